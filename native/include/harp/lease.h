@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The lease protocol: what libharp (and any other accelerator client) says to harp-arbiter.
+ *
+ * Transport: a unix SOCK_SEQPACKET socket; one datagram is one `struct harp_msg`, always
+ * HARP_MSG_BYTES long, host byte order (both ends are on one machine). End of file is death: the
+ * arbiter takes back all that the client held. A datagram of another length, version or kind is
+ * answered by closing the connection.
+ *
+ * Two kinds of socket:
+ *   tenant socket  $HARP_GRANT/arbiter.sock, in a folder owned by the tenant's uid (mode 0700).
+ *                  Being able to connect to it IS the identity of the tenant.
+ *   admin socket   $HARP_RUN/admin.sock, owned by the arbiter's uid (mode 0600): harpd alone.
+ *
+ * The arbiter knows nothing of CUDA: a device is a 16-byte id, memory is bytes, time is ns of
+ * engine time. A client of another accelerator says HARP_KIND_NULL and takes leases all the same.
+ *
+ * This header is a wire format: sizes and offsets are asserted here and in tests/unit from Python.
+ */
+#ifndef HARP_LEASE_H
+#define HARP_LEASE_H
+
+#include <stdint.h>
+
+#define HARP_LEASE_VERSION 1u
+#define HARP_MSG_BYTES     256u
+#define HARP_MAX_DEVICES   16u
+#define HARP_NAME_BYTES    64u
+
+/* Lease granule: what a driver hands out physically. Leases are multiples of it. */
+#define HARP_GRANULE_BYTES (2ull << 20)
+
+enum harp_op {
+    /* --- client -> arbiter ------------------------------------------------------------------ */
+    HARP_HELLO = 1, /* a=kind, b=flags(HARP_HELLO_*), pid=own pid as seen by itself, text=program */
+    HARP_LEASE_MEM, /* dev, seq, cls, bytes (multiple of the granule): asks; answer carries seq */
+    HARP_RETURN_MEM,  /* dev, cls, bytes: gives back; no answer */
+    HARP_MEM_INFO,    /* dev, seq: asks for HARP_MEM_STATE */
+    HARP_ADOPT_MEM,   /* dev, cls, bytes: after a reconnect, says what is already held; no answer */
+    HARP_WANT_TIME,   /* dev: has work to launch and no open gate. Idempotent */
+    HARP_YIELD_TIME,  /* dev, epoch, a=1 still backlogged, used_ns: gate closed and drained. The
+                       * want-state travels in this message: without it the arbiter would see only
+                       * the other tenant waiting and every weight would become 50/50. */
+    HARP_USED_TIME,   /* dev, epoch, used_ns, copy_ns, launches: metered since the last report */
+    HARP_RECALLED,    /* dev, seq, bytes: what a recall gave back (0 = nothing to give) */
+
+    /* --- arbiter -> client ------------------------------------------------------------------ */
+    HARP_WELCOME = 32, /* a=number of HARP_DEVICE messages that follow, epoch, client, text=tenant */
+    HARP_DEVICE,       /* dev, uuid, bytes=memory limit (0: none), capacity_bytes, b=share ppm (0:
+                        * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
+                        * keep, overhead_bytes=expected context overhead, flags=HARP_DEVICE_*.
+                        * Sent again whenever one of them changes. */
+    HARP_MEM_GRANT,    /* dev, seq, cls, bytes */
+    HARP_MEM_DENY,     /* dev, seq, cls, bytes=asked, a=enum harp_deny, limit_bytes, leased_bytes */
+    HARP_MEM_STATE,    /* dev, seq, limit_bytes, leased_bytes (whole tenant), capacity_bytes,
+                        * free_bytes = what the tenant could still lease now */
+    HARP_RECALL_MEM,   /* dev, seq, bytes: return unused lease now, up to so much */
+    HARP_OPEN_GATE,    /* dev, epoch, quantum_ns (0: until CLOSE), window_ns (in-flight bound, 0:
+                        * none) */
+    HARP_CLOSE_GATE,   /* dev, epoch: stop launching, drain, then YIELD_TIME */
+
+    /* --- harpd -> arbiter (admin socket). Each is answered by HARP_OK or HARP_ERR with its seq -- */
+    HARP_ADD_DEVICE = 64, /* seq, uuid, capacity_bytes, overhead_bytes; OK carries dev */
+    HARP_ADD_TENANT,      /* seq, tenant, uid, text=name; one listening fd by SCM_RIGHTS */
+    HARP_SET_TENANT,      /* seq, tenant, dev, limit_bytes, b=share ppm, c=limit ppm,
+                           * d=class(HARP_CLASS_*); before or after the first client */
+    HARP_DEL_TENANT,      /* seq, tenant: clients are disconnected, leases drain */
+    HARP_DRAINED,         /* seq, client, dev: the device no longer lists the dead client's pid */
+    HARP_SET_OVERHEAD,    /* seq, client, dev, bytes: what the device says this client holds beyond
+                           * its leases (context, code); counted against capacity, not the limit */
+    HARP_SNAPSHOT,        /* seq: answered by SNAP_* messages and then OK */
+    HARP_SUBSCRIBE,       /* seq, a=1 on, 0 off: EVENT_* from now on */
+    HARP_SHUTDOWN,        /* seq: arbiter ends; clients keep what they hold */
+
+    /* --- arbiter -> harpd -------------------------------------------------------------------- */
+    HARP_OK = 96,    /* seq, dev/tenant/client where one was made */
+    HARP_ERR,        /* seq, a=errno, text=what is wrong and what to do */
+    HARP_SNAP_DEVICE,/* dev, uuid, capacity_bytes, leased_bytes, overhead_bytes, holder=tenant whose
+                      * gate is open (0: none or several) */
+    HARP_SNAP_TENANT,/* tenant, uid, text=name, a=number of clients */
+    HARP_SNAP_USE,   /* tenant, dev, limit_bytes, b=share ppm, c=limit ppm, d=class, leased_bytes,
+                      * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=wants now, denials */
+    HARP_SNAP_CLIENT,/* client, tenant, pid (as the arbiter sees it), a=kind, state=HARP_CLIENT_*,
+                      * text=program */
+    HARP_SNAP_LEASE, /* client, dev, leased_bytes, overhead_bytes */
+    HARP_EVENT_CLIENT, /* as SNAP_CLIENT, on join and death: state tells which */
+    HARP_EVENT_DENY,   /* tenant, client, dev, a=enum harp_deny, bytes, limit_bytes, leased_bytes */
+};
+
+enum harp_kind { HARP_KIND_CUDA = 1, HARP_KIND_NULL = 2 };
+
+enum harp_mem_class {
+    HARP_MEM_DEVICE = 0,   /* against the tenant's limit and the device's capacity */
+    HARP_MEM_OVERHEAD = 1, /* contexts and code: against the capacity alone */
+    HARP_MEM_CLASSES = 2,
+};
+
+enum harp_deny {
+    HARP_DENY_LIMIT = 1,    /* tenant's limit reached */
+    HARP_DENY_CAPACITY = 2, /* device full */
+    HARP_DENY_UNKNOWN = 3,  /* no such device */
+    HARP_DENY_DRAINING = 4, /* memory of the dead was not back in time */
+};
+
+enum harp_client_state { HARP_CLIENT_LIVE = 1, HARP_CLIENT_DRAINING = 2, HARP_CLIENT_GONE = 3 };
+
+enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BEST_EFFORT = 2 };
+
+#define HARP_HELLO_READOPT 1u /* reconnect: ADOPT_MEM messages follow */
+
+struct harp_msg {
+    uint16_t version; /* HARP_LEASE_VERSION */
+    uint16_t op;      /* enum harp_op */
+    uint32_t seq;     /* echo of the asker's number; 0 in pushes */
+    uint32_t dev;     /* index given by HARP_DEVICE / ADD_DEVICE */
+    uint32_t cls;     /* enum harp_mem_class */
+    uint32_t tenant;
+    uint32_t client;
+    int32_t pid;
+    uint32_t uid;
+    uint32_t a, b, c, d; /* small operands, as said per op */
+    uint64_t bytes;      /* 48 */
+    uint64_t limit_bytes;
+    uint64_t leased_bytes;
+    uint64_t peak_bytes;
+    uint64_t free_bytes;
+    uint64_t capacity_bytes;
+    uint64_t overhead_bytes;
+    uint64_t slack_bytes;
+    uint64_t epoch; /* 112: gate epoch; fences old grants */
+    uint64_t used_ns;
+    uint64_t copy_ns;
+    uint64_t wait_ns;
+    uint64_t quantum_ns;
+    uint64_t window_ns;
+    uint64_t launches;
+    uint64_t denials;
+    uint8_t uuid[16];           /* 176 */
+    char text[HARP_NAME_BYTES]; /* 192: NUL-terminated UTF-8 */
+};
+
+_Static_assert(sizeof(struct harp_msg) == HARP_MSG_BYTES, "harp_msg is a wire format");
+_Static_assert(__builtin_offsetof(struct harp_msg, bytes) == 48, "harp_msg is a wire format");
+_Static_assert(__builtin_offsetof(struct harp_msg, epoch) == 112, "harp_msg is a wire format");
+_Static_assert(__builtin_offsetof(struct harp_msg, uuid) == 176, "harp_msg is a wire format");
+_Static_assert(__builtin_offsetof(struct harp_msg, text) == 192, "harp_msg is a wire format");
+
+#endif
