@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures shared by all tests: where the built binaries are, and a private software GPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def native_dir() -> Path:
+    """Folder of the built libraries and programs: $HARP_NATIVE_DIR, else harp/_lib."""
+    path = Path(os.environ.get("HARP_NATIVE_DIR", ROOT / "harp" / "_lib")).resolve()
+    if not (path / "soft" / "libcuda.so.1").exists():
+        pytest.fail(f"{path} holds no soft/libcuda.so.1; remedy: run tests/check or deploy/quickstart")
+    return path
+
+
+@pytest.fixture
+def soft_dir() -> Iterator[Path]:
+    """A private state folder for the software GPU, removed afterwards."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    path = Path(tempfile.mkdtemp(prefix="harp-test-", dir=base))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def soft_env(native_dir: Path, soft_dir: Path) -> dict[str, str]:
+    """Environment in which a program finds the bare software GPU (no HARP in between)."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LD_", "CUDA_"))}
+    env["HARP_SOFT_DIR"] = str(soft_dir)
+    env["LD_LIBRARY_PATH"] = str(native_dir / "soft")
+    env["HARP_NATIVE_DIR"] = str(native_dir)
+    return env
