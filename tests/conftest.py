@@ -19,7 +19,9 @@ def native_dir() -> Path:
     """Folder of the built libraries and programs: $HARP_NATIVE_DIR, else harp/_lib."""
     path = Path(os.environ.get("HARP_NATIVE_DIR", ROOT / "harp" / "_lib")).resolve()
     if not (path / "soft" / "libcuda.so.1").exists():
-        pytest.fail(f"{path} holds no soft/libcuda.so.1; remedy: run tests/check or deploy/quickstart")
+        pytest.fail(
+            f"{path} holds no soft/libcuda.so.1; remedy: run tests/check or deploy/quickstart"
+        )
     return path
 
 

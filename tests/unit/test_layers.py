@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may import whom: folder order is flow order, imports only go down."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: layer number of each module or package of harp; a module may import its own package and lower
+#: layers. A new module must be given a place here.
+LAYERS = {
+    "harp.errors": 0,
+    "harp.units": 1,
+    "harp.model": 2,
+    "harp.config": 3,
+    "harp.lease_wire": 4,
+    "harp.native": 4,
+    "harp.rundir": 4,
+    "harp.grants": 5,
+    "harp.discovery": 5,
+    "harp.api": 5,
+    "harp.client": 6,
+    "harp.daemon": 7,
+    "harp.demo": 8,
+    "harp.bench": 8,
+    "harp.cli": 9,
+    "harp.__main__": 10,
+    "harp": 11,
+}
+
+#: the pure part: no clock, no I/O, no event loop, no logging
+PURE = ("harp.errors", "harp.units", "harp.model")
+IMPURE = {"asyncio", "time", "os", "socket", "subprocess", "structlog", "logging", "grpc", "pynvml"}
+
+#: the only importers of what reaches outside
+ONLY = {
+    "pynvml": ("harp.discovery",),
+    "click": ("harp.cli",),
+    "rich": ("harp.cli", "harp.demo", "harp.bench"),
+    "grpc": ("harp.api", "harp.client", "harp.daemon"),
+    "tinygrad": ("harp.demo",),
+}
+
+#: the engine's own ledger judges HARP; no part that is judged may read it
+TRUTH_READERS = (
+    "harp/demo/",
+    "harp/bench/",
+    "harp/native.py",
+    "harp/cli/demo.py",
+    "harp/cli/bench.py",
+)
+
+
+def _modules() -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted((ROOT / "harp").rglob("*.py")):
+        relative = path.relative_to(ROOT)
+        if "_lib" in relative.parts or path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
+            continue
+        name = ".".join(relative.with_suffix("").parts)
+        found.append((name.removesuffix(".__init__"), path))
+    return found
+
+
+def _layer(module: str) -> int:
+    parts = module.split(".")
+    while parts:
+        name = ".".join(parts)
+        if name in LAYERS and (name != "harp" or module == "harp"):
+            return LAYERS[name]
+        parts.pop()
+    pytest.fail(f"{module} has no layer; give it one in {Path(__file__).name}")
+
+
+def _imports(path: Path, module: str) -> set[str]:
+    names: set[str] = set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*up, base] if base else up)
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize(("module", "path"), _modules(), ids=str)
+def test_imports_go_down(module: str, path: Path) -> None:
+    own = _layer(module)
+    package = ".".join(module.split(".")[:2])
+    for name in _imports(path, module):
+        if name.startswith("harp.") and not (name == package or name.startswith(package + ".")):
+            # `from harp.errors import X` also yields harp.errors.X: its longest known prefix counts
+            assert _layer(name) < own, (
+                f"{module} (layer {own}) imports {name} (layer {_layer(name)})"
+            )
+        top = name.split(".")[0]
+        if top in ONLY:
+            assert module.startswith(ONLY[top]), f"{module} imports {top}; only {ONLY[top]} may"
+        if module in PURE:
+            assert top not in IMPURE, f"{module} is pure and imports {top}"
+
+
+def test_truth_ledger_has_no_other_reader() -> None:
+    readers = [
+        str(path.relative_to(ROOT))
+        for _, path in _modules()
+        if re.search(r"soft[-_]truth", path.read_text())
+        and not str(path.relative_to(ROOT)).startswith(TRUTH_READERS)
+    ]
+    assert readers == []
+
+
+@pytest.mark.parametrize("folder", ["shim", "arbiter"])
+def test_truth_ledger_is_closed_to_native_parts(folder: str) -> None:
+    """Nothing of the shim or the arbiter includes the software GPU's inside."""
+    for path in (ROOT / "native" / "src" / folder).rglob("*.[chS]"):
+        assert "soft/gpu/" not in path.read_text(), path
+
+
+def test_software_gpu_stands_alone() -> None:
+    """native/soft includes nothing of ours but the generated ABI and itself: a plain libcuda."""
+    for path in (ROOT / "native" / "soft").rglob("*.[ch]"):
+        for include in re.findall(r'#\s*include\s*["<]([^">]+)[">]', path.read_text()):
+            assert not include.startswith(("harp/", "src/")), f"{path} includes {include}"
+
+
+def test_top_level_is_fixed() -> None:
+    allowed = {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "harp",
+        "device_plugin",
+        "native",
+        "deploy",
+    }
+    allowed |= {"tests", "build", "dist"}
+    found = {p.name for p in ROOT.iterdir() if not p.name.startswith(".")}
+    assert found <= allowed, f"not in the layout: {sorted(found - allowed)}"
