@@ -7,8 +7,9 @@
  * to a stream; the stream's thread waits for its dependencies, takes the engine, runs the command
  * and holds the engine until its modelled time has passed as well.
  *
- * Locks, outermost first: soft_global_lock (devices, contexts, handles) > stream lock > engine lock
- * > state lock (robust, shared by all processes, held for microseconds, never across a command).
+ * Locks, outermost first: soft_lock (devices, contexts) > a context's submit lock > stream lock >
+ * turn lock (a context's hold on an engine) > state lock (robust, shared by all processes, held for
+ * microseconds, never across a command).
  */
 #ifndef HARP_SOFT_H
 #define HARP_SOFT_H
@@ -25,58 +26,76 @@
 
 /* ---------------------------------------------------------------- profile.c: devices as data -- */
 struct soft_profile {
-    const char *key;  /* "h100-80g" */
-    const char *name; /* what cuDeviceGetName says; always starts "HARP Software GPU" */
-    uint64_t memory_bytes;
-    uint64_t context_bytes;  /* overhead of one context */
+    const char *key;        /* "h100-80g" */
+    const char *name;       /* what cuDeviceGetName says; always starts "HARP Software GPU" */
+    uint64_t memory_bytes;  /* what cuDeviceTotalMem says */
+    uint64_t nvml_bytes;    /* what NVML calls total: with what firmware reserves */
+    uint64_t context_bytes; /* overhead of one context */
     int cc_major, cc_minor, sm_count, clock_khz, memory_clock_khz, bus_bits, l2_bytes;
     int shared_per_sm, shared_optin, regs_per_sm, threads_per_sm, blocks_per_sm;
-    double flops_per_ns;      /* modelled PTX instructions (thread level) per ns, whole device */
+    double flops_per_ns; /* modelled PTX instructions (thread level) per ns, whole device */
     double hbm_bytes_per_ns;
     double pcie_bytes_per_ns;
-    uint64_t launch_ns;       /* fixed engine time of a kernel */
-    uint64_t copy_ns;         /* fixed engine time of a copy */
-    uint64_t slice_ns;        /* compute engine time slice between contexts */
-    uint64_t switch_ns;       /* cost of changing the context on the compute engine */
+    uint64_t launch_ns; /* fixed engine time of a kernel */
+    uint64_t copy_ns;   /* fixed engine time of a copy */
+    uint64_t slice_ns;  /* compute engine time slice between contexts */
+    uint64_t switch_ns; /* cost of changing the context on the compute engine */
 };
+const struct soft_profile *soft_profile_find(const char *key, size_t key_bytes); /* NULL: none */
+const struct soft_profile *soft_profile_at(int index); /* NULL past the end */
 
 /* ------------------------------------------------------- engine.c: one device, all processes -- */
 enum soft_engine { SOFT_COMPUTE, SOFT_COPY_IN, SOFT_COPY_OUT, SOFT_ENGINES, SOFT_NO_ENGINE = 99 };
 
 struct soft_ctx;
 struct soft_stream;
+struct soft_event;
 struct soft_cmd;
 struct soft_graph;
+struct soft_use;
 
 /* Device clock: ns, the same for every process of the machine. */
 uint64_t soft_now_ns(void);
 
-/* -------------------------------------------------------------- stream.c: commands in order --- */
+/* ------------------------------------------------ stream.c, queue.c: commands in order ------- */
 struct soft_run { /* one execution of a command, on its stream's thread */
     struct soft_ctx *ctx;
     struct soft_stream *stream;
     uint64_t start_ns;    /* device time at which it got its engine */
     uint64_t modelled_ns; /* out: engine time it takes at least; counted from start_ns */
+    struct soft_use *use; /* its hold on the engine; NULL with SOFT_NO_ENGINE */
+    void *user;           /* the command's own; its kernel callbacks find it through the launch */
 };
 
 struct soft_cmd_ops {
     const char *name;
     enum soft_engine engine; /* SOFT_NO_ENGINE: events, host functions, markers */
-    /* Does the work. An error is latched in the context (sticky ones poison it). */
+    /* Does the work, in the engine's time. May be NULL (a marker). An error is latched in the
+     * context: it becomes sticky for all errors a kernel can cause. */
     CUresult (*run)(struct soft_cmd *cmd, struct soft_run *run);
     /* A fresh, unsubmitted copy (graph launches run copies of their nodes' commands). */
     struct soft_cmd *(*clone)(const struct soft_cmd *cmd);
+    /* Frees all, the command too. NULL: free(cmd). Called on the stream's thread after the end. */
     void (*destroy)(struct soft_cmd *cmd);
+    /* Called on the stream's thread when the command is complete, with its logical end. */
+    void (*ended)(struct soft_cmd *cmd, uint64_t end_ns);
+    bool blocks; /* NO_ENGINE commands that may take long (host functions): the engine is let go */
 };
 
-struct soft_cmd { /* embedded first in each kind of command; malloc'ed */
+struct soft_dep {               /* complete when `stream` has ended its command number `seq` */
+    struct soft_stream *stream; /* counted reference */
+    uint64_t seq;
+};
+
+struct soft_cmd { /* embedded first in each kind of command; calloc'ed */
     const struct soft_cmd_ops *ops;
     struct soft_cmd *next;
     uint64_t submit_ns;
-    uint64_t seq; /* place in its stream, from 1 */
-    /* what must be complete before it: (stream, seq) pairs, held by reference */
-    struct soft_dep *deps;
+    uint64_t seq;          /* place in its stream, from 1 */
+    struct soft_dep *deps; /* malloc'ed; given back by the stream */
     size_t dep_count;
+    uint32_t sm_permille; /* share of the device's SMs it fills, 1..1000; 0 = all */
+    bool abandoned;       /* its context is being torn down: run was or is to be skipped */
 };
 
 /* Takes ownership of `cmd` whatever it returns. Blocks while the stream's queue (1024 deep, as
@@ -84,45 +103,112 @@ struct soft_cmd { /* embedded first in each kind of command; malloc'ed */
 CUresult soft_submit(struct soft_stream *stream, struct soft_cmd *cmd);
 /* Waits until all that `stream` holds now is complete; returns the context's sticky error. */
 CUresult soft_stream_wait(struct soft_stream *stream);
+/* Waits until all streams of `ctx` have ended what they hold now. */
+CUresult soft_ctx_wait(struct soft_ctx *ctx);
 /* The stream meant by a handle in a call made by this thread: NULL and CU_STREAM_LEGACY,
- * CU_STREAM_PER_THREAD, or a created one of the current context. */
+ * CU_STREAM_PER_THREAD, or a created one. NULL needs a current context. The result is borrowed:
+ * good until the handle is destroyed. */
 CUresult soft_stream_of(CUstream handle, struct soft_stream **stream);
+struct soft_ctx *soft_stream_ctx(struct soft_stream *stream);
+void soft_stream_ref(struct soft_stream *stream);
+void soft_stream_unref(struct soft_stream *stream);
+/* Capture state of a stream and an event, owned by capture.c; NULL when not capturing. */
+struct soft_graph *soft_stream_capture(const struct soft_stream *stream);
+void soft_stream_capture_set(struct soft_stream *stream, struct soft_graph *capture);
+bool soft_stream_is_legacy(const struct soft_stream *stream);
+
+/* Commands that graph nodes are made of; unsubmitted, with clone(). */
+CUresult soft_copy_new(struct soft_ctx *ctx, const CUDA_MEMCPY3D *copy, struct soft_cmd **out);
+CUresult soft_memset_new(struct soft_ctx *ctx, CUdeviceptr dst, size_t pitch, uint32_t value,
+                         unsigned element_bytes, size_t width, size_t height,
+                         struct soft_cmd **out);
+CUresult soft_hostfn_new(CUhostFn fn, void *data, struct soft_cmd **out);
+CUresult soft_event_record_new(struct soft_event *event, struct soft_cmd **out);
+CUresult soft_event_wait_new(struct soft_event *event, struct soft_cmd **out);
+CUresult soft_event_of(CUevent handle, struct soft_event **event);
 
 /* ------------------------------------------------------------------- context.c, memory.c ------ */
-/* Current context of this thread, with the checks every call makes first: initialised (3), not
- * deinitialised (4), not forked, a context is current (201), not poisoned (its sticky error). */
+/* Initialised (3), not deinitialised (4), not forked (3). For calls that need no context. */
+CUresult soft_ready(void);
+/* Current context of this thread, with the checks every call makes first: soft_ready(), a context
+ * is current (201), not destroyed (709), not poisoned (its sticky error). */
 CUresult soft_current(struct soft_ctx **ctx);
 const struct soft_profile *soft_ctx_profile(const struct soft_ctx *ctx);
-int soft_ctx_ordinal(const struct soft_ctx *ctx);
+int soft_ctx_device(const struct soft_ctx *ctx);  /* CUdevice: index among the visible ones */
+int soft_ctx_ordinal(const struct soft_ctx *ctx); /* index in the state file */
 CUresult soft_ctx_sticky(const struct soft_ctx *ctx);
 void soft_ctx_poison(struct soft_ctx *ctx, CUresult why);
-/* Called when a context goes: modules and graphs register what must be freed with it. */
+CUcontext soft_ctx_handle(struct soft_ctx *ctx);
+/* Called when a context goes, its streams idle: modules and graphs free what they hold in it. */
 void soft_ctx_on_destroy(struct soft_ctx *ctx, void (*fn)(void *), void *arg);
 uint64_t soft_ctx_id(const struct soft_ctx *ctx);
+/* Adds to the engine's truth: kernels launched, PTX instructions executed. */
+void soft_ctx_count(struct soft_ctx *ctx, uint64_t launches, uint64_t instructions);
 
-/* Device memory of a context: physical accounting, arena pages. `kind` names it in the ledger. */
+/* Device memory of a context: physical accounting, arena pages. Zeroed when fresh. */
 CUresult soft_mem_alloc(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out);
 CUresult soft_mem_free(struct soft_ctx *ctx, CUdeviceptr ptr);
 /* Host address of `bytes` device bytes at `ptr` (device, or mapped pinned host memory); NULL if any
  * byte is not the context's. */
 void *soft_mem_host(struct soft_ctx *ctx, CUdeviceptr ptr, uint64_t bytes);
-/* Fills the arena fields and `host` (clock, poll, translate, math) of a launch. */
-void soft_launch_bind(struct soft_ctx *ctx, struct ptx_launch *launch);
+/* Fills the arena fields, sm_count, `host` (clock, poll, translate, math, memory; vprintf is the
+ * caller's to set: it copies *launch->host) and host_data (= run) of a launch. */
+void soft_launch_bind(struct soft_run *run, struct ptx_launch *launch);
+extern const struct ptx_host soft_ptx_host;
+/* What ptx_host.poll does, by hand: non-zero = give up. Only between _enter and _leave, or on the
+ * stream's own thread, which is entered already. */
+int soft_run_poll(struct soft_run *run);
+/* Helper threads that run blocks of this command beside the stream's own thread. */
+void soft_run_enter(struct soft_run *run);
+void soft_run_leave(struct soft_run *run);
 
-/* --------------------------------------------------------------------- module.c, launch.c ----- */
-struct soft_function;
+/* ------------------------------------------------------------------ handle.c: live handles ---- */
+enum soft_kind {
+    SOFT_H_CONTEXT = 1,
+    SOFT_H_STREAM,
+    SOFT_H_EVENT,
+    SOFT_H_MODULE,
+    SOFT_H_FUNCTION,
+    SOFT_H_LIBRARY,
+    SOFT_H_KERNEL,
+    SOFT_H_GRAPH,
+    SOFT_H_GRAPH_NODE,
+    SOFT_H_GRAPH_EXEC,
+    SOFT_H_LINK
+};
+/* A handle is the object's address, good while it is in the table; any bits may be asked for. */
+int soft_handle_add(enum soft_kind kind, const void *object); /* 0 or -ENOMEM */
+bool soft_handle_is(enum soft_kind kind, const void *object);
+bool soft_handle_remove(enum soft_kind kind, const void *object); /* false: was not there */
 
 /* ------------------------------------------------------------------------------- graph.c ------ */
-/* Non-NULL `stream->capture`: the command becomes a node. Takes ownership. */
-CUresult soft_capture_add(struct soft_graph *capture, struct soft_stream *stream, struct soft_cmd *cmd);
+/* Calls from the core into capture.c; the core holds weak definitions that say "not supported"
+ * (or "nothing is captured") so that it links and is tested without. */
+CUresult soft_capture_add(struct soft_graph *capture, struct soft_stream *stream,
+                          struct soft_cmd *cmd);
+CUresult soft_capture_record(struct soft_stream *stream, struct soft_event *event);
+/* True if `event` was last recorded in a capture: then waits are soft_capture_wait()'s. */
+bool soft_capture_has(const struct soft_event *event);
+CUresult soft_capture_wait(struct soft_stream *stream, struct soft_event *event);
+/* Asked by calls that are unsafe while this thread captures (alloc, free, synchronise). */
+CUresult soft_capture_guard(struct soft_ctx *ctx);
+/* The stream or event goes. */
+void soft_capture_forget(struct soft_stream *stream, struct soft_event *event);
 
 /* -------------------------------------------------------------------------------- log.c ------- */
 /* One line to $HARP_SOFT_VERBOSE ("1" = stderr, else a file path); silent when unset. */
 void soft_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
+bool soft_log_on(void);
 
 /* Which default stream NULL means in the running entry point: generated _ptsz/_ptds entry points
  * set it round the plain implementation (thread-specific, no ELF TLS). */
 bool soft_per_thread_default(void);
 void soft_per_thread_default_set(bool on);
+
+/* Lock over devices, contexts and what hangs on them; outermost, recursive. */
+void soft_lock(void);
+void soft_unlock(void);
+
+#define SOFT_API __attribute__((visibility("default")))
 
 #endif

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Modules: an image in a context, its variables in device memory there.
+ *
+ * Contract: a module's record lives while commands refer to it; its variables go at unload, after
+ * the context is idle, or with the context.
+ */
+#include "soft/gpu/module.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VARIABLE_ALIGN 256u
+
+pthread_mutex_t soft_module_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct soft_module *modules; /* all live ones; guarded by soft_module_lock */
+
+struct watched { /* a context that tells us when it goes */
+    struct soft_ctx *ctx;
+    uint64_t id;
+    struct watched *next;
+};
+static struct watched *watched; /* guarded by soft_module_lock */
+
+void soft_module_ref(struct soft_module *module)
+{
+    atomic_fetch_add_explicit(&module->refs, 1, memory_order_relaxed);
+}
+
+void soft_module_unref(struct soft_module *module)
+{
+    if (atomic_fetch_sub_explicit(&module->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (module->functions != NULL)
+        for (uint32_t i = 0; i < module->image->index.entry_count; i++)
+            free(module->functions[i].params);
+    free(module->functions);
+    free(module->global_addrs);
+    soft_image_unref(module->image);
+    free(module);
+}
+
+static uint64_t round_up(uint64_t value, uint64_t align)
+{
+    return (value + align - 1) / align * align;
+}
+
+static CUresult write_variables(struct soft_ctx *ctx, struct soft_module *module)
+{
+    const struct ptx_index *index = &module->image->index;
+    for (uint32_t i = 0; i < index->variable_count; i++) {
+        const struct ptx_variable *variable = &index->variables[i];
+        if (variable->bytes == 0)
+            continue;
+        unsigned char *host = soft_mem_host(ctx, module->global_addrs[i], variable->bytes);
+        if (host == NULL)
+            return CUDA_ERROR_UNKNOWN;
+        memset(host, 0, variable->bytes);
+        if (variable->init != NULL) {
+            uint64_t bytes = variable->init_bytes;
+            memcpy(host, variable->init, bytes < variable->bytes ? bytes : variable->bytes);
+        }
+        for (uint32_t r = 0; r < variable->reloc_count; r++) {
+            uint64_t offset = variable->relocs[r].offset;
+            uint32_t target = variable->relocs[r].variable;
+            if (target >= index->variable_count || variable->bytes < 8 ||
+                offset > variable->bytes - 8)
+                return CUDA_ERROR_INVALID_PTX;
+            uint64_t address = module->global_addrs[target] + variable->relocs[r].addend;
+            memcpy(host + offset, &address, sizeof address);
+        }
+    }
+    return CUDA_SUCCESS;
+}
+
+/* All variables of a module share one allocation. */
+static CUresult place_variables(struct soft_ctx *ctx, struct soft_module *module, char *why,
+                                size_t why_bytes)
+{
+    const struct ptx_index *index = &module->image->index;
+    uint64_t total = 0, constant = 0;
+    for (uint32_t i = 0; i < index->variable_count; i++) {
+        const struct ptx_variable *variable = &index->variables[i];
+        uint64_t align = variable->align > VARIABLE_ALIGN ? variable->align : VARIABLE_ALIGN;
+        if (variable->bytes > (1ull << 40)) {
+            snprintf(why, why_bytes, "ptx input: variable %s has %llu bytes", variable->name,
+                     (unsigned long long)variable->bytes);
+            return CUDA_ERROR_INVALID_PTX;
+        }
+        if (variable->space == PTX_CONST)
+            constant += variable->bytes;
+        total = round_up(total, align);
+        module->global_addrs[i] = total; /* an offset until the base is known */
+        total += variable->bytes == 0 ? 1 : variable->bytes;
+    }
+    if (constant > 65536) {
+        snprintf(why, why_bytes, "ptx input: %llu bytes of constants; the limit is 65536",
+                 (unsigned long long)constant);
+        return CUDA_ERROR_INVALID_PTX;
+    }
+    if (total == 0)
+        return CUDA_SUCCESS;
+    CUresult result = soft_mem_alloc(ctx, total, &module->globals);
+    if (result != CUDA_SUCCESS) {
+        snprintf(why, why_bytes, "no device memory for %llu bytes of module variables",
+                 (unsigned long long)total);
+        return result;
+    }
+    for (uint32_t i = 0; i < index->variable_count; i++)
+        module->global_addrs[i] += module->globals;
+    return write_variables(ctx, module);
+}
+
+static void context_goes(void *arg)
+{
+    struct watched *gone = arg;
+    pthread_mutex_lock(&soft_module_lock);
+    for (struct watched **link = &watched; *link != NULL; link = &(*link)->next)
+        if (*link == gone) {
+            *link = gone->next;
+            break;
+        }
+    struct soft_module *module;
+    do {
+        for (module = modules; module != NULL; module = module->all_next)
+            if (module->ctx == gone->ctx && module->ctx_id == gone->id)
+                break;
+        if (module != NULL) {
+            module->globals = 0; /* memory goes with the context */
+            soft_module_destroy(module);
+        }
+    } while (module != NULL);
+    pthread_mutex_unlock(&soft_module_lock);
+    free(gone);
+}
+
+static CUresult watch_context(struct soft_ctx *ctx)
+{
+    for (struct watched *w = watched; w != NULL; w = w->next)
+        if (w->ctx == ctx && w->id == soft_ctx_id(ctx))
+            return CUDA_SUCCESS;
+    struct watched *w = calloc(1, sizeof *w);
+    if (w == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *w = (struct watched){ctx, soft_ctx_id(ctx), watched};
+    watched = w;
+    soft_ctx_on_destroy(ctx, context_goes, w);
+    return CUDA_SUCCESS;
+}
+
+CUresult soft_module_create(struct soft_ctx *ctx, struct soft_image *image,
+                            struct soft_library *library, struct soft_module **out, char *why,
+                            size_t why_bytes)
+{
+    const struct ptx_index *index = &image->index;
+    int cc = soft_profile_cc(soft_ctx_profile(ctx));
+    if (index->target_sm > (uint32_t)cc) {
+        snprintf(why, why_bytes, "ptx input: .target sm_%u is newer than the device's sm_%d",
+                 index->target_sm, cc);
+        return CUDA_ERROR_INVALID_PTX;
+    }
+    struct soft_module *module = calloc(1, sizeof *module);
+    if (module == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    soft_image_ref(image);
+    module->refs = 1;
+    module->ctx = ctx;
+    module->ctx_id = soft_ctx_id(ctx);
+    module->image = image;
+    module->library = library;
+    module->functions = calloc(index->entry_count + 1, sizeof *module->functions);
+    module->global_addrs = calloc(index->variable_count + 1, sizeof *module->global_addrs);
+    CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+    if (module->functions == NULL || module->global_addrs == NULL)
+        goto fail;
+    result = place_variables(ctx, module, why, why_bytes);
+    if (result == CUDA_SUCCESS)
+        result = watch_context(ctx);
+    if (result == CUDA_SUCCESS)
+        result = soft_handle_add(module, SOFT_HANDLE_MODULE);
+    for (uint32_t i = 0; result == CUDA_SUCCESS && i < index->entry_count; i++) {
+        struct soft_function *function = &module->functions[i];
+        function->module = module;
+        function->kernel = &image->kernels[i];
+        function->carveout = -1;
+        result = soft_handle_add(function, SOFT_HANDLE_FUNCTION);
+    }
+    if (result != CUDA_SUCCESS)
+        goto fail;
+    module->all_next = modules;
+    modules = module;
+    *out = module;
+    return CUDA_SUCCESS;
+fail:
+    soft_module_destroy(module);
+    return result;
+}
+
+void soft_module_destroy(struct soft_module *module)
+{
+    for (struct soft_module **link = &modules; *link != NULL; link = &(*link)->all_next)
+        if (*link == module) {
+            *link = module->all_next;
+            break;
+        }
+    soft_handle_remove(module);
+    for (uint32_t i = 0; module->functions != NULL && i < module->image->index.entry_count; i++)
+        soft_handle_remove(&module->functions[i]);
+    if (module->library != NULL)
+        soft_library_forget(module->library, module);
+    if (module->globals != 0)
+        soft_mem_free(module->ctx, module->globals);
+    module->globals = 0;
+    soft_module_unref(module);
+}
+
+CUresult soft_module_global(const struct soft_module *module, const char *name, CUdeviceptr *ptr,
+                            size_t *bytes)
+{
+    const struct ptx_index *index = &module->image->index;
+    for (uint32_t i = 0; i < index->variable_count; i++) {
+        if (!index->variables[i].visible || strcmp(index->variables[i].name, name) != 0)
+            continue;
+        if (ptr != NULL)
+            *ptr = module->global_addrs[i];
+        if (bytes != NULL)
+            *bytes = index->variables[i].bytes;
+        return CUDA_SUCCESS;
+    }
+    return CUDA_ERROR_NOT_FOUND;
+}
+
+CUresult soft_module_entry(const struct soft_image *image, const char *name, uint32_t *at)
+{
+    for (uint32_t i = 0; i < image->index.entry_count; i++)
+        if (strcmp(image->index.entries[i].name, name) == 0) {
+            *at = i;
+            return CUDA_SUCCESS;
+        }
+    return CUDA_ERROR_NOT_FOUND;
+}
