@@ -26,64 +26,105 @@
 #define HARP_MSG_BYTES     256u
 #define HARP_MAX_DEVICES   16u
 #define HARP_NAME_BYTES    64u
+#define HARP_ALL_DEVICES   0xffffffffu
+#define HARP_MAX_WAITING   64u
+
+/* Longest wait for the answer to LEASE_MEM; for the answer to a recall; for harpd's DRAINED. */
+#define HARP_MEM_WAIT_NS    5000000000ull
+#define HARP_RECALL_NS      1000000000ull
+#define HARP_DRAIN_ALONE_NS 5000000000ull
 
 /* Lease granule: what a driver hands out physically. Leases are multiples of it. */
 #define HARP_GRANULE_BYTES (2ull << 20)
 
 enum harp_op {
     /* --- client -> arbiter ------------------------------------------------------------------ */
-    HARP_HELLO = 1, /* a=kind, b=flags(HARP_HELLO_*), pid=own pid as seen by itself, text=program */
-    HARP_LEASE_MEM, /* dev, seq, cls, bytes (multiple of the granule): asks; answer carries seq */
-    HARP_RETURN_MEM,  /* dev, cls, bytes: gives back; no answer */
-    HARP_MEM_INFO,    /* dev, seq: asks for HARP_MEM_STATE */
-    HARP_ADOPT_MEM,   /* dev, cls, bytes: after a reconnect, says what is already held; no answer */
-    HARP_WANT_TIME,   /* dev: has work to launch and no open gate. Idempotent */
-    HARP_YIELD_TIME,  /* dev, epoch, a=1 still backlogged, used_ns: gate closed and drained. The
-                       * want-state travels in this message: without it the arbiter would see only
-                       * the other tenant waiting and every weight would become 50/50. */
-    HARP_USED_TIME,   /* dev, epoch, used_ns, copy_ns, launches: metered since the last report */
-    HARP_RECALLED,    /* dev, seq, bytes: what a recall gave back (0 = nothing to give) */
+    HARP_HELLO = 1,  /* a=kind, b=flags(HARP_HELLO_*), pid=own pid as seen by itself, text=program.
+                      * The first message; anything else before it closes the connection. */
+    HARP_LEASE_MEM,  /* dev, seq, cls, bytes (multiple of the granule, not 0): asks for what is
+                      * missing after the client's own unused lease. The answer carries seq and may
+                      * take up to HARP_MEM_WAIT_NS (peers are asked for their slack, memory of the
+                      * dead is waited for). At most HARP_MAX_WAITING unanswered per client. */
+    HARP_RETURN_MEM, /* dev, cls, bytes (multiple of the granule): gives back; no answer */
+    HARP_MEM_INFO,   /* dev, seq: asks for HARP_MEM_STATE */
+    HARP_ADOPT_MEM,  /* dev, cls, bytes: after HELLO with READOPT and before the first LEASE_MEM,
+                      * says what is already held; no answer */
+    HARP_WANT_TIME,  /* dev: has work to launch and no open gate. Idempotent */
+    HARP_YIELD_TIME, /* dev, epoch, a=1 still backlogged, used_ns: gate closed and drained. The
+                      * want-state travels in this message: without it the arbiter would see only
+                      * the other tenant waiting and every weight would become 50/50.
+                      * used_ns: first to last event since OPEN (gaps inside included), less what
+                      * USED_TIME said already in this epoch. */
+    HARP_USED_TIME,  /* dev, epoch, used_ns, copy_ns, launches: metered since the last report.
+                      * used_ns of another epoch than the open one is not charged; copy_ns and
+                      * launches are counted always. */
+    HARP_RECALLED,   /* dev, seq, bytes: answer to RECALL_MEM; `bytes` of class DEVICE are given
+                      * back by this very message (no RETURN_MEM beside it; 0 = nothing to give).
+                      * Answered at once, also while an own LEASE_MEM waits: lease put aside for
+                      * that request is not unused. Who does not answer in HARP_RECALL_NS is
+                      * waited for no more until it says something. */
 
     /* --- arbiter -> client ------------------------------------------------------------------ */
-    HARP_WELCOME = 32, /* a=number of HARP_DEVICE messages that follow, epoch, client, text=tenant */
-    HARP_DEVICE,       /* dev, uuid, bytes=memory limit (0: none), capacity_bytes, b=share ppm (0:
-                        * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
-                        * keep, overhead_bytes=expected context overhead, flags=HARP_DEVICE_*.
-                        * Sent again whenever one of them changes. */
-    HARP_MEM_GRANT,    /* dev, seq, cls, bytes */
-    HARP_MEM_DENY,     /* dev, seq, cls, bytes=asked, a=enum harp_deny, limit_bytes, leased_bytes */
-    HARP_MEM_STATE,    /* dev, seq, limit_bytes, leased_bytes (whole tenant), capacity_bytes,
-                        * free_bytes = what the tenant could still lease now */
-    HARP_RECALL_MEM,   /* dev, seq, bytes: return unused lease now, up to so much */
-    HARP_OPEN_GATE,    /* dev, epoch, quantum_ns (0: until CLOSE), window_ns (in-flight bound, 0:
-                        * none) */
-    HARP_CLOSE_GATE,   /* dev, epoch: stop launching, drain, then YIELD_TIME */
+    HARP_WELCOME =
+        32,          /* a=number of HARP_DEVICE messages that follow, epoch, client, text=tenant */
+    HARP_DEVICE,     /* dev, uuid, limit_bytes (0: none), capacity_bytes, b=share ppm (0:
+                      * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
+                      * keep, overhead_bytes=expected context overhead, d=enum harp_class.
+                      * Only devices the tenant has a grant for (SET_TENANT) are announced; on
+                      * another one everything is refused. Sent again whenever something changes
+                      * or is granted later. */
+    HARP_MEM_GRANT,  /* dev, seq, cls, bytes */
+    HARP_MEM_DENY,   /* dev, seq, cls, bytes=asked, a=enum harp_deny, limit_bytes, leased_bytes
+                      * (whole tenant, with what drains), capacity_bytes, free_bytes */
+    HARP_MEM_STATE,  /* dev, seq, limit_bytes, leased_bytes (whole tenant, with what drains),
+                      * capacity_bytes, free_bytes = what the tenant could still lease now.
+                      * A device not granted: all 0. */
+    HARP_RECALL_MEM, /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
+    HARP_OPEN_GATE,  /* dev, epoch, quantum_ns (0: until CLOSE; else the client closes by itself
+                      * so long after receipt, drains, yields; one launch is always allowed),
+                      * window_ns (bound of queued predicted work, 0: none). For an epoch that is
+                      * open already it only changes quantum and window. */
+    HARP_CLOSE_GATE, /* dev, epoch: stop launching, drain, then YIELD_TIME. Ignored by a client
+                      * whose gate of that epoch is closed (the two crossed on the way). */
 
-    /* --- harpd -> arbiter (admin socket). Each is answered by HARP_OK or HARP_ERR with its seq -- */
-    HARP_ADD_DEVICE = 64, /* seq, uuid, capacity_bytes, overhead_bytes; OK carries dev */
-    HARP_ADD_TENANT,      /* seq, tenant, uid, text=name; one listening fd by SCM_RIGHTS */
+    /* --- harpd -> arbiter (admin socket). Each is answered by HARP_OK or HARP_ERR with its seq --
+     */
+    HARP_ADD_DEVICE = 64, /* seq, uuid, capacity_bytes, overhead_bytes; OK carries dev. A known uuid
+                           * gets the new numbers. Device held by another arbiter: ERR with a=EBUSY,
+                           * pid, uid, text=its run folder (empty when longer than the text: then
+                           * read the second line of LOCK_DIR/device-UUID.lock) */
+    HARP_ADD_TENANT,      /* seq, tenant (0: arbiter chooses), uid, text=name; one listening fd by
+                           * SCM_RIGHTS. Known id: EEXIST, unless uid and name are the same: then the
+                           * new socket replaces the old one and clients stay */
     HARP_SET_TENANT,      /* seq, tenant, dev, limit_bytes, b=share ppm, c=limit ppm,
-                           * d=class(HARP_CLASS_*); before or after the first client */
+                           * d=class(HARP_CLASS_*); before or after the first client. Makes the
+                           * device visible to the tenant, even with all limits 0 */
     HARP_DEL_TENANT,      /* seq, tenant: clients are disconnected, leases drain */
-    HARP_DRAINED,         /* seq, client, dev: the device no longer lists the dead client's pid */
+    HARP_DRAINED,         /* seq, client, dev (HARP_ALL_DEVICES: all of them): the device no longer
+                           * lists the dead client's pid */
     HARP_SET_OVERHEAD,    /* seq, client, dev, bytes: what the device says this client holds beyond
                            * its leases (context, code); counted against capacity, not the limit */
     HARP_SNAPSHOT,        /* seq: answered by SNAP_* messages and then OK */
-    HARP_SUBSCRIBE,       /* seq, a=1 on, 0 off: EVENT_* from now on */
-    HARP_SHUTDOWN,        /* seq: arbiter ends; clients keep what they hold */
+    HARP_SUBSCRIBE, /* seq, a=1 on, 0 off: EVENT_* from now on. While someone is subscribed the
+                     * dead drain until DRAINED; while nobody is, they drain after
+                     * HARP_DRAIN_ALONE_NS */
+    HARP_SHUTDOWN,  /* seq: arbiter ends; clients keep what they hold */
 
     /* --- arbiter -> harpd -------------------------------------------------------------------- */
-    HARP_OK = 96,    /* seq, dev/tenant/client where one was made */
-    HARP_ERR,        /* seq, a=errno, text=what is wrong and what to do */
-    HARP_SNAP_DEVICE,/* dev, uuid, capacity_bytes, leased_bytes, overhead_bytes, holder=tenant whose
-                      * gate is open (0: none or several) */
-    HARP_SNAP_TENANT,/* tenant, uid, text=name, a=number of clients */
-    HARP_SNAP_USE,   /* tenant, dev, limit_bytes, b=share ppm, c=limit ppm, d=class, leased_bytes,
-                      * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=wants now, denials */
-    HARP_SNAP_CLIENT,/* client, tenant, pid (as the arbiter sees it), a=kind, state=HARP_CLIENT_*,
-                      * text=program */
-    HARP_SNAP_LEASE, /* client, dev, leased_bytes, overhead_bytes */
-    HARP_EVENT_CLIENT, /* as SNAP_CLIENT, on join and death: state tells which */
+    HARP_OK = 96,     /* seq, dev/tenant/client where one was made */
+    HARP_ERR,         /* seq, a=errno, text=what is wrong and what to do */
+    HARP_SNAP_DEVICE, /* dev, uuid, capacity_bytes, leased_bytes (class DEVICE, live), bytes (all
+                       * that drains), overhead_bytes, free_bytes, tenant whose gate is open (0:
+                       * none), epoch */
+    HARP_SNAP_TENANT, /* tenant, uid, text=name, a=number of clients */
+    HARP_SNAP_USE,    /* tenant, dev, limit_bytes, b=share ppm, c=limit ppm, d=class, leased_bytes
+                       * (class DEVICE, live), bytes (class DEVICE that drains), overhead_bytes,
+                       * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=1 wants now, denials */
+    HARP_SNAP_CLIENT, /* client, tenant, uid, pid (as the arbiter sees it), b=pid as it sees itself,
+                       * a=kind, d=enum harp_client_state, text=program */
+    HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes, overhead_bytes (leased and corrected),
+                       * a=1 wants, b=enum harp_gate; only where one of them is not 0 */
+    HARP_EVENT_CLIENT, /* as SNAP_CLIENT, on join and death: d tells which */
     HARP_EVENT_DENY,   /* tenant, client, dev, a=enum harp_deny, bytes, limit_bytes, leased_bytes */
 };
 
@@ -100,9 +141,19 @@ enum harp_deny {
     HARP_DENY_CAPACITY = 2, /* device full */
     HARP_DENY_UNKNOWN = 3,  /* no such device */
     HARP_DENY_DRAINING = 4, /* memory of the dead was not back in time */
+    HARP_DENY_BUSY = 5,     /* too many unanswered questions of this client or tenant */
 };
 
 enum harp_client_state { HARP_CLIENT_LIVE = 1, HARP_CLIENT_DRAINING = 2, HARP_CLIENT_GONE = 3 };
+
+/* State of a client's gate on a device, as the arbiter believes it. OVERDUE: it neither yielded nor
+ * died in time (stopped, or a kernel of more than half a second); others go on without it. */
+enum harp_gate {
+    HARP_GATE_CLOSED = 0,
+    HARP_GATE_OPEN = 1,
+    HARP_GATE_CLOSING = 2,
+    HARP_GATE_OVERDUE = 3,
+};
 
 enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BEST_EFFORT = 2 };
 
