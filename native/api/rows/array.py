@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+# fmt: off  (a row reads as one block)
+"""Arrays, textures, surfaces, tensor maps."""
+
+from __future__ import annotations
+
+from native.api.model import Cls, Function, Gate, fn
+
+ROWS: tuple[Function, ...] = (
+    fn("cuArrayCreate", Cls.ALLOC, Gate.LATER, """
+        cuArrayCreate 2000 (CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR_v1 *pAllocateArray)
+        cuArrayCreate_v2 3020 (CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)"""),
+    fn("cuArrayGetDescriptor", Cls.QUERY, Gate.NONE, """
+        cuArrayGetDescriptor 2000 (CUDA_ARRAY_DESCRIPTOR_v1 *pArrayDescriptor, CUarray hArray)
+        cuArrayGetDescriptor_v2 3020 (CUDA_ARRAY_DESCRIPTOR *pArrayDescriptor, CUarray hArray)"""),
+    fn("cuArrayGetSparseProperties", Cls.QUERY, Gate.NONE, """
+        cuArrayGetSparseProperties 11010 (CUDA_ARRAY_SPARSE_PROPERTIES *sparseProperties,
+            CUarray array)"""),
+    fn("cuMipmappedArrayGetSparseProperties", Cls.QUERY, Gate.NONE, """
+        cuMipmappedArrayGetSparseProperties 11010
+            (CUDA_ARRAY_SPARSE_PROPERTIES *sparseProperties, CUmipmappedArray mipmap)"""),
+    fn("cuArrayGetMemoryRequirements", Cls.QUERY, Gate.NONE, """
+        cuArrayGetMemoryRequirements 11060 (CUDA_ARRAY_MEMORY_REQUIREMENTS *memoryRequirements,
+            CUarray array, CUdevice device)"""),
+    fn("cuMipmappedArrayGetMemoryRequirements", Cls.QUERY, Gate.NONE, """
+        cuMipmappedArrayGetMemoryRequirements 11060
+            (CUDA_ARRAY_MEMORY_REQUIREMENTS *memoryRequirements, CUmipmappedArray mipmap,
+            CUdevice device)"""),
+    fn("cuArrayGetPlane", Cls.QUERY, Gate.NONE, """
+        cuArrayGetPlane 11020 (CUarray *pPlaneArray, CUarray hArray, unsigned int planeIdx)"""),
+    fn("cuArrayDestroy", Cls.FREE, Gate.NONE, """
+        cuArrayDestroy 2000 (CUarray hArray)"""),
+    fn("cuArray3DCreate", Cls.ALLOC, Gate.LATER, """
+        cuArray3DCreate 2000 (CUarray *pHandle,
+            const CUDA_ARRAY3D_DESCRIPTOR_v1 *pAllocateArray)
+        cuArray3DCreate_v2 3020 (CUarray *pHandle,
+            const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray)"""),
+    fn("cuArray3DGetDescriptor", Cls.QUERY, Gate.NONE, """
+        cuArray3DGetDescriptor 2000 (CUDA_ARRAY3D_DESCRIPTOR_v1 *pArrayDescriptor,
+            CUarray hArray)
+        cuArray3DGetDescriptor_v2 3020 (CUDA_ARRAY3D_DESCRIPTOR *pArrayDescriptor,
+            CUarray hArray)"""),
+    fn("cuMipmappedArrayCreate", Cls.ALLOC, Gate.LATER, """
+        cuMipmappedArrayCreate 5000 (CUmipmappedArray *pHandle,
+            const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc, unsigned int numMipmapLevels)"""),
+    fn("cuMipmappedArrayGetLevel", Cls.QUERY, Gate.NONE, """
+        cuMipmappedArrayGetLevel 5000 (CUarray *pLevelArray, CUmipmappedArray hMipmappedArray,
+            unsigned int level)"""),
+    fn("cuMipmappedArrayDestroy", Cls.FREE, Gate.NONE, """
+        cuMipmappedArrayDestroy 5000 (CUmipmappedArray hMipmappedArray)"""),
+    fn("cuTexRefSetArray", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetArray 2000 (CUtexref hTexRef, CUarray hArray, unsigned int Flags)"""),
+    fn("cuTexRefSetMipmappedArray", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetMipmappedArray 5000 (CUtexref hTexRef, CUmipmappedArray hMipmappedArray,
+            unsigned int Flags)"""),
+    fn("cuTexRefSetAddress", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetAddress 2000 (unsigned int *ByteOffset, CUtexref hTexRef,
+            CUdeviceptr_v1 dptr, unsigned int bytes)
+        cuTexRefSetAddress_v2 3020 (size_t *ByteOffset, CUtexref hTexRef, CUdeviceptr dptr,
+            size_t bytes)"""),
+    fn("cuTexRefSetAddress2D", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetAddress2D 2020 (CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR_v1 *desc,
+            CUdeviceptr_v1 dptr, unsigned int Pitch)
+        cuTexRefSetAddress2D_v2 3020 (CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc,
+            CUdeviceptr dptr, size_t Pitch)
+        cuTexRefSetAddress2D_v3 4010 (CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc,
+            CUdeviceptr dptr, size_t Pitch)"""),
+    fn("cuTexRefSetFormat", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetFormat 2000 (CUtexref hTexRef, CUarray_format fmt, int NumPackedComponents)"""),
+    fn("cuTexRefSetAddressMode", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetAddressMode 2000 (CUtexref hTexRef, int dim, CUaddress_mode am)"""),
+    fn("cuTexRefSetFilterMode", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetFilterMode 2000 (CUtexref hTexRef, CUfilter_mode fm)"""),
+    fn("cuTexRefSetMipmapFilterMode", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetMipmapFilterMode 5000 (CUtexref hTexRef, CUfilter_mode fm)"""),
+    fn("cuTexRefSetMipmapLevelBias", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetMipmapLevelBias 5000 (CUtexref hTexRef, float bias)"""),
+    fn("cuTexRefSetMipmapLevelClamp", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetMipmapLevelClamp 5000 (CUtexref hTexRef, float minMipmapLevelClamp,
+            float maxMipmapLevelClamp)"""),
+    fn("cuTexRefSetMaxAnisotropy", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetMaxAnisotropy 5000 (CUtexref hTexRef, unsigned int maxAniso)"""),
+    fn("cuTexRefSetBorderColor", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetBorderColor 8000 (CUtexref hTexRef, float *pBorderColor)"""),
+    fn("cuTexRefSetFlags", Cls.OTHER, Gate.NONE, """
+        cuTexRefSetFlags 2000 (CUtexref hTexRef, unsigned int Flags)"""),
+    fn("cuTexRefGetAddress", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetAddress 2000 (CUdeviceptr_v1 *pdptr, CUtexref hTexRef)
+        cuTexRefGetAddress_v2 3020 (CUdeviceptr *pdptr, CUtexref hTexRef)"""),
+    fn("cuTexRefGetArray", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetArray 2000 (CUarray *phArray, CUtexref hTexRef)"""),
+    fn("cuTexRefGetMipmappedArray", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetMipmappedArray 5000 (CUmipmappedArray *phMipmappedArray, CUtexref hTexRef)"""),
+    fn("cuTexRefGetAddressMode", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetAddressMode 2000 (CUaddress_mode *pam, CUtexref hTexRef, int dim)"""),
+    fn("cuTexRefGetFilterMode", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetFilterMode 2000 (CUfilter_mode *pfm, CUtexref hTexRef)"""),
+    fn("cuTexRefGetFormat", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetFormat 2000 (CUarray_format *pFormat, int *pNumChannels, CUtexref hTexRef)"""),
+    fn("cuTexRefGetMipmapFilterMode", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetMipmapFilterMode 5000 (CUfilter_mode *pfm, CUtexref hTexRef)"""),
+    fn("cuTexRefGetMipmapLevelBias", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetMipmapLevelBias 5000 (float *pbias, CUtexref hTexRef)"""),
+    fn("cuTexRefGetMipmapLevelClamp", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetMipmapLevelClamp 5000 (float *pminMipmapLevelClamp,
+            float *pmaxMipmapLevelClamp, CUtexref hTexRef)"""),
+    fn("cuTexRefGetMaxAnisotropy", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetMaxAnisotropy 5000 (int *pmaxAniso, CUtexref hTexRef)"""),
+    fn("cuTexRefGetBorderColor", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetBorderColor 8000 (float *pBorderColor, CUtexref hTexRef)"""),
+    fn("cuTexRefGetFlags", Cls.QUERY, Gate.NONE, """
+        cuTexRefGetFlags 2000 (unsigned int *pFlags, CUtexref hTexRef)"""),
+    fn("cuTexRefCreate", Cls.OTHER, Gate.NONE, """
+        cuTexRefCreate 2000 (CUtexref *pTexRef)"""),
+    fn("cuTexRefDestroy", Cls.FREE, Gate.NONE, """
+        cuTexRefDestroy 2000 (CUtexref hTexRef)"""),
+    fn("cuSurfRefSetArray", Cls.OTHER, Gate.NONE, """
+        cuSurfRefSetArray 3000 (CUsurfref hSurfRef, CUarray hArray, unsigned int Flags)"""),
+    fn("cuSurfRefGetArray", Cls.QUERY, Gate.NONE, """
+        cuSurfRefGetArray 3000 (CUarray *phArray, CUsurfref hSurfRef)"""),
+    fn("cuTexObjectCreate", Cls.OTHER, Gate.NONE, """
+        cuTexObjectCreate 5000 (CUtexObject *pTexObject, const CUDA_RESOURCE_DESC *pResDesc,
+            const CUDA_TEXTURE_DESC *pTexDesc, const CUDA_RESOURCE_VIEW_DESC *pResViewDesc)"""),
+    fn("cuTexObjectDestroy", Cls.FREE, Gate.NONE, """
+        cuTexObjectDestroy 5000 (CUtexObject texObject)"""),
+    fn("cuTexObjectGetResourceDesc", Cls.QUERY, Gate.NONE, """
+        cuTexObjectGetResourceDesc 5000 (CUDA_RESOURCE_DESC *pResDesc, CUtexObject texObject)"""),
+    fn("cuTexObjectGetTextureDesc", Cls.QUERY, Gate.NONE, """
+        cuTexObjectGetTextureDesc 5000 (CUDA_TEXTURE_DESC *pTexDesc, CUtexObject texObject)"""),
+    fn("cuTexObjectGetResourceViewDesc", Cls.QUERY, Gate.NONE, """
+        cuTexObjectGetResourceViewDesc 5000 (CUDA_RESOURCE_VIEW_DESC *pResViewDesc,
+            CUtexObject texObject)"""),
+    fn("cuSurfObjectCreate", Cls.OTHER, Gate.NONE, """
+        cuSurfObjectCreate 5000 (CUsurfObject *pSurfObject, const CUDA_RESOURCE_DESC *pResDesc)"""),
+    fn("cuSurfObjectDestroy", Cls.FREE, Gate.NONE, """
+        cuSurfObjectDestroy 5000 (CUsurfObject surfObject)"""),
+    fn("cuSurfObjectGetResourceDesc", Cls.QUERY, Gate.NONE, """
+        cuSurfObjectGetResourceDesc 5000 (CUDA_RESOURCE_DESC *pResDesc, CUsurfObject surfObject)"""),
+    fn("cuTensorMapEncodeTiled", Cls.QUERY, Gate.NONE, """
+        cuTensorMapEncodeTiled 12000 (CUtensorMap *tensorMap,
+            CUtensorMapDataType tensorDataType, cuuint32_t tensorRank, void *globalAddress,
+            const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
+            const cuuint32_t *boxDim, const cuuint32_t *elementStrides,
+            CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+            CUtensorMapL2promotion l2Promotion, CUtensorMapFloatOOBfill oobFill)"""),
+    fn("cuTensorMapEncodeIm2col", Cls.QUERY, Gate.NONE, """
+        cuTensorMapEncodeIm2col 12000 (CUtensorMap *tensorMap,
+            CUtensorMapDataType tensorDataType, cuuint32_t tensorRank, void *globalAddress,
+            const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
+            const int *pixelBoxLowerCorner, const int *pixelBoxUpperCorner,
+            cuuint32_t channelsPerPixel, cuuint32_t pixelsPerColumn,
+            const cuuint32_t *elementStrides, CUtensorMapInterleave interleave,
+            CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion,
+            CUtensorMapFloatOOBfill oobFill)"""),
+    fn("cuTensorMapEncodeIm2colWide", Cls.QUERY, Gate.NONE, """
+        cuTensorMapEncodeIm2colWide 12080 (CUtensorMap *tensorMap,
+            CUtensorMapDataType tensorDataType, cuuint32_t tensorRank, void *globalAddress,
+            const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
+            int pixelBoxLowerCornerWidth, int pixelBoxUpperCornerWidth,
+            cuuint32_t channelsPerPixel, cuuint32_t pixelsPerColumn,
+            const cuuint32_t *elementStrides, CUtensorMapInterleave interleave,
+            CUtensorMapIm2ColWideMode mode, CUtensorMapSwizzle swizzle,
+            CUtensorMapL2promotion l2Promotion, CUtensorMapFloatOOBfill oobFill)"""),
+    fn("cuTensorMapReplaceAddress", Cls.QUERY, Gate.NONE, """
+        cuTensorMapReplaceAddress 12000 (CUtensorMap *tensorMap, void *globalAddress)"""),
+)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+# fmt: off  (a row reads as one block)
+"""Devices."""
+
+from __future__ import annotations
+
+from native.api.model import Cls, Function, Gate, fn
+
+ROWS: tuple[Function, ...] = (
+    fn("cuDeviceGet", Cls.QUERY, Gate.NONE, """
+        cuDeviceGet 2000 (CUdevice *device, int ordinal)"""),
+    fn("cuDeviceGetCount", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetCount 2000 (int *count)"""),
+    fn("cuDeviceGetName", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetName 2000 (char *name, int len, CUdevice dev)"""),
+    fn("cuDeviceGetUuid", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetUuid 9020 (CUuuid *uuid, CUdevice dev)
+        cuDeviceGetUuid_v2 11040 (CUuuid *uuid, CUdevice dev)"""),
+    fn("cuDeviceGetLuid", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetLuid 10000 (char *luid, unsigned int *deviceNodeMask, CUdevice dev)"""),
+    fn("cuDeviceTotalMem", Cls.QUERY, Gate.INFO, """
+        cuDeviceTotalMem 2000 (unsigned int *bytes, CUdevice dev)
+        cuDeviceTotalMem_v2 3020 (size_t *bytes, CUdevice dev)"""),
+    fn("cuDeviceGetTexture1DLinearMaxWidth", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetTexture1DLinearMaxWidth 11010 (size_t *maxWidthInElements,
+            CUarray_format format, unsigned numChannels, CUdevice dev)"""),
+    fn("cuDeviceGetAttribute", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetAttribute 2000 (int *pi, CUdevice_attribute attrib, CUdevice dev)"""),
+    fn("cuDeviceGetHostAtomicCapabilities", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetHostAtomicCapabilities 13000 (unsigned int *capabilities,
+            const CUatomicOperation *operations, unsigned int count, CUdevice dev)"""),
+    fn("cuDeviceGetNvSciSyncAttributes", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetNvSciSyncAttributes 10020 (void *nvSciSyncAttrList, CUdevice dev, int flags)"""),
+    fn("cuDeviceSetMemPool", Cls.OTHER, Gate.NONE, """
+        cuDeviceSetMemPool 11020 (CUdevice dev, CUmemoryPool pool)"""),
+    fn("cuDeviceGetMemPool", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetMemPool 11020 (CUmemoryPool *pool, CUdevice dev)"""),
+    fn("cuDeviceGetDefaultMemPool", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetDefaultMemPool 11020 (CUmemoryPool *pool_out, CUdevice dev)"""),
+    fn("cuDeviceGetExecAffinitySupport", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetExecAffinitySupport 11040 (int *pi, CUexecAffinityType type, CUdevice dev)"""),
+    fn("cuDeviceGetProperties", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetProperties 2000 (CUdevprop *prop, CUdevice dev)"""),
+    fn("cuDeviceComputeCapability", Cls.QUERY, Gate.NONE, """
+        cuDeviceComputeCapability 2000 (int *major, int *minor, CUdevice dev)"""),
+    fn("cuDeviceRegisterAsyncNotification", Cls.OTHER, Gate.NONE, """
+        cuDeviceRegisterAsyncNotification 12040 (CUdevice device, CUasyncCallback callbackFunc,
+            void *userData, CUasyncCallbackHandle *callback)"""),
+    fn("cuDeviceUnregisterAsyncNotification", Cls.OTHER, Gate.NONE, """
+        cuDeviceUnregisterAsyncNotification 12040 (CUdevice device,
+            CUasyncCallbackHandle callback)"""),
+    fn("cuDeviceGetByPCIBusId", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetByPCIBusId 4010 (CUdevice *dev, const char *pciBusId)"""),
+    fn("cuDeviceGetPCIBusId", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetPCIBusId 4010 (char *pciBusId, int len, CUdevice dev)"""),
+    fn("cuDeviceGraphMemTrim", Cls.FREE, Gate.NONE, """
+        cuDeviceGraphMemTrim 11040 (CUdevice device)"""),
+    fn("cuDeviceGetGraphMemAttribute", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetGraphMemAttribute 11040 (CUdevice device, CUgraphMem_attribute attr,
+            void *value)"""),
+    fn("cuDeviceSetGraphMemAttribute", Cls.OTHER, Gate.NONE, """
+        cuDeviceSetGraphMemAttribute 11040 (CUdevice device, CUgraphMem_attribute attr,
+            void *value)"""),
+    fn("cuDeviceCanAccessPeer", Cls.QUERY, Gate.NONE, """
+        cuDeviceCanAccessPeer 4000 (int *canAccessPeer, CUdevice dev, CUdevice peerDev)"""),
+    fn("cuDeviceGetP2PAttribute", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetP2PAttribute 8000 (int *value, CUdevice_P2PAttribute attrib,
+            CUdevice srcDevice, CUdevice dstDevice)"""),
+    fn("cuDeviceGetP2PAtomicCapabilities", Cls.QUERY, Gate.NONE, """
+        cuDeviceGetP2PAtomicCapabilities 13000 (unsigned int *capabilities,
+            const CUatomicOperation *operations, unsigned int count, CUdevice srcDevice,
+            CUdevice dstDevice)"""),
+)

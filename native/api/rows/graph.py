@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+# fmt: off  (a row reads as one block)
+"""Graphs and user objects."""
+
+from __future__ import annotations
+
+from native.api.model import Cls, Function, Gate, fn
+
+ROWS: tuple[Function, ...] = (
+    fn("cuGraphCreate", Cls.OTHER, Gate.NONE, """
+        cuGraphCreate 10000 (CUgraph *phGraph, unsigned int flags)"""),
+    fn("cuGraphAddKernelNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddKernelNode 10000 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+        cuGraphAddKernelNode_v2 12000 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            const CUDA_KERNEL_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphKernelNodeGetParams", Cls.QUERY, Gate.NONE, """
+        cuGraphKernelNodeGetParams 10000 (CUgraphNode hNode,
+            CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+        cuGraphKernelNodeGetParams_v2 12000 (CUgraphNode hNode,
+            CUDA_KERNEL_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphKernelNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphKernelNodeSetParams 10000 (CUgraphNode hNode,
+            const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+        cuGraphKernelNodeSetParams_v2 12000 (CUgraphNode hNode,
+            const CUDA_KERNEL_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphAddMemcpyNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddMemcpyNode 10000 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            const CUDA_MEMCPY3D *copyParams, CUcontext ctx)"""),
+    fn("cuGraphMemcpyNodeGetParams", Cls.QUERY, Gate.NONE, """
+        cuGraphMemcpyNodeGetParams 10000 (CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams)"""),
+    fn("cuGraphMemcpyNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphMemcpyNodeSetParams 10000 (CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams)"""),
+    fn("cuGraphAddMemsetNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddMemsetNode 10000 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)"""),
+    fn("cuGraphMemsetNodeGetParams", Cls.QUERY, Gate.NONE, """
+        cuGraphMemsetNodeGetParams 10000 (CUgraphNode hNode,
+            CUDA_MEMSET_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphMemsetNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphMemsetNodeSetParams 10000 (CUgraphNode hNode,
+            const CUDA_MEMSET_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphAddHostNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddHostNode 10000 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            const CUDA_HOST_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphHostNodeGetParams", Cls.QUERY, Gate.NONE, """
+        cuGraphHostNodeGetParams 10000 (CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphHostNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphHostNodeSetParams 10000 (CUgraphNode hNode,
+            const CUDA_HOST_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphAddChildGraphNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddChildGraphNode 10000 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies, CUgraph childGraph)"""),
+    fn("cuGraphChildGraphNodeGetGraph", Cls.QUERY, Gate.NONE, """
+        cuGraphChildGraphNodeGetGraph 10000 (CUgraphNode hNode, CUgraph *phGraph)"""),
+    fn("cuGraphAddEmptyNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddEmptyNode 10000 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies)"""),
+    fn("cuGraphAddEventRecordNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddEventRecordNode 11010 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies, CUevent event)"""),
+    fn("cuGraphEventRecordNodeGetEvent", Cls.QUERY, Gate.NONE, """
+        cuGraphEventRecordNodeGetEvent 11010 (CUgraphNode hNode, CUevent *event_out)"""),
+    fn("cuGraphEventRecordNodeSetEvent", Cls.OTHER, Gate.NONE, """
+        cuGraphEventRecordNodeSetEvent 11010 (CUgraphNode hNode, CUevent event)"""),
+    fn("cuGraphAddEventWaitNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddEventWaitNode 11010 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies, CUevent event)"""),
+    fn("cuGraphEventWaitNodeGetEvent", Cls.QUERY, Gate.NONE, """
+        cuGraphEventWaitNodeGetEvent 11010 (CUgraphNode hNode, CUevent *event_out)"""),
+    fn("cuGraphEventWaitNodeSetEvent", Cls.OTHER, Gate.NONE, """
+        cuGraphEventWaitNodeSetEvent 11010 (CUgraphNode hNode, CUevent event)"""),
+    fn("cuGraphAddExternalSemaphoresSignalNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddExternalSemaphoresSignalNode 11020 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphExternalSemaphoresSignalNodeGetParams", Cls.QUERY, Gate.NONE, """
+        cuGraphExternalSemaphoresSignalNodeGetParams 11020 (CUgraphNode hNode,
+            CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *params_out)"""),
+    fn("cuGraphExternalSemaphoresSignalNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExternalSemaphoresSignalNodeSetParams 11020 (CUgraphNode hNode,
+            const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphAddExternalSemaphoresWaitNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddExternalSemaphoresWaitNode 11020 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphExternalSemaphoresWaitNodeGetParams", Cls.QUERY, Gate.NONE, """
+        cuGraphExternalSemaphoresWaitNodeGetParams 11020 (CUgraphNode hNode,
+            CUDA_EXT_SEM_WAIT_NODE_PARAMS *params_out)"""),
+    fn("cuGraphExternalSemaphoresWaitNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExternalSemaphoresWaitNodeSetParams 11020 (CUgraphNode hNode,
+            const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphAddBatchMemOpNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddBatchMemOpNode 11070 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphBatchMemOpNodeGetParams", Cls.QUERY, Gate.NONE, """
+        cuGraphBatchMemOpNodeGetParams 11070 (CUgraphNode hNode,
+            CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out)"""),
+    fn("cuGraphBatchMemOpNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphBatchMemOpNodeSetParams 11070 (CUgraphNode hNode,
+            const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphExecBatchMemOpNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExecBatchMemOpNodeSetParams 11070 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphAddMemAllocNode", Cls.ALLOC, Gate.LATER, """
+        cuGraphAddMemAllocNode 11040 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphMemAllocNodeGetParams", Cls.QUERY, Gate.NONE, """
+        cuGraphMemAllocNodeGetParams 11040 (CUgraphNode hNode,
+            CUDA_MEM_ALLOC_NODE_PARAMS *params_out)"""),
+    fn("cuGraphAddMemFreeNode", Cls.OTHER, Gate.NONE, """
+        cuGraphAddMemFreeNode 11040 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies, CUdeviceptr dptr)"""),
+    fn("cuGraphMemFreeNodeGetParams", Cls.QUERY, Gate.NONE, """
+        cuGraphMemFreeNodeGetParams 11040 (CUgraphNode hNode, CUdeviceptr *dptr_out)"""),
+    fn("cuGraphClone", Cls.ALLOC, Gate.LATER, """
+        cuGraphClone 10000 (CUgraph *phGraphClone, CUgraph originalGraph)"""),
+    fn("cuGraphNodeFindInClone", Cls.QUERY, Gate.NONE, """
+        cuGraphNodeFindInClone 10000 (CUgraphNode *phNode, CUgraphNode hOriginalNode,
+            CUgraph hClonedGraph)"""),
+    fn("cuGraphNodeGetType", Cls.QUERY, Gate.NONE, """
+        cuGraphNodeGetType 10000 (CUgraphNode hNode, CUgraphNodeType *type)"""),
+    fn("cuGraphGetNodes", Cls.QUERY, Gate.NONE, """
+        cuGraphGetNodes 10000 (CUgraph hGraph, CUgraphNode *nodes, size_t *numNodes)"""),
+    fn("cuGraphGetRootNodes", Cls.QUERY, Gate.NONE, """
+        cuGraphGetRootNodes 10000 (CUgraph hGraph, CUgraphNode *rootNodes, size_t *numRootNodes)"""),
+    fn("cuGraphGetEdges", Cls.QUERY, Gate.NONE, """
+        cuGraphGetEdges 10000 (CUgraph hGraph, CUgraphNode *from, CUgraphNode *to,
+            size_t *numEdges)
+        cuGraphGetEdges_v2 12030 (CUgraph hGraph, CUgraphNode *from, CUgraphNode *to,
+            CUgraphEdgeData *edgeData, size_t *numEdges)"""),
+    fn("cuGraphNodeGetDependencies", Cls.QUERY, Gate.NONE, """
+        cuGraphNodeGetDependencies 10000 (CUgraphNode hNode, CUgraphNode *dependencies,
+            size_t *numDependencies)
+        cuGraphNodeGetDependencies_v2 12030 (CUgraphNode hNode, CUgraphNode *dependencies,
+            CUgraphEdgeData *edgeData, size_t *numDependencies)"""),
+    fn("cuGraphNodeGetDependentNodes", Cls.QUERY, Gate.NONE, """
+        cuGraphNodeGetDependentNodes 10000 (CUgraphNode hNode, CUgraphNode *dependentNodes,
+            size_t *numDependentNodes)
+        cuGraphNodeGetDependentNodes_v2 12030 (CUgraphNode hNode, CUgraphNode *dependentNodes,
+            CUgraphEdgeData *edgeData, size_t *numDependentNodes)"""),
+    fn("cuGraphAddDependencies", Cls.OTHER, Gate.NONE, """
+        cuGraphAddDependencies 10000 (CUgraph hGraph, const CUgraphNode *from,
+            const CUgraphNode *to, size_t numDependencies)
+        cuGraphAddDependencies_v2 12030 (CUgraph hGraph, const CUgraphNode *from,
+            const CUgraphNode *to, const CUgraphEdgeData *edgeData, size_t numDependencies)"""),
+    fn("cuGraphRemoveDependencies", Cls.OTHER, Gate.NONE, """
+        cuGraphRemoveDependencies 10000 (CUgraph hGraph, const CUgraphNode *from,
+            const CUgraphNode *to, size_t numDependencies)
+        cuGraphRemoveDependencies_v2 12030 (CUgraph hGraph, const CUgraphNode *from,
+            const CUgraphNode *to, const CUgraphEdgeData *edgeData, size_t numDependencies)"""),
+    fn("cuGraphDestroyNode", Cls.FREE, Gate.NONE, """
+        cuGraphDestroyNode 10000 (CUgraphNode hNode)"""),
+    fn("cuGraphInstantiateWithFlags", Cls.ALLOC, Gate.LATER, """
+        cuGraphInstantiateWithFlags 11040 (CUgraphExec *phGraphExec, CUgraph hGraph,
+            unsigned long long flags)"""),
+    fn("cuGraphInstantiateWithParams", Cls.ALLOC, Gate.LATER, """
+        cuGraphInstantiateWithParams 12000 ptsz=12000 (CUgraphExec *phGraphExec, CUgraph hGraph,
+            CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)"""),
+    fn("cuGraphExecGetFlags", Cls.QUERY, Gate.NONE, """
+        cuGraphExecGetFlags 12000 (CUgraphExec hGraphExec, cuuint64_t *flags)"""),
+    fn("cuGraphExecKernelNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExecKernelNodeSetParams 10010 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+        cuGraphExecKernelNodeSetParams_v2 12000 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            const CUDA_KERNEL_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphExecMemcpyNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExecMemcpyNodeSetParams 10020 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            const CUDA_MEMCPY3D *copyParams, CUcontext ctx)"""),
+    fn("cuGraphExecMemsetNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExecMemsetNodeSetParams 10020 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)"""),
+    fn("cuGraphExecHostNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExecHostNodeSetParams 10020 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            const CUDA_HOST_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphExecChildGraphNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExecChildGraphNodeSetParams 11010 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            CUgraph childGraph)"""),
+    fn("cuGraphExecEventRecordNodeSetEvent", Cls.OTHER, Gate.NONE, """
+        cuGraphExecEventRecordNodeSetEvent 11010 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            CUevent event)"""),
+    fn("cuGraphExecEventWaitNodeSetEvent", Cls.OTHER, Gate.NONE, """
+        cuGraphExecEventWaitNodeSetEvent 11010 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            CUevent event)"""),
+    fn("cuGraphExecExternalSemaphoresSignalNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExecExternalSemaphoresSignalNodeSetParams 11020 (CUgraphExec hGraphExec,
+            CUgraphNode hNode, const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphExecExternalSemaphoresWaitNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExecExternalSemaphoresWaitNodeSetParams 11020 (CUgraphExec hGraphExec,
+            CUgraphNode hNode, const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)"""),
+    fn("cuGraphNodeSetEnabled", Cls.OTHER, Gate.NONE, """
+        cuGraphNodeSetEnabled 11060 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            unsigned int isEnabled)"""),
+    fn("cuGraphNodeGetEnabled", Cls.QUERY, Gate.NONE, """
+        cuGraphNodeGetEnabled 11060 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            unsigned int *isEnabled)"""),
+    fn("cuGraphUpload", Cls.ALLOC, Gate.LATER, """
+        cuGraphUpload 11010 ptsz=11010 (CUgraphExec hGraph, CUstream hStream)"""),
+    fn("cuGraphLaunch", Cls.LAUNCH, Gate.GRAPH_LAUNCH, """
+        cuGraphLaunch 10000 ptsz=10000 (CUgraphExec hGraph, CUstream hStream)"""),
+    fn("cuGraphExecDestroy", Cls.FREE, Gate.NONE, """
+        cuGraphExecDestroy 10000 (CUgraphExec hGraphExec)"""),
+    fn("cuGraphDestroy", Cls.FREE, Gate.NONE, """
+        cuGraphDestroy 10000 (CUgraph hGraph)"""),
+    fn("cuGraphExecUpdate", Cls.OTHER, Gate.NONE, """
+        cuGraphExecUpdate 10020 (CUgraphExec hGraphExec, CUgraph hGraph,
+            CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out)
+        cuGraphExecUpdate_v2 12000 (CUgraphExec hGraphExec, CUgraph hGraph,
+            CUgraphExecUpdateResultInfo *resultInfo)"""),
+    fn("cuGraphKernelNodeCopyAttributes", Cls.OTHER, Gate.NONE, """
+        cuGraphKernelNodeCopyAttributes 11000 (CUgraphNode dst, CUgraphNode src)"""),
+    fn("cuGraphKernelNodeGetAttribute", Cls.QUERY, Gate.NONE, """
+        cuGraphKernelNodeGetAttribute 11000 (CUgraphNode hNode, CUkernelNodeAttrID attr,
+            CUkernelNodeAttrValue *value_out)"""),
+    fn("cuGraphKernelNodeSetAttribute", Cls.OTHER, Gate.NONE, """
+        cuGraphKernelNodeSetAttribute 11000 (CUgraphNode hNode, CUkernelNodeAttrID attr,
+            const CUkernelNodeAttrValue *value)"""),
+    fn("cuGraphDebugDotPrint", Cls.OTHER, Gate.NONE, """
+        cuGraphDebugDotPrint 11030 (CUgraph hGraph, const char *path, unsigned int flags)"""),
+    fn("cuUserObjectCreate", Cls.OTHER, Gate.NONE, """
+        cuUserObjectCreate 11030 (CUuserObject *object_out, void *ptr, CUhostFn destroy,
+            unsigned int initialRefcount, unsigned int flags)"""),
+    fn("cuUserObjectRetain", Cls.OTHER, Gate.NONE, """
+        cuUserObjectRetain 11030 (CUuserObject object, unsigned int count)"""),
+    fn("cuUserObjectRelease", Cls.FREE, Gate.NONE, """
+        cuUserObjectRelease 11030 (CUuserObject object, unsigned int count)"""),
+    fn("cuGraphRetainUserObject", Cls.OTHER, Gate.NONE, """
+        cuGraphRetainUserObject 11030 (CUgraph graph, CUuserObject object, unsigned int count,
+            unsigned int flags)"""),
+    fn("cuGraphReleaseUserObject", Cls.FREE, Gate.NONE, """
+        cuGraphReleaseUserObject 11030 (CUgraph graph, CUuserObject object, unsigned int count)"""),
+    fn("cuGraphAddNode", Cls.ALLOC, Gate.LATER, """
+        cuGraphAddNode 12020 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, size_t numDependencies,
+            CUgraphNodeParams *nodeParams)
+        cuGraphAddNode_v2 12030 (CUgraphNode *phGraphNode, CUgraph hGraph,
+            const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
+            size_t numDependencies, CUgraphNodeParams *nodeParams)"""),
+    fn("cuGraphNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphNodeSetParams 12020 (CUgraphNode hNode, CUgraphNodeParams *nodeParams)"""),
+    fn("cuGraphExecNodeSetParams", Cls.OTHER, Gate.NONE, """
+        cuGraphExecNodeSetParams 12020 (CUgraphExec hGraphExec, CUgraphNode hNode,
+            CUgraphNodeParams *nodeParams)"""),
+    fn("cuGraphConditionalHandleCreate", Cls.OTHER, Gate.NONE, """
+        cuGraphConditionalHandleCreate 12030 (CUgraphConditionalHandle *pHandle_out,
+            CUgraph hGraph, CUcontext ctx, unsigned int defaultLaunchValue, unsigned int flags)"""),
+    fn("cuGraphInstantiate", Cls.ALLOC, Gate.LATER, """
+        cuGraphInstantiate 10000 (CUgraphExec *phGraphExec, CUgraph hGraph,
+            CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
+        cuGraphInstantiate_v2 11000 (CUgraphExec *phGraphExec, CUgraph hGraph,
+            CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)"""),
+)

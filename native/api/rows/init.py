@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# fmt: off  (a row reads as one block)
+"""Start, versions, symbol lookup, errors, profiler, logs, checkpoint."""
+
+from __future__ import annotations
+
+from native.api.model import Cls, Function, Gate, fn
+
+ROWS: tuple[Function, ...] = (
+    fn("cuGetErrorString", Cls.QUERY, Gate.NONE, """
+        cuGetErrorString 6000 (CUresult error, const char **pStr)"""),
+    fn("cuGetErrorName", Cls.QUERY, Gate.NONE, """
+        cuGetErrorName 6000 (CUresult error, const char **pStr)"""),
+    fn("cuInit", Cls.OTHER, Gate.INIT, """
+        cuInit 2000 (unsigned int Flags)"""),
+    fn("cuDriverGetVersion", Cls.QUERY, Gate.NONE, """
+        cuDriverGetVersion 2020 (int *driverVersion)"""),
+    fn("cuGetProcAddress", Cls.QUERY, Gate.PROC_ADDRESS, """
+        cuGetProcAddress 11030 (const char *symbol, void **pfn, int cudaVersion,
+            cuuint64_t flags)
+        cuGetProcAddress_v2 12000 (const char *symbol, void **pfn, int cudaVersion,
+            cuuint64_t flags, CUdriverProcAddressQueryResult *symbolStatus)"""),
+    fn("cuCoredumpGetAttribute", Cls.QUERY, Gate.NONE, """
+        cuCoredumpGetAttribute 12010 (CUcoredumpSettings attrib, void *value, size_t *size)"""),
+    fn("cuCoredumpGetAttributeGlobal", Cls.QUERY, Gate.NONE, """
+        cuCoredumpGetAttributeGlobal 12010 (CUcoredumpSettings attrib, void *value,
+            size_t *size)"""),
+    fn("cuCoredumpSetAttribute", Cls.OTHER, Gate.NONE, """
+        cuCoredumpSetAttribute 12010 (CUcoredumpSettings attrib, void *value, size_t *size)"""),
+    fn("cuCoredumpSetAttributeGlobal", Cls.OTHER, Gate.NONE, """
+        cuCoredumpSetAttributeGlobal 12010 (CUcoredumpSettings attrib, void *value,
+            size_t *size)"""),
+    fn("cuGetExportTable", Cls.OTHER, Gate.NONE, """
+        cuGetExportTable 3000 (const void **ppExportTable, const CUuuid *pExportTableId)"""),
+    fn("cuLogsRegisterCallback", Cls.OTHER, Gate.NONE, """
+        cuLogsRegisterCallback 12090 (CUlogsCallback callbackFunc, void *userData,
+            CUlogsCallbackHandle *callback_out)"""),
+    fn("cuLogsUnregisterCallback", Cls.OTHER, Gate.NONE, """
+        cuLogsUnregisterCallback 12090 (CUlogsCallbackHandle callback)"""),
+    fn("cuLogsCurrent", Cls.QUERY, Gate.NONE, """
+        cuLogsCurrent 12090 (CUlogIterator *iterator_out, unsigned int flags)"""),
+    fn("cuLogsDumpToFile", Cls.OTHER, Gate.NONE, """
+        cuLogsDumpToFile 12090 (CUlogIterator *iterator, const char *pathToFile,
+            unsigned int flags)"""),
+    fn("cuLogsDumpToMemory", Cls.OTHER, Gate.NONE, """
+        cuLogsDumpToMemory 12090 (CUlogIterator *iterator, char *buffer, size_t *size,
+            unsigned int flags)"""),
+    fn("cuCheckpointProcessGetRestoreThreadId", Cls.QUERY, Gate.NONE, """
+        cuCheckpointProcessGetRestoreThreadId 12080 (int pid, int *tid)"""),
+    fn("cuCheckpointProcessGetState", Cls.QUERY, Gate.NONE, """
+        cuCheckpointProcessGetState 12080 (int pid, CUprocessState *state)"""),
+    fn("cuCheckpointProcessLock", Cls.SYNC, Gate.NONE, """
+        cuCheckpointProcessLock 12080 (int pid, CUcheckpointLockArgs *args)"""),
+    fn("cuCheckpointProcessCheckpoint", Cls.SYNC, Gate.NONE, """
+        cuCheckpointProcessCheckpoint 12080 (int pid, CUcheckpointCheckpointArgs *args)"""),
+    fn("cuCheckpointProcessRestore", Cls.SYNC, Gate.NONE, """
+        cuCheckpointProcessRestore 12080 (int pid, CUcheckpointRestoreArgs *args)"""),
+    fn("cuCheckpointProcessUnlock", Cls.SYNC, Gate.NONE, """
+        cuCheckpointProcessUnlock 12080 (int pid, CUcheckpointUnlockArgs *args)"""),
+    fn("cuProfilerInitialize", Cls.OTHER, Gate.NONE, """
+        cuProfilerInitialize 4000 (const char *configFile, const char *outputFile,
+            CUoutput_mode outputMode)"""),
+    fn("cuProfilerStart", Cls.OTHER, Gate.NONE, """
+        cuProfilerStart 4000 ()"""),
+    fn("cuProfilerStop", Cls.OTHER, Gate.NONE, """
+        cuProfilerStop 4000 ()"""),
+)

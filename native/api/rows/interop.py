@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+# fmt: off  (a row reads as one block)
+"""OpenGL, EGL, VDPAU and the graphics resources they share."""
+
+from __future__ import annotations
+
+from native.api.model import Cls, Function, Gate, fn
+
+ROWS: tuple[Function, ...] = (
+    fn("cuGraphicsUnregisterResource", Cls.FREE, Gate.NONE, """
+        cuGraphicsUnregisterResource 3000 (CUgraphicsResource resource)"""),
+    fn("cuGraphicsSubResourceGetMappedArray", Cls.QUERY, Gate.NONE, """
+        cuGraphicsSubResourceGetMappedArray 3000 (CUarray *pArray, CUgraphicsResource resource,
+            unsigned int arrayIndex, unsigned int mipLevel)"""),
+    fn("cuGraphicsResourceGetMappedMipmappedArray", Cls.QUERY, Gate.NONE, """
+        cuGraphicsResourceGetMappedMipmappedArray 5000 (CUmipmappedArray *pMipmappedArray,
+            CUgraphicsResource resource)"""),
+    fn("cuGraphicsResourceGetMappedPointer", Cls.QUERY, Gate.NONE, """
+        cuGraphicsResourceGetMappedPointer 3000 (CUdeviceptr_v1 *pDevPtr, unsigned int *pSize,
+            CUgraphicsResource resource)
+        cuGraphicsResourceGetMappedPointer_v2 3020 (CUdeviceptr *pDevPtr, size_t *pSize,
+            CUgraphicsResource resource)"""),
+    fn("cuGraphicsResourceSetMapFlags", Cls.OTHER, Gate.NONE, """
+        cuGraphicsResourceSetMapFlags 3000 (CUgraphicsResource resource, unsigned int flags)
+        cuGraphicsResourceSetMapFlags_v2 6050 (CUgraphicsResource resource, unsigned int flags)"""),
+    fn("cuGraphicsMapResources", Cls.ALLOC, Gate.LATER, """
+        cuGraphicsMapResources 3000 ptsz=7000 (unsigned int count,
+            CUgraphicsResource *resources, CUstream hStream)"""),
+    fn("cuGraphicsUnmapResources", Cls.FREE, Gate.NONE, """
+        cuGraphicsUnmapResources 3000 ptsz=7000 (unsigned int count,
+            CUgraphicsResource *resources, CUstream hStream)"""),
+    fn("cuGraphicsGLRegisterBuffer", Cls.ALLOC, Gate.LATER, """
+        cuGraphicsGLRegisterBuffer 3000 (CUgraphicsResource *pCudaResource, GLuint buffer,
+            unsigned int Flags)"""),
+    fn("cuGraphicsGLRegisterImage", Cls.ALLOC, Gate.LATER, """
+        cuGraphicsGLRegisterImage 3000 (CUgraphicsResource *pCudaResource, GLuint image,
+            GLenum target, unsigned int Flags)"""),
+    fn("cuGLGetDevices", Cls.QUERY, Gate.NONE, """
+        cuGLGetDevices 4010 (unsigned int *pCudaDeviceCount, CUdevice *pCudaDevices,
+            unsigned int cudaDeviceCount, CUGLDeviceList deviceList)
+        cuGLGetDevices_v2 6050 (unsigned int *pCudaDeviceCount, CUdevice *pCudaDevices,
+            unsigned int cudaDeviceCount, CUGLDeviceList deviceList)"""),
+    fn("cuGLCtxCreate", Cls.CTX, Gate.CTX_CREATE, """
+        cuGLCtxCreate 2000 (CUcontext *pCtx, unsigned int Flags, CUdevice device)
+        cuGLCtxCreate_v2 3020 (CUcontext *pCtx, unsigned int Flags, CUdevice device)"""),
+    fn("cuGLInit", Cls.CTX, Gate.NONE, """
+        cuGLInit 2000 ()"""),
+    fn("cuGLRegisterBufferObject", Cls.ALLOC, Gate.LATER, """
+        cuGLRegisterBufferObject 2000 (GLuint buffer)"""),
+    fn("cuGLMapBufferObject", Cls.ALLOC, Gate.LATER, """
+        cuGLMapBufferObject 2000 (CUdeviceptr_v1 *dptr, unsigned int *size, GLuint buffer)
+        cuGLMapBufferObject_v2 3020 ptds=7000 (CUdeviceptr *dptr, size_t *size, GLuint buffer)"""),
+    fn("cuGLUnmapBufferObject", Cls.FREE, Gate.NONE, """
+        cuGLUnmapBufferObject 2000 (GLuint buffer)"""),
+    fn("cuGLUnregisterBufferObject", Cls.FREE, Gate.NONE, """
+        cuGLUnregisterBufferObject 2000 (GLuint buffer)"""),
+    fn("cuGLSetBufferObjectMapFlags", Cls.OTHER, Gate.NONE, """
+        cuGLSetBufferObjectMapFlags 2030 (GLuint buffer, unsigned int Flags)"""),
+    fn("cuGLMapBufferObjectAsync", Cls.ALLOC, Gate.LATER, """
+        cuGLMapBufferObjectAsync 2030 (CUdeviceptr_v1 *dptr, unsigned int *size, GLuint buffer,
+            CUstream hStream)
+        cuGLMapBufferObjectAsync_v2 3020 ptsz=7000 (CUdeviceptr *dptr, size_t *size,
+            GLuint buffer, CUstream hStream)"""),
+    fn("cuGLUnmapBufferObjectAsync", Cls.FREE, Gate.NONE, """
+        cuGLUnmapBufferObjectAsync 2030 (GLuint buffer, CUstream hStream)"""),
+    fn("cuGraphicsEGLRegisterImage", Cls.ALLOC, Gate.LATER, """
+        cuGraphicsEGLRegisterImage 7000 (CUgraphicsResource *pCudaResource, EGLImageKHR image,
+            unsigned int flags)"""),
+    fn("cuEGLStreamConsumerConnect", Cls.ALLOC, Gate.LATER, """
+        cuEGLStreamConsumerConnect 7000 (CUeglStreamConnection *conn, EGLStreamKHR stream)"""),
+    fn("cuEGLStreamConsumerConnectWithFlags", Cls.ALLOC, Gate.LATER, """
+        cuEGLStreamConsumerConnectWithFlags 8000 (CUeglStreamConnection *conn,
+            EGLStreamKHR stream, unsigned int flags)"""),
+    fn("cuEGLStreamConsumerDisconnect", Cls.FREE, Gate.NONE, """
+        cuEGLStreamConsumerDisconnect 7000 (CUeglStreamConnection *conn)"""),
+    fn("cuEGLStreamConsumerAcquireFrame", Cls.ALLOC, Gate.LATER, """
+        cuEGLStreamConsumerAcquireFrame 7000 (CUeglStreamConnection *conn,
+            CUgraphicsResource *pCudaResource, CUstream *pStream, unsigned int timeout)"""),
+    fn("cuEGLStreamConsumerReleaseFrame", Cls.FREE, Gate.NONE, """
+        cuEGLStreamConsumerReleaseFrame 7000 (CUeglStreamConnection *conn,
+            CUgraphicsResource pCudaResource, CUstream *pStream)"""),
+    fn("cuEGLStreamProducerConnect", Cls.ALLOC, Gate.LATER, """
+        cuEGLStreamProducerConnect 7000 (CUeglStreamConnection *conn, EGLStreamKHR stream,
+            EGLint width, EGLint height)"""),
+    fn("cuEGLStreamProducerDisconnect", Cls.FREE, Gate.NONE, """
+        cuEGLStreamProducerDisconnect 7000 (CUeglStreamConnection *conn)"""),
+    fn("cuEGLStreamProducerPresentFrame", Cls.SYNC, Gate.NONE, """
+        cuEGLStreamProducerPresentFrame 7000 (CUeglStreamConnection *conn, CUeglFrame eglframe,
+            CUstream *pStream)"""),
+    fn("cuEGLStreamProducerReturnFrame", Cls.SYNC, Gate.NONE, """
+        cuEGLStreamProducerReturnFrame 7000 (CUeglStreamConnection *conn, CUeglFrame *eglframe,
+            CUstream *pStream)"""),
+    fn("cuGraphicsResourceGetMappedEglFrame", Cls.QUERY, Gate.NONE, """
+        cuGraphicsResourceGetMappedEglFrame 7000 (CUeglFrame *eglFrame,
+            CUgraphicsResource resource, unsigned int index, unsigned int mipLevel)"""),
+    fn("cuEventCreateFromEGLSync", Cls.OTHER, Gate.NONE, """
+        cuEventCreateFromEGLSync 9000 (CUevent *phEvent, EGLSyncKHR eglSync, unsigned int flags)"""),
+    fn("cuVDPAUGetDevice", Cls.QUERY, Gate.NONE, """
+        cuVDPAUGetDevice 3010 (CUdevice *pDevice, VdpDevice vdpDevice,
+            VdpGetProcAddress *vdpGetProcAddress)"""),
+    fn("cuVDPAUCtxCreate", Cls.CTX, Gate.CTX_CREATE, """
+        cuVDPAUCtxCreate 3010 (CUcontext *pCtx, unsigned int flags, CUdevice device,
+            VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress)
+        cuVDPAUCtxCreate_v2 3020 (CUcontext *pCtx, unsigned int flags, CUdevice device,
+            VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress)"""),
+    fn("cuGraphicsVDPAURegisterVideoSurface", Cls.ALLOC, Gate.LATER, """
+        cuGraphicsVDPAURegisterVideoSurface 3010 (CUgraphicsResource *pCudaResource,
+            VdpVideoSurface vdpSurface, unsigned int flags)"""),
+    fn("cuGraphicsVDPAURegisterOutputSurface", Cls.ALLOC, Gate.LATER, """
+        cuGraphicsVDPAURegisterOutputSurface 3010 (CUgraphicsResource *pCudaResource,
+            VdpOutputSurface vdpSurface, unsigned int flags)"""),
+)

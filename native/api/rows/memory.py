@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+# fmt: off  (a row reads as one block)
+"""Linear, pinned and managed memory; pointer queries."""
+
+from __future__ import annotations
+
+from native.api.model import Cls, Function, Gate, fn
+
+ROWS: tuple[Function, ...] = (
+    fn("cuMemGetInfo", Cls.QUERY, Gate.INFO, """
+        cuMemGetInfo 2000 (unsigned int *free, unsigned int *total)
+        cuMemGetInfo_v2 3020 (size_t *free, size_t *total)"""),
+    fn("cuMemAlloc", Cls.ALLOC, Gate.MEM_ALLOC, """
+        cuMemAlloc 2000 (CUdeviceptr_v1 *dptr, unsigned int bytesize)
+        cuMemAlloc_v2 3020 (CUdeviceptr *dptr, size_t bytesize)"""),
+    fn("cuMemAllocPitch", Cls.ALLOC, Gate.MEM_ALLOC, """
+        cuMemAllocPitch 2000 (CUdeviceptr_v1 *dptr, unsigned int *pPitch,
+            unsigned int WidthInBytes, unsigned int Height, unsigned int ElementSizeBytes)
+        cuMemAllocPitch_v2 3020 (CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes,
+            size_t Height, unsigned int ElementSizeBytes)"""),
+    fn("cuMemFree", Cls.FREE, Gate.MEM_FREE, """
+        cuMemFree 2000 (CUdeviceptr_v1 dptr)
+        cuMemFree_v2 3020 (CUdeviceptr dptr)"""),
+    fn("cuMemGetAddressRange", Cls.QUERY, Gate.NONE, """
+        cuMemGetAddressRange 2000 (CUdeviceptr_v1 *pbase, unsigned int *psize,
+            CUdeviceptr_v1 dptr)
+        cuMemGetAddressRange_v2 3020 (CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)"""),
+    fn("cuMemAllocHost", Cls.ALLOC, Gate.LATER, """
+        cuMemAllocHost 2000 (void **pp, unsigned int bytesize)
+        cuMemAllocHost_v2 3020 (void **pp, size_t bytesize)"""),
+    fn("cuMemFreeHost", Cls.FREE, Gate.NONE, """
+        cuMemFreeHost 2000 (void *p)"""),
+    fn("cuMemHostAlloc", Cls.ALLOC, Gate.LATER, """
+        cuMemHostAlloc 2020 (void **pp, size_t bytesize, unsigned int Flags)"""),
+    fn("cuMemHostGetDevicePointer", Cls.QUERY, Gate.NONE, """
+        cuMemHostGetDevicePointer 2020 (CUdeviceptr_v1 *pdptr, void *p, unsigned int Flags)
+        cuMemHostGetDevicePointer_v2 3020 (CUdeviceptr *pdptr, void *p, unsigned int Flags)"""),
+    fn("cuMemHostGetFlags", Cls.QUERY, Gate.NONE, """
+        cuMemHostGetFlags 2030 (unsigned int *pFlags, void *p)"""),
+    fn("cuMemAllocManaged", Cls.ALLOC, Gate.LATER, """
+        cuMemAllocManaged 6000 (CUdeviceptr *dptr, size_t bytesize, unsigned int flags)"""),
+    fn("cuMemHostRegister", Cls.ALLOC, Gate.LATER, """
+        cuMemHostRegister 4000 (void *p, size_t bytesize, unsigned int Flags)
+        cuMemHostRegister_v2 6050 (void *p, size_t bytesize, unsigned int Flags)"""),
+    fn("cuMemHostUnregister", Cls.FREE, Gate.NONE, """
+        cuMemHostUnregister 4000 (void *p)"""),
+    fn("cuPointerGetAttribute", Cls.QUERY, Gate.NONE, """
+        cuPointerGetAttribute 4000 (void *data, CUpointer_attribute attribute, CUdeviceptr ptr)"""),
+    fn("cuMemPrefetchAsync", Cls.COPY, Gate.COPY, """
+        cuMemPrefetchAsync 8000 ptsz=8000 (CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
+            CUstream hStream)
+        cuMemPrefetchAsync_v2 12020 ptsz=12020 (CUdeviceptr devPtr, size_t count,
+            CUmemLocation location, unsigned int flags, CUstream hStream)"""),
+    fn("cuMemAdvise", Cls.OTHER, Gate.NONE, """
+        cuMemAdvise 8000 (CUdeviceptr devPtr, size_t count, CUmem_advise advice,
+            CUdevice device)
+        cuMemAdvise_v2 12020 (CUdeviceptr devPtr, size_t count, CUmem_advise advice,
+            CUmemLocation location)"""),
+    fn("cuMemPrefetchBatchAsync", Cls.COPY, Gate.COPY, """
+        cuMemPrefetchBatchAsync 13000 ptsz=13000 (CUdeviceptr *dptrs, size_t *sizes,
+            size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
+            size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)"""),
+    fn("cuMemDiscardBatchAsync", Cls.FREE, Gate.NONE, """
+        cuMemDiscardBatchAsync 13000 ptsz=13000 (CUdeviceptr *dptrs, size_t *sizes,
+            size_t count, unsigned long long flags, CUstream hStream)"""),
+    fn("cuMemDiscardAndPrefetchBatchAsync", Cls.COPY, Gate.COPY, """
+        cuMemDiscardAndPrefetchBatchAsync 13000 ptsz=13000 (CUdeviceptr *dptrs, size_t *sizes,
+            size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
+            size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)"""),
+    fn("cuMemRangeGetAttribute", Cls.QUERY, Gate.NONE, """
+        cuMemRangeGetAttribute 8000 (void *data, size_t dataSize,
+            CUmem_range_attribute attribute, CUdeviceptr devPtr, size_t count)"""),
+    fn("cuMemRangeGetAttributes", Cls.QUERY, Gate.NONE, """
+        cuMemRangeGetAttributes 8000 (void **data, size_t *dataSizes,
+            CUmem_range_attribute *attributes, size_t numAttributes, CUdeviceptr devPtr,
+            size_t count)"""),
+    fn("cuPointerSetAttribute", Cls.OTHER, Gate.NONE, """
+        cuPointerSetAttribute 6000 (const void *value, CUpointer_attribute attribute,
+            CUdeviceptr ptr)"""),
+    fn("cuPointerGetAttributes", Cls.QUERY, Gate.NONE, """
+        cuPointerGetAttributes 7000 (unsigned int numAttributes,
+            CUpointer_attribute *attributes, void **data, CUdeviceptr ptr)"""),
+)

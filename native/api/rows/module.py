@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+# fmt: off  (a row reads as one block)
+"""Modules, libraries, kernels, the linker."""
+
+from __future__ import annotations
+
+from native.api.model import Cls, Function, Gate, fn
+
+ROWS: tuple[Function, ...] = (
+    fn("cuModuleLoad", Cls.ALLOC, Gate.LATER, """
+        cuModuleLoad 2000 (CUmodule *module, const char *fname)"""),
+    fn("cuModuleLoadData", Cls.ALLOC, Gate.LATER, """
+        cuModuleLoadData 2000 (CUmodule *module, const void *image)"""),
+    fn("cuModuleLoadDataEx", Cls.ALLOC, Gate.LATER, """
+        cuModuleLoadDataEx 2010 (CUmodule *module, const void *image, unsigned int numOptions,
+            CUjit_option *options, void **optionValues)"""),
+    fn("cuModuleLoadFatBinary", Cls.ALLOC, Gate.LATER, """
+        cuModuleLoadFatBinary 2000 (CUmodule *module, const void *fatCubin)"""),
+    fn("cuModuleUnload", Cls.FREE, Gate.NONE, """
+        cuModuleUnload 2000 (CUmodule hmod)"""),
+    fn("cuModuleGetLoadingMode", Cls.QUERY, Gate.NONE, """
+        cuModuleGetLoadingMode 11070 (CUmoduleLoadingMode *mode)"""),
+    fn("cuModuleGetFunction", Cls.QUERY, Gate.NONE, """
+        cuModuleGetFunction 2000 (CUfunction *hfunc, CUmodule hmod, const char *name)"""),
+    fn("cuModuleGetFunctionCount", Cls.QUERY, Gate.NONE, """
+        cuModuleGetFunctionCount 12040 (unsigned int *count, CUmodule mod)"""),
+    fn("cuModuleEnumerateFunctions", Cls.QUERY, Gate.NONE, """
+        cuModuleEnumerateFunctions 12040 (CUfunction *functions, unsigned int numFunctions,
+            CUmodule mod)"""),
+    fn("cuModuleGetGlobal", Cls.QUERY, Gate.NONE, """
+        cuModuleGetGlobal 2000 (CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule hmod,
+            const char *name)
+        cuModuleGetGlobal_v2 3020 (CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
+            const char *name)"""),
+    fn("cuLinkCreate", Cls.OTHER, Gate.NONE, """
+        cuLinkCreate 5050 (unsigned int numOptions, CUjit_option *options, void **optionValues,
+            CUlinkState *stateOut)
+        cuLinkCreate_v2 6050 (unsigned int numOptions, CUjit_option *options,
+            void **optionValues, CUlinkState *stateOut)"""),
+    fn("cuLinkAddData", Cls.OTHER, Gate.NONE, """
+        cuLinkAddData 5050 (CUlinkState state, CUjitInputType type, void *data, size_t size,
+            const char *name, unsigned int numOptions, CUjit_option *options,
+            void **optionValues)
+        cuLinkAddData_v2 6050 (CUlinkState state, CUjitInputType type, void *data, size_t size,
+            const char *name, unsigned int numOptions, CUjit_option *options,
+            void **optionValues)"""),
+    fn("cuLinkAddFile", Cls.OTHER, Gate.NONE, """
+        cuLinkAddFile 5050 (CUlinkState state, CUjitInputType type, const char *path,
+            unsigned int numOptions, CUjit_option *options, void **optionValues)
+        cuLinkAddFile_v2 6050 (CUlinkState state, CUjitInputType type, const char *path,
+            unsigned int numOptions, CUjit_option *options, void **optionValues)"""),
+    fn("cuLinkComplete", Cls.OTHER, Gate.NONE, """
+        cuLinkComplete 5050 (CUlinkState state, void **cubinOut, size_t *sizeOut)"""),
+    fn("cuLinkDestroy", Cls.FREE, Gate.NONE, """
+        cuLinkDestroy 5050 (CUlinkState state)"""),
+    fn("cuModuleGetTexRef", Cls.QUERY, Gate.NONE, """
+        cuModuleGetTexRef 2000 (CUtexref *pTexRef, CUmodule hmod, const char *name)"""),
+    fn("cuModuleGetSurfRef", Cls.QUERY, Gate.NONE, """
+        cuModuleGetSurfRef 3000 (CUsurfref *pSurfRef, CUmodule hmod, const char *name)"""),
+    fn("cuLibraryLoadData", Cls.ALLOC, Gate.LATER, """
+        cuLibraryLoadData 12000 (CUlibrary *library, const void *code, CUjit_option *jitOptions,
+            void **jitOptionsValues, unsigned int numJitOptions,
+            CUlibraryOption *libraryOptions, void **libraryOptionValues,
+            unsigned int numLibraryOptions)"""),
+    fn("cuLibraryLoadFromFile", Cls.ALLOC, Gate.LATER, """
+        cuLibraryLoadFromFile 12000 (CUlibrary *library, const char *fileName,
+            CUjit_option *jitOptions, void **jitOptionsValues, unsigned int numJitOptions,
+            CUlibraryOption *libraryOptions, void **libraryOptionValues,
+            unsigned int numLibraryOptions)"""),
+    fn("cuLibraryUnload", Cls.FREE, Gate.NONE, """
+        cuLibraryUnload 12000 (CUlibrary library)"""),
+    fn("cuLibraryGetKernel", Cls.QUERY, Gate.NONE, """
+        cuLibraryGetKernel 12000 (CUkernel *pKernel, CUlibrary library, const char *name)"""),
+    fn("cuLibraryGetKernelCount", Cls.QUERY, Gate.NONE, """
+        cuLibraryGetKernelCount 12040 (unsigned int *count, CUlibrary lib)"""),
+    fn("cuLibraryEnumerateKernels", Cls.QUERY, Gate.NONE, """
+        cuLibraryEnumerateKernels 12040 (CUkernel *kernels, unsigned int numKernels,
+            CUlibrary lib)"""),
+    fn("cuLibraryGetModule", Cls.ALLOC, Gate.LATER, """
+        cuLibraryGetModule 12000 (CUmodule *pMod, CUlibrary library)"""),
+    fn("cuKernelGetFunction", Cls.ALLOC, Gate.LATER, """
+        cuKernelGetFunction 12000 (CUfunction *pFunc, CUkernel kernel)"""),
+    fn("cuKernelGetLibrary", Cls.QUERY, Gate.NONE, """
+        cuKernelGetLibrary 12050 (CUlibrary *pLib, CUkernel kernel)"""),
+    fn("cuLibraryGetGlobal", Cls.QUERY, Gate.NONE, """
+        cuLibraryGetGlobal 12000 (CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
+            const char *name)"""),
+    fn("cuLibraryGetManaged", Cls.QUERY, Gate.NONE, """
+        cuLibraryGetManaged 12000 (CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
+            const char *name)"""),
+    fn("cuLibraryGetUnifiedFunction", Cls.QUERY, Gate.NONE, """
+        cuLibraryGetUnifiedFunction 12000 (void **fptr, CUlibrary library, const char *symbol)"""),
+    fn("cuKernelGetAttribute", Cls.QUERY, Gate.NONE, """
+        cuKernelGetAttribute 12000 (int *pi, CUfunction_attribute attrib, CUkernel kernel,
+            CUdevice dev)"""),
+    fn("cuKernelSetAttribute", Cls.OTHER, Gate.NONE, """
+        cuKernelSetAttribute 12000 (CUfunction_attribute attrib, int val, CUkernel kernel,
+            CUdevice dev)"""),
+    fn("cuKernelSetCacheConfig", Cls.OTHER, Gate.NONE, """
+        cuKernelSetCacheConfig 12000 (CUkernel kernel, CUfunc_cache config, CUdevice dev)"""),
+    fn("cuKernelGetName", Cls.QUERY, Gate.NONE, """
+        cuKernelGetName 12030 (const char **name, CUkernel hfunc)"""),
+    fn("cuKernelGetParamInfo", Cls.QUERY, Gate.NONE, """
+        cuKernelGetParamInfo 12040 (CUkernel kernel, size_t paramIndex, size_t *paramOffset,
+            size_t *paramSize)"""),
+)

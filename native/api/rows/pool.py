@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+# fmt: off  (a row reads as one block)
+"""Stream-ordered memory and pools."""
+
+from __future__ import annotations
+
+from native.api.model import Cls, Function, Gate, fn
+
+ROWS: tuple[Function, ...] = (
+    fn("cuMemFreeAsync", Cls.FREE, Gate.NONE, """
+        cuMemFreeAsync 11020 ptsz=11020 (CUdeviceptr dptr, CUstream hStream)"""),
+    fn("cuMemAllocAsync", Cls.ALLOC, Gate.LATER, """
+        cuMemAllocAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize, CUstream hStream)"""),
+    fn("cuMemPoolTrimTo", Cls.FREE, Gate.NONE, """
+        cuMemPoolTrimTo 11020 (CUmemoryPool pool, size_t minBytesToKeep)"""),
+    fn("cuMemPoolSetAttribute", Cls.OTHER, Gate.NONE, """
+        cuMemPoolSetAttribute 11020 (CUmemoryPool pool, CUmemPool_attribute attr, void *value)"""),
+    fn("cuMemPoolGetAttribute", Cls.QUERY, Gate.NONE, """
+        cuMemPoolGetAttribute 11020 (CUmemoryPool pool, CUmemPool_attribute attr, void *value)"""),
+    fn("cuMemPoolSetAccess", Cls.OTHER, Gate.NONE, """
+        cuMemPoolSetAccess 11020 (CUmemoryPool pool, const CUmemAccessDesc *map, size_t count)"""),
+    fn("cuMemPoolGetAccess", Cls.QUERY, Gate.NONE, """
+        cuMemPoolGetAccess 11020 (CUmemAccess_flags *flags, CUmemoryPool memPool,
+            CUmemLocation *location)"""),
+    fn("cuMemPoolCreate", Cls.ALLOC, Gate.LATER, """
+        cuMemPoolCreate 11020 (CUmemoryPool *pool, const CUmemPoolProps *poolProps)"""),
+    fn("cuMemPoolDestroy", Cls.FREE, Gate.NONE, """
+        cuMemPoolDestroy 11020 (CUmemoryPool pool)"""),
+    fn("cuMemGetDefaultMemPool", Cls.QUERY, Gate.NONE, """
+        cuMemGetDefaultMemPool 13000 (CUmemoryPool *pool_out, CUmemLocation *location,
+            CUmemAllocationType type)"""),
+    fn("cuMemGetMemPool", Cls.QUERY, Gate.NONE, """
+        cuMemGetMemPool 13000 (CUmemoryPool *pool, CUmemLocation *location,
+            CUmemAllocationType type)"""),
+    fn("cuMemSetMemPool", Cls.OTHER, Gate.NONE, """
+        cuMemSetMemPool 13000 (CUmemLocation *location, CUmemAllocationType type,
+            CUmemoryPool pool)"""),
+    fn("cuMemAllocFromPoolAsync", Cls.ALLOC, Gate.LATER, """
+        cuMemAllocFromPoolAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize,
+            CUmemoryPool pool, CUstream hStream)"""),
+    fn("cuMemPoolExportToShareableHandle", Cls.OTHER, Gate.NONE, """
+        cuMemPoolExportToShareableHandle 11020 (void *handle_out, CUmemoryPool pool,
+            CUmemAllocationHandleType handleType, unsigned long long flags)"""),
+    fn("cuMemPoolImportFromShareableHandle", Cls.ALLOC, Gate.LATER, """
+        cuMemPoolImportFromShareableHandle 11020 (CUmemoryPool *pool_out, void *handle,
+            CUmemAllocationHandleType handleType, unsigned long long flags)"""),
+    fn("cuMemPoolExportPointer", Cls.OTHER, Gate.NONE, """
+        cuMemPoolExportPointer 11020 (CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr)"""),
+    fn("cuMemPoolImportPointer", Cls.ALLOC, Gate.LATER, """
+        cuMemPoolImportPointer 11020 (CUdeviceptr *ptr_out, CUmemoryPool pool,
+            CUmemPoolPtrExportData *shareData)"""),
+)

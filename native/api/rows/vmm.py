@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+# fmt: off  (a row reads as one block)
+"""Virtual memory management and multicast."""
+
+from __future__ import annotations
+
+from native.api.model import Cls, Function, Gate, fn
+
+ROWS: tuple[Function, ...] = (
+    fn("cuMemGetHandleForAddressRange", Cls.QUERY, Gate.NONE, """
+        cuMemGetHandleForAddressRange 11070 (void *handle, CUdeviceptr dptr, size_t size,
+            CUmemRangeHandleType handleType, unsigned long long flags)"""),
+    fn("cuMemAddressReserve", Cls.OTHER, Gate.NONE, """
+        cuMemAddressReserve 10020 (CUdeviceptr *ptr, size_t size, size_t alignment,
+            CUdeviceptr addr, unsigned long long flags)"""),
+    fn("cuMemAddressFree", Cls.FREE, Gate.NONE, """
+        cuMemAddressFree 10020 (CUdeviceptr ptr, size_t size)"""),
+    fn("cuMemCreate", Cls.ALLOC, Gate.LATER, """
+        cuMemCreate 10020 (CUmemGenericAllocationHandle *handle, size_t size,
+            const CUmemAllocationProp *prop, unsigned long long flags)"""),
+    fn("cuMemRelease", Cls.FREE, Gate.NONE, """
+        cuMemRelease 10020 (CUmemGenericAllocationHandle handle)"""),
+    fn("cuMemMap", Cls.ALLOC, Gate.LATER, """
+        cuMemMap 10020 (CUdeviceptr ptr, size_t size, size_t offset,
+            CUmemGenericAllocationHandle handle, unsigned long long flags)"""),
+    fn("cuMemMapArrayAsync", Cls.ALLOC, Gate.LATER, """
+        cuMemMapArrayAsync 11010 ptsz=11010 (CUarrayMapInfo *mapInfoList, unsigned int count,
+            CUstream hStream)"""),
+    fn("cuMemUnmap", Cls.FREE, Gate.NONE, """
+        cuMemUnmap 10020 (CUdeviceptr ptr, size_t size)"""),
+    fn("cuMemSetAccess", Cls.OTHER, Gate.NONE, """
+        cuMemSetAccess 10020 (CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc,
+            size_t count)"""),
+    fn("cuMemGetAccess", Cls.QUERY, Gate.NONE, """
+        cuMemGetAccess 10020 (unsigned long long *flags, const CUmemLocation *location,
+            CUdeviceptr ptr)"""),
+    fn("cuMemExportToShareableHandle", Cls.OTHER, Gate.NONE, """
+        cuMemExportToShareableHandle 10020 (void *shareableHandle,
+            CUmemGenericAllocationHandle handle, CUmemAllocationHandleType handleType,
+            unsigned long long flags)"""),
+    fn("cuMemImportFromShareableHandle", Cls.ALLOC, Gate.LATER, """
+        cuMemImportFromShareableHandle 10020 (CUmemGenericAllocationHandle *handle,
+            void *osHandle, CUmemAllocationHandleType shHandleType)"""),
+    fn("cuMemGetAllocationGranularity", Cls.QUERY, Gate.NONE, """
+        cuMemGetAllocationGranularity 10020 (size_t *granularity,
+            const CUmemAllocationProp *prop, CUmemAllocationGranularity_flags option)"""),
+    fn("cuMemGetAllocationPropertiesFromHandle", Cls.QUERY, Gate.NONE, """
+        cuMemGetAllocationPropertiesFromHandle 10020 (CUmemAllocationProp *prop,
+            CUmemGenericAllocationHandle handle)"""),
+    fn("cuMemRetainAllocationHandle", Cls.ALLOC, Gate.LATER, """
+        cuMemRetainAllocationHandle 11000 (CUmemGenericAllocationHandle *handle, void *addr)"""),
+    fn("cuMulticastCreate", Cls.ALLOC, Gate.LATER, """
+        cuMulticastCreate 12010 (CUmemGenericAllocationHandle *mcHandle,
+            const CUmulticastObjectProp *prop)"""),
+    fn("cuMulticastAddDevice", Cls.ALLOC, Gate.LATER, """
+        cuMulticastAddDevice 12010 (CUmemGenericAllocationHandle mcHandle, CUdevice dev)"""),
+    fn("cuMulticastBindMem", Cls.ALLOC, Gate.LATER, """
+        cuMulticastBindMem 12010 (CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
+            CUmemGenericAllocationHandle memHandle, size_t memOffset, size_t size,
+            unsigned long long flags)"""),
+    fn("cuMulticastBindAddr", Cls.ALLOC, Gate.LATER, """
+        cuMulticastBindAddr 12010 (CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
+            CUdeviceptr memptr, size_t size, unsigned long long flags)"""),
+    fn("cuMulticastUnbind", Cls.FREE, Gate.NONE, """
+        cuMulticastUnbind 12010 (CUmemGenericAllocationHandle mcHandle, CUdevice dev,
+            size_t mcOffset, size_t size)"""),
+    fn("cuMulticastGetGranularity", Cls.QUERY, Gate.NONE, """
+        cuMulticastGetGranularity 12010 (size_t *granularity, const CUmulticastObjectProp *prop,
+            CUmulticastGranularity_flags option)"""),
+)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What libharp is made of: names, exported jumps, proc-address rows, time-gated calls.
+
+An exported symbol is one jump through `harp_entry[i]`. The slot starts at a lazy resolver; the
+first call replaces it by the driver's function, or by a hook if this process has a grant. A hook is
+a C function named harp_hook_<symbol>: those of the time gate are generated here, all others are
+written by hand in native/src/shim/gate. There is no list of hooks: the table refers to each name
+weakly, so a hook exists by being written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from native.api.model import TIME_GATES, Function, Gate, Param, Symbol
+
+PUBLIC = ("dlopen", "dlmopen", "harp_shim_v1")
+
+
+def _symbols(functions: Sequence[Function]) -> list[tuple[Function, Symbol]]:
+    pairs = [(f, s) for f in functions for s in f.symbols]
+    return sorted(pairs, key=lambda pair: pair[1].name)
+
+
+def symbols_h(functions: Sequence[Function]) -> str:
+    """Index and C type of each driver function, and the hooks that may exist."""
+    pairs = _symbols(functions)
+    lines = [
+        "#ifndef HARP_SHIM_SYMBOLS_H",
+        "#define HARP_SHIM_SYMBOLS_H",
+        '#include "generated/cuda_abi.h"',
+        "enum harp_sym {",
+        *(f"    HARP_SYM_{s.name} = {i}," for i, (_, s) in enumerate(pairs)),
+        f"    HARP_SYMS = {len(pairs)}",
+        "};",
+        *(f"typedef {f.ret} (*harp_fn_{s.name})({s.args});" for f, s in pairs),
+        *(f"{f.ret} harp_hook_{s.name}({s.args}) __attribute__((weak));" for f, s in pairs),
+        "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table_c(functions: Sequence[Function]) -> str:
+    """Names, exported jumps and hooks by index; the rows of cuGetProcAddress sorted by name."""
+    pairs = _symbols(functions)
+    index = {s.name: i for i, (_, s) in enumerate(pairs)}
+    rows = sorted(
+        (f.name, s.since, s.per_thread, index[s.name]) for f in functions for s in f.symbols
+        if s.since
+    )
+    lines = [
+        '#include "src/shim/backend/table.h"',
+        "",
+        *(f"extern char {s.name}[];" for _, s in pairs),
+        *(f"extern char harp_hook_{s.name}[] __attribute__((weak));" for _, s in pairs),
+        "",
+        "const char *const harp_sym_name[] = {",
+        *(f'    "{s.name}",' for _, s in pairs),
+        "};",
+        "void *const harp_sym_stub[] = {",
+        *(f"    {s.name}," for _, s in pairs),
+        "};",
+        "void *const harp_sym_hook[] = {",
+        *(f"    harp_hook_{s.name}," for _, s in pairs),
+        "};",
+        f"const unsigned harp_sym_count = {len(pairs)};",
+        "const struct harp_proc_row harp_proc_rows[] = {",
+        *(f'    {{"{n}", {v}, {int(p)}, {i}}},' for n, v, p, i in rows),
+        "};",
+        f"const unsigned harp_proc_row_count = {len(rows)};",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def stubs_s(names: Sequence[str]) -> str:
+    """The exported jumps, in the order of the table."""
+    lines = [
+        '#include "src/shim/entry/stubs.inc"',
+        f"harp_slots {len(names)}",
+        *(f"harp_stub {i}, {n}" for i, n in enumerate(names)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cuda_stubs_s(functions: Sequence[Function]) -> str:
+    """Exported jumps of libharp."""
+    return stubs_s([s.name for _, s in _symbols(functions)])
+
+
+def exports_map(names: Sequence[str], public: Sequence[str] = PUBLIC) -> str:
+    """The version script: our exports and nothing else."""
+    body = "".join(f"        {n};\n" for n in (*sorted(names), *public))
+    return "{\n    global:\n" + body + "    local:\n        *;\n};\n"
+
+
+def cuda_exports_map(functions: Sequence[Function]) -> str:
+    """Version script of libharp."""
+    return exports_map([s.name for _, s in _symbols(functions)])
+
+
+def _find(symbol: Symbol, *names: str) -> Param | None:
+    return next((p for n in names for p in symbol.params if p.name == n), None)
+
+
+def _stream(symbol: Symbol) -> str:
+    names = [p.name for p in symbol.params if p.type == "CUstream"]
+    if names:
+        return names[0]
+    if symbol.params and symbol.params[0].type == "const CUlaunchConfig *":
+        return f"{symbol.params[0].name}->hStream"
+    if symbol.params and symbol.params[0].type == "CUDA_LAUNCH_PARAMS *":
+        return f"{symbol.params[0].name}->hStream"
+    return "NULL"
+
+
+def _grid(symbol: Symbol, prefix: str = "") -> str:
+    return " * ".join(f"(uint64_t){prefix}gridDim{axis}" for axis in "XYZ")
+
+
+def _work(function: Function, symbol: Symbol) -> tuple[str, str]:
+    """What tells two calls apart whose durations differ: an object and a size."""
+    me = f"(const void *)(uintptr_t)HARP_SYM_{symbol.name}"
+    first = symbol.params[0].name if symbol.params else ""
+    if function.gate is Gate.GRAPH_LAUNCH:
+        return first, "1"
+    if function.gate is Gate.LAUNCH:
+        if _find(symbol, "gridDimX"):
+            return "f", _grid(symbol)
+        if symbol.params[0].type == "const CUlaunchConfig *":
+            return "f", _grid(symbol, f"{first}->")
+        if symbol.params[0].type == "CUDA_LAUNCH_PARAMS *":
+            return f"{first}->function", _grid(symbol, f"{first}->")
+        if _find(symbol, "grid_width"):
+            return "f", "(uint64_t)grid_width * (uint64_t)grid_height"
+        return "f", "1"
+    if (size := _find(symbol, "ByteCount", "N")) is not None:
+        return me, f"(uint64_t){size.name}"
+    if _find(symbol, "Width") and _find(symbol, "Height"):
+        return me, "(uint64_t)Width * Height"
+    if first == "pCopy":
+        depth = " * pCopy->Depth" if "3D" in symbol.name else ""
+        return me, f"(uint64_t)pCopy->WidthInBytes * pCopy->Height{depth}"
+    if (size := _find(symbol, "count", "numOps")) is not None:
+        return me, f"(uint64_t){size.name} << 20"
+    raise ValueError(f"{symbol.name}: no rule for its size")
+
+
+def time_c(functions: Sequence[Function]) -> str:
+    """The hooks of launches, copies and fills: all pass the same time gate."""
+    lines = ['#include "src/shim/gate/time.h"', ""]
+    for f, s in _symbols(functions):
+        if f.gate not in TIME_GATES:
+            continue
+        stream = _stream(s)
+        guard = f"{s.params[0].name} != NULL" if "->" in stream else ""
+        key, size = _work(f, s)
+        kind = "HARP_WORK_COMPUTE" if f.gate in (Gate.LAUNCH, Gate.GRAPH_LAUNCH) else "HARP_WORK_COPY"
+        nulls = [] if not (guard or "->" in size) else [
+            f"    if ({s.params[0].name} == NULL)",
+            f"        return HARP_REAL({s.name})({s.call});",
+        ]
+        lines += [
+            f"{f.ret} harp_hook_{s.name}({s.args})",
+            "{",
+            *nulls,
+            f"    CUstream on = {stream};",
+            *(["    if (on == NULL)", "        on = CU_STREAM_PER_THREAD;"] if s.per_thread else []),
+            "    if (harp_time_open(on))",
+            f"        return HARP_REAL({s.name})({s.call});",
+            "    struct harp_turn turn;",
+            f"    harp_turn_begin(&turn, on, {kind}, {key}, {size});",
+            f"    {f.ret} result = HARP_REAL({s.name})({s.call});",
+            "    harp_turn_end(&turn, result);",
+            "    return result;",
+            "}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def nvml_table_c(names: Sequence[str]) -> str:
+    """Names, jumps and hooks of the NVML twin."""
+    names = sorted(names)
+    lines = [
+        '#include "src/shim/backend/table.h"',
+        "",
+        *(f"extern char {n}[];" for n in names),
+        *(f"extern char harp_hook_{n}[] __attribute__((weak));" for n in names),
+        "const char *const harp_sym_name[] = {",
+        *(f'    "{n}",' for n in names),
+        "};",
+        "void *const harp_sym_stub[] = {",
+        *(f"    {n}," for n in names),
+        "};",
+        "void *const harp_sym_hook[] = {",
+        *(f"    harp_hook_{n}," for n in names),
+        "};",
+        f"const unsigned harp_sym_count = {len(names)};",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All generated files: output -> emitter."""
+
+from __future__ import annotations
+
+from native.gen import emit_abi
+from native.gen.output import Target
+
+TARGETS: tuple[Target, ...] = (
+    Target("generated/cuda_abi.h", emit_abi.emit, "native/gen/emit_abi.py"),
+)
