@@ -94,8 +94,8 @@ struct soft_cmd { /* embedded first in each kind of command; calloc'ed */
     uint64_t seq;          /* place in its stream, from 1 */
     struct soft_dep *deps; /* malloc'ed; given back by the stream */
     size_t dep_count;
-    uint32_t sm_permille; /* share of the device's SMs it fills, 1..1000; 0 = all */
-    bool abandoned;       /* its context is being torn down: run was or is to be skipped */
+    uint32_t sm_ppm; /* share of the device's SMs it can fill, 1..1000000; 0 = all */
+    bool abandoned;  /* its context is being torn down: run was or is to be skipped */
 };
 
 /* Takes ownership of `cmd` whatever it returns. Blocks while the stream's queue (1024 deep, as
@@ -109,13 +109,14 @@ CUresult soft_ctx_wait(struct soft_ctx *ctx);
  * CU_STREAM_PER_THREAD, or a created one. NULL needs a current context. The result is borrowed:
  * good until the handle is destroyed. */
 CUresult soft_stream_of(CUstream handle, struct soft_stream **stream);
-struct soft_ctx *soft_stream_ctx(struct soft_stream *stream);
+struct soft_ctx *soft_stream_ctx(const struct soft_stream *stream);
 void soft_stream_ref(struct soft_stream *stream);
 void soft_stream_unref(struct soft_stream *stream);
 /* Capture state of a stream and an event, owned by capture.c; NULL when not capturing. */
 struct soft_graph *soft_stream_capture(const struct soft_stream *stream);
 void soft_stream_capture_set(struct soft_stream *stream, struct soft_graph *capture);
 bool soft_stream_is_legacy(const struct soft_stream *stream);
+bool soft_stream_is_blocking(const struct soft_stream *stream); /* heeds the legacy stream */
 
 /* Commands that graph nodes are made of; unsubmitted, with clone(). */
 CUresult soft_copy_new(struct soft_ctx *ctx, const CUDA_MEMCPY3D *copy, struct soft_cmd **out);
@@ -143,7 +144,7 @@ CUcontext soft_ctx_handle(struct soft_ctx *ctx);
 void soft_ctx_on_destroy(struct soft_ctx *ctx, void (*fn)(void *), void *arg);
 uint64_t soft_ctx_id(const struct soft_ctx *ctx);
 /* Adds to the engine's truth: kernels launched, PTX instructions executed. */
-void soft_ctx_count(struct soft_ctx *ctx, uint64_t launches, uint64_t instructions);
+void soft_ledger_kernel(struct soft_ctx *ctx, uint64_t launches, uint64_t instructions);
 
 /* Device memory of a context: physical accounting, arena pages. Zeroed when fresh. */
 CUresult soft_mem_alloc(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out);
@@ -182,19 +183,10 @@ bool soft_handle_is(enum soft_kind kind, const void *object);
 bool soft_handle_remove(enum soft_kind kind, const void *object); /* false: was not there */
 
 /* ------------------------------------------------------------------------------- graph.c ------ */
-/* Calls from the core into capture.c; the core holds weak definitions that say "not supported"
- * (or "nothing is captured") so that it links and is tested without. */
+/* A capturing stream's commands become nodes. Takes ownership. All else: capture.h. The core holds
+ * weak definitions of these (capture_weak.c), so that it links and is tested without graphs. */
 CUresult soft_capture_add(struct soft_graph *capture, struct soft_stream *stream,
                           struct soft_cmd *cmd);
-CUresult soft_capture_record(struct soft_stream *stream, struct soft_event *event);
-/* True if `event` was last recorded in a capture: then waits are soft_capture_wait()'s. */
-bool soft_capture_has(const struct soft_event *event);
-CUresult soft_capture_wait(struct soft_stream *stream, struct soft_event *event);
-/* Asked by calls that are unsafe while this thread captures (alloc, free, synchronise). */
-CUresult soft_capture_guard(struct soft_ctx *ctx);
-/* The stream or event goes. */
-void soft_capture_forget(struct soft_stream *stream, struct soft_event *event);
-
 /* -------------------------------------------------------------------------------- log.c ------- */
 /* One line to $HARP_SOFT_VERBOSE ("1" = stderr, else a file path); silent when unset. */
 void soft_log(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The devices that the software GPU can be, as data. Capacities, SM counts, clocks and limits are
+ * those of the cards they are named after; the time model is coarse on purpose: peak rates with a
+ * typical efficiency, so that a kernel's modelled time is plausible, never a benchmark.
+ */
+#include <string.h>
+
+#include "soft/gpu/soft.h"
+
+#define MIB (1ull << 20)
+
+static const struct soft_profile profiles[] = {
+    {
+        .key = "h100-80g",
+        .name = "HARP Software GPU (H100 80GB model)",
+        .memory_bytes = 81008 * MIB,
+        .nvml_bytes = 81559 * MIB,
+        .context_bytes = 512 * MIB,
+        .cc_major = 9,
+        .cc_minor = 0,
+        .sm_count = 132,
+        .clock_khz = 1980000,
+        .memory_clock_khz = 2619000,
+        .bus_bits = 5120,
+        .l2_bytes = 52428800,
+        .shared_per_sm = 233472,
+        .shared_optin = 232448,
+        .regs_per_sm = 65536,
+        .threads_per_sm = 2048,
+        .blocks_per_sm = 32,
+        .flops_per_ns = 12000.0,
+        .hbm_bytes_per_ns = 2600.0,
+        .pcie_bytes_per_ns = 50.0,
+        .launch_ns = 2000,
+        .copy_ns = 1500,
+        .slice_ns = 2000000,
+        .switch_ns = 20000,
+    },
+    {
+        .key = "a100-40g",
+        .name = "HARP Software GPU (A100 40GB model)",
+        .memory_bytes = 40338 * MIB,
+        .nvml_bytes = 40960 * MIB,
+        .context_bytes = 420 * MIB,
+        .cc_major = 8,
+        .cc_minor = 0,
+        .sm_count = 108,
+        .clock_khz = 1410000,
+        .memory_clock_khz = 1215000,
+        .bus_bits = 5120,
+        .l2_bytes = 41943040,
+        .shared_per_sm = 167936,
+        .shared_optin = 166912,
+        .regs_per_sm = 65536,
+        .threads_per_sm = 2048,
+        .blocks_per_sm = 32,
+        .flops_per_ns = 5500.0,
+        .hbm_bytes_per_ns = 1250.0,
+        .pcie_bytes_per_ns = 24.0,
+        .launch_ns = 2500,
+        .copy_ns = 2000,
+        .slice_ns = 2000000,
+        .switch_ns = 20000,
+    },
+    {
+        .key = "t4-16g",
+        .name = "HARP Software GPU (T4 16GB model)",
+        .memory_bytes = 14930 * MIB,
+        .nvml_bytes = 15360 * MIB,
+        .context_bytes = 104 * MIB,
+        .cc_major = 7,
+        .cc_minor = 5,
+        .sm_count = 40,
+        .clock_khz = 1590000,
+        .memory_clock_khz = 5001000,
+        .bus_bits = 256,
+        .l2_bytes = 4194304,
+        .shared_per_sm = 65536,
+        .shared_optin = 65536,
+        .regs_per_sm = 65536,
+        .threads_per_sm = 1024,
+        .blocks_per_sm = 16,
+        .flops_per_ns = 2000.0,
+        .hbm_bytes_per_ns = 240.0,
+        .pcie_bytes_per_ns = 12.0,
+        .launch_ns = 3000,
+        .copy_ns = 2500,
+        .slice_ns = 2000000,
+        .switch_ns = 20000,
+    },
+    {
+        .key = "tiny",
+        .name = "HARP Software GPU (tiny, 1 GiB)",
+        .memory_bytes = 1024 * MIB,
+        .nvml_bytes = 1056 * MIB,
+        .context_bytes = 24 * MIB,
+        .cc_major = 9,
+        .cc_minor = 0,
+        .sm_count = 4,
+        .clock_khz = 1000000,
+        .memory_clock_khz = 1000000,
+        .bus_bits = 128,
+        .l2_bytes = 2097152,
+        .shared_per_sm = 233472,
+        .shared_optin = 232448,
+        .regs_per_sm = 65536,
+        .threads_per_sm = 2048,
+        .blocks_per_sm = 32,
+        .flops_per_ns = 400.0,
+        .hbm_bytes_per_ns = 100.0,
+        .pcie_bytes_per_ns = 10.0,
+        .launch_ns = 2000,
+        .copy_ns = 1500,
+        .slice_ns = 2000000,
+        .switch_ns = 20000,
+    },
+};
+
+const struct soft_profile *soft_profile_at(int index)
+{
+    if (index < 0 || (size_t)index >= sizeof profiles / sizeof profiles[0])
+        return NULL;
+    return &profiles[index];
+}
+
+const struct soft_profile *soft_profile_find(const char *key, size_t key_bytes)
+{
+    for (size_t i = 0; i < sizeof profiles / sizeof profiles[0]; i++)
+        if (strlen(profiles[i].key) == key_bytes && memcmp(profiles[i].key, key, key_bytes) == 0)
+            return &profiles[i];
+    return NULL;
+}
