@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from native.api.cuda import FUNCTIONS
 from native.api.model import TIME_GATES, Function, Gate, Param, Symbol
+from native.gen.output import Target
 
 PUBLIC = ("dlopen", "dlmopen", "harp_shim_v1")
 
@@ -198,3 +200,14 @@ def nvml_table_c(names: Sequence[str]) -> str:
         f"const unsigned harp_sym_count = {len(names)};",
     ]
     return "\n".join(lines) + "\n"
+
+
+_ME = "native/gen/emit_shim.py"
+#: The files of libharp.
+TARGETS: tuple[Target, ...] = (
+    Target("generated/shim_symbols.h", lambda: symbols_h(FUNCTIONS), _ME),
+    Target("generated/shim_table.c", lambda: table_c(FUNCTIONS), _ME),
+    Target("generated/shim_stubs.S", lambda: cuda_stubs_s(FUNCTIONS), _ME),
+    Target("generated/shim.map", lambda: cuda_exports_map(FUNCTIONS), _ME),
+    Target("generated/shim_time.c", lambda: time_c(FUNCTIONS), _ME),
+)
