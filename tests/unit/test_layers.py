@@ -21,7 +21,9 @@ LAYERS = {
     "harp.lease_wire": 4,
     "harp.native": 4,
     "harp.rundir": 4,
-    "harp.grants": 5,
+    "harp.procs": 4,
+    "harp.grants": 4,
+    "harp.inject": 5,
     "harp.discovery": 5,
     "harp.api": 5,
     "harp.client": 6,
@@ -34,7 +36,7 @@ LAYERS = {
 }
 
 #: the pure part: no clock, no I/O, no event loop, no logging
-PURE = ("harp.errors", "harp.units", "harp.model")
+PURE = ("harp.errors", "harp.units", "harp.model", "harp.grants")
 IMPURE = {"asyncio", "time", "os", "socket", "subprocess", "structlog", "logging", "grpc", "pynvml"}
 
 #: the only importers of what reaches outside
