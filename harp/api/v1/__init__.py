@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Version 1 of the control API; `control.proto` is the contract."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

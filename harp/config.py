@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: one tree, in which each key has its unit, range, default and a sentence.
+
+Where a value comes from, the later winning: the default, the file (TOML: $HARP_CONFIG, else
+/etc/harp/harp.toml for root and ~/.config/harp/harp.toml for others, if it is there), the
+environment (HARP_CONFIG_WATCHDOG_PERIOD_S for `watchdog.period_s`), the flag
+(`harp daemon --set watchdog.period_s=0.5`). An unknown key is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+from harp.errors import ConfigError
+
+__all__ = [
+    "AdmissionConfig",
+    "Config",
+    "DaemonConfig",
+    "DeviceConfig",
+    "Key",
+    "LogConfig",
+    "WatchdogConfig",
+    "config_path",
+    "keys",
+    "load",
+]
+
+Value = str | int | float
+_T = TypeVar("_T", str, int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What may be said of one setting."""
+
+    name: str  #: "watchdog.period_s"
+    default: Value
+    text: str  #: one sentence
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def env(self) -> str:
+        """Its name in the environment."""
+        return "HARP_CONFIG_" + self.name.upper().replace(".", "_")
+
+    @property
+    def range(self) -> str:
+        """Its legal values, in words."""
+        if self.choices:
+            return "|".join(self.choices)
+        return f"{self.low:g} to {self.high:g}" if self.low is not None else ""
+
+    def check(self, value: object, source: str) -> Value:
+        """Convert `value`, given by `source`, to the key's type.
+
+        Raises:
+            ConfigError: another type, or outside the range.
+        """
+        kind = type(self.default)
+        try:
+            converted = kind(value) if isinstance(value, str | int | float) else None
+        except ValueError:
+            converted = None
+        legal = f"{self.name} takes {self.range}{' ' + self.unit if self.unit else ''}"
+        if converted is None or isinstance(value, bool):
+            raise ConfigError(f"{self.name} = {value!r} ({source}) is no {kind.__name__}", legal)
+        if self.choices and converted not in self.choices:
+            raise ConfigError(f"{self.name} = {value!r} ({source}) is unknown", legal)
+        if self.low is not None and self.high is not None:
+            number = float(converted)
+            if not self.low <= number <= self.high:
+                raise ConfigError(f"{self.name} = {value!r} ({source}) is out of range", legal)
+        return converted
+
+
+def _key(
+    default: _T,
+    text: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> _T:
+    # The field's own name is put in by keys().
+    info = Key("", default, text, unit, low, high, choices)
+    field: _T = dataclasses.field(default=default, metadata={"key": info})
+    return field
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Which devices, and what is assumed of them."""
+
+    kind: str = _key(
+        "auto",
+        "Devices to serve; auto takes NVIDIA ones where there are any, else the software GPU.",
+        choices=("auto", "nvidia", "software"),
+    )
+    overhead_bytes: int = _key(
+        512 << 20,
+        "Memory one context is taken to cost where it cannot be measured.",
+        unit="bytes",
+        low=0,
+        high=1 << 36,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionConfig:
+    """How much may be promised."""
+
+    overcommit_ratio: float = _key(
+        1.0,
+        "Promised memory and promised shares may reach so many times what a device has.",
+        low=1.0,
+        high=100.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogConfig:
+    """How uncovered processes are found, and what is done with them."""
+
+    period_s: float = _key(
+        1.0,
+        "Time between two comparisons of the device's processes with the sessions.",
+        unit="s",
+        low=0.1,
+        high=60,
+    )
+    drain_period_s: float = _key(
+        0.03,
+        "The same while memory of a dead process is awaited.",
+        unit="s",
+        low=0.01,
+        high=1,
+    )
+    confirm_count: int = _key(
+        2,
+        "A process is uncovered when seen without a session so many times in a row.",
+        low=1,
+        high=100,
+    )
+    policy: str = _key(
+        "warn",
+        "What is done with a tenant's uncovered process if `harp run --policy` did not say.",
+        choices=("warn", "stop", "kill"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """harpd itself."""
+
+    history_s: float = _key(
+        10.0,
+        "Window over which achieved shares are shown.",
+        unit="s",
+        low=1,
+        high=600,
+    )
+    arbiter_timeout_s: float = _key(
+        5.0,
+        "harp-arbiter must be ready, and answer, within this time.",
+        unit="s",
+        low=0.5,
+        high=60,
+    )
+    reply_timeout_s: float = _key(
+        10.0,
+        "A client's listening socket is kept so long for the grant it is meant for.",
+        unit="s",
+        low=1,
+        high=60,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """Logging of harpd."""
+
+    level: str = _key(
+        "info",
+        "debug: every decision; info: state changes; warning: degraded; error: act.",
+        choices=("debug", "info", "warning", "error"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole tree."""
+
+    device: DeviceConfig = DeviceConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
+    daemon: DaemonConfig = DaemonConfig()
+    log: LogConfig = LogConfig()
+
+
+def keys() -> Iterator[Key]:
+    """Every key of the tree, in its order."""
+    tree = Config()
+    for group in dataclasses.fields(Config):
+        for field in dataclasses.fields(getattr(tree, group.name)):
+            info = cast("Key", field.metadata["key"])
+            yield dataclasses.replace(info, name=f"{group.name}.{field.name}")
+
+
+def config_path(env: Mapping[str, str]) -> Path:
+    """Where the file is looked for."""
+    if "HARP_CONFIG" in env:
+        return Path(env["HARP_CONFIG"])
+    if os.geteuid() == 0:
+        return Path("/etc/harp/harp.toml")
+    base = env.get("XDG_CONFIG_HOME") or str(Path(env.get("HOME", "/")) / ".config")
+    return Path(base) / "harp" / "harp.toml"
+
+
+def load(env: Mapping[str, str], flags: tuple[str, ...] = ()) -> Config:
+    """Read the settings from the file, the environment and `flags` ("key=value").
+
+    Raises:
+        ConfigError: unreadable file, unknown key, or a value out of range.
+    """
+    known = {key.name: key for key in keys()}
+    values: dict[str, Value] = {}
+    for name, value, source in (
+        *_from_file(config_path(env), required="HARP_CONFIG" in env),
+        *_from_env(env, known),
+        *_from_flags(flags),
+    ):
+        key = known.get(name)
+        if key is None:
+            raise ConfigError(f"unknown key {name} ({source})", _nearest(name, known))
+        values[name] = key.check(value, source)
+    tree = Config()
+    for group in dataclasses.fields(Config):
+        prefix = group.name + "."
+        chosen = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+        branch = dataclasses.replace(getattr(tree, group.name), **chosen)
+        tree = dataclasses.replace(tree, **{group.name: branch})
+    return tree
+
+
+def _from_file(path: Path, *, required: bool) -> Iterator[tuple[str, object, str]]:
+    try:
+        with path.open("rb") as file:
+            tree = tomllib.load(file)
+    except FileNotFoundError as error:
+        if required:
+            raise ConfigError(f"$HARP_CONFIG names {path}, which is not there") from error
+        return
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    for group, content in tree.items():
+        if not isinstance(content, dict):
+            yield group, content, str(path)
+            continue
+        for name, value in content.items():
+            yield f"{group}.{name}", value, str(path)
+
+
+def _from_env(
+    env: Mapping[str, str], known: Mapping[str, Key]
+) -> Iterator[tuple[str, object, str]]:
+    by_env = {key.env: key.name for key in known.values()}
+    for name, value in sorted(env.items()):
+        if not name.startswith("HARP_CONFIG_"):
+            continue
+        if name not in by_env:
+            raise ConfigError(f"unknown key ${name}", _nearest(name, by_env))
+        yield by_env[name], value, f"${name}"
+
+
+def _from_flags(flags: tuple[str, ...]) -> Iterator[tuple[str, object, str]]:
+    for flag in flags:
+        name, equals, value = flag.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {flag}: no value", "write --set key=value")
+        yield name.strip(), value.strip(), "--set"
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"did you mean {near[0]}?" if near else ""

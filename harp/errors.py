@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error HARP raises, as one tree.
+
+    HarpError                       never raised itself; the CLI prints it as one line and a hint
+      ConfigError                   a setting or an option is wrong
+        UnitError                   a size, percentage or duration cannot be read or is out of range
+      DeviceError
+        NoDevice                    no device, or none of that name
+        DeviceBusy                  another run directory's arbiter owns the device
+      TenantError
+        UnknownTenant               no tenant of that name
+        TenantExists                the name is taken
+        NotOwner                    somebody else's tenant
+      QuotaExceeded                 the device has not that much left to promise
+      DaemonError
+        DaemonUnreachable           harpd is not there, or did not answer in time
+        Unauthenticated             the caller's token is unknown to this harpd
+        ArbiterError                harp-arbiter is not there, or refused
+        RunDirUnsafe                a run directory is not what it must be
+      NativeError
+        BuildMissing                a library or program of HARP is not where it must be
+        NvmlError                   NVML answered with an error
+
+Each carries a `hint`: what the reader can do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArbiterError",
+    "BuildMissing",
+    "ConfigError",
+    "DaemonError",
+    "DaemonUnreachable",
+    "DeviceBusy",
+    "DeviceError",
+    "HarpError",
+    "NativeError",
+    "NoDevice",
+    "NotOwner",
+    "NvmlError",
+    "QuotaExceeded",
+    "RunDirUnsafe",
+    "TenantError",
+    "TenantExists",
+    "Unauthenticated",
+    "UnitError",
+    "UnknownTenant",
+]
+
+
+class HarpError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: what is wrong, with the object, the observed value and the limit.
+        hint: what to do about it; empty if there is nothing to say.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(HarpError):
+    """A setting or an option is wrong."""
+
+
+class UnitError(ConfigError):
+    """A size, percentage or duration cannot be read or is out of range."""
+
+
+class DeviceError(HarpError):
+    """Something about a device."""
+
+
+class NoDevice(DeviceError):
+    """There is no device, or none of that name."""
+
+
+class DeviceBusy(DeviceError):
+    """Another run directory's arbiter owns the device."""
+
+
+class TenantError(HarpError):
+    """Something about a tenant."""
+
+
+class UnknownTenant(TenantError):
+    """No tenant has that name."""
+
+
+class TenantExists(TenantError):
+    """A living tenant has that name already."""
+
+
+class NotOwner(TenantError):
+    """The tenant belongs to another user."""
+
+
+class QuotaExceeded(HarpError):
+    """The device has not that much memory or time left to promise."""
+
+
+class DaemonError(HarpError):
+    """Something about HARP's own processes."""
+
+
+class DaemonUnreachable(DaemonError):
+    """The daemon is not there, or did not answer in time."""
+
+
+class Unauthenticated(DaemonError):
+    """The caller's token is unknown to this daemon (it may have been restarted)."""
+
+
+class ArbiterError(DaemonError):
+    """The arbiter is not there, or refused."""
+
+
+class RunDirUnsafe(DaemonError):
+    """A run directory is a link, or belongs to the wrong user, or is open to all."""
+
+
+class NativeError(HarpError):
+    """Something about the compiled parts."""
+
+
+class BuildMissing(NativeError):
+    """A library or program of HARP is not where it must be."""
+
+
+class NvmlError(NativeError):
+    """NVML answered with an error."""

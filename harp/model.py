@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns: device, tenant, client, use. Frozen data, no behaviour beyond naming."""
+
+from __future__ import annotations
+
+import enum
+import uuid as uuidlib
+from dataclasses import dataclass
+
+__all__ = [
+    "Client",
+    "ClientState",
+    "Device",
+    "DeviceKind",
+    "Limits",
+    "Policy",
+    "Tenant",
+    "TenantClass",
+    "Uncovered",
+    "Use",
+    "uuid_bytes",
+]
+
+
+class DeviceKind(enum.Enum):
+    """What executes the work; every surface says it."""
+
+    NVIDIA = "nvidia"
+    SOFTWARE = "software"
+
+
+class TenantClass(enum.Enum):
+    """Scheduling class; the values are the lease protocol's."""
+
+    STANDARD = 0
+    LATENCY = 1
+    BEST_EFFORT = 2
+
+    @property
+    def label(self) -> str:
+        """As typed on the command line."""
+        return self.name.lower().replace("_", "-")
+
+    @classmethod
+    def of(cls, label: str) -> TenantClass:
+        """The class typed as `label`; KeyError if there is none."""
+        return cls[label.upper().replace("-", "_")]
+
+
+class Policy(enum.Enum):
+    """What the watchdog does with a tenant's process that uses the device uncovered."""
+
+    WARN = "warn"
+    STOP = "stop"
+    KILL = "kill"
+
+
+class ClientState(enum.Enum):
+    """Life of a client; the values are the lease protocol's."""
+
+    LIVE = 1
+    DRAINING = 2
+    GONE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU as the daemon found it."""
+
+    index: int  #: place in NVML's order
+    uuid: str  #: "GPU-xxxxxxxx-..." as NVML says it
+    name: str
+    kind: DeviceKind
+    memory_bytes: int
+    overhead_bytes: int  #: what one context costs before the first allocation
+    overhead_source: str  #: "measured", "cached" or "default"
+    driver_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A grant: what a tenant may use of its device."""
+
+    mem_bytes: int = 0  #: 0: no limit
+    share_ppm: int = 0  #: guaranteed part of device time; 0: none asked
+    limit_ppm: int = 0  #: most device time even when alone; 0: no limit
+    tenant_class: TenantClass = TenantClass.STANDARD
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A `harp run` job or a container: the unit that has limits."""
+
+    tenant_id: int
+    name: str
+    uid: int
+    root_pid: int  #: 0: not known (found in the arbiter, not in our store)
+    root_start: int  #: start time of root_pid in clock ticks since boot; tells a reused pid
+    grant_dir: str
+    device_uuid: str
+    limits: Limits
+    policy: Policy
+    created_s: float  #: wall clock, seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One process that holds a connection to the arbiter."""
+
+    client_id: int
+    tenant_id: int
+    pid: int
+    state: ClientState
+    program: str
+    leased_bytes: int = 0
+    overhead_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a tenant holds and has used on its device, as the arbiter counts it."""
+
+    leased_bytes: int = 0
+    peak_bytes: int = 0
+    used_ns: int = 0
+    copy_ns: int = 0
+    launches: int = 0
+    wait_ns: int = 0
+    wants: bool = False
+    denials: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Uncovered:
+    """A process that uses a device without a session with the arbiter."""
+
+    pid: int
+    start: int  #: start time in ticks; 0 if it was gone before we could read it
+    device_uuid: str
+    name: str
+    uid: int  #: -1: not known
+    mem_bytes: int
+    tenant: str  #: name of the tenant it belongs to; "" = outside HARP
+    evidence: str  #: why it is that tenant's: "ancestry", "environ", "session", "cgroup" or ""
+    since_s: float  #: wall clock of the first sight
+    action: str  #: "seen", "stopped", "killed" or what prevented it
+
+
+def uuid_bytes(uuid: str) -> bytes:
+    """The 16 bytes of an NVML UUID ("GPU-..." or "MIG-...").
+
+    Raises:
+        ValueError: not such a UUID.
+    """
+    _, _, digits = uuid.partition("-")
+    return uuidlib.UUID(digits).bytes

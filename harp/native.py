@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled parts: where they are, and where the driver's own libraries are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from harp.errors import BuildMissing
+
+__all__ = ["INJECTED", "DriverPaths", "NativeDir", "driver_paths", "find", "scrub"]
+
+#: Names of the marker file that every folder of injected libraries holds.
+MARKER = "harp-injected"
+#: What `harp run` puts into a tenant's environment, and HARP's own processes take out.
+INJECTED = ("HARP_GRANT", "HARP_CUDA_REAL", "HARP_NVML_REAL")
+
+
+@dataclass(frozen=True, slots=True)
+class NativeDir:
+    """The folder of built files (an install tree of native/)."""
+
+    path: Path
+
+    @property
+    def libharp(self) -> Path:
+        """The interposer; its SONAME is libcuda.so.1."""
+        return self._file("libharp.so")
+
+    @property
+    def libharp_nvml(self) -> Path:
+        """Its NVML twin."""
+        return self._file("libharp-nvml.so")
+
+    @property
+    def soft_cuda(self) -> Path:
+        """The software GPU as libcuda."""
+        return self._file("soft/libcuda.so.1")
+
+    @property
+    def soft_nvml(self) -> Path:
+        """The same as libnvidia-ml."""
+        return self._file("soft/libnvidia-ml.so.1")
+
+    @property
+    def arbiter(self) -> Path:
+        """The arbiter program."""
+        return self._file("harp-arbiter")
+
+    @property
+    def ptxc(self) -> Path:
+        """The software GPU's compiler driver."""
+        return self._file("harp-ptxc")
+
+    def optional(self, name: str) -> Path | None:
+        """A file that may be missing."""
+        path = self.path / name
+        return path if path.exists() else None
+
+    def _file(self, name: str) -> Path:
+        path = self.path / name
+        if not path.exists():
+            raise BuildMissing(
+                f"{path} is not there",
+                "run deploy/quickstart, or `cmake --install BUILD --prefix DIR` and set"
+                " HARP_NATIVE_DIR=DIR",
+            )
+        return path
+
+
+def find(env: Mapping[str, str]) -> NativeDir:
+    """The folder that holds: $HARP_NATIVE_DIR, else the installed package's own."""
+    chosen = env.get("HARP_NATIVE_DIR")
+    if chosen:
+        return NativeDir(Path(chosen).absolute())
+    # Joined first, converted last: an editable install maps single files, not folders.
+    return NativeDir(Path(str(files("harp") / "_lib" / "libharp.so")).parent)
+
+
+@dataclass(frozen=True, slots=True)
+class DriverPaths:
+    """Absolute paths of the driver's libraries; None where there is none."""
+
+    cuda: Path | None
+    nvml: Path | None
+
+
+_SEARCH = """
+import ctypes, json
+found = {}
+for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        continue
+    for line in open("/proc/self/maps"):
+        path = line.rstrip("\\n").partition("/")
+        if path[1] and path[2].rsplit("/", 1)[-1].startswith(name[:-2]):
+            found[name] = "/" + path[2]
+            break
+print(json.dumps(found))
+"""
+
+
+def driver_paths(env: Mapping[str, str]) -> DriverPaths:
+    """Ask the dynamic loader, in a process of its own, where the real driver's libraries are.
+
+    $HARP_CUDA_REAL and $HARP_NVML_REAL override it. HARP's own libraries do not count.
+    """
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _SEARCH],
+        env=scrub(env),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    found: dict[str, str] = json.loads(done.stdout) if done.returncode == 0 else {}
+
+    def path(name: str, override: str) -> Path | None:
+        chosen = env.get(override) or found.get(name)
+        if not chosen or is_injected(Path(chosen)):
+            return None
+        # libcuda.so.1 is a link to libcuda.so.<driver version>; programs expect the first name.
+        plain = Path(chosen).with_name(name)
+        return plain if plain.exists() else Path(chosen)
+
+    return DriverPaths(
+        path("libcuda.so.1", "HARP_CUDA_REAL"), path("libnvidia-ml.so.1", "HARP_NVML_REAL")
+    )
+
+
+def is_injected(path: Path) -> bool:
+    """Whether a library lies in a folder made for injection (see harp/inject.py)."""
+    return (path.parent / MARKER).exists()
+
+
+def scrub(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment without HARP's injection: for HARP's own processes.
+
+    Entries of LD_PRELOAD and LD_LIBRARY_PATH that are not ours stay.
+    """
+    clean = {name: value for name, value in env.items() if name not in INJECTED}
+    preload = clean.pop("LD_PRELOAD", "")
+    kept = [p for p in preload.replace(" ", ":").split(":") if p and not is_injected(Path(p))]
+    if kept:
+        clean["LD_PRELOAD"] = ":".join(kept)
+    search = clean.pop("LD_LIBRARY_PATH", "")
+    kept = [p for p in search.split(":") if p and not (Path(p) / MARKER).exists()]
+    if kept:
+        clean["LD_LIBRARY_PATH"] = os.pathsep.join(kept)
+    return clean

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes, as /proc tells them: identity, ancestry, environment.
+
+A pid alone names nobody for long; (pid, start time) does. Start times are in clock ticks since
+boot, as the kernel writes them: psutil's `create_time` is the same rounded through a float.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+__all__ = [
+    "Proc",
+    "all_procs",
+    "cgroup_of",
+    "environ_of",
+    "name_of",
+    "read",
+    "send_signal",
+    "start_of",
+    "user_name",
+]
+
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Proc:
+    """One process."""
+
+    pid: int
+    ppid: int
+    session: int
+    start: int  #: clock ticks since boot
+    zombie: bool
+
+
+def read(pid: int) -> Proc | None:
+    """The process, or None if there is none."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The name is in parentheses and may contain anything, also ")": the last one closes it.
+    fields = text[text.rindex(")") + 2 :].split()
+    return Proc(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0] in "ZX")
+
+
+def start_of(pid: int) -> int:
+    """Start time of a living process; 0 if there is none, or it is a zombie."""
+    found = read(pid)
+    return found.start if found and not found.zombie else 0
+
+
+def all_procs() -> dict[int, Proc]:
+    """Every process there is, by pid."""
+    found = {}
+    for entry in os.listdir(_PROC):  # noqa: PTH208 - runs every second; iterdir costs 4x
+        if entry.isdigit():
+            one = read(int(entry))
+            if one is not None:
+                found[one.pid] = one
+    return found
+
+
+def environ_of(pid: int, name: str) -> str | None:
+    """A variable of the environment the process started with; None if unset or not to be seen."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return psutil.Process(pid).environ().get(name)
+    return None
+
+
+def cgroup_of(pid: int) -> str:
+    """Path of its (version 2) control group; "" if not to be seen."""
+    with contextlib.suppress(OSError):
+        for line in (_PROC / str(pid) / "cgroup").read_text().splitlines():
+            if line.startswith("0::"):
+                return line[3:]
+    return ""
+
+
+def name_of(pid: int) -> tuple[str, int]:
+    """Program name and uid; ("?", -1) if it is gone."""
+    with contextlib.suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        return process.name(), process.uids().real
+    return "?", -1
+
+
+def user_name(uid: int) -> str:
+    """Login name, or the uid in digits, or "?" for an unknown one."""
+    if uid < 0:
+        return "?"
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def send_signal(pid: int, start: int, number: signal.Signals) -> None:
+    """Signal exactly the process that started at `start`, never a later one of the same pid.
+
+    Raises:
+        ProcessLookupError: it is gone.
+        PermissionError: it is another user's.
+    """
+    fd = os.pidfd_open(pid)
+    try:
+        # The descriptor pins the process; only now is its start time worth comparing.
+        if start_of(pid) != start:
+            raise ProcessLookupError(pid)
+        signal.pidfd_send_signal(fd, number)
+    finally:
+        os.close(fd)

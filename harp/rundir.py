@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where HARP's processes meet: the daemon's run folder, and each user's own.
+
+The daemon's folder is $HARP_RUN if set; else /run/harp for root, and for others if a daemon is
+there; else /tmp/harp-run, made by whoever starts a daemon first. All users of a machine look in the
+same places in the same order, so the second one finds the first one's daemon. A folder that is a
+link, or that everybody may write to, is refused: another user could replace what is in it.
+
+A user's own folder ($XDG_RUNTIME_DIR/harp, else /tmp/harp-<uid>; mode 0700) holds the grant
+folders and the injected libraries: a tenant's process loads no file that another user may write.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harp.errors import RunDirUnsafe
+
+__all__ = ["RunDir", "find", "make_user_dir", "user_dir"]
+
+SYSTEM = Path("/run/harp")
+RENDEZVOUS = Path("/tmp/harp-run")  # noqa: S108 - its owner and mode are checked before use
+
+#: struct sockaddr_un holds so many bytes of path
+_SOCKET_PATH_MAX = 107
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """A daemon's run folder."""
+
+    path: Path
+
+    @property
+    def control(self) -> Path:
+        """Socket of the gRPC control API."""
+        return self.path / "control.sock"
+
+    @property
+    def auth(self) -> Path:
+        """Socket that hands out tokens and takes listening sockets."""
+        return self.path / "auth.sock"
+
+    @property
+    def admin(self) -> Path:
+        """The arbiter's socket for harpd."""
+        return self.path / "admin.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one harpd of this folder; contains its pid."""
+        return self.path / "harpd.lock"
+
+    @property
+    def store(self) -> Path:
+        """Grants, and measured overheads."""
+        return self.path / "harpd.db"
+
+    @property
+    def log(self) -> Path:
+        """Log of harpd."""
+        return self.path / "harpd.log"
+
+    @property
+    def arbiter_log(self) -> Path:
+        """What the arbiter and its predecessors said."""
+        return self.path / "arbiter.log"
+
+    def alive(self) -> bool:
+        """Whether a harpd answers here."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(str(self.auth))
+            except OSError:
+                return False
+            return True
+
+    def check(self) -> None:
+        """Refuse a folder that another user could tamper with.
+
+        Raises:
+            RunDirUnsafe: a link, no folder, writable by others, or a path too long for sockets.
+        """
+        if len(os.fsencode(self.control)) > _SOCKET_PATH_MAX:
+            raise RunDirUnsafe(
+                f"{self.path} is too long: a socket's path has at most {_SOCKET_PATH_MAX} bytes",
+                "set HARP_RUN to a shorter path",
+            )
+        _check_folder(self.path, "set HARP_RUN to a folder of your own")
+
+    def make(self) -> None:
+        """Make the folder, if need be, for this process's user.
+
+        Raises:
+            RunDirUnsafe: as check(), or it belongs to another user.
+        """
+        try:
+            self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirUnsafe(
+                f"cannot make {self.path}: {error}", "set HARP_RUN to a folder you may write to"
+            ) from error
+        self.check()
+        owner = self.path.stat().st_uid
+        if owner != os.geteuid():
+            raise RunDirUnsafe(
+                f"{self.path} belongs to uid {owner}, and no daemon answers there",
+                "ask that user to start `harp daemon`, or set HARP_RUN to a folder of your own",
+            )
+
+
+def find(env: Mapping[str, str]) -> RunDir:
+    """The run folder that holds for this process; it need not exist yet."""
+    if env.get("HARP_RUN"):
+        return RunDir(Path(env["HARP_RUN"]).absolute())
+    if os.geteuid() == 0:
+        return RunDir(SYSTEM)
+    system = RunDir(SYSTEM)
+    if system.alive():
+        return system
+    return RunDir(RENDEZVOUS)
+
+
+def user_dir(env: Mapping[str, str]) -> Path:
+    """This user's own folder; it need not exist yet."""
+    base = env.get("XDG_RUNTIME_DIR")
+    if base:
+        try:
+            if Path(base).stat().st_uid == os.geteuid() and os.access(base, os.W_OK | os.X_OK):
+                return Path(base) / "harp"
+        except OSError:
+            pass  # `su` leaves the other user's value behind
+    return Path(f"/tmp/harp-{os.geteuid()}")  # noqa: S108 - checked by make_user_dir
+
+
+def make_user_dir(env: Mapping[str, str]) -> Path:
+    """Make this user's own folder, mode 0700.
+
+    Raises:
+        RunDirUnsafe: it is a link, or another user's, or open to others.
+    """
+    path = user_dir(env)
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise RunDirUnsafe(f"cannot make {path}: {error}", "set XDG_RUNTIME_DIR") from error
+    found = _check_folder(path, "remove it, or set XDG_RUNTIME_DIR")
+    if found.st_uid != os.geteuid():
+        raise RunDirUnsafe(
+            f"{path} belongs to uid {found.st_uid}, not {os.geteuid()}", "set XDG_RUNTIME_DIR"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise RunDirUnsafe(f"{path} is open to others", f"chmod 700 {path}")
+    return path
+
+
+def _check_folder(path: Path, hint: str) -> os.stat_result:
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise RunDirUnsafe(f"cannot see {path}: {error}", hint) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise RunDirUnsafe(f"{path} is no folder (links are refused)", hint)
+    if found.st_mode & stat.S_IWOTH:
+        raise RunDirUnsafe(f"{path} is writable by everybody", hint)
+    return found
