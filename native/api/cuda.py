@@ -7,7 +7,16 @@ from native.api.model import Function, Gate, Symbol
 from native.api.rows import ROWS
 from native.api.types import CONSTS, TYPES
 
-__all__ = ["CONSTS", "FUNCTIONS", "SYMBOLS", "TYPES", "VERSION", "function_of", "gated", "per_thread_twins"]
+__all__ = [
+    "CONSTS",
+    "FUNCTIONS",
+    "SYMBOLS",
+    "TYPES",
+    "VERSION",
+    "function_of",
+    "gated",
+    "per_thread_twins",
+]
 
 #: The CUDA version whose driver these rows describe.
 VERSION = 13000

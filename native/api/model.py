@@ -210,7 +210,8 @@ def aliases(text: str) -> tuple[Type, ...]:
 
 def handles(text: str) -> tuple[Type, ...]:
     """`NAME tag` lines: pointers to structs that nobody sees into."""
-    return tuple(Type("handle", *line.split()) for line in text.strip().splitlines())
+    rows = (line.split() for line in text.strip().splitlines())
+    return tuple(Type("handle", name, tag) for name, tag in rows)
 
 
 def callback(name: str, ret: str, args: str) -> Type:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# fmt: off  (a row reads as one block)
+# fmt: off
 """The debugger's back end: exported by drivers, in no header of the toolkit, dlsym only."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ ROWS: tuple[Function, ...] = tuple(
          "unsigned int major, unsigned int minor, unsigned int revision, const void **api"),
         ("cudbgGetAPIVersion",
          "unsigned int *major, unsigned int *minor, unsigned int *revision"),
-        ("cudbgMain", "int apiClientPid, unsigned int apiClientRevision, int sessionId, "
-                      "int attachState, int attachEventInitialized, int writeFd, int detachFd"),
+        ("cudbgMain", """int apiClientPid, unsigned int apiClientRevision, int sessionId,
+                         int attachState, int attachEventInitialized, int writeFd, int detachFd"""),
         ("cudbgApiInit", "unsigned int arg"),
         ("cudbgApiAttach", "void"),
         ("cudbgApiDetach", "void"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# fmt: off  (a row reads as one block)
+# fmt: off
 """Start, versions, symbol lookup, errors, profiler, logs, checkpoint."""
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ ROWS: tuple[Function, ...] = (
         cuCheckpointProcessGetRestoreThreadId 12080 (int pid, int *tid)"""),
     fn("cuCheckpointProcessGetState", Cls.QUERY, Gate.NONE, """
         cuCheckpointProcessGetState 12080 (int pid, CUprocessState *state)"""),
-    fn("cuCheckpointProcessLock", Cls.SYNC, Gate.NONE, """
+    fn("cuCheckpointProcessLock", Cls.OTHER, Gate.NONE, """
         cuCheckpointProcessLock 12080 (int pid, CUcheckpointLockArgs *args)"""),
-    fn("cuCheckpointProcessCheckpoint", Cls.SYNC, Gate.NONE, """
+    fn("cuCheckpointProcessCheckpoint", Cls.FREE, Gate.NONE, """
         cuCheckpointProcessCheckpoint 12080 (int pid, CUcheckpointCheckpointArgs *args)"""),
-    fn("cuCheckpointProcessRestore", Cls.SYNC, Gate.NONE, """
+    fn("cuCheckpointProcessRestore", Cls.ALLOC, Gate.LATER, """
         cuCheckpointProcessRestore 12080 (int pid, CUcheckpointRestoreArgs *args)"""),
-    fn("cuCheckpointProcessUnlock", Cls.SYNC, Gate.NONE, """
+    fn("cuCheckpointProcessUnlock", Cls.OTHER, Gate.NONE, """
         cuCheckpointProcessUnlock 12080 (int pid, CUcheckpointUnlockArgs *args)"""),
     fn("cuProfilerInitialize", Cls.OTHER, Gate.NONE, """
         cuProfilerInitialize 4000 (const char *configFile, const char *outputFile,

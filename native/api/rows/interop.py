@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# fmt: off  (a row reads as one block)
+# fmt: off
 """OpenGL, EGL, VDPAU and the graphics resources they share."""
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ ROWS: tuple[Function, ...] = (
             EGLint width, EGLint height)"""),
     fn("cuEGLStreamProducerDisconnect", Cls.FREE, Gate.NONE, """
         cuEGLStreamProducerDisconnect 7000 (CUeglStreamConnection *conn)"""),
-    fn("cuEGLStreamProducerPresentFrame", Cls.SYNC, Gate.NONE, """
+    fn("cuEGLStreamProducerPresentFrame", Cls.OTHER, Gate.NONE, """
         cuEGLStreamProducerPresentFrame 7000 (CUeglStreamConnection *conn, CUeglFrame eglframe,
             CUstream *pStream)"""),
-    fn("cuEGLStreamProducerReturnFrame", Cls.SYNC, Gate.NONE, """
+    fn("cuEGLStreamProducerReturnFrame", Cls.OTHER, Gate.NONE, """
         cuEGLStreamProducerReturnFrame 7000 (CUeglStreamConnection *conn, CUeglFrame *eglframe,
             CUstream *pStream)"""),
     fn("cuGraphicsResourceGetMappedEglFrame", Cls.QUERY, Gate.NONE, """

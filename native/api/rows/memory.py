@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# fmt: off  (a row reads as one block)
+# fmt: off
 """Linear, pinned and managed memory; pointer queries."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# fmt: off  (a row reads as one block)
+# fmt: off
 """Modules, libraries, kernels, the linker."""
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ROWS: tuple[Function, ...] = (
         cuModuleUnload 2000 (CUmodule hmod)"""),
     fn("cuModuleGetLoadingMode", Cls.QUERY, Gate.NONE, """
         cuModuleGetLoadingMode 11070 (CUmoduleLoadingMode *mode)"""),
-    fn("cuModuleGetFunction", Cls.QUERY, Gate.NONE, """
+    fn("cuModuleGetFunction", Cls.ALLOC, Gate.LATER, """
         cuModuleGetFunction 2000 (CUfunction *hfunc, CUmodule hmod, const char *name)"""),
     fn("cuModuleGetFunctionCount", Cls.QUERY, Gate.NONE, """
         cuModuleGetFunctionCount 12040 (unsigned int *count, CUmodule mod)"""),
     fn("cuModuleEnumerateFunctions", Cls.QUERY, Gate.NONE, """
         cuModuleEnumerateFunctions 12040 (CUfunction *functions, unsigned int numFunctions,
             CUmodule mod)"""),
-    fn("cuModuleGetGlobal", Cls.QUERY, Gate.NONE, """
+    fn("cuModuleGetGlobal", Cls.ALLOC, Gate.LATER, """
         cuModuleGetGlobal 2000 (CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule hmod,
             const char *name)
         cuModuleGetGlobal_v2 3020 (CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
@@ -82,10 +82,10 @@ ROWS: tuple[Function, ...] = (
         cuKernelGetFunction 12000 (CUfunction *pFunc, CUkernel kernel)"""),
     fn("cuKernelGetLibrary", Cls.QUERY, Gate.NONE, """
         cuKernelGetLibrary 12050 (CUlibrary *pLib, CUkernel kernel)"""),
-    fn("cuLibraryGetGlobal", Cls.QUERY, Gate.NONE, """
+    fn("cuLibraryGetGlobal", Cls.ALLOC, Gate.LATER, """
         cuLibraryGetGlobal 12000 (CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
             const char *name)"""),
-    fn("cuLibraryGetManaged", Cls.QUERY, Gate.NONE, """
+    fn("cuLibraryGetManaged", Cls.ALLOC, Gate.LATER, """
         cuLibraryGetManaged 12000 (CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
             const char *name)"""),
     fn("cuLibraryGetUnifiedFunction", Cls.QUERY, Gate.NONE, """

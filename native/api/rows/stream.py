@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# fmt: off  (a row reads as one block)
+# fmt: off
 """Streams, events, capture."""
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuEventDestroy", Cls.FREE, Gate.NONE, """
         cuEventDestroy 2000 (CUevent hEvent)
         cuEventDestroy_v2 4000 (CUevent hEvent)"""),
-    fn("cuEventElapsedTime", Cls.OTHER, Gate.NONE, """
+    fn("cuEventElapsedTime", Cls.QUERY, Gate.NONE, """
         cuEventElapsedTime 2000 (float *pMilliseconds, CUevent hStart, CUevent hEnd)
         cuEventElapsedTime_v2 12080 (float *pMilliseconds, CUevent hStart, CUevent hEnd)"""),
     fn("cuStreamWaitValue32", Cls.SYNC, Gate.NONE, """

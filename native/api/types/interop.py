@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# fmt: off  (a row reads as one block)
+# fmt: off
 """OpenGL, EGL and VDPAU."""
 
 from __future__ import annotations

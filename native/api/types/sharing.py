@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# fmt: off  (a row reads as one block)
+# fmt: off
 """IPC, external memory, interop resources, checkpoint."""
 
 from __future__ import annotations
