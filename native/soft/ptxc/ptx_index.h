@@ -18,13 +18,13 @@ struct ptx_entry {
     char *name;
     struct ptx_param *params;
     uint32_t param_count;
-    uint32_t params_bytes;       /* whole packed block */
-    uint32_t reqntid[3];         /* 0: not given */
-    uint32_t maxntid[3];         /* 0: not given */
+    uint32_t params_bytes; /* whole packed block */
+    uint32_t reqntid[3];   /* 0: not given */
+    uint32_t maxntid[3];   /* 0: not given */
     uint32_t minnctapersm;
-    uint32_t static_shared_bytes;/* variables in .shared used by or visible to this kernel */
+    uint32_t static_shared_bytes; /* variables in .shared used by or visible to this kernel */
     uint32_t local_bytes;
-    uint32_t registers;          /* estimate: live .reg declarations, 32-bit units, capped at 255 */
+    uint32_t registers; /* estimate: live .reg declarations, 32-bit units, capped at 255 */
 };
 
 enum ptx_space { PTX_GLOBAL, PTX_CONST };
@@ -34,10 +34,10 @@ struct ptx_variable {
     enum ptx_space space;
     uint64_t bytes;
     uint32_t align;
-    uint8_t *init;       /* NULL: zeroes */
+    uint8_t *init; /* NULL: zeroes */
     uint64_t init_bytes;
-    uint32_t visible;    /* reachable by cuModuleGetGlobal */
-    struct ptx_reloc {   /* initialisers that hold addresses of other variables */
+    uint32_t visible;  /* reachable by cuModuleGetGlobal */
+    struct ptx_reloc { /* initialisers that hold addresses of other variables */
         uint64_t offset;
         uint32_t variable;
         uint64_t addend;
@@ -53,11 +53,13 @@ struct ptx_index {
     uint32_t entry_count;
     struct ptx_variable *variables;
     uint32_t variable_count;
+    void *memory; /* all of the above; ptx_index_free's */
 };
 
 /* Reads `text` (need not be NUL-terminated). 0, or -EINVAL with one line of explanation (line
  * number and token) in `why`, or -ENOMEM. */
-int ptx_index_read(const char *text, size_t bytes, struct ptx_index *out, char *why, size_t why_bytes);
+int ptx_index_read(const char *text, size_t bytes, struct ptx_index *out, char *why,
+                   size_t why_bytes);
 void ptx_index_free(struct ptx_index *index);
 
 #endif

@@ -20,13 +20,13 @@
 /* Why a block stopped. Values other than 0 become the CUresult the driver reports (sticky). */
 enum ptx_stop {
     PTX_STOP_DONE = 0,
-    PTX_STOP_ILLEGAL_ADDRESS,    /* CUDA_ERROR_ILLEGAL_ADDRESS 700 */
-    PTX_STOP_MISALIGNED,         /* CUDA_ERROR_MISALIGNED_ADDRESS 716 */
-    PTX_STOP_TRAP,               /* CUDA_ERROR_LAUNCH_FAILED 719 */
-    PTX_STOP_ASSERT,             /* CUDA_ERROR_ASSERT 710 */
-    PTX_STOP_ILLEGAL_INSTRUCTION,/* CUDA_ERROR_ILLEGAL_INSTRUCTION 715 */
-    PTX_STOP_STACK,              /* local memory exhausted: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES 701 */
-    PTX_STOP_ABANDONED,          /* the host asked the block to give up (context torn down) */
+    PTX_STOP_ILLEGAL_ADDRESS,     /* CUDA_ERROR_ILLEGAL_ADDRESS 700 */
+    PTX_STOP_MISALIGNED,          /* CUDA_ERROR_MISALIGNED_ADDRESS 716 */
+    PTX_STOP_TRAP,                /* CUDA_ERROR_LAUNCH_FAILED 719 */
+    PTX_STOP_ASSERT,              /* CUDA_ERROR_ASSERT 710 */
+    PTX_STOP_ILLEGAL_INSTRUCTION, /* CUDA_ERROR_ILLEGAL_INSTRUCTION 715 */
+    PTX_STOP_STACK,     /* local memory exhausted: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES 701 */
+    PTX_STOP_ABANDONED, /* the host asked the block to give up (context torn down) */
 };
 
 struct ptx_launch;
@@ -64,16 +64,16 @@ struct ptx_host {
 struct ptx_launch {
     uint32_t grid[3], block[3];
     uint32_t dyn_shared_bytes;
-    uint32_t flags;                /* PTX_LAUNCH_* */
-    const unsigned char *params;   /* packed kernel parameters, PTX layout */
+    uint32_t flags;              /* PTX_LAUNCH_* */
+    const unsigned char *params; /* packed kernel parameters, PTX layout */
     uint32_t params_bytes;
     uint32_t sm_count;
     uint64_t arena_base, arena_bytes;
     int64_t arena_delta;
     const uint8_t *arena_map;
-    const uint64_t *global_addrs;  /* device address per module variable, order of the index */
+    const uint64_t *global_addrs; /* device address per module variable, order of the index */
     const struct ptx_host *host;
-    void *host_data;               /* the host's own */
+    void *host_data; /* the host's own */
     uint64_t grid_id;
 };
 
@@ -84,23 +84,23 @@ struct ptx_launch {
 struct ptx_block {
     uint32_t ctaid[3];
     uint32_t smid;
-    unsigned char *shared;  /* static + dynamic shared memory of this block, 256-byte aligned */
+    unsigned char *shared; /* static + dynamic shared memory of this block, 256-byte aligned */
     uint32_t shared_bytes;
-    uint64_t instructions;  /* PTX instructions executed, summed over threads */
-    uint64_t load_bytes;    /* global memory read, summed over threads */
-    uint64_t store_bytes;   /* global memory written */
-    uint64_t sleep_ns;      /* nanosleep: the largest sum over one thread of the block */
-    uint64_t fault_addr;    /* set with PTX_STOP_ILLEGAL_ADDRESS / _MISALIGNED */
-    const char *fault_where;/* static text: "kernel: instruction", or NULL */
-    void *scratch;          /* host-owned buffer of at least `scratch_bytes` of the kernel */
+    uint64_t instructions;   /* PTX instructions executed, summed over threads */
+    uint64_t load_bytes;     /* global memory read, summed over threads */
+    uint64_t store_bytes;    /* global memory written */
+    uint64_t sleep_ns;       /* nanosleep: the largest sum over one thread of the block */
+    uint64_t fault_addr;     /* set with PTX_STOP_ILLEGAL_ADDRESS / _MISALIGNED */
+    const char *fault_where; /* static text: "kernel: instruction", or NULL */
+    void *scratch;           /* host-owned buffer of at least `scratch_bytes` of the kernel */
 };
 
 struct ptx_kernel {
-    uint32_t abi;             /* PTX_RT_ABI */
-    uint32_t flags;           /* PTX_KERNEL_* */
+    uint32_t abi;   /* PTX_RT_ABI */
+    uint32_t flags; /* PTX_KERNEL_* */
     const char *name;
     uint32_t static_shared_bytes;
-    uint32_t local_bytes;     /* .local per thread */
+    uint32_t local_bytes;                               /* .local per thread */
     uint64_t scratch_fixed_bytes, scratch_thread_bytes; /* scratch = fixed + threads * thread */
     enum ptx_stop (*run_block)(const struct ptx_launch *launch, struct ptx_block *block);
 };

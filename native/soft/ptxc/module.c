@@ -1,0 +1,695 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "soft/ptxc/module.h"
+
+#include <string.h>
+
+void reader_next(struct module_reader *reader)
+{
+    ptx_lex(&reader->lexer, &reader->token);
+}
+
+void reader_fail(struct module_reader *reader, const char *expected)
+{
+    const struct ptx_token *t = &reader->token;
+    int bytes = t->bytes > 40 ? 40 : (int)t->bytes;
+    job_fail(reader->module->job, PTXC_INVALID, "line %u: %s instead of `%.*s`", t->line, expected,
+             t->kind == TOK_END ? 11 : bytes, t->kind == TOK_END ? "end of text" : t->text);
+}
+
+bool reader_take(struct module_reader *reader, char punct)
+{
+    if (reader->token.kind != TOK_PUNCT || reader->token.punct != punct)
+        return false;
+    reader_next(reader);
+    return true;
+}
+
+void reader_expect(struct module_reader *reader, char punct)
+{
+    char text[] = "expected `?`";
+    if (!reader_take(reader, punct)) {
+        text[10] = punct;
+        reader_fail(reader, text);
+    }
+}
+
+static uint32_t hash(const char *name, size_t bytes)
+{
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ (unsigned char)name[i]) * 16777619u;
+    return h ^ h >> 15;
+}
+
+struct ptx_symbol *module_find(struct ptx_module *module, const char *name, size_t bytes)
+{
+    struct ptx_symbol *s = module->buckets[hash(name, bytes) % MODULE_BUCKETS];
+    while (s && (strncmp(s->name, name, bytes) != 0 || s->name[bytes]))
+        s = s->chain;
+    return s;
+}
+
+static struct ptx_symbol *add_symbol(struct ptx_module *module, const char *name)
+{
+    struct ptx_symbol **bucket = &module->buckets[hash(name, strlen(name)) % MODULE_BUCKETS];
+    struct ptx_symbol *s = job_new(module->job, 1, sizeof(*s));
+    s->name = name;
+    s->chain = *bucket;
+    *bucket = s;
+    return s;
+}
+
+static const char *read_name(struct module_reader *reader)
+{
+    if (reader->token.kind != TOK_WORD)
+        reader_fail(reader, "expected a name");
+    char *name = job_text(reader->module->job, reader->token.text, reader->token.bytes);
+    reader_next(reader);
+    return name;
+}
+
+static uint32_t read_count(struct module_reader *reader)
+{
+    uint64_t value = reader->token.value;
+    if (reader->token.kind != TOK_INT || value > INT32_MAX)
+        reader_fail(reader, "expected a small number");
+    reader_next(reader);
+    return (uint32_t)value;
+}
+
+/* ------------------------------------------------------------------ constant expressions ------ */
+
+static uint64_t read_binary(struct module_reader *reader, int level, int depth);
+
+static uint64_t read_unary(struct module_reader *reader, int depth)
+{
+    if (depth > 64)
+        reader_fail(reader, "expected a simpler expression");
+    if (reader_take(reader, '-'))
+        return 0 - read_unary(reader, depth + 1);
+    if (reader_take(reader, '+'))
+        return read_unary(reader, depth + 1);
+    if (reader_take(reader, '~'))
+        return ~read_unary(reader, depth + 1);
+    if (reader_take(reader, '!'))
+        return !read_unary(reader, depth + 1);
+    if (reader_take(reader, '(')) {
+        /* A cast, (.s64) or (.u64), changes no bits. */
+        if (reader->token.kind == TOK_DOT) {
+            reader_next(reader);
+            reader_expect(reader, ')');
+            return read_unary(reader, depth + 1);
+        }
+        uint64_t value = read_binary(reader, 0, depth + 1);
+        reader_expect(reader, ')');
+        return value;
+    }
+    if (reader->token.kind != TOK_INT)
+        reader_fail(reader, "expected a constant");
+    uint64_t value = reader->token.value;
+    reader_next(reader);
+    return value;
+}
+
+static const char *const binary_ops[] = {"|", "^", "&", "<<", ">>", "+", "-", "*", "/", "%"};
+static const int binary_levels[] = {0, 1, 2, 3, 3, 4, 4, 5, 5, 5};
+
+static int peek_binary(struct module_reader *reader)
+{
+    if (reader->token.kind != TOK_PUNCT)
+        return -1;
+    for (int i = 0; i < (int)(sizeof(binary_ops) / sizeof(binary_ops[0])); i++) {
+        const char *op = binary_ops[i];
+        if (reader->token.punct != op[0])
+            continue;
+        if (!op[1] || (reader->lexer.at < reader->lexer.end && *reader->lexer.at == op[1]))
+            return i;
+    }
+    return -1;
+}
+
+static uint64_t read_binary(struct module_reader *reader, int level, int depth)
+{
+    uint64_t left =
+        level > 5 ? read_unary(reader, depth + 1) : read_binary(reader, level + 1, depth + 1);
+    if (level > 5)
+        return left;
+    for (int op; (op = peek_binary(reader)) >= 0 && binary_levels[op] == level;) {
+        reader_next(reader);
+        if (binary_ops[op][1])
+            reader_next(reader);
+        uint64_t right = read_binary(reader, level + 1, depth + 1);
+        switch (binary_ops[op][0]) {
+        case '|':
+            left |= right;
+            break;
+        case '^':
+            left ^= right;
+            break;
+        case '&':
+            left &= right;
+            break;
+        case '<':
+            left = right < 64 ? left << right : 0;
+            break;
+        case '>':
+            left = right < 64 ? left >> right : 0;
+            break;
+        case '+':
+            left += right;
+            break;
+        case '-':
+            left -= right;
+            break;
+        case '*':
+            left *= right;
+            break;
+        default:
+            if (!right)
+                reader_fail(reader, "expected a divisor other than 0");
+            left = binary_ops[op][0] == '/' ? left / right : left % right;
+        }
+    }
+    return left;
+}
+
+uint64_t reader_constant(struct module_reader *reader)
+{
+    return read_binary(reader, 0, 0);
+}
+
+/* --------------------------------------------------------------------------- declarations ----- */
+
+struct init_writer {
+    struct module_reader *reader;
+    struct ptx_decl *decl;
+    uint64_t room;   /* bytes allocated */
+    uint64_t row[4]; /* bytes of one element of dimension i - 1 */
+    uint32_t dims;
+};
+
+static void init_put(struct init_writer *w, uint64_t value, uint32_t bytes)
+{
+    struct ptx_decl *d = w->decl;
+    if (d->init_bytes + bytes > d->bytes)
+        reader_fail(w->reader, "expected no more initialisers");
+    if (d->init_bytes + bytes > w->room) {
+        w->room = w->room ? w->room * 2 : 64;
+        uint8_t *more = job_new(w->reader->module->job, (size_t)w->room, 1);
+        if (d->init_bytes)
+            memcpy(more, d->init, (size_t)d->init_bytes);
+        d->init = more;
+    }
+    for (uint32_t i = 0; i < bytes; i++)
+        d->init[d->init_bytes++] = i < 8 ? (uint8_t)(value >> (8 * i)) : 0;
+}
+
+static void init_value(struct init_writer *w)
+{
+    struct module_reader *reader = w->reader;
+    struct ptx_decl *d = w->decl;
+    uint32_t bytes = ptx_types[d->type].bytes;
+    bool negative = false;
+    struct module_reader before = *reader;
+    while (reader->token.kind == TOK_PUNCT && reader->token.punct == '-') {
+        negative = !negative;
+        reader_next(reader);
+    }
+    if (reader->token.kind == TOK_F32 || reader->token.kind == TOK_F64) {
+        uint64_t bits = reader->token.value;
+        bool single = reader->token.kind == TOK_F32;
+        if (single && d->type == TY_F64) {
+            float f;
+            uint32_t low = (uint32_t)bits;
+            memcpy(&f, &low, 4);
+            double g = (double)f;
+            memcpy(&bits, &g, 8);
+        } else if (!single && d->type == TY_F32) {
+            double g;
+            memcpy(&g, &bits, 8);
+            float f = (float)g;
+            uint32_t low;
+            memcpy(&low, &f, 4);
+            bits = low;
+        }
+        if (negative)
+            bits ^= bytes == 8 ? 1ull << 63 : 1ull << 31;
+        reader_next(reader);
+        init_put(w, bits, bytes);
+        return;
+    }
+    if (reader->token.kind == TOK_WORD) {
+        bool generic = ptx_token_is(&reader->token, TOK_WORD, "generic");
+        if (generic) {
+            reader_next(reader);
+            reader_expect(reader, '(');
+        }
+        struct ptx_symbol *s = module_find(reader->module, reader->token.text, reader->token.bytes);
+        if (reader->token.kind != TOK_WORD || !s || negative)
+            reader_fail(reader, "expected the name of a variable or function");
+        reader_next(reader);
+        if (generic)
+            reader_expect(reader, ')');
+        uint64_t addend = 0;
+        if (reader->token.kind == TOK_PUNCT &&
+            (reader->token.punct == '+' || reader->token.punct == '-'))
+            addend = reader_constant(reader);
+        if (bytes != 8)
+            reader_fail(reader, "expected an address in a 64-bit element");
+        if (s->func) {
+            init_put(w, PTX_FUNC_ADDRESS(s->func->id) + addend, bytes);
+            return;
+        }
+        if (s->var->where != IN_GLOBAL && s->var->where != IN_CONST)
+            reader_fail(reader, "expected a .global or .const variable's address");
+        d->relocs = job_grow(reader->module->job, d->relocs, d->reloc_count, &d->reloc_room,
+                             sizeof(*d->relocs));
+        d->relocs[d->reloc_count++] =
+            (struct module_reloc){.offset = d->init_bytes, .addend = addend, .symbol = s};
+        init_put(w, 0, bytes);
+        return;
+    }
+    *reader = before;
+    init_put(w, reader_constant(reader), bytes);
+}
+
+/* Behind '{' up to and with '}'. What an inner list leaves out of its row is zero. */
+static void init_list(struct init_writer *w, uint32_t depth)
+{
+    struct module_reader *reader = w->reader;
+    uint64_t start = w->decl->init_bytes;
+    if (depth >= w->dims)
+        reader_fail(reader, "expected fewer nested braces");
+    if (!reader_take(reader, '}')) {
+        do {
+            if (reader_take(reader, '{'))
+                init_list(w, depth + 1);
+            else
+                init_value(w);
+        } while (reader_take(reader, ','));
+        reader_expect(reader, '}');
+    }
+    uint64_t bytes = w->decl->init_bytes - start;
+    if (!depth)
+        return;
+    if (bytes > w->row[depth])
+        reader_fail(reader, "expected no more initialisers in the row before");
+    if (w->row[depth] - bytes > 1u << 20)
+        reader_fail(reader, "expected more initialisers in the row before");
+    while (w->decl->init_bytes - start < w->row[depth])
+        init_put(w, 0, 1);
+}
+
+void reader_decl(struct module_reader *reader, struct ptx_decl *prefix, bool parameter,
+                 void (*each)(void *arg, struct ptx_decl *decl), void *arg)
+{
+    uint32_t lanes = 1, align = 0;
+    enum ptx_type type = TY_NONE;
+    while (reader->token.kind == TOK_DOT) {
+        if (ptx_token_is(&reader->token, TOK_DOT, "align")) {
+            reader_next(reader);
+            uint32_t value = read_count(reader);
+            if (!value || value & (value - 1) || value > 1u << 20)
+                reader_fail(reader, "expected an alignment that is a power of two");
+            /* Behind .ptr it speaks of what the pointer points to. */
+            if (type == TY_NONE)
+                align = value;
+            continue;
+        }
+        enum ptx_type named = ptx_type_of(reader->token.text, reader->token.bytes);
+        if (ptx_token_is(&reader->token, TOK_DOT, "v2"))
+            lanes = 2;
+        else if (ptx_token_is(&reader->token, TOK_DOT, "v4"))
+            lanes = 4;
+        else if (ptx_token_is(&reader->token, TOK_DOT, "attribute")) {
+            reader_next(reader);
+            reader_expect(reader, '(');
+            while (!reader_take(reader, ')')) {
+                if (reader->token.kind == TOK_END || reader->token.kind == TOK_BAD)
+                    reader_fail(reader, "expected `)`");
+                reader_next(reader);
+            }
+            continue;
+        } else if (named != TY_NONE)
+            type = named;
+        reader_next(reader);
+    }
+    if (type == TY_NONE)
+        reader_fail(reader, "expected a type");
+    if (type == TY_PRED && prefix->where != IN_REG)
+        reader_fail(reader, "expected a type that has a size");
+    do {
+        struct ptx_decl decl = *prefix;
+        uint32_t unit = ptx_types[type].bytes * lanes;
+        decl.type = type;
+        decl.align = align > unit ? align : align ? align : unit;
+        decl.line = reader->token.line;
+        decl.name = read_name(reader);
+        decl.bytes = unit;
+        uint64_t dim[4];
+        uint32_t dims = 0;
+        while (reader_take(reader, '[')) {
+            if (dims == 4)
+                reader_fail(reader, "expected at most 4 dimensions");
+            if (reader_take(reader, ']')) {
+                decl.flexible = true;
+                dim[dims++] = 1;
+                continue;
+            }
+            uint64_t n = reader_constant(reader);
+            if (n > (1ull << 46) / (decl.bytes ? decl.bytes : 1))
+                reader_fail(reader, "expected a smaller array");
+            decl.bytes *= n;
+            dim[dims++] = n;
+            reader_expect(reader, ']');
+        }
+        if (decl.flexible)
+            decl.bytes = 0;
+        if (!parameter && reader_take(reader, '=')) {
+            struct init_writer w = {.reader = reader, .decl = &decl, .dims = dims ? dims : 1};
+            uint64_t row = unit;
+            for (uint32_t i = dims; i-- > 0; row *= dim[i])
+                w.row[i + 1 < 4 ? i + 1 : 0] = row;
+            if (prefix->where != IN_GLOBAL && prefix->where != IN_CONST)
+                reader_fail(reader, "expected no initialiser in this state space");
+            if (decl.flexible)
+                decl.bytes = 1ull << 40;
+            if (reader_take(reader, '{'))
+                init_list(&w, 0);
+            else
+                init_value(&w);
+            if (decl.flexible) {
+                decl.bytes = decl.init_bytes;
+                decl.flexible = false;
+            }
+        }
+        each(arg, &decl);
+    } while (!parameter && reader_take(reader, ','));
+}
+
+/* --------------------------------------------------------------------- functions and text ----- */
+
+struct decl_list {
+    struct job *job;
+    struct ptx_decl *items;
+    uint32_t count, room;
+};
+
+static void list_add(void *arg, struct ptx_decl *decl)
+{
+    struct decl_list *list = arg;
+    list->items = job_grow(list->job, list->items, list->count, &list->room, sizeof(*decl));
+    list->items[list->count++] = *decl;
+}
+
+/* Behind '(' up to and with ')'. */
+static void read_params(struct module_reader *reader, struct decl_list *list)
+{
+    list->job = reader->module->job;
+    if (reader_take(reader, ')'))
+        return;
+    do {
+        struct ptx_decl prefix = {.where = IN_PARAM};
+        if (ptx_token_is(&reader->token, TOK_DOT, "reg"))
+            prefix.where = IN_REG;
+        else if (!ptx_token_is(&reader->token, TOK_DOT, "param"))
+            reader_fail(reader, "expected .param");
+        reader_next(reader);
+        reader_decl(reader, &prefix, true, list_add, list);
+    } while (reader_take(reader, ','));
+    reader_expect(reader, ')');
+}
+
+static void read_triple(struct module_reader *reader, uint32_t out[3])
+{
+    uint32_t value[3] = {0, 1, 1};
+    for (int i = 0; i < 3; i++) {
+        value[i] = read_count(reader);
+        if (!reader_take(reader, ','))
+            break;
+    }
+    memcpy(out, value, sizeof(value));
+}
+
+static void read_directives(struct module_reader *reader, struct ptx_func *func)
+{
+    static const char *const clusters[] = {"reqnctapercluster", "maxclusterrank"};
+    uint32_t ignored[3];
+    while (reader->token.kind == TOK_DOT) {
+        struct ptx_token t = reader->token;
+        reader_next(reader);
+        if (ptx_token_is(&t, TOK_DOT, "maxntid"))
+            read_triple(reader, func->maxntid);
+        else if (ptx_token_is(&t, TOK_DOT, "reqntid"))
+            read_triple(reader, func->reqntid);
+        else if (ptx_token_is(&t, TOK_DOT, "minnctapersm"))
+            func->minnctapersm = read_count(reader);
+        else if (ptx_token_is(&t, TOK_DOT, "maxnreg"))
+            func->maxnreg = read_count(reader);
+        else if (ptx_token_is(&t, TOK_DOT, "maxnctapersm"))
+            read_count(reader);
+        else if (ptx_token_is(&t, TOK_DOT, "abi_preserve") ||
+                 ptx_token_is(&t, TOK_DOT, "abi_preserve_control"))
+            read_count(reader);
+        else if (ptx_token_is(&t, TOK_DOT, clusters[0]) || ptx_token_is(&t, TOK_DOT, clusters[1])) {
+            read_triple(reader, ignored);
+            func->cluster |=
+                ignored[0] * ignored[1] * ignored[2] > 1 && ptx_token_is(&t, TOK_DOT, clusters[0]);
+        } else if (ptx_token_is(&t, TOK_DOT, "explicitcluster") ||
+                   ptx_token_is(&t, TOK_DOT, "blocksareclusters"))
+            func->cluster = true;
+        else if (ptx_token_is(&t, TOK_DOT, "pragma")) {
+            while (reader->token.kind == TOK_STRING || reader->token.punct == ',')
+                reader_next(reader);
+            reader_expect(reader, ';');
+        } else if (ptx_token_is(&t, TOK_DOT, "attribute")) {
+            reader_expect(reader, '(');
+            while (!reader_take(reader, ')')) {
+                if (reader->token.kind == TOK_END || reader->token.kind == TOK_BAD)
+                    reader_fail(reader, "expected `)`");
+                reader_next(reader);
+            }
+        } else if (!ptx_token_is(&t, TOK_DOT, "noreturn")) {
+            reader->token = t;
+            reader_fail(reader, "expected a performance directive or `{`");
+        }
+    }
+}
+
+static void read_func(struct module_reader *reader, bool entry)
+{
+    struct ptx_module *module = reader->module;
+    struct decl_list rets = {0}, params = {0};
+    if (!entry && reader_take(reader, '('))
+        read_params(reader, &rets);
+    uint32_t line = reader->token.line;
+    const char *name = read_name(reader);
+    if (reader_take(reader, '('))
+        read_params(reader, &params);
+    struct ptx_symbol *symbol = module_find(module, name, strlen(name));
+    if (symbol && (!symbol->func || symbol->func->has_body || symbol->func->entry != entry)) {
+        /* A declaration behind the definition is fine, a second definition is not. */
+        struct ptx_func spare = {0};
+        read_directives(reader, &spare);
+        if (!symbol->func || !reader_take(reader, ';'))
+            job_fail(module->job, PTXC_INVALID, "line %u: `%s` is defined twice", line, name);
+        return;
+    }
+    struct ptx_func *func = symbol ? symbol->func : NULL;
+    if (!func) {
+        func = job_new(module->job, 1, sizeof(*func));
+        func->name = name;
+        func->id = ++module->func_count;
+        func->entry = entry;
+        if (module->last_func)
+            module->last_func->next = func;
+        else
+            module->funcs = func;
+        module->last_func = func;
+        add_symbol(module, name)->func = func;
+    }
+    func->line = line;
+    func->rets = rets.items;
+    func->ret_count = rets.count;
+    func->params = params.items;
+    func->param_count = params.count;
+    read_directives(reader, func);
+    if (reader_take(reader, ';'))
+        return;
+    if (reader->token.kind != TOK_PUNCT || reader->token.punct != '{')
+        reader_fail(reader, "expected `{` or `;`");
+    func->body = reader->lexer;
+    func->has_body = true;
+    if (!ptx_skip_braces(&reader->lexer)) {
+        reader_next(reader);
+        job_fail(module->job, PTXC_INVALID, "line %u: `%s` has no closing `}`", line, name);
+    }
+    func->body.end = reader->lexer.at - 1;
+    reader_next(reader);
+}
+
+struct var_sink {
+    struct ptx_module *module;
+};
+
+static void var_add(void *arg, struct ptx_decl *decl)
+{
+    struct ptx_module *module = ((struct var_sink *)arg)->module;
+    struct ptx_symbol *s = module_find(module, decl->name, strlen(decl->name));
+    if (s && (s->func || (!s->var->external && !decl->external)))
+        job_fail(module->job, PTXC_INVALID, "line %u: `%s` is defined twice", decl->line,
+                 decl->name);
+    if (s && decl->external)
+        return;
+    struct ptx_decl *var = s ? s->var : job_new(module->job, 1, sizeof(*var));
+    *var = *decl;
+    if (s)
+        return;
+    module->vars = job_grow(module->job, module->vars, module->var_count, &module->var_room,
+                            sizeof(struct ptx_decl *));
+    module->vars[module->var_count++] = var;
+    add_symbol(module, decl->name)->var = var;
+}
+
+static enum ptx_where space_of(const struct ptx_token *t)
+{
+    static const struct {
+        const char *name;
+        enum ptx_where where;
+    } spaces[] = {{"global", IN_GLOBAL}, {"const", IN_CONST}, {"shared", IN_SHARED},
+                  {"local", IN_LOCAL},   {"tex", IN_GLOBAL},  {"param", IN_PARAM},
+                  {"reg", IN_REG}};
+    for (size_t i = 0; i < sizeof(spaces) / sizeof(spaces[0]); i++)
+        if (ptx_token_is(t, TOK_DOT, spaces[i].name))
+            return spaces[i].where;
+    return IN_NONE;
+}
+
+static void skip_line(struct module_reader *reader)
+{
+    uint32_t line = reader->token.line;
+    while (reader->token.kind != TOK_END && reader->token.kind != TOK_BAD &&
+           reader->token.line == line)
+        reader_next(reader);
+}
+
+static void read_version(struct module_reader *reader)
+{
+    struct ptx_token *t = &reader->token;
+    if (t->kind != TOK_F64)
+        reader_fail(reader, "expected a version");
+    uint32_t i = 0, *part = &reader->module->major;
+    for (; i < t->bytes; i++) {
+        if (t->text[i] == '.')
+            part = &reader->module->minor;
+        else if (*part < 1000)
+            *part = *part * 10 + (uint32_t)(t->text[i] - '0');
+    }
+    reader_next(reader);
+}
+
+static void read_target(struct module_reader *reader)
+{
+    do {
+        if (reader->token.kind != TOK_WORD)
+            reader_fail(reader, "expected a target");
+        if (reader->token.bytes > 3 && memcmp(reader->token.text, "sm_", 3) == 0) {
+            uint32_t sm = 0;
+            for (uint32_t i = 3; i < reader->token.bytes && sm < 10000; i++)
+                if (reader->token.text[i] >= '0' && reader->token.text[i] <= '9')
+                    sm = sm * 10 + (uint32_t)(reader->token.text[i] - '0');
+            reader->module->target = sm;
+        }
+        reader_next(reader);
+    } while (reader_take(reader, ','));
+}
+
+static void read_top(struct module_reader *reader)
+{
+    struct ptx_module *module = reader->module;
+    struct ptx_decl prefix = {0};
+    for (;; reader_next(reader)) {
+        if (ptx_token_is(&reader->token, TOK_DOT, "visible") ||
+            ptx_token_is(&reader->token, TOK_DOT, "weak") ||
+            ptx_token_is(&reader->token, TOK_DOT, "common"))
+            prefix.visible = true;
+        else if (ptx_token_is(&reader->token, TOK_DOT, "extern"))
+            prefix.external = true;
+        else
+            break;
+    }
+    struct ptx_token t = reader->token;
+    if (t.kind != TOK_DOT)
+        reader_fail(reader, "expected a directive");
+    reader_next(reader);
+    prefix.where = space_of(&t);
+    if (ptx_token_is(&t, TOK_DOT, "entry")) {
+        read_func(reader, true);
+    } else if (ptx_token_is(&t, TOK_DOT, "func")) {
+        /* .attribute(...) or .noreturn may stand before the name. */
+        while (reader->token.kind == TOK_DOT) {
+            struct ptx_func spare = {0};
+            read_directives(reader, &spare);
+        }
+        read_func(reader, false);
+    } else if (prefix.where != IN_NONE && prefix.where != IN_REG && prefix.where != IN_PARAM) {
+        struct var_sink sink = {module};
+        reader_decl(reader, &prefix, false, var_add, &sink);
+        reader_expect(reader, ';');
+    } else if (ptx_token_is(&t, TOK_DOT, "version")) {
+        read_version(reader);
+    } else if (ptx_token_is(&t, TOK_DOT, "target")) {
+        read_target(reader);
+    } else if (ptx_token_is(&t, TOK_DOT, "address_size")) {
+        module->address_bytes = read_count(reader) / 8;
+    } else if (ptx_token_is(&t, TOK_DOT, "file") || ptx_token_is(&t, TOK_DOT, "loc")) {
+        if (reader->token.line == t.line)
+            skip_line(reader);
+    } else if (ptx_token_is(&t, TOK_DOT, "section")) {
+        while (reader->token.kind != TOK_PUNCT || reader->token.punct != '{') {
+            if (reader->token.kind == TOK_END || reader->token.kind == TOK_BAD)
+                reader_fail(reader, "expected `{`");
+            reader_next(reader);
+        }
+        if (!ptx_skip_braces(&reader->lexer))
+            reader_fail(reader, "expected `}` after this section,");
+        reader_next(reader);
+    } else if (ptx_token_is(&t, TOK_DOT, "pragma")) {
+        while (reader->token.kind == TOK_STRING || reader->token.punct == ',')
+            reader_next(reader);
+        reader_expect(reader, ';');
+    } else {
+        reader->token = t;
+        reader_fail(reader, "expected a directive");
+    }
+}
+
+struct ptx_module *module_read(struct job *job, const char *text, size_t bytes)
+{
+    struct ptx_module *module = job_new(job, 1, sizeof(*module));
+    module->job = job;
+    struct module_reader reader = {.module = module,
+                                   .lexer = {.at = text, .end = text + bytes, .line = 1}};
+    /* Drivers take NUL-terminated text; loaders pass sizes with or without the NULs. */
+    while (bytes && text[bytes - 1] == 0)
+        bytes--;
+    reader.lexer.end = text + bytes;
+    reader_next(&reader);
+    if (!ptx_token_is(&reader.token, TOK_DOT, "version"))
+        reader_fail(&reader, "expected .version");
+    while (reader.token.kind != TOK_END)
+        read_top(&reader);
+    if (!module->target)
+        job_fail(job, PTXC_INVALID, "line 1: no .target");
+    uint32_t ordinal = 0;
+    for (uint32_t i = 0; i < module->var_count; i++) {
+        struct ptx_decl *var = module->vars[i];
+        bool stored = var->where == IN_GLOBAL || var->where == IN_CONST;
+        if (stored && var->external)
+            job_fail(job, PTXC_INVALID, "line %u: external variable `%s` is defined nowhere",
+                     var->line, var->name);
+        if (stored)
+            var->ordinal = ordinal++;
+    }
+    return module;
+}
