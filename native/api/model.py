@@ -135,7 +135,8 @@ def _version(text: str) -> int:
     return 0 if text == "-" else int(text)
 
 
-def _params(text: str) -> tuple[Param, ...]:
+def params(text: str) -> tuple[Param, ...]:
+    """Parse a C parameter list."""
     out = []
     for part in (" ".join(p.split()) for p in text.split(",")):
         if part in ("", "void"):
@@ -157,8 +158,8 @@ def symbols(text: str) -> tuple[Symbol, ...]:
     if rest:
         raise ValueError(f"not a symbol line: {rest!r}")
     out: list[Symbol] = []
-    for name, since, twin, twin_since, params in _SYMBOL.findall(text):
-        parsed = _params(params)
+    for name, since, twin, twin_since, text_params in _SYMBOL.findall(text):
+        parsed = params(text_params)
         out.append(Symbol(name, _version(since), parsed))
         if twin:
             out.append(Symbol(f"{name}_{twin}", _version(twin_since), parsed, plain=name))
