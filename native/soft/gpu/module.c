@@ -177,14 +177,16 @@ CUresult soft_module_create(struct soft_ctx *ctx, struct soft_image *image,
     result = place_variables(ctx, module, why, why_bytes);
     if (result == CUDA_SUCCESS)
         result = watch_context(ctx);
-    if (result == CUDA_SUCCESS)
-        result = soft_handle_add(module, SOFT_HANDLE_MODULE);
+    if (result == CUDA_SUCCESS && soft_handle_add(SOFT_H_MODULE, module) != 0)
+        result = CUDA_ERROR_OUT_OF_MEMORY;
     for (uint32_t i = 0; result == CUDA_SUCCESS && i < index->entry_count; i++) {
         struct soft_function *function = &module->functions[i];
         function->module = module;
         function->kernel = &image->kernels[i];
         function->carveout = -1;
-        result = soft_handle_add(function, SOFT_HANDLE_FUNCTION);
+        function->max_dynamic_shared = -1;
+        if (soft_handle_add(SOFT_H_FUNCTION, function) != 0)
+            result = CUDA_ERROR_OUT_OF_MEMORY;
     }
     if (result != CUDA_SUCCESS)
         goto fail;
@@ -204,9 +206,9 @@ void soft_module_destroy(struct soft_module *module)
             *link = module->all_next;
             break;
         }
-    soft_handle_remove(module);
+    soft_handle_remove(SOFT_H_MODULE, module);
     for (uint32_t i = 0; module->functions != NULL && i < module->image->index.entry_count; i++)
-        soft_handle_remove(&module->functions[i]);
+        soft_handle_remove(SOFT_H_FUNCTION, &module->functions[i]);
     if (module->library != NULL)
         soft_library_forget(module->library, module);
     if (module->globals != 0)

@@ -8,7 +8,7 @@
  * attributes the client set. A library is an image without a context; it makes a module in each
  * context in which one of its kernels is used.
  *
- * Lock order: soft_module_lock (handles, lists) > a kernel's own lock (compilation).
+ * Lock order: soft_module_lock (lists) > a kernel's own lock (compilation).
  */
 #ifndef HARP_SOFT_MODULE_H
 #define HARP_SOFT_MODULE_H
@@ -23,20 +23,29 @@
 struct soft_kernel { /* one entry of an image: no context in it */
     struct soft_image *image;
     const struct ptx_entry *entry;
-    pthread_mutex_t lock; /* guards the compilation */
+    pthread_mutex_t lock;                    /* guards the compilation */
     _Atomic(const struct ptx_kernel *) code; /* NULL until compiled */
-    CUresult failure; /* of the compilation, for good; guarded by lock */
+    void *object;                            /* dlopen handle */
+    CUresult failure;                        /* of the compilation, for good; guarded by lock */
     char *why;
-    /* what has run, for harp_soft_counters */
-    _Atomic uint64_t launches, blocks, instructions, load_bytes, store_bytes;
+    struct soft_counter *counter; /* of its name; lives for ever */
 };
 
 /* Compiles at first use. On failure `why` (may be NULL) gets one line: kernel and instruction. */
-CUresult soft_kernel_code(struct soft_kernel *kernel, const struct ptx_kernel **code,
-                          char *why, size_t why_bytes);
+CUresult soft_kernel_code(struct soft_kernel *kernel, const struct ptx_kernel **code, char *why,
+                          size_t why_bytes);
 bool soft_kernel_is_loaded(struct soft_kernel *kernel);
-/* The kernel goes: what it has counted is kept under its name. */
-void soft_kernel_retire(struct soft_kernel *kernel);
+/* The kernel goes: its object is closed. */
+void soft_kernel_close(struct soft_kernel *kernel);
+
+/* ---------------------------------------------------------------------- function_counters.c --- */
+struct soft_counter { /* what ran under one kernel name in this process */
+    struct soft_counter *next;
+    _Atomic uint64_t launches, blocks, threads, instructions, load_bytes, store_bytes;
+    char name[];
+};
+/* Finds or makes it; NULL: no memory. */
+struct soft_counter *soft_counter_of(const char *name);
 
 /* ------------------------------------------------------------------------- module_image.c ----- */
 struct soft_image {
@@ -76,7 +85,7 @@ void soft_jit_report(const struct soft_jit *jit, CUresult result, const char *wh
 struct soft_function {
     struct soft_module *module;
     struct soft_kernel *kernel;
-    _Atomic uint32_t max_dynamic_shared; /* 0: never set, then up to 48 KiB with the static part */
+    _Atomic int max_dynamic_shared; /* -1: never set, then up to 48 KiB with the static part */
     _Atomic int carveout, cache_config, nonportable_cluster, cluster_policy;
     /* the API of CUDA 3 (launch_legacy.c); guarded by soft_module_lock */
     uint32_t block[3], shared_bytes, param_bytes;
@@ -110,25 +119,26 @@ CUresult soft_module_global(const struct soft_module *module, const char *name, 
                             size_t *bytes);
 /* Place of the kernel `name` in the image's index; CUDA_ERROR_NOT_FOUND. */
 CUresult soft_module_entry(const struct soft_image *image, const char *name, uint32_t *at);
-/* Waits until the context has nothing to do, whatever became of its commands. */
-void soft_ctx_idle(struct soft_ctx *ctx);
 
-/* ----------------------------------------------------------------------- module_handles.c ----- */
-enum soft_handle {
-    SOFT_HANDLE_NONE,
-    SOFT_HANDLE_MODULE,
-    SOFT_HANDLE_FUNCTION,
-    SOFT_HANDLE_LIBRARY,
-    SOFT_HANDLE_KERNEL,
-    SOFT_HANDLE_LINK,
-    SOFT_HANDLE_GRAPH,
-    SOFT_HANDLE_NODE,
-    SOFT_HANDLE_EXEC,
-};
-/* Which of our objects a pointer from the client is. Any pointer may be asked. */
-CUresult soft_handle_add(const void *handle, enum soft_handle kind);
-void soft_handle_remove(const void *handle);
-enum soft_handle soft_handle_kind(const void *handle);
+/* ------------------------------------------------------------------------------ function.c ---- */
+CUresult soft_entry_param(const struct ptx_entry *entry, size_t index, size_t *offset,
+                          size_t *bytes);
+uint32_t soft_entry_regs(const struct ptx_entry *entry);
+/* Largest block, in threads. */
+uint32_t soft_entry_max_threads(const struct ptx_entry *entry, const struct soft_profile *profile);
+/* Largest dynamic shared memory of a launch. */
+uint32_t soft_function_dynamic_limit(struct soft_function *function);
+CUresult soft_function_attribute(struct soft_function *function, int dev,
+                                 CUfunction_attribute attribute, int *value);
+CUresult soft_function_set_attribute(struct soft_function *function, int dev,
+                                     CUfunction_attribute attribute, int value);
+
+const struct soft_profile *soft_device_profile(CUdevice dev); /* the core's; NULL: none */
+
+/* ----------------------------------------------------------------------------- occupancy.c ---- */
+/* Blocks of `threads` threads and `dynamic_bytes` that fit on one SM at once; 0: none. */
+int soft_occupancy(const struct ptx_entry *entry, const struct soft_profile *profile,
+                   uint32_t threads, uint64_t dynamic_bytes);
 
 /* -------------------------------------------------------------------------- module_library.c -- */
 /* With soft_module_lock held: the module goes. */

@@ -92,8 +92,7 @@ static CUresult fatbin_entry_text(const unsigned char *entry, char **ptx, char *
     if (packed == 0 || packed > bytes)
         packed = bytes;
     if (whole == 0 || whole > IMAGE_MAX) {
-        snprintf(why, why_bytes, "fat binary: PTX entry of %llu bytes",
-                 (unsigned long long)whole);
+        snprintf(why, why_bytes, "fat binary: PTX entry of %llu bytes", (unsigned long long)whole);
         return CUDA_ERROR_INVALID_IMAGE;
     }
     char *text = malloc((size_t)whole + 1);
@@ -174,8 +173,9 @@ CUresult soft_image_ptx(const void *data, int cc, char **ptx, char *why, size_t 
     if (bytes[0] == 0x50 && bytes[1] == 0xed && bytes[2] == 0x55 && bytes[3] == 0xba)
         return fatbin_ptx(bytes, cc, ptx, why, why_bytes);
     if (wrapped || !looks_like_ptx((const char *)bytes)) {
-        snprintf(why, why_bytes, "image is neither PTX text (it must begin with .version) nor a "
-                                 "fat binary");
+        snprintf(why, why_bytes,
+                 "image is neither PTX text (it must begin with .version) nor a "
+                 "fat binary");
         return CUDA_ERROR_INVALID_IMAGE;
     }
     *ptx = strdup((const char *)bytes);
@@ -247,14 +247,13 @@ void soft_image_ref(struct soft_image *image)
     atomic_fetch_add_explicit(&image->refs, 1, memory_order_relaxed);
 }
 
-/* Compiled objects stay loaded (soft_counters still names them); the text goes. */
 void soft_image_unref(struct soft_image *image)
 {
     if (atomic_fetch_sub_explicit(&image->refs, 1, memory_order_acq_rel) != 1)
         return;
     if (image->kernels != NULL) {
         for (uint32_t i = 0; i < image->index.entry_count; i++) {
-            soft_kernel_retire(&image->kernels[i]);
+            soft_kernel_close(&image->kernels[i]);
             pthread_mutex_destroy(&image->kernels[i].lock);
             free(image->kernels[i].why);
         }
@@ -271,8 +270,7 @@ CUresult soft_file_read(const char *path, char **data, size_t *bytes)
     char *text = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat st;
-    if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
-        (uint64_t)st.st_size > IMAGE_MAX)
+    if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size > IMAGE_MAX)
         goto out;
     text = calloc(1, (size_t)st.st_size + 4);
     if (text == NULL) {

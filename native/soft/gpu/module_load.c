@@ -69,7 +69,7 @@ static CUresult module_of(CUmodule handle, struct soft_module **out)
     CUresult result = soft_current(&ctx);
     if (result != CUDA_SUCCESS)
         return result;
-    if (soft_handle_kind(handle) != SOFT_HANDLE_MODULE)
+    if (!soft_handle_is(SOFT_H_MODULE, handle))
         return CUDA_ERROR_INVALID_HANDLE;
     *out = (struct soft_module *)handle;
     return CUDA_SUCCESS;
@@ -84,9 +84,9 @@ CUresult cuModuleUnload(CUmodule hmod)
     if (module->library != NULL)
         return CUDA_ERROR_NOT_PERMITTED; /* it belongs to its library */
     if (module->globals != 0)
-        soft_ctx_idle(module->ctx); /* kernels in flight may use its variables */
+        (void)soft_ctx_wait(module->ctx); /* kernels in flight may use its variables */
     pthread_mutex_lock(&soft_module_lock);
-    if (soft_handle_kind(hmod) == SOFT_HANDLE_MODULE)
+    if (soft_handle_is(SOFT_H_MODULE, hmod))
         soft_module_destroy(module);
     else
         result = CUDA_ERROR_INVALID_HANDLE;

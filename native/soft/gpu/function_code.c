@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From a kernel's PTX to code that runs: harp-ptxc compiles it in a process of its own, this opens
+ * the object it names.
+ *
+ * Contract with harp-ptxc (function_spawn.c runs it): PTX on standard input, `--kernel NAME`; on
+ * success one line with the absolute path of the object on standard output.
+ */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "soft/gpu/function_spawn.h"
+#include "soft/gpu/module.h"
+
+/* Loading an object runs it: it must be ours or root's, and nobody else's to write. */
+static bool trusted(const char *path, char *why, size_t why_bytes)
+{
+    char folder[4096];
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (path[0] != '/' || slash == NULL || strlen(path) >= sizeof folder) {
+        snprintf(why, why_bytes, "harp-ptxc named no absolute path: %.200s", path);
+        return false;
+    }
+    *slash = '\0';
+    const char *both[] = {path, folder[0] == '\0' ? "/" : folder};
+    for (int i = 0; i < 2; i++) {
+        struct stat st;
+        if (lstat(both[i], &st) != 0) {
+            snprintf(why, why_bytes, "compiled kernel %.200s is gone", both[i]);
+            return false;
+        }
+        bool ours = st.st_uid == geteuid() || st.st_uid == 0;
+        bool kind = i == 0 ? S_ISREG(st.st_mode) : S_ISDIR(st.st_mode);
+        if (!ours || !kind || (st.st_mode & 022) != 0) {
+            snprintf(why, why_bytes,
+                     "compiled kernel: %.200s belongs to uid %u with mode %o; it must be ours and "
+                     "writable by nobody else",
+                     both[i], (unsigned)st.st_uid, (unsigned)st.st_mode & 07777u);
+            return false;
+        }
+    }
+    return true;
+}
+
+static CUresult open_object(struct soft_kernel *kernel, const char *path, char *why,
+                            size_t why_bytes)
+{
+    if (!trusted(path, why, why_bytes))
+        return CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
+    void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (object == NULL) {
+        snprintf(why, why_bytes, "compiled kernel does not load: %s", dlerror());
+        return CUDA_ERROR_SHARED_OBJECT_INIT_FAILED;
+    }
+    const struct ptx_kernel *code = dlsym(object, "harp_kernel");
+    if (code == NULL || code->abi != PTX_RT_ABI || code->run_block == NULL) {
+        snprintf(why, why_bytes, "%.300s is of another version of harp-ptxc; empty its cache",
+                 path);
+        dlclose(object);
+        return CUDA_ERROR_SHARED_OBJECT_INIT_FAILED;
+    }
+    kernel->object = object;
+    atomic_store_explicit(&kernel->code, code, memory_order_release);
+    return CUDA_SUCCESS;
+}
+
+static CUresult compile(struct soft_kernel *kernel, char *why, size_t why_bytes)
+{
+    kernel->counter = soft_counter_of(kernel->entry->name);
+    if (kernel->counter == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    struct soft_spawned done = {0};
+    int err =
+        soft_spawn_ptxc(kernel->image->ptx, kernel->image->ptx_bytes, kernel->entry->name, &done);
+    CUresult result = CUDA_SUCCESS;
+    if (err != 0) {
+        snprintf(why, why_bytes, "%s", done.errors);
+        result = CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
+    } else if (done.path[0] != '\0') {
+        result = open_object(kernel, done.path, why, why_bytes);
+    } else {
+        snprintf(why, why_bytes, "%s",
+                 done.errors[0] != '\0' ? done.errors : "harp-ptxc failed without a word");
+        switch (done.exit_status) {
+        case SOFT_PTXC_INVALID:
+            result = CUDA_ERROR_INVALID_PTX;
+            break;
+        case SOFT_PTXC_UNSUPPORTED:
+            result = CUDA_ERROR_NOT_SUPPORTED;
+            break;
+        default:
+            result = CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
+        }
+    }
+    return result;
+}
+
+CUresult soft_kernel_code(struct soft_kernel *kernel, const struct ptx_kernel **code, char *why,
+                          size_t why_bytes)
+{
+    *code = atomic_load_explicit(&kernel->code, memory_order_acquire);
+    if (*code != NULL)
+        return CUDA_SUCCESS;
+    CUresult result = CUDA_SUCCESS;
+    pthread_mutex_lock(&kernel->lock);
+    if (kernel->code == NULL && kernel->failure == CUDA_SUCCESS) {
+        char reason[512] = "";
+        uint64_t start_ns = soft_now_ns();
+        result = compile(kernel, reason, sizeof reason);
+        if (result == CUDA_SUCCESS) {
+            soft_log("kernel_compiled kernel=%s ms=%llu", kernel->entry->name,
+                     (unsigned long long)(soft_now_ns() - start_ns) / 1000000);
+        } else {
+            soft_log("kernel_refused kernel=%s code=%d why=\"%s\"", kernel->entry->name,
+                     (int)result, reason);
+            kernel->why = strdup(reason);
+            /* a missing compiler may come back; what the PTX says does not change */
+            if (result == CUDA_ERROR_NOT_SUPPORTED || result == CUDA_ERROR_INVALID_PTX)
+                kernel->failure = result;
+        }
+    }
+    if (kernel->failure != CUDA_SUCCESS)
+        result = kernel->failure;
+    if (result != CUDA_SUCCESS && why != NULL && why_bytes > 0)
+        snprintf(why, why_bytes, "%s", kernel->why != NULL ? kernel->why : "no memory");
+    *code = kernel->code;
+    pthread_mutex_unlock(&kernel->lock);
+    return result;
+}
+
+bool soft_kernel_is_loaded(struct soft_kernel *kernel)
+{
+    return atomic_load_explicit(&kernel->code, memory_order_acquire) != NULL;
+}
+
+void soft_kernel_close(struct soft_kernel *kernel)
+{
+    if (kernel->object != NULL)
+        dlclose(kernel->object);
+    kernel->object = NULL;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Kernel launches: from arguments to a command, from a command to blocks on threads.
+ */
+#ifndef HARP_SOFT_LAUNCH_H
+#define HARP_SOFT_LAUNCH_H
+
+#include "soft/gpu/module.h"
+
+struct soft_shape { /* of a launch */
+    uint32_t grid[3], block[3];
+    uint32_t dynamic_bytes;
+    bool cooperative;
+};
+
+struct soft_launch { /* a kernel command */
+    struct soft_cmd cmd;
+    struct soft_function *function; /* its module is held by reference */
+    const struct ptx_kernel *code;
+    struct soft_shape shape;
+    uint32_t per_sm; /* blocks resident on one SM */
+    size_t params_bytes;
+    unsigned char params[] __attribute__((aligned(16)));
+};
+extern const struct soft_cmd_ops soft_launch_ops;
+
+/* Checks as the driver does and copies the parameters; `ctx` is the context the kernel runs in. */
+CUresult soft_launch_new(struct soft_ctx *ctx, CUfunction handle, const struct soft_shape *shape,
+                         void **params, void **extra, struct soft_launch **out);
+/* The same from parameters packed already. */
+CUresult soft_launch_packed(struct soft_ctx *ctx, struct soft_function *function,
+                            const struct soft_shape *shape, const void *params, size_t bytes,
+                            struct soft_launch **out);
+
+/* launch_run.c: executes all blocks; modelled_ns is set in `run`. */
+CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run);
+
+/* launch_printf.c: the device's printf. */
+int soft_device_printf(const struct ptx_launch *launch, const char *format, const void *args);
+
+/* launch_pool.c: runs `work(arg)` on up to `helpers` other threads beside the caller's; returns
+ * when all are done. */
+void soft_pool_run(unsigned helpers, void (*work)(void *arg), void *arg);
+/* As many at once as asked for, on threads of their own; 0, or -errno before any has begun. */
+int soft_pool_run_all(unsigned count, void (*work)(void *arg), void *arg);
+unsigned soft_pool_width(void); /* threads worth using for one kernel */
+
+#endif

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Executes a kernel command: blocks in order, on the stream's thread and the pool's; what they
+ * counted becomes the command's modelled time, the ledger and the counters.
+ *
+ * Model: launch + max(instructions / rate, bytes / bandwidth) + waves * longest sleep, where a
+ * kernel with fewer blocks than SMs gets the rate of as many SMs as it has blocks.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "soft/gpu/launch.h"
+
+#define TOGETHER_MAX 512u /* blocks that can wait for each other, one thread each */
+
+struct job {
+    struct soft_launch *launch;
+    struct soft_run *run;
+    struct ptx_launch bound;
+    uint64_t blocks;
+    pthread_t stream_thread;
+    _Atomic uint64_t next; /* block to take */
+    _Atomic int stop;      /* enum ptx_stop of the first that stopped early */
+    pthread_mutex_t lock;  /* guards what follows */
+    uint64_t instructions, load_bytes, store_bytes, sleep_ns, done;
+    uint64_t fault_addr;
+    char fault_where[160];
+    bool no_memory;
+};
+
+struct sums {
+    uint64_t instructions, load_bytes, store_bytes, sleep_ns, done;
+};
+
+static void fault(struct job *job, enum ptx_stop stop, const struct ptx_block *block)
+{
+    int none = PTX_STOP_DONE;
+    if (!atomic_compare_exchange_strong(&job->stop, &none, (int)stop))
+        return;
+    pthread_mutex_lock(&job->lock);
+    job->fault_addr = block->fault_addr;
+    snprintf(job->fault_where, sizeof job->fault_where, "%s",
+             block->fault_where != NULL ? block->fault_where : job->launch->code->name);
+    pthread_mutex_unlock(&job->lock);
+}
+
+static void run_blocks(struct job *job, unsigned char *shared, uint32_t shared_bytes, void *scratch,
+                       struct sums *sums)
+{
+    const struct soft_shape *shape = &job->launch->shape;
+    uint64_t at;
+    while (job->stop == PTX_STOP_DONE && (at = job->next++) < job->blocks) {
+        struct ptx_block block = {
+            .ctaid = {(uint32_t)(at % shape->grid[0]),
+                      (uint32_t)(at / shape->grid[0] % shape->grid[1]),
+                      (uint32_t)(at / shape->grid[0] / shape->grid[1])},
+            .smid = (uint32_t)(at % job->bound.sm_count),
+            .shared = shared,
+            .shared_bytes = shared_bytes,
+            .scratch = scratch,
+        };
+        enum ptx_stop stop = job->launch->code->run_block(&job->bound, &block);
+        sums->instructions += block.instructions;
+        sums->load_bytes += block.load_bytes;
+        sums->store_bytes += block.store_bytes;
+        if (block.sleep_ns > sums->sleep_ns)
+            sums->sleep_ns = block.sleep_ns;
+        sums->done++;
+        if (stop != PTX_STOP_DONE)
+            fault(job, stop, &block);
+    }
+}
+
+static void *aligned(size_t bytes)
+{
+    void *p = NULL;
+    return posix_memalign(&p, 256, bytes < 256 ? 256 : bytes) == 0 ? p : NULL;
+}
+
+/* One thread's part; runs on the stream's thread and on helpers. */
+static void work(void *arg)
+{
+    struct job *job = arg;
+    const struct soft_shape *shape = &job->launch->shape;
+    const struct ptx_kernel *code = job->launch->code;
+    bool helper = !pthread_equal(pthread_self(), job->stream_thread);
+    if (helper && job->next >= job->blocks)
+        return; /* woken too late */
+    uint64_t threads = (uint64_t)shape->block[0] * shape->block[1] * shape->block[2];
+    uint32_t shared_bytes = code->static_shared_bytes + shape->dynamic_bytes;
+    /* (1) Shared memory has whatever was there, as on hardware; nobody may count on zeroes. */
+    unsigned char *shared = aligned(shared_bytes);
+    void *scratch = aligned(code->scratch_fixed_bytes + threads * code->scratch_thread_bytes);
+    struct sums sums = {0};
+    if (shared != NULL && scratch != NULL) {
+        if (helper)
+            soft_run_enter(job->run);
+        run_blocks(job, shared, shared_bytes, scratch, &sums);
+        if (helper)
+            soft_run_leave(job->run);
+    }
+    pthread_mutex_lock(&job->lock);
+    job->instructions += sums.instructions;
+    job->load_bytes += sums.load_bytes;
+    job->store_bytes += sums.store_bytes;
+    job->done += sums.done;
+    if (sums.sleep_ns > job->sleep_ns)
+        job->sleep_ns = sums.sleep_ns;
+    if (shared == NULL || scratch == NULL)
+        job->no_memory = true;
+    pthread_mutex_unlock(&job->lock);
+    free(shared);
+    free(scratch);
+}
+
+static uint64_t modelled_ns(const struct job *job, const struct soft_profile *profile)
+{
+    double sms = (double)profile->sm_count;
+    double share = (double)job->blocks < sms ? (double)job->blocks / sms : 1.0;
+    double compute = (double)job->instructions / (profile->flops_per_ns * share);
+    double memory = (double)(job->load_bytes + job->store_bytes) / profile->hbm_bytes_per_ns;
+    uint64_t resident = (uint64_t)job->launch->per_sm * (uint64_t)profile->sm_count;
+    uint64_t waves = (job->blocks + resident - 1) / resident;
+    uint64_t busy = (uint64_t)(compute > memory ? compute : memory);
+    return profile->launch_ns + busy + waves * job->sleep_ns;
+}
+
+static CUresult result_of(enum ptx_stop stop)
+{
+    switch (stop) {
+    case PTX_STOP_DONE:
+        return CUDA_SUCCESS;
+    case PTX_STOP_ILLEGAL_ADDRESS:
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
+    case PTX_STOP_MISALIGNED:
+        return CUDA_ERROR_MISALIGNED_ADDRESS;
+    case PTX_STOP_TRAP:
+        return CUDA_ERROR_LAUNCH_FAILED;
+    case PTX_STOP_ASSERT:
+        return CUDA_ERROR_ASSERT;
+    case PTX_STOP_ILLEGAL_INSTRUCTION:
+        return CUDA_ERROR_ILLEGAL_INSTRUCTION;
+    case PTX_STOP_STACK:
+        return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+    case PTX_STOP_ABANDONED:
+        return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    }
+    return CUDA_ERROR_LAUNCH_FAILED;
+}
+
+static CUresult execute(struct job *job)
+{
+    const char *name = job->launch->code->name;
+    if ((job->launch->code->flags & PTX_KERNEL_GRID_SYNC) != 0 && job->blocks > 1) {
+        if (job->blocks > TOGETHER_MAX ||
+            soft_pool_run_all((unsigned)job->blocks, work, job) != 0) {
+            soft_log("kernel_failed kernel=%s why=\"%llu blocks wait for each other; at most %u "
+                     "can\"",
+                     name, (unsigned long long)job->blocks, TOGETHER_MAX);
+            return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+        }
+    } else {
+        unsigned width = soft_pool_width();
+        soft_pool_run(job->blocks < width ? (unsigned)job->blocks - 1 : width - 1, work, job);
+    }
+    CUresult result = result_of((enum ptx_stop)job->stop);
+    if (result == CUDA_SUCCESS && job->done < job->blocks) {
+        soft_log("kernel_failed kernel=%s why=\"no host memory for a block\"", name);
+        return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+    }
+    if (result != CUDA_SUCCESS && job->stop != PTX_STOP_ABANDONED)
+        soft_log("kernel_failed kernel=%s code=%d where=\"%s\" address=0x%llx", name, (int)result,
+                 job->fault_where, (unsigned long long)job->fault_addr);
+    return result;
+}
+
+CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
+{
+    static _Atomic uint64_t grids;
+    struct soft_launch *launch = (struct soft_launch *)cmd;
+    const struct soft_shape *shape = &launch->shape;
+    struct ptx_host host = soft_ptx_host;
+    host.vprintf = soft_device_printf;
+    struct job job = {
+        .launch = launch,
+        .run = run,
+        .blocks = (uint64_t)shape->grid[0] * shape->grid[1] * shape->grid[2],
+        .stream_thread = pthread_self(),
+        .lock = PTHREAD_MUTEX_INITIALIZER,
+    };
+    memcpy(job.bound.grid, shape->grid, sizeof job.bound.grid);
+    memcpy(job.bound.block, shape->block, sizeof job.bound.block);
+    job.bound.dyn_shared_bytes = shape->dynamic_bytes;
+    job.bound.flags = shape->cooperative ? PTX_LAUNCH_COOPERATIVE : 0;
+    job.bound.params = launch->params;
+    job.bound.params_bytes = (uint32_t)launch->params_bytes;
+    job.bound.global_addrs = launch->function->module->global_addrs;
+    job.bound.grid_id = ++grids;
+    soft_launch_bind(run, &job.bound);
+    job.bound.host = &host;
+    CUresult result = execute(&job);
+    run->modelled_ns = modelled_ns(&job, soft_ctx_profile(run->ctx));
+    struct soft_counter *counter = launch->function->kernel->counter;
+    counter->launches++;
+    counter->blocks += job.done;
+    counter->threads += job.done * shape->block[0] * shape->block[1] * shape->block[2];
+    counter->instructions += job.instructions;
+    counter->load_bytes += job.load_bytes;
+    counter->store_bytes += job.store_bytes;
+    soft_ledger_kernel(run->ctx, 1, job.instructions);
+    pthread_mutex_destroy(&job.lock);
+    return result;
+}
