@@ -655,62 +655,6 @@ CUresult cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget target,
     soft_unimplemented(SOFT_SYM_cuFlushGPUDirectRDMAWrites);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncGetModule(CUmodule *hmod, CUfunction hfunc)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncGetModule);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncGetName(const char **name, CUfunction hfunc)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncGetName);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *paramOffset,
-                            size_t *paramSize)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncGetParamInfo);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncIsLoaded(CUfunctionLoadingState *state, CUfunction function)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncIsLoaded);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncLoad(CUfunction function)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncLoad);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncSetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncSetBlockShape(CUfunction hfunc, int x, int y, int z)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncSetBlockShape);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncSetCacheConfig(CUfunction hfunc, CUfunc_cache config)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncSetCacheConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncSetSharedMemConfig(CUfunction hfunc, CUsharedconfig config)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncSetSharedMemConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFuncSetSharedSize(CUfunction hfunc, unsigned int bytes)
-{
-    soft_unimplemented(SOFT_SYM_cuFuncSetSharedSize);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGLCtxCreate(CUcontext *pCtx, unsigned int Flags, CUdevice device)
 {
     soft_unimplemented(SOFT_SYM_cuGLCtxCreate);
@@ -1539,56 +1483,6 @@ CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsign
     soft_unimplemented(SOFT_SYM_cuIpcOpenMemHandle_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuKernelGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel)
-{
-    soft_unimplemented(SOFT_SYM_cuKernelGetFunction);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuKernelGetLibrary(CUlibrary *pLib, CUkernel kernel)
-{
-    soft_unimplemented(SOFT_SYM_cuKernelGetLibrary);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuKernelGetName(const char **name, CUkernel hfunc)
-{
-    soft_unimplemented(SOFT_SYM_cuKernelGetName);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t *paramOffset,
-                              size_t *paramSize)
-{
-    soft_unimplemented(SOFT_SYM_cuKernelGetParamInfo);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuKernelSetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuKernelSetCacheConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLaunch(CUfunction f)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunch);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
-                                   unsigned int gridDimZ, unsigned int blockDimX,
-                                   unsigned int blockDimY, unsigned int blockDimZ,
-                                   unsigned int sharedMemBytes, CUstream hStream,
-                                   void **kernelParams)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunchCooperativeKernel);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList,
                                               unsigned int numDevices, unsigned int flags)
 {
@@ -1601,18 +1495,13 @@ CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, uns
                                         unsigned int sharedMemBytes, CUstream hStream,
                                         void **kernelParams)
 {
-    soft_unimplemented(SOFT_SYM_cuLaunchCooperativeKernel_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunchGrid);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLaunchGridAsync(CUfunction f, int grid_width, int grid_height, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunchGridAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result =
+        cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
+                                  sharedMemBytes, hStream, kernelParams);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
 {
@@ -1624,137 +1513,26 @@ CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData)
     soft_unimplemented(SOFT_SYM_cuLaunchHostFunc_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
-                        unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
-                        unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream,
-                        void **kernelParams, void **extra)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunchKernel);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
-                          void **extra)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunchKernelEx);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
                                void **extra)
 {
-    soft_unimplemented(SOFT_SYM_cuLaunchKernelEx_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuLaunchKernelEx(config, f, kernelParams, extra);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                              unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
                              unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream,
                              void **kernelParams, void **extra)
 {
-    soft_unimplemented(SOFT_SYM_cuLaunchKernel_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryEnumerateKernels(CUkernel *kernels, unsigned int numKernels, CUlibrary lib)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryEnumerateKernels);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryGetGlobal);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryGetKernel);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryGetKernelCount(unsigned int *count, CUlibrary lib)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryGetKernelCount);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryGetManaged);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryGetModule);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryGetUnifiedFunction(void **fptr, CUlibrary library, const char *symbol)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryGetUnifiedFunction);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions,
-                           void **jitOptionsValues, unsigned int numJitOptions,
-                           CUlibraryOption *libraryOptions, void **libraryOptionValues,
-                           unsigned int numLibraryOptions)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryLoadData);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CUjit_option *jitOptions,
-                               void **jitOptionsValues, unsigned int numJitOptions,
-                               CUlibraryOption *libraryOptions, void **libraryOptionValues,
-                               unsigned int numLibraryOptions)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryLoadFromFile);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLibraryUnload(CUlibrary library)
-{
-    soft_unimplemented(SOFT_SYM_cuLibraryUnload);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLinkAddData(CUlinkState state, CUjitInputType type, void *data, size_t size,
-                       const char *name, unsigned int numOptions, CUjit_option *options,
-                       void **optionValues)
-{
-    soft_unimplemented(SOFT_SYM_cuLinkAddData);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void *data, size_t size,
-                          const char *name, unsigned int numOptions, CUjit_option *options,
-                          void **optionValues)
-{
-    soft_unimplemented(SOFT_SYM_cuLinkAddData_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLinkAddFile(CUlinkState state, CUjitInputType type, const char *path,
-                       unsigned int numOptions, CUjit_option *options, void **optionValues)
-{
-    soft_unimplemented(SOFT_SYM_cuLinkAddFile);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char *path,
-                          unsigned int numOptions, CUjit_option *options, void **optionValues)
-{
-    soft_unimplemented(SOFT_SYM_cuLinkAddFile_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut)
-{
-    soft_unimplemented(SOFT_SYM_cuLinkComplete);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLinkCreate(unsigned int numOptions, CUjit_option *options, void **optionValues,
-                      CUlinkState *stateOut)
-{
-    soft_unimplemented(SOFT_SYM_cuLinkCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options, void **optionValues,
-                         CUlinkState *stateOut)
-{
-    soft_unimplemented(SOFT_SYM_cuLinkCreate_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLinkDestroy(CUlinkState state)
-{
-    soft_unimplemented(SOFT_SYM_cuLinkDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
+                                           blockDimZ, sharedMemBytes, hStream, kernelParams, extra);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuLogsCurrent(CUlogIterator *iterator_out, unsigned int flags)
 {
@@ -2795,71 +2573,10 @@ CUresult cuMipmappedArrayGetSparseProperties(CUDA_ARRAY_SPARSE_PROPERTIES *spars
     soft_unimplemented(SOFT_SYM_cuMipmappedArrayGetSparseProperties);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions, CUmodule mod)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleEnumerateFunctions);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleGetFunction);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleGetFunctionCount);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuModuleGetGlobal(CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule hmod,
                            const char *name)
 {
     soft_unimplemented(SOFT_SYM_cuModuleGetGlobal);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleGetGlobal_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleGetLoadingMode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleGetSurfRef(CUsurfref *pSurfRef, CUmodule hmod, const char *name)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleGetSurfRef);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleGetTexRef(CUtexref *pTexRef, CUmodule hmod, const char *name)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleGetTexRef);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleLoad(CUmodule *module, const char *fname)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleLoad);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleLoadData(CUmodule *module, const void *image)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleLoadData);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
-                            CUjit_option *options, void **optionValues)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleLoadDataEx);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleLoadFatBinary);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuModuleUnload(CUmodule hmod)
-{
-    soft_unimplemented(SOFT_SYM_cuModuleUnload);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMulticastAddDevice(CUmemGenericAllocationHandle mcHandle, CUdevice dev)
@@ -2898,76 +2615,9 @@ CUresult cuMulticastUnbind(CUmemGenericAllocationHandle mcHandle, CUdevice dev, 
     soft_unimplemented(SOFT_SYM_cuMulticastUnbind);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, CUfunction func,
-                                                 int numBlocks, int blockSize)
-{
-    soft_unimplemented(SOFT_SYM_cuOccupancyAvailableDynamicSMemPerBlock);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func, int blockSize,
-                                                     size_t dynamicSMemSize)
-{
-    soft_unimplemented(SOFT_SYM_cuOccupancyMaxActiveBlocksPerMultiprocessor);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction func,
-                                                              int blockSize, size_t dynamicSMemSize,
-                                                              unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
-                                      const CUlaunchConfig *config)
-{
-    soft_unimplemented(SOFT_SYM_cuOccupancyMaxActiveClusters);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize, CUfunction func,
-                                          CUoccupancyB2DSize blockSizeToDynamicSMemSize,
-                                          size_t dynamicSMemSize, int blockSizeLimit)
-{
-    soft_unimplemented(SOFT_SYM_cuOccupancyMaxPotentialBlockSize);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize,
-                                                   CUfunction func,
-                                                   CUoccupancyB2DSize blockSizeToDynamicSMemSize,
-                                                   size_t dynamicSMemSize, int blockSizeLimit,
-                                                   unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuOccupancyMaxPotentialBlockSizeWithFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuOccupancyMaxPotentialClusterSize(int *clusterSize, CUfunction func,
-                                            const CUlaunchConfig *config)
-{
-    soft_unimplemented(SOFT_SYM_cuOccupancyMaxPotentialClusterSize);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuParamSetSize(CUfunction hfunc, unsigned int numbytes)
-{
-    soft_unimplemented(SOFT_SYM_cuParamSetSize);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuParamSetTexRef(CUfunction hfunc, int texunit, CUtexref hTexRef)
 {
     soft_unimplemented(SOFT_SYM_cuParamSetTexRef);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuParamSetf(CUfunction hfunc, int offset, float value)
-{
-    soft_unimplemented(SOFT_SYM_cuParamSetf);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuParamSeti(CUfunction hfunc, int offset, unsigned int value)
-{
-    soft_unimplemented(SOFT_SYM_cuParamSeti);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuParamSetv(CUfunction hfunc, int offset, void *ptr, unsigned int numbytes)
-{
-    soft_unimplemented(SOFT_SYM_cuParamSetv);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr)

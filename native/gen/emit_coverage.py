@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COVERAGE.md: what of the driver API is described, intercepted, charged and implemented."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable
+
+from native.api import cuda, nvml, soft
+from native.api.model import JUMP_GATES, TIME_GATES, Cls, Function, Gate
+from native.gen.output import Target
+
+Test = Callable[[Function], bool]
+
+
+def _names(rows: Iterable[Function]) -> str:
+    text = ", ".join(row.name for row in rows) or "none"
+    return textwrap.fill(text, width=100, break_long_words=False, break_on_hyphens=False)
+
+
+def _count(rows: Iterable[Function]) -> tuple[int, int]:
+    listed = list(rows)
+    return len(listed), sum(len(row.symbols) for row in listed)
+
+
+def _classes(have: frozenset[str]) -> str:
+    lines = []
+    for cls in Cls:
+        rows = [row for row in cuda.FUNCTIONS if row.cls is cls]
+        gated = sum(row.gate not in JUMP_GATES for row in rows)
+        later = sum(row.gate is Gate.LATER for row in rows)
+        symbols = [s for row in rows for s in row.symbols]
+        done = sum(s.name in have or s.plain in have for s in symbols)
+        lines.append(f"| {cls.value} | {len(rows)} | {len(symbols)} | {gated} | {later} | {done} |")
+    return "\n".join(lines)
+
+
+def _gates() -> str:
+    told: dict[Gate, str] = {
+        Gate.NONE: "a jump to the driver",
+        Gate.LATER: "a jump to the driver; allocates, not charged yet",
+        Gate.INIT: "hook: libharp joins its arbiter",
+        Gate.PROC_ADDRESS: "hook: answers with our own entries",
+        Gate.CTX_CREATE: "hook: leases the context's overhead",
+        Gate.CTX_DESTROY: "hook: gives it back",
+        Gate.MEM_ALLOC: "hook: leases memory",
+        Gate.MEM_FREE: "hook: gives it back",
+        Gate.INFO: "hook: the tenant's own numbers",
+        Gate.LAUNCH: "time gate",
+        Gate.GRAPH_LAUNCH: "time gate",
+        Gate.COPY: "time gate",
+        Gate.MEMSET: "time gate",
+    }
+    lines = []
+    for gate in Gate:
+        names, symbols = _count(row for row in cuda.FUNCTIONS if row.gate is gate)
+        lines.append(f"| {gate.value} | {names} | {symbols} | {told[gate]} |")
+    return "\n".join(lines)
+
+
+def emit() -> str:
+    """The whole page."""
+    have = soft.implemented()
+    rows = cuda.FUNCTIONS
+    versioned = sum(s.since > 0 for s in cuda.SYMBOLS)
+    twins = sum(s.plain in have and s.name not in have for s in cuda.SYMBOLS)
+    allocs, _ = _count(r for r in rows if r.cls is Cls.ALLOC)
+    charged, _ = _count(r for r in rows if r.cls is Cls.ALLOC and r.gate is Gate.MEM_ALLOC)
+    timed, timed_symbols = _count(r for r in rows if r.gate in TIME_GATES)
+    nvml_have = nvml.implemented()
+    return f"""
+# What is covered
+
+CUDA driver API {cuda.VERSION // 1000}.{cuda.VERSION % 1000 // 10}: {len(rows)} functions, {len(cuda.SYMBOLS)} exported symbols, {versioned} rows of cuGetProcAddress.
+NVML: {len(nvml.SYMBOLS)} functions, {sum(f.params is not None for f in nvml.FUNCTIONS)} of them with prototypes, {len(nvml_have)} implemented by the software GPU.
+
+- Time gate: {timed} functions ({timed_symbols} symbols).
+- Memory: {charged} of {allocs} allocating functions are charged; the others are listed below.
+- Software GPU: {len(have)} symbols by hand, {twins} per-thread twins of them generated, {len(cuda.SYMBOLS) - len(have) - twins} answer an error and log their name once.
+- Marshalling (remote): 0 of {len(cuda.SYMBOLS)} symbols are described.
+
+## By class
+
+| class | functions | symbols | intercepted functions | allocates, not charged | symbols in the software GPU |
+|---|---|---|---|---|---|
+{_classes(have)}
+
+## By gate
+
+| gate | functions | symbols | what libharp does |
+|---|---|---|---|
+{_gates()}
+
+## Allocates, not charged yet
+
+A tenant that uses these can pass its limit unseen by the ledger; the watchdog compares the device's
+own numbers. Issue 5 charges them.
+
+{_names(r for r in rows if r.gate is Gate.LATER)}
+
+## Symbols the software GPU implements
+
+{textwrap.fill(", ".join(sorted(have)) or "none", width=100, break_long_words=False)}
+
+## NVML functions the software GPU implements
+
+{textwrap.fill(", ".join(sorted(nvml_have)) or "none", width=100, break_long_words=False)}
+"""
+
+
+TARGETS: tuple[Target, ...] = (Target("api/COVERAGE.md", emit, "native/gen/emit_coverage.py"),)
