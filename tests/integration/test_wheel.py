@@ -26,9 +26,9 @@ pytestmark = pytest.mark.slow
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     env = dict(os.environ, ZIG_GLOBAL_CACHE_DIR=str(ROOT / "build" / "zig-cache"))
+    pip_wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out]
-        + ["-C", f"build-dir={out / 'build'}", str(ROOT)],
+        [*pip_wheel, "-w", out, "-C", f"build-dir={out / 'build'}", ROOT],
         check=True,
         env=env,
         timeout=900,
@@ -89,7 +89,7 @@ def test_injected_libraries_need_libc_only(unpacked: Path, name: str, needed: se
     assert set(re.findall(r"NEEDED.*\[(.+?)\]", text)) <= needed
 
 
-def test_programs_keep_their_x_bit(unpacked: Path, wheel: Path) -> None:
+def test_programs_keep_their_x_bit(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name in ("harp-arbiter", "harp-ptxc", "harp-soft-truth"):
             mode = archive.getinfo(f"harp/_lib/{name}").external_attr >> 16
