@@ -92,7 +92,7 @@ enum harp_op {
     HARP_ADD_DEVICE = 64, /* seq, uuid, capacity_bytes, overhead_bytes; OK carries dev. A known uuid
                            * gets the new numbers. Device held by another arbiter: ERR with a=EBUSY,
                            * pid, uid, text=its run folder (empty when longer than the text: then
-                           * read the second line of LOCK_DIR/device-UUID.lock) */
+                           * read LOCK_DIR/device-UUID.lock: "pid uid run_dir") */
     HARP_ADD_TENANT,      /* seq, tenant (0: arbiter chooses), uid, text=name; one listening fd by
                            * SCM_RIGHTS. Known id: EEXIST, unless uid and name are the same: then the
                            * new socket replaces the old one and clients stay */

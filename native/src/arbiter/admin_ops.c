@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What harpd may ask: devices, tenants, limits, drained, overhead, snapshot. Every question is
+ * answered by OK or ERR with its seq; a snapshot by its rows before the OK.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "state.h"
+
+static void ok(struct harp_core *k, const struct harp_msg *m, uint32_t dev, uint32_t tenant)
+{
+    struct harp_msg r = {
+        .op = HARP_OK, .seq = m->seq, .dev = dev, .tenant = tenant, .client = m->client};
+    core_emit(k, HARP_ACT_REPLY, 0, &r);
+}
+
+static void err(struct harp_core *k, const struct harp_msg *m, int number, const char *text)
+{
+    struct harp_msg r = {.op = HARP_ERR, .seq = m->seq, .a = (uint32_t)number};
+    snprintf(r.text, sizeof r.text, "%s", text);
+    core_emit(k, HARP_ACT_REPLY, 0, &r);
+}
+
+static struct tenant *find_tenant(struct harp_core *k, uint32_t id)
+{
+    for (uint32_t i = 0; i < k->n_tenants; i++)
+        if (id != 0 && k->tenant[i].id == id && !k->tenant[i].deleted)
+            return &k->tenant[i];
+    return NULL;
+}
+
+static void add_device(struct harp_core *k, const struct harp_msg *m)
+{
+    uint32_t dev = 0;
+    while (dev < k->n_devices && memcmp(k->device[dev].uuid, m->uuid, sizeof m->uuid) != 0)
+        dev++;
+    if (dev == HARP_MAX_DEVICES) {
+        err(k, m, ENOSPC, "more devices than HARP_MAX_DEVICES (16)");
+        return;
+    }
+    struct device *d = &k->device[dev];
+    if (dev == k->n_devices) {
+        memcpy(d->uuid, m->uuid, sizeof d->uuid);
+        d->turn.tenant = -1;
+        d->late.tenant = -1;
+        d->first = d->last = -1;
+        k->n_devices++;
+    }
+    int changed = d->capacity != m->capacity_bytes || d->overhead != m->overhead_bytes;
+    d->capacity = m->capacity_bytes;
+    d->overhead = m->overhead_bytes;
+    d->unsettled = 1;
+    for (uint32_t t = 0; changed && t < k->n_tenants; t++)
+        if (k->tenant[t].id != 0)
+            core_announce(k, t, dev);
+    ok(k, m, dev, 0);
+}
+
+static void add_tenant(struct harp_core *k, const struct harp_msg *m)
+{
+    struct harp_msg named = *m;
+    named.text[sizeof named.text - 1] = 0;
+    struct tenant *t = find_tenant(k, m->tenant);
+    if (t != NULL) {
+        if (t->uid == m->uid && strcmp(t->name, named.text) == 0)
+            ok(k, m, 0, t->id);
+        else
+            err(k, m, EEXIST, "tenant id belongs to another uid or name");
+        return;
+    }
+    uint32_t slot = 0, id = m->tenant;
+    uint32_t highest = 0;
+    int leaving = 0;
+    for (uint32_t i = 0; i < k->n_tenants; i++) {
+        highest = k->tenant[i].id > highest ? k->tenant[i].id : highest;
+        leaving |= id != 0 && k->tenant[i].id == id;
+    }
+    if (leaving) {
+        err(k, m, EBUSY, "tenant is deleted and still drains; wait or take another id");
+        return;
+    }
+    while (slot < k->n_tenants && k->tenant[slot].id != 0)
+        slot++;
+    if (slot == k->config.max_tenants || (id == 0 && highest == UINT32_MAX)) {
+        err(k, m, ENOSPC, "too many tenants; delete one");
+        return;
+    }
+    if (slot == k->n_tenants)
+        k->n_tenants++;
+    t = &k->tenant[slot];
+    *t = (struct tenant){.id = id != 0 ? id : highest + 1, .uid = m->uid, .first = -1};
+    memcpy(t->name, named.text, sizeof t->name);
+    ok(k, m, 0, t->id);
+}
+
+static void set_tenant(struct harp_core *k, const struct harp_msg *m)
+{
+    struct tenant *t = find_tenant(k, m->tenant);
+    if (t == NULL || m->dev >= k->n_devices) {
+        err(k, m, ENOENT, t == NULL ? "no such tenant" : "no such device; ADD_DEVICE first");
+        return;
+    }
+    if (m->b > HARP_PPM || m->c > HARP_PPM || m->d > HARP_CLASS_BEST_EFFORT) {
+        err(k, m, EINVAL, "share and limit are ppm, at most 1000000; class 0 to 2");
+        return;
+    }
+    struct use *u = &t->use[m->dev];
+    uint32_t cap = m->c == HARP_PPM ? 0 : m->c;
+    if (cap != u->cap_ppm) {
+        u->tokens = HARP_BUCKET_NS * HARP_PPM;
+        u->tokens_ns = k->now;
+    }
+    u->granted = 1;
+    u->limit = m->limit_bytes;
+    u->share_ppm = m->b;
+    u->cap_ppm = cap;
+    u->cls = m->d;
+    k->device[m->dev].unsettled = 1;
+    core_announce(k, (uint32_t)(t - k->tenant), m->dev);
+    time_company(k, m->dev);
+    time_pick(k, m->dev);
+    ok(k, m, m->dev, t->id);
+}
+
+static void del_tenant(struct harp_core *k, const struct harp_msg *m)
+{
+    struct tenant *t = find_tenant(k, m->tenant);
+    struct harp_msg none = {.op = 0};
+    if (t == NULL) {
+        err(k, m, ENOENT, "no such tenant");
+        return;
+    }
+    t->deleted = 1;
+    t->clients++; /* keeps the slot while its clients go */
+    for (int32_t i = t->first, next; i >= 0; i = next) {
+        next = k->client[i].next;
+        if (k->client[i].state != HARP_CLIENT_DRAINING) {
+            core_emit(k, HARP_ACT_CLOSE, k->client[i].id, &none);
+            core_kill(k, &k->client[i]);
+        }
+    }
+    if (--t->clients == 0) {
+        memset(t, 0, sizeof *t);
+        t->first = -1;
+    }
+    ok(k, m, 0, m->tenant);
+}
+
+static void set_overhead(struct harp_core *k, const struct harp_msg *m)
+{
+    struct client *c = core_client(k, m->client);
+    if (c == NULL || c->state != HARP_CLIENT_LIVE || m->dev >= k->n_devices) {
+        err(k, m, ENOENT, c == NULL ? "no such client" : "client is not live, or no such device");
+        return;
+    }
+    struct device *d = &k->device[m->dev];
+    uint64_t bytes = m->bytes < d->capacity ? m->bytes : d->capacity;
+    uint64_t before = c->hold[m->dev].extra;
+    c->hold[m->dev].extra = bytes;
+    d->extra = d->extra - before + bytes;
+    k->tenant[c->tenant].use[m->dev].extra += bytes - before;
+    d->unsettled = 1;
+    ok(k, m, m->dev, 0);
+}
+
+static void drained(struct harp_core *k, const struct harp_msg *m)
+{
+    struct client *c = core_client(k, m->client);
+    if (c == NULL || c->state != HARP_CLIENT_DRAINING) {
+        err(k, m, ENOENT, c == NULL ? "no such client" : "client is alive");
+        return;
+    }
+    core_drained(k, c, m->dev);
+    ok(k, m, m->dev, 0);
+}
+
+static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
+{
+    const struct use *u = &t->use[dev];
+    struct harp_msg r = {.op = HARP_SNAP_USE,
+                         .tenant = t->id,
+                         .dev = dev,
+                         .limit_bytes = u->limit,
+                         .a = u->wants > 0,
+                         .b = u->share_ppm,
+                         .c = u->cap_ppm,
+                         .d = u->cls,
+                         .leased_bytes = u->leased[HARP_MEM_DEVICE],
+                         .bytes = u->draining[HARP_MEM_DEVICE],
+                         .overhead_bytes = u->leased[HARP_MEM_OVERHEAD] + u->extra,
+                         .peak_bytes = u->peak,
+                         .used_ns = u->used_ns,
+                         .copy_ns = u->copy_ns,
+                         .wait_ns = u->wait_ns + (u->wait_since ? k->now - u->wait_since : 0),
+                         .launches = u->launches,
+                         .denials = u->denials};
+    core_emit(k, HARP_ACT_REPLY, 0, &r);
+}
+
+static void snap_client(struct harp_core *k, const struct client *c)
+{
+    struct harp_msg r = {.op = HARP_SNAP_CLIENT};
+    core_fill_client(k, c, &r);
+    core_emit(k, HARP_ACT_REPLY, 0, &r);
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        const struct hold *h = &c->hold[dev];
+        struct harp_msg l = {.op = HARP_SNAP_LEASE,
+                             .client = c->id,
+                             .tenant = r.tenant,
+                             .dev = dev,
+                             .leased_bytes = h->leased[HARP_MEM_DEVICE],
+                             .overhead_bytes = h->leased[HARP_MEM_OVERHEAD] + h->extra,
+                             .a = h->want,
+                             .b = h->gate};
+        if (l.leased_bytes || l.overhead_bytes || l.a || l.b)
+            core_emit(k, HARP_ACT_REPLY, 0, &l);
+    }
+}
+
+static void snapshot(struct harp_core *k, const struct harp_msg *m)
+{
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        const struct device *d = &k->device[dev];
+        uint64_t leased = 0, occupied = mem_occupied(d);
+        for (uint32_t t = 0; t < k->n_tenants; t++)
+            leased += k->tenant[t].use[dev].leased[HARP_MEM_DEVICE];
+        struct harp_msg r = {.op = HARP_SNAP_DEVICE,
+                             .dev = dev,
+                             .capacity_bytes = d->capacity,
+                             .leased_bytes = leased,
+                             .bytes = d->draining,
+                             .overhead_bytes = d->leased - leased + d->extra,
+                             .free_bytes = occupied < d->capacity ? d->capacity - occupied : 0,
+                             .tenant = d->turn.tenant < 0 ? 0 : k->tenant[d->turn.tenant].id,
+                             .epoch = d->epoch};
+        memcpy(r.uuid, d->uuid, sizeof r.uuid);
+        core_emit(k, HARP_ACT_REPLY, 0, &r);
+    }
+    for (uint32_t i = 0; i < k->n_tenants; i++) {
+        const struct tenant *t = &k->tenant[i];
+        if (t->id == 0)
+            continue;
+        struct harp_msg r = {
+            .op = HARP_SNAP_TENANT, .tenant = t->id, .uid = t->uid, .a = t->clients};
+        memcpy(r.text, t->name, sizeof r.text);
+        core_emit(k, HARP_ACT_REPLY, 0, &r);
+        for (uint32_t dev = 0; dev < k->n_devices; dev++)
+            if (t->use[dev].granted)
+                snap_use(k, t, dev);
+        for (int32_t c = t->first; c >= 0; c = k->client[c].next)
+            if (k->client[c].state != 0)
+                snap_client(k, &k->client[c]);
+    }
+    ok(k, m, 0, 0);
+}
+
+void core_admin(struct harp_core *k, const struct harp_msg *m)
+{
+    switch (m->op) {
+    case HARP_ADD_DEVICE:
+        add_device(k, m);
+        break;
+    case HARP_ADD_TENANT:
+        add_tenant(k, m);
+        break;
+    case HARP_SET_TENANT:
+        set_tenant(k, m);
+        break;
+    case HARP_DEL_TENANT:
+        del_tenant(k, m);
+        break;
+    case HARP_DRAINED:
+        drained(k, m);
+        break;
+    case HARP_SET_OVERHEAD:
+        set_overhead(k, m);
+        break;
+    case HARP_SNAPSHOT:
+        snapshot(k, m);
+        break;
+    default:
+        err(k, m, ENOSYS, "not an operation of the admin socket");
+        break;
+    }
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Recounts everything the core keeps as sums, and what must hold between two steps. For tests.
+ */
+#include "state.h"
+
+struct count {
+    uint64_t leased[HARP_MEM_CLASSES], draining[HARP_MEM_CLASSES], extra;
+    uint32_t wants, awaiting, open;
+};
+
+static struct count count_use(const struct harp_core *k, uint32_t tenant, uint32_t dev)
+{
+    struct count n = {.extra = 0};
+    const struct use *u = &k->tenant[tenant].use[dev];
+    for (int32_t i = k->tenant[tenant].first; i >= 0; i = k->client[i].next) {
+        const struct client *c = &k->client[i];
+        const struct hold *h = &c->hold[dev];
+        uint64_t *sum = c->state == HARP_CLIENT_DRAINING ? n.draining : n.leased;
+        for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
+            sum[cls] += h->leased[cls];
+        n.extra += h->extra;
+        n.wants += h->want;
+        n.awaiting +=
+            h->recall_no != 0 && h->recall_no == u->round_started && u->awaiting > 0 && !c->mute;
+        n.open += h->gate == HARP_GATE_OPEN || h->gate == HARP_GATE_CLOSING;
+    }
+    return n;
+}
+
+static const char *check_tenant(const struct harp_core *k, uint32_t t)
+{
+    uint32_t clients = 0, live = 0, waiting = 0;
+    for (int32_t i = k->tenant[t].first; i >= 0; i = k->client[i].next) {
+        clients++;
+        live += k->client[i].state == HARP_CLIENT_LIVE;
+        waiting += k->client[i].waiting;
+    }
+    if (clients != k->tenant[t].clients || live != k->tenant[t].live)
+        return "tenant's number of clients";
+    return waiting == k->tenant[t].waiting ? NULL : "tenant's number of requests";
+}
+
+static const char *check_device(const struct harp_core *k, uint32_t dev)
+{
+    const struct device *d = &k->device[dev];
+    uint64_t leased = 0, draining = 0, extra = 0;
+    int may_run = 0;
+    for (uint32_t t = 0; t < k->n_tenants; t++) {
+        const struct use *u = &k->tenant[t].use[dev];
+        if (k->tenant[t].id == 0)
+            continue;
+        struct count n = count_use(k, t, dev);
+        for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++) {
+            if (n.leased[cls] != u->leased[cls] || n.draining[cls] != u->draining[cls])
+                return "use is not the sum of its holds";
+            leased += n.leased[cls];
+            draining += n.draining[cls];
+        }
+        if (n.extra != u->extra || n.wants != u->wants || n.awaiting != u->awaiting)
+            return "extra, wants or awaited answers miscounted";
+        if (n.open != (d->turn.tenant == (int32_t)t ? d->turn.open : 0))
+            return "a gate is open outside its tenant's turn, or miscounted";
+        extra += n.extra;
+        may_run |= u->wants > 0 && u->granted && drr_may_run(k, u);
+    }
+    if (leased != d->leased || draining != d->draining || extra != d->extra)
+        return "device is not the sum of its uses";
+    if (d->turn.tenant >= 0 && d->turn.open == 0)
+        return "a turn without an open gate";
+    if (d->turn.tenant < 0 && may_run)
+        return "the device idles though somebody wants";
+    for (int32_t i = d->first; i >= 0; i = k->request[i].next)
+        if (k->request[i].client < 0 || k->client[k->request[i].client].id == 0)
+            return "a request without a client";
+    return d->unsettled ? "requests left unsettled" : NULL;
+}
+
+const char *harp_core_check(const struct harp_core *k)
+{
+    const char *broken = NULL;
+    for (uint32_t t = 0; t < k->n_tenants && broken == NULL; t++)
+        broken = k->tenant[t].id != 0 ? check_tenant(k, t) : NULL;
+    for (uint32_t dev = 0; dev < k->n_devices && broken == NULL; dev++)
+        broken = check_device(k, dev);
+    return broken;
+}

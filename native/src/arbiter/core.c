@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The step function: clients come, speak and go; what they say of memory goes to memory.c, of time
+ * to time.c; what harpd says to admin_ops.c.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "state.h"
+
+#define SLOT_BITS 14u
+#define SLOT_MAX  ((1u << SLOT_BITS) - 2u)
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 15u) & ~(size_t)15u;
+}
+
+size_t harp_core_bytes(const struct harp_core_config *config)
+{
+    if (config->max_clients == 0 || config->max_clients > SLOT_MAX || config->max_tenants == 0 ||
+        config->max_tenants > 4096 || config->max_tenant_clients == 0 ||
+        config->quantum_ns < 1000000 || config->quantum_ns > 50000000)
+        return 0;
+    return aligned(sizeof(struct harp_core)) +
+           aligned(config->max_tenants * sizeof(struct tenant)) +
+           aligned(config->max_clients * sizeof(struct client));
+}
+
+struct harp_core *harp_core_init(void *memory, const struct harp_core_config *config)
+{
+    struct harp_core *k = memory;
+    char *base = memory;
+    k->config = *config;
+    k->tenant = (struct tenant *)(void *)(base + aligned(sizeof *k));
+    k->client = (struct client *)(void *)((char *)k->tenant +
+                                          aligned(config->max_tenants * sizeof(struct tenant)));
+    k->free_client = -1;
+    for (uint32_t i = 0; i < HARP_REQUESTS; i++) {
+        k->request[i].client = -1;
+        k->request[i].next = i + 1 < HARP_REQUESTS ? (int32_t)i + 1 : -1;
+    }
+    k->free_request = 0;
+    k->free_requests = HARP_REQUESTS;
+    return k;
+}
+
+void core_emit(struct harp_core *k, uint32_t kind, uint32_t client, const struct harp_msg *msg)
+{
+    struct harp_action action = {.kind = kind, .client = client, .msg = *msg};
+    action.msg.version = HARP_LEASE_VERSION;
+    k->sink->emit(k->sink->ctx, &action);
+}
+
+void core_send(struct harp_core *k, const struct client *c, struct harp_msg *msg)
+{
+    core_emit(k, HARP_ACT_SEND, c->id, msg);
+}
+
+void core_log(struct harp_core *k, const struct client *c, uint32_t dev, uint64_t bytes,
+              const char *text)
+{
+    struct harp_msg m = {.dev = dev, .bytes = bytes};
+    if (c != NULL) {
+        m.client = c->id;
+        m.pid = c->pid;
+        m.tenant = k->tenant[c->tenant].id;
+    }
+    snprintf(m.text, sizeof m.text, "%s", text);
+    core_emit(k, HARP_ACT_LOG, m.client, &m);
+}
+
+void core_fill_client(const struct harp_core *k, const struct client *c, struct harp_msg *m)
+{
+    m->client = c->id;
+    m->tenant = k->tenant[c->tenant].id;
+    m->uid = c->uid;
+    m->pid = c->pid;
+    m->a = c->kind;
+    m->b = (uint32_t)c->inner_pid;
+    m->d = c->state;
+    memcpy(m->text, c->program, sizeof m->text);
+}
+
+void core_client_event(struct harp_core *k, const struct client *c)
+{
+    struct harp_msg m = {.op = HARP_EVENT_CLIENT};
+    core_fill_client(k, c, &m);
+    core_emit(k, HARP_ACT_EVENT, 0, &m);
+}
+
+struct client *core_client(struct harp_core *k, uint32_t id)
+{
+    uint32_t slot = (id & ((1u << SLOT_BITS) - 1u)) - 1u;
+    if (slot >= k->n_clients || k->client[slot].id != id || id == 0)
+        return NULL;
+    return &k->client[slot];
+}
+
+/* Tells the clients of a tenant what they may have on a device. */
+void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev)
+{
+    const struct tenant *t = &k->tenant[tenant];
+    for (int32_t i = t->first; i >= 0; i = k->client[i].next)
+        if (k->client[i].state == HARP_CLIENT_LIVE)
+            core_device(k, &k->client[i], dev);
+}
+
+void core_device(struct harp_core *k, struct client *c, uint32_t dev)
+{
+    const struct device *d = &k->device[dev];
+    const struct use *u = &k->tenant[c->tenant].use[dev];
+    if (!u->granted)
+        return;
+    struct harp_msg m = {.op = HARP_DEVICE,
+                         .dev = dev,
+                         .limit_bytes = u->limit,
+                         .capacity_bytes = d->capacity,
+                         .overhead_bytes = d->overhead,
+                         .slack_bytes =
+                             u->limit != 0 ? k->config.slack_bytes : k->config.slack_free_bytes,
+                         .b = u->share_ppm,
+                         .c = u->cap_ppm,
+                         .d = u->cls};
+    memcpy(m.uuid, d->uuid, sizeof m.uuid);
+    core_send(k, c, &m);
+}
+
+static void join(struct harp_core *k, const struct harp_msg *m)
+{
+    struct harp_msg none = {.op = 0};
+    struct tenant *t = NULL;
+    for (uint32_t i = 0; i < k->n_tenants && t == NULL; i++)
+        if (m->tenant != 0 && k->tenant[i].id == m->tenant)
+            t = &k->tenant[i];
+    uint32_t free_slots = k->config.max_clients - k->used_clients;
+    const char *refusal = NULL;
+    if (t == NULL || t->deleted)
+        refusal = "join_refused_no_tenant";
+    else if (m->uid != t->uid && m->uid != 0)
+        refusal = "join_refused_uid";
+    else if (t->clients >= k->config.max_tenant_clients || t->clients >= free_slots)
+        refusal = "join_refused_too_many_clients"; /* nobody takes more than he leaves to others */
+    if (refusal != NULL) {
+        struct harp_msg log = {.tenant = m->tenant, .pid = m->pid, .uid = m->uid};
+        snprintf(log.text, sizeof log.text, "%s", refusal);
+        core_emit(k, HARP_ACT_LOG, 0, &log);
+        core_emit(k, HARP_ACT_JOINED, 0, &none);
+        return;
+    }
+    uint32_t slot;
+    if (k->free_client >= 0) {
+        slot = (uint32_t)k->free_client;
+        k->free_client = k->client[slot].next;
+    } else {
+        slot = k->n_clients++;
+    }
+    struct client *c = &k->client[slot];
+    k->generation = (k->generation + 1) & ((1u << (32 - SLOT_BITS)) - 1u);
+    *c = (struct client){.id = k->generation << SLOT_BITS | (slot + 1),
+                         .uid = m->uid,
+                         .pid = m->pid,
+                         .tenant = (int32_t)(t - k->tenant),
+                         .prev = -1,
+                         .next = t->first};
+    if (t->first >= 0)
+        k->client[t->first].prev = (int32_t)slot;
+    t->first = (int32_t)slot;
+    t->clients++;
+    k->used_clients++;
+    core_emit(k, HARP_ACT_JOINED, c->id, &none);
+}
+
+/* Forgets a client that holds nothing any more, and its tenant if that was to go. */
+static void forget(struct harp_core *k, struct client *c)
+{
+    struct tenant *t = &k->tenant[c->tenant];
+    uint32_t slot = core_slot(k, c);
+    if (c->state == HARP_CLIENT_DRAINING)
+        k->draining--;
+    if (c->state != 0) {
+        c->state = HARP_CLIENT_GONE;
+        core_client_event(k, c);
+    }
+    *(c->prev < 0 ? &t->first : &k->client[c->prev].next) = c->next;
+    if (c->next >= 0)
+        k->client[c->next].prev = c->prev;
+    c->id = 0;
+    c->next = k->free_client;
+    k->free_client = (int32_t)slot;
+    k->used_clients--;
+    if (--t->clients == 0 && t->deleted) {
+        memset(t, 0, sizeof *t);
+        t->first = -1;
+    }
+}
+
+static int holds_nothing(const struct harp_core *k, const struct client *c)
+{
+    for (uint32_t dev = 0; dev < k->n_devices; dev++)
+        for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
+            if (c->hold[dev].leased[cls] != 0)
+                return 0;
+    return 1;
+}
+
+void core_kill(struct harp_core *k, struct client *c)
+{
+    if (c->state == HARP_CLIENT_DRAINING)
+        return;
+    c->dead_ns = k->now;
+    if (c->state == HARP_CLIENT_LIVE) {
+        k->tenant[c->tenant].live--;
+        time_dead(k, c);
+        mem_dead(k, c);
+        for (uint32_t dev = 0; dev < k->n_devices; dev++)
+            time_company(k, dev);
+        if (!holds_nothing(k, c)) {
+            c->state = HARP_CLIENT_DRAINING;
+            k->draining++;
+            core_client_event(k, c);
+            return;
+        }
+    }
+    forget(k, c);
+}
+
+void core_drained(struct harp_core *k, struct client *c, uint32_t dev)
+{
+    for (uint32_t i = 0; i < k->n_devices; i++)
+        if (dev == i || dev == HARP_ALL_DEVICES)
+            mem_drained(k, c, i);
+    if (holds_nothing(k, c))
+        forget(k, c);
+}
+
+static void hello(struct harp_core *k, struct client *c, const struct harp_msg *m)
+{
+    struct tenant *t = &k->tenant[c->tenant];
+    c->state = HARP_CLIENT_LIVE;
+    c->kind = m->a;
+    c->inner_pid = m->pid;
+    c->may_adopt = (m->b & HARP_HELLO_READOPT) != 0;
+    memcpy(c->program, m->text, sizeof c->program);
+    c->program[sizeof c->program - 1] = 0;
+    t->live++;
+    for (int32_t i = t->first; c->may_adopt && c->pid > 0 && i >= 0; i = k->client[i].next)
+        if (k->client[i].state == HARP_CLIENT_DRAINING && k->client[i].pid == c->pid) {
+            k->client[i].ghost = 1;
+            k->client[i].dead_ns = k->now;
+        }
+    struct harp_msg w = {.op = HARP_WELCOME, .client = c->id, .tenant = t->id};
+    for (uint32_t dev = 0; dev < k->n_devices; dev++)
+        w.a += t->use[dev].granted;
+    memcpy(w.text, t->name, sizeof w.text);
+    core_send(k, c, &w);
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        core_device(k, c, dev);
+        time_company(k, dev);
+    }
+    core_client_event(k, c);
+}
+
+/* Is the message one that a client in this state may send, with operands that can be meant? */
+static int acceptable(const struct harp_core *k, const struct client *c, const struct harp_msg *m)
+{
+    int known = m->dev < k->n_devices;
+    if (m->version != HARP_LEASE_VERSION)
+        return 0;
+    if ((c->state == 0) != (m->op == HARP_HELLO))
+        return 0;
+    switch (m->op) {
+    case HARP_HELLO:
+    case HARP_MEM_INFO:
+        return 1;
+    case HARP_LEASE_MEM:
+        return m->cls < HARP_MEM_CLASSES && m->bytes != 0 && m->bytes % HARP_GRANULE_BYTES == 0;
+    case HARP_RETURN_MEM:
+    case HARP_ADOPT_MEM:
+        return known && m->cls < HARP_MEM_CLASSES && m->bytes % HARP_GRANULE_BYTES == 0;
+    case HARP_RECALLED:
+        return known && m->bytes % HARP_GRANULE_BYTES == 0;
+    case HARP_WANT_TIME:
+    case HARP_YIELD_TIME:
+    case HARP_USED_TIME:
+        return known;
+    default:
+        return 0;
+    }
+}
+
+static void message(struct harp_core *k, struct client *c, const struct harp_msg *m)
+{
+    if (c->state == HARP_CLIENT_DRAINING)
+        return;
+    if (!acceptable(k, c, m)) {
+        struct harp_msg none = {.op = 0};
+        core_log(k, c, m->dev, m->op, "protocol_error");
+        core_emit(k, HARP_ACT_CLOSE, c->id, &none);
+        core_kill(k, c);
+        return;
+    }
+    c->mute = 0;
+    if (m->op == HARP_HELLO) {
+        hello(k, c, m);
+    } else {
+        mem_message(k, c, m);
+        time_message(k, c, m);
+    }
+}
+
+/* When the leases of a dead client go back by themselves. */
+static uint64_t alone_ns(const struct harp_core *k, const struct client *c)
+{
+    if (c->ghost)
+        return c->dead_ns + HARP_DRAIN_ALONE_NS;
+    if (k->watchers > 0)
+        return HARP_NEVER;
+    return (c->dead_ns > k->unwatched_ns ? c->dead_ns : k->unwatched_ns) + HARP_DRAIN_ALONE_NS;
+}
+
+static void drain_alone(struct harp_core *k)
+{
+    for (uint32_t i = 0; k->draining > 0 && i < k->n_clients; i++) {
+        struct client *c = &k->client[i];
+        if (c->id == 0 || c->state != HARP_CLIENT_DRAINING || alone_ns(k, c) > k->now)
+            continue;
+        core_log(k, c, HARP_ALL_DEVICES, 0,
+                 c->ghost ? "drained_after_return" : "drained_unwatched");
+        core_drained(k, c, HARP_ALL_DEVICES);
+    }
+}
+
+void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_t now_ns,
+                    const struct harp_sink *sink)
+{
+    struct client *c = core_client(k, event->client);
+    k->sink = sink;
+    k->now = now_ns > k->now ? now_ns : k->now;
+    switch (event->kind) {
+    case HARP_EV_JOIN:
+        join(k, &event->msg);
+        break;
+    case HARP_EV_MESSAGE:
+        if (c != NULL)
+            message(k, c, &event->msg);
+        break;
+    case HARP_EV_DEAD:
+        if (c != NULL)
+            core_kill(k, c);
+        break;
+    case HARP_EV_ADMIN:
+        core_admin(k, &event->msg);
+        break;
+    case HARP_EV_WATCHED:
+        if (k->watchers > 0 && event->msg.a == 0)
+            k->unwatched_ns = k->now;
+        k->watchers = event->msg.a;
+        break;
+    case HARP_EV_TICK:
+        time_tick(k);
+        mem_tick(k);
+        drain_alone(k);
+        break;
+    default:
+        break;
+    }
+    for (uint32_t dev = 0; dev < k->n_devices; dev++)
+        if (k->device[dev].unsettled)
+            mem_settle(k, dev);
+    k->sink = NULL;
+}
+
+uint64_t harp_core_next(const struct harp_core *k)
+{
+    uint64_t next = time_next(k), other = mem_next(k);
+    next = other < next ? other : next;
+    uint32_t seen = 0;
+    for (uint32_t i = 0; seen < k->draining && i < k->n_clients; i++) {
+        const struct client *c = &k->client[i];
+        if (c->id == 0 || c->state != HARP_CLIENT_DRAINING)
+            continue;
+        seen++;
+        other = alone_ns(k, c);
+        next = other < next ? other : next;
+    }
+    return next;
+}

@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The memory ledger: leases in granules, recalls of unused lease, draining of what the dead held.
+ *
+ * A request that does not fit is not denied before two things have happened: every live peer that
+ * could hold unused lease has answered a recall sent after the request came (which is also a
+ * barrier: whatever it gave back earlier has been read), and memory of the dead that would make
+ * room has drained. Both waits are bounded by HARP_MEM_WAIT_NS, the first also by HARP_RECALL_NS.
+ *
+ * Recalls go in numbered rounds, one at a time per tenant and device, shared by all who wait: n
+ * waiters cost n messages a round, not n * n.
+ */
+#include "state.h"
+
+uint64_t mem_occupied(const struct device *d)
+{
+    return d->leased + d->extra + d->draining;
+}
+
+static uint64_t below(uint64_t used, uint64_t limit)
+{
+    return used < limit ? limit - used : 0;
+}
+
+static uint64_t charged(const struct use *u)
+{
+    return u->leased[HARP_MEM_DEVICE] + u->draining[HARP_MEM_DEVICE];
+}
+
+uint64_t mem_free(const struct device *d, const struct use *u)
+{
+    uint64_t room = below(mem_occupied(d), d->capacity);
+    if (u->limit != 0 && below(charged(u), u->limit) < room)
+        room = below(charged(u), u->limit);
+    return room / HARP_GRANULE_BYTES * HARP_GRANULE_BYTES;
+}
+
+static int limit_stops(const struct use *u, const struct request *r, int when_drained)
+{
+    uint64_t used = when_drained ? u->leased[HARP_MEM_DEVICE] : charged(u);
+    return r->cls == HARP_MEM_DEVICE && u->limit != 0 && below(used, u->limit) < r->bytes;
+}
+
+static int capacity_stops(const struct device *d, const struct request *r, int when_drained)
+{
+    uint64_t used = mem_occupied(d) - (when_drained ? d->draining : 0);
+    return below(used, d->capacity) < r->bytes;
+}
+
+static void add_lease(struct harp_core *k, struct client *c, uint32_t dev, uint32_t cls,
+                      uint64_t bytes)
+{
+    struct use *u = &k->tenant[c->tenant].use[dev];
+    c->hold[dev].leased[cls] += bytes;
+    u->leased[cls] += bytes;
+    k->device[dev].leased += bytes;
+    if (u->leased[HARP_MEM_DEVICE] > u->peak)
+        u->peak = u->leased[HARP_MEM_DEVICE];
+}
+
+static void take_lease(struct harp_core *k, struct client *c, uint32_t dev, uint32_t cls,
+                       uint64_t bytes)
+{
+    struct hold *h = &c->hold[dev];
+    if (bytes > h->leased[cls]) {
+        core_log(k, c, dev, bytes - h->leased[cls], "returned_more_than_leased");
+        bytes = h->leased[cls];
+    }
+    h->leased[cls] -= bytes;
+    k->tenant[c->tenant].use[dev].leased[cls] -= bytes;
+    k->device[dev].leased -= bytes;
+    if (bytes != 0)
+        k->device[dev].unsettled = 1;
+}
+
+static void state_numbers(const struct harp_core *k, const struct client *c, uint32_t dev,
+                          struct harp_msg *m)
+{
+    const struct use *u = &k->tenant[c->tenant].use[dev];
+    m->limit_bytes = u->limit;
+    m->leased_bytes = charged(u);
+    m->capacity_bytes = k->device[dev].capacity;
+    m->free_bytes = mem_free(&k->device[dev], u);
+}
+
+static void deny(struct harp_core *k, struct client *c, uint32_t dev, const struct request *r,
+                 uint32_t reason)
+{
+    struct harp_msg m = {.op = HARP_MEM_DENY,
+                         .dev = dev,
+                         .seq = r->seq,
+                         .cls = r->cls,
+                         .bytes = r->bytes,
+                         .a = reason};
+    if (dev < k->n_devices && k->tenant[c->tenant].use[dev].granted) {
+        state_numbers(k, c, dev, &m);
+        k->tenant[c->tenant].use[dev].denials++;
+    }
+    core_send(k, c, &m);
+    m.op = HARP_EVENT_DENY;
+    m.seq = 0;
+    m.client = c->id;
+    m.tenant = k->tenant[c->tenant].id;
+    core_emit(k, HARP_ACT_EVENT, 0, &m);
+}
+
+static void finish_round(struct harp_core *k, struct use *u, uint32_t dev)
+{
+    u->round_done = u->round_started;
+    k->device[dev].unsettled = 1;
+}
+
+/* Has every peer of that tenant that answers at all answered a recall newer than `mark`? Starts the
+ * round that will, if none runs. */
+static int settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark)
+{
+    struct device *d = &k->device[dev];
+    struct use *u = &k->tenant[tenant].use[dev];
+    if (u->leased[HARP_MEM_DEVICE] == 0 || u->round_done > mark)
+        return 1;
+    if (u->awaiting > 0)
+        return 0;
+    u->round_started = ++d->round_no;
+    u->round_deadline = k->now + HARP_RECALL_NS;
+    for (int32_t i = k->tenant[tenant].first; i >= 0; i = k->client[i].next) {
+        struct client *c = &k->client[i];
+        if (c->state != HARP_CLIENT_LIVE || c->mute || c->hold[dev].leased[HARP_MEM_DEVICE] == 0)
+            continue;
+        struct harp_msg m = {
+            .op = HARP_RECALL_MEM, .dev = dev, .seq = (uint32_t)d->round_no, .bytes = d->capacity};
+        c->hold[dev].recall_no = d->round_no;
+        u->awaiting++;
+        core_send(k, c, &m);
+    }
+    if (u->awaiting > 0)
+        return 0;
+    u->round_done = u->round_started;
+    return 1;
+}
+
+static int all_settled(struct harp_core *k, uint32_t dev, uint64_t mark)
+{
+    int all = 1;
+    for (uint32_t t = 0; t < k->n_tenants; t++)
+        if (k->tenant[t].id != 0 && !settled(k, dev, t, mark))
+            all = 0;
+    return all;
+}
+
+/* Grants or denies if it can be decided now; 0 if it has to wait. */
+static int decide(struct harp_core *k, uint32_t dev, struct client *c, const struct request *r)
+{
+    struct device *d = &k->device[dev];
+    struct use *u = &k->tenant[c->tenant].use[dev];
+    int by_limit = limit_stops(u, r, 0), by_capacity = capacity_stops(d, r, 0);
+    if (!by_limit && !by_capacity) {
+        struct harp_msg m = {
+            .op = HARP_MEM_GRANT, .dev = dev, .seq = r->seq, .cls = r->cls, .bytes = r->bytes};
+        add_lease(k, c, dev, r->cls, r->bytes);
+        core_send(k, c, &m);
+        return 1;
+    }
+    int for_good_limit = limit_stops(u, r, 1), for_good = for_good_limit || capacity_stops(d, r, 1);
+    uint32_t reason = !for_good        ? HARP_DENY_DRAINING
+                      : for_good_limit ? HARP_DENY_LIMIT
+                                       : HARP_DENY_CAPACITY;
+    /* What the client holds itself is all in use, or it would not ask. */
+    uint64_t own = c->hold[dev].leased[HARP_MEM_DEVICE];
+    if (r->cls == HARP_MEM_DEVICE && u->limit != 0 && below(own, u->limit) < r->bytes)
+        reason = HARP_DENY_LIMIT;
+    else if (below(own, d->capacity) < r->bytes)
+        reason = HARP_DENY_CAPACITY;
+    else if (k->now < r->deadline) {
+        if (by_limit && !settled(k, dev, (uint32_t)c->tenant, r->mark))
+            return 0;
+        if (by_capacity && !all_settled(k, dev, r->mark))
+            return 0;
+        if (!for_good)
+            return 0;
+    }
+    deny(k, c, dev, r, reason);
+    return 1;
+}
+
+static void release_request(struct harp_core *k, int32_t index)
+{
+    struct request *r = &k->request[index];
+    k->client[r->client].waiting--;
+    k->tenant[k->client[r->client].tenant].waiting--;
+    r->client = -1;
+    r->next = k->free_request;
+    k->free_request = index;
+    k->free_requests++;
+}
+
+void mem_settle(struct harp_core *k, uint32_t dev)
+{
+    struct device *d = &k->device[dev];
+    d->unsettled = 0;
+    int32_t previous = -1;
+    for (int32_t i = d->first; i >= 0;) {
+        struct request *r = &k->request[i];
+        int32_t next = r->next;
+        if (decide(k, dev, &k->client[r->client], r)) {
+            *(previous < 0 ? &d->first : &k->request[previous].next) = next;
+            if (d->last == i)
+                d->last = previous;
+            release_request(k, i);
+        } else {
+            previous = i;
+        }
+        i = next;
+    }
+}
+
+static void lease(struct harp_core *k, struct client *c, const struct harp_msg *m)
+{
+    struct tenant *t = &k->tenant[c->tenant];
+    struct request wish = {.seq = m->seq, .cls = m->cls, .bytes = m->bytes};
+    c->may_adopt = 0;
+    if (m->dev >= k->n_devices || !t->use[m->dev].granted) {
+        deny(k, c, m->dev, &wish, HARP_DENY_UNKNOWN);
+        return;
+    }
+    struct device *d = &k->device[m->dev];
+    wish.client = (int32_t)core_slot(k, c);
+    wish.deadline = k->now + HARP_MEM_WAIT_NS;
+    wish.mark = d->round_no;
+    /* Nobody may take more places in the queue than he leaves to others. */
+    int full = c->waiting >= HARP_MAX_WAITING || t->waiting >= k->free_requests;
+    if (full) {
+        deny(k, c, m->dev, &wish, HARP_DENY_BUSY);
+        return;
+    }
+    if (decide(k, m->dev, c, &wish))
+        return;
+    int32_t i = k->free_request;
+    k->free_request = k->request[i].next;
+    k->free_requests--;
+    c->waiting++;
+    t->waiting++;
+    wish.next = -1;
+    k->request[i] = wish;
+    *(d->last < 0 ? &d->first : &k->request[d->last].next) = i;
+    d->last = i;
+}
+
+static void answer_recall(struct harp_core *k, struct client *c, const struct harp_msg *m)
+{
+    struct hold *h = &c->hold[m->dev];
+    struct use *u = &k->tenant[c->tenant].use[m->dev];
+    take_lease(k, c, m->dev, HARP_MEM_DEVICE, m->bytes);
+    if (h->recall_no == 0 || (uint32_t)h->recall_no != m->seq)
+        return;
+    int counted = h->recall_no == u->round_started && u->awaiting > 0;
+    h->recall_no = 0;
+    if (counted && --u->awaiting == 0)
+        finish_round(k, u, m->dev);
+}
+
+/* What a client says it holds after its connection or the arbiter was lost. It is there, so it is
+ * charged even where others have filled the device meanwhile; never beyond the tenant's limit or
+ * the device's size, which nobody can hold honestly. */
+static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *m)
+{
+    struct device *d = &k->device[m->dev];
+    struct use *u = &k->tenant[c->tenant].use[m->dev];
+    if (!c->may_adopt || !u->granted) {
+        core_log(k, c, m->dev, m->bytes, "adoption_refused");
+        return;
+    }
+    uint64_t bytes = m->bytes;
+    for (int32_t i = k->tenant[c->tenant].first; i >= 0; i = k->client[i].next) {
+        struct client *old = &k->client[i];
+        if (old->state != HARP_CLIENT_DRAINING || !old->ghost || old->pid != c->pid)
+            continue;
+        uint64_t part = old->hold[m->dev].leased[m->cls];
+        part = part < bytes ? part : bytes;
+        old->hold[m->dev].leased[m->cls] -= part;
+        u->draining[m->cls] -= part;
+        d->draining -= part;
+        add_lease(k, c, m->dev, m->cls, part);
+        bytes -= part;
+    }
+    uint64_t most = below(d->leased, d->capacity);
+    if (m->cls == HARP_MEM_DEVICE && u->limit != 0 && below(charged(u), u->limit) < most)
+        most = below(charged(u), u->limit);
+    if (bytes > most)
+        core_log(k, c, m->dev, bytes - most, "adoption_beyond_limit");
+    bytes = bytes < most ? bytes : most;
+    if (bytes > below(mem_occupied(d), d->capacity))
+        core_log(k, c, m->dev, bytes, "adoption_overfills_device");
+    add_lease(k, c, m->dev, m->cls, bytes);
+}
+
+void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *m)
+{
+    struct harp_msg answer = {.op = HARP_MEM_STATE, .dev = m->dev, .seq = m->seq};
+    switch (m->op) {
+    case HARP_LEASE_MEM:
+        lease(k, c, m);
+        break;
+    case HARP_RETURN_MEM:
+        take_lease(k, c, m->dev, m->cls, m->bytes);
+        break;
+    case HARP_RECALLED:
+        answer_recall(k, c, m);
+        break;
+    case HARP_ADOPT_MEM:
+        adopt(k, c, m);
+        break;
+    case HARP_MEM_INFO:
+        if (m->dev < k->n_devices && k->tenant[c->tenant].use[m->dev].granted)
+            state_numbers(k, c, m->dev, &answer);
+        core_send(k, c, &answer);
+        break;
+    default:
+        break;
+    }
+}
+
+static void drop_requests(struct harp_core *k, const struct client *c, struct device *d)
+{
+    int32_t previous = -1, slot = (int32_t)core_slot(k, c);
+    for (int32_t i = d->first; i >= 0;) {
+        int32_t next = k->request[i].next;
+        if (k->request[i].client == slot) {
+            *(previous < 0 ? &d->first : &k->request[previous].next) = next;
+            if (d->last == i)
+                d->last = previous;
+            release_request(k, i);
+        } else {
+            previous = i;
+        }
+        i = next;
+    }
+}
+
+void mem_dead(struct harp_core *k, struct client *c)
+{
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        struct device *d = &k->device[dev];
+        struct use *u = &k->tenant[c->tenant].use[dev];
+        struct hold *h = &c->hold[dev];
+        if (c->waiting > 0)
+            drop_requests(k, c, d);
+        if (h->recall_no != 0 && h->recall_no == u->round_started && u->awaiting > 0 &&
+            --u->awaiting == 0)
+            finish_round(k, u, dev);
+        h->recall_no = 0;
+        uint64_t held = h->leased[HARP_MEM_DEVICE] + h->leased[HARP_MEM_OVERHEAD];
+        d->leased -= held;
+        d->extra -= h->extra;
+        u->extra -= h->extra;
+        for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
+            u->leased[cls] -= h->leased[cls];
+        h->leased[HARP_MEM_OVERHEAD] += h->extra; /* the dead's overhead is one sum */
+        h->extra = 0;
+        for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++) {
+            u->draining[cls] += h->leased[cls];
+            d->draining += h->leased[cls];
+        }
+    }
+}
+
+void mem_drained(struct harp_core *k, struct client *c, uint32_t dev)
+{
+    struct hold *h = &c->hold[dev];
+    struct use *u = &k->tenant[c->tenant].use[dev];
+    for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++) {
+        u->draining[cls] -= h->leased[cls];
+        k->device[dev].draining -= h->leased[cls];
+        h->leased[cls] = 0;
+    }
+    k->device[dev].unsettled = 1;
+}
+
+void mem_tick(struct harp_core *k)
+{
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        struct device *d = &k->device[dev];
+        if (d->first < 0)
+            continue;
+        if (k->request[d->first].deadline <= k->now)
+            d->unsettled = 1;
+        for (uint32_t t = 0; t < k->n_tenants; t++) {
+            struct use *u = &k->tenant[t].use[dev];
+            if (u->awaiting == 0 || u->round_deadline > k->now)
+                continue;
+            for (int32_t i = k->tenant[t].first; i >= 0; i = k->client[i].next) {
+                struct client *c = &k->client[i];
+                if (c->hold[dev].recall_no != u->round_started)
+                    continue;
+                c->mute = 1;
+                core_log(k, c, dev, 0, "recall_unanswered");
+            }
+            u->awaiting = 0;
+            finish_round(k, u, dev);
+        }
+    }
+}
+
+uint64_t mem_next(const struct harp_core *k)
+{
+    uint64_t next = HARP_NEVER;
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        const struct device *d = &k->device[dev];
+        if (d->first < 0)
+            continue;
+        if (k->request[d->first].deadline < next)
+            next = k->request[d->first].deadline;
+        for (uint32_t t = 0; t < k->n_tenants; t++)
+            if (k->tenant[t].use[dev].awaiting > 0 && k->tenant[t].use[dev].round_deadline < next)
+                next = k->tenant[t].use[dev].round_deadline;
+    }
+    return next;
+}
