@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import Header
+from header_facts import Header
 
 from native.api import cuda
 from native.api.model import JUMP_GATES, TIME_GATES, Cls, Gate

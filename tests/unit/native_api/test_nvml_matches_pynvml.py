@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Compile
+from header_facts import Compile
 
 from native.api import nvml
 

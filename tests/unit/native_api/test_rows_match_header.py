@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from conftest import INCLUDES, TYPEDEFS, Compile, Header
+from header_facts import INCLUDES, TYPEDEFS, Compile, Header
 
 from native.api import cuda
 from native.api.model import Type
@@ -89,11 +89,11 @@ def facts() -> str:
             continue
         lines.append(f'printf("{item.name} %zu\\n", sizeof({item.name}));')
         if item.kind in ("struct", "union"):
-            for field in members(item):
-                lines.append(
-                    f'printf("{item.name}.{field} %zu %zu\\n", offsetof({item.name}, {field}), '
-                    f"sizeof((({item.name} *)0)->{field}));"
-                )
+            lines += [
+                f'printf("{item.name}.{field} %zu %zu\\n", offsetof({item.name}, {field}), '
+                f"sizeof((({item.name} *)0)->{field}));"
+                for field in members(item)
+            ]
         lines += [f'printf("{name} %lld\\n", (long long){name});' for name, _ in item.members]
     lines += [f'printf("{c.name} %lld\\n", (long long){c.name});' for c in cuda.CONSTS]
     return "\n".join([*lines, "return 0; }"])

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from conftest import Compile, Header
+from header_facts import Compile, Header
 from hypothesis import given
 from hypothesis import strategies as st
 
