@@ -179,10 +179,16 @@ def exports_map() -> str:
     return "{\n    global:\n" + names + "    local:\n        *;\n};\n"
 
 
+def results_inc() -> str:
+    """One SOFT_RESULT(name) per CUresult, for cuGetErrorName."""
+    return "".join(f"SOFT_RESULT({name})\n" for _, name in sorted(_RESULTS.items()))
+
+
 _ME = "native/gen/emit_soft.py"
 TARGETS: tuple[Target, ...] = (
     Target("generated/soft_symbols.h", symbols_h, _ME),
     Target("generated/soft_symbols.c", symbols_c, _ME),
     Target("generated/soft_default.c", default_c, _ME),
+    Target("generated/soft_results.inc", results_inc, _ME),
     Target("generated/soft_exports.map", exports_map, _ME),
 )

@@ -29,7 +29,7 @@ class FormatterMissingError(RuntimeError):
 
 def _comment(path: str, text: str) -> str:
     lines = text.splitlines()
-    if path.endswith((".c", ".h", ".S")):
+    if path.endswith((".c", ".h", ".S", ".inc")):
         return "/* " + "\n * ".join(lines) + " */\n"
     if path.endswith(".md"):
         return "<!-- " + "\n     ".join(lines) + " -->\n"
