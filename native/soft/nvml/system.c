@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nvmlSystem*: versions, names of processes.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "soft/nvml/nvml.h"
+
+/* Of the driver whose behaviour is imitated; programs compare it with what they need. */
+#define DRIVER_VERSION "580.65.06"
+#define NVML_VERSION   "13.580.65.06"
+
+nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)
+{
+    struct soft_state *state;
+    nvmlReturn_t result = soft_nvml_state(&state);
+    return result == NVML_SUCCESS ? soft_nvml_text(DRIVER_VERSION, version, length) : result;
+}
+
+nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned int length)
+{
+    return soft_nvml_text(NVML_VERSION, version, length); /* works before init, too */
+}
+
+nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version)
+{
+    if (version == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *version = 13000;
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version)
+{
+    return nvmlSystemGetCudaDriverVersion_v2(version);
+}
+
+static bool name_from_proc(unsigned pid, char *name, size_t bytes)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%u/cmdline", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, name, bytes - 1);
+    close(fd);
+    if (n <= 0)
+        return false;
+    name[n] = '\0'; /* and the first argument ends earlier, with a NUL of its own */
+    return true;
+}
+
+nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int length)
+{
+    struct soft_state *state;
+    nvmlReturn_t result = soft_nvml_state(&state);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (name == NULL || length == 0)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    char text[1024] = "";
+    bool found = name_from_proc(pid, text, sizeof text);
+    if (!found) {
+        int count = 0;
+        struct soft_slot *slots = soft_nvml_slots(state, &count);
+        if (slots == NULL)
+            return NVML_ERROR_MEMORY;
+        for (int i = 0; i < count && !found; i++)
+            if ((unsigned)slots[i].pid == pid) {
+                snprintf(text, sizeof text, "%s", slots[i].name);
+                found = true;
+            }
+        free(slots);
+    }
+    if (!found)
+        return NVML_ERROR_NOT_FOUND;
+    snprintf(name, length, "%s", text); /* NVML cuts it */
+    return NVML_SUCCESS;
+}
