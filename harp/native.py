@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harp.errors import BuildMissing
 
-__all__ = ["INJECTED", "DriverPaths", "NativeDir", "driver_paths", "find", "scrub"]
+__all__ = ["INJECTED", "DriverPaths", "NativeDir", "driver_paths", "find", "native_dir", "scrub"]
 
 #: Names of the marker file that every folder of injected libraries holds.
 MARKER = "harp-injected"
@@ -81,6 +81,11 @@ def find(env: Mapping[str, str]) -> NativeDir:
         return NativeDir(Path(chosen).absolute())
     # Joined first, converted last: an editable install maps single files, not folders.
     return NativeDir(Path(str(files("harp") / "_lib" / "libharp.so")).parent)
+
+
+def native_dir() -> Path:
+    """Path of that folder for this process."""
+    return find(os.environ).path
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import psutil
 __all__ = [
     "Proc",
     "all_procs",
-    "cgroup_of",
+    "container_of",
     "environ_of",
     "name_of",
     "read",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _PROC = Path("/proc")
+_CONTAINER_ID = re.compile(r"[0-9a-f]{32,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,15 @@ def environ_of(pid: int, name: str) -> str | None:
     return None
 
 
-def cgroup_of(pid: int) -> str:
-    """Path of its (version 2) control group; "" if not to be seen."""
+def container_of(pid: int) -> str:
+    """Its control group, if that is a container's own; "" if not, or not to be seen.
+
+    Container runtimes name the group after the container's id; a plain job shares its group with
+    everything else in the login session, which says nothing.
+    """
     with contextlib.suppress(OSError):
         for line in (_PROC / str(pid) / "cgroup").read_text().splitlines():
-            if line.startswith("0::"):
+            if line.startswith("0::") and _CONTAINER_ID.search(line):
                 return line[3:]
     return ""
 

@@ -28,17 +28,19 @@ _SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 
 def generate(target: Path) -> list[Path]:
     """Write the stubs of all protos under `target`; returns their paths relative to it."""
+    tools = Path(sys.executable).parent
     subprocess.run(
         [
             sys.executable,
             "-m",
             "grpc_tools.protoc",
             "-I.",
-            f"--plugin=protoc-gen-mypy_grpc={Path(sys.executable).parent / 'protoc-gen-mypy_grpc'}",
+            f"--plugin=protoc-gen-mypy={tools / 'protoc-gen-mypy'}",
+            f"--plugin=protoc-gen-mypy_grpc={tools / 'protoc-gen-mypy_grpc'}",
             f"--python_out={target}",
-            f"--pyi_out={target}",
+            f"--mypy_out=quiet:{target}",
             f"--grpc_python_out={target}",
-            f"--mypy_grpc_out={target}",
+            f"--mypy_grpc_out=quiet:{target}",
             *(str(p) for p in _PROTOS),
         ],
         cwd=_ROOT,

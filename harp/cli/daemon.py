@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`harp daemon`: start, stop, look."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import click
+
+from harp import config
+from harp.cli.output import json_option, print_json, progress
+from harp.cli.start import spawn
+from harp.client import Client
+from harp.daemon import app
+from harp.errors import DaemonUnreachable, HarpError
+from harp.native import find as find_native
+from harp.rundir import find
+
+__all__ = ["daemon"]
+
+_STOP_S = 10.0
+
+
+@click.command()
+@click.option("--foreground", is_flag=True, help="Stay; log to the run folder.")
+@click.option("--stop", is_flag=True, help="End harpd; tenants and the arbiter go on.")
+@click.option("--all", "with_arbiter", is_flag=True, help="With --stop: end the arbiter too.")
+@click.option("--status", is_flag=True, help="Say whether it runs.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting.")
+@json_option
+def daemon(
+    *,
+    foreground: bool,
+    stop: bool,
+    with_arbiter: bool,
+    status: bool,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Start harpd for this machine (or this HARP_RUN), or control it."""
+    if foreground + stop + status > 1:
+        raise click.UsageError("--foreground, --stop and --status exclude each other")
+    if with_arbiter and not stop:
+        raise click.UsageError("--all goes with --stop")
+    run_dir = find(os.environ)
+    if stop:
+        _stop(with_arbiter=with_arbiter)
+        if as_json:
+            print_json({"running": False, "run_dir": str(run_dir.path)})
+        else:
+            progress("harpd ended")
+        return
+    if status:
+        _status(as_json=as_json)
+        return
+    settings_tree = config.load(os.environ, settings)  # a wrong one is said here, not in a log
+    if foreground:
+        try:
+            app.main(run_dir, find_native(os.environ), settings_tree, os.environ)
+        except app.AlreadyRuns as error:
+            progress(error.message)
+        return
+    if not (run_dir.path.exists() and run_dir.alive()):
+        spawn(run_dir, os.environ, [f"--set={s}" for s in settings])
+    elif settings:
+        raise HarpError(
+            f"harpd runs already in {run_dir.path}", "its settings change with a restart"
+        )
+    _status(as_json=as_json)
+
+
+def _status(*, as_json: bool) -> None:
+    with Client.connect(os.environ) as client:
+        info = client.info()
+    if as_json:
+        print_json(
+            {
+                "running": True,
+                "pid": info.pid,
+                "uid": info.uid,
+                "version": info.version,
+                "run_dir": info.run_dir,
+                "arbiter_pid": info.arbiter_pid,
+                "log_path": info.log_path,
+            }
+        )
+    else:
+        progress(
+            f"harpd {info.version} runs in {info.run_dir} (pid {info.pid}, uid {info.uid},"
+            f" arbiter {info.arbiter_pid}), log {info.log_path}"
+        )
+
+
+def _stop(*, with_arbiter: bool) -> None:
+    with Client.connect(os.environ) as client:
+        run_dir = client.run_dir
+        client.stop(with_arbiter=with_arbiter)
+    deadline = time.monotonic() + _STOP_S
+    while run_dir.alive():
+        if time.monotonic() > deadline:
+            raise DaemonUnreachable(
+                f"harpd in {run_dir.path} did not end within {_STOP_S:g} s", f"see {run_dir.log}"
+            )
+        time.sleep(0.02)

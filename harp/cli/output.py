@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command says: tables and sentences for people, or one JSON object as the last line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+from rich.console import Console
+
+from harp.errors import HarpError, UnitError
+from harp.model import TenantClass
+from harp.units import parse_percent, parse_size
+
+__all__ = [
+    "CLASSES",
+    "PERCENT",
+    "SIZE",
+    "console",
+    "fail",
+    "json_option",
+    "print_json",
+    "progress",
+]
+
+_F = TypeVar("_F", bound=Callable[..., object])
+if TYPE_CHECKING:
+    _IntParam = click.ParamType[int]
+else:
+    _IntParam = click.ParamType  # generic only in newer releases of click
+CLASSES = [c.label for c in TenantClass]
+
+
+def json_option(command: _F) -> _F:
+    """Add `--json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="One JSON object, the last line of stdout."
+    )(command)
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """Write the object. Nothing may follow it."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def progress(text: str) -> None:
+    """Say what goes on; never on stdout."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def console() -> Console:
+    """Where tables go."""
+    return Console(highlight=False)
+
+
+def fail(error: HarpError, *, as_json: bool, status: int) -> int:
+    """Say an error as one line and a hint; returns the exit status."""
+    if as_json:
+        print_json(
+            {"error": {"kind": type(error).__name__, "text": error.message, "hint": error.hint}}
+        )
+    sys.stderr.write(f"harp: {' '.join(error.message.split())}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+    return status
+
+
+class _Size(_IntParam):
+    """A size such as 8GiB; "none" lifts the limit."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return 0 if value == "none" else parse_size(str(value))
+        except UnitError as error:
+            self.fail(f"{error.message}; {error.hint}", param, ctx)
+
+
+class _Percent(_IntParam):
+    """A share such as 30%; "none" lifts it."""
+
+    name = "percent"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return 0 if value == "none" else parse_percent(str(value))
+        except UnitError as error:
+            self.fail(f"{error.message}; {error.hint}", param, ctx)
+
+
+SIZE = _Size()
+PERCENT = _Percent()

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`harp run`: become the program, as a tenant.
+
+This process makes the grant (folder, listening socket, limits at harpd) and then execs CMD: same
+pid, same terminal, same signals, and the exit status is CMD's own. Should it fail before, it exits
+as env(1) does: 125 HARP's own failure, 126 CMD cannot be run, 127 CMD is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from harp.api.v1 import control_pb2 as pb
+from harp.cli.output import CLASSES, PERCENT, SIZE, fail, progress
+from harp.cli.program import locate, obstacle
+from harp.cli.start import connect_or_start
+from harp.errors import HarpError, RunDirUnsafe
+from harp.inject import Backing, shim_dir, soft_dir, tenant_env
+from harp.model import Policy, TenantClass
+from harp.native import driver_paths, find
+from harp.rundir import make_user_dir
+from harp.units import format_percent, format_size
+
+__all__ = ["run"]
+
+_FAILED, _CANNOT_RUN, _NOT_FOUND = 125, 126, 127
+_STALE_S = 60.0
+_SOCKET_PATH_MAX = 107
+_BACKLOG = 128
+_POLICIES = {
+    None: pb.POLICY_UNSPECIFIED,
+    Policy.WARN.value: pb.POLICY_WARN,
+    Policy.STOP.value: pb.POLICY_STOP,
+    Policy.KILL.value: pb.POLICY_KILL,
+}
+_CLASS_OF = {
+    TenantClass.STANDARD.label: pb.TENANT_CLASS_STANDARD,
+    TenantClass.LATENCY.label: pb.TENANT_CLASS_LATENCY,
+    TenantClass.BEST_EFFORT.label: pb.TENANT_CLASS_BEST_EFFORT,
+}
+#: what harpd may put into a tenant's environment; anything else it says is not taken
+_ENV_FROM_DAEMON = ("HARP_SOFT_",)
+
+
+@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.option("--gpu", default="", metavar="I|UUID", help="Device; default: the freest.")
+@click.option("--mem", type=SIZE, default=0, help="Memory limit, e.g. 8GiB.")
+@click.option("--share", type=PERCENT, default=0, help="Guaranteed part of device time.")
+@click.option("--limit", type=PERCENT, default=0, help="Most device time, even when alone.")
+@click.option("--class", "klass", type=click.Choice(CLASSES), default=CLASSES[0])
+@click.option("--name", default="", help="Name shown by ps and top.")
+@click.option(
+    "--policy",
+    type=click.Choice([p.value for p in Policy]),
+    default=None,
+    help="What to do with processes of CMD that evade HARP.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say the grant as one JSON line on stderr.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    *,
+    gpu: str,
+    mem: int,
+    share: int,
+    limit: int,
+    klass: str,
+    name: str,
+    policy: str | None,
+    as_json: bool,
+    command: tuple[str, ...],
+) -> NoReturn:
+    """Run CMD under a grant: -- CMD [ARG]..."""
+    env = dict(os.environ)
+    program = locate(command[0], env)
+    if program is None:
+        progress(f"harp: {command[0]}: no such program")
+        sys.exit(_NOT_FOUND)
+    if not program.is_file() or not os.access(program, os.X_OK):
+        progress(f"harp: {command[0]}: cannot be run")
+        sys.exit(_CANNOT_RUN)
+    if why := obstacle(program):
+        progress(f"harp: warning: {why}; its GPU use is seen by the watchdog, but not limited")
+    request = pb.CreateTenantRequest(
+        name=name,
+        gpu=gpu,
+        mem_limit_bytes=mem,
+        share_ppm=share,
+        limit_ppm=limit,
+        tenant_class=_CLASS_OF[klass],
+        policy=_POLICIES[policy],
+        root_pid=os.getpid(),
+        program=command[0],
+    )
+    try:
+        child_env, reply = _grant(request, env)
+    except HarpError as error:
+        sys.exit(fail(error, as_json=False, status=_FAILED))
+    tenant = reply.tenant
+    if as_json:
+        sys.stderr.write(
+            json.dumps(
+                {
+                    "tenant": tenant.name,
+                    "pid": tenant.root_pid,
+                    "gpu": reply.device.index,
+                    "device": reply.device.name,
+                    "software": reply.device.kind == pb.DEVICE_KIND_SOFTWARE,
+                    "mem_limit_bytes": tenant.mem_limit_bytes,
+                    "share_ppm": tenant.share_ppm,
+                    "limit_ppm": tenant.limit_ppm,
+                }
+            )
+            + "\n"
+        )
+        sys.stderr.flush()
+    _become(program, command, child_env)
+
+
+def describe(reply: pb.CreateTenantReply) -> str:
+    """One line on what was granted."""
+    tenant, device = reply.tenant, reply.device
+    parts = [f"tenant {tenant.name} on GPU {device.index}"]
+    if tenant.mem_limit_bytes:
+        parts.append(f"memory {format_size(tenant.mem_limit_bytes)}")
+    if tenant.share_ppm:
+        parts.append(f"share {format_percent(tenant.share_ppm)}")
+    return ", ".join(parts)
+
+
+def _grant(
+    request: pb.CreateTenantRequest, env: Mapping[str, str]
+) -> tuple[dict[str, str], pb.CreateTenantReply]:
+    """Make the tenant; returns the environment for CMD and what harpd answered."""
+    client, started = connect_or_start(env)
+    with client:
+        info = client.info()
+        if started:
+            progress(f"harp: started harpd (pid {info.pid}, log {info.log_path})")
+        base = make_user_dir(env)
+        shim = shim_dir(find(env), base)
+        backing = _backing(info, env, base)
+        grants = base / "grants"
+        grants.mkdir(mode=0o700, exist_ok=True)
+        _sweep(grants)
+        with _grant_folder(grants, request) as (folder, listening):
+            request.grant_dir = str(folder)
+            request.ticket = client.deposit(listening)
+            reply = client.create(request)
+    child = tenant_env(env, grant_dir=folder, shim=shim, backing=backing)
+    for key, value in reply.env.items():
+        if key.startswith(_ENV_FROM_DAEMON):
+            child[key] = value
+    if reply.device_count > 1:
+        if request.gpu or "CUDA_VISIBLE_DEVICES" not in env:
+            # The granted device is the program's device 0; it may use no other.
+            child["CUDA_VISIBLE_DEVICES"] = reply.device.uuid
+        else:
+            progress("harp: CUDA_VISIBLE_DEVICES is yours and stays; it must name the granted GPU")
+    if reply.device.kind == pb.DEVICE_KIND_SOFTWARE:
+        progress(f"harp: {describe(reply)} ({reply.device.name}: not a real GPU)")
+    return child, reply
+
+
+def _backing(info: pb.GetInfoReply, env: Mapping[str, str], base: Path) -> Backing:
+    """The driver libraries CMD's calls end in.
+
+    A daemon of another plain user may not say which files our process loads.
+    """
+    if info.kind == pb.DEVICE_KIND_SOFTWARE:
+        return soft_dir(find(env), base)
+    if info.uid in (0, os.geteuid()):
+        return Backing(Path(info.cuda_path), Path(info.nvml_path))
+    paths = driver_paths(env)
+    if paths.cuda is None or paths.nvml is None:
+        raise HarpError(
+            "harpd serves an NVIDIA GPU, but no driver library is found from here",
+            "see `harp doctor`, or set HARP_CUDA_REAL and HARP_NVML_REAL",
+        )
+    return Backing(paths.cuda, paths.nvml)
+
+
+@contextlib.contextmanager
+def _grant_folder(
+    grants: Path, request: pb.CreateTenantRequest
+) -> Iterator[tuple[Path, socket.socket]]:
+    """A new grant folder with its listening socket; removed again if the grant fails."""
+    stem = "".join(c for c in Path(request.name or request.program).name if c.isalnum())[:16]
+    folder = grants / f"{stem or 'tenant'}-{secrets.token_hex(4)}"
+    folder.mkdir(mode=0o700)
+    path = folder / "arbiter.sock"
+    try:
+        if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+            raise RunDirUnsafe(
+                f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
+                "set XDG_RUNTIME_DIR to a shorter path",
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
+            sock.bind(str(path))
+            sock.listen(_BACKLOG)
+            yield folder, sock
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _sweep(grants: Path) -> None:
+    """Remove the folders of tenants that ended: on their sockets nobody listens any more."""
+    now = time.time()
+    for folder in grants.iterdir():
+        with contextlib.suppress(OSError):
+            if now - folder.stat().st_mtime < _STALE_S:
+                continue  # another `harp run` may be at work in it
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+                probe.settimeout(0.2)
+                try:
+                    probe.connect(str(folder / "arbiter.sock"))
+                except (ConnectionRefusedError, FileNotFoundError):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _become(program: Path, command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
+    """Exec. Python ignores two signals, and what is ignored stays ignored in CMD: undo that."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execve(program, list(command), dict(env))  # noqa: S606 - that is what run is for
+    except OSError as error:
+        progress(f"harp: {program}: {error.strerror}")
+        sys.exit(_NOT_FOUND if isinstance(error, FileNotFoundError) else _CANNOT_RUN)

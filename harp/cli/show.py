@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`harp devices` and `harp ps`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+from rich.table import Table
+
+from harp.api.v1 import control_pb2 as pb
+from harp.cli.output import console, json_option, print_json
+from harp.cli.view import device_json, is_software, short_size, tenant_json, uncovered_json
+from harp.client import Client
+from harp.units import format_percent
+
+__all__ = ["devices", "ps"]
+
+
+@click.command()
+@json_option
+def devices(*, as_json: bool) -> None:
+    """List the devices and what is promised on them."""
+    with Client.connect(os.environ) as client:
+        state = client.state()
+    if as_json:
+        print_json({"devices": [device_json(d) for d in state.devices]})
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("GPU", "KIND", "NAME"):
+        table.add_column(column, overflow="fold")
+    for column in ("MEMORY", "USED", "PROMISED", "SHARES", "CONTEXT"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for d in state.devices:
+        table.add_row(
+            str(d.index),
+            "software" if is_software(d) else "nvidia",
+            d.name,
+            short_size(d.memory_bytes),
+            short_size(d.used_bytes),
+            short_size(d.promised_bytes),
+            format_percent(d.promised_ppm),
+            f"{short_size(d.context_bytes)}{'*' if d.context_source == 'default' else ''}",
+        )
+    out = console()
+    out.print(table)
+    if any(is_software(d) for d in state.devices):
+        out.print("software: HARP's software GPU; no number measured on it is a GPU's")
+    if any(d.context_source == "default" for d in state.devices):
+        out.print("*: not measured; device.overhead_bytes is taken")
+
+
+@click.command()
+@json_option
+def ps(*, as_json: bool) -> None:
+    """List tenants, their processes, and processes that evade HARP."""
+    with Client.connect(os.environ) as client:
+        state = client.state()
+    by_uuid = {d.uuid: d for d in state.devices}
+    if as_json:
+        print_json(
+            {
+                "tenants": [tenant_json(t, by_uuid) for t in state.tenants],
+                "uncovered": [uncovered_json(u) for u in state.uncovered],
+                "devices": [device_json(d) for d in state.devices],
+            }
+        )
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("TENANT", "USER", "GPU"):
+        table.add_column(column, overflow="fold")
+    table.add_column("PID", justify="right", no_wrap=True)
+    table.add_column("PROGRAM", overflow="ellipsis", no_wrap=True)
+    for column in ("MEM", "LIMIT", "CONTEXT"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("STATE", no_wrap=True)
+    for tenant in state.tenants:
+        _tenant_rows(table, tenant, by_uuid)
+    for one in state.uncovered:
+        table.add_row(
+            one.tenant or "(outside)",
+            one.user,
+            _gpu(by_uuid.get(one.device_uuid)),
+            str(one.pid),
+            one.name,
+            short_size(one.mem_bytes),
+            "-",
+            "-",
+            f"UNCOVERED, {one.action}",
+        )
+    console().print(table)
+    for one in state.uncovered:
+        whose = f"of tenant {one.tenant} (by {one.evidence})" if one.tenant else "outside HARP"
+        print(f"uncovered: pid {one.pid} ({one.name}) {whose} uses the GPU without a session")
+
+
+def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device]) -> None:
+    head = (tenant.name, tenant.user, _gpu(by_uuid.get(tenant.device_uuid)))
+    if not tenant.clients:
+        state = "no GPU use yet" if tenant.root_alive else "ended"
+        table.add_row(
+            *head, str(tenant.root_pid), "", "-", short_size(tenant.mem_limit_bytes), "-", state
+        )
+    for client in tenant.clients:
+        table.add_row(
+            *head,
+            str(client.pid),
+            client.program,
+            short_size(client.leased_bytes),
+            short_size(tenant.mem_limit_bytes),
+            short_size(client.overhead_bytes),
+            "live" if client.state == pb.CLIENT_STATE_LIVE else "draining",
+        )
+        head = ("", "", "")
+
+
+def _gpu(device: pb.Device | None) -> str:
+    if device is None:
+        return "?"
+    return f"{device.index} (soft)" if is_software(device) else str(device.index)

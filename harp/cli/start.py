@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find harpd, or start it and wait until it is ready."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import harp
+from harp.client import Client
+from harp.errors import DaemonUnreachable
+from harp.native import scrub
+from harp.rundir import RunDir, find
+
+__all__ = ["connect_or_start", "spawn"]
+
+_READY_S = 15.0
+_TAIL_LINES = 3
+
+
+def connect_or_start(env: Mapping[str, str]) -> tuple[Client, bool]:
+    """Connect to the daemon, starting one if none runs; True: we started it.
+
+    Raises:
+        DaemonUnreachable: it did not become ready.
+    """
+    run_dir = find(env)
+    if run_dir.path.exists() and run_dir.alive():
+        return Client.connect(env), False
+    spawn(run_dir, env, ())
+    return Client.connect(env), True
+
+
+def spawn(run_dir: RunDir, env: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """Start a detached harpd and wait until it answers.
+
+    Raises:
+        DaemonUnreachable: it ended, or was not ready in time; with its last words.
+        RunDirUnsafe: the folder cannot be used.
+    """
+    run_dir.make()
+    clean = scrub(env)
+    clean.pop("CUDA_VISIBLE_DEVICES", None)  # the daemon sees all devices
+    clean["HARP_RUN"] = str(run_dir.path)
+    package = str(Path(harp.__file__).parent.parent)
+    clean["PYTHONPATH"] = ":".join(p for p in (package, clean.get("PYTHONPATH")) if p)
+    words = run_dir.path / "harpd.out"
+    with words.open("wb") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "harp", "daemon", "--foreground", *arguments],
+            env=clean,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        if run_dir.alive():
+            return
+        if child.poll() is not None:
+            if run_dir.alive():  # somebody else's was faster
+                return
+            break
+        time.sleep(0.02)
+    status = child.returncode
+    what = f"ended with status {status}" if status is not None else f"not ready in {_READY_S:g} s"
+    tail = words.read_text(errors="replace").strip().splitlines()[-_TAIL_LINES:]
+    if status is None:
+        os.kill(child.pid, 15)
+    raise DaemonUnreachable(
+        f"harpd {what}: {' / '.join(tail) or 'it said nothing'}", f"see {run_dir.log}"
+    )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`harp top`: tenants, what they may have and what they get. Fits 80 columns and 24 lines."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harp.api.v1 import control_pb2 as pb
+from harp.cli.output import console, json_option, print_json
+from harp.cli.view import device_json, is_software, short_size, tenant_json, uncovered_json
+from harp.client import Client
+from harp.errors import ArbiterError, DaemonUnreachable
+from harp.units import format_percent
+
+__all__ = ["render", "top"]
+
+_SORTS = {
+    "used": lambda t: -t.used_ratio,
+    "mem": lambda t: -t.leased_bytes,
+    "wait": lambda t: -t.wait_ns,
+    "name": lambda t: t.name,
+}
+_LINES = 24
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Print one picture and end.")
+@click.option("--sort", type=click.Choice(list(_SORTS)), default="used", show_default=True)
+@click.option("--interval", type=click.FloatRange(0.2, 60), default=1.0, help="Seconds.")
+@json_option
+def top(*, once: bool, sort: str, interval: float, as_json: bool) -> None:
+    """Watch the tenants; Ctrl-C ends."""
+    with Client.connect(os.environ) as client:
+        if as_json or once:
+            state = client.state()
+            if as_json:
+                by_uuid = {d.uuid: d for d in state.devices}
+                tenants = sorted(state.tenants, key=_SORTS[sort])
+                print_json(
+                    {
+                        "now_s": state.now_s,
+                        "devices": [device_json(d) for d in state.devices],
+                        "tenants": [tenant_json(t, by_uuid) for t in tenants],
+                        "uncovered": [uncovered_json(u) for u in state.uncovered],
+                    }
+                )
+            else:
+                console().print(render(state, sort, None))
+            return
+        out = console()
+        with Live(console=out, screen=True, auto_refresh=False) as live:
+            while True:
+                try:
+                    picture = render(client.state(), sort, out.height)
+                except (ArbiterError, DaemonUnreachable) as error:
+                    picture = Text(f"{error.message}; trying again")
+                live.update(picture, refresh=True)
+                try:
+                    time.sleep(interval)
+                except KeyboardInterrupt:
+                    return
+
+
+def render(state: pb.GetStateReply, sort: str, height: int | None) -> RenderableType:
+    """The picture: a line per device, a row per tenant, what evades; at most `height` lines."""
+    head = [_device_line(d) for d in state.devices]
+    alarms = [
+        Text(
+            f"UNCOVERED pid {u.pid} {u.name} {u.tenant or 'outside HARP'}"
+            f" {short_size(u.mem_bytes)} {u.action}",
+            style="bold red",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+        for u in state.uncovered
+    ]
+    index = {d.uuid: str(d.index) for d in state.devices}
+    table = Table(box=None, pad_edge=False, expand=False)
+    table.add_column("TENANT", no_wrap=True, overflow="ellipsis", max_width=18)
+    table.add_column("USER", no_wrap=True, overflow="ellipsis", max_width=8)
+    table.add_column("G", no_wrap=True)
+    table.add_column("MEM", justify="right", no_wrap=True)
+    table.add_column("LIMIT", justify="right", no_wrap=True)
+    table.add_column("ASKED", justify="right", no_wrap=True)
+    table.add_column("GETS", justify="right", no_wrap=True)
+    table.add_column("CAP", justify="right", no_wrap=True)
+    table.add_column("WAIT", justify="right", no_wrap=True)
+    table.add_column("PROCS", justify="right", no_wrap=True)
+    tenants = sorted(state.tenants, key=_SORTS[sort])
+    room = len(tenants)
+    if height is not None:
+        room = max(1, height - len(head) - len(alarms[:4]) - 3)
+    for tenant in tenants[:room]:
+        table.add_row(
+            tenant.name,
+            tenant.user,
+            index.get(tenant.device_uuid, "?"),
+            short_size(tenant.leased_bytes),
+            short_size(tenant.mem_limit_bytes),
+            format_percent(tenant.share_ppm) if tenant.share_ppm else "-",
+            f"{tenant.used_ratio:.1%}" if tenant.window_s else "-",
+            format_percent(tenant.limit_ppm) if tenant.limit_ppm else "-",
+            f"{tenant.wait_ns / 1e9:.1f}s",
+            str(len(tenant.clients)),
+        )
+    rest = [Text(f"... {len(tenants) - room} more")] if len(tenants) > room else []
+    if not tenants:
+        rest = [Text("no tenants; harp run -- CMD makes one")]
+    return Group(*head, table, *rest, *(alarms[:4] if height is not None else alarms))
+
+
+def _device_line(device: pb.Device) -> Text:
+    kind = "software, not a GPU" if is_software(device) else f"driver {device.driver_version}"
+    return Text(
+        f"GPU {device.index} {device.name} ({kind})  {short_size(device.used_bytes)}"
+        f" of {short_size(device.memory_bytes)}, promised {format_percent(device.promised_ppm)}",
+        no_wrap=True,
+        overflow="ellipsis",
+    )

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State of the daemon as JSON objects: one shape for ps, top, devices and set."""
+
+from __future__ import annotations
+
+from harp.api.v1 import control_pb2 as pb
+from harp.model import TenantClass
+from harp.units import PPM
+
+__all__ = ["device_json", "short_size", "tenant_json", "uncovered_json"]
+
+_KINDS = {pb.DEVICE_KIND_NVIDIA: "nvidia", pb.DEVICE_KIND_SOFTWARE: "software"}
+_POLICIES = {pb.POLICY_WARN: "warn", pb.POLICY_STOP: "stop", pb.POLICY_KILL: "kill"}
+_STATES = {pb.CLIENT_STATE_LIVE: "live", pb.CLIENT_STATE_DRAINING: "draining"}
+
+
+def device_json(device: pb.Device) -> dict[str, object]:
+    """A device."""
+    return {
+        "index": device.index,
+        "uuid": device.uuid,
+        "name": device.name,
+        "kind": _KINDS.get(device.kind, "unknown"),
+        "software": device.kind == pb.DEVICE_KIND_SOFTWARE,
+        "memory_bytes": device.memory_bytes,
+        "used_bytes": device.used_bytes,
+        "leased_bytes": device.leased_bytes,
+        "overhead_bytes": device.overhead_bytes,
+        "context_bytes": device.context_bytes,
+        "context_source": device.context_source,
+        "promised_bytes": device.promised_bytes,
+        "promised_ratio": device.promised_ppm / PPM,
+        "driver_version": device.driver_version,
+    }
+
+
+def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, object]:
+    """A tenant and its processes. A limit of 0 is none."""
+    device = devices.get(tenant.device_uuid)
+    return {
+        "name": tenant.name,
+        "tenant_id": tenant.tenant_id,
+        "user": tenant.user,
+        "uid": tenant.uid,
+        "pid": tenant.root_pid,
+        "root_alive": tenant.root_alive,
+        "gpu": device.index if device else None,
+        "device_uuid": tenant.device_uuid,
+        "software": bool(device) and device is not None and is_software(device),
+        "mem_limit_bytes": tenant.mem_limit_bytes,
+        "mem_leased_bytes": tenant.leased_bytes,
+        "mem_peak_bytes": tenant.peak_bytes,
+        "overhead_bytes": tenant.overhead_bytes,
+        "share_ratio": tenant.share_ppm / PPM,
+        "limit_ratio": tenant.limit_ppm / PPM,
+        "class": TenantClass(tenant.tenant_class).label,
+        "policy": _POLICIES.get(tenant.policy, "unknown"),
+        "used_ratio": tenant.used_ratio,
+        "window_s": tenant.window_s,
+        "used_ns": tenant.used_ns,
+        "copy_ns": tenant.copy_ns,
+        "wait_ns": tenant.wait_ns,
+        "launches": tenant.launches,
+        "denials": tenant.denials,
+        "wants": tenant.wants,
+        "created_s": tenant.created_s,
+        "clients": [
+            {
+                "pid": client.pid,
+                "program": client.program,
+                "state": _STATES.get(client.state, "unknown"),
+                "leased_bytes": client.leased_bytes,
+                "overhead_bytes": client.overhead_bytes,
+            }
+            for client in tenant.clients
+        ],
+    }
+
+
+def uncovered_json(one: pb.Uncovered) -> dict[str, object]:
+    """A process that evades."""
+    return {
+        "pid": one.pid,
+        "program": one.name,
+        "user": one.user,
+        "device_uuid": one.device_uuid,
+        "mem_bytes": one.mem_bytes,
+        "tenant": one.tenant or None,
+        "evidence": one.evidence or None,
+        "since_s": one.since_s,
+        "action": one.action,
+    }
+
+
+def is_software(device: pb.Device) -> bool:
+    """Whether a number measured on it is no GPU's."""
+    return device.kind == pb.DEVICE_KIND_SOFTWARE
+
+
+def short_size(size_bytes: int) -> str:
+    """A size in at most 7 columns, rounded; "-" for none."""
+    if not size_bytes:
+        return "-"
+    value, unit = float(size_bytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f}{unit}" if value >= 100 or value == int(value) else f"{value:.1f}{unit}"

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A synchronous client of harpd: what the command line, the device plugin and notebooks use.
+
+with Client.connect(os.environ) as harp:
+    for tenant in harp.state().tenants:
+        print(tenant.name, tenant.leased_bytes)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from harp.api.status import from_rpc
+from harp.api.v1 import control_pb2 as pb
+from harp.api.v1 import control_pb2_grpc
+from harp.errors import DaemonError, DaemonUnreachable, Unauthenticated
+from harp.rundir import RunDir, find
+
+__all__ = ["Client"]
+
+_TIMEOUT_S = 15.0
+_AUTH_TIMEOUT_S = 5.0
+_Request = TypeVar("_Request")
+_Reply = TypeVar("_Reply")
+
+
+class Client:
+    """One connection; calls raise the errors of harp/errors.py."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        self._token = self._ask({"op": "token"})["token"]
+        self._channel = grpc.insecure_channel(
+            f"unix:{run_dir.control}", options=[("grpc.enable_http_proxy", 0)]
+        )
+        self._stub = control_pb2_grpc.ControlStub(self._channel)
+
+    @classmethod
+    def connect(cls, env: Mapping[str, str]) -> Self:
+        """Connect to the daemon that holds for this environment.
+
+        Raises:
+            DaemonUnreachable: none runs there.
+            RunDirUnsafe: another user could have put it there.
+        """
+        run_dir = find(env)
+        if not run_dir.path.exists():
+            raise DaemonUnreachable(f"no harpd runs in {run_dir.path}", "start one: harp daemon")
+        run_dir.check()
+        return cls(run_dir)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def info(self) -> pb.GetInfoReply:
+        """Who and what the daemon is."""
+        return self._call(self._stub.GetInfo, pb.GetInfoRequest())
+
+    def state(self) -> pb.GetStateReply:
+        """Devices, tenants, clients and uncovered processes."""
+        return self._call(self._stub.GetState, pb.GetStateRequest())
+
+    def deposit(self, listening: socket.socket) -> str:
+        """Hand in a tenant's listening socket; returns the ticket for create()."""
+        return self._ask({"op": "deposit"}, listening)["ticket"]
+
+    def create(self, request: pb.CreateTenantRequest) -> pb.CreateTenantReply:
+        """Make a tenant."""
+        return self._call(self._stub.CreateTenant, request)
+
+    def set(self, request: pb.SetTenantRequest) -> pb.Tenant:
+        """Change a tenant's limits."""
+        return self._call(self._stub.SetTenant, request).tenant
+
+    def remove(self, name: str) -> None:
+        """Take a tenant's grant back."""
+        self._call(self._stub.RemoveTenant, pb.RemoveTenantRequest(name=name))
+
+    def stop(self, *, with_arbiter: bool) -> None:
+        """End the daemon."""
+        self._call(self._stub.Stop, pb.StopRequest(with_arbiter=with_arbiter))
+
+    def _call(self, method: Callable[..., _Reply], request: _Request) -> _Reply:
+        try:
+            return self._try(method, request)
+        except Unauthenticated:
+            # The daemon was restarted since; its tokens went with it.
+            self._token = self._ask({"op": "token"})["token"]
+            return self._try(method, request)
+
+    def _try(self, method: Callable[..., _Reply], request: _Request) -> _Reply:
+        try:
+            return method(
+                request,
+                timeout=_TIMEOUT_S,
+                metadata=(("authorization", f"Bearer {self._token}"),),
+            )
+        except grpc.RpcError as error:
+            raise from_rpc(error) from error
+
+    def _ask(self, question: dict[str, str], passed: socket.socket | None = None) -> dict[str, str]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.settimeout(_AUTH_TIMEOUT_S)
+            try:
+                sock.connect(str(self.run_dir.auth))
+                fds = [] if passed is None else [passed.fileno()]
+                socket.send_fds(sock, [json.dumps(question).encode()], fds)
+                reply = sock.recv(4096)
+            except OSError as error:
+                raise DaemonUnreachable(
+                    f"no harpd answers in {self.run_dir.path}: {os.strerror(error.errno or 0)}"
+                    if error.errno
+                    else f"harpd in {self.run_dir.path} does not answer",
+                    "start one: harp daemon",
+                ) from error
+        if not reply:
+            raise DaemonUnreachable(f"harpd in {self.run_dir.path} hung up")
+        answer: dict[str, str] = json.loads(reply)
+        if "error" in answer:
+            raise DaemonError(f"harpd refused: {answer['error']}")
+        return answer

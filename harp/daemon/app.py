@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""harpd's life: one per run folder; start, serve, end.
+
+    lock -> devices -> arbiter -> grants -> control.sock -> auth.sock (= ready) ... SIGTERM
+SIGKILL at any point is harmless: tenants and the arbiter go on, and the next harpd starts at the
+top with what the store and the arbiter tell it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TextIO
+
+import grpc.aio
+import structlog
+
+from harp import __version__
+from harp.api.v1 import control_pb2_grpc
+from harp.config import Config
+from harp.daemon.auth import Auth
+from harp.daemon.book import Book
+from harp.daemon.harpd import Harpd
+from harp.daemon.link import ArbiterLink
+from harp.daemon.service import ControlService
+from harp.daemon.store import Store
+from harp.discovery import Found, discover, measure_overhead
+from harp.errors import DaemonError, HarpError
+from harp.model import Device, Policy
+from harp.native import NativeDir
+from harp.rundir import RunDir
+
+__all__ = ["AlreadyRuns", "main", "run"]
+
+_log = structlog.get_logger(__name__)
+_GRACE_S = 1.0
+
+
+class AlreadyRuns(DaemonError):
+    """Another harpd holds this run folder; that is as good as having started."""
+
+
+def main(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[str, str]) -> None:
+    """Run harpd until it is told to end.
+
+    Raises:
+        AlreadyRuns: this folder has one.
+        HarpError: it cannot start.
+    """
+    run_dir.make()
+    with _only_one(run_dir), run_dir.log.open("a") as log:
+        _configure_log(config, log)
+        try:
+            asyncio.run(run(run_dir, native, config, env))
+        except* HarpError as group:
+            error = _first(group)
+            _log.error("harpd_failed", reason=error.message, hint=error.hint)
+            raise error from None
+
+
+async def run(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[str, str]) -> None:
+    """Everything between the lock and the end; on an event loop of its own."""
+    found = await asyncio.to_thread(discover, native, env, config.device.kind)
+    store = Store(run_dir.store)
+    devices = await _devices(found, store, config, env)
+    _log.info(
+        "harpd_starting",
+        version=__version__,
+        kind=found.kind.value,
+        devices=[f"{d.index} {d.name}" for d in devices],
+    )
+    link = ArbiterLink(run_dir, native, config.daemon.arbiter_timeout_s, env)
+    book = Book(store, link, config.admission.overcommit_ratio)
+    harpd = Harpd(config, book, link, found)
+    link.on_event = harpd.on_event
+    auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)
+    end = asyncio.Event()
+    with_arbiter = False
+
+    def stop(also_arbiter: bool) -> None:  # noqa: FBT001 - a callback's one operand
+        nonlocal with_arbiter
+        with_arbiter = also_arbiter
+        end.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end.set)
+    server = grpc.aio.server()
+    try:
+        client = await link.open()
+        pump = asyncio.create_task(client.pump())
+        await harpd.attach(client, devices)
+        control_pb2_grpc.add_ControlServicer_to_server(
+            ControlService(
+                run_dir=run_dir,
+                native=native,
+                auth=auth,
+                book=book,
+                link=link,
+                harpd=harpd,
+                default_policy=Policy(config.watchdog.policy),
+                stop=stop,
+            ),
+            server,
+        )
+        server.add_insecure_port(f"unix:{run_dir.control}")
+        await server.start()
+        run_dir.control.chmod(0o666)
+        auth.listen()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(auth.serve()),
+                group.create_task(harpd.keep_arbiter(pump)),
+                group.create_task(harpd.watch()),
+                group.create_task(harpd.drain()),
+            ]
+            _log.info("harpd_ready", run_dir=str(run_dir.path), pid=os.getpid())
+            await end.wait()
+            for task in tasks:
+                task.cancel()
+        # An arbiter without tenants has nothing to keep.
+        if with_arbiter or not book.tenants:
+            with contextlib.suppress(HarpError, TimeoutError):
+                await link.shutdown()
+    finally:
+        await server.stop(_GRACE_S)
+        for path in (run_dir.control, run_dir.auth):
+            path.unlink(missing_ok=True)
+        book.close()
+        store.close()
+        found.nvml.close()
+    _log.info("harpd_ended")
+
+
+async def _devices(
+    found: Found, store: Store, config: Config, env: Mapping[str, str]
+) -> list[Device]:
+    driver = await asyncio.to_thread(found.nvml.driver_version)
+    devices = []
+    for one in found.devices:
+        overhead, source = store.overhead(one.name, driver), "cached"
+        if overhead is None:
+            overhead, problem = await measure_overhead(found.nvml, found.cuda_path, one.uuid, env)
+            source = "measured"
+            if problem:
+                overhead, source = config.device.overhead_bytes, "default"
+                _log.warning(
+                    "overhead_not_measured", gpu=one.index, reason=problem, taken_bytes=overhead
+                )
+            else:
+                store.put_overhead(one.name, driver, overhead)
+        devices.append(
+            Device(
+                index=one.index,
+                uuid=one.uuid,
+                name=one.name,
+                kind=found.kind,
+                memory_bytes=one.memory_bytes,
+                overhead_bytes=overhead,
+                overhead_source=source,
+                driver_version=driver,
+            )
+        )
+    return devices
+
+
+@contextlib.contextmanager
+def _only_one(run_dir: RunDir) -> Iterator[None]:
+    """Hold the folder's lock; the kernel drops it however we end."""
+    fd = os.open(run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.pread(fd, 32, 0).decode().strip()
+            raise AlreadyRuns(f"harpd runs already in {run_dir.path} (pid {pid})") from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _configure_log(config: Config, log: TextIO) -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[config.log.level.upper()]
+        ),
+        logger_factory=structlog.WriteLoggerFactory(log if not log.isatty() else sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _first(group: BaseExceptionGroup[HarpError]) -> HarpError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, HarpError)
+    return error

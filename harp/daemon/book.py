@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The book of grants: tenants of this machine, in the store, in the arbiter and in memory alike.
+
+Order of writing when a tenant is made: arbiter, store, memory. What fails takes back what was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from harp.daemon.link import ArbiterLink, listening_socket
+from harp.daemon.picture import ArbiterTenant, Picture, parse
+from harp.daemon.store import Store
+from harp.errors import (
+    ArbiterError,
+    ConfigError,
+    DeviceBusy,
+    NoDevice,
+    NotOwner,
+    TenantExists,
+    UnknownTenant,
+)
+from harp.grants import Promise, admit, choose, select
+from harp.lease_wire import ArbiterRefused, Msg, Op
+from harp.model import Device, Limits, Policy, Tenant, TenantClass, uuid_bytes
+from harp.procs import read
+
+__all__ = ["Book", "Wish"]
+
+_log = structlog.get_logger(__name__)
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A tenant asked for."""
+
+    name: str  #: "": made from `program` and `root_pid`
+    program: str
+    uid: int
+    gpu: str  #: "": the least promised that can take it
+    limits: Limits
+    policy: Policy
+    root_pid: int
+    grant_dir: str
+
+
+class Book:
+    """Every living tenant. One task at a time changes it (`_lock`)."""
+
+    def __init__(self, store: Store, link: ArbiterLink, overcommit_ratio: float) -> None:
+        self._store = store
+        self._link = link
+        self._overcommit_ratio = overcommit_ratio
+        self._lock = asyncio.Lock()
+        #: {tenant_id: tenant}
+        self.tenants: dict[int, Tenant] = {}
+        #: {uuid: device}, in index order
+        self.devices: dict[str, Device] = {}
+        #: {the arbiter's number: uuid}
+        self._uuid_of: dict[int, str] = {}
+        #: {tenant_id: listening socket}; a new harpd has none, the arbiter keeps its own
+        self._listening: dict[int, int] = {}
+        #: the last picture taken
+        self.picture = Picture()
+
+    def close(self) -> None:
+        """Drop the listening sockets; the arbiter's own stay open."""
+        for fd in self._listening.values():
+            os.close(fd)
+        self._listening.clear()
+
+    def number_of(self, uuid: str) -> int:
+        """The arbiter's number of a device."""
+        return next(n for n, known in self._uuid_of.items() if known == uuid)
+
+    def by_name(self, name: str) -> Tenant:
+        """The living tenant of that name.
+
+        Raises:
+            UnknownTenant: there is none.
+        """
+        for tenant in self.tenants.values():
+            if tenant.name == name:
+                return tenant
+        known = ", ".join(sorted(t.name for t in self.tenants.values()))
+        raise UnknownTenant(f"no tenant {name!r}", f"there is {known}" if known else "none runs")
+
+    async def look(self) -> Picture:
+        """Take a new picture of the arbiter."""
+        self.picture = parse(await self._link.client.snapshot(), self._uuid_of)
+        return self.picture
+
+    async def announce_devices(self, devices: Iterable[Device]) -> None:
+        """Tell the arbiter of devices, new or changed.
+
+        Raises:
+            DeviceBusy: another arbiter holds one.
+        """
+        for device in devices:
+            try:
+                answer = await self._link.client.request(
+                    Msg(
+                        op=Op.ADD_DEVICE,
+                        uuid=uuid_bytes(device.uuid),
+                        capacity_bytes=device.memory_bytes,
+                        overhead_bytes=device.overhead_bytes,
+                    )
+                )
+            except ArbiterRefused as error:
+                raise _busy(device, error) from error
+            self.devices[device.uuid] = device
+            self._uuid_of[answer.dev] = device.uuid
+
+    async def recover(self) -> None:
+        """Make store, arbiter and memory agree, after harpd or the arbiter was restarted."""
+        async with self._lock:
+            picture = await self.look()
+            known = self.tenants or {t.tenant_id: t for t in self._store.tenants()}
+            for tenant_id, found in picture.tenants.items():
+                # The store was lost: the arbiter knows the rest, but not the root process.
+                known.setdefault(tenant_id, _from_arbiter(found))
+            self.tenants = {}
+            for tenant in known.values():
+                if tenant.tenant_id in picture.tenants or await self._readmit(tenant):
+                    self.tenants[tenant.tenant_id] = tenant
+                    self._store.put(tenant)
+                else:
+                    _log.warning("tenant_lost", tenant=tenant.name, grant_dir=tenant.grant_dir)
+                    self._forget(tenant.tenant_id)
+            await self.look()
+
+    async def create(self, wish: Wish, listening: int) -> Tenant:
+        """Make a tenant. `listening` is ours from here on, whatever comes.
+
+        Raises:
+            ConfigError, TenantExists, NoDevice, QuotaExceeded, ArbiterError.
+        """
+        try:
+            async with self._lock:
+                return await self._create(wish, listening)
+        except BaseException:
+            os.close(listening)
+            raise
+
+    async def set_limits(self, tenant: Tenant, limits: Limits) -> Tenant:
+        """Change a tenant's limits.
+
+        Raises:
+            QuotaExceeded, ArbiterError.
+        """
+        async with self._lock:
+            device = self.devices.get(tenant.device_uuid)
+            if device is None:
+                raise NoDevice(f"the device of tenant {tenant.name} is gone")
+            picture = await self.look()
+            held = self.promises(picture, without=tenant.tenant_id)[device.uuid]
+            asked = Promise(limits, len(picture.clients_of(tenant.tenant_id)))
+            if not _shrinks(tenant.limits, limits):
+                admit(device, held, asked, self._overcommit_ratio)
+            changed = replace(tenant, limits=limits)
+            await self._grant(changed)
+            self._store.put(changed)
+            self.tenants[tenant.tenant_id] = changed
+        _log.info("tenant_set", tenant=tenant.name, limits=str(limits))
+        return changed
+
+    async def remove(self, tenant: Tenant, reason: str) -> None:
+        """Take a tenant's grant back. Its clients, if any, are disconnected."""
+        async with self._lock:
+            if self.tenants.get(tenant.tenant_id) is None:
+                return
+            await self._link.client.request(Msg(op=Op.DEL_TENANT, tenant=tenant.tenant_id))
+            self._forget(tenant.tenant_id)
+            self.tenants.pop(tenant.tenant_id, None)
+        _sweep(tenant)
+        _log.info("tenant_removed", tenant=tenant.name, reason=reason)
+
+    def promises(self, picture: Picture, without: int = 0) -> dict[str, list[Promise]]:
+        """What is promised on each device, by UUID; every device has an entry."""
+        found: dict[str, list[Promise]] = {uuid: [] for uuid in self.devices}
+        for tenant in self.tenants.values():
+            if tenant.tenant_id == without or tenant.device_uuid not in found:
+                continue
+            use = picture.uses.get(tenant.tenant_id)
+            found[tenant.device_uuid].append(
+                Promise(
+                    tenant.limits,
+                    len(picture.clients_of(tenant.tenant_id)),
+                    use.leased_bytes if use else 0,
+                )
+            )
+        return found
+
+    def check_owner(self, tenant: Tenant, uid: int) -> None:
+        """Only the owner and root may change a tenant.
+
+        Raises:
+            NotOwner: it is another user's.
+        """
+        if uid not in (tenant.uid, 0):
+            raise NotOwner(
+                f"tenant {tenant.name} belongs to uid {tenant.uid}, not {uid}",
+                "its owner or root may change it",
+            )
+
+    async def _create(self, wish: Wish, listening: int) -> Tenant:
+        name = self._name_for(wish)
+        root = read(wish.root_pid)
+        if root is None or root.zombie:
+            raise ConfigError(f"process {wish.root_pid} is gone")
+        picture = await self.look()
+        promises = self.promises(picture)
+        devices = list(self.devices.values())
+        asked = Promise(wish.limits)
+        if wish.gpu:
+            device = select(devices, wish.gpu)
+            admit(device, promises[device.uuid], asked, self._overcommit_ratio)
+        else:
+            device = choose(devices, promises, asked, self._overcommit_ratio)
+        answer = await self._link.client.request(
+            Msg(op=Op.ADD_TENANT, uid=wish.uid, text=name), [listening]
+        )
+        tenant = Tenant(
+            tenant_id=answer.tenant,
+            name=name,
+            uid=wish.uid,
+            root_pid=wish.root_pid,
+            root_start=root.start,
+            grant_dir=wish.grant_dir,
+            device_uuid=device.uuid,
+            limits=wish.limits,
+            policy=wish.policy,
+            created_s=time.time(),
+        )
+        try:
+            await self._grant(tenant)
+            self._store.put(tenant)
+        except BaseException:
+            await self._link.client.request(Msg(op=Op.DEL_TENANT, tenant=tenant.tenant_id))
+            raise
+        self._listening[tenant.tenant_id] = listening
+        self.tenants[tenant.tenant_id] = tenant
+        _log.info("tenant_made", tenant=name, uid=wish.uid, gpu=device.index, pid=wish.root_pid)
+        return tenant
+
+    async def _grant(self, tenant: Tenant) -> None:
+        limits = tenant.limits
+        await self._link.client.request(
+            Msg(
+                op=Op.SET_TENANT,
+                tenant=tenant.tenant_id,
+                dev=self.number_of(tenant.device_uuid),
+                limit_bytes=limits.mem_bytes,
+                b=limits.share_ppm,
+                c=limits.limit_ppm,
+                d=limits.tenant_class.value,
+            )
+        )
+
+    async def _readmit(self, tenant: Tenant) -> bool:
+        """Tell a new arbiter of a tenant it never saw."""
+        if tenant.device_uuid not in self.devices:
+            return False
+        fd = self._listening.get(tenant.tenant_id)
+        if fd is None:
+            sock = listening_socket(Path(tenant.grant_dir) / "arbiter.sock", tenant.uid)
+            if sock is None:
+                return False
+            fd = self._listening[tenant.tenant_id] = sock.detach()
+        try:
+            await self._link.client.request(
+                Msg(op=Op.ADD_TENANT, tenant=tenant.tenant_id, uid=tenant.uid, text=tenant.name),
+                [fd],
+            )
+            await self._grant(tenant)
+        except ArbiterRefused as error:
+            _log.warning("tenant_not_readmitted", tenant=tenant.name, reason=error.message)
+            return False
+        return True
+
+    def _forget(self, tenant_id: int) -> None:
+        self._store.remove(tenant_id)
+        fd = self._listening.pop(tenant_id, None)
+        if fd is not None:
+            os.close(fd)
+
+    def _name_for(self, wish: Wish) -> str:
+        taken = {t.name for t in self.tenants.values()}
+        if wish.name:
+            if not _NAME.match(wish.name):
+                raise ConfigError(
+                    f"{wish.name!r} is no tenant name",
+                    "1 to 48 letters, digits, dots, dashes or underscores, the first no sign",
+                )
+            if wish.name in taken:
+                raise TenantExists(
+                    f"a tenant named {wish.name} runs already", "choose another --name"
+                )
+            return wish.name
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(wish.program).name)[:32].strip("-._")
+        name = f"{stem or 'tenant'}-{wish.root_pid}"
+        count = 2
+        while name in taken:
+            name = f"{stem or 'tenant'}-{wish.root_pid}.{count}"
+            count += 1
+        return name
+
+
+def _shrinks(old: Limits, new: Limits) -> bool:
+    """Whether nothing more is promised than before: giving back is always admitted."""
+    less_memory = new.mem_bytes == old.mem_bytes or 0 < new.mem_bytes <= old.mem_bytes
+    return less_memory and new.share_ppm <= old.share_ppm and not _contradicts(new)
+
+
+def _contradicts(limits: Limits) -> bool:
+    return 0 < limits.limit_ppm < limits.share_ppm
+
+
+def _busy(device: Device, error: ArbiterRefused) -> ArbiterError | DeviceBusy:
+    holder = error.answer
+    if not holder.pid and not holder.uid:
+        return error
+    where = holder.text or "another run folder"
+    return DeviceBusy(
+        f"GPU {device.index} ({device.uuid}) is held by the arbiter {holder.pid} of uid"
+        f" {holder.uid} in {where}",
+        f"join it with HARP_RUN={where}, or end it there with `harp daemon --stop --all`",
+    )
+
+
+def _from_arbiter(found: ArbiterTenant) -> Tenant:
+    return Tenant(
+        tenant_id=found.tenant_id,
+        name=found.name,
+        uid=found.uid,
+        root_pid=0,
+        root_start=0,
+        grant_dir="",
+        device_uuid=found.device_uuid,
+        limits=Limits(
+            found.mem_bytes, found.share_ppm, found.limit_ppm, TenantClass(found.class_value)
+        ),
+        policy=Policy.WARN,
+        created_s=time.time(),
+    )
+
+
+def _sweep(tenant: Tenant) -> None:
+    """Remove the grant folder if it is ours to remove; else its owner's next `harp run` does."""
+    if tenant.uid != os.geteuid() or not tenant.grant_dir:
+        return
+    folder = Path(tenant.grant_dir)
+    for name in ("arbiter.sock", "shim.log"):
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError:
+            return
+    try:
+        folder.rmdir()
+    except OSError:
+        _log.debug("grant_folder_left", path=str(folder))

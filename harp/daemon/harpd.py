@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""harpd's loops: keep an arbiter, watch the devices, drain the dead, end tenants.
+
+(1) A picture of the arbiter and a list of NVML belong together only if the picture is the later
+    one: a process takes its session before its context, so a pid on the device that is missing in
+    a picture taken afterwards has no session.
+(2) NVML is asked in a thread: a call takes milliseconds, on a busy driver many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+
+import structlog
+
+from harp.config import Config
+from harp.daemon.book import Book
+from harp.daemon.link import ArbiterLink
+from harp.daemon.picture import Picture, client_of
+from harp.daemon.watch import Lineage, Sight, attribute, confirm
+from harp.discovery import Found, ProcessUse
+from harp.errors import ArbiterError, NvmlError
+from harp.lease_wire import ALL_DEVICES, GRANULE_BYTES, AdminClient, ArbiterRefused, Msg, Op
+from harp.model import Client, ClientState, Device, Policy, Tenant, Uncovered
+from harp.procs import (
+    Proc,
+    all_procs,
+    container_of,
+    environ_of,
+    name_of,
+    send_signal,
+    start_of,
+)
+
+__all__ = ["Harpd"]
+
+_log = structlog.get_logger(__name__)
+_RETRY_S = 0.5
+
+
+class Harpd:
+    """The daemon's state that is not in the book: what was seen, and when."""
+
+    def __init__(self, config: Config, book: Book, link: ArbiterLink, found: Found) -> None:
+        self._config = config
+        self._book = book
+        self._link = link
+        self.found = found
+        #: devices as discovered; the book has them with what others hold taken off
+        self._physical: dict[str, Device] = {}
+        self._lineage = Lineage()
+        #: {sight: times in a row}
+        self._sights: dict[Sight, int] = {}
+        #: the same for every listed process without a session, dead ones too; start is 0
+        self._strangers: dict[Sight, int] = {}
+        #: {sight: what is shown of it}
+        self.uncovered: dict[Sight, Uncovered] = {}
+        self.uncovered_total = 0
+        #: {tenant_id: (monotonic s, used_ns), oldest first}
+        self._history: dict[int, deque[tuple[float, int]]] = {}
+        #: {(client_id, uuid): overhead we last told the arbiter}
+        self._told_overhead: dict[tuple[int, str], int] = {}
+        #: {uuid: physical bytes in use}
+        self.used_bytes: dict[str, int] = {}
+        #: {client_id: start time of its process}, to tell a reused pid
+        self._client_start: dict[int, int] = {}
+        self._draining = asyncio.Event()
+        self._connected = asyncio.Event()
+
+    def on_event(self, message: Msg) -> None:
+        """Take one EVENT_* of the arbiter."""
+        match message.op:
+            case Op.EVENT_CLIENT:
+                client = client_of(message)
+                if client.state is ClientState.LIVE:
+                    self._client_start[client.client_id] = start_of(client.pid)
+                    _log.debug("client_joined", client=client.client_id, pid=client.pid)
+                else:
+                    _log.info("client_died", client=client.client_id, pid=client.pid)
+                    self._draining.set()
+            case Op.EVENT_DENY:
+                tenant = self._book.tenants.get(message.tenant)
+                _log.info(
+                    "memory_denied",
+                    tenant=tenant.name if tenant else message.tenant,
+                    asked_bytes=message.amount_bytes,
+                    leased_bytes=message.leased_bytes,
+                    limit_bytes=message.limit_bytes,
+                )
+            case _:
+                _log.warning("unknown_event", op=message.op)
+
+    async def attach(self, client: AdminClient, devices: Iterable[Device]) -> None:
+        """Make a newly connected arbiter know all we know. Its pump() must be running.
+
+        Raises:
+            DeviceBusy, ArbiterError.
+        """
+        self._physical = {d.uuid: d for d in devices}
+        await self._book.announce_devices(self._physical.values())
+        await client.request(Msg(op=Op.SUBSCRIBE, a=1))
+        await self._book.recover()
+        for one in self._book.picture.clients.values():
+            self._client_start.setdefault(one.client_id, start_of(one.pid))
+        self._told_overhead.clear()
+        self._draining.set()  # the dead of before may be waiting
+        self._connected.set()
+
+    async def keep_arbiter(self, first: asyncio.Task[None]) -> None:
+        """Wait for the arbiter's end, start another, for ever."""
+        pump = first
+        while True:
+            await asyncio.wait([pump])
+            self._connected.clear()
+            _log.error("arbiter_lost", pid=self._link.pid)
+            while True:
+                try:
+                    client = await self._link.open()
+                    pump = asyncio.create_task(client.pump())
+                    await self.attach(client, self._physical.values())
+                    break
+                except ArbiterError as error:
+                    _log.error("arbiter_not_started", reason=error.message)
+                    await asyncio.sleep(_RETRY_S)
+            _log.info("arbiter_found", pid=self._link.pid)
+
+    async def watch(self) -> None:
+        """Look at everything, once a period."""
+        while True:
+            started = time.monotonic()
+            await self._connected.wait()
+            try:
+                await self.tick()
+            except (ArbiterError, NvmlError) as error:
+                _log.warning("watch_failed", reason=error.message)
+            spent = time.monotonic() - started
+            await asyncio.sleep(max(0.0, self._config.watchdog.period_s - spent))
+
+    async def drain(self) -> None:
+        """While memory of the dead is awaited, look often; else sleep."""
+        while True:
+            await self._draining.wait()
+            await self._connected.wait()
+            self._draining.clear()
+            try:
+                if await self._drain_once():
+                    self._draining.set()
+                    await asyncio.sleep(self._config.watchdog.drain_period_s)
+            except (ArbiterError, NvmlError) as error:
+                _log.warning("drain_failed", reason=error.message)
+                self._draining.set()
+                await asyncio.sleep(_RETRY_S)
+
+    async def tick(self) -> None:
+        """One look: uncovered processes, overheads, shares, tenants that ended."""
+        uses = {uuid: await self._processes(uuid) for uuid in self._physical}
+        self.used_bytes = {
+            uuid: await asyncio.to_thread(self.found.nvml.memory_used, uuid)
+            for uuid in self._physical
+        }
+        picture = await self._book.look()
+        procs = (
+            await asyncio.to_thread(all_procs) if self._book.tenants or any(uses.values()) else {}
+        )
+        self._lineage.update(procs, self._book.tenants.values())
+        self._judge(uses, picture, procs)
+        await self._correct_overheads(uses, picture)
+        await self._correct_capacity(uses, picture)
+        self._remember(picture)
+        await self._end_tenants(picture, procs)
+        if picture.draining():
+            self._draining.set()
+
+    def used_ratio(self, tenant_id: int) -> tuple[float, float]:
+        """Share of device time a tenant had lately, and over how many seconds."""
+        history = self._history.get(tenant_id)
+        if not history or len(history) < 2:
+            return 0.0, 0.0
+        (then, used_then), (now, used_now) = history[0], history[-1]
+        window = now - then
+        return (used_now - used_then) / 1e9 / window, window
+
+    def physical_bytes(self, uuid: str) -> int:
+        """Memory of a device, whoever holds it."""
+        return self._physical[uuid].memory_bytes
+
+    async def _processes(self, uuid: str) -> list[ProcessUse]:
+        return await asyncio.to_thread(self.found.nvml.processes, uuid)
+
+    def _judge(
+        self, uses: dict[str, list[ProcessUse]], picture: Picture, procs: dict[int, Proc]
+    ) -> None:
+        covered = {c.pid for c in picture.clients.values() if c.state is ClientState.LIVE}
+        now = {
+            Sight(use.pid, procs[use.pid].start, uuid): use
+            for uuid, listed in uses.items()
+            for use in listed
+            # What /proc does not know is dead and being torn down, or in a pid namespace above us.
+            if use.compute and use.pid not in covered and use.pid in procs
+            if not procs[use.pid].zombie
+        }
+        self._sights, confirmed = confirm(self._sights, now, self._config.watchdog.confirm_count)
+        for sight in list(self.uncovered):
+            if sight not in confirmed:
+                _log.info("uncovered_gone", pid=sight.pid)
+                del self.uncovered[sight]
+        for sight in confirmed:
+            mem_bytes = now[sight].mem_bytes or 0
+            if sight in self.uncovered:
+                self.uncovered[sight] = replace(self.uncovered[sight], mem_bytes=mem_bytes)
+            else:
+                self._alarm(sight, mem_bytes, procs[sight.pid])
+
+    def _alarm(self, sight: Sight, mem_bytes: int, proc: Proc) -> None:
+        name, uid = name_of(sight.pid)
+        tenant, evidence = attribute(
+            proc,
+            uid,
+            self._book.tenants,
+            self._lineage,
+            environ_of=environ_of,
+            own_cgroup=container_of,
+        )
+        action = _act(tenant, sight) if tenant else "seen"
+        self.uncovered_total += 1
+        self.uncovered[sight] = Uncovered(
+            pid=sight.pid,
+            start=sight.start,
+            device_uuid=sight.device_uuid,
+            name=name,
+            uid=uid,
+            mem_bytes=mem_bytes,
+            tenant=tenant.name if tenant else "",
+            evidence=evidence,
+            since_s=time.time(),
+            action=action,
+        )
+        _log.warning(
+            "process_uncovered",
+            pid=sight.pid,
+            program=name,
+            tenant=tenant.name if tenant else None,
+            evidence=evidence,
+            mem_bytes=mem_bytes,
+            action=action,
+        )
+
+    async def _correct_overheads(self, uses: dict[str, list[ProcessUse]], picture: Picture) -> None:
+        """Tell the arbiter what NVML sees beyond the leases: contexts, code, the driver's heaps."""
+        pids = [c.pid for c in picture.clients.values()]
+        for uuid, listed in uses.items():
+            held = {use.pid: use.mem_bytes for use in listed}
+            for client in picture.clients.values():
+                physical = held.get(client.pid)
+                if client.state is not ClientState.LIVE or physical is None:
+                    continue
+                if pids.count(client.pid) > 1:
+                    continue  # two sessions of one process: NVML cannot say whose bytes
+                leased, booked = picture.leases.get((client.client_id, uuid), (0, 0))
+                beyond = max(0, physical - leased)
+                key = (client.client_id, uuid)
+                if abs(beyond - booked) <= GRANULE_BYTES or self._told_overhead.get(key) == beyond:
+                    continue
+                self._told_overhead[key] = beyond
+                with contextlib.suppress(ArbiterRefused):  # it died meanwhile
+                    await self._link.client.request(
+                        Msg(
+                            op=Op.SET_OVERHEAD,
+                            client=client.client_id,
+                            dev=self._book.number_of(uuid),
+                            amount_bytes=beyond,
+                        )
+                    )
+
+    async def _correct_capacity(self, uses: dict[str, list[ProcessUse]], picture: Picture) -> None:
+        """Take from a device's capacity what processes without a session hold, dead or alive."""
+        known = {c.pid for c in picture.clients.values()}
+        now = {
+            Sight(use.pid, 0, uuid): use.mem_bytes or 0
+            for uuid, listed in uses.items()
+            for use in listed
+            if use.pid not in known
+        }
+        self._strangers, confirmed = confirm(
+            self._strangers, now, self._config.watchdog.confirm_count
+        )
+        for uuid, device in self._physical.items():
+            outside = sum(now[s] for s in confirmed if s.device_uuid == uuid)
+            capacity = max(0, device.memory_bytes - outside)
+            if abs(capacity - self._book.devices[uuid].memory_bytes) > GRANULE_BYTES:
+                _log.info("capacity_changed", gpu=device.index, capacity_bytes=capacity)
+                await self._book.announce_devices([replace(device, memory_bytes=capacity)])
+
+    def _remember(self, picture: Picture) -> None:
+        now = time.monotonic()
+        for tenant_id, use in picture.uses.items():
+            history = self._history.setdefault(tenant_id, deque())
+            if history and history[-1][1] > use.used_ns:
+                history.clear()  # a new arbiter counts from zero
+            history.append((now, use.used_ns))
+            while len(history) > 2 and history[1][0] <= now - self._config.daemon.history_s:
+                history.popleft()
+        for tenant_id in list(self._history):
+            if tenant_id not in picture.uses:
+                del self._history[tenant_id]
+
+    async def _end_tenants(self, picture: Picture, procs: dict[int, Proc]) -> None:
+        """A tenant ends when its root process and all its clients are gone and nothing drains.
+
+        Processes that outlive the root and may still make a context keep it as well.
+        """
+        for tenant in list(self._book.tenants.values()):
+            root = procs.get(tenant.root_pid)
+            if root is not None and root.start == tenant.root_start and not root.zombie:
+                continue
+            if picture.clients_of(tenant.tenant_id) or self._survivors(tenant, procs):
+                continue
+            await self._book.remove(tenant, "ended")
+
+    def _survivors(self, tenant: Tenant, procs: dict[int, Proc]) -> bool:
+        if any(not procs[p].zombie for p in self._lineage.members(tenant.tenant_id)):
+            return True
+        if not tenant.grant_dir:
+            return False
+        return any(
+            environ_of(proc.pid, "HARP_GRANT") == tenant.grant_dir
+            for proc in procs.values()
+            if proc.start >= tenant.root_start and not proc.zombie
+        )
+
+    async def _drain_once(self) -> bool:
+        """Tell the arbiter which of the dead the devices no longer list; True: some are left."""
+        picture = await self._book.look()
+        draining = picture.draining()
+        if not draining:
+            return False
+        listed: set[int] = set()
+        for uuid in self._physical:
+            listed.update(use.pid for use in await self._processes(uuid))
+        live = {c.pid for c in picture.clients.values() if c.state is ClientState.LIVE}
+        left = False
+        for client in draining:
+            if client.pid in listed and not self._replaced(client, live):
+                left = True
+                continue
+            with contextlib.suppress(ArbiterRefused):  # somebody else was faster
+                await self._link.client.request(
+                    Msg(op=Op.DRAINED, client=client.client_id, dev=ALL_DEVICES)
+                )
+            self._client_start.pop(client.client_id, None)
+            _log.info("client_drained", client=client.client_id, pid=client.pid)
+        return left
+
+    def _replaced(self, client: Client, live: set[int]) -> bool:
+        """Whether the pid on the device stands for something else than this dead session.
+
+        Either its process connected again (and adopted what it holds), or the number was given to
+        a new process.
+        """
+        if client.pid in live:
+            return True
+        start, known = start_of(client.pid), self._client_start.get(client.client_id, 0)
+        return bool(start and known and start != known)
+
+
+def _act(tenant: Tenant, sight: Sight) -> str:
+    """Do what the tenant's policy says; returns what was done."""
+    if tenant.policy is Policy.WARN:
+        return "seen"
+    number = signal.SIGSTOP if tenant.policy is Policy.STOP else signal.SIGKILL
+    try:
+        send_signal(sight.pid, sight.start, number)
+    except ProcessLookupError:
+        return "gone"
+    except PermissionError:
+        return f"not permitted: harpd is uid {os.geteuid()}"
+    return "stopped" if tenant.policy is Policy.STOP else "killed"

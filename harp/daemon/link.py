@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""harpd's end of the arbiter: start it if none runs, connect, and say when it is gone.
+
+The arbiter is a child only in name: it has its own session, its output goes to its own log, and it
+outlives harpd. A new harpd finds it by its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from harp.errors import ArbiterError
+from harp.lease_wire import AdminClient, Msg, Op
+from harp.native import NativeDir, scrub
+from harp.rundir import RunDir
+
+__all__ = ["ArbiterLink"]
+
+_log = structlog.get_logger(__name__)
+
+
+class ArbiterLink:
+    """Keeps one AdminClient for the rest of harpd."""
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        native: NativeDir,
+        timeout_s: float,
+        env: Mapping[str, str],
+    ) -> None:
+        self._run_dir = run_dir
+        self._native = native
+        self._timeout_s = timeout_s
+        self._env = env
+        #: called with each EVENT_*; set before open()
+        self.on_event: Callable[[Msg], None] = lambda _message: None
+        self._client: AdminClient | None = None
+        #: the arbiter we started, to be reaped if it ends before us
+        self._child: asyncio.subprocess.Process | None = None
+        #: arbiters started by this harpd
+        self.started_count = 0
+        self.pid = 0
+
+    @property
+    def client(self) -> AdminClient:
+        """The connection.
+
+        Raises:
+            ArbiterError: there is none at the moment.
+        """
+        if self._client is None or self._client.lost.is_set():
+            raise ArbiterError(
+                "the arbiter is being restarted", f"try again; see {self._run_dir.arbiter_log}"
+            )
+        return self._client
+
+    async def open(self) -> AdminClient:
+        """Connect, to an arbiter that runs or to a new one. The caller runs its pump().
+
+        Raises:
+            ArbiterError: none could be started.
+        """
+        try:
+            client = await AdminClient.connect(self._run_dir.admin, self._timeout_s)
+        except ArbiterError:
+            client = await self._start()
+        client.on_event = self.on_event
+        self.pid = client.peer_pid()
+        self._client = client
+        return client
+
+    async def shutdown(self) -> None:
+        """End the arbiter."""
+        await self.client.request(Msg(op=Op.SHUTDOWN))
+        if self._child is not None:
+            async with asyncio.timeout(self._timeout_s):
+                await self._child.wait()
+
+    async def _start(self) -> AdminClient:
+        log_path = self._run_dir.arbiter_log
+        program = self._native.arbiter
+        with log_path.open("ab") as log:
+            self._child = await asyncio.create_subprocess_exec(
+                str(program),
+                "--run",
+                str(self._run_dir.path),
+                env={**scrub(self._env), "HARP_RUN": str(self._run_dir.path)},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+        self.started_count += 1
+        _log.info("arbiter_started", pid=self._child.pid, program=str(program))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while self._child.returncode is None:
+                    try:
+                        return await AdminClient.connect(self._run_dir.admin, self._timeout_s)
+                    except ArbiterError:
+                        await asyncio.sleep(0.01)
+        except TimeoutError:
+            pass
+        raise ArbiterError(
+            f"{program} was not ready within {self._timeout_s:g} s"
+            f" (exit status {self._child.returncode}): {_last_line(log_path)}",
+            f"see {log_path}",
+        )
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def listening_socket(path: Path, uid: int) -> socket.socket | None:
+    """Bind a tenant's socket anew, for an arbiter that came while nobody had the old one open.
+
+    Returns:
+        None if the folder is not the tenant's (any more): then its clients cannot come back.
+    """
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        if os.fstat(folder).st_uid != uid or uid != os.geteuid():
+            return None
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            path.unlink(missing_ok=True)
+            sock.bind(str(path))
+            sock.listen(128)
+        except OSError:
+            sock.close()
+            return None
+        return sock
+    finally:
+        os.close(folder)

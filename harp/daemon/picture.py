@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arbiter's snapshot as data. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from harp.lease_wire import Msg, Op
+from harp.model import Client, ClientState, Use
+
+__all__ = ["ArbiterDevice", "ArbiterTenant", "Picture", "parse"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArbiterDevice:
+    """A device as the arbiter counts it."""
+
+    leased_bytes: int = 0
+    draining_bytes: int = 0
+    overhead_bytes: int = 0
+    holder: int = 0  #: tenant whose gate is open; 0: none
+
+
+@dataclass(frozen=True, slots=True)
+class ArbiterTenant:
+    """A tenant as the arbiter knows it: enough to rebuild a grant that our store lost."""
+
+    tenant_id: int
+    name: str
+    uid: int
+    device_uuid: str = ""
+    mem_bytes: int = 0
+    share_ppm: int = 0
+    limit_ppm: int = 0
+    class_value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One consistent view of the arbiter."""
+
+    #: {uuid: device}
+    devices: Mapping[str, ArbiterDevice] = field(default_factory=dict)
+    #: {tenant_id: tenant}
+    tenants: Mapping[int, ArbiterTenant] = field(default_factory=dict)
+    #: {tenant_id: use}, on the tenant's one device
+    uses: Mapping[int, Use] = field(default_factory=dict)
+    #: {client_id: client}; LIVE and DRAINING ones
+    clients: Mapping[int, Client] = field(default_factory=dict)
+    #: {(client_id, uuid)}: what each client holds, (leased, overhead) bytes
+    leases: Mapping[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+
+    def clients_of(self, tenant_id: int) -> list[Client]:
+        """A tenant's clients, oldest first."""
+        return [c for c in self.clients.values() if c.tenant_id == tenant_id]
+
+    def draining(self) -> list[Client]:
+        """The dead whose memory is not back."""
+        return [c for c in self.clients.values() if c.state is ClientState.DRAINING]
+
+
+def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
+    """Read the SNAP_* messages of one snapshot.
+
+    Args:
+        messages: in any order.
+        uuid_of: {the arbiter's device number: UUID}. Devices that are not in it are left out.
+    """
+    devices: dict[str, ArbiterDevice] = {}
+    tenants: dict[int, ArbiterTenant] = {}
+    grants: dict[int, Msg] = {}
+    uses: dict[int, Use] = {}
+    clients: dict[int, Client] = {}
+    leases: dict[tuple[int, str], tuple[int, int]] = {}
+    for message in messages:
+        uuid = uuid_of.get(message.dev, "")
+        match message.op:
+            case Op.SNAP_DEVICE if uuid:
+                devices[uuid] = ArbiterDevice(
+                    message.leased_bytes,
+                    message.amount_bytes,
+                    message.overhead_bytes,
+                    message.tenant,
+                )
+            case Op.SNAP_TENANT:
+                tenants[message.tenant] = ArbiterTenant(message.tenant, message.text, message.uid)
+            case Op.SNAP_USE if uuid:
+                grants[message.tenant] = message
+                uses[message.tenant] = _use(message)
+            case Op.SNAP_CLIENT if message.d in _STATES:
+                clients[message.client] = client_of(message)
+            case Op.SNAP_LEASE if uuid:
+                leases[message.client, uuid] = (message.leased_bytes, message.overhead_bytes)
+            case _:
+                pass
+    for tenant_id, grant in grants.items():
+        if tenant_id in tenants:
+            tenants[tenant_id] = replace(
+                tenants[tenant_id],
+                device_uuid=uuid_of[grant.dev],
+                mem_bytes=grant.limit_bytes,
+                share_ppm=grant.b,
+                limit_ppm=grant.c,
+                class_value=grant.d,
+            )
+    for (client_id, _), (leased, overhead) in leases.items():
+        if client_id in clients:
+            client = clients[client_id]
+            clients[client_id] = replace(
+                client,
+                leased_bytes=client.leased_bytes + leased,
+                overhead_bytes=client.overhead_bytes + overhead,
+            )
+    return Picture(devices, tenants, uses, dict(sorted(clients.items())), leases)
+
+
+_STATES = {ClientState.LIVE.value, ClientState.DRAINING.value}
+
+
+def client_of(message: Msg) -> Client:
+    """The client of a SNAP_CLIENT or EVENT_CLIENT."""
+    return Client(message.client, message.tenant, message.pid, ClientState(message.d), message.text)
+
+
+def _use(message: Msg) -> Use:
+    return Use(
+        leased_bytes=message.leased_bytes,
+        peak_bytes=message.peak_bytes,
+        used_ns=message.used_ns,
+        copy_ns=message.copy_ns,
+        launches=message.launches,
+        wait_ns=message.wait_ns,
+        wants=bool(message.a),
+        denials=message.denials,
+    )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What outlives harpd: the grants, and the measured cost of contexts. SQLite, in the run folder."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from harp.model import Limits, Policy, Tenant, TenantClass
+
+__all__ = ["Store"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tenant (
+    tenant_id INTEGER PRIMARY KEY, name TEXT NOT NULL, uid INTEGER NOT NULL,
+    root_pid INTEGER NOT NULL, root_start INTEGER NOT NULL, grant_dir TEXT NOT NULL,
+    device_uuid TEXT NOT NULL, mem_bytes INTEGER NOT NULL, share_ppm INTEGER NOT NULL,
+    limit_ppm INTEGER NOT NULL, tenant_class INTEGER NOT NULL, policy TEXT NOT NULL,
+    created_s REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS overhead (
+    model TEXT NOT NULL, driver TEXT NOT NULL, bytes INTEGER NOT NULL,
+    PRIMARY KEY (model, driver)
+) STRICT;
+"""
+
+
+class Store:
+    """One open store. Each call is one transaction of some hundred microseconds."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.row_factory = sqlite3.Row
+        # The run folder is gone after a reboot anyway; surviving SIGKILL needs no fsync.
+        self._db.execute("PRAGMA synchronous=OFF")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close it."""
+        self._db.close()
+
+    def tenants(self) -> list[Tenant]:
+        """Every tenant that was not removed."""
+        rows = self._db.execute("SELECT * FROM tenant ORDER BY tenant_id")
+        return [_tenant(row) for row in rows]
+
+    def put(self, tenant: Tenant) -> None:
+        """Write a tenant, new or changed."""
+        limits = tenant.limits
+        self._db.execute(
+            "INSERT OR REPLACE INTO tenant VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                tenant.tenant_id,
+                tenant.name,
+                tenant.uid,
+                tenant.root_pid,
+                tenant.root_start,
+                tenant.grant_dir,
+                tenant.device_uuid,
+                limits.mem_bytes,
+                limits.share_ppm,
+                limits.limit_ppm,
+                limits.tenant_class.value,
+                tenant.policy.value,
+                tenant.created_s,
+            ),
+        )
+
+    def remove(self, tenant_id: int) -> None:
+        """Forget a tenant."""
+        self._db.execute("DELETE FROM tenant WHERE tenant_id = ?", (tenant_id,))
+
+    def overhead(self, model: str, driver: str) -> int | None:
+        """Measured cost of a context, if it was measured."""
+        row = self._db.execute(
+            "SELECT bytes FROM overhead WHERE model = ? AND driver = ?", (model, driver)
+        ).fetchone()
+        return int(row[0]) if row else None
+
+    def put_overhead(self, model: str, driver: str, size_bytes: int) -> None:
+        """Write a measured cost."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO overhead VALUES (?,?,?)", (model, driver, size_bytes)
+        )
+
+
+def _tenant(row: sqlite3.Row) -> Tenant:
+    return Tenant(
+        tenant_id=row["tenant_id"],
+        name=row["name"],
+        uid=row["uid"],
+        root_pid=row["root_pid"],
+        root_start=row["root_start"],
+        grant_dir=row["grant_dir"],
+        device_uuid=row["device_uuid"],
+        limits=Limits(
+            row["mem_bytes"], row["share_ppm"], row["limit_ppm"], TenantClass(row["tenant_class"])
+        ),
+        policy=Policy(row["policy"]),
+        created_s=row["created_s"],
+    )

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which devices there are: NVML's, the real one's or the software GPU's."""
+
+from __future__ import annotations
+
+from harp.discovery.find import Found, discover
+from harp.discovery.nvml import Nvml, ProcessUse
+from harp.discovery.overhead import measure_overhead
+
+__all__ = ["Found", "Nvml", "ProcessUse", "discover", "measure_overhead"]

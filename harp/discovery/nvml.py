@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NVML of one library, by absolute path.
+
+pynvml binds one library per process, the one the loader finds by name. HARP must be able to say
+which (the real driver's, never its own twin; or the software GPU's), so the library is put where
+pynvml keeps it, under pynvml's own lock, before its first use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pynvml
+
+from harp.errors import NvmlError
+
+__all__ = ["Nvml", "NvmlDevice", "ProcessUse"]
+
+
+@dataclass(frozen=True, slots=True)
+class NvmlDevice:
+    """A device as NVML describes it."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_bytes: int  #: what programs can have: total less what the driver keeps
+    used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUse:
+    """A process on a device."""
+
+    pid: int
+    mem_bytes: int | None  #: None where NVML does not say (some virtual machines)
+    compute: bool  #: False: graphics alone
+
+
+class Nvml:
+    """An open NVML. Calls block for milliseconds: an event loop makes them in a thread."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = library
+        self._handles: dict[str, object] = {}
+        try:
+            loaded = ctypes.CDLL(str(library))
+        except OSError as error:
+            raise NvmlError(f"cannot load {library}: {error}") from error
+        with pynvml.libLoadLock:
+            pynvml.nvmlLib = loaded
+            # Pointers into the library that was there before.
+            pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 - no public way
+        with _errors("nvmlInit"):
+            pynvml.nvmlInit()
+
+    def close(self) -> None:
+        """Shut it down; another library may then be opened."""
+        with _errors("nvmlShutdown"):
+            pynvml.nvmlShutdown()
+
+    def driver_version(self) -> str:
+        """Version of the driver."""
+        with _errors("nvmlSystemGetDriverVersion"):
+            return str(pynvml.nvmlSystemGetDriverVersion())
+
+    def devices(self) -> list[NvmlDevice]:
+        """All devices, in NVML's order."""
+        with _errors("nvmlDeviceGetCount"):
+            count = int(pynvml.nvmlDeviceGetCount())
+        return [self._device(index) for index in range(count)]
+
+    def memory_used(self, uuid: str) -> int:
+        """Physical bytes in use on a device, by anybody."""
+        with _errors("nvmlDeviceGetMemoryInfo"):
+            return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle(uuid)).used)
+
+    def processes(self, uuid: str) -> list[ProcessUse]:
+        """Every process that has a context on the device."""
+        handle = self._handle(uuid)
+        found: dict[int, ProcessUse] = {}
+        with _errors("nvmlDeviceGetComputeRunningProcesses"):
+            for row in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                found[int(row.pid)] = ProcessUse(int(row.pid), row.usedGpuMemory, compute=True)
+        try:
+            rows = pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
+        except pynvml.NVMLError:
+            rows = []  # headless drivers and the software GPU have none
+        for row in rows:
+            use = ProcessUse(int(row.pid), row.usedGpuMemory, compute=False)
+            found.setdefault(use.pid, use)
+        return list(found.values())
+
+    def _device(self, index: int) -> NvmlDevice:
+        with _errors(f"device {index}"):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = str(pynvml.nvmlDeviceGetUUID(handle))
+            name = str(pynvml.nvmlDeviceGetName(handle))
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        reserved = 0
+        # Drivers before 510 know no reserved part.
+        with contextlib.suppress(pynvml.NVMLError, AttributeError):
+            reserved = int(pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2).reserved)
+        self._handles[uuid] = handle
+        return NvmlDevice(index, uuid, name, int(memory.total) - reserved, int(memory.used))
+
+    def _handle(self, uuid: str) -> object:
+        if uuid not in self._handles:
+            with _errors(f"device {uuid}"):
+                self._handles[uuid] = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        return self._handles[uuid]
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except pynvml.NVMLError as error:
+        raise NvmlError(f"{what}: {error}") from error

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Admission: may a device promise so much more? Pure.
+
+Invariant, for each device: what the arbiter may lease under the promises made fits the device, so
+a tenant within its memory limit never meets a full one. A promise costs its memory limit and one
+context (or as many as the tenant has processes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harp.errors import NoDevice, QuotaExceeded
+from harp.model import Device, Limits
+from harp.units import PPM, format_percent, format_size
+
+__all__ = ["Promise", "admit", "choose", "memory_left", "promised_bytes", "promised_ppm", "select"]
+
+_GRANULE = 2 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a tenant was promised on a device, and what it holds."""
+
+    limits: Limits
+    clients: int = 0  #: processes that have, or may have, a context
+    leased_bytes: int = 0
+
+    def cost_bytes(self, device: Device) -> int:
+        """Memory of the device that is spoken for."""
+        if not self.limits.mem_bytes:
+            # Without a limit nothing is promised; what it holds is held all the same.
+            return self.leased_bytes + device.overhead_bytes * self.clients
+        return self.limits.mem_bytes + device.overhead_bytes * max(1, self.clients)
+
+
+def promised_bytes(device: Device, promises: Sequence[Promise]) -> int:
+    """Memory spoken for by `promises`."""
+    return sum(p.cost_bytes(device) for p in promises)
+
+
+def promised_ppm(promises: Sequence[Promise]) -> int:
+    """Device time spoken for by `promises`."""
+    return sum(p.limits.share_ppm for p in promises)
+
+
+def memory_left(
+    device: Device, promises: Sequence[Promise], overcommit_ratio: float, clients: int = 1
+) -> int:
+    """Largest memory limit a new tenant with `clients` processes could have, in whole granules."""
+    room = int(device.memory_bytes * overcommit_ratio) - promised_bytes(device, promises)
+    room -= device.overhead_bytes * max(1, clients)
+    return max(0, room // _GRANULE * _GRANULE)
+
+
+def admit(
+    device: Device,
+    promises: Sequence[Promise],
+    asked: Promise,
+    overcommit_ratio: float,
+) -> None:
+    """Check that `asked` fits beside `promises` (which do not contain it).
+
+    Raises:
+        QuotaExceeded: it does not; says what is left.
+    """
+    limits = asked.limits
+    if limits.mem_bytes:
+        left = memory_left(device, promises, overcommit_ratio, asked.clients)
+        if limits.mem_bytes > left:
+            raise QuotaExceeded(
+                f"{format_size(limits.mem_bytes)} of memory asked on GPU {device.index},"
+                f" {format_size(left)} left of {format_size(device.memory_bytes)}"
+                f" ({format_size(promised_bytes(device, promises))} promised to"
+                f" {len(promises)} tenants, {format_size(device.overhead_bytes)} for a context)",
+                f"ask for --mem {format_size(left)}" if left else _REMEDY,
+            )
+    if limits.limit_ppm and limits.share_ppm > limits.limit_ppm:
+        raise QuotaExceeded(
+            f"a share of {format_percent(limits.share_ppm)} is above the limit of"
+            f" {format_percent(limits.limit_ppm)}",
+            "a limit is the most a tenant gets, a share the least",
+        )
+    room = int(PPM * overcommit_ratio) - promised_ppm(promises)
+    if limits.share_ppm > room:
+        left_ppm = max(0, room)
+        raise QuotaExceeded(
+            f"a share of {format_percent(limits.share_ppm)} asked on GPU {device.index},"
+            f" {format_percent(left_ppm)} left"
+            f" ({format_percent(promised_ppm(promises))} promised to {len(promises)} tenants)",
+            f"ask for --share {format_percent(left_ppm)}" if left_ppm else _REMEDY,
+        )
+
+
+_REMEDY = (
+    "wait for a tenant to end (harp ps), lower one (harp set TENANT ...), or let the daemon's owner"
+    " raise admission.overcommit_ratio"
+)
+
+
+def select(devices: Sequence[Device], selector: str) -> Device:
+    """The device that `--gpu` names: an index, a UUID or the start of one.
+
+    Raises:
+        NoDevice: none, or several.
+    """
+    if selector.isdigit():
+        found = [d for d in devices if d.index == int(selector)]
+    else:
+        wanted = selector.lower()
+        found = [
+            d
+            for d in devices
+            if d.uuid.lower().startswith(wanted)
+            or d.uuid.lower().partition("-")[2].startswith(wanted)
+        ]
+    if len(found) != 1:
+        known = ", ".join(f"{d.index} ({d.uuid})" for d in devices)
+        what = "no GPU" if not found else f"{len(found)} GPUs"
+        raise NoDevice(f"{what} named {selector!r}", f"there is {known}")
+    return found[0]
+
+
+def choose(
+    devices: Sequence[Device],
+    promises: Mapping[str, Sequence[Promise]],
+    asked: Promise,
+    overcommit_ratio: float,
+) -> Device:
+    """The device for a tenant that named none: of those that can take it, the least promised.
+
+    Args:
+        devices: at least one.
+        promises: by device UUID.
+        asked: the new tenant's.
+        overcommit_ratio: as in admit().
+
+    Raises:
+        QuotaExceeded: none can take it; the first device's reason.
+    """
+    refused: QuotaExceeded | None = None
+    fitting: list[tuple[int, int, int, Device]] = []
+    for device in devices:
+        held = promises.get(device.uuid, ())
+        try:
+            admit(device, held, asked, overcommit_ratio)
+        except QuotaExceeded as error:
+            refused = refused or error
+            continue
+        fitting.append((promised_ppm(held), promised_bytes(device, held), device.index, device))
+    if not fitting:
+        assert refused is not None
+        raise refused
+    return min(fitting, key=lambda row: row[:3])[3]
