@@ -154,7 +154,7 @@ def _shared_memory() -> str | None:
 def _stop_daemon(env: Mapping[str, str]) -> None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         subprocess.run(
-            [sys.executable, "-m", "harp", "daemon", "--stop"],
+            [sys.executable, "-m", "harp", "daemon", "--stop", "--all"],
             env=dict(env),
             timeout=20,
             check=False,

@@ -46,7 +46,7 @@ def machine(*, gate: bool) -> Iterator[dict[str, str]]:
             env["HARP_GATE"] = "off"
         stack.callback(
             subprocess.run,
-            [sys.executable, "-m", "harp", "daemon", "--stop"],
+            [sys.executable, "-m", "harp", "daemon", "--stop", "--all"],
             env=env,
             capture_output=True,
             check=False,
