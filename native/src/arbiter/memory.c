@@ -282,7 +282,7 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
         add_lease(k, c, m->dev, m->cls, part);
         bytes -= part;
     }
-    uint64_t most = below(d->leased, d->capacity);
+    uint64_t most = below(u->leased[HARP_MEM_DEVICE] + u->leased[HARP_MEM_OVERHEAD], d->capacity);
     if (m->cls == HARP_MEM_DEVICE && u->limit != 0 && below(charged(u), u->limit) < most)
         most = below(charged(u), u->limit);
     if (bytes > most)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arbiter's pure core through ctypes, compiled from its sources once per session."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harp.lease_wire import Kind, Op
+
+NATIVE = Path(__file__).resolve().parents[2] / "native"
+GRANULE = 2 << 20
+MS = 1_000_000
+SECOND = 1_000_000_000
+NEVER = 2**64 - 1
+PPM = 1_000_000
+
+SOURCES = ("bridge", "core", "memory", "time", "policy_drr", "admin_ops", "check")
+COUNTS = ("used_ns", "copy_ns", "wait_ns", "quantum_ns", "window_ns", "launches", "denials")
+SIZES = ("limit", "leased", "peak", "free", "capacity", "overhead", "slack")
+
+
+class Msg(ctypes.Structure):
+    _fields_ = [
+        ("version", ctypes.c_uint16),
+        ("op", ctypes.c_uint16),
+        *[(name, ctypes.c_uint32) for name in ("seq", "dev", "cls", "tenant", "client")],
+        ("pid", ctypes.c_int32),
+        *[(name, ctypes.c_uint32) for name in ("uid", "a", "b", "c", "d")],
+        ("bytes", ctypes.c_uint64),
+        *[(f"{name}_bytes", ctypes.c_uint64) for name in SIZES],
+        ("epoch", ctypes.c_uint64),
+        *[(name, ctypes.c_uint64) for name in COUNTS],
+        ("uuid", ctypes.c_uint8 * 16),
+        ("text", ctypes.c_char * 64),
+    ]
+
+
+class Action(ctypes.Structure):
+    _fields_ = [("kind", ctypes.c_uint32), ("client", ctypes.c_uint32), ("msg", Msg)]
+
+
+JOIN, MESSAGE, DEAD, ADMIN, WATCHED, TICK = range(1, 7)
+SEND, REPLY, EVENT, JOINED, CLOSE, LOG = range(1, 7)
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    folder = tempfile.mkdtemp(prefix="harp-core-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = Path(folder) / "libharp-arbiter-core.so"
+    sources = [str(NATIVE / "src" / "arbiter" / f"{name}.c") for name in SOURCES]
+    subprocess.run(
+        ["cc", "-std=c17", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"]
+        + [f"-I{NATIVE / 'include'}", *sources, "-o", str(target)],
+        check=True,
+    )
+    lib = ctypes.CDLL(str(target))
+    lib.harp_bridge_new.restype = ctypes.c_void_p
+    lib.harp_bridge_new.argtypes = [ctypes.c_uint64] + [ctypes.c_uint32] * 3
+    lib.harp_bridge_free.argtypes = [ctypes.c_void_p]
+    lib.harp_bridge_step.argtypes = [ctypes.c_void_p, ctypes.POINTER(Action), ctypes.c_uint64]
+    lib.harp_bridge_actions.argtypes = [ctypes.c_void_p]
+    lib.harp_bridge_actions.restype = ctypes.POINTER(Action)
+    lib.harp_bridge_next.argtypes = [ctypes.c_void_p]
+    lib.harp_bridge_next.restype = ctypes.c_uint64
+    lib.harp_bridge_check.argtypes = [ctypes.c_void_p]
+    lib.harp_bridge_check.restype = ctypes.c_char_p
+    return lib
+
+
+@dataclass
+class Act:
+    """One action, copied out of the core."""
+
+    kind: int
+    client: int
+    msg: Msg
+
+
+class Core:
+    """One core with its own clock, checked after each step."""
+
+    def __init__(
+        self, quantum_ns: int = 5 * MS, clients: int = 256, per_tenant: int = 256
+    ) -> None:
+        self._lib = library()
+        self._bridge = self._lib.harp_bridge_new(quantum_ns, clients, per_tenant, 64)
+        assert self._bridge
+        self.now = SECOND
+        self.log: list[str] = []
+        #: actions of the last join or admin question; a snapshot leaves it alone
+        self.last: list[Act] = []
+
+    def close(self) -> None:
+        self._lib.harp_bridge_free(self._bridge)
+
+    def step(self, kind: int, client: int = 0, msg: Msg | None = None) -> list[Act]:
+        event = Action(kind=kind, client=client, msg=msg or Msg())
+        n = self._lib.harp_bridge_step(self._bridge, ctypes.byref(event), self.now)
+        assert n >= 0, "more actions than the bridge keeps"
+        raw = self._lib.harp_bridge_actions(self._bridge)
+        acts = [Act(raw[i].kind, raw[i].client, Msg.from_buffer_copy(raw[i].msg)) for i in range(n)]
+        self.log += [act.msg.text.decode() for act in acts if act.kind == LOG]
+        broken = self._lib.harp_bridge_check(self._bridge)
+        assert broken is None, f"{broken.decode()} after event {kind} op {event.msg.op}"
+        return acts
+
+    def next(self) -> int:
+        return int(self._lib.harp_bridge_next(self._bridge))
+
+    def advance(self, ns: int) -> Iterator[Act]:
+        """Let time pass, with the ticks the core asked for."""
+        until = self.now + ns
+        while (due := self.next()) <= until:
+            self.now = max(self.now, due)
+            before = self.now
+            yield from self.step(TICK)
+            assert self.next() > before, "the core asks for a tick again and again"
+        self.now = until
+
+    # harpd's questions
+
+    def admin(self, op: Op, **fields: object) -> Msg:
+        acts = self.step(ADMIN, msg=Msg(version=1, op=op, **fields))
+        self.last = acts
+        return [act for act in acts if act.kind == REPLY][-1].msg
+
+    def add_device(self, capacity: int, number: int = 1) -> int:
+        uuid = (ctypes.c_uint8 * 16)(*([number] * 16))
+        reply = self.admin(Op.ADD_DEVICE, uuid=uuid, capacity_bytes=capacity)
+        assert reply.op == Op.OK
+        return int(reply.dev)
+
+    def add_tenant(self, dev: int = 0, limit: int = 0, share: int = 0, cap: int = 0) -> int:
+        reply = self.admin(Op.ADD_TENANT, uid=1000)
+        assert reply.op == Op.OK
+        self.set_tenant(reply.tenant, dev, limit, share, cap)
+        return int(reply.tenant)
+
+    def set_tenant(
+        self, tenant: int, dev: int = 0, limit: int = 0, share: int = 0, cap: int = 0
+    ) -> list[Act]:
+        reply = self.admin(Op.SET_TENANT, tenant=tenant, dev=dev, limit_bytes=limit, b=share, c=cap)
+        assert reply.op == Op.OK, reply.text
+        return self.last
+
+    def snapshot(self) -> list[Msg]:
+        acts = self.step(ADMIN, msg=Msg(version=1, op=Op.SNAPSHOT))
+        rows = [act.msg for act in acts if act.kind == REPLY]
+        assert rows.pop().op == Op.OK
+        return rows
+
+    def use(self, tenant: int, dev: int = 0) -> Msg:
+        rows = [m for m in self.snapshot() if m.op == Op.SNAP_USE]
+        return next(m for m in rows if m.tenant == tenant and m.dev == dev)
+
+    # clients
+
+    def join(self, tenant: int, pid: int = 100, flags: int = 0, uid: int = 1000) -> int:
+        acts = self.step(JOIN, msg=Msg(tenant=tenant, pid=pid, uid=uid))
+        client = next(act.client for act in acts if act.kind == JOINED)
+        if client:
+            self.last = self.tell(client, Op.HELLO, a=Kind.NULL, b=flags, pid=pid, text=b"test")
+        return client
+
+    def tell(self, client: int, op: Op, **fields: object) -> list[Act]:
+        return self.step(MESSAGE, client, Msg(version=1, op=op, **fields))
+
+    def lease(self, client: int, size: int, dev: int = 0, cls: int = 0, seq: int = 1) -> list[Act]:
+        return self.tell(client, Op.LEASE_MEM, dev=dev, cls=cls, bytes=size, seq=seq)
+
+
+def sends(acts: list[Act] | Iterator[Act], client: int | None = None) -> list[tuple[int, Msg]]:
+    """(client, message) of what goes to clients."""
+    return [
+        (act.client, act.msg)
+        for act in acts
+        if act.kind == SEND and client in (None, act.client)
+    ]
+
+
+def ops(acts: list[Act] | Iterator[Act], client: int | None = None) -> list[Op]:
+    return [Op(msg.op) for _, msg in sends(acts, client)]
