@@ -169,7 +169,7 @@ def _grant(
             child["CUDA_VISIBLE_DEVICES"] = reply.device.uuid
         else:
             progress("harp: CUDA_VISIBLE_DEVICES is yours and stays; it must name the granted GPU")
-    if reply.device.kind == pb.DEVICE_KIND_SOFTWARE:
+    if reply.device.kind == pb.DEVICE_KIND_SOFTWARE and sys.stderr.isatty():
         progress(f"harp: {describe(reply)} ({reply.device.name}: not a real GPU)")
     return child, reply
 
@@ -199,14 +199,14 @@ def _grant_folder(
     """A new grant folder with its listening socket; removed again if the grant fails."""
     stem = "".join(c for c in Path(request.name or request.program).name if c.isalnum())[:16]
     folder = grants / f"{stem or 'tenant'}-{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
     path = folder / "arbiter.sock"
+    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        raise RunDirUnsafe(
+            f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
+            "set XDG_RUNTIME_DIR to a shorter path",
+        )
+    folder.mkdir(mode=0o700)
     try:
-        if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-            raise RunDirUnsafe(
-                f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
-                "set XDG_RUNTIME_DIR to a shorter path",
-            )
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
             sock.bind(str(path))
             sock.listen(_BACKLOG)

@@ -76,9 +76,8 @@ class Nvml:
         return [self._device(index) for index in range(count)]
 
     def memory_used(self, uuid: str) -> int:
-        """Physical bytes in use on a device, by anybody."""
-        with _errors("nvmlDeviceGetMemoryInfo"):
-            return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle(uuid)).used)
+        """Physical bytes in use on a device, by anybody but the driver itself."""
+        return self._memory(self._handle(uuid))[1]
 
     def processes(self, uuid: str) -> list[ProcessUse]:
         """Every process that has a context on the device."""
@@ -101,13 +100,19 @@ class Nvml:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             uuid = str(pynvml.nvmlDeviceGetUUID(handle))
             name = str(pynvml.nvmlDeviceGetName(handle))
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        reserved = 0
-        # Drivers before 510 know no reserved part.
-        with contextlib.suppress(pynvml.NVMLError, AttributeError):
-            reserved = int(pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2).reserved)
         self._handles[uuid] = handle
-        return NvmlDevice(index, uuid, name, int(memory.total) - reserved, int(memory.used))
+        total, used = self._memory(handle)
+        return NvmlDevice(index, uuid, name, total, used)
+
+    def _memory(self, handle: object) -> tuple[int, int]:
+        """(total, used) bytes; what the driver reserves counts in neither."""
+        with contextlib.suppress(pynvml.NVMLError, AttributeError):
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)
+            return int(memory.total) - int(memory.reserved), int(memory.used)
+        # Drivers before 510 know no second version and no reserved part.
+        with _errors("nvmlDeviceGetMemoryInfo"):
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            return int(memory.total), int(memory.used)
 
     def _handle(self, uuid: str) -> object:
         if uuid not in self._handles:
