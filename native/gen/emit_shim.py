@@ -36,7 +36,7 @@ def symbols_h(functions: Sequence[Function]) -> str:
         f"    HARP_SYMS = {len(pairs)}",
         "};",
         *(f"typedef {f.ret} (*harp_fn_{s.name})({s.args});" for f, s in pairs),
-        *(f"{f.ret} harp_hook_{s.name}({s.args}) __attribute__((weak));" for f, s in pairs),
+        *(f"{f.ret} harp_hook_{s.name}({s.args}) __attribute__((weak, visibility("hidden")));" for f, s in pairs),
         "#endif",
     ]
     return "\n".join(lines) + "\n"
@@ -54,7 +54,7 @@ def table_c(functions: Sequence[Function]) -> str:
         '#include "src/shim/backend/table.h"',
         "",
         *(f"extern char {s.name}[];" for _, s in pairs),
-        *(f"extern char harp_hook_{s.name}[] __attribute__((weak));" for _, s in pairs),
+        *(f"extern char harp_hook_{s.name}[] __attribute__((weak, visibility("hidden")));" for _, s in pairs),
         "",
         "const char *const harp_sym_name[] = {",
         *(f'    "{s.name}",' for _, s in pairs),
@@ -187,7 +187,7 @@ def nvml_table_c(names: Sequence[str]) -> str:
         '#include "src/shim/backend/table.h"',
         "",
         *(f"extern char {n}[];" for n in names),
-        *(f"extern char harp_hook_{n}[] __attribute__((weak));" for n in names),
+        *(f"extern char harp_hook_{n}[] __attribute__((weak, visibility("hidden")));" for n in names),
         "const char *const harp_sym_name[] = {",
         *(f'    "{n}",' for n in names),
         "};",

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * First use: loads the real library and fills the tables. Compiled twice, for libharp
+ * (HARP_ENTRY_CUDA) and for its NVML twin (HARP_ENTRY_NVML).
+ */
+#include "src/shim/entry/entry.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "src/shim/backend/table.h"
+
+#ifdef HARP_ENTRY_NVML
+enum { NO_LIBRARY = 12, NO_FUNCTION = 13 }; /* LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND */
+static const char soname[] = "libnvidia-ml.so.1", other[] = "libcuda.so.1";
+#else
+enum { NO_LIBRARY = 100, NO_FUNCTION = 36 }; /* NO_DEVICE, CALL_REQUIRES_NEWER_DRIVER */
+static const char soname[] = "libcuda.so.1", other[] = "libnvidia-ml.so.1";
+#endif
+
+static char own[PATH_MAX], sibling[PATH_MAX]; /* written once under `path_once` */
+static pthread_once_t path_once = PTHREAD_ONCE_INIT;
+
+static void *handle;          /* of the real library; written once under `load_once` */
+static const void *real_base; /* same */
+static pthread_once_t load_once = PTHREAD_ONCE_INIT;
+static pthread_t loader_thread; /* valid while `loading` */
+static volatile int loading;
+
+static int no_library(void)
+{
+    return NO_LIBRARY;
+}
+
+static int no_function(void)
+{
+    return NO_FUNCTION;
+}
+
+static void find_paths(void)
+{
+    Dl_info info;
+    if (dladdr((const void *)find_paths, &info) == 0 || info.dli_fname == NULL)
+        return;
+    if (realpath(info.dli_fname, own) == NULL)
+        own[0] = '\0';
+    /* the sibling lies beside the name we were loaded by, not beside what it links to */
+    const char *slash = strrchr(info.dli_fname, '/');
+    int folder = slash != NULL ? (int)(slash - info.dli_fname) : 1;
+    const char *from = slash != NULL ? info.dli_fname : ".";
+    snprintf(sibling, sizeof sibling, "%.*s/%s", folder, from, other);
+    if (access(sibling, R_OK) == 0)
+        return;
+#ifdef HARP_ENTRY_NVML
+    snprintf(sibling, sizeof sibling, "%.*s/libharp.so", folder, from);
+#else
+    snprintf(sibling, sizeof sibling, "%.*s/libharp-nvml.so", folder, from);
+#endif
+    if (access(sibling, R_OK) != 0)
+        sibling[0] = '\0';
+}
+
+const char *harp_own_path(void)
+{
+    pthread_once(&path_once, find_paths);
+    return own;
+}
+
+const char *harp_sibling_path(void)
+{
+    pthread_once(&path_once, find_paths);
+    return sibling;
+}
+
+const void *harp_real_base(void)
+{
+    return real_base;
+}
+
+static void load(void)
+{
+    int saved = errno;
+    const struct harp_env *env = harp_env();
+    loader_thread = pthread_self();
+    loading = 1;
+    harp_enter(); /* what the driver loads and calls while it starts is its own affair */
+#ifdef HARP_ENTRY_NVML
+    handle = harp_loader_open(env->nvml_real, soname);
+#else
+    handle = harp_loader_open(env->cuda_real, soname);
+#endif
+    harp_leave();
+    for (unsigned i = 0; i < harp_sym_count; i++) {
+        harp_real[i] = handle != NULL ? dlsym(handle, harp_sym_name[i]) : NULL;
+        void *to = harp_real[i];
+        if (to != NULL && to == harp_sym_stub[i])
+            to = harp_real[i] = NULL; /* that would be ourselves */
+        if (to == NULL)
+            to = handle != NULL ? (void *)no_function : (void *)no_library;
+        else if (env->grant != NULL && harp_sym_hook[i] != NULL)
+            to = harp_sym_hook[i];
+        if (harp_real[i] != NULL && real_base == NULL) {
+            Dl_info info;
+            if (dladdr(harp_real[i], &info) != 0)
+                real_base = info.dli_fbase;
+        }
+        __atomic_store_n(&harp_entry[i], to, __ATOMIC_RELEASE);
+    }
+    loading = 0;
+    errno = saved;
+}
+
+bool harp_entry_load(void)
+{
+    pthread_once(&load_once, load);
+    return handle != NULL;
+}
+
+/* Called by the lazy half of an exported jump. */
+__attribute__((visibility("hidden"))) void *harp_entry_resolve(unsigned long index)
+{
+    /* A constructor of the driver that calls an exported name comes back here while the table is
+     * being filled; it cannot wait for itself. */
+    if (loading && pthread_equal(loader_thread, pthread_self()))
+        return (void *)no_function;
+    harp_entry_load();
+    return harp_entry[index];
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Environment, log and the thread's depth inside the driver.
+ */
+#include "src/shim/entry/entry.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct harp_env env;      /* written once under `env_once` */
+static pthread_key_t inside_key; /* value: depth as an integer */
+static pthread_once_t env_once = PTHREAD_ONCE_INIT;
+
+static const char *text(const char *name)
+{
+    /* secure_getenv: in a set-user-ID program none of this may choose what is loaded or written */
+    const char *value = secure_getenv(name);
+    if (value == NULL || *value == '\0')
+        return NULL;
+    return strdup(value); /* programs rewrite their environment; ours must stay */
+}
+
+static void *no_dlopen(const char *file, int flags)
+{
+    (void)file;
+    (void)flags;
+    return NULL;
+}
+
+static void env_read(void)
+{
+    int saved = errno;
+    const char *strict = text("HARP_STRICT"), *gate = text("HARP_GATE");
+    env.grant = text("HARP_GRANT");
+    env.cuda_real = text("HARP_CUDA_REAL");
+    env.nvml_real = text("HARP_NVML_REAL");
+    env.log = text("HARP_LOG");
+    env.strict = strict != NULL && strcmp(strict, "1") == 0;
+    env.gate_off = gate != NULL && strcmp(gate, "off") == 0;
+    void *(*volatile found)(const char *, int) =
+        (void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen");
+    env.dlopen = found != NULL ? found : no_dlopen;
+    pthread_key_create(&inside_key, NULL);
+    errno = saved;
+}
+
+const struct harp_env *harp_env(void)
+{
+    pthread_once(&env_once, env_read);
+    return &env;
+}
+
+void harp_log(const char *format, ...)
+{
+    const char *to = harp_env()->log;
+    if (to == NULL)
+        return;
+    int saved = errno;
+    char line[512];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int n = snprintf(line, sizeof line, "%lld.%03ld harp pid=%d ", (long long)now.tv_sec,
+                     now.tv_nsec / 1000000, (int)getpid());
+    va_list args;
+    va_start(args, format);
+    int m = vsnprintf(line + n, sizeof line - (size_t)n - 1, format, args);
+    va_end(args);
+    size_t length = strlen(line);
+    line[length++] = '\n';
+    (void)m;
+    char *end;
+    long number = strtol(to, &end, 10);
+    int fd = *end == '\0' ? (int)number
+                          : open(to, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
+    if (fd >= 0 && write(fd, line, length) < 0)
+        fd = *end == '\0' ? -1 : fd; /* nobody to tell */
+    if (*end != '\0' && fd >= 0)
+        close(fd);
+    errno = saved;
+}
+
+bool harp_inside(void)
+{
+    harp_env();
+    return pthread_getspecific(inside_key) != NULL;
+}
+
+void harp_enter(void)
+{
+    harp_env();
+    uintptr_t depth = (uintptr_t)pthread_getspecific(inside_key);
+    pthread_setspecific(inside_key, (void *)(depth + 1));
+}
+
+void harp_leave(void)
+{
+    uintptr_t depth = (uintptr_t)pthread_getspecific(inside_key);
+    pthread_setspecific(inside_key, (void *)(depth - 1));
+}

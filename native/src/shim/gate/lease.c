@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Leases and the ledger of this process: what memory.c, vmm.c, array.c and context.c charge to.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "src/shim/entry/entry.h"
+#include "src/shim/gate/lease.h"
+#include "src/shim/gate/memory.h"
+#include "src/shim/gate/session.h"
+
+enum { ORDINALS = 64, UNASKED = 0, NOT_GRANTED = -1 };
+
+static struct {
+    pthread_mutex_t lock; /* ledger and account; never held across a call of the driver or a wait */
+    struct harp_ledger ledger;
+    struct {
+        uint64_t leased, used; /* used <= leased; used includes what is put aside for a request */
+    } account[HARP_MAX_DEVICES][HARP_MEM_CLASSES];
+    int ordinal[ORDINALS]; /* arbiter's index + 1 by CUDA ordinal; UNASKED; NOT_GRANTED */
+} m = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+struct harp_ledger *harp_ledger_lock(void)
+{
+    pthread_mutex_lock(&m.lock);
+    return &m.ledger;
+}
+
+void harp_ledger_unlock(void)
+{
+    pthread_mutex_unlock(&m.lock);
+}
+
+/* --- devices ---------------------------------------------------------------------------------- */
+
+int harp_device_of(CUdevice device)
+{
+    if (device < 0 || device >= ORDINALS)
+        return -1;
+    int known = __atomic_load_n(&m.ordinal[device], __ATOMIC_RELAXED);
+    if (known > 0)
+        return known - 1;
+    CUuuid uuid;
+    CUresult r = CUDA_ERROR_NOT_FOUND;
+    if (HARP_HAS(cuDeviceGetUuid_v2))
+        HARP_INSIDE(r, HARP_REAL(cuDeviceGetUuid_v2)(&uuid, device));
+    else if (HARP_HAS(cuDeviceGetUuid))
+        HARP_INSIDE(r, HARP_REAL(cuDeviceGetUuid)(&uuid, device));
+    if (r != CUDA_SUCCESS || !harp_session_ready())
+        return -1;
+    uint8_t bytes[16];
+    memcpy(bytes, &uuid, sizeof bytes);
+    int dev = harp_session_device(bytes);
+    if (dev < 0 && known != NOT_GRANTED)
+        harp_log("device_not_granted ordinal=%d", device);
+    __atomic_store_n(&m.ordinal[device], dev < 0 ? NOT_GRANTED : dev + 1, __ATOMIC_RELAXED);
+    return dev;
+}
+
+CUresult harp_device_current(int *dev, CUcontext *ctx)
+{
+    CUdevice device;
+    CUresult r;
+    *dev = -1;
+    *ctx = NULL;
+    HARP_INSIDE(r, HARP_REAL(cuCtxGetDevice)(&device));
+    if (r != CUDA_SUCCESS)
+        return r;
+    HARP_INSIDE(r, HARP_REAL(cuCtxGetCurrent)(ctx));
+    if (r == CUDA_SUCCESS)
+        *dev = harp_device_of(device);
+    return r;
+}
+
+bool harp_limited(int dev)
+{
+    return dev < 0 || harp_session_about(dev).limit_bytes != 0;
+}
+
+bool harp_refused(const char *name)
+{
+    if (!harp_session_limited())
+        return false;
+    harp_log("refused call=%s why=\"its memory is not charged yet and this tenant has a limit\"",
+             name);
+    return true;
+}
+
+/* --- leases ----------------------------------------------------------------------------------- */
+
+CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes)
+{
+    if (bytes == 0)
+        return CUDA_SUCCESS;
+    if (dev < 0)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    pthread_mutex_lock(&m.lock);
+    uint64_t slack = m.account[dev][cls].leased - m.account[dev][cls].used;
+    uint64_t take = bytes < slack ? bytes : slack;
+    m.account[dev][cls].used += take;
+    pthread_mutex_unlock(&m.lock);
+    if (take == bytes)
+        return CUDA_SUCCESS;
+    struct harp_msg msg = {.op = HARP_LEASE_MEM, .dev = (uint32_t)dev, .cls = cls};
+    msg.bytes = bytes - take;
+    if (harp_session_ask(&msg) == 0 && msg.op == HARP_MEM_GRANT)
+        return CUDA_SUCCESS; /* already in the account: harp_memory_granted */
+    pthread_mutex_lock(&m.lock);
+    m.account[dev][cls].used -= take;
+    pthread_mutex_unlock(&m.lock);
+    return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+void harp_unlease(int dev, uint32_t cls, uint64_t bytes)
+{
+    if (dev < 0 || bytes == 0)
+        return;
+    uint64_t keep = cls == HARP_MEM_DEVICE ? harp_session_about(dev).slack_bytes : 0;
+    pthread_mutex_lock(&m.lock);
+    m.account[dev][cls].used -= bytes;
+    uint64_t slack = m.account[dev][cls].leased - m.account[dev][cls].used;
+    uint64_t back = slack > keep ? (slack - keep) & ~(HARP_GRANULE_BYTES - 1) : 0;
+    m.account[dev][cls].leased -= back;
+    pthread_mutex_unlock(&m.lock);
+    if (back == 0)
+        return;
+    struct harp_msg msg = {.op = HARP_RETURN_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = back};
+    harp_session_tell(&msg);
+}
+
+uint64_t harp_slack(int dev)
+{
+    pthread_mutex_lock(&m.lock);
+    uint64_t slack = m.account[dev][HARP_MEM_DEVICE].leased - m.account[dev][HARP_MEM_DEVICE].used;
+    pthread_mutex_unlock(&m.lock);
+    return slack;
+}
+
+/* Called with the session lock held, before the asker wakes: what was asked for is in use at once,
+ * or a recall in between would take it for slack. */
+void harp_memory_granted(const struct harp_msg *msg, bool asked)
+{
+    if (msg->dev >= HARP_MAX_DEVICES || msg->cls >= HARP_MEM_CLASSES)
+        return;
+    pthread_mutex_lock(&m.lock);
+    m.account[msg->dev][msg->cls].leased += msg->bytes;
+    if (asked)
+        m.account[msg->dev][msg->cls].used += msg->bytes;
+    pthread_mutex_unlock(&m.lock);
+}
+
+uint64_t harp_memory_recall(int dev, uint64_t bytes)
+{
+    if (dev < 0 || dev >= (int)HARP_MAX_DEVICES)
+        return 0;
+    pthread_mutex_lock(&m.lock);
+    uint64_t slack = m.account[dev][HARP_MEM_DEVICE].leased - m.account[dev][HARP_MEM_DEVICE].used;
+    uint64_t back = (bytes < slack ? bytes : slack) & ~(HARP_GRANULE_BYTES - 1);
+    m.account[dev][HARP_MEM_DEVICE].leased -= back;
+    pthread_mutex_unlock(&m.lock);
+    return back;
+}
+
+uint64_t harp_memory_leased(int dev, uint32_t cls)
+{
+    pthread_mutex_lock(&m.lock);
+    uint64_t leased = m.account[dev][cls].leased;
+    pthread_mutex_unlock(&m.lock);
+    return leased;
+}
+
+/* A forked child holds nothing: the parent's contexts do not live here. */
+void harp_memory_forked(void)
+{
+    pthread_mutex_init(&m.lock, NULL);
+    memset(&m.ledger, 0, sizeof m.ledger); /* not freed: the heap may have been in mid-change */
+    memset(m.account, 0, sizeof m.account);
+    memset(m.ordinal, 0, sizeof m.ordinal);
+}
+
+/* --- handles ---------------------------------------------------------------------------------- */
+
+CUresult harp_handle_made(uint64_t key, uint64_t owner, int dev, uint64_t charged)
+{
+    struct harp_ledger *l = harp_ledger_lock();
+    struct harp_block *b = harp_map_add(&l->handles, key);
+    if (b != NULL) {
+        b->owner = owner;
+        b->dev = dev;
+        b->charged += charged;
+        b->refs = 1;
+    }
+    harp_ledger_unlock();
+    return b != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+void harp_handle_ref(uint64_t key)
+{
+    struct harp_ledger *l = harp_ledger_lock();
+    struct harp_block *b = harp_map_find(&l->handles, key);
+    if (b != NULL)
+        b->refs++;
+    harp_ledger_unlock();
+}
+
+struct harp_drop harp_handle_drop(uint64_t key)
+{
+    struct harp_drop drop = {.key = key, .dev = -1};
+    struct harp_ledger *l = harp_ledger_lock();
+    struct harp_block *b = harp_map_find(&l->handles, key);
+    if (b != NULL) {
+        drop.known = true;
+        drop.charged = b->charged;
+        drop.owner = b->owner;
+        drop.dev = b->dev;
+        drop.last = --b->refs == 0;
+        if (drop.last)
+            harp_map_remove(&l->handles, b);
+    }
+    harp_ledger_unlock();
+    return drop;
+}
+
+void harp_handle_dropped(const struct harp_drop *drop, bool freed)
+{
+    if (!drop->known)
+        return;
+    if (!freed && !drop->last)
+        harp_handle_ref(drop->key);
+    else if (!freed)
+        harp_handle_made(drop->key, drop->owner, drop->dev, drop->charged);
+    else if (drop->last)
+        harp_unlease(drop->dev, HARP_MEM_DEVICE, drop->charged);
+}
+
+void harp_memory_owner_gone(uint64_t owner)
+{
+    for (;;) {
+        int dev = -1;
+        uint64_t freed = 0;
+        struct harp_ledger *l = harp_ledger_lock();
+        bool more = harp_ledger_drop(l, owner, &dev, &freed);
+        harp_ledger_unlock();
+        if (!more)
+            return;
+        harp_unlease(dev, HARP_MEM_DEVICE, freed);
+    }
+}

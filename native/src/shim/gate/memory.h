@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The memory gate: every byte the process holds is covered by a lease of its tenant.
+ *
+ * (1) Lease first, allocate second; what the driver did not need goes back.
+ * (2) Un-charge only after the driver has freed, so a neighbour never meets a physical OOM.
+ * (3) A denial is CUDA_ERROR_OUT_OF_MEMORY, and so is an arbiter that cannot be reached.
+ * (4) A pointer or handle that is not in the ledger goes to the driver and changes nothing.
+ */
+#ifndef HARP_SHIM_MEMORY_H
+#define HARP_SHIM_MEMORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "generated/shim_symbols.h"
+#include "src/shim/backend/table.h"
+
+/* Arbiter's index of a CUDA device; -1: not granted to this tenant (or nobody to ask). */
+int harp_device_of(CUdevice device);
+/* Of the current context. The driver's own error when there is none. */
+CUresult harp_device_current(int *dev, CUcontext *ctx);
+
+/* Leases `bytes` (whole granules) for something about to be made; gives back `bytes` of it. */
+CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes);
+void harp_unlease(int dev, uint32_t cls, uint64_t bytes);
+/* Whether the tenant has a memory limit on the device. */
+bool harp_limited(int dev);
+/* A path that is not charged yet: for a tenant with a limit an honest refusal, logged by name. */
+bool harp_refused(const char *name);
+
+/* Bytes leased but not in use here. */
+uint64_t harp_slack(int dev);
+
+/* Things that have a handle and a size instead of an address. Keys of different kinds carry
+ * different top bits. `owner` is the context that takes them along, 0: none does. */
+#define HARP_KEY_MAPPING  0x8000000000000000ull
+#define HARP_KEY_PHYSICAL 0x4000000000000000ull
+#define HARP_KEY_LIMIT    0x2000000000000000ull
+CUresult harp_handle_made(uint64_t key, uint64_t owner, int dev, uint64_t charged);
+void harp_handle_ref(uint64_t key);
+/* Drops a reference before the driver is asked to; settle afterwards, with the driver's verdict:
+ * the last reference un-charges, a refusal puts it back. */
+struct harp_drop {
+    uint64_t key, charged, owner;
+    int dev;
+    bool known, last;
+};
+struct harp_drop harp_handle_drop(uint64_t key);
+void harp_handle_dropped(const struct harp_drop *drop, bool freed);
+
+/* All that a destroyed context held is gone. */
+void harp_memory_owner_gone(uint64_t owner);
+
+/* Calls the driver with the thread marked as inside it. */
+#define HARP_INSIDE(result, call)                                                                  \
+    do {                                                                                           \
+        harp_enter();                                                                              \
+        (result) = (call);                                                                         \
+        harp_leave();                                                                              \
+    } while (0)
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/shim/gate/predict.h"
+
+#define UNMEASURED_AT_ONCE 4u
+
+struct harp_estimate *harp_predict(struct harp_predictor *p, const void *what, uint64_t size)
+{
+    uint64_t h =
+        ((uint64_t)(uintptr_t)what ^ (size * 0x9e3779b97f4a7c15ull)) * 0xff51afd7ed558ccdull;
+    struct harp_estimate *e = &p->at[(h >> 40) % HARP_ESTIMATES];
+    if (e->what != what || e->size != size)
+        *e = (struct harp_estimate){.what = what, .size = size, .ns = HARP_ESTIMATE_UNKNOWN};
+    return e;
+}
+
+uint64_t harp_estimate_ns(const struct harp_estimate *e)
+{
+    return e->ns;
+}
+
+void harp_estimate_learn(struct harp_estimate *const *parts, unsigned n, uint64_t elapsed_ns)
+{
+    uint64_t sum = 0, known = 0;
+    unsigned fresh = 0;
+    for (unsigned i = 0; i < n; i++) {
+        sum += parts[i]->ns;
+        if (parts[i]->measured != 0)
+            known += parts[i]->ns;
+        else
+            fresh++;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        struct harp_estimate *e = parts[i];
+        uint64_t mine;
+        if (fresh == 0) /* all known: in proportion */
+            mine = sum != 0 ? (uint64_t)((double)elapsed_ns * (double)e->ns / (double)sum) : 0;
+        else if (e->measured != 0) /* the known take what they are known for */
+            continue;
+        else
+            mine = (elapsed_ns > known ? elapsed_ns - known : 0) / fresh;
+        if (mine == 0)
+            mine = 1;
+        e->ns = e->measured == 0 ? mine : (e->ns * 7 + mine) / 8;
+    }
+    /* after the loop: a part may appear in a batch several times */
+    for (unsigned i = 0; i < n; i++)
+        if (parts[i]->measured != UINT32_MAX)
+            parts[i]->measured++;
+}
+
+static uint64_t start_of(const struct harp_quantum *q, uint64_t now_ns)
+{
+    return q->queue_end_ns > now_ns ? q->queue_end_ns : now_ns;
+}
+
+enum harp_admit harp_quantum_admit(const struct harp_quantum *q, uint64_t now_ns, uint64_t ns,
+                                   bool measured)
+{
+    if (q->launched == 0)
+        return HARP_GO;
+    uint64_t start = start_of(q, now_ns);
+    if (now_ns >= q->deadline_ns || start + ns > q->deadline_ns)
+        return HARP_SHUT;
+    if (!measured && q->unmeasured >= UNMEASURED_AT_ONCE)
+        return HARP_LATER;
+    if (q->window_ns != 0 && start > now_ns && start - now_ns + ns > q->window_ns)
+        return HARP_LATER;
+    return HARP_GO;
+}
+
+void harp_quantum_launched(struct harp_quantum *q, uint64_t now_ns, uint64_t ns, bool measured)
+{
+    q->queue_end_ns = start_of(q, now_ns) + ns;
+    q->launched++;
+    if (!measured)
+        q->unmeasured++;
+}
+
+void harp_quantum_observed(struct harp_quantum *q, uint64_t now_ns, uint64_t rest_ns,
+                           uint32_t unmeasured)
+{
+    q->queue_end_ns = now_ns + rest_ns;
+    q->unmeasured = unmeasured;
+}

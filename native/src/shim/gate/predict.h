@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * How long will it take, and may it still start? Pure: no clock, no locks, no driver.
+ */
+#ifndef HARP_SHIM_PREDICT_H
+#define HARP_SHIM_PREDICT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define HARP_ESTIMATES        1024
+#define HARP_ESTIMATE_UNKNOWN 50000ull /* ns, of a launch never measured */
+
+struct harp_estimate { /* one (function, grid), graph, or size class of a copy */
+    const void *what;
+    uint64_t size;
+    uint64_t ns; /* exponentially weighted mean */
+    uint32_t measured;
+};
+
+struct harp_predictor {
+    struct harp_estimate at[HARP_ESTIMATES]; /* direct-mapped: a clash starts afresh */
+};
+
+struct harp_estimate *harp_predict(struct harp_predictor *p, const void *what, uint64_t size);
+uint64_t harp_estimate_ns(const struct harp_estimate *e);
+/* A batch took `elapsed_ns`: each of its parts learns its portion. */
+void harp_estimate_learn(struct harp_estimate *const *parts, unsigned n, uint64_t elapsed_ns);
+
+struct harp_quantum { /* one turn on the device */
+    uint64_t deadline_ns;
+    uint64_t window_ns;    /* most predicted work queued at once; 0: no bound */
+    uint64_t queue_end_ns; /* when the work queued so far is expected to end */
+    uint32_t launched;
+    uint32_t unmeasured; /* queued launches of unknown length */
+};
+
+enum harp_admit { HARP_GO, HARP_LATER, HARP_SHUT };
+
+/* (1) The first launch of a quantum always goes, or a kernel longer than the quantum starves.
+ * (2) Later ones go if they are expected to end before the deadline.
+ * (3) LATER: the queue is long enough for now; ask again when some of it has ended. */
+enum harp_admit harp_quantum_admit(const struct harp_quantum *q, uint64_t now_ns, uint64_t ns,
+                                   bool measured);
+void harp_quantum_launched(struct harp_quantum *q, uint64_t now_ns, uint64_t ns, bool measured);
+/* What is still queued is expected to take `rest_ns` from now on. */
+void harp_quantum_observed(struct harp_quantum *q, uint64_t now_ns, uint64_t rest_ns,
+                           uint32_t unmeasured);
+
+#endif

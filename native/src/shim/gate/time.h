@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The time gate: launches, graph launches, copies and fills pass here (generated/shim_time.c).
+ *
+ * Fast path (nobody else wants the device): two relaxed loads and a count. Otherwise the calling
+ * thread waits until its tenant's turn; queued work is bounded by what is expected to end before
+ * the turn does. Never while the stream is being captured (nothing is inserted either), never
+ * inside a call of the driver. Waits and queries of the program are never gated.
+ */
+#ifndef HARP_SHIM_TIME_H
+#define HARP_SHIM_TIME_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "generated/shim_symbols.h"
+#include "src/shim/backend/table.h"
+
+enum harp_work { HARP_WORK_COMPUTE, HARP_WORK_COPY };
+
+struct harp_timegate;
+struct harp_meter_stream;
+
+struct harp_turn {              /* between begin and end of one gated call; on the caller's stack */
+    struct harp_timegate *gate; /* NULL: not gated */
+    struct harp_meter_stream *stream;
+    struct harp_estimate *estimate;
+    CUstream on;
+    enum harp_work work;
+    bool measure; /* events go round it */
+};
+
+#define HARP_SEEN   64
+#define HARP_SHARDS 16
+
+extern unsigned harp_time_word;             /* reasons not to take the fast path */
+extern uintptr_t harp_time_seen[HARP_SEEN]; /* streams known to have work: handle + 1 */
+extern struct harp_shard {
+    uint64_t launches;
+    char line[56]; /* one cache line each */
+} harp_time_shards[HARP_SHARDS];
+
+static inline unsigned harp_seen_place(CUstream stream)
+{
+    uintptr_t s = (uintptr_t)stream;
+    return (unsigned)((s ^ (s >> 6) ^ (s >> 12)) % HARP_SEEN);
+}
+
+static inline void harp_time_count(void)
+{
+    uint64_t h = (uint64_t)(uintptr_t)pthread_self() * 0x9e3779b97f4a7c15ull;
+    __atomic_fetch_add(&harp_time_shards[h >> 60].launches, 1, __ATOMIC_RELAXED);
+}
+
+static inline bool harp_time_open(CUstream stream)
+{
+    if (__atomic_load_n(&harp_time_word, __ATOMIC_RELAXED) != 0 ||
+        __atomic_load_n(&harp_time_seen[harp_seen_place(stream)], __ATOMIC_RELAXED) !=
+            (uintptr_t)stream + 1)
+        return false;
+    harp_time_count();
+    return true;
+}
+
+/* `what` and `size` tell calls of different length apart. */
+void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work work, const void *what,
+                     uint64_t size);
+void harp_turn_end(struct harp_turn *turn, CUresult result);
+
+void harp_time_context_made(CUcontext ctx, int dev);
+/* Before a context is destroyed: our events in it are forgotten. */
+void harp_time_context_going(CUcontext ctx);
+/* Before a stream is destroyed: what it still runs is bracketed first. */
+void harp_time_stream_going(CUstream stream);
+
+#endif
