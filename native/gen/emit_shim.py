@@ -16,6 +16,9 @@ from native.api.cuda import FUNCTIONS
 from native.api.model import TIME_GATES, Function, Gate, Param, Symbol
 from native.gen.output import Target
 
+#: Hooks that nobody wrote are null.
+_WEAK = '__attribute__((weak, visibility("hidden")))'
+
 PUBLIC = ("dlopen", "dlmopen", "harp_shim_v1")
 
 
@@ -36,7 +39,7 @@ def symbols_h(functions: Sequence[Function]) -> str:
         f"    HARP_SYMS = {len(pairs)}",
         "};",
         *(f"typedef {f.ret} (*harp_fn_{s.name})({s.args});" for f, s in pairs),
-        *(f"{f.ret} harp_hook_{s.name}({s.args}) __attribute__((weak, visibility("hidden")));" for f, s in pairs),
+        *(f"{f.ret} harp_hook_{s.name}({s.args}) {_WEAK};" for f, s in pairs),
         "#endif",
     ]
     return "\n".join(lines) + "\n"
@@ -47,14 +50,16 @@ def table_c(functions: Sequence[Function]) -> str:
     pairs = _symbols(functions)
     index = {s.name: i for i, (_, s) in enumerate(pairs)}
     rows = sorted(
-        (f.name, s.since, s.per_thread, index[s.name]) for f in functions for s in f.symbols
+        (f.name, s.since, s.per_thread, index[s.name])
+        for f in functions
+        for s in f.symbols
         if s.since
     )
     lines = [
         '#include "src/shim/backend/table.h"',
         "",
         *(f"extern char {s.name}[];" for _, s in pairs),
-        *(f"extern char harp_hook_{s.name}[] __attribute__((weak, visibility("hidden")));" for _, s in pairs),
+        *(f"extern char harp_hook_{s.name}[] {_WEAK};" for _, s in pairs),
         "",
         "const char *const harp_sym_name[] = {",
         *(f'    "{s.name}",' for _, s in pairs),
@@ -156,17 +161,27 @@ def time_c(functions: Sequence[Function]) -> str:
         stream = _stream(s)
         guard = f"{s.params[0].name} != NULL" if "->" in stream else ""
         key, size = _work(f, s)
-        kind = "HARP_WORK_COMPUTE" if f.gate in (Gate.LAUNCH, Gate.GRAPH_LAUNCH) else "HARP_WORK_COPY"
-        nulls = [] if not (guard or "->" in size) else [
-            f"    if ({s.params[0].name} == NULL)",
-            f"        return HARP_REAL({s.name})({s.call});",
-        ]
+        kind = (
+            "HARP_WORK_COMPUTE" if f.gate in (Gate.LAUNCH, Gate.GRAPH_LAUNCH) else "HARP_WORK_COPY"
+        )
+        nulls = (
+            []
+            if not (guard or "->" in size)
+            else [
+                f"    if ({s.params[0].name} == NULL)",
+                f"        return HARP_REAL({s.name})({s.call});",
+            ]
+        )
         lines += [
             f"{f.ret} harp_hook_{s.name}({s.args})",
             "{",
             *nulls,
             f"    CUstream on = {stream};",
-            *(["    if (on == NULL)", "        on = CU_STREAM_PER_THREAD;"] if s.per_thread else []),
+            *(
+                ["    if (on == NULL)", "        on = CU_STREAM_PER_THREAD;"]
+                if s.per_thread
+                else []
+            ),
             "    if (harp_time_open(on))",
             f"        return HARP_REAL({s.name})({s.call});",
             "    struct harp_turn turn;",
@@ -187,7 +202,7 @@ def nvml_table_c(names: Sequence[str]) -> str:
         '#include "src/shim/backend/table.h"',
         "",
         *(f"extern char {n}[];" for n in names),
-        *(f"extern char harp_hook_{n}[] __attribute__((weak, visibility("hidden")));" for n in names),
+        *(f"extern char harp_hook_{n}[] {_WEAK};" for n in names),
         "const char *const harp_sym_name[] = {",
         *(f'    "{n}",' for n in names),
         "};",

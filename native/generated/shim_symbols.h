@@ -2014,1473 +2014,1762 @@ typedef int (*harp_fn_cudbgReportDriverApiError)(void);
 typedef int (*harp_fn_cudbgReportDriverInternalError)(void);
 CUresult harp_hook_cuArray3DCreate(CUarray *pHandle,
                                    const CUDA_ARRAY3D_DESCRIPTOR_v1 *pAllocateArray)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArray3DCreate_v2(CUarray *pHandle,
                                       const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArray3DGetDescriptor(CUDA_ARRAY3D_DESCRIPTOR_v1 *pArrayDescriptor,
-                                          CUarray hArray) __attribute__((weak));
+                                          CUarray hArray)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArray3DGetDescriptor_v2(CUDA_ARRAY3D_DESCRIPTOR *pArrayDescriptor,
-                                             CUarray hArray) __attribute__((weak));
+                                             CUarray hArray)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArrayCreate(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR_v1 *pAllocateArray)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)
-    __attribute__((weak));
-CUresult harp_hook_cuArrayDestroy(CUarray hArray) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuArrayDestroy(CUarray hArray) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArrayGetDescriptor(CUDA_ARRAY_DESCRIPTOR_v1 *pArrayDescriptor, CUarray hArray)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArrayGetDescriptor_v2(CUDA_ARRAY_DESCRIPTOR *pArrayDescriptor, CUarray hArray)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *memoryRequirements,
                                                 CUarray array, CUdevice device)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArrayGetPlane(CUarray *pPlaneArray, CUarray hArray, unsigned int planeIdx)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuArrayGetSparseProperties(CUDA_ARRAY_SPARSE_PROPERTIES *sparseProperties,
-                                              CUarray array) __attribute__((weak));
+                                              CUarray array)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCheckpointProcessCheckpoint(int pid, CUcheckpointCheckpointArgs *args)
-    __attribute__((weak));
-CUresult harp_hook_cuCheckpointProcessGetRestoreThreadId(int pid, int *tid) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCheckpointProcessGetRestoreThreadId(int pid, int *tid)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCheckpointProcessGetState(int pid, CUprocessState *state)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCheckpointProcessLock(int pid, CUcheckpointLockArgs *args)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCheckpointProcessRestore(int pid, CUcheckpointRestoreArgs *args)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCheckpointProcessUnlock(int pid, CUcheckpointUnlockArgs *args)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCoredumpGetAttribute(CUcoredumpSettings attrib, void *value, size_t *size)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCoredumpGetAttributeGlobal(CUcoredumpSettings attrib, void *value,
-                                                size_t *size) __attribute__((weak));
+                                                size_t *size)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCoredumpSetAttribute(CUcoredumpSettings attrib, void *value, size_t *size)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCoredumpSetAttributeGlobal(CUcoredumpSettings attrib, void *value,
-                                                size_t *size) __attribute__((weak));
-CUresult harp_hook_cuCtxAttach(CUcontext *pctx, unsigned int flags) __attribute__((weak));
+                                                size_t *size)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxAttach(CUcontext *pctx, unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams,
-                                  unsigned int flags, CUdevice dev) __attribute__((weak));
+                                  unsigned int flags, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams,
-                                  unsigned int flags, CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuCtxDestroy(CUcontext ctx) __attribute__((weak));
-CUresult harp_hook_cuCtxDestroy_v2(CUcontext ctx) __attribute__((weak));
-CUresult harp_hook_cuCtxDetach(CUcontext ctx) __attribute__((weak));
-CUresult harp_hook_cuCtxDisablePeerAccess(CUcontext peerContext) __attribute__((weak));
+                                  unsigned int flags, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxDestroy(CUcontext ctx) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxDestroy_v2(CUcontext ctx) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxDetach(CUcontext ctx) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxDisablePeerAccess(CUcontext peerContext)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
-    __attribute__((weak));
-CUresult harp_hook_cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx) __attribute__((weak));
-CUresult harp_hook_cuCtxGetApiVersion(CUcontext ctx, unsigned int *version) __attribute__((weak));
-CUresult harp_hook_cuCtxGetCacheConfig(CUfunc_cache *pconfig) __attribute__((weak));
-CUresult harp_hook_cuCtxGetCurrent(CUcontext *pctx) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxGetApiVersion(CUcontext ctx, unsigned int *version)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxGetCacheConfig(CUfunc_cache *pconfig)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxGetCurrent(CUcontext *pctx) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCtxGetDevResource(CUcontext hCtx, CUdevResource *resource,
-                                       CUdevResourceType type) __attribute__((weak));
-CUresult harp_hook_cuCtxGetDevice(CUdevice *device) __attribute__((weak));
-CUresult harp_hook_cuCtxGetDevice_v2(CUdevice *device, CUcontext ctx) __attribute__((weak));
+                                       CUdevResourceType type)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxGetDevice(CUdevice *device) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxGetDevice_v2(CUdevice *device, CUcontext ctx)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type)
-    __attribute__((weak));
-CUresult harp_hook_cuCtxGetFlags(unsigned int *flags) __attribute__((weak));
-CUresult harp_hook_cuCtxGetId(CUcontext ctx, unsigned long long *ctxId) __attribute__((weak));
-CUresult harp_hook_cuCtxGetLimit(size_t *pvalue, CUlimit limit) __attribute__((weak));
-CUresult harp_hook_cuCtxGetSharedMemConfig(CUsharedconfig *pConfig) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxGetFlags(unsigned int *flags) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxGetId(CUcontext ctx, unsigned long long *ctxId)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxGetLimit(size_t *pvalue, CUlimit limit)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxGetSharedMemConfig(CUsharedconfig *pConfig)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
-    __attribute__((weak));
-CUresult harp_hook_cuCtxPopCurrent(CUcontext *pctx) __attribute__((weak));
-CUresult harp_hook_cuCtxPopCurrent_v2(CUcontext *pctx) __attribute__((weak));
-CUresult harp_hook_cuCtxPushCurrent(CUcontext ctx) __attribute__((weak));
-CUresult harp_hook_cuCtxPushCurrent_v2(CUcontext ctx) __attribute__((weak));
-CUresult harp_hook_cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent) __attribute__((weak));
-CUresult harp_hook_cuCtxResetPersistingL2Cache(void) __attribute__((weak));
-CUresult harp_hook_cuCtxSetCacheConfig(CUfunc_cache config) __attribute__((weak));
-CUresult harp_hook_cuCtxSetCurrent(CUcontext ctx) __attribute__((weak));
-CUresult harp_hook_cuCtxSetFlags(unsigned int flags) __attribute__((weak));
-CUresult harp_hook_cuCtxSetLimit(CUlimit limit, size_t value) __attribute__((weak));
-CUresult harp_hook_cuCtxSetSharedMemConfig(CUsharedconfig config) __attribute__((weak));
-CUresult harp_hook_cuCtxSynchronize(void) __attribute__((weak));
-CUresult harp_hook_cuCtxSynchronize_v2(CUcontext ctx) __attribute__((weak));
-CUresult harp_hook_cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent) __attribute__((weak));
-CUresult harp_hook_cuDestroyExternalMemory(CUexternalMemory extMem) __attribute__((weak));
-CUresult harp_hook_cuDestroyExternalSemaphore(CUexternalSemaphore extSem) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxPopCurrent(CUcontext *pctx) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxPopCurrent_v2(CUcontext *pctx) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxPushCurrent(CUcontext ctx) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxPushCurrent_v2(CUcontext ctx) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxResetPersistingL2Cache(void) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxSetCacheConfig(CUfunc_cache config)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxSetCurrent(CUcontext ctx) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxSetFlags(unsigned int flags) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxSetLimit(CUlimit limit, size_t value)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxSetSharedMemConfig(CUsharedconfig config)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxSynchronize(void) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxSynchronize_v2(CUcontext ctx) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDestroyExternalMemory(CUexternalMemory extMem)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDestroyExternalSemaphore(CUexternalSemaphore extSem)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDevResourceGenerateDesc(CUdevResourceDesc *phDesc, CUdevResource *resources,
-                                             unsigned int nbResources) __attribute__((weak));
+                                             unsigned int nbResources)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDevSmResourceSplitByCount(CUdevResource *result, unsigned int *nbGroups,
                                                const CUdevResource *input, CUdevResource *remaining,
                                                unsigned int useFlags, unsigned int minCount)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceCanAccessPeer(int *canAccessPeer, CUdevice dev, CUdevice peerDev)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceComputeCapability(int *major, int *minor, CUdevice dev)
-    __attribute__((weak));
-CUresult harp_hook_cuDeviceGet(CUdevice *device, int ordinal) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGet(CUdevice *device, int ordinal)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
-    __attribute__((weak));
-CUresult harp_hook_cuDeviceGetByPCIBusId(CUdevice *dev, const char *pciBusId) __attribute__((weak));
-CUresult harp_hook_cuDeviceGetCount(int *count) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGetByPCIBusId(CUdevice *dev, const char *pciBusId)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGetCount(int *count) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetDefaultMemPool(CUmemoryPool *pool_out, CUdevice dev)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetDevResource(CUdevice device, CUdevResource *resource,
-                                          CUdevResourceType type) __attribute__((weak));
+                                          CUdevResourceType type)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetExecAffinitySupport(int *pi, CUexecAffinityType type, CUdevice dev)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr,
-                                                void *value) __attribute__((weak));
+                                                void *value)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetHostAtomicCapabilities(unsigned int *capabilities,
                                                      const CUatomicOperation *operations,
                                                      unsigned int count, CUdevice dev)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetLuid(char *luid, unsigned int *deviceNodeMask, CUdevice dev)
-    __attribute__((weak));
-CUresult harp_hook_cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDeviceGetName(char *name, int len, CUdevice dev) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGetName(char *name, int len, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetNvSciSyncAttributes(void *nvSciSyncAttrList, CUdevice dev, int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetP2PAtomicCapabilities(unsigned int *capabilities,
                                                     const CUatomicOperation *operations,
                                                     unsigned int count, CUdevice srcDevice,
-                                                    CUdevice dstDevice) __attribute__((weak));
+                                                    CUdevice dstDevice)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attrib,
                                            CUdevice srcDevice, CUdevice dstDevice)
-    __attribute__((weak));
-CUresult harp_hook_cuDeviceGetPCIBusId(char *pciBusId, int len, CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDeviceGetProperties(CUdevprop *prop, CUdevice dev) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGetPCIBusId(char *pciBusId, int len, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGetProperties(CUdevprop *prop, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceGetTexture1DLinearMaxWidth(size_t *maxWidthInElements,
                                                       CUarray_format format, unsigned numChannels,
-                                                      CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDeviceGetUuid(CUuuid *uuid, CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDeviceGraphMemTrim(CUdevice device) __attribute__((weak));
+                                                      CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGetUuid(CUuuid *uuid, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceGraphMemTrim(CUdevice device)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int *flags, int *active)
-    __attribute__((weak));
-CUresult harp_hook_cuDevicePrimaryCtxRelease(CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDevicePrimaryCtxRelease_v2(CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDevicePrimaryCtxReset(CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDevicePrimaryCtxReset_v2(CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDevicePrimaryCtxRelease(CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDevicePrimaryCtxRelease_v2(CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDevicePrimaryCtxReset(CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDevicePrimaryCtxReset_v2(CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceRegisterAsyncNotification(CUdevice device, CUasyncCallback callbackFunc,
                                                      void *userData,
                                                      CUasyncCallbackHandle *callback)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr,
-                                                void *value) __attribute__((weak));
-CUresult harp_hook_cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool) __attribute__((weak));
-CUresult harp_hook_cuDeviceTotalMem(unsigned int *bytes, CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev) __attribute__((weak));
+                                                void *value)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceTotalMem(unsigned int *bytes, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuDeviceUnregisterAsyncNotification(CUdevice device,
                                                        CUasyncCallbackHandle callback)
-    __attribute__((weak));
-CUresult harp_hook_cuDriverGetVersion(int *driverVersion) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuDriverGetVersion(int *driverVersion)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEGLStreamConsumerAcquireFrame(CUeglStreamConnection *conn,
                                                    CUgraphicsResource *pCudaResource,
                                                    CUstream *pStream, unsigned int timeout)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEGLStreamConsumerConnect(CUeglStreamConnection *conn, EGLStreamKHR stream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEGLStreamConsumerConnectWithFlags(CUeglStreamConnection *conn,
                                                        EGLStreamKHR stream, unsigned int flags)
-    __attribute__((weak));
-CUresult harp_hook_cuEGLStreamConsumerDisconnect(CUeglStreamConnection *conn) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuEGLStreamConsumerDisconnect(CUeglStreamConnection *conn)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEGLStreamConsumerReleaseFrame(CUeglStreamConnection *conn,
                                                    CUgraphicsResource pCudaResource,
-                                                   CUstream *pStream) __attribute__((weak));
+                                                   CUstream *pStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEGLStreamProducerConnect(CUeglStreamConnection *conn, EGLStreamKHR stream,
-                                              EGLint width, EGLint height) __attribute__((weak));
-CUresult harp_hook_cuEGLStreamProducerDisconnect(CUeglStreamConnection *conn) __attribute__((weak));
+                                              EGLint width, EGLint height)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuEGLStreamProducerDisconnect(CUeglStreamConnection *conn)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEGLStreamProducerPresentFrame(CUeglStreamConnection *conn, CUeglFrame eglframe,
-                                                   CUstream *pStream) __attribute__((weak));
+                                                   CUstream *pStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEGLStreamProducerReturnFrame(CUeglStreamConnection *conn, CUeglFrame *eglframe,
-                                                  CUstream *pStream) __attribute__((weak));
-CUresult harp_hook_cuEventCreate(CUevent *phEvent, unsigned int Flags) __attribute__((weak));
+                                                  CUstream *pStream)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuEventCreate(CUevent *phEvent, unsigned int Flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEventCreateFromEGLSync(CUevent *phEvent, EGLSyncKHR eglSync,
-                                            unsigned int flags) __attribute__((weak));
-CUresult harp_hook_cuEventDestroy(CUevent hEvent) __attribute__((weak));
-CUresult harp_hook_cuEventDestroy_v2(CUevent hEvent) __attribute__((weak));
+                                            unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuEventDestroy(CUevent hEvent) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuEventDestroy_v2(CUevent hEvent) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
-    __attribute__((weak));
-CUresult harp_hook_cuEventQuery(CUevent hEvent) __attribute__((weak));
-CUresult harp_hook_cuEventRecord(CUevent hEvent, CUstream hStream) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuEventQuery(CUevent hEvent) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuEventRecord(CUevent hEvent, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuEventRecordWithFlags_ptsz(CUevent hEvent, CUstream hStream, unsigned int flags)
-    __attribute__((weak));
-CUresult harp_hook_cuEventRecord_ptsz(CUevent hEvent, CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuEventSynchronize(CUevent hEvent) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuEventRecord_ptsz(CUevent hEvent, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuEventSynchronize(CUevent hEvent) __attribute__((weak, visibility("hidden")));
 CUresult
 harp_hook_cuExternalMemoryGetMappedBuffer(CUdeviceptr *devPtr, CUexternalMemory extMem,
                                           const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuExternalMemoryGetMappedMipmappedArray(
     CUmipmappedArray *mipmap, CUexternalMemory extMem,
-    const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC *mipmapDesc) __attribute__((weak));
+    const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC *mipmapDesc)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget target,
                                               CUflushGPUDirectRDMAWritesScope scope)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
-    __attribute__((weak));
-CUresult harp_hook_cuFuncGetModule(CUmodule *hmod, CUfunction hfunc) __attribute__((weak));
-CUresult harp_hook_cuFuncGetName(const char **name, CUfunction hfunc) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuFuncGetModule(CUmodule *hmod, CUfunction hfunc)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuFuncGetName(const char **name, CUfunction hfunc)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *paramOffset,
-                                      size_t *paramSize) __attribute__((weak));
+                                      size_t *paramSize)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuFuncIsLoaded(CUfunctionLoadingState *state, CUfunction function)
-    __attribute__((weak));
-CUresult harp_hook_cuFuncLoad(CUfunction function) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuFuncLoad(CUfunction function) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
-    __attribute__((weak));
-CUresult harp_hook_cuFuncSetBlockShape(CUfunction hfunc, int x, int y, int z) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuFuncSetBlockShape(CUfunction hfunc, int x, int y, int z)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuFuncSetCacheConfig(CUfunction hfunc, CUfunc_cache config)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuFuncSetSharedMemConfig(CUfunction hfunc, CUsharedconfig config)
-    __attribute__((weak));
-CUresult harp_hook_cuFuncSetSharedSize(CUfunction hfunc, unsigned int bytes) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuFuncSetSharedSize(CUfunction hfunc, unsigned int bytes)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLCtxCreate(CUcontext *pCtx, unsigned int Flags, CUdevice device)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLCtxCreate_v2(CUcontext *pCtx, unsigned int Flags, CUdevice device)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLGetDevices(unsigned int *pCudaDeviceCount, CUdevice *pCudaDevices,
                                   unsigned int cudaDeviceCount, CUGLDeviceList deviceList)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLGetDevices_v2(unsigned int *pCudaDeviceCount, CUdevice *pCudaDevices,
                                      unsigned int cudaDeviceCount, CUGLDeviceList deviceList)
-    __attribute__((weak));
-CUresult harp_hook_cuGLInit(void) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGLInit(void) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLMapBufferObject(CUdeviceptr_v1 *dptr, unsigned int *size, GLuint buffer)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLMapBufferObjectAsync(CUdeviceptr_v1 *dptr, unsigned int *size, GLuint buffer,
-                                            CUstream hStream) __attribute__((weak));
+                                            CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLMapBufferObjectAsync_v2(CUdeviceptr *dptr, size_t *size, GLuint buffer,
-                                               CUstream hStream) __attribute__((weak));
+                                               CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLMapBufferObjectAsync_v2_ptsz(CUdeviceptr *dptr, size_t *size, GLuint buffer,
-                                                    CUstream hStream) __attribute__((weak));
+                                                    CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLMapBufferObject_v2(CUdeviceptr *dptr, size_t *size, GLuint buffer)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLMapBufferObject_v2_ptds(CUdeviceptr *dptr, size_t *size, GLuint buffer)
-    __attribute__((weak));
-CUresult harp_hook_cuGLRegisterBufferObject(GLuint buffer) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGLRegisterBufferObject(GLuint buffer)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLSetBufferObjectMapFlags(GLuint buffer, unsigned int Flags)
-    __attribute__((weak));
-CUresult harp_hook_cuGLUnmapBufferObject(GLuint buffer) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGLUnmapBufferObject(GLuint buffer) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGLUnmapBufferObjectAsync(GLuint buffer, CUstream hStream)
-    __attribute__((weak));
-CUresult harp_hook_cuGLUnregisterBufferObject(GLuint buffer) __attribute__((weak));
-CUresult harp_hook_cuGetErrorName(CUresult error, const char **pStr) __attribute__((weak));
-CUresult harp_hook_cuGetErrorString(CUresult error, const char **pStr) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGLUnregisterBufferObject(GLuint buffer)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGetErrorName(CUresult error, const char **pStr)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGetErrorString(CUresult error, const char **pStr)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion,
-                                    cuuint64_t flags) __attribute__((weak));
+                                    cuuint64_t flags) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGetProcAddress_v2(const char *symbol, void **pfn, int cudaVersion,
                                        cuuint64_t flags,
                                        CUdriverProcAddressQueryResult *symbolStatus)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                             const CUgraphNode *dependencies, size_t numDependencies,
                                             const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddChildGraphNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                             const CUgraphNode *dependencies, size_t numDependencies,
-                                            CUgraph childGraph) __attribute__((weak));
+                                            CUgraph childGraph)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddDependencies(CUgraph hGraph, const CUgraphNode *from,
                                           const CUgraphNode *to, size_t numDependencies)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
                                              const CUgraphNode *to, const CUgraphEdgeData *edgeData,
-                                             size_t numDependencies) __attribute__((weak));
+                                             size_t numDependencies)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddEmptyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                        const CUgraphNode *dependencies, size_t numDependencies)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddEventRecordNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                              const CUgraphNode *dependencies,
                                              size_t numDependencies, CUevent event)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddEventWaitNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                            const CUgraphNode *dependencies, size_t numDependencies,
-                                           CUevent event) __attribute__((weak));
+                                           CUevent event)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddExternalSemaphoresSignalNode(
     CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
     size_t numDependencies, const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddExternalSemaphoresWaitNode(
     CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
-    size_t numDependencies, const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams) __attribute__((weak));
+    size_t numDependencies, const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddHostNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                       const CUgraphNode *dependencies, size_t numDependencies,
                                       const CUDA_HOST_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddKernelNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                         const CUgraphNode *dependencies, size_t numDependencies,
                                         const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                                            const CUgraphNode *dependencies, size_t numDependencies,
                                            const CUDA_KERNEL_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                           const CUgraphNode *dependencies, size_t numDependencies,
                                           CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddMemFreeNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                          const CUgraphNode *dependencies, size_t numDependencies,
-                                         CUdeviceptr dptr) __attribute__((weak));
+                                         CUdeviceptr dptr)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                         const CUgraphNode *dependencies, size_t numDependencies,
                                         const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                         const CUgraphNode *dependencies, size_t numDependencies,
                                         const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                   const CUgraphNode *dependencies, size_t numDependencies,
-                                  CUgraphNodeParams *nodeParams) __attribute__((weak));
+                                  CUgraphNodeParams *nodeParams)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                                      const CUgraphNode *dependencies,
                                      const CUgraphEdgeData *dependencyData, size_t numDependencies,
-                                     CUgraphNodeParams *nodeParams) __attribute__((weak));
+                                     CUgraphNodeParams *nodeParams)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphBatchMemOpNodeGetParams(CUgraphNode hNode,
                                                   CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode,
                                                   const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)
-    __attribute__((weak));
-CUresult harp_hook_cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphConditionalHandleCreate(CUgraphConditionalHandle *pHandle_out,
                                                   CUgraph hGraph, CUcontext ctx,
                                                   unsigned int defaultLaunchValue,
-                                                  unsigned int flags) __attribute__((weak));
-CUresult harp_hook_cuGraphCreate(CUgraph *phGraph, unsigned int flags) __attribute__((weak));
+                                                  unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphCreate(CUgraph *phGraph, unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphDebugDotPrint(CUgraph hGraph, const char *path, unsigned int flags)
-    __attribute__((weak));
-CUresult harp_hook_cuGraphDestroy(CUgraph hGraph) __attribute__((weak));
-CUresult harp_hook_cuGraphDestroyNode(CUgraphNode hNode) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphDestroy(CUgraph hGraph) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphDestroyNode(CUgraphNode hNode)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphEventRecordNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphEventRecordNodeSetEvent(CUgraphNode hNode, CUevent event)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphEventWaitNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphEventWaitNodeSetEvent(CUgraphNode hNode, CUevent event)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult
 harp_hook_cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                              const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                                      CUgraph childGraph) __attribute__((weak));
-CUresult harp_hook_cuGraphExecDestroy(CUgraphExec hGraphExec) __attribute__((weak));
+                                                      CUgraph childGraph)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphExecDestroy(CUgraphExec hGraphExec)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                                      CUevent event) __attribute__((weak));
+                                                      CUevent event)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                                    CUevent event) __attribute__((weak));
+                                                    CUevent event)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecExternalSemaphoresSignalNodeSetParams(
     CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecExternalSemaphoresWaitNodeSetParams(
     CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t *flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                                 const CUDA_HOST_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                                   const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode,
                                                      const CUDA_KERNEL_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                                   const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                                   const CUDA_MEMSET_NODE_PARAMS *memsetParams,
-                                                  CUcontext ctx) __attribute__((weak));
+                                                  CUcontext ctx)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            CUgraphNodeParams *nodeParams) __attribute__((weak));
+                                            CUgraphNodeParams *nodeParams)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph,
                                      CUgraphNode *hErrorNode_out,
                                      CUgraphExecUpdateResult *updateResult_out)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
                                         CUgraphExecUpdateResultInfo *resultInfo)
-    __attribute__((weak));
-CUresult harp_hook_cuGraphExternalSemaphoresSignalNodeGetParams(
-    CUgraphNode hNode, CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *params_out) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult
+harp_hook_cuGraphExternalSemaphoresSignalNodeGetParams(CUgraphNode hNode,
+                                                       CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *params_out)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExternalSemaphoresSignalNodeSetParams(
-    CUgraphNode hNode, const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams) __attribute__((weak));
-CUresult harp_hook_cuGraphExternalSemaphoresWaitNodeGetParams(
-    CUgraphNode hNode, CUDA_EXT_SEM_WAIT_NODE_PARAMS *params_out) __attribute__((weak));
+    CUgraphNode hNode, const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)
+    __attribute__((weak, visibility("hidden")));
+CUresult
+harp_hook_cuGraphExternalSemaphoresWaitNodeGetParams(CUgraphNode hNode,
+                                                     CUDA_EXT_SEM_WAIT_NODE_PARAMS *params_out)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphExternalSemaphoresWaitNodeSetParams(
-    CUgraphNode hNode, const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams) __attribute__((weak));
+    CUgraphNode hNode, const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to,
-                                   size_t *numEdges) __attribute__((weak));
+                                   size_t *numEdges) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to,
                                       CUgraphEdgeData *edgeData, size_t *numEdges)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphGetNodes(CUgraph hGraph, CUgraphNode *nodes, size_t *numNodes)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphGetRootNodes(CUgraph hGraph, CUgraphNode *rootNodes, size_t *numRootNodes)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphHostNodeGetParams(CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphHostNodeSetParams(CUgraphNode hNode,
                                             const CUDA_HOST_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph,
                                       CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph,
-                                               unsigned long long flags) __attribute__((weak));
+                                               unsigned long long flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph,
                                                 CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult
 harp_hook_cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGraph,
                                             CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph,
                                          CUgraphNode *phErrorNode, char *logBuffer,
-                                         size_t bufferSize) __attribute__((weak));
+                                         size_t bufferSize)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphKernelNodeCopyAttributes(CUgraphNode dst, CUgraphNode src)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphKernelNodeGetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
                                                  CUkernelNodeAttrValue *value_out)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphKernelNodeGetParams(CUgraphNode hNode,
                                               CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphKernelNodeGetParams_v2(CUgraphNode hNode,
                                                  CUDA_KERNEL_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphKernelNodeSetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
                                                  const CUkernelNodeAttrValue *value)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphKernelNodeSetParams(CUgraphNode hNode,
                                               const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphKernelNodeSetParams_v2(CUgraphNode hNode,
                                                  const CUDA_KERNEL_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
-CUresult harp_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphMemAllocNodeGetParams(CUgraphNode hNode,
                                                 CUDA_MEM_ALLOC_NODE_PARAMS *params_out)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphMemFreeNodeGetParams(CUgraphNode hNode, CUdeviceptr *dptr_out)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphMemsetNodeGetParams(CUgraphNode hNode,
                                               CUDA_MEMSET_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphMemsetNodeSetParams(CUgraphNode hNode,
                                               const CUDA_MEMSET_NODE_PARAMS *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOriginalNode,
-                                          CUgraph hClonedGraph) __attribute__((weak));
+                                          CUgraph hClonedGraph)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphNodeGetDependencies(CUgraphNode hNode, CUgraphNode *dependencies,
-                                              size_t *numDependencies) __attribute__((weak));
+                                              size_t *numDependencies)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphNodeGetDependencies_v2(CUgraphNode hNode, CUgraphNode *dependencies,
                                                  CUgraphEdgeData *edgeData, size_t *numDependencies)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphNodeGetDependentNodes(CUgraphNode hNode, CUgraphNode *dependentNodes,
-                                                size_t *numDependentNodes) __attribute__((weak));
+                                                size_t *numDependentNodes)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphNodeGetDependentNodes_v2(CUgraphNode hNode, CUgraphNode *dependentNodes,
                                                    CUgraphEdgeData *edgeData,
-                                                   size_t *numDependentNodes) __attribute__((weak));
+                                                   size_t *numDependentNodes)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphNodeGetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                         unsigned int *isEnabled) __attribute__((weak));
+                                         unsigned int *isEnabled)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                         unsigned int isEnabled) __attribute__((weak));
+                                         unsigned int isEnabled)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphReleaseUserObject(CUgraph graph, CUuserObject object, unsigned int count)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphRemoveDependencies(CUgraph hGraph, const CUgraphNode *from,
                                              const CUgraphNode *to, size_t numDependencies)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
                                                 const CUgraphNode *to,
                                                 const CUgraphEdgeData *edgeData,
-                                                size_t numDependencies) __attribute__((weak));
+                                                size_t numDependencies)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned int count,
-                                           unsigned int flags) __attribute__((weak));
-CUresult harp_hook_cuGraphUpload(CUgraphExec hGraph, CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream) __attribute__((weak));
+                                           unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphUpload(CUgraphExec hGraph, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsEGLRegisterImage(CUgraphicsResource *pCudaResource, EGLImageKHR image,
-                                              unsigned int flags) __attribute__((weak));
+                                              unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsGLRegisterBuffer(CUgraphicsResource *pCudaResource, GLuint buffer,
-                                              unsigned int Flags) __attribute__((weak));
+                                              unsigned int Flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsGLRegisterImage(CUgraphicsResource *pCudaResource, GLuint image,
                                              GLenum target, unsigned int Flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsMapResources(unsigned int count, CUgraphicsResource *resources,
-                                          CUstream hStream) __attribute__((weak));
+                                          CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsMapResources_ptsz(unsigned int count, CUgraphicsResource *resources,
-                                               CUstream hStream) __attribute__((weak));
+                                               CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsResourceGetMappedEglFrame(CUeglFrame *eglFrame,
                                                        CUgraphicsResource resource,
                                                        unsigned int index, unsigned int mipLevel)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsResourceGetMappedMipmappedArray(CUmipmappedArray *pMipmappedArray,
                                                              CUgraphicsResource resource)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsResourceGetMappedPointer(CUdeviceptr_v1 *pDevPtr, unsigned int *pSize,
                                                       CUgraphicsResource resource)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsResourceGetMappedPointer_v2(CUdeviceptr *pDevPtr, size_t *pSize,
                                                          CUgraphicsResource resource)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsResourceSetMapFlags(CUgraphicsResource resource, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsResourceSetMapFlags_v2(CUgraphicsResource resource, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsSubResourceGetMappedArray(CUarray *pArray, CUgraphicsResource resource,
                                                        unsigned int arrayIndex,
-                                                       unsigned int mipLevel) __attribute__((weak));
+                                                       unsigned int mipLevel)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsUnmapResources(unsigned int count, CUgraphicsResource *resources,
-                                            CUstream hStream) __attribute__((weak));
+                                            CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsUnmapResources_ptsz(unsigned int count, CUgraphicsResource *resources,
-                                                 CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuGraphicsUnregisterResource(CUgraphicsResource resource) __attribute__((weak));
+                                                 CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGraphicsUnregisterResource(CUgraphicsResource resource)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsVDPAURegisterOutputSurface(CUgraphicsResource *pCudaResource,
                                                         VdpOutputSurface vdpSurface,
-                                                        unsigned int flags) __attribute__((weak));
+                                                        unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGraphicsVDPAURegisterVideoSurface(CUgraphicsResource *pCudaResource,
                                                        VdpVideoSurface vdpSurface,
-                                                       unsigned int flags) __attribute__((weak));
+                                                       unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGreenCtxCreate(CUgreenCtx *phCtx, CUdevResourceDesc desc, CUdevice dev,
-                                    unsigned int flags) __attribute__((weak));
-CUresult harp_hook_cuGreenCtxDestroy(CUgreenCtx hCtx) __attribute__((weak));
+                                    unsigned int flags) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGreenCtxDestroy(CUgreenCtx hCtx) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGreenCtxGetDevResource(CUgreenCtx hCtx, CUdevResource *resource,
-                                            CUdevResourceType type) __attribute__((weak));
+                                            CUdevResourceType type)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGreenCtxGetId(CUgreenCtx greenCtx, unsigned long long *greenCtxId)
-    __attribute__((weak));
-CUresult harp_hook_cuGreenCtxRecordEvent(CUgreenCtx hCtx, CUevent hEvent) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGreenCtxRecordEvent(CUgreenCtx hCtx, CUevent hEvent)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuGreenCtxStreamCreate(CUstream *phStream, CUgreenCtx greenCtx,
-                                          unsigned int flags, int priority) __attribute__((weak));
-CUresult harp_hook_cuGreenCtxWaitEvent(CUgreenCtx hCtx, CUevent hEvent) __attribute__((weak));
+                                          unsigned int flags, int priority)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuGreenCtxWaitEvent(CUgreenCtx hCtx, CUevent hEvent)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuImportExternalMemory(CUexternalMemory *extMem_out,
                                           const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult
 harp_hook_cuImportExternalSemaphore(CUexternalSemaphore *extSem_out,
                                     const CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC *semHandleDesc)
-    __attribute__((weak));
-CUresult harp_hook_cuInit(unsigned int Flags) __attribute__((weak));
-CUresult harp_hook_cuIpcCloseMemHandle(CUdeviceptr dptr) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuInit(unsigned int Flags) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuIpcCloseMemHandle(CUdeviceptr dptr)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuIpcGetEventHandle(CUipcEventHandle *pHandle, CUevent event)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuIpcOpenEventHandle(CUevent *phEvent, CUipcEventHandle handle)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle,
-                                         unsigned int Flags) __attribute__((weak));
+                                         unsigned int Flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel kernel,
-                                        CUdevice dev) __attribute__((weak));
-CUresult harp_hook_cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel) __attribute__((weak));
-CUresult harp_hook_cuKernelGetLibrary(CUlibrary *pLib, CUkernel kernel) __attribute__((weak));
-CUresult harp_hook_cuKernelGetName(const char **name, CUkernel hfunc) __attribute__((weak));
+                                        CUdevice dev) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuKernelGetLibrary(CUlibrary *pLib, CUkernel kernel)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuKernelGetName(const char **name, CUkernel hfunc)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t *paramOffset,
-                                        size_t *paramSize) __attribute__((weak));
+                                        size_t *paramSize)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel,
-                                        CUdevice dev) __attribute__((weak));
+                                        CUdevice dev) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice dev)
-    __attribute__((weak));
-CUresult harp_hook_cuLaunch(CUfunction f) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuLaunch(CUfunction f) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX,
                                              unsigned int gridDimY, unsigned int gridDimZ,
                                              unsigned int blockDimX, unsigned int blockDimY,
                                              unsigned int blockDimZ, unsigned int sharedMemBytes,
                                              CUstream hStream, void **kernelParams)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList,
                                                         unsigned int numDevices, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX,
                                                   unsigned int gridDimY, unsigned int gridDimZ,
                                                   unsigned int blockDimX, unsigned int blockDimY,
                                                   unsigned int blockDimZ,
                                                   unsigned int sharedMemBytes, CUstream hStream,
-                                                  void **kernelParams) __attribute__((weak));
+                                                  void **kernelParams)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchGridAsync(CUfunction f, int grid_width, int grid_height,
-                                     CUstream hStream) __attribute__((weak));
+                                     CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                                   unsigned int gridDimZ, unsigned int blockDimX,
                                   unsigned int blockDimY, unsigned int blockDimZ,
                                   unsigned int sharedMemBytes, CUstream hStream,
-                                  void **kernelParams, void **extra) __attribute__((weak));
+                                  void **kernelParams, void **extra)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
-                                    void **extra) __attribute__((weak));
+                                    void **extra) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction f,
-                                         void **kernelParams, void **extra) __attribute__((weak));
+                                         void **kernelParams, void **extra)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                                        unsigned int gridDimZ, unsigned int blockDimX,
                                        unsigned int blockDimY, unsigned int blockDimZ,
                                        unsigned int sharedMemBytes, CUstream hStream,
-                                       void **kernelParams, void **extra) __attribute__((weak));
+                                       void **kernelParams, void **extra)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLibraryEnumerateKernels(CUkernel *kernels, unsigned int numKernels,
-                                             CUlibrary lib) __attribute__((weak));
+                                             CUlibrary lib)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
-                                      const char *name) __attribute__((weak));
+                                      const char *name) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLibraryGetKernelCount(unsigned int *count, CUlibrary lib)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
-                                       const char *name) __attribute__((weak));
-CUresult harp_hook_cuLibraryGetModule(CUmodule *pMod, CUlibrary library) __attribute__((weak));
+                                       const char *name)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLibraryGetUnifiedFunction(void **fptr, CUlibrary library, const char *symbol)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions,
                                      void **jitOptionsValues, unsigned int numJitOptions,
                                      CUlibraryOption *libraryOptions, void **libraryOptionValues,
-                                     unsigned int numLibraryOptions) __attribute__((weak));
+                                     unsigned int numLibraryOptions)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLibraryLoadFromFile(CUlibrary *library, const char *fileName,
                                          CUjit_option *jitOptions, void **jitOptionsValues,
                                          unsigned int numJitOptions,
                                          CUlibraryOption *libraryOptions,
                                          void **libraryOptionValues, unsigned int numLibraryOptions)
-    __attribute__((weak));
-CUresult harp_hook_cuLibraryUnload(CUlibrary library) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuLibraryUnload(CUlibrary library) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLinkAddData(CUlinkState state, CUjitInputType type, void *data, size_t size,
                                  const char *name, unsigned int numOptions, CUjit_option *options,
-                                 void **optionValues) __attribute__((weak));
+                                 void **optionValues) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void *data, size_t size,
                                     const char *name, unsigned int numOptions,
                                     CUjit_option *options, void **optionValues)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLinkAddFile(CUlinkState state, CUjitInputType type, const char *path,
                                  unsigned int numOptions, CUjit_option *options,
-                                 void **optionValues) __attribute__((weak));
+                                 void **optionValues) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char *path,
                                     unsigned int numOptions, CUjit_option *options,
-                                    void **optionValues) __attribute__((weak));
+                                    void **optionValues)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLinkCreate(unsigned int numOptions, CUjit_option *options, void **optionValues,
-                                CUlinkState *stateOut) __attribute__((weak));
+                                CUlinkState *stateOut) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options,
                                    void **optionValues, CUlinkState *stateOut)
-    __attribute__((weak));
-CUresult harp_hook_cuLinkDestroy(CUlinkState state) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuLinkDestroy(CUlinkState state) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLogsCurrent(CUlogIterator *iterator_out, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLogsDumpToFile(CUlogIterator *iterator, const char *pathToFile,
-                                    unsigned int flags) __attribute__((weak));
+                                    unsigned int flags) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLogsDumpToMemory(CUlogIterator *iterator, char *buffer, size_t *size,
-                                      unsigned int flags) __attribute__((weak));
+                                      unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuLogsRegisterCallback(CUlogsCallback callbackFunc, void *userData,
-                                          CUlogsCallbackHandle *callback_out) __attribute__((weak));
-CUresult harp_hook_cuLogsUnregisterCallback(CUlogsCallbackHandle callback) __attribute__((weak));
-CUresult harp_hook_cuMemAddressFree(CUdeviceptr ptr, size_t size) __attribute__((weak));
+                                          CUlogsCallbackHandle *callback_out)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuLogsUnregisterCallback(CUlogsCallbackHandle callback)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemAddressFree(CUdeviceptr ptr, size_t size)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment,
                                        CUdeviceptr addr, unsigned long long flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice,
-                               CUdevice device) __attribute__((weak));
+                               CUdevice device) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice,
-                                  CUmemLocation location) __attribute__((weak));
-CUresult harp_hook_cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize) __attribute__((weak));
+                                  CUmemLocation location)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
-                                           CUstream hStream) __attribute__((weak));
+                                           CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize,
                                                 CUmemoryPool pool, CUstream hStream)
-    __attribute__((weak));
-CUresult harp_hook_cuMemAllocHost(void **pp, unsigned int bytesize) __attribute__((weak));
-CUresult harp_hook_cuMemAllocHost_v2(void **pp, size_t bytesize) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemAllocHost(void **pp, unsigned int bytesize)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemAllocHost_v2(void **pp, size_t bytesize)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch,
                                    unsigned int WidthInBytes, unsigned int Height,
-                                   unsigned int ElementSizeBytes) __attribute__((weak));
+                                   unsigned int ElementSizeBytes)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes,
                                       size_t Height, unsigned int ElementSizeBytes)
-    __attribute__((weak));
-CUresult harp_hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemBatchDecompressAsync(CUmemDecompressParams *paramsArray, size_t count,
                                              unsigned int flags, size_t *errorIndex,
-                                             CUstream stream) __attribute__((weak));
+                                             CUstream stream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemBatchDecompressAsync_ptsz(CUmemDecompressParams *paramsArray, size_t count,
                                                   unsigned int flags, size_t *errorIndex,
-                                                  CUstream stream) __attribute__((weak));
+                                                  CUstream stream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
                                const CUmemAllocationProp *prop, unsigned long long flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes,
                                                      size_t count, CUmemLocation *prefetchLocs,
                                                      size_t *prefetchLocIdxs,
                                                      size_t numPrefetchLocs,
                                                      unsigned long long flags, CUstream hStream)
-    __attribute__((weak));
-CUresult harp_hook_cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes,
-                                                          size_t count, CUmemLocation *prefetchLocs,
-                                                          size_t *prefetchLocIdxs,
-                                                          size_t numPrefetchLocs,
-                                                          unsigned long long flags,
-                                                          CUstream hStream) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemDiscardAndPrefetchBatchAsync_ptsz(
+    CUdeviceptr *dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs,
+    size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemDiscardBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                           unsigned long long flags, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemDiscardBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                                unsigned long long flags, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemExportToShareableHandle(void *shareableHandle,
                                                 CUmemGenericAllocationHandle handle,
                                                 CUmemAllocationHandleType handleType,
-                                                unsigned long long flags) __attribute__((weak));
-CUresult harp_hook_cuMemFree(CUdeviceptr_v1 dptr) __attribute__((weak));
-CUresult harp_hook_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuMemFreeHost(void *p) __attribute__((weak));
-CUresult harp_hook_cuMemFree_v2(CUdeviceptr dptr) __attribute__((weak));
+                                                unsigned long long flags)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemFree(CUdeviceptr_v1 dptr) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemFreeHost(void *p) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemFree_v2(CUdeviceptr dptr) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location,
-                                  CUdeviceptr ptr) __attribute__((weak));
+                                  CUdeviceptr ptr) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemGetAddressRange(CUdeviceptr_v1 *pbase, unsigned int *psize,
-                                        CUdeviceptr_v1 dptr) __attribute__((weak));
+                                        CUdeviceptr_v1 dptr)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemGetAllocationGranularity(size_t *granularity,
                                                  const CUmemAllocationProp *prop,
                                                  CUmemAllocationGranularity_flags option)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop,
                                                           CUmemGenericAllocationHandle handle)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemGetDefaultMemPool(CUmemoryPool *pool_out, CUmemLocation *location,
-                                          CUmemAllocationType type) __attribute__((weak));
+                                          CUmemAllocationType type)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemGetHandleForAddressRange(void *handle, CUdeviceptr dptr, size_t size,
                                                  CUmemRangeHandleType handleType,
-                                                 unsigned long long flags) __attribute__((weak));
-CUresult harp_hook_cuMemGetInfo(unsigned int *free, unsigned int *total) __attribute__((weak));
-CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total) __attribute__((weak));
+                                                 unsigned long long flags)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemGetInfo(unsigned int *free, unsigned int *total)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location,
-                                   CUmemAllocationType type) __attribute__((weak));
+                                   CUmemAllocationType type)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemHostGetDevicePointer(CUdeviceptr_v1 *pdptr, void *p, unsigned int Flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemHostGetDevicePointer_v2(CUdeviceptr *pdptr, void *p, unsigned int Flags)
-    __attribute__((weak));
-CUresult harp_hook_cuMemHostGetFlags(unsigned int *pFlags, void *p) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemHostGetFlags(unsigned int *pFlags, void *p)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
-    __attribute__((weak));
-CUresult harp_hook_cuMemHostUnregister(void *p) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemHostUnregister(void *p) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle,
                                                   void *osHandle,
                                                   CUmemAllocationHandleType shHandleType)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
                             CUmemGenericAllocationHandle handle, unsigned long long flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count,
-                                      CUstream hStream) __attribute__((weak));
+                                      CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemMapArrayAsync_ptsz(CUarrayMapInfo *mapInfoList, unsigned int count,
-                                           CUstream hStream) __attribute__((weak));
+                                           CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
-    __attribute__((weak));
-CUresult harp_hook_cuMemPoolDestroy(CUmemoryPool pool) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemPoolDestroy(CUmemoryPool pool) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool pool,
                                                     CUmemAllocationHandleType handleType,
-                                                    unsigned long long flags) __attribute__((weak));
+                                                    unsigned long long flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool memPool,
-                                      CUmemLocation *location) __attribute__((weak));
+                                      CUmemLocation *location)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *handle,
                                                       CUmemAllocationHandleType handleType,
                                                       unsigned long long flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool,
-                                          CUmemPoolPtrExportData *shareData) __attribute__((weak));
+                                          CUmemPoolPtrExportData *shareData)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, size_t count)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
-    __attribute__((weak));
-CUresult harp_hook_cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
-                                      CUstream hStream) __attribute__((weak));
+                                      CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
-                                           CUstream hStream) __attribute__((weak));
+                                           CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location,
                                          unsigned int flags, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count,
                                               CUmemLocation location, unsigned int flags,
-                                              CUstream hStream) __attribute__((weak));
+                                              CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                            CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
                                            size_t numPrefetchLocs, unsigned long long flags,
-                                           CUstream hStream) __attribute__((weak));
+                                           CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                                 CUmemLocation *prefetchLocs,
                                                 size_t *prefetchLocIdxs, size_t numPrefetchLocs,
                                                 unsigned long long flags, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemRangeGetAttribute(void *data, size_t dataSize,
                                           CUmem_range_attribute attribute, CUdeviceptr devPtr,
-                                          size_t count) __attribute__((weak));
+                                          size_t count) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemRangeGetAttributes(void **data, size_t *dataSizes,
                                            CUmem_range_attribute *attributes, size_t numAttributes,
-                                           CUdeviceptr devPtr, size_t count) __attribute__((weak));
-CUresult harp_hook_cuMemRelease(CUmemGenericAllocationHandle handle) __attribute__((weak));
+                                           CUdeviceptr devPtr, size_t count)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemRelease(CUmemGenericAllocationHandle handle)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc,
-                                  size_t count) __attribute__((weak));
+                                  size_t count) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type,
-                                   CUmemoryPool pool) __attribute__((weak));
-CUresult harp_hook_cuMemUnmap(CUdeviceptr ptr, size_t size) __attribute__((weak));
+                                   CUmemoryPool pool) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemUnmap(CUdeviceptr ptr, size_t size)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
-    __attribute__((weak));
-CUresult harp_hook_cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy2DAsync(const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
-    __attribute__((weak));
-CUresult harp_hook_cuMemcpy2DUnaligned(const CUDA_MEMCPY2D_v1 *pCopy) __attribute__((weak));
-CUresult harp_hook_cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy) __attribute__((weak));
-CUresult harp_hook_cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *pCopy) __attribute__((weak));
-CUresult harp_hook_cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy) __attribute__((weak));
-CUresult harp_hook_cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *pCopy) __attribute__((weak));
-CUresult harp_hook_cuMemcpy3D(const CUDA_MEMCPY3D_v1 *pCopy) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy2DUnaligned(const CUDA_MEMCPY2D_v1 *pCopy)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *pCopy)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *pCopy)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy3D(const CUDA_MEMCPY3D_v1 *pCopy)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy3DAsync(const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList,
                                         size_t *failIdx, unsigned long long flags, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy3DBatchAsync_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList,
                                              size_t *failIdx, unsigned long long flags,
-                                             CUstream hStream) __attribute__((weak));
+                                             CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList,
                                            unsigned long long flags, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList,
                                                 unsigned long long flags, CUstream hStream)
-    __attribute__((weak));
-CUresult harp_hook_cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER *pCopy) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER *pCopy)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
-    __attribute__((weak));
-CUresult harp_hook_cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy) __attribute__((weak));
-CUresult harp_hook_cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy) __attribute__((weak));
-CUresult harp_hook_cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount,
-                                 CUstream hStream) __attribute__((weak));
+                                 CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount,
-                                      CUstream hStream) __attribute__((weak));
+                                      CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoA(CUarray dstArray, unsigned int dstOffset, CUarray srcArray,
                                 unsigned int srcOffset, unsigned int ByteCount)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray srcArray,
-                                   size_t srcOffset, size_t ByteCount) __attribute__((weak));
+                                   size_t srcOffset, size_t ByteCount)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUarray srcArray,
-                                        size_t srcOffset, size_t ByteCount) __attribute__((weak));
+                                        size_t srcOffset, size_t ByteCount)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoD(CUdeviceptr_v1 dstDevice, CUarray srcArray, unsigned int srcOffset,
-                                unsigned int ByteCount) __attribute__((weak));
+                                unsigned int ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset,
-                                   size_t ByteCount) __attribute__((weak));
+                                   size_t ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset,
-                                        size_t ByteCount) __attribute__((weak));
+                                        size_t ByteCount)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoH(void *dstHost, CUarray srcArray, unsigned int srcOffset,
-                                unsigned int ByteCount) __attribute__((weak));
+                                unsigned int ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoHAsync(void *dstHost, CUarray srcArray, unsigned int srcOffset,
                                      unsigned int ByteCount, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoHAsync_v2(void *dstHost, CUarray srcArray, size_t srcOffset,
-                                        size_t ByteCount, CUstream hStream) __attribute__((weak));
+                                        size_t ByteCount, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoHAsync_v2_ptsz(void *dstHost, CUarray srcArray, size_t srcOffset,
                                              size_t ByteCount, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoH_v2(void *dstHost, CUarray srcArray, size_t srcOffset,
-                                   size_t ByteCount) __attribute__((weak));
+                                   size_t ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyAtoH_v2_ptds(void *dstHost, CUarray srcArray, size_t srcOffset,
-                                        size_t ByteCount) __attribute__((weak));
+                                        size_t ByteCount)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyBatchAsync(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes,
                                       size_t count, CUmemcpyAttributes *attrs, size_t *attrsIdxs,
                                       size_t numAttrs, size_t *failIdx, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyBatchAsync_ptsz(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes,
                                            size_t count, CUmemcpyAttributes *attrs,
                                            size_t *attrsIdxs, size_t numAttrs, size_t *failIdx,
-                                           CUstream hStream) __attribute__((weak));
+                                           CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyBatchAsync_v2(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes,
                                          size_t count, CUmemcpyAttributes *attrs, size_t *attrsIdxs,
-                                         size_t numAttrs, CUstream hStream) __attribute__((weak));
+                                         size_t numAttrs, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes,
                                               size_t count, CUmemcpyAttributes *attrs,
                                               size_t *attrsIdxs, size_t numAttrs, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoA(CUarray dstArray, unsigned int dstOffset, CUdeviceptr_v1 srcDevice,
-                                unsigned int ByteCount) __attribute__((weak));
+                                unsigned int ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice,
-                                   size_t ByteCount) __attribute__((weak));
+                                   size_t ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice,
-                                        size_t ByteCount) __attribute__((weak));
+                                        size_t ByteCount)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoD(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice,
-                                unsigned int ByteCount) __attribute__((weak));
+                                unsigned int ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoDAsync(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice,
                                      unsigned int ByteCount, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice,
-                                        size_t ByteCount, CUstream hStream) __attribute__((weak));
+                                        size_t ByteCount, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr srcDevice,
                                              size_t ByteCount, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDevice,
-                                        size_t ByteCount) __attribute__((weak));
+                                        size_t ByteCount)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoH(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr_v1 srcDevice,
                                      unsigned int ByteCount, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount,
-                                        CUstream hStream) __attribute__((weak));
+                                        CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoHAsync_v2_ptsz(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount,
-                                             CUstream hStream) __attribute__((weak));
+                                             CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyDtoH_v2_ptds(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoA(CUarray dstArray, unsigned int dstOffset, const void *srcHost,
-                                unsigned int ByteCount) __attribute__((weak));
+                                unsigned int ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoAAsync(CUarray dstArray, unsigned int dstOffset, const void *srcHost,
                                      unsigned int ByteCount, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void *srcHost,
-                                        size_t ByteCount, CUstream hStream) __attribute__((weak));
+                                        size_t ByteCount, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset,
                                              const void *srcHost, size_t ByteCount,
-                                             CUstream hStream) __attribute__((weak));
+                                             CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void *srcHost,
-                                   size_t ByteCount) __attribute__((weak));
+                                   size_t ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, const void *srcHost,
-                                        size_t ByteCount) __attribute__((weak));
+                                        size_t ByteCount)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoD(CUdeviceptr_v1 dstDevice, const void *srcHost,
-                                unsigned int ByteCount) __attribute__((weak));
+                                unsigned int ByteCount) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoDAsync(CUdeviceptr_v1 dstDevice, const void *srcHost,
                                      unsigned int ByteCount, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *srcHost,
-                                        size_t ByteCount, CUstream hStream) __attribute__((weak));
+                                        size_t ByteCount, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void *srcHost,
                                              size_t ByteCount, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void *srcHost,
-                                        size_t ByteCount) __attribute__((weak));
+                                        size_t ByteCount)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
-                                CUcontext srcContext, size_t ByteCount) __attribute__((weak));
+                                CUcontext srcContext, size_t ByteCount)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext,
                                      CUdeviceptr srcDevice, CUcontext srcContext, size_t ByteCount,
-                                     CUstream hStream) __attribute__((weak));
+                                     CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyPeerAsync_ptsz(CUdeviceptr dstDevice, CUcontext dstContext,
                                           CUdeviceptr srcDevice, CUcontext srcContext,
-                                          size_t ByteCount, CUstream hStream) __attribute__((weak));
+                                          size_t ByteCount, CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpyPeer_ptds(CUdeviceptr dstDevice, CUcontext dstContext,
                                      CUdeviceptr srcDevice, CUcontext srcContext, size_t ByteCount)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD16(CUdeviceptr_v1 dstDevice, unsigned short us, unsigned int N)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N,
-                                    CUstream hStream) __attribute__((weak));
+                                    CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, size_t N,
-                                         CUstream hStream) __attribute__((weak));
+                                         CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, size_t N)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D16(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned short us,
-                                 unsigned int Width, unsigned int Height) __attribute__((weak));
+                                 unsigned int Width, unsigned int Height)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us,
                                       size_t Width, size_t Height, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch,
                                            unsigned short us, size_t Width, size_t Height,
-                                           CUstream hStream) __attribute__((weak));
+                                           CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us,
-                                    size_t Width, size_t Height) __attribute__((weak));
+                                    size_t Width, size_t Height)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us,
-                                         size_t Width, size_t Height) __attribute__((weak));
+                                         size_t Width, size_t Height)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D32(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned int ui,
-                                 unsigned int Width, unsigned int Height) __attribute__((weak));
+                                 unsigned int Width, unsigned int Height)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui,
                                       size_t Width, size_t Height, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui,
                                            size_t Width, size_t Height, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui,
-                                    size_t Width, size_t Height) __attribute__((weak));
+                                    size_t Width, size_t Height)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui,
-                                         size_t Width, size_t Height) __attribute__((weak));
+                                         size_t Width, size_t Height)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D8(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned char uc,
-                                unsigned int Width, unsigned int Height) __attribute__((weak));
+                                unsigned int Width, unsigned int Height)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc,
                                      size_t Width, size_t Height, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc,
                                           size_t Width, size_t Height, CUstream hStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc,
-                                   size_t Width, size_t Height) __attribute__((weak));
+                                   size_t Width, size_t Height)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc,
-                                        size_t Width, size_t Height) __attribute__((weak));
+                                        size_t Width, size_t Height)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD32(CUdeviceptr_v1 dstDevice, unsigned int ui, unsigned int N)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N,
-                                    CUstream hStream) __attribute__((weak));
+                                    CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, size_t N,
-                                         CUstream hStream) __attribute__((weak));
+                                         CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size_t N)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD8(CUdeviceptr_v1 dstDevice, unsigned char uc, unsigned int N)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N,
-                                   CUstream hStream) __attribute__((weak));
+                                   CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N,
-                                        CUstream hStream) __attribute__((weak));
+                                        CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
                                           const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
-                                          unsigned int numMipmapLevels) __attribute__((weak));
-CUresult harp_hook_cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray) __attribute__((weak));
+                                          unsigned int numMipmapLevels)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMipmappedArrayGetLevel(CUarray *pLevelArray, CUmipmappedArray hMipmappedArray,
-                                            unsigned int level) __attribute__((weak));
+                                            unsigned int level)
+    __attribute__((weak, visibility("hidden")));
 CUresult
 harp_hook_cuMipmappedArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *memoryRequirements,
                                                 CUmipmappedArray mipmap, CUdevice device)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult
 harp_hook_cuMipmappedArrayGetSparseProperties(CUDA_ARRAY_SPARSE_PROPERTIES *sparseProperties,
-                                              CUmipmappedArray mipmap) __attribute__((weak));
+                                              CUmipmappedArray mipmap)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions,
-                                              CUmodule mod) __attribute__((weak));
+                                              CUmodule mod)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuModuleGetGlobal(CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule hmod,
-                                     const char *name) __attribute__((weak));
+                                     const char *name) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
-                                        const char *name) __attribute__((weak));
-CUresult harp_hook_cuModuleGetLoadingMode(CUmoduleLoadingMode *mode) __attribute__((weak));
+                                        const char *name)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuModuleGetSurfRef(CUsurfref *pSurfRef, CUmodule hmod, const char *name)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuModuleGetTexRef(CUtexref *pTexRef, CUmodule hmod, const char *name)
-    __attribute__((weak));
-CUresult harp_hook_cuModuleLoad(CUmodule *module, const char *fname) __attribute__((weak));
-CUresult harp_hook_cuModuleLoadData(CUmodule *module, const void *image) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuModuleLoad(CUmodule *module, const char *fname)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuModuleLoadData(CUmodule *module, const void *image)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
                                       CUjit_option *options, void **optionValues)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
-    __attribute__((weak));
-CUresult harp_hook_cuModuleUnload(CUmodule hmod) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuModuleUnload(CUmodule hmod) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMulticastAddDevice(CUmemGenericAllocationHandle mcHandle, CUdevice dev)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMulticastBindAddr(CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
                                        CUdeviceptr memptr, size_t size, unsigned long long flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
                                       CUmemGenericAllocationHandle memHandle, size_t memOffset,
-                                      size_t size, unsigned long long flags) __attribute__((weak));
+                                      size_t size, unsigned long long flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMulticastCreate(CUmemGenericAllocationHandle *mcHandle,
-                                     const CUmulticastObjectProp *prop) __attribute__((weak));
+                                     const CUmulticastObjectProp *prop)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMulticastGetGranularity(size_t *granularity, const CUmulticastObjectProp *prop,
                                              CUmulticastGranularity_flags option)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuMulticastUnbind(CUmemGenericAllocationHandle mcHandle, CUdevice dev,
-                                     size_t mcOffset, size_t size) __attribute__((weak));
+                                     size_t mcOffset, size_t size)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, CUfunction func,
                                                            int numBlocks, int blockSize)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func,
                                                                int blockSize,
                                                                size_t dynamicSMemSize)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     int *numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
-                                                const CUlaunchConfig *config) __attribute__((weak));
+                                                const CUlaunchConfig *config)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize,
                                                     CUfunction func,
                                                     CUoccupancyB2DSize blockSizeToDynamicSMemSize,
                                                     size_t dynamicSMemSize, int blockSizeLimit)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuOccupancyMaxPotentialBlockSizeWithFlags(
     int *minGridSize, int *blockSize, CUfunction func,
     CUoccupancyB2DSize blockSizeToDynamicSMemSize, size_t dynamicSMemSize, int blockSizeLimit,
-    unsigned int flags) __attribute__((weak));
+    unsigned int flags) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuOccupancyMaxPotentialClusterSize(int *clusterSize, CUfunction func,
                                                       const CUlaunchConfig *config)
-    __attribute__((weak));
-CUresult harp_hook_cuParamSetSize(CUfunction hfunc, unsigned int numbytes) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuParamSetSize(CUfunction hfunc, unsigned int numbytes)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuParamSetTexRef(CUfunction hfunc, int texunit, CUtexref hTexRef)
-    __attribute__((weak));
-CUresult harp_hook_cuParamSetf(CUfunction hfunc, int offset, float value) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuParamSetf(CUfunction hfunc, int offset, float value)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuParamSeti(CUfunction hfunc, int offset, unsigned int value)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuParamSetv(CUfunction hfunc, int offset, void *ptr, unsigned int numbytes)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuPointerGetAttributes(unsigned int numAttributes,
                                           CUpointer_attribute *attributes, void **data,
-                                          CUdeviceptr ptr) __attribute__((weak));
+                                          CUdeviceptr ptr)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuPointerSetAttribute(const void *value, CUpointer_attribute attribute,
-                                         CUdeviceptr ptr) __attribute__((weak));
+                                         CUdeviceptr ptr)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuProfilerInitialize(const char *configFile, const char *outputFile,
-                                        CUoutput_mode outputMode) __attribute__((weak));
-CUresult harp_hook_cuProfilerStart(void) __attribute__((weak));
-CUresult harp_hook_cuProfilerStop(void) __attribute__((weak));
+                                        CUoutput_mode outputMode)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuProfilerStart(void) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuProfilerStop(void) __attribute__((weak, visibility("hidden")));
 CUresult
 harp_hook_cuSignalExternalSemaphoresAsync(const CUexternalSemaphore *extSemArray,
                                           const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray,
                                           unsigned int numExtSems, CUstream stream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuSignalExternalSemaphoresAsync_ptsz(
     const CUexternalSemaphore *extSemArray,
     const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray, unsigned int numExtSems,
-    CUstream stream) __attribute__((weak));
+    CUstream stream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *userData,
-                                       unsigned int flags) __attribute__((weak));
+                                       unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback,
                                             void *userData, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t length,
-                                          unsigned int flags) __attribute__((weak));
+                                          unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t length,
-                                               unsigned int flags) __attribute__((weak));
+                                               unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamBatchMemOp(CUstream stream, unsigned int count,
                                       CUstreamBatchMemOpParams *paramArray, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count,
                                            CUstreamBatchMemOpParams *paramArray, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamBatchMemOp_v2(CUstream stream, unsigned int count,
                                          CUstreamBatchMemOpParams *paramArray, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count,
                                               CUstreamBatchMemOpParams *paramArray,
-                                              unsigned int flags) __attribute__((weak));
-CUresult harp_hook_cuStreamBeginCapture(CUstream hStream) __attribute__((weak));
+                                              unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamBeginCapture(CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph,
                                                const CUgraphNode *dependencies,
                                                const CUgraphEdgeData *dependencyData,
                                                size_t numDependencies, CUstreamCaptureMode mode)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGraph,
                                                     const CUgraphNode *dependencies,
                                                     const CUgraphEdgeData *dependencyData,
                                                     size_t numDependencies,
-                                                    CUstreamCaptureMode mode) __attribute__((weak));
-CUresult harp_hook_cuStreamBeginCapture_ptsz(CUstream hStream) __attribute__((weak));
+                                                    CUstreamCaptureMode mode)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamBeginCapture_ptsz(CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
-    __attribute__((weak));
-CUresult harp_hook_cuStreamCreate(CUstream *phStream, unsigned int Flags) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamCreate(CUstream *phStream, unsigned int Flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
-    __attribute__((weak));
-CUresult harp_hook_cuStreamDestroy(CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuStreamDestroy_v2(CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuStreamEndCapture(CUstream hStream, CUgraph *phGraph) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamDestroy(CUstream hStream) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamDestroy_v2(CUstream hStream) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr,
-                                        CUstreamAttrValue *value) __attribute__((weak));
+                                        CUstreamAttrValue *value)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr,
-                                             CUstreamAttrValue *value) __attribute__((weak));
+                                             CUstreamAttrValue *value)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetCaptureInfo(CUstream hStream,
                                           CUstreamCaptureStatus *captureStatus_out,
-                                          cuuint64_t *id_out) __attribute__((weak));
+                                          cuuint64_t *id_out)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetCaptureInfo_ptsz(CUstream hStream,
                                                CUstreamCaptureStatus *captureStatus_out,
-                                               cuuint64_t *id_out) __attribute__((weak));
+                                               cuuint64_t *id_out)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetCaptureInfo_v2(CUstream hStream,
                                              CUstreamCaptureStatus *captureStatus_out,
                                              cuuint64_t *id_out, CUgraph *graph_out,
                                              const CUgraphNode **dependencies_out,
-                                             size_t *numDependencies_out) __attribute__((weak));
+                                             size_t *numDependencies_out)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream,
                                                   CUstreamCaptureStatus *captureStatus_out,
                                                   cuuint64_t *id_out, CUgraph *graph_out,
                                                   const CUgraphNode **dependencies_out,
                                                   size_t *numDependencies_out)
-    __attribute__((weak));
-CUresult harp_hook_cuStreamGetCaptureInfo_v3(CUstream hStream,
-                                             CUstreamCaptureStatus *captureStatus_out,
-                                             cuuint64_t *id_out, CUgraph *graph_out,
-                                             const CUgraphNode **dependencies_out,
-                                             const CUgraphEdgeData **edgeData_out,
-                                             size_t *numDependencies_out) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamGetCaptureInfo_v3(
+    CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
+    CUgraph *graph_out, const CUgraphNode **dependencies_out, const CUgraphEdgeData **edgeData_out,
+    size_t *numDependencies_out) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetCaptureInfo_v3_ptsz(
     CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
     CUgraph *graph_out, const CUgraphNode **dependencies_out, const CUgraphEdgeData **edgeData_out,
-    size_t *numDependencies_out) __attribute__((weak));
-CUresult harp_hook_cuStreamGetCtx(CUstream hStream, CUcontext *pctx) __attribute__((weak));
-CUresult harp_hook_cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx) __attribute__((weak));
+    size_t *numDependencies_out) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
-    __attribute__((weak));
-CUresult harp_hook_cuStreamGetDevice(CUstream hStream, CUdevice *device) __attribute__((weak));
-CUresult harp_hook_cuStreamGetDevice_ptsz(CUstream hStream, CUdevice *device) __attribute__((weak));
-CUresult harp_hook_cuStreamGetFlags(CUstream hStream, unsigned int *flags) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamGetDevice(CUstream hStream, CUdevice *device)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamGetDevice_ptsz(CUstream hStream, CUdevice *device)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamGetFlags(CUstream hStream, unsigned int *flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetFlags_ptsz(CUstream hStream, unsigned int *flags)
-    __attribute__((weak));
-CUresult harp_hook_cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetId(CUstream hStream, unsigned long long *streamId)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamGetId_ptsz(CUstream hStream, unsigned long long *streamId)
-    __attribute__((weak));
-CUresult harp_hook_cuStreamGetPriority(CUstream hStream, int *priority) __attribute__((weak));
-CUresult harp_hook_cuStreamGetPriority_ptsz(CUstream hStream, int *priority) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamGetPriority(CUstream hStream, int *priority)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamGetPriority_ptsz(CUstream hStream, int *priority)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus)
-    __attribute__((weak));
-CUresult harp_hook_cuStreamQuery(CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuStreamQuery_ptsz(CUstream hStream) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamQuery(CUstream hStream) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamQuery_ptsz(CUstream hStream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr,
-                                        const CUstreamAttrValue *param) __attribute__((weak));
+                                        const CUstreamAttrValue *param)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr,
-                                             const CUstreamAttrValue *param) __attribute__((weak));
-CUresult harp_hook_cuStreamSynchronize(CUstream hStream) __attribute__((weak));
-CUresult harp_hook_cuStreamSynchronize_ptsz(CUstream hStream) __attribute__((weak));
+                                             const CUstreamAttrValue *param)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamSynchronize(CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuStreamSynchronize_ptsz(CUstream hStream)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode *dependencies,
                                                      size_t numDependencies, unsigned int flags)
-    __attribute__((weak));
-CUresult harp_hook_cuStreamUpdateCaptureDependencies_ptsz(CUstream hStream,
-                                                          CUgraphNode *dependencies,
-                                                          size_t numDependencies,
-                                                          unsigned int flags) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult
+harp_hook_cuStreamUpdateCaptureDependencies_ptsz(CUstream hStream, CUgraphNode *dependencies,
+                                                 size_t numDependencies, unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode *dependencies,
                                                         const CUgraphEdgeData *dependencyData,
                                                         size_t numDependencies, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamUpdateCaptureDependencies_v2_ptsz(
     CUstream hStream, CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
-    size_t numDependencies, unsigned int flags) __attribute__((weak));
+    size_t numDependencies, unsigned int flags) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int Flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                       unsigned int flags) __attribute__((weak));
+                                       unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                            unsigned int flags) __attribute__((weak));
+                                            unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                          unsigned int flags) __attribute__((weak));
+                                          unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                               unsigned int flags) __attribute__((weak));
+                                               unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                       unsigned int flags) __attribute__((weak));
+                                       unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                            unsigned int flags) __attribute__((weak));
+                                            unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                          unsigned int flags) __attribute__((weak));
+                                          unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                               unsigned int flags) __attribute__((weak));
+                                               unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                        unsigned int flags) __attribute__((weak));
+                                        unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                             unsigned int flags) __attribute__((weak));
+                                             unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                           unsigned int flags) __attribute__((weak));
+                                           unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                                unsigned int flags) __attribute__((weak));
+                                                unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                        unsigned int flags) __attribute__((weak));
+                                        unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                             unsigned int flags) __attribute__((weak));
+                                             unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                           unsigned int flags) __attribute__((weak));
+                                           unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                                unsigned int flags) __attribute__((weak));
+                                                unsigned int flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuSurfObjectCreate(CUsurfObject *pSurfObject, const CUDA_RESOURCE_DESC *pResDesc)
-    __attribute__((weak));
-CUresult harp_hook_cuSurfObjectDestroy(CUsurfObject surfObject) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuSurfObjectDestroy(CUsurfObject surfObject)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuSurfObjectGetResourceDesc(CUDA_RESOURCE_DESC *pResDesc,
-                                               CUsurfObject surfObject) __attribute__((weak));
-CUresult harp_hook_cuSurfRefGetArray(CUarray *phArray, CUsurfref hSurfRef) __attribute__((weak));
+                                               CUsurfObject surfObject)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuSurfRefGetArray(CUarray *phArray, CUsurfref hSurfRef)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuSurfRefSetArray(CUsurfref hSurfRef, CUarray hArray, unsigned int Flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTensorMapEncodeIm2col(
     CUtensorMap *tensorMap, CUtensorMapDataType tensorDataType, cuuint32_t tensorRank,
     void *globalAddress, const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
     const int *pixelBoxLowerCorner, const int *pixelBoxUpperCorner, cuuint32_t channelsPerPixel,
     cuuint32_t pixelsPerColumn, const cuuint32_t *elementStrides, CUtensorMapInterleave interleave,
     CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion, CUtensorMapFloatOOBfill oobFill)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTensorMapEncodeIm2colWide(
     CUtensorMap *tensorMap, CUtensorMapDataType tensorDataType, cuuint32_t tensorRank,
     void *globalAddress, const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
     int pixelBoxLowerCornerWidth, int pixelBoxUpperCornerWidth, cuuint32_t channelsPerPixel,
     cuuint32_t pixelsPerColumn, const cuuint32_t *elementStrides, CUtensorMapInterleave interleave,
     CUtensorMapIm2ColWideMode mode, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion,
-    CUtensorMapFloatOOBfill oobFill) __attribute__((weak));
+    CUtensorMapFloatOOBfill oobFill) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTensorMapEncodeTiled(
     CUtensorMap *tensorMap, CUtensorMapDataType tensorDataType, cuuint32_t tensorRank,
     void *globalAddress, const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
     const cuuint32_t *boxDim, const cuuint32_t *elementStrides, CUtensorMapInterleave interleave,
     CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion, CUtensorMapFloatOOBfill oobFill)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTensorMapReplaceAddress(CUtensorMap *tensorMap, void *globalAddress)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexObjectCreate(CUtexObject *pTexObject, const CUDA_RESOURCE_DESC *pResDesc,
                                      const CUDA_TEXTURE_DESC *pTexDesc,
                                      const CUDA_RESOURCE_VIEW_DESC *pResViewDesc)
-    __attribute__((weak));
-CUresult harp_hook_cuTexObjectDestroy(CUtexObject texObject) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexObjectDestroy(CUtexObject texObject)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexObjectGetResourceDesc(CUDA_RESOURCE_DESC *pResDesc, CUtexObject texObject)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexObjectGetResourceViewDesc(CUDA_RESOURCE_VIEW_DESC *pResViewDesc,
-                                                  CUtexObject texObject) __attribute__((weak));
+                                                  CUtexObject texObject)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexObjectGetTextureDesc(CUDA_TEXTURE_DESC *pTexDesc, CUtexObject texObject)
-    __attribute__((weak));
-CUresult harp_hook_cuTexRefCreate(CUtexref *pTexRef) __attribute__((weak));
-CUresult harp_hook_cuTexRefDestroy(CUtexref hTexRef) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexRefCreate(CUtexref *pTexRef) __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexRefDestroy(CUtexref hTexRef) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefGetAddress(CUdeviceptr_v1 *pdptr, CUtexref hTexRef)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefGetAddressMode(CUaddress_mode *pam, CUtexref hTexRef, int dim)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefGetAddress_v2(CUdeviceptr *pdptr, CUtexref hTexRef)
-    __attribute__((weak));
-CUresult harp_hook_cuTexRefGetArray(CUarray *phArray, CUtexref hTexRef) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexRefGetArray(CUarray *phArray, CUtexref hTexRef)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefGetBorderColor(float *pBorderColor, CUtexref hTexRef)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefGetFilterMode(CUfilter_mode *pfm, CUtexref hTexRef)
-    __attribute__((weak));
-CUresult harp_hook_cuTexRefGetFlags(unsigned int *pFlags, CUtexref hTexRef) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexRefGetFlags(unsigned int *pFlags, CUtexref hTexRef)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefGetFormat(CUarray_format *pFormat, int *pNumChannels, CUtexref hTexRef)
-    __attribute__((weak));
-CUresult harp_hook_cuTexRefGetMaxAnisotropy(int *pmaxAniso, CUtexref hTexRef) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexRefGetMaxAnisotropy(int *pmaxAniso, CUtexref hTexRef)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefGetMipmapFilterMode(CUfilter_mode *pfm, CUtexref hTexRef)
-    __attribute__((weak));
-CUresult harp_hook_cuTexRefGetMipmapLevelBias(float *pbias, CUtexref hTexRef) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexRefGetMipmapLevelBias(float *pbias, CUtexref hTexRef)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefGetMipmapLevelClamp(float *pminMipmapLevelClamp,
                                                float *pmaxMipmapLevelClamp, CUtexref hTexRef)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefGetMipmappedArray(CUmipmappedArray *phMipmappedArray, CUtexref hTexRef)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetAddress(unsigned int *ByteOffset, CUtexref hTexRef,
                                       CUdeviceptr_v1 dptr, unsigned int bytes)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetAddress2D(CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR_v1 *desc,
                                         CUdeviceptr_v1 dptr, unsigned int Pitch)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetAddress2D_v2(CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc,
-                                           CUdeviceptr dptr, size_t Pitch) __attribute__((weak));
+                                           CUdeviceptr dptr, size_t Pitch)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetAddress2D_v3(CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc,
-                                           CUdeviceptr dptr, size_t Pitch) __attribute__((weak));
+                                           CUdeviceptr dptr, size_t Pitch)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetAddressMode(CUtexref hTexRef, int dim, CUaddress_mode am)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetAddress_v2(size_t *ByteOffset, CUtexref hTexRef, CUdeviceptr dptr,
-                                         size_t bytes) __attribute__((weak));
+                                         size_t bytes) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetArray(CUtexref hTexRef, CUarray hArray, unsigned int Flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetBorderColor(CUtexref hTexRef, float *pBorderColor)
-    __attribute__((weak));
-CUresult harp_hook_cuTexRefSetFilterMode(CUtexref hTexRef, CUfilter_mode fm) __attribute__((weak));
-CUresult harp_hook_cuTexRefSetFlags(CUtexref hTexRef, unsigned int Flags) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexRefSetFilterMode(CUtexref hTexRef, CUfilter_mode fm)
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexRefSetFlags(CUtexref hTexRef, unsigned int Flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetFormat(CUtexref hTexRef, CUarray_format fmt, int NumPackedComponents)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetMaxAnisotropy(CUtexref hTexRef, unsigned int maxAniso)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetMipmapFilterMode(CUtexref hTexRef, CUfilter_mode fm)
-    __attribute__((weak));
-CUresult harp_hook_cuTexRefSetMipmapLevelBias(CUtexref hTexRef, float bias) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+CUresult harp_hook_cuTexRefSetMipmapLevelBias(CUtexref hTexRef, float bias)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetMipmapLevelClamp(CUtexref hTexRef, float minMipmapLevelClamp,
-                                               float maxMipmapLevelClamp) __attribute__((weak));
+                                               float maxMipmapLevelClamp)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuTexRefSetMipmappedArray(CUtexref hTexRef, CUmipmappedArray hMipmappedArray,
-                                             unsigned int Flags) __attribute__((weak));
+                                             unsigned int Flags)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuUserObjectCreate(CUuserObject *object_out, void *ptr, CUhostFn destroy,
                                       unsigned int initialRefcount, unsigned int flags)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuUserObjectRelease(CUuserObject object, unsigned int count)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuUserObjectRetain(CUuserObject object, unsigned int count)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuVDPAUCtxCreate(CUcontext *pCtx, unsigned int flags, CUdevice device,
                                     VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuVDPAUCtxCreate_v2(CUcontext *pCtx, unsigned int flags, CUdevice device,
                                        VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuVDPAUGetDevice(CUdevice *pDevice, VdpDevice vdpDevice,
-                                    VdpGetProcAddress *vdpGetProcAddress) __attribute__((weak));
+                                    VdpGetProcAddress *vdpGetProcAddress)
+    __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuWaitExternalSemaphoresAsync(
     const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray,
-    unsigned int numExtSems, CUstream stream) __attribute__((weak));
+    unsigned int numExtSems, CUstream stream) __attribute__((weak, visibility("hidden")));
 CUresult harp_hook_cuWaitExternalSemaphoresAsync_ptsz(
     const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray,
-    unsigned int numExtSems, CUstream stream) __attribute__((weak));
-int harp_hook_cudbgApiAttach(void) __attribute__((weak));
-int harp_hook_cudbgApiDetach(void) __attribute__((weak));
-int harp_hook_cudbgApiInit(unsigned int arg) __attribute__((weak));
+    unsigned int numExtSems, CUstream stream) __attribute__((weak, visibility("hidden")));
+int harp_hook_cudbgApiAttach(void) __attribute__((weak, visibility("hidden")));
+int harp_hook_cudbgApiDetach(void) __attribute__((weak, visibility("hidden")));
+int harp_hook_cudbgApiInit(unsigned int arg) __attribute__((weak, visibility("hidden")));
 int harp_hook_cudbgGetAPI(unsigned int major, unsigned int minor, unsigned int revision,
-                          const void **api) __attribute__((weak));
+                          const void **api) __attribute__((weak, visibility("hidden")));
 int harp_hook_cudbgGetAPIVersion(unsigned int *major, unsigned int *minor, unsigned int *revision)
-    __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
 int harp_hook_cudbgMain(int apiClientPid, unsigned int apiClientRevision, int sessionId,
                         int attachState, int attachEventInitialized, int writeFd, int detachFd)
-    __attribute__((weak));
-int harp_hook_cudbgReportDriverApiError(void) __attribute__((weak));
-int harp_hook_cudbgReportDriverInternalError(void) __attribute__((weak));
+    __attribute__((weak, visibility("hidden")));
+int harp_hook_cudbgReportDriverApiError(void) __attribute__((weak, visibility("hidden")));
+int harp_hook_cudbgReportDriverInternalError(void) __attribute__((weak, visibility("hidden")));
 #endif
