@@ -37,13 +37,15 @@ class Gate(Enum):
 
     NONE = "none"  # a bare jump to the driver
     LATER = "later"  # a bare jump too, but it allocates and is not charged yet: counted
-    INIT = "init"
     PROC_ADDRESS = "proc_address"
     CTX_CREATE = "ctx_create"  # leases the context's overhead
     CTX_DESTROY = "ctx_destroy"
     MEM_ALLOC = "mem_alloc"  # leases memory
     MEM_FREE = "mem_free"
+    TRACK = "track"  # follows references to memory that is charged elsewhere
+    REFUSE = "refuse"  # not charged yet: a tenant with a memory limit gets NOT_SUPPORTED
     INFO = "info"  # answers with the tenant's own numbers
+    STREAM = "stream"  # the time gate forgets a stream
     LAUNCH = "launch"  # the time gate ...
     GRAPH_LAUNCH = "graph_launch"
     COPY = "copy"

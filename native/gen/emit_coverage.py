@@ -39,12 +39,14 @@ def _gates() -> str:
     told: dict[Gate, str] = {
         Gate.NONE: "a jump to the driver",
         Gate.LATER: "a jump to the driver; allocates, not charged yet",
-        Gate.INIT: "hook: libharp joins its arbiter",
         Gate.PROC_ADDRESS: "hook: answers with our own entries",
         Gate.CTX_CREATE: "hook: leases the context's overhead",
         Gate.CTX_DESTROY: "hook: gives it back",
         Gate.MEM_ALLOC: "hook: leases memory",
         Gate.MEM_FREE: "hook: gives it back",
+        Gate.TRACK: "hook: follows references to memory charged elsewhere",
+        Gate.REFUSE: "hook: NOT_SUPPORTED for a tenant with a memory limit",
+        Gate.STREAM: "hook: the time gate forgets the stream",
         Gate.INFO: "hook: the tenant's own numbers",
         Gate.LAUNCH: "time gate",
         Gate.GRAPH_LAUNCH: "time gate",
@@ -65,7 +67,10 @@ def emit() -> str:
     versioned = sum(s.since > 0 for s in cuda.SYMBOLS)
     twins = sum(s.plain in have and s.name not in have for s in cuda.SYMBOLS)
     allocs, _ = _count(r for r in rows if r.cls is Cls.ALLOC)
-    charged, _ = _count(r for r in rows if r.cls is Cls.ALLOC and r.gate is Gate.MEM_ALLOC)
+    charged, _ = _count(
+        r for r in rows if r.cls is Cls.ALLOC and r.gate in (Gate.MEM_ALLOC, Gate.TRACK)
+    )
+    refused, _ = _count(r for r in rows if r.gate is Gate.REFUSE)
     timed, timed_symbols = _count(r for r in rows if r.gate in TIME_GATES)
     nvml_have = nvml.implemented()
     return f"""
@@ -75,7 +80,7 @@ CUDA driver API {cuda.VERSION // 1000}.{cuda.VERSION % 1000 // 10}: {len(rows)} 
 NVML: {len(nvml.SYMBOLS)} functions, {sum(f.params is not None for f in nvml.FUNCTIONS)} of them with prototypes, {len(nvml_have)} implemented by the software GPU.
 
 - Time gate: {timed} functions ({timed_symbols} symbols).
-- Memory: {charged} of {allocs} allocating functions are charged; the others are listed below.
+- Memory: {charged} of {allocs} allocating functions are charged, {refused} are refused to tenants with a memory limit; the others are listed below.
 - Software GPU: {len(have)} symbols by hand, {twins} per-thread twins of them generated, {len(cuda.SYMBOLS) - len(have) - twins} answer an error and log their name once.
 - Marshalling (remote): 0 of {len(cuda.SYMBOLS)} symbols are described.
 
@@ -93,8 +98,8 @@ NVML: {len(nvml.SYMBOLS)} functions, {sum(f.params is not None for f in nvml.FUN
 
 ## Allocates, not charged yet
 
-A tenant that uses these can pass its limit unseen by the ledger; the watchdog compares the device's
-own numbers. Issue 5 charges them.
+What these take the ledger does not see (some of it is host memory, code or a mapping of memory that
+is charged where it was made); the watchdog compares the device's own numbers. Issue 5 charges them.
 
 {_names(r for r in rows if r.gate is Gate.LATER)}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from native.api import nvml
 from native.api.cuda import FUNCTIONS
 from native.api.model import TIME_GATES, Function, Gate, Param, Symbol
 from native.gen.output import Target
@@ -120,7 +121,7 @@ def _stream(symbol: Symbol) -> str:
     return "NULL"
 
 
-def _grid(symbol: Symbol, prefix: str = "") -> str:
+def _grid(prefix: str = "") -> str:
     return " * ".join(f"(uint64_t){prefix}gridDim{axis}" for axis in "XYZ")
 
 
@@ -132,11 +133,11 @@ def _work(function: Function, symbol: Symbol) -> tuple[str, str]:
         return first, "1"
     if function.gate is Gate.LAUNCH:
         if _find(symbol, "gridDimX"):
-            return "f", _grid(symbol)
+            return "f", _grid()
         if symbol.params[0].type == "const CUlaunchConfig *":
-            return "f", _grid(symbol, f"{first}->")
+            return "f", _grid(f"{first}->")
         if symbol.params[0].type == "CUDA_LAUNCH_PARAMS *":
-            return f"{first}->function", _grid(symbol, f"{first}->")
+            return f"{first}->function", _grid(f"{first}->")
         if _find(symbol, "grid_width"):
             return "f", "(uint64_t)grid_width * (uint64_t)grid_height"
         return "f", "1"
@@ -217,6 +218,19 @@ def nvml_table_c(names: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def nvml_symbols_h(names: Sequence[str]) -> str:
+    """Index of each NVML function."""
+    lines = [
+        "#ifndef HARP_SHIM_NVML_SYMBOLS_H",
+        "#define HARP_SHIM_NVML_SYMBOLS_H",
+        "enum harp_nvml_sym {",
+        *(f"    HARP_SYM_{n} = {i}," for i, n in enumerate(sorted(names))),
+        "};",
+        "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 _ME = "native/gen/emit_shim.py"
 #: The files of libharp.
 TARGETS: tuple[Target, ...] = (
@@ -225,4 +239,8 @@ TARGETS: tuple[Target, ...] = (
     Target("generated/shim_stubs.S", lambda: cuda_stubs_s(FUNCTIONS), _ME),
     Target("generated/shim.map", lambda: cuda_exports_map(FUNCTIONS), _ME),
     Target("generated/shim_time.c", lambda: time_c(FUNCTIONS), _ME),
+    Target("generated/shim_nvml_table.c", lambda: nvml_table_c(nvml.SYMBOLS), _ME),
+    Target("generated/shim_nvml_stubs.S", lambda: stubs_s(sorted(nvml.SYMBOLS)), _ME),
+    Target("generated/shim_nvml.map", lambda: exports_map(nvml.SYMBOLS, ()), _ME),
+    Target("generated/shim_nvml_symbols.h", lambda: nvml_symbols_h(nvml.SYMBOLS), _ME),
 )

@@ -327,36 +327,6 @@ CUresult cuDevSmResourceSplitByCount(CUdevResource *result, unsigned int *nbGrou
     soft_unimplemented(SOFT_SYM_cuDevSmResourceSplitByCount);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDeviceCanAccessPeer(int *canAccessPeer, CUdevice dev, CUdevice peerDev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceCanAccessPeer);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceComputeCapability(int *major, int *minor, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceComputeCapability);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGet(CUdevice *device, int ordinal)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGet);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetByPCIBusId(CUdevice *dev, const char *pciBusId)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetByPCIBusId);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetCount(int *count)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetCount);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool_out, CUdevice dev)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGetDefaultMemPool);
@@ -365,11 +335,6 @@ CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool_out, CUdevice dev)
 CUresult cuDeviceGetDevResource(CUdevice device, CUdevResource *resource, CUdevResourceType type)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGetDevResource);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetExecAffinitySupport(int *pi, CUexecAffinityType type, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetExecAffinitySupport);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value)
@@ -394,11 +359,6 @@ CUresult cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev)
     soft_unimplemented(SOFT_SYM_cuDeviceGetMemPool);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDeviceGetName(char *name, int len, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetName);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDeviceGetNvSciSyncAttributes(void *nvSciSyncAttrList, CUdevice dev, int flags)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGetNvSciSyncAttributes);
@@ -411,36 +371,10 @@ CUresult cuDeviceGetP2PAtomicCapabilities(unsigned int *capabilities,
     soft_unimplemented(SOFT_SYM_cuDeviceGetP2PAtomicCapabilities);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attrib, CUdevice srcDevice,
-                                 CUdevice dstDevice)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetP2PAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetPCIBusId(char *pciBusId, int len, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetPCIBusId);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetProperties(CUdevprop *prop, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetProperties);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDeviceGetTexture1DLinearMaxWidth(size_t *maxWidthInElements, CUarray_format format,
                                             unsigned numChannels, CUdevice dev)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGetTexture1DLinearMaxWidth);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetUuid);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetUuid_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDeviceGraphMemTrim(CUdevice device)
@@ -502,16 +436,6 @@ CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr
 CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceSetMemPool);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceTotalMem(unsigned int *bytes, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceTotalMem);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceTotalMem_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDeviceUnregisterAsyncNotification(CUdevice device, CUasyncCallbackHandle callback)
@@ -738,32 +662,6 @@ CUresult cuGLUnmapBufferObjectAsync(GLuint buffer, CUstream hStream)
 CUresult cuGLUnregisterBufferObject(GLuint buffer)
 {
     soft_unimplemented(SOFT_SYM_cuGLUnregisterBufferObject);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGetErrorName(CUresult error, const char **pStr)
-{
-    soft_unimplemented(SOFT_SYM_cuGetErrorName);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGetErrorString(CUresult error, const char **pStr)
-{
-    soft_unimplemented(SOFT_SYM_cuGetErrorString);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
-{
-    soft_unimplemented(SOFT_SYM_cuGetExportTable);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGetProcAddress);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGetProcAddress_v2(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags,
-                             CUdriverProcAddressQueryResult *symbolStatus)
-{
-    soft_unimplemented(SOFT_SYM_cuGetProcAddress_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,

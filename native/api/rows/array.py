@@ -7,7 +7,7 @@ from __future__ import annotations
 from native.api.model import Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
-    fn("cuArrayCreate", Cls.ALLOC, Gate.LATER, """
+    fn("cuArrayCreate", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuArrayCreate 2000 (CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR_v1 *pAllocateArray)
         cuArrayCreate_v2 3020 (CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)"""),
     fn("cuArrayGetDescriptor", Cls.QUERY, Gate.NONE, """
@@ -28,9 +28,9 @@ ROWS: tuple[Function, ...] = (
             CUdevice device)"""),
     fn("cuArrayGetPlane", Cls.QUERY, Gate.NONE, """
         cuArrayGetPlane 11020 (CUarray *pPlaneArray, CUarray hArray, unsigned int planeIdx)"""),
-    fn("cuArrayDestroy", Cls.FREE, Gate.NONE, """
+    fn("cuArrayDestroy", Cls.FREE, Gate.MEM_FREE, """
         cuArrayDestroy 2000 (CUarray hArray)"""),
-    fn("cuArray3DCreate", Cls.ALLOC, Gate.LATER, """
+    fn("cuArray3DCreate", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuArray3DCreate 2000 (CUarray *pHandle,
             const CUDA_ARRAY3D_DESCRIPTOR_v1 *pAllocateArray)
         cuArray3DCreate_v2 3020 (CUarray *pHandle,
@@ -40,13 +40,13 @@ ROWS: tuple[Function, ...] = (
             CUarray hArray)
         cuArray3DGetDescriptor_v2 3020 (CUDA_ARRAY3D_DESCRIPTOR *pArrayDescriptor,
             CUarray hArray)"""),
-    fn("cuMipmappedArrayCreate", Cls.ALLOC, Gate.LATER, """
+    fn("cuMipmappedArrayCreate", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMipmappedArrayCreate 5000 (CUmipmappedArray *pHandle,
             const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc, unsigned int numMipmapLevels)"""),
     fn("cuMipmappedArrayGetLevel", Cls.QUERY, Gate.NONE, """
         cuMipmappedArrayGetLevel 5000 (CUarray *pLevelArray, CUmipmappedArray hMipmappedArray,
             unsigned int level)"""),
-    fn("cuMipmappedArrayDestroy", Cls.FREE, Gate.NONE, """
+    fn("cuMipmappedArrayDestroy", Cls.FREE, Gate.MEM_FREE, """
         cuMipmappedArrayDestroy 5000 (CUmipmappedArray hMipmappedArray)"""),
     fn("cuTexRefSetArray", Cls.OTHER, Gate.NONE, """
         cuTexRefSetArray 2000 (CUtexref hTexRef, CUarray hArray, unsigned int Flags)"""),

@@ -52,7 +52,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuCtxSynchronize", Cls.SYNC, Gate.NONE, """
         cuCtxSynchronize 2000 ()
         cuCtxSynchronize_v2 13000 (CUcontext ctx)"""),
-    fn("cuCtxSetLimit", Cls.ALLOC, Gate.LATER, """
+    fn("cuCtxSetLimit", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuCtxSetLimit 3010 (CUlimit limit, size_t value)"""),
     fn("cuCtxGetLimit", Cls.QUERY, Gate.NONE, """
         cuCtxGetLimit 3010 (size_t *pvalue, CUlimit limit)"""),

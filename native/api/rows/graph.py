@@ -108,7 +108,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphExecBatchMemOpNodeSetParams", Cls.OTHER, Gate.NONE, """
         cuGraphExecBatchMemOpNodeSetParams 11070 (CUgraphExec hGraphExec, CUgraphNode hNode,
             const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)"""),
-    fn("cuGraphAddMemAllocNode", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphAddMemAllocNode", Cls.ALLOC, Gate.REFUSE, """
         cuGraphAddMemAllocNode 11040 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
             CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)"""),
@@ -236,7 +236,7 @@ ROWS: tuple[Function, ...] = (
             unsigned int flags)"""),
     fn("cuGraphReleaseUserObject", Cls.FREE, Gate.NONE, """
         cuGraphReleaseUserObject 11030 (CUgraph graph, CUuserObject object, unsigned int count)"""),
-    fn("cuGraphAddNode", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphAddNode", Cls.ALLOC, Gate.REFUSE, """
         cuGraphAddNode 12020 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
             CUgraphNodeParams *nodeParams)

@@ -11,7 +11,7 @@ ROWS: tuple[Function, ...] = (
         cuGetErrorString 6000 (CUresult error, const char **pStr)"""),
     fn("cuGetErrorName", Cls.QUERY, Gate.NONE, """
         cuGetErrorName 6000 (CUresult error, const char **pStr)"""),
-    fn("cuInit", Cls.OTHER, Gate.INIT, """
+    fn("cuInit", Cls.OTHER, Gate.NONE, """
         cuInit 2000 (unsigned int Flags)"""),
     fn("cuDriverGetVersion", Cls.QUERY, Gate.NONE, """
         cuDriverGetVersion 2020 (int *driverVersion)"""),

@@ -37,7 +37,7 @@ ROWS: tuple[Function, ...] = (
         cuMemHostGetDevicePointer_v2 3020 (CUdeviceptr *pdptr, void *p, unsigned int Flags)"""),
     fn("cuMemHostGetFlags", Cls.QUERY, Gate.NONE, """
         cuMemHostGetFlags 2030 (unsigned int *pFlags, void *p)"""),
-    fn("cuMemAllocManaged", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemAllocManaged", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemAllocManaged 6000 (CUdeviceptr *dptr, size_t bytesize, unsigned int flags)"""),
     fn("cuMemHostRegister", Cls.ALLOC, Gate.LATER, """
         cuMemHostRegister 4000 (void *p, size_t bytesize, unsigned int Flags)

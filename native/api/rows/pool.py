@@ -7,9 +7,9 @@ from __future__ import annotations
 from native.api.model import Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
-    fn("cuMemFreeAsync", Cls.FREE, Gate.NONE, """
+    fn("cuMemFreeAsync", Cls.FREE, Gate.MEM_FREE, """
         cuMemFreeAsync 11020 ptsz=11020 (CUdeviceptr dptr, CUstream hStream)"""),
-    fn("cuMemAllocAsync", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemAllocAsync", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemAllocAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize, CUstream hStream)"""),
     fn("cuMemPoolTrimTo", Cls.FREE, Gate.NONE, """
         cuMemPoolTrimTo 11020 (CUmemoryPool pool, size_t minBytesToKeep)"""),
@@ -35,7 +35,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuMemSetMemPool", Cls.OTHER, Gate.NONE, """
         cuMemSetMemPool 13000 (CUmemLocation *location, CUmemAllocationType type,
             CUmemoryPool pool)"""),
-    fn("cuMemAllocFromPoolAsync", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemAllocFromPoolAsync", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemAllocFromPoolAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize,
             CUmemoryPool pool, CUstream hStream)"""),
     fn("cuMemPoolExportToShareableHandle", Cls.OTHER, Gate.NONE, """

@@ -65,7 +65,7 @@ ROWS: tuple[Function, ...] = (
         cuStreamQuery 2000 ptsz=7000 (CUstream hStream)"""),
     fn("cuStreamSynchronize", Cls.SYNC, Gate.NONE, """
         cuStreamSynchronize 2000 ptsz=7000 (CUstream hStream)"""),
-    fn("cuStreamDestroy", Cls.FREE, Gate.NONE, """
+    fn("cuStreamDestroy", Cls.FREE, Gate.STREAM, """
         cuStreamDestroy 2000 (CUstream hStream)
         cuStreamDestroy_v2 4000 (CUstream hStream)"""),
     fn("cuStreamCopyAttributes", Cls.OTHER, Gate.NONE, """

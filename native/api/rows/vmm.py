@@ -15,18 +15,18 @@ ROWS: tuple[Function, ...] = (
             CUdeviceptr addr, unsigned long long flags)"""),
     fn("cuMemAddressFree", Cls.FREE, Gate.NONE, """
         cuMemAddressFree 10020 (CUdeviceptr ptr, size_t size)"""),
-    fn("cuMemCreate", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemCreate", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemCreate 10020 (CUmemGenericAllocationHandle *handle, size_t size,
             const CUmemAllocationProp *prop, unsigned long long flags)"""),
-    fn("cuMemRelease", Cls.FREE, Gate.NONE, """
+    fn("cuMemRelease", Cls.FREE, Gate.MEM_FREE, """
         cuMemRelease 10020 (CUmemGenericAllocationHandle handle)"""),
-    fn("cuMemMap", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemMap", Cls.ALLOC, Gate.TRACK, """
         cuMemMap 10020 (CUdeviceptr ptr, size_t size, size_t offset,
             CUmemGenericAllocationHandle handle, unsigned long long flags)"""),
     fn("cuMemMapArrayAsync", Cls.ALLOC, Gate.LATER, """
         cuMemMapArrayAsync 11010 ptsz=11010 (CUarrayMapInfo *mapInfoList, unsigned int count,
             CUstream hStream)"""),
-    fn("cuMemUnmap", Cls.FREE, Gate.NONE, """
+    fn("cuMemUnmap", Cls.FREE, Gate.TRACK, """
         cuMemUnmap 10020 (CUdeviceptr ptr, size_t size)"""),
     fn("cuMemSetAccess", Cls.OTHER, Gate.NONE, """
         cuMemSetAccess 10020 (CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc,
@@ -47,9 +47,9 @@ ROWS: tuple[Function, ...] = (
     fn("cuMemGetAllocationPropertiesFromHandle", Cls.QUERY, Gate.NONE, """
         cuMemGetAllocationPropertiesFromHandle 10020 (CUmemAllocationProp *prop,
             CUmemGenericAllocationHandle handle)"""),
-    fn("cuMemRetainAllocationHandle", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemRetainAllocationHandle", Cls.ALLOC, Gate.TRACK, """
         cuMemRetainAllocationHandle 11000 (CUmemGenericAllocationHandle *handle, void *addr)"""),
-    fn("cuMulticastCreate", Cls.ALLOC, Gate.LATER, """
+    fn("cuMulticastCreate", Cls.ALLOC, Gate.REFUSE, """
         cuMulticastCreate 12010 (CUmemGenericAllocationHandle *mcHandle,
             const CUmulticastObjectProp *prop)"""),
     fn("cuMulticastAddDevice", Cls.ALLOC, Gate.LATER, """
