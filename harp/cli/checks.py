@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor's checks: each looks at one thing and says what it saw and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harp.api.v1 import control_pb2 as pb
+from harp.errors import BuildMissing, HarpError
+from harp.native import NativeDir, driver_paths, is_injected
+from harp.procs import environ_of, name_of, read
+from harp.rundir import RunDir, user_dir
+
+__all__ = ["Check", "Verdict", "installation", "machine", "process", "unreachable"]
+
+_COMPILERS = ("cc", "gcc", "clang", "tcc")
+
+
+class Verdict(enum.Enum):
+    """How a check ended."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor's."""
+
+    name: str
+    verdict: Verdict
+    text: str
+    remedy: str = ""
+
+
+def installation(native: NativeDir, env: Mapping[str, str]) -> Iterator[Check]:
+    """The built files, the driver, the compiler, the user's folder."""
+    try:
+        found = [
+            native.libharp,
+            native.libharp_nvml,
+            native.soft_cuda,
+            native.soft_nvml,
+            native.arbiter,
+            native.ptxc,
+        ]
+        yield Check("built files", Verdict.OK, f"{len(found)} in {native.path}")
+    except BuildMissing as error:
+        yield Check("built files", Verdict.FAIL, error.message, error.hint)
+    try:
+        paths = driver_paths(env)
+        if paths.cuda and paths.nvml:
+            yield Check("driver", Verdict.OK, f"{paths.cuda}, {paths.nvml}")
+        else:
+            missing = [
+                n
+                for n, p in (("libcuda.so.1", paths.cuda), ("libnvidia-ml.so.1", paths.nvml))
+                if p is None
+            ]
+            yield Check(
+                "driver",
+                Verdict.NOTE,
+                f"no NVIDIA driver: {', '.join(missing)} not found; the software GPU is used",
+            )
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        yield Check("driver", Verdict.WARN, f"cannot ask the dynamic loader: {error}")
+    compiler = next((c for c in _COMPILERS if shutil.which(c, path=env.get("PATH"))), None)
+    if compiler:
+        yield Check("compiler", Verdict.OK, f"{compiler}, for the software GPU's kernels")
+    else:
+        yield Check(
+            "compiler",
+            Verdict.WARN,
+            "no C compiler: the software GPU cannot run kernels it has not compiled before",
+            "apt install gcc",
+        )
+    yield _folder(user_dir(env))
+
+
+def _folder(path: Path) -> Check:
+    base = path if path.exists() else path.parent
+    flags = os.statvfs(base).f_flag
+    if flags & os.ST_NOEXEC:
+        return Check(
+            "user folder",
+            Verdict.FAIL,
+            f"{base} is mounted noexec: injected libraries in it cannot be loaded",
+            "set XDG_RUNTIME_DIR to a folder of yours on another mount",
+        )
+    return Check("user folder", Verdict.OK, str(path))
+
+
+def machine(
+    run_dir: RunDir, info: pb.GetInfoReply, state: pb.GetStateReply, version: str
+) -> Iterator[Check]:
+    """The daemon, the arbiter, the devices, who evades."""
+    if info.version != version:
+        yield Check(
+            "harpd",
+            Verdict.WARN,
+            f"harpd is {info.version}, this is {version}",
+            "harp daemon --stop, harp daemon: tenants go on meanwhile",
+        )
+    else:
+        yield Check("harpd", Verdict.OK, f"pid {info.pid}, uid {info.uid}, in {run_dir.path}")
+    arbiter = read(info.arbiter_pid)
+    if arbiter is None or arbiter.zombie:
+        yield Check("arbiter", Verdict.FAIL, f"process {info.arbiter_pid} is gone", "see its log")
+    else:
+        again = f", restarted {info.arbiter_restarts} times" if info.arbiter_restarts else ""
+        yield Check("arbiter", Verdict.OK, f"pid {info.arbiter_pid}{again}")
+    for device in state.devices:
+        software = device.kind == pb.DEVICE_KIND_SOFTWARE
+        kind = "software, not a GPU" if software else f"driver {device.driver_version}"
+        if device.context_source == "default":
+            yield Check(
+                f"GPU {device.index}",
+                Verdict.WARN,
+                f"{device.name} ({kind}); what a context costs could not be measured",
+                f"see {info.log_path}; device.overhead_bytes is taken instead",
+            )
+        else:
+            yield Check(f"GPU {device.index}", Verdict.OK, f"{device.name} ({kind})")
+    if info.kind == pb.DEVICE_KIND_SOFTWARE:
+        yield Check(
+            "cudart",
+            Verdict.NOTE,
+            "programs that use the CUDA runtime API (libcudart, PyTorch, CuPy) cannot run on the"
+            " software GPU: libcudart talks to the driver through private tables, which HARP does"
+            " not imitate; driver-API programs (tinygrad, cuda-python, PyCUDA, numba) can",
+        )
+    for one in state.uncovered:
+        whose = f"of tenant {one.tenant} (by {one.evidence})" if one.tenant else "outside HARP"
+        yield Check(
+            "uncovered",
+            Verdict.WARN,
+            f"pid {one.pid} ({one.name}) {whose} uses the GPU without a session: {one.action}",
+            f"harp doctor --pid {one.pid} says why" if one.tenant else "",
+        )
+    if not state.uncovered:
+        yield Check("uncovered", Verdict.OK, "every process on the devices has a session")
+    yield from _refused_names(state)
+
+
+def _refused_names(state: pb.GetStateReply) -> Iterator[Check]:
+    """Driver functions that tenants with limits asked for and HARP does not know."""
+    counts: dict[str, int] = {}
+    for tenant in state.tenants:
+        with contextlib.suppress(OSError):
+            log = Path(tenant.grant_dir) / "shim.log"
+            for line in log.read_text(errors="replace").splitlines():
+                words = line.split()
+                if "unknown_name" in words[:-1]:
+                    name = words[words.index("unknown_name") + 1]
+                    counts[name] = counts.get(name, 0) + 1
+    if counts:
+        names = ", ".join(sorted(counts)[:8])
+        yield Check(
+            "unknown names",
+            Verdict.WARN,
+            f"{len(counts)} driver functions were refused to tenants with limits: {names}",
+            "HARP must learn them (native/api): an unknown allocator would be a hole",
+        )
+
+
+def process(pid: int, state: pb.GetStateReply) -> Iterator[Check]:
+    """Whether injection reached one process."""
+    found = read(pid)
+    if found is None or found.zombie:
+        yield Check("process", Verdict.FAIL, f"there is no process {pid}")
+        return
+    name, _ = name_of(pid)
+    owner = next((t for t in state.tenants for c in t.clients if c.pid == pid), None)
+    if owner is not None:
+        yield Check("session", Verdict.OK, f"{pid} ({name}) is a client of tenant {owner.name}")
+    else:
+        yield Check(
+            "session",
+            Verdict.NOTE,
+            f"{pid} ({name}) has no session with the arbiter (no GPU use yet, or uncovered)",
+        )
+    try:
+        mapped = _mapped(pid)
+    except OSError as error:
+        yield Check(
+            "libraries", Verdict.WARN, f"cannot read its mappings: {error.strerror}", "be its user"
+        )
+        return
+    grant = environ_of(pid, "HARP_GRANT")
+    if grant is None:
+        yield Check(
+            "environment",
+            Verdict.FAIL,
+            "it started without HARP_GRANT: not under `harp run`, or with a cleared environment",
+            "start it with harp run, without env -i or sudo in between",
+        )
+    else:
+        yield Check("environment", Verdict.OK, f"HARP_GRANT={grant}")
+        preload = environ_of(pid, "LD_PRELOAD") or ""
+        if not any(is_injected(Path(p)) for p in preload.replace(" ", ":").split(":") if p):
+            yield Check(
+                "LD_PRELOAD",
+                Verdict.WARN,
+                f"it was overwritten ({preload or 'empty'}); LD_LIBRARY_PATH may still help",
+                'add to it: LD_PRELOAD="mine.so:$LD_PRELOAD"',
+            )
+    ours = [p for p in mapped if is_injected(Path(p))]
+    driver = [
+        p for p in mapped if Path(p).name.startswith("libcuda.so") and not is_injected(Path(p))
+    ]
+    if ours:
+        yield Check("libraries", Verdict.OK, f"HARP is in it: {', '.join(sorted(ours))}")
+    elif driver:
+        yield Check(
+            "libraries",
+            Verdict.FAIL,
+            f"it uses the driver without HARP: {driver[0]}",
+            "an own copy of libcuda, a static or setuid program, or a cleared environment",
+        )
+    else:
+        yield Check(
+            "libraries",
+            Verdict.FAIL if grant else Verdict.NOTE,
+            "neither HARP nor a driver library is in it",
+            "a static or setuid program takes no injected library" if grant else "",
+        )
+
+
+def _mapped(pid: int) -> set[str]:
+    lines = (Path("/proc") / str(pid) / "maps").read_text(errors="replace").splitlines()
+    return {
+        line[line.index("/") :] for line in lines if "/" in line and not line.endswith("(deleted)")
+    }
+
+
+def unreachable(error: HarpError) -> Check:
+    """The daemon did not answer."""
+    return Check("harpd", Verdict.WARN, error.message, error.hint)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`harp doctor`: why something does not work."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+from rich.table import Table
+
+import harp
+from harp.cli import checks
+from harp.cli.checks import Check, Verdict
+from harp.cli.output import console, json_option, print_json
+from harp.client import Client
+from harp.errors import HarpError
+from harp.native import find
+from harp.procs import environ_of
+
+__all__ = ["doctor"]
+
+_STYLES = {Verdict.OK: "green", Verdict.NOTE: "cyan", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+
+
+@click.command()
+@click.option("--pid", type=click.IntRange(min=1), default=None, help="Look at one process.")
+@json_option
+def doctor(*, pid: int | None, as_json: bool) -> None:
+    """Look at the installation, the daemon, the devices, or one process; 1 if something fails."""
+    found = _process(pid) if pid is not None else _all()
+    failed = any(check.verdict is Verdict.FAIL for check in found)
+    if as_json:
+        print_json(
+            {
+                "ok": not failed,
+                "checks": [
+                    {"name": c.name, "verdict": c.verdict.value, "text": c.text, "remedy": c.remedy}
+                    for c in found
+                ],
+            }
+        )
+    else:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for check in found:
+            remedy = f"\n-> {check.remedy}" if check.remedy else ""
+            style = _STYLES[check.verdict]
+            table.add_row(f"[{style}]{check.verdict.value}[/]", check.name, check.text + remedy)
+        console().print(table)
+    if failed:
+        sys.exit(1)
+
+
+def _all() -> list[Check]:
+    found = list(checks.installation(find(os.environ), os.environ))
+    try:
+        with Client.connect(os.environ) as client:
+            found += checks.machine(client.run_dir, client.info(), client.state(), harp.__version__)
+    except HarpError as error:
+        found.append(checks.unreachable(error))
+    return found
+
+
+def _process(pid: int) -> list[Check]:
+    # The daemon that the process was started under, whatever ours is.
+    env = {**os.environ}
+    theirs = environ_of(pid, "HARP_RUN")
+    if theirs:
+        env["HARP_RUN"] = theirs
+    with Client.connect(env) as client:
+        return list(checks.process(pid, client.state()))
