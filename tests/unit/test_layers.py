@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: layer number of each module or package of harp; a module may import its own package and lower
 #: layers. A new module must be given a place here.
 LAYERS = {
+    "harp.__version__": -1,  # a name in harp/__init__.py, which imports nothing for it
     "harp.errors": 0,
     "harp.units": 1,
     "harp.model": 2,
