@@ -164,8 +164,9 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
     uint32_t reason = !for_good        ? HARP_DENY_DRAINING
                       : for_good_limit ? HARP_DENY_LIMIT
                                        : HARP_DENY_CAPACITY;
-    /* What the client holds itself is all in use, or it would not ask. */
-    uint64_t own = c->hold[dev].leased[HARP_MEM_DEVICE];
+    /* What the client holds itself is all in use, or it would not ask (for overhead it may still
+     * have unused lease: that is another class). */
+    uint64_t own = r->cls == HARP_MEM_DEVICE ? c->hold[dev].leased[HARP_MEM_DEVICE] : 0;
     if (r->cls == HARP_MEM_DEVICE && u->limit != 0 && below(own, u->limit) < r->bytes)
         reason = HARP_DENY_LIMIT;
     else if (below(own, d->capacity) < r->bytes)
