@@ -3,20 +3,11 @@
 
 from __future__ import annotations
 
-from native.api.model import Function, Gate, Symbol
+from native.api.model import Function, Symbol
 from native.api.rows import ROWS
 from native.api.types import CONSTS, TYPES
 
-__all__ = [
-    "CONSTS",
-    "FUNCTIONS",
-    "SYMBOLS",
-    "TYPES",
-    "VERSION",
-    "function_of",
-    "gated",
-    "per_thread_twins",
-]
+__all__ = ["CONSTS", "FUNCTIONS", "SYMBOLS", "TYPES", "VERSION", "function_of"]
 
 #: The CUDA version whose driver these rows describe.
 VERSION = 13000
@@ -38,13 +29,3 @@ if len(_OWNER) != len(SYMBOLS):
 def function_of(symbol: str) -> Function:
     """The row that exports a symbol."""
     return _OWNER[symbol]
-
-
-def per_thread_twins() -> tuple[Symbol, ...]:
-    """All `_ptsz` and `_ptds` symbols."""
-    return tuple(s for s in SYMBOLS if s.per_thread)
-
-
-def gated(*gates: Gate) -> tuple[Symbol, ...]:
-    """The symbols whose row has one of these gates."""
-    return tuple(s for s in SYMBOLS if function_of(s.name).gate in gates)
