@@ -88,9 +88,7 @@ class Act:
 class Core:
     """One core with its own clock, checked after each step."""
 
-    def __init__(
-        self, quantum_ns: int = 5 * MS, clients: int = 256, per_tenant: int = 256
-    ) -> None:
+    def __init__(self, quantum_ns: int = 5 * MS, clients: int = 256, per_tenant: int = 256) -> None:
         self._lib = library()
         self._bridge = self._lib.harp_bridge_new(quantum_ns, clients, per_tenant, 64)
         assert self._bridge
@@ -181,9 +179,7 @@ class Core:
 def sends(acts: list[Act] | Iterator[Act], client: int | None = None) -> list[tuple[int, Msg]]:
     """(client, message) of what goes to clients."""
     return [
-        (act.client, act.msg)
-        for act in acts
-        if act.kind == SEND and client in (None, act.client)
+        (act.client, act.msg) for act in acts if act.kind == SEND and client in (None, act.client)
     ]
 
 

@@ -310,9 +310,7 @@ def test_cap_leaves_the_rest_to_others(core: Core) -> None:
         gate = held.pop(holder)
         if gate.quantum_ns:
             core.now += gate.quantum_ns
-            acts = core.tell(
-                holder, Op.YIELD_TIME, epoch=gate.epoch, used_ns=gate.quantum_ns, a=1
-            )
+            acts = core.tell(holder, Op.YIELD_TIME, epoch=gate.epoch, used_ns=gate.quantum_ns, a=1)
             continue
         began, acts = core.now, list(core.advance(core.next() - core.now))
         assert Op.CLOSE_GATE in ops(acts, holder)
