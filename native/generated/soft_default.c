@@ -127,31 +127,9 @@ CUresult cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev)
     soft_unimplemented(SOFT_SYM_cuCtxCreate);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxCreate_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams,
-                        unsigned int flags, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxCreate_v3);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags,
-                        CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxCreate_v4);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCtxDestroy(CUcontext ctx)
 {
     soft_unimplemented(SOFT_SYM_cuCtxDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxDestroy_v2(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxDestroy_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuCtxDetach(CUcontext ctx)
@@ -159,34 +137,9 @@ CUresult cuCtxDetach(CUcontext ctx)
     soft_unimplemented(SOFT_SYM_cuCtxDetach);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuCtxDisablePeerAccess(CUcontext peerContext)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxDisablePeerAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxEnablePeerAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx)
 {
     soft_unimplemented(SOFT_SYM_cuCtxFromGreenCtx);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetApiVersion(CUcontext ctx, unsigned int *version)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetApiVersion);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetCacheConfig(CUfunc_cache *pconfig)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetCacheConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetCurrent(CUcontext *pctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetCurrent);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuCtxGetDevResource(CUcontext hCtx, CUdevResource *resource, CUdevResourceType type)
@@ -194,34 +147,9 @@ CUresult cuCtxGetDevResource(CUcontext hCtx, CUdevResource *resource, CUdevResou
     soft_unimplemented(SOFT_SYM_cuCtxGetDevResource);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuCtxGetDevice(CUdevice *device)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetDevice);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetDevice_v2(CUdevice *device, CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetDevice_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type)
 {
     soft_unimplemented(SOFT_SYM_cuCtxGetExecAffinity);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetFlags(unsigned int *flags)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetId(CUcontext ctx, unsigned long long *ctxId)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetId);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetLimit(size_t *pvalue, CUlimit limit)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetLimit);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuCtxGetSharedMemConfig(CUsharedconfig *pConfig)
@@ -229,29 +157,14 @@ CUresult cuCtxGetSharedMemConfig(CUsharedconfig *pConfig)
     soft_unimplemented(SOFT_SYM_cuCtxGetSharedMemConfig);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetStreamPriorityRange);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCtxPopCurrent(CUcontext *pctx)
 {
     soft_unimplemented(SOFT_SYM_cuCtxPopCurrent);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuCtxPopCurrent_v2(CUcontext *pctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxPopCurrent_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCtxPushCurrent(CUcontext ctx)
 {
     soft_unimplemented(SOFT_SYM_cuCtxPushCurrent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxPushCurrent_v2(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxPushCurrent_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent)
@@ -264,39 +177,9 @@ CUresult cuCtxResetPersistingL2Cache(void)
     soft_unimplemented(SOFT_SYM_cuCtxResetPersistingL2Cache);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuCtxSetCacheConfig(CUfunc_cache config)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxSetCacheConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxSetCurrent(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxSetCurrent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxSetFlags(unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxSetFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxSetLimit(CUlimit limit, size_t value)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxSetLimit);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCtxSetSharedMemConfig(CUsharedconfig config)
 {
     soft_unimplemented(SOFT_SYM_cuCtxSetSharedMemConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxSynchronize(void)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxSynchronize);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxSynchronize_v2(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxSynchronize_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent)
@@ -382,19 +265,9 @@ CUresult cuDeviceGraphMemTrim(CUdevice device)
     soft_unimplemented(SOFT_SYM_cuDeviceGraphMemTrim);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int *flags, int *active)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxGetState);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDevicePrimaryCtxRelease(CUdevice dev)
 {
     soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxRelease);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxRelease_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDevicePrimaryCtxReset(CUdevice dev)
@@ -402,24 +275,9 @@ CUresult cuDevicePrimaryCtxReset(CUdevice dev)
     soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxReset);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDevicePrimaryCtxReset_v2(CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxReset_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxRetain);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags)
 {
     soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxSetFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxSetFlags_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDeviceRegisterAsyncNotification(CUdevice device, CUasyncCallback callbackFunc,
@@ -441,11 +299,6 @@ CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool)
 CUresult cuDeviceUnregisterAsyncNotification(CUdevice device, CUasyncCallbackHandle callback)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceUnregisterAsyncNotification);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDriverGetVersion(int *driverVersion)
-{
-    soft_unimplemented(SOFT_SYM_cuDriverGetVersion);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuEGLStreamConsumerAcquireFrame(CUeglStreamConnection *conn,
@@ -500,11 +353,6 @@ CUresult cuEGLStreamProducerReturnFrame(CUeglStreamConnection *conn, CUeglFrame 
     soft_unimplemented(SOFT_SYM_cuEGLStreamProducerReturnFrame);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuEventCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuEventCreateFromEGLSync(CUevent *phEvent, EGLSyncKHR eglSync, unsigned int flags)
 {
     soft_unimplemented(SOFT_SYM_cuEventCreateFromEGLSync);
@@ -515,50 +363,21 @@ CUresult cuEventDestroy(CUevent hEvent)
     soft_unimplemented(SOFT_SYM_cuEventDestroy);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuEventDestroy_v2(CUevent hEvent)
-{
-    soft_unimplemented(SOFT_SYM_cuEventDestroy_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
-{
-    soft_unimplemented(SOFT_SYM_cuEventElapsedTime);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
-{
-    soft_unimplemented(SOFT_SYM_cuEventElapsedTime_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuEventQuery(CUevent hEvent)
-{
-    soft_unimplemented(SOFT_SYM_cuEventQuery);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuEventRecord(CUevent hEvent, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuEventRecord);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuEventRecordWithFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuEventRecordWithFlags_ptsz(CUevent hEvent, CUstream hStream, unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuEventRecordWithFlags_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuEventRecordWithFlags(hEvent, hStream, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuEventRecord_ptsz(CUevent hEvent, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuEventRecord_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuEventSynchronize(CUevent hEvent)
-{
-    soft_unimplemented(SOFT_SYM_cuEventSynchronize);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuEventRecord(hEvent, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuExternalMemoryGetMappedBuffer(CUdeviceptr *devPtr, CUexternalMemory extMem,
                                          const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc)
@@ -1346,11 +1165,6 @@ CUresult cuImportExternalSemaphore(CUexternalSemaphore *extSem_out,
     soft_unimplemented(SOFT_SYM_cuImportExternalSemaphore);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuInit(unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuInit);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuIpcCloseMemHandle(CUdeviceptr dptr)
 {
     soft_unimplemented(SOFT_SYM_cuIpcCloseMemHandle);
@@ -1401,15 +1215,13 @@ CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, uns
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunchHostFunc);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData)
 {
-    soft_unimplemented(SOFT_SYM_cuLaunchHostFunc_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuLaunchHostFunc(hStream, fn, userData);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
                                void **extra)
@@ -1512,11 +1324,6 @@ CUresult cuMemAllocHost(void **pp, unsigned int bytesize)
     soft_unimplemented(SOFT_SYM_cuMemAllocHost);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemAllocHost_v2(void **pp, size_t bytesize)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAllocHost_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
 {
     soft_unimplemented(SOFT_SYM_cuMemAllocManaged);
@@ -1526,17 +1333,6 @@ CUresult cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsigned in
                          unsigned int Height, unsigned int ElementSizeBytes)
 {
     soft_unimplemented(SOFT_SYM_cuMemAllocPitch);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
-                            unsigned int ElementSizeBytes)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAllocPitch_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAlloc_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemBatchDecompressAsync(CUmemDecompressParams *paramsArray, size_t count,
@@ -1607,16 +1403,6 @@ CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
     soft_unimplemented(SOFT_SYM_cuMemFreeAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemFreeHost(void *p)
-{
-    soft_unimplemented(SOFT_SYM_cuMemFreeHost);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemFree_v2(CUdeviceptr dptr)
-{
-    soft_unimplemented(SOFT_SYM_cuMemFree_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)
 {
     soft_unimplemented(SOFT_SYM_cuMemGetAccess);
@@ -1625,11 +1411,6 @@ CUresult cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location
 CUresult cuMemGetAddressRange(CUdeviceptr_v1 *pbase, unsigned int *psize, CUdeviceptr_v1 dptr)
 {
     soft_unimplemented(SOFT_SYM_cuMemGetAddressRange);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAddressRange_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocationProp *prop,
@@ -1661,19 +1442,9 @@ CUresult cuMemGetInfo(unsigned int *free, unsigned int *total)
     soft_unimplemented(SOFT_SYM_cuMemGetInfo);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemGetInfo_v2(size_t *free, size_t *total)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetInfo_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmemAllocationType type)
 {
     soft_unimplemented(SOFT_SYM_cuMemGetMemPool);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemHostAlloc);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemHostGetDevicePointer(CUdeviceptr_v1 *pdptr, void *p, unsigned int Flags)
@@ -1681,29 +1452,9 @@ CUresult cuMemHostGetDevicePointer(CUdeviceptr_v1 *pdptr, void *p, unsigned int 
     soft_unimplemented(SOFT_SYM_cuMemHostGetDevicePointer);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *pdptr, void *p, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemHostGetDevicePointer_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemHostGetFlags(unsigned int *pFlags, void *p)
-{
-    soft_unimplemented(SOFT_SYM_cuMemHostGetFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuMemHostRegister);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemHostRegister_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemHostUnregister(void *p)
-{
-    soft_unimplemented(SOFT_SYM_cuMemHostUnregister);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHandle,
@@ -1863,11 +1614,6 @@ CUresult cuMemUnmap(CUdeviceptr ptr, size_t size)
     soft_unimplemented(SOFT_SYM_cuMemUnmap);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy)
 {
     soft_unimplemented(SOFT_SYM_cuMemcpy2D);
@@ -1878,40 +1624,34 @@ CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStream)
     soft_unimplemented(SOFT_SYM_cuMemcpy2DAsync);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy2DAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy2DAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy2DAsync_v2(pCopy, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy2DUnaligned(const CUDA_MEMCPY2D_v1 *pCopy)
 {
     soft_unimplemented(SOFT_SYM_cuMemcpy2DUnaligned);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy2DUnaligned_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *pCopy)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy2DUnaligned_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy2D_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy2DUnaligned_v2(pCopy);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *pCopy)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy2D_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy2D_v2(pCopy);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3D(const CUDA_MEMCPY3D_v1 *pCopy)
 {
@@ -1923,15 +1663,13 @@ CUresult cuMemcpy3DAsync(const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStream)
     soft_unimplemented(SOFT_SYM_cuMemcpy3DAsync);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3DAsync_v2(pCopy, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx,
                               unsigned long long flags, CUstream hStream)
@@ -1977,25 +1715,21 @@ CUresult cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy)
     soft_unimplemented(SOFT_SYM_cuMemcpy3DPeer_ptds);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3D_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3D_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3D_v2(pCopy);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyAsync(dst, src, ByteCount, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyAtoA(CUarray dstArray, unsigned int dstOffset, CUarray srcArray,
                       unsigned int srcOffset, unsigned int ByteCount)
@@ -2124,27 +1858,22 @@ CUresult cuMemcpyDtoDAsync(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice,
     soft_unimplemented(SOFT_SYM_cuMemcpyDtoDAsync);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount,
-                              CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoDAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount,
                                    CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoDAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoD_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoD_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyDtoD_v2(dstDevice, srcDevice, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyDtoH(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount)
 {
@@ -2157,27 +1886,22 @@ CUresult cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int
     soft_unimplemented(SOFT_SYM_cuMemcpyDtoHAsync);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount,
-                              CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoHAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpyDtoHAsync_v2_ptsz(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount,
                                    CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoHAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoH_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyDtoH_v2_ptds(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoH_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyDtoH_v2(dstHost, srcDevice, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyHtoA(CUarray dstArray, unsigned int dstOffset, const void *srcHost,
                       unsigned int ByteCount)
@@ -2225,81 +1949,70 @@ CUresult cuMemcpyHtoDAsync(CUdeviceptr_v1 dstDevice, const void *srcHost, unsign
     soft_unimplemented(SOFT_SYM_cuMemcpyHtoDAsync);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount,
-                              CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoDAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount,
                                    CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoDAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoD_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoD_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
-                      CUcontext srcContext, size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyPeer);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
-                           CUcontext srcContext, size_t ByteCount, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyPeerAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyHtoD_v2(dstDevice, srcHost, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyPeerAsync_ptsz(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
                                 CUcontext srcContext, size_t ByteCount, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyPeerAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result =
+        cuMemcpyPeerAsync(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyPeer_ptds(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
                            CUcontext srcContext, size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyPeer_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyPeer(dstDevice, dstContext, srcDevice, srcContext, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy(dst, src, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD16(CUdeviceptr_v1 dstDevice, unsigned short us, unsigned int N)
 {
     soft_unimplemented(SOFT_SYM_cuMemsetD16);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD16Async);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD16Async_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD16_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD16Async(dstDevice, us, N, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, size_t N)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD16_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD16_v2(dstDevice, us, N);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD2D16(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned short us,
                        unsigned int Width, unsigned int Height)
@@ -2307,29 +2020,23 @@ CUresult cuMemsetD2D16(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned
     soft_unimplemented(SOFT_SYM_cuMemsetD2D16);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width,
-                            size_t Height, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D16Async);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us,
                                  size_t Width, size_t Height, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D16Async_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width,
-                          size_t Height)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D16_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us,
                                size_t Width, size_t Height)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D16_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD2D16_v2(dstDevice, dstPitch, us, Width, Height);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD2D32(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned int ui,
                        unsigned int Width, unsigned int Height)
@@ -2337,29 +2044,23 @@ CUresult cuMemsetD2D32(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned
     soft_unimplemented(SOFT_SYM_cuMemsetD2D32);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width,
-                            size_t Height, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D32Async);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui,
                                  size_t Width, size_t Height, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D32Async_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width,
-                          size_t Height)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D32_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui,
                                size_t Width, size_t Height)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D32_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD2D32_v2(dstDevice, dstPitch, ui, Width, Height);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD2D8(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned char uc,
                       unsigned int Width, unsigned int Height)
@@ -2367,79 +2068,65 @@ CUresult cuMemsetD2D8(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned 
     soft_unimplemented(SOFT_SYM_cuMemsetD2D8);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width,
-                           size_t Height, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D8Async);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc,
                                 size_t Width, size_t Height, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D8Async_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width,
-                         size_t Height)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D8_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc,
                               size_t Width, size_t Height)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD2D8_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD2D8_v2(dstDevice, dstPitch, uc, Width, Height);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD32(CUdeviceptr_v1 dstDevice, unsigned int ui, unsigned int N)
 {
     soft_unimplemented(SOFT_SYM_cuMemsetD32);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD32Async);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD32Async_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD32_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD32Async(dstDevice, ui, N, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD32_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD32_v2(dstDevice, ui, N);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD8(CUdeviceptr_v1 dstDevice, unsigned char uc, unsigned int N)
 {
     soft_unimplemented(SOFT_SYM_cuMemsetD8);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD8Async);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD8Async_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
-{
-    soft_unimplemented(SOFT_SYM_cuMemsetD8_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD8Async(dstDevice, uc, N, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 {
-    soft_unimplemented(SOFT_SYM_cuMemsetD8_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemsetD8_v2(dstDevice, uc, N);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
                                 const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
@@ -2518,22 +2205,6 @@ CUresult cuParamSetTexRef(CUfunction hfunc, int texunit, CUtexref hTexRef)
     soft_unimplemented(SOFT_SYM_cuParamSetTexRef);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr)
-{
-    soft_unimplemented(SOFT_SYM_cuPointerGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute *attributes,
-                                void **data, CUdeviceptr ptr)
-{
-    soft_unimplemented(SOFT_SYM_cuPointerGetAttributes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuPointerSetAttribute(const void *value, CUpointer_attribute attribute, CUdeviceptr ptr)
-{
-    soft_unimplemented(SOFT_SYM_cuPointerSetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuProfilerInitialize(const char *configFile, const char *outputFile,
                               CUoutput_mode outputMode)
 {
@@ -2565,17 +2236,14 @@ cuSignalExternalSemaphoresAsync_ptsz(const CUexternalSemaphore *extSemArray,
     soft_unimplemented(SOFT_SYM_cuSignalExternalSemaphoresAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *userData,
-                             unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamAddCallback);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback, void *userData,
                                   unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamAddCallback_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamAddCallback(hStream, callback, userData, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t length,
                                 unsigned int flags)
@@ -2659,24 +2327,9 @@ CUresult cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
     soft_unimplemented(SOFT_SYM_cuStreamCopyAttributes_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamCreate(CUstream *phStream, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamCreateWithPriority);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamDestroy(CUstream hStream)
 {
     soft_unimplemented(SOFT_SYM_cuStreamDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamDestroy_v2(CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamDestroy_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
@@ -2745,15 +2398,13 @@ CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus 
     soft_unimplemented(SOFT_SYM_cuStreamGetCaptureInfo_v3_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetCtx);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetCtx_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetCtx(hStream, pctx);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
 {
@@ -2765,50 +2416,42 @@ CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext *pCtx, CUgreenCtx *p
     soft_unimplemented(SOFT_SYM_cuStreamGetCtx_v2_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamGetDevice(CUstream hStream, CUdevice *device)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetDevice);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamGetDevice_ptsz(CUstream hStream, CUdevice *device)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetDevice_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamGetFlags(CUstream hStream, unsigned int *flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetDevice(hStream, device);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetFlags_ptsz(CUstream hStream, unsigned int *flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetFlags_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetFlags(hStream, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
 {
     soft_unimplemented(SOFT_SYM_cuStreamGetGreenCtx);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamGetId(CUstream hStream, unsigned long long *streamId)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetId);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamGetId_ptsz(CUstream hStream, unsigned long long *streamId)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetId_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamGetPriority(CUstream hStream, int *priority)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetPriority);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetId(hStream, streamId);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetPriority_ptsz(CUstream hStream, int *priority)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetPriority_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetPriority(hStream, priority);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
 {
@@ -2820,15 +2463,13 @@ CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus *captu
     soft_unimplemented(SOFT_SYM_cuStreamIsCapturing_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamQuery(CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamQuery);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamQuery_ptsz(CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamQuery_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamQuery(hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *param)
 {
@@ -2841,15 +2482,13 @@ CUresult cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr,
     soft_unimplemented(SOFT_SYM_cuStreamSetAttribute_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamSynchronize(CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamSynchronize);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamSynchronize_ptsz(CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamSynchronize_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamSynchronize(hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode *dependencies,
                                            size_t numDependencies, unsigned int flags)
@@ -2877,15 +2516,13 @@ CUresult cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream hStream, CUgraphNode
     soft_unimplemented(SOFT_SYM_cuStreamUpdateCaptureDependencies_v2_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWaitEvent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int Flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWaitEvent_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWaitEvent(hStream, hEvent, Flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                              unsigned int flags)

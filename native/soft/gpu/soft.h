@@ -23,6 +23,7 @@
 
 #define SOFT_MAX_DEVICES 16
 #define SOFT_GRANULE     (2ull << 20)
+#define SOFT_DRIVER_VERSION 13000 /* what cuDriverGetVersion says: CUDA 13.0 */
 
 /* ---------------------------------------------------------------- profile.c: devices as data -- */
 struct soft_profile {
@@ -77,6 +78,8 @@ struct soft_cmd_ops {
     struct soft_cmd *(*clone)(const struct soft_cmd *cmd);
     /* Frees all, the command too. NULL: free(cmd). Called on the stream's thread after the end. */
     void (*destroy)(struct soft_cmd *cmd);
+    /* Called when it got its place (cmd->seq) in `stream`; may add to cmd->deps. */
+    void (*submitted)(struct soft_cmd *cmd, struct soft_stream *stream);
     /* Called on the stream's thread when the command is complete, with its logical end. */
     void (*ended)(struct soft_cmd *cmd, uint64_t end_ns);
     bool blocks; /* NO_ENGINE commands that may take long (host functions): the engine is let go */
@@ -139,6 +142,7 @@ int soft_ctx_device(const struct soft_ctx *ctx);  /* CUdevice: index among the v
 int soft_ctx_ordinal(const struct soft_ctx *ctx); /* index in the state file */
 CUresult soft_ctx_sticky(const struct soft_ctx *ctx);
 void soft_ctx_poison(struct soft_ctx *ctx, CUresult why);
+const struct soft_profile *soft_device_profile(CUdevice device); /* NULL: no such device */
 CUcontext soft_ctx_handle(struct soft_ctx *ctx);
 /* Called when a context goes, its streams idle: modules and graphs free what they hold in it. */
 void soft_ctx_on_destroy(struct soft_ctx *ctx, void (*fn)(void *), void *arg);

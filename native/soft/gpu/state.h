@@ -26,19 +26,19 @@
 
 enum soft_slot_state { SOFT_SLOT_FREE, SOFT_SLOT_LIVE, SOFT_SLOT_TEARDOWN };
 
-struct soft_slot_dev { /* what one process holds and has used on one device */
+struct soft_slot_dev {      /* what one process holds and has used on one device */
     uint64_t mem_bytes;     /* linear memory, 2 MiB granules */
     uint64_t context_bytes; /* contexts */
     uint64_t busy_ns[SOFT_ENGINES];
     uint64_t launches, instructions;
-    uint64_t overrun_ns; /* execution beyond the modelled time */
+    uint64_t overrun_ns; /* execution beyond the modelled time, all engines */
     uint64_t modelled_ns;
-    uint64_t peak_bytes;
+    uint64_t peak_bytes; /* of mem_bytes + context_bytes */
 };
 
 struct soft_slot {
     uint32_t state;
-    int32_t pid;      /* in its own pid namespace; NVML asks the lock for the reader's view */
+    int32_t pid; /* as the reader sees it; its own number where the reader cannot see it */
     uint64_t start_ns;
     uint64_t dead_ns; /* when the death was seen */
     char name[64];    /* program */
@@ -47,18 +47,23 @@ struct soft_slot {
 
 /* Public read side, for NVML and harp-soft-truth (never for another part of HARP). */
 struct soft_state;
-struct soft_state *soft_state_open(char *why, size_t why_bytes); /* NULL: why says what to do */
+/* Opens, and makes it where there is none. One per process, never closed. NULL: why says what is
+ * wrong and what to do. */
+struct soft_state *soft_state_open(char *why, size_t why_bytes);
 int soft_state_device_count(const struct soft_state *state);
 const struct soft_profile *soft_state_profile(const struct soft_state *state, int dev);
 void soft_state_uuid(const struct soft_state *state, int dev, uint8_t uuid[16]);
-/* Reaps, then copies. `pid` is as this process sees it. Returns the number of slots filled. */
+/* PCI address that CUDA and NVML both show: domain 0, device 0. */
+uint32_t soft_state_pci_bus(int dev);
+/* Reaps, then copies. Returns the number of slots filled. */
 int soft_state_slots(struct soft_state *state, struct soft_slot *out, int max);
 /* Physical bytes in use on a device: contexts, memory, and what is still being torn down. */
 uint64_t soft_state_used_bytes(struct soft_state *state, int dev);
-/* Busy share of the last `window_ns`, 0..1. */
+/* Busy share of the last `window_ns` (up to 6 s), 0..1. */
 double soft_state_utilization(struct soft_state *state, int dev, enum soft_engine engine,
                               uint64_t window_ns);
-/* Truth ledger of the ended: sums over slots that are gone, by pid, kept in a ring of 4096. */
+/* Truth ledger of the ended: slots that are gone, newest first, kept in a ring of 4096. */
+#define SOFT_GONE 4096
 struct soft_gone {
     int32_t pid;
     char name[64];

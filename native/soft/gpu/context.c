@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Contexts: made, current, poisoned, gone.
+ */
+#include "soft/gpu/context.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct soft_farewell {
+    void (*fn)(void *);
+    void *arg;
+    struct soft_farewell *next;
+};
+
+static struct soft_ctx *all; /* guarded by soft_lock */
+static _Atomic uint64_t next_id = 1;
+static const size_t default_limits[SOFT_LIMITS] = {
+    [CU_LIMIT_STACK_SIZE] = 1024,
+    [CU_LIMIT_PRINTF_FIFO_SIZE] = 1u << 20,
+    [CU_LIMIT_MALLOC_HEAP_SIZE] = 8u << 20,
+    [CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH] = 2,
+    [CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT] = 2048,
+    [CU_LIMIT_MAX_L2_FETCH_GRANULARITY] = 64,
+};
+
+struct soft_ctx *soft_ctx_first(void)
+{
+    return all;
+}
+
+/* Brings `ctx` (device set) to life: a slot, a client, its overhead, its engines, its arena. With
+ * soft_lock held. */
+CUresult soft_ctx_make(struct soft_ctx *ctx)
+{
+    struct soft_state *state = soft_the_state;
+    bool known = false;
+
+    ctx->ordinal = soft_visible_ordinal(ctx->device);
+    ctx->profile = state->profile[ctx->ordinal];
+    if (soft_slot_take(state) < 0) {
+        soft_log("the device has %d processes already", SOFT_MAX_SLOTS);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    ctx->client = soft_client_take(state, ctx->ordinal);
+    if (ctx->client < 0)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    if (soft_slot_charge(state, ctx->ordinal, 0, ctx->profile->context_bytes) != 0)
+        goto no_client;
+    if (soft_arena_make(ctx) != 0)
+        goto no_charge;
+    ctx->id = atomic_fetch_add(&next_id, 1);
+    ctx->api_version = 3020;
+    ctx->streams = ctx->legacy = NULL;
+    ctx->farewells = NULL;
+    atomic_store(&ctx->sticky, CUDA_SUCCESS);
+    atomic_store(&ctx->deferred, CUDA_SUCCESS);
+    for (int i = 0; i < SOFT_LIMITS; i++)
+        ctx->limits[i] = default_limits[i];
+    for (int e = 0; e < SOFT_ENGINES; e++)
+        soft_turn_init(&ctx->turn[e], state, ctx->ordinal, ctx->client, (enum soft_engine)e);
+    pthread_mutex_init(&ctx->submit_lock, NULL);
+    for (struct soft_ctx *c = all; c != NULL; c = c->next)
+        known = known || c == ctx;
+    if (!known) {
+        ctx->next = all;
+        all = ctx;
+    }
+    if (soft_handle_add(SOFT_H_CONTEXT, ctx) != 0) {
+        soft_arena_end(ctx);
+        goto no_charge;
+    }
+    atomic_store(&ctx->alive, 1);
+    return CUDA_SUCCESS;
+no_charge:
+    soft_slot_release(state, ctx->ordinal, 0, ctx->profile->context_bytes);
+no_client:
+    soft_client_leave(state, ctx->ordinal, ctx->client);
+    return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+/* Ends it: what was submitted is carried out first, as the driver does. Without soft_lock. */
+void soft_ctx_end(struct soft_ctx *ctx)
+{
+    struct soft_state *state = soft_the_state;
+    struct soft_stream *stream;
+
+    soft_handle_remove(SOFT_H_CONTEXT, ctx);
+    for (;;) {
+        pthread_mutex_lock(&ctx->submit_lock);
+        stream = ctx->streams;
+        pthread_mutex_unlock(&ctx->submit_lock);
+        if (stream == NULL)
+            break;
+        if (!stream->legacy && !stream->per_thread)
+            soft_handle_remove(SOFT_H_STREAM, stream);
+        soft_stream_stop(stream);
+    }
+    for (;;) {
+        struct soft_farewell *f;
+
+        soft_lock();
+        f = ctx->farewells;
+        if (f != NULL)
+            ctx->farewells = f->next;
+        soft_unlock();
+        if (f == NULL)
+            break;
+        f->fn(f->arg);
+        free(f);
+    }
+    soft_lock();
+    soft_events_forget(ctx);
+    atomic_store(&ctx->alive, 0);
+    for (int e = 0; e < SOFT_ENGINES; e++)
+        soft_turn_destroy(&ctx->turn[e]);
+    soft_client_leave(state, ctx->ordinal, ctx->client);
+    soft_arena_end(ctx);
+    soft_slot_release(state, ctx->ordinal, 0, ctx->profile->context_bytes);
+    pthread_mutex_destroy(&ctx->submit_lock);
+    soft_unlock();
+}
+
+struct soft_ctx *soft_ctx_of(CUcontext handle)
+{
+    struct soft_ctx *ctx = (struct soft_ctx *)(void *)handle;
+
+    return soft_handle_is(SOFT_H_CONTEXT, ctx) ? ctx : NULL;
+}
+
+CUcontext soft_ctx_handle(struct soft_ctx *ctx)
+{
+    return (CUcontext)(void *)ctx;
+}
+
+CUresult soft_current_any(struct soft_ctx **out)
+{
+    CUresult r = soft_ready();
+    struct soft_thread *t;
+    struct soft_ctx *ctx;
+
+    if (r != CUDA_SUCCESS)
+        return r;
+    t = soft_thread();
+    if (t == NULL || t->depth == 0)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    ctx = t->stack[t->depth - 1];
+    if (!atomic_load_explicit(&ctx->alive, memory_order_acquire) ||
+        (!ctx->primary && ctx->id != t->stack_id[t->depth - 1]))
+        return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    *out = ctx;
+    return CUDA_SUCCESS;
+}
+
+CUresult soft_current(struct soft_ctx **out)
+{
+    CUresult r = soft_current_any(out);
+
+    return r != CUDA_SUCCESS ? r : soft_ctx_sticky(*out);
+}
+
+CUresult soft_ctx_sticky(const struct soft_ctx *ctx)
+{
+    return (CUresult)atomic_load_explicit(&ctx->sticky, memory_order_relaxed);
+}
+
+CUresult soft_ctx_error(struct soft_ctx *ctx)
+{
+    CUresult r = soft_ctx_sticky(ctx);
+
+    return r != CUDA_SUCCESS ? r : (CUresult)atomic_exchange(&ctx->deferred, CUDA_SUCCESS);
+}
+
+void soft_ctx_poison(struct soft_ctx *ctx, CUresult why)
+{
+    int none = CUDA_SUCCESS;
+
+    if (atomic_compare_exchange_strong(&ctx->sticky, &none, (int)why))
+        soft_log("context %llu is unusable from now on: error %d", (unsigned long long)ctx->id,
+                 (int)why);
+}
+
+void soft_ctx_on_destroy(struct soft_ctx *ctx, void (*fn)(void *), void *arg)
+{
+    struct soft_farewell *f = malloc(sizeof *f);
+
+    if (f == NULL)
+        return; /* what it would free is the process's until it exits */
+    soft_lock();
+    *f = (struct soft_farewell){fn, arg, ctx->farewells};
+    ctx->farewells = f;
+    soft_unlock();
+}
+
+const struct soft_profile *soft_ctx_profile(const struct soft_ctx *ctx)
+{
+    return ctx->profile;
+}
+
+int soft_ctx_device(const struct soft_ctx *ctx)
+{
+    return ctx->device;
+}
+
+int soft_ctx_ordinal(const struct soft_ctx *ctx)
+{
+    return ctx->ordinal;
+}
+
+uint64_t soft_ctx_id(const struct soft_ctx *ctx)
+{
+    return ctx->id;
+}
+
+void soft_ledger_kernel(struct soft_ctx *ctx, uint64_t launches, uint64_t instructions)
+{
+    struct soft_shared_slot_dev *ledger = soft_slot_ledger(soft_the_state, ctx->ordinal);
+
+    if (atomic_load(&soft_ending))
+        return;
+    atomic_fetch_add_explicit(&ledger->launches, launches, memory_order_relaxed);
+    atomic_fetch_add_explicit(&ledger->instructions, instructions, memory_order_relaxed);
+}

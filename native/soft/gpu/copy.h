@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One copy, any shape: rows of bytes from one place to another, resolved to host addresses when it
+ * is submitted (freeing memory waits for the context, so they stay good).
+ */
+#ifndef HARP_SOFT_COPY_H
+#define HARP_SOFT_COPY_H
+
+#include "soft/gpu/arena.h"
+
+struct soft_place {
+    char *host; /* where the first byte is */
+    bool device;
+    bool pinned; /* host memory the device reaches by itself; false for device and pageable */
+    size_t pitch, slice_pitch;
+};
+
+struct soft_copy {
+    struct soft_cmd cmd;
+    struct soft_place from, to;
+    size_t width, height, depth;
+    char *staging; /* freed with it: a copy of pageable memory, taken at submission */
+};
+
+/* Finds `bytes` bytes at a device address or at pinned memory given as one. */
+CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *place);
+/* Host memory; a device address given as one is an error. */
+CUresult soft_place_host(const void *p, struct soft_place *place);
+/* Whatever it is: unified addressing. */
+CUresult soft_place_any(CUdeviceptr ptr, uint64_t bytes, struct soft_place *place);
+
+enum soft_copy_wait { SOFT_COPY_ASYNC, SOFT_COPY_SYNC };
+/* Submits with the host's side of the contract: pageable memory is read before the call returns,
+ * written before it returns; SYNC waits where the driver does. */
+CUresult soft_copy_submit(struct soft_stream *stream, const struct soft_copy *shape,
+                          enum soft_copy_wait wait);
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a pointer is. Asked for one attribute, an unknown pointer is an error; asked for several it
+ * is unregistered host memory: all zero, device ordinal -2.
+ */
+#include "soft/gpu/arena.h"
+
+#include <string.h>
+
+#define NO_DEVICE (-2)
+
+static size_t size_of(CUpointer_attribute attribute)
+{
+    switch ((int)attribute) {
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
+    case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
+        return 4;
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+    case CU_POINTER_ATTRIBUTE_MAPPED:
+    case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
+        return 1;
+    case CU_POINTER_ATTRIBUTE_CONTEXT:
+    case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
+    case CU_POINTER_ATTRIBUTE_HOST_POINTER:
+    case CU_POINTER_ATTRIBUTE_BUFFER_ID:
+    case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+    case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
+    case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
+    case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:
+    case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
+/* The value's low bytes, widened; false where the pointer has no such thing. */
+static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct soft_span *span,
+                     uint64_t *value)
+{
+    *value = 0;
+    switch ((int)attribute) {
+    case CU_POINTER_ATTRIBUTE_CONTEXT:
+        *value = (uint64_t)(uintptr_t)soft_ctx_handle(span->ctx);
+        return true;
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+        *value = span->device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+        return true;
+    case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
+        *value = ptr;
+        return true;
+    case CU_POINTER_ATTRIBUTE_HOST_POINTER:
+        *value = ptr;
+        return !span->device;
+    case CU_POINTER_ATTRIBUTE_BUFFER_ID:
+    case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
+        *value = span->id;
+        return true;
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+        *value = (uint64_t)span->ctx->device;
+        return true;
+    case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+    case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:
+        *value = span->start;
+        return true;
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+    case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
+        *value = span->bytes;
+        return true;
+    case CU_POINTER_ATTRIBUTE_MAPPED:
+        *value = 1;
+        return true;
+    case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
+        *value = CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE;
+        return true;
+    default:
+        return size_of(attribute) != 0;
+    }
+}
+
+CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr)
+{
+    struct soft_ctx *ctx;
+    struct soft_span span;
+    uint64_t value;
+    CUresult r = soft_current(&ctx);
+
+    if (r != CUDA_SUCCESS)
+        return r;
+    if (data == NULL || size_of(attribute) == 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (!soft_span_find(ptr, &span) || !value_of(attribute, ptr, &span, &value))
+        return CUDA_ERROR_INVALID_VALUE;
+    memcpy(data, &value, size_of(attribute));
+    return CUDA_SUCCESS;
+}
+
+CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute *attributes,
+                                void **data, CUdeviceptr ptr)
+{
+    struct soft_ctx *ctx;
+    struct soft_span span;
+    bool known;
+    CUresult r = soft_current(&ctx);
+
+    if (r != CUDA_SUCCESS)
+        return r;
+    if (numAttributes == 0 || attributes == NULL || data == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    known = soft_span_find(ptr, &span);
+    for (unsigned i = 0; i < numAttributes; i++) {
+        uint64_t value = 0;
+
+        if (data[i] == NULL || size_of(attributes[i]) == 0)
+            return CUDA_ERROR_INVALID_VALUE;
+        if (known && !value_of(attributes[i], ptr, &span, &value))
+            value = 0;
+        if (!known && attributes[i] == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)
+            value = (uint64_t)(int64_t)NO_DEVICE;
+        memcpy(data[i], &value, size_of(attributes[i]));
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult cuPointerSetAttribute(const void *value, CUpointer_attribute attribute, CUdeviceptr ptr)
+{
+    struct soft_ctx *ctx;
+    struct soft_span span;
+    CUresult r = soft_current(&ctx);
+
+    if (r != CUDA_SUCCESS)
+        return r;
+    /* SYNC_MEMOPS, the only one that can be set: every copy here keeps its promise already */
+    if (value == NULL || attribute != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS ||
+        !soft_span_find(ptr, &span) || !span.device)
+        return CUDA_ERROR_INVALID_VALUE;
+    return CUDA_SUCCESS;
+}

@@ -1,0 +1,496 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A stream: commands in order, carried out by a thread of its own, which starts with the first
+ * command. What a command waits for was submitted before it, so waits cannot form a ring.
+ */
+#include "soft/gpu/context.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#include "soft/gpu/capture.h"
+
+#define STREAM_STACK_BYTES (1u << 20)
+
+static _Atomic uint64_t next_stream_id = 1;
+
+struct soft_stream *soft_stream_new(struct soft_ctx *ctx, unsigned flags, int priority)
+{
+    struct soft_stream *stream = calloc(1, sizeof *stream);
+
+    if (stream == NULL)
+        return NULL;
+    stream->ctx = ctx;
+    stream->ctx_id = ctx->id;
+    stream->id = atomic_fetch_add(&next_stream_id, 1);
+    stream->refs = 1;
+    stream->flags = flags;
+    stream->priority = priority;
+    stream->blocking = (flags & CU_STREAM_NON_BLOCKING) == 0;
+    pthread_mutex_init(&stream->lock, NULL);
+    pthread_cond_init(&stream->work, NULL);
+    pthread_cond_init(&stream->done, NULL);
+    return stream;
+}
+
+void soft_stream_ref(struct soft_stream *stream)
+{
+    atomic_fetch_add(&stream->refs, 1);
+}
+
+void soft_stream_unref(struct soft_stream *stream)
+{
+    if (atomic_fetch_sub(&stream->refs, 1) != 1)
+        return;
+    pthread_mutex_destroy(&stream->lock);
+    pthread_cond_destroy(&stream->work);
+    pthread_cond_destroy(&stream->done);
+    free(stream);
+}
+
+int soft_cmd_depend(struct soft_cmd *cmd, struct soft_stream *stream, uint64_t seq)
+{
+    struct soft_dep *deps = realloc(cmd->deps, (cmd->dep_count + 1) * sizeof *deps);
+
+    if (deps == NULL)
+        return -1;
+    soft_stream_ref(stream);
+    deps[cmd->dep_count++] = (struct soft_dep){stream, seq};
+    cmd->deps = deps;
+    return 0;
+}
+
+void soft_cmd_drop(struct soft_cmd *cmd)
+{
+    for (size_t i = 0; i < cmd->dep_count; i++)
+        soft_stream_unref(cmd->deps[i].stream);
+    free(cmd->deps);
+    cmd->deps = NULL;
+    cmd->dep_count = 0;
+    if (cmd->ops->destroy != NULL)
+        cmd->ops->destroy(cmd);
+    else
+        free(cmd);
+}
+
+static uint64_t max_ns(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The engines it kept are given up before it waits for anything. */
+static void let_go(struct soft_stream *stream, enum soft_engine but)
+{
+    for (int e = 0; e < SOFT_ENGINES; e++)
+        if (stream->held[e] && e != (int)but) {
+            stream->held[e] = false;
+            soft_turn_let_go(&stream->ctx->turn[e]);
+        }
+}
+
+static uint64_t wait_dep(struct soft_stream *stream, const struct soft_dep *dep)
+{
+    struct soft_stream *on = dep->stream;
+    uint64_t end;
+
+    pthread_mutex_lock(&on->lock);
+    if (on->completed < dep->seq) {
+        pthread_mutex_unlock(&on->lock);
+        let_go(stream, SOFT_NO_ENGINE);
+        pthread_mutex_lock(&on->lock);
+        while (on->completed < dep->seq)
+            pthread_cond_wait(&on->done, &on->lock);
+    }
+    end = on->completed - dep->seq < SOFT_ENDS ? on->ends[dep->seq % SOFT_ENDS] : 0;
+    pthread_mutex_unlock(&on->lock);
+    return end;
+}
+
+static bool is_sticky(CUresult r)
+{
+    switch ((int)r) {
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+    case CUDA_ERROR_ASSERT:
+    case CUDA_ERROR_HARDWARE_STACK_ERROR:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
+    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+    case CUDA_ERROR_INVALID_PC:
+    case CUDA_ERROR_LAUNCH_FAILED:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void latch(struct soft_ctx *ctx, CUresult r)
+{
+    int none = CUDA_SUCCESS;
+
+    if (r == CUDA_SUCCESS)
+        return;
+    if (is_sticky(r))
+        soft_ctx_poison(ctx, r);
+    else
+        atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
+}
+
+static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint64_t ready_ns)
+{
+    struct soft_ctx *ctx = stream->ctx;
+    struct soft_run run = {.ctx = ctx, .stream = stream, .start_ns = ready_ns};
+    struct soft_use use;
+    struct soft_turn *turn;
+    enum soft_engine engine = cmd->ops->engine;
+    bool keep;
+
+    /* after a sticky error nothing is run any more; host functions are (the driver calls them) */
+    if (cmd->ops->run == NULL || (atomic_load(&ctx->sticky) != CUDA_SUCCESS && !cmd->ops->blocks)) {
+        cmd->abandoned = cmd->ops->run != NULL;
+        return ready_ns;
+    }
+    if (engine >= SOFT_ENGINES) {
+        if (cmd->ops->blocks)
+            let_go(stream, SOFT_NO_ENGINE);
+        latch(ctx, cmd->ops->run(cmd, &run));
+        return cmd->ops->blocks ? max_ns(ready_ns, soft_now_ns()) : ready_ns;
+    }
+    let_go(stream, engine);
+    turn = &ctx->turn[engine];
+    run.start_ns = soft_turn_begin(turn, &use, ready_ns, cmd->sm_ppm, stream->held[engine]);
+    run.use = &use;
+    latch(ctx, cmd->ops->run(cmd, &run));
+    pthread_mutex_lock(&stream->lock);
+    keep = turn->preempts && stream->head != NULL;
+    pthread_mutex_unlock(&stream->lock);
+    stream->held[engine] = keep;
+    return soft_turn_finish(turn, &use, run.modelled_ns, keep);
+}
+
+static struct soft_cmd *next_cmd(struct soft_stream *stream)
+{
+    struct soft_cmd *cmd;
+
+    pthread_mutex_lock(&stream->lock);
+    while (stream->head == NULL && !stream->stopping) {
+        pthread_mutex_unlock(&stream->lock);
+        let_go(stream, SOFT_NO_ENGINE);
+        pthread_mutex_lock(&stream->lock);
+        if (stream->head != NULL || stream->stopping)
+            break;
+        pthread_cond_wait(&stream->work, &stream->lock);
+    }
+    cmd = stream->head;
+    if (cmd != NULL) {
+        stream->head = cmd->next;
+        if (stream->head == NULL)
+            stream->tail = NULL;
+    }
+    pthread_mutex_unlock(&stream->lock);
+    return cmd;
+}
+
+static void *stream_main(void *arg)
+{
+    struct soft_stream *stream = arg;
+    struct soft_cmd *cmd;
+
+    prctl(PR_SET_NAME, "harp-soft-strm", 0, 0, 0);
+    prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); /* ends are met to the microsecond */
+    while ((cmd = next_cmd(stream)) != NULL) {
+        uint64_t ready = max_ns(cmd->submit_ns, stream->end_ns), end, seq = cmd->seq;
+
+        for (size_t i = 0; i < cmd->dep_count; i++)
+            ready = max_ns(ready, wait_dep(stream, &cmd->deps[i]));
+        end = carry_out(stream, cmd, ready);
+        if (cmd->ops->ended != NULL)
+            cmd->ops->ended(cmd, end);
+        soft_cmd_drop(cmd);
+        pthread_mutex_lock(&stream->lock);
+        stream->completed = seq;
+        stream->end_ns = end;
+        stream->ends[seq % SOFT_ENDS] = end;
+        pthread_cond_broadcast(&stream->done);
+        pthread_mutex_unlock(&stream->lock);
+    }
+    let_go(stream, SOFT_NO_ENGINE);
+    soft_stream_unref(stream); /* the thread's own */
+    return NULL;
+}
+
+/* With the stream's lock held. */
+static int start(struct soft_stream *stream)
+{
+    pthread_attr_t attr;
+    sigset_t all, before;
+    int err;
+
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STREAM_STACK_BYTES);
+    sigfillset(&all); /* the client's signals are the client's threads' */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    soft_stream_ref(stream);
+    err = pthread_create(&stream->thread, &attr, stream_main, stream);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    if (err != 0)
+        soft_stream_unref(stream);
+    stream->started = err == 0;
+    return err;
+}
+
+uint64_t soft_stream_pending(struct soft_stream *stream)
+{
+    uint64_t seq;
+
+    pthread_mutex_lock(&stream->lock);
+    seq = stream->completed < stream->submitted ? stream->submitted : 0;
+    pthread_mutex_unlock(&stream->lock);
+    return seq;
+}
+
+bool soft_stream_idle(struct soft_stream *stream)
+{
+    return soft_stream_pending(stream) == 0;
+}
+
+/* The legacy default stream waits for all blocking streams, and they for it. With submit_lock
+ * held: so the order is one order for all. */
+static int order_by_legacy(struct soft_ctx *ctx, struct soft_stream *stream, struct soft_cmd *cmd)
+{
+    uint64_t seq;
+
+    if (stream->legacy) {
+        for (struct soft_stream *s = ctx->streams; s != NULL; s = s->next)
+            if (s != stream && s->blocking && (seq = soft_stream_pending(s)) != 0 &&
+                soft_cmd_depend(cmd, s, seq) != 0)
+                return -1;
+    } else if (stream->blocking && ctx->legacy != NULL &&
+               (seq = soft_stream_pending(ctx->legacy)) != 0) {
+        return soft_cmd_depend(cmd, ctx->legacy, seq);
+    }
+    return 0;
+}
+
+static bool wait_for_room(struct soft_stream *stream)
+{
+    bool room = true;
+
+    pthread_mutex_lock(&stream->lock);
+    while (stream->submitted - stream->completed >= SOFT_QUEUE_DEPTH && !stream->stopping) {
+        pthread_cond_wait(&stream->done, &stream->lock);
+        room = false;
+    }
+    pthread_mutex_unlock(&stream->lock);
+    return room;
+}
+
+CUresult soft_submit(struct soft_stream *stream, struct soft_cmd *cmd)
+{
+    struct soft_ctx *ctx = stream->ctx;
+    struct soft_graph *capture = atomic_load(&stream->capture);
+    CUresult r = CUDA_SUCCESS;
+
+    if (capture != NULL)
+        return soft_capture_add(capture, stream, cmd);
+    if (atomic_load(&soft_ending)) {
+        soft_cmd_drop(cmd);
+        return CUDA_ERROR_DEINITIALIZED;
+    }
+    /* room is not reserved: threads that race for the last place may overshoot by their number */
+    wait_for_room(stream);
+    pthread_mutex_lock(&ctx->submit_lock);
+    if (order_by_legacy(ctx, stream, cmd) != 0) {
+        r = CUDA_ERROR_OUT_OF_MEMORY;
+        goto out;
+    }
+    pthread_mutex_lock(&stream->lock);
+    if (!stream->started && start(stream) != 0) {
+        r = CUDA_ERROR_OUT_OF_MEMORY;
+    } else {
+        cmd->seq = ++stream->submitted;
+        cmd->submit_ns = soft_now_ns();
+        cmd->next = NULL;
+    }
+    pthread_mutex_unlock(&stream->lock);
+    if (r != CUDA_SUCCESS)
+        goto out;
+    if (cmd->ops->submitted != NULL)
+        cmd->ops->submitted(cmd, stream);
+    pthread_mutex_lock(&stream->lock);
+    if (stream->tail != NULL)
+        stream->tail->next = cmd;
+    else
+        stream->head = cmd;
+    stream->tail = cmd;
+    pthread_cond_signal(&stream->work);
+    pthread_mutex_unlock(&stream->lock);
+    cmd = NULL;
+out:
+    pthread_mutex_unlock(&ctx->submit_lock);
+    if (cmd != NULL)
+        soft_cmd_drop(cmd);
+    return r;
+}
+
+void soft_stream_wait_seq(struct soft_stream *stream, uint64_t seq)
+{
+    pthread_mutex_lock(&stream->lock);
+    while (stream->completed < seq)
+        pthread_cond_wait(&stream->done, &stream->lock);
+    pthread_mutex_unlock(&stream->lock);
+}
+
+CUresult soft_stream_wait(struct soft_stream *stream)
+{
+    struct soft_ctx *ctx = stream->ctx;
+
+    if (stream->legacy)
+        return soft_legacy_wait(ctx);
+    soft_stream_wait_seq(stream, soft_stream_pending(stream));
+    return soft_ctx_error(ctx);
+}
+
+struct pending {
+    struct soft_stream *stream;
+    uint64_t seq;
+};
+
+static CUresult wait_all(struct soft_ctx *ctx, bool only_blocking)
+{
+    struct pending *list = NULL;
+    size_t count = 0, at = 0;
+
+    pthread_mutex_lock(&ctx->submit_lock);
+    for (struct soft_stream *s = ctx->streams; s != NULL; s = s->next)
+        count++;
+    if (count > 0)
+        list = calloc(count, sizeof *list);
+    for (struct soft_stream *s = ctx->streams; s != NULL && list != NULL; s = s->next) {
+        uint64_t seq = s->blocking || s->legacy || !only_blocking ? soft_stream_pending(s) : 0;
+
+        if (seq == 0)
+            continue;
+        soft_stream_ref(s);
+        list[at++] = (struct pending){s, seq};
+    }
+    pthread_mutex_unlock(&ctx->submit_lock);
+    if (count > 0 && list == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    for (size_t i = 0; i < at; i++) {
+        soft_stream_wait_seq(list[i].stream, list[i].seq);
+        soft_stream_unref(list[i].stream);
+    }
+    free(list);
+    return soft_ctx_error(ctx);
+}
+
+CUresult soft_legacy_wait(struct soft_ctx *ctx)
+{
+    return wait_all(ctx, true);
+}
+
+CUresult soft_ctx_wait(struct soft_ctx *ctx)
+{
+    return wait_all(ctx, false);
+}
+
+/* Takes it from its context's list, with submit_lock held. */
+static void unlink_stream(struct soft_stream *stream)
+{
+    for (struct soft_stream **at = &stream->ctx->streams; *at != NULL; at = &(*at)->next)
+        if (*at == stream) {
+            *at = stream->next;
+            return;
+        }
+}
+
+static void reap_orphans(struct soft_ctx *ctx)
+{
+    struct soft_stream **at = &ctx->streams, *gone = NULL;
+
+    while (*at != NULL) {
+        struct soft_stream *s = *at;
+        bool over;
+
+        pthread_mutex_lock(&s->lock);
+        over = s->orphan && s->completed == s->submitted;
+        pthread_mutex_unlock(&s->lock);
+        if (over) {
+            *at = s->next;
+            s->next = gone;
+            gone = s;
+        } else {
+            at = &s->next;
+        }
+    }
+    while (gone != NULL) {
+        struct soft_stream *s = gone;
+
+        gone = s->next;
+        if (s->started)
+            pthread_join(s->thread, NULL); /* on its way out */
+        soft_stream_unref(s);
+    }
+}
+
+/* It stays in the context's list (cuCtxSynchronize waits for it) until its work is done and the
+ * next stream is made or dropped. */
+void soft_stream_orphan(struct soft_stream *stream)
+{
+    struct soft_ctx *ctx = stream->ctx;
+
+    pthread_mutex_lock(&ctx->submit_lock);
+    pthread_mutex_lock(&stream->lock);
+    stream->orphan = true;
+    stream->stopping = true;
+    pthread_cond_signal(&stream->work);
+    pthread_mutex_unlock(&stream->lock);
+    reap_orphans(ctx);
+    pthread_mutex_unlock(&ctx->submit_lock);
+}
+
+/* The context goes: waits for the thread to have done all it holds. */
+void soft_stream_stop(struct soft_stream *stream)
+{
+    pthread_mutex_lock(&stream->ctx->submit_lock);
+    unlink_stream(stream);
+    pthread_mutex_unlock(&stream->ctx->submit_lock);
+    pthread_mutex_lock(&stream->lock);
+    stream->stopping = true;
+    pthread_cond_signal(&stream->work);
+    pthread_mutex_unlock(&stream->lock);
+    if (stream->started)
+        pthread_join(stream->thread, NULL);
+    soft_stream_unref(stream);
+}
+
+struct soft_ctx *soft_stream_ctx(const struct soft_stream *stream)
+{
+    return stream->ctx;
+}
+
+struct soft_graph *soft_stream_capture(const struct soft_stream *stream)
+{
+    return atomic_load(&stream->capture);
+}
+
+void soft_stream_capture_set(struct soft_stream *stream, struct soft_graph *capture)
+{
+    atomic_store(&stream->capture, capture);
+}
+
+bool soft_stream_is_legacy(const struct soft_stream *stream)
+{
+    return stream->legacy;
+}
+
+bool soft_stream_is_blocking(const struct soft_stream *stream)
+{
+    return stream->blocking;
+}

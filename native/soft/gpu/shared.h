@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Layout of the state file and what the core's own files do with it. Nothing in it depends on the
+ * C library (a glibc and a musl process map the same file), so it holds no pthread object: its lock
+ * is a record lock of an open file description, which the kernel drops when the holder dies.
+ *
+ * Crash rule: no total is stored. What a device has in use is always the sum over its slots, so a
+ * process may die at any instruction and the sum over the living is right.
+ */
+#ifndef HARP_SOFT_SHARED_H
+#define HARP_SOFT_SHARED_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "soft/gpu/state.h"
+
+#define SOFT_MAGIC       0x50524148u /* "HARP" */
+#define SOFT_MAX_CLIENTS 1024        /* contexts per device */
+#define SOFT_WANT_WORDS  (SOFT_MAX_CLIENTS / 64)
+
+typedef _Atomic uint64_t soft_u64;
+typedef _Atomic uint32_t soft_u32;
+
+/* A context as the engines of its device know it. */
+struct soft_client {
+    soft_u32 slot_plus1; /* 0: free; guarded by the state lock */
+    soft_u32 pad;
+    struct {
+        soft_u32 bell; /* futex: rung when the owner should look */
+        soft_u32 pad;
+        soft_u64 lost_ns; /* when the engine was taken from it for want of an answer */
+    } at[SOFT_ENGINES];
+};
+
+/* word: epoch << 32 | busy << 31 | owner client + 1. The epoch counts changes of the owner. */
+#define SOFT_WORD_BUSY     (1ull << 31)
+#define SOFT_WORD_OWNER(w) ((uint32_t)(w) & 0x7fffffffu)
+#define SOFT_WORD_EPOCH(w) ((uint32_t)((w) >> 32))
+#define SOFT_WORD(epoch, owner, busy)                                                              \
+    (((uint64_t)(epoch) << 32) | ((busy) ? SOFT_WORD_BUSY : 0) | (uint64_t)(owner))
+
+struct soft_shared_engine {
+    _Alignas(64) soft_u64 word;
+    soft_u64 grant_ns; /* device time from which the owner has it; may lie ahead: switch cost */
+    soft_u64 slice_ns; /* device time at which the owner's slice began */
+    _Alignas(64) soft_u64 want[SOFT_WANT_WORDS];
+    soft_u64 bucket[SOFT_BUCKETS]; /* bucket number << 32 | busy ns */
+};
+
+struct soft_shared_dev {
+    char key[16];
+    uint8_t uuid[16];
+    struct soft_shared_engine engine[SOFT_ENGINES];
+    struct soft_client client[SOFT_MAX_CLIENTS];
+};
+
+struct soft_shared_slot_dev { /* struct soft_slot_dev, written by its process without a lock */
+    soft_u64 mem_bytes, context_bytes;
+    soft_u64 busy_ns[SOFT_ENGINES];
+    soft_u64 launches, instructions, overrun_ns, modelled_ns, peak_bytes;
+};
+_Static_assert(sizeof(struct soft_shared_slot_dev) == sizeof(struct soft_slot_dev), "one layout");
+
+struct soft_shared_slot {
+    soft_u32 state;
+    int32_t pid;           /* in its own pid namespace */
+    uint64_t pidns, birth; /* with pid: which process it is, in that namespace */
+    uint64_t start_ns, dead_ns;
+    char name[64];
+    struct soft_shared_slot_dev dev[SOFT_MAX_DEVICES];
+};
+
+struct soft_shared {
+    uint32_t magic, version;
+    uint64_t bytes; /* of this struct */
+    uint64_t teardown_ns;
+    int32_t device_count;
+    uint32_t pad;
+    char config[256];
+    soft_u32 slot_high; /* slots at and above were never used */
+    soft_u32 gone_next; /* count of processes gone; ring index = modulo SOFT_GONE */
+    struct soft_shared_dev dev[SOFT_MAX_DEVICES];
+    struct soft_shared_slot slot[SOFT_MAX_SLOTS];
+    struct soft_gone gone[SOFT_GONE];
+};
+
+struct soft_state { /* this process's hold on it */
+    struct soft_shared *map;
+    const struct soft_profile *profile[SOFT_MAX_DEVICES];
+    int slots_fd; /* record locks: one byte a slot. Never closed. */
+    int lock_fd;  /* the state lock: byte 0 of `state`, owned by this open file description */
+    pthread_mutex_t mutex; /* the state lock among this process's threads */
+    int slot;              /* ours, or -1; guarded by mutex */
+    int32_t pid;           /* who opened it */
+    uint64_t pidns, birth;
+};
+
+/* state.c */
+void soft_state_lock(struct soft_state *state);
+void soft_state_unlock(struct soft_state *state);
+
+/* state_slot.c; "locked" = with the state lock held */
+int soft_slot_take(struct soft_state *state); /* >= 0: our slot; -ENOSPC */
+void soft_slot_leave(struct soft_state *state);
+bool soft_slot_is_dead(struct soft_state *state, int slot); /* by its record lock */
+int32_t soft_slot_pid(struct soft_state *state, int slot);  /* as we see it; 0: cannot */
+void soft_slots_reap_locked(struct soft_state *state);
+/* Charges the device: 0, or -ENOMEM when the device has less free. */
+int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint64_t context_bytes);
+void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
+                       uint64_t context_bytes);
+int soft_client_take(struct soft_state *state, int dev); /* >= 0: client; -ENOSPC */
+void soft_client_leave(struct soft_state *state, int dev, int client);
+
+/* Truth ledger of our slot. */
+struct soft_shared_slot_dev *soft_slot_ledger(struct soft_state *state, int dev);
+void soft_bucket_add(struct soft_shared_engine *engine, uint64_t from_ns, uint64_t to_ns);
+
+#endif
