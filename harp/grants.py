@@ -84,7 +84,7 @@ def admit(
             "a limit is the most a tenant gets, a share the least",
         )
     room = int(PPM * overcommit_ratio) - promised_ppm(promises)
-    if limits.share_ppm > room:
+    if limits.share_ppm > max(0, room):
         left_ppm = max(0, room)
         raise QuotaExceeded(
             f"a share of {format_percent(limits.share_ppm)} asked on GPU {device.index},"

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Admission: promises never exceed a device."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harp.errors import NoDevice, QuotaExceeded
+from harp.grants import (
+    Promise,
+    admit,
+    choose,
+    memory_left,
+    promised_bytes,
+    promised_ppm,
+    select,
+)
+from harp.model import Device, DeviceKind, Limits
+from harp.units import PPM
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+def device(index: int = 0, memory_bytes: int = 80 * GIB, overhead_bytes: int = 512 * MIB) -> Device:
+    return Device(
+        index=index,
+        uuid=f"GPU-{index:08x}-0000-0000-0000-000000000000",
+        name="test",
+        kind=DeviceKind.SOFTWARE,
+        memory_bytes=memory_bytes,
+        overhead_bytes=overhead_bytes,
+        overhead_source="measured",
+        driver_version="1",
+    )
+
+
+def asks(mem_bytes: int = 0, share_ppm: int = 0, limit_ppm: int = 0) -> Promise:
+    return Promise(Limits(mem_bytes, share_ppm, limit_ppm))
+
+
+promises = st.builds(
+    lambda mem, share, clients, leased: Promise(
+        Limits(mem * MIB, share), clients, min(leased, mem) * MIB if mem else leased * MIB
+    ),
+    st.integers(0, 40_000),
+    st.integers(0, PPM),
+    st.integers(0, 4),
+    st.integers(0, 4000),
+)
+
+
+@given(st.lists(promises, max_size=8), st.sampled_from([1.0, 1.5, 2.0]))
+def test_admitted_promises_fit_the_device(wishes: list[Promise], ratio: float) -> None:
+    gpu = device()
+    held: list[Promise] = []
+    for wish in wishes:
+        try:
+            admit(gpu, held, wish, ratio)
+        except QuotaExceeded:
+            continue
+        if wish.limits.mem_bytes:  # what has no limit was promised nothing
+            held.append(wish)
+    assert promised_bytes(gpu, held) <= gpu.memory_bytes * ratio
+    assert promised_ppm(held) <= PPM * ratio
+
+
+@given(st.lists(promises, max_size=6))
+def test_what_is_said_to_be_left_is_admitted_and_one_granule_more_is_not(
+    held: list[Promise],
+) -> None:
+    gpu = device()
+    left = memory_left(gpu, held, 1.0)
+    if left:
+        admit(gpu, held, asks(left), 1.0)
+    with pytest.raises(QuotaExceeded):
+        admit(gpu, held, asks(left + 2 * MIB), 1.0)
+
+
+def test_a_context_of_each_tenant_is_kept_free() -> None:
+    """Else the last tenant within its limit would meet a full device."""
+    gpu = device(memory_bytes=2 * GIB, overhead_bytes=512 * MIB)
+    admit(gpu, [], asks(1536 * MIB), 1.0)
+    with pytest.raises(QuotaExceeded) as caught:
+        admit(gpu, [], asks(2 * GIB), 1.0)
+    assert caught.value.hint == "ask for --mem 1536MiB"
+
+
+def test_each_process_of_a_tenant_costs_its_context() -> None:
+    gpu = device(memory_bytes=4 * GIB)
+    one = Promise(Limits(GIB), clients=1)
+    four = Promise(Limits(GIB), clients=4)
+    assert memory_left(gpu, [one], 1.0) - memory_left(gpu, [four], 1.0) == 3 * 512 * MIB
+
+
+def test_a_refused_share_says_what_is_left() -> None:
+    with pytest.raises(QuotaExceeded) as caught:
+        admit(device(), [asks(share_ppm=700_000)], asks(share_ppm=400_000), 1.0)
+    assert "30% left" in caught.value.message
+    assert caught.value.hint == "ask for --share 30%"
+
+
+def test_shares_may_be_overcommitted_by_the_daemons_owner() -> None:
+    admit(device(), [asks(share_ppm=700_000)], asks(share_ppm=400_000), 1.5)
+
+
+def test_a_share_above_its_own_limit_is_refused() -> None:
+    with pytest.raises(QuotaExceeded, match="above the limit"):
+        admit(device(), [], asks(share_ppm=500_000, limit_ppm=300_000), 1.0)
+
+
+def test_the_least_promised_device_is_chosen() -> None:
+    gpus = [device(0), device(1), device(2)]
+    held = {gpus[0].uuid: [asks(share_ppm=500_000)], gpus[1].uuid: [asks(GIB)]}
+    assert choose(gpus, held, asks(GIB), 1.0) is gpus[2]
+    held[gpus[2].uuid] = [asks(80 * GIB - 512 * MIB)]
+    assert choose(gpus, held, asks(GIB), 1.0) is gpus[1]
+
+
+def test_choosing_says_why_when_none_fits() -> None:
+    with pytest.raises(QuotaExceeded, match="GPU 0"):
+        choose([device(0), device(1)], {}, asks(100 * GIB), 1.0)
+
+
+@pytest.mark.parametrize("selector", ["1", "GPU-00000001", "gpu-00000001-0000", "00000001"])
+def test_a_gpu_is_named_by_index_or_uuid(selector: str) -> None:
+    gpus = [device(0), device(1)]
+    assert select(gpus, selector) is gpus[1]
+
+
+@pytest.mark.parametrize("selector", ["2", "GPU-", "GPU-9", "first"])
+def test_a_wrong_or_ambiguous_gpu_says_what_there_is(selector: str) -> None:
+    with pytest.raises(NoDevice) as caught:
+        select([device(0), device(1)], selector)
+    assert "GPU-00000001" in caught.value.hint

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python mirror of lease.h, and the admin client against a fake arbiter."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harp import lease_wire
+from harp.errors import ArbiterError
+from harp.lease_wire import AdminClient, ArbiterRefused, Deny, Gate, Kind, MemClass, Msg, Op
+
+HEADER = (
+    Path(__file__).resolve().parents[2] / "native" / "include" / "harp" / "lease.h"
+).read_text()
+
+
+def _enum(name: str) -> dict[str, int]:
+    """{member: value} of a C enum, comments removed, implicit values counted."""
+    body = re.search(rf"enum {name} \{{(.*?)\}};", HEADER, re.DOTALL)
+    assert body, name
+    text = re.sub(r"/\*.*?\*/", "", body[1], flags=re.DOTALL)
+    values, value = {}, -1
+    for item in text.split(","):
+        words = item.replace("=", " ").split()
+        if words:
+            value = int(words[1], 0) if len(words) > 1 else value + 1
+            values[words[0]] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("c_name", "prefix", "ours"),
+    [
+        ("harp_op", "HARP_", Op),
+        ("harp_kind", "HARP_KIND_", Kind),
+        ("harp_deny", "HARP_DENY_", Deny),
+        ("harp_gate", "HARP_GATE_", Gate),
+    ],
+)
+def test_enums_are_the_headers(c_name: str, prefix: str, ours: type[Op]) -> None:
+    assert {prefix + m.name: m.value for m in ours} == _enum(c_name)
+
+
+def test_memory_classes_are_the_headers() -> None:
+    theirs = _enum("harp_mem_class")
+    assert theirs.pop("HARP_MEM_CLASSES") == len(MemClass)
+    assert {f"HARP_MEM_{m.name}": m.value for m in MemClass} == theirs
+
+
+def test_fields_are_the_headers_in_its_order() -> None:
+    body = re.search(r"struct harp_msg \{(.*?)\n\};", HEADER, re.DOTALL)
+    assert body
+    text = re.sub(r"/\*.*?\*/", "", body[1], flags=re.DOTALL)
+    names = re.findall(r"(\w+)(?:\[\w+\])?\s*[,;]", text)
+    ours = ["version", *_order()]
+    assert [n.replace("amount_bytes", "bytes") for n in ours] == names
+
+
+def _order() -> list[str]:
+    return list(Msg.__dataclass_fields__)
+
+
+def test_constants_are_the_headers() -> None:
+    assert f"HARP_LEASE_VERSION {lease_wire.VERSION}u" in HEADER
+    assert re.search(rf"HARP_MSG_BYTES\s+{lease_wire.MSG_BYTES}u", HEADER)
+    assert re.search(rf"HARP_NAME_BYTES\s+{lease_wire.NAME_BYTES}u", HEADER)
+    assert len(Msg(op=Op.HELLO).pack()) == lease_wire.MSG_BYTES
+
+
+messages = st.builds(
+    Msg,
+    op=st.sampled_from(list(Op)),
+    pid=st.integers(-(1 << 31), (1 << 31) - 1),
+    d=st.integers(0, (1 << 32) - 1),
+    amount_bytes=st.integers(0, (1 << 64) - 1),
+    denials=st.integers(0, (1 << 64) - 1),
+    uuid=st.binary(min_size=16, max_size=16),
+    text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=15),
+)
+
+
+@given(messages)
+def test_a_message_reads_back_as_packed(message: Msg) -> None:
+    assert Msg.unpack(message.pack()) == message
+
+
+def test_a_long_text_is_cut_at_a_character() -> None:
+    back = Msg.unpack(Msg(op=Op.HELLO, text="ü" * 40).pack())
+    assert back.text == "ü" * 31
+
+
+def test_a_wrong_datagram_is_an_error() -> None:
+    with pytest.raises(ArbiterError, match="instead of 256"):
+        Msg.unpack(b"x" * 10)
+    with pytest.raises(ArbiterError, match="protocol 513"):
+        Msg.unpack(b"\x01\x02" + bytes(254))
+
+
+Answers = Callable[[Msg, list[int]], list[Msg]]
+
+
+@contextlib.asynccontextmanager
+async def _fake_arbiter(tmp_path: Path, answers: Answers) -> AsyncIterator[AdminClient]:
+    """An arbiter that answers as `answers` says, and a client with a running pump."""
+    path = tmp_path / "admin.sock"
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        client = await AdminClient.connect(path, timeout_s=0.5)
+        connection, _ = listening.accept()
+
+        def serve() -> None:
+            data, fds, _, _ = socket.recv_fds(connection, 256, 4)
+            if not data:
+                loop.remove_reader(connection)
+                return
+            question = Msg.unpack(data)
+            for answer in answers(question, fds):
+                connection.send(answer.pack())
+
+        loop.add_reader(connection, serve)
+        pump = asyncio.create_task(client.pump())
+        try:
+            yield client
+        finally:
+            loop.remove_reader(connection)
+            connection.close()
+            await asyncio.wait_for(pump, 1)
+
+
+def test_answers_find_their_questions_whatever_their_order(tmp_path: Path) -> None:
+    held: list[Msg] = []
+
+    def answers(question: Msg, _fds: list[int]) -> list[Msg]:
+        held.append(question)
+        if len(held) < 3:
+            return []
+        return [Msg(op=Op.OK, seq=q.seq, dev=q.dev) for q in reversed(held)]
+
+    async def scenario() -> None:
+        async with _fake_arbiter(tmp_path, answers) as client:
+            asked = [client.request(Msg(op=Op.ADD_DEVICE, dev=n)) for n in range(3)]
+            assert [a.dev for a in await asyncio.gather(*asked)] == [0, 1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_a_refusal_carries_the_arbiters_words(tmp_path: Path) -> None:
+    def answers(question: Msg, _fds: list[int]) -> list[Msg]:
+        return [Msg(op=Op.ERR, seq=question.seq, a=16, text="held by pid 7; stop it")]
+
+    async def scenario() -> None:
+        async with _fake_arbiter(tmp_path, answers) as client:
+            with pytest.raises(ArbiterRefused, match="held by pid 7") as caught:
+                await client.request(Msg(op=Op.ADD_DEVICE))
+            assert caught.value.answer.a == 16
+
+    asyncio.run(scenario())
+
+
+def test_a_snapshot_gathers_its_messages_and_events_go_their_own_way(tmp_path: Path) -> None:
+    def answers(question: Msg, _fds: list[int]) -> list[Msg]:
+        return [
+            Msg(op=Op.SNAP_TENANT, tenant=1),
+            Msg(op=Op.EVENT_CLIENT, client=9),
+            Msg(op=Op.SNAP_CLIENT, client=2),
+            Msg(op=Op.OK, seq=question.seq),
+        ]
+
+    async def scenario() -> None:
+        async with _fake_arbiter(tmp_path, answers) as client:
+            events: list[int] = []
+            client.on_event = lambda message: events.append(message.client)
+            for _ in range(2):
+                found = await client.snapshot()
+                assert [m.op for m in found] == [Op.SNAP_TENANT, Op.SNAP_CLIENT]
+            assert events == [9, 9]
+
+    asyncio.run(scenario())
+
+
+def test_a_descriptor_travels(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def answers(question: Msg, fds: list[int]) -> list[Msg]:
+        seen.extend(os.fstat(fd).st_ino for fd in fds)
+        for fd in fds:
+            os.close(fd)
+        return [Msg(op=Op.OK, seq=question.seq)]
+
+    async def scenario() -> None:
+        async with _fake_arbiter(tmp_path, answers) as client:
+            with (tmp_path / "x").open("w") as file:
+                await client.request(Msg(op=Op.ADD_TENANT), [file.fileno()])
+                assert seen == [os.fstat(file.fileno()).st_ino]
+
+    asyncio.run(scenario())
+
+
+def test_silence_and_death_are_errors_not_hangs(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with _fake_arbiter(tmp_path, lambda _q, _f: []) as client:
+            with pytest.raises(ArbiterError, match=r"no answer to SNAPSHOT within 0\.5 s"):
+                await client.snapshot()
+            waiting = asyncio.create_task(client.request(Msg(op=Op.SHUTDOWN)))
+            await asyncio.sleep(0)
+        with pytest.raises(ArbiterError, match="gone|ended"):
+            await waiting
+        assert client.lost.is_set()
+
+    asyncio.run(scenario())
+
+
+def test_no_arbiter_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ArbiterError, match="no arbiter answers"):
+        asyncio.run(AdminClient.connect(tmp_path / "none.sock", 0.5))

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arbiter's snapshot as data."""
+
+from __future__ import annotations
+
+from harp.daemon.picture import parse
+from harp.lease_wire import Msg, Op
+from harp.model import ClientState
+
+UUID = "GPU-00000000-0000-0000-0000-000000000001"
+
+
+def test_a_snapshot_becomes_one_picture_in_any_order() -> None:
+    messages = [
+        Msg(op=Op.SNAP_LEASE, client=5, tenant=2, dev=0, leased_bytes=40, overhead_bytes=7),
+        Msg(op=Op.SNAP_CLIENT, client=5, tenant=2, pid=50, d=1, text="python"),
+        Msg(op=Op.SNAP_CLIENT, client=4, tenant=2, pid=49, d=2, text="python"),
+        Msg(op=Op.SNAP_USE, tenant=2, dev=0, limit_bytes=100, b=3, c=4, d=1, used_ns=9, a=1),
+        Msg(op=Op.SNAP_TENANT, tenant=2, uid=1000, text="train"),
+        Msg(op=Op.SNAP_DEVICE, dev=0, leased_bytes=40, amount_bytes=8, overhead_bytes=7, tenant=2),
+    ]
+    for order in (messages, list(reversed(messages))):
+        picture = parse(order, {0: UUID})
+        device = picture.devices[UUID]
+        assert (device.leased_bytes, device.draining_bytes, device.holder) == (40, 8, 2)
+        tenant = picture.tenants[2]
+        assert (tenant.name, tenant.uid, tenant.device_uuid) == ("train", 1000, UUID)
+        assert (tenant.mem_bytes, tenant.share_ppm, tenant.limit_ppm) == (100, 3, 4)
+        assert picture.uses[2].used_ns == 9
+        assert picture.uses[2].wants
+        assert [c.pid for c in picture.clients_of(2)] == [49, 50]
+        assert picture.clients[5].leased_bytes == 40
+        assert picture.clients[4].state is ClientState.DRAINING
+        assert [c.client_id for c in picture.draining()] == [4]
+
+
+def test_what_is_gone_or_on_an_unknown_device_is_left_out() -> None:
+    picture = parse(
+        [
+            Msg(op=Op.SNAP_CLIENT, client=5, tenant=2, d=3),
+            Msg(op=Op.SNAP_DEVICE, dev=7, leased_bytes=40),
+            Msg(op=Op.SNAP_LEASE, client=5, dev=7, leased_bytes=40),
+        ],
+        {0: UUID},
+    )
+    assert not picture.clients
+    assert not picture.devices
+    assert not picture.leases
