@@ -57,11 +57,9 @@ def library() -> ctypes.CDLL:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     target = Path(folder) / "libharp-arbiter-core.so"
     sources = [str(NATIVE / "src" / "arbiter" / f"{name}.c") for name in SOURCES]
-    subprocess.run(
-        ["cc", "-std=c17", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"]
-        + [f"-I{NATIVE / 'include'}", *sources, "-o", str(target)],
-        check=True,
-    )
+    flags = ["-std=c17", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"]
+    command = ["cc", *flags, f"-I{NATIVE / 'include'}", *sources, "-o", str(target)]
+    subprocess.run(command, check=True)
     lib = ctypes.CDLL(str(target))
     lib.harp_bridge_new.restype = ctypes.c_void_p
     lib.harp_bridge_new.argtypes = [ctypes.c_uint64] + [ctypes.c_uint32] * 3

@@ -303,9 +303,7 @@ def test_cap_leaves_the_rest_to_others(core: Core) -> None:
     acts, start = core.tell(a, Op.WANT_TIME) + core.tell(b, Op.WANT_TIME), core.now
     held: dict[int, Msg] = {}
     for _ in range(4000):
-        for to, msg in sends(acts):
-            if msg.op == Op.OPEN_GATE:
-                held[to] = msg
+        held |= {to: msg for to, msg in sends(acts) if msg.op == Op.OPEN_GATE}
         (holder,) = held
         gate = held.pop(holder)
         if gate.quantum_ns:
