@@ -490,45 +490,6 @@ CUresult cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,
     soft_unimplemented(SOFT_SYM_cuGraphAddBatchMemOpNode);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphAddChildGraphNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                  const CUgraphNode *dependencies, size_t numDependencies,
-                                  CUgraph childGraph)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddChildGraphNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddDependencies(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                                size_t numDependencies)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddDependencies);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                                   const CUgraphEdgeData *edgeData, size_t numDependencies)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddDependencies_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddEmptyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                             const CUgraphNode *dependencies, size_t numDependencies)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddEmptyNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddEventRecordNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                   const CUgraphNode *dependencies, size_t numDependencies,
-                                   CUevent event)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddEventRecordNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddEventWaitNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                 const CUgraphNode *dependencies, size_t numDependencies,
-                                 CUevent event)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddEventWaitNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphAddExternalSemaphoresSignalNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                                 const CUgraphNode *dependencies,
                                                 size_t numDependencies,
@@ -545,27 +506,6 @@ CUresult cuGraphAddExternalSemaphoresWaitNode(CUgraphNode *phGraphNode, CUgraph 
     soft_unimplemented(SOFT_SYM_cuGraphAddExternalSemaphoresWaitNode);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphAddHostNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                            const CUgraphNode *dependencies, size_t numDependencies,
-                            const CUDA_HOST_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddHostNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddKernelNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                              const CUgraphNode *dependencies, size_t numDependencies,
-                              const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddKernelNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                 const CUgraphNode *dependencies, size_t numDependencies,
-                                 const CUDA_KERNEL_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddKernelNode_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                 const CUgraphNode *dependencies, size_t numDependencies,
                                 CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)
@@ -580,33 +520,6 @@ CUresult cuGraphAddMemFreeNode(CUgraphNode *phGraphNode, CUgraph hGraph,
     soft_unimplemented(SOFT_SYM_cuGraphAddMemFreeNode);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                              const CUgraphNode *dependencies, size_t numDependencies,
-                              const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddMemcpyNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                              const CUgraphNode *dependencies, size_t numDependencies,
-                              const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddMemsetNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
-                        size_t numDependencies, CUgraphNodeParams *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
-                           const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
-                           size_t numDependencies, CUgraphNodeParams *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddNode_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphBatchMemOpNodeGetParams(CUgraphNode hNode,
                                         CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out)
 {
@@ -619,16 +532,6 @@ CUresult cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode,
     soft_unimplemented(SOFT_SYM_cuGraphBatchMemOpNodeSetParams);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphChildGraphNodeGetGraph);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphClone);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle *pHandle_out, CUgraph hGraph,
                                         CUcontext ctx, unsigned int defaultLaunchValue,
                                         unsigned int flags)
@@ -636,44 +539,9 @@ CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle *pHandle_out, C
     soft_unimplemented(SOFT_SYM_cuGraphConditionalHandleCreate);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphCreate(CUgraph *phGraph, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphDebugDotPrint(CUgraph hGraph, const char *path, unsigned int flags)
 {
     soft_unimplemented(SOFT_SYM_cuGraphDebugDotPrint);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphDestroy(CUgraph hGraph)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphDestroyNode(CUgraphNode hNode)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphDestroyNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphEventRecordNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphEventRecordNodeGetEvent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphEventRecordNodeSetEvent(CUgraphNode hNode, CUevent event)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphEventRecordNodeSetEvent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphEventWaitNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphEventWaitNodeGetEvent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphEventWaitNodeSetEvent(CUgraphNode hNode, CUevent event)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphEventWaitNodeSetEvent);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
@@ -688,22 +556,6 @@ CUresult cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode 
     soft_unimplemented(SOFT_SYM_cuGraphExecChildGraphNodeSetParams);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphExecDestroy(CUgraphExec hGraphExec)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            CUevent event)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecEventRecordNodeSetEvent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecEventWaitNodeSetEvent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult
 cuGraphExecExternalSemaphoresSignalNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                                  const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)
@@ -716,59 +568,6 @@ cuGraphExecExternalSemaphoresWaitNodeSetParams(CUgraphExec hGraphExec, CUgraphNo
                                                const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)
 {
     soft_unimplemented(SOFT_SYM_cuGraphExecExternalSemaphoresWaitNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t *flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecGetFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                      const CUDA_HOST_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecHostNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                        const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecKernelNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                           const CUDA_KERNEL_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecKernelNodeSetParams_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                        const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecMemcpyNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                        const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecMemsetNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                  CUgraphNodeParams *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out,
-                           CUgraphExecUpdateResult *updateResult_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecUpdate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
-                              CUgraphExecUpdateResultInfo *resultInfo)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecUpdate_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGraphExternalSemaphoresSignalNodeGetParams(CUgraphNode hNode,
@@ -796,66 +595,14 @@ CUresult cuGraphExternalSemaphoresWaitNodeSetParams(CUgraphNode hNode,
     soft_unimplemented(SOFT_SYM_cuGraphExternalSemaphoresWaitNodeSetParams);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, size_t *numEdges)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphGetEdges);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to,
-                            CUgraphEdgeData *edgeData, size_t *numEdges)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphGetEdges_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphGetNodes(CUgraph hGraph, CUgraphNode *nodes, size_t *numNodes)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphGetNodes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphGetRootNodes(CUgraph hGraph, CUgraphNode *rootNodes, size_t *numRootNodes)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphGetRootNodes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphHostNodeGetParams(CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphHostNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphHostNodeSetParams(CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphHostNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
-                            char *logBuffer, size_t bufferSize)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphInstantiate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph,
-                                     unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphInstantiateWithFlags);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph,
-                                      CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphInstantiateWithParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGraph,
                                            CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
 {
-    soft_unimplemented(SOFT_SYM_cuGraphInstantiateWithParams_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
-                               char *logBuffer, size_t bufferSize)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphInstantiate_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuGraphInstantiateWithParams(phGraphExec, hGraph, instantiateParams);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuGraphKernelNodeCopyAttributes(CUgraphNode dst, CUgraphNode src)
 {
@@ -868,41 +615,19 @@ CUresult cuGraphKernelNodeGetAttribute(CUgraphNode hNode, CUkernelNodeAttrID att
     soft_unimplemented(SOFT_SYM_cuGraphKernelNodeGetAttribute);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeGetParams_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphKernelNodeSetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
                                        const CUkernelNodeAttrValue *value)
 {
     soft_unimplemented(SOFT_SYM_cuGraphKernelNodeSetAttribute);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeSetParams_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphLaunch);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuGraphLaunch_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuGraphLaunch(hGraph, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PARAMS *params_out)
 {
@@ -914,92 +639,9 @@ CUresult cuGraphMemFreeNodeGetParams(CUgraphNode hNode, CUdeviceptr *dptr_out)
     soft_unimplemented(SOFT_SYM_cuGraphMemFreeNodeGetParams);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphMemcpyNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphMemcpyNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphMemsetNodeGetParams(CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphMemsetNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphMemsetNodeSetParams(CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphMemsetNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOriginalNode,
-                                CUgraph hClonedGraph)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphNodeFindInClone);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphNodeGetDependencies(CUgraphNode hNode, CUgraphNode *dependencies,
-                                    size_t *numDependencies)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphNodeGetDependencies);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphNodeGetDependencies_v2(CUgraphNode hNode, CUgraphNode *dependencies,
-                                       CUgraphEdgeData *edgeData, size_t *numDependencies)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphNodeGetDependencies_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphNodeGetDependentNodes(CUgraphNode hNode, CUgraphNode *dependentNodes,
-                                      size_t *numDependentNodes)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphNodeGetDependentNodes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphNodeGetDependentNodes_v2(CUgraphNode hNode, CUgraphNode *dependentNodes,
-                                         CUgraphEdgeData *edgeData, size_t *numDependentNodes)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphNodeGetDependentNodes_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphNodeGetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int *isEnabled)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphNodeGetEnabled);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphNodeGetType);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphNodeSetEnabled);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphReleaseUserObject(CUgraph graph, CUuserObject object, unsigned int count)
 {
     soft_unimplemented(SOFT_SYM_cuGraphReleaseUserObject);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphRemoveDependencies(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                                   size_t numDependencies)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphRemoveDependencies);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
-                                      const CUgraphNode *to, const CUgraphEdgeData *edgeData,
-                                      size_t numDependencies)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphRemoveDependencies_v2);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned int count,
@@ -1008,15 +650,13 @@ CUresult cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned in
     soft_unimplemented(SOFT_SYM_cuGraphRetainUserObject);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphUpload(CUgraphExec hGraph, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphUpload);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuGraphUpload_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuGraphUpload(hGraph, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuGraphicsEGLRegisterImage(CUgraphicsResource *pCudaResource, EGLImageKHR image,
                                     unsigned int flags)
@@ -2281,41 +1921,33 @@ CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count,
     soft_unimplemented(SOFT_SYM_cuStreamBatchMemOp_v2_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamBeginCapture(CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamBeginCapture);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph,
-                                     const CUgraphNode *dependencies,
-                                     const CUgraphEdgeData *dependencyData, size_t numDependencies,
-                                     CUstreamCaptureMode mode)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamBeginCaptureToGraph);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGraph,
                                           const CUgraphNode *dependencies,
                                           const CUgraphEdgeData *dependencyData,
                                           size_t numDependencies, CUstreamCaptureMode mode)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamBeginCaptureToGraph_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamBeginCaptureToGraph(hStream, hGraph, dependencies,
+                                                        dependencyData, numDependencies, mode);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamBeginCapture_ptsz(CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamBeginCapture_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamBeginCapture_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamBeginCapture(hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamBeginCapture_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamBeginCapture_v2(hStream, mode);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream)
 {
@@ -2332,15 +1964,13 @@ CUresult cuStreamDestroy(CUstream hStream)
     soft_unimplemented(SOFT_SYM_cuStreamDestroy);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamEndCapture);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamEndCapture_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamEndCapture(hStream, phGraph);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
 {
@@ -2352,42 +1982,26 @@ CUresult cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, CUstre
     soft_unimplemented(SOFT_SYM_cuStreamGetAttribute_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                cuuint64_t *id_out)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetCaptureInfo);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                      cuuint64_t *id_out)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetCaptureInfo_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                   cuuint64_t *id_out, CUgraph *graph_out,
-                                   const CUgraphNode **dependencies_out,
-                                   size_t *numDependencies_out)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetCaptureInfo_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                         cuuint64_t *id_out, CUgraph *graph_out,
                                         const CUgraphNode **dependencies_out,
                                         size_t *numDependencies_out)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetCaptureInfo_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                   cuuint64_t *id_out, CUgraph *graph_out,
-                                   const CUgraphNode **dependencies_out,
-                                   const CUgraphEdgeData **edgeData_out,
-                                   size_t *numDependencies_out)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetCaptureInfo_v3);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetCaptureInfo_v2(hStream, captureStatus_out, id_out, graph_out,
+                                                      dependencies_out, numDependencies_out);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                         cuuint64_t *id_out, CUgraph *graph_out,
@@ -2395,8 +2009,13 @@ CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus 
                                         const CUgraphEdgeData **edgeData_out,
                                         size_t *numDependencies_out)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetCaptureInfo_v3_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result =
+        cuStreamGetCaptureInfo_v3(hStream, captureStatus_out, id_out, graph_out, dependencies_out,
+                                  edgeData_out, numDependencies_out);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx)
 {
@@ -2453,15 +2072,13 @@ CUresult cuStreamGetPriority_ptsz(CUstream hStream, int *priority)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamIsCapturing);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamIsCapturing_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamIsCapturing(hStream, captureStatus);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamQuery_ptsz(CUstream hStream)
 {
@@ -2490,31 +2107,26 @@ CUresult cuStreamSynchronize_ptsz(CUstream hStream)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode *dependencies,
-                                           size_t numDependencies, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamUpdateCaptureDependencies);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamUpdateCaptureDependencies_ptsz(CUstream hStream, CUgraphNode *dependencies,
                                                 size_t numDependencies, unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamUpdateCaptureDependencies_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode *dependencies,
-                                              const CUgraphEdgeData *dependencyData,
-                                              size_t numDependencies, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamUpdateCaptureDependencies_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result =
+        cuStreamUpdateCaptureDependencies(hStream, dependencies, numDependencies, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream hStream, CUgraphNode *dependencies,
                                                    const CUgraphEdgeData *dependencyData,
                                                    size_t numDependencies, unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamUpdateCaptureDependencies_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamUpdateCaptureDependencies_v2(
+        hStream, dependencies, dependencyData, numDependencies, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int Flags)
 {
@@ -2871,11 +2483,6 @@ CUresult cuTexRefSetMipmappedArray(CUtexref hTexRef, CUmipmappedArray hMipmapped
                                    unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuTexRefSetMipmappedArray);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
-{
-    soft_unimplemented(SOFT_SYM_cuThreadExchangeStreamCaptureMode);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuUserObjectCreate(CUuserObject *object_out, void *ptr, CUhostFn destroy,

@@ -4,8 +4,9 @@
  *
  * Everything here costs one relaxed load while nothing captures. The rules are the driver's: a
  * capture has an origin stream and a mode; other streams join it by waiting for an event recorded
- * in it; a call that would tie a capturing stream to the outside invalidates the capture (901)
- * or is refused (900, 904, 905, 906), and only cuStreamEndCapture gets the stream out of it.
+ * in it; a call that would tie a capturing stream to the outside is refused (900 unsupported, 902
+ * merge, 905 isolation, 906 implicit, 907 captured event) and invalidates the capture: everything
+ * in it fails with 901 until cuStreamEndCapture gets the streams out of it.
  */
 #ifndef HARP_SOFT_CAPTURE_H
 #define HARP_SOFT_CAPTURE_H
