@@ -47,7 +47,7 @@ static struct {
     uint64_t failed_ns; /* when connecting last failed */
     uint64_t backoff_ns;
     struct question asked[HARP_MAX_WAITING];
-    struct harp_device devices[HARP_MAX_DEVICES];
+    struct harp_device devices[HARP_MAX_DEVICES]; /* by our own number, for good: see `wire` */
 } s = {.lock = PTHREAD_MUTEX_INITIALIZER,
        .changed = PTHREAD_COND_INITIALIZER,
        .send_lock = PTHREAD_MUTEX_INITIALIZER,
@@ -85,6 +85,7 @@ static void check_fork(void)
         s.thread = s.ever = false;
         s.failed_ns = s.backoff_ns = 0;
         memset(s.asked, 0, sizeof s.asked);
+        memset(s.devices, 0, sizeof s.devices);
         harp_memory_forked();
         harp_time_forked();
     }
@@ -109,13 +110,23 @@ static bool send_on(int fd, const struct harp_msg *msg)
     return false;
 }
 
-static bool send_msg(struct harp_msg *msg)
+/* `dev` is the arbiter's number already. */
+static bool send_raw(struct harp_msg *msg)
 {
     msg->version = HARP_LEASE_VERSION;
     pthread_mutex_lock(&s.send_lock);
     bool ok = s.fd >= 0 && send_on(s.fd, msg);
     pthread_mutex_unlock(&s.send_lock);
     return ok;
+}
+
+/* No lock: a device that goes and comes back in mid-flight is told something harmless. */
+static bool send_msg(const struct harp_msg *msg)
+{
+    struct harp_msg out = *msg;
+    const struct harp_device *d = &s.devices[msg->dev % HARP_MAX_DEVICES];
+    out.dev = d->wire;
+    return d->known && send_raw(&out);
 }
 
 void harp_session_tell(struct harp_msg *msg)
@@ -166,12 +177,37 @@ static bool receive_within(int fd, struct harp_msg *msg, int timeout_ms)
     }
 }
 
-static void device_said(const struct harp_msg *msg)
+/* Our number of the device that this arbiter calls `wire`; -1: not announced on this connection. */
+static int device_at(uint32_t wire)
 {
-    if (msg->dev >= HARP_MAX_DEVICES)
-        return;
-    struct harp_device *d = &s.devices[msg->dev];
-    d->known = true;
+    for (int i = 0; i < (int)HARP_MAX_DEVICES; i++)
+        if (s.devices[i].known && s.devices[i].wire == wire)
+            return i;
+    return -1;
+}
+
+/* A device keeps our number when another arbiter gives it another of its own. */
+static int place_for(const uint8_t uuid[16])
+{
+    for (int i = 0; i < (int)HARP_MAX_DEVICES; i++)
+        if (s.devices[i].ever && memcmp(s.devices[i].uuid, uuid, 16) == 0)
+            return i;
+    for (int i = 0; i < (int)HARP_MAX_DEVICES; i++)
+        if (!s.devices[i].ever)
+            return i;
+    return -1;
+}
+
+/* What we hold on it is said before anything is asked for there. */
+static bool device_said(int fd, const struct harp_msg *msg)
+{
+    int i = place_for(msg->uuid);
+    if (i < 0)
+        return true;
+    struct harp_device *d = &s.devices[i];
+    bool fresh = !d->known;
+    d->known = d->ever = true;
+    d->wire = msg->dev;
     memcpy(d->uuid, msg->uuid, sizeof d->uuid);
     d->limit_bytes = msg->limit_bytes;
     d->capacity_bytes = msg->capacity_bytes;
@@ -179,6 +215,16 @@ static void device_said(const struct harp_msg *msg)
     d->overhead_bytes = msg->overhead_bytes;
     d->share_ppm = msg->b;
     d->limit_ppm = msg->c;
+    for (uint32_t cls = 0; fresh && cls < HARP_MEM_CLASSES; cls++) {
+        struct harp_msg adopt = {.version = HARP_LEASE_VERSION,
+                                 .op = HARP_ADOPT_MEM,
+                                 .dev = msg->dev,
+                                 .cls = cls,
+                                 .bytes = harp_memory_leased(i, cls)};
+        if (adopt.bytes != 0 && !send_on(fd, &adopt))
+            return false;
+    }
+    return true;
 }
 
 static void program_name(char *out, size_t bytes)
@@ -200,22 +246,13 @@ static bool handshake(int fd)
     if (!send_on(fd, &msg) || !receive_within(fd, &msg, HANDSHAKE_MS) || msg.op != HARP_WELCOME)
         return false;
     uint32_t count = msg.a;
-    memset(s.devices, 0, sizeof s.devices);
+    for (size_t i = 0; i < HARP_MAX_DEVICES; i++)
+        s.devices[i].known = false;
     while (count-- > 0) {
-        if (!receive_within(fd, &msg, HANDSHAKE_MS) || msg.op != HARP_DEVICE)
+        if (!receive_within(fd, &msg, HANDSHAKE_MS) || msg.op != HARP_DEVICE ||
+            !device_said(fd, &msg))
             return false;
-        device_said(&msg);
     }
-    for (uint32_t dev = 0; s.ever && dev < HARP_MAX_DEVICES; dev++)
-        for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++) {
-            struct harp_msg adopt = {.version = HARP_LEASE_VERSION,
-                                     .op = HARP_ADOPT_MEM,
-                                     .dev = dev,
-                                     .cls = cls,
-                                     .bytes = harp_memory_leased((int)dev, cls)};
-            if (adopt.bytes != 0 && !send_on(fd, &adopt))
-                return false;
-        }
     return true;
 }
 
@@ -264,13 +301,20 @@ static struct question *question_of(uint32_t seq)
     return NULL;
 }
 
-static void handle(const struct harp_msg *msg)
+static void handle(struct harp_msg *msg)
 {
     struct question *q = NULL;
+    if (msg->op == HARP_DEVICE) {
+        device_said(s.fd, msg);
+        pthread_cond_broadcast(&s.changed);
+        return;
+    }
+    int dev = device_at(msg->dev);
+    if (dev < 0)
+        return;
+    uint32_t wire = msg->dev;
+    msg->dev = (uint32_t)dev;
     switch (msg->op) {
-    case HARP_DEVICE:
-        device_said(msg);
-        break;
     case HARP_MEM_GRANT:
     case HARP_MEM_DENY:
     case HARP_MEM_STATE:
@@ -284,9 +328,9 @@ static void handle(const struct harp_msg *msg)
         }
         break;
     case HARP_RECALL_MEM: {
-        struct harp_msg back = {.op = HARP_RECALLED, .dev = msg->dev, .seq = msg->seq};
+        struct harp_msg back = {.op = HARP_RECALLED, .dev = wire, .seq = msg->seq};
         back.bytes = harp_memory_recall((int)msg->dev, msg->bytes);
-        send_msg(&back);
+        send_raw(&back);
         break;
     }
     case HARP_OPEN_GATE:
@@ -404,6 +448,10 @@ int harp_session_ask(struct harp_msg *msg)
             break;
         if (q->done)
             break;
+        if (!s.devices[msg->dev % HARP_MAX_DEVICES].known) {
+            await(20 * MS); /* a new arbiter is still being told of devices and tenants */
+            continue;
+        }
         q->seq = msg->seq = ++s.seq != 0 ? s.seq : ++s.seq;
         if (!send_msg(msg)) {
             disconnect();
@@ -430,7 +478,7 @@ int harp_session_device(const uint8_t uuid[16])
     int found = -1;
     pthread_mutex_lock(&s.lock);
     for (int i = 0; i < (int)HARP_MAX_DEVICES && found < 0; i++)
-        if (s.devices[i].known && memcmp(s.devices[i].uuid, uuid, 16) == 0)
+        if (s.devices[i].ever && memcmp(s.devices[i].uuid, uuid, 16) == 0)
             found = i;
     pthread_mutex_unlock(&s.lock);
     return found;

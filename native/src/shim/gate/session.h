@@ -15,7 +15,9 @@
 #include "harp/lease.h"
 
 struct harp_device { /* as HARP_DEVICE said last */
-    bool known;
+    bool known;      /* on this connection */
+    bool ever;       /* on any: its number and what we hold there stay */
+    uint32_t wire;   /* the arbiter's number */
     uint8_t uuid[16];
     uint64_t limit_bytes, capacity_bytes, slack_bytes, overhead_bytes;
     uint32_t share_ppm, limit_ppm;

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine in a folder: harp-arbiter, one device, tenants; programs run under libharp in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from harp.lease_wire import Msg, Op
+
+MIB = 1 << 20
+GRANULE = 2 * MIB
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+
+def compile_c(source: Path, out: Path, *options: str, cc: str = "gcc") -> Path:
+    """Build one C file; the test fails with the compiler's words."""
+    command = [cc, "-O1", "-D_GNU_SOURCE", f"-I{ROOT / 'native'}", *options, "-o", str(out), str(source)]
+    done = subprocess.run(
+        [*command, "-ldl", "-lpthread"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def build_fake(folder: Path) -> Path:
+    """The fake driver, under the name a driver has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return compile_c(
+        ROOT / "tests" / "native" / "shim_fake_cuda.c",
+        folder / "libcuda.so.1",
+        "-shared",
+        "-fPIC",
+        "-Wl,-soname,libcuda.so.1",
+        "-Wl,-Bsymbolic",
+    )
+
+
+class World:
+    """One arbiter with one device; closed with everything that runs in it."""
+
+    def __init__(
+        self,
+        native: Path,
+        *,
+        cuda: Path,
+        nvml: Path | None = None,
+        uuid: bytes = b"fake-device-0001",
+        capacity: int = 4096 * MIB,
+        overhead: int = 64 * MIB,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.native = native
+        self.cuda = cuda
+        self.nvml = nvml
+        self.base = Path(tempfile.mkdtemp(prefix="harp-world-"))
+        self.base.chmod(0o755)
+        self._env = dict(env or {})
+        self._seq = 0
+        self.device = 0
+        self.uuid = uuid
+        self.capacity = capacity
+        self.overhead = overhead
+        self.sockets: dict[str, socket.socket] = {}
+        self.tenants: dict[str, int] = {}
+        self.limits: dict[str, dict[str, int]] = {}
+        self.started: list[subprocess.Popen[str]] = []
+        shim = self.base / "shim"
+        shim.mkdir()
+        for source, name in (("libharp.so", "libcuda.so"), ("libharp-nvml.so", "libnvidia-ml.so")):
+            shutil.copyfile(native / source, shim / f"{name}.1")
+            (shim / f"{name}.1").chmod(0o755)
+            (shim / name).symlink_to(f"{name}.1")
+        self.shim = shim
+        self.start_arbiter()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+        self.stop_arbiter()
+        for listening in self.sockets.values():
+            listening.close()
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    # --- the arbiter ---------------------------------------------------------------------------
+
+    def start_arbiter(self) -> None:
+        run = self.base / "run"
+        run.mkdir(exist_ok=True)
+        run.chmod(0o700)
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LD_"))}
+        env["HARP_LOCK_DIR"] = str(self.base)
+        self.arbiter = subprocess.Popen(
+            [self.native / "harp-arbiter", "--run", run, "--log", self.base / "arbiter.log"],
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.arbiter.stdout is not None
+        line = self.arbiter.stdout.readline()
+        assert line.strip() == "ready", (line, (self.base / "arbiter.log").read_text())
+        self.admin = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.admin.settimeout(5)
+        self.admin.connect(str(run / "admin.sock"))
+        self.device = self.ask(
+            op=Op.ADD_DEVICE,
+            uuid=self.uuid,
+            capacity_bytes=self.capacity,
+            overhead_bytes=self.overhead,
+        )[-1].dev
+        for name, tenant in list(self.tenants.items()):
+            self._announce(name, tenant)
+
+    def stop_arbiter(self, sig: int = signal.SIGTERM) -> None:
+        self.admin.close()
+        if self.arbiter.poll() is None:
+            self.arbiter.send_signal(sig)
+        self.arbiter.wait(timeout=10)
+        if self.arbiter.stdout is not None:
+            self.arbiter.stdout.close()
+
+    def ask(self, *, fds: Sequence[int] = (), **values: object) -> list[Msg]:
+        """One question; everything up to its OK."""
+        self._seq += 1
+        packed = Msg(seq=self._seq, **values).pack()  # type: ignore[arg-type]
+        socket.send_fds(self.admin, [packed], list(fds))
+        answers: list[Msg] = []
+        while True:
+            answer = Msg.unpack(self.admin.recv(4096))
+            assert answer.op != Op.ERR, answer
+            if answer.seq == self._seq or answer.op not in (Op.EVENT_CLIENT, Op.EVENT_DENY):
+                answers.append(answer)
+            if answer.op == Op.OK and answer.seq == self._seq:
+                return answers
+
+    # --- tenants -------------------------------------------------------------------------------
+
+    def _announce(self, name: str, tenant: int) -> None:
+        answers = self.ask(
+            op=Op.ADD_TENANT,
+            tenant=tenant,
+            uid=os.getuid(),
+            text=name,
+            fds=[self.sockets[name].fileno()],
+        )
+        self.tenants[name] = answers[-1].tenant
+        limits = self.limits[name]
+        self.ask(op=Op.SET_TENANT, tenant=self.tenants[name], dev=self.device, **limits)
+
+    def tenant(self, name: str, *, mem: int = 0, share_ppm: int = 0, limit_ppm: int = 0) -> Path:
+        """Make a tenant; returns its grant folder."""
+        grant = self.base / "grants" / name
+        grant.mkdir(parents=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listening.bind(str(grant / "arbiter.sock"))
+        listening.listen(1024)
+        self.sockets[name] = listening
+        self.limits[name] = {"limit_bytes": mem, "b": share_ppm, "c": limit_ppm}
+        self._announce(name, 0)
+        return grant
+
+    def set_tenant(self, name: str, **limits: int) -> None:
+        self.limits[name].update(limits)
+        self.ask(
+            op=Op.SET_TENANT, tenant=self.tenants[name], dev=self.device, **self.limits[name]
+        )
+
+    def usage(self, name: str) -> Msg:
+        """The tenant's SNAP_USE."""
+        tenant = self.tenants[name]
+        for answer in self.ask(op=Op.SNAPSHOT):
+            if answer.op == Op.SNAP_USE and answer.tenant == tenant:
+                return answer
+        raise AssertionError(f"no use of {name}")
+
+    def clients(self) -> list[Msg]:
+        return [a for a in self.ask(op=Op.SNAPSHOT) if a.op == Op.SNAP_CLIENT]
+
+    # --- programs ------------------------------------------------------------------------------
+
+    def bare_env(self) -> dict[str, str]:
+        """What a program needs to find the driver without HARP."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LD_", "CUDA_"))}
+        env |= self._env
+        env["LD_LIBRARY_PATH"] = str(self.cuda.parent)
+        return env
+
+    def env(self, name: str, **more: str) -> dict[str, str]:
+        """The environment of a tenant's process."""
+        env = self.bare_env()
+        env["HARP_GRANT"] = str(self.base / "grants" / name)
+        env["HARP_CUDA_REAL"] = str(self.cuda)
+        if self.nvml is not None:
+            env["HARP_NVML_REAL"] = str(self.nvml)
+        env["HARP_LOG"] = str(self.base / f"{name}.log")
+        env["LD_PRELOAD"] = str(self.shim / "libcuda.so.1")
+        env["LD_LIBRARY_PATH"] = str(self.shim)
+        return env | more
+
+    def log(self, name: str) -> str:
+        path = self.base / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+    def start(self, name: str | None, *command: object, **more: str) -> subprocess.Popen[str]:
+        """Start a program as a tenant (None: without HARP)."""
+        process = subprocess.Popen(
+            [str(c) for c in command],
+            env=self.env(name, **more) if name is not None else self.bare_env() | more,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, name: str | None, *command: object, timeout: float = 60, **more: str) -> str:
+        """Run a program to its end; its output. It must succeed."""
+        process = self.start(name, *command, **more)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"hung: {out}\n{err}\n{self.log(name or '')}") from None
+        assert process.returncode == 0, (process.returncode, out, err, self.log(name or ""))
+        return out
+
+    def python(self, name: str | None, code: str, *args: object, **more: str) -> str:
+        """Run Python code as a tenant."""
+        return self.run(name, sys.executable, "-c", code, *args, **more)

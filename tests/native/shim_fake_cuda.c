@@ -1,0 +1,484 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A driver for the shim's tests, one process wide: allocators that the software GPU does not have
+ * yet, streams whose time is computed, and counters of what was called. Not the software GPU and no
+ * judge of shares: it only answers, so that gates can be seen to ask before and to settle after.
+ *
+ * A launch takes gridDimX microseconds. FAKE_BYTES is the device's size (default 4 GiB).
+ */
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "generated/cuda_abi.h"
+
+#define GRANULE (2ull << 20)
+
+struct stream {
+    uint64_t end_ns;
+    int capturing;
+};
+
+struct event {
+    uint64_t at_ns;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t used, total = 4ull << 30, next_va = 0x700000000000ull, slab_at, slab_end;
+static struct stream legacy;
+static uint64_t device_end_ns;
+static CUcontext primary;
+static int primary_refs;
+static pthread_key_t current_key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int ready, events_recorded, launches;
+
+static struct {
+    uint64_t ptr, bytes, physical;
+} blocks[65536];
+
+static void start(void)
+{
+    pthread_key_create(&current_key, NULL);
+    if (getenv("FAKE_BYTES") != NULL)
+        total = strtoull(getenv("FAKE_BYTES"), NULL, 0);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+CUresult cuInit(unsigned int flags)
+{
+    pthread_once(&once, start);
+    ready = 1;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDriverGetVersion(int *v)
+{
+    *v = 13000;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGetCount(int *n)
+{
+    *n = 1;
+    return ready ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
+}
+
+CUresult cuDeviceGet(CUdevice *d, int i)
+{
+    *d = i;
+    return i == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
+CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice d)
+{
+    memcpy(uuid, "fake-device-0001", 16);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice d)
+{
+    *bytes = total;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGetAttribute(int *v, CUdevice_attribute a, CUdevice d)
+{
+    *v = a == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT ? 10 : 1024;
+    return CUDA_SUCCESS;
+}
+
+/* --- contexts --------------------------------------------------------------------------------- */
+
+CUresult cuCtxGetCurrent(CUcontext *c)
+{
+    *c = pthread_getspecific(current_key);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuCtxSetCurrent(CUcontext c)
+{
+    pthread_setspecific(current_key, c);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuCtxPushCurrent_v2(CUcontext c)
+{
+    return cuCtxSetCurrent(c);
+}
+
+CUresult cuCtxPopCurrent_v2(CUcontext *c)
+{
+    cuCtxGetCurrent(c);
+    return cuCtxSetCurrent(NULL);
+}
+
+CUresult cuCtxGetDevice(CUdevice *d)
+{
+    *d = 0;
+    return pthread_getspecific(current_key) != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+}
+
+CUresult cuCtxCreate_v2(CUcontext *c, unsigned int flags, CUdevice d)
+{
+    if (!ready)
+        return CUDA_ERROR_NOT_INITIALIZED;
+    *c = malloc(16);
+    return cuCtxSetCurrent(*c);
+}
+
+CUresult cuCtxDestroy_v2(CUcontext c)
+{
+    CUcontext now;
+    cuCtxGetCurrent(&now);
+    if (now == c)
+        cuCtxSetCurrent(NULL);
+    free(c);
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < 65536; i++)
+        if (blocks[i].ptr != 0) {
+            used -= blocks[i].physical;
+            blocks[i].ptr = 0;
+        }
+    pthread_mutex_unlock(&lock);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDevicePrimaryCtxRetain(CUcontext *c, CUdevice d)
+{
+    if (primary_refs++ == 0)
+        primary = malloc(16);
+    *c = primary;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDevicePrimaryCtxRelease_v2(CUdevice d)
+{
+    if (primary_refs == 0)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    if (--primary_refs == 0)
+        free(primary);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDevicePrimaryCtxGetState(CUdevice d, unsigned int *flags, int *active)
+{
+    *flags = 0;
+    *active = primary_refs > 0;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuCtxSynchronize(void)
+{
+    uint64_t left = device_end_ns > now_ns() ? device_end_ns - now_ns() : 0;
+    struct timespec t = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
+    nanosleep(&t, NULL);
+    return CUDA_SUCCESS;
+}
+
+static size_t limits[8] = {1024, 1 << 20, 8 << 20};
+
+CUresult cuCtxGetLimit(size_t *v, CUlimit l)
+{
+    *v = limits[l & 7];
+    return CUDA_SUCCESS;
+}
+
+CUresult cuCtxSetLimit(CUlimit l, size_t v)
+{
+    limits[l & 7] = v;
+    return CUDA_SUCCESS;
+}
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+static CUresult take(CUdeviceptr *p, size_t bytes, bool small_ones_share)
+{
+    if (bytes == 0 || p == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult r = CUDA_ERROR_OUT_OF_MEMORY;
+    pthread_mutex_lock(&lock);
+    uint64_t need = (bytes + GRANULE - 1) & ~(GRANULE - 1);
+    bool shares = small_ones_share && bytes <= GRANULE / 2;
+    bytes = (bytes + 511) & ~(size_t)511;
+    if (shares && slab_at + bytes <= slab_end)
+        need = 0;
+    if (used + need <= total) {
+        if (shares && need != 0) {
+            slab_at = next_va;
+            slab_end = next_va + GRANULE;
+        }
+        size_t i = 0;
+        while (i < 65536 && blocks[i].ptr != 0)
+            i++;
+        if (i < 65536) {
+            blocks[i].ptr = shares ? slab_at : next_va;
+            blocks[i].bytes = bytes;
+            blocks[i].physical = shares ? 0 : need; /* slabs stay */
+            if (shares)
+                slab_at += bytes;
+            next_va += need;
+            used += need;
+            *p = blocks[i].ptr;
+            r = CUDA_SUCCESS;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return r;
+}
+
+static CUresult give(CUdeviceptr p)
+{
+    CUresult r = CUDA_ERROR_INVALID_VALUE;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; p != 0 && i < 65536; i++)
+        if (blocks[i].ptr == p) {
+            used -= blocks[i].physical;
+            blocks[i].ptr = 0;
+            r = CUDA_SUCCESS;
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+    return r;
+}
+
+CUresult cuMemAlloc_v2(CUdeviceptr *p, size_t bytes)
+{
+    return take(p, bytes, true);
+}
+
+CUresult cuMemFree_v2(CUdeviceptr p)
+{
+    return give(p);
+}
+
+CUresult cuMemAllocPitch_v2(CUdeviceptr *p, size_t *pitch, size_t w, size_t h, unsigned int e)
+{
+    *pitch = (w + 511) & ~(size_t)511;
+    return take(p, *pitch * h, true);
+}
+
+CUresult cuMemAllocManaged(CUdeviceptr *p, size_t bytes, unsigned int flags)
+{
+    return take(p, bytes, true);
+}
+
+CUresult cuMemAllocAsync(CUdeviceptr *p, size_t bytes, CUstream s)
+{
+    return take(p, bytes, true);
+}
+
+CUresult cuMemAllocFromPoolAsync(CUdeviceptr *p, size_t bytes, CUmemoryPool pool, CUstream s)
+{
+    return take(p, bytes, true);
+}
+
+CUresult cuMemFreeAsync(CUdeviceptr p, CUstream s)
+{
+    return give(p);
+}
+
+CUresult cuMemGetInfo_v2(size_t *f, size_t *t)
+{
+    *t = total;
+    *f = total - used;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemCreate(CUmemGenericAllocationHandle *h, size_t bytes, const CUmemAllocationProp *prop,
+                     unsigned long long flags)
+{
+    CUdeviceptr p;
+    CUresult r = take(&p, bytes, false);
+    *h = p;
+    return r;
+}
+
+CUresult cuMemRelease(CUmemGenericAllocationHandle h)
+{
+    return CUDA_SUCCESS; /* mappings may live on: the tests look at the ledger alone */
+}
+
+CUresult cuMemMap(CUdeviceptr p, size_t n, size_t o, CUmemGenericAllocationHandle h,
+                  unsigned long long f)
+{
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemUnmap(CUdeviceptr p, size_t n)
+{
+    return CUDA_SUCCESS;
+}
+
+static CUresult array(void **out, size_t bytes)
+{
+    CUdeviceptr p;
+    CUresult r = take(&p, bytes, false);
+    if (r == CUDA_SUCCESS)
+        *out = (void *)(uintptr_t)p;
+    return r;
+}
+
+CUresult cuArrayCreate_v2(CUarray *a, const CUDA_ARRAY_DESCRIPTOR *d)
+{
+    return array((void **)a, d->Width * (d->Height != 0 ? d->Height : 1) * 4);
+}
+
+CUresult cuArray3DCreate_v2(CUarray *a, const CUDA_ARRAY3D_DESCRIPTOR *d)
+{
+    return array((void **)a, d->Width * 4);
+}
+
+CUresult cuMipmappedArrayCreate(CUmipmappedArray *a, const CUDA_ARRAY3D_DESCRIPTOR *d, unsigned n)
+{
+    return array((void **)a, d->Width * 8);
+}
+
+CUresult cuArrayDestroy(CUarray a)
+{
+    return give((CUdeviceptr)(uintptr_t)a);
+}
+
+CUresult cuMipmappedArrayDestroy(CUmipmappedArray a)
+{
+    return give((CUdeviceptr)(uintptr_t)a);
+}
+
+/* --- time ------------------------------------------------------------------------------------- */
+
+static struct stream *stream_of(CUstream s)
+{
+    return (uintptr_t)s > 2 ? (struct stream *)s : &legacy;
+}
+
+CUresult cuStreamCreate(CUstream *s, unsigned int flags)
+{
+    *s = calloc(1, sizeof(struct stream));
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamDestroy_v2(CUstream s)
+{
+    free(s);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamBeginCapture_v2(CUstream s, CUstreamCaptureMode mode)
+{
+    stream_of(s)->capturing = 1;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamEndCapture(CUstream s, CUgraph *g)
+{
+    stream_of(s)->capturing = 0;
+    *g = NULL;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamIsCapturing(CUstream s, CUstreamCaptureStatus *status)
+{
+    *status =
+        stream_of(s)->capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuLaunchKernel(CUfunction f, unsigned int gx, unsigned int gy, unsigned int gz,
+                        unsigned int bx, unsigned int by, unsigned int bz, unsigned int shared,
+                        CUstream s, void **params, void **extra)
+{
+    struct stream *on = stream_of(s);
+    __atomic_fetch_add(&launches, 1, __ATOMIC_RELAXED);
+    if (on->capturing)
+        return CUDA_SUCCESS;
+    if (gx == 1) /* nothing at all: what a call costs */
+        return CUDA_SUCCESS;
+    pthread_mutex_lock(&lock);
+    uint64_t from = now_ns();
+    if (device_end_ns > from)
+        from = device_end_ns;
+    on->end_ns = device_end_ns = from + gx * 1000ull;
+    pthread_mutex_unlock(&lock);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuEventCreate(CUevent *e, unsigned int flags)
+{
+    *e = calloc(1, sizeof(struct event));
+    return CUDA_SUCCESS;
+}
+
+CUresult cuEventRecord(CUevent e, CUstream s)
+{
+    if (stream_of(s)->capturing)
+        abort(); /* what no gate may ever do */
+    pthread_mutex_lock(&lock);
+    uint64_t end = stream_of(s)->end_ns, now = now_ns();
+    ((struct event *)e)->at_ns = end > now ? end : now;
+    events_recorded++;
+    pthread_mutex_unlock(&lock);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuEventQuery(CUevent e)
+{
+    return now_ns() >= ((struct event *)e)->at_ns ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+
+CUresult cuEventElapsedTime(float *ms, CUevent a, CUevent b)
+{
+    *ms = (float)((double)((struct event *)b)->at_ns - (double)((struct event *)a)->at_ns) / 1e6f;
+    return CUDA_SUCCESS;
+}
+
+/* --- by name ---------------------------------------------------------------------------------- */
+
+CUresult cuGetProcAddress_v2(const char *name, void **out, int version, cuuint64_t flags,
+                             CUdriverProcAddressQueryResult *status);
+CUresult cuSomethingNew(void);
+
+CUresult cuSomethingNew(void)
+{
+    return CUDA_SUCCESS;
+}
+
+CUresult cuGetProcAddress_v2(const char *name, void **out, int version, cuuint64_t flags,
+                             CUdriverProcAddressQueryResult *status)
+{
+    static const struct {
+        const char *name;
+        void *at;
+    } table[] = {{"cuInit", (void *)cuInit},
+                 {"cuMemAlloc", (void *)cuMemAlloc_v2},
+                 {"cuMemGetInfo", (void *)cuMemGetInfo_v2},
+                 {"cuGetProcAddress", (void *)cuGetProcAddress_v2},
+                 {"cuLaunchKernel", (void *)cuLaunchKernel},
+                 {"cuSomethingNew", (void *)cuSomethingNew}};
+    *out = NULL;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (strcmp(table[i].name, name) == 0)
+            *out = table[i].at;
+    if (status != NULL)
+        *status = *out != NULL ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+    return *out != NULL ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+
+/* What the tests ask of the fake itself. */
+__attribute__((visibility("default"))) int fake_events_recorded(void)
+{
+    return events_recorded;
+}
+
+__attribute__((visibility("default"))) uint64_t fake_used_bytes(void)
+{
+    return used;
+}
