@@ -28,8 +28,8 @@ __all__ = [
     "Key",
     "LogConfig",
     "WatchdogConfig",
+    "all_keys",
     "config_path",
-    "keys",
     "load",
 ]
 
@@ -93,7 +93,7 @@ def _key(
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> _T:
-    # The field's own name is put in by keys().
+    # The field's own name is put in by all_keys().
     info = Key("", default, text, unit, low, high, choices)
     field: _T = dataclasses.field(default=default, metadata={"key": info})
     return field
@@ -209,7 +209,7 @@ class Config:
     log: LogConfig = LogConfig()
 
 
-def keys() -> Iterator[Key]:
+def all_keys() -> Iterator[Key]:
     """Every key of the tree, in its order."""
     tree = Config()
     for group in dataclasses.fields(Config):
@@ -234,7 +234,7 @@ def load(env: Mapping[str, str], flags: tuple[str, ...] = ()) -> Config:
     Raises:
         ConfigError: unreadable file, unknown key, or a value out of range.
     """
-    known = {key.name: key for key in keys()}
+    known = {key.name: key for key in all_keys()}
     values: dict[str, Value] = {}
     for name, value, source in (
         *_from_file(config_path(env), required="HARP_CONFIG" in env),

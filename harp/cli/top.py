@@ -17,7 +17,6 @@ from harp.cli.output import console, json_option, print_json
 from harp.cli.view import device_json, is_software, short_size, tenant_json, uncovered_json
 from harp.client import Client
 from harp.errors import ArbiterError, DaemonUnreachable
-from harp.units import format_percent
 
 __all__ = ["render", "top"]
 
@@ -82,7 +81,7 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
         for u in state.uncovered
     ]
     index = {d.uuid: str(d.index) for d in state.devices}
-    table = Table(box=None, pad_edge=False, expand=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("TENANT", no_wrap=True, overflow="ellipsis", max_width=18)
     table.add_column("USER", no_wrap=True, overflow="ellipsis", max_width=8)
     table.add_column("G", no_wrap=True)
@@ -104,10 +103,10 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
             index.get(tenant.device_uuid, "?"),
             short_size(tenant.leased_bytes),
             short_size(tenant.mem_limit_bytes),
-            format_percent(tenant.share_ppm) if tenant.share_ppm else "-",
+            _percent(tenant.share_ppm),
             f"{tenant.used_ratio:.1%}" if tenant.window_s else "-",
-            format_percent(tenant.limit_ppm) if tenant.limit_ppm else "-",
-            f"{tenant.wait_ns / 1e9:.1f}s",
+            _percent(tenant.limit_ppm),
+            _duration(tenant.wait_ns),
             str(len(tenant.clients)),
         )
     rest = [Text(f"... {len(tenants) - room} more")] if len(tenants) > room else []
@@ -116,11 +115,25 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
     return Group(*head, table, *rest, *(alarms[:4] if height is not None else alarms))
 
 
+def _percent(ppm: int) -> str:
+    """A share in at most 5 columns."""
+    return f"{ppm / 10_000:.3g}%" if ppm else "-"
+
+
+def _duration(ns: int) -> str:
+    """A duration in at most 7 columns."""
+    seconds = ns / 1e9
+    if seconds < 1000:
+        return f"{seconds:.1f}s"
+    return f"{seconds / 60:.0f}min" if seconds < 60_000 else f"{seconds / 3600:.0f}h"
+
+
 def _device_line(device: pb.Device) -> Text:
-    kind = "software, not a GPU" if is_software(device) else f"driver {device.driver_version}"
+    kind = " (software)" if is_software(device) else ""
     return Text(
-        f"GPU {device.index} {device.name} ({kind})  {short_size(device.used_bytes)}"
-        f" of {short_size(device.memory_bytes)}, promised {format_percent(device.promised_ppm)}",
+        f"GPU {device.index}{kind} {short_size(device.used_bytes)} of"
+        f" {short_size(device.memory_bytes)} used, {_percent(device.promised_ppm)} promised:"
+        f" {device.name}",
         no_wrap=True,
         overflow="ellipsis",
     )

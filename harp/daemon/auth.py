@@ -157,14 +157,17 @@ class Auth:
         if sum(d.caller.uid == caller.uid for d in self._deposits.values()) >= _DEPOSITS_PER_UID:
             return f"uid {caller.uid} has {_DEPOSITS_PER_UID} sockets waiting already"
         try:
-            with socket.socket(fileno=os.dup(fd)) as sock:
-                listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                if sock.family != socket.AF_UNIX or not listening:
-                    return "the descriptor is no listening unix socket"
-                if sock.type != socket.SOCK_SEQPACKET:
-                    return "the socket is no SOCK_SEQPACKET one"
+            sock = socket.socket(fileno=fd)
         except OSError as error:
             return f"the descriptor is no socket: {error}"
+        try:
+            listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if sock.family != socket.AF_UNIX or not listening:
+                return "the descriptor is no listening unix socket"
+            if sock.type != socket.SOCK_SEQPACKET:
+                return "the socket is no SOCK_SEQPACKET one"
+        finally:
+            sock.detach()  # the descriptor stays the caller's
         return ""
 
     def _drop(self, ticket: str) -> None:

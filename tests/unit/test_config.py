@@ -70,7 +70,7 @@ def test_a_named_file_must_be_there(tmp_path: Path) -> None:
 
 
 def test_every_key_has_a_sentence_and_a_legal_default() -> None:
-    for key in config.keys():
+    for key in config.all_keys():
         assert key.text.endswith("."), key.name
         assert key.range, key.name
         assert key.check(key.default, "default") == key.default

@@ -215,7 +215,7 @@ def test_silence_and_death_are_errors_not_hangs(tmp_path: Path) -> None:
                 await client.snapshot()
             waiting = asyncio.create_task(client.request(Msg(op=Op.SHUTDOWN)))
             await asyncio.sleep(0)
-        with pytest.raises(ArbiterError, match="gone|ended"):
+        with pytest.raises(ArbiterError, match=r"gone|ended"):
             await waiting
         assert client.lost.is_set()
 

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line without a daemon: table of commands, usage, errors, pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from harp.api.v1 import control_pb2 as pb
+from harp.cli.main import COMMANDS, cli
+from harp.cli.top import render
+from harp.cli.view import short_size
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def harp(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harp", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads_and_has_json(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command
+    assert command.name == name
+    assert command.help
+    if isinstance(command, click.Group):
+        commands = [command.get_command(click.Context(command), n) for n in command.commands]
+    else:
+        commands = [command]
+    for one in commands:
+        assert one
+        assert "--json" in {o for p in one.params for o in p.opts}, one.name
+
+
+def test_help_lists_all_commands_and_says_nothing_on_stderr() -> None:
+    done = harp("--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for name in COMMANDS:
+        assert f"  {name} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["run"],
+        ["run", "--mem", "8GB", "--", "true"],
+        ["run", "--share", "0%", "--", "true"],
+        ["run", "--class", "royal", "--", "true"],
+        ["set", "x"],
+        ["daemon", "--stop", "--status"],
+        ["daemon", "--all"],
+        ["top", "--sort", "colour"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2, result.output
+
+
+def test_an_error_is_one_line_and_a_hint(tmp_path: Path) -> None:
+    done = harp("ps", env={"HARP_RUN": str(tmp_path / "none")})
+    assert done.returncode == 1
+    assert done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith("harp: no harpd runs in")
+    assert second == "hint: start one: harp daemon"
+
+
+def test_an_error_is_json_where_json_was_asked(tmp_path: Path) -> None:
+    done = harp("ps", "--json", env={"HARP_RUN": str(tmp_path / "none")})
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[-1])["error"]["kind"] == "DaemonUnreachable"
+
+
+def test_run_exits_as_env_does_when_the_program_cannot_be_run(tmp_path: Path) -> None:
+    env = {"HARP_RUN": str(tmp_path / "none")}
+    assert harp("run", "--", "no-such-program", env=env).returncode == 127
+    (tmp_path / "plain").write_text("x")
+    assert harp("run", "--", str(tmp_path / "plain"), env=env).returncode == 126
+    assert harp("run", "--", str(tmp_path), env=env).returncode == 126
+
+
+def _state(tenants: int, uncovered: int = 0) -> pb.GetStateReply:
+    return pb.GetStateReply(
+        devices=[
+            pb.Device(
+                index=0,
+                uuid="GPU-1",
+                name="HARP Software GPU (H100 80GB model)",
+                kind=pb.DEVICE_KIND_SOFTWARE,
+                memory_bytes=80 << 30,
+                used_bytes=3 << 30,
+                promised_ppm=1_000_000,
+            )
+        ],
+        tenants=[
+            pb.Tenant(
+                name=f"a-tenant-with-a-long-name-{n}",
+                user="somebody-long",
+                device_uuid="GPU-1",
+                mem_limit_bytes=(8 << 30) + (1 << 20),
+                leased_bytes=n << 30,
+                share_ppm=125_000,
+                limit_ppm=999_999,
+                used_ratio=n / 100,
+                window_s=10,
+                wait_ns=n * 10**12,
+            )
+            for n in range(tenants)
+        ],
+        uncovered=[
+            pb.Uncovered(pid=n, name="miner", tenant="", mem_bytes=1 << 30, action="seen")
+            for n in range(uncovered)
+        ],
+    )
+
+
+def _lines(state: pb.GetStateReply, sort: str = "used") -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=80, height=24).print(render(state, sort, 24))
+    return out.getvalue().rstrip("\n").split("\n")
+
+
+@pytest.mark.parametrize(("tenants", "uncovered"), [(0, 0), (3, 0), (40, 0), (40, 9)])
+def test_top_fits_a_small_terminal(tenants: int, uncovered: int) -> None:
+    lines = _lines(_state(tenants, uncovered))
+    assert len(lines) <= 24
+    assert all(len(line) <= 80 for line in lines)
+    assert "software" in lines[0]
+
+
+def test_top_sorts_and_says_how_many_are_left_out() -> None:
+    lines = _lines(_state(40))
+    assert lines[2].split()[6] == "39.0%"
+    assert lines[-1].endswith("more")
+    assert _lines(_state(5), "mem")[2].split()[3] == "4GiB"
+
+
+def test_top_shouts_what_evades() -> None:
+    assert "UNCOVERED pid 0 miner outside HARP" in _lines(_state(1, 1))[-1]
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [(0, "-"), (1, "1B"), (1 << 20, "1MiB"), (1000 << 20, "1.0GiB"), (84943044608, "79.1GiB")],
+)
+def test_short_sizes_fit_seven_columns(size_bytes: int, text: str) -> None:
+    assert short_size(size_bytes) == text

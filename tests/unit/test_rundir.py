@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where HARP's processes meet, and what is refused there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harp.errors import RunDirUnsafe
+from harp.rundir import RENDEZVOUS, SYSTEM, RunDir, find, make_user_dir, user_dir
+
+
+def test_harp_run_wins() -> None:
+    assert find({"HARP_RUN": "/some/where"}).path == Path("/some/where")
+
+
+def test_everybody_else_meets_in_one_of_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert find({}).path == SYSTEM
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(RunDir, "alive", lambda _self: True)
+    assert find({}).path == SYSTEM
+    monkeypatch.setattr(RunDir, "alive", lambda _self: False)
+    assert find({}).path == RENDEZVOUS
+
+
+def test_a_link_or_an_open_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(RunDirUnsafe, match="links are refused"):
+        RunDir(tmp_path / "link").check()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(RunDirUnsafe, match="writable by everybody"):
+        RunDir(tmp_path / "open").check()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirUnsafe, match="no folder"):
+        RunDir(tmp_path / "file").check()
+    with pytest.raises(RunDirUnsafe, match="too long"):
+        RunDir(tmp_path / ("x" * 100)).check()
+    RunDir(tmp_path / "real").check()
+
+
+def test_somebody_elses_folder_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = RunDir(tmp_path / "theirs")
+    theirs.make()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(RunDirUnsafe, match="belongs to uid") as caught:
+        theirs.make()
+    assert "HARP_RUN" in caught.value.hint
+
+
+def test_nobody_lives_in_a_folder_without_a_daemon(tmp_path: Path) -> None:
+    assert not RunDir(tmp_path).alive()
+    (tmp_path / "auth.sock").touch()
+    assert not RunDir(tmp_path).alive()
+
+
+def test_the_users_folder_is_private(tmp_path: Path) -> None:
+    env = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    path = make_user_dir(env)
+    assert path == tmp_path / "harp"
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert make_user_dir(env) == path
+    path.chmod(0o750)
+    with pytest.raises(RunDirUnsafe, match="open to others"):
+        make_user_dir(env)
+
+
+def test_another_users_xdg_folder_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`su` leaves XDG_RUNTIME_DIR as it was."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    path = user_dir({"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert path == Path(f"/tmp/harp-{os.getuid() + 1}")
