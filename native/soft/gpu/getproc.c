@@ -49,9 +49,6 @@ static CUresult find(const char *name, void **entry, int version, cuuint64_t fla
     /* A stub that is found and answers an error when called is fatal to clients that would have
      * done without the function: what is not implemented is not found. */
     if (symbol >= 0 && !soft_symbols[symbol].implemented) {
-        if (first_time((unsigned)symbol))
-            soft_log("%s is not implemented by the software GPU: cuGetProcAddress says not found",
-                     soft_symbols[symbol].name);
         symbol = -1;
         why = CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
     }
