@@ -174,8 +174,8 @@ def default_c() -> str:
 
 
 def exports_map() -> str:
-    """Version script: every symbol a driver exports, nothing else."""
-    names = "".join(f"        {s.name};\n" for s in cuda.SYMBOLS)
+    """Version script: every symbol a driver exports, and what tests read."""
+    names = "".join(f"        {name};\n" for name in (*(s.name for s in cuda.SYMBOLS), *_OWN))
     return "{\n    global:\n" + names + "    local:\n        *;\n};\n"
 
 
@@ -183,6 +183,9 @@ def results_inc() -> str:
     """One SOFT_RESULT(name) per CUresult, for cuGetErrorName."""
     return "".join(f"SOFT_RESULT({name})\n" for _, name in sorted(_RESULTS.items()))
 
+
+#: exports that no driver has: native/soft/gpu/function_counters.h
+_OWN = ("harp_soft_counters",)
 
 _ME = "native/gen/emit_soft.py"
 TARGETS: tuple[Target, ...] = (
