@@ -142,6 +142,7 @@ def _private_machine() -> Iterator[dict[str, str]]:
         if "HARP_RUN" not in env:
             folder = tempfile.TemporaryDirectory(prefix="harp-demo-")
             env["HARP_RUN"] = stack.enter_context(folder)
+            env["XDG_RUNTIME_DIR"] = env["HARP_RUN"]  # grants and injected libraries
             stack.callback(_stop_daemon, dict(env))
         yield env
 

@@ -42,6 +42,7 @@ def machine(*, gate: bool) -> Iterator[dict[str, str]]:
         env["HARP_CONFIG_DEVICE_KIND"] = "software"
         env["HARP_SOFT_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(dir=base))
         env["HARP_RUN"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="harp-bench-"))
+        env["XDG_RUNTIME_DIR"] = env["HARP_RUN"]
         if not gate:
             env["HARP_GATE"] = "off"
         stack.callback(
