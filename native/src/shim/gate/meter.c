@@ -52,6 +52,8 @@ void harp_time_open_gate(const struct harp_msg *msg)
         }
     }
     if (!harp_env()->gate_off && (fresh || g->state == GATE_FREE || g->state == GATE_QUANTUM)) {
+        if (g->state == GATE_FREE) /* streams are to be seen again: see yield_turn */
+            memset(harp_time_seen, 0, sizeof harp_time_seen);
         g->state = msg->quantum_ns == 0 ? GATE_FREE : GATE_QUANTUM;
         g->q.deadline_ns = now + msg->quantum_ns;
         g->q.window_ns = msg->window_ns;
@@ -321,7 +323,10 @@ static void yield_turn(struct harp_timegate *g, uint64_t now)
     }
     struct harp_msg msg = {.op = HARP_YIELD_TIME, .dev = g->dev, .epoch = g->epoch};
     msg.used_ns = used;
-    msg.a = g->backlogged || g->waiters != 0;
+    /* Who had so much queued when the turn ended is likely to want more: if not, its next turn is
+     * handed over after HARP_IDLE_NS. Said the other way round, the device would be given away. */
+    bool queued = g->touched_ns > g->closing_ns + HARP_IDLE_NS;
+    msg.a = g->backlogged || queued || g->waiters != 0;
     g->state = GATE_CLOSED;
     g->want_sent = msg.a != 0;
     g->wanted_ns = now;

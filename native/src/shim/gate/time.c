@@ -412,7 +412,8 @@ void harp_turn_end(struct harp_turn *turn, CUresult result)
         if (now && (b->end = harp_mark_take(s->ctx)) != NULL) {
             closed = b;
             s->open = NULL;
-            s->dirty = false;
+            if (!b->sample && g->state != GATE_FREE) /* free, others launch unseen meanwhile */
+                s->dirty = false;
         }
     }
     g->touched_ns = harp_now_ns();
