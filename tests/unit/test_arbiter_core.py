@@ -69,6 +69,8 @@ class Arbiter(RuleBasedStateMachine):
             self.core.add_tenant(limit=limit * GRANULE, share=share)
             for limit, share in zip(LIMITS, (300_000, 0, 0), strict=True)
         ]
+        for which in range(3):
+            self.join(which)
 
     # --- the model ---------------------------------------------------------------------------
 
@@ -152,7 +154,7 @@ class Arbiter(RuleBasedStateMachine):
         self.clients[client] = Client(client, self.tenants[which])
         self.handle(self.core.last)
 
-    @rule(data=st.data(), size=st.integers(1, 4), overhead=st.booleans())
+    @rule(data=st.data(), size=st.integers(1, 6), overhead=st.sampled_from([False, False, True]))
     def ask(self, data: st.DataObject, size: int, overhead: bool) -> None:
         client = self.pick(data)
         if client is None:
@@ -298,7 +300,7 @@ class Arbiter(RuleBasedStateMachine):
 
 
 Arbiter.TestCase.settings = settings(
-    max_examples=500,
+    max_examples=400,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
