@@ -111,6 +111,6 @@ void reader_decl(struct module_reader *reader, struct ptx_decl *prefix, bool par
 uint64_t reader_constant(struct module_reader *reader);
 
 /* The value that stands for the address of a function. */
-#define PTX_FUNC_ADDRESS(id) (0x0f00000000000000ull + (uint64_t)(id) * 16)
+#define PTX_FUNC_ADDRESS(id) ((uint64_t)0x0f00000000000000 + (uint64_t)(id) * 16)
 
 #endif

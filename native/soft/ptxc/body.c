@@ -1,0 +1,628 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "soft/ptxc/body.h"
+
+#include <string.h>
+
+enum { NAME_BUCKETS = 1024, MAX_DEPTH = 64 };
+
+struct local_name { /* a register, register family, parameter, variable or label */
+    const char *name;
+    size_t bytes;
+    struct local_name *chain;
+    uint32_t scope;
+    uint32_t reg, reg_count; /* family: %r<reg_count> */
+    struct ptx_decl *decl;
+    struct ptx_label *label;
+    bool family, is_reg;
+};
+
+struct body_reader {
+    struct module_reader r;
+    struct ptx_module *module;
+    struct job *job;
+    struct ptx_body *body;
+    struct local_name *buckets[NAME_BUCKETS];
+    uint32_t *parents; /* of each scope */
+    uint32_t scope, scope_count, scope_room;
+    bool in_call; /* reading the operands of a call: (...) is a list */
+    uint32_t next_shared;
+    struct pending { /* label operands, resolved at the end: labels may stand behind their use */
+        struct ptx_label **slot;
+        const char *name;
+        uint32_t scope, line;
+    } *pending;
+    uint32_t pending_count, pending_room;
+};
+
+static uint32_t hash(const char *name, size_t bytes)
+{
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ (unsigned char)name[i]) * 16777619u;
+    return (h ^ h >> 15) % NAME_BUCKETS;
+}
+
+/* The innermost of that name which `scope` sees. */
+static struct local_name *find_in(struct body_reader *b, const char *name, size_t bytes,
+                                  uint32_t scope, bool family)
+{
+    struct local_name *best = NULL;
+    for (struct local_name *n = b->buckets[hash(name, bytes)]; n; n = n->chain) {
+        if (n->bytes != bytes || n->family != family || memcmp(n->name, name, bytes) != 0)
+            continue;
+        for (uint32_t s = scope;; s = b->parents[s]) {
+            if (s == n->scope && (!best || best->scope < n->scope))
+                best = n;
+            if (!s)
+                break;
+        }
+    }
+    return best;
+}
+
+static struct local_name *add_name(struct body_reader *b, const char *name, size_t bytes)
+{
+    struct local_name *n = job_new(b->job, 1, sizeof(*n));
+    uint32_t at = hash(name, bytes);
+    n->name = name;
+    n->bytes = bytes;
+    n->scope = b->scope;
+    n->chain = b->buckets[at];
+    b->buckets[at] = n;
+    return n;
+}
+
+static char *take_word(struct body_reader *b)
+{
+    if (b->r.token.kind != TOK_WORD)
+        reader_fail(&b->r, "expected a name");
+    char *name = job_text(b->job, b->r.token.text, b->r.token.bytes);
+    reader_next(&b->r);
+    return name;
+}
+
+/* ------------------------------------------------------------------------ declarations -------- */
+
+static uint32_t add_reg(struct body_reader *b, const char *name, enum ptx_type type)
+{
+    struct ptx_body *body = b->body;
+    body->regs =
+        job_grow(b->job, body->regs, body->reg_count, &body->reg_room, sizeof(*body->regs));
+    body->regs[body->reg_count] = (struct ptx_reg){.name = name, .type = type};
+    return body->reg_count++;
+}
+
+static void read_registers(struct body_reader *b)
+{
+    enum ptx_type type = TY_NONE;
+    for (; b->r.token.kind == TOK_DOT; reader_next(&b->r)) {
+        enum ptx_type named = ptx_type_of(b->r.token.text, b->r.token.bytes);
+        if (named == TY_NONE)
+            job_fail(b->job, PTXC_UNSUPPORTED, "line %u: register declaration `.%.*s`",
+                     b->r.token.line, (int)b->r.token.bytes, b->r.token.text);
+        type = named;
+    }
+    if (type == TY_NONE)
+        reader_fail(&b->r, "expected a type");
+    do {
+        const char *name = take_word(b);
+        struct local_name *n = add_name(b, name, strlen(name));
+        n->is_reg = true;
+        if (reader_take(&b->r, '<')) {
+            uint64_t count = reader_constant(&b->r);
+            if (count > 1u << 20 || b->body->reg_count > 1u << 22)
+                reader_fail(&b->r, "expected fewer registers");
+            reader_expect(&b->r, '>');
+            n->family = true;
+            n->reg_count = (uint32_t)count;
+            n->reg = b->body->reg_count;
+            for (uint64_t i = 0; i < count; i++)
+                add_reg(b, name, type);
+        } else {
+            n->reg = add_reg(b, name, type);
+        }
+    } while (reader_take(&b->r, ','));
+    reader_expect(&b->r, ';');
+}
+
+static void add_decl(void *arg, struct ptx_decl *read)
+{
+    struct body_reader *b = arg;
+    struct ptx_body *body = b->body;
+    struct ptx_decl *d = job_new(b->job, 1, sizeof(*d));
+    *d = *read;
+    if (d->flexible)
+        job_fail(b->job, PTXC_INVALID, "line %u: `%s`: expected a size", d->line, d->name);
+    if (d->where == IN_SHARED) {
+        struct ptx_func *func = body->func;
+        if (b->next_shared >= func->shared_count)
+            job_fail(b->job, PTXC_INTERNAL, "line %u: `%s` was not seen by the scan", d->line,
+                     d->name);
+        d->ordinal = func->shared[b->next_shared++].ordinal;
+    } else if (d->where == IN_LOCAL) {
+        uint64_t at = (body->local_bytes + d->align - 1) & ~((uint64_t)d->align - 1);
+        d->ordinal = (uint32_t)at;
+        body->local_bytes = at + d->bytes;
+        body->locals =
+            job_grow(b->job, body->locals, body->local_count, &body->local_room, sizeof(d));
+        body->locals[body->local_count++] = d;
+    } else {
+        if (d->bytes > 1u << 16)
+            job_fail(b->job, PTXC_INVALID, "line %u: parameter `%s` is too large", d->line,
+                     d->name);
+        d->ordinal = body->param_count;
+        body->params =
+            job_grow(b->job, body->params, body->param_count, &body->param_room, sizeof(d));
+        body->params[body->param_count++] = d;
+    }
+    add_name(b, d->name, strlen(d->name))->decl = d;
+}
+
+/* ---------------------------------------------------------------------------- operands -------- */
+
+static struct ptx_label *label_named(struct body_reader *b, const char *name, uint32_t scope)
+{
+    struct ptx_body *body = b->body;
+    struct ptx_label *label = job_new(b->job, 1, sizeof(*label));
+    label->name = name;
+    label->scope = scope;
+    body->labels =
+        job_grow(b->job, body->labels, body->label_count, &body->label_room, sizeof(label));
+    body->labels[body->label_count++] = label;
+    return label;
+}
+
+static void want_label(struct body_reader *b, struct ptx_label **slot, const char *name,
+                       uint32_t line)
+{
+    b->pending =
+        job_grow(b->job, b->pending, b->pending_count, &b->pending_room, sizeof(*b->pending));
+    b->pending[b->pending_count++] =
+        (struct pending){.slot = slot, .name = name, .scope = b->scope, .line = line};
+}
+
+/* A register of the name, alone or as a member of a family: reg + 1, or 0. */
+static uint32_t find_reg(struct body_reader *b, const char *name, size_t bytes)
+{
+    struct local_name *n = find_in(b, name, bytes, b->scope, false);
+    if (n && n->is_reg)
+        return n->reg + 1;
+    size_t stem = bytes;
+    while (stem > 1 && name[stem - 1] >= '0' && name[stem - 1] <= '9')
+        stem--;
+    /* %r1<10> declares %r10 ... %r19: try every way to split off the number. */
+    for (size_t cut = stem; cut < bytes && cut < stem + 9; cut++) {
+        uint64_t number = 0;
+        if (bytes - cut > 9 || (name[cut] == '0' && bytes - cut > 1))
+            continue;
+        for (size_t i = cut; i < bytes; i++)
+            number = number * 10 + (uint64_t)(name[i] - '0');
+        n = find_in(b, name, cut, b->scope, true);
+        if (n && number < n->reg_count)
+            return n->reg + (uint32_t)number + 1;
+    }
+    return 0;
+}
+
+static void read_operand(struct body_reader *b, struct ptx_operand *out, bool in_mem, int depth);
+
+static void add_part(struct body_reader *b, struct ptx_operand *out, int depth)
+{
+    out->parts =
+        job_grow(b->job, out->parts, out->part_count, &out->part_room, sizeof(*out->parts));
+    read_operand(b, &out->parts[out->part_count++], false, depth + 1);
+}
+
+static bool at_punct(struct body_reader *b, char punct)
+{
+    return b->r.token.kind == TOK_PUNCT && b->r.token.punct == punct;
+}
+
+static void read_offset(struct body_reader *b, struct ptx_operand *out)
+{
+    if (at_punct(b, '+') || at_punct(b, '-'))
+        out->value += reader_constant(&b->r);
+}
+
+static void read_name_operand(struct body_reader *b, struct ptx_operand *out)
+{
+    struct ptx_token t = b->r.token;
+    reader_next(&b->r);
+    if (t.bytes == 1 && *t.text == '_') {
+        out->kind = OPND_SINK;
+    } else {
+        uint32_t reg = find_reg(b, t.text, t.bytes);
+        if (reg) {
+            out->kind = OPND_REG;
+            out->reg = reg - 1;
+            b->body->regs[out->reg].used = true;
+        } else if (*t.text == '%') {
+            /* A special register, perhaps with a component: %tid.x, %clock64. */
+            out->kind = OPND_SPECIAL;
+            size_t bytes = t.bytes - 1;
+            if (b->r.token.kind == TOK_DOT && b->r.token.bytes == 1) {
+                bytes += 2;
+                reader_next(&b->r);
+            }
+            out->name = job_text(b->job, t.text + 1, bytes);
+        } else {
+            struct local_name *n = find_in(b, t.text, t.bytes, b->scope, false);
+            struct ptx_symbol *s = module_find(b->module, t.text, t.bytes);
+            struct ptx_func *func = b->body->func;
+            if (n && n->decl) {
+                out->kind = OPND_DECL;
+                out->decl = n->decl;
+            } else {
+                for (uint32_t i = 0; i < func->param_count + func->ret_count; i++) {
+                    struct ptx_decl *d = i < func->param_count ? &func->params[i]
+                                                               : &func->rets[i - func->param_count];
+                    if (strlen(d->name) == t.bytes && memcmp(d->name, t.text, t.bytes) == 0) {
+                        out->kind = OPND_DECL;
+                        out->decl = d;
+                        break;
+                    }
+                }
+            }
+            if (out->decl) {
+                ;
+            } else if (s && s->var) {
+                out->kind = OPND_DECL;
+                out->decl = s->var;
+            } else if (s && s->func) {
+                out->kind = OPND_FUNC;
+                out->func = s->func;
+            } else {
+                out->kind = OPND_LABEL;
+                out->name = job_text(b->job, t.text, t.bytes);
+            }
+            if (at_punct(b, '[') && out->decl) { /* variable[constant] */
+                reader_next(&b->r);
+                out->value = reader_constant(&b->r);
+                reader_expect(&b->r, ']');
+            }
+        }
+    }
+    if (at_punct(b, '|')) {
+        reader_next(&b->r);
+        if (b->r.token.kind == TOK_WORD && b->r.token.bytes == 1 && *b->r.token.text == '_') {
+            out->sink_pair = true;
+        } else {
+            uint32_t pair =
+                b->r.token.kind == TOK_WORD ? find_reg(b, b->r.token.text, b->r.token.bytes) : 0;
+            if (!pair)
+                reader_fail(&b->r, "expected a predicate");
+            b->body->regs[pair - 1].used = true;
+            out->pair = pair;
+        }
+        reader_next(&b->r);
+    }
+}
+
+static void read_operand(struct body_reader *b, struct ptx_operand *out, bool in_mem, int depth)
+{
+    if (depth > 8)
+        reader_fail(&b->r, "expected a simpler operand");
+    switch (b->r.token.kind) {
+    case TOK_WORD:
+        read_name_operand(b, out);
+        if (!out->pair && !out->sink_pair && (in_mem || out->kind == OPND_DECL))
+            read_offset(b, out);
+        return;
+    case TOK_F32:
+    case TOK_F64:
+        out->kind = b->r.token.kind == TOK_F32 ? OPND_F32 : OPND_F64;
+        out->value = b->r.token.value;
+        reader_next(&b->r);
+        return;
+    case TOK_INT:
+        out->kind = OPND_INT;
+        out->value = reader_constant(&b->r);
+        return;
+    case TOK_PUNCT:
+        break;
+    default:
+        reader_fail(&b->r, "expected an operand");
+    }
+    if (reader_take(&b->r, '[')) {
+        /* More than one part: a tensor or texture address; its instruction is refused by name. */
+        out->kind = OPND_MEM;
+        do {
+            out->parts =
+                job_grow(b->job, out->parts, out->part_count, &out->part_room, sizeof(*out->parts));
+            read_operand(b, &out->parts[out->part_count++], true, depth + 1);
+        } while (reader_take(&b->r, ','));
+        if (out->parts[0].kind != OPND_INT) {
+            out->value = out->parts[0].value;
+            out->parts[0].value = 0;
+        }
+        reader_expect(&b->r, ']');
+    } else if (reader_take(&b->r, '{')) {
+        out->kind = OPND_VECTOR;
+        do
+            add_part(b, out, depth);
+        while (reader_take(&b->r, ','));
+        reader_expect(&b->r, '}');
+    } else if (at_punct(b, '(')) {
+        if (!b->in_call) {
+            out->kind = OPND_INT;
+            out->value = reader_constant(&b->r);
+            return;
+        }
+        reader_next(&b->r);
+        out->kind = OPND_LIST;
+        if (reader_take(&b->r, ')'))
+            return;
+        do
+            add_part(b, out, depth);
+        while (reader_take(&b->r, ','));
+        reader_expect(&b->r, ')');
+    } else if (reader_take(&b->r, '!')) {
+        read_operand(b, out, false, depth + 1);
+        out->negated = !out->negated;
+    } else if (at_punct(b, '-')) {
+        struct module_reader before = b->r;
+        reader_next(&b->r);
+        if (b->r.token.kind == TOK_F32 || b->r.token.kind == TOK_F64) {
+            out->kind = b->r.token.kind == TOK_F32 ? OPND_F32 : OPND_F64;
+            out->value = b->r.token.value ^ (1ull << (b->r.token.kind == TOK_F32 ? 31 : 63));
+            reader_next(&b->r);
+        } else if (b->r.token.kind == TOK_WORD) {
+            read_operand(b, out, false, depth + 1);
+            out->negated = true;
+        } else {
+            b->r = before;
+            out->kind = OPND_INT;
+            out->value = reader_constant(&b->r);
+        }
+    } else {
+        out->kind = OPND_INT;
+        out->value = reader_constant(&b->r);
+    }
+}
+
+/* -------------------------------------------------------------------------- statements -------- */
+
+static void resolve_operand(struct body_reader *b, struct ptx_operand *op, uint32_t line)
+{
+    if (op->kind == OPND_LABEL)
+        want_label(b, &op->label, op->name, line);
+    for (uint32_t i = 0; i < op->part_count; i++)
+        resolve_operand(b, &op->parts[i], line);
+}
+
+static void read_instruction(struct body_reader *b)
+{
+    struct ptx_body *body = b->body;
+    struct ptx_instr *in = job_new(b->job, 1, sizeof(*in));
+    const char *mods[MAX_MODS];
+    struct ptx_operand ops[MAX_OPERANDS];
+    memset(ops, 0, sizeof(ops));
+    in->line = b->r.token.line;
+    in->text = b->r.token.text;
+    if (reader_take(&b->r, '@')) {
+        in->guard_negated = reader_take(&b->r, '!');
+        uint32_t reg =
+            b->r.token.kind == TOK_WORD ? find_reg(b, b->r.token.text, b->r.token.bytes) : 0;
+        if (!reg || body->regs[reg - 1].type != TY_PRED)
+            reader_fail(&b->r, "expected a predicate");
+        in->guard = reg;
+        body->regs[reg - 1].used = true;
+        reader_next(&b->r);
+    }
+    if (b->r.token.kind != TOK_WORD)
+        reader_fail(&b->r, "expected an instruction");
+    in->op = job_text(b->job, b->r.token.text, b->r.token.bytes);
+    b->in_call = strcmp(in->op, "call") == 0;
+    reader_next(&b->r);
+    while (b->r.token.kind == TOK_DOT) {
+        if (in->mod_count == MAX_MODS)
+            reader_fail(&b->r, "expected fewer modifiers");
+        mods[in->mod_count++] = job_text(b->job, b->r.token.text, b->r.token.bytes);
+        reader_next(&b->r);
+    }
+    if (!at_punct(b, ';')) {
+        do {
+            if (in->op_count == MAX_OPERANDS)
+                reader_fail(&b->r, "expected fewer operands");
+            read_operand(b, &ops[in->op_count++], false, 0);
+        } while (reader_take(&b->r, ','));
+    }
+    in->mods = job_new(b->job, in->mod_count + 1, sizeof(*mods));
+    if (in->mod_count)
+        memcpy(in->mods, mods, in->mod_count * sizeof(*mods));
+    in->ops = job_new(b->job, in->op_count + 1, sizeof(*ops));
+    memcpy(in->ops, ops, in->op_count * sizeof(*ops));
+    in->bytes = (uint32_t)(b->r.token.text - in->text);
+    while (in->bytes && (unsigned char)in->text[in->bytes - 1] <= ' ')
+        in->bytes--;
+    reader_expect(&b->r, ';');
+    for (uint32_t i = 0; i < in->op_count; i++)
+        resolve_operand(b, &in->ops[i], in->line);
+    body->code = job_grow(b->job, body->code, body->code_count, &body->code_room, sizeof(in));
+    body->code[body->code_count++] = in;
+}
+
+static void read_targets(struct body_reader *b, struct ptx_label *label, bool calls)
+{
+    const char **names = NULL;
+    uint32_t room = 0, count = 0, line = b->r.token.line;
+    do {
+        names = job_grow(b->job, names, count, &room, sizeof(*names));
+        names[count++] = take_word(b);
+    } while (reader_take(&b->r, ','));
+    reader_expect(&b->r, ';');
+    if (calls)
+        return; /* an indirect call tries all functions of its shape */
+    label->targets = job_new(b->job, count, sizeof(*label->targets));
+    label->target_count = count;
+    for (uint32_t i = 0; i < count; i++)
+        want_label(b, &label->targets[i], names[i], line);
+}
+
+static void collect_param(void *arg, struct ptx_decl *decl)
+{
+    struct {
+        struct job *job;
+        struct ptx_decl *items;
+        uint32_t count, room;
+    } *list = arg;
+    list->items = job_grow(list->job, list->items, list->count, &list->room, sizeof(*decl));
+    list->items[list->count++] = *decl;
+}
+
+static void read_prototype_list(struct body_reader *b, struct ptx_decl **items, uint32_t *count)
+{
+    struct {
+        struct job *job;
+        struct ptx_decl *items;
+        uint32_t count, room;
+    } list = {.job = b->job};
+    if (!reader_take(&b->r, ')')) {
+        do {
+            struct ptx_decl prefix = {.where = IN_PARAM};
+            if (!ptx_token_is(&b->r.token, TOK_DOT, "param"))
+                reader_fail(&b->r, "expected .param");
+            reader_next(&b->r);
+            reader_decl(&b->r, &prefix, true, collect_param, &list);
+        } while (reader_take(&b->r, ','));
+        reader_expect(&b->r, ')');
+    }
+    *items = list.items;
+    *count = list.count;
+}
+
+static void read_prototype(struct body_reader *b, struct ptx_label *label)
+{
+    struct ptx_func *f = job_new(b->job, 1, sizeof(*f));
+    label->prototype = f;
+    if (reader_take(&b->r, '('))
+        read_prototype_list(b, &f->rets, &f->ret_count);
+    f->name = take_word(b);
+    reader_expect(&b->r, '(');
+    read_prototype_list(b, &f->params, &f->param_count);
+    while (!at_punct(b, ';')) {
+        if (b->r.token.kind == TOK_END || b->r.token.kind == TOK_BAD)
+            reader_fail(&b->r, "expected `;`");
+        reader_next(&b->r);
+    }
+    reader_expect(&b->r, ';');
+}
+
+static void read_directive(struct body_reader *b, struct ptx_label *label)
+{
+    struct ptx_token t = b->r.token;
+    struct ptx_decl prefix = {0};
+    reader_next(&b->r);
+    if (ptx_token_is(&t, TOK_DOT, "reg")) {
+        read_registers(b);
+        return;
+    }
+    if (ptx_token_is(&t, TOK_DOT, "param"))
+        prefix.where = IN_PARAM;
+    else if (ptx_token_is(&t, TOK_DOT, "local"))
+        prefix.where = IN_LOCAL;
+    else if (ptx_token_is(&t, TOK_DOT, "shared"))
+        prefix.where = IN_SHARED;
+    if (prefix.where != IN_NONE) {
+        reader_decl(&b->r, &prefix, false, add_decl, b);
+        reader_expect(&b->r, ';');
+    } else if (ptx_token_is(&t, TOK_DOT, "loc") || ptx_token_is(&t, TOK_DOT, "file")) {
+        while (b->r.token.line == t.line && b->r.token.kind != TOK_END &&
+               b->r.token.kind != TOK_BAD)
+            reader_next(&b->r);
+    } else if (ptx_token_is(&t, TOK_DOT, "pragma")) {
+        while (b->r.token.kind == TOK_STRING || at_punct(b, ','))
+            reader_next(&b->r);
+        reader_expect(&b->r, ';');
+    } else if (label && ptx_token_is(&t, TOK_DOT, "branchtargets")) {
+        read_targets(b, label, false);
+    } else if (label && ptx_token_is(&t, TOK_DOT, "calltargets")) {
+        read_targets(b, label, true);
+    } else if (label && ptx_token_is(&t, TOK_DOT, "callprototype")) {
+        read_prototype(b, label);
+    } else {
+        job_fail(b->job, PTXC_UNSUPPORTED, "line %u: directive `.%.*s`", t.line, (int)t.bytes,
+                 t.text);
+    }
+}
+
+static void read_label(struct body_reader *b, const char *name)
+{
+    struct local_name *n = find_in(b, name, strlen(name), b->scope, false);
+    if (n && n->label && n->scope == b->scope)
+        job_fail(b->job, PTXC_INVALID, "line %u: label `%s` is placed twice", b->r.token.line,
+                 name);
+    struct ptx_label *label = label_named(b, name, b->scope);
+    label->at = b->body->code_count;
+    label->placed = true;
+    add_name(b, name, strlen(name))->label = label;
+    if (b->r.token.kind == TOK_DOT && (ptx_token_is(&b->r.token, TOK_DOT, "branchtargets") ||
+                                       ptx_token_is(&b->r.token, TOK_DOT, "calltargets") ||
+                                       ptx_token_is(&b->r.token, TOK_DOT, "callprototype")))
+        read_directive(b, label);
+}
+
+static void read_statement(struct body_reader *b)
+{
+    if (b->r.token.kind == TOK_DOT) {
+        read_directive(b, NULL);
+        return;
+    }
+    if (b->r.token.kind == TOK_WORD) {
+        struct ptx_lexer ahead = b->r.lexer;
+        struct ptx_token t;
+        ptx_lex(&ahead, &t);
+        if (t.kind == TOK_PUNCT && t.punct == ':') {
+            const char *name = take_word(b);
+            reader_next(&b->r);
+            read_label(b, name);
+            return;
+        }
+    }
+    if (reader_take(&b->r, ';'))
+        return;
+    read_instruction(b);
+}
+
+struct ptx_body *body_read(struct ptx_module *module, struct ptx_func *func)
+{
+    struct body_reader *b = job_new(module->job, 1, sizeof(*b));
+    b->r.module = b->module = module;
+    b->job = module->job;
+    b->r.lexer = func->body;
+    b->body = job_new(b->job, 1, sizeof(*b->body));
+    b->body->func = func;
+    b->parents = job_grow(b->job, NULL, 0, &b->scope_room, sizeof(uint32_t));
+    b->scope_count = 1;
+    for (uint32_t i = 0; i < func->param_count + func->ret_count; i++)
+        if ((i < func->param_count ? func->params[i] : func->rets[i - func->param_count]).where !=
+            IN_PARAM)
+            job_fail(b->job, PTXC_UNSUPPORTED, "line %u: function `%s`: .reg parameters",
+                     func->line, func->name);
+    uint32_t depth = 0;
+    for (reader_next(&b->r); b->r.token.kind != TOK_END;) {
+        if (reader_take(&b->r, '{')) {
+            if (++depth > MAX_DEPTH)
+                job_fail(b->job, PTXC_UNSUPPORTED, "line %u: too many nested scopes",
+                         b->r.token.line);
+            b->parents =
+                job_grow(b->job, b->parents, b->scope_count, &b->scope_room, sizeof(uint32_t));
+            b->parents[b->scope_count] = b->scope;
+            b->scope = b->scope_count++;
+        } else if (reader_take(&b->r, '}')) {
+            if (!depth--)
+                reader_fail(&b->r, "expected an instruction");
+            b->scope = b->parents[b->scope];
+        } else {
+            read_statement(b);
+        }
+    }
+    for (uint32_t i = 0; i < b->pending_count; i++) {
+        struct pending *p = &b->pending[i];
+        struct local_name *n = find_in(b, p->name, strlen(p->name), p->scope, false);
+        if (!n || !n->label)
+            job_fail(b->job, PTXC_INVALID, "line %u: `%s` is declared nowhere", p->line, p->name);
+        *p->slot = n->label;
+    }
+    return b->body;
+}

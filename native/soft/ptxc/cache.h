@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Compiled kernels on disk, found by what they were made from.
+ *
+ * (1) A folder or file is trusted only if it belongs to this user (files: or to root) and nobody
+ *     else may write to it. (2) A file appears under its name complete, by rename. (3) Of many
+ *     processes that want one kernel at once, one compiles; a lock that its holder's death frees.
+ */
+#ifndef HARP_PTXC_CACHE_H
+#define HARP_PTXC_CACHE_H
+
+#include <stdbool.h>
+
+#include "soft/ptxc/job.h"
+
+/* The folder, made and checked. `wish` NULL: the default places in turn. */
+const char *cache_folder(struct job *job, const char *wish);
+/* True if `path` is there and to be trusted; fails the job if it is there and is not. */
+bool cache_trusts(struct job *job, const char *path);
+
+struct cache_work {
+    const char *folder, *final; /* absolute */
+    const char *temp;           /* a folder of this process: the current folder while it works */
+    int lock;
+};
+/* Takes the lock of `key`. True: the file has appeared meanwhile, nothing to do. */
+bool cache_begin(struct job *job, struct cache_work *work, const char *folder, const char *key);
+/* kernel.so of the temp folder becomes the file. */
+void cache_publish(struct job *job, struct cache_work *work);
+/* Removes temp and lock, whatever happened. */
+void cache_end(struct cache_work *work);
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One kernel and its callees -> C text.
+ *
+ * A kernel whose threads never wait for each other becomes three loops over a body; any other one
+ * becomes fibers (rt/fiber.h). Registers are C locals; control flow is goto.
+ */
+#ifndef HARP_PTXC_EMIT_H
+#define HARP_PTXC_EMIT_H
+
+#include "soft/ptxc/body.h"
+
+struct text {
+    char *at;
+    size_t bytes, room;
+};
+
+struct emitter {
+    struct job *job;
+    struct ptx_module *module;
+    struct ptx_func *kernel;
+    struct module_layout layout;
+    struct ptx_body **bodies; /* of layout.funcs */
+    struct text out;
+    /* what stands where now */
+    struct ptx_body *body;
+    struct ptx_instr *in;
+    uint32_t at; /* statement */
+    bool survey; /* first pass: only learn how registers are used */
+    /* properties of the kernel */
+    bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps;
+    uint32_t sites;
+};
+
+/* Appends C text. In the survey pass it is thrown away. */
+void put(struct emitter *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void put_to(struct emitter *e, struct text *text, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Text in the job's memory. */
+const char *say(struct emitter *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+_Noreturn void refuse(struct emitter *e, const char *why);
+_Noreturn void invalid(struct emitter *e, const char *why);
+
+bool has_mod(const struct ptx_instr *in, const char *mod);
+/* The n-th modifier that names a type, from 0; TY_NONE if there are fewer. */
+enum ptx_type type_mod(const struct ptx_instr *in, uint32_t n);
+
+/* C expression, of the C type of `type`, for an operand's value. */
+const char *read_as(struct emitter *e, const struct ptx_operand *op, enum ptx_type type);
+/* As read_as, but a wider register is cut down (ld, st, cvt). */
+const char *read_loose(struct emitter *e, const struct ptx_operand *op, enum ptx_type type);
+/* op = value; value is of the C type of `type`. Wider registers are extended. */
+void write_as(struct emitter *e, const struct ptx_operand *op, enum ptx_type type,
+              const char *value);
+/* Bits may be looked at as anything (mov, ld, st, selp): says nothing about the register. */
+const char *read_bits(struct emitter *e, const struct ptx_operand *op, enum ptx_type type);
+void write_bits(struct emitter *e, const struct ptx_operand *op, enum ptx_type type,
+                const char *value);
+/* C string literal: "kernel: line N: opcode". */
+const char *where(struct emitter *e);
+/* Address of a variable in its own space, as uint64_t. */
+const char *address_of(struct emitter *e, const struct ptx_decl *decl, uint64_t offset);
+/* [operand] -> C expression, uint64_t, in the space of the instruction. */
+const char *memory_address(struct emitter *e, const struct ptx_operand *mem);
+bool is_kernel_param(const struct emitter *e, const struct ptx_decl *decl);
+
+struct ptx_row { /* one form of an instruction: ops.c */
+    const char *op;
+    const char *types;    /* allowed last types, space separated; "" = none wanted; "*" = any */
+    const char *mods;     /* groups "a|b", optional ones end in ? */
+    const char *operands; /* "d a b:u32": role and type; t = the type, w = twice as wide */
+    const char *expr;     /* $a... operands, $t type, $C its C type, $R rounding, $1 group 1 */
+    void (*emit)(struct emitter *e, const struct ptx_row *row); /* instead of expr */
+};
+
+/* Emits e->in, without its guard. */
+void emit_instruction(struct emitter *e);
+/* What scheme the instruction asks for: sets the properties above. */
+void survey_scheme(struct emitter *e, const struct ptx_instr *in);
+bool watches(const struct ptx_instr *in);
+
+/* The whole C text of the kernel `name`, prelude included. Two numbers in it, PTXC_STACK_MARK and
+ * PTXC_THREAD_MARK, are replaced in the compiled file, once the compiler has said how much stack
+ * the functions take (stack.c). */
+void emit_kernel(struct emitter *e, const char *name);
+#define PTXC_STACK_MARK  0x9d3c51f7a2b6e840ull
+#define PTXC_THREAD_MARK 0x9d3c51f7a2b6e841ull
+
+extern const struct ptx_row ptx_rows[];
+extern const size_t ptx_row_count;
+
+#define EMITTER(name) void name(struct emitter *e, const struct ptx_row *row)
+EMITTER(emit_mov);
+EMITTER(emit_cvt);
+EMITTER(emit_setp);
+EMITTER(emit_set);
+EMITTER(emit_slct);
+EMITTER(emit_lop3);
+EMITTER(emit_carry);
+EMITTER(emit_dp);
+EMITTER(emit_ld);
+EMITTER(emit_st);
+EMITTER(emit_atom);
+EMITTER(emit_cvta);
+EMITTER(emit_isspacep);
+EMITTER(emit_cp_async);
+EMITTER(emit_fence);
+EMITTER(emit_nothing);
+EMITTER(emit_bra);
+EMITTER(emit_brx);
+EMITTER(emit_call);
+EMITTER(emit_ret);
+EMITTER(emit_stop);
+EMITTER(emit_bar);
+EMITTER(emit_shfl);
+EMITTER(emit_vote);
+EMITTER(emit_match);
+EMITTER(emit_redux);
+EMITTER(emit_activemask);
+EMITTER(emit_elect);
+EMITTER(emit_nanosleep);
+EMITTER(emit_mma);
+
+#endif

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Text that harp-ptxc puts before every translated kernel (after ptx_rt.h): the thread, memory and
+ * the ways out. Freestanding: no libc, no libm, no libgcc.
+ */
+typedef unsigned __int128 u128;
+
+#define INLINE      static inline __attribute__((always_inline, unused))
+#define COLD        static __attribute__((noinline, cold, unused))
+#define LIKELY(x)   __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* Generic addresses of the spaces that have no device address. Non-canonical on x86-64 and
+ * aarch64: no host pointer and no arena address lies here. The low 32 bits are the offset. */
+#define SHARED_WINDOW 0x0100000000000000ull
+#define LOCAL_WINDOW  0x0200000000000000ull
+#define PARAM_WINDOW  0x0300000000000000ull
+#define WINDOW_OF(a)  ((a) & 0xffffffff00000000ull)
+
+struct sched;
+
+/* One PTX thread. */
+struct thread {
+    const struct ptx_launch *L;
+    struct ptx_block *B;
+    unsigned char *shared;
+    uint32_t shared_bytes;
+    uint32_t tid[3];
+    uint32_t lin;        /* linear index in the block */
+    uint64_t sleep;      /* its own virtual nanosleep */
+    uint64_t ic, lb, sb; /* instructions, bytes loaded, bytes stored */
+    unsigned char *local;
+    uint32_t local_used, local_bytes;
+    struct sched *S;
+    /* fibers */
+    void *sp;
+    unsigned char *stack; /* lowest address */
+    uint32_t state, op, id, mask, count;
+    int32_t arg, arg2;
+    uint64_t in, out;
+    uint32_t out_pred;
+    void *lanes; /* operands of matrix instructions */
+    const char *where;
+};
+
+/* What all threads of one block share. */
+struct sched {
+    void *leave_sp; /* of run_block: where a stopped block goes */
+    void *main_sp;  /* of the scheduler, while a fiber runs */
+    void (*call)(void *);
+    void *call_arg; /* a call to make on the scheduler's stack: a fiber's is small */
+    enum ptx_stop stop;
+    uint32_t threads, done;
+    int want_poll;
+    struct thread *t;
+    struct barrier {
+        uint32_t expected, arrived, waiting, pop, all, any;
+    } bars[16];
+    uint32_t warp_wait[32], warp_done[32];
+};
+
+union bits32 {
+    uint32_t u;
+    float f;
+};
+union bits64 {
+    uint64_t u;
+    double f;
+};
+INLINE float asf32(uint32_t u)
+{
+    return ((union bits32){.u = u}).f;
+}
+INLINE uint32_t asu32(float f)
+{
+    return ((union bits32){.f = f}).u;
+}
+INLINE double asf64(uint64_t u)
+{
+    return ((union bits64){.u = u}).f;
+}
+INLINE uint64_t asu64(double f)
+{
+    return ((union bits64){.f = f}).u;
+}
+
+/* gcc may call these for struct copies even when freestanding. */
+__attribute__((visibility("hidden"), used, optimize("no-tree-loop-distribute-patterns"))) void *
+memcpy(void *restrict to, const void *restrict from, size_t n)
+{
+    unsigned char *t = to;
+    const unsigned char *f = from;
+    while (n--)
+        *t++ = *f++;
+    return to;
+}
+__attribute__((visibility("hidden"), used, optimize("no-tree-loop-distribute-patterns"))) void *
+memset(void *to, int c, size_t n)
+{
+    unsigned char *t = to;
+    while (n--)
+        *t++ = (unsigned char)c;
+    return to;
+}
+
+/* rt_enter(save, fn, arg): saves the callee-saved registers, stores the stack pointer in *save and
+ * calls fn(arg). rt_leave(sp): returns from that rt_enter, whatever lies above it on the stack.
+ * rt_switch(save, to): as rt_enter's saving, then goes on where `to` was saved.
+ * rt_start(save, top, fn, arg): saves, then calls fn(arg) on a new stack; fn never returns. */
+void rt_enter(void **save, void (*fn)(void *), void *arg);
+_Noreturn void rt_leave(void *sp);
+void rt_switch(void **save, void *to);
+void rt_start(void **save, void *top, void (*fn)(void *), void *arg);
+
+#if defined(__x86_64__)
+__asm__(".text\n"
+        ".type rt_enter, @function\n.type rt_leave, @function\n"
+        ".type rt_switch, @function\n.type rt_start, @function\n"
+        "rt_enter:\n"
+        "  push %rbp\n  push %rbx\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
+        "  sub $8, %rsp\n  mov %rsp, (%rdi)\n  mov %rdx, %rdi\n  call *%rsi\n"
+        "rt_back:\n"
+        "  add $8, %rsp\n"
+        "  pop %r15\n  pop %r14\n  pop %r13\n  pop %r12\n  pop %rbx\n  pop %rbp\n  ret\n"
+        "rt_leave:\n  mov %rdi, %rsp\n  jmp rt_back\n"
+        "rt_switch:\n"
+        "  push %rbp\n  push %rbx\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
+        "  sub $8, %rsp\n  mov %rsp, (%rdi)\n  mov %rsi, %rsp\n  jmp rt_back\n"
+        "rt_start:\n"
+        "  push %rbp\n  push %rbx\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
+        "  sub $8, %rsp\n  mov %rsp, (%rdi)\n  mov %rsi, %rsp\n  and $-16, %rsp\n"
+        "  mov %rcx, %rdi\n  xor %ebp, %ebp\n  call *%rdx\n  ud2\n");
+INLINE uint32_t rt_fp_get(void)
+{
+    uint32_t csr;
+    __asm__ volatile("stmxcsr %0" : "=m"(csr));
+    return csr;
+}
+INLINE void rt_fp_set(uint32_t csr)
+{
+    __asm__ volatile("ldmxcsr %0" : : "m"(csr) : "memory");
+}
+#define RT_FP_DEFAULT 0x1f80u
+#elif defined(__aarch64__)
+#define RT_SAVE                                                                                    \
+    "  sub sp, sp, #176\n  stp x19, x20, [sp]\n  stp x21, x22, [sp, #16]\n"                        \
+    "  stp x23, x24, [sp, #32]\n  stp x25, x26, [sp, #48]\n  stp x27, x28, [sp, #64]\n"            \
+    "  stp x29, x30, [sp, #80]\n  stp d8, d9, [sp, #96]\n  stp d10, d11, [sp, #112]\n"             \
+    "  stp d12, d13, [sp, #128]\n  stp d14, d15, [sp, #144]\n  mov x9, sp\n  str x9, [x0]\n"
+__asm__(".text\n"
+        ".type rt_enter, %function\n.type rt_leave, %function\n"
+        ".type rt_switch, %function\n.type rt_start, %function\n"
+        "rt_enter:\n" RT_SAVE "  mov x0, x2\n  blr x1\n"
+        "rt_back:\n"
+        "  ldp x19, x20, [sp]\n  ldp x21, x22, [sp, #16]\n  ldp x23, x24, [sp, #32]\n"
+        "  ldp x25, x26, [sp, #48]\n  ldp x27, x28, [sp, #64]\n  ldp x29, x30, [sp, #80]\n"
+        "  ldp d8, d9, [sp, #96]\n  ldp d10, d11, [sp, #112]\n  ldp d12, d13, [sp, #128]\n"
+        "  ldp d14, d15, [sp, #144]\n  add sp, sp, #176\n  ret\n"
+        "rt_leave:\n  mov sp, x0\n  b rt_back\n"
+        "rt_switch:\n" RT_SAVE "  mov sp, x1\n  b rt_back\n"
+        "rt_start:\n" RT_SAVE
+        "  and x1, x1, #-16\n  mov sp, x1\n  mov x29, xzr\n  mov x30, xzr\n  mov x0, x3\n"
+        "  blr x2\n  brk #0\n");
+INLINE uint32_t rt_fp_get(void)
+{
+    uint64_t v;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(v));
+    return (uint32_t)v;
+}
+INLINE void rt_fp_set(uint32_t v)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)v) : "memory");
+}
+#define RT_FP_DEFAULT 0u
+#else
+#error "harp-ptxc knows x86-64 and aarch64"
+#endif
+
+/* Ends the block. */
+COLD _Noreturn void rt_stop(struct thread *T, enum ptx_stop why, uint64_t addr, const char *where)
+{
+    T->S->stop = why;
+    T->B->fault_addr = addr;
+    T->B->fault_where = where;
+    rt_leave(T->S->leave_sp);
+}
+
+INLINE void rt_host(struct thread *T, void (*fn)(void *), void *arg)
+{
+#if RT_FIBERS
+    T->S->call_arg = arg;
+    T->S->call = fn;
+    rt_switch(&T->sp, T->S->main_sp);
+#else
+    fn(arg);
+#endif
+}
+
+struct translate_call {
+    struct thread *T;
+    uint64_t a;
+    uint32_t n;
+    int write;
+    void *out;
+};
+static void rt_translate(void *arg)
+{
+    struct translate_call *c = arg;
+    c->out = c->T->L->host->translate(c->T->L, c->a, c->n, c->write);
+}
+
+/* The part of an address check that is not the fast path. */
+COLD void *rt_slow(struct thread *T, uint64_t a, uint32_t n, int write, const char *where)
+{
+    const struct ptx_launch *L = T->L;
+    if (a & (n - 1))
+        rt_stop(T, PTX_STOP_MISALIGNED, a, where);
+    uint64_t window = WINDOW_OF(a), at = (uint32_t)a;
+    if (window == SHARED_WINDOW && at + n <= T->shared_bytes)
+        return T->shared + at;
+    if (window == LOCAL_WINDOW && at + n <= T->local_bytes)
+        return T->local + at;
+    if (window == PARAM_WINDOW && at + n <= L->params_bytes && !write)
+        return (void *)(L->params + at);
+    struct translate_call call = {T, a, n, write, NULL};
+    if (window != SHARED_WINDOW && window != LOCAL_WINDOW && window != PARAM_WINDOW &&
+        L->host->translate)
+        rt_host(T, rt_translate, &call);
+    if (!call.out)
+        rt_stop(T, PTX_STOP_ILLEGAL_ADDRESS, a, where);
+    return call.out;
+}
+
+/* .global: windows are no global memory. */
+COLD void *rt_slow_global(struct thread *T, uint64_t a, uint32_t n, int write, const char *where)
+{
+    uint64_t window = WINDOW_OF(a);
+    if (!(a & (n - 1)) &&
+        (window == SHARED_WINDOW || window == LOCAL_WINDOW || window == PARAM_WINDOW))
+        rt_stop(T, PTX_STOP_ILLEGAL_ADDRESS, a, where);
+    return rt_slow(T, a, n, write, where);
+}
+
+COLD _Noreturn void rt_bad(struct thread *T, uint64_t a, uint32_t n, uint64_t window,
+                           const char *where)
+{
+    rt_stop(T, a & (n - 1) ? PTX_STOP_MISALIGNED : PTX_STOP_ILLEGAL_ADDRESS, window | a, where);
+}
+
+/* Locals of every translated function: what an address check needs, kept in registers. */
+#define RT_LOCALS                                                                                  \
+    const uint64_t AB = T->L->arena_base, AN = T->L->arena_bytes;                                  \
+    const uint8_t *const AM = T->L->arena_map;                                                     \
+    const int64_t AD = T->L->arena_delta;                                                          \
+    unsigned char *const SB = T->shared;                                                           \
+    const uint32_t SN = T->shared_bytes;                                                           \
+    const unsigned char *const PB = T->L->params;                                                  \
+    uint64_t ic = 0, lb = 0, sb = 0, due = RT_POLL_EVERY;                                          \
+    uint32_t cc = 0, spin = 0;                                                                     \
+    (void)AB, (void)AN, (void)AM, (void)AD, (void)SB, (void)SN, (void)PB, (void)cc, (void)spin,    \
+        (void)lb, (void)sb, (void)due
+#define RT_FLUSH      (T->ic += ic, T->lb += lb, T->sb += sb, ic = lb = sb = 0)
+#define RT_POLL_EVERY (1u << 20) /* instructions of one thread between two polls */
+
+#define RT_IN_ARENA(a, n)                                                                          \
+    (((a) - AB) < AN && !((a) & ((n) - 1)) && AM[((a) - AB) >> PTX_PAGE_SHIFT])
+#define RT_GLOBAL(a, n, w, where)                                                                  \
+    ({                                                                                             \
+        const uint64_t a_ = (a);                                                                   \
+        LIKELY(RT_IN_ARENA(a_, (uint64_t)(n))) ? (void *)(a_ + (uint64_t)AD)                       \
+                                               : rt_slow_global(T, a_, (n), (w), (where));         \
+    })
+#define RT_GENERIC(a, n, w, where)                                                                 \
+    ({                                                                                             \
+        const uint64_t a_ = (a);                                                                   \
+        LIKELY(RT_IN_ARENA(a_, (uint64_t)(n))) ? (void *)(a_ + (uint64_t)AD)                       \
+                                               : rt_slow(T, a_, (n), (w), (where));                \
+    })
+#define RT_SHARED(a, n, where)                                                                     \
+    ({                                                                                             \
+        const uint64_t a_ = (a);                                                                   \
+        if (UNLIKELY(a_ + (n) > SN || (a_ & ((n) - 1))))                                           \
+            rt_bad(T, a_, (n), SHARED_WINDOW, (where));                                            \
+        (void *)(SB + a_);                                                                         \
+    })
+#define RT_LOCAL(a, n, where)                                                                      \
+    ({                                                                                             \
+        const uint64_t a_ = (a);                                                                   \
+        if (UNLIKELY(a_ + (n) > T->local_bytes || (a_ & ((n) - 1))))                               \
+            rt_bad(T, a_, (n), LOCAL_WINDOW, (where));                                             \
+        (void *)(T->local + a_);                                                                   \
+    })
+#define RT_PARAM(a, n, where)                                                                      \
+    ({                                                                                             \
+        const uint64_t a_ = (a);                                                                   \
+        if (UNLIKELY(a_ + (n) > T->L->params_bytes))                                               \
+            rt_bad(T, a_, 1, PARAM_WINDOW, (where));                                               \
+        (const void *)(PB + a_);                                                                   \
+    })
+#define RT_IS_DEVICE(a) ((a) >> 56 == 0)
+
+/* Typed access; memory of the host is little-endian as the device's. */
+#define RT_LD(C, p)  (*(const C *)(p))
+#define RT_LDV(C, p) (*(const volatile C *)(p))
+#define RT_LDP(C, p)                                                                               \
+    ({                                                                                             \
+        C v_;                                                                                      \
+        __builtin_memcpy(&v_, (p), sizeof(v_));                                                    \
+        v_;                                                                                        \
+    })
+#define RT_ST(C, p, v)  (*(C *)(p) = (v))
+#define RT_STV(C, p, v) (*(volatile C *)(p) = (v))
+
+/* A polling back edge. */
+COLD uint64_t rt_breathe(struct thread *T, uint64_t ic)
+{
+#if RT_FIBERS
+    T->S->want_poll = 1;
+    rt_switch(&T->sp, T->S->main_sp);
+#else
+    if (T->L->host->poll && T->L->host->poll(T->L))
+        rt_stop(T, PTX_STOP_ABANDONED, 0, NULL);
+#endif
+    return ic + RT_POLL_EVERY;
+}
+
+/* printf and assert of the device; `format` and `args` are generic addresses. */
+struct vprintf_call {
+    struct thread *T;
+    const char *format;
+    const void *args;
+    int out;
+};
+static void rt_vprintf_main(void *arg)
+{
+    struct vprintf_call *c = arg;
+    c->out = c->T->L->host->vprintf(c->T->L, c->format, c->args);
+}
+COLD uint32_t rt_vprintf(struct thread *T, uint64_t format, uint64_t args, const char *where)
+{
+    struct vprintf_call call = {T, NULL, NULL, -1};
+    uint64_t AB = T->L->arena_base, AN = T->L->arena_bytes;
+    const uint8_t *AM = T->L->arena_map;
+    call.format = RT_IN_ARENA(format, 1) ? (void *)(format + (uint64_t)T->L->arena_delta)
+                                         : rt_slow(T, format, 1, 0, where);
+    if (args)
+        call.args = RT_IN_ARENA(args, 1) ? (void *)(args + (uint64_t)T->L->arena_delta)
+                                         : rt_slow(T, args, 1, 0, where);
+    if (T->L->host->vprintf)
+        rt_host(T, rt_vprintf_main, &call);
+    return (uint32_t)call.out;
+}
+
+/* As printf would be called: file, line, function, block, thread, message. */
+COLD _Noreturn void rt_assert(struct thread *T, uint64_t message, uint64_t file, uint32_t line,
+                              uint64_t function, const char *where)
+{
+    static const char format[] =
+        "%s:%d: %s: block: [%d,%d,%d], thread: [%d,%d,%d] Assertion `%s` failed.\n";
+    struct {
+        uint64_t file;
+        uint32_t line;
+        uint64_t function;
+        uint32_t block[3], thread[3];
+        uint64_t message;
+    } args = {file,
+              line,
+              function,
+              {T->B->ctaid[0], T->B->ctaid[1], T->B->ctaid[2]},
+              {T->tid[0], T->tid[1], T->tid[2]},
+              message};
+    struct vprintf_call call = {T, format, &args, -1};
+    if (T->L->host->vprintf)
+        rt_host(T, rt_vprintf_main, &call);
+    rt_stop(T, PTX_STOP_ASSERT, 0, where);
+}
+
+INLINE uint64_t rt_now(struct thread *T)
+{
+    return T->L->host->now_ns() + T->sleep;
+}
+
+/* Local memory of a called function. */
+INLINE uint32_t rt_frame(struct thread *T, uint32_t bytes, const char *where)
+{
+    uint32_t at = (T->local_used + 15) & ~15u;
+    if (UNLIKELY(at + bytes > T->local_bytes))
+        rt_stop(T, PTX_STOP_STACK, 0, where);
+    T->local_used = at + bytes;
+    return at;
+}
