@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from harp.lease_wire import Msg, Op
 
@@ -25,7 +26,8 @@ ROOT = HERE.parent.parent
 
 def compile_c(source: Path, out: Path, *options: str, cc: str = "gcc") -> Path:
     """Build one C file; the test fails with the compiler's words."""
-    command = [cc, "-O1", "-D_GNU_SOURCE", f"-I{ROOT / 'native'}", *options, "-o", str(out), str(source)]
+    command = [cc, "-O1", "-D_GNU_SOURCE", f"-I{ROOT / 'native'}", "-o", str(out), str(source)]
+    command += options
     done = subprocess.run(
         [*command, "-ldl", "-lpthread"], capture_output=True, text=True, check=False
     )
@@ -66,6 +68,8 @@ class World:
         self.base = Path(tempfile.mkdtemp(prefix="harp-world-"))
         self.base.chmod(0o755)
         self._env = dict(env or {})
+        #: what finds the software GPU; empty over the fake driver
+        self.soft_env = dict(env or {})
         self._seq = 0
         self.device = 0
         self.uuid = uuid
@@ -84,7 +88,7 @@ class World:
         self.shim = shim
         self.start_arbiter()
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -185,9 +189,7 @@ class World:
 
     def set_tenant(self, name: str, **limits: int) -> None:
         self.limits[name].update(limits)
-        self.ask(
-            op=Op.SET_TENANT, tenant=self.tenants[name], dev=self.device, **self.limits[name]
-        )
+        self.ask(op=Op.SET_TENANT, tenant=self.tenants[name], dev=self.device, **self.limits[name])
 
     def usage(self, name: str) -> Msg:
         """The tenant's SNAP_USE."""
@@ -253,3 +255,70 @@ class World:
     def python(self, name: str | None, code: str, *args: object, **more: str) -> str:
         """Run Python code as a tenant."""
         return self.run(name, sys.executable, "-c", code, *args, **more)
+
+    def children(self, pid: int) -> list[int]:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [int(word) for word in text.split()]
+
+    def device_pids(self) -> list[int]:
+        """Processes that the device's own (real, here: software) NVML lists."""
+        return [int(w) for w in self.python(None, LIST_PIDS, str(self.nvml)).split()]
+
+
+LIST_PIDS = """
+import ctypes as C, sys
+nvml = C.CDLL(sys.argv[1])
+class Info(C.Structure):
+    _fields_ = [("pid", C.c_uint), ("used", C.c_ulonglong), ("gi", C.c_uint), ("ci", C.c_uint)]
+infos, count, handle = (Info * 1024)(), C.c_uint(1024), C.c_void_p()
+assert nvml.nvmlInit_v2() == 0
+assert nvml.nvmlDeviceGetHandleByIndex_v2(0, C.byref(handle)) == 0
+assert nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle, C.byref(count), infos) == 0
+print(*(infos[i].pid for i in range(count.value)))
+"""
+
+IDENTIFY = """
+import ctypes as C, sys
+cuda = C.CDLL(sys.argv[1])
+uuid, total = (C.c_uint8 * 16)(), C.c_size_t()
+assert cuda.cuInit(0) == 0
+assert cuda.cuDeviceGetUuid_v2(uuid, 0) == 0
+assert cuda.cuDeviceTotalMem_v2(C.byref(total), 0) == 0
+print(bytes(uuid).hex(), total.value)
+"""
+
+
+@contextlib.contextmanager
+def soft_world(native: Path, *, devices: str = "tiny", overhead: int = 64 * MIB) -> Iterator[World]:
+    """A world whose device is a private software GPU, readable by every user."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="harp-test-", dir=base) as state:
+        Path(state).chmod(0o777)
+        folder = Path(state) / "lib"
+        shutil.copytree(native / "soft", folder)
+        if (native / "harp-ptxc").exists():
+            shutil.copy(native / "harp-ptxc", folder)
+        folder.chmod(0o755)
+        soft = Path(state) / "gpu"
+        soft.mkdir()
+        soft.chmod(0o777)
+        env = {"HARP_SOFT_DIR": str(soft), "HARP_SOFT_DEVICES": devices}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LD_"))}
+        told = subprocess.run(
+            [sys.executable, "-c", IDENTIFY, folder / "libcuda.so.1"],
+            env=clean | env,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        uuid, total = told.stdout.split()
+        with World(
+            native,
+            cuda=folder / "libcuda.so.1",
+            nvml=folder / "libnvidia-ml.so.1",
+            uuid=bytes.fromhex(uuid),
+            capacity=int(total),
+            overhead=overhead,
+            env=env,
+        ) as world:
+            yield world

@@ -254,7 +254,8 @@ def test_a_full_device_denies_without_a_limit_too(world: World) -> None:
         sys.stdin.read()
         """),
     )
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
     world.python(
         "b",
         program("""
@@ -329,7 +330,8 @@ def race(world: World, processes: int) -> None:
         """)
     racers = [world.start("a", sys.executable, "-c", code) for _ in range(processes)]
     for racer in racers:
-        assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
     # one is stopped in mid-race: it strands nothing, for it keeps no slack
     racers[0].send_signal(signal.SIGSTOP)
     for racer in racers:
@@ -358,7 +360,8 @@ def test_arbiter_comes_back_and_learns_what_is_held(world: World) -> None:
         sys.stdin.readline()
         """),
     )
-    assert child.stdout is not None and child.stdin is not None
+    assert child.stdout is not None
+    assert child.stdin is not None
     assert child.stdout.readline() == "held\n"
     world.stop_arbiter(signal.SIGKILL)
     world.start_arbiter()
