@@ -92,13 +92,17 @@ def pick(a: Array, b: Array, *, larger: bool) -> Array:
 
 
 def to_int(a: Array, like: type, rounding: str) -> Array:
-    """cvt float to integer: rounds, saturates, NaN is 0 (integer types of 32 and 64 bits)."""
+    """cvt float to integer: rounds and saturates.
+
+    A NaN is 0 where neither side has 64 bits, else the integer with only its top bit set.
+    """
     info = np.iinfo(like)
+    nan = 0 if a.dtype == np.float32 and info.bits == 32 else 1 << (info.bits - 1)
     rounder = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}[rounding]
     out = []
     for v in rounder(a.astype(np.float64)):
         if np.isnan(v):
-            out.append(0)
+            out.append(nan)
         elif np.isinf(v):
             out.append(info.max if v > 0 else info.min)
         else:
@@ -301,10 +305,14 @@ class Kernel:
             ".target sm_90",
             ".address_size 64",
             "",
-            ".func (.reg .b32 %out) mix(.reg .b32 %a, .reg .b32 %b)",
+            ".func (.param .b32 out) mix(.param .b32 a, .param .b32 b)",
             "{",
-            "    mad.lo.u32 %out, %a, 2654435761, %b;",
-            "    shf.l.wrap.b32 %out, %out, %out, 13;",
+            "    .reg .b32 %a, %b;",
+            "    ld.param.b32 %a, [a];",
+            "    ld.param.b32 %b, [b];",
+            "    mad.lo.u32 %a, %a, 2654435761, %b;",
+            "    shf.l.wrap.b32 %a, %a, %a, 13;",
+            "    st.param.b32 [out], %a;",
             "    ret;",
             "}",
             "",
@@ -724,7 +732,13 @@ class Kernel:
         """A device function."""
         a, b = self.take(U32), self.take(U32)
         name = self.new(U32)
-        self.emit(f"call.uni ({name}), mix, ({a.name}, {b.name});")
+        self.emit("{")
+        self.emit("  .param .b32 first, second, result;")
+        self.emit(f"  st.param.b32 [first], {a.name};")
+        self.emit(f"  st.param.b32 [second], {b.name};")
+        self.emit("  call.uni (result), mix, (first, second);")
+        self.emit(f"  ld.param.b32 {name}, [result];")
+        self.emit("}")
         product = a.data * np.uint32(2654435761) + b.data
         self.keep(U32, name, product << np.uint32(13) | product >> np.uint32(19))
 

@@ -287,8 +287,8 @@ def case_host_function() -> None:
     address = ctypes.cast(note, ctypes.c_void_p).value
     stream = do(cu.cuStreamCreate(1))
     launch(sleep, (1,), (1,), (200,), (U32,), stream=stream)
-    do(cu.cuLaunchHostFunc(stream, cu.CUhostFn(_ptr=address), 77))
-    do(cu.cuLaunchHostFunc(stream, cu.CUhostFn(_ptr=address), 78))
+    do(cu.cuLaunchHostFunc(stream, cu.CUhostFn(address), 77))
+    do(cu.cuLaunchHostFunc(stream, cu.CUhostFn(address), 78))
     assert seen == []
     do(cu.cuStreamSynchronize(stream))
     assert seen == [77, 78]
