@@ -127,6 +127,12 @@ class AdmissionConfig:
         low=1.0,
         high=100.0,
     )
+    tenants_per_user: int = _key(
+        256,
+        "So many tenants may one user have at once; the arbiter takes 1024 in all.",
+        low=1,
+        high=1024,
+    )
 
 
 @dataclass(frozen=True, slots=True)

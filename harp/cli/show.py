@@ -26,7 +26,7 @@ def devices(*, as_json: bool) -> None:
     if as_json:
         print_json({"devices": [device_json(d) for d in state.devices]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("GPU", "KIND", "NAME"):
         table.add_column(column, overflow="fold")
     for column in ("MEMORY", "USED", "PROMISED", "SHARES", "CONTEXT"):
@@ -55,20 +55,21 @@ def devices(*, as_json: bool) -> None:
 def ps(*, as_json: bool) -> None:
     """List tenants, their processes, and processes that evade HARP."""
     with Client.connect(os.environ) as client:
-        state = client.state()
+        state, info = client.state(), client.info()
     by_uuid = {d.uuid: d for d in state.devices}
     if as_json:
         print_json(
             {
                 "tenants": [tenant_json(t, by_uuid) for t in state.tenants],
                 "uncovered": [uncovered_json(u) for u in state.uncovered],
+                "uncovered_total": info.uncovered_total,
                 "devices": [device_json(d) for d in state.devices],
             }
         )
         return
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("TENANT", "USER", "GPU"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     table.add_column("PID", justify="right", no_wrap=True)
     table.add_column("PROGRAM", overflow="ellipsis", no_wrap=True)
     for column in ("MEM", "LIMIT", "CONTEXT"):
@@ -117,4 +118,4 @@ def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device])
 def _gpu(device: pb.Device | None) -> str:
     if device is None:
         return "?"
-    return f"{device.index} (soft)" if is_software(device) else str(device.index)
+    return f"{device.index} soft" if is_software(device) else str(device.index)

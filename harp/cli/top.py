@@ -132,7 +132,7 @@ def _device_line(device: pb.Device) -> Text:
     kind = " (software)" if is_software(device) else ""
     return Text(
         f"GPU {device.index}{kind} {short_size(device.used_bytes)} of"
-        f" {short_size(device.memory_bytes)} used, {_percent(device.promised_ppm)} promised:"
+        f" {short_size(device.memory_bytes)} used, {device.promised_ppm / 10_000:.3g}% promised:"
         f" {device.name}",
         no_wrap=True,
         overflow="ellipsis",

@@ -76,7 +76,7 @@ async def run(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[s
         devices=[f"{d.index} {d.name}" for d in devices],
     )
     link = ArbiterLink(run_dir, native, config.daemon.arbiter_timeout_s, env)
-    book = Book(store, link, config.admission.overcommit_ratio)
+    book = Book(store, link, run_dir.path, config.admission)
     harpd = Harpd(config, book, link, found)
     link.on_event = harpd.on_event
     auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)

@@ -7,15 +7,18 @@ Order of writing when a tenant is made: arbiter, store, memory. What fails takes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
+from harp.config import AdmissionConfig
 from harp.daemon.link import ArbiterLink, listening_socket
 from harp.daemon.picture import ArbiterTenant, Picture, parse
 from harp.daemon.store import Store
@@ -25,6 +28,7 @@ from harp.errors import (
     DeviceBusy,
     NoDevice,
     NotOwner,
+    QuotaExceeded,
     TenantExists,
     UnknownTenant,
 )
@@ -56,10 +60,14 @@ class Wish:
 class Book:
     """Every living tenant. One task at a time changes it (`_lock`)."""
 
-    def __init__(self, store: Store, link: ArbiterLink, overcommit_ratio: float) -> None:
+    def __init__(
+        self, store: Store, link: ArbiterLink, run_dir: Path, config: AdmissionConfig
+    ) -> None:
         self._store = store
+        self._run_dir = run_dir
         self._link = link
-        self._overcommit_ratio = overcommit_ratio
+        self._overcommit_ratio = config.overcommit_ratio
+        self._tenants_per_user = config.tenants_per_user
         self._lock = asyncio.Lock()
         #: {tenant_id: tenant}
         self.tenants: dict[int, Tenant] = {}
@@ -217,6 +225,12 @@ class Book:
         root = read(wish.root_pid)
         if root is None or root.zombie:
             raise ConfigError(f"process {wish.root_pid} is gone")
+        held = sum(t.uid == wish.uid for t in self.tenants.values())
+        if held >= self._tenants_per_user:
+            raise QuotaExceeded(
+                f"uid {wish.uid} has {held} tenants, the most one user may have",
+                "wait for one to end, or let the daemon's owner raise admission.tenants_per_user",
+            )
         picture = await self.look()
         promises = self.promises(picture)
         devices = list(self.devices.values())
@@ -276,12 +290,14 @@ class Book:
             if sock is None:
                 return False
             fd = self._listening[tenant.tenant_id] = sock.detach()
+        known = Msg(op=Op.ADD_TENANT, tenant=tenant.tenant_id, uid=tenant.uid, text=tenant.name)
         try:
-            await self._link.client.request(
-                Msg(op=Op.ADD_TENANT, tenant=tenant.tenant_id, uid=tenant.uid, text=tenant.name),
-                [fd],
-            )
-            await self._grant(tenant)
+            # Clients wait in the socket's backlog already. They must find the grant when they are
+            # let in, or what they hold would not be taken back: so the socket comes last.
+            with _deaf_socket(self._run_dir) as deaf:
+                await self._link.client.request(known, [deaf.fileno()])
+                await self._grant(tenant)
+                await self._link.client.request(known, [fd])
         except ArbiterRefused as error:
             _log.warning("tenant_not_readmitted", tenant=tenant.name, reason=error.message)
             return False
@@ -313,6 +329,18 @@ class Book:
             name = f"{stem or 'tenant'}-{wish.root_pid}.{count}"
             count += 1
         return name
+
+
+@contextlib.contextmanager
+def _deaf_socket(folder: Path) -> Iterator[socket.socket]:
+    """A listening socket that nobody can reach."""
+    path = folder / "deaf.sock"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(str(path))
+        path.unlink()
+        sock.listen()
+        yield sock
 
 
 def _shrinks(old: Limits, new: Limits) -> bool:

@@ -43,6 +43,9 @@ __all__ = ["Harpd"]
 
 _log = structlog.get_logger(__name__)
 _RETRY_S = 0.5
+#: after a restart of harpd or the arbiter clients need this long to come back (they try every
+#: second at least); until then a process without a session is no evader
+_SETTLE_S = 3.0
 
 
 class Harpd:
@@ -71,6 +74,8 @@ class Harpd:
         self.used_bytes: dict[str, int] = {}
         #: {client_id: start time of its process}, to tell a reused pid
         self._client_start: dict[int, int] = {}
+        #: monotonic s before which nobody is called uncovered
+        self._settled_s = 0.0
         self._draining = asyncio.Event()
         self._connected = asyncio.Event()
 
@@ -82,7 +87,7 @@ class Harpd:
                 if client.state is ClientState.LIVE:
                     self._client_start[client.client_id] = start_of(client.pid)
                     _log.debug("client_joined", client=client.client_id, pid=client.pid)
-                else:
+                elif client.state is ClientState.DRAINING:
                     _log.info("client_died", client=client.client_id, pid=client.pid)
                     self._draining.set()
             case Op.EVENT_DENY:
@@ -107,6 +112,8 @@ class Harpd:
         await self._book.announce_devices(self._physical.values())
         await client.request(Msg(op=Op.SUBSCRIBE, a=1))
         await self._book.recover()
+        if self._book.tenants:
+            self._settled_s = time.monotonic() + _SETTLE_S
         for one in self._book.picture.clients.values():
             self._client_start.setdefault(one.client_id, start_of(one.pid))
         self._told_overhead.clear()
@@ -197,6 +204,8 @@ class Harpd:
     def _judge(
         self, uses: dict[str, list[ProcessUse]], picture: Picture, procs: dict[int, Proc]
     ) -> None:
+        if time.monotonic() < self._settled_s:
+            return
         covered = {c.pid for c in picture.clients.values() if c.state is ClientState.LIVE}
         now = {
             Sight(use.pid, procs[use.pid].start, uuid): use
