@@ -55,13 +55,12 @@ int soft_arena_make(struct soft_ctx *ctx)
     a->reserved_bytes = a->bytes + SOFT_GRANULE;
     a->map = mmap(NULL, a->granules, PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    a->owner = mmap(NULL, a->granules * sizeof *a->owner, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    a->owner = calloc(a->granules, sizeof(struct soft_block *));
     a->reserved[0] = reserve(a->reserved_bytes);
     a->reserved[1] = reserve(a->reserved_bytes);
     pthread_mutex_init(&a->lock, NULL);
     ctx->arena = a;
-    if (a->map == MAP_FAILED || (void *)a->owner == MAP_FAILED || a->reserved[0] == NULL ||
+    if (a->map == MAP_FAILED || a->owner == NULL || a->reserved[0] == NULL ||
         a->reserved[1] == NULL) {
         soft_log("cannot reserve %llu bytes of address space for device memory; remedy: raise "
                  "'ulimit -v'",
@@ -91,7 +90,7 @@ void soft_arena_end(struct soft_ctx *ctx)
     if (a == NULL)
         return;
     soft_host_forget(ctx);
-    if ((void *)a->owner != MAP_FAILED) {
+    if (a->owner != NULL) {
         for (uint64_t g = 0; g < a->granules && a->used > 0;) {
             struct soft_block *b = a->owner[g];
 
@@ -102,7 +101,7 @@ void soft_arena_end(struct soft_ctx *ctx)
             g += (b->bytes + SOFT_GRANULE - 1) / SOFT_GRANULE;
             block_free(b);
         }
-        munmap((void *)a->owner, a->granules * sizeof *a->owner);
+        free((void *)a->owner);
     }
     if (a->map != MAP_FAILED)
         munmap(a->map, a->granules);

@@ -95,6 +95,7 @@ struct soft_state { /* this process's hold on it */
     int slot;              /* ours, or -1; guarded by mutex */
     int32_t pid;           /* who opened it */
     uint64_t pidns, birth;
+    char path[416]; /* of the state file */
 };
 
 /* state.c */

@@ -290,6 +290,7 @@ static struct soft_state *open_once(char *why, size_t why_bytes)
                  "nothing",
                  dir, state->map->config, config);
     pthread_mutex_init(&state->mutex, NULL);
+    snprintf(state->path, sizeof state->path, "%s/state", dir);
     identify(state);
     return state;
 fail:
@@ -326,8 +327,30 @@ static void file_lock(int fd, short type)
     }
 }
 
+/* A fork that was not followed by exec: the child needs a lock and an identity of its own, since
+ * the open file description (and with it the state lock) is shared with the parent. */
+static void adopt(struct soft_state *state)
+{
+    int fd;
+
+    pthread_mutex_lock(&open_lock);
+    if (state->pid != (int32_t)getpid()) {
+        fd = open(state->path, O_RDWR | O_CLOEXEC);
+        if (fd >= 0) {
+            close(state->lock_fd);
+            state->lock_fd = fd;
+        }
+        pthread_mutex_init(&state->mutex, NULL); /* a thread of the parent may have held it */
+        state->slot = -1;
+        identify(state);
+    }
+    pthread_mutex_unlock(&open_lock);
+}
+
 void soft_state_lock(struct soft_state *state)
 {
+    if (state->pid != (int32_t)getpid())
+        adopt(state);
     pthread_mutex_lock(&state->mutex);
     file_lock(state->lock_fd, F_WRLCK);
 }
