@@ -45,11 +45,16 @@ class Client:
     used: int = 0
     slack: int = 0
     overhead: int = 0
-    extra: int = 0
+    told: int = 0  #: overhead the device says
     stopped: bool = False
     inbox: list[Msg] = field(default_factory=list)
     questions: dict[int, Question] = field(default_factory=dict)
     gate: int | None = None
+
+    @property
+    def extra(self) -> int:
+        """Overhead charged beyond the leases of its class."""
+        return max(0, self.told - self.overhead)
 
 
 class Arbiter(RuleBasedStateMachine):
@@ -84,12 +89,21 @@ class Arbiter(RuleBasedStateMachine):
         dead = [] if drained else list(self.dead.values())
         total = sum(held[c.id] + c.overhead + c.extra for c in live)
         total += sum(c.used + c.slack + c.overhead + c.extra for c in dead)
-        rooms = [CAPACITY - total]
+        free = CAPACITY - total
+        if not self.limit(tenant) and not overhead:
+            free -= sum(self.promised(t, held, dead) for t in self.tenants)
+        rooms = [free]
         if self.limit(tenant) and not overhead:
             mine = sum(held[c.id] for c in live if c.tenant == tenant)
             mine += sum(c.used + c.slack for c in dead if c.tenant == tenant)
             rooms.append(self.limit(tenant) - mine)
         return min(rooms)
+
+    def promised(self, tenant: int, held: dict[int, int], dead: list[Client]) -> int:
+        """What a tenant with a limit may still come for."""
+        mine = sum(held[c.id] for c in self.clients.values() if c.tenant == tenant)
+        mine += sum(c.used + c.slack for c in dead if c.tenant == tenant)
+        return max(0, self.limit(tenant) - mine)
 
     def watch_questions(self) -> None:
         for client in self.clients.values():
@@ -225,7 +239,7 @@ class Arbiter(RuleBasedStateMachine):
         client = self.pick(data, running=False)
         if client is None:
             return
-        client.extra = size
+        client.told = size
         self.watch_questions()
         self.core.admin(Op.SET_OVERHEAD, client=client.id, dev=0, bytes=size * GRANULE)
         self.handle(self.core.last)

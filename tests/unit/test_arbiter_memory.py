@@ -54,13 +54,43 @@ def test_overhead_counts_against_the_capacity_and_not_the_limit(core: Core) -> N
     assert (denied.op, denied.a) == (Op.MEM_DENY, Deny.CAPACITY)
 
 
-def test_overhead_correction_takes_room_and_gives_it_back(core: Core) -> None:
-    client = core.join(core.add_tenant())
+def test_overhead_the_device_sees_is_charged_beyond_what_is_leased_for_it(core: Core) -> None:
+    tenant = core.add_tenant()
+    client = core.join(tenant)
+    core.lease(client, 20 * GRANULE, cls=1)
     core.admin(Op.SET_OVERHEAD, client=client, dev=0, bytes=60 * GRANULE)
+    assert core.use(tenant).overhead_bytes == 60 * GRANULE
     ((_, denied),) = sends(core.lease(client, 41 * GRANULE))
     assert denied.a == Deny.CAPACITY
     core.admin(Op.SET_OVERHEAD, client=client, dev=0, bytes=GRANULE)
+    assert core.use(tenant).overhead_bytes == 20 * GRANULE
     assert ops(core.lease(client, 41 * GRANULE)) == [Op.MEM_GRANT]
+
+
+def test_tenant_without_a_limit_leaves_what_limited_ones_were_promised(core: Core) -> None:
+    limited = core.add_tenant(limit=60 * GRANULE)
+    free, guest = core.join(core.add_tenant()), core.join(limited)
+    core.lease(guest, 10 * GRANULE)
+    ((_, state),) = sends(core.tell(free, Op.MEM_INFO))
+    assert state.free_bytes == 40 * GRANULE
+    assert ops(core.lease(free, 40 * GRANULE)) == [Op.MEM_GRANT]
+    recalls = sends(core.lease(free, GRANULE))
+    for to, recall in recalls:
+        acts = core.tell(to, Op.RECALLED, seq=recall.seq)
+    assert ops(acts) == [Op.MEM_DENY]
+    assert ops(core.lease(guest, 50 * GRANULE)) == [Op.MEM_GRANT]
+    core.tell(guest, Op.RETURN_MEM, bytes=60 * GRANULE)
+    core.admin(Op.DEL_TENANT, tenant=limited)
+    assert ops(core.lease(free, 60 * GRANULE)) == [Op.MEM_GRANT]
+
+
+def test_drained_may_be_said_twice_and_not_of_the_living(core: Core) -> None:
+    client = core.join(core.add_tenant())
+    core.lease(client, GRANULE)
+    assert core.admin(Op.DRAINED, client=client, dev=0).op == Op.ERR
+    core.step(DEAD, client)
+    assert core.admin(Op.DRAINED, client=client, dev=0).op == Op.OK
+    assert core.admin(Op.DRAINED, client=client, dev=0).op == Op.OK
 
 
 def test_unused_lease_of_a_peer_is_recalled_before_a_denial(core: Core) -> None:

@@ -101,14 +101,15 @@ enum harp_op {
                            * device visible to the tenant, even with all limits 0 */
     HARP_DEL_TENANT,      /* seq, tenant: clients are disconnected, leases drain */
     HARP_DRAINED,         /* seq, client, dev (HARP_ALL_DEVICES: all of them): the device no longer
-                           * lists the dead client's pid */
-    HARP_SET_OVERHEAD,    /* seq, client, dev, bytes: what the device says this client holds beyond
-                           * its leases (context, code); counted against capacity, not the limit */
-    HARP_SNAPSHOT,        /* seq: answered by SNAP_* messages and then OK */
-    HARP_SUBSCRIBE, /* seq, a=1 on, 0 off: EVENT_* from now on. While someone is subscribed the
-                     * dead drain until DRAINED; while nobody is, they drain after
-                     * HARP_DRAIN_ALONE_NS */
-    HARP_SHUTDOWN,  /* seq: arbiter ends; clients keep what they hold */
+                           * lists the dead client's pid. Unknown or gone client: OK all the same */
+    HARP_SET_OVERHEAD, /* seq, client, dev, bytes: all that the device says this client holds beyond
+                        * its leases of class DEVICE (contexts, code). Charged against the
+                        * capacity as far as it is more than its leases of class OVERHEAD */
+    HARP_SNAPSHOT,     /* seq: answered by SNAP_* messages and then OK */
+    HARP_SUBSCRIBE,    /* seq, a=1 on, 0 off: EVENT_* from now on. While someone is subscribed the
+                        * dead drain until DRAINED; while nobody is, they drain after
+                        * HARP_DRAIN_ALONE_NS */
+    HARP_SHUTDOWN,     /* seq: arbiter ends; clients keep what they hold */
 
     /* --- arbiter -> harpd -------------------------------------------------------------------- */
     HARP_OK = 96,     /* seq, dev/tenant/client where one was made */

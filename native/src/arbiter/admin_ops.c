@@ -133,7 +133,9 @@ static void del_tenant(struct harp_core *k, const struct harp_msg *m)
         return;
     }
     t->deleted = 1;
-    t->clients++; /* keeps the slot while its clients go */
+    for (uint32_t dev = 0; dev < k->n_devices; dev++)
+        k->device[dev].unsettled = 1; /* what it was promised is free */
+    t->clients++;                     /* keeps the slot while its clients go */
     for (int32_t i = t->first, next; i >= 0; i = next) {
         next = k->client[i].next;
         if (k->client[i].state != HARP_CLIENT_DRAINING) {
@@ -156,23 +158,19 @@ static void set_overhead(struct harp_core *k, const struct harp_msg *m)
         return;
     }
     struct device *d = &k->device[m->dev];
-    uint64_t bytes = m->bytes < d->capacity ? m->bytes : d->capacity;
-    uint64_t before = c->hold[m->dev].extra;
-    c->hold[m->dev].extra = bytes;
-    d->extra = d->extra - before + bytes;
-    k->tenant[c->tenant].use[m->dev].extra += bytes - before;
-    d->unsettled = 1;
+    mem_told(k, c, m->dev, m->bytes < d->capacity ? m->bytes : d->capacity);
     ok(k, m, m->dev, 0);
 }
 
 static void drained(struct harp_core *k, const struct harp_msg *m)
 {
     struct client *c = core_client(k, m->client);
-    if (c == NULL || c->state != HARP_CLIENT_DRAINING) {
-        err(k, m, ENOENT, c == NULL ? "no such client" : "client is alive");
+    if (c != NULL && c->state != HARP_CLIENT_DRAINING) {
+        err(k, m, EBUSY, "client is alive");
         return;
     }
-    core_drained(k, c, m->dev);
+    if (c != NULL) /* else it is gone already: said twice, or device by device */
+        core_drained(k, c, m->dev);
     ok(k, m, m->dev, 0);
 }
 

@@ -27,12 +27,36 @@ static uint64_t charged(const struct use *u)
     return u->leased[HARP_MEM_DEVICE] + u->draining[HARP_MEM_DEVICE];
 }
 
-uint64_t mem_free(const struct device *d, const struct use *u)
+/* What tenants with a limit may still come for: who has none does not get it. */
+static uint64_t promised(const struct harp_core *k, uint32_t dev, int when_drained)
 {
-    uint64_t room = below(mem_occupied(d), d->capacity);
-    if (u->limit != 0 && below(charged(u), u->limit) < room)
-        room = below(charged(u), u->limit);
-    return room / HARP_GRANULE_BYTES * HARP_GRANULE_BYTES;
+    uint64_t sum = 0;
+    for (uint32_t t = 0; t < k->n_tenants; t++) {
+        const struct use *u = &k->tenant[t].use[dev];
+        if (k->tenant[t].id != 0 && !k->tenant[t].deleted && u->granted && u->limit != 0)
+            sum += below(when_drained ? u->leased[HARP_MEM_DEVICE] : charged(u), u->limit);
+    }
+    return sum;
+}
+
+static uint64_t room(const struct harp_core *k, uint32_t dev, uint32_t tenant, uint32_t cls,
+                     int when_drained)
+{
+    const struct device *d = &k->device[dev];
+    uint64_t used = mem_occupied(d) - (when_drained ? d->draining : 0);
+    uint64_t free = below(used, d->capacity);
+    if (cls == HARP_MEM_DEVICE && k->tenant[tenant].use[dev].limit == 0)
+        free = below(promised(k, dev, when_drained), free);
+    return free;
+}
+
+uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant)
+{
+    const struct use *u = &k->tenant[tenant].use[dev];
+    uint64_t free = room(k, dev, tenant, HARP_MEM_DEVICE, 0);
+    if (u->limit != 0 && below(charged(u), u->limit) < free)
+        free = below(charged(u), u->limit);
+    return free / HARP_GRANULE_BYTES * HARP_GRANULE_BYTES;
 }
 
 static int limit_stops(const struct use *u, const struct request *r, int when_drained)
@@ -41,10 +65,22 @@ static int limit_stops(const struct use *u, const struct request *r, int when_dr
     return r->cls == HARP_MEM_DEVICE && u->limit != 0 && below(used, u->limit) < r->bytes;
 }
 
-static int capacity_stops(const struct device *d, const struct request *r, int when_drained)
+/* Overhead that the leases of its class do not cover is charged on top. */
+static void cover(struct harp_core *k, struct client *c, uint32_t dev)
 {
-    uint64_t used = mem_occupied(d) - (when_drained ? d->draining : 0);
-    return below(used, d->capacity) < r->bytes;
+    struct hold *h = &c->hold[dev];
+    uint64_t extra = below(h->leased[HARP_MEM_OVERHEAD], h->told);
+    struct use *u = &k->tenant[c->tenant].use[dev];
+    u->extra += extra - h->extra;
+    k->device[dev].extra += extra - h->extra;
+    h->extra = extra;
+}
+
+void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes)
+{
+    c->hold[dev].told = bytes;
+    cover(k, c, dev);
+    k->device[dev].unsettled = 1;
 }
 
 static void add_lease(struct harp_core *k, struct client *c, uint32_t dev, uint32_t cls,
@@ -56,6 +92,7 @@ static void add_lease(struct harp_core *k, struct client *c, uint32_t dev, uint3
     k->device[dev].leased += bytes;
     if (u->leased[HARP_MEM_DEVICE] > u->peak)
         u->peak = u->leased[HARP_MEM_DEVICE];
+    cover(k, c, dev);
 }
 
 static void take_lease(struct harp_core *k, struct client *c, uint32_t dev, uint32_t cls,
@@ -69,6 +106,7 @@ static void take_lease(struct harp_core *k, struct client *c, uint32_t dev, uint
     h->leased[cls] -= bytes;
     k->tenant[c->tenant].use[dev].leased[cls] -= bytes;
     k->device[dev].leased -= bytes;
+    cover(k, c, dev);
     if (bytes != 0)
         k->device[dev].unsettled = 1;
 }
@@ -80,7 +118,7 @@ static void state_numbers(const struct harp_core *k, const struct client *c, uin
     m->limit_bytes = u->limit;
     m->leased_bytes = charged(u);
     m->capacity_bytes = k->device[dev].capacity;
-    m->free_bytes = mem_free(&k->device[dev], u);
+    m->free_bytes = mem_free(k, dev, (uint32_t)c->tenant);
 }
 
 static void deny(struct harp_core *k, struct client *c, uint32_t dev, const struct request *r,
@@ -152,7 +190,8 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
 {
     struct device *d = &k->device[dev];
     struct use *u = &k->tenant[c->tenant].use[dev];
-    int by_limit = limit_stops(u, r, 0), by_capacity = capacity_stops(d, r, 0);
+    uint32_t tenant = (uint32_t)c->tenant;
+    int by_limit = limit_stops(u, r, 0), by_capacity = room(k, dev, tenant, r->cls, 0) < r->bytes;
     if (!by_limit && !by_capacity) {
         struct harp_msg m = {
             .op = HARP_MEM_GRANT, .dev = dev, .seq = r->seq, .cls = r->cls, .bytes = r->bytes};
@@ -160,7 +199,8 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
         core_send(k, c, &m);
         return 1;
     }
-    int for_good_limit = limit_stops(u, r, 1), for_good = for_good_limit || capacity_stops(d, r, 1);
+    int for_good_limit = limit_stops(u, r, 1);
+    int for_good = for_good_limit || room(k, dev, tenant, r->cls, 1) < r->bytes;
     uint32_t reason = !for_good        ? HARP_DENY_DRAINING
                       : for_good_limit ? HARP_DENY_LIMIT
                                        : HARP_DENY_CAPACITY;
@@ -172,7 +212,7 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
     else if (below(own, d->capacity) < r->bytes)
         reason = HARP_DENY_CAPACITY;
     else if (k->now < r->deadline) {
-        if (by_limit && !settled(k, dev, (uint32_t)c->tenant, r->mark))
+        if (by_limit && !settled(k, dev, tenant, r->mark))
             return 0;
         if (by_capacity && !all_settled(k, dev, r->mark))
             return 0;
@@ -356,7 +396,7 @@ void mem_dead(struct harp_core *k, struct client *c)
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
             u->leased[cls] -= h->leased[cls];
         h->leased[HARP_MEM_OVERHEAD] += h->extra; /* the dead's overhead is one sum */
-        h->extra = 0;
+        h->told = h->extra = 0;
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++) {
             u->draining[cls] += h->leased[cls];
             d->draining += h->leased[cls];

@@ -27,7 +27,8 @@
 
 struct hold {
     uint64_t leased[HARP_MEM_CLASSES];
-    uint64_t extra;     /* overhead beyond the leases, told by harpd */
+    uint64_t told;      /* overhead the device says, by harpd */
+    uint64_t extra;     /* what of that is more than the leases of class OVERHEAD */
     uint64_t recall_no; /* the recall it owes an answer to; 0: none */
     uint64_t epoch;     /* of its last OPEN */
     uint8_t gate;       /* enum harp_gate */
@@ -164,7 +165,8 @@ void core_admin(struct harp_core *k, const struct harp_msg *msg);
 
 /* memory.c */
 uint64_t mem_occupied(const struct device *d);
-uint64_t mem_free(const struct device *d, const struct use *u);
+uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant);
+void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes);
 void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *msg);
 void mem_settle(struct harp_core *k, uint32_t dev); /* grants, recalls or denies who waits */
 void mem_dead(struct harp_core *k, struct client *c);
