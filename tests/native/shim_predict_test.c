@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a launch is expected to take, and whether it may still start in this turn.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "src/shim/gate/predict.h"
+
+#define CHECK(x)                                                                                   \
+    do {                                                                                           \
+        if (!(x)) {                                                                                \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x);                                \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+#define US 1000ull
+#define MS 1000000ull
+
+static void estimates(void)
+{
+    static struct harp_predictor p;
+    static int kernel, other;
+    struct harp_estimate *a = harp_predict(&p, &kernel, 64);
+    CHECK(harp_estimate_ns(a) == HARP_ESTIMATE_UNKNOWN && a->measured == 0);
+    CHECK(harp_predict(&p, &kernel, 64) == a);
+    struct harp_estimate *parts[8] = {a, a, a, a, a, a, a, a};
+    harp_estimate_learn(parts, 8, 8 * 200 * US); /* first measure: taken as it is */
+    CHECK(harp_estimate_ns(a) == 200 * US && a->measured == 8);
+    for (int i = 0; i < 100; i++)
+        harp_estimate_learn(parts, 8, 8 * 300 * US);
+    CHECK(harp_estimate_ns(a) > 295 * US && harp_estimate_ns(a) < 305 * US);
+    /* an unknown one among known ones gets what is left */
+    struct harp_estimate *b = harp_predict(&p, &other, 1);
+    CHECK(b != a);
+    uint64_t known = harp_estimate_ns(a);
+    struct harp_estimate *mixed[2] = {a, b};
+    harp_estimate_learn(mixed, 2, known + 5 * MS);
+    CHECK(harp_estimate_ns(a) == known && harp_estimate_ns(b) == 5 * MS);
+    /* less than nothing left: still a positive guess */
+    struct harp_estimate *c = harp_predict(&p, &other, 2);
+    struct harp_estimate *odd[2] = {a, c};
+    harp_estimate_learn(odd, 2, 1);
+    CHECK(harp_estimate_ns(c) > 0);
+}
+
+static void turns(void)
+{
+    uint64_t now = 1000 * MS;
+    struct harp_quantum q = {.deadline_ns = now + 5 * MS};
+    /* the first always goes, however long */
+    CHECK(harp_quantum_admit(&q, now, 50 * MS, true) == HARP_GO);
+    CHECK(harp_quantum_admit(&q, now + 6 * MS, 50 * MS, true) == HARP_GO);
+    harp_quantum_launched(&q, now, 50 * MS, true);
+    CHECK(harp_quantum_admit(&q, now, 1 * US, true) == HARP_SHUT);
+
+    /* as many as end before the deadline */
+    q = (struct harp_quantum){.deadline_ns = now + 5 * MS};
+    int n = 0;
+    while (harp_quantum_admit(&q, now, 200 * US, true) == HARP_GO) {
+        harp_quantum_launched(&q, now, 200 * US, true);
+        n++;
+    }
+    CHECK(n == 25);
+    CHECK(harp_quantum_admit(&q, now, 200 * US, true) == HARP_SHUT);
+    /* the queue turned out shorter than predicted: there is room again */
+    harp_quantum_observed(&q, now + 1 * MS, 2 * MS, 0);
+    CHECK(harp_quantum_admit(&q, now + 1 * MS, 200 * US, true) == HARP_GO);
+    CHECK(harp_quantum_admit(&q, now + 5 * MS, 200 * US, true) == HARP_SHUT);
+
+    /* the window bounds what is queued at once */
+    q = (struct harp_quantum){.deadline_ns = now + 5 * MS, .window_ns = 1 * MS};
+    n = 0;
+    while (harp_quantum_admit(&q, now, 300 * US, true) == HARP_GO) {
+        harp_quantum_launched(&q, now, 300 * US, true);
+        n++;
+    }
+    CHECK(n == 3 && harp_quantum_admit(&q, now, 300 * US, true) == HARP_LATER);
+    /* a single one longer than the window goes when nothing is queued */
+    CHECK(harp_quantum_admit(&q, now + 1 * MS, 2 * MS, true) == HARP_GO);
+
+    /* few of unknown length at once */
+    q = (struct harp_quantum){.deadline_ns = now + 5 * MS};
+    n = 0;
+    while (harp_quantum_admit(&q, now, HARP_ESTIMATE_UNKNOWN, false) == HARP_GO) {
+        harp_quantum_launched(&q, now, HARP_ESTIMATE_UNKNOWN, false);
+        n++;
+    }
+    CHECK(n == 4 && harp_quantum_admit(&q, now, HARP_ESTIMATE_UNKNOWN, false) == HARP_LATER);
+    CHECK(harp_quantum_admit(&q, now, 10 * US, true) == HARP_GO);
+    harp_quantum_observed(&q, now, 0, 0);
+    CHECK(harp_quantum_admit(&q, now, HARP_ESTIMATE_UNKNOWN, false) == HARP_GO);
+}
+
+int main(void)
+{
+    estimates();
+    turns();
+    return 0;
+}
