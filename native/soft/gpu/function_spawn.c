@@ -106,7 +106,8 @@ static int file_of(const char *text, size_t bytes)
     return fd;
 }
 
-static int spawn(const char *program, const char *kernel, int in, int out, int errors, pid_t *pid)
+static int spawn(const char *program, const char *kernel, int cc, int in, int out, int errors,
+                 pid_t *pid)
 {
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attributes;
@@ -124,9 +125,10 @@ static int spawn(const char *program, const char *kernel, int in, int out, int e
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    char *argv[] = {(char *)(uintptr_t)"harp-ptxc", (char *)(uintptr_t)"--kernel",
-                    (char *)(uintptr_t)kernel, NULL};
-    int err = posix_spawn(pid, program, &files, &attributes, argv, env);
+    char sm[16];
+    snprintf(sm, sizeof sm, "%d", cc);
+    const char *argv[] = {"harp-ptxc", "compile", "--kernel", kernel, "--sm", sm, "-", NULL};
+    int err = posix_spawn(pid, program, &files, &attributes, (char *const *)(uintptr_t)argv, env);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&files);
     free(env);
@@ -194,7 +196,7 @@ static int finish(pid_t pid, bool in_time)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel,
+int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc,
                     struct soft_spawned *done)
 {
     char program[PATH_MAX + 16];
@@ -211,7 +213,7 @@ int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel,
         err = in < 0 ? in : -errno;
         goto out;
     }
-    err = spawn(program, kernel, in, out[1], errors[1], &pid);
+    err = spawn(program, kernel, cc, in, out[1], errors[1], &pid);
     if (err != 0)
         goto out;
     close(out[1]);

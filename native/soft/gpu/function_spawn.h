@@ -7,7 +7,7 @@
 
 #include <stddef.h>
 
-enum soft_ptxc_exit { SOFT_PTXC_INVALID = 2, SOFT_PTXC_UNSUPPORTED = 3 };
+enum soft_ptxc_exit { SOFT_PTXC_INVALID = 4, SOFT_PTXC_UNSUPPORTED = 3 };
 
 struct soft_spawned {
     int exit_status;  /* -1: killed, or reaped by somebody else */
@@ -16,7 +16,7 @@ struct soft_spawned {
 };
 
 /* 0 if it ran (see exit_status), else -errno with `errors` saying what to do. */
-int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel,
+int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc,
                     struct soft_spawned *done);
 
 #endif
