@@ -3,7 +3,7 @@
  * From a kernel's PTX to code that runs: harp-ptxc compiles it in a process of its own, this opens
  * the object it names.
  *
- * Contract with harp-ptxc (function_spawn.c runs it): PTX on standard input, `--kernel NAME`; on
+ * Contract with harp-ptxc (function_spawn.c runs it): PTX on standard input; on
  * success one line with the absolute path of the object on standard output.
  */
 #include <dlfcn.h>
@@ -75,8 +75,8 @@ static CUresult compile(struct soft_kernel *kernel, char *why, size_t why_bytes)
     if (kernel->counter == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     struct soft_spawned done = {0};
-    int err =
-        soft_spawn_ptxc(kernel->image->ptx, kernel->image->ptx_bytes, kernel->entry->name, &done);
+    int err = soft_spawn_ptxc(kernel->image->ptx, kernel->image->ptx_bytes, kernel->entry->name,
+                              kernel->image->cc, &done);
     CUresult result = CUDA_SUCCESS;
     if (err != 0) {
         snprintf(why, why_bytes, "%s", done.errors);
@@ -93,8 +93,11 @@ static CUresult compile(struct soft_kernel *kernel, char *why, size_t why_bytes)
         case SOFT_PTXC_UNSUPPORTED:
             result = CUDA_ERROR_NOT_SUPPORTED;
             break;
-        default:
+        case SOFT_PTXC_NO_COMPILER:
             result = CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
+            break;
+        default:
+            result = CUDA_ERROR_UNKNOWN;
         }
     }
     return result;

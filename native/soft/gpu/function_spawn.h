@@ -7,7 +7,11 @@
 
 #include <stddef.h>
 
-enum soft_ptxc_exit { SOFT_PTXC_INVALID = 4, SOFT_PTXC_UNSUPPORTED = 3 };
+enum soft_ptxc_exit {
+    SOFT_PTXC_UNSUPPORTED = 3,
+    SOFT_PTXC_INVALID = 4,
+    SOFT_PTXC_NO_COMPILER = 5,
+};
 
 struct soft_spawned {
     int exit_status;  /* -1: killed, or reaped by somebody else */

@@ -50,6 +50,7 @@ struct soft_counter *soft_counter_of(const char *name);
 /* ------------------------------------------------------------------------- module_image.c ----- */
 struct soft_image {
     _Atomic uint32_t refs;
+    int cc;    /* of the device it was picked for */
     char *ptx; /* NUL-terminated */
     size_t ptx_bytes;
     struct ptx_index index;

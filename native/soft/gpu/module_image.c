@@ -218,6 +218,7 @@ CUresult soft_image_load(const void *data, int cc, struct soft_image **out, char
     if (image == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     image->refs = 1;
+    image->cc = cc;
     CUresult result = soft_image_ptx(data, cc, &image->ptx, why, why_bytes);
     if (result != CUDA_SUCCESS)
         goto out;
