@@ -68,6 +68,7 @@ struct soft_shared_slot {
     int32_t pid;           /* in its own pid namespace */
     uint64_t pidns, birth; /* with pid: which process it is, in that namespace */
     uint64_t start_ns, dead_ns;
+    uint64_t left; /* 1: its process exits, and holds nothing any more */
     char name[64];
     struct soft_shared_slot_dev dev[SOFT_MAX_DEVICES];
 };
@@ -100,6 +101,7 @@ struct soft_state { /* this process's hold on it */
 
 /* state.c */
 void soft_state_lock(struct soft_state *state);
+bool soft_state_lock_soon(struct soft_state *state); /* false: somebody keeps it */
 void soft_state_unlock(struct soft_state *state);
 
 /* state_slot.c; "locked" = with the state lock held */
@@ -115,7 +117,7 @@ void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
 int soft_client_take(struct soft_state *state, int dev); /* >= 0: client; -ENOSPC */
 void soft_client_leave(struct soft_state *state, int dev, int client);
 
-/* Truth ledger of our slot. */
+/* Truth ledger of our slot, which we have. */
 struct soft_shared_slot_dev *soft_slot_ledger(struct soft_state *state, int dev);
 void soft_bucket_add(struct soft_shared_engine *engine, uint64_t from_ns, uint64_t to_ns);
 

@@ -355,6 +355,19 @@ void soft_state_lock(struct soft_state *state)
     file_lock(state->lock_fd, F_WRLCK);
 }
 
+/* At exit: whoever holds it may be a thread that the exit interrupted for good. */
+bool soft_state_lock_soon(struct soft_state *state)
+{
+    for (int tries = 0; tries < 100; tries++) {
+        if (pthread_mutex_trylock(&state->mutex) == 0) {
+            file_lock(state->lock_fd, F_WRLCK);
+            return true;
+        }
+        usleep(1000);
+    }
+    return false;
+}
+
 void soft_state_unlock(struct soft_state *state)
 {
     file_lock(state->lock_fd, F_UNLCK);

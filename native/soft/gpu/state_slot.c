@@ -126,7 +126,7 @@ void soft_slots_reap_locked(struct soft_state *state)
         if (atomic_load(&slot->state) == SOFT_SLOT_LIVE && soft_slot_is_dead(state, (int)i))
             bury(state, (int)i, now);
         if (atomic_load(&slot->state) == SOFT_SLOT_TEARDOWN &&
-            now - slot->dead_ns >= state->map->teardown_ns)
+            (slot->left || now - slot->dead_ns >= state->map->teardown_ns))
             retire(state, (int)i);
     }
 }
@@ -189,14 +189,19 @@ int soft_slot_take(struct soft_state *state)
     return slot;
 }
 
-/* The end of a process that could say good-bye: nothing is left to tear down. */
+/* The end of a process that could say good-bye: nothing is left to tear down. The slot stays ours
+ * until the process is gone, for its threads run on for an instant and write to its ledger. */
 void soft_slot_leave(struct soft_state *state)
 {
-    soft_state_lock(state);
+    if (!soft_state_lock_soon(state))
+        return; /* then it is as if it was killed */
     if (state->slot >= 0) {
-        bury(state, state->slot, soft_now_ns());
-        retire(state, state->slot);
-        state->slot = -1;
+        for (int d = 0; d < state->map->device_count; d++) {
+            drop_clients(state, d, (uint32_t)state->slot + 1, -1);
+            put(&state->map->slot[state->slot].dev[d].mem_bytes, 0);
+            put(&state->map->slot[state->slot].dev[d].context_bytes, 0);
+        }
+        state->map->slot[state->slot].left = 1;
     }
     soft_state_unlock(state);
 }
@@ -224,7 +229,7 @@ int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint
     if (more < mem_bytes || more > total)
         return -ENOMEM;
     soft_state_lock(state);
-    if (state->slot < 0) {
+    if (state->slot < 0 || state->map->slot[state->slot].left) {
         err = -ENOMEM;
         goto out;
     }
@@ -253,7 +258,7 @@ void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
                        uint64_t context_bytes)
 {
     soft_state_lock(state);
-    if (state->slot >= 0) {
+    if (state->slot >= 0 && !state->map->slot[state->slot].left) {
         struct soft_shared_slot_dev *d = &state->map->slot[state->slot].dev[dev];
 
         put(&d->mem_bytes, get(&d->mem_bytes) - mem_bytes);
@@ -291,7 +296,7 @@ void soft_client_leave(struct soft_state *state, int dev, int client)
 
 struct soft_shared_slot_dev *soft_slot_ledger(struct soft_state *state, int dev)
 {
-    return &state->map->slot[state->slot >= 0 ? state->slot : 0].dev[dev];
+    return &state->map->slot[state->slot].dev[dev];
 }
 
 /* ---------------------------------------------------------------------------- the read side -- */
