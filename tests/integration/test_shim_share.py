@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPU time shared between two saturating tenants, judged by the software engine's own ledger."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shim_world import MIB, World, build_fake, compile_c, soft_world
+
+BUSY = Path(__file__).with_name("shim_busy.c")
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_c(BUSY, tmp_path_factory.mktemp("busy") / "busy")
+
+
+@pytest.fixture
+def world(native_dir: Path) -> Iterator[World]:
+    with soft_world(native_dir) as made:
+        yield made
+
+
+def engine(world: World) -> dict[int, int]:
+    """{pid: ns of the compute engine} by the engine itself."""
+    done = subprocess.run(
+        [world.native / "harp-soft-truth", "--json"],
+        env=world.bare_env(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    truth = json.loads(done.stdout)
+    return {p["pid"]: p["busy_ns"]["compute"] for p in truth["processes"] if p["device"] == 0}
+
+
+def measure(
+    world: World, busy: Path, runs: dict[str, tuple[str, str]], seconds: float, **more: str
+) -> dict[str, float]:
+    """Run `busy MODE KERNEL_US` for each tenant; each one's part of the engine's busy time."""
+    processes = {
+        name: world.start(name, busy, mode, us, str(seconds + 2), **more)
+        for name, (mode, us) in runs.items()
+    }
+    for process in processes.values():
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready"), process.stderr
+    for process in processes.values():
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    time.sleep(1)
+    before = engine(world)
+    time.sleep(seconds)
+    after = engine(world)
+    spent = {name: after[p.pid] - before.get(p.pid, 0) for name, p in processes.items()}
+    assert sum(spent.values()) > 0.8 * seconds * 1e9, spent
+    for process in processes.values():
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+    return {name: ns / sum(spent.values()) for name, ns in spent.items()}
+
+
+def two(world: World) -> None:
+    world.tenant("small", mem=256 * MIB, share_ppm=300_000)
+    world.tenant("large", mem=256 * MIB, share_ppm=700_000)
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        (("deep", "200"), ("deep", "200")),
+        (("deep", "1000"), ("deep", "100")),
+        (("sync", "1000"), ("deep", "500")),
+        (("graph", "200"), ("deep", "1000")),
+        (("deep", "20000"), ("deep", "200")),
+    ],
+    ids=["200us", "1ms-100us", "sync-loop", "graphs", "longer-than-a-turn"],
+)
+def test_shares_hold(
+    world: World, busy: Path, small: tuple[str, str], large: tuple[str, str]
+) -> None:
+    two(world)
+    shares = measure(world, busy, {"small": small, "large": large}, 4)
+    assert shares["small"] == pytest.approx(0.3, abs=0.02), (shares, world.log("small"))
+
+
+def test_gate_off_fails_the_same_check(world: World, busy: Path) -> None:
+    two(world)
+    same = {"small": ("deep", "200"), "large": ("deep", "200")}
+    shares = measure(world, busy, same, 3, HARP_GATE="off")
+    assert shares["small"] != pytest.approx(0.3, abs=0.1), shares
+
+
+def test_meter_agrees_with_the_engine(world: World, busy: Path) -> None:
+    two(world)
+    measure(world, busy, {"small": ("deep", "500"), "large": ("deep", "500")}, 3)
+    truth = sum(engine(world).values())
+    metered = world.usage("small").used_ns + world.usage("large").used_ns
+    assert metered == pytest.approx(truth, rel=0.15)
+
+
+def test_alone_it_has_the_whole_device(world: World, busy: Path) -> None:
+    two(world)
+    measure(world, busy, {"small": ("deep", "200")}, 2)
+    assert world.usage("small").launches > 10_000
+
+
+def test_idle_share_is_handed_over(world: World, busy: Path) -> None:
+    """A tenant that has a context and no work costs the other nothing."""
+    two(world)
+    idle = world.start("large", busy, "deep", "200", "1")
+    assert idle.stdout is not None
+    assert idle.stdout.readline().startswith("ready")
+    measure(world, busy, {"small": ("sync", "500")}, 2)
+
+
+def test_nothing_is_recorded_in_a_capture(native_dir: Path, tmp_path: Path, busy: Path) -> None:
+    """The fake driver aborts when an event is recorded on a capturing stream."""
+    fake = build_fake(tmp_path / "fake")
+    with World(native_dir, cuda=fake) as world:
+        two(world)
+        code = """
+import ctypes as C, sys, time
+cuda = C.CDLL("libcuda.so.1")
+ctx, s, graph = C.c_void_p(), C.c_void_p(), C.c_void_p()
+assert cuda.cuInit(0) == 0 and cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0) == 0
+assert cuda.cuStreamCreate(C.byref(s), 0) == 0
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    assert cuda.cuStreamBeginCapture_v2(s, 2) == 0
+    for _ in range(100):
+        assert cuda.cuLaunchKernel(None, 100, 1, 1, 1, 1, 1, 0, s, None, None) == 0
+    assert cuda.cuStreamEndCapture(s, C.byref(graph)) == 0
+    for _ in range(20):
+        assert cuda.cuLaunchKernel(None, 100, 1, 1, 1, 1, 1, 0, s, None, None) == 0
+print("done")
+"""
+        other = world.start("large", busy, "deep", "200", "3", FAKE_DRIVER="1")
+        assert other.stdin is not None
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        assert world.python("small", code) == "done\n"
+        other.kill()
+
+
+def test_arbiter_dies_and_work_goes_on(world: World, busy: Path) -> None:
+    two(world)
+    runs = [world.start(name, busy, "deep", "200", "3") for name in ("small", "large")]
+    for process in runs:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    time.sleep(1)
+    world.stop_arbiter(9)
+    time.sleep(0.5)
+    world.start_arbiter()
+    for process in runs:
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0, (out, err)
+    assert "arbiter_back" in world.log("small")
