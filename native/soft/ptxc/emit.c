@@ -6,9 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "soft/ptxc/prelude.h"
-#include "soft/ptxc/ptx_rt.h"
-
 /* -------------------------------------------------------------------------------- text -------- */
 
 static void append(struct emitter *e, struct text *text, const char *format, va_list args)
@@ -126,6 +123,11 @@ static enum ptx_type home_of(const struct ptx_reg *reg)
     if (bytes >= 4 && ((reg->as_float && !reg->as_bits) || (real && reg->as_float == reg->as_bits)))
         return bytes == 4 ? TY_F32 : TY_F64;
     return bytes == 8 ? TY_B64 : bytes == 4 ? TY_B32 : bytes == 2 ? TY_B16 : TY_B8;
+}
+
+const char *register_c(const struct ptx_reg *reg)
+{
+    return ptx_types[home_of(reg)].c;
 }
 
 static const char *bits_of(struct emitter *e, const struct ptx_operand *op)
@@ -408,234 +410,14 @@ const char *memory_address(struct emitter *e, const struct ptx_operand *mem)
     return say(e, "(%s + 0x%" PRIx64 "ull)", value, mem->value);
 }
 
-/* ---------------------------------------------------------------------------- functions ------- */
-
-static bool ends_block(const struct ptx_instr *in)
-{
-    static const char *const ops[] = {"bra", "brx", "call", "ret", "exit", "trap"};
-    for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++)
-        if (strcmp(in->op, ops[i]) == 0)
-            return true;
-    return false;
-}
-
-static void emit_code(struct emitter *e, bool *starts)
-{
-    struct ptx_body *body = e->body;
-    for (uint32_t i = 0; i < body->code_count; i++) {
-        struct ptx_instr *in = body->code[i];
-        e->in = in;
-        e->at = i;
-        if (starts[i]) {
-            uint32_t n = 0;
-            do
-                n++;
-            while (i + n < body->code_count && !starts[i + n]);
-            put(e, "L%u: ic += %u;\n", i, n);
-        }
-        if (in->guard)
-            put(e, "if (%sr%u) {", in->guard_negated ? "!" : "", in->guard - 1);
-        emit_instruction(e);
-        put(e, in->guard ? "}\n" : "\n");
-    }
-    /* Labels behind the last instruction, and running off the end: as `ret`. */
-    put(e, "L%u: goto done;\n", body->code_count);
-}
-
-static bool *block_starts(struct emitter *e)
-{
-    struct ptx_body *body = e->body;
-    bool *starts = job_new(e->job, body->code_count + 1, sizeof(bool));
-    starts[0] = true;
-    for (uint32_t i = 0; i < body->label_count; i++)
-        starts[body->labels[i]->at] = true;
-    for (uint32_t i = 0; i < body->code_count; i++)
-        if (ends_block(body->code[i]))
-            starts[i + 1] = true;
-    return starts;
-}
-
-static void emit_registers(struct emitter *e)
-{
-    struct ptx_body *body = e->body;
-    uint32_t in_line = 0;
-    for (uint32_t i = 0; i < body->reg_count; i++) {
-        if (!body->regs[i].used)
-            continue;
-        put(e, "%s r%u = 0;%s", ptx_types[home_of(&body->regs[i])].c, i,
-            ++in_line % 6 ? " " : "\n");
-    }
-    put(e, "\n");
-    for (uint32_t i = 0; i < body->param_count; i++)
-        put(e, "_Alignas(16) unsigned char q%u[%u];\n", i,
-            body->params[i]->bytes ? (uint32_t)body->params[i]->bytes : 1u);
-}
-
-static void signature(struct emitter *e, const struct ptx_func *f)
-{
-    put(e, "static void f%u(struct thread *const T", f->id);
-    for (uint32_t i = 0; i < f->ret_count; i++)
-        put(e, ", unsigned char *o%u", i);
-    for (uint32_t i = 0; i < f->param_count; i++)
-        put(e, ", const unsigned char *a%u", i);
-    put(e, ")");
-}
-
-static const char *frame_where(struct emitter *e)
-{
-    return say(e, "\"%s: local memory of %s\"", e->kernel->name, e->body->func->name);
-}
-
-static void emit_function(struct emitter *e, struct ptx_body *body)
-{
-    e->body = body;
-    signature(e, body->func);
-    put(e, "\n{\nRT_LOCALS;\nuint32_t frame = 0; (void)frame;\n");
-    if (e->recursive)
-        put(e, "RT_STACK_CHECK(%s);\n", frame_where(e));
-    put(e, "const uint32_t local_before = T->local_used;\n");
-    if (body->local_bytes)
-        put(e, "frame = rt_frame(T, %" PRIu64 "u, %s);\n", body->local_bytes, frame_where(e));
-    emit_registers(e);
-    emit_code(e, block_starts(e));
-    put(e, "done: T->local_used = local_before; RT_FLUSH;\n}\n");
-}
-
-static void emit_entry(struct emitter *e, struct ptx_body *body)
-{
-    e->body = body;
-    if (e->fibers) {
-        put(e, "static void rt_kernel(struct thread *const T)\n{\nRT_LOCALS;\n"
-               "const uint32_t TID0 = T->tid[0], TID1 = T->tid[1], TID2 = T->tid[2];\n"
-               "(void)TID0, (void)TID1, (void)TID2;\nuint32_t frame = 0; (void)frame;\n");
-        if (body->local_bytes)
-            put(e, "frame = rt_frame(T, %" PRIu64 "u, %s);\n", body->local_bytes, frame_where(e));
-        emit_registers(e);
-        emit_code(e, block_starts(e));
-        put(e, "done: RT_FLUSH;\n}\n");
-        return;
-    }
-    put(e, "static void rt_kernel(struct thread *const T)\n{\nRT_LOCALS;\n"
-           "const uint32_t NT0 = T->L->block[0], NT1 = T->L->block[1], NT2 = T->L->block[2];\n"
-           "uint32_t LIN = 0; (void)LIN;\n"
-           "for (uint32_t TID2 = 0; TID2 < NT2; TID2++)\n"
-           "for (uint32_t TID1 = 0; TID1 < NT1; TID1++)\n"
-           "for (uint32_t TID0 = 0; TID0 < NT0; TID0++, LIN++) {\n"
-           "uint32_t frame = 0; (void)frame;\n");
-    if (e->layout.func_count > 1)
-        put(e, "T->tid[0] = TID0, T->tid[1] = TID1, T->tid[2] = TID2, T->lin = LIN;\n");
-    if (body->local_bytes)
-        put(e, "T->local_used = 0; frame = rt_frame(T, %" PRIu64 "u, %s);\n", body->local_bytes,
-            frame_where(e));
-    emit_registers(e);
-    emit_code(e, block_starts(e));
-    put(e, "done:; RT_NEXT_THREAD;\n}\nRT_FLUSH;\n}\n");
-}
-
-/* ------------------------------------------------------------------------------ kernel -------- */
-
-static void survey(struct emitter *e)
+void survey_body(struct emitter *e, struct ptx_body *body)
 {
     e->survey = true;
-    for (uint32_t f = 0; f < e->layout.func_count; f++) {
-        e->body = e->bodies[f];
-        for (uint32_t i = 0; i < e->body->code_count; i++) {
-            e->in = e->body->code[i];
-            e->at = i;
-            survey_scheme(e, e->in);
-            emit_instruction(e);
-        }
+    e->body = body;
+    for (e->at = 0; e->at < body->code_count; e->at++) {
+        e->in = body->code[e->at];
+        survey_scheme(e, e->in);
+        emit_instruction(e);
     }
     e->survey = false;
-}
-
-/* Depth first over calls: a function met again on the way is recursive. */
-static void find_cycles(struct emitter *e)
-{
-    uint32_t n = e->layout.func_count;
-    uint8_t *state = job_new(e->job, n + 1, 1);
-    uint32_t *stack = job_new(e->job, n + 1, sizeof(uint32_t));
-    uint32_t *next = job_new(e->job, n + 1, sizeof(uint32_t)), depth = 1;
-    state[0] = 1;
-    while (depth) {
-        uint32_t at = stack[depth - 1];
-        struct ptx_func *f = e->layout.funcs[at];
-        if (next[at] == f->ref_count) {
-            state[at] = 2;
-            depth--;
-            continue;
-        }
-        struct ptx_func *callee = f->refs[next[at]++]->func;
-        for (uint32_t i = 0; callee && i < n; i++) {
-            if (e->layout.funcs[i] != callee)
-                continue;
-            if (state[i] == 1)
-                e->recursive = true;
-            if (!state[i]) {
-                state[i] = 1;
-                stack[depth++] = i;
-            }
-        }
-    }
-}
-
-static void emit_tail(struct emitter *e)
-{
-    if (e->fibers)
-        put(e,
-            "__attribute__((visibility(\"hidden\"), used)) const volatile uint64_t harp_stack[4] = "
-            "{0x%llxull, RT_STACK_LEAST, RT_PER_THREAD, 0};\n",
-            PTXC_STACK_MARK);
-    put(e,
-        "__attribute__((visibility(\"default\"))) const struct ptx_kernel harp_kernel = {\n"
-        ".abi = PTX_RT_ABI, .flags = %uu, .name = \"%s\", .static_shared_bytes = %" PRIu64
-        "u,\n.local_bytes = RT_LOCAL_BYTES, .scratch_fixed_bytes = RT_FIXED,\n"
-        ".scratch_thread_bytes = 0x%llxull, .run_block = rt_run_block};\n",
-        (e->barrier ? PTX_KERNEL_HAS_BARRIER : 0) | (e->grid_sync ? PTX_KERNEL_GRID_SYNC : 0),
-        e->kernel->name, e->layout.shared_bytes, e->fibers ? PTXC_THREAD_MARK : 0ull);
-}
-
-void emit_kernel(struct emitter *e, const char *name)
-{
-    struct ptx_symbol *s = module_find(e->module, name, strlen(name));
-    if (!s || !s->func || !s->func->entry || !s->func->has_body)
-        job_fail(e->job, PTXC_INVALID, "kernel %s: not in this module", name);
-    e->kernel = s->func;
-    if (e->kernel->cluster)
-        job_fail(e->job, PTXC_UNSUPPORTED, "kernel %s: line %u: thread block clusters", name,
-                 e->kernel->line);
-    module_layout(e->module, e->kernel, &e->layout);
-    e->bodies = job_new(e->job, e->layout.func_count, sizeof(struct ptx_body *));
-    for (uint32_t i = 0; i < e->layout.func_count; i++) {
-        struct ptx_func *f = e->layout.funcs[i];
-        if (!f->has_body) /* its call decides: vprintf and __assertfail are known */
-            f->body = (struct ptx_lexer){.at = "", .end = "", .line = f->line};
-        e->bodies[i] = body_read(e->module, f);
-    }
-    find_cycles(e);
-    survey(e);
-    if (e->recursive || e->deep_exit)
-        e->fibers = true;
-    put(e, "#define RT_FIBERS %d\n#define RT_RECURSIVE %d\n", e->fibers, e->recursive);
-    put(e, "#define RT_LOCAL_BYTES %" PRIu64 "u\n",
-        (e->layout.local_bytes + 15 + (e->recursive ? 16384u : 0u)) & ~(uint64_t)15);
-    put(e, "#define RT_NEXT_THREAD %s\n",
-        e->sleeps ? "(T->in = T->sleep > T->in ? T->sleep : T->in, T->sleep = 0)" : "(void)0");
-    put(e, "%s%s%s%s%s", prelude_abi, prelude_core, prelude_arith, prelude_float, prelude_atomic);
-    if (e->fibers)
-        put(e, "%s", prelude_fiber);
-    put(e, "#define LIN T->lin\n#define TID0 T->tid[0]\n#define TID1 T->tid[1]\n#define TID2 "
-           "T->tid[2]\n");
-    for (uint32_t i = 1; i < e->layout.func_count; i++)
-        if (e->layout.funcs[i]->has_body) {
-            signature(e, e->layout.funcs[i]);
-            put(e, ";\n");
-        }
-    for (uint32_t i = 1; i < e->layout.func_count; i++)
-        if (e->layout.funcs[i]->has_body)
-            emit_function(e, e->bodies[i]);
-    put(e, "#undef TID0\n#undef TID1\n#undef TID2\n%s", e->fibers ? "" : "#undef LIN\n");
-    emit_entry(e, e->bodies[0]);
-    put(e, "%s", prelude_tail);
-    emit_tail(e);
 }

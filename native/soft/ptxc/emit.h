@@ -73,6 +73,10 @@ struct ptx_row { /* one form of an instruction: ops.c */
     void (*emit)(struct emitter *e, const struct ptx_row *row); /* instead of expr */
 };
 
+/* C type of the register's variable. */
+const char *register_c(const struct ptx_reg *reg);
+/* First pass over a body: checks every instruction, learns how registers are used. */
+void survey_body(struct emitter *e, struct ptx_body *body);
 /* Emits e->in, without its guard. */
 void emit_instruction(struct emitter *e);
 /* What scheme the instruction asks for: sets the properties above. */
@@ -106,6 +110,7 @@ EMITTER(emit_isspacep);
 EMITTER(emit_cp_async);
 EMITTER(emit_fence);
 EMITTER(emit_nothing);
+EMITTER(emit_policy);
 EMITTER(emit_bra);
 EMITTER(emit_brx);
 EMITTER(emit_call);

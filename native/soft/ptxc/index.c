@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "soft/ptxc/check.h"
 #include "soft/ptxc/module.h"
 #include "soft/ptxc/ptx_index.h"
 
@@ -84,6 +85,8 @@ static void index_build(struct job *job, const char *text, size_t bytes, struct 
     out->address_size = module->address_bytes ? module->address_bytes * 8 : 32;
     if (out->address_size != 64)
         job_fail(job, PTXC_INVALID, "line 1: .address_size %u; only 64 runs", out->address_size);
+    if (bytes <= CHECK_MAX_BYTES)
+        check_module(module);
     for (struct ptx_func *f = module->funcs; f; f = f->next)
         n += f->entry && f->has_body;
     for (uint32_t i = 0; i < module->var_count; i++)

@@ -41,8 +41,9 @@ static bool read_options(struct options *o, int argc, char **argv)
     bool named = false;
     if (argc < 2)
         return false;
-    o->command = argv[1];
-    for (int i = 2; i < argc; i++) {
+    bool bare = argv[1][0] == '-' && argv[1][1]; /* no command: compile */
+    o->command = bare ? "compile" : argv[1];
+    for (int i = bare ? 1 : 2; i < argc; i++) {
         const char **value = strcmp(argv[i], "--kernel") == 0  ? &o->kernel
                              : strcmp(argv[i], "--cache") == 0 ? &o->cache
                                                                : NULL;

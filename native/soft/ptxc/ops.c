@@ -169,6 +169,7 @@ const struct ptx_row ptx_rows[] = {
     {"cp", "", "async wait_all", "", 0, emit_nothing},
     {"prefetch", "", "global|local? L1|L2|L2::evict_last|L2::evict_normal", "*", 0, emit_nothing},
     {"prefetchu", "", "L1", "*", 0, emit_nothing},
+    {"createpolicy", "b64", "*", "*", 0, emit_policy},
     {"applypriority", "", "global? L2::evict_normal", "*", 0, emit_nothing},
 
     /* control */
@@ -389,6 +390,21 @@ static void emit_expression(struct emitter *e, const struct ptx_row *row, const 
         write_as(e, dest, to, expr);
 }
 
+/* Of these the table has every form that the newest target here, sm_90, knows: any other is wrong.
+ */
+static const char complete[] =
+    "add sub mul mad fma div rem abs neg min max addc subc madc mul24 mad24 sad and or xor not "
+    "cnot "
+    "shl shr shf popc clz brev bfind bfe bfi bmsk szext fns prmt lop3 sin cos lg2 ex2 tanh rcp "
+    "sqrt "
+    "rsqrt copysign testp selp slct bra ret exit trap brkpt activemask vote match nanosleep";
+/* Legal on sm_90, not supported here. */
+static const char unsupported[] =
+    "wgmma wmma mma ldmatrix stmatrix movmatrix tex tld4 txq istypep suld sust sured suq mbarrier "
+    "mapa getctarank multimem tensormap tcgen05 clusterlaunchcontrol alloca stacksave stackrestore "
+    "vadd vsub vabsdiff vmin vmax vshl vshr vmad vset vadd2 vsub2 vavrg2 vabsdiff2 vmin2 vmax2 "
+    "vset2 vadd4 vsub4 vavrg4 vabsdiff4 vmin4 vmax4 vset4 discard st red ld cp fence";
+
 void emit_instruction(struct emitter *e)
 {
     const char *picked[MAX_MODS + 4] = {"", "", "", ""};
@@ -404,5 +420,9 @@ void emit_instruction(struct emitter *e)
             emit_expression(e, &ptx_rows[i], picked);
         return;
     }
+    if (!known && !in_list(unsupported, strlen(unsupported), ' ', e->in->op))
+        invalid(e, "there is no such instruction");
+    if (known && in_list(complete, strlen(complete), ' ', e->in->op) && !has_mod(e->in, "oob"))
+        invalid(e, "there is no such form of this instruction");
     refuse(e, known ? "this form is not supported" : "not supported");
 }

@@ -367,3 +367,11 @@ EMITTER(emit_nothing)
 {
     put(e, ";");
 }
+
+/* A cache policy is a hint: any value will do, for nothing reads it. */
+EMITTER(emit_policy)
+{
+    if (!e->in->op_count)
+        invalid(e, "a destination belongs here");
+    write_as(e, &e->in->ops[0], TY_B64, "(uint64_t)0");
+}

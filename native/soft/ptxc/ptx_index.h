@@ -56,8 +56,9 @@ struct ptx_index {
     void *memory; /* all of the above; ptx_index_free's */
 };
 
-/* Reads `text` (need not be NUL-terminated). 0, or -EINVAL with one line of explanation (line
- * number and token) in `why`, or -ENOMEM. */
+/* Reads `text` (need not be NUL-terminated) and, unless it is very large, checks that its
+ * instructions exist; those that exist but are not supported pass (harp-ptxc refuses their kernel).
+ * 0, or -EINVAL with one line of explanation (line number and token) in `why`, or -ENOMEM. */
 int ptx_index_read(const char *text, size_t bytes, struct ptx_index *out, char *why,
                    size_t why_bytes);
 void ptx_index_free(struct ptx_index *index);

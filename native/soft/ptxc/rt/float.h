@@ -237,6 +237,11 @@ INLINE double sat_f64(double a)
 MINMAX(float, uint32_t, f32, asu32, asf32, NAN32)
 MINMAX(double, uint64_t, f64, asu64, asf64, NAN64)
 
+INLINE float xorsign_f32(float a, float b, float m)
+{
+    return asf32((asu32(m) & 0x7fffffff) | ((asu32(a) ^ asu32(b)) & 0x80000000));
+}
+
 /* ------------------------------------------------------------------ packing into any format --- */
 
 /* Encodes (-1)^neg * sig * 2^exp; `sticky`: a non-zero remainder below sig. */
