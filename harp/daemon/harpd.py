@@ -181,7 +181,7 @@ class Harpd:
         await self._correct_overheads(uses, picture)
         await self._correct_capacity(uses, picture)
         self._remember(picture)
-        await self._end_tenants(picture, procs)
+        await self._end_tenants(picture, procs, keep_draining=True)
         if picture.draining():
             self._draining.set()
 
@@ -320,7 +320,18 @@ class Harpd:
             if tenant_id not in picture.uses:
                 del self._history[tenant_id]
 
-    async def _end_tenants(self, picture: Picture, procs: dict[int, Proc]) -> None:
+    async def make_room(self) -> None:
+        """End the tenants that have ended, before somebody asks for their name or their share.
+
+        What still drains of them does not matter: the arbiter lets others wait for it.
+        """
+        picture = await self._book.look()
+        procs = await asyncio.to_thread(all_procs)
+        await self._end_tenants(picture, procs, keep_draining=False)
+
+    async def _end_tenants(
+        self, picture: Picture, procs: dict[int, Proc], *, keep_draining: bool
+    ) -> None:
         """A tenant ends when its root process and all its clients are gone and nothing drains.
 
         Processes that outlive the root and may still make a context keep it as well.
@@ -329,9 +340,11 @@ class Harpd:
             root = procs.get(tenant.root_pid)
             if root is not None and root.start == tenant.root_start and not root.zombie:
                 continue
-            if picture.clients_of(tenant.tenant_id) or self._survivors(tenant, procs):
+            clients = picture.clients_of(tenant.tenant_id)
+            if any(keep_draining or c.state is ClientState.LIVE for c in clients):
                 continue
-            await self._book.remove(tenant, "ended")
+            if not self._survivors(tenant, procs):
+                await self._book.remove(tenant, "ended")
 
     def _survivors(self, tenant: Tenant, procs: dict[int, Proc]) -> bool:
         if any(not procs[p].zombie for p in self._lineage.members(tenant.tenant_id)):

@@ -190,6 +190,11 @@ class ControlService(control_pb2_grpc.ControlServicer):
         if problem := _stranger(deposit, uid, request.root_pid):
             os.close(deposit.fd)
             raise NotOwner(problem)
+        try:
+            await self._harpd.make_room()
+        except BaseException:
+            os.close(deposit.fd)
+            raise
         tenant = await self._book.create(wish, deposit.fd)
         picture = await self._book.look()
         return pb.CreateTenantReply(

@@ -26,10 +26,15 @@ CUresult cuDeviceGetCount(int *count)
 
 CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev)
 {
-    const char *text = getenv("HARP_BENCH_UUID"); /* 16 characters */
-    memset(uuid, 0, sizeof *uuid);
-    if (text != NULL && strlen(text) == sizeof *uuid)
-        memcpy(uuid, text, sizeof *uuid);
+    const char *text = getenv("HARP_BENCH_UUID"); /* 16 characters, or 32 hexadecimal digits */
+    unsigned char bytes[sizeof *uuid] = {0};
+    if (text != NULL && strlen(text) == sizeof bytes)
+        memcpy(bytes, text, sizeof bytes);
+    for (size_t i = 0; text != NULL && strlen(text) == 32 && i < sizeof bytes; i++) {
+        char pair[3] = {text[2 * i], text[2 * i + 1], 0};
+        bytes[i] = (unsigned char)strtoul(pair, NULL, 16);
+    }
+    memcpy(uuid, bytes, sizeof bytes);
     return CUDA_SUCCESS;
 }
 
