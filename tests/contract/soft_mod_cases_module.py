@@ -196,18 +196,31 @@ def jit_options_are_checked(d: Driver) -> None:
 
 
 @case
+def what_no_device_knows_fails_at_the_load(d: Driver) -> None:
+    text = PTX.replace(b"add.f32 %f1", b"add.xx.f32 %f1")
+    line = text[: text.index(b"add.xx")].count(b"\n") + 1
+    result, _module, log = load_ex(d, text)
+    assert result == INVALID_PTX
+    assert "add.xx.f32" in log
+    assert str(line) in log
+
+
+@case
 def kernels_that_cannot_be_translated_are_named(d: Driver) -> None:
     ptx = b""".version 8.0
-.target sm_75
+.target sm_90a
 .address_size 64
-.visible .entry odd() { .reg .b32 %r<3>; tensor.fancy.b32 %r0, %r1; ret; }
+.visible .entry odd() { wgmma.fence.sync.aligned; ret; }
 .visible .entry fine() { ret; }
 """
     module = d.module(ptx)
-    result = d.call("cuModuleGetFunction", c.byref(c.c_void_p()), module, b"odd")
-    assert result in {NOT_SUPPORTED, INVALID_PTX}, result
+    d.fails(NOT_SUPPORTED, "cuModuleGetFunction", c.byref(c.c_void_p()), module, b"odd")
+    library = d.handle("cuLibraryLoadData", ptx, None, None, 0, None, None, 0)
+    kernel = d.handle("cuLibraryGetKernel", library, b"odd")
+    assert d.try_launch(kernel) == NOT_SUPPORTED
     d.launch(d.function(module, "fine"))
     d.sync()
+    assert "odd" not in {name for name, row in d.counters().items() if row.launches}
 
 
 @case
