@@ -20,6 +20,7 @@ struct job {
     struct ptx_launch bound;
     uint64_t blocks;
     pthread_t stream_thread;
+    bool helped;           /* other threads run blocks too */
     _Atomic uint64_t next; /* block to take */
     _Atomic int stop;      /* enum ptx_stop of the first that stopped early */
     pthread_mutex_t lock;  /* guards what follows */
@@ -100,6 +101,10 @@ static void work(void *arg)
         if (helper)
             soft_run_leave(job->run);
     }
+    /* (2) A thread that only waits for helpers executes nothing. Counted as executing, it would
+     * keep the engine from being handed on, and its helpers, parked for that, from ending. */
+    if (!helper && job->helped)
+        soft_run_leave(job->run);
     pthread_mutex_lock(&job->lock);
     job->instructions += sums.instructions;
     job->load_bytes += sums.load_bytes;
@@ -152,7 +157,9 @@ static CUresult result_of(enum ptx_stop stop)
 static CUresult execute(struct job *job)
 {
     const char *name = job->launch->code->name;
-    if ((job->launch->code->flags & PTX_KERNEL_GRID_SYNC) != 0 && job->blocks > 1) {
+    bool together = (job->launch->code->flags & PTX_KERNEL_GRID_SYNC) != 0 && job->blocks > 1;
+    job->helped = together || (job->blocks > 1 && soft_pool_width() > 1);
+    if (together) {
         if (job->blocks > TOGETHER_MAX ||
             soft_pool_run_all((unsigned)job->blocks, work, job) != 0) {
             soft_log("kernel_failed kernel=%s why=\"%llu blocks wait for each other; at most %u "
@@ -162,8 +169,11 @@ static CUresult execute(struct job *job)
         }
     } else {
         unsigned width = soft_pool_width();
-        soft_pool_run(job->blocks < width ? (unsigned)job->blocks - 1 : width - 1, work, job);
+        unsigned helpers = job->blocks < width ? (unsigned)job->blocks - 1 : width - 1;
+        soft_pool_run(helpers, work, job);
     }
+    if (job->helped)
+        soft_run_enter(job->run);
     CUresult result = result_of((enum ptx_stop)job->stop);
     if (result == CUDA_SUCCESS && job->done < job->blocks) {
         soft_log("kernel_failed kernel=%s why=\"no host memory for a block\"", name);
