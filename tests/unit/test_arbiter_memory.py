@@ -114,6 +114,23 @@ def test_capacity_shortage_recalls_from_other_tenants_too(core: Core) -> None:
     assert ops(acts, asker) == [Op.MEM_GRANT]
 
 
+def test_shortage_of_one_tenant_does_not_bother_another_all_the_time(core: Core) -> None:
+    holder, asker = core.join(core.add_tenant()), core.join(core.add_tenant())
+    core.lease(holder, CAPACITY)
+    recalls = 0
+    start = core.now
+    for _ in range(20):
+        acts = core.lease(asker, GRANULE)
+        while Op.MEM_DENY not in ops(acts, asker):
+            for _, recall in sends(acts, holder):
+                recalls += 1
+                acts = core.tell(holder, Op.RECALLED, seq=recall.seq)
+            if not ops(acts):
+                acts = list(core.advance(core.next() - core.now))
+    assert recalls == 20
+    assert core.now - start >= 19 * 10 * MS
+
+
 def test_denial_comes_when_every_peer_answered_nothing(core: Core) -> None:
     tenant = core.add_tenant(limit=10 * GRANULE)
     peers = [core.join(tenant) for _ in range(2)]

@@ -149,15 +149,17 @@ static void finish_round(struct harp_core *k, struct use *u, uint32_t dev)
 }
 
 /* Has every peer of that tenant that answers at all answered a recall newer than `mark`? Starts the
- * round that will, if none runs. */
-static int settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark)
+ * round that will, if none runs. `foreign`: it is another tenant that is short. */
+static int settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark, int foreign)
 {
     struct device *d = &k->device[dev];
     struct use *u = &k->tenant[tenant].use[dev];
     if (u->leased[HARP_MEM_DEVICE] == 0 || u->round_done > mark)
         return 1;
-    if (u->awaiting > 0)
+    if (u->awaiting > 0 || (foreign && k->now < u->round_earliest))
         return 0;
+    if (foreign)
+        u->round_earliest = k->now + HARP_FOREIGN_NS;
     u->round_started = ++d->round_no;
     u->round_deadline = k->now + HARP_RECALL_NS;
     for (int32_t i = k->tenant[tenant].first; i >= 0; i = k->client[i].next) {
@@ -176,11 +178,11 @@ static int settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t 
     return 1;
 }
 
-static int all_settled(struct harp_core *k, uint32_t dev, uint64_t mark)
+static int all_settled(struct harp_core *k, uint32_t dev, uint32_t asker, uint64_t mark)
 {
     int all = 1;
     for (uint32_t t = 0; t < k->n_tenants; t++)
-        if (k->tenant[t].id != 0 && !settled(k, dev, t, mark))
+        if (k->tenant[t].id != 0 && !settled(k, dev, t, mark, t != asker))
             all = 0;
     return all;
 }
@@ -212,9 +214,9 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
     else if (below(own, d->capacity) < r->bytes)
         reason = HARP_DENY_CAPACITY;
     else if (k->now < r->deadline) {
-        if (by_limit && !settled(k, dev, tenant, r->mark))
+        if (by_limit && !settled(k, dev, tenant, r->mark, 0))
             return 0;
-        if (by_capacity && !all_settled(k, dev, r->mark))
+        if (by_capacity && !all_settled(k, dev, tenant, r->mark))
             return 0;
         if (!for_good)
             return 0;
@@ -426,6 +428,10 @@ void mem_tick(struct harp_core *k)
             d->unsettled = 1;
         for (uint32_t t = 0; t < k->n_tenants; t++) {
             struct use *u = &k->tenant[t].use[dev];
+            if (u->round_earliest != 0 && u->round_earliest <= k->now) {
+                u->round_earliest = 0;
+                d->unsettled = 1;
+            }
             if (u->awaiting == 0 || u->round_deadline > k->now)
                 continue;
             for (int32_t i = k->tenant[t].first; i >= 0; i = k->client[i].next) {
@@ -450,9 +456,13 @@ uint64_t mem_next(const struct harp_core *k)
             continue;
         if (k->request[d->first].deadline < next)
             next = k->request[d->first].deadline;
-        for (uint32_t t = 0; t < k->n_tenants; t++)
-            if (k->tenant[t].use[dev].awaiting > 0 && k->tenant[t].use[dev].round_deadline < next)
-                next = k->tenant[t].use[dev].round_deadline;
+        for (uint32_t t = 0; t < k->n_tenants; t++) {
+            const struct use *u = &k->tenant[t].use[dev];
+            if (u->awaiting > 0 && u->round_deadline < next)
+                next = u->round_deadline;
+            if (u->round_earliest != 0 && u->round_earliest < next)
+                next = u->round_earliest;
+        }
     }
     return next;
 }

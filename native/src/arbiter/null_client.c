@@ -29,7 +29,7 @@
 
 struct null_client {
     int sock, engine;
-    _Atomic uint64_t *ledger;
+    uint64_t *ledger; /* shared with the other processes: atomic adds only */
     uint32_t dev;
     uint64_t lane, kernel_ns, burst, idle_ns;
     int gated;

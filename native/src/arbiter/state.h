@@ -23,7 +23,8 @@
     4000000ull                     /* queued work of a lone tenant that is not alone on the device \
                                     */
 #define HARP_PREEMPT_NS 1000000ull /* a holder keeps its quantum at least so long */
-#define HARP_REJOIN_NS  200000ull  /* less than this left of a quantum is not worth an OPEN */
+#define HARP_FOREIGN_NS 10000000ull /* one tenant's shortage bothers another at most so often */
+#define HARP_REJOIN_NS  200000ull   /* less than this left of a quantum is not worth an OPEN */
 
 struct hold {
     uint64_t leased[HARP_MEM_CLASSES];
@@ -63,7 +64,8 @@ struct use {
     uint64_t denials;
     uint64_t round_started, round_done; /* numbers of recall rounds (device.round_no) */
     uint64_t round_deadline;
-    uint32_t awaiting; /* answers the running round still needs */
+    uint64_t round_earliest; /* for the shortage of another tenant */
+    uint32_t awaiting;       /* answers the running round still needs */
     /* time */
     uint32_t wants; /* live clients that want and are not overdue */
     uint64_t active_ns;
