@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes as c
+import sys
 import threading
 
 import numpy as np
@@ -208,6 +209,15 @@ def a_sleeping_kernel_lasts_as_long_as_its_waves(d: Driver) -> None:
         assert ms < 20 * waves + 20, (blocks, ms)
 
 
+def stay_busy(d: Driver) -> None:
+    """Not a case: keeps the device busy for the NVML tests until killed."""
+    nap = d.function(d.module(), "nap")
+    print("busy", flush=True)
+    while True:
+        d.launch(nap, Params(c.c_uint32(50)))
+        d.sync()
+
+
 @case
 def work_takes_modelled_time(d: Driver) -> None:
     """Bytes over bandwidth: a kernel on 16 times the data takes longer by the model."""
@@ -320,4 +330,6 @@ def many_threads_launch_at_once(d: Driver) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "stay_busy":
+        stay_busy(Driver())
     main()

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The software GPU's NVML through unmodified pynvml, against what its clients really hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HOLDER = """
+import ctypes as c, sys
+cu = c.CDLL("libcuda.so.1")
+def ok(r):
+    assert r == 0, r
+ok(cu.cuInit(0))
+device, ctx, pointer = c.c_int(), c.c_void_p(), c.c_uint64()
+ok(cu.cuDeviceGet(c.byref(device), int(sys.argv[1])))
+ok(cu.cuCtxCreate_v2(c.byref(ctx), 0, device))
+ok(cu.cuMemAlloc_v2(c.byref(pointer), c.c_size_t(int(sys.argv[2]) << 20)))
+uuid = (c.c_ubyte * 16)()
+ok(cu.cuDeviceGetUuid_v2(uuid, device))
+bus = c.create_string_buffer(32)
+ok(cu.cuDeviceGetPCIBusId(bus, 32, device))
+print(bytes(uuid).hex(), bus.value.decode(), flush=True)
+sys.stdin.readline()
+"""
+
+ASK = """
+import json, sys
+import pynvml as n
+def tell(call, *args):
+    try:
+        return call(*args)
+    except n.NVMLError as error:
+        return f"error {error.value}"
+n.nvmlInit()
+devices = []
+for i in range(n.nvmlDeviceGetCount()):
+    h = n.nvmlDeviceGetHandleByIndex(i)
+    v1, v2 = n.nvmlDeviceGetMemoryInfo(h), n.nvmlDeviceGetMemoryInfo(h, version=n.nvmlMemory_v2)
+    pci = n.nvmlDeviceGetPciInfo(h)
+    devices.append({
+        "name": n.nvmlDeviceGetName(h),
+        "uuid": n.nvmlDeviceGetUUID(h),
+        "bus": pci.busId,
+        "by_uuid": n.nvmlDeviceGetIndex(n.nvmlDeviceGetHandleByUUID(n.nvmlDeviceGetUUID(h))),
+        "by_bus": n.nvmlDeviceGetIndex(n.nvmlDeviceGetHandleByPciBusId(pci.busId)),
+        "v1": [v1.total, v1.free, v1.used],
+        "v2": [v2.total, v2.reserved, v2.free, v2.used],
+        "processes": [
+            [p.pid, p.usedGpuMemory] for p in n.nvmlDeviceGetComputeRunningProcesses(h)
+        ],
+        "old": [
+            [p.pid, p.usedGpuMemory] for p in n.nvmlDeviceGetComputeRunningProcesses_v2(h)
+        ],
+        "graphics": len(n.nvmlDeviceGetGraphicsRunningProcesses(h)),
+        "names": [n.nvmlSystemGetProcessName(p.pid)
+                  for p in n.nvmlDeviceGetComputeRunningProcesses(h)],
+        "capability": n.nvmlDeviceGetCudaComputeCapability(h),
+        "gpu_percent": n.nvmlDeviceGetUtilizationRates(h).gpu,
+        "process_util": tell(lambda: [
+            [s.pid, s.smUtil] for s in n.nvmlDeviceGetProcessUtilization(h, 0)]),
+        "unsupported": {
+            name: tell(getattr(n, name), h, *rest) for name, *rest in [
+                ["nvmlDeviceGetTemperature", 0], ["nvmlDeviceGetPowerUsage"],
+                ["nvmlDeviceGetEccMode"], ["nvmlDeviceGetMigMode"], ["nvmlDeviceGetSerial"],
+                ["nvmlDeviceGetFanSpeed"], ["nvmlDeviceGetClockInfo", 0]]},
+    })
+print(json.dumps({
+    "devices": devices,
+    "driver": n.nvmlSystemGetDriverVersion(),
+    "cuda": n.nvmlSystemGetCudaDriverVersion_v2(),
+    "missing": [
+        tell(n.nvmlDeviceGetHandleByIndex, 99),
+        tell(n.nvmlDeviceGetHandleByUUID, "GPU-00000000-0000-0000-0000-000000000000"),
+        tell(n.nvmlSystemGetProcessName, 0x7FFFFFFF)],
+}))
+n.nvmlShutdown()
+assert tell(n.nvmlDeviceGetCount) == "error 1"
+"""
+
+
+def ask(env: dict[str, str]) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", ASK],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, object] = json.loads(done.stdout)
+    return told
+
+
+class Holder:
+    """A process that holds a context and some memory until told to go."""
+
+    def __init__(self, env: dict[str, str], device: int, mib: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-B", "-c", HOLDER, str(device), str(mib)],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.uuid, self.bus = self.process.stdout.readline().split()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=30)
+
+
+@pytest.fixture
+def machine(soft_env: dict[str, str]) -> dict[str, str]:
+    soft_env["HARP_SOFT_DEVICES"] = "h100-80g,tiny"
+    soft_env["HARP_SOFT_TEARDOWN_MS"] = "0"
+    return soft_env
+
+
+def test_devices_are_described_alike_by_cuda_and_nvml(machine: dict[str, str]) -> None:
+    told = ask(machine)
+    assert told["cuda"] == 13000
+    assert told["missing"] == ["error 2", "error 6", "error 6"]
+    devices = told["devices"]
+    assert isinstance(devices, list)
+    assert len(devices) == 2
+    for i, device in enumerate(devices):
+        assert device["name"].startswith("HARP Software GPU")
+        assert (device["by_uuid"], device["by_bus"]) == (i, i)
+        assert device["processes"] == device["old"] == []
+        assert device["process_util"] == "error 6"
+        assert set(device["unsupported"].values()) == {"error 3"}
+        total, reserved, free, used = device["v2"]
+        assert total == reserved + free + used
+        assert used == 0
+        assert device["v1"] == [total, free, reserved]
+        holder = Holder(machine, i, 1)
+        try:
+            assert holder.uuid == device["uuid"].removeprefix("GPU-").replace("-", "")
+            assert int(holder.bus.split(":")[1], 16) == int(device["bus"].split(":")[1], 16)
+        finally:
+            holder.end()
+
+
+def test_memory_and_processes_follow_the_clients(machine: dict[str, str]) -> None:
+    holders = [Holder(machine, 0, 64), Holder(machine, 0, 100), Holder(machine, 1, 10)]
+    try:
+        first, second = ask(machine)["devices"]  # type: ignore[misc]
+        held = dict(first["processes"])
+        assert set(held) == {holders[0].process.pid, holders[1].process.pid}
+        assert held[holders[1].process.pid] - held[holders[0].process.pid] == 36 << 20
+        assert first["processes"] == first["old"]
+        assert first["graphics"] == 0
+        assert first["v2"][3] == sum(held.values())
+        assert all("python" in name for name in first["names"])
+        assert [pid for pid, _ in second["processes"]] == [holders[2].process.pid]
+        assert {pid for pid, _ in first["process_util"]} == set(held)
+        holders[0].end()
+        first, _second = ask(machine)["devices"]  # type: ignore[misc]
+        assert [pid for pid, _ in first["processes"]] == [holders[1].process.pid]
+        assert first["v2"][3] == held[holders[1].process.pid]
+    finally:
+        for holder in holders:
+            holder.end()
+    first, second = ask(machine)["devices"]  # type: ignore[misc]
+    assert first["v2"][3] == second["v2"][3] == 0
+
+
+def test_no_devices_is_a_machine_too(soft_env: dict[str, str]) -> None:
+    soft_env["HARP_SOFT_DEVICES"] = ""
+    assert ask(soft_env)["devices"] == []
+
+
+def test_looking_takes_nothing(machine: dict[str, str]) -> None:
+    """NVML itself is no client: it appears in no list and holds no memory."""
+    told = [ask(machine) for _ in range(2)]
+    assert told[0] == told[1]
+
+
+def test_utilisation_is_the_engines_busy_time(machine: dict[str, str]) -> None:
+    script = Path(__file__).with_name("soft_mod_cases_launch.py")
+    process = subprocess.Popen(
+        [sys.executable, "-B", str(script), "stay_busy"],
+        env=machine,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "busy\n"
+        time.sleep(1.5)
+        device = ask(machine)["devices"][0]  # type: ignore[index]
+        assert device["gpu_percent"] >= 80
+        [[pid, percent]] = device["process_util"]
+        assert pid == process.pid
+        assert percent >= 50  # since the process began, its start included
+    finally:
+        os.kill(process.pid, 9)
+        process.communicate(timeout=30)
+    time.sleep(1.2)
+    assert ask(machine)["devices"][0]["gpu_percent"] == 0  # type: ignore[index]
