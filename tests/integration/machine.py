@@ -77,6 +77,11 @@ class Machine:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
 
+    def harp_json(self, *arguments: str) -> dict[str, Any]:
+        """Run a command with --json; it may fail."""
+        found: dict[str, Any] = json.loads(self.harp(*arguments, "--json").stdout.splitlines()[-1])
+        return found
+
     def start_harpd(self, *arguments: str) -> dict[str, Any]:
         return self.json("daemon", *arguments)
 

@@ -36,6 +36,14 @@ def test_the_first_run_starts_a_daemon_and_the_tenant_ends_with_its_program(box:
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
+def test_what_has_ended_makes_room_at_once(box: Machine) -> None:
+    """Run after run with one name and the whole device: none meets the one before."""
+    box.start_harpd()
+    for _ in range(4):
+        done = box.harp("run", "--name", "t", "--share", "100%", "--mem", "800MiB", "--", "true")
+        assert done.returncode == 0, done.stderr
+
+
 def test_run_becomes_the_program_same_pid_signals_and_status(box: Machine) -> None:
     child = box.tenant("--name", "t", command=["sh", "-c", "echo $$; exec sleep 60"])
     assert child.stdout
