@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harp.api.v1 import control_pb2 as pb
+from harp.cli.view import printable
 from harp.errors import BuildMissing, HarpError
 from harp.native import NativeDir, driver_paths, is_injected
 from harp.procs import environ_of, name_of, read
@@ -143,7 +144,8 @@ def machine(
         yield Check(
             "uncovered",
             Verdict.WARN,
-            f"pid {one.pid} ({one.name}) {whose} uses the GPU without a session: {one.action}",
+            f"pid {one.pid} ({printable(one.name)}) {whose} uses the GPU without a session:"
+            f" {one.action}",
             f"harp doctor --pid {one.pid} says why" if one.tenant else "",
         )
     if not state.uncovered:
@@ -178,7 +180,7 @@ def process(pid: int, state: pb.GetStateReply) -> Iterator[Check]:
     if found is None or found.zombie:
         yield Check("process", Verdict.FAIL, f"there is no process {pid}")
         return
-    name, _ = name_of(pid)
+    name = printable(name_of(pid)[0])
     owner = next((t for t in state.tenants for c in t.clients if c.pid == pid), None)
     if owner is not None:
         yield Check("session", Verdict.OK, f"{pid} ({name}) is a client of tenant {owner.name}")

@@ -8,6 +8,7 @@ import sys
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 import harp
 from harp.cli import checks
@@ -47,8 +48,8 @@ def doctor(*, pid: int | None, as_json: bool) -> None:
         table.add_column(overflow="fold")
         for check in found:
             remedy = f"\n-> {check.remedy}" if check.remedy else ""
-            style = _STYLES[check.verdict]
-            table.add_row(f"[{style}]{check.verdict.value}[/]", check.name, check.text + remedy)
+            verdict = Text(check.verdict.value, style=_STYLES[check.verdict])
+            table.add_row(verdict, check.name, check.text + remedy)
         console().print(table)
     if failed:
         sys.exit(1)

@@ -54,8 +54,8 @@ def progress(text: str) -> None:
 
 
 def console() -> Console:
-    """Where tables go."""
-    return Console(highlight=False)
+    """Where tables go. No markup: what is shown contains names that other users chose."""
+    return Console(highlight=False, markup=False)
 
 
 def fail(error: HarpError, *, as_json: bool, status: int) -> int:

@@ -10,7 +10,14 @@ from rich.table import Table
 
 from harp.api.v1 import control_pb2 as pb
 from harp.cli.output import console, json_option, print_json
-from harp.cli.view import device_json, is_software, short_size, tenant_json, uncovered_json
+from harp.cli.view import (
+    device_json,
+    is_software,
+    printable,
+    short_size,
+    tenant_json,
+    uncovered_json,
+)
 from harp.client import Client
 from harp.units import format_percent
 
@@ -83,7 +90,7 @@ def ps(*, as_json: bool) -> None:
             one.user,
             _gpu(by_uuid.get(one.device_uuid)),
             str(one.pid),
-            one.name,
+            printable(one.name),
             short_size(one.mem_bytes),
             "-",
             "-",
@@ -92,7 +99,9 @@ def ps(*, as_json: bool) -> None:
     console().print(table)
     for one in state.uncovered:
         whose = f"of tenant {one.tenant} (by {one.evidence})" if one.tenant else "outside HARP"
-        print(f"uncovered: pid {one.pid} ({one.name}) {whose} uses the GPU without a session")
+        print(
+            f"uncovered: pid {one.pid} ({printable(one.name)}) {whose} uses the GPU without a session"
+        )
 
 
 def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device]) -> None:
@@ -106,7 +115,7 @@ def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device])
         table.add_row(
             *head,
             str(client.pid),
-            client.program,
+            printable(client.program),
             short_size(client.leased_bytes),
             short_size(tenant.mem_limit_bytes),
             short_size(client.overhead_bytes),

@@ -14,7 +14,14 @@ from rich.text import Text
 
 from harp.api.v1 import control_pb2 as pb
 from harp.cli.output import console, json_option, print_json
-from harp.cli.view import device_json, is_software, short_size, tenant_json, uncovered_json
+from harp.cli.view import (
+    device_json,
+    is_software,
+    printable,
+    short_size,
+    tenant_json,
+    uncovered_json,
+)
 from harp.client import Client
 from harp.errors import ArbiterError, DaemonUnreachable
 
@@ -72,7 +79,7 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
     head = [_device_line(d) for d in state.devices]
     alarms = [
         Text(
-            f"UNCOVERED pid {u.pid} {u.name} {u.tenant or 'outside HARP'}"
+            f"UNCOVERED pid {u.pid} {printable(u.name)} {u.tenant or 'outside HARP'}"
             f" {short_size(u.mem_bytes)} {u.action}",
             style="bold red",
             no_wrap=True,

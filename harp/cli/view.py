@@ -7,7 +7,7 @@ from harp.api.v1 import control_pb2 as pb
 from harp.model import TenantClass
 from harp.units import PPM
 
-__all__ = ["device_json", "short_size", "tenant_json", "uncovered_json"]
+__all__ = ["device_json", "is_software", "printable", "short_size", "tenant_json", "uncovered_json"]
 
 _KINDS = {pb.DEVICE_KIND_NVIDIA: "nvidia", pb.DEVICE_KIND_SOFTWARE: "software"}
 _POLICIES = {pb.POLICY_WARN: "warn", pb.POLICY_STOP: "stop", pb.POLICY_KILL: "kill"}
@@ -95,6 +95,11 @@ def uncovered_json(one: pb.Uncovered) -> dict[str, object]:
 def is_software(device: pb.Device) -> bool:
     """Whether a number measured on it is no GPU's."""
     return device.kind == pb.DEVICE_KIND_SOFTWARE
+
+
+def printable(text: str) -> str:
+    """A program's name without what would move the terminal's cursor: it may be anybody's."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def short_size(size_bytes: int) -> str:

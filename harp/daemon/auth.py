@@ -34,6 +34,8 @@ __all__ = ["Auth", "Caller", "Deposit"]
 _log = structlog.get_logger(__name__)
 _DATAGRAM_BYTES = 4096
 _CONNECTION_S = 5.0
+_CONNECTIONS_MAX = 128
+_ACCEPT_RETRY_S = 0.1
 _TOKENS_MAX = 4096
 _DEPOSITS_PER_UID = 64
 
@@ -65,6 +67,8 @@ class Auth:
         #: {ticket: deposit}; each is dropped after deposit_s
         self._deposits: dict[str, Deposit] = {}
         self._sock: socket.socket | None = None
+        #: connections that may be open at once
+        self._room = asyncio.Semaphore(_CONNECTIONS_MAX)
 
     def listen(self) -> None:
         """Open the socket to everybody."""
@@ -83,8 +87,16 @@ class Auth:
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    connection, _ = await loop.sock_accept(self._sock)
-                    group.create_task(self._answer(connection))
+                    await self._room.acquire()
+                    try:
+                        connection, _ = await loop.sock_accept(self._sock)
+                    except OSError as error:  # out of descriptors, or the peer was faster
+                        self._room.release()
+                        _log.warning("accept_failed", reason=str(error))
+                        await asyncio.sleep(_ACCEPT_RETRY_S)
+                        continue
+                    task = group.create_task(self._answer(connection))
+                    task.add_done_callback(lambda _task: self._room.release())
         finally:
             self._sock.close()
             self._path.unlink(missing_ok=True)
