@@ -219,6 +219,15 @@ def test_tenant_that_idles_between_bursts_still_gets_its_share() -> None:
     assert got == pytest.approx(0.7, abs=0.05)
 
 
+def test_training_loop_beside_two_others_cuts_their_quanta() -> None:
+    """Without that it would wait a quantum after each pause and get 37 %."""
+    loop = Job(share=600_000, kernel=MS, burst=3, idle=300 * US)
+    jobs = [loop, Job(share=200_000, kernel=MS), Job(share=200_000, kernel=MS)]
+    engine = run(jobs, 10)
+    got = shares(jobs, engine.start + SECOND, engine.start + 10 * SECOND)
+    assert got == pytest.approx([0.6, 0.2, 0.2], abs=0.02)
+
+
 def test_two_training_loops_keep_their_shares() -> None:
     jobs = [
         Job(share=300_000, kernel=300 * US, burst=10, idle=200 * US),
