@@ -46,6 +46,7 @@ class Gate(Enum):
     REFUSE = "refuse"  # not charged yet: a tenant with a memory limit gets NOT_SUPPORTED
     INFO = "info"  # answers with the tenant's own numbers
     STREAM = "stream"  # the time gate forgets a stream
+    CALLBACK = "callback"  # the program's function runs inside the driver: nothing is gated there
     LAUNCH = "launch"  # the time gate ...
     GRAPH_LAUNCH = "graph_launch"
     COPY = "copy"

@@ -47,6 +47,7 @@ def _gates() -> str:
         Gate.TRACK: "hook: follows references to memory charged elsewhere",
         Gate.REFUSE: "hook: NOT_SUPPORTED for a tenant with a memory limit",
         Gate.STREAM: "hook: the time gate forgets the stream",
+        Gate.CALLBACK: "hook: the program's function runs as if inside the driver: nothing is gated there",
         Gate.INFO: "hook: the tenant's own numbers",
         Gate.LAUNCH: "time gate",
         Gate.GRAPH_LAUNCH: "time gate",

@@ -40,7 +40,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuLaunchCooperativeKernelMultiDevice", Cls.LAUNCH, Gate.LAUNCH, """
         cuLaunchCooperativeKernelMultiDevice 9000 (CUDA_LAUNCH_PARAMS *launchParamsList,
             unsigned int numDevices, unsigned int flags)"""),
-    fn("cuLaunchHostFunc", Cls.LAUNCH, Gate.NONE, """
+    fn("cuLaunchHostFunc", Cls.LAUNCH, Gate.CALLBACK, """
         cuLaunchHostFunc 10000 ptsz=10000 (CUstream hStream, CUhostFn fn, void *userData)"""),
     fn("cuFuncSetBlockShape", Cls.OTHER, Gate.NONE, """
         cuFuncSetBlockShape 2000 (CUfunction hfunc, int x, int y, int z)"""),

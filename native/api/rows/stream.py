@@ -25,7 +25,7 @@ ROWS: tuple[Function, ...] = (
             CUgreenCtx *pGreenCtx)"""),
     fn("cuStreamWaitEvent", Cls.SYNC, Gate.NONE, """
         cuStreamWaitEvent 3020 ptsz=7000 (CUstream hStream, CUevent hEvent, unsigned int Flags)"""),
-    fn("cuStreamAddCallback", Cls.LAUNCH, Gate.NONE, """
+    fn("cuStreamAddCallback", Cls.LAUNCH, Gate.CALLBACK, """
         cuStreamAddCallback 5000 ptsz=7000 (CUstream hStream, CUstreamCallback callback,
             void *userData, unsigned int flags)"""),
     fn("cuStreamBeginCapture", Cls.SYNC, Gate.NONE, """

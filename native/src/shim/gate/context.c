@@ -74,6 +74,8 @@ static CUresult before(CUdevice device, int *dev, uint64_t *overhead)
 {
     *dev = harp_device_of(device);
     *overhead = 0;
+    if (harp_env()->strict && *dev >= 0 && !harp_session_serve())
+        return CUDA_ERROR_OPERATING_SYSTEM;
     if (*dev < 0) /* nobody answered, or not this tenant's device */
         return harp_session_live() ? CUDA_ERROR_NOT_PERMITTED : CUDA_ERROR_OUT_OF_MEMORY;
     *overhead = harp_granules(harp_session_about(*dev).overhead_bytes);
@@ -87,8 +89,10 @@ static void after(CUresult r, CUcontext *pctx, CUdevice device, int dev, uint64_
         harp_unlease(dev, HARP_MEM_OVERHEAD, overhead);
         return;
     }
-    harp_session_serve();
-    harp_time_context_made(*pctx, dev);
+    /* Without the thread nobody would answer recalls or end a turn: memory is held, time is free.
+     */
+    if (harp_session_serve())
+        harp_time_context_made(*pctx, dev);
 }
 
 static bool driver_knows(CUdevice device)

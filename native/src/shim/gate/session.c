@@ -546,7 +546,7 @@ static void *serve(void *arg)
     return NULL;
 }
 
-void harp_session_serve(void)
+bool harp_session_serve(void)
 {
     check_fork();
     pthread_mutex_lock(&s.lock);
@@ -564,9 +564,11 @@ void harp_session_serve(void)
         pthread_sigmask(SIG_SETMASK, &before, NULL);
         pthread_attr_destroy(&attr);
         if (!s.thread)
-            harp_log("no_service_thread errno=%d", errno);
+            harp_log("no_service_thread errno=%d effect=\"time is not shared\"", errno);
     }
+    bool there = s.thread;
     pthread_mutex_unlock(&s.lock);
+    return there;
 }
 
 void harp_session_wake(void)

@@ -41,8 +41,8 @@ int harp_session_ask(struct harp_msg *msg);
 /* Sends and does not wait; dropped when there is no connection. */
 void harp_session_tell(struct harp_msg *msg);
 
-/* Starts the service thread (all signals blocked, small stack). Idempotent. */
-void harp_session_serve(void);
+/* Starts the service thread (all signals blocked, small stack). Idempotent. False: no thread. */
+bool harp_session_serve(void);
 /* Wakes the service thread: the time gate has something to do. */
 void harp_session_wake(void);
 
