@@ -300,7 +300,7 @@ class AdminClient:
                     return
 
 
-class ArbiterRefused(ArbiterError):
+class ArbiterRefused(ArbiterError):  # noqa: N818 - as its tree
     """The arbiter answered ERR."""
 
     def __init__(self, answer: Msg) -> None:

@@ -99,9 +99,8 @@ def ps(*, as_json: bool) -> None:
     console().print(table)
     for one in state.uncovered:
         whose = f"of tenant {one.tenant} (by {one.evidence})" if one.tenant else "outside HARP"
-        print(
-            f"uncovered: pid {one.pid} ({printable(one.name)}) {whose} uses the GPU without a session"
-        )
+        name = printable(one.name)
+        print(f"uncovered: pid {one.pid} ({name}) {whose} uses the GPU without a session")
 
 
 def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device]) -> None:

@@ -42,7 +42,7 @@ _log = structlog.get_logger(__name__)
 _GRACE_S = 1.0
 
 
-class AlreadyRuns(DaemonError):
+class AlreadyRuns(DaemonError):  # noqa: N818 - as its tree
     """Another harpd holds this run folder; that is as good as having started."""
 
 

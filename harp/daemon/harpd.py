@@ -147,7 +147,7 @@ class Harpd:
                 await self.tick()
             except (ArbiterError, NvmlError) as error:
                 _log.warning("watch_failed", reason=error.message)
-            except Exception:  # one odd process may not end the watch over all others
+            except Exception:  # noqa: BLE001 - one odd process may not end the watch over all
                 _log.exception("watch_broken")
             spent = time.monotonic() - started
             await asyncio.sleep(max(0.0, self._config.watchdog.period_s - spent))
@@ -166,7 +166,7 @@ class Harpd:
                 _log.warning("drain_failed", reason=error.message)
                 self._draining.set()
                 await asyncio.sleep(_RETRY_S)
-            except Exception:  # as in watch()
+            except Exception:  # noqa: BLE001 - as in watch()
                 _log.exception("drain_broken")
                 self._draining.set()
                 await asyncio.sleep(_RETRY_S)

@@ -100,7 +100,7 @@ def main() -> None:
             "look_into": outcome(lambda: list(Path(grant).iterdir())),
             "admin": outcome(partial(admin, run_dir)),
             "store": outcome(lambda: (run_dir / "harpd.db").open("rb+").close()),
-            "unlink": outcome(lambda: (run_dir / "control.sock").unlink()),
+            "unlink": outcome((run_dir / "control.sock").unlink),
             "set": outcome(lambda: client.set(pb.SetTenantRequest(name=victim, mem_limit_bytes=1))),
             "remove": outcome(lambda: client.remove(victim)),
             "stop": outcome(lambda: client.stop(with_arbiter=True)),
