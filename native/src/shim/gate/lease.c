@@ -16,8 +16,10 @@ enum { ORDINALS = 64, UNASKED = 0, NOT_GRANTED = -1 };
 static struct {
     pthread_mutex_t lock; /* ledger and account; never held across a call of the driver or a wait */
     struct harp_ledger ledger;
-    struct {
-        uint64_t leased, used; /* used <= leased; used includes what is put aside for a request */
+    struct account {
+        uint64_t leased;
+        uint64_t asked; /* in requests not answered yet */
+        uint64_t used;  /* with what those requests are for */
     } account[HARP_MAX_DEVICES][HARP_MEM_CLASSES];
     int ordinal[ORDINALS]; /* arbiter's index + 1 by CUDA ordinal; UNASKED; NOT_GRANTED */
 } m = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -91,27 +93,43 @@ bool harp_refused(const char *name)
 
 /* --- leases ----------------------------------------------------------------------------------- */
 
+/* Leased and not in use. More may be in use than is leased, by a granule, for a moment: when the
+ * allocation that opened a granule was denied and another one had found room in it meanwhile. */
+static uint64_t slack_of(const struct account *a)
+{
+    return a->leased > a->used ? a->leased - a->used : 0;
+}
+
 CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes)
 {
     if (bytes == 0)
         return CUDA_SUCCESS;
     if (dev < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    struct account *a = &m.account[dev][cls];
     pthread_mutex_lock(&m.lock);
-    uint64_t slack = m.account[dev][cls].leased - m.account[dev][cls].used;
-    uint64_t take = bytes < slack ? bytes : slack;
-    m.account[dev][cls].used += take;
+    a->used += bytes;
+    uint64_t missing = a->used > a->leased + a->asked ? a->used - a->leased - a->asked : 0;
+    a->asked += missing;
     pthread_mutex_unlock(&m.lock);
-    if (take == bytes)
+    if (missing == 0)
         return CUDA_SUCCESS;
-    struct harp_msg msg = {.op = HARP_LEASE_MEM, .dev = (uint32_t)dev, .cls = cls};
-    msg.bytes = bytes - take;
+    struct harp_msg msg = {
+        .op = HARP_LEASE_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = missing};
     if (harp_session_ask(&msg) == 0 && msg.op == HARP_MEM_GRANT)
         return CUDA_SUCCESS; /* already in the account: harp_memory_granted */
     pthread_mutex_lock(&m.lock);
-    m.account[dev][cls].used -= take;
+    a->asked -= missing;
+    a->used -= bytes;
     pthread_mutex_unlock(&m.lock);
     return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+void harp_overdrawn(int dev, uint64_t bytes)
+{
+    pthread_mutex_lock(&m.lock);
+    m.account[dev][HARP_MEM_DEVICE].used += bytes;
+    pthread_mutex_unlock(&m.lock);
 }
 
 void harp_unlease(int dev, uint32_t cls, uint64_t bytes)
@@ -119,11 +137,12 @@ void harp_unlease(int dev, uint32_t cls, uint64_t bytes)
     if (dev < 0 || bytes == 0)
         return;
     uint64_t keep = cls == HARP_MEM_DEVICE ? harp_session_about(dev).slack_bytes : 0;
+    struct account *a = &m.account[dev][cls];
     pthread_mutex_lock(&m.lock);
-    m.account[dev][cls].used -= bytes;
-    uint64_t slack = m.account[dev][cls].leased - m.account[dev][cls].used;
+    a->used -= bytes;
+    uint64_t slack = slack_of(a);
     uint64_t back = slack > keep ? (slack - keep) & ~(HARP_GRANULE_BYTES - 1) : 0;
-    m.account[dev][cls].leased -= back;
+    a->leased -= back;
     pthread_mutex_unlock(&m.lock);
     if (back == 0)
         return;
@@ -134,21 +153,21 @@ void harp_unlease(int dev, uint32_t cls, uint64_t bytes)
 uint64_t harp_slack(int dev)
 {
     pthread_mutex_lock(&m.lock);
-    uint64_t slack = m.account[dev][HARP_MEM_DEVICE].leased - m.account[dev][HARP_MEM_DEVICE].used;
+    uint64_t slack = slack_of(&m.account[dev][HARP_MEM_DEVICE]);
     pthread_mutex_unlock(&m.lock);
     return slack;
 }
 
-/* Called with the session lock held, before the asker wakes: what was asked for is in use at once,
- * or a recall in between would take it for slack. */
+/* Called with the session lock held, before the asker wakes. What was asked for is in use since it
+ * was asked for, so a recall in between does not take it for slack. */
 void harp_memory_granted(const struct harp_msg *msg, bool asked)
 {
     if (msg->dev >= HARP_MAX_DEVICES || msg->cls >= HARP_MEM_CLASSES)
         return;
     pthread_mutex_lock(&m.lock);
     m.account[msg->dev][msg->cls].leased += msg->bytes;
-    if (asked)
-        m.account[msg->dev][msg->cls].used += msg->bytes;
+    if (asked) /* else nobody waits for it any more: it is slack */
+        m.account[msg->dev][msg->cls].asked -= msg->bytes;
     pthread_mutex_unlock(&m.lock);
 }
 
@@ -157,7 +176,7 @@ uint64_t harp_memory_recall(int dev, uint64_t bytes)
     if (dev < 0 || dev >= (int)HARP_MAX_DEVICES)
         return 0;
     pthread_mutex_lock(&m.lock);
-    uint64_t slack = m.account[dev][HARP_MEM_DEVICE].leased - m.account[dev][HARP_MEM_DEVICE].used;
+    uint64_t slack = slack_of(&m.account[dev][HARP_MEM_DEVICE]);
     uint64_t back = (bytes < slack ? bytes : slack) & ~(HARP_GRANULE_BYTES - 1);
     m.account[dev][HARP_MEM_DEVICE].leased -= back;
     pthread_mutex_unlock(&m.lock);

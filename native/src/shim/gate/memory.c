@@ -32,8 +32,11 @@ static CUresult settle(CUdeviceptr ptr, uint64_t bytes, CUcontext ctx, int dev, 
     l = harp_ledger_lock();
     uint64_t freed = harp_ledger_take(l, ptr, &block) ? harp_ledger_release(l, &block) : 0;
     harp_ledger_unlock();
-    /* of `freed` only `leased` was ever leased */
-    harp_unlease(dev, HARP_MEM_DEVICE, freed < leased ? freed : leased);
+    uint64_t stay = charged - freed; /* somebody else lies in that granule by now */
+    if (stay > leased)
+        harp_overdrawn(dev, stay - leased);
+    else
+        harp_unlease(dev, HARP_MEM_DEVICE, leased - stay);
     return r;
 }
 
