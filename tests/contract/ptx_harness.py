@@ -141,12 +141,12 @@ class Device:
         libc, libm = "libc.so.6", "libm.so.6"
         now = ctypes.CFUNCTYPE(U64)(lambda: next(self.clock))
         poll = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._poll)
-        translate = ctypes.CFUNCTYPE(
-            ctypes.c_void_p, ctypes.c_void_p, U64, U64, ctypes.c_int
-        )(lambda _l, a, n, _w: self._translate(a, n))
-        vprintf = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
-        )(self._vprintf)
+        translate = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, U64, U64, ctypes.c_int)(
+            lambda _l, a, n, _w: self._translate(a, n)
+        )
+        vprintf = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
+            self._vprintf
+        )
         self.keep = (now, poll, translate, vprintf)
         self.host = Host(
             *(ctypes.cast(f, ctypes.c_void_p).value for f in self.keep),

@@ -35,7 +35,8 @@ struct thread {
     /* fibers */
     void *sp;
     unsigned char *stack; /* lowest address */
-    uint32_t state, op, id, mask, count;
+    uint32_t state, op, id, mask;
+    uint32_t spun; /* gave way while it polls: others first */
     int32_t arg, arg2;
     uint64_t in, out;
     uint32_t out_pred;
@@ -316,6 +317,7 @@ COLD uint64_t rt_breathe(struct thread *T, uint64_t ic)
 {
 #if RT_FIBERS
     T->S->want_poll = 1;
+    T->spun = 1;
     rt_switch(&T->sp, T->S->main_sp);
 #else
     if (T->L->host->poll && T->L->host->poll(T->L))

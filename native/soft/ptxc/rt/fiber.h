@@ -381,11 +381,19 @@ static void rt_schedule(void *arg)
         int ran = 0;
         for (uint32_t from = 0; from < S->threads; from += 32) {
             uint32_t to = from + 32 < S->threads ? from + 32 : S->threads;
-            for (uint32_t i = from; i < to; i++)
-                if (S->t[i].state == ST_READY) {
-                    rt_resume(S, &S->t[i]);
-                    ran = 1;
-                }
+            /* All lanes as far as they can go, so that those at one activemask meet there. */
+            for (int again = 1; again;) {
+                again = 0;
+                for (uint32_t i = from; i < to; i++)
+                    if (S->t[i].state == ST_READY && !S->t[i].spun) {
+                        rt_resume(S, &S->t[i]);
+                        again = ran = 1;
+                    }
+            }
+            for (uint32_t i = from; i < to; i++) {
+                ran |= S->t[i].spun;
+                S->t[i].spun = 0;
+            }
             ran |= rt_group(S, from, to);
         }
         if (!ran) {
@@ -406,6 +414,7 @@ static void rt_schedule(void *arg)
     do {                                                                                           \
         if ((++spin & 3) == 0) {                                                                   \
             T->S->want_poll |= (spin & 255) == 0;                                                  \
+            T->spun = 1;                                                                           \
             rt_yield(T);                                                                           \
         }                                                                                          \
     } while (0)

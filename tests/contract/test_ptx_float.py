@@ -1,0 +1,558 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Floating point against exact fractions (rounding modes) and NumPy (the rest)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ptx_rows import Row, check
+
+# mantissa bits stored, least exponent of a normal number, greatest exponent
+FORMATS = {
+    "f16": (10, -14, 15),
+    "bf16": (7, -126, 127),
+    "tf32": (10, -126, 127),
+    "f32": (23, -126, 127),
+    "f64": (52, -1022, 1023),
+}
+SIZE = {"f16": 16, "bf16": 16, "tf32": 32, "f32": 32, "f64": 64}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ptx")
+
+
+def decode(kind: str, bits: int) -> Fraction | float:
+    """Exact value; infinities and NaN as floats; zeros keep their sign through sign_of."""
+    m, low, high = FORMATS[kind]
+    e_bits = SIZE[kind] - 1 - m
+    sign = -1 if bits >> (SIZE[kind] - 1) else 1
+    e, f = bits >> m & ((1 << e_bits) - 1), bits & ((1 << m) - 1)
+    if e == (1 << e_bits) - 1:
+        return math.nan if f else sign * math.inf
+    if e == 0:
+        return sign * Fraction(f) * Fraction(2) ** (low - m)
+    return sign * (Fraction(f) + (1 << m)) * Fraction(2) ** (e + low - 1 - m)
+
+
+def encode(kind: str, x: Fraction | float, mode: str = "rn", *, zero_sign: int = 0) -> int:
+    """Correctly rounded bits of an exact value."""
+    m, low, high = FORMATS[kind]
+    size = SIZE[kind]
+    infinity = ((1 << (size - 1 - m)) - 1) << m
+    if isinstance(x, float):
+        if math.isnan(x):
+            return infinity | 1 << (m - 1)
+        return infinity | (1 << (size - 1) if x < 0 else 0)
+    if x == 0:
+        return zero_sign << (size - 1)
+    negative = x < 0
+    top = 1 << (size - 1) if negative else 0
+    a = abs(x)
+    e = a.numerator.bit_length() - a.denominator.bit_length()
+    if Fraction(2) ** e > a:
+        e -= 1
+    e = max(e, low)
+    units = a / Fraction(2) ** (e - m)
+    whole, rest = units.numerator // units.denominator, units - units.numerator // units.denominator
+    up = {
+        "rn": rest > Fraction(1, 2) or (rest == Fraction(1, 2) and whole & 1),
+        "rna": rest >= Fraction(1, 2),
+        "rz": False,
+        "rm": negative and rest > 0,
+        "rp": not negative and rest > 0,
+    }[mode]
+    whole += bool(up)
+    if whole >= 1 << (m + 1):
+        whole >>= 1
+        e += 1
+    if e > high:
+        grow = (
+            mode in ("rn", "rna") or (mode == "rm" and negative) or (mode == "rp" and not negative)
+        )
+        return top | (infinity if grow else infinity - 1)
+    if whole < 1 << m:
+        return top | whole
+    return top | (e - low + 1) << m | (whole - (1 << m))
+
+
+def sign(kind: str, bits: int) -> int:
+    return bits >> (SIZE[kind] - 1)
+
+
+def bits_of(kind: str, v: Any) -> int:
+    if kind == "f32":
+        return int(np.float32(v).view(np.uint32))
+    if kind == "f64":
+        return int(np.float64(v).view(np.uint64))
+    return int(v)
+
+
+def number(kind: str, bits: int) -> Any:
+    """What Row.expect must return for this type."""
+    if kind == "f32":
+        return np.uint32(bits).view(np.float32)
+    if kind == "f64":
+        return np.uint64(bits).view(np.float64)
+    return bits
+
+
+def flush(kind: str, bits: int) -> int:
+    m = FORMATS[kind][0]
+    exponent = bits >> m & ((1 << (SIZE[kind] - 1 - m)) - 1)
+    return bits if exponent else bits & 1 << (SIZE[kind] - 1)
+
+
+def saturate(kind: str, bits: int) -> int:
+    x = decode(kind, bits)
+    if x != x or x <= 0:
+        return 0
+    return bits_one(kind) if x >= 1 else bits
+
+
+def bits_one(kind: str) -> int:
+    return encode(kind, Fraction(1))
+
+
+def special_sum(values: list[Fraction | float]) -> float | None:
+    """NaN or infinity when one of the terms is not finite."""
+    if not any(isinstance(v, float) for v in values):
+        return None
+    return (
+        math.fsum(float(v) if isinstance(v, float) else 0.0 for v in values)
+        if not (math.inf in values and -math.inf in values)
+        else math.nan
+    )
+
+
+def product(kind: str, a: int, b: int) -> tuple[Fraction | float, int]:
+    x, y, s = decode(kind, a), decode(kind, b), sign(kind, a) ^ sign(kind, b)
+    if isinstance(x, float) or isinstance(y, float):
+        if x != x or y != y or x == 0 or y == 0:
+            return math.nan, s
+        return -math.inf if s else math.inf, s
+    return x * y, s
+
+
+def exact_add(kind: str, a: int, b: int, mode: str, *, minus: bool = False) -> int:
+    if minus:
+        b ^= 1 << (SIZE[kind] - 1)
+    return exact_sum(kind, decode(kind, a), sign(kind, a), decode(kind, b), sign(kind, b), mode)
+
+
+def exact_sum(kind: str, x: Any, sx: int, y: Any, sy: int, mode: str) -> int:
+    special = special_sum([x, y])
+    if special is not None:
+        return encode(kind, special)
+    zero = sx if sx == sy and x == 0 and y == 0 else int(mode == "rm")
+    return encode(kind, x + y, mode, zero_sign=zero)
+
+
+def exact_mul(kind: str, a: int, b: int, mode: str) -> int:
+    x, s = product(kind, a, b)
+    return encode(kind, x, mode, zero_sign=s)
+
+
+def exact_fma(kind: str, a: int, b: int, c: int, mode: str) -> int:
+    x, s = product(kind, a, b)
+    return exact_sum(kind, x, s, decode(kind, c), sign(kind, c), mode)
+
+
+def exact_div(kind: str, a: int, b: int, mode: str) -> int:
+    x, y, s = decode(kind, a), decode(kind, b), sign(kind, a) ^ sign(kind, b)
+    if x != x or y != y or (x == 0 and y == 0) or (isinstance(x, float) and isinstance(y, float)):
+        return encode(kind, math.nan)
+    if isinstance(x, float) or y == 0:
+        return encode(kind, -math.inf if s else math.inf)
+    return encode(kind, Fraction(0) if isinstance(y, float) else x / y, mode, zero_sign=s)
+
+
+def exact_sqrt(kind: str, a: int, mode: str) -> int:
+    x = decode(kind, a)
+    if x != x or (x < 0):
+        return encode(kind, math.nan)
+    if isinstance(x, float) or x == 0:
+        return a
+    # Enough bits that only an exact root is a tie; the sticky bit decides the rest.
+    shift = 400
+    n = x.numerator * x.denominator << (2 * shift)
+    root = math.isqrt(n)
+    value = Fraction(root, x.denominator << shift)
+    if root * root != n:
+        value += Fraction(1, x.denominator << (shift + 8))
+    return encode(kind, value, mode)
+
+
+def wrap(
+    kind: str, f: Callable[..., int], *, ftz: bool = False, sat: bool = False, relu: bool = False
+) -> Any:
+    def expect(*values: Any) -> Any:
+        bits = [bits_of(kind, v) for v in values]
+        if ftz:
+            bits = [flush(kind, b) for b in bits]
+        out = f(*bits)
+        if sat:
+            out = saturate(kind, out)
+        if relu and decode(kind, out) == decode(kind, out) and (decode(kind, out) <= 0):
+            out = 0
+        if ftz:
+            out = flush(kind, out)
+        return number(kind, out)
+
+    return expect
+
+
+def row(text: str, kind: str, count: int, f: Callable[..., int], **how: bool) -> Row:
+    operands = ", ".join(f"{{{x}}}" for x in "dabc"[: count + 1])
+    return Row(f"{text} {operands}", kind, (kind,) * count, wrap(kind, f, **how))
+
+
+def rounding(kind: str) -> Iterator[Row]:
+    for mode in ("rn", "rz", "rm", "rp"):
+        k = kind
+        yield row(f"add.{mode}.{k}", k, 2, lambda a, b, m=mode: exact_add(k, a, b, m))
+        yield row(f"sub.{mode}.{k}", k, 2, lambda a, b, m=mode: exact_add(k, a, b, m, minus=True))
+        yield row(f"mul.{mode}.{k}", k, 2, lambda a, b, m=mode: exact_mul(k, a, b, m))
+        yield row(f"fma.{mode}.{k}", k, 3, lambda a, b, c, m=mode: exact_fma(k, a, b, c, m))
+        yield row(f"mad.{mode}.{k}", k, 3, lambda a, b, c, m=mode: exact_fma(k, a, b, c, m))
+        yield row(f"div.{mode}.{k}", k, 2, lambda a, b, m=mode: exact_div(k, a, b, m))
+        one = bits_one(k)
+        yield row(f"rcp.{mode}.{k}", k, 1, lambda a, m=mode, o=one: exact_div(k, o, a, m))
+        yield row(f"sqrt.{mode}.{k}", k, 1, lambda a, m=mode: exact_sqrt(k, a, m))
+    for name in ("add", "sub", "mul"):
+        f = {"add": exact_add, "mul": exact_mul}.get(name)
+        g = f or (lambda k, a, b, m: exact_add(k, a, b, m, minus=True))
+        yield row(f"{name}.{kind}", kind, 2, lambda a, b, g=g: g(kind, a, b, "rn"))
+    if kind == "f32":
+        k = "f32"
+        yield row("add.ftz.f32", k, 2, lambda a, b: exact_add(k, a, b, "rn"), ftz=True)
+        yield row(
+            "mul.rz.ftz.sat.f32", k, 2, lambda a, b: exact_mul(k, a, b, "rz"), ftz=True, sat=True
+        )
+        yield row("sub.sat.f32", k, 2, lambda a, b: exact_add(k, a, b, "rn", minus=True), sat=True)
+        yield row("fma.rp.ftz.f32", k, 3, lambda a, b, c: exact_fma(k, a, b, c, "rp"), ftz=True)
+        yield row("fma.rn.sat.f32", k, 3, lambda a, b, c: exact_fma(k, a, b, c, "rn"), sat=True)
+        yield row("div.rm.ftz.f32", k, 2, lambda a, b: exact_div(k, a, b, "rm"), ftz=True)
+        yield row("sqrt.rn.ftz.f32", k, 1, lambda a: exact_sqrt(k, a, "rn"), ftz=True)
+
+
+def minmax(kind: str, *, largest: bool, nan: bool, ftz: bool = False) -> Any:
+    def pick(a: int, b: int) -> int:
+        x, y = decode(kind, a), decode(kind, b)
+        if x != x or y != y:
+            if nan or (x != x and y != y):
+                return encode(kind, math.nan)
+            return b if x != x else a
+        if x == y:
+            return (a & b if largest else a | b) if x == 0 else a
+        return a if (x > y) == largest else b
+
+    return wrap(kind, pick, ftz=ftz)
+
+
+def simple() -> Iterator[Row]:
+    """min, max, abs, neg, copysign, testp on all types."""
+    for kind in ("f32", "f64", "f16", "bf16"):
+        top = 1 << (SIZE[kind] - 1)
+        for name in ("min", "max"):
+            two, big = (kind, kind), name == "max"
+            yield Row(
+                f"{name}.{kind} {{d}}, {{a}}, {{b}}",
+                kind,
+                two,
+                minmax(kind, largest=big, nan=False),
+            )
+            if kind != "f64":
+                yield Row(
+                    f"{name}.NaN.{kind} {{d}}, {{a}}, {{b}}",
+                    kind,
+                    two,
+                    minmax(kind, largest=big, nan=True),
+                )
+        yield row(f"abs.{kind}", kind, 1, lambda a, t=top: a & ~t)
+        yield row(f"neg.{kind}", kind, 1, lambda a, t=top: a ^ t)
+    two = ("f32", "f32")
+    yield Row(
+        "min.ftz.f32 {d}, {a}, {b}", "f32", two, minmax("f32", largest=False, nan=False, ftz=True)
+    )
+    yield row("abs.ftz.f32", "f32", 1, lambda a: a & 0x7FFFFFFF, ftz=True)
+
+    def xorsign(a: int, b: int) -> int:
+        x, y = decode("f32", a), decode("f32", b)
+        m = minmax("f32", largest=True, nan=False)(
+            number("f32", a & 0x7FFFFFFF), number("f32", b & 0x7FFFFFFF)
+        )
+        return (
+            (bits_of("f32", m) & 0x7FFFFFFF) | ((a ^ b) & 0x80000000)
+            if x == x and y == y
+            else encode("f32", math.nan)
+            if x != x and y != y
+            else (bits_of("f32", m) & 0x7FFFFFFF) | ((a ^ b) & 0x80000000)
+        )
+
+    yield row("max.xorsign.abs.f32", "f32", 2, xorsign)
+    for kind in ("f32", "f64"):
+        top = 1 << (SIZE[kind] - 1)
+        yield row(f"copysign.{kind}", kind, 2, lambda a, b, t=top: (a & t) | (b & (t - 1)))
+        least = Fraction(2) ** FORMATS[kind][1]
+        tests: dict[str, Callable[[Any], bool]] = {
+            "finite": lambda x: not isinstance(x, float),
+            "infinite": lambda x: isinstance(x, float) and x == x,
+            "number": lambda x: x == x,
+            "notanumber": lambda x: x != x,
+            "normal": lambda x, n=least: not isinstance(x, float) and abs(x) >= n,
+            "subnormal": lambda x, n=least: not isinstance(x, float) and 0 < abs(x) < n,
+        }
+        for name, test in tests.items():
+            yield Row(
+                f"testp.{name}.{kind} {{d}}, {{a}}",
+                "pred",
+                (kind,),
+                lambda v, k=kind, t=test: t(decode(k, bits_of(k, v))),
+            )
+
+
+def halves() -> Iterator[Row]:
+    for k in ("f16", "bf16"):
+        ops: dict[str, tuple[int, Any]] = {
+            "add": (2, lambda a, b, k=k: exact_add(k, a, b, "rn")),
+            "sub": (2, lambda a, b, k=k: exact_add(k, a, b, "rn", minus=True)),
+            "mul": (2, lambda a, b, k=k: exact_mul(k, a, b, "rn")),
+            "fma.rn": (3, lambda a, b, c, k=k: exact_fma(k, a, b, c, "rn")),
+        }
+        for name, (count, f) in ops.items():
+            yield row(f"{name}.{k}", k, count, f)
+            pair = lambda *v, f=f: sum(f(*(x >> s & 0xFFFF for x in v)) << s for s in (0, 16))
+            text = f"{name}.{k}x2 " + ", ".join(f"{{{x}}}" for x in "dabc"[: count + 1])
+            yield Row(text, f"{k}x2", (f"{k}x2",) * count, pair)
+        yield row(
+            f"fma.rn.relu.{k}", k, 3, lambda a, b, c, k=k: exact_fma(k, a, b, c, "rn"), relu=True
+        )
+        pick = lambda op: (
+            lambda a, b: sum(op(a >> s & 0xFFFF, b >> s & 0xFFFF) << s for s in (0, 16))
+        )
+        yield Row(
+            f"max.{k}x2 {{d}}, {{a}}, {{b}}",
+            f"{k}x2",
+            (f"{k}x2",) * 2,
+            pick(minmax(k, largest=True, nan=False)),
+        )
+        yield Row(
+            f"min.NaN.{k}x2 {{d}}, {{a}}, {{b}}",
+            f"{k}x2",
+            (f"{k}x2",) * 2,
+            pick(minmax(k, largest=False, nan=True)),
+        )
+        yield Row(f"neg.{k}x2 {{d}}, {{a}}", f"{k}x2", (f"{k}x2",), lambda a: a ^ 0x80008000)
+    k = "f16"
+    yield row("add.sat.f16", k, 2, lambda a, b: exact_add(k, a, b, "rn"), sat=True)
+    yield row("mul.ftz.f16", k, 2, lambda a, b: exact_mul(k, a, b, "rn"), ftz=True)
+    yield row(
+        "fma.rn.ftz.sat.f16", k, 3, lambda a, b, c: exact_fma(k, a, b, c, "rn"), ftz=True, sat=True
+    )
+
+
+def comparisons() -> Iterator[Row]:
+    ordered = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+    for kind in ("f32", "f64", "f16", "bf16"):
+
+        def test(op: str, otherwise: bool, k: str = kind) -> Any:
+            compare = eval(f"lambda a, b: a {op} b")  # noqa: S307
+
+            def run(a: Any, b: Any) -> bool:
+                x, y = decode(k, bits_of(k, a)), decode(k, bits_of(k, b))
+                return otherwise if x != x or y != y else compare(x, y)
+
+            return run
+
+        two = (kind, kind)
+        for name, op in ordered.items():
+            yield Row(f"setp.{name}.{kind} {{d}}, {{a}}, {{b}}", "pred", two, test(op, False))
+            yield Row(f"setp.{name}u.{kind} {{d}}, {{a}}, {{b}}", "pred", two, test(op, True))
+        yield Row(
+            f"setp.num.{kind} {{d}}, {{a}}, {{b}}",
+            "pred",
+            two,
+            test("is not", False)
+            if False
+            else lambda a, b, k=kind: all(
+                decode(k, bits_of(k, v)) == decode(k, bits_of(k, v)) for v in (a, b)
+            ),
+        )
+        yield Row(
+            f"setp.nan.{kind} {{d}}, {{a}}, {{b}}",
+            "pred",
+            two,
+            lambda a, b, k=kind: any(
+                decode(k, bits_of(k, v)) != decode(k, bits_of(k, v)) for v in (a, b)
+            ),
+        )
+    ftz = lambda a, b: bool(
+        decode("f32", flush("f32", bits_of("f32", a)))
+        < decode("f32", flush("f32", bits_of("f32", b)))
+    )
+    yield Row("setp.lt.ftz.f32 {d}, {a}, {b}", "pred", ("f32", "f32"), ftz)
+    yield Row(
+        "set.gt.f32.f32 {d}, {a}, {b}", "f32", ("f32", "f32"), lambda a, b: 1.0 if a > b else 0.0
+    )
+    yield Row(
+        "setp.lt.f16x2 %p0|{d}, {a}, {b}",
+        "pred",
+        ("f16x2", "f16x2"),
+        lambda a, b: bool(decode("f16", a >> 16) < decode("f16", b >> 16)),
+    )
+    yield Row(
+        "selp.f32 {d}, {a}, {b}, {c}", "f32", ("f32", "f32", "pred"), lambda a, b, c: a if c else b
+    )
+
+
+def to_integer(x: Fraction | float, mode: str) -> Fraction | float:
+    if isinstance(x, float):
+        return x
+    if mode == "rni":
+        return Fraction(round(x))
+    return Fraction({"rzi": math.trunc, "rmi": math.floor, "rpi": math.ceil}[mode](x))
+
+
+def conversions() -> Iterator[Row]:
+    floats = ("f16", "bf16", "f32", "f64")
+    ints = [f"{k}{n}" for k in "us" for n in (8, 16, 32, 64)]
+    for of in floats:
+        for to in ints:
+            n = int(to[1:])
+            low, high = (-(1 << (n - 1)), (1 << (n - 1)) - 1) if to[0] == "s" else (0, (1 << n) - 1)
+            for mode in ("rni", "rzi", "rmi", "rpi"):
+                if mode != "rzi" and to not in ("s32", "u64", "s8"):
+                    continue
+
+                def cut(
+                    v: Any,
+                    of: str = of,
+                    mode: str = mode,
+                    low: int = low,
+                    high: int = high,
+                    n: int = n,
+                ) -> int:
+                    x = decode(of, bits_of(of, v))
+                    if x != x:
+                        return 1 << (n - 1) if of == "f64" or n == 64 else 0
+                    if isinstance(x, float):
+                        return high if x > 0 else low
+                    return max(low, min(high, int(to_integer(x, mode))))
+
+                wide = to if n > 8 else f"{to[0]}16"
+                signed_cut = lambda v, f=cut, n=n, s=to[0] == "s": (
+                    f(v) - (1 << n) if s and f(v) >= 1 << (n - 1) else f(v)
+                )
+                yield Row(f"cvt.{mode}.{to}.{of} {{d}}, {{a}}", wide, (of,), signed_cut)
+    for to in floats:
+        for of in ints:
+            for mode in ("rn", "rz", "rm", "rp"):
+                if mode != "rn" and of not in ("s32", "u64", "s64"):
+                    continue
+                yield Row(
+                    f"cvt.{mode}.{to}.{of} {{d}}, {{a}}",
+                    to,
+                    (of,),
+                    lambda v, t=to, m=mode: number(t, encode(t, Fraction(v), m)),
+                )
+    for of, to in (
+        ("f64", "f32"),
+        ("f64", "f16"),
+        ("f32", "f16"),
+        ("f32", "bf16"),
+        ("f64", "bf16"),
+    ):
+        for mode in ("rn", "rz", "rm", "rp"):
+            yield Row(f"cvt.{mode}.{to}.{of} {{d}}, {{a}}", to, (of,), change(of, to, mode))
+    for of, to in (
+        ("f32", "f64"),
+        ("f16", "f32"),
+        ("f16", "f64"),
+        ("bf16", "f32"),
+        ("bf16", "f64"),
+    ):
+        yield Row(f"cvt.{to}.{of} {{d}}, {{a}}", to, (of,), change(of, to, "rn"))
+    for kind in ("f16", "f32", "f64"):
+        for mode in ("rni", "rzi", "rmi", "rpi"):
+            yield Row(f"cvt.{mode}.{kind}.{kind} {{d}}, {{a}}", kind, (kind,), integral(kind, mode))
+    yield Row("cvt.sat.f32.f32 {d}, {a}", "f32", ("f32",), wrap("f32", lambda a: a, sat=True))
+    yield Row("cvt.ftz.f32.f32 {d}, {a}", "f32", ("f32",), wrap("f32", lambda a: a, ftz=True))
+    yield Row(
+        "cvt.rn.ftz.f16.f32 {d}, {a}",
+        "f16",
+        ("f32",),
+        lambda v: change("f32", "f16", "rn")(number("f32", flush("f32", bits_of("f32", v)))),
+    )
+    yield Row(
+        "cvt.rn.sat.f32.f64 {d}, {a}",
+        "f32",
+        ("f64",),
+        lambda v: number("f32", saturate("f32", bits_of("f32", change("f64", "f32", "rn")(v)))),
+    )
+    yield Row(
+        "cvt.rn.f16x2.f32 {d}, {a}, {b}",
+        "f16x2",
+        ("f32", "f32"),
+        lambda a, b: change("f32", "f16", "rn")(a) << 16 | change("f32", "f16", "rn")(b),
+    )
+    yield Row(
+        "cvt.rz.bf16x2.f32 {d}, {a}, {b}",
+        "bf16x2",
+        ("f32", "f32"),
+        lambda a, b: change("f32", "bf16", "rz")(a) << 16 | change("f32", "bf16", "rz")(b),
+    )
+    for mode in ("rna", "rn", "rz"):
+        tf = lambda v, m=mode: encode(
+            "tf32", decode("f32", bits_of("f32", v)), m, zero_sign=sign("f32", bits_of("f32", v))
+        )
+        yield Row(
+            f"and.b32 {{d}}, {{a}}, {{a}}; cvt.{mode}.tf32.f32 {{d}}, {{d}}",
+            "f32",
+            ("f32",),
+            lambda v, tf=tf: number("f32", widen(tf(v))),
+        )
+
+
+def widen(bits: int) -> int:
+    """A 19-bit tf32 (sign at bit 31, as encode places it) in a 32-bit register."""
+    return (bits & 0x80000000) | (bits & 0x3FFFF) << 13
+
+
+def change(of: str, to: str, mode: str) -> Any:
+    def run(v: Any) -> Any:
+        bits = bits_of(of, v)
+        return number(to, encode(to, decode(of, bits), mode, zero_sign=sign(of, bits)))
+
+    return run
+
+
+def integral(kind: str, mode: str) -> Any:
+    def run(v: Any) -> Any:
+        bits = bits_of(kind, v)
+        x = to_integer(decode(kind, bits), mode)
+        return number(kind, encode(kind, x, zero_sign=sign(kind, bits)))
+
+    return run
+
+
+TABLES = {
+    "f32": lambda: rounding("f32"),
+    "f64": lambda: rounding("f64"),
+    "simple": simple,
+    "halves": halves,
+    "comparisons": comparisons,
+    "conversions": conversions,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows(name: str, cache: Path) -> None:
+    check(list(TABLES[name]()), cache)
