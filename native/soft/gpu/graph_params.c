@@ -92,6 +92,9 @@ CUresult soft_work_event(CUevent event, bool record, struct soft_work *work)
                   : soft_event_wait_new(known, &work->cmd);
 }
 
+_Static_assert(sizeof(CUDA_KERNEL_NODE_PARAMS_v2) == sizeof(CUDA_KERNEL_NODE_PARAMS_v3),
+               "v2 and v3 are alike");
+
 CUresult soft_work_any(const CUgraphNodeParams *params, struct soft_work *work)
 {
     *work = (struct soft_work){.type = params->type};
@@ -101,10 +104,10 @@ CUresult soft_work_any(const CUgraphNodeParams *params, struct soft_work *work)
     CUDA_KERNEL_NODE_PARAMS kernel;
     CUDA_MEMSET_NODE_PARAMS_v1 set;
     CUDA_HOST_NODE_PARAMS_v1 host;
+    struct soft_graph *child;
     CUresult result = CUDA_SUCCESS;
     switch ((int)params->type) {
     case CU_GRAPH_NODE_TYPE_KERNEL:
-        _Static_assert(sizeof kernel == sizeof params->kernel, "v2 and v3 are alike");
         memcpy(&kernel, &params->kernel, sizeof kernel);
         return soft_work_kernel(&kernel, work);
     case CU_GRAPH_NODE_TYPE_MEMCPY:
@@ -127,7 +130,7 @@ CUresult soft_work_any(const CUgraphNodeParams *params, struct soft_work *work)
         if (params->graph.ownership != CU_GRAPH_CHILD_GRAPH_OWNERSHIP_CLONE)
             return CUDA_ERROR_NOT_SUPPORTED;
         pthread_mutex_lock(&soft_graph_lock);
-        struct soft_graph *child = soft_graph_of(params->graph.graph);
+        child = soft_graph_of(params->graph.graph);
         result = child == NULL ? CUDA_ERROR_INVALID_VALUE : soft_graph_copy(child, &work->u.child);
         if (result == CUDA_SUCCESS)
             work->u.child->owned = true;

@@ -38,6 +38,14 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run);
 /* launch_printf.c: the device's printf. */
 int soft_device_printf(const struct ptx_launch *launch, const char *format, const void *args);
 
+/* launch_buffer.c: aligned memory for blocks, not zeroed. */
+struct soft_buffer {
+    void *data;
+    size_t bytes;
+};
+bool soft_buffer_take(size_t bytes, struct soft_buffer *out);
+void soft_buffer_give(struct soft_buffer *buffer);
+
 /* launch_pool.c: runs `work(arg)` on up to `helpers` other threads beside the caller's; returns
  * when all are done. */
 void soft_pool_run(unsigned helpers, void (*work)(void *arg), void *arg);

@@ -27,7 +27,6 @@ struct job {
     uint64_t instructions, load_bytes, store_bytes, sleep_ns, done;
     uint64_t fault_addr;
     char fault_where[160];
-    bool no_memory;
 };
 
 struct sums {
@@ -73,12 +72,6 @@ static void run_blocks(struct job *job, unsigned char *shared, uint32_t shared_b
     }
 }
 
-static void *aligned(size_t bytes)
-{
-    void *p = NULL;
-    return posix_memalign(&p, 256, bytes < 256 ? 256 : bytes) == 0 ? p : NULL;
-}
-
 /* One thread's part; runs on the stream's thread and on helpers. */
 static void work(void *arg)
 {
@@ -91,13 +84,15 @@ static void work(void *arg)
     uint64_t threads = (uint64_t)shape->block[0] * shape->block[1] * shape->block[2];
     uint32_t shared_bytes = code->static_shared_bytes + shape->dynamic_bytes;
     /* (1) Shared memory has whatever was there, as on hardware; nobody may count on zeroes. */
-    unsigned char *shared = aligned(shared_bytes);
-    void *scratch = aligned(code->scratch_fixed_bytes + threads * code->scratch_thread_bytes);
+    struct soft_buffer shared = {0}, scratch = {0};
+    bool ready = soft_buffer_take(shared_bytes, &shared) &&
+                 soft_buffer_take(code->scratch_fixed_bytes + threads * code->scratch_thread_bytes,
+                                  &scratch);
     struct sums sums = {0};
-    if (shared != NULL && scratch != NULL) {
+    if (ready) {
         if (helper)
             soft_run_enter(job->run);
-        run_blocks(job, shared, shared_bytes, scratch, &sums);
+        run_blocks(job, shared.data, shared_bytes, scratch.data, &sums);
         if (helper)
             soft_run_leave(job->run);
     }
@@ -112,11 +107,11 @@ static void work(void *arg)
     job->done += sums.done;
     if (sums.sleep_ns > job->sleep_ns)
         job->sleep_ns = sums.sleep_ns;
-    if (shared == NULL || scratch == NULL)
-        job->no_memory = true;
     pthread_mutex_unlock(&job->lock);
-    free(shared);
-    free(scratch);
+    if (shared.data != NULL)
+        soft_buffer_give(&shared);
+    if (scratch.data != NULL)
+        soft_buffer_give(&scratch);
 }
 
 static uint64_t modelled_ns(const struct job *job, const struct soft_profile *profile)

@@ -308,12 +308,14 @@ CUresult soft_image_file(const char *path, int cc, struct soft_image **out, char
         snprintf(why, why_bytes, "cannot read %s", path);
         return result;
     }
-    /* a fat binary in a file is bounded by the file */
-    if (bytes >= 16 && word((unsigned char *)data) == FATBIN_MAGIC &&
-        quad((unsigned char *)data + 8) > bytes - 16) {
+    /* a fat binary in a file is bounded by the file; soft_file_read() leaves zeroes behind it */
+    const unsigned char *head = (const unsigned char *)data;
+    bool fat = bytes >= 4 && word(head) == FATBIN_MAGIC;
+    if (fat && (bytes < 16 || quad(head + 8) > bytes ||
+                head[6] + 256u * head[7] + quad(head + 8) > bytes)) {
         snprintf(why, why_bytes, "%s: fat binary is cut short", path);
         result = CUDA_ERROR_INVALID_IMAGE;
-    } else if (bytes >= 4 && word((unsigned char *)data) == WRAPPER_MAGIC) {
+    } else if (bytes >= 4 && word(head) == WRAPPER_MAGIC) {
         snprintf(why, why_bytes, "%s: a fat binary wrapper means nothing in a file", path);
         result = CUDA_ERROR_INVALID_IMAGE;
     } else {
