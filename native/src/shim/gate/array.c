@@ -143,8 +143,7 @@ CUresult harp_hook_cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
     DESTROY(hMipmappedArray, HARP_REAL(cuMipmappedArrayDestroy)(hMipmappedArray));
 }
 
-/* --- cuCtxSetLimit: stack, heap and buffers live in device memory ------------------------------
- */
+/* --- cuCtxSetLimit: stack, heap and buffers live in device memory ---------------------------- */
 
 static uint64_t per_unit(CUlimit limit, CUdevice device)
 {

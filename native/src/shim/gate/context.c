@@ -170,7 +170,7 @@ CUresult harp_hook_cuVDPAUCtxCreate_v2(CUcontext *pCtx, unsigned int flags, CUde
            HARP_REAL(cuVDPAUCtxCreate_v2)(pCtx, flags, device, vdpDevice, vdpGetProcAddress));
 }
 
-/* --- the end ---------------------------------------------------------------------------------- */
+/* --- the end --------------------------------------------------------------------------------- */
 
 static void gone(CUcontext ctx)
 {

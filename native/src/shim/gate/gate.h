@@ -15,6 +15,7 @@
 #include "src/shim/gate/predict.h"
 #include "src/shim/gate/time.h"
 
+#define HARP_POOL_LOW       4 /* fewer events in store: more are made */
 #define HARP_BATCH_LAUNCHES 8
 #define HARP_BATCH_NS       1000000ull  /* predicted work in one bracket */
 #define HARP_IDLE_NS        200000ull   /* no work for so long: the turn is handed over */
@@ -97,6 +98,14 @@ struct harp_mark *harp_mark_take(struct harp_meter_ctx *ctx); /* NULL: pool empt
 void harp_bracket_free(struct harp_bracket *b);
 void harp_gate_push(struct harp_timegate *g, struct harp_bracket *b);
 
+struct harp_meter_ctx *harp_meter_of(struct harp_timegate *g, CUcontext ctx);
+/* Lets the lock go until something changed, at most so long. */
+void harp_gate_wait(struct harp_timegate *g, uint64_t ns);
+
+/* No lock needed. */
+struct harp_timegate *harp_gate_of(CUcontext ctx); /* NULL: none */
+int harp_gate_contexts(void);
+void harp_mark_record(struct harp_mark *mark, CUstream stream);
 /* Launches counted on the fast path and off it. */
 uint64_t harp_time_launches(void);
 /* No lock held: makes events for `ctx` (which is current, or is made so) until some are pooled. */

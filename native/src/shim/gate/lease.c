@@ -35,7 +35,7 @@ void harp_ledger_unlock(void)
     pthread_mutex_unlock(&m.lock);
 }
 
-/* --- devices ---------------------------------------------------------------------------------- */
+/* --- devices --------------------------------------------------------------------------------- */
 
 int harp_device_of(CUdevice device)
 {
@@ -91,7 +91,7 @@ bool harp_refused(const char *name)
     return true;
 }
 
-/* --- leases ----------------------------------------------------------------------------------- */
+/* --- leases ---------------------------------------------------------------------------------- */
 
 /* Leased and not in use. More may be in use than is leased, by a granule, for a moment: when the
  * allocation that opened a granule was denied and another one had found room in it meanwhile. */
@@ -200,7 +200,7 @@ void harp_memory_forked(void)
     memset(m.ordinal, 0, sizeof m.ordinal);
 }
 
-/* --- handles ---------------------------------------------------------------------------------- */
+/* --- handles --------------------------------------------------------------------------------- */
 
 CUresult harp_handle_made(uint64_t key, uint64_t owner, int dev, uint64_t charged)
 {

@@ -93,7 +93,7 @@ void harp_map_free(struct harp_map *map)
     *map = (struct harp_map){0};
 }
 
-/* --- granules --------------------------------------------------------------------------------- */
+/* --- granules -------------------------------------------------------------------------------- */
 
 static uint64_t live_bytes(uint64_t ptr, uint64_t bytes, uint64_t granule)
 {

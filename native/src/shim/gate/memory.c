@@ -152,7 +152,7 @@ CUresult harp_hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesi
            HARP_REAL(cuMemAllocFromPoolAsync_ptsz)(dptr, bytesize, pool, hStream));
 }
 
-/* --- free ------------------------------------------------------------------------------------- */
+/* --- free ------------------------------------------------------------------------------------ */
 
 #define FREE(dptr, call)                                                                           \
     do {                                                                                           \
@@ -192,7 +192,7 @@ CUresult harp_hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
     FREE(dptr, HARP_REAL(cuMemFreeAsync_ptsz)(dptr, hStream));
 }
 
-/* --- what the program sees -------------------------------------------------------------------- */
+/* --- what the program sees ------------------------------------------------------------------- */
 
 /* Never more than can be had in one piece now: the tenant's free bytes, the device's, whole
  * granules. */

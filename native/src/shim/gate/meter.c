@@ -21,8 +21,7 @@
 #define STALE_NS  (100 * US) /* an open bracket with no launch for so long is closed */
 #define REPORT_NS (100 * MS)
 
-/* --- from the arbiter; session lock held -------------------------------------------------------
- */
+/* --- from the arbiter; session lock held ----------------------------------------------------- */
 
 static struct harp_timegate *gate_at(const struct harp_msg *msg)
 {
@@ -100,8 +99,7 @@ void harp_time_connection(bool up)
     }
 }
 
-/* --- the driver's side: no lock held, `polling` set --------------------------------------------
- */
+/* --- the driver's side: no lock held, `polling` set ------------------------------------------ */
 
 static bool enter_context(CUcontext ctx)
 {
@@ -138,8 +136,7 @@ static enum verdict query(const struct harp_bracket *b)
     return r == CUDA_SUCCESS ? DONE : r == CUDA_ERROR_NOT_READY ? NOT_YET : LOST;
 }
 
-/* --- brackets left open -------------------------------------------------------------------------
- */
+/* --- brackets left open ---------------------------------------------------------------------- */
 
 /* A bracket that the service thread may end: on a per-thread stream only its thread could, and on
  * the legacy stream an event would be a barrier between streams that have none. Draining, it must
@@ -209,8 +206,7 @@ static void sync_per_thread(struct harp_timegate *g)
     }
 }
 
-/* --- what has ended -----------------------------------------------------------------------------
- */
+/* --- what has ended -------------------------------------------------------------------------- */
 
 static void sampled(struct harp_timegate *g, const struct harp_bracket *b, uint64_t ns)
 {
@@ -286,8 +282,7 @@ static void collect(struct harp_timegate *g)
     }
 }
 
-/* --- the end of a turn --------------------------------------------------------------------------
- */
+/* --- the end of a turn ----------------------------------------------------------------------- */
 
 static bool drained(const struct harp_timegate *g)
 {
@@ -337,8 +332,7 @@ static void yield_turn(struct harp_timegate *g, uint64_t now)
     pthread_cond_broadcast(&g->changed);
 }
 
-/* --- one round ----------------------------------------------------------------------------------
- */
+/* --- one round ------------------------------------------------------------------------------- */
 
 static int64_t sooner(int64_t a, uint64_t b)
 {

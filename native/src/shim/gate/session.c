@@ -8,26 +8,23 @@
 #include "src/shim/gate/session.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "src/shim/entry/entry.h"
+#include "src/shim/gate/link.h"
 
-#define MS           1000000ull
-#define ASK_NS       (HARP_MEM_WAIT_NS + 500 * MS) /* the arbiter's own limit comes first */
-#define AGAIN_NS     (1000 * MS)                   /* after a failure: deny at once for so long */
-#define HANDSHAKE_MS 1000
+#define MS       1000000ull
+#define ASK_NS   (HARP_MEM_WAIT_NS + 500 * MS) /* the arbiter's own limit comes first */
+#define AGAIN_NS (1000 * MS)                   /* after a failure: deny at once for so long */
 
 struct question {
     uint32_t seq; /* 0: free */
@@ -92,30 +89,14 @@ static void check_fork(void)
     s.pid = pid;
 }
 
-/* --- sending ---------------------------------------------------------------------------------- */
-
-static bool send_on(int fd, const struct harp_msg *msg)
-{
-    for (int i = 0; i < 20; i++) {
-        ssize_t n = send(fd, msg, sizeof *msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n == (ssize_t)sizeof *msg)
-            return true;
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n >= 0 || errno != EAGAIN)
-            return false;
-        struct pollfd p = {.fd = fd, .events = POLLOUT};
-        poll(&p, 1, 50);
-    }
-    return false;
-}
+/* --- sending --------------------------------------------------------------------------------- */
 
 /* `dev` is the arbiter's number already. */
 static bool send_raw(struct harp_msg *msg)
 {
     msg->version = HARP_LEASE_VERSION;
     pthread_mutex_lock(&s.send_lock);
-    bool ok = s.fd >= 0 && send_on(s.fd, msg);
+    bool ok = s.fd >= 0 && harp_link_send(s.fd, msg);
     pthread_mutex_unlock(&s.send_lock);
     return ok;
 }
@@ -132,50 +113,12 @@ static bool send_msg(const struct harp_msg *msg)
 void harp_session_tell(struct harp_msg *msg)
 {
     int saved = errno;
-    send_msg(msg);
+    if (s.pid == (int)getpid()) /* a forked child must not speak for its parent */
+        send_msg(msg);
     errno = saved;
 }
 
-/* --- connecting; session lock held ------------------------------------------------------------ */
-
-static int connect_socket(void)
-{
-    const char *grant = harp_env()->grant;
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int folder = -1;
-    int n = snprintf(address.sun_path, sizeof address.sun_path, "%s/arbiter.sock", grant);
-    if (n < 0 || (size_t)n >= sizeof address.sun_path) { /* too long a path: through its folder */
-        folder = open(grant, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (folder < 0)
-            return -1;
-        snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/arbiter.sock",
-                 folder);
-    }
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
-        close(fd);
-        fd = -1;
-    }
-    if (folder >= 0)
-        close(folder);
-    return fd;
-}
-
-static bool receive_within(int fd, struct harp_msg *msg, int timeout_ms)
-{
-    for (;;) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        int n = poll(&p, 1, timeout_ms);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        ssize_t got = recv(fd, msg, sizeof *msg, MSG_DONTWAIT);
-        if (got < 0 && (errno == EINTR || errno == EAGAIN))
-            continue;
-        return got == (ssize_t)sizeof *msg && msg->version == HARP_LEASE_VERSION;
-    }
-}
+/* --- connecting; session lock held ----------------------------------------------------------- */
 
 /* Our number of the device that this arbiter calls `wire`; -1: not announced on this connection. */
 static int device_at(uint32_t wire)
@@ -221,35 +164,22 @@ static bool device_said(int fd, const struct harp_msg *msg)
                                  .dev = msg->dev,
                                  .cls = cls,
                                  .bytes = harp_memory_leased(i, cls)};
-        if (adopt.bytes != 0 && !send_on(fd, &adopt))
+        if (adopt.bytes != 0 && !harp_link_send(fd, &adopt))
             return false;
     }
     return true;
 }
 
-static void program_name(char *out, size_t bytes)
-{
-    int fd = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, out, bytes - 1) : 0;
-    out[n > 0 ? n : 0] = '\0';
-    out[strcspn(out, "\n")] = '\0';
-    if (fd >= 0)
-        close(fd);
-}
-
 static bool handshake(int fd)
 {
-    struct harp_msg msg = {.version = HARP_LEASE_VERSION, .op = HARP_HELLO, .pid = s.pid};
-    msg.a = HARP_KIND_CUDA;
-    msg.b = s.ever ? HARP_HELLO_READOPT : 0;
-    program_name(msg.text, sizeof msg.text);
-    if (!send_on(fd, &msg) || !receive_within(fd, &msg, HANDSHAKE_MS) || msg.op != HARP_WELCOME)
+    struct harp_msg msg;
+    if (!harp_link_hello(fd, s.pid, s.ever, &msg))
         return false;
     uint32_t count = msg.a;
     for (size_t i = 0; i < HARP_MAX_DEVICES; i++)
         s.devices[i].known = false;
     while (count-- > 0) {
-        if (!receive_within(fd, &msg, HANDSHAKE_MS) || msg.op != HARP_DEVICE ||
+        if (!harp_link_receive(fd, &msg, HARP_HANDSHAKE_MS) || msg.op != HARP_DEVICE ||
             !device_said(fd, &msg))
             return false;
     }
@@ -260,7 +190,7 @@ static bool try_connect(void)
 {
     if (s.fd >= 0)
         return true;
-    int fd = connect_socket();
+    int fd = harp_link_connect(harp_env()->grant);
     if (fd >= 0 && !handshake(fd)) {
         close(fd);
         fd = -1;
@@ -289,9 +219,10 @@ static void disconnect(void)
     harp_log("arbiter_gone leases=kept gate=open");
     harp_time_connection(false);
     pthread_cond_broadcast(&s.changed);
+    harp_session_wake(); /* it may be waiting on the socket that is closed now */
 }
 
-/* --- receiving; session lock held ------------------------------------------------------------- */
+/* --- receiving; session lock held ------------------------------------------------------------ */
 
 static struct question *question_of(uint32_t seq)
 {
@@ -361,7 +292,7 @@ static void drain_socket(void)
     }
 }
 
-/* --- questions -------------------------------------------------------------------------------- */
+/* --- questions ------------------------------------------------------------------------------- */
 
 static void wait_changed(uint64_t ns)
 {
@@ -506,7 +437,7 @@ bool harp_session_limited(void)
     return limited;
 }
 
-/* --- the service thread ----------------------------------------------------------------------- */
+/* --- the service thread ---------------------------------------------------------------------- */
 
 static void *serve(void *arg)
 {

@@ -17,21 +17,12 @@
 #define MS             1000000ull
 #define LATER_LIMIT_NS (5 * MS)    /* a launch waits no longer than this for a full window */
 #define WANT_AGAIN_NS  (1000 * MS) /* WANT is idempotent; repeated in case it was lost */
-#define POOL_LOW       4
 
 unsigned harp_time_word;
 uintptr_t harp_time_seen[HARP_SEEN];
 struct harp_shard harp_time_shards[HARP_SHARDS] __attribute__((aligned(64)));
 struct harp_timegate harp_gates[HARP_MAX_DEVICES];
 int harp_time_exiting;
-
-/* Device of each context that has a gate: read without a lock on every slow call. Grows only. */
-enum { KNOWN = 64 };
-static struct {
-    CUcontext ctx;
-    int dev;
-} known[KNOWN];
-static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
 
 uint64_t harp_time_launches(void)
 {
@@ -41,115 +32,9 @@ uint64_t harp_time_launches(void)
     return sum;
 }
 
-/* --- marks and brackets; the gate's lock held --------------------------------------------------
- */
+/* --- which gate ------------------------------------------------------------------------------ */
 
-void harp_gate_update(struct harp_timegate *g)
-{
-    bool slow = g->state != GATE_OFF && (g->state != GATE_FREE || g->sample_due);
-    if (slow == g->slow)
-        return;
-    g->slow = slow;
-    if (slow)
-        __atomic_fetch_add(&harp_time_word, 1u, __ATOMIC_RELAXED);
-    else
-        __atomic_fetch_sub(&harp_time_word, 1u, __ATOMIC_RELAXED);
-}
-
-struct harp_mark *harp_mark_take(struct harp_meter_ctx *ctx)
-{
-    struct harp_mark *mark = ctx->pool;
-    if (mark == NULL)
-        return NULL;
-    ctx->pool = mark->next;
-    ctx->pooled--;
-    mark->refs = 1;
-    return mark;
-}
-
-void harp_mark_unref(struct harp_mark *mark)
-{
-    if (mark == NULL || --mark->refs != 0)
-        return;
-    mark->next = mark->ctx->pool;
-    mark->ctx->pool = mark;
-    mark->ctx->pooled++;
-}
-
-void harp_bracket_free(struct harp_bracket *b)
-{
-    harp_mark_unref(b->start);
-    harp_mark_unref(b->end);
-    free(b);
-}
-
-void harp_gate_push(struct harp_timegate *g, struct harp_bracket *b)
-{
-    b->next = NULL;
-    if (g->pending == NULL)
-        g->pending_tail = &g->pending;
-    *g->pending_tail = b;
-    g->pending_tail = &b->next;
-}
-
-void harp_gate_closing(struct harp_timegate *g, uint64_t now, bool backlogged)
-{
-    if (g->state != GATE_QUANTUM && g->state != GATE_FREE)
-        return;
-    g->from_free = g->state == GATE_FREE;
-    g->state = GATE_CLOSING;
-    g->backlogged = backlogged;
-    g->closing_ns = g->extended_ns = now;
-    g->extend = 0;
-    g->sample_due = false;
-    harp_gate_update(g);
-    harp_session_wake();
-}
-
-void harp_marks_fill(struct harp_timegate *g, struct harp_meter_ctx *ctx)
-{
-    CUcontext current = NULL;
-    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-    harp_enter();
-    bool relaxed = HARP_HAS(cuThreadExchangeStreamCaptureMode) &&
-                   HARP_REAL(cuThreadExchangeStreamCaptureMode)(&mode) == CUDA_SUCCESS;
-    bool pushed = HARP_REAL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current != ctx->ctx &&
-                  HARP_REAL(cuCtxPushCurrent_v2)(ctx->ctx) == CUDA_SUCCESS;
-    for (int i = 0; i < 2 * POOL_LOW; i++) {
-        struct harp_mark *mark = calloc(1, sizeof *mark);
-        if (mark == NULL || HARP_REAL(cuEventCreate)(&mark->event, 0) != CUDA_SUCCESS) {
-            free(mark);
-            break;
-        }
-        mark->ctx = ctx;
-        mark->refs = 1;
-        pthread_mutex_lock(&g->lock);
-        harp_mark_unref(mark);
-        pthread_mutex_unlock(&g->lock);
-    }
-    if (pushed)
-        HARP_REAL(cuCtxPopCurrent_v2)(&current);
-    if (relaxed)
-        HARP_REAL(cuThreadExchangeStreamCaptureMode)(&mode);
-    harp_leave();
-}
-
-/* --- which gate --------------------------------------------------------------------------------
- */
-
-static struct harp_timegate *gate_of(CUcontext ctx)
-{
-    for (int i = 0; i < KNOWN; i++) {
-        CUcontext at = __atomic_load_n(&known[i].ctx, __ATOMIC_ACQUIRE);
-        if (at == ctx)
-            return &harp_gates[known[i].dev];
-        if (at == NULL)
-            break;
-    }
-    return NULL;
-}
-
-static struct harp_meter_ctx *meter_of(struct harp_timegate *g, CUcontext ctx)
+struct harp_meter_ctx *harp_meter_of(struct harp_timegate *g, CUcontext ctx)
 {
     struct harp_meter_ctx *c = g->ctxs;
     while (c != NULL && c->ctx != ctx)
@@ -168,7 +53,7 @@ static CUcontext context_for(CUstream stream)
     harp_enter();
     if (HARP_REAL(cuCtxGetCurrent)(&ctx) != CUDA_SUCCESS)
         ctx = NULL;
-    if (own_handle(stream) && known[1].ctx != NULL && HARP_HAS(cuStreamGetCtx) &&
+    if (own_handle(stream) && harp_gate_contexts() > 1 && HARP_HAS(cuStreamGetCtx) &&
         HARP_REAL(cuStreamGetCtx)(stream, &of) == CUDA_SUCCESS && of != NULL)
         ctx = of;
     harp_leave();
@@ -203,10 +88,9 @@ static struct harp_meter_stream *stream_in(struct harp_timegate *g, struct harp_
     return s;
 }
 
-/* --- waiting for the turn; the gate's lock held -------------------------------------------------
- */
+/* --- waiting for the turn; the gate's lock held ---------------------------------------------- */
 
-static void wait_changed(struct harp_timegate *g, uint64_t ns)
+void harp_gate_wait(struct harp_timegate *g, uint64_t ns)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
@@ -240,14 +124,14 @@ static void wait_turn(struct harp_timegate *g, uint64_t ns, bool measured)
             return;
         case GATE_CLOSED:
             want(g, now);
-            wait_changed(g, 100 * MS);
+            harp_gate_wait(g, 100 * MS);
             break;
         case GATE_CLOSING:
             if (g->extend > 0) { /* what runs may be waiting for what we hold back */
                 g->extend--;
                 return;
             }
-            wait_changed(g, 100 * MS);
+            harp_gate_wait(g, 100 * MS);
             break;
         case GATE_QUANTUM:
             switch (harp_quantum_admit(&g->q, now, ns, measured)) {
@@ -261,7 +145,7 @@ static void wait_turn(struct harp_timegate *g, uint64_t ns, bool measured)
                     later_since = now;
                 if (now - later_since > LATER_LIMIT_NS)
                     return;
-                wait_changed(g, MS);
+                harp_gate_wait(g, MS);
                 break;
             }
             break;
@@ -269,10 +153,9 @@ static void wait_turn(struct harp_timegate *g, uint64_t ns, bool measured)
     }
 }
 
-/* --- begin and end ------------------------------------------------------------------------------
- */
+/* --- begin and end --------------------------------------------------------------------------- */
 
-static void record(struct harp_mark *mark, CUstream stream)
+void harp_mark_record(struct harp_mark *mark, CUstream stream)
 {
     harp_enter();
     CUresult r = HARP_REAL(cuEventRecord)(mark->event, stream);
@@ -321,12 +204,12 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
         return;
     int saved = errno;
     CUcontext ctx = context_for(stream);
-    struct harp_timegate *g = ctx != NULL ? gate_of(ctx) : NULL;
+    struct harp_timegate *g = ctx != NULL ? harp_gate_of(ctx) : NULL;
     if (g == NULL || captured(stream))
         goto out;
     pthread_mutex_lock(&g->lock);
-    struct harp_meter_ctx *meter = meter_of(g, ctx);
-    bool fill = meter != NULL && g->state != GATE_OFF && meter->pooled < POOL_LOW;
+    struct harp_meter_ctx *meter = harp_meter_of(g, ctx);
+    bool fill = meter != NULL && g->state != GATE_OFF && meter->pooled < HARP_POOL_LOW;
     pthread_mutex_unlock(&g->lock);
     if (fill)
         harp_marks_fill(g, meter);
@@ -337,7 +220,7 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
     uint64_t ns = e != NULL ? harp_estimate_ns(e) : HARP_ESTIMATE_UNKNOWN;
     bool measured = e != NULL && e->measured != 0;
     wait_turn(g, ns, measured);
-    meter = meter_of(g, ctx); /* waiting let the lock go */
+    meter = harp_meter_of(g, ctx); /* waiting let the lock go */
     struct harp_meter_stream *s = meter != NULL ? stream_in(g, meter, stream) : NULL;
     if (s == NULL || g->state == GATE_OFF) {
         pthread_mutex_unlock(&g->lock);
@@ -373,7 +256,7 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
     }
     pthread_mutex_unlock(&g->lock);
     if (start != NULL)
-        record(start, stream);
+        harp_mark_record(start, stream);
 out:
     errno = saved;
 }
@@ -419,7 +302,7 @@ void harp_turn_end(struct harp_turn *turn, CUresult result)
     g->touched_ns = harp_now_ns();
     pthread_mutex_unlock(&g->lock);
     if (closed != NULL)
-        record(closed->end, turn->on);
+        harp_mark_record(closed->end, turn->on);
     pthread_mutex_lock(&g->lock);
     bool wake = false;
     if (closed != NULL) {
@@ -439,191 +322,4 @@ void harp_turn_end(struct harp_turn *turn, CUresult result)
     if (wake)
         harp_session_wake();
     errno = saved;
-}
-
-/* --- contexts and streams come and go -----------------------------------------------------------
- */
-
-static void at_exit(void)
-{
-    __atomic_store_n(&harp_time_exiting, 1, __ATOMIC_SEQ_CST);
-    for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
-        struct harp_timegate *g = &harp_gates[dev];
-        if (g->state == GATE_OFF)
-            continue;
-        pthread_mutex_lock(&g->lock);
-        pthread_cond_broadcast(&g->changed);
-        for (int i = 0; i < 100 && g->polling; i++) /* the driver is about to go */
-            wait_changed(g, MS);
-        pthread_mutex_unlock(&g->lock);
-    }
-}
-
-static void gate_start(struct harp_timegate *g, int dev)
-{
-    static bool registered;
-    if (g->state != GATE_OFF)
-        return;
-    g->dev = (uint32_t)dev;
-    if (g->predictor == NULL)
-        g->predictor = calloc(1, sizeof *g->predictor);
-    g->state = harp_env()->gate_off || !harp_session_live() ? GATE_FREE : GATE_CLOSED;
-    g->want_sent = false;
-    if (harp_env()->gate_off)
-        harp_log("time_gate_off dev=%d why=HARP_GATE", dev);
-    harp_gate_update(g);
-    if (!__atomic_exchange_n(&registered, true, __ATOMIC_RELAXED))
-        atexit(at_exit);
-}
-
-void harp_time_context_made(CUcontext ctx, int dev)
-{
-    if (dev < 0)
-        return;
-    struct harp_timegate *g = &harp_gates[dev];
-    pthread_mutex_lock(&known_lock);
-    bool first = g->state == GATE_OFF && g->ctxs == NULL && g->streams == NULL;
-    if (first && g->pending_tail == NULL) {
-        pthread_mutex_init(&g->lock, NULL);
-        pthread_cond_init(&g->changed, NULL);
-        g->pending_tail = &g->pending;
-    }
-    int place = 0;
-    while (place < KNOWN && known[place].ctx != NULL && known[place].ctx != ctx)
-        place++;
-    if (place < KNOWN) {
-        known[place].dev = dev;
-        __atomic_store_n(&known[place].ctx, ctx, __ATOMIC_RELEASE);
-    } else {
-        harp_log("too_many_contexts most=%d effect=\"not gated\"", KNOWN);
-    }
-    pthread_mutex_unlock(&known_lock);
-    pthread_mutex_lock(&g->lock);
-    gate_start(g, dev);
-    if (meter_of(g, ctx) == NULL) {
-        struct harp_meter_ctx *meter = calloc(1, sizeof *meter);
-        if (meter != NULL) {
-            meter->ctx = ctx;
-            meter->only_legacy = true;
-            meter->next = g->ctxs;
-            g->ctxs = meter;
-        }
-    }
-    pthread_mutex_unlock(&g->lock);
-}
-
-static void drop_stream(struct harp_timegate *g, struct harp_meter_stream **at)
-{
-    struct harp_meter_stream *s = *at;
-    *at = s->next;
-    if (s->open != NULL)
-        harp_bracket_free(s->open);
-    harp_mark_unref(s->last);
-    for (struct harp_bracket *b = g->pending; b != NULL; b = b->next)
-        if (b->stream == s)
-            b->stream = NULL;
-    uintptr_t *seen = &harp_time_seen[harp_seen_place(s->stream)];
-    __atomic_store_n(seen, 0, __ATOMIC_RELAXED);
-    free(s);
-}
-
-void harp_time_context_going(CUcontext ctx)
-{
-    struct harp_timegate *g = gate_of(ctx);
-    if (g == NULL)
-        return;
-    pthread_mutex_lock(&g->lock);
-    for (int i = 0; i < 1000 && g->polling; i++)
-        wait_changed(g, MS);
-    struct harp_meter_ctx *meter = meter_of(g, ctx);
-    if (meter == NULL) {
-        pthread_mutex_unlock(&g->lock);
-        return;
-    }
-    for (struct harp_meter_stream **at = &g->streams; *at != NULL;)
-        if ((*at)->ctx == meter)
-            drop_stream(g, at);
-        else
-            at = &(*at)->next;
-    struct harp_bracket *all = g->pending;
-    g->pending = NULL;
-    g->pending_tail = &g->pending;
-    while (all != NULL) {
-        struct harp_bracket *b = all;
-        all = b->next;
-        if ((b->end != NULL ? b->end->ctx : b->start->ctx) == meter)
-            harp_bracket_free(b);
-        else
-            harp_gate_push(g, b);
-    }
-    harp_mark_unref(meter->first);
-    for (struct harp_meter_ctx **at = &g->ctxs; *at != NULL; at = &(*at)->next)
-        if (*at == meter) {
-            *at = meter->next;
-            break;
-        }
-    /* The events die with the context; only our notes of them are left to free. */
-    while (meter->pool != NULL) {
-        struct harp_mark *mark = meter->pool;
-        meter->pool = mark->next;
-        free(mark);
-    }
-    free(meter);
-    pthread_mutex_unlock(&g->lock);
-    harp_session_wake();
-}
-
-void harp_time_stream_going(CUstream stream)
-{
-    for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
-        struct harp_timegate *g = &harp_gates[dev];
-        if (g->state == GATE_OFF)
-            continue;
-        struct harp_bracket *b = NULL;
-        pthread_mutex_lock(&g->lock);
-        for (int i = 0; i < 1000 && g->polling; i++)
-            wait_changed(g, MS);
-        struct harp_meter_stream **at = &g->streams;
-        while (*at != NULL && (*at)->stream != stream)
-            at = &(*at)->next;
-        if (*at != NULL) {
-            if ((*at)->dirty && (b = calloc(1, sizeof *b)) != NULL &&
-                (b->end = harp_mark_take((*at)->ctx)) == NULL) {
-                free(b);
-                b = NULL;
-            }
-            drop_stream(g, at);
-        }
-        pthread_mutex_unlock(&g->lock);
-        if (b == NULL)
-            continue;
-        record(b->end, stream);
-        pthread_mutex_lock(&g->lock);
-        harp_gate_push(g, b);
-        pthread_mutex_unlock(&g->lock);
-    }
-}
-
-CUresult harp_hook_cuStreamDestroy(CUstream hStream)
-{
-    if (!harp_inside())
-        harp_time_stream_going(hStream);
-    return HARP_REAL(cuStreamDestroy)(hStream);
-}
-
-CUresult harp_hook_cuStreamDestroy_v2(CUstream hStream)
-{
-    if (!harp_inside())
-        harp_time_stream_going(hStream);
-    return HARP_REAL(cuStreamDestroy_v2)(hStream);
-}
-
-void harp_time_forked(void)
-{
-    for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++)
-        memset(&harp_gates[dev], 0, sizeof harp_gates[dev]); /* not freed: see memory */
-    memset(known, 0, sizeof known);
-    memset(harp_time_seen, 0, sizeof harp_time_seen);
-    pthread_mutex_init(&known_lock, NULL);
-    harp_time_word = 0;
 }

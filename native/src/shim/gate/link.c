@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/shim/gate/link.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+bool harp_link_send(int fd, const struct harp_msg *msg)
+{
+    for (int i = 0; i < 20; i++) {
+        ssize_t n = send(fd, msg, sizeof *msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n == (ssize_t)sizeof *msg)
+            return true;
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n >= 0 || errno != EAGAIN)
+            return false;
+        struct pollfd p = {.fd = fd, .events = POLLOUT};
+        poll(&p, 1, 50);
+    }
+    return false;
+}
+
+int harp_link_connect(const char *grant)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int folder = -1;
+    int n = snprintf(address.sun_path, sizeof address.sun_path, "%s/arbiter.sock", grant);
+    if (n < 0 || (size_t)n >= sizeof address.sun_path) { /* too long a path: through its folder */
+        folder = open(grant, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (folder < 0)
+            return -1;
+        snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/arbiter.sock",
+                 folder);
+    }
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+        close(fd);
+        fd = -1;
+    }
+    if (folder >= 0)
+        close(folder);
+    return fd;
+}
+
+bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms)
+{
+    for (;;) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        int n = poll(&p, 1, timeout_ms);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        ssize_t got = recv(fd, msg, sizeof *msg, MSG_DONTWAIT);
+        if (got < 0 && (errno == EINTR || errno == EAGAIN))
+            continue;
+        return got == (ssize_t)sizeof *msg && msg->version == HARP_LEASE_VERSION;
+    }
+}
+
+static void program_name(char *out, size_t bytes)
+{
+    int fd = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, out, bytes - 1) : 0;
+    out[n > 0 ? n : 0] = '\0';
+    out[strcspn(out, "\n")] = '\0';
+    if (fd >= 0)
+        close(fd);
+}
+
+bool harp_link_hello(int fd, int pid, bool again, struct harp_msg *welcome)
+{
+    struct harp_msg *msg = welcome;
+    *msg = (struct harp_msg){.version = HARP_LEASE_VERSION, .op = HARP_HELLO, .pid = pid};
+    msg->a = HARP_KIND_CUDA;
+    msg->b = again ? HARP_HELLO_READOPT : 0;
+    program_name(msg->text, sizeof msg->text);
+    return harp_link_send(fd, msg) && harp_link_receive(fd, msg, HARP_HANDSHAKE_MS) &&
+           msg->op == HARP_WELCOME;
+}

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Contexts and streams come and go, processes fork and end: what the time gate knows of them.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/shim/entry/entry.h"
+#include "src/shim/gate/gate.h"
+#include "src/shim/gate/memory.h"
+#include "src/shim/gate/session.h"
+
+#define MS 1000000ull
+
+/* Device of each context that has a gate: read without a lock on every slow call. Grows only. */
+enum { KNOWN = 64 };
+static struct {
+    CUcontext ctx;
+    int dev;
+} known[KNOWN];
+static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
+
+struct harp_timegate *harp_gate_of(CUcontext ctx)
+{
+    for (int i = 0; i < KNOWN; i++) {
+        CUcontext at = __atomic_load_n(&known[i].ctx, __ATOMIC_ACQUIRE);
+        if (at == ctx)
+            return &harp_gates[known[i].dev];
+        if (at == NULL)
+            break;
+    }
+    return NULL;
+}
+
+int harp_gate_contexts(void)
+{
+    int n = 0;
+    while (n < KNOWN && __atomic_load_n(&known[n].ctx, __ATOMIC_RELAXED) != NULL)
+        n++;
+    return n;
+}
+
+static void at_exit(void)
+{
+    __atomic_store_n(&harp_time_exiting, 1, __ATOMIC_SEQ_CST);
+    for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
+        struct harp_timegate *g = &harp_gates[dev];
+        if (g->state == GATE_OFF)
+            continue;
+        pthread_mutex_lock(&g->lock);
+        pthread_cond_broadcast(&g->changed);
+        for (int i = 0; i < 100 && g->polling; i++) /* the driver is about to go */
+            harp_gate_wait(g, MS);
+        pthread_mutex_unlock(&g->lock);
+    }
+}
+
+static void gate_start(struct harp_timegate *g, int dev)
+{
+    static bool registered;
+    if (g->state != GATE_OFF)
+        return;
+    g->dev = (uint32_t)dev;
+    if (g->predictor == NULL)
+        g->predictor = calloc(1, sizeof *g->predictor);
+    g->state = harp_env()->gate_off || !harp_session_live() ? GATE_FREE : GATE_CLOSED;
+    g->want_sent = false;
+    if (harp_env()->gate_off)
+        harp_log("time_gate_off dev=%d why=HARP_GATE", dev);
+    harp_gate_update(g);
+    if (!__atomic_exchange_n(&registered, true, __ATOMIC_RELAXED))
+        atexit(at_exit);
+}
+
+void harp_time_context_made(CUcontext ctx, int dev)
+{
+    if (dev < 0)
+        return;
+    struct harp_timegate *g = &harp_gates[dev];
+    pthread_mutex_lock(&known_lock);
+    bool first = g->state == GATE_OFF && g->ctxs == NULL && g->streams == NULL;
+    if (first && g->pending_tail == NULL) {
+        pthread_mutex_init(&g->lock, NULL);
+        pthread_cond_init(&g->changed, NULL);
+        g->pending_tail = &g->pending;
+    }
+    int place = 0;
+    while (place < KNOWN && known[place].ctx != NULL && known[place].ctx != ctx)
+        place++;
+    if (place < KNOWN) {
+        known[place].dev = dev;
+        __atomic_store_n(&known[place].ctx, ctx, __ATOMIC_RELEASE);
+    } else {
+        harp_log("too_many_contexts most=%d effect=\"not gated\"", KNOWN);
+    }
+    pthread_mutex_unlock(&known_lock);
+    pthread_mutex_lock(&g->lock);
+    gate_start(g, dev);
+    if (harp_meter_of(g, ctx) == NULL) {
+        struct harp_meter_ctx *meter = calloc(1, sizeof *meter);
+        if (meter != NULL) {
+            meter->ctx = ctx;
+            meter->only_legacy = true;
+            meter->next = g->ctxs;
+            g->ctxs = meter;
+        }
+    }
+    pthread_mutex_unlock(&g->lock);
+}
+
+static void drop_stream(struct harp_timegate *g, struct harp_meter_stream **at)
+{
+    struct harp_meter_stream *s = *at;
+    *at = s->next;
+    if (s->open != NULL)
+        harp_bracket_free(s->open);
+    harp_mark_unref(s->last);
+    for (struct harp_bracket *b = g->pending; b != NULL; b = b->next)
+        if (b->stream == s)
+            b->stream = NULL;
+    uintptr_t *seen = &harp_time_seen[harp_seen_place(s->stream)];
+    __atomic_store_n(seen, 0, __ATOMIC_RELAXED);
+    free(s);
+}
+
+void harp_time_context_going(CUcontext ctx)
+{
+    struct harp_timegate *g = harp_gate_of(ctx);
+    if (g == NULL)
+        return;
+    pthread_mutex_lock(&g->lock);
+    for (int i = 0; i < 1000 && g->polling; i++)
+        harp_gate_wait(g, MS);
+    struct harp_meter_ctx *meter = harp_meter_of(g, ctx);
+    if (meter == NULL) {
+        pthread_mutex_unlock(&g->lock);
+        return;
+    }
+    for (struct harp_meter_stream **at = &g->streams; *at != NULL;)
+        if ((*at)->ctx == meter)
+            drop_stream(g, at);
+        else
+            at = &(*at)->next;
+    struct harp_bracket *all = g->pending;
+    g->pending = NULL;
+    g->pending_tail = &g->pending;
+    while (all != NULL) {
+        struct harp_bracket *b = all;
+        all = b->next;
+        if ((b->end != NULL ? b->end->ctx : b->start->ctx) == meter)
+            harp_bracket_free(b);
+        else
+            harp_gate_push(g, b);
+    }
+    harp_mark_unref(meter->first);
+    for (struct harp_meter_ctx **at = &g->ctxs; *at != NULL; at = &(*at)->next)
+        if (*at == meter) {
+            *at = meter->next;
+            break;
+        }
+    /* The events die with the context; only our notes of them are left to free. */
+    while (meter->pool != NULL) {
+        struct harp_mark *mark = meter->pool;
+        meter->pool = mark->next;
+        free(mark);
+    }
+    free(meter);
+    pthread_mutex_unlock(&g->lock);
+    harp_session_wake();
+}
+
+void harp_time_stream_going(CUstream stream)
+{
+    for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
+        struct harp_timegate *g = &harp_gates[dev];
+        if (g->state == GATE_OFF)
+            continue;
+        struct harp_bracket *b = NULL;
+        pthread_mutex_lock(&g->lock);
+        for (int i = 0; i < 1000 && g->polling; i++)
+            harp_gate_wait(g, MS);
+        struct harp_meter_stream **at = &g->streams;
+        while (*at != NULL && (*at)->stream != stream)
+            at = &(*at)->next;
+        if (*at != NULL) {
+            if ((*at)->dirty && (b = calloc(1, sizeof *b)) != NULL &&
+                (b->end = harp_mark_take((*at)->ctx)) == NULL) {
+                free(b);
+                b = NULL;
+            }
+            drop_stream(g, at);
+        }
+        pthread_mutex_unlock(&g->lock);
+        if (b == NULL)
+            continue;
+        harp_mark_record(b->end, stream);
+        pthread_mutex_lock(&g->lock);
+        harp_gate_push(g, b);
+        pthread_mutex_unlock(&g->lock);
+    }
+}
+
+CUresult harp_hook_cuStreamDestroy(CUstream hStream)
+{
+    if (!harp_inside())
+        harp_time_stream_going(hStream);
+    return HARP_REAL(cuStreamDestroy)(hStream);
+}
+
+CUresult harp_hook_cuStreamDestroy_v2(CUstream hStream)
+{
+    if (!harp_inside())
+        harp_time_stream_going(hStream);
+    return HARP_REAL(cuStreamDestroy_v2)(hStream);
+}
+
+void harp_time_forked(void)
+{
+    for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++)
+        memset(&harp_gates[dev], 0, sizeof harp_gates[dev]); /* not freed: see memory */
+    memset(known, 0, sizeof known);
+    memset(harp_time_seen, 0, sizeof harp_time_seen);
+    pthread_mutex_init(&known_lock, NULL);
+    harp_time_word = 0;
+}
