@@ -124,11 +124,11 @@ async def run(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[s
             await end.wait()
             for task in tasks:
                 task.cancel()
-        # An arbiter without tenants has nothing to keep.
+    finally:
+        # An arbiter without tenants has nothing to keep; nor has one whose devices another holds.
         if with_arbiter or not book.tenants:
             with contextlib.suppress(HarpError, TimeoutError):
                 await link.shutdown()
-    finally:
         await server.stop(_GRACE_S)
         for path in (run_dir.control, run_dir.auth):
             path.unlink(missing_ok=True)

@@ -187,6 +187,13 @@ def test_stop_without_tenants_leaves_nothing_running(box: Machine) -> None:
     assert not (box.run_dir / "auth.sock").exists()
 
 
+def _command(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -275,3 +282,5 @@ def test_a_second_run_folder_does_not_get_a_held_device(box: Machine) -> None:
     assert done.returncode == 1
     assert "is held by" in done.stderr
     assert str(box.run_dir) in done.stderr
+    # and the arbiter that was started for it is gone again
+    assert not [p for p in Path("/proc").glob("[0-9]*") if other["HARP_RUN"] in _command(p)]

@@ -69,10 +69,15 @@ def test_policy_kill_ends_the_evader_and_nobody_else(box: Machine) -> None:
     child = box.tenant("--name", "t", "--policy", "kill", command=["sh", "-c", shell])
     assert child.stdout
     assert child.stdout.readline() == "ready\n"
+    (event,) = wait_for(lambda: box.events("process_uncovered"), "the child is seen")
+    assert (event["tenant"], event["action"]) == ("t", "killed")
+    wait_for(lambda: not _lives(event["pid"]), "the child is dead", 5)
     assert child.stdout.readline() == f"status {128 + signal.SIGKILL}\n"
     assert child.poll() is None
-    (event,) = box.events("process_uncovered")
-    assert (event["tenant"], event["action"]) == ("t", "killed")
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def test_policy_stop_stops_the_evader(box: Machine) -> None:
