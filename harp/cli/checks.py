@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ from harp.rundir import RunDir, user_dir
 
 __all__ = ["Check", "Verdict", "installation", "machine", "process", "unreachable"]
 
+_UNKNOWN_NAME = re.compile(
+    r"pid=(?P<pid>\d+) unknown_name name=(?P<name>\w+) withheld=(?P<count>\d+)"
+)
 _COMPILERS = ("cc", "gcc", "clang", "tcc")
 
 
@@ -155,21 +159,20 @@ def machine(
 
 def _refused_names(state: pb.GetStateReply) -> Iterator[Check]:
     """Driver functions that tenants with limits asked for and HARP does not know."""
-    counts: dict[str, int] = {}
+    #: {(process, function): refusals}; the shim's log has the running total of each process
+    counts: dict[tuple[str, str], int] = {}
     for tenant in state.tenants:
         with contextlib.suppress(OSError):
             log = Path(tenant.grant_dir) / "shim.log"
-            for line in log.read_text(errors="replace").splitlines():
-                words = line.split()
-                if "unknown_name" in words[:-1]:
-                    name = words[words.index("unknown_name") + 1]
-                    counts[name] = counts.get(name, 0) + 1
+            for found in _UNKNOWN_NAME.finditer(log.read_text(errors="replace")):
+                counts[found["pid"], found["name"]] = int(found["count"])
     if counts:
-        names = ", ".join(sorted(counts)[:8])
+        names = sorted({name for _, name in counts})
         yield Check(
             "unknown names",
             Verdict.WARN,
-            f"{len(counts)} driver functions were refused to tenants with limits: {names}",
+            f"{len(names)} driver functions were refused {sum(counts.values())} times to tenants"
+            f" with limits: {', '.join(names[:8])}",
             "HARP must learn them (native/api): an unknown allocator would be a hole",
         )
 
