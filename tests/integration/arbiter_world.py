@@ -171,6 +171,7 @@ class World:
         self.log = base / "arbiter.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.children: list[int] = []
+        self.programs: list[subprocess.Popen[str]] = []
         self.listeners: dict[int, socket.socket] = {}
         self.grants: dict[int, Path] = {}
 
@@ -248,6 +249,9 @@ class World:
     def end(self) -> None:
         for pid in list(self.children):
             self.kill(pid)
+        for program in self.programs:
+            program.kill()
+            program.communicate()
         for listener in self.listeners.values():
             listener.close()
         while Link.opened:

@@ -39,7 +39,8 @@ def start(
 ) -> subprocess.Popen[str]:
     command = [program, "--grant", w.grants[tenant], "--engine", w.base / "engine"]
     command += ["--lane", str(lane or tenant), *map(str, options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    w.programs.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    return w.programs[-1]
 
 
 def result(process: subprocess.Popen[str]) -> dict[str, int]:
