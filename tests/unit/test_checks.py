@@ -53,6 +53,6 @@ def test_strangers_names_do_not_reach_the_terminal_raw(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
-def test_a_process_that_is_not_there(tmp_path: Path) -> None:
+def test_a_process_that_is_not_there() -> None:
     (only,) = process(2**22 + 1, pb.GetStateReply())
     assert only.verdict is Verdict.FAIL
