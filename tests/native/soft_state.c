@@ -114,15 +114,11 @@ static void exited_memory_is_back(void *arg)
 
 /* 16 processes fight for the last bytes and die at random: never more than there is is handed out,
  * and at the end all is back. */
-static void fighter(void *arg)
+static void fight(void)
 {
     unsigned seed = (unsigned)getpid();
-    CUdeviceptr p[64] = {0};
-    CUcontext ctx;
+    static CUdeviceptr p[64];
 
-    OK(cuInit(0));
-    while (cuCtxCreate_v2(&ctx, 0, 0) == CUDA_ERROR_OUT_OF_MEMORY)
-        sleep_ns(MS);
     for (int i = 0; i < 3000; i++) {
         int k = (int)(rand_r(&seed) % 64);
 
@@ -138,6 +134,28 @@ static void fighter(void *arg)
                 p[k] = 0;
         }
     }
+}
+
+static void enter_fight(void)
+{
+    CUcontext ctx;
+
+    OK(cuInit(0));
+    while (cuCtxCreate_v2(&ctx, 0, 0) == CUDA_ERROR_OUT_OF_MEMORY)
+        sleep_ns(MS);
+}
+
+static void fighter(void *arg)
+{
+    enter_fight();
+    fight();
+}
+
+static void endless_fighter(void *arg)
+{
+    enter_fight();
+    for (;;)
+        fight();
 }
 
 static void watch_totals(pid_t *pid, int count)
@@ -183,6 +201,110 @@ static void totals_hold_whoever_dies(void *arg)
     watch_totals(pid, 16);
     CHECK(atomic_load(&sh->got) > 500);
     CHECK(atomic_load(&sh->oom) > 50);
+}
+
+static void forked(void *arg)
+{
+    int n;
+    CUdeviceptr p;
+
+    CHECK_IS(CUDA_ERROR_NOT_INITIALIZED, cuInit(0));
+    CHECK_IS(CUDA_ERROR_NOT_INITIALIZED, cuDeviceGetCount(&n));
+    CHECK_IS(CUDA_ERROR_NOT_INITIALIZED, cuMemAlloc_v2(&p, 4));
+    CHECK_IS(CUDA_ERROR_NOT_INITIALIZED, cuCtxSynchronize());
+}
+
+/* Like a driver's own code, an allocation cannot be stopped half-way: a process that stands still,
+ * wherever it was stopped, holds nobody up; and what the device says is in use is what the slots
+ * say they have, to the byte. */
+static void stopped_hold_nobody_up(void *arg)
+{
+    enum { N = 8 };
+    pid_t pid[N];
+    char why[256];
+    struct soft_state *state = soft_state_open(why, sizeof why);
+    struct soft_slot slots[2 * N];
+    int stuck = 0;
+
+    CHECK(state != NULL);
+    sh = shared_page();
+    for (int i = 0; i < N; i++)
+        pid[i] = child(endless_fighter, NULL);
+    while (atomic_load(&sh->got) < 100 || soft_state_slots(state, slots, 2 * N) < N)
+        sleep_ns(MS);
+    for (int round = 0; round < 100; round++) {
+        int before;
+
+        kill(pid[round % N], SIGSTOP);
+        before = atomic_load(&sh->got);
+        for (int ms = 0; ms < 500 && atomic_load(&sh->got) < before + 50; ms++)
+            sleep_ns(MS);
+        stuck += atomic_load(&sh->got) < before + 50;
+        kill(pid[round % N], SIGCONT);
+        if (round % 10 == 0) { /* all stand: the sums agree */
+            uint64_t sum = 0;
+            int n;
+
+            for (int i = 0; i < N; i++)
+                kill(pid[i], SIGSTOP);
+            for (int i = 0; i < N; i++) {
+                int status;
+
+                waitpid(pid[i], &status, WUNTRACED);
+            }
+            n = soft_state_slots(state, slots, 2 * N);
+            CHECK_IS(N, n);
+            for (int i = 0; i < n; i++)
+                sum += slots[i].dev[0].mem_bytes + slots[i].dev[0].context_bytes;
+            CHECK_IS(sum, soft_state_used_bytes(state, 0));
+            for (int i = 0; i < N; i++)
+                kill(pid[i], SIGCONT);
+        }
+    }
+    for (int i = 0; i < N; i++)
+        kill(pid[i], SIGKILL);
+    for (int i = 0; i < N; i++)
+        waitpid(pid[i], NULL, 0);
+    CHECK_IS(0, soft_state_used_bytes(state, 0));
+    CHECK_IS(0, stuck);
+}
+
+/* Another user of the machine: shares the device, whoever made the state. */
+static void as_nobody(void *arg)
+{
+    CHECK(setgid(65534) == 0 && setuid(65534) == 0);
+    context();
+    launch(NULL, 30 * MS, 0);
+    atomic_store(&sh->ready, 1);
+    OK(cuCtxSynchronize());
+    CHECK_IS(arg != NULL ? TOTAL - 2 * CONTEXT : TOTAL - CONTEXT, free_bytes());
+    while (!atomic_load(&sh->stop))
+        sleep_ns(MS);
+}
+
+static void two_users(void *arg)
+{
+    pid_t pid;
+
+    if (geteuid() != 0) {
+        fprintf(stderr, "  not root: left out\n");
+        return;
+    }
+    sh = shared_page();
+    CHECK(chmod(test_dir, 01777) == 0);
+    umask(077);
+    pid = child(as_nobody, NULL); /* makes the state */
+    while (!atomic_load(&sh->ready))
+        sleep_ns(MS);
+    sleep_ns(60 * MS);
+    context();
+    launch(NULL, 5 * MS, 0);
+    OK(cuCtxSynchronize());
+    CHECK_IS(TOTAL - 2 * CONTEXT, free_bytes());
+    atomic_store(&sh->stop, 1);
+    reap_ok(pid);
+    CHECK_IS(TOTAL - CONTEXT, free_bytes());
+    reap_ok(child(forked, NULL));
 }
 
 /* Whoever comes first makes the file; whoever comes at the same time takes that one. */
@@ -303,17 +425,6 @@ static void no_devices(void *arg)
     CHECK_IS(13000, n);
 }
 
-static void forked(void *arg)
-{
-    int n;
-    CUdeviceptr p;
-
-    CHECK_IS(CUDA_ERROR_NOT_INITIALIZED, cuInit(0));
-    CHECK_IS(CUDA_ERROR_NOT_INITIALIZED, cuDeviceGetCount(&n));
-    CHECK_IS(CUDA_ERROR_NOT_INITIALIZED, cuMemAlloc_v2(&p, 4));
-    CHECK_IS(CUDA_ERROR_NOT_INITIALIZED, cuCtxSynchronize());
-}
-
 /* A child has no driver; its end takes nothing from the parent. */
 static void fork_has_no_driver(void *arg)
 {
@@ -333,6 +444,8 @@ int main(void)
     test_run("killed: memory after teardown", "tiny", "300", killed_memory_after_teardown);
     test_run("exited: memory is back", "tiny", "10000", exited_memory_is_back);
     test_run("totals hold whoever dies", "tiny", "0", totals_hold_whoever_dies);
+    test_run("stopped ones hold nobody up", "tiny", "0", stopped_hold_nobody_up);
+    test_run("two users", "tiny", "0", two_users);
     test_run("creation race", "tiny", "0", creation_race);
     test_run("slots come back", "tiny", "0", slots_come_back);
     test_run("bad files", "tiny", "0", bad_files);

@@ -185,7 +185,7 @@ static bool take_from_lost(struct soft_turn *turn, uint64_t word)
 {
     int owner = (int)SOFT_WORD_OWNER(word) - 1;
     struct soft_client *client = &turn->device->client[owner];
-    uint32_t slot_plus1 = atomic_load(&client->slot_plus1);
+    uint32_t slot_plus1 = (uint32_t)(atomic_load(&client->owner) & 0xffff);
     uint64_t now = soft_now_ns();
     uint64_t due = atomic_load(&turn->engine->slice_ns) + turn->slice_ns + GRACE_NS;
 

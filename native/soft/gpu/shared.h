@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Layout of the state file and what the core's own files do with it. Nothing in it depends on the
- * C library (a glibc and a musl process map the same file), so it holds no pthread object: its lock
- * is a record lock of an open file description, which the kernel drops when the holder dies.
+ * C library (a glibc and a musl process map the same file), and nothing in it is a lock: a process
+ * may be killed or stopped at any instruction, and no other may have to wait for it.
  *
- * Crash rule: no total is stored. What a device has in use is always the sum over its slots, so a
- * process may die at any instruction and the sum over the living is right.
+ * Memory (state_hold.c): a device's total is one word, changed by compare-and-swap. What a slot has
+ * of it is another word, which first says what is about to be added ("intent"). The total names the
+ * slot and the number of the change made last; whoever wants to make the next one first completes
+ * that slot's word. So at most one change is made but not yet in its slot's word, and everybody
+ * knows which: after a death the sum over the slots is the total again.
  */
 #ifndef HARP_SOFT_SHARED_H
 #define HARP_SOFT_SHARED_H
@@ -25,8 +28,7 @@ typedef _Atomic uint32_t soft_u32;
 
 /* A context as the engines of its device know it. */
 struct soft_client {
-    soft_u32 slot_plus1; /* 0: free; guarded by the state lock */
-    soft_u32 pad;
+    soft_u64 owner; /* 0: free; incarnation of the slot << 16 | slot + 1 */
     struct {
         soft_u32 bell; /* futex: rung when the owner should look */
         soft_u32 pad;
@@ -52,6 +54,7 @@ struct soft_shared_engine {
 struct soft_shared_dev {
     char key[16];
     uint8_t uuid[16];
+    soft_u64 total; /* see state_hold.c */
     struct soft_shared_engine engine[SOFT_ENGINES];
     struct soft_client client[SOFT_MAX_CLIENTS];
 };
@@ -63,12 +66,22 @@ struct soft_shared_slot_dev { /* struct soft_slot_dev, written by its process wi
 };
 _Static_assert(sizeof(struct soft_shared_slot_dev) == sizeof(struct soft_slot_dev), "one layout");
 
+/* Beyond enum soft_slot_state: being taken; being given back (by any number of reapers). */
+#define SOFT_SLOT_CLAIMED  3u
+#define SOFT_SLOT_RETIRING 4u
+
+#define SOFT_SLOT_WORD(incarnation, is) ((uint64_t)(incarnation) << 8 | (is))
+#define SOFT_SLOT_IS(word)              ((uint32_t)((word) & 0xff))
+#define SOFT_SLOT_INC(word)             ((word) >> 8)
+
 struct soft_shared_slot {
-    soft_u32 state;
-    int32_t pid;           /* in its own pid namespace */
-    uint64_t pidns, birth; /* with pid: which process it is, in that namespace */
+    soft_u64 state; /* incarnation << 8 | state: a use of the slot is never taken for another */
+    soft_u64 told;  /* incarnation whose ledger is among the gone ones */
+    soft_u64 hold[SOFT_MAX_DEVICES]; /* see state_hold.c; its number outlives the slot's uses */
+    int32_t pid;                     /* in its own pid namespace */
+    uint64_t pidns, birth;           /* with pid: which process it is, in that namespace */
     uint64_t start_ns, dead_ns;
-    uint64_t left; /* 1: its process exits, and holds nothing any more */
+    soft_u64 left; /* 1: its process exits, and holds nothing any more */
     char name[64];
     struct soft_shared_slot_dev dev[SOFT_MAX_DEVICES];
 };
@@ -90,32 +103,33 @@ struct soft_shared {
 struct soft_state { /* this process's hold on it */
     struct soft_shared *map;
     const struct soft_profile *profile[SOFT_MAX_DEVICES];
-    int slots_fd; /* record locks: one byte a slot. Never closed. */
-    int lock_fd;  /* the state lock: byte 0 of `state`, owned by this open file description */
-    pthread_mutex_t mutex; /* the state lock among this process's threads */
+    int slots_fd;          /* record locks: one byte a slot. Never closed. */
+    pthread_mutex_t mutex; /* one thread of this process at a time changes our slot */
     int slot;              /* ours, or -1; guarded by mutex */
     int32_t pid;           /* who opened it */
     uint64_t pidns, birth;
-    char path[416]; /* of the state file */
 };
 
-/* state.c */
-void soft_state_lock(struct soft_state *state);
-bool soft_state_lock_soon(struct soft_state *state); /* false: somebody keeps it */
-void soft_state_unlock(struct soft_state *state);
-
-/* state_slot.c; "locked" = with the state lock held */
+/* state_slot.c */
 int soft_slot_take(struct soft_state *state); /* >= 0: our slot; -ENOSPC */
 void soft_slot_leave(struct soft_state *state);
 bool soft_slot_is_dead(struct soft_state *state, int slot); /* by its record lock */
 int32_t soft_slot_pid(struct soft_state *state, int slot);  /* as we see it; 0: cannot */
-void soft_slots_reap_locked(struct soft_state *state);
-/* Charges the device: 0, or -ENOMEM when the device has less free. */
+void soft_slots_reap(struct soft_state *state);
+/* Charges the device: 0, or -ENOMEM when the device has less free. Whole granules. */
 int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint64_t context_bytes);
 void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
                        uint64_t context_bytes);
 int soft_client_take(struct soft_state *state, int dev); /* >= 0: client; -ENOSPC */
 void soft_client_leave(struct soft_state *state, int dev, int client);
+
+/* state_hold.c; bytes in whole granules */
+bool soft_hold_add(struct soft_state *state, int dev, int slot, uint64_t bytes); /* false: full */
+void soft_hold_sub(struct soft_state *state, int dev, int slot, uint64_t bytes);
+/* Gives back all of a dead one, as long as the slot's state word is `word`. */
+void soft_hold_retire(struct soft_state *state, int dev, int slot, uint64_t word);
+uint64_t soft_hold_bytes(struct soft_state *state, int dev, int slot);
+uint64_t soft_hold_total(struct soft_state *state, int dev);
 
 /* Truth ledger of our slot, which we have. */
 struct soft_shared_slot_dev *soft_slot_ledger(struct soft_state *state, int dev);

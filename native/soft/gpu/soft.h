@@ -8,8 +8,8 @@
  * and holds the engine until its modelled time has passed as well.
  *
  * Locks, outermost first: soft_lock (devices, contexts) > a context's submit lock > stream lock >
- * turn lock (a context's hold on an engine) > state lock (robust, shared by all processes, held for
- * microseconds, never across a command).
+ * turn lock (a context's hold on an engine). All are of one process; the state that processes share
+ * has none.
  */
 #ifndef HARP_SOFT_H
 #define HARP_SOFT_H
@@ -21,8 +21,8 @@
 #include "generated/cuda_abi.h"
 #include "soft/ptxc/ptx_rt.h"
 
-#define SOFT_MAX_DEVICES 16
-#define SOFT_GRANULE     (2ull << 20)
+#define SOFT_MAX_DEVICES    16
+#define SOFT_GRANULE        (2ull << 20)
 #define SOFT_DRIVER_VERSION 13000 /* what cuDriverGetVersion says: CUDA 13.0 */
 
 /* ---------------------------------------------------------------- profile.c: devices as data -- */

@@ -16,13 +16,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef F_OFD_SETLK
-#define F_OFD_SETLK 37
-#endif
-#ifndef F_OFD_SETLKW
-#define F_OFD_SETLKW 38
-#endif
-
 #define DEFAULT_DEVICES     "h100-80g"
 #define DEFAULT_TEARDOWN_MS 50
 
@@ -218,16 +211,16 @@ static void where(char *dir, size_t bytes, const char *config)
     }
 }
 
-static int map_state(struct soft_state *state, const char *dir, char *why, size_t why_bytes)
+static int map_state(struct soft_state *state, int fd, const char *dir, char *why, size_t why_bytes)
 {
     struct stat st;
     struct soft_shared *map;
 
-    if (fstat(state->lock_fd, &st) != 0)
+    if (fstat(fd, &st) != 0)
         return -errno;
     if ((uint64_t)st.st_size < sizeof(uint32_t) * 4)
         goto foreign;
-    map = mmap(NULL, sizeof *map, PROT_READ | PROT_WRITE, MAP_SHARED, state->lock_fd, 0);
+    map = mmap(NULL, sizeof *map, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED)
         return -errno;
     if (map->magic != SOFT_MAGIC || map->version != SOFT_STATE_VERSION ||
@@ -261,11 +254,11 @@ static struct soft_state *open_once(char *why, size_t why_bytes)
     const struct soft_profile *profiles[SOFT_MAX_DEVICES];
     struct soft_state *state = calloc(1, sizeof *state);
     char dir[400];
-    int count, err = -ENOMEM;
+    int count, fd, err = -ENOMEM;
 
     if (state == NULL)
         goto fail;
-    state->slots_fd = state->lock_fd = state->slot = -1;
+    state->slots_fd = state->slot = -1;
     count = read_config(config, profiles, why, why_bytes);
     if (count < 0) {
         free(state);
@@ -278,11 +271,12 @@ static struct soft_state *open_once(char *why, size_t why_bytes)
     err = state->slots_fd = open_or_make(dir, "slots", SOFT_MAX_SLOTS, "", NULL, -1);
     if (err < 0)
         goto fail;
-    err = state->lock_fd = open_or_make(dir, "state", sizeof *state->map, config, profiles, count);
+    err = fd = open_or_make(dir, "state", sizeof *state->map, config, profiles, count);
     if (err < 0)
         goto fail;
     why[0] = '\0';
-    err = map_state(state, dir, why, why_bytes);
+    err = map_state(state, fd, dir, why, why_bytes);
+    close(fd);
     if (err != 0)
         goto fail;
     if (given != NULL && strcmp(state->map->config, config) != 0)
@@ -290,7 +284,6 @@ static struct soft_state *open_once(char *why, size_t why_bytes)
                  "nothing",
                  dir, state->map->config, config);
     pthread_mutex_init(&state->mutex, NULL);
-    snprintf(state->path, sizeof state->path, "%s/state", dir);
     identify(state);
     return state;
 fail:
@@ -300,10 +293,16 @@ fail:
                  "folder on a local file system that this user may write to",
                  dir, strerror(-err));
     /* slots_fd stays open: another copy of this library may hold locks of this process on it */
-    if (state != NULL && state->lock_fd >= 0)
-        close(state->lock_fd);
     free(state);
     return NULL;
+}
+
+/* A fork that was not followed by exec: the child is another process, with no slot yet. */
+static void adopt(struct soft_state *state)
+{
+    pthread_mutex_init(&state->mutex, NULL); /* a thread of the parent may have held it */
+    state->slot = -1;
+    identify(state);
 }
 
 struct soft_state *soft_state_open(char *why, size_t why_bytes)
@@ -313,63 +312,9 @@ struct soft_state *soft_state_open(char *why, size_t why_bytes)
     pthread_mutex_lock(&open_lock);
     if (the_state == NULL)
         the_state = open_once(why, why_bytes);
+    else if (the_state->pid != (int32_t)getpid())
+        adopt(the_state);
     state = the_state;
     pthread_mutex_unlock(&open_lock);
     return state;
-}
-
-static void file_lock(int fd, short type)
-{
-    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
-
-    while (fcntl(fd, F_OFD_SETLKW, &lock) != 0 && errno != EINVAL) {
-        /* EINTR, EDEADLK (a guess of the kernel's): again */
-    }
-}
-
-/* A fork that was not followed by exec: the child needs a lock and an identity of its own, since
- * the open file description (and with it the state lock) is shared with the parent. */
-static void adopt(struct soft_state *state)
-{
-    int fd;
-
-    pthread_mutex_lock(&open_lock);
-    if (state->pid != (int32_t)getpid()) {
-        fd = open(state->path, O_RDWR | O_CLOEXEC);
-        if (fd >= 0) {
-            close(state->lock_fd);
-            state->lock_fd = fd;
-        }
-        pthread_mutex_init(&state->mutex, NULL); /* a thread of the parent may have held it */
-        state->slot = -1;
-        identify(state);
-    }
-    pthread_mutex_unlock(&open_lock);
-}
-
-void soft_state_lock(struct soft_state *state)
-{
-    if (state->pid != (int32_t)getpid())
-        adopt(state);
-    pthread_mutex_lock(&state->mutex);
-    file_lock(state->lock_fd, F_WRLCK);
-}
-
-/* At exit: whoever holds it may be a thread that the exit interrupted for good. */
-bool soft_state_lock_soon(struct soft_state *state)
-{
-    for (int tries = 0; tries < 100; tries++) {
-        if (pthread_mutex_trylock(&state->mutex) == 0) {
-            file_lock(state->lock_fd, F_WRLCK);
-            return true;
-        }
-        usleep(1000);
-    }
-    return false;
-}
-
-void soft_state_unlock(struct soft_state *state)
-{
-    file_lock(state->lock_fd, F_UNLCK);
-    pthread_mutex_unlock(&state->mutex);
 }

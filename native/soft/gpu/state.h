@@ -9,6 +9,7 @@
  * F_GETLK tells any other process the holder's pid in its own pid namespace. Whoever looks (an
  * allocation, a memory query, NVML, an engine waiter) reaps dead slots first: engines are passed
  * on at once, memory is held for the teardown delay from then on, as a driver does.
+ * There is no lock in it: a process killed or stopped (SIGSTOP) at any instruction holds nobody up.
  * The slots file is opened once per process and never closed (closing any descriptor of a file
  * drops all POSIX locks on it).
  */
@@ -19,7 +20,7 @@
 
 #include "soft/gpu/soft.h"
 
-#define SOFT_STATE_VERSION 1u
+#define SOFT_STATE_VERSION 2u
 #define SOFT_MAX_SLOTS     1024
 #define SOFT_BUCKETS       64 /* of SOFT_BUCKET_NS each: utilisation history for NVML */
 #define SOFT_BUCKET_NS     100000000ull

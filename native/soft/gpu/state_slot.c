@@ -66,14 +66,16 @@ int32_t soft_slot_pid(struct soft_state *state, int slot)
 }
 
 /* Clients of a slot go; an engine that one of them owns becomes nobody's and the waiters, who look
- * every few milliseconds, take it. */
-static void drop_clients(struct soft_state *state, int dev, uint32_t slot_plus1, int only)
+ * every few milliseconds, take it. The incarnation keeps a reaper that slept from dropping those of
+ * the slot's next process. */
+static void drop_clients(struct soft_state *state, int dev, uint64_t owner, int only)
 {
     struct soft_shared_dev *d = &state->map->dev[dev];
 
     for (int c = 0; c < SOFT_MAX_CLIENTS; c++) {
-        if ((only >= 0 && c != only) ||
-            atomic_load_explicit(&d->client[c].slot_plus1, memory_order_relaxed) != slot_plus1)
+        uint64_t expected = owner;
+
+        if ((only >= 0 && c != only) || atomic_load(&d->client[c].owner) != owner)
             continue;
         for (int e = 0; e < SOFT_ENGINES; e++) {
             uint64_t word = atomic_load(&d->engine[e].word);
@@ -84,51 +86,111 @@ static void drop_clients(struct soft_state *state, int dev, uint32_t slot_plus1,
                                                  SOFT_WORD(SOFT_WORD_EPOCH(word) + 1, 0, false))) {
             }
         }
-        atomic_store(&d->client[c].slot_plus1, 0);
+        atomic_compare_exchange_strong(&d->client[c].owner, &expected, 0);
     }
 }
 
-static void retire(struct soft_state *state, int index)
+/* How the slot's use that `word` tells of is named in its clients. */
+static uint64_t owner_word(int slot, uint64_t word)
 {
-    struct soft_shared_slot *slot = &state->map->slot[index];
-    uint32_t next = atomic_fetch_add_explicit(&state->map->gone_next, 1, memory_order_relaxed);
-    struct soft_gone *gone = &state->map->gone[next % SOFT_GONE];
-
-    gone->pid = slot->pid;
-    memcpy(gone->name, slot->name, sizeof gone->name);
-    memcpy(gone->dev, (const void *)slot->dev, sizeof gone->dev);
-    for (int d = 0; d < state->map->device_count; d++) {
-        gone->dev[d].mem_bytes = gone->dev[d].context_bytes = 0;
-        put(&slot->dev[d].mem_bytes, 0);
-        put(&slot->dev[d].context_bytes, 0);
-    }
-    atomic_store(&slot->state, SOFT_SLOT_FREE);
+    return SOFT_SLOT_INC(word) << 16 | (uint64_t)(unsigned)(slot + 1);
 }
 
-static void bury(struct soft_state *state, int index, uint64_t now)
+static uint64_t our_owner_word(const struct soft_state *state)
 {
-    struct soft_shared_slot *slot = &state->map->slot[index];
+    return owner_word(state->slot, atomic_load(&state->map->slot[state->slot].state));
+}
 
+static void drop_all_clients(struct soft_state *state, uint64_t owner)
+{
     for (int d = 0; d < state->map->device_count; d++)
-        drop_clients(state, d, (uint32_t)index + 1, -1);
-    slot->dead_ns = now;
-    atomic_store(&slot->state, SOFT_SLOT_TEARDOWN);
+        drop_clients(state, d, owner, -1);
 }
 
-void soft_slots_reap_locked(struct soft_state *state)
+static void copy_ledger(struct soft_state *state, int index, struct soft_slot_dev *out)
+{
+    struct soft_shared_slot *slot = &state->map->slot[index];
+
+    memcpy(out, (const void *)slot->dev, sizeof slot->dev);
+    for (int d = 0; d < state->map->device_count; d++) {
+        uint64_t held = soft_hold_bytes(state, d, index);
+
+        if (out[d].context_bytes > held)
+            out[d].context_bytes = held;
+        out[d].mem_bytes = held - out[d].context_bytes;
+    }
+}
+
+static void tell(struct soft_state *state, int index, uint64_t word)
+{
+    struct soft_shared_slot *slot = &state->map->slot[index];
+    struct soft_gone last = {.pid = slot->pid};
+    uint64_t told = atomic_load(&slot->told);
+    uint32_t next;
+
+    memcpy(last.name, slot->name, sizeof last.name);
+    copy_ledger(state, index, last.dev);
+    if (told >= SOFT_SLOT_INC(word) || atomic_load(&slot->state) != word ||
+        !atomic_compare_exchange_strong(&slot->told, &told, SOFT_SLOT_INC(word)))
+        return;
+    for (int d = 0; d < state->map->device_count; d++)
+        last.dev[d].mem_bytes = last.dev[d].context_bytes = 0;
+    next = atomic_fetch_add(&state->map->gone_next, 1);
+    memcpy(&state->map->gone[next % SOFT_GONE], &last, sizeof last);
+}
+
+/* The slot as `word` found it goes on to `next`; true: it is there now, by whomever. */
+static bool advance(struct soft_shared_slot *slot, uint64_t *word, uint32_t next)
+{
+    uint64_t to = SOFT_SLOT_WORD(SOFT_SLOT_INC(*word), next), was = *word;
+    bool done = atomic_compare_exchange_strong(&slot->state, &was, to) || was == to;
+
+    *word = to;
+    return done;
+}
+
+/* Several may do it at once, and any may stop on the way: each step is done once, or is the same
+ * done twice. */
+static void reap(struct soft_state *state, int index, uint64_t now)
+{
+    struct soft_shared_slot *slot = &state->map->slot[index];
+    uint64_t word = atomic_load(&slot->state);
+    uint32_t is = SOFT_SLOT_IS(word);
+
+    if (is == SOFT_SLOT_CLAIMED && now < slot->start_ns + 2000000000ull)
+        return; /* being taken: its lock may not show yet */
+    if (is == SOFT_SLOT_LIVE || is == SOFT_SLOT_CLAIMED) {
+        if (!soft_slot_is_dead(state, index))
+            return;
+        if (atomic_load(&slot->state) != word)
+            return;
+        slot->dead_ns = now;
+        if (!advance(slot, &word, SOFT_SLOT_TEARDOWN))
+            return;
+        drop_all_clients(state, owner_word(index, word));
+    }
+    if (SOFT_SLOT_IS(word) == SOFT_SLOT_TEARDOWN) {
+        if (atomic_load(&slot->left) == 0 && now - slot->dead_ns < state->map->teardown_ns)
+            return;
+        if (!advance(slot, &word, SOFT_SLOT_RETIRING))
+            return;
+    }
+    if (SOFT_SLOT_IS(word) != SOFT_SLOT_RETIRING)
+        return;
+    tell(state, index, word);
+    drop_all_clients(state, owner_word(index, word));
+    for (int d = 0; d < state->map->device_count; d++)
+        soft_hold_retire(state, d, index, word);
+    advance(slot, &word, SOFT_SLOT_FREE);
+}
+
+void soft_slots_reap(struct soft_state *state)
 {
     uint64_t now = soft_now_ns();
     uint32_t high = slot_high(state);
 
-    for (uint32_t i = 0; i < high; i++) {
-        struct soft_shared_slot *slot = &state->map->slot[i];
-
-        if (atomic_load(&slot->state) == SOFT_SLOT_LIVE && soft_slot_is_dead(state, (int)i))
-            bury(state, (int)i, now);
-        if (atomic_load(&slot->state) == SOFT_SLOT_TEARDOWN &&
-            (slot->left || now - slot->dead_ns >= state->map->teardown_ns))
-            retire(state, (int)i);
-    }
+    for (uint32_t i = 0; i < high; i++)
+        reap(state, (int)i, now);
 }
 
 static void program_name(char *name, size_t bytes)
@@ -149,22 +211,31 @@ static bool lock_slot(struct soft_state *state, int index)
     return fcntl(state->slots_fd, F_SETLK, &lock) == 0;
 }
 
-static int take_locked(struct soft_state *state)
+static int take(struct soft_state *state)
 {
     for (int i = 0; i < SOFT_MAX_SLOTS; i++) {
         struct soft_shared_slot *slot = &state->map->slot[i];
+        uint64_t word = atomic_load(&slot->state), inc = SOFT_SLOT_INC(word) + 1;
+        uint32_t high = slot_high(state);
 
-        if (atomic_load(&slot->state) != SOFT_SLOT_FREE || !lock_slot(state, i))
+        if (SOFT_SLOT_IS(word) != SOFT_SLOT_FREE || !lock_slot(state, i))
             continue;
-        memset((void *)slot, 0, sizeof *slot);
+        slot->start_ns = soft_now_ns(); /* before the claim shows: reapers go by it */
+        if (!atomic_compare_exchange_strong(&slot->state, &word,
+                                            SOFT_SLOT_WORD(inc, SOFT_SLOT_CLAIMED)))
+            continue; /* another copy of this library in this process: the lock is its */
+        slot->start_ns = soft_now_ns();
+        memset((void *)slot->dev, 0, sizeof slot->dev);
         slot->pid = state->pid;
         slot->pidns = state->pidns;
         slot->birth = state->birth;
-        slot->start_ns = soft_now_ns();
+        slot->dead_ns = 0;
+        atomic_store(&slot->left, 0);
         program_name(slot->name, sizeof slot->name);
-        if ((uint32_t)i >= slot_high(state))
-            atomic_store(&state->map->slot_high, (uint32_t)i + 1);
-        atomic_store(&slot->state, SOFT_SLOT_LIVE);
+        while (high <= (uint32_t)i &&
+               !atomic_compare_exchange_weak(&state->map->slot_high, &high, (uint32_t)i + 1)) {
+        }
+        atomic_store(&slot->state, SOFT_SLOT_WORD(inc, SOFT_SLOT_LIVE));
         return i;
     }
     return -ENOSPC;
@@ -174,18 +245,18 @@ int soft_slot_take(struct soft_state *state)
 {
     int slot;
 
-    soft_state_lock(state);
+    pthread_mutex_lock(&state->mutex);
     if (state->slot < 0) {
-        slot = take_locked(state);
+        slot = take(state);
         if (slot < 0) { /* full: perhaps of the dead */
-            soft_slots_reap_locked(state);
-            slot = take_locked(state);
+            soft_slots_reap(state);
+            slot = take(state);
         }
         if (slot >= 0)
             state->slot = slot;
     }
     slot = state->slot >= 0 ? state->slot : -ENOSPC;
-    soft_state_unlock(state);
+    pthread_mutex_unlock(&state->mutex);
     return slot;
 }
 
@@ -193,105 +264,91 @@ int soft_slot_take(struct soft_state *state)
  * until the process is gone, for its threads run on for an instant and write to its ledger. */
 void soft_slot_leave(struct soft_state *state)
 {
-    if (!soft_state_lock_soon(state))
-        return; /* then it is as if it was killed */
-    if (state->slot >= 0) {
-        for (int d = 0; d < state->map->device_count; d++) {
-            drop_clients(state, d, (uint32_t)state->slot + 1, -1);
-            put(&state->map->slot[state->slot].dev[d].mem_bytes, 0);
-            put(&state->map->slot[state->slot].dev[d].context_bytes, 0);
-        }
-        state->map->slot[state->slot].left = 1;
+    int tries = 0;
+
+    /* whoever has it may be a thread that the exit interrupted for good */
+    while (pthread_mutex_trylock(&state->mutex) != 0) {
+        if (++tries == 100)
+            return; /* then it is as if it was killed */
+        usleep(1000);
     }
-    soft_state_unlock(state);
+    if (state->slot >= 0) {
+        atomic_store(&state->map->slot[state->slot].left, 1);
+        drop_all_clients(state, our_owner_word(state));
+        for (int d = 0; d < state->map->device_count; d++)
+            soft_hold_sub(state, d, state->slot, soft_hold_bytes(state, d, state->slot));
+    }
+    pthread_mutex_unlock(&state->mutex);
 }
 
-static uint64_t used_locked(struct soft_state *state, int dev)
+static bool is_ours(const struct soft_state *state)
 {
-    uint64_t used = 0;
-    uint32_t high = slot_high(state);
-
-    for (uint32_t i = 0; i < high; i++) {
-        struct soft_shared_slot *slot = &state->map->slot[i];
-
-        if (atomic_load_explicit(&slot->state, memory_order_relaxed) != SOFT_SLOT_FREE)
-            used += get(&slot->dev[dev].mem_bytes) + get(&slot->dev[dev].context_bytes);
-    }
-    return used;
+    return state->slot >= 0 && atomic_load(&state->map->slot[state->slot].left) == 0;
 }
 
 int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint64_t context_bytes)
 {
     uint64_t total = state->profile[dev]->memory_bytes, more = mem_bytes + context_bytes, held;
     struct soft_shared_slot_dev *d;
-    int err = 0;
+    int err = -ENOMEM;
 
     if (more < mem_bytes || more > total)
         return -ENOMEM;
-    soft_state_lock(state);
-    if (state->slot < 0 || state->map->slot[state->slot].left) {
-        err = -ENOMEM;
+    pthread_mutex_lock(&state->mutex);
+    if (!is_ours(state))
         goto out;
-    }
     /* closing any descriptor of the slots file, by whatever code of this process, drops our lock:
      * taking it again costs one call and keeps us from being buried alive */
     lock_slot(state, state->slot);
-    if (used_locked(state, dev) + more > total) {
-        soft_slots_reap_locked(state);
-        if (used_locked(state, dev) + more > total) {
-            err = -ENOMEM;
+    if (!soft_hold_add(state, dev, state->slot, more)) {
+        soft_slots_reap(state);
+        if (!soft_hold_add(state, dev, state->slot, more))
             goto out;
-        }
     }
-    d = &state->map->slot[state->slot].dev[dev];
-    put(&d->mem_bytes, get(&d->mem_bytes) + mem_bytes);
+    d = soft_slot_ledger(state, dev);
     put(&d->context_bytes, get(&d->context_bytes) + context_bytes);
-    held = get(&d->mem_bytes) + get(&d->context_bytes);
+    held = soft_hold_bytes(state, dev, state->slot);
     if (held > get(&d->peak_bytes))
         put(&d->peak_bytes, held);
+    err = 0;
 out:
-    soft_state_unlock(state);
+    pthread_mutex_unlock(&state->mutex);
     return err;
 }
 
 void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
                        uint64_t context_bytes)
 {
-    soft_state_lock(state);
-    if (state->slot >= 0 && !state->map->slot[state->slot].left) {
-        struct soft_shared_slot_dev *d = &state->map->slot[state->slot].dev[dev];
+    pthread_mutex_lock(&state->mutex);
+    if (is_ours(state)) {
+        struct soft_shared_slot_dev *d = soft_slot_ledger(state, dev);
 
-        put(&d->mem_bytes, get(&d->mem_bytes) - mem_bytes);
         put(&d->context_bytes, get(&d->context_bytes) - context_bytes);
+        soft_hold_sub(state, dev, state->slot, mem_bytes + context_bytes);
     }
-    soft_state_unlock(state);
+    pthread_mutex_unlock(&state->mutex);
 }
 
 int soft_client_take(struct soft_state *state, int dev)
 {
     struct soft_shared_dev *d = &state->map->dev[dev];
-    int found = -ENOSPC;
 
-    soft_state_lock(state);
-    for (int tries = 0; tries < 2 && found < 0 && state->slot >= 0; tries++) {
+    for (int tries = 0; tries < 2; tries++) {
         if (tries > 0)
-            soft_slots_reap_locked(state);
-        for (int c = 0; c < SOFT_MAX_CLIENTS && found < 0; c++)
-            if (atomic_load(&d->client[c].slot_plus1) == 0)
-                found = c;
+            soft_slots_reap(state);
+        for (int c = 0; c < SOFT_MAX_CLIENTS; c++) {
+            uint64_t nobody = 0;
+
+            if (atomic_compare_exchange_strong(&d->client[c].owner, &nobody, our_owner_word(state)))
+                return c;
+        }
     }
-    if (found >= 0)
-        atomic_store(&d->client[found].slot_plus1, (uint32_t)state->slot + 1);
-    soft_state_unlock(state);
-    return found;
+    return -ENOSPC;
 }
 
 void soft_client_leave(struct soft_state *state, int dev, int client)
 {
-    soft_state_lock(state);
-    if (state->slot >= 0)
-        drop_clients(state, dev, (uint32_t)state->slot + 1, client);
-    soft_state_unlock(state);
+    drop_clients(state, dev, our_owner_word(state), client);
 }
 
 struct soft_shared_slot_dev *soft_slot_ledger(struct soft_state *state, int dev)
@@ -302,13 +359,8 @@ struct soft_shared_slot_dev *soft_slot_ledger(struct soft_state *state, int dev)
 /* ---------------------------------------------------------------------------- the read side -- */
 uint64_t soft_state_used_bytes(struct soft_state *state, int dev)
 {
-    uint64_t used;
-
-    soft_state_lock(state);
-    soft_slots_reap_locked(state);
-    used = used_locked(state, dev);
-    soft_state_unlock(state);
-    return used;
+    soft_slots_reap(state);
+    return soft_hold_total(state, dev);
 }
 
 int soft_state_slots(struct soft_state *state, struct soft_slot *out, int max)
@@ -316,25 +368,24 @@ int soft_state_slots(struct soft_state *state, struct soft_slot *out, int max)
     int count = 0;
     uint32_t high;
 
-    soft_state_lock(state);
-    soft_slots_reap_locked(state);
+    soft_slots_reap(state);
     high = slot_high(state);
     for (uint32_t i = 0; i < high && count < max; i++) {
         struct soft_shared_slot *slot = &state->map->slot[i];
+        uint32_t is = SOFT_SLOT_IS(atomic_load(&slot->state));
         int32_t seen;
 
-        if (atomic_load(&slot->state) == SOFT_SLOT_FREE)
+        if (is != SOFT_SLOT_LIVE && is != SOFT_SLOT_TEARDOWN)
             continue;
-        out[count].state = atomic_load(&slot->state);
-        seen = out[count].state == SOFT_SLOT_LIVE ? soft_slot_pid(state, (int)i) : 0;
+        seen = is == SOFT_SLOT_LIVE ? soft_slot_pid(state, (int)i) : 0;
+        out[count].state = is;
         out[count].pid = seen > 0 ? seen : slot->pid;
         out[count].start_ns = slot->start_ns;
         out[count].dead_ns = slot->dead_ns;
         memcpy(out[count].name, slot->name, sizeof slot->name);
-        memcpy(out[count].dev, (const void *)slot->dev, sizeof slot->dev);
+        copy_ledger(state, (int)i, out[count].dev);
         count++;
     }
-    soft_state_unlock(state);
     return count;
 }
 
@@ -343,11 +394,9 @@ int soft_state_gone(struct soft_state *state, struct soft_gone *out, int max)
     int count = 0;
     uint32_t next;
 
-    soft_state_lock(state);
-    soft_slots_reap_locked(state);
+    soft_slots_reap(state);
     next = atomic_load(&state->map->gone_next);
     for (uint32_t i = next; i > 0 && next - i < SOFT_GONE && count < max; i--)
         memcpy(&out[count++], &state->map->gone[(i - 1) % SOFT_GONE], sizeof *out);
-    soft_state_unlock(state);
     return count;
 }
