@@ -353,7 +353,7 @@ class Harpd:
                 await self._book.remove(tenant, "ended")
 
     def _survivors(self, tenant: Tenant, procs: dict[int, Proc]) -> bool:
-        if any(not procs[p].zombie for p in self._lineage.members(tenant.tenant_id)):
+        if self._lineage.has_members(tenant.tenant_id, procs):
             return True
         if not tenant.grant_dir:
             return False

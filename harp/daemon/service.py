@@ -119,6 +119,14 @@ class ControlService(control_pb2_grpc.ControlServicer):
             return await method(request, self._caller(context))
         except HarpError as error:
             await _refuse(context, error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not look like the caller's
+            _log.exception("call_broken")
+            await _refuse(
+                context,
+                DaemonError(
+                    f"harpd failed: {type(error).__name__}: {error}", f"see {self._run_dir.log}"
+                ),
+            )
 
     def _caller(self, context: Context) -> int:
         for key, value in context.invocation_metadata() or ():

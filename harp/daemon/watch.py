@@ -54,9 +54,20 @@ class Lineage:
         """The tenant a process descends from."""
         return self._known.get((proc.pid, proc.start))
 
-    def members(self, tenant_id: int) -> list[int]:
-        """Living processes of a tenant, as far as ancestry tells."""
-        return [pid for (pid, _), tenant in self._known.items() if tenant == tenant_id]
+    def has_members(self, tenant_id: int, procs: Mapping[int, Proc]) -> bool:
+        """Whether a process of a tenant lives, as far as ancestry tells.
+
+        Args:
+            tenant_id: whose.
+            procs: may be a newer view than the one last learnt from.
+        """
+        return any(
+            tenant == tenant_id
+            and (proc := procs.get(pid)) is not None
+            and proc.start == start
+            and not proc.zombie
+            for (pid, start), tenant in self._known.items()
+        )
 
 
 def attribute(

@@ -62,6 +62,16 @@ def test_a_grandchild_is_its_tenants_also_after_its_parents_are_gone() -> None:
     assert whose(late, lineage, tenant()) == ("t1", "ancestry")
 
 
+def test_members_are_looked_up_in_the_newest_view() -> None:
+    lineage = Lineage()
+    lineage.update(table(proc(100, start=10), proc(101, 100, 11)), [tenant()])
+    assert lineage.has_members(1, table(proc(101, 1, 11)))
+    assert not lineage.has_members(1, {})
+    assert not lineage.has_members(1, table(proc(101, 1, 500)))
+    assert not lineage.has_members(1, table(Proc(101, 1, 1, 11, zombie=True)))
+    assert not lineage.has_members(2, table(proc(101, 1, 11)))
+
+
 def test_a_reused_pid_is_nobodys() -> None:
     lineage = Lineage()
     lineage.update(table(proc(100, start=10), proc(101, 100, 11)), [tenant()])
