@@ -1,6 +1,6 @@
 # The arbiter's core under ASan and UBSan: cases in C, and arbitrary events.
 set(arbiter_core_sources)
-foreach(name core memory time policy_drr admin_ops check)
+foreach(name core memory recall time policy_drr admin_ops check)
   list(APPEND arbiter_core_sources ${CMAKE_SOURCE_DIR}/src/arbiter/${name}.c)
 endforeach()
 

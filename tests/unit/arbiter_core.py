@@ -22,7 +22,7 @@ SECOND = 1_000_000_000
 NEVER = 2**64 - 1
 PPM = 1_000_000
 
-SOURCES = ("bridge", "core", "memory", "time", "policy_drr", "admin_ops", "check")
+SOURCES = ("bridge", "core", "memory", "recall", "time", "policy_drr", "admin_ops", "check")
 COUNTS = ("used_ns", "copy_ns", "wait_ns", "quantum_ns", "window_ns", "launches", "denials")
 SIZES = ("limit", "leased", "peak", "free", "capacity", "overhead", "slack")
 

@@ -6,9 +6,6 @@
  * could hold unused lease has answered a recall sent after the request came (which is also a
  * barrier: whatever it gave back earlier has been read), and memory of the dead that would make
  * room has drained. Both waits are bounded by HARP_MEM_WAIT_NS, the first also by HARP_RECALL_NS.
- *
- * Recalls go in numbered rounds, one at a time per tenant and device, shared by all who wait: n
- * waiters cost n messages a round, not n * n.
  */
 #include "state.h"
 
@@ -142,51 +139,6 @@ static void deny(struct harp_core *k, struct client *c, uint32_t dev, const stru
     core_emit(k, HARP_ACT_EVENT, 0, &m);
 }
 
-static void finish_round(struct harp_core *k, struct use *u, uint32_t dev)
-{
-    u->round_done = u->round_started;
-    k->device[dev].unsettled = 1;
-}
-
-/* Has every peer of that tenant that answers at all answered a recall newer than `mark`? Starts the
- * round that will, if none runs. `foreign`: it is another tenant that is short. */
-static int settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark, int foreign)
-{
-    struct device *d = &k->device[dev];
-    struct use *u = &k->tenant[tenant].use[dev];
-    if (u->leased[HARP_MEM_DEVICE] == 0 || u->round_done > mark)
-        return 1;
-    if (u->awaiting > 0 || (foreign && k->now < u->round_earliest))
-        return 0;
-    if (foreign)
-        u->round_earliest = k->now + HARP_FOREIGN_NS;
-    u->round_started = ++d->round_no;
-    u->round_deadline = k->now + HARP_RECALL_NS;
-    for (int32_t i = k->tenant[tenant].first; i >= 0; i = k->client[i].next) {
-        struct client *c = &k->client[i];
-        if (c->state != HARP_CLIENT_LIVE || c->mute || c->hold[dev].leased[HARP_MEM_DEVICE] == 0)
-            continue;
-        struct harp_msg m = {
-            .op = HARP_RECALL_MEM, .dev = dev, .seq = (uint32_t)d->round_no, .bytes = d->capacity};
-        c->hold[dev].recall_no = d->round_no;
-        u->awaiting++;
-        core_send(k, c, &m);
-    }
-    if (u->awaiting > 0)
-        return 0;
-    u->round_done = u->round_started;
-    return 1;
-}
-
-static int all_settled(struct harp_core *k, uint32_t dev, uint32_t asker, uint64_t mark)
-{
-    int all = 1;
-    for (uint32_t t = 0; t < k->n_tenants; t++)
-        if (k->tenant[t].id != 0 && !settled(k, dev, t, mark, t != asker))
-            all = 0;
-    return all;
-}
-
 /* Grants or denies if it can be decided now; 0 if it has to wait. */
 static int decide(struct harp_core *k, uint32_t dev, struct client *c, const struct request *r)
 {
@@ -214,9 +166,9 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
     else if (below(own, d->capacity) < r->bytes)
         reason = HARP_DENY_CAPACITY;
     else if (k->now < r->deadline) {
-        if (by_limit && !settled(k, dev, tenant, r->mark, 0))
+        if (by_limit && !recall_settled(k, dev, tenant, r->mark, 0))
             return 0;
-        if (by_capacity && !all_settled(k, dev, tenant, r->mark))
+        if (by_capacity && !recall_all_settled(k, dev, tenant, r->mark))
             return 0;
         if (!for_good)
             return 0;
@@ -288,19 +240,6 @@ static void lease(struct harp_core *k, struct client *c, const struct harp_msg *
     d->last = i;
 }
 
-static void answer_recall(struct harp_core *k, struct client *c, const struct harp_msg *m)
-{
-    struct hold *h = &c->hold[m->dev];
-    struct use *u = &k->tenant[c->tenant].use[m->dev];
-    take_lease(k, c, m->dev, HARP_MEM_DEVICE, m->bytes);
-    if (h->recall_no == 0 || (uint32_t)h->recall_no != m->seq)
-        return;
-    int counted = h->recall_no == u->round_started && u->awaiting > 0;
-    h->recall_no = 0;
-    if (counted && --u->awaiting == 0)
-        finish_round(k, u, m->dev);
-}
-
 /* What a client says it holds after its connection or the arbiter was lost. It is there, so it is
  * charged even where others have filled the device meanwhile; never beyond the tenant's limit or
  * the device's size, which nobody can hold honestly. */
@@ -347,7 +286,8 @@ void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *m
         take_lease(k, c, m->dev, m->cls, m->bytes);
         break;
     case HARP_RECALLED:
-        answer_recall(k, c, m);
+        take_lease(k, c, m->dev, HARP_MEM_DEVICE, m->bytes);
+        recall_answered(k, c, m->dev, m->seq);
         break;
     case HARP_ADOPT_MEM:
         adopt(k, c, m);
@@ -387,10 +327,7 @@ void mem_dead(struct harp_core *k, struct client *c)
         struct hold *h = &c->hold[dev];
         if (c->waiting > 0)
             drop_requests(k, c, d);
-        if (h->recall_no != 0 && h->recall_no == u->round_started && u->awaiting > 0 &&
-            --u->awaiting == 0)
-            finish_round(k, u, dev);
-        h->recall_no = 0;
+        recall_dead(k, c, dev);
         uint64_t held = h->leased[HARP_MEM_DEVICE] + h->leased[HARP_MEM_OVERHEAD];
         d->leased -= held;
         d->extra -= h->extra;
@@ -426,24 +363,7 @@ void mem_tick(struct harp_core *k)
             continue;
         if (k->request[d->first].deadline <= k->now)
             d->unsettled = 1;
-        for (uint32_t t = 0; t < k->n_tenants; t++) {
-            struct use *u = &k->tenant[t].use[dev];
-            if (u->round_earliest != 0 && u->round_earliest <= k->now) {
-                u->round_earliest = 0;
-                d->unsettled = 1;
-            }
-            if (u->awaiting == 0 || u->round_deadline > k->now)
-                continue;
-            for (int32_t i = k->tenant[t].first; i >= 0; i = k->client[i].next) {
-                struct client *c = &k->client[i];
-                if (c->hold[dev].recall_no != u->round_started)
-                    continue;
-                c->mute = 1;
-                core_log(k, c, dev, 0, "recall_unanswered");
-            }
-            u->awaiting = 0;
-            finish_round(k, u, dev);
-        }
+        recall_tick(k, dev);
     }
 }
 
@@ -454,15 +374,9 @@ uint64_t mem_next(const struct harp_core *k)
         const struct device *d = &k->device[dev];
         if (d->first < 0)
             continue;
-        if (k->request[d->first].deadline < next)
-            next = k->request[d->first].deadline;
-        for (uint32_t t = 0; t < k->n_tenants; t++) {
-            const struct use *u = &k->tenant[t].use[dev];
-            if (u->awaiting > 0 && u->round_deadline < next)
-                next = u->round_deadline;
-            if (u->round_earliest != 0 && u->round_earliest < next)
-                next = u->round_earliest;
-        }
+        uint64_t at = recall_next(k, dev);
+        at = k->request[d->first].deadline < at ? k->request[d->first].deadline : at;
+        next = at < next ? at : next;
     }
     return next;
 }

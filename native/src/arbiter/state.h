@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the core knows, and the calls between its files. Nothing outside core.c, memory.c, time.c,
- * policy_drr.c, admin_ops.c and check.c includes this.
+ * What the core knows, and the calls between its files. Nothing outside core.c, memory.c, recall.c,
+ * time.c, policy_drr.c, admin_ops.c and check.c includes this.
  *
  * A *use* is tenant x device, a *hold* is client x device. Lists are indexes into arrays, -1 ends.
  */
@@ -175,6 +175,14 @@ void mem_dead(struct harp_core *k, struct client *c);
 void mem_drained(struct harp_core *k, struct client *c, uint32_t dev);
 void mem_tick(struct harp_core *k);
 uint64_t mem_next(const struct harp_core *k);
+
+/* recall.c */
+int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark, int foreign);
+int recall_all_settled(struct harp_core *k, uint32_t dev, uint32_t asker, uint64_t mark);
+void recall_answered(struct harp_core *k, struct client *c, uint32_t dev, uint32_t seq);
+void recall_dead(struct harp_core *k, struct client *c, uint32_t dev);
+void recall_tick(struct harp_core *k, uint32_t dev);
+uint64_t recall_next(const struct harp_core *k, uint32_t dev);
 
 /* time.c */
 void time_message(struct harp_core *k, struct client *c, const struct harp_msg *msg);
