@@ -361,7 +361,7 @@ def occupancy_follows_the_formula(d: Driver) -> None:
         value = c.c_int()
         d.ok("cuDeviceGetAttribute", c.byref(value), attribute, d.device)
         device[key] = value.value
-    for name in ("add1", "holds40k"):
+    for name in ("add1", "holds40k", "hungry"):
         function = d.function(module, name)
         told = c.c_int()
         d.ok("cuFuncGetAttribute", c.byref(told), REGS, function)
@@ -380,6 +380,9 @@ def occupancy_follows_the_formula(d: Driver) -> None:
                     device["shared_per_sm"] // shared,
                     device["blocks_per_sm"],
                 )
+                if name == "hungry":
+                    assert by_regs < device["threads_per_sm"] // 32 // warps
+                    expected = expected if threads <= 256 else 0
                 d.ok(
                     "cuOccupancyMaxActiveBlocksPerMultiprocessor",
                     c.byref(told),
