@@ -2,7 +2,7 @@
 file(GLOB softmod_sources ${CMAKE_SOURCE_DIR}/soft/gpu/module*.c ${CMAKE_SOURCE_DIR}/soft/gpu/function*.c
      ${CMAKE_SOURCE_DIR}/soft/gpu/launch*.c ${CMAKE_SOURCE_DIR}/soft/gpu/occupancy.c
      ${CMAKE_SOURCE_DIR}/soft/gpu/graph*.c ${CMAKE_SOURCE_DIR}/soft/gpu/capture.c
-     ${CMAKE_SOURCE_DIR}/soft/gpu/capture_api.c)
+     ${CMAKE_SOURCE_DIR}/soft/gpu/capture_api.c ${CMAKE_SOURCE_DIR}/soft/gpu/capture_event.c)
 add_library(softmod_test OBJECT ${softmod_sources})
 target_link_libraries(softmod_test PUBLIC harp_options harp_sanitize)
 foreach(name image graph launch)

@@ -3,7 +3,8 @@
  * Stream capture: what the core asks while streams capture.
  *
  * Invariants: (1) a stream's core-side capture pointer is the graph of the one capture it takes
- * part in; (2) active counts captures in progress, so that everybody else pays one load.
+ * part in; (2) soft_capture_active counts captures in progress and events that remember one, so
+ * that everybody else pays one load.
  */
 #include "soft/gpu/capture_state.h"
 
@@ -11,16 +12,7 @@
 #include <string.h>
 
 struct soft_capture *soft_captures;
-static _Atomic unsigned active; /* captures in progress, and events that remember one */
-
-struct captured_event { /* an event last recorded in a capture */
-    struct captured_event *next;
-    CUevent event;
-    uint64_t capture_id; /* may be over by now */
-    CUgraphNode *deps;
-    size_t count;
-};
-static struct captured_event *events; /* guarded by soft_graph_lock */
+_Atomic unsigned soft_capture_active;
 
 /* ------------------------------------------------------------- what a thread remembers -------- */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -107,7 +99,7 @@ void soft_capture_begun(struct soft_capture *capture)
     capture->next = soft_captures;
     soft_captures = capture;
     capture->graph->capture = capture;
-    active++;
+    soft_capture_active++;
 }
 
 void soft_capture_end(struct soft_capture *capture)
@@ -126,17 +118,17 @@ void soft_capture_end(struct soft_capture *capture)
         free(it);
     }
     capture->graph->capture = NULL;
-    active--;
+    soft_capture_active--;
     free(capture);
 }
 
-static struct soft_capture *capture_of(const struct soft_stream *stream)
+struct soft_capture *soft_capture_of(const struct soft_stream *stream)
 {
     struct soft_graph *graph = soft_stream_capture(stream);
     return graph != NULL ? graph->capture : NULL;
 }
 
-static CUresult spoil(struct soft_capture *capture, CUresult why)
+CUresult soft_capture_spoil(struct soft_capture *capture, CUresult why)
 {
     capture->invalid = true;
     return why;
@@ -188,7 +180,7 @@ CUresult soft_capture_add(struct soft_graph *graph, struct soft_stream *stream,
     struct soft_node *node = NULL;
     CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
     pthread_mutex_lock(&soft_graph_lock);
-    struct soft_capture *capture = capture_of(stream);
+    struct soft_capture *capture = soft_capture_of(stream);
     CUresult result = CUDA_SUCCESS;
     if (capture == NULL || capture->graph != graph) {
         result = CUDA_ERROR_ILLEGAL_STATE; /* ended by another thread meanwhile */
@@ -196,11 +188,11 @@ CUresult soft_capture_add(struct soft_graph *graph, struct soft_stream *stream,
         result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     } else if (!type_of(cmd, &type)) {
         soft_log("capture_refused command=%s", cmd->ops->name);
-        result = spoil(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        result = soft_capture_spoil(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     } else {
         result = add_node(capture, stream, type, cmd, &node);
         if (result != CUDA_SUCCESS)
-            spoil(capture, result);
+            soft_capture_spoil(capture, result);
     }
     pthread_mutex_unlock(&soft_graph_lock);
     if (node == NULL)
@@ -212,7 +204,7 @@ CUresult soft_capture_child(struct soft_stream *stream, struct soft_graph *child
 {
     struct soft_node *node = NULL;
     pthread_mutex_lock(&soft_graph_lock);
-    struct soft_capture *capture = capture_of(stream);
+    struct soft_capture *capture = soft_capture_of(stream);
     CUresult result = CUDA_ERROR_ILLEGAL_STATE;
     if (capture != NULL && capture->invalid)
         result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
@@ -228,149 +220,23 @@ CUresult soft_capture_child(struct soft_stream *stream, struct soft_graph *child
     return result;
 }
 
-/* ------------------------------------------------------------------------------- events ------- */
-static void forget(CUevent event)
-{
-    for (struct captured_event **link = &events; *link != NULL; link = &(*link)->next)
-        if ((*link)->event == event) {
-            struct captured_event *gone = *link;
-            *link = gone->next;
-            free(gone->deps);
-            free(gone);
-            active--;
-            return;
-        }
-}
-
-static CUresult remember(CUevent event, const struct soft_capture *capture,
-                         const struct soft_capture_stream *stream)
-{
-    forget(event);
-    struct captured_event *it = calloc(1, sizeof *it);
-    if (it == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    it->deps = calloc(stream->count + 1, sizeof *it->deps);
-    if (it->deps == NULL) {
-        free(it);
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    if (stream->count > 0)
-        memcpy(it->deps, stream->deps, stream->count * sizeof *it->deps);
-    it->count = stream->count;
-    it->event = event;
-    it->capture_id = capture->id;
-    it->next = events;
-    events = it;
-    active++;
-    return CUDA_SUCCESS;
-}
-
-static struct captured_event *event_of(CUevent event)
-{
-    struct captured_event *it = events;
-    while (it != NULL && it->event != event)
-        it = it->next;
-    return it;
-}
-
-static struct soft_capture *capture_with_id(uint64_t id)
-{
-    struct soft_capture *capture = soft_captures;
-    while (capture != NULL && capture->id != id)
-        capture = capture->next;
-    return capture;
-}
-
-bool soft_capture_record(struct soft_stream *stream, CUevent event, CUresult *result)
-{
-    if (active == 0)
-        return false;
-    pthread_mutex_lock(&soft_graph_lock);
-    struct soft_capture *capture = capture_of(stream);
-    if (capture == NULL) {
-        forget(event);
-    } else if (capture->invalid) {
-        *result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    } else {
-        const struct soft_capture_stream *it = soft_capture_find(capture, stream);
-        *result = it != NULL ? remember(event, capture, it) : CUDA_ERROR_UNKNOWN;
-    }
-    pthread_mutex_unlock(&soft_graph_lock);
-    return capture != NULL;
-}
-
-static CUresult wait_captured(struct soft_stream *stream, const struct captured_event *event,
-                              struct soft_capture *mine, struct soft_capture *theirs)
-{
-    if (theirs == NULL) /* its capture is over: it stands for nothing */
-        return mine != NULL ? spoil(mine, CUDA_ERROR_STREAM_CAPTURE_ISOLATION)
-                            : CUDA_ERROR_CAPTURED_EVENT;
-    if (theirs->invalid || (mine != NULL && mine->invalid))
-        return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    if (mine != NULL && mine != theirs) {
-        spoil(mine, CUDA_ERROR_STREAM_CAPTURE_MERGE);
-        return spoil(theirs, CUDA_ERROR_STREAM_CAPTURE_MERGE);
-    }
-    if (soft_stream_is_legacy(stream))
-        return spoil(theirs, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
-    struct soft_capture_stream *it = soft_capture_find(theirs, stream);
-    CUresult result = CUDA_SUCCESS;
-    if (it == NULL)
-        result = soft_capture_join(theirs, stream, &it);
-    if (result == CUDA_SUCCESS)
-        result = soft_capture_depend(it, event->deps, event->count);
-    return result == CUDA_SUCCESS ? result : spoil(theirs, result);
-}
-
-bool soft_capture_wait(struct soft_stream *stream, CUevent event, CUresult *result)
-{
-    if (active == 0)
-        return false;
-    pthread_mutex_lock(&soft_graph_lock);
-    struct soft_capture *mine = capture_of(stream);
-    const struct captured_event *known = event_of(event);
-    bool ours = mine != NULL || known != NULL;
-    if (known != NULL)
-        *result = wait_captured(stream, known, mine, capture_with_id(known->capture_id));
-    else if (mine != NULL)
-        *result = mine->invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
-                                : spoil(mine, CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
-    pthread_mutex_unlock(&soft_graph_lock);
-    return ours;
-}
-
 /* ------------------------------------------------------------------- what may not be done ----- */
 CUresult soft_capture_check_stream(struct soft_stream *stream)
 {
-    if (active == 0)
+    if (soft_capture_active == 0)
         return CUDA_SUCCESS;
     pthread_mutex_lock(&soft_graph_lock);
-    struct soft_capture *capture = capture_of(stream);
+    struct soft_capture *capture = soft_capture_of(stream);
     CUresult result = CUDA_SUCCESS;
     if (capture != NULL)
-        result = spoil(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        result = soft_capture_spoil(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     pthread_mutex_unlock(&soft_graph_lock);
     return result;
 }
 
-CUresult soft_capture_check_event(CUevent event)
-{
-    if (active == 0)
-        return CUDA_SUCCESS;
-    pthread_mutex_lock(&soft_graph_lock);
-    const struct captured_event *known = event_of(event);
-    if (known != NULL) {
-        struct soft_capture *capture = capture_with_id(known->capture_id);
-        if (capture != NULL)
-            capture->invalid = true;
-    }
-    pthread_mutex_unlock(&soft_graph_lock);
-    return known != NULL ? CUDA_ERROR_CAPTURED_EVENT : CUDA_SUCCESS;
-}
-
 CUresult soft_capture_check_unsafe(void)
 {
-    if (active == 0)
+    if (soft_capture_active == 0)
         return CUDA_SUCCESS;
     CUstreamCaptureMode heed = soft_capture_thread_mode();
     CUresult result = CUDA_SUCCESS;
@@ -382,7 +248,7 @@ CUresult soft_capture_check_unsafe(void)
         bool global = !here && it->mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
                       heed == CU_STREAM_CAPTURE_MODE_GLOBAL;
         if (local || global)
-            result = spoil(it, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+            result = soft_capture_spoil(it, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     }
     pthread_mutex_unlock(&soft_graph_lock);
     return result;
@@ -390,7 +256,7 @@ CUresult soft_capture_check_unsafe(void)
 
 CUresult soft_capture_check_legacy(const struct soft_ctx *ctx)
 {
-    if (active == 0)
+    if (soft_capture_active == 0)
         return CUDA_SUCCESS;
     CUresult result = CUDA_SUCCESS;
     pthread_mutex_lock(&soft_graph_lock);
@@ -407,10 +273,10 @@ CUresult soft_capture_check_legacy(const struct soft_ctx *ctx)
 
 void soft_capture_forget_stream(struct soft_stream *stream)
 {
-    if (active == 0)
+    if (soft_capture_active == 0)
         return;
     pthread_mutex_lock(&soft_graph_lock);
-    struct soft_capture *capture = capture_of(stream);
+    struct soft_capture *capture = soft_capture_of(stream);
     if (capture != NULL && capture->origin == stream) {
         /* nobody can end it any more */
         struct soft_graph *graph = capture->own_graph ? capture->graph : NULL;
@@ -420,14 +286,5 @@ void soft_capture_forget_stream(struct soft_stream *stream)
     } else if (capture != NULL) {
         capture->invalid = true;
     }
-    pthread_mutex_unlock(&soft_graph_lock);
-}
-
-void soft_capture_forget_event(CUevent event)
-{
-    if (active == 0)
-        return;
-    pthread_mutex_lock(&soft_graph_lock);
-    forget(event);
     pthread_mutex_unlock(&soft_graph_lock);
 }

@@ -29,6 +29,13 @@ struct soft_capture {
 };
 
 extern struct soft_capture *soft_captures; /* all in progress */
+/* Captures in progress, and events that remember one: 0 lets everybody pass. */
+extern _Atomic unsigned soft_capture_active;
+
+/* The capture a stream takes part in; NULL: none. */
+struct soft_capture *soft_capture_of(const struct soft_stream *stream);
+/* Invalidates it; returns `why`. */
+CUresult soft_capture_spoil(struct soft_capture *capture, CUresult why);
 
 struct soft_capture_stream *soft_capture_find(struct soft_capture *capture,
                                               const struct soft_stream *stream);

@@ -7,19 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "soft/gpu/module.h"
-
-struct library_kernel {
-    struct soft_library *library;
-    uint32_t at;                                     /* in the image's index */
-    struct soft_function settings[SOFT_MAX_DEVICES]; /* attributes only, per device */
-};
-
-struct soft_library {
-    struct soft_image *image;
-    struct library_kernel *kernels;
-    struct soft_module *modules; /* one per context; guarded by soft_module_lock */
-};
+#include "soft/gpu/module_library.h"
 
 /* A library may be loaded before any context: the newest device decides what it may hold. */
 static CUresult newest_cc(int *cc)
@@ -68,7 +56,7 @@ static CUresult library_of_image(struct soft_image *image, CUlibrary *out)
     if (library->kernels == NULL || soft_handle_add(SOFT_H_LIBRARY, library) != 0)
         result = CUDA_ERROR_OUT_OF_MEMORY;
     for (uint32_t i = 0; result == CUDA_SUCCESS && i < count; i++) {
-        struct library_kernel *kernel = &library->kernels[i];
+        struct soft_library_kernel *kernel = &library->kernels[i];
         kernel->library = library;
         kernel->at = i;
         for (int dev = 0; dev < SOFT_MAX_DEVICES; dev++) {
@@ -143,11 +131,6 @@ static struct soft_library *library_of(CUlibrary handle)
     return soft_handle_is(SOFT_H_LIBRARY, handle) ? (struct soft_library *)handle : NULL;
 }
 
-static struct library_kernel *kernel_of(CUkernel handle)
-{
-    return soft_handle_is(SOFT_H_KERNEL, handle) ? (struct library_kernel *)handle : NULL;
-}
-
 CUresult cuLibraryUnload(CUlibrary library)
 {
     pthread_mutex_lock(&soft_module_lock);
@@ -183,15 +166,6 @@ void soft_library_forget(struct soft_library *library, struct soft_module *modul
         }
 }
 
-static void copy_settings(struct soft_function *to, struct soft_function *from)
-{
-    to->max_dynamic_shared = from->max_dynamic_shared;
-    to->carveout = from->carveout;
-    to->cache_config = from->cache_config;
-    to->nonportable_cluster = from->nonportable_cluster;
-    to->cluster_policy = from->cluster_policy;
-}
-
 /* With soft_module_lock held. */
 static CUresult library_module(struct soft_library *library, struct soft_ctx *ctx,
                                struct soft_module **out)
@@ -208,7 +182,8 @@ static CUresult library_module(struct soft_library *library, struct soft_ctx *ct
         return result;
     }
     for (uint32_t i = 0; i < library->image->index.entry_count; i++)
-        copy_settings(&(*out)->functions[i], &library->kernels[i].settings[soft_ctx_device(ctx)]);
+        soft_function_copy_settings(&(*out)->functions[i],
+                                    &library->kernels[i].settings[soft_ctx_device(ctx)]);
     (*out)->next = library->modules;
     library->modules = *out;
     return CUDA_SUCCESS;
@@ -222,7 +197,7 @@ CUresult soft_function_of(CUfunction handle, struct soft_ctx *ctx, struct soft_f
     }
     if (!soft_handle_is(SOFT_H_KERNEL, handle))
         return CUDA_ERROR_INVALID_HANDLE;
-    struct library_kernel *kernel = (struct library_kernel *)handle;
+    struct soft_library_kernel *kernel = (struct soft_library_kernel *)handle;
     struct soft_module *module = NULL;
     pthread_mutex_lock(&soft_module_lock);
     CUresult result = library_module(kernel->library, ctx, &module);
@@ -321,103 +296,4 @@ CUresult cuLibraryGetUnifiedFunction(void **fptr, CUlibrary library, const char 
     if (library_of(library) == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     return fptr == NULL || symbol == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_NOT_FOUND;
-}
-
-CUresult cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel)
-{
-    struct soft_ctx *ctx;
-    CUresult result = soft_current(&ctx);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (kernel_of(kernel) == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
-    if (pFunc == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    struct soft_function *function = NULL;
-    result = soft_function_of((CUfunction)kernel, ctx, &function);
-    if (result == CUDA_SUCCESS)
-        *pFunc = (CUfunction)function;
-    return result;
-}
-
-CUresult cuKernelGetLibrary(CUlibrary *pLib, CUkernel kernel)
-{
-    struct library_kernel *it = kernel_of(kernel);
-    if (it == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
-    if (pLib == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *pLib = (CUlibrary)it->library;
-    return CUDA_SUCCESS;
-}
-
-CUresult cuKernelGetName(const char **name, CUkernel hfunc)
-{
-    struct library_kernel *it = kernel_of(hfunc);
-    if (it == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
-    if (name == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *name = it->library->image->index.entries[it->at].name;
-    return CUDA_SUCCESS;
-}
-
-CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t *paramOffset,
-                              size_t *paramSize)
-{
-    struct library_kernel *it = kernel_of(kernel);
-    if (it == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
-    return soft_entry_param(&it->library->image->index.entries[it->at], paramIndex, paramOffset,
-                            paramSize);
-}
-
-static CUresult settings_of(CUkernel kernel, CUdevice dev, struct library_kernel **it)
-{
-    *it = kernel_of(kernel);
-    if (*it == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
-    int count = 0;
-    CUresult result = cuDeviceGetCount(&count);
-    if (result != CUDA_SUCCESS)
-        return result;
-    return dev < 0 || dev >= count ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
-}
-
-CUresult cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev)
-{
-    struct library_kernel *it;
-    CUresult result = settings_of(kernel, dev, &it);
-    if (result != CUDA_SUCCESS)
-        return result;
-    return soft_function_attribute(&it->settings[dev], dev, attrib, pi);
-}
-
-CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev)
-{
-    struct library_kernel *it;
-    CUresult result = settings_of(kernel, dev, &it);
-    if (result != CUDA_SUCCESS)
-        return result;
-    result = soft_function_set_attribute(&it->settings[dev], dev, attrib, val);
-    if (result != CUDA_SUCCESS)
-        return result;
-    pthread_mutex_lock(&soft_module_lock);
-    for (struct soft_module *module = it->library->modules; module != NULL; module = module->next)
-        if (soft_ctx_device(module->ctx) == dev)
-            copy_settings(&module->functions[it->at], &it->settings[dev]);
-    pthread_mutex_unlock(&soft_module_lock);
-    return CUDA_SUCCESS;
-}
-
-CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice dev)
-{
-    struct library_kernel *it;
-    CUresult result = settings_of(kernel, dev, &it);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if ((int)config < 0 || config > CU_FUNC_CACHE_PREFER_EQUAL)
-        return CUDA_ERROR_INVALID_VALUE;
-    it->settings[dev].cache_config = (int)config; /* a preference; a software GPU has no L1 */
-    return CUDA_SUCCESS;
 }
