@@ -126,6 +126,8 @@ async def run(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[s
                 task.cancel()
     finally:
         # An arbiter without tenants has nothing to keep; nor has one whose devices another holds.
+        with contextlib.suppress(HarpError, TimeoutError):
+            await harpd.make_room()
         if with_arbiter or not book.tenants:
             with contextlib.suppress(HarpError, TimeoutError):
                 await link.shutdown()
