@@ -52,7 +52,7 @@ _CLASS_OF = {
     TenantClass.BEST_EFFORT.label: pb.TENANT_CLASS_BEST_EFFORT,
 }
 #: what harpd may put into a tenant's environment; anything else it says is not taken
-_ENV_FROM_DAEMON = ("HARP_SOFT_",)
+_ENV_FROM_DAEMON = ("HARP_SOFT_DIR", "HARP_SOFT_DEVICES", "HARP_SOFT_TEARDOWN_MS")
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -160,9 +160,10 @@ def _grant(
             request.ticket = client.deposit(listening)
             reply = client.create(request)
     child = tenant_env(env, grant_dir=folder, shim=shim, backing=backing)
-    for key, value in reply.env.items():
-        if key.startswith(_ENV_FROM_DAEMON):
-            child[key] = value
+    for key in _ENV_FROM_DAEMON:
+        child.pop(key, None)
+        if key in reply.env:
+            child[key] = reply.env[key]
     if reply.device_count > 1:
         if request.gpu or "CUDA_VISIBLE_DEVICES" not in env:
             # The granted device is the program's device 0; it may use no other.
