@@ -323,6 +323,16 @@ static void pinned_memory(void *arg)
     OK(cuMemFreeHost(p));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemFreeHost(p));
     free(q);
+    /* however large it is */
+    q = malloc(1 << 20);
+    OK(cuMemAlloc_v2(&dev, 1 << 20));
+    memset(q, 5, 1 << 20);
+    launch(s, 30 * MS, 0);
+    OK(cuMemcpyHtoDAsync_v2(dev, q, 1 << 20, s));
+    memset(q, 6, 1 << 20);
+    OK(cuMemcpyDtoHAsync_v2(q, dev, 1 << 20, s));
+    CHECK_IS(5, *((char *)q + 100000));
+    free(q);
 }
 
 static void pointers(void *arg)

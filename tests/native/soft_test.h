@@ -105,20 +105,35 @@ static inline void reap_ok(pid_t pid)
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* Each test gets a machine of its own and a process of its own. */
+/* Each test gets a machine of its own and a process of its own. What measures a host that others
+ * use as well is tried up to `tries` times. */
+static inline void test_try(const char *name, const char *devices, const char *teardown_ms,
+                            void (*fn)(void *), int tries)
+{
+    pid_t pid;
+    int status = 1;
+
+    for (int i = 0; i < tries && status != 0; i++) {
+        test_machine(devices, teardown_ms);
+        pid = child(fn, NULL);
+        CHECK(waitpid(pid, &status, 0) == pid);
+        test_cleanup();
+        fprintf(stderr, "%s %s\n", status == 0 ? "ok  " : i + 1 < tries ? "again" : "FAIL", name);
+    }
+    if (status != 0)
+        _exit(1);
+}
+
 static inline void test_run(const char *name, const char *devices, const char *teardown_ms,
                             void (*fn)(void *))
 {
-    pid_t pid;
-    int status;
+    test_try(name, devices, teardown_ms, fn, 1);
+}
 
-    test_machine(devices, teardown_ms);
-    pid = child(fn, NULL);
-    CHECK(waitpid(pid, &status, 0) == pid);
-    test_cleanup();
-    fprintf(stderr, "%s %s\n", status == 0 ? "ok  " : "FAIL", name);
-    if (status != 0)
-        _exit(1);
+static inline void test_run_noisy(const char *name, const char *devices, const char *teardown_ms,
+                                  void (*fn)(void *))
+{
+    test_try(name, devices, teardown_ms, fn, 3);
 }
 
 static inline void *shared_page(void)
