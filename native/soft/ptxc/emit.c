@@ -20,7 +20,7 @@ static void append(struct emitter *e, struct text *text, const char *format, va_
             text->bytes += (size_t)n;
             return;
         }
-        size_t room = text->room * 2 + (size_t)(n < 0 ? 0 : n) + 256;
+        size_t room = text->room * 2 + (size_t)(n < 0 ? 255 : n) + 1;
         char *more = job_new(e->job, room, 1);
         if (text->bytes)
             memcpy(more, text->at, text->bytes);
@@ -49,16 +49,12 @@ void put_to(struct emitter *e, struct text *text, const char *format, ...)
 
 const char *say(struct emitter *e, const char *format, ...)
 {
-    va_list args, again;
+    struct text text = {0};
+    va_list args;
     va_start(args, format);
-    va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, args);
+    append(e, &text, format, args);
     va_end(args);
-    if (n < 0)
-        job_fail(e->job, PTXC_INTERNAL, "text");
-    char *out = job_new(e->job, (size_t)n + 1, 1);
-    vsnprintf(out, (size_t)n + 1, format, again);
-    va_end(again);
+    const char *out = text.at;
     return out;
 }
 

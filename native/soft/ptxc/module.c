@@ -201,7 +201,7 @@ static void init_put(struct init_writer *w, uint64_t value, uint32_t bytes)
         d->init = more;
     }
     for (uint32_t i = 0; i < bytes; i++)
-        d->init[d->init_bytes++] = i < 8 ? (uint8_t)(value >> (8 * i)) : 0;
+        d->init[d->init_bytes++] = (uint8_t)(i < 8 ? value >> (8 * i) : 0);
 }
 
 static void init_value(struct init_writer *w)

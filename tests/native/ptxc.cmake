@@ -1,0 +1,15 @@
+# Tests of the PTX index and translator, with their sources built again under the sanitizers.
+set(ptxc_dir ${PROJECT_SOURCE_DIR}/soft/ptxc)
+set(ptxc_sources job lex type module scan index check body emit ops ops_value ops_memory
+                 ops_control kernel sha256)
+list(TRANSFORM ptxc_sources PREPEND ${ptxc_dir}/)
+list(TRANSFORM ptxc_sources APPEND .c)
+file(GLOB ptxc_texts CONFIGURE_DEPENDS ${ptxc_dir}/rt/*.h)
+set_source_files_properties(${ptxc_dir}/prelude.S PROPERTIES OBJECT_DEPENDS
+                            "${ptxc_texts};${ptxc_dir}/ptx_rt.h")
+foreach(name fuzz sha256)
+  add_executable(ptxc_${name} ptxc_${name}.c ${ptxc_sources} ${ptxc_dir}/prelude.S)
+  target_compile_options(ptxc_${name} PRIVATE $<$<COMPILE_LANGUAGE:ASM>:-I${PROJECT_SOURCE_DIR}>)
+  target_link_libraries(ptxc_${name} PRIVATE harp_options harp_sanitize)
+  add_test(NAME ptxc_${name} COMMAND ptxc_${name})
+endforeach()
