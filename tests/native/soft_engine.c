@@ -340,6 +340,26 @@ static void overrun_is_counted(void *arg)
     CHECK_BETWEEN(12 * MS, 3002 * MS, dev.busy_ns[0]);
 }
 
+/* What NVML shows: the busy share of the last second. */
+static void utilisation(void *arg)
+{
+    uint64_t second = 1000 * MS;
+
+    context();
+    CHECK(soft_state_utilization(soft_the_state, 0, SOFT_COMPUTE, second) <= 0.0);
+    for (int i = 0; i < 10; i++) {
+        launch(NULL, 60 * MS, 0);
+        OK(cuCtxSynchronize());
+        sleep_ns(60 * MS);
+    }
+    CHECK_BETWEEN(0.35, 0.62, soft_state_utilization(soft_the_state, 0, SOFT_COMPUTE, second));
+    /* a long kernel counts while it lasts */
+    launch(NULL, 1500 * MS, 0);
+    sleep_ns(1300 * MS);
+    CHECK_BETWEEN(0.9, 1.0, soft_state_utilization(soft_the_state, 0, SOFT_COMPUTE, second));
+    CHECK_BETWEEN(0, 0.01, soft_state_utilization(soft_the_state, 0, SOFT_COPY_IN, second));
+}
+
 int main(void)
 {
     test_run("short kernels last what they last", "tiny", "0", short_kernels_last_what_they_last);
@@ -352,6 +372,7 @@ int main(void)
     test_run_noisy("streams share the SMs", "tiny", "0", streams_share_the_sms);
     test_run_noisy("contexts of a process take turns", "tiny", "0",
                    contexts_of_a_process_take_turns);
+    test_run_noisy("utilisation", "tiny", "0", utilisation);
     test_run("overrun is counted", "tiny", "0", overrun_is_counted);
     return 0;
 }

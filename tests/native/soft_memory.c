@@ -393,6 +393,46 @@ static void copies_take_their_time(void *arg)
     CHECK_BETWEEN(20000, 5 * MS, dev.busy_ns[SOFT_COMPUTE]);
 }
 
+/* Two devices: memory apart, engines apart, copies between them through the bus. */
+static void two_devices(void *arg)
+{
+    CUcontext c[2];
+    CUdeviceptr p[2];
+    CUevent a, b;
+    size_t f, t;
+    unsigned word = 0;
+    float ms;
+
+    OK(cuInit(0));
+    for (int i = 0; i < 2; i++) {
+        OK(cuCtxCreate_v2(&c[i], 0, i));
+        OK(cuMemAlloc_v2(&p[i], 100000000));
+        OK(cuMemsetD32_v2(p[i], (unsigned)i + 7, 25000000));
+        OK(cuCtxSynchronize());
+        OK(cuMemGetInfo_v2(&f, &t));
+        CHECK_IS((24ull << 20) + 48 * GRANULE, t - f);
+    }
+    for (int i = 0; i < 2; i++) { /* side by side */
+        OK(cuCtxSetCurrent(c[i]));
+        OK(cuEventCreate(i == 0 ? &a : &b, 0));
+        if (i == 0)
+            OK(cuEventRecord(a, NULL));
+        launch(NULL, 30 * MS, 0);
+    }
+    OK(cuCtxSynchronize());
+    OK(cuCtxSetCurrent(c[0]));
+    OK(cuEventCreate(&b, 0));
+    OK(cuEventRecord(b, NULL));
+    OK(cuCtxSynchronize());
+    OK(cuEventElapsedTime(&ms, a, b));
+    CHECK_BETWEEN(30, 55, ms);
+    OK(cuMemcpyPeer(p[0], c[0], p[1], c[1], 100000000));
+    OK(cuMemcpyDtoH_v2(&word, p[0] + 99999996, 4));
+    CHECK_IS(8, word);
+    CHECK_BETWEEN(10 * MS, 3000 * MS, my_ledger().busy_ns[SOFT_COPY_OUT]);
+    CHECK_IS(CUDA_ERROR_INVALID_DEVICE, cuCtxCreate_v2(&c[0], 0, 2));
+}
+
 static void pitch(void *arg)
 {
     CUdeviceptr p;
@@ -418,6 +458,7 @@ int main(void)
     test_run("pinned memory", "tiny", "0", pinned_memory);
     test_run("pointers", "tiny", "0", pointers);
     test_run("copies take their time", "tiny", "0", copies_take_their_time);
+    test_run_noisy("two devices", "tiny,tiny", "0", two_devices);
     test_run("pitch", "tiny", "0", pitch);
     return 0;
 }

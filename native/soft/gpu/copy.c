@@ -8,9 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STAGING_BYTES (64u << 10) /* pageable copies up to this return before the device is done   \
-                                   */
-#define CHUNK_BYTES (2u << 20)    /* a copy on the compute engine can be suspended between chunks */
+#define STAGING_BYTES                                                                              \
+    (64u << 10)                /* pageable copies up to this return before the device is done      \
+                                */
+#define CHUNK_BYTES (2u << 20) /* a copy on the compute engine can be suspended between chunks */
 
 CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *place)
 {
@@ -20,6 +21,7 @@ CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *p
         return CUDA_ERROR_INVALID_VALUE;
     place->host = span.host + (ptr - span.start);
     place->device = span.device;
+    place->ordinal = span.ctx->ordinal;
     place->pinned = !span.device;
     return CUDA_SUCCESS;
 }
@@ -50,13 +52,20 @@ static uint64_t bytes_of(const struct soft_copy *c)
     return (uint64_t)c->width * c->height * c->depth;
 }
 
+static bool between_devices(const struct soft_copy *c)
+{
+    return c->from.device && c->to.device && c->from.ordinal != c->to.ordinal;
+}
+
 static uint64_t modelled(const struct soft_copy *c, const struct soft_profile *p)
 {
     double bytes = (double)bytes_of(c);
     const struct soft_place *host = c->from.device ? &c->to : &c->from;
     double ns;
 
-    if (c->from.device && c->to.device)
+    if (between_devices(c))
+        ns = bytes / p->pcie_bytes_per_ns;
+    else if (c->from.device && c->to.device)
         ns = 2 * bytes / p->hbm_bytes_per_ns; /* read and written */
     else if (host->pinned)
         ns = bytes / p->pcie_bytes_per_ns;
@@ -110,6 +119,11 @@ static const struct soft_cmd_ops copy_ops[] = {
      .run = run,
      .clone = copy_clone,
      .destroy = copy_destroy},
+    {.name = "memcpy PtoP",
+     .engine = SOFT_COPY_OUT,
+     .run = run,
+     .clone = copy_clone,
+     .destroy = copy_destroy},
     {.name = "memcpy HtoH",
      .engine = SOFT_NO_ENGINE,
      .run = run,
@@ -120,9 +134,11 @@ static const struct soft_cmd_ops copy_ops[] = {
 
 static const struct soft_cmd_ops *ops_for(const struct soft_copy *c)
 {
+    if (between_devices(c))
+        return &copy_ops[3];
     if (c->from.device)
         return c->to.device ? &copy_ops[2] : &copy_ops[1];
-    return c->to.device ? &copy_ops[0] : &copy_ops[3];
+    return c->to.device ? &copy_ops[0] : &copy_ops[4];
 }
 
 /* Copies made of a captured one read the client's memory when they run, as a graph does. */

@@ -11,6 +11,7 @@
 struct soft_place {
     char *host; /* where the first byte is */
     bool device;
+    int ordinal; /* of the device; good when `device` */
     bool pinned; /* host memory the device reaches by itself; false for device and pageable */
     size_t pitch, slice_pitch;
 };

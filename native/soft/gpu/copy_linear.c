@@ -93,12 +93,8 @@ CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size
 static CUresult peer(CUdeviceptr dst, CUcontext to, CUdeviceptr src, CUcontext from, size_t bytes,
                      CUstream hStream, enum soft_copy_wait wait)
 {
-    struct soft_ctx *a = soft_ctx_of(to), *b = soft_ctx_of(from);
-
-    if (a == NULL || b == NULL)
+    if (soft_ctx_of(to) == NULL || soft_ctx_of(from) == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
-    if (a->ordinal != b->ordinal)
-        return CUDA_ERROR_NOT_SUPPORTED;
     return copy(DEVICE, dst, DEVICE, src, bytes, hStream, wait);
 }
 

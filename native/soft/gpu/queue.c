@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "soft/gpu/capture.h"
 
@@ -205,6 +206,8 @@ static void *stream_main(void *arg)
     while ((cmd = next_cmd(stream)) != NULL) {
         uint64_t ready = max_ns(cmd->submit_ns, stream->end_ns), end, seq = cmd->seq;
 
+        while (atomic_load(&soft_ending))
+            usleep(100000); /* exit() has begun: nothing more is carried out */
         for (size_t i = 0; i < cmd->dep_count; i++)
             ready = max_ns(ready, wait_dep(stream, &cmd->deps[i]));
         end = carry_out(stream, cmd, ready);
