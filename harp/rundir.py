@@ -101,7 +101,10 @@ class RunDir:
             RunDirUnsafe: as check(), or it belongs to another user.
         """
         try:
-            self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.path.mkdir(parents=True)
+            self.path.chmod(0o755)  # whatever the umask: other users come here too
+        except FileExistsError:
+            pass
         except OSError as error:
             raise RunDirUnsafe(
                 f"cannot make {self.path}: {error}", "set HARP_RUN to a folder you may write to"

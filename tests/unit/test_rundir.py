@@ -43,6 +43,15 @@ def test_a_link_or_an_open_folder_is_refused(tmp_path: Path) -> None:
     RunDir(tmp_path / "real").check()
 
 
+def test_other_users_can_enter_whatever_the_umask_was(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        RunDir(tmp_path / "run").make()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
+
+
 def test_somebody_elses_folder_is_not_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
