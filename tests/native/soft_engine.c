@@ -340,6 +340,88 @@ static void overrun_is_counted(void *arg)
     CHECK_BETWEEN(12 * MS, 3002 * MS, dev.busy_ns[0]);
 }
 
+static void restless(void *arg)
+{
+    unsigned seed = (unsigned)getpid();
+    CUstream s[3];
+
+    context();
+    for (int i = 0; i < 3; i++)
+        OK(cuStreamCreate(&s[i], i == 0 ? CU_STREAM_DEFAULT : CU_STREAM_NON_BLOCKING));
+    while (!atomic_load(&sh->stop)) {
+        for (int i = 0; i < 6; i++) {
+            struct soft_stream *on;
+            struct test_kernel *k = kernel_new((uint64_t)(rand_r(&seed) % 3000) * 1000,
+                                               (uint32_t)rand_r(&seed) % 900000);
+
+            k->burn_ns = rand_r(&seed) % 4 == 0 ? 400000 : 0;
+            OK(soft_stream_of(i == 5 ? NULL : s[rand_r(&seed) % 3], &on));
+            OK(soft_submit(on, &k->cmd));
+        }
+        OK(cuCtxSynchronize());
+        atomic_fetch_add(&sh->launched[(intptr_t)arg], 6);
+        if (rand_r(&seed) % 8 == 0)
+            sleep_ns(3 * MS); /* idle, so that it is taken from an idle owner as well */
+    }
+}
+
+/* Whoever is killed or stopped, at whatever moment: all others go on, and the engine is never
+ * in use twice: the sum of what all had of it is not more than the time there was. */
+static void the_engine_is_one(void *arg)
+{
+    enum { N = 5 };
+    pid_t pid[N];
+    char why[256];
+    struct soft_state *state = soft_state_open(why, sizeof why);
+    struct soft_slot *slots = calloc(SOFT_MAX_SLOTS, sizeof *slots);
+    struct soft_gone *gone = calloc(SOFT_GONE, sizeof *gone);
+    uint64_t from = soft_now_ns(), sum = 0, wall;
+    unsigned seed = 17;
+    int n;
+
+    CHECK(state != NULL && slots != NULL && gone != NULL);
+    sh = shared_page();
+    for (int i = 0; i < N; i++)
+        pid[i] = child(restless, (void *)(intptr_t)i);
+    for (int round = 0; round < 40; round++) {
+        int v = rand_r(&seed) % N;
+
+        sleep_ns((unsigned long long)(rand_r(&seed) % 40) * MS);
+        if (round % 2 == 0) {
+            kill(pid[v], SIGKILL);
+            waitpid(pid[v], NULL, 0);
+            pid[v] = child(restless, (void *)(intptr_t)v);
+        } else {
+            kill(pid[v], SIGSTOP);
+            sleep_ns((unsigned long long)(rand_r(&seed) % 120) * MS);
+            kill(pid[v], SIGCONT);
+        }
+    }
+    for (int i = 0; i < N; i++) { /* nobody is left behind */
+        int before = atomic_load(&sh->launched[i]);
+
+        for (int ms = 0; ms < 5000 && atomic_load(&sh->launched[i]) <= before + 12; ms++)
+            sleep_ns(MS);
+        CHECK(atomic_load(&sh->launched[i]) > before + 12);
+    }
+    n = soft_state_slots(state, slots, SOFT_MAX_SLOTS);
+    for (int i = 0; i < n; i++)
+        sum += slots[i].dev[0].busy_ns[SOFT_COMPUTE];
+    n = soft_state_gone(state, gone, SOFT_GONE);
+    for (int i = 0; i < n; i++)
+        sum += gone[i].dev[0].busy_ns[SOFT_COMPUTE];
+    wall = soft_now_ns() - from;
+    fprintf(stderr, "  busy %.1f of %.1f ms, %d processes killed\n", (double)sum / 1e6,
+            (double)wall / 1e6, n);
+    CHECK(sum <= wall);
+    CHECK(sum >= wall / 3);
+    atomic_store(&sh->stop, 1);
+    for (int i = 0; i < N; i++)
+        reap_ok(pid[i]);
+    free(slots);
+    free(gone);
+}
+
 /* What NVML shows: the busy share of the last second. */
 static void utilisation(void *arg)
 {
@@ -373,6 +455,7 @@ int main(void)
     test_run_noisy("contexts of a process take turns", "tiny", "0",
                    contexts_of_a_process_take_turns);
     test_run_noisy("utilisation", "tiny", "0", utilisation);
+    test_run_noisy("the engine is one", "tiny", "0", the_engine_is_one);
     test_run("overrun is counted", "tiny", "0", overrun_is_counted);
     return 0;
 }
