@@ -23,7 +23,7 @@ static uint32_t dice(uint32_t sides)
 static CUresult load(const unsigned char *bytes, size_t count, char why[256])
 {
     char path[128];
-    snprintf(path, sizeof path, "%s/image", test_dir);
+    snprintf(path, sizeof path, "%s/state", test_dir); /* a name that test_cleanup() removes */
     FILE *file = fopen(path, "w");
     CHECK(file != NULL && fwrite(bytes, 1, count, file) == count && fclose(file) == 0);
     struct soft_image *image = NULL;
