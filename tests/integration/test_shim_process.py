@@ -148,6 +148,41 @@ __attribute__((constructor)) static void early(void)
     assert out == f"{64 * MIB}\n"
 
 
+def test_a_forked_child_may_end_in_any_way(world: World) -> None:
+    """Its parent's locks may be held for ever in it."""
+    world.python(
+        "a",
+        """
+import ctypes as C, os, threading, time
+cuda = C.CDLL("libcuda.so.1")
+libc = C.CDLL(None)
+ctx = C.c_void_p()
+assert cuda.cuInit(0) == 0 and cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0) == 0
+stop = False
+def work():
+    cuda.cuCtxSetCurrent(ctx)
+    while not stop:
+        cuda.cuLaunchKernel(None, 30, 1, 1, 1, 1, 1, 0, None, None, None)
+        time.sleep(0)
+thread = threading.Thread(target=work)
+thread.start()
+for _ in range(60):
+    pid = os.fork()
+    if pid == 0:
+        libc.exit(0)   # with all handlers
+    for _ in range(500):
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(pid, 9)
+        raise SystemExit("a child hangs")
+stop = True
+thread.join()
+""",
+    )
+
+
 def test_many_threads_allocate_and_free_within_the_limit(world: World) -> None:
     world.python(
         "a",

@@ -113,7 +113,7 @@ static bool send_msg(const struct harp_msg *msg)
 void harp_session_tell(struct harp_msg *msg)
 {
     int saved = errno;
-    if (s.pid == (int)getpid()) /* a forked child must not speak for its parent */
+    if (harp_session_own()) /* a forked child must not speak for its parent */
         send_msg(msg);
     errno = saved;
 }
@@ -348,6 +348,11 @@ bool harp_session_ready(void)
     pthread_mutex_unlock(&s.lock);
     errno = saved;
     return ok;
+}
+
+bool harp_session_own(void)
+{
+    return s.pid == (int)getpid();
 }
 
 bool harp_session_live(void)

@@ -28,6 +28,8 @@ uint64_t harp_now_ns(void);
 /* Connects if need be, waiting at most HARP_MEM_WAIT_NS. False: nobody there. */
 bool harp_session_ready(void);
 bool harp_session_live(void);
+/* Whether the connection is this process's, not one of before a fork. */
+bool harp_session_own(void);
 /* Index of the device with this uuid, -1 if this tenant has no grant for it. Needs `ready`. */
 int harp_session_device(const uint8_t uuid[16]);
 /* A copy of what is known of device `dev`. */

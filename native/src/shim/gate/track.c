@@ -40,17 +40,28 @@ int harp_gate_contexts(void)
     return n;
 }
 
+/* The program ends: the driver goes soon, nothing may be asked of it any more. A turn is given back
+ * now, for what is left of the process may take its time. */
 static void at_exit(void)
 {
+    if (!harp_session_own()) /* a forked child: these gates, and their locks, are its parent's */
+        return;
     __atomic_store_n(&harp_time_exiting, 1, __ATOMIC_SEQ_CST);
     for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
         struct harp_timegate *g = &harp_gates[dev];
         if (g->state == GATE_OFF)
             continue;
         pthread_mutex_lock(&g->lock);
-        pthread_cond_broadcast(&g->changed);
-        for (int i = 0; i < 100 && g->polling; i++) /* the driver is about to go */
+        for (int i = 0; i < 100 && g->polling; i++)
             harp_gate_wait(g, MS);
+        if (g->state != GATE_CLOSED && !harp_env()->gate_off) {
+            uint64_t now = harp_now_ns();
+            struct harp_msg msg = {.op = HARP_YIELD_TIME, .dev = g->dev, .epoch = g->epoch};
+            msg.used_ns = g->from_free || g->state == GATE_FREE ? 0 : now - g->open_ns;
+            harp_session_tell(&msg);
+        }
+        g->state = GATE_FREE; /* what static destructors launch must not wait for a turn */
+        pthread_cond_broadcast(&g->changed);
         pthread_mutex_unlock(&g->lock);
     }
 }
