@@ -95,6 +95,7 @@ static void settle(struct soft_turn *turn, uint64_t free_ns)
             use->ended = true;
         }
     account(turn, free_ns);
+    turn->settled_ns = free_ns;
     turn->owned_before = owned;
     turn->owned = turn->busy = turn->parking = false;
     turn->contended_ns = 0;
@@ -337,10 +338,16 @@ uint64_t soft_turn_finish(struct soft_turn *turn, struct soft_use *use, uint64_t
     uint64_t end_ns;
 
     pthread_mutex_lock(&turn->lock);
-    run_off(turn, use);
+    if (use->threads > 0) /* not while it only waited for helpers */
+        run_off(turn, use);
     use->target = use->start_owned + (modelled_ns > use->exec_ns ? modelled_ns : use->exec_ns);
     use->has_target = true;
     parked(turn);
+    if (!turn->owned && !use->ended && use->target <= turn->owned_before) {
+        /* helpers had ended it when the slice did */
+        use->end_ns = turn->settled_ns - (turn->owned_before - use->target);
+        use->ended = true;
+    }
     if (!atomic_load(&soft_ending)) {
         atomic_fetch_add_explicit(&ledger->modelled_ns, modelled_ns, memory_order_relaxed);
         if (use->exec_ns > modelled_ns)

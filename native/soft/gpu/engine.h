@@ -59,6 +59,7 @@ struct soft_turn {
     uint32_t epoch;
     uint64_t grant_ns;     /* owned since */
     uint64_t owned_before; /* O(grant_ns) */
+    uint64_t settled_ns;   /* when the last ownership ended */
     uint64_t slice_from_ns;
     uint64_t contended_ns; /* others want it since; 0: nobody does */
     uint64_t mark_ns;      /* the ledger is complete up to here */

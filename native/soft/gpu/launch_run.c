@@ -167,8 +167,6 @@ static CUresult execute(struct job *job)
         unsigned helpers = job->blocks < width ? (unsigned)job->blocks - 1 : width - 1;
         soft_pool_run(helpers, work, job);
     }
-    if (job->helped)
-        soft_run_enter(job->run);
     CUresult result = result_of((enum ptx_stop)job->stop);
     if (result == CUDA_SUCCESS && job->done < job->blocks) {
         soft_log("kernel_failed kernel=%s why=\"no host memory for a block\"", name);

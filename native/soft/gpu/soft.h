@@ -163,7 +163,9 @@ extern const struct ptx_host soft_ptx_host;
 /* What ptx_host.poll does, by hand: non-zero = give up. Only between _enter and _leave, or on the
  * stream's own thread, which is entered already. */
 int soft_run_poll(struct soft_run *run);
-/* Helper threads that run blocks of this command beside the stream's own thread. */
+/* Helper threads that run blocks of this command beside the stream's own thread. That one leaves
+ * while it only waits for them (else it would keep the engine from being handed on), and need not
+ * enter again before run() returns. */
 void soft_run_enter(struct soft_run *run);
 void soft_run_leave(struct soft_run *run);
 
