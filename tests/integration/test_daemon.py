@@ -215,6 +215,27 @@ def test_a_killed_tenant_is_seen_within_a_second_and_its_memory_comes_back(box: 
     assert (device["leased_bytes"], device["overhead_bytes"]) == (0, 0)
 
 
+def test_what_was_promised_is_kept_from_a_neighbour_without_a_limit(box: Machine) -> None:
+    """A tenant's limit and its first context are there whenever it comes for them."""
+    start = ["sh", "-c", f"read go; exec {sys.executable} {PROGRAM} 400"]
+    limited = box.tenant("--name", "limited", "--mem", "400MiB", command=start)
+    wait_for(lambda: box.harp("ps").returncode == 0 and box.ps("limited"), "the grant")
+    (device,) = box.json("devices")["devices"]
+    room = device["memory_bytes"] - device["promised_bytes"] - device["context_bytes"]
+    greedy = box.tenant(
+        "--name", "greedy", command=[sys.executable, str(PROGRAM), str(room // MIB + 2)]
+    )
+    assert greedy.stdout
+    assert greedy.stdout.readline() == "cuMemAlloc 2\n"
+    modest = box.gpu_tenant("--name", "modest", mib=room // MIB)
+    assert limited.stdin
+    assert limited.stdout
+    limited.stdin.write("go\n")
+    limited.stdin.flush()
+    assert limited.stdout.readline() == "ready\n"
+    assert modest.poll() is None
+
+
 @pytest.mark.parametrize("teardown_ms", [0, 300, 2000])
 def test_a_neighbour_of_the_dead_never_meets_a_full_device(
     native_dir: Path, teardown_ms: int
