@@ -24,25 +24,30 @@ static uint64_t charged(const struct use *u)
     return u->leased[HARP_MEM_DEVICE] + u->draining[HARP_MEM_DEVICE];
 }
 
-/* What tenants with a limit may still come for: who has none does not get it. */
+/* What tenants with a limit may still come for, their first context included: who has no limit does
+ * not get it, neither as memory nor as contexts. */
 static uint64_t promised(const struct harp_core *k, uint32_t dev, int when_drained)
 {
     uint64_t sum = 0;
     for (uint32_t t = 0; t < k->n_tenants; t++) {
         const struct use *u = &k->tenant[t].use[dev];
-        if (k->tenant[t].id != 0 && !k->tenant[t].deleted && u->granted && u->limit != 0)
-            sum += below(when_drained ? u->leased[HARP_MEM_DEVICE] : charged(u), u->limit);
+        if (k->tenant[t].id == 0 || k->tenant[t].deleted || !u->granted || u->limit == 0)
+            continue;
+        uint64_t context = u->leased[HARP_MEM_OVERHEAD] + u->extra;
+        if (!when_drained)
+            context += u->draining[HARP_MEM_OVERHEAD];
+        sum += below(when_drained ? u->leased[HARP_MEM_DEVICE] : charged(u), u->limit);
+        sum += below(context, k->device[dev].overhead);
     }
     return sum;
 }
 
-static uint64_t room(const struct harp_core *k, uint32_t dev, uint32_t tenant, uint32_t cls,
-                     int when_drained)
+static uint64_t room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained)
 {
     const struct device *d = &k->device[dev];
     uint64_t used = mem_occupied(d) - (when_drained ? d->draining : 0);
     uint64_t free = below(used, d->capacity);
-    if (cls == HARP_MEM_DEVICE && k->tenant[tenant].use[dev].limit == 0)
+    if (k->tenant[tenant].use[dev].limit == 0)
         free = below(promised(k, dev, when_drained), free);
     return free;
 }
@@ -50,7 +55,7 @@ static uint64_t room(const struct harp_core *k, uint32_t dev, uint32_t tenant, u
 uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant)
 {
     const struct use *u = &k->tenant[tenant].use[dev];
-    uint64_t free = room(k, dev, tenant, HARP_MEM_DEVICE, 0);
+    uint64_t free = room(k, dev, tenant, 0);
     if (u->limit != 0 && below(charged(u), u->limit) < free)
         free = below(charged(u), u->limit);
     return free / HARP_GRANULE_BYTES * HARP_GRANULE_BYTES;
@@ -145,7 +150,7 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
     struct device *d = &k->device[dev];
     struct use *u = &k->tenant[c->tenant].use[dev];
     uint32_t tenant = (uint32_t)c->tenant;
-    int by_limit = limit_stops(u, r, 0), by_capacity = room(k, dev, tenant, r->cls, 0) < r->bytes;
+    int by_limit = limit_stops(u, r, 0), by_capacity = room(k, dev, tenant, 0) < r->bytes;
     if (!by_limit && !by_capacity) {
         struct harp_msg m = {
             .op = HARP_MEM_GRANT, .dev = dev, .seq = r->seq, .cls = r->cls, .bytes = r->bytes};
@@ -154,7 +159,7 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
         return 1;
     }
     int for_good_limit = limit_stops(u, r, 1);
-    int for_good = for_good_limit || room(k, dev, tenant, r->cls, 1) < r->bytes;
+    int for_good = for_good_limit || room(k, dev, tenant, 1) < r->bytes;
     uint32_t reason = !for_good        ? HARP_DENY_DRAINING
                       : for_good_limit ? HARP_DENY_LIMIT
                                        : HARP_DENY_CAPACITY;

@@ -13,9 +13,10 @@
 #define HARP_PPM      1000000u
 #define HARP_REQUESTS 4096u
 #define HARP_OVERDUE_NS                                                                            \
-    500000000ull                   /* past the end of its quantum, then the holder is given up     \
-                                    */
-#define HARP_CREDIT_NS 50000000ull /* most an idle tenant is owed when it comes back */
+    500000000ull                      /* past the end of its quantum, then the holder is given up  \
+                                       */
+#define HARP_HUNG_NS   10000000000ull /* the same, for one that says it still drains */
+#define HARP_CREDIT_NS 50000000ull    /* most an idle tenant is owed when it comes back */
 #define HARP_DEBT_NS   1000000000ull
 #define HARP_BUCKET_NS 50000000ll /* depth of the cap's token bucket */
 #define HARP_ACTIVE_NS 100000000ull
@@ -95,6 +96,7 @@ struct turn {
     uint64_t quantum_ns; /* 0: until CLOSE */
     uint64_t close_ns;   /* when CLOSE was sent; 0: not */
     uint64_t preempt_ns; /* when CLOSE will be sent; 0: not planned */
+    uint64_t alive_ns;   /* when a holder last reported */
     uint64_t window_ns;
     uint64_t used_ns, charged_ns; /* reported; of that already charged */
     uint8_t sole;                 /* nobody else could run when it began */

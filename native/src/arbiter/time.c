@@ -117,7 +117,7 @@ void time_pick(struct harp_core *k, uint32_t dev)
     struct turn *turn = &d->turn;
     turn->tenant = best;
     turn->epoch = ++d->epoch;
-    turn->opened_ns = k->now;
+    turn->opened_ns = turn->alive_ns = k->now;
     turn->sole = eligible == 1;
     turn->quantum_ns = eligible == 1 && u->cap_ppm == 0 ? 0 : drr_quantum_ns(k, u);
     turn->window_ns = turn->quantum_ns;
@@ -241,8 +241,10 @@ void time_message(struct harp_core *k, struct client *c, const struct harp_msg *
     case HARP_USED_TIME:
         u->copy_ns += m->copy_ns;
         u->launches += m->launches;
-        if ((h->gate == HARP_GATE_OPEN || h->gate == HARP_GATE_CLOSING) && h->epoch == m->epoch)
+        if ((h->gate == HARP_GATE_OPEN || h->gate == HARP_GATE_CLOSING) && h->epoch == m->epoch) {
             report(k, m->dev, m->used_ns);
+            k->device[m->dev].turn.alive_ns = k->now;
+        }
         break;
     default:
         break;
@@ -291,14 +293,18 @@ void time_company(struct harp_core *k, uint32_t dev)
             send_gate(k, &k->client[i], dev, HARP_OPEN_GATE, 0);
 }
 
+/* A holder whose kernel is long says now and then that it still drains; one that is stopped does
+ * not. Neither holds the device for ever. */
 static uint64_t overdue_ns(const struct turn *turn)
 {
-    uint64_t by_quantum = turn->opened_ns + turn->quantum_ns;
-    if (turn->close_ns == 0)
-        return turn->quantum_ns != 0 ? by_quantum + HARP_OVERDUE_NS : HARP_NEVER;
-    if (turn->quantum_ns != 0 && by_quantum < turn->close_ns)
-        return by_quantum + HARP_OVERDUE_NS;
-    return turn->close_ns + HARP_OVERDUE_NS;
+    uint64_t end = turn->opened_ns + turn->quantum_ns;
+    if (turn->quantum_ns == 0 && turn->close_ns == 0)
+        return HARP_NEVER;
+    if (turn->quantum_ns == 0 || (turn->close_ns != 0 && turn->close_ns < end))
+        end = turn->close_ns;
+    uint64_t heard = turn->alive_ns > end ? turn->alive_ns : end;
+    uint64_t at = heard + HARP_OVERDUE_NS, most = end + HARP_HUNG_NS;
+    return at < most ? at : most;
 }
 
 static void give_up(struct harp_core *k, uint32_t dev)

@@ -74,11 +74,11 @@ struct harp_timegate {
     pthread_cond_t changed;
     uint32_t dev;
     enum harp_gate_state state;
-    uint64_t epoch, open_ns, closing_ns, touched_ns, extended_ns, wanted_ns;
+    uint64_t epoch, open_ns, closing_ns, touched_ns, extended_ns, wanted_ns, alive_ns;
     struct harp_quantum q;
     bool slow; /* counted in harp_time_word */
     bool want_sent, backlogged, from_free, polling;
-    unsigned waiters, inside, extend;
+    unsigned waiters, inside, extend, extensions;
     struct harp_meter_ctx *ctxs;
     struct harp_meter_stream *streams;
     struct harp_bracket *pending, **pending_tail;

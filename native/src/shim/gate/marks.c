@@ -65,7 +65,8 @@ void harp_gate_closing(struct harp_timegate *g, uint64_t now, bool backlogged)
     g->state = GATE_CLOSING;
     g->backlogged = backlogged;
     g->closing_ns = g->extended_ns = now;
-    g->extend = 0;
+    g->extend = g->extensions = 0;
+    g->alive_ns = now;
     g->sample_due = false;
     harp_gate_update(g);
     harp_session_wake();

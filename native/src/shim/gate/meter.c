@@ -14,12 +14,17 @@
 #include "src/shim/gate/memory.h"
 #include "src/shim/gate/session.h"
 
-#define US        1000ull
-#define MS        1000000ull
-#define POLL_NS   (100 * US)
-#define DRAIN_NS  (50 * US)
-#define STALE_NS  (100 * US) /* an open bracket with no launch for so long is closed */
-#define REPORT_NS (100 * MS)
+#define US          1000ull
+#define MS          1000000ull
+#define POLL_NS     (100 * US)
+#define DRAIN_NS    (50 * US)
+#define STALE_NS    (100 * US) /* an open bracket with no launch for so long is closed */
+#define REPORT_NS   (100 * MS)
+#define EXPECTED_NS (5000 * MS) /* an expected end later than this is not believed */
+#define EXTENSIONS  6           /* doublings of the patience with a drain */
+#define COMPANY_NS                                                                                 \
+    (100 * MS) /* a turn without an end is given back and asked for again so often                 \
+                */
 
 /* --- from the arbiter; session lock held ----------------------------------------------------- */
 
@@ -53,8 +58,10 @@ void harp_time_open_gate(const struct harp_msg *msg)
     if (!harp_env()->gate_off && (fresh || g->state == GATE_FREE || g->state == GATE_QUANTUM)) {
         if (g->state == GATE_FREE) /* streams are to be seen again: see yield_turn */
             memset(harp_time_seen, 0, sizeof harp_time_seen);
-        g->state = msg->quantum_ns == 0 ? GATE_FREE : GATE_QUANTUM;
-        g->q.deadline_ns = now + msg->quantum_ns;
+        /* Until told otherwise, but in company: who comes waits until the queue is empty, so only
+         * so much is queued at once; and what was used is told now and then. */
+        g->state = msg->quantum_ns == 0 && msg->window_ns == 0 ? GATE_FREE : GATE_QUANTUM;
+        g->q.deadline_ns = now + (msg->quantum_ns != 0 ? msg->quantum_ns : COMPANY_NS);
         g->q.window_ns = msg->window_ns;
         g->want_sent = false;
         if (g->state == GATE_FREE)
@@ -339,6 +346,26 @@ static int64_t sooner(int64_t a, uint64_t b)
     return a < 0 || (uint64_t)a > b ? (int64_t)b : a;
 }
 
+/* Draining may take as long as what was launched: the arbiter hears that somebody is there. */
+static void still_alive(struct harp_timegate *g, uint64_t now)
+{
+    struct harp_msg msg = {.op = HARP_USED_TIME, .dev = g->dev, .epoch = g->epoch};
+    if (now - g->alive_ns < REPORT_NS)
+        return;
+    g->alive_ns = now;
+    harp_session_tell(&msg);
+}
+
+/* The last progress of a drain, or when it was expected to be over. */
+static uint64_t stuck_since(const struct harp_timegate *g)
+{
+    uint64_t most = g->closing_ns + EXPECTED_NS;
+    uint64_t since = g->q.queue_end_ns < most ? g->q.queue_end_ns : most;
+    if (since < g->extended_ns)
+        since = g->extended_ns;
+    return since > g->touched_ns ? since : g->touched_ns;
+}
+
 static int64_t gate_round(struct harp_timegate *g)
 {
     uint64_t now = harp_now_ns();
@@ -365,9 +392,11 @@ static int64_t gate_round(struct harp_timegate *g)
             yield_turn(g, now);
             break;
         }
-        if (g->waiters != 0 && now - g->extended_ns > HARP_EXTEND_NS) {
+        still_alive(g, now);
+        if (g->waiters != 0 && now > stuck_since(g) + (HARP_EXTEND_NS << g->extensions)) {
             g->extended_ns = now;
             g->extend++;
+            g->extensions += g->extensions < EXTENSIONS;
             harp_log("turn_extended dev=%u why=\"what runs may wait for what is held back\"",
                      g->dev);
         }
