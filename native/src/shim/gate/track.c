@@ -12,8 +12,10 @@
 
 #define MS 1000000ull
 
-/* Device of each context that has a gate: read without a lock on every slow call. Grows only. */
-enum { KNOWN = 64 };
+/* Device of each context that has a gate: read without a lock on every slow call, so places are
+ * never moved, only used again. */
+enum { KNOWN = 256 };
+#define FREE_PLACE ((CUcontext)UINTPTR_MAX)
 static struct {
     CUcontext ctx;
     int dev;
@@ -35,8 +37,12 @@ struct harp_timegate *harp_gate_of(CUcontext ctx)
 int harp_gate_contexts(void)
 {
     int n = 0;
-    while (n < KNOWN && __atomic_load_n(&known[n].ctx, __ATOMIC_RELAXED) != NULL)
-        n++;
+    for (int i = 0; i < KNOWN; i++) {
+        CUcontext at = __atomic_load_n(&known[i].ctx, __ATOMIC_RELAXED);
+        if (at == NULL)
+            break;
+        n += at != FREE_PLACE;
+    }
     return n;
 }
 
@@ -95,14 +101,22 @@ void harp_time_context_made(CUcontext ctx, int dev)
         pthread_cond_init(&g->changed, NULL);
         g->pending_tail = &g->pending;
     }
-    int place = 0;
-    while (place < KNOWN && known[place].ctx != NULL && known[place].ctx != ctx)
-        place++;
-    if (place < KNOWN) {
+    int place = -1;
+    for (int i = 0; i < KNOWN; i++) {
+        if (known[i].ctx == ctx) {
+            place = i;
+            break;
+        }
+        if (place < 0 && (known[i].ctx == NULL || known[i].ctx == FREE_PLACE))
+            place = i;
+        if (known[i].ctx == NULL)
+            break;
+    }
+    if (place >= 0) {
         known[place].dev = dev;
         __atomic_store_n(&known[place].ctx, ctx, __ATOMIC_RELEASE);
     } else {
-        harp_log("too_many_contexts most=%d effect=\"not gated\"", KNOWN);
+        harp_log("too_many_contexts most=%d effect=\"this one is not gated\"", KNOWN);
     }
     pthread_mutex_unlock(&known_lock);
     pthread_mutex_lock(&g->lock);
@@ -177,6 +191,9 @@ void harp_time_context_going(CUcontext ctx)
     }
     free(meter);
     pthread_mutex_unlock(&g->lock);
+    for (int i = 0; i < KNOWN && known[i].ctx != NULL; i++)
+        if (known[i].ctx == ctx)
+            __atomic_store_n(&known[i].ctx, FREE_PLACE, __ATOMIC_RELEASE);
     harp_session_wake();
 }
 
