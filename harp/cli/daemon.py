@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
@@ -13,9 +14,10 @@ from harp.cli.output import json_option, print_json, progress
 from harp.cli.start import spawn
 from harp.client import Client
 from harp.daemon import app
-from harp.errors import DaemonUnreachable, HarpError
+from harp.errors import DaemonError, DaemonUnreachable, HarpError
+from harp.lease_wire import AdminClient, Msg, Op
 from harp.native import find as find_native
-from harp.rundir import find
+from harp.rundir import RunDir, find
 
 __all__ = ["daemon"]
 
@@ -93,7 +95,15 @@ def _status(*, as_json: bool) -> None:
 
 
 def _stop(*, with_arbiter: bool) -> None:
-    with Client.connect(os.environ) as client:
+    try:
+        client = Client.connect(os.environ)
+    except DaemonUnreachable:
+        if not with_arbiter or not find(os.environ).admin.exists():
+            raise
+        # An arbiter may have outlived its harpd, and its tenants since.
+        asyncio.run(_stop_arbiter(find(os.environ)))
+        return
+    with client:
         run_dir = client.run_dir
         client.stop(with_arbiter=with_arbiter)
     deadline = time.monotonic() + _STOP_S
@@ -103,3 +113,17 @@ def _stop(*, with_arbiter: bool) -> None:
                 f"harpd in {run_dir.path} did not end within {_STOP_S:g} s", f"see {run_dir.log}"
             )
         time.sleep(0.02)
+
+
+async def _stop_arbiter(run_dir: RunDir) -> None:
+    client = await AdminClient.connect(run_dir.admin, _STOP_S)
+    pump = asyncio.create_task(client.pump())
+    clients = sum(m.op == Op.SNAP_CLIENT for m in await client.snapshot())
+    if clients:
+        raise DaemonError(
+            f"{clients} processes of tenants hold memory; without an arbiter they could not have"
+            " more",
+            "end them first",
+        )
+    await client.request(Msg(op=Op.SHUTDOWN))
+    await pump

@@ -178,6 +178,21 @@ def test_stop_leaves_tenants_and_their_arbiter_alone(box: Machine) -> None:
     assert "1 processes of tenants hold memory" in done.stderr
 
 
+def test_an_arbiter_that_outlived_its_daemon_can_be_ended(box: Machine) -> None:
+    status = box.start_harpd()
+    child = box.gpu_tenant("--name", "t", mib=10)
+    os.kill(status["pid"], signal.SIGKILL)
+    wait_for(lambda: not _runs(status["pid"]), "harpd is gone")
+    done = box.harp("daemon", "--stop", "--all")
+    assert done.returncode == 1
+    assert "1 processes of tenants hold memory" in done.stderr
+    child.kill()
+    child.wait()
+    # without a harpd the dead drain after five seconds
+    wait_for(lambda: box.harp("daemon", "--stop", "--all").returncode == 0, "the arbiter ends")
+    wait_for(lambda: not _runs(status["arbiter_pid"]), "the arbiter is gone")
+
+
 def test_stop_without_tenants_leaves_nothing_running(box: Machine) -> None:
     status = box.start_harpd()
     assert box.harp("daemon", "--stop").returncode == 0
