@@ -90,6 +90,15 @@ def test_shares_hold(
     assert shares["small"] == pytest.approx(0.3, abs=0.02), (shares, world.log("small"))
 
 
+@pytest.mark.slow
+def test_shares_hold_with_kernels_longer_than_patience(world: World, busy: Path) -> None:
+    """A drain of 250 ms is no deadlock: nothing is let through, nobody is given up."""
+    two(world)
+    shares = measure(world, busy, {"small": ("deep", "1000"), "large": ("deep", "250000")}, 12)
+    assert shares["small"] == pytest.approx(0.3, abs=0.05), (shares, world.log("large"))
+    assert "turn_extended" not in world.log("large")
+
+
 def test_gate_off_fails_the_same_check(world: World, busy: Path) -> None:
     two(world)
     same = {"small": ("deep", "200"), "large": ("deep", "200")}
@@ -149,7 +158,7 @@ print("done")
         other.kill()
 
 
-def test_contexts_come_and_go(native_dir: Path, tmp_path: Path, busy: Path) -> None:
+def test_contexts_come_and_go(native_dir: Path, tmp_path: Path) -> None:
     """However many there were before, the last one is gated like the first."""
     fake = build_fake(tmp_path / "fake")
     with World(native_dir, cuda=fake, overhead=2 * MIB) as world:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libharp itself under ASan and UBSan, with threads, streams and contexts coming and going.
+
+The shipped library has no sanitizer (it is loaded into other people's programs), so one is built
+here from the same sources.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from shim_world import MIB, ROOT, World, build_fake, compile_c
+
+HERE = Path(__file__).resolve().parent
+NATIVE = ROOT / "native"
+
+
+def sanitized(native_dir: Path, out: Path) -> Path:
+    """A native folder whose libharp is sanitized."""
+    out.mkdir()
+    for name in ("harp-arbiter", "libharp-nvml.so"):
+        shutil.copy(native_dir / name, out)
+    shim = NATIVE / "src" / "shim"
+    entry = [
+        shim / "entry" / f"{n}.c" for n in ["env", "loader", "entry", "dlopen", "getproc", "api"]
+    ]
+    generated = [NATIVE / "generated" / n for n in ("shim_table.c", "shim_time.c", "shim_stubs.S")]
+    command = [
+        *("gcc", "-shared", "-fPIC", "-g", "-O1", "-D_GNU_SOURCE", "-fvisibility=hidden"),
+        *("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover"),
+        *(f"-I{NATIVE}", f"-I{NATIVE / 'include'}", "-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic"),
+        f"-Wl,--version-script={NATIVE / 'generated' / 'shim.map'}",
+        *("-o", str(out / "libharp.so")),
+        *(str(f) for f in [*entry, *sorted((shim / "gate").glob("*.c")), *generated]),
+        *("-ldl", "-lpthread"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.slow
+def test_stress_finds_no_bad_access(native_dir: Path, tmp_path: Path) -> None:
+    found = subprocess.run(
+        ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    )
+    asan = Path(found.stdout.strip())
+    if not asan.is_absolute():
+        pytest.skip("no libasan here")
+    native = sanitized(native_dir, tmp_path / "native")
+    busy = compile_c(HERE / "shim_busy.c", tmp_path / "busy")
+    stress = compile_c(HERE / "shim_stress.c", tmp_path / "stress")
+    with World(native, cuda=build_fake(tmp_path / "fake")) as world:
+        world.tenant("a", mem=64 * MIB, share_ppm=300_000)
+        world.tenant("b", mem=64 * MIB, share_ppm=700_000)
+        under = {
+            "FAKE_DRIVER": "1",
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "LD_PRELOAD": f"{asan}:{world.shim / 'libcuda.so.1'}",
+        }
+        for mode, us in (("deep", "100"), ("sync", "300")):
+            other = world.start("b", busy, mode, us, "60", **under)
+            assert other.stdin is not None
+            other.stdin.write("go\n")
+            other.stdin.flush()
+        assert world.run("a", stress, timeout=120, **under) == "done\n"
+        assert world.usage("a").leased_bytes == 0
