@@ -96,9 +96,7 @@ def train(*, seed: int, steps: int, hidden: int, every: int) -> None:
         last = loss.item()
         first = last if done == 1 else first
         say("step", step=done, loss=last)
-    hits = sum((network(x).argmax(axis=1) == y).sum().item() for x, y in data)
-    accuracy = hits / (BATCH * len(data))
-    say("end", steps=done, loss_first=first, loss_last=last, accuracy_ratio=accuracy)
+    say("end", steps=done, loss_first=first, loss_last=last)
 
 
 def main() -> None:
@@ -107,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=0, help="0: until SIGTERM")
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--every", type=int, default=5, help="steps between two printed losses")
+    parser.add_argument("--every", type=int, default=50, help="steps between two printed losses")
     args = parser.parse_args()
     train(seed=args.seed, steps=args.steps, hidden=args.hidden, every=args.every)
 

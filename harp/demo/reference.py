@@ -23,8 +23,8 @@ __all__ = ["LOSS_ABS", "LOSS_REL", "cpu_env", "difference", "train_on_cpu"]
 #: Two losses are equal if they differ by at most LOSS_ABS + LOSS_REL * loss. The devices sum in
 #: another order and approximate exp2 and log2, and training amplifies the last bits over hundreds
 #: of steps; a wrong kernel is off by far more from the first steps on.
-LOSS_ABS = 1e-3
-LOSS_REL = 1e-2
+LOSS_ABS = 2e-4
+LOSS_REL = 5e-3
 
 _TIMEOUT_S = 120.0
 

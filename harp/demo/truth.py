@@ -29,7 +29,8 @@ class Use:
     overrun_ns: int
     launches: int
     instructions: int
-    peak_bytes: int
+    peak_bytes: int  #: memory and contexts together
+    context_bytes: int  #: of contexts, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ def read(native_dir: Path, env: Mapping[str, str]) -> Truth:
                 launches=row["launches"],
                 instructions=row["instructions"],
                 peak_bytes=row["peak_bytes"],
+                context_bytes=row["context_bytes"],
             )
             for row in data["processes"]
             if row["device"] == 0

@@ -16,7 +16,7 @@ from harp.errors import ConfigError, NativeError
 
 
 def use(pid: int, compute_ns: int, overrun_ns: int = 0) -> truth.Use:
-    return truth.Use(pid, compute_ns, compute_ns, overrun_ns, 1, 1, 1)
+    return truth.Use(pid, compute_ns, compute_ns, overrun_ns, 1, 1, 1, 0)
 
 
 def ledger(now_ns: int, *uses: truth.Use) -> truth.Truth:
@@ -64,13 +64,13 @@ def test_ledger_is_read_from_the_program(tmp_path: Path) -> None:
         "modelled_ns": 5,
         "overrun_ns": 6,
         "mem_bytes": 0,
-        "context_bytes": 0,
+        "context_bytes": 2,
         "peak_bytes": 8,
     }
     data = {"now_ns": 99, "devices": [{"name": "soft"}], "processes": [row, {**row, "device": 1}]}
     read = truth.read(_program(tmp_path, f"echo '{json.dumps(data)}'"), {})
     assert (read.now_ns, read.device) == (99, "soft")
-    assert read.uses == {7: truth.Use(7, 11, 5, 6, 3, 4, 8)}
+    assert read.uses == {7: truth.Use(7, 11, 5, 6, 3, 4, 8, 2)}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_no_ledger_is_an_error(tmp_path: Path, body: str, message: str) -> None:
 def test_equal_losses_are_within_the_tolerance_stated() -> None:
     cpu = {1: 2.3, 6: 0.5}
     assert reference.difference(cpu, cpu) == 0
-    assert reference.difference({1: 2.3, 6: 0.5 + 0.9 * (1e-3 + 0.005)}, cpu) <= 1
-    assert reference.difference({1: 2.3, 6: 0.5 + 1.1 * (1e-3 + 0.005)}, cpu) > 1
+    assert reference.difference({1: 2.3, 6: 0.5 + 0.9 * (2e-4 + 0.0025)}, cpu) <= 1
+    assert reference.difference({1: 2.3, 6: 0.5 + 1.1 * (2e-4 + 0.0025)}, cpu) > 1
 
 
 @pytest.mark.parametrize("losses", [{1: float("nan")}, {7: 1.0}, {1: 9.9}])
