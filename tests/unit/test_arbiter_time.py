@@ -196,6 +196,24 @@ def test_closed_gate_that_never_yields_is_given_up_too(core: Core) -> None:
     assert opened(core, b)
 
 
+def test_holder_that_says_it_drains_is_waited_for_but_not_for_ever(core: Core) -> None:
+    first, _, a, b = contended(core)
+    epoch = opened(core, a).epoch
+    for _ in range(30):  # a kernel of three seconds, and more
+        core.now += 100 * MS
+        assert ops(core.tell(a, Op.USED_TIME, epoch=epoch)) == []
+    give(core, a, epoch, 3 * SECOND, more=True)
+    assert opened(core, b)
+    assert core.use(first).used_ns == 3 * SECOND
+
+    epoch, told = opened(core, b).epoch, core.now
+    while not core.last or ops(core.last, a) != [Op.OPEN_GATE]:
+        core.last = list(core.advance(100 * MS))
+        core.tell(b, Op.USED_TIME, epoch=epoch)
+        assert core.now - told < 11 * SECOND
+    assert core.now - told > 9 * SECOND
+
+
 def test_kernel_longer_than_the_quantum_is_charged_and_repaid(core: Core) -> None:
     _, _, a, b = contended(core)
     core.now += 100 * MS
