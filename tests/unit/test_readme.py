@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README.md shows what the result files say, and the check notices when it does not."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tests" / "bench" / "readme.py"
+LABEL = "software GPU: not a GPU result"
+
+
+def _check(readme: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), "--check", "--readme", str(readme)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _hardware(*results: dict[str, Any]) -> str:
+    text: str = runpy.run_path(str(SCRIPT))["hardware"](list(results)).text
+    return text
+
+
+def _run(**outcomes: str) -> dict[str, Any]:
+    tests = {f"test_gpu.py::{name}": {"outcome": outcome} for name, outcome in outcomes.items()}
+    return {"device": "D", "driver": "1.2", "cuda": "13.0", "date": "today", "tests": tests}
+
+
+def test_readme_agrees_with_the_result_files() -> None:
+    done = _check(ROOT / "README.md")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    begin = text.index("<!-- generated: bench -->")
+    row = text.index("| 200 µs | on | ", begin) + len("| 200 µs | on | ")
+    changed = tmp_path / "README.md"
+    changed.write_text(f"{text[:row]}9{text[row:]}")
+    done = _check(changed)
+    assert done.returncode == 1
+    assert "readme.py" in done.stderr
+
+
+def test_a_missing_marker_is_noticed(tmp_path: Path) -> None:
+    changed = tmp_path / "README.md"
+    changed.write_text((ROOT / "README.md").read_text().replace("generated: hardware", "x"))
+    assert _check(changed).returncode == 1
+
+
+def test_every_bench_file_is_labelled_and_names_no_place() -> None:
+    files = sorted((ROOT / "tests" / "bench" / "results").glob("*.json"))
+    assert files
+    for path in files:
+        text = path.read_text()
+        assert json.loads(text)["label"] == LABEL
+        assert str(ROOT) not in text
+        assert '"/' not in text
+
+
+def test_nothing_is_claimed_without_a_run() -> None:
+    said = _hardware()
+    assert "No part of this release has run on a real GPU yet" in said
+    assert "real events" in said
+
+
+def test_only_what_passed_is_claimed() -> None:
+    gate = {"test_30_beside_70": "passed", "test_the_check_fails_without_the_gate": "passed"}
+    shown, left = _hardware(_run(**gate)).split("Not shown")
+    assert "D, driver 1.2, CUDA 13.0, today: 2 passed" in shown
+    assert "real events" in shown
+    assert "real events" not in left
+    for outcome in ("failed", "skipped"):
+        _, left = _hardware(_run(**gate | {"test_30_beside_70": outcome})).split("Not shown")
+        assert "real events" in left
+
+
+def test_the_tests_behind_the_claims_exist() -> None:
+    claims = runpy.run_path(str(SCRIPT))["CLAIMS"]
+    code = "".join(path.read_text() for path in (ROOT / "tests" / "gpu").glob("test_*.py"))
+    named = [name for _, names in claims for name in names]
+    assert len(named) > 5
+    assert [name for name in named if f"def {name}(" not in code] == []
