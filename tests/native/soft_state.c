@@ -438,6 +438,40 @@ static void fork_has_no_driver(void *arg)
     OK(cuCtxSynchronize());
 }
 
+static CUresult *after_the_end; /* in shared memory; set: write the answers there */
+
+/* Runs after the driver's own destructor. */
+__attribute__((destructor(101))) static void last_words(void)
+{
+    CUdeviceptr p;
+
+    if (after_the_end == NULL)
+        return;
+    after_the_end[0] = cuMemAlloc_v2(&p, 4);
+    after_the_end[1] = cuCtxSynchronize();
+    after_the_end[2] = cuInit(0);
+    after_the_end[3] = CUDA_ERROR_UNKNOWN; /* it came this far */
+}
+
+static void ends(void *arg)
+{
+    context();
+    after_the_end = (CUresult *)(void *)sh;
+    launch(NULL, 10000 * MS, 0);
+}
+
+static void calls_after_the_end(void *arg)
+{
+    CUresult *said;
+
+    sh = shared_page();
+    said = (CUresult *)(void *)sh;
+    reap_ok(child(ends, NULL));
+    for (int i = 0; i < 3; i++)
+        CHECK_IS(CUDA_ERROR_DEINITIALIZED, said[i]);
+    CHECK_IS(CUDA_ERROR_UNKNOWN, said[3]);
+}
+
 int main(void)
 {
     test_run("killed: memory at once", "tiny", "0", killed_memory_at_once);
@@ -450,6 +484,7 @@ int main(void)
     test_run("slots come back", "tiny", "0", slots_come_back);
     test_run("bad files", "tiny", "0", bad_files);
     test_run("no devices", "", "0", no_devices);
+    test_run("calls after the end", "tiny", "0", calls_after_the_end);
     test_run("fork has no driver", "tiny", "0", fork_has_no_driver);
     return 0;
 }
