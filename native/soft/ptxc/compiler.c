@@ -15,7 +15,6 @@
 
 /* -ffp-contract=off and no fast-math: PTX says which operations are fused. */
 static const char *const flags[] = {
-    "-O2",
     "-std=gnu11",
     "-shared",
     "-fPIC",
@@ -123,9 +122,9 @@ void compiler_identity(struct job *job, const struct compiler *compiler, struct 
     (void)job;
 }
 
-void compiler_run(struct job *job, const struct compiler *compiler)
+void compiler_run(struct job *job, const struct compiler *compiler, const char *level)
 {
-    char *argv[FLAGS + 6], path[1024];
+    char *argv[FLAGS + 7], path[1024];
     /* The client's LD_PRELOAD and LD_LIBRARY_PATH are not the compiler's. */
     const char *client_path = getenv("PATH");
     snprintf(path, sizeof(path), "PATH=%s",
@@ -134,6 +133,7 @@ void compiler_run(struct job *job, const struct compiler *compiler)
     char *env[] = {path, lang, tmp, NULL};
     size_t n = 0;
     argv[n++] = (char *)(uintptr_t)compiler->path;
+    argv[n++] = (char *)(uintptr_t)level;
     for (size_t i = 0; i < FLAGS; i++)
         argv[n++] = (char *)(uintptr_t)flags[i];
     char out[] = "-o", so[] = "kernel.so", c[] = "kernel.c";

@@ -16,8 +16,8 @@ struct compiler {
 void compiler_find(struct job *job, struct compiler *out);
 /* All that may change what it makes: the compiler itself, its flags, this processor. */
 void compiler_identity(struct job *job, const struct compiler *compiler, struct sha256 *sha);
-/* In the current folder: kernel.c -> kernel.so and a report of stack use. */
-void compiler_run(struct job *job, const struct compiler *compiler);
+/* In the current folder: kernel.c -> kernel.so and a report of stack use. `level`: "-O2" ... */
+void compiler_run(struct job *job, const struct compiler *compiler, const char *level);
 /* Sum of the stack frames that the report names, in bytes; 0 if there is no report. */
 uint64_t compiler_stack(struct job *job);
 

@@ -207,6 +207,10 @@ void emit_kernel(struct emitter *e, const char *name)
     survey(e);
     if (e->recursive || e->deep_exit)
         e->fibers = true;
+    uint32_t statements = 0;
+    for (uint32_t i = 0; i < e->layout.func_count; i++)
+        statements += e->bodies[i]->code_count;
+    put(e, "#define RT_BIG %d\n", (statements > PTXC_BIG) + (statements > PTXC_HUGE));
     put(e, "#define RT_FIBERS %d\n#define RT_RECURSIVE %d\n", e->fibers, e->recursive);
     put(e, "#define RT_LOCAL_BYTES %" PRIu64 "u\n",
         (e->layout.local_bytes + 15 + (e->recursive ? 16384u : 0u)) & ~(uint64_t)15);

@@ -257,7 +257,10 @@ static void run_compile(struct job *job, const struct options *o, const char *te
         emit_text(job, o, text, bytes, &c); /* refusals come before the lock */
         if (!cache_begin(job, work, folder, key)) {
             write_file(job, "kernel.c", c.at, c.bytes);
-            compiler_run(job, &compiler);
+            compiler_run(job, &compiler,
+                         strstr(c.at, "#define RT_BIG 0\n")   ? "-O2"
+                         : strstr(c.at, "#define RT_BIG 1\n") ? "-O1"
+                                                              : "-O0");
             set_stack(job, strstr(c.at, "#define RT_FIBERS 1\n") != NULL);
             cache_publish(job, work);
         }

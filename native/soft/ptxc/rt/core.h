@@ -265,6 +265,27 @@ COLD _Noreturn void rt_bad(struct thread *T, uint64_t a, uint32_t n, uint64_t wi
 
 #define RT_IN_ARENA(a, n)                                                                          \
     (((a) - AB) < AN && !((a) & ((n) - 1)) && AM[((a) - AB) >> PTX_PAGE_SHIFT])
+#if RT_BIG
+/* A check with branches at every access makes compilers take minutes over a huge kernel. */
+static __attribute__((noinline)) void *rt_global(struct thread *T, uint64_t a, uint32_t n, int w,
+                                                 const char *where)
+{
+    const uint64_t AB = T->L->arena_base, AN = T->L->arena_bytes;
+    const uint8_t *const AM = T->L->arena_map;
+    return LIKELY(RT_IN_ARENA(a, (uint64_t)n)) ? (void *)(a + (uint64_t)T->L->arena_delta)
+                                               : rt_slow_global(T, a, n, w, where);
+}
+static __attribute__((noinline)) void *rt_generic(struct thread *T, uint64_t a, uint32_t n, int w,
+                                                  const char *where)
+{
+    const uint64_t AB = T->L->arena_base, AN = T->L->arena_bytes;
+    const uint8_t *const AM = T->L->arena_map;
+    return LIKELY(RT_IN_ARENA(a, (uint64_t)n)) ? (void *)(a + (uint64_t)T->L->arena_delta)
+                                               : rt_slow(T, a, n, w, where);
+}
+#define RT_GLOBAL(a, n, w, where)  rt_global(T, (a), (n), (w), (where))
+#define RT_GENERIC(a, n, w, where) rt_generic(T, (a), (n), (w), (where))
+#else
 #define RT_GLOBAL(a, n, w, where)                                                                  \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
@@ -277,6 +298,7 @@ COLD _Noreturn void rt_bad(struct thread *T, uint64_t a, uint32_t n, uint64_t wi
         LIKELY(RT_IN_ARENA(a_, (uint64_t)(n))) ? (void *)(a_ + (uint64_t)AD)                       \
                                                : rt_slow(T, a_, (n), (w), (where));                \
     })
+#endif
 #define RT_SHARED(a, n, where)                                                                     \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \

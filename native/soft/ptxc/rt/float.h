@@ -102,25 +102,12 @@ DIRECTED3(double, f64_fmad, "fmadd", "d")
 #define RT_FMA 1
 #endif
 
-INLINE float f32_fmar(struct thread *T, float a, float b, float c)
-{
 #ifdef RT_FMA
-    (void)T;
-    return __builtin_fmaf(a, b, c);
+#define f32_fmar(T, a, b, c) __builtin_fmaf(a, b, c)
+#define f64_fmar(T, a, b, c) __builtin_fma(a, b, c)
 #else
-    return T->L->host->fmaf(a, b, c);
-#endif
-}
-INLINE double f64_fmar(struct thread *T, double a, double b, double c)
-{
-#ifdef RT_FMA
-    (void)T;
-    return __builtin_fma(a, b, c);
-#else
-    return T->L->host->fma(a, b, c);
-#endif
-}
-#ifndef RT_FMA
+#define f32_fmar(T, a, b, c) (T->L->host->fmaf(a, b, c))
+#define f64_fmar(T, a, b, c) (T->L->host->fma(a, b, c))
 /* libm's fma follows the rounding mode. */
 COLD float f32_fmad(struct thread *T, float a, float b, float c, int r)
 {
@@ -138,33 +125,67 @@ COLD double f64_fmad(struct thread *T, double a, double b, double c, int r)
 }
 #endif
 
-#define FLOAT_OPS(T, t, sqrt_)                                                                     \
-    INLINE T t##_add(T a, T b, int r)                                                              \
-    {                                                                                              \
-        return r == RN ? a + b : t##_addd(a, b, r);                                                \
-    }                                                                                              \
-    INLINE T t##_sub(T a, T b, int r)                                                              \
-    {                                                                                              \
-        return r == RN ? a - b : t##_subd(a, b, r);                                                \
-    }                                                                                              \
-    INLINE T t##_mul(T a, T b, int r)                                                              \
-    {                                                                                              \
-        return r == RN ? a * b : t##_muld(a, b, r);                                                \
-    }                                                                                              \
-    INLINE T t##_div(T a, T b, int r)                                                              \
-    {                                                                                              \
-        return r == RN ? a / b : t##_divd(a, b, r);                                                \
-    }                                                                                              \
-    INLINE T t##_sqrt(T a, int r)                                                                  \
-    {                                                                                              \
-        return r == RN ? sqrt_(a) : t##_sqrtd(a, r);                                               \
-    }                                                                                              \
-    INLINE T t##_fma(struct thread *th, T a, T b, T c, int r)                                      \
-    {                                                                                              \
-        return r == RN ? t##_fmar(th, a, b, c) : t##_fmad(th, a, b, c, r);                         \
-    }
-FLOAT_OPS(float, f32, __builtin_sqrtf)
-FLOAT_OPS(double, f64, __builtin_sqrt)
+/* The rounding mode is a literal in generated code: macros, since a kernel may hold thousands. */
+#define f32_add(a, b, r)        f32_add_##r(a, b)
+#define f32_sub(a, b, r)        f32_sub_##r(a, b)
+#define f32_mul(a, b, r)        f32_mul_##r(a, b)
+#define f32_div(a, b, r)        f32_div_##r(a, b)
+#define f32_sqrt(a, r)          f32_sqrt_##r(a)
+#define f32_fma(th, a, b, c, r) f32_fma_##r(th, a, b, c)
+#define f32_add_RN(a, b)        ((a) + (b))
+#define f32_sub_RN(a, b)        ((a) - (b))
+#define f32_mul_RN(a, b)        ((a) * (b))
+#define f32_div_RN(a, b)        ((a) / (b))
+#define f32_sqrt_RN(a)          __builtin_sqrtf(a)
+#define f32_fma_RN(th, a, b, c) f32_fmar(th, a, b, c)
+#define f32_add_RZ(a, b)        f32_addd(a, b, RZ)
+#define f32_add_RM(a, b)        f32_addd(a, b, RM)
+#define f32_add_RP(a, b)        f32_addd(a, b, RP)
+#define f32_sub_RZ(a, b)        f32_subd(a, b, RZ)
+#define f32_sub_RM(a, b)        f32_subd(a, b, RM)
+#define f32_sub_RP(a, b)        f32_subd(a, b, RP)
+#define f32_mul_RZ(a, b)        f32_muld(a, b, RZ)
+#define f32_mul_RM(a, b)        f32_muld(a, b, RM)
+#define f32_mul_RP(a, b)        f32_muld(a, b, RP)
+#define f32_div_RZ(a, b)        f32_divd(a, b, RZ)
+#define f32_div_RM(a, b)        f32_divd(a, b, RM)
+#define f32_div_RP(a, b)        f32_divd(a, b, RP)
+#define f32_sqrt_RZ(a)          f32_sqrtd(a, RZ)
+#define f32_sqrt_RM(a)          f32_sqrtd(a, RM)
+#define f32_sqrt_RP(a)          f32_sqrtd(a, RP)
+#define f32_fma_RZ(th, a, b, c) f32_fmad(th, a, b, c, RZ)
+#define f32_fma_RM(th, a, b, c) f32_fmad(th, a, b, c, RM)
+#define f32_fma_RP(th, a, b, c) f32_fmad(th, a, b, c, RP)
+#define f64_add(a, b, r)        f64_add_##r(a, b)
+#define f64_sub(a, b, r)        f64_sub_##r(a, b)
+#define f64_mul(a, b, r)        f64_mul_##r(a, b)
+#define f64_div(a, b, r)        f64_div_##r(a, b)
+#define f64_sqrt(a, r)          f64_sqrt_##r(a)
+#define f64_fma(th, a, b, c, r) f64_fma_##r(th, a, b, c)
+#define f64_add_RN(a, b)        ((a) + (b))
+#define f64_sub_RN(a, b)        ((a) - (b))
+#define f64_mul_RN(a, b)        ((a) * (b))
+#define f64_div_RN(a, b)        ((a) / (b))
+#define f64_sqrt_RN(a)          __builtin_sqrt(a)
+#define f64_fma_RN(th, a, b, c) f64_fmar(th, a, b, c)
+#define f64_add_RZ(a, b)        f64_addd(a, b, RZ)
+#define f64_add_RM(a, b)        f64_addd(a, b, RM)
+#define f64_add_RP(a, b)        f64_addd(a, b, RP)
+#define f64_sub_RZ(a, b)        f64_subd(a, b, RZ)
+#define f64_sub_RM(a, b)        f64_subd(a, b, RM)
+#define f64_sub_RP(a, b)        f64_subd(a, b, RP)
+#define f64_mul_RZ(a, b)        f64_muld(a, b, RZ)
+#define f64_mul_RM(a, b)        f64_muld(a, b, RM)
+#define f64_mul_RP(a, b)        f64_muld(a, b, RP)
+#define f64_div_RZ(a, b)        f64_divd(a, b, RZ)
+#define f64_div_RM(a, b)        f64_divd(a, b, RM)
+#define f64_div_RP(a, b)        f64_divd(a, b, RP)
+#define f64_sqrt_RZ(a)          f64_sqrtd(a, RZ)
+#define f64_sqrt_RM(a)          f64_sqrtd(a, RM)
+#define f64_sqrt_RP(a)          f64_sqrtd(a, RP)
+#define f64_fma_RZ(th, a, b, c) f64_fmad(th, a, b, c, RZ)
+#define f64_fma_RM(th, a, b, c) f64_fmad(th, a, b, c, RM)
+#define f64_fma_RP(th, a, b, c) f64_fmad(th, a, b, c, RP)
 
 #define NAN32 0x7fffffffu
 #define NAN64 0x7fffffffffffffffull
