@@ -3,7 +3,7 @@ set(soft_gpu ${CMAKE_SOURCE_DIR}/soft/gpu)
 set(soft_core_sources)
 foreach(name arena bind capture_weak context context_api context_query copy copy_linear device engine
              engine_shared error event handle hostfunc hostmem init log memory memset pointer profile
-             queue state state_read state_slot state_hold stream thread visible)
+             queue state state_read state_slot state_hold stream stream_run thread visible)
   list(APPEND soft_core_sources ${soft_gpu}/${name}.c)
 endforeach()
 add_library(soft_core_test OBJECT ${soft_core_sources})

@@ -66,6 +66,8 @@ struct soft_stream {
     bool held[SOFT_ENGINES]; /* its thread keeps that engine between commands; only its own */
 };
 
+void *soft_stream_main(void *stream); /* stream_run.c */
+
 /* stream lifetime, queue.c */
 struct soft_stream *soft_stream_new(struct soft_ctx *ctx, unsigned flags, int priority);
 void soft_stream_orphan(struct soft_stream *stream); /* gone for the client; drains by itself */
