@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +159,36 @@ print("done")
         other.stdin.flush()
         assert world.python("small", code) == "done\n"
         other.kill()
+
+
+def test_newcomer_waits_for_a_window_not_for_a_queue(world: World, busy: Path) -> None:
+    """The other one would queue 64 kernels of 5 ms at once if it were let."""
+    two(world)
+    other = world.start("large", busy, "deep", "5000", "6")
+    code = """
+import ctypes as C, time
+cuda = C.CDLL("libcuda.so.1")
+ctx, p = C.c_void_p(), C.c_uint64()
+assert cuda.cuInit(0) == 0 and cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0) == 0
+assert cuda.cuMemAlloc_v2(C.byref(p), C.c_size_t(1 << 20)) == 0
+waits = []
+input()
+for _ in range(20):
+    time.sleep(0.1)
+    start = time.monotonic()
+    assert cuda.cuMemsetD8_v2(p, 0, C.c_size_t(4096)) == 0
+    assert cuda.cuCtxSynchronize() == 0
+    waits.append(time.monotonic() - start)
+print(sorted(waits)[10])
+"""
+    newcomer = world.start("small", sys.executable, "-c", code)
+    for process in (other, newcomer):
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    out, err = newcomer.communicate(timeout=60)
+    assert newcomer.returncode == 0, err
+    assert float(out) < 0.1, out  # the queue would be 320 ms
 
 
 def test_contexts_come_and_go(native_dir: Path, tmp_path: Path) -> None:
