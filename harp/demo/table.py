@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 __all__ = ["table"]
@@ -17,12 +18,14 @@ def table(result: Mapping[str, Any]) -> Table:
     """`result` of `harp.demo.run`, one row a tenant."""
     kind = "software GPU, no figure is a GPU's" if result["software"] else "GPU"
     grid = Table(
+        box=box.SIMPLE_HEAD,
         title=f"{result['device']}: {kind}",
         caption=f"{result['seconds']:.0f} s in common, "
-        f"engine busy {result['engine_busy_ratio']:.0%}, overrun ratio {result['overrun_ratio']:.2f}\nCPU: same program, same seed",
+        f"engine busy {result['engine_busy_ratio']:.0%}, "
+        f"overrun ratio {result['overrun_ratio']:.2f}\nmemory: peak of limit; CPU: same program, same seed",
     )
     grid.add_column("tenant", no_wrap=True)
-    for column in ("asked", "achieved", "peak of limit", "steps", "loss", "loss on CPU"):
+    for column in ("asked", "achieved", "memory", "steps", "loss", "on CPU"):
         grid.add_column(column, justify="right", no_wrap=True)
     for row in result["tenants"]:
         grid.add_row(
