@@ -62,7 +62,7 @@ class Gpu:
         plain = [sys.executable, str(CLIENT), what, *map(str, arguments)]
         if run is None:
             return plain
-        return [sys.executable, "-m", "harp", "run", *run, "--", *plain]
+        return [sys.executable, "-m", "harp", "run", "--gpu", self.uuid, *run, "--", *plain]
 
     def start(
         self, what: str, *arguments: object, run: tuple[str, ...] | None, **env: str
@@ -129,8 +129,9 @@ def machine() -> Iterator[Gpu]:
     try:
         for name in ("soft", "user", "locks"):
             (base / name).mkdir()
-        if REHEARSAL:
+        if REHEARSAL:  # a real device's lock is the machine's: another harpd there must be seen
             bare |= {
+                "HARP_LOCK_DIR": str(base / "locks"),
                 "HARP_SOFT_DIR": str(base / "soft"),
                 "LD_LIBRARY_PATH": str(native.soft_cuda.parent),
             }

@@ -102,21 +102,22 @@ AGAIN:
 """
 )
 
-#: looks at the clock until `span` ns are over; keeps begin and end of each gap above `least` ns.
-#: out: count, then pairs
+#: looks at the clock until `span` ns are over (or 2^28 times: it must end);
+#: keeps begin and end of each gap above `least` ns. out: count, then pairs
 GAPS = (
     HEAD
     + """
 .visible .entry gaps(.param .u64 span, .param .u64 least, .param .u64 out, .param .u32 most)
 {
-    .reg .pred %p<3>;
-    .reg .b32 %r<3>;
+    .reg .pred %p<4>;
+    .reg .b32 %r<4>;
     .reg .b64 %d<12>;
     ld.param.u64 %d1, [span];
     ld.param.u64 %d2, [least];
     ld.param.u64 %d3, [out];
     ld.param.u32 %r1, [most];
     mov.u32 %r2, 0;
+    mov.u32 %r3, 0;
     add.s64 %d8, %d3, 8;
     mov.u64 %d4, %globaltimer;
     mov.u64 %d5, %d4;
@@ -133,6 +134,9 @@ LOOK:
     @%p2 bra DONE;
 NEXT:
     mov.u64 %d5, %d6;
+    add.u32 %r3, %r3, 1;
+    setp.gt.u32 %p3, %r3, 268435456;
+    @%p3 bra DONE;
     sub.s64 %d9, %d6, %d4;
     setp.lt.u64 %p1, %d9, %d1;
     @%p1 bra LOOK;

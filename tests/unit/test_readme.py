@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "bench" / "readme.py"
 LABEL = "software GPU: not a GPU result"
@@ -81,6 +83,18 @@ def test_only_what_passed_is_claimed() -> None:
     for outcome in ("failed", "skipped"):
         _, left = _hardware(_run(**gate | {"test_30_beside_70": outcome})).split("Not shown")
         assert "real events" in left
+
+
+def test_a_later_failure_takes_a_claim_back() -> None:
+    name = "test_output_is_the_same_bare_shimmed_and_limited"
+    good, bad = _run(**{name: "passed"}), _run(**{name: "failed"})
+    assert "injection" in _hardware(bad, good).split("Not shown")[0]
+    assert "injection" not in _hardware(good, bad).split("Not shown")[0]
+
+
+def test_a_result_of_the_software_gpu_is_refused() -> None:
+    with pytest.raises(SystemExit):
+        _hardware(_run(test_30_beside_70="passed") | {"device": "HARP Software GPU"})
 
 
 def test_the_tests_behind_the_claims_exist() -> None:
