@@ -22,9 +22,8 @@
 #define REPORT_NS   (100 * MS)
 #define EXPECTED_NS (5000 * MS) /* an expected end later than this is not believed */
 #define EXTENSIONS  6           /* doublings of the patience with a drain */
-#define COMPANY_NS                                                                                 \
-    (100 * MS) /* a turn without an end is given back and asked for again so often                 \
-                */
+/* In company a turn without an end is given back, and asked for again, so often. */
+#define COMPANY_NS (100 * MS)
 
 /* --- from the arbiter; session lock held ----------------------------------------------------- */
 
