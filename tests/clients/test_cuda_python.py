@@ -14,6 +14,7 @@ CASES = (
     "events",
     "host_function",
     "launch",
+    "skipped_kernel",
     "launch_extra",
     "module",
     "jit_log",

@@ -339,6 +339,23 @@ def case_launch() -> None:
     fails(cu.cuLaunchKernel(kernel, 0, 1, 1, 32, 1, 1, 0, 0, 0, 0), "INVALID_VALUE")
 
 
+def case_skipped_kernel() -> None:
+    """The watch itself: a launch that did not happen, and one that nobody told of."""
+    machine = Machine()
+    cell = machine.array(np.ones(1, np.uint32))
+    for told in ((2, "chain"), (1, "saxpy"), (0, "")):
+        watch = machine.watch()
+        watch.__enter__()
+        launch(machine.kernel("chain"), (1,), (1,), (cell, 1, 1), (U64, U32, U32))
+        if told[0]:
+            watch.launched(told[1], 1, 1, times=told[0])
+        try:
+            watch.__exit__(None)
+        except AssertionError:
+            continue
+        raise AssertionError(f"{told} went unnoticed")
+
+
 def case_launch_extra() -> None:
     """Packed parameters, cuLaunchKernelEx, cooperative launch."""
     machine = Machine()
