@@ -304,6 +304,15 @@ def test_slow_harpd_gets_every_answer(w: World, admin: Admin) -> None:
     assert rows == 100 * 30
 
 
+def test_nobody_there_ends_it_and_anybody_keeps_it(tmp_path: Path, w: World) -> None:
+    lone = w.start(tmp_path / "run", HARP_IDLE_EXIT_S="2")
+    link = Admin(tmp_path / "run" / "admin.sock")
+    time.sleep(4)
+    assert lone.poll() is None, "harpd is there"
+    link.close()
+    assert lone.wait(20) == 0
+
+
 def test_daemonize_returns_when_ready(tmp_path: Path, w: World) -> None:
     assert w.process
     binary = Path(f"/proc/{w.process.pid}/exe").resolve()

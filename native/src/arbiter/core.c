@@ -371,6 +371,11 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
     k->sink = NULL;
 }
 
+uint32_t harp_core_clients(const struct harp_core *k)
+{
+    return k->used_clients;
+}
+
 uint64_t harp_core_next(const struct harp_core *k)
 {
     uint64_t next = time_next(k), other = mem_next(k);

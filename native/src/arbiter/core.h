@@ -85,6 +85,9 @@ void harp_core_step(struct harp_core *core, const struct harp_event *event, uint
 /* When the next HARP_EV_TICK is due; HARP_NEVER if nothing is. */
 uint64_t harp_core_next(const struct harp_core *core);
 
+/* Clients that live or drain. */
+uint32_t harp_core_clients(const struct harp_core *core);
+
 /* Checks what must hold between two steps. Returns NULL, or what is broken. */
 const char *harp_core_check(const struct harp_core *core);
 

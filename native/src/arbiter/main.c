@@ -212,6 +212,10 @@ int main(int argc, char **argv)
     server.run_dir = run;
     server.lock_dir = lock_dir;
     own_session(0, -1);
+    uint64_t idle_s = 60;
+    if (number("HARP_IDLE_EXIT_S", 0, 1000000, &idle_s) != 0)
+        return 2;
+    server.idle_exit_ns = idle_s * 1000000000u;
     r = server_open(&server);
     if (r != 0) {
         fprintf(stderr, "harp-arbiter: %s: %s\n", run, strerror(-r));

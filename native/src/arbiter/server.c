@@ -14,6 +14,8 @@
 
 #include "server.h"
 
+#define LONELY_LOOK_MS 1000
+
 uint64_t server_now_ns(void)
 {
     struct timespec ts;
@@ -177,12 +179,31 @@ static void dispatch(struct server *s, const struct epoll_event *e)
     }
 }
 
+/* Nobody to serve and nobody who could send somebody: neither harpd nor a client, for so long. A
+ * tenant's socket may still be used by a program that has not come yet: patience is longer then. */
+static int lonely(struct server *s)
+{
+    uint64_t now = server_now_ns(), patience = s->idle_exit_ns;
+    int listens = 0, served = harp_core_clients(s->core) != 0;
+    for (uint32_t i = 0; i < ADMIN_MAX; i++)
+        served |= s->admins[i].fd >= 0;
+    for (uint32_t i = 0; i < s->config.max_tenants; i++)
+        listens |= s->listeners[i].tenant != 0;
+    if (served || s->lonely_ns == 0)
+        s->lonely_ns = now;
+    if (patience == 0 || now - s->lonely_ns < (listens ? 10 * patience : patience))
+        return 0;
+    log_event("arbiter_lonely", "seconds=%llu",
+              (unsigned long long)((now - s->lonely_ns) / 1000000000u));
+    return 1;
+}
+
 int server_run(struct server *s)
 {
     struct epoll_event events[64];
-    while (!s->stopping) {
+    while (!s->stopping && !lonely(s)) {
         set_timer(s);
-        int n = epoll_wait(s->epoll, events, 64, -1);
+        int n = epoll_wait(s->epoll, events, 64, s->idle_exit_ns != 0 ? LONELY_LOOK_MS : -1);
         if (n < 0 && errno != EINTR)
             return fail("epoll_wait", errno);
         for (int i = 0; i < n && !s->stopping; i++)
