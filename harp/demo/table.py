@@ -22,7 +22,8 @@ def table(result: Mapping[str, Any]) -> Table:
         title=f"{result['device']}: {kind}",
         caption=f"{result['seconds']:.0f} s in common, "
         f"engine busy {result['engine_busy_ratio']:.0%}, "
-        f"overrun ratio {result['overrun_ratio']:.2f}\nmemory: peak of limit; CPU: same program, same seed",
+        f"overrun ratio {result['overrun_ratio']:.2f}\n"
+        "memory: peak of limit; CPU: same program, same seed",
     )
     grid.add_column("tenant", no_wrap=True)
     for column in ("asked", "achieved", "memory", "steps", "loss", "on CPU"):
