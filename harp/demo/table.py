@@ -19,6 +19,7 @@ def table(result: Mapping[str, Any]) -> Table:
     kind = "software GPU, no figure is a GPU's" if result["software"] else "GPU"
     grid = Table(
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
         title=f"{result['device']}: {kind}",
         caption=f"{result['seconds']:.0f} s in common, "
         f"engine busy {result['engine_busy_ratio']:.0%}, "
