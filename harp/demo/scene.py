@@ -29,6 +29,9 @@ WARM_LOSSES = 2
 
 _WARM_TIMEOUT_S = 240.0
 _END_TIMEOUT_S = 60.0
+#: where private folders are made, if they can be
+_MEMORY = "/dev/shm"  # noqa: S108
+_SHORT = "/tmp"  # noqa: S108
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +136,24 @@ def _private_machine() -> Iterator[dict[str, str]]:
 
     HARP_RUN and HARP_SOFT_DIR of the caller are kept, so that `harp top` can watch.
     """
+    prefix = f"harp-demo-{os.getpid()}-"
     with ExitStack() as stack:
         env = dict(os.environ)
         env["HARP_CONFIG_DEVICE_KIND"] = "software"
         if "HARP_SOFT_DIR" not in env:
-            folder = tempfile.TemporaryDirectory(prefix="harp-demo-", dir=_shared_memory())
+            folder = tempfile.TemporaryDirectory(prefix=prefix, dir=_usable(_MEMORY))
             env["HARP_SOFT_DIR"] = stack.enter_context(folder)
         if "HARP_RUN" not in env:
-            folder = tempfile.TemporaryDirectory(prefix="harp-demo-")
+            # Not in $TMPDIR: sockets lie in it, and their paths must be short.
+            folder = tempfile.TemporaryDirectory(prefix=prefix, dir=_usable(_SHORT))
             env["HARP_RUN"] = stack.enter_context(folder)
             env["XDG_RUNTIME_DIR"] = env["HARP_RUN"]  # grants and injected libraries
             stack.callback(_stop_daemon, dict(env))
         yield env
 
 
-def _shared_memory() -> str | None:
-    folder = "/dev/shm"  # noqa: S108  the folder made in it is private
+def _usable(folder: str) -> str | None:
+    """`folder` if it can be used, else the usual place; what is made in it is private."""
     return folder if os.access(folder, os.W_OK) else None
 
 
