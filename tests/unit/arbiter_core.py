@@ -129,9 +129,11 @@ class Core:
         self.last = acts
         return [act for act in acts if act.kind == REPLY][-1].msg
 
-    def add_device(self, capacity: int, number: int = 1) -> int:
+    def add_device(self, capacity: int, number: int = 1, overhead: int = 0) -> int:
         uuid = (ctypes.c_uint8 * 16)(*([number] * 16))
-        reply = self.admin(Op.ADD_DEVICE, uuid=uuid, capacity_bytes=capacity)
+        reply = self.admin(
+            Op.ADD_DEVICE, uuid=uuid, capacity_bytes=capacity, overhead_bytes=overhead
+        )
         assert reply.op == Op.OK
         return int(reply.dev)
 

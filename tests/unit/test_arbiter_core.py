@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 from harp.lease_wire import Deny, Op
 
 CAPACITY = 12
+CONTEXT = 1  # what a context is expected to take
 LIMITS = (3, 5, 0)
 SLACK = {True: 1, False: 32}  # granules, with and without a limit
 WAIT = 5 * SECOND
@@ -61,7 +62,7 @@ class Arbiter(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.core = Core(quantum_ns=5 * MS, clients=64)
-        self.core.add_device(CAPACITY * GRANULE)
+        self.core.add_device(CAPACITY * GRANULE, overhead=CONTEXT * GRANULE)
         self.core.step(WATCHED, msg=Msg(a=1))
         self.clients: dict[int, Client] = {}
         self.dead: dict[int, Client] = {}
@@ -90,8 +91,8 @@ class Arbiter(RuleBasedStateMachine):
         total = sum(held[c.id] + c.overhead + c.extra for c in live)
         total += sum(c.used + c.slack + c.overhead + c.extra for c in dead)
         free = CAPACITY - total
-        if not self.limit(tenant) and not overhead:
-            free -= sum(self.promised(t, held, dead) for t in self.tenants)
+        if not self.limit(tenant):
+            free -= sum(self.promised(t, held, dead) for t in self.tenants if self.limit(t))
         rooms = [free]
         if self.limit(tenant) and not overhead:
             mine = sum(held[c.id] for c in live if c.tenant == tenant)
@@ -100,10 +101,12 @@ class Arbiter(RuleBasedStateMachine):
         return min(rooms)
 
     def promised(self, tenant: int, held: dict[int, int], dead: list[Client]) -> int:
-        """What a tenant with a limit may still come for."""
-        mine = sum(held[c.id] for c in self.clients.values() if c.tenant == tenant)
-        mine += sum(c.used + c.slack for c in dead if c.tenant == tenant)
-        return max(0, self.limit(tenant) - mine)
+        """What a tenant with a limit may still come for, a first context included."""
+        own = [c for c in self.clients.values() if c.tenant == tenant]
+        gone = [c for c in dead if c.tenant == tenant]
+        mine = sum(held[c.id] for c in own) + sum(c.used + c.slack for c in gone)
+        contexts = sum(c.overhead + c.extra for c in [*own, *gone])
+        return max(0, self.limit(tenant) - mine) + max(0, CONTEXT - contexts)
 
     def watch_questions(self) -> None:
         for client in self.clients.values():
@@ -130,6 +133,7 @@ class Arbiter(RuleBasedStateMachine):
                     else:
                         client.used += q.bytes
                     self.check_sums(client.tenant)
+                    self.watch_questions()  # another one may be denied in the same breath
                 case Op.MEM_DENY:
                     q = client.questions.pop(msg.seq)
                     assert q.blocked, f"false OOM: {q} of {client}"

@@ -186,6 +186,32 @@ def test_stopped_holder_is_given_up_and_seen(core: Core) -> None:
     assert core.use(second).used_ns == 10 * MS
 
 
+def test_holder_that_says_it_drains_is_not_given_up_for_ten_seconds(core: Core) -> None:
+    first, _, a, b = contended(core)
+    epoch = opened(core, a).epoch
+    acts = list(core.advance(QUANTUM))
+    for _ in range(99):
+        acts += core.advance(100 * MS)
+        acts += core.tell(a, Op.USED_TIME, epoch=epoch)
+        core.tell(b, Op.USED_TIME, epoch=epoch)  # somebody else's word does not count
+    assert ops(acts) == []
+    core.last = list(core.advance(100 * MS))
+    assert opened(core, b)
+    assert core.use(first).used_ns == QUANTUM + 10 * SECOND
+
+
+def test_silent_holder_is_given_up_half_a_second_after_its_last_word(core: Core) -> None:
+    _, _, a, b = contended(core)
+    epoch = opened(core, a).epoch
+    acts = list(core.advance(QUANTUM + 300 * MS))
+    acts += core.tell(a, Op.USED_TIME, epoch=epoch)
+    acts += core.tell(b, Op.USED_TIME, epoch=epoch)
+    acts += core.advance(499 * MS)
+    assert ops(acts) == []
+    core.last = list(core.advance(MS))
+    assert opened(core, b)
+
+
 def test_closed_gate_that_never_yields_is_given_up_too(core: Core) -> None:
     a, b = core.join(core.add_tenant()), core.join(core.add_tenant())
     want(core, a)

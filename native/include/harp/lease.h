@@ -57,7 +57,9 @@ enum harp_op {
                       * USED_TIME said already in this epoch. */
     HARP_USED_TIME,  /* dev, epoch, used_ns, copy_ns, launches: metered since the last report.
                       * used_ns of another epoch than the open one is not charged; copy_ns and
-                      * launches are counted always. */
+                      * launches are counted always. It is also the sign that a client whose gate
+                      * closes lives and drains (say it every 100 ms then): a turn is given up half
+                      * a second after the last one, ten seconds after its end in any case. */
     HARP_RECALLED,   /* dev, seq, bytes: answer to RECALL_MEM; `bytes` of class DEVICE are given
                       * back by this very message (no RETURN_MEM beside it; 0 = nothing to give).
                       * Answered at once, also while an own LEASE_MEM waits: lease put aside for

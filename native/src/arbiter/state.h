@@ -12,20 +12,26 @@
 
 #define HARP_PPM      1000000u
 #define HARP_REQUESTS 4096u
-#define HARP_OVERDUE_NS                                                                            \
-    500000000ull                      /* past the end of its quantum, then the holder is given up  \
-                                       */
-#define HARP_HUNG_NS   10000000000ull /* the same, for one that says it still drains */
-#define HARP_CREDIT_NS 50000000ull    /* most an idle tenant is owed when it comes back */
+
+/* A holder past its end is given up so long after its last word; and in any case. */
+#define HARP_OVERDUE_NS 500000000ull
+#define HARP_HUNG_NS    10000000000ull
+
+/* Most an idle tenant is owed when it comes back; most a tenant can owe; depth of the cap's token
+ * bucket; how long after its last work a tenant's weight counts; queued work of an open-ended turn
+ * in company. */
+#define HARP_CREDIT_NS 50000000ull
 #define HARP_DEBT_NS   1000000000ull
-#define HARP_BUCKET_NS 50000000ll /* depth of the cap's token bucket */
+#define HARP_BUCKET_NS 50000000ll
 #define HARP_ACTIVE_NS 100000000ull
-#define HARP_WINDOW_NS                                                                             \
-    4000000ull                     /* queued work of a lone tenant that is not alone on the device \
-                                    */
-#define HARP_PREEMPT_NS 1000000ull /* a holder keeps its quantum at least so long */
-#define HARP_FOREIGN_NS 10000000ull /* one tenant's shortage bothers another at most so often */
-#define HARP_REJOIN_NS  200000ull   /* less than this left of a quantum is not worth an OPEN */
+#define HARP_WINDOW_NS 4000000ull
+
+/* A holder keeps its quantum at least so long; less than this left of one is not worth an OPEN. */
+#define HARP_PREEMPT_NS 1000000ull
+#define HARP_REJOIN_NS  200000ull
+
+/* One tenant's shortage of memory bothers another at most so often. */
+#define HARP_FOREIGN_NS 10000000ull
 
 struct hold {
     uint64_t leased[HARP_MEM_CLASSES];
