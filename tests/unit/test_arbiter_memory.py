@@ -84,6 +84,19 @@ def test_tenant_without_a_limit_leaves_what_limited_ones_were_promised(core: Cor
     assert ops(core.lease(free, 60 * GRANULE)) == [Op.MEM_GRANT]
 
 
+def test_promise_to_a_limited_tenant_includes_its_first_context(core: Core) -> None:
+    core.add_device(CAPACITY, overhead=12 * GRANULE)
+    limited = core.add_tenant(limit=60 * GRANULE)
+    free = core.join(core.add_tenant())
+    for cls in (0, 1):  # neither as memory nor as contexts of the unlimited
+        ((_, denied),) = sends(core.lease(free, 29 * GRANULE, cls=cls))
+        assert denied.a == Deny.CAPACITY
+    assert ops(core.lease(free, 28 * GRANULE)) == [Op.MEM_GRANT]
+    guest = core.join(limited)
+    assert ops(core.lease(guest, 12 * GRANULE, cls=1)) == [Op.MEM_GRANT]
+    assert ops(core.lease(guest, 60 * GRANULE)) == [Op.MEM_GRANT]
+
+
 def test_drained_may_be_said_twice_and_not_of_the_living(core: Core) -> None:
     client = core.join(core.add_tenant())
     core.lease(client, GRANULE)
