@@ -362,3 +362,27 @@ def test_output_is_the_same_bare_shimmed_and_limited(soft: World) -> None:
     assert bare == soft.python("free", VADD) == soft.python("a", VADD)
     value = float(bare.split()[1])
     assert value == pytest.approx(20 * (5 * 37 % 1001) / 7, rel=1e-5)
+
+
+MODULE = """
+import ctypes as C, sys
+cuda = C.CDLL("libcuda.so.1")
+ctx, module = C.c_void_p(), C.c_void_p()
+assert cuda.cuInit(0) == 0 and cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0) == 0
+def free():
+    f, t = C.c_size_t(), C.c_size_t()
+    assert cuda.cuMemGetInfo_v2(C.byref(f), C.byref(t)) == 0
+    return f.value >> 20
+def load(mib):
+    head = ".version 7.8\\n.target sm_80\\n.address_size 64\\n"
+    text = head + f".visible .global .align 4 .b8 room[{mib << 20}];\\n"
+    text += ".visible .entry k()\\n{ ret; }\\n"
+    return cuda.cuModuleLoadData(C.byref(module), text.encode())
+print(load(48), free(), load(100), load(20))
+"""
+
+
+def test_variables_of_modules_are_charged(soft: World) -> None:
+    code = MODULE + "print(cuda.cuModuleUnload(module), free())"
+    assert soft.python("a", code) == "0 16 2 2\n0 64\n"
+    assert soft.usage("a").leased_bytes == 0

@@ -7,16 +7,16 @@ from __future__ import annotations
 from native.api.model import Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
-    fn("cuModuleLoad", Cls.ALLOC, Gate.LATER, """
+    fn("cuModuleLoad", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuModuleLoad 2000 (CUmodule *module, const char *fname)"""),
-    fn("cuModuleLoadData", Cls.ALLOC, Gate.LATER, """
+    fn("cuModuleLoadData", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuModuleLoadData 2000 (CUmodule *module, const void *image)"""),
-    fn("cuModuleLoadDataEx", Cls.ALLOC, Gate.LATER, """
+    fn("cuModuleLoadDataEx", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuModuleLoadDataEx 2010 (CUmodule *module, const void *image, unsigned int numOptions,
             CUjit_option *options, void **optionValues)"""),
-    fn("cuModuleLoadFatBinary", Cls.ALLOC, Gate.LATER, """
+    fn("cuModuleLoadFatBinary", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuModuleLoadFatBinary 2000 (CUmodule *module, const void *fatCubin)"""),
-    fn("cuModuleUnload", Cls.FREE, Gate.NONE, """
+    fn("cuModuleUnload", Cls.FREE, Gate.MEM_FREE, """
         cuModuleUnload 2000 (CUmodule hmod)"""),
     fn("cuModuleGetLoadingMode", Cls.QUERY, Gate.NONE, """
         cuModuleGetLoadingMode 11070 (CUmoduleLoadingMode *mode)"""),
@@ -57,17 +57,17 @@ ROWS: tuple[Function, ...] = (
         cuModuleGetTexRef 2000 (CUtexref *pTexRef, CUmodule hmod, const char *name)"""),
     fn("cuModuleGetSurfRef", Cls.QUERY, Gate.NONE, """
         cuModuleGetSurfRef 3000 (CUsurfref *pSurfRef, CUmodule hmod, const char *name)"""),
-    fn("cuLibraryLoadData", Cls.ALLOC, Gate.LATER, """
+    fn("cuLibraryLoadData", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuLibraryLoadData 12000 (CUlibrary *library, const void *code, CUjit_option *jitOptions,
             void **jitOptionsValues, unsigned int numJitOptions,
             CUlibraryOption *libraryOptions, void **libraryOptionValues,
             unsigned int numLibraryOptions)"""),
-    fn("cuLibraryLoadFromFile", Cls.ALLOC, Gate.LATER, """
+    fn("cuLibraryLoadFromFile", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuLibraryLoadFromFile 12000 (CUlibrary *library, const char *fileName,
             CUjit_option *jitOptions, void **jitOptionsValues, unsigned int numJitOptions,
             CUlibraryOption *libraryOptions, void **libraryOptionValues,
             unsigned int numLibraryOptions)"""),
-    fn("cuLibraryUnload", Cls.FREE, Gate.NONE, """
+    fn("cuLibraryUnload", Cls.FREE, Gate.MEM_FREE, """
         cuLibraryUnload 12000 (CUlibrary library)"""),
     fn("cuLibraryGetKernel", Cls.QUERY, Gate.NONE, """
         cuLibraryGetKernel 12000 (CUkernel *pKernel, CUlibrary library, const char *name)"""),
