@@ -44,11 +44,19 @@ def edges(kind: str) -> list[int]:
     if kind in ("f16", "f16x2"):
         one = [0, 0x8000, 1, 0x8001, 0x3FF, 0x400, 0x3C00, 0xBC00, 0x3BFF, 0x7BFF, 0xFBFF, 0x7C00]
         one += [0xFC00, 0x7E00, 0x3555, 0x4248, 0x1400, 0x6BFF, 0x3800, 0x4000, 0x4900]
-        return one if kind == "f16" else [x | (y << 16) for x, y in zip(one, one[5:] + one[:5])]
+        return (
+            one
+            if kind == "f16"
+            else [x | (y << 16) for x, y in zip(one, one[5:] + one[:5], strict=True)]
+        )
     if kind in ("bf16", "bf16x2"):
         one = [0, 0x8000, 1, 0x8001, 0x7F, 0x80, 0x3F80, 0xBF80, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80]
         one += [0x7FC0, 0x3EAB, 0x4049, 0x0040, 0x2000, 0x5F00, 0x3F00, 0x4000]
-        return one if kind == "bf16" else [x | (y << 16) for x, y in zip(one, one[5:] + one[:5])]
+        return (
+            one
+            if kind == "bf16"
+            else [x | (y << 16) for x, y in zip(one, one[5:] + one[:5], strict=True)]
+        )
     if kind in ("f32", "tf32"):
         base = [0.0, 1.0, 1.5, 2.0, 0.5, 3.0, 1e-3, 0.1, 123456.789, 16777215.0, 2147483647.0]
         base += [2147483648.0, 4294967296.0, 9.2e18, 1.8446744e19, 3.4028235e38, 1.1754944e-38]
@@ -201,9 +209,8 @@ def build(rows: Sequence[Row], kernel: str) -> tuple[str, dict[tuple[str, int], 
         HEAD + f".visible .entry {kernel}(.param .u64 i, .param .u64 o)\n{{\n.reg .b64 %in, %out, "
         "%addr, %tid64; .reg .b32 %t; .reg .b16 %tmp;\n.reg .pred %p<8>; .reg .b32 %v<8>;\n"
         ".reg .b64 %w<8>;\n"
-        "ld.param.u64 %in, [i]; ld.param.u64 %out, [o]; mov.u32 %t, %tid.x; cvt.u64.u32 %tid64, %t;\n"
-        + "\n".join(body)
-        + "\nret;\n}\n"
+        "ld.param.u64 %in, [i]; ld.param.u64 %out, [o];\n"
+        "mov.u32 %t, %tid.x; cvt.u64.u32 %tid64, %t;\n" + "\n".join(body) + "\nret;\n}\n"
     )
     return ptx, offsets, arrays
 

@@ -105,7 +105,7 @@ def test_file_or_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-def test_squatted_folder_in_tmp_is_not_used(tmp_path: Path) -> None:
+def test_squatted_folder_in_tmp_is_not_used() -> None:
     # A user without a home, whose /tmp folder somebody else (root) has made first.
     uid = 61234
     squat = Path(f"/tmp/harp-ptx-{uid}")

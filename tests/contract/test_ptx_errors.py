@@ -64,17 +64,17 @@ REFUSED = [
 
 @pytest.mark.parametrize(("instruction", "code", "words"), REFUSED, ids=[r[0] for r in REFUSED])
 def test_refusal_names_kernel_line_and_instruction(
-    instruction: str, code: int, words: str, cache: Path
+    instruction: str, code: int, words: str, tmp_path: Path
 ) -> None:
     text = HEAD + ".extern .func missing();\n" + entry("k", 1, f"// line before\n{instruction}")
     line = text[: text.index(instruction)].count("\n") + 1
-    out = ptxc("compile", "--kernel", "k", "--cache", str(cache), text=text)
+    out = ptxc("compile", "--kernel", "k", "--cache", str(tmp_path), text=text)
     assert out.returncode == code, out.stderr
     assert out.stdout == ""
     assert out.stderr.count("\n") == 1
     assert out.stderr.startswith(f"kernel k: line {line}: ")
     assert words in out.stderr
-    assert not list(cache.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 MALFORMED = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ptx_harness import DONE, HEAD, Device, entry, load, pointers
 from ptx_rows import Row, check
 
 # mantissa bits stored, least exponent of a normal number, greatest exponent
@@ -31,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decode(kind: str, bits: int) -> Fraction | float:
     """Exact value; infinities and NaN as floats; zeros keep their sign through sign_of."""
-    m, low, high = FORMATS[kind]
+    m, low, _ = FORMATS[kind]
     e_bits = SIZE[kind] - 1 - m
     sign = -1 if bits >> (SIZE[kind] - 1) else 1
     e, f = bits >> m & ((1 << e_bits) - 1), bits & ((1 << m) - 1)
@@ -83,6 +84,10 @@ def encode(kind: str, x: Fraction | float, mode: str = "rn", *, zero_sign: int =
     return top | (e - low + 1) << m | (whole - (1 << m))
 
 
+def is_nan(x: Any) -> bool:
+    return isinstance(x, float) and math.isnan(x)
+
+
 def sign(kind: str, bits: int) -> int:
     return bits >> (SIZE[kind] - 1)
 
@@ -112,7 +117,7 @@ def flush(kind: str, bits: int) -> int:
 
 def saturate(kind: str, bits: int) -> int:
     x = decode(kind, bits)
-    if x != x or x <= 0:
+    if is_nan(x) or x <= 0:
         return 0
     return bits_one(kind) if x >= 1 else bits
 
@@ -135,7 +140,7 @@ def special_sum(values: list[Fraction | float]) -> float | None:
 def product(kind: str, a: int, b: int) -> tuple[Fraction | float, int]:
     x, y, s = decode(kind, a), decode(kind, b), sign(kind, a) ^ sign(kind, b)
     if isinstance(x, float) or isinstance(y, float):
-        if x != x or y != y or x == 0 or y == 0:
+        if is_nan(x) or is_nan(y) or x == 0 or y == 0:
             return math.nan, s
         return -math.inf if s else math.inf, s
     return x * y, s
@@ -147,7 +152,9 @@ def exact_add(kind: str, a: int, b: int, mode: str, *, minus: bool = False) -> i
     return exact_sum(kind, decode(kind, a), sign(kind, a), decode(kind, b), sign(kind, b), mode)
 
 
-def exact_sum(kind: str, x: Any, sx: int, y: Any, sy: int, mode: str) -> int:
+def exact_sum(  # noqa: PLR0917 - the terms of a sum
+    kind: str, x: Any, sx: int, y: Any, sy: int, mode: str
+) -> int:
     special = special_sum([x, y])
     if special is not None:
         return encode(kind, special)
@@ -167,7 +174,12 @@ def exact_fma(kind: str, a: int, b: int, c: int, mode: str) -> int:
 
 def exact_div(kind: str, a: int, b: int, mode: str) -> int:
     x, y, s = decode(kind, a), decode(kind, b), sign(kind, a) ^ sign(kind, b)
-    if x != x or y != y or (x == 0 and y == 0) or (isinstance(x, float) and isinstance(y, float)):
+    if (
+        is_nan(x)
+        or is_nan(y)
+        or (x == 0 and y == 0)
+        or (isinstance(x, float) and isinstance(y, float))
+    ):
         return encode(kind, math.nan)
     if isinstance(x, float) or y == 0:
         return encode(kind, -math.inf if s else math.inf)
@@ -176,7 +188,7 @@ def exact_div(kind: str, a: int, b: int, mode: str) -> int:
 
 def exact_sqrt(kind: str, a: int, mode: str) -> int:
     x = decode(kind, a)
-    if x != x or (x < 0):
+    if is_nan(x) or (x < 0):
         return encode(kind, math.nan)
     if isinstance(x, float) or x == 0:
         return a
@@ -214,9 +226,8 @@ def row(text: str, kind: str, count: int, f: Callable[..., int], **how: bool) ->
     return Row(f"{text} {operands}", kind, (kind,) * count, wrap(kind, f, **how))
 
 
-def rounding(kind: str) -> Iterator[Row]:
+def rounding(k: str) -> Iterator[Row]:
     for mode in ("rn", "rz", "rm", "rp"):
-        k = kind
         yield row(f"add.{mode}.{k}", k, 2, lambda a, b, m=mode: exact_add(k, a, b, m))
         yield row(f"sub.{mode}.{k}", k, 2, lambda a, b, m=mode: exact_add(k, a, b, m, minus=True))
         yield row(f"mul.{mode}.{k}", k, 2, lambda a, b, m=mode: exact_mul(k, a, b, m))
@@ -228,10 +239,9 @@ def rounding(kind: str) -> Iterator[Row]:
         yield row(f"sqrt.{mode}.{k}", k, 1, lambda a, m=mode: exact_sqrt(k, a, m))
     for name in ("add", "sub", "mul"):
         f = {"add": exact_add, "mul": exact_mul}.get(name)
-        g = f or (lambda k, a, b, m: exact_add(k, a, b, m, minus=True))
-        yield row(f"{name}.{kind}", kind, 2, lambda a, b, g=g: g(kind, a, b, "rn"))
-    if kind == "f32":
-        k = "f32"
+        g = f or (lambda t, a, b, m: exact_add(t, a, b, m, minus=True))
+        yield row(f"{name}.{k}", k, 2, lambda a, b, g=g: g(k, a, b, "rn"))
+    if k == "f32":
         yield row("add.ftz.f32", k, 2, lambda a, b: exact_add(k, a, b, "rn"), ftz=True)
         yield row(
             "mul.rz.ftz.sat.f32", k, 2, lambda a, b: exact_mul(k, a, b, "rz"), ftz=True, sat=True
@@ -246,10 +256,10 @@ def rounding(kind: str) -> Iterator[Row]:
 def minmax(kind: str, *, largest: bool, nan: bool, ftz: bool = False) -> Any:
     def pick(a: int, b: int) -> int:
         x, y = decode(kind, a), decode(kind, b)
-        if x != x or y != y:
-            if nan or (x != x and y != y):
+        if is_nan(x) or is_nan(y):
+            if nan or (is_nan(x) and is_nan(y)):
                 return encode(kind, math.nan)
-            return b if x != x else a
+            return b if is_nan(x) else a
         if x == y:
             return (a & b if largest else a | b) if x == 0 else a
         return a if (x > y) == largest else b
@@ -291,9 +301,9 @@ def simple() -> Iterator[Row]:
         )
         return (
             (bits_of("f32", m) & 0x7FFFFFFF) | ((a ^ b) & 0x80000000)
-            if x == x and y == y
+            if not is_nan(x) and not is_nan(y)
             else encode("f32", math.nan)
-            if x != x and y != y
+            if is_nan(x) and is_nan(y)
             else (bits_of("f32", m) & 0x7FFFFFFF) | ((a ^ b) & 0x80000000)
         )
 
@@ -304,9 +314,9 @@ def simple() -> Iterator[Row]:
         least = Fraction(2) ** FORMATS[kind][1]
         tests: dict[str, Callable[[Any], bool]] = {
             "finite": lambda x: not isinstance(x, float),
-            "infinite": lambda x: isinstance(x, float) and x == x,
-            "number": lambda x: x == x,
-            "notanumber": lambda x: x != x,
+            "infinite": lambda x: isinstance(x, float) and not is_nan(x),
+            "number": lambda x: not is_nan(x),
+            "notanumber": is_nan,
             "normal": lambda x, n=least: not isinstance(x, float) and abs(x) >= n,
             "subnormal": lambda x, n=least: not isinstance(x, float) and 0 < abs(x) < n,
         }
@@ -364,11 +374,11 @@ def comparisons() -> Iterator[Row]:
     for kind in ("f32", "f64", "f16", "bf16"):
 
         def test(op: str, otherwise: bool, k: str = kind) -> Any:
-            compare = eval(f"lambda a, b: a {op} b")  # noqa: S307
+            compare = eval(f"lambda a, b: a {op} b")
 
             def run(a: Any, b: Any) -> bool:
                 x, y = decode(k, bits_of(k, a)), decode(k, bits_of(k, b))
-                return otherwise if x != x or y != y else compare(x, y)
+                return otherwise if is_nan(x) or is_nan(y) else compare(x, y)
 
             return run
 
@@ -432,7 +442,7 @@ def conversions() -> Iterator[Row]:
                 if mode != "rzi" and to not in ("s32", "u64", "s8"):
                     continue
 
-                def cut(
+                def cut(  # noqa: PLR0917 - loop variables are bound here
                     v: Any,
                     of: str = of,
                     mode: str = mode,
@@ -441,7 +451,7 @@ def conversions() -> Iterator[Row]:
                     n: int = n,
                 ) -> int:
                     x = decode(of, bits_of(of, v))
-                    if x != x:
+                    if is_nan(x):
                         return 1 << (n - 1) if of == "f64" or n == 64 else 0
                     if isinstance(x, float):
                         return high if x > 0 else low
@@ -556,3 +566,18 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_rows(name: str, cache: Path) -> None:
     check(list(TABLES[name]()), cache)
+
+
+def test_nan_is_canonical_where_ptx_says_so(cache: Path) -> None:
+    body = """
+mov.b32 %r1, 0xffa00001; mov.b64 %d1, 0xfff4000000000001; mov.b32 %f1, %r1; mov.b64 %g1, %d1;
+cvt.rn.f16.f32 %h1, %f1; cvt.rn.bf16.f32 %h2, %f1; cvt.rz.f16.f64 %h3, %g1; mov.b16 %h4, 0xfe01;
+min.f32 %f2, %f1, %f1; min.NaN.f32 %f3, %f1, 0f3F800000; max.f16 %h5, %h4, %h4;
+st.global.u16 [%p0], %h1; st.global.u16 [%p0+2], %h2; st.global.u16 [%p0+4], %h3;
+st.global.u16 [%p0+6], %h5; st.global.f32 [%p0+8], %f2; st.global.f32 [%p0+12], %f3;
+"""
+    device = Device()
+    out = device.alloc(16)
+    assert load(HEAD + entry("k", 1, body), "k", cache).run(device, pointers(out)).stop == DONE
+    assert list(device.view(out, "u2", 4)) == [0x7FFF] * 4
+    assert list(device.view(out + 8, "u4", 2)) == [0x7FFFFFFF] * 2

@@ -106,16 +106,54 @@ mov.u32 %r14, s; ld.shared.u32 %r15, [%r14]; atom.add.u32 %r16, [%d3], 1; ld.sha
 
 
 FAULTS = {
-    "unmapped page": (f"mov.u64 %d1, {ARENA_BASE + 7 * PAGE}; ld.global.u32 %r1, [%d1];", ILLEGAL_ADDRESS, ARENA_BASE + 7 * PAGE),
+    "unmapped page": (
+        f"mov.u64 %d1, {ARENA_BASE + 7 * PAGE}; ld.global.u32 %r1, [%d1];",
+        ILLEGAL_ADDRESS,
+        ARENA_BASE + 7 * PAGE,
+    ),
     "null": ("mov.u64 %d1, 0; ld.u32 %r1, [%d1];", ILLEGAL_ADDRESS, 0),
-    "behind the arena": (f"mov.u64 %d1, {ARENA_BASE + 8 * PAGE}; st.global.u8 [%d1], %r1;", ILLEGAL_ADDRESS, ARENA_BASE + 8 * PAGE),
+    "behind the arena": (
+        f"mov.u64 %d1, {ARENA_BASE + 8 * PAGE}; st.global.u8 [%d1], %r1;",
+        ILLEGAL_ADDRESS,
+        ARENA_BASE + 8 * PAGE,
+    ),
     "misaligned": ("ld.global.u32 %r1, [%p0+2];", MISALIGNED, ARENA_BASE + 2),
-    "misaligned vector": ("ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%p0+8];", MISALIGNED, ARENA_BASE + 8),
-    "shared too far": ("mov.u32 %r1, 4096; ld.shared.u32 %r2, [%r1];", ILLEGAL_ADDRESS, (1 << 56) + 4096),
+    "misaligned vector": (
+        "ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%p0+8];",
+        MISALIGNED,
+        ARENA_BASE + 8,
+    ),
+    "shared too far": (
+        "mov.u32 %r1, 4096; ld.shared.u32 %r2, [%r1];",
+        ILLEGAL_ADDRESS,
+        (1 << 56) + 4096,
+    ),
     "shared misaligned": ("mov.u32 %r1, 2; st.shared.u32 [%r1], %r2;", MISALIGNED, (1 << 56) + 2),
-    "local too far": ("mov.u32 %r1, 4096; ld.local.u32 %r2, [%r1];", ILLEGAL_ADDRESS, (2 << 56) + 4096),
-    "generic shared too far": ("mov.u64 %d1, 0x1000; cvta.shared.u64 %d1, %d1; ld.u32 %r2, [%d1];", ILLEGAL_ADDRESS, (1 << 56) + 4096),
-    "shared through .global": ("mov.u64 %d1, 0; cvta.shared.u64 %d1, %d1; ld.global.u32 %r2, [%d1];", ILLEGAL_ADDRESS, 1 << 56),
+    "local too far": (
+        "mov.u32 %r1, 4096; ld.local.u32 %r2, [%r1];",
+        ILLEGAL_ADDRESS,
+        (2 << 56) + 4096,
+    ),
+    "generic shared too far": (
+        "mov.u64 %d1, 0x1000; cvta.shared.u64 %d1, %d1; ld.u32 %r2, [%d1];",
+        ILLEGAL_ADDRESS,
+        (1 << 56) + 4096,
+    ),
+    "generic local too far": (
+        "mov.u64 %d1, 0x1000; cvta.local.u64 %d1, %d1; st.u32 [%d1], %r2;",
+        ILLEGAL_ADDRESS,
+        (2 << 56) + 4096,
+    ),
+    "parameter memory is read-only": (
+        "mov.u64 %d1, 0; cvta.param.u64 %d1, %d1; st.u32 [%d1], %r2;",
+        ILLEGAL_ADDRESS,
+        3 << 56,
+    ),
+    "shared through .global": (
+        "mov.u64 %d1, 0; cvta.shared.u64 %d1, %d1; ld.global.u32 %r2, [%d1];",
+        ILLEGAL_ADDRESS,
+        1 << 56,
+    ),
     "atomic": ("mov.u64 %d1, 16; red.add.u32 [%d1], 1;", ILLEGAL_ADDRESS, 16),
     "trap": ("trap;", TRAP, 0),
 }
@@ -178,7 +216,8 @@ def call(name: str, value: str, out: str) -> str:
 
 def test_functions_with_parameters_and_recursion(cache: Path) -> None:
     body = (
-        call("twice", "21", "%r1") + call("factorial", "10", "%r2")
+        call("twice", "21", "%r1")
+        + call("factorial", "10", "%r2")
         + """{ .param .align 8 .b8 i[16]; .param .align 8 .b8 o[16];
 st.param.b64 [i], %p0; st.param.b64 [i+8], 5; call.uni (o), swap, (i); ld.param.v2.b64 {%d1, %d2}, [o]; }
 sub.s64 %d2, %d2, %p0; st.global.u64 [%p0+8], %d1; st.global.u64 [%p0+16], %d2;
@@ -289,7 +328,9 @@ def test_printf_and_assert(meet: str, cache: Path) -> None:
     def globals_(device: Device) -> tuple[int]:
         return (device.put(np.frombuffer(b"x=%d\n\0", dtype="u1")),)
 
-    body = meet + """
+    body = (
+        meet
+        + """
 .local .align 8 .b8 args[8]; mov.u64 %d1, args; cvta.local.u64 %d1, %d1; st.local.u32 [args], 42;
 mov.u64 %d2, text; cvta.global.u64 %d2, %d2;
 { .param .b64 f; .param .b64 a; .param .b32 o; st.param.b64 [f], %d2; st.param.b64 [a], %d1;
@@ -300,6 +341,7 @@ st.param.b64 [m], %d2; st.param.b64 [f], %d2; st.param.b32 [l], 12; st.param.b64
 call.uni __assertfail, (m, f, l, n, c); }
 st.global.u32 [%p0+4], 1;
 """
+    )
     result, out, device = run(body, cache, top=PRINT, globals_=globals_)
     assert result.stop == ASSERT
     assert list(out[:2]) == [1, 0]
@@ -308,16 +350,24 @@ st.global.u32 [%p0+4], 1;
 
 
 def test_kernel_parameters_of_all_kinds(cache: Path) -> None:
-    text = HEAD + """
+    text = (
+        HEAD
+        + """
 .visible .entry k(.param .u64 .ptr .global .align 8 o, .param .u8 a, .param .align 8 .b8 s[24], .param .f32 f)
 { .reg .b64 %p<4>; .reg .b32 %r<8>; .reg .f32 %f;
 ld.param.u64 %p0, [o]; ld.param.u8 %r1, [a]; ld.param.u32 %r2, [s+16]; ld.param.f32 %f, [f];
 mov.b64 %p1, s; ld.param.u32 %r3, [%p1+20]; cvta.param.u64 %p2, %p1; ld.u32 %r4, [%p2+8];
 st.global.v4.u32 [%p0], {%r1, %r2, %r3, %r4}; st.global.f32 [%p0+16], %f; ret; }
 """
+    )
     device = Device()
     out = device.alloc(64)
-    packed = pointers(out) + bytes([200, *([0] * 7)]) + np.arange(6, dtype="u4").tobytes() + np.float32(1.5).tobytes()
+    packed = (
+        pointers(out)
+        + bytes([200, *([0] * 7)])
+        + np.arange(6, dtype="u4").tobytes()
+        + np.float32(1.5).tobytes()
+    )
     result = load(text, "k", cache).run(device, packed)
     assert result.stop == DONE, result
     assert list(device.view(out, "u4", 4)) == [200, 4, 5, 2]
@@ -326,13 +376,21 @@ st.global.v4.u32 [%p0], {%r1, %r2, %r3, %r4}; st.global.f32 [%p0+16], %f; ret; }
 
 def test_approximations_are_close(cache: Path) -> None:
     forms = {
-        "sin.approx.f32": np.sin, "cos.approx.f32": np.cos, "lg2.approx.f32": np.log2,
-        "ex2.approx.ftz.f32": np.exp2, "tanh.approx.f32": np.tanh, "rcp.approx.f32": np.reciprocal,
-        "sqrt.approx.f32": np.sqrt, "rsqrt.approx.f32": lambda x: 1 / np.sqrt(x),
+        "sin.approx.f32": np.sin,
+        "cos.approx.f32": np.cos,
+        "lg2.approx.f32": np.log2,
+        "ex2.approx.ftz.f32": np.exp2,
+        "tanh.approx.f32": np.tanh,
+        "rcp.approx.f32": np.reciprocal,
+        "sqrt.approx.f32": np.sqrt,
+        "rsqrt.approx.f32": lambda x: 1 / np.sqrt(x),
     }
     values = np.linspace(0.05, 6, 64).astype("f4")
     body = "mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.s64 %d0, %d0, %p0; ld.global.f32 %f1, [%d0];\n"
-    body += "".join(f"{form} %f2, %f1; st.global.f32 [%d0+{256 * (i + 1)}], %f2;\n" for i, form in enumerate(forms))
+    body += "".join(
+        f"{form} %f2, %f1; st.global.f32 [%d0+{256 * (i + 1)}], %f2;\n"
+        for i, form in enumerate(forms)
+    )
     device = Device()
     at = device.put(np.concatenate([values, np.zeros(64 * len(forms), "f4")]))
     result = load(HEAD + entry("k", 1, body), "k", cache).run(device, pointers(at), block=(64,))

@@ -351,7 +351,7 @@ def compare() -> Iterator[Row]:
     unsigned = {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
     for t in SIZES:
         for name, op in (ops | (unsigned if t[0] == "u" else {})).items():
-            test = eval(f"lambda a, b: a {op} b")  # noqa: S307
+            test = eval(f"lambda a, b: a {op} b")
             yield Row(f"setp.{name}.{t} {{d}}, {{a}}, {{b}}", "pred", (t, t), test)
     for n in (16, 32, 64):
         yield Row(

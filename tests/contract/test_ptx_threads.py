@@ -30,22 +30,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ptx")
 
 
-PRE = "mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.s64 %d1, %d0, %p0; add.s64 %d2, %d0, %p1;\n"
+PRE = (
+    "mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.s64 %d1, %d0, %p0; add.s64 %d2, %d0, %p1;\n"
+)
 
 
 def lanes(
     body: str, data: Any, cache: Path, *, threads: int = 32, dtype: str = "u4", out: int = 1
 ) -> Any:
     """body reads %r1 = data[tid], leaves results in %r10.. (`out` of them); rows of results."""
-    stores = "".join(
-        f"st.global.b32 [%d2+{k * threads * 4}], %r{10 + k};\n" for k in range(out)
-    )
+    stores = "".join(f"st.global.b32 [%d2+{k * threads * 4}], %r{10 + k};\n" for k in range(out))
     text = HEAD + entry("lanes", 2, PRE + "ld.global.b32 %r1, [%d1];\n" + body + stores)
     device = Device()
     source, target = device.put(np.asarray(data, dtype=dtype)), device.alloc(threads * 4 * out)
-    result = load(text, "lanes", cache).run(
-        device, pointers(source, target), block=(threads,)
-    )
+    result = load(text, "lanes", cache).run(device, pointers(source, target), block=(threads,))
     assert result.stop == DONE, result
     return device.view(target, dtype, threads * out).reshape(out, threads).copy()
 
@@ -60,19 +58,21 @@ SHUFFLES: dict[str, Callable[[int, int, int, int], tuple[int, bool]]] = {
 
 
 @pytest.mark.parametrize("mode", SHUFFLES)
-@pytest.mark.parametrize("width", [32, 16, 8, 2])
-def test_shuffle_in_segments(mode: str, width: int, cache: Path) -> None:
-    segment = (32 - width) << 8
+def test_shuffle_in_segments(mode: str, cache: Path) -> None:
     data = np.arange(100, 132)
-    for b in (0, 1, 3, 9):
-        clamp = 0 if mode == "up" else 31
-        body = f"shfl.sync.{mode}.b32 %r10|%q1, %r1, {b}, {segment | clamp}, -1; selp.u32 %r11, 1, 0, %q1;\n"
-        got = lanes(body, data, cache, out=2)
+    cases = [(width, b) for width in (32, 16, 8, 2) for b in (0, 1, 3, 9)]
+    body = ""
+    for i, (width, b) in enumerate(cases):
+        c = (32 - width) << 8 | (0 if mode == "up" else 31)
+        body += f"shfl.sync.{mode}.b32 %r{10 + 2 * i}|%q1, %r1, {b}, {c}, -1;\n"
+        body += f"selp.u32 %r{11 + 2 * i}, 1, 0, %q1;\n"
+    got = lanes(body, data, cache, out=2 * len(cases))
+    for i, (width, b) in enumerate(cases):
         for lane in range(32):
             low = lane & (32 - width) & 31
             j, good = SHUFFLES[mode](lane, b, low, width - 1)
-            assert got[1][lane] == good, (mode, width, b, lane)
-            assert got[0][lane] == data[j if good else lane], (mode, width, b, lane)
+            assert got[2 * i + 1][lane] == good, (mode, width, b, lane)
+            assert got[2 * i][lane] == data[j if good else lane], (mode, width, b, lane)
 
 
 def test_shuffle_without_predicate_in_divergent_code(cache: Path) -> None:
@@ -116,14 +116,27 @@ elect.sync %r22|%q4, -1; selp.u32 %r23, 1, 0, %q4;
         ballot = sum(int(y) << i for i, y in enumerate(yes))
         minus = (v - 3).astype("i4")
         expect = [
-            ballot, int(yes.any()), int((~yes).all()), int(yes.all() or not yes.any()), None, 0, 0,
-            v.sum(), v.max(), int(minus.min()) & FULL, minus.view("u4").min(),
-            np.bitwise_xor.reduce(v), 0, None,
+            ballot,
+            int(yes.any()),
+            int((~yes).all()),
+            int(yes.all() or not yes.any()),
+            None,
+            0,
+            0,
+            v.sum(),
+            v.max(),
+            int(minus.min()) & FULL,
+            minus.view("u4").min(),
+            np.bitwise_xor.reduce(v),
+            0,
+            None,
         ]
         for row, want in zip(got, expect, strict=True):
             if want is not None:
                 assert set(row[part]) == {want}
-        assert [int(x) for x in got[4][part]] == [sum(1 << i for i in range(32) if v[i] == x) for x in v]
+        assert [int(x) for x in got[4][part]] == [
+            sum(1 << i for i in range(32) if v[i] == x) for x in v
+        ]
         assert list(got[13][part]) == [1] + [0] * 31
 
 
@@ -155,25 +168,39 @@ JOIN:
 
 
 def test_ids_and_masks(cache: Path) -> None:
-    names = ["laneid", "warpid", "lanemask_eq", "lanemask_lt", "lanemask_le", "lanemask_gt", "lanemask_ge"]
+    names = [
+        "laneid",
+        "warpid",
+        "lanemask_eq",
+        "lanemask_lt",
+        "lanemask_le",
+        "lanemask_gt",
+        "lanemask_ge",
+    ]
     body = "".join(f"mov.u32 %r{10 + i}, %{n};\n" for i, n in enumerate(names))
     got = lanes(body, np.zeros(64), cache, threads=64, out=len(names))
     lane = np.arange(64) % 32
     assert (got[0] == lane).all()
     assert (got[1] == np.arange(64) // 32).all()
     one = (1 << lane).astype("u8")
-    for row, want in zip(got[2:], [one, one - 1, 2 * one - 1, ~(2 * one - 1), ~(one - 1)], strict=True):
+    for row, want in zip(
+        got[2:], [one, one - 1, 2 * one - 1, ~(2 * one - 1), ~(one - 1)], strict=True
+    ):
         assert (row == (want & np.uint64(FULL))).all()
 
 
-def run(body: str, cache: Path, *data: Any, block: int = 1, grid: int = 1, out: int = 16, **how: Any) -> tuple[Result, Any, Device]:
+def run(
+    body: str, cache: Path, *data: Any, block: int = 1, grid: int = 1, out: int = 16, **how: Any
+) -> tuple[Result, Any, Device]:
     """Kernel `k` with one pointer per array of data, and one to `out` zeroed words."""
     device = Device()
     addrs = [device.put(np.asarray(d)) for d in data] + [device.alloc(out * 4)]
     text = how.pop("text", HEAD) + entry("k", len(addrs), body, how.pop("regs", ""))
     for name, value in how.pop("device", {}).items():
         setattr(device, name, value)
-    result = load(text, "k", cache).run(device, pointers(*addrs), block=(block,), grid=(grid,), **how)
+    result = load(text, "k", cache).run(
+        device, pointers(*addrs), block=(block,), grid=(grid,), **how
+    )
     return result, device.view(addrs[-1], "u4", out), device
 
 
@@ -267,37 +294,46 @@ ATOMICS = {
 }
 
 
-@pytest.mark.parametrize("form", ATOMICS)
-@pytest.mark.parametrize("space", [".global", ".shared", ""])
-def test_atomics(form: str, space: str, cache: Path) -> None:
+def atomic_text(number: int, form: str, space: str) -> str:
+    """red and atom of one form by every thread; box number `number` starts and ends in memory."""
     op, kind = form.split(".")
-    start, combine = ATOMICS[form]
-    wide = kind[1:] == "64"
-    reg = "%d" if wide else "%r"
-    value = f"cvt.u64.u32 {reg}5, %r0;" if wide else f"mov.b32 {reg}5, %r0;"
+    bits = kind[1:]
+    reg = "%d" if bits == "64" else "%r"
+    value = f"cvt.u64.u32 {reg}5, %r0;" if bits == "64" else f"mov.b32 {reg}5, %r0;"
     if form == "min.s32":
         value = "sub.s32 %r5, %r0, 20;"
     if op in ("inc", "dec"):
         value = "mov.b32 %r5, 40;"
-    bits = kind[1:]
-    body = f"""
-.shared .align 8 .b8 box[16];
-mov.u32 %r0, %tid.x; setp.eq.u32 %q1, %r0, 0; mov.u64 %d10, box; cvta.shared.u64 %d10, %d10;
-ld.global.b{bits} {reg}6, [%p0]; @%q1 st.shared.b{bits} [box], {reg}6; bar.sync 0;
-{value}
+    at = 8 * number
+    target = {".global": f"[%p0+{at}]", ".shared": f"[box+{at}]", "": f"[%d10+{at}]"}[space]
+    place = (
+        f".global.b{bits} {{}}[%p0+{at}]"
+        if space == ".global"
+        else f".shared.b{bits} {{}}[box+{at}]"
+    )
+    head, tail = place.split("{}")
+    return f"""
+ld.global.b{bits} {reg}6, [%p0+{at}]; @%q1 st.shared.b{bits} [box+{at}], {reg}6; bar.sync 0;
+{value} red{space}.{form} {target}, {reg}5; atom{space}.{form} {reg}7, {target}, {reg}5;
+bar.sync 0; ld{head}{reg}8, {tail}; @%q1 st.global.b{bits} [%p1+{at}], {reg}8;
 """
-    target = {".global": "[%p0]", ".shared": "[box]", "": "[%d10]"}[space]
-    body += f"red{space}.{form} {target}, {reg}5;\natom{space}.{form} {reg}7, {target}, {reg}5;\n"
-    body += f"bar.sync 0; ld{'.global' if space == '.global' else '.shared'}.b{bits} {reg}8, "
-    body += f"{'[%p0]' if space == '.global' else '[box]'}; @%q1 st.global.b{bits} [%p1], {reg}8;"
-    dtype = "u8" if wide else "u4"
-    mask = (1 << int(bits)) - 1
-    result, out, _ = run(body, cache, np.array([start & mask], dtype=dtype), block=96)
-    want = start
-    for v in (x for t in range(96) for x in (t, t)):
-        want = combine(want, v)
+
+
+@pytest.mark.parametrize("space", [".global", ".shared", ""])
+def test_atomics(space: str, cache: Path) -> None:
+    body = """
+.shared .align 8 .b8 box[128];
+mov.u32 %r0, %tid.x; setp.eq.u32 %q1, %r0, 0; mov.u64 %d10, box; cvta.shared.u64 %d10, %d10;
+"""
+    body += "".join(atomic_text(i, form, space) for i, form in enumerate(ATOMICS))
+    start = np.array([first % (1 << 64) for first, _ in ATOMICS.values()], dtype="u8")
+    result, out, _ = run(body, cache, start, block=96, out=32)
     assert result.stop == DONE, result
-    assert int(out.view(dtype)[0]) == want & mask
+    for i, (form, (want, combine)) in enumerate(ATOMICS.items()):
+        for v in (x for t in range(96) for x in (t, t)):
+            want = combine(want, v)
+        mask = (1 << int(form.split(".")[1][1:])) - 1
+        assert int(out.view("u8")[i]) & mask == want & mask, form
 
 
 def test_float_atomics_swaps_and_locks(cache: Path) -> None:
@@ -335,7 +371,10 @@ def test_endless_loop_polls_the_host_and_can_be_abandoned(block: int, cache: Pat
     watch = "ld.volatile.global.u32 %r1, [%p0];" if block > 1 else ""
     body = f"LOOP: {watch} add.u32 %r2, %r2, 1; bra LOOP;"
     result, _, device = run(
-        body, cache, np.zeros(4, dtype="u4"), block=block,
+        body,
+        cache,
+        np.zeros(4, dtype="u4"),
+        block=block,
         device={"poll_result": lambda n: int(n > 20)},
     )
     assert result.stop == ABANDONED
@@ -400,7 +439,7 @@ def test_matrix_multiply(form: str, cache: Path) -> None:
         packed = np.array(cv, dtype="f2" if half else "f4").view("u4")
         regs[lane, 6 : 6 + len(packed)] = packed
     nc = 2 if half else 4
-    names = lambda start, n: "{" + ", ".join(f"%r{start + i}" for i in range(n)) + "}"  # noqa: E731
+    names = lambda start, n: "{" + ", ".join(f"%r{start + i}" for i in range(n)) + "}"
     loads = "".join(f"ld.global.b32 %r{10 + i}, [%d0+{4 * i}];\n" for i in range(10))
     stores = "".join(f"st.global.b32 [%d1+{4 * i}], %r{30 + i};\n" for i in range(nc))
     body = f"""
@@ -414,7 +453,9 @@ mov.u32 %r0, %tid.x; mad.wide.u32 %d0, %r0, 40, %p0; mad.wide.u32 %d1, %r0, 16, 
     for lane in range(32):
         g, t = divmod(lane, 4)
         got = out[lane * 4 : lane * 4 + nc].view("f2" if half else "f4")
-        assert [float(x) for x in got] == [want[g + 8 * (i >> 1), t * 2 + (i & 1)] for i in range(4)]
+        assert [float(x) for x in got] == [
+            want[g + 8 * (i >> 1), t * 2 + (i & 1)] for i in range(4)
+        ]
 
 
 def test_blocks_see_their_place_in_the_grid(cache: Path) -> None:

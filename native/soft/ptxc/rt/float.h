@@ -365,8 +365,9 @@ INLINE float f32_round(double a, int r)
     return r == RN ? (float)a : asf32((uint32_t)fp_from_f64(a, 8, 23, r, NAN32));
 }
 
-/* A float result holds sums, products and quotients of halves well enough that rounding it again
- * is exact (24 >= 2 * 11 + 2); fma needs the odd rounding. */
+/* A float result holds sums and products of halves well enough that rounding it again is exact
+ * (24 >= 2 * 11 + 2; a 16-bit product of bf16s that a subnormal float cuts is below half of the
+ * least bf16); fma needs the odd rounding. */
 #define SMALL_OPS(t)                                                                               \
     INLINE uint16_t t##_add(uint16_t a, uint16_t b, int r)                                         \
     {                                                                                              \
@@ -375,6 +376,10 @@ INLINE float f32_round(double a, int r)
     INLINE uint16_t t##_sub(uint16_t a, uint16_t b, int r)                                         \
     {                                                                                              \
         return t##_store(t##_load(a) - t##_load(b));                                               \
+    }                                                                                              \
+    INLINE uint16_t t##_mul(uint16_t a, uint16_t b, int r)                                         \
+    {                                                                                              \
+        return t##_store(t##_load(a) * t##_load(b));                                               \
     }                                                                                              \
     INLINE uint16_t t##_fma(struct thread *T, uint16_t a, uint16_t b, uint16_t c, int r)           \
     {                                                                                              \
@@ -424,20 +429,6 @@ INLINE uint16_t ftz_f16(uint16_t a)
 }
 SMALL_OPS(f16)
 SMALL_OPS(bf16)
-INLINE uint16_t f16_mul(uint16_t a, uint16_t b, int r)
-{
-    return f16_store(f16_load(a) * f16_load(b));
-}
-INLINE uint16_t bf16_mul(uint16_t a, uint16_t b, int r)
-{
-    float f = bf16_load(a) * bf16_load(b);
-    /* A subnormal float product may be rounded already. */
-    if (LIKELY(f32_abs(f) >= 0x1p-126f || f != f))
-        return bf16_store(f);
-    return bf16_round((double)bf16_load(a) * (double)bf16_load(b), RN);
-}
-#define ftz_bf16(a) (a)
-
 #define PAIR2(lo, hi) ((uint32_t)(uint16_t)(lo) | (uint32_t)(uint16_t)(hi) << 16)
 #define LO16(a)       ((uint16_t)(a))
 #define HI16(a)       ((uint16_t)((a) >> 16))
