@@ -184,6 +184,9 @@ static void dispatch(struct server *s, const struct epoll_event *e)
 static int lonely(struct server *s)
 {
     uint64_t now = server_now_ns(), patience = s->idle_exit_ns;
+    if (now - s->looked_ns < LONELY_LOOK_MS * 1000000ull)
+        return 0;
+    s->looked_ns = now;
     int listens = 0, served = harp_core_clients(s->core) != 0;
     for (uint32_t i = 0; i < ADMIN_MAX; i++)
         served |= s->admins[i].fd >= 0;

@@ -51,8 +51,9 @@ struct server {
     uint64_t timer_ns; /* what the timer is set to */
     int stopping;
     uint64_t idle_exit_ns, lonely_ns; /* 0: never; since when nobody was there */
-    struct conn *conns;               /* config.max_clients */
-    struct listener *listeners;       /* config.max_tenants */
+    uint64_t looked_ns;
+    struct conn *conns;         /* config.max_clients */
+    struct listener *listeners; /* config.max_tenants */
     struct admin admins[ADMIN_MAX];
     int replying_to;       /* admin whose message is being stepped, or -1 */
     struct harp_msg reply; /* the last OK or ERR of this step */
