@@ -56,10 +56,10 @@ def machine(*, gate: bool) -> Iterator[dict[str, str]]:
         yield env
 
 
-def start(env: dict[str, str], share: int, kernel_us: int) -> subprocess.Popen[str]:
+def start(env: dict[str, str], number: int, share: int, kernel_us: int) -> subprocess.Popen[str]:
     """`harp run` of the sleeper."""
     command = [
-        *(sys.executable, "-m", "harp", "run", "--name", f"sleeper-{share}"),
+        *(sys.executable, "-m", "harp", "run", "--name", f"sleeper-{number}-{share}"),
         *("--mem", "256MiB", "--share", f"{share}%", "--"),
         *(sys.executable, str(SLEEPER), str(kernel_us)),
     ]
@@ -90,7 +90,7 @@ def bench(shares: list[int], seconds: float, kernel_us: int, *, gate: bool) -> d
     with machine(gate=gate) as env, ExitStack() as stack:
         processes = []
         for share in shares:
-            processes.append(start(env, share, kernel_us))
+            processes.append(start(env, len(processes), share, kernel_us))
             stack.callback(stop, processes[-1])
         pids = [ready(process) for process in processes]
         time.sleep(1)  # all have queues by now
