@@ -2,12 +2,16 @@
 """What the software GPU says it has executed: its own count, per kernel name.
 
 A library that answered success without running a kernel would pass many a test by luck; it cannot
-count instructions that it did not execute. On other drivers `read` returns None.
+count instructions that it did not execute.
+
+Under `harp run` libcuda is libharp, which has no such export: there nothing is watched, and the
+tests compare outputs with those of a watched run.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,6 +26,10 @@ class _Row(ctypes.Structure):
         ("load_bytes", ctypes.c_uint64),
         ("store_bytes", ctypes.c_uint64),
     )
+
+
+#: whether counts can be read here
+WATCHED = "HARP_GRANT" not in os.environ
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,12 @@ class Watch:
     def __init__(self, sync) -> None:  # noqa: ANN001
         self._sync = sync
         self._asked: dict[str, list[int]] = {}
+        #: what was executed inside, by kernel name; empty where nothing is watched
+        self.counts: dict[str, Count] = {}
 
     def __enter__(self) -> Self:
         self._sync()
-        self._before = read()
+        self._before = read() if WATCHED else {}
         return self
 
     def launched(self, name: str, blocks: int, threads_per_block: int, times: int = 1) -> None:
@@ -78,6 +88,8 @@ class Watch:
         if kind is not None:
             return
         self._sync()
+        if not WATCHED:
+            return
         after = read()
         self.counts = {
             name: count - self._before.get(name, Count()) for name, count in after.items()

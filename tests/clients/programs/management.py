@@ -98,10 +98,13 @@ def main() -> None:
     child.kill()
     child.wait()
     deadline_s = time.monotonic() + 10
-    while len(nv.nvmlDeviceGetComputeRunningProcesses(handle)) > 1:
-        assert time.monotonic() < deadline_s
+    while (
+        len(nv.nvmlDeviceGetComputeRunningProcesses(handle)) > 1
+        or do(cu.cuMemGetInfo())[0] != free - 300 * MIB
+    ):
+        seen = do(cu.cuMemGetInfo())[0] - free
+        assert time.monotonic() < deadline_s, seen
         time.sleep(0.05)
-    assert do(cu.cuMemGetInfo())[0] == free - 300 * MIB
     do(cu.cuMemFree(pointer))
     assert own_bytes(handle) == with_context
     nv.nvmlShutdown()
