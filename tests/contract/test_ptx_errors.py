@@ -48,7 +48,7 @@ REFUSED = [
     ("mov.u32 %r1, %nothing;", UNSUPPORTED, "%nothing"),
     ("ld.global.v4.u32 {%r1, %r2}, [%d1];", INVALID, "vector"),
     ("st.param.u32 [k_0], %r1;", INVALID, "read-only"),
-    ("ld.param.u64 %d1, [k_0+8];", INVALID, "outside of parameter"),
+    ("ld.param.u64 %d1, [k_0+8];", UNSUPPORTED, "outside of parameter"),
     ("bra NOWHERE;", INVALID, "NOWHERE"),
     ("cvt.s32.f32 %r1, %f1;", INVALID, ".rzi"),
     ("cvt.f32.f64 %f1, %g1;", INVALID, ".rn"),
@@ -57,7 +57,7 @@ REFUSED = [
     ("call nobody, ();", INVALID, "nobody"),
     ("call missing, ();", UNSUPPORTED, "missing has no body"),
     ("atom.global.add.f16x2 %r1, [%d1], %r2;", INVALID, ".noftz"),
-    ("lop3.b32 %r1, %r2, %r3, %r4, 256;", INVALID, "0 to 255"),
+    ("lop3.b32 %r1, %r2, %r3, %r4, 256;", UNSUPPORTED, "0 to 255"),
     ("setp.lt.f32 %q1|%q2, %f1, 0f00;", INVALID, "0f00"),
 ]
 

@@ -251,6 +251,9 @@ static uint64_t literal(struct emitter *e, const struct ptx_operand *op, enum pt
             invalid(e, "an integer constant where a floating-point one belongs");
         return v;
     }
+    if (ptx_types[type].kind == KIND_UINT || ptx_types[type].kind == KIND_SINT ||
+        (op->kind == OPND_F64 && type == TY_B32))
+        invalid(e, "a floating-point constant where an integer belongs");
     if (op->kind == OPND_F64 && bytes == 4) {
         double d;
         float f;
@@ -274,6 +277,23 @@ static uint64_t literal(struct emitter *e, const struct ptx_operand *op, enum pt
     return v;
 }
 
+/* .f32 registers are no integers and the other way round; .b32 is either. */
+static void check_kind(struct emitter *e, const struct ptx_reg *reg, enum ptx_type type)
+{
+    enum ptx_kind a = (enum ptx_kind)ptx_types[reg->type].kind;
+    enum ptx_kind b = (enum ptx_kind)ptx_types[type].kind;
+    bool a_int = a == KIND_UINT || a == KIND_SINT, b_int = b == KIND_UINT || b == KIND_SINT;
+    if ((a == KIND_FLOAT && b_int) || (a_int && b == KIND_FLOAT))
+        invalid(e, say(e, "register %s is .%s", reg->name, ptx_types[reg->type].name));
+}
+
+/* Only mov reads special registers and takes addresses (and cvta those of variables). */
+static void want_mov(struct emitter *e, bool special)
+{
+    if (strcmp(e->in->op, "mov") != 0 && strcmp(e->in->op, special ? "cvt" : "cvta") != 0)
+        invalid(e, "a register belongs here");
+}
+
 static const char *read_any(struct emitter *e, const struct ptx_operand *op, enum ptx_type type,
                             bool loose, bool neutral)
 {
@@ -290,6 +310,7 @@ static const char *read_any(struct emitter *e, const struct ptx_operand *op, enu
             invalid(e, say(e, "register %s has %u bits", reg->name, width * 8));
         if (op->negated)
             invalid(e, "only predicates can be negated");
+        check_kind(e, reg, type);
         note(e, op, width == bytes ? type : TY_B32, neutral);
         enum ptx_type home = home_of(reg);
         if (home == type)
@@ -304,6 +325,7 @@ static const char *read_any(struct emitter *e, const struct ptx_operand *op, enu
         return cast_bits(e, say(e, "0x%" PRIx64 "ull", literal(e, op, type)), type);
     case OPND_SPECIAL: {
         enum ptx_type of;
+        want_mov(e, true);
         const char *expr = special(e, op->name, &of);
         if (ptx_types[of].bytes != bytes && !(loose && ptx_types[of].bytes > bytes) &&
             !(bytes == 8 && ptx_types[of].bytes == 4))
@@ -311,6 +333,7 @@ static const char *read_any(struct emitter *e, const struct ptx_operand *op, enu
         return cast_bits(e, expr, type);
     }
     case OPND_DECL:
+        want_mov(e, false);
         if (bytes < 4)
             invalid(e, "an address where a 16-bit value belongs");
         return cast_bits(e, address_of(e, op->decl, op->value), type);
@@ -349,6 +372,7 @@ static void write_any(struct emitter *e, const struct ptx_operand *op, enum ptx_
         invalid(e, say(e, "register %s is .%s", reg->name, to->name));
     if (to->bytes < from->bytes)
         invalid(e, say(e, "register %s has only %u bits", reg->name, to->bytes * 8));
+    check_kind(e, reg, type);
     note(e, op, to->bytes == from->bytes ? type : TY_B32, neutral);
     enum ptx_type home = home_of(reg);
     if (home == type || type == TY_PRED) {

@@ -392,7 +392,7 @@ static void emit_expression(struct emitter *e, const struct ptx_row *row, const 
 /* Of these the table has every form that the newest target here, sm_90, knows: any other is wrong.
  */
 static const char complete[] =
-    "add sub mul mad fma div rem abs neg min max addc subc madc mul24 mad24 sad and or xor not "
+    "add sub mul mad fma div rem abs neg min max mul24 mad24 sad and or xor not "
     "cnot "
     "shl shr shf popc clz brev bfind bfe bfi bmsk szext fns prmt lop3 sin cos lg2 ex2 tanh rcp "
     "sqrt "
@@ -402,7 +402,7 @@ static const char unsupported[] =
     "wgmma wmma mma ldmatrix stmatrix movmatrix tex tld4 txq istypep suld sust sured suq mbarrier "
     "mapa getctarank multimem tensormap tcgen05 clusterlaunchcontrol alloca stacksave stackrestore "
     "vadd vsub vabsdiff vmin vmax vshl vshr vmad vset vadd2 vsub2 vavrg2 vabsdiff2 vmin2 vmax2 "
-    "vset2 vadd4 vsub4 vavrg4 vabsdiff4 vmin4 vmax4 vset4 discard st red ld cp fence";
+    "vset2 vadd4 vsub4 vavrg4 vabsdiff4 vmin4 vmax4 vset4 discard";
 
 void emit_instruction(struct emitter *e)
 {
@@ -421,7 +421,8 @@ void emit_instruction(struct emitter *e)
     }
     if (!known && !in_list(unsupported, strlen(unsupported), ' ', e->in->op))
         invalid(e, "there is no such instruction");
-    if (known && in_list(complete, strlen(complete), ' ', e->in->op) && !has_mod(e->in, "oob"))
+    if (known && in_list(complete, strlen(complete), ' ', e->in->op) && !has_mod(e->in, "oob") &&
+        !has_mod(e->in, "xorsign"))
         invalid(e, "there is no such form of this instruction");
     refuse(e, known ? "this form is not supported" : "not supported");
 }

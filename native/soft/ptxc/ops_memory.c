@@ -33,6 +33,24 @@ static bool known_hint(const char *mod)
     return starts(mod, "L1::") || starts(mod, "L2::") || starts(mod, "level::");
 }
 
+/* Modifiers that exist, but not on this access. */
+static void check_access(struct emitter *e, const struct access *a)
+{
+    static const char *const load_only[] = {"ca", "lu", "cv", "nc"};
+    static const char *const store_only[] = {"wb", "wt"};
+    bool load = e->in->op[0] == 'l', store = strcmp(e->in->op, "st") == 0;
+    for (size_t i = 0; store && i < sizeof(load_only) / sizeof(load_only[0]); i++)
+        if (has_mod(e->in, load_only[i]))
+            invalid(e, say(e, ".%s is for loads", load_only[i]));
+    for (size_t i = 0; load && i < sizeof(store_only) / sizeof(store_only[0]); i++)
+        if (has_mod(e->in, store_only[i]))
+            invalid(e, say(e, ".%s is for stores", store_only[i]));
+    if (has_mod(e->in, "nc") && (a->space != SP_GLOBAL || a->loose))
+        invalid(e, ".nc is for plain loads from .global");
+    if (a->loose && a->space != SP_GENERIC && a->space != SP_GLOBAL && a->space != SP_SHARED)
+        invalid(e, "memory that only one thread sees or writes has no ordering");
+}
+
 static struct access read_access(struct emitter *e)
 {
     static const struct {
@@ -79,6 +97,7 @@ static struct access read_access(struct emitter *e)
         if (!known)
             refuse(e, say(e, ".%s", mod));
     }
+    check_access(e, &a);
     return a;
 }
 
@@ -107,7 +126,7 @@ static const char *param_pointer(struct emitter *e, const struct ptx_operand *me
     if (d->where != IN_PARAM)
         invalid(e, "not a parameter");
     if (mem->value > d->bytes || mem->value + bytes > d->bytes)
-        invalid(e, say(e, "outside of parameter %s", d->name));
+        refuse(e, say(e, "outside of parameter %s", d->name));
     if (is_kernel_param(e, d)) {
         if (write)
             invalid(e, "kernel parameters are read-only");
@@ -233,9 +252,9 @@ static bool atomic_form(const struct access *a)
     } forms[] = {{"and", " b32 b64 "},
                  {"or", " b32 b64 "},
                  {"xor", " b32 b64 "},
-                 {"cas", " b16 b32 b64 u32 u64 s32 "},
-                 {"exch", " b32 b64 u32 s32 u64 f32 "},
-                 {"add", " u32 s32 u64 s64 f32 f64 f16 f16x2 bf16 bf16x2 "},
+                 {"cas", " b16 b32 b64 "},
+                 {"exch", " b32 b64 "},
+                 {"add", " u32 s32 u64 f32 f64 f16 f16x2 bf16 bf16x2 "},
                  {"inc", " u32 "},
                  {"dec", " u32 "},
                  {"min", " u32 s32 u64 s64 "},
@@ -325,7 +344,10 @@ EMITTER(emit_isspacep)
         invalid(e, "two operands belong here");
     if (has_mod(e->in, "const"))
         refuse(e, "constant memory has no generic window");
-    const char *v = read_as(e, &e->in->ops[1], TY_U64);
+    const struct ptx_operand *a = &e->in->ops[1];
+    if (a->kind == OPND_REG && ptx_types[e->body->regs[a->reg].type].bytes == 4)
+        refuse(e, "32-bit generic addresses");
+    const char *v = read_as(e, a, TY_U64);
     write_as(e, &e->in->ops[0], TY_PRED,
              has_mod(e->in, "global") ? say(e, "RT_IS_DEVICE(%s)", v)
                                       : say(e, "WINDOW_OF(%s) == %s", v, window(e)));

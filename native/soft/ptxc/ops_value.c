@@ -196,7 +196,7 @@ static const char *float_to_float(struct emitter *e, const struct cvt *c, const 
     if (n < m && !c->any)
         invalid(e, "a narrowing conversion needs .rn, .rz, .rm or .rp");
     if (n == m && !c->any && (to == TY_F16 || to == TY_BF16))
-        invalid(e, "this conversion needs a rounding mode");
+        refuse(e, "without a rounding mode");
     switch (to) {
     case TY_F16:
         return nearest && from == TY_F32
@@ -248,6 +248,12 @@ EMITTER(emit_cvt)
     c = cvt_mods(e);
     if (type_mod(e->in, 2) != TY_NONE || from == TY_NONE)
         invalid(e, "cvt names two types");
+    bool small =
+        to == TY_F16 || to == TY_BF16 || to == TY_F16X2 || to == TY_BF16X2 || to == TY_TF32;
+    if (c.relu && (!small || from != TY_F32))
+        invalid(e, ".relu is for .f32 to a smaller type");
+    if (c.ftz && from != TY_F32 && to != TY_F32)
+        invalid(e, ".ftz is for .f32");
     if ((to == TY_F16X2 || to == TY_BF16X2) && from == TY_F32) {
         cvt_pair(e, &c, to);
         return;
@@ -372,6 +378,11 @@ static struct comparison comparison_mods(struct emitter *e, uint32_t type_at)
     }
     if (!c.cmp || c.type == TY_NONE)
         invalid(e, "a comparison and a type belong here");
+    if (c.ftz && c.type != TY_F32 && c.type != TY_F16 && c.type != TY_F16X2)
+        invalid(e, ".ftz is for .f32 and .f16");
+    if (ptx_types[c.type].bytes == 1 || ptx_types[c.type].bytes == 16 || c.type == TY_U16X2 ||
+        c.type == TY_S16X2 || c.type == TY_TF32)
+        invalid(e, "not a type that can be compared");
     return c;
 }
 
@@ -430,8 +441,6 @@ EMITTER(emit_setp)
                             value);
             struct ptx_operand out = *to;
             if (i) {
-                if (!to->pair && !to->sink_pair)
-                    invalid(e, "two results, p|q, belong here");
                 if (!to->pair)
                     continue;
                 out = (struct ptx_operand){.kind = OPND_REG, .reg = to->pair - 1};
@@ -442,6 +451,8 @@ EMITTER(emit_setp)
         put(e, "}");
         return;
     }
+    if ((to->pair || to->sink_pair) && (c.type == TY_F16 || c.type == TY_BF16))
+        invalid(e, "this comparison has one result");
     const char *value = compared(e, &c, &e->in->ops[1], &e->in->ops[2]);
     const struct ptx_operand *p = &e->in->ops[3];
     if (!to->pair) {
@@ -468,8 +479,11 @@ EMITTER(emit_set)
     want_operands(e, c.boolean ? 4 : 3, c.boolean ? 4 : 3);
     if (to != TY_U32 && to != TY_S32 && to != TY_F32 && to != TY_F16 && to != TY_BF16)
         refuse(e, "this result type");
-    if (ptx_types[c.type].kind == KIND_SMALL && c.type != TY_F16 && c.type != TY_BF16)
+    bool half = ptx_types[c.type].kind == KIND_SMALL;
+    if (half && c.type != TY_F16 && c.type != TY_BF16)
         refuse(e, "this operand type");
+    if (half && to == TY_F32)
+        invalid(e, "not a result type of this comparison");
     const char *value =
         combine(e, &c, compared(e, &c, &e->in->ops[1], &e->in->ops[2]), &e->in->ops[3]);
     const char *yes = to == TY_F32    ? "1.0f"
@@ -486,6 +500,9 @@ EMITTER(emit_slct)
     want_operands(e, 4, 4);
     if (by != TY_S32 && by != TY_F32)
         invalid(e, "slct selects by .s32 or .f32");
+    if (ptx_types[type].kind == KIND_SMALL || type == TY_PRED || ptx_types[type].bytes == 1 ||
+        (has_mod(e->in, "ftz") && by != TY_F32))
+        invalid(e, "there is no such form of this instruction");
     const char *c = read_as(e, &e->in->ops[3], by);
     if (has_mod(e->in, "ftz") && by == TY_F32)
         c = say(e, "ftz_f32(%s)", c);
@@ -502,7 +519,7 @@ EMITTER(emit_lop3)
     want_operands(e, to_pred ? 6 : 5, to_pred ? 6 : 5);
     struct ptx_operand *ops = e->in->ops;
     if (ops[4].kind != OPND_INT || ops[4].value > 255)
-        invalid(e, "the look-up table is a constant from 0 to 255");
+        refuse(e, "the look-up table is a constant from 0 to 255");
     const char *value =
         say(e, "lop3(%s, %s, %s, 0x%xu)", read_as(e, &ops[1], TY_B32), read_as(e, &ops[2], TY_B32),
             read_as(e, &ops[3], TY_B32), (uint32_t)ops[4].value);
