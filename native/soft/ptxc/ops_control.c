@@ -296,8 +296,6 @@ EMITTER(emit_bar)
         want_operands(e, arrive ? 2 : 1, 2);
         put(e, "rt_bar(T, %s, %s, %d, 0, %s);", read_as(e, &ops[0], TY_U32),
             in->op_count == 2 ? read_as(e, &ops[1], TY_U32) : "0", !arrive, where(e));
-        if (in->op_count == 2 && !e->survey)
-            put(e, " ");
         return;
     }
     want_operands(e, 3, 4);

@@ -77,7 +77,7 @@ static int bits_of_type(enum ptx_type t)
     return ptx_types[t].bytes * 8;
 }
 
-static const char *clamp_int(struct emitter *e, const char *v, enum ptx_type to, enum ptx_type from)
+static const char *clamp_int(struct emitter *e, const char *v, enum ptx_type to)
 {
     /* In 128 bits every source fits. */
     static const char *const low[] = {
@@ -87,7 +87,6 @@ static const char *clamp_int(struct emitter *e, const char *v, enum ptx_type to,
         {[1] = "INT8_MAX", [2] = "INT16_MAX", [4] = "INT32_MAX", [8] = "INT64_MAX"}};
     bool s = ptx_types[to].kind == KIND_SINT;
     uint32_t bytes = ptx_types[to].bytes;
-    (void)from;
     return say(e,
                "({const __int128 v_ = (__int128)%s, l_ = %s, h_ = %s; (%s)(v_ < l_ ? l_ : v_ > h_ "
                "? h_ : v_);})",
@@ -279,7 +278,7 @@ EMITTER(emit_cvt)
     if (is_int(to) && is_int(from)) {
         if (c.any || c.ftz)
             invalid(e, "integer to integer rounds nothing");
-        v = c.sat ? clamp_int(e, v, to, from) : say(e, "(%s)%s", ptx_types[to].c, v);
+        v = c.sat ? clamp_int(e, v, to) : say(e, "(%s)%s", ptx_types[to].c, v);
     } else if (is_int(to)) {
         v = float_to_int(e, &c, v, to, from); /* clamps with and without .sat */
     } else {
