@@ -57,8 +57,9 @@ def test_run_becomes_the_program_same_pid_signals_and_status(box: Machine) -> No
 
 def test_the_program_gets_default_signals_and_no_stray_descriptors(box: Machine) -> None:
     shell = ["sh", "-c", "cat /proc/$$/status | grep SigIgn; ls /proc/$$/fd"]
+    # Whatever runs the tests may ignore signals: `harp run` must add none and take none away.
     plain = subprocess.run(shell, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"SigIgn:\s*0+\n", plain)
+    assert "SigIgn:" in plain
     assert box.harp("run", "--", *shell).stdout == plain
 
 
