@@ -317,11 +317,9 @@ INLINE double f64_add_odd(double a, double b)
 INLINE float f16_load(uint16_t h)
 {
 #if defined(__F16C__)
-    typedef float v4f __attribute__((vector_size(16)));
-    typedef short v8h __attribute__((vector_size(16)));
-    v8h in = {(short)h};
-    v4f out = __builtin_ia32_vcvtph2ps(in);
-    return out[0];
+    float f;
+    __asm__("vmovd %1, %0\n\tvcvtph2ps %0, %0" : "=x"(f) : "r"((uint32_t)h));
+    return f;
 #else
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 1023;
     if (e == 31)
@@ -338,11 +336,10 @@ INLINE uint16_t f16_round(double a, int r)
 INLINE uint16_t f16_store(float a) /* to nearest */
 {
 #if defined(__F16C__)
-    typedef float v4f __attribute__((vector_size(16)));
-    typedef short v8h __attribute__((vector_size(16)));
-    v4f in = {a};
-    v8h out = __builtin_ia32_vcvtps2ph(in, 0);
-    return a == a ? (uint16_t)out[0] : 0x7fff;
+    uint32_t out;
+    float half;
+    __asm__("vcvtps2ph $0, %2, %1\n\tvmovd %1, %0" : "=r"(out), "=x"(half) : "x"(a));
+    return a == a ? (uint16_t)out : 0x7fff;
 #else
     return f16_round((double)a, RN);
 #endif
@@ -429,6 +426,7 @@ INLINE uint16_t ftz_f16(uint16_t a)
 }
 SMALL_OPS(f16)
 SMALL_OPS(bf16)
+#define ftz_bf16(a)   (a)
 #define PAIR2(lo, hi) ((uint32_t)(uint16_t)(lo) | (uint32_t)(uint16_t)(hi) << 16)
 #define LO16(a)       ((uint16_t)(a))
 #define HI16(a)       ((uint16_t)((a) >> 16))
