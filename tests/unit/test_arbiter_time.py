@@ -64,9 +64,12 @@ def test_lone_tenant_is_opened_until_close(core: Core) -> None:
 def test_company_bounds_the_work_in_flight_before_it_wants(core: Core) -> None:
     client = core.join(core.add_tenant())
     want(core, client)
-    epoch = opened(core, client).epoch
+    first = opened(core, client)
+    epoch = first.epoch
     guest = core.join(core.add_tenant())
     update = opened(core, client)
+    # A change says that it is one: whose gate is closed by then must not take it for an opening.
+    assert (first.a, update.a) == (0, 1)
     assert (update.epoch, update.quantum_ns, update.window_ns) == (epoch, 0, 4 * MS)
     core.last = core.step(DEAD, guest)
     assert opened(core, client).window_ns == 0

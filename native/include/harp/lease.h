@@ -84,8 +84,9 @@ enum harp_op {
     HARP_RECALL_MEM, /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
     HARP_OPEN_GATE,  /* dev, epoch, quantum_ns (0: until CLOSE; else the client closes by itself
                       * so long after receipt, drains, yields; one launch is always allowed),
-                      * window_ns (bound of queued predicted work, 0: none). For an epoch that is
-                      * open already it only changes quantum and window. */
+                      * window_ns (bound of queued predicted work, 0: none). a=1: only changes
+                      * quantum and window of a gate that is open; who has yielded meanwhile
+                      * ignores it (the two crossed on the way). */
     HARP_CLOSE_GATE, /* dev, epoch: stop launching, drain, then YIELD_TIME. Ignored by a client
                       * whose gate of that epoch is closed (the two crossed on the way). */
 

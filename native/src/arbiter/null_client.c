@@ -81,6 +81,8 @@ static int hear(struct null_client *n, int timeout_ms, struct harp_msg *m)
         say(n, (struct harp_msg){.op = HARP_RECALLED, .seq = m->seq});
         break;
     case HARP_OPEN_GATE:
+        if (m->a == 1 && !n->open) /* crossed our yield: the gate is not ours any more */
+            break;
         if (!n->open)
             n->opens++;
         n->open = 1;

@@ -10,9 +10,9 @@
 #include "state.h"
 
 static void send_gate(struct harp_core *k, struct client *c, uint32_t dev, uint16_t op,
-                      uint64_t quantum_ns)
+                      uint64_t quantum_ns, uint32_t change)
 {
-    struct harp_msg m = {.op = op, .dev = dev, .epoch = k->device[dev].turn.epoch};
+    struct harp_msg m = {.op = op, .dev = dev, .epoch = k->device[dev].turn.epoch, .a = change};
     if (op == HARP_OPEN_GATE) {
         m.quantum_ns = quantum_ns;
         m.window_ns = k->device[dev].turn.window_ns;
@@ -36,7 +36,7 @@ static void open_gate(struct harp_core *k, struct client *c, uint32_t dev, uint6
     h->gate = HARP_GATE_OPEN;
     h->epoch = turn->epoch;
     turn->open++;
-    send_gate(k, c, dev, HARP_OPEN_GATE, quantum_ns);
+    send_gate(k, c, dev, HARP_OPEN_GATE, quantum_ns, 0);
 }
 
 static void close_turn(struct harp_core *k, uint32_t dev)
@@ -50,7 +50,7 @@ static void close_turn(struct harp_core *k, uint32_t dev)
         struct client *c = &k->client[i];
         if (c->hold[dev].gate == HARP_GATE_OPEN) {
             c->hold[dev].gate = HARP_GATE_CLOSING;
-            send_gate(k, c, dev, HARP_CLOSE_GATE, 0);
+            send_gate(k, c, dev, HARP_CLOSE_GATE, 0, 0);
         }
     }
 }
@@ -290,7 +290,7 @@ void time_company(struct harp_core *k, uint32_t dev)
     turn->window_ns = window;
     for (int32_t i = k->tenant[turn->tenant].first; i >= 0; i = k->client[i].next)
         if (k->client[i].hold[dev].gate == HARP_GATE_OPEN)
-            send_gate(k, &k->client[i], dev, HARP_OPEN_GATE, 0);
+            send_gate(k, &k->client[i], dev, HARP_OPEN_GATE, 0, 1);
 }
 
 /* A holder whose kernel is long says now and then that it still drains; one that is stopped does

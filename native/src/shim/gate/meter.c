@@ -40,6 +40,10 @@ void harp_time_open_gate(const struct harp_msg *msg)
     uint64_t now = harp_now_ns();
     pthread_mutex_lock(&g->lock);
     bool fresh = msg->epoch != g->epoch || g->state == GATE_CLOSED;
+    if (fresh && msg->a == 1) { /* a change for the turn that we have just yielded */
+        pthread_mutex_unlock(&g->lock);
+        return;
+    }
     if (fresh && g->state == GATE_CLOSING) { /* cannot be; finish the old turn first */
         pthread_mutex_unlock(&g->lock);
         return;
