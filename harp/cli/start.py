@@ -63,15 +63,14 @@ def spawn(run_dir: RunDir, env: Mapping[str, str], arguments: Sequence[str]) -> 
     while time.monotonic() < deadline:
         if run_dir.alive():
             return
-        if child.poll() is not None:
-            if run_dir.alive():  # somebody else's was faster
-                return
+        # Status 0: somebody else's was faster and holds the lock; it answers when it is ready.
+        if child.poll() not in {None, 0} and not run_dir.alive():
             break
         time.sleep(0.02)
-    status = child.returncode
+    status = child.returncode or None
     what = f"ended with status {status}" if status is not None else f"not ready in {_READY_S:g} s"
     tail = words.read_text(errors="replace").strip().splitlines()[-_TAIL_LINES:]
-    if status is None:
+    if child.returncode is None:
         os.kill(child.pid, 15)
     raise DaemonUnreachable(
         f"harpd {what}: {' / '.join(tail) or 'it said nothing'}", f"see {run_dir.log}"

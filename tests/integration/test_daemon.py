@@ -158,6 +158,14 @@ def test_a_killed_arbiter_is_replaced_and_tenants_come_back(box: Machine) -> Non
     assert not box.json("ps")["uncovered"]
 
 
+def test_first_runs_at_once_share_one_daemon(box: Machine) -> None:
+    """Whoever is late to start it waits for the one that was not."""
+    children = [box.tenant("--name", f"t{i}", command=["true"]) for i in range(6)]
+    for child in children:
+        _, stderr = child.communicate(timeout=60)
+        assert child.returncode == 0, stderr
+
+
 def test_a_second_start_joins_the_first(box: Machine) -> None:
     first = box.start_harpd()
     assert box.start_harpd()["pid"] == first["pid"]
