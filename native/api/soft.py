@@ -8,7 +8,11 @@ from pathlib import Path
 from native.api import cuda
 
 _HERE = Path(__file__).parent
-FILES = ("soft_implemented_core.txt", "soft_implemented_mod.txt")
+FILES = tuple(
+    path.name
+    for path in sorted(_HERE.glob("soft_implemented_*.txt"))
+    if path.name != "soft_implemented_nvml.txt"
+)
 
 
 def implemented() -> frozenset[str]:

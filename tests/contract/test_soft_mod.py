@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules, launches, graphs and capture on the bare software GPU; each case in its own process."""
+"""What a driver-API client sees, area by area, each case in its own process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-AREAS = ("module", "launch", "graph", "capture")
+AREAS = sorted(path.stem.split("_cases_")[1] for path in FOLDER.glob("soft_mod_cases_*.py"))
 
 
 def _cases() -> list[tuple[str, str]]:
