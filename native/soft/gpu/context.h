@@ -105,6 +105,7 @@ bool soft_forked(void);
 /* visible.c: devices the process may see */
 int soft_visible_count(void);
 int soft_visible_ordinal(CUdevice device); /* -1: no such device */
+CUdevice soft_visible_device(int ordinal); /* CU_DEVICE_INVALID: not visible, or host memory */
 int soft_visible_parse(const char *text, const uint8_t (*uuids)[16], int count, int *ordinals);
 
 /* context.c */

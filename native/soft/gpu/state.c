@@ -125,6 +125,7 @@ static int make_file(const char *dir, const char *name, uint64_t bytes, const ch
         map->magic = SOFT_MAGIC;
         map->version = SOFT_STATE_VERSION;
         map->bytes = bytes;
+        map->birth = mix(soft_now_ns() ^ (uint64_t)getpid() << 40);
         map->device_count = count;
         map->teardown_ns = DEFAULT_TEARDOWN_MS * 1000000ull;
         if (teardown != NULL && teardown[0] != '\0')

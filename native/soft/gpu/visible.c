@@ -103,6 +103,14 @@ int soft_visible_count(void)
     return visible_count;
 }
 
+CUdevice soft_visible_device(int ordinal)
+{
+    for (int i = 0; i < soft_visible_count(); i++)
+        if (visible[i] == ordinal)
+            return i;
+    return CU_DEVICE_INVALID;
+}
+
 int soft_visible_ordinal(CUdevice device)
 {
     return device >= 0 && device < soft_visible_count() ? visible[device] : -1;
