@@ -51,9 +51,24 @@ struct soft_shared_engine {
     soft_u64 bucket[SOFT_BUCKETS]; /* bucket number << 32 | busy ns */
 };
 
+/* state_board.c; of a board with instances, the one in its first device counts. */
+struct soft_board {
+    soft_u32 lost;
+    soft_u32 setting[SOFT_SETTINGS];
+    soft_u64 accounting_ns;
+    soft_u64 dynamic_uj; /* energy that work took, beyond idling */
+    soft_u64 ecc[SOFT_ECC_SCOPES][SOFT_ECC_KINDS][SOFT_ECC_PLACES];
+    soft_u32 rows[SOFT_ECC_KINDS];
+    soft_u64 retired[SOFT_RETIRED]; /* address | 1 + enum soft_ecc_kind; 0: none */
+};
+
 struct soft_shared_dev {
     char key[16];
     uint8_t uuid[16];
+    uint8_t board_uuid[16];
+    int32_t board;     /* its number */
+    uint32_t instance; /* of the board; SOFT_NO_INSTANCE: all of it */
+    struct soft_board on_board;
     soft_u64 total; /* see state_hold.c */
     struct soft_shared_engine engine[SOFT_ENGINES];
     struct soft_client client[SOFT_MAX_CLIENTS];
@@ -102,22 +117,35 @@ struct soft_shared_object {
     soft_u64 holder[SOFT_OBJECT_HOLDERS]; /* incarnation << 16 | slot + 1; 0: nobody */
 };
 
+/* state_event.c */
+#define SOFT_EVENT_RECORDS (4 * SOFT_EVENTS)
+struct soft_shared_event {
+    soft_u64 ticket; /* of its writer, + 1 */
+    soft_u64 type, data, when_ns;
+    soft_u64 who; /* dev << 32 | pid */
+};
+
 struct soft_shared {
     uint32_t magic, version;
     uint64_t bytes; /* of this struct */
     uint64_t teardown_ns;
     uint64_t birth; /* unlike any other state's: which machine exported memory belongs to */
+    uint64_t made_ns;
     int32_t device_count;
     uint32_t pad;
     char config[256];
     soft_u32 slot_high;   /* slots at and above were never used */
     soft_u32 object_high; /* the same of objects */
-    soft_u32 pad2;
-    soft_u32 gone_next; /* count of processes gone; ring index = modulo SOFT_GONE */
+    soft_u32 gone_next;   /* count of processes gone; ring index = modulo SOFT_GONE */
     struct soft_shared_dev dev[SOFT_MAX_DEVICES];
     struct soft_shared_slot slot[SOFT_MAX_SLOTS];
     struct soft_shared_object object[SOFT_MAX_OBJECTS];
     struct soft_gone gone[SOFT_GONE];
+    soft_u64 event_ticket; /* taken by writers of events */
+    soft_u32 event_count;  /* events published; a futex */
+    soft_u32 pad2;
+    soft_u64 event_cell[SOFT_EVENTS]; /* number of the event + 1 << 32 | low half of its ticket */
+    struct soft_shared_event event[SOFT_EVENT_RECORDS];
 };
 
 struct soft_state { /* this process's hold on it */
@@ -169,6 +197,12 @@ uint64_t soft_hold_total(struct soft_state *state, int dev);
 
 /* Truth ledger of our slot, which we have. */
 struct soft_shared_slot_dev *soft_slot_ledger(struct soft_state *state, int dev);
-void soft_bucket_add(struct soft_shared_engine *engine, uint64_t from_ns, uint64_t to_ns);
+/* Busy time [from, to): utilisation's history, and the energy it took. */
+void soft_busy_add(struct soft_state *state, int dev, enum soft_engine engine, uint64_t from_ns,
+                   uint64_t to_ns);
+/* state_board.c: words of the board that a device is on; energy of busy time. */
+struct soft_board *soft_board_of(const struct soft_state *state, int dev);
+void soft_board_energy_add(struct soft_state *state, int dev, enum soft_engine engine,
+                           uint64_t busy_ns);
 
 #endif

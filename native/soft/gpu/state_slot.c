@@ -136,7 +136,8 @@ static void copy_ledger(struct soft_state *state, int index, struct soft_slot_de
 static void tell(struct soft_state *state, int index, uint64_t word)
 {
     struct soft_shared_slot *slot = &state->map->slot[index];
-    struct soft_gone last = {.pid = slot->pid};
+    struct soft_gone last = {
+        .pid = slot->pid, .start_ns = slot->start_ns, .dead_ns = slot->dead_ns};
     uint64_t told = atomic_load(&slot->told);
     uint32_t next;
 
