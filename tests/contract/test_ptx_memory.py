@@ -154,6 +154,37 @@ FAULTS = {
         ILLEGAL_ADDRESS,
         1 << 56,
     ),
+    "shared before the start": (
+        "mov.u64 %d1, -4; ld.shared.u32 %r2, [%d1];",
+        ILLEGAL_ADDRESS,
+        (1 << 64) - 4,
+    ),
+    "local before the start": (
+        "mov.u64 %d1, -8; st.local.u64 [%d1], %d1;",
+        ILLEGAL_ADDRESS,
+        (1 << 64) - 8,
+    ),
+    "parameter before the start": (
+        "mov.u64 %d1, -4; ld.param.u32 %r2, [%d1];",
+        ILLEGAL_ADDRESS,
+        (1 << 64) - 4,
+    ),
+    "atomic on shared before the start": (
+        "mov.u64 %d1, -4; atom.shared.add.u32 %r2, [%d1], 1;",
+        ILLEGAL_ADDRESS,
+        (1 << 64) - 4,
+    ),
+    "vector over the end of shared": (
+        "mov.u32 %r1, 4096; ld.shared.v2.u64 {%d1, %d2}, [%r1+-8];",
+        MISALIGNED,
+        (1 << 56) + 4088,
+    ),
+    "asynchronous copy from nowhere": (
+        ".shared .align 4 .b8 t[4]; mov.u32 %r1, t; mov.u64 %d1, 4096;"
+        " cp.async.ca.shared.global [%r1], [%d1], 4;",
+        ILLEGAL_ADDRESS,
+        4096,
+    ),
     "atomic": ("mov.u64 %d1, 16; red.add.u32 [%d1], 1;", ILLEGAL_ADDRESS, 16),
     "trap": ("trap;", TRAP, 0),
 }
@@ -347,6 +378,39 @@ st.global.u32 [%p0+4], 1;
     assert list(out[:2]) == [1, 0]
     assert device.printed[0] == "x=%d\n 42"
     assert "Assertion" in device.printed[1]
+
+
+#: format, where it lies, address of its arguments, stop, what is at fault
+BAD_PRINTS = {
+    "no end before the unmapped page": (b"xxxx", 7 * PAGE - 4, 0, ILLEGAL_ADDRESS, 7 * PAGE),
+    "no arguments at all": (b"%d\0", 0x1000, 0, ILLEGAL_ADDRESS, -ARENA_BASE),
+    "arguments run out": (
+        *(b"%d %s%%%5.2lf\0", 0x1000, ARENA_BASE + 7 * PAGE - 16, ILLEGAL_ADDRESS, 7 * PAGE),
+    ),
+    "no conversion, no arguments": (b"100%%\0", 0x1000, 0, DONE, 0),
+    "as many as fit": (b"%d%hhd %p\0", 0x1000, ARENA_BASE + 7 * PAGE - 16, DONE, 0),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PRINTS)
+def test_printf_reads_what_the_kernel_may_read(name: str, cache: Path) -> None:
+    text, at, args, stop, fault = BAD_PRINTS[name]
+
+    def globals_(device: Device) -> tuple[int]:
+        device.view(ARENA_BASE + at, "u1", len(text))[:] = np.frombuffer(text, "u1")
+        return (ARENA_BASE + at,)
+
+    body = f"""
+mov.u64 %d2, text; cvta.global.u64 %d2, %d2; mov.u64 %d1, {args};
+{{ .param .b64 f; .param .b64 a; .param .b32 o; st.param.b64 [f], %d2; st.param.b64 [a], %d1;
+call.uni (o), vprintf, (f, a); ld.param.b32 %r1, [o]; }}
+"""
+    result, _out, device = run(body, cache, top=PRINT, globals_=globals_)
+    assert result.stop == stop, result
+    assert len(device.printed) == (stop == DONE)
+    if stop != DONE:
+        assert result.fault_addr == ARENA_BASE + fault
+        assert "call" in result.fault_where
 
 
 def test_kernel_parameters_of_all_kinds(cache: Path) -> None:
