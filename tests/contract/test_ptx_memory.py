@@ -180,8 +180,7 @@ FAULTS = {
         (1 << 56) + 4088,
     ),
     "asynchronous copy from nowhere": (
-        ".shared .align 4 .b8 t[4]; mov.u32 %r1, t; mov.u64 %d1, 4096;"
-        " cp.async.ca.shared.global [%r1], [%d1], 4;",
+        ".shared .align 4 .b8 t[4]; mov.u64 %d1, 4096; cp.async.ca.shared.global [t], [%d1], 4;",
         ILLEGAL_ADDRESS,
         4096,
     ),
