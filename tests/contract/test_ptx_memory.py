@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ptx_harness import (
     load,
     pointers,
 )
+from ptx_rows import SEED
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +202,68 @@ def test_faults_stop_the_block_and_name_the_instruction(name: str, block: int, c
     assert result.fault_where.startswith("k: line ")
     assert result.fault_where.split()[-1].split(".")[0] in body
     assert out[0] == 0
+
+
+#: instruction, bytes, space of its address ("" = generic); %d1 is the address
+ACCESSES = [
+    ("ld.u8 %r1, [%d1];", 1, ""),
+    ("st.u32 [%d1], %r1;", 4, ""),
+    ("ld.v2.u64 {%d2, %d3}, [%d1];", 16, ""),
+    ("atom.add.u64 %d2, [%d1], %d3;", 8, ""),
+    ("ld.global.u16 %h1, [%d1];", 2, "global"),
+    ("st.global.v4.u32 [%d1], {%r1, %r1, %r1, %r1};", 16, "global"),
+    ("ld.shared.u32 %r1, [%d1];", 4, "shared"),
+    ("st.shared.v2.u32 [%d1], {%r1, %r1};", 8, "shared"),
+    ("atom.shared.cas.b32 %r1, [%d1], %r1, %r1;", 4, "shared"),
+    ("ld.local.u64 %d2, [%d1];", 8, "local"),
+    ("st.local.u8 [%d1], %r1;", 1, "local"),
+]
+
+
+def allowed(address: int, size: int, space: str, *, load: bool) -> bool:
+    """What memory there is: seven pages, 64 bytes each of shared and local memory, a parameter."""
+    if address % size:
+        return False
+    if space in ("shared", "local"):
+        return address + size <= 64
+    for window, room in ((1, 64), (2, 64), (3, 8 if load else 0)) if space == "" else ():
+        if 0 <= address - (window << 56) <= room - size:
+            return True
+    return 0 <= address - ARENA_BASE <= 7 * PAGE - size
+
+
+@pytest.mark.parametrize("access", ACCESSES, ids=lambda row: row[0].split()[0])
+def test_any_address_is_a_fault_or_good(access: tuple[str, int, str], cache: Path) -> None:
+    instruction, size, space = access
+    body = (
+        ".shared .align 16 .b8 tile[64]; .local .align 16 .b8 mine[64];"
+        " st.shared.u32 [tile], 0; st.local.u32 [mine], 0; mov.u32 %r1, 0;"
+        f" ld.global.u64 %d1, [%p0]; {instruction} st.global.u32 [%p0+8], 1;"
+    )
+    kernel = load(HEAD + entry("k", 1, body), "k", cache)
+    device = Device()
+    out = device.alloc(256)
+    rng = random.Random(SEED)
+    bases = [0, 64, 1 << 31, 1 << 32, ARENA_BASE, ARENA_BASE + 7 * PAGE, ARENA_BASE + 8 * PAGE]
+    bases += [1 << 47, 1 << 56, (1 << 56) + 64, 2 << 56, (2 << 56) + 64, 3 << 56, 1 << 63, 1 << 64]
+    bases += [ARENA_BASE + device.delta, id(device)]  # what the host has there is not the device's
+    good = 0
+    for _ in range(300):
+        step = rng.choice((1, 4, 8, 16)) * rng.randrange(-20, 20)
+        address = (rng.choice(bases) + step) % (1 << 64)
+        if not out - 16 <= address < out + 32:  # the cells that are used here
+            device.view(out, "u8", 2)[:] = (address, 0)
+            result = kernel.run(device, pointers(out))
+            done = allowed(address, size, space, load=instruction.startswith("ld"))
+            good += done
+            wrong = f"{instruction} at {address:#x}: {result}"
+            assert (result.stop == DONE) == done, wrong
+            assert device.view(out + 8, "u4", 1)[0] == done, wrong
+            if not done:
+                assert result.stop == (MISALIGNED if address % size else ILLEGAL_ADDRESS), wrong
+                assert result.fault_addr & 0xFFFFFFFF == address & 0xFFFFFFFF, wrong
+    print(f"HARP_TEST_SEED={SEED}: {good} of 300 good")
+    assert 0 < good < 200
 
 
 def test_host_memory_comes_through_translate(cache: Path) -> None:
