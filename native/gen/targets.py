@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from native.gen import emit_abi, emit_coverage, emit_nvml, emit_shim, emit_soft
+from native.gen import emit_abi, emit_coverage, emit_nvml, emit_shim, emit_soft, emit_softgpu
 from native.gen.output import Target
 
 TARGETS: tuple[Target, ...] = (
@@ -12,4 +12,5 @@ TARGETS: tuple[Target, ...] = (
     *emit_nvml.TARGETS,
     *emit_coverage.TARGETS,
     *emit_shim.TARGETS,
+    *emit_softgpu.TARGETS,
 )
