@@ -7,6 +7,7 @@ Run inside a process of its own whose LD_LIBRARY_PATH names the library under te
 from __future__ import annotations
 
 import ctypes as c
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 CASES: dict[str, Callable[[Driver], None]] = {}
+ENVIRONMENTS: dict[str, dict[str, str]] = {}
 
 PTX = (Path(__file__).with_name("soft_mod_kernels.ptx")).read_bytes()
 
@@ -212,6 +214,17 @@ def case(body: Callable[[Driver], None]) -> Callable[[Driver], None]:
     return body
 
 
+def case_under(**variables: str) -> Callable[[Callable[[Driver], None]], Callable[[Driver], None]]:
+    """A case whose driver finds these variables in its environment."""
+
+    def note(body: Callable[[Driver], None]) -> Callable[[Driver], None]:
+        ENVIRONMENTS[body.__name__] = variables
+        return case(body)
+
+    return note
+
+
 def main() -> None:
+    os.environ.update(ENVIRONMENTS.get(sys.argv[1], {}))
     CASES[sys.argv[1]](Driver())
     print("passed")

@@ -9,16 +9,21 @@
 
 struct soft_library_kernel {
     struct soft_library *library;
-    uint32_t at;                                     /* in the image's index */
+    uint32_t at;                                     /* in the index of library->image */
     struct soft_function settings[SOFT_MAX_DEVICES]; /* attributes only, per device */
 };
 
 struct soft_library {
-    struct soft_image *image;
+    struct soft_image *image; /* names the kernels: of the current context's or the first device */
+    struct soft_image *images[SOFT_MAX_DEVICES]; /* by device; NULL: nothing in it runs there */
+    CUresult refusals[SOFT_MAX_DEVICES];         /* why */
     struct soft_library_kernel *kernels;
     struct soft_module *modules; /* one per context; guarded by soft_module_lock */
 };
 
+/* Place of the kernel in `module`; CUDA_ERROR_NOT_FOUND: the image of its device lacks it. */
+CUresult soft_library_place(const struct soft_library_kernel *kernel,
+                            const struct soft_module *module, uint32_t *at);
 /* The attributes a client can set. */
 void soft_function_copy_settings(struct soft_function *to, struct soft_function *from);
 
