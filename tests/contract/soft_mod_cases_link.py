@@ -216,7 +216,7 @@ def what_cannot_be_linked_is_refused(d: Driver) -> None:
 
 
 @case
-def options_are_checked(d: Driver) -> None:
+def link_options_are_checked(d: Driver) -> None:
     def create(**more: int) -> int:
         options = {int(key[1:]): value for key, value in more.items()}
         keys = (c.c_int * 4)(*options)

@@ -210,6 +210,7 @@ class Driver:
 
 
 def case(body: Callable[[Driver], None]) -> Callable[[Driver], None]:
+    assert body.__name__ not in CASES, f"{body.__name__} is a case of another area"
     CASES[body.__name__] = body
     return body
 
