@@ -41,6 +41,11 @@ static unsigned char *memory(size_t bytes)
     return p;
 }
 
+static void put(unsigned char *at, uint64_t value, size_t bytes)
+{
+    memcpy(at, &value, bytes); /* little end first, as the machine */
+}
+
 /* A copy with a few bytes changed, at times cut short. */
 static unsigned char *damaged(const unsigned char *from, size_t *bytes)
 {
@@ -130,6 +135,82 @@ static void damaged_zstd_is_an_error(void *arg)
     CHECK(refused > MUTATIONS / 2);
 }
 
+/* Frames of random blocks: what no packer writes. Returns the bytes. */
+static size_t invent(unsigned char *to)
+{
+    static const unsigned char magic[] = {0x28, 0xb5, 0x2f, 0xfd};
+    unsigned char *at = to;
+    memcpy(at, magic, 4);
+    at += 4;
+    *at++ = dice(2) ? 0 : 4;              /* no content size; a checksum, perhaps */
+    *at++ = (unsigned char)(dice(9) * 8); /* windows of 1 to 256 KiB */
+    for (uint32_t blocks = 1 + dice(4); blocks > 0; blocks--) {
+        uint32_t type = dice(8) ? 1 + dice(2) : dice(4);
+        uint32_t bytes = type == 1 ? dice(200000) : 2 + dice(120);
+        *at++ = (unsigned char)((blocks == 1) | type << 1 | bytes << 3);
+        *at++ = (unsigned char)(bytes >> 5);
+        *at++ = (unsigned char)(bytes >> 13);
+        bytes = type == 1 ? 1 : bytes;
+        for (uint32_t i = 0; i < bytes; i++)
+            at[i] = dice(3) ? (unsigned char)dice(256) : 0;
+        if (type == 2 && dice(2)) { /* literals: one byte, often, far more of them than can be */
+            uint32_t count = dice(2) ? dice(300) : dice(1u << 20);
+            at[0] = (unsigned char)(1 | 3 << 2 | count << 4);
+            at[1] = (unsigned char)(count >> 4);
+            at[2] = (unsigned char)(count >> 12);
+        } else if (type == 2 && bytes > 30) { /* or packed ones, which take about half of it */
+            uint32_t packed = 15 + dice(bytes / 2 - 14), count = 1 + dice(400);
+            at[0] = (unsigned char)(2 | (dice(2) << 2) | count << 4);
+            at[1] = (unsigned char)(count >> 4 | packed << 6);
+            at[2] = (unsigned char)(packed >> 2);
+            at[3] = (unsigned char)(dice(2) ? 127 + 1 + dice(12) : 3 + dice(packed - 3));
+        }
+        at += bytes;
+    }
+    return (size_t)(at - to);
+}
+
+static void invented_zstd_stays_in_bounds(void *arg)
+{
+    unsigned char whole[1024];
+    unsigned written = 0;
+    for (unsigned round = 0; round < MUTATIONS; round++) {
+        size_t bytes = invent(whole), room = dice(4) ? dice(3000) : dice(300000);
+        unsigned char *in = memory(bytes), *out = memory(room);
+        memcpy(in, whole, bytes);
+        if (room > 0)
+            out[0] = 0x5a;
+        (void)soft_zstd_unpack(in, bytes, out, room);
+        written += room > 0 && out[0] != 0x5a;
+        free(in);
+        free(out);
+    }
+    CHECK(written > MUTATIONS / 50); /* it came that far */
+}
+
+/* Four streams of one bit a literal, so that a small block claims more literals than fit. */
+static void too_many_literals_are_refused(void *arg)
+{
+    enum { COUNT = 240000, STREAM = COUNT / 4 / 8 + 1, PACKED = 2 + 6 + 4 * STREAM };
+    unsigned char *in = calloc(1, 6 + 3 + 5 + PACKED + 1), *out = memory(COUNT), *at = in;
+    CHECK(in != NULL);
+    put(at, 0xfd2fb528, 4);
+    put(at + 4, 0x4000, 2); /* a window of 256 KiB */
+    put(at + 6, 1 | 2 << 1 | (5 + PACKED + 1) << 3, 3);
+    put(at + 9, 2 | 3 << 2 | (uint64_t)COUNT << 4 | (uint64_t)PACKED << 22, 5);
+    at += 14;
+    *at++ = 128; /* one weight is told */
+    *at++ = 0x10;
+    for (int i = 0; i < 3; i++)
+        put(at + 2 * i, STREAM, 2);
+    at += 6;
+    for (int i = 0; i < 4; i++, at += STREAM)
+        at[STREAM - 1] = 1;
+    CHECK_IS(-EINVAL, soft_zstd_unpack(in, 6 + 3 + 5 + PACKED + 1, out, COUNT));
+    free(in);
+    free(out);
+}
+
 static void damaged_lz4_stays_in_bounds(void *arg)
 {
     unsigned refused = 0;
@@ -147,11 +228,6 @@ static void damaged_lz4_stays_in_bounds(void *arg)
 }
 
 /* -------------------------------------------------------------------------- the container ----- */
-
-static void put(unsigned char *at, uint64_t value, size_t bytes)
-{
-    memcpy(at, &value, bytes); /* little end first, as the machine */
-}
 
 static size_t entry(unsigned char *to, unsigned kind, unsigned sm, size_t header, uint64_t flags,
                     const struct stream *payload)
@@ -255,6 +331,8 @@ int main(void)
 {
     test_run("real_streams_unpack", "tiny", "0", real_streams_unpack);
     test_run("damaged_zstd_is_an_error", "tiny", "0", damaged_zstd_is_an_error);
+    test_run("invented_zstd_stays_in_bounds", "tiny", "0", invented_zstd_stays_in_bounds);
+    test_run("too_many_literals_are_refused", "tiny", "0", too_many_literals_are_refused);
     test_run("damaged_lz4_stays_in_bounds", "tiny", "0", damaged_lz4_stays_in_bounds);
     test_run("the_container_is_walked", "tiny", "0", the_container_is_walked);
     test_run("damaged_containers_stay_in_bounds", "tiny", "0", damaged_containers_stay_in_bounds);

@@ -116,10 +116,7 @@ size_t zstd_fse_read(struct zstd_fse *table, const unsigned char *in, size_t byt
             at += width;
         }
         int weight = (int)value - 1;
-        uint32_t cells = weight < 0 ? 1u : (uint32_t)weight;
-        if (cells > left)
-            return 0;
-        left -= cells;
+        left -= weight < 0 ? 1u : (uint32_t)weight; /* value is at most left + 1 */
         weights[symbols++] = (int16_t)weight;
         /* Behind a symbol that does not occur: how many more do not. */
         for (unsigned more = weight == 0 ? 3 : 0; more == 3;) {
