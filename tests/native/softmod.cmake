@@ -9,6 +9,6 @@ foreach(name image graph join launch unpack)
   add_executable(test_softmod_${name} softmod_${name}.c $<TARGET_OBJECTS:ptx_index>)
   target_link_libraries(test_softmod_${name} PRIVATE softmod_test soft_core_test m dl pthread)
   add_test(NAME softmod_${name} COMMAND test_softmod_${name})
-  set_tests_properties(softmod_${name} PROPERTIES TIMEOUT 120
+  set_tests_properties(softmod_${name} PROPERTIES TIMEOUT 240
                        ENVIRONMENT "HARP_PTXC=$<TARGET_FILE:harp-ptxc>")
 endforeach()

@@ -174,7 +174,7 @@ static void invented_zstd_stays_in_bounds(void *arg)
 {
     unsigned char whole[1024];
     unsigned written = 0;
-    for (unsigned round = 0; round < MUTATIONS; round++) {
+    for (unsigned round = 0; round < MUTATIONS / 4; round++) {
         size_t bytes = invent(whole), room = dice(4) ? dice(3000) : dice(300000);
         unsigned char *in = memory(bytes), *out = memory(room);
         memcpy(in, whole, bytes);
@@ -185,7 +185,7 @@ static void invented_zstd_stays_in_bounds(void *arg)
         free(in);
         free(out);
     }
-    CHECK(written > MUTATIONS / 50); /* it came that far */
+    CHECK(written > MUTATIONS / 200); /* it came that far */
 }
 
 /* Four streams of one bit a literal, so that a small block claims more literals than fit. */
@@ -214,7 +214,7 @@ static void too_many_literals_are_refused(void *arg)
 static void damaged_lz4_stays_in_bounds(void *arg)
 {
     unsigned refused = 0;
-    for (unsigned round = 0; round < MUTATIONS; round++) {
+    for (unsigned round = 0; round < MUTATIONS / 2; round++) {
         const struct stream *s = &lz4_blocks[round % COUNT(lz4_blocks)];
         size_t bytes = s->bytes, whole = dice(16) == 0 ? dice(s->whole) : s->whole;
         unsigned char *in = damaged(s->packed, &bytes), *out = memory(whole);
@@ -224,7 +224,7 @@ static void damaged_lz4_stays_in_bounds(void *arg)
         free(in);
         free(out);
     }
-    CHECK(refused > MUTATIONS / 8); /* it has no checksum */
+    CHECK(refused > MUTATIONS / 16); /* it has no checksum */
 }
 
 /* -------------------------------------------------------------------------- the container ----- */

@@ -68,8 +68,9 @@ static CUresult add_kernels(struct soft_library *library)
         kernel->at = i;
         for (int dev = 0; dev < SOFT_MAX_DEVICES; dev++) {
             struct soft_image *own = library->images[dev];
-            uint32_t at = 0;
-            if (own != NULL && soft_module_entry(own, image->index.entries[i].name, &at) == 0)
+            uint32_t at = i;
+            if (own == image || (own != NULL && soft_module_entry(own, image->index.entries[i].name,
+                                                                  &at) == CUDA_SUCCESS))
                 kernel->settings[dev].kernel = &own->kernels[at];
             kernel->settings[dev].carveout = -1;
             kernel->settings[dev].max_dynamic_shared = -1;

@@ -96,8 +96,8 @@ static bool read_block(struct zstd *z, struct input *in, size_t block_max, bool 
     in->at += stored;
     in->left -= stored;
     if (type == BLOCK_PACKED) {
-        size_t used = zstd_literals_read(z, at, bytes, block_max);
-        return used > 0 && zstd_sequences_run(z, at + used, bytes - used, block_max);
+        size_t used = soft_zstd_literals_read(z, at, bytes, block_max);
+        return used > 0 && soft_zstd_sequences_run(z, at + used, bytes - used, block_max);
     }
     if (type > BLOCK_PACKED || bytes > z->room - z->done)
         return false;

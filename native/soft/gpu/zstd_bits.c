@@ -11,7 +11,7 @@ static unsigned high_bit(uint32_t value) /* of a value other than 0 */
     return 31u - (unsigned)__builtin_clz(value);
 }
 
-bool zstd_bits_open(struct zstd_bits *bits, const unsigned char *bytes, size_t size)
+bool soft_zstd_bits_open(struct zstd_bits *bits, const unsigned char *bytes, size_t size)
 {
     if (size == 0 || bytes[size - 1] == 0)
         return false;
@@ -32,7 +32,7 @@ static uint64_t load(const unsigned char *bytes, size_t size, size_t at)
     return value;
 }
 
-uint64_t zstd_bits_peek(const struct zstd_bits *bits, unsigned count)
+uint64_t soft_zstd_bits_peek(const struct zstd_bits *bits, unsigned count)
 {
     int64_t from = bits->left - (int64_t)count;
     uint64_t mask = (1ull << count) - 1;
@@ -44,16 +44,17 @@ uint64_t zstd_bits_peek(const struct zstd_bits *bits, unsigned count)
     return load(bits->bytes, bits->size, 0) << -from & mask;
 }
 
-uint64_t zstd_bits_take(struct zstd_bits *bits, unsigned count)
+uint64_t soft_zstd_bits_take(struct zstd_bits *bits, unsigned count)
 {
-    uint64_t value = zstd_bits_peek(bits, count);
+    uint64_t value = soft_zstd_bits_peek(bits, count);
     bits->left -= (int64_t)count;
     return value;
 }
 
 /* ------------------------------------------------------------------------------- tables ------- */
 
-bool zstd_fse_build(struct zstd_fse *table, const int16_t *weights, unsigned symbols, unsigned log)
+bool soft_zstd_fse_build(struct zstd_fse *table, const int16_t *weights, unsigned symbols,
+                         unsigned log)
 {
     uint16_t next[256];
     unsigned size = 1u << log, sum = 0, high = size;
@@ -89,8 +90,8 @@ bool zstd_fse_build(struct zstd_fse *table, const int16_t *weights, unsigned sym
     return true;
 }
 
-size_t zstd_fse_read(struct zstd_fse *table, const unsigned char *in, size_t bytes,
-                     unsigned symbols_max, unsigned log_max)
+size_t soft_zstd_fse_read(struct zstd_fse *table, const unsigned char *in, size_t bytes,
+                          unsigned symbols_max, unsigned log_max)
 {
     int16_t weights[256];
     if (bytes == 0 || symbols_max > 256)
@@ -131,10 +132,10 @@ size_t zstd_fse_read(struct zstd_fse *table, const unsigned char *in, size_t byt
         }
     }
     size_t used = (at + 7) / 8;
-    return used <= bytes && zstd_fse_build(table, weights, symbols, log) ? used : 0;
+    return used <= bytes && soft_zstd_fse_build(table, weights, symbols, log) ? used : 0;
 }
 
-void zstd_fse_constant(struct zstd_fse *table, uint8_t symbol)
+void soft_zstd_fse_constant(struct zstd_fse *table, uint8_t symbol)
 {
     table->log = 0;
     table->cells[0] = (struct zstd_fse_cell){0, symbol, 0};

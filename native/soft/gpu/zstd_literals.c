@@ -17,8 +17,8 @@ enum { RAW, REPEATED, PACKED, PACKED_AS_BEFORE };
 static unsigned unpack_weights(struct zstd_fse *table, struct zstd_bits *bits, uint8_t *weights)
 {
     uint64_t state[2];
-    state[0] = zstd_bits_take(bits, table->log);
-    state[1] = zstd_bits_take(bits, table->log);
+    state[0] = soft_zstd_bits_take(bits, table->log);
+    state[1] = soft_zstd_bits_take(bits, table->log);
     if (bits->left < 0)
         return 0;
     for (unsigned count = 0, turn = 0; count < 254; turn ^= 1) {
@@ -28,7 +28,7 @@ static unsigned unpack_weights(struct zstd_fse *table, struct zstd_bits *bits, u
             weights[count++] = table->cells[state[turn ^ 1]].symbol;
             return count;
         }
-        state[turn] = cell->base + zstd_bits_take(bits, cell->bits);
+        state[turn] = cell->base + soft_zstd_bits_take(bits, cell->bits);
     }
     return 0;
 }
@@ -86,9 +86,9 @@ static size_t read_tree(struct zstd *z, const unsigned char *in, size_t bytes)
         used += head;
         if (used > bytes)
             return 0;
-        size_t table = zstd_fse_read(&z->scratch, in + 1, head, 256, WEIGHT_LOG_MAX);
+        size_t table = soft_zstd_fse_read(&z->scratch, in + 1, head, 256, WEIGHT_LOG_MAX);
         struct zstd_bits bits;
-        if (table == 0 || !zstd_bits_open(&bits, in + 1 + table, head - table))
+        if (table == 0 || !soft_zstd_bits_open(&bits, in + 1 + table, head - table))
             return 0;
         count = unpack_weights(&z->scratch, &bits, weights);
     }
@@ -101,10 +101,10 @@ static bool unpack_stream(const struct zstd_huf *huf, const unsigned char *in, s
                           unsigned char *out, size_t count)
 {
     struct zstd_bits bits;
-    if (!zstd_bits_open(&bits, in, bytes))
+    if (!soft_zstd_bits_open(&bits, in, bytes))
         return false;
     for (size_t i = 0; i < count && bits.left > 0; i++) {
-        const struct zstd_huf_cell *cell = &huf->cells[zstd_bits_peek(&bits, huf->log)];
+        const struct zstd_huf_cell *cell = &huf->cells[soft_zstd_bits_peek(&bits, huf->log)];
         out[i] = cell->symbol;
         bits.left -= cell->bits;
         if (i + 1 == count)
@@ -167,7 +167,8 @@ static size_t read_packed(struct zstd *z, const unsigned char *in, size_t bytes,
     return good ? used : 0;
 }
 
-size_t zstd_literals_read(struct zstd *z, const unsigned char *in, size_t bytes, size_t block_max)
+size_t soft_zstd_literals_read(struct zstd *z, const unsigned char *in, size_t bytes,
+                               size_t block_max)
 {
     if (bytes == 0)
         return 0;

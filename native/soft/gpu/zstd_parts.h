@@ -20,9 +20,9 @@ struct zstd_bits {
     int64_t left; /* bits not read yet; negative: more were read than there are (they were 0) */
 };
 /* zstd_bits.c; false: there is no mark. */
-bool zstd_bits_open(struct zstd_bits *bits, const unsigned char *bytes, size_t size);
-uint64_t zstd_bits_peek(const struct zstd_bits *bits, unsigned count); /* count <= 56 */
-uint64_t zstd_bits_take(struct zstd_bits *bits, unsigned count);
+bool soft_zstd_bits_open(struct zstd_bits *bits, const unsigned char *bytes, size_t size);
+uint64_t soft_zstd_bits_peek(const struct zstd_bits *bits, unsigned count); /* count <= 56 */
+uint64_t soft_zstd_bits_take(struct zstd_bits *bits, unsigned count);
 
 struct zstd_fse { /* decoding table of a finite state entropy code */
     unsigned log;
@@ -32,12 +32,13 @@ struct zstd_fse { /* decoding table of a finite state entropy code */
     } cells[1 << ZSTD_FSE_LOG_MAX];
 };
 /* From probabilities (-1: less than one); they must add up to 1 << log. */
-bool zstd_fse_build(struct zstd_fse *table, const int16_t *weights, unsigned symbols, unsigned log);
+bool soft_zstd_fse_build(struct zstd_fse *table, const int16_t *weights, unsigned symbols,
+                         unsigned log);
 /* From a description at `in`; returns its bytes, or 0 if it is none. */
-size_t zstd_fse_read(struct zstd_fse *table, const unsigned char *in, size_t bytes,
-                     unsigned symbols_max, unsigned log_max);
+size_t soft_zstd_fse_read(struct zstd_fse *table, const unsigned char *in, size_t bytes,
+                          unsigned symbols_max, unsigned log_max);
 /* A table that always says `symbol` and needs no bits. */
-void zstd_fse_constant(struct zstd_fse *table, uint8_t symbol);
+void soft_zstd_fse_constant(struct zstd_fse *table, uint8_t symbol);
 
 struct zstd_huf {
     unsigned log; /* 0: none yet */
@@ -64,8 +65,10 @@ struct zstd {           /* one decoder; what outlives a block is reset with each
 };
 
 /* zstd_literals.c: reads the literals section; returns its bytes, or 0. */
-size_t zstd_literals_read(struct zstd *z, const unsigned char *in, size_t bytes, size_t block_max);
+size_t soft_zstd_literals_read(struct zstd *z, const unsigned char *in, size_t bytes,
+                               size_t block_max);
 /* zstd_sequences.c: the rest of the block; executes it. */
-bool zstd_sequences_run(struct zstd *z, const unsigned char *in, size_t bytes, size_t block_max);
+bool soft_zstd_sequences_run(struct zstd *z, const unsigned char *in, size_t bytes,
+                             size_t block_max);
 
 #endif

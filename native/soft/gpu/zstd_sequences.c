@@ -62,16 +62,16 @@ static bool read_table(struct zstd *z, unsigned which, unsigned mode, const unsi
     bool good = true;
     switch (mode) {
     case PREDEFINED:
-        good = zstd_fse_build(table, kind->weights, kind->weight_count, kind->weight_log);
+        good = soft_zstd_fse_build(table, kind->weights, kind->weight_count, kind->weight_log);
         break;
     case ONE_SYMBOL:
         good = *bytes > 0 && **in < kind->symbols;
         if (good)
-            zstd_fse_constant(table, **in);
+            soft_zstd_fse_constant(table, **in);
         used = 1;
         break;
     case DESCRIBED:
-        used = zstd_fse_read(table, *in, *bytes, kind->symbols, kind->log_max);
+        used = soft_zstd_fse_read(table, *in, *bytes, kind->symbols, kind->log_max);
         good = used > 0;
         break;
     default:
@@ -137,13 +137,13 @@ static bool put_match(struct zstd *z, uint64_t offset, size_t count)
 
 static uint64_t first_state(const struct zstd_fse *table, struct zstd_bits *bits)
 {
-    return zstd_bits_take(bits, table->log);
+    return soft_zstd_bits_take(bits, table->log);
 }
 
 static void next_state(const struct zstd_fse *table, struct zstd_bits *bits, uint64_t *state)
 {
     const struct zstd_fse_cell *cell = &table->cells[*state];
-    *state = cell->base + zstd_bits_take(bits, cell->bits);
+    *state = cell->base + soft_zstd_bits_take(bits, cell->bits);
 }
 
 static bool run(struct zstd *z, struct zstd_bits *bits, unsigned count, size_t limit)
@@ -159,9 +159,9 @@ static bool run(struct zstd *z, struct zstd_bits *bits, unsigned count, size_t l
         struct code literal = literal_codes[literals->cells[at_literals].symbol];
         struct code match = match_codes[matches->cells[at_matches].symbol];
         unsigned width = offsets->cells[at_offsets].symbol;
-        uint64_t value = (1ull << width) + zstd_bits_take(bits, width);
-        size_t match_bytes = match.base + (size_t)zstd_bits_take(bits, match.bits);
-        size_t literal_bytes = literal.base + (size_t)zstd_bits_take(bits, literal.bits);
+        uint64_t value = (1ull << width) + soft_zstd_bits_take(bits, width);
+        size_t match_bytes = match.base + (size_t)soft_zstd_bits_take(bits, match.bits);
+        size_t literal_bytes = literal.base + (size_t)soft_zstd_bits_take(bits, literal.bits);
         if (bits->left < 0 || !put_literals(z, literal_bytes) ||
             !put_match(z, offset_of(z, value, literal_bytes == 0), match_bytes) || z->done > limit)
             return false;
@@ -174,7 +174,8 @@ static bool run(struct zstd *z, struct zstd_bits *bits, unsigned count, size_t l
     return bits->left == 0;
 }
 
-bool zstd_sequences_run(struct zstd *z, const unsigned char *in, size_t bytes, size_t block_max)
+bool soft_zstd_sequences_run(struct zstd *z, const unsigned char *in, size_t bytes,
+                             size_t block_max)
 {
     size_t limit = z->done + block_max, head = 1;
     if (bytes == 0)
@@ -200,7 +201,7 @@ bool zstd_sequences_run(struct zstd *z, const unsigned char *in, size_t bytes, s
         if (!read_table(z, ZSTD_LITERALS, modes >> 6, &in, &bytes) ||
             !read_table(z, ZSTD_OFFSETS, modes >> 4 & 3, &in, &bytes) ||
             !read_table(z, ZSTD_MATCHES, modes >> 2 & 3, &in, &bytes) ||
-            !zstd_bits_open(&bits, in, bytes) || !run(z, &bits, count, limit))
+            !soft_zstd_bits_open(&bits, in, bytes) || !run(z, &bits, count, limit))
             return false;
     }
     return put_literals(z, z->literal_bytes) && z->done <= limit;
