@@ -254,6 +254,20 @@ CUresult soft_capture_check_unsafe(void)
     return result;
 }
 
+CUresult soft_capture_check_context(const struct soft_ctx *ctx)
+{
+    if (soft_capture_active == 0)
+        return CUDA_SUCCESS;
+    CUresult result = CUDA_SUCCESS;
+    pthread_mutex_lock(&soft_graph_lock);
+    for (struct soft_capture *it = soft_captures; it != NULL; it = it->next)
+        for (const struct soft_capture_stream *s = it->streams; s != NULL; s = s->next)
+            if (soft_stream_ctx(s->stream) == ctx)
+                result = soft_capture_spoil(it, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    pthread_mutex_unlock(&soft_graph_lock);
+    return result;
+}
+
 CUresult soft_capture_check_legacy(const struct soft_ctx *ctx)
 {
     if (soft_capture_active == 0)

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "soft/gpu/capture.h"
+
 struct soft_farewell {
     void (*fn)(void *);
     void *arg;
@@ -15,6 +17,7 @@ struct soft_farewell {
 
 static struct soft_ctx *all; /* guarded by soft_lock */
 static _Atomic uint64_t next_id = 1;
+/* What a context starts with. Nothing here is kept in L2 on demand: that limit is 0. */
 static const size_t default_limits[SOFT_LIMITS] = {
     [CU_LIMIT_STACK_SIZE] = 1024,
     [CU_LIMIT_PRINTF_FIFO_SIZE] = 1u << 20,
@@ -57,6 +60,13 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
     atomic_store(&ctx->deferred, CUDA_SUCCESS);
     for (int i = 0; i < SOFT_LIMITS; i++)
         ctx->limits[i] = default_limits[i];
+    ctx->fence = ctx->recorder = NULL;
+    ctx->fence_seq = 0;
+    ctx->usage = 1;
+    atomic_store(&ctx->ending, 0);
+    atomic_store(&ctx->working, 0);
+    for (int i = 0; i < SOFT_LIMITS; i++)
+        ctx->fixed_limits[i] = false;
     for (int e = 0; e < SOFT_ENGINES; e++)
         soft_turn_init(&ctx->turn[e], state, ctx->ordinal, ctx->client, (enum soft_engine)e);
     pthread_mutex_init(&ctx->submit_lock, NULL);
@@ -79,23 +89,28 @@ no_client:
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-/* Ends it: what was submitted is carried out first, as the driver does. Without soft_lock. */
-void soft_ctx_end(struct soft_ctx *ctx)
+static void end_streams(struct soft_ctx *ctx, bool inner)
 {
-    struct soft_state *state = soft_the_state;
     struct soft_stream *stream;
 
-    soft_handle_remove(SOFT_H_CONTEXT, ctx);
-    for (;;) {
-        pthread_mutex_lock(&ctx->submit_lock);
-        stream = ctx->streams;
-        pthread_mutex_unlock(&ctx->submit_lock);
-        if (stream == NULL)
-            break;
-        if (!stream->legacy && !stream->per_thread)
+    while ((stream = soft_stream_unlink(ctx, inner)) != NULL) {
+        soft_capture_forget_stream(stream);
+        if (!stream->legacy && !stream->per_thread && !stream->inner)
             soft_handle_remove(SOFT_H_STREAM, stream);
         soft_stream_stop(stream);
     }
+}
+
+/* Ends it: what was submitted is carried out first, as the driver does; but a wait for a value that
+ * nothing in the context can change any more is given up. Without soft_lock. */
+void soft_ctx_end(struct soft_ctx *ctx)
+{
+    struct soft_state *state = soft_the_state;
+
+    soft_handle_remove(SOFT_H_CONTEXT, ctx);
+    atomic_store(&ctx->ending, 1);
+    end_streams(ctx, false); /* a graph in one of them still submits to inner ones */
+    end_streams(ctx, true);
     for (;;) {
         struct soft_farewell *f;
 

@@ -278,25 +278,36 @@ static void parked(struct soft_turn *turn)
         look(turn, soft_now_ns());
 }
 
-uint64_t soft_turn_begin(struct soft_turn *turn, struct soft_use *use, uint64_t ready_ns,
-                         uint32_t sm_ppm, bool held)
+/* Nobody that has been admitted is moved; a lower number only goes before those that wait. */
+static void queue_up(struct soft_turn *turn, struct soft_waiter *me)
 {
-    uint64_t ticket;
+    struct soft_waiter **at = &turn->waiting;
+
+    while (*at != NULL && (*at)->priority <= me->priority)
+        at = &(*at)->next;
+    me->next = *at;
+    *at = me;
+}
+
+uint64_t soft_turn_begin(struct soft_turn *turn, struct soft_use *use, uint64_t ready_ns,
+                         uint32_t sm_ppm, int priority, bool held)
+{
+    struct soft_waiter me = {.priority = priority};
     bool fresh = false;
 
     if (sm_ppm == 0 || sm_ppm > SOFT_ALL_SMS || !turn->preempts)
         sm_ppm = SOFT_ALL_SMS;
     *use = (struct soft_use){.turn = turn, .sm_ppm = sm_ppm};
     pthread_mutex_lock(&turn->lock);
-    ticket = turn->ticket_next++;
-    while (turn->ticket_now != ticket ||
+    queue_up(turn, &me);
+    while (turn->waiting != &me ||
            (turn->resident_ppm > 0 && turn->resident_ppm + sm_ppm > SOFT_ALL_SMS)) {
         drive(turn, SOFT_NEVER);
-        if (turn->ticket_now == ticket && ready_ns < turn->room_ns)
+        if (turn->waiting == &me && ready_ns < turn->room_ns)
             ready_ns = turn->room_ns;
     }
     turn->resident_ppm += sm_ppm;
-    turn->ticket_now++;
+    turn->waiting = me.next;
     if (!held)
         turn->admitted++;
     while (!hold(turn, &fresh))
@@ -323,7 +334,7 @@ static void drop_hold(struct soft_turn *turn)
 {
     if (--turn->admitted > 0 || !turn->owned || !turn->busy)
         return;
-    if (turn->preempts && turn->ticket_next != turn->ticket_now)
+    if (turn->preempts && turn->waiting != NULL)
         return; /* somebody of ours only waits for room: he goes on with the slice */
     if (soft_engine_wanted(turn) && soft_engine_hand_over(turn, turn->last_ns))
         settle(turn, turn->last_ns > turn->grant_ns ? turn->last_ns : turn->grant_ns);

@@ -38,6 +38,11 @@ struct soft_use { /* one command on the engine; guarded by the turn's lock */
     bool has_target, ended;
 };
 
+struct soft_waiter { /* a command that waits for room; on its thread's stack */
+    struct soft_waiter *next;
+    int priority;
+};
+
 struct soft_turn {
     struct soft_state *state;
     struct soft_shared_engine *engine;
@@ -66,9 +71,9 @@ struct soft_turn {
     uint64_t last_ns;      /* latest logical start or end given out */
     uint64_t room_ns;      /* logical end of the command that left last */
     uint32_t resident_ppm;
-    uint64_t ticket_next, ticket_now; /* admission in order */
-    int admitted;                     /* commands on it, and streams about to bring the next */
-    int executing;                    /* threads, over all uses */
+    struct soft_waiter *waiting; /* in order of admission: by priority, then by arrival */
+    int admitted;                /* commands on it, and streams about to bring the next */
+    int executing;               /* threads, over all uses */
     struct soft_use *active;
 };
 
@@ -76,10 +81,10 @@ int soft_turn_init(struct soft_turn *turn, struct soft_state *state, int dev, in
                    enum soft_engine which);
 void soft_turn_destroy(struct soft_turn *turn); /* nothing is on it */
 
-/* Waits for room and for the engine; returns the logical start, at or after `ready_ns`. `held`: the
- * caller kept the engine at its last finish. */
+/* Waits for room (lower priorities first, then who came first) and for the engine; returns the
+ * logical start, at or after `ready_ns`. `held`: the caller kept the engine at its last finish. */
 uint64_t soft_turn_begin(struct soft_turn *turn, struct soft_use *use, uint64_t ready_ns,
-                         uint32_t sm_ppm, bool held);
+                         uint32_t sm_ppm, int priority, bool held);
 /* Waits for the logical end and returns it. `keep`: another command follows at once. */
 uint64_t soft_turn_finish(struct soft_turn *turn, struct soft_use *use, uint64_t modelled_ns,
                           bool keep);

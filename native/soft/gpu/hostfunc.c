@@ -47,8 +47,12 @@ static struct soft_cmd *call_clone(const struct soft_cmd *cmd)
     return &c->cmd;
 }
 
-static const struct soft_cmd_ops ops = {
-    .name = "host", .engine = SOFT_NO_ENGINE, .run = run, .clone = call_clone, .blocks = true};
+static const struct soft_cmd_ops ops = {.name = "host",
+                                        .engine = SOFT_NO_ENGINE,
+                                        .run = run,
+                                        .clone = call_clone,
+                                        .blocks = true,
+                                        .always = true};
 
 CUresult soft_hostfn_new(CUhostFn fn, void *data, struct soft_cmd **out)
 {

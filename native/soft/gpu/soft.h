@@ -64,6 +64,8 @@ struct soft_run { /* one execution of a command, on its stream's thread */
     struct soft_stream *stream;
     uint64_t start_ns;    /* device time at which it got its engine */
     uint64_t modelled_ns; /* out: engine time it takes at least; counted from start_ns */
+    uint64_t end_ns;      /* out, SOFT_NO_ENGINE: logical end, if after start_ns */
+    _Atomic int stop;     /* set: its blocks give up at their next poll */
     struct soft_use *use; /* its hold on the engine; NULL with SOFT_NO_ENGINE */
     void *user;           /* the command's own; its kernel callbacks find it through the launch */
 };
@@ -82,7 +84,8 @@ struct soft_cmd_ops {
     void (*submitted)(struct soft_cmd *cmd, struct soft_stream *stream);
     /* Called on the stream's thread when the command is complete, with its logical end. */
     void (*ended)(struct soft_cmd *cmd, uint64_t end_ns);
-    bool blocks; /* NO_ENGINE commands that may take long (host functions): the engine is let go */
+    bool blocks; /* NO_ENGINE commands that may take long: the engine is let go */
+    bool always; /* run even after a sticky error (host functions: the driver calls them) */
 };
 
 struct soft_dep {               /* complete when `stream` has ended its command number `seq` */
@@ -98,7 +101,9 @@ struct soft_cmd { /* embedded first in each kind of command; calloc'ed */
     struct soft_dep *deps; /* malloc'ed; given back by the stream */
     size_t dep_count;
     uint32_t sm_ppm; /* share of the device's SMs it can fill, 1..1000000; 0 = all */
-    bool abandoned;  /* its context is being torn down: run was or is to be skipped */
+    int priority;    /* lower goes first; its stream's unless `own_priority` */
+    bool own_priority;
+    bool abandoned; /* its context is being torn down: run was or is to be skipped */
 };
 
 /* Takes ownership of `cmd` whatever it returns. Blocks while the stream's queue (1024 deep, as
@@ -181,7 +186,8 @@ enum soft_kind {
     SOFT_H_GRAPH,
     SOFT_H_GRAPH_NODE,
     SOFT_H_GRAPH_EXEC,
-    SOFT_H_LINK
+    SOFT_H_LINK,
+    SOFT_H_USER_OBJECT
 };
 /* A handle is the object's address, good while it is in the table; any bits may be asked for. */
 int soft_handle_add(enum soft_kind kind, const void *object); /* 0 or -ENOMEM */

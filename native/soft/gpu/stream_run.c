@@ -13,7 +13,6 @@ static uint64_t max_ns(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-/* The engines it kept are given up before it waits for anything. */
 static void let_go(struct soft_stream *stream, enum soft_engine but)
 {
     for (int e = 0; e < SOFT_ENGINES; e++)
@@ -21,6 +20,11 @@ static void let_go(struct soft_stream *stream, enum soft_engine but)
             stream->held[e] = false;
             soft_turn_let_go(&stream->ctx->turn[e]);
         }
+}
+
+void soft_stream_let_go(struct soft_stream *stream)
+{
+    let_go(stream, SOFT_NO_ENGINE);
 }
 
 static uint64_t wait_dep(struct soft_stream *stream, const struct soft_dep *dep)
@@ -82,7 +86,7 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     bool keep;
 
     /* after a sticky error nothing is run any more; host functions are (the driver calls them) */
-    if (cmd->ops->run == NULL || (atomic_load(&ctx->sticky) != CUDA_SUCCESS && !cmd->ops->blocks)) {
+    if (cmd->ops->run == NULL || (atomic_load(&ctx->sticky) != CUDA_SUCCESS && !cmd->ops->always)) {
         cmd->abandoned = cmd->ops->run != NULL;
         return ready_ns;
     }
@@ -90,11 +94,12 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
         if (cmd->ops->blocks)
             let_go(stream, SOFT_NO_ENGINE);
         latch(ctx, cmd->ops->run(cmd, &run));
-        return cmd->ops->blocks ? max_ns(ready_ns, soft_now_ns()) : ready_ns;
+        return max_ns(ready_ns, cmd->ops->always ? soft_now_ns() : run.end_ns);
     }
     let_go(stream, engine);
     turn = &ctx->turn[engine];
-    run.start_ns = soft_turn_begin(turn, &use, ready_ns, cmd->sm_ppm, stream->held[engine]);
+    run.start_ns =
+        soft_turn_begin(turn, &use, ready_ns, cmd->sm_ppm, cmd->priority, stream->held[engine]);
     run.use = &use;
     latch(ctx, cmd->ops->run(cmd, &run));
     pthread_mutex_lock(&stream->lock);
@@ -141,7 +146,9 @@ void *soft_stream_main(void *arg)
             usleep(100000); /* exit() has begun: nothing more is carried out */
         for (size_t i = 0; i < cmd->dep_count; i++)
             ready = max_ns(ready, wait_dep(stream, &cmd->deps[i]));
+        atomic_fetch_add(&stream->ctx->working, 1);
         end = carry_out(stream, cmd, ready);
+        atomic_fetch_sub(&stream->ctx->working, 1);
         if (cmd->ops->ended != NULL)
             cmd->ops->ended(cmd, end);
         soft_cmd_drop(cmd);
