@@ -386,13 +386,6 @@ CUresult cuGLUnregisterBufferObject(GLuint buffer)
     soft_unimplemented(SOFT_SYM_cuGLUnregisterBufferObject);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                  const CUgraphNode *dependencies, size_t numDependencies,
-                                  const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddBatchMemOpNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphAddExternalSemaphoresSignalNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                                 const CUgraphNode *dependencies,
                                                 size_t numDependencies,
@@ -423,40 +416,11 @@ CUresult cuGraphAddMemFreeNode(CUgraphNode *phGraphNode, CUgraph hGraph,
     soft_unimplemented(SOFT_SYM_cuGraphAddMemFreeNode);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphBatchMemOpNodeGetParams(CUgraphNode hNode,
-                                        CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphBatchMemOpNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode,
-                                        const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphBatchMemOpNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle *pHandle_out, CUgraph hGraph,
                                         CUcontext ctx, unsigned int defaultLaunchValue,
                                         unsigned int flags)
 {
     soft_unimplemented(SOFT_SYM_cuGraphConditionalHandleCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphDebugDotPrint(CUgraph hGraph, const char *path, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphDebugDotPrint);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecBatchMemOpNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            CUgraph childGraph)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecChildGraphNodeSetParams);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult
@@ -507,23 +471,6 @@ CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGr
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuGraphKernelNodeCopyAttributes(CUgraphNode dst, CUgraphNode src)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeCopyAttributes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphKernelNodeGetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
-                                       CUkernelNodeAttrValue *value_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphKernelNodeSetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
-                                       const CUkernelNodeAttrValue *value)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeSetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
 {
     const bool was = soft_per_thread_default();
@@ -540,17 +487,6 @@ CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PAR
 CUresult cuGraphMemFreeNodeGetParams(CUgraphNode hNode, CUdeviceptr *dptr_out)
 {
     soft_unimplemented(SOFT_SYM_cuGraphMemFreeNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphReleaseUserObject(CUgraph graph, CUuserObject object, unsigned int count)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphReleaseUserObject);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned int count,
-                                 unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphRetainUserObject);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream)
@@ -736,12 +672,6 @@ CUresult cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned 
 CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuIpcOpenMemHandle_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList,
-                                              unsigned int numDevices, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunchCooperativeKernelMultiDevice);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
@@ -2333,22 +2263,6 @@ CUresult cuTexRefSetMipmappedArray(CUtexref hTexRef, CUmipmappedArray hMipmapped
                                    unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuTexRefSetMipmappedArray);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuUserObjectCreate(CUuserObject *object_out, void *ptr, CUhostFn destroy,
-                            unsigned int initialRefcount, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuUserObjectCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuUserObjectRelease(CUuserObject object, unsigned int count)
-{
-    soft_unimplemented(SOFT_SYM_cuUserObjectRelease);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuUserObjectRetain(CUuserObject object, unsigned int count)
-{
-    soft_unimplemented(SOFT_SYM_cuUserObjectRetain);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuVDPAUCtxCreate(CUcontext *pCtx, unsigned int flags, CUdevice device, VdpDevice vdpDevice,

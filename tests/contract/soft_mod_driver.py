@@ -7,6 +7,7 @@ Run inside a process of its own whose LD_LIBRARY_PATH names the library under te
 from __future__ import annotations
 
 import ctypes as c
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 CASES: dict[str, Callable[[Driver], None]] = {}
+DEVICES: dict[str, str] = {}  # of cases that need others than the default
 
 PTX = (Path(__file__).with_name("soft_mod_kernels.ptx")).read_bytes()
 
@@ -23,6 +25,8 @@ INVALID_IMAGE, INVALID_CONTEXT, NO_BINARY, INVALID_PTX, UNSUPPORTED_PTX = 200, 2
 FILE_NOT_FOUND, INVALID_HANDLE, ILLEGAL_STATE, NOT_FOUND, NOT_READY = 301, 400, 401, 500, 600
 ILLEGAL_ADDRESS, OUT_OF_RESOURCES, MISALIGNED, LAUNCH_FAILED, TOO_LARGE = 700, 701, 716, 719, 720
 NOT_SUPPORTED, NOT_PERMITTED = 801, 800
+INVALID_DEVICE, PRIMARY_ACTIVE, DESTROYED = 101, 708, 709
+UNSUPPORTED_LIMIT, UNSUPPORTED_AFFINITY = 215, 224
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, CAPTURE_MERGE, CAPTURE_UNMATCHED = 900, 901, 902, 903
 CAPTURE_UNJOINED, CAPTURE_ISOLATION, CAPTURE_IMPLICIT, CAPTURED_EVENT = 904, 905, 906, 907
 WRONG_THREAD, UPDATE_FAILURE = 908, 910
@@ -212,6 +216,18 @@ def case(body: Callable[[Driver], None]) -> Callable[[Driver], None]:
     return body
 
 
+def case_on(devices: str) -> Callable[[Callable[[Driver], None]], Callable[[Driver], None]]:
+    """A case on a machine of its own, with these devices."""
+
+    def add(body: Callable[[Driver], None]) -> Callable[[Driver], None]:
+        DEVICES[body.__name__] = devices
+        return case(body)
+
+    return add
+
+
 def main() -> None:
+    if sys.argv[1] in DEVICES:
+        os.environ["HARP_SOFT_DEVICES"] = DEVICES[sys.argv[1]]
     CASES[sys.argv[1]](Driver())
     print("passed")

@@ -190,9 +190,12 @@ void soft_ctx_poison(struct soft_ctx *ctx, CUresult why)
 {
     int none = CUDA_SUCCESS;
 
-    if (atomic_compare_exchange_strong(&ctx->sticky, &none, (int)why))
-        soft_log("context %llu is unusable from now on: error %d", (unsigned long long)ctx->id,
-                 (int)why);
+    if (!atomic_compare_exchange_strong(&ctx->sticky, &none, (int)why))
+        return;
+    for (int e = 0; e < SOFT_ENGINES; e++)
+        atomic_store(&ctx->turn[e].abandoned, true); /* what runs in it stops as well */
+    soft_log("context %llu is unusable from now on: error %d", (unsigned long long)ctx->id,
+             (int)why);
 }
 
 void soft_ctx_on_destroy(struct soft_ctx *ctx, void (*fn)(void *), void *arg)

@@ -219,6 +219,12 @@ CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int f
         return CUDA_ERROR_INVALID_VALUE;
     if (event->ctx != stream->ctx)
         return CUDA_ERROR_INVALID_HANDLE;
+    if ((flags & CU_EVENT_RECORD_EXTERNAL) != 0) { /* a node of its own; in captures only */
+        if (soft_stream_capture(stream) == NULL)
+            return CUDA_ERROR_INVALID_VALUE;
+        r = soft_event_record_new(event, &cmd);
+        return r != CUDA_SUCCESS ? r : soft_submit(stream, cmd);
+    }
     if (soft_capture_record(stream, hEvent, &r))
         return r;
     r = soft_event_record_new(event, &cmd);

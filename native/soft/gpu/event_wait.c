@@ -105,6 +105,12 @@ CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
         return r;
     if ((Flags & ~(unsigned)CU_EVENT_WAIT_EXTERNAL) != 0)
         return CUDA_ERROR_INVALID_VALUE;
+    if ((Flags & CU_EVENT_WAIT_EXTERNAL) != 0) { /* a node of its own; in captures only */
+        if (soft_stream_capture(stream) == NULL)
+            return CUDA_ERROR_INVALID_VALUE;
+        r = soft_event_wait_new(event, &cmd);
+        return r != CUDA_SUCCESS ? r : soft_submit(stream, cmd);
+    }
     if (soft_capture_wait(stream, hEvent, &r))
         return r;
     r = soft_event_wait_new(event, &cmd);
@@ -119,6 +125,8 @@ CUresult cuEventQuery(CUevent hEvent)
 
     if (r == CUDA_SUCCESS)
         r = soft_capture_check_event(hEvent);
+    if (r == CUDA_SUCCESS)
+        r = soft_capture_check_unsafe();
     if (r != CUDA_SUCCESS)
         return r;
     pthread_mutex_lock(&event->lock);
@@ -137,6 +145,8 @@ CUresult cuEventSynchronize(CUevent hEvent)
 
     if (r == CUDA_SUCCESS)
         r = soft_capture_check_event(hEvent);
+    if (r == CUDA_SUCCESS)
+        r = soft_capture_check_unsafe();
     if (r != CUDA_SUCCESS)
         return r;
     ctx = event->ctx;

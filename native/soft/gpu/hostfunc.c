@@ -7,6 +7,8 @@
 
 #include <stdlib.h>
 
+#include "soft/gpu/capture.h"
+
 struct call {
     struct soft_cmd cmd;
     CUhostFn fn;
@@ -54,6 +56,14 @@ static const struct soft_cmd_ops ops = {.name = "host",
                                         .blocks = true,
                                         .always = true};
 
+bool soft_hostfn_params(const struct soft_cmd *cmd, CUDA_HOST_NODE_PARAMS_v1 *params)
+{
+    const struct call *c = (const struct call *)cmd;
+
+    *params = (CUDA_HOST_NODE_PARAMS_v1){.fn = c->fn, .userData = c->data};
+    return c->fn != NULL;
+}
+
 CUresult soft_hostfn_new(CUhostFn fn, void *data, struct soft_cmd **out)
 {
     struct call *c = calloc(1, sizeof *c);
@@ -98,8 +108,9 @@ CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *
         return r;
     if (callback == NULL || flags != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if (soft_stream_capture(stream) != NULL)
-        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    r = soft_capture_check_stream(stream);
+    if (r != CUDA_SUCCESS)
+        return r;
     r = soft_hostfn_new(NULL, userData, &cmd);
     if (r != CUDA_SUCCESS)
         return r;

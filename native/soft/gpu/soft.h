@@ -14,6 +14,7 @@
 #ifndef HARP_SOFT_H
 #define HARP_SOFT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -132,6 +133,7 @@ CUresult soft_memset_new(struct soft_ctx *ctx, CUdeviceptr dst, size_t pitch, ui
                          unsigned element_bytes, size_t width, size_t height,
                          struct soft_cmd **out);
 CUresult soft_hostfn_new(CUhostFn fn, void *data, struct soft_cmd **out);
+bool soft_hostfn_params(const struct soft_cmd *cmd, CUDA_HOST_NODE_PARAMS_v1 *params);
 CUresult soft_event_record_new(struct soft_event *event, struct soft_cmd **out);
 CUresult soft_event_wait_new(struct soft_event *event, struct soft_cmd **out);
 CUresult soft_event_of(CUevent handle, struct soft_event **event);
