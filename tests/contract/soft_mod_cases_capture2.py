@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes as c
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -335,6 +336,11 @@ def a_capture_ends_with_its_context(d: Driver) -> None:
         return 0
 
     in_thread(d, abandons)  # the stream goes with its thread, and the capture with it
+    out, size = c.c_uint64(), c.c_size_t(16)
+    for _ in range(200):  # Python's join does not wait for all of the thread's end
+        if d.call("cuMemAlloc_v2", c.byref(out), size) == 0:
+            break
+        time.sleep(0.01)
     d.alloc(16)
     d.sync()
 
