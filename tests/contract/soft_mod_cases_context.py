@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import ctypes as c
+import os
+import tempfile
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -143,7 +146,7 @@ def two_contexts_of_a_device_fail_apart(d: Driver) -> None:
 
 @case
 def a_context_wanders_from_thread_to_thread(d: Driver) -> None:
-    stream, out = d.stream(), d.up(np.zeros(1, "u4"))
+    stream, out = d.stream(), d.up_now(np.zeros(1, "u4"))
     put = d.function(d.module(), "put")
     popped = d.handle("cuCtxPopCurrent_v2")
     assert popped.value == d.ctx.value
@@ -336,6 +339,69 @@ def limits_are_rounded_clamped_or_refused(d: Driver) -> None:
         d.fails(UNSUPPORTED_LIMIT, "cuCtxGetLimit", c.byref(c.c_size_t()), which)
     d.handle("cuCtxCreate_v2", 0, d.device)
     assert limit(d, 0) == 1024  # each context has its own
+
+
+PRINTS = b""".version 8.0
+.target sm_75
+.address_size 64
+.extern .func (.param .b32 r) vprintf (.param .b64 f, .param .b64 a);
+.global .align 1 .b8 text[6] = {120, 61, 37, 100, 10, 0};
+.visible .entry say(.param .u32 what)
+{
+    .reg .b32 %r<2>;
+    .reg .b64 %d<3>;
+    .local .align 8 .b8 args[8];
+    ld.param.u32 %r0, [what];
+    mov.u64 %d1, args;
+    cvta.local.u64 %d1, %d1;
+    st.local.u32 [args], %r0;
+    mov.u64 %d2, text;
+    cvta.global.u64 %d2, %d2;
+    { .param .b64 f; .param .b64 a; .param .b32 o; st.param.b64 [f], %d2; st.param.b64 [a], %d1;
+    call.uni (o), vprintf, (f, a); ld.param.b32 %r1, [o]; }
+    ret;
+}
+"""
+
+
+@case
+def what_kernels_print_waits_in_the_fifo(d: Driver) -> None:
+    """Shown at synchronisation and the like; when it is full the oldest is lost."""
+    libc = c.CDLL(None)
+    with tempfile.TemporaryFile() as file:
+        libc.fflush(None)
+        before = os.dup(1)
+        os.dup2(file.fileno(), 1)
+        try:
+            d.ok("cuCtxSetLimit", 1, c.c_size_t(4096))
+            say, stream = d.function(d.module(PRINTS), "say"), d.stream()
+
+            def shown() -> list[bytes]:
+                libc.fflush(None)
+                return os.pread(file.fileno(), 1 << 20, 0).split()
+
+            done = d.event()
+            d.launch(say, Params(c.c_uint32(1)), stream=stream)
+            d.fails(INVALID_VALUE, "cuCtxSetLimit", 1, c.c_size_t(8192))  # too late
+            d.ok("cuEventRecord", done, stream)
+            while d.counters()["say"].launches == 0:
+                time.sleep(0.01)
+            time.sleep(0.05)
+            assert shown() == []  # printed, and not shown yet
+            d.ok("cuEventSynchronize", done)
+            assert shown() == [b"x=1"]
+            for i in range(2):
+                d.launch(say, Params(c.c_uint32(2 + i)), stream=stream)
+            d.ok("cuStreamSynchronize", stream)
+            assert shown() == [b"x=1", b"x=2", b"x=3"]
+            d.launch(d.function(d.module(), "nap"), Params(c.c_uint32(20)), stream=stream)
+            d.launch(say, Params(c.c_uint32(7)), (1000, 1, 1), stream=stream)
+            d.ok("cuStreamSynchronize", stream)
+            many = shown()[3:]
+            assert 100 < len(many) < 1000, len(many)
+            assert set(many) == {b"x=7"}
+        finally:
+            os.dup2(before, 1)
 
 
 @case_on("h100-80g")

@@ -18,6 +18,7 @@ from soft_mod_driver import (
     NOT_SUPPORTED,
     TOO_LARGE,
     UPDATE_FAILURE,
+    Copy3D,
     Driver,
     Memset,
     Params,
@@ -116,7 +117,7 @@ def branches_heed_their_edges(d: Driver) -> None:
     """A diamond of kernels: what each reads was written by the ones before."""
     add1 = d.function(d.module(), "add1")
     n = 4096
-    a, b, e, f = (d.up(np.zeros(n, "f4")) for _ in range(4))
+    a, b, e, f = (d.up_now(np.zeros(n, "f4")) for _ in range(4))
     count, shape = c.c_uint32(n), {"grid": (16, 1, 1), "block": (256, 1, 1)}
     g = Graph(d)
     top = g.kernel(function=add1, params=Params(a, b, count), **shape)
@@ -187,10 +188,10 @@ def events_of_branches(d: Driver) -> None:
 @case_on("tiny,tiny")
 def a_graph_may_span_devices(d: Driver) -> None:
     one, two = d.ctx, d.handle("cuCtxCreate_v2", 0, 1)
-    there, nap = d.up(np.zeros(1, "u4")), d.function(d.module(), "nap")
+    there, nap = d.up_now(np.zeros(1, "u4")), d.function(d.module(), "nap")
     put = d.function(d.module(), "put")
     d.ok("cuCtxSetCurrent", one)
-    here = d.up(np.zeros(1, "u4"))
+    here = d.up_now(np.zeros(1, "u4"))
     put_here = d.function(d.module(), "put")
     g = Graph(d)
     params = kernel_node(g, function=put_here, params=Params(here, c.c_uint32(3)))
@@ -214,7 +215,7 @@ def a_graph_may_span_devices(d: Driver) -> None:
 def updates_say_what_differs(d: Driver) -> None:
     module = d.module()
     add1, bump = d.function(module, "add1"), d.function(module, "bump")
-    a, b = d.up(np.zeros(4, "f4")), d.alloc(64)
+    a, b = d.up_now(np.zeros(4, "f4")), d.alloc(64)
     count = c.c_uint32(4)
 
     def make(kinds: str, *, tweak: str = "", first: int = 0) -> tuple[Graph, list[c.c_void_p]]:
@@ -287,7 +288,7 @@ def updates_say_what_differs(d: Driver) -> None:
 @case
 def parts_of_an_executable_graph_change(d: Driver) -> None:
     add1 = d.function(d.module(), "add1")
-    a, b = d.up(np.zeros(4, "f4")), d.up(np.zeros(4, "f4"))
+    a, b = d.up_now(np.zeros(4, "f4")), d.up_now(np.zeros(4, "f4"))
     count = c.c_uint32(4)
 
     def child(to: c.c_uint64, times: int) -> Graph:
@@ -554,6 +555,36 @@ def nodes_that_are_not_there_are_refused(d: Driver) -> None:
     name = b"cuGraphConditionalHandleCreate"
     address = "cuGetProcAddress_v2"
     d.fails(500, address, name, c.byref(found), 13000, c.c_uint64(0), c.byref(status))
+
+
+@case
+def captured_copies_and_fills_can_be_read(d: Driver) -> None:
+    """They come back as parameters of nodes, which make the same nodes again."""
+    a, b, stream = d.up_now(np.arange(8, dtype="f4")), d.up_now(np.zeros(8, "f4")), d.stream()
+    host = pinned(d, 64)
+    d.ok("cuStreamBeginCapture_v2", stream, 0)
+    d.ok("cuMemcpyDtoDAsync_v2", b, a, c.c_size_t(32), stream)
+    d.ok("cuMemcpyDtoHAsync_v2", host, c.c_uint64(b.value + 4), c.c_size_t(16), stream)
+    d.ok("cuMemsetD2D32Async", a, c.c_size_t(16), 5, c.c_size_t(2), c.c_size_t(2), stream)
+    graph, nodes, count = c.c_void_p(), (c.c_void_p * 3)(), c.c_size_t(3)
+    d.ok("cuStreamEndCapture", stream, c.byref(graph))
+    d.ok("cuGraphGetNodes", graph, nodes, c.byref(count))
+    copy, fill = Copy3D(), Memset()
+    again, last = Graph(d), ()
+    for node in nodes[:2]:
+        d.ok("cuGraphMemcpyNodeGetParams", c.c_void_p(node), c.byref(copy))
+        new = again._add("cuGraphAddMemcpyNode", last, c.byref(copy), d.ctx)
+        last = (new,)
+    assert (copy.src_type, copy.src_device, copy.dst_type) == (2, b.value + 4, 1)
+    assert (copy.dst_host, copy.width, copy.height, copy.depth) == (host.value, 16, 1, 1)
+    d.ok("cuGraphMemsetNodeGetParams", c.c_void_p(nodes[2]), c.byref(fill))
+    told = (fill.dst, fill.pitch, fill.value, fill.element, fill.width, fill.height)
+    assert told == (a.value, 16, 5, 4, 2, 2)
+    again._add("cuGraphAddMemsetNode", last, c.byref(fill), d.ctx)
+    launch(d, again.instantiate())
+    assert d.down(b, 8).tolist() == list(range(8))
+    assert (c.c_float * 4).from_address(host.value or 0)[:] == [1, 2, 3, 4]
+    assert d.down(a, 8, "u4")[[0, 1, 4, 5]].tolist() == [5] * 4
 
 
 @case

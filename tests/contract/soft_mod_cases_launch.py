@@ -315,7 +315,7 @@ def an_urgent_kernel_goes_first(d: Driver) -> None:
 def all_blocks_of_a_cooperative_grid_meet(d: Driver) -> None:
     """A barrier of atomics and spinning, far more blocks than the machine has cores."""
     meet = d.function(d.module(), "meet")
-    count = d.up(np.zeros(1, "u4"))
+    count = d.up_now(np.zeros(1, "u4"))
     params = Params(count, c.c_uint32(3))
     d.keep.append(params)
     d.ok("cuLaunchCooperativeKernel", meet, 64, 1, 1, 1, 1, 1, 0, None, params.array)
@@ -333,7 +333,7 @@ def all_blocks_of_a_cooperative_grid_meet(d: Driver) -> None:
 
 @case
 def a_block_that_fails_frees_those_that_wait_for_it(d: Driver) -> None:
-    count = d.up(np.zeros(1, "u4"))
+    count = d.up_now(np.zeros(1, "u4"))
     params = Params(count)
     d.keep.append(params)
     spin = d.function(d.module(), "fail_and_spin")
@@ -344,7 +344,7 @@ def a_block_that_fails_frees_those_that_wait_for_it(d: Driver) -> None:
 @case
 def a_failure_ends_all_that_runs_in_the_context(d: Driver) -> None:
     module = d.module()
-    flag = d.up(np.zeros(2, "u4"))
+    flag = d.up_now(np.zeros(2, "u4"))
     waiting, failing = d.stream(), d.stream()
     params = Params(flag, c.c_uint32(1), c.c_uint64(flag.value + 4), c.c_uint32(1))
     d.launch(d.function(module, "await"), params, stream=waiting)

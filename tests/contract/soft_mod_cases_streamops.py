@@ -123,7 +123,7 @@ def each_comparison_waits_for_its_value(d: Driver) -> None:
 
 @case
 def writes_come_in_stream_order(d: Driver) -> None:
-    memory = d.up(np.zeros(4, "u4"))
+    memory = d.up_now(np.zeros(4, "u4"))
     nap = d.function(d.module(), "nap")
     one, two = d.stream(), d.stream()
     start, end = d.event(), d.event()
@@ -142,7 +142,7 @@ def writes_come_in_stream_order(d: Driver) -> None:
 
 @case
 def a_kernel_and_a_stream_signal_each_other(d: Driver) -> None:
-    flags = d.up(np.zeros(3, "u4"))
+    flags = d.up_now(np.zeros(3, "u4"))
     module = d.module()
     one, two = d.stream(), d.stream()
     params = Params(flags, c.c_uint32(1), c.c_uint64(flags.value + 4), c.c_uint32(2))
@@ -223,7 +223,7 @@ def bad_operations_are_refused(d: Driver) -> None:
 
 @case
 def batches_go_through_their_operations(d: Driver) -> None:
-    word, memory = pinned(d), d.up(np.zeros(4, "u4"))
+    word, memory = pinned(d), d.up_now(np.zeros(4, "u4"))
     one, two = d.stream(), d.stream()
     address = memory.value
     ops = (Op * 4)(
@@ -276,7 +276,7 @@ def a_context_that_waits_in_vain_can_be_destroyed(d: Driver) -> None:
 
 @case
 def captured_operations_become_nodes(d: Driver) -> None:
-    word, memory = pinned(d), d.up(np.zeros(2, "u4"))
+    word, memory = pinned(d), d.up_now(np.zeros(2, "u4"))
     stream = d.stream()
     d.ok("cuStreamBeginCapture_v2", stream, 0)
     write32(d, stream, memory.value, 4)
@@ -301,7 +301,7 @@ def captured_operations_become_nodes(d: Driver) -> None:
 
 @case
 def nodes_of_operations_are_read_and_changed(d: Driver) -> None:
-    memory = d.up(np.zeros(2, "u4"))
+    memory = d.up_now(np.zeros(2, "u4"))
     graph = d.handle("cuGraphCreate", 0)
     ops = (Op * 2)(
         Op(WRITE32, 0, memory.value, 1, 0),

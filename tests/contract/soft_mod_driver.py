@@ -157,6 +157,12 @@ class Driver:
         self.ok("cuMemcpyHtoD_v2", ptr, c.c_void_p(data.ctypes.data), c.c_size_t(data.nbytes))
         return ptr
 
+    def up_now(self, data: np.ndarray[Any, Any]) -> c.c_uint64:
+        """For streams that wait for nobody: a small copy may go on after the call."""
+        ptr = self.up(data)
+        self.sync()
+        return ptr
+
     def down(self, ptr: c.c_uint64, count: int, dtype: str = "f4") -> np.ndarray[Any, Any]:
         data = np.zeros(count, dtype)
         self.ok("cuMemcpyDtoH_v2", c.c_void_p(data.ctypes.data), ptr, c.c_size_t(data.nbytes))

@@ -3,7 +3,7 @@ set(soft_gpu ${CMAKE_SOURCE_DIR}/soft/gpu)
 set(soft_core_sources)
 foreach(name arena bind capture_weak context context_api context_event context_limit context_primary
              context_query copy copy_linear device device_query engine engine_shared error event
-             event_wait handle hostfunc hostmem init log memop memory memset pointer profile queue
+             event_wait fifo handle hostfunc hostmem init log memop memory memset pointer profile queue
              state state_read state_slot state_hold stream stream_attr stream_run thread visible)
   list(APPEND soft_core_sources ${soft_gpu}/${name}.c)
 endforeach()

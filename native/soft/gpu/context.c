@@ -61,6 +61,7 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
     for (int i = 0; i < SOFT_LIMITS; i++)
         ctx->limits[i] = default_limits[i];
     ctx->fence = ctx->recorder = NULL;
+    ctx->fifo = (struct soft_fifo){.lock = PTHREAD_MUTEX_INITIALIZER};
     ctx->fence_seq = 0;
     ctx->usage = 1;
     atomic_store(&ctx->ending, 0);
@@ -111,6 +112,7 @@ void soft_ctx_end(struct soft_ctx *ctx)
     atomic_store(&ctx->ending, 1);
     end_streams(ctx, false); /* a graph in one of them still submits to inner ones */
     end_streams(ctx, true);
+    soft_fifo_flush(ctx);
     for (;;) {
         struct soft_farewell *f;
 
@@ -183,6 +185,7 @@ CUresult soft_ctx_error(struct soft_ctx *ctx)
 {
     CUresult r = soft_ctx_sticky(ctx);
 
+    soft_fifo_flush(ctx);
     return r != CUDA_SUCCESS ? r : (CUresult)atomic_exchange(&ctx->deferred, CUDA_SUCCESS);
 }
 

@@ -21,6 +21,12 @@
 #define SOFT_PRIORITY_LEAST    0
 #define SOFT_PRIORITY_GREATEST (-5)
 
+struct soft_fifo {        /* fifo.c: text that kernels printed, not shown yet */
+    pthread_mutex_t lock; /* guards all of it */
+    struct soft_fifo_text *first, *last;
+    _Atomic size_t used; /* bytes, with what each record costs; read without the lock too */
+};
+
 struct soft_ctx {
     uint64_t id;
     int device;  /* CUdevice */
@@ -47,6 +53,7 @@ struct soft_ctx {
     struct soft_stream *fence, *recorder;
     uint64_t fence_seq;
 
+    struct soft_fifo fifo;
     struct soft_arena *arena;        /* memory.c; its own lock */
     struct soft_farewell *farewells; /* soft_ctx_on_destroy; guarded by soft_lock */
     struct soft_ctx *next;           /* all contexts ever; guarded by soft_lock */
@@ -150,6 +157,10 @@ CUresult soft_current_any(struct soft_ctx **ctx);
 bool soft_ctx_flags_fit(unsigned flags);
 /* NULL: the current one. */
 CUresult soft_ctx_given(CUcontext handle, struct soft_ctx **ctx);
+
+/* fifo.c */
+void soft_fifo_put(struct soft_ctx *ctx, const char *text, size_t bytes);
+void soft_fifo_flush(struct soft_ctx *ctx);
 
 /* event.c */
 void soft_events_forget(struct soft_ctx *ctx);

@@ -38,19 +38,22 @@ static void print_kernel(FILE *file, const struct soft_launch *launch, unsigned 
 static void print_params(FILE *file, const struct soft_node *node, unsigned flags)
 {
     CUDA_HOST_NODE_PARAMS host;
+    CUDA_MEMSET_NODE_PARAMS fill;
+    CUDA_MEMCPY3D copy;
     switch ((int)node->type) {
     case CU_GRAPH_NODE_TYPE_KERNEL:
         print_kernel(file, (const struct soft_launch *)node->cmd, flags);
         break;
     case CU_GRAPH_NODE_TYPE_MEMCPY:
-        if (node->has_params && (flags & PARAMS_OF(CU_GRAPH_DEBUG_DOT_FLAGS_MEMCPY_NODE_PARAMS)))
-            fprintf(file, "\\n%zu x %zu x %zu", node->u.copy.WidthInBytes, node->u.copy.Height,
-                    node->u.copy.Depth);
+        soft_copy_params(node->cmd, &copy);
+        if ((flags & PARAMS_OF(CU_GRAPH_DEBUG_DOT_FLAGS_MEMCPY_NODE_PARAMS)) != 0)
+            fprintf(file, "\\n%zu x %zu x %zu", copy.WidthInBytes, copy.Height, copy.Depth);
         break;
     case CU_GRAPH_NODE_TYPE_MEMSET:
-        if (node->has_params && (flags & PARAMS_OF(CU_GRAPH_DEBUG_DOT_FLAGS_MEMSET_NODE_PARAMS)))
-            fprintf(file, "\\n0x%llx = %u, %zu x %zu", (unsigned long long)node->u.set.dst,
-                    node->u.set.value, node->u.set.width, node->u.set.height);
+        soft_memset_params(node->cmd, &fill);
+        if ((flags & PARAMS_OF(CU_GRAPH_DEBUG_DOT_FLAGS_MEMSET_NODE_PARAMS)) != 0)
+            fprintf(file, "\\n0x%llx = %u, %zu x %zu", (unsigned long long)fill.dst, fill.value,
+                    fill.width, fill.height);
         break;
     case CU_GRAPH_NODE_TYPE_HOST:
         if ((flags & PARAMS_OF(CU_GRAPH_DEBUG_DOT_FLAGS_HOST_NODE_PARAMS)) != 0 &&

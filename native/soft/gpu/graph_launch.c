@@ -306,6 +306,7 @@ CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
     result = soft_stream_of(hStream, &stream);
     if (result != CUDA_SUCCESS)
         return result;
+    soft_fifo_flush(ctx);
     pthread_mutex_lock(&exec->lock);
     const struct soft_plan *plan = exec->plan;
     bool line = plan->lane_count == 1 && exec->users.count == 0 &&

@@ -163,6 +163,16 @@ CUresult cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphN
 }
 
 /* ------------------------------------------------------------------- replacing what it does --- */
+/* The context a node works in, which new parameters do not change; NULL: the current one. */
+static CUcontext ctx_of(CUgraphNode handle)
+{
+    pthread_mutex_lock(&soft_graph_lock);
+    const struct soft_node *node = soft_node_of(handle);
+    CUcontext ctx = node != NULL && node->ctx != NULL ? soft_ctx_handle(node->ctx) : NULL;
+    pthread_mutex_unlock(&soft_graph_lock);
+    return ctx;
+}
+
 static CUresult replace(CUgraphNode handle, struct soft_work *work)
 {
     pthread_mutex_lock(&soft_graph_lock);
@@ -198,7 +208,7 @@ CUresult cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *node
     struct soft_work work;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    CUresult result = soft_work_copy(nodeParams, NULL, &work);
+    CUresult result = soft_work_copy(nodeParams, ctx_of(hNode), &work);
     return result == CUDA_SUCCESS ? replace(hNode, &work) : result;
 }
 
@@ -207,7 +217,7 @@ CUresult cuGraphMemsetNodeSetParams(CUgraphNode hNode, const CUDA_MEMSET_NODE_PA
     struct soft_work work;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    CUresult result = soft_work_set(nodeParams, NULL, &work);
+    CUresult result = soft_work_set(nodeParams, ctx_of(hNode), &work);
     return result == CUDA_SUCCESS ? replace(hNode, &work) : result;
 }
 

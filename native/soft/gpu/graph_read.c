@@ -69,32 +69,29 @@ CUresult cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v
     return result;
 }
 
-/* Captured copies and fills keep their command only. */
-static CUresult give(struct soft_node *node, void *out, const void *params, size_t bytes)
-{
-    CUresult result = CUDA_ERROR_NOT_SUPPORTED;
-    if (node->has_params) {
-        memcpy(out, params, bytes);
-        result = CUDA_SUCCESS;
-    }
-    pthread_mutex_unlock(&soft_graph_lock);
-    return result;
-}
-
 CUresult cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams)
 {
     struct soft_node *node;
     CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_MEMCPY, nodeParams, &node);
-    return result == CUDA_SUCCESS ? give(node, nodeParams, &node->u.copy, sizeof *nodeParams)
-                                  : result;
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (node->has_params)
+        *nodeParams = node->u.copy;
+    else
+        soft_copy_params(node->cmd, nodeParams); /* captured */
+    pthread_mutex_unlock(&soft_graph_lock);
+    return CUDA_SUCCESS;
 }
 
 CUresult cuGraphMemsetNodeGetParams(CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS *nodeParams)
 {
     struct soft_node *node;
     CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_MEMSET, nodeParams, &node);
-    return result == CUDA_SUCCESS ? give(node, nodeParams, &node->u.set, sizeof *nodeParams)
-                                  : result;
+    if (result != CUDA_SUCCESS)
+        return result;
+    soft_memset_params(node->cmd, nodeParams);
+    pthread_mutex_unlock(&soft_graph_lock);
+    return CUDA_SUCCESS;
 }
 
 CUresult cuGraphHostNodeGetParams(CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *nodeParams)
@@ -112,16 +109,22 @@ CUresult cuGraphEventRecordNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
 {
     struct soft_node *node;
     CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, event_out, &node);
-    return result == CUDA_SUCCESS ? give(node, event_out, &node->u.event, sizeof *event_out)
-                                  : result;
+    if (result != CUDA_SUCCESS)
+        return result;
+    *event_out = node->u.event;
+    pthread_mutex_unlock(&soft_graph_lock);
+    return CUDA_SUCCESS;
 }
 
 CUresult cuGraphEventWaitNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
 {
     struct soft_node *node;
     CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_WAIT_EVENT, event_out, &node);
-    return result == CUDA_SUCCESS ? give(node, event_out, &node->u.event, sizeof *event_out)
-                                  : result;
+    if (result != CUDA_SUCCESS)
+        return result;
+    *event_out = node->u.event;
+    pthread_mutex_unlock(&soft_graph_lock);
+    return CUDA_SUCCESS;
 }
 
 CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)

@@ -7,19 +7,30 @@
 
 #include "soft/gpu/graph.h"
 
-/* What may change is what a driver can write into a graph that is on the device already. */
-static bool copy_may_change(const struct soft_node *node, const CUDA_MEMCPY3D *to)
+/* What may change is what a driver can write into a graph that is on the device already: a copy
+ * keeps its kinds of memory, a fill is one row or stays as it is. */
+static bool copy_may_become(const struct soft_cmd *copy, const struct soft_cmd *other)
 {
-    const CUDA_MEMCPY3D *from = &node->u.copy;
-    if (!node->has_params)
-        return true;
-    return from->srcMemoryType == to->srcMemoryType && from->dstMemoryType == to->dstMemoryType;
+    CUDA_MEMCPY3D from, to;
+    soft_copy_params(copy, &from);
+    soft_copy_params(other, &to);
+    return from.srcMemoryType == to.srcMemoryType && from.dstMemoryType == to.dstMemoryType;
 }
 
-static bool set_may_change(const struct soft_node *node, const CUDA_MEMSET_NODE_PARAMS_v1 *to)
+static bool fill_may_become(const struct soft_cmd *fill, const struct soft_cmd *other)
 {
-    return !node->has_params || (node->u.set.height == 1 && to->height == 1) ||
-           memcmp(&node->u.set, to, sizeof *to) == 0; /* one row, or all as it was */
+    CUDA_MEMSET_NODE_PARAMS from, to;
+    soft_memset_params(fill, &from);
+    soft_memset_params(other, &to);
+    return (from.height == 1 && to.height == 1) || memcmp(&from, &to, sizeof from) == 0;
+}
+
+static bool may_become(CUgraphNodeType type, const struct soft_cmd *cmd,
+                       const struct soft_cmd *other)
+{
+    if (type == CU_GRAPH_NODE_TYPE_MEMCPY)
+        return copy_may_become(cmd, other);
+    return type != CU_GRAPH_NODE_TYPE_MEMSET || fill_may_become(cmd, other);
 }
 
 bool soft_node_may_become(const struct soft_node *node, const struct soft_work *work)
@@ -28,9 +39,7 @@ bool soft_node_may_become(const struct soft_node *node, const struct soft_work *
         return true; /* refused by whoever takes it */
     if (node->ctx != NULL && work->ctx != node->ctx)
         return false; /* the context of a node is fixed */
-    if (node->type == CU_GRAPH_NODE_TYPE_MEMCPY)
-        return copy_may_change(node, &work->u.copy);
-    return node->type != CU_GRAPH_NODE_TYPE_MEMSET || set_may_change(node, &work->u.set);
+    return may_become(node->type, node->cmd, work->cmd);
 }
 
 static CUgraphExecUpdateResult compare(const struct soft_node *node, const struct soft_node *other)
@@ -44,11 +53,7 @@ static CUgraphExecUpdateResult compare(const struct soft_node *node, const struc
             return CU_GRAPH_EXEC_UPDATE_ERROR_ATTRIBUTES_CHANGED;
         return CU_GRAPH_EXEC_UPDATE_SUCCESS;
     }
-    bool may = node->ctx == other->ctx;
-    if (may && other->has_params && node->type == CU_GRAPH_NODE_TYPE_MEMCPY)
-        may = copy_may_change(node, &other->u.copy);
-    if (may && other->has_params && node->type == CU_GRAPH_NODE_TYPE_MEMSET)
-        may = set_may_change(node, &other->u.set);
+    bool may = node->ctx == other->ctx && may_become(node->type, node->cmd, other->cmd);
     return may ? CU_GRAPH_EXEC_UPDATE_SUCCESS : CU_GRAPH_EXEC_UPDATE_ERROR_PARAMETERS_CHANGED;
 }
 

@@ -23,6 +23,8 @@ static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
     struct soft_thread *t = soft_thread();
     CUresult sticky = soft_ctx_sticky(r->ctx);
 
+    if (c->callback != NULL)
+        soft_fifo_flush(r->ctx);
     if (t != NULL)
         t->in_callback = true;
     if (c->callback != NULL)

@@ -4,6 +4,7 @@
  * a copy of the parameters.
  */
 #include "soft/gpu/launch.h"
+#include "soft/gpu/context.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,9 @@ CUresult soft_launch_packed(struct soft_ctx *ctx, struct soft_function *function
     struct soft_launch *launch = calloc(1, sizeof *launch + room + 16);
     if (launch == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    soft_fifo_flush(ctx); /* what earlier kernels printed */
+    if (soft_image_prints(function->kernel->image))
+        ctx->fixed_limits[CU_LIMIT_PRINTF_FIFO_SIZE] = true;
     launch->cmd.ops = &soft_launch_ops;
     uint64_t blocks = (uint64_t)shape->grid[0] * shape->grid[1] * shape->grid[2];
     launch->cmd.sm_ppm = share_ppm(blocks, per_sm, profile);

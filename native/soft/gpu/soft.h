@@ -133,6 +133,9 @@ CUresult soft_memset_new(struct soft_ctx *ctx, CUdeviceptr dst, size_t pitch, ui
                          unsigned element_bytes, size_t width, size_t height,
                          struct soft_cmd **out);
 CUresult soft_hostfn_new(CUhostFn fn, void *data, struct soft_cmd **out);
+/* What they do, as parameters of a node. */
+void soft_copy_params(const struct soft_cmd *cmd, CUDA_MEMCPY3D *params);
+void soft_memset_params(const struct soft_cmd *cmd, CUDA_MEMSET_NODE_PARAMS_v1 *params);
 bool soft_hostfn_params(const struct soft_cmd *cmd, CUDA_HOST_NODE_PARAMS_v1 *params);
 CUresult soft_event_record_new(struct soft_event *event, struct soft_cmd **out);
 CUresult soft_event_wait_new(struct soft_event *event, struct soft_cmd **out);
