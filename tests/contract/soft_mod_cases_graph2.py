@@ -158,6 +158,17 @@ def launches_of_one_graph_follow_each_other(d: Driver) -> None:
     d.ok("cuEventRecord", end, two)
     assert d.elapsed_ms(start, end) >= 45
     assert d.counters()["nap"].launches == 6
+    # the quick branch of a launch waits for the slow one of the launch before
+    order: list[str] = []
+    g = Graph(d)
+    g.host(HOST_FUNCTION(lambda _: order.append("quick")))
+    slow = g.kernel(function=nap, params=Params(c.c_uint32(40)))
+    g.host(HOST_FUNCTION(lambda _: order.append("slow")), slow)
+    executable = g.instantiate()
+    for stream in (two, d.stream(), two):
+        d.ok("cuGraphLaunch", executable, stream)
+    d.sync()
+    assert order == ["quick", "slow"] * 3
 
 
 @case
@@ -183,6 +194,14 @@ def events_of_branches(d: Driver) -> None:
     assert d.elapsed_ms(start, event) >= 20
     assert d.elapsed_ms(before, end) >= 1  # one branch waited for the other stream
     assert d.elapsed_ms(start, event) < 39
+    # it waits for what was recorded before the launch, though it runs later
+    d.launch(nap, Params(c.c_uint32(60)), stream=stream)
+    d.ok("cuGraphLaunch", executable, stream)
+    d.launch(nap, Params(c.c_uint32(400)), stream=other)
+    d.ok("cuEventRecord", before, other)
+    d.ok("cuEventRecord", end, stream)
+    d.ok("cuEventSynchronize", end)
+    d.fails(NOT_READY, "cuEventQuery", before)
 
 
 @case_on("tiny,tiny")
@@ -379,7 +398,7 @@ def nodes_go_by_their_own_priority_if_asked(d: Driver) -> None:
     events = [d.event(), d.event()]
     for urgent, event in zip((False, True), events, strict=True):
         last: tuple[c.c_void_p, ...] = ()
-        for _ in range(3 if urgent else 12):
+        for _ in range(12):
             last = (
                 g.kernel(*last, function=nap, params=Params(c.c_uint32(5)), grid=(132 * 64, 1, 1)),
             )
@@ -424,7 +443,7 @@ def user_objects_are_destroyed_once(d: Driver) -> None:
     # graphs, their clones, children and executable graphs hold them, and launches to their end
     two, nap = make(2), d.function(d.module(), "nap")
     g = Graph(d)
-    g.kernel(function=nap, params=Params(c.c_uint32(50)))
+    g.kernel(function=nap, params=Params(c.c_uint32(300)))
     d.fails(INVALID_VALUE, "cuGraphRetainUserObject", g.handle, two, 1, 2)
     d.ok("cuGraphRetainUserObject", g.handle, two, 1, 1)  # moved: it is ours no more
     outer = Graph(d)
@@ -434,6 +453,7 @@ def user_objects_are_destroyed_once(d: Driver) -> None:
     d.ok("cuGraphDestroy", outer.handle)
     d.ok("cuGraphLaunch", executable, None)
     d.ok("cuGraphExecDestroy", executable)
+    time.sleep(0.1)
     assert gone == [1]
     d.sync()
     eventually(lambda: gone == [1, 2])

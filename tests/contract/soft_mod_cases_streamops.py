@@ -263,7 +263,7 @@ def a_context_that_waits_in_vain_can_be_destroyed(d: Driver) -> None:
         # that a wait of one stream is met by another's work is waited for
         wait32(d, kept, copy.value, 5)
         napping = d.stream()
-        d.launch(d.function(d.module(), "nap"), Params(c.c_uint32(30)), stream=napping)
+        d.launch(d.function(d.module(), "nap"), Params(c.c_uint32(400)), stream=napping)
         write32(d, napping, copy.value, 5)
         d.launch(bump, Params(), stream=kept)
         d.ok("cuCtxDestroy_v2", ctx)

@@ -218,8 +218,34 @@ static void events_of_nodes_are_exact(void *arg)
     OK(cuCtxSynchronize());
 }
 
+/* A fence that waits for a graph does not hold up the graph's own branches. */
+static void fences_let_branches_pass(void *arg)
+{
+    CUcontext ctx = begin();
+    CUgraph graph = fan(100000);
+    CUgraphExec exec;
+    CUevent event;
+    CUstream stream;
+    OK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    OK(cuEventCreate(&event, 0));
+    OK(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    for (int i = 0; i < 3; i++) {
+        CUDA_HOST_NODE_PARAMS slow = {tick, (void *)(intptr_t)(20 * MS)};
+        OK(cuLaunchHostFunc(stream, slow.fn, slow.userData));
+        OK(cuGraphLaunch(exec, stream));
+        OK(cuEventRecord(event, stream));
+        OK(cuCtxWaitEvent(ctx, event));
+        OK(cuLaunchHostFunc(NULL, tick, NULL));
+        OK(cuCtxSynchronize());
+    }
+    CHECK_IS(3 * (FAN_NODES + 2), count);
+    OK(cuGraphExecDestroy(exec));
+    OK(cuGraphDestroy(graph));
+}
+
 int main(void)
 {
+    test_run("fences_let_branches_pass", "tiny", "0", fences_let_branches_pass);
     test_run("branches_run_at_once", "tiny", "0", branches_run_at_once);
     test_run("launches_from_many_threads", "tiny", "0", launches_from_many_threads);
     test_run("what_was_launched_goes_on", "tiny", "0", what_was_launched_goes_on);

@@ -41,7 +41,7 @@ struct soft_ctx {
     _Atomic int working;  /* streams that carry something out, value waits left out */
     unsigned usage;       /* cuCtxAttach; guarded by soft_lock */
     size_t limits[SOFT_LIMITS];
-    bool fixed_limits[SOFT_LIMITS]; /* a kernel that depends on it was launched */
+    atomic_bool fixed_limits[SOFT_LIMITS]; /* a kernel that depends on it was launched */
     int client;
     struct soft_turn turn[SOFT_ENGINES];
 

@@ -74,7 +74,7 @@ static void nap(uint64_t ns)
 static bool wait_value(const CUstreamBatchMemOpParams *op, const void *host, struct soft_run *run)
 {
     struct soft_ctx *ctx = run->ctx;
-    uint64_t pause = POLL_LEAST_NS, idle_since = 0;
+    uint64_t pause = POLL_LEAST_NS, idle_since = soft_now_ns();
     bool held = true;
 
     if (holds(op, host))

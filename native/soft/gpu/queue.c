@@ -141,7 +141,8 @@ static int order_by_legacy(struct soft_ctx *ctx, struct soft_stream *stream, str
 /* With submit_lock held. */
 static int order_by_fence(struct soft_ctx *ctx, struct soft_stream *stream, struct soft_cmd *cmd)
 {
-    if (ctx->fence_seq == stream->fence_seq || stream == ctx->fence)
+    /* what inner streams do was ordered when it was launched */
+    if (ctx->fence_seq == stream->fence_seq || stream->inner)
         return 0;
     if (soft_cmd_depend(cmd, ctx->fence, ctx->fence_seq) != 0)
         return -1;
