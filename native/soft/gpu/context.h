@@ -88,8 +88,9 @@ struct soft_stream {
     pthread_t thread;
     bool started; /* the thread runs */
     bool stopping;
-    bool orphan;             /* destroyed by the client: ends when it has nothing to do */
-    bool held[SOFT_ENGINES]; /* its thread keeps that engine between commands; only its own */
+    bool orphan;                /* destroyed by the client: ends when it has nothing to do */
+    struct soft_waiter next_up; /* its next command's place on the compute engine */
+    bool held[SOFT_ENGINES];    /* its thread keeps that engine between commands; only its own */
 };
 
 void *soft_stream_main(void *stream); /* stream_run.c */

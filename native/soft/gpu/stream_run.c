@@ -18,7 +18,7 @@ static void let_go(struct soft_stream *stream, enum soft_engine but)
     for (int e = 0; e < SOFT_ENGINES; e++)
         if (stream->held[e] && e != (int)but) {
             stream->held[e] = false;
-            soft_turn_let_go(&stream->ctx->turn[e]);
+            soft_turn_let_go(&stream->ctx->turn[e], &stream->next_up);
         }
 }
 
@@ -76,6 +76,21 @@ static void latch(struct soft_ctx *ctx, CUresult r)
         atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
 }
 
+/* Another command for the same engine stands in the queue; `priority` is its. */
+static bool follows(struct soft_stream *stream, enum soft_engine engine, int *priority)
+{
+    const struct soft_cmd *next;
+
+    pthread_mutex_lock(&stream->lock);
+    next = stream->head;
+    while (next != NULL && next->ops->engine >= SOFT_ENGINES && !next->ops->blocks)
+        next = next->next;
+    if (next != NULL)
+        *priority = next->priority;
+    pthread_mutex_unlock(&stream->lock);
+    return next != NULL && next->ops->engine == engine;
+}
+
 static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint64_t ready_ns)
 {
     struct soft_ctx *ctx = stream->ctx;
@@ -98,15 +113,13 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     }
     let_go(stream, engine);
     turn = &ctx->turn[engine];
-    run.start_ns =
-        soft_turn_begin(turn, &use, ready_ns, cmd->sm_ppm, cmd->priority, stream->held[engine]);
+    run.start_ns = soft_turn_begin(turn, &use, ready_ns, cmd->sm_ppm, cmd->priority,
+                                   &stream->next_up, stream->held[engine]);
     run.use = &use;
     latch(ctx, cmd->ops->run(cmd, &run));
-    pthread_mutex_lock(&stream->lock);
-    keep = turn->preempts && stream->head != NULL;
-    pthread_mutex_unlock(&stream->lock);
+    keep = turn->preempts && follows(stream, engine, &stream->next_up.priority);
     stream->held[engine] = keep;
-    return soft_turn_finish(turn, &use, run.modelled_ns, keep);
+    return soft_turn_finish(turn, &use, run.modelled_ns, keep ? &stream->next_up : NULL);
 }
 
 static struct soft_cmd *next_cmd(struct soft_stream *stream)
