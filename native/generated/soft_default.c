@@ -117,26 +117,6 @@ CUresult cuCoredumpSetAttributeGlobal(CUcoredumpSettings attrib, void *value, si
     soft_unimplemented(SOFT_SYM_cuCoredumpSetAttributeGlobal);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuCtxAttach(CUcontext *pctx, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxAttach);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxDestroy(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxDetach(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxDetach);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx)
 {
     soft_unimplemented(SOFT_SYM_cuCtxFromGreenCtx);
@@ -145,46 +125,6 @@ CUresult cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx)
 CUresult cuCtxGetDevResource(CUcontext hCtx, CUdevResource *resource, CUdevResourceType type)
 {
     soft_unimplemented(SOFT_SYM_cuCtxGetDevResource);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetExecAffinity);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetSharedMemConfig(CUsharedconfig *pConfig)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetSharedMemConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxPopCurrent(CUcontext *pctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxPopCurrent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxPushCurrent(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxPushCurrent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxRecordEvent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxResetPersistingL2Cache(void)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxResetPersistingL2Cache);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxSetSharedMemConfig(CUsharedconfig config)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxSetSharedMemConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxWaitEvent);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDestroyExternalMemory(CUexternalMemory extMem)
@@ -232,11 +172,6 @@ CUresult cuDeviceGetHostAtomicCapabilities(unsigned int *capabilities,
     soft_unimplemented(SOFT_SYM_cuDeviceGetHostAtomicCapabilities);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDeviceGetLuid(char *luid, unsigned int *deviceNodeMask, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetLuid);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGetMemPool);
@@ -254,30 +189,9 @@ CUresult cuDeviceGetP2PAtomicCapabilities(unsigned int *capabilities,
     soft_unimplemented(SOFT_SYM_cuDeviceGetP2PAtomicCapabilities);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDeviceGetTexture1DLinearMaxWidth(size_t *maxWidthInElements, CUarray_format format,
-                                            unsigned numChannels, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetTexture1DLinearMaxWidth);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDeviceGraphMemTrim(CUdevice device)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGraphMemTrim);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDevicePrimaryCtxRelease(CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxRelease);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDevicePrimaryCtxReset(CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxReset);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxSetFlags);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDeviceRegisterAsyncNotification(CUdevice device, CUasyncCallback callbackFunc,
@@ -358,11 +272,6 @@ CUresult cuEventCreateFromEGLSync(CUevent *phEvent, EGLSyncKHR eglSync, unsigned
     soft_unimplemented(SOFT_SYM_cuEventCreateFromEGLSync);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuEventDestroy(CUevent hEvent)
-{
-    soft_unimplemented(SOFT_SYM_cuEventDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuEventRecordWithFlags_ptsz(CUevent hEvent, CUstream hStream, unsigned int flags)
 {
     const bool was = soft_per_thread_default();
@@ -390,12 +299,6 @@ cuExternalMemoryGetMappedMipmappedArray(CUmipmappedArray *mipmap, CUexternalMemo
                                         const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC *mipmapDesc)
 {
     soft_unimplemented(SOFT_SYM_cuExternalMemoryGetMappedMipmappedArray);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget target,
-                                    CUflushGPUDirectRDMAWritesScope scope)
-{
-    soft_unimplemented(SOFT_SYM_cuFlushGPUDirectRDMAWrites);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGLCtxCreate(CUcontext *pCtx, unsigned int Flags, CUdevice device)
@@ -483,13 +386,6 @@ CUresult cuGLUnregisterBufferObject(GLuint buffer)
     soft_unimplemented(SOFT_SYM_cuGLUnregisterBufferObject);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                  const CUgraphNode *dependencies, size_t numDependencies,
-                                  const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddBatchMemOpNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphAddExternalSemaphoresSignalNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                                 const CUgraphNode *dependencies,
                                                 size_t numDependencies,
@@ -520,40 +416,11 @@ CUresult cuGraphAddMemFreeNode(CUgraphNode *phGraphNode, CUgraph hGraph,
     soft_unimplemented(SOFT_SYM_cuGraphAddMemFreeNode);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphBatchMemOpNodeGetParams(CUgraphNode hNode,
-                                        CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphBatchMemOpNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode,
-                                        const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphBatchMemOpNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle *pHandle_out, CUgraph hGraph,
                                         CUcontext ctx, unsigned int defaultLaunchValue,
                                         unsigned int flags)
 {
     soft_unimplemented(SOFT_SYM_cuGraphConditionalHandleCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphDebugDotPrint(CUgraph hGraph, const char *path, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphDebugDotPrint);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecBatchMemOpNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            CUgraph childGraph)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecChildGraphNodeSetParams);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult
@@ -604,23 +471,6 @@ CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGr
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuGraphKernelNodeCopyAttributes(CUgraphNode dst, CUgraphNode src)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeCopyAttributes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphKernelNodeGetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
-                                       CUkernelNodeAttrValue *value_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphKernelNodeSetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
-                                       const CUkernelNodeAttrValue *value)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeSetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
 {
     const bool was = soft_per_thread_default();
@@ -637,17 +487,6 @@ CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PAR
 CUresult cuGraphMemFreeNodeGetParams(CUgraphNode hNode, CUdeviceptr *dptr_out)
 {
     soft_unimplemented(SOFT_SYM_cuGraphMemFreeNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphReleaseUserObject(CUgraph graph, CUuserObject object, unsigned int count)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphReleaseUserObject);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned int count,
-                                 unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphRetainUserObject);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream)
@@ -833,12 +672,6 @@ CUresult cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned 
 CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuIpcOpenMemHandle_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList,
-                                              unsigned int numDevices, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunchCooperativeKernelMultiDevice);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
@@ -1851,16 +1684,6 @@ CUresult cuProfilerInitialize(const char *configFile, const char *outputFile,
     soft_unimplemented(SOFT_SYM_cuProfilerInitialize);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuProfilerStart(void)
-{
-    soft_unimplemented(SOFT_SYM_cuProfilerStart);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuProfilerStop(void)
-{
-    soft_unimplemented(SOFT_SYM_cuProfilerStop);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuSignalExternalSemaphoresAsync(const CUexternalSemaphore *extSemArray,
                                          const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray,
                                          unsigned int numExtSems, CUstream stream)
@@ -1897,29 +1720,23 @@ CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t 
     soft_unimplemented(SOFT_SYM_cuStreamAttachMemAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamBatchMemOp(CUstream stream, unsigned int count,
-                            CUstreamBatchMemOpParams *paramArray, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamBatchMemOp);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count,
                                  CUstreamBatchMemOpParams *paramArray, unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamBatchMemOp_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned int count,
-                               CUstreamBatchMemOpParams *paramArray, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamBatchMemOp_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamBatchMemOp(stream, count, paramArray, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count,
                                     CUstreamBatchMemOpParams *paramArray, unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamBatchMemOp_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamBatchMemOp_v2(stream, count, paramArray, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGraph,
                                           const CUgraphNode *dependencies,
@@ -1949,20 +1766,13 @@ CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamCopyAttributes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamCopyAttributes_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamDestroy(CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamCopyAttributes(dstStream, srcStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 {
@@ -1972,15 +1782,13 @@ CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetAttribute_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetAttribute(hStream, attr, value);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                      cuuint64_t *id_out)
@@ -2025,15 +1833,13 @@ CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetCtx_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetCtx_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetCtx_v2(hStream, pCtx, pGreenCtx);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetDevice_ptsz(CUstream hStream, CUdevice *device)
 {
@@ -2088,16 +1894,14 @@ CUresult cuStreamQuery_ptsz(CUstream hStream)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *param)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamSetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr,
                                    const CUstreamAttrValue *param)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamSetAttribute_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamSetAttribute(hStream, attr, param);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamSynchronize_ptsz(CUstream hStream)
 {
@@ -2136,101 +1940,77 @@ CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int F
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                             unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue32);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                   unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue32_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue32_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWaitValue32(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                      unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue32_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                             unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue64);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWaitValue32_v2(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                   unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue64_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue64_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWaitValue64(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                      unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue64_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                              unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue32);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWaitValue64_v2(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                    unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue32_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                 unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue32_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWriteValue32(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                       unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue32_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                              unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue64);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWriteValue32_v2(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                    unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue64_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                 unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue64_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWriteValue64(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                       unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue64_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWriteValue64_v2(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuSurfObjectCreate(CUsurfObject *pSurfObject, const CUDA_RESOURCE_DESC *pResDesc)
 {
@@ -2483,22 +2263,6 @@ CUresult cuTexRefSetMipmappedArray(CUtexref hTexRef, CUmipmappedArray hMipmapped
                                    unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuTexRefSetMipmappedArray);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuUserObjectCreate(CUuserObject *object_out, void *ptr, CUhostFn destroy,
-                            unsigned int initialRefcount, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuUserObjectCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuUserObjectRelease(CUuserObject object, unsigned int count)
-{
-    soft_unimplemented(SOFT_SYM_cuUserObjectRelease);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuUserObjectRetain(CUuserObject object, unsigned int count)
-{
-    soft_unimplemented(SOFT_SYM_cuUserObjectRetain);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuVDPAUCtxCreate(CUcontext *pCtx, unsigned int flags, CUdevice device, VdpDevice vdpDevice,

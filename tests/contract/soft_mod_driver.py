@@ -41,6 +41,8 @@ INVALID_IMAGE, INVALID_CONTEXT, NO_BINARY, INVALID_PTX, UNSUPPORTED_PTX = 200, 2
 FILE_NOT_FOUND, INVALID_HANDLE, ILLEGAL_STATE, NOT_FOUND, NOT_READY = 301, 400, 401, 500, 600
 ILLEGAL_ADDRESS, OUT_OF_RESOURCES, MISALIGNED, LAUNCH_FAILED, TOO_LARGE = 700, 701, 716, 719, 720
 NOT_SUPPORTED, NOT_PERMITTED = 801, 800
+INVALID_DEVICE, PRIMARY_ACTIVE, DESTROYED = 101, 708, 709
+UNSUPPORTED_LIMIT, UNSUPPORTED_AFFINITY = 215, 224
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, CAPTURE_MERGE, CAPTURE_UNMATCHED = 900, 901, 902, 903
 CAPTURE_UNJOINED, CAPTURE_ISOLATION, CAPTURE_IMPLICIT, CAPTURED_EVENT = 904, 905, 906, 907
 WRONG_THREAD, UPDATE_FAILURE = 908, 910
@@ -193,6 +195,12 @@ class Driver:
     def up(self, data: np.ndarray[Any, Any]) -> c.c_uint64:
         ptr = self.alloc(data.nbytes)
         self.ok("cuMemcpyHtoD_v2", ptr, c.c_void_p(data.ctypes.data), c.c_size_t(data.nbytes))
+        return ptr
+
+    def up_now(self, data: np.ndarray[Any, Any]) -> c.c_uint64:
+        """For streams that wait for nobody: a small copy may go on after the call."""
+        ptr = self.up(data)
+        self.sync()
         return ptr
 
     def down(self, ptr: c.c_uint64, count: int, dtype: str = "f4") -> np.ndarray[Any, Any]:

@@ -20,6 +20,7 @@ CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *p
     if (!soft_span_reach(ptr, bytes, &span))
         return CUDA_ERROR_INVALID_VALUE;
     place->host = span.host + (ptr - span.start);
+    place->address = ptr;
     place->device = span.device;
     place->ordinal = span.ordinal;
     place->pinned = !span.device;
@@ -34,6 +35,7 @@ CUresult soft_place_host(const void *p, struct soft_place *place)
         (soft_is_device_range((uint64_t)(uintptr_t)p) && !soft_is_managed((uint64_t)(uintptr_t)p)))
         return CUDA_ERROR_INVALID_VALUE;
     place->host = (char *)(uintptr_t)p;
+    place->address = (uint64_t)(uintptr_t)p;
     place->device = false;
     place->pinned = soft_host_find((uint64_t)(uintptr_t)p, &span);
     return CUDA_SUCCESS;
@@ -293,6 +295,31 @@ CUresult soft_copy_new(struct soft_ctx *ctx, const CUDA_MEMCPY3D *copy, struct s
     c->cmd.ops = ops_for(c);
     *out = &c->cmd;
     return CUDA_SUCCESS;
+}
+
+/* One run of bytes has no pitch of its own: its width is told. */
+static void describe(const struct soft_place *place, const struct soft_copy *c, CUmemorytype *type,
+                     const void **host, CUdeviceptr *device, size_t *pitch, size_t *height)
+{
+    *type = place->device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+    *pitch = place->pitch != 0 ? place->pitch : c->width;
+    *height = place->slice_pitch != 0 ? place->slice_pitch / *pitch : c->height;
+    if (place->device)
+        *device = place->address;
+    else
+        *host = (const void *)(uintptr_t)place->address;
+}
+
+void soft_copy_params(const struct soft_cmd *cmd, CUDA_MEMCPY3D *m)
+{
+    const struct soft_copy *c = (const struct soft_copy *)cmd;
+    const void *to = NULL;
+
+    *m = (CUDA_MEMCPY3D){.WidthInBytes = c->width, .Height = c->height, .Depth = c->depth};
+    describe(&c->from, c, &m->srcMemoryType, &m->srcHost, &m->srcDevice, &m->srcPitch,
+             &m->srcHeight);
+    describe(&c->to, c, &m->dstMemoryType, &to, &m->dstDevice, &m->dstPitch, &m->dstHeight);
+    m->dstHost = (void *)(uintptr_t)to;
 }
 
 static CUresult copy_3d(const CUDA_MEMCPY3D *m, CUstream hStream, enum soft_copy_wait wait)

@@ -9,7 +9,8 @@
 #include "soft/gpu/arena.h"
 
 struct soft_place {
-    char *host; /* where the first byte is */
+    char *host;       /* where the first byte is */
+    uint64_t address; /* of it, as the client named it */
     bool device;
     int ordinal; /* of the device; good when `device` */
     bool pinned; /* host memory the device reaches by itself; false for device and pageable */

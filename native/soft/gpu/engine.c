@@ -278,25 +278,52 @@ static void parked(struct soft_turn *turn)
         look(turn, soft_now_ns());
 }
 
-uint64_t soft_turn_begin(struct soft_turn *turn, struct soft_use *use, uint64_t ready_ns,
-                         uint32_t sm_ppm, bool held)
+/* Nobody that has been admitted is moved; a lower number only goes before those that wait. */
+static void queue_up(struct soft_turn *turn, struct soft_waiter *me)
 {
-    uint64_t ticket;
+    struct soft_waiter **at = &turn->waiting;
+
+    while (*at != NULL && (*at)->priority <= me->priority)
+        at = &(*at)->next;
+    me->next = *at;
+    *at = me;
+    me->queued = true;
+}
+
+static void leave_queue(struct soft_turn *turn, struct soft_waiter *me)
+{
+    if (!me->queued)
+        return;
+    for (struct soft_waiter **at = &turn->waiting; *at != NULL; at = &(*at)->next)
+        if (*at == me) {
+            *at = me->next;
+            break;
+        }
+    me->queued = false;
+}
+
+uint64_t soft_turn_begin(struct soft_turn *turn, struct soft_use *use, uint64_t ready_ns,
+                         uint32_t sm_ppm, int priority, struct soft_waiter *me, bool held)
+{
     bool fresh = false;
 
     if (sm_ppm == 0 || sm_ppm > SOFT_ALL_SMS || !turn->preempts)
         sm_ppm = SOFT_ALL_SMS;
     *use = (struct soft_use){.turn = turn, .sm_ppm = sm_ppm};
     pthread_mutex_lock(&turn->lock);
-    ticket = turn->ticket_next++;
-    while (turn->ticket_now != ticket ||
+    if (me->queued && me->priority != priority)
+        leave_queue(turn, me);
+    me->priority = priority;
+    if (!me->queued)
+        queue_up(turn, me);
+    while (turn->waiting != me ||
            (turn->resident_ppm > 0 && turn->resident_ppm + sm_ppm > SOFT_ALL_SMS)) {
         drive(turn, SOFT_NEVER);
-        if (turn->ticket_now == ticket && ready_ns < turn->room_ns)
+        if (turn->waiting == me && ready_ns < turn->room_ns)
             ready_ns = turn->room_ns;
     }
     turn->resident_ppm += sm_ppm;
-    turn->ticket_now++;
+    leave_queue(turn, me);
     if (!held)
         turn->admitted++;
     while (!hold(turn, &fresh))
@@ -323,7 +350,7 @@ static void drop_hold(struct soft_turn *turn)
 {
     if (--turn->admitted > 0 || !turn->owned || !turn->busy)
         return;
-    if (turn->preempts && turn->ticket_next != turn->ticket_now)
+    if (turn->preempts && turn->waiting != NULL)
         return; /* somebody of ours only waits for room: he goes on with the slice */
     if (soft_engine_wanted(turn) && soft_engine_hand_over(turn, turn->last_ns))
         settle(turn, turn->last_ns > turn->grant_ns ? turn->last_ns : turn->grant_ns);
@@ -332,7 +359,7 @@ static void drop_hold(struct soft_turn *turn)
 }
 
 uint64_t soft_turn_finish(struct soft_turn *turn, struct soft_use *use, uint64_t modelled_ns,
-                          bool keep)
+                          struct soft_waiter *next)
 {
     struct soft_shared_slot_dev *ledger = soft_slot_ledger(turn->state, turn->dev);
     uint64_t end_ns;
@@ -378,16 +405,19 @@ uint64_t soft_turn_finish(struct soft_turn *turn, struct soft_use *use, uint64_t
     if (turn->room_ns < end_ns)
         turn->room_ns = end_ns;
     turn->resident_ppm -= use->sm_ppm;
-    if (!keep)
+    if (next == NULL)
         drop_hold(turn);
+    else
+        queue_up(turn, next);
     kick(turn);
     pthread_mutex_unlock(&turn->lock);
     return end_ns;
 }
 
-void soft_turn_let_go(struct soft_turn *turn)
+void soft_turn_let_go(struct soft_turn *turn, struct soft_waiter *me)
 {
     pthread_mutex_lock(&turn->lock);
+    leave_queue(turn, me);
     drop_hold(turn);
     kick(turn);
     pthread_mutex_unlock(&turn->lock);

@@ -38,6 +38,7 @@ static void fault(struct job *job, enum ptx_stop stop, const struct ptx_block *b
     int none = PTX_STOP_DONE;
     if (!atomic_compare_exchange_strong(&job->stop, &none, (int)stop))
         return;
+    atomic_store(&job->run->stop, 1); /* others may be waiting for this block */
     pthread_mutex_lock(&job->lock);
     job->fault_addr = block->fault_addr;
     snprintf(job->fault_where, sizeof job->fault_where, "%s",

@@ -6,6 +6,7 @@
  * the context is idle, or with the context.
  */
 #include "soft/gpu/module.h"
+#include "soft/gpu/context.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -162,6 +163,7 @@ CUresult soft_module_create(struct soft_ctx *ctx, struct soft_image *image,
     struct soft_module *module = calloc(1, sizeof *module);
     if (module == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    soft_fifo_flush(ctx);
     soft_image_ref(image);
     module->refs = 1;
     module->ctx = ctx;
@@ -249,6 +251,7 @@ static void function_unload(struct soft_function *function)
 
 void soft_module_destroy(struct soft_module *module)
 {
+    soft_fifo_flush(module->ctx);
     for (struct soft_module **link = &modules; *link != NULL; link = &(*link)->all_next)
         if (*link == module) {
             *link = module->all_next;

@@ -55,6 +55,7 @@ struct soft_image {
     int cc;    /* of the device it was picked for */
     char *ptx; /* NUL-terminated */
     size_t ptx_bytes;
+    _Atomic int prints; /* 0: not known yet; 1 or -1 */
     struct ptx_index index;
     struct soft_kernel *kernels; /* index.entry_count of them */
 };
@@ -68,6 +69,7 @@ char *soft_image_describe(const struct soft_image *image);
 /* Reads a whole file with a NUL behind it; CUDA_ERROR_FILE_NOT_FOUND. */
 CUresult soft_file_read(const char *path, char **data, size_t *bytes);
 void soft_image_ref(struct soft_image *image);
+bool soft_image_prints(struct soft_image *image); /* its kernels may call printf */
 void soft_image_unref(struct soft_image *image);
 /* PTX of a fat binary or text, unparsed (malloc'ed): what the linker is fed with. `used`: bytes
  * that the fat binary takes of `room`. */

@@ -225,6 +225,13 @@ out:
     return result;
 }
 
+bool soft_image_prints(struct soft_image *image)
+{
+    if (image->prints == 0)
+        image->prints = strstr(image->ptx, "vprintf") != NULL ? 1 : -1;
+    return image->prints > 0;
+}
+
 void soft_image_ref(struct soft_image *image)
 {
     atomic_fetch_add_explicit(&image->refs, 1, memory_order_relaxed);

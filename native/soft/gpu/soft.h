@@ -14,6 +14,7 @@
 #ifndef HARP_SOFT_H
 #define HARP_SOFT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -72,6 +73,8 @@ struct soft_run { /* one execution of a command, on its stream's thread */
     struct soft_stream *stream;
     uint64_t start_ns;    /* device time at which it got its engine */
     uint64_t modelled_ns; /* out: engine time it takes at least; counted from start_ns */
+    uint64_t end_ns;      /* out, SOFT_NO_ENGINE: logical end, if after start_ns */
+    _Atomic int stop;     /* set: its blocks give up at their next poll */
     struct soft_use *use; /* its hold on the engine; NULL with SOFT_NO_ENGINE */
     void *user;           /* the command's own; its kernel callbacks find it through the launch */
 };
@@ -90,7 +93,8 @@ struct soft_cmd_ops {
     void (*submitted)(struct soft_cmd *cmd, struct soft_stream *stream);
     /* Called on the stream's thread when the command is complete, with its logical end. */
     void (*ended)(struct soft_cmd *cmd, uint64_t end_ns);
-    bool blocks; /* NO_ENGINE commands that may take long (host functions): the engine is let go */
+    bool blocks; /* NO_ENGINE commands that may take long: the engine is let go */
+    bool always; /* run even after a sticky error (host functions: the driver calls them) */
 };
 
 struct soft_dep {               /* complete when `stream` has ended its command number `seq` */
@@ -106,7 +110,9 @@ struct soft_cmd { /* embedded first in each kind of command; calloc'ed */
     struct soft_dep *deps; /* malloc'ed; given back by the stream */
     size_t dep_count;
     uint32_t sm_ppm; /* share of the device's SMs it can fill, 1..1000000; 0 = all */
-    bool abandoned;  /* its context is being torn down: run was or is to be skipped */
+    int priority;    /* lower goes first; its stream's unless `own_priority` */
+    bool own_priority;
+    bool abandoned; /* its context is being torn down: run was or is to be skipped */
 };
 
 /* Takes ownership of `cmd` whatever it returns. Blocks while the stream's queue (1024 deep, as
@@ -135,6 +141,10 @@ CUresult soft_memset_new(struct soft_ctx *ctx, CUdeviceptr dst, size_t pitch, ui
                          unsigned element_bytes, size_t width, size_t height,
                          struct soft_cmd **out);
 CUresult soft_hostfn_new(CUhostFn fn, void *data, struct soft_cmd **out);
+/* What they do, as parameters of a node. */
+void soft_copy_params(const struct soft_cmd *cmd, CUDA_MEMCPY3D *params);
+void soft_memset_params(const struct soft_cmd *cmd, CUDA_MEMSET_NODE_PARAMS_v1 *params);
+bool soft_hostfn_params(const struct soft_cmd *cmd, CUDA_HOST_NODE_PARAMS_v1 *params);
 CUresult soft_event_record_new(struct soft_event *event, struct soft_cmd **out);
 CUresult soft_event_wait_new(struct soft_event *event, struct soft_cmd **out);
 CUresult soft_event_of(CUevent handle, struct soft_event **event);
@@ -189,7 +199,8 @@ enum soft_kind {
     SOFT_H_GRAPH,
     SOFT_H_GRAPH_NODE,
     SOFT_H_GRAPH_EXEC,
-    SOFT_H_LINK
+    SOFT_H_LINK,
+    SOFT_H_USER_OBJECT
 };
 /* A handle is the object's address, good while it is in the table; any bits may be asked for. */
 int soft_handle_add(enum soft_kind kind, const void *object); /* 0 or -ENOMEM */
