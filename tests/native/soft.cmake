@@ -1,8 +1,8 @@
 # The software GPU's core (no modules, no graphs) linked into each test, sanitizers on.
 set(soft_gpu ${CMAKE_SOURCE_DIR}/soft/gpu)
 set(soft_core_sources)
-foreach(name arena bind capture_weak context context_api context_query copy copy_linear device engine
-             engine_shared error event handle hostfunc hostmem init log memory memset pointer profile
+foreach(name arena bind capture_weak context context_api context_query copy copy_linear device driver
+             engine engine_shared error event fault fault_effects fault_file fault_rules handle hostfunc hostmem init log memory memset pointer profile
              queue state state_read state_slot state_hold stream stream_run thread visible)
   list(APPEND soft_core_sources ${soft_gpu}/${name}.c)
 endforeach()

@@ -109,6 +109,8 @@ int soft_visible_parse(const char *text, const uint8_t (*uuids)[16], int count, 
 
 /* context.c */
 CUresult soft_ctx_make(struct soft_ctx *ctx);
+/* The sticky error; first looks whether the device ended the context (an Xid, a lost device). */
+CUresult soft_ctx_look(struct soft_ctx *ctx);
 void soft_ctx_end(struct soft_ctx *ctx);
 struct soft_ctx *soft_ctx_of(CUcontext handle); /* NULL: not a living context */
 struct soft_ctx *soft_ctx_first(void);          /* with soft_lock held */

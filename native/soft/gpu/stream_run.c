@@ -4,6 +4,7 @@
  * they wait for, takes their engine, runs them, and says when they were over.
  */
 #include "soft/gpu/context.h"
+#include "soft/gpu/fault.h"
 
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -82,7 +83,7 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     bool keep;
 
     /* after a sticky error nothing is run any more; host functions are (the driver calls them) */
-    if (cmd->ops->run == NULL || (atomic_load(&ctx->sticky) != CUDA_SUCCESS && !cmd->ops->blocks)) {
+    if (cmd->ops->run == NULL || (soft_ctx_look(ctx) != CUDA_SUCCESS && !cmd->ops->blocks)) {
         cmd->abandoned = cmd->ops->run != NULL;
         return ready_ns;
     }
@@ -101,7 +102,8 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     keep = turn->preempts && stream->head != NULL;
     pthread_mutex_unlock(&stream->lock);
     stream->held[engine] = keep;
-    return soft_turn_finish(turn, &use, run.modelled_ns, keep);
+    return soft_turn_finish(
+        turn, &use, soft_fault_stretch(soft_the_state, ctx->ordinal, run.modelled_ns), keep);
 }
 
 static struct soft_cmd *next_cmd(struct soft_stream *stream)

@@ -5,6 +5,7 @@
  * means none.
  */
 #include "soft/gpu/context.h"
+#include "soft/gpu/fault.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -89,12 +90,18 @@ int soft_visible_parse(const char *text, const uint8_t (*uuids)[16], int count, 
 static void read_env(void)
 {
     uint8_t uuids[SOFT_MAX_DEVICES][16];
-    int count = soft_state_device_count(soft_the_state);
+    int there[SOFT_MAX_DEVICES], count = 0;
 
-    for (int i = 0; i < count; i++)
-        soft_state_uuid(soft_the_state, i, uuids[i]);
+    /* a device that is lost now is not enumerated: it is as if it was not there */
+    for (int i = 0; i < soft_state_device_count(soft_the_state); i++)
+        if (!soft_fault_lost(soft_the_state, i)) {
+            soft_state_uuid(soft_the_state, i, uuids[count]);
+            there[count++] = i;
+        }
     visible_count = soft_visible_parse(getenv("CUDA_VISIBLE_DEVICES"), (const uint8_t (*)[16])uuids,
                                        count, visible);
+    for (int i = 0; i < visible_count; i++)
+        visible[i] = there[visible[i]];
 }
 
 int soft_visible_count(void)
