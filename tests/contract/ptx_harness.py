@@ -134,7 +134,7 @@ class Device:
         start = self.raw.ctypes.data
         self.offset = -start % 4096
         self.delta = start + self.offset - ARENA_BASE
-        self.map = np.ones(self.pages, dtype=np.uint8)
+        self.map = np.full(self.pages, 3, dtype=np.uint8)
         self.map[-1] = 0
         self.used = 0
         self.clock = itertools.count(1_000_000_000, 100)
@@ -201,7 +201,7 @@ class Loaded:
     def __init__(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path))
         self.kernel = Kernel.in_dll(self.library, "harp_kernel")
-        assert self.kernel.abi == 1
+        assert self.kernel.abi == 2
 
     def run(
         self,

@@ -1,14 +1,17 @@
 # The software GPU's core (no modules, no graphs) linked into each test, sanitizers on.
 set(soft_gpu ${CMAKE_SOURCE_DIR}/soft/gpu)
 set(soft_core_sources)
-foreach(name arena bind capture_weak context context_api context_query copy copy_linear device driver
-             engine engine_shared error event fault fault_effects fault_file fault_rules handle hostfunc hostmem init log memory memset pointer profile
-             queue state state_read state_slot state_hold stream stream_run thread visible)
+foreach(name arena bind phys space reclaim capture_weak context context_api context_query copy copy_linear device driver
+             engine engine_shared error event handle hostfunc hostmem init log memory memset pointer profile
+             queue stream stream_run thread visible)
   list(APPEND soft_core_sources ${soft_gpu}/${name}.c)
 endforeach()
+file(GLOB soft_state_sources CONFIGURE_DEPENDS ${soft_gpu}/state*.c ${soft_gpu}/fault*.c)
+list(FILTER soft_state_sources EXCLUDE REGEX "fault_main\\.c$")
+list(APPEND soft_core_sources ${soft_state_sources})
 add_library(soft_core_test OBJECT ${soft_core_sources})
 target_link_libraries(soft_core_test PUBLIC harp_options harp_sanitize)
-foreach(name engine memory state stream visible)
+foreach(name board engine memory state stream visible)
   add_executable(test_soft_${name} soft_${name}.c)
   target_link_libraries(test_soft_${name} PRIVATE soft_core_test m pthread)
   add_test(NAME soft_${name} COMMAND test_soft_${name})

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Allocation of device memory: see arena.h. The address range is twice the device's memory, so that
- * no order of calls fails for want of a hole while bytes are free (hardware maps pages anywhere).
+ * Linear device memory of a context: granules of its own for what is large, shared ones ("slabs")
+ * for what is small.
  */
 #include "soft/gpu/arena.h"
 
@@ -14,9 +14,10 @@
 #define SLAB_UNITS (SOFT_GRANULE / SLAB_UNIT)
 #define SLAB_MOST  (1u << 20) /* what is larger gets granules of its own */
 
-struct soft_block { /* a run of granules: one allocation, or a slab of small ones */
-    uint64_t start, bytes, id;
-    bool is_slab;
+struct soft_block { /* one allocation, or a slab of small ones */
+    struct soft_area area;
+    struct soft_phys *phys;
+    uint64_t bytes, id; /* as asked for */
     /* slab: */
     struct soft_block *next, **link; /* list of slabs with room */
     uint32_t used_units, cursor;
@@ -25,167 +26,88 @@ struct soft_block { /* a run of granules: one allocation, or a slab of small one
     uint64_t *unit_id;
 };
 
-static _Atomic uint64_t next_span_id = 1;
-
-uint64_t soft_span_next_id(void)
+static struct soft_block *block_of(struct soft_area *area)
 {
-    return atomic_fetch_add(&next_span_id, 1);
+    return (struct soft_block *)area;
 }
 
-static void *reserve(uint64_t bytes)
+static bool block_find(struct soft_area *area, uint64_t ptr, struct soft_span *span)
 {
-    void *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const struct soft_block *b = block_of(area);
 
-    if (p == MAP_FAILED)
-        return NULL;
-    madvise(p, bytes, MADV_DONTFORK); /* a child has no device memory, and forks stay cheap */
-    madvise(p, bytes, MADV_DONTDUMP);
-    return p;
+    *span = (struct soft_span){.ctx = area->ctx,
+                               .ordinal = area->ctx->ordinal,
+                               .start = area->start,
+                               .bytes = b->bytes,
+                               .id = b->id,
+                               .host = soft_space_host(area->start),
+                               .kind = SOFT_SPAN_LINEAR,
+                               .device = true};
+    return true;
 }
 
-int soft_arena_make(struct soft_ctx *ctx)
+static bool slab_find(struct soft_area *area, uint64_t ptr, struct soft_span *span)
 {
-    struct soft_arena *a = calloc(1, sizeof *a);
-    uint64_t lo, hi;
+    const struct soft_block *b = block_of(area);
+    uint32_t unit = (uint32_t)((ptr - area->start) / SLAB_UNIT);
 
-    if (a == NULL)
-        return -ENOMEM;
-    a->granules = 2 * ((ctx->profile->memory_bytes + SOFT_GRANULE - 1) / SOFT_GRANULE);
-    a->bytes = a->granules * SOFT_GRANULE;
-    a->reserved_bytes = a->bytes + SOFT_GRANULE;
-    a->map = mmap(NULL, a->granules, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    a->owner = calloc(a->granules, sizeof(struct soft_block *));
-    a->reserved[0] = reserve(a->reserved_bytes);
-    a->reserved[1] = reserve(a->reserved_bytes);
-    pthread_mutex_init(&a->lock, NULL);
-    ctx->arena = a;
-    if (a->map == MAP_FAILED || a->owner == NULL || a->reserved[0] == NULL ||
-        a->reserved[1] == NULL) {
-        soft_log("cannot reserve %llu bytes of address space for device memory; remedy: raise "
-                 "'ulimit -v'",
-                 (unsigned long long)a->reserved_bytes);
-        soft_arena_end(ctx);
-        return -ENOMEM;
-    }
-    lo = ((uint64_t)(uintptr_t)a->reserved[0] + SOFT_GRANULE - 1) / SOFT_GRANULE * SOFT_GRANULE;
-    hi = ((uint64_t)(uintptr_t)a->reserved[1] + SOFT_GRANULE - 1) / SOFT_GRANULE * SOFT_GRANULE;
-    a->base = lo;
-    a->delta = (int64_t)(hi - lo);
-    return 0;
+    if (b->first[unit] == 0)
+        return false;
+    unit = b->first[unit] - 1u;
+    block_find(area, ptr, span);
+    span->start = area->start + (uint64_t)unit * SLAB_UNIT;
+    span->bytes = b->unit_bytes[unit];
+    span->id = b->unit_id[unit];
+    span->host = soft_space_host(span->start);
+    return true;
 }
 
-static void block_free(struct soft_block *b)
+static void block_drop(struct soft_block *b)
 {
+    soft_area_give(&b->area);
+    soft_phys_unref(b->phys);
     free(b->first);
     free(b->unit_bytes);
     free(b->unit_id);
     free(b);
 }
 
-void soft_arena_end(struct soft_ctx *ctx)
+static void forget(struct soft_area *area)
 {
-    struct soft_arena *a = ctx->arena;
-
-    if (a == NULL)
-        return;
-    soft_host_forget(ctx);
-    if (a->owner != NULL) {
-        for (uint64_t g = 0; g < a->granules && a->used > 0;) {
-            struct soft_block *b = a->owner[g];
-
-            if (b == NULL) {
-                g++;
-                continue;
-            }
-            g += (b->bytes + SOFT_GRANULE - 1) / SOFT_GRANULE;
-            block_free(b);
-        }
-        free((void *)a->owner);
-    }
-    if (a->map != MAP_FAILED)
-        munmap(a->map, a->granules);
-    for (int i = 0; i < 2; i++)
-        if (a->reserved[i] != NULL)
-            munmap(a->reserved[i], a->reserved_bytes);
-    if (a->used > 0)
-        soft_slot_release(soft_the_state, ctx->ordinal, a->used * SOFT_GRANULE, 0);
-    pthread_mutex_destroy(&a->lock);
-    free(a);
-    ctx->arena = NULL;
+    block_drop(block_of(area));
 }
 
-static void *host_of(const struct soft_arena *a, uint64_t ptr)
-{
-    return (void *)(uintptr_t)(ptr + (uint64_t)a->delta);
-}
+static const struct soft_area_ops block_ops = {.find = block_find, .forget = forget};
+static const struct soft_area_ops slab_ops = {.find = slab_find, .forget = forget};
 
-/* First run of `count` free granules at or after `from`, before `to`. */
-static uint64_t find_run(const struct soft_arena *a, uint64_t from, uint64_t to, uint64_t count)
+static struct soft_block *block_new(struct soft_ctx *ctx, uint64_t bytes,
+                                    const struct soft_area_ops *ops)
 {
-    while (from + count <= to) {
-        uint64_t n = 0;
-
-        while (n < count && a->map[from + n] == 0)
-            n++;
-        if (n == count)
-            return from;
-        from += n + 1;
-    }
-    return UINT64_MAX;
-}
-
-/* A run of granules, charged to the device and mapped. */
-static struct soft_block *block_new(struct soft_ctx *ctx, uint64_t bytes)
-{
-    struct soft_arena *a = ctx->arena;
-    uint64_t count = (bytes + SOFT_GRANULE - 1) / SOFT_GRANULE;
-    uint64_t physical = count * SOFT_GRANULE, at;
+    uint64_t physical = soft_granules(bytes);
     struct soft_block *b = calloc(1, sizeof *b);
 
     if (b == NULL)
         return NULL;
-    if (soft_slot_charge(soft_the_state, ctx->ordinal, physical, 0) != 0)
-        goto no_charge;
-    at = find_run(a, a->hint, a->granules, count);
-    if (at == UINT64_MAX)
-        at = find_run(a, 0, a->granules, count);
-    if (at == UINT64_MAX)
-        goto no_room;
-    b->start = a->base + at * SOFT_GRANULE;
+    b->area.ops = ops;
+    b->area.ctx = ctx;
     b->bytes = bytes;
-    b->id = soft_span_next_id();
-    if (mprotect(host_of(a, b->start), physical, PROT_READ | PROT_WRITE) != 0)
+    b->phys = soft_phys_make(ctx->ordinal, physical, SOFT_PHYS_PRIVATE);
+    if (b->phys == NULL)
+        goto no_memory;
+    b->id = b->phys->id;
+    if (soft_area_take(&b->area, physical, 0, 0) != 0)
         goto no_room;
-    for (uint64_t g = at; g < at + count; g++) {
-        a->owner[g] = b;
-        a->map[g] = 1;
+    if (soft_area_map(&b->area, b->area.start, b->phys, 0, physical) != 0) {
+        soft_area_give(&b->area);
+        goto no_room;
     }
-    a->used += count;
-    a->hint = at + count < a->granules ? at + count : 0;
+    soft_area_publish(&b->area, b->area.start, physical);
     return b;
 no_room:
-    soft_slot_release(soft_the_state, ctx->ordinal, physical, 0);
-no_charge:
+    soft_phys_unref(b->phys);
+no_memory:
     free(b);
     return NULL;
-}
-
-static void block_drop(struct soft_ctx *ctx, struct soft_block *b)
-{
-    struct soft_arena *a = ctx->arena;
-    uint64_t count = (b->bytes + SOFT_GRANULE - 1) / SOFT_GRANULE;
-    uint64_t at = (b->start - a->base) / SOFT_GRANULE;
-
-    for (uint64_t g = at; g < at + count; g++) {
-        a->map[g] = 0;
-        a->owner[g] = NULL;
-    }
-    madvise(host_of(a, b->start), count * SOFT_GRANULE, MADV_DONTNEED);
-    mprotect(host_of(a, b->start), count * SOFT_GRANULE, PROT_NONE);
-    a->used -= count;
-    soft_slot_release(soft_the_state, ctx->ordinal, count * SOFT_GRANULE, 0);
-    block_free(b);
 }
 
 static void slab_link(struct soft_arena *a, struct soft_block *b)
@@ -210,16 +132,15 @@ static void slab_unlink(struct soft_block *b)
 
 static struct soft_block *slab_new(struct soft_ctx *ctx)
 {
-    struct soft_block *b = block_new(ctx, SOFT_GRANULE);
+    struct soft_block *b = block_new(ctx, SOFT_GRANULE, &slab_ops);
 
     if (b == NULL)
         return NULL;
-    b->is_slab = true;
     b->first = calloc(SLAB_UNITS, sizeof *b->first);
     b->unit_bytes = calloc(SLAB_UNITS, sizeof *b->unit_bytes);
     b->unit_id = calloc(SLAB_UNITS, sizeof *b->unit_id);
     if (b->first == NULL || b->unit_bytes == NULL || b->unit_id == NULL) {
-        block_drop(ctx, b);
+        block_drop(b);
         return NULL;
     }
     slab_link(ctx->arena, b);
@@ -263,139 +184,148 @@ static bool slab_take(struct soft_block *b, uint64_t bytes, uint64_t *ptr)
             b->unit_id[at] = soft_span_next_id();
             b->used_units += units;
             b->cursor = at + units;
-            *ptr = b->start + (uint64_t)at * SLAB_UNIT;
+            *ptr = b->area.start + (uint64_t)at * SLAB_UNIT;
             return true;
         }
     }
     return false;
 }
 
-CUresult soft_mem_alloc(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out)
+static uint64_t take(struct soft_ctx *ctx, uint64_t bytes)
 {
     struct soft_arena *a = ctx->arena;
     struct soft_block *b;
     uint64_t ptr = 0;
 
+    if (bytes > SLAB_MOST) {
+        b = block_new(ctx, bytes, &block_ops);
+        return b != NULL ? b->area.start : 0;
+    }
+    for (b = a->slabs; b != NULL; b = b->next)
+        if (slab_take(b, bytes, &ptr))
+            break;
+    if (b == NULL && (b = slab_new(ctx)) != NULL)
+        slab_take(b, bytes, &ptr);
+    if (b != NULL && b->used_units == SLAB_UNITS)
+        slab_unlink(b);
+    return ptr;
+}
+
+CUresult soft_mem_alloc(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out)
+{
+    uint64_t ptr;
+
     if (bytes == 0)
         return CUDA_ERROR_INVALID_VALUE;
     if (bytes > ctx->profile->memory_bytes)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    pthread_mutex_lock(&a->lock);
-    if (bytes > SLAB_MOST) {
-        b = block_new(ctx, bytes);
-        ptr = b != NULL ? b->start : 0;
-    } else {
-        for (b = a->slabs; b != NULL; b = b->next)
-            if (slab_take(b, bytes, &ptr))
-                break;
-        if (b == NULL && (b = slab_new(ctx)) != NULL)
-            slab_take(b, bytes, &ptr);
-        if (b != NULL && b->used_units == SLAB_UNITS)
-            slab_unlink(b);
-    }
-    pthread_mutex_unlock(&a->lock);
+    do {
+        soft_space_lock();
+        ptr = take(ctx, bytes);
+        soft_space_unlock();
+    } while (ptr == 0 && soft_reclaim(ctx, ctx->ordinal, bytes));
     if (ptr == 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     *out = ptr;
     return CUDA_SUCCESS;
 }
 
-/* With the arena's lock held. */
-static bool find(struct soft_ctx *ctx, uint64_t ptr, struct soft_span *span)
-{
-    struct soft_arena *a = ctx->arena;
-    struct soft_block *b;
-
-    if (ptr < a->base || ptr - a->base >= a->bytes)
-        return false;
-    b = a->owner[(ptr - a->base) / SOFT_GRANULE];
-    if (b == NULL)
-        return false;
-    *span = (struct soft_span){
-        .ctx = ctx, .start = b->start, .bytes = b->bytes, .id = b->id, .device = true};
-    if (b->is_slab) {
-        uint32_t unit = (uint32_t)((ptr - b->start) / SLAB_UNIT);
-
-        if (b->first[unit] == 0)
-            return false;
-        unit = b->first[unit] - 1u;
-        span->start = b->start + (uint64_t)unit * SLAB_UNIT;
-        span->bytes = b->unit_bytes[unit];
-        span->id = b->unit_id[unit];
-    }
-    span->host = host_of(a, span->start);
-    return ptr - span->start < span->bytes;
-}
-
 CUresult soft_mem_free(struct soft_ctx *ctx, CUdeviceptr ptr)
 {
-    struct soft_arena *a = ctx->arena;
-    struct soft_span span;
+    CUresult r = CUDA_ERROR_INVALID_VALUE;
+    struct soft_area *area;
     struct soft_block *b;
+    struct soft_span span;
 
-    pthread_mutex_lock(&a->lock);
-    if (!find(ctx, ptr, &span) || span.start != ptr) {
-        pthread_mutex_unlock(&a->lock);
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    b = a->owner[(ptr - a->base) / SOFT_GRANULE];
-    if (!b->is_slab) {
-        block_drop(ctx, b);
+    if (!soft_is_device_range(ptr))
+        return r;
+    soft_space_lock();
+    area = soft_space.at[(ptr - soft_space.base) / SOFT_GRANULE];
+    if (area == NULL || area->ctx != ctx || (area->ops != &block_ops && area->ops != &slab_ops) ||
+        !area->ops->find(area, ptr, &span) || span.start != ptr)
+        goto out;
+    b = block_of(area);
+    r = CUDA_SUCCESS;
+    if (area->ops == &block_ops) {
+        block_drop(b);
     } else {
-        uint32_t at = (uint32_t)((ptr - b->start) / SLAB_UNIT), units = units_of(span.bytes);
+        uint32_t at = (uint32_t)((ptr - area->start) / SLAB_UNIT), units = units_of(span.bytes);
 
         memset(&b->first[at], 0, units * sizeof *b->first);
         b->used_units -= units;
         if (b->link == NULL)
-            slab_link(a, b);
+            slab_link(ctx->arena, b);
         if (b->used_units == 0) {
             slab_unlink(b);
-            block_drop(ctx, b);
+            block_drop(b);
         }
     }
-    pthread_mutex_unlock(&a->lock);
-    return CUDA_SUCCESS;
-}
-
-bool soft_span_find(CUdeviceptr ptr, struct soft_span *span)
-{
-    bool found = false;
-
-    soft_lock();
-    for (struct soft_ctx *ctx = soft_ctx_first(); ctx != NULL && !found; ctx = ctx->next) {
-        if (!atomic_load(&ctx->alive) || ctx->arena == NULL)
-            continue;
-        pthread_mutex_lock(&ctx->arena->lock);
-        found = find(ctx, ptr, span);
-        pthread_mutex_unlock(&ctx->arena->lock);
-    }
-    soft_unlock();
-    return found || soft_host_find(ptr, span);
-}
-
-bool soft_is_device_range(uint64_t ptr)
-{
-    bool is = false;
-
-    soft_lock();
-    for (struct soft_ctx *ctx = soft_ctx_first(); ctx != NULL && !is; ctx = ctx->next)
-        is = atomic_load(&ctx->alive) && ctx->arena != NULL && ptr >= ctx->arena->base &&
-             ptr - ctx->arena->base < ctx->arena->bytes;
-    soft_unlock();
-    return is;
+out:
+    soft_space_unlock();
+    return r;
 }
 
 void *soft_mem_host(struct soft_ctx *ctx, CUdeviceptr ptr, uint64_t bytes)
 {
     struct soft_span span;
-    bool found;
 
-    pthread_mutex_lock(&ctx->arena->lock);
-    found = find(ctx, ptr, &span);
-    pthread_mutex_unlock(&ctx->arena->lock);
-    if (!found && !soft_host_find(ptr, &span))
+    if (!soft_span_reach(ptr, bytes, &span))
         return NULL;
-    if (bytes > span.bytes - (ptr - span.start))
+    if (span.device &&
+        ctx->arena->map[(ptr - soft_space.base) / SOFT_GRANULE] == SOFT_ACCESS_NONE &&
+        span.kind != SOFT_SPAN_MANAGED)
         return NULL;
     return span.host + (ptr - span.start);
+}
+
+/* ------------------------------------------------------------------------- with its context --- */
+bool soft_ctx_reaches(const struct soft_ctx *ctx, const struct soft_ctx *owner)
+{
+    return ctx == owner;
+}
+
+int soft_arena_make(struct soft_ctx *ctx)
+{
+    struct soft_arena *a = calloc(1, sizeof *a);
+    int err = -ENOMEM;
+
+    if (a == NULL)
+        return -ENOMEM;
+    soft_space_lock();
+    err = soft_space_make();
+    if (err == 0) {
+        a->map = mmap(NULL, soft_space.granules, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        err = a->map == MAP_FAILED ? -ENOMEM : 0;
+    }
+    if (err == 0) {
+        a->ctx = ctx;
+        a->next = soft_space.arenas;
+        soft_space.arenas = a;
+        ctx->arena = a;
+        soft_space_publish(ctx);
+    } else {
+        free(a);
+    }
+    soft_space_unlock();
+    return err;
+}
+
+void soft_arena_end(struct soft_ctx *ctx)
+{
+    struct soft_arena *a = ctx->arena, **at = &soft_space.arenas;
+
+    if (a == NULL)
+        return;
+    soft_host_forget(ctx);
+    soft_space_lock();
+    while (a->areas != NULL)
+        a->areas->ops->forget(a->areas);
+    while (*at != a)
+        at = &(*at)->next;
+    *at = a->next;
+    ctx->arena = NULL;
+    soft_space_unlock();
+    munmap(a->map, soft_space.granules);
+    free(a);
 }

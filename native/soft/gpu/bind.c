@@ -13,12 +13,13 @@ static int poll_launch(const struct ptx_launch *launch)
     return soft_run_poll(launch->host_data);
 }
 
-/* Not in the context's arena: pinned host memory, whole, or nothing. */
+/* Not in the context's map: pinned host memory, whole, or nothing. */
 static void *translate(const struct ptx_launch *launch, uint64_t addr, uint64_t bytes, int write)
 {
     struct soft_span span;
 
-    if (!soft_host_find(addr, &span) || bytes > span.bytes - (addr - span.start))
+    if (soft_is_device_range(addr) || !soft_host_find(addr, &span) ||
+        bytes > span.bytes - (addr - span.start))
         return NULL;
     return span.host + (addr - span.start);
 }
@@ -53,13 +54,11 @@ const struct ptx_host soft_ptx_host = {
 
 void soft_launch_bind(struct soft_run *run, struct ptx_launch *launch)
 {
-    const struct soft_arena *a = run->ctx->arena;
-
     launch->sm_count = (uint32_t)run->ctx->profile->sm_count;
-    launch->arena_base = a->base;
-    launch->arena_bytes = a->bytes;
-    launch->arena_delta = a->delta;
-    launch->arena_map = a->map;
+    launch->arena_base = soft_space.base;
+    launch->arena_bytes = soft_space.bytes;
+    launch->arena_delta = soft_space.delta;
+    launch->arena_map = run->ctx->arena->map;
     launch->host = &soft_ptx_host;
     launch->host_data = run;
 }

@@ -105,7 +105,14 @@ bool soft_forked(void);
 /* visible.c: devices the process may see */
 int soft_visible_count(void);
 int soft_visible_ordinal(CUdevice device); /* -1: no such device */
-int soft_visible_parse(const char *text, const uint8_t (*uuids)[16], int count, int *ordinals);
+CUdevice soft_visible_device(int ordinal); /* CU_DEVICE_INVALID: not visible, or host memory */
+struct soft_visible {
+    uint8_t uuid[16], board_uuid[16];
+    int board;
+    uint32_t instance;
+};
+int soft_visible_parse(const char *text, const struct soft_visible *devices, int count,
+                       int *ordinals);
 
 /* context.c */
 CUresult soft_ctx_make(struct soft_ctx *ctx);

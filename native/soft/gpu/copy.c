@@ -17,11 +17,11 @@ CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *p
 {
     struct soft_span span;
 
-    if (!soft_span_find(ptr, &span) || bytes > span.bytes - (ptr - span.start))
+    if (!soft_span_reach(ptr, bytes, &span))
         return CUDA_ERROR_INVALID_VALUE;
     place->host = span.host + (ptr - span.start);
     place->device = span.device;
-    place->ordinal = span.ctx->ordinal;
+    place->ordinal = span.ordinal;
     place->pinned = !span.device;
     return CUDA_SUCCESS;
 }
@@ -30,7 +30,8 @@ CUresult soft_place_host(const void *p, struct soft_place *place)
 {
     struct soft_span span;
 
-    if (p == NULL || soft_is_device_range((uint64_t)(uintptr_t)p))
+    if (p == NULL ||
+        (soft_is_device_range((uint64_t)(uintptr_t)p) && !soft_is_managed((uint64_t)(uintptr_t)p)))
         return CUDA_ERROR_INVALID_VALUE;
     place->host = (char *)(uintptr_t)p;
     place->device = false;

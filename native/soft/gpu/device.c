@@ -128,7 +128,8 @@ SOFT_API CUresult cuDeviceGetPCIBusId(char *text, int bytes, CUdevice dev)
 
     if (r != CUDA_SUCCESS)
         return r;
-    snprintf(id, sizeof id, "0000:%02X:00.0", soft_state_pci_bus(soft_visible_ordinal(dev)));
+    snprintf(id, sizeof id, "0000:%02X:00.0",
+             soft_state_pci_bus(soft_the_state, soft_visible_ordinal(dev)));
     if (bytes <= (int)strlen(id))
         return CUDA_ERROR_INVALID_VALUE;
     memcpy(text, id, strlen(id) + 1);
@@ -156,7 +157,7 @@ SOFT_API CUresult cuDeviceGetByPCIBusId(CUdevice *dev, const char *text)
     }
     for (int i = 0; i < soft_visible_count(); i++)
         if (domain == 0 && unit == 0 && function == 0 &&
-            soft_state_pci_bus(soft_visible_ordinal(i)) == bus) {
+            soft_state_pci_bus(soft_the_state, soft_visible_ordinal(i)) == bus) {
             *dev = i;
             return CUDA_SUCCESS;
         }
@@ -326,7 +327,7 @@ SOFT_API CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, C
         *out = p->cc_major >= 8 ? 1024 : 0;
         break;
     case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
-        *out = (int)soft_state_pci_bus(soft_visible_ordinal(dev));
+        *out = (int)soft_state_pci_bus(soft_the_state, soft_visible_ordinal(dev));
         break;
     default:
         break;

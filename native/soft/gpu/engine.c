@@ -81,7 +81,7 @@ static void account(struct soft_turn *turn, uint64_t upto)
     if (turn->active == NULL || to <= from || atomic_load(&soft_ending))
         return;
     atomic_fetch_add_explicit(&ledger->busy_ns[turn->which], to - from, memory_order_relaxed);
-    soft_bucket_add(turn->engine, from, to);
+    soft_busy_add(turn->state, turn->dev, turn->which, from, to);
     turn->mark_ns = to;
 }
 

@@ -34,7 +34,7 @@ static const struct {
 
 bool soft_fault_lost(const struct soft_state *state, int dev)
 {
-    return atomic_load_explicit(&state->map->fault.lost[dev], memory_order_relaxed) != 0;
+    return soft_state_lost(state, dev);
 }
 
 int soft_fault_killed(const struct soft_state *state, int dev, int client)
@@ -80,11 +80,9 @@ static void kill_contexts(struct soft_state *state, int dev, const struct soft_f
     }
 }
 
-/* NVML's side. Events and counters are there when the board has them (state_event.c,
- * state_board.c); without, they are told in the log only. */
+/* NVML's side. */
 static void tell_event(struct soft_state *state, const struct soft_fault_rule *rule)
 {
-#ifdef SOFT_EVENT_XID
     if (rule->kind == SOFT_FAULT_XID) {
         soft_state_event_post(state, rule->dev, SOFT_EVENT_XID, rule->number, rule->pid);
     } else {
@@ -94,13 +92,6 @@ static void tell_event(struct soft_state *state, const struct soft_fault_rule *r
         soft_state_event_post(state, rule->dev, rule->uncorrected ? SOFT_EVENT_DBE : SOFT_EVENT_SBE,
                               0, rule->pid);
     }
-#else
-    soft_log("device %d: %s %llu", rule->dev,
-             rule->kind == SOFT_FAULT_XID ? "Xid"
-             : rule->uncorrected          ? "uncorrected ECC errors"
-                                          : "corrected ECC errors",
-             (unsigned long long)(rule->kind == SOFT_FAULT_XID ? rule->number : rule->errors));
-#endif
 }
 
 static void once(struct soft_state *state, const struct soft_fault_rule *rule)
@@ -117,16 +108,26 @@ static void once(struct soft_state *state, const struct soft_fault_rule *rule)
         kill_contexts(state, rule->dev, rule, why);
 }
 
-static void set_lost(struct soft_state *state, int dev, bool lost)
+/* All that is on the board, as it hangs on the bus with all its instances. */
+static void set_lost(struct soft_state *state, int board, bool lost)
 {
     static const struct soft_fault_rule all = {.dev = -1};
+    int dev = soft_state_board_dev(state, board);
 
-#ifdef SOFT_EVENT_XID
-    if (soft_fault_lost(state, dev) != lost)
-        soft_state_lost_set(state, dev, lost);
-#endif
-    if (atomic_exchange(&state->map->fault.lost[dev], lost ? 1 : 0) == 0 && lost)
-        kill_contexts(state, dev, &all, CUDA_ERROR_UNKNOWN);
+    if (soft_state_lost(state, dev) == lost)
+        return;
+    soft_state_lost_set(state, dev, lost);
+    for (int i = 0; lost && i < soft_state_device_count(state); i++)
+        if (soft_state_board(state, i) == board)
+            kill_contexts(state, i, &all, CUDA_ERROR_UNKNOWN);
+}
+
+static bool loses(const struct soft_state *state, const struct soft_fault_rule *rule, int board)
+{
+    return (rule->kind == SOFT_FAULT_LOST ||
+            (rule->kind == SOFT_FAULT_XID && rule->number == 79)) &&
+           rule->dev < soft_state_device_count(state) &&
+           soft_state_board(state, rule->dev) == board;
 }
 
 void soft_fault_apply(struct soft_state *state, const struct soft_fault_file *file)
@@ -140,19 +141,19 @@ void soft_fault_apply(struct soft_state *state, const struct soft_fault_file *fi
         return;
     for (int dev = 0; dev < devices; dev++) {
         uint32_t milli = 0;
+
+        for (int i = 0; i < file->count; i++)
+            if (file->rule[i].kind == SOFT_FAULT_SLOWDEV &&
+                (file->rule[i].dev == -1 || file->rule[i].dev == dev))
+                milli = file->rule[i].milli;
+        atomic_store(&f->milli[dev], milli);
+    }
+    for (int board = 0; board < soft_state_board_count(state); board++) {
         bool lost = false;
 
-        for (int i = 0; i < file->count; i++) {
-            const struct soft_fault_rule *rule = &file->rule[i];
-            bool here = rule->dev == -1 || rule->dev == dev;
-
-            lost = lost || (here && (rule->kind == SOFT_FAULT_LOST ||
-                                     (rule->kind == SOFT_FAULT_XID && rule->number == 79)));
-            if (here && rule->kind == SOFT_FAULT_SLOWDEV)
-                milli = rule->milli;
-        }
-        atomic_store(&f->milli[dev], milli);
-        set_lost(state, dev, lost);
+        for (int i = 0; i < file->count; i++)
+            lost = lost || loses(state, &file->rule[i], board);
+        set_lost(state, board, lost);
     }
     for (int i = 0; i < file->count; i++) {
         const struct soft_fault_rule *rule = &file->rule[i];

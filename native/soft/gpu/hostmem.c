@@ -132,6 +132,7 @@ CUresult cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
     if (p == MAP_FAILED)
         return CUDA_ERROR_OUT_OF_MEMORY;
     r = add((struct soft_span){.ctx = ctx,
+                               .ordinal = ctx->ordinal,
                                .start = (uint64_t)(uintptr_t)p,
                                .bytes = bytesize,
                                .id = soft_span_next_id(),
@@ -183,6 +184,7 @@ CUresult cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
     if ((Flags & CU_MEMHOSTREGISTER_IOMEMORY) != 0)
         return CUDA_ERROR_NOT_SUPPORTED;
     return add((struct soft_span){.ctx = ctx,
+                                  .ordinal = ctx->ordinal,
                                   .start = (uint64_t)(uintptr_t)p,
                                   .bytes = bytesize,
                                   .id = soft_span_next_id(),

@@ -72,7 +72,7 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
         r = soft_capture_check_unsafe();
     if (r != CUDA_SUCCESS || dptr == 0)
         return r; /* freeing nothing is allowed */
-    if (!soft_span_find(dptr, &span) || !span.device || span.start != dptr)
+    if (!soft_span_find(dptr, &span) || span.kind != SOFT_SPAN_LINEAR || span.start != dptr)
         return CUDA_ERROR_INVALID_VALUE;
     r = soft_ctx_wait(span.ctx);
     if (r != CUDA_SUCCESS)

@@ -46,7 +46,7 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
     *value = 0;
     switch ((int)attribute) {
     case CU_POINTER_ATTRIBUTE_CONTEXT:
-        *value = (uint64_t)(uintptr_t)soft_ctx_handle(span->ctx);
+        *value = span->ctx != NULL ? (uint64_t)(uintptr_t)soft_ctx_handle(span->ctx) : 0;
         return true;
     case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
         *value = span->device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
@@ -62,7 +62,7 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
         *value = span->id;
         return true;
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
-        *value = (uint64_t)span->ctx->device;
+        *value = (uint64_t)soft_visible_device(span->ordinal);
         return true;
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
     case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:

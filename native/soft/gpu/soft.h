@@ -41,6 +41,14 @@ struct soft_profile {
     uint64_t copy_ns;   /* fixed engine time of a copy */
     uint64_t slice_ns;  /* compute engine time slice between contexts */
     uint64_t switch_ns; /* cost of changing the context on the compute engine */
+    /* of the board: */
+    int idle_w, power_w, power_min_w; /* idling; the power limit as made, and the least */
+    int idle_c, load_c, max_c, slow_c, shutdown_c, max_memory_c;
+    int idle_clock_khz, idle_memory_clock_khz;
+    int pcie_generation;       /* of 16 lanes */
+    const char *board_key;     /* an instance of a board: what the board is; NULL: no instance */
+    int instances;             /* that the board has */
+    int slices, memory_slices; /* of the board's 7 and 8 */
 };
 const struct soft_profile *soft_profile_find(const char *key, size_t key_bytes); /* NULL: none */
 const struct soft_profile *soft_profile_at(int index); /* NULL past the end */

@@ -76,17 +76,19 @@ static void make_uuid(uint8_t uuid[16], const char *dir, int dev)
 static int read_config(const char *config, const struct soft_profile **profiles, char *why,
                        size_t why_bytes)
 {
-    int count = 0;
+    int count = 0, devices = 0;
 
     for (const char *p = config; *p != '\0';) {
         size_t bytes = strcspn(p, ",");
         const struct soft_profile *profile = soft_profile_find(p, bytes);
 
-        if (profile == NULL || count == SOFT_MAX_DEVICES) {
+        if (profile != NULL)
+            devices += profile->instances > 0 ? profile->instances : 1;
+        if (profile == NULL || devices > SOFT_MAX_DEVICES) {
             snprintf(
                 why, why_bytes,
                 "HARP_SOFT_DEVICES: %s '%.*s'; remedy: up to %d of h100-80g, a100-40g, t4-16g, "
-                "tiny, with commas between",
+                "tiny, h100-mig-2x40g (counts twice), with commas between",
                 profile == NULL ? "no profile is called" : "too many devices at", (int)bytes, p,
                 SOFT_MAX_DEVICES);
             return -EINVAL;
@@ -97,6 +99,23 @@ static int read_config(const char *config, const struct soft_profile **profiles,
             p++;
     }
     return count;
+}
+
+/* One device; or each of its instances, numbered as NVML numbers two halves: 1 and 2. */
+static void add_board(struct soft_shared *map, const struct soft_profile *profile, const char *dir,
+                      int board)
+{
+    int size = profile->instances > 0 ? profile->instances : 1;
+
+    for (int i = 0; i < size; i++) {
+        struct soft_shared_dev *d = &map->dev[map->device_count++];
+
+        snprintf(d->key, sizeof d->key, "%s", profile->key);
+        make_uuid(d->board_uuid, dir, board);
+        make_uuid(d->uuid, dir, size == 1 ? board : SOFT_MAX_DEVICES * (i + 1) + board);
+        d->board = board;
+        d->instance = size == 1 ? SOFT_NO_INSTANCE : (uint32_t)i + 1;
+    }
 }
 
 static int make_file(const char *dir, const char *name, uint64_t bytes, const char *config,
@@ -127,17 +146,16 @@ static int make_file(const char *dir, const char *name, uint64_t bytes, const ch
         map->magic = SOFT_MAGIC;
         map->version = SOFT_STATE_VERSION;
         map->bytes = bytes;
-        map->device_count = count;
+        map->birth = mix(soft_now_ns() ^ (uint64_t)getpid() << 40);
+        map->made_ns = soft_now_ns();
         map->teardown_ns = DEFAULT_TEARDOWN_MS * 1000000ull;
         if (teardown != NULL && teardown[0] != '\0')
             map->teardown_ns = strtoull(teardown, NULL, 10) * 1000000ull;
         snprintf(map->config, sizeof map->config, "%s", config);
         map->driver = soft_driver_parse(driver);
         map->fault.door = map->driver < SOFT_DRIVER_VERSION ? SOFT_DOOR_OLD_DRIVER : 0;
-        for (int i = 0; i < count; i++) {
-            snprintf(map->dev[i].key, sizeof map->dev[i].key, "%s", profiles[i]->key);
-            make_uuid(map->dev[i].uuid, dir, i);
-        }
+        for (int i = 0; i < count; i++)
+            add_board(map, profiles[i], dir, i);
         munmap(map, bytes);
     }
     if (link(temp, path) != 0 && errno != EEXIST)

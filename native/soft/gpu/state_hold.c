@@ -52,7 +52,14 @@ static bool names(uint64_t total, int slot, uint64_t hold)
 
 static soft_u64 *hold_at(struct soft_state *state, int dev, int slot)
 {
-    return &state->map->slot[slot].hold[dev];
+    return slot < SOFT_MAX_SLOTS ? &state->map->slot[slot].hold[dev]
+                                 : &state->map->object[slot - SOFT_MAX_SLOTS].hold[dev];
+}
+
+static uint64_t state_word(struct soft_state *state, int slot)
+{
+    return slot < SOFT_MAX_SLOTS ? atomic_load(&state->map->slot[slot].state)
+                                 : atomic_load(&state->map->object[slot - SOFT_MAX_SLOTS].word);
 }
 
 /* The change made last gets into its slot's word, if it is not there yet. */
@@ -62,7 +69,7 @@ static void complete(struct soft_state *state, int dev, uint64_t total)
     soft_u64 *at;
     uint64_t hold;
 
-    if (slot < 0 || slot >= SOFT_MAX_SLOTS)
+    if (slot < 0 || slot >= SOFT_MAX_SLOTS + SOFT_MAX_OBJECTS)
         return;
     at = hold_at(state, dev, slot);
     hold = atomic_load(at);
@@ -131,7 +138,7 @@ void soft_hold_retire(struct soft_state *state, int dev, int slot, uint64_t word
         uint32_t number = (number_of(hold) + 1) & NUMBER_MASK;
 
         /* a reaper that slept finds the slot used again: what it read before is not there then */
-        if (atomic_load(&state->map->slot[slot].state) != word)
+        if (state_word(state, slot) != word)
             return;
         if (intent(hold) == 0) {
             if (have(hold) == 0)

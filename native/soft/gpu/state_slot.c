@@ -102,10 +102,22 @@ static uint64_t our_owner_word(const struct soft_state *state)
     return owner_word(state->slot, atomic_load(&state->map->slot[state->slot].state));
 }
 
+uint64_t soft_slot_owner(struct soft_state *state)
+{
+    return our_owner_word(state);
+}
+
 static void drop_all_clients(struct soft_state *state, uint64_t owner)
 {
     for (int d = 0; d < state->map->device_count; d++)
         drop_clients(state, d, owner, -1);
+}
+
+static uint64_t objects(struct soft_state *state, int dev, int index)
+{
+    uint64_t word = atomic_load(&state->map->slot[index].state);
+
+    return soft_objects_bytes(state, dev, owner_word(index, word));
 }
 
 static void copy_ledger(struct soft_state *state, int index, struct soft_slot_dev *out)
@@ -118,14 +130,15 @@ static void copy_ledger(struct soft_state *state, int index, struct soft_slot_de
 
         if (out[d].context_bytes > held)
             out[d].context_bytes = held;
-        out[d].mem_bytes = held - out[d].context_bytes;
+        out[d].mem_bytes = held - out[d].context_bytes + objects(state, d, index);
     }
 }
 
 static void tell(struct soft_state *state, int index, uint64_t word)
 {
     struct soft_shared_slot *slot = &state->map->slot[index];
-    struct soft_gone last = {.pid = slot->pid};
+    struct soft_gone last = {
+        .pid = slot->pid, .start_ns = slot->start_ns, .dead_ns = slot->dead_ns};
     uint64_t told = atomic_load(&slot->told);
     uint32_t next;
 
@@ -183,6 +196,7 @@ static void reap(struct soft_state *state, int index, uint64_t now)
         return;
     tell(state, index, word);
     drop_all_clients(state, owner_word(index, word));
+    soft_objects_drop(state, owner_word(index, word));
     for (int d = 0; d < state->map->device_count; d++)
         soft_hold_retire(state, d, index, word);
     advance(slot, &word, SOFT_SLOT_FREE);
@@ -279,6 +293,7 @@ void soft_slot_leave(struct soft_state *state)
     if (state->slot >= 0) {
         atomic_store(&state->map->slot[state->slot].left, 1);
         drop_all_clients(state, our_owner_word(state));
+        soft_objects_drop(state, our_owner_word(state));
         for (int d = 0; d < state->map->device_count; d++)
             soft_hold_sub(state, d, state->slot, soft_hold_bytes(state, d, state->slot));
     }

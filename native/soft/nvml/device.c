@@ -50,7 +50,7 @@ nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned int *minor)
 nvmlReturn_t nvmlDeviceGetBoardId(nvmlDevice_t device, unsigned int *id)
 {
     DEVICE_OR_RETURN(device, id);
-    *id = soft_state_pci_bus(dev) << 8;
+    *id = soft_state_pci_bus(state, dev) << 8;
     return NVML_SUCCESS;
 }
 
@@ -101,7 +101,7 @@ nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major,
 nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci)
 {
     DEVICE_OR_RETURN(device, pci);
-    uint32_t bus = soft_state_pci_bus(dev);
+    uint32_t bus = soft_state_pci_bus(state, dev);
     memset(pci, 0, sizeof *pci); /* device ids 0: no vendor made it */
     pci->bus = bus;
     snprintf(pci->busId, sizeof pci->busId, "00000000:%02X:00.0", bus & 0xffu);
@@ -112,7 +112,7 @@ nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci)
 nvmlReturn_t nvmlDeviceGetPciInfo_v2(nvmlDevice_t device, nvmlPciInfo_v2_t *pci)
 {
     DEVICE_OR_RETURN(device, pci);
-    uint32_t bus = soft_state_pci_bus(dev);
+    uint32_t bus = soft_state_pci_bus(state, dev);
     memset(pci, 0, sizeof *pci);
     pci->bus = bus;
     snprintf(pci->busId, sizeof pci->busId, "0000:%02X:00.0", bus & 0xffu);
@@ -136,7 +136,7 @@ nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t device, nvmlPciInfoExt_v1_t *p
     unsigned version = pci->version;
     if (version != HARP_NVML_STRUCT(nvmlPciInfoExt_v1_t, 1))
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
-    uint32_t bus = soft_state_pci_bus(dev);
+    uint32_t bus = soft_state_pci_bus(state, dev);
     memset(pci, 0, sizeof *pci);
     pci->version = version;
     pci->bus = bus;

@@ -20,8 +20,8 @@ static int device_of(const struct soft_door_info *info, const uint64_t *args)
             NVML_SUCCESS)
         return dev;
     if ((info->flags & SOFT_DOOR_INDEX) != 0 && soft_nvml_state(&state) == NVML_SUCCESS &&
-        (uint32_t)args[0] < (uint32_t)soft_state_device_count(state))
-        return (int)(uint32_t)args[0];
+        (uint32_t)args[0] < (uint32_t)soft_state_board_count(state))
+        return soft_state_board_dev(state, (int)(uint32_t)args[0]);
     return -1;
 }
 

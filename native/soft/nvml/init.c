@@ -192,7 +192,7 @@ nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus, nvmlDevice_t *dev
             return NVML_ERROR_INVALID_ARGUMENT;
     }
     for (int dev = 0; dev < soft_state_device_count(state); dev++)
-        if (domain == 0 && slot == 0 && number == soft_state_pci_bus(dev)) {
+        if (domain == 0 && slot == 0 && number == soft_state_pci_bus(state, dev)) {
             *device = soft_nvml_handle(dev);
             return NVML_SUCCESS;
         }

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PTX_RT_ABI 1u
+#define PTX_RT_ABI 2u
 
 /* Why a block stopped. Values other than 0 become the CUresult the driver reports (sticky). */
 enum ptx_stop {
@@ -39,7 +39,7 @@ struct ptx_host {
     /* Called at block starts and on polling back edges: may suspend the caller until the device's
      * engine is this context's again. Non-zero: stop the block with PTX_STOP_ABANDONED. */
     int (*poll)(const struct ptx_launch *launch);
-    /* Slow path of a generic/global address that is not in the arena: mapped host memory and the
+    /* Slow path of a generic/global address that the map does not open: mapped host memory and the
      * like. NULL: illegal address. */
     void *(*translate)(const struct ptx_launch *launch, uint64_t addr, uint64_t bytes, int write);
     /* vprintf with the device's packed argument buffer. */
@@ -56,9 +56,11 @@ struct ptx_host {
 };
 
 /* Device addresses: a device pointer P in [arena_base, arena_base + arena_bytes) is good if
- * arena_map[(P - arena_base) >> PTX_PAGE_SHIFT] is non-zero, and its bytes lie at host address
- * P + arena_delta. The range itself is PROT_NONE, so a host program that dereferences a device
- * pointer dies as it would on hardware. */
+ * arena_map[(P - arena_base) >> PTX_PAGE_SHIFT] has the bit of what is done, and its bytes lie at
+ * host address P + arena_delta; else `translate` is asked. The range itself is PROT_NONE, so a host
+ * program that dereferences a device pointer dies as it would on hardware. */
+#define PTX_MAP_READ   1
+#define PTX_MAP_WRITE  2 /* stores and atomics */
 #define PTX_PAGE_SHIFT 21
 
 struct ptx_launch {

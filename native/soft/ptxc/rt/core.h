@@ -263,8 +263,9 @@ COLD _Noreturn void rt_bad(struct thread *T, uint64_t a, uint32_t n, uint64_t wi
 #define RT_FLUSH      (T->ic += ic, T->lb += lb, T->sb += sb, ic = lb = sb = 0)
 #define RT_POLL_EVERY (1u << 20) /* instructions of one thread between two polls */
 
-#define RT_IN_ARENA(a, n)                                                                          \
-    (((a) - AB) < AN && !((a) & ((n) - 1)) && AM[((a) - AB) >> PTX_PAGE_SHIFT])
+#define RT_IN_ARENA(a, n, w)                                                                       \
+    (((a) - AB) < AN && !((a) & ((n) - 1)) &&                                                      \
+     (AM[((a) - AB) >> PTX_PAGE_SHIFT] & ((w) ? PTX_MAP_WRITE : PTX_MAP_READ)))
 #if RT_BIG
 /* A check with branches at every access makes compilers take minutes over a huge kernel. */
 static __attribute__((noinline)) void *rt_global(struct thread *T, uint64_t a, uint32_t n, int w,
@@ -272,16 +273,16 @@ static __attribute__((noinline)) void *rt_global(struct thread *T, uint64_t a, u
 {
     const uint64_t AB = T->L->arena_base, AN = T->L->arena_bytes;
     const uint8_t *const AM = T->L->arena_map;
-    return LIKELY(RT_IN_ARENA(a, (uint64_t)n)) ? (void *)(a + (uint64_t)T->L->arena_delta)
-                                               : rt_slow_global(T, a, n, w, where);
+    return LIKELY(RT_IN_ARENA(a, (uint64_t)n, w)) ? (void *)(a + (uint64_t)T->L->arena_delta)
+                                                  : rt_slow_global(T, a, n, w, where);
 }
 static __attribute__((noinline)) void *rt_generic(struct thread *T, uint64_t a, uint32_t n, int w,
                                                   const char *where)
 {
     const uint64_t AB = T->L->arena_base, AN = T->L->arena_bytes;
     const uint8_t *const AM = T->L->arena_map;
-    return LIKELY(RT_IN_ARENA(a, (uint64_t)n)) ? (void *)(a + (uint64_t)T->L->arena_delta)
-                                               : rt_slow(T, a, n, w, where);
+    return LIKELY(RT_IN_ARENA(a, (uint64_t)n, w)) ? (void *)(a + (uint64_t)T->L->arena_delta)
+                                                  : rt_slow(T, a, n, w, where);
 }
 #define RT_GLOBAL(a, n, w, where)  rt_global(T, (a), (n), (w), (where))
 #define RT_GENERIC(a, n, w, where) rt_generic(T, (a), (n), (w), (where))
@@ -289,14 +290,14 @@ static __attribute__((noinline)) void *rt_generic(struct thread *T, uint64_t a, 
 #define RT_GLOBAL(a, n, w, where)                                                                  \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
-        LIKELY(RT_IN_ARENA(a_, (uint64_t)(n))) ? (void *)(a_ + (uint64_t)AD)                       \
-                                               : rt_slow_global(T, a_, (n), (w), (where));         \
+        LIKELY(RT_IN_ARENA(a_, (uint64_t)(n), (w))) ? (void *)(a_ + (uint64_t)AD)                  \
+                                                    : rt_slow_global(T, a_, (n), (w), (where));    \
     })
 #define RT_GENERIC(a, n, w, where)                                                                 \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
-        LIKELY(RT_IN_ARENA(a_, (uint64_t)(n))) ? (void *)(a_ + (uint64_t)AD)                       \
-                                               : rt_slow(T, a_, (n), (w), (where));                \
+        LIKELY(RT_IN_ARENA(a_, (uint64_t)(n), (w))) ? (void *)(a_ + (uint64_t)AD)                  \
+                                                    : rt_slow(T, a_, (n), (w), (where));           \
     })
 #endif
 #define RT_SHARED(a, n, where)                                                                     \
@@ -365,11 +366,11 @@ COLD uint32_t rt_vprintf(struct thread *T, uint64_t format, uint64_t args, const
     struct vprintf_call call = {T, NULL, NULL, -1};
     uint64_t AB = T->L->arena_base, AN = T->L->arena_bytes;
     const uint8_t *AM = T->L->arena_map;
-    call.format = RT_IN_ARENA(format, 1) ? (void *)(format + (uint64_t)T->L->arena_delta)
-                                         : rt_slow(T, format, 1, 0, where);
+    call.format = RT_IN_ARENA(format, 1, 0) ? (void *)(format + (uint64_t)T->L->arena_delta)
+                                            : rt_slow(T, format, 1, 0, where);
     if (args)
-        call.args = RT_IN_ARENA(args, 1) ? (void *)(args + (uint64_t)T->L->arena_delta)
-                                         : rt_slow(T, args, 1, 0, where);
+        call.args = RT_IN_ARENA(args, 1, 0) ? (void *)(args + (uint64_t)T->L->arena_delta)
+                                            : rt_slow(T, args, 1, 0, where);
     if (T->L->host->vprintf)
         rt_host(T, rt_vprintf_main, &call);
     return (uint32_t)call.out;

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Physical memory: whole granules of one device, charged to it from phys_make to the last unref.
+ *
+ * The bytes lie in memfds, so that another process can map them: what only this process uses in
+ * one sparse file for all (each piece has an offset of its own, never used again), what may be
+ * exported in a file of its own, since whoever has its descriptor has all of it. No file has a
+ * name: a killed process leaves nothing behind.
+ */
+#ifndef HARP_SOFT_PHYS_H
+#define HARP_SOFT_PHYS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define SOFT_PHYS_HOST (-1) /* ordinal of memory that no device is charged for */
+
+struct soft_file {
+    int fd;
+    dev_t dev; /* with ino: is it still ours? A program may close descriptors that it */
+    ino_t ino; /* does not know, and open other files under their numbers. */
+};
+
+struct soft_phys {
+    int ordinal;    /* device in the state file, or SOFT_PHYS_HOST */
+    uint64_t bytes; /* whole granules */
+    uint64_t id;
+    struct soft_file file;
+    uint64_t offset; /* in the file */
+    bool alone;      /* the file is its own */
+    int object;      /* shared with other processes: its row in the state file; else -1 */
+    uint64_t object_word;
+    _Atomic int refs; /* handles and mappings */
+};
+
+enum soft_phys_kind { SOFT_PHYS_PRIVATE, SOFT_PHYS_SHAREABLE };
+
+/* Charges the device and makes it, all zero, with one reference. NULL: the device is full, or the
+ * machine (the log says which). `bytes` is rounded up to granules. */
+struct soft_phys *soft_phys_make(int ordinal, uint64_t bytes, enum soft_phys_kind kind);
+/* Another process's: from a descriptor of a SHAREABLE one (the caller keeps `fd`), or NULL with
+ * *why = EINVAL (not one of these), ENOENT (all who held it are gone), EMFILE. The same piece
+ * twice in one process is one struct, with a reference more. */
+struct soft_phys *soft_phys_import(int fd, int *why);
+/* A new descriptor to give away; -errno. Only of a SHAREABLE one. */
+int soft_phys_export(struct soft_phys *phys);
+void soft_phys_ref(struct soft_phys *phys);
+void soft_phys_unref(struct soft_phys *phys);
+/* Maps [offset, offset + bytes) of it at `at`, shared, readable and writable. 0 or -errno. */
+int soft_phys_map(struct soft_phys *phys, uint64_t offset, uint64_t bytes, void *at);
+
+/* A file of our own: is its descriptor still what it was? */
+bool soft_file_is(const struct soft_file *file);
+
+#endif

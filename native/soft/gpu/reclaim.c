@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a full device could do without.
+ */
+#include "soft/gpu/space.h"
+
+bool soft_reclaim(struct soft_ctx *ctx, int ordinal, uint64_t bytes)
+{
+    return false;
+}
