@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults on request are seen as the documented CUDA or NVML errors; unarmed doors change nothing."""
+"""Faults on request are seen as the documented errors; doors that are open change nothing."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_symbol_answers_the_same_through_an_armed_door(
     never = "cuInit" if "cuda" in library else "nvmlInit"
     _tool(soft_env, "set", f"fail {never} 3 nth=1000000", f"slow {never} 1s nth=1000000")
     assert answers() == unarmed
-    _tool(soft_env, "set", "fail cu* 35", "fail nvml* 19")
-    failing = 35 if "cuda" in library else 19
+    _tool(soft_env, "set", "fail cu* 34", "fail nvml* 19")
+    failing = 34 if "cuda" in library else 19
     armed = answers()
     assert {code for name, code in armed.items() if not name.startswith("cudbg")} == {failing}
