@@ -394,11 +394,12 @@ def a_slow_device_takes_longer() -> None:
 
     normal = min(ms() for _ in range(5))
     arm("slowdev factor=1000 dev=1")
-    assert min(ms() for _ in range(3)) < 10 * normal
+    other = min(ms() for _ in range(5))
     arm("slowdev factor=1000 dev=0")
-    assert ms() > 10 * normal
+    slow = ms()
     tool("clear")
-    assert min(ms() for _ in range(3)) < 10 * normal
+    after = min(ms() for _ in range(5))
+    assert max(normal, other, after) < slow / 10, (normal, other, slow, after)
 
 
 @case

@@ -3,4 +3,4 @@
 #include "soft/gpu/door.inc"
 soft_door 0, probe_integers
 soft_door 1, probe_floats
-soft_door 70000, probe_mixed
+soft_door 60000, probe_mixed

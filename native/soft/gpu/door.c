@@ -46,7 +46,7 @@ uint64_t soft_door(uint32_t symbol, const uint64_t *args)
     if (state != NULL && info->since > state->map->driver) {
         say_hidden(info, symbol, state->map->driver);
         result = CUDA_ERROR_NOT_SUPPORTED;
-    } else if (state != NULL) {
+    } else if (state != NULL && soft_fault_armed(state)) {
         soft_fault_symbols(soft_doors_cuda, soft_doors_cuda_count);
         result = soft_fault_decide(state, symbol, device_of(info, args));
     }

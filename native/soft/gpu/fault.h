@@ -91,6 +91,11 @@ struct soft_state *soft_fault_state(void);
 void soft_fault_attach(struct soft_state *state);
 /* The library's symbols: names in rules are theirs. */
 void soft_fault_symbols(const struct soft_door_info *doors, unsigned count);
+static inline bool soft_fault_armed(const struct soft_state *state)
+{
+    return (atomic_load_explicit(&state->map->fault.door, memory_order_relaxed) &
+            SOFT_DOOR_ARMED) != 0;
+}
 /* A client's call: sleeps if it is to; -1: let it through, else the result to answer. `dev` in the
  * machine, -1: none. */
 int soft_fault_decide(struct soft_state *state, unsigned symbol, int dev);

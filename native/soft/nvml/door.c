@@ -31,7 +31,7 @@ uint64_t soft_door(uint32_t symbol, const uint64_t *args)
     int saved = errno, result = -1, dev;
     struct soft_state *state = soft_fault_state();
 
-    if (state != NULL) {
+    if (state != NULL && soft_fault_armed(state)) {
         dev = device_of(info, args);
         soft_fault_symbols(soft_doors_nvml, soft_doors_nvml_count);
         result = soft_fault_decide(state, symbol, dev);
