@@ -167,16 +167,20 @@ CUresult soft_current(struct soft_ctx **out)
 
 CUresult soft_ctx_look(struct soft_ctx *ctx)
 {
-    int why = soft_fault_killed(soft_the_state, ctx->ordinal, ctx->client);
+    CUresult r = soft_ctx_sticky(ctx);
 
-    if (why != CUDA_SUCCESS && atomic_load(&ctx->alive))
-        soft_ctx_poison(ctx, (CUresult)why);
-    return soft_ctx_sticky(ctx);
+    if (r != CUDA_SUCCESS)
+        soft_ctx_poison(ctx, r);
+    return r;
 }
 
 CUresult soft_ctx_sticky(const struct soft_ctx *ctx)
 {
-    return (CUresult)atomic_load_explicit(&ctx->sticky, memory_order_relaxed);
+    CUresult r = (CUresult)atomic_load_explicit(&ctx->sticky, memory_order_relaxed);
+
+    if (r == CUDA_SUCCESS && atomic_load_explicit(&ctx->alive, memory_order_relaxed))
+        r = (CUresult)soft_fault_killed(soft_the_state, ctx->ordinal, ctx->client);
+    return r;
 }
 
 CUresult soft_ctx_error(struct soft_ctx *ctx)
