@@ -150,18 +150,37 @@ static void events_and_counters(void *arg)
 static void a_context_ends_and_the_next_lives(void *arg)
 {
     CUcontext ctx = context(), next;
+    struct test_kernel *k = kernel_new(20000 * MS, 0);
+    _Atomic int ran = 0;
+    struct soft_stream *stream;
+    uint64_t before = soft_now_ns();
 
-    launch(NULL, 20000 * MS, 0); /* nobody waits 20 s for a dead device */
-    ARM(soft_the_state, "xid 48 dev=0");
+    k->ran = &ran;
+    OK(soft_stream_of(NULL, &stream));
+    OK(soft_submit(stream, &k->cmd));
+    while (atomic_load(&ran) == 0)
+        sleep_ns(MS);
+    ARM(soft_the_state, "xid 48 dev=0"); /* nobody waits 20 s for a dead device */
     CHECK_IS(CUDA_ERROR_ECC_UNCORRECTABLE, cuCtxSynchronize());
     CHECK_IS(CUDA_ERROR_ECC_UNCORRECTABLE, cuCtxSynchronize());
-    CHECK(my_ledger().busy_ns[SOFT_COMPUTE] < 15000 * MS);
     OK(cuCtxCreate_v2(&next, 0, 0));
     OK(cuCtxSynchronize());
     OK(cuCtxDestroy_v2(next));
     OK(cuCtxSetCurrent(ctx));
     CHECK_IS(CUDA_ERROR_ECC_UNCORRECTABLE, cuCtxSynchronize());
-    OK(cuCtxDestroy_v2(ctx));
+    OK(cuCtxDestroy_v2(ctx)); /* which waits for what still runs */
+    CHECK(soft_now_ns() - before < 15000 * MS);
+    CHECK(my_ledger().busy_ns[SOFT_COMPUTE] < 15000 * MS);
+    OK(cuCtxCreate_v2(&next, 0, 0)); /* in the same place among the device's */
+    OK(cuCtxSynchronize());
+    OK(cuDevicePrimaryCtxRetain(&ctx, 0));
+    OK(cuCtxSetCurrent(ctx));
+    ARM(soft_the_state, "xid 43 dev=0");
+    CHECK_IS(CUDA_ERROR_LAUNCH_FAILED, cuCtxSynchronize());
+    OK(cuDevicePrimaryCtxReset_v2(0));
+    OK(cuDevicePrimaryCtxRetain(&next, 0));
+    CHECK(next == ctx);
+    OK(cuCtxSynchronize());
 }
 
 static void burn(void *arg)

