@@ -66,7 +66,9 @@ def define(item: Type) -> str:
 def prototypes(rows: Iterable[Function]) -> str:
     """Prototypes of all symbols of these rows."""
     return "\n".join(
-        f"{row.ret} {s.name}({s.args}) HARP_ABI_NAME({s.name});" for row in rows for s in row.symbols
+        f"{row.ret} {s.name}({s.args}) HARP_ABI_NAME({s.name});"
+        for row in rows
+        for s in row.symbols
     )
 
 

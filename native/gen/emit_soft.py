@@ -98,8 +98,7 @@ def symbols_c() -> str:
     number = {s.name: i for i, s in enumerate(cuda.SYMBOLS)}
     have = implemented()
     infos = "\n".join(
-        f'{{"{s.name}", {s.name}, {_c(s.name in have or s.plain in have)}, '
-        f"{_c(s.per_thread)}}},"
+        f'{{"{s.name}", {s.name}, {_c(s.name in have or s.plain in have)}, {_c(s.per_thread)}}},'
         for s in cuda.SYMBOLS
     )
     entries = "\n".join(f"extern char {s.name}[];" for s in cuda.SYMBOLS)

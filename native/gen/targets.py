@@ -3,7 +3,15 @@
 
 from __future__ import annotations
 
-from native.gen import emit_abi, emit_coverage, emit_door, emit_nvml, emit_shim, emit_soft
+from native.gen import (
+    emit_abi,
+    emit_coverage,
+    emit_door,
+    emit_nvml,
+    emit_shim,
+    emit_soft,
+    emit_softgpu,
+)
 from native.gen.output import Target
 
 TARGETS: tuple[Target, ...] = (
@@ -13,4 +21,5 @@ TARGETS: tuple[Target, ...] = (
     *emit_door.TARGETS,
     *emit_coverage.TARGETS,
     *emit_shim.TARGETS,
+    *emit_softgpu.TARGETS,
 )

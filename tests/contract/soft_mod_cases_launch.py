@@ -16,6 +16,8 @@ from soft_mod_driver import (
     MISALIGNED,
     NOT_SUPPORTED,
     OUT_OF_RESOURCES,
+    SOFTWARE,
+    TIMES,
     TOO_LARGE,
     Driver,
     Params,
@@ -192,7 +194,7 @@ def dynamic_shared_memory_and_barriers_work(d: Driver) -> None:
     assert (d.down(ptr, 1024, "u4") == data[::-1]).all()
 
 
-@case
+@case(only=SOFTWARE, why=TIMES)
 def a_sleeping_kernel_lasts_as_long_as_its_waves(d: Driver) -> None:
     nap = d.function(d.module(), "nap")
     start, end = d.event(), d.event()

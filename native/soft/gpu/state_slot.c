@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define PATIENCE_NS 100000000ull /* twice the usual teardown: see (1) */
+
 static uint64_t get(const soft_u64 *v)
 {
     return atomic_load_explicit(v, memory_order_relaxed);
@@ -300,6 +302,20 @@ void soft_slot_leave(struct soft_state *state)
     pthread_mutex_unlock(&state->mutex);
 }
 
+/* Some dead process's memory is on its way back. */
+static bool any_teardown(const struct soft_state *state)
+{
+    uint32_t high = slot_high(state);
+
+    for (uint32_t i = 0; i < high; i++) {
+        uint32_t is = SOFT_SLOT_IS(atomic_load(&state->map->slot[i].state));
+
+        if (is == SOFT_SLOT_TEARDOWN || is == SOFT_SLOT_RETIRING)
+            return true;
+    }
+    return false;
+}
+
 static bool is_ours(const struct soft_state *state)
 {
     return state->slot >= 0 && atomic_load(&state->map->slot[state->slot].left) == 0;
@@ -308,6 +324,7 @@ static bool is_ours(const struct soft_state *state)
 int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint64_t context_bytes)
 {
     uint64_t total = state->profile[dev]->memory_bytes, more = mem_bytes + context_bytes, held;
+    uint64_t start = soft_now_ns();
     struct soft_shared_slot_dev *d;
     int err = -ENOMEM;
 
@@ -319,9 +336,18 @@ int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint
     /* closing any descriptor of the slots file, by whatever code of this process, drops our lock:
      * taking it again costs one call and keeps us from being buried alive */
     lock_slot(state, state->slot);
-    if (!soft_hold_add(state, dev, state->slot, more)) {
+    while (!soft_hold_add(state, dev, state->slot, more)) {
         soft_slots_reap(state);
-        if (!soft_hold_add(state, dev, state->slot, more))
+        if (soft_hold_add(state, dev, state->slot, more))
+            break;
+        /* (1) Nobody may have looked since they died, perhaps long ago, so that their teardown
+         * begins only now: a program must not meet a device full of the dead for that. */
+        if (!any_teardown(state) || soft_now_ns() - start > PATIENCE_NS)
+            goto out;
+        pthread_mutex_unlock(&state->mutex);
+        usleep(1000);
+        pthread_mutex_lock(&state->mutex);
+        if (!is_ours(state))
             goto out;
     }
     d = soft_slot_ledger(state, dev);
