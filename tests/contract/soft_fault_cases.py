@@ -497,6 +497,31 @@ def rules_written_by_hand() -> None:
 
 
 @case
+def a_program_that_goes_elsewhere() -> None:
+    """It changes its folder, then its user, who may not look: the machine's rules stay."""
+    folder = Path(os.environ["HARP_SOFT_DIR"])
+    tool("show")  # makes the machine
+    os.chdir(folder.parent)
+    os.environ["HARP_SOFT_DIR"] = folder.name
+    d = Driver()
+    os.environ["HARP_SOFT_DIR"] = str(folder)
+    os.chdir("/")
+    arm("fail cuCtxGetDevice 4")
+    device = c.c_int()
+    assert d.call("cuCtxGetDevice", c.byref(device)) == 4
+    if os.geteuid() == 0:
+        folder.chmod(0o700)
+        os.seteuid(65534)
+        time.sleep(0.02)
+        hidden = [d.call("cuCtxGetDevice", c.byref(device)) for _ in range(3)]
+        os.seteuid(0)
+        assert hidden == [4, 4, 4]
+    time.sleep(0.02)
+    assert d.call("cuCtxGetDevice", c.byref(device)) == 4
+    assert tool("show") == "fail cuCtxGetDevice 4\n"
+
+
+@case
 def arguments_are_kept_while_armed() -> None:
     """The call with the most arguments, and one with a float among them."""
     d = Driver()

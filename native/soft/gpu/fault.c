@@ -20,6 +20,7 @@
 struct rules {
     struct soft_fault_file file;
     uint32_t door; /* the word at which they were read */
+    bool seen;     /* the file could be read, or is not there */
     char program[16];
     struct rules *next; /* of the old ones */
     soft_u64 calls[SOFT_MAX_FAULTS];
@@ -46,8 +47,12 @@ void soft_fault_attach(struct soft_state *state)
     uint32_t door = atomic_load(&state->map->fault.door);
 
     /* a file that nobody announced: somebody wrote it by hand */
-    if ((door & SOFT_DOOR_ARMED) == 0 && soft_fault_file_id(state) != 0)
-        soft_fault_announce(state);
+    if ((door & SOFT_DOOR_ARMED) == 0) {
+        uint64_t id = soft_fault_file_id(state);
+
+        if (id != 0 && id != SOFT_FAULT_UNSEEN)
+            soft_fault_announce(state);
+    }
     atomic_store(&machine, state);
     __atomic_store_n(&soft_door_word, &state->map->fault.door, __ATOMIC_RELEASE);
 }
@@ -105,6 +110,7 @@ static struct rules *load(struct soft_state *state, uint32_t door)
     set->words = words;
     read_program(set->program);
     err = soft_fault_file_read(state, &set->file, log_bad);
+    set->seen = err == 0;
     if (err != 0)
         soft_log("faults: cannot read %s/faults: %s; it is as if it was empty", state->dir,
                  strerror(-err));
@@ -160,6 +166,7 @@ static void refresh(struct soft_state *state, uint32_t door)
     uint64_t now = soft_now_ns();
     bool known = knows(door);
     struct rules *set;
+    uint64_t id;
 
     if (known && now < atomic_load_explicit(&look_ns, memory_order_relaxed))
         return;
@@ -171,11 +178,13 @@ static void refresh(struct soft_state *state, uint32_t door)
         return;
     }
     set = atomic_load(&current);
-    if (!knows(door) || set->file.id != soft_fault_file_id(state)) {
+    id = soft_fault_file_id(state);
+    if (!knows(door) || (id != SOFT_FAULT_UNSEEN && set->file.id != id)) {
         set = load(state, door);
         if (set != NULL) {
-            soft_fault_apply(state, &set->file);
-            if (set->file.id == 0) /* taken away by hand */
+            if (set->seen)
+                soft_fault_apply(state, &set->file);
+            if (set->seen && set->file.id == 0) /* taken away by hand */
                 soft_fault_announce(state);
             replace(set);
         }

@@ -67,6 +67,7 @@ struct soft_fault_file {
     int count;
     struct soft_fault_rule rule[SOFT_MAX_FAULTS];
 };
+#define SOFT_FAULT_UNSEEN UINT64_MAX /* this process may not look */
 uint64_t soft_fault_file_id(const struct soft_state *state);
 /* Reads it; bad lines are left out and told to `bad` (may be NULL). -errno: could not be read. */
 int soft_fault_file_read(const struct soft_state *state, struct soft_fault_file *out,

@@ -33,7 +33,7 @@ static uint64_t id_of(const struct stat *st)
     id = mix(id, (uint64_t)st->st_size);
     id = mix(id, (uint64_t)st->st_mtim.tv_sec);
     id = mix(id, (uint64_t)st->st_mtim.tv_nsec);
-    return id != 0 ? id : 1;
+    return id != 0 && id != SOFT_FAULT_UNSEEN ? id : 1;
 }
 
 uint64_t soft_fault_file_id(const struct soft_state *state)
@@ -42,7 +42,9 @@ uint64_t soft_fault_file_id(const struct soft_state *state)
     struct stat st;
 
     path_of(state, path);
-    return stat(path, &st) == 0 ? id_of(&st) : 0;
+    if (stat(path, &st) == 0)
+        return id_of(&st);
+    return errno == ENOENT ? 0 : SOFT_FAULT_UNSEEN;
 }
 
 static void tell(void (*bad)(int line, const char *why), int line, const char *why)

@@ -103,7 +103,8 @@ CUresult cuInit(unsigned int Flags)
             soft_log("cuInit: %s", why);
             r = CUDA_ERROR_UNKNOWN;
         } else if (soft_visible_count() == 0) {
-            soft_log("cuInit: no device: HARP_SOFT_DEVICES or CUDA_VISIBLE_DEVICES leave none");
+            soft_log("cuInit: no device: HARP_SOFT_DEVICES or CUDA_VISIBLE_DEVICES leave none, or "
+                     "all are lost");
             r = CUDA_ERROR_NO_DEVICE;
         } else {
             watch_forks();

@@ -305,6 +305,7 @@ static struct soft_state *open_once(bool make, char *why, size_t why_bytes)
     const struct soft_profile *profiles[SOFT_MAX_DEVICES];
     struct soft_state *state = calloc(1, sizeof *state);
     char *dir = state != NULL ? state->dir : (char[400]){""};
+    char *real;
     int count, fd, err = -ENOMEM;
 
     if (state == NULL)
@@ -334,6 +335,11 @@ static struct soft_state *open_once(bool make, char *why, size_t why_bytes)
         soft_log("%s holds devices \"%s\" since it was made; HARP_SOFT_DEVICES=\"%s\" changes "
                  "nothing",
                  dir, state->map->config, config);
+    /* looked at later, from wherever the program has gone */
+    real = realpath(dir, NULL);
+    if (real != NULL && strlen(real) < sizeof state->dir)
+        memcpy(state->dir, real, strlen(real) + 1);
+    free(real);
     pthread_mutex_init(&state->mutex, NULL);
     identify(state);
     return state;
