@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_backend import Local
-
-from tests.integration.shim_world import soft_world
+from local_backend import Locals
 
 
 @pytest.fixture(scope="session")
-def local(native_dir: Path) -> Iterator[Local]:
-    with soft_world(native_dir, devices="h100-80g") as world:
-        yield Local(world)
+def local(native_dir: Path) -> Iterator[Locals]:
+    with Locals(native_dir) as machines:
+        yield machines

@@ -7,9 +7,10 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from harp.lease_wire import ALL_DEVICES, Op
-from tests.integration.shim_world import MIB, World
+from tests.integration.shim_world import MIB, World, soft_world
 
 #: of the device's 80 GiB; the largest case allocates a few hundred MiB
 LIMIT_BYTES = 8192 * MIB
@@ -35,9 +36,11 @@ class Local:
             yield self.world.env(name)
         finally:
             self.settle()
-            use = self.world.usage(name)
+            uses = self.world.usages(name)
             self._drop(name)
-        assert use.leased_bytes == use.amount_bytes == 0, f"memory is still charged: {use}"
+        assert uses
+        held = [use for use in uses if use.leased_bytes or use.amount_bytes]
+        assert not held, f"memory is still charged: {held}"
 
     def _drop(self, name: str) -> None:
         world = self.world
@@ -54,3 +57,20 @@ class Local:
                 if client.d == DEAD:
                     self.world.ask(op=Op.DRAINED, client=client.client, dev=ALL_DEVICES)
             time.sleep(0.005)
+
+
+class Locals(contextlib.ExitStack):
+    """A machine for each set of devices that cases ask for, made when the first one does."""
+
+    def __init__(self, native_dir: Path) -> None:
+        super().__init__()
+        self._native_dir = native_dir
+        self._made: dict[str, Local] = {}
+
+    def on(self, devices: str) -> Local:
+        """The machine with these devices; "" is the usual one."""
+        devices = devices or "h100-80g"
+        if devices not in self._made:
+            world = self.enter_context(soft_world(self._native_dir, devices=devices))
+            self._made[devices] = Local(world)
+        return self._made[devices]

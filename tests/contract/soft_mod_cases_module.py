@@ -157,7 +157,7 @@ def bad_images_are_refused_with_the_reason_in_the_log(d: Driver) -> None:
         (b"\x7fELF" + b"\0" * 100, NO_BINARY, "machine code"),
         (fatbin((2, 90, b"\x7fELF" * 8, 0, 0)), NO_BINARY, "1 machine code"),
         (fatbin((1, 120, PTX, 0, 0)), NO_BINARY, "newer"),
-        (fatbin((1, 75, PTX, 0x8000, 99)), NO_BINARY, "zstd"),
+        (fatbin((1, 75, PTX, 0x8000, 99)), INVALID_IMAGE, "zstd"),
         (fatbin((1, 75, b"\xff" * 16, 0x2000, 4000)), INVALID_IMAGE, "LZ4"),
     ]
     for image, expected, text in table:

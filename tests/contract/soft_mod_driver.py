@@ -10,7 +10,7 @@ import ctypes as c
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
 from typing import Any, ClassVar, overload
@@ -28,6 +28,8 @@ class Case:
     only: tuple[str, ...]
     why: str
     waived: Mapping[str, str]
+    devices: str = ""  #: of the machine that it needs; "": any
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 CASES: dict[tuple[str, str], Case] = {}
@@ -252,6 +254,7 @@ Body = Callable[["Driver"], None]
 SOFTWARE = ("soft", "local")
 COUNTS = "reads harp_soft_counters, an export of the software GPU alone"
 TIMES = "holds kernels to the software GPU's model of time"
+DEVICES = "names the devices that the machine must have"
 REFUSALS = "what the software GPU refuses, and its words for it"
 
 
@@ -265,7 +268,12 @@ def names_in(code: CodeType) -> set[str]:
 def case(body: Body) -> Body: ...
 @overload
 def case(
-    *, only: str | tuple[str, ...] = (), why: str = "", waived: Mapping[str, str] | None = None
+    *,
+    only: str | tuple[str, ...] = (),
+    why: str = "",
+    waived: Mapping[str, str] | None = None,
+    devices: str = "",
+    env: Mapping[str, str] | None = None,
 ) -> Callable[[Body], Body]: ...
 def case(
     body: Body | None = None,
@@ -273,6 +281,8 @@ def case(
     only: str | tuple[str, ...] = (),
     why: str = "",
     waived: Mapping[str, str] | None = None,
+    devices: str = "",
+    env: Mapping[str, str] | None = None,
 ) -> Body | Callable[[Body], Body]:
     """Register a case.
 
@@ -281,6 +291,8 @@ def case(
         only: backends it has a meaning on; none: all, or those with counters if it reads them.
         why: the reason for `only`.
         waived: backends on which it ought to pass and does not, each with the reason.
+        devices: the software GPU's devices that it needs ("tiny,tiny"): a machine of its own.
+        env: variables that it finds in its environment.
     """
 
     def add(body: Body) -> Body:
@@ -288,11 +300,15 @@ def case(
         backends, reason = (only,) if isinstance(only, str) else only, why
         if not backends and "counters" in names_in(body.__code__):
             backends, reason = SOFTWARE, COUNTS
+        if not backends and devices:
+            backends, reason = SOFTWARE, DEVICES
         name = body.__name__
         assert (area, name) not in CASES, f"two cases of {area} are called {name}"
         assert bool(backends) == bool(reason), f"{name}: `only` and `why` go together"
         assert all((waived or {}).values()), f"{name}: a waiver says why"
-        CASES[area, name] = Case(area, name, body, backends, reason, waived or {})
+        CASES[area, name] = Case(
+            area, name, body, backends, reason, waived or {}, devices, env or {}
+        )
         return body
 
     return add if body is None else add(body)
@@ -301,5 +317,8 @@ def case(
 def main() -> None:
     name = sys.argv[1]
     (found,) = (one for one in CASES.values() if one.name == name)
+    for key, value in {"HARP_SOFT_DEVICES": found.devices, **found.env}.items():
+        if value or key in found.env:
+            os.environ.setdefault(key, value)
     found.body(Driver())
     print("passed")

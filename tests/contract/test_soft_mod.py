@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import suite
 import table
-from local_backend import Local
+from local_backend import Locals
 from soft_mod_driver import CASES, Case, Driver, case
 
 
@@ -16,15 +16,15 @@ def test_case(backend: str, area: str, name: str, request: pytest.FixtureRequest
         env: dict[str, str] = request.getfixturevalue("soft_env")
         suite.run(area, name, {**env, "HARP_SOFT_VERBOSE": "1"})
         return
-    local: Local = request.getfixturevalue("local")
-    with local.tenant() as env:
+    local: Locals = request.getfixturevalue("local")
+    with local.on(CASES[area, name].devices).tenant() as env:
         suite.run(area, name, {**env, "HARP_SOFT_VERBOSE": "1"})
 
 
-def test_waivers_are_needed(local: Local) -> None:
+def test_waivers_are_needed(local: Locals) -> None:
     for one in suite.cases():
         if suite.standing(one, "local").kind == suite.WAIVED:
-            with local.tenant() as env, pytest.raises(AssertionError):
+            with local.on(one.devices).tenant() as env, pytest.raises(AssertionError):
                 suite.run(one.area, one.name, env)
 
 

@@ -81,7 +81,7 @@ CUresult soft_launch_packed(struct soft_ctx *ctx, struct soft_function *function
     if (bytes < params_needed(entry) || bytes > PARAMS_LIMIT)
         return CUDA_ERROR_INVALID_VALUE;
     const struct ptx_kernel *code = NULL;
-    result = soft_kernel_code(function->kernel, &code, NULL, 0);
+    result = soft_function_load(function, &code, NULL, 0);
     if (result != CUDA_SUCCESS)
         return result;
     size_t room = bytes > entry->params_bytes ? bytes : entry->params_bytes;
