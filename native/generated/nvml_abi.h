@@ -17,6 +17,14 @@
 #endif
 #endif
 
+#ifndef HARP_ABI_NAME
+#ifdef HARP_SOFT_DOORS
+#define HARP_ABI_NAME(name) __asm__("soft_" #name)
+#else
+#define HARP_ABI_NAME(name)
+#endif
+#endif
+
 /* The version word of a versioned struct: its size and its generation. */
 #define HARP_NVML_STRUCT(type, generation)                                                         \
     ((unsigned int)sizeof(type) | ((unsigned int)(generation) << 24))
@@ -340,141 +348,229 @@ HARP_ABI_SIZE(nvmlDeviceAttributes_t, 40);
 extern "C" {
 #endif
 #pragma GCC visibility push(default)
-nvmlReturn_t nvmlDeviceGetAccountingBufferSize(nvmlDevice_t device, unsigned int *size);
-nvmlReturn_t nvmlDeviceGetAccountingMode(nvmlDevice_t device, nvmlEnableState_t *mode);
+nvmlReturn_t nvmlDeviceGetAccountingBufferSize(nvmlDevice_t device, unsigned int *size)
+    HARP_ABI_NAME(nvmlDeviceGetAccountingBufferSize);
+nvmlReturn_t nvmlDeviceGetAccountingMode(nvmlDevice_t device, nvmlEnableState_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetAccountingMode);
 nvmlReturn_t nvmlDeviceGetAccountingPids(nvmlDevice_t device, unsigned int *count,
-                                         unsigned int *pids);
+                                         unsigned int *pids)
+    HARP_ABI_NAME(nvmlDeviceGetAccountingPids);
 nvmlReturn_t nvmlDeviceGetAccountingStats(nvmlDevice_t device, unsigned int pid,
-                                          nvmlAccountingStats_t *stats);
+                                          nvmlAccountingStats_t *stats)
+    HARP_ABI_NAME(nvmlDeviceGetAccountingStats);
 nvmlReturn_t nvmlDeviceGetApplicationsClock(nvmlDevice_t device, nvmlClockType_t type,
-                                            unsigned int *mhz);
-nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t device, nvmlDeviceArchitecture_t *arch);
-nvmlReturn_t nvmlDeviceGetAttributes(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes);
-nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes);
-nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t *memory);
-nvmlReturn_t nvmlDeviceGetBoardId(nvmlDevice_t device, unsigned int *id);
-nvmlReturn_t nvmlDeviceGetBoardPartNumber(nvmlDevice_t device, char *number, unsigned int length);
-nvmlReturn_t nvmlDeviceGetBrand(nvmlDevice_t device, nvmlBrandType_t *brand);
+                                            unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetApplicationsClock);
+nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t device, nvmlDeviceArchitecture_t *arch)
+    HARP_ABI_NAME(nvmlDeviceGetArchitecture);
+nvmlReturn_t nvmlDeviceGetAttributes(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes)
+    HARP_ABI_NAME(nvmlDeviceGetAttributes);
+nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes)
+    HARP_ABI_NAME(nvmlDeviceGetAttributes_v2);
+nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t *memory)
+    HARP_ABI_NAME(nvmlDeviceGetBAR1MemoryInfo);
+nvmlReturn_t nvmlDeviceGetBoardId(nvmlDevice_t device, unsigned int *id)
+    HARP_ABI_NAME(nvmlDeviceGetBoardId);
+nvmlReturn_t nvmlDeviceGetBoardPartNumber(nvmlDevice_t device, char *number, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetBoardPartNumber);
+nvmlReturn_t nvmlDeviceGetBrand(nvmlDevice_t device, nvmlBrandType_t *brand)
+    HARP_ABI_NAME(nvmlDeviceGetBrand);
 nvmlReturn_t nvmlDeviceGetClock(nvmlDevice_t device, nvmlClockType_t type, nvmlClockId_t id,
-                                unsigned int *mhz);
-nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int *mhz);
-nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned int *id);
-nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, nvmlComputeMode_t *mode);
+                                unsigned int *mhz) HARP_ABI_NAME(nvmlDeviceGetClock);
+nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetClockInfo);
+nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned int *id)
+    HARP_ABI_NAME(nvmlDeviceGetComputeInstanceId);
+nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, nvmlComputeMode_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetComputeMode);
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned int *count,
-                                                  nvmlProcessInfo_v1_t *infos);
+                                                  nvmlProcessInfo_v1_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetComputeRunningProcesses);
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned int *count,
-                                                     nvmlProcessInfo_v2_t *infos);
+                                                     nvmlProcessInfo_v2_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetComputeRunningProcesses_v2);
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
-                                                     nvmlProcessInfo_t *infos);
-nvmlReturn_t nvmlDeviceGetCount(unsigned int *count);
-nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count);
-nvmlReturn_t nvmlDeviceGetCpuAffinity(nvmlDevice_t device, unsigned int words, unsigned long *set);
-nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major, int *minor);
-nvmlReturn_t nvmlDeviceGetCurrPcieLinkGeneration(nvmlDevice_t device, unsigned int *generation);
-nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(nvmlDevice_t device, unsigned int *width);
+                                                     nvmlProcessInfo_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetComputeRunningProcesses_v3);
+nvmlReturn_t nvmlDeviceGetCount(unsigned int *count) HARP_ABI_NAME(nvmlDeviceGetCount);
+nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) HARP_ABI_NAME(nvmlDeviceGetCount_v2);
+nvmlReturn_t nvmlDeviceGetCpuAffinity(nvmlDevice_t device, unsigned int words, unsigned long *set)
+    HARP_ABI_NAME(nvmlDeviceGetCpuAffinity);
+nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major, int *minor)
+    HARP_ABI_NAME(nvmlDeviceGetCudaComputeCapability);
+nvmlReturn_t nvmlDeviceGetCurrPcieLinkGeneration(nvmlDevice_t device, unsigned int *generation)
+    HARP_ABI_NAME(nvmlDeviceGetCurrPcieLinkGeneration);
+nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(nvmlDevice_t device, unsigned int *width)
+    HARP_ABI_NAME(nvmlDeviceGetCurrPcieLinkWidth);
 nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device,
-                                                    unsigned long long *reasons);
+                                                    unsigned long long *reasons)
+    HARP_ABI_NAME(nvmlDeviceGetCurrentClocksEventReasons);
 nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device,
-                                                       unsigned long long *reasons);
+                                                       unsigned long long *reasons)
+    HARP_ABI_NAME(nvmlDeviceGetCurrentClocksThrottleReasons);
 nvmlReturn_t nvmlDeviceGetDecoderUtilization(nvmlDevice_t device, unsigned int *percent,
-                                             unsigned int *period_us);
-nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t mig, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetDisplayActive(nvmlDevice_t device, nvmlEnableState_t *active);
-nvmlReturn_t nvmlDeviceGetDisplayMode(nvmlDevice_t device, nvmlEnableState_t *mode);
+                                             unsigned int *period_us)
+    HARP_ABI_NAME(nvmlDeviceGetDecoderUtilization);
+nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t mig, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetDeviceHandleFromMigDeviceHandle);
+nvmlReturn_t nvmlDeviceGetDisplayActive(nvmlDevice_t device, nvmlEnableState_t *active)
+    HARP_ABI_NAME(nvmlDeviceGetDisplayActive);
+nvmlReturn_t nvmlDeviceGetDisplayMode(nvmlDevice_t device, nvmlEnableState_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetDisplayMode);
 nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t device, nvmlEnableState_t *current,
-                                  nvmlEnableState_t *pending);
+                                  nvmlEnableState_t *pending) HARP_ABI_NAME(nvmlDeviceGetEccMode);
 nvmlReturn_t nvmlDeviceGetEncoderUtilization(nvmlDevice_t device, unsigned int *percent,
-                                             unsigned int *period_us);
-nvmlReturn_t nvmlDeviceGetEnforcedPowerLimit(nvmlDevice_t device, unsigned int *milliwatt);
-nvmlReturn_t nvmlDeviceGetFanSpeed(nvmlDevice_t device, unsigned int *percent);
-nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values);
-nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned int *id);
+                                             unsigned int *period_us)
+    HARP_ABI_NAME(nvmlDeviceGetEncoderUtilization);
+nvmlReturn_t nvmlDeviceGetEnforcedPowerLimit(nvmlDevice_t device, unsigned int *milliwatt)
+    HARP_ABI_NAME(nvmlDeviceGetEnforcedPowerLimit);
+nvmlReturn_t nvmlDeviceGetFanSpeed(nvmlDevice_t device, unsigned int *percent)
+    HARP_ABI_NAME(nvmlDeviceGetFanSpeed);
+nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values)
+    HARP_ABI_NAME(nvmlDeviceGetFieldValues);
+nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned int *id)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstanceId);
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t device, unsigned int *count,
-                                                   nvmlProcessInfo_v1_t *infos);
+                                                   nvmlProcessInfo_v1_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetGraphicsRunningProcesses);
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t device, unsigned int *count,
-                                                      nvmlProcessInfo_v2_t *infos);
+                                                      nvmlProcessInfo_v2_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetGraphicsRunningProcesses_v2);
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
-                                                      nvmlProcessInfo_t *infos);
-nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleByPciBusId(const char *bus, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleBySerial(const char *serial, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index);
+                                                      nvmlProcessInfo_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetGraphicsRunningProcesses_v3);
+nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByIndex);
+nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByIndex_v2);
+nvmlReturn_t nvmlDeviceGetHandleByPciBusId(const char *bus, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByPciBusId);
+nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByPciBusId_v2);
+nvmlReturn_t nvmlDeviceGetHandleBySerial(const char *serial, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleBySerial);
+nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByUUID);
+nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index)
+    HARP_ABI_NAME(nvmlDeviceGetIndex);
 nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses(nvmlDevice_t device, unsigned int *count,
-                                                     nvmlProcessInfo_v1_t *infos);
+                                                     nvmlProcessInfo_v1_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetMPSComputeRunningProcesses);
 nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v2(nvmlDevice_t device, unsigned int *count,
-                                                        nvmlProcessInfo_v2_t *infos);
+                                                        nvmlProcessInfo_v2_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetMPSComputeRunningProcesses_v2);
 nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
-                                                        nvmlProcessInfo_t *infos);
-nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, nvmlClockType_t type,
-                                       unsigned int *mhz);
-nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *count);
-nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(nvmlDevice_t device, unsigned int *generation);
-nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(nvmlDevice_t device, unsigned int *width);
-nvmlReturn_t nvmlDeviceGetMemoryBusWidth(nvmlDevice_t device, unsigned int *bits);
-nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory);
-nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory);
+                                                        nvmlProcessInfo_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetMPSComputeRunningProcesses_v3);
+nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetMaxClockInfo);
+nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *count)
+    HARP_ABI_NAME(nvmlDeviceGetMaxMigDeviceCount);
+nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(nvmlDevice_t device, unsigned int *generation)
+    HARP_ABI_NAME(nvmlDeviceGetMaxPcieLinkGeneration);
+nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(nvmlDevice_t device, unsigned int *width)
+    HARP_ABI_NAME(nvmlDeviceGetMaxPcieLinkWidth);
+nvmlReturn_t nvmlDeviceGetMemoryBusWidth(nvmlDevice_t device, unsigned int *bits)
+    HARP_ABI_NAME(nvmlDeviceGetMemoryBusWidth);
+nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
+    HARP_ABI_NAME(nvmlDeviceGetMemoryInfo);
+nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory)
+    HARP_ABI_NAME(nvmlDeviceGetMemoryInfo_v2);
 nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned int index,
-                                                 nvmlDevice_t *mig);
-nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current,
-                                  unsigned int *pending);
-nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned int *minor);
-nvmlReturn_t nvmlDeviceGetMultiGpuBoard(nvmlDevice_t device, unsigned int *multi);
-nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned int length);
-nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t device, unsigned int *cores);
-nvmlReturn_t nvmlDeviceGetPciInfo(nvmlDevice_t device, nvmlPciInfo_v2_t *pci);
-nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t device, nvmlPciInfoExt_v1_t *pci);
-nvmlReturn_t nvmlDeviceGetPciInfo_v2(nvmlDevice_t device, nvmlPciInfo_v2_t *pci);
-nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci);
+                                                 nvmlDevice_t *mig)
+    HARP_ABI_NAME(nvmlDeviceGetMigDeviceHandleByIndex);
+nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending)
+    HARP_ABI_NAME(nvmlDeviceGetMigMode);
+nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned int *minor)
+    HARP_ABI_NAME(nvmlDeviceGetMinorNumber);
+nvmlReturn_t nvmlDeviceGetMultiGpuBoard(nvmlDevice_t device, unsigned int *multi)
+    HARP_ABI_NAME(nvmlDeviceGetMultiGpuBoard);
+nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetName);
+nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t device, unsigned int *cores)
+    HARP_ABI_NAME(nvmlDeviceGetNumGpuCores);
+nvmlReturn_t nvmlDeviceGetPciInfo(nvmlDevice_t device, nvmlPciInfo_v2_t *pci)
+    HARP_ABI_NAME(nvmlDeviceGetPciInfo);
+nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t device, nvmlPciInfoExt_v1_t *pci)
+    HARP_ABI_NAME(nvmlDeviceGetPciInfoExt);
+nvmlReturn_t nvmlDeviceGetPciInfo_v2(nvmlDevice_t device, nvmlPciInfo_v2_t *pci)
+    HARP_ABI_NAME(nvmlDeviceGetPciInfo_v2);
+nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci)
+    HARP_ABI_NAME(nvmlDeviceGetPciInfo_v3);
 nvmlReturn_t nvmlDeviceGetPcieThroughput(nvmlDevice_t device, nvmlPcieUtilCounter_t counter,
-                                         unsigned int *kbytes_s);
-nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t device, nvmlPstates_t *state);
-nvmlReturn_t nvmlDeviceGetPersistenceMode(nvmlDevice_t device, nvmlEnableState_t *mode);
-nvmlReturn_t nvmlDeviceGetPowerManagementLimit(nvmlDevice_t device, unsigned int *milliwatt);
-nvmlReturn_t nvmlDeviceGetPowerState(nvmlDevice_t device, nvmlPstates_t *state);
-nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwatt);
+                                         unsigned int *kbytes_s)
+    HARP_ABI_NAME(nvmlDeviceGetPcieThroughput);
+nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t device, nvmlPstates_t *state)
+    HARP_ABI_NAME(nvmlDeviceGetPerformanceState);
+nvmlReturn_t nvmlDeviceGetPersistenceMode(nvmlDevice_t device, nvmlEnableState_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetPersistenceMode);
+nvmlReturn_t nvmlDeviceGetPowerManagementLimit(nvmlDevice_t device, unsigned int *milliwatt)
+    HARP_ABI_NAME(nvmlDeviceGetPowerManagementLimit);
+nvmlReturn_t nvmlDeviceGetPowerState(nvmlDevice_t device, nvmlPstates_t *state)
+    HARP_ABI_NAME(nvmlDeviceGetPowerState);
+nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwatt)
+    HARP_ABI_NAME(nvmlDeviceGetPowerUsage);
 nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
                                              nvmlProcessUtilizationSample_t *samples,
-                                             unsigned int *count, unsigned long long since);
+                                             unsigned int *count, unsigned long long since)
+    HARP_ABI_NAME(nvmlDeviceGetProcessUtilization);
 nvmlReturn_t nvmlDeviceGetProcessesUtilizationInfo(nvmlDevice_t device,
-                                                   nvmlProcessesUtilizationInfo_t *info);
+                                                   nvmlProcessesUtilizationInfo_t *info)
+    HARP_ABI_NAME(nvmlDeviceGetProcessesUtilizationInfo);
 nvmlReturn_t nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,
-                                                   nvmlProcessDetailList_t *list);
+                                                   nvmlProcessDetailList_t *list)
+    HARP_ABI_NAME(nvmlDeviceGetRunningProcessDetailList);
 nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, nvmlSamplingType_t type,
                                   unsigned long long since, nvmlValueType_t *value_type,
-                                  unsigned int *count, nvmlSample_t *samples);
-nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *serial, unsigned int length);
+                                  unsigned int *count, nvmlSample_t *samples)
+    HARP_ABI_NAME(nvmlDeviceGetSamples);
+nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *serial, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetSerial);
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensors_t sensor,
-                                      unsigned int *celsius);
+                                      unsigned int *celsius)
+    HARP_ABI_NAME(nvmlDeviceGetTemperature);
 nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t device,
                                                nvmlTemperatureThresholds_t type,
-                                               unsigned int *celsius);
+                                               unsigned int *celsius)
+    HARP_ABI_NAME(nvmlDeviceGetTemperatureThreshold);
 nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t a, nvmlDevice_t b,
-                                                 nvmlGpuTopologyLevel_t *level);
+                                                 nvmlGpuTopologyLevel_t *level)
+    HARP_ABI_NAME(nvmlDeviceGetTopologyCommonAncestor);
 nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, nvmlMemoryErrorType_t type,
-                                         nvmlEccCounterType_t counter, unsigned long long *count);
+                                         nvmlEccCounterType_t counter, unsigned long long *count)
+    HARP_ABI_NAME(nvmlDeviceGetTotalEccErrors);
 nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device,
-                                                 unsigned long long *millijoule);
-nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *uuid, unsigned int length);
-nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization);
-nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char *version, unsigned int length);
-nvmlReturn_t nvmlDeviceGetVirtualizationMode(nvmlDevice_t device,
-                                             nvmlGpuVirtualizationMode_t *mode);
-nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, unsigned int *is_mig);
-nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t a, nvmlDevice_t b, int *same);
-const char *nvmlErrorString(nvmlReturn_t result);
-nvmlReturn_t nvmlInit(void);
-nvmlReturn_t nvmlInitWithFlags(unsigned int flags);
-nvmlReturn_t nvmlInit_v2(void);
-nvmlReturn_t nvmlInternalGetExportTable(const void **table, const void *id);
-nvmlReturn_t nvmlShutdown(void);
-nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version);
-nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version);
-nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length);
-nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned int length);
-nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int length);
+                                                 unsigned long long *millijoule)
+    HARP_ABI_NAME(nvmlDeviceGetTotalEnergyConsumption);
+nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *uuid, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetUUID);
+nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization)
+    HARP_ABI_NAME(nvmlDeviceGetUtilizationRates);
+nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char *version, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetVbiosVersion);
+nvmlReturn_t nvmlDeviceGetVirtualizationMode(nvmlDevice_t device, nvmlGpuVirtualizationMode_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetVirtualizationMode);
+nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, unsigned int *is_mig)
+    HARP_ABI_NAME(nvmlDeviceIsMigDeviceHandle);
+nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t a, nvmlDevice_t b, int *same)
+    HARP_ABI_NAME(nvmlDeviceOnSameBoard);
+const char *nvmlErrorString(nvmlReturn_t result) HARP_ABI_NAME(nvmlErrorString);
+nvmlReturn_t nvmlInit(void) HARP_ABI_NAME(nvmlInit);
+nvmlReturn_t nvmlInitWithFlags(unsigned int flags) HARP_ABI_NAME(nvmlInitWithFlags);
+nvmlReturn_t nvmlInit_v2(void) HARP_ABI_NAME(nvmlInit_v2);
+nvmlReturn_t nvmlInternalGetExportTable(const void **table, const void *id)
+    HARP_ABI_NAME(nvmlInternalGetExportTable);
+nvmlReturn_t nvmlShutdown(void) HARP_ABI_NAME(nvmlShutdown);
+nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version)
+    HARP_ABI_NAME(nvmlSystemGetCudaDriverVersion);
+nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version)
+    HARP_ABI_NAME(nvmlSystemGetCudaDriverVersion_v2);
+nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)
+    HARP_ABI_NAME(nvmlSystemGetDriverVersion);
+nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned int length)
+    HARP_ABI_NAME(nvmlSystemGetNVMLVersion);
+nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int length)
+    HARP_ABI_NAME(nvmlSystemGetProcessName);
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

@@ -92,7 +92,7 @@ def test_injected_libraries_need_libc_only(unpacked: Path, name: str, needed: se
 
 def test_programs_keep_their_x_bit(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        for name in ("harp-arbiter", "harp-ptxc", "harp-soft-truth"):
+        for name in ("harp-arbiter", "harp-ptxc", "harp-soft-truth", "harp-soft-fault"):
             mode = archive.getinfo(f"harp/_lib/{name}").external_attr >> 16
             assert mode & 0o111, f"{name} has mode {mode:o}"
 

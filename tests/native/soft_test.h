@@ -61,6 +61,8 @@ static inline void test_cleanup(void)
     unlink(path);
     snprintf(path, sizeof path, "%s/slots", test_dir);
     unlink(path);
+    snprintf(path, sizeof path, "%s/faults", test_dir);
+    unlink(path);
     rmdir(test_dir);
 }
 

@@ -4,6 +4,8 @@
  */
 #include "soft/gpu/context.h"
 
+#include "soft/gpu/fault.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -46,6 +48,10 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
 
     ctx->ordinal = soft_visible_ordinal(ctx->device);
     ctx->profile = state->profile[ctx->ordinal];
+    if (soft_fault_lost(state, ctx->ordinal)) {
+        soft_log("device %d is lost: no context", ctx->ordinal);
+        return CUDA_ERROR_UNKNOWN;
+    }
     if (soft_slot_take(state) < 0) {
         soft_log("the device has %d processes already", SOFT_MAX_SLOTS);
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -179,12 +185,25 @@ CUresult soft_current(struct soft_ctx **out)
 {
     CUresult r = soft_current_any(out);
 
-    return r != CUDA_SUCCESS ? r : soft_ctx_sticky(*out);
+    return r != CUDA_SUCCESS ? r : soft_ctx_look(*out);
+}
+
+CUresult soft_ctx_look(struct soft_ctx *ctx)
+{
+    CUresult r = soft_ctx_sticky(ctx);
+
+    if (r != CUDA_SUCCESS)
+        soft_ctx_poison(ctx, r);
+    return r;
 }
 
 CUresult soft_ctx_sticky(const struct soft_ctx *ctx)
 {
-    return (CUresult)atomic_load_explicit(&ctx->sticky, memory_order_relaxed);
+    CUresult r = (CUresult)atomic_load_explicit(&ctx->sticky, memory_order_relaxed);
+
+    if (r == CUDA_SUCCESS && atomic_load_explicit(&ctx->alive, memory_order_relaxed))
+        r = (CUresult)soft_fault_killed(soft_the_state, ctx->ordinal, ctx->client);
+    return r;
 }
 
 CUresult soft_ctx_error(struct soft_ctx *ctx)
@@ -195,7 +214,7 @@ CUresult soft_ctx_error(struct soft_ctx *ctx)
 
 CUresult soft_ctx_told(struct soft_ctx *ctx)
 {
-    CUresult r = soft_ctx_sticky(ctx);
+    CUresult r = soft_ctx_look(ctx);
 
     return r != CUDA_SUCCESS ? r : (CUresult)atomic_exchange(&ctx->deferred, CUDA_SUCCESS);
 }

@@ -159,6 +159,9 @@ int soft_visible_parse(const char *text, const struct soft_visible *devices, int
 
 /* context.c */
 CUresult soft_ctx_make(struct soft_ctx *ctx);
+/* The sticky error; when it was the device that ended the context (an Xid), it stays from now on
+ * what it is. */
+CUresult soft_ctx_look(struct soft_ctx *ctx);
 void soft_ctx_end(struct soft_ctx *ctx);
 struct soft_ctx *soft_ctx_of(CUcontext handle); /* NULL: not a living context */
 size_t soft_limit_usual(int limit);             /* what a new context has */

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "soft/gpu/context.h"
+#include "soft/gpu/driver.h"
+#include "soft/gpu/fault.h"
 #include "soft/gpu/soft.h"
 #include "soft/gpu/state.h"
 
@@ -246,6 +248,34 @@ static const struct {
     {CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_MIPMAPPED_WIDTH, 32768},
 };
 
+/* Attributes that say whether a device has what a fault rule takes away. */
+static bool is_taken_away(unsigned lacks, CUdevice_attribute attribute)
+{
+    switch ((int)attribute) {
+    case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+        return (lacks & SOFT_DOOR_VMM) != 0;
+    case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_MEMPOOL_SUPPORTED_HANDLE_TYPES:
+    case CU_DEVICE_ATTRIBUTE_HOST_NUMA_MEMORY_POOLS_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HOST_MEMORY_POOLS_SUPPORTED:
+        return (lacks & SOFT_DOOR_POOL) != 0;
+    case CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED:
+        return (lacks & SOFT_DOOR_IPC) != 0;
+    case CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY:
+    case CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS:
+    case CU_DEVICE_ATTRIBUTE_DIRECT_MANAGED_MEM_ACCESS_FROM_HOST:
+        return (lacks & SOFT_DOOR_MANAGED) != 0;
+    default:
+        return false;
+    }
+}
+
 SOFT_API CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, CUdevice dev)
 {
     const struct soft_profile *p;
@@ -253,7 +283,8 @@ SOFT_API CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, C
 
     if (r != CUDA_SUCCESS)
         return r;
-    if ((int)attribute < 1 || (int)attribute >= CU_DEVICE_ATTRIBUTE_MAX)
+    if ((int)attribute < 1 || (int)attribute >= CU_DEVICE_ATTRIBUTE_MAX ||
+        soft_driver_hides_attribute((int)attribute))
         return CUDA_ERROR_INVALID_VALUE;
     *out = 0;
     for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++)
@@ -306,6 +337,8 @@ SOFT_API CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, C
     default:
         break;
     }
+    if (is_taken_away(soft_fault_lacks(soft_visible_ordinal(dev)), attribute))
+        *out = 0;
     return CUDA_SUCCESS;
 }
 

@@ -3,6 +3,7 @@
  * The turn of one context on one engine: admission, owned clock, suspension, ledger. See engine.h.
  */
 #include "soft/gpu/engine.h"
+#include "soft/gpu/fault.h"
 
 #include <errno.h>
 #include <time.h>
@@ -386,6 +387,11 @@ uint64_t soft_turn_finish(struct soft_turn *turn, struct soft_use *use, uint64_t
 
         if (turn->owned && use->target < turn->owned_before)
             end = turn->grant_ns;
+        if (soft_fault_killed(turn->state, turn->dev, turn->client) != 0) {
+            use->end_ns = soft_now_ns(); /* the device ended it */
+            use->ended = true;
+            break;
+        }
         if (end != SOFT_NEVER && soft_now_ns() >= end && soft_engine_mine(turn)) {
             use->end_ns = end;
             use->ended = true;
@@ -472,6 +478,8 @@ int soft_turn_poll(struct soft_use *use)
         now = soft_now_ns();
     }
     atomic_store(&turn->poll_ns, turn->contended_ns != 0 ? slice_end(turn) : now + LEDGER_NS);
+    if (soft_fault_killed(turn->state, turn->dev, turn->client) != 0)
+        atomic_store(&turn->abandoned, true);
     gone = atomic_load(&turn->abandoned);
     pthread_mutex_unlock(&turn->lock);
     return gone;

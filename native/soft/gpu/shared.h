@@ -101,6 +101,18 @@ struct soft_shared_slot {
     struct soft_shared_slot_dev dev[SOFT_MAX_DEVICES];
 };
 
+/* Faults on request (fault.h), and what all processes of the machine see of them. */
+#define SOFT_MAX_FAULTS 64
+struct soft_shared_fault {
+    soft_u32 door; /* 0: nothing is armed; bit 0: rules are, bit 1: an old driver; rest: change */
+    soft_u32 changes;     /* how often rules were armed */
+    soft_u64 applied;     /* id of the rules whose effects on the machine were carried out last */
+    soft_u64 teardown_ns; /* instead of the machine's own, when not 0 */
+    soft_u64 calls[SOFT_MAX_FAULTS];  /* matching calls: tag of the rules << 48 | count */
+    soft_u32 milli[SOFT_MAX_DEVICES]; /* time a command takes, in thousandths of the modelled one */
+    soft_u32 killed[SOFT_MAX_DEVICES][SOFT_MAX_CLIENTS]; /* CUresult that ended a context */
+};
+
 /* Physical memory that several processes may hold (exported VMM handles and pools). It is charged
  * to the object, not to a slot: it lives until the last holder has let go or is gone. */
 #define SOFT_MAX_OBJECTS    1024
@@ -141,6 +153,8 @@ struct soft_shared {
     struct soft_shared_slot slot[SOFT_MAX_SLOTS];
     struct soft_shared_object object[SOFT_MAX_OBJECTS];
     struct soft_gone gone[SOFT_GONE];
+    int32_t driver; /* CUDA version of the driver that is played, as 12020 */
+    struct soft_shared_fault fault;
     soft_u64 event_ticket; /* taken by writers of events */
     soft_u32 event_count;  /* events published; a futex */
     soft_u32 pad2;
@@ -151,6 +165,7 @@ struct soft_shared {
 struct soft_state { /* this process's hold on it */
     struct soft_shared *map;
     const struct soft_profile *profile[SOFT_MAX_DEVICES];
+    char dir[400];
     int slots_fd;          /* record locks: one byte a slot. Never closed. */
     pthread_mutex_t mutex; /* one thread of this process at a time changes our slot */
     int slot;              /* ours, or -1; guarded by mutex */

@@ -24,7 +24,7 @@
 
 #define SOFT_MAX_DEVICES    16
 #define SOFT_GRANULE        (2ull << 20)
-#define SOFT_DRIVER_VERSION 13000 /* what cuDriverGetVersion says: CUDA 13.0 */
+#define SOFT_DRIVER_VERSION 13000 /* CUDA 13.0: the newest driver that is played, see driver.h */
 
 /* ---------------------------------------------------------------- profile.c: devices as data -- */
 struct soft_profile {

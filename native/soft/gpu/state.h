@@ -20,7 +20,7 @@
 
 #include "soft/gpu/soft.h"
 
-#define SOFT_STATE_VERSION 4u
+#define SOFT_STATE_VERSION 5u
 #define SOFT_MAX_SLOTS     1024
 #define SOFT_BUCKETS       64 /* of SOFT_BUCKET_NS each: utilisation history for NVML */
 #define SOFT_BUCKET_NS     100000000ull
@@ -51,6 +51,8 @@ struct soft_state;
 /* Opens, and makes it where there is none. One per process, never closed. NULL: why says what is
  * wrong and what to do. */
 struct soft_state *soft_state_open(char *why, size_t why_bytes);
+/* The same, but nothing is made: NULL without a word where there is no state yet. */
+struct soft_state *soft_state_find(void);
 int soft_state_device_count(const struct soft_state *state);
 const struct soft_profile *soft_state_profile(const struct soft_state *state, int dev);
 void soft_state_uuid(const struct soft_state *state, int dev, uint8_t uuid[16]);

@@ -88,6 +88,7 @@ static void drop_clients(struct soft_state *state, int dev, uint64_t owner, int 
                                                  SOFT_WORD(SOFT_WORD_EPOCH(word) + 1, 0, false))) {
             }
         }
+        atomic_store(&state->map->fault.killed[dev][c], 0);
         atomic_compare_exchange_strong(&d->client[c].owner, &expected, 0);
     }
 }
@@ -185,7 +186,10 @@ static void reap(struct soft_state *state, int index, uint64_t now)
         drop_all_clients(state, owner_word(index, word));
     }
     if (SOFT_SLOT_IS(word) == SOFT_SLOT_TEARDOWN) {
-        if (atomic_load(&slot->left) == 0 && now - slot->dead_ns < state->map->teardown_ns)
+        uint64_t fault_ns = get(&state->map->fault.teardown_ns);
+
+        if (atomic_load(&slot->left) == 0 &&
+            now - slot->dead_ns < (fault_ns != 0 ? fault_ns : state->map->teardown_ns))
             return;
         if (!advance(slot, &word, SOFT_SLOT_RETIRING))
             return;

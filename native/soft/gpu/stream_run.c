@@ -4,6 +4,7 @@
  * they wait for, takes their engine, runs them, and says when they were over.
  */
 #include "soft/gpu/context.h"
+#include "soft/gpu/fault.h"
 
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -101,7 +102,7 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     bool keep;
 
     /* after a sticky error nothing is run any more; host functions are (the driver calls them) */
-    if (cmd->ops->run == NULL || (atomic_load(&ctx->sticky) != CUDA_SUCCESS && !cmd->ops->always)) {
+    if (cmd->ops->run == NULL || (soft_ctx_look(ctx) != CUDA_SUCCESS && !cmd->ops->always)) {
         cmd->abandoned = cmd->ops->run != NULL;
         return ready_ns;
     }
@@ -119,7 +120,9 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     latch(ctx, cmd->ops->run(cmd, &run));
     keep = turn->preempts && follows(stream, engine, &stream->next_up.priority);
     stream->held[engine] = keep;
-    return soft_turn_finish(turn, &use, run.modelled_ns, keep ? &stream->next_up : NULL);
+    return soft_turn_finish(turn, &use,
+                            soft_fault_stretch(soft_the_state, ctx->ordinal, run.modelled_ns),
+                            keep ? &stream->next_up : NULL);
 }
 
 static struct soft_cmd *next_cmd(struct soft_stream *stream)

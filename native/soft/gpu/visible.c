@@ -9,6 +9,7 @@
  * "MIG-GPU-<uuid of the board>/<gpu instance>/<compute instance>"; a board means all of its own.
  */
 #include "soft/gpu/context.h"
+#include "soft/gpu/fault.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -122,15 +123,22 @@ int soft_visible_parse(const char *text, const struct soft_visible *devices, int
 static void read_env(void)
 {
     struct soft_visible devices[SOFT_MAX_DEVICES];
-    int count = soft_state_device_count(soft_the_state);
+    int there[SOFT_MAX_DEVICES], count = 0;
 
-    for (int i = 0; i < count; i++) {
-        devices[i].board = soft_state_board(soft_the_state, i);
-        devices[i].instance = soft_state_instance(soft_the_state, i);
-        soft_state_uuid(soft_the_state, i, devices[i].uuid);
-        soft_state_board_uuid(soft_the_state, devices[i].board, devices[i].board_uuid);
+    /* a device that is lost now is not enumerated: it is as if it was not there */
+    for (int i = 0; i < soft_state_device_count(soft_the_state); i++) {
+        if (soft_fault_lost(soft_the_state, i))
+            continue;
+        there[count] = i;
+        devices[count].board = soft_state_board(soft_the_state, i);
+        devices[count].instance = soft_state_instance(soft_the_state, i);
+        soft_state_uuid(soft_the_state, i, devices[count].uuid);
+        soft_state_board_uuid(soft_the_state, devices[count].board, devices[count].board_uuid);
+        count++;
     }
     visible_count = soft_visible_parse(getenv("CUDA_VISIBLE_DEVICES"), devices, count, visible);
+    for (int i = 0; i < visible_count; i++)
+        visible[i] = there[visible[i]];
 }
 
 int soft_visible_count(void)

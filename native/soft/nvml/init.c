@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "soft/gpu/fault.h"
 #include "soft/nvml/nvml.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -22,6 +23,7 @@ static nvmlReturn_t init(void)
     if (machine == NULL)
         machine = soft_state_open(why, sizeof why);
     if (machine != NULL) {
+        soft_fault_attach(machine);
         inits++;
     } else {
         soft_log("nvml_init_failed why=\"%s\"", why);

@@ -8,29 +8,31 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "soft/gpu/driver.h"
 #include "soft/nvml/nvml.h"
-
-/* Of the driver whose behaviour is imitated; programs compare it with what they need. */
-#define DRIVER_VERSION "580.65.06"
-#define NVML_VERSION   "13.580.65.06"
 
 nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)
 {
     struct soft_state *state;
     nvmlReturn_t result = soft_nvml_state(&state);
-    return result == NVML_SUCCESS ? soft_nvml_text(DRIVER_VERSION, version, length) : result;
+    return result == NVML_SUCCESS
+               ? soft_nvml_text(soft_driver_release(soft_driver_version()), version, length)
+               : result;
 }
 
 nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned int length)
 {
-    return soft_nvml_text(NVML_VERSION, version, length); /* works before init, too */
+    char text[40];
+    int cuda = soft_driver_version(); /* works before init, too */
+    snprintf(text, sizeof text, "%d.%s", cuda / 1000, soft_driver_release(cuda));
+    return soft_nvml_text(text, version, length);
 }
 
 nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version)
 {
     if (version == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *version = 13000;
+    *version = soft_driver_version();
     return NVML_SUCCESS;
 }
 
