@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nvmlSystem*: versions, names of processes.
+ * nvmlSystem*: versions, names of processes; and what the machine has none of.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,6 +13,7 @@
 /* Of the driver whose behaviour is imitated; programs compare it with what they need. */
 #define DRIVER_VERSION "580.65.06"
 #define NVML_VERSION   "13.580.65.06"
+#define DRIVER_BRANCH  "r580_65"
 
 nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)
 {
@@ -30,7 +31,7 @@ nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version)
 {
     if (version == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *version = 13000;
+    *version = SOFT_DRIVER_VERSION;
     return NVML_SUCCESS;
 }
 
@@ -80,4 +81,58 @@ nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int
         return NVML_ERROR_NOT_FOUND;
     snprintf(name, length, "%s", text); /* NVML cuts it */
     return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlSystemGetDriverBranch(nvmlSystemDriverBranchInfo_v1_t *info, unsigned int length)
+{
+    struct soft_state *state;
+    nvmlReturn_t result = soft_nvml_state(&state);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (info == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    if (info->version != HARP_NVML_STRUCT(nvmlSystemDriverBranchInfo_v1_t, 1))
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    return soft_nvml_text(DRIVER_BRANCH, info->branch,
+                          length < sizeof info->branch ? length : (unsigned)sizeof info->branch);
+}
+
+static nvmlReturn_t none(unsigned *count)
+{
+    struct soft_state *state;
+    nvmlReturn_t result = soft_nvml_state(&state);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (count == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *count = 0;
+    return NVML_SUCCESS;
+}
+
+/* Host interface cards, of S-class systems. */
+nvmlReturn_t nvmlSystemGetHicVersion(unsigned int *count, nvmlHwbcEntry_t *entries)
+{
+    return none(count);
+}
+
+nvmlReturn_t nvmlGetExcludedDeviceCount(unsigned int *count)
+{
+    return none(count);
+}
+
+nvmlReturn_t nvmlGetBlacklistDeviceCount(unsigned int *count)
+{
+    return none(count);
+}
+
+nvmlReturn_t nvmlUnitGetCount(unsigned int *count)
+{
+    return none(count);
+}
+
+nvmlReturn_t nvmlUnitGetHandleByIndex(unsigned int index, nvmlUnit_t *unit)
+{
+    unsigned count;
+    nvmlReturn_t result = none(&count);
+    return result == NVML_SUCCESS ? NVML_ERROR_INVALID_ARGUMENT : result;
 }
