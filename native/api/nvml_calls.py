@@ -240,4 +240,8 @@ nvmlGpuInstanceGetComputeInstanceRemainingCapacity (nvmlGpuInstance_t instance, 
 nvmlComputeInstanceGetInfo (nvmlComputeInstance_t compute, nvmlComputeInstanceInfo_t *info)
 nvmlComputeInstanceGetInfo_v2 (nvmlComputeInstance_t compute, nvmlComputeInstanceInfo_t *info)
 nvmlComputeInstanceDestroy (nvmlComputeInstance_t compute)
+nvmlDeviceGetGpuInstanceProfileInfoByIdV (nvmlDevice_t device, unsigned int profile_id, nvmlGpuInstanceProfileInfo_v2_t *info)
+nvmlDeviceGetPdi (nvmlDevice_t device, nvmlPdi_v1_t *pdi)
+nvmlDeviceGetRemappedRows_v2 (nvmlDevice_t device, nvmlRemappedRowsInfo_v2_t *info)
+nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts (nvmlDevice_t device, nvmlEccSramUniqueUncorrectedErrorCounts_v1_t *counts)
 """

@@ -199,6 +199,12 @@ TYPES: tuple[Type, ...] = (
     struct("nvmlRowRemapperHistogramValues_t", 20, "unsigned int max, high, partial, low, none;"),
     struct("nvmlRepairStatus_v1_t", 12, """
         unsigned int version, bChannelRepairPending, bTpcRepairPending;"""),
+    struct("nvmlPdi_v1_t", 16, "unsigned int version; unsigned long long value;"),
+    struct("nvmlRemappedRowsInfo_v2_t", 24, """
+        unsigned int corrActiveRemaps, corrInactiveRemaps, uncActiveRemaps, uncInactiveRemaps,
+        bPending, bfailureOccurred;"""),
+    struct("nvmlEccSramUniqueUncorrectedErrorCounts_v1_t", 16, """
+        unsigned int version, entryCount; void *entries;"""),
     struct("nvmlEventData_v1_t", 24, """
         nvmlDevice_t device; unsigned long long eventType, eventData;"""),
     struct("nvmlEventData_t", 32, """

@@ -120,6 +120,19 @@ nvmlReturn_t nvmlDeviceGetSramEccErrorStatus(nvmlDevice_t device,
     return NVML_SUCCESS;
 }
 
+/* Errors are counted, their addresses inside an SM are not known. */
+nvmlReturn_t nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts(
+    nvmlDevice_t device, nvmlEccSramUniqueUncorrectedErrorCounts_v1_t *counts)
+{
+    BOARD_OR_RETURN(device, counts);
+    if (counts->version != HARP_NVML_STRUCT(nvmlEccSramUniqueUncorrectedErrorCounts_v1_t, 1))
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    if (t.profile->cc_major < 8)
+        return NVML_ERROR_NOT_SUPPORTED;
+    counts->entryCount = 0;
+    return NVML_SUCCESS;
+}
+
 /* -------------------------------------------------------------------------------- repairs ---- */
 nvmlReturn_t nvmlDeviceGetRetiredPages_v2(nvmlDevice_t device, nvmlPageRetirementCause_t cause,
                                           unsigned int *count, unsigned long long *addresses,
@@ -176,6 +189,20 @@ nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned int *correc
     *pending = soft_state_setting(t.state, t.dev, SOFT_SET_ROWS_PENDING) != 0;
     *failed = soft_state_setting(t.state, t.dev, SOFT_SET_ROWS_FAILED) != 0;
     return NVML_SUCCESS;
+}
+
+/* What was remapped is in use; nothing is given up again. */
+nvmlReturn_t nvmlDeviceGetRemappedRows_v2(nvmlDevice_t device, nvmlRemappedRowsInfo_v2_t *info)
+{
+    if (info == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    nvmlRemappedRowsInfo_v2_t rows = {0};
+    nvmlReturn_t result =
+        nvmlDeviceGetRemappedRows(device, &rows.corrActiveRemaps, &rows.uncActiveRemaps,
+                                  &rows.bPending, &rows.bfailureOccurred);
+    if (result == NVML_SUCCESS)
+        *info = rows;
+    return result;
 }
 
 /* Banks by how many spare rows they have left: as many as one for each 16 MiB; each remapping is

@@ -18,6 +18,18 @@ nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *serial, unsigned int
     return soft_nvml_text(text, serial, length);
 }
 
+/* A number for each board of the world: of its UUID. */
+nvmlReturn_t nvmlDeviceGetPdi(nvmlDevice_t device, nvmlPdi_v1_t *pdi)
+{
+    BOARD_OR_RETURN(device, pdi);
+    if (pdi->version != HARP_NVML_STRUCT(nvmlPdi_v1_t, 1))
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    uint8_t id[16];
+    soft_state_board_uuid(t.state, t.board, id);
+    memcpy(&pdi->value, id + 8, sizeof pdi->value);
+    return NVML_SUCCESS;
+}
+
 nvmlReturn_t nvmlDeviceGetBoardPartNumber(nvmlDevice_t device, char *number, unsigned int length)
 {
     BOARD_OR_RETURN(device, number);

@@ -256,6 +256,15 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceProfileInfoV(nvmlDevice_t device, unsigned 
     return NVML_SUCCESS;
 }
 
+nvmlReturn_t nvmlDeviceGetGpuInstanceProfileInfoByIdV(nvmlDevice_t device, unsigned int profile_id,
+                                                      nvmlGpuInstanceProfileInfo_v2_t *info)
+{
+    SPLIT_OR_RETURN(device, info);
+    return profile_id == PROFILE_ID_3G ? nvmlDeviceGetGpuInstanceProfileInfoV(
+                                             device, NVML_GPU_INSTANCE_PROFILE_3_SLICE, info)
+                                       : NVML_ERROR_NOT_SUPPORTED;
+}
+
 /* All that there is was made with the machine. */
 nvmlReturn_t nvmlDeviceGetGpuInstanceRemainingCapacity(nvmlDevice_t device, unsigned int profile_id,
                                                        unsigned int *count)
