@@ -55,7 +55,9 @@ STRUCTS = {
     "nvmlMarginTemperature_v1_t": "c_nvmlMarginTemperature_v1_t",
     "nvmlPdi_v1_t": "c_nvmlPdi_t",
     "nvmlRemappedRowsInfo_v2_t": "c_nvmlRemappedRowsInfo_v2_t",
-    "nvmlEccSramUniqueUncorrectedErrorCounts_v1_t": "c_nvmlEccSramUniqueUncorrectedErrorCounts_v1_t",
+    "nvmlEccSramUniqueUncorrectedErrorCounts_v1_t": (
+        "c_nvmlEccSramUniqueUncorrectedErrorCounts_v1_t"
+    ),
     "nvmlPowerValue_v2_t": "c_nvmlPowerValue_v2_t",
     "nvmlRepairStatus_v1_t": "c_nvmlRepairStatus_t",
     "nvmlRowRemapperHistogramValues_t": "c_nvmlRowRemapperHistogramValues",
