@@ -65,6 +65,13 @@ void soft_nvml_uuid(const struct soft_target *target, char text[48]);
         if ((out) == NULL)                                                                         \
             return NVML_ERROR_INVALID_ARGUMENT;                                                    \
     } while (0)
+/* Head of a question about a board in MIG mode. */
+#define SPLIT_OR_RETURN(handle, out)                                                               \
+    BOARD_OR_RETURN(handle, out);                                                                  \
+    do {                                                                                           \
+        if (!t.split)                                                                              \
+            return NVML_ERROR_NOT_SUPPORTED;                                                       \
+    } while (0)
 /* Head of a change of a board. */
 #define CHANGE_OR_RETURN(handle)                                                                   \
     struct soft_target t;                                                                          \
