@@ -156,15 +156,17 @@ def _devices(arguments: Sequence[str]) -> int:
         _parser().error(f"devices: {' '.join(arguments)}: only --json")
     with software_gpu(PROFILES) as gpu:
         ledger = _ledger(gpu)
+    # a board with instances is a device for each of them
+    found = {row["profile"]: row for row in ledger["devices"]}
     rows = [
-        {"device": row["profile"], "name": row["name"], "memory_bytes": row["capacity_bytes"]}
-        for row in ledger["devices"]
+        {"device": name, "name": row["name"], "memory_bytes": row["capacity_bytes"]}
+        for name, row in found.items()
     ]
     if arguments:
         _json({"software": True, "devices": rows})
         return 0
     for row in rows:
-        sys.stdout.write(f"{row['device']:10} {row['memory_bytes'] >> 20:7} MiB  {row['name']}\n")
+        sys.stdout.write(f"{row['device']:14} {row['memory_bytes'] >> 20:7} MiB  {row['name']}\n")
     return 0
 
 

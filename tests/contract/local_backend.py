@@ -33,7 +33,7 @@ class Local:
         name = f"case{self.count}"
         self.world.tenant(name, mem=LIMIT_BYTES, share_ppm=SHARE_PPM)
         try:
-            yield self.world.env(name)
+            yield self.world.env(name, HARP_NATIVE_DIR=str(self.world.native))
         finally:
             self.settle()
             uses = self.world.usages(name)

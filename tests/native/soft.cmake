@@ -11,3 +11,12 @@ foreach(name board engine memop memory state stream visible)
   add_test(NAME soft_${name} COMMAND test_soft_${name})
   set_tests_properties(soft_${name} PROPERTIES TIMEOUT 120)
 endforeach()
+
+# NVML, over the same core
+file(GLOB soft_nvml_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/soft/nvml/*.c)
+list(FILTER soft_nvml_sources EXCLUDE REGEX "/door\\.c$")
+add_executable(test_soft_nvml soft_nvml.c ${soft_nvml_sources}
+               ${CMAKE_SOURCE_DIR}/generated/soft_nvml_default.c)
+target_link_libraries(test_soft_nvml PRIVATE soft_core_test m pthread)
+add_test(NAME soft_nvml COMMAND test_soft_nvml)
+set_tests_properties(soft_nvml PROPERTIES TIMEOUT 120)

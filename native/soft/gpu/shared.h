@@ -55,7 +55,7 @@ struct soft_shared_engine {
 struct soft_board {
     soft_u32 lost;
     soft_u32 setting[SOFT_SETTINGS];
-    soft_u64 accounting_ns;
+    soft_u64 accounting_ns, forgotten_ns;
     soft_u64 dynamic_uj; /* energy that work took, beyond idling */
     soft_u64 ecc[SOFT_ECC_SCOPES][SOFT_ECC_KINDS][SOFT_ECC_PLACES];
     soft_u32 rows[SOFT_ECC_KINDS];

@@ -46,7 +46,11 @@ struct soft_profile {
     int idle_w, power_w, power_min_w; /* idling; the power limit as made, and the least */
     int idle_c, load_c, max_c, slow_c, shutdown_c, max_memory_c;
     int idle_clock_khz, idle_memory_clock_khz;
-    int pcie_generation;       /* of 16 lanes */
+    int pcie_generation; /* of 16 lanes */
+    int nvlinks, cores_per_sm;
+    uint64_t bar1_bytes;
+    bool remaps_rows; /* else it retires pages */
+    bool has_mig;
     const char *board_key;     /* an instance of a board: what the board is; NULL: no instance */
     int instances;             /* that the board has */
     int slices, memory_slices; /* of the board's 7 and 8 */

@@ -77,6 +77,9 @@ uint64_t soft_state_used_bytes(struct soft_state *state, int dev);
 /* Busy share of the last `window_ns` (up to 6 s), 0..1. */
 double soft_state_utilization(struct soft_state *state, int dev, enum soft_engine engine,
                               uint64_t window_ns);
+/* Busy share of bucket `number` (of SOFT_BUCKET_NS), 0..1. */
+double soft_state_bucket(const struct soft_state *state, int dev, enum soft_engine engine,
+                         uint64_t number);
 /* Truth ledger of the ended: slots that are gone, newest first, kept in a ring of 4096. */
 #define SOFT_GONE 4096
 struct soft_gone {
@@ -123,24 +126,30 @@ int soft_state_pages_retired(const struct soft_state *state, int dev, enum soft_
 void soft_state_lost_set(struct soft_state *state, int dev, bool lost);
 bool soft_state_lost(const struct soft_state *state, int dev);
 
-enum soft_setting {                        /* 0: as the board was made */
-                    SOFT_SET_POWER_MW,     /* power limit */
-                    SOFT_SET_COMPUTE_MODE, /* nvmlComputeMode_t, numbered as CUcomputemode */
-                    SOFT_SET_PERSISTENCE,  /* 1 + nvmlEnableState_t */
-                    SOFT_SET_SM_MIN_MHZ,   /* locked clocks */
-                    SOFT_SET_SM_MAX_MHZ,
-                    SOFT_SET_APP_SM_MHZ, /* applications clocks */
-                    SOFT_SET_APP_MEM_MHZ,
-                    SOFT_SET_ECC_PENDING,  /* 1 + nvmlEnableState_t */
-                    SOFT_SET_ROWS_PENDING, /* a remapped row waits for a reset */
-                    SOFT_SET_ROWS_FAILED,  /* a row could not be remapped */
-                    SOFT_SETTINGS
+/* 0 of a setting means: as the board was made. */
+enum soft_setting {
+    SOFT_SET_POWER_MW,     /* power limit */
+    SOFT_SET_COMPUTE_MODE, /* nvmlComputeMode_t, numbered as CUcomputemode */
+    SOFT_SET_PERSISTENCE,  /* 1 + nvmlEnableState_t */
+    SOFT_SET_SM_MIN_MHZ,   /* locked clocks */
+    SOFT_SET_SM_MAX_MHZ,
+    SOFT_SET_APP_SM_MHZ,   /* applications clock */
+    SOFT_SET_ROWS_PENDING, /* a remapped row or retired page waits for a reset */
+    SOFT_SET_ROWS_FAILED,  /* a row could not be remapped */
+    SOFT_SETTINGS
 };
 void soft_state_set(struct soft_state *state, int dev, enum soft_setting setting, uint32_t value);
 uint32_t soft_state_setting(const struct soft_state *state, int dev, enum soft_setting setting);
-/* Accounting of ended processes: since when, and what ended before is forgotten; 0: off. */
+/* Accounting of processes: since when (0: off), and what ended before when is forgotten. */
 void soft_state_accounting_set(struct soft_state *state, int dev, uint64_t since_ns);
 uint64_t soft_state_accounting(const struct soft_state *state, int dev);
+void soft_state_accounting_forget(struct soft_state *state, int dev, uint64_t before_ns);
+uint64_t soft_state_accounting_forgotten(const struct soft_state *state, int dev);
+
+/* The most the SMs run at, by locked and applications clocks; the clock it runs at now: the lowest
+ * while nothing was computed for a second. */
+uint32_t soft_state_sm_most_mhz(const struct soft_state *state, int dev);
+uint32_t soft_state_sm_mhz(struct soft_state *state, int dev);
 
 /* Power now, over `window_ns`, and energy since the state was made. state_board.c has the model. */
 uint32_t soft_state_power_mw(struct soft_state *state, int dev, uint64_t window_ns);

@@ -130,6 +130,40 @@ uint64_t soft_state_accounting(const struct soft_state *state, int dev)
     return get(&soft_board_of(state, dev)->accounting_ns);
 }
 
+void soft_state_accounting_forget(struct soft_state *state, int dev, uint64_t before_ns)
+{
+    atomic_store(&soft_board_of(state, dev)->forgotten_ns, before_ns);
+}
+
+uint64_t soft_state_accounting_forgotten(const struct soft_state *state, int dev)
+{
+    return get(&soft_board_of(state, dev)->forgotten_ns);
+}
+
+uint32_t soft_state_sm_most_mhz(const struct soft_state *state, int dev)
+{
+    const struct soft_profile *p = soft_state_board_profile(state, soft_state_board(state, dev));
+    uint32_t most = (uint32_t)p->clock_khz / 1000;
+    uint32_t locked = soft_state_setting(state, dev, SOFT_SET_SM_MAX_MHZ);
+    uint32_t wished = soft_state_setting(state, dev, SOFT_SET_APP_SM_MHZ);
+
+    if (wished != 0 && wished < most)
+        most = wished;
+    return locked != 0 && locked < most ? locked : most;
+}
+
+uint32_t soft_state_sm_mhz(struct soft_state *state, int dev)
+{
+    int board = soft_state_board(state, dev), first = soft_state_board_dev(state, board);
+    uint32_t least = (uint32_t)soft_state_board_profile(state, board)->idle_clock_khz / 1000;
+    uint32_t locked = soft_state_setting(state, dev, SOFT_SET_SM_MIN_MHZ);
+
+    for (int d = first; d < first + soft_state_board_size(state, board); d++)
+        if (soft_state_utilization(state, d, SOFT_COMPUTE, 1000000000) > 0)
+            return soft_state_sm_most_mhz(state, dev);
+    return locked > least ? locked : least;
+}
+
 /* ------------------------------------------------------------------------ power and energy ---- */
 static const unsigned weight_percent[SOFT_ENGINES] = {
     [SOFT_COMPUTE] = 90, [SOFT_COPY_IN] = 5, [SOFT_COPY_OUT] = 5};

@@ -127,3 +127,15 @@ double soft_state_utilization(struct soft_state *state, int dev, enum soft_engin
     }
     return busy >= window_ns ? 1.0 : (double)busy / (double)window_ns;
 }
+
+double soft_state_bucket(const struct soft_state *state, int dev, enum soft_engine engine,
+                         uint64_t number)
+{
+    const struct soft_shared_engine *e = &state->map->dev[dev].engine[engine];
+    uint64_t word = atomic_load_explicit(&e->bucket[number % SOFT_BUCKETS], memory_order_relaxed);
+    uint64_t sum = word & 0xffffffffu;
+
+    if ((uint32_t)(word >> 32) != (uint32_t)number)
+        return 0;
+    return sum >= SOFT_BUCKET_NS ? 1.0 : (double)sum / (double)SOFT_BUCKET_NS;
+}

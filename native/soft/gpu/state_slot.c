@@ -180,7 +180,8 @@ static void reap(struct soft_state *state, int index, uint64_t now)
             return;
         if (atomic_load(&slot->state) != word)
             return;
-        slot->dead_ns = now;
+        if (atomic_load(&slot->left) == 0)
+            slot->dead_ns = now;
         if (!advance(slot, &word, SOFT_SLOT_TEARDOWN))
             return;
         drop_all_clients(state, owner_word(index, word));
@@ -293,6 +294,7 @@ void soft_slot_leave(struct soft_state *state)
         usleep(1000);
     }
     if (state->slot >= 0) {
+        state->map->slot[state->slot].dead_ns = soft_now_ns();
         atomic_store(&state->map->slot[state->slot].left, 1);
         drop_all_clients(state, our_owner_word(state));
         soft_objects_drop(state, our_owner_word(state));

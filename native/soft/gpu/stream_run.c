@@ -65,16 +65,32 @@ static bool is_sticky(CUresult r)
     }
 }
 
+/* The driver's message about it, as NVML's events tell it: 31 is the memory unit's, 43 what
+ * software itself raises, 13 all other exceptions of the SMs. */
+static void tell_xid(const struct soft_ctx *ctx, CUresult r)
+{
+    uint64_t xid = 13;
+
+    if (r == CUDA_ERROR_ILLEGAL_ADDRESS)
+        xid = 31;
+    else if (r == CUDA_ERROR_ASSERT)
+        xid = 43;
+    soft_state_event_post(soft_the_state, ctx->ordinal, SOFT_EVENT_XID, xid, (int32_t)getpid());
+}
+
 static void latch(struct soft_ctx *ctx, CUresult r)
 {
     int none = CUDA_SUCCESS;
 
     if (r == CUDA_SUCCESS)
         return;
-    if (is_sticky(r))
+    if (is_sticky(r)) {
+        if (soft_ctx_sticky(ctx) == CUDA_SUCCESS)
+            tell_xid(ctx, r);
         soft_ctx_poison(ctx, r);
-    else
+    } else {
         atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
+    }
 }
 
 /* Another command for the same engine stands in the queue; `priority` is its. */

@@ -13,12 +13,14 @@
 static int device_of(const struct soft_door_info *info, const uint64_t *args)
 {
     struct soft_state *state;
-    int dev;
+    struct soft_target t;
+    nvmlReturn_t r;
 
-    if ((info->flags & SOFT_DOOR_HANDLE) != 0 &&
-        soft_nvml_device((nvmlDevice_t)(uintptr_t)args[info->device_arg], &state, &dev) ==
-            NVML_SUCCESS)
-        return dev;
+    if ((info->flags & SOFT_DOOR_HANDLE) != 0) {
+        r = soft_nvml_target((nvmlDevice_t)(uintptr_t)args[info->device_arg], &t);
+        if (r == NVML_SUCCESS || r == NVML_ERROR_GPU_IS_LOST)
+            return t.dev;
+    }
     if ((info->flags & SOFT_DOOR_INDEX) != 0 && soft_nvml_state(&state) == NVML_SUCCESS &&
         (uint32_t)args[0] < (uint32_t)soft_state_board_count(state))
         return soft_state_board_dev(state, (int)(uint32_t)args[0]);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nvmlSystem*: versions, names of processes.
+ * nvmlSystem*: versions, names of processes; and what the machine has none of.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -82,4 +82,62 @@ nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int
         return NVML_ERROR_NOT_FOUND;
     snprintf(name, length, "%s", text); /* NVML cuts it */
     return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlSystemGetDriverBranch(nvmlSystemDriverBranchInfo_v1_t *info, unsigned int length)
+{
+    struct soft_state *state;
+    char branch[16];
+    nvmlReturn_t result = soft_nvml_state(&state);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (info == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    if (info->version != HARP_NVML_STRUCT(nvmlSystemDriverBranchInfo_v1_t, 1))
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    /* "r580_65" of "580.65.06" */
+    snprintf(branch, sizeof branch, "r%.6s", soft_driver_release(soft_driver_version()));
+    branch[4] = '_';
+    return soft_nvml_text(branch, info->branch,
+                          length < sizeof info->branch ? length : (unsigned)sizeof info->branch);
+}
+
+static nvmlReturn_t none(unsigned *count)
+{
+    struct soft_state *state;
+    nvmlReturn_t result = soft_nvml_state(&state);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (count == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *count = 0;
+    return NVML_SUCCESS;
+}
+
+/* Host interface cards, of S-class systems. */
+nvmlReturn_t nvmlSystemGetHicVersion(unsigned int *count, nvmlHwbcEntry_t *entries)
+{
+    return none(count);
+}
+
+nvmlReturn_t nvmlGetExcludedDeviceCount(unsigned int *count)
+{
+    return none(count);
+}
+
+nvmlReturn_t nvmlGetBlacklistDeviceCount(unsigned int *count)
+{
+    return none(count);
+}
+
+nvmlReturn_t nvmlUnitGetCount(unsigned int *count)
+{
+    return none(count);
+}
+
+nvmlReturn_t nvmlUnitGetHandleByIndex(unsigned int index, nvmlUnit_t *unit)
+{
+    unsigned count;
+    nvmlReturn_t result = none(&count);
+    return result == NVML_SUCCESS ? NVML_ERROR_INVALID_ARGUMENT : result;
 }
