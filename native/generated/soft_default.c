@@ -910,17 +910,6 @@ CUresult cuLogsUnregisterCallback(CUlogsCallbackHandle callback)
     soft_unimplemented(SOFT_SYM_cuLogsUnregisterCallback);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAddressFree);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr,
-                             unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAddressReserve);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device)
 {
     soft_unimplemented(SOFT_SYM_cuMemAdvise);
@@ -987,12 +976,6 @@ CUresult cuMemBatchDecompressAsync_ptsz(CUmemDecompressParams *paramsArray, size
     soft_unimplemented(SOFT_SYM_cuMemBatchDecompressAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
-                     const CUmemAllocationProp *prop, unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                            CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
                                            size_t numPrefetchLocs, unsigned long long flags,
@@ -1021,13 +1004,6 @@ CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t c
     soft_unimplemented(SOFT_SYM_cuMemDiscardBatchAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
-                                      CUmemAllocationHandleType handleType,
-                                      unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemExportToShareableHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemFree(CUdeviceptr_v1 dptr)
 {
     soft_unimplemented(SOFT_SYM_cuMemFree);
@@ -1043,26 +1019,9 @@ CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
     soft_unimplemented(SOFT_SYM_cuMemFreeAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemGetAddressRange(CUdeviceptr_v1 *pbase, unsigned int *psize, CUdeviceptr_v1 dptr)
 {
     soft_unimplemented(SOFT_SYM_cuMemGetAddressRange);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocationProp *prop,
-                                       CUmemAllocationGranularity_flags option)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAllocationGranularity);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop,
-                                                CUmemGenericAllocationHandle handle)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAllocationPropertiesFromHandle);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemGetDefaultMemPool(CUmemoryPool *pool_out, CUmemLocation *location,
@@ -1095,18 +1054,6 @@ CUresult cuMemHostGetDevicePointer(CUdeviceptr_v1 *pdptr, void *p, unsigned int 
 CUresult cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuMemHostRegister);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHandle,
-                                        CUmemAllocationHandleType shHandleType)
-{
-    soft_unimplemented(SOFT_SYM_cuMemImportFromShareableHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
-                  unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemMap);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
@@ -1229,29 +1176,9 @@ CUresult cuMemRangeGetAttributes(void **data, size_t *dataSizes, CUmem_range_att
     soft_unimplemented(SOFT_SYM_cuMemRangeGetAttributes);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
-{
-    soft_unimplemented(SOFT_SYM_cuMemRelease);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
-{
-    soft_unimplemented(SOFT_SYM_cuMemRetainAllocationHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t count)
-{
-    soft_unimplemented(SOFT_SYM_cuMemSetAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool)
 {
     soft_unimplemented(SOFT_SYM_cuMemSetMemPool);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemUnmap(CUdeviceptr ptr, size_t size)
-{
-    soft_unimplemented(SOFT_SYM_cuMemUnmap);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy)
@@ -1335,25 +1262,21 @@ CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opL
     soft_unimplemented(SOFT_SYM_cuMemcpy3DBatchAsync_v2_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER *pCopy)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeer);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeerAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeerAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3DPeerAsync(pCopy, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeer_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3DPeer(pCopy);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy)
 {

@@ -279,11 +279,6 @@ void *soft_mem_host(struct soft_ctx *ctx, CUdeviceptr ptr, uint64_t bytes)
 }
 
 /* ------------------------------------------------------------------------- with its context --- */
-bool soft_ctx_reaches(const struct soft_ctx *ctx, const struct soft_ctx *owner)
-{
-    return ctx == owner;
-}
-
 int soft_arena_make(struct soft_ctx *ctx)
 {
     struct soft_arena *a = calloc(1, sizeof *a);

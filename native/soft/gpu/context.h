@@ -17,6 +17,12 @@
 #define SOFT_QUEUE_DEPTH 1024
 #define SOFT_ENDS        256 /* logical ends that a stream remembers */
 #define SOFT_LIMITS      16
+#define SOFT_MAX_PEERS   8 /* as documented of machines whose devices meet on PCIe */
+
+struct soft_peer {
+    struct soft_ctx *ctx;
+    uint64_t id;
+};
 
 struct soft_ctx {
     uint64_t id;
@@ -36,7 +42,12 @@ struct soft_ctx {
     struct soft_stream *streams; /* every stream of it that may hold work */
     struct soft_stream *legacy;  /* NULL until first used */
 
-    struct soft_arena *arena;        /* memory.c; its own lock */
+    struct soft_arena *arena; /* memory.c; its own lock */
+    /* peer.c; guarded by space.lock */
+    struct soft_peer peers[SOFT_MAX_PEERS]; /* whose memory it may use */
+    int peer_count;
+    bool closing;                    /* no guests any more */
+    _Atomic int guests;              /* copies of other contexts that use its engines */
     struct soft_farewell *farewells; /* soft_ctx_on_destroy; guarded by soft_lock */
     struct soft_ctx *next;           /* all contexts ever; guarded by soft_lock */
 };
@@ -115,6 +126,15 @@ struct soft_ctx *soft_ctx_of(CUcontext handle); /* NULL: not a living context */
 struct soft_ctx *soft_ctx_first(void);          /* with soft_lock held */
 /* Current context without the poison check: for calls that work on a poisoned one. */
 CUresult soft_current_any(struct soft_ctx **ctx);
+
+/* peer.c */
+bool soft_devices_peer(int ordinal, int other); /* can one reach the other's memory? */
+/* A living context of that device lends its engines; NULL: there is none. */
+struct soft_ctx *soft_ctx_guest(int ordinal);
+void soft_ctx_guest_leave(struct soft_ctx *ctx);
+void soft_ctx_close(struct soft_ctx *ctx); /* it goes: waits for its guests */
+/* Has a context of one device access to one of the other? Then copies go directly. */
+bool soft_devices_linked(int ordinal, int other);
 
 /* event.c */
 void soft_events_forget(struct soft_ctx *ctx);

@@ -41,6 +41,8 @@ struct soft_profile {
     uint64_t copy_ns;   /* fixed engine time of a copy */
     uint64_t slice_ns;  /* compute engine time slice between contexts */
     uint64_t switch_ns; /* cost of changing the context on the compute engine */
+    /* how long the VMM's calls take */
+    uint64_t vmm_reserve_ns, vmm_create_ns, vmm_map_ns, vmm_access_ns, vmm_unmap_ns, vmm_release_ns;
 };
 const struct soft_profile *soft_profile_find(const char *key, size_t key_bytes); /* NULL: none */
 const struct soft_profile *soft_profile_at(int index); /* NULL past the end */
@@ -65,6 +67,7 @@ struct soft_run { /* one execution of a command, on its stream's thread */
     uint64_t start_ns;    /* device time at which it got its engine */
     uint64_t modelled_ns; /* out: engine time it takes at least; counted from start_ns */
     struct soft_use *use; /* its hold on the engine; NULL with SOFT_NO_ENGINE */
+    uint64_t end_ns;      /* out, of one that blocks: when it was over; 0: now */
     void *user;           /* the command's own; its kernel callbacks find it through the launch */
 };
 
@@ -181,7 +184,8 @@ enum soft_kind {
     SOFT_H_GRAPH,
     SOFT_H_GRAPH_NODE,
     SOFT_H_GRAPH_EXEC,
-    SOFT_H_LINK
+    SOFT_H_LINK,
+    SOFT_H_MEMORY
 };
 /* A handle is the object's address, good while it is in the table; any bits may be asked for. */
 int soft_handle_add(enum soft_kind kind, const void *object); /* 0 or -ENOMEM */

@@ -90,7 +90,9 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
         if (cmd->ops->blocks)
             let_go(stream, SOFT_NO_ENGINE);
         latch(ctx, cmd->ops->run(cmd, &run));
-        return cmd->ops->blocks ? max_ns(ready_ns, soft_now_ns()) : ready_ns;
+        if (!cmd->ops->blocks)
+            return ready_ns;
+        return max_ns(ready_ns, run.end_ns != 0 ? run.end_ns : soft_now_ns());
     }
     let_go(stream, engine);
     turn = &ctx->turn[engine];
