@@ -805,36 +805,6 @@ CUresult cuImportExternalSemaphore(CUexternalSemaphore *extSem_out,
     soft_unimplemented(SOFT_SYM_cuImportExternalSemaphore);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuIpcCloseMemHandle(CUdeviceptr dptr)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcCloseMemHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcGetEventHandle(CUipcEventHandle *pHandle, CUevent event)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcGetEventHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcGetMemHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcOpenEventHandle(CUevent *phEvent, CUipcEventHandle handle)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcOpenEventHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcOpenMemHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcOpenMemHandle_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList,
                                               unsigned int numDevices, unsigned int flags)
 {

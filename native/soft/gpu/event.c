@@ -3,35 +3,21 @@
  * Events. A record is a place in a stream; an event knows its latest one. Its time stamp is the
  * device clock at which that place was reached: the logical end of what stands before it.
  */
+#include "soft/gpu/event.h"
 #include "soft/gpu/capture.h"
-#include "soft/gpu/context.h"
 
 #include <stdlib.h>
-
-struct soft_event {
-    struct soft_ctx *ctx;
-    uint64_t ctx_id;
-    _Atomic int refs;
-    unsigned flags;
-    struct soft_event *next; /* of the list of all; guarded by list_lock */
-
-    pthread_mutex_t lock;       /* guards all below */
-    uint64_t record;            /* number of the latest record; 0: never */
-    uint64_t done;              /* number of the latest record reached */
-    uint64_t stamp_ns;          /* of `done` */
-    struct soft_stream *stream; /* place of the latest record; counted */
-    uint64_t seq;
-};
 
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct soft_event *list;
 
-static void unref(struct soft_event *event)
+void soft_event_unref(struct soft_event *event)
 {
     if (atomic_fetch_sub(&event->refs, 1) != 1)
         return;
     if (event->stream != NULL)
         soft_stream_unref(event->stream);
+    soft_ipc_event_drop(event->ipc);
     pthread_mutex_destroy(&event->lock);
     free(event);
 }
@@ -55,7 +41,7 @@ void soft_events_forget(struct soft_ctx *ctx)
         if (event->ctx == ctx && event->ctx_id == ctx->id) {
             *at = event->next;
             soft_handle_remove(SOFT_H_EVENT, event);
-            unref(event);
+            soft_event_unref(event);
         } else {
             at = &event->next;
         }
@@ -82,10 +68,37 @@ static CUresult enter(CUevent handle, struct soft_event **out)
     return r != CUDA_SUCCESS ? r : soft_event_of(handle, out);
 }
 
+CUresult soft_event_add(struct soft_ctx *ctx, unsigned flags, struct soft_ipc_event *ipc,
+                        CUevent *out)
+{
+    struct soft_event *event = calloc(1, sizeof *event);
+
+    if (event == NULL) {
+        soft_ipc_event_drop(ipc);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    event->ctx = ctx;
+    event->ctx_id = ctx->id;
+    event->refs = 1;
+    event->flags = flags;
+    event->ipc = ipc;
+    pthread_mutex_init(&event->lock, NULL);
+    if (soft_handle_add(SOFT_H_EVENT, event) != 0) {
+        soft_event_unref(event);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    pthread_mutex_lock(&list_lock);
+    event->next = list;
+    list = event;
+    pthread_mutex_unlock(&list_lock);
+    *out = (CUevent)(void *)event;
+    return CUDA_SUCCESS;
+}
+
 CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
 {
     struct soft_ctx *ctx;
-    struct soft_event *event;
+    struct soft_ipc_event *ipc = NULL;
     CUresult r = soft_current(&ctx);
 
     if (r != CUDA_SUCCESS)
@@ -93,27 +106,14 @@ CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
     if (phEvent == NULL || (Flags & ~(unsigned)(CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING |
                                                 CU_EVENT_INTERPROCESS)) != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if ((Flags & CU_EVENT_INTERPROCESS) != 0)
-        return (Flags & CU_EVENT_DISABLE_TIMING) != 0 ? CUDA_ERROR_NOT_SUPPORTED
-                                                      : CUDA_ERROR_INVALID_VALUE;
-    event = calloc(1, sizeof *event);
-    if (event == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    event->ctx = ctx;
-    event->ctx_id = ctx->id;
-    event->refs = 1;
-    event->flags = Flags;
-    pthread_mutex_init(&event->lock, NULL);
-    if (soft_handle_add(SOFT_H_EVENT, event) != 0) {
-        unref(event);
-        return CUDA_ERROR_OUT_OF_MEMORY;
+    if ((Flags & CU_EVENT_INTERPROCESS) != 0) {
+        if ((Flags & CU_EVENT_DISABLE_TIMING) == 0)
+            return CUDA_ERROR_INVALID_VALUE;
+        ipc = soft_ipc_event_make();
+        if (ipc == NULL)
+            return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    pthread_mutex_lock(&list_lock);
-    event->next = list;
-    list = event;
-    pthread_mutex_unlock(&list_lock);
-    *phEvent = (CUevent)(void *)event;
-    return CUDA_SUCCESS;
+    return soft_event_add(ctx, Flags, ipc, phEvent);
 }
 
 CUresult cuEventDestroy_v2(CUevent hEvent)
@@ -133,7 +133,7 @@ CUresult cuEventDestroy_v2(CUevent hEvent)
     }
     unlink_event(event);
     pthread_mutex_unlock(&list_lock);
-    unref(event); /* a record under way keeps it */
+    soft_event_unref(event); /* a record under way keeps it */
     return CUDA_SUCCESS;
 }
 
@@ -142,6 +142,7 @@ struct record {
     struct soft_cmd cmd;
     struct soft_event *event;
     uint64_t number;
+    uint32_t ipc_number;
 };
 
 static void record_submitted(struct soft_cmd *cmd, struct soft_stream *stream)
@@ -156,6 +157,8 @@ static void record_submitted(struct soft_cmd *cmd, struct soft_stream *stream)
     event->stream = stream;
     event->seq = cmd->seq;
     r->number = ++event->record;
+    if (event->ipc != NULL)
+        r->ipc_number = soft_ipc_event_begin(event->ipc);
     pthread_mutex_unlock(&event->lock);
     if (old != NULL)
         soft_stream_unref(old);
@@ -171,11 +174,13 @@ static void record_ended(struct soft_cmd *cmd, uint64_t end_ns)
         r->event->stamp_ns = end_ns;
     }
     pthread_mutex_unlock(&r->event->lock);
+    if (r->event->ipc != NULL)
+        soft_ipc_event_end(r->event->ipc, r->ipc_number, end_ns);
 }
 
 static void record_destroy(struct soft_cmd *cmd)
 {
-    unref(((struct record *)cmd)->event);
+    soft_event_unref(((struct record *)cmd)->event);
     free(cmd);
 }
 
@@ -277,7 +282,7 @@ static void wait_submitted(struct soft_cmd *cmd, struct soft_stream *stream)
 
 static void wait_destroy(struct soft_cmd *cmd)
 {
-    unref(((struct wait *)cmd)->event);
+    soft_event_unref(((struct wait *)cmd)->event);
     free(cmd);
 }
 
@@ -297,8 +302,11 @@ static const struct soft_cmd_ops wait_ops = {.name = "event_wait",
 
 CUresult soft_event_wait_new(struct soft_event *event, struct soft_cmd **out)
 {
-    struct wait *w = calloc(1, sizeof *w);
+    struct wait *w;
 
+    if (event->ipc != NULL)
+        return soft_event_wait_ipc_new(event, out);
+    w = calloc(1, sizeof *w);
     if (w == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     w->cmd.ops = &wait_ops;
@@ -338,8 +346,10 @@ CUresult cuEventQuery(CUevent hEvent)
     if (r != CUDA_SUCCESS)
         return r;
     pthread_mutex_lock(&event->lock);
-    ready = event->done == event->record;
+    ready = event->ipc != NULL || event->done == event->record;
     pthread_mutex_unlock(&event->lock);
+    if (event->ipc != NULL)
+        ready = soft_ipc_event_ready(event->ipc, soft_ipc_event_latest(event->ipc));
     return ready ? soft_ctx_error(event->ctx) : CUDA_ERROR_NOT_READY;
 }
 
@@ -356,7 +366,9 @@ CUresult cuEventSynchronize(CUevent hEvent)
     if (r != CUDA_SUCCESS)
         return r;
     ctx = event->ctx;
-    if (place_of(event, &stream, &seq)) {
+    if (event->ipc != NULL) {
+        soft_ipc_event_wait(event->ipc, soft_ipc_event_latest(event->ipc), ctx);
+    } else if (place_of(event, &stream, &seq)) {
         soft_stream_wait_seq(stream, seq);
         soft_stream_unref(stream);
     }
