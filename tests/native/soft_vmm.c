@@ -29,6 +29,11 @@ static uint64_t used(void)
     return t - f;
 }
 
+static unsigned below(unsigned *seed, unsigned most)
+{
+    return (unsigned)rand_r(seed) % most;
+}
+
 static CUmemGenericAllocationHandle make(uint64_t bytes, CUmemAllocationHandleType types)
 {
     CUmemAllocationProp prop = pinned(types);
@@ -292,7 +297,7 @@ static void unmapped_in_use(void *arg)
 
 /* ---------------------------------------------------------------------- between processes ------
  */
-static void send_fd(int to, int fd)
+static bool send_fd(int to, int fd)
 {
     char byte = 'f', room[CMSG_SPACE(sizeof(int))] = {0};
     struct iovec io = {&byte, 1};
@@ -304,7 +309,7 @@ static void send_fd(int to, int fd)
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(c), &fd, sizeof fd);
-    CHECK(sendmsg(to, &m, 0) == 1);
+    return sendmsg(to, &m, 0) == 1;
 }
 
 static int receive_fd(int from) /* -1: nobody there any more */
@@ -363,7 +368,7 @@ static void exporter(void *arg)
     OK(cuMemsetD32_v2(va, 99, GRANULE));
     OK(cuCtxSynchronize());
     fd = export_fd(h);
-    send_fd(pair[0], fd);
+    CHECK(send_fd(pair[0], fd));
     close(fd);
     CHECK(read(pair[0], &byte, 1) == 1);
     OK(cuMemcpyDtoH_v2(&fd, va + 8, 4));
@@ -483,17 +488,17 @@ static void crowd_member(void *arg)
     while (cuCtxCreate_v2(&ctx, 0, 0) != CUDA_SUCCESS)
         sleep_ns(MS);
     for (;;) {
-        int what = (int)(rand_r(&seed) % 4);
+        int what = (int)below(&seed, 4);
         CUmemAllocationProp prop = pinned(CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
 
         if (what == 0 && count < 24) {
-            if (cuMemCreate(&have[count], GRANULE * (1 + rand_r(&seed) % 4), &prop, 0) ==
+            if (cuMemCreate(&have[count], GRANULE * (1 + below(&seed, 4)), &prop, 0) ==
                 CUDA_SUCCESS)
                 count++;
         } else if (what == 1 && count > 0) {
-            int fd = export_fd(have[rand_r(&seed) % (unsigned)count]);
+            int fd = export_fd(have[below(&seed, (unsigned)count)]);
 
-            send_fd(crowd[rand_r(&seed) % CROWD][0], fd);
+            send_fd(crowd[below(&seed, CROWD)][0], fd);
             close(fd);
         } else if (what == 2 && count < 24) {
             int fd = receive_fd(crowd[me][1]);
@@ -506,12 +511,20 @@ static void crowd_member(void *arg)
                 count++;
             close(fd);
         } else if (what == 3 && count > 0) {
-            int i = (int)(rand_r(&seed) % (unsigned)count);
+            int i = (int)below(&seed, (unsigned)count);
 
             OK(cuMemRelease(have[i]));
             have[i] = have[--count];
         }
     }
+}
+
+/* It had gone on until then: no check of its own had failed. */
+static void reap_killed(pid_t pid)
+{
+    int status;
+
+    CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
 }
 
 static int rows_in_use(struct soft_state *state)
@@ -546,15 +559,15 @@ static void killed_while_sharing(void *arg)
     for (int i = 0; i < CROWD; i++)
         pid[i] = child(crowd_member, (void *)(intptr_t)i);
     for (int round = 0; round < 150; round++) {
-        int v = (int)(rand_r(&seed) % CROWD), rows;
+        int v = (int)below(&seed, CROWD), rows;
 
-        sleep_ns(rand_r(&seed) % 20 * MS);
+        sleep_ns(below(&seed, 20) * MS);
         kill(pid[v], round % 3 == 0 ? SIGSTOP : SIGKILL);
         if (round % 3 == 0) { /* stands still for a while: the others go on with what it began */
             sleep_ns(10 * MS);
             kill(pid[v], SIGCONT);
         } else {
-            waitpid(pid[v], NULL, 0);
+            reap_killed(pid[v]);
             pid[v] = child(crowd_member, (void *)(intptr_t)v);
         }
         CHECK(soft_state_used_bytes(state, 0) <= 1024ull << 20);
@@ -565,7 +578,7 @@ static void killed_while_sharing(void *arg)
     for (int i = 0; i < CROWD; i++)
         kill(pid[i], SIGKILL);
     for (int i = 0; i < CROWD; i++)
-        waitpid(pid[i], NULL, 0);
+        reap_killed(pid[i]);
     CHECK_IS(0, soft_state_used_bytes(state, 0));
     CHECK_IS(0, rows_in_use(state));
 }

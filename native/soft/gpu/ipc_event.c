@@ -256,7 +256,7 @@ static CUresult find_cells(const struct soft_ipc_name *of, struct cells **out)
     for (cells = others; cells != NULL; cells = cells->next)
         if (cells->owner == of->owner && cells->ino == of->ino) {
             *out = cells;
-            return CUDA_SUCCESS;
+            return soft_ipc_lives(of->owner) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
         }
     r = soft_ipc_open(of, &fd);
     if (r != CUDA_SUCCESS)
