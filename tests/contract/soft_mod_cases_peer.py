@@ -27,6 +27,7 @@ def other(d: Driver) -> tuple[c.c_void_p, c.c_uint64]:
     """A context on the second device and data in it; the first context is current again."""
     second = d.handle("cuCtxCreate_v2", 0, 1)
     there = d.up(DATA)
+    d.sync()  # small copies of pageable memory may still be on their way
     d.ok("cuCtxSetCurrent", d.ctx)
     return second, there
 

@@ -280,13 +280,10 @@ def importer() -> None:
     map_at(d, va, 4 * GRANULE, handle)
     allow(d, va, 4 * GRANULE, READ_WRITE)
     assert add1(d, va, c.c_uint64(va.value + GRANULE)) == 0
-    for step in (
-        lambda: d.ok("cuMemRelease", handle),
-        lambda: d.ok("cuMemUnmap", va, c.c_size_t(4 * GRANULE)),
-    ):
+    for call in (("cuMemRelease", handle), ("cuMemUnmap", va, c.c_size_t(4 * GRANULE))):
         link.send(b"x")
         link.recv(1)
-        step()
+        d.ok(*call)
     link.send(b"x")
     link.recv(1)
 

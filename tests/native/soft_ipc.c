@@ -309,11 +309,48 @@ static void two_users(void *arg)
     reap_ok(pid);
 }
 
+static void far_exporter(void *arg)
+{
+    CUdeviceptr p;
+
+    context();
+    OK(cuMemAlloc_v2(&p, 3 << 20));
+    OK(cuMemsetD32_v2(p, 55, 1000));
+    OK(cuCtxSynchronize());
+    OK(cuIpcGetMemHandle(&sh->mem, p));
+    tell(1);
+    await(2);
+}
+
+/* Opened on another device: as with peer access, where that can be. */
+static void other_device(void *arg)
+{
+    CUdeviceptr p;
+    CUcontext ctx;
+    pid_t pid;
+
+    sh = shared_page();
+    pid = child(far_exporter, NULL);
+    OK(cuInit(0));
+    await(1);
+    OK(cuCtxCreate_v2(&ctx, 0, 2));
+    CHECK_IS(CUDA_ERROR_MAP_FAILED, cuIpcOpenMemHandle_v2(&p, sh->mem, LAZY));
+    OK(cuCtxCreate_v2(&ctx, 0, 1));
+    OK(cuIpcOpenMemHandle_v2(&p, sh->mem, LAZY));
+    CHECK_IS(55, word_at(p + 400));
+    OK(cuCtxDestroy_v2(ctx)); /* goes with its context */
+    OK(cuCtxCreate_v2(&ctx, 0, 1));
+    CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuIpcCloseMemHandle(p));
+    tell(2);
+    reap_ok(pid);
+}
+
 int main(void)
 {
     test_run("memory", "tiny", "0", memory);
     test_run("events", "tiny", "0", events);
     test_run("event destroyed", "tiny", "0", event_destroyed);
+    test_run("other device", "tiny,tiny,t4-16g", "0", other_device);
     test_run("two users", "tiny", "0", two_users);
     return 0;
 }

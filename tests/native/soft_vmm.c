@@ -261,17 +261,20 @@ static void of_the_host(void *arg)
 }
 
 /* What is unmapped while it is used crashes nobody. */
+static _Atomic int copied, copying = 1;
+
 static void *copier(void *arg)
 {
     CUdeviceptr va = *(CUdeviceptr *)arg;
-    static char host[1 << 20];
+    static char host[GRANULE];
     CUcontext ctx;
 
     OK(cuCtxCreate_v2(&ctx, 0, 0));
-    for (int i = 0; i < 3000; i++) {
+    while (atomic_load(&copying)) {
         CUresult r = cuMemcpyHtoD_v2(va, host, sizeof host);
 
         CHECK(r == CUDA_SUCCESS || r == CUDA_ERROR_INVALID_VALUE);
+        atomic_fetch_add(&copied, r == CUDA_SUCCESS);
     }
     return NULL;
 }
@@ -281,18 +284,21 @@ static void unmapped_in_use(void *arg)
     CUmemGenericAllocationHandle h;
     CUdeviceptr va;
     pthread_t thread;
+    unsigned seed = 3;
 
     context();
     OK(cuMemAddressReserve(&va, GRANULE, 0, 0, 0));
     h = make(GRANULE, CU_MEM_HANDLE_TYPE_NONE);
     CHECK(pthread_create(&thread, NULL, copier, &va) == 0);
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < 1000 || (atomic_load(&copied) < 300 && i < 20000); i++) {
         OK(cuMemMap(va, GRANULE, 0, h, 0));
         give_access(va, GRANULE, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
-        sleep_ns(MS / 10);
+        sleep_ns(below(&seed, 1000) * 1000);
         OK(cuMemUnmap(va, GRANULE));
     }
+    atomic_store(&copying, 0);
     CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(atomic_load(&copied) >= 300);
 }
 
 /* ---------------------------------------------------------------------- between processes ------
@@ -583,6 +589,83 @@ static void killed_while_sharing(void *arg)
     CHECK_IS(0, rows_in_use(state));
 }
 
+/* Many come and go at one row, so that who joins meets who ends it: whoever was let in finds it
+ * alive, and charged, until he leaves. */
+struct row {
+    _Atomic uint64_t row, word; /* may not fit each other, or be long gone */
+    _Atomic int joined, gone, wrong;
+};
+
+static struct row *the_row;
+
+static void comer(void *arg)
+{
+    struct soft_state *state;
+
+    OK(cuInit(0));
+    state = soft_the_state;
+    CHECK(soft_slot_take(state) >= 0);
+    for (;;) {
+        int row = (int)atomic_load(&the_row->row);
+        uint64_t word = atomic_load(&the_row->word);
+
+        if (soft_object_join(state, row, word) != 0) {
+            atomic_fetch_add(&the_row->gone, 1);
+            row = soft_object_make(state, 0, 3 * GRANULE, &word);
+            CHECK(row >= 0);
+            atomic_store(&the_row->row, (uint64_t)row);
+            atomic_store(&the_row->word, word);
+        } else {
+            atomic_fetch_add(&the_row->joined, 1);
+        }
+        for (int i = 0; i < 3; i++) {
+            uint64_t now = atomic_load(&state->map->object[row].word);
+
+            if (!SOFT_OBJECT_SAME(now, word) || SOFT_SLOT_IS(now) == SOFT_SLOT_FREE ||
+                SOFT_SLOT_IS(now) == SOFT_SLOT_DRAINING ||
+                soft_hold_bytes(state, 0, SOFT_MAX_SLOTS + row) != 3 * GRANULE)
+                atomic_fetch_add(&the_row->wrong, 1);
+        }
+        soft_object_leave(state, row, word);
+    }
+}
+
+static void join_at_the_last_moment(void *arg)
+{
+    struct soft_state *state;
+    char why[256];
+    pid_t pid[CROWD];
+    unsigned seed = 11;
+
+    the_row = shared_page();
+    state = soft_state_open(why, sizeof why);
+    CHECK(state != NULL);
+    for (int i = 0; i < CROWD; i++)
+        pid[i] = child(comer, NULL);
+    for (int round = 0; round < 300; round++) {
+        int v = (int)below(&seed, CROWD);
+
+        sleep_ns(below(&seed, 8000) * 1000);
+        if (round % 4 != 0) {
+            kill(pid[v], SIGSTOP);
+            sleep_ns(below(&seed, 8000) * 1000);
+            kill(pid[v], SIGCONT);
+        } else {
+            kill(pid[v], SIGKILL);
+            reap_killed(pid[v]);
+            pid[v] = child(comer, NULL);
+        }
+    }
+    for (int i = 0; i < CROWD; i++)
+        kill(pid[i], SIGKILL);
+    for (int i = 0; i < CROWD; i++)
+        reap_killed(pid[i]);
+    CHECK(atomic_load(&the_row->joined) > 1000 && atomic_load(&the_row->gone) > 1000);
+    CHECK_IS(0, atomic_load(&the_row->wrong));
+    CHECK_IS(0, soft_state_used_bytes(state, 0));
+    CHECK_IS(0, rows_in_use(state));
+}
+
 /* ------------------------------------------------- the rows themselves, a step at a time --------
  */
 /* Someone looked at the cells, found nobody, and sleeps: what happens to the row meanwhile must
@@ -640,6 +723,7 @@ int main(void)
     test_run("descriptor keeps it", "tiny", "0", descriptor_keeps_it);
     test_run("file cannot be cut", "tiny", "0", file_cannot_be_cut);
     test_run("late joiner", "tiny", "0", late_joiner);
+    test_run("join at the last moment", "tiny", "0", join_at_the_last_moment);
     test_run("killed while sharing", "tiny", "0", killed_while_sharing);
     return 0;
 }
