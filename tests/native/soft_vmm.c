@@ -235,6 +235,7 @@ static void of_the_host(void *arg)
         {{CU_MEM_LOCATION_TYPE_DEVICE, 0}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE},
         {{CU_MEM_LOCATION_TYPE_HOST_NUMA, 0}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE}};
     CUmemGenericAllocationHandle h;
+    unsigned long long flags;
     volatile unsigned *p;
     CUdeviceptr va;
     unsigned word;
@@ -245,7 +246,12 @@ static void of_the_host(void *arg)
     CHECK_IS(CONTEXT, used());
     OK(cuMemAddressReserve(&va, 2 * GRANULE, 0, 0, 0));
     OK(cuMemMap(va, 2 * GRANULE, 0, h, 0));
+    OK(cuMemSetAccess(va, 2 * GRANULE, desc, 1));
+    CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemcpyHtoD_v2(va, (void *)(uintptr_t)va, 4));
     OK(cuMemSetAccess(va, 2 * GRANULE, desc, 2));
+    OK(cuMemcpyHtoD_v2(va, (void *)(uintptr_t)(va + GRANULE), 4));
+    OK(cuMemGetAccess(&flags, &desc[1].location, va));
+    CHECK_IS(3, flags);
     p = (volatile unsigned *)(uintptr_t)va;
     p[100] = 4711;
     OK(cuMemcpyDtoH_v2(&word, va + 400, 4));
@@ -255,6 +261,9 @@ static void of_the_host(void *arg)
     CHECK_IS(1234, p[999]);
     OK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, va));
     CHECK_IS(CU_MEMORYTYPE_HOST, type);
+    desc[1].flags = CU_MEM_ACCESS_FLAGS_PROT_NONE;
+    OK(cuMemSetAccess(va, 2 * GRANULE, &desc[1], 1));
+    CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemcpyDtoH_v2((void *)(uintptr_t)va, va, 4));
     OK(cuMemUnmap(va, 2 * GRANULE));
     OK(cuMemRelease(h));
     OK(cuMemAddressFree(va, 2 * GRANULE));
