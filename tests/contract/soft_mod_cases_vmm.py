@@ -268,6 +268,23 @@ def truth() -> tuple[int, dict[int, int]]:
     return said["devices"][0]["used_bytes"], per
 
 
+class Memory(c.Structure):
+    """nvmlMemory_t."""
+
+    _fields_ = (("total", c.c_ulonglong), ("free", c.c_ulonglong), ("used", c.c_ulonglong))
+
+
+def used(d: Driver) -> tuple[int, int, int]:
+    """The same by the ledger, the driver and NVML; the last counts what firmware has, too."""
+    free, total, seen = c.c_size_t(), c.c_size_t(), Memory()
+    d.ok("cuMemGetInfo_v2", c.byref(free), c.byref(total))
+    ml, device = c.CDLL("libnvidia-ml.so.1"), c.c_void_p()
+    assert ml.nvmlInit_v2() == 0
+    assert ml.nvmlDeviceGetHandleByIndex_v2(0, c.byref(device)) == 0
+    assert ml.nvmlDeviceGetMemoryInfo(device, c.byref(seen)) == 0
+    return truth()[0], total.value - free.value, seen.used
+
+
 def importer() -> None:
     """Another program, which knows the socket only."""
     link = socket.socket(fileno=int(sys.argv[2]))
@@ -304,7 +321,9 @@ def export(d: Driver, handle: c.c_uint64) -> int:
 
 @case
 def a_descriptor_shares_memory_with_an_unrelated_process(d: Driver) -> None:
+    none = used(d)
     handle, va = create(d, 4 * GRANULE, POSIX_FD), reserve(d, 4 * GRANULE)
+    assert [now - was for now, was in zip(used(d), none, strict=True)] == [4 * GRANULE] * 3
     map_at(d, va, 4 * GRANULE, handle)
     allow(d, va, 4 * GRANULE, READ_WRITE)
     data = np.arange(N, dtype="f4")
@@ -316,20 +335,23 @@ def a_descriptor_shares_memory_with_an_unrelated_process(d: Driver) -> None:
     link.recv(1)
     assert (d.down(c.c_uint64(va.value + GRANULE), N) == data + 1).all()
     all_bytes, per = truth()
+    base = used(d)
     assert per[os.getpid()] == 4 * GRANULE
     own = per[child.pid]  # its module's
     assert own <= GRANULE
     link.send(b"x")  # it releases its handle
     link.recv(1)
     assert truth() == (all_bytes, per)
+    assert used(d) == base
     d.ok("cuMemRelease", handle)
     d.ok("cuMemUnmap", va, c.c_size_t(4 * GRANULE))
     now, per = truth()  # it has it mapped: it stays, and is shown where it is held
     assert now == all_bytes
+    assert used(d) == base
     assert (per[os.getpid()], per[child.pid]) == (0, own + 4 * GRANULE)
     link.send(b"x")  # it unmaps
     link.recv(1)
-    assert truth()[0] == all_bytes - 4 * GRANULE
+    assert used(d) == tuple(was - 4 * GRANULE for was in base)
     link.send(b"x")
     assert child.wait() == 0
 

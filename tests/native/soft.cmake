@@ -2,7 +2,7 @@
 set(soft_gpu ${CMAKE_SOURCE_DIR}/soft/gpu)
 set(soft_core_sources)
 foreach(name arena bind phys space reclaim state_object capture_weak context context_api context_query copy copy_linear device engine
-             copy_peer peer vmm_handle vmm_map ipc ipc_mem ipc_event event_ipc
+             copy_peer peer phys_file vmm_handle vmm_map ipc ipc_mem ipc_event event_ipc
              engine_shared error event handle hostfunc hostmem init log memory memset pointer profile
              queue state state_read state_slot state_hold stream stream_run thread visible)
   list(APPEND soft_core_sources ${soft_gpu}/${name}.c)

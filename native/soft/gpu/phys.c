@@ -8,30 +8,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "soft/gpu/context.h"
 #include "soft/gpu/space.h"
 
-#ifndef MFD_CLOEXEC
-#define MFD_CLOEXEC       1u
-#define MFD_ALLOW_SEALING 2u
-#endif
-#ifndef F_ADD_SEALS
-#define F_ADD_SEALS   1033
-#define F_GET_SEALS   1034
-#define F_SEAL_SEAL   1
-#define F_SEAL_SHRINK 2
-#define F_SEAL_GROW   4
-#endif
 #ifndef FALLOC_FL_PUNCH_HOLE
 #define FALLOC_FL_KEEP_SIZE  1
 #define FALLOC_FL_PUNCH_HOLE 2
@@ -56,49 +42,6 @@ static struct known { /* what was imported, or could be imported back */
     struct known *next;
 } *knowns;
 static int lingering; /* of the known: given away, and held for nothing else */
-
-bool soft_file_is(const struct soft_file *file)
-{
-    struct stat st;
-
-    return file->fd >= 0 && fstat(file->fd, &st) == 0 && st.st_dev == file->dev &&
-           st.st_ino == file->ino;
-}
-
-static int file_of(int fd, struct soft_file *file)
-{
-    struct stat st;
-
-    if (fstat(fd, &st) != 0)
-        return -errno;
-    *file = (struct soft_file){fd, st.st_dev, st.st_ino};
-    return 0;
-}
-
-int soft_file_make(struct soft_file *file, uint64_t bytes)
-{
-    struct rlimit limit;
-    int fd, err;
-
-    /* growing a file beyond that limit is a signal that ends the program */
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) {
-        soft_log("device memory needs files of any size; remedy: 'ulimit -f unlimited'");
-        return -EFBIG;
-    }
-    fd = (int)syscall(SYS_memfd_create, "harp-soft-gpu", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0) {
-        err = -errno;
-        soft_log("cannot make a file for device memory: %s", strerror(-err));
-        return err;
-    }
-    err = ftruncate(fd, (off_t)bytes) != 0 ? -errno : file_of(fd, file);
-    /* whoever gets it must not be able to cut it: that is a signal in who has it mapped */
-    if (err == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-        err = -errno;
-    if (err != 0)
-        close(fd);
-    return err;
-}
 
 /* The common file; made anew where the program closed its descriptor (what is mapped stays). With
  * the lock. */
@@ -227,32 +170,13 @@ static struct soft_phys *known_as(const struct tag *tag)
     return NULL;
 }
 
-static bool is_sealed(int fd)
-{
-    int seals = fcntl(fd, F_GET_SEALS);
-
-    return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
-}
-
-/* A descriptor of the same file that shares no locks with `fd`; -errno. */
-static int reopen(int fd)
-{
-    char path[32];
-    int again;
-
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    again = open(path, O_RDWR | O_CLOEXEC);
-    if (again < 0)
-        again = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    return again >= 0 ? again : -errno;
-}
-
 static bool tag_fits(const struct tag *tag, int fd)
 {
     struct stat st;
 
-    return tag->magic == TAG_MAGIC && is_sealed(fd) && tag->machine == soft_the_state->map->birth &&
-           tag->bytes % SOFT_GRANULE == 0 && tag->bytes > 0 && fstat(fd, &st) == 0 &&
+    return tag->magic == TAG_MAGIC && soft_file_is_sealed(fd) &&
+           tag->machine == soft_the_state->map->birth && tag->bytes % SOFT_GRANULE == 0 &&
+           tag->bytes > 0 && fstat(fd, &st) == 0 &&
            (uint64_t)st.st_size == SOFT_GRANULE + tag->bytes &&
            (tag->ordinal == SOFT_PHYS_HOST ||
             (tag->ordinal >= 0 && tag->ordinal < soft_the_state->map->device_count &&
@@ -287,9 +211,9 @@ struct soft_phys *soft_phys_import(int fd, int *why)
                                .object = tag.ordinal == SOFT_PHYS_HOST ? -1 : tag.object,
                                .object_word = tag.object_word,
                                .refs = 1};
-    copy = reopen(fd);
+    copy = soft_file_reopen(fd);
     *why = EMFILE;
-    if (copy < 0 || file_of(copy, &phys->file) != 0)
+    if (copy < 0 || soft_file_of(copy, &phys->file) != 0)
         goto fail;
     err = phys->object < 0 ? 0 : soft_object_join(soft_the_state, phys->object, phys->object_word);
     *why = -err;
@@ -315,7 +239,7 @@ int soft_phys_export(struct soft_phys *phys)
 
     if (!phys->alone || !soft_file_is(&phys->file))
         return -EINVAL;
-    fd = reopen(phys->file.fd);
+    fd = soft_file_reopen(phys->file.fd);
     if (fd >= 0 && flock(fd, LOCK_SH) == 0) /* tells as long as it is open: given_away() */
         phys->exported = true;
     return fd;
@@ -359,7 +283,7 @@ struct soft_phys *soft_phys_borrow(int fd, int ordinal, uint64_t offset, uint64_
 {
     struct soft_phys *phys = calloc(1, sizeof *phys);
 
-    if (phys == NULL || file_of(fd, &phys->file) != 0) {
+    if (phys == NULL || soft_file_of(fd, &phys->file) != 0) {
         free(phys);
         close(fd);
         return NULL;

@@ -62,8 +62,12 @@ void soft_phys_unref(struct soft_phys *phys);
 /* Maps [offset, offset + bytes) of it at `at`, shared, readable and writable. 0 or -errno. */
 int soft_phys_map(struct soft_phys *phys, uint64_t offset, uint64_t bytes, void *at);
 
-/* A new file of zeroes that nobody can make smaller; 0 or -errno. */
+/* phys_file.c. A new file of zeroes that nobody can make smaller; 0 or -errno. */
 int soft_file_make(struct soft_file *file, uint64_t bytes);
+bool soft_file_is_sealed(int fd); /* can nobody make it smaller? */
+int soft_file_of(int fd, struct soft_file *file);
+/* A new descriptor of the same file, which shares no locks with `fd`; -errno. */
+int soft_file_reopen(int fd);
 /* A file of our own: is its descriptor still what it was? */
 bool soft_file_is(const struct soft_file *file);
 
