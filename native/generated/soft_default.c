@@ -644,36 +644,6 @@ CUresult cuImportExternalSemaphore(CUexternalSemaphore *extSem_out,
     soft_unimplemented(SOFT_SYM_cuImportExternalSemaphore);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuIpcCloseMemHandle(CUdeviceptr dptr)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcCloseMemHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcGetEventHandle(CUipcEventHandle *pHandle, CUevent event)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcGetEventHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcGetMemHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcOpenEventHandle(CUevent *phEvent, CUipcEventHandle handle)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcOpenEventHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcOpenMemHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcOpenMemHandle_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                                         unsigned int gridDimZ, unsigned int blockDimX,
                                         unsigned int blockDimY, unsigned int blockDimZ,
@@ -743,17 +713,6 @@ CUresult cuLogsUnregisterCallback(CUlogsCallbackHandle callback)
     soft_unimplemented(SOFT_SYM_cuLogsUnregisterCallback);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAddressFree);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr,
-                             unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAddressReserve);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device)
 {
     soft_unimplemented(SOFT_SYM_cuMemAdvise);
@@ -820,12 +779,6 @@ CUresult cuMemBatchDecompressAsync_ptsz(CUmemDecompressParams *paramsArray, size
     soft_unimplemented(SOFT_SYM_cuMemBatchDecompressAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
-                     const CUmemAllocationProp *prop, unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                            CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
                                            size_t numPrefetchLocs, unsigned long long flags,
@@ -854,13 +807,6 @@ CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t c
     soft_unimplemented(SOFT_SYM_cuMemDiscardBatchAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
-                                      CUmemAllocationHandleType handleType,
-                                      unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemExportToShareableHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemFree(CUdeviceptr_v1 dptr)
 {
     soft_unimplemented(SOFT_SYM_cuMemFree);
@@ -876,26 +822,9 @@ CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
     soft_unimplemented(SOFT_SYM_cuMemFreeAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemGetAddressRange(CUdeviceptr_v1 *pbase, unsigned int *psize, CUdeviceptr_v1 dptr)
 {
     soft_unimplemented(SOFT_SYM_cuMemGetAddressRange);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocationProp *prop,
-                                       CUmemAllocationGranularity_flags option)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAllocationGranularity);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop,
-                                                CUmemGenericAllocationHandle handle)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAllocationPropertiesFromHandle);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemGetDefaultMemPool(CUmemoryPool *pool_out, CUmemLocation *location,
@@ -928,18 +857,6 @@ CUresult cuMemHostGetDevicePointer(CUdeviceptr_v1 *pdptr, void *p, unsigned int 
 CUresult cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuMemHostRegister);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHandle,
-                                        CUmemAllocationHandleType shHandleType)
-{
-    soft_unimplemented(SOFT_SYM_cuMemImportFromShareableHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
-                  unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemMap);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
@@ -1062,29 +979,9 @@ CUresult cuMemRangeGetAttributes(void **data, size_t *dataSizes, CUmem_range_att
     soft_unimplemented(SOFT_SYM_cuMemRangeGetAttributes);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
-{
-    soft_unimplemented(SOFT_SYM_cuMemRelease);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
-{
-    soft_unimplemented(SOFT_SYM_cuMemRetainAllocationHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t count)
-{
-    soft_unimplemented(SOFT_SYM_cuMemSetAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool)
 {
     soft_unimplemented(SOFT_SYM_cuMemSetMemPool);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemUnmap(CUdeviceptr ptr, size_t size)
-{
-    soft_unimplemented(SOFT_SYM_cuMemUnmap);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy)
@@ -1168,25 +1065,21 @@ CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opL
     soft_unimplemented(SOFT_SYM_cuMemcpy3DBatchAsync_v2_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER *pCopy)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeer);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeerAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeerAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3DPeerAsync(pCopy, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeer_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3DPeer(pCopy);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy)
 {

@@ -274,6 +274,7 @@ static void errors_stick(void *arg)
     OK(cuMemAlloc_v2(&p, 4096));
     OK(soft_stream_of(NULL, &s));
     bad->result = CUDA_ERROR_ILLEGAL_ADDRESS;
+    bad->burn_ns = 50 * MS; /* all is submitted before it faults */
     later->ran = &ran;
     launch(NULL, 200 * MS, 0); /* all is submitted before the error */
     OK(soft_submit(s, &bad->cmd));

@@ -65,6 +65,8 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
         goto no_charge;
     ctx->id = atomic_fetch_add(&next_id, 1);
     ctx->api_version = 3020;
+    ctx->peer_count = 0;
+    ctx->closing = false;
     ctx->streams = ctx->legacy = NULL;
     ctx->farewells = NULL;
     atomic_store(&ctx->sticky, CUDA_SUCCESS);
@@ -138,6 +140,7 @@ void soft_ctx_end(struct soft_ctx *ctx)
         f->fn(f->arg);
         free(f);
     }
+    soft_ctx_close(ctx);
     soft_lock();
     soft_events_forget(ctx);
     atomic_store(&ctx->alive, 0);

@@ -27,6 +27,13 @@ struct soft_fifo {        /* fifo.c: text that kernels printed, not shown yet */
     _Atomic size_t used; /* bytes, with what each record costs; read without the lock too */
 };
 
+#define SOFT_MAX_PEERS 8 /* as documented of machines whose devices meet on PCIe */
+
+struct soft_peer {
+    struct soft_ctx *ctx;
+    uint64_t id;
+};
+
 struct soft_ctx {
     uint64_t id;
     int device;  /* CUdevice */
@@ -55,7 +62,12 @@ struct soft_ctx {
     uint64_t fence_seq;
 
     struct soft_fifo fifo;
-    struct soft_arena *arena;        /* memory.c; its own lock */
+    struct soft_arena *arena; /* memory.c; its own lock */
+    /* peer.c; guarded by space.lock */
+    struct soft_peer peers[SOFT_MAX_PEERS]; /* whose memory it may use */
+    int peer_count;
+    bool closing;                    /* no guests any more */
+    _Atomic int guests;              /* copies of other contexts that use its engines */
     struct soft_farewell *farewells; /* soft_ctx_on_destroy; guarded by soft_lock */
     struct soft_ctx *next;           /* all contexts ever; guarded by soft_lock */
 };
@@ -175,6 +187,15 @@ CUresult soft_ctx_given(CUcontext handle, struct soft_ctx **ctx);
 /* fifo.c */
 void soft_fifo_put(struct soft_ctx *ctx, const char *text, size_t bytes);
 void soft_fifo_flush(struct soft_ctx *ctx);
+
+/* peer.c */
+bool soft_devices_peer(int ordinal, int other); /* can one reach the other's memory? */
+/* A living context of that device lends its engines; NULL: there is none. */
+struct soft_ctx *soft_ctx_guest(int ordinal);
+void soft_ctx_guest_leave(struct soft_ctx *ctx);
+void soft_ctx_close(struct soft_ctx *ctx); /* it goes: waits for its guests */
+/* Has a context of one device access to one of the other? Then copies go directly. */
+bool soft_devices_linked(int ordinal, int other);
 
 /* event.c */
 void soft_events_forget(struct soft_ctx *ctx);

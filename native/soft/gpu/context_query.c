@@ -224,30 +224,3 @@ CUresult cuCtxSynchronize(void)
 {
     return cuCtxSynchronize_v2(NULL);
 }
-
-CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
-{
-    struct soft_ctx *ctx, *peer;
-    CUresult r = soft_current(&ctx);
-
-    if (r != CUDA_SUCCESS)
-        return r;
-    peer = soft_ctx_of(peerContext);
-    if (peer == NULL)
-        return CUDA_ERROR_INVALID_CONTEXT;
-    if (Flags != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    return peer->device == ctx->device ? CUDA_ERROR_INVALID_DEVICE
-                                       : CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
-}
-
-CUresult cuCtxDisablePeerAccess(CUcontext peerContext)
-{
-    struct soft_ctx *ctx;
-    CUresult r = soft_current(&ctx);
-
-    if (r != CUDA_SUCCESS)
-        return r;
-    return soft_ctx_of(peerContext) == NULL ? CUDA_ERROR_INVALID_CONTEXT
-                                            : CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
-}

@@ -24,7 +24,23 @@ CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *p
     place->device = span.device;
     place->ordinal = span.ordinal;
     place->pinned = !span.device;
+    place->vmm = span.kind == SOFT_SPAN_MAPPED ? ptr : 0;
+    place->vmm_bytes = bytes;
     return CUDA_SUCCESS;
+}
+
+bool soft_place_may(const struct soft_ctx *ctx, const struct soft_place *place, unsigned want)
+{
+    bool may = true;
+
+    if (place->vmm == 0)
+        return true;
+    soft_space_lock();
+    for (uint64_t at = place->vmm / SOFT_GRANULE * SOFT_GRANULE;
+         at < place->vmm + place->vmm_bytes && may; at += SOFT_GRANULE)
+        may = (ctx->arena->map[(at - soft_space.base) / SOFT_GRANULE] & want) != 0;
+    soft_space_unlock();
+    return may;
 }
 
 CUresult soft_place_host(const void *p, struct soft_place *place)
@@ -37,6 +53,7 @@ CUresult soft_place_host(const void *p, struct soft_place *place)
     place->host = (char *)(uintptr_t)p;
     place->address = (uint64_t)(uintptr_t)p;
     place->device = false;
+    place->vmm = 0;
     place->pinned = soft_host_find((uint64_t)(uintptr_t)p, &span);
     return CUDA_SUCCESS;
 }
@@ -66,9 +83,7 @@ static uint64_t modelled(const struct soft_copy *c, const struct soft_profile *p
     const struct soft_place *host = c->from.device ? &c->to : &c->from;
     double ns;
 
-    if (between_devices(c))
-        ns = bytes / p->pcie_bytes_per_ns;
-    else if (c->from.device && c->to.device)
+    if (c->from.device && c->to.device)
         ns = 2 * bytes / p->hbm_bytes_per_ns; /* read and written */
     else if (host->pinned)
         ns = bytes / p->pcie_bytes_per_ns;
@@ -77,11 +92,8 @@ static uint64_t modelled(const struct soft_copy *c, const struct soft_profile *p
     return p->copy_ns + (uint64_t)ns;
 }
 
-static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
+void soft_copy_bytes(struct soft_copy *c, int (*poll)(void *), void *arg)
 {
-    struct soft_copy *c = (struct soft_copy *)cmd;
-
-    r->modelled_ns = modelled(c, soft_ctx_profile(r->ctx));
     for (size_t z = 0; z < c->depth; z++)
         for (size_t y = 0; y < c->height; y++) {
             char *to = c->to.host + z * c->to.slice_pitch + y * c->to.pitch;
@@ -91,10 +103,27 @@ static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
                 size_t n = c->width - x < CHUNK_BYTES ? c->width - x : CHUNK_BYTES;
 
                 memmove(to + x, from + x, n); /* overlap is undefined; it need not crash */
-                if (r->use != NULL && soft_run_poll(r) != 0)
-                    return CUDA_SUCCESS;
+                if (poll(arg) != 0)
+                    return;
             }
         }
+}
+
+static int poll_run(void *arg)
+{
+    struct soft_run *r = arg;
+
+    return r->use != NULL ? soft_run_poll(r) : 0;
+}
+
+static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
+{
+    struct soft_copy *c = (struct soft_copy *)cmd;
+
+    r->modelled_ns = modelled(c, soft_ctx_profile(r->ctx));
+    soft_copy_bytes(c, poll_run, r);
+    if (r->use == NULL)
+        r->end_ns = soft_now_ns(); /* the host's own: as long as it took */
     return CUDA_SUCCESS;
 }
 
@@ -123,10 +152,11 @@ static const struct soft_cmd_ops copy_ops[] = {
      .clone = copy_clone,
      .destroy = copy_destroy},
     {.name = "memcpy PtoP",
-     .engine = SOFT_COPY_OUT,
-     .run = run,
+     .engine = SOFT_NO_ENGINE, /* it takes one of each device by itself */
+     .run = soft_copy_peer_run,
      .clone = copy_clone,
-     .destroy = copy_destroy},
+     .destroy = copy_destroy,
+     .blocks = true},
     {.name = "memcpy HtoH",
      .engine = SOFT_NO_ENGINE,
      .run = run,
@@ -183,6 +213,9 @@ CUresult soft_copy_submit(struct soft_stream *stream, const struct soft_copy *sh
 
     if (bytes_of(shape) == 0)
         return soft_ctx_sticky(stream->ctx);
+    if (!soft_place_may(stream->ctx, &shape->from, SOFT_ACCESS_READ) ||
+        !soft_place_may(stream->ctx, &shape->to, SOFT_ACCESS_WRITE))
+        return CUDA_ERROR_INVALID_VALUE;
     c = calloc(1, sizeof *c);
     if (c == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -288,6 +321,9 @@ CUresult soft_copy_new(struct soft_ctx *ctx, const CUDA_MEMCPY3D *copy, struct s
     if (c == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     r = shape_of(copy, c);
+    if (r == CUDA_SUCCESS && (!soft_place_may(ctx, &c->from, SOFT_ACCESS_READ) ||
+                              !soft_place_may(ctx, &c->to, SOFT_ACCESS_WRITE)))
+        r = CUDA_ERROR_INVALID_VALUE;
     if (r != CUDA_SUCCESS) {
         free(c);
         return r;

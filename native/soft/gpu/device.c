@@ -189,6 +189,11 @@ static const struct {
     {CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS, 1},
     {CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT, 2},
     {CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING, 1},
+    {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 1},
+    {CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED, 1},
+    {CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 1},
+    {CU_DEVICE_ATTRIBUTE_HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 1},
+    {CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED, 1},
     {CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED, 1},
     {CU_DEVICE_ATTRIBUTE_GLOBAL_L1_CACHE_SUPPORTED, 1},
     {CU_DEVICE_ATTRIBUTE_LOCAL_L1_CACHE_SUPPORTED, 1},
@@ -362,37 +367,6 @@ SOFT_API CUresult cuDeviceGetProperties(CUdevprop *prop, CUdevice dev)
         .clockRate = p->clock_khz,
         .textureAlign = 512,
     };
-    return CUDA_SUCCESS;
-}
-
-/* Software devices have no link between them yet: a copy goes through the host. */
-SOFT_API CUresult cuDeviceCanAccessPeer(int *can, CUdevice dev, CUdevice peer)
-{
-    const struct soft_profile *p;
-    CUresult r = device(dev, can, &p);
-
-    if (r == CUDA_SUCCESS)
-        r = device(peer, can, &p);
-    if (r == CUDA_SUCCESS)
-        *can = 0;
-    return r;
-}
-
-SOFT_API CUresult cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attribute, CUdevice dev,
-                                          CUdevice peer)
-{
-    const struct soft_profile *p;
-    CUresult r = device(dev, value, &p);
-
-    if (r == CUDA_SUCCESS)
-        r = device(peer, value, &p);
-    if (r != CUDA_SUCCESS)
-        return r;
-    if ((int)attribute < 1 || (int)attribute > 5)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (dev == peer)
-        return CUDA_ERROR_INVALID_DEVICE;
-    *value = 0;
     return CUDA_SUCCESS;
 }
 

@@ -245,6 +245,7 @@ static bool hold(struct soft_turn *turn, bool *fresh)
     if (!turn->busy) {
         if (!soft_engine_resume(turn)) {
             settle(turn, turn->last_ns > turn->grant_ns ? turn->last_ns : turn->grant_ns);
+            kick(turn); /* whoever drives sleeps, thinking it ours: it is to be got again */
             return false;
         }
         turn->busy = true;

@@ -17,6 +17,7 @@ void soft_event_unref(struct soft_event *event)
         return;
     if (event->stream != NULL)
         soft_stream_unref(event->stream);
+    soft_ipc_event_drop(event->ipc);
     pthread_mutex_destroy(&event->lock);
     free(event);
 }
@@ -66,27 +67,20 @@ CUresult soft_event_enter(CUevent handle, struct soft_event **out)
     return r != CUDA_SUCCESS ? r : soft_event_of(handle, out);
 }
 
-CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
+CUresult soft_event_add(struct soft_ctx *ctx, unsigned flags, struct soft_ipc_event *ipc,
+                        CUevent *out)
 {
-    struct soft_ctx *ctx;
-    struct soft_event *event;
-    CUresult r = soft_current(&ctx);
+    struct soft_event *event = calloc(1, sizeof *event);
 
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (phEvent == NULL || (Flags & ~(unsigned)(CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING |
-                                                CU_EVENT_INTERPROCESS)) != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    if ((Flags & CU_EVENT_INTERPROCESS) != 0)
-        return (Flags & CU_EVENT_DISABLE_TIMING) != 0 ? CUDA_ERROR_NOT_SUPPORTED
-                                                      : CUDA_ERROR_INVALID_VALUE;
-    event = calloc(1, sizeof *event);
-    if (event == NULL)
+    if (event == NULL) {
+        soft_ipc_event_drop(ipc);
         return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     event->ctx = ctx;
     event->ctx_id = ctx->id;
     event->refs = 1;
-    event->flags = Flags;
+    event->flags = flags;
+    event->ipc = ipc;
     pthread_mutex_init(&event->lock, NULL);
     if (soft_handle_add(SOFT_H_EVENT, event) != 0) {
         soft_event_unref(event);
@@ -96,8 +90,29 @@ CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
     event->next = list;
     list = event;
     pthread_mutex_unlock(&list_lock);
-    *phEvent = (CUevent)(void *)event;
+    *out = (CUevent)(void *)event;
     return CUDA_SUCCESS;
+}
+
+CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
+{
+    struct soft_ctx *ctx;
+    struct soft_ipc_event *ipc = NULL;
+    CUresult r = soft_current(&ctx);
+
+    if (r != CUDA_SUCCESS)
+        return r;
+    if (phEvent == NULL || (Flags & ~(unsigned)(CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING |
+                                                CU_EVENT_INTERPROCESS)) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    if ((Flags & CU_EVENT_INTERPROCESS) != 0) {
+        if ((Flags & CU_EVENT_DISABLE_TIMING) == 0)
+            return CUDA_ERROR_INVALID_VALUE;
+        ipc = soft_ipc_event_make();
+        if (ipc == NULL)
+            return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    return soft_event_add(ctx, Flags, ipc, phEvent);
 }
 
 CUresult cuEventDestroy_v2(CUevent hEvent)
@@ -137,7 +152,11 @@ uint64_t soft_event_note(struct soft_event *event, struct soft_stream *stream, u
     old = event->stream;
     event->stream = stream;
     event->seq = seq;
-    number = ++event->record;
+    /* an interprocess record has a number in the shared state as well: its low half */
+    event->record = event->ipc == NULL
+                        ? event->record + 1
+                        : ((event->record >> 32) + 1) << 32 | soft_ipc_event_begin(event->ipc);
+    number = event->record;
     pthread_mutex_unlock(&event->lock);
     if (old != NULL)
         soft_stream_unref(old);
@@ -152,6 +171,8 @@ void soft_event_reached(struct soft_event *event, uint64_t number, uint64_t at_n
         event->stamp_ns = at_ns;
     }
     pthread_mutex_unlock(&event->lock);
+    if (event->ipc != NULL)
+        soft_ipc_event_end(event->ipc, (uint32_t)number, at_ns);
 }
 
 static void record_submitted(struct soft_cmd *cmd, struct soft_stream *stream)

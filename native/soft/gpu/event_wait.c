@@ -70,8 +70,11 @@ static const struct soft_cmd_ops wait_ops = {.name = "event_wait",
 
 CUresult soft_event_wait_new(struct soft_event *event, struct soft_cmd **out)
 {
-    struct soft_event_wait *w = calloc(1, sizeof *w);
+    struct soft_event_wait *w;
 
+    if (event->ipc != NULL)
+        return soft_event_wait_ipc_new(event, out);
+    w = calloc(1, sizeof *w);
     if (w == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     w->cmd.ops = &wait_ops;
@@ -130,8 +133,10 @@ CUresult cuEventQuery(CUevent hEvent)
     if (r != CUDA_SUCCESS)
         return r;
     pthread_mutex_lock(&event->lock);
-    ready = event->done == event->record;
+    ready = event->ipc != NULL || event->done == event->record;
     pthread_mutex_unlock(&event->lock);
+    if (event->ipc != NULL)
+        ready = soft_ipc_event_ready(event->ipc, soft_ipc_event_latest(event->ipc));
     return ready ? soft_ctx_told(event->ctx) : CUDA_ERROR_NOT_READY;
 }
 
@@ -150,7 +155,9 @@ CUresult cuEventSynchronize(CUevent hEvent)
     if (r != CUDA_SUCCESS)
         return r;
     ctx = event->ctx;
-    if (soft_event_place(event, &stream, &seq)) {
+    if (event->ipc != NULL) {
+        soft_ipc_event_wait(event->ipc, soft_ipc_event_latest(event->ipc), ctx);
+    } else if (soft_event_place(event, &stream, &seq)) {
         soft_stream_wait_seq(stream, seq);
         soft_stream_unref(stream);
     }

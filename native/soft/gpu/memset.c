@@ -46,7 +46,7 @@ static void fill_row(char *to, const struct fill *f, size_t bytes)
     uintptr_t until = ((uintptr_t)to + bytes) / PAGE * PAGE;
 
     if (f->value == 0 && f->to.device && until > from && until - from >= CHUNK_BYTES &&
-        madvise((void *)from, until - from, MADV_DONTNEED) == 0) {
+        madvise((void *)from, until - from, MADV_REMOVE) == 0) {
         memset(to, 0, from - (uintptr_t)to);
         memset((void *)until, 0, (uintptr_t)to + bytes - until);
         return;
@@ -103,6 +103,8 @@ CUresult soft_memset_new(struct soft_ctx *ctx, CUdeviceptr dst, size_t pitch, ui
         __builtin_add_overflow(extent, width, &extent))
         return CUDA_ERROR_INVALID_VALUE;
     r = soft_place_device(dst, extent, &to);
+    if (r == CUDA_SUCCESS && !soft_place_may(ctx, &to, SOFT_ACCESS_WRITE))
+        r = CUDA_ERROR_INVALID_VALUE;
     if (r != CUDA_SUCCESS)
         return r;
     f = calloc(1, sizeof *f);

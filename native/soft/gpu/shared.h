@@ -84,6 +84,7 @@ _Static_assert(sizeof(struct soft_shared_slot_dev) == sizeof(struct soft_slot_de
 /* Beyond enum soft_slot_state: being taken; being given back (by any number of reapers). */
 #define SOFT_SLOT_CLAIMED  3u
 #define SOFT_SLOT_RETIRING 4u
+#define SOFT_SLOT_DRAINING 5u /* of objects: for good, see state_object.c */
 
 #define SOFT_SLOT_WORD(incarnation, is) ((uint64_t)(incarnation) << 8 | (is))
 #define SOFT_SLOT_IS(word)              ((uint32_t)((word) & 0xff))
@@ -115,13 +116,17 @@ struct soft_shared_fault {
 
 /* Physical memory that several processes may hold (exported VMM handles and pools). It is charged
  * to the object, not to a slot: it lives until the last holder has let go or is gone. */
-#define SOFT_MAX_OBJECTS    1024
+#define SOFT_MAX_OBJECTS    4096
 #define SOFT_OBJECT_HOLDERS 30
-/* use number (24 bits) | maker, as the low bits of its incarnation << 16 | slot + 1 | state */
-#define SOFT_OBJECT_WORD(use, maker, is)                                                           \
-    ((uint64_t)(use) << 40 | ((maker) & 0xffffffffull) << 8 | (is))
-#define SOFT_OBJECT_USE(word)   ((uint32_t)((word) >> 40))
-#define SOFT_OBJECT_MAKER(word) ((word) >> 8 & 0xffffffffull)
+/* use number (16 bits) | maker (24: low bits of its incarnation, slot + 1) | number of attempts to
+ * end this use (16) | state */
+#define SOFT_OBJECT_WORD(use, maker, is) ((uint64_t)(use) << 48 | (maker) << 24 | (is))
+#define SOFT_OBJECT_USE(word)            ((uint16_t)((word) >> 48))
+#define SOFT_OBJECT_MAKER(word)          ((word) >> 24 & 0xffffffull)
+#define SOFT_OBJECT_MAKER_OF(owner)      ((((owner) >> 16 & 0x1fff) << 11) | ((owner) & 0x7ff))
+/* which use of the row it is, whatever has become of it since */
+#define SOFT_OBJECT_SAME(a, b) (((a) ^ (b)) >> 24 == 0)
+_Static_assert(SOFT_MAX_SLOTS < 0x7ff, "a slot's number fits a maker");
 
 struct soft_shared_object {
     soft_u64 word; /* SOFT_OBJECT_WORD: a use of the row is never taken for another */

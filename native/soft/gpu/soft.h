@@ -54,6 +54,8 @@ struct soft_profile {
     const char *board_key;     /* an instance of a board: what the board is; NULL: no instance */
     int instances;             /* that the board has */
     int slices, memory_slices; /* of the board's 7 and 8 */
+    /* how long the VMM's calls take */
+    uint64_t vmm_reserve_ns, vmm_create_ns, vmm_map_ns, vmm_access_ns, vmm_unmap_ns, vmm_release_ns;
 };
 const struct soft_profile *soft_profile_find(const char *key, size_t key_bytes); /* NULL: none */
 const struct soft_profile *soft_profile_at(int index); /* NULL past the end */
@@ -204,7 +206,8 @@ enum soft_kind {
     SOFT_H_GRAPH_NODE,
     SOFT_H_GRAPH_EXEC,
     SOFT_H_LINK,
-    SOFT_H_USER_OBJECT
+    SOFT_H_USER_OBJECT,
+    SOFT_H_MEMORY
 };
 /* A handle is the object's address, good while it is in the table; any bits may be asked for. */
 int soft_handle_add(enum soft_kind kind, const void *object); /* 0 or -ENOMEM */
