@@ -1,7 +1,8 @@
 # The software GPU's core (no modules, no graphs) linked into each test, sanitizers on.
 set(soft_gpu ${CMAKE_SOURCE_DIR}/soft/gpu)
 set(soft_core_sources)
-foreach(name arena bind phys space reclaim state_object capture_weak context context_api context_query copy copy_linear device engine
+foreach(name arena array array_api array_format bind copy_array copy_batch copy_old copy_shape managed managed_advice
+             managed_api managed_move phys space reclaim state_object capture_weak context context_api context_query copy copy_linear device engine
              engine_shared error event handle hostfunc hostmem init log memory memset pointer profile
              queue state state_read state_slot state_hold stream stream_run thread visible)
   list(APPEND soft_core_sources ${soft_gpu}/${name}.c)

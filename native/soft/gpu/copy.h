@@ -11,8 +11,10 @@
 struct soft_place {
     char *host; /* where the first byte is */
     bool device;
-    int ordinal; /* of the device; good when `device` */
+    int ordinal; /* of the device; good when `device`; -1 of managed memory: whoever copies it */
     bool pinned; /* host memory the device reaches by itself; false for device and pageable */
+    CUdeviceptr at;            /* of device memory, and managed memory as either */
+    enum soft_span_kind kind; /* SOFT_SPAN_HOST: nothing to look at when it runs */
     size_t pitch, slice_pitch;
 };
 
@@ -25,10 +27,13 @@ struct soft_copy {
 
 /* Finds `bytes` bytes at a device address or at pinned memory given as one. */
 CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *place);
-/* Host memory; a device address given as one is an error. */
-CUresult soft_place_host(const void *p, struct soft_place *place);
+/* Host memory, managed too; a device address given as one is an error. */
+CUresult soft_place_host(const void *p, uint64_t bytes, struct soft_place *place);
 /* Whatever it is: unified addressing. */
 CUresult soft_place_any(CUdeviceptr ptr, uint64_t bytes, struct soft_place *place);
+
+/* copy_shape.c: both sides of what a 2D or 3D call describes. */
+CUresult soft_copy_shape(const CUDA_MEMCPY3D *m, struct soft_copy *c);
 
 enum soft_copy_wait { SOFT_COPY_ASYNC, SOFT_COPY_SYNC };
 /* Submits with the host's side of the contract: pageable memory is read before the call returns,

@@ -66,6 +66,8 @@ struct soft_run { /* one execution of a command, on its stream's thread */
     uint64_t modelled_ns; /* out: engine time it takes at least; counted from start_ns */
     struct soft_use *use; /* its hold on the engine; NULL with SOFT_NO_ENGINE */
     void *user;           /* the command's own; its kernel callbacks find it through the launch */
+    _Atomic uint64_t moved_ns;   /* out: managed memory moved for it; comes on top */
+    _Atomic uint64_t pinned[32]; /* pages of pinned memory that it reached: bind.c */
 };
 
 struct soft_cmd_ops {
@@ -119,6 +121,7 @@ void soft_stream_unref(struct soft_stream *stream);
 struct soft_graph *soft_stream_capture(const struct soft_stream *stream);
 void soft_stream_capture_set(struct soft_stream *stream, struct soft_graph *capture);
 bool soft_stream_is_legacy(const struct soft_stream *stream);
+bool soft_is_legacy_handle(CUstream handle); /* in a call made by this thread */
 bool soft_stream_is_blocking(const struct soft_stream *stream); /* heeds the legacy stream */
 
 /* Commands that graph nodes are made of; unsubmitted, with clone(). */
@@ -181,7 +184,9 @@ enum soft_kind {
     SOFT_H_GRAPH,
     SOFT_H_GRAPH_NODE,
     SOFT_H_GRAPH_EXEC,
-    SOFT_H_LINK
+    SOFT_H_LINK,
+    SOFT_H_ARRAY,
+    SOFT_H_MIPMAP
 };
 /* A handle is the object's address, good while it is in the table; any bits may be asked for. */
 int soft_handle_add(enum soft_kind kind, const void *object); /* 0 or -ENOMEM */

@@ -101,7 +101,7 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     keep = turn->preempts && stream->head != NULL;
     pthread_mutex_unlock(&stream->lock);
     stream->held[engine] = keep;
-    return soft_turn_finish(turn, &use, run.modelled_ns, keep);
+    return soft_turn_finish(turn, &use, run.modelled_ns + run.moved_ns, keep);
 }
 
 static struct soft_cmd *next_cmd(struct soft_stream *stream)
