@@ -228,6 +228,7 @@ static void runs_of_bytes(void *arg)
     CHECK(memcmp(out, in + 20, 160) == 0);
     OK(cuMemcpyAtoD_v2(p, a, 100, 100));
     OK(cuMemcpyDtoA_v2(b, 0, p, 100));
+    OK(cuCtxSynchronize()); /* within the device: asynchronous, and `s` does not wait for it */
     OK(cuMemcpyAtoHAsync_v2(out, b, 0, 100, s));
     OK(cuStreamSynchronize(s));
     CHECK(memcmp(out, in + 50, 100) == 0);
@@ -236,6 +237,7 @@ static void runs_of_bytes(void *arg)
     OK(cuMemcpyAtoH(out, b, 0, 200));
     CHECK(memcmp(out + 1, in, 198) == 0);
     OK(cuMemcpyAtoA(b, 0, a, 0, 200));
+    OK(cuCtxSynchronize());
     OK(cuMemcpyAtoHAsync(out, b, 0, 200, s));
     OK(cuStreamSynchronize(s));
     CHECK(memcmp(out, in, 200) == 0);
@@ -330,8 +332,8 @@ static CUresult as_batch(const struct place *from, const struct place *to, const
             o->op.array.offset.z = (size_t)at[2];
         } else {
             o->type = CU_MEMCPY_OPERAND_TYPE_POINTER;
-            o->op.ptr.ptr = p->kind == DEVICE ? p->device + offset
-                                              : (CUdeviceptr)(uintptr_t)p->host + offset;
+            o->op.ptr.ptr =
+                p->kind == DEVICE ? p->device + offset : (CUdeviceptr)(uintptr_t)p->host + offset;
             o->op.ptr.rowLength = W * unit;
             o->op.ptr.layerHeight = H;
         }
@@ -342,8 +344,8 @@ static CUresult as_batch(const struct place *from, const struct place *to, const
 /* Random boxes between host, pinned, device and array, by three kinds of call. */
 static void boxes_against_a_model(void *arg)
 {
-    static struct place places[6] = {{.kind = HOST}, {.kind = PINNED}, {.kind = DEVICE},
-                                     {.kind = ARRAY}, {.kind = ARRAY}, {.kind = ARRAY}};
+    static struct place places[6] = {{.kind = HOST},  {.kind = PINNED}, {.kind = DEVICE},
+                                     {.kind = ARRAY}, {.kind = ARRAY},  {.kind = ARRAY}};
     const char *told = getenv("HARP_TEST_SEED");
     unsigned seed = told != NULL ? (unsigned)atoi(told) : 20260, first = seed;
     CUDA_ARRAY3D_DESCRIPTOR wide = {2 * W + 1, 2 * H, 2 * D + 1, CU_AD_FORMAT_HALF, 1, 0};

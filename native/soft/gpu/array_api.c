@@ -125,9 +125,8 @@ CUresult cuArrayGetDescriptor(CUDA_ARRAY_DESCRIPTOR_v1 *pArrayDescriptor, CUarra
     CUresult r = known(hArray, pArrayDescriptor, &a);
 
     if (r == CUDA_SUCCESS)
-        *pArrayDescriptor =
-            (CUDA_ARRAY_DESCRIPTOR_v1){(unsigned)a->desc.Width, (unsigned)a->desc.Height,
-                                       a->desc.Format, a->desc.NumChannels};
+        *pArrayDescriptor = (CUDA_ARRAY_DESCRIPTOR_v1){
+            (unsigned)a->desc.Width, (unsigned)a->desc.Height, a->desc.Format, a->desc.NumChannels};
     return r;
 }
 

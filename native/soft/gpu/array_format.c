@@ -140,8 +140,8 @@ static const struct most gather_most = {TEXTURE(2D_GATHER_WIDTH), TEXTURE(2D_GAT
 static const struct most mip_1d_most = {TEXTURE(1D_MIPMAPPED_WIDTH), 0, 0};
 static const struct most mip_2d_most = {TEXTURE(2D_MIPMAPPED_WIDTH), TEXTURE(2D_MIPMAPPED_HEIGHT),
                                         0};
-static const struct most alternate_most = {TEXTURE(3D_WIDTH_ALTERNATE), TEXTURE(3D_HEIGHT_ALTERNATE),
-                                           TEXTURE(3D_DEPTH_ALTERNATE)};
+static const struct most alternate_most = {
+    TEXTURE(3D_WIDTH_ALTERNATE), TEXTURE(3D_HEIGHT_ALTERNATE), TEXTURE(3D_DEPTH_ALTERNATE)};
 
 static bool within(CUdevice device, int attribute, size_t extent)
 {
@@ -165,7 +165,8 @@ static bool shape_of(const CUDA_ARRAY3D_DESCRIPTOR *d, enum shape *shape)
 
     if ((d->Flags & CUDA_ARRAY3D_CUBEMAP) != 0) {
         *shape = layered ? CUBE_LAYERED : CUBE;
-        return d->Width == d->Height && (layered ? d->Depth > 0 && d->Depth % 6 == 0 : d->Depth == 6);
+        return d->Width == d->Height &&
+               (layered ? d->Depth > 0 && d->Depth % 6 == 0 : d->Depth == 6);
     }
     if (layered) {
         *shape = d->Height == 0 ? D1_LAYERED : D2_LAYERED;

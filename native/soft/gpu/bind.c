@@ -21,7 +21,8 @@ static int poll_launch(const struct ptx_launch *launch)
 static void *pinned(struct soft_run *run, uint64_t addr, uint64_t bytes)
 {
     uint64_t page = addr / PAGE, name = page + 1; /* 0: nothing */
-    _Atomic uint64_t *known = &run->pinned[page % (sizeof run->pinned / sizeof run->pinned[0])];
+    /* spread: buffers are apart by powers of two */
+    _Atomic uint64_t *known = &run->pinned[page * 0x9e3779b97f4a7c15ull >> (64 - SOFT_PINNED_LOG2)];
     struct soft_span span;
 
     if (atomic_load_explicit(known, memory_order_relaxed) == name)

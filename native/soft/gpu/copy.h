@@ -11,9 +11,9 @@
 struct soft_place {
     char *host; /* where the first byte is */
     bool device;
-    int ordinal; /* of the device; good when `device`; -1 of managed memory: whoever copies it */
-    bool pinned; /* host memory the device reaches by itself; false for device and pageable */
-    CUdeviceptr at;            /* of device memory, and managed memory as either */
+    int ordinal;    /* of the device; good when `device`; -1 of managed memory: whoever copies it */
+    bool pinned;    /* host memory the device reaches by itself; false for device and pageable */
+    CUdeviceptr at; /* of device memory, and managed memory as either */
     enum soft_span_kind kind; /* SOFT_SPAN_HOST: nothing to look at when it runs */
     size_t pitch, slice_pitch;
 };

@@ -95,8 +95,8 @@ static CUresult batch_1d(const struct batch *b, size_t *fail, CUstream hStream)
     for (size_t i = 0; i < b->count && r == CUDA_SUCCESS; i++) {
         if (attr + 1 < b->attr_count && b->first[attr + 1] == i)
             attr++;
-        at_once = at_once ||
-                  b->attrs[attr].srcAccessOrder == CU_MEMCPY_SRC_ACCESS_ORDER_DURING_API_CALL;
+        at_once =
+            at_once || b->attrs[attr].srcAccessOrder == CU_MEMCPY_SRC_ACCESS_ORDER_DURING_API_CALL;
         copies[i].width = b->sizes[i];
         copies[i].height = copies[i].depth = 1;
         if (b->sizes[i] == 0)
@@ -171,8 +171,7 @@ static CUresult operand_place(const CUmemcpy3DOperand *o, const CUextent3D *exte
     row = o->op.ptr.rowLength != 0 ? o->op.ptr.rowLength : extent->width;
     height = o->op.ptr.layerHeight != 0 ? o->op.ptr.layerHeight : extent->height;
     if (row < extent->width || height < extent->height ||
-        __builtin_mul_overflow(row, element, &row) ||
-        __builtin_mul_overflow(row, height, &slice) ||
+        __builtin_mul_overflow(row, element, &row) || __builtin_mul_overflow(row, height, &slice) ||
         __builtin_mul_overflow(extent->depth - 1, slice, &bytes) ||
         __builtin_add_overflow(bytes, (extent->height - 1) * row + extent->width * element, &bytes))
         return CUDA_ERROR_INVALID_VALUE;

@@ -50,7 +50,7 @@ CUresult soft_managed_free(CUdeviceptr ptr); /* waits for all contexts */
 /* The one that has all of [ptr, ptr + bytes), or NULL. Locked. */
 struct soft_managed *soft_managed_at(CUdeviceptr ptr, uint64_t bytes);
 
-struct soft_managed *soft_managed_first(void);    /* Locked. */
+struct soft_managed *soft_managed_first(void);  /* Locked. */
 void soft_managed_drop(struct soft_area *area); /* Locked. */
 
 /* managed_move.c */

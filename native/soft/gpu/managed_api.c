@@ -114,10 +114,9 @@ static bool remember(const struct item *item, bool prefetches)
     soft_space_lock();
     m = item->bytes > 0 ? soft_managed_at(item->ptr, item->bytes) : NULL;
     done = m != NULL &&
-           (!prefetches ||
-            soft_policy_change(m, pages(item->ptr - m->area.start, false),
-                               pages(item->ptr - m->area.start + item->bytes, true), prefetched,
-                               item));
+           (!prefetches || soft_policy_change(m, pages(item->ptr - m->area.start, false),
+                                              pages(item->ptr - m->area.start + item->bytes, true),
+                                              prefetched, item));
     soft_space_unlock();
     return done;
 }

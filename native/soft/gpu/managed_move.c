@@ -50,10 +50,8 @@ static unsigned managed_access(struct soft_area *area, uint64_t at, struct soft_
     return (g->remote & me) != 0 ? SOFT_ACCESS_ALL : SOFT_ACCESS_NONE;
 }
 
-const struct soft_area_ops soft_managed_ops = {.find = managed_find,
-                                               .access = managed_access,
-                                               .forget = soft_managed_drop,
-                                               .hosts = true};
+const struct soft_area_ops soft_managed_ops = {
+    .find = managed_find, .access = managed_access, .forget = soft_managed_drop, .hosts = true};
 
 /* ------------------------------------------------------------------------------- charges ------ */
 static bool charge(CUdevice device)
@@ -112,36 +110,28 @@ static CUdevice some_device(uint32_t on)
 }
 
 /* ------------------------------------------------------------------------------ evictions ----- */
-/* The granule that `device` asked for longest ago loses it. Its charge is kept for the caller to
- * use, if `keep`. False: it has none. */
-static bool evict(CUdevice device, bool keep, uint64_t *ns)
+/* The granule that `device` asked for longest ago loses it. False: it has none. */
+static bool evict(CUdevice device, uint64_t *ns)
 {
     struct soft_managed *from = NULL;
-    struct soft_granule *g = NULL;
     uint32_t me = bit(device), on;
+    uint64_t oldest = 0;
 
     for (struct soft_managed *m = soft_managed_first(); m != NULL; m = m->next)
         for (uint64_t i = 0; i < m->area.bytes / SOFT_GRANULE; i++)
             if ((m->granules[i].on & me) != 0 &&
-                (g == NULL || m->granules[i].faulted < g->faulted)) {
+                (from == NULL || m->granules[i].faulted < from->granules[oldest].faulted)) {
                 from = m;
-                g = &m->granules[i];
+                oldest = i;
             }
-    if (g == NULL)
+    if (from == NULL)
         return false;
-    on = g->on & ~me;
+    on = from->granules[oldest].on & ~me;
     if (on == 0) {
-        *ns += move_ns(from, (uint64_t)(g - from->granules), device);
+        *ns += move_ns(from, oldest, device);
         on = SOFT_ON_HOST;
     }
-    if (keep)
-        g->on &= ~me;
-    settle(from, (uint64_t)(g - from->granules), on,
-           remotes(from, (uint64_t)(g - from->granules), on));
-    if (keep) /* settle() saw no change where duplicates stay */
-        soft_area_publish(&from->area,
-                          from->area.start + (uint64_t)(g - from->granules) * SOFT_GRANULE,
-                          SOFT_GRANULE);
+    settle(from, oldest, on, remotes(from, oldest, on));
     return true;
 }
 
@@ -155,7 +145,7 @@ bool soft_managed_reclaim(int ordinal, uint64_t bytes)
         return false;
     soft_space_lock();
     while ((!any || soft_state_used_bytes(soft_the_state, ordinal) > most - soft_granules(bytes)) &&
-           evict(device, false, &ns))
+           evict(device, &ns))
         any = true;
     soft_space_unlock();
     return any;
@@ -203,13 +193,14 @@ static uint64_t bring(struct soft_managed *m, uint64_t i, CUdevice device,
         reach(m, i, device);
         return 0;
     }
-    if (!charge(device) && !evict(device, true, &ns)) {
-        /* others have all of the device: it works on the host's memory, across the bus */
-        if ((g->on & ON_DEVICES) != 0)
-            settle(m, i, SOFT_ON_HOST, remotes(m, i, SOFT_ON_HOST));
-        reach(m, i, device);
-        return ns + move_ns(m, i, device);
-    }
+    while (!charge(device))
+        if (!evict(device, &ns)) {
+            /* others have all of the device: it works on the host's memory, across the bus */
+            if ((g->on & ON_DEVICES) != 0)
+                settle(m, i, SOFT_ON_HOST, remotes(m, i, SOFT_ON_HOST));
+            reach(m, i, device);
+            return ns + move_ns(m, i, device);
+        }
     ns += move_ns(m, i, device);
     on = g->on;
     if (on == 0 && touched_bytes(m, i) > 0)
@@ -264,8 +255,8 @@ void soft_managed_use(CUdeviceptr ptr, uint64_t bytes, struct soft_ctx *ctx, boo
 
     soft_space_lock();
     m = soft_managed_at(ptr, bytes);
-    for (uint64_t at = m != NULL ? ptr - m->area.start : 0, end = at + bytes;
-         m != NULL && at < end; at = (at / SOFT_GRANULE + 1) * SOFT_GRANULE) {
+    for (uint64_t at = m != NULL ? ptr - m->area.start : 0, end = at + bytes; m != NULL && at < end;
+         at = (at / SOFT_GRANULE + 1) * SOFT_GRANULE) {
         const struct soft_policy *policy = soft_policy_at(m, at);
 
         ns += ctx != NULL ? bring(m, at / SOFT_GRANULE, ctx->device, policy, write, false)
