@@ -124,7 +124,7 @@ def a_graph_copies_arrays(d: Driver) -> None:
     node: tuple[c.c_void_p, ...] = ()
     for params in (up, across, down):
         g.keep.append(params)
-        node = (g._add("cuGraphAddMemcpyNode", node, c.byref(params), d.ctx),)  # noqa: SLF001
+        node = (g._add("cuGraphAddMemcpyNode", node, c.byref(params), d.ctx),)
     executable = g.instantiate()
     launch(d, executable)
     assert (got[:30, :60] == data[2:, 4:]).all()
@@ -135,7 +135,9 @@ def a_graph_copies_arrays(d: Driver) -> None:
     d.ok("cuGraphMemcpyNodeGetParams", node[0], c.byref(told))
     assert told.src_array == b.value
     past = box(64, 33, **array_of("src", a), **array_of("dst", b))
-    d.fails(INVALID_VALUE, "cuGraphExecMemcpyNodeSetParams", executable, node[0], c.byref(past), d.ctx)
+    d.fails(
+        INVALID_VALUE, "cuGraphExecMemcpyNodeSetParams", executable, node[0], c.byref(past), d.ctx
+    )
     d.ok("cuArrayDestroy", a)
     d.ok("cuGraphLaunch", executable, None)
     d.fails(ILLEGAL_ADDRESS, "cuCtxSynchronize")

@@ -99,8 +99,7 @@ def nvml_and_the_ledger_see_what_migrated(d: Driver) -> None:
 
     def nvml() -> int:
         return {
-            p.pid: int(p.usedGpuMemory)
-            for p in pynvml.nvmlDeviceGetComputeRunningProcesses(device)
+            p.pid: int(p.usedGpuMemory) for p in pynvml.nvmlDeviceGetComputeRunningProcesses(device)
         }[os.getpid()]
 
     def ledger() -> int:
@@ -174,9 +173,7 @@ def a_capture_refuses_prefetches(d: Driver) -> None:
     ptr = managed(d, GRANULE)
     stream = d.stream()
     d.ok("cuStreamBeginCapture_v2", stream, 2)
-    d.fails(
-        CAPTURE_UNSUPPORTED, "cuMemPrefetchAsync", ptr, c.c_size_t(GRANULE), d.device, stream
-    )
+    d.fails(CAPTURE_UNSUPPORTED, "cuMemPrefetchAsync", ptr, c.c_size_t(GRANULE), d.device, stream)
     graph = c.c_void_p()
     d.fails(901, "cuStreamEndCapture", stream, c.byref(graph))
     d.ok("cuMemPrefetchAsync", ptr, c.c_size_t(GRANULE), d.device, stream)

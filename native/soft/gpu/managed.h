@@ -5,7 +5,9 @@
  * they never move. What moves is where a granule (2 MiB) counts as being: nowhere, on the host, on
  * a device (which is charged for it), or on several (read-mostly). A device that uses a granule
  * which is not there faults: its kernels' map is closed, and they ask. A device without room for it
- * gives up the granule it asked for longest ago. The host's own loads and stores are not seen.
+ * gives up the granule it asked for longest ago. The host's own loads and stores are not seen: they
+ * move nothing back and end no duplicates; prefetches, advice, copies and evictions do. Other
+ * processes' granules are not evicted, as a driver would.
  */
 #ifndef HARP_SOFT_MANAGED_H
 #define HARP_SOFT_MANAGED_H
