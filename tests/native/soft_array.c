@@ -372,6 +372,7 @@ static void boxes_against_a_model(void *arg)
         dst_side(&m, &places[i], zero);
         OK(cuMemcpy3D_v2(&m));
     }
+    OK(cuCtxSynchronize()); /* small pageable copies go on after the call, and `s` does not wait */
     for (int round = 0; round < 600; round++) {
         struct place *from = &places[rand_r(&seed) % 6], *to = &places[rand_r(&seed) % 6];
         const int size[3] = {W, H, D};
@@ -436,6 +437,7 @@ static void batches(void *arg)
     for (int i = 0; i < 256; i++)
         in[i] = (unsigned char)(255 - i);
     OK(cuMemcpyHtoD_v2(p, in, 256));
+    OK(cuCtxSynchronize());
     dsts[0] = q, srcs[0] = p;
     dsts[1] = q + 64, srcs[1] = (CUdeviceptr)(uintptr_t)in + 64;
     dsts[2] = q + 192, srcs[2] = p + 192;
@@ -464,6 +466,55 @@ static void batches(void *arg)
              cuMemcpyBatchAsync_v2(dsts, srcs, sizes, 3, attrs, first, 2, s));
 }
 
+/* Boxes from an array of one device to one of another, and the pitch that arrays do not heed. */
+static void between_devices(void *arg)
+{
+    unsigned char in[8][64], out[8][64] = {{0}};
+    CUcontext on[2];
+    CUarray a[2];
+    CUDA_MEMCPY2D up = {.srcMemoryType = CU_MEMORYTYPE_HOST,
+                        .srcHost = in,
+                        .srcPitch = 64,
+                        .dstMemoryType = CU_MEMORYTYPE_ARRAY,
+                        .dstPitch = SIZE_MAX, /* not heeded */
+                        .WidthInBytes = 64,
+                        .Height = 8};
+    CUDA_MEMCPY3D_PEER across = {.srcMemoryType = CU_MEMORYTYPE_ARRAY,
+                                 .dstMemoryType = CU_MEMORYTYPE_ARRAY,
+                                 .WidthInBytes = 64,
+                                 .Height = 8,
+                                 .Depth = 1};
+    CUDA_MEMCPY3D down = {.srcMemoryType = CU_MEMORYTYPE_ARRAY,
+                          .dstMemoryType = CU_MEMORYTYPE_HOST,
+                          .dstHost = out,
+                          .dstPitch = 64,
+                          .WidthInBytes = 64,
+                          .Height = 8,
+                          .Depth = 1};
+
+    OK(cuInit(0));
+    for (int d = 0; d < 2; d++) {
+        OK(cuCtxCreate_v2(&on[d], 0, d));
+        a[d] = make(64, 8, 0, CU_AD_FORMAT_UNSIGNED_INT8, 1, 0);
+        CHECK_IS(GRANULE, used());
+    }
+    for (int i = 0; i < 512; i++)
+        in[i / 64][i % 64] = (unsigned char)(i * 3);
+    up.dstArray = across.srcArray = a[0];
+    OK(cuMemcpy2D_v2(&up));
+    across.srcContext = on[0];
+    across.dstContext = on[1];
+    across.dstArray = down.srcArray = a[1];
+    OK(cuMemcpy3DPeer(&across));
+    OK(cuCtxSynchronize());
+    OK(cuMemcpy3D_v2(&down));
+    CHECK(memcmp(in, out, sizeof in) == 0);
+    down.dstPitch = 1ull << 31;
+    CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemcpy3D_v2(&down));
+    up.srcPitch = 1ull << 31;
+    CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemcpy2D_v2(&up));
+}
+
 /* Arrays go with their context, handles too. */
 static void gone_with_the_context(void *arg)
 {
@@ -488,6 +539,7 @@ int main(void)
     test_run("runs of bytes", "tiny", "0", runs_of_bytes);
     test_run("boxes against a model", "tiny", "0", boxes_against_a_model);
     test_run("batches", "tiny", "0", batches);
+    test_run("between devices", "tiny,tiny", "0", between_devices);
     test_run("gone with the context", "tiny", "0", gone_with_the_context);
     return 0;
 }

@@ -581,6 +581,55 @@ static void freed_under_another_context(void *arg)
     CHECK_IS(GRANULE / 4096, sum);
 }
 
+struct pinned_user {
+    struct soft_cmd cmd;
+    CUdeviceptr at;
+    _Atomic int *step; /* 1: reached it; 2: freed */
+};
+
+static CUresult pinned_run(struct soft_cmd *cmd, struct soft_run *run)
+{
+    struct pinned_user *u = (struct pinned_user *)cmd;
+    struct ptx_launch launch = {0};
+
+    soft_launch_bind(run, &launch);
+    for (int i = 0; i < 3; i++)
+        if (launch.host->translate(&launch, u->at + 64, 4, 1) == NULL)
+            return CUDA_ERROR_LAUNCH_FAILED;
+    atomic_store(u->step, 1);
+    while (atomic_load(u->step) != 2)
+        sleep_ns(MS / 10);
+    return launch.host->translate(&launch, u->at + 64, 4, 1) == NULL ? CUDA_ERROR_ILLEGAL_ADDRESS
+                                                                     : CUDA_SUCCESS;
+}
+
+static const struct soft_cmd_ops pinned_ops = {
+    .name = "kernel pinned", .engine = SOFT_COMPUTE, .run = pinned_run};
+
+/* What a kernel has reached once is looked up again when pinned memory has been freed. */
+static void pinned_memory_goes(void *arg)
+{
+    struct pinned_user *u = calloc(1, sizeof *u);
+    _Atomic int step = 0;
+    struct soft_stream *s;
+    CUcontext other;
+    void *p;
+
+    context();
+    OK(cuMemHostAlloc(&p, 1 << 16, 0));
+    OK(cuCtxCreate_v2(&other, 0, 0));
+    *u = (struct pinned_user){{.ops = &pinned_ops}, (CUdeviceptr)(uintptr_t)p, &step};
+    OK(soft_stream_of(NULL, &s));
+    OK(soft_submit(s, &u->cmd));
+    while (atomic_load(&step) != 1)
+        sleep_ns(MS / 10);
+    OK(cuCtxPopCurrent_v2(&other));
+    OK(cuMemFreeHost(p));
+    atomic_store(&step, 2);
+    OK(cuCtxPushCurrent_v2(other));
+    CHECK_IS(CUDA_ERROR_ILLEGAL_ADDRESS, cuCtxSynchronize());
+}
+
 /* A kernel runs while another thread evicts what it uses, over and over: no byte is lost. */
 static void *pull(void *arg)
 {
@@ -662,6 +711,7 @@ int main(void)
     test_run("several devices", "tiny,tiny", "0", several_devices);
     test_run("duplicates are evicted", "tiny", "0", duplicates_are_evicted);
     test_run("freed under another context", "tiny", "0", freed_under_another_context);
+    test_run("pinned memory goes", "tiny", "0", pinned_memory_goes);
     test_run("pulled away", "tiny", "0", pulled_away);
     test_run("killed", "tiny", "0", killed);
     return 0;

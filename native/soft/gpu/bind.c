@@ -9,7 +9,8 @@
 #include <math.h>
 #include <string.h>
 
-#define PAGE 4096u
+#define PAGE           4096u
+#define PAGE_NAME_BITS 45 /* addresses of 57 bits */
 
 static int poll_launch(const struct ptx_launch *launch)
 {
@@ -17,15 +18,16 @@ static int poll_launch(const struct ptx_launch *launch)
 }
 
 /* Pinned host memory has the same address for host and device. What a kernel reached once is
- * remembered by host pages that lie whole in it, so that most accesses look nothing up. */
+ * remembered by host pages that lie whole in it, until some is freed, so that most accesses look
+ * nothing up. Slots are chosen by a hash: buffers are apart by powers of two. */
 static void *pinned(struct soft_run *run, uint64_t addr, uint64_t bytes)
 {
-    uint64_t page = addr / PAGE, name = page + 1; /* 0: nothing */
-    /* spread: buffers are apart by powers of two */
+    uint64_t page = addr / PAGE;
+    uint64_t name = (soft_host_changes + 1) << PAGE_NAME_BITS | page;
     _Atomic uint64_t *known = &run->pinned[page * 0x9e3779b97f4a7c15ull >> (64 - SOFT_PINNED_LOG2)];
     struct soft_span span;
 
-    if (atomic_load_explicit(known, memory_order_relaxed) == name)
+    if (page != 0 && atomic_load_explicit(known, memory_order_relaxed) == name)
         return (void *)(uintptr_t)addr; /* aligned: it does not leave the page */
     if (!soft_host_find(addr, &span) || bytes > span.bytes - (addr - span.start))
         return NULL;

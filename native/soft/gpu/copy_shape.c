@@ -78,7 +78,14 @@ CUresult soft_copy_shape(const CUDA_MEMCPY3D *m, struct soft_copy *c)
     return r != CUDA_SUCCESS ? r : side_of(&to, c, &c->to);
 }
 
-static CUresult copy_3d(const CUDA_MEMCPY3D *m, CUstream hStream, enum soft_copy_wait wait)
+/* Arrays have a pitch of their own. */
+static bool is_too_far(CUmemorytype type, size_t pitch, size_t most)
+{
+    return type != CU_MEMORYTYPE_ARRAY && pitch > most;
+}
+
+static CUresult copy_any(const CUDA_MEMCPY3D *m, CUstream hStream, enum soft_copy_wait wait,
+                         size_t max_pitch)
 {
     struct soft_copy c;
     struct soft_stream *stream;
@@ -91,10 +98,16 @@ static CUresult copy_3d(const CUDA_MEMCPY3D *m, CUstream hStream, enum soft_copy
         r = soft_stream_of(hStream, &stream);
     if (r != CUDA_SUCCESS)
         return r;
-    if (m == NULL)
+    if (m == NULL || is_too_far(m->srcMemoryType, m->srcPitch, max_pitch) ||
+        is_too_far(m->dstMemoryType, m->dstPitch, max_pitch))
         return CUDA_ERROR_INVALID_VALUE;
     r = soft_copy_shape(m, &c);
     return r != CUDA_SUCCESS ? r : soft_copy_submit(stream, &c, wait);
+}
+
+static CUresult copy_3d(const CUDA_MEMCPY3D *m, CUstream hStream, enum soft_copy_wait wait)
+{
+    return copy_any(m, hStream, wait, MAX_PITCH);
 }
 
 CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
@@ -114,8 +127,6 @@ static CUresult copy_2d(const CUDA_MEMCPY2D *m, CUstream hStream, enum soft_copy
 
     if (m == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    if (m->srcPitch > max_pitch || m->dstPitch > max_pitch)
-        return CUDA_ERROR_INVALID_VALUE;
     as3d = (CUDA_MEMCPY3D){.srcXInBytes = m->srcXInBytes,
                            .srcY = m->srcY,
                            .srcMemoryType = m->srcMemoryType,
@@ -133,7 +144,7 @@ static CUresult copy_2d(const CUDA_MEMCPY2D *m, CUstream hStream, enum soft_copy
                            .WidthInBytes = m->WidthInBytes,
                            .Height = m->Height,
                            .Depth = 1};
-    return copy_3d(&as3d, hStream, wait);
+    return copy_any(&as3d, hStream, wait, max_pitch);
 }
 
 CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
