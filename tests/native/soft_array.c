@@ -515,6 +515,40 @@ static void between_devices(void *arg)
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemcpy2D_v2(&up));
 }
 
+/* Modelled as copies of linear memory are, by the ledger: 1.5 us, and bytes over the bus or within.
+ */
+static void times(void *arg)
+{
+    static unsigned char pageable[1 << 20];
+    CUDA_MEMCPY2D m = {.dstMemoryType = CU_MEMORYTYPE_ARRAY,
+                       .srcMemoryType = CU_MEMORYTYPE_HOST,
+                       .srcHost = pageable,
+                       .srcPitch = 1024,
+                       .WidthInBytes = 1024,
+                       .Height = 1024};
+    uint64_t before;
+    void *pinned;
+
+    context();
+    OK(cuMemHostAlloc(&pinned, 1 << 20, 0));
+    m.dstArray = make(1024, 1024, 0, CU_AD_FORMAT_UNSIGNED_INT8, 1, 0);
+    before = my_ledger().modelled_ns;
+    OK(cuMemcpy2D_v2(&m));
+    OK(cuCtxSynchronize());
+    CHECK_IS(before + 1500 + (1 << 20) / 5, my_ledger().modelled_ns);
+    m.srcHost = pinned;
+    before = my_ledger().modelled_ns;
+    OK(cuMemcpy2D_v2(&m));
+    OK(cuCtxSynchronize());
+    CHECK_IS(before + 1500 + (1 << 20) / 10, my_ledger().modelled_ns);
+    m.srcMemoryType = CU_MEMORYTYPE_ARRAY;
+    m.srcArray = make(1024, 1024, 0, CU_AD_FORMAT_UNSIGNED_INT8, 1, 0);
+    before = my_ledger().modelled_ns;
+    OK(cuMemcpy2D_v2(&m));
+    OK(cuCtxSynchronize());
+    CHECK_IS(before + 1500 + 2 * (1 << 20) / 100, my_ledger().modelled_ns);
+}
+
 /* Arrays go with their context, handles too. */
 static void gone_with_the_context(void *arg)
 {
@@ -540,6 +574,7 @@ int main(void)
     test_run("boxes against a model", "tiny", "0", boxes_against_a_model);
     test_run("batches", "tiny", "0", batches);
     test_run("between devices", "tiny,tiny", "0", between_devices);
+    test_run("times", "tiny", "0", times);
     test_run("gone with the context", "tiny", "0", gone_with_the_context);
     return 0;
 }

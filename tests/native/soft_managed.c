@@ -142,6 +142,10 @@ static void one_address(void *arg)
     CHECK_IS(1500, touch(p, GRANULE, 1, NULL));
     CHECK_IS(1500 + 409, touch(p + GRANULE, GRANULE, 1, NULL)); /* 4 KiB over 10 bytes/ns */
     CHECK_IS(0, touch(p, 2 * GRANULE, 1, NULL));
+    before = my_ledger().modelled_ns; /* what moves is in the command's time */
+    host(p)[3 * GRANULE] = 1;
+    CHECK_IS(1500 + 409, touch(p + 3 * GRANULE, GRANULE, 1, NULL));
+    CHECK_IS(before + 1000 + 1500 + 409, my_ledger().modelled_ns);
     OK(cuMemFree_v2(p));
     /* other memory has no such attribute */
     OK(cuMemAlloc_v2(&p, 64));
