@@ -221,6 +221,7 @@ static void more_than_the_device(void *arg)
     CUdeviceptr p, q, extra;
     uint64_t ns, before;
     unsigned sum = 0;
+    CUcontext other;
     size_t f, t;
 
     context();
@@ -228,7 +229,12 @@ static void more_than_the_device(void *arg)
     p = managed(bytes);
     OK(cuMemGetInfo_v2(&f, &t));
     touch(p, bytes, 1, NULL);
-    CHECK_IS(t, used());                             /* full, and no more */
+    CHECK_IS(t, used());              /* full, and no more */
+    OK(cuCtxCreate_v2(&other, 0, 0)); /* a context finds its room all the same */
+    CHECK_IS(t, used());
+    OK(cuCtxDestroy_v2(other));
+    touch(p, bytes, 1, NULL);
+    CHECK_IS(t, used());
     for (uint64_t at = 0; at < bytes; at += GRANULE) /* pages there are: what moves costs time */
         CHECK_IS(1, host(p)[at]);
     ns = touch(p, bytes, -1, &sum);
