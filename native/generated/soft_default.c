@@ -6,67 +6,6 @@
 #include "generated/soft_symbols.h"
 #include "soft/gpu/soft.h"
 
-CUresult cuArray3DCreate(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR_v1 *pAllocateArray)
-{
-    soft_unimplemented(SOFT_SYM_cuArray3DCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray)
-{
-    soft_unimplemented(SOFT_SYM_cuArray3DCreate_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArray3DGetDescriptor(CUDA_ARRAY3D_DESCRIPTOR_v1 *pArrayDescriptor, CUarray hArray)
-{
-    soft_unimplemented(SOFT_SYM_cuArray3DGetDescriptor);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArray3DGetDescriptor_v2(CUDA_ARRAY3D_DESCRIPTOR *pArrayDescriptor, CUarray hArray)
-{
-    soft_unimplemented(SOFT_SYM_cuArray3DGetDescriptor_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArrayCreate(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR_v1 *pAllocateArray)
-{
-    soft_unimplemented(SOFT_SYM_cuArrayCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)
-{
-    soft_unimplemented(SOFT_SYM_cuArrayCreate_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArrayDestroy(CUarray hArray)
-{
-    soft_unimplemented(SOFT_SYM_cuArrayDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArrayGetDescriptor(CUDA_ARRAY_DESCRIPTOR_v1 *pArrayDescriptor, CUarray hArray)
-{
-    soft_unimplemented(SOFT_SYM_cuArrayGetDescriptor);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArrayGetDescriptor_v2(CUDA_ARRAY_DESCRIPTOR *pArrayDescriptor, CUarray hArray)
-{
-    soft_unimplemented(SOFT_SYM_cuArrayGetDescriptor_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *memoryRequirements,
-                                      CUarray array, CUdevice device)
-{
-    soft_unimplemented(SOFT_SYM_cuArrayGetMemoryRequirements);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArrayGetPlane(CUarray *pPlaneArray, CUarray hArray, unsigned int planeIdx)
-{
-    soft_unimplemented(SOFT_SYM_cuArrayGetPlane);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuArrayGetSparseProperties(CUDA_ARRAY_SPARSE_PROPERTIES *sparseProperties, CUarray array)
-{
-    soft_unimplemented(SOFT_SYM_cuArrayGetSparseProperties);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCheckpointProcessCheckpoint(int pid, CUcheckpointCheckpointArgs *args)
 {
     soft_unimplemented(SOFT_SYM_cuCheckpointProcessCheckpoint);
@@ -713,17 +652,6 @@ CUresult cuLogsUnregisterCallback(CUlogsCallbackHandle callback)
     soft_unimplemented(SOFT_SYM_cuLogsUnregisterCallback);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAdvise);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice,
-                        CUmemLocation location)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAdvise_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize)
 {
     soft_unimplemented(SOFT_SYM_cuMemAlloc);
@@ -756,11 +684,6 @@ CUresult cuMemAllocHost(void **pp, unsigned int bytesize)
     soft_unimplemented(SOFT_SYM_cuMemAllocHost);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAllocManaged);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsigned int WidthInBytes,
                          unsigned int Height, unsigned int ElementSizeBytes)
 {
@@ -779,33 +702,26 @@ CUresult cuMemBatchDecompressAsync_ptsz(CUmemDecompressParams *paramsArray, size
     soft_unimplemented(SOFT_SYM_cuMemBatchDecompressAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
-                                           CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
-                                           size_t numPrefetchLocs, unsigned long long flags,
-                                           CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemDiscardAndPrefetchBatchAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                                 CUmemLocation *prefetchLocs,
                                                 size_t *prefetchLocIdxs, size_t numPrefetchLocs,
                                                 unsigned long long flags, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemDiscardAndPrefetchBatchAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemDiscardBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
-                                unsigned long long flags, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemDiscardBatchAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemDiscardAndPrefetchBatchAsync(
+        dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                      unsigned long long flags, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemDiscardBatchAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemDiscardBatchAsync(dptrs, sizes, count, flags, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemFree(CUdeviceptr_v1 dptr)
 {
@@ -929,69 +845,39 @@ CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
     soft_unimplemented(SOFT_SYM_cuMemPoolTrimTo);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPrefetchAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
                                  CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemPrefetchAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location,
-                               unsigned int flags, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPrefetchAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemPrefetchAsync(devPtr, count, dstDevice, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocation location,
                                     unsigned int flags, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemPrefetchAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
-                                 CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
-                                 size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPrefetchBatchAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemPrefetchAsync_v2(devPtr, count, location, flags, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                       CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
                                       size_t numPrefetchLocs, unsigned long long flags,
                                       CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemPrefetchBatchAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemRangeGetAttribute(void *data, size_t dataSize, CUmem_range_attribute attribute,
-                                CUdeviceptr devPtr, size_t count)
-{
-    soft_unimplemented(SOFT_SYM_cuMemRangeGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemRangeGetAttributes(void **data, size_t *dataSizes, CUmem_range_attribute *attributes,
-                                 size_t numAttributes, CUdeviceptr devPtr, size_t count)
-{
-    soft_unimplemented(SOFT_SYM_cuMemRangeGetAttributes);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemPrefetchBatchAsync(
+        dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool)
 {
     soft_unimplemented(SOFT_SYM_cuMemSetMemPool);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy2D);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy2DAsync);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
@@ -1001,11 +887,6 @@ CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
     const CUresult result = cuMemcpy2DAsync_v2(pCopy, hStream);
     soft_per_thread_default_set(was);
     return result;
-}
-CUresult cuMemcpy2DUnaligned(const CUDA_MEMCPY2D_v1 *pCopy)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy2DUnaligned);
-    return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *pCopy)
 {
@@ -1023,16 +904,6 @@ CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *pCopy)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuMemcpy3D(const CUDA_MEMCPY3D_v1 *pCopy)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3D);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpy3DAsync(const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
 {
     const bool was = soft_per_thread_default();
@@ -1041,29 +912,23 @@ CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx,
-                              unsigned long long flags, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DBatchAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy3DBatchAsync_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx,
                                    unsigned long long flags, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DBatchAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList,
-                                 unsigned long long flags, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DBatchAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3DBatchAsync(numOps, opList, failIdx, flags, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList,
                                       unsigned long long flags, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DBatchAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3DBatchAsync_v2(numOps, opList, flags, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
 {
@@ -1097,121 +962,71 @@ CUresult cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, 
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuMemcpyAtoA(CUarray dstArray, unsigned int dstOffset, CUarray srcArray,
-                      unsigned int srcOffset, unsigned int ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoA);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset,
-                         size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoA_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUarray srcArray,
                               size_t srcOffset, size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoA_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyAtoD(CUdeviceptr_v1 dstDevice, CUarray srcArray, unsigned int srcOffset,
-                      unsigned int ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoD);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset,
-                         size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoD_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyAtoA_v2(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset,
                               size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoD_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyAtoH(void *dstHost, CUarray srcArray, unsigned int srcOffset,
-                      unsigned int ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoH);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyAtoHAsync(void *dstHost, CUarray srcArray, unsigned int srcOffset,
-                           unsigned int ByteCount, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoHAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyAtoHAsync_v2(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount,
-                              CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoHAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyAtoD_v2(dstDevice, srcArray, srcOffset, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyAtoHAsync_v2_ptsz(void *dstHost, CUarray srcArray, size_t srcOffset,
                                    size_t ByteCount, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoHAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyAtoH_v2(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoH_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyAtoHAsync_v2(dstHost, srcArray, srcOffset, ByteCount, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyAtoH_v2_ptds(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyAtoH_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyBatchAsync(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
-                            CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
-                            size_t *failIdx, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyBatchAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyAtoH_v2(dstHost, srcArray, srcOffset, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyBatchAsync_ptsz(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
                                  CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
                                  size_t *failIdx, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyBatchAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyBatchAsync_v2(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
-                               CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
-                               CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyBatchAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result =
+        cuMemcpyBatchAsync(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes,
                                     size_t count, CUmemcpyAttributes *attrs, size_t *attrsIdxs,
                                     size_t numAttrs, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyBatchAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyDtoA(CUarray dstArray, unsigned int dstOffset, CUdeviceptr_v1 srcDevice,
-                      unsigned int ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoA);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice,
-                         size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoA_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result =
+        cuMemcpyBatchAsync_v2(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice,
                               size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyDtoA_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyDtoA_v2(dstArray, dstOffset, srcDevice, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyDtoD(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice, unsigned int ByteCount)
 {
@@ -1269,40 +1084,23 @@ CUresult cuMemcpyDtoH_v2_ptds(void *dstHost, CUdeviceptr srcDevice, size_t ByteC
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuMemcpyHtoA(CUarray dstArray, unsigned int dstOffset, const void *srcHost,
-                      unsigned int ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoA);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyHtoAAsync(CUarray dstArray, unsigned int dstOffset, const void *srcHost,
-                           unsigned int ByteCount, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoAAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void *srcHost,
-                              size_t ByteCount, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoAAsync_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset, const void *srcHost,
                                    size_t ByteCount, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoAAsync_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoA_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyHtoAAsync_v2(dstArray, dstOffset, srcHost, ByteCount, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, const void *srcHost,
                               size_t ByteCount)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpyHtoA_v2_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpyHtoA_v2(dstArray, dstOffset, srcHost, ByteCount);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpyHtoD(CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount)
 {
@@ -1494,36 +1292,6 @@ CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
-                                const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
-                                unsigned int numMipmapLevels)
-{
-    soft_unimplemented(SOFT_SYM_cuMipmappedArrayCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
-{
-    soft_unimplemented(SOFT_SYM_cuMipmappedArrayDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMipmappedArrayGetLevel(CUarray *pLevelArray, CUmipmappedArray hMipmappedArray,
-                                  unsigned int level)
-{
-    soft_unimplemented(SOFT_SYM_cuMipmappedArrayGetLevel);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMipmappedArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *memoryRequirements,
-                                               CUmipmappedArray mipmap, CUdevice device)
-{
-    soft_unimplemented(SOFT_SYM_cuMipmappedArrayGetMemoryRequirements);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMipmappedArrayGetSparseProperties(CUDA_ARRAY_SPARSE_PROPERTIES *sparseProperties,
-                                             CUmipmappedArray mipmap)
-{
-    soft_unimplemented(SOFT_SYM_cuMipmappedArrayGetSparseProperties);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuModuleGetGlobal(CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule hmod,
                            const char *name)
 {
@@ -1601,17 +1369,14 @@ CUresult cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback, v
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t length,
-                                unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamAttachMemAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t length,
                                      unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamAttachMemAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamAttachMemAsync(hStream, dptr, length, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count,
                                  CUstreamBatchMemOpParams *paramArray, unsigned int flags)

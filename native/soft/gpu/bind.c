@@ -4,24 +4,46 @@
  * that a compiler cannot open-code.
  */
 #include "soft/gpu/arena.h"
+#include "soft/gpu/managed.h"
 
 #include <math.h>
 #include <string.h>
+
+#define PAGE           4096u
+#define PAGE_NAME_BITS 45 /* addresses of 57 bits */
 
 static int poll_launch(const struct ptx_launch *launch)
 {
     return soft_run_poll(launch->host_data);
 }
 
-/* Not in the context's map: pinned host memory, whole, or nothing. */
-static void *translate(const struct ptx_launch *launch, uint64_t addr, uint64_t bytes, int write)
+/* Pinned host memory has the same address for host and device. What a kernel reached once is
+ * remembered by host pages that lie whole in it, until some is freed, so that most accesses look
+ * nothing up. Slots are chosen by a hash: buffers are apart by powers of two. */
+static void *pinned(struct soft_run *run, uint64_t addr, uint64_t bytes)
 {
+    uint64_t page = addr / PAGE;
+    uint64_t name = (soft_host_changes + 1) << PAGE_NAME_BITS | page;
+    _Atomic uint64_t *known = &run->pinned[page * 0x9e3779b97f4a7c15ull >> (64 - SOFT_PINNED_LOG2)];
     struct soft_span span;
 
-    if (soft_is_device_range(addr) || !soft_host_find(addr, &span) ||
-        bytes > span.bytes - (addr - span.start))
+    if (page != 0 && atomic_load_explicit(known, memory_order_relaxed) == name)
+        return (void *)(uintptr_t)addr; /* aligned: it does not leave the page */
+    if (!soft_host_find(addr, &span) || bytes > span.bytes - (addr - span.start))
         return NULL;
+    if (page * PAGE >= span.start && (page + 1) * PAGE <= span.start + span.bytes)
+        atomic_store_explicit(known, name, memory_order_relaxed);
     return span.host + (addr - span.start);
+}
+
+/* Not in the context's map: managed memory that is elsewhere, pinned host memory, or nothing. */
+static void *translate(const struct ptx_launch *launch, uint64_t addr, uint64_t bytes, int write)
+{
+    struct soft_run *run = launch->host_data;
+
+    if (soft_is_device_range(addr))
+        return soft_managed_fault(run, addr, bytes, write != 0);
+    return pinned(run, addr, bytes);
 }
 
 static int no_printf(const struct ptx_launch *launch, const char *format, const void *args)

@@ -3,6 +3,7 @@
  * Contexts: made, current, poisoned, gone.
  */
 #include "soft/gpu/context.h"
+#include "soft/gpu/managed.h"
 
 #include "soft/gpu/fault.h"
 
@@ -59,8 +60,9 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
     ctx->client = soft_client_take(state, ctx->ordinal);
     if (ctx->client < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    if (soft_slot_charge(state, ctx->ordinal, 0, ctx->profile->context_bytes) != 0)
-        goto no_client;
+    while (soft_slot_charge(state, ctx->ordinal, 0, ctx->profile->context_bytes) != 0)
+        if (!soft_managed_reclaim(ctx->ordinal, ctx->profile->context_bytes))
+            goto no_client;
     if (soft_arena_make(ctx) != 0)
         goto no_charge;
     ctx->id = atomic_fetch_add(&next_id, 1);

@@ -4,6 +4,7 @@
  */
 #include "soft/gpu/copy.h"
 #include "soft/gpu/capture.h"
+#include "soft/gpu/managed.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,10 +23,11 @@ CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *p
     place->host = span.host + (ptr - span.start);
     place->address = ptr;
     place->device = span.device;
-    place->ordinal = span.ordinal;
+    place->ordinal = span.kind == SOFT_SPAN_MANAGED ? -1 : span.ordinal;
     place->pinned = !span.device;
     place->vmm = span.kind == SOFT_SPAN_MAPPED ? ptr : 0;
     place->vmm_bytes = bytes;
+    place->kind = span.kind;
     return CUDA_SUCCESS;
 }
 
@@ -43,13 +45,22 @@ bool soft_place_may(const struct soft_ctx *ctx, const struct soft_place *place, 
     return may;
 }
 
-CUresult soft_place_host(const void *p, struct soft_place *place)
+CUresult soft_place_host(const void *p, uint64_t bytes, struct soft_place *place)
 {
     struct soft_span span;
 
-    if (p == NULL ||
-        (soft_is_device_range((uint64_t)(uintptr_t)p) && !soft_is_managed((uint64_t)(uintptr_t)p)))
+    if (p == NULL)
         return CUDA_ERROR_INVALID_VALUE;
+    if (soft_is_device_range((uint64_t)(uintptr_t)p)) {
+        CUresult r = soft_place_device((CUdeviceptr)(uintptr_t)p, bytes, place);
+
+        if (r == CUDA_SUCCESS && !soft_is_managed((uint64_t)(uintptr_t)p))
+            r = CUDA_ERROR_INVALID_VALUE;
+        place->vmm = 0;
+        place->device = false;
+        place->pinned = true;
+        return r;
+    }
     place->host = (char *)(uintptr_t)p;
     place->address = (uint64_t)(uintptr_t)p;
     place->device = false;
@@ -62,9 +73,11 @@ CUresult soft_place_any(CUdeviceptr ptr, uint64_t bytes, struct soft_place *plac
 {
     struct soft_span span;
 
+    if (soft_is_managed(ptr) && soft_managed_prefers_host(ptr))
+        return soft_place_host((const void *)(uintptr_t)ptr, bytes, place);
     if (soft_is_device_range(ptr) || soft_host_find(ptr, &span))
         return soft_place_device(ptr, bytes, place);
-    return soft_place_host((const void *)(uintptr_t)ptr, place);
+    return soft_place_host((const void *)(uintptr_t)ptr, bytes, place);
 }
 
 static uint64_t bytes_of(const struct soft_copy *c)
@@ -74,7 +87,8 @@ static uint64_t bytes_of(const struct soft_copy *c)
 
 static bool between_devices(const struct soft_copy *c)
 {
-    return c->from.device && c->to.device && c->from.ordinal != c->to.ordinal;
+    return c->from.device && c->to.device && c->from.ordinal != c->to.ordinal &&
+           c->from.ordinal >= 0 && c->to.ordinal >= 0;
 }
 
 static uint64_t modelled(const struct soft_copy *c, const struct soft_profile *p)
@@ -90,6 +104,28 @@ static uint64_t modelled(const struct soft_copy *c, const struct soft_profile *p
     else
         ns = bytes / (p->pcie_bytes_per_ns / 2); /* through the driver's staging buffers */
     return p->copy_ns + (uint64_t)ns;
+}
+
+/* Is it still there (a graph outlives what its nodes copy)? Managed memory comes to who uses it. */
+static bool arrive(const struct soft_copy *c, const struct soft_place *p, bool write,
+                   struct soft_run *r)
+{
+    uint64_t rows = (c->height - 1) * p->pitch + c->width;
+    struct soft_span span;
+
+    if (p->kind != SOFT_SPAN_LINEAR && p->kind != SOFT_SPAN_MANAGED)
+        return true;
+    if (!soft_span_reach(p->address, (c->depth - 1) * p->slice_pitch + rows, &span))
+        return false;
+    for (size_t z = 0; z < c->depth && p->kind == SOFT_SPAN_MANAGED; z++)
+        soft_managed_use(p->address + z * p->slice_pitch, rows, p->device ? r->ctx : NULL, write,
+                         r);
+    return true;
+}
+
+bool soft_copy_arrive(const struct soft_copy *c, struct soft_run *r)
+{
+    return arrive(c, &c->from, false, r) && arrive(c, &c->to, true, r);
 }
 
 void soft_copy_bytes(struct soft_copy *c, int (*poll)(void *), void *arg)
@@ -121,6 +157,10 @@ static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
     struct soft_copy *c = (struct soft_copy *)cmd;
 
     r->modelled_ns = modelled(c, soft_ctx_profile(r->ctx));
+    if (bytes_of(c) == 0)
+        return CUDA_SUCCESS;
+    if (!soft_copy_arrive(c, r))
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
     soft_copy_bytes(c, poll_run, r);
     if (r->use == NULL)
         r->end_ns = soft_now_ns(); /* the host's own: as long as it took */
@@ -240,79 +280,6 @@ CUresult soft_copy_submit(struct soft_stream *stream, const struct soft_copy *sh
     return soft_stream_wait_seq(stream, soft_stream_pending(stream)), soft_ctx_error(stream->ctx);
 }
 
-/* ------------------------------------------------------------------ shapes of the 2D, 3D calls --
- */
-static CUresult place(CUmemorytype type, const void *host, CUdeviceptr device, CUarray array,
-                      uint64_t offset, uint64_t extent, struct soft_place *out)
-{
-    switch ((int)type) {
-    case CU_MEMORYTYPE_HOST: {
-        CUresult r;
-
-        if (host == NULL)
-            return CUDA_ERROR_INVALID_VALUE;
-        r = soft_place_host((const char *)host + offset, out);
-        return r;
-    }
-    case CU_MEMORYTYPE_DEVICE:
-        return soft_place_device(device + offset, extent, out);
-    case CU_MEMORYTYPE_UNIFIED:
-        return soft_place_any(device + offset, extent, out);
-    case CU_MEMORYTYPE_ARRAY:
-        return array == NULL ? CUDA_ERROR_INVALID_HANDLE : CUDA_ERROR_NOT_SUPPORTED;
-    default:
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-}
-
-struct side {
-    CUmemorytype type;
-    size_t x, y, z, lod, pitch, height;
-    const void *host;
-    CUdeviceptr device;
-    CUarray array;
-};
-
-static CUresult side_of(const struct side *s, const struct soft_copy *c, struct soft_place *out)
-{
-    size_t pitch = s->pitch != 0 ? s->pitch : s->x + c->width;
-    size_t height = s->height != 0 ? s->height : s->y + c->height;
-    uint64_t offset, extent, slice;
-    CUresult r;
-
-    if (s->lod != 0 || pitch < s->x + c->width || pitch < s->x ||
-        (c->depth > 1 && height < s->y + c->height) ||
-        __builtin_mul_overflow(pitch, height, &slice))
-        return CUDA_ERROR_INVALID_VALUE;
-    /* without a pitch there can be one row only */
-    if (s->pitch == 0 && (c->height > 1 || s->y > 0) && s->type != CU_MEMORYTYPE_ARRAY)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (__builtin_mul_overflow(s->z, slice, &offset) ||
-        __builtin_mul_overflow(c->depth - 1, slice, &extent) ||
-        __builtin_add_overflow(extent, (c->height - 1) * pitch + c->width, &extent))
-        return CUDA_ERROR_INVALID_VALUE;
-    offset += s->y * pitch + s->x;
-    out->pitch = pitch;
-    out->slice_pitch = slice;
-    r = place(s->type, s->host, s->device, s->array, offset, extent, out);
-    return r;
-}
-
-static CUresult shape_of(const CUDA_MEMCPY3D *m, struct soft_copy *c)
-{
-    struct side from = {m->srcMemoryType, m->srcXInBytes, m->srcY,    m->srcZ,      m->srcLOD,
-                        m->srcPitch,      m->srcHeight,   m->srcHost, m->srcDevice, m->srcArray};
-    struct side to = {m->dstMemoryType, m->dstXInBytes, m->dstY,    m->dstZ,      m->dstLOD,
-                      m->dstPitch,      m->dstHeight,   m->dstHost, m->dstDevice, m->dstArray};
-    CUresult r;
-
-    *c = (struct soft_copy){.width = m->WidthInBytes, .height = m->Height, .depth = m->Depth};
-    if (bytes_of(c) == 0)
-        return CUDA_SUCCESS;
-    r = side_of(&from, c, &c->from);
-    return r != CUDA_SUCCESS ? r : side_of(&to, c, &c->to);
-}
-
 CUresult soft_copy_new(struct soft_ctx *ctx, const CUDA_MEMCPY3D *copy, struct soft_cmd **out)
 {
     struct soft_copy *c = calloc(1, sizeof *c);
@@ -320,7 +287,7 @@ CUresult soft_copy_new(struct soft_ctx *ctx, const CUDA_MEMCPY3D *copy, struct s
 
     if (c == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    r = shape_of(copy, c);
+    r = soft_copy_shape(copy, c);
     if (r == CUDA_SUCCESS && (!soft_place_may(ctx, &c->from, SOFT_ACCESS_READ) ||
                               !soft_place_may(ctx, &c->to, SOFT_ACCESS_WRITE)))
         r = CUDA_ERROR_INVALID_VALUE;
@@ -356,79 +323,4 @@ void soft_copy_params(const struct soft_cmd *cmd, CUDA_MEMCPY3D *m)
              &m->srcHeight);
     describe(&c->to, c, &m->dstMemoryType, &to, &m->dstDevice, &m->dstPitch, &m->dstHeight);
     m->dstHost = (void *)(uintptr_t)to;
-}
-
-static CUresult copy_3d(const CUDA_MEMCPY3D *m, CUstream hStream, enum soft_copy_wait wait)
-{
-    struct soft_copy c;
-    struct soft_stream *stream;
-    struct soft_ctx *ctx;
-    CUresult r = soft_current(&ctx);
-
-    if (r == CUDA_SUCCESS && wait == SOFT_COPY_SYNC)
-        r = soft_capture_check_unsafe();
-    if (r == CUDA_SUCCESS)
-        r = soft_stream_of(hStream, &stream);
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (m == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    r = shape_of(m, &c);
-    return r != CUDA_SUCCESS ? r : soft_copy_submit(stream, &c, wait);
-}
-
-CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
-{
-    return copy_3d(pCopy, NULL, SOFT_COPY_SYNC);
-}
-
-CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
-{
-    return copy_3d(pCopy, hStream, SOFT_COPY_ASYNC);
-}
-
-static CUresult copy_2d(const CUDA_MEMCPY2D *m, CUstream hStream, enum soft_copy_wait wait,
-                        size_t max_pitch)
-{
-    CUDA_MEMCPY3D as3d;
-
-    if (m == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (m->srcPitch > max_pitch || m->dstPitch > max_pitch)
-        return CUDA_ERROR_INVALID_VALUE;
-    as3d = (CUDA_MEMCPY3D){.srcXInBytes = m->srcXInBytes,
-                           .srcY = m->srcY,
-                           .srcMemoryType = m->srcMemoryType,
-                           .srcHost = m->srcHost,
-                           .srcDevice = m->srcDevice,
-                           .srcArray = m->srcArray,
-                           .srcPitch = m->srcPitch,
-                           .dstXInBytes = m->dstXInBytes,
-                           .dstY = m->dstY,
-                           .dstMemoryType = m->dstMemoryType,
-                           .dstHost = m->dstHost,
-                           .dstDevice = m->dstDevice,
-                           .dstArray = m->dstArray,
-                           .dstPitch = m->dstPitch,
-                           .WidthInBytes = m->WidthInBytes,
-                           .Height = m->Height,
-                           .Depth = 1};
-    return copy_3d(&as3d, hStream, wait);
-}
-
-#define MAX_PITCH 0x7fffffffu
-
-CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
-{
-    return copy_2d(pCopy, NULL, SOFT_COPY_SYNC, MAX_PITCH);
-}
-
-CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy)
-{
-    return copy_2d(pCopy, NULL, SOFT_COPY_SYNC, SIZE_MAX);
-}
-
-CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
-{
-    return copy_2d(pCopy, hStream, SOFT_COPY_ASYNC, MAX_PITCH);
 }

@@ -13,7 +13,7 @@ static CUresult find(enum side side, uint64_t at, size_t bytes, struct soft_plac
     case DEVICE:
         return soft_place_device(at, bytes, place);
     case HOST:
-        return soft_place_host((const void *)(uintptr_t)at, place);
+        return soft_place_host((const void *)(uintptr_t)at, bytes, place);
     case ANY:
     default:
         return soft_place_any(at, bytes, place);

@@ -57,6 +57,8 @@ CUresult soft_copy_peer_run(struct soft_cmd *cmd, struct soft_run *run)
 
     if (soft_ctx_sticky(run->ctx) != CUDA_SUCCESS)
         return CUDA_SUCCESS;
+    if (!soft_copy_arrive(c, run))
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
     /* in one order for all: two copies that cross do not wait for each other */
     leg_find(&legs[out_first ? 0 : 1], run->ctx, c->from.ordinal, SOFT_COPY_OUT);
     leg_find(&legs[out_first ? 1 : 0], run->ctx, c->to.ordinal, SOFT_COPY_IN);
@@ -72,8 +74,8 @@ CUresult soft_copy_peer_run(struct soft_cmd *cmd, struct soft_run *run)
         if (legs[i].turn == NULL)
             continue;
         /* the first was held while the second was waited for */
-        end = soft_turn_finish(legs[i].turn, &legs[i].use, took + ready - legs[i].use.start_ns,
-                               NULL);
+        end =
+            soft_turn_finish(legs[i].turn, &legs[i].use, took + ready - legs[i].use.start_ns, NULL);
         if (run->end_ns < end)
             run->end_ns = end;
         if (legs[i].guest)

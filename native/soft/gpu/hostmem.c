@@ -16,6 +16,7 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the three below */
 static struct soft_span *spans; /* sorted by start, apart from each other */
 static size_t count, room;
+_Atomic uint64_t soft_host_changes;
 
 /* Index of the first span that ends beyond `ptr`. */
 static size_t at_or_after(uint64_t ptr)
@@ -88,6 +89,7 @@ static bool take(uint64_t p, bool registered, struct soft_span *span)
         *span = spans[i];
         memmove(&spans[i], &spans[i + 1], (count - i - 1) * sizeof *spans);
         count--;
+        soft_host_changes++;
     }
     pthread_mutex_unlock(&lock);
     return found;
@@ -106,6 +108,7 @@ void soft_host_forget(struct soft_ctx *ctx)
             munmap(spans[i].host, spans[i].bytes);
     }
     count = kept;
+    soft_host_changes++;
     if (count == 0) {
         free(spans);
         spans = NULL;

@@ -5,6 +5,7 @@
  */
 #include "soft/gpu/capture.h"
 #include "soft/gpu/copy.h"
+#include "soft/gpu/managed.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -38,8 +39,8 @@ static void fill_bytes(char *to, uint32_t value, unsigned element, size_t bytes)
     }
 }
 
-/* Zeroing whole pages of device memory gives them back instead: a host need not have the memory
- * that its software GPU has. */
+/* Zeroing whole pages of device memory gives them back to its file instead: a host need not have
+ * the memory that its software GPU has. */
 static void fill_row(char *to, const struct fill *f, size_t bytes)
 {
     uintptr_t from = ((uintptr_t)to + PAGE - 1) / PAGE * PAGE;
@@ -60,8 +61,15 @@ static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
     const struct soft_profile *p = soft_ctx_profile(r->ctx);
     size_t step = f->value == 0 ? f->width : CHUNK_BYTES;
 
+    struct soft_span span;
+
     r->modelled_ns =
         p->launch_ns + (uint64_t)((double)f->width * (double)f->height / p->hbm_bytes_per_ns);
+    if ((f->to.kind == SOFT_SPAN_LINEAR || f->to.kind == SOFT_SPAN_MANAGED) &&
+        !soft_span_reach(f->to.address, (f->height - 1) * f->to.pitch + f->width, &span))
+        return CUDA_ERROR_ILLEGAL_ADDRESS; /* freed after the node of a graph was made */
+    if (f->to.kind == SOFT_SPAN_MANAGED)
+        soft_managed_use(f->to.address, (f->height - 1) * f->to.pitch + f->width, r->ctx, true, r);
     for (size_t y = 0; y < f->height; y++)
         for (size_t x = 0; x < f->width; x += step) {
             fill_row(f->to.host + y * f->to.pitch + x, f,

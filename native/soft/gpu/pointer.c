@@ -86,7 +86,10 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
         return true;
     case CU_POINTER_ATTRIBUTE_HOST_POINTER:
         *value = ptr;
-        return !span->device;
+        return !span->device || span->kind == SOFT_SPAN_MANAGED;
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+        *value = span->kind == SOFT_SPAN_MANAGED;
+        return true;
     case CU_POINTER_ATTRIBUTE_BUFFER_ID:
         *value = span->id;
         return true;

@@ -2,9 +2,9 @@
  *
  * What a full device could do without.
  */
-#include "soft/gpu/space.h"
+#include "soft/gpu/managed.h"
 
 bool soft_reclaim(struct soft_ctx *ctx, int ordinal, uint64_t bytes)
 {
-    return false;
+    return soft_managed_reclaim(ordinal, bytes);
 }

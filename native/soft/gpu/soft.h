@@ -74,6 +74,7 @@ struct soft_use;
 uint64_t soft_now_ns(void);
 
 /* ------------------------------------------------ stream.c, queue.c: commands in order ------- */
+#define SOFT_PINNED_LOG2 5
 struct soft_run { /* one execution of a command, on its stream's thread */
     struct soft_ctx *ctx;
     struct soft_stream *stream;
@@ -83,6 +84,9 @@ struct soft_run { /* one execution of a command, on its stream's thread */
     _Atomic int stop;     /* set: its blocks give up at their next poll */
     struct soft_use *use; /* its hold on the engine; NULL with SOFT_NO_ENGINE */
     void *user;           /* the command's own; its kernel callbacks find it through the launch */
+    _Atomic uint64_t moved_ns; /* out: managed memory moved for it; comes on top */
+    _Atomic uint64_t
+        pinned[1 << SOFT_PINNED_LOG2]; /* pages of pinned memory that it reached: bind.c */
 };
 
 struct soft_cmd_ops {
@@ -139,6 +143,7 @@ void soft_stream_unref(struct soft_stream *stream);
 struct soft_graph *soft_stream_capture(const struct soft_stream *stream);
 void soft_stream_capture_set(struct soft_stream *stream, struct soft_graph *capture);
 bool soft_stream_is_legacy(const struct soft_stream *stream);
+bool soft_is_legacy_handle(CUstream handle);                    /* in a call made by this thread */
 bool soft_stream_is_blocking(const struct soft_stream *stream); /* heeds the legacy stream */
 
 /* Commands that graph nodes are made of; unsubmitted, with clone(). */
@@ -207,7 +212,9 @@ enum soft_kind {
     SOFT_H_GRAPH_EXEC,
     SOFT_H_LINK,
     SOFT_H_USER_OBJECT,
-    SOFT_H_MEMORY
+    SOFT_H_MEMORY,
+    SOFT_H_ARRAY,
+    SOFT_H_MIPMAP
 };
 /* A handle is the object's address, good while it is in the table; any bits may be asked for. */
 int soft_handle_add(enum soft_kind kind, const void *object); /* 0 or -ENOMEM */

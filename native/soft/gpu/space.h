@@ -129,5 +129,6 @@ bool soft_reclaim(struct soft_ctx *ctx, int ordinal, uint64_t bytes);
 /* hostmem.c */
 bool soft_host_find(uint64_t ptr, struct soft_span *span);
 void soft_host_forget(struct soft_ctx *ctx);
+extern _Atomic uint64_t soft_host_changes; /* how often some of it went */
 
 #endif

@@ -30,6 +30,11 @@ CUresult soft_legacy_stream(struct soft_ctx *ctx, struct soft_stream **out)
     return r;
 }
 
+bool soft_is_legacy_handle(CUstream handle)
+{
+    return handle == CU_STREAM_LEGACY || (handle == NULL && !soft_per_thread_default());
+}
+
 CUresult soft_stream_of(CUstream handle, struct soft_stream **out)
 {
     struct soft_ctx *ctx;

@@ -136,9 +136,10 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     latch(ctx, cmd->ops->run(cmd, &run));
     keep = turn->preempts && follows(stream, engine, &stream->next_up.priority);
     stream->held[engine] = keep;
-    return soft_turn_finish(turn, &use,
-                            soft_fault_stretch(soft_the_state, ctx->ordinal, run.modelled_ns),
-                            keep ? &stream->next_up : NULL);
+    return soft_turn_finish(
+        turn, &use,
+        soft_fault_stretch(soft_the_state, ctx->ordinal, run.modelled_ns + run.moved_ns),
+        keep ? &stream->next_up : NULL);
 }
 
 static struct soft_cmd *next_cmd(struct soft_stream *stream)
