@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "soft/gpu/pool.h"
+
 struct soft_farewell {
     void (*fn)(void *);
     void *arg;
@@ -115,6 +117,7 @@ void soft_ctx_end(struct soft_ctx *ctx)
     for (int e = 0; e < SOFT_ENGINES; e++)
         soft_turn_destroy(&ctx->turn[e]);
     soft_client_leave(state, ctx->ordinal, ctx->client);
+    soft_pools_ctx_end(ctx);
     soft_arena_end(ctx);
     soft_slot_release(state, ctx->ordinal, 0, ctx->profile->context_bytes);
     pthread_mutex_destroy(&ctx->submit_lock);

@@ -75,11 +75,21 @@ static uint64_t modelled(const struct soft_copy *c, const struct soft_profile *p
     return p->copy_ns + (uint64_t)ns;
 }
 
+/* Memory of pools and graphs may be gone when a copy runs, or not be there yet. */
+static bool is_there(const struct soft_copy *c, const struct soft_place *p)
+{
+    uint64_t bytes = (c->depth - 1) * p->slice_pitch + (c->height - 1) * p->pitch + c->width;
+
+    return !p->device || soft_space_backed(p->host, bytes);
+}
+
 static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
 {
     struct soft_copy *c = (struct soft_copy *)cmd;
 
     r->modelled_ns = modelled(c, soft_ctx_profile(r->ctx));
+    if (!is_there(c, &c->to) || !is_there(c, &c->from))
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
     for (size_t z = 0; z < c->depth; z++)
         for (size_t y = 0; y < c->height; y++) {
             char *to = c->to.host + z * c->to.slice_pitch + y * c->to.pitch;

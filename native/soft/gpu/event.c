@@ -4,7 +4,7 @@
  * device clock at which that place was reached: the logical end of what stands before it.
  */
 #include "soft/gpu/capture.h"
-#include "soft/gpu/context.h"
+#include "soft/gpu/pool.h"
 
 #include <stdlib.h>
 
@@ -250,6 +250,18 @@ static bool place_of(struct soft_event *event, struct soft_stream **stream, uint
     return pending;
 }
 
+/* Its latest record, reached or not. */
+static bool latest_of(struct soft_event *event, struct soft_stream **stream, uint64_t *seq)
+{
+    pthread_mutex_lock(&event->lock);
+    *stream = event->stream;
+    *seq = event->seq;
+    if (*stream != NULL)
+        soft_stream_ref(*stream);
+    pthread_mutex_unlock(&event->lock);
+    return *stream != NULL;
+}
+
 struct wait {
     struct soft_cmd cmd;
     struct soft_event *event;
@@ -270,6 +282,8 @@ static void wait_submitted(struct soft_cmd *cmd, struct soft_stream *stream)
     /* reached, perhaps at an instant that lies after this submission by the device's clock */
     pthread_mutex_lock(&event->lock);
     stamp = event->stamp_ns;
+    if (event->stream != NULL)
+        soft_order_add(stream, cmd->seq, event->stream, event->seq);
     pthread_mutex_unlock(&event->lock);
     if (stamp > cmd->submit_ns)
         cmd->submit_ns = stamp;
@@ -356,8 +370,9 @@ CUresult cuEventSynchronize(CUevent hEvent)
     if (r != CUDA_SUCCESS)
         return r;
     ctx = event->ctx;
-    if (place_of(event, &stream, &seq)) {
+    if (latest_of(event, &stream, &seq)) {
         soft_stream_wait_seq(stream, seq);
+        soft_pools_synced(stream, seq);
         soft_stream_unref(stream);
     }
     return soft_ctx_error(ctx);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 
 #define FLAGS_KNOWN                                                                                \
     (CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH | CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD |        \
@@ -88,8 +88,11 @@ static CUresult walk_graph(struct soft_graph *graph, struct walk *walk)
 
 static void exec_free(struct soft_exec *exec)
 {
-    if (exec->graph != NULL)
+    if (exec->graph != NULL) {
+        if (exec->only)
+            soft_graph_memory_leave(exec->graph);
         soft_graph_free(exec->graph);
+    }
     if (exec->last != NULL)
         soft_stream_unref(exec->last);
     pthread_mutex_destroy(&exec->lock);
@@ -129,6 +132,10 @@ static CUresult instantiate(CUgraphExec *out, CUgraph handle, uint64_t flags, CU
         struct walk walk = {exec->order, 0, NULL};
         result = exec->order == NULL ? CUDA_ERROR_OUT_OF_MEMORY : walk_graph(exec->graph, &walk);
         exec->order_count = walk.count;
+        if (result == CUDA_SUCCESS) {
+            result = soft_graph_memory_enter(exec->graph);
+            exec->only = result == CUDA_SUCCESS;
+        }
         if (walk.cycle != NULL && error != NULL)
             *error = (CUgraphNode)(uintptr_t)walk.cycle->original;
     }
@@ -280,11 +287,27 @@ static CUresult launch_captured(struct soft_exec *exec, struct soft_stream *stre
 {
     struct soft_graph *child = NULL;
     pthread_mutex_lock(&soft_graph_lock);
-    CUresult result = soft_graph_copy(exec->graph, &child);
+    CUresult result = soft_graph_has_memory(exec->graph) ? CUDA_ERROR_NOT_SUPPORTED
+                                                         : soft_graph_copy(exec->graph, &child);
     pthread_mutex_unlock(&soft_graph_lock);
     if (result != CUDA_SUCCESS)
         return result;
     return soft_capture_child(stream, child);
+}
+
+/* Its memory comes before its first node and is spoken for until after its last. */
+static CUresult launch_with_memory(struct soft_exec *exec, struct soft_stream *stream)
+{
+    struct soft_graph_memory *memory = exec->graph->memory;
+    if (memory == NULL)
+        return submit_all(exec, stream);
+    bool auto_free = (exec->flags & CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH) != 0;
+    CUresult result = soft_graph_launch_begin(memory, stream, false, auto_free);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = submit_all(exec, stream);
+    CUresult end = soft_graph_launch_end(memory, stream, false);
+    return result != CUDA_SUCCESS ? result : end;
 }
 
 CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
@@ -306,7 +329,7 @@ CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
     } else {
         result = check_contexts(exec, soft_stream_ctx(stream));
         if (result == CUDA_SUCCESS)
-            result = submit_all(exec, stream);
+            result = launch_with_memory(exec, stream);
     }
     pthread_mutex_unlock(&exec->lock);
     return result;
@@ -317,9 +340,19 @@ CUresult cuGraphUpload(CUgraphExec hGraph, CUstream hStream)
     struct soft_ctx *ctx;
     struct soft_stream *stream;
     CUresult result = soft_current(&ctx);
-    if (result == CUDA_SUCCESS && exec_of(hGraph) == NULL)
+    struct soft_exec *exec = exec_of(hGraph);
+    if (result == CUDA_SUCCESS && exec == NULL)
         result = CUDA_ERROR_INVALID_VALUE;
     if (result == CUDA_SUCCESS)
         result = soft_stream_of(hStream, &stream);
-    return result; /* templates are where they run */
+    if (result != CUDA_SUCCESS)
+        return result;
+    pthread_mutex_lock(&exec->lock);
+    if (exec->graph->memory != NULL) { /* templates are where they run; memory is not */
+        result = soft_graph_launch_begin(exec->graph->memory, stream, true, false);
+        if (result == CUDA_SUCCESS)
+            result = soft_graph_launch_end(exec->graph->memory, stream, true);
+    }
+    pthread_mutex_unlock(&exec->lock);
+    return result;
 }

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 
 CUresult soft_work_ctx(CUcontext handle, struct soft_ctx **ctx)
 {
@@ -131,7 +131,9 @@ CUresult soft_work_any(const CUgraphNodeParams *params, struct soft_work *work)
             return CUDA_ERROR_NOT_SUPPORTED;
         pthread_mutex_lock(&soft_graph_lock);
         child = soft_graph_of(params->graph.graph);
-        result = child == NULL ? CUDA_ERROR_INVALID_VALUE : soft_graph_copy(child, &work->u.child);
+        result = child == NULL                  ? CUDA_ERROR_INVALID_VALUE
+                 : soft_graph_has_memory(child) ? CUDA_ERROR_NOT_SUPPORTED
+                                                : soft_graph_copy(child, &work->u.child);
         if (result == CUDA_SUCCESS)
             work->u.child->owned = true;
         pthread_mutex_unlock(&soft_graph_lock);

@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 
 static struct soft_node *find(const struct soft_graph *graph, CUgraphNode original)
 {
@@ -238,6 +238,9 @@ CUresult cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
     const struct soft_graph *graph = soft_graph_of(hGraph);
     if (graph == NULL) {
         difference.result = CU_GRAPH_EXEC_UPDATE_ERROR;
+    } else if (soft_graph_has_memory(exec->graph) || soft_graph_has_memory(graph)) {
+        difference.result = CU_GRAPH_EXEC_UPDATE_ERROR_NOT_SUPPORTED;
+        result = CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
     } else if (!same_shape(exec->graph, graph, &difference)) {
         result = CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
     } else {

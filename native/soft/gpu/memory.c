@@ -4,6 +4,7 @@
  */
 #include "soft/gpu/arena.h"
 #include "soft/gpu/capture.h"
+#include "soft/gpu/pool.h"
 
 #define PITCH_ALIGN 512u
 
@@ -72,7 +73,11 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
         r = soft_capture_check_unsafe();
     if (r != CUDA_SUCCESS || dptr == 0)
         return r; /* freeing nothing is allowed */
-    if (!soft_span_find(dptr, &span) || span.kind != SOFT_SPAN_LINEAR || span.start != dptr)
+    if (!soft_span_find(dptr, &span) || span.start != dptr)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (span.kind == SOFT_SPAN_POOL) /* documented: it waits for nothing */
+        return soft_pool_free(dptr);
+    if (span.kind != SOFT_SPAN_LINEAR)
         return CUDA_ERROR_INVALID_VALUE;
     r = soft_ctx_wait(span.ctx);
     if (r != CUDA_SUCCESS)

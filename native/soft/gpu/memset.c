@@ -45,7 +45,7 @@ static void fill_row(char *to, const struct fill *f, size_t bytes)
     uintptr_t until = ((uintptr_t)to + bytes) / PAGE * PAGE;
 
     if (f->value == 0 && f->to.device && until > from && until - from >= CHUNK_BYTES &&
-        madvise((void *)from, until - from, MADV_DONTNEED) == 0) {
+        madvise((void *)from, until - from, MADV_REMOVE) == 0) {
         memset(to, 0, from - (uintptr_t)to);
         memset((void *)until, 0, (uintptr_t)to + bytes - until);
         return;
@@ -61,6 +61,8 @@ static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
 
     r->modelled_ns =
         p->launch_ns + (uint64_t)((double)f->width * (double)f->height / p->hbm_bytes_per_ns);
+    if (f->to.device && !soft_space_backed(f->to.host, (f->height - 1) * f->to.pitch + f->width))
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
     for (size_t y = 0; y < f->height; y++)
         for (size_t x = 0; x < f->width; x += step) {
             fill_row(f->to.host + y * f->to.pitch + x, f,

@@ -4,6 +4,7 @@
  * is unregistered host memory: all zero, device ordinal -2.
  */
 #include "soft/gpu/arena.h"
+#include "soft/gpu/pool.h"
 
 #include <string.h>
 
@@ -74,6 +75,14 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
         return true;
     case CU_POINTER_ATTRIBUTE_MAPPED:
         *value = 1;
+        return true;
+    case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
+        if (span->kind == SOFT_SPAN_POOL)
+            *value = (uint64_t)(uintptr_t)soft_pool_handle(span->owner);
+        return true;
+    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
+        if (span->kind == SOFT_SPAN_POOL && span->owner != NULL)
+            *value = ((const struct soft_pool *)span->owner)->props.handleTypes;
         return true;
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
         *value = CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE;

@@ -181,7 +181,8 @@ enum soft_kind {
     SOFT_H_GRAPH,
     SOFT_H_GRAPH_NODE,
     SOFT_H_GRAPH_EXEC,
-    SOFT_H_LINK
+    SOFT_H_LINK,
+    SOFT_H_POOL
 };
 /* A handle is the object's address, good while it is in the table; any bits may be asked for. */
 int soft_handle_add(enum soft_kind kind, const void *object); /* 0 or -ENOMEM */
