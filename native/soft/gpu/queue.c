@@ -306,9 +306,9 @@ void soft_stream_orphan(struct soft_stream *stream)
     stream->stopping = true;
     pthread_cond_signal(&stream->work);
     pthread_mutex_unlock(&stream->lock);
+    soft_order_forget(stream);
     reap_orphans(ctx);
     pthread_mutex_unlock(&ctx->submit_lock);
-    soft_order_forget(stream);
 }
 
 /* The context goes: waits for the thread to have done all it holds. */
