@@ -141,10 +141,11 @@ static CUresult alloc(CUmemoryPool handle, struct soft_stream *stream, uint64_t 
     if (pool != NULL && p == NULL && pool->internal)
         p = soft_piece_take_pending(pool, bytes, &need);
     while (pool != NULL && p == NULL && pool->ordinal != SOFT_PHYS_HOST) {
+        int ordinal = pool->ordinal;
         bool again;
 
         soft_space_unlock();
-        again = soft_reclaim(stream->ctx, pool->ordinal, bytes);
+        again = soft_reclaim(stream->ctx, ordinal, bytes);
         soft_space_lock();
         pool = soft_pool_of(handle);
         if (pool == NULL || !again)
