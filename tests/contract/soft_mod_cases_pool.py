@@ -242,6 +242,33 @@ def memory_that_went_back_is_out_of_reach(d: Driver) -> None:
 
 
 @case
+def what_breaks_the_rules_does_not_break_the_process(d: Driver) -> None:
+    """Kernels, fills and copies on memory that goes while they run."""
+    size = c.c_size_t(MIB)
+    ctx = d.ctx
+    faults = 0
+    for i in range(40):
+        store4 = d.function(d.module(), "store4")
+        stream, other, here = d.stream(), d.stream(), d.alloc(MIB)
+        ptr = alloc(d, MIB, stream)
+        calls: list[Any] = [
+            lambda p=ptr, f=store4, s=other: d.try_launch(f, Params(p), (64, 1, 1), stream=s),
+            lambda p=ptr, s=other: d.call("cuMemsetD8Async", p, 1, size, s),
+            lambda p=ptr, h=here, s=other: d.call("cuMemcpyDtoDAsync_v2", h, p, size, s),
+        ]
+        for k in range(12):
+            calls[(i + k) % 3]()
+        d.call("cuMemFreeAsync", ptr, stream)
+        d.call("cuStreamSynchronize", stream)  # its unit goes back
+        result = d.call("cuCtxSynchronize")
+        assert result in (SUCCESS, ILLEGAL_ADDRESS)
+        faults += result == ILLEGAL_ADDRESS
+        d.ok("cuCtxDestroy_v2", ctx)
+        ctx = d.handle("cuCtxCreate_v2", 0, d.device)
+    assert faults > 0
+
+
+@case
 def copies_check_when_they_run(d: Driver) -> None:
     stream, other = d.stream(), d.stream()
     ptr = alloc(d, 4096, stream)

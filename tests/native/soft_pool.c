@@ -644,6 +644,43 @@ static void maxima(void *arg)
     CHECK_IS(CUDA_ERROR_OUT_OF_MEMORY, cuMemAllocFromPoolAsync(&q, SIZE_MAX, pool, s));
 }
 
+static void two_devices(void *arg)
+{
+    CUmemPoolProps props = props_of(CU_MEM_HANDLE_TYPE_NONE);
+    CUmemAccessDesc peer = {{CU_MEM_LOCATION_TYPE_DEVICE, 0}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    CUmemAccess_flags flags = CU_MEM_ACCESS_FLAGS_PROT_MAX;
+    CUcontext ctx = context(), second;
+    CUmemoryPool pool;
+    CUdeviceptr p;
+    CUstream s = stream();
+    int can = 0, where = -1;
+
+    OK(cuCtxCreate_v2(&second, 0, 1));
+    props.location.id = 1;
+    OK(cuMemPoolCreate(&pool, &props));
+    OK(cuMemPoolGetAccess(&flags, pool, &peer.location));
+    CHECK_IS(CU_MEM_ACCESS_FLAGS_PROT_NONE, flags);
+    /* from a stream of the other device: the memory is where the pool is */
+    OK(cuMemAllocFromPoolAsync(&p, MIB, pool, s));
+    OK(cuPointerGetAttribute(&where, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, p));
+    CHECK_IS(1, where);
+    CHECK_IS(UNIT, device_used()); /* of device 1, whose context is current */
+    OK(cuCtxSetCurrent(ctx));
+    CHECK_IS(0, device_used());
+    CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuDeviceSetMemPool(0, pool));
+    OK(cuDeviceCanAccessPeer(&can, 0, 1));
+    CHECK_IS(can ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE, cuMemPoolSetAccess(pool, &peer, 1));
+    OK(cuMemPoolGetAccess(&flags, pool, &peer.location));
+    CHECK_IS(can ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE, flags);
+    OK(cuMemFreeAsync(p, s));
+    OK(cuStreamSynchronize(s));
+    OK(cuCtxSetCurrent(second));
+    CHECK_IS(0, device_used());
+    OK(cuMemAllocFromPoolAsync(&p, MIB, pool, s));
+    OK(cuCtxDestroy_v2(second)); /* the last one of the pool's device */
+    CHECK_IS(0, reserved(pool));
+}
+
 /* A child that is killed in the middle of it all leaves nothing behind. */
 static void be_killed(void *arg)
 {
@@ -688,6 +725,7 @@ int main(void)
     test_run("random_against_a_model", "tiny", "0", random_against_a_model);
     test_run("eight_threads", "tiny", "0", eight_threads);
     test_run("ends", "tiny", "0", ends);
+    test_run("two_devices", "tiny,tiny", "0", two_devices);
     test_run("maxima", "tiny", "0", maxima);
     test_run("killed", "tiny", "0", killed);
     return 0;
