@@ -9,7 +9,7 @@ foreach(name arena bind phys space reclaim state_object capture_weak context con
 endforeach()
 add_library(soft_core_test OBJECT ${soft_core_sources})
 target_link_libraries(soft_core_test PUBLIC harp_options harp_sanitize)
-foreach(name engine memory pool state stream visible)
+foreach(name engine memory pool poolends state stream visible)
   add_executable(test_soft_${name} soft_${name}.c)
   target_link_libraries(test_soft_${name} PRIVATE soft_core_test m pthread)
   add_test(NAME soft_${name} COMMAND test_soft_${name})
