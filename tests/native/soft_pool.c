@@ -157,6 +157,11 @@ static void reuse_by_order(void *arg)
     done(f, p);
     CHECK(!is_reused(f, s, &p)); /* another one, without an order */
     done(f, p);
+    CHECK(is_reused(f, f, &p)); /* freed at once, while the stream is where it was */
+    OK(cuMemFree_v2(p));
+    OK(cuMemAllocAsync(&q, UNIT, s));
+    CHECK(q != p);
+    done(f, q);
     /* behind an event, also by way of a third stream; not behind one recorded before the free */
     for (int follow = 0; follow < 2; follow++)
         for (int hops = 0; hops < 2; hops++) {
@@ -201,6 +206,7 @@ static void reuse_by_order(void *arg)
     CHECK(is_reused(via, NULL, &p));
     done(via, p);
     CHECK(is_reused(NULL, via, &p));
+    CHECK_IS(CUDA_ERROR_NOT_READY, cuStreamQuery(via)); /* the allocation itself waits */
     done(NULL, p);
     set_policy(pool, 0, 0, 0);
     CHECK(!is_reused(via, NULL, &p));

@@ -62,11 +62,14 @@ static struct soft_piece *best_run(struct soft_pool *pool, uint64_t bytes)
     return best;
 }
 
-static int need_add(struct soft_pool_need *need, const struct soft_piece *p)
+/* `stream`: who is ordered behind `p` already, if by the legacy stream then only from its next
+ * command on, which need not come; NULL: nobody. */
+static int need_add(struct soft_pool_need *need, const struct soft_piece *p,
+                    const struct soft_stream *stream)
 {
     struct soft_dep *deps;
 
-    if (need == NULL || p->stream == NULL)
+    if (p->stream == NULL || p->stream == stream || (stream != NULL && !p->stream->legacy))
         return 0;
     deps = realloc(need->deps, (need->count + 1) * sizeof *deps);
     if (deps == NULL)
@@ -79,14 +82,16 @@ static int need_add(struct soft_pool_need *need, const struct soft_piece *p)
 
 /* One piece of `bytes` out of the run that begins with `p`. */
 static struct soft_piece *cut(struct soft_pool *pool, struct soft_piece *p, uint64_t bytes,
-                              struct soft_pool_need *need)
+                              const struct soft_stream *stream, struct soft_pool_need *need)
 {
     uint64_t room = 0;
+    bool early = false;
 
     /* all that can fail first: what is absorbed forgets whom it waited for */
     for (const struct soft_piece *q = p; room < bytes; q = q->next) {
-        if (need_add(need, q) != 0)
+        if (need_add(need, q, stream) != 0)
             return NULL;
+        early = early || q->stream != NULL;
         room += q->bytes;
     }
     while (p->bytes < bytes) {
@@ -106,11 +111,12 @@ static struct soft_piece *cut(struct soft_pool *pool, struct soft_piece *p, uint
     if (p->bytes > bytes)
         soft_piece_split(p, bytes); /* without memory for the rest it gets it all */
     soft_piece_use(p);
+    p->early = early;
     return p;
 }
 
 struct soft_piece *soft_piece_take(struct soft_pool *pool, struct soft_stream *stream,
-                                   uint64_t bytes)
+                                   uint64_t bytes, struct soft_pool_need *need)
 {
     uint64_t at = soft_order_submitted(stream);
     struct soft_chunk *chunk;
@@ -123,7 +129,7 @@ struct soft_piece *soft_piece_take(struct soft_pool *pool, struct soft_stream *s
         chunk = soft_chunk_make(pool, bytes);
         p = chunk != NULL ? chunk->pieces : NULL;
     }
-    return p != NULL ? cut(pool, p, bytes, NULL) : NULL;
+    return p != NULL ? cut(pool, p, bytes, stream, need) : NULL;
 }
 
 struct soft_piece *soft_piece_take_pending(struct soft_pool *pool, uint64_t bytes,
@@ -134,7 +140,7 @@ struct soft_piece *soft_piece_take_pending(struct soft_pool *pool, uint64_t byte
     for (p = pool->free; p != NULL; p = p->free_next)
         p->usable = true;
     p = best_run(pool, bytes);
-    return p != NULL ? cut(pool, p, bytes, need) : NULL;
+    return p != NULL ? cut(pool, p, bytes, NULL, need) : NULL;
 }
 
 /* Those behind it that are free on the same terms become part of it. */
@@ -152,11 +158,15 @@ void soft_piece_free(struct soft_piece *piece, struct soft_stream *stream, uint6
 {
     struct soft_pool *pool = piece->chunk->pool;
 
-    if (stream != NULL)
-        soft_stream_ref(stream);
     piece->is = SOFT_PIECE_FREE;
-    piece->stream = stream;
-    piece->seq = seq;
+    /* freed at once, while what had the memory before may still run: not before its allocation */
+    if (stream != NULL || piece->stream == NULL || soft_order_complete(piece->stream, piece->seq)) {
+        soft_piece_over(piece);
+        if (stream != NULL)
+            soft_stream_ref(stream);
+        piece->stream = stream;
+        piece->seq = seq;
+    }
     piece->chunk->used--;
     pool->used -= piece->bytes;
     atomic_store(&soft_pools_dirty, true);

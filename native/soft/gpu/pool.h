@@ -33,7 +33,9 @@ struct soft_piece { /* of a chunk, in order of addresses, without gaps */
     uint64_t asked, id;
     enum soft_piece_is is;
     bool usable; /* the search's */
-    /* FREE: it is over when this has completed `seq`; NULL: it is, for everybody. Counted. */
+    bool early;  /* USED: taken before its last free was over */
+    /* FREE: it is over when this has completed `seq`; NULL: it is, for everybody. Counted. USED, if
+     * early: where its allocation has its place. */
     struct soft_stream *stream;
     uint64_t seq;
 };
@@ -73,9 +75,10 @@ struct soft_pool_need {
     size_t count;
 };
 /* A piece of at least `bytes` that work submitted to `stream` from now on may use, out of what is
- * free by the pool's rules, or out of a new chunk; NULL: neither. */
+ * free by the pool's rules, or out of a new chunk; NULL: neither. `need`: what `stream` is to wait
+ * for, so that a wait of the host for it is one for that. */
 struct soft_piece *soft_piece_take(struct soft_pool *pool, struct soft_stream *stream,
-                                   uint64_t bytes);
+                                   uint64_t bytes, struct soft_pool_need *need);
 /* The same out of what will be free, if `stream` waits for `need`. */
 struct soft_piece *soft_piece_take_pending(struct soft_pool *pool, uint64_t bytes,
                                            struct soft_pool_need *need);

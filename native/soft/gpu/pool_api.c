@@ -102,23 +102,23 @@ static bool has_come(const struct soft_piece *p, const void *arg)
 
 /* The last resort. Locked, but not while it waits; the pool may be gone afterwards: NULL then. */
 static struct soft_piece *take_after_wait(CUmemoryPool handle, struct soft_stream *stream,
-                                          uint64_t bytes)
+                                          uint64_t bytes, struct soft_pool_need *need)
 {
     struct soft_pool *pool = soft_pool_of(handle);
-    struct soft_pool_need need = pending(pool);
-    bool waited = need.count > 0;
+    struct soft_pool_need frees = pending(pool);
+    bool waited = frees.count > 0;
 
     soft_space_unlock();
-    for (size_t i = 0; i < need.count; i++)
-        soft_stream_wait_seq(need.deps[i].stream, need.deps[i].seq);
-    drop_need(&need);
+    for (size_t i = 0; i < frees.count; i++)
+        soft_stream_wait_seq(frees.deps[i].stream, frees.deps[i].seq);
+    drop_need(&frees);
     soft_space_lock();
     pool = soft_pool_of(handle);
     if (pool == NULL || !waited)
         return NULL;
     soft_pool_settle(pool, has_come, NULL);
     soft_pool_trim(pool, 0);
-    return soft_piece_take(pool, stream, bytes);
+    return soft_piece_take(pool, stream, bytes, need);
 }
 
 static CUresult alloc(CUmemoryPool handle, struct soft_stream *stream, uint64_t asked,
@@ -133,10 +133,10 @@ static CUresult alloc(CUmemoryPool handle, struct soft_stream *stream, uint64_t 
 
     soft_space_lock();
     pool = soft_pool_of(handle);
-    p = pool != NULL ? soft_piece_take(pool, stream, bytes) : NULL;
+    p = pool != NULL ? soft_piece_take(pool, stream, bytes, &need) : NULL;
     if (pool != NULL && p == NULL) {
         soft_pool_trim(pool, 0);
-        p = soft_piece_take(pool, stream, bytes);
+        p = soft_piece_take(pool, stream, bytes, &need);
     }
     if (pool != NULL && p == NULL && pool->internal)
         p = soft_piece_take_pending(pool, bytes, &need);
@@ -150,11 +150,11 @@ static CUresult alloc(CUmemoryPool handle, struct soft_stream *stream, uint64_t 
         pool = soft_pool_of(handle);
         if (pool == NULL || !again)
             break;
-        p = soft_piece_take(pool, stream, bytes);
+        p = soft_piece_take(pool, stream, bytes, &need);
     }
     if (pool != NULL && p == NULL && pool->internal) {
         drop_need(&need);
-        p = take_after_wait(handle, stream, bytes);
+        p = take_after_wait(handle, stream, bytes, &need);
     }
     if (p != NULL) {
         p->asked = asked;
@@ -174,6 +174,14 @@ static CUresult alloc(CUmemoryPool handle, struct soft_stream *stream, uint64_t 
         soft_space_unlock();
         return r;
     }
+    soft_space_lock();
+    p = soft_piece_at(ptr, SOFT_PIECE_USED);
+    if (p != NULL && p->early) {
+        soft_stream_ref(stream);
+        p->stream = stream;
+        p->seq = soft_order_submitted(stream);
+    }
+    soft_space_unlock();
     *out = ptr;
     return CUDA_SUCCESS;
 }
