@@ -108,7 +108,7 @@ static void threshold_and_trim(void *arg)
     OK(cuStreamSynchronize(s));
     OK(cuMemPoolTrimTo(pool, 0));
     CHECK_IS(UNIT, reserved(pool));
-    OK(cuMemsetD8_v2(p[1], 7, MIB));
+    OK(cuMemsetD8Async(p[1], 7, MIB, s));
     OK(cuMemFreeAsync(p[1], s));
     OK(cuStreamSynchronize(s));
     OK(cuMemPoolTrimTo(pool, 0));

@@ -129,7 +129,8 @@ static void *one_thread(void *arg)
             OK(cuMemAllocFromPoolAsync(&p[i], 1 + (size_t)rand_r(&seed) % 300000, pool, s));
             OK(cuMemsetD8Async(p[i], 1, 1, s));
         } else {
-            OK(rand_r(&seed) % 8 == 0 ? cuMemFree_v2(p[i]) : cuMemFreeAsync(p[i], s));
+            OK(rand_r(&seed) % 8 == 0 ? (cuStreamSynchronize(s), cuMemFree_v2(p[i]))
+                                      : cuMemFreeAsync(p[i], s));
             p[i] = 0;
         }
         if (step % 64 == 0)
@@ -192,7 +193,7 @@ static void ends(void *arg)
     OK(cuDeviceGetMemPool(&now, 0));
     CHECK(now == default_pool());
     CHECK_IS(UNIT, device_used());
-    OK(cuMemsetD8_v2(p, 1, MIB));
+    OK(cuMemsetD8Async(p, 1, MIB, s));
     hold(s);
     OK(cuMemFreeAsync(p, s));
     CHECK_IS(UNIT, device_used());
