@@ -111,6 +111,7 @@ def an_exported_pool_is_used_by_another_process(d: Driver) -> None:
     ptr = alloc(d, 4000, stream, pool)
     data = np.arange(1000, dtype="f4")
     d.ok("cuMemcpyHtoD_v2", ptr, c.c_void_p(data.ctypes.data), c.c_size_t(4000))
+    d.sync()  # a small copy may still be on its way
     peer = Peer("importer")
     fd = exported(d, pool)
     peer.send_fd(fd)
