@@ -10,9 +10,12 @@ TYPES: tuple[Type, ...] = (
     *handles("""
         nvmlDevice_t nvmlDevice_st
         nvmlUnit_t nvmlUnit_st
-        nvmlEventSet_t nvmlEventSet_st"""),
+        nvmlEventSet_t nvmlEventSet_st
+        nvmlGpuInstance_t nvmlGpuInstance_st
+        nvmlComputeInstance_t nvmlComputeInstance_st"""),
     *aliases("""
         nvmlDeviceArchitecture_t unsigned int
+        nvmlAffinityScope_t unsigned int
         nvmlProcessInfo_t nvmlProcessInfo_v2_t
         nvmlProcessDetailList_t nvmlProcessDetailList_v1_t
         nvmlProcessesUtilizationInfo_t nvmlProcessesUtilizationInfo_v1_t"""),
@@ -39,7 +42,9 @@ TYPES: tuple[Type, ...] = (
         NVML_TEMPERATURE_GPU 0"""),
     enum("nvmlTemperatureThresholds_t", """
         NVML_TEMPERATURE_THRESHOLD_SHUTDOWN 0, NVML_TEMPERATURE_THRESHOLD_SLOWDOWN 1,
-        NVML_TEMPERATURE_THRESHOLD_MEM_MAX 2, NVML_TEMPERATURE_THRESHOLD_GPU_MAX 3"""),
+        NVML_TEMPERATURE_THRESHOLD_MEM_MAX 2, NVML_TEMPERATURE_THRESHOLD_GPU_MAX 3,
+        NVML_TEMPERATURE_THRESHOLD_ACOUSTIC_MIN 4, NVML_TEMPERATURE_THRESHOLD_ACOUSTIC_CURR 5,
+        NVML_TEMPERATURE_THRESHOLD_ACOUSTIC_MAX 6, NVML_TEMPERATURE_THRESHOLD_GPS_CURR 7"""),
     enum("nvmlComputeMode_t", """
         NVML_COMPUTEMODE_DEFAULT 0, NVML_COMPUTEMODE_EXCLUSIVE_THREAD 1,
         NVML_COMPUTEMODE_PROHIBITED 2, NVML_COMPUTEMODE_EXCLUSIVE_PROCESS 3"""),
@@ -76,6 +81,34 @@ TYPES: tuple[Type, ...] = (
         NVML_MEMORY_ERROR_TYPE_CORRECTED 0, NVML_MEMORY_ERROR_TYPE_UNCORRECTED 1"""),
     enum("nvmlEccCounterType_t", """
         NVML_VOLATILE_ECC 0, NVML_AGGREGATE_ECC 1"""),
+    enum("nvmlMemoryLocation_t", """
+        NVML_MEMORY_LOCATION_L1_CACHE 0, NVML_MEMORY_LOCATION_L2_CACHE 1,
+        NVML_MEMORY_LOCATION_DRAM 2, NVML_MEMORY_LOCATION_REGISTER_FILE 3,
+        NVML_MEMORY_LOCATION_TEXTURE_MEMORY 4, NVML_MEMORY_LOCATION_TEXTURE_SHM 5,
+        NVML_MEMORY_LOCATION_CBU 6, NVML_MEMORY_LOCATION_SRAM 7"""),
+    enum("nvmlPageRetirementCause_t", """
+        NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS 0,
+        NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR 1"""),
+    enum("nvmlInforomObject_t", """
+        NVML_INFOROM_OEM 0, NVML_INFOROM_ECC 1, NVML_INFOROM_POWER 2, NVML_INFOROM_DEN 3"""),
+    enum("nvmlEncoderType_t", """
+        NVML_ENCODER_QUERY_H264 0, NVML_ENCODER_QUERY_HEVC 1, NVML_ENCODER_QUERY_AV1 2"""),
+    enum("nvmlRestrictedAPI_t", """
+        NVML_RESTRICTED_API_SET_APPLICATION_CLOCKS 0,
+        NVML_RESTRICTED_API_SET_AUTO_BOOSTED_CLOCKS 1"""),
+    enum("nvmlPerfPolicyType_t", """
+        NVML_PERF_POLICY_POWER 0, NVML_PERF_POLICY_THERMAL 1, NVML_PERF_POLICY_SYNC_BOOST 2,
+        NVML_PERF_POLICY_BOARD_LIMIT 3, NVML_PERF_POLICY_LOW_UTILIZATION 4,
+        NVML_PERF_POLICY_RELIABILITY 5, NVML_PERF_POLICY_TOTAL_APP_CLOCKS 10,
+        NVML_PERF_POLICY_TOTAL_BASE_CLOCKS 11"""),
+    enum("nvmlGpuP2PCapsIndex_t", """
+        NVML_P2P_CAPS_INDEX_READ 0, NVML_P2P_CAPS_INDEX_WRITE 1, NVML_P2P_CAPS_INDEX_NVLINK 2,
+        NVML_P2P_CAPS_INDEX_ATOMICS 3, NVML_P2P_CAPS_INDEX_PROP 4"""),
+    enum("nvmlGpuP2PStatus_t", """
+        NVML_P2P_STATUS_OK 0, NVML_P2P_STATUS_CHIPSET_NOT_SUPPORTED 1,
+        NVML_P2P_STATUS_GPU_NOT_SUPPORTED 2, NVML_P2P_STATUS_IOH_TOPOLOGY_NOT_SUPPORTED 3,
+        NVML_P2P_STATUS_DISABLED_BY_REGKEY 4, NVML_P2P_STATUS_NOT_SUPPORTED 5,
+        NVML_P2P_STATUS_UNKNOWN 6"""),
     struct("nvmlMemory_t", 24, "unsigned long long total, free, used;"),
     struct("nvmlMemory_v2_t", 40, """
         unsigned int version; unsigned long long total, reserved, free, used;"""),
@@ -123,6 +156,90 @@ TYPES: tuple[Type, ...] = (
         unsigned int multiprocessorCount, sharedCopyEngineCount, sharedDecoderCount,
         sharedEncoderCount, sharedJpegCount, sharedOfaCount, gpuInstanceSliceCount,
         computeInstanceSliceCount; unsigned long long memorySizeMB;"""),
+    struct("nvmlSystemDriverBranchInfo_v1_t", 84, "unsigned int version; char branch[80];"),
+    struct("nvmlHwbcEntry_t", 36, "unsigned int hwbcId; char firmwareVersion[32];"),
+    union("nvmlUUIDValue_t", 41, "char str[41]; unsigned char bytes[16];"),
+    struct("nvmlUUID_t", 52, "unsigned int version, type; nvmlUUIDValue_t value;"),
+    struct("nvmlC2cModeInfo_v1_t", 4, "unsigned int isC2cEnabled;"),
+    struct("nvmlBridgeChipInfo_t", 8, "unsigned int type, fwVersion;"),
+    struct("nvmlBridgeChipHierarchy_t", 1028, """
+        unsigned char bridgeCount; nvmlBridgeChipInfo_t bridgeChipInfo[128];"""),
+    struct("nvmlEncoderSessionInfo_t", 36, """
+        unsigned int sessionId, pid, vgpuInstance, codecType, hResolution, vResolution,
+        averageFps, averageLatency, reserved;"""),
+    struct("nvmlFBCStats_t", 12, "unsigned int sessionsCount, averageFPS, averageLatency;"),
+    struct("nvmlFBCSessionInfo_t", 48, """
+        unsigned int sessionId, pid, vgpuInstance, displayOrdinal, sessionType, sessionFlags,
+        hMaxResolution, vMaxResolution, hResolution, vResolution, averageFPS, averageLatency;"""),
+    struct("nvmlGpuDynamicPstatesUtilization_t", 16, """
+        unsigned int bIsPresent, percentage, incThreshold, decThreshold;"""),
+    struct("nvmlGpuDynamicPstatesInfo_t", 132, """
+        unsigned int flags; nvmlGpuDynamicPstatesUtilization_t utilization[8];"""),
+    struct("nvmlGpuThermalSensor_t", 20, """
+        int controller, defaultMinTemp, defaultMaxTemp, currentTemp, target;"""),
+    struct("nvmlGpuThermalSettings_t", 64, """
+        unsigned int count; nvmlGpuThermalSensor_t sensor[3];"""),
+    struct("nvmlAccountingStats_v2_t", 64, """
+        unsigned int pid, isRunning, gpuUtilization, memoryUtilization;
+        unsigned long long maxMemoryUsage; unsigned int sampleCount;
+        unsigned long long sumGpuUtil, sumFbUtil, time, startTime;"""),
+    struct("nvmlGpmSupport_t", 8, "unsigned int version, isSupportedDevice;"),
+    struct("nvmlTemperature_v1_t", 12, """
+        unsigned int version; nvmlTemperatureSensors_t sensorType; int temperature;"""),
+    struct("nvmlMarginTemperature_v1_t", 8, "unsigned int version; int marginTemperature;"),
+    struct("nvmlPowerValue_v2_t", 12, "unsigned int version, powerScope, powerValueMw;"),
+    struct("nvmlViolationTime_t", 16, "unsigned long long referenceTime, violationTime;"),
+    struct("nvmlEccErrorCounts_t", 32, """
+        unsigned long long l1Cache, l2Cache, deviceMemory, registerFile;"""),
+    struct("nvmlEccSramErrorStatus_v1_t", 104, """
+        unsigned int version; unsigned long long aggregateUncParity, aggregateUncSecDed,
+        aggregateCor, volatileUncParity, volatileUncSecDed, volatileCor, aggregateUncBucketL2,
+        aggregateUncBucketSm, aggregateUncBucketPcie, aggregateUncBucketMcu,
+        aggregateUncBucketOther; unsigned int bThresholdExceeded;"""),
+    struct("nvmlRowRemapperHistogramValues_t", 20, "unsigned int max, high, partial, low, none;"),
+    struct("nvmlRepairStatus_v1_t", 12, """
+        unsigned int version, bChannelRepairPending, bTpcRepairPending;"""),
+    struct("nvmlPdi_v1_t", 16, "unsigned int version; unsigned long long value;"),
+    struct("nvmlRemappedRowsInfo_v2_t", 24, """
+        unsigned int corrActiveRemaps, corrInactiveRemaps, uncActiveRemaps, uncInactiveRemaps,
+        bPending, bfailureOccurred;"""),
+    struct("nvmlEccSramUniqueUncorrectedErrorCounts_v1_t", 16, """
+        unsigned int version, entryCount; void *entries;"""),
+    struct("nvmlEventData_v1_t", 24, """
+        nvmlDevice_t device; unsigned long long eventType, eventData;"""),
+    struct("nvmlEventData_t", 32, """
+        nvmlDevice_t device; unsigned long long eventType, eventData;
+        unsigned int gpuInstanceId, computeInstanceId;"""),
+    struct("nvmlGpuInstancePlacement_t", 8, "unsigned int start, size;"),
+    struct("nvmlGpuInstanceInfo_t", 24, """
+        nvmlDevice_t device; unsigned int id, profileId; nvmlGpuInstancePlacement_t placement;"""),
+    struct("nvmlGpuInstanceProfileInfo_t", 48, """
+        unsigned int id, isP2pSupported, sliceCount, instanceCount, multiprocessorCount,
+        copyEngineCount, decoderCount, encoderCount, jpegCount, ofaCount;
+        unsigned long long memorySizeMB;"""),
+    struct("nvmlGpuInstanceProfileInfo_v2_t", 152, """
+        unsigned int version, id, isP2pSupported, sliceCount, instanceCount, multiprocessorCount,
+        copyEngineCount, decoderCount, encoderCount, jpegCount, ofaCount;
+        unsigned long long memorySizeMB; char name[96];"""),
+    struct("nvmlGpuInstanceProfileInfo_v3_t", 152, """
+        unsigned int version, id, sliceCount, instanceCount, multiprocessorCount,
+        copyEngineCount, decoderCount, encoderCount, jpegCount, ofaCount;
+        unsigned long long memorySizeMB; char name[96]; unsigned int capabilities;"""),
+    struct("nvmlComputeInstancePlacement_t", 8, "unsigned int start, size;"),
+    struct("nvmlComputeInstanceInfo_t", 32, """
+        nvmlDevice_t device; nvmlGpuInstance_t gpuInstance; unsigned int id, profileId;
+        nvmlComputeInstancePlacement_t placement;"""),
+    struct("nvmlComputeInstanceProfileInfo_t", 36, """
+        unsigned int id, sliceCount, instanceCount, multiprocessorCount, sharedCopyEngineCount,
+        sharedDecoderCount, sharedEncoderCount, sharedJpegCount, sharedOfaCount;"""),
+    struct("nvmlComputeInstanceProfileInfo_v2_t", 136, """
+        unsigned int version, id, sliceCount, instanceCount, multiprocessorCount,
+        sharedCopyEngineCount, sharedDecoderCount, sharedEncoderCount, sharedJpegCount,
+        sharedOfaCount; char name[96];"""),
+    struct("nvmlComputeInstanceProfileInfo_v3_t", 140, """
+        unsigned int version, id, sliceCount, instanceCount, multiprocessorCount,
+        sharedCopyEngineCount, sharedDecoderCount, sharedEncoderCount, sharedJpegCount,
+        sharedOfaCount; char name[96]; unsigned int capabilities;"""),
 )
 
 CONSTS: tuple[Const, ...] = consts("""
@@ -147,4 +264,16 @@ CONSTS: tuple[Const, ...] = consts("""
     NVML_DEVICE_ARCH_UNKNOWN 0xffffffff
     NVML_DEVICE_MIG_DISABLE 0
     NVML_DEVICE_MIG_ENABLE 1
+    NVML_AFFINITY_SCOPE_NODE 0
+    NVML_AFFINITY_SCOPE_SOCKET 1
+    NVML_GPU_INSTANCE_PROFILE_3_SLICE 2
+    NVML_GPU_INSTANCE_PROFILE_COUNT 0x12
+    NVML_COMPUTE_INSTANCE_PROFILE_3_SLICE 2
+    NVML_COMPUTE_INSTANCE_PROFILE_COUNT 9
+    nvmlEventTypeSingleBitEccError 0x1ull
+    nvmlEventTypeDoubleBitEccError 0x2ull
+    nvmlEventTypeXidCriticalError 0x8ull
+    nvmlEventTypeDramRetirementEvent 0x400ull
+    nvmlEventTypeGpuUnavailableError 0x4000ull
+    nvmlEventTypeAll 0xff9full
 """)

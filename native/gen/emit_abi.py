@@ -9,6 +9,18 @@ from collections.abc import Iterable
 from native.api import cuda
 from native.api.model import Const, Function, Type
 
+#: What a function is called in object files. Behind doors (emit_door.py) the exported name is the
+#: door's, and what the C code calls cuInit is soft_cuInit there: no source has to know.
+NAMES = """
+#ifndef HARP_ABI_NAME
+#ifdef HARP_SOFT_DOORS
+#define HARP_ABI_NAME(name) __asm__("soft_" #name)
+#else
+#define HARP_ABI_NAME(name)
+#endif
+#endif
+"""
+
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -53,7 +65,11 @@ def define(item: Type) -> str:
 
 def prototypes(rows: Iterable[Function]) -> str:
     """Prototypes of all symbols of these rows."""
-    return "\n".join(f"{row.ret} {s.name}({s.args});" for row in rows for s in row.symbols)
+    return "\n".join(
+        f"{row.ret} {s.name}({s.args}) HARP_ABI_NAME({s.name});"
+        for row in rows
+        for s in row.symbols
+    )
 
 
 def constants(rows: Iterable[Const]) -> str:
@@ -79,6 +95,7 @@ def emit() -> str:
 #define HARP_ABI_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type)
 #endif
 
+{NAMES}
 #define CUDAAPI
 #define CUDA_CB
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from native.api import nvml
-from native.gen.emit_abi import constants, define, sort_by_need
+from native.gen.emit_abi import NAMES, constants, define, sort_by_need
 from native.gen.output import Target
 
 
@@ -12,7 +12,9 @@ def abi_h() -> str:
     """Types and prototypes."""
     types = "\n".join(define(t) for t in sort_by_need(nvml.TYPES))
     prototypes = "\n".join(
-        f"{f.ret} {f.name}({f.args});" for f in nvml.FUNCTIONS if f.params is not None
+        f"{f.ret} {f.name}({f.args}) HARP_ABI_NAME({f.name});"
+        for f in nvml.FUNCTIONS
+        if f.params is not None
     )
     return f"""
 /* The ABI of NVML: types, and prototypes of the calls that HARP answers or rewrites. */
@@ -30,6 +32,7 @@ def abi_h() -> str:
 #endif
 #endif
 
+{NAMES}
 /* The version word of a versioned struct: its size and its generation. */
 #define HARP_NVML_STRUCT(type, generation)                                                         \\
     ((unsigned int)sizeof(type) | ((unsigned int)(generation) << 24))
@@ -64,11 +67,12 @@ def default_c() -> str:
         if f.name not in have and f.ret == "nvmlReturn_t"
     )
     return f"""
+{NAMES}
 /* Logs the name once; must not change errno. Written by hand in native/soft/nvml. */
 void soft_nvml_unimplemented(const char *name);
 
 #define SOFT_NVML_STUB(name, result)                                                               \\
-    __attribute__((visibility("default"))) int name(void);                                         \\
+    __attribute__((visibility("default"))) int name(void) HARP_ABI_NAME(name);                     \\
     int name(void)                                                                                 \\
     {{                                                                                              \\
         soft_nvml_unimplemented(#name);                                                            \\

@@ -98,10 +98,10 @@ def symbols_c() -> str:
     number = {s.name: i for i, s in enumerate(cuda.SYMBOLS)}
     have = implemented()
     infos = "\n".join(
-        f'{{"{s.name}", (void *){s.name}, {_c(s.name in have or s.plain in have)}, '
-        f"{_c(s.per_thread)}}},"
+        f'{{"{s.name}", {s.name}, {_c(s.name in have or s.plain in have)}, {_c(s.per_thread)}}},'
         for s in cuda.SYMBOLS
     )
+    entries = "\n".join(f"extern char {s.name}[];" for s in cuda.SYMBOLS)
     rows = sorted(
         (row.name.encode(), s.per_thread, s.since, s.name)
         for row in cuda.FUNCTIONS
@@ -117,7 +117,8 @@ def symbols_c() -> str:
 
 #include <string.h>
 
-#include "generated/cuda_abi.h"
+/* The exported entries, which are doors: what dlsym finds, cuGetProcAddress answers. */
+{entries}
 
 const struct soft_symbol_info soft_symbols[SOFT_SYMBOLS] = {{
 {infos}

@@ -3,13 +3,23 @@
 
 from __future__ import annotations
 
-from native.gen import emit_abi, emit_coverage, emit_nvml, emit_shim, emit_soft
+from native.gen import (
+    emit_abi,
+    emit_coverage,
+    emit_door,
+    emit_nvml,
+    emit_shim,
+    emit_soft,
+    emit_softgpu,
+)
 from native.gen.output import Target
 
 TARGETS: tuple[Target, ...] = (
     Target("generated/cuda_abi.h", emit_abi.emit, "native/gen/emit_abi.py"),
     *emit_soft.TARGETS,
     *emit_nvml.TARGETS,
+    *emit_door.TARGETS,
     *emit_coverage.TARGETS,
     *emit_shim.TARGETS,
+    *emit_softgpu.TARGETS,
 )

@@ -16,6 +16,14 @@
 #define HARP_ABI_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type)
 #endif
 
+#ifndef HARP_ABI_NAME
+#ifdef HARP_SOFT_DOORS
+#define HARP_ABI_NAME(name) __asm__("soft_" #name)
+#else
+#define HARP_ABI_NAME(name)
+#endif
+#endif
+
 #define CUDAAPI
 #define CUDA_CB
 
@@ -2371,977 +2379,1342 @@ typedef enum {
 extern "C" {
 #endif
 #pragma GCC visibility push(default)
-CUresult cuArray3DCreate(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR_v1 *pAllocateArray);
-CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray);
-CUresult cuArray3DGetDescriptor(CUDA_ARRAY3D_DESCRIPTOR_v1 *pArrayDescriptor, CUarray hArray);
-CUresult cuArray3DGetDescriptor_v2(CUDA_ARRAY3D_DESCRIPTOR *pArrayDescriptor, CUarray hArray);
-CUresult cuArrayCreate(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR_v1 *pAllocateArray);
-CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray);
-CUresult cuArrayDestroy(CUarray hArray);
-CUresult cuArrayGetDescriptor(CUDA_ARRAY_DESCRIPTOR_v1 *pArrayDescriptor, CUarray hArray);
-CUresult cuArrayGetDescriptor_v2(CUDA_ARRAY_DESCRIPTOR *pArrayDescriptor, CUarray hArray);
+CUresult cuArray3DCreate(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR_v1 *pAllocateArray)
+    HARP_ABI_NAME(cuArray3DCreate);
+CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray)
+    HARP_ABI_NAME(cuArray3DCreate_v2);
+CUresult cuArray3DGetDescriptor(CUDA_ARRAY3D_DESCRIPTOR_v1 *pArrayDescriptor, CUarray hArray)
+    HARP_ABI_NAME(cuArray3DGetDescriptor);
+CUresult cuArray3DGetDescriptor_v2(CUDA_ARRAY3D_DESCRIPTOR *pArrayDescriptor, CUarray hArray)
+    HARP_ABI_NAME(cuArray3DGetDescriptor_v2);
+CUresult cuArrayCreate(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR_v1 *pAllocateArray)
+    HARP_ABI_NAME(cuArrayCreate);
+CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)
+    HARP_ABI_NAME(cuArrayCreate_v2);
+CUresult cuArrayDestroy(CUarray hArray) HARP_ABI_NAME(cuArrayDestroy);
+CUresult cuArrayGetDescriptor(CUDA_ARRAY_DESCRIPTOR_v1 *pArrayDescriptor, CUarray hArray)
+    HARP_ABI_NAME(cuArrayGetDescriptor);
+CUresult cuArrayGetDescriptor_v2(CUDA_ARRAY_DESCRIPTOR *pArrayDescriptor, CUarray hArray)
+    HARP_ABI_NAME(cuArrayGetDescriptor_v2);
 CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *memoryRequirements,
-                                      CUarray array, CUdevice device);
-CUresult cuArrayGetPlane(CUarray *pPlaneArray, CUarray hArray, unsigned int planeIdx);
-CUresult cuArrayGetSparseProperties(CUDA_ARRAY_SPARSE_PROPERTIES *sparseProperties, CUarray array);
-CUresult cuCheckpointProcessCheckpoint(int pid, CUcheckpointCheckpointArgs *args);
-CUresult cuCheckpointProcessGetRestoreThreadId(int pid, int *tid);
-CUresult cuCheckpointProcessGetState(int pid, CUprocessState *state);
-CUresult cuCheckpointProcessLock(int pid, CUcheckpointLockArgs *args);
-CUresult cuCheckpointProcessRestore(int pid, CUcheckpointRestoreArgs *args);
-CUresult cuCheckpointProcessUnlock(int pid, CUcheckpointUnlockArgs *args);
-CUresult cuCoredumpGetAttribute(CUcoredumpSettings attrib, void *value, size_t *size);
-CUresult cuCoredumpGetAttributeGlobal(CUcoredumpSettings attrib, void *value, size_t *size);
-CUresult cuCoredumpSetAttribute(CUcoredumpSettings attrib, void *value, size_t *size);
-CUresult cuCoredumpSetAttributeGlobal(CUcoredumpSettings attrib, void *value, size_t *size);
-CUresult cuCtxAttach(CUcontext *pctx, unsigned int flags);
-CUresult cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev);
-CUresult cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev);
+                                      CUarray array, CUdevice device)
+    HARP_ABI_NAME(cuArrayGetMemoryRequirements);
+CUresult cuArrayGetPlane(CUarray *pPlaneArray, CUarray hArray, unsigned int planeIdx)
+    HARP_ABI_NAME(cuArrayGetPlane);
+CUresult cuArrayGetSparseProperties(CUDA_ARRAY_SPARSE_PROPERTIES *sparseProperties, CUarray array)
+    HARP_ABI_NAME(cuArrayGetSparseProperties);
+CUresult cuCheckpointProcessCheckpoint(int pid, CUcheckpointCheckpointArgs *args)
+    HARP_ABI_NAME(cuCheckpointProcessCheckpoint);
+CUresult cuCheckpointProcessGetRestoreThreadId(int pid, int *tid)
+    HARP_ABI_NAME(cuCheckpointProcessGetRestoreThreadId);
+CUresult cuCheckpointProcessGetState(int pid, CUprocessState *state)
+    HARP_ABI_NAME(cuCheckpointProcessGetState);
+CUresult cuCheckpointProcessLock(int pid, CUcheckpointLockArgs *args)
+    HARP_ABI_NAME(cuCheckpointProcessLock);
+CUresult cuCheckpointProcessRestore(int pid, CUcheckpointRestoreArgs *args)
+    HARP_ABI_NAME(cuCheckpointProcessRestore);
+CUresult cuCheckpointProcessUnlock(int pid, CUcheckpointUnlockArgs *args)
+    HARP_ABI_NAME(cuCheckpointProcessUnlock);
+CUresult cuCoredumpGetAttribute(CUcoredumpSettings attrib, void *value, size_t *size)
+    HARP_ABI_NAME(cuCoredumpGetAttribute);
+CUresult cuCoredumpGetAttributeGlobal(CUcoredumpSettings attrib, void *value, size_t *size)
+    HARP_ABI_NAME(cuCoredumpGetAttributeGlobal);
+CUresult cuCoredumpSetAttribute(CUcoredumpSettings attrib, void *value, size_t *size)
+    HARP_ABI_NAME(cuCoredumpSetAttribute);
+CUresult cuCoredumpSetAttributeGlobal(CUcoredumpSettings attrib, void *value, size_t *size)
+    HARP_ABI_NAME(cuCoredumpSetAttributeGlobal);
+CUresult cuCtxAttach(CUcontext *pctx, unsigned int flags) HARP_ABI_NAME(cuCtxAttach);
+CUresult cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev) HARP_ABI_NAME(cuCtxCreate);
+CUresult cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
+    HARP_ABI_NAME(cuCtxCreate_v2);
 CUresult cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams,
-                        unsigned int flags, CUdevice dev);
+                        unsigned int flags, CUdevice dev) HARP_ABI_NAME(cuCtxCreate_v3);
 CUresult cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags,
-                        CUdevice dev);
-CUresult cuCtxDestroy(CUcontext ctx);
-CUresult cuCtxDestroy_v2(CUcontext ctx);
-CUresult cuCtxDetach(CUcontext ctx);
-CUresult cuCtxDisablePeerAccess(CUcontext peerContext);
-CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags);
-CUresult cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx);
-CUresult cuCtxGetApiVersion(CUcontext ctx, unsigned int *version);
-CUresult cuCtxGetCacheConfig(CUfunc_cache *pconfig);
-CUresult cuCtxGetCurrent(CUcontext *pctx);
-CUresult cuCtxGetDevResource(CUcontext hCtx, CUdevResource *resource, CUdevResourceType type);
-CUresult cuCtxGetDevice(CUdevice *device);
-CUresult cuCtxGetDevice_v2(CUdevice *device, CUcontext ctx);
-CUresult cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type);
-CUresult cuCtxGetFlags(unsigned int *flags);
-CUresult cuCtxGetId(CUcontext ctx, unsigned long long *ctxId);
-CUresult cuCtxGetLimit(size_t *pvalue, CUlimit limit);
-CUresult cuCtxGetSharedMemConfig(CUsharedconfig *pConfig);
-CUresult cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority);
-CUresult cuCtxPopCurrent(CUcontext *pctx);
-CUresult cuCtxPopCurrent_v2(CUcontext *pctx);
-CUresult cuCtxPushCurrent(CUcontext ctx);
-CUresult cuCtxPushCurrent_v2(CUcontext ctx);
-CUresult cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent);
-CUresult cuCtxResetPersistingL2Cache(void);
-CUresult cuCtxSetCacheConfig(CUfunc_cache config);
-CUresult cuCtxSetCurrent(CUcontext ctx);
-CUresult cuCtxSetFlags(unsigned int flags);
-CUresult cuCtxSetLimit(CUlimit limit, size_t value);
-CUresult cuCtxSetSharedMemConfig(CUsharedconfig config);
-CUresult cuCtxSynchronize(void);
-CUresult cuCtxSynchronize_v2(CUcontext ctx);
-CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent);
-CUresult cuDestroyExternalMemory(CUexternalMemory extMem);
-CUresult cuDestroyExternalSemaphore(CUexternalSemaphore extSem);
+                        CUdevice dev) HARP_ABI_NAME(cuCtxCreate_v4);
+CUresult cuCtxDestroy(CUcontext ctx) HARP_ABI_NAME(cuCtxDestroy);
+CUresult cuCtxDestroy_v2(CUcontext ctx) HARP_ABI_NAME(cuCtxDestroy_v2);
+CUresult cuCtxDetach(CUcontext ctx) HARP_ABI_NAME(cuCtxDetach);
+CUresult cuCtxDisablePeerAccess(CUcontext peerContext) HARP_ABI_NAME(cuCtxDisablePeerAccess);
+CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
+    HARP_ABI_NAME(cuCtxEnablePeerAccess);
+CUresult cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx) HARP_ABI_NAME(cuCtxFromGreenCtx);
+CUresult cuCtxGetApiVersion(CUcontext ctx, unsigned int *version) HARP_ABI_NAME(cuCtxGetApiVersion);
+CUresult cuCtxGetCacheConfig(CUfunc_cache *pconfig) HARP_ABI_NAME(cuCtxGetCacheConfig);
+CUresult cuCtxGetCurrent(CUcontext *pctx) HARP_ABI_NAME(cuCtxGetCurrent);
+CUresult cuCtxGetDevResource(CUcontext hCtx, CUdevResource *resource, CUdevResourceType type)
+    HARP_ABI_NAME(cuCtxGetDevResource);
+CUresult cuCtxGetDevice(CUdevice *device) HARP_ABI_NAME(cuCtxGetDevice);
+CUresult cuCtxGetDevice_v2(CUdevice *device, CUcontext ctx) HARP_ABI_NAME(cuCtxGetDevice_v2);
+CUresult cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type)
+    HARP_ABI_NAME(cuCtxGetExecAffinity);
+CUresult cuCtxGetFlags(unsigned int *flags) HARP_ABI_NAME(cuCtxGetFlags);
+CUresult cuCtxGetId(CUcontext ctx, unsigned long long *ctxId) HARP_ABI_NAME(cuCtxGetId);
+CUresult cuCtxGetLimit(size_t *pvalue, CUlimit limit) HARP_ABI_NAME(cuCtxGetLimit);
+CUresult cuCtxGetSharedMemConfig(CUsharedconfig *pConfig) HARP_ABI_NAME(cuCtxGetSharedMemConfig);
+CUresult cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
+    HARP_ABI_NAME(cuCtxGetStreamPriorityRange);
+CUresult cuCtxPopCurrent(CUcontext *pctx) HARP_ABI_NAME(cuCtxPopCurrent);
+CUresult cuCtxPopCurrent_v2(CUcontext *pctx) HARP_ABI_NAME(cuCtxPopCurrent_v2);
+CUresult cuCtxPushCurrent(CUcontext ctx) HARP_ABI_NAME(cuCtxPushCurrent);
+CUresult cuCtxPushCurrent_v2(CUcontext ctx) HARP_ABI_NAME(cuCtxPushCurrent_v2);
+CUresult cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent) HARP_ABI_NAME(cuCtxRecordEvent);
+CUresult cuCtxResetPersistingL2Cache(void) HARP_ABI_NAME(cuCtxResetPersistingL2Cache);
+CUresult cuCtxSetCacheConfig(CUfunc_cache config) HARP_ABI_NAME(cuCtxSetCacheConfig);
+CUresult cuCtxSetCurrent(CUcontext ctx) HARP_ABI_NAME(cuCtxSetCurrent);
+CUresult cuCtxSetFlags(unsigned int flags) HARP_ABI_NAME(cuCtxSetFlags);
+CUresult cuCtxSetLimit(CUlimit limit, size_t value) HARP_ABI_NAME(cuCtxSetLimit);
+CUresult cuCtxSetSharedMemConfig(CUsharedconfig config) HARP_ABI_NAME(cuCtxSetSharedMemConfig);
+CUresult cuCtxSynchronize(void) HARP_ABI_NAME(cuCtxSynchronize);
+CUresult cuCtxSynchronize_v2(CUcontext ctx) HARP_ABI_NAME(cuCtxSynchronize_v2);
+CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent) HARP_ABI_NAME(cuCtxWaitEvent);
+CUresult cuDestroyExternalMemory(CUexternalMemory extMem) HARP_ABI_NAME(cuDestroyExternalMemory);
+CUresult cuDestroyExternalSemaphore(CUexternalSemaphore extSem)
+    HARP_ABI_NAME(cuDestroyExternalSemaphore);
 CUresult cuDevResourceGenerateDesc(CUdevResourceDesc *phDesc, CUdevResource *resources,
-                                   unsigned int nbResources);
+                                   unsigned int nbResources)
+    HARP_ABI_NAME(cuDevResourceGenerateDesc);
 CUresult cuDevSmResourceSplitByCount(CUdevResource *result, unsigned int *nbGroups,
                                      const CUdevResource *input, CUdevResource *remaining,
-                                     unsigned int useFlags, unsigned int minCount);
-CUresult cuDeviceCanAccessPeer(int *canAccessPeer, CUdevice dev, CUdevice peerDev);
-CUresult cuDeviceComputeCapability(int *major, int *minor, CUdevice dev);
-CUresult cuDeviceGet(CUdevice *device, int ordinal);
-CUresult cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev);
-CUresult cuDeviceGetByPCIBusId(CUdevice *dev, const char *pciBusId);
-CUresult cuDeviceGetCount(int *count);
-CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool_out, CUdevice dev);
-CUresult cuDeviceGetDevResource(CUdevice device, CUdevResource *resource, CUdevResourceType type);
-CUresult cuDeviceGetExecAffinitySupport(int *pi, CUexecAffinityType type, CUdevice dev);
-CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value);
+                                     unsigned int useFlags, unsigned int minCount)
+    HARP_ABI_NAME(cuDevSmResourceSplitByCount);
+CUresult cuDeviceCanAccessPeer(int *canAccessPeer, CUdevice dev, CUdevice peerDev)
+    HARP_ABI_NAME(cuDeviceCanAccessPeer);
+CUresult cuDeviceComputeCapability(int *major, int *minor, CUdevice dev)
+    HARP_ABI_NAME(cuDeviceComputeCapability);
+CUresult cuDeviceGet(CUdevice *device, int ordinal) HARP_ABI_NAME(cuDeviceGet);
+CUresult cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
+    HARP_ABI_NAME(cuDeviceGetAttribute);
+CUresult cuDeviceGetByPCIBusId(CUdevice *dev, const char *pciBusId)
+    HARP_ABI_NAME(cuDeviceGetByPCIBusId);
+CUresult cuDeviceGetCount(int *count) HARP_ABI_NAME(cuDeviceGetCount);
+CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool_out, CUdevice dev)
+    HARP_ABI_NAME(cuDeviceGetDefaultMemPool);
+CUresult cuDeviceGetDevResource(CUdevice device, CUdevResource *resource, CUdevResourceType type)
+    HARP_ABI_NAME(cuDeviceGetDevResource);
+CUresult cuDeviceGetExecAffinitySupport(int *pi, CUexecAffinityType type, CUdevice dev)
+    HARP_ABI_NAME(cuDeviceGetExecAffinitySupport);
+CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value)
+    HARP_ABI_NAME(cuDeviceGetGraphMemAttribute);
 CUresult cuDeviceGetHostAtomicCapabilities(unsigned int *capabilities,
                                            const CUatomicOperation *operations, unsigned int count,
-                                           CUdevice dev);
-CUresult cuDeviceGetLuid(char *luid, unsigned int *deviceNodeMask, CUdevice dev);
-CUresult cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev);
-CUresult cuDeviceGetName(char *name, int len, CUdevice dev);
-CUresult cuDeviceGetNvSciSyncAttributes(void *nvSciSyncAttrList, CUdevice dev, int flags);
+                                           CUdevice dev)
+    HARP_ABI_NAME(cuDeviceGetHostAtomicCapabilities);
+CUresult cuDeviceGetLuid(char *luid, unsigned int *deviceNodeMask, CUdevice dev)
+    HARP_ABI_NAME(cuDeviceGetLuid);
+CUresult cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev) HARP_ABI_NAME(cuDeviceGetMemPool);
+CUresult cuDeviceGetName(char *name, int len, CUdevice dev) HARP_ABI_NAME(cuDeviceGetName);
+CUresult cuDeviceGetNvSciSyncAttributes(void *nvSciSyncAttrList, CUdevice dev, int flags)
+    HARP_ABI_NAME(cuDeviceGetNvSciSyncAttributes);
 CUresult cuDeviceGetP2PAtomicCapabilities(unsigned int *capabilities,
                                           const CUatomicOperation *operations, unsigned int count,
-                                          CUdevice srcDevice, CUdevice dstDevice);
+                                          CUdevice srcDevice, CUdevice dstDevice)
+    HARP_ABI_NAME(cuDeviceGetP2PAtomicCapabilities);
 CUresult cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attrib, CUdevice srcDevice,
-                                 CUdevice dstDevice);
-CUresult cuDeviceGetPCIBusId(char *pciBusId, int len, CUdevice dev);
-CUresult cuDeviceGetProperties(CUdevprop *prop, CUdevice dev);
+                                 CUdevice dstDevice) HARP_ABI_NAME(cuDeviceGetP2PAttribute);
+CUresult cuDeviceGetPCIBusId(char *pciBusId, int len, CUdevice dev)
+    HARP_ABI_NAME(cuDeviceGetPCIBusId);
+CUresult cuDeviceGetProperties(CUdevprop *prop, CUdevice dev) HARP_ABI_NAME(cuDeviceGetProperties);
 CUresult cuDeviceGetTexture1DLinearMaxWidth(size_t *maxWidthInElements, CUarray_format format,
-                                            unsigned numChannels, CUdevice dev);
-CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice dev);
-CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev);
-CUresult cuDeviceGraphMemTrim(CUdevice device);
-CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int *flags, int *active);
-CUresult cuDevicePrimaryCtxRelease(CUdevice dev);
-CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev);
-CUresult cuDevicePrimaryCtxReset(CUdevice dev);
-CUresult cuDevicePrimaryCtxReset_v2(CUdevice dev);
-CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev);
-CUresult cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags);
-CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags);
+                                            unsigned numChannels, CUdevice dev)
+    HARP_ABI_NAME(cuDeviceGetTexture1DLinearMaxWidth);
+CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice dev) HARP_ABI_NAME(cuDeviceGetUuid);
+CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev) HARP_ABI_NAME(cuDeviceGetUuid_v2);
+CUresult cuDeviceGraphMemTrim(CUdevice device) HARP_ABI_NAME(cuDeviceGraphMemTrim);
+CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int *flags, int *active)
+    HARP_ABI_NAME(cuDevicePrimaryCtxGetState);
+CUresult cuDevicePrimaryCtxRelease(CUdevice dev) HARP_ABI_NAME(cuDevicePrimaryCtxRelease);
+CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev) HARP_ABI_NAME(cuDevicePrimaryCtxRelease_v2);
+CUresult cuDevicePrimaryCtxReset(CUdevice dev) HARP_ABI_NAME(cuDevicePrimaryCtxReset);
+CUresult cuDevicePrimaryCtxReset_v2(CUdevice dev) HARP_ABI_NAME(cuDevicePrimaryCtxReset_v2);
+CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
+    HARP_ABI_NAME(cuDevicePrimaryCtxRetain);
+CUresult cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags)
+    HARP_ABI_NAME(cuDevicePrimaryCtxSetFlags);
+CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags)
+    HARP_ABI_NAME(cuDevicePrimaryCtxSetFlags_v2);
 CUresult cuDeviceRegisterAsyncNotification(CUdevice device, CUasyncCallback callbackFunc,
-                                           void *userData, CUasyncCallbackHandle *callback);
-CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value);
-CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool);
-CUresult cuDeviceTotalMem(unsigned int *bytes, CUdevice dev);
-CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev);
-CUresult cuDeviceUnregisterAsyncNotification(CUdevice device, CUasyncCallbackHandle callback);
-CUresult cuDriverGetVersion(int *driverVersion);
+                                           void *userData, CUasyncCallbackHandle *callback)
+    HARP_ABI_NAME(cuDeviceRegisterAsyncNotification);
+CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value)
+    HARP_ABI_NAME(cuDeviceSetGraphMemAttribute);
+CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool) HARP_ABI_NAME(cuDeviceSetMemPool);
+CUresult cuDeviceTotalMem(unsigned int *bytes, CUdevice dev) HARP_ABI_NAME(cuDeviceTotalMem);
+CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev) HARP_ABI_NAME(cuDeviceTotalMem_v2);
+CUresult cuDeviceUnregisterAsyncNotification(CUdevice device, CUasyncCallbackHandle callback)
+    HARP_ABI_NAME(cuDeviceUnregisterAsyncNotification);
+CUresult cuDriverGetVersion(int *driverVersion) HARP_ABI_NAME(cuDriverGetVersion);
 CUresult cuEGLStreamConsumerAcquireFrame(CUeglStreamConnection *conn,
                                          CUgraphicsResource *pCudaResource, CUstream *pStream,
-                                         unsigned int timeout);
-CUresult cuEGLStreamConsumerConnect(CUeglStreamConnection *conn, EGLStreamKHR stream);
+                                         unsigned int timeout)
+    HARP_ABI_NAME(cuEGLStreamConsumerAcquireFrame);
+CUresult cuEGLStreamConsumerConnect(CUeglStreamConnection *conn, EGLStreamKHR stream)
+    HARP_ABI_NAME(cuEGLStreamConsumerConnect);
 CUresult cuEGLStreamConsumerConnectWithFlags(CUeglStreamConnection *conn, EGLStreamKHR stream,
-                                             unsigned int flags);
-CUresult cuEGLStreamConsumerDisconnect(CUeglStreamConnection *conn);
+                                             unsigned int flags)
+    HARP_ABI_NAME(cuEGLStreamConsumerConnectWithFlags);
+CUresult cuEGLStreamConsumerDisconnect(CUeglStreamConnection *conn)
+    HARP_ABI_NAME(cuEGLStreamConsumerDisconnect);
 CUresult cuEGLStreamConsumerReleaseFrame(CUeglStreamConnection *conn,
-                                         CUgraphicsResource pCudaResource, CUstream *pStream);
+                                         CUgraphicsResource pCudaResource, CUstream *pStream)
+    HARP_ABI_NAME(cuEGLStreamConsumerReleaseFrame);
 CUresult cuEGLStreamProducerConnect(CUeglStreamConnection *conn, EGLStreamKHR stream, EGLint width,
-                                    EGLint height);
-CUresult cuEGLStreamProducerDisconnect(CUeglStreamConnection *conn);
+                                    EGLint height) HARP_ABI_NAME(cuEGLStreamProducerConnect);
+CUresult cuEGLStreamProducerDisconnect(CUeglStreamConnection *conn)
+    HARP_ABI_NAME(cuEGLStreamProducerDisconnect);
 CUresult cuEGLStreamProducerPresentFrame(CUeglStreamConnection *conn, CUeglFrame eglframe,
-                                         CUstream *pStream);
+                                         CUstream *pStream)
+    HARP_ABI_NAME(cuEGLStreamProducerPresentFrame);
 CUresult cuEGLStreamProducerReturnFrame(CUeglStreamConnection *conn, CUeglFrame *eglframe,
-                                        CUstream *pStream);
-CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags);
-CUresult cuEventCreateFromEGLSync(CUevent *phEvent, EGLSyncKHR eglSync, unsigned int flags);
-CUresult cuEventDestroy(CUevent hEvent);
-CUresult cuEventDestroy_v2(CUevent hEvent);
-CUresult cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd);
-CUresult cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd);
-CUresult cuEventQuery(CUevent hEvent);
-CUresult cuEventRecord(CUevent hEvent, CUstream hStream);
-CUresult cuEventRecord_ptsz(CUevent hEvent, CUstream hStream);
-CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags);
-CUresult cuEventRecordWithFlags_ptsz(CUevent hEvent, CUstream hStream, unsigned int flags);
-CUresult cuEventSynchronize(CUevent hEvent);
+                                        CUstream *pStream)
+    HARP_ABI_NAME(cuEGLStreamProducerReturnFrame);
+CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags) HARP_ABI_NAME(cuEventCreate);
+CUresult cuEventCreateFromEGLSync(CUevent *phEvent, EGLSyncKHR eglSync, unsigned int flags)
+    HARP_ABI_NAME(cuEventCreateFromEGLSync);
+CUresult cuEventDestroy(CUevent hEvent) HARP_ABI_NAME(cuEventDestroy);
+CUresult cuEventDestroy_v2(CUevent hEvent) HARP_ABI_NAME(cuEventDestroy_v2);
+CUresult cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
+    HARP_ABI_NAME(cuEventElapsedTime);
+CUresult cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
+    HARP_ABI_NAME(cuEventElapsedTime_v2);
+CUresult cuEventQuery(CUevent hEvent) HARP_ABI_NAME(cuEventQuery);
+CUresult cuEventRecord(CUevent hEvent, CUstream hStream) HARP_ABI_NAME(cuEventRecord);
+CUresult cuEventRecord_ptsz(CUevent hEvent, CUstream hStream) HARP_ABI_NAME(cuEventRecord_ptsz);
+CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags)
+    HARP_ABI_NAME(cuEventRecordWithFlags);
+CUresult cuEventRecordWithFlags_ptsz(CUevent hEvent, CUstream hStream, unsigned int flags)
+    HARP_ABI_NAME(cuEventRecordWithFlags_ptsz);
+CUresult cuEventSynchronize(CUevent hEvent) HARP_ABI_NAME(cuEventSynchronize);
 CUresult cuExternalMemoryGetMappedBuffer(CUdeviceptr *devPtr, CUexternalMemory extMem,
-                                         const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc);
-CUresult cuExternalMemoryGetMappedMipmappedArray(
-    CUmipmappedArray *mipmap, CUexternalMemory extMem,
-    const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC *mipmapDesc);
+                                         const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc)
+    HARP_ABI_NAME(cuExternalMemoryGetMappedBuffer);
+CUresult
+cuExternalMemoryGetMappedMipmappedArray(CUmipmappedArray *mipmap, CUexternalMemory extMem,
+                                        const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC *mipmapDesc)
+    HARP_ABI_NAME(cuExternalMemoryGetMappedMipmappedArray);
 CUresult cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget target,
-                                    CUflushGPUDirectRDMAWritesScope scope);
-CUresult cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc);
-CUresult cuFuncGetModule(CUmodule *hmod, CUfunction hfunc);
-CUresult cuFuncGetName(const char **name, CUfunction hfunc);
+                                    CUflushGPUDirectRDMAWritesScope scope)
+    HARP_ABI_NAME(cuFlushGPUDirectRDMAWrites);
+CUresult cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
+    HARP_ABI_NAME(cuFuncGetAttribute);
+CUresult cuFuncGetModule(CUmodule *hmod, CUfunction hfunc) HARP_ABI_NAME(cuFuncGetModule);
+CUresult cuFuncGetName(const char **name, CUfunction hfunc) HARP_ABI_NAME(cuFuncGetName);
 CUresult cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *paramOffset,
-                            size_t *paramSize);
-CUresult cuFuncIsLoaded(CUfunctionLoadingState *state, CUfunction function);
-CUresult cuFuncLoad(CUfunction function);
-CUresult cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value);
-CUresult cuFuncSetBlockShape(CUfunction hfunc, int x, int y, int z);
-CUresult cuFuncSetCacheConfig(CUfunction hfunc, CUfunc_cache config);
-CUresult cuFuncSetSharedMemConfig(CUfunction hfunc, CUsharedconfig config);
-CUresult cuFuncSetSharedSize(CUfunction hfunc, unsigned int bytes);
-CUresult cuGLCtxCreate(CUcontext *pCtx, unsigned int Flags, CUdevice device);
-CUresult cuGLCtxCreate_v2(CUcontext *pCtx, unsigned int Flags, CUdevice device);
+                            size_t *paramSize) HARP_ABI_NAME(cuFuncGetParamInfo);
+CUresult cuFuncIsLoaded(CUfunctionLoadingState *state, CUfunction function)
+    HARP_ABI_NAME(cuFuncIsLoaded);
+CUresult cuFuncLoad(CUfunction function) HARP_ABI_NAME(cuFuncLoad);
+CUresult cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
+    HARP_ABI_NAME(cuFuncSetAttribute);
+CUresult cuFuncSetBlockShape(CUfunction hfunc, int x, int y, int z)
+    HARP_ABI_NAME(cuFuncSetBlockShape);
+CUresult cuFuncSetCacheConfig(CUfunction hfunc, CUfunc_cache config)
+    HARP_ABI_NAME(cuFuncSetCacheConfig);
+CUresult cuFuncSetSharedMemConfig(CUfunction hfunc, CUsharedconfig config)
+    HARP_ABI_NAME(cuFuncSetSharedMemConfig);
+CUresult cuFuncSetSharedSize(CUfunction hfunc, unsigned int bytes)
+    HARP_ABI_NAME(cuFuncSetSharedSize);
+CUresult cuGLCtxCreate(CUcontext *pCtx, unsigned int Flags, CUdevice device)
+    HARP_ABI_NAME(cuGLCtxCreate);
+CUresult cuGLCtxCreate_v2(CUcontext *pCtx, unsigned int Flags, CUdevice device)
+    HARP_ABI_NAME(cuGLCtxCreate_v2);
 CUresult cuGLGetDevices(unsigned int *pCudaDeviceCount, CUdevice *pCudaDevices,
-                        unsigned int cudaDeviceCount, CUGLDeviceList deviceList);
+                        unsigned int cudaDeviceCount, CUGLDeviceList deviceList)
+    HARP_ABI_NAME(cuGLGetDevices);
 CUresult cuGLGetDevices_v2(unsigned int *pCudaDeviceCount, CUdevice *pCudaDevices,
-                           unsigned int cudaDeviceCount, CUGLDeviceList deviceList);
-CUresult cuGLInit(void);
-CUresult cuGLMapBufferObject(CUdeviceptr_v1 *dptr, unsigned int *size, GLuint buffer);
-CUresult cuGLMapBufferObject_v2(CUdeviceptr *dptr, size_t *size, GLuint buffer);
-CUresult cuGLMapBufferObject_v2_ptds(CUdeviceptr *dptr, size_t *size, GLuint buffer);
+                           unsigned int cudaDeviceCount, CUGLDeviceList deviceList)
+    HARP_ABI_NAME(cuGLGetDevices_v2);
+CUresult cuGLInit(void) HARP_ABI_NAME(cuGLInit);
+CUresult cuGLMapBufferObject(CUdeviceptr_v1 *dptr, unsigned int *size, GLuint buffer)
+    HARP_ABI_NAME(cuGLMapBufferObject);
+CUresult cuGLMapBufferObject_v2(CUdeviceptr *dptr, size_t *size, GLuint buffer)
+    HARP_ABI_NAME(cuGLMapBufferObject_v2);
+CUresult cuGLMapBufferObject_v2_ptds(CUdeviceptr *dptr, size_t *size, GLuint buffer)
+    HARP_ABI_NAME(cuGLMapBufferObject_v2_ptds);
 CUresult cuGLMapBufferObjectAsync(CUdeviceptr_v1 *dptr, unsigned int *size, GLuint buffer,
-                                  CUstream hStream);
+                                  CUstream hStream) HARP_ABI_NAME(cuGLMapBufferObjectAsync);
 CUresult cuGLMapBufferObjectAsync_v2(CUdeviceptr *dptr, size_t *size, GLuint buffer,
-                                     CUstream hStream);
+                                     CUstream hStream) HARP_ABI_NAME(cuGLMapBufferObjectAsync_v2);
 CUresult cuGLMapBufferObjectAsync_v2_ptsz(CUdeviceptr *dptr, size_t *size, GLuint buffer,
-                                          CUstream hStream);
-CUresult cuGLRegisterBufferObject(GLuint buffer);
-CUresult cuGLSetBufferObjectMapFlags(GLuint buffer, unsigned int Flags);
-CUresult cuGLUnmapBufferObject(GLuint buffer);
-CUresult cuGLUnmapBufferObjectAsync(GLuint buffer, CUstream hStream);
-CUresult cuGLUnregisterBufferObject(GLuint buffer);
-CUresult cuGetErrorName(CUresult error, const char **pStr);
-CUresult cuGetErrorString(CUresult error, const char **pStr);
-CUresult cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId);
-CUresult cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags);
+                                          CUstream hStream)
+    HARP_ABI_NAME(cuGLMapBufferObjectAsync_v2_ptsz);
+CUresult cuGLRegisterBufferObject(GLuint buffer) HARP_ABI_NAME(cuGLRegisterBufferObject);
+CUresult cuGLSetBufferObjectMapFlags(GLuint buffer, unsigned int Flags)
+    HARP_ABI_NAME(cuGLSetBufferObjectMapFlags);
+CUresult cuGLUnmapBufferObject(GLuint buffer) HARP_ABI_NAME(cuGLUnmapBufferObject);
+CUresult cuGLUnmapBufferObjectAsync(GLuint buffer, CUstream hStream)
+    HARP_ABI_NAME(cuGLUnmapBufferObjectAsync);
+CUresult cuGLUnregisterBufferObject(GLuint buffer) HARP_ABI_NAME(cuGLUnregisterBufferObject);
+CUresult cuGetErrorName(CUresult error, const char **pStr) HARP_ABI_NAME(cuGetErrorName);
+CUresult cuGetErrorString(CUresult error, const char **pStr) HARP_ABI_NAME(cuGetErrorString);
+CUresult cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
+    HARP_ABI_NAME(cuGetExportTable);
+CUresult cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags)
+    HARP_ABI_NAME(cuGetProcAddress);
 CUresult cuGetProcAddress_v2(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags,
-                             CUdriverProcAddressQueryResult *symbolStatus);
+                             CUdriverProcAddressQueryResult *symbolStatus)
+    HARP_ABI_NAME(cuGetProcAddress_v2);
 CUresult cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                   const CUgraphNode *dependencies, size_t numDependencies,
-                                  const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams);
+                                  const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphAddBatchMemOpNode);
 CUresult cuGraphAddChildGraphNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                   const CUgraphNode *dependencies, size_t numDependencies,
-                                  CUgraph childGraph);
+                                  CUgraph childGraph) HARP_ABI_NAME(cuGraphAddChildGraphNode);
 CUresult cuGraphAddDependencies(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                                size_t numDependencies);
+                                size_t numDependencies) HARP_ABI_NAME(cuGraphAddDependencies);
 CUresult cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                                   const CUgraphEdgeData *edgeData, size_t numDependencies);
+                                   const CUgraphEdgeData *edgeData, size_t numDependencies)
+    HARP_ABI_NAME(cuGraphAddDependencies_v2);
 CUresult cuGraphAddEmptyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                             const CUgraphNode *dependencies, size_t numDependencies);
+                             const CUgraphNode *dependencies, size_t numDependencies)
+    HARP_ABI_NAME(cuGraphAddEmptyNode);
 CUresult cuGraphAddEventRecordNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                    const CUgraphNode *dependencies, size_t numDependencies,
-                                   CUevent event);
+                                   CUevent event) HARP_ABI_NAME(cuGraphAddEventRecordNode);
 CUresult cuGraphAddEventWaitNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                  const CUgraphNode *dependencies, size_t numDependencies,
-                                 CUevent event);
+                                 CUevent event) HARP_ABI_NAME(cuGraphAddEventWaitNode);
 CUresult cuGraphAddExternalSemaphoresSignalNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                                 const CUgraphNode *dependencies,
                                                 size_t numDependencies,
-                                                const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams);
+                                                const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphAddExternalSemaphoresSignalNode);
 CUresult cuGraphAddExternalSemaphoresWaitNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                               const CUgraphNode *dependencies,
                                               size_t numDependencies,
-                                              const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams);
+                                              const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphAddExternalSemaphoresWaitNode);
 CUresult cuGraphAddHostNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                             const CUgraphNode *dependencies, size_t numDependencies,
-                            const CUDA_HOST_NODE_PARAMS *nodeParams);
+                            const CUDA_HOST_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphAddHostNode);
 CUresult cuGraphAddKernelNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                               const CUgraphNode *dependencies, size_t numDependencies,
-                              const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams);
+                              const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+    HARP_ABI_NAME(cuGraphAddKernelNode);
 CUresult cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                                  const CUgraphNode *dependencies, size_t numDependencies,
-                                 const CUDA_KERNEL_NODE_PARAMS *nodeParams);
+                                 const CUDA_KERNEL_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphAddKernelNode_v2);
 CUresult cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                 const CUgraphNode *dependencies, size_t numDependencies,
-                                CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams);
+                                CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphAddMemAllocNode);
 CUresult cuGraphAddMemFreeNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                const CUgraphNode *dependencies, size_t numDependencies,
-                               CUdeviceptr dptr);
+                               CUdeviceptr dptr) HARP_ABI_NAME(cuGraphAddMemFreeNode);
 CUresult cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                               const CUgraphNode *dependencies, size_t numDependencies,
-                              const CUDA_MEMCPY3D *copyParams, CUcontext ctx);
+                              const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
+    HARP_ABI_NAME(cuGraphAddMemcpyNode);
 CUresult cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                               const CUgraphNode *dependencies, size_t numDependencies,
-                              const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx);
+                              const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
+    HARP_ABI_NAME(cuGraphAddMemsetNode);
 CUresult cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
-                        size_t numDependencies, CUgraphNodeParams *nodeParams);
+                        size_t numDependencies, CUgraphNodeParams *nodeParams)
+    HARP_ABI_NAME(cuGraphAddNode);
 CUresult cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                            const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
-                           size_t numDependencies, CUgraphNodeParams *nodeParams);
+                           size_t numDependencies, CUgraphNodeParams *nodeParams)
+    HARP_ABI_NAME(cuGraphAddNode_v2);
 CUresult cuGraphBatchMemOpNodeGetParams(CUgraphNode hNode,
-                                        CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out);
+                                        CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out)
+    HARP_ABI_NAME(cuGraphBatchMemOpNodeGetParams);
 CUresult cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode,
-                                        const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams);
-CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph);
-CUresult cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph);
+                                        const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphBatchMemOpNodeSetParams);
+CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)
+    HARP_ABI_NAME(cuGraphChildGraphNodeGetGraph);
+CUresult cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph) HARP_ABI_NAME(cuGraphClone);
 CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle *pHandle_out, CUgraph hGraph,
                                         CUcontext ctx, unsigned int defaultLaunchValue,
-                                        unsigned int flags);
-CUresult cuGraphCreate(CUgraph *phGraph, unsigned int flags);
-CUresult cuGraphDebugDotPrint(CUgraph hGraph, const char *path, unsigned int flags);
-CUresult cuGraphDestroy(CUgraph hGraph);
-CUresult cuGraphDestroyNode(CUgraphNode hNode);
-CUresult cuGraphEventRecordNodeGetEvent(CUgraphNode hNode, CUevent *event_out);
-CUresult cuGraphEventRecordNodeSetEvent(CUgraphNode hNode, CUevent event);
-CUresult cuGraphEventWaitNodeGetEvent(CUgraphNode hNode, CUevent *event_out);
-CUresult cuGraphEventWaitNodeSetEvent(CUgraphNode hNode, CUevent event);
+                                        unsigned int flags)
+    HARP_ABI_NAME(cuGraphConditionalHandleCreate);
+CUresult cuGraphCreate(CUgraph *phGraph, unsigned int flags) HARP_ABI_NAME(cuGraphCreate);
+CUresult cuGraphDebugDotPrint(CUgraph hGraph, const char *path, unsigned int flags)
+    HARP_ABI_NAME(cuGraphDebugDotPrint);
+CUresult cuGraphDestroy(CUgraph hGraph) HARP_ABI_NAME(cuGraphDestroy);
+CUresult cuGraphDestroyNode(CUgraphNode hNode) HARP_ABI_NAME(cuGraphDestroyNode);
+CUresult cuGraphEventRecordNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
+    HARP_ABI_NAME(cuGraphEventRecordNodeGetEvent);
+CUresult cuGraphEventRecordNodeSetEvent(CUgraphNode hNode, CUevent event)
+    HARP_ABI_NAME(cuGraphEventRecordNodeSetEvent);
+CUresult cuGraphEventWaitNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
+    HARP_ABI_NAME(cuGraphEventWaitNodeGetEvent);
+CUresult cuGraphEventWaitNodeSetEvent(CUgraphNode hNode, CUevent event)
+    HARP_ABI_NAME(cuGraphEventWaitNodeSetEvent);
 CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams);
+                                            const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphExecBatchMemOpNodeSetParams);
 CUresult cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            CUgraph childGraph);
-CUresult cuGraphExecDestroy(CUgraphExec hGraphExec);
+                                            CUgraph childGraph)
+    HARP_ABI_NAME(cuGraphExecChildGraphNodeSetParams);
+CUresult cuGraphExecDestroy(CUgraphExec hGraphExec) HARP_ABI_NAME(cuGraphExecDestroy);
 CUresult cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            CUevent event);
-CUresult cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event);
+                                            CUevent event)
+    HARP_ABI_NAME(cuGraphExecEventRecordNodeSetEvent);
+CUresult cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event)
+    HARP_ABI_NAME(cuGraphExecEventWaitNodeSetEvent);
 CUresult
 cuGraphExecExternalSemaphoresSignalNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                                 const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams);
+                                                 const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphExecExternalSemaphoresSignalNodeSetParams);
 CUresult
 cuGraphExecExternalSemaphoresWaitNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                               const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams);
-CUresult cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t *flags);
+                                               const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphExecExternalSemaphoresWaitNodeSetParams);
+CUresult cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t *flags)
+    HARP_ABI_NAME(cuGraphExecGetFlags);
 CUresult cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                      const CUDA_HOST_NODE_PARAMS *nodeParams);
+                                      const CUDA_HOST_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphExecHostNodeSetParams);
 CUresult cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                        const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams);
+                                        const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+    HARP_ABI_NAME(cuGraphExecKernelNodeSetParams);
 CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                           const CUDA_KERNEL_NODE_PARAMS *nodeParams);
+                                           const CUDA_KERNEL_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphExecKernelNodeSetParams_v2);
 CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                        const CUDA_MEMCPY3D *copyParams, CUcontext ctx);
+                                        const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
+    HARP_ABI_NAME(cuGraphExecMemcpyNodeSetParams);
 CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                        const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx);
+                                        const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
+    HARP_ABI_NAME(cuGraphExecMemsetNodeSetParams);
 CUresult cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                  CUgraphNodeParams *nodeParams);
+                                  CUgraphNodeParams *nodeParams)
+    HARP_ABI_NAME(cuGraphExecNodeSetParams);
 CUresult cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out,
-                           CUgraphExecUpdateResult *updateResult_out);
+                           CUgraphExecUpdateResult *updateResult_out)
+    HARP_ABI_NAME(cuGraphExecUpdate);
 CUresult cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
-                              CUgraphExecUpdateResultInfo *resultInfo);
+                              CUgraphExecUpdateResultInfo *resultInfo)
+    HARP_ABI_NAME(cuGraphExecUpdate_v2);
 CUresult cuGraphExternalSemaphoresSignalNodeGetParams(CUgraphNode hNode,
-                                                      CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *params_out);
+                                                      CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *params_out)
+    HARP_ABI_NAME(cuGraphExternalSemaphoresSignalNodeGetParams);
 CUresult
 cuGraphExternalSemaphoresSignalNodeSetParams(CUgraphNode hNode,
-                                             const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams);
+                                             const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphExternalSemaphoresSignalNodeSetParams);
 CUresult cuGraphExternalSemaphoresWaitNodeGetParams(CUgraphNode hNode,
-                                                    CUDA_EXT_SEM_WAIT_NODE_PARAMS *params_out);
-CUresult
-cuGraphExternalSemaphoresWaitNodeSetParams(CUgraphNode hNode,
-                                           const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams);
-CUresult cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, size_t *numEdges);
+                                                    CUDA_EXT_SEM_WAIT_NODE_PARAMS *params_out)
+    HARP_ABI_NAME(cuGraphExternalSemaphoresWaitNodeGetParams);
+CUresult cuGraphExternalSemaphoresWaitNodeSetParams(CUgraphNode hNode,
+                                                    const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphExternalSemaphoresWaitNodeSetParams);
+CUresult cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, size_t *numEdges)
+    HARP_ABI_NAME(cuGraphGetEdges);
 CUresult cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to,
-                            CUgraphEdgeData *edgeData, size_t *numEdges);
-CUresult cuGraphGetNodes(CUgraph hGraph, CUgraphNode *nodes, size_t *numNodes);
-CUresult cuGraphGetRootNodes(CUgraph hGraph, CUgraphNode *rootNodes, size_t *numRootNodes);
-CUresult cuGraphHostNodeGetParams(CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *nodeParams);
-CUresult cuGraphHostNodeSetParams(CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *nodeParams);
+                            CUgraphEdgeData *edgeData, size_t *numEdges)
+    HARP_ABI_NAME(cuGraphGetEdges_v2);
+CUresult cuGraphGetNodes(CUgraph hGraph, CUgraphNode *nodes, size_t *numNodes)
+    HARP_ABI_NAME(cuGraphGetNodes);
+CUresult cuGraphGetRootNodes(CUgraph hGraph, CUgraphNode *rootNodes, size_t *numRootNodes)
+    HARP_ABI_NAME(cuGraphGetRootNodes);
+CUresult cuGraphHostNodeGetParams(CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphHostNodeGetParams);
+CUresult cuGraphHostNodeSetParams(CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphHostNodeSetParams);
 CUresult cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
-                            char *logBuffer, size_t bufferSize);
+                            char *logBuffer, size_t bufferSize) HARP_ABI_NAME(cuGraphInstantiate);
 CUresult cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
-                               char *logBuffer, size_t bufferSize);
+                               char *logBuffer, size_t bufferSize)
+    HARP_ABI_NAME(cuGraphInstantiate_v2);
 CUresult cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph,
-                                     unsigned long long flags);
+                                     unsigned long long flags)
+    HARP_ABI_NAME(cuGraphInstantiateWithFlags);
 CUresult cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph,
-                                      CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams);
+                                      CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
+    HARP_ABI_NAME(cuGraphInstantiateWithParams);
 CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGraph,
-                                           CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams);
-CUresult cuGraphKernelNodeCopyAttributes(CUgraphNode dst, CUgraphNode src);
+                                           CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
+    HARP_ABI_NAME(cuGraphInstantiateWithParams_ptsz);
+CUresult cuGraphKernelNodeCopyAttributes(CUgraphNode dst, CUgraphNode src)
+    HARP_ABI_NAME(cuGraphKernelNodeCopyAttributes);
 CUresult cuGraphKernelNodeGetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
-                                       CUkernelNodeAttrValue *value_out);
-CUresult cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams);
-CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS *nodeParams);
+                                       CUkernelNodeAttrValue *value_out)
+    HARP_ABI_NAME(cuGraphKernelNodeGetAttribute);
+CUresult cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+    HARP_ABI_NAME(cuGraphKernelNodeGetParams);
+CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphKernelNodeGetParams_v2);
 CUresult cuGraphKernelNodeSetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
-                                       const CUkernelNodeAttrValue *value);
-CUresult cuGraphKernelNodeSetParams(CUgraphNode hNode,
-                                    const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams);
-CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode hNode,
-                                       const CUDA_KERNEL_NODE_PARAMS *nodeParams);
-CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream);
-CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream);
-CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PARAMS *params_out);
-CUresult cuGraphMemFreeNodeGetParams(CUgraphNode hNode, CUdeviceptr *dptr_out);
-CUresult cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams);
-CUresult cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams);
-CUresult cuGraphMemsetNodeGetParams(CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS *nodeParams);
-CUresult cuGraphMemsetNodeSetParams(CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *nodeParams);
+                                       const CUkernelNodeAttrValue *value)
+    HARP_ABI_NAME(cuGraphKernelNodeSetAttribute);
+CUresult cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+    HARP_ABI_NAME(cuGraphKernelNodeSetParams);
+CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphKernelNodeSetParams_v2);
+CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream) HARP_ABI_NAME(cuGraphLaunch);
+CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream) HARP_ABI_NAME(cuGraphLaunch_ptsz);
+CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PARAMS *params_out)
+    HARP_ABI_NAME(cuGraphMemAllocNodeGetParams);
+CUresult cuGraphMemFreeNodeGetParams(CUgraphNode hNode, CUdeviceptr *dptr_out)
+    HARP_ABI_NAME(cuGraphMemFreeNodeGetParams);
+CUresult cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams)
+    HARP_ABI_NAME(cuGraphMemcpyNodeGetParams);
+CUresult cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams)
+    HARP_ABI_NAME(cuGraphMemcpyNodeSetParams);
+CUresult cuGraphMemsetNodeGetParams(CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphMemsetNodeGetParams);
+CUresult cuGraphMemsetNodeSetParams(CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *nodeParams)
+    HARP_ABI_NAME(cuGraphMemsetNodeSetParams);
 CUresult cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOriginalNode,
-                                CUgraph hClonedGraph);
+                                CUgraph hClonedGraph) HARP_ABI_NAME(cuGraphNodeFindInClone);
 CUresult cuGraphNodeGetDependencies(CUgraphNode hNode, CUgraphNode *dependencies,
-                                    size_t *numDependencies);
+                                    size_t *numDependencies)
+    HARP_ABI_NAME(cuGraphNodeGetDependencies);
 CUresult cuGraphNodeGetDependencies_v2(CUgraphNode hNode, CUgraphNode *dependencies,
-                                       CUgraphEdgeData *edgeData, size_t *numDependencies);
+                                       CUgraphEdgeData *edgeData, size_t *numDependencies)
+    HARP_ABI_NAME(cuGraphNodeGetDependencies_v2);
 CUresult cuGraphNodeGetDependentNodes(CUgraphNode hNode, CUgraphNode *dependentNodes,
-                                      size_t *numDependentNodes);
+                                      size_t *numDependentNodes)
+    HARP_ABI_NAME(cuGraphNodeGetDependentNodes);
 CUresult cuGraphNodeGetDependentNodes_v2(CUgraphNode hNode, CUgraphNode *dependentNodes,
-                                         CUgraphEdgeData *edgeData, size_t *numDependentNodes);
-CUresult cuGraphNodeGetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int *isEnabled);
-CUresult cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type);
-CUresult cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled);
-CUresult cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams);
-CUresult cuGraphReleaseUserObject(CUgraph graph, CUuserObject object, unsigned int count);
+                                         CUgraphEdgeData *edgeData, size_t *numDependentNodes)
+    HARP_ABI_NAME(cuGraphNodeGetDependentNodes_v2);
+CUresult cuGraphNodeGetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int *isEnabled)
+    HARP_ABI_NAME(cuGraphNodeGetEnabled);
+CUresult cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type)
+    HARP_ABI_NAME(cuGraphNodeGetType);
+CUresult cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled)
+    HARP_ABI_NAME(cuGraphNodeSetEnabled);
+CUresult cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
+    HARP_ABI_NAME(cuGraphNodeSetParams);
+CUresult cuGraphReleaseUserObject(CUgraph graph, CUuserObject object, unsigned int count)
+    HARP_ABI_NAME(cuGraphReleaseUserObject);
 CUresult cuGraphRemoveDependencies(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                                   size_t numDependencies);
+                                   size_t numDependencies) HARP_ABI_NAME(cuGraphRemoveDependencies);
 CUresult cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
                                       const CUgraphNode *to, const CUgraphEdgeData *edgeData,
-                                      size_t numDependencies);
+                                      size_t numDependencies)
+    HARP_ABI_NAME(cuGraphRemoveDependencies_v2);
 CUresult cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned int count,
-                                 unsigned int flags);
-CUresult cuGraphUpload(CUgraphExec hGraph, CUstream hStream);
-CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream);
+                                 unsigned int flags) HARP_ABI_NAME(cuGraphRetainUserObject);
+CUresult cuGraphUpload(CUgraphExec hGraph, CUstream hStream) HARP_ABI_NAME(cuGraphUpload);
+CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream) HARP_ABI_NAME(cuGraphUpload_ptsz);
 CUresult cuGraphicsEGLRegisterImage(CUgraphicsResource *pCudaResource, EGLImageKHR image,
-                                    unsigned int flags);
+                                    unsigned int flags) HARP_ABI_NAME(cuGraphicsEGLRegisterImage);
 CUresult cuGraphicsGLRegisterBuffer(CUgraphicsResource *pCudaResource, GLuint buffer,
-                                    unsigned int Flags);
+                                    unsigned int Flags) HARP_ABI_NAME(cuGraphicsGLRegisterBuffer);
 CUresult cuGraphicsGLRegisterImage(CUgraphicsResource *pCudaResource, GLuint image, GLenum target,
-                                   unsigned int Flags);
-CUresult cuGraphicsMapResources(unsigned int count, CUgraphicsResource *resources,
-                                CUstream hStream);
+                                   unsigned int Flags) HARP_ABI_NAME(cuGraphicsGLRegisterImage);
+CUresult cuGraphicsMapResources(unsigned int count, CUgraphicsResource *resources, CUstream hStream)
+    HARP_ABI_NAME(cuGraphicsMapResources);
 CUresult cuGraphicsMapResources_ptsz(unsigned int count, CUgraphicsResource *resources,
-                                     CUstream hStream);
+                                     CUstream hStream) HARP_ABI_NAME(cuGraphicsMapResources_ptsz);
 CUresult cuGraphicsResourceGetMappedEglFrame(CUeglFrame *eglFrame, CUgraphicsResource resource,
-                                             unsigned int index, unsigned int mipLevel);
+                                             unsigned int index, unsigned int mipLevel)
+    HARP_ABI_NAME(cuGraphicsResourceGetMappedEglFrame);
 CUresult cuGraphicsResourceGetMappedMipmappedArray(CUmipmappedArray *pMipmappedArray,
-                                                   CUgraphicsResource resource);
+                                                   CUgraphicsResource resource)
+    HARP_ABI_NAME(cuGraphicsResourceGetMappedMipmappedArray);
 CUresult cuGraphicsResourceGetMappedPointer(CUdeviceptr_v1 *pDevPtr, unsigned int *pSize,
-                                            CUgraphicsResource resource);
+                                            CUgraphicsResource resource)
+    HARP_ABI_NAME(cuGraphicsResourceGetMappedPointer);
 CUresult cuGraphicsResourceGetMappedPointer_v2(CUdeviceptr *pDevPtr, size_t *pSize,
-                                               CUgraphicsResource resource);
-CUresult cuGraphicsResourceSetMapFlags(CUgraphicsResource resource, unsigned int flags);
-CUresult cuGraphicsResourceSetMapFlags_v2(CUgraphicsResource resource, unsigned int flags);
+                                               CUgraphicsResource resource)
+    HARP_ABI_NAME(cuGraphicsResourceGetMappedPointer_v2);
+CUresult cuGraphicsResourceSetMapFlags(CUgraphicsResource resource, unsigned int flags)
+    HARP_ABI_NAME(cuGraphicsResourceSetMapFlags);
+CUresult cuGraphicsResourceSetMapFlags_v2(CUgraphicsResource resource, unsigned int flags)
+    HARP_ABI_NAME(cuGraphicsResourceSetMapFlags_v2);
 CUresult cuGraphicsSubResourceGetMappedArray(CUarray *pArray, CUgraphicsResource resource,
-                                             unsigned int arrayIndex, unsigned int mipLevel);
+                                             unsigned int arrayIndex, unsigned int mipLevel)
+    HARP_ABI_NAME(cuGraphicsSubResourceGetMappedArray);
 CUresult cuGraphicsUnmapResources(unsigned int count, CUgraphicsResource *resources,
-                                  CUstream hStream);
+                                  CUstream hStream) HARP_ABI_NAME(cuGraphicsUnmapResources);
 CUresult cuGraphicsUnmapResources_ptsz(unsigned int count, CUgraphicsResource *resources,
-                                       CUstream hStream);
-CUresult cuGraphicsUnregisterResource(CUgraphicsResource resource);
+                                       CUstream hStream)
+    HARP_ABI_NAME(cuGraphicsUnmapResources_ptsz);
+CUresult cuGraphicsUnregisterResource(CUgraphicsResource resource)
+    HARP_ABI_NAME(cuGraphicsUnregisterResource);
 CUresult cuGraphicsVDPAURegisterOutputSurface(CUgraphicsResource *pCudaResource,
-                                              VdpOutputSurface vdpSurface, unsigned int flags);
+                                              VdpOutputSurface vdpSurface, unsigned int flags)
+    HARP_ABI_NAME(cuGraphicsVDPAURegisterOutputSurface);
 CUresult cuGraphicsVDPAURegisterVideoSurface(CUgraphicsResource *pCudaResource,
-                                             VdpVideoSurface vdpSurface, unsigned int flags);
+                                             VdpVideoSurface vdpSurface, unsigned int flags)
+    HARP_ABI_NAME(cuGraphicsVDPAURegisterVideoSurface);
 CUresult cuGreenCtxCreate(CUgreenCtx *phCtx, CUdevResourceDesc desc, CUdevice dev,
-                          unsigned int flags);
-CUresult cuGreenCtxDestroy(CUgreenCtx hCtx);
-CUresult cuGreenCtxGetDevResource(CUgreenCtx hCtx, CUdevResource *resource, CUdevResourceType type);
-CUresult cuGreenCtxGetId(CUgreenCtx greenCtx, unsigned long long *greenCtxId);
-CUresult cuGreenCtxRecordEvent(CUgreenCtx hCtx, CUevent hEvent);
+                          unsigned int flags) HARP_ABI_NAME(cuGreenCtxCreate);
+CUresult cuGreenCtxDestroy(CUgreenCtx hCtx) HARP_ABI_NAME(cuGreenCtxDestroy);
+CUresult cuGreenCtxGetDevResource(CUgreenCtx hCtx, CUdevResource *resource, CUdevResourceType type)
+    HARP_ABI_NAME(cuGreenCtxGetDevResource);
+CUresult cuGreenCtxGetId(CUgreenCtx greenCtx, unsigned long long *greenCtxId)
+    HARP_ABI_NAME(cuGreenCtxGetId);
+CUresult cuGreenCtxRecordEvent(CUgreenCtx hCtx, CUevent hEvent)
+    HARP_ABI_NAME(cuGreenCtxRecordEvent);
 CUresult cuGreenCtxStreamCreate(CUstream *phStream, CUgreenCtx greenCtx, unsigned int flags,
-                                int priority);
-CUresult cuGreenCtxWaitEvent(CUgreenCtx hCtx, CUevent hEvent);
+                                int priority) HARP_ABI_NAME(cuGreenCtxStreamCreate);
+CUresult cuGreenCtxWaitEvent(CUgreenCtx hCtx, CUevent hEvent) HARP_ABI_NAME(cuGreenCtxWaitEvent);
 CUresult cuImportExternalMemory(CUexternalMemory *extMem_out,
-                                const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc);
+                                const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc)
+    HARP_ABI_NAME(cuImportExternalMemory);
 CUresult cuImportExternalSemaphore(CUexternalSemaphore *extSem_out,
-                                   const CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC *semHandleDesc);
-CUresult cuInit(unsigned int Flags);
-CUresult cuIpcCloseMemHandle(CUdeviceptr dptr);
-CUresult cuIpcGetEventHandle(CUipcEventHandle *pHandle, CUevent event);
-CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr);
-CUresult cuIpcOpenEventHandle(CUevent *phEvent, CUipcEventHandle handle);
-CUresult cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags);
-CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags);
-CUresult cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev);
-CUresult cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel);
-CUresult cuKernelGetLibrary(CUlibrary *pLib, CUkernel kernel);
-CUresult cuKernelGetName(const char **name, CUkernel hfunc);
+                                   const CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC *semHandleDesc)
+    HARP_ABI_NAME(cuImportExternalSemaphore);
+CUresult cuInit(unsigned int Flags) HARP_ABI_NAME(cuInit);
+CUresult cuIpcCloseMemHandle(CUdeviceptr dptr) HARP_ABI_NAME(cuIpcCloseMemHandle);
+CUresult cuIpcGetEventHandle(CUipcEventHandle *pHandle, CUevent event)
+    HARP_ABI_NAME(cuIpcGetEventHandle);
+CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
+    HARP_ABI_NAME(cuIpcGetMemHandle);
+CUresult cuIpcOpenEventHandle(CUevent *phEvent, CUipcEventHandle handle)
+    HARP_ABI_NAME(cuIpcOpenEventHandle);
+CUresult cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
+    HARP_ABI_NAME(cuIpcOpenMemHandle);
+CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
+    HARP_ABI_NAME(cuIpcOpenMemHandle_v2);
+CUresult cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev)
+    HARP_ABI_NAME(cuKernelGetAttribute);
+CUresult cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel) HARP_ABI_NAME(cuKernelGetFunction);
+CUresult cuKernelGetLibrary(CUlibrary *pLib, CUkernel kernel) HARP_ABI_NAME(cuKernelGetLibrary);
+CUresult cuKernelGetName(const char **name, CUkernel hfunc) HARP_ABI_NAME(cuKernelGetName);
 CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t *paramOffset,
-                              size_t *paramSize);
-CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev);
-CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice dev);
-CUresult cuLaunch(CUfunction f);
+                              size_t *paramSize) HARP_ABI_NAME(cuKernelGetParamInfo);
+CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev)
+    HARP_ABI_NAME(cuKernelSetAttribute);
+CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice dev)
+    HARP_ABI_NAME(cuKernelSetCacheConfig);
+CUresult cuLaunch(CUfunction f) HARP_ABI_NAME(cuLaunch);
 CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                                    unsigned int gridDimZ, unsigned int blockDimX,
                                    unsigned int blockDimY, unsigned int blockDimZ,
                                    unsigned int sharedMemBytes, CUstream hStream,
-                                   void **kernelParams);
+                                   void **kernelParams) HARP_ABI_NAME(cuLaunchCooperativeKernel);
 CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                                         unsigned int gridDimZ, unsigned int blockDimX,
                                         unsigned int blockDimY, unsigned int blockDimZ,
                                         unsigned int sharedMemBytes, CUstream hStream,
-                                        void **kernelParams);
+                                        void **kernelParams)
+    HARP_ABI_NAME(cuLaunchCooperativeKernel_ptsz);
 CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList,
-                                              unsigned int numDevices, unsigned int flags);
-CUresult cuLaunchGrid(CUfunction f, int grid_width, int grid_height);
-CUresult cuLaunchGridAsync(CUfunction f, int grid_width, int grid_height, CUstream hStream);
-CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData);
-CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData);
+                                              unsigned int numDevices, unsigned int flags)
+    HARP_ABI_NAME(cuLaunchCooperativeKernelMultiDevice);
+CUresult cuLaunchGrid(CUfunction f, int grid_width, int grid_height) HARP_ABI_NAME(cuLaunchGrid);
+CUresult cuLaunchGridAsync(CUfunction f, int grid_width, int grid_height, CUstream hStream)
+    HARP_ABI_NAME(cuLaunchGridAsync);
+CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
+    HARP_ABI_NAME(cuLaunchHostFunc);
+CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData)
+    HARP_ABI_NAME(cuLaunchHostFunc_ptsz);
 CUresult cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                         unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
                         unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream,
-                        void **kernelParams, void **extra);
+                        void **kernelParams, void **extra) HARP_ABI_NAME(cuLaunchKernel);
 CUresult cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                              unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
                              unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream,
-                             void **kernelParams, void **extra);
+                             void **kernelParams, void **extra) HARP_ABI_NAME(cuLaunchKernel_ptsz);
 CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
-                          void **extra);
+                          void **extra) HARP_ABI_NAME(cuLaunchKernelEx);
 CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
-                               void **extra);
-CUresult cuLibraryEnumerateKernels(CUkernel *kernels, unsigned int numKernels, CUlibrary lib);
-CUresult cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name);
-CUresult cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name);
-CUresult cuLibraryGetKernelCount(unsigned int *count, CUlibrary lib);
-CUresult cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name);
-CUresult cuLibraryGetModule(CUmodule *pMod, CUlibrary library);
-CUresult cuLibraryGetUnifiedFunction(void **fptr, CUlibrary library, const char *symbol);
+                               void **extra) HARP_ABI_NAME(cuLaunchKernelEx_ptsz);
+CUresult cuLibraryEnumerateKernels(CUkernel *kernels, unsigned int numKernels, CUlibrary lib)
+    HARP_ABI_NAME(cuLibraryEnumerateKernels);
+CUresult cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
+    HARP_ABI_NAME(cuLibraryGetGlobal);
+CUresult cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name)
+    HARP_ABI_NAME(cuLibraryGetKernel);
+CUresult cuLibraryGetKernelCount(unsigned int *count, CUlibrary lib)
+    HARP_ABI_NAME(cuLibraryGetKernelCount);
+CUresult cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
+    HARP_ABI_NAME(cuLibraryGetManaged);
+CUresult cuLibraryGetModule(CUmodule *pMod, CUlibrary library) HARP_ABI_NAME(cuLibraryGetModule);
+CUresult cuLibraryGetUnifiedFunction(void **fptr, CUlibrary library, const char *symbol)
+    HARP_ABI_NAME(cuLibraryGetUnifiedFunction);
 CUresult cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions,
                            void **jitOptionsValues, unsigned int numJitOptions,
                            CUlibraryOption *libraryOptions, void **libraryOptionValues,
-                           unsigned int numLibraryOptions);
+                           unsigned int numLibraryOptions) HARP_ABI_NAME(cuLibraryLoadData);
 CUresult cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CUjit_option *jitOptions,
                                void **jitOptionsValues, unsigned int numJitOptions,
                                CUlibraryOption *libraryOptions, void **libraryOptionValues,
-                               unsigned int numLibraryOptions);
-CUresult cuLibraryUnload(CUlibrary library);
+                               unsigned int numLibraryOptions) HARP_ABI_NAME(cuLibraryLoadFromFile);
+CUresult cuLibraryUnload(CUlibrary library) HARP_ABI_NAME(cuLibraryUnload);
 CUresult cuLinkAddData(CUlinkState state, CUjitInputType type, void *data, size_t size,
                        const char *name, unsigned int numOptions, CUjit_option *options,
-                       void **optionValues);
+                       void **optionValues) HARP_ABI_NAME(cuLinkAddData);
 CUresult cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void *data, size_t size,
                           const char *name, unsigned int numOptions, CUjit_option *options,
-                          void **optionValues);
+                          void **optionValues) HARP_ABI_NAME(cuLinkAddData_v2);
 CUresult cuLinkAddFile(CUlinkState state, CUjitInputType type, const char *path,
-                       unsigned int numOptions, CUjit_option *options, void **optionValues);
+                       unsigned int numOptions, CUjit_option *options, void **optionValues)
+    HARP_ABI_NAME(cuLinkAddFile);
 CUresult cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char *path,
-                          unsigned int numOptions, CUjit_option *options, void **optionValues);
-CUresult cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut);
+                          unsigned int numOptions, CUjit_option *options, void **optionValues)
+    HARP_ABI_NAME(cuLinkAddFile_v2);
+CUresult cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut)
+    HARP_ABI_NAME(cuLinkComplete);
 CUresult cuLinkCreate(unsigned int numOptions, CUjit_option *options, void **optionValues,
-                      CUlinkState *stateOut);
+                      CUlinkState *stateOut) HARP_ABI_NAME(cuLinkCreate);
 CUresult cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options, void **optionValues,
-                         CUlinkState *stateOut);
-CUresult cuLinkDestroy(CUlinkState state);
-CUresult cuLogsCurrent(CUlogIterator *iterator_out, unsigned int flags);
-CUresult cuLogsDumpToFile(CUlogIterator *iterator, const char *pathToFile, unsigned int flags);
-CUresult cuLogsDumpToMemory(CUlogIterator *iterator, char *buffer, size_t *size,
-                            unsigned int flags);
+                         CUlinkState *stateOut) HARP_ABI_NAME(cuLinkCreate_v2);
+CUresult cuLinkDestroy(CUlinkState state) HARP_ABI_NAME(cuLinkDestroy);
+CUresult cuLogsCurrent(CUlogIterator *iterator_out, unsigned int flags)
+    HARP_ABI_NAME(cuLogsCurrent);
+CUresult cuLogsDumpToFile(CUlogIterator *iterator, const char *pathToFile, unsigned int flags)
+    HARP_ABI_NAME(cuLogsDumpToFile);
+CUresult cuLogsDumpToMemory(CUlogIterator *iterator, char *buffer, size_t *size, unsigned int flags)
+    HARP_ABI_NAME(cuLogsDumpToMemory);
 CUresult cuLogsRegisterCallback(CUlogsCallback callbackFunc, void *userData,
-                                CUlogsCallbackHandle *callback_out);
-CUresult cuLogsUnregisterCallback(CUlogsCallbackHandle callback);
-CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size);
+                                CUlogsCallbackHandle *callback_out)
+    HARP_ABI_NAME(cuLogsRegisterCallback);
+CUresult cuLogsUnregisterCallback(CUlogsCallbackHandle callback)
+    HARP_ABI_NAME(cuLogsUnregisterCallback);
+CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size) HARP_ABI_NAME(cuMemAddressFree);
 CUresult cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr,
-                             unsigned long long flags);
-CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device);
+                             unsigned long long flags) HARP_ABI_NAME(cuMemAddressReserve);
+CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device)
+    HARP_ABI_NAME(cuMemAdvise);
 CUresult cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice,
-                        CUmemLocation location);
-CUresult cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize);
-CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize);
-CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream);
-CUresult cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream);
+                        CUmemLocation location) HARP_ABI_NAME(cuMemAdvise_v2);
+CUresult cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize) HARP_ABI_NAME(cuMemAlloc);
+CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) HARP_ABI_NAME(cuMemAlloc_v2);
+CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
+    HARP_ABI_NAME(cuMemAllocAsync);
+CUresult cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
+    HARP_ABI_NAME(cuMemAllocAsync_ptsz);
 CUresult cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
-                                 CUstream hStream);
+                                 CUstream hStream) HARP_ABI_NAME(cuMemAllocFromPoolAsync);
 CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
-                                      CUstream hStream);
-CUresult cuMemAllocHost(void **pp, unsigned int bytesize);
-CUresult cuMemAllocHost_v2(void **pp, size_t bytesize);
-CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags);
+                                      CUstream hStream) HARP_ABI_NAME(cuMemAllocFromPoolAsync_ptsz);
+CUresult cuMemAllocHost(void **pp, unsigned int bytesize) HARP_ABI_NAME(cuMemAllocHost);
+CUresult cuMemAllocHost_v2(void **pp, size_t bytesize) HARP_ABI_NAME(cuMemAllocHost_v2);
+CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
+    HARP_ABI_NAME(cuMemAllocManaged);
 CUresult cuMemAllocPitch(CUdeviceptr_v1 *dptr, unsigned int *pPitch, unsigned int WidthInBytes,
-                         unsigned int Height, unsigned int ElementSizeBytes);
+                         unsigned int Height, unsigned int ElementSizeBytes)
+    HARP_ABI_NAME(cuMemAllocPitch);
 CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
-                            unsigned int ElementSizeBytes);
+                            unsigned int ElementSizeBytes) HARP_ABI_NAME(cuMemAllocPitch_v2);
 CUresult cuMemBatchDecompressAsync(CUmemDecompressParams *paramsArray, size_t count,
-                                   unsigned int flags, size_t *errorIndex, CUstream stream);
+                                   unsigned int flags, size_t *errorIndex, CUstream stream)
+    HARP_ABI_NAME(cuMemBatchDecompressAsync);
 CUresult cuMemBatchDecompressAsync_ptsz(CUmemDecompressParams *paramsArray, size_t count,
-                                        unsigned int flags, size_t *errorIndex, CUstream stream);
+                                        unsigned int flags, size_t *errorIndex, CUstream stream)
+    HARP_ABI_NAME(cuMemBatchDecompressAsync_ptsz);
 CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
-                     const CUmemAllocationProp *prop, unsigned long long flags);
+                     const CUmemAllocationProp *prop, unsigned long long flags)
+    HARP_ABI_NAME(cuMemCreate);
 CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                            CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
                                            size_t numPrefetchLocs, unsigned long long flags,
-                                           CUstream hStream);
+                                           CUstream hStream)
+    HARP_ABI_NAME(cuMemDiscardAndPrefetchBatchAsync);
 CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                                 CUmemLocation *prefetchLocs,
                                                 size_t *prefetchLocIdxs, size_t numPrefetchLocs,
-                                                unsigned long long flags, CUstream hStream);
+                                                unsigned long long flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemDiscardAndPrefetchBatchAsync_ptsz);
 CUresult cuMemDiscardBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
-                                unsigned long long flags, CUstream hStream);
+                                unsigned long long flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemDiscardBatchAsync);
 CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count,
-                                     unsigned long long flags, CUstream hStream);
+                                     unsigned long long flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemDiscardBatchAsync_ptsz);
 CUresult cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
                                       CUmemAllocationHandleType handleType,
-                                      unsigned long long flags);
-CUresult cuMemFree(CUdeviceptr_v1 dptr);
-CUresult cuMemFree_v2(CUdeviceptr dptr);
-CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream);
-CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream);
-CUresult cuMemFreeHost(void *p);
-CUresult cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr);
-CUresult cuMemGetAddressRange(CUdeviceptr_v1 *pbase, unsigned int *psize, CUdeviceptr_v1 dptr);
-CUresult cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr);
+                                      unsigned long long flags)
+    HARP_ABI_NAME(cuMemExportToShareableHandle);
+CUresult cuMemFree(CUdeviceptr_v1 dptr) HARP_ABI_NAME(cuMemFree);
+CUresult cuMemFree_v2(CUdeviceptr dptr) HARP_ABI_NAME(cuMemFree_v2);
+CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) HARP_ABI_NAME(cuMemFreeAsync);
+CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream) HARP_ABI_NAME(cuMemFreeAsync_ptsz);
+CUresult cuMemFreeHost(void *p) HARP_ABI_NAME(cuMemFreeHost);
+CUresult cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)
+    HARP_ABI_NAME(cuMemGetAccess);
+CUresult cuMemGetAddressRange(CUdeviceptr_v1 *pbase, unsigned int *psize, CUdeviceptr_v1 dptr)
+    HARP_ABI_NAME(cuMemGetAddressRange);
+CUresult cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)
+    HARP_ABI_NAME(cuMemGetAddressRange_v2);
 CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocationProp *prop,
-                                       CUmemAllocationGranularity_flags option);
+                                       CUmemAllocationGranularity_flags option)
+    HARP_ABI_NAME(cuMemGetAllocationGranularity);
 CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop,
-                                                CUmemGenericAllocationHandle handle);
+                                                CUmemGenericAllocationHandle handle)
+    HARP_ABI_NAME(cuMemGetAllocationPropertiesFromHandle);
 CUresult cuMemGetDefaultMemPool(CUmemoryPool *pool_out, CUmemLocation *location,
-                                CUmemAllocationType type);
+                                CUmemAllocationType type) HARP_ABI_NAME(cuMemGetDefaultMemPool);
 CUresult cuMemGetHandleForAddressRange(void *handle, CUdeviceptr dptr, size_t size,
-                                       CUmemRangeHandleType handleType, unsigned long long flags);
-CUresult cuMemGetInfo(unsigned int *free, unsigned int *total);
-CUresult cuMemGetInfo_v2(size_t *free, size_t *total);
-CUresult cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmemAllocationType type);
-CUresult cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags);
-CUresult cuMemHostGetDevicePointer(CUdeviceptr_v1 *pdptr, void *p, unsigned int Flags);
-CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *pdptr, void *p, unsigned int Flags);
-CUresult cuMemHostGetFlags(unsigned int *pFlags, void *p);
-CUresult cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags);
-CUresult cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags);
-CUresult cuMemHostUnregister(void *p);
+                                       CUmemRangeHandleType handleType, unsigned long long flags)
+    HARP_ABI_NAME(cuMemGetHandleForAddressRange);
+CUresult cuMemGetInfo(unsigned int *free, unsigned int *total) HARP_ABI_NAME(cuMemGetInfo);
+CUresult cuMemGetInfo_v2(size_t *free, size_t *total) HARP_ABI_NAME(cuMemGetInfo_v2);
+CUresult cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmemAllocationType type)
+    HARP_ABI_NAME(cuMemGetMemPool);
+CUresult cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
+    HARP_ABI_NAME(cuMemHostAlloc);
+CUresult cuMemHostGetDevicePointer(CUdeviceptr_v1 *pdptr, void *p, unsigned int Flags)
+    HARP_ABI_NAME(cuMemHostGetDevicePointer);
+CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *pdptr, void *p, unsigned int Flags)
+    HARP_ABI_NAME(cuMemHostGetDevicePointer_v2);
+CUresult cuMemHostGetFlags(unsigned int *pFlags, void *p) HARP_ABI_NAME(cuMemHostGetFlags);
+CUresult cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
+    HARP_ABI_NAME(cuMemHostRegister);
+CUresult cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
+    HARP_ABI_NAME(cuMemHostRegister_v2);
+CUresult cuMemHostUnregister(void *p) HARP_ABI_NAME(cuMemHostUnregister);
 CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHandle,
-                                        CUmemAllocationHandleType shHandleType);
+                                        CUmemAllocationHandleType shHandleType)
+    HARP_ABI_NAME(cuMemImportFromShareableHandle);
 CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
-                  unsigned long long flags);
-CUresult cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream);
-CUresult cuMemMapArrayAsync_ptsz(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream);
-CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps);
-CUresult cuMemPoolDestroy(CUmemoryPool pool);
-CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr);
+                  unsigned long long flags) HARP_ABI_NAME(cuMemMap);
+CUresult cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
+    HARP_ABI_NAME(cuMemMapArrayAsync);
+CUresult cuMemMapArrayAsync_ptsz(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
+    HARP_ABI_NAME(cuMemMapArrayAsync_ptsz);
+CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
+    HARP_ABI_NAME(cuMemPoolCreate);
+CUresult cuMemPoolDestroy(CUmemoryPool pool) HARP_ABI_NAME(cuMemPoolDestroy);
+CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr)
+    HARP_ABI_NAME(cuMemPoolExportPointer);
 CUresult cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool pool,
                                           CUmemAllocationHandleType handleType,
-                                          unsigned long long flags);
-CUresult cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool memPool,
-                            CUmemLocation *location);
-CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value);
+                                          unsigned long long flags)
+    HARP_ABI_NAME(cuMemPoolExportToShareableHandle);
+CUresult cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool memPool, CUmemLocation *location)
+    HARP_ABI_NAME(cuMemPoolGetAccess);
+CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
+    HARP_ABI_NAME(cuMemPoolGetAttribute);
 CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *handle,
                                             CUmemAllocationHandleType handleType,
-                                            unsigned long long flags);
+                                            unsigned long long flags)
+    HARP_ABI_NAME(cuMemPoolImportFromShareableHandle);
 CUresult cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool,
-                                CUmemPoolPtrExportData *shareData);
-CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, size_t count);
-CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value);
-CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep);
-CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream);
+                                CUmemPoolPtrExportData *shareData)
+    HARP_ABI_NAME(cuMemPoolImportPointer);
+CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, size_t count)
+    HARP_ABI_NAME(cuMemPoolSetAccess);
+CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
+    HARP_ABI_NAME(cuMemPoolSetAttribute);
+CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep) HARP_ABI_NAME(cuMemPoolTrimTo);
+CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream)
+    HARP_ABI_NAME(cuMemPrefetchAsync);
 CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
-                                 CUstream hStream);
+                                 CUstream hStream) HARP_ABI_NAME(cuMemPrefetchAsync_ptsz);
 CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location,
-                               unsigned int flags, CUstream hStream);
+                               unsigned int flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemPrefetchAsync_v2);
 CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocation location,
-                                    unsigned int flags, CUstream hStream);
+                                    unsigned int flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemPrefetchAsync_v2_ptsz);
 CUresult cuMemPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                  CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
-                                 size_t numPrefetchLocs, unsigned long long flags,
-                                 CUstream hStream);
+                                 size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemPrefetchBatchAsync);
 CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                       CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
                                       size_t numPrefetchLocs, unsigned long long flags,
-                                      CUstream hStream);
+                                      CUstream hStream) HARP_ABI_NAME(cuMemPrefetchBatchAsync_ptsz);
 CUresult cuMemRangeGetAttribute(void *data, size_t dataSize, CUmem_range_attribute attribute,
-                                CUdeviceptr devPtr, size_t count);
+                                CUdeviceptr devPtr, size_t count)
+    HARP_ABI_NAME(cuMemRangeGetAttribute);
 CUresult cuMemRangeGetAttributes(void **data, size_t *dataSizes, CUmem_range_attribute *attributes,
-                                 size_t numAttributes, CUdeviceptr devPtr, size_t count);
-CUresult cuMemRelease(CUmemGenericAllocationHandle handle);
-CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr);
-CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t count);
-CUresult cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool);
-CUresult cuMemUnmap(CUdeviceptr ptr, size_t size);
-CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount);
-CUresult cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount);
-CUresult cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy);
-CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy);
-CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *pCopy);
-CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStream);
-CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream);
-CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream hStream);
-CUresult cuMemcpy2DUnaligned(const CUDA_MEMCPY2D_v1 *pCopy);
-CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy);
-CUresult cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *pCopy);
-CUresult cuMemcpy3D(const CUDA_MEMCPY3D_v1 *pCopy);
-CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy);
-CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy);
-CUresult cuMemcpy3DAsync(const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStream);
-CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStream);
-CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D *pCopy, CUstream hStream);
+                                 size_t numAttributes, CUdeviceptr devPtr, size_t count)
+    HARP_ABI_NAME(cuMemRangeGetAttributes);
+CUresult cuMemRelease(CUmemGenericAllocationHandle handle) HARP_ABI_NAME(cuMemRelease);
+CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
+    HARP_ABI_NAME(cuMemRetainAllocationHandle);
+CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t count)
+    HARP_ABI_NAME(cuMemSetAccess);
+CUresult cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool)
+    HARP_ABI_NAME(cuMemSetMemPool);
+CUresult cuMemUnmap(CUdeviceptr ptr, size_t size) HARP_ABI_NAME(cuMemUnmap);
+CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount) HARP_ABI_NAME(cuMemcpy);
+CUresult cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpy_ptds);
+CUresult cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy) HARP_ABI_NAME(cuMemcpy2D);
+CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy) HARP_ABI_NAME(cuMemcpy2D_v2);
+CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *pCopy) HARP_ABI_NAME(cuMemcpy2D_v2_ptds);
+CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy2DAsync);
+CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy2DAsync_v2);
+CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy2DAsync_v2_ptsz);
+CUresult cuMemcpy2DUnaligned(const CUDA_MEMCPY2D_v1 *pCopy) HARP_ABI_NAME(cuMemcpy2DUnaligned);
+CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy) HARP_ABI_NAME(cuMemcpy2DUnaligned_v2);
+CUresult cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *pCopy)
+    HARP_ABI_NAME(cuMemcpy2DUnaligned_v2_ptds);
+CUresult cuMemcpy3D(const CUDA_MEMCPY3D_v1 *pCopy) HARP_ABI_NAME(cuMemcpy3D);
+CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy) HARP_ABI_NAME(cuMemcpy3D_v2);
+CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy) HARP_ABI_NAME(cuMemcpy3D_v2_ptds);
+CUresult cuMemcpy3DAsync(const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy3DAsync);
+CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy3DAsync_v2);
+CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy3DAsync_v2_ptsz);
 CUresult cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx,
-                              unsigned long long flags, CUstream hStream);
+                              unsigned long long flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy3DBatchAsync);
 CUresult cuMemcpy3DBatchAsync_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx,
-                                   unsigned long long flags, CUstream hStream);
+                                   unsigned long long flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy3DBatchAsync_ptsz);
 CUresult cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList,
-                                 unsigned long long flags, CUstream hStream);
+                                 unsigned long long flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy3DBatchAsync_v2);
 CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList,
-                                      unsigned long long flags, CUstream hStream);
-CUresult cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER *pCopy);
-CUresult cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy);
-CUresult cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream);
-CUresult cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream);
-CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream);
-CUresult cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream);
+                                      unsigned long long flags, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy3DBatchAsync_v2_ptsz);
+CUresult cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER *pCopy) HARP_ABI_NAME(cuMemcpy3DPeer);
+CUresult cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy) HARP_ABI_NAME(cuMemcpy3DPeer_ptds);
+CUresult cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy3DPeerAsync);
+CUresult cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpy3DPeerAsync_ptsz);
+CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyAsync);
+CUresult cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyAsync_ptsz);
 CUresult cuMemcpyAtoA(CUarray dstArray, unsigned int dstOffset, CUarray srcArray,
-                      unsigned int srcOffset, unsigned int ByteCount);
+                      unsigned int srcOffset, unsigned int ByteCount) HARP_ABI_NAME(cuMemcpyAtoA);
 CUresult cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset,
-                         size_t ByteCount);
+                         size_t ByteCount) HARP_ABI_NAME(cuMemcpyAtoA_v2);
 CUresult cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUarray srcArray,
-                              size_t srcOffset, size_t ByteCount);
+                              size_t srcOffset, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyAtoA_v2_ptds);
 CUresult cuMemcpyAtoD(CUdeviceptr_v1 dstDevice, CUarray srcArray, unsigned int srcOffset,
-                      unsigned int ByteCount);
+                      unsigned int ByteCount) HARP_ABI_NAME(cuMemcpyAtoD);
 CUresult cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset,
-                         size_t ByteCount);
+                         size_t ByteCount) HARP_ABI_NAME(cuMemcpyAtoD_v2);
 CUresult cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset,
-                              size_t ByteCount);
+                              size_t ByteCount) HARP_ABI_NAME(cuMemcpyAtoD_v2_ptds);
 CUresult cuMemcpyAtoH(void *dstHost, CUarray srcArray, unsigned int srcOffset,
-                      unsigned int ByteCount);
-CUresult cuMemcpyAtoH_v2(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount);
-CUresult cuMemcpyAtoH_v2_ptds(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount);
+                      unsigned int ByteCount) HARP_ABI_NAME(cuMemcpyAtoH);
+CUresult cuMemcpyAtoH_v2(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyAtoH_v2);
+CUresult cuMemcpyAtoH_v2_ptds(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyAtoH_v2_ptds);
 CUresult cuMemcpyAtoHAsync(void *dstHost, CUarray srcArray, unsigned int srcOffset,
-                           unsigned int ByteCount, CUstream hStream);
+                           unsigned int ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyAtoHAsync);
 CUresult cuMemcpyAtoHAsync_v2(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount,
-                              CUstream hStream);
+                              CUstream hStream) HARP_ABI_NAME(cuMemcpyAtoHAsync_v2);
 CUresult cuMemcpyAtoHAsync_v2_ptsz(void *dstHost, CUarray srcArray, size_t srcOffset,
-                                   size_t ByteCount, CUstream hStream);
+                                   size_t ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyAtoHAsync_v2_ptsz);
 CUresult cuMemcpyBatchAsync(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
                             CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
-                            size_t *failIdx, CUstream hStream);
+                            size_t *failIdx, CUstream hStream) HARP_ABI_NAME(cuMemcpyBatchAsync);
 CUresult cuMemcpyBatchAsync_ptsz(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
                                  CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
-                                 size_t *failIdx, CUstream hStream);
+                                 size_t *failIdx, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyBatchAsync_ptsz);
 CUresult cuMemcpyBatchAsync_v2(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
                                CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
-                               CUstream hStream);
+                               CUstream hStream) HARP_ABI_NAME(cuMemcpyBatchAsync_v2);
 CUresult cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes,
                                     size_t count, CUmemcpyAttributes *attrs, size_t *attrsIdxs,
-                                    size_t numAttrs, CUstream hStream);
+                                    size_t numAttrs, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyBatchAsync_v2_ptsz);
 CUresult cuMemcpyDtoA(CUarray dstArray, unsigned int dstOffset, CUdeviceptr_v1 srcDevice,
-                      unsigned int ByteCount);
+                      unsigned int ByteCount) HARP_ABI_NAME(cuMemcpyDtoA);
 CUresult cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice,
-                         size_t ByteCount);
+                         size_t ByteCount) HARP_ABI_NAME(cuMemcpyDtoA_v2);
 CUresult cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice,
-                              size_t ByteCount);
-CUresult cuMemcpyDtoD(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice, unsigned int ByteCount);
-CUresult cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount);
-CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount);
+                              size_t ByteCount) HARP_ABI_NAME(cuMemcpyDtoA_v2_ptds);
+CUresult cuMemcpyDtoD(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice, unsigned int ByteCount)
+    HARP_ABI_NAME(cuMemcpyDtoD);
+CUresult cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyDtoD_v2);
+CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyDtoD_v2_ptds);
 CUresult cuMemcpyDtoDAsync(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice,
-                           unsigned int ByteCount, CUstream hStream);
+                           unsigned int ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyDtoDAsync);
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount,
-                              CUstream hStream);
+                              CUstream hStream) HARP_ABI_NAME(cuMemcpyDtoDAsync_v2);
 CUresult cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount,
-                                   CUstream hStream);
-CUresult cuMemcpyDtoH(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount);
-CUresult cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount);
-CUresult cuMemcpyDtoH_v2_ptds(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount);
+                                   CUstream hStream) HARP_ABI_NAME(cuMemcpyDtoDAsync_v2_ptsz);
+CUresult cuMemcpyDtoH(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount)
+    HARP_ABI_NAME(cuMemcpyDtoH);
+CUresult cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyDtoH_v2);
+CUresult cuMemcpyDtoH_v2_ptds(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyDtoH_v2_ptds);
 CUresult cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount,
-                           CUstream hStream);
+                           CUstream hStream) HARP_ABI_NAME(cuMemcpyDtoHAsync);
 CUresult cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount,
-                              CUstream hStream);
+                              CUstream hStream) HARP_ABI_NAME(cuMemcpyDtoHAsync_v2);
 CUresult cuMemcpyDtoHAsync_v2_ptsz(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount,
-                                   CUstream hStream);
+                                   CUstream hStream) HARP_ABI_NAME(cuMemcpyDtoHAsync_v2_ptsz);
 CUresult cuMemcpyHtoA(CUarray dstArray, unsigned int dstOffset, const void *srcHost,
-                      unsigned int ByteCount);
-CUresult cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount);
+                      unsigned int ByteCount) HARP_ABI_NAME(cuMemcpyHtoA);
+CUresult cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyHtoA_v2);
 CUresult cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, const void *srcHost,
-                              size_t ByteCount);
+                              size_t ByteCount) HARP_ABI_NAME(cuMemcpyHtoA_v2_ptds);
 CUresult cuMemcpyHtoAAsync(CUarray dstArray, unsigned int dstOffset, const void *srcHost,
-                           unsigned int ByteCount, CUstream hStream);
+                           unsigned int ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyHtoAAsync);
 CUresult cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void *srcHost,
-                              size_t ByteCount, CUstream hStream);
+                              size_t ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyHtoAAsync_v2);
 CUresult cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset, const void *srcHost,
-                                   size_t ByteCount, CUstream hStream);
-CUresult cuMemcpyHtoD(CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount);
-CUresult cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount);
-CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount);
+                                   size_t ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyHtoAAsync_v2_ptsz);
+CUresult cuMemcpyHtoD(CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount)
+    HARP_ABI_NAME(cuMemcpyHtoD);
+CUresult cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyHtoD_v2);
+CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
+    HARP_ABI_NAME(cuMemcpyHtoD_v2_ptds);
 CUresult cuMemcpyHtoDAsync(CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount,
-                           CUstream hStream);
+                           CUstream hStream) HARP_ABI_NAME(cuMemcpyHtoDAsync);
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount,
-                              CUstream hStream);
+                              CUstream hStream) HARP_ABI_NAME(cuMemcpyHtoDAsync_v2);
 CUresult cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount,
-                                   CUstream hStream);
+                                   CUstream hStream) HARP_ABI_NAME(cuMemcpyHtoDAsync_v2_ptsz);
 CUresult cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
-                      CUcontext srcContext, size_t ByteCount);
+                      CUcontext srcContext, size_t ByteCount) HARP_ABI_NAME(cuMemcpyPeer);
 CUresult cuMemcpyPeer_ptds(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
-                           CUcontext srcContext, size_t ByteCount);
+                           CUcontext srcContext, size_t ByteCount) HARP_ABI_NAME(cuMemcpyPeer_ptds);
 CUresult cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
-                           CUcontext srcContext, size_t ByteCount, CUstream hStream);
+                           CUcontext srcContext, size_t ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyPeerAsync);
 CUresult cuMemcpyPeerAsync_ptsz(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
-                                CUcontext srcContext, size_t ByteCount, CUstream hStream);
-CUresult cuMemsetD16(CUdeviceptr_v1 dstDevice, unsigned short us, unsigned int N);
-CUresult cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N);
-CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, size_t N);
-CUresult cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream);
-CUresult cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, size_t N,
-                               CUstream hStream);
+                                CUcontext srcContext, size_t ByteCount, CUstream hStream)
+    HARP_ABI_NAME(cuMemcpyPeerAsync_ptsz);
+CUresult cuMemsetD16(CUdeviceptr_v1 dstDevice, unsigned short us, unsigned int N)
+    HARP_ABI_NAME(cuMemsetD16);
+CUresult cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N)
+    HARP_ABI_NAME(cuMemsetD16_v2);
+CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, size_t N)
+    HARP_ABI_NAME(cuMemsetD16_v2_ptds);
+CUresult cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream)
+    HARP_ABI_NAME(cuMemsetD16Async);
+CUresult cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream)
+    HARP_ABI_NAME(cuMemsetD16Async_ptsz);
 CUresult cuMemsetD2D16(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned short us,
-                       unsigned int Width, unsigned int Height);
+                       unsigned int Width, unsigned int Height) HARP_ABI_NAME(cuMemsetD2D16);
 CUresult cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width,
-                          size_t Height);
+                          size_t Height) HARP_ABI_NAME(cuMemsetD2D16_v2);
 CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us,
-                               size_t Width, size_t Height);
+                               size_t Width, size_t Height) HARP_ABI_NAME(cuMemsetD2D16_v2_ptds);
 CUresult cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width,
-                            size_t Height, CUstream hStream);
+                            size_t Height, CUstream hStream) HARP_ABI_NAME(cuMemsetD2D16Async);
 CUresult cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us,
-                                 size_t Width, size_t Height, CUstream hStream);
+                                 size_t Width, size_t Height, CUstream hStream)
+    HARP_ABI_NAME(cuMemsetD2D16Async_ptsz);
 CUresult cuMemsetD2D32(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned int ui,
-                       unsigned int Width, unsigned int Height);
+                       unsigned int Width, unsigned int Height) HARP_ABI_NAME(cuMemsetD2D32);
 CUresult cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width,
-                          size_t Height);
+                          size_t Height) HARP_ABI_NAME(cuMemsetD2D32_v2);
 CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui,
-                               size_t Width, size_t Height);
+                               size_t Width, size_t Height) HARP_ABI_NAME(cuMemsetD2D32_v2_ptds);
 CUresult cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width,
-                            size_t Height, CUstream hStream);
+                            size_t Height, CUstream hStream) HARP_ABI_NAME(cuMemsetD2D32Async);
 CUresult cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui,
-                                 size_t Width, size_t Height, CUstream hStream);
+                                 size_t Width, size_t Height, CUstream hStream)
+    HARP_ABI_NAME(cuMemsetD2D32Async_ptsz);
 CUresult cuMemsetD2D8(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned char uc,
-                      unsigned int Width, unsigned int Height);
+                      unsigned int Width, unsigned int Height) HARP_ABI_NAME(cuMemsetD2D8);
 CUresult cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width,
-                         size_t Height);
+                         size_t Height) HARP_ABI_NAME(cuMemsetD2D8_v2);
 CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc,
-                              size_t Width, size_t Height);
+                              size_t Width, size_t Height) HARP_ABI_NAME(cuMemsetD2D8_v2_ptds);
 CUresult cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width,
-                           size_t Height, CUstream hStream);
+                           size_t Height, CUstream hStream) HARP_ABI_NAME(cuMemsetD2D8Async);
 CUresult cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc,
-                                size_t Width, size_t Height, CUstream hStream);
-CUresult cuMemsetD32(CUdeviceptr_v1 dstDevice, unsigned int ui, unsigned int N);
-CUresult cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N);
-CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size_t N);
-CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream);
-CUresult cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream);
-CUresult cuMemsetD8(CUdeviceptr_v1 dstDevice, unsigned char uc, unsigned int N);
-CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N);
-CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N);
-CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream);
-CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream);
+                                size_t Width, size_t Height, CUstream hStream)
+    HARP_ABI_NAME(cuMemsetD2D8Async_ptsz);
+CUresult cuMemsetD32(CUdeviceptr_v1 dstDevice, unsigned int ui, unsigned int N)
+    HARP_ABI_NAME(cuMemsetD32);
+CUresult cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
+    HARP_ABI_NAME(cuMemsetD32_v2);
+CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size_t N)
+    HARP_ABI_NAME(cuMemsetD32_v2_ptds);
+CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
+    HARP_ABI_NAME(cuMemsetD32Async);
+CUresult cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
+    HARP_ABI_NAME(cuMemsetD32Async_ptsz);
+CUresult cuMemsetD8(CUdeviceptr_v1 dstDevice, unsigned char uc, unsigned int N)
+    HARP_ABI_NAME(cuMemsetD8);
+CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
+    HARP_ABI_NAME(cuMemsetD8_v2);
+CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N)
+    HARP_ABI_NAME(cuMemsetD8_v2_ptds);
+CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
+    HARP_ABI_NAME(cuMemsetD8Async);
+CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
+    HARP_ABI_NAME(cuMemsetD8Async_ptsz);
 CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
                                 const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
-                                unsigned int numMipmapLevels);
-CUresult cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray);
+                                unsigned int numMipmapLevels) HARP_ABI_NAME(cuMipmappedArrayCreate);
+CUresult cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
+    HARP_ABI_NAME(cuMipmappedArrayDestroy);
 CUresult cuMipmappedArrayGetLevel(CUarray *pLevelArray, CUmipmappedArray hMipmappedArray,
-                                  unsigned int level);
+                                  unsigned int level) HARP_ABI_NAME(cuMipmappedArrayGetLevel);
 CUresult cuMipmappedArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *memoryRequirements,
-                                               CUmipmappedArray mipmap, CUdevice device);
+                                               CUmipmappedArray mipmap, CUdevice device)
+    HARP_ABI_NAME(cuMipmappedArrayGetMemoryRequirements);
 CUresult cuMipmappedArrayGetSparseProperties(CUDA_ARRAY_SPARSE_PROPERTIES *sparseProperties,
-                                             CUmipmappedArray mipmap);
-CUresult cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions, CUmodule mod);
-CUresult cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name);
-CUresult cuModuleGetFunctionCount(unsigned int *count, CUmodule mod);
+                                             CUmipmappedArray mipmap)
+    HARP_ABI_NAME(cuMipmappedArrayGetSparseProperties);
+CUresult cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions, CUmodule mod)
+    HARP_ABI_NAME(cuModuleEnumerateFunctions);
+CUresult cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
+    HARP_ABI_NAME(cuModuleGetFunction);
+CUresult cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
+    HARP_ABI_NAME(cuModuleGetFunctionCount);
 CUresult cuModuleGetGlobal(CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule hmod,
-                           const char *name);
-CUresult cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name);
-CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode *mode);
-CUresult cuModuleGetSurfRef(CUsurfref *pSurfRef, CUmodule hmod, const char *name);
-CUresult cuModuleGetTexRef(CUtexref *pTexRef, CUmodule hmod, const char *name);
-CUresult cuModuleLoad(CUmodule *module, const char *fname);
-CUresult cuModuleLoadData(CUmodule *module, const void *image);
+                           const char *name) HARP_ABI_NAME(cuModuleGetGlobal);
+CUresult cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name)
+    HARP_ABI_NAME(cuModuleGetGlobal_v2);
+CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode *mode) HARP_ABI_NAME(cuModuleGetLoadingMode);
+CUresult cuModuleGetSurfRef(CUsurfref *pSurfRef, CUmodule hmod, const char *name)
+    HARP_ABI_NAME(cuModuleGetSurfRef);
+CUresult cuModuleGetTexRef(CUtexref *pTexRef, CUmodule hmod, const char *name)
+    HARP_ABI_NAME(cuModuleGetTexRef);
+CUresult cuModuleLoad(CUmodule *module, const char *fname) HARP_ABI_NAME(cuModuleLoad);
+CUresult cuModuleLoadData(CUmodule *module, const void *image) HARP_ABI_NAME(cuModuleLoadData);
 CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
-                            CUjit_option *options, void **optionValues);
-CUresult cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin);
-CUresult cuModuleUnload(CUmodule hmod);
-CUresult cuMulticastAddDevice(CUmemGenericAllocationHandle mcHandle, CUdevice dev);
+                            CUjit_option *options, void **optionValues)
+    HARP_ABI_NAME(cuModuleLoadDataEx);
+CUresult cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
+    HARP_ABI_NAME(cuModuleLoadFatBinary);
+CUresult cuModuleUnload(CUmodule hmod) HARP_ABI_NAME(cuModuleUnload);
+CUresult cuMulticastAddDevice(CUmemGenericAllocationHandle mcHandle, CUdevice dev)
+    HARP_ABI_NAME(cuMulticastAddDevice);
 CUresult cuMulticastBindAddr(CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
-                             CUdeviceptr memptr, size_t size, unsigned long long flags);
+                             CUdeviceptr memptr, size_t size, unsigned long long flags)
+    HARP_ABI_NAME(cuMulticastBindAddr);
 CUresult cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
                             CUmemGenericAllocationHandle memHandle, size_t memOffset, size_t size,
-                            unsigned long long flags);
+                            unsigned long long flags) HARP_ABI_NAME(cuMulticastBindMem);
 CUresult cuMulticastCreate(CUmemGenericAllocationHandle *mcHandle,
-                           const CUmulticastObjectProp *prop);
+                           const CUmulticastObjectProp *prop) HARP_ABI_NAME(cuMulticastCreate);
 CUresult cuMulticastGetGranularity(size_t *granularity, const CUmulticastObjectProp *prop,
-                                   CUmulticastGranularity_flags option);
+                                   CUmulticastGranularity_flags option)
+    HARP_ABI_NAME(cuMulticastGetGranularity);
 CUresult cuMulticastUnbind(CUmemGenericAllocationHandle mcHandle, CUdevice dev, size_t mcOffset,
-                           size_t size);
+                           size_t size) HARP_ABI_NAME(cuMulticastUnbind);
 CUresult cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, CUfunction func,
-                                                 int numBlocks, int blockSize);
+                                                 int numBlocks, int blockSize)
+    HARP_ABI_NAME(cuOccupancyAvailableDynamicSMemPerBlock);
 CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func, int blockSize,
-                                                     size_t dynamicSMemSize);
+                                                     size_t dynamicSMemSize)
+    HARP_ABI_NAME(cuOccupancyMaxActiveBlocksPerMultiprocessor);
 CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction func,
                                                               int blockSize, size_t dynamicSMemSize,
-                                                              unsigned int flags);
+                                                              unsigned int flags)
+    HARP_ABI_NAME(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags);
 CUresult cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
-                                      const CUlaunchConfig *config);
+                                      const CUlaunchConfig *config)
+    HARP_ABI_NAME(cuOccupancyMaxActiveClusters);
 CUresult cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize, CUfunction func,
                                           CUoccupancyB2DSize blockSizeToDynamicSMemSize,
-                                          size_t dynamicSMemSize, int blockSizeLimit);
+                                          size_t dynamicSMemSize, int blockSizeLimit)
+    HARP_ABI_NAME(cuOccupancyMaxPotentialBlockSize);
 CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize,
                                                    CUfunction func,
                                                    CUoccupancyB2DSize blockSizeToDynamicSMemSize,
                                                    size_t dynamicSMemSize, int blockSizeLimit,
-                                                   unsigned int flags);
+                                                   unsigned int flags)
+    HARP_ABI_NAME(cuOccupancyMaxPotentialBlockSizeWithFlags);
 CUresult cuOccupancyMaxPotentialClusterSize(int *clusterSize, CUfunction func,
-                                            const CUlaunchConfig *config);
-CUresult cuParamSetSize(CUfunction hfunc, unsigned int numbytes);
-CUresult cuParamSetTexRef(CUfunction hfunc, int texunit, CUtexref hTexRef);
-CUresult cuParamSetf(CUfunction hfunc, int offset, float value);
-CUresult cuParamSeti(CUfunction hfunc, int offset, unsigned int value);
-CUresult cuParamSetv(CUfunction hfunc, int offset, void *ptr, unsigned int numbytes);
-CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr);
+                                            const CUlaunchConfig *config)
+    HARP_ABI_NAME(cuOccupancyMaxPotentialClusterSize);
+CUresult cuParamSetSize(CUfunction hfunc, unsigned int numbytes) HARP_ABI_NAME(cuParamSetSize);
+CUresult cuParamSetTexRef(CUfunction hfunc, int texunit, CUtexref hTexRef)
+    HARP_ABI_NAME(cuParamSetTexRef);
+CUresult cuParamSetf(CUfunction hfunc, int offset, float value) HARP_ABI_NAME(cuParamSetf);
+CUresult cuParamSeti(CUfunction hfunc, int offset, unsigned int value) HARP_ABI_NAME(cuParamSeti);
+CUresult cuParamSetv(CUfunction hfunc, int offset, void *ptr, unsigned int numbytes)
+    HARP_ABI_NAME(cuParamSetv);
+CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr)
+    HARP_ABI_NAME(cuPointerGetAttribute);
 CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute *attributes,
-                                void **data, CUdeviceptr ptr);
-CUresult cuPointerSetAttribute(const void *value, CUpointer_attribute attribute, CUdeviceptr ptr);
+                                void **data, CUdeviceptr ptr) HARP_ABI_NAME(cuPointerGetAttributes);
+CUresult cuPointerSetAttribute(const void *value, CUpointer_attribute attribute, CUdeviceptr ptr)
+    HARP_ABI_NAME(cuPointerSetAttribute);
 CUresult cuProfilerInitialize(const char *configFile, const char *outputFile,
-                              CUoutput_mode outputMode);
-CUresult cuProfilerStart(void);
-CUresult cuProfilerStop(void);
+                              CUoutput_mode outputMode) HARP_ABI_NAME(cuProfilerInitialize);
+CUresult cuProfilerStart(void) HARP_ABI_NAME(cuProfilerStart);
+CUresult cuProfilerStop(void) HARP_ABI_NAME(cuProfilerStop);
 CUresult cuSignalExternalSemaphoresAsync(const CUexternalSemaphore *extSemArray,
                                          const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray,
-                                         unsigned int numExtSems, CUstream stream);
+                                         unsigned int numExtSems, CUstream stream)
+    HARP_ABI_NAME(cuSignalExternalSemaphoresAsync);
 CUresult
 cuSignalExternalSemaphoresAsync_ptsz(const CUexternalSemaphore *extSemArray,
                                      const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray,
-                                     unsigned int numExtSems, CUstream stream);
+                                     unsigned int numExtSems, CUstream stream)
+    HARP_ABI_NAME(cuSignalExternalSemaphoresAsync_ptsz);
 CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *userData,
-                             unsigned int flags);
+                             unsigned int flags) HARP_ABI_NAME(cuStreamAddCallback);
 CUresult cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback, void *userData,
-                                  unsigned int flags);
+                                  unsigned int flags) HARP_ABI_NAME(cuStreamAddCallback_ptsz);
 CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t length,
-                                unsigned int flags);
+                                unsigned int flags) HARP_ABI_NAME(cuStreamAttachMemAsync);
 CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t length,
-                                     unsigned int flags);
+                                     unsigned int flags) HARP_ABI_NAME(cuStreamAttachMemAsync_ptsz);
 CUresult cuStreamBatchMemOp(CUstream stream, unsigned int count,
-                            CUstreamBatchMemOpParams *paramArray, unsigned int flags);
+                            CUstreamBatchMemOpParams *paramArray, unsigned int flags)
+    HARP_ABI_NAME(cuStreamBatchMemOp);
 CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count,
-                                 CUstreamBatchMemOpParams *paramArray, unsigned int flags);
+                                 CUstreamBatchMemOpParams *paramArray, unsigned int flags)
+    HARP_ABI_NAME(cuStreamBatchMemOp_ptsz);
 CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned int count,
-                               CUstreamBatchMemOpParams *paramArray, unsigned int flags);
+                               CUstreamBatchMemOpParams *paramArray, unsigned int flags)
+    HARP_ABI_NAME(cuStreamBatchMemOp_v2);
 CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count,
-                                    CUstreamBatchMemOpParams *paramArray, unsigned int flags);
-CUresult cuStreamBeginCapture(CUstream hStream);
-CUresult cuStreamBeginCapture_ptsz(CUstream hStream);
-CUresult cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode);
-CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode);
+                                    CUstreamBatchMemOpParams *paramArray, unsigned int flags)
+    HARP_ABI_NAME(cuStreamBatchMemOp_v2_ptsz);
+CUresult cuStreamBeginCapture(CUstream hStream) HARP_ABI_NAME(cuStreamBeginCapture);
+CUresult cuStreamBeginCapture_ptsz(CUstream hStream) HARP_ABI_NAME(cuStreamBeginCapture_ptsz);
+CUresult cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
+    HARP_ABI_NAME(cuStreamBeginCapture_v2);
+CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
+    HARP_ABI_NAME(cuStreamBeginCapture_v2_ptsz);
 CUresult cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph,
                                      const CUgraphNode *dependencies,
                                      const CUgraphEdgeData *dependencyData, size_t numDependencies,
-                                     CUstreamCaptureMode mode);
+                                     CUstreamCaptureMode mode)
+    HARP_ABI_NAME(cuStreamBeginCaptureToGraph);
 CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGraph,
                                           const CUgraphNode *dependencies,
                                           const CUgraphEdgeData *dependencyData,
-                                          size_t numDependencies, CUstreamCaptureMode mode);
-CUresult cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream);
-CUresult cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream);
-CUresult cuStreamCreate(CUstream *phStream, unsigned int Flags);
-CUresult cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority);
-CUresult cuStreamDestroy(CUstream hStream);
-CUresult cuStreamDestroy_v2(CUstream hStream);
-CUresult cuStreamEndCapture(CUstream hStream, CUgraph *phGraph);
-CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph);
-CUresult cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value);
-CUresult cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value);
+                                          size_t numDependencies, CUstreamCaptureMode mode)
+    HARP_ABI_NAME(cuStreamBeginCaptureToGraph_ptsz);
+CUresult cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream)
+    HARP_ABI_NAME(cuStreamCopyAttributes);
+CUresult cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
+    HARP_ABI_NAME(cuStreamCopyAttributes_ptsz);
+CUresult cuStreamCreate(CUstream *phStream, unsigned int Flags) HARP_ABI_NAME(cuStreamCreate);
+CUresult cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
+    HARP_ABI_NAME(cuStreamCreateWithPriority);
+CUresult cuStreamDestroy(CUstream hStream) HARP_ABI_NAME(cuStreamDestroy);
+CUresult cuStreamDestroy_v2(CUstream hStream) HARP_ABI_NAME(cuStreamDestroy_v2);
+CUresult cuStreamEndCapture(CUstream hStream, CUgraph *phGraph) HARP_ABI_NAME(cuStreamEndCapture);
+CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
+    HARP_ABI_NAME(cuStreamEndCapture_ptsz);
+CUresult cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
+    HARP_ABI_NAME(cuStreamGetAttribute);
+CUresult cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
+    HARP_ABI_NAME(cuStreamGetAttribute_ptsz);
 CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                cuuint64_t *id_out);
+                                cuuint64_t *id_out) HARP_ABI_NAME(cuStreamGetCaptureInfo);
 CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                     cuuint64_t *id_out);
+                                     cuuint64_t *id_out) HARP_ABI_NAME(cuStreamGetCaptureInfo_ptsz);
 CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                    cuuint64_t *id_out, CUgraph *graph_out,
                                    const CUgraphNode **dependencies_out,
-                                   size_t *numDependencies_out);
+                                   size_t *numDependencies_out)
+    HARP_ABI_NAME(cuStreamGetCaptureInfo_v2);
 CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                         cuuint64_t *id_out, CUgraph *graph_out,
                                         const CUgraphNode **dependencies_out,
-                                        size_t *numDependencies_out);
+                                        size_t *numDependencies_out)
+    HARP_ABI_NAME(cuStreamGetCaptureInfo_v2_ptsz);
 CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                    cuuint64_t *id_out, CUgraph *graph_out,
                                    const CUgraphNode **dependencies_out,
                                    const CUgraphEdgeData **edgeData_out,
-                                   size_t *numDependencies_out);
+                                   size_t *numDependencies_out)
+    HARP_ABI_NAME(cuStreamGetCaptureInfo_v3);
 CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                         cuuint64_t *id_out, CUgraph *graph_out,
                                         const CUgraphNode **dependencies_out,
                                         const CUgraphEdgeData **edgeData_out,
-                                        size_t *numDependencies_out);
-CUresult cuStreamGetCtx(CUstream hStream, CUcontext *pctx);
-CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx);
-CUresult cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx);
-CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx);
-CUresult cuStreamGetDevice(CUstream hStream, CUdevice *device);
-CUresult cuStreamGetDevice_ptsz(CUstream hStream, CUdevice *device);
-CUresult cuStreamGetFlags(CUstream hStream, unsigned int *flags);
-CUresult cuStreamGetFlags_ptsz(CUstream hStream, unsigned int *flags);
-CUresult cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx);
-CUresult cuStreamGetId(CUstream hStream, unsigned long long *streamId);
-CUresult cuStreamGetId_ptsz(CUstream hStream, unsigned long long *streamId);
-CUresult cuStreamGetPriority(CUstream hStream, int *priority);
-CUresult cuStreamGetPriority_ptsz(CUstream hStream, int *priority);
-CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus);
-CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus);
-CUresult cuStreamQuery(CUstream hStream);
-CUresult cuStreamQuery_ptsz(CUstream hStream);
-CUresult cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr,
-                              const CUstreamAttrValue *param);
+                                        size_t *numDependencies_out)
+    HARP_ABI_NAME(cuStreamGetCaptureInfo_v3_ptsz);
+CUresult cuStreamGetCtx(CUstream hStream, CUcontext *pctx) HARP_ABI_NAME(cuStreamGetCtx);
+CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx) HARP_ABI_NAME(cuStreamGetCtx_ptsz);
+CUresult cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
+    HARP_ABI_NAME(cuStreamGetCtx_v2);
+CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
+    HARP_ABI_NAME(cuStreamGetCtx_v2_ptsz);
+CUresult cuStreamGetDevice(CUstream hStream, CUdevice *device) HARP_ABI_NAME(cuStreamGetDevice);
+CUresult cuStreamGetDevice_ptsz(CUstream hStream, CUdevice *device)
+    HARP_ABI_NAME(cuStreamGetDevice_ptsz);
+CUresult cuStreamGetFlags(CUstream hStream, unsigned int *flags) HARP_ABI_NAME(cuStreamGetFlags);
+CUresult cuStreamGetFlags_ptsz(CUstream hStream, unsigned int *flags)
+    HARP_ABI_NAME(cuStreamGetFlags_ptsz);
+CUresult cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
+    HARP_ABI_NAME(cuStreamGetGreenCtx);
+CUresult cuStreamGetId(CUstream hStream, unsigned long long *streamId) HARP_ABI_NAME(cuStreamGetId);
+CUresult cuStreamGetId_ptsz(CUstream hStream, unsigned long long *streamId)
+    HARP_ABI_NAME(cuStreamGetId_ptsz);
+CUresult cuStreamGetPriority(CUstream hStream, int *priority) HARP_ABI_NAME(cuStreamGetPriority);
+CUresult cuStreamGetPriority_ptsz(CUstream hStream, int *priority)
+    HARP_ABI_NAME(cuStreamGetPriority_ptsz);
+CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
+    HARP_ABI_NAME(cuStreamIsCapturing);
+CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus)
+    HARP_ABI_NAME(cuStreamIsCapturing_ptsz);
+CUresult cuStreamQuery(CUstream hStream) HARP_ABI_NAME(cuStreamQuery);
+CUresult cuStreamQuery_ptsz(CUstream hStream) HARP_ABI_NAME(cuStreamQuery_ptsz);
+CUresult cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *param)
+    HARP_ABI_NAME(cuStreamSetAttribute);
 CUresult cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr,
-                                   const CUstreamAttrValue *param);
-CUresult cuStreamSynchronize(CUstream hStream);
-CUresult cuStreamSynchronize_ptsz(CUstream hStream);
+                                   const CUstreamAttrValue *param)
+    HARP_ABI_NAME(cuStreamSetAttribute_ptsz);
+CUresult cuStreamSynchronize(CUstream hStream) HARP_ABI_NAME(cuStreamSynchronize);
+CUresult cuStreamSynchronize_ptsz(CUstream hStream) HARP_ABI_NAME(cuStreamSynchronize_ptsz);
 CUresult cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode *dependencies,
-                                           size_t numDependencies, unsigned int flags);
+                                           size_t numDependencies, unsigned int flags)
+    HARP_ABI_NAME(cuStreamUpdateCaptureDependencies);
 CUresult cuStreamUpdateCaptureDependencies_ptsz(CUstream hStream, CUgraphNode *dependencies,
-                                                size_t numDependencies, unsigned int flags);
+                                                size_t numDependencies, unsigned int flags)
+    HARP_ABI_NAME(cuStreamUpdateCaptureDependencies_ptsz);
 CUresult cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode *dependencies,
                                               const CUgraphEdgeData *dependencyData,
-                                              size_t numDependencies, unsigned int flags);
+                                              size_t numDependencies, unsigned int flags)
+    HARP_ABI_NAME(cuStreamUpdateCaptureDependencies_v2);
 CUresult cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream hStream, CUgraphNode *dependencies,
                                                    const CUgraphEdgeData *dependencyData,
-                                                   size_t numDependencies, unsigned int flags);
-CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags);
-CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int Flags);
+                                                   size_t numDependencies, unsigned int flags)
+    HARP_ABI_NAME(cuStreamUpdateCaptureDependencies_v2_ptsz);
+CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
+    HARP_ABI_NAME(cuStreamWaitEvent);
+CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int Flags)
+    HARP_ABI_NAME(cuStreamWaitEvent_ptsz);
 CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                             unsigned int flags);
+                             unsigned int flags) HARP_ABI_NAME(cuStreamWaitValue32);
 CUresult cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                  unsigned int flags);
+                                  unsigned int flags) HARP_ABI_NAME(cuStreamWaitValue32_ptsz);
 CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                unsigned int flags);
+                                unsigned int flags) HARP_ABI_NAME(cuStreamWaitValue32_v2);
 CUresult cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                     unsigned int flags);
+                                     unsigned int flags) HARP_ABI_NAME(cuStreamWaitValue32_v2_ptsz);
 CUresult cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                             unsigned int flags);
+                             unsigned int flags) HARP_ABI_NAME(cuStreamWaitValue64);
 CUresult cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                  unsigned int flags);
+                                  unsigned int flags) HARP_ABI_NAME(cuStreamWaitValue64_ptsz);
 CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                unsigned int flags);
+                                unsigned int flags) HARP_ABI_NAME(cuStreamWaitValue64_v2);
 CUresult cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                     unsigned int flags);
+                                     unsigned int flags) HARP_ABI_NAME(cuStreamWaitValue64_v2_ptsz);
 CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                              unsigned int flags);
+                              unsigned int flags) HARP_ABI_NAME(cuStreamWriteValue32);
 CUresult cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                   unsigned int flags);
+                                   unsigned int flags) HARP_ABI_NAME(cuStreamWriteValue32_ptsz);
 CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                 unsigned int flags);
+                                 unsigned int flags) HARP_ABI_NAME(cuStreamWriteValue32_v2);
 CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                      unsigned int flags);
+                                      unsigned int flags)
+    HARP_ABI_NAME(cuStreamWriteValue32_v2_ptsz);
 CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                              unsigned int flags);
+                              unsigned int flags) HARP_ABI_NAME(cuStreamWriteValue64);
 CUresult cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                   unsigned int flags);
+                                   unsigned int flags) HARP_ABI_NAME(cuStreamWriteValue64_ptsz);
 CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                 unsigned int flags);
+                                 unsigned int flags) HARP_ABI_NAME(cuStreamWriteValue64_v2);
 CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                      unsigned int flags);
-CUresult cuSurfObjectCreate(CUsurfObject *pSurfObject, const CUDA_RESOURCE_DESC *pResDesc);
-CUresult cuSurfObjectDestroy(CUsurfObject surfObject);
-CUresult cuSurfObjectGetResourceDesc(CUDA_RESOURCE_DESC *pResDesc, CUsurfObject surfObject);
-CUresult cuSurfRefGetArray(CUarray *phArray, CUsurfref hSurfRef);
-CUresult cuSurfRefSetArray(CUsurfref hSurfRef, CUarray hArray, unsigned int Flags);
+                                      unsigned int flags)
+    HARP_ABI_NAME(cuStreamWriteValue64_v2_ptsz);
+CUresult cuSurfObjectCreate(CUsurfObject *pSurfObject, const CUDA_RESOURCE_DESC *pResDesc)
+    HARP_ABI_NAME(cuSurfObjectCreate);
+CUresult cuSurfObjectDestroy(CUsurfObject surfObject) HARP_ABI_NAME(cuSurfObjectDestroy);
+CUresult cuSurfObjectGetResourceDesc(CUDA_RESOURCE_DESC *pResDesc, CUsurfObject surfObject)
+    HARP_ABI_NAME(cuSurfObjectGetResourceDesc);
+CUresult cuSurfRefGetArray(CUarray *phArray, CUsurfref hSurfRef) HARP_ABI_NAME(cuSurfRefGetArray);
+CUresult cuSurfRefSetArray(CUsurfref hSurfRef, CUarray hArray, unsigned int Flags)
+    HARP_ABI_NAME(cuSurfRefSetArray);
 CUresult cuTensorMapEncodeIm2col(CUtensorMap *tensorMap, CUtensorMapDataType tensorDataType,
                                  cuuint32_t tensorRank, void *globalAddress,
                                  const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
@@ -3349,95 +3722,132 @@ CUresult cuTensorMapEncodeIm2col(CUtensorMap *tensorMap, CUtensorMapDataType ten
                                  cuuint32_t channelsPerPixel, cuuint32_t pixelsPerColumn,
                                  const cuuint32_t *elementStrides, CUtensorMapInterleave interleave,
                                  CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion,
-                                 CUtensorMapFloatOOBfill oobFill);
+                                 CUtensorMapFloatOOBfill oobFill)
+    HARP_ABI_NAME(cuTensorMapEncodeIm2col);
 CUresult cuTensorMapEncodeIm2colWide(
     CUtensorMap *tensorMap, CUtensorMapDataType tensorDataType, cuuint32_t tensorRank,
     void *globalAddress, const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
     int pixelBoxLowerCornerWidth, int pixelBoxUpperCornerWidth, cuuint32_t channelsPerPixel,
     cuuint32_t pixelsPerColumn, const cuuint32_t *elementStrides, CUtensorMapInterleave interleave,
     CUtensorMapIm2ColWideMode mode, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion,
-    CUtensorMapFloatOOBfill oobFill);
+    CUtensorMapFloatOOBfill oobFill) HARP_ABI_NAME(cuTensorMapEncodeIm2colWide);
 CUresult cuTensorMapEncodeTiled(CUtensorMap *tensorMap, CUtensorMapDataType tensorDataType,
                                 cuuint32_t tensorRank, void *globalAddress,
                                 const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
                                 const cuuint32_t *boxDim, const cuuint32_t *elementStrides,
                                 CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
-                                CUtensorMapL2promotion l2Promotion,
-                                CUtensorMapFloatOOBfill oobFill);
-CUresult cuTensorMapReplaceAddress(CUtensorMap *tensorMap, void *globalAddress);
+                                CUtensorMapL2promotion l2Promotion, CUtensorMapFloatOOBfill oobFill)
+    HARP_ABI_NAME(cuTensorMapEncodeTiled);
+CUresult cuTensorMapReplaceAddress(CUtensorMap *tensorMap, void *globalAddress)
+    HARP_ABI_NAME(cuTensorMapReplaceAddress);
 CUresult cuTexObjectCreate(CUtexObject *pTexObject, const CUDA_RESOURCE_DESC *pResDesc,
                            const CUDA_TEXTURE_DESC *pTexDesc,
-                           const CUDA_RESOURCE_VIEW_DESC *pResViewDesc);
-CUresult cuTexObjectDestroy(CUtexObject texObject);
-CUresult cuTexObjectGetResourceDesc(CUDA_RESOURCE_DESC *pResDesc, CUtexObject texObject);
+                           const CUDA_RESOURCE_VIEW_DESC *pResViewDesc)
+    HARP_ABI_NAME(cuTexObjectCreate);
+CUresult cuTexObjectDestroy(CUtexObject texObject) HARP_ABI_NAME(cuTexObjectDestroy);
+CUresult cuTexObjectGetResourceDesc(CUDA_RESOURCE_DESC *pResDesc, CUtexObject texObject)
+    HARP_ABI_NAME(cuTexObjectGetResourceDesc);
 CUresult cuTexObjectGetResourceViewDesc(CUDA_RESOURCE_VIEW_DESC *pResViewDesc,
-                                        CUtexObject texObject);
-CUresult cuTexObjectGetTextureDesc(CUDA_TEXTURE_DESC *pTexDesc, CUtexObject texObject);
-CUresult cuTexRefCreate(CUtexref *pTexRef);
-CUresult cuTexRefDestroy(CUtexref hTexRef);
-CUresult cuTexRefGetAddress(CUdeviceptr_v1 *pdptr, CUtexref hTexRef);
-CUresult cuTexRefGetAddress_v2(CUdeviceptr *pdptr, CUtexref hTexRef);
-CUresult cuTexRefGetAddressMode(CUaddress_mode *pam, CUtexref hTexRef, int dim);
-CUresult cuTexRefGetArray(CUarray *phArray, CUtexref hTexRef);
-CUresult cuTexRefGetBorderColor(float *pBorderColor, CUtexref hTexRef);
-CUresult cuTexRefGetFilterMode(CUfilter_mode *pfm, CUtexref hTexRef);
-CUresult cuTexRefGetFlags(unsigned int *pFlags, CUtexref hTexRef);
-CUresult cuTexRefGetFormat(CUarray_format *pFormat, int *pNumChannels, CUtexref hTexRef);
-CUresult cuTexRefGetMaxAnisotropy(int *pmaxAniso, CUtexref hTexRef);
-CUresult cuTexRefGetMipmapFilterMode(CUfilter_mode *pfm, CUtexref hTexRef);
-CUresult cuTexRefGetMipmapLevelBias(float *pbias, CUtexref hTexRef);
+                                        CUtexObject texObject)
+    HARP_ABI_NAME(cuTexObjectGetResourceViewDesc);
+CUresult cuTexObjectGetTextureDesc(CUDA_TEXTURE_DESC *pTexDesc, CUtexObject texObject)
+    HARP_ABI_NAME(cuTexObjectGetTextureDesc);
+CUresult cuTexRefCreate(CUtexref *pTexRef) HARP_ABI_NAME(cuTexRefCreate);
+CUresult cuTexRefDestroy(CUtexref hTexRef) HARP_ABI_NAME(cuTexRefDestroy);
+CUresult cuTexRefGetAddress(CUdeviceptr_v1 *pdptr, CUtexref hTexRef)
+    HARP_ABI_NAME(cuTexRefGetAddress);
+CUresult cuTexRefGetAddress_v2(CUdeviceptr *pdptr, CUtexref hTexRef)
+    HARP_ABI_NAME(cuTexRefGetAddress_v2);
+CUresult cuTexRefGetAddressMode(CUaddress_mode *pam, CUtexref hTexRef, int dim)
+    HARP_ABI_NAME(cuTexRefGetAddressMode);
+CUresult cuTexRefGetArray(CUarray *phArray, CUtexref hTexRef) HARP_ABI_NAME(cuTexRefGetArray);
+CUresult cuTexRefGetBorderColor(float *pBorderColor, CUtexref hTexRef)
+    HARP_ABI_NAME(cuTexRefGetBorderColor);
+CUresult cuTexRefGetFilterMode(CUfilter_mode *pfm, CUtexref hTexRef)
+    HARP_ABI_NAME(cuTexRefGetFilterMode);
+CUresult cuTexRefGetFlags(unsigned int *pFlags, CUtexref hTexRef) HARP_ABI_NAME(cuTexRefGetFlags);
+CUresult cuTexRefGetFormat(CUarray_format *pFormat, int *pNumChannels, CUtexref hTexRef)
+    HARP_ABI_NAME(cuTexRefGetFormat);
+CUresult cuTexRefGetMaxAnisotropy(int *pmaxAniso, CUtexref hTexRef)
+    HARP_ABI_NAME(cuTexRefGetMaxAnisotropy);
+CUresult cuTexRefGetMipmapFilterMode(CUfilter_mode *pfm, CUtexref hTexRef)
+    HARP_ABI_NAME(cuTexRefGetMipmapFilterMode);
+CUresult cuTexRefGetMipmapLevelBias(float *pbias, CUtexref hTexRef)
+    HARP_ABI_NAME(cuTexRefGetMipmapLevelBias);
 CUresult cuTexRefGetMipmapLevelClamp(float *pminMipmapLevelClamp, float *pmaxMipmapLevelClamp,
-                                     CUtexref hTexRef);
-CUresult cuTexRefGetMipmappedArray(CUmipmappedArray *phMipmappedArray, CUtexref hTexRef);
+                                     CUtexref hTexRef) HARP_ABI_NAME(cuTexRefGetMipmapLevelClamp);
+CUresult cuTexRefGetMipmappedArray(CUmipmappedArray *phMipmappedArray, CUtexref hTexRef)
+    HARP_ABI_NAME(cuTexRefGetMipmappedArray);
 CUresult cuTexRefSetAddress(unsigned int *ByteOffset, CUtexref hTexRef, CUdeviceptr_v1 dptr,
-                            unsigned int bytes);
-CUresult cuTexRefSetAddress_v2(size_t *ByteOffset, CUtexref hTexRef, CUdeviceptr dptr,
-                               size_t bytes);
+                            unsigned int bytes) HARP_ABI_NAME(cuTexRefSetAddress);
+CUresult cuTexRefSetAddress_v2(size_t *ByteOffset, CUtexref hTexRef, CUdeviceptr dptr, size_t bytes)
+    HARP_ABI_NAME(cuTexRefSetAddress_v2);
 CUresult cuTexRefSetAddress2D(CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR_v1 *desc,
-                              CUdeviceptr_v1 dptr, unsigned int Pitch);
+                              CUdeviceptr_v1 dptr, unsigned int Pitch)
+    HARP_ABI_NAME(cuTexRefSetAddress2D);
 CUresult cuTexRefSetAddress2D_v2(CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc,
-                                 CUdeviceptr dptr, size_t Pitch);
+                                 CUdeviceptr dptr, size_t Pitch)
+    HARP_ABI_NAME(cuTexRefSetAddress2D_v2);
 CUresult cuTexRefSetAddress2D_v3(CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc,
-                                 CUdeviceptr dptr, size_t Pitch);
-CUresult cuTexRefSetAddressMode(CUtexref hTexRef, int dim, CUaddress_mode am);
-CUresult cuTexRefSetArray(CUtexref hTexRef, CUarray hArray, unsigned int Flags);
-CUresult cuTexRefSetBorderColor(CUtexref hTexRef, float *pBorderColor);
-CUresult cuTexRefSetFilterMode(CUtexref hTexRef, CUfilter_mode fm);
-CUresult cuTexRefSetFlags(CUtexref hTexRef, unsigned int Flags);
-CUresult cuTexRefSetFormat(CUtexref hTexRef, CUarray_format fmt, int NumPackedComponents);
-CUresult cuTexRefSetMaxAnisotropy(CUtexref hTexRef, unsigned int maxAniso);
-CUresult cuTexRefSetMipmapFilterMode(CUtexref hTexRef, CUfilter_mode fm);
-CUresult cuTexRefSetMipmapLevelBias(CUtexref hTexRef, float bias);
+                                 CUdeviceptr dptr, size_t Pitch)
+    HARP_ABI_NAME(cuTexRefSetAddress2D_v3);
+CUresult cuTexRefSetAddressMode(CUtexref hTexRef, int dim, CUaddress_mode am)
+    HARP_ABI_NAME(cuTexRefSetAddressMode);
+CUresult cuTexRefSetArray(CUtexref hTexRef, CUarray hArray, unsigned int Flags)
+    HARP_ABI_NAME(cuTexRefSetArray);
+CUresult cuTexRefSetBorderColor(CUtexref hTexRef, float *pBorderColor)
+    HARP_ABI_NAME(cuTexRefSetBorderColor);
+CUresult cuTexRefSetFilterMode(CUtexref hTexRef, CUfilter_mode fm)
+    HARP_ABI_NAME(cuTexRefSetFilterMode);
+CUresult cuTexRefSetFlags(CUtexref hTexRef, unsigned int Flags) HARP_ABI_NAME(cuTexRefSetFlags);
+CUresult cuTexRefSetFormat(CUtexref hTexRef, CUarray_format fmt, int NumPackedComponents)
+    HARP_ABI_NAME(cuTexRefSetFormat);
+CUresult cuTexRefSetMaxAnisotropy(CUtexref hTexRef, unsigned int maxAniso)
+    HARP_ABI_NAME(cuTexRefSetMaxAnisotropy);
+CUresult cuTexRefSetMipmapFilterMode(CUtexref hTexRef, CUfilter_mode fm)
+    HARP_ABI_NAME(cuTexRefSetMipmapFilterMode);
+CUresult cuTexRefSetMipmapLevelBias(CUtexref hTexRef, float bias)
+    HARP_ABI_NAME(cuTexRefSetMipmapLevelBias);
 CUresult cuTexRefSetMipmapLevelClamp(CUtexref hTexRef, float minMipmapLevelClamp,
-                                     float maxMipmapLevelClamp);
+                                     float maxMipmapLevelClamp)
+    HARP_ABI_NAME(cuTexRefSetMipmapLevelClamp);
 CUresult cuTexRefSetMipmappedArray(CUtexref hTexRef, CUmipmappedArray hMipmappedArray,
-                                   unsigned int Flags);
-CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode);
+                                   unsigned int Flags) HARP_ABI_NAME(cuTexRefSetMipmappedArray);
+CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
+    HARP_ABI_NAME(cuThreadExchangeStreamCaptureMode);
 CUresult cuUserObjectCreate(CUuserObject *object_out, void *ptr, CUhostFn destroy,
-                            unsigned int initialRefcount, unsigned int flags);
-CUresult cuUserObjectRelease(CUuserObject object, unsigned int count);
-CUresult cuUserObjectRetain(CUuserObject object, unsigned int count);
+                            unsigned int initialRefcount, unsigned int flags)
+    HARP_ABI_NAME(cuUserObjectCreate);
+CUresult cuUserObjectRelease(CUuserObject object, unsigned int count)
+    HARP_ABI_NAME(cuUserObjectRelease);
+CUresult cuUserObjectRetain(CUuserObject object, unsigned int count)
+    HARP_ABI_NAME(cuUserObjectRetain);
 CUresult cuVDPAUCtxCreate(CUcontext *pCtx, unsigned int flags, CUdevice device, VdpDevice vdpDevice,
-                          VdpGetProcAddress *vdpGetProcAddress);
+                          VdpGetProcAddress *vdpGetProcAddress) HARP_ABI_NAME(cuVDPAUCtxCreate);
 CUresult cuVDPAUCtxCreate_v2(CUcontext *pCtx, unsigned int flags, CUdevice device,
-                             VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress);
+                             VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress)
+    HARP_ABI_NAME(cuVDPAUCtxCreate_v2);
 CUresult cuVDPAUGetDevice(CUdevice *pDevice, VdpDevice vdpDevice,
-                          VdpGetProcAddress *vdpGetProcAddress);
+                          VdpGetProcAddress *vdpGetProcAddress) HARP_ABI_NAME(cuVDPAUGetDevice);
 CUresult cuWaitExternalSemaphoresAsync(const CUexternalSemaphore *extSemArray,
                                        const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray,
-                                       unsigned int numExtSems, CUstream stream);
+                                       unsigned int numExtSems, CUstream stream)
+    HARP_ABI_NAME(cuWaitExternalSemaphoresAsync);
 CUresult cuWaitExternalSemaphoresAsync_ptsz(const CUexternalSemaphore *extSemArray,
                                             const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray,
-                                            unsigned int numExtSems, CUstream stream);
-int cudbgApiAttach(void);
-int cudbgApiDetach(void);
-int cudbgApiInit(unsigned int arg);
-int cudbgGetAPI(unsigned int major, unsigned int minor, unsigned int revision, const void **api);
-int cudbgGetAPIVersion(unsigned int *major, unsigned int *minor, unsigned int *revision);
+                                            unsigned int numExtSems, CUstream stream)
+    HARP_ABI_NAME(cuWaitExternalSemaphoresAsync_ptsz);
+int cudbgApiAttach(void) HARP_ABI_NAME(cudbgApiAttach);
+int cudbgApiDetach(void) HARP_ABI_NAME(cudbgApiDetach);
+int cudbgApiInit(unsigned int arg) HARP_ABI_NAME(cudbgApiInit);
+int cudbgGetAPI(unsigned int major, unsigned int minor, unsigned int revision, const void **api)
+    HARP_ABI_NAME(cudbgGetAPI);
+int cudbgGetAPIVersion(unsigned int *major, unsigned int *minor, unsigned int *revision)
+    HARP_ABI_NAME(cudbgGetAPIVersion);
 int cudbgMain(int apiClientPid, unsigned int apiClientRevision, int sessionId, int attachState,
-              int attachEventInitialized, int writeFd, int detachFd);
-int cudbgReportDriverApiError(void);
-int cudbgReportDriverInternalError(void);
+              int attachEventInitialized, int writeFd, int detachFd) HARP_ABI_NAME(cudbgMain);
+int cudbgReportDriverApiError(void) HARP_ABI_NAME(cudbgReportDriverApiError);
+int cudbgReportDriverInternalError(void) HARP_ABI_NAME(cudbgReportDriverInternalError);
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

@@ -17,6 +17,14 @@
 #endif
 #endif
 
+#ifndef HARP_ABI_NAME
+#ifdef HARP_SOFT_DOORS
+#define HARP_ABI_NAME(name) __asm__("soft_" #name)
+#else
+#define HARP_ABI_NAME(name)
+#endif
+#endif
+
 /* The version word of a versioned struct: its size and its generation. */
 #define HARP_NVML_STRUCT(type, generation)                                                         \
     ((unsigned int)sizeof(type) | ((unsigned int)(generation) << 24))
@@ -42,11 +50,26 @@
 #define NVML_DEVICE_ARCH_UNKNOWN               0xffffffff
 #define NVML_DEVICE_MIG_DISABLE                0
 #define NVML_DEVICE_MIG_ENABLE                 1
+#define NVML_AFFINITY_SCOPE_NODE               0
+#define NVML_AFFINITY_SCOPE_SOCKET             1
+#define NVML_GPU_INSTANCE_PROFILE_3_SLICE      2
+#define NVML_GPU_INSTANCE_PROFILE_COUNT        0x12
+#define NVML_COMPUTE_INSTANCE_PROFILE_3_SLICE  2
+#define NVML_COMPUTE_INSTANCE_PROFILE_COUNT    9
+#define nvmlEventTypeSingleBitEccError         0x1ull
+#define nvmlEventTypeDoubleBitEccError         0x2ull
+#define nvmlEventTypeXidCriticalError          0x8ull
+#define nvmlEventTypeDramRetirementEvent       0x400ull
+#define nvmlEventTypeGpuUnavailableError       0x4000ull
+#define nvmlEventTypeAll                       0xff9full
 
 typedef struct nvmlDevice_st *nvmlDevice_t;
 typedef struct nvmlUnit_st *nvmlUnit_t;
 typedef struct nvmlEventSet_st *nvmlEventSet_t;
+typedef struct nvmlGpuInstance_st *nvmlGpuInstance_t;
+typedef struct nvmlComputeInstance_st *nvmlComputeInstance_t;
 typedef unsigned int nvmlDeviceArchitecture_t;
+typedef unsigned int nvmlAffinityScope_t;
 typedef struct {
     unsigned int pid;
     unsigned long long usedGpuMemory;
@@ -144,6 +167,10 @@ typedef enum {
     NVML_TEMPERATURE_THRESHOLD_SLOWDOWN = 1,
     NVML_TEMPERATURE_THRESHOLD_MEM_MAX = 2,
     NVML_TEMPERATURE_THRESHOLD_GPU_MAX = 3,
+    NVML_TEMPERATURE_THRESHOLD_ACOUSTIC_MIN = 4,
+    NVML_TEMPERATURE_THRESHOLD_ACOUSTIC_CURR = 5,
+    NVML_TEMPERATURE_THRESHOLD_ACOUSTIC_MAX = 6,
+    NVML_TEMPERATURE_THRESHOLD_GPS_CURR = 7,
 } nvmlTemperatureThresholds_t;
 
 typedef enum {
@@ -242,6 +269,69 @@ typedef enum {
     NVML_AGGREGATE_ECC = 1,
 } nvmlEccCounterType_t;
 
+typedef enum {
+    NVML_MEMORY_LOCATION_L1_CACHE = 0,
+    NVML_MEMORY_LOCATION_L2_CACHE = 1,
+    NVML_MEMORY_LOCATION_DRAM = 2,
+    NVML_MEMORY_LOCATION_REGISTER_FILE = 3,
+    NVML_MEMORY_LOCATION_TEXTURE_MEMORY = 4,
+    NVML_MEMORY_LOCATION_TEXTURE_SHM = 5,
+    NVML_MEMORY_LOCATION_CBU = 6,
+    NVML_MEMORY_LOCATION_SRAM = 7,
+} nvmlMemoryLocation_t;
+
+typedef enum {
+    NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS = 0,
+    NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR = 1,
+} nvmlPageRetirementCause_t;
+
+typedef enum {
+    NVML_INFOROM_OEM = 0,
+    NVML_INFOROM_ECC = 1,
+    NVML_INFOROM_POWER = 2,
+    NVML_INFOROM_DEN = 3,
+} nvmlInforomObject_t;
+
+typedef enum {
+    NVML_ENCODER_QUERY_H264 = 0,
+    NVML_ENCODER_QUERY_HEVC = 1,
+    NVML_ENCODER_QUERY_AV1 = 2,
+} nvmlEncoderType_t;
+
+typedef enum {
+    NVML_RESTRICTED_API_SET_APPLICATION_CLOCKS = 0,
+    NVML_RESTRICTED_API_SET_AUTO_BOOSTED_CLOCKS = 1,
+} nvmlRestrictedAPI_t;
+
+typedef enum {
+    NVML_PERF_POLICY_POWER = 0,
+    NVML_PERF_POLICY_THERMAL = 1,
+    NVML_PERF_POLICY_SYNC_BOOST = 2,
+    NVML_PERF_POLICY_BOARD_LIMIT = 3,
+    NVML_PERF_POLICY_LOW_UTILIZATION = 4,
+    NVML_PERF_POLICY_RELIABILITY = 5,
+    NVML_PERF_POLICY_TOTAL_APP_CLOCKS = 10,
+    NVML_PERF_POLICY_TOTAL_BASE_CLOCKS = 11,
+} nvmlPerfPolicyType_t;
+
+typedef enum {
+    NVML_P2P_CAPS_INDEX_READ = 0,
+    NVML_P2P_CAPS_INDEX_WRITE = 1,
+    NVML_P2P_CAPS_INDEX_NVLINK = 2,
+    NVML_P2P_CAPS_INDEX_ATOMICS = 3,
+    NVML_P2P_CAPS_INDEX_PROP = 4,
+} nvmlGpuP2PCapsIndex_t;
+
+typedef enum {
+    NVML_P2P_STATUS_OK = 0,
+    NVML_P2P_STATUS_CHIPSET_NOT_SUPPORTED = 1,
+    NVML_P2P_STATUS_GPU_NOT_SUPPORTED = 2,
+    NVML_P2P_STATUS_IOH_TOPOLOGY_NOT_SUPPORTED = 3,
+    NVML_P2P_STATUS_DISABLED_BY_REGKEY = 4,
+    NVML_P2P_STATUS_NOT_SUPPORTED = 5,
+    NVML_P2P_STATUS_UNKNOWN = 6,
+} nvmlGpuP2PStatus_t;
+
 typedef struct {
     unsigned long long total, free, used;
 } nvmlMemory_t;
@@ -336,145 +426,782 @@ typedef struct {
 } nvmlDeviceAttributes_t;
 HARP_ABI_SIZE(nvmlDeviceAttributes_t, 40);
 
+typedef struct {
+    unsigned int version;
+    char branch[80];
+} nvmlSystemDriverBranchInfo_v1_t;
+HARP_ABI_SIZE(nvmlSystemDriverBranchInfo_v1_t, 84);
+
+typedef struct {
+    unsigned int hwbcId;
+    char firmwareVersion[32];
+} nvmlHwbcEntry_t;
+HARP_ABI_SIZE(nvmlHwbcEntry_t, 36);
+
+typedef union {
+    char str[41];
+    unsigned char bytes[16];
+} nvmlUUIDValue_t;
+HARP_ABI_SIZE(nvmlUUIDValue_t, 41);
+
+typedef struct {
+    unsigned int version, type;
+    nvmlUUIDValue_t value;
+} nvmlUUID_t;
+HARP_ABI_SIZE(nvmlUUID_t, 52);
+
+typedef struct {
+    unsigned int isC2cEnabled;
+} nvmlC2cModeInfo_v1_t;
+HARP_ABI_SIZE(nvmlC2cModeInfo_v1_t, 4);
+
+typedef struct {
+    unsigned int type, fwVersion;
+} nvmlBridgeChipInfo_t;
+HARP_ABI_SIZE(nvmlBridgeChipInfo_t, 8);
+
+typedef struct {
+    unsigned char bridgeCount;
+    nvmlBridgeChipInfo_t bridgeChipInfo[128];
+} nvmlBridgeChipHierarchy_t;
+HARP_ABI_SIZE(nvmlBridgeChipHierarchy_t, 1028);
+
+typedef struct {
+    unsigned int sessionId, pid, vgpuInstance, codecType, hResolution, vResolution, averageFps,
+        averageLatency, reserved;
+} nvmlEncoderSessionInfo_t;
+HARP_ABI_SIZE(nvmlEncoderSessionInfo_t, 36);
+
+typedef struct {
+    unsigned int sessionsCount, averageFPS, averageLatency;
+} nvmlFBCStats_t;
+HARP_ABI_SIZE(nvmlFBCStats_t, 12);
+
+typedef struct {
+    unsigned int sessionId, pid, vgpuInstance, displayOrdinal, sessionType, sessionFlags,
+        hMaxResolution, vMaxResolution, hResolution, vResolution, averageFPS, averageLatency;
+} nvmlFBCSessionInfo_t;
+HARP_ABI_SIZE(nvmlFBCSessionInfo_t, 48);
+
+typedef struct {
+    unsigned int bIsPresent, percentage, incThreshold, decThreshold;
+} nvmlGpuDynamicPstatesUtilization_t;
+HARP_ABI_SIZE(nvmlGpuDynamicPstatesUtilization_t, 16);
+
+typedef struct {
+    unsigned int flags;
+    nvmlGpuDynamicPstatesUtilization_t utilization[8];
+} nvmlGpuDynamicPstatesInfo_t;
+HARP_ABI_SIZE(nvmlGpuDynamicPstatesInfo_t, 132);
+
+typedef struct {
+    int controller, defaultMinTemp, defaultMaxTemp, currentTemp, target;
+} nvmlGpuThermalSensor_t;
+HARP_ABI_SIZE(nvmlGpuThermalSensor_t, 20);
+
+typedef struct {
+    unsigned int count;
+    nvmlGpuThermalSensor_t sensor[3];
+} nvmlGpuThermalSettings_t;
+HARP_ABI_SIZE(nvmlGpuThermalSettings_t, 64);
+
+typedef struct {
+    unsigned int pid, isRunning, gpuUtilization, memoryUtilization;
+    unsigned long long maxMemoryUsage;
+    unsigned int sampleCount;
+    unsigned long long sumGpuUtil, sumFbUtil, time, startTime;
+} nvmlAccountingStats_v2_t;
+HARP_ABI_SIZE(nvmlAccountingStats_v2_t, 64);
+
+typedef struct {
+    unsigned int version, isSupportedDevice;
+} nvmlGpmSupport_t;
+HARP_ABI_SIZE(nvmlGpmSupport_t, 8);
+
+typedef struct {
+    unsigned int version;
+    nvmlTemperatureSensors_t sensorType;
+    int temperature;
+} nvmlTemperature_v1_t;
+HARP_ABI_SIZE(nvmlTemperature_v1_t, 12);
+
+typedef struct {
+    unsigned int version;
+    int marginTemperature;
+} nvmlMarginTemperature_v1_t;
+HARP_ABI_SIZE(nvmlMarginTemperature_v1_t, 8);
+
+typedef struct {
+    unsigned int version, powerScope, powerValueMw;
+} nvmlPowerValue_v2_t;
+HARP_ABI_SIZE(nvmlPowerValue_v2_t, 12);
+
+typedef struct {
+    unsigned long long referenceTime, violationTime;
+} nvmlViolationTime_t;
+HARP_ABI_SIZE(nvmlViolationTime_t, 16);
+
+typedef struct {
+    unsigned long long l1Cache, l2Cache, deviceMemory, registerFile;
+} nvmlEccErrorCounts_t;
+HARP_ABI_SIZE(nvmlEccErrorCounts_t, 32);
+
+typedef struct {
+    unsigned int version;
+    unsigned long long aggregateUncParity, aggregateUncSecDed, aggregateCor, volatileUncParity,
+        volatileUncSecDed, volatileCor, aggregateUncBucketL2, aggregateUncBucketSm,
+        aggregateUncBucketPcie, aggregateUncBucketMcu, aggregateUncBucketOther;
+    unsigned int bThresholdExceeded;
+} nvmlEccSramErrorStatus_v1_t;
+HARP_ABI_SIZE(nvmlEccSramErrorStatus_v1_t, 104);
+
+typedef struct {
+    unsigned int max, high, partial, low, none;
+} nvmlRowRemapperHistogramValues_t;
+HARP_ABI_SIZE(nvmlRowRemapperHistogramValues_t, 20);
+
+typedef struct {
+    unsigned int version, bChannelRepairPending, bTpcRepairPending;
+} nvmlRepairStatus_v1_t;
+HARP_ABI_SIZE(nvmlRepairStatus_v1_t, 12);
+
+typedef struct {
+    unsigned int version;
+    unsigned long long value;
+} nvmlPdi_v1_t;
+HARP_ABI_SIZE(nvmlPdi_v1_t, 16);
+
+typedef struct {
+    unsigned int corrActiveRemaps, corrInactiveRemaps, uncActiveRemaps, uncInactiveRemaps, bPending,
+        bfailureOccurred;
+} nvmlRemappedRowsInfo_v2_t;
+HARP_ABI_SIZE(nvmlRemappedRowsInfo_v2_t, 24);
+
+typedef struct {
+    unsigned int version, entryCount;
+    void *entries;
+} nvmlEccSramUniqueUncorrectedErrorCounts_v1_t;
+HARP_ABI_SIZE(nvmlEccSramUniqueUncorrectedErrorCounts_v1_t, 16);
+
+typedef struct {
+    nvmlDevice_t device;
+    unsigned long long eventType, eventData;
+} nvmlEventData_v1_t;
+HARP_ABI_SIZE(nvmlEventData_v1_t, 24);
+
+typedef struct {
+    nvmlDevice_t device;
+    unsigned long long eventType, eventData;
+    unsigned int gpuInstanceId, computeInstanceId;
+} nvmlEventData_t;
+HARP_ABI_SIZE(nvmlEventData_t, 32);
+
+typedef struct {
+    unsigned int start, size;
+} nvmlGpuInstancePlacement_t;
+HARP_ABI_SIZE(nvmlGpuInstancePlacement_t, 8);
+
+typedef struct {
+    nvmlDevice_t device;
+    unsigned int id, profileId;
+    nvmlGpuInstancePlacement_t placement;
+} nvmlGpuInstanceInfo_t;
+HARP_ABI_SIZE(nvmlGpuInstanceInfo_t, 24);
+
+typedef struct {
+    unsigned int id, isP2pSupported, sliceCount, instanceCount, multiprocessorCount,
+        copyEngineCount, decoderCount, encoderCount, jpegCount, ofaCount;
+    unsigned long long memorySizeMB;
+} nvmlGpuInstanceProfileInfo_t;
+HARP_ABI_SIZE(nvmlGpuInstanceProfileInfo_t, 48);
+
+typedef struct {
+    unsigned int version, id, isP2pSupported, sliceCount, instanceCount, multiprocessorCount,
+        copyEngineCount, decoderCount, encoderCount, jpegCount, ofaCount;
+    unsigned long long memorySizeMB;
+    char name[96];
+} nvmlGpuInstanceProfileInfo_v2_t;
+HARP_ABI_SIZE(nvmlGpuInstanceProfileInfo_v2_t, 152);
+
+typedef struct {
+    unsigned int version, id, sliceCount, instanceCount, multiprocessorCount, copyEngineCount,
+        decoderCount, encoderCount, jpegCount, ofaCount;
+    unsigned long long memorySizeMB;
+    char name[96];
+    unsigned int capabilities;
+} nvmlGpuInstanceProfileInfo_v3_t;
+HARP_ABI_SIZE(nvmlGpuInstanceProfileInfo_v3_t, 152);
+
+typedef struct {
+    unsigned int start, size;
+} nvmlComputeInstancePlacement_t;
+HARP_ABI_SIZE(nvmlComputeInstancePlacement_t, 8);
+
+typedef struct {
+    nvmlDevice_t device;
+    nvmlGpuInstance_t gpuInstance;
+    unsigned int id, profileId;
+    nvmlComputeInstancePlacement_t placement;
+} nvmlComputeInstanceInfo_t;
+HARP_ABI_SIZE(nvmlComputeInstanceInfo_t, 32);
+
+typedef struct {
+    unsigned int id, sliceCount, instanceCount, multiprocessorCount, sharedCopyEngineCount,
+        sharedDecoderCount, sharedEncoderCount, sharedJpegCount, sharedOfaCount;
+} nvmlComputeInstanceProfileInfo_t;
+HARP_ABI_SIZE(nvmlComputeInstanceProfileInfo_t, 36);
+
+typedef struct {
+    unsigned int version, id, sliceCount, instanceCount, multiprocessorCount, sharedCopyEngineCount,
+        sharedDecoderCount, sharedEncoderCount, sharedJpegCount, sharedOfaCount;
+    char name[96];
+} nvmlComputeInstanceProfileInfo_v2_t;
+HARP_ABI_SIZE(nvmlComputeInstanceProfileInfo_v2_t, 136);
+
+typedef struct {
+    unsigned int version, id, sliceCount, instanceCount, multiprocessorCount, sharedCopyEngineCount,
+        sharedDecoderCount, sharedEncoderCount, sharedJpegCount, sharedOfaCount;
+    char name[96];
+    unsigned int capabilities;
+} nvmlComputeInstanceProfileInfo_v3_t;
+HARP_ABI_SIZE(nvmlComputeInstanceProfileInfo_v3_t, 140);
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 #pragma GCC visibility push(default)
-nvmlReturn_t nvmlDeviceGetAccountingBufferSize(nvmlDevice_t device, unsigned int *size);
-nvmlReturn_t nvmlDeviceGetAccountingMode(nvmlDevice_t device, nvmlEnableState_t *mode);
+nvmlReturn_t nvmlComputeInstanceDestroy(nvmlComputeInstance_t compute)
+    HARP_ABI_NAME(nvmlComputeInstanceDestroy);
+nvmlReturn_t nvmlComputeInstanceGetInfo(nvmlComputeInstance_t compute,
+                                        nvmlComputeInstanceInfo_t *info)
+    HARP_ABI_NAME(nvmlComputeInstanceGetInfo);
+nvmlReturn_t nvmlComputeInstanceGetInfo_v2(nvmlComputeInstance_t compute,
+                                           nvmlComputeInstanceInfo_t *info)
+    HARP_ABI_NAME(nvmlComputeInstanceGetInfo_v2);
+nvmlReturn_t nvmlDeviceClearAccountingPids(nvmlDevice_t device)
+    HARP_ABI_NAME(nvmlDeviceClearAccountingPids);
+nvmlReturn_t nvmlDeviceClearCpuAffinity(nvmlDevice_t device)
+    HARP_ABI_NAME(nvmlDeviceClearCpuAffinity);
+nvmlReturn_t nvmlDeviceClearEccErrorCounts(nvmlDevice_t device, nvmlEccCounterType_t counter)
+    HARP_ABI_NAME(nvmlDeviceClearEccErrorCounts);
+nvmlReturn_t nvmlDeviceClearFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values)
+    HARP_ABI_NAME(nvmlDeviceClearFieldValues);
+nvmlReturn_t nvmlDeviceCreateGpuInstance(nvmlDevice_t device, unsigned int profile_id,
+                                         nvmlGpuInstance_t *instance)
+    HARP_ABI_NAME(nvmlDeviceCreateGpuInstance);
+nvmlReturn_t nvmlDeviceGetAPIRestriction(nvmlDevice_t device, nvmlRestrictedAPI_t api,
+                                         nvmlEnableState_t *restricted)
+    HARP_ABI_NAME(nvmlDeviceGetAPIRestriction);
+nvmlReturn_t nvmlDeviceGetAccountingBufferSize(nvmlDevice_t device, unsigned int *size)
+    HARP_ABI_NAME(nvmlDeviceGetAccountingBufferSize);
+nvmlReturn_t nvmlDeviceGetAccountingMode(nvmlDevice_t device, nvmlEnableState_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetAccountingMode);
 nvmlReturn_t nvmlDeviceGetAccountingPids(nvmlDevice_t device, unsigned int *count,
-                                         unsigned int *pids);
+                                         unsigned int *pids)
+    HARP_ABI_NAME(nvmlDeviceGetAccountingPids);
 nvmlReturn_t nvmlDeviceGetAccountingStats(nvmlDevice_t device, unsigned int pid,
-                                          nvmlAccountingStats_t *stats);
+                                          nvmlAccountingStats_t *stats)
+    HARP_ABI_NAME(nvmlDeviceGetAccountingStats);
+nvmlReturn_t nvmlDeviceGetAccountingStats_v2(nvmlDevice_t device, nvmlAccountingStats_v2_t *stats)
+    HARP_ABI_NAME(nvmlDeviceGetAccountingStats_v2);
+nvmlReturn_t nvmlDeviceGetAdaptiveClockInfoStatus(nvmlDevice_t device, unsigned int *status)
+    HARP_ABI_NAME(nvmlDeviceGetAdaptiveClockInfoStatus);
 nvmlReturn_t nvmlDeviceGetApplicationsClock(nvmlDevice_t device, nvmlClockType_t type,
-                                            unsigned int *mhz);
-nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t device, nvmlDeviceArchitecture_t *arch);
-nvmlReturn_t nvmlDeviceGetAttributes(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes);
-nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes);
-nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t *memory);
-nvmlReturn_t nvmlDeviceGetBoardId(nvmlDevice_t device, unsigned int *id);
-nvmlReturn_t nvmlDeviceGetBoardPartNumber(nvmlDevice_t device, char *number, unsigned int length);
-nvmlReturn_t nvmlDeviceGetBrand(nvmlDevice_t device, nvmlBrandType_t *brand);
+                                            unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetApplicationsClock);
+nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t device, nvmlDeviceArchitecture_t *arch)
+    HARP_ABI_NAME(nvmlDeviceGetArchitecture);
+nvmlReturn_t nvmlDeviceGetAttributes(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes)
+    HARP_ABI_NAME(nvmlDeviceGetAttributes);
+nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes)
+    HARP_ABI_NAME(nvmlDeviceGetAttributes_v2);
+nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t *memory)
+    HARP_ABI_NAME(nvmlDeviceGetBAR1MemoryInfo);
+nvmlReturn_t nvmlDeviceGetBoardId(nvmlDevice_t device, unsigned int *id)
+    HARP_ABI_NAME(nvmlDeviceGetBoardId);
+nvmlReturn_t nvmlDeviceGetBoardPartNumber(nvmlDevice_t device, char *number, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetBoardPartNumber);
+nvmlReturn_t nvmlDeviceGetBrand(nvmlDevice_t device, nvmlBrandType_t *brand)
+    HARP_ABI_NAME(nvmlDeviceGetBrand);
+nvmlReturn_t nvmlDeviceGetBridgeChipInfo(nvmlDevice_t device, nvmlBridgeChipHierarchy_t *bridges)
+    HARP_ABI_NAME(nvmlDeviceGetBridgeChipInfo);
+nvmlReturn_t nvmlDeviceGetBusType(nvmlDevice_t device, unsigned int *type)
+    HARP_ABI_NAME(nvmlDeviceGetBusType);
+nvmlReturn_t nvmlDeviceGetC2cModeInfoV(nvmlDevice_t device, nvmlC2cModeInfo_v1_t *info)
+    HARP_ABI_NAME(nvmlDeviceGetC2cModeInfoV);
 nvmlReturn_t nvmlDeviceGetClock(nvmlDevice_t device, nvmlClockType_t type, nvmlClockId_t id,
-                                unsigned int *mhz);
-nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int *mhz);
-nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned int *id);
-nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, nvmlComputeMode_t *mode);
+                                unsigned int *mhz) HARP_ABI_NAME(nvmlDeviceGetClock);
+nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetClockInfo);
+nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned int *id)
+    HARP_ABI_NAME(nvmlDeviceGetComputeInstanceId);
+nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, nvmlComputeMode_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetComputeMode);
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned int *count,
-                                                  nvmlProcessInfo_v1_t *infos);
+                                                  nvmlProcessInfo_v1_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetComputeRunningProcesses);
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned int *count,
-                                                     nvmlProcessInfo_v2_t *infos);
+                                                     nvmlProcessInfo_v2_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetComputeRunningProcesses_v2);
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
-                                                     nvmlProcessInfo_t *infos);
-nvmlReturn_t nvmlDeviceGetCount(unsigned int *count);
-nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count);
-nvmlReturn_t nvmlDeviceGetCpuAffinity(nvmlDevice_t device, unsigned int words, unsigned long *set);
-nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major, int *minor);
-nvmlReturn_t nvmlDeviceGetCurrPcieLinkGeneration(nvmlDevice_t device, unsigned int *generation);
-nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(nvmlDevice_t device, unsigned int *width);
+                                                     nvmlProcessInfo_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetComputeRunningProcesses_v3);
+nvmlReturn_t nvmlDeviceGetCount(unsigned int *count) HARP_ABI_NAME(nvmlDeviceGetCount);
+nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) HARP_ABI_NAME(nvmlDeviceGetCount_v2);
+nvmlReturn_t nvmlDeviceGetCpuAffinity(nvmlDevice_t device, unsigned int words, unsigned long *set)
+    HARP_ABI_NAME(nvmlDeviceGetCpuAffinity);
+nvmlReturn_t nvmlDeviceGetCpuAffinityWithinScope(nvmlDevice_t device, unsigned int words,
+                                                 unsigned long *set, nvmlAffinityScope_t scope)
+    HARP_ABI_NAME(nvmlDeviceGetCpuAffinityWithinScope);
+nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major, int *minor)
+    HARP_ABI_NAME(nvmlDeviceGetCudaComputeCapability);
+nvmlReturn_t nvmlDeviceGetCurrPcieLinkGeneration(nvmlDevice_t device, unsigned int *generation)
+    HARP_ABI_NAME(nvmlDeviceGetCurrPcieLinkGeneration);
+nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(nvmlDevice_t device, unsigned int *width)
+    HARP_ABI_NAME(nvmlDeviceGetCurrPcieLinkWidth);
 nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device,
-                                                    unsigned long long *reasons);
+                                                    unsigned long long *reasons)
+    HARP_ABI_NAME(nvmlDeviceGetCurrentClocksEventReasons);
 nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device,
-                                                       unsigned long long *reasons);
+                                                       unsigned long long *reasons)
+    HARP_ABI_NAME(nvmlDeviceGetCurrentClocksThrottleReasons);
 nvmlReturn_t nvmlDeviceGetDecoderUtilization(nvmlDevice_t device, unsigned int *percent,
-                                             unsigned int *period_us);
-nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t mig, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetDisplayActive(nvmlDevice_t device, nvmlEnableState_t *active);
-nvmlReturn_t nvmlDeviceGetDisplayMode(nvmlDevice_t device, nvmlEnableState_t *mode);
+                                             unsigned int *period_us)
+    HARP_ABI_NAME(nvmlDeviceGetDecoderUtilization);
+nvmlReturn_t nvmlDeviceGetDefaultApplicationsClock(nvmlDevice_t device, nvmlClockType_t type,
+                                                   unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetDefaultApplicationsClock);
+nvmlReturn_t nvmlDeviceGetDefaultEccMode(nvmlDevice_t device, nvmlEnableState_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetDefaultEccMode);
+nvmlReturn_t nvmlDeviceGetDetailedEccErrors(nvmlDevice_t device, nvmlMemoryErrorType_t type,
+                                            nvmlEccCounterType_t counter,
+                                            nvmlEccErrorCounts_t *counts)
+    HARP_ABI_NAME(nvmlDeviceGetDetailedEccErrors);
+nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t mig, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetDeviceHandleFromMigDeviceHandle);
+nvmlReturn_t nvmlDeviceGetDisplayActive(nvmlDevice_t device, nvmlEnableState_t *active)
+    HARP_ABI_NAME(nvmlDeviceGetDisplayActive);
+nvmlReturn_t nvmlDeviceGetDisplayMode(nvmlDevice_t device, nvmlEnableState_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetDisplayMode);
+nvmlReturn_t nvmlDeviceGetDynamicPstatesInfo(nvmlDevice_t device, nvmlGpuDynamicPstatesInfo_t *info)
+    HARP_ABI_NAME(nvmlDeviceGetDynamicPstatesInfo);
 nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t device, nvmlEnableState_t *current,
-                                  nvmlEnableState_t *pending);
+                                  nvmlEnableState_t *pending) HARP_ABI_NAME(nvmlDeviceGetEccMode);
+nvmlReturn_t nvmlDeviceGetEncoderCapacity(nvmlDevice_t device, nvmlEncoderType_t type,
+                                          unsigned int *percent)
+    HARP_ABI_NAME(nvmlDeviceGetEncoderCapacity);
+nvmlReturn_t nvmlDeviceGetEncoderSessions(nvmlDevice_t device, unsigned int *count,
+                                          nvmlEncoderSessionInfo_t *sessions)
+    HARP_ABI_NAME(nvmlDeviceGetEncoderSessions);
+nvmlReturn_t nvmlDeviceGetEncoderStats(nvmlDevice_t device, unsigned int *sessions,
+                                       unsigned int *fps, unsigned int *latency_us)
+    HARP_ABI_NAME(nvmlDeviceGetEncoderStats);
 nvmlReturn_t nvmlDeviceGetEncoderUtilization(nvmlDevice_t device, unsigned int *percent,
-                                             unsigned int *period_us);
-nvmlReturn_t nvmlDeviceGetEnforcedPowerLimit(nvmlDevice_t device, unsigned int *milliwatt);
-nvmlReturn_t nvmlDeviceGetFanSpeed(nvmlDevice_t device, unsigned int *percent);
-nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values);
-nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned int *id);
+                                             unsigned int *period_us)
+    HARP_ABI_NAME(nvmlDeviceGetEncoderUtilization);
+nvmlReturn_t nvmlDeviceGetEnforcedPowerLimit(nvmlDevice_t device, unsigned int *milliwatt)
+    HARP_ABI_NAME(nvmlDeviceGetEnforcedPowerLimit);
+nvmlReturn_t nvmlDeviceGetFBCSessions(nvmlDevice_t device, unsigned int *count,
+                                      nvmlFBCSessionInfo_t *sessions)
+    HARP_ABI_NAME(nvmlDeviceGetFBCSessions);
+nvmlReturn_t nvmlDeviceGetFBCStats(nvmlDevice_t device, nvmlFBCStats_t *stats)
+    HARP_ABI_NAME(nvmlDeviceGetFBCStats);
+nvmlReturn_t nvmlDeviceGetFanSpeed(nvmlDevice_t device, unsigned int *percent)
+    HARP_ABI_NAME(nvmlDeviceGetFanSpeed);
+nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values)
+    HARP_ABI_NAME(nvmlDeviceGetFieldValues);
+nvmlReturn_t nvmlDeviceGetGpuInstanceById(nvmlDevice_t device, unsigned int id,
+                                          nvmlGpuInstance_t *instance)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstanceById);
+nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned int *id)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstanceId);
+nvmlReturn_t nvmlDeviceGetGpuInstancePossiblePlacements(nvmlDevice_t device,
+                                                        unsigned int profile_id,
+                                                        nvmlGpuInstancePlacement_t *placements,
+                                                        unsigned int *count)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstancePossiblePlacements);
+nvmlReturn_t nvmlDeviceGetGpuInstancePossiblePlacements_v2(nvmlDevice_t device,
+                                                           unsigned int profile_id,
+                                                           nvmlGpuInstancePlacement_t *placements,
+                                                           unsigned int *count)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstancePossiblePlacements_v2);
+nvmlReturn_t nvmlDeviceGetGpuInstanceProfileInfo(nvmlDevice_t device, unsigned int profile,
+                                                 nvmlGpuInstanceProfileInfo_t *info)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstanceProfileInfo);
+nvmlReturn_t nvmlDeviceGetGpuInstanceProfileInfoByIdV(nvmlDevice_t device, unsigned int profile_id,
+                                                      nvmlGpuInstanceProfileInfo_v2_t *info)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstanceProfileInfoByIdV);
+nvmlReturn_t nvmlDeviceGetGpuInstanceProfileInfoV(nvmlDevice_t device, unsigned int profile,
+                                                  nvmlGpuInstanceProfileInfo_v2_t *info)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstanceProfileInfoV);
+nvmlReturn_t nvmlDeviceGetGpuInstanceRemainingCapacity(nvmlDevice_t device, unsigned int profile_id,
+                                                       unsigned int *count)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstanceRemainingCapacity);
+nvmlReturn_t nvmlDeviceGetGpuInstances(nvmlDevice_t device, unsigned int profile_id,
+                                       nvmlGpuInstance_t *instances, unsigned int *count)
+    HARP_ABI_NAME(nvmlDeviceGetGpuInstances);
+nvmlReturn_t nvmlDeviceGetGpuMaxPcieLinkGeneration(nvmlDevice_t device, unsigned int *generation)
+    HARP_ABI_NAME(nvmlDeviceGetGpuMaxPcieLinkGeneration);
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t device, unsigned int *count,
-                                                   nvmlProcessInfo_v1_t *infos);
+                                                   nvmlProcessInfo_v1_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetGraphicsRunningProcesses);
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t device, unsigned int *count,
-                                                      nvmlProcessInfo_v2_t *infos);
+                                                      nvmlProcessInfo_v2_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetGraphicsRunningProcesses_v2);
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
-                                                      nvmlProcessInfo_t *infos);
-nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleByPciBusId(const char *bus, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleBySerial(const char *serial, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device);
-nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index);
+                                                      nvmlProcessInfo_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetGraphicsRunningProcesses_v3);
+nvmlReturn_t nvmlDeviceGetGspFirmwareMode(nvmlDevice_t device, unsigned int *enabled,
+                                          unsigned int *as_made)
+    HARP_ABI_NAME(nvmlDeviceGetGspFirmwareMode);
+nvmlReturn_t nvmlDeviceGetGspFirmwareVersion(nvmlDevice_t device, char *version)
+    HARP_ABI_NAME(nvmlDeviceGetGspFirmwareVersion);
+nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByIndex);
+nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByIndex_v2);
+nvmlReturn_t nvmlDeviceGetHandleByPciBusId(const char *bus, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByPciBusId);
+nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByPciBusId_v2);
+nvmlReturn_t nvmlDeviceGetHandleBySerial(const char *serial, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleBySerial);
+nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByUUID);
+nvmlReturn_t nvmlDeviceGetHandleByUUIDV(const nvmlUUID_t *uuid, nvmlDevice_t *device)
+    HARP_ABI_NAME(nvmlDeviceGetHandleByUUIDV);
+nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index)
+    HARP_ABI_NAME(nvmlDeviceGetIndex);
+nvmlReturn_t nvmlDeviceGetInforomConfigurationChecksum(nvmlDevice_t device, unsigned int *checksum)
+    HARP_ABI_NAME(nvmlDeviceGetInforomConfigurationChecksum);
+nvmlReturn_t nvmlDeviceGetInforomImageVersion(nvmlDevice_t device, char *version,
+                                              unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetInforomImageVersion);
+nvmlReturn_t nvmlDeviceGetInforomVersion(nvmlDevice_t device, nvmlInforomObject_t object,
+                                         char *version, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetInforomVersion);
+nvmlReturn_t nvmlDeviceGetJpgUtilization(nvmlDevice_t device, unsigned int *percent,
+                                         unsigned int *period_us)
+    HARP_ABI_NAME(nvmlDeviceGetJpgUtilization);
 nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses(nvmlDevice_t device, unsigned int *count,
-                                                     nvmlProcessInfo_v1_t *infos);
+                                                     nvmlProcessInfo_v1_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetMPSComputeRunningProcesses);
 nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v2(nvmlDevice_t device, unsigned int *count,
-                                                        nvmlProcessInfo_v2_t *infos);
+                                                        nvmlProcessInfo_v2_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetMPSComputeRunningProcesses_v2);
 nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
-                                                        nvmlProcessInfo_t *infos);
-nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, nvmlClockType_t type,
-                                       unsigned int *mhz);
-nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *count);
-nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(nvmlDevice_t device, unsigned int *generation);
-nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(nvmlDevice_t device, unsigned int *width);
-nvmlReturn_t nvmlDeviceGetMemoryBusWidth(nvmlDevice_t device, unsigned int *bits);
-nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory);
-nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory);
+                                                        nvmlProcessInfo_t *infos)
+    HARP_ABI_NAME(nvmlDeviceGetMPSComputeRunningProcesses_v3);
+nvmlReturn_t nvmlDeviceGetMarginTemperature(nvmlDevice_t device, nvmlMarginTemperature_v1_t *margin)
+    HARP_ABI_NAME(nvmlDeviceGetMarginTemperature);
+nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetMaxClockInfo);
+nvmlReturn_t nvmlDeviceGetMaxCustomerBoostClock(nvmlDevice_t device, nvmlClockType_t type,
+                                                unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetMaxCustomerBoostClock);
+nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *count)
+    HARP_ABI_NAME(nvmlDeviceGetMaxMigDeviceCount);
+nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(nvmlDevice_t device, unsigned int *generation)
+    HARP_ABI_NAME(nvmlDeviceGetMaxPcieLinkGeneration);
+nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(nvmlDevice_t device, unsigned int *width)
+    HARP_ABI_NAME(nvmlDeviceGetMaxPcieLinkWidth);
+nvmlReturn_t nvmlDeviceGetMemoryAffinity(nvmlDevice_t device, unsigned int words,
+                                         unsigned long *set, nvmlAffinityScope_t scope)
+    HARP_ABI_NAME(nvmlDeviceGetMemoryAffinity);
+nvmlReturn_t nvmlDeviceGetMemoryBusWidth(nvmlDevice_t device, unsigned int *bits)
+    HARP_ABI_NAME(nvmlDeviceGetMemoryBusWidth);
+nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t device, nvmlMemoryErrorType_t type,
+                                             nvmlEccCounterType_t counter,
+                                             nvmlMemoryLocation_t place, unsigned long long *count)
+    HARP_ABI_NAME(nvmlDeviceGetMemoryErrorCounter);
+nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
+    HARP_ABI_NAME(nvmlDeviceGetMemoryInfo);
+nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory)
+    HARP_ABI_NAME(nvmlDeviceGetMemoryInfo_v2);
 nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned int index,
-                                                 nvmlDevice_t *mig);
-nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current,
-                                  unsigned int *pending);
-nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned int *minor);
-nvmlReturn_t nvmlDeviceGetMultiGpuBoard(nvmlDevice_t device, unsigned int *multi);
-nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned int length);
-nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t device, unsigned int *cores);
-nvmlReturn_t nvmlDeviceGetPciInfo(nvmlDevice_t device, nvmlPciInfo_v2_t *pci);
-nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t device, nvmlPciInfoExt_v1_t *pci);
-nvmlReturn_t nvmlDeviceGetPciInfo_v2(nvmlDevice_t device, nvmlPciInfo_v2_t *pci);
-nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci);
+                                                 nvmlDevice_t *mig)
+    HARP_ABI_NAME(nvmlDeviceGetMigDeviceHandleByIndex);
+nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending)
+    HARP_ABI_NAME(nvmlDeviceGetMigMode);
+nvmlReturn_t nvmlDeviceGetMinMaxClockOfPState(nvmlDevice_t device, nvmlClockType_t type,
+                                              nvmlPstates_t state, unsigned int *least,
+                                              unsigned int *most)
+    HARP_ABI_NAME(nvmlDeviceGetMinMaxClockOfPState);
+nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned int *minor)
+    HARP_ABI_NAME(nvmlDeviceGetMinorNumber);
+nvmlReturn_t nvmlDeviceGetModuleId(nvmlDevice_t device, unsigned int *id)
+    HARP_ABI_NAME(nvmlDeviceGetModuleId);
+nvmlReturn_t nvmlDeviceGetMultiGpuBoard(nvmlDevice_t device, unsigned int *multi)
+    HARP_ABI_NAME(nvmlDeviceGetMultiGpuBoard);
+nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetName);
+nvmlReturn_t nvmlDeviceGetNumFans(nvmlDevice_t device, unsigned int *count)
+    HARP_ABI_NAME(nvmlDeviceGetNumFans);
+nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t device, unsigned int *cores)
+    HARP_ABI_NAME(nvmlDeviceGetNumGpuCores);
+nvmlReturn_t nvmlDeviceGetNumaNodeId(nvmlDevice_t device, unsigned int *node)
+    HARP_ABI_NAME(nvmlDeviceGetNumaNodeId);
+nvmlReturn_t nvmlDeviceGetNvLinkState(nvmlDevice_t device, unsigned int link,
+                                      nvmlEnableState_t *active)
+    HARP_ABI_NAME(nvmlDeviceGetNvLinkState);
+nvmlReturn_t nvmlDeviceGetOfaUtilization(nvmlDevice_t device, unsigned int *percent,
+                                         unsigned int *period_us)
+    HARP_ABI_NAME(nvmlDeviceGetOfaUtilization);
+nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t a, nvmlDevice_t b, nvmlGpuP2PCapsIndex_t index,
+                                    nvmlGpuP2PStatus_t *status)
+    HARP_ABI_NAME(nvmlDeviceGetP2PStatus);
+nvmlReturn_t nvmlDeviceGetPciInfo(nvmlDevice_t device, nvmlPciInfo_v2_t *pci)
+    HARP_ABI_NAME(nvmlDeviceGetPciInfo);
+nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t device, nvmlPciInfoExt_v1_t *pci)
+    HARP_ABI_NAME(nvmlDeviceGetPciInfoExt);
+nvmlReturn_t nvmlDeviceGetPciInfo_v2(nvmlDevice_t device, nvmlPciInfo_v2_t *pci)
+    HARP_ABI_NAME(nvmlDeviceGetPciInfo_v2);
+nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci)
+    HARP_ABI_NAME(nvmlDeviceGetPciInfo_v3);
+nvmlReturn_t nvmlDeviceGetPcieLinkMaxSpeed(nvmlDevice_t device, unsigned int *speed)
+    HARP_ABI_NAME(nvmlDeviceGetPcieLinkMaxSpeed);
+nvmlReturn_t nvmlDeviceGetPcieReplayCounter(nvmlDevice_t device, unsigned int *count)
+    HARP_ABI_NAME(nvmlDeviceGetPcieReplayCounter);
+nvmlReturn_t nvmlDeviceGetPcieSpeed(nvmlDevice_t device, unsigned int *mbit_s)
+    HARP_ABI_NAME(nvmlDeviceGetPcieSpeed);
 nvmlReturn_t nvmlDeviceGetPcieThroughput(nvmlDevice_t device, nvmlPcieUtilCounter_t counter,
-                                         unsigned int *kbytes_s);
-nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t device, nvmlPstates_t *state);
-nvmlReturn_t nvmlDeviceGetPersistenceMode(nvmlDevice_t device, nvmlEnableState_t *mode);
-nvmlReturn_t nvmlDeviceGetPowerManagementLimit(nvmlDevice_t device, unsigned int *milliwatt);
-nvmlReturn_t nvmlDeviceGetPowerState(nvmlDevice_t device, nvmlPstates_t *state);
-nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwatt);
+                                         unsigned int *kbytes_s)
+    HARP_ABI_NAME(nvmlDeviceGetPcieThroughput);
+nvmlReturn_t nvmlDeviceGetPdi(nvmlDevice_t device, nvmlPdi_v1_t *pdi)
+    HARP_ABI_NAME(nvmlDeviceGetPdi);
+nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t device, nvmlPstates_t *state)
+    HARP_ABI_NAME(nvmlDeviceGetPerformanceState);
+nvmlReturn_t nvmlDeviceGetPersistenceMode(nvmlDevice_t device, nvmlEnableState_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetPersistenceMode);
+nvmlReturn_t nvmlDeviceGetPowerManagementDefaultLimit(nvmlDevice_t device, unsigned int *milliwatt)
+    HARP_ABI_NAME(nvmlDeviceGetPowerManagementDefaultLimit);
+nvmlReturn_t nvmlDeviceGetPowerManagementLimit(nvmlDevice_t device, unsigned int *milliwatt)
+    HARP_ABI_NAME(nvmlDeviceGetPowerManagementLimit);
+nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t device, unsigned int *least,
+                                                          unsigned int *most)
+    HARP_ABI_NAME(nvmlDeviceGetPowerManagementLimitConstraints);
+nvmlReturn_t nvmlDeviceGetPowerManagementMode(nvmlDevice_t device, nvmlEnableState_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetPowerManagementMode);
+nvmlReturn_t nvmlDeviceGetPowerSource(nvmlDevice_t device, unsigned int *source)
+    HARP_ABI_NAME(nvmlDeviceGetPowerSource);
+nvmlReturn_t nvmlDeviceGetPowerState(nvmlDevice_t device, nvmlPstates_t *state)
+    HARP_ABI_NAME(nvmlDeviceGetPowerState);
+nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwatt)
+    HARP_ABI_NAME(nvmlDeviceGetPowerUsage);
 nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
                                              nvmlProcessUtilizationSample_t *samples,
-                                             unsigned int *count, unsigned long long since);
+                                             unsigned int *count, unsigned long long since)
+    HARP_ABI_NAME(nvmlDeviceGetProcessUtilization);
 nvmlReturn_t nvmlDeviceGetProcessesUtilizationInfo(nvmlDevice_t device,
-                                                   nvmlProcessesUtilizationInfo_t *info);
+                                                   nvmlProcessesUtilizationInfo_t *info)
+    HARP_ABI_NAME(nvmlDeviceGetProcessesUtilizationInfo);
+nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned int *corrected,
+                                       unsigned int *uncorrected, unsigned int *pending,
+                                       unsigned int *failed)
+    HARP_ABI_NAME(nvmlDeviceGetRemappedRows);
+nvmlReturn_t nvmlDeviceGetRemappedRows_v2(nvmlDevice_t device, nvmlRemappedRowsInfo_v2_t *info)
+    HARP_ABI_NAME(nvmlDeviceGetRemappedRows_v2);
+nvmlReturn_t nvmlDeviceGetRepairStatus(nvmlDevice_t device, nvmlRepairStatus_v1_t *status)
+    HARP_ABI_NAME(nvmlDeviceGetRepairStatus);
+nvmlReturn_t nvmlDeviceGetRetiredPages(nvmlDevice_t device, nvmlPageRetirementCause_t cause,
+                                       unsigned int *count, unsigned long long *addresses)
+    HARP_ABI_NAME(nvmlDeviceGetRetiredPages);
+nvmlReturn_t nvmlDeviceGetRetiredPagesPendingStatus(nvmlDevice_t device, nvmlEnableState_t *pending)
+    HARP_ABI_NAME(nvmlDeviceGetRetiredPagesPendingStatus);
+nvmlReturn_t nvmlDeviceGetRetiredPages_v2(nvmlDevice_t device, nvmlPageRetirementCause_t cause,
+                                          unsigned int *count, unsigned long long *addresses,
+                                          unsigned long long *times)
+    HARP_ABI_NAME(nvmlDeviceGetRetiredPages_v2);
+nvmlReturn_t nvmlDeviceGetRowRemapperHistogram(nvmlDevice_t device,
+                                               nvmlRowRemapperHistogramValues_t *values)
+    HARP_ABI_NAME(nvmlDeviceGetRowRemapperHistogram);
 nvmlReturn_t nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,
-                                                   nvmlProcessDetailList_t *list);
+                                                   nvmlProcessDetailList_t *list)
+    HARP_ABI_NAME(nvmlDeviceGetRunningProcessDetailList);
 nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, nvmlSamplingType_t type,
                                   unsigned long long since, nvmlValueType_t *value_type,
-                                  unsigned int *count, nvmlSample_t *samples);
-nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *serial, unsigned int length);
+                                  unsigned int *count, nvmlSample_t *samples)
+    HARP_ABI_NAME(nvmlDeviceGetSamples);
+nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *serial, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetSerial);
+nvmlReturn_t nvmlDeviceGetSramEccErrorStatus(nvmlDevice_t device,
+                                             nvmlEccSramErrorStatus_v1_t *status)
+    HARP_ABI_NAME(nvmlDeviceGetSramEccErrorStatus);
+nvmlReturn_t nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts(
+    nvmlDevice_t device, nvmlEccSramUniqueUncorrectedErrorCounts_v1_t *counts)
+    HARP_ABI_NAME(nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts);
+nvmlReturn_t nvmlDeviceGetSupportedClocksEventReasons(nvmlDevice_t device,
+                                                      unsigned long long *reasons)
+    HARP_ABI_NAME(nvmlDeviceGetSupportedClocksEventReasons);
+nvmlReturn_t nvmlDeviceGetSupportedClocksThrottleReasons(nvmlDevice_t device,
+                                                         unsigned long long *reasons)
+    HARP_ABI_NAME(nvmlDeviceGetSupportedClocksThrottleReasons);
+nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long long *types)
+    HARP_ABI_NAME(nvmlDeviceGetSupportedEventTypes);
+nvmlReturn_t nvmlDeviceGetSupportedGraphicsClocks(nvmlDevice_t device, unsigned int memory_mhz,
+                                                  unsigned int *count, unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetSupportedGraphicsClocks);
+nvmlReturn_t nvmlDeviceGetSupportedMemoryClocks(nvmlDevice_t device, unsigned int *count,
+                                                unsigned int *mhz)
+    HARP_ABI_NAME(nvmlDeviceGetSupportedMemoryClocks);
+nvmlReturn_t nvmlDeviceGetSupportedPerformanceStates(nvmlDevice_t device, nvmlPstates_t *states,
+                                                     unsigned int bytes)
+    HARP_ABI_NAME(nvmlDeviceGetSupportedPerformanceStates);
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensors_t sensor,
-                                      unsigned int *celsius);
+                                      unsigned int *celsius)
+    HARP_ABI_NAME(nvmlDeviceGetTemperature);
 nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t device,
                                                nvmlTemperatureThresholds_t type,
-                                               unsigned int *celsius);
+                                               unsigned int *celsius)
+    HARP_ABI_NAME(nvmlDeviceGetTemperatureThreshold);
+nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t device, nvmlTemperature_v1_t *temperature)
+    HARP_ABI_NAME(nvmlDeviceGetTemperatureV);
+nvmlReturn_t nvmlDeviceGetThermalSettings(nvmlDevice_t device, unsigned int sensor,
+                                          nvmlGpuThermalSettings_t *settings)
+    HARP_ABI_NAME(nvmlDeviceGetThermalSettings);
 nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t a, nvmlDevice_t b,
-                                                 nvmlGpuTopologyLevel_t *level);
+                                                 nvmlGpuTopologyLevel_t *level)
+    HARP_ABI_NAME(nvmlDeviceGetTopologyCommonAncestor);
+nvmlReturn_t nvmlDeviceGetTopologyNearestGpus(nvmlDevice_t device, nvmlGpuTopologyLevel_t level,
+                                              unsigned int *count, nvmlDevice_t *devices)
+    HARP_ABI_NAME(nvmlDeviceGetTopologyNearestGpus);
 nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, nvmlMemoryErrorType_t type,
-                                         nvmlEccCounterType_t counter, unsigned long long *count);
+                                         nvmlEccCounterType_t counter, unsigned long long *count)
+    HARP_ABI_NAME(nvmlDeviceGetTotalEccErrors);
 nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device,
-                                                 unsigned long long *millijoule);
-nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *uuid, unsigned int length);
-nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization);
-nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char *version, unsigned int length);
-nvmlReturn_t nvmlDeviceGetVirtualizationMode(nvmlDevice_t device,
-                                             nvmlGpuVirtualizationMode_t *mode);
-nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, unsigned int *is_mig);
-nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t a, nvmlDevice_t b, int *same);
-const char *nvmlErrorString(nvmlReturn_t result);
-nvmlReturn_t nvmlInit(void);
-nvmlReturn_t nvmlInitWithFlags(unsigned int flags);
-nvmlReturn_t nvmlInit_v2(void);
-nvmlReturn_t nvmlInternalGetExportTable(const void **table, const void *id);
-nvmlReturn_t nvmlShutdown(void);
-nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version);
-nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version);
-nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length);
-nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned int length);
-nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int length);
+                                                 unsigned long long *millijoule)
+    HARP_ABI_NAME(nvmlDeviceGetTotalEnergyConsumption);
+nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *uuid, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetUUID);
+nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization)
+    HARP_ABI_NAME(nvmlDeviceGetUtilizationRates);
+nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char *version, unsigned int length)
+    HARP_ABI_NAME(nvmlDeviceGetVbiosVersion);
+nvmlReturn_t nvmlDeviceGetViolationStatus(nvmlDevice_t device, nvmlPerfPolicyType_t policy,
+                                          nvmlViolationTime_t *time)
+    HARP_ABI_NAME(nvmlDeviceGetViolationStatus);
+nvmlReturn_t nvmlDeviceGetVirtualizationMode(nvmlDevice_t device, nvmlGpuVirtualizationMode_t *mode)
+    HARP_ABI_NAME(nvmlDeviceGetVirtualizationMode);
+nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, unsigned int *is_mig)
+    HARP_ABI_NAME(nvmlDeviceIsMigDeviceHandle);
+nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t a, nvmlDevice_t b, int *same)
+    HARP_ABI_NAME(nvmlDeviceOnSameBoard);
+nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types,
+                                      nvmlEventSet_t set) HARP_ABI_NAME(nvmlDeviceRegisterEvents);
+nvmlReturn_t nvmlDeviceResetApplicationsClocks(nvmlDevice_t device)
+    HARP_ABI_NAME(nvmlDeviceResetApplicationsClocks);
+nvmlReturn_t nvmlDeviceResetGpuLockedClocks(nvmlDevice_t device)
+    HARP_ABI_NAME(nvmlDeviceResetGpuLockedClocks);
+nvmlReturn_t nvmlDeviceResetMemoryLockedClocks(nvmlDevice_t device)
+    HARP_ABI_NAME(nvmlDeviceResetMemoryLockedClocks);
+nvmlReturn_t nvmlDeviceSetAPIRestriction(nvmlDevice_t device, nvmlRestrictedAPI_t api,
+                                         nvmlEnableState_t restricted)
+    HARP_ABI_NAME(nvmlDeviceSetAPIRestriction);
+nvmlReturn_t nvmlDeviceSetAccountingMode(nvmlDevice_t device, nvmlEnableState_t mode)
+    HARP_ABI_NAME(nvmlDeviceSetAccountingMode);
+nvmlReturn_t nvmlDeviceSetApplicationsClocks(nvmlDevice_t device, unsigned int memory_mhz,
+                                             unsigned int sm_mhz)
+    HARP_ABI_NAME(nvmlDeviceSetApplicationsClocks);
+nvmlReturn_t nvmlDeviceSetAutoBoostedClocksEnabled(nvmlDevice_t device, nvmlEnableState_t enabled)
+    HARP_ABI_NAME(nvmlDeviceSetAutoBoostedClocksEnabled);
+nvmlReturn_t nvmlDeviceSetComputeMode(nvmlDevice_t device, nvmlComputeMode_t mode)
+    HARP_ABI_NAME(nvmlDeviceSetComputeMode);
+nvmlReturn_t nvmlDeviceSetCpuAffinity(nvmlDevice_t device) HARP_ABI_NAME(nvmlDeviceSetCpuAffinity);
+nvmlReturn_t nvmlDeviceSetDefaultAutoBoostedClocksEnabled(nvmlDevice_t device,
+                                                          nvmlEnableState_t enabled,
+                                                          unsigned int flags)
+    HARP_ABI_NAME(nvmlDeviceSetDefaultAutoBoostedClocksEnabled);
+nvmlReturn_t nvmlDeviceSetDriverModel(nvmlDevice_t device, unsigned int model, unsigned int flags)
+    HARP_ABI_NAME(nvmlDeviceSetDriverModel);
+nvmlReturn_t nvmlDeviceSetEccMode(nvmlDevice_t device, nvmlEnableState_t mode)
+    HARP_ABI_NAME(nvmlDeviceSetEccMode);
+nvmlReturn_t nvmlDeviceSetGpuLockedClocks(nvmlDevice_t device, unsigned int least_mhz,
+                                          unsigned int most_mhz)
+    HARP_ABI_NAME(nvmlDeviceSetGpuLockedClocks);
+nvmlReturn_t nvmlDeviceSetGpuOperationMode(nvmlDevice_t device, unsigned int mode)
+    HARP_ABI_NAME(nvmlDeviceSetGpuOperationMode);
+nvmlReturn_t nvmlDeviceSetMemoryLockedClocks(nvmlDevice_t device, unsigned int least_mhz,
+                                             unsigned int most_mhz)
+    HARP_ABI_NAME(nvmlDeviceSetMemoryLockedClocks);
+nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, unsigned int mode, nvmlReturn_t *activation)
+    HARP_ABI_NAME(nvmlDeviceSetMigMode);
+nvmlReturn_t nvmlDeviceSetPersistenceMode(nvmlDevice_t device, nvmlEnableState_t mode)
+    HARP_ABI_NAME(nvmlDeviceSetPersistenceMode);
+nvmlReturn_t nvmlDeviceSetPowerManagementLimit(nvmlDevice_t device, unsigned int milliwatt)
+    HARP_ABI_NAME(nvmlDeviceSetPowerManagementLimit);
+nvmlReturn_t nvmlDeviceSetPowerManagementLimit_v2(nvmlDevice_t device, nvmlPowerValue_v2_t *value)
+    HARP_ABI_NAME(nvmlDeviceSetPowerManagementLimit_v2);
+nvmlReturn_t nvmlDeviceSetTemperatureThreshold(nvmlDevice_t device,
+                                               nvmlTemperatureThresholds_t type, int *celsius)
+    HARP_ABI_NAME(nvmlDeviceSetTemperatureThreshold);
+nvmlReturn_t nvmlDeviceSetVirtualizationMode(nvmlDevice_t device, nvmlGpuVirtualizationMode_t mode)
+    HARP_ABI_NAME(nvmlDeviceSetVirtualizationMode);
+nvmlReturn_t nvmlDeviceValidateInforom(nvmlDevice_t device)
+    HARP_ABI_NAME(nvmlDeviceValidateInforom);
+const char *nvmlErrorString(nvmlReturn_t result) HARP_ABI_NAME(nvmlErrorString);
+nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set) HARP_ABI_NAME(nvmlEventSetCreate);
+nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set) HARP_ABI_NAME(nvmlEventSetFree);
+nvmlReturn_t nvmlEventSetWait(nvmlEventSet_t set, nvmlEventData_v1_t *data, unsigned int timeout_ms)
+    HARP_ABI_NAME(nvmlEventSetWait);
+nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms)
+    HARP_ABI_NAME(nvmlEventSetWait_v2);
+nvmlReturn_t nvmlGetBlacklistDeviceCount(unsigned int *count)
+    HARP_ABI_NAME(nvmlGetBlacklistDeviceCount);
+nvmlReturn_t nvmlGetExcludedDeviceCount(unsigned int *count)
+    HARP_ABI_NAME(nvmlGetExcludedDeviceCount);
+nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t device, nvmlGpmSupport_t *support)
+    HARP_ABI_NAME(nvmlGpmQueryDeviceSupport);
+nvmlReturn_t nvmlGpuInstanceDestroy(nvmlGpuInstance_t instance)
+    HARP_ABI_NAME(nvmlGpuInstanceDestroy);
+nvmlReturn_t nvmlGpuInstanceGetComputeInstanceById(nvmlGpuInstance_t instance, unsigned int id,
+                                                   nvmlComputeInstance_t *compute)
+    HARP_ABI_NAME(nvmlGpuInstanceGetComputeInstanceById);
+nvmlReturn_t nvmlGpuInstanceGetComputeInstanceProfileInfo(nvmlGpuInstance_t instance,
+                                                          unsigned int profile,
+                                                          unsigned int engines,
+                                                          nvmlComputeInstanceProfileInfo_t *info)
+    HARP_ABI_NAME(nvmlGpuInstanceGetComputeInstanceProfileInfo);
+nvmlReturn_t
+nvmlGpuInstanceGetComputeInstanceProfileInfoV(nvmlGpuInstance_t instance, unsigned int profile,
+                                              unsigned int engines,
+                                              nvmlComputeInstanceProfileInfo_v2_t *info)
+    HARP_ABI_NAME(nvmlGpuInstanceGetComputeInstanceProfileInfoV);
+nvmlReturn_t nvmlGpuInstanceGetComputeInstanceRemainingCapacity(nvmlGpuInstance_t instance,
+                                                                unsigned int profile_id,
+                                                                unsigned int *count)
+    HARP_ABI_NAME(nvmlGpuInstanceGetComputeInstanceRemainingCapacity);
+nvmlReturn_t nvmlGpuInstanceGetComputeInstances(nvmlGpuInstance_t instance, unsigned int profile_id,
+                                                nvmlComputeInstance_t *instances,
+                                                unsigned int *count)
+    HARP_ABI_NAME(nvmlGpuInstanceGetComputeInstances);
+nvmlReturn_t nvmlGpuInstanceGetInfo(nvmlGpuInstance_t instance, nvmlGpuInstanceInfo_t *info)
+    HARP_ABI_NAME(nvmlGpuInstanceGetInfo);
+nvmlReturn_t nvmlInit(void) HARP_ABI_NAME(nvmlInit);
+nvmlReturn_t nvmlInitWithFlags(unsigned int flags) HARP_ABI_NAME(nvmlInitWithFlags);
+nvmlReturn_t nvmlInit_v2(void) HARP_ABI_NAME(nvmlInit_v2);
+nvmlReturn_t nvmlInternalGetExportTable(const void **table, const void *id)
+    HARP_ABI_NAME(nvmlInternalGetExportTable);
+nvmlReturn_t nvmlShutdown(void) HARP_ABI_NAME(nvmlShutdown);
+nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version)
+    HARP_ABI_NAME(nvmlSystemGetCudaDriverVersion);
+nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version)
+    HARP_ABI_NAME(nvmlSystemGetCudaDriverVersion_v2);
+nvmlReturn_t nvmlSystemGetDriverBranch(nvmlSystemDriverBranchInfo_v1_t *info, unsigned int length)
+    HARP_ABI_NAME(nvmlSystemGetDriverBranch);
+nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)
+    HARP_ABI_NAME(nvmlSystemGetDriverVersion);
+nvmlReturn_t nvmlSystemGetHicVersion(unsigned int *count, nvmlHwbcEntry_t *entries)
+    HARP_ABI_NAME(nvmlSystemGetHicVersion);
+nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned int length)
+    HARP_ABI_NAME(nvmlSystemGetNVMLVersion);
+nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int length)
+    HARP_ABI_NAME(nvmlSystemGetProcessName);
+nvmlReturn_t nvmlSystemGetTopologyGpuSet(unsigned int cpu, unsigned int *count,
+                                         nvmlDevice_t *devices)
+    HARP_ABI_NAME(nvmlSystemGetTopologyGpuSet);
+nvmlReturn_t nvmlUnitGetCount(unsigned int *count) HARP_ABI_NAME(nvmlUnitGetCount);
+nvmlReturn_t nvmlUnitGetHandleByIndex(unsigned int index, nvmlUnit_t *unit)
+    HARP_ABI_NAME(nvmlUnitGetHandleByIndex);
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

@@ -117,26 +117,6 @@ CUresult cuCoredumpSetAttributeGlobal(CUcoredumpSettings attrib, void *value, si
     soft_unimplemented(SOFT_SYM_cuCoredumpSetAttributeGlobal);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuCtxAttach(CUcontext *pctx, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxAttach);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxDestroy(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxDetach(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxDetach);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx)
 {
     soft_unimplemented(SOFT_SYM_cuCtxFromGreenCtx);
@@ -145,46 +125,6 @@ CUresult cuCtxFromGreenCtx(CUcontext *pContext, CUgreenCtx hCtx)
 CUresult cuCtxGetDevResource(CUcontext hCtx, CUdevResource *resource, CUdevResourceType type)
 {
     soft_unimplemented(SOFT_SYM_cuCtxGetDevResource);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetExecAffinity);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxGetSharedMemConfig(CUsharedconfig *pConfig)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxGetSharedMemConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxPopCurrent(CUcontext *pctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxPopCurrent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxPushCurrent(CUcontext ctx)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxPushCurrent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxRecordEvent);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxResetPersistingL2Cache(void)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxResetPersistingL2Cache);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxSetSharedMemConfig(CUsharedconfig config)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxSetSharedMemConfig);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent)
-{
-    soft_unimplemented(SOFT_SYM_cuCtxWaitEvent);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDestroyExternalMemory(CUexternalMemory extMem)
@@ -222,11 +162,6 @@ CUresult cuDeviceGetHostAtomicCapabilities(unsigned int *capabilities,
     soft_unimplemented(SOFT_SYM_cuDeviceGetHostAtomicCapabilities);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDeviceGetLuid(char *luid, unsigned int *deviceNodeMask, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetLuid);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDeviceGetNvSciSyncAttributes(void *nvSciSyncAttrList, CUdevice dev, int flags)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGetNvSciSyncAttributes);
@@ -237,27 +172,6 @@ CUresult cuDeviceGetP2PAtomicCapabilities(unsigned int *capabilities,
                                           CUdevice srcDevice, CUdevice dstDevice)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGetP2PAtomicCapabilities);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetTexture1DLinearMaxWidth(size_t *maxWidthInElements, CUarray_format format,
-                                            unsigned numChannels, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetTexture1DLinearMaxWidth);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDevicePrimaryCtxRelease(CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxRelease);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDevicePrimaryCtxReset(CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxReset);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuDevicePrimaryCtxSetFlags);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDeviceRegisterAsyncNotification(CUdevice device, CUasyncCallback callbackFunc,
@@ -328,11 +242,6 @@ CUresult cuEventCreateFromEGLSync(CUevent *phEvent, EGLSyncKHR eglSync, unsigned
     soft_unimplemented(SOFT_SYM_cuEventCreateFromEGLSync);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuEventDestroy(CUevent hEvent)
-{
-    soft_unimplemented(SOFT_SYM_cuEventDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuEventRecordWithFlags_ptsz(CUevent hEvent, CUstream hStream, unsigned int flags)
 {
     const bool was = soft_per_thread_default();
@@ -360,12 +269,6 @@ cuExternalMemoryGetMappedMipmappedArray(CUmipmappedArray *mipmap, CUexternalMemo
                                         const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC *mipmapDesc)
 {
     soft_unimplemented(SOFT_SYM_cuExternalMemoryGetMappedMipmappedArray);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget target,
-                                    CUflushGPUDirectRDMAWritesScope scope)
-{
-    soft_unimplemented(SOFT_SYM_cuFlushGPUDirectRDMAWrites);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGLCtxCreate(CUcontext *pCtx, unsigned int Flags, CUdevice device)
@@ -453,13 +356,6 @@ CUresult cuGLUnregisterBufferObject(GLuint buffer)
     soft_unimplemented(SOFT_SYM_cuGLUnregisterBufferObject);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                  const CUgraphNode *dependencies, size_t numDependencies,
-                                  const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddBatchMemOpNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphAddExternalSemaphoresSignalNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                                 const CUgraphNode *dependencies,
                                                 size_t numDependencies,
@@ -476,40 +372,11 @@ CUresult cuGraphAddExternalSemaphoresWaitNode(CUgraphNode *phGraphNode, CUgraph 
     soft_unimplemented(SOFT_SYM_cuGraphAddExternalSemaphoresWaitNode);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphBatchMemOpNodeGetParams(CUgraphNode hNode,
-                                        CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphBatchMemOpNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode,
-                                        const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphBatchMemOpNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle *pHandle_out, CUgraph hGraph,
                                         CUcontext ctx, unsigned int defaultLaunchValue,
                                         unsigned int flags)
 {
     soft_unimplemented(SOFT_SYM_cuGraphConditionalHandleCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphDebugDotPrint(CUgraph hGraph, const char *path, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphDebugDotPrint);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecBatchMemOpNodeSetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            CUgraph childGraph)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphExecChildGraphNodeSetParams);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult
@@ -560,23 +427,6 @@ CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGr
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuGraphKernelNodeCopyAttributes(CUgraphNode dst, CUgraphNode src)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeCopyAttributes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphKernelNodeGetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
-                                       CUkernelNodeAttrValue *value_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphKernelNodeSetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
-                                       const CUkernelNodeAttrValue *value)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphKernelNodeSetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
 {
     const bool was = soft_per_thread_default();
@@ -584,17 +434,6 @@ CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
     const CUresult result = cuGraphLaunch(hGraph, hStream);
     soft_per_thread_default_set(was);
     return result;
-}
-CUresult cuGraphReleaseUserObject(CUgraph graph, CUuserObject object, unsigned int count)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphReleaseUserObject);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned int count,
-                                 unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphRetainUserObject);
-    return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream)
 {
@@ -751,42 +590,6 @@ CUresult cuImportExternalSemaphore(CUexternalSemaphore *extSem_out,
     soft_unimplemented(SOFT_SYM_cuImportExternalSemaphore);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuIpcCloseMemHandle(CUdeviceptr dptr)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcCloseMemHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcGetEventHandle(CUipcEventHandle *pHandle, CUevent event)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcGetEventHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcGetMemHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcOpenEventHandle(CUevent *phEvent, CUipcEventHandle handle)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcOpenEventHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcOpenMemHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
-{
-    soft_unimplemented(SOFT_SYM_cuIpcOpenMemHandle_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList,
-                                              unsigned int numDevices, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuLaunchCooperativeKernelMultiDevice);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                                         unsigned int gridDimZ, unsigned int blockDimX,
                                         unsigned int blockDimY, unsigned int blockDimZ,
@@ -856,17 +659,6 @@ CUresult cuLogsUnregisterCallback(CUlogsCallbackHandle callback)
     soft_unimplemented(SOFT_SYM_cuLogsUnregisterCallback);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAddressFree);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr,
-                             unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAddressReserve);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device)
 {
     soft_unimplemented(SOFT_SYM_cuMemAdvise);
@@ -928,12 +720,6 @@ CUresult cuMemBatchDecompressAsync_ptsz(CUmemDecompressParams *paramsArray, size
     soft_unimplemented(SOFT_SYM_cuMemBatchDecompressAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
-                     const CUmemAllocationProp *prop, unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
                                            CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
                                            size_t numPrefetchLocs, unsigned long long flags,
@@ -962,13 +748,6 @@ CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t c
     soft_unimplemented(SOFT_SYM_cuMemDiscardBatchAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle handle,
-                                      CUmemAllocationHandleType handleType,
-                                      unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemExportToShareableHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemFree(CUdeviceptr_v1 dptr)
 {
     soft_unimplemented(SOFT_SYM_cuMemFree);
@@ -982,26 +761,9 @@ CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemGetAddressRange(CUdeviceptr_v1 *pbase, unsigned int *psize, CUdeviceptr_v1 dptr)
 {
     soft_unimplemented(SOFT_SYM_cuMemGetAddressRange);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocationProp *prop,
-                                       CUmemAllocationGranularity_flags option)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAllocationGranularity);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop,
-                                                CUmemGenericAllocationHandle handle)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetAllocationPropertiesFromHandle);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemGetHandleForAddressRange(void *handle, CUdeviceptr dptr, size_t size,
@@ -1023,18 +785,6 @@ CUresult cuMemHostGetDevicePointer(CUdeviceptr_v1 *pdptr, void *p, unsigned int 
 CUresult cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuMemHostRegister);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHandle,
-                                        CUmemAllocationHandleType shHandleType)
-{
-    soft_unimplemented(SOFT_SYM_cuMemImportFromShareableHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
-                  unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemMap);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
@@ -1095,26 +845,6 @@ CUresult cuMemRangeGetAttributes(void **data, size_t *dataSizes, CUmem_range_att
                                  size_t numAttributes, CUdeviceptr devPtr, size_t count)
 {
     soft_unimplemented(SOFT_SYM_cuMemRangeGetAttributes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
-{
-    soft_unimplemented(SOFT_SYM_cuMemRelease);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
-{
-    soft_unimplemented(SOFT_SYM_cuMemRetainAllocationHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t count)
-{
-    soft_unimplemented(SOFT_SYM_cuMemSetAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemUnmap(CUdeviceptr ptr, size_t size)
-{
-    soft_unimplemented(SOFT_SYM_cuMemUnmap);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy)
@@ -1198,25 +928,21 @@ CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opL
     soft_unimplemented(SOFT_SYM_cuMemcpy3DBatchAsync_v2_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER *pCopy)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeer);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeerAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeerAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3DPeerAsync(pCopy, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy)
 {
-    soft_unimplemented(SOFT_SYM_cuMemcpy3DPeer_ptds);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemcpy3DPeer(pCopy);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy)
 {
@@ -1714,16 +1440,6 @@ CUresult cuProfilerInitialize(const char *configFile, const char *outputFile,
     soft_unimplemented(SOFT_SYM_cuProfilerInitialize);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuProfilerStart(void)
-{
-    soft_unimplemented(SOFT_SYM_cuProfilerStart);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuProfilerStop(void)
-{
-    soft_unimplemented(SOFT_SYM_cuProfilerStop);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuSignalExternalSemaphoresAsync(const CUexternalSemaphore *extSemArray,
                                          const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray,
                                          unsigned int numExtSems, CUstream stream)
@@ -1760,29 +1476,23 @@ CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t 
     soft_unimplemented(SOFT_SYM_cuStreamAttachMemAsync_ptsz);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuStreamBatchMemOp(CUstream stream, unsigned int count,
-                            CUstreamBatchMemOpParams *paramArray, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamBatchMemOp);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count,
                                  CUstreamBatchMemOpParams *paramArray, unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamBatchMemOp_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned int count,
-                               CUstreamBatchMemOpParams *paramArray, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamBatchMemOp_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamBatchMemOp(stream, count, paramArray, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count,
                                     CUstreamBatchMemOpParams *paramArray, unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamBatchMemOp_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamBatchMemOp_v2(stream, count, paramArray, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGraph,
                                           const CUgraphNode *dependencies,
@@ -1812,20 +1522,13 @@ CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamCopyAttributes);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamCopyAttributes_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamDestroy(CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamCopyAttributes(dstStream, srcStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 {
@@ -1835,15 +1538,13 @@ CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetAttribute_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetAttribute(hStream, attr, value);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                      cuuint64_t *id_out)
@@ -1888,15 +1589,13 @@ CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamGetCtx_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamGetCtx_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamGetCtx_v2(hStream, pCtx, pGreenCtx);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamGetDevice_ptsz(CUstream hStream, CUdevice *device)
 {
@@ -1951,16 +1650,14 @@ CUresult cuStreamQuery_ptsz(CUstream hStream)
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *param)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamSetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr,
                                    const CUstreamAttrValue *param)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamSetAttribute_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamSetAttribute(hStream, attr, param);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamSynchronize_ptsz(CUstream hStream)
 {
@@ -1999,101 +1696,77 @@ CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int F
     soft_per_thread_default_set(was);
     return result;
 }
-CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                             unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue32);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                   unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue32_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue32_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWaitValue32(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                      unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue32_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                             unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue64);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWaitValue32_v2(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                   unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue64_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue64_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWaitValue64(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                      unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWaitValue64_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                              unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue32);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWaitValue64_v2(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                    unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue32_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                 unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue32_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWriteValue32(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                       unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue32_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                              unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue64);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWriteValue32_v2(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                    unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue64_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
-                                 unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue64_v2);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWriteValue64(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                       unsigned int flags)
 {
-    soft_unimplemented(SOFT_SYM_cuStreamWriteValue64_v2_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuStreamWriteValue64_v2(stream, addr, value, flags);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuSurfObjectCreate(CUsurfObject *pSurfObject, const CUDA_RESOURCE_DESC *pResDesc)
 {
@@ -2346,22 +2019,6 @@ CUresult cuTexRefSetMipmappedArray(CUtexref hTexRef, CUmipmappedArray hMipmapped
                                    unsigned int Flags)
 {
     soft_unimplemented(SOFT_SYM_cuTexRefSetMipmappedArray);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuUserObjectCreate(CUuserObject *object_out, void *ptr, CUhostFn destroy,
-                            unsigned int initialRefcount, unsigned int flags)
-{
-    soft_unimplemented(SOFT_SYM_cuUserObjectCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuUserObjectRelease(CUuserObject object, unsigned int count)
-{
-    soft_unimplemented(SOFT_SYM_cuUserObjectRelease);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuUserObjectRetain(CUuserObject object, unsigned int count)
-{
-    soft_unimplemented(SOFT_SYM_cuUserObjectRetain);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuVDPAUCtxCreate(CUcontext *pCtx, unsigned int flags, CUdevice device, VdpDevice vdpDevice,

@@ -6,724 +6,1383 @@
 
 #include <string.h>
 
-#include "generated/cuda_abi.h"
+/* The exported entries, which are doors: what dlsym finds, cuGetProcAddress answers. */
+extern char cuArray3DCreate[];
+extern char cuArray3DCreate_v2[];
+extern char cuArray3DGetDescriptor[];
+extern char cuArray3DGetDescriptor_v2[];
+extern char cuArrayCreate[];
+extern char cuArrayCreate_v2[];
+extern char cuArrayDestroy[];
+extern char cuArrayGetDescriptor[];
+extern char cuArrayGetDescriptor_v2[];
+extern char cuArrayGetMemoryRequirements[];
+extern char cuArrayGetPlane[];
+extern char cuArrayGetSparseProperties[];
+extern char cuCheckpointProcessCheckpoint[];
+extern char cuCheckpointProcessGetRestoreThreadId[];
+extern char cuCheckpointProcessGetState[];
+extern char cuCheckpointProcessLock[];
+extern char cuCheckpointProcessRestore[];
+extern char cuCheckpointProcessUnlock[];
+extern char cuCoredumpGetAttribute[];
+extern char cuCoredumpGetAttributeGlobal[];
+extern char cuCoredumpSetAttribute[];
+extern char cuCoredumpSetAttributeGlobal[];
+extern char cuCtxAttach[];
+extern char cuCtxCreate[];
+extern char cuCtxCreate_v2[];
+extern char cuCtxCreate_v3[];
+extern char cuCtxCreate_v4[];
+extern char cuCtxDestroy[];
+extern char cuCtxDestroy_v2[];
+extern char cuCtxDetach[];
+extern char cuCtxDisablePeerAccess[];
+extern char cuCtxEnablePeerAccess[];
+extern char cuCtxFromGreenCtx[];
+extern char cuCtxGetApiVersion[];
+extern char cuCtxGetCacheConfig[];
+extern char cuCtxGetCurrent[];
+extern char cuCtxGetDevResource[];
+extern char cuCtxGetDevice[];
+extern char cuCtxGetDevice_v2[];
+extern char cuCtxGetExecAffinity[];
+extern char cuCtxGetFlags[];
+extern char cuCtxGetId[];
+extern char cuCtxGetLimit[];
+extern char cuCtxGetSharedMemConfig[];
+extern char cuCtxGetStreamPriorityRange[];
+extern char cuCtxPopCurrent[];
+extern char cuCtxPopCurrent_v2[];
+extern char cuCtxPushCurrent[];
+extern char cuCtxPushCurrent_v2[];
+extern char cuCtxRecordEvent[];
+extern char cuCtxResetPersistingL2Cache[];
+extern char cuCtxSetCacheConfig[];
+extern char cuCtxSetCurrent[];
+extern char cuCtxSetFlags[];
+extern char cuCtxSetLimit[];
+extern char cuCtxSetSharedMemConfig[];
+extern char cuCtxSynchronize[];
+extern char cuCtxSynchronize_v2[];
+extern char cuCtxWaitEvent[];
+extern char cuDestroyExternalMemory[];
+extern char cuDestroyExternalSemaphore[];
+extern char cuDevResourceGenerateDesc[];
+extern char cuDevSmResourceSplitByCount[];
+extern char cuDeviceCanAccessPeer[];
+extern char cuDeviceComputeCapability[];
+extern char cuDeviceGet[];
+extern char cuDeviceGetAttribute[];
+extern char cuDeviceGetByPCIBusId[];
+extern char cuDeviceGetCount[];
+extern char cuDeviceGetDefaultMemPool[];
+extern char cuDeviceGetDevResource[];
+extern char cuDeviceGetExecAffinitySupport[];
+extern char cuDeviceGetGraphMemAttribute[];
+extern char cuDeviceGetHostAtomicCapabilities[];
+extern char cuDeviceGetLuid[];
+extern char cuDeviceGetMemPool[];
+extern char cuDeviceGetName[];
+extern char cuDeviceGetNvSciSyncAttributes[];
+extern char cuDeviceGetP2PAtomicCapabilities[];
+extern char cuDeviceGetP2PAttribute[];
+extern char cuDeviceGetPCIBusId[];
+extern char cuDeviceGetProperties[];
+extern char cuDeviceGetTexture1DLinearMaxWidth[];
+extern char cuDeviceGetUuid[];
+extern char cuDeviceGetUuid_v2[];
+extern char cuDeviceGraphMemTrim[];
+extern char cuDevicePrimaryCtxGetState[];
+extern char cuDevicePrimaryCtxRelease[];
+extern char cuDevicePrimaryCtxRelease_v2[];
+extern char cuDevicePrimaryCtxReset[];
+extern char cuDevicePrimaryCtxReset_v2[];
+extern char cuDevicePrimaryCtxRetain[];
+extern char cuDevicePrimaryCtxSetFlags[];
+extern char cuDevicePrimaryCtxSetFlags_v2[];
+extern char cuDeviceRegisterAsyncNotification[];
+extern char cuDeviceSetGraphMemAttribute[];
+extern char cuDeviceSetMemPool[];
+extern char cuDeviceTotalMem[];
+extern char cuDeviceTotalMem_v2[];
+extern char cuDeviceUnregisterAsyncNotification[];
+extern char cuDriverGetVersion[];
+extern char cuEGLStreamConsumerAcquireFrame[];
+extern char cuEGLStreamConsumerConnect[];
+extern char cuEGLStreamConsumerConnectWithFlags[];
+extern char cuEGLStreamConsumerDisconnect[];
+extern char cuEGLStreamConsumerReleaseFrame[];
+extern char cuEGLStreamProducerConnect[];
+extern char cuEGLStreamProducerDisconnect[];
+extern char cuEGLStreamProducerPresentFrame[];
+extern char cuEGLStreamProducerReturnFrame[];
+extern char cuEventCreate[];
+extern char cuEventCreateFromEGLSync[];
+extern char cuEventDestroy[];
+extern char cuEventDestroy_v2[];
+extern char cuEventElapsedTime[];
+extern char cuEventElapsedTime_v2[];
+extern char cuEventQuery[];
+extern char cuEventRecord[];
+extern char cuEventRecordWithFlags[];
+extern char cuEventRecordWithFlags_ptsz[];
+extern char cuEventRecord_ptsz[];
+extern char cuEventSynchronize[];
+extern char cuExternalMemoryGetMappedBuffer[];
+extern char cuExternalMemoryGetMappedMipmappedArray[];
+extern char cuFlushGPUDirectRDMAWrites[];
+extern char cuFuncGetAttribute[];
+extern char cuFuncGetModule[];
+extern char cuFuncGetName[];
+extern char cuFuncGetParamInfo[];
+extern char cuFuncIsLoaded[];
+extern char cuFuncLoad[];
+extern char cuFuncSetAttribute[];
+extern char cuFuncSetBlockShape[];
+extern char cuFuncSetCacheConfig[];
+extern char cuFuncSetSharedMemConfig[];
+extern char cuFuncSetSharedSize[];
+extern char cuGLCtxCreate[];
+extern char cuGLCtxCreate_v2[];
+extern char cuGLGetDevices[];
+extern char cuGLGetDevices_v2[];
+extern char cuGLInit[];
+extern char cuGLMapBufferObject[];
+extern char cuGLMapBufferObjectAsync[];
+extern char cuGLMapBufferObjectAsync_v2[];
+extern char cuGLMapBufferObjectAsync_v2_ptsz[];
+extern char cuGLMapBufferObject_v2[];
+extern char cuGLMapBufferObject_v2_ptds[];
+extern char cuGLRegisterBufferObject[];
+extern char cuGLSetBufferObjectMapFlags[];
+extern char cuGLUnmapBufferObject[];
+extern char cuGLUnmapBufferObjectAsync[];
+extern char cuGLUnregisterBufferObject[];
+extern char cuGetErrorName[];
+extern char cuGetErrorString[];
+extern char cuGetExportTable[];
+extern char cuGetProcAddress[];
+extern char cuGetProcAddress_v2[];
+extern char cuGraphAddBatchMemOpNode[];
+extern char cuGraphAddChildGraphNode[];
+extern char cuGraphAddDependencies[];
+extern char cuGraphAddDependencies_v2[];
+extern char cuGraphAddEmptyNode[];
+extern char cuGraphAddEventRecordNode[];
+extern char cuGraphAddEventWaitNode[];
+extern char cuGraphAddExternalSemaphoresSignalNode[];
+extern char cuGraphAddExternalSemaphoresWaitNode[];
+extern char cuGraphAddHostNode[];
+extern char cuGraphAddKernelNode[];
+extern char cuGraphAddKernelNode_v2[];
+extern char cuGraphAddMemAllocNode[];
+extern char cuGraphAddMemFreeNode[];
+extern char cuGraphAddMemcpyNode[];
+extern char cuGraphAddMemsetNode[];
+extern char cuGraphAddNode[];
+extern char cuGraphAddNode_v2[];
+extern char cuGraphBatchMemOpNodeGetParams[];
+extern char cuGraphBatchMemOpNodeSetParams[];
+extern char cuGraphChildGraphNodeGetGraph[];
+extern char cuGraphClone[];
+extern char cuGraphConditionalHandleCreate[];
+extern char cuGraphCreate[];
+extern char cuGraphDebugDotPrint[];
+extern char cuGraphDestroy[];
+extern char cuGraphDestroyNode[];
+extern char cuGraphEventRecordNodeGetEvent[];
+extern char cuGraphEventRecordNodeSetEvent[];
+extern char cuGraphEventWaitNodeGetEvent[];
+extern char cuGraphEventWaitNodeSetEvent[];
+extern char cuGraphExecBatchMemOpNodeSetParams[];
+extern char cuGraphExecChildGraphNodeSetParams[];
+extern char cuGraphExecDestroy[];
+extern char cuGraphExecEventRecordNodeSetEvent[];
+extern char cuGraphExecEventWaitNodeSetEvent[];
+extern char cuGraphExecExternalSemaphoresSignalNodeSetParams[];
+extern char cuGraphExecExternalSemaphoresWaitNodeSetParams[];
+extern char cuGraphExecGetFlags[];
+extern char cuGraphExecHostNodeSetParams[];
+extern char cuGraphExecKernelNodeSetParams[];
+extern char cuGraphExecKernelNodeSetParams_v2[];
+extern char cuGraphExecMemcpyNodeSetParams[];
+extern char cuGraphExecMemsetNodeSetParams[];
+extern char cuGraphExecNodeSetParams[];
+extern char cuGraphExecUpdate[];
+extern char cuGraphExecUpdate_v2[];
+extern char cuGraphExternalSemaphoresSignalNodeGetParams[];
+extern char cuGraphExternalSemaphoresSignalNodeSetParams[];
+extern char cuGraphExternalSemaphoresWaitNodeGetParams[];
+extern char cuGraphExternalSemaphoresWaitNodeSetParams[];
+extern char cuGraphGetEdges[];
+extern char cuGraphGetEdges_v2[];
+extern char cuGraphGetNodes[];
+extern char cuGraphGetRootNodes[];
+extern char cuGraphHostNodeGetParams[];
+extern char cuGraphHostNodeSetParams[];
+extern char cuGraphInstantiate[];
+extern char cuGraphInstantiateWithFlags[];
+extern char cuGraphInstantiateWithParams[];
+extern char cuGraphInstantiateWithParams_ptsz[];
+extern char cuGraphInstantiate_v2[];
+extern char cuGraphKernelNodeCopyAttributes[];
+extern char cuGraphKernelNodeGetAttribute[];
+extern char cuGraphKernelNodeGetParams[];
+extern char cuGraphKernelNodeGetParams_v2[];
+extern char cuGraphKernelNodeSetAttribute[];
+extern char cuGraphKernelNodeSetParams[];
+extern char cuGraphKernelNodeSetParams_v2[];
+extern char cuGraphLaunch[];
+extern char cuGraphLaunch_ptsz[];
+extern char cuGraphMemAllocNodeGetParams[];
+extern char cuGraphMemFreeNodeGetParams[];
+extern char cuGraphMemcpyNodeGetParams[];
+extern char cuGraphMemcpyNodeSetParams[];
+extern char cuGraphMemsetNodeGetParams[];
+extern char cuGraphMemsetNodeSetParams[];
+extern char cuGraphNodeFindInClone[];
+extern char cuGraphNodeGetDependencies[];
+extern char cuGraphNodeGetDependencies_v2[];
+extern char cuGraphNodeGetDependentNodes[];
+extern char cuGraphNodeGetDependentNodes_v2[];
+extern char cuGraphNodeGetEnabled[];
+extern char cuGraphNodeGetType[];
+extern char cuGraphNodeSetEnabled[];
+extern char cuGraphNodeSetParams[];
+extern char cuGraphReleaseUserObject[];
+extern char cuGraphRemoveDependencies[];
+extern char cuGraphRemoveDependencies_v2[];
+extern char cuGraphRetainUserObject[];
+extern char cuGraphUpload[];
+extern char cuGraphUpload_ptsz[];
+extern char cuGraphicsEGLRegisterImage[];
+extern char cuGraphicsGLRegisterBuffer[];
+extern char cuGraphicsGLRegisterImage[];
+extern char cuGraphicsMapResources[];
+extern char cuGraphicsMapResources_ptsz[];
+extern char cuGraphicsResourceGetMappedEglFrame[];
+extern char cuGraphicsResourceGetMappedMipmappedArray[];
+extern char cuGraphicsResourceGetMappedPointer[];
+extern char cuGraphicsResourceGetMappedPointer_v2[];
+extern char cuGraphicsResourceSetMapFlags[];
+extern char cuGraphicsResourceSetMapFlags_v2[];
+extern char cuGraphicsSubResourceGetMappedArray[];
+extern char cuGraphicsUnmapResources[];
+extern char cuGraphicsUnmapResources_ptsz[];
+extern char cuGraphicsUnregisterResource[];
+extern char cuGraphicsVDPAURegisterOutputSurface[];
+extern char cuGraphicsVDPAURegisterVideoSurface[];
+extern char cuGreenCtxCreate[];
+extern char cuGreenCtxDestroy[];
+extern char cuGreenCtxGetDevResource[];
+extern char cuGreenCtxGetId[];
+extern char cuGreenCtxRecordEvent[];
+extern char cuGreenCtxStreamCreate[];
+extern char cuGreenCtxWaitEvent[];
+extern char cuImportExternalMemory[];
+extern char cuImportExternalSemaphore[];
+extern char cuInit[];
+extern char cuIpcCloseMemHandle[];
+extern char cuIpcGetEventHandle[];
+extern char cuIpcGetMemHandle[];
+extern char cuIpcOpenEventHandle[];
+extern char cuIpcOpenMemHandle[];
+extern char cuIpcOpenMemHandle_v2[];
+extern char cuKernelGetAttribute[];
+extern char cuKernelGetFunction[];
+extern char cuKernelGetLibrary[];
+extern char cuKernelGetName[];
+extern char cuKernelGetParamInfo[];
+extern char cuKernelSetAttribute[];
+extern char cuKernelSetCacheConfig[];
+extern char cuLaunch[];
+extern char cuLaunchCooperativeKernel[];
+extern char cuLaunchCooperativeKernelMultiDevice[];
+extern char cuLaunchCooperativeKernel_ptsz[];
+extern char cuLaunchGrid[];
+extern char cuLaunchGridAsync[];
+extern char cuLaunchHostFunc[];
+extern char cuLaunchHostFunc_ptsz[];
+extern char cuLaunchKernel[];
+extern char cuLaunchKernelEx[];
+extern char cuLaunchKernelEx_ptsz[];
+extern char cuLaunchKernel_ptsz[];
+extern char cuLibraryEnumerateKernels[];
+extern char cuLibraryGetGlobal[];
+extern char cuLibraryGetKernel[];
+extern char cuLibraryGetKernelCount[];
+extern char cuLibraryGetManaged[];
+extern char cuLibraryGetModule[];
+extern char cuLibraryGetUnifiedFunction[];
+extern char cuLibraryLoadData[];
+extern char cuLibraryLoadFromFile[];
+extern char cuLibraryUnload[];
+extern char cuLinkAddData[];
+extern char cuLinkAddData_v2[];
+extern char cuLinkAddFile[];
+extern char cuLinkAddFile_v2[];
+extern char cuLinkComplete[];
+extern char cuLinkCreate[];
+extern char cuLinkCreate_v2[];
+extern char cuLinkDestroy[];
+extern char cuLogsCurrent[];
+extern char cuLogsDumpToFile[];
+extern char cuLogsDumpToMemory[];
+extern char cuLogsRegisterCallback[];
+extern char cuLogsUnregisterCallback[];
+extern char cuMemAddressFree[];
+extern char cuMemAddressReserve[];
+extern char cuMemAdvise[];
+extern char cuMemAdvise_v2[];
+extern char cuMemAlloc[];
+extern char cuMemAllocAsync[];
+extern char cuMemAllocAsync_ptsz[];
+extern char cuMemAllocFromPoolAsync[];
+extern char cuMemAllocFromPoolAsync_ptsz[];
+extern char cuMemAllocHost[];
+extern char cuMemAllocHost_v2[];
+extern char cuMemAllocManaged[];
+extern char cuMemAllocPitch[];
+extern char cuMemAllocPitch_v2[];
+extern char cuMemAlloc_v2[];
+extern char cuMemBatchDecompressAsync[];
+extern char cuMemBatchDecompressAsync_ptsz[];
+extern char cuMemCreate[];
+extern char cuMemDiscardAndPrefetchBatchAsync[];
+extern char cuMemDiscardAndPrefetchBatchAsync_ptsz[];
+extern char cuMemDiscardBatchAsync[];
+extern char cuMemDiscardBatchAsync_ptsz[];
+extern char cuMemExportToShareableHandle[];
+extern char cuMemFree[];
+extern char cuMemFreeAsync[];
+extern char cuMemFreeAsync_ptsz[];
+extern char cuMemFreeHost[];
+extern char cuMemFree_v2[];
+extern char cuMemGetAccess[];
+extern char cuMemGetAddressRange[];
+extern char cuMemGetAddressRange_v2[];
+extern char cuMemGetAllocationGranularity[];
+extern char cuMemGetAllocationPropertiesFromHandle[];
+extern char cuMemGetDefaultMemPool[];
+extern char cuMemGetHandleForAddressRange[];
+extern char cuMemGetInfo[];
+extern char cuMemGetInfo_v2[];
+extern char cuMemGetMemPool[];
+extern char cuMemHostAlloc[];
+extern char cuMemHostGetDevicePointer[];
+extern char cuMemHostGetDevicePointer_v2[];
+extern char cuMemHostGetFlags[];
+extern char cuMemHostRegister[];
+extern char cuMemHostRegister_v2[];
+extern char cuMemHostUnregister[];
+extern char cuMemImportFromShareableHandle[];
+extern char cuMemMap[];
+extern char cuMemMapArrayAsync[];
+extern char cuMemMapArrayAsync_ptsz[];
+extern char cuMemPoolCreate[];
+extern char cuMemPoolDestroy[];
+extern char cuMemPoolExportPointer[];
+extern char cuMemPoolExportToShareableHandle[];
+extern char cuMemPoolGetAccess[];
+extern char cuMemPoolGetAttribute[];
+extern char cuMemPoolImportFromShareableHandle[];
+extern char cuMemPoolImportPointer[];
+extern char cuMemPoolSetAccess[];
+extern char cuMemPoolSetAttribute[];
+extern char cuMemPoolTrimTo[];
+extern char cuMemPrefetchAsync[];
+extern char cuMemPrefetchAsync_ptsz[];
+extern char cuMemPrefetchAsync_v2[];
+extern char cuMemPrefetchAsync_v2_ptsz[];
+extern char cuMemPrefetchBatchAsync[];
+extern char cuMemPrefetchBatchAsync_ptsz[];
+extern char cuMemRangeGetAttribute[];
+extern char cuMemRangeGetAttributes[];
+extern char cuMemRelease[];
+extern char cuMemRetainAllocationHandle[];
+extern char cuMemSetAccess[];
+extern char cuMemSetMemPool[];
+extern char cuMemUnmap[];
+extern char cuMemcpy[];
+extern char cuMemcpy2D[];
+extern char cuMemcpy2DAsync[];
+extern char cuMemcpy2DAsync_v2[];
+extern char cuMemcpy2DAsync_v2_ptsz[];
+extern char cuMemcpy2DUnaligned[];
+extern char cuMemcpy2DUnaligned_v2[];
+extern char cuMemcpy2DUnaligned_v2_ptds[];
+extern char cuMemcpy2D_v2[];
+extern char cuMemcpy2D_v2_ptds[];
+extern char cuMemcpy3D[];
+extern char cuMemcpy3DAsync[];
+extern char cuMemcpy3DAsync_v2[];
+extern char cuMemcpy3DAsync_v2_ptsz[];
+extern char cuMemcpy3DBatchAsync[];
+extern char cuMemcpy3DBatchAsync_ptsz[];
+extern char cuMemcpy3DBatchAsync_v2[];
+extern char cuMemcpy3DBatchAsync_v2_ptsz[];
+extern char cuMemcpy3DPeer[];
+extern char cuMemcpy3DPeerAsync[];
+extern char cuMemcpy3DPeerAsync_ptsz[];
+extern char cuMemcpy3DPeer_ptds[];
+extern char cuMemcpy3D_v2[];
+extern char cuMemcpy3D_v2_ptds[];
+extern char cuMemcpyAsync[];
+extern char cuMemcpyAsync_ptsz[];
+extern char cuMemcpyAtoA[];
+extern char cuMemcpyAtoA_v2[];
+extern char cuMemcpyAtoA_v2_ptds[];
+extern char cuMemcpyAtoD[];
+extern char cuMemcpyAtoD_v2[];
+extern char cuMemcpyAtoD_v2_ptds[];
+extern char cuMemcpyAtoH[];
+extern char cuMemcpyAtoHAsync[];
+extern char cuMemcpyAtoHAsync_v2[];
+extern char cuMemcpyAtoHAsync_v2_ptsz[];
+extern char cuMemcpyAtoH_v2[];
+extern char cuMemcpyAtoH_v2_ptds[];
+extern char cuMemcpyBatchAsync[];
+extern char cuMemcpyBatchAsync_ptsz[];
+extern char cuMemcpyBatchAsync_v2[];
+extern char cuMemcpyBatchAsync_v2_ptsz[];
+extern char cuMemcpyDtoA[];
+extern char cuMemcpyDtoA_v2[];
+extern char cuMemcpyDtoA_v2_ptds[];
+extern char cuMemcpyDtoD[];
+extern char cuMemcpyDtoDAsync[];
+extern char cuMemcpyDtoDAsync_v2[];
+extern char cuMemcpyDtoDAsync_v2_ptsz[];
+extern char cuMemcpyDtoD_v2[];
+extern char cuMemcpyDtoD_v2_ptds[];
+extern char cuMemcpyDtoH[];
+extern char cuMemcpyDtoHAsync[];
+extern char cuMemcpyDtoHAsync_v2[];
+extern char cuMemcpyDtoHAsync_v2_ptsz[];
+extern char cuMemcpyDtoH_v2[];
+extern char cuMemcpyDtoH_v2_ptds[];
+extern char cuMemcpyHtoA[];
+extern char cuMemcpyHtoAAsync[];
+extern char cuMemcpyHtoAAsync_v2[];
+extern char cuMemcpyHtoAAsync_v2_ptsz[];
+extern char cuMemcpyHtoA_v2[];
+extern char cuMemcpyHtoA_v2_ptds[];
+extern char cuMemcpyHtoD[];
+extern char cuMemcpyHtoDAsync[];
+extern char cuMemcpyHtoDAsync_v2[];
+extern char cuMemcpyHtoDAsync_v2_ptsz[];
+extern char cuMemcpyHtoD_v2[];
+extern char cuMemcpyHtoD_v2_ptds[];
+extern char cuMemcpyPeer[];
+extern char cuMemcpyPeerAsync[];
+extern char cuMemcpyPeerAsync_ptsz[];
+extern char cuMemcpyPeer_ptds[];
+extern char cuMemcpy_ptds[];
+extern char cuMemsetD16[];
+extern char cuMemsetD16Async[];
+extern char cuMemsetD16Async_ptsz[];
+extern char cuMemsetD16_v2[];
+extern char cuMemsetD16_v2_ptds[];
+extern char cuMemsetD2D16[];
+extern char cuMemsetD2D16Async[];
+extern char cuMemsetD2D16Async_ptsz[];
+extern char cuMemsetD2D16_v2[];
+extern char cuMemsetD2D16_v2_ptds[];
+extern char cuMemsetD2D32[];
+extern char cuMemsetD2D32Async[];
+extern char cuMemsetD2D32Async_ptsz[];
+extern char cuMemsetD2D32_v2[];
+extern char cuMemsetD2D32_v2_ptds[];
+extern char cuMemsetD2D8[];
+extern char cuMemsetD2D8Async[];
+extern char cuMemsetD2D8Async_ptsz[];
+extern char cuMemsetD2D8_v2[];
+extern char cuMemsetD2D8_v2_ptds[];
+extern char cuMemsetD32[];
+extern char cuMemsetD32Async[];
+extern char cuMemsetD32Async_ptsz[];
+extern char cuMemsetD32_v2[];
+extern char cuMemsetD32_v2_ptds[];
+extern char cuMemsetD8[];
+extern char cuMemsetD8Async[];
+extern char cuMemsetD8Async_ptsz[];
+extern char cuMemsetD8_v2[];
+extern char cuMemsetD8_v2_ptds[];
+extern char cuMipmappedArrayCreate[];
+extern char cuMipmappedArrayDestroy[];
+extern char cuMipmappedArrayGetLevel[];
+extern char cuMipmappedArrayGetMemoryRequirements[];
+extern char cuMipmappedArrayGetSparseProperties[];
+extern char cuModuleEnumerateFunctions[];
+extern char cuModuleGetFunction[];
+extern char cuModuleGetFunctionCount[];
+extern char cuModuleGetGlobal[];
+extern char cuModuleGetGlobal_v2[];
+extern char cuModuleGetLoadingMode[];
+extern char cuModuleGetSurfRef[];
+extern char cuModuleGetTexRef[];
+extern char cuModuleLoad[];
+extern char cuModuleLoadData[];
+extern char cuModuleLoadDataEx[];
+extern char cuModuleLoadFatBinary[];
+extern char cuModuleUnload[];
+extern char cuMulticastAddDevice[];
+extern char cuMulticastBindAddr[];
+extern char cuMulticastBindMem[];
+extern char cuMulticastCreate[];
+extern char cuMulticastGetGranularity[];
+extern char cuMulticastUnbind[];
+extern char cuOccupancyAvailableDynamicSMemPerBlock[];
+extern char cuOccupancyMaxActiveBlocksPerMultiprocessor[];
+extern char cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags[];
+extern char cuOccupancyMaxActiveClusters[];
+extern char cuOccupancyMaxPotentialBlockSize[];
+extern char cuOccupancyMaxPotentialBlockSizeWithFlags[];
+extern char cuOccupancyMaxPotentialClusterSize[];
+extern char cuParamSetSize[];
+extern char cuParamSetTexRef[];
+extern char cuParamSetf[];
+extern char cuParamSeti[];
+extern char cuParamSetv[];
+extern char cuPointerGetAttribute[];
+extern char cuPointerGetAttributes[];
+extern char cuPointerSetAttribute[];
+extern char cuProfilerInitialize[];
+extern char cuProfilerStart[];
+extern char cuProfilerStop[];
+extern char cuSignalExternalSemaphoresAsync[];
+extern char cuSignalExternalSemaphoresAsync_ptsz[];
+extern char cuStreamAddCallback[];
+extern char cuStreamAddCallback_ptsz[];
+extern char cuStreamAttachMemAsync[];
+extern char cuStreamAttachMemAsync_ptsz[];
+extern char cuStreamBatchMemOp[];
+extern char cuStreamBatchMemOp_ptsz[];
+extern char cuStreamBatchMemOp_v2[];
+extern char cuStreamBatchMemOp_v2_ptsz[];
+extern char cuStreamBeginCapture[];
+extern char cuStreamBeginCaptureToGraph[];
+extern char cuStreamBeginCaptureToGraph_ptsz[];
+extern char cuStreamBeginCapture_ptsz[];
+extern char cuStreamBeginCapture_v2[];
+extern char cuStreamBeginCapture_v2_ptsz[];
+extern char cuStreamCopyAttributes[];
+extern char cuStreamCopyAttributes_ptsz[];
+extern char cuStreamCreate[];
+extern char cuStreamCreateWithPriority[];
+extern char cuStreamDestroy[];
+extern char cuStreamDestroy_v2[];
+extern char cuStreamEndCapture[];
+extern char cuStreamEndCapture_ptsz[];
+extern char cuStreamGetAttribute[];
+extern char cuStreamGetAttribute_ptsz[];
+extern char cuStreamGetCaptureInfo[];
+extern char cuStreamGetCaptureInfo_ptsz[];
+extern char cuStreamGetCaptureInfo_v2[];
+extern char cuStreamGetCaptureInfo_v2_ptsz[];
+extern char cuStreamGetCaptureInfo_v3[];
+extern char cuStreamGetCaptureInfo_v3_ptsz[];
+extern char cuStreamGetCtx[];
+extern char cuStreamGetCtx_ptsz[];
+extern char cuStreamGetCtx_v2[];
+extern char cuStreamGetCtx_v2_ptsz[];
+extern char cuStreamGetDevice[];
+extern char cuStreamGetDevice_ptsz[];
+extern char cuStreamGetFlags[];
+extern char cuStreamGetFlags_ptsz[];
+extern char cuStreamGetGreenCtx[];
+extern char cuStreamGetId[];
+extern char cuStreamGetId_ptsz[];
+extern char cuStreamGetPriority[];
+extern char cuStreamGetPriority_ptsz[];
+extern char cuStreamIsCapturing[];
+extern char cuStreamIsCapturing_ptsz[];
+extern char cuStreamQuery[];
+extern char cuStreamQuery_ptsz[];
+extern char cuStreamSetAttribute[];
+extern char cuStreamSetAttribute_ptsz[];
+extern char cuStreamSynchronize[];
+extern char cuStreamSynchronize_ptsz[];
+extern char cuStreamUpdateCaptureDependencies[];
+extern char cuStreamUpdateCaptureDependencies_ptsz[];
+extern char cuStreamUpdateCaptureDependencies_v2[];
+extern char cuStreamUpdateCaptureDependencies_v2_ptsz[];
+extern char cuStreamWaitEvent[];
+extern char cuStreamWaitEvent_ptsz[];
+extern char cuStreamWaitValue32[];
+extern char cuStreamWaitValue32_ptsz[];
+extern char cuStreamWaitValue32_v2[];
+extern char cuStreamWaitValue32_v2_ptsz[];
+extern char cuStreamWaitValue64[];
+extern char cuStreamWaitValue64_ptsz[];
+extern char cuStreamWaitValue64_v2[];
+extern char cuStreamWaitValue64_v2_ptsz[];
+extern char cuStreamWriteValue32[];
+extern char cuStreamWriteValue32_ptsz[];
+extern char cuStreamWriteValue32_v2[];
+extern char cuStreamWriteValue32_v2_ptsz[];
+extern char cuStreamWriteValue64[];
+extern char cuStreamWriteValue64_ptsz[];
+extern char cuStreamWriteValue64_v2[];
+extern char cuStreamWriteValue64_v2_ptsz[];
+extern char cuSurfObjectCreate[];
+extern char cuSurfObjectDestroy[];
+extern char cuSurfObjectGetResourceDesc[];
+extern char cuSurfRefGetArray[];
+extern char cuSurfRefSetArray[];
+extern char cuTensorMapEncodeIm2col[];
+extern char cuTensorMapEncodeIm2colWide[];
+extern char cuTensorMapEncodeTiled[];
+extern char cuTensorMapReplaceAddress[];
+extern char cuTexObjectCreate[];
+extern char cuTexObjectDestroy[];
+extern char cuTexObjectGetResourceDesc[];
+extern char cuTexObjectGetResourceViewDesc[];
+extern char cuTexObjectGetTextureDesc[];
+extern char cuTexRefCreate[];
+extern char cuTexRefDestroy[];
+extern char cuTexRefGetAddress[];
+extern char cuTexRefGetAddressMode[];
+extern char cuTexRefGetAddress_v2[];
+extern char cuTexRefGetArray[];
+extern char cuTexRefGetBorderColor[];
+extern char cuTexRefGetFilterMode[];
+extern char cuTexRefGetFlags[];
+extern char cuTexRefGetFormat[];
+extern char cuTexRefGetMaxAnisotropy[];
+extern char cuTexRefGetMipmapFilterMode[];
+extern char cuTexRefGetMipmapLevelBias[];
+extern char cuTexRefGetMipmapLevelClamp[];
+extern char cuTexRefGetMipmappedArray[];
+extern char cuTexRefSetAddress[];
+extern char cuTexRefSetAddress2D[];
+extern char cuTexRefSetAddress2D_v2[];
+extern char cuTexRefSetAddress2D_v3[];
+extern char cuTexRefSetAddressMode[];
+extern char cuTexRefSetAddress_v2[];
+extern char cuTexRefSetArray[];
+extern char cuTexRefSetBorderColor[];
+extern char cuTexRefSetFilterMode[];
+extern char cuTexRefSetFlags[];
+extern char cuTexRefSetFormat[];
+extern char cuTexRefSetMaxAnisotropy[];
+extern char cuTexRefSetMipmapFilterMode[];
+extern char cuTexRefSetMipmapLevelBias[];
+extern char cuTexRefSetMipmapLevelClamp[];
+extern char cuTexRefSetMipmappedArray[];
+extern char cuThreadExchangeStreamCaptureMode[];
+extern char cuUserObjectCreate[];
+extern char cuUserObjectRelease[];
+extern char cuUserObjectRetain[];
+extern char cuVDPAUCtxCreate[];
+extern char cuVDPAUCtxCreate_v2[];
+extern char cuVDPAUGetDevice[];
+extern char cuWaitExternalSemaphoresAsync[];
+extern char cuWaitExternalSemaphoresAsync_ptsz[];
+extern char cudbgApiAttach[];
+extern char cudbgApiDetach[];
+extern char cudbgApiInit[];
+extern char cudbgGetAPI[];
+extern char cudbgGetAPIVersion[];
+extern char cudbgMain[];
+extern char cudbgReportDriverApiError[];
+extern char cudbgReportDriverInternalError[];
 
 const struct soft_symbol_info soft_symbols[SOFT_SYMBOLS] = {
-    {"cuArray3DCreate", (void *)cuArray3DCreate, false, false},
-    {"cuArray3DCreate_v2", (void *)cuArray3DCreate_v2, false, false},
-    {"cuArray3DGetDescriptor", (void *)cuArray3DGetDescriptor, false, false},
-    {"cuArray3DGetDescriptor_v2", (void *)cuArray3DGetDescriptor_v2, false, false},
-    {"cuArrayCreate", (void *)cuArrayCreate, false, false},
-    {"cuArrayCreate_v2", (void *)cuArrayCreate_v2, false, false},
-    {"cuArrayDestroy", (void *)cuArrayDestroy, false, false},
-    {"cuArrayGetDescriptor", (void *)cuArrayGetDescriptor, false, false},
-    {"cuArrayGetDescriptor_v2", (void *)cuArrayGetDescriptor_v2, false, false},
-    {"cuArrayGetMemoryRequirements", (void *)cuArrayGetMemoryRequirements, false, false},
-    {"cuArrayGetPlane", (void *)cuArrayGetPlane, false, false},
-    {"cuArrayGetSparseProperties", (void *)cuArrayGetSparseProperties, false, false},
-    {"cuCheckpointProcessCheckpoint", (void *)cuCheckpointProcessCheckpoint, false, false},
-    {"cuCheckpointProcessGetRestoreThreadId", (void *)cuCheckpointProcessGetRestoreThreadId, false,
+    {"cuArray3DCreate", cuArray3DCreate, false, false},
+    {"cuArray3DCreate_v2", cuArray3DCreate_v2, false, false},
+    {"cuArray3DGetDescriptor", cuArray3DGetDescriptor, false, false},
+    {"cuArray3DGetDescriptor_v2", cuArray3DGetDescriptor_v2, false, false},
+    {"cuArrayCreate", cuArrayCreate, false, false},
+    {"cuArrayCreate_v2", cuArrayCreate_v2, false, false},
+    {"cuArrayDestroy", cuArrayDestroy, false, false},
+    {"cuArrayGetDescriptor", cuArrayGetDescriptor, false, false},
+    {"cuArrayGetDescriptor_v2", cuArrayGetDescriptor_v2, false, false},
+    {"cuArrayGetMemoryRequirements", cuArrayGetMemoryRequirements, false, false},
+    {"cuArrayGetPlane", cuArrayGetPlane, false, false},
+    {"cuArrayGetSparseProperties", cuArrayGetSparseProperties, false, false},
+    {"cuCheckpointProcessCheckpoint", cuCheckpointProcessCheckpoint, false, false},
+    {"cuCheckpointProcessGetRestoreThreadId", cuCheckpointProcessGetRestoreThreadId, false, false},
+    {"cuCheckpointProcessGetState", cuCheckpointProcessGetState, false, false},
+    {"cuCheckpointProcessLock", cuCheckpointProcessLock, false, false},
+    {"cuCheckpointProcessRestore", cuCheckpointProcessRestore, false, false},
+    {"cuCheckpointProcessUnlock", cuCheckpointProcessUnlock, false, false},
+    {"cuCoredumpGetAttribute", cuCoredumpGetAttribute, false, false},
+    {"cuCoredumpGetAttributeGlobal", cuCoredumpGetAttributeGlobal, false, false},
+    {"cuCoredumpSetAttribute", cuCoredumpSetAttribute, false, false},
+    {"cuCoredumpSetAttributeGlobal", cuCoredumpSetAttributeGlobal, false, false},
+    {"cuCtxAttach", cuCtxAttach, true, false},
+    {"cuCtxCreate", cuCtxCreate, true, false},
+    {"cuCtxCreate_v2", cuCtxCreate_v2, true, false},
+    {"cuCtxCreate_v3", cuCtxCreate_v3, true, false},
+    {"cuCtxCreate_v4", cuCtxCreate_v4, true, false},
+    {"cuCtxDestroy", cuCtxDestroy, true, false},
+    {"cuCtxDestroy_v2", cuCtxDestroy_v2, true, false},
+    {"cuCtxDetach", cuCtxDetach, true, false},
+    {"cuCtxDisablePeerAccess", cuCtxDisablePeerAccess, true, false},
+    {"cuCtxEnablePeerAccess", cuCtxEnablePeerAccess, true, false},
+    {"cuCtxFromGreenCtx", cuCtxFromGreenCtx, false, false},
+    {"cuCtxGetApiVersion", cuCtxGetApiVersion, true, false},
+    {"cuCtxGetCacheConfig", cuCtxGetCacheConfig, true, false},
+    {"cuCtxGetCurrent", cuCtxGetCurrent, true, false},
+    {"cuCtxGetDevResource", cuCtxGetDevResource, false, false},
+    {"cuCtxGetDevice", cuCtxGetDevice, true, false},
+    {"cuCtxGetDevice_v2", cuCtxGetDevice_v2, true, false},
+    {"cuCtxGetExecAffinity", cuCtxGetExecAffinity, true, false},
+    {"cuCtxGetFlags", cuCtxGetFlags, true, false},
+    {"cuCtxGetId", cuCtxGetId, true, false},
+    {"cuCtxGetLimit", cuCtxGetLimit, true, false},
+    {"cuCtxGetSharedMemConfig", cuCtxGetSharedMemConfig, true, false},
+    {"cuCtxGetStreamPriorityRange", cuCtxGetStreamPriorityRange, true, false},
+    {"cuCtxPopCurrent", cuCtxPopCurrent, true, false},
+    {"cuCtxPopCurrent_v2", cuCtxPopCurrent_v2, true, false},
+    {"cuCtxPushCurrent", cuCtxPushCurrent, true, false},
+    {"cuCtxPushCurrent_v2", cuCtxPushCurrent_v2, true, false},
+    {"cuCtxRecordEvent", cuCtxRecordEvent, true, false},
+    {"cuCtxResetPersistingL2Cache", cuCtxResetPersistingL2Cache, true, false},
+    {"cuCtxSetCacheConfig", cuCtxSetCacheConfig, true, false},
+    {"cuCtxSetCurrent", cuCtxSetCurrent, true, false},
+    {"cuCtxSetFlags", cuCtxSetFlags, true, false},
+    {"cuCtxSetLimit", cuCtxSetLimit, true, false},
+    {"cuCtxSetSharedMemConfig", cuCtxSetSharedMemConfig, true, false},
+    {"cuCtxSynchronize", cuCtxSynchronize, true, false},
+    {"cuCtxSynchronize_v2", cuCtxSynchronize_v2, true, false},
+    {"cuCtxWaitEvent", cuCtxWaitEvent, true, false},
+    {"cuDestroyExternalMemory", cuDestroyExternalMemory, false, false},
+    {"cuDestroyExternalSemaphore", cuDestroyExternalSemaphore, false, false},
+    {"cuDevResourceGenerateDesc", cuDevResourceGenerateDesc, false, false},
+    {"cuDevSmResourceSplitByCount", cuDevSmResourceSplitByCount, false, false},
+    {"cuDeviceCanAccessPeer", cuDeviceCanAccessPeer, true, false},
+    {"cuDeviceComputeCapability", cuDeviceComputeCapability, true, false},
+    {"cuDeviceGet", cuDeviceGet, true, false},
+    {"cuDeviceGetAttribute", cuDeviceGetAttribute, true, false},
+    {"cuDeviceGetByPCIBusId", cuDeviceGetByPCIBusId, true, false},
+    {"cuDeviceGetCount", cuDeviceGetCount, true, false},
+    {"cuDeviceGetDefaultMemPool", cuDeviceGetDefaultMemPool, true, false},
+    {"cuDeviceGetDevResource", cuDeviceGetDevResource, false, false},
+    {"cuDeviceGetExecAffinitySupport", cuDeviceGetExecAffinitySupport, true, false},
+    {"cuDeviceGetGraphMemAttribute", cuDeviceGetGraphMemAttribute, true, false},
+    {"cuDeviceGetHostAtomicCapabilities", cuDeviceGetHostAtomicCapabilities, false, false},
+    {"cuDeviceGetLuid", cuDeviceGetLuid, true, false},
+    {"cuDeviceGetMemPool", cuDeviceGetMemPool, true, false},
+    {"cuDeviceGetName", cuDeviceGetName, true, false},
+    {"cuDeviceGetNvSciSyncAttributes", cuDeviceGetNvSciSyncAttributes, false, false},
+    {"cuDeviceGetP2PAtomicCapabilities", cuDeviceGetP2PAtomicCapabilities, false, false},
+    {"cuDeviceGetP2PAttribute", cuDeviceGetP2PAttribute, true, false},
+    {"cuDeviceGetPCIBusId", cuDeviceGetPCIBusId, true, false},
+    {"cuDeviceGetProperties", cuDeviceGetProperties, true, false},
+    {"cuDeviceGetTexture1DLinearMaxWidth", cuDeviceGetTexture1DLinearMaxWidth, true, false},
+    {"cuDeviceGetUuid", cuDeviceGetUuid, true, false},
+    {"cuDeviceGetUuid_v2", cuDeviceGetUuid_v2, true, false},
+    {"cuDeviceGraphMemTrim", cuDeviceGraphMemTrim, true, false},
+    {"cuDevicePrimaryCtxGetState", cuDevicePrimaryCtxGetState, true, false},
+    {"cuDevicePrimaryCtxRelease", cuDevicePrimaryCtxRelease, true, false},
+    {"cuDevicePrimaryCtxRelease_v2", cuDevicePrimaryCtxRelease_v2, true, false},
+    {"cuDevicePrimaryCtxReset", cuDevicePrimaryCtxReset, true, false},
+    {"cuDevicePrimaryCtxReset_v2", cuDevicePrimaryCtxReset_v2, true, false},
+    {"cuDevicePrimaryCtxRetain", cuDevicePrimaryCtxRetain, true, false},
+    {"cuDevicePrimaryCtxSetFlags", cuDevicePrimaryCtxSetFlags, true, false},
+    {"cuDevicePrimaryCtxSetFlags_v2", cuDevicePrimaryCtxSetFlags_v2, true, false},
+    {"cuDeviceRegisterAsyncNotification", cuDeviceRegisterAsyncNotification, false, false},
+    {"cuDeviceSetGraphMemAttribute", cuDeviceSetGraphMemAttribute, true, false},
+    {"cuDeviceSetMemPool", cuDeviceSetMemPool, true, false},
+    {"cuDeviceTotalMem", cuDeviceTotalMem, true, false},
+    {"cuDeviceTotalMem_v2", cuDeviceTotalMem_v2, true, false},
+    {"cuDeviceUnregisterAsyncNotification", cuDeviceUnregisterAsyncNotification, false, false},
+    {"cuDriverGetVersion", cuDriverGetVersion, true, false},
+    {"cuEGLStreamConsumerAcquireFrame", cuEGLStreamConsumerAcquireFrame, false, false},
+    {"cuEGLStreamConsumerConnect", cuEGLStreamConsumerConnect, false, false},
+    {"cuEGLStreamConsumerConnectWithFlags", cuEGLStreamConsumerConnectWithFlags, false, false},
+    {"cuEGLStreamConsumerDisconnect", cuEGLStreamConsumerDisconnect, false, false},
+    {"cuEGLStreamConsumerReleaseFrame", cuEGLStreamConsumerReleaseFrame, false, false},
+    {"cuEGLStreamProducerConnect", cuEGLStreamProducerConnect, false, false},
+    {"cuEGLStreamProducerDisconnect", cuEGLStreamProducerDisconnect, false, false},
+    {"cuEGLStreamProducerPresentFrame", cuEGLStreamProducerPresentFrame, false, false},
+    {"cuEGLStreamProducerReturnFrame", cuEGLStreamProducerReturnFrame, false, false},
+    {"cuEventCreate", cuEventCreate, true, false},
+    {"cuEventCreateFromEGLSync", cuEventCreateFromEGLSync, false, false},
+    {"cuEventDestroy", cuEventDestroy, true, false},
+    {"cuEventDestroy_v2", cuEventDestroy_v2, true, false},
+    {"cuEventElapsedTime", cuEventElapsedTime, true, false},
+    {"cuEventElapsedTime_v2", cuEventElapsedTime_v2, true, false},
+    {"cuEventQuery", cuEventQuery, true, false},
+    {"cuEventRecord", cuEventRecord, true, false},
+    {"cuEventRecordWithFlags", cuEventRecordWithFlags, true, false},
+    {"cuEventRecordWithFlags_ptsz", cuEventRecordWithFlags_ptsz, true, true},
+    {"cuEventRecord_ptsz", cuEventRecord_ptsz, true, true},
+    {"cuEventSynchronize", cuEventSynchronize, true, false},
+    {"cuExternalMemoryGetMappedBuffer", cuExternalMemoryGetMappedBuffer, false, false},
+    {"cuExternalMemoryGetMappedMipmappedArray", cuExternalMemoryGetMappedMipmappedArray, false,
      false},
-    {"cuCheckpointProcessGetState", (void *)cuCheckpointProcessGetState, false, false},
-    {"cuCheckpointProcessLock", (void *)cuCheckpointProcessLock, false, false},
-    {"cuCheckpointProcessRestore", (void *)cuCheckpointProcessRestore, false, false},
-    {"cuCheckpointProcessUnlock", (void *)cuCheckpointProcessUnlock, false, false},
-    {"cuCoredumpGetAttribute", (void *)cuCoredumpGetAttribute, false, false},
-    {"cuCoredumpGetAttributeGlobal", (void *)cuCoredumpGetAttributeGlobal, false, false},
-    {"cuCoredumpSetAttribute", (void *)cuCoredumpSetAttribute, false, false},
-    {"cuCoredumpSetAttributeGlobal", (void *)cuCoredumpSetAttributeGlobal, false, false},
-    {"cuCtxAttach", (void *)cuCtxAttach, false, false},
-    {"cuCtxCreate", (void *)cuCtxCreate, false, false},
-    {"cuCtxCreate_v2", (void *)cuCtxCreate_v2, true, false},
-    {"cuCtxCreate_v3", (void *)cuCtxCreate_v3, true, false},
-    {"cuCtxCreate_v4", (void *)cuCtxCreate_v4, true, false},
-    {"cuCtxDestroy", (void *)cuCtxDestroy, false, false},
-    {"cuCtxDestroy_v2", (void *)cuCtxDestroy_v2, true, false},
-    {"cuCtxDetach", (void *)cuCtxDetach, false, false},
-    {"cuCtxDisablePeerAccess", (void *)cuCtxDisablePeerAccess, true, false},
-    {"cuCtxEnablePeerAccess", (void *)cuCtxEnablePeerAccess, true, false},
-    {"cuCtxFromGreenCtx", (void *)cuCtxFromGreenCtx, false, false},
-    {"cuCtxGetApiVersion", (void *)cuCtxGetApiVersion, true, false},
-    {"cuCtxGetCacheConfig", (void *)cuCtxGetCacheConfig, true, false},
-    {"cuCtxGetCurrent", (void *)cuCtxGetCurrent, true, false},
-    {"cuCtxGetDevResource", (void *)cuCtxGetDevResource, false, false},
-    {"cuCtxGetDevice", (void *)cuCtxGetDevice, true, false},
-    {"cuCtxGetDevice_v2", (void *)cuCtxGetDevice_v2, true, false},
-    {"cuCtxGetExecAffinity", (void *)cuCtxGetExecAffinity, false, false},
-    {"cuCtxGetFlags", (void *)cuCtxGetFlags, true, false},
-    {"cuCtxGetId", (void *)cuCtxGetId, true, false},
-    {"cuCtxGetLimit", (void *)cuCtxGetLimit, true, false},
-    {"cuCtxGetSharedMemConfig", (void *)cuCtxGetSharedMemConfig, false, false},
-    {"cuCtxGetStreamPriorityRange", (void *)cuCtxGetStreamPriorityRange, true, false},
-    {"cuCtxPopCurrent", (void *)cuCtxPopCurrent, false, false},
-    {"cuCtxPopCurrent_v2", (void *)cuCtxPopCurrent_v2, true, false},
-    {"cuCtxPushCurrent", (void *)cuCtxPushCurrent, false, false},
-    {"cuCtxPushCurrent_v2", (void *)cuCtxPushCurrent_v2, true, false},
-    {"cuCtxRecordEvent", (void *)cuCtxRecordEvent, false, false},
-    {"cuCtxResetPersistingL2Cache", (void *)cuCtxResetPersistingL2Cache, false, false},
-    {"cuCtxSetCacheConfig", (void *)cuCtxSetCacheConfig, true, false},
-    {"cuCtxSetCurrent", (void *)cuCtxSetCurrent, true, false},
-    {"cuCtxSetFlags", (void *)cuCtxSetFlags, true, false},
-    {"cuCtxSetLimit", (void *)cuCtxSetLimit, true, false},
-    {"cuCtxSetSharedMemConfig", (void *)cuCtxSetSharedMemConfig, false, false},
-    {"cuCtxSynchronize", (void *)cuCtxSynchronize, true, false},
-    {"cuCtxSynchronize_v2", (void *)cuCtxSynchronize_v2, true, false},
-    {"cuCtxWaitEvent", (void *)cuCtxWaitEvent, false, false},
-    {"cuDestroyExternalMemory", (void *)cuDestroyExternalMemory, false, false},
-    {"cuDestroyExternalSemaphore", (void *)cuDestroyExternalSemaphore, false, false},
-    {"cuDevResourceGenerateDesc", (void *)cuDevResourceGenerateDesc, false, false},
-    {"cuDevSmResourceSplitByCount", (void *)cuDevSmResourceSplitByCount, false, false},
-    {"cuDeviceCanAccessPeer", (void *)cuDeviceCanAccessPeer, true, false},
-    {"cuDeviceComputeCapability", (void *)cuDeviceComputeCapability, true, false},
-    {"cuDeviceGet", (void *)cuDeviceGet, true, false},
-    {"cuDeviceGetAttribute", (void *)cuDeviceGetAttribute, true, false},
-    {"cuDeviceGetByPCIBusId", (void *)cuDeviceGetByPCIBusId, true, false},
-    {"cuDeviceGetCount", (void *)cuDeviceGetCount, true, false},
-    {"cuDeviceGetDefaultMemPool", (void *)cuDeviceGetDefaultMemPool, true, false},
-    {"cuDeviceGetDevResource", (void *)cuDeviceGetDevResource, false, false},
-    {"cuDeviceGetExecAffinitySupport", (void *)cuDeviceGetExecAffinitySupport, true, false},
-    {"cuDeviceGetGraphMemAttribute", (void *)cuDeviceGetGraphMemAttribute, true, false},
-    {"cuDeviceGetHostAtomicCapabilities", (void *)cuDeviceGetHostAtomicCapabilities, false, false},
-    {"cuDeviceGetLuid", (void *)cuDeviceGetLuid, false, false},
-    {"cuDeviceGetMemPool", (void *)cuDeviceGetMemPool, true, false},
-    {"cuDeviceGetName", (void *)cuDeviceGetName, true, false},
-    {"cuDeviceGetNvSciSyncAttributes", (void *)cuDeviceGetNvSciSyncAttributes, false, false},
-    {"cuDeviceGetP2PAtomicCapabilities", (void *)cuDeviceGetP2PAtomicCapabilities, false, false},
-    {"cuDeviceGetP2PAttribute", (void *)cuDeviceGetP2PAttribute, true, false},
-    {"cuDeviceGetPCIBusId", (void *)cuDeviceGetPCIBusId, true, false},
-    {"cuDeviceGetProperties", (void *)cuDeviceGetProperties, true, false},
-    {"cuDeviceGetTexture1DLinearMaxWidth", (void *)cuDeviceGetTexture1DLinearMaxWidth, false,
+    {"cuFlushGPUDirectRDMAWrites", cuFlushGPUDirectRDMAWrites, true, false},
+    {"cuFuncGetAttribute", cuFuncGetAttribute, true, false},
+    {"cuFuncGetModule", cuFuncGetModule, true, false},
+    {"cuFuncGetName", cuFuncGetName, true, false},
+    {"cuFuncGetParamInfo", cuFuncGetParamInfo, true, false},
+    {"cuFuncIsLoaded", cuFuncIsLoaded, true, false},
+    {"cuFuncLoad", cuFuncLoad, true, false},
+    {"cuFuncSetAttribute", cuFuncSetAttribute, true, false},
+    {"cuFuncSetBlockShape", cuFuncSetBlockShape, true, false},
+    {"cuFuncSetCacheConfig", cuFuncSetCacheConfig, true, false},
+    {"cuFuncSetSharedMemConfig", cuFuncSetSharedMemConfig, true, false},
+    {"cuFuncSetSharedSize", cuFuncSetSharedSize, true, false},
+    {"cuGLCtxCreate", cuGLCtxCreate, false, false},
+    {"cuGLCtxCreate_v2", cuGLCtxCreate_v2, false, false},
+    {"cuGLGetDevices", cuGLGetDevices, false, false},
+    {"cuGLGetDevices_v2", cuGLGetDevices_v2, false, false},
+    {"cuGLInit", cuGLInit, false, false},
+    {"cuGLMapBufferObject", cuGLMapBufferObject, false, false},
+    {"cuGLMapBufferObjectAsync", cuGLMapBufferObjectAsync, false, false},
+    {"cuGLMapBufferObjectAsync_v2", cuGLMapBufferObjectAsync_v2, false, false},
+    {"cuGLMapBufferObjectAsync_v2_ptsz", cuGLMapBufferObjectAsync_v2_ptsz, false, true},
+    {"cuGLMapBufferObject_v2", cuGLMapBufferObject_v2, false, false},
+    {"cuGLMapBufferObject_v2_ptds", cuGLMapBufferObject_v2_ptds, false, true},
+    {"cuGLRegisterBufferObject", cuGLRegisterBufferObject, false, false},
+    {"cuGLSetBufferObjectMapFlags", cuGLSetBufferObjectMapFlags, false, false},
+    {"cuGLUnmapBufferObject", cuGLUnmapBufferObject, false, false},
+    {"cuGLUnmapBufferObjectAsync", cuGLUnmapBufferObjectAsync, false, false},
+    {"cuGLUnregisterBufferObject", cuGLUnregisterBufferObject, false, false},
+    {"cuGetErrorName", cuGetErrorName, true, false},
+    {"cuGetErrorString", cuGetErrorString, true, false},
+    {"cuGetExportTable", cuGetExportTable, true, false},
+    {"cuGetProcAddress", cuGetProcAddress, true, false},
+    {"cuGetProcAddress_v2", cuGetProcAddress_v2, true, false},
+    {"cuGraphAddBatchMemOpNode", cuGraphAddBatchMemOpNode, true, false},
+    {"cuGraphAddChildGraphNode", cuGraphAddChildGraphNode, true, false},
+    {"cuGraphAddDependencies", cuGraphAddDependencies, true, false},
+    {"cuGraphAddDependencies_v2", cuGraphAddDependencies_v2, true, false},
+    {"cuGraphAddEmptyNode", cuGraphAddEmptyNode, true, false},
+    {"cuGraphAddEventRecordNode", cuGraphAddEventRecordNode, true, false},
+    {"cuGraphAddEventWaitNode", cuGraphAddEventWaitNode, true, false},
+    {"cuGraphAddExternalSemaphoresSignalNode", cuGraphAddExternalSemaphoresSignalNode, false,
      false},
-    {"cuDeviceGetUuid", (void *)cuDeviceGetUuid, true, false},
-    {"cuDeviceGetUuid_v2", (void *)cuDeviceGetUuid_v2, true, false},
-    {"cuDeviceGraphMemTrim", (void *)cuDeviceGraphMemTrim, true, false},
-    {"cuDevicePrimaryCtxGetState", (void *)cuDevicePrimaryCtxGetState, true, false},
-    {"cuDevicePrimaryCtxRelease", (void *)cuDevicePrimaryCtxRelease, false, false},
-    {"cuDevicePrimaryCtxRelease_v2", (void *)cuDevicePrimaryCtxRelease_v2, true, false},
-    {"cuDevicePrimaryCtxReset", (void *)cuDevicePrimaryCtxReset, false, false},
-    {"cuDevicePrimaryCtxReset_v2", (void *)cuDevicePrimaryCtxReset_v2, true, false},
-    {"cuDevicePrimaryCtxRetain", (void *)cuDevicePrimaryCtxRetain, true, false},
-    {"cuDevicePrimaryCtxSetFlags", (void *)cuDevicePrimaryCtxSetFlags, false, false},
-    {"cuDevicePrimaryCtxSetFlags_v2", (void *)cuDevicePrimaryCtxSetFlags_v2, true, false},
-    {"cuDeviceRegisterAsyncNotification", (void *)cuDeviceRegisterAsyncNotification, false, false},
-    {"cuDeviceSetGraphMemAttribute", (void *)cuDeviceSetGraphMemAttribute, true, false},
-    {"cuDeviceSetMemPool", (void *)cuDeviceSetMemPool, true, false},
-    {"cuDeviceTotalMem", (void *)cuDeviceTotalMem, true, false},
-    {"cuDeviceTotalMem_v2", (void *)cuDeviceTotalMem_v2, true, false},
-    {"cuDeviceUnregisterAsyncNotification", (void *)cuDeviceUnregisterAsyncNotification, false,
-     false},
-    {"cuDriverGetVersion", (void *)cuDriverGetVersion, true, false},
-    {"cuEGLStreamConsumerAcquireFrame", (void *)cuEGLStreamConsumerAcquireFrame, false, false},
-    {"cuEGLStreamConsumerConnect", (void *)cuEGLStreamConsumerConnect, false, false},
-    {"cuEGLStreamConsumerConnectWithFlags", (void *)cuEGLStreamConsumerConnectWithFlags, false,
-     false},
-    {"cuEGLStreamConsumerDisconnect", (void *)cuEGLStreamConsumerDisconnect, false, false},
-    {"cuEGLStreamConsumerReleaseFrame", (void *)cuEGLStreamConsumerReleaseFrame, false, false},
-    {"cuEGLStreamProducerConnect", (void *)cuEGLStreamProducerConnect, false, false},
-    {"cuEGLStreamProducerDisconnect", (void *)cuEGLStreamProducerDisconnect, false, false},
-    {"cuEGLStreamProducerPresentFrame", (void *)cuEGLStreamProducerPresentFrame, false, false},
-    {"cuEGLStreamProducerReturnFrame", (void *)cuEGLStreamProducerReturnFrame, false, false},
-    {"cuEventCreate", (void *)cuEventCreate, true, false},
-    {"cuEventCreateFromEGLSync", (void *)cuEventCreateFromEGLSync, false, false},
-    {"cuEventDestroy", (void *)cuEventDestroy, false, false},
-    {"cuEventDestroy_v2", (void *)cuEventDestroy_v2, true, false},
-    {"cuEventElapsedTime", (void *)cuEventElapsedTime, true, false},
-    {"cuEventElapsedTime_v2", (void *)cuEventElapsedTime_v2, true, false},
-    {"cuEventQuery", (void *)cuEventQuery, true, false},
-    {"cuEventRecord", (void *)cuEventRecord, true, false},
-    {"cuEventRecordWithFlags", (void *)cuEventRecordWithFlags, true, false},
-    {"cuEventRecordWithFlags_ptsz", (void *)cuEventRecordWithFlags_ptsz, true, true},
-    {"cuEventRecord_ptsz", (void *)cuEventRecord_ptsz, true, true},
-    {"cuEventSynchronize", (void *)cuEventSynchronize, true, false},
-    {"cuExternalMemoryGetMappedBuffer", (void *)cuExternalMemoryGetMappedBuffer, false, false},
-    {"cuExternalMemoryGetMappedMipmappedArray", (void *)cuExternalMemoryGetMappedMipmappedArray,
-     false, false},
-    {"cuFlushGPUDirectRDMAWrites", (void *)cuFlushGPUDirectRDMAWrites, false, false},
-    {"cuFuncGetAttribute", (void *)cuFuncGetAttribute, true, false},
-    {"cuFuncGetModule", (void *)cuFuncGetModule, true, false},
-    {"cuFuncGetName", (void *)cuFuncGetName, true, false},
-    {"cuFuncGetParamInfo", (void *)cuFuncGetParamInfo, true, false},
-    {"cuFuncIsLoaded", (void *)cuFuncIsLoaded, true, false},
-    {"cuFuncLoad", (void *)cuFuncLoad, true, false},
-    {"cuFuncSetAttribute", (void *)cuFuncSetAttribute, true, false},
-    {"cuFuncSetBlockShape", (void *)cuFuncSetBlockShape, true, false},
-    {"cuFuncSetCacheConfig", (void *)cuFuncSetCacheConfig, true, false},
-    {"cuFuncSetSharedMemConfig", (void *)cuFuncSetSharedMemConfig, true, false},
-    {"cuFuncSetSharedSize", (void *)cuFuncSetSharedSize, true, false},
-    {"cuGLCtxCreate", (void *)cuGLCtxCreate, false, false},
-    {"cuGLCtxCreate_v2", (void *)cuGLCtxCreate_v2, false, false},
-    {"cuGLGetDevices", (void *)cuGLGetDevices, false, false},
-    {"cuGLGetDevices_v2", (void *)cuGLGetDevices_v2, false, false},
-    {"cuGLInit", (void *)cuGLInit, false, false},
-    {"cuGLMapBufferObject", (void *)cuGLMapBufferObject, false, false},
-    {"cuGLMapBufferObjectAsync", (void *)cuGLMapBufferObjectAsync, false, false},
-    {"cuGLMapBufferObjectAsync_v2", (void *)cuGLMapBufferObjectAsync_v2, false, false},
-    {"cuGLMapBufferObjectAsync_v2_ptsz", (void *)cuGLMapBufferObjectAsync_v2_ptsz, false, true},
-    {"cuGLMapBufferObject_v2", (void *)cuGLMapBufferObject_v2, false, false},
-    {"cuGLMapBufferObject_v2_ptds", (void *)cuGLMapBufferObject_v2_ptds, false, true},
-    {"cuGLRegisterBufferObject", (void *)cuGLRegisterBufferObject, false, false},
-    {"cuGLSetBufferObjectMapFlags", (void *)cuGLSetBufferObjectMapFlags, false, false},
-    {"cuGLUnmapBufferObject", (void *)cuGLUnmapBufferObject, false, false},
-    {"cuGLUnmapBufferObjectAsync", (void *)cuGLUnmapBufferObjectAsync, false, false},
-    {"cuGLUnregisterBufferObject", (void *)cuGLUnregisterBufferObject, false, false},
-    {"cuGetErrorName", (void *)cuGetErrorName, true, false},
-    {"cuGetErrorString", (void *)cuGetErrorString, true, false},
-    {"cuGetExportTable", (void *)cuGetExportTable, true, false},
-    {"cuGetProcAddress", (void *)cuGetProcAddress, true, false},
-    {"cuGetProcAddress_v2", (void *)cuGetProcAddress_v2, true, false},
-    {"cuGraphAddBatchMemOpNode", (void *)cuGraphAddBatchMemOpNode, false, false},
-    {"cuGraphAddChildGraphNode", (void *)cuGraphAddChildGraphNode, true, false},
-    {"cuGraphAddDependencies", (void *)cuGraphAddDependencies, true, false},
-    {"cuGraphAddDependencies_v2", (void *)cuGraphAddDependencies_v2, true, false},
-    {"cuGraphAddEmptyNode", (void *)cuGraphAddEmptyNode, true, false},
-    {"cuGraphAddEventRecordNode", (void *)cuGraphAddEventRecordNode, true, false},
-    {"cuGraphAddEventWaitNode", (void *)cuGraphAddEventWaitNode, true, false},
-    {"cuGraphAddExternalSemaphoresSignalNode", (void *)cuGraphAddExternalSemaphoresSignalNode,
-     false, false},
-    {"cuGraphAddExternalSemaphoresWaitNode", (void *)cuGraphAddExternalSemaphoresWaitNode, false,
-     false},
-    {"cuGraphAddHostNode", (void *)cuGraphAddHostNode, true, false},
-    {"cuGraphAddKernelNode", (void *)cuGraphAddKernelNode, true, false},
-    {"cuGraphAddKernelNode_v2", (void *)cuGraphAddKernelNode_v2, true, false},
-    {"cuGraphAddMemAllocNode", (void *)cuGraphAddMemAllocNode, true, false},
-    {"cuGraphAddMemFreeNode", (void *)cuGraphAddMemFreeNode, true, false},
-    {"cuGraphAddMemcpyNode", (void *)cuGraphAddMemcpyNode, true, false},
-    {"cuGraphAddMemsetNode", (void *)cuGraphAddMemsetNode, true, false},
-    {"cuGraphAddNode", (void *)cuGraphAddNode, true, false},
-    {"cuGraphAddNode_v2", (void *)cuGraphAddNode_v2, true, false},
-    {"cuGraphBatchMemOpNodeGetParams", (void *)cuGraphBatchMemOpNodeGetParams, false, false},
-    {"cuGraphBatchMemOpNodeSetParams", (void *)cuGraphBatchMemOpNodeSetParams, false, false},
-    {"cuGraphChildGraphNodeGetGraph", (void *)cuGraphChildGraphNodeGetGraph, true, false},
-    {"cuGraphClone", (void *)cuGraphClone, true, false},
-    {"cuGraphConditionalHandleCreate", (void *)cuGraphConditionalHandleCreate, false, false},
-    {"cuGraphCreate", (void *)cuGraphCreate, true, false},
-    {"cuGraphDebugDotPrint", (void *)cuGraphDebugDotPrint, false, false},
-    {"cuGraphDestroy", (void *)cuGraphDestroy, true, false},
-    {"cuGraphDestroyNode", (void *)cuGraphDestroyNode, true, false},
-    {"cuGraphEventRecordNodeGetEvent", (void *)cuGraphEventRecordNodeGetEvent, true, false},
-    {"cuGraphEventRecordNodeSetEvent", (void *)cuGraphEventRecordNodeSetEvent, true, false},
-    {"cuGraphEventWaitNodeGetEvent", (void *)cuGraphEventWaitNodeGetEvent, true, false},
-    {"cuGraphEventWaitNodeSetEvent", (void *)cuGraphEventWaitNodeSetEvent, true, false},
-    {"cuGraphExecBatchMemOpNodeSetParams", (void *)cuGraphExecBatchMemOpNodeSetParams, false,
-     false},
-    {"cuGraphExecChildGraphNodeSetParams", (void *)cuGraphExecChildGraphNodeSetParams, false,
-     false},
-    {"cuGraphExecDestroy", (void *)cuGraphExecDestroy, true, false},
-    {"cuGraphExecEventRecordNodeSetEvent", (void *)cuGraphExecEventRecordNodeSetEvent, true, false},
-    {"cuGraphExecEventWaitNodeSetEvent", (void *)cuGraphExecEventWaitNodeSetEvent, true, false},
+    {"cuGraphAddExternalSemaphoresWaitNode", cuGraphAddExternalSemaphoresWaitNode, false, false},
+    {"cuGraphAddHostNode", cuGraphAddHostNode, true, false},
+    {"cuGraphAddKernelNode", cuGraphAddKernelNode, true, false},
+    {"cuGraphAddKernelNode_v2", cuGraphAddKernelNode_v2, true, false},
+    {"cuGraphAddMemAllocNode", cuGraphAddMemAllocNode, true, false},
+    {"cuGraphAddMemFreeNode", cuGraphAddMemFreeNode, true, false},
+    {"cuGraphAddMemcpyNode", cuGraphAddMemcpyNode, true, false},
+    {"cuGraphAddMemsetNode", cuGraphAddMemsetNode, true, false},
+    {"cuGraphAddNode", cuGraphAddNode, true, false},
+    {"cuGraphAddNode_v2", cuGraphAddNode_v2, true, false},
+    {"cuGraphBatchMemOpNodeGetParams", cuGraphBatchMemOpNodeGetParams, true, false},
+    {"cuGraphBatchMemOpNodeSetParams", cuGraphBatchMemOpNodeSetParams, true, false},
+    {"cuGraphChildGraphNodeGetGraph", cuGraphChildGraphNodeGetGraph, true, false},
+    {"cuGraphClone", cuGraphClone, true, false},
+    {"cuGraphConditionalHandleCreate", cuGraphConditionalHandleCreate, false, false},
+    {"cuGraphCreate", cuGraphCreate, true, false},
+    {"cuGraphDebugDotPrint", cuGraphDebugDotPrint, true, false},
+    {"cuGraphDestroy", cuGraphDestroy, true, false},
+    {"cuGraphDestroyNode", cuGraphDestroyNode, true, false},
+    {"cuGraphEventRecordNodeGetEvent", cuGraphEventRecordNodeGetEvent, true, false},
+    {"cuGraphEventRecordNodeSetEvent", cuGraphEventRecordNodeSetEvent, true, false},
+    {"cuGraphEventWaitNodeGetEvent", cuGraphEventWaitNodeGetEvent, true, false},
+    {"cuGraphEventWaitNodeSetEvent", cuGraphEventWaitNodeSetEvent, true, false},
+    {"cuGraphExecBatchMemOpNodeSetParams", cuGraphExecBatchMemOpNodeSetParams, true, false},
+    {"cuGraphExecChildGraphNodeSetParams", cuGraphExecChildGraphNodeSetParams, true, false},
+    {"cuGraphExecDestroy", cuGraphExecDestroy, true, false},
+    {"cuGraphExecEventRecordNodeSetEvent", cuGraphExecEventRecordNodeSetEvent, true, false},
+    {"cuGraphExecEventWaitNodeSetEvent", cuGraphExecEventWaitNodeSetEvent, true, false},
     {"cuGraphExecExternalSemaphoresSignalNodeSetParams",
-     (void *)cuGraphExecExternalSemaphoresSignalNodeSetParams, false, false},
+     cuGraphExecExternalSemaphoresSignalNodeSetParams, false, false},
     {"cuGraphExecExternalSemaphoresWaitNodeSetParams",
-     (void *)cuGraphExecExternalSemaphoresWaitNodeSetParams, false, false},
-    {"cuGraphExecGetFlags", (void *)cuGraphExecGetFlags, true, false},
-    {"cuGraphExecHostNodeSetParams", (void *)cuGraphExecHostNodeSetParams, true, false},
-    {"cuGraphExecKernelNodeSetParams", (void *)cuGraphExecKernelNodeSetParams, true, false},
-    {"cuGraphExecKernelNodeSetParams_v2", (void *)cuGraphExecKernelNodeSetParams_v2, true, false},
-    {"cuGraphExecMemcpyNodeSetParams", (void *)cuGraphExecMemcpyNodeSetParams, true, false},
-    {"cuGraphExecMemsetNodeSetParams", (void *)cuGraphExecMemsetNodeSetParams, true, false},
-    {"cuGraphExecNodeSetParams", (void *)cuGraphExecNodeSetParams, true, false},
-    {"cuGraphExecUpdate", (void *)cuGraphExecUpdate, true, false},
-    {"cuGraphExecUpdate_v2", (void *)cuGraphExecUpdate_v2, true, false},
-    {"cuGraphExternalSemaphoresSignalNodeGetParams",
-     (void *)cuGraphExternalSemaphoresSignalNodeGetParams, false, false},
-    {"cuGraphExternalSemaphoresSignalNodeSetParams",
-     (void *)cuGraphExternalSemaphoresSignalNodeSetParams, false, false},
-    {"cuGraphExternalSemaphoresWaitNodeGetParams",
-     (void *)cuGraphExternalSemaphoresWaitNodeGetParams, false, false},
-    {"cuGraphExternalSemaphoresWaitNodeSetParams",
-     (void *)cuGraphExternalSemaphoresWaitNodeSetParams, false, false},
-    {"cuGraphGetEdges", (void *)cuGraphGetEdges, true, false},
-    {"cuGraphGetEdges_v2", (void *)cuGraphGetEdges_v2, true, false},
-    {"cuGraphGetNodes", (void *)cuGraphGetNodes, true, false},
-    {"cuGraphGetRootNodes", (void *)cuGraphGetRootNodes, true, false},
-    {"cuGraphHostNodeGetParams", (void *)cuGraphHostNodeGetParams, true, false},
-    {"cuGraphHostNodeSetParams", (void *)cuGraphHostNodeSetParams, true, false},
-    {"cuGraphInstantiate", (void *)cuGraphInstantiate, true, false},
-    {"cuGraphInstantiateWithFlags", (void *)cuGraphInstantiateWithFlags, true, false},
-    {"cuGraphInstantiateWithParams", (void *)cuGraphInstantiateWithParams, true, false},
-    {"cuGraphInstantiateWithParams_ptsz", (void *)cuGraphInstantiateWithParams_ptsz, true, true},
-    {"cuGraphInstantiate_v2", (void *)cuGraphInstantiate_v2, true, false},
-    {"cuGraphKernelNodeCopyAttributes", (void *)cuGraphKernelNodeCopyAttributes, false, false},
-    {"cuGraphKernelNodeGetAttribute", (void *)cuGraphKernelNodeGetAttribute, false, false},
-    {"cuGraphKernelNodeGetParams", (void *)cuGraphKernelNodeGetParams, true, false},
-    {"cuGraphKernelNodeGetParams_v2", (void *)cuGraphKernelNodeGetParams_v2, true, false},
-    {"cuGraphKernelNodeSetAttribute", (void *)cuGraphKernelNodeSetAttribute, false, false},
-    {"cuGraphKernelNodeSetParams", (void *)cuGraphKernelNodeSetParams, true, false},
-    {"cuGraphKernelNodeSetParams_v2", (void *)cuGraphKernelNodeSetParams_v2, true, false},
-    {"cuGraphLaunch", (void *)cuGraphLaunch, true, false},
-    {"cuGraphLaunch_ptsz", (void *)cuGraphLaunch_ptsz, true, true},
-    {"cuGraphMemAllocNodeGetParams", (void *)cuGraphMemAllocNodeGetParams, true, false},
-    {"cuGraphMemFreeNodeGetParams", (void *)cuGraphMemFreeNodeGetParams, true, false},
-    {"cuGraphMemcpyNodeGetParams", (void *)cuGraphMemcpyNodeGetParams, true, false},
-    {"cuGraphMemcpyNodeSetParams", (void *)cuGraphMemcpyNodeSetParams, true, false},
-    {"cuGraphMemsetNodeGetParams", (void *)cuGraphMemsetNodeGetParams, true, false},
-    {"cuGraphMemsetNodeSetParams", (void *)cuGraphMemsetNodeSetParams, true, false},
-    {"cuGraphNodeFindInClone", (void *)cuGraphNodeFindInClone, true, false},
-    {"cuGraphNodeGetDependencies", (void *)cuGraphNodeGetDependencies, true, false},
-    {"cuGraphNodeGetDependencies_v2", (void *)cuGraphNodeGetDependencies_v2, true, false},
-    {"cuGraphNodeGetDependentNodes", (void *)cuGraphNodeGetDependentNodes, true, false},
-    {"cuGraphNodeGetDependentNodes_v2", (void *)cuGraphNodeGetDependentNodes_v2, true, false},
-    {"cuGraphNodeGetEnabled", (void *)cuGraphNodeGetEnabled, true, false},
-    {"cuGraphNodeGetType", (void *)cuGraphNodeGetType, true, false},
-    {"cuGraphNodeSetEnabled", (void *)cuGraphNodeSetEnabled, true, false},
-    {"cuGraphNodeSetParams", (void *)cuGraphNodeSetParams, true, false},
-    {"cuGraphReleaseUserObject", (void *)cuGraphReleaseUserObject, false, false},
-    {"cuGraphRemoveDependencies", (void *)cuGraphRemoveDependencies, true, false},
-    {"cuGraphRemoveDependencies_v2", (void *)cuGraphRemoveDependencies_v2, true, false},
-    {"cuGraphRetainUserObject", (void *)cuGraphRetainUserObject, false, false},
-    {"cuGraphUpload", (void *)cuGraphUpload, true, false},
-    {"cuGraphUpload_ptsz", (void *)cuGraphUpload_ptsz, true, true},
-    {"cuGraphicsEGLRegisterImage", (void *)cuGraphicsEGLRegisterImage, false, false},
-    {"cuGraphicsGLRegisterBuffer", (void *)cuGraphicsGLRegisterBuffer, false, false},
-    {"cuGraphicsGLRegisterImage", (void *)cuGraphicsGLRegisterImage, false, false},
-    {"cuGraphicsMapResources", (void *)cuGraphicsMapResources, false, false},
-    {"cuGraphicsMapResources_ptsz", (void *)cuGraphicsMapResources_ptsz, false, true},
-    {"cuGraphicsResourceGetMappedEglFrame", (void *)cuGraphicsResourceGetMappedEglFrame, false,
-     false},
-    {"cuGraphicsResourceGetMappedMipmappedArray", (void *)cuGraphicsResourceGetMappedMipmappedArray,
+     cuGraphExecExternalSemaphoresWaitNodeSetParams, false, false},
+    {"cuGraphExecGetFlags", cuGraphExecGetFlags, true, false},
+    {"cuGraphExecHostNodeSetParams", cuGraphExecHostNodeSetParams, true, false},
+    {"cuGraphExecKernelNodeSetParams", cuGraphExecKernelNodeSetParams, true, false},
+    {"cuGraphExecKernelNodeSetParams_v2", cuGraphExecKernelNodeSetParams_v2, true, false},
+    {"cuGraphExecMemcpyNodeSetParams", cuGraphExecMemcpyNodeSetParams, true, false},
+    {"cuGraphExecMemsetNodeSetParams", cuGraphExecMemsetNodeSetParams, true, false},
+    {"cuGraphExecNodeSetParams", cuGraphExecNodeSetParams, true, false},
+    {"cuGraphExecUpdate", cuGraphExecUpdate, true, false},
+    {"cuGraphExecUpdate_v2", cuGraphExecUpdate_v2, true, false},
+    {"cuGraphExternalSemaphoresSignalNodeGetParams", cuGraphExternalSemaphoresSignalNodeGetParams,
      false, false},
-    {"cuGraphicsResourceGetMappedPointer", (void *)cuGraphicsResourceGetMappedPointer, false,
-     false},
-    {"cuGraphicsResourceGetMappedPointer_v2", (void *)cuGraphicsResourceGetMappedPointer_v2, false,
-     false},
-    {"cuGraphicsResourceSetMapFlags", (void *)cuGraphicsResourceSetMapFlags, false, false},
-    {"cuGraphicsResourceSetMapFlags_v2", (void *)cuGraphicsResourceSetMapFlags_v2, false, false},
-    {"cuGraphicsSubResourceGetMappedArray", (void *)cuGraphicsSubResourceGetMappedArray, false,
-     false},
-    {"cuGraphicsUnmapResources", (void *)cuGraphicsUnmapResources, false, false},
-    {"cuGraphicsUnmapResources_ptsz", (void *)cuGraphicsUnmapResources_ptsz, false, true},
-    {"cuGraphicsUnregisterResource", (void *)cuGraphicsUnregisterResource, false, false},
-    {"cuGraphicsVDPAURegisterOutputSurface", (void *)cuGraphicsVDPAURegisterOutputSurface, false,
-     false},
-    {"cuGraphicsVDPAURegisterVideoSurface", (void *)cuGraphicsVDPAURegisterVideoSurface, false,
-     false},
-    {"cuGreenCtxCreate", (void *)cuGreenCtxCreate, false, false},
-    {"cuGreenCtxDestroy", (void *)cuGreenCtxDestroy, false, false},
-    {"cuGreenCtxGetDevResource", (void *)cuGreenCtxGetDevResource, false, false},
-    {"cuGreenCtxGetId", (void *)cuGreenCtxGetId, false, false},
-    {"cuGreenCtxRecordEvent", (void *)cuGreenCtxRecordEvent, false, false},
-    {"cuGreenCtxStreamCreate", (void *)cuGreenCtxStreamCreate, false, false},
-    {"cuGreenCtxWaitEvent", (void *)cuGreenCtxWaitEvent, false, false},
-    {"cuImportExternalMemory", (void *)cuImportExternalMemory, false, false},
-    {"cuImportExternalSemaphore", (void *)cuImportExternalSemaphore, false, false},
-    {"cuInit", (void *)cuInit, true, false},
-    {"cuIpcCloseMemHandle", (void *)cuIpcCloseMemHandle, false, false},
-    {"cuIpcGetEventHandle", (void *)cuIpcGetEventHandle, false, false},
-    {"cuIpcGetMemHandle", (void *)cuIpcGetMemHandle, false, false},
-    {"cuIpcOpenEventHandle", (void *)cuIpcOpenEventHandle, false, false},
-    {"cuIpcOpenMemHandle", (void *)cuIpcOpenMemHandle, false, false},
-    {"cuIpcOpenMemHandle_v2", (void *)cuIpcOpenMemHandle_v2, false, false},
-    {"cuKernelGetAttribute", (void *)cuKernelGetAttribute, true, false},
-    {"cuKernelGetFunction", (void *)cuKernelGetFunction, true, false},
-    {"cuKernelGetLibrary", (void *)cuKernelGetLibrary, true, false},
-    {"cuKernelGetName", (void *)cuKernelGetName, true, false},
-    {"cuKernelGetParamInfo", (void *)cuKernelGetParamInfo, true, false},
-    {"cuKernelSetAttribute", (void *)cuKernelSetAttribute, true, false},
-    {"cuKernelSetCacheConfig", (void *)cuKernelSetCacheConfig, true, false},
-    {"cuLaunch", (void *)cuLaunch, true, false},
-    {"cuLaunchCooperativeKernel", (void *)cuLaunchCooperativeKernel, true, false},
-    {"cuLaunchCooperativeKernelMultiDevice", (void *)cuLaunchCooperativeKernelMultiDevice, false,
-     false},
-    {"cuLaunchCooperativeKernel_ptsz", (void *)cuLaunchCooperativeKernel_ptsz, true, true},
-    {"cuLaunchGrid", (void *)cuLaunchGrid, true, false},
-    {"cuLaunchGridAsync", (void *)cuLaunchGridAsync, true, false},
-    {"cuLaunchHostFunc", (void *)cuLaunchHostFunc, true, false},
-    {"cuLaunchHostFunc_ptsz", (void *)cuLaunchHostFunc_ptsz, true, true},
-    {"cuLaunchKernel", (void *)cuLaunchKernel, true, false},
-    {"cuLaunchKernelEx", (void *)cuLaunchKernelEx, true, false},
-    {"cuLaunchKernelEx_ptsz", (void *)cuLaunchKernelEx_ptsz, true, true},
-    {"cuLaunchKernel_ptsz", (void *)cuLaunchKernel_ptsz, true, true},
-    {"cuLibraryEnumerateKernels", (void *)cuLibraryEnumerateKernels, true, false},
-    {"cuLibraryGetGlobal", (void *)cuLibraryGetGlobal, true, false},
-    {"cuLibraryGetKernel", (void *)cuLibraryGetKernel, true, false},
-    {"cuLibraryGetKernelCount", (void *)cuLibraryGetKernelCount, true, false},
-    {"cuLibraryGetManaged", (void *)cuLibraryGetManaged, true, false},
-    {"cuLibraryGetModule", (void *)cuLibraryGetModule, true, false},
-    {"cuLibraryGetUnifiedFunction", (void *)cuLibraryGetUnifiedFunction, true, false},
-    {"cuLibraryLoadData", (void *)cuLibraryLoadData, true, false},
-    {"cuLibraryLoadFromFile", (void *)cuLibraryLoadFromFile, true, false},
-    {"cuLibraryUnload", (void *)cuLibraryUnload, true, false},
-    {"cuLinkAddData", (void *)cuLinkAddData, true, false},
-    {"cuLinkAddData_v2", (void *)cuLinkAddData_v2, true, false},
-    {"cuLinkAddFile", (void *)cuLinkAddFile, true, false},
-    {"cuLinkAddFile_v2", (void *)cuLinkAddFile_v2, true, false},
-    {"cuLinkComplete", (void *)cuLinkComplete, true, false},
-    {"cuLinkCreate", (void *)cuLinkCreate, true, false},
-    {"cuLinkCreate_v2", (void *)cuLinkCreate_v2, true, false},
-    {"cuLinkDestroy", (void *)cuLinkDestroy, true, false},
-    {"cuLogsCurrent", (void *)cuLogsCurrent, false, false},
-    {"cuLogsDumpToFile", (void *)cuLogsDumpToFile, false, false},
-    {"cuLogsDumpToMemory", (void *)cuLogsDumpToMemory, false, false},
-    {"cuLogsRegisterCallback", (void *)cuLogsRegisterCallback, false, false},
-    {"cuLogsUnregisterCallback", (void *)cuLogsUnregisterCallback, false, false},
-    {"cuMemAddressFree", (void *)cuMemAddressFree, false, false},
-    {"cuMemAddressReserve", (void *)cuMemAddressReserve, false, false},
-    {"cuMemAdvise", (void *)cuMemAdvise, false, false},
-    {"cuMemAdvise_v2", (void *)cuMemAdvise_v2, false, false},
-    {"cuMemAlloc", (void *)cuMemAlloc, false, false},
-    {"cuMemAllocAsync", (void *)cuMemAllocAsync, true, false},
-    {"cuMemAllocAsync_ptsz", (void *)cuMemAllocAsync_ptsz, true, true},
-    {"cuMemAllocFromPoolAsync", (void *)cuMemAllocFromPoolAsync, true, false},
-    {"cuMemAllocFromPoolAsync_ptsz", (void *)cuMemAllocFromPoolAsync_ptsz, true, true},
-    {"cuMemAllocHost", (void *)cuMemAllocHost, false, false},
-    {"cuMemAllocHost_v2", (void *)cuMemAllocHost_v2, true, false},
-    {"cuMemAllocManaged", (void *)cuMemAllocManaged, false, false},
-    {"cuMemAllocPitch", (void *)cuMemAllocPitch, false, false},
-    {"cuMemAllocPitch_v2", (void *)cuMemAllocPitch_v2, true, false},
-    {"cuMemAlloc_v2", (void *)cuMemAlloc_v2, true, false},
-    {"cuMemBatchDecompressAsync", (void *)cuMemBatchDecompressAsync, false, false},
-    {"cuMemBatchDecompressAsync_ptsz", (void *)cuMemBatchDecompressAsync_ptsz, false, true},
-    {"cuMemCreate", (void *)cuMemCreate, false, false},
-    {"cuMemDiscardAndPrefetchBatchAsync", (void *)cuMemDiscardAndPrefetchBatchAsync, false, false},
-    {"cuMemDiscardAndPrefetchBatchAsync_ptsz", (void *)cuMemDiscardAndPrefetchBatchAsync_ptsz,
-     false, true},
-    {"cuMemDiscardBatchAsync", (void *)cuMemDiscardBatchAsync, false, false},
-    {"cuMemDiscardBatchAsync_ptsz", (void *)cuMemDiscardBatchAsync_ptsz, false, true},
-    {"cuMemExportToShareableHandle", (void *)cuMemExportToShareableHandle, false, false},
-    {"cuMemFree", (void *)cuMemFree, false, false},
-    {"cuMemFreeAsync", (void *)cuMemFreeAsync, true, false},
-    {"cuMemFreeAsync_ptsz", (void *)cuMemFreeAsync_ptsz, true, true},
-    {"cuMemFreeHost", (void *)cuMemFreeHost, true, false},
-    {"cuMemFree_v2", (void *)cuMemFree_v2, true, false},
-    {"cuMemGetAccess", (void *)cuMemGetAccess, false, false},
-    {"cuMemGetAddressRange", (void *)cuMemGetAddressRange, false, false},
-    {"cuMemGetAddressRange_v2", (void *)cuMemGetAddressRange_v2, true, false},
-    {"cuMemGetAllocationGranularity", (void *)cuMemGetAllocationGranularity, false, false},
-    {"cuMemGetAllocationPropertiesFromHandle", (void *)cuMemGetAllocationPropertiesFromHandle,
+    {"cuGraphExternalSemaphoresSignalNodeSetParams", cuGraphExternalSemaphoresSignalNodeSetParams,
      false, false},
-    {"cuMemGetDefaultMemPool", (void *)cuMemGetDefaultMemPool, true, false},
-    {"cuMemGetHandleForAddressRange", (void *)cuMemGetHandleForAddressRange, false, false},
-    {"cuMemGetInfo", (void *)cuMemGetInfo, false, false},
-    {"cuMemGetInfo_v2", (void *)cuMemGetInfo_v2, true, false},
-    {"cuMemGetMemPool", (void *)cuMemGetMemPool, true, false},
-    {"cuMemHostAlloc", (void *)cuMemHostAlloc, true, false},
-    {"cuMemHostGetDevicePointer", (void *)cuMemHostGetDevicePointer, false, false},
-    {"cuMemHostGetDevicePointer_v2", (void *)cuMemHostGetDevicePointer_v2, true, false},
-    {"cuMemHostGetFlags", (void *)cuMemHostGetFlags, true, false},
-    {"cuMemHostRegister", (void *)cuMemHostRegister, false, false},
-    {"cuMemHostRegister_v2", (void *)cuMemHostRegister_v2, true, false},
-    {"cuMemHostUnregister", (void *)cuMemHostUnregister, true, false},
-    {"cuMemImportFromShareableHandle", (void *)cuMemImportFromShareableHandle, false, false},
-    {"cuMemMap", (void *)cuMemMap, false, false},
-    {"cuMemMapArrayAsync", (void *)cuMemMapArrayAsync, false, false},
-    {"cuMemMapArrayAsync_ptsz", (void *)cuMemMapArrayAsync_ptsz, false, true},
-    {"cuMemPoolCreate", (void *)cuMemPoolCreate, true, false},
-    {"cuMemPoolDestroy", (void *)cuMemPoolDestroy, true, false},
-    {"cuMemPoolExportPointer", (void *)cuMemPoolExportPointer, true, false},
-    {"cuMemPoolExportToShareableHandle", (void *)cuMemPoolExportToShareableHandle, true, false},
-    {"cuMemPoolGetAccess", (void *)cuMemPoolGetAccess, true, false},
-    {"cuMemPoolGetAttribute", (void *)cuMemPoolGetAttribute, true, false},
-    {"cuMemPoolImportFromShareableHandle", (void *)cuMemPoolImportFromShareableHandle, true, false},
-    {"cuMemPoolImportPointer", (void *)cuMemPoolImportPointer, true, false},
-    {"cuMemPoolSetAccess", (void *)cuMemPoolSetAccess, true, false},
-    {"cuMemPoolSetAttribute", (void *)cuMemPoolSetAttribute, true, false},
-    {"cuMemPoolTrimTo", (void *)cuMemPoolTrimTo, true, false},
-    {"cuMemPrefetchAsync", (void *)cuMemPrefetchAsync, false, false},
-    {"cuMemPrefetchAsync_ptsz", (void *)cuMemPrefetchAsync_ptsz, false, true},
-    {"cuMemPrefetchAsync_v2", (void *)cuMemPrefetchAsync_v2, false, false},
-    {"cuMemPrefetchAsync_v2_ptsz", (void *)cuMemPrefetchAsync_v2_ptsz, false, true},
-    {"cuMemPrefetchBatchAsync", (void *)cuMemPrefetchBatchAsync, false, false},
-    {"cuMemPrefetchBatchAsync_ptsz", (void *)cuMemPrefetchBatchAsync_ptsz, false, true},
-    {"cuMemRangeGetAttribute", (void *)cuMemRangeGetAttribute, false, false},
-    {"cuMemRangeGetAttributes", (void *)cuMemRangeGetAttributes, false, false},
-    {"cuMemRelease", (void *)cuMemRelease, false, false},
-    {"cuMemRetainAllocationHandle", (void *)cuMemRetainAllocationHandle, false, false},
-    {"cuMemSetAccess", (void *)cuMemSetAccess, false, false},
-    {"cuMemSetMemPool", (void *)cuMemSetMemPool, true, false},
-    {"cuMemUnmap", (void *)cuMemUnmap, false, false},
-    {"cuMemcpy", (void *)cuMemcpy, true, false},
-    {"cuMemcpy2D", (void *)cuMemcpy2D, false, false},
-    {"cuMemcpy2DAsync", (void *)cuMemcpy2DAsync, false, false},
-    {"cuMemcpy2DAsync_v2", (void *)cuMemcpy2DAsync_v2, true, false},
-    {"cuMemcpy2DAsync_v2_ptsz", (void *)cuMemcpy2DAsync_v2_ptsz, true, true},
-    {"cuMemcpy2DUnaligned", (void *)cuMemcpy2DUnaligned, false, false},
-    {"cuMemcpy2DUnaligned_v2", (void *)cuMemcpy2DUnaligned_v2, true, false},
-    {"cuMemcpy2DUnaligned_v2_ptds", (void *)cuMemcpy2DUnaligned_v2_ptds, true, true},
-    {"cuMemcpy2D_v2", (void *)cuMemcpy2D_v2, true, false},
-    {"cuMemcpy2D_v2_ptds", (void *)cuMemcpy2D_v2_ptds, true, true},
-    {"cuMemcpy3D", (void *)cuMemcpy3D, false, false},
-    {"cuMemcpy3DAsync", (void *)cuMemcpy3DAsync, false, false},
-    {"cuMemcpy3DAsync_v2", (void *)cuMemcpy3DAsync_v2, true, false},
-    {"cuMemcpy3DAsync_v2_ptsz", (void *)cuMemcpy3DAsync_v2_ptsz, true, true},
-    {"cuMemcpy3DBatchAsync", (void *)cuMemcpy3DBatchAsync, false, false},
-    {"cuMemcpy3DBatchAsync_ptsz", (void *)cuMemcpy3DBatchAsync_ptsz, false, true},
-    {"cuMemcpy3DBatchAsync_v2", (void *)cuMemcpy3DBatchAsync_v2, false, false},
-    {"cuMemcpy3DBatchAsync_v2_ptsz", (void *)cuMemcpy3DBatchAsync_v2_ptsz, false, true},
-    {"cuMemcpy3DPeer", (void *)cuMemcpy3DPeer, false, false},
-    {"cuMemcpy3DPeerAsync", (void *)cuMemcpy3DPeerAsync, false, false},
-    {"cuMemcpy3DPeerAsync_ptsz", (void *)cuMemcpy3DPeerAsync_ptsz, false, true},
-    {"cuMemcpy3DPeer_ptds", (void *)cuMemcpy3DPeer_ptds, false, true},
-    {"cuMemcpy3D_v2", (void *)cuMemcpy3D_v2, true, false},
-    {"cuMemcpy3D_v2_ptds", (void *)cuMemcpy3D_v2_ptds, true, true},
-    {"cuMemcpyAsync", (void *)cuMemcpyAsync, true, false},
-    {"cuMemcpyAsync_ptsz", (void *)cuMemcpyAsync_ptsz, true, true},
-    {"cuMemcpyAtoA", (void *)cuMemcpyAtoA, false, false},
-    {"cuMemcpyAtoA_v2", (void *)cuMemcpyAtoA_v2, false, false},
-    {"cuMemcpyAtoA_v2_ptds", (void *)cuMemcpyAtoA_v2_ptds, false, true},
-    {"cuMemcpyAtoD", (void *)cuMemcpyAtoD, false, false},
-    {"cuMemcpyAtoD_v2", (void *)cuMemcpyAtoD_v2, false, false},
-    {"cuMemcpyAtoD_v2_ptds", (void *)cuMemcpyAtoD_v2_ptds, false, true},
-    {"cuMemcpyAtoH", (void *)cuMemcpyAtoH, false, false},
-    {"cuMemcpyAtoHAsync", (void *)cuMemcpyAtoHAsync, false, false},
-    {"cuMemcpyAtoHAsync_v2", (void *)cuMemcpyAtoHAsync_v2, false, false},
-    {"cuMemcpyAtoHAsync_v2_ptsz", (void *)cuMemcpyAtoHAsync_v2_ptsz, false, true},
-    {"cuMemcpyAtoH_v2", (void *)cuMemcpyAtoH_v2, false, false},
-    {"cuMemcpyAtoH_v2_ptds", (void *)cuMemcpyAtoH_v2_ptds, false, true},
-    {"cuMemcpyBatchAsync", (void *)cuMemcpyBatchAsync, false, false},
-    {"cuMemcpyBatchAsync_ptsz", (void *)cuMemcpyBatchAsync_ptsz, false, true},
-    {"cuMemcpyBatchAsync_v2", (void *)cuMemcpyBatchAsync_v2, false, false},
-    {"cuMemcpyBatchAsync_v2_ptsz", (void *)cuMemcpyBatchAsync_v2_ptsz, false, true},
-    {"cuMemcpyDtoA", (void *)cuMemcpyDtoA, false, false},
-    {"cuMemcpyDtoA_v2", (void *)cuMemcpyDtoA_v2, false, false},
-    {"cuMemcpyDtoA_v2_ptds", (void *)cuMemcpyDtoA_v2_ptds, false, true},
-    {"cuMemcpyDtoD", (void *)cuMemcpyDtoD, false, false},
-    {"cuMemcpyDtoDAsync", (void *)cuMemcpyDtoDAsync, false, false},
-    {"cuMemcpyDtoDAsync_v2", (void *)cuMemcpyDtoDAsync_v2, true, false},
-    {"cuMemcpyDtoDAsync_v2_ptsz", (void *)cuMemcpyDtoDAsync_v2_ptsz, true, true},
-    {"cuMemcpyDtoD_v2", (void *)cuMemcpyDtoD_v2, true, false},
-    {"cuMemcpyDtoD_v2_ptds", (void *)cuMemcpyDtoD_v2_ptds, true, true},
-    {"cuMemcpyDtoH", (void *)cuMemcpyDtoH, false, false},
-    {"cuMemcpyDtoHAsync", (void *)cuMemcpyDtoHAsync, false, false},
-    {"cuMemcpyDtoHAsync_v2", (void *)cuMemcpyDtoHAsync_v2, true, false},
-    {"cuMemcpyDtoHAsync_v2_ptsz", (void *)cuMemcpyDtoHAsync_v2_ptsz, true, true},
-    {"cuMemcpyDtoH_v2", (void *)cuMemcpyDtoH_v2, true, false},
-    {"cuMemcpyDtoH_v2_ptds", (void *)cuMemcpyDtoH_v2_ptds, true, true},
-    {"cuMemcpyHtoA", (void *)cuMemcpyHtoA, false, false},
-    {"cuMemcpyHtoAAsync", (void *)cuMemcpyHtoAAsync, false, false},
-    {"cuMemcpyHtoAAsync_v2", (void *)cuMemcpyHtoAAsync_v2, false, false},
-    {"cuMemcpyHtoAAsync_v2_ptsz", (void *)cuMemcpyHtoAAsync_v2_ptsz, false, true},
-    {"cuMemcpyHtoA_v2", (void *)cuMemcpyHtoA_v2, false, false},
-    {"cuMemcpyHtoA_v2_ptds", (void *)cuMemcpyHtoA_v2_ptds, false, true},
-    {"cuMemcpyHtoD", (void *)cuMemcpyHtoD, false, false},
-    {"cuMemcpyHtoDAsync", (void *)cuMemcpyHtoDAsync, false, false},
-    {"cuMemcpyHtoDAsync_v2", (void *)cuMemcpyHtoDAsync_v2, true, false},
-    {"cuMemcpyHtoDAsync_v2_ptsz", (void *)cuMemcpyHtoDAsync_v2_ptsz, true, true},
-    {"cuMemcpyHtoD_v2", (void *)cuMemcpyHtoD_v2, true, false},
-    {"cuMemcpyHtoD_v2_ptds", (void *)cuMemcpyHtoD_v2_ptds, true, true},
-    {"cuMemcpyPeer", (void *)cuMemcpyPeer, true, false},
-    {"cuMemcpyPeerAsync", (void *)cuMemcpyPeerAsync, true, false},
-    {"cuMemcpyPeerAsync_ptsz", (void *)cuMemcpyPeerAsync_ptsz, true, true},
-    {"cuMemcpyPeer_ptds", (void *)cuMemcpyPeer_ptds, true, true},
-    {"cuMemcpy_ptds", (void *)cuMemcpy_ptds, true, true},
-    {"cuMemsetD16", (void *)cuMemsetD16, false, false},
-    {"cuMemsetD16Async", (void *)cuMemsetD16Async, true, false},
-    {"cuMemsetD16Async_ptsz", (void *)cuMemsetD16Async_ptsz, true, true},
-    {"cuMemsetD16_v2", (void *)cuMemsetD16_v2, true, false},
-    {"cuMemsetD16_v2_ptds", (void *)cuMemsetD16_v2_ptds, true, true},
-    {"cuMemsetD2D16", (void *)cuMemsetD2D16, false, false},
-    {"cuMemsetD2D16Async", (void *)cuMemsetD2D16Async, true, false},
-    {"cuMemsetD2D16Async_ptsz", (void *)cuMemsetD2D16Async_ptsz, true, true},
-    {"cuMemsetD2D16_v2", (void *)cuMemsetD2D16_v2, true, false},
-    {"cuMemsetD2D16_v2_ptds", (void *)cuMemsetD2D16_v2_ptds, true, true},
-    {"cuMemsetD2D32", (void *)cuMemsetD2D32, false, false},
-    {"cuMemsetD2D32Async", (void *)cuMemsetD2D32Async, true, false},
-    {"cuMemsetD2D32Async_ptsz", (void *)cuMemsetD2D32Async_ptsz, true, true},
-    {"cuMemsetD2D32_v2", (void *)cuMemsetD2D32_v2, true, false},
-    {"cuMemsetD2D32_v2_ptds", (void *)cuMemsetD2D32_v2_ptds, true, true},
-    {"cuMemsetD2D8", (void *)cuMemsetD2D8, false, false},
-    {"cuMemsetD2D8Async", (void *)cuMemsetD2D8Async, true, false},
-    {"cuMemsetD2D8Async_ptsz", (void *)cuMemsetD2D8Async_ptsz, true, true},
-    {"cuMemsetD2D8_v2", (void *)cuMemsetD2D8_v2, true, false},
-    {"cuMemsetD2D8_v2_ptds", (void *)cuMemsetD2D8_v2_ptds, true, true},
-    {"cuMemsetD32", (void *)cuMemsetD32, false, false},
-    {"cuMemsetD32Async", (void *)cuMemsetD32Async, true, false},
-    {"cuMemsetD32Async_ptsz", (void *)cuMemsetD32Async_ptsz, true, true},
-    {"cuMemsetD32_v2", (void *)cuMemsetD32_v2, true, false},
-    {"cuMemsetD32_v2_ptds", (void *)cuMemsetD32_v2_ptds, true, true},
-    {"cuMemsetD8", (void *)cuMemsetD8, false, false},
-    {"cuMemsetD8Async", (void *)cuMemsetD8Async, true, false},
-    {"cuMemsetD8Async_ptsz", (void *)cuMemsetD8Async_ptsz, true, true},
-    {"cuMemsetD8_v2", (void *)cuMemsetD8_v2, true, false},
-    {"cuMemsetD8_v2_ptds", (void *)cuMemsetD8_v2_ptds, true, true},
-    {"cuMipmappedArrayCreate", (void *)cuMipmappedArrayCreate, false, false},
-    {"cuMipmappedArrayDestroy", (void *)cuMipmappedArrayDestroy, false, false},
-    {"cuMipmappedArrayGetLevel", (void *)cuMipmappedArrayGetLevel, false, false},
-    {"cuMipmappedArrayGetMemoryRequirements", (void *)cuMipmappedArrayGetMemoryRequirements, false,
+    {"cuGraphExternalSemaphoresWaitNodeGetParams", cuGraphExternalSemaphoresWaitNodeGetParams,
+     false, false},
+    {"cuGraphExternalSemaphoresWaitNodeSetParams", cuGraphExternalSemaphoresWaitNodeSetParams,
+     false, false},
+    {"cuGraphGetEdges", cuGraphGetEdges, true, false},
+    {"cuGraphGetEdges_v2", cuGraphGetEdges_v2, true, false},
+    {"cuGraphGetNodes", cuGraphGetNodes, true, false},
+    {"cuGraphGetRootNodes", cuGraphGetRootNodes, true, false},
+    {"cuGraphHostNodeGetParams", cuGraphHostNodeGetParams, true, false},
+    {"cuGraphHostNodeSetParams", cuGraphHostNodeSetParams, true, false},
+    {"cuGraphInstantiate", cuGraphInstantiate, true, false},
+    {"cuGraphInstantiateWithFlags", cuGraphInstantiateWithFlags, true, false},
+    {"cuGraphInstantiateWithParams", cuGraphInstantiateWithParams, true, false},
+    {"cuGraphInstantiateWithParams_ptsz", cuGraphInstantiateWithParams_ptsz, true, true},
+    {"cuGraphInstantiate_v2", cuGraphInstantiate_v2, true, false},
+    {"cuGraphKernelNodeCopyAttributes", cuGraphKernelNodeCopyAttributes, true, false},
+    {"cuGraphKernelNodeGetAttribute", cuGraphKernelNodeGetAttribute, true, false},
+    {"cuGraphKernelNodeGetParams", cuGraphKernelNodeGetParams, true, false},
+    {"cuGraphKernelNodeGetParams_v2", cuGraphKernelNodeGetParams_v2, true, false},
+    {"cuGraphKernelNodeSetAttribute", cuGraphKernelNodeSetAttribute, true, false},
+    {"cuGraphKernelNodeSetParams", cuGraphKernelNodeSetParams, true, false},
+    {"cuGraphKernelNodeSetParams_v2", cuGraphKernelNodeSetParams_v2, true, false},
+    {"cuGraphLaunch", cuGraphLaunch, true, false},
+    {"cuGraphLaunch_ptsz", cuGraphLaunch_ptsz, true, true},
+    {"cuGraphMemAllocNodeGetParams", cuGraphMemAllocNodeGetParams, true, false},
+    {"cuGraphMemFreeNodeGetParams", cuGraphMemFreeNodeGetParams, true, false},
+    {"cuGraphMemcpyNodeGetParams", cuGraphMemcpyNodeGetParams, true, false},
+    {"cuGraphMemcpyNodeSetParams", cuGraphMemcpyNodeSetParams, true, false},
+    {"cuGraphMemsetNodeGetParams", cuGraphMemsetNodeGetParams, true, false},
+    {"cuGraphMemsetNodeSetParams", cuGraphMemsetNodeSetParams, true, false},
+    {"cuGraphNodeFindInClone", cuGraphNodeFindInClone, true, false},
+    {"cuGraphNodeGetDependencies", cuGraphNodeGetDependencies, true, false},
+    {"cuGraphNodeGetDependencies_v2", cuGraphNodeGetDependencies_v2, true, false},
+    {"cuGraphNodeGetDependentNodes", cuGraphNodeGetDependentNodes, true, false},
+    {"cuGraphNodeGetDependentNodes_v2", cuGraphNodeGetDependentNodes_v2, true, false},
+    {"cuGraphNodeGetEnabled", cuGraphNodeGetEnabled, true, false},
+    {"cuGraphNodeGetType", cuGraphNodeGetType, true, false},
+    {"cuGraphNodeSetEnabled", cuGraphNodeSetEnabled, true, false},
+    {"cuGraphNodeSetParams", cuGraphNodeSetParams, true, false},
+    {"cuGraphReleaseUserObject", cuGraphReleaseUserObject, true, false},
+    {"cuGraphRemoveDependencies", cuGraphRemoveDependencies, true, false},
+    {"cuGraphRemoveDependencies_v2", cuGraphRemoveDependencies_v2, true, false},
+    {"cuGraphRetainUserObject", cuGraphRetainUserObject, true, false},
+    {"cuGraphUpload", cuGraphUpload, true, false},
+    {"cuGraphUpload_ptsz", cuGraphUpload_ptsz, true, true},
+    {"cuGraphicsEGLRegisterImage", cuGraphicsEGLRegisterImage, false, false},
+    {"cuGraphicsGLRegisterBuffer", cuGraphicsGLRegisterBuffer, false, false},
+    {"cuGraphicsGLRegisterImage", cuGraphicsGLRegisterImage, false, false},
+    {"cuGraphicsMapResources", cuGraphicsMapResources, false, false},
+    {"cuGraphicsMapResources_ptsz", cuGraphicsMapResources_ptsz, false, true},
+    {"cuGraphicsResourceGetMappedEglFrame", cuGraphicsResourceGetMappedEglFrame, false, false},
+    {"cuGraphicsResourceGetMappedMipmappedArray", cuGraphicsResourceGetMappedMipmappedArray, false,
      false},
-    {"cuMipmappedArrayGetSparseProperties", (void *)cuMipmappedArrayGetSparseProperties, false,
+    {"cuGraphicsResourceGetMappedPointer", cuGraphicsResourceGetMappedPointer, false, false},
+    {"cuGraphicsResourceGetMappedPointer_v2", cuGraphicsResourceGetMappedPointer_v2, false, false},
+    {"cuGraphicsResourceSetMapFlags", cuGraphicsResourceSetMapFlags, false, false},
+    {"cuGraphicsResourceSetMapFlags_v2", cuGraphicsResourceSetMapFlags_v2, false, false},
+    {"cuGraphicsSubResourceGetMappedArray", cuGraphicsSubResourceGetMappedArray, false, false},
+    {"cuGraphicsUnmapResources", cuGraphicsUnmapResources, false, false},
+    {"cuGraphicsUnmapResources_ptsz", cuGraphicsUnmapResources_ptsz, false, true},
+    {"cuGraphicsUnregisterResource", cuGraphicsUnregisterResource, false, false},
+    {"cuGraphicsVDPAURegisterOutputSurface", cuGraphicsVDPAURegisterOutputSurface, false, false},
+    {"cuGraphicsVDPAURegisterVideoSurface", cuGraphicsVDPAURegisterVideoSurface, false, false},
+    {"cuGreenCtxCreate", cuGreenCtxCreate, false, false},
+    {"cuGreenCtxDestroy", cuGreenCtxDestroy, false, false},
+    {"cuGreenCtxGetDevResource", cuGreenCtxGetDevResource, false, false},
+    {"cuGreenCtxGetId", cuGreenCtxGetId, false, false},
+    {"cuGreenCtxRecordEvent", cuGreenCtxRecordEvent, false, false},
+    {"cuGreenCtxStreamCreate", cuGreenCtxStreamCreate, false, false},
+    {"cuGreenCtxWaitEvent", cuGreenCtxWaitEvent, false, false},
+    {"cuImportExternalMemory", cuImportExternalMemory, false, false},
+    {"cuImportExternalSemaphore", cuImportExternalSemaphore, false, false},
+    {"cuInit", cuInit, true, false},
+    {"cuIpcCloseMemHandle", cuIpcCloseMemHandle, true, false},
+    {"cuIpcGetEventHandle", cuIpcGetEventHandle, true, false},
+    {"cuIpcGetMemHandle", cuIpcGetMemHandle, true, false},
+    {"cuIpcOpenEventHandle", cuIpcOpenEventHandle, true, false},
+    {"cuIpcOpenMemHandle", cuIpcOpenMemHandle, true, false},
+    {"cuIpcOpenMemHandle_v2", cuIpcOpenMemHandle_v2, true, false},
+    {"cuKernelGetAttribute", cuKernelGetAttribute, true, false},
+    {"cuKernelGetFunction", cuKernelGetFunction, true, false},
+    {"cuKernelGetLibrary", cuKernelGetLibrary, true, false},
+    {"cuKernelGetName", cuKernelGetName, true, false},
+    {"cuKernelGetParamInfo", cuKernelGetParamInfo, true, false},
+    {"cuKernelSetAttribute", cuKernelSetAttribute, true, false},
+    {"cuKernelSetCacheConfig", cuKernelSetCacheConfig, true, false},
+    {"cuLaunch", cuLaunch, true, false},
+    {"cuLaunchCooperativeKernel", cuLaunchCooperativeKernel, true, false},
+    {"cuLaunchCooperativeKernelMultiDevice", cuLaunchCooperativeKernelMultiDevice, true, false},
+    {"cuLaunchCooperativeKernel_ptsz", cuLaunchCooperativeKernel_ptsz, true, true},
+    {"cuLaunchGrid", cuLaunchGrid, true, false},
+    {"cuLaunchGridAsync", cuLaunchGridAsync, true, false},
+    {"cuLaunchHostFunc", cuLaunchHostFunc, true, false},
+    {"cuLaunchHostFunc_ptsz", cuLaunchHostFunc_ptsz, true, true},
+    {"cuLaunchKernel", cuLaunchKernel, true, false},
+    {"cuLaunchKernelEx", cuLaunchKernelEx, true, false},
+    {"cuLaunchKernelEx_ptsz", cuLaunchKernelEx_ptsz, true, true},
+    {"cuLaunchKernel_ptsz", cuLaunchKernel_ptsz, true, true},
+    {"cuLibraryEnumerateKernels", cuLibraryEnumerateKernels, true, false},
+    {"cuLibraryGetGlobal", cuLibraryGetGlobal, true, false},
+    {"cuLibraryGetKernel", cuLibraryGetKernel, true, false},
+    {"cuLibraryGetKernelCount", cuLibraryGetKernelCount, true, false},
+    {"cuLibraryGetManaged", cuLibraryGetManaged, true, false},
+    {"cuLibraryGetModule", cuLibraryGetModule, true, false},
+    {"cuLibraryGetUnifiedFunction", cuLibraryGetUnifiedFunction, true, false},
+    {"cuLibraryLoadData", cuLibraryLoadData, true, false},
+    {"cuLibraryLoadFromFile", cuLibraryLoadFromFile, true, false},
+    {"cuLibraryUnload", cuLibraryUnload, true, false},
+    {"cuLinkAddData", cuLinkAddData, true, false},
+    {"cuLinkAddData_v2", cuLinkAddData_v2, true, false},
+    {"cuLinkAddFile", cuLinkAddFile, true, false},
+    {"cuLinkAddFile_v2", cuLinkAddFile_v2, true, false},
+    {"cuLinkComplete", cuLinkComplete, true, false},
+    {"cuLinkCreate", cuLinkCreate, true, false},
+    {"cuLinkCreate_v2", cuLinkCreate_v2, true, false},
+    {"cuLinkDestroy", cuLinkDestroy, true, false},
+    {"cuLogsCurrent", cuLogsCurrent, false, false},
+    {"cuLogsDumpToFile", cuLogsDumpToFile, false, false},
+    {"cuLogsDumpToMemory", cuLogsDumpToMemory, false, false},
+    {"cuLogsRegisterCallback", cuLogsRegisterCallback, false, false},
+    {"cuLogsUnregisterCallback", cuLogsUnregisterCallback, false, false},
+    {"cuMemAddressFree", cuMemAddressFree, true, false},
+    {"cuMemAddressReserve", cuMemAddressReserve, true, false},
+    {"cuMemAdvise", cuMemAdvise, false, false},
+    {"cuMemAdvise_v2", cuMemAdvise_v2, false, false},
+    {"cuMemAlloc", cuMemAlloc, false, false},
+    {"cuMemAllocAsync", cuMemAllocAsync, true, false},
+    {"cuMemAllocAsync_ptsz", cuMemAllocAsync_ptsz, true, true},
+    {"cuMemAllocFromPoolAsync", cuMemAllocFromPoolAsync, true, false},
+    {"cuMemAllocFromPoolAsync_ptsz", cuMemAllocFromPoolAsync_ptsz, true, true},
+    {"cuMemAllocHost", cuMemAllocHost, false, false},
+    {"cuMemAllocHost_v2", cuMemAllocHost_v2, true, false},
+    {"cuMemAllocManaged", cuMemAllocManaged, false, false},
+    {"cuMemAllocPitch", cuMemAllocPitch, false, false},
+    {"cuMemAllocPitch_v2", cuMemAllocPitch_v2, true, false},
+    {"cuMemAlloc_v2", cuMemAlloc_v2, true, false},
+    {"cuMemBatchDecompressAsync", cuMemBatchDecompressAsync, false, false},
+    {"cuMemBatchDecompressAsync_ptsz", cuMemBatchDecompressAsync_ptsz, false, true},
+    {"cuMemCreate", cuMemCreate, true, false},
+    {"cuMemDiscardAndPrefetchBatchAsync", cuMemDiscardAndPrefetchBatchAsync, false, false},
+    {"cuMemDiscardAndPrefetchBatchAsync_ptsz", cuMemDiscardAndPrefetchBatchAsync_ptsz, false, true},
+    {"cuMemDiscardBatchAsync", cuMemDiscardBatchAsync, false, false},
+    {"cuMemDiscardBatchAsync_ptsz", cuMemDiscardBatchAsync_ptsz, false, true},
+    {"cuMemExportToShareableHandle", cuMemExportToShareableHandle, true, false},
+    {"cuMemFree", cuMemFree, false, false},
+    {"cuMemFreeAsync", cuMemFreeAsync, true, false},
+    {"cuMemFreeAsync_ptsz", cuMemFreeAsync_ptsz, true, true},
+    {"cuMemFreeHost", cuMemFreeHost, true, false},
+    {"cuMemFree_v2", cuMemFree_v2, true, false},
+    {"cuMemGetAccess", cuMemGetAccess, true, false},
+    {"cuMemGetAddressRange", cuMemGetAddressRange, false, false},
+    {"cuMemGetAddressRange_v2", cuMemGetAddressRange_v2, true, false},
+    {"cuMemGetAllocationGranularity", cuMemGetAllocationGranularity, true, false},
+    {"cuMemGetAllocationPropertiesFromHandle", cuMemGetAllocationPropertiesFromHandle, true, false},
+    {"cuMemGetDefaultMemPool", cuMemGetDefaultMemPool, true, false},
+    {"cuMemGetHandleForAddressRange", cuMemGetHandleForAddressRange, false, false},
+    {"cuMemGetInfo", cuMemGetInfo, false, false},
+    {"cuMemGetInfo_v2", cuMemGetInfo_v2, true, false},
+    {"cuMemGetMemPool", cuMemGetMemPool, true, false},
+    {"cuMemHostAlloc", cuMemHostAlloc, true, false},
+    {"cuMemHostGetDevicePointer", cuMemHostGetDevicePointer, false, false},
+    {"cuMemHostGetDevicePointer_v2", cuMemHostGetDevicePointer_v2, true, false},
+    {"cuMemHostGetFlags", cuMemHostGetFlags, true, false},
+    {"cuMemHostRegister", cuMemHostRegister, false, false},
+    {"cuMemHostRegister_v2", cuMemHostRegister_v2, true, false},
+    {"cuMemHostUnregister", cuMemHostUnregister, true, false},
+    {"cuMemImportFromShareableHandle", cuMemImportFromShareableHandle, true, false},
+    {"cuMemMap", cuMemMap, true, false},
+    {"cuMemMapArrayAsync", cuMemMapArrayAsync, false, false},
+    {"cuMemMapArrayAsync_ptsz", cuMemMapArrayAsync_ptsz, false, true},
+    {"cuMemPoolCreate", cuMemPoolCreate, true, false},
+    {"cuMemPoolDestroy", cuMemPoolDestroy, true, false},
+    {"cuMemPoolExportPointer", cuMemPoolExportPointer, true, false},
+    {"cuMemPoolExportToShareableHandle", cuMemPoolExportToShareableHandle, true, false},
+    {"cuMemPoolGetAccess", cuMemPoolGetAccess, true, false},
+    {"cuMemPoolGetAttribute", cuMemPoolGetAttribute, true, false},
+    {"cuMemPoolImportFromShareableHandle", cuMemPoolImportFromShareableHandle, true, false},
+    {"cuMemPoolImportPointer", cuMemPoolImportPointer, true, false},
+    {"cuMemPoolSetAccess", cuMemPoolSetAccess, true, false},
+    {"cuMemPoolSetAttribute", cuMemPoolSetAttribute, true, false},
+    {"cuMemPoolTrimTo", cuMemPoolTrimTo, true, false},
+    {"cuMemPrefetchAsync", cuMemPrefetchAsync, false, false},
+    {"cuMemPrefetchAsync_ptsz", cuMemPrefetchAsync_ptsz, false, true},
+    {"cuMemPrefetchAsync_v2", cuMemPrefetchAsync_v2, false, false},
+    {"cuMemPrefetchAsync_v2_ptsz", cuMemPrefetchAsync_v2_ptsz, false, true},
+    {"cuMemPrefetchBatchAsync", cuMemPrefetchBatchAsync, false, false},
+    {"cuMemPrefetchBatchAsync_ptsz", cuMemPrefetchBatchAsync_ptsz, false, true},
+    {"cuMemRangeGetAttribute", cuMemRangeGetAttribute, false, false},
+    {"cuMemRangeGetAttributes", cuMemRangeGetAttributes, false, false},
+    {"cuMemRelease", cuMemRelease, true, false},
+    {"cuMemRetainAllocationHandle", cuMemRetainAllocationHandle, true, false},
+    {"cuMemSetAccess", cuMemSetAccess, true, false},
+    {"cuMemSetMemPool", cuMemSetMemPool, true, false},
+    {"cuMemUnmap", cuMemUnmap, true, false},
+    {"cuMemcpy", cuMemcpy, true, false},
+    {"cuMemcpy2D", cuMemcpy2D, false, false},
+    {"cuMemcpy2DAsync", cuMemcpy2DAsync, false, false},
+    {"cuMemcpy2DAsync_v2", cuMemcpy2DAsync_v2, true, false},
+    {"cuMemcpy2DAsync_v2_ptsz", cuMemcpy2DAsync_v2_ptsz, true, true},
+    {"cuMemcpy2DUnaligned", cuMemcpy2DUnaligned, false, false},
+    {"cuMemcpy2DUnaligned_v2", cuMemcpy2DUnaligned_v2, true, false},
+    {"cuMemcpy2DUnaligned_v2_ptds", cuMemcpy2DUnaligned_v2_ptds, true, true},
+    {"cuMemcpy2D_v2", cuMemcpy2D_v2, true, false},
+    {"cuMemcpy2D_v2_ptds", cuMemcpy2D_v2_ptds, true, true},
+    {"cuMemcpy3D", cuMemcpy3D, false, false},
+    {"cuMemcpy3DAsync", cuMemcpy3DAsync, false, false},
+    {"cuMemcpy3DAsync_v2", cuMemcpy3DAsync_v2, true, false},
+    {"cuMemcpy3DAsync_v2_ptsz", cuMemcpy3DAsync_v2_ptsz, true, true},
+    {"cuMemcpy3DBatchAsync", cuMemcpy3DBatchAsync, false, false},
+    {"cuMemcpy3DBatchAsync_ptsz", cuMemcpy3DBatchAsync_ptsz, false, true},
+    {"cuMemcpy3DBatchAsync_v2", cuMemcpy3DBatchAsync_v2, false, false},
+    {"cuMemcpy3DBatchAsync_v2_ptsz", cuMemcpy3DBatchAsync_v2_ptsz, false, true},
+    {"cuMemcpy3DPeer", cuMemcpy3DPeer, true, false},
+    {"cuMemcpy3DPeerAsync", cuMemcpy3DPeerAsync, true, false},
+    {"cuMemcpy3DPeerAsync_ptsz", cuMemcpy3DPeerAsync_ptsz, true, true},
+    {"cuMemcpy3DPeer_ptds", cuMemcpy3DPeer_ptds, true, true},
+    {"cuMemcpy3D_v2", cuMemcpy3D_v2, true, false},
+    {"cuMemcpy3D_v2_ptds", cuMemcpy3D_v2_ptds, true, true},
+    {"cuMemcpyAsync", cuMemcpyAsync, true, false},
+    {"cuMemcpyAsync_ptsz", cuMemcpyAsync_ptsz, true, true},
+    {"cuMemcpyAtoA", cuMemcpyAtoA, false, false},
+    {"cuMemcpyAtoA_v2", cuMemcpyAtoA_v2, false, false},
+    {"cuMemcpyAtoA_v2_ptds", cuMemcpyAtoA_v2_ptds, false, true},
+    {"cuMemcpyAtoD", cuMemcpyAtoD, false, false},
+    {"cuMemcpyAtoD_v2", cuMemcpyAtoD_v2, false, false},
+    {"cuMemcpyAtoD_v2_ptds", cuMemcpyAtoD_v2_ptds, false, true},
+    {"cuMemcpyAtoH", cuMemcpyAtoH, false, false},
+    {"cuMemcpyAtoHAsync", cuMemcpyAtoHAsync, false, false},
+    {"cuMemcpyAtoHAsync_v2", cuMemcpyAtoHAsync_v2, false, false},
+    {"cuMemcpyAtoHAsync_v2_ptsz", cuMemcpyAtoHAsync_v2_ptsz, false, true},
+    {"cuMemcpyAtoH_v2", cuMemcpyAtoH_v2, false, false},
+    {"cuMemcpyAtoH_v2_ptds", cuMemcpyAtoH_v2_ptds, false, true},
+    {"cuMemcpyBatchAsync", cuMemcpyBatchAsync, false, false},
+    {"cuMemcpyBatchAsync_ptsz", cuMemcpyBatchAsync_ptsz, false, true},
+    {"cuMemcpyBatchAsync_v2", cuMemcpyBatchAsync_v2, false, false},
+    {"cuMemcpyBatchAsync_v2_ptsz", cuMemcpyBatchAsync_v2_ptsz, false, true},
+    {"cuMemcpyDtoA", cuMemcpyDtoA, false, false},
+    {"cuMemcpyDtoA_v2", cuMemcpyDtoA_v2, false, false},
+    {"cuMemcpyDtoA_v2_ptds", cuMemcpyDtoA_v2_ptds, false, true},
+    {"cuMemcpyDtoD", cuMemcpyDtoD, false, false},
+    {"cuMemcpyDtoDAsync", cuMemcpyDtoDAsync, false, false},
+    {"cuMemcpyDtoDAsync_v2", cuMemcpyDtoDAsync_v2, true, false},
+    {"cuMemcpyDtoDAsync_v2_ptsz", cuMemcpyDtoDAsync_v2_ptsz, true, true},
+    {"cuMemcpyDtoD_v2", cuMemcpyDtoD_v2, true, false},
+    {"cuMemcpyDtoD_v2_ptds", cuMemcpyDtoD_v2_ptds, true, true},
+    {"cuMemcpyDtoH", cuMemcpyDtoH, false, false},
+    {"cuMemcpyDtoHAsync", cuMemcpyDtoHAsync, false, false},
+    {"cuMemcpyDtoHAsync_v2", cuMemcpyDtoHAsync_v2, true, false},
+    {"cuMemcpyDtoHAsync_v2_ptsz", cuMemcpyDtoHAsync_v2_ptsz, true, true},
+    {"cuMemcpyDtoH_v2", cuMemcpyDtoH_v2, true, false},
+    {"cuMemcpyDtoH_v2_ptds", cuMemcpyDtoH_v2_ptds, true, true},
+    {"cuMemcpyHtoA", cuMemcpyHtoA, false, false},
+    {"cuMemcpyHtoAAsync", cuMemcpyHtoAAsync, false, false},
+    {"cuMemcpyHtoAAsync_v2", cuMemcpyHtoAAsync_v2, false, false},
+    {"cuMemcpyHtoAAsync_v2_ptsz", cuMemcpyHtoAAsync_v2_ptsz, false, true},
+    {"cuMemcpyHtoA_v2", cuMemcpyHtoA_v2, false, false},
+    {"cuMemcpyHtoA_v2_ptds", cuMemcpyHtoA_v2_ptds, false, true},
+    {"cuMemcpyHtoD", cuMemcpyHtoD, false, false},
+    {"cuMemcpyHtoDAsync", cuMemcpyHtoDAsync, false, false},
+    {"cuMemcpyHtoDAsync_v2", cuMemcpyHtoDAsync_v2, true, false},
+    {"cuMemcpyHtoDAsync_v2_ptsz", cuMemcpyHtoDAsync_v2_ptsz, true, true},
+    {"cuMemcpyHtoD_v2", cuMemcpyHtoD_v2, true, false},
+    {"cuMemcpyHtoD_v2_ptds", cuMemcpyHtoD_v2_ptds, true, true},
+    {"cuMemcpyPeer", cuMemcpyPeer, true, false},
+    {"cuMemcpyPeerAsync", cuMemcpyPeerAsync, true, false},
+    {"cuMemcpyPeerAsync_ptsz", cuMemcpyPeerAsync_ptsz, true, true},
+    {"cuMemcpyPeer_ptds", cuMemcpyPeer_ptds, true, true},
+    {"cuMemcpy_ptds", cuMemcpy_ptds, true, true},
+    {"cuMemsetD16", cuMemsetD16, false, false},
+    {"cuMemsetD16Async", cuMemsetD16Async, true, false},
+    {"cuMemsetD16Async_ptsz", cuMemsetD16Async_ptsz, true, true},
+    {"cuMemsetD16_v2", cuMemsetD16_v2, true, false},
+    {"cuMemsetD16_v2_ptds", cuMemsetD16_v2_ptds, true, true},
+    {"cuMemsetD2D16", cuMemsetD2D16, false, false},
+    {"cuMemsetD2D16Async", cuMemsetD2D16Async, true, false},
+    {"cuMemsetD2D16Async_ptsz", cuMemsetD2D16Async_ptsz, true, true},
+    {"cuMemsetD2D16_v2", cuMemsetD2D16_v2, true, false},
+    {"cuMemsetD2D16_v2_ptds", cuMemsetD2D16_v2_ptds, true, true},
+    {"cuMemsetD2D32", cuMemsetD2D32, false, false},
+    {"cuMemsetD2D32Async", cuMemsetD2D32Async, true, false},
+    {"cuMemsetD2D32Async_ptsz", cuMemsetD2D32Async_ptsz, true, true},
+    {"cuMemsetD2D32_v2", cuMemsetD2D32_v2, true, false},
+    {"cuMemsetD2D32_v2_ptds", cuMemsetD2D32_v2_ptds, true, true},
+    {"cuMemsetD2D8", cuMemsetD2D8, false, false},
+    {"cuMemsetD2D8Async", cuMemsetD2D8Async, true, false},
+    {"cuMemsetD2D8Async_ptsz", cuMemsetD2D8Async_ptsz, true, true},
+    {"cuMemsetD2D8_v2", cuMemsetD2D8_v2, true, false},
+    {"cuMemsetD2D8_v2_ptds", cuMemsetD2D8_v2_ptds, true, true},
+    {"cuMemsetD32", cuMemsetD32, false, false},
+    {"cuMemsetD32Async", cuMemsetD32Async, true, false},
+    {"cuMemsetD32Async_ptsz", cuMemsetD32Async_ptsz, true, true},
+    {"cuMemsetD32_v2", cuMemsetD32_v2, true, false},
+    {"cuMemsetD32_v2_ptds", cuMemsetD32_v2_ptds, true, true},
+    {"cuMemsetD8", cuMemsetD8, false, false},
+    {"cuMemsetD8Async", cuMemsetD8Async, true, false},
+    {"cuMemsetD8Async_ptsz", cuMemsetD8Async_ptsz, true, true},
+    {"cuMemsetD8_v2", cuMemsetD8_v2, true, false},
+    {"cuMemsetD8_v2_ptds", cuMemsetD8_v2_ptds, true, true},
+    {"cuMipmappedArrayCreate", cuMipmappedArrayCreate, false, false},
+    {"cuMipmappedArrayDestroy", cuMipmappedArrayDestroy, false, false},
+    {"cuMipmappedArrayGetLevel", cuMipmappedArrayGetLevel, false, false},
+    {"cuMipmappedArrayGetMemoryRequirements", cuMipmappedArrayGetMemoryRequirements, false, false},
+    {"cuMipmappedArrayGetSparseProperties", cuMipmappedArrayGetSparseProperties, false, false},
+    {"cuModuleEnumerateFunctions", cuModuleEnumerateFunctions, true, false},
+    {"cuModuleGetFunction", cuModuleGetFunction, true, false},
+    {"cuModuleGetFunctionCount", cuModuleGetFunctionCount, true, false},
+    {"cuModuleGetGlobal", cuModuleGetGlobal, false, false},
+    {"cuModuleGetGlobal_v2", cuModuleGetGlobal_v2, true, false},
+    {"cuModuleGetLoadingMode", cuModuleGetLoadingMode, true, false},
+    {"cuModuleGetSurfRef", cuModuleGetSurfRef, true, false},
+    {"cuModuleGetTexRef", cuModuleGetTexRef, true, false},
+    {"cuModuleLoad", cuModuleLoad, true, false},
+    {"cuModuleLoadData", cuModuleLoadData, true, false},
+    {"cuModuleLoadDataEx", cuModuleLoadDataEx, true, false},
+    {"cuModuleLoadFatBinary", cuModuleLoadFatBinary, true, false},
+    {"cuModuleUnload", cuModuleUnload, true, false},
+    {"cuMulticastAddDevice", cuMulticastAddDevice, false, false},
+    {"cuMulticastBindAddr", cuMulticastBindAddr, false, false},
+    {"cuMulticastBindMem", cuMulticastBindMem, false, false},
+    {"cuMulticastCreate", cuMulticastCreate, false, false},
+    {"cuMulticastGetGranularity", cuMulticastGetGranularity, false, false},
+    {"cuMulticastUnbind", cuMulticastUnbind, false, false},
+    {"cuOccupancyAvailableDynamicSMemPerBlock", cuOccupancyAvailableDynamicSMemPerBlock, true,
      false},
-    {"cuModuleEnumerateFunctions", (void *)cuModuleEnumerateFunctions, true, false},
-    {"cuModuleGetFunction", (void *)cuModuleGetFunction, true, false},
-    {"cuModuleGetFunctionCount", (void *)cuModuleGetFunctionCount, true, false},
-    {"cuModuleGetGlobal", (void *)cuModuleGetGlobal, false, false},
-    {"cuModuleGetGlobal_v2", (void *)cuModuleGetGlobal_v2, true, false},
-    {"cuModuleGetLoadingMode", (void *)cuModuleGetLoadingMode, true, false},
-    {"cuModuleGetSurfRef", (void *)cuModuleGetSurfRef, true, false},
-    {"cuModuleGetTexRef", (void *)cuModuleGetTexRef, true, false},
-    {"cuModuleLoad", (void *)cuModuleLoad, true, false},
-    {"cuModuleLoadData", (void *)cuModuleLoadData, true, false},
-    {"cuModuleLoadDataEx", (void *)cuModuleLoadDataEx, true, false},
-    {"cuModuleLoadFatBinary", (void *)cuModuleLoadFatBinary, true, false},
-    {"cuModuleUnload", (void *)cuModuleUnload, true, false},
-    {"cuMulticastAddDevice", (void *)cuMulticastAddDevice, false, false},
-    {"cuMulticastBindAddr", (void *)cuMulticastBindAddr, false, false},
-    {"cuMulticastBindMem", (void *)cuMulticastBindMem, false, false},
-    {"cuMulticastCreate", (void *)cuMulticastCreate, false, false},
-    {"cuMulticastGetGranularity", (void *)cuMulticastGetGranularity, false, false},
-    {"cuMulticastUnbind", (void *)cuMulticastUnbind, false, false},
-    {"cuOccupancyAvailableDynamicSMemPerBlock", (void *)cuOccupancyAvailableDynamicSMemPerBlock,
+    {"cuOccupancyMaxActiveBlocksPerMultiprocessor", cuOccupancyMaxActiveBlocksPerMultiprocessor,
      true, false},
-    {"cuOccupancyMaxActiveBlocksPerMultiprocessor",
-     (void *)cuOccupancyMaxActiveBlocksPerMultiprocessor, true, false},
     {"cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags",
-     (void *)cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags, true, false},
-    {"cuOccupancyMaxActiveClusters", (void *)cuOccupancyMaxActiveClusters, true, false},
-    {"cuOccupancyMaxPotentialBlockSize", (void *)cuOccupancyMaxPotentialBlockSize, true, false},
-    {"cuOccupancyMaxPotentialBlockSizeWithFlags", (void *)cuOccupancyMaxPotentialBlockSizeWithFlags,
-     true, false},
-    {"cuOccupancyMaxPotentialClusterSize", (void *)cuOccupancyMaxPotentialClusterSize, true, false},
-    {"cuParamSetSize", (void *)cuParamSetSize, true, false},
-    {"cuParamSetTexRef", (void *)cuParamSetTexRef, false, false},
-    {"cuParamSetf", (void *)cuParamSetf, true, false},
-    {"cuParamSeti", (void *)cuParamSeti, true, false},
-    {"cuParamSetv", (void *)cuParamSetv, true, false},
-    {"cuPointerGetAttribute", (void *)cuPointerGetAttribute, true, false},
-    {"cuPointerGetAttributes", (void *)cuPointerGetAttributes, true, false},
-    {"cuPointerSetAttribute", (void *)cuPointerSetAttribute, true, false},
-    {"cuProfilerInitialize", (void *)cuProfilerInitialize, false, false},
-    {"cuProfilerStart", (void *)cuProfilerStart, false, false},
-    {"cuProfilerStop", (void *)cuProfilerStop, false, false},
-    {"cuSignalExternalSemaphoresAsync", (void *)cuSignalExternalSemaphoresAsync, false, false},
-    {"cuSignalExternalSemaphoresAsync_ptsz", (void *)cuSignalExternalSemaphoresAsync_ptsz, false,
-     true},
-    {"cuStreamAddCallback", (void *)cuStreamAddCallback, true, false},
-    {"cuStreamAddCallback_ptsz", (void *)cuStreamAddCallback_ptsz, true, true},
-    {"cuStreamAttachMemAsync", (void *)cuStreamAttachMemAsync, false, false},
-    {"cuStreamAttachMemAsync_ptsz", (void *)cuStreamAttachMemAsync_ptsz, false, true},
-    {"cuStreamBatchMemOp", (void *)cuStreamBatchMemOp, false, false},
-    {"cuStreamBatchMemOp_ptsz", (void *)cuStreamBatchMemOp_ptsz, false, true},
-    {"cuStreamBatchMemOp_v2", (void *)cuStreamBatchMemOp_v2, false, false},
-    {"cuStreamBatchMemOp_v2_ptsz", (void *)cuStreamBatchMemOp_v2_ptsz, false, true},
-    {"cuStreamBeginCapture", (void *)cuStreamBeginCapture, true, false},
-    {"cuStreamBeginCaptureToGraph", (void *)cuStreamBeginCaptureToGraph, true, false},
-    {"cuStreamBeginCaptureToGraph_ptsz", (void *)cuStreamBeginCaptureToGraph_ptsz, true, true},
-    {"cuStreamBeginCapture_ptsz", (void *)cuStreamBeginCapture_ptsz, true, true},
-    {"cuStreamBeginCapture_v2", (void *)cuStreamBeginCapture_v2, true, false},
-    {"cuStreamBeginCapture_v2_ptsz", (void *)cuStreamBeginCapture_v2_ptsz, true, true},
-    {"cuStreamCopyAttributes", (void *)cuStreamCopyAttributes, false, false},
-    {"cuStreamCopyAttributes_ptsz", (void *)cuStreamCopyAttributes_ptsz, false, true},
-    {"cuStreamCreate", (void *)cuStreamCreate, true, false},
-    {"cuStreamCreateWithPriority", (void *)cuStreamCreateWithPriority, true, false},
-    {"cuStreamDestroy", (void *)cuStreamDestroy, false, false},
-    {"cuStreamDestroy_v2", (void *)cuStreamDestroy_v2, true, false},
-    {"cuStreamEndCapture", (void *)cuStreamEndCapture, true, false},
-    {"cuStreamEndCapture_ptsz", (void *)cuStreamEndCapture_ptsz, true, true},
-    {"cuStreamGetAttribute", (void *)cuStreamGetAttribute, false, false},
-    {"cuStreamGetAttribute_ptsz", (void *)cuStreamGetAttribute_ptsz, false, true},
-    {"cuStreamGetCaptureInfo", (void *)cuStreamGetCaptureInfo, true, false},
-    {"cuStreamGetCaptureInfo_ptsz", (void *)cuStreamGetCaptureInfo_ptsz, true, true},
-    {"cuStreamGetCaptureInfo_v2", (void *)cuStreamGetCaptureInfo_v2, true, false},
-    {"cuStreamGetCaptureInfo_v2_ptsz", (void *)cuStreamGetCaptureInfo_v2_ptsz, true, true},
-    {"cuStreamGetCaptureInfo_v3", (void *)cuStreamGetCaptureInfo_v3, true, false},
-    {"cuStreamGetCaptureInfo_v3_ptsz", (void *)cuStreamGetCaptureInfo_v3_ptsz, true, true},
-    {"cuStreamGetCtx", (void *)cuStreamGetCtx, true, false},
-    {"cuStreamGetCtx_ptsz", (void *)cuStreamGetCtx_ptsz, true, true},
-    {"cuStreamGetCtx_v2", (void *)cuStreamGetCtx_v2, false, false},
-    {"cuStreamGetCtx_v2_ptsz", (void *)cuStreamGetCtx_v2_ptsz, false, true},
-    {"cuStreamGetDevice", (void *)cuStreamGetDevice, true, false},
-    {"cuStreamGetDevice_ptsz", (void *)cuStreamGetDevice_ptsz, true, true},
-    {"cuStreamGetFlags", (void *)cuStreamGetFlags, true, false},
-    {"cuStreamGetFlags_ptsz", (void *)cuStreamGetFlags_ptsz, true, true},
-    {"cuStreamGetGreenCtx", (void *)cuStreamGetGreenCtx, false, false},
-    {"cuStreamGetId", (void *)cuStreamGetId, true, false},
-    {"cuStreamGetId_ptsz", (void *)cuStreamGetId_ptsz, true, true},
-    {"cuStreamGetPriority", (void *)cuStreamGetPriority, true, false},
-    {"cuStreamGetPriority_ptsz", (void *)cuStreamGetPriority_ptsz, true, true},
-    {"cuStreamIsCapturing", (void *)cuStreamIsCapturing, true, false},
-    {"cuStreamIsCapturing_ptsz", (void *)cuStreamIsCapturing_ptsz, true, true},
-    {"cuStreamQuery", (void *)cuStreamQuery, true, false},
-    {"cuStreamQuery_ptsz", (void *)cuStreamQuery_ptsz, true, true},
-    {"cuStreamSetAttribute", (void *)cuStreamSetAttribute, false, false},
-    {"cuStreamSetAttribute_ptsz", (void *)cuStreamSetAttribute_ptsz, false, true},
-    {"cuStreamSynchronize", (void *)cuStreamSynchronize, true, false},
-    {"cuStreamSynchronize_ptsz", (void *)cuStreamSynchronize_ptsz, true, true},
-    {"cuStreamUpdateCaptureDependencies", (void *)cuStreamUpdateCaptureDependencies, true, false},
-    {"cuStreamUpdateCaptureDependencies_ptsz", (void *)cuStreamUpdateCaptureDependencies_ptsz, true,
-     true},
-    {"cuStreamUpdateCaptureDependencies_v2", (void *)cuStreamUpdateCaptureDependencies_v2, true,
+     cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags, true, false},
+    {"cuOccupancyMaxActiveClusters", cuOccupancyMaxActiveClusters, true, false},
+    {"cuOccupancyMaxPotentialBlockSize", cuOccupancyMaxPotentialBlockSize, true, false},
+    {"cuOccupancyMaxPotentialBlockSizeWithFlags", cuOccupancyMaxPotentialBlockSizeWithFlags, true,
      false},
-    {"cuStreamUpdateCaptureDependencies_v2_ptsz", (void *)cuStreamUpdateCaptureDependencies_v2_ptsz,
-     true, true},
-    {"cuStreamWaitEvent", (void *)cuStreamWaitEvent, true, false},
-    {"cuStreamWaitEvent_ptsz", (void *)cuStreamWaitEvent_ptsz, true, true},
-    {"cuStreamWaitValue32", (void *)cuStreamWaitValue32, false, false},
-    {"cuStreamWaitValue32_ptsz", (void *)cuStreamWaitValue32_ptsz, false, true},
-    {"cuStreamWaitValue32_v2", (void *)cuStreamWaitValue32_v2, false, false},
-    {"cuStreamWaitValue32_v2_ptsz", (void *)cuStreamWaitValue32_v2_ptsz, false, true},
-    {"cuStreamWaitValue64", (void *)cuStreamWaitValue64, false, false},
-    {"cuStreamWaitValue64_ptsz", (void *)cuStreamWaitValue64_ptsz, false, true},
-    {"cuStreamWaitValue64_v2", (void *)cuStreamWaitValue64_v2, false, false},
-    {"cuStreamWaitValue64_v2_ptsz", (void *)cuStreamWaitValue64_v2_ptsz, false, true},
-    {"cuStreamWriteValue32", (void *)cuStreamWriteValue32, false, false},
-    {"cuStreamWriteValue32_ptsz", (void *)cuStreamWriteValue32_ptsz, false, true},
-    {"cuStreamWriteValue32_v2", (void *)cuStreamWriteValue32_v2, false, false},
-    {"cuStreamWriteValue32_v2_ptsz", (void *)cuStreamWriteValue32_v2_ptsz, false, true},
-    {"cuStreamWriteValue64", (void *)cuStreamWriteValue64, false, false},
-    {"cuStreamWriteValue64_ptsz", (void *)cuStreamWriteValue64_ptsz, false, true},
-    {"cuStreamWriteValue64_v2", (void *)cuStreamWriteValue64_v2, false, false},
-    {"cuStreamWriteValue64_v2_ptsz", (void *)cuStreamWriteValue64_v2_ptsz, false, true},
-    {"cuSurfObjectCreate", (void *)cuSurfObjectCreate, false, false},
-    {"cuSurfObjectDestroy", (void *)cuSurfObjectDestroy, false, false},
-    {"cuSurfObjectGetResourceDesc", (void *)cuSurfObjectGetResourceDesc, false, false},
-    {"cuSurfRefGetArray", (void *)cuSurfRefGetArray, false, false},
-    {"cuSurfRefSetArray", (void *)cuSurfRefSetArray, false, false},
-    {"cuTensorMapEncodeIm2col", (void *)cuTensorMapEncodeIm2col, false, false},
-    {"cuTensorMapEncodeIm2colWide", (void *)cuTensorMapEncodeIm2colWide, false, false},
-    {"cuTensorMapEncodeTiled", (void *)cuTensorMapEncodeTiled, false, false},
-    {"cuTensorMapReplaceAddress", (void *)cuTensorMapReplaceAddress, false, false},
-    {"cuTexObjectCreate", (void *)cuTexObjectCreate, false, false},
-    {"cuTexObjectDestroy", (void *)cuTexObjectDestroy, false, false},
-    {"cuTexObjectGetResourceDesc", (void *)cuTexObjectGetResourceDesc, false, false},
-    {"cuTexObjectGetResourceViewDesc", (void *)cuTexObjectGetResourceViewDesc, false, false},
-    {"cuTexObjectGetTextureDesc", (void *)cuTexObjectGetTextureDesc, false, false},
-    {"cuTexRefCreate", (void *)cuTexRefCreate, false, false},
-    {"cuTexRefDestroy", (void *)cuTexRefDestroy, false, false},
-    {"cuTexRefGetAddress", (void *)cuTexRefGetAddress, false, false},
-    {"cuTexRefGetAddressMode", (void *)cuTexRefGetAddressMode, false, false},
-    {"cuTexRefGetAddress_v2", (void *)cuTexRefGetAddress_v2, false, false},
-    {"cuTexRefGetArray", (void *)cuTexRefGetArray, false, false},
-    {"cuTexRefGetBorderColor", (void *)cuTexRefGetBorderColor, false, false},
-    {"cuTexRefGetFilterMode", (void *)cuTexRefGetFilterMode, false, false},
-    {"cuTexRefGetFlags", (void *)cuTexRefGetFlags, false, false},
-    {"cuTexRefGetFormat", (void *)cuTexRefGetFormat, false, false},
-    {"cuTexRefGetMaxAnisotropy", (void *)cuTexRefGetMaxAnisotropy, false, false},
-    {"cuTexRefGetMipmapFilterMode", (void *)cuTexRefGetMipmapFilterMode, false, false},
-    {"cuTexRefGetMipmapLevelBias", (void *)cuTexRefGetMipmapLevelBias, false, false},
-    {"cuTexRefGetMipmapLevelClamp", (void *)cuTexRefGetMipmapLevelClamp, false, false},
-    {"cuTexRefGetMipmappedArray", (void *)cuTexRefGetMipmappedArray, false, false},
-    {"cuTexRefSetAddress", (void *)cuTexRefSetAddress, false, false},
-    {"cuTexRefSetAddress2D", (void *)cuTexRefSetAddress2D, false, false},
-    {"cuTexRefSetAddress2D_v2", (void *)cuTexRefSetAddress2D_v2, false, false},
-    {"cuTexRefSetAddress2D_v3", (void *)cuTexRefSetAddress2D_v3, false, false},
-    {"cuTexRefSetAddressMode", (void *)cuTexRefSetAddressMode, false, false},
-    {"cuTexRefSetAddress_v2", (void *)cuTexRefSetAddress_v2, false, false},
-    {"cuTexRefSetArray", (void *)cuTexRefSetArray, false, false},
-    {"cuTexRefSetBorderColor", (void *)cuTexRefSetBorderColor, false, false},
-    {"cuTexRefSetFilterMode", (void *)cuTexRefSetFilterMode, false, false},
-    {"cuTexRefSetFlags", (void *)cuTexRefSetFlags, false, false},
-    {"cuTexRefSetFormat", (void *)cuTexRefSetFormat, false, false},
-    {"cuTexRefSetMaxAnisotropy", (void *)cuTexRefSetMaxAnisotropy, false, false},
-    {"cuTexRefSetMipmapFilterMode", (void *)cuTexRefSetMipmapFilterMode, false, false},
-    {"cuTexRefSetMipmapLevelBias", (void *)cuTexRefSetMipmapLevelBias, false, false},
-    {"cuTexRefSetMipmapLevelClamp", (void *)cuTexRefSetMipmapLevelClamp, false, false},
-    {"cuTexRefSetMipmappedArray", (void *)cuTexRefSetMipmappedArray, false, false},
-    {"cuThreadExchangeStreamCaptureMode", (void *)cuThreadExchangeStreamCaptureMode, true, false},
-    {"cuUserObjectCreate", (void *)cuUserObjectCreate, false, false},
-    {"cuUserObjectRelease", (void *)cuUserObjectRelease, false, false},
-    {"cuUserObjectRetain", (void *)cuUserObjectRetain, false, false},
-    {"cuVDPAUCtxCreate", (void *)cuVDPAUCtxCreate, false, false},
-    {"cuVDPAUCtxCreate_v2", (void *)cuVDPAUCtxCreate_v2, false, false},
-    {"cuVDPAUGetDevice", (void *)cuVDPAUGetDevice, false, false},
-    {"cuWaitExternalSemaphoresAsync", (void *)cuWaitExternalSemaphoresAsync, false, false},
-    {"cuWaitExternalSemaphoresAsync_ptsz", (void *)cuWaitExternalSemaphoresAsync_ptsz, false, true},
-    {"cudbgApiAttach", (void *)cudbgApiAttach, false, false},
-    {"cudbgApiDetach", (void *)cudbgApiDetach, false, false},
-    {"cudbgApiInit", (void *)cudbgApiInit, false, false},
-    {"cudbgGetAPI", (void *)cudbgGetAPI, false, false},
-    {"cudbgGetAPIVersion", (void *)cudbgGetAPIVersion, false, false},
-    {"cudbgMain", (void *)cudbgMain, false, false},
-    {"cudbgReportDriverApiError", (void *)cudbgReportDriverApiError, false, false},
-    {"cudbgReportDriverInternalError", (void *)cudbgReportDriverInternalError, false, false},
+    {"cuOccupancyMaxPotentialClusterSize", cuOccupancyMaxPotentialClusterSize, true, false},
+    {"cuParamSetSize", cuParamSetSize, true, false},
+    {"cuParamSetTexRef", cuParamSetTexRef, false, false},
+    {"cuParamSetf", cuParamSetf, true, false},
+    {"cuParamSeti", cuParamSeti, true, false},
+    {"cuParamSetv", cuParamSetv, true, false},
+    {"cuPointerGetAttribute", cuPointerGetAttribute, true, false},
+    {"cuPointerGetAttributes", cuPointerGetAttributes, true, false},
+    {"cuPointerSetAttribute", cuPointerSetAttribute, true, false},
+    {"cuProfilerInitialize", cuProfilerInitialize, false, false},
+    {"cuProfilerStart", cuProfilerStart, true, false},
+    {"cuProfilerStop", cuProfilerStop, true, false},
+    {"cuSignalExternalSemaphoresAsync", cuSignalExternalSemaphoresAsync, false, false},
+    {"cuSignalExternalSemaphoresAsync_ptsz", cuSignalExternalSemaphoresAsync_ptsz, false, true},
+    {"cuStreamAddCallback", cuStreamAddCallback, true, false},
+    {"cuStreamAddCallback_ptsz", cuStreamAddCallback_ptsz, true, true},
+    {"cuStreamAttachMemAsync", cuStreamAttachMemAsync, false, false},
+    {"cuStreamAttachMemAsync_ptsz", cuStreamAttachMemAsync_ptsz, false, true},
+    {"cuStreamBatchMemOp", cuStreamBatchMemOp, true, false},
+    {"cuStreamBatchMemOp_ptsz", cuStreamBatchMemOp_ptsz, true, true},
+    {"cuStreamBatchMemOp_v2", cuStreamBatchMemOp_v2, true, false},
+    {"cuStreamBatchMemOp_v2_ptsz", cuStreamBatchMemOp_v2_ptsz, true, true},
+    {"cuStreamBeginCapture", cuStreamBeginCapture, true, false},
+    {"cuStreamBeginCaptureToGraph", cuStreamBeginCaptureToGraph, true, false},
+    {"cuStreamBeginCaptureToGraph_ptsz", cuStreamBeginCaptureToGraph_ptsz, true, true},
+    {"cuStreamBeginCapture_ptsz", cuStreamBeginCapture_ptsz, true, true},
+    {"cuStreamBeginCapture_v2", cuStreamBeginCapture_v2, true, false},
+    {"cuStreamBeginCapture_v2_ptsz", cuStreamBeginCapture_v2_ptsz, true, true},
+    {"cuStreamCopyAttributes", cuStreamCopyAttributes, true, false},
+    {"cuStreamCopyAttributes_ptsz", cuStreamCopyAttributes_ptsz, true, true},
+    {"cuStreamCreate", cuStreamCreate, true, false},
+    {"cuStreamCreateWithPriority", cuStreamCreateWithPriority, true, false},
+    {"cuStreamDestroy", cuStreamDestroy, true, false},
+    {"cuStreamDestroy_v2", cuStreamDestroy_v2, true, false},
+    {"cuStreamEndCapture", cuStreamEndCapture, true, false},
+    {"cuStreamEndCapture_ptsz", cuStreamEndCapture_ptsz, true, true},
+    {"cuStreamGetAttribute", cuStreamGetAttribute, true, false},
+    {"cuStreamGetAttribute_ptsz", cuStreamGetAttribute_ptsz, true, true},
+    {"cuStreamGetCaptureInfo", cuStreamGetCaptureInfo, true, false},
+    {"cuStreamGetCaptureInfo_ptsz", cuStreamGetCaptureInfo_ptsz, true, true},
+    {"cuStreamGetCaptureInfo_v2", cuStreamGetCaptureInfo_v2, true, false},
+    {"cuStreamGetCaptureInfo_v2_ptsz", cuStreamGetCaptureInfo_v2_ptsz, true, true},
+    {"cuStreamGetCaptureInfo_v3", cuStreamGetCaptureInfo_v3, true, false},
+    {"cuStreamGetCaptureInfo_v3_ptsz", cuStreamGetCaptureInfo_v3_ptsz, true, true},
+    {"cuStreamGetCtx", cuStreamGetCtx, true, false},
+    {"cuStreamGetCtx_ptsz", cuStreamGetCtx_ptsz, true, true},
+    {"cuStreamGetCtx_v2", cuStreamGetCtx_v2, true, false},
+    {"cuStreamGetCtx_v2_ptsz", cuStreamGetCtx_v2_ptsz, true, true},
+    {"cuStreamGetDevice", cuStreamGetDevice, true, false},
+    {"cuStreamGetDevice_ptsz", cuStreamGetDevice_ptsz, true, true},
+    {"cuStreamGetFlags", cuStreamGetFlags, true, false},
+    {"cuStreamGetFlags_ptsz", cuStreamGetFlags_ptsz, true, true},
+    {"cuStreamGetGreenCtx", cuStreamGetGreenCtx, false, false},
+    {"cuStreamGetId", cuStreamGetId, true, false},
+    {"cuStreamGetId_ptsz", cuStreamGetId_ptsz, true, true},
+    {"cuStreamGetPriority", cuStreamGetPriority, true, false},
+    {"cuStreamGetPriority_ptsz", cuStreamGetPriority_ptsz, true, true},
+    {"cuStreamIsCapturing", cuStreamIsCapturing, true, false},
+    {"cuStreamIsCapturing_ptsz", cuStreamIsCapturing_ptsz, true, true},
+    {"cuStreamQuery", cuStreamQuery, true, false},
+    {"cuStreamQuery_ptsz", cuStreamQuery_ptsz, true, true},
+    {"cuStreamSetAttribute", cuStreamSetAttribute, true, false},
+    {"cuStreamSetAttribute_ptsz", cuStreamSetAttribute_ptsz, true, true},
+    {"cuStreamSynchronize", cuStreamSynchronize, true, false},
+    {"cuStreamSynchronize_ptsz", cuStreamSynchronize_ptsz, true, true},
+    {"cuStreamUpdateCaptureDependencies", cuStreamUpdateCaptureDependencies, true, false},
+    {"cuStreamUpdateCaptureDependencies_ptsz", cuStreamUpdateCaptureDependencies_ptsz, true, true},
+    {"cuStreamUpdateCaptureDependencies_v2", cuStreamUpdateCaptureDependencies_v2, true, false},
+    {"cuStreamUpdateCaptureDependencies_v2_ptsz", cuStreamUpdateCaptureDependencies_v2_ptsz, true,
+     true},
+    {"cuStreamWaitEvent", cuStreamWaitEvent, true, false},
+    {"cuStreamWaitEvent_ptsz", cuStreamWaitEvent_ptsz, true, true},
+    {"cuStreamWaitValue32", cuStreamWaitValue32, true, false},
+    {"cuStreamWaitValue32_ptsz", cuStreamWaitValue32_ptsz, true, true},
+    {"cuStreamWaitValue32_v2", cuStreamWaitValue32_v2, true, false},
+    {"cuStreamWaitValue32_v2_ptsz", cuStreamWaitValue32_v2_ptsz, true, true},
+    {"cuStreamWaitValue64", cuStreamWaitValue64, true, false},
+    {"cuStreamWaitValue64_ptsz", cuStreamWaitValue64_ptsz, true, true},
+    {"cuStreamWaitValue64_v2", cuStreamWaitValue64_v2, true, false},
+    {"cuStreamWaitValue64_v2_ptsz", cuStreamWaitValue64_v2_ptsz, true, true},
+    {"cuStreamWriteValue32", cuStreamWriteValue32, true, false},
+    {"cuStreamWriteValue32_ptsz", cuStreamWriteValue32_ptsz, true, true},
+    {"cuStreamWriteValue32_v2", cuStreamWriteValue32_v2, true, false},
+    {"cuStreamWriteValue32_v2_ptsz", cuStreamWriteValue32_v2_ptsz, true, true},
+    {"cuStreamWriteValue64", cuStreamWriteValue64, true, false},
+    {"cuStreamWriteValue64_ptsz", cuStreamWriteValue64_ptsz, true, true},
+    {"cuStreamWriteValue64_v2", cuStreamWriteValue64_v2, true, false},
+    {"cuStreamWriteValue64_v2_ptsz", cuStreamWriteValue64_v2_ptsz, true, true},
+    {"cuSurfObjectCreate", cuSurfObjectCreate, false, false},
+    {"cuSurfObjectDestroy", cuSurfObjectDestroy, false, false},
+    {"cuSurfObjectGetResourceDesc", cuSurfObjectGetResourceDesc, false, false},
+    {"cuSurfRefGetArray", cuSurfRefGetArray, false, false},
+    {"cuSurfRefSetArray", cuSurfRefSetArray, false, false},
+    {"cuTensorMapEncodeIm2col", cuTensorMapEncodeIm2col, false, false},
+    {"cuTensorMapEncodeIm2colWide", cuTensorMapEncodeIm2colWide, false, false},
+    {"cuTensorMapEncodeTiled", cuTensorMapEncodeTiled, false, false},
+    {"cuTensorMapReplaceAddress", cuTensorMapReplaceAddress, false, false},
+    {"cuTexObjectCreate", cuTexObjectCreate, false, false},
+    {"cuTexObjectDestroy", cuTexObjectDestroy, false, false},
+    {"cuTexObjectGetResourceDesc", cuTexObjectGetResourceDesc, false, false},
+    {"cuTexObjectGetResourceViewDesc", cuTexObjectGetResourceViewDesc, false, false},
+    {"cuTexObjectGetTextureDesc", cuTexObjectGetTextureDesc, false, false},
+    {"cuTexRefCreate", cuTexRefCreate, false, false},
+    {"cuTexRefDestroy", cuTexRefDestroy, false, false},
+    {"cuTexRefGetAddress", cuTexRefGetAddress, false, false},
+    {"cuTexRefGetAddressMode", cuTexRefGetAddressMode, false, false},
+    {"cuTexRefGetAddress_v2", cuTexRefGetAddress_v2, false, false},
+    {"cuTexRefGetArray", cuTexRefGetArray, false, false},
+    {"cuTexRefGetBorderColor", cuTexRefGetBorderColor, false, false},
+    {"cuTexRefGetFilterMode", cuTexRefGetFilterMode, false, false},
+    {"cuTexRefGetFlags", cuTexRefGetFlags, false, false},
+    {"cuTexRefGetFormat", cuTexRefGetFormat, false, false},
+    {"cuTexRefGetMaxAnisotropy", cuTexRefGetMaxAnisotropy, false, false},
+    {"cuTexRefGetMipmapFilterMode", cuTexRefGetMipmapFilterMode, false, false},
+    {"cuTexRefGetMipmapLevelBias", cuTexRefGetMipmapLevelBias, false, false},
+    {"cuTexRefGetMipmapLevelClamp", cuTexRefGetMipmapLevelClamp, false, false},
+    {"cuTexRefGetMipmappedArray", cuTexRefGetMipmappedArray, false, false},
+    {"cuTexRefSetAddress", cuTexRefSetAddress, false, false},
+    {"cuTexRefSetAddress2D", cuTexRefSetAddress2D, false, false},
+    {"cuTexRefSetAddress2D_v2", cuTexRefSetAddress2D_v2, false, false},
+    {"cuTexRefSetAddress2D_v3", cuTexRefSetAddress2D_v3, false, false},
+    {"cuTexRefSetAddressMode", cuTexRefSetAddressMode, false, false},
+    {"cuTexRefSetAddress_v2", cuTexRefSetAddress_v2, false, false},
+    {"cuTexRefSetArray", cuTexRefSetArray, false, false},
+    {"cuTexRefSetBorderColor", cuTexRefSetBorderColor, false, false},
+    {"cuTexRefSetFilterMode", cuTexRefSetFilterMode, false, false},
+    {"cuTexRefSetFlags", cuTexRefSetFlags, false, false},
+    {"cuTexRefSetFormat", cuTexRefSetFormat, false, false},
+    {"cuTexRefSetMaxAnisotropy", cuTexRefSetMaxAnisotropy, false, false},
+    {"cuTexRefSetMipmapFilterMode", cuTexRefSetMipmapFilterMode, false, false},
+    {"cuTexRefSetMipmapLevelBias", cuTexRefSetMipmapLevelBias, false, false},
+    {"cuTexRefSetMipmapLevelClamp", cuTexRefSetMipmapLevelClamp, false, false},
+    {"cuTexRefSetMipmappedArray", cuTexRefSetMipmappedArray, false, false},
+    {"cuThreadExchangeStreamCaptureMode", cuThreadExchangeStreamCaptureMode, true, false},
+    {"cuUserObjectCreate", cuUserObjectCreate, true, false},
+    {"cuUserObjectRelease", cuUserObjectRelease, true, false},
+    {"cuUserObjectRetain", cuUserObjectRetain, true, false},
+    {"cuVDPAUCtxCreate", cuVDPAUCtxCreate, false, false},
+    {"cuVDPAUCtxCreate_v2", cuVDPAUCtxCreate_v2, false, false},
+    {"cuVDPAUGetDevice", cuVDPAUGetDevice, false, false},
+    {"cuWaitExternalSemaphoresAsync", cuWaitExternalSemaphoresAsync, false, false},
+    {"cuWaitExternalSemaphoresAsync_ptsz", cuWaitExternalSemaphoresAsync_ptsz, false, true},
+    {"cudbgApiAttach", cudbgApiAttach, false, false},
+    {"cudbgApiDetach", cudbgApiDetach, false, false},
+    {"cudbgApiInit", cudbgApiInit, false, false},
+    {"cudbgGetAPI", cudbgGetAPI, false, false},
+    {"cudbgGetAPIVersion", cudbgGetAPIVersion, false, false},
+    {"cudbgMain", cudbgMain, false, false},
+    {"cudbgReportDriverApiError", cudbgReportDriverApiError, false, false},
+    {"cudbgReportDriverInternalError", cudbgReportDriverInternalError, false, false},
 };
 
 const struct soft_proc_row soft_proc_rows[] = {

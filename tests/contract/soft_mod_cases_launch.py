@@ -16,6 +16,8 @@ from soft_mod_driver import (
     MISALIGNED,
     NOT_SUPPORTED,
     OUT_OF_RESOURCES,
+    SOFTWARE,
+    TIMES,
     TOO_LARGE,
     Driver,
     Params,
@@ -23,7 +25,8 @@ from soft_mod_driver import (
     main,
 )
 
-COOPERATIVE, CLUSTER, PRIORITY, COMPLETION_EVENT = 2, 4, 8, 12
+COOPERATIVE, CLUSTER, SERIALIZATION, PROGRAMMATIC_EVENT, PRIORITY = 2, 4, 6, 7, 8
+DOMAIN_MAP, DOMAIN, COMPLETION_EVENT, UPDATABLE, CARVEOUT = 9, 10, 12, 13, 14
 
 
 class Attribute(c.Structure):
@@ -192,7 +195,7 @@ def dynamic_shared_memory_and_barriers_work(d: Driver) -> None:
     assert (d.down(ptr, 1024, "u4") == data[::-1]).all()
 
 
-@case
+@case(only=SOFTWARE, why=TIMES)
 def a_sleeping_kernel_lasts_as_long_as_its_waves(d: Driver) -> None:
     nap = d.function(d.module(), "nap")
     start, end = d.event(), d.event()
@@ -271,11 +274,95 @@ def cuLaunchKernelEx_reads_its_attributes(d: Driver) -> None:
     assert launch((COOPERATIVE, [1]), (PRIORITY, [3])) == 0
     assert launch((CLUSTER, [1, 1, 1])) == 0
     assert launch((CLUSTER, [2, 1, 1]), grid=2) == NOT_SUPPORTED
-    assert launch((COMPLETION_EVENT, [0])) == NOT_SUPPORTED
+    assert launch((CLUSTER, [1, 0, 1])) == INVALID_VALUE
+    assert launch((COMPLETION_EVENT, [0])) == INVALID_HANDLE
+    assert launch((UPDATABLE, [1])) == NOT_SUPPORTED
+    assert launch((DOMAIN_MAP, [0x100])) == INVALID_VALUE
+    assert launch((DOMAIN, [1]), (DOMAIN_MAP, [0]), (SERIALIZATION, [1])) == 0
+    assert launch((CARVEOUT, [101])) == INVALID_VALUE
     assert launch((500, [0])) == INVALID_VALUE
     assert launch((COOPERATIVE, [1]), grid=1 << 20) == TOO_LARGE
+    # an event at the latest when the kernel ends; it must be one that tells no time
+    timed, event = d.event(), d.event(2)
+    for number in (COMPLETION_EVENT, PROGRAMMATIC_EVENT):
+        words = [event.value & 0xFFFFFFFF, event.value >> 32]
+        assert launch((number, words)) == 0
+        d.ok("cuEventSynchronize", event)
+        assert launch((number, [timed.value & 0xFFFFFFFF, timed.value >> 32])) == INVALID_VALUE
+        assert launch((number, [*words, 1])) == INVALID_VALUE  # not an external one
     d.sync()
-    assert d.counters()["bump"].launches == 3
+    assert d.counters()["bump"].launches == 6
+
+
+@case
+def an_urgent_kernel_goes_first(d: Driver) -> None:
+    """Priority by launch attribute, in streams that have none."""
+    nap = d.function(d.module(), "nap")
+    low, high, begin, end_low, end_high = d.stream(), d.stream(), *(d.event() for _ in range(3))
+    d.ok("cuEventRecord", begin, low)
+    params = Params(c.c_uint32(5))
+    for _ in range(12):
+        d.launch(nap, params, (132 * 64, 1, 1), stream=low)
+    d.ok("cuEventRecord", end_low, low)
+    rows = (Attribute * 1)()
+    rows[0].id, rows[0].value[0] = PRIORITY, c.c_uint(-4).value
+    config = Config((132 * 64, 1, 1), (1, 1, 1), 0, high, c.addressof(rows), 1)
+    for _ in range(12):
+        d.ok("cuLaunchKernelEx", c.byref(config), nap, params.array, None)
+    d.ok("cuEventRecord", end_high, high)
+    assert d.elapsed_ms(begin, end_high) < 0.75 * d.elapsed_ms(begin, end_low)
+
+
+@case
+def all_blocks_of_a_cooperative_grid_meet(d: Driver) -> None:
+    """A barrier of atomics and spinning, far more blocks than the machine has cores."""
+    meet = d.function(d.module(), "meet")
+    count = d.up_now(np.zeros(1, "u4"))
+    params = Params(count, c.c_uint32(3))
+    d.keep.append(params)
+    d.ok("cuLaunchCooperativeKernel", meet, 64, 1, 1, 1, 1, 1, 0, None, params.array)
+    d.sync()
+    assert d.down(count, 1, "u4")[0] == 3 * 64
+    per_sm = c.c_int()
+    occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor"
+    d.ok(occupancy, c.byref(per_sm), meet, 256, c.c_size_t(0))
+    most = per_sm.value * attribute_of(d, 16)
+    shape = (1, 1, 256, 1, 1, 0, None, Params(count, c.c_uint32(0)).array)
+    d.ok("cuLaunchCooperativeKernel", d.function(d.module(), "bump"), 1, *shape[:-1], None)
+    d.fails(TOO_LARGE, "cuLaunchCooperativeKernel", meet, most + 1, *shape)
+    d.sync()
+
+
+@case
+def a_block_that_fails_frees_those_that_wait_for_it(d: Driver) -> None:
+    count = d.up_now(np.zeros(1, "u4"))
+    params = Params(count)
+    d.keep.append(params)
+    spin = d.function(d.module(), "fail_and_spin")
+    d.ok("cuLaunchCooperativeKernel", spin, 8, 1, 1, 1, 1, 1, 0, None, params.array)
+    d.fails(LAUNCH_FAILED, "cuCtxSynchronize")
+
+
+@case
+def a_failure_ends_all_that_runs_in_the_context(d: Driver) -> None:
+    module = d.module()
+    flag = d.up_now(np.zeros(2, "u4"))
+    waiting, failing = d.stream(), d.stream()
+    params = Params(flag, c.c_uint32(1), c.c_uint64(flag.value + 4), c.c_uint32(1))
+    d.launch(d.function(module, "await"), params, stream=waiting)
+    d.launch(d.function(module, "fail"), Params(), stream=failing)
+    d.fails(LAUNCH_FAILED, "cuStreamSynchronize", waiting)
+
+
+@case
+def launches_over_devices_are_refused(d: Driver) -> None:
+    assert attribute_of(d, 96) == 0
+    name = "cuLaunchCooperativeKernelMultiDevice"
+    rows = (c.c_uint64 * 7)()
+    d.fails(NOT_SUPPORTED, name, rows, 1, 0)
+    d.fails(INVALID_VALUE, name, rows, 0, 0)
+    d.fails(INVALID_VALUE, name, None, 1, 0)
+    d.fails(INVALID_VALUE, name, rows, 1, 4)
 
 
 @case

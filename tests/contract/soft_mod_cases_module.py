@@ -21,6 +21,8 @@ from soft_mod_driver import (
     NOT_PERMITTED,
     NOT_SUPPORTED,
     PTX,
+    REFUSALS,
+    SOFTWARE,
     UNSUPPORTED_PTX,
     Driver,
     Params,
@@ -142,7 +144,7 @@ def unloading_frees_and_invalidates(d: Driver) -> None:
     )
 
 
-@case
+@case(only=SOFTWARE, why=REFUSALS)
 def bad_images_are_refused_with_the_reason_in_the_log(d: Driver) -> None:
     bad_line = PTX.replace(b".visible .entry fail()", b".visible .entri fail()")
     line = PTX[: PTX.index(b".visible .entry fail()")].count(b"\n") + 1
@@ -155,7 +157,7 @@ def bad_images_are_refused_with_the_reason_in_the_log(d: Driver) -> None:
         (b"\x7fELF" + b"\0" * 100, NO_BINARY, "machine code"),
         (fatbin((2, 90, b"\x7fELF" * 8, 0, 0)), NO_BINARY, "1 machine code"),
         (fatbin((1, 120, PTX, 0, 0)), NO_BINARY, "newer"),
-        (fatbin((1, 75, PTX, 0x8000, 99)), NO_BINARY, "zstd"),
+        (fatbin((1, 75, PTX, 0x8000, 99)), INVALID_IMAGE, "zstd"),
         (fatbin((1, 75, b"\xff" * 16, 0x2000, 4000)), INVALID_IMAGE, "LZ4"),
     ]
     for image, expected, text in table:
@@ -165,7 +167,7 @@ def bad_images_are_refused_with_the_reason_in_the_log(d: Driver) -> None:
         d.fails(expected, "cuModuleLoadData", c.byref(c.c_void_p()), image)
 
 
-@case
+@case(only=SOFTWARE, why=REFUSALS)
 def fat_binaries_yield_the_newest_ptx_that_runs(d: Driver) -> None:
     old = PTX.replace(b"counter = 7", b"counter = 5").replace(b"sm_75", b"sm_70")
     new = PTX.replace(b".target sm_75", b".target sm_120")
@@ -328,7 +330,7 @@ def kernel_attributes_are_per_device(d: Driver) -> None:
     d.fails(101, "cuKernelGetAttribute", c.byref(value), DYNAMIC, kernel, c.c_int(77))
 
 
-@case
+@case(only=SOFTWARE, why=REFUSALS)
 def the_linker_joins_ptx(d: Driver) -> None:
     state, out, size = c.c_void_p(), c.c_void_p(), c.c_size_t()
     d.ok("cuLinkCreate_v2", 0, None, None, c.byref(state))

@@ -7,14 +7,32 @@ Run inside a process of its own whose LD_LIBRARY_PATH names the library under te
 from __future__ import annotations
 
 import ctypes as c
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from types import CodeType
+from typing import Any, ClassVar, overload
 
 import numpy as np
 
-CASES: dict[str, Callable[[Driver], None]] = {}
+
+@dataclass(frozen=True)
+class Case:
+    """A case and the backends it is for (suite.py)."""
+
+    area: str
+    name: str
+    body: Callable[[Driver], None]
+    only: tuple[str, ...]
+    why: str
+    waived: Mapping[str, str]
+    devices: str = ""  #: of the machine that it needs; "": any
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+CASES: dict[tuple[str, str], Case] = {}
 
 PTX = (Path(__file__).with_name("soft_mod_kernels.ptx")).read_bytes()
 
@@ -23,6 +41,8 @@ INVALID_IMAGE, INVALID_CONTEXT, NO_BINARY, INVALID_PTX, UNSUPPORTED_PTX = 200, 2
 FILE_NOT_FOUND, INVALID_HANDLE, ILLEGAL_STATE, NOT_FOUND, NOT_READY = 301, 400, 401, 500, 600
 ILLEGAL_ADDRESS, OUT_OF_RESOURCES, MISALIGNED, LAUNCH_FAILED, TOO_LARGE = 700, 701, 716, 719, 720
 NOT_SUPPORTED, NOT_PERMITTED = 801, 800
+INVALID_DEVICE, PRIMARY_ACTIVE, DESTROYED = 101, 708, 709
+UNSUPPORTED_LIMIT, UNSUPPORTED_AFFINITY = 215, 224
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, CAPTURE_MERGE, CAPTURE_UNMATCHED = 900, 901, 902, 903
 CAPTURE_UNJOINED, CAPTURE_ISOLATION, CAPTURE_IMPLICIT, CAPTURED_EVENT = 904, 905, 906, 907
 WRONG_THREAD, UPDATE_FAILURE = 908, 910
@@ -108,6 +128,30 @@ class Params:
         self.extra = (c.c_void_p * 5)(1, c.addressof(self.blob), 2, c.addressof(self.size), 0)
 
 
+class LinkMap(c.Structure):
+    """The loader's list of what is loaded; in glibc an entry's address is dlopen's handle."""
+
+
+LinkMap._fields_ = [
+    ("addr", c.c_void_p),
+    ("name", c.c_char_p),
+    ("dynamic", c.c_void_p),
+    ("next", c.POINTER(LinkMap)),
+    ("prev", c.POINTER(LinkMap)),
+]
+
+
+def software_gpu() -> c.CDLL:
+    """The software GPU's own library: libharp, where it is between, exports CUDA's names only."""
+    real = os.environ.get("HARP_CUDA_REAL", "")
+    at = c.cast(c.CDLL(None)._handle, c.POINTER(LinkMap))
+    while real and at:
+        if (at.contents.name or b"").decode() == real:
+            return c.CDLL(real, handle=c.cast(at, c.c_void_p).value)
+        at = at.contents.next
+    return c.CDLL("libcuda.so.1")
+
+
 class Driver:
     """One device with a context current."""
 
@@ -151,6 +195,12 @@ class Driver:
     def up(self, data: np.ndarray[Any, Any]) -> c.c_uint64:
         ptr = self.alloc(data.nbytes)
         self.ok("cuMemcpyHtoD_v2", ptr, c.c_void_p(data.ctypes.data), c.c_size_t(data.nbytes))
+        return ptr
+
+    def up_now(self, data: np.ndarray[Any, Any]) -> c.c_uint64:
+        """For streams that wait for nobody: a small copy may go on after the call."""
+        ptr = self.up(data)
+        self.sync()
         return ptr
 
     def down(self, ptr: c.c_uint64, count: int, dtype: str = "f4") -> np.ndarray[Any, Any]:
@@ -200,18 +250,83 @@ class Driver:
         return ms.value
 
     def counters(self) -> dict[str, Counter]:
-        fill = self.cu.harp_soft_counters
+        """What really ran; the software GPU's own export, under libharp too."""
+        fill = software_gpu().harp_soft_counters
         fill.restype = c.c_size_t
         fill.argtypes = [c.c_void_p, c.c_size_t]
         rows = (Counter * 64)()
         return {rows[i].name.decode(): rows[i] for i in range(fill(rows, 64))}
 
 
-def case(body: Callable[[Driver], None]) -> Callable[[Driver], None]:
-    CASES[body.__name__] = body
-    return body
+Body = Callable[["Driver"], None]
+SOFTWARE = ("soft", "local")
+COUNTS = "reads harp_soft_counters, an export of the software GPU alone"
+TIMES = "holds kernels to the software GPU's model of time"
+DEVICES = "names the devices that the machine must have"
+REFUSALS = "what the software GPU refuses, and its words for it"
+
+
+def names_in(code: CodeType) -> set[str]:
+    """All names that a function and those inside it use."""
+    inner = (names_in(const) for const in code.co_consts if isinstance(const, CodeType))
+    return {*code.co_names}.union(*inner)
+
+
+@overload
+def case(body: Body) -> Body: ...
+@overload
+def case(
+    *,
+    only: str | tuple[str, ...] = (),
+    why: str = "",
+    waived: Mapping[str, str] | None = None,
+    devices: str = "",
+    env: Mapping[str, str] | None = None,
+) -> Callable[[Body], Body]: ...
+def case(
+    body: Body | None = None,
+    *,
+    only: str | tuple[str, ...] = (),
+    why: str = "",
+    waived: Mapping[str, str] | None = None,
+    devices: str = "",
+    env: Mapping[str, str] | None = None,
+) -> Body | Callable[[Body], Body]:
+    """Register a case.
+
+    Args:
+        body: what to do; gets a Driver.
+        only: backends it has a meaning on; none: all, or those with counters if it reads them.
+        why: the reason for `only`.
+        waived: backends on which it ought to pass and does not, each with the reason.
+        devices: the software GPU's devices that it needs ("tiny,tiny"): a machine of its own.
+        env: variables that it finds in its environment.
+    """
+
+    def add(body: Body) -> Body:
+        area = Path(body.__code__.co_filename).stem.removeprefix("soft_mod_cases_")
+        backends, reason = (only,) if isinstance(only, str) else only, why
+        if not backends and "counters" in names_in(body.__code__):
+            backends, reason = SOFTWARE, COUNTS
+        if not backends and devices:
+            backends, reason = SOFTWARE, DEVICES
+        name = body.__name__
+        assert (area, name) not in CASES, f"two cases of {area} are called {name}"
+        assert bool(backends) == bool(reason), f"{name}: `only` and `why` go together"
+        assert all((waived or {}).values()), f"{name}: a waiver says why"
+        CASES[area, name] = Case(
+            area, name, body, backends, reason, waived or {}, devices, env or {}
+        )
+        return body
+
+    return add if body is None else add(body)
 
 
 def main() -> None:
-    CASES[sys.argv[1]](Driver())
+    name = sys.argv[1]
+    (found,) = (one for one in CASES.values() if one.name == name)
+    for key, value in {"HARP_SOFT_DEVICES": found.devices, **found.env}.items():
+        if value or key in found.env:
+            os.environ.setdefault(key, value)
+    found.body(Driver())
     print("passed")

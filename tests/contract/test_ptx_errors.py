@@ -55,7 +55,7 @@ REFUSED = [
     ("setp.lo.s32 %q1, %r1, %r2;", INVALID, ".lo"),
     ("shfl.up.b32 %r1, %r2, 1, 0;", UNSUPPORTED, "form"),
     ("call nobody, ();", INVALID, "nobody"),
-    ("call missing, ();", UNSUPPORTED, "missing has no body"),
+    ("call missing, ();", INVALID, "missing is defined nowhere"),
     ("atom.global.add.f16x2 %r1, [%d1], %r2;", INVALID, ".noftz"),
     ("lop3.b32 %r1, %r2, %r3, %r4, 256;", UNSUPPORTED, "0 to 255"),
     ("setp.lt.f32 %q1|%q2, %f1, 0f00;", INVALID, "0f00"),

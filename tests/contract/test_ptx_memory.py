@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ptx_harness import (
     load,
     pointers,
 )
+from ptx_rows import SEED
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +156,36 @@ FAULTS = {
         ILLEGAL_ADDRESS,
         1 << 56,
     ),
+    "shared before the start": (
+        "mov.u64 %d1, -4; ld.shared.u32 %r2, [%d1];",
+        ILLEGAL_ADDRESS,
+        (1 << 64) - 4,
+    ),
+    "local before the start": (
+        "mov.u64 %d1, -8; st.local.u64 [%d1], %d1;",
+        ILLEGAL_ADDRESS,
+        (1 << 64) - 8,
+    ),
+    "parameter before the start": (
+        "mov.u64 %d1, -4; ld.param.u32 %r2, [%d1];",
+        ILLEGAL_ADDRESS,
+        (1 << 64) - 4,
+    ),
+    "atomic on shared before the start": (
+        "mov.u64 %d1, -4; atom.shared.add.u32 %r2, [%d1], 1;",
+        ILLEGAL_ADDRESS,
+        (1 << 64) - 4,
+    ),
+    "vector over the end of shared": (
+        "mov.u32 %r1, 4096; ld.shared.v2.u64 {%d1, %d2}, [%r1+-8];",
+        MISALIGNED,
+        (1 << 56) + 4088,
+    ),
+    "asynchronous copy from nowhere": (
+        ".shared .align 4 .b8 t[4]; mov.u64 %d1, 4096; cp.async.ca.shared.global [t], [%d1], 4;",
+        ILLEGAL_ADDRESS,
+        4096,
+    ),
     "atomic": ("mov.u64 %d1, 16; red.add.u32 [%d1], 1;", ILLEGAL_ADDRESS, 16),
     "trap": ("trap;", TRAP, 0),
 }
@@ -170,6 +202,68 @@ def test_faults_stop_the_block_and_name_the_instruction(name: str, block: int, c
     assert result.fault_where.startswith("k: line ")
     assert result.fault_where.split()[-1].split(".")[0] in body
     assert out[0] == 0
+
+
+#: instruction, bytes, space of its address ("" = generic); %d1 is the address
+ACCESSES = [
+    ("ld.u8 %r1, [%d1];", 1, ""),
+    ("st.u32 [%d1], %r1;", 4, ""),
+    ("ld.v2.u64 {%d2, %d3}, [%d1];", 16, ""),
+    ("atom.add.u64 %d2, [%d1], %d3;", 8, ""),
+    ("ld.global.u16 %h1, [%d1];", 2, "global"),
+    ("st.global.v4.u32 [%d1], {%r1, %r1, %r1, %r1};", 16, "global"),
+    ("ld.shared.u32 %r1, [%d1];", 4, "shared"),
+    ("st.shared.v2.u32 [%d1], {%r1, %r1};", 8, "shared"),
+    ("atom.shared.cas.b32 %r1, [%d1], %r1, %r1;", 4, "shared"),
+    ("ld.local.u64 %d2, [%d1];", 8, "local"),
+    ("st.local.u8 [%d1], %r1;", 1, "local"),
+]
+
+
+def allowed(address: int, size: int, space: str, *, load: bool) -> bool:
+    """What memory there is: seven pages, 64 bytes each of shared and local memory, a parameter."""
+    if address % size:
+        return False
+    if space in ("shared", "local"):
+        return address + size <= 64
+    for window, room in ((1, 64), (2, 64), (3, 8 if load else 0)) if space == "" else ():
+        if 0 <= address - (window << 56) <= room - size:
+            return True
+    return 0 <= address - ARENA_BASE <= 7 * PAGE - size
+
+
+@pytest.mark.parametrize("access", ACCESSES, ids=lambda row: row[0].split()[0])
+def test_any_address_is_a_fault_or_good(access: tuple[str, int, str], cache: Path) -> None:
+    instruction, size, space = access
+    body = (
+        ".shared .align 16 .b8 tile[64]; .local .align 16 .b8 mine[64];"
+        " st.shared.u32 [tile], 0; st.local.u32 [mine], 0; mov.u32 %r1, 0;"
+        f" ld.global.u64 %d1, [%p0]; {instruction} st.global.u32 [%p0+8], 1;"
+    )
+    kernel = load(HEAD + entry("k", 1, body), "k", cache)
+    device = Device()
+    out = device.alloc(256)
+    rng = random.Random(SEED)
+    bases = [0, 64, 1 << 31, 1 << 32, ARENA_BASE, ARENA_BASE + 7 * PAGE, ARENA_BASE + 8 * PAGE]
+    bases += [1 << 47, 1 << 56, (1 << 56) + 64, 2 << 56, (2 << 56) + 64, 3 << 56, 1 << 63, 1 << 64]
+    bases += [ARENA_BASE + device.delta, id(device)]  # what the host has there is not the device's
+    good = 0
+    for _ in range(300):
+        step = rng.choice((1, 4, 8, 16)) * rng.randrange(-20, 20)
+        address = (rng.choice(bases) + step) % (1 << 64)
+        if not out - 16 <= address < out + 32:  # the cells that are used here
+            device.view(out, "u8", 2)[:] = (address, 0)
+            result = kernel.run(device, pointers(out))
+            done = allowed(address, size, space, load=instruction.startswith("ld"))
+            good += done
+            wrong = f"{instruction} at {address:#x}: {result}"
+            assert (result.stop == DONE) == done, wrong
+            assert device.view(out + 8, "u4", 1)[0] == done, wrong
+            if not done:
+                assert result.stop == (MISALIGNED if address % size else ILLEGAL_ADDRESS), wrong
+                assert result.fault_addr & 0xFFFFFFFF == address & 0xFFFFFFFF, wrong
+    print(f"HARP_TEST_SEED={SEED}: {good} of 300 good")
+    assert 0 < good < 200
 
 
 def test_host_memory_comes_through_translate(cache: Path) -> None:
@@ -347,6 +441,39 @@ st.global.u32 [%p0+4], 1;
     assert list(out[:2]) == [1, 0]
     assert device.printed[0] == "x=%d\n 42"
     assert "Assertion" in device.printed[1]
+
+
+#: format, where it lies, address of its arguments, stop, what is at fault
+BAD_PRINTS = {
+    "no end before the unmapped page": (b"xxxx", 7 * PAGE - 4, 0, ILLEGAL_ADDRESS, 7 * PAGE),
+    "no arguments at all": (b"%d\0", 0x1000, 0, ILLEGAL_ADDRESS, -ARENA_BASE),
+    "arguments run out": (
+        *(b"%d %s%%%5.2lf\0", 0x1000, ARENA_BASE + 7 * PAGE - 16, ILLEGAL_ADDRESS, 7 * PAGE),
+    ),
+    "no conversion, no arguments": (b"100%%\0", 0x1000, 0, DONE, 0),
+    "as many as fit": (b"%d%hhd %p\0", 0x1000, ARENA_BASE + 7 * PAGE - 16, DONE, 0),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PRINTS)
+def test_printf_reads_what_the_kernel_may_read(name: str, cache: Path) -> None:
+    text, at, args, stop, fault = BAD_PRINTS[name]
+
+    def globals_(device: Device) -> tuple[int]:
+        device.view(ARENA_BASE + at, "u1", len(text))[:] = np.frombuffer(text, "u1")
+        return (ARENA_BASE + at,)
+
+    body = f"""
+mov.u64 %d2, text; cvta.global.u64 %d2, %d2; mov.u64 %d1, {args};
+{{ .param .b64 f; .param .b64 a; .param .b32 o; st.param.b64 [f], %d2; st.param.b64 [a], %d1;
+call.uni (o), vprintf, (f, a); ld.param.b32 %r1, [o]; }}
+"""
+    result, _out, device = run(body, cache, top=PRINT, globals_=globals_)
+    assert result.stop == stop, result
+    assert len(device.printed) == (stop == DONE)
+    if stop != DONE:
+        assert result.fault_addr == ARENA_BASE + fault
+        assert "call" in result.fault_where
 
 
 def test_kernel_parameters_of_all_kinds(cache: Path) -> None:

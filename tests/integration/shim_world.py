@@ -49,7 +49,7 @@ def build_fake(folder: Path) -> Path:
 
 
 class World:
-    """One arbiter with one device; closed with everything that runs in it."""
+    """One arbiter with one device or more; closed with everything that runs in it."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class World:
         uuid: bytes = b"fake-device-0001",
         capacity: int = 4096 * MIB,
         overhead: int = 64 * MIB,
+        more: Sequence[tuple[bytes, int]] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.native = native
@@ -75,6 +76,9 @@ class World:
         self.uuid = uuid
         self.capacity = capacity
         self.overhead = overhead
+        #: uuid and capacity of the devices besides the first
+        self.more = tuple(more)
+        self.devices: list[int] = []
         self.sockets: dict[str, socket.socket] = {}
         self.tenants: dict[str, int] = {}
         self.limits: dict[str, dict[str, int]] = {}
@@ -130,12 +134,16 @@ class World:
         self.admin = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.admin.settimeout(5)
         self.admin.connect(str(run / "admin.sock"))
-        self.device = self.ask(
-            op=Op.ADD_DEVICE,
-            uuid=self.uuid,
-            capacity_bytes=self.capacity,
-            overhead_bytes=self.overhead,
-        )[-1].dev
+        self.devices = [
+            self.ask(
+                op=Op.ADD_DEVICE,
+                uuid=uuid,
+                capacity_bytes=capacity,
+                overhead_bytes=self.overhead,
+            )[-1].dev
+            for uuid, capacity in ((self.uuid, self.capacity), *self.more)
+        ]
+        self.device = self.devices[0]
         for name, tenant in list(self.tenants.items()):
             self._announce(name, tenant)
 
@@ -173,7 +181,8 @@ class World:
         )
         self.tenants[name] = answers[-1].tenant
         limits = self.limits[name]
-        self.ask(op=Op.SET_TENANT, tenant=self.tenants[name], dev=self.device, **limits)
+        for device in self.devices:
+            self.ask(op=Op.SET_TENANT, tenant=self.tenants[name], dev=device, **limits)
 
     def tenant(self, name: str, *, mem: int = 0, share_ppm: int = 0, limit_ppm: int = 0) -> Path:
         """Make a tenant; returns its grant folder."""
@@ -189,15 +198,18 @@ class World:
 
     def set_tenant(self, name: str, **limits: int) -> None:
         self.limits[name].update(limits)
-        self.ask(op=Op.SET_TENANT, tenant=self.tenants[name], dev=self.device, **self.limits[name])
+        for device in self.devices:
+            self.ask(op=Op.SET_TENANT, tenant=self.tenants[name], dev=device, **self.limits[name])
 
     def usage(self, name: str) -> Msg:
-        """The tenant's SNAP_USE."""
+        """The tenant's SNAP_USE of the first device."""
+        return next(use for use in self.usages(name) if use.dev == self.device)
+
+    def usages(self, name: str) -> list[Msg]:
+        """The tenant's SNAP_USE of every device."""
         tenant = self.tenants[name]
-        for answer in self.ask(op=Op.SNAPSHOT):
-            if answer.op == Op.SNAP_USE and answer.tenant == tenant:
-                return answer
-        raise AssertionError(f"no use of {name}")
+        answers = self.ask(op=Op.SNAPSHOT)
+        return [a for a in answers if a.op == Op.SNAP_USE and a.tenant == tenant]
 
     def clients(self) -> list[Msg]:
         return [a for a in self.ask(op=Op.SNAPSHOT) if a.op == Op.SNAP_CLIENT]
@@ -280,17 +292,19 @@ print(*(infos[i].pid for i in range(count.value)))
 IDENTIFY = """
 import ctypes as C, sys
 cuda = C.CDLL(sys.argv[1])
-uuid, total = (C.c_uint8 * 16)(), C.c_size_t()
+uuid, total, count = (C.c_uint8 * 16)(), C.c_size_t(), C.c_int()
 assert cuda.cuInit(0) == 0
-assert cuda.cuDeviceGetUuid_v2(uuid, 0) == 0
-assert cuda.cuDeviceTotalMem_v2(C.byref(total), 0) == 0
-print(bytes(uuid).hex(), total.value)
+assert cuda.cuDeviceGetCount(C.byref(count)) == 0
+for device in range(count.value):
+    assert cuda.cuDeviceGetUuid_v2(uuid, device) == 0
+    assert cuda.cuDeviceTotalMem_v2(C.byref(total), device) == 0
+    print(bytes(uuid).hex(), total.value)
 """
 
 
 @contextlib.contextmanager
 def soft_world(native: Path, *, devices: str = "tiny", overhead: int = 64 * MIB) -> Iterator[World]:
-    """A world whose device is a private software GPU, readable by every user."""
+    """A world whose devices are a private software GPU's, readable by every user."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="harp-test-", dir=base) as state:
         Path(state).chmod(0o777)
@@ -311,13 +325,15 @@ def soft_world(native: Path, *, devices: str = "tiny", overhead: int = 64 * MIB)
             text=True,
             check=True,
         )
-        uuid, total = told.stdout.split()
+        words = [line.split() for line in told.stdout.splitlines()]
+        found = [(bytes.fromhex(uuid), int(total)) for uuid, total in words]
         with World(
             native,
             cuda=folder / "libcuda.so.1",
             nvml=folder / "libnvidia-ml.so.1",
-            uuid=bytes.fromhex(uuid),
-            capacity=int(total),
+            uuid=found[0][0],
+            capacity=found[0][1],
+            more=found[1:],
             overhead=overhead,
             env=env,
         ) as world:

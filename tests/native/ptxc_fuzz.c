@@ -143,6 +143,12 @@ static void try_text(const char *text, size_t bytes)
     }
     translate(copy, bytes, "k");
     ptx_index_free(&index);
+    /* What is a module is an object, too. */
+    if (ptx_index_object(copy, bytes, &index, why, sizeof(why)) != 0 && r == 0) {
+        printf("as an object: `%s`\n%.*s\n", why, (int)bytes, text);
+        exit(1);
+    }
+    ptx_index_free(&index);
     free(copy);
 }
 

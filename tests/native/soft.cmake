@@ -1,17 +1,22 @@
 # The software GPU's core (no modules, no graphs) linked into each test, sanitizers on.
 set(soft_gpu ${CMAKE_SOURCE_DIR}/soft/gpu)
-set(soft_core_sources)
-foreach(name arena bind phys space reclaim state_object capture_weak context context_api context_query copy copy_linear device engine
-             engine_shared error event handle hostfunc hostmem init log memory memset pointer profile
-             pool pool_api pool_attr pool_chunk pool_graph pool_graph_block pool_graph_launch pool_order
-             pool_set pool_share pool_sync queue state state_read state_slot state_hold stream stream_run thread visible)
-  list(APPEND soft_core_sources ${soft_gpu}/${name}.c)
-endforeach()
+file(GLOB soft_core_sources CONFIGURE_DEPENDS ${soft_gpu}/*.c)
+list(FILTER soft_core_sources EXCLUDE REGEX "/(module|function|launch|occupancy|graph|capture|zstd|getproc|door)[^/]*$|_main\\.c$")
+list(APPEND soft_core_sources ${soft_gpu}/capture_weak.c)
 add_library(soft_core_test OBJECT ${soft_core_sources})
 target_link_libraries(soft_core_test PUBLIC harp_options harp_sanitize)
-foreach(name engine memory pool poolends state stream visible)
+foreach(name board engine ipc memop memory peer pool poolends share state stream visible vmm)
   add_executable(test_soft_${name} soft_${name}.c)
   target_link_libraries(test_soft_${name} PRIVATE soft_core_test m pthread)
   add_test(NAME soft_${name} COMMAND test_soft_${name})
   set_tests_properties(soft_${name} PROPERTIES TIMEOUT 120)
 endforeach()
+
+# NVML, over the same core
+file(GLOB soft_nvml_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/soft/nvml/*.c)
+list(FILTER soft_nvml_sources EXCLUDE REGEX "/door\\.c$")
+add_executable(test_soft_nvml soft_nvml.c ${soft_nvml_sources}
+               ${CMAKE_SOURCE_DIR}/generated/soft_nvml_default.c)
+target_link_libraries(test_soft_nvml PRIVATE soft_core_test m pthread)
+add_test(NAME soft_nvml COMMAND test_soft_nvml)
+set_tests_properties(soft_nvml PROPERTIES TIMEOUT 120)

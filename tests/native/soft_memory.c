@@ -446,7 +446,8 @@ static void two_devices(void *arg)
     OK(cuMemcpyPeer(p[0], c[0], p[1], c[1], 100000000));
     OK(cuMemcpyDtoH_v2(&word, p[0] + 99999996, 4));
     CHECK_IS(8, word);
-    CHECK_BETWEEN(10 * MS, 3000 * MS, my_ledger().busy_ns[SOFT_COPY_OUT]);
+    CHECK_BETWEEN(10 * MS, 3000 * MS, my_ledger_of(0).busy_ns[SOFT_COPY_IN]);
+    CHECK_BETWEEN(10 * MS, 3000 * MS, my_ledger_of(1).busy_ns[SOFT_COPY_OUT]);
     CHECK_IS(CUDA_ERROR_INVALID_DEVICE, cuCtxCreate_v2(&c[0], 0, 2));
 }
 

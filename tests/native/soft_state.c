@@ -93,6 +93,21 @@ static void killed_memory_after_teardown(void *arg)
     killed_memory(300);
 }
 
+/* Nobody looked since the death: the device is full of the dead for this call only. */
+static void killed_unseen(void *arg)
+{
+    pid_t pid;
+    CUdeviceptr p;
+
+    sh = shared_page();
+    pid = start_holder();
+    context();
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    OK(cuMemAlloc_v2(&p, 900ull << 20));
+    CHECK_IS(TOTAL - CONTEXT - (900ull << 20), free_bytes());
+}
+
 static void leaver(void *arg)
 {
     CUdeviceptr p;
@@ -476,6 +491,7 @@ int main(void)
 {
     test_run("killed: memory at once", "tiny", "0", killed_memory_at_once);
     test_run("killed: memory after teardown", "tiny", "300", killed_memory_after_teardown);
+    test_run("killed: nobody looked, memory is there", "tiny", "50", killed_unseen);
     test_run("exited: memory is back", "tiny", "10000", exited_memory_is_back);
     test_run("totals hold whoever dies", "tiny", "0", totals_hold_whoever_dies);
     test_run("stopped ones hold nobody up", "tiny", "0", stopped_hold_nobody_up);

@@ -274,7 +274,9 @@ static void errors_stick(void *arg)
     OK(cuMemAlloc_v2(&p, 4096));
     OK(soft_stream_of(NULL, &s));
     bad->result = CUDA_ERROR_ILLEGAL_ADDRESS;
+    bad->burn_ns = 50 * MS; /* all is submitted before it faults */
     later->ran = &ran;
+    launch(NULL, 200 * MS, 0); /* all is submitted before the error */
     OK(soft_submit(s, &bad->cmd));
     OK(soft_submit(s, &later->cmd));
     at(NULL, 1);
@@ -292,7 +294,7 @@ static void errors_stick(void *arg)
     OK(cuMemAlloc_v2(&p, 4096));
     launch(NULL, MS, 0);
     OK(cuCtxSynchronize());
-    CHECK_IS(2, my_ledger().launches);
+    CHECK_IS(3, my_ledger().launches);
 }
 
 static void contexts(void *arg)

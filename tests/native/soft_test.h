@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -61,6 +62,8 @@ static inline void test_cleanup(void)
     unlink(path);
     snprintf(path, sizeof path, "%s/slots", test_dir);
     unlink(path);
+    snprintf(path, sizeof path, "%s/faults", test_dir);
+    unlink(path);
     rmdir(test_dir);
 }
 
@@ -91,6 +94,7 @@ static inline pid_t child(void (*fn)(void *), void *arg)
 
     CHECK(pid >= 0);
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed test leaves nobody behind */
         fn(arg);
         exit(0);
     }
@@ -205,7 +209,7 @@ static inline CUcontext context(void)
 }
 
 /* What the engine's ledger says of this process. */
-static inline struct soft_slot_dev my_ledger(void)
+static inline struct soft_slot_dev my_ledger_of(int ordinal)
 {
     struct soft_slot *slots = calloc(SOFT_MAX_SLOTS, sizeof *slots);
     struct soft_slot_dev dev = {0};
@@ -213,9 +217,14 @@ static inline struct soft_slot_dev my_ledger(void)
 
     for (int i = 0; i < n; i++)
         if (slots[i].pid == (int32_t)getpid() && slots[i].state == SOFT_SLOT_LIVE)
-            dev = slots[i].dev[0];
+            dev = slots[i].dev[ordinal];
     free(slots);
     return dev;
+}
+
+static inline struct soft_slot_dev my_ledger(void)
+{
+    return my_ledger_of(0);
 }
 
 #endif

@@ -4,12 +4,21 @@
  */
 #include "soft_test.h"
 
-static const uint8_t uuids[4][16] = {
-    {0xaa, 0xbb, 0xcc, 0x01}, {0xaa, 0xbb, 0xdd, 0x02}, {0x11, 0x22}, {0x33}};
+#define WHOLE(board, ...) {{__VA_ARGS__}, {__VA_ARGS__}, board, SOFT_NO_INSTANCE}
+static const struct soft_visible whole[] = {WHOLE(0, 0xaa, 0xbb, 0xcc, 0x01),
+                                            WHOLE(1, 0xaa, 0xbb, 0xdd, 0x02), WHOLE(2, 0x11, 0x22),
+                                            WHOLE(3, 0x33)};
+/* 0: whole; 1, 2: instances of the second board; 3: whole; 4, 5: instances of the last */
+static const struct soft_visible split[] = {
+    WHOLE(0, 0xaa), {{0xb1}, {0xbb}, 1, 1},       {{0xb2}, {0xbb}, 1, 2},
+    WHOLE(2, 0xcc), {{0xd1, 0x11}, {0xdd}, 3, 1}, {{0xd1, 0x22}, {0xdd}, 3, 2},
+};
 
-static const struct {
+struct row {
     const char *description, *text, *want;
-} rows[] = {
+};
+
+static const struct row rows[] = {
     {"unset: all", NULL, "0123"},
     {"empty: none", "", ""},
     {"one", "2", "2"},
@@ -30,23 +39,54 @@ static const struct {
     {"too long a uuid", "GPU-33000000-0000-0000-0000-0000000000001", ""},
     {"empty entry ends it", "1,,0", "1"},
     {"huge index", "99999999999999999999", ""},
+    {"no instance there", "MIG-aabbcc01", ""},
 };
 
-static void table(void *arg)
+static const struct row mig_rows[] = {
+    {"unset: the first instance, and nothing beside it", NULL, "1"},
+    {"a whole board is no instance", "0", "0"},
+    {"whole boards only", "2,0", "30"},
+    {"board: its first instance", "1", "1"},
+    {"instance", "MIG-b2", "2"},
+    {"case does not matter", "mig-B2", "2"},
+    {"only one of two instances", "MIG-b2,MIG-b1", "2"},
+    {"an instance hides whole boards", "0,MIG-d122", "5"},
+    {"uuid of the board", "GPU-dd", "4"},
+    {"uuid of an instance is none of a board", "GPU-b1", ""},
+    {"beginning that fits two", "MIG-d1", ""},
+    {"older name", "MIG-GPU-bb000000-0000-0000-0000-000000000000/2/0", "2"},
+    {"older name, no such instance", "MIG-GPU-bb000000-0000-0000-0000-000000000000/3/0", ""},
+    {"older name, no such compute instance", "MIG-GPU-bb000000-0000-0000-0000-000000000000/2/1",
+     ""},
+    {"no instance", "MIG-", ""},
+};
+
+static void check_rows(const struct row *table, size_t count, const struct soft_visible *devices,
+                       int device_count)
 {
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        int found[4];
-        int n = soft_visible_parse(rows[i].text, uuids, 4, found);
+    for (size_t i = 0; i < count; i++) {
+        int found[8];
+        int n = soft_visible_parse(table[i].text, devices, device_count, found);
         char got[8] = "";
 
         for (int k = 0; k < n; k++)
             got[k] = (char)('0' + found[k]);
-        if (strcmp(got, rows[i].want) != 0) {
-            fprintf(stderr, "%s: got '%s', should be '%s'\n", rows[i].description, got,
-                    rows[i].want);
+        if (strcmp(got, table[i].want) != 0) {
+            fprintf(stderr, "%s: got '%s', should be '%s'\n", table[i].description, got,
+                    table[i].want);
             _exit(1);
         }
     }
+}
+
+static void table_of_boards(void *arg)
+{
+    check_rows(rows, sizeof rows / sizeof rows[0], whole, 4);
+}
+
+static void table_of_instances(void *arg)
+{
+    check_rows(mig_rows, sizeof mig_rows / sizeof mig_rows[0], split, 6);
 }
 
 static void through_init(void *arg)
@@ -80,7 +120,8 @@ static void none_left(void *arg)
 
 int main(void)
 {
-    test_run("table", "tiny", "0", table);
+    test_run("boards", "tiny", "0", table_of_boards);
+    test_run("instances", "tiny", "0", table_of_instances);
     test_run("through cuInit", "tiny,a100-40g,t4-16g", "0", through_init);
     test_run("none left", "tiny", "0", none_left);
     return 0;

@@ -10,7 +10,8 @@
 #define NODES 24
 
 static uint64_t seed = 7;
-static int trace[4 * NODES], trace_count;
+static int trace[4 * NODES];
+static _Atomic int trace_count; /* nodes of different branches run at the same time */
 
 static uint32_t dice(uint32_t sides)
 {
@@ -20,7 +21,7 @@ static uint32_t dice(uint32_t sides)
 
 static void mark(void *data)
 {
-    trace[trace_count++] = (int)(intptr_t)data;
+    trace[atomic_fetch_add(&trace_count, 1)] = (int)(intptr_t)data;
 }
 
 static CUgraphNode host_node(CUgraph graph, int number)

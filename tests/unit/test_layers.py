@@ -31,6 +31,7 @@ LAYERS = {
     "harp.daemon": 7,
     "harp.demo": 8,
     "harp.bench": 8,
+    "harp.softgpu": 8,
     "harp.cli": 9,
     "harp.__main__": 10,
     "harp": 11,
@@ -53,6 +54,7 @@ ONLY = {
 TRUTH_READERS = (
     "harp/demo/",
     "harp/bench/",
+    "harp/softgpu/",
     "harp/native.py",
     "harp/cli/demo.py",
     "harp/cli/bench.py",

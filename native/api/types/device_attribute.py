@@ -140,3 +140,11 @@ TYPES: tuple[Type, ...] = (
         CU_DEVICE_ATTRIBUTE_ONLY_PARTIAL_HOST_NATIVE_ATOMIC_SUPPORTED 147,
         CU_DEVICE_ATTRIBUTE_MAX 148"""),
 )
+
+#: CUDA version whose header was the first with an attribute; older ones than 12.0 are not told
+#: apart. A driver before that answers INVALID_VALUE.
+SINCE: dict[int, int] = {
+    132: 12010, 130: 12020, 131: 12020, 134: 12020, 128: 12030, 133: 12030, 135: 12050,
+    136: 12080, 137: 12080, 139: 12080, 140: 12080, 143: 12080, 138: 12090, 141: 12090,
+    142: 12090, 144: 13000, 145: 13000, 146: 13000, 147: 13000,
+}

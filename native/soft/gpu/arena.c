@@ -253,6 +253,7 @@ CUresult soft_mem_free(struct soft_ctx *ctx, CUdeviceptr ptr)
     } else {
         uint32_t at = (uint32_t)((ptr - area->start) / SLAB_UNIT), units = units_of(span.bytes);
 
+        soft_phys_mark(b->phys, ptr - area->start, 0);
         memset(&b->first[at], 0, units * sizeof *b->first);
         b->used_units -= units;
         if (b->link == NULL)
@@ -265,6 +266,18 @@ CUresult soft_mem_free(struct soft_ctx *ctx, CUdeviceptr ptr)
 out:
     soft_space_unlock();
     return r;
+}
+
+struct soft_phys *soft_block_at(uint64_t ptr, struct soft_span *span, uint64_t *offset)
+{
+    struct soft_area *area =
+        soft_is_device_range(ptr) ? soft_space.at[(ptr - soft_space.base) / SOFT_GRANULE] : NULL;
+
+    if (area == NULL || (area->ops != &block_ops && area->ops != &slab_ops) ||
+        !area->ops->find(area, ptr, span) || ptr - span->start >= span->bytes)
+        return NULL;
+    *offset = span->start - area->start;
+    return block_of(area)->phys;
 }
 
 void *soft_mem_host(struct soft_ctx *ctx, CUdeviceptr ptr, uint64_t bytes)
@@ -281,11 +294,6 @@ void *soft_mem_host(struct soft_ctx *ctx, CUdeviceptr ptr, uint64_t bytes)
 }
 
 /* ------------------------------------------------------------------------- with its context --- */
-bool soft_ctx_reaches(const struct soft_ctx *ctx, const struct soft_ctx *owner)
-{
-    return ctx == owner;
-}
-
 int soft_arena_make(struct soft_ctx *ctx)
 {
     struct soft_arena *a = calloc(1, sizeof *a);

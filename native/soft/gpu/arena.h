@@ -18,6 +18,10 @@ struct soft_arena { /* all guarded by space.lock */
     struct soft_arena *next;
 };
 
+/* What cuMemAlloc gave at `ptr`: its physical memory, and where in that it begins. NULL: not of it.
+ * Locked. */
+struct soft_phys *soft_block_at(uint64_t ptr, struct soft_span *span, uint64_t *offset);
+
 /* May kernels of `ctx` use memory of `owner`'s? Itself, or peer access enabled. Locked. */
 bool soft_ctx_reaches(const struct soft_ctx *ctx, const struct soft_ctx *owner);
 

@@ -65,7 +65,9 @@ void soft_launch_bind(struct soft_run *run, struct ptx_launch *launch)
 
 int soft_run_poll(struct soft_run *run)
 {
-    return soft_turn_poll(run->use);
+    int gone = soft_turn_poll(run->use);
+
+    return gone != 0 || atomic_load_explicit(&run->stop, memory_order_relaxed) != 0;
 }
 
 void soft_run_enter(struct soft_run *run)

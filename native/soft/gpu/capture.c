@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "soft/gpu/event.h"
+
 struct soft_capture *soft_captures;
 _Atomic unsigned soft_capture_active;
 
@@ -115,6 +117,7 @@ void soft_capture_end(struct soft_capture *capture)
         soft_stream_capture_set(it->stream, NULL);
         soft_stream_unref(it->stream);
         free(it->deps);
+        free(it->edges);
         free(it);
     }
     capture->graph->capture = NULL;
@@ -153,6 +156,12 @@ static bool type_of(const struct soft_cmd *cmd, CUgraphNodeType *type)
         *type = CU_GRAPH_NODE_TYPE_MEMSET;
     else if (begins(name, "host"))
         *type = CU_GRAPH_NODE_TYPE_HOST;
+    else if (begins(name, "memop"))
+        *type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP;
+    else if (soft_event_is_record(cmd)) /* external ones only: see event.c */
+        *type = CU_GRAPH_NODE_TYPE_EVENT_RECORD;
+    else if (soft_event_is_wait(cmd))
+        *type = CU_GRAPH_NODE_TYPE_WAIT_EVENT;
     else
         return false;
     return true;
@@ -165,10 +174,16 @@ static CUresult add_node(struct soft_capture *capture, struct soft_stream *strea
     struct soft_capture_stream *it = soft_capture_find(capture, stream);
     if (it == NULL)
         return CUDA_ERROR_UNKNOWN;
-    struct soft_ctx *ctx = type == CU_GRAPH_NODE_TYPE_HOST ? NULL : soft_stream_ctx(stream);
+    bool free = type == CU_GRAPH_NODE_TYPE_HOST || type == CU_GRAPH_NODE_TYPE_EVENT_RECORD ||
+                type == CU_GRAPH_NODE_TYPE_WAIT_EVENT || type == CU_GRAPH_NODE_TYPE_GRAPH;
+    struct soft_ctx *ctx = free ? NULL : soft_stream_ctx(stream);
     CUresult result = soft_graph_add(capture->graph, type, cmd, ctx, it->deps, it->count, out);
     if (result != CUDA_SUCCESS)
         return result;
+    if (type == CU_GRAPH_NODE_TYPE_EVENT_RECORD || type == CU_GRAPH_NODE_TYPE_WAIT_EVENT) {
+        (*out)->u.event = (CUevent)soft_event_of_cmd(cmd);
+        (*out)->has_params = true;
+    }
     it->count = 0;
     CUgraphNode node = (CUgraphNode)*out;
     return soft_capture_depend(it, &node, 1);
@@ -190,6 +205,8 @@ CUresult soft_capture_add(struct soft_graph *graph, struct soft_stream *stream,
         soft_log("capture_refused command=%s", cmd->ops->name);
         result = soft_capture_spoil(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     } else {
+        if (type == CU_GRAPH_NODE_TYPE_KERNEL && !cmd->own_priority)
+            ((struct soft_launch *)cmd)->attributes.priority = atomic_load(&stream->priority);
         result = add_node(capture, stream, type, cmd, &node);
         if (result != CUDA_SUCCESS)
             soft_capture_spoil(capture, result);
@@ -250,6 +267,20 @@ CUresult soft_capture_check_unsafe(void)
         if (local || global)
             result = soft_capture_spoil(it, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     }
+    pthread_mutex_unlock(&soft_graph_lock);
+    return result;
+}
+
+CUresult soft_capture_check_context(const struct soft_ctx *ctx)
+{
+    if (soft_capture_active == 0)
+        return CUDA_SUCCESS;
+    CUresult result = CUDA_SUCCESS;
+    pthread_mutex_lock(&soft_graph_lock);
+    for (struct soft_capture *it = soft_captures; it != NULL; it = it->next)
+        for (const struct soft_capture_stream *s = it->streams; s != NULL; s = s->next)
+            if (soft_stream_ctx(s->stream) == ctx)
+                result = soft_capture_spoil(it, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     pthread_mutex_unlock(&soft_graph_lock);
     return result;
 }

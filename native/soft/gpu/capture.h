@@ -25,8 +25,10 @@ CUresult soft_capture_check_stream(struct soft_stream *stream);
 /* cuEventQuery, cuEventSynchronize, cuEventElapsedTime. */
 CUresult soft_capture_check_event(CUevent event);
 /* Calls the driver holds unsafe while a capture runs in a mode this thread must heed: context
- * synchronisation, synchronous copies, allocation and release of memory. */
+ * synchronisation, waiting for events, synchronous copies, allocation and release of memory. */
 CUresult soft_capture_check_unsafe(void);
+/* Calls on a whole context: refused in every mode while a stream of it captures. */
+CUresult soft_capture_check_context(const struct soft_ctx *ctx);
 /* Use of the legacy stream while a blocking stream of `ctx` captures. */
 CUresult soft_capture_check_legacy(const struct soft_ctx *ctx);
 /* The stream or event goes away. */

@@ -79,6 +79,9 @@ CUresult cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph,
 {
     if (hGraph == NULL || (numDependencies > 0 && dependencies == NULL))
         return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = soft_edges_plain(dependencyData, numDependencies);
+    if (result != CUDA_SUCCESS)
+        return result;
     return begin(hStream, mode, hGraph, dependencies, numDependencies);
 }
 
@@ -162,9 +165,10 @@ static CUstreamCaptureStatus status_of(const struct soft_capture *capture)
 }
 
 /* What is given out of the dependencies stays good until the stream captures more. */
-CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
+CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                    cuuint64_t *id_out, CUgraph *graph_out,
                                    const CUgraphNode **dependencies_out,
+                                   const CUgraphEdgeData **edgeData_out,
                                    size_t *numDependencies_out)
 {
     struct soft_stream *stream;
@@ -178,7 +182,14 @@ CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *capt
     struct soft_capture *capture = graph != NULL ? graph->capture : NULL;
     *captureStatus_out = status_of(capture);
     if (*captureStatus_out == CU_STREAM_CAPTURE_STATUS_ACTIVE) {
-        const struct soft_capture_stream *it = soft_capture_find(capture, stream);
+        struct soft_capture_stream *it = soft_capture_find(capture, stream);
+        if (edgeData_out != NULL) {
+            free(it->edges);
+            it->edges = calloc(it->count + 1, sizeof *it->edges);
+            if (it->edges == NULL)
+                result = CUDA_ERROR_OUT_OF_MEMORY;
+            *edgeData_out = it->edges;
+        }
         if (id_out != NULL)
             *id_out = capture->id;
         if (graph_out != NULL)
@@ -189,19 +200,16 @@ CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *capt
             *numDependencies_out = it->count;
     }
     pthread_mutex_unlock(&soft_graph_lock);
-    return CUDA_SUCCESS;
+    return result;
 }
 
-CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
+CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
                                    cuuint64_t *id_out, CUgraph *graph_out,
                                    const CUgraphNode **dependencies_out,
-                                   const CUgraphEdgeData **edgeData_out,
                                    size_t *numDependencies_out)
 {
-    if (edgeData_out != NULL)
-        *edgeData_out = NULL; /* all edges are plain */
-    return cuStreamGetCaptureInfo_v2(hStream, captureStatus_out, id_out, graph_out,
-                                     dependencies_out, numDependencies_out);
+    return cuStreamGetCaptureInfo_v3(hStream, captureStatus_out, id_out, graph_out,
+                                     dependencies_out, NULL, numDependencies_out);
 }
 
 CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
@@ -225,6 +233,9 @@ CUresult cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode *dep
         return result;
     if (flags > CU_STREAM_SET_CAPTURE_DEPENDENCIES || (numDependencies > 0 && dependencies == NULL))
         return CUDA_ERROR_INVALID_VALUE;
+    result = soft_edges_plain(dependencyData, numDependencies);
+    if (result != CUDA_SUCCESS)
+        return result;
     pthread_mutex_lock(&soft_graph_lock);
     struct soft_graph *graph = soft_stream_capture(stream);
     struct soft_capture *capture = graph != NULL ? graph->capture : NULL;

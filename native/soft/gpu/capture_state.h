@@ -12,6 +12,7 @@
 struct soft_capture_stream {    /* a stream that takes part */
     struct soft_stream *stream; /* counted reference */
     CUgraphNode *deps;          /* what its next node depends on */
+    CUgraphEdgeData *edges;     /* of each: all plain; made when asked for */
     size_t count, room;
     struct soft_capture_stream *next;
 };

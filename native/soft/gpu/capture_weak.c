@@ -53,6 +53,11 @@ WEAK CUresult soft_capture_check_unsafe(void)
     return CUDA_SUCCESS;
 }
 
+WEAK CUresult soft_capture_check_context(const struct soft_ctx *ctx)
+{
+    return CUDA_SUCCESS;
+}
+
 WEAK CUresult soft_capture_check_legacy(const struct soft_ctx *ctx)
 {
     return CUDA_SUCCESS;

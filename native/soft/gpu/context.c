@@ -4,9 +4,12 @@
  */
 #include "soft/gpu/context.h"
 
+#include "soft/gpu/fault.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
+#include "soft/gpu/capture.h"
 #include "soft/gpu/pool.h"
 
 struct soft_farewell {
@@ -17,6 +20,7 @@ struct soft_farewell {
 
 static struct soft_ctx *all; /* guarded by soft_lock */
 static _Atomic uint64_t next_id = 1;
+/* What a context starts with. Nothing here is kept in L2 on demand: that limit is 0. */
 static const size_t default_limits[SOFT_LIMITS] = {
     [CU_LIMIT_STACK_SIZE] = 1024,
     [CU_LIMIT_PRINTF_FIFO_SIZE] = 1u << 20,
@@ -25,6 +29,11 @@ static const size_t default_limits[SOFT_LIMITS] = {
     [CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT] = 2048,
     [CU_LIMIT_MAX_L2_FETCH_GRANULARITY] = 64,
 };
+
+size_t soft_limit_usual(int limit)
+{
+    return default_limits[limit];
+}
 
 struct soft_ctx *soft_ctx_first(void)
 {
@@ -40,6 +49,10 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
 
     ctx->ordinal = soft_visible_ordinal(ctx->device);
     ctx->profile = state->profile[ctx->ordinal];
+    if (soft_fault_lost(state, ctx->ordinal)) {
+        soft_log("device %d is lost: no context", ctx->ordinal);
+        return CUDA_ERROR_UNKNOWN;
+    }
     if (soft_slot_take(state) < 0) {
         soft_log("the device has %d processes already", SOFT_MAX_SLOTS);
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -53,12 +66,23 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
         goto no_charge;
     ctx->id = atomic_fetch_add(&next_id, 1);
     ctx->api_version = 3020;
+    ctx->peer_count = 0;
+    ctx->closing = false;
     ctx->streams = ctx->legacy = NULL;
     ctx->farewells = NULL;
     atomic_store(&ctx->sticky, CUDA_SUCCESS);
     atomic_store(&ctx->deferred, CUDA_SUCCESS);
+    ctx->limit_bytes = 0;
     for (int i = 0; i < SOFT_LIMITS; i++)
         ctx->limits[i] = default_limits[i];
+    ctx->fence = ctx->recorder = NULL;
+    ctx->fifo = (struct soft_fifo){.lock = PTHREAD_MUTEX_INITIALIZER};
+    ctx->fence_seq = 0;
+    ctx->usage = 1;
+    atomic_store(&ctx->ending, 0);
+    atomic_store(&ctx->working, 0);
+    for (int i = 0; i < SOFT_LIMITS; i++)
+        ctx->fixed_limits[i] = false;
     for (int e = 0; e < SOFT_ENGINES; e++)
         soft_turn_init(&ctx->turn[e], state, ctx->ordinal, ctx->client, (enum soft_engine)e);
     pthread_mutex_init(&ctx->submit_lock, NULL);
@@ -81,23 +105,29 @@ no_client:
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-/* Ends it: what was submitted is carried out first, as the driver does. Without soft_lock. */
-void soft_ctx_end(struct soft_ctx *ctx)
+static void end_streams(struct soft_ctx *ctx, bool inner)
 {
-    struct soft_state *state = soft_the_state;
     struct soft_stream *stream;
 
-    soft_handle_remove(SOFT_H_CONTEXT, ctx);
-    for (;;) {
-        pthread_mutex_lock(&ctx->submit_lock);
-        stream = ctx->streams;
-        pthread_mutex_unlock(&ctx->submit_lock);
-        if (stream == NULL)
-            break;
-        if (!stream->legacy && !stream->per_thread)
+    while ((stream = soft_stream_unlink(ctx, inner)) != NULL) {
+        soft_capture_forget_stream(stream);
+        if (!stream->legacy && !stream->per_thread && !stream->inner)
             soft_handle_remove(SOFT_H_STREAM, stream);
         soft_stream_stop(stream);
     }
+}
+
+/* Ends it: what was submitted is carried out first, as the driver does; but a wait for a value that
+ * nothing in the context can change any more is given up. Without soft_lock. */
+void soft_ctx_end(struct soft_ctx *ctx)
+{
+    struct soft_state *state = soft_the_state;
+
+    soft_handle_remove(SOFT_H_CONTEXT, ctx);
+    atomic_store(&ctx->ending, 1);
+    end_streams(ctx, false); /* a graph in one of them still submits to inner ones */
+    end_streams(ctx, true);
+    soft_fifo_flush(ctx);
     for (;;) {
         struct soft_farewell *f;
 
@@ -111,6 +141,7 @@ void soft_ctx_end(struct soft_ctx *ctx)
         f->fn(f->arg);
         free(f);
     }
+    soft_ctx_close(ctx);
     soft_lock();
     soft_events_forget(ctx);
     atomic_store(&ctx->alive, 0);
@@ -119,7 +150,7 @@ void soft_ctx_end(struct soft_ctx *ctx)
     soft_client_leave(state, ctx->ordinal, ctx->client);
     soft_pools_ctx_end(ctx);
     soft_arena_end(ctx);
-    soft_slot_release(state, ctx->ordinal, 0, ctx->profile->context_bytes);
+    soft_slot_release(state, ctx->ordinal, 0, ctx->profile->context_bytes + ctx->limit_bytes);
     pthread_mutex_destroy(&ctx->submit_lock);
     soft_unlock();
 }
@@ -159,17 +190,36 @@ CUresult soft_current(struct soft_ctx **out)
 {
     CUresult r = soft_current_any(out);
 
-    return r != CUDA_SUCCESS ? r : soft_ctx_sticky(*out);
+    return r != CUDA_SUCCESS ? r : soft_ctx_look(*out);
+}
+
+CUresult soft_ctx_look(struct soft_ctx *ctx)
+{
+    CUresult r = soft_ctx_sticky(ctx);
+
+    if (r != CUDA_SUCCESS)
+        soft_ctx_poison(ctx, r);
+    return r;
 }
 
 CUresult soft_ctx_sticky(const struct soft_ctx *ctx)
 {
-    return (CUresult)atomic_load_explicit(&ctx->sticky, memory_order_relaxed);
+    CUresult r = (CUresult)atomic_load_explicit(&ctx->sticky, memory_order_relaxed);
+
+    if (r == CUDA_SUCCESS && atomic_load_explicit(&ctx->alive, memory_order_relaxed))
+        r = (CUresult)soft_fault_killed(soft_the_state, ctx->ordinal, ctx->client);
+    return r;
 }
 
 CUresult soft_ctx_error(struct soft_ctx *ctx)
 {
-    CUresult r = soft_ctx_sticky(ctx);
+    soft_fifo_flush(ctx);
+    return soft_ctx_told(ctx);
+}
+
+CUresult soft_ctx_told(struct soft_ctx *ctx)
+{
+    CUresult r = soft_ctx_look(ctx);
 
     return r != CUDA_SUCCESS ? r : (CUresult)atomic_exchange(&ctx->deferred, CUDA_SUCCESS);
 }
@@ -178,9 +228,12 @@ void soft_ctx_poison(struct soft_ctx *ctx, CUresult why)
 {
     int none = CUDA_SUCCESS;
 
-    if (atomic_compare_exchange_strong(&ctx->sticky, &none, (int)why))
-        soft_log("context %llu is unusable from now on: error %d", (unsigned long long)ctx->id,
-                 (int)why);
+    if (!atomic_compare_exchange_strong(&ctx->sticky, &none, (int)why))
+        return;
+    for (int e = 0; e < SOFT_ENGINES; e++)
+        atomic_store(&ctx->turn[e].abandoned, true); /* what runs in it stops as well */
+    soft_log("context %llu is unusable from now on: error %d", (unsigned long long)ctx->id,
+             (int)why);
 }
 
 void soft_ctx_on_destroy(struct soft_ctx *ctx, void (*fn)(void *), void *arg)

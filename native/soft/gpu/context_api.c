@@ -7,23 +7,13 @@
 
 #include <stdlib.h>
 
-struct primary {
-    struct soft_ctx ctx;
-    unsigned retained;
-    unsigned flags;
-    bool changing; /* being ended: others wait */
-};
-
-static struct primary primaries[SOFT_MAX_DEVICES];           /* by CUdevice; guarded by soft_lock */
-static pthread_mutex_t end_lock = PTHREAD_MUTEX_INITIALIZER; /* one primary ends at a time */
-
 static void stack_put(struct soft_thread *t, int at, struct soft_ctx *ctx)
 {
     t->stack[at] = ctx;
     t->stack_id[at] = ctx->id;
 }
 
-static bool flags_fit(unsigned flags)
+bool soft_ctx_flags_fit(unsigned flags)
 {
     unsigned sched = flags & CU_CTX_SCHED_MASK;
 
@@ -32,7 +22,7 @@ static bool flags_fit(unsigned flags)
             sched == CU_CTX_SCHED_YIELD || sched == CU_CTX_SCHED_BLOCKING_SYNC);
 }
 
-CUresult cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
+static CUresult create(CUcontext *pctx, unsigned flags, CUdevice dev, unsigned api_version)
 {
     CUresult r = soft_ready();
     struct soft_thread *t = soft_thread();
@@ -40,7 +30,7 @@ CUresult cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
 
     if (r != CUDA_SUCCESS)
         return r;
-    if (pctx == NULL || !flags_fit(flags))
+    if (pctx == NULL || !soft_ctx_flags_fit(flags))
         return CUDA_ERROR_INVALID_VALUE;
     if (soft_visible_ordinal(dev) < 0)
         return CUDA_ERROR_INVALID_DEVICE;
@@ -58,9 +48,21 @@ CUresult cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
         free(ctx);
         return r;
     }
+    ctx->api_version = api_version;
     stack_put(t, t->depth++, ctx);
     *pctx = soft_ctx_handle(ctx);
     return CUDA_SUCCESS;
+}
+
+CUresult cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
+{
+    return create(pctx, flags, dev, 3020);
+}
+
+/* CUDA 2's: differs in the version it tells. */
+CUresult cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev)
+{
+    return create(pctx, flags, dev, 3010);
 }
 
 CUresult cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams,
@@ -94,7 +96,7 @@ CUresult cuCtxDestroy_v2(CUcontext handle)
         return r;
     soft_lock();
     ctx = soft_ctx_of(handle);
-    /* whoever takes the handle out is the one that ends it */
+    /* whoever takes the handle out is the one that ends it; a primary one is released instead */
     if (ctx == NULL || ctx->primary || !soft_handle_remove(SOFT_H_CONTEXT, ctx)) {
         soft_unlock();
         return CUDA_ERROR_INVALID_CONTEXT;
@@ -174,115 +176,55 @@ CUresult cuCtxGetCurrent(CUcontext *pctx)
     return CUDA_SUCCESS;
 }
 
-/* ------------------------------------------------------------------------ primary contexts --- */
-static struct primary *primary_of(CUdevice dev)
+/* ------------------------------------------------------------ counted uses, and CUDA 2's names ---
+ */
+CUresult cuCtxAttach(CUcontext *pctx, unsigned int flags)
 {
-    return soft_visible_ordinal(dev) < 0 ? NULL : &primaries[dev];
-}
-
-CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
-{
-    CUresult r = soft_ready();
-    struct primary *p;
+    struct soft_ctx *ctx;
+    CUresult r = soft_current_any(&ctx);
 
     if (r != CUDA_SUCCESS)
         return r;
-    if (pctx == NULL)
+    if (pctx == NULL || flags != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if ((p = primary_of(dev)) == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
-    pthread_mutex_lock(&end_lock);
     soft_lock();
-    if (!atomic_load(&p->ctx.alive)) {
-        p->ctx.device = dev;
-        p->ctx.primary = true;
-        p->ctx.flags = p->flags;
-        r = soft_ctx_make(&p->ctx);
-    }
-    if (r == CUDA_SUCCESS) {
-        p->retained++;
-        *pctx = soft_ctx_handle(&p->ctx);
-    }
+    ctx->usage++;
     soft_unlock();
-    pthread_mutex_unlock(&end_lock);
-    return r;
+    *pctx = soft_ctx_handle(ctx);
+    return CUDA_SUCCESS;
 }
 
-CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev)
+/* The context must be current here; the last use gone, it is destroyed. */
+CUresult cuCtxDetach(CUcontext handle)
 {
-    CUresult r = soft_ready();
-    struct primary *p;
+    struct soft_ctx *ctx;
+    CUresult r = soft_current_any(&ctx);
     bool last = false;
 
     if (r != CUDA_SUCCESS)
         return r;
-    if ((p = primary_of(dev)) == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
-    pthread_mutex_lock(&end_lock);
+    if (soft_ctx_of(handle) != ctx)
+        return CUDA_ERROR_INVALID_CONTEXT;
     soft_lock();
-    if (p->retained == 0)
-        r = CUDA_ERROR_INVALID_CONTEXT;
+    if (ctx->primary && ctx->usage == 1)
+        r = CUDA_ERROR_INVALID_CONTEXT; /* what is left is the retainers' */
     else
-        last = --p->retained == 0;
+        last = --ctx->usage == 0;
     soft_unlock();
-    if (last && atomic_load(&p->ctx.alive))
-        soft_ctx_end(&p->ctx);
-    pthread_mutex_unlock(&end_lock);
-    return r;
+    return last ? cuCtxDestroy_v2(handle) : r;
 }
 
-CUresult cuDevicePrimaryCtxReset_v2(CUdevice dev)
+CUresult cuCtxDestroy(CUcontext handle)
 {
-    CUresult r = soft_ready();
-    struct primary *p;
-
-    if (r != CUDA_SUCCESS)
-        return r;
-    if ((p = primary_of(dev)) == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
-    pthread_mutex_lock(&end_lock);
-    if (atomic_load(&p->ctx.alive))
-        soft_ctx_end(&p->ctx);
-    soft_lock();
-    p->retained = 0;
-    soft_unlock();
-    pthread_mutex_unlock(&end_lock);
-    return CUDA_SUCCESS;
+    return cuCtxDestroy_v2(handle);
 }
 
-CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags)
+CUresult cuCtxPushCurrent(CUcontext handle)
 {
-    CUresult r = soft_ready();
-    struct primary *p;
-
-    if (r != CUDA_SUCCESS)
-        return r;
-    if ((p = primary_of(dev)) == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
-    if (!flags_fit(flags))
-        return CUDA_ERROR_INVALID_VALUE;
-    soft_lock();
-    p->flags = flags;
-    if (atomic_load(&p->ctx.alive))
-        p->ctx.flags = flags;
-    soft_unlock();
-    return CUDA_SUCCESS;
+    return cuCtxPushCurrent_v2(handle);
 }
 
-CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int *flags, int *active)
+CUresult cuCtxPopCurrent(CUcontext *pctx)
 {
-    CUresult r = soft_ready();
-    struct primary *p;
-
-    if (r != CUDA_SUCCESS)
-        return r;
-    if ((p = primary_of(dev)) == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
-    if (flags == NULL || active == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    soft_lock();
-    *flags = p->flags;
-    *active = atomic_load(&p->ctx.alive);
-    soft_unlock();
-    return CUDA_SUCCESS;
+    return cuCtxPopCurrent_v2(pctx);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a context can be asked, what can be set on it, and waiting for it.
+ * What a context can be asked, what can be set on it, and waiting for it. Limits: context_limit.c.
  */
 #include "soft/gpu/capture.h"
 #include "soft/gpu/context.h"
@@ -18,8 +18,7 @@ CUresult cuCtxGetDevice(CUdevice *device)
     return CUDA_SUCCESS;
 }
 
-/* NULL: the current one. */
-static CUresult given(CUcontext handle, struct soft_ctx **ctx)
+CUresult soft_ctx_given(CUcontext handle, struct soft_ctx **ctx)
 {
     CUresult r;
 
@@ -35,7 +34,7 @@ static CUresult given(CUcontext handle, struct soft_ctx **ctx)
 CUresult cuCtxGetDevice_v2(CUdevice *device, CUcontext handle)
 {
     struct soft_ctx *ctx;
-    CUresult r = given(handle, &ctx);
+    CUresult r = soft_ctx_given(handle, &ctx);
 
     if (r != CUDA_SUCCESS)
         return r;
@@ -48,7 +47,7 @@ CUresult cuCtxGetDevice_v2(CUdevice *device, CUcontext handle)
 CUresult cuCtxGetApiVersion(CUcontext handle, unsigned int *version)
 {
     struct soft_ctx *ctx;
-    CUresult r = given(handle, &ctx);
+    CUresult r = soft_ctx_given(handle, &ctx);
 
     if (r != CUDA_SUCCESS)
         return r;
@@ -61,7 +60,7 @@ CUresult cuCtxGetApiVersion(CUcontext handle, unsigned int *version)
 CUresult cuCtxGetId(CUcontext handle, unsigned long long *id)
 {
     struct soft_ctx *ctx;
-    CUresult r = given(handle, &ctx);
+    CUresult r = soft_ctx_given(handle, &ctx);
 
     if (r != CUDA_SUCCESS)
         return r;
@@ -91,57 +90,9 @@ CUresult cuCtxSetFlags(unsigned int flags)
 
     if (r != CUDA_SUCCESS)
         return r;
-    if ((flags & ~(unsigned)CU_CTX_FLAGS_MASK) != 0)
+    if (!soft_ctx_flags_fit(flags))
         return CUDA_ERROR_INVALID_VALUE;
     ctx->flags = flags;
-    return CUDA_SUCCESS;
-}
-
-CUresult cuCtxGetLimit(size_t *pvalue, CUlimit limit)
-{
-    struct soft_ctx *ctx;
-    CUresult r = soft_current(&ctx);
-
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (pvalue == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    if ((unsigned)limit > CU_LIMIT_PERSISTING_L2_CACHE_SIZE)
-        return CUDA_ERROR_UNSUPPORTED_LIMIT;
-    *pvalue = ctx->limits[limit];
-    return CUDA_SUCCESS;
-}
-
-CUresult cuCtxSetLimit(CUlimit limit, size_t value)
-{
-    struct soft_ctx *ctx;
-    CUresult r = soft_current(&ctx);
-
-    if (r != CUDA_SUCCESS)
-        return r;
-    switch (limit) {
-    case CU_LIMIT_STACK_SIZE:
-        if (value > 512u << 10)
-            return CUDA_ERROR_INVALID_VALUE;
-        value = (value + 15) / 16 * 16;
-        break;
-    case CU_LIMIT_MAX_L2_FETCH_GRANULARITY:
-        if (value > 128)
-            return CUDA_ERROR_INVALID_VALUE;
-        break;
-    case CU_LIMIT_PERSISTING_L2_CACHE_SIZE:
-        if (value > (size_t)ctx->profile->l2_bytes)
-            return CUDA_ERROR_INVALID_VALUE;
-        break;
-    case CU_LIMIT_PRINTF_FIFO_SIZE:
-    case CU_LIMIT_MALLOC_HEAP_SIZE:
-    case CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH:
-    case CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT:
-        break;
-    default:
-        return CUDA_ERROR_UNSUPPORTED_LIMIT;
-    }
-    ctx->limits[limit] = value;
     return CUDA_SUCCESS;
 }
 
@@ -168,6 +119,79 @@ CUresult cuCtxSetCacheConfig(CUfunc_cache config)
     return r; /* a hint: this device's split is fixed */
 }
 
+/* Banks have four bytes and stay so; what was asked for is what is told, as the driver has it. */
+CUresult cuCtxGetSharedMemConfig(CUsharedconfig *pConfig)
+{
+    struct soft_ctx *ctx;
+    CUresult r = soft_current(&ctx);
+
+    if (r != CUDA_SUCCESS)
+        return r;
+    if (pConfig == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *pConfig = CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuCtxSetSharedMemConfig(CUsharedconfig config)
+{
+    struct soft_ctx *ctx;
+    CUresult r = soft_current(&ctx);
+
+    if (r == CUDA_SUCCESS && (unsigned)config > CU_SHARED_MEM_CONFIG_EIGHT_BYTE_BANK_SIZE)
+        r = CUDA_ERROR_INVALID_VALUE;
+    return r; /* a hint that no device since 5.0 heeds */
+}
+
+/* No device here divides its SMs among contexts: cuDeviceGetExecAffinitySupport says so. */
+CUresult cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type)
+{
+    struct soft_ctx *ctx;
+    CUresult r = soft_current(&ctx);
+
+    if (r == CUDA_SUCCESS && (pExecAffinity == NULL || (unsigned)type >= CU_EXEC_AFFINITY_TYPE_MAX))
+        r = CUDA_ERROR_INVALID_VALUE;
+    return r != CUDA_SUCCESS ? r : CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
+}
+
+/* No lines of L2 persist: the attribute and the limit are 0, so there is nothing to undo. */
+CUresult cuCtxResetPersistingL2Cache(void)
+{
+    struct soft_ctx *ctx;
+
+    return soft_current(&ctx);
+}
+
+/* Nothing but the CPU writes to device memory, and what it has written can be seen: nothing to
+ * flush, and the device's attributes promise no flush (GPU_DIRECT_RDMA_SUPPORTED is 0). */
+CUresult cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget target,
+                                    CUflushGPUDirectRDMAWritesScope scope)
+{
+    struct soft_ctx *ctx;
+    CUresult r = soft_current(&ctx);
+
+    if (r != CUDA_SUCCESS)
+        return r;
+    if (target != CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX ||
+        (scope != CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER &&
+         scope != CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_ALL_DEVICES))
+        return CUDA_ERROR_INVALID_VALUE;
+    return CUDA_ERROR_NOT_SUPPORTED;
+}
+
+/* No profiler listens. */
+CUresult cuProfilerStart(void)
+{
+    struct soft_ctx *ctx;
+
+    return soft_current(&ctx);
+}
+
+CUresult cuProfilerStop(void)
+{
+    return cuProfilerStart();
+}
+
 CUresult cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
 {
     struct soft_ctx *ctx;
@@ -176,19 +200,21 @@ CUresult cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
     if (r != CUDA_SUCCESS)
         return r;
     if (leastPriority != NULL)
-        *leastPriority = 0;
+        *leastPriority = SOFT_PRIORITY_LEAST;
     if (greatestPriority != NULL)
-        *greatestPriority = -5;
+        *greatestPriority = SOFT_PRIORITY_GREATEST;
     return CUDA_SUCCESS;
 }
 
 CUresult cuCtxSynchronize_v2(CUcontext handle)
 {
     struct soft_ctx *ctx;
-    CUresult r = given(handle, &ctx);
+    CUresult r = soft_ctx_given(handle, &ctx);
 
     if (r == CUDA_SUCCESS)
         r = soft_ctx_sticky(ctx);
+    if (r == CUDA_SUCCESS)
+        r = soft_capture_check_context(ctx);
     if (r == CUDA_SUCCESS)
         r = soft_capture_check_unsafe();
     return r != CUDA_SUCCESS ? r : soft_ctx_wait(ctx);
@@ -197,31 +223,4 @@ CUresult cuCtxSynchronize_v2(CUcontext handle)
 CUresult cuCtxSynchronize(void)
 {
     return cuCtxSynchronize_v2(NULL);
-}
-
-CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
-{
-    struct soft_ctx *ctx, *peer;
-    CUresult r = soft_current(&ctx);
-
-    if (r != CUDA_SUCCESS)
-        return r;
-    peer = soft_ctx_of(peerContext);
-    if (peer == NULL)
-        return CUDA_ERROR_INVALID_CONTEXT;
-    if (Flags != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    return peer->device == ctx->device ? CUDA_ERROR_INVALID_DEVICE
-                                       : CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
-}
-
-CUresult cuCtxDisablePeerAccess(CUcontext peerContext)
-{
-    struct soft_ctx *ctx;
-    CUresult r = soft_current(&ctx);
-
-    if (r != CUDA_SUCCESS)
-        return r;
-    return soft_ctx_of(peerContext) == NULL ? CUDA_ERROR_INVALID_CONTEXT
-                                            : CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
 }

@@ -20,10 +20,27 @@ CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *p
     if (!soft_span_reach(ptr, bytes, &span))
         return CUDA_ERROR_INVALID_VALUE;
     place->host = span.host + (ptr - span.start);
+    place->address = ptr;
     place->device = span.device;
     place->ordinal = span.ordinal;
     place->pinned = !span.device;
+    place->vmm = span.kind == SOFT_SPAN_MAPPED ? ptr : 0;
+    place->vmm_bytes = bytes;
     return CUDA_SUCCESS;
+}
+
+bool soft_place_may(const struct soft_ctx *ctx, const struct soft_place *place, unsigned want)
+{
+    bool may = true;
+
+    if (place->vmm == 0)
+        return true;
+    soft_space_lock();
+    for (uint64_t at = place->vmm / SOFT_GRANULE * SOFT_GRANULE;
+         at < place->vmm + place->vmm_bytes && may; at += SOFT_GRANULE)
+        may = (ctx->arena->map[(at - soft_space.base) / SOFT_GRANULE] & want) != 0;
+    soft_space_unlock();
+    return may;
 }
 
 CUresult soft_place_host(const void *p, struct soft_place *place)
@@ -34,7 +51,9 @@ CUresult soft_place_host(const void *p, struct soft_place *place)
         (soft_is_device_range((uint64_t)(uintptr_t)p) && !soft_is_managed((uint64_t)(uintptr_t)p)))
         return CUDA_ERROR_INVALID_VALUE;
     place->host = (char *)(uintptr_t)p;
+    place->address = (uint64_t)(uintptr_t)p;
     place->device = false;
+    place->vmm = 0;
     place->pinned = soft_host_find((uint64_t)(uintptr_t)p, &span);
     return CUDA_SUCCESS;
 }
@@ -64,9 +83,7 @@ static uint64_t modelled(const struct soft_copy *c, const struct soft_profile *p
     const struct soft_place *host = c->from.device ? &c->to : &c->from;
     double ns;
 
-    if (between_devices(c))
-        ns = bytes / p->pcie_bytes_per_ns;
-    else if (c->from.device && c->to.device)
+    if (c->from.device && c->to.device)
         ns = 2 * bytes / p->hbm_bytes_per_ns; /* read and written */
     else if (host->pinned)
         ns = bytes / p->pcie_bytes_per_ns;
@@ -83,13 +100,13 @@ static bool is_there(const struct soft_copy *c, const struct soft_place *p)
     return !p->device || soft_space_backed(p->host, bytes);
 }
 
-static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
+bool soft_copy_backed(const struct soft_copy *c)
 {
-    struct soft_copy *c = (struct soft_copy *)cmd;
+    return is_there(c, &c->to) && is_there(c, &c->from);
+}
 
-    r->modelled_ns = modelled(c, soft_ctx_profile(r->ctx));
-    if (!is_there(c, &c->to) || !is_there(c, &c->from))
-        return CUDA_ERROR_ILLEGAL_ADDRESS;
+void soft_copy_bytes(struct soft_copy *c, int (*poll)(void *), void *arg)
+{
     for (size_t z = 0; z < c->depth; z++)
         for (size_t y = 0; y < c->height; y++) {
             char *to = c->to.host + z * c->to.slice_pitch + y * c->to.pitch;
@@ -99,10 +116,29 @@ static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
                 size_t n = c->width - x < CHUNK_BYTES ? c->width - x : CHUNK_BYTES;
 
                 memmove(to + x, from + x, n); /* overlap is undefined; it need not crash */
-                if (r->use != NULL && soft_run_poll(r) != 0)
-                    return CUDA_SUCCESS;
+                if (poll(arg) != 0)
+                    return;
             }
         }
+}
+
+static int poll_run(void *arg)
+{
+    struct soft_run *r = arg;
+
+    return r->use != NULL ? soft_run_poll(r) : 0;
+}
+
+static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
+{
+    struct soft_copy *c = (struct soft_copy *)cmd;
+
+    r->modelled_ns = modelled(c, soft_ctx_profile(r->ctx));
+    if (!soft_copy_backed(c))
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
+    soft_copy_bytes(c, poll_run, r);
+    if (r->use == NULL)
+        r->end_ns = soft_now_ns(); /* the host's own: as long as it took */
     return CUDA_SUCCESS;
 }
 
@@ -131,10 +167,11 @@ static const struct soft_cmd_ops copy_ops[] = {
      .clone = copy_clone,
      .destroy = copy_destroy},
     {.name = "memcpy PtoP",
-     .engine = SOFT_COPY_OUT,
-     .run = run,
+     .engine = SOFT_NO_ENGINE, /* it takes one of each device by itself */
+     .run = soft_copy_peer_run,
      .clone = copy_clone,
-     .destroy = copy_destroy},
+     .destroy = copy_destroy,
+     .blocks = true},
     {.name = "memcpy HtoH",
      .engine = SOFT_NO_ENGINE,
      .run = run,
@@ -191,6 +228,9 @@ CUresult soft_copy_submit(struct soft_stream *stream, const struct soft_copy *sh
 
     if (bytes_of(shape) == 0)
         return soft_ctx_sticky(stream->ctx);
+    if (!soft_place_may(stream->ctx, &shape->from, SOFT_ACCESS_READ) ||
+        !soft_place_may(stream->ctx, &shape->to, SOFT_ACCESS_WRITE))
+        return CUDA_ERROR_INVALID_VALUE;
     c = calloc(1, sizeof *c);
     if (c == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -296,6 +336,9 @@ CUresult soft_copy_new(struct soft_ctx *ctx, const CUDA_MEMCPY3D *copy, struct s
     if (c == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     r = shape_of(copy, c);
+    if (r == CUDA_SUCCESS && (!soft_place_may(ctx, &c->from, SOFT_ACCESS_READ) ||
+                              !soft_place_may(ctx, &c->to, SOFT_ACCESS_WRITE)))
+        r = CUDA_ERROR_INVALID_VALUE;
     if (r != CUDA_SUCCESS) {
         free(c);
         return r;
@@ -303,6 +346,31 @@ CUresult soft_copy_new(struct soft_ctx *ctx, const CUDA_MEMCPY3D *copy, struct s
     c->cmd.ops = ops_for(c);
     *out = &c->cmd;
     return CUDA_SUCCESS;
+}
+
+/* One run of bytes has no pitch of its own: its width is told. */
+static void describe(const struct soft_place *place, const struct soft_copy *c, CUmemorytype *type,
+                     const void **host, CUdeviceptr *device, size_t *pitch, size_t *height)
+{
+    *type = place->device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+    *pitch = place->pitch != 0 ? place->pitch : c->width;
+    *height = place->slice_pitch != 0 ? place->slice_pitch / *pitch : c->height;
+    if (place->device)
+        *device = place->address;
+    else
+        *host = (const void *)(uintptr_t)place->address;
+}
+
+void soft_copy_params(const struct soft_cmd *cmd, CUDA_MEMCPY3D *m)
+{
+    const struct soft_copy *c = (const struct soft_copy *)cmd;
+    const void *to = NULL;
+
+    *m = (CUDA_MEMCPY3D){.WidthInBytes = c->width, .Height = c->height, .Depth = c->depth};
+    describe(&c->from, c, &m->srcMemoryType, &m->srcHost, &m->srcDevice, &m->srcPitch,
+             &m->srcHeight);
+    describe(&c->to, c, &m->dstMemoryType, &to, &m->dstDevice, &m->dstPitch, &m->dstHeight);
+    m->dstHost = (void *)(uintptr_t)to;
 }
 
 static CUresult copy_3d(const CUDA_MEMCPY3D *m, CUstream hStream, enum soft_copy_wait wait)

@@ -9,11 +9,13 @@
 #include "soft/gpu/arena.h"
 
 struct soft_place {
-    char *host; /* where the first byte is */
+    char *host;       /* where the first byte is */
+    uint64_t address; /* of it, as the client named it */
     bool device;
     int ordinal; /* of the device; good when `device` */
     bool pinned; /* host memory the device reaches by itself; false for device and pageable */
     size_t pitch, slice_pitch;
+    uint64_t vmm, vmm_bytes; /* of mapped ranges: what the copying device must have access to */
 };
 
 struct soft_copy {
@@ -29,6 +31,15 @@ CUresult soft_place_device(CUdeviceptr ptr, uint64_t bytes, struct soft_place *p
 CUresult soft_place_host(const void *p, struct soft_place *place);
 /* Whatever it is: unified addressing. */
 CUresult soft_place_any(CUdeviceptr ptr, uint64_t bytes, struct soft_place *place);
+
+/* Has `ctx` that access (SOFT_ACCESS_*) to all of it? Asked of mapped ranges only. */
+bool soft_place_may(const struct soft_ctx *ctx, const struct soft_place *place, unsigned want);
+/* Is there memory behind both ends still? Asked when it runs. */
+bool soft_copy_backed(const struct soft_copy *copy);
+/* copy_peer.c: a copy between two devices. */
+CUresult soft_copy_peer_run(struct soft_cmd *cmd, struct soft_run *run);
+/* The bytes alone. `poll` is called between chunks; non-zero: give up. */
+void soft_copy_bytes(struct soft_copy *copy, int (*poll)(void *), void *arg);
 
 enum soft_copy_wait { SOFT_COPY_ASYNC, SOFT_COPY_SYNC };
 /* Submits with the host's side of the contract: pageable memory is read before the call returns,

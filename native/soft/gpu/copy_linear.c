@@ -89,23 +89,3 @@ CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size
 {
     return copy(DEVICE, dstDevice, DEVICE, srcDevice, ByteCount, hStream, SOFT_COPY_ASYNC);
 }
-
-static CUresult peer(CUdeviceptr dst, CUcontext to, CUdeviceptr src, CUcontext from, size_t bytes,
-                     CUstream hStream, enum soft_copy_wait wait)
-{
-    if (soft_ctx_of(to) == NULL || soft_ctx_of(from) == NULL)
-        return CUDA_ERROR_INVALID_CONTEXT;
-    return copy(DEVICE, dst, DEVICE, src, bytes, hStream, wait);
-}
-
-CUresult cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
-                      CUcontext srcContext, size_t ByteCount)
-{
-    return peer(dstDevice, dstContext, srcDevice, srcContext, ByteCount, NULL, SOFT_COPY_SYNC);
-}
-
-CUresult cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
-                           CUcontext srcContext, size_t ByteCount, CUstream hStream)
-{
-    return peer(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream, SOFT_COPY_ASYNC);
-}

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "soft/gpu/context.h"
+#include "soft/gpu/driver.h"
+#include "soft/gpu/fault.h"
 #include "soft/gpu/soft.h"
 #include "soft/gpu/state.h"
 
@@ -126,7 +128,8 @@ SOFT_API CUresult cuDeviceGetPCIBusId(char *text, int bytes, CUdevice dev)
 
     if (r != CUDA_SUCCESS)
         return r;
-    snprintf(id, sizeof id, "0000:%02X:00.0", soft_state_pci_bus(soft_visible_ordinal(dev)));
+    snprintf(id, sizeof id, "0000:%02X:00.0",
+             soft_state_pci_bus(soft_the_state, soft_visible_ordinal(dev)));
     if (bytes <= (int)strlen(id))
         return CUDA_ERROR_INVALID_VALUE;
     memcpy(text, id, strlen(id) + 1);
@@ -154,7 +157,7 @@ SOFT_API CUresult cuDeviceGetByPCIBusId(CUdevice *dev, const char *text)
     }
     for (int i = 0; i < soft_visible_count(); i++)
         if (domain == 0 && unit == 0 && function == 0 &&
-            soft_state_pci_bus(soft_visible_ordinal(i)) == bus) {
+            soft_state_pci_bus(soft_the_state, soft_visible_ordinal(i)) == bus) {
             *dev = i;
             return CUDA_SUCCESS;
         }
@@ -182,9 +185,15 @@ static const struct {
     {CU_DEVICE_ATTRIBUTE_SURFACE_ALIGNMENT, 512},
     {CU_DEVICE_ATTRIBUTE_GPU_OVERLAP, 1},
     {CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY, 1},
+    {CU_DEVICE_ATTRIBUTE_ECC_ENABLED, 1},
     {CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS, 1},
     {CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT, 2},
     {CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING, 1},
+    {CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 1},
+    {CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED, 1},
+    {CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 1},
+    {CU_DEVICE_ATTRIBUTE_HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 1},
+    {CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED, 1},
     {CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED, 1},
     {CU_DEVICE_ATTRIBUTE_GLOBAL_L1_CACHE_SUPPORTED, 1},
     {CU_DEVICE_ATTRIBUTE_LOCAL_L1_CACHE_SUPPORTED, 1},
@@ -192,6 +201,11 @@ static const struct {
     {CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM, 1},
     {CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED, 1},
     {CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH, 1},
+    {CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_MEM_OPS_V1, 1},
+    {CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS_V1, 1},
+    {CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR_V1, 1},
+    {CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS, 1},
+    {CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR, 1},
     {CU_DEVICE_ATTRIBUTE_UNIFIED_FUNCTION_POINTERS, 1},
     {CU_DEVICE_ATTRIBUTE_SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO, 2},
     {CU_DEVICE_ATTRIBUTE_MEM_SYNC_DOMAIN_COUNT, 1},
@@ -244,6 +258,34 @@ static const struct {
     {CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_MIPMAPPED_WIDTH, 32768},
 };
 
+/* Attributes that say whether a device has what a fault rule takes away. */
+static bool is_taken_away(unsigned lacks, CUdevice_attribute attribute)
+{
+    switch ((int)attribute) {
+    case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+        return (lacks & SOFT_DOOR_VMM) != 0;
+    case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_MEMPOOL_SUPPORTED_HANDLE_TYPES:
+    case CU_DEVICE_ATTRIBUTE_HOST_NUMA_MEMORY_POOLS_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HOST_MEMORY_POOLS_SUPPORTED:
+        return (lacks & SOFT_DOOR_POOL) != 0;
+    case CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED:
+        return (lacks & SOFT_DOOR_IPC) != 0;
+    case CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY:
+    case CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS:
+    case CU_DEVICE_ATTRIBUTE_DIRECT_MANAGED_MEM_ACCESS_FROM_HOST:
+        return (lacks & SOFT_DOOR_MANAGED) != 0;
+    default:
+        return false;
+    }
+}
+
 SOFT_API CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, CUdevice dev)
 {
     const struct soft_profile *p;
@@ -251,7 +293,8 @@ SOFT_API CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, C
 
     if (r != CUDA_SUCCESS)
         return r;
-    if ((int)attribute < 1 || (int)attribute >= CU_DEVICE_ATTRIBUTE_MAX)
+    if ((int)attribute < 1 || (int)attribute >= CU_DEVICE_ATTRIBUTE_MAX ||
+        soft_driver_hides_attribute((int)attribute))
         return CUDA_ERROR_INVALID_VALUE;
     *out = 0;
     for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++)
@@ -299,11 +342,13 @@ SOFT_API CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, C
         *out = p->cc_major >= 8 ? 1024 : 0;
         break;
     case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
-        *out = (int)soft_state_pci_bus(soft_visible_ordinal(dev));
+        *out = (int)soft_state_pci_bus(soft_the_state, soft_visible_ordinal(dev));
         break;
     default:
         break;
     }
+    if (is_taken_away(soft_fault_lacks(soft_visible_ordinal(dev)), attribute))
+        *out = 0;
     return CUDA_SUCCESS;
 }
 
@@ -326,37 +371,6 @@ SOFT_API CUresult cuDeviceGetProperties(CUdevprop *prop, CUdevice dev)
         .clockRate = p->clock_khz,
         .textureAlign = 512,
     };
-    return CUDA_SUCCESS;
-}
-
-/* Software devices have no link between them yet: a copy goes through the host. */
-SOFT_API CUresult cuDeviceCanAccessPeer(int *can, CUdevice dev, CUdevice peer)
-{
-    const struct soft_profile *p;
-    CUresult r = device(dev, can, &p);
-
-    if (r == CUDA_SUCCESS)
-        r = device(peer, can, &p);
-    if (r == CUDA_SUCCESS)
-        *can = 0;
-    return r;
-}
-
-SOFT_API CUresult cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attribute, CUdevice dev,
-                                          CUdevice peer)
-{
-    const struct soft_profile *p;
-    CUresult r = device(dev, value, &p);
-
-    if (r == CUDA_SUCCESS)
-        r = device(peer, value, &p);
-    if (r != CUDA_SUCCESS)
-        return r;
-    if ((int)attribute < 1 || (int)attribute > 5)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (dev == peer)
-        return CUDA_ERROR_INVALID_DEVICE;
-    *value = 0;
     return CUDA_SUCCESS;
 }
 

@@ -3,6 +3,7 @@
  * The turn of one context on one engine: admission, owned clock, suspension, ledger. See engine.h.
  */
 #include "soft/gpu/engine.h"
+#include "soft/gpu/fault.h"
 
 #include <errno.h>
 #include <time.h>
@@ -80,7 +81,7 @@ static void account(struct soft_turn *turn, uint64_t upto)
     if (turn->active == NULL || to <= from || atomic_load(&soft_ending))
         return;
     atomic_fetch_add_explicit(&ledger->busy_ns[turn->which], to - from, memory_order_relaxed);
-    soft_bucket_add(turn->engine, from, to);
+    soft_busy_add(turn->state, turn->dev, turn->which, from, to);
     turn->mark_ns = to;
 }
 
@@ -244,6 +245,7 @@ static bool hold(struct soft_turn *turn, bool *fresh)
     if (!turn->busy) {
         if (!soft_engine_resume(turn)) {
             settle(turn, turn->last_ns > turn->grant_ns ? turn->last_ns : turn->grant_ns);
+            kick(turn); /* whoever drives sleeps, thinking it ours: it is to be got again */
             return false;
         }
         turn->busy = true;
@@ -278,25 +280,52 @@ static void parked(struct soft_turn *turn)
         look(turn, soft_now_ns());
 }
 
-uint64_t soft_turn_begin(struct soft_turn *turn, struct soft_use *use, uint64_t ready_ns,
-                         uint32_t sm_ppm, bool held)
+/* Nobody that has been admitted is moved; a lower number only goes before those that wait. */
+static void queue_up(struct soft_turn *turn, struct soft_waiter *me)
 {
-    uint64_t ticket;
+    struct soft_waiter **at = &turn->waiting;
+
+    while (*at != NULL && (*at)->priority <= me->priority)
+        at = &(*at)->next;
+    me->next = *at;
+    *at = me;
+    me->queued = true;
+}
+
+static void leave_queue(struct soft_turn *turn, struct soft_waiter *me)
+{
+    if (!me->queued)
+        return;
+    for (struct soft_waiter **at = &turn->waiting; *at != NULL; at = &(*at)->next)
+        if (*at == me) {
+            *at = me->next;
+            break;
+        }
+    me->queued = false;
+}
+
+uint64_t soft_turn_begin(struct soft_turn *turn, struct soft_use *use, uint64_t ready_ns,
+                         uint32_t sm_ppm, int priority, struct soft_waiter *me, bool held)
+{
     bool fresh = false;
 
     if (sm_ppm == 0 || sm_ppm > SOFT_ALL_SMS || !turn->preempts)
         sm_ppm = SOFT_ALL_SMS;
     *use = (struct soft_use){.turn = turn, .sm_ppm = sm_ppm};
     pthread_mutex_lock(&turn->lock);
-    ticket = turn->ticket_next++;
-    while (turn->ticket_now != ticket ||
+    if (me->queued && me->priority != priority)
+        leave_queue(turn, me);
+    me->priority = priority;
+    if (!me->queued)
+        queue_up(turn, me);
+    while (turn->waiting != me ||
            (turn->resident_ppm > 0 && turn->resident_ppm + sm_ppm > SOFT_ALL_SMS)) {
         drive(turn, SOFT_NEVER);
-        if (turn->ticket_now == ticket && ready_ns < turn->room_ns)
+        if (turn->waiting == me && ready_ns < turn->room_ns)
             ready_ns = turn->room_ns;
     }
     turn->resident_ppm += sm_ppm;
-    turn->ticket_now++;
+    leave_queue(turn, me);
     if (!held)
         turn->admitted++;
     while (!hold(turn, &fresh))
@@ -323,7 +352,7 @@ static void drop_hold(struct soft_turn *turn)
 {
     if (--turn->admitted > 0 || !turn->owned || !turn->busy)
         return;
-    if (turn->preempts && turn->ticket_next != turn->ticket_now)
+    if (turn->preempts && turn->waiting != NULL)
         return; /* somebody of ours only waits for room: he goes on with the slice */
     if (soft_engine_wanted(turn) && soft_engine_hand_over(turn, turn->last_ns))
         settle(turn, turn->last_ns > turn->grant_ns ? turn->last_ns : turn->grant_ns);
@@ -332,7 +361,7 @@ static void drop_hold(struct soft_turn *turn)
 }
 
 uint64_t soft_turn_finish(struct soft_turn *turn, struct soft_use *use, uint64_t modelled_ns,
-                          bool keep)
+                          struct soft_waiter *next)
 {
     struct soft_shared_slot_dev *ledger = soft_slot_ledger(turn->state, turn->dev);
     uint64_t end_ns;
@@ -359,6 +388,11 @@ uint64_t soft_turn_finish(struct soft_turn *turn, struct soft_use *use, uint64_t
 
         if (turn->owned && use->target < turn->owned_before)
             end = turn->grant_ns;
+        if (soft_fault_killed(turn->state, turn->dev, turn->client) != 0) {
+            use->end_ns = soft_now_ns(); /* the device ended it */
+            use->ended = true;
+            break;
+        }
         if (end != SOFT_NEVER && soft_now_ns() >= end && soft_engine_mine(turn)) {
             use->end_ns = end;
             use->ended = true;
@@ -378,16 +412,19 @@ uint64_t soft_turn_finish(struct soft_turn *turn, struct soft_use *use, uint64_t
     if (turn->room_ns < end_ns)
         turn->room_ns = end_ns;
     turn->resident_ppm -= use->sm_ppm;
-    if (!keep)
+    if (next == NULL)
         drop_hold(turn);
+    else
+        queue_up(turn, next);
     kick(turn);
     pthread_mutex_unlock(&turn->lock);
     return end_ns;
 }
 
-void soft_turn_let_go(struct soft_turn *turn)
+void soft_turn_let_go(struct soft_turn *turn, struct soft_waiter *me)
 {
     pthread_mutex_lock(&turn->lock);
+    leave_queue(turn, me);
     drop_hold(turn);
     kick(turn);
     pthread_mutex_unlock(&turn->lock);
@@ -442,6 +479,8 @@ int soft_turn_poll(struct soft_use *use)
         now = soft_now_ns();
     }
     atomic_store(&turn->poll_ns, turn->contended_ns != 0 ? slice_end(turn) : now + LEDGER_NS);
+    if (soft_fault_killed(turn->state, turn->dev, turn->client) != 0)
+        atomic_store(&turn->abandoned, true);
     gone = atomic_load(&turn->abandoned);
     pthread_mutex_unlock(&turn->lock);
     return gone;

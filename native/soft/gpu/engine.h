@@ -38,6 +38,12 @@ struct soft_use { /* one command on the engine; guarded by the turn's lock */
     bool has_target, ended;
 };
 
+struct soft_waiter { /* a stream whose next command waits for room, or will at once */
+    struct soft_waiter *next;
+    int priority;
+    bool queued;
+};
+
 struct soft_turn {
     struct soft_state *state;
     struct soft_shared_engine *engine;
@@ -66,9 +72,9 @@ struct soft_turn {
     uint64_t last_ns;      /* latest logical start or end given out */
     uint64_t room_ns;      /* logical end of the command that left last */
     uint32_t resident_ppm;
-    uint64_t ticket_next, ticket_now; /* admission in order */
-    int admitted;                     /* commands on it, and streams about to bring the next */
-    int executing;                    /* threads, over all uses */
+    struct soft_waiter *waiting; /* in order of admission: by priority, then by arrival */
+    int admitted;                /* commands on it, and streams about to bring the next */
+    int executing;               /* threads, over all uses */
     struct soft_use *active;
 };
 
@@ -76,14 +82,18 @@ int soft_turn_init(struct soft_turn *turn, struct soft_state *state, int dev, in
                    enum soft_engine which);
 void soft_turn_destroy(struct soft_turn *turn); /* nothing is on it */
 
-/* Waits for room and for the engine; returns the logical start, at or after `ready_ns`. `held`: the
- * caller kept the engine at its last finish. */
+/* Waits for room (lower priorities first, then who came first) and for the engine; returns the
+ * logical start, at or after `ready_ns`. `me` is the stream's own. `held`: the caller kept the
+ * engine at its last finish. */
 uint64_t soft_turn_begin(struct soft_turn *turn, struct soft_use *use, uint64_t ready_ns,
-                         uint32_t sm_ppm, bool held);
-/* Waits for the logical end and returns it. `keep`: another command follows at once. */
+                         uint32_t sm_ppm, int priority, struct soft_waiter *me, bool held);
+/* Waits for the logical end and returns it. `next`: another command follows at once, with the
+ * priority set in it; it is in the queue from now on, though its thread is not there yet. Else
+ * NULL. */
 uint64_t soft_turn_finish(struct soft_turn *turn, struct soft_use *use, uint64_t modelled_ns,
-                          bool keep);
-void soft_turn_let_go(struct soft_turn *turn); /* what keep kept */
+                          struct soft_waiter *next);
+/* What that kept: nothing follows at once after all. */
+void soft_turn_let_go(struct soft_turn *turn, struct soft_waiter *me);
 int soft_turn_poll(struct soft_use *use);
 void soft_turn_enter(struct soft_use *use);
 void soft_turn_leave(struct soft_use *use);

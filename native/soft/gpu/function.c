@@ -258,8 +258,9 @@ CUresult cuFuncIsLoaded(CUfunctionLoadingState *state, CUfunction function)
         return result;
     if (state == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *state = soft_kernel_is_loaded(it->kernel) ? CU_FUNCTION_LOADING_STATE_LOADED
-                                               : CU_FUNCTION_LOADING_STATE_UNLOADED;
+    *state = atomic_load_explicit(&it->code, memory_order_acquire) != NULL
+                 ? CU_FUNCTION_LOADING_STATE_LOADED
+                 : CU_FUNCTION_LOADING_STATE_UNLOADED;
     return CUDA_SUCCESS;
 }
 
@@ -271,5 +272,5 @@ CUresult cuFuncLoad(CUfunction function)
     if (result != CUDA_SUCCESS)
         return result;
     const struct ptx_kernel *code;
-    return soft_kernel_code(it->kernel, &code, NULL, 0);
+    return soft_function_load(it, &code, NULL, 0);
 }

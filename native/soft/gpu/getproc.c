@@ -9,6 +9,7 @@
 
 #include "generated/soft_symbols.h"
 #include "soft/gpu/context.h"
+#include "soft/gpu/driver.h"
 #include "soft/gpu/soft.h"
 
 /* Once a name: bit set when it was logged. */
@@ -45,7 +46,7 @@ static CUresult find(const char *name, void **entry, int version, cuuint64_t fla
         (flags & ~(cuuint64_t)(CU_GET_PROC_ADDRESS_LEGACY_STREAM |
                                CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM)) != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    symbol = soft_proc_find(name, version, per_thread, SOFT_DRIVER_VERSION, &why);
+    symbol = soft_proc_find(name, version, per_thread, soft_driver_version(), &why);
     /* A stub that is found and answers an error when called is fatal to clients that would have
      * done without the function: what is not implemented is not found. */
     if (symbol >= 0 && !soft_symbols[symbol].implemented) {

@@ -59,6 +59,7 @@ void soft_graph_free(struct soft_graph *graph)
     for (size_t i = 0; i < graph->count; i++)
         node_free(graph->nodes[i]);
     soft_graph_memory_drop(graph);
+    soft_users_drop(&graph->users);
     free(graph->nodes);
     free(graph);
 }
@@ -208,6 +209,8 @@ CUresult soft_graph_copy(const struct soft_graph *from, struct soft_graph **out)
 {
     struct soft_graph *graph = NULL;
     CUresult result = soft_graph_new(&graph);
+    if (result == CUDA_SUCCESS)
+        result = soft_users_copy(&from->users, &graph->users);
     for (size_t i = 0; result == CUDA_SUCCESS && i < from->count; i++)
         result = copy_node(from->nodes[i], graph);
     if (result != CUDA_SUCCESS) {

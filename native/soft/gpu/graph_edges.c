@@ -7,13 +7,20 @@
 
 #include "soft/gpu/graph_memory.h"
 
-/* Edges carry no data here: programmatic dependencies are not supported, plain ones are zeroes. */
-static CUresult plain_edges(const CUgraphEdgeData *data, size_t count)
+/* Edges carry no data here: plain ones are zeroes, programmatic ones are refused by name. */
+CUresult soft_edges_plain(const CUgraphEdgeData *data, size_t count)
 {
-    static const CUgraphEdgeData zero;
-    for (size_t i = 0; data != NULL && i < count; i++)
-        if (memcmp(&data[i], &zero, sizeof zero) != 0)
-            return CUDA_ERROR_NOT_SUPPORTED;
+    static const unsigned char none[sizeof data->reserved];
+    for (size_t i = 0; data != NULL && i < count; i++) {
+        const CUgraphEdgeData *edge = &data[i];
+        if (edge->type > CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC || edge->to_port != 0 ||
+            memcmp(edge->reserved, none, sizeof none) != 0)
+            return CUDA_ERROR_INVALID_VALUE;
+        if (edge->type == CU_GRAPH_DEPENDENCY_TYPE_DEFAULT && edge->from_port == 0)
+            continue;
+        soft_log("edge_refused why=\"programmatic dependencies are not supported\"");
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
     return CUDA_SUCCESS;
 }
 
@@ -21,7 +28,7 @@ CUresult cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                            const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
                            size_t numDependencies, CUgraphNodeParams *nodeParams)
 {
-    CUresult result = plain_edges(dependencyData, numDependencies);
+    CUresult result = soft_edges_plain(dependencyData, numDependencies);
     if (result != CUDA_SUCCESS)
         return result;
     return cuGraphAddNode(phGraphNode, hGraph, dependencies, numDependencies, nodeParams);
@@ -174,7 +181,7 @@ CUresult cuGraphNodeGetDependentNodes(CUgraphNode hNode, CUgraphNode *dependentN
 CUresult cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
                                    const CUgraphEdgeData *edgeData, size_t numDependencies)
 {
-    CUresult result = plain_edges(edgeData, numDependencies);
+    CUresult result = soft_edges_plain(edgeData, numDependencies);
     if (result != CUDA_SUCCESS)
         return result;
     if (numDependencies > 0 && (from == NULL || to == NULL))
@@ -219,7 +226,7 @@ CUresult cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
                                       const CUgraphNode *to, const CUgraphEdgeData *edgeData,
                                       size_t numDependencies)
 {
-    CUresult result = plain_edges(edgeData, numDependencies);
+    CUresult result = soft_edges_plain(edgeData, numDependencies);
     if (result != CUDA_SUCCESS)
         return result;
     if (numDependencies > 0 && (from == NULL || to == NULL))

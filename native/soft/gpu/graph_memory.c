@@ -159,7 +159,7 @@ static CUresult add_free(struct soft_graph *graph, CUdeviceptr ptr, const CUgrap
 /* ------------------------------------------------------------------------------- from nodes --- */
 static CUresult check_desc(const CUmemAccessDesc *desc, CUdevice device, uint64_t *peers)
 {
-    int ordinal = soft_visible_ordinal(desc->location.id), can = 0;
+    int ordinal = soft_visible_ordinal(desc->location.id);
     if (desc->location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
         desc->flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
         return CUDA_ERROR_INVALID_VALUE;
@@ -167,7 +167,7 @@ static CUresult check_desc(const CUmemAccessDesc *desc, CUdevice device, uint64_
         return CUDA_ERROR_INVALID_DEVICE;
     if (desc->location.id == device)
         return CUDA_SUCCESS;
-    if (cuDeviceCanAccessPeer(&can, desc->location.id, device) != CUDA_SUCCESS || can == 0)
+    if (!soft_devices_peer(ordinal, soft_visible_ordinal(device)))
         return CUDA_ERROR_INVALID_DEVICE;
     *peers |= 1ull << ordinal;
     return CUDA_SUCCESS;

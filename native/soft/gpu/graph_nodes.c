@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuGraphAdd*Node, and what a node does: read and replaced.
+ * cuGraphAdd*Node, and what a node does: replaced. graph_read.c reads it.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "soft/gpu/graph_memory.h"
@@ -138,6 +137,19 @@ CUresult cuGraphAddEventWaitNode(CUgraphNode *phGraphNode, CUgraph hGraph,
     return add_event(phGraphNode, hGraph, dependencies, numDependencies, event, false);
 }
 
+CUresult cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,
+                                  const CUgraphNode *dependencies, size_t numDependencies,
+                                  const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+    if (nodeParams == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    struct soft_work work;
+    CUresult result = soft_work_memop(nodeParams, &work);
+    if (result != CUDA_SUCCESS)
+        return result;
+    return add(phGraphNode, hGraph, dependencies, numDependencies, &work);
+}
+
 CUresult cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
                         size_t numDependencies, CUgraphNodeParams *nodeParams)
 {
@@ -154,132 +166,17 @@ CUresult cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphN
     return add(phGraphNode, hGraph, dependencies, numDependencies, &work);
 }
 
-/* --------------------------------------------------------------------- reading what it does --- */
-/* The node of `handle` if it is of `type`; with soft_graph_lock held on success only. */
-static CUresult enter(CUgraphNode handle, CUgraphNodeType type, const void *out,
-                      struct soft_node **node)
+/* ------------------------------------------------------------------- replacing what it does --- */
+/* The context a node works in, which new parameters do not change; NULL: the current one. */
+static CUcontext ctx_of(CUgraphNode handle)
 {
     pthread_mutex_lock(&soft_graph_lock);
-    *node = soft_node_of(handle);
-    if (*node != NULL && out != NULL && (*node)->type == type)
-        return CUDA_SUCCESS;
+    const struct soft_node *node = soft_node_of(handle);
+    CUcontext ctx = node != NULL && node->ctx != NULL ? soft_ctx_handle(node->ctx) : NULL;
     pthread_mutex_unlock(&soft_graph_lock);
-    return CUDA_ERROR_INVALID_VALUE;
+    return ctx;
 }
 
-/* (1) What is given out stays good until the node changes: it points into the template. */
-static CUresult kernel_params(struct soft_node *node, CUDA_KERNEL_NODE_PARAMS *params)
-{
-    struct soft_launch *launch = (struct soft_launch *)node->cmd;
-    const struct ptx_entry *entry = launch->function->kernel->entry;
-    if (node->pointers == NULL) {
-        node->pointers = calloc(entry->param_count + 1, sizeof *node->pointers);
-        if (node->pointers == NULL)
-            return CUDA_ERROR_OUT_OF_MEMORY;
-        for (uint32_t i = 0; i < entry->param_count; i++)
-            node->pointers[i] = launch->params + entry->params[i].offset;
-    }
-    *params = (CUDA_KERNEL_NODE_PARAMS){
-        .func = (CUfunction)launch->function,
-        .gridDimX = launch->shape.grid[0],
-        .gridDimY = launch->shape.grid[1],
-        .gridDimZ = launch->shape.grid[2],
-        .blockDimX = launch->shape.block[0],
-        .blockDimY = launch->shape.block[1],
-        .blockDimZ = launch->shape.block[2],
-        .sharedMemBytes = launch->shape.dynamic_bytes,
-        .kernelParams = node->pointers,
-        .ctx = soft_ctx_handle(node->ctx),
-    };
-    return CUDA_SUCCESS;
-}
-
-CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS *nodeParams)
-{
-    struct soft_node *node;
-    CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_KERNEL, nodeParams, &node);
-    if (result != CUDA_SUCCESS)
-        return result;
-    result = kernel_params(node, nodeParams);
-    pthread_mutex_unlock(&soft_graph_lock);
-    return result;
-}
-
-CUresult cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-{
-    CUDA_KERNEL_NODE_PARAMS params;
-    if (nodeParams == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    CUresult result = cuGraphKernelNodeGetParams_v2(hNode, &params);
-    if (result == CUDA_SUCCESS)
-        memcpy(nodeParams, &params, sizeof *nodeParams);
-    return result;
-}
-
-/* Captured copies and fills keep their command only. */
-static CUresult give(struct soft_node *node, void *out, const void *params, size_t bytes)
-{
-    CUresult result = CUDA_ERROR_NOT_SUPPORTED;
-    if (node->has_params) {
-        memcpy(out, params, bytes);
-        result = CUDA_SUCCESS;
-    }
-    pthread_mutex_unlock(&soft_graph_lock);
-    return result;
-}
-
-CUresult cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams)
-{
-    struct soft_node *node;
-    CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_MEMCPY, nodeParams, &node);
-    return result == CUDA_SUCCESS ? give(node, nodeParams, &node->u.copy, sizeof *nodeParams)
-                                  : result;
-}
-
-CUresult cuGraphMemsetNodeGetParams(CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS *nodeParams)
-{
-    struct soft_node *node;
-    CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_MEMSET, nodeParams, &node);
-    return result == CUDA_SUCCESS ? give(node, nodeParams, &node->u.set, sizeof *nodeParams)
-                                  : result;
-}
-
-CUresult cuGraphHostNodeGetParams(CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *nodeParams)
-{
-    struct soft_node *node;
-    CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_HOST, nodeParams, &node);
-    return result == CUDA_SUCCESS ? give(node, nodeParams, &node->u.host, sizeof *nodeParams)
-                                  : result;
-}
-
-CUresult cuGraphEventRecordNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
-{
-    struct soft_node *node;
-    CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, event_out, &node);
-    return result == CUDA_SUCCESS ? give(node, event_out, &node->u.event, sizeof *event_out)
-                                  : result;
-}
-
-CUresult cuGraphEventWaitNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
-{
-    struct soft_node *node;
-    CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_WAIT_EVENT, event_out, &node);
-    return result == CUDA_SUCCESS ? give(node, event_out, &node->u.event, sizeof *event_out)
-                                  : result;
-}
-
-CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)
-{
-    struct soft_node *node;
-    CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_GRAPH, phGraph, &node);
-    if (result != CUDA_SUCCESS)
-        return result;
-    *phGraph = (CUgraph)node->u.child;
-    pthread_mutex_unlock(&soft_graph_lock);
-    return CUDA_SUCCESS;
-}
-
-/* ------------------------------------------------------------------- replacing what it does --- */
 static CUresult replace(CUgraphNode handle, struct soft_work *work)
 {
     pthread_mutex_lock(&soft_graph_lock);
@@ -315,7 +212,7 @@ CUresult cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *node
     struct soft_work work;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    CUresult result = soft_work_copy(nodeParams, NULL, &work);
+    CUresult result = soft_work_copy(nodeParams, ctx_of(hNode), &work);
     return result == CUDA_SUCCESS ? replace(hNode, &work) : result;
 }
 
@@ -324,7 +221,7 @@ CUresult cuGraphMemsetNodeSetParams(CUgraphNode hNode, const CUDA_MEMSET_NODE_PA
     struct soft_work work;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    CUresult result = soft_work_set(nodeParams, NULL, &work);
+    CUresult result = soft_work_set(nodeParams, ctx_of(hNode), &work);
     return result == CUDA_SUCCESS ? replace(hNode, &work) : result;
 }
 
@@ -357,5 +254,15 @@ CUresult cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     CUresult result = soft_work_any(nodeParams, &work);
+    return result == CUDA_SUCCESS ? replace(hNode, &work) : result;
+}
+
+CUresult cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode,
+                                        const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+    struct soft_work work;
+    if (nodeParams == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = soft_work_memop(nodeParams, &work);
     return result == CUDA_SUCCESS ? replace(hNode, &work) : result;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "soft/gpu/graph_memory.h"
+#include "soft/gpu/memop.h"
 
 CUresult soft_work_ctx(CUcontext handle, struct soft_ctx **ctx)
 {
@@ -92,6 +93,45 @@ CUresult soft_work_event(CUevent event, bool record, struct soft_work *work)
                   : soft_event_wait_new(known, &work->cmd);
 }
 
+CUresult soft_work_memop(const CUDA_BATCH_MEM_OP_NODE_PARAMS *params, struct soft_work *work)
+{
+    *work = (struct soft_work){.type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP};
+    CUresult result = soft_work_ctx(params->ctx, &work->ctx);
+    if (result == CUDA_SUCCESS && params->flags != 0)
+        result = CUDA_ERROR_INVALID_VALUE;
+    if (result != CUDA_SUCCESS)
+        return result;
+    return soft_memop_new(work->ctx, params->count, params->paramArray, &work->cmd);
+}
+
+static CUresult refuse(const char *what)
+{
+    soft_log("node_refused why=\"%s are not supported\"", what);
+    return CUDA_ERROR_NOT_SUPPORTED;
+}
+
+/* A copy of the graph, or the graph itself, which then is no graph of the client's any more. */
+static CUresult work_child(const CUDA_CHILD_GRAPH_NODE_PARAMS *params, struct soft_work *work)
+{
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    pthread_mutex_lock(&soft_graph_lock);
+    struct soft_graph *child = soft_graph_of(params->graph);
+    if (child != NULL && soft_graph_has_memory(child)) {
+        result = refuse("memory nodes of child graphs");
+    } else if (child != NULL && params->ownership == CU_GRAPH_CHILD_GRAPH_OWNERSHIP_CLONE) {
+        result = soft_graph_copy(child, &work->u.child);
+    } else if (child != NULL && params->ownership == CU_GRAPH_CHILD_GRAPH_OWNERSHIP_MOVE &&
+               !child->owned && child->capture == NULL) {
+        work->u.child = child;
+        work->adopt = true;
+        result = CUDA_SUCCESS;
+    }
+    if (result == CUDA_SUCCESS)
+        work->u.child->owned = true;
+    pthread_mutex_unlock(&soft_graph_lock);
+    return result;
+}
+
 _Static_assert(sizeof(CUDA_KERNEL_NODE_PARAMS_v2) == sizeof(CUDA_KERNEL_NODE_PARAMS_v3),
                "v2 and v3 are alike");
 
@@ -104,8 +144,7 @@ CUresult soft_work_any(const CUgraphNodeParams *params, struct soft_work *work)
     CUDA_KERNEL_NODE_PARAMS kernel;
     CUDA_MEMSET_NODE_PARAMS_v1 set;
     CUDA_HOST_NODE_PARAMS_v1 host;
-    struct soft_graph *child;
-    CUresult result = CUDA_SUCCESS;
+    CUDA_BATCH_MEM_OP_NODE_PARAMS memop;
     switch ((int)params->type) {
     case CU_GRAPH_NODE_TYPE_KERNEL:
         memcpy(&kernel, &params->kernel, sizeof kernel);
@@ -127,24 +166,18 @@ CUresult soft_work_any(const CUgraphNodeParams *params, struct soft_work *work)
     case CU_GRAPH_NODE_TYPE_EMPTY:
         return CUDA_SUCCESS;
     case CU_GRAPH_NODE_TYPE_GRAPH:
-        if (params->graph.ownership != CU_GRAPH_CHILD_GRAPH_OWNERSHIP_CLONE)
-            return CUDA_ERROR_NOT_SUPPORTED;
-        pthread_mutex_lock(&soft_graph_lock);
-        child = soft_graph_of(params->graph.graph);
-        result = child == NULL                  ? CUDA_ERROR_INVALID_VALUE
-                 : soft_graph_has_memory(child) ? CUDA_ERROR_NOT_SUPPORTED
-                                                : soft_graph_copy(child, &work->u.child);
-        if (result == CUDA_SUCCESS)
-            work->u.child->owned = true;
-        pthread_mutex_unlock(&soft_graph_lock);
-        return result;
+        return work_child(&params->graph, work);
+    case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
+        memcpy(&memop, &params->memOp, sizeof memop);
+        return soft_work_memop(&memop, work);
     case CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL:
     case CU_GRAPH_NODE_TYPE_EXT_SEMAS_WAIT:
+        return refuse("external semaphore nodes");
     case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
     case CU_GRAPH_NODE_TYPE_MEM_FREE:
-    case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
-    case CU_GRAPH_NODE_TYPE_CONDITIONAL:
-        return CUDA_ERROR_NOT_SUPPORTED;
+        return refuse("memory nodes");
+    case CU_GRAPH_NODE_TYPE_CONDITIONAL: /* no kernel here can set the handle's value */
+        return refuse("conditional nodes");
     default:
         return CUDA_ERROR_INVALID_VALUE;
     }
@@ -154,7 +187,11 @@ void soft_work_drop(struct soft_work *work)
 {
     soft_cmd_free(work->cmd);
     work->cmd = NULL;
-    if (work->type == CU_GRAPH_NODE_TYPE_GRAPH && work->u.child != NULL)
+    if (work->type != CU_GRAPH_NODE_TYPE_GRAPH || work->u.child == NULL)
+        return;
+    if (work->adopt)
+        work->u.child->owned = false; /* the client's again */
+    else
         soft_graph_free(work->u.child);
 }
 
@@ -163,6 +200,17 @@ CUresult soft_node_take(struct soft_node *node, struct soft_work *work)
     if (node->type != work->type) {
         soft_work_drop(work);
         return CUDA_ERROR_INVALID_VALUE;
+    }
+    if (node->type == CU_GRAPH_NODE_TYPE_KERNEL && node->cmd != NULL) {
+        /* attributes are the node's, not the parameters' */
+        const struct soft_launch *old = (const struct soft_launch *)node->cmd;
+        struct soft_launch *launch = (struct soft_launch *)work->cmd;
+        launch->attributes = old->attributes;
+        launch->shape.cooperative = old->shape.cooperative;
+        if (!soft_launch_fits(launch)) {
+            soft_work_drop(work);
+            return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+        }
     }
     soft_node_set_cmd(node, work->cmd, work->ctx);
     node->has_params = true;

@@ -7,6 +7,8 @@
 
 #include <stdlib.h>
 
+#include "soft/gpu/capture.h"
+
 struct call {
     struct soft_cmd cmd;
     CUhostFn fn;
@@ -21,6 +23,8 @@ static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
     struct soft_thread *t = soft_thread();
     CUresult sticky = soft_ctx_sticky(r->ctx);
 
+    if (c->callback != NULL)
+        soft_fifo_flush(r->ctx);
     if (t != NULL)
         t->in_callback = true;
     if (c->callback != NULL)
@@ -47,8 +51,20 @@ static struct soft_cmd *call_clone(const struct soft_cmd *cmd)
     return &c->cmd;
 }
 
-static const struct soft_cmd_ops ops = {
-    .name = "host", .engine = SOFT_NO_ENGINE, .run = run, .clone = call_clone, .blocks = true};
+static const struct soft_cmd_ops ops = {.name = "host",
+                                        .engine = SOFT_NO_ENGINE,
+                                        .run = run,
+                                        .clone = call_clone,
+                                        .blocks = true,
+                                        .always = true};
+
+bool soft_hostfn_params(const struct soft_cmd *cmd, CUDA_HOST_NODE_PARAMS_v1 *params)
+{
+    const struct call *c = (const struct call *)cmd;
+
+    *params = (CUDA_HOST_NODE_PARAMS_v1){.fn = c->fn, .userData = c->data};
+    return c->fn != NULL;
+}
 
 CUresult soft_hostfn_new(CUhostFn fn, void *data, struct soft_cmd **out)
 {
@@ -94,8 +110,9 @@ CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *
         return r;
     if (callback == NULL || flags != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if (soft_stream_capture(stream) != NULL)
-        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    r = soft_capture_check_stream(stream);
+    if (r != CUDA_SUCCESS)
+        return r;
     r = soft_hostfn_new(NULL, userData, &cmd);
     if (r != CUDA_SUCCESS)
         return r;

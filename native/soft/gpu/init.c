@@ -4,6 +4,8 @@
  * driver is as if never initialised and never can be.
  */
 #include "soft/gpu/context.h"
+#include "soft/gpu/driver.h"
+#include "soft/gpu/fault.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -95,11 +97,14 @@ CUresult cuInit(unsigned int Flags)
     if (!atomic_load(&ready)) {
         if (soft_the_state == NULL)
             soft_the_state = soft_state_open(why, sizeof why);
+        if (soft_the_state != NULL)
+            soft_fault_attach(soft_the_state);
         if (soft_the_state == NULL) {
             soft_log("cuInit: %s", why);
             r = CUDA_ERROR_UNKNOWN;
         } else if (soft_visible_count() == 0) {
-            soft_log("cuInit: no device: HARP_SOFT_DEVICES or CUDA_VISIBLE_DEVICES leave none");
+            soft_log("cuInit: no device: HARP_SOFT_DEVICES or CUDA_VISIBLE_DEVICES leave none, or "
+                     "all are lost");
             r = CUDA_ERROR_NO_DEVICE;
         } else {
             watch_forks();
@@ -114,7 +119,7 @@ CUresult cuDriverGetVersion(int *driverVersion)
 {
     if (driverVersion == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *driverVersion = CUDA_VERSION;
+    *driverVersion = soft_driver_version();
     return CUDA_SUCCESS;
 }
 

@@ -4,6 +4,7 @@
  * a copy of the parameters.
  */
 #include "soft/gpu/launch.h"
+#include "soft/gpu/context.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,15 @@ static CUresult check_shape(const struct soft_function *function,
     return CUDA_SUCCESS;
 }
 
+bool soft_launch_fits(const struct soft_launch *launch)
+{
+    const struct soft_profile *profile = soft_ctx_profile(launch->function->module->ctx);
+    const uint32_t *grid = launch->shape.grid;
+    uint64_t blocks = (uint64_t)grid[0] * grid[1] * grid[2];
+    return !launch->shape.cooperative ||
+           blocks <= (uint64_t)launch->per_sm * (uint64_t)profile->sm_count;
+}
+
 static uint32_t share_ppm(uint64_t blocks, uint32_t per_sm, const struct soft_profile *profile)
 {
     uint64_t room = (uint64_t)per_sm * (uint64_t)profile->sm_count;
@@ -81,13 +91,16 @@ CUresult soft_launch_packed(struct soft_ctx *ctx, struct soft_function *function
     if (bytes < params_needed(entry) || bytes > PARAMS_LIMIT)
         return CUDA_ERROR_INVALID_VALUE;
     const struct ptx_kernel *code = NULL;
-    result = soft_kernel_code(function->kernel, &code, NULL, 0);
+    result = soft_function_load(function, &code, NULL, 0);
     if (result != CUDA_SUCCESS)
         return result;
     size_t room = bytes > entry->params_bytes ? bytes : entry->params_bytes;
     struct soft_launch *launch = calloc(1, sizeof *launch + room + 16);
     if (launch == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    soft_fifo_flush(ctx); /* what earlier kernels printed */
+    if (soft_image_prints(function->kernel->image))
+        ctx->fixed_limits[CU_LIMIT_PRINTF_FIFO_SIZE] = true;
     launch->cmd.ops = &soft_launch_ops;
     uint64_t blocks = (uint64_t)shape->grid[0] * shape->grid[1] * shape->grid[2];
     launch->cmd.sm_ppm = share_ppm(blocks, per_sm, profile);
@@ -168,6 +181,7 @@ static struct soft_cmd *launch_clone(const struct soft_cmd *cmd)
     to->function = from->function;
     to->code = from->code;
     to->shape = from->shape;
+    to->attributes = from->attributes;
     to->per_sm = from->per_sm;
     to->params_bytes = from->params_bytes;
     memcpy(to->params, from->params, from->params_bytes);
@@ -227,65 +241,4 @@ CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned
     struct soft_shape shape = {
         {gridDimX, gridDimY, gridDimZ}, {blockDimX, blockDimY, blockDimZ}, sharedMemBytes, true};
     return launch(f, &shape, hStream, kernelParams, NULL);
-}
-
-static bool is_one(uint32_t x, uint32_t y, uint32_t z)
-{
-    return x <= 1 && y <= 1 && z <= 1;
-}
-
-/* Hints are taken and mean nothing here; what would change what runs is done or refused. */
-static CUresult read_attribute(const CUlaunchAttribute *attribute, struct soft_shape *shape)
-{
-    const CUlaunchAttributeValue *value = &attribute->value;
-    switch ((int)attribute->id) {
-    case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
-        shape->cooperative = value->cooperative != 0;
-        return CUDA_SUCCESS;
-    case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
-    case CU_LAUNCH_ATTRIBUTE_PREFERRED_CLUSTER_DIMENSION:
-        if (is_one(value->clusterDim.x, value->clusterDim.y, value->clusterDim.z))
-            return CUDA_SUCCESS;
-        soft_log("launch_refused why=\"thread block clusters are not supported\"");
-        return CUDA_ERROR_NOT_SUPPORTED;
-    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT:
-    case CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT:
-    case CU_LAUNCH_ATTRIBUTE_DEVICE_UPDATABLE_KERNEL_NODE:
-        soft_log("launch_refused why=\"launch attribute %d is not supported\"", (int)attribute->id);
-        return CUDA_ERROR_NOT_SUPPORTED;
-    case CU_LAUNCH_ATTRIBUTE_IGNORE:
-    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
-    case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
-    case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
-    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: /* allows overlap, demands none */
-    case CU_LAUNCH_ATTRIBUTE_PRIORITY:
-    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
-    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
-    case CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
-    case CU_LAUNCH_ATTRIBUTE_NVLINK_UTIL_CENTRIC_SCHEDULING:
-        return CUDA_SUCCESS;
-    default:
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-}
-
-CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
-                          void **extra)
-{
-    struct soft_ctx *ctx;
-    CUresult result = soft_current(&ctx);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (config == NULL || (config->numAttrs > 0 && config->attrs == NULL))
-        return CUDA_ERROR_INVALID_VALUE;
-    struct soft_shape shape = {{config->gridDimX, config->gridDimY, config->gridDimZ},
-                               {config->blockDimX, config->blockDimY, config->blockDimZ},
-                               config->sharedMemBytes,
-                               false};
-    for (unsigned i = 0; i < config->numAttrs; i++) {
-        result = read_attribute(&config->attrs[i], &shape);
-        if (result != CUDA_SUCCESS)
-            return result;
-    }
-    return launch(f, &shape, config->hStream, kernelParams, extra);
 }

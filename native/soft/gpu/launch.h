@@ -13,11 +13,20 @@ struct soft_shape { /* of a launch */
     bool cooperative;
 };
 
+struct soft_launch_attributes { /* what shapes do not say; only the priority has an effect */
+    int priority;
+    CUaccessPolicyWindow window;
+    CUclusterSchedulingPolicy cluster_policy;
+    CUlaunchMemSyncDomain domain;
+    unsigned carveout;
+};
+
 struct soft_launch { /* a kernel command */
     struct soft_cmd cmd;
     struct soft_function *function; /* its module is held by reference */
     const struct ptx_kernel *code;
     struct soft_shape shape;
+    struct soft_launch_attributes attributes;
     uint32_t per_sm; /* blocks resident on one SM */
     size_t params_bytes;
     unsigned char params[] __attribute__((aligned(16)));
@@ -31,6 +40,18 @@ CUresult soft_launch_new(struct soft_ctx *ctx, CUfunction handle, const struct s
 CUresult soft_launch_packed(struct soft_ctx *ctx, struct soft_function *function,
                             const struct soft_shape *shape, const void *params, size_t bytes,
                             struct soft_launch **out);
+
+struct soft_launch_wish { /* what attributes ask for */
+    struct soft_shape shape;
+    struct soft_launch_attributes attributes;
+    bool own_priority;
+    struct soft_event *events[2]; /* to be recorded behind the kernel */
+    unsigned event_count;
+};
+/* launch_ex.c: reads one; no lock held but soft_graph_lock. */
+CUresult soft_launch_attribute(const CUlaunchAttribute *attribute, struct soft_launch_wish *wish);
+/* False: more blocks than can be resident at once, and all of them must be. */
+bool soft_launch_fits(const struct soft_launch *launch);
 
 /* launch_run.c: executes all blocks; modelled_ns is set in `run`. */
 CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run);

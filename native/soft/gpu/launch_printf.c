@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The device's printf: formats the packed argument buffer of vprintf (each argument aligned to its
- * size: 4 bytes for int, 8 for long, double and pointers) and writes it in one piece.
+ * size: 4 bytes for int, 8 for long, double and pointers) and puts it into the context's FIFO
+ * (fifo.c).
  */
 /* the conversion is put together from the device text, checked letter by letter */
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "soft/gpu/context.h"
 #include "soft/gpu/launch.h"
 
 #define TEXT_MAX 8192
@@ -126,7 +128,7 @@ int soft_device_printf(const struct ptx_launch *launch, const char *format, cons
         converted++;
         format = after;
     }
-    fwrite(buffer, 1, strlen(buffer), stdout);
+    soft_fifo_put(((struct soft_run *)launch->host_data)->ctx, buffer, strlen(buffer));
     free(buffer);
     return converted;
 }

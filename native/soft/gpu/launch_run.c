@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "soft/gpu/context.h"
 #include "soft/gpu/launch.h"
 
 #define TOGETHER_MAX 512u /* blocks that can wait for each other, one thread each */
@@ -38,6 +39,7 @@ static void fault(struct job *job, enum ptx_stop stop, const struct ptx_block *b
     int none = PTX_STOP_DONE;
     if (!atomic_compare_exchange_strong(&job->stop, &none, (int)stop))
         return;
+    atomic_store(&job->run->stop, 1); /* others may be waiting for this block */
     pthread_mutex_lock(&job->lock);
     job->fault_addr = block->fault_addr;
     snprintf(job->fault_where, sizeof job->fault_where, "%s",
@@ -114,11 +116,19 @@ static void work(void *arg)
         soft_buffer_give(&scratch);
 }
 
+/* What locked clocks leave of the rate. */
+static double clock_share(const struct soft_ctx *ctx)
+{
+    double most_khz = (double)soft_state_sm_most_mhz(soft_the_state, soft_ctx_ordinal(ctx)) * 1000;
+    return most_khz / (double)soft_ctx_profile(ctx)->clock_khz;
+}
+
 static uint64_t modelled_ns(const struct job *job, const struct soft_profile *profile)
 {
     double sms = (double)profile->sm_count;
     double share = (double)job->blocks < sms ? (double)job->blocks / sms : 1.0;
-    double compute = (double)job->instructions / (profile->flops_per_ns * share);
+    double compute =
+        (double)job->instructions / (profile->flops_per_ns * share * clock_share(job->run->ctx));
     double memory = (double)(job->load_bytes + job->store_bytes) / profile->hbm_bytes_per_ns;
     uint64_t resident = (uint64_t)job->launch->per_sm * (uint64_t)profile->sm_count;
     uint64_t waves = (job->blocks + resident - 1) / resident;

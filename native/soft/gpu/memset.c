@@ -15,6 +15,7 @@
 
 struct fill {
     struct soft_cmd cmd;
+    CUDA_MEMSET_NODE_PARAMS_v1 params; /* as given */
     struct soft_place to;
     uint32_t value;
     unsigned element; /* bytes */
@@ -91,6 +92,7 @@ static const struct soft_cmd_ops fill_ops = {
 CUresult soft_memset_new(struct soft_ctx *ctx, CUdeviceptr dst, size_t pitch, uint32_t value,
                          unsigned element_bytes, size_t width, size_t height, struct soft_cmd **out)
 {
+    const CUDA_MEMSET_NODE_PARAMS_v1 params = {dst, pitch, value, element_bytes, width, height};
     uint64_t extent;
     struct soft_place to;
     struct fill *f;
@@ -103,12 +105,15 @@ CUresult soft_memset_new(struct soft_ctx *ctx, CUdeviceptr dst, size_t pitch, ui
         __builtin_add_overflow(extent, width, &extent))
         return CUDA_ERROR_INVALID_VALUE;
     r = soft_place_device(dst, extent, &to);
+    if (r == CUDA_SUCCESS && !soft_place_may(ctx, &to, SOFT_ACCESS_WRITE))
+        r = CUDA_ERROR_INVALID_VALUE;
     if (r != CUDA_SUCCESS)
         return r;
     f = calloc(1, sizeof *f);
     if (f == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     f->cmd.ops = &fill_ops;
+    f->params = params;
     f->to = to;
     f->to.pitch = pitch;
     f->value = value;
@@ -117,6 +122,11 @@ CUresult soft_memset_new(struct soft_ctx *ctx, CUdeviceptr dst, size_t pitch, ui
     f->height = height;
     *out = &f->cmd;
     return CUDA_SUCCESS;
+}
+
+void soft_memset_params(const struct soft_cmd *cmd, CUDA_MEMSET_NODE_PARAMS_v1 *params)
+{
+    *params = ((const struct fill *)cmd)->params;
 }
 
 static CUresult fill(CUdeviceptr dst, size_t pitch, uint32_t value, unsigned element, size_t width,

@@ -6,6 +6,7 @@
  * the context is idle, or with the context.
  */
 #include "soft/gpu/module.h"
+#include "soft/gpu/context.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,6 +129,8 @@ static void context_goes(void *arg)
                 break;
         if (module != NULL) {
             module->globals = 0; /* memory goes with the context */
+            for (uint32_t i = 0; i < module->image->index.entry_count; i++)
+                module->functions[i].code_memory = 0;
             soft_module_destroy(module);
         }
     } while (module != NULL);
@@ -155,14 +158,12 @@ CUresult soft_module_create(struct soft_ctx *ctx, struct soft_image *image,
 {
     const struct ptx_index *index = &image->index;
     int cc = soft_profile_cc(soft_ctx_profile(ctx));
-    if (index->target_sm > (uint32_t)cc) {
-        snprintf(why, why_bytes, "ptx input: .target sm_%u is newer than the device's sm_%d",
-                 index->target_sm, cc);
+    if (!soft_target_fits(index, cc, why, why_bytes))
         return CUDA_ERROR_INVALID_PTX;
-    }
     struct soft_module *module = calloc(1, sizeof *module);
     if (module == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    soft_fifo_flush(ctx);
     soft_image_ref(image);
     module->refs = 1;
     module->ctx = ctx;
@@ -199,8 +200,58 @@ fail:
     return result;
 }
 
+/* What the code of a kernel would take on a device: machine code is about half of its PTX. */
+static uint64_t code_bytes(const struct ptx_entry *entry)
+{
+    return round_up(entry->text_bytes / 2 + 1, VARIABLE_ALIGN);
+}
+
+CUresult soft_function_load(struct soft_function *function, const struct ptx_kernel **code,
+                            char *why, size_t why_bytes)
+{
+    *code = atomic_load_explicit(&function->code, memory_order_acquire);
+    if (*code != NULL)
+        return CUDA_SUCCESS;
+    const struct ptx_kernel *compiled = NULL;
+    CUresult result = soft_kernel_code(function->kernel, &compiled, why, why_bytes);
+    if (result != CUDA_SUCCESS)
+        return result;
+    uint64_t bytes = code_bytes(function->kernel->entry);
+    pthread_mutex_lock(&soft_module_lock);
+    if (function->code_memory == 0)
+        result = soft_mem_alloc(function->module->ctx, bytes, &function->code_memory);
+    pthread_mutex_unlock(&soft_module_lock);
+    if (result != CUDA_SUCCESS) {
+        if (why != NULL)
+            snprintf(why, why_bytes, "no device memory for the code of %s: %llu bytes",
+                     function->kernel->entry->name, (unsigned long long)bytes);
+        return result;
+    }
+    atomic_store_explicit(&function->code, compiled, memory_order_release);
+    *code = compiled;
+    return CUDA_SUCCESS;
+}
+
+CUresult soft_module_load_all(struct soft_module *module, char *why, size_t why_bytes)
+{
+    CUresult result = CUDA_SUCCESS;
+    const struct ptx_kernel *code;
+    for (uint32_t i = 0; result == CUDA_SUCCESS && i < module->image->index.entry_count; i++)
+        result = soft_function_load(&module->functions[i], &code, why, why_bytes);
+    return result;
+}
+
+static void function_unload(struct soft_function *function)
+{
+    soft_handle_remove(SOFT_H_FUNCTION, function);
+    if (function->code_memory != 0)
+        soft_mem_free(function->module->ctx, function->code_memory);
+    function->code_memory = 0;
+}
+
 void soft_module_destroy(struct soft_module *module)
 {
+    soft_fifo_flush(module->ctx);
     for (struct soft_module **link = &modules; *link != NULL; link = &(*link)->all_next)
         if (*link == module) {
             *link = module->all_next;
@@ -208,7 +259,7 @@ void soft_module_destroy(struct soft_module *module)
         }
     soft_handle_remove(SOFT_H_MODULE, module);
     for (uint32_t i = 0; module->functions != NULL && i < module->image->index.entry_count; i++)
-        soft_handle_remove(SOFT_H_FUNCTION, &module->functions[i]);
+        function_unload(&module->functions[i]);
     if (module->library != NULL)
         soft_library_forget(module->library, module);
     if (module->globals != 0)

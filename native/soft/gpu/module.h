@@ -48,27 +48,38 @@ struct soft_counter { /* what ran under one kernel name in this process */
 struct soft_counter *soft_counter_of(const char *name);
 
 /* ------------------------------------------------------------------------- module_image.c ----- */
+#define SOFT_PTX_NEWEST 90u /* of CUDA 13.0 */
+
 struct soft_image {
     _Atomic uint32_t refs;
     int cc;    /* of the device it was picked for */
     char *ptx; /* NUL-terminated */
     size_t ptx_bytes;
+    _Atomic int prints; /* 0: not known yet; 1 or -1 */
     struct ptx_index index;
     struct soft_kernel *kernels; /* index.entry_count of them */
 };
 
 /* Picks the PTX for compute capability `cc` (90 = 9.0) from what the client handed over: PTX
- * text, or a fat binary. `why`: the reason, in the words of a JIT log. */
-CUresult soft_image_load(const void *data, int cc, struct soft_image **out, char *why,
-                         size_t why_bytes);
-CUresult soft_image_file(const char *path, int cc, struct soft_image **out, char *why,
-                         size_t why_bytes);
+ * text (NUL-terminated in any case), or a fat binary. `room`: how many bytes there are, or
+ * SOFT_FATBIN_UNKNOWN. `why`: the reason, in the words of a JIT log. */
+CUresult soft_image_load(const void *data, uint64_t room, int cc, struct soft_image **out,
+                         char *why, size_t why_bytes);
+char *soft_image_describe(const struct soft_image *image);
 /* Reads a whole file with a NUL behind it; CUDA_ERROR_FILE_NOT_FOUND. */
 CUresult soft_file_read(const char *path, char **data, size_t *bytes);
 void soft_image_ref(struct soft_image *image);
+bool soft_image_prints(struct soft_image *image); /* its kernels may call printf */
 void soft_image_unref(struct soft_image *image);
-/* PTX of a fat binary or text, unparsed (malloc'ed): what the linker is fed with. */
-CUresult soft_image_ptx(const void *data, int cc, char **ptx, char *why, size_t why_bytes);
+/* PTX of a fat binary or text, unparsed (malloc'ed): what the linker is fed with. `used`: bytes
+ * that the fat binary takes of `room`. */
+CUresult soft_image_ptx(const void *data, uint64_t room, int cc, char **ptx, uint64_t *used,
+                        char *why, size_t why_bytes);
+/* The .target of a text; false: none was found. `kind`: 'a' of sm_90a, or NUL. */
+bool soft_ptx_target(const char *text, size_t bytes, uint32_t *sm, char *kind);
+bool soft_ptx_is_object(const char *text, size_t bytes);
+bool soft_target_runs(uint32_t sm, char kind, int cc);
+bool soft_target_fits(const struct ptx_index *index, int cc, char *why, size_t why_bytes);
 int soft_profile_cc(const struct soft_profile *profile);
 
 /* --------------------------------------------------------------------------- module_jit.c ----- */
@@ -76,11 +87,20 @@ struct soft_jit { /* JIT options of a load or link call */
     char *info, *error;
     size_t info_bytes, error_bytes;
     void **info_used, **error_used, **wall_time; /* option values to write back */
+    bool verbose, threads_told;
+    unsigned target; /* CUjit_target; 0: the device's */
 };
+/* `linking`: for cuLink*, which takes no fallback strategy. */
 CUresult soft_jit_options(struct soft_jit *jit, unsigned count, const CUjit_option *options,
-                          void **values);
+                          void **values, bool linking);
+/* Does code for the target that was asked for run on `cc`? */
+bool soft_jit_target_runs(const struct soft_jit *jit, int cc, char *why, size_t why_bytes);
 /* Writes the logs and their lengths, as the driver does on success and on failure. */
 void soft_jit_report(const struct soft_jit *jit, CUresult result, const char *why, uint64_t ns);
+
+/* ------------------------------------------------------------------------- module_mode.c ------ */
+bool soft_loading_eager(void); /* CUDA_MODULE_LOADING */
+bool soft_jit_disabled(void);  /* CUDA_DISABLE_PTX_JIT, CUDA_DISABLE_JIT */
 
 /* -------------------------------------------------------------------------------- module.c ---- */
 struct soft_function {
@@ -88,6 +108,8 @@ struct soft_function {
     struct soft_kernel *kernel;
     _Atomic int max_dynamic_shared; /* -1: never set, then up to 48 KiB with the static part */
     _Atomic int carveout, cache_config, nonportable_cluster, cluster_policy;
+    _Atomic(const struct ptx_kernel *) code; /* NULL until it is loaded in the module's context */
+    CUdeviceptr code_memory;                 /* what its code takes there; soft_module_lock */
     /* the API of CUDA 3 (launch_legacy.c); guarded by soft_module_lock */
     uint32_t block[3], shared_bytes, param_bytes;
     unsigned char *params;
@@ -116,6 +138,12 @@ CUresult soft_module_create(struct soft_ctx *ctx, struct soft_image *image,
                             struct soft_library *library, struct soft_module **out, char *why,
                             size_t why_bytes);
 void soft_module_destroy(struct soft_module *module);
+/* Loads the function: compiles, takes device memory for its code. Without soft_module_lock. `why`
+ * (may be NULL): as of soft_kernel_code(). */
+CUresult soft_function_load(struct soft_function *function, const struct ptx_kernel **code,
+                            char *why, size_t why_bytes);
+/* All functions of the module: what eager loading does. */
+CUresult soft_module_load_all(struct soft_module *module, char *why, size_t why_bytes);
 CUresult soft_module_global(const struct soft_module *module, const char *name, CUdeviceptr *ptr,
                             size_t *bytes);
 /* Place of the kernel `name` in the image's index; CUDA_ERROR_NOT_FOUND. */

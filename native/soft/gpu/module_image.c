@@ -5,10 +5,7 @@
  * Accepted: PTX text, and fat binaries (with or without their wrapper) that hold PTX. Machine code
  * (cubin, ELF, SASS entries) is refused: a software GPU has no use for it and says so.
  *
- * Fat binary: wrapper {0x466243b1, version, pointer}, then a header {0xba55ed50, version u16,
- * header bytes u16, payload bytes u64} and entries {kind u16 @0 (1 PTX, 2 ELF), header bytes u32
- * @4, padded payload u32 @8, compressed bytes u32 @16, sm u32 @28, flags u64 @40 (0x2000 LZ4,
- * 0x8000 zstd), uncompressed bytes u64 @56}.
+ * A wrapper, {0x466243b1, version, pointer}, is what a fat binary has in a program's memory.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,13 +16,10 @@
 #include <unistd.h>
 
 #include "soft/gpu/module.h"
-#include "soft/gpu/module_unpack.h"
+#include "soft/gpu/module_fatbin.h"
+#include "soft/ptxc/lex.h"
 
 #define WRAPPER_MAGIC 0x466243b1u
-#define FATBIN_MAGIC  0xba55ed50u
-#define FLAG_LZ4      0x2000u
-#define FLAG_ZSTD     0x8000u
-#define PTX_NEWEST    90u /* of CUDA 13.0 */
 #define IMAGE_MAX     (1ull << 30)
 
 int soft_profile_cc(const struct soft_profile *profile)
@@ -36,13 +30,6 @@ int soft_profile_cc(const struct soft_profile *profile)
 static uint32_t word(const unsigned char *p)
 {
     uint32_t value;
-    memcpy(&value, p, sizeof value);
-    return value;
-}
-
-static uint64_t quad(const unsigned char *p)
-{
-    uint64_t value;
     memcpy(&value, p, sizeof value);
     return value;
 }
@@ -66,94 +53,43 @@ static bool looks_like_ptx(const char *text)
     }
 }
 
-struct pick { /* the best PTX entry so far, and what else was there */
-    const unsigned char *entry;
-    uint32_t sm;
-    unsigned sass, newer, packed;
-};
-
-static bool packed_beyond_us(const unsigned char *entry)
+bool soft_ptx_target(const char *text, size_t bytes, uint32_t *sm, char *kind)
 {
-    return (quad(entry + 40) & FLAG_ZSTD) != 0;
+    struct ptx_lexer lexer = {.at = text, .end = text + bytes, .line = 1};
+    struct ptx_token token;
+    for (int i = 0; i < 64; i++) { /* it stands near the top */
+        ptx_lex(&lexer, &token);
+        if (token.kind == TOK_END || token.kind == TOK_BAD)
+            return false;
+        if (ptx_token_is(&token, TOK_DOT, "target"))
+            break;
+    }
+    ptx_lex(&lexer, &token);
+    if (token.kind != TOK_WORD || token.bytes < 4 || memcmp(token.text, "sm_", 3) != 0)
+        return false;
+    *sm = 0;
+    for (uint32_t i = 3; i < token.bytes && *sm < 10000; i++)
+        if (token.text[i] >= '0' && token.text[i] <= '9')
+            *sm = *sm * 10 + (uint32_t)(token.text[i] - '0');
+    char last = token.text[token.bytes - 1];
+    *kind = last >= 'a' && last <= 'z' ? last : '\0';
+    return true;
 }
 
-static CUresult fatbin_entry_text(const unsigned char *entry, char **ptx, char *why,
-                                  size_t why_bytes)
+/* PTX runs on its target and on all newer ones; that of sm_NNa on no other at all, that of sm_NNf
+ * on newer ones of the same major number. */
+bool soft_target_runs(uint32_t sm, char kind, int cc)
 {
-    const unsigned char *payload = entry + word(entry + 4);
-    uint64_t flags = quad(entry + 40);
-    size_t bytes = word(entry + 8);
-    if ((flags & FLAG_LZ4) == 0) {
-        *ptx = strndup((const char *)payload, bytes);
-        return *ptx == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
-    }
-    size_t packed = word(entry + 16);
-    uint64_t whole = quad(entry + 56);
-    if (packed == 0 || packed > bytes)
-        packed = bytes;
-    if (whole == 0 || whole > IMAGE_MAX) {
-        snprintf(why, why_bytes, "fat binary: PTX entry of %llu bytes", (unsigned long long)whole);
-        return CUDA_ERROR_INVALID_IMAGE;
-    }
-    char *text = malloc((size_t)whole + 1);
-    if (text == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    if (soft_lz4_unpack(payload, packed, (unsigned char *)text, (size_t)whole) < 0) {
-        free(text);
-        snprintf(why, why_bytes, "fat binary: damaged LZ4 stream in its PTX entry");
-        return CUDA_ERROR_INVALID_IMAGE;
-    }
-    text[whole] = '\0';
-    *ptx = text;
-    return CUDA_SUCCESS;
+    if (kind == 'a')
+        return sm == (uint32_t)cc;
+    return sm <= (uint32_t)cc && (kind != 'f' || sm / 10 == (uint32_t)cc / 10);
 }
 
-static CUresult fatbin_ptx(const unsigned char *fatbin, int cc, char **ptx, char *why,
-                           size_t why_bytes)
-{
-    uint16_t header_bytes;
-    memcpy(&header_bytes, fatbin + 6, sizeof header_bytes);
-    uint64_t left = quad(fatbin + 8);
-    if (header_bytes < 16 || left > IMAGE_MAX) {
-        snprintf(why, why_bytes, "fat binary: damaged header");
-        return CUDA_ERROR_INVALID_IMAGE;
-    }
-    struct pick pick = {0};
-    const unsigned char *entry = fatbin + header_bytes;
-    while (left >= 64) {
-        uint16_t kind;
-        memcpy(&kind, entry, sizeof kind);
-        uint64_t bytes = (uint64_t)word(entry + 4) + word(entry + 8);
-        if (word(entry + 4) < 64 || bytes > left) {
-            snprintf(why, why_bytes, "fat binary: damaged entry");
-            return CUDA_ERROR_INVALID_IMAGE;
-        }
-        uint32_t sm = word(entry + 28);
-        if (kind == 2)
-            pick.sass++;
-        else if (kind == 1 && sm > (uint32_t)cc)
-            pick.newer++;
-        else if (kind == 1 && packed_beyond_us(entry))
-            pick.packed++;
-        else if (kind == 1 && (pick.entry == NULL || sm > pick.sm))
-            pick.entry = entry, pick.sm = sm;
-        entry += bytes;
-        left -= bytes;
-    }
-    if (pick.entry == NULL) {
-        snprintf(why, why_bytes,
-                 "fat binary holds no PTX that this software GPU (sm_%d) can run: %u machine code "
-                 "(SASS) images, %u PTX for newer devices, %u PTX packed with zstd; build with "
-                 "PTX (-gencode arch=compute_%d,code=compute_%d --no-compress)",
-                 cc, pick.sass, pick.newer, pick.packed, cc, cc);
-        return CUDA_ERROR_NO_BINARY_FOR_GPU;
-    }
-    return fatbin_entry_text(pick.entry, ptx, why, why_bytes);
-}
-
-CUresult soft_image_ptx(const void *data, int cc, char **ptx, char *why, size_t why_bytes)
+CUresult soft_image_ptx(const void *data, uint64_t room, int cc, char **ptx, uint64_t *used,
+                        char *why, size_t why_bytes)
 {
     const unsigned char *bytes = data;
+    *used = room;
     /* byte by byte: text may be shorter than a magic number */
     if (bytes[0] == 0x7f && bytes[1] == 'E' && bytes[2] == 'L' && bytes[3] == 'F') {
         snprintf(why, why_bytes,
@@ -163,15 +99,19 @@ CUresult soft_image_ptx(const void *data, int cc, char **ptx, char *why, size_t 
     }
     bool wrapped = bytes[0] == 0xb1 && bytes[1] == 0x43 && bytes[2] == 0x62 && bytes[3] == 0x46;
     if (wrapped) {
-        uint64_t inner = quad(bytes + 8);
+        uint32_t version = word(bytes + 4);
+        uint64_t inner;
+        memcpy(&inner, bytes + 8, sizeof inner);
         bytes = (const unsigned char *)(uintptr_t)inner;
-        if (bytes == NULL) {
-            snprintf(why, why_bytes, "fat binary: empty wrapper");
+        room = SOFT_FATBIN_UNKNOWN;
+        if (bytes == NULL || version == 0 || version > 2) {
+            snprintf(why, why_bytes, "fat binary: wrapper of version %u with%s contents", version,
+                     bytes == NULL ? "out" : "");
             return CUDA_ERROR_INVALID_IMAGE;
         }
     }
     if (bytes[0] == 0x50 && bytes[1] == 0xed && bytes[2] == 0x55 && bytes[3] == 0xba)
-        return fatbin_ptx(bytes, cc, ptx, why, why_bytes);
+        return soft_fatbin_ptx(bytes, room, cc, ptx, used, why, why_bytes);
     if (wrapped || !looks_like_ptx((const char *)bytes)) {
         snprintf(why, why_bytes,
                  "image is neither PTX text (it must begin with .version) nor a "
@@ -182,6 +122,27 @@ CUresult soft_image_ptx(const void *data, int cc, char **ptx, char *why, size_t 
     return *ptx == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
 }
 
+/* Is it good as a part of something, though not alone? What such a text calls is missing: drivers
+ * say of it that there is no binary. */
+bool soft_ptx_is_object(const char *text, size_t bytes)
+{
+    struct ptx_index index;
+    char ignored[64];
+    bool good = ptx_index_object(text, bytes, &index, ignored, sizeof ignored) == 0;
+    ptx_index_free(&index);
+    return good;
+}
+
+bool soft_target_fits(const struct ptx_index *index, int cc, char *why, size_t why_bytes)
+{
+    if (soft_target_runs(index->target_sm, index->target_kind, cc))
+        return true;
+    char kind[] = {index->target_kind, '\0'};
+    snprintf(why, why_bytes, "ptx input: .target sm_%u%s %s the device's sm_%d", index->target_sm,
+             kind, index->target_sm > (uint32_t)cc ? "is newer than" : "does not run on", cc);
+    return false;
+}
+
 static CUresult image_index(struct soft_image *image, int cc, char *why, size_t why_bytes)
 {
     char reason[256] = "";
@@ -190,19 +151,23 @@ static CUresult image_index(struct soft_image *image, int cc, char *why, size_t 
         return CUDA_ERROR_OUT_OF_MEMORY;
     if (err != 0) {
         snprintf(why, why_bytes, "ptx input, %s", reason);
-        return CUDA_ERROR_INVALID_PTX;
+        return soft_ptx_is_object(image->ptx, image->ptx_bytes) ? CUDA_ERROR_NO_BINARY_FOR_GPU
+                                                                : CUDA_ERROR_INVALID_PTX;
     }
     unsigned version = image->index.ptx_major * 10 + image->index.ptx_minor;
-    if (version > PTX_NEWEST) {
+    if (version > SOFT_PTX_NEWEST) {
         snprintf(why, why_bytes, "ptx input: .version %u.%u is newer than this driver's 9.0",
                  image->index.ptx_major, image->index.ptx_minor);
         return CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
     }
-    if (image->index.target_sm > (uint32_t)cc) {
-        snprintf(why, why_bytes, "ptx input: .target sm_%u is newer than the device's sm_%d",
-                 image->index.target_sm, cc);
+    if (!soft_target_fits(&image->index, cc, why, why_bytes))
         return CUDA_ERROR_INVALID_PTX;
-    }
+    for (uint32_t i = 0; i < image->index.variable_count; i++)
+        if (image->index.variables[i].managed) {
+            snprintf(why, why_bytes, "ptx input: %s is managed memory, which is not supported",
+                     image->index.variables[i].name);
+            return CUDA_ERROR_NOT_SUPPORTED;
+        }
     if (image->index.address_size != 64 && image->index.address_size != 0) {
         snprintf(why, why_bytes, "ptx input: .address_size %u; only 64 is supported",
                  image->index.address_size);
@@ -211,15 +176,32 @@ static CUresult image_index(struct soft_image *image, int cc, char *why, size_t 
     return CUDA_SUCCESS;
 }
 
-CUresult soft_image_load(const void *data, int cc, struct soft_image **out, char *why,
-                         size_t why_bytes)
+CUresult soft_image_load(const void *data, uint64_t room, int cc, struct soft_image **out,
+                         char *why, size_t why_bytes)
 {
+    uint64_t used = room;
+    bool known = room != SOFT_FATBIN_UNKNOWN;
+    if (known && room >= 4 && word(data) == WRAPPER_MAGIC) {
+        snprintf(why, why_bytes,
+                 "a fat binary's wrapper holds a pointer, which means nothing here");
+        return CUDA_ERROR_INVALID_IMAGE;
+    }
+    if (soft_jit_disabled()) {
+        snprintf(why, why_bytes, "the environment forbids to compile PTX (CUDA_DISABLE_PTX_JIT)");
+        return CUDA_ERROR_JIT_COMPILATION_DISABLED;
+    }
     struct soft_image *image = calloc(1, sizeof *image);
     if (image == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     image->refs = 1;
     image->cc = cc;
-    CUresult result = soft_image_ptx(data, cc, &image->ptx, why, why_bytes);
+    CUresult result = soft_image_ptx(data, room, cc, &image->ptx, &used, why, why_bytes);
+    if (result == CUDA_SUCCESS && known && soft_fatbin_follows(data, room, &used)) {
+        snprintf(why, why_bytes,
+                 "several fat binaries behind each other are parts of a program; "
+                 "link them with cuLinkAddData");
+        result = CUDA_ERROR_INVALID_IMAGE;
+    }
     if (result != CUDA_SUCCESS)
         goto out;
     image->ptx_bytes = strlen(image->ptx);
@@ -241,6 +223,13 @@ CUresult soft_image_load(const void *data, int cc, struct soft_image **out, char
 out:
     soft_image_unref(image);
     return result;
+}
+
+bool soft_image_prints(struct soft_image *image)
+{
+    if (image->prints == 0)
+        image->prints = strstr(image->ptx, "vprintf") != NULL ? 1 : -1;
+    return image->prints > 0;
 }
 
 void soft_image_ref(struct soft_image *image)
@@ -298,29 +287,22 @@ out:
     return result;
 }
 
-CUresult soft_image_file(const char *path, int cc, struct soft_image **out, char *why,
-                         size_t why_bytes)
+/* What a verbose JIT log holds, malloc'ed; NULL: no memory. */
+char *soft_image_describe(const struct soft_image *image)
 {
-    char *data = NULL;
-    size_t bytes = 0;
-    CUresult result = soft_file_read(path, &data, &bytes);
-    if (result != CUDA_SUCCESS) {
-        snprintf(why, why_bytes, "cannot read %s", path);
-        return result;
+    size_t room = 1, used = 0;
+    for (uint32_t i = 0; i < image->index.entry_count; i++)
+        room += strlen(image->index.entries[i].name) + 160;
+    char *text = calloc(1, room);
+    for (uint32_t i = 0; text != NULL && i < image->index.entry_count; i++) {
+        const struct ptx_entry *entry = &image->index.entries[i];
+        int n =
+            snprintf(text + used, room - used,
+                     "info: %s for sm_%d: %u registers, %u bytes of shared, %u of local memory, "
+                     "%u of parameters\n",
+                     entry->name, image->cc, soft_entry_regs(entry), entry->static_shared_bytes,
+                     entry->local_bytes, entry->params_bytes);
+        used += n > 0 ? (size_t)n : 0;
     }
-    /* a fat binary in a file is bounded by the file; soft_file_read() leaves zeroes behind it */
-    const unsigned char *head = (const unsigned char *)data;
-    bool fat = bytes >= 4 && word(head) == FATBIN_MAGIC;
-    if (fat && (bytes < 16 || quad(head + 8) > bytes ||
-                head[6] + 256u * head[7] + quad(head + 8) > bytes)) {
-        snprintf(why, why_bytes, "%s: fat binary is cut short", path);
-        result = CUDA_ERROR_INVALID_IMAGE;
-    } else if (bytes >= 4 && word(head) == WRAPPER_MAGIC) {
-        snprintf(why, why_bytes, "%s: a fat binary wrapper means nothing in a file", path);
-        result = CUDA_ERROR_INVALID_IMAGE;
-    } else {
-        result = soft_image_load(data, cc, out, why, why_bytes);
-    }
-    free(data);
-    return result;
+    return text;
 }

@@ -3,6 +3,7 @@
  * JIT options: log buffers are filled, the time is told, the rest is checked and has no meaning
  * for a software GPU (register limits, optimisation levels, targets).
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "soft/gpu/module.h"
@@ -15,41 +16,107 @@ static size_t scalar(const void *value)
     return low;
 }
 
+static bool is_flag(size_t value)
+{
+    return value <= 1;
+}
+
+/* What an option without meaning here may be; the ranges are those that CUDA documents. */
+static CUresult check(CUjit_option option, size_t value, bool linking)
+{
+    bool good = true;
+    switch ((int)option) {
+    case CU_JIT_OPTIMIZATION_LEVEL:
+        good = value <= 4;
+        break;
+    case CU_JIT_FALLBACK_STRATEGY: /* the linker has no choice */
+        good = !linking && value <= CU_PREFER_BINARY;
+        break;
+    case CU_JIT_CACHE_MODE:
+        good = value <= CU_JIT_CACHE_OPTION_CA;
+        break;
+    case CU_JIT_GENERATE_DEBUG_INFO:
+    case CU_JIT_GENERATE_LINE_INFO:
+    case CU_JIT_LTO:
+    case CU_JIT_FTZ:
+    case CU_JIT_PREC_DIV:
+    case CU_JIT_PREC_SQRT:
+    case CU_JIT_FMA:
+    case CU_JIT_OPTIMIZE_UNUSED_DEVICE_VARIABLES:
+    case CU_JIT_POSITION_INDEPENDENT_CODE:
+    case CU_JIT_OVERRIDE_DIRECTIVE_VALUES:
+        good = is_flag(value);
+        break;
+    default:
+        good = (int)option >= 0 && (int)option < CU_JIT_NUM_OPTIONS;
+    }
+    return good ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+static CUresult take(struct soft_jit *jit, CUjit_option option, void **value, bool linking)
+{
+    switch ((int)option) {
+    case CU_JIT_INFO_LOG_BUFFER:
+        jit->info = *value;
+        break;
+    case CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES:
+        jit->info_bytes = scalar(*value);
+        jit->info_used = value;
+        break;
+    case CU_JIT_ERROR_LOG_BUFFER:
+        jit->error = *value;
+        break;
+    case CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES:
+        jit->error_bytes = scalar(*value);
+        jit->error_used = value;
+        break;
+    case CU_JIT_WALL_TIME:
+        jit->wall_time = value;
+        break;
+    case CU_JIT_LOG_VERBOSE:
+        jit->verbose = scalar(*value) != 0;
+        break;
+    case CU_JIT_TARGET:
+        jit->target = (unsigned)scalar(*value);
+        break;
+    case CU_JIT_THREADS_PER_BLOCK:
+        jit->threads_told = true;
+        break;
+    case CU_JIT_GLOBAL_SYMBOL_NAMES:
+    case CU_JIT_GLOBAL_SYMBOL_ADDRESSES:
+    case CU_JIT_GLOBAL_SYMBOL_COUNT:
+        return CUDA_ERROR_NOT_SUPPORTED;
+    default:
+        return check(option, scalar(*value), linking);
+    }
+    return CUDA_SUCCESS;
+}
+
 CUresult soft_jit_options(struct soft_jit *jit, unsigned count, const CUjit_option *options,
-                          void **values)
+                          void **values, bool linking)
 {
     *jit = (struct soft_jit){0};
     if (count > 0 && (options == NULL || values == NULL))
         return CUDA_ERROR_INVALID_VALUE;
     for (unsigned i = 0; i < count; i++) {
-        switch ((int)options[i]) {
-        case CU_JIT_INFO_LOG_BUFFER:
-            jit->info = values[i];
-            break;
-        case CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES:
-            jit->info_bytes = scalar(values[i]);
-            jit->info_used = &values[i];
-            break;
-        case CU_JIT_ERROR_LOG_BUFFER:
-            jit->error = values[i];
-            break;
-        case CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES:
-            jit->error_bytes = scalar(values[i]);
-            jit->error_used = &values[i];
-            break;
-        case CU_JIT_WALL_TIME:
-            jit->wall_time = &values[i];
-            break;
-        case CU_JIT_GLOBAL_SYMBOL_NAMES:
-        case CU_JIT_GLOBAL_SYMBOL_ADDRESSES:
-        case CU_JIT_GLOBAL_SYMBOL_COUNT:
-            return CUDA_ERROR_NOT_SUPPORTED;
-        default:
-            if ((int)options[i] < 0 || (int)options[i] >= CU_JIT_NUM_OPTIONS)
-                return CUDA_ERROR_INVALID_VALUE;
-        }
+        CUresult result = take(jit, options[i], &values[i], linking);
+        if (result != CUDA_SUCCESS)
+            return result;
     }
-    return CUDA_SUCCESS;
+    /* a block size is tuned for one device: it and a target exclude each other */
+    return jit->threads_told && jit->target != 0 ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+
+/* A CUjit_target is the number of the architecture, with 'a' or 'f' above it. */
+bool soft_jit_target_runs(const struct soft_jit *jit, int cc, char *why, size_t why_bytes)
+{
+    static const char kinds[] = {'\0', 'a', 'f'};
+    unsigned sm = jit->target & 0xffff, kind = jit->target >> 16;
+    if (jit->target == 0 || (kind < sizeof kinds && soft_target_runs(sm, kinds[kind], cc)))
+        return true;
+    snprintf(why, why_bytes, "CU_JIT_TARGET %u is not what the device's sm_%d runs", jit->target,
+             cc);
+    return false;
 }
 
 static void fill(char *buffer, size_t bytes, void **used, const char *text)

@@ -76,7 +76,12 @@ static CUresult settings_of(CUkernel kernel, CUdevice dev, struct soft_library_k
     CUresult result = cuDeviceGetCount(&count);
     if (result != CUDA_SUCCESS)
         return result;
-    return dev < 0 || dev >= count ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
+    if (dev < 0 || dev >= count)
+        return CUDA_ERROR_INVALID_DEVICE;
+    struct soft_library *library = (*it)->library;
+    if ((*it)->settings[dev].kernel != NULL)
+        return CUDA_SUCCESS;
+    return library->images[dev] != NULL ? CUDA_ERROR_NOT_FOUND : library->refusals[dev];
 }
 
 CUresult cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev)
@@ -98,9 +103,11 @@ CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel ker
     if (result != CUDA_SUCCESS)
         return result;
     pthread_mutex_lock(&soft_module_lock);
+    uint32_t at = 0;
     for (struct soft_module *module = it->library->modules; module != NULL; module = module->next)
-        if (soft_ctx_device(module->ctx) == dev)
-            soft_function_copy_settings(&module->functions[it->at], &it->settings[dev]);
+        if (soft_ctx_device(module->ctx) == dev &&
+            soft_library_place(it, module, &at) == CUDA_SUCCESS)
+            soft_function_copy_settings(&module->functions[at], &it->settings[dev]);
     pthread_mutex_unlock(&soft_module_lock);
     return CUDA_SUCCESS;
 }

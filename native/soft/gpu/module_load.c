@@ -3,9 +3,23 @@
  * cuModule*: load, unload, look up.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "soft/gpu/module.h"
+#include "soft/gpu/module_fatbin.h"
+
+/* A module that cannot be loaded as a whole is not loaded at all. */
+static CUresult load_all(struct soft_module *module, char *why, size_t why_bytes)
+{
+    CUresult result = soft_module_load_all(module, why, why_bytes);
+    if (result != CUDA_SUCCESS) {
+        pthread_mutex_lock(&soft_module_lock);
+        soft_module_destroy(module);
+        pthread_mutex_unlock(&soft_module_lock);
+    }
+    return result;
+}
 
 static CUresult load(CUmodule *out, const void *data, const char *path, const struct soft_jit *jit)
 {
@@ -20,17 +34,33 @@ static CUresult load(CUmodule *out, const void *data, const char *path, const st
     int cc = soft_profile_cc(soft_ctx_profile(ctx));
     struct soft_image *image = NULL;
     struct soft_module *module = NULL;
-    if (path != NULL)
-        result = soft_image_file(path, cc, &image, why, sizeof why);
-    else
-        result = soft_image_load(data, cc, &image, why, sizeof why);
+    char *file = NULL, *info = NULL;
+    size_t bytes = 0;
+    uint64_t room = SOFT_FATBIN_UNKNOWN;
+    if (path != NULL) {
+        result = soft_file_read(path, &file, &bytes);
+        room = bytes;
+        if (result != CUDA_SUCCESS)
+            snprintf(why, sizeof why, "cannot read %s", path);
+    }
+    if (result == CUDA_SUCCESS && !soft_jit_target_runs(jit, cc, why, sizeof why))
+        result = CUDA_ERROR_NO_BINARY_FOR_GPU;
+    if (result == CUDA_SUCCESS)
+        result = soft_image_load(file != NULL ? file : data, room, cc, &image, why, sizeof why);
+    free(file);
     if (result == CUDA_SUCCESS) {
+        if (jit->verbose)
+            info = soft_image_describe(image);
         pthread_mutex_lock(&soft_module_lock);
         result = soft_module_create(ctx, image, NULL, &module, why, sizeof why);
         pthread_mutex_unlock(&soft_module_lock);
         soft_image_unref(image);
     }
-    soft_jit_report(jit, result, why, soft_now_ns() - start_ns);
+    if (result == CUDA_SUCCESS && soft_loading_eager())
+        result = load_all(module, why, sizeof why);
+    soft_jit_report(jit, result, result == CUDA_SUCCESS && info != NULL ? info : why,
+                    soft_now_ns() - start_ns);
+    free(info);
     if (result == CUDA_SUCCESS)
         *out = (CUmodule)module;
     return result;
@@ -52,7 +82,7 @@ CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int nu
                             CUjit_option *options, void **optionValues)
 {
     struct soft_jit jit;
-    CUresult result = soft_jit_options(&jit, numOptions, options, optionValues);
+    CUresult result = soft_jit_options(&jit, numOptions, options, optionValues, false);
     return result == CUDA_SUCCESS ? load(module, image, NULL, &jit) : result;
 }
 
@@ -83,8 +113,7 @@ CUresult cuModuleUnload(CUmodule hmod)
         return result;
     if (module->library != NULL)
         return CUDA_ERROR_NOT_PERMITTED; /* it belongs to its library */
-    if (module->globals != 0)
-        (void)soft_ctx_wait(module->ctx); /* kernels in flight may use its variables */
+    (void)soft_ctx_wait(module->ctx);    /* kernels in flight run its code and use its variables */
     pthread_mutex_lock(&soft_module_lock);
     if (soft_handle_is(SOFT_H_MODULE, hmod))
         soft_module_destroy(module);
@@ -98,7 +127,7 @@ CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
 {
     if (mode == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *mode = CU_MODULE_LAZY_LOADING;
+    *mode = soft_loading_eager() ? CU_MODULE_EAGER_LOADING : CU_MODULE_LAZY_LOADING;
     return CUDA_SUCCESS;
 }
 
@@ -117,7 +146,7 @@ CUresult cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
     /* compiled here, where the caller still looks at the answer, not inside the first launch */
     char why[512];
     const struct ptx_kernel *code;
-    result = soft_kernel_code(&module->image->kernels[at], &code, why, sizeof why);
+    result = soft_function_load(&module->functions[at], &code, why, sizeof why);
     if (result != CUDA_SUCCESS)
         return result;
     *hfunc = (CUfunction)&module->functions[at];

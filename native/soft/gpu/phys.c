@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Physical memory: see phys.h. A shareable file begins with a tag that says what it is; its bytes
- * begin a granule further on.
+ * begin a granule further on. In the common file, far behind all pieces, 8 bytes for each 512 say
+ * which allocation can be opened there by a legacy IPC handle.
  */
 #include "soft/gpu/phys.h"
 
@@ -9,24 +10,22 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "soft/gpu/context.h"
 #include "soft/gpu/space.h"
 
-#ifndef MFD_CLOEXEC
-#define MFD_CLOEXEC 1u
-#endif
 #ifndef FALLOC_FL_PUNCH_HOLE
 #define FALLOC_FL_KEEP_SIZE  1
 #define FALLOC_FL_PUNCH_HOLE 2
 #endif
 
 #define FILE_BYTES (1ull << 62) /* sparse: offsets are never used twice */
+#define MARKS_AT   (1ull << 61)
+#define MARK_UNIT  512u
 #define TAG_MAGIC  0x4d454d5052414821ull
 #define GROWN_MOST (1ull << 45) /* of a growing one with a file of its own, which never shrinks */
 
@@ -37,53 +36,14 @@ struct tag {
     uint64_t growing; /* a pool's, or one piece */
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the four below */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the five below */
 static struct soft_file common = {.fd = -1};
 static uint64_t next_offset;
 static struct known { /* what was imported, or could be imported back */
     struct soft_phys *phys;
     struct known *next;
 } *knowns;
-
-bool soft_file_is(const struct soft_file *file)
-{
-    struct stat st;
-
-    return file->fd >= 0 && fstat(file->fd, &st) == 0 && st.st_dev == file->dev &&
-           st.st_ino == file->ino;
-}
-
-static int file_of(int fd, struct soft_file *file)
-{
-    struct stat st;
-
-    if (fstat(fd, &st) != 0)
-        return -errno;
-    *file = (struct soft_file){fd, st.st_dev, st.st_ino};
-    return 0;
-}
-
-static int file_make(struct soft_file *file, uint64_t bytes)
-{
-    struct rlimit limit;
-    int fd, err;
-
-    /* growing a file beyond that limit is a signal that ends the program */
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) {
-        soft_log("device memory needs files of any size; remedy: 'ulimit -f unlimited'");
-        return -EFBIG;
-    }
-    fd = (int)syscall(SYS_memfd_create, "harp-soft-gpu", MFD_CLOEXEC);
-    if (fd < 0) {
-        err = -errno;
-        soft_log("cannot make a file for device memory: %s", strerror(-err));
-        return err;
-    }
-    err = ftruncate(fd, (off_t)bytes) != 0 ? -errno : file_of(fd, file);
-    if (err != 0)
-        close(fd);
-    return err;
-}
+static int lingering; /* of the known: given away, and held for nothing else */
 
 /* The common file; made anew where the program closed its descriptor (what is mapped stays). With
  * the lock. */
@@ -92,7 +52,7 @@ static int common_file(struct soft_file *file)
     int err = 0;
 
     if (!soft_file_is(&common))
-        err = file_make(&common, FILE_BYTES);
+        err = soft_file_make(&common, FILE_BYTES);
     if (err == 0)
         *file = common;
     else
@@ -118,7 +78,7 @@ static int charge(struct soft_phys *phys, enum soft_phys_kind kind)
 
 static void discharge(struct soft_phys *phys)
 {
-    if (phys->ordinal == SOFT_PHYS_HOST)
+    if (phys->ordinal == SOFT_PHYS_HOST || phys->borrowed)
         return;
     if (phys->object >= 0)
         soft_object_leave(soft_the_state, phys->object, phys->object_word);
@@ -159,7 +119,7 @@ static int place_shareable(struct soft_phys *phys)
                       .ordinal = phys->ordinal,
                       .object = phys->object,
                       .growing = phys->growing};
-    int err = file_make(&phys->file, SOFT_GRANULE + phys->bytes);
+    int err = soft_file_make(&phys->file, SOFT_GRANULE + phys->bytes);
 
     if (err != 0)
         return err;
@@ -174,9 +134,11 @@ static int place_shareable(struct soft_phys *phys)
 
 static struct soft_phys *make(int ordinal, uint64_t bytes, enum soft_phys_kind kind, bool growing)
 {
-    struct soft_phys *phys = calloc(1, sizeof *phys);
+    struct soft_phys *phys;
     int err;
 
+    soft_phys_sweep();
+    phys = calloc(1, sizeof *phys);
     if (phys == NULL)
         return NULL;
     *phys = (struct soft_phys){.ordinal = ordinal,
@@ -220,6 +182,7 @@ int soft_phys_grow(struct soft_phys *phys, uint64_t bytes, uint64_t *offset)
 {
     int err = 0;
 
+    soft_phys_sweep();
     if (phys->alone && bytes > phys->bytes - phys->grown)
         return -ENOMEM;
     if (phys->ordinal != SOFT_PHYS_HOST)
@@ -241,11 +204,16 @@ int soft_phys_grow(struct soft_phys *phys, uint64_t bytes, uint64_t *offset)
     return 0;
 }
 
+static void punch(const struct soft_phys *phys, uint64_t offset, uint64_t bytes)
+{
+    fallocate(phys->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+              (off_t)bytes);
+}
+
 void soft_phys_shrink(struct soft_phys *phys, uint64_t offset, uint64_t bytes)
 {
     if (soft_file_is(&phys->file))
-        fallocate(phys->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  (off_t)(phys->offset + offset), (off_t)bytes);
+        punch(phys, phys->offset + offset, bytes);
     phys->charged -= bytes;
     if (phys->ordinal == SOFT_PHYS_HOST)
         return;
@@ -267,8 +235,9 @@ static bool tag_fits(const struct tag *tag, int fd)
 {
     struct stat st;
 
-    return tag->magic == TAG_MAGIC && tag->machine == soft_the_state->map->birth &&
-           tag->bytes % SOFT_GRANULE == 0 && tag->bytes > 0 && fstat(fd, &st) == 0 &&
+    return tag->magic == TAG_MAGIC && soft_file_is_sealed(fd) &&
+           tag->machine == soft_the_state->map->birth && tag->bytes % SOFT_GRANULE == 0 &&
+           tag->bytes > 0 && fstat(fd, &st) == 0 &&
            (uint64_t)st.st_size == SOFT_GRANULE + tag->bytes &&
            (tag->ordinal == SOFT_PHYS_HOST ||
             (tag->ordinal >= 0 && tag->ordinal < soft_the_state->map->device_count &&
@@ -288,7 +257,8 @@ static struct soft_phys *import(int fd, int *why, bool growing)
     pthread_mutex_lock(&lock);
     phys = tag.ordinal == SOFT_PHYS_HOST ? NULL : known_as(&tag);
     if (phys != NULL) {
-        soft_phys_ref(phys);
+        if (atomic_fetch_add(&phys->refs, 1) == 0)
+            lingering--;
         goto out;
     }
     phys = calloc(1, sizeof *phys);
@@ -304,9 +274,9 @@ static struct soft_phys *import(int fd, int *why, bool growing)
                                .object = tag.ordinal == SOFT_PHYS_HOST ? -1 : tag.object,
                                .object_word = tag.object_word,
                                .refs = 1};
-    copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    copy = soft_file_reopen(fd);
     *why = EMFILE;
-    if (copy < 0 || file_of(copy, &phys->file) != 0)
+    if (copy < 0 || soft_file_of(copy, &phys->file) != 0)
         goto fail;
     err = phys->object < 0 ? 0 : soft_object_join(soft_the_state, phys->object, phys->object_word);
     *why = -err;
@@ -342,13 +312,88 @@ int soft_phys_export(struct soft_phys *phys)
 
     if (!phys->alone || !soft_file_is(&phys->file))
         return -EINVAL;
-    fd = fcntl(phys->file.fd, F_DUPFD_CLOEXEC, 0);
-    return fd >= 0 ? fd : -errno;
+    fd = soft_file_reopen(phys->file.fd);
+    if (fd >= 0 && flock(fd, LOCK_SH) == 0) /* tells as long as it is open: given_away() */
+        phys->exported = true;
+    return fd;
+}
+
+static bool given_away(const struct soft_phys *phys)
+{
+    if (!phys->exported || !soft_file_is(&phys->file))
+        return false;
+    if (flock(phys->file.fd, LOCK_EX | LOCK_NB) != 0)
+        return true;
+    flock(phys->file.fd, LOCK_UN);
+    return false;
+}
+
+static off_t mark_at(uint64_t offset)
+{
+    return (off_t)(MARKS_AT + offset / MARK_UNIT * sizeof(uint64_t));
+}
+
+int soft_phys_mark(struct soft_phys *phys, uint64_t offset, uint64_t id)
+{
+    if (id == 0 && !phys->marked)
+        return 0;
+    if (!soft_file_is(&phys->file))
+        return -EBADF;
+    phys->marked = true;
+    return pwrite(phys->file.fd, &id, sizeof id, mark_at(phys->offset + offset)) == sizeof id
+               ? 0
+               : -ENOMEM;
+}
+
+uint64_t soft_phys_marked(int fd, uint64_t offset)
+{
+    uint64_t id;
+
+    return pread(fd, &id, sizeof id, mark_at(offset)) == sizeof id ? id : 0;
+}
+
+struct soft_phys *soft_phys_borrow(int fd, int ordinal, uint64_t offset, uint64_t bytes)
+{
+    struct soft_phys *phys = calloc(1, sizeof *phys);
+
+    if (phys == NULL || soft_file_of(fd, &phys->file) != 0) {
+        free(phys);
+        close(fd);
+        return NULL;
+    }
+    phys->ordinal = ordinal;
+    phys->bytes = soft_granules(bytes);
+    phys->id = soft_span_next_id();
+    phys->offset = offset;
+    phys->alone = phys->borrowed = true;
+    phys->object = -1;
+    phys->refs = 1;
+    return phys;
 }
 
 void soft_phys_ref(struct soft_phys *phys)
 {
     atomic_fetch_add(&phys->refs, 1);
+}
+
+/* With the lock; the caller discharges and frees it without. */
+static void end(struct soft_phys *phys)
+{
+    if (phys->alone)
+        forget(phys);
+    if (!soft_file_is(&phys->file))
+        return;
+    if (phys->alone) {
+        if (phys->grown > 0) /* a mapping that lingers would hold what is in it */
+            punch(phys, phys->offset, phys->grown);
+        close(phys->file.fd);
+        return;
+    }
+    if (phys->growing) /* its pieces went one by one */
+        return;
+    if (phys->marked) /* first, so that nobody opens what is being emptied */
+        punch(phys, (uint64_t)mark_at(phys->offset), phys->bytes / MARK_UNIT * sizeof(uint64_t));
+    punch(phys, phys->offset, phys->bytes);
 }
 
 void soft_phys_unref(struct soft_phys *phys)
@@ -360,22 +405,38 @@ void soft_phys_unref(struct soft_phys *phys)
         pthread_mutex_unlock(&lock);
         return;
     }
-    if (phys->alone)
-        forget(phys);
-    if (soft_file_is(&phys->file)) {
-        if (phys->alone) {
-            /* a mapping that lingers would hold what is in it */
-            if (phys->grown > 0)
-                fallocate(phys->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                          (off_t)phys->offset, (off_t)phys->grown);
-            close(phys->file.fd);
-        } else if (!phys->growing)
-            fallocate(phys->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                      (off_t)phys->offset, (off_t)phys->bytes);
+    if (given_away(phys)) {
+        lingering++;
+        pthread_mutex_unlock(&lock);
+        return;
     }
+    end(phys);
     pthread_mutex_unlock(&lock);
     discharge(phys);
     free(phys);
+}
+
+void soft_phys_sweep(void)
+{
+    struct soft_phys *gone;
+
+    do {
+        gone = NULL;
+        pthread_mutex_lock(&lock);
+        for (struct known *k = lingering > 0 ? knowns : NULL; k != NULL && gone == NULL;
+             k = k->next)
+            if (atomic_load(&k->phys->refs) == 0 && !given_away(k->phys))
+                gone = k->phys;
+        if (gone != NULL) {
+            lingering--;
+            end(gone);
+        }
+        pthread_mutex_unlock(&lock);
+        if (gone != NULL) {
+            discharge(gone);
+            free(gone);
+        }
+    } while (gone != NULL);
 }
 
 int soft_phys_map(struct soft_phys *phys, uint64_t offset, uint64_t bytes, void *at)

@@ -28,7 +28,10 @@ struct soft_phys {
     uint64_t id;
     struct soft_file file;
     uint64_t offset;  /* in the file */
-    bool alone;       /* the file is its own */
+    bool alone;       /* the file, or the descriptor, is its own */
+    bool borrowed;    /* another process's, which is charged for it */
+    bool marked;      /* legacy IPC handles name parts of it */
+    bool exported;    /* descriptors of it were given away */
     bool growing;     /* charged in steps; `bytes` is what there may be of it */
     uint64_t grown;   /* growing, with a file of its own: given out up to here */
     uint64_t charged; /* growing: what it is charged for; 0 where imported */
@@ -54,13 +57,28 @@ int soft_phys_grow(struct soft_phys *phys, uint64_t bytes, uint64_t *offset); /*
 void soft_phys_shrink(struct soft_phys *phys, uint64_t offset, uint64_t bytes);
 /* soft_phys_import of a growing one, and of no other. */
 struct soft_phys *soft_phys_import_growing(int fd, int *why);
-/* A new descriptor to give away; -errno. Only of a SHAREABLE one. */
+/* A new descriptor to give away; -errno. Only of a SHAREABLE one. As long as it, or what was made
+ * of it by dup, fork or a message, is open anywhere, the memory stays, and this process holds it.
+ */
 int soft_phys_export(struct soft_phys *phys);
+/* Lets go of what was given away and is closed by now. */
+void soft_phys_sweep(void);
+/* Legacy IPC: says in the file that `id` lies at `offset`, until it is freed (id 0) or this process
+ * ends; what another process's file says; and its memory, which it is charged for. Takes `fd`. */
+int soft_phys_mark(struct soft_phys *phys, uint64_t offset, uint64_t id);
+uint64_t soft_phys_marked(int fd, uint64_t offset);
+struct soft_phys *soft_phys_borrow(int fd, int ordinal, uint64_t offset, uint64_t bytes);
 void soft_phys_ref(struct soft_phys *phys);
 void soft_phys_unref(struct soft_phys *phys);
 /* Maps [offset, offset + bytes) of it at `at`, shared, readable and writable. 0 or -errno. */
 int soft_phys_map(struct soft_phys *phys, uint64_t offset, uint64_t bytes, void *at);
 
+/* phys_file.c. A new file of zeroes that nobody can make smaller; 0 or -errno. */
+int soft_file_make(struct soft_file *file, uint64_t bytes);
+bool soft_file_is_sealed(int fd); /* can nobody make it smaller? */
+int soft_file_of(int fd, struct soft_file *file);
+/* A new descriptor of the same file, which shares no locks with `fd`; -errno. */
+int soft_file_reopen(int fd);
 /* A file of our own: is its descriptor still what it was? */
 bool soft_file_is(const struct soft_file *file);
 

@@ -5,6 +5,7 @@
  */
 #include "soft/gpu/arena.h"
 #include "soft/gpu/pool.h"
+#include "soft/gpu/vmm.h"
 
 #include <string.h>
 
@@ -40,9 +41,38 @@ static size_t size_of(CUpointer_attribute attribute)
     }
 }
 
+/* What `ctx` may do there; the driver's numbers are the map's. */
+static uint64_t access_flags(const struct soft_ctx *ctx, uint64_t ptr)
+{
+    uint64_t flags = CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE;
+
+    if (!soft_is_device_range(ptr))
+        return flags;
+    soft_space_lock();
+    flags = ctx->arena->map[(ptr - soft_space.base) / SOFT_GRANULE];
+    soft_space_unlock();
+    return flags;
+}
+
+/* Of a reserved address with nothing mapped there. */
+static bool value_of_reserved(CUpointer_attribute attribute, uint64_t start, uint64_t bytes,
+                              uint64_t *value)
+{
+    *value = 0;
+    if (attribute == CU_POINTER_ATTRIBUTE_RANGE_START_ADDR)
+        *value = start;
+    else if (attribute == CU_POINTER_ATTRIBUTE_RANGE_SIZE)
+        *value = bytes;
+    else if (attribute == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)
+        *value = (uint64_t)(int64_t)NO_DEVICE;
+    else
+        return attribute == CU_POINTER_ATTRIBUTE_MAPPED;
+    return true;
+}
+
 /* The value's low bytes, widened; false where the pointer has no such thing. */
-static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct soft_span *span,
-                     uint64_t *value)
+static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct soft_ctx *ctx,
+                     const struct soft_span *span, uint64_t *value)
 {
     *value = 0;
     switch ((int)attribute) {
@@ -59,17 +89,29 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
         *value = ptr;
         return !span->device;
     case CU_POINTER_ATTRIBUTE_BUFFER_ID:
-    case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
         *value = span->id;
+        return true;
+    case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
+        *value = span->block_id != 0 ? span->block_id : span->id;
+        return true;
+    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
+        *value = span->handle_types;
+        return true;
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+        *value = span->kind == SOFT_SPAN_LINEAR;
         return true;
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
         *value = (uint64_t)soft_visible_device(span->ordinal);
         return true;
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+        *value = span->range_bytes != 0 ? span->range_start : span->start;
+        return true;
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+        *value = span->range_bytes != 0 ? span->range_bytes : span->bytes;
+        return true;
     case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:
         *value = span->start;
         return true;
-    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
     case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
         *value = span->bytes;
         return true;
@@ -80,12 +122,8 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
         if (span->kind == SOFT_SPAN_POOL)
             *value = (uint64_t)(uintptr_t)soft_pool_handle(span->owner);
         return true;
-    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
-        if (span->kind == SOFT_SPAN_POOL && span->owner != NULL)
-            *value = ((const struct soft_pool *)span->owner)->props.handleTypes;
-        return true;
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
-        *value = CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE;
+        *value = access_flags(ctx, ptr);
         return true;
     default:
         return size_of(attribute) != 0;
@@ -96,14 +134,16 @@ CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdevi
 {
     struct soft_ctx *ctx;
     struct soft_span span;
-    uint64_t value;
+    uint64_t value, start, bytes;
     CUresult r = soft_current(&ctx);
 
     if (r != CUDA_SUCCESS)
         return r;
     if (data == NULL || size_of(attribute) == 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if (!soft_span_find(ptr, &span) || !value_of(attribute, ptr, &span, &value))
+    if (soft_span_find(ptr, &span) ? !value_of(attribute, ptr, ctx, &span, &value)
+                                   : !soft_vmm_reserved(ptr, &start, &bytes) ||
+                                         !value_of_reserved(attribute, start, bytes, &value))
         return CUDA_ERROR_INVALID_VALUE;
     memcpy(data, &value, size_of(attribute));
     return CUDA_SUCCESS;
@@ -114,7 +154,8 @@ CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute 
 {
     struct soft_ctx *ctx;
     struct soft_span span;
-    bool known;
+    uint64_t start = 0, bytes = 0;
+    bool known, reserved;
     CUresult r = soft_current(&ctx);
 
     if (r != CUDA_SUCCESS)
@@ -122,14 +163,17 @@ CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute 
     if (numAttributes == 0 || attributes == NULL || data == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     known = soft_span_find(ptr, &span);
+    reserved = !known && soft_vmm_reserved(ptr, &start, &bytes);
     for (unsigned i = 0; i < numAttributes; i++) {
         uint64_t value = 0;
 
         if (data[i] == NULL || size_of(attributes[i]) == 0)
             return CUDA_ERROR_INVALID_VALUE;
-        if (known && !value_of(attributes[i], ptr, &span, &value))
+        if (known && !value_of(attributes[i], ptr, ctx, &span, &value))
             value = 0;
-        if (!known && attributes[i] == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)
+        if (reserved)
+            value_of_reserved(attributes[i], start, bytes, &value);
+        else if (!known && attributes[i] == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)
             value = (uint64_t)(int64_t)NO_DEVICE;
         memcpy(data[i], &value, size_of(attributes[i]));
     }

@@ -122,8 +122,6 @@ static bool is_host(CUmemLocationType type)
 /* What `desc` asks for can be had. *ordinal: SOFT_PHYS_HOST for the host's own access. */
 static CUresult check(const struct soft_pool *pool, const CUmemAccessDesc *desc, int *ordinal)
 {
-    int can = 0;
-
     *ordinal = SOFT_PHYS_HOST;
     if (desc->flags != CU_MEM_ACCESS_FLAGS_PROT_NONE &&
         desc->flags != CU_MEM_ACCESS_FLAGS_PROT_READ &&
@@ -143,11 +141,7 @@ static CUresult check(const struct soft_pool *pool, const CUmemAccessDesc *desc,
                                                                  : CUDA_ERROR_INVALID_VALUE;
     if (pool->ordinal == SOFT_PHYS_HOST || desc->flags == CU_MEM_ACCESS_FLAGS_PROT_NONE)
         return CUDA_SUCCESS;
-    if (cuDeviceCanAccessPeer(&can, desc->location.id, soft_visible_device(pool->ordinal)) !=
-            CUDA_SUCCESS ||
-        can == 0)
-        return CUDA_ERROR_INVALID_DEVICE;
-    return CUDA_SUCCESS;
+    return soft_devices_peer(*ordinal, pool->ordinal) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
 CUresult cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc *map, size_t count)

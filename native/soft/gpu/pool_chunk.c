@@ -38,7 +38,8 @@ static bool find(struct soft_area *area, uint64_t ptr, struct soft_span *span)
                                .host = soft_space_host(p->start),
                                .kind = SOFT_SPAN_POOL,
                                .device = chunk->pool->ordinal != SOFT_PHYS_HOST,
-                               .owner = chunk->pool};
+                               .owner = chunk->pool,
+                               .handle_types = chunk->pool->props.handleTypes};
     return true;
 }
 

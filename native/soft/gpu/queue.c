@@ -28,6 +28,8 @@ struct soft_stream *soft_stream_new(struct soft_ctx *ctx, unsigned flags, int pr
     stream->flags = flags;
     stream->priority = priority;
     stream->blocking = (flags & CU_STREAM_NON_BLOCKING) == 0;
+    stream->attributes.policy = CU_SYNC_POLICY_AUTO;
+    stream->attributes.domains = (CUlaunchMemSyncDomainMap){0, 0};
     pthread_mutex_init(&stream->lock, NULL);
     pthread_cond_init(&stream->work, NULL);
     pthread_cond_init(&stream->done, NULL);
@@ -60,6 +62,15 @@ int soft_cmd_depend(struct soft_cmd *cmd, struct soft_stream *stream, uint64_t s
     deps[cmd->dep_count++] = (struct soft_dep){stream, seq};
     cmd->deps = deps;
     return 0;
+}
+
+struct soft_cmd *soft_cmd_new(const struct soft_cmd_ops *ops)
+{
+    struct soft_cmd *cmd = calloc(1, sizeof *cmd);
+
+    if (cmd != NULL)
+        cmd->ops = ops;
+    return cmd;
 }
 
 void soft_cmd_drop(struct soft_cmd *cmd)
@@ -129,6 +140,18 @@ static int order_by_legacy(struct soft_ctx *ctx, struct soft_stream *stream, str
     return 0;
 }
 
+/* With submit_lock held. */
+static int order_by_fence(struct soft_ctx *ctx, struct soft_stream *stream, struct soft_cmd *cmd)
+{
+    /* what inner streams do was ordered when it was launched */
+    if (ctx->fence_seq == stream->fence_seq || stream->inner)
+        return 0;
+    if (soft_cmd_depend(cmd, ctx->fence, ctx->fence_seq) != 0)
+        return -1;
+    stream->fence_seq = ctx->fence_seq;
+    return 0;
+}
+
 static bool wait_for_room(struct soft_stream *stream)
 {
     bool room = true;
@@ -144,6 +167,13 @@ static bool wait_for_room(struct soft_stream *stream)
 
 CUresult soft_submit(struct soft_stream *stream, struct soft_cmd *cmd)
 {
+    uint64_t seq;
+
+    return soft_submit_at(stream, cmd, &seq);
+}
+
+CUresult soft_submit_at(struct soft_stream *stream, struct soft_cmd *cmd, uint64_t *seq)
+{
     struct soft_ctx *ctx = stream->ctx;
     struct soft_graph *capture = atomic_load(&stream->capture);
     CUresult r = CUDA_SUCCESS;
@@ -157,16 +187,21 @@ CUresult soft_submit(struct soft_stream *stream, struct soft_cmd *cmd)
     /* room is not reserved: threads that race for the last place may overshoot by their number */
     wait_for_room(stream);
     pthread_mutex_lock(&ctx->submit_lock);
-    if (order_by_legacy(ctx, stream, cmd) != 0) {
+    if (order_by_legacy(ctx, stream, cmd) != 0 || order_by_fence(ctx, stream, cmd) != 0) {
         r = CUDA_ERROR_OUT_OF_MEMORY;
         goto out;
     }
     pthread_mutex_lock(&stream->lock);
-    if (!stream->started && start(stream) != 0) {
+    if (stream->stopping) {
+        r = CUDA_ERROR_CONTEXT_IS_DESTROYED; /* nobody would carry it out */
+    } else if (!stream->started && start(stream) != 0) {
         r = CUDA_ERROR_OUT_OF_MEMORY;
     } else {
-        cmd->seq = ++stream->submitted;
-        cmd->submit_ns = soft_now_ns();
+        *seq = cmd->seq = ++stream->submitted;
+        if (!stream->inner || cmd->submit_ns == 0)
+            cmd->submit_ns = soft_now_ns();
+        if (!cmd->own_priority)
+            cmd->priority = atomic_load(&stream->priority);
         cmd->next = NULL;
     }
     pthread_mutex_unlock(&stream->lock);
@@ -255,14 +290,33 @@ CUresult soft_ctx_wait(struct soft_ctx *ctx)
     return wait_all(ctx, false);
 }
 
-/* Takes it from its context's list, with submit_lock held. */
-static void unlink_stream(struct soft_stream *stream)
+struct soft_stream *soft_stream_inner(struct soft_ctx *ctx)
 {
-    for (struct soft_stream **at = &stream->ctx->streams; *at != NULL; at = &(*at)->next)
-        if (*at == stream) {
-            *at = stream->next;
-            return;
+    struct soft_stream *stream = soft_stream_new(ctx, CU_STREAM_NON_BLOCKING, 0);
+
+    if (stream == NULL)
+        return NULL;
+    stream->inner = true;
+    pthread_mutex_lock(&ctx->submit_lock);
+    stream->next = ctx->streams;
+    ctx->streams = stream;
+    pthread_mutex_unlock(&ctx->submit_lock);
+    return stream;
+}
+
+struct soft_stream *soft_stream_unlink(struct soft_ctx *ctx, bool inner)
+{
+    struct soft_stream *found = NULL;
+
+    pthread_mutex_lock(&ctx->submit_lock);
+    for (struct soft_stream **at = &ctx->streams; *at != NULL; at = &(*at)->next)
+        if (inner || !(*at)->inner) {
+            found = *at;
+            *at = found->next;
+            break;
         }
+    pthread_mutex_unlock(&ctx->submit_lock);
+    return found;
 }
 
 static void reap_orphans(struct soft_ctx *ctx)
@@ -314,9 +368,6 @@ void soft_stream_orphan(struct soft_stream *stream)
 /* The context goes: waits for the thread to have done all it holds. */
 void soft_stream_stop(struct soft_stream *stream)
 {
-    pthread_mutex_lock(&stream->ctx->submit_lock);
-    unlink_stream(stream);
-    pthread_mutex_unlock(&stream->ctx->submit_lock);
     pthread_mutex_lock(&stream->lock);
     stream->stopping = true;
     pthread_cond_signal(&stream->work);

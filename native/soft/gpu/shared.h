@@ -51,9 +51,24 @@ struct soft_shared_engine {
     soft_u64 bucket[SOFT_BUCKETS]; /* bucket number << 32 | busy ns */
 };
 
+/* state_board.c; of a board with instances, the one in its first device counts. */
+struct soft_board {
+    soft_u32 lost;
+    soft_u32 setting[SOFT_SETTINGS];
+    soft_u64 accounting_ns, forgotten_ns;
+    soft_u64 dynamic_uj; /* energy that work took, beyond idling */
+    soft_u64 ecc[SOFT_ECC_SCOPES][SOFT_ECC_KINDS][SOFT_ECC_PLACES];
+    soft_u32 rows[SOFT_ECC_KINDS];
+    soft_u64 retired[SOFT_RETIRED]; /* address | 1 + enum soft_ecc_kind; 0: none */
+};
+
 struct soft_shared_dev {
     char key[16];
     uint8_t uuid[16];
+    uint8_t board_uuid[16];
+    int32_t board;     /* its number */
+    uint32_t instance; /* of the board; SOFT_NO_INSTANCE: all of it */
+    struct soft_board on_board;
     soft_u64 total; /* see state_hold.c */
     struct soft_shared_engine engine[SOFT_ENGINES];
     struct soft_client client[SOFT_MAX_CLIENTS];
@@ -69,6 +84,7 @@ _Static_assert(sizeof(struct soft_shared_slot_dev) == sizeof(struct soft_slot_de
 /* Beyond enum soft_slot_state: being taken; being given back (by any number of reapers). */
 #define SOFT_SLOT_CLAIMED  3u
 #define SOFT_SLOT_RETIRING 4u
+#define SOFT_SLOT_DRAINING 5u /* of objects: for good, see state_object.c */
 
 #define SOFT_SLOT_WORD(incarnation, is) ((uint64_t)(incarnation) << 8 | (is))
 #define SOFT_SLOT_IS(word)              ((uint32_t)((word) & 0xff))
@@ -86,15 +102,31 @@ struct soft_shared_slot {
     struct soft_shared_slot_dev dev[SOFT_MAX_DEVICES];
 };
 
+/* Faults on request (fault.h), and what all processes of the machine see of them. */
+#define SOFT_MAX_FAULTS 64
+struct soft_shared_fault {
+    soft_u32 door; /* 0: nothing is armed; bit 0: rules are, bit 1: an old driver; rest: change */
+    soft_u32 changes;     /* how often rules were armed */
+    soft_u64 applied;     /* id of the rules whose effects on the machine were carried out last */
+    soft_u64 teardown_ns; /* instead of the machine's own, when not 0 */
+    soft_u64 calls[SOFT_MAX_FAULTS];  /* matching calls: tag of the rules << 48 | count */
+    soft_u32 milli[SOFT_MAX_DEVICES]; /* time a command takes, in thousandths of the modelled one */
+    soft_u32 killed[SOFT_MAX_DEVICES][SOFT_MAX_CLIENTS]; /* CUresult that ended a context */
+};
+
 /* Physical memory that several processes may hold (exported VMM handles and pools). It is charged
  * to the object, not to a slot: it lives until the last holder has let go or is gone. */
-#define SOFT_MAX_OBJECTS    1024
+#define SOFT_MAX_OBJECTS    4096
 #define SOFT_OBJECT_HOLDERS 30
-/* use number (24 bits) | maker, as the low bits of its incarnation << 16 | slot + 1 | state */
-#define SOFT_OBJECT_WORD(use, maker, is)                                                           \
-    ((uint64_t)(use) << 40 | ((maker) & 0xffffffffull) << 8 | (is))
-#define SOFT_OBJECT_USE(word)   ((uint32_t)((word) >> 40))
-#define SOFT_OBJECT_MAKER(word) ((word) >> 8 & 0xffffffffull)
+/* use number (16 bits) | maker (24: low bits of its incarnation, slot + 1) | number of attempts to
+ * end this use (16) | state */
+#define SOFT_OBJECT_WORD(use, maker, is) ((uint64_t)(use) << 48 | (maker) << 24 | (is))
+#define SOFT_OBJECT_USE(word)            ((uint16_t)((word) >> 48))
+#define SOFT_OBJECT_MAKER(word)          ((word) >> 24 & 0xffffffull)
+#define SOFT_OBJECT_MAKER_OF(owner)      ((((owner) >> 16 & 0x1fff) << 11) | ((owner) & 0x7ff))
+/* which use of the row it is, whatever has become of it since */
+#define SOFT_OBJECT_SAME(a, b) (((a) ^ (b)) >> 24 == 0)
+_Static_assert(SOFT_MAX_SLOTS < 0x7ff, "a slot's number fits a maker");
 
 struct soft_shared_object {
     soft_u64 word; /* SOFT_OBJECT_WORD: a use of the row is never taken for another */
@@ -102,27 +134,43 @@ struct soft_shared_object {
     soft_u64 holder[SOFT_OBJECT_HOLDERS]; /* incarnation << 16 | slot + 1; 0: nobody */
 };
 
+/* state_event.c */
+#define SOFT_EVENT_RECORDS (4 * SOFT_EVENTS)
+struct soft_shared_event {
+    soft_u64 ticket; /* of its writer, + 1 */
+    soft_u64 type, data, when_ns;
+    soft_u64 who; /* dev << 32 | pid */
+};
+
 struct soft_shared {
     uint32_t magic, version;
     uint64_t bytes; /* of this struct */
     uint64_t teardown_ns;
     uint64_t birth; /* unlike any other state's: which machine exported memory belongs to */
+    uint64_t made_ns;
     int32_t device_count;
     uint32_t pad;
     char config[256];
     soft_u32 slot_high;   /* slots at and above were never used */
     soft_u32 object_high; /* the same of objects */
-    soft_u32 pad2;
-    soft_u32 gone_next; /* count of processes gone; ring index = modulo SOFT_GONE */
+    soft_u32 gone_next;   /* count of processes gone; ring index = modulo SOFT_GONE */
     struct soft_shared_dev dev[SOFT_MAX_DEVICES];
     struct soft_shared_slot slot[SOFT_MAX_SLOTS];
     struct soft_shared_object object[SOFT_MAX_OBJECTS];
     struct soft_gone gone[SOFT_GONE];
+    int32_t driver; /* CUDA version of the driver that is played, as 12020 */
+    struct soft_shared_fault fault;
+    soft_u64 event_ticket; /* taken by writers of events */
+    soft_u32 event_count;  /* events published; a futex */
+    soft_u32 pad2;
+    soft_u64 event_cell[SOFT_EVENTS]; /* number of the event + 1 << 32 | low half of its ticket */
+    struct soft_shared_event event[SOFT_EVENT_RECORDS];
 };
 
 struct soft_state { /* this process's hold on it */
     struct soft_shared *map;
     const struct soft_profile *profile[SOFT_MAX_DEVICES];
+    char dir[400];
     int slots_fd;          /* record locks: one byte a slot. Never closed. */
     pthread_mutex_t mutex; /* one thread of this process at a time changes our slot */
     int slot;              /* ours, or -1; guarded by mutex */
@@ -169,6 +217,12 @@ uint64_t soft_hold_total(struct soft_state *state, int dev);
 
 /* Truth ledger of our slot, which we have. */
 struct soft_shared_slot_dev *soft_slot_ledger(struct soft_state *state, int dev);
-void soft_bucket_add(struct soft_shared_engine *engine, uint64_t from_ns, uint64_t to_ns);
+/* Busy time [from, to): utilisation's history, and the energy it took. */
+void soft_busy_add(struct soft_state *state, int dev, enum soft_engine engine, uint64_t from_ns,
+                   uint64_t to_ns);
+/* state_board.c: words of the board that a device is on; energy of busy time. */
+struct soft_board *soft_board_of(const struct soft_state *state, int dev);
+void soft_board_energy_add(struct soft_state *state, int dev, enum soft_engine engine,
+                           uint64_t busy_ns);
 
 #endif

@@ -14,6 +14,7 @@
 #ifndef HARP_SOFT_H
 #define HARP_SOFT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,7 +24,7 @@
 
 #define SOFT_MAX_DEVICES    16
 #define SOFT_GRANULE        (2ull << 20)
-#define SOFT_DRIVER_VERSION 13000 /* what cuDriverGetVersion says: CUDA 13.0 */
+#define SOFT_DRIVER_VERSION 13000 /* CUDA 13.0: the newest driver that is played, see driver.h */
 
 /* ---------------------------------------------------------------- profile.c: devices as data -- */
 struct soft_profile {
@@ -41,6 +42,20 @@ struct soft_profile {
     uint64_t copy_ns;   /* fixed engine time of a copy */
     uint64_t slice_ns;  /* compute engine time slice between contexts */
     uint64_t switch_ns; /* cost of changing the context on the compute engine */
+    /* of the board: */
+    int idle_w, power_w, power_min_w; /* idling; the power limit as made, and the least */
+    int idle_c, load_c, max_c, slow_c, shutdown_c, max_memory_c;
+    int idle_clock_khz, idle_memory_clock_khz;
+    int pcie_generation; /* of 16 lanes */
+    int nvlinks, cores_per_sm;
+    uint64_t bar1_bytes;
+    bool remaps_rows; /* else it retires pages */
+    bool has_mig;
+    const char *board_key;     /* an instance of a board: what the board is; NULL: no instance */
+    int instances;             /* that the board has */
+    int slices, memory_slices; /* of the board's 7 and 8 */
+    /* how long the VMM's calls take */
+    uint64_t vmm_reserve_ns, vmm_create_ns, vmm_map_ns, vmm_access_ns, vmm_unmap_ns, vmm_release_ns;
 };
 const struct soft_profile *soft_profile_find(const char *key, size_t key_bytes); /* NULL: none */
 const struct soft_profile *soft_profile_at(int index); /* NULL past the end */
@@ -64,6 +79,8 @@ struct soft_run { /* one execution of a command, on its stream's thread */
     struct soft_stream *stream;
     uint64_t start_ns;    /* device time at which it got its engine */
     uint64_t modelled_ns; /* out: engine time it takes at least; counted from start_ns */
+    uint64_t end_ns;      /* out, SOFT_NO_ENGINE: logical end, if after start_ns */
+    _Atomic int stop;     /* set: its blocks give up at their next poll */
     struct soft_use *use; /* its hold on the engine; NULL with SOFT_NO_ENGINE */
     void *user;           /* the command's own; its kernel callbacks find it through the launch */
 };
@@ -82,7 +99,8 @@ struct soft_cmd_ops {
     void (*submitted)(struct soft_cmd *cmd, struct soft_stream *stream);
     /* Called on the stream's thread when the command is complete, with its logical end. */
     void (*ended)(struct soft_cmd *cmd, uint64_t end_ns);
-    bool blocks; /* NO_ENGINE commands that may take long (host functions): the engine is let go */
+    bool blocks; /* NO_ENGINE commands that may take long: the engine is let go */
+    bool always; /* run even after a sticky error (host functions: the driver calls them) */
 };
 
 struct soft_dep {               /* complete when `stream` has ended its command number `seq` */
@@ -98,7 +116,9 @@ struct soft_cmd { /* embedded first in each kind of command; calloc'ed */
     struct soft_dep *deps; /* malloc'ed; given back by the stream */
     size_t dep_count;
     uint32_t sm_ppm; /* share of the device's SMs it can fill, 1..1000000; 0 = all */
-    bool abandoned;  /* its context is being torn down: run was or is to be skipped */
+    int priority;    /* lower goes first; its stream's unless `own_priority` */
+    bool own_priority;
+    bool abandoned; /* its context is being torn down: run was or is to be skipped */
 };
 
 /* Takes ownership of `cmd` whatever it returns. Blocks while the stream's queue (1024 deep, as
@@ -127,6 +147,10 @@ CUresult soft_memset_new(struct soft_ctx *ctx, CUdeviceptr dst, size_t pitch, ui
                          unsigned element_bytes, size_t width, size_t height,
                          struct soft_cmd **out);
 CUresult soft_hostfn_new(CUhostFn fn, void *data, struct soft_cmd **out);
+/* What they do, as parameters of a node. */
+void soft_copy_params(const struct soft_cmd *cmd, CUDA_MEMCPY3D *params);
+void soft_memset_params(const struct soft_cmd *cmd, CUDA_MEMSET_NODE_PARAMS_v1 *params);
+bool soft_hostfn_params(const struct soft_cmd *cmd, CUDA_HOST_NODE_PARAMS_v1 *params);
 CUresult soft_event_record_new(struct soft_event *event, struct soft_cmd **out);
 CUresult soft_event_wait_new(struct soft_event *event, struct soft_cmd **out);
 CUresult soft_event_of(CUevent handle, struct soft_event **event);
@@ -182,6 +206,8 @@ enum soft_kind {
     SOFT_H_GRAPH_NODE,
     SOFT_H_GRAPH_EXEC,
     SOFT_H_LINK,
+    SOFT_H_USER_OBJECT,
+    SOFT_H_MEMORY,
     SOFT_H_POOL
 };
 /* A handle is the object's address, good while it is in the table; any bits may be asked for. */

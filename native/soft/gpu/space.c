@@ -201,15 +201,39 @@ int soft_area_map(struct soft_area *area, uint64_t at, struct soft_phys *phys, u
     return err;
 }
 
+/* What is unmapped may still be in use: a kernel that has just looked at its map, a copy under way.
+ * It finds bytes that are nobody's, where on hardware it would find a fault or another's. */
+static void scrap(void *at, uint64_t bytes)
+{
+    if (mmap(at, bytes, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+        return; /* no mapping entry left; then the bytes linger, out of reach */
+    madvise(at, bytes, MADV_DONTFORK);
+    madvise(at, bytes, MADV_DONTDUMP);
+}
+
+int soft_space_show(uint64_t at, struct soft_phys *phys, uint64_t bytes, bool read_only)
+{
+    void *p = (void *)(uintptr_t)at;
+    int err = soft_phys_map(phys, 0, bytes, p);
+
+    if (err == 0 && read_only && mprotect(p, bytes, PROT_READ) != 0)
+        err = -errno;
+    return err;
+}
+
+void soft_space_blank(uint64_t at, uint64_t bytes)
+{
+    blank((void *)(uintptr_t)at, bytes);
+}
+
 void soft_area_unmap(struct soft_area *area, uint64_t at, uint64_t bytes)
 {
     close_maps(at, bytes);
     if (area->ops->hosts)
         blank((void *)(uintptr_t)at, bytes);
-    if (area->ops->lingers)
-        return;
-    /* cannot fail but for want of a mapping entry; then the bytes linger, out of reach */
-    blank(soft_space_host(at), bytes);
+    if (!area->ops->lingers)
+        scrap(soft_space_host(at), bytes);
 }
 
 static unsigned access_of(struct soft_area *area, uint64_t at, struct soft_ctx *ctx)
@@ -263,7 +287,8 @@ bool soft_is_managed(uint64_t ptr)
         return false;
     soft_space_lock();
     area = area_at(ptr);
-    is = area != NULL && area->ops->hosts;
+    is = area != NULL &&
+         (area->ops->host_may != NULL ? area->ops->host_may(area, ptr) : area->ops->hosts);
     soft_space_unlock();
     return is;
 }

@@ -36,10 +36,13 @@ struct soft_span {         /* one allocation, device or host */
     uint64_t id;           /* unlike any other allocation's in this process */
     char *host;            /* where its bytes are */
     enum soft_span_kind kind;
-    bool device;     /* else pinned host memory */
-    bool registered; /* host memory of the client's own */
-    unsigned flags;  /* of host memory */
-    void *owner;     /* of its kind's file: pool, mapping ... */
+    bool device;                       /* else pinned host memory */
+    bool registered;                   /* host memory of the client's own */
+    unsigned flags;                    /* of host memory */
+    void *owner;                       /* of its kind's file: pool, mapping ... */
+    uint64_t range_start, range_bytes; /* a mapping's reservation; 0: the allocation itself */
+    uint64_t block_id;                 /* a mapping's physical memory; 0: as `id` */
+    unsigned handle_types;             /* that it can be exported as */
 };
 
 struct soft_area;
@@ -51,12 +54,15 @@ struct soft_area_ops {
     unsigned (*access)(struct soft_area *area, uint64_t at, struct soft_ctx *ctx);
     /* Its context goes: frees the area and what it holds. Locked. Areas with a context need it. */
     void (*forget)(struct soft_area *area);
-    /* Is there memory behind all of it? Locked. NULL: always. A copy asks when it runs. */
+    /* Is there memory behind all of it? Locked. NULL: always, or (mapped ranges) scrap. A copy asks
+     * when it runs. */
     bool (*backed)(struct soft_area *area, uint64_t at, uint64_t bytes);
+    /* May the host use its address `ptr`? Locked. NULL: as `hosts` says. */
+    bool (*host_may)(struct soft_area *area, uint64_t ptr);
     bool joined; /* a copy may run over several of its spans, where they touch */
     bool hosts;  /* the host may use its addresses (managed memory) */
-    /* Unmapping leaves the pages where they are, out of reach and empty: its memory goes while
-     * kernels run, and one that is past its check must find something there. */
+    /* Unmapping leaves the pages where they are, out of reach and empty, instead of putting scrap
+     * there: its memory comes and goes while kernels run. */
     bool lingers;
 };
 
@@ -93,6 +99,10 @@ void soft_area_give(struct soft_area *area);
 int soft_area_map(struct soft_area *area, uint64_t at, struct soft_phys *phys, uint64_t offset,
                   uint64_t bytes);
 void soft_area_unmap(struct soft_area *area, uint64_t at, uint64_t bytes);
+/* The host's own view of device addresses: shows it those bytes there, or nothing. Locked. 0 or
+ * -errno. */
+int soft_space_show(uint64_t at, struct soft_phys *phys, uint64_t bytes, bool read_only);
+void soft_space_blank(uint64_t at, uint64_t bytes);
 /* Asks ops->access anew for every context and granule of [at, at + bytes). Locked. */
 void soft_area_publish(struct soft_area *area, uint64_t at, uint64_t bytes);
 /* Asks for every area: `ctx` is new, or its peers have changed. Locked. */

@@ -4,6 +4,8 @@
  * a name of its own and links it into place, so nobody ever maps half a state, and two users may
  * race. Only open() without O_CREAT touches files of others (fs.protected_regular).
  */
+#include "soft/gpu/driver.h"
+#include "soft/gpu/fault.h"
 #include "soft/gpu/shared.h"
 
 #include <errno.h>
@@ -74,17 +76,19 @@ static void make_uuid(uint8_t uuid[16], const char *dir, int dev)
 static int read_config(const char *config, const struct soft_profile **profiles, char *why,
                        size_t why_bytes)
 {
-    int count = 0;
+    int count = 0, devices = 0;
 
     for (const char *p = config; *p != '\0';) {
         size_t bytes = strcspn(p, ",");
         const struct soft_profile *profile = soft_profile_find(p, bytes);
 
-        if (profile == NULL || count == SOFT_MAX_DEVICES) {
+        if (profile != NULL)
+            devices += profile->instances > 0 ? profile->instances : 1;
+        if (profile == NULL || devices > SOFT_MAX_DEVICES) {
             snprintf(
                 why, why_bytes,
                 "HARP_SOFT_DEVICES: %s '%.*s'; remedy: up to %d of h100-80g, a100-40g, t4-16g, "
-                "tiny, with commas between",
+                "tiny, h100-mig-2x40g (counts twice), with commas between",
                 profile == NULL ? "no profile is called" : "too many devices at", (int)bytes, p,
                 SOFT_MAX_DEVICES);
             return -EINVAL;
@@ -97,11 +101,28 @@ static int read_config(const char *config, const struct soft_profile **profiles,
     return count;
 }
 
+/* One device; or each of its instances, numbered as NVML numbers two halves: 1 and 2. */
+static void add_board(struct soft_shared *map, const struct soft_profile *profile, const char *dir,
+                      int board)
+{
+    int size = profile->instances > 0 ? profile->instances : 1;
+
+    for (int i = 0; i < size; i++) {
+        struct soft_shared_dev *d = &map->dev[map->device_count++];
+
+        snprintf(d->key, sizeof d->key, "%s", profile->key);
+        make_uuid(d->board_uuid, dir, board);
+        make_uuid(d->uuid, dir, size == 1 ? board : SOFT_MAX_DEVICES * (i + 1) + board);
+        d->board = board;
+        d->instance = size == 1 ? SOFT_NO_INSTANCE : (uint32_t)i + 1;
+    }
+}
+
 static int make_file(const char *dir, const char *name, uint64_t bytes, const char *config,
                      const struct soft_profile **profiles, int count)
 {
     char temp[512], path[512];
-    const char *teardown = getenv("HARP_SOFT_TEARDOWN_MS");
+    const char *teardown = getenv("HARP_SOFT_TEARDOWN_MS"), *driver = getenv("HARP_SOFT_DRIVER");
     struct soft_shared *map;
     int fd, err = 0;
 
@@ -126,15 +147,15 @@ static int make_file(const char *dir, const char *name, uint64_t bytes, const ch
         map->version = SOFT_STATE_VERSION;
         map->bytes = bytes;
         map->birth = mix(soft_now_ns() ^ (uint64_t)getpid() << 40);
-        map->device_count = count;
+        map->made_ns = soft_now_ns();
         map->teardown_ns = DEFAULT_TEARDOWN_MS * 1000000ull;
         if (teardown != NULL && teardown[0] != '\0')
             map->teardown_ns = strtoull(teardown, NULL, 10) * 1000000ull;
         snprintf(map->config, sizeof map->config, "%s", config);
-        for (int i = 0; i < count; i++) {
-            snprintf(map->dev[i].key, sizeof map->dev[i].key, "%s", profiles[i]->key);
-            make_uuid(map->dev[i].uuid, dir, i);
-        }
+        map->driver = soft_driver_parse(driver);
+        map->fault.door = map->driver < SOFT_DRIVER_VERSION ? SOFT_DOOR_OLD_DRIVER : 0;
+        for (int i = 0; i < count; i++)
+            add_board(map, profiles[i], dir, i);
         munmap(map, bytes);
     }
     if (link(temp, path) != 0 && errno != EEXIST)
@@ -204,7 +225,11 @@ static void where(char *dir, size_t bytes, const char *config)
     if (given != NULL && given[0] != '\0') {
         snprintf(dir, bytes, "%s", given);
     } else {
+        const char *driver = getenv("HARP_SOFT_DRIVER");
         uint64_t hash = hash_text(0xcbf29ce484222325ull, config) + SOFT_STATE_VERSION;
+
+        if (driver != NULL && driver[0] != '\0' && soft_driver_parse(driver) < SOFT_DRIVER_VERSION)
+            hash = hash_text(hash, driver);
 
         snprintf(dir, bytes, "%s/harp-soft-%08x",
                  access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp",
@@ -248,25 +273,51 @@ foreign:
     return -EPROTO;
 }
 
-static struct soft_state *open_once(char *why, size_t why_bytes)
+/* Is there a complete state of this version? Asked before the slots are opened, which are never
+ * closed again. */
+static bool is_there(const char *dir)
+{
+    char path[512];
+    struct {
+        uint32_t magic, version;
+        uint64_t bytes;
+    } head;
+    bool good = false;
+    int fd;
+
+    snprintf(path, sizeof path, "%s/slots", dir);
+    if (access(path, R_OK | W_OK) != 0)
+        return false;
+    snprintf(path, sizeof path, "%s/state", dir);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0) {
+        good = read(fd, &head, sizeof head) == (ssize_t)sizeof head && head.magic == SOFT_MAGIC &&
+               head.version == SOFT_STATE_VERSION && head.bytes == sizeof(struct soft_shared);
+        close(fd);
+    }
+    return good;
+}
+
+static struct soft_state *open_once(bool make, char *why, size_t why_bytes)
 {
     const char *given = getenv("HARP_SOFT_DEVICES");
     const char *config = given != NULL ? given : DEFAULT_DEVICES;
     const struct soft_profile *profiles[SOFT_MAX_DEVICES];
     struct soft_state *state = calloc(1, sizeof *state);
-    char dir[400];
+    char *dir = state != NULL ? state->dir : (char[400]){""};
+    char *real;
     int count, fd, err = -ENOMEM;
 
     if (state == NULL)
         goto fail;
     state->slots_fd = state->slot = -1;
     count = read_config(config, profiles, why, why_bytes);
-    if (count < 0) {
+    if (count < 0 || !soft_driver_check(getenv("HARP_SOFT_DRIVER"), why, why_bytes)) {
         free(state);
         return NULL;
     }
-    where(dir, sizeof dir, config);
-    err = make_dir(dir);
+    where(dir, sizeof state->dir, config);
+    err = make ? make_dir(dir) : is_there(dir) ? 0 : -ENOENT;
     if (err != 0)
         goto fail;
     err = state->slots_fd = open_or_make(dir, "slots", SOFT_MAX_SLOTS, "", NULL, -1);
@@ -284,6 +335,11 @@ static struct soft_state *open_once(char *why, size_t why_bytes)
         soft_log("%s holds devices \"%s\" since it was made; HARP_SOFT_DEVICES=\"%s\" changes "
                  "nothing",
                  dir, state->map->config, config);
+    /* looked at later, from wherever the program has gone */
+    real = realpath(dir, NULL);
+    if (real != NULL && strlen(real) < sizeof state->dir)
+        memcpy(state->dir, real, strlen(real) + 1);
+    free(real);
     pthread_mutex_init(&state->mutex, NULL);
     identify(state);
     return state;
@@ -306,16 +362,28 @@ static void adopt(struct soft_state *state)
     identify(state);
 }
 
-struct soft_state *soft_state_open(char *why, size_t why_bytes)
+static struct soft_state *get(bool make, char *why, size_t why_bytes)
 {
     struct soft_state *state;
 
     pthread_mutex_lock(&open_lock);
     if (the_state == NULL)
-        the_state = open_once(why, why_bytes);
+        the_state = open_once(make, why, why_bytes);
     else if (the_state->pid != (int32_t)getpid())
         adopt(the_state);
     state = the_state;
     pthread_mutex_unlock(&open_lock);
     return state;
+}
+
+struct soft_state *soft_state_open(char *why, size_t why_bytes)
+{
+    return get(true, why, why_bytes);
+}
+
+struct soft_state *soft_state_find(void)
+{
+    char why[512];
+
+    return get(false, why, sizeof why);
 }

@@ -5,8 +5,13 @@
  * word each, and whoever finds the last holder gone gives the bytes back. Each step may be done by
  * several, or by another than began it.
  *
- *   FREE -> CLAIMED (by the maker in the word) -> LIVE -> RETIRING -> FREE
+ *   FREE -> CLAIMED (by the maker in the word) -> LIVE -> RETIRING -> DRAINING -> FREE
  *                                                  ^________|  somebody joined at the last moment
+ *
+ * Who joins shows in a cell first and reads the word then; who ends a use takes it from LIVE first
+ * and looks at the cells then: one of them sees the other. Bytes go only from DRAINING, which
+ * nobody can join. Each RETIRING has a number of its own: whoever looked at the cells in an earlier
+ * one, and slept, cannot take this one further.
  */
 #include "soft/gpu/shared.h"
 
@@ -17,6 +22,13 @@
 static uint64_t step_to(uint64_t word, uint32_t is)
 {
     return (word & ~0xffull) | is;
+}
+
+static uint64_t retiring(uint64_t word) /* the next attempt */
+{
+    uint64_t attempt = ((word >> 8) + 1) & 0xffff;
+
+    return (word & ~0xffffffull) | attempt << 8 | SOFT_SLOT_RETIRING;
 }
 
 static bool held(const struct soft_shared_object *o)
@@ -31,21 +43,22 @@ static bool held(const struct soft_shared_object *o)
 static void retire(struct soft_state *state, int row)
 {
     struct soft_shared_object *o = &state->map->object[row];
-    uint64_t word = atomic_load(&o->word);
+    uint64_t word = atomic_load(&o->word), next;
 
     if (SOFT_SLOT_IS(word) == SOFT_SLOT_LIVE) {
-        uint64_t retiring = step_to(word, SOFT_SLOT_RETIRING);
-
-        if (held(o) || !atomic_compare_exchange_strong(&o->word, &word, retiring))
+        next = retiring(word);
+        if (held(o) || !atomic_compare_exchange_strong(&o->word, &word, next))
             return;
-        word = retiring;
+        word = next;
     }
-    if (SOFT_SLOT_IS(word) != SOFT_SLOT_RETIRING)
-        return;
-    if (held(o)) { /* joined between the look and the step */
-        atomic_compare_exchange_strong(&o->word, &word, step_to(word, SOFT_SLOT_LIVE));
-        return;
+    if (SOFT_SLOT_IS(word) == SOFT_SLOT_RETIRING) {
+        next = step_to(word, held(o) ? SOFT_SLOT_LIVE : SOFT_SLOT_DRAINING);
+        if (!atomic_compare_exchange_strong(&o->word, &word, next))
+            return; /* another saw to it, and goes on */
+        word = next;
     }
+    if (SOFT_SLOT_IS(word) != SOFT_SLOT_DRAINING)
+        return;
     for (int d = 0; d < state->map->device_count; d++)
         soft_hold_retire(state, d, ROW(row), word);
     atomic_compare_exchange_strong(&o->word, &word, step_to(word, SOFT_SLOT_FREE));
@@ -60,19 +73,21 @@ static int high(const struct soft_state *state)
 
 static int claim(struct soft_state *state, uint64_t *word)
 {
+    uint64_t maker = SOFT_OBJECT_MAKER_OF(soft_slot_owner(state));
+
     for (int row = 0; row < SOFT_MAX_OBJECTS; row++) {
         struct soft_shared_object *o = &state->map->object[row];
         uint64_t was = atomic_load(&o->word);
         uint32_t rows = atomic_load(&state->map->object_high);
 
+        if (SOFT_SLOT_IS(was) != SOFT_SLOT_FREE)
+            continue;
         /* first of all: whoever looks for dead claims looks below it */
         while (rows <= (uint32_t)row &&
                !atomic_compare_exchange_weak(&state->map->object_high, &rows, (uint32_t)row + 1)) {
         }
-        *word =
-            SOFT_OBJECT_WORD(SOFT_OBJECT_USE(was) + 1, soft_slot_owner(state), SOFT_SLOT_CLAIMED);
-        if (SOFT_SLOT_IS(was) == SOFT_SLOT_FREE &&
-            atomic_compare_exchange_strong(&o->word, &was, *word))
+        *word = SOFT_OBJECT_WORD((SOFT_OBJECT_USE(was) + 1u) & 0xffffu, maker, SOFT_SLOT_CLAIMED);
+        if (atomic_compare_exchange_strong(&o->word, &was, *word))
             return row;
     }
     return -ENOSPC;
@@ -91,26 +106,56 @@ static bool hold_add(struct soft_state *state, int dev, int row, uint64_t bytes)
     return soft_hold_add(state, dev, ROW(row), bytes);
 }
 
+/* A cell for us; -1: all are taken. Some may be of a process that comes to a use long gone. */
+static int cell_take(struct soft_state *state, struct soft_shared_object *o)
+{
+    for (int i = 0; i < SOFT_OBJECT_HOLDERS; i++) {
+        uint64_t nobody = 0;
+
+        if (atomic_compare_exchange_strong(&o->holder[i], &nobody, soft_slot_owner(state)))
+            return i;
+    }
+    return -1;
+}
+
+/* Gives back one of ours; only ours: taken for dead, it may be another's by now. */
+static void cell_give(struct soft_state *state, struct soft_shared_object *o, int from)
+{
+    for (int i = from; i < SOFT_OBJECT_HOLDERS; i++) {
+        uint64_t us = soft_slot_owner(state);
+
+        if (atomic_compare_exchange_strong(&o->holder[i], &us, 0))
+            return;
+    }
+}
+
 int soft_object_make(struct soft_state *state, int dev, uint64_t bytes, uint64_t *word)
 {
     struct soft_shared_object *o;
-    uint64_t claimed;
-    int row;
+    uint64_t claimed = 0;
+    int row = -ENOMEM, cell, err;
 
     pthread_mutex_lock(&state->mutex);
-    row = is_ours(state) ? claim(state, &claimed) : -ENOMEM;
+    if (!is_ours(state))
+        goto out;
+    row = claim(state, &claimed);
+    if (row == -ENOSPC) { /* full: perhaps of the dead */
+        soft_slots_reap(state);
+        row = claim(state, &claimed);
+    }
     if (row < 0)
         goto out;
     o = &state->map->object[row];
-    atomic_store(&o->holder[0], soft_slot_owner(state));
+    cell = cell_take(state, o);
+    err = cell < 0 ? -ENOSPC : hold_add(state, dev, row, bytes) ? 0 : -ENOMEM;
     *word = step_to(claimed, SOFT_SLOT_LIVE);
-    if (hold_add(state, dev, row, bytes)) {
-        atomic_store(&o->word, *word);
-    } else {
-        atomic_store(&o->holder[0], 0);
-        atomic_store(&o->word, step_to(claimed, SOFT_SLOT_FREE));
-        row = -ENOMEM;
-    }
+    /* fails when we were taken for dead meanwhile, and it with us */
+    if (err == 0 && atomic_compare_exchange_strong(&o->word, &claimed, *word))
+        goto out;
+    if (cell >= 0)
+        cell_give(state, o, cell);
+    atomic_compare_exchange_strong(&o->word, &claimed, step_to(claimed, SOFT_SLOT_FREE));
+    row = err != 0 ? err : -ENOMEM;
 out:
     pthread_mutex_unlock(&state->mutex);
     return row;
@@ -121,7 +166,7 @@ int soft_object_charge(struct soft_state *state, int row, int dev, uint64_t byte
     bool done;
 
     pthread_mutex_lock(&state->mutex);
-    done = hold_add(state, dev, row, bytes);
+    done = is_ours(state) && hold_add(state, dev, row, bytes);
     pthread_mutex_unlock(&state->mutex);
     return done ? 0 : -ENOMEM;
 }
@@ -134,29 +179,41 @@ void soft_object_release(struct soft_state *state, int row, int dev, uint64_t by
     pthread_mutex_unlock(&state->mutex);
 }
 
+static int join(struct soft_state *state, int row, uint64_t word)
+{
+    struct soft_shared_object *o = &state->map->object[row];
+    int cell = cell_take(state, o);
+    uint64_t now;
+
+    if (cell < 0)
+        return -ENOSPC;
+    /* the cell shows: from here on, whoever ends this use sees us, or we see that he has */
+    for (;;) {
+        now = atomic_load(&o->word);
+        if (!SOFT_OBJECT_SAME(now, word) || SOFT_SLOT_IS(now) != SOFT_SLOT_RETIRING)
+            break;
+        retire(state, row);
+    }
+    if (SOFT_OBJECT_SAME(now, word) && SOFT_SLOT_IS(now) == SOFT_SLOT_LIVE)
+        return 0;
+    cell_give(state, o, cell);
+    retire(state, row); /* our cell may have kept the next use of the row from ending */
+    return -ENOENT;
+}
+
 int soft_object_join(struct soft_state *state, int row, uint64_t word)
 {
-    struct soft_shared_object *o;
-    int err = -ENOSPC;
+    int err = -ENOENT;
 
     if (row < 0 || row >= SOFT_MAX_OBJECTS)
-        return -ENOENT;
-    o = &state->map->object[row];
+        return err;
     pthread_mutex_lock(&state->mutex);
-    for (int i = 0; i < SOFT_OBJECT_HOLDERS && err == -ENOSPC; i++) {
-        uint64_t nobody = 0, now;
-
-        if (!atomic_compare_exchange_strong(&o->holder[i], &nobody, soft_slot_owner(state)))
-            continue;
-        /* the cell shows: from here on, whoever retires it sees us, or we see that he has */
-        do {
-            now = atomic_load(&o->word);
-            if (now == step_to(word, SOFT_SLOT_RETIRING))
-                retire(state, row);
-        } while (now == step_to(word, SOFT_SLOT_RETIRING));
-        err = now == word ? 0 : -ENOENT;
-        if (err != 0)
-            atomic_store(&o->holder[i], 0);
+    if (is_ours(state)) {
+        err = join(state, row, word);
+        if (err == -ENOSPC) { /* full: perhaps of the dead */
+            soft_slots_reap(state);
+            err = join(state, row, word);
+        }
     }
     pthread_mutex_unlock(&state->mutex);
     return err;
@@ -167,13 +224,8 @@ void soft_object_leave(struct soft_state *state, int row, uint64_t word)
     struct soft_shared_object *o = &state->map->object[row];
 
     pthread_mutex_lock(&state->mutex);
-    if (is_ours(state) && (atomic_load(&o->word) | 0xff) == (word | 0xff)) {
-        for (int i = 0; i < SOFT_OBJECT_HOLDERS; i++) {
-            uint64_t us = soft_slot_owner(state);
-
-            if (atomic_compare_exchange_strong(&o->holder[i], &us, 0))
-                break;
-        }
+    if (is_ours(state) && SOFT_OBJECT_SAME(atomic_load(&o->word), word)) {
+        cell_give(state, o, 0);
         retire(state, row);
     }
     pthread_mutex_unlock(&state->mutex);
@@ -181,22 +233,19 @@ void soft_object_leave(struct soft_state *state, int row, uint64_t word)
 
 void soft_objects_drop(struct soft_state *state, uint64_t owner)
 {
-    uint64_t maker = SOFT_OBJECT_MAKER(SOFT_OBJECT_WORD(0, owner, 0));
-
     for (int row = 0; row < high(state); row++) {
         struct soft_shared_object *o = &state->map->object[row];
         uint64_t word = atomic_load(&o->word);
 
-        if (SOFT_SLOT_IS(word) == SOFT_SLOT_FREE)
-            continue;
         for (int i = 0; i < SOFT_OBJECT_HOLDERS; i++) {
             uint64_t gone = owner;
 
             atomic_compare_exchange_strong(&o->holder[i], &gone, 0);
         }
         /* died while making it */
-        if (SOFT_SLOT_IS(word) == SOFT_SLOT_CLAIMED && SOFT_OBJECT_MAKER(word) == maker)
-            atomic_compare_exchange_strong(&o->word, &word, step_to(word, SOFT_SLOT_RETIRING));
+        if (SOFT_SLOT_IS(word) == SOFT_SLOT_CLAIMED &&
+            SOFT_OBJECT_MAKER(word) == SOFT_OBJECT_MAKER_OF(owner))
+            atomic_compare_exchange_strong(&o->word, &word, retiring(word));
         retire(state, row);
     }
 }

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define PATIENCE_NS 100000000ull /* twice the usual teardown: see (1) */
+
 static uint64_t get(const soft_u64 *v)
 {
     return atomic_load_explicit(v, memory_order_relaxed);
@@ -86,6 +88,7 @@ static void drop_clients(struct soft_state *state, int dev, uint64_t owner, int 
                                                  SOFT_WORD(SOFT_WORD_EPOCH(word) + 1, 0, false))) {
             }
         }
+        atomic_store(&state->map->fault.killed[dev][c], 0);
         atomic_compare_exchange_strong(&d->client[c].owner, &expected, 0);
     }
 }
@@ -136,7 +139,8 @@ static void copy_ledger(struct soft_state *state, int index, struct soft_slot_de
 static void tell(struct soft_state *state, int index, uint64_t word)
 {
     struct soft_shared_slot *slot = &state->map->slot[index];
-    struct soft_gone last = {.pid = slot->pid};
+    struct soft_gone last = {
+        .pid = slot->pid, .start_ns = slot->start_ns, .dead_ns = slot->dead_ns};
     uint64_t told = atomic_load(&slot->told);
     uint32_t next;
 
@@ -176,13 +180,17 @@ static void reap(struct soft_state *state, int index, uint64_t now)
             return;
         if (atomic_load(&slot->state) != word)
             return;
-        slot->dead_ns = now;
+        if (atomic_load(&slot->left) == 0)
+            slot->dead_ns = now;
         if (!advance(slot, &word, SOFT_SLOT_TEARDOWN))
             return;
         drop_all_clients(state, owner_word(index, word));
     }
     if (SOFT_SLOT_IS(word) == SOFT_SLOT_TEARDOWN) {
-        if (atomic_load(&slot->left) == 0 && now - slot->dead_ns < state->map->teardown_ns)
+        uint64_t fault_ns = get(&state->map->fault.teardown_ns);
+
+        if (atomic_load(&slot->left) == 0 &&
+            now - slot->dead_ns < (fault_ns != 0 ? fault_ns : state->map->teardown_ns))
             return;
         if (!advance(slot, &word, SOFT_SLOT_RETIRING))
             return;
@@ -286,6 +294,7 @@ void soft_slot_leave(struct soft_state *state)
         usleep(1000);
     }
     if (state->slot >= 0) {
+        state->map->slot[state->slot].dead_ns = soft_now_ns();
         atomic_store(&state->map->slot[state->slot].left, 1);
         drop_all_clients(state, our_owner_word(state));
         soft_objects_drop(state, our_owner_word(state));
@@ -293,6 +302,20 @@ void soft_slot_leave(struct soft_state *state)
             soft_hold_sub(state, d, state->slot, soft_hold_bytes(state, d, state->slot));
     }
     pthread_mutex_unlock(&state->mutex);
+}
+
+/* Some dead process's memory is on its way back. */
+static bool any_teardown(const struct soft_state *state)
+{
+    uint32_t high = slot_high(state);
+
+    for (uint32_t i = 0; i < high; i++) {
+        uint32_t is = SOFT_SLOT_IS(atomic_load(&state->map->slot[i].state));
+
+        if (is == SOFT_SLOT_TEARDOWN || is == SOFT_SLOT_RETIRING)
+            return true;
+    }
+    return false;
 }
 
 static bool is_ours(const struct soft_state *state)
@@ -303,6 +326,7 @@ static bool is_ours(const struct soft_state *state)
 int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint64_t context_bytes)
 {
     uint64_t total = state->profile[dev]->memory_bytes, more = mem_bytes + context_bytes, held;
+    uint64_t start = soft_now_ns();
     struct soft_shared_slot_dev *d;
     int err = -ENOMEM;
 
@@ -314,9 +338,18 @@ int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint
     /* closing any descriptor of the slots file, by whatever code of this process, drops our lock:
      * taking it again costs one call and keeps us from being buried alive */
     lock_slot(state, state->slot);
-    if (!soft_hold_add(state, dev, state->slot, more)) {
+    while (!soft_hold_add(state, dev, state->slot, more)) {
         soft_slots_reap(state);
-        if (!soft_hold_add(state, dev, state->slot, more))
+        if (soft_hold_add(state, dev, state->slot, more))
+            break;
+        /* (1) Nobody may have looked since they died, perhaps long ago, so that their teardown
+         * begins only now: a program must not meet a device full of the dead for that. */
+        if (!any_teardown(state) || soft_now_ns() - start > PATIENCE_NS)
+            goto out;
+        pthread_mutex_unlock(&state->mutex);
+        usleep(1000);
+        pthread_mutex_lock(&state->mutex);
+        if (!is_ours(state))
             goto out;
     }
     d = soft_slot_ledger(state, dev);

@@ -52,8 +52,7 @@ CUresult soft_stream_of(CUstream handle, struct soft_stream **out)
     return r != CUDA_SUCCESS ? r : soft_legacy_stream(ctx, out);
 }
 
-/* A context must be current for every call on a stream. */
-static CUresult enter(CUstream handle, struct soft_stream **out)
+CUresult soft_stream_enter(CUstream handle, struct soft_stream **out)
 {
     struct soft_ctx *ctx;
     CUresult r = soft_current(&ctx);
@@ -72,7 +71,7 @@ CUresult cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int 
     if (phStream == NULL || (flags & ~(unsigned)CU_STREAM_NON_BLOCKING) != 0)
         return CUDA_ERROR_INVALID_VALUE;
     /* out of range is brought into it, as documented */
-    priority = priority > 0 ? 0 : priority < -5 ? -5 : priority;
+    priority = soft_priority_clamp(priority);
     s = soft_stream_new(ctx, flags, priority);
     if (s == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -112,7 +111,7 @@ CUresult cuStreamDestroy_v2(CUstream hStream)
 CUresult cuStreamSynchronize(CUstream hStream)
 {
     struct soft_stream *s;
-    CUresult r = enter(hStream, &s);
+    CUresult r = soft_stream_enter(hStream, &s);
 
     if (r == CUDA_SUCCESS)
         r = soft_capture_check_stream(s);
@@ -133,7 +132,7 @@ static bool legacy_idle(struct soft_ctx *ctx)
 CUresult cuStreamQuery(CUstream hStream)
 {
     struct soft_stream *s;
-    CUresult r = enter(hStream, &s);
+    CUresult r = soft_stream_enter(hStream, &s);
 
     if (r == CUDA_SUCCESS)
         r = soft_capture_check_stream(s);
@@ -141,26 +140,26 @@ CUresult cuStreamQuery(CUstream hStream)
         return r;
     if (!(s->legacy ? legacy_idle(s->ctx) : soft_stream_idle(s)))
         return CUDA_ERROR_NOT_READY;
-    return soft_ctx_error(s->ctx);
+    return soft_ctx_told(s->ctx);
 }
 
 CUresult cuStreamGetPriority(CUstream hStream, int *priority)
 {
     struct soft_stream *s;
-    CUresult r = enter(hStream, &s);
+    CUresult r = soft_stream_enter(hStream, &s);
 
     if (r != CUDA_SUCCESS)
         return r;
     if (priority == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *priority = s->priority;
+    *priority = atomic_load(&s->priority);
     return CUDA_SUCCESS;
 }
 
 CUresult cuStreamGetFlags(CUstream hStream, unsigned int *flags)
 {
     struct soft_stream *s;
-    CUresult r = enter(hStream, &s);
+    CUresult r = soft_stream_enter(hStream, &s);
 
     if (r != CUDA_SUCCESS)
         return r;
@@ -173,7 +172,7 @@ CUresult cuStreamGetFlags(CUstream hStream, unsigned int *flags)
 CUresult cuStreamGetId(CUstream hStream, unsigned long long *streamId)
 {
     struct soft_stream *s;
-    CUresult r = enter(hStream, &s);
+    CUresult r = soft_stream_enter(hStream, &s);
 
     if (r != CUDA_SUCCESS)
         return r;
@@ -186,7 +185,7 @@ CUresult cuStreamGetId(CUstream hStream, unsigned long long *streamId)
 CUresult cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
 {
     struct soft_stream *s;
-    CUresult r = enter(hStream, &s);
+    CUresult r = soft_stream_enter(hStream, &s);
 
     if (r != CUDA_SUCCESS)
         return r;
@@ -199,7 +198,7 @@ CUresult cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
 CUresult cuStreamGetDevice(CUstream hStream, CUdevice *device)
 {
     struct soft_stream *s;
-    CUresult r = enter(hStream, &s);
+    CUresult r = soft_stream_enter(hStream, &s);
 
     if (r != CUDA_SUCCESS)
         return r;

@@ -4,6 +4,7 @@
  * they wait for, takes their engine, runs them, and says when they were over.
  */
 #include "soft/gpu/context.h"
+#include "soft/gpu/fault.h"
 
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -13,14 +14,18 @@ static uint64_t max_ns(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-/* The engines it kept are given up before it waits for anything. */
 static void let_go(struct soft_stream *stream, enum soft_engine but)
 {
     for (int e = 0; e < SOFT_ENGINES; e++)
         if (stream->held[e] && e != (int)but) {
             stream->held[e] = false;
-            soft_turn_let_go(&stream->ctx->turn[e]);
+            soft_turn_let_go(&stream->ctx->turn[e], &stream->next_up);
         }
+}
+
+void soft_stream_let_go(struct soft_stream *stream)
+{
+    let_go(stream, SOFT_NO_ENGINE);
 }
 
 static uint64_t wait_dep(struct soft_stream *stream, const struct soft_dep *dep)
@@ -60,16 +65,47 @@ static bool is_sticky(CUresult r)
     }
 }
 
+/* The driver's message about it, as NVML's events tell it: 31 is the memory unit's, 43 what
+ * software itself raises, 13 all other exceptions of the SMs. */
+static void tell_xid(const struct soft_ctx *ctx, CUresult r)
+{
+    uint64_t xid = 13;
+
+    if (r == CUDA_ERROR_ILLEGAL_ADDRESS)
+        xid = 31;
+    else if (r == CUDA_ERROR_ASSERT)
+        xid = 43;
+    soft_state_event_post(soft_the_state, ctx->ordinal, SOFT_EVENT_XID, xid, (int32_t)getpid());
+}
+
 static void latch(struct soft_ctx *ctx, CUresult r)
 {
     int none = CUDA_SUCCESS;
 
     if (r == CUDA_SUCCESS)
         return;
-    if (is_sticky(r))
+    if (is_sticky(r)) {
+        if (soft_ctx_sticky(ctx) == CUDA_SUCCESS)
+            tell_xid(ctx, r);
         soft_ctx_poison(ctx, r);
-    else
+    } else {
         atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
+    }
+}
+
+/* Another command for the same engine stands in the queue; `priority` is its. */
+static bool follows(struct soft_stream *stream, enum soft_engine engine, int *priority)
+{
+    const struct soft_cmd *next;
+
+    pthread_mutex_lock(&stream->lock);
+    next = stream->head;
+    while (next != NULL && next->ops->engine >= SOFT_ENGINES && !next->ops->blocks)
+        next = next->next;
+    if (next != NULL)
+        *priority = next->priority;
+    pthread_mutex_unlock(&stream->lock);
+    return next != NULL && next->ops->engine == engine;
 }
 
 static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint64_t ready_ns)
@@ -82,7 +118,7 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     bool keep;
 
     /* after a sticky error nothing is run any more; host functions are (the driver calls them) */
-    if (cmd->ops->run == NULL || (atomic_load(&ctx->sticky) != CUDA_SUCCESS && !cmd->ops->blocks)) {
+    if (cmd->ops->run == NULL || (soft_ctx_look(ctx) != CUDA_SUCCESS && !cmd->ops->always)) {
         cmd->abandoned = cmd->ops->run != NULL;
         return ready_ns;
     }
@@ -90,18 +126,19 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
         if (cmd->ops->blocks)
             let_go(stream, SOFT_NO_ENGINE);
         latch(ctx, cmd->ops->run(cmd, &run));
-        return cmd->ops->blocks ? max_ns(ready_ns, soft_now_ns()) : ready_ns;
+        return max_ns(ready_ns, cmd->ops->always ? soft_now_ns() : run.end_ns);
     }
     let_go(stream, engine);
     turn = &ctx->turn[engine];
-    run.start_ns = soft_turn_begin(turn, &use, ready_ns, cmd->sm_ppm, stream->held[engine]);
+    run.start_ns = soft_turn_begin(turn, &use, ready_ns, cmd->sm_ppm, cmd->priority,
+                                   &stream->next_up, stream->held[engine]);
     run.use = &use;
     latch(ctx, cmd->ops->run(cmd, &run));
-    pthread_mutex_lock(&stream->lock);
-    keep = turn->preempts && stream->head != NULL;
-    pthread_mutex_unlock(&stream->lock);
+    keep = turn->preempts && follows(stream, engine, &stream->next_up.priority);
     stream->held[engine] = keep;
-    return soft_turn_finish(turn, &use, run.modelled_ns, keep);
+    return soft_turn_finish(turn, &use,
+                            soft_fault_stretch(soft_the_state, ctx->ordinal, run.modelled_ns),
+                            keep ? &stream->next_up : NULL);
 }
 
 static struct soft_cmd *next_cmd(struct soft_stream *stream)
@@ -141,7 +178,9 @@ void *soft_stream_main(void *arg)
             usleep(100000); /* exit() has begun: nothing more is carried out */
         for (size_t i = 0; i < cmd->dep_count; i++)
             ready = max_ns(ready, wait_dep(stream, &cmd->deps[i]));
+        atomic_fetch_add(&stream->ctx->working, 1);
         end = carry_out(stream, cmd, ready);
+        atomic_fetch_sub(&stream->ctx->working, 1);
         if (cmd->ops->ended != NULL)
             cmd->ops->ended(cmd, end);
         soft_cmd_drop(cmd);

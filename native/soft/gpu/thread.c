@@ -8,6 +8,8 @@
 
 #include <stdlib.h>
 
+#include "soft/gpu/capture.h"
+
 static pthread_key_t key;
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 
@@ -19,6 +21,7 @@ static void forget(void *arg)
     for (size_t i = 0; i < t->default_count && !atomic_load(&soft_ending); i++) {
         struct soft_stream *s = t->defaults[i];
 
+        soft_capture_forget_stream(s);
         soft_lock();
         if (atomic_load(&s->ctx->alive) && s->ctx_id == s->ctx->id)
             soft_stream_orphan(s);

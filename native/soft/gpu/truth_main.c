@@ -66,8 +66,9 @@ static void print_devices(struct soft_state *state)
         uint8_t u[16];
 
         soft_state_uuid(state, i, u);
-        printf("%s\n  {\"index\": %d, \"profile\": \"%s\", \"name\": \"%s\", \"uuid\": \"GPU-",
-               i ? "," : "", i, p->key, p->name);
+        printf("%s\n  {\"index\": %d, \"profile\": \"%s\", \"name\": \"%s\", \"uuid\": \"%s-",
+               i ? "," : "", i, p->key, p->name,
+               soft_state_instance(state, i) == SOFT_NO_INSTANCE ? "GPU" : "MIG");
         for (int b = 0; b < 16; b++)
             printf("%s%02x", b == 4 || b == 6 || b == 8 || b == 10 ? "-" : "", u[b]);
         printf("\", \"capacity_bytes\": %llu, \"used_bytes\": %llu}",

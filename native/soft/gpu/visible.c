@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * CUDA_VISIBLE_DEVICES, read as the driver does: indices or the beginnings of UUIDs, in the order
- * given; the list ends at the first entry that is no device, or names one again; set and empty
- * means none.
+ * CUDA_VISIBLE_DEVICES, read as the driver does: numbers of boards or the beginnings of UUIDs, in
+ * the order given; the list ends at the first entry that is no device, or names one again; set and
+ * empty means none.
+ *
+ * Instances (MIG) as NVIDIA documents them: a process sees one at most, the first of those it might
+ * see, and beside it no other device. "MIG-<uuid>" names one, and so does the older form
+ * "MIG-GPU-<uuid of the board>/<gpu instance>/<compute instance>"; a board means all of its own.
  */
 #include "soft/gpu/context.h"
+#include "soft/gpu/fault.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -16,85 +21,124 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int visible[SOFT_MAX_DEVICES]; /* written by read_env only */
 static int visible_count;
 
-static void uuid_text(const uint8_t uuid[16], char text[48])
+static int uuid_text(const char *kind, const uint8_t uuid[16], char text[48])
 {
-    int n = snprintf(text, 48, "GPU-");
+    int n = snprintf(text, 48, "%s-", kind);
 
     for (int i = 0; i < 16; i++)
         n += snprintf(text + n, 48 - (size_t)n,
                       i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", uuid[i]);
+    return n;
 }
 
-static int find_uuid(const char *entry, size_t bytes, const uint8_t (*uuids)[16], int count)
+static bool begins(const char *entry, size_t bytes, const char *kind, const uint8_t uuid[16])
 {
-    int found = -1;
+    char text[48];
+
+    return bytes <= (size_t)uuid_text(kind, uuid, text) && strncasecmp(entry, text, bytes) == 0;
+}
+
+static bool is_old_name(const char *entry, size_t bytes, const struct soft_visible *device)
+{
+    char text[96] = "MIG-";
+
+    uuid_text("GPU", device->board_uuid, text + 4);
+    snprintf(text + strlen(text), 32, "/%u/0", device->instance);
+    return strlen(text) == bytes && strncasecmp(entry, text, bytes) == 0;
+}
+
+static bool is_named(const char *entry, size_t bytes, const struct soft_visible *device)
+{
+    char *end;
+
+    if (bytes >= 4 && strncasecmp(entry, "MIG-", 4) == 0)
+        return device->instance != SOFT_NO_INSTANCE &&
+               (begins(entry, bytes, "MIG", device->uuid) || is_old_name(entry, bytes, device));
+    if (bytes >= 4 && strncasecmp(entry, "GPU-", 4) == 0)
+        return begins(entry, bytes, "GPU", device->board_uuid);
+    return bytes > 0 && isdigit((unsigned char)*entry) &&
+           strtol(entry, &end, 10) == device->board && end == entry + bytes;
+}
+
+/* Adds the devices that an entry names. False: it names none, too many, or one for the second time.
+ */
+static bool add(const char *entry, size_t bytes, const struct soft_visible *devices, int count,
+                int *ordinals, int *found)
+{
+    bool mig = bytes >= 4 && strncasecmp(entry, "MIG-", 4) == 0;
+    int first = -1, before = *found;
 
     for (int i = 0; i < count; i++) {
-        char text[48];
-
-        uuid_text(uuids[i], text);
-        if (bytes <= strlen(text) && strncasecmp(entry, text, bytes) == 0) {
-            if (found >= 0)
-                return -1; /* fits two */
-            found = i;
+        if (!is_named(entry, bytes, &devices[i]))
+            continue;
+        if (first >= 0 && (mig || devices[i].board != devices[first].board)) {
+            *found = before;
+            return false; /* fits two */
         }
+        for (int k = 0; k < before; k++)
+            if (ordinals[k] == i)
+                return false;
+        first = first < 0 ? i : first;
+        ordinals[(*found)++] = i;
     }
+    return first >= 0;
+}
+
+static int one_instance(const struct soft_visible *devices, int *ordinals, int found)
+{
+    for (int i = 0; i < found; i++)
+        if (devices[ordinals[i]].instance != SOFT_NO_INSTANCE) {
+            ordinals[0] = ordinals[i];
+            return 1;
+        }
     return found;
 }
 
-static int find(const char *entry, size_t bytes, const uint8_t (*uuids)[16], int count)
-{
-    char *end;
-    long index;
-
-    if (bytes >= 4 && strncasecmp(entry, "GPU-", 4) == 0)
-        return find_uuid(entry, bytes, uuids, count);
-    if (bytes == 0 || !isdigit((unsigned char)*entry))
-        return -1;
-    index = strtol(entry, &end, 10);
-    return end == entry + bytes && index < count ? (int)index : -1;
-}
-
-int soft_visible_parse(const char *text, const uint8_t (*uuids)[16], int count, int *ordinals)
+int soft_visible_parse(const char *text, const struct soft_visible *devices, int count,
+                       int *ordinals)
 {
     int found = 0;
 
     if (text == NULL) {
         for (int i = 0; i < count; i++)
             ordinals[i] = i;
-        return count;
+        return one_instance(devices, ordinals, count);
     }
     while (found < count) {
         size_t bytes;
-        int ordinal;
 
         text += strspn(text, " \t");
         bytes = strcspn(text, ", \t");
-        ordinal = find(text, bytes, uuids, count);
-        for (int i = 0; i < found; i++)
-            if (ordinals[i] == ordinal)
-                ordinal = -1;
-        if (ordinal < 0)
+        if (!add(text, bytes, devices, count, ordinals, &found))
             break;
-        ordinals[found++] = ordinal;
         text += bytes;
         text += strspn(text, " \t");
         if (*text != ',')
             break;
         text++;
     }
-    return found;
+    return one_instance(devices, ordinals, found);
 }
 
 static void read_env(void)
 {
-    uint8_t uuids[SOFT_MAX_DEVICES][16];
-    int count = soft_state_device_count(soft_the_state);
+    struct soft_visible devices[SOFT_MAX_DEVICES];
+    int there[SOFT_MAX_DEVICES], count = 0;
 
-    for (int i = 0; i < count; i++)
-        soft_state_uuid(soft_the_state, i, uuids[i]);
-    visible_count = soft_visible_parse(getenv("CUDA_VISIBLE_DEVICES"), (const uint8_t (*)[16])uuids,
-                                       count, visible);
+    /* a device that is lost now is not enumerated: it is as if it was not there */
+    for (int i = 0; i < soft_state_device_count(soft_the_state); i++) {
+        if (soft_fault_lost(soft_the_state, i))
+            continue;
+        there[count] = i;
+        devices[count].board = soft_state_board(soft_the_state, i);
+        devices[count].instance = soft_state_instance(soft_the_state, i);
+        soft_state_uuid(soft_the_state, i, devices[count].uuid);
+        soft_state_board_uuid(soft_the_state, devices[count].board, devices[count].board_uuid);
+        count++;
+    }
+    visible_count = soft_visible_parse(getenv("CUDA_VISIBLE_DEVICES"), devices, count, visible);
+    for (int i = 0; i < visible_count; i++)
+        visible[i] = there[visible[i]];
 }
 
 int soft_visible_count(void)

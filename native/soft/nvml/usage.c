@@ -2,11 +2,10 @@
  *
  * What a device holds and does: memory, utilisation.
  */
-#include <stdlib.h>
+#include <string.h>
+#include <time.h>
 
 #include "soft/nvml/nvml.h"
-
-#define WINDOW_NS 1000000000ull /* what utilisation looks back on */
 
 static unsigned percent(double share)
 {
@@ -14,33 +13,47 @@ static unsigned percent(double share)
     return value < 0 ? 0 : value > 100 ? 100 : (unsigned)value;
 }
 
+unsigned soft_nvml_busy(const struct soft_target *t, enum soft_engine engine)
+{
+    unsigned most = 0;
+    for (int dev = t->dev; dev < t->dev + t->size; dev++) {
+        unsigned busy = percent(soft_state_utilization(t->state, dev, engine, NVML_WINDOW_NS));
+        most = busy > most ? busy : most;
+    }
+    return most;
+}
+
+uint64_t soft_nvml_wall_us(uint64_t device_ns)
+{
+    struct timespec wall;
+    clock_gettime(CLOCK_REALTIME, &wall);
+    uint64_t now_us = (uint64_t)wall.tv_sec * 1000000u + (uint64_t)wall.tv_nsec / 1000u;
+    return now_us - (soft_now_ns() - device_ns) / 1000u;
+}
+
+/* ---------------------------------------------------------------------------------- memory --- */
 struct usage {
     uint64_t total, reserved, used, free;
 };
 
-static struct usage memory_of(struct soft_state *state, int dev)
+static struct usage memory_of(const struct soft_target *t)
 {
-    const struct soft_profile *profile = soft_state_profile(state, dev);
-    struct usage usage = {
-        .total = profile->nvml_bytes,
-        .reserved = profile->nvml_bytes - profile->memory_bytes,
-        .used = soft_state_used_bytes(state, dev),
-    };
-    usage.free = usage.used < profile->memory_bytes ? profile->memory_bytes - usage.used : 0;
+    struct usage usage = {.total = t->profile->nvml_bytes};
+    for (int dev = t->dev; dev < t->dev + t->size; dev++) {
+        uint64_t room = soft_state_profile(t->state, dev)->memory_bytes;
+        uint64_t used = soft_state_used_bytes(t->state, dev);
+        usage.used += used;
+        usage.free += used < room ? room - used : 0;
+    }
+    usage.reserved = usage.total - usage.used - usage.free;
     return usage;
 }
 
 /* The old struct has no field for what firmware reserves: it counts as used. */
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 {
-    struct soft_state *state;
-    int dev;
-    nvmlReturn_t result = soft_nvml_device(device, &state, &dev);
-    if (result != NVML_SUCCESS)
-        return result;
-    if (memory == NULL)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    struct usage usage = memory_of(state, dev);
+    ANY_OR_RETURN(device, memory);
+    struct usage usage = memory_of(&t);
     memory->total = usage.total;
     memory->free = usage.free;
     memory->used = usage.total - usage.free;
@@ -49,96 +62,123 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 
 nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory)
 {
-    struct soft_state *state;
-    int dev;
-    nvmlReturn_t result = soft_nvml_device(device, &state, &dev);
-    if (result != NVML_SUCCESS)
-        return result;
-    if (memory == NULL)
-        return NVML_ERROR_INVALID_ARGUMENT;
+    ANY_OR_RETURN(device, memory);
     if (memory->version != HARP_NVML_STRUCT(nvmlMemory_v2_t, 2))
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
-    struct usage usage = memory_of(state, dev);
+    struct usage usage = memory_of(&t);
     memory->total = usage.total;
     memory->reserved = usage.reserved;
     memory->free = usage.free;
-    memory->used = usage.total - usage.reserved - usage.free;
+    memory->used = usage.used;
     return NVML_SUCCESS;
 }
 
-/* `memory` is the busier copy engine: what kernels move is not metered apart. */
-static nvmlUtilization_t utilization_of(struct soft_state *state, int dev)
-{
-    double in = soft_state_utilization(state, dev, SOFT_COPY_IN, WINDOW_NS);
-    double out = soft_state_utilization(state, dev, SOFT_COPY_OUT, WINDOW_NS);
-    return (nvmlUtilization_t){
-        .gpu = percent(soft_state_utilization(state, dev, SOFT_COMPUTE, WINDOW_NS)),
-        .memory = percent(in > out ? in : out),
-    };
-}
-
+/* ----------------------------------------------------------------------------- utilisation --- */
+/* `memory` is the busier copy engine: what kernels move is not metered apart. Boards with instances
+ * and instances do not answer, as NVML documents. */
 nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization)
 {
-    struct soft_state *state;
-    int dev;
-    nvmlReturn_t result = soft_nvml_device(device, &state, &dev);
-    if (result != NVML_SUCCESS)
-        return result;
-    if (utilization == NULL)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    *utilization = utilization_of(state, dev);
+    BOARD_OR_RETURN(device, utilization);
+    if (t.split)
+        return NVML_ERROR_NOT_SUPPORTED;
+    unsigned in = soft_nvml_busy(&t, SOFT_COPY_IN), out = soft_nvml_busy(&t, SOFT_COPY_OUT);
+    *utilization = (nvmlUtilization_t){
+        .gpu = soft_nvml_busy(&t, SOFT_COMPUTE),
+        .memory = in > out ? in : out,
+    };
     return NVML_SUCCESS;
 }
 
-nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t device, nvmlPstates_t *pstate)
+nvmlReturn_t nvmlDeviceGetDynamicPstatesInfo(nvmlDevice_t device, nvmlGpuDynamicPstatesInfo_t *info)
 {
-    struct soft_state *state;
-    int dev;
-    nvmlReturn_t result = soft_nvml_device(device, &state, &dev);
+    nvmlUtilization_t busy;
+    nvmlReturn_t result = nvmlDeviceGetUtilizationRates(device, &busy);
     if (result != NVML_SUCCESS)
         return result;
-    if (pstate == NULL)
+    if (info == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *pstate = NVML_PSTATE_0; /* the only one it has */
+    memset(info, 0, sizeof *info);
+    info->utilization[0] = (nvmlGpuDynamicPstatesUtilization_t){1, busy.gpu, 0, 0};
+    info->utilization[1] = (nvmlGpuDynamicPstatesUtilization_t){1, busy.memory, 0, 0};
     return NVML_SUCCESS;
 }
 
-nvmlReturn_t nvmlDeviceGetPowerState(nvmlDevice_t device, nvmlPstates_t *pstate)
+/* It has no engines for pictures: they are never busy. */
+static nvmlReturn_t no_video(nvmlDevice_t device, unsigned *busy, unsigned *period_us)
 {
-    return nvmlDeviceGetPerformanceState(device, pstate);
-}
-
-nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device,
-                                                    unsigned long long *reasons)
-{
-    struct soft_state *state;
-    int dev;
-    nvmlReturn_t result = soft_nvml_device(device, &state, &dev);
-    if (result != NVML_SUCCESS)
-        return result;
-    if (reasons == NULL)
+    BOARD_OR_RETURN(device, busy);
+    if (period_us == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *reasons = 0; /* nothing slows it down */
+    if (t.split)
+        return NVML_ERROR_NOT_SUPPORTED;
+    *busy = 0;
+    *period_us = (unsigned)(SOFT_BUCKET_NS / 1000);
     return NVML_SUCCESS;
 }
 
-nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device,
-                                                       unsigned long long *reasons)
+nvmlReturn_t nvmlDeviceGetEncoderUtilization(nvmlDevice_t device, unsigned int *busy,
+                                             unsigned int *period_us)
 {
-    return nvmlDeviceGetCurrentClocksEventReasons(device, reasons);
+    return no_video(device, busy, period_us);
 }
 
-/* Each field answers for itself; a software GPU has none of them. */
-nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values)
+nvmlReturn_t nvmlDeviceGetDecoderUtilization(nvmlDevice_t device, unsigned int *busy,
+                                             unsigned int *period_us)
 {
-    struct soft_state *state;
-    int dev;
-    nvmlReturn_t result = soft_nvml_device(device, &state, &dev);
-    if (result != NVML_SUCCESS)
-        return result;
-    if (values == NULL || count <= 0)
+    return no_video(device, busy, period_us);
+}
+
+nvmlReturn_t nvmlDeviceGetJpgUtilization(nvmlDevice_t device, unsigned int *busy,
+                                         unsigned int *period_us)
+{
+    return no_video(device, busy, period_us);
+}
+
+nvmlReturn_t nvmlDeviceGetOfaUtilization(nvmlDevice_t device, unsigned int *busy,
+                                         unsigned int *period_us)
+{
+    return no_video(device, busy, period_us);
+}
+
+nvmlReturn_t nvmlDeviceGetEncoderCapacity(nvmlDevice_t device, nvmlEncoderType_t type,
+                                          unsigned int *capacity)
+{
+    BOARD_OR_RETURN(device, capacity);
+    if ((unsigned)type > NVML_ENCODER_QUERY_AV1)
         return NVML_ERROR_INVALID_ARGUMENT;
-    for (int i = 0; i < count; i++)
-        values[i].nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
+    *capacity = 0;
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetEncoderStats(nvmlDevice_t device, unsigned int *sessions,
+                                       unsigned int *fps, unsigned int *latency_us)
+{
+    BOARD_OR_RETURN(device, sessions);
+    if (fps == NULL || latency_us == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *sessions = *fps = *latency_us = 0;
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetEncoderSessions(nvmlDevice_t device, unsigned int *count,
+                                          nvmlEncoderSessionInfo_t *sessions)
+{
+    BOARD_OR_RETURN(device, count);
+    *count = 0;
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetFBCStats(nvmlDevice_t device, nvmlFBCStats_t *stats)
+{
+    BOARD_OR_RETURN(device, stats);
+    *stats = (nvmlFBCStats_t){0};
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetFBCSessions(nvmlDevice_t device, unsigned int *count,
+                                      nvmlFBCSessionInfo_t *sessions)
+{
+    BOARD_OR_RETURN(device, count);
+    *count = 0;
     return NVML_SUCCESS;
 }

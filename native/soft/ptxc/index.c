@@ -50,9 +50,12 @@ static void index_entry(struct ptx_module *module, struct ptx_func *func, struct
     entry->minnctapersm = func->minnctapersm;
     entry->static_shared_bytes = (uint32_t)layout.shared_bytes;
     entry->local_bytes = (uint32_t)layout.local_bytes;
-    for (uint32_t i = 0; i < layout.func_count; i++)
+    for (uint32_t i = 0; i < layout.func_count; i++) {
         if (layout.funcs[i]->registers > registers)
             registers = layout.funcs[i]->registers;
+        if (layout.funcs[i]->has_body)
+            entry->text_bytes += (uint64_t)(layout.funcs[i]->body.end - layout.funcs[i]->body.at);
+    }
     entry->registers = estimate_registers(func, registers);
 }
 
@@ -66,6 +69,7 @@ static void index_variable(struct ptx_module *module, const struct ptx_decl *var
     out->init = var->init;
     out->init_bytes = var->init_bytes;
     out->visible = var->visible;
+    out->managed = var->managed;
     out->relocs = job_new(module->job, var->reloc_count, sizeof(*out->relocs));
     out->reloc_count = var->reloc_count;
     for (uint32_t i = 0; i < var->reloc_count; i++) {
@@ -75,13 +79,16 @@ static void index_variable(struct ptx_module *module, const struct ptx_decl *var
     }
 }
 
-static void index_build(struct job *job, const char *text, size_t bytes, struct ptx_index *out)
+static void index_build(struct job *job, const char *text, size_t bytes, bool object,
+                        struct ptx_index *out)
 {
-    struct ptx_module *module = module_read(job, text, bytes);
+    struct ptx_module *module =
+        object ? module_read_object(job, text, bytes) : module_read(job, text, bytes);
     uint32_t n = 0, variables = 0;
     out->ptx_major = module->major;
     out->ptx_minor = module->minor;
     out->target_sm = module->target;
+    out->target_kind = module->target_kind;
     out->address_size = module->address_bytes ? module->address_bytes * 8 : 32;
     if (out->address_size != 64)
         job_fail(job, PTXC_INVALID, "line 1: .address_size %u; only 64 runs", out->address_size);
@@ -101,8 +108,8 @@ static void index_build(struct job *job, const char *text, size_t bytes, struct 
             index_variable(module, module->vars[i], &out->variables[out->variable_count++]);
 }
 
-int ptx_index_read(const char *text, size_t bytes, struct ptx_index *out, char *why,
-                   size_t why_bytes)
+static int index_read(const char *text, size_t bytes, bool object, struct ptx_index *out, char *why,
+                      size_t why_bytes)
 {
     struct job job = {0};
     memset(out, 0, sizeof(*out));
@@ -115,9 +122,21 @@ int ptx_index_read(const char *text, size_t bytes, struct ptx_index *out, char *
             snprintf(why, why_bytes, "%s", job.why);
         return job.code == PTXC_NO_MEMORY ? -ENOMEM : -EINVAL;
     }
-    index_build(&job, text, bytes, out);
+    index_build(&job, text, bytes, object, out);
     out->memory = job.chunks;
     return 0;
+}
+
+int ptx_index_read(const char *text, size_t bytes, struct ptx_index *out, char *why,
+                   size_t why_bytes)
+{
+    return index_read(text, bytes, false, out, why, why_bytes);
+}
+
+int ptx_index_object(const char *text, size_t bytes, struct ptx_index *out, char *why,
+                     size_t why_bytes)
+{
+    return index_read(text, bytes, true, out, why, why_bytes);
 }
 
 void ptx_index_free(struct ptx_index *index)

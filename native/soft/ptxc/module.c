@@ -304,6 +304,7 @@ void reader_decl(struct module_reader *reader, struct ptx_decl *prefix, bool par
                  void (*each)(void *arg, struct ptx_decl *decl), void *arg)
 {
     uint32_t lanes = 1, align = 0;
+    bool managed = false;
     enum ptx_type type = TY_NONE;
     while (reader->token.kind == TOK_DOT) {
         if (ptx_token_is(&reader->token, TOK_DOT, "align")) {
@@ -327,6 +328,7 @@ void reader_decl(struct module_reader *reader, struct ptx_decl *prefix, bool par
             while (!reader_take(reader, ')')) {
                 if (reader->token.kind == TOK_END || reader->token.kind == TOK_BAD)
                     reader_fail(reader, "expected `)`");
+                managed = managed || ptx_token_is(&reader->token, TOK_DOT, "managed");
                 reader_next(reader);
             }
             continue;
@@ -342,6 +344,7 @@ void reader_decl(struct module_reader *reader, struct ptx_decl *prefix, bool par
         struct ptx_decl decl = *prefix;
         uint32_t unit = ptx_types[type].bytes * lanes;
         decl.type = type;
+        decl.managed = managed;
         decl.align = align > unit ? align : align ? align : unit;
         decl.line = reader->token.line;
         decl.name = read_name(reader);
@@ -599,6 +602,8 @@ static void read_target(struct module_reader *reader)
                 if (reader->token.text[i] >= '0' && reader->token.text[i] <= '9')
                     sm = sm * 10 + (uint32_t)(reader->token.text[i] - '0');
             reader->module->target = sm;
+            char last = reader->token.text[reader->token.bytes - 1];
+            reader->module->target_kind = last >= 'a' && last <= 'z' ? last : '\0';
         }
         reader_next(reader);
     } while (reader_take(reader, ','));
@@ -664,10 +669,11 @@ static void read_top(struct module_reader *reader)
     }
 }
 
-struct ptx_module *module_read(struct job *job, const char *text, size_t bytes)
+static struct ptx_module *read_module(struct job *job, const char *text, size_t bytes, bool object)
 {
     struct ptx_module *module = job_new(job, 1, sizeof(*module));
     module->job = job;
+    module->object = object;
     struct module_reader reader = {.module = module,
                                    .lexer = {.at = text, .end = text + bytes, .line = 1}};
     /* Drivers take NUL-terminated text; loaders pass sizes with or without the NULs. */
@@ -685,11 +691,21 @@ struct ptx_module *module_read(struct job *job, const char *text, size_t bytes)
     for (uint32_t i = 0; i < module->var_count; i++) {
         struct ptx_decl *var = module->vars[i];
         bool stored = var->where == IN_GLOBAL || var->where == IN_CONST;
-        if (stored && var->external)
+        if (stored && var->external && !object)
             job_fail(job, PTXC_INVALID, "line %u: external variable `%s` is defined nowhere",
                      var->line, var->name);
         if (stored)
             var->ordinal = ordinal++;
     }
     return module;
+}
+
+struct ptx_module *module_read(struct job *job, const char *text, size_t bytes)
+{
+    return read_module(job, text, bytes, false);
+}
+
+struct ptx_module *module_read_object(struct job *job, const char *text, size_t bytes)
+{
+    return read_module(job, text, bytes, true);
 }

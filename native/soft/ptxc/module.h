@@ -21,6 +21,7 @@ struct ptx_decl { /* a variable or parameter */
     uint64_t bytes;
     bool flexible; /* [] */
     bool external, visible;
+    bool managed; /* .attribute(.managed) */
     uint32_t line;
     /* initialiser */
     uint8_t *init;
@@ -73,11 +74,15 @@ struct ptx_module {
     struct ptx_decl **vars; /* module scope, all spaces, order of the text */
     uint32_t var_count, var_room;
     uint32_t major, minor, target, address_bytes;
+    char target_kind; /* of sm_90a: 'a'; 0: none */
+    bool object;      /* to be linked: what is external may be defined nowhere */
     uint32_t stamp;
 };
 
 /* Fails the job with PTXC_INVALID or PTXC_UNSUPPORTED. */
 struct ptx_module *module_read(struct job *job, const char *text, size_t bytes);
+/* The same for one of several modules that will be linked. */
+struct ptx_module *module_read_object(struct job *job, const char *text, size_t bytes);
 struct ptx_symbol *module_find(struct ptx_module *module, const char *name, size_t bytes);
 /* Names and declarations in a body; does it once. */
 void module_scan(struct ptx_module *module, struct ptx_func *func);

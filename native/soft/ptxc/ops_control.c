@@ -166,6 +166,16 @@ static bool shape_matches(const struct call *c, const struct ptx_func *f)
     return true;
 }
 
+/* What the real linker takes from a library on the device. */
+static bool is_device_runtime(const char *name)
+{
+    static const char *const known[] = {"malloc", "free", "vprintf", "__assertfail", "cuda", "cnp"};
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (i < 4 ? strcmp(name, known[i]) == 0 : strncmp(name, known[i], strlen(known[i])) == 0)
+            return true;
+    return false;
+}
+
 static void call_external(struct emitter *e, const struct call *c, const struct ptx_func *f)
 {
     if (strcmp(f->name, "vprintf") == 0 && c->arg_count == 2 && c->ret_count == 1 &&
@@ -184,8 +194,12 @@ static void call_external(struct emitter *e, const struct call *c, const struct 
             "RT_FLUSH; rt_assert(T, RT_LDP(uint64_t, %s), RT_LDP(uint64_t, %s), "
             "RT_LDP(uint32_t, %s), RT_LDP(uint64_t, %s), %s);",
             a[0], a[1], a[2], a[3], where(e));
+    } else if (e->module->object) {
+        refuse(e, say(e, "function %s is not linked yet", f->name));
+    } else if (is_device_runtime(f->name)) {
+        refuse(e, say(e, "function %s of the device runtime", f->name));
     } else {
-        refuse(e, say(e, "function %s has no body in this module", f->name));
+        invalid(e, say(e, "function %s is defined nowhere", f->name));
     }
 }
 

@@ -24,7 +24,8 @@ struct ptx_entry {
     uint32_t minnctapersm;
     uint32_t static_shared_bytes; /* variables in .shared used by or visible to this kernel */
     uint32_t local_bytes;
-    uint32_t registers; /* estimate: live .reg declarations, 32-bit units, capped at 255 */
+    uint32_t registers;  /* estimate: live .reg declarations, 32-bit units, capped at 255 */
+    uint64_t text_bytes; /* of its body and of those of all functions it may call */
 };
 
 enum ptx_space { PTX_GLOBAL, PTX_CONST };
@@ -37,6 +38,7 @@ struct ptx_variable {
     uint8_t *init; /* NULL: zeroes */
     uint64_t init_bytes;
     uint32_t visible;  /* reachable by cuModuleGetGlobal */
+    uint32_t managed;  /* wants memory that the host reaches as well */
     struct ptx_reloc { /* initialisers that hold addresses of other variables */
         uint64_t offset;
         uint32_t variable;
@@ -48,6 +50,7 @@ struct ptx_variable {
 struct ptx_index {
     uint32_t ptx_major, ptx_minor; /* .version */
     uint32_t target_sm;            /* .target sm_NN */
+    char target_kind;              /* 'a' of sm_90a: that one only; 'f': its family; 0: newer too */
     uint32_t address_size;
     struct ptx_entry *entries;
     uint32_t entry_count;
@@ -61,6 +64,10 @@ struct ptx_index {
  * 0, or -EINVAL with one line of explanation (line number and token) in `why`, or -ENOMEM. */
 int ptx_index_read(const char *text, size_t bytes, struct ptx_index *out, char *why,
                    size_t why_bytes);
+/* The same for a module that will be linked with others: what is external may be defined nowhere.
+ */
+int ptx_index_object(const char *text, size_t bytes, struct ptx_index *out, char *why,
+                     size_t why_bytes);
 void ptx_index_free(struct ptx_index *index);
 
 #endif

@@ -37,11 +37,40 @@ STRUCTS = {
     "nvmlFieldValue_t": "c_nvmlFieldValue_t",
     "nvmlAccountingStats_t": "c_nvmlAccountingStats_t",
     "nvmlDeviceAttributes_t": "c_nvmlDeviceAttributes",
+    "nvmlAccountingStats_v2_t": "c_nvmlAccountingStats_v2_t",
+    "nvmlComputeInstanceInfo_t": "c_nvmlComputeInstanceInfo_t",
+    "nvmlComputeInstancePlacement_t": "c_nvmlComputeInstancePlacement_t",
+    "nvmlComputeInstanceProfileInfo_t": "c_nvmlComputeInstanceProfileInfo_t",
+    "nvmlComputeInstanceProfileInfo_v2_t": "c_nvmlComputeInstanceProfileInfo_v2_t",
+    "nvmlEccErrorCounts_t": "c_nvmlEccErrorCounts_t",
+    "nvmlEccSramErrorStatus_v1_t": "c_nvmlEccSramErrorStatus_v1_t",
+    "nvmlEventData_t": "c_nvmlEventData_t",
+    "nvmlFBCStats_t": "c_nvmlFBCStats_t",
+    "nvmlGpmSupport_t": "c_nvmlGpmSupport_t",
+    "nvmlGpuInstanceInfo_t": "c_nvmlGpuInstanceInfo_t",
+    "nvmlGpuInstancePlacement_t": "c_nvmlGpuInstancePlacement_t",
+    "nvmlGpuInstanceProfileInfo_t": "c_nvmlGpuInstanceProfileInfo_t",
+    "nvmlGpuInstanceProfileInfo_v2_t": "c_nvmlGpuInstanceProfileInfo_v2_t",
+    "nvmlHwbcEntry_t": "c_nvmlHwbcEntry_t",
+    "nvmlMarginTemperature_v1_t": "c_nvmlMarginTemperature_v1_t",
+    "nvmlPdi_v1_t": "c_nvmlPdi_t",
+    "nvmlRemappedRowsInfo_v2_t": "c_nvmlRemappedRowsInfo_v2_t",
+    "nvmlEccSramUniqueUncorrectedErrorCounts_v1_t": (
+        "c_nvmlEccSramUniqueUncorrectedErrorCounts_v1_t"
+    ),
+    "nvmlPowerValue_v2_t": "c_nvmlPowerValue_v2_t",
+    "nvmlRepairStatus_v1_t": "c_nvmlRepairStatus_t",
+    "nvmlRowRemapperHistogramValues_t": "c_nvmlRowRemapperHistogramValues",
+    "nvmlSystemDriverBranchInfo_v1_t": "c_nvmlSystemDriverBranchInfo_v1_t",
+    "nvmlTemperature_v1_t": "c_nvmlTemperature_v1_t",
+    "nvmlUUID_t": "c_nvmlUUID_t",
+    "nvmlViolationTime_t": "c_nvmlViolationTime_t",
 }
 #: Enumerators that pynvml spells otherwise or lacks; the value is NVIDIA's.
 ELSEWHERE = {
     "NVML_MEMORY_ERROR_TYPE_CORRECTED",
     "NVML_MEMORY_ERROR_TYPE_UNCORRECTED",
+    "NVML_P2P_CAPS_INDEX_READ",  # a tuple there, by a comma too many
     "NVML_VALUE_NOT_AVAILABLE",
 }
 
@@ -87,7 +116,7 @@ def test_layouts(compile_c: Compile, tmp_path: Path) -> None:
 
 def test_values() -> None:
     ours = {name: value for t in nvml.TYPES for name, value in t.members}
-    ours |= {c.name: int(c.value.strip("()"), 0) for c in nvml.CONSTS}
+    ours |= {c.name: int(c.value.strip("()").removesuffix("ull"), 0) for c in nvml.CONSTS}
     theirs = {name: getattr(pynvml, name, None) for name in ours}
     differ = {n: (v, theirs[n]) for n, v in ours.items() if theirs[n] != v and n not in ELSEWHERE}
     assert differ == {}

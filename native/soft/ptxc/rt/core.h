@@ -300,24 +300,26 @@ static __attribute__((noinline)) void *rt_generic(struct thread *T, uint64_t a, 
                                                     : rt_slow(T, a_, (n), (w), (where));           \
     })
 #endif
+/* An address may come from a 64-bit register and be negative: the sum alone would wrap. */
+#define RT_OUT(a, n, size) ((a) >= (size) || (a) + (n) > (size))
 #define RT_SHARED(a, n, where)                                                                     \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
-        if (UNLIKELY(a_ + (n) > SN || (a_ & ((n) - 1))))                                           \
+        if (UNLIKELY(RT_OUT(a_, (n), SN) || (a_ & ((n) - 1))))                                     \
             rt_bad(T, a_, (n), SHARED_WINDOW, (where));                                            \
         (void *)(SB + a_);                                                                         \
     })
 #define RT_LOCAL(a, n, where)                                                                      \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
-        if (UNLIKELY(a_ + (n) > T->local_bytes || (a_ & ((n) - 1))))                               \
+        if (UNLIKELY(RT_OUT(a_, (n), T->local_bytes) || (a_ & ((n) - 1))))                         \
             rt_bad(T, a_, (n), LOCAL_WINDOW, (where));                                             \
         (void *)(T->local + a_);                                                                   \
     })
 #define RT_PARAM(a, n, where)                                                                      \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
-        if (UNLIKELY(a_ + (n) > T->L->params_bytes))                                               \
+        if (UNLIKELY(RT_OUT(a_, (n), T->L->params_bytes)))                                         \
             rt_bad(T, a_, 1, PARAM_WINDOW, (where));                                               \
         (const void *)(PB + a_);                                                                   \
     })
@@ -361,16 +363,53 @@ static void rt_vprintf_main(void *arg)
     struct vprintf_call *c = arg;
     c->out = c->T->L->host->vprintf(c->T->L, c->format, c->args);
 }
+/* Host address of a byte of device memory. */
+COLD const unsigned char *rt_byte(struct thread *T, uint64_t a, const char *where)
+{
+    uint64_t AB = T->L->arena_base, AN = T->L->arena_bytes;
+    const uint8_t *AM = T->L->arena_map;
+    return RT_IN_ARENA(a, 1, 0) ? (void *)(a + (uint64_t)T->L->arena_delta)
+                                : rt_slow(T, a, 1, 0, where);
+}
+COLD int rt_one_of(unsigned char c, const char *set)
+{
+    for (; *set; set++)
+        if ((unsigned char)*set == c)
+            return 1;
+    return 0;
+}
+/* Bytes of the argument for the conversion at `*at`, behind its %; 0: not one that is printed. */
+COLD uint64_t rt_conversion(const unsigned char **at)
+{
+    int longs = 0;
+    while (rt_one_of(**at, "-+ #0123456789."))
+        ++*at;
+    for (; rt_one_of(**at, "hlzjt"); ++*at)
+        longs |= **at != 'h';
+    unsigned char kind = **at;
+    if (rt_one_of(kind, "diuxXo"))
+        return longs ? 8 : 4;
+    return kind == 'c' ? 4 : rt_one_of(kind, "fFeEgGaAps") ? 8 : 0;
+}
+/* The host reads format and arguments as they stand: every byte of both must be the kernel's. */
 COLD uint32_t rt_vprintf(struct thread *T, uint64_t format, uint64_t args, const char *where)
 {
     struct vprintf_call call = {T, NULL, NULL, -1};
-    uint64_t AB = T->L->arena_base, AN = T->L->arena_bytes;
-    const uint8_t *AM = T->L->arena_map;
-    call.format = RT_IN_ARENA(format, 1, 0) ? (void *)(format + (uint64_t)T->L->arena_delta)
-                                            : rt_slow(T, format, 1, 0, where);
-    if (args)
-        call.args = RT_IN_ARENA(args, 1, 0) ? (void *)(args + (uint64_t)T->L->arena_delta)
-                                            : rt_slow(T, args, 1, 0, where);
+    call.format = (const char *)rt_byte(T, format, where);
+    for (uint64_t i = 1; call.format[i - 1]; i++)
+        rt_byte(T, format + i, where);
+    uint64_t end = args, bytes;
+    for (const unsigned char *at = (const unsigned char *)call.format; *at; at++) {
+        if (*at != '%' || (at[1] == '%' && ++at))
+            continue;
+        at++;
+        if ((bytes = rt_conversion(&at)) == 0)
+            break;
+        for (end = (end + bytes - 1) & ~(bytes - 1); bytes; bytes--)
+            rt_byte(T, end++, where);
+    }
+    if (end != args)
+        call.args = rt_byte(T, args, where);
     if (T->L->host->vprintf)
         rt_host(T, rt_vprintf_main, &call);
     return (uint32_t)call.out;

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend `local`: one arbiter and one software GPU for all cases, a tenant for each."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from harp.lease_wire import ALL_DEVICES, Op
+from tests.integration.shim_world import MIB, World, soft_world
+
+#: of the device's 80 GiB; the largest case allocates a few hundred MiB
+LIMIT_BYTES = 8192 * MIB
+SHARE_PPM = 500_000
+#: SNAP_CLIENT's state of a process that has gone and whose memory still counts
+DEAD = 2
+
+
+class Local:
+    """Tenants come one after another; each is gone, memory and all, before the next."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.count = 0
+
+    @contextlib.contextmanager
+    def tenant(self) -> Iterator[dict[str, str]]:
+        """The environment of a fresh tenant's processes."""
+        self.count += 1
+        name = f"case{self.count}"
+        self.world.tenant(name, mem=LIMIT_BYTES, share_ppm=SHARE_PPM)
+        try:
+            yield self.world.env(name, HARP_NATIVE_DIR=str(self.world.native))
+        finally:
+            self.settle()
+            uses = self.world.usages(name)
+            self._drop(name)
+        assert uses
+        held = [use for use in uses if use.leased_bytes or use.amount_bytes]
+        assert not held, f"memory is still charged: {held}"
+
+    def _drop(self, name: str) -> None:
+        world = self.world
+        world.ask(op=Op.DEL_TENANT, tenant=world.tenants.pop(name))
+        world.sockets.pop(name).close()
+        shutil.rmtree(world.base / "grants" / name)
+
+    def settle(self) -> None:
+        """As harpd does it: what the dead held is given back once the device has it back."""
+        deadline = time.monotonic() + 20
+        while clients := self.world.clients():
+            assert time.monotonic() < deadline, clients
+            for client in clients:
+                if client.d == DEAD:
+                    self.world.ask(op=Op.DRAINED, client=client.client, dev=ALL_DEVICES)
+            time.sleep(0.005)
+
+
+class Locals(contextlib.ExitStack):
+    """A machine for each set of devices that cases ask for, made when the first one does."""
+
+    def __init__(self, native_dir: Path) -> None:
+        super().__init__()
+        self._native_dir = native_dir
+        self._made: dict[str, Local] = {}
+
+    def on(self, devices: str) -> Local:
+        """The machine with these devices; "" is the usual one."""
+        devices = devices or "h100-80g"
+        if devices not in self._made:
+            world = self.enter_context(soft_world(self._native_dir, devices=devices))
+            self._made[devices] = Local(world)
+        return self._made[devices]

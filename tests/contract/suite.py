@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One suite, several backends: which there are, which cases run on which, and how one is run.
+
+A case is a function of a `soft_mod_cases_<area>.py`; what it says in its decorator about backends
+is all there is to know, so README.md's table is made from it (`table.py`), not from a run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A thing that answers the driver API."""
+
+    name: str
+    what: str
+    absent: str = ""  #: why nothing runs on it in this release
+
+
+BACKENDS = (
+    Backend("soft", "the bare software GPU"),
+    Backend("local", "the software GPU under libharp: a tenant with a memory limit and a share"),
+    Backend(
+        "gpu", "the real driver; `tests/gpu/test_gpu_contract.py`, skipped where there is none"
+    ),
+    Backend("remote", "a GPU of another machine", absent="remote GPUs are not in this release"),
+)
+NAMES = tuple(backend.name for backend in BACKENDS)
+#: what `only="soft"` and the like say of another backend
+RUNS, WAIVED, ELSEWHERE, ABSENT = "runs", "waived", "elsewhere", "absent"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What becomes of one case on one backend."""
+
+    kind: str
+    why: str = ""
+
+
+def cases() -> list[Any]:
+    """All cases, areas and names in order."""
+    if str(FOLDER) not in sys.path:
+        sys.path.insert(0, str(FOLDER))
+    for path in sorted(FOLDER.glob("soft_mod_cases_*.py")):
+        importlib.import_module(path.stem)
+    found: dict[Any, Any] = importlib.import_module("soft_mod_driver").CASES
+    for one in found.values():
+        unknown = {*one.only, *one.waived} - set(NAMES)
+        assert not unknown, f"{one.area}.{one.name} names no backend: {sorted(unknown)}"
+    return sorted(found.values(), key=lambda one: one.area)
+
+
+def standing(one: Any, backend: str) -> Standing:
+    """Whether the case runs on the backend, and if not, why."""
+    absent = next(b.absent for b in BACKENDS if b.name == backend)
+    if absent:
+        return Standing(ABSENT, absent)
+    if one.only and backend not in one.only:
+        return Standing(ELSEWHERE, one.why)
+    if backend in one.waived:
+        return Standing(WAIVED, one.waived[backend])
+    return Standing(RUNS)
+
+
+def params(*backends: str) -> list[Any]:
+    """Parameters (backend, area, name); what does not run is a skip that says why."""
+    rows = []
+    for backend in backends:
+        for one in cases():
+            stands = standing(one, backend)
+            marks = []
+            if stands.kind != RUNS:
+                label = {WAIVED: "WAIVED", ELSEWHERE: f"only {'/'.join(one.only)}"}
+                reason = f"{label.get(stands.kind, 'absent')} ({backend}): {stands.why}"
+                marks.append(pytest.mark.skip(reason=reason))
+            ident = f"{backend}-{one.area}-{one.name}"
+            rows.append(pytest.param(backend, one.area, one.name, marks=marks, id=ident))
+    return rows
+
+
+def run(area: str, name: str, env: Mapping[str, str]) -> str:
+    """Runs one case in a process of its own; it must pass. Its standard error."""
+    done = subprocess.run(
+        [sys.executable, "-B", str(FOLDER / f"soft_mod_cases_{area}.py"), name],
+        env=dict(env),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr[-6000:])
+    assert done.stdout.splitlines()[-1] == "passed"
+    return done.stderr

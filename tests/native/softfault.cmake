@@ -1,0 +1,13 @@
+# Faults on request: the grammar (fuzzed), what they do to a machine, and the doors' assembly.
+add_executable(test_soft_fault soft_fault.c)
+target_link_libraries(test_soft_fault PRIVATE soft_core_test m pthread)
+add_executable(test_soft_fault_rules soft_fault_rules.c ${CMAKE_SOURCE_DIR}/soft/gpu/fault_rules.c)
+target_link_libraries(test_soft_fault_rules PRIVATE harp_options harp_sanitize)
+add_executable(test_soft_door soft_door.c soft_door_probe.S)
+set_property(SOURCE soft_door_probe.S APPEND PROPERTY OBJECT_DEPENDS ${CMAKE_SOURCE_DIR}/soft/gpu/door.inc)
+target_compile_options(test_soft_door PRIVATE $<$<COMPILE_LANGUAGE:ASM>:-I${PROJECT_SOURCE_DIR}>)
+target_link_libraries(test_soft_door PRIVATE harp_options harp_sanitize)
+foreach(name fault fault_rules door)
+  add_test(NAME soft_${name} COMMAND test_soft_${name})
+  set_tests_properties(soft_${name} PROPERTIES TIMEOUT 120)
+endforeach()
