@@ -103,7 +103,7 @@ def copies_between_devices_check_when_they_run(d: Driver) -> None:
     assert d.call("cuStreamSynchronize", held) == ILLEGAL_ADDRESS
 
 
-@case(devices="tiny,h100-80g")
+@case(devices="tiny,t4-16g")
 def a_pool_does_not_open_to_a_device_that_is_no_peer(d: Driver) -> None:
     can = c.c_int(1)
     d.ok("cuDeviceCanAccessPeer", c.byref(can), 1, 0)

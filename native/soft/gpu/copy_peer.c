@@ -74,8 +74,8 @@ CUresult soft_copy_peer_run(struct soft_cmd *cmd, struct soft_run *run)
         if (legs[i].turn == NULL)
             continue;
         /* the first was held while the second was waited for */
-        end = soft_turn_finish(legs[i].turn, &legs[i].use, took + ready - legs[i].use.start_ns,
-                               NULL);
+        end =
+            soft_turn_finish(legs[i].turn, &legs[i].use, took + ready - legs[i].use.start_ns, NULL);
         if (run->end_ns < end)
             run->end_ns = end;
         if (legs[i].guest)

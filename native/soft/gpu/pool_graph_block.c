@@ -214,15 +214,23 @@ void soft_graph_pool_wipe(int ordinal)
 }
 
 /* -------------------------------------------------------------------------------- entry points */
-CUresult cuDeviceGraphMemTrim(CUdevice device)
+static CUresult enter(CUdevice device, int *ordinal)
 {
-    int ordinal = soft_visible_ordinal(device);
     CUresult r = soft_ready();
 
     if (r != CUDA_SUCCESS)
         return r;
-    if (ordinal < 0)
-        return CUDA_ERROR_INVALID_DEVICE;
+    *ordinal = soft_visible_ordinal(device);
+    return *ordinal < 0 ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGraphMemTrim(CUdevice device)
+{
+    int ordinal;
+    CUresult r = enter(device, &ordinal);
+
+    if (r != CUDA_SUCCESS)
+        return r;
     soft_space_lock();
     soft_graph_pool_trim(ordinal);
     soft_space_unlock();
@@ -231,14 +239,12 @@ CUresult cuDeviceGraphMemTrim(CUdevice device)
 
 CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value)
 {
-    int ordinal = soft_visible_ordinal(device);
-    CUresult r = soft_ready();
     const struct soft_graph_pool *pool;
+    int ordinal;
+    CUresult r = enter(device, &ordinal);
 
     if (r != CUDA_SUCCESS)
         return r;
-    if (ordinal < 0)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (value == NULL || (int)attr < 0 || attr > CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH)
         return CUDA_ERROR_INVALID_VALUE;
     pool = &pools[ordinal];
@@ -253,13 +259,11 @@ CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr
 
 CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value)
 {
-    int ordinal = soft_visible_ordinal(device);
-    CUresult r = soft_ready();
+    int ordinal;
+    CUresult r = enter(device, &ordinal);
 
     if (r != CUDA_SUCCESS)
         return r;
-    if (ordinal < 0)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (value == NULL || *(const cuuint64_t *)value != 0 ||
         (attr != CU_GRAPH_MEM_ATTR_USED_MEM_HIGH && attr != CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH))
         return CUDA_ERROR_INVALID_VALUE;
