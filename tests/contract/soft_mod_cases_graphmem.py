@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes as c
+import threading
 from typing import Any, ClassVar
 
 import numpy as np
@@ -186,6 +187,51 @@ def addresses_are_used_again_inside_a_graph(d: Driver) -> None:
     assert memory(d) == 4 * UNIT
     for ptr in (pb, pc, big):
         d.ok("cuMemFree_v2", ptr)
+
+
+@case(waived=GRAPHS)
+def branches_run_beside_each_other_in_the_graphs_memory(d: Driver) -> None:
+    """The left branch waits, in a host function, for what comes after the right one's kernel."""
+    n = 1000
+    gate, late = threading.Event(), []
+    callback = c.CFUNCTYPE(None, c.c_void_p)
+    add1 = d.function(d.module(), "add1")
+    shape: dict[str, Any] = {"function": add1, "grid": (4, 1, 1), "block": (256, 1, 1)}
+    count = c.c_uint32(n)
+    source, left_sink, right_sink = (
+        d.up_now(np.arange(n, dtype="f4")),
+        d.alloc(4 * n),
+        d.alloc(4 * n),
+    )
+    g = Graph(d)
+    root = g.empty()
+    left, left_ptr = allocate(g, 4 * n, root)
+    right, right_ptr = allocate(g, 4 * n, root)
+    held = g.host(callback(lambda _: late.append(not gate.wait(30))), left)
+    first = g.kernel(held, params=Params(source, left_ptr, count), **shape)
+    last_left = g.kernel(first, params=Params(left_ptr, left_sink, count), **shape)
+    release(g, left_ptr, last_left)
+    first = g.kernel(right, params=Params(source, right_ptr, count), **shape)
+    freed = release(
+        g, right_ptr, g.kernel(first, params=Params(right_ptr, right_sink, count), **shape)
+    )
+    again, again_ptr = allocate(g, 4 * n, freed)
+    assert again_ptr.value == right_ptr.value  # while the left branch has its own still
+    filled = g.fill(again_ptr, 7, n, again)
+    g.host(callback(lambda _: gate.set()), filled)
+    release(g, again_ptr, filled)
+    executable = g.instantiate()
+    for stream in (d.stream(), d.stream(), None):
+        gate.clear()
+        for sink in (left_sink, right_sink):
+            d.ok("cuMemsetD8_v2", sink, 0, c.c_size_t(4 * n))
+        d.sync()
+        d.ok("cuGraphLaunch", executable, stream)
+        d.sync()
+        for sink in (left_sink, right_sink):
+            assert (d.down(sink, n) == np.arange(n) + 2).all()
+    assert late == [False] * 3
+    assert memory(d) == UNIT
 
 
 @case(waived=GRAPHS)
