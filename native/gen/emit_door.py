@@ -20,6 +20,13 @@ _POOL = frozenset(row.name for row in pool.ROWS) | {
     "cuDeviceGetDefaultMemPool",
     "cuDeviceGetMemPool",
     "cuDeviceSetMemPool",
+    "cuGraphAddMemAllocNode",
+    "cuGraphAddMemFreeNode",
+    "cuGraphMemAllocNodeGetParams",
+    "cuGraphMemFreeNodeGetParams",
+    "cuDeviceGraphMemTrim",
+    "cuDeviceGetGraphMemAttribute",
+    "cuDeviceSetGraphMemAttribute",
 }
 _VMM = frozenset(row.name for row in vmm.ROWS) - {"cuMemGetHandleForAddressRange"}
 _MANAGED = frozenset({

@@ -89,19 +89,9 @@ CUresult cuDevSmResourceSplitByCount(CUdevResource *result, unsigned int *nbGrou
     soft_unimplemented(SOFT_SYM_cuDevSmResourceSplitByCount);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool_out, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetDefaultMemPool);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDeviceGetDevResource(CUdevice device, CUdevResource *resource, CUdevResourceType type)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGetDevResource);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetGraphMemAttribute);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDeviceGetHostAtomicCapabilities(unsigned int *capabilities,
@@ -109,11 +99,6 @@ CUresult cuDeviceGetHostAtomicCapabilities(unsigned int *capabilities,
                                            CUdevice dev)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceGetHostAtomicCapabilities);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGetMemPool);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDeviceGetNvSciSyncAttributes(void *nvSciSyncAttrList, CUdevice dev, int flags)
@@ -128,25 +113,10 @@ CUresult cuDeviceGetP2PAtomicCapabilities(unsigned int *capabilities,
     soft_unimplemented(SOFT_SYM_cuDeviceGetP2PAtomicCapabilities);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuDeviceGraphMemTrim(CUdevice device)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceGraphMemTrim);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuDeviceRegisterAsyncNotification(CUdevice device, CUasyncCallback callbackFunc,
                                            void *userData, CUasyncCallbackHandle *callback)
 {
     soft_unimplemented(SOFT_SYM_cuDeviceRegisterAsyncNotification);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void *value)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceSetGraphMemAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool)
-{
-    soft_unimplemented(SOFT_SYM_cuDeviceSetMemPool);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuDeviceUnregisterAsyncNotification(CUdevice device, CUasyncCallbackHandle callback)
@@ -341,20 +311,6 @@ CUresult cuGraphAddExternalSemaphoresWaitNode(CUgraphNode *phGraphNode, CUgraph 
     soft_unimplemented(SOFT_SYM_cuGraphAddExternalSemaphoresWaitNode);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                const CUgraphNode *dependencies, size_t numDependencies,
-                                CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddMemAllocNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphAddMemFreeNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                               const CUgraphNode *dependencies, size_t numDependencies,
-                               CUdeviceptr dptr)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphAddMemFreeNode);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle *pHandle_out, CUgraph hGraph,
                                         CUcontext ctx, unsigned int defaultLaunchValue,
                                         unsigned int flags)
@@ -417,16 +373,6 @@ CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
     const CUresult result = cuGraphLaunch(hGraph, hStream);
     soft_per_thread_default_set(was);
     return result;
-}
-CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PARAMS *params_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphMemAllocNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuGraphMemFreeNodeGetParams(CUgraphNode hNode, CUdeviceptr *dptr_out)
-{
-    soft_unimplemented(SOFT_SYM_cuGraphMemFreeNodeGetParams);
-    return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream)
 {
@@ -657,27 +603,22 @@ CUresult cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize)
     soft_unimplemented(SOFT_SYM_cuMemAlloc);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAllocAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemAllocAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
-                                 CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemAllocFromPoolAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemAllocAsync(dptr, bytesize, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
                                       CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemAllocFromPoolAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemAllocHost(void **pp, unsigned int bytesize)
 {
@@ -728,25 +669,17 @@ CUresult cuMemFree(CUdeviceptr_v1 dptr)
     soft_unimplemented(SOFT_SYM_cuMemFree);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
-CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
-{
-    soft_unimplemented(SOFT_SYM_cuMemFreeAsync);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 {
-    soft_unimplemented(SOFT_SYM_cuMemFreeAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
+    const bool was = soft_per_thread_default();
+    soft_per_thread_default_set(true);
+    const CUresult result = cuMemFreeAsync(dptr, hStream);
+    soft_per_thread_default_set(was);
+    return result;
 }
 CUresult cuMemGetAddressRange(CUdeviceptr_v1 *pbase, unsigned int *psize, CUdeviceptr_v1 dptr)
 {
     soft_unimplemented(SOFT_SYM_cuMemGetAddressRange);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemGetDefaultMemPool(CUmemoryPool *pool_out, CUmemLocation *location,
-                                CUmemAllocationType type)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetDefaultMemPool);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemGetHandleForAddressRange(void *handle, CUdeviceptr dptr, size_t size,
@@ -758,11 +691,6 @@ CUresult cuMemGetHandleForAddressRange(void *handle, CUdeviceptr dptr, size_t si
 CUresult cuMemGetInfo(unsigned int *free, unsigned int *total)
 {
     soft_unimplemented(SOFT_SYM_cuMemGetInfo);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmemAllocationType type)
-{
-    soft_unimplemented(SOFT_SYM_cuMemGetMemPool);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemHostGetDevicePointer(CUdeviceptr_v1 *pdptr, void *p, unsigned int Flags)
@@ -783,66 +711,6 @@ CUresult cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUs
 CUresult cuMemMapArrayAsync_ptsz(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream)
 {
     soft_unimplemented(SOFT_SYM_cuMemMapArrayAsync_ptsz);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolCreate);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolDestroy(CUmemoryPool pool)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolDestroy);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolExportPointer);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool pool,
-                                          CUmemAllocationHandleType handleType,
-                                          unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolExportToShareableHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool memPool, CUmemLocation *location)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolGetAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolGetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *handle,
-                                            CUmemAllocationHandleType handleType,
-                                            unsigned long long flags)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolImportFromShareableHandle);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool,
-                                CUmemPoolPtrExportData *shareData)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolImportPointer);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, size_t count)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolSetAccess);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolSetAttribute);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
-{
-    soft_unimplemented(SOFT_SYM_cuMemPoolTrimTo);
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
@@ -874,11 +742,6 @@ CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t 
         dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
     soft_per_thread_default_set(was);
     return result;
-}
-CUresult cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool)
-{
-    soft_unimplemented(SOFT_SYM_cuMemSetMemPool);
-    return CUDA_ERROR_NOT_SUPPORTED;
 }
 CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
 {

@@ -461,7 +461,14 @@ def no_pools() -> None:
         "cuMemAllocAsync_ptsz": (c.byref(out), c.c_size_t(64), None),
         "cuDeviceGetDefaultMemPool": (c.byref(out), 0),
         "cuMemPoolTrimTo": (None, c.c_size_t(0)),
+        "cuMemFreeAsync": (c.c_uint64(0), None),
+        "cuDeviceGraphMemTrim": (0,),
+        "cuGraphAddMemAllocNode": (c.byref(out), None, None, c.c_size_t(0), None),
     })  # fmt: skip
+    value = c.c_int(-1)
+    for attribute in (119, 142, 144):  # kinds of handles; pools of host memory
+        assert c.CDLL("libcuda.so.1").cuDeviceGetAttribute(c.byref(value), attribute, 0) == 0
+        assert value.value == 0, attribute
 
 
 @case

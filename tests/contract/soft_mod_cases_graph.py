@@ -336,7 +336,7 @@ def what_is_not_supported_says_so(d: Driver) -> None:
     out = c.c_void_p()
     d.fails(NOT_SUPPORTED, "cuGraphInstantiateWithFlags", c.byref(out), g.handle, flags)
     d.fails(INVALID_VALUE, "cuGraphInstantiateWithFlags", c.byref(out), g.handle, c.c_uint64(64))
-    node = (c.c_uint64 * 32)(10)  # an allocation
+    node = (c.c_uint64 * 32)(8)  # an external semaphore
     size = c.c_size_t(0)
     add = "cuGraphAddNode_v2"
     d.fails(NOT_SUPPORTED, add, c.byref(out), g.handle, None, None, size, node)

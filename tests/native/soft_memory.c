@@ -99,6 +99,23 @@ static void nothing_overlaps(void *arg)
     CHECK_IS(0, used());
 }
 
+/* Whole pages of zeroes are made by giving the pages back. */
+static void zeroes(void *arg)
+{
+    enum { N = 8 << 20 };
+    unsigned char *got = malloc(N);
+    CUdeviceptr p;
+
+    context();
+    OK(cuMemAlloc_v2(&p, N));
+    OK(cuMemsetD8_v2(p, 0x5a, N));
+    OK(cuMemsetD8_v2(p + 3, 0, N - 6));
+    OK(cuMemcpyDtoH_v2(got, p, N));
+    for (int i = 0; i < N; i++)
+        CHECK_IS(i < 3 || i >= N - 3 ? 0x5a : 0, got[i]);
+    free(got);
+}
+
 static void touch(void *arg)
 {
     CUdeviceptr p;
@@ -452,6 +469,7 @@ int main(void)
 {
     test_run("accounting", "tiny", "0", accounting);
     test_run("nothing overlaps", "tiny", "0", nothing_overlaps);
+    test_run("zeroes", "tiny", "0", zeroes);
     test_run("device pointers are not the host's", "tiny", "0", device_pointers_are_not_the_hosts);
     test_run("errors of copies", "tiny", "0", errors_of_copies);
     test_run("boxes against a model", "tiny", "0", boxes_against_a_model);

@@ -77,8 +77,10 @@ static void forget(struct soft_area *area)
     block_drop(block_of(area));
 }
 
-static const struct soft_area_ops block_ops = {.find = block_find, .forget = forget};
-static const struct soft_area_ops slab_ops = {.find = slab_find, .forget = forget};
+/* both may be freed in stream order, while other streams run */
+static const struct soft_area_ops block_ops = {
+    .find = block_find, .forget = forget, .lingers = true};
+static const struct soft_area_ops slab_ops = {.find = slab_find, .forget = forget, .lingers = true};
 
 static struct soft_block *block_new(struct soft_ctx *ctx, uint64_t bytes,
                                     const struct soft_area_ops *ops)

@@ -5,6 +5,7 @@
  */
 #include "soft/gpu/capture.h"
 #include "soft/gpu/context.h"
+#include "soft/gpu/pool.h"
 
 #define WEAK __attribute__((weak))
 
@@ -12,6 +13,18 @@ WEAK CUresult soft_capture_add(struct soft_graph *capture, struct soft_stream *s
                                struct soft_cmd *cmd)
 {
     soft_cmd_drop(cmd);
+    return CUDA_ERROR_NOT_SUPPORTED;
+}
+
+WEAK CUresult soft_capture_alloc(struct soft_stream *stream, const CUmemPoolProps *props,
+                                 const uint8_t access[SOFT_MAX_DEVICES], uint64_t bytes,
+                                 CUdeviceptr *out)
+{
+    return CUDA_ERROR_NOT_SUPPORTED;
+}
+
+WEAK CUresult soft_capture_free(struct soft_stream *stream, CUdeviceptr ptr)
+{
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "soft/gpu/capture.h"
+#include "soft/gpu/pool.h"
 
 struct soft_farewell {
     void (*fn)(void *);
@@ -149,6 +150,7 @@ void soft_ctx_end(struct soft_ctx *ctx)
     for (int e = 0; e < SOFT_ENGINES; e++)
         soft_turn_destroy(&ctx->turn[e]);
     soft_client_leave(state, ctx->ordinal, ctx->client);
+    soft_pools_ctx_end(ctx);
     soft_arena_end(ctx);
     soft_slot_release(state, ctx->ordinal, 0, ctx->profile->context_bytes + ctx->limit_bytes);
     pthread_mutex_destroy(&ctx->submit_lock);

@@ -90,6 +90,7 @@ struct soft_stream {
     } attributes; /* guarded by lock */
     _Atomic(struct soft_graph *) capture;
     struct soft_stream *next; /* guarded by the context's submit_lock */
+    struct soft_order *order; /* pool_order.c; its lock */
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t work;  /* for its thread: a command came, or it is to stop */

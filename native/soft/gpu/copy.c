@@ -110,12 +110,14 @@ static uint64_t modelled(const struct soft_copy *c, const struct soft_profile *p
 static bool arrive(const struct soft_copy *c, const struct soft_place *p, bool write,
                    struct soft_run *r)
 {
-    uint64_t rows = (c->height - 1) * p->pitch + c->width;
+    uint64_t rows = (c->height - 1) * p->pitch + c->width, bytes;
     struct soft_span span;
 
+    bytes = (c->depth - 1) * p->slice_pitch + rows;
+    /* memory of pools and graphs may be gone when a copy runs, or not be there yet */
     if (p->kind != SOFT_SPAN_LINEAR && p->kind != SOFT_SPAN_MANAGED)
-        return true;
-    if (!soft_span_reach(p->address, (c->depth - 1) * p->slice_pitch + rows, &span))
+        return !p->device || soft_space_backed(p->host, bytes);
+    if (!soft_span_reach(p->address, bytes, &span))
         return false;
     for (size_t z = 0; z < c->depth && p->kind == SOFT_SPAN_MANAGED; z++)
         soft_managed_use(p->address + z * p->slice_pitch, rows, p->device ? r->ctx : NULL, write,

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "soft/gpu/capture.h"
+#include "soft/gpu/pool.h"
 
 bool soft_event_place(struct soft_event *event, struct soft_stream **stream, uint64_t *seq)
 {
@@ -23,12 +24,31 @@ bool soft_event_place(struct soft_event *event, struct soft_stream **stream, uin
     return pending;
 }
 
+/* The place that the latest record stands for, `stream` by reference; false: never recorded. A node
+ * of a graph may have reached its event while the graph goes on: then what stands before the graph
+ * is over, no more. */
+static bool latest_of(struct soft_event *event, struct soft_stream **stream, uint64_t *seq,
+                      bool *pending)
+{
+    pthread_mutex_lock(&event->lock);
+    *pending = event->done < event->record;
+    *stream = event->stream;
+    *seq = event->seq;
+    if (*stream != NULL)
+        soft_stream_ref(*stream);
+    pthread_mutex_unlock(&event->lock);
+    if (*stream != NULL && !*pending && !soft_order_complete(*stream, *seq))
+        --*seq;
+    return *stream != NULL;
+}
+
 void soft_event_wait_settle(struct soft_cmd *cmd, struct soft_stream *stream)
 {
     struct soft_event_wait *w = (struct soft_event_wait *)cmd;
     struct soft_event *event = w->event;
     struct soft_stream *on;
     uint64_t seq, stamp;
+    bool pending;
 
     if (w->settled)
         return;
@@ -45,6 +65,13 @@ void soft_event_wait_settle(struct soft_cmd *cmd, struct soft_stream *stream)
     pthread_mutex_unlock(&event->lock);
     if (stamp > cmd->submit_ns)
         cmd->submit_ns = stamp;
+    if (cmd->seq == 0) /* a graph's, which gets its place in a lane later */
+        return;
+    if (latest_of(event, &on, &seq, &pending)) {
+        if (!pending) /* else another thread has recorded it anew meanwhile */
+            soft_order_add(stream, cmd->seq, on, seq);
+        soft_stream_unref(on);
+    }
 }
 
 static void wait_destroy(struct soft_cmd *cmd)
@@ -146,6 +173,7 @@ CUresult cuEventSynchronize(CUevent hEvent)
     struct soft_stream *stream;
     struct soft_ctx *ctx;
     uint64_t seq;
+    bool pending;
     CUresult r = soft_event_enter(hEvent, &event);
 
     if (r == CUDA_SUCCESS)
@@ -157,8 +185,10 @@ CUresult cuEventSynchronize(CUevent hEvent)
     ctx = event->ctx;
     if (event->ipc != NULL) {
         soft_ipc_event_wait(event->ipc, soft_ipc_event_latest(event->ipc), ctx);
-    } else if (soft_event_place(event, &stream, &seq)) {
-        soft_stream_wait_seq(stream, seq);
+    } else if (latest_of(event, &stream, &seq, &pending)) {
+        if (pending)
+            soft_stream_wait_seq(stream, seq);
+        soft_pools_synced(stream, seq);
         soft_stream_unref(stream);
     }
     return soft_ctx_error(ctx);

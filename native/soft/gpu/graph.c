@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "soft/gpu/graph_memory.h"
+
 pthread_mutex_t soft_graph_lock = PTHREAD_MUTEX_INITIALIZER;
 
 struct soft_graph *soft_graph_of(CUgraph handle)
@@ -56,9 +58,15 @@ void soft_graph_free(struct soft_graph *graph)
     soft_handle_remove(SOFT_H_GRAPH, graph);
     for (size_t i = 0; i < graph->count; i++)
         node_free(graph->nodes[i]);
+    soft_graph_memory_drop(graph);
     soft_users_drop(&graph->users);
     free(graph->nodes);
     free(graph);
+}
+
+void soft_graph_remove_last(struct soft_graph *graph)
+{
+    node_free(graph->nodes[--graph->count]);
 }
 
 /* Room for one more: the array, moved perhaps; NULL without memory (the old one stays good). */
@@ -210,6 +218,7 @@ CUresult soft_graph_copy(const struct soft_graph *from, struct soft_graph **out)
             soft_graph_free(graph);
         return result;
     }
+    soft_graph_memory_share(graph, from);
     for (size_t i = 0; i < from->count; i++)
         from->nodes[i]->mark = i;
     for (size_t i = 0; i < graph->count; i++)
@@ -252,7 +261,9 @@ CUresult cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph)
     pthread_mutex_lock(&soft_graph_lock);
     struct soft_graph *graph = soft_graph_of(originalGraph);
     CUresult result = CUDA_ERROR_INVALID_VALUE;
-    if (phGraphClone != NULL && graph != NULL)
+    if (phGraphClone != NULL && graph != NULL && soft_graph_has_memory(graph))
+        result = CUDA_ERROR_NOT_SUPPORTED;
+    else if (phGraphClone != NULL && graph != NULL)
         result = soft_graph_copy(graph, &copy);
     pthread_mutex_unlock(&soft_graph_lock);
     if (result == CUDA_SUCCESS)
@@ -280,9 +291,9 @@ CUresult cuGraphDestroyNode(CUgraphNode hNode)
 {
     pthread_mutex_lock(&soft_graph_lock);
     struct soft_node *node = soft_node_of(hNode);
-    if (node == NULL) {
+    if (node == NULL || node->graph->memory != NULL) {
         pthread_mutex_unlock(&soft_graph_lock);
-        return CUDA_ERROR_INVALID_VALUE;
+        return node == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_NOT_SUPPORTED;
     }
     struct soft_graph *graph = node->graph;
     size_t kept = 0;

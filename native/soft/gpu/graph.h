@@ -19,6 +19,8 @@
 #include "soft/gpu/launch.h"
 
 struct soft_capture;
+struct soft_graph_alloc;
+struct soft_graph_memory;
 
 struct soft_node {
     CUgraphNodeType type;
@@ -37,6 +39,8 @@ struct soft_node {
         CUDA_HOST_NODE_PARAMS_v1 host;
         CUevent event;
         struct soft_graph *child;
+        struct soft_graph_alloc *memory; /* allocation node */
+        CUdeviceptr freed;               /* free node */
     } u;
     void **pointers; /* to the kernel's parameters, for GetParams */
     size_t mark;     /* the walker's */
@@ -56,8 +60,9 @@ struct soft_users { /* references to user objects that something holds */
 struct soft_graph {
     struct soft_node **nodes; /* in order of creation */
     size_t count, room;
-    struct soft_capture *capture; /* being captured into */
-    bool owned;                   /* a child graph: destroyed with its node */
+    struct soft_capture *capture;     /* being captured into */
+    struct soft_graph_memory *memory; /* counted; NULL: no allocation or free node */
+    bool owned;                       /* a child graph: destroyed with its node */
     struct soft_users users;
 };
 
@@ -86,6 +91,7 @@ struct soft_exec {
     struct soft_lanes *lanes; /* NULL: never needed */
     struct soft_users users;  /* of all graphs it was made of or updated from */
     uint64_t flags;
+    bool only;                /* counted as the only one of its graph's memory */
     struct soft_stream *last; /* of the latest launch, by reference; NULL: never launched */
     uint64_t last_seq;        /* its place */
 };
@@ -101,6 +107,7 @@ void soft_graph_free(struct soft_graph *graph);
 CUresult soft_graph_add(struct soft_graph *graph, CUgraphNodeType type, struct soft_cmd *cmd,
                         struct soft_ctx *ctx, const CUgraphNode *deps, size_t dep_count,
                         struct soft_node **out);
+void soft_graph_remove_last(struct soft_graph *graph); /* the node added last */
 CUresult soft_node_depend(struct soft_node *node, struct soft_node *on);
 void soft_node_set_cmd(struct soft_node *node, struct soft_cmd *cmd, struct soft_ctx *ctx);
 /* A copy of all, child graphs too. */

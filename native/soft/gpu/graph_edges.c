@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 
 /* Edges carry no data here: plain ones are zeroes, programmatic ones are refused by name. */
 CUresult soft_edges_plain(const CUgraphEdgeData *data, size_t count)
@@ -235,6 +235,8 @@ CUresult cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
     const struct soft_graph *graph = soft_graph_of(hGraph);
     if (graph == NULL)
         result = CUDA_ERROR_INVALID_VALUE;
+    else if (graph->memory != NULL)
+        result = CUDA_ERROR_NOT_SUPPORTED;
     for (size_t i = 0; result == CUDA_SUCCESS && i < numDependencies; i++)
         result = remove_edge(graph, from[i], to[i]);
     pthread_mutex_unlock(&soft_graph_lock);

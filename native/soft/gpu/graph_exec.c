@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 
 #define FLAGS_KNOWN                                                                                \
     (CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH | CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD |        \
@@ -14,8 +14,11 @@
 static void exec_free(struct soft_exec *exec)
 {
     pthread_mutex_lock(&soft_graph_lock);
-    if (exec->graph != NULL)
+    if (exec->graph != NULL) {
+        if (exec->only)
+            soft_graph_memory_leave(exec->graph);
         soft_graph_free(exec->graph);
+    }
     pthread_mutex_unlock(&soft_graph_lock);
     if (exec->last != NULL)
         soft_stream_unref(exec->last);
@@ -60,6 +63,10 @@ static CUresult instantiate(CUgraphExec *out, CUgraph handle, uint64_t flags, CU
         result = soft_plan_make(exec->graph, &exec->plan, &cycle);
         if (result == CUDA_SUCCESS)
             result = soft_users_gather(exec->graph, &exec->users);
+        if (result == CUDA_SUCCESS) {
+            result = soft_graph_memory_enter(exec->graph);
+            exec->only = result == CUDA_SUCCESS;
+        }
         if (cycle != NULL && error != NULL)
             *error = (CUgraphNode)(uintptr_t)cycle->original;
     }
@@ -149,9 +156,19 @@ CUresult cuGraphUpload(CUgraphExec hGraph, CUstream hStream)
     struct soft_ctx *ctx;
     struct soft_stream *stream;
     CUresult result = soft_current(&ctx);
-    if (result == CUDA_SUCCESS && soft_exec_of(hGraph) == NULL)
+    struct soft_exec *exec = soft_exec_of(hGraph);
+    if (result == CUDA_SUCCESS && exec == NULL)
         result = CUDA_ERROR_INVALID_VALUE;
     if (result == CUDA_SUCCESS)
         result = soft_stream_of(hStream, &stream);
-    return result; /* templates are where they run */
+    if (result != CUDA_SUCCESS)
+        return result;
+    pthread_mutex_lock(&exec->lock);
+    if (exec->graph->memory != NULL) { /* templates are where they run; memory is not */
+        result = soft_graph_launch_begin(exec->graph->memory, stream, true, false);
+        if (result == CUDA_SUCCESS)
+            result = soft_graph_launch_end(exec->graph->memory, stream, true);
+    }
+    pthread_mutex_unlock(&exec->lock);
+    return result;
 }

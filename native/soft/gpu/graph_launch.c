@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "soft/gpu/event.h"
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 
 struct soft_lanes {
     _Atomic unsigned refs;
@@ -286,11 +286,37 @@ static CUresult launch_captured(struct soft_exec *exec, struct soft_stream *stre
 {
     struct soft_graph *child = NULL;
     pthread_mutex_lock(&soft_graph_lock);
-    CUresult result = soft_graph_copy(exec->graph, &child);
+    CUresult result = soft_graph_has_memory(exec->graph) ? CUDA_ERROR_NOT_SUPPORTED
+                                                         : soft_graph_copy(exec->graph, &child);
     pthread_mutex_unlock(&soft_graph_lock);
     if (result != CUDA_SUCCESS)
         return result;
     return soft_capture_child(stream, child);
+}
+
+static CUresult submit_all(struct soft_exec *exec, struct soft_stream *stream)
+{
+    const struct soft_plan *plan = exec->plan;
+    bool line = plan->lane_count == 1 && exec->users.count == 0 &&
+                (plan->lane_ctx[0] == NULL || plan->lane_ctx[0] == stream->ctx);
+    return line ? submit_line(exec, stream) : submit_lanes(exec, stream);
+}
+
+/* Its memory comes before its first node and is spoken for until after its last: in `stream`, which
+ * the lanes start and end with. Within a launch two allocations share bytes only where a free node
+ * of the one comes before the node of the other, and lanes heed that. */
+static CUresult launch_with_memory(struct soft_exec *exec, struct soft_stream *stream)
+{
+    struct soft_graph_memory *memory = exec->graph->memory;
+    if (memory == NULL)
+        return submit_all(exec, stream);
+    bool auto_free = (exec->flags & CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH) != 0;
+    CUresult result = soft_graph_launch_begin(memory, stream, false, auto_free);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = submit_all(exec, stream);
+    CUresult end = soft_graph_launch_end(memory, stream, false);
+    return result != CUDA_SUCCESS ? result : end;
 }
 
 CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
@@ -308,13 +334,10 @@ CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
         return result;
     soft_fifo_flush(ctx);
     pthread_mutex_lock(&exec->lock);
-    const struct soft_plan *plan = exec->plan;
-    bool line = plan->lane_count == 1 && exec->users.count == 0 &&
-                (plan->lane_ctx[0] == NULL || plan->lane_ctx[0] == stream->ctx);
     if (soft_stream_capture(stream) != NULL)
         result = launch_captured(exec, stream);
     else if ((result = check_contexts(exec)) == CUDA_SUCCESS)
-        result = line ? submit_line(exec, stream) : submit_lanes(exec, stream);
+        result = launch_with_memory(exec, stream);
     pthread_mutex_unlock(&exec->lock);
     return result;
 }

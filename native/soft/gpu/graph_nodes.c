@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 
 /* Adds a node for `work`, which is consumed. */
 static CUresult add(CUgraphNode *out, CUgraph handle, const CUgraphNode *deps, size_t dep_count,
@@ -155,6 +155,10 @@ CUresult cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphN
 {
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
+    if (nodeParams->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC ||
+        nodeParams->type == CU_GRAPH_NODE_TYPE_MEM_FREE)
+        return soft_graph_memory_add(phGraphNode, hGraph, dependencies, numDependencies,
+                                     nodeParams);
     struct soft_work work;
     CUresult result = soft_work_any(nodeParams, &work);
     if (result != CUDA_SUCCESS)

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 #include "soft/gpu/memop.h"
 
 CUresult soft_work_ctx(CUcontext handle, struct soft_ctx **ctx)
@@ -116,7 +116,9 @@ static CUresult work_child(const CUDA_CHILD_GRAPH_NODE_PARAMS *params, struct so
     CUresult result = CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&soft_graph_lock);
     struct soft_graph *child = soft_graph_of(params->graph);
-    if (child != NULL && params->ownership == CU_GRAPH_CHILD_GRAPH_OWNERSHIP_CLONE) {
+    if (child != NULL && soft_graph_has_memory(child)) {
+        result = refuse("memory nodes of child graphs");
+    } else if (child != NULL && params->ownership == CU_GRAPH_CHILD_GRAPH_OWNERSHIP_CLONE) {
         result = soft_graph_copy(child, &work->u.child);
     } else if (child != NULL && params->ownership == CU_GRAPH_CHILD_GRAPH_OWNERSHIP_MOVE &&
                !child->owned && child->capture == NULL) {

@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 
 /* What may change is what a driver can write into a graph that is on the device already: a copy
  * keeps its kinds of memory, a fill is one row or stays as it is. */
@@ -127,6 +127,9 @@ CUresult cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
     const struct soft_graph *graph = soft_graph_of(hGraph);
     if (graph == NULL) {
         difference.result = CU_GRAPH_EXEC_UPDATE_ERROR;
+    } else if (soft_graph_has_memory(exec->graph) || soft_graph_has_memory(graph)) {
+        difference.result = CU_GRAPH_EXEC_UPDATE_ERROR_NOT_SUPPORTED;
+        result = CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
     } else if (!soft_graph_same(exec->graph, graph, &difference)) {
         result = CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
     } else {

@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "soft/gpu/graph.h"
+#include "soft/gpu/graph_memory.h"
 
 static struct soft_node *find(const struct soft_graph *graph, CUgraphNode original)
 {

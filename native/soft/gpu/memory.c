@@ -5,6 +5,7 @@
 #include "soft/gpu/arena.h"
 #include "soft/gpu/capture.h"
 #include "soft/gpu/managed.h"
+#include "soft/gpu/pool.h"
 
 #define PITCH_ALIGN 512u
 
@@ -78,6 +79,8 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
         return CUDA_ERROR_INVALID_VALUE;
     if (span.kind == SOFT_SPAN_MANAGED)
         return soft_managed_free(dptr);
+    if (span.kind == SOFT_SPAN_POOL) /* documented: it waits for nothing */
+        return soft_pool_free(dptr);
     if (span.kind != SOFT_SPAN_LINEAR)
         return CUDA_ERROR_INVALID_VALUE;
     r = soft_ctx_wait(span.ctx);

@@ -70,6 +70,8 @@ static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
         return CUDA_ERROR_ILLEGAL_ADDRESS; /* freed after the node of a graph was made */
     if (f->to.kind == SOFT_SPAN_MANAGED)
         soft_managed_use(f->to.address, (f->height - 1) * f->to.pitch + f->width, r->ctx, true, r);
+    if (f->to.device && !soft_space_backed(f->to.host, (f->height - 1) * f->to.pitch + f->width))
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
     for (size_t y = 0; y < f->height; y++)
         for (size_t x = 0; x < f->width; x += step) {
             fill_row(f->to.host + y * f->to.pitch + x, f,

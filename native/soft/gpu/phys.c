@@ -27,11 +27,13 @@
 #define MARKS_AT   (1ull << 61)
 #define MARK_UNIT  512u
 #define TAG_MAGIC  0x4d454d5052414821ull
+#define GROWN_MOST (1ull << 45) /* of a growing one with a file of its own, which never shrinks */
 
 struct tag {
     uint64_t magic, machine; /* whose state the row is of */
     uint64_t bytes, object_word;
     int32_t ordinal, object;
+    uint64_t growing; /* a pool's, or one piece */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the five below */
@@ -65,8 +67,9 @@ static int charge(struct soft_phys *phys, enum soft_phys_kind kind)
     if (phys->ordinal == SOFT_PHYS_HOST)
         return 0;
     if (kind == SOFT_PHYS_PRIVATE)
-        return soft_slot_charge(state, phys->ordinal, phys->bytes, 0);
-    phys->object = soft_object_make(state, phys->ordinal, phys->bytes, &phys->object_word);
+        return phys->growing ? 0 : soft_slot_charge(state, phys->ordinal, phys->bytes, 0);
+    phys->object =
+        soft_object_make(state, phys->ordinal, phys->growing ? 0 : phys->bytes, &phys->object_word);
     if (phys->object == -ENOSPC)
         soft_log("%d pieces of exportable memory are in use on this machine, the most there can be",
                  SOFT_MAX_OBJECTS);
@@ -80,7 +83,8 @@ static void discharge(struct soft_phys *phys)
     if (phys->object >= 0)
         soft_object_leave(soft_the_state, phys->object, phys->object_word);
     else
-        soft_slot_release(soft_the_state, phys->ordinal, phys->bytes, 0);
+        soft_slot_release(soft_the_state, phys->ordinal,
+                          phys->growing ? phys->charged : phys->bytes, 0);
 }
 
 static int know(struct soft_phys *phys)
@@ -113,7 +117,8 @@ static int place_shareable(struct soft_phys *phys)
                       .bytes = phys->bytes,
                       .object_word = phys->object_word,
                       .ordinal = phys->ordinal,
-                      .object = phys->object};
+                      .object = phys->object,
+                      .growing = phys->growing};
     int err = soft_file_make(&phys->file, SOFT_GRANULE + phys->bytes);
 
     if (err != 0)
@@ -127,7 +132,7 @@ static int place_shareable(struct soft_phys *phys)
     return 0;
 }
 
-struct soft_phys *soft_phys_make(int ordinal, uint64_t bytes, enum soft_phys_kind kind)
+static struct soft_phys *make(int ordinal, uint64_t bytes, enum soft_phys_kind kind, bool growing)
 {
     struct soft_phys *phys;
     int err;
@@ -139,6 +144,7 @@ struct soft_phys *soft_phys_make(int ordinal, uint64_t bytes, enum soft_phys_kin
     *phys = (struct soft_phys){.ordinal = ordinal,
                                .bytes = soft_granules(bytes),
                                .id = soft_span_next_id(),
+                               .growing = growing,
                                .object = -1,
                                .refs = 1};
     if (phys->bytes < bytes || charge(phys, kind) != 0) {
@@ -150,8 +156,8 @@ struct soft_phys *soft_phys_make(int ordinal, uint64_t bytes, enum soft_phys_kin
         err = place_shareable(phys);
     } else {
         err = common_file(&phys->file);
-        phys->offset = next_offset;
-        next_offset += phys->bytes;
+        phys->offset = growing ? 0 : next_offset; /* growing: offsets are the common file's */
+        next_offset += growing ? 0 : phys->bytes;
     }
     pthread_mutex_unlock(&lock);
     if (err != 0) {
@@ -160,6 +166,61 @@ struct soft_phys *soft_phys_make(int ordinal, uint64_t bytes, enum soft_phys_kin
         return NULL;
     }
     return phys;
+}
+
+struct soft_phys *soft_phys_make(int ordinal, uint64_t bytes, enum soft_phys_kind kind)
+{
+    return make(ordinal, bytes, kind, false);
+}
+
+struct soft_phys *soft_phys_make_growing(int ordinal, enum soft_phys_kind kind)
+{
+    return make(ordinal, kind == SOFT_PHYS_PRIVATE ? FILE_BYTES : GROWN_MOST, kind, true);
+}
+
+int soft_phys_grow(struct soft_phys *phys, uint64_t bytes, uint64_t *offset)
+{
+    int err = 0;
+
+    soft_phys_sweep();
+    if (phys->alone && bytes > phys->bytes - phys->grown)
+        return -ENOMEM;
+    if (phys->ordinal != SOFT_PHYS_HOST)
+        err = phys->object >= 0
+                  ? soft_object_charge(soft_the_state, phys->object, phys->ordinal, bytes)
+                  : soft_slot_charge(soft_the_state, phys->ordinal, bytes, 0);
+    if (err != 0)
+        return err;
+    if (phys->alone) {
+        *offset = phys->grown;
+        phys->grown += bytes;
+    } else {
+        pthread_mutex_lock(&lock);
+        *offset = next_offset;
+        next_offset += bytes;
+        pthread_mutex_unlock(&lock);
+    }
+    phys->charged += bytes;
+    return 0;
+}
+
+static void punch(const struct soft_phys *phys, uint64_t offset, uint64_t bytes)
+{
+    fallocate(phys->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+              (off_t)bytes);
+}
+
+void soft_phys_shrink(struct soft_phys *phys, uint64_t offset, uint64_t bytes)
+{
+    if (soft_file_is(&phys->file))
+        punch(phys, phys->offset + offset, bytes);
+    phys->charged -= bytes;
+    if (phys->ordinal == SOFT_PHYS_HOST)
+        return;
+    if (phys->object >= 0)
+        soft_object_release(soft_the_state, phys->object, phys->ordinal, bytes);
+    else
+        soft_slot_release(soft_the_state, phys->ordinal, bytes, 0);
 }
 
 static struct soft_phys *known_as(const struct tag *tag)
@@ -183,14 +244,15 @@ static bool tag_fits(const struct tag *tag, int fd)
              tag->object >= 0 && tag->object < SOFT_MAX_OBJECTS));
 }
 
-struct soft_phys *soft_phys_import(int fd, int *why)
+static struct soft_phys *import(int fd, int *why, bool growing)
 {
     struct soft_phys *phys;
     struct tag tag;
     int copy = -1, err;
 
     *why = EINVAL;
-    if (pread(fd, &tag, sizeof tag, 0) != (ssize_t)sizeof tag || !tag_fits(&tag, fd))
+    if (pread(fd, &tag, sizeof tag, 0) != (ssize_t)sizeof tag || !tag_fits(&tag, fd) ||
+        tag.growing != growing)
         return NULL;
     pthread_mutex_lock(&lock);
     phys = tag.ordinal == SOFT_PHYS_HOST ? NULL : known_as(&tag);
@@ -208,6 +270,7 @@ struct soft_phys *soft_phys_import(int fd, int *why)
                                .id = soft_span_next_id(),
                                .offset = SOFT_GRANULE,
                                .alone = true,
+                               .growing = growing,
                                .object = tag.ordinal == SOFT_PHYS_HOST ? -1 : tag.object,
                                .object_word = tag.object_word,
                                .refs = 1};
@@ -231,6 +294,16 @@ fail:
 out:
     pthread_mutex_unlock(&lock);
     return phys;
+}
+
+struct soft_phys *soft_phys_import(int fd, int *why)
+{
+    return import(fd, why, false);
+}
+
+struct soft_phys *soft_phys_import_growing(int fd, int *why)
+{
+    return import(fd, why, true);
 }
 
 int soft_phys_export(struct soft_phys *phys)
@@ -303,12 +376,6 @@ void soft_phys_ref(struct soft_phys *phys)
     atomic_fetch_add(&phys->refs, 1);
 }
 
-static void punch(const struct soft_phys *phys, uint64_t offset, uint64_t bytes)
-{
-    fallocate(phys->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-              (off_t)bytes);
-}
-
 /* With the lock; the caller discharges and frees it without. */
 static void end(struct soft_phys *phys)
 {
@@ -317,9 +384,13 @@ static void end(struct soft_phys *phys)
     if (!soft_file_is(&phys->file))
         return;
     if (phys->alone) {
+        if (phys->grown > 0) /* a mapping that lingers would hold what is in it */
+            punch(phys, phys->offset, phys->grown);
         close(phys->file.fd);
         return;
     }
+    if (phys->growing) /* its pieces went one by one */
+        return;
     if (phys->marked) /* first, so that nobody opens what is being emptied */
         punch(phys, (uint64_t)mark_at(phys->offset), phys->bytes / MARK_UNIT * sizeof(uint64_t));
     punch(phys, phys->offset, phys->bytes);

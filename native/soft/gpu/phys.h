@@ -27,12 +27,15 @@ struct soft_phys {
     uint64_t bytes; /* whole granules */
     uint64_t id;
     struct soft_file file;
-    uint64_t offset; /* in the file */
-    bool alone;      /* the file, or the descriptor, is its own */
-    bool borrowed;   /* another process's, which is charged for it */
-    bool marked;     /* legacy IPC handles name parts of it */
-    bool exported;   /* descriptors of it were given away */
-    int object;      /* shared with other processes: its row in the state file; else -1 */
+    uint64_t offset;  /* in the file */
+    bool alone;       /* the file, or the descriptor, is its own */
+    bool borrowed;    /* another process's, which is charged for it */
+    bool marked;      /* legacy IPC handles name parts of it */
+    bool exported;    /* descriptors of it were given away */
+    bool growing;     /* charged in steps; `bytes` is what there may be of it */
+    uint64_t grown;   /* growing, with a file of its own: given out up to here */
+    uint64_t charged; /* growing: what it is charged for; 0 where imported */
+    int object;       /* shared with other processes: its row in the state file; else -1 */
     uint64_t object_word;
     _Atomic int refs; /* handles and mappings */
 };
@@ -46,6 +49,14 @@ struct soft_phys *soft_phys_make(int ordinal, uint64_t bytes, enum soft_phys_kin
  * *why = EINVAL (not one of these), ENOENT (all who held it are gone), EMFILE. The same piece
  * twice in one process is one struct, with a reference more. */
 struct soft_phys *soft_phys_import(int fd, int *why);
+/* A pool's: nothing at first, then pieces, each charged as it comes and given back by itself (all
+ * of them before the last unref, if PRIVATE). An offset is never used twice. Growing and shrinking
+ * is the maker's, one thread at a time. */
+struct soft_phys *soft_phys_make_growing(int ordinal, enum soft_phys_kind kind);
+int soft_phys_grow(struct soft_phys *phys, uint64_t bytes, uint64_t *offset); /* 0 or -ENOMEM */
+void soft_phys_shrink(struct soft_phys *phys, uint64_t offset, uint64_t bytes);
+/* soft_phys_import of a growing one, and of no other. */
+struct soft_phys *soft_phys_import_growing(int fd, int *why);
 /* A new descriptor to give away; -errno. Only of a SHAREABLE one. As long as it, or what was made
  * of it by dup, fork or a message, is open anywhere, the memory stays, and this process holds it.
  */

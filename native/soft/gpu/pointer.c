@@ -4,6 +4,7 @@
  * is unregistered host memory: all zero, device ordinal -2.
  */
 #include "soft/gpu/arena.h"
+#include "soft/gpu/pool.h"
 #include "soft/gpu/vmm.h"
 
 #include <string.h>
@@ -119,6 +120,10 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
         return true;
     case CU_POINTER_ATTRIBUTE_MAPPED:
         *value = 1;
+        return true;
+    case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
+        if (span->kind == SOFT_SPAN_POOL)
+            *value = (uint64_t)(uintptr_t)soft_pool_handle(span->owner);
         return true;
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
         *value = access_flags(ctx, ptr);

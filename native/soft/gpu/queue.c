@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "soft/gpu/capture.h"
+#include "soft/gpu/pool.h"
 
 #define STREAM_STACK_BYTES (1u << 20)
 
@@ -44,6 +45,7 @@ void soft_stream_unref(struct soft_stream *stream)
 {
     if (atomic_fetch_sub(&stream->refs, 1) != 1)
         return;
+    soft_order_forget(stream);
     pthread_mutex_destroy(&stream->lock);
     pthread_cond_destroy(&stream->work);
     pthread_cond_destroy(&stream->done);
@@ -207,6 +209,7 @@ CUresult soft_submit_at(struct soft_stream *stream, struct soft_cmd *cmd, uint64
         goto out;
     if (cmd->ops->submitted != NULL)
         cmd->ops->submitted(cmd, stream);
+    soft_order_note(stream, cmd);
     pthread_mutex_lock(&stream->lock);
     if (stream->tail != NULL)
         stream->tail->next = cmd;
@@ -238,6 +241,7 @@ CUresult soft_stream_wait(struct soft_stream *stream)
     if (stream->legacy)
         return soft_legacy_wait(ctx);
     soft_stream_wait_seq(stream, soft_stream_pending(stream));
+    soft_pools_synced(stream, 0);
     return soft_ctx_error(ctx);
 }
 
@@ -272,6 +276,7 @@ static CUresult wait_all(struct soft_ctx *ctx, bool only_blocking)
         soft_stream_unref(list[i].stream);
     }
     free(list);
+    soft_pools_synced_ctx(ctx, only_blocking);
     return soft_ctx_error(ctx);
 }
 
@@ -355,6 +360,7 @@ void soft_stream_orphan(struct soft_stream *stream)
     stream->stopping = true;
     pthread_cond_signal(&stream->work);
     pthread_mutex_unlock(&stream->lock);
+    soft_order_forget(stream);
     reap_orphans(ctx);
     pthread_mutex_unlock(&ctx->submit_lock);
 }
@@ -368,6 +374,7 @@ void soft_stream_stop(struct soft_stream *stream)
     pthread_mutex_unlock(&stream->lock);
     if (stream->started)
         pthread_join(stream->thread, NULL);
+    soft_order_forget(stream);
     soft_stream_unref(stream);
 }
 

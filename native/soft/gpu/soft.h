@@ -214,7 +214,8 @@ enum soft_kind {
     SOFT_H_USER_OBJECT,
     SOFT_H_MEMORY,
     SOFT_H_ARRAY,
-    SOFT_H_MIPMAP
+    SOFT_H_MIPMAP,
+    SOFT_H_POOL
 };
 /* A handle is the object's address, good while it is in the table; any bits may be asked for. */
 int soft_handle_add(enum soft_kind kind, const void *object); /* 0 or -ENOMEM */

@@ -230,9 +230,10 @@ void soft_space_blank(uint64_t at, uint64_t bytes)
 void soft_area_unmap(struct soft_area *area, uint64_t at, uint64_t bytes)
 {
     close_maps(at, bytes);
-    scrap(soft_space_host(at), bytes);
     if (area->ops->hosts)
         blank((void *)(uintptr_t)at, bytes);
+    if (!area->ops->lingers)
+        scrap(soft_space_host(at), bytes);
 }
 
 static unsigned access_of(struct soft_area *area, uint64_t at, struct soft_ctx *ctx)
@@ -336,4 +337,25 @@ bool soft_span_reach(CUdeviceptr ptr, uint64_t bytes, struct soft_span *span)
     reached = reached && end <= span->start + span->bytes;
     soft_space_unlock();
     return reached;
+}
+
+bool soft_space_backed(const char *host, uint64_t bytes)
+{
+    uint64_t at = (uint64_t)(uintptr_t)host - (uint64_t)soft_space.delta, end = at + bytes;
+    bool backed = true;
+
+    if (!soft_is_device_range(at))
+        return true;
+    soft_space_lock();
+    while (backed && at < end) {
+        struct soft_area *area = area_at(at);
+        uint64_t until =
+            area != NULL && area->start + area->bytes < end ? area->start + area->bytes : end;
+
+        backed =
+            area != NULL && (area->ops->backed == NULL || area->ops->backed(area, at, until - at));
+        at = until;
+    }
+    soft_space_unlock();
+    return backed;
 }

@@ -54,10 +54,16 @@ struct soft_area_ops {
     unsigned (*access)(struct soft_area *area, uint64_t at, struct soft_ctx *ctx);
     /* Its context goes: frees the area and what it holds. Locked. Areas with a context need it. */
     void (*forget)(struct soft_area *area);
+    /* Is there memory behind all of it? Locked. NULL: always, or (mapped ranges) scrap. A copy asks
+     * when it runs. */
+    bool (*backed)(struct soft_area *area, uint64_t at, uint64_t bytes);
     /* May the host use its address `ptr`? Locked. NULL: as `hosts` says. */
     bool (*host_may)(struct soft_area *area, uint64_t ptr);
     bool joined; /* a copy may run over several of its spans, where they touch */
     bool hosts;  /* the host may use its addresses (managed memory) */
+    /* Unmapping leaves the pages where they are, out of reach and empty, instead of putting scrap
+     * there: its memory comes and goes while kernels run. */
+    bool lingers;
 };
 
 struct soft_area {         /* embedded in each kind's own struct */
@@ -121,6 +127,9 @@ bool soft_is_device_range(uint64_t ptr);
 /* Is it an address of that range that the host may use all the same? */
 bool soft_is_managed(uint64_t ptr);
 uint64_t soft_span_next_id(void);
+
+/* Is there memory behind these host addresses, if they are device memory's? Not locked. */
+bool soft_space_backed(const char *host, uint64_t bytes);
 
 /* Frees what a full device could do without (unused pool memory, managed memory). True: something
  * was freed, try again. Not locked. */
