@@ -223,7 +223,7 @@ CUresult soft_mem_alloc(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out)
         soft_space_lock();
         ptr = take(ctx, bytes);
         soft_space_unlock();
-    } while (ptr == 0 && soft_reclaim(ctx, ctx->ordinal, bytes));
+    } while (ptr == 0 && soft_reclaim(ctx->ordinal, bytes));
     if (ptr == 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     *out = ptr;

@@ -124,7 +124,7 @@ uint64_t soft_span_next_id(void);
 
 /* Frees what a full device could do without (unused pool memory, managed memory). True: something
  * was freed, try again. Not locked. */
-bool soft_reclaim(struct soft_ctx *ctx, int ordinal, uint64_t bytes);
+bool soft_reclaim(int ordinal, uint64_t bytes);
 
 /* hostmem.c */
 bool soft_host_find(uint64_t ptr, struct soft_span *span);
