@@ -38,6 +38,7 @@ struct soft_span {         /* one allocation, device or host */
     enum soft_span_kind kind;
     bool device;                       /* else pinned host memory */
     bool registered;                   /* host memory of the client's own */
+    bool inner;                        /* of a module, an array: not the client's to free */
     unsigned flags;                    /* of host memory */
     void *owner;                       /* of its kind's file: pool, mapping ... */
     uint64_t range_start, range_bytes; /* a mapping's reservation; 0: the allocation itself */
