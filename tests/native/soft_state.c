@@ -108,7 +108,7 @@ static void killed_unseen(void *arg)
     CHECK_IS(TOTAL - CONTEXT - (900ull << 20), free_bytes());
 }
 
-/* The same for memory that can be exported, and for a context: it takes what a context costs. */
+/* The same for memory that can be exported. */
 static void killed_unseen_shareable(void *arg)
 {
     CUmemAllocationProp prop = {
