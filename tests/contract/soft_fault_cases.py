@@ -26,8 +26,20 @@ CASES: dict[str, Callable[[], None]] = {}
 
 OUT_OF_MEMORY, NO_DEVICE, ECC, NVLINK, ILLEGAL_ADDRESS, LAUNCH_FAILED = 2, 100, 214, 220, 700, 719
 UNKNOWN = 999
-GPU_IS_LOST = 15
-VMM, POOLS, MANAGED, IPC_EVENT = 102, 115, 83, 125
+GPU_IS_LOST, TIMEOUT = 15, 10
+POOLS, IPC_EVENT = 115, 125
+#: With POSIX_FILE_DESCRIPTOR handles, HOST_NUMA_VIRTUAL_... and HOST_VIRTUAL_...; CONCURRENT_...
+VMM, MANAGED = (102, 103, 141, 145), (83, 89)
+IPC_CAPABLE = 10  # CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
+MANAGED_VARIABLE = b"""
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .global .attribute(.managed) .align 4 .u32 both = 3;
+.visible .entry k() { ret; }
+"""
+
+XID_EVENT, DOUBLE_BIT, SINGLE_BIT, UNAVAILABLE = 8, 2, 1, 0x4000
 
 NATIVE = Path(os.environ.get("HARP_NATIVE_DIR", "."))
 
@@ -49,6 +61,18 @@ def arm(*rules: str) -> None:
     tool("set", *rules)
 
 
+class Event(c.Structure):
+    """nvmlEventData_t."""
+
+    _fields_ = (
+        ("device", c.c_void_p),
+        ("type", c.c_ulonglong),
+        ("data", c.c_ulonglong),
+        ("instance", c.c_uint),
+        ("compute_instance", c.c_uint),
+    )
+
+
 class Nvml:
     """libnvidia-ml by ctypes, initialised."""
 
@@ -62,6 +86,18 @@ class Nvml:
 
     def memory(self, handle: c.c_void_p) -> int:
         return int(self.lib.nvmlDeviceGetMemoryInfo(handle, (c.c_uint64 * 3)()))
+
+    def listen(self, handle: c.c_void_p, kinds: int) -> c.c_void_p:
+        events = c.c_void_p()
+        assert self.lib.nvmlEventSetCreate(c.byref(events)) == 0
+        assert self.lib.nvmlDeviceRegisterEvents(handle, c.c_ulonglong(kinds), events) == 0
+        return events
+
+    def wait(self, events: c.c_void_p, timeout_ms: int) -> tuple[int, int | None, int, int]:
+        """Code, device, type and data."""
+        data = Event()
+        code = self.lib.nvmlEventSetWait_v2(events, c.byref(data), timeout_ms)
+        return int(code), data.device, data.type, data.data
 
     def used(self, handle: c.c_void_p) -> int:
         info = (c.c_uint64 * 3)()
@@ -357,6 +393,74 @@ def a_lost_device() -> None:
     assert n.memory(first) == 0
 
 
+def _told(rule: str, kind: int, data: int) -> tuple[Nvml, c.c_void_p, c.c_void_p]:
+    """Who waits for events hears of the rule at once, in its call; who waits for others does not.
+
+    Args:
+        rule: about the first device.
+        kind: of its event.
+        data: of its event.
+    """
+    n = Nvml()
+    (_, first), (_, second) = n.handle(0), n.handle(1)
+    kinds = kind if kind == UNAVAILABLE else XID_EVENT | DOUBLE_BIT | SINGLE_BIT
+    mine, others = n.listen(first, kinds), n.listen(second, kinds)
+    assert n.wait(mine, 0)[0] == TIMEOUT
+    timer = threading.Timer(0.3, arm, [rule])
+    timer.start()
+    assert n.wait(mine, 60000) == (0, first.value, kind, data)
+    timer.join()
+    assert n.wait(mine, 50)[0] == TIMEOUT, "once"
+    assert n.wait(others, 0)[0] == TIMEOUT
+    return n, first, mine
+
+
+def _ecc(n: Nvml, handle: c.c_void_p, kind: int) -> int:
+    count = c.c_ulonglong()
+    assert n.lib.nvmlDeviceGetTotalEccErrors(handle, kind, 0, c.byref(count)) == 0
+    return count.value
+
+
+@case
+def nvml_hears_of_a_device_that_falls_off_the_bus() -> None:
+    d = Driver()
+    n, first, mine = _told("xid 79 dev=0", XID_EVENT, 79)
+    assert n.memory(first) == GPU_IS_LOST
+    assert alloc(d) == UNKNOWN
+    tool("clear")
+    assert n.memory(first) == 0
+    assert n.wait(mine, 0)[0] == TIMEOUT
+    arm("xid 63 dev=0")
+    assert n.wait(mine, 60000)[2:] == (XID_EVENT, 63)
+    assert n.memory(first) == 0
+
+
+@case
+def nvml_hears_of_a_lost_device() -> None:
+    n, first, mine = _told("lost dev=0", UNAVAILABLE, 0)
+    assert n.memory(first) == GPU_IS_LOST
+    tool("clear")
+    assert n.wait(mine, 0)[0] == TIMEOUT, "that it is back is no event"
+    arm("xid 79 dev=0")
+    assert n.wait(mine, 60000)[2] == UNAVAILABLE
+
+
+@case
+def nvml_hears_of_uncorrected_errors() -> None:
+    d = Driver()
+    n, first, _ = _told("ecc uncorrected 3 dev=0", DOUBLE_BIT, 0)
+    assert (_ecc(n, first, 1), _ecc(n, first, 0)) == (3, 0)
+    assert alloc(d) == ECC
+
+
+@case
+def nvml_hears_of_corrected_errors() -> None:
+    d = Driver()
+    n, first, _ = _told("ecc corrected 7 dev=0", SINGLE_BIT, 0)
+    assert (_ecc(n, first, 1), _ecc(n, first, 0)) == (0, 7)
+    assert alloc(d) == 0
+
+
 @case
 def no_device_is_left() -> None:
     arm("lost dev=0", "xid 79 dev=1")
@@ -425,12 +529,26 @@ def memory_of_the_dead_stays_longer() -> None:
     assert n.used(handle) < held
 
 
-def _lacks(rule: str, attribute: int, calls: dict[str, tuple[Any, ...]]) -> None:
+def _attribute(d: Driver, number: int, device: int) -> int:
+    value = c.c_int(-1)
+    d.ok("cuDeviceGetAttribute", c.byref(value), number, device)
+    return value.value
+
+
+def _lacks(rule: str, attributes: tuple[int, ...], calls: dict[str, tuple[Any, ...]]) -> Driver:
+    """The rule is armed for the first device when it returns.
+
+    Args:
+        rule: its name.
+        attributes: that say of the second device that it has it, and of the first that it has not.
+        calls: refused, whatever their arguments.
+    """
     d = Driver()
-    value = c.c_int()
+    usual = [_attribute(d, number, 0) for number in attributes]
+    assert all(usual), usual
     arm(f"{rule} dev=0")
-    d.ok("cuDeviceGetAttribute", c.byref(value), attribute, 0)
-    assert value.value == 0
+    assert not any(_attribute(d, number, 0) for number in attributes)
+    assert [_attribute(d, number, 1) for number in attributes] == usual
     for name, args in calls.items():
         assert d.call(name, *args) == NOT_SUPPORTED, name
     log = Path(os.environ["HARP_SOFT_VERBOSE"]).read_text()
@@ -439,24 +557,34 @@ def _lacks(rule: str, attribute: int, calls: dict[str, tuple[Any, ...]]) -> None
             f"{name}: refused by the rule, not for want of it"
         )
     assert alloc(d) == 0
-    d.ok("cuDeviceGetAttribute", c.byref(value), 1, 0)
-    assert value.value == 1024
+    assert _attribute(d, 1, 0) == 1024
+    tool("clear")
+    assert [_attribute(d, number, 0) for number in attributes] == usual
+    arm(f"{rule} dev=0")
+    return d
 
 
 @case
 def no_virtual_memory_management() -> None:
     handle, size = c.c_uint64(), c.c_size_t(2 << 20)
-    _lacks("novmm", VMM, {
+    reserve = (c.byref(handle), size, c.c_size_t(0), c.c_uint64(0), c.c_uint64(0))
+    d = _lacks("novmm", VMM, {
         "cuMemCreate": (c.byref(handle), size, None, c.c_uint64(0)),
-        "cuMemAddressReserve": (c.byref(handle), size, c.c_size_t(0), c.c_uint64(0), c.c_uint64(0)),
+        "cuMemAddressReserve": reserve,
         "cuMemMap": (handle, size, c.c_size_t(0), handle, c.c_uint64(0)),
+        "cuMemSetAccess": (handle, size, None, c.c_size_t(0)),
+        "cuMemGetAllocationGranularity": (c.byref(size), None, 0),
+        "cuMemExportToShareableHandle": (None, handle, 1, c.c_uint64(0)),
+        "cuMemImportFromShareableHandle": (c.byref(handle), None, 1),
     })  # fmt: skip
+    assert context_on(d, 1)[0] == 0
+    d.ok("cuMemAddressReserve", *reserve)
 
 
 @case
 def no_pools() -> None:
     out = c.c_uint64()
-    _lacks("nopools", POOLS, {
+    _lacks("nopools", (POOLS, 119, 142, 144), {
         "cuMemAllocAsync": (c.byref(out), c.c_size_t(64), None),
         "cuMemAllocAsync_ptsz": (c.byref(out), c.c_size_t(64), None),
         "cuDeviceGetDefaultMemPool": (c.byref(out), 0),
@@ -465,28 +593,57 @@ def no_pools() -> None:
         "cuDeviceGraphMemTrim": (0,),
         "cuGraphAddMemAllocNode": (c.byref(out), None, None, c.c_size_t(0), None),
     })  # fmt: skip
-    value = c.c_int(-1)
-    for attribute in (119, 142, 144):  # kinds of handles; pools of host memory
-        assert c.CDLL("libcuda.so.1").cuDeviceGetAttribute(c.byref(value), attribute, 0) == 0
-        assert value.value == 0, attribute
 
 
 @case
 def no_ipc() -> None:
-    out = c.create_string_buffer(64)
-    _lacks("noipc", IPC_EVENT, {
+    out, handle = c.create_string_buffer(64), c.c_void_p()
+    d = _lacks("noipc", (IPC_EVENT,), {
         "cuIpcGetMemHandle": (out, c.c_uint64(0)),
         "cuIpcGetEventHandle": (out, None),
+        "cuIpcOpenEventHandle": (c.byref(handle), None),
+        "cuIpcOpenMemHandle_v2": (c.byref(handle), None, 1),
+        "cuIpcCloseMemHandle": (c.c_uint64(0),),
     })  # fmt: skip
+    interprocess = 4 | 2
+    assert d.call("cuEventCreate", c.byref(handle), interprocess) == NOT_SUPPORTED
+    d.ok("cuEventCreate", c.byref(handle), 2)
+    ptr, capable = d.alloc(64), c.c_ubyte(7)
+    d.ok("cuPointerGetAttribute", c.byref(capable), IPC_CAPABLE, ptr)
+    assert capable.value == 0
+    tool("clear")
+    d.ok("cuPointerGetAttribute", c.byref(capable), IPC_CAPABLE, ptr)
+    assert capable.value == 1
+    d.ok("cuEventCreate", c.byref(handle), interprocess)
 
 
 @case
 def no_managed_memory() -> None:
     out = c.c_uint64()
-    _lacks("nomanaged", MANAGED, {
+    d = _lacks("nomanaged", MANAGED, {
         "cuMemAllocManaged": (c.byref(out), c.c_size_t(64), 1),
         "cuMemAdvise": (out, c.c_size_t(64), 1, 0),
+        "cuMemPrefetchAsync": (out, c.c_size_t(64), 0, None),
+        "cuMemRangeGetAttribute": (c.byref(out), c.c_size_t(8), 1, out, c.c_size_t(64)),
+        "cuStreamAttachMemAsync": (None, out, c.c_size_t(64), 1),
     })  # fmt: skip
+    log = c.create_string_buffer(2048)
+    options, values = (c.c_int * 2)(5, 6), (c.c_void_p * 2)(c.addressof(log), len(log))
+    module, library = c.c_void_p(), c.c_void_p()
+    load = ("cuModuleLoadDataEx", c.byref(module), MANAGED_VARIABLE, 2, options, values)
+    assert d.call(*load) == NOT_SUPPORTED
+    assert b"both is managed memory" in log.value, log.value
+    by_library = (c.byref(library), MANAGED_VARIABLE, None, None, 0, None, None, 0)
+    d.ok("cuLibraryLoadData", *by_library)  # the second device has it
+    kernel = d.handle("cuLibraryGetKernel", library, b"k")
+    assert d.try_launch(kernel) == NOT_SUPPORTED
+    assert context_on(d, 1)[0] == 0
+    d.launch(kernel)
+    arm("nomanaged")
+    assert d.call("cuLibraryLoadData", *by_library) == NOT_SUPPORTED
+    tool("clear")
+    d.ok("cuCtxSetCurrent", d.ctx)
+    d.module(MANAGED_VARIABLE)
 
 
 @case

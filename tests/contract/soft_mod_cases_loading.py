@@ -190,12 +190,6 @@ def unloading_waits_for_what_runs(d: Driver) -> None:
 
 @case
 def what_is_not_there_is_named(d: Driver) -> None:
-    managed = HEAD + b".visible .global .attribute(.managed) .align 4 .u32 both;\n"
-    managed += b".visible .entry k() { ret; }\n"
-    d.fails(NOT_SUPPORTED, "cuModuleLoadData", c.byref(c.c_void_p()), managed)
-    library = c.c_void_p()
-    load = "cuLibraryLoadData"
-    d.fails(NOT_SUPPORTED, load, c.byref(library), managed, None, None, 0, None, None, 0)
     missing = HEAD + b".extern .func nobody();\n.visible .entry k() { call nobody; ret; }\n"
     d.fails(NO_BINARY, "cuModuleLoadData", c.byref(c.c_void_p()), missing)
     unused = HEAD + b".extern .func nobody();\n.visible .entry k() { ret; }\n"

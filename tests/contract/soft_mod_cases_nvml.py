@@ -274,5 +274,51 @@ def locked_clocks_slow_kernels_down(d: Driver) -> None:
     assert abs((slow - launch_ns) / (fast - launch_ns) - 2) < 0.01, (fast, slow)
 
 
+def peers(d: Driver, count: int) -> dict[tuple[int, int], int]:
+    """What CUDA says of each pair."""
+    can, told = c.c_int(), {}
+    for a in range(count):
+        for b in range(count):
+            d.ok("cuDeviceCanAccessPeer", c.byref(can), a, b)
+            told[a, b] = can.value
+            if a != b:
+                d.ok("cuDeviceGetP2PAttribute", c.byref(can), 2, a, b)  # ACCESS_SUPPORTED
+                assert can.value == told[a, b]
+    return told
+
+
+def p2p(a: int, b: int, index: int) -> bool:
+    one, other = n.nvmlDeviceGetHandleByIndex(a), n.nvmlDeviceGetHandleByIndex(b)
+    status = n.nvmlDeviceGetP2PStatus(one, other, index)
+    assert status in {n.NVML_P2P_STATUS_OK, n.NVML_P2P_STATUS_NOT_SUPPORTED}
+    return bool(status == n.NVML_P2P_STATUS_OK)
+
+
+@case(devices="tiny,tiny")
+def nvml_and_cuda_agree_on_peers(d: Driver) -> None:
+    first()
+    assert peers(d, 2) == {(0, 0): 0, (0, 1): 1, (1, 0): 1, (1, 1): 0}
+    for a, b in ((0, 1), (1, 0)):
+        told = [p2p(a, b, index) for index in range(5)]  # READ, WRITE, NVLINK, ATOMICS, PROP
+        assert told == [True, True, False, False, True]
+
+
+@case(devices="tiny,t4-16g")
+def boards_that_differ_are_no_peers(d: Driver) -> None:
+    first()
+    assert set(peers(d, 2).values()) == {0}
+    assert not any(p2p(0, 1, index) for index in range(5))
+
+
+@case(devices="h100-mig-2x40g,h100-80g")
+def instances_are_nobodys_peers(d: Driver) -> None:
+    first()
+    count = c.c_int()
+    d.ok("cuDeviceGetCount", c.byref(count))
+    assert set(peers(d, count.value).values()) == {0}
+    assert n.nvmlDeviceGetCount() == 2
+    assert not any(p2p(0, 1, index) for index in range(5))
+
+
 if __name__ == "__main__":
     main()

@@ -108,6 +108,46 @@ static void killed_unseen(void *arg)
     CHECK_IS(TOTAL - CONTEXT - (900ull << 20), free_bytes());
 }
 
+/* The same for memory that can be exported. */
+static void killed_unseen_shareable(void *arg)
+{
+    CUmemAllocationProp prop = {
+        .type = CU_MEM_ALLOCATION_TYPE_PINNED,
+        .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+        .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0},
+    };
+    CUmemGenericAllocationHandle h;
+    pid_t pid;
+
+    sh = shared_page();
+    pid = start_holder();
+    context();
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    OK(cuMemCreate(&h, 900ull << 20, &prop, 0));
+    CHECK_IS(TOTAL - CONTEXT - (900ull << 20), free_bytes());
+}
+
+/* Without a context, managed memory of another one gives way all the same. */
+static void no_context_reclaims(void *arg)
+{
+    CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0}};
+    CUmemGenericAllocationHandle h;
+    CUcontext ctx;
+    CUdeviceptr p;
+
+    context();
+    OK(cuMemAllocManaged(&p, 500ull << 20, CU_MEM_ATTACH_GLOBAL));
+    OK(cuMemPrefetchAsync(p, 500ull << 20, 0, NULL));
+    OK(cuCtxSynchronize());
+    CHECK_IS(TOTAL - CONTEXT - (500ull << 20), free_bytes());
+    OK(cuCtxPopCurrent_v2(&ctx));
+    OK(cuMemCreate(&h, 900ull << 20, &prop, 0));
+    OK(cuCtxPushCurrent_v2(ctx));
+    CHECK(free_bytes() <= TOTAL - CONTEXT - (900ull << 20));
+}
+
 static void leaver(void *arg)
 {
     CUdeviceptr p;
@@ -492,6 +532,9 @@ int main(void)
     test_run("killed: memory at once", "tiny", "0", killed_memory_at_once);
     test_run("killed: memory after teardown", "tiny", "300", killed_memory_after_teardown);
     test_run("killed: nobody looked, memory is there", "tiny", "50", killed_unseen);
+    test_run("killed: nobody looked, shareable memory is there", "tiny", "50",
+             killed_unseen_shareable);
+    test_run("no context: managed memory gives way", "tiny", "0", no_context_reclaims);
     test_run("exited: memory is back", "tiny", "10000", exited_memory_is_back);
     test_run("totals hold whoever dies", "tiny", "0", totals_hold_whoever_dies);
     test_run("stopped ones hold nobody up", "tiny", "0", stopped_hold_nobody_up);

@@ -18,12 +18,14 @@ struct soft_block { /* one allocation, or a slab of small ones */
     struct soft_area area;
     struct soft_phys *phys;
     uint64_t bytes, id; /* as asked for */
+    bool inner;
     /* slab: */
     struct soft_block *next, **link; /* list of slabs with room */
     uint32_t used_units, cursor;
     uint16_t *first;      /* per unit: first unit of its allocation + 1; 0 = free */
     uint32_t *unit_bytes; /* at the first unit: bytes asked for */
     uint64_t *unit_id;
+    bool *unit_inner;
 };
 
 static struct soft_block *block_of(struct soft_area *area)
@@ -42,7 +44,8 @@ static bool block_find(struct soft_area *area, uint64_t ptr, struct soft_span *s
                                .id = b->id,
                                .host = soft_space_host(area->start),
                                .kind = SOFT_SPAN_LINEAR,
-                               .device = true};
+                               .device = true,
+                               .inner = b->inner};
     return true;
 }
 
@@ -58,6 +61,7 @@ static bool slab_find(struct soft_area *area, uint64_t ptr, struct soft_span *sp
     span->start = area->start + (uint64_t)unit * SLAB_UNIT;
     span->bytes = b->unit_bytes[unit];
     span->id = b->unit_id[unit];
+    span->inner = b->unit_inner[unit];
     span->host = soft_space_host(span->start);
     return true;
 }
@@ -69,6 +73,7 @@ static void block_drop(struct soft_block *b)
     free(b->first);
     free(b->unit_bytes);
     free(b->unit_id);
+    free(b->unit_inner);
     free(b);
 }
 
@@ -141,7 +146,8 @@ static struct soft_block *slab_new(struct soft_ctx *ctx)
     b->first = calloc(SLAB_UNITS, sizeof *b->first);
     b->unit_bytes = calloc(SLAB_UNITS, sizeof *b->unit_bytes);
     b->unit_id = calloc(SLAB_UNITS, sizeof *b->unit_id);
-    if (b->first == NULL || b->unit_bytes == NULL || b->unit_id == NULL) {
+    b->unit_inner = calloc(SLAB_UNITS, sizeof *b->unit_inner);
+    if (b->first == NULL || b->unit_bytes == NULL || b->unit_id == NULL || b->unit_inner == NULL) {
         block_drop(b);
         return NULL;
     }
@@ -166,7 +172,7 @@ static bool fits_at(const struct soft_block *b, uint32_t at, uint32_t units, uin
     return true;
 }
 
-static bool slab_take(struct soft_block *b, uint64_t bytes, uint64_t *ptr)
+static bool slab_take(struct soft_block *b, uint64_t bytes, bool inner, uint64_t *ptr)
 {
     uint32_t units = units_of(bytes);
 
@@ -184,6 +190,7 @@ static bool slab_take(struct soft_block *b, uint64_t bytes, uint64_t *ptr)
                 b->first[u] = (uint16_t)(at + 1);
             b->unit_bytes[at] = (uint32_t)bytes;
             b->unit_id[at] = soft_span_next_id();
+            b->unit_inner[at] = inner;
             b->used_units += units;
             b->cursor = at + units;
             *ptr = b->area.start + (uint64_t)at * SLAB_UNIT;
@@ -193,7 +200,7 @@ static bool slab_take(struct soft_block *b, uint64_t bytes, uint64_t *ptr)
     return false;
 }
 
-static uint64_t take(struct soft_ctx *ctx, uint64_t bytes)
+static uint64_t take(struct soft_ctx *ctx, uint64_t bytes, bool inner)
 {
     struct soft_arena *a = ctx->arena;
     struct soft_block *b;
@@ -201,19 +208,22 @@ static uint64_t take(struct soft_ctx *ctx, uint64_t bytes)
 
     if (bytes > SLAB_MOST) {
         b = block_new(ctx, bytes, &block_ops);
-        return b != NULL ? b->area.start : 0;
+        if (b == NULL)
+            return 0;
+        b->inner = inner;
+        return b->area.start;
     }
     for (b = a->slabs; b != NULL; b = b->next)
-        if (slab_take(b, bytes, &ptr))
+        if (slab_take(b, bytes, inner, &ptr))
             break;
     if (b == NULL && (b = slab_new(ctx)) != NULL)
-        slab_take(b, bytes, &ptr);
+        slab_take(b, bytes, inner, &ptr);
     if (b != NULL && b->used_units == SLAB_UNITS)
         slab_unlink(b);
     return ptr;
 }
 
-CUresult soft_mem_alloc(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out)
+static CUresult allocate(struct soft_ctx *ctx, uint64_t bytes, bool inner, CUdeviceptr *out)
 {
     uint64_t ptr;
 
@@ -223,13 +233,23 @@ CUresult soft_mem_alloc(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out)
         return CUDA_ERROR_OUT_OF_MEMORY;
     do {
         soft_space_lock();
-        ptr = take(ctx, bytes);
+        ptr = take(ctx, bytes, inner);
         soft_space_unlock();
-    } while (ptr == 0 && soft_reclaim(ctx, ctx->ordinal, bytes));
+    } while (ptr == 0 && soft_reclaim(ctx->ordinal, bytes));
     if (ptr == 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     *out = ptr;
     return CUDA_SUCCESS;
+}
+
+CUresult soft_mem_alloc(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out)
+{
+    return allocate(ctx, bytes, false, out);
+}
+
+CUresult soft_mem_alloc_inner(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out)
+{
+    return allocate(ctx, bytes, true, out);
 }
 
 CUresult soft_mem_free(struct soft_ctx *ctx, CUdeviceptr ptr)

@@ -221,7 +221,7 @@ CUresult soft_array_make(struct soft_ctx *ctx, const CUDA_ARRAY3D_DESCRIPTOR *de
     if (a->part_count > 0)
         a->element = 0;
     if (r == CUDA_SUCCESS)
-        r = soft_mem_alloc(ctx, a->bytes, &a->at);
+        r = soft_mem_alloc_inner(ctx, a->bytes, &a->at);
     if (r != CUDA_SUCCESS) {
         free_array(a);
         return r;

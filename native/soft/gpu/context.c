@@ -42,11 +42,11 @@ struct soft_ctx *soft_ctx_first(void)
 }
 
 /* Brings `ctx` (device set) to life: a slot, a client, its overhead, its engines, its arena. With
- * soft_lock held. */
+ * soft_lock held, which is open in between: nobody else may know `ctx`, or be about to make it. */
 CUresult soft_ctx_make(struct soft_ctx *ctx)
 {
     struct soft_state *state = soft_the_state;
-    bool known = false;
+    bool known = false, charged;
 
     ctx->ordinal = soft_visible_ordinal(ctx->device);
     ctx->profile = state->profile[ctx->ordinal];
@@ -61,9 +61,13 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
     ctx->client = soft_client_take(state, ctx->ordinal);
     if (ctx->client < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    while (soft_slot_charge(state, ctx->ordinal, 0, ctx->profile->context_bytes) != 0)
-        if (!soft_managed_reclaim(ctx->ordinal, ctx->profile->context_bytes))
-            goto no_client;
+    soft_unlock(); /* it may wait for memory of the dead */
+    do
+        charged = soft_slot_charge(state, ctx->ordinal, 0, ctx->profile->context_bytes) == 0;
+    while (!charged && soft_reclaim(ctx->ordinal, ctx->profile->context_bytes));
+    soft_lock();
+    if (!charged)
+        goto no_client;
     if (soft_arena_make(ctx) != 0)
         goto no_charge;
     ctx->id = atomic_fetch_add(&next_id, 1);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "soft/gpu/capture.h"
+#include "soft/gpu/fault.h"
 
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct soft_event *list;
@@ -108,6 +109,8 @@ CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
     if ((Flags & CU_EVENT_INTERPROCESS) != 0) {
         if ((Flags & CU_EVENT_DISABLE_TIMING) == 0)
             return CUDA_ERROR_INVALID_VALUE;
+        if ((soft_fault_lacks(ctx->ordinal) & SOFT_DOOR_IPC) != 0)
+            return CUDA_ERROR_NOT_SUPPORTED;
         ipc = soft_ipc_event_make();
         if (ipc == NULL)
             return CUDA_ERROR_OUT_OF_MEMORY;

@@ -117,6 +117,8 @@ static void set_lost(struct soft_state *state, int board, bool lost)
     if (soft_state_lost(state, dev) == lost)
         return;
     soft_state_lost_set(state, dev, lost);
+    if (lost)
+        soft_state_event_post(state, dev, SOFT_EVENT_LOST, 0, 0);
     for (int i = 0; lost && i < soft_state_device_count(state); i++)
         if (soft_state_board(state, i) == board)
             kill_contexts(state, i, &all, CUDA_ERROR_UNKNOWN);

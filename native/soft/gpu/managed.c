@@ -48,7 +48,8 @@ static int place(struct soft_managed *m)
     return 0;
 }
 
-CUresult soft_managed_alloc(struct soft_ctx *ctx, uint64_t bytes, unsigned attach, CUdeviceptr *out)
+static CUresult allocate(struct soft_ctx *ctx, uint64_t bytes, unsigned attach, bool inner,
+                         CUdeviceptr *out)
 {
     uint64_t most = most_bytes(), physical = soft_granules(bytes);
     struct soft_managed *m;
@@ -65,6 +66,7 @@ CUresult soft_managed_alloc(struct soft_ctx *ctx, uint64_t bytes, unsigned attac
     m->area.ctx = ctx;
     m->bytes = bytes;
     m->attach = attach;
+    m->inner = inner;
     m->id = soft_span_next_id();
     m->hints = calloc(1, sizeof *m->hints);
     m->hint_count = 1;
@@ -86,6 +88,16 @@ CUresult soft_managed_alloc(struct soft_ctx *ctx, uint64_t bytes, unsigned attac
     }
     *out = m->area.start;
     return CUDA_SUCCESS;
+}
+
+CUresult soft_managed_alloc(struct soft_ctx *ctx, uint64_t bytes, unsigned attach, CUdeviceptr *out)
+{
+    return allocate(ctx, bytes, attach, false, out);
+}
+
+CUresult soft_managed_alloc_inner(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out)
+{
+    return allocate(ctx, bytes, CU_MEM_ATTACH_GLOBAL, true, out);
 }
 
 void soft_managed_drop(struct soft_area *area)
@@ -126,8 +138,8 @@ static void wait_quietly(struct soft_ctx *ctx)
         atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
 }
 
-/* Any context may use it. Contexts' structs outlive them. */
-static void wait_for_all(void)
+/* Contexts' structs outlive them. */
+void soft_managed_wait(void)
 {
     struct soft_ctx *ctx;
 
@@ -139,17 +151,27 @@ static void wait_for_all(void)
             wait_quietly(ctx);
 }
 
-CUresult soft_managed_free(CUdeviceptr ptr)
+static CUresult give_back(CUdeviceptr ptr, bool inner)
 {
     struct soft_managed *m;
 
-    wait_for_all();
     soft_space_lock();
     m = soft_managed_at(ptr, 1);
-    if (m != NULL && m->area.start != ptr)
+    if (m != NULL && (m->area.start != ptr || m->inner != inner))
         m = NULL;
     if (m != NULL)
         soft_managed_drop(&m->area);
     soft_space_unlock();
     return m != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult soft_managed_free(CUdeviceptr ptr)
+{
+    soft_managed_wait();
+    return give_back(ptr, false);
+}
+
+void soft_managed_free_inner(CUdeviceptr ptr)
+{
+    (void)give_back(ptr, true);
 }

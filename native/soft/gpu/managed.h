@@ -39,16 +39,21 @@ struct soft_managed { /* guarded by space.lock */
     struct soft_phys *phys;
     uint64_t bytes, id;
     unsigned attach;
+    bool inner;                        /* variables of a module: not the client's to free */
     struct soft_managed *next, **link; /* all of the process */
     struct soft_hint *hints;           /* sorted; the first from 0 */
     size_t hint_count;
     struct soft_granule granules[];
 };
 
-/* managed.c. Of cuMemAllocManaged and managed variables of modules. */
+/* managed.c */
 CUresult soft_managed_alloc(struct soft_ctx *ctx, uint64_t bytes, unsigned attach,
                             CUdeviceptr *out);
 CUresult soft_managed_free(CUdeviceptr ptr); /* waits for all contexts */
+/* Of variables. `ctx` NULL: of no context, it ends with none. */
+CUresult soft_managed_alloc_inner(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out);
+void soft_managed_free_inner(CUdeviceptr ptr); /* waits for nobody */
+void soft_managed_wait(void);                  /* for all contexts: any may use managed memory */
 /* The one that has all of [ptr, ptr + bytes), or NULL. Locked. */
 struct soft_managed *soft_managed_at(CUdeviceptr ptr, uint64_t bytes);
 

@@ -43,7 +43,9 @@ CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t lengt
         return CUDA_ERROR_INVALID_VALUE;
     soft_space_lock();
     m = soft_managed_at(dptr, 1);
-    whole = m != NULL && m->area.start == dptr && (length == 0 || length == m->bytes);
+    /* variables share one: any of them, of whatever length */
+    whole =
+        m != NULL && (m->inner || (m->area.start == dptr && (length == 0 || length == m->bytes)));
     soft_space_unlock();
     if (!whole)
         return CUDA_ERROR_INVALID_VALUE;

@@ -27,13 +27,15 @@ static bool managed_find(struct soft_area *area, uint64_t ptr, struct soft_span 
     struct soft_managed *m = (struct soft_managed *)area;
 
     *span = (struct soft_span){.ctx = area->ctx,
-                               .ordinal = area->ctx->ordinal,
+                               .ordinal =
+                                   area->ctx != NULL ? area->ctx->ordinal : soft_visible_ordinal(0),
                                .start = area->start,
                                .bytes = m->bytes,
                                .id = m->id,
                                .host = soft_space_host(area->start),
                                .kind = SOFT_SPAN_MANAGED,
                                .device = true,
+                               .inner = m->inner,
                                .flags = m->attach,
                                .owner = m};
     return true;

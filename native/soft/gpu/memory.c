@@ -75,7 +75,7 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
         r = soft_capture_check_unsafe();
     if (r != CUDA_SUCCESS || dptr == 0)
         return r; /* freeing nothing is allowed */
-    if (!soft_span_find(dptr, &span) || span.start != dptr)
+    if (!soft_span_find(dptr, &span) || span.start != dptr || span.inner)
         return CUDA_ERROR_INVALID_VALUE;
     if (span.kind == SOFT_SPAN_MANAGED)
         return soft_managed_free(dptr);

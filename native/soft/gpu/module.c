@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Modules: an image in a context, its variables in device memory there.
+ * Modules: an image in a context.
  *
  * Contract: a module's record lives while commands refer to it; its variables go at unload, after
  * the context is idle, or with the context.
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VARIABLE_ALIGN 256u
+#define CODE_ALIGN 256u
 
 pthread_mutex_t soft_module_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct soft_module *modules; /* all live ones; guarded by soft_module_lock */
@@ -47,72 +47,6 @@ static uint64_t round_up(uint64_t value, uint64_t align)
     return (value + align - 1) / align * align;
 }
 
-static CUresult write_variables(struct soft_ctx *ctx, struct soft_module *module)
-{
-    const struct ptx_index *index = &module->image->index;
-    for (uint32_t i = 0; i < index->variable_count; i++) {
-        const struct ptx_variable *variable = &index->variables[i];
-        if (variable->bytes == 0)
-            continue;
-        unsigned char *host = soft_mem_host(ctx, module->global_addrs[i], variable->bytes);
-        if (host == NULL)
-            return CUDA_ERROR_UNKNOWN;
-        memset(host, 0, variable->bytes);
-        if (variable->init != NULL) {
-            uint64_t bytes = variable->init_bytes;
-            memcpy(host, variable->init, bytes < variable->bytes ? bytes : variable->bytes);
-        }
-        for (uint32_t r = 0; r < variable->reloc_count; r++) {
-            uint64_t offset = variable->relocs[r].offset;
-            uint32_t target = variable->relocs[r].variable;
-            if (target >= index->variable_count || variable->bytes < 8 ||
-                offset > variable->bytes - 8)
-                return CUDA_ERROR_INVALID_PTX;
-            uint64_t address = module->global_addrs[target] + variable->relocs[r].addend;
-            memcpy(host + offset, &address, sizeof address);
-        }
-    }
-    return CUDA_SUCCESS;
-}
-
-/* All variables of a module share one allocation. */
-static CUresult place_variables(struct soft_ctx *ctx, struct soft_module *module, char *why,
-                                size_t why_bytes)
-{
-    const struct ptx_index *index = &module->image->index;
-    uint64_t total = 0, constant = 0;
-    for (uint32_t i = 0; i < index->variable_count; i++) {
-        const struct ptx_variable *variable = &index->variables[i];
-        uint64_t align = variable->align > VARIABLE_ALIGN ? variable->align : VARIABLE_ALIGN;
-        if (variable->bytes > (1ull << 40)) {
-            snprintf(why, why_bytes, "ptx input: variable %s has %llu bytes", variable->name,
-                     (unsigned long long)variable->bytes);
-            return CUDA_ERROR_INVALID_PTX;
-        }
-        if (variable->space == PTX_CONST)
-            constant += variable->bytes;
-        total = round_up(total, align);
-        module->global_addrs[i] = total; /* an offset until the base is known */
-        total += variable->bytes == 0 ? 1 : variable->bytes;
-    }
-    if (constant > 65536) {
-        snprintf(why, why_bytes, "ptx input: %llu bytes of constants; the limit is 65536",
-                 (unsigned long long)constant);
-        return CUDA_ERROR_INVALID_PTX;
-    }
-    if (total == 0)
-        return CUDA_SUCCESS;
-    CUresult result = soft_mem_alloc(ctx, total, &module->globals);
-    if (result != CUDA_SUCCESS) {
-        snprintf(why, why_bytes, "no device memory for %llu bytes of module variables",
-                 (unsigned long long)total);
-        return result;
-    }
-    for (uint32_t i = 0; i < index->variable_count; i++)
-        module->global_addrs[i] += module->globals;
-    return write_variables(ctx, module);
-}
-
 static void context_goes(void *arg)
 {
     struct watched *gone = arg;
@@ -129,6 +63,7 @@ static void context_goes(void *arg)
                 break;
         if (module != NULL) {
             module->globals = 0; /* memory goes with the context */
+            module->managed.base = 0;
             for (uint32_t i = 0; i < module->image->index.entry_count; i++)
                 module->functions[i].code_memory = 0;
             soft_module_destroy(module);
@@ -160,6 +95,9 @@ CUresult soft_module_create(struct soft_ctx *ctx, struct soft_image *image,
     int cc = soft_profile_cc(soft_ctx_profile(ctx));
     if (!soft_target_fits(index, cc, why, why_bytes))
         return CUDA_ERROR_INVALID_PTX;
+    CUresult result = soft_variables_check(image, soft_ctx_ordinal(ctx), why, why_bytes);
+    if (result != CUDA_SUCCESS)
+        return result;
     struct soft_module *module = calloc(1, sizeof *module);
     if (module == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -172,10 +110,10 @@ CUresult soft_module_create(struct soft_ctx *ctx, struct soft_image *image,
     module->library = library;
     module->functions = calloc(index->entry_count + 1, sizeof *module->functions);
     module->global_addrs = calloc(index->variable_count + 1, sizeof *module->global_addrs);
-    CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+    result = CUDA_ERROR_OUT_OF_MEMORY;
     if (module->functions == NULL || module->global_addrs == NULL)
         goto fail;
-    result = place_variables(ctx, module, why, why_bytes);
+    result = soft_variables_place(module, why, why_bytes);
     if (result == CUDA_SUCCESS)
         result = watch_context(ctx);
     if (result == CUDA_SUCCESS && soft_handle_add(SOFT_H_MODULE, module) != 0)
@@ -203,7 +141,7 @@ fail:
 /* What the code of a kernel would take on a device: machine code is about half of its PTX. */
 static uint64_t code_bytes(const struct ptx_entry *entry)
 {
-    return round_up(entry->text_bytes / 2 + 1, VARIABLE_ALIGN);
+    return round_up(entry->text_bytes / 2 + 1, CODE_ALIGN);
 }
 
 CUresult soft_function_load(struct soft_function *function, const struct ptx_kernel **code,
@@ -219,7 +157,7 @@ CUresult soft_function_load(struct soft_function *function, const struct ptx_ker
     uint64_t bytes = code_bytes(function->kernel->entry);
     pthread_mutex_lock(&soft_module_lock);
     if (function->code_memory == 0)
-        result = soft_mem_alloc(function->module->ctx, bytes, &function->code_memory);
+        result = soft_mem_alloc_inner(function->module->ctx, bytes, &function->code_memory);
     pthread_mutex_unlock(&soft_module_lock);
     if (result != CUDA_SUCCESS) {
         if (why != NULL)
@@ -265,23 +203,8 @@ void soft_module_destroy(struct soft_module *module)
     if (module->globals != 0)
         soft_mem_free(module->ctx, module->globals);
     module->globals = 0;
+    soft_managed_variables_free(&module->managed);
     soft_module_unref(module);
-}
-
-CUresult soft_module_global(const struct soft_module *module, const char *name, CUdeviceptr *ptr,
-                            size_t *bytes)
-{
-    const struct ptx_index *index = &module->image->index;
-    for (uint32_t i = 0; i < index->variable_count; i++) {
-        if (!index->variables[i].visible || strcmp(index->variables[i].name, name) != 0)
-            continue;
-        if (ptr != NULL)
-            *ptr = module->global_addrs[i];
-        if (bytes != NULL)
-            *bytes = index->variables[i].bytes;
-        return CUDA_SUCCESS;
-    }
-    return CUDA_ERROR_NOT_FOUND;
 }
 
 CUresult soft_module_entry(const struct soft_image *image, const char *name, uint32_t *at)

@@ -115,6 +115,18 @@ struct soft_function {
     unsigned char *params;
 };
 
+struct soft_managed_variable {
+    const char *name; /* the image's */
+    uint64_t at, bytes, align;
+    bool visible, written;
+};
+
+struct soft_managed_variables {
+    CUdeviceptr base; /* 0: there are none, or not yet */
+    uint32_t count;
+    struct soft_managed_variable *variables;
+};
+
 struct soft_module {
     _Atomic uint32_t refs; /* one of its own while loaded, one per command that runs its code */
     struct soft_ctx *ctx;
@@ -122,9 +134,10 @@ struct soft_module {
     struct soft_image *image;
     struct soft_function *functions; /* index.entry_count of them */
     uint64_t *global_addrs;          /* index.variable_count of them */
-    CUdeviceptr globals;             /* the one allocation behind them; 0: none */
-    struct soft_library *library;    /* NULL: loaded by cuModuleLoad* */
-    struct soft_module *next;        /* of the library */
+    CUdeviceptr globals; /* the one allocation behind those that are not managed; 0: none */
+    struct soft_managed_variables managed; /* none where there is a library: it has them */
+    struct soft_library *library;          /* NULL: loaded by cuModuleLoad* */
+    struct soft_module *next;              /* of the library */
     struct soft_module *all_next;
 };
 
@@ -144,10 +157,19 @@ CUresult soft_function_load(struct soft_function *function, const struct ptx_ker
                             char *why, size_t why_bytes);
 /* All functions of the module: what eager loading does. */
 CUresult soft_module_load_all(struct soft_module *module, char *why, size_t why_bytes);
-CUresult soft_module_global(const struct soft_module *module, const char *name, CUdeviceptr *ptr,
-                            size_t *bytes);
 /* Place of the kernel `name` in the image's index; CUDA_ERROR_NOT_FOUND. */
 CUresult soft_module_entry(const struct soft_image *image, const char *name, uint32_t *at);
+
+/* --------------------------------------------------------------------- module_variables.c ----- */
+/* May the image be loaded on that device, for its variables' sake? */
+CUresult soft_variables_check(const struct soft_image *image, int ordinal, char *why,
+                              size_t why_bytes);
+/* Gives all variables addresses and values. With soft_module_lock held. What it made of them is the
+ * module's, whatever the result. */
+CUresult soft_variables_place(struct soft_module *module, char *why, size_t why_bytes);
+void soft_managed_variables_free(struct soft_managed_variables *all); /* nobody uses them */
+CUresult soft_module_global(const struct soft_module *module, const char *name, CUdeviceptr *ptr,
+                            size_t *bytes);
 
 /* ------------------------------------------------------------------------------ function.c ---- */
 CUresult soft_entry_param(const struct ptx_entry *entry, size_t index, size_t *offset,

@@ -162,12 +162,6 @@ static CUresult image_index(struct soft_image *image, int cc, char *why, size_t 
     }
     if (!soft_target_fits(&image->index, cc, why, why_bytes))
         return CUDA_ERROR_INVALID_PTX;
-    for (uint32_t i = 0; i < image->index.variable_count; i++)
-        if (image->index.variables[i].managed) {
-            snprintf(why, why_bytes, "ptx input: %s is managed memory, which is not supported",
-                     image->index.variables[i].name);
-            return CUDA_ERROR_NOT_SUPPORTED;
-        }
     if (image->index.address_size != 64 && image->index.address_size != 0) {
         snprintf(why, why_bytes, "ptx input: .address_size %u; only 64 is supported",
                  image->index.address_size);

@@ -152,13 +152,27 @@ CUresult cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
     return result == CUDA_SUCCESS ? soft_module_global(module, name, dptr, bytes) : result;
 }
 
-/* Managed variables are refused when the PTX is read, so there is none to find. */
+/* They are there once the library is in any context; the current one's turn comes if it is not. */
 CUresult cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
 {
-    if (soft_library_of(library) == NULL)
+    struct soft_library *it = soft_library_of(library);
+    if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
-    return name == NULL || (dptr == NULL && bytes == NULL) ? CUDA_ERROR_INVALID_VALUE
-                                                           : CUDA_ERROR_NOT_FOUND;
+    if (name == NULL || (dptr == NULL && bytes == NULL))
+        return CUDA_ERROR_INVALID_VALUE;
+    pthread_mutex_lock(&soft_module_lock);
+    bool known = soft_library_has_managed(it, name), there = it->managed.base != 0;
+    pthread_mutex_unlock(&soft_module_lock);
+    struct soft_module *module = NULL;
+    CUresult result = !known ? CUDA_ERROR_NOT_FOUND : CUDA_SUCCESS;
+    if (known && !there)
+        result = current_module(it, &module);
+    if (result != CUDA_SUCCESS)
+        return result;
+    pthread_mutex_lock(&soft_module_lock);
+    result = soft_library_managed(it, name, dptr, bytes);
+    pthread_mutex_unlock(&soft_module_lock);
+    return result;
 }
 
 CUresult cuLibraryGetUnifiedFunction(void **fptr, CUlibrary library, const char *symbol)

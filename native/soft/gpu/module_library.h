@@ -18,7 +18,8 @@ struct soft_library {
     struct soft_image *images[SOFT_MAX_DEVICES]; /* by device; NULL: nothing in it runs there */
     CUresult refusals[SOFT_MAX_DEVICES];         /* why */
     struct soft_library_kernel *kernels;
-    struct soft_module *modules; /* one per context; guarded by soft_module_lock */
+    struct soft_module *modules;           /* one per context; guarded by soft_module_lock */
+    struct soft_managed_variables managed; /* of all of them; guarded so too */
 };
 
 /* NULL: no library. */
@@ -29,6 +30,11 @@ CUresult soft_library_module(struct soft_library *library, struct soft_ctx *ctx,
 /* Place of the kernel in `module`; CUDA_ERROR_NOT_FOUND: the image of its device lacks it. */
 CUresult soft_library_place(const struct soft_library_kernel *kernel,
                             const struct soft_module *module, uint32_t *at);
+/* module_variables.c. Is there such a variable; where is it, once a module of the library is. With
+ * soft_module_lock held. */
+bool soft_library_has_managed(const struct soft_library *library, const char *name);
+CUresult soft_library_managed(const struct soft_library *library, const char *name,
+                              CUdeviceptr *ptr, size_t *bytes);
 /* The attributes a client can set. */
 void soft_function_copy_settings(struct soft_function *to, struct soft_function *from);
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "soft/gpu/context.h"
+#include "soft/gpu/managed.h"
 #include "soft/gpu/module_fatbin.h"
 #include "soft/gpu/module_library.h"
 
@@ -17,10 +17,22 @@ static void library_free(struct soft_library *library)
         for (uint32_t i = 0; i < library->image->index.entry_count; i++)
             soft_handle_remove(SOFT_H_KERNEL, &library->kernels[i]);
     free(library->kernels);
+    soft_managed_variables_free(&library->managed);
     for (int dev = 0; dev < SOFT_MAX_DEVICES; dev++)
         if (library->images[dev] != NULL)
             soft_image_unref(library->images[dev]);
     free(library);
+}
+
+/* A device that may not have managed memory has no image with any. */
+static void check_variables(struct soft_library *library, int dev, char *why, size_t why_bytes)
+{
+    library->refusals[dev] =
+        soft_variables_check(library->images[dev], soft_visible_ordinal(dev), why, why_bytes);
+    if (library->refusals[dev] == CUDA_SUCCESS)
+        return;
+    soft_image_unref(library->images[dev]);
+    library->images[dev] = NULL;
 }
 
 /* Picks an image for each device: one text may hold several, and devices differ. The code is not
@@ -46,6 +58,8 @@ static CUresult pick_images(struct soft_library *library, const void *code, uint
         if (library->images[dev] == NULL)
             library->refusals[dev] =
                 soft_image_load(code, room, ccs[dev], &library->images[dev], reason, sizeof reason);
+        if (library->images[dev] != NULL)
+            check_variables(library, dev, reason, sizeof reason);
         if (library->image == NULL)
             library->image = library->images[dev];
         if (i == 0)
@@ -240,7 +254,10 @@ CUresult cuLibraryUnload(CUlibrary library)
         (void)soft_ctx_wait(busy);
         pthread_mutex_lock(&soft_module_lock);
     }
+    bool managed = it != NULL && it->managed.base != 0;
     pthread_mutex_unlock(&soft_module_lock);
+    if (managed)
+        soft_managed_wait();
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     unload(it);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "soft/gpu/managed.h"
 #include "soft/gpu/module.h"
 #include "soft/gpu/module_fatbin.h"
 
@@ -114,6 +115,8 @@ CUresult cuModuleUnload(CUmodule hmod)
     if (module->library != NULL)
         return CUDA_ERROR_NOT_PERMITTED; /* it belongs to its library */
     (void)soft_ctx_wait(module->ctx);    /* kernels in flight run its code and use its variables */
+    if (module->managed.base != 0)
+        soft_managed_wait();
     pthread_mutex_lock(&soft_module_lock);
     if (soft_handle_is(SOFT_H_MODULE, hmod))
         soft_module_destroy(module);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Peer access: contexts of one device that use another's memory, by PCIe. Two devices can if they
- * are of the same major compute capability.
+ * Peer access: contexts of one device that use another's memory, by PCIe, where
+ * soft_state_peers() says that the two can.
  */
 #include "soft/gpu/arena.h"
 
@@ -9,8 +9,7 @@
 
 bool soft_devices_peer(int ordinal, int other)
 {
-    return ordinal != other &&
-           soft_the_state->profile[ordinal]->cc_major == soft_the_state->profile[other]->cc_major;
+    return soft_state_peers(soft_the_state, ordinal, other);
 }
 
 static int peer_at(const struct soft_ctx *ctx, const struct soft_ctx *owner)

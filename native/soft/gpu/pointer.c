@@ -4,6 +4,7 @@
  * is unregistered host memory: all zero, device ordinal -2.
  */
 #include "soft/gpu/arena.h"
+#include "soft/gpu/fault.h"
 #include "soft/gpu/pool.h"
 #include "soft/gpu/vmm.h"
 
@@ -101,7 +102,8 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
         *value = span->handle_types;
         return true;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
-        *value = span->kind == SOFT_SPAN_LINEAR;
+        *value = span->kind == SOFT_SPAN_LINEAR &&
+                 (soft_fault_lacks(span->ordinal) & SOFT_DOOR_IPC) == 0;
         return true;
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
         *value = (uint64_t)soft_visible_device(span->ordinal);

@@ -145,7 +145,7 @@ static CUresult alloc(CUmemoryPool handle, struct soft_stream *stream, uint64_t 
         bool again;
 
         soft_space_unlock();
-        again = soft_reclaim(stream->ctx, ordinal, bytes);
+        again = soft_reclaim(ordinal, bytes);
         soft_space_lock();
         pool = soft_pool_of(handle);
         if (pool == NULL || !again)

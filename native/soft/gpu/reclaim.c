@@ -4,7 +4,7 @@
  */
 #include "soft/gpu/managed.h"
 
-bool soft_reclaim(struct soft_ctx *ctx, int ordinal, uint64_t bytes)
+bool soft_reclaim(int ordinal, uint64_t bytes)
 {
     return soft_managed_reclaim(ordinal, bytes);
 }

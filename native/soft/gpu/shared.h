@@ -188,6 +188,11 @@ void soft_slots_reap(struct soft_state *state);
 int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint64_t context_bytes);
 void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
                        uint64_t context_bytes);
+/* With the mutex held, for state_object.c too. Is the slot not left yet? */
+bool soft_slot_is_ours(const struct soft_state *state);
+/* Adds bytes to what `row` of state_hold.c has of `dev`; waits, the mutex open, for memory of the
+ * dead. False: no room, or the slot was left meanwhile. */
+bool soft_slot_hold(struct soft_state *state, int dev, int row, uint64_t bytes);
 int soft_client_take(struct soft_state *state, int dev); /* >= 0: client; -ENOSPC */
 void soft_client_leave(struct soft_state *state, int dev, int client);
 

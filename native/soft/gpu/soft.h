@@ -181,6 +181,8 @@ void soft_ledger_kernel(struct soft_ctx *ctx, uint64_t launches, uint64_t instru
 
 /* Device memory of a context: physical accounting, arena pages. Zeroed when fresh. */
 CUresult soft_mem_alloc(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out);
+/* The same for what a client sees but may not free: variables and code of modules, arrays. */
+CUresult soft_mem_alloc_inner(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out);
 CUresult soft_mem_free(struct soft_ctx *ctx, CUdeviceptr ptr);
 /* Host address of `bytes` device bytes at `ptr` (device, or mapped pinned host memory); NULL if any
  * byte is not the context's. */

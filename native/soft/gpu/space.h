@@ -38,6 +38,7 @@ struct soft_span {         /* one allocation, device or host */
     enum soft_span_kind kind;
     bool device;                       /* else pinned host memory */
     bool registered;                   /* host memory of the client's own */
+    bool inner;                        /* of a module, an array: not the client's to free */
     unsigned flags;                    /* of host memory */
     void *owner;                       /* of its kind's file: pool, mapping ... */
     uint64_t range_start, range_bytes; /* a mapping's reservation; 0: the allocation itself */
@@ -133,7 +134,7 @@ bool soft_space_backed(const char *host, uint64_t bytes);
 
 /* Frees what a full device could do without (unused pool memory, managed memory). True: something
  * was freed, try again. Not locked. */
-bool soft_reclaim(struct soft_ctx *ctx, int ordinal, uint64_t bytes);
+bool soft_reclaim(int ordinal, uint64_t bytes);
 
 /* hostmem.c */
 bool soft_host_find(uint64_t ptr, struct soft_span *span);

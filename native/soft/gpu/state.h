@@ -68,6 +68,9 @@ void soft_state_board_uuid(const struct soft_state *state, int board, uint8_t uu
 #define SOFT_NO_INSTANCE 0xffffffffu
 /* NVML's number of the GPU instance that a device is; SOFT_NO_INSTANCE: the whole board. */
 uint32_t soft_state_instance(const struct soft_state *state, int dev);
+/* Can one reach the other's memory, over PCIe? Boards of the same major capability can; instances
+ * of a board reach nobody. */
+bool soft_state_peers(const struct soft_state *state, int dev, int other);
 /* PCI address that CUDA and NVML both show: domain 0, device 0. */
 uint32_t soft_state_pci_bus(const struct soft_state *state, int dev);
 /* Reaps, then copies. Returns the number of slots filled. */

@@ -93,19 +93,6 @@ static int claim(struct soft_state *state, uint64_t *word)
     return -ENOSPC;
 }
 
-static bool is_ours(const struct soft_state *state)
-{
-    return state->slot >= 0 && atomic_load(&state->map->slot[state->slot].left) == 0;
-}
-
-static bool hold_add(struct soft_state *state, int dev, int row, uint64_t bytes)
-{
-    if (soft_hold_add(state, dev, ROW(row), bytes))
-        return true;
-    soft_slots_reap(state);
-    return soft_hold_add(state, dev, ROW(row), bytes);
-}
-
 /* A cell for us; -1: all are taken. Some may be of a process that comes to a use long gone. */
 static int cell_take(struct soft_state *state, struct soft_shared_object *o)
 {
@@ -136,7 +123,7 @@ int soft_object_make(struct soft_state *state, int dev, uint64_t bytes, uint64_t
     int row = -ENOMEM, cell, err;
 
     pthread_mutex_lock(&state->mutex);
-    if (!is_ours(state))
+    if (!soft_slot_is_ours(state))
         goto out;
     row = claim(state, &claimed);
     if (row == -ENOSPC) { /* full: perhaps of the dead */
@@ -147,7 +134,7 @@ int soft_object_make(struct soft_state *state, int dev, uint64_t bytes, uint64_t
         goto out;
     o = &state->map->object[row];
     cell = cell_take(state, o);
-    err = cell < 0 ? -ENOSPC : hold_add(state, dev, row, bytes) ? 0 : -ENOMEM;
+    err = cell < 0 ? -ENOSPC : soft_slot_hold(state, dev, ROW(row), bytes) ? 0 : -ENOMEM;
     *word = step_to(claimed, SOFT_SLOT_LIVE);
     /* fails when we were taken for dead meanwhile, and it with us */
     if (err == 0 && atomic_compare_exchange_strong(&o->word, &claimed, *word))
@@ -166,7 +153,7 @@ int soft_object_charge(struct soft_state *state, int row, int dev, uint64_t byte
     bool done;
 
     pthread_mutex_lock(&state->mutex);
-    done = is_ours(state) && hold_add(state, dev, row, bytes);
+    done = soft_slot_is_ours(state) && soft_slot_hold(state, dev, ROW(row), bytes);
     pthread_mutex_unlock(&state->mutex);
     return done ? 0 : -ENOMEM;
 }
@@ -174,7 +161,7 @@ int soft_object_charge(struct soft_state *state, int row, int dev, uint64_t byte
 void soft_object_release(struct soft_state *state, int row, int dev, uint64_t bytes)
 {
     pthread_mutex_lock(&state->mutex);
-    if (is_ours(state))
+    if (soft_slot_is_ours(state))
         soft_hold_sub(state, dev, ROW(row), bytes);
     pthread_mutex_unlock(&state->mutex);
 }
@@ -208,7 +195,7 @@ int soft_object_join(struct soft_state *state, int row, uint64_t word)
     if (row < 0 || row >= SOFT_MAX_OBJECTS)
         return err;
     pthread_mutex_lock(&state->mutex);
-    if (is_ours(state)) {
+    if (soft_slot_is_ours(state)) {
         err = join(state, row, word);
         if (err == -ENOSPC) { /* full: perhaps of the dead */
             soft_slots_reap(state);
@@ -224,7 +211,7 @@ void soft_object_leave(struct soft_state *state, int row, uint64_t word)
     struct soft_shared_object *o = &state->map->object[row];
 
     pthread_mutex_lock(&state->mutex);
-    if (is_ours(state) && SOFT_OBJECT_SAME(atomic_load(&o->word), word)) {
+    if (soft_slot_is_ours(state) && SOFT_OBJECT_SAME(atomic_load(&o->word), word)) {
         cell_give(state, o, 0);
         retire(state, row);
     }

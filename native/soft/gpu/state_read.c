@@ -68,6 +68,13 @@ uint32_t soft_state_instance(const struct soft_state *state, int dev)
     return state->map->dev[dev].instance;
 }
 
+bool soft_state_peers(const struct soft_state *state, int dev, int other)
+{
+    return dev != other && soft_state_instance(state, dev) == SOFT_NO_INSTANCE &&
+           soft_state_instance(state, other) == SOFT_NO_INSTANCE &&
+           state->profile[dev]->cc_major == state->profile[other]->cc_major;
+}
+
 uint32_t soft_state_pci_bus(const struct soft_state *state, int dev)
 {
     return (uint32_t)soft_state_board(state, dev) * 8 + 1;

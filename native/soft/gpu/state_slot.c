@@ -318,40 +318,46 @@ static bool any_teardown(const struct soft_state *state)
     return false;
 }
 
-static bool is_ours(const struct soft_state *state)
+bool soft_slot_is_ours(const struct soft_state *state)
 {
     return state->slot >= 0 && atomic_load(&state->map->slot[state->slot].left) == 0;
+}
+
+bool soft_slot_hold(struct soft_state *state, int dev, int row, uint64_t bytes)
+{
+    uint64_t start = soft_now_ns();
+
+    /* closing any descriptor of the slots file, by whatever code of this process, drops our lock:
+     * taking it again costs one call and keeps us from being buried alive */
+    lock_slot(state, state->slot);
+    while (!soft_hold_add(state, dev, row, bytes)) {
+        soft_slots_reap(state);
+        if (soft_hold_add(state, dev, row, bytes))
+            break;
+        /* (1) Nobody may have looked since they died, perhaps long ago, so that their teardown
+         * begins only now: a program must not meet a device full of the dead for that. */
+        if (!any_teardown(state) || soft_now_ns() - start > PATIENCE_NS)
+            return false;
+        pthread_mutex_unlock(&state->mutex);
+        usleep(1000);
+        pthread_mutex_lock(&state->mutex);
+        if (!soft_slot_is_ours(state))
+            return false;
+    }
+    return true;
 }
 
 int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint64_t context_bytes)
 {
     uint64_t total = state->profile[dev]->memory_bytes, more = mem_bytes + context_bytes, held;
-    uint64_t start = soft_now_ns();
     struct soft_shared_slot_dev *d;
     int err = -ENOMEM;
 
     if (more < mem_bytes || more > total)
         return -ENOMEM;
     pthread_mutex_lock(&state->mutex);
-    if (!is_ours(state))
+    if (!soft_slot_is_ours(state) || !soft_slot_hold(state, dev, state->slot, more))
         goto out;
-    /* closing any descriptor of the slots file, by whatever code of this process, drops our lock:
-     * taking it again costs one call and keeps us from being buried alive */
-    lock_slot(state, state->slot);
-    while (!soft_hold_add(state, dev, state->slot, more)) {
-        soft_slots_reap(state);
-        if (soft_hold_add(state, dev, state->slot, more))
-            break;
-        /* (1) Nobody may have looked since they died, perhaps long ago, so that their teardown
-         * begins only now: a program must not meet a device full of the dead for that. */
-        if (!any_teardown(state) || soft_now_ns() - start > PATIENCE_NS)
-            goto out;
-        pthread_mutex_unlock(&state->mutex);
-        usleep(1000);
-        pthread_mutex_lock(&state->mutex);
-        if (!is_ours(state))
-            goto out;
-    }
     d = soft_slot_ledger(state, dev);
     put(&d->context_bytes, get(&d->context_bytes) + context_bytes);
     held = soft_hold_bytes(state, dev, state->slot);
@@ -367,7 +373,7 @@ void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
                        uint64_t context_bytes)
 {
     pthread_mutex_lock(&state->mutex);
-    if (is_ours(state)) {
+    if (soft_slot_is_ours(state)) {
         struct soft_shared_slot_dev *d = soft_slot_ledger(state, dev);
 
         put(&d->context_bytes, get(&d->context_bytes) - context_bytes);

@@ -202,13 +202,8 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
     kind = prop->requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE ? SOFT_PHYS_SHAREABLE
                                                                  : SOFT_PHYS_PRIVATE;
     do {
-        struct soft_ctx *ctx = NULL;
-
         phys = soft_phys_make(ordinal, size, kind);
-        if (phys != NULL || ordinal < 0 || soft_current_any(&ctx) != CUDA_SUCCESS ||
-            !soft_reclaim(ctx, ordinal, size))
-            break;
-    } while (true);
+    } while (phys == NULL && ordinal >= 0 && soft_reclaim(ordinal, size));
     if (phys == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     r = wrap(phys, prop, handle);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Where boards sit: each at a host bridge of its own, shared out among the machine's NUMA nodes as
- * /sys tells them; no links between them, no access from one to another.
+ * /sys tells them; no links between them, access from one to another over PCIe.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -194,7 +194,11 @@ nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t a, nvmlDevice_t b, nvmlGpuP2PCa
         return result;
     if ((unsigned)index > NVML_P2P_CAPS_INDEX_PROP || t.board == other.board)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *status = NVML_P2P_STATUS_NOT_SUPPORTED; /* as cuDeviceCanAccessPeer says */
+    /* as cuDeviceCanAccessPeer and cuDeviceGetP2PAttribute say: over PCIe, without its atomics */
+    bool can = index != NVML_P2P_CAPS_INDEX_NVLINK && index != NVML_P2P_CAPS_INDEX_ATOMICS &&
+               soft_state_peers(t.state, soft_state_board_dev(t.state, t.board),
+                                soft_state_board_dev(t.state, other.board));
+    *status = can ? NVML_P2P_STATUS_OK : NVML_P2P_STATUS_NOT_SUPPORTED;
     return NVML_SUCCESS;
 }
 

@@ -338,6 +338,8 @@ void reader_decl(struct module_reader *reader, struct ptx_decl *prefix, bool par
     }
     if (type == TY_NONE)
         reader_fail(reader, "expected a type");
+    if (managed && prefix->where != IN_GLOBAL)
+        reader_fail(reader, "only variables in .global can be managed");
     if (type == TY_PRED && prefix->where != IN_REG)
         reader_fail(reader, "expected a type that has a size");
     do {
