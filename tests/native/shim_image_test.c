@@ -134,6 +134,22 @@ static void objects(void)
         harp_image_bytes(part, &known);
         free(part);
     }
+    /* a file says what it likes of its length and of addresses */
+    bytes = UINT64_MAX;
+    memcpy(fat + 8, &bytes, 8);
+    for (size_t size = 0; size < at; size++) {
+        unsigned char *part = malloc(size + 1);
+        CHECK(part != NULL);
+        memcpy(part, fat, size);
+        part[size] = '\0';
+        harp_image_file_bytes(part, size, &known);
+        free(part);
+    }
+    CHECK(harp_image_file_bytes(fat, at, &known) == 9024 && !known);
+    CHECK(harp_image_file_bytes(elf, n, &known) == 9024 && known);
+    CHECK(harp_image_file_bytes(text, sizeof text - 1, &known) == 5000 && known);
+    wrapper.data = &wrapper;
+    CHECK(harp_image_file_bytes(&wrapper, sizeof wrapper, &known) == 0 && !known);
 }
 
 int main(void)

@@ -217,11 +217,18 @@ struct fat_entry {
     uint64_t payload_bytes;
 };
 
-static uint64_t fat_bytes(const unsigned char *image, bool *known)
+/* `size`: of what there is; UINT64_MAX: as much as it says. */
+static uint64_t fat_bytes(const unsigned char *image, uint64_t size, bool *known)
 {
     struct fat_head head;
     uint64_t most = 0;
+    if (size < sizeof head)
+        return 0;
     memcpy(&head, image, sizeof head);
+    if (head.head_bytes > size)
+        return 0;
+    if (head.bytes > size - head.head_bytes)
+        head.bytes = size - head.head_bytes;
     const unsigned char *at = image + head.head_bytes, *end = at + head.bytes;
     while (end - at >= (ptrdiff_t)sizeof(struct fat_entry)) {
         struct fat_entry e;
@@ -250,7 +257,7 @@ uint64_t harp_image_bytes(const void *image, bool *known)
     *known = true;
     memcpy(&magic, image, sizeof magic); /* an image is longer than four bytes, or no image */
     if (magic == 0xba55ed50u)
-        return fat_bytes(image, known);
+        return fat_bytes(image, UINT64_MAX, known);
     if (magic == 0x466243b1u) { /* the wrapper of a linked fat binary: magic, version, data */
         const unsigned char *data;
         memcpy(&data, (const char *)image + 8, sizeof data);
@@ -259,4 +266,22 @@ uint64_t harp_image_bytes(const void *image, bool *known)
     if (is_elf(image))
         return elf_bytes(image, 0);
     return harp_ptx_bytes(image);
+}
+
+uint64_t harp_image_file_bytes(const void *content, uint64_t size, bool *known)
+{
+    uint32_t magic;
+    *known = true;
+    if (size < sizeof magic)
+        return 0;
+    memcpy(&magic, content, sizeof magic);
+    if (magic == 0xba55ed50u)
+        return fat_bytes(content, size, known);
+    if (magic == 0x466243b1u) {
+        *known = false;
+        return 0;
+    }
+    if (is_elf(content))
+        return elf_bytes(content, size);
+    return harp_ptx_bytes(content);
 }

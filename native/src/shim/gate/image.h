@@ -14,5 +14,8 @@ uint64_t harp_ptx_bytes(const char *text);
  * largest of its entries: one is chosen). *known: false if some entry could not be looked into (a
  * compressed one). */
 uint64_t harp_image_bytes(const void *image, bool *known);
+/* Of a file's content, which is `size` bytes and a NUL: nothing beyond is looked at, and a wrapper,
+ * which holds an address, is unknown. */
+uint64_t harp_image_file_bytes(const void *content, uint64_t size, bool *known);
 
 #endif

@@ -47,13 +47,18 @@ static void after(const struct loading *l, CUresult r, const void *module)
         harp_unlease(l->dev, HARP_MEM_DEVICE, l->charged);
 }
 
+static uint64_t told(uint64_t bytes, bool known)
+{
+    if (!known)
+        harp_log("module_not_charged why=\"its image is compressed\"");
+    return bytes;
+}
+
 static uint64_t image_bytes(const void *image)
 {
     bool known = true;
     uint64_t bytes = image != NULL && !harp_inside() ? harp_image_bytes(image, &known) : 0;
-    if (!known)
-        harp_log("module_not_charged why=\"its image is compressed\"");
-    return bytes;
+    return told(bytes, known);
 }
 
 static uint64_t file_bytes(const char *path)
@@ -64,7 +69,9 @@ static uint64_t file_bytes(const char *path)
     char *text = size > 4 ? malloc((size_t)size + 1) : NULL;
     if (text != NULL && pread(fd, text, (size_t)size, 0) == (ssize_t)size) {
         text[size] = '\0';
-        bytes = image_bytes(text);
+        bool known;
+        bytes = harp_image_file_bytes(text, (uint64_t)size, &known);
+        bytes = told(bytes, known);
     }
     free(text);
     if (fd >= 0)
