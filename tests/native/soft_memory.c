@@ -448,6 +448,38 @@ static void pitch(void *arg)
     CHECK_IS(CUDA_ERROR_OUT_OF_MEMORY, cuMemAllocPitch_v2(&p, &got, 1 << 20, 1 << 30, 4));
 }
 
+static void read_late(void *data)
+{
+    sleep_ns(50 * MS);
+    CHECK_IS(5, *(volatile char *)data);
+}
+
+/* Pinned memory is every context's: it goes when none of them works on it any more. */
+static void pinned_memory_is_waited_for_in_every_context(void *arg)
+{
+    static char registered[4096];
+    CUcontext first = context(), second;
+    CUstream stream;
+    void *p;
+
+    OK(cuMemAllocHost_v2(&p, 4096));
+    OK(cuMemHostRegister_v2(registered, sizeof registered, 0));
+    memset(p, 5, 4096);
+    memset(registered, 5, sizeof registered);
+    OK(cuCtxCreate_v2(&second, 0, 0));
+    OK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    OK(cuLaunchHostFunc(stream, read_late, p));
+    OK(cuCtxSetCurrent(first));
+    OK(cuMemFreeHost(p));
+    OK(cuCtxSetCurrent(second));
+    OK(cuStreamQuery(stream));
+    OK(cuLaunchHostFunc(stream, read_late, registered));
+    OK(cuCtxSetCurrent(first));
+    OK(cuMemHostUnregister(registered));
+    OK(cuCtxSetCurrent(second));
+    OK(cuStreamQuery(stream));
+}
+
 int main(void)
 {
     test_run("accounting", "tiny", "0", accounting);
@@ -461,5 +493,6 @@ int main(void)
     test_run("copies take their time", "tiny", "0", copies_take_their_time);
     test_run_noisy("two devices", "tiny,tiny", "0", two_devices);
     test_run("pitch", "tiny", "0", pitch);
+    test_run("pinned memory of all", "tiny", "0", pinned_memory_is_waited_for_in_every_context);
     return 0;
 }

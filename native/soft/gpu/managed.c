@@ -116,34 +116,11 @@ struct soft_managed *soft_managed_at(CUdeviceptr ptr, uint64_t bytes)
     return m;
 }
 
-/* Waits for `ctx` without taking the error that its next call is to be told. */
-static void wait_quietly(struct soft_ctx *ctx)
-{
-    CUresult r = soft_ctx_wait(ctx);
-    int none = CUDA_SUCCESS;
-
-    if (r != CUDA_SUCCESS && soft_ctx_sticky(ctx) == CUDA_SUCCESS)
-        atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
-}
-
-/* Any context may use it. Contexts' structs outlive them. */
-static void wait_for_all(void)
-{
-    struct soft_ctx *ctx;
-
-    soft_lock();
-    ctx = soft_ctx_first();
-    soft_unlock();
-    for (; ctx != NULL; ctx = ctx->next)
-        if (atomic_load(&ctx->alive))
-            wait_quietly(ctx);
-}
-
 CUresult soft_managed_free(CUdeviceptr ptr)
 {
     struct soft_managed *m;
 
-    wait_for_all();
+    soft_ctx_wait_all();
     soft_space_lock();
     m = soft_managed_at(ptr, 1);
     if (m != NULL && m->area.start != ptr)

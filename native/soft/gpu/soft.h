@@ -132,6 +132,8 @@ CUresult soft_submit(struct soft_stream *stream, struct soft_cmd *cmd);
 CUresult soft_stream_wait(struct soft_stream *stream);
 /* Waits until all streams of `ctx` have ended what they hold now. */
 CUresult soft_ctx_wait(struct soft_ctx *ctx);
+/* The same of every context: before memory goes that any of them may use. */
+void soft_ctx_wait_all(void);
 /* The stream meant by a handle in a call made by this thread: NULL and CU_STREAM_LEGACY,
  * CU_STREAM_PER_THREAD, or a created one. NULL needs a current context. The result is borrowed:
  * good until the handle is destroyed. */
