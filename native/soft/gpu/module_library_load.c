@@ -230,6 +230,9 @@ static struct soft_ctx *context_at(struct soft_library *library, size_t at)
 
 CUresult cuLibraryUnload(CUlibrary library)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     pthread_mutex_lock(&soft_module_lock);
     struct soft_library *it = soft_library_of(library);
     struct soft_ctx *busy = NULL;

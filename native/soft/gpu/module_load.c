@@ -125,6 +125,9 @@ CUresult cuModuleUnload(CUmodule hmod)
 
 CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (mode == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     *mode = soft_loading_eager() ? CU_MODULE_EAGER_LOADING : CU_MODULE_LAZY_LOADING;
