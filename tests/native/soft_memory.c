@@ -448,6 +448,50 @@ static void pitch(void *arg)
     CHECK_IS(CUDA_ERROR_OUT_OF_MEMORY, cuMemAllocPitch_v2(&p, &got, 1 << 20, 1 << 30, 4));
 }
 
+/* Copies between places on the device, small ones to it and fills go on after the call, unless the
+ * allocation or the context says that they must not. */
+static void synchronous_for_good(void *arg)
+{
+    enum { BIG = 64 << 20 }; /* some milliseconds of the tiny device */
+    unsigned flag = 1;
+    bool is = true;
+    CUdeviceptr a, b;
+    CUcontext ctx = context(), strict;
+
+    OK(cuMemAlloc_v2(&a, BIG));
+    OK(cuMemAlloc_v2(&b, BIG));
+    OK(cuPointerGetAttribute(&is, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, a));
+    CHECK(!is);
+    launch(NULL, 20 * MS, 0);
+    OK(cuMemcpyDtoD_v2(a, b, BIG));
+    CHECK_IS(CUDA_ERROR_NOT_READY, cuStreamQuery(NULL));
+    OK(cuPointerSetAttribute(&flag, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, b + 5));
+    OK(cuPointerGetAttribute(&is, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, b));
+    CHECK(is);
+    for (int i = 0; i < 3; i++) {
+        launch(NULL, 20 * MS, 0);
+        if (i == 0)
+            OK(cuMemcpyDtoD_v2(a, b, BIG));
+        else if (i == 1)
+            OK(cuMemsetD8_v2(b, 1, BIG));
+        else
+            OK(cuMemcpyHtoD_v2(b, &flag, sizeof flag));
+        OK(cuStreamQuery(NULL));
+    }
+    flag = 0;
+    OK(cuPointerSetAttribute(&flag, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, b));
+    launch(NULL, 20 * MS, 0);
+    OK(cuMemsetD8_v2(b, 1, BIG));
+    CHECK_IS(CUDA_ERROR_NOT_READY, cuStreamQuery(NULL));
+    OK(cuCtxCreate_v2(&strict, CU_CTX_SYNC_MEMOPS, 0));
+    OK(cuMemAlloc_v2(&a, BIG));
+    launch(NULL, 20 * MS, 0);
+    OK(cuMemsetD8_v2(a, 1, BIG));
+    OK(cuStreamQuery(NULL));
+    OK(cuCtxDestroy_v2(strict));
+    OK(cuCtxSetCurrent(ctx));
+}
+
 static void read_late(void *data)
 {
     sleep_ns(50 * MS);
@@ -493,6 +537,7 @@ int main(void)
     test_run("copies take their time", "tiny", "0", copies_take_their_time);
     test_run_noisy("two devices", "tiny,tiny", "0", two_devices);
     test_run("pitch", "tiny", "0", pitch);
+    test_run("synchronous for good", "tiny", "0", synchronous_for_good);
     test_run("pinned memory of all", "tiny", "0", pinned_memory_is_waited_for_in_every_context);
     return 0;
 }

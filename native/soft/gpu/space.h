@@ -121,6 +121,8 @@ bool soft_is_device_range(uint64_t ptr);
 /* Is it an address of that range that the host may use all the same? */
 bool soft_is_managed(uint64_t ptr);
 uint64_t soft_span_next_id(void);
+/* pointer.c: are copies and fills of it that are not asynchronous by name over when they return? */
+bool soft_memops_sync(const struct soft_ctx *ctx, CUdeviceptr ptr);
 
 /* Frees what a full device could do without (unused pool memory, managed memory). True: something
  * was freed, try again. Not locked. */
