@@ -492,6 +492,40 @@ static void synchronous_for_good(void *arg)
     OK(cuCtxSetCurrent(ctx));
 }
 
+static void fail_later(void)
+{
+    struct test_kernel *k = kernel_new(1000, 0);
+    struct soft_stream *stream;
+
+    k->result = CUDA_ERROR_INVALID_SOURCE; /* of those that are told once */
+    OK(soft_stream_of(NULL, &stream));
+    OK(soft_submit(stream, &k->cmd));
+}
+
+/* Freeing waits, but the error of what it waited for is the next call's that tells such. */
+static void freeing_takes_no_error(void *arg)
+{
+    CUDA_ARRAY_DESCRIPTOR desc = {16, 16, CU_AD_FORMAT_FLOAT, 1};
+    CUdeviceptr managed;
+    CUarray array;
+    void *p;
+
+    context();
+    OK(cuMemAllocHost_v2(&p, 4096));
+    OK(cuArrayCreate_v2(&array, &desc));
+    OK(cuMemAllocManaged(&managed, 4096, CU_MEM_ATTACH_GLOBAL));
+    fail_later();
+    OK(cuMemFreeHost(p));
+    CHECK_IS(CUDA_ERROR_INVALID_SOURCE, cuCtxSynchronize());
+    OK(cuCtxSynchronize());
+    fail_later();
+    OK(cuArrayDestroy(array));
+    CHECK_IS(CUDA_ERROR_INVALID_SOURCE, cuCtxSynchronize());
+    fail_later();
+    OK(cuMemFree_v2(managed));
+    CHECK_IS(CUDA_ERROR_INVALID_SOURCE, cuCtxSynchronize());
+}
+
 static void read_late(void *data)
 {
     sleep_ns(50 * MS);
@@ -538,6 +572,7 @@ int main(void)
     test_run_noisy("two devices", "tiny,tiny", "0", two_devices);
     test_run("pitch", "tiny", "0", pitch);
     test_run("synchronous for good", "tiny", "0", synchronous_for_good);
+    test_run("freeing takes no error", "tiny", "0", freeing_takes_no_error);
     test_run("pinned memory of all", "tiny", "0", pinned_memory_is_waited_for_in_every_context);
     return 0;
 }

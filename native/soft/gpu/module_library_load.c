@@ -240,7 +240,7 @@ CUresult cuLibraryUnload(CUlibrary library)
      * from another thread meanwhile. */
     for (size_t i = 0; it != NULL && (busy = context_at(it, i)) != NULL; i++) {
         pthread_mutex_unlock(&soft_module_lock);
-        (void)soft_ctx_wait(busy);
+        soft_ctx_wait_quietly(busy);
         pthread_mutex_lock(&soft_module_lock);
     }
     pthread_mutex_unlock(&soft_module_lock);

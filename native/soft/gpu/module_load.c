@@ -113,7 +113,7 @@ CUresult cuModuleUnload(CUmodule hmod)
         return result;
     if (module->library != NULL)
         return CUDA_ERROR_NOT_PERMITTED; /* it belongs to its library */
-    (void)soft_ctx_wait(module->ctx);    /* kernels in flight run its code and use its variables */
+    soft_ctx_wait_quietly(module->ctx);  /* kernels in flight run its code and use its variables */
     pthread_mutex_lock(&soft_module_lock);
     if (soft_handle_is(SOFT_H_MODULE, hmod))
         soft_module_destroy(module);

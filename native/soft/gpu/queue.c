@@ -294,8 +294,16 @@ CUresult soft_ctx_wait(struct soft_ctx *ctx)
     return wait_all(ctx, false);
 }
 
-/* Without taking the error that a context's next call is to be told. Contexts' structs outlive
- * them. */
+void soft_ctx_wait_quietly(struct soft_ctx *ctx)
+{
+    CUresult r = soft_ctx_wait(ctx);
+    int none = CUDA_SUCCESS;
+
+    if (r != CUDA_SUCCESS && soft_ctx_sticky(ctx) == CUDA_SUCCESS)
+        atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
+}
+
+/* Contexts' structs outlive them. */
 void soft_ctx_wait_all(void)
 {
     struct soft_ctx *ctx;
@@ -303,13 +311,9 @@ void soft_ctx_wait_all(void)
     soft_lock();
     ctx = soft_ctx_first();
     soft_unlock();
-    for (; ctx != NULL; ctx = ctx->next) {
-        CUresult r = atomic_load(&ctx->alive) ? soft_ctx_wait(ctx) : CUDA_SUCCESS;
-        int none = CUDA_SUCCESS;
-
-        if (r != CUDA_SUCCESS && soft_ctx_sticky(ctx) == CUDA_SUCCESS)
-            atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
-    }
+    for (; ctx != NULL; ctx = ctx->next)
+        if (atomic_load(&ctx->alive))
+            soft_ctx_wait_quietly(ctx);
 }
 
 struct soft_stream *soft_stream_inner(struct soft_ctx *ctx)
