@@ -5,6 +5,8 @@
  */
 #include "soft_test.h"
 
+#include <pthread.h>
+
 #include "soft/gpu/fault.h"
 
 static const struct soft_door_info doors[] = {
@@ -220,6 +222,32 @@ static void a_lost_device_stops_what_runs_on_it(void *arg)
     CHECK(!soft_state_lost(s, 0));
 }
 
+static void *kill_it_later(void *arg)
+{
+    sleep_ns(50 * MS);
+    ARM(soft_the_state, "xid 31 dev=0");
+    return NULL;
+}
+
+/* Nobody else calls anything meanwhile: the waiting thread itself must see the end. */
+static void a_wait_for_a_value_ends_with_its_context(void *arg)
+{
+    CUdeviceptr word;
+    CUstream stream;
+    pthread_t killer;
+
+    alarm(60);
+    context();
+    soft_fault_symbols(doors, 4);
+    OK(cuMemAlloc_v2(&word, 4));
+    OK(cuMemsetD32_v2(word, 0, 1));
+    OK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    OK(cuStreamWaitValue32_v2(stream, word, 1, CU_STREAM_WAIT_VALUE_EQ));
+    CHECK(pthread_create(&killer, NULL, kill_it_later, NULL) == 0);
+    CHECK_IS(CUDA_ERROR_ILLEGAL_ADDRESS, cuStreamSynchronize(stream));
+    pthread_join(killer, NULL);
+}
+
 static void owner(void *arg)
 {
     _Atomic int *told = arg;
@@ -273,6 +301,7 @@ int main(void)
     test_run("events and counters", "tiny,tiny", "0", events_and_counters);
     test_run("a context ends", "tiny", "0", a_context_ends_and_the_next_lives);
     test_run("a lost device", "tiny,tiny", "0", a_lost_device_stops_what_runs_on_it);
+    test_run("a wait for a value ends", "tiny", "0", a_wait_for_a_value_ends_with_its_context);
     test_run("only the process named", "tiny", "0", only_the_process_named);
     test_run("slower", "tiny,tiny", "0", slower);
     return 0;

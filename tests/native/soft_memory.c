@@ -465,6 +465,116 @@ static void pitch(void *arg)
     CHECK_IS(CUDA_ERROR_OUT_OF_MEMORY, cuMemAllocPitch_v2(&p, &got, 1 << 20, 1 << 30, 4));
 }
 
+/* Copies between places on the device, small ones to it and fills go on after the call, unless the
+ * allocation or the context says that they must not. */
+static void synchronous_for_good(void *arg)
+{
+    enum { BIG = 64 << 20 }; /* some milliseconds of the tiny device */
+    unsigned flag = 1;
+    bool is = true;
+    CUdeviceptr a, b;
+    CUcontext ctx = context(), strict;
+
+    OK(cuMemAlloc_v2(&a, BIG));
+    OK(cuMemAlloc_v2(&b, BIG));
+    OK(cuPointerGetAttribute(&is, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, a));
+    CHECK(!is);
+    launch(NULL, 20 * MS, 0);
+    OK(cuMemcpyDtoD_v2(a, b, BIG));
+    CHECK_IS(CUDA_ERROR_NOT_READY, cuStreamQuery(NULL));
+    OK(cuPointerSetAttribute(&flag, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, b + 5));
+    OK(cuPointerGetAttribute(&is, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, b));
+    CHECK(is);
+    for (int i = 0; i < 3; i++) {
+        launch(NULL, 20 * MS, 0);
+        if (i == 0)
+            OK(cuMemcpyDtoD_v2(a, b, BIG));
+        else if (i == 1)
+            OK(cuMemsetD8_v2(b, 1, BIG));
+        else
+            OK(cuMemcpyHtoD_v2(b, &flag, sizeof flag));
+        OK(cuStreamQuery(NULL));
+    }
+    flag = 0;
+    OK(cuPointerSetAttribute(&flag, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, b));
+    launch(NULL, 20 * MS, 0);
+    OK(cuMemsetD8_v2(b, 1, BIG));
+    CHECK_IS(CUDA_ERROR_NOT_READY, cuStreamQuery(NULL));
+    OK(cuCtxCreate_v2(&strict, CU_CTX_SYNC_MEMOPS, 0));
+    OK(cuMemAlloc_v2(&a, BIG));
+    launch(NULL, 20 * MS, 0);
+    OK(cuMemsetD8_v2(a, 1, BIG));
+    OK(cuStreamQuery(NULL));
+    OK(cuCtxDestroy_v2(strict));
+    OK(cuCtxSetCurrent(ctx));
+}
+
+static void fail_later(void)
+{
+    struct test_kernel *k = kernel_new(1000, 0);
+    struct soft_stream *stream;
+
+    k->result = CUDA_ERROR_INVALID_SOURCE; /* of those that are told once */
+    OK(soft_stream_of(NULL, &stream));
+    OK(soft_submit(stream, &k->cmd));
+}
+
+/* Freeing waits, but the error of what it waited for is the next call's that tells such. */
+static void freeing_takes_no_error(void *arg)
+{
+    CUDA_ARRAY_DESCRIPTOR desc = {16, 16, CU_AD_FORMAT_FLOAT, 1};
+    CUdeviceptr managed;
+    CUarray array;
+    void *p;
+
+    context();
+    OK(cuMemAllocHost_v2(&p, 4096));
+    OK(cuArrayCreate_v2(&array, &desc));
+    OK(cuMemAllocManaged(&managed, 4096, CU_MEM_ATTACH_GLOBAL));
+    fail_later();
+    OK(cuMemFreeHost(p));
+    CHECK_IS(CUDA_ERROR_INVALID_SOURCE, cuCtxSynchronize());
+    OK(cuCtxSynchronize());
+    fail_later();
+    OK(cuArrayDestroy(array));
+    CHECK_IS(CUDA_ERROR_INVALID_SOURCE, cuCtxSynchronize());
+    fail_later();
+    OK(cuMemFree_v2(managed));
+    CHECK_IS(CUDA_ERROR_INVALID_SOURCE, cuCtxSynchronize());
+}
+
+static void read_late(void *data)
+{
+    sleep_ns(50 * MS);
+    CHECK_IS(5, *(volatile char *)data);
+}
+
+/* Pinned memory is every context's: it goes when none of them works on it any more. */
+static void pinned_memory_is_waited_for_in_every_context(void *arg)
+{
+    static char registered[4096];
+    CUcontext first = context(), second;
+    CUstream stream;
+    void *p;
+
+    OK(cuMemAllocHost_v2(&p, 4096));
+    OK(cuMemHostRegister_v2(registered, sizeof registered, 0));
+    memset(p, 5, 4096);
+    memset(registered, 5, sizeof registered);
+    OK(cuCtxCreate_v2(&second, 0, 0));
+    OK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    OK(cuLaunchHostFunc(stream, read_late, p));
+    OK(cuCtxSetCurrent(first));
+    OK(cuMemFreeHost(p));
+    OK(cuCtxSetCurrent(second));
+    OK(cuStreamQuery(stream));
+    OK(cuLaunchHostFunc(stream, read_late, registered));
+    OK(cuCtxSetCurrent(first));
+    OK(cuMemHostUnregister(registered));
+    OK(cuCtxSetCurrent(second));
+    OK(cuStreamQuery(stream));
+}
+
 int main(void)
 {
     test_run("accounting", "tiny", "0", accounting);
@@ -479,5 +589,8 @@ int main(void)
     test_run("copies take their time", "tiny", "0", copies_take_their_time);
     test_run_noisy("two devices", "tiny,tiny", "0", two_devices);
     test_run("pitch", "tiny", "0", pitch);
+    test_run("synchronous for good", "tiny", "0", synchronous_for_good);
+    test_run("freeing takes no error", "tiny", "0", freeing_takes_no_error);
+    test_run("pinned memory of all", "tiny", "0", pinned_memory_is_waited_for_in_every_context);
     return 0;
 }

@@ -399,6 +399,49 @@ static void many_threads(void *arg)
     CHECK_IS(6 * 20 * 14, my_ledger().launches);
 }
 
+struct waiter {
+    CUcontext ctx;
+    CUstream stream;
+    _Atomic int entered;
+};
+
+static void *wait_for_stream(void *arg)
+{
+    struct waiter *w = arg;
+
+    OK(cuCtxSetCurrent(w->ctx));
+    atomic_fetch_add(&w->entered, 1);
+    OK(cuStreamSynchronize(w->stream));
+    return NULL;
+}
+
+/* What another thread waits for is gone for the client at once, but not under the waiter. */
+static void streams_go_while_threads_wait(void *arg)
+{
+    struct waiter w = {.ctx = context()};
+
+    for (int round = 0; round < 15; round++) {
+        pthread_t t[4];
+        CUstream other;
+
+        OK(cuStreamCreate(&w.stream, CU_STREAM_NON_BLOCKING));
+        launch(w.stream, 20 * MS, 0);
+        for (int i = 0; i < 4; i++)
+            CHECK(pthread_create(&t[i], NULL, wait_for_stream, &w) == 0);
+        while (atomic_load(&w.entered) < 4 * (round + 1))
+            sleep_ns(100000);
+        sleep_ns(8 * MS);
+        OK(cuStreamDestroy_v2(w.stream));
+        for (int i = 0; i < 600; i++) { /* each of these clears away what is over */
+            OK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
+            OK(cuStreamDestroy_v2(other));
+            sleep_ns(20000);
+        }
+        for (int i = 0; i < 4; i++)
+            pthread_join(t[i], NULL);
+    }
+}
+
 int main(void)
 {
     test_run("legacy stream is a barrier", "tiny", "0", legacy_stream_is_a_barrier);
@@ -411,5 +454,6 @@ int main(void)
     test_run("errors stick", "tiny", "0", errors_stick);
     test_run("contexts", "tiny", "0", contexts);
     test_run("many threads", "tiny", "0", many_threads);
+    test_run("streams go while threads wait", "tiny", "0", streams_go_while_threads_wait);
     return 0;
 }

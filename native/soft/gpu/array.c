@@ -245,7 +245,7 @@ bool soft_array_drop(struct soft_array *a, bool mipmap)
 {
     if (a == NULL || a->whole != NULL || a->mipmap != mipmap)
         return false;
-    soft_ctx_wait(a->ctx);
+    soft_ctx_wait_quietly(a->ctx);
     if (!soft_handle_remove(kind_of(a), a))
         return false; /* another thread was first */
     forget_handles(a);

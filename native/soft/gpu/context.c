@@ -91,16 +91,17 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
         ctx->fixed_limits[i] = false;
     for (int e = 0; e < SOFT_ENGINES; e++)
         soft_turn_init(&ctx->turn[e], state, ctx->ordinal, ctx->client, (enum soft_engine)e);
-    pthread_mutex_init(&ctx->submit_lock, NULL);
-    for (struct soft_ctx *c = all; c != NULL; c = c->next)
-        known = known || c == ctx;
-    if (!known) {
-        ctx->next = all;
-        all = ctx;
-    }
     if (soft_handle_add(SOFT_H_CONTEXT, ctx) != 0) {
         soft_arena_end(ctx);
         goto no_charge;
+    }
+    for (struct soft_ctx *c = all; c != NULL; c = c->next)
+        known = known || c == ctx;
+    if (!known) {
+        /* for good: who waits for all contexts may come to one that is just ending */
+        pthread_mutex_init(&ctx->submit_lock, NULL);
+        ctx->next = all;
+        all = ctx;
     }
     atomic_store(&ctx->alive, 1);
     return CUDA_SUCCESS;
@@ -157,7 +158,6 @@ void soft_ctx_end(struct soft_ctx *ctx)
     soft_pools_ctx_end(ctx);
     soft_arena_end(ctx);
     soft_slot_release(state, ctx->ordinal, 0, ctx->profile->context_bytes + ctx->limit_bytes);
-    pthread_mutex_destroy(&ctx->submit_lock);
     soft_unlock();
 }
 

@@ -276,6 +276,9 @@ CUresult soft_copy_submit(struct soft_stream *stream, const struct soft_copy *sh
     }
     if ((out && !c->to.pinned && !captured) || (wait == SOFT_COPY_SYNC && !dtod && !c->staging))
         must_wait = true;
+    if (wait == SOFT_COPY_SYNC && (soft_memops_sync(stream->ctx, c->from.address) ||
+                                   soft_memops_sync(stream->ctx, c->to.address)))
+        must_wait = true;
     r = soft_submit(stream, &c->cmd);
     if (r != CUDA_SUCCESS || !must_wait || captured)
         return r;

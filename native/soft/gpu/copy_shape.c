@@ -123,8 +123,11 @@ CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
 static CUresult copy_2d(const CUDA_MEMCPY2D *m, CUstream hStream, enum soft_copy_wait wait,
                         size_t max_pitch)
 {
+    CUresult ready = soft_ready();
     CUDA_MEMCPY3D as3d;
 
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (m == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     as3d = (CUDA_MEMCPY3D){.srcXInBytes = m->srcXInBytes,

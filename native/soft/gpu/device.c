@@ -84,7 +84,7 @@ SOFT_API CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev)
 SOFT_API CUresult cuDeviceTotalMem(unsigned int *bytes, CUdevice dev)
 {
     size_t all;
-    CUresult r = bytes == NULL ? CUDA_ERROR_INVALID_VALUE : cuDeviceTotalMem_v2(&all, dev);
+    CUresult r = cuDeviceTotalMem_v2(bytes != NULL ? &all : NULL, dev);
 
     if (r == CUDA_SUCCESS)
         *bytes = all > 0xffffffffu ? 0xffffffffu : (unsigned int)all;

@@ -244,6 +244,9 @@ CUresult cuGraphCreate(CUgraph *phGraph, unsigned int flags)
 
 CUresult cuGraphDestroy(CUgraph hGraph)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUresult result = CUDA_SUCCESS;
     pthread_mutex_lock(&soft_graph_lock);
     struct soft_graph *graph = soft_graph_of(hGraph);
@@ -257,6 +260,9 @@ CUresult cuGraphDestroy(CUgraph hGraph)
 
 CUresult cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_graph *copy = NULL;
     pthread_mutex_lock(&soft_graph_lock);
     struct soft_graph *graph = soft_graph_of(originalGraph);
@@ -274,6 +280,9 @@ CUresult cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph)
 CUresult cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOriginalNode,
                                 CUgraph hClonedGraph)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUresult result = CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&soft_graph_lock);
     struct soft_graph *graph = soft_graph_of(hClonedGraph);
@@ -289,6 +298,9 @@ CUresult cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOriginalNode,
 
 CUresult cuGraphDestroyNode(CUgraphNode hNode)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     pthread_mutex_lock(&soft_graph_lock);
     struct soft_node *node = soft_node_of(hNode);
     if (node == NULL || node->graph->memory != NULL) {

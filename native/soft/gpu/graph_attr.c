@@ -49,6 +49,9 @@ static CUresult get(const struct soft_launch *launch, CUkernelNodeAttrID attr,
 CUresult cuGraphKernelNodeGetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
                                        CUkernelNodeAttrValue *value_out)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUresult result = CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&soft_graph_lock);
     const struct soft_launch *launch = launch_of(hNode);
@@ -94,6 +97,9 @@ static CUresult set(struct soft_launch *launch, CUkernelNodeAttrID attr,
 CUresult cuGraphKernelNodeSetAttribute(CUgraphNode hNode, CUkernelNodeAttrID attr,
                                        const CUkernelNodeAttrValue *value)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUresult result = CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&soft_graph_lock);
     struct soft_launch *launch = launch_of(hNode);
@@ -106,6 +112,9 @@ CUresult cuGraphKernelNodeSetAttribute(CUgraphNode hNode, CUkernelNodeAttrID att
 /* Both nodes must be of one context. */
 CUresult cuGraphKernelNodeCopyAttributes(CUgraphNode dst, CUgraphNode src)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUresult result = CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&soft_graph_lock);
     const struct soft_launch *from = launch_of(src);

@@ -28,6 +28,9 @@ CUresult cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                            const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
                            size_t numDependencies, CUgraphNodeParams *nodeParams)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUresult result = soft_edges_plain(dependencyData, numDependencies);
     if (result != CUDA_SUCCESS)
         return result;
@@ -67,6 +70,9 @@ static void finish(struct list *list, size_t *count)
 
 CUresult cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUresult result = CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&soft_graph_lock);
     const struct soft_node *node = soft_node_of(hNode);
@@ -80,6 +86,9 @@ CUresult cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type)
 
 static CUresult list_nodes(CUgraph handle, CUgraphNode *nodes, size_t *count, bool roots)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (count == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     struct list list = {.first = nodes, .room = nodes != NULL ? *count : 0};
@@ -108,6 +117,9 @@ CUresult cuGraphGetRootNodes(CUgraph hGraph, CUgraphNode *rootNodes, size_t *num
 CUresult cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to,
                             CUgraphEdgeData *edgeData, size_t *numEdges)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (numEdges == NULL || (from == NULL) != (to == NULL))
         return CUDA_ERROR_INVALID_VALUE;
     struct list list = {from, to, edgeData, from != NULL ? *numEdges : 0, 0};
@@ -131,6 +143,9 @@ CUresult cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, siz
 CUresult cuGraphNodeGetDependencies_v2(CUgraphNode hNode, CUgraphNode *dependencies,
                                        CUgraphEdgeData *edgeData, size_t *numDependencies)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (numDependencies == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     struct list list = {dependencies, NULL, edgeData, dependencies != NULL ? *numDependencies : 0,
@@ -155,6 +170,9 @@ CUresult cuGraphNodeGetDependencies(CUgraphNode hNode, CUgraphNode *dependencies
 CUresult cuGraphNodeGetDependentNodes_v2(CUgraphNode hNode, CUgraphNode *dependentNodes,
                                          CUgraphEdgeData *edgeData, size_t *numDependentNodes)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (numDependentNodes == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     struct list list = {dependentNodes, NULL, edgeData,
@@ -181,6 +199,9 @@ CUresult cuGraphNodeGetDependentNodes(CUgraphNode hNode, CUgraphNode *dependentN
 CUresult cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
                                    const CUgraphEdgeData *edgeData, size_t numDependencies)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUresult result = soft_edges_plain(edgeData, numDependencies);
     if (result != CUDA_SUCCESS)
         return result;
@@ -226,6 +247,9 @@ CUresult cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
                                       const CUgraphNode *to, const CUgraphEdgeData *edgeData,
                                       size_t numDependencies)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUresult result = soft_edges_plain(edgeData, numDependencies);
     if (result != CUDA_SUCCESS)
         return result;

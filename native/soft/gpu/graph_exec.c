@@ -111,6 +111,9 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph,
 CUresult cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph,
                                       CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (instantiateParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     CUgraphNode error = NULL;
@@ -135,6 +138,9 @@ CUresult cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph,
 
 CUresult cuGraphExecDestroy(CUgraphExec hGraphExec)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_exec *exec = soft_exec_of(hGraphExec);
     if (exec == NULL || !soft_handle_remove(SOFT_H_GRAPH_EXEC, exec))
         return CUDA_ERROR_INVALID_VALUE;
@@ -144,6 +150,9 @@ CUresult cuGraphExecDestroy(CUgraphExec hGraphExec)
 
 CUresult cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t *flags)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_exec *exec = soft_exec_of(hGraphExec);
     if (exec == NULL || flags == NULL)
         return CUDA_ERROR_INVALID_VALUE;

@@ -12,6 +12,9 @@
 static CUresult enter(CUgraphNode handle, CUgraphNodeType type, const void *out,
                       struct soft_node **node)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     pthread_mutex_lock(&soft_graph_lock);
     *node = soft_node_of(handle);
     if (*node != NULL && out != NULL && (*node)->type == type)
@@ -60,6 +63,9 @@ CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAM
 
 CUresult cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     CUDA_KERNEL_NODE_PARAMS params;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;

@@ -117,6 +117,9 @@ CUresult soft_graph_take(struct soft_graph *graph, const struct soft_graph *with
 CUresult cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
                               CUgraphExecUpdateResultInfo *resultInfo)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_exec *exec = soft_exec_of(hGraphExec);
     if (exec == NULL || resultInfo == NULL)
         return CUDA_ERROR_INVALID_VALUE;

@@ -48,6 +48,9 @@ static CUresult replace(CUgraphExec handle, CUgraphNode original, struct soft_wo
 CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode,
                                            const CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_work work;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -58,6 +61,9 @@ CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode h
 CUresult cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                         const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     CUDA_KERNEL_NODE_PARAMS params = {0};
@@ -68,6 +74,9 @@ CUresult cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNod
 CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                         const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_work work;
     if (copyParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -78,6 +87,9 @@ CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNod
 CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                         const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_work work;
     if (memsetParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -88,6 +100,9 @@ CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNod
 CUresult cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                       const CUDA_HOST_NODE_PARAMS *nodeParams)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_work work;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -98,6 +113,9 @@ CUresult cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
 CUresult cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode,
                                             CUevent event)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_work work;
     CUresult result = soft_work_event(event, true, &work);
     return result == CUDA_SUCCESS ? replace(hGraphExec, hNode, &work) : result;
@@ -105,6 +123,9 @@ CUresult cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode 
 
 CUresult cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_work work;
     CUresult result = soft_work_event(event, false, &work);
     return result == CUDA_SUCCESS ? replace(hGraphExec, hNode, &work) : result;
@@ -113,6 +134,9 @@ CUresult cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hN
 CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                             const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_work work;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -124,6 +148,9 @@ CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode 
 CUresult cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                             CUgraph childGraph)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_exec *exec = soft_exec_of(hGraphExec);
     if (exec == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -147,6 +174,9 @@ CUresult cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode 
 CUresult cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                   CUgraphNodeParams *nodeParams)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_work work;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -158,6 +188,9 @@ CUresult cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
 
 CUresult cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_exec *exec = soft_exec_of(hGraphExec);
     if (exec == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -177,6 +210,9 @@ CUresult cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsign
 
 CUresult cuGraphNodeGetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int *isEnabled)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_exec *exec = soft_exec_of(hGraphExec);
     if (exec == NULL || isEnabled == NULL)
         return CUDA_ERROR_INVALID_VALUE;

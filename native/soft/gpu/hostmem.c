@@ -167,7 +167,7 @@ CUresult cuMemFreeHost(void *p)
     if (!soft_host_find((uint64_t)(uintptr_t)p, &span) || span.registered ||
         span.start != (uint64_t)(uintptr_t)p)
         return CUDA_ERROR_INVALID_VALUE;
-    soft_ctx_wait(span.ctx); /* work under way may read or write it */
+    soft_ctx_wait_all(); /* work under way may read or write it, in whatever context */
     if (!take((uint64_t)(uintptr_t)p, false, &span))
         return CUDA_ERROR_INVALID_VALUE;
     munmap(span.host, span.bytes);
@@ -209,7 +209,7 @@ CUresult cuMemHostUnregister(void *p)
     if (!soft_host_find((uint64_t)(uintptr_t)p, &span) || !span.registered ||
         span.start != (uint64_t)(uintptr_t)p)
         return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
-    soft_ctx_wait(span.ctx);
+    soft_ctx_wait_all();
     if (!take((uint64_t)(uintptr_t)p, true, &span))
         return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
     return soft_ctx_sticky(ctx);

@@ -128,29 +128,6 @@ struct soft_managed *soft_managed_at(CUdeviceptr ptr, uint64_t bytes)
     return m;
 }
 
-/* Waits for `ctx` without taking the error that its next call is to be told. */
-static void wait_quietly(struct soft_ctx *ctx)
-{
-    CUresult r = soft_ctx_wait(ctx);
-    int none = CUDA_SUCCESS;
-
-    if (r != CUDA_SUCCESS && soft_ctx_sticky(ctx) == CUDA_SUCCESS)
-        atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
-}
-
-/* Contexts' structs outlive them. */
-void soft_managed_wait(void)
-{
-    struct soft_ctx *ctx;
-
-    soft_lock();
-    ctx = soft_ctx_first();
-    soft_unlock();
-    for (; ctx != NULL; ctx = ctx->next)
-        if (atomic_load(&ctx->alive))
-            wait_quietly(ctx);
-}
-
 static CUresult give_back(CUdeviceptr ptr, bool inner)
 {
     struct soft_managed *m;
@@ -167,7 +144,7 @@ static CUresult give_back(CUdeviceptr ptr, bool inner)
 
 CUresult soft_managed_free(CUdeviceptr ptr)
 {
-    soft_managed_wait();
+    soft_ctx_wait_all();
     return give_back(ptr, false);
 }
 

@@ -53,7 +53,6 @@ CUresult soft_managed_free(CUdeviceptr ptr); /* waits for all contexts */
 /* Of variables. `ctx` NULL: of no context, it ends with none. */
 CUresult soft_managed_alloc_inner(struct soft_ctx *ctx, uint64_t bytes, CUdeviceptr *out);
 void soft_managed_free_inner(CUdeviceptr ptr); /* waits for nobody */
-void soft_managed_wait(void);                  /* for all contexts: any may use managed memory */
 /* The one that has all of [ptr, ptr + bytes), or NULL. Locked. */
 struct soft_managed *soft_managed_at(CUdeviceptr ptr, uint64_t bytes);
 

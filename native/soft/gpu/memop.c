@@ -84,7 +84,7 @@ static bool wait_value(const CUstreamBatchMemOpParams *op, const void *host, str
     while (!(held = holds(op, host))) {
         uint64_t now = soft_now_ns();
 
-        if (atomic_load(&ctx->sticky) != CUDA_SUCCESS)
+        if (soft_ctx_look(ctx) != CUDA_SUCCESS) /* its device may have ended it */
             break;
         if (!atomic_load(&ctx->ending) || atomic_load(&ctx->working) > 0)
             idle_since = now;

@@ -152,7 +152,9 @@ static CUresult fill(CUdeviceptr dst, size_t pitch, uint32_t value, unsigned ele
     if (r != CUDA_SUCCESS || width == 0 || height == 0)
         return r;
     r = soft_memset_new(ctx, dst, pitch, value, element, width, height, &cmd);
-    return r != CUDA_SUCCESS ? r : soft_submit(stream, cmd);
+    if (r == CUDA_SUCCESS)
+        r = soft_submit(stream, cmd);
+    return r == CUDA_SUCCESS && !async && soft_memops_sync(ctx, dst) ? soft_stream_wait(stream) : r;
 }
 
 CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)

@@ -37,6 +37,9 @@ CUresult cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel)
 
 CUresult cuKernelGetLibrary(CUlibrary *pLib, CUkernel kernel)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_library_kernel *it = kernel_of(kernel);
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -48,6 +51,9 @@ CUresult cuKernelGetLibrary(CUlibrary *pLib, CUkernel kernel)
 
 CUresult cuKernelGetName(const char **name, CUkernel hfunc)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_library_kernel *it = kernel_of(hfunc);
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -60,6 +66,9 @@ CUresult cuKernelGetName(const char **name, CUkernel hfunc)
 CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t *paramOffset,
                               size_t *paramSize)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_library_kernel *it = kernel_of(kernel);
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -69,6 +78,9 @@ CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t *paramO
 
 static CUresult settings_of(CUkernel kernel, CUdevice dev, struct soft_library_kernel **it)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     *it = kernel_of(kernel);
     if (*it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;

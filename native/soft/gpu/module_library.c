@@ -79,6 +79,9 @@ CUresult soft_function_of(CUfunction handle, struct soft_ctx *ctx, struct soft_f
 
 CUresult cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_library *it = soft_library_of(library);
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -93,6 +96,9 @@ CUresult cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *na
 
 CUresult cuLibraryGetKernelCount(unsigned int *count, CUlibrary lib)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_library *it = soft_library_of(lib);
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -104,6 +110,9 @@ CUresult cuLibraryGetKernelCount(unsigned int *count, CUlibrary lib)
 
 CUresult cuLibraryEnumerateKernels(CUkernel *kernels, unsigned int numKernels, CUlibrary lib)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_library *it = soft_library_of(lib);
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -128,6 +137,9 @@ static CUresult current_module(struct soft_library *library, struct soft_module 
 
 CUresult cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_library *it = soft_library_of(library);
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -142,6 +154,9 @@ CUresult cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
 
 CUresult cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_library *it = soft_library_of(library);
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -155,6 +170,9 @@ CUresult cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
 /* They are there once the library is in any context; the current one's turn comes if it is not. */
 CUresult cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct soft_library *it = soft_library_of(library);
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -177,6 +195,9 @@ CUresult cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library
 
 CUresult cuLibraryGetUnifiedFunction(void **fptr, CUlibrary library, const char *symbol)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (soft_library_of(library) == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     return fptr == NULL || symbol == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_NOT_FOUND;

@@ -244,6 +244,9 @@ static struct soft_ctx *context_at(struct soft_library *library, size_t at)
 
 CUresult cuLibraryUnload(CUlibrary library)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     pthread_mutex_lock(&soft_module_lock);
     struct soft_library *it = soft_library_of(library);
     struct soft_ctx *busy = NULL;
@@ -251,13 +254,13 @@ CUresult cuLibraryUnload(CUlibrary library)
      * from another thread meanwhile. */
     for (size_t i = 0; it != NULL && (busy = context_at(it, i)) != NULL; i++) {
         pthread_mutex_unlock(&soft_module_lock);
-        (void)soft_ctx_wait(busy);
+        soft_ctx_wait_quietly(busy);
         pthread_mutex_lock(&soft_module_lock);
     }
     bool managed = it != NULL && it->managed.base != 0;
     pthread_mutex_unlock(&soft_module_lock);
     if (managed)
-        soft_managed_wait();
+        soft_ctx_wait_all();
     if (it == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     unload(it);

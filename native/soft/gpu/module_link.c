@@ -184,6 +184,9 @@ CUresult cuLinkAddData(CUlinkState state, CUjitInputType type, void *data, size_
 CUresult cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char *path,
                           unsigned int numOptions, CUjit_option *options, void **optionValues)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (path == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     char *data = NULL;
@@ -252,6 +255,9 @@ CUresult cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut)
 
 CUresult cuLinkDestroy(CUlinkState state)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     struct link *link = link_of(state);
     if (link == NULL || !soft_handle_remove(SOFT_H_LINK, link))
         return CUDA_ERROR_INVALID_HANDLE;

@@ -114,9 +114,9 @@ CUresult cuModuleUnload(CUmodule hmod)
         return result;
     if (module->library != NULL)
         return CUDA_ERROR_NOT_PERMITTED; /* it belongs to its library */
-    (void)soft_ctx_wait(module->ctx);    /* kernels in flight run its code and use its variables */
+    soft_ctx_wait_quietly(module->ctx);  /* kernels in flight run its code and use its variables */
     if (module->managed.base != 0)
-        soft_managed_wait();
+        soft_ctx_wait_all();
     pthread_mutex_lock(&soft_module_lock);
     if (soft_handle_is(SOFT_H_MODULE, hmod))
         soft_module_destroy(module);
@@ -128,6 +128,9 @@ CUresult cuModuleUnload(CUmodule hmod)
 
 CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
 {
+    CUresult ready = soft_ready();
+    if (ready != CUDA_SUCCESS)
+        return ready;
     if (mode == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     *mode = soft_loading_eager() ? CU_MODULE_EAGER_LOADING : CU_MODULE_LAZY_LOADING;

@@ -8,9 +8,74 @@
 #include "soft/gpu/pool.h"
 #include "soft/gpu/vmm.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define NO_DEVICE (-2)
+
+/* SYNC_MEMOPS: ids of the allocations that have it. An id is never used again, so that none need be
+ * taken out when its allocation goes. */
+static pthread_mutex_t sync_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the three below */
+static uint64_t *sync_ids;
+static size_t sync_room;
+static _Atomic size_t sync_count; /* also read without it */
+
+/* Index of the id; the count if it is not there. With the lock. */
+static size_t sync_at(uint64_t id)
+{
+    size_t i = 0;
+
+    while (i < sync_count && sync_ids[i] != id)
+        i++;
+    return i;
+}
+
+static bool sync_has(uint64_t id)
+{
+    bool has;
+
+    if (atomic_load(&sync_count) == 0)
+        return false;
+    pthread_mutex_lock(&sync_lock);
+    has = sync_at(id) < sync_count;
+    pthread_mutex_unlock(&sync_lock);
+    return has;
+}
+
+static bool sync_set(uint64_t id, bool on)
+{
+    bool good = true;
+    size_t i;
+
+    pthread_mutex_lock(&sync_lock);
+    i = sync_at(id);
+    if (on && i == sync_room) {
+        uint64_t *wider = realloc(sync_ids, (sync_room * 2 + 8) * sizeof *wider);
+
+        good = wider != NULL;
+        if (good) {
+            sync_ids = wider;
+            sync_room = sync_room * 2 + 8;
+        }
+    }
+    if (good && on && i == sync_count) {
+        sync_ids[i] = id;
+        sync_count++;
+    } else if (!on && i < sync_count) {
+        sync_ids[i] = sync_ids[--sync_count];
+    }
+    pthread_mutex_unlock(&sync_lock);
+    return good;
+}
+
+bool soft_memops_sync(const struct soft_ctx *ctx, CUdeviceptr ptr)
+{
+    struct soft_span span;
+
+    if ((ctx->flags & CU_CTX_SYNC_MEMOPS) != 0)
+        return true;
+    return atomic_load(&sync_count) > 0 && soft_span_find(ptr, &span) && sync_has(span.id);
+}
 
 static size_t size_of(CUpointer_attribute attribute)
 {
@@ -127,6 +192,9 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
         if (span->kind == SOFT_SPAN_POOL)
             *value = (uint64_t)(uintptr_t)soft_pool_handle(span->owner);
         return true;
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+        *value = sync_has(span->id);
+        return true;
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
         *value = access_flags(ctx, ptr);
         return true;
@@ -193,9 +261,10 @@ CUresult cuPointerSetAttribute(const void *value, CUpointer_attribute attribute,
 
     if (r != CUDA_SUCCESS)
         return r;
-    /* SYNC_MEMOPS, the only one that can be set: every copy here keeps its promise already */
+    /* the only one that can be set */
     if (value == NULL || attribute != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS ||
         !soft_span_find(ptr, &span) || !span.device)
         return CUDA_ERROR_INVALID_VALUE;
-    return CUDA_SUCCESS;
+    return sync_set(span.id, *(const unsigned char *)value != 0) ? CUDA_SUCCESS
+                                                                 : CUDA_ERROR_OUT_OF_MEMORY;
 }

@@ -152,17 +152,20 @@ static int order_by_fence(struct soft_ctx *ctx, struct soft_stream *stream, stru
     return 0;
 }
 
+/* True if it had to wait: it holds the stream then, which may have been destroyed meanwhile. */
 static bool wait_for_room(struct soft_stream *stream)
 {
-    bool room = true;
+    bool waited = false;
 
     pthread_mutex_lock(&stream->lock);
     while (stream->submitted - stream->completed >= SOFT_QUEUE_DEPTH && !stream->stopping) {
+        if (!waited)
+            soft_stream_ref(stream);
+        waited = true;
         pthread_cond_wait(&stream->done, &stream->lock);
-        room = false;
     }
     pthread_mutex_unlock(&stream->lock);
-    return room;
+    return waited;
 }
 
 CUresult soft_submit(struct soft_stream *stream, struct soft_cmd *cmd)
@@ -177,6 +180,7 @@ CUresult soft_submit_at(struct soft_stream *stream, struct soft_cmd *cmd, uint64
     struct soft_ctx *ctx = stream->ctx;
     struct soft_graph *capture = atomic_load(&stream->capture);
     CUresult r = CUDA_SUCCESS;
+    bool held;
 
     if (capture != NULL)
         return soft_capture_add(capture, stream, cmd);
@@ -185,7 +189,7 @@ CUresult soft_submit_at(struct soft_stream *stream, struct soft_cmd *cmd, uint64
         return CUDA_ERROR_DEINITIALIZED;
     }
     /* room is not reserved: threads that race for the last place may overshoot by their number */
-    wait_for_room(stream);
+    held = wait_for_room(stream);
     pthread_mutex_lock(&ctx->submit_lock);
     if (order_by_legacy(ctx, stream, cmd) != 0 || order_by_fence(ctx, stream, cmd) != 0) {
         r = CUDA_ERROR_OUT_OF_MEMORY;
@@ -223,15 +227,20 @@ out:
     pthread_mutex_unlock(&ctx->submit_lock);
     if (cmd != NULL)
         soft_cmd_drop(cmd);
+    if (held)
+        soft_stream_unref(stream);
     return r;
 }
 
+/* Another thread may destroy it meanwhile. */
 void soft_stream_wait_seq(struct soft_stream *stream, uint64_t seq)
 {
+    soft_stream_ref(stream);
     pthread_mutex_lock(&stream->lock);
     while (stream->completed < seq)
         pthread_cond_wait(&stream->done, &stream->lock);
     pthread_mutex_unlock(&stream->lock);
+    soft_stream_unref(stream);
 }
 
 CUresult soft_stream_wait(struct soft_stream *stream)
@@ -288,6 +297,28 @@ CUresult soft_legacy_wait(struct soft_ctx *ctx)
 CUresult soft_ctx_wait(struct soft_ctx *ctx)
 {
     return wait_all(ctx, false);
+}
+
+void soft_ctx_wait_quietly(struct soft_ctx *ctx)
+{
+    CUresult r = soft_ctx_wait(ctx);
+    int none = CUDA_SUCCESS;
+
+    if (r != CUDA_SUCCESS && soft_ctx_sticky(ctx) == CUDA_SUCCESS)
+        atomic_compare_exchange_strong(&ctx->deferred, &none, (int)r);
+}
+
+/* Contexts' structs outlive them. */
+void soft_ctx_wait_all(void)
+{
+    struct soft_ctx *ctx;
+
+    soft_lock();
+    ctx = soft_ctx_first();
+    soft_unlock();
+    for (; ctx != NULL; ctx = ctx->next)
+        if (atomic_load(&ctx->alive))
+            soft_ctx_wait_quietly(ctx);
 }
 
 struct soft_stream *soft_stream_inner(struct soft_ctx *ctx)

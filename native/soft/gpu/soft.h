@@ -7,9 +7,12 @@
  * to a stream; the stream's thread waits for its dependencies, takes the engine, runs the command
  * and holds the engine until its modelled time has passed as well.
  *
- * Locks, outermost first: soft_lock (devices, contexts) > a context's submit lock > stream lock >
- * turn lock (a context's hold on an engine). All are of one process; the state that processes share
- * has none.
+ * Locks, outermost first: the end of primary contexts > an executable graph's > soft_graph_lock >
+ * soft_module_lock > soft_lock (devices, contexts) > space.lock | a context's submit lock > stream
+ * lock | event lock > turn lock (a context's hold on an engine). Innermost: handles, pinned memory,
+ * phys.c's > the state's mutex. Nobody waits for a command with one of them but an executable
+ * graph's, or ends a context with one but the first. All are of one process; the state that
+ * processes share has none.
  */
 #ifndef HARP_SOFT_H
 #define HARP_SOFT_H
@@ -132,6 +135,10 @@ CUresult soft_submit(struct soft_stream *stream, struct soft_cmd *cmd);
 CUresult soft_stream_wait(struct soft_stream *stream);
 /* Waits until all streams of `ctx` have ended what they hold now. */
 CUresult soft_ctx_wait(struct soft_ctx *ctx);
+/* The same, and the error that the context's next call is to be told is not taken. */
+void soft_ctx_wait_quietly(struct soft_ctx *ctx);
+/* Every context: before memory goes that any of them may use. */
+void soft_ctx_wait_all(void);
 /* The stream meant by a handle in a call made by this thread: NULL and CU_STREAM_LEGACY,
  * CU_STREAM_PER_THREAD, or a created one. NULL needs a current context. The result is borrowed:
  * good until the handle is destroyed. */

@@ -128,6 +128,8 @@ bool soft_is_device_range(uint64_t ptr);
 /* Is it an address of that range that the host may use all the same? */
 bool soft_is_managed(uint64_t ptr);
 uint64_t soft_span_next_id(void);
+/* pointer.c: are copies and fills of it that are not asynchronous by name over when they return? */
+bool soft_memops_sync(const struct soft_ctx *ctx, CUdeviceptr ptr);
 
 /* Is there memory behind these host addresses, if they are device memory's? Not locked. */
 bool soft_space_backed(const char *host, uint64_t bytes);
