@@ -482,7 +482,7 @@ static void *play(void *arg)
 {
     struct player *p = arg;
     const char *text = getenv("HARP_FUZZ_STEPS");
-    int steps = text != NULL ? atoi(text) : 250;
+    int steps = text != NULL ? atoi(text) : 2000;
 
     use(p, shared[p->number % 2]);
     for (int i = 0; i < steps; i++) {
