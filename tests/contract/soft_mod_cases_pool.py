@@ -142,7 +142,6 @@ def creation_is_checked(d: Driver) -> None:
         (NOT_SUPPORTED, props(usage=2)),
         (NOT_SUPPORTED, props(WIN32)),
         (NOT_SUPPORTED, props(FABRIC)),
-        (NOT_SUPPORTED, Props(MANAGED, 0, Location(DEVICE, 0))),
     ]
     dirty = props()
     dirty.reserved[53] = 1
@@ -187,7 +186,6 @@ def current_and_default_pools(d: Driver) -> None:
     d.fails(INVALID_DEVICE, "cuMemGetDefaultMemPool", c.byref(out), c.byref(nowhere), PINNED)
     d.fails(INVALID_VALUE, "cuMemGetMemPool", c.byref(out), c.byref(nowhere), PINNED)
     d.fails(INVALID_VALUE, "cuMemGetDefaultMemPool", c.byref(out), c.byref(place), 0)
-    d.fails(NOT_SUPPORTED, "cuMemGetDefaultMemPool", c.byref(out), c.byref(place), MANAGED)
     host = create(d, place=(HOST, 0))
     d.fails(INVALID_VALUE, "cuDeviceSetMemPool", d.device, host)  # not of that device
     d.fails(INVALID_VALUE, "cuMemSetMemPool", c.byref(place), PINNED, host)

@@ -117,7 +117,8 @@ static bool arrive(const struct soft_copy *c, const struct soft_place *p, bool w
     /* memory of pools and graphs may be gone when a copy runs, or not be there yet */
     if (p->kind != SOFT_SPAN_LINEAR && p->kind != SOFT_SPAN_MANAGED)
         return !p->device || soft_space_backed(p->host, bytes);
-    if (!soft_span_reach(p->address, bytes, &span))
+    if (p->kind == SOFT_SPAN_MANAGED ? !soft_managed_is_there(p->address, bytes)
+                                     : !soft_span_reach(p->address, bytes, &span))
         return false;
     for (size_t z = 0; z < c->depth && p->kind == SOFT_SPAN_MANAGED; z++)
         soft_managed_use(p->address + z * p->slice_pitch, rows, p->device ? r->ctx : NULL, write,

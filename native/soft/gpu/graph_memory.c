@@ -356,7 +356,8 @@ CUresult soft_capture_alloc(struct soft_stream *stream, const CUmemPoolProps *pr
     wanted.props.handleTypes = CU_MEM_HANDLE_TYPE_NONE;
     pthread_mutex_lock(&soft_graph_lock);
     result = enter(stream, &capture, &part);
-    if (result == CUDA_SUCCESS && props->location.type != CU_MEM_LOCATION_TYPE_DEVICE)
+    if (result == CUDA_SUCCESS && (props->location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
+                                   props->allocType != CU_MEM_ALLOCATION_TYPE_PINNED))
         result = soft_capture_spoil(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     if (result == CUDA_SUCCESS)
         result = add_alloc(capture->graph, &wanted, soft_visible_ordinal(props->location.id), peers,

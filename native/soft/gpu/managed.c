@@ -4,6 +4,7 @@
  */
 #include "soft/gpu/managed.h"
 #include "soft/gpu/arena.h"
+#include "soft/gpu/pool.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -104,6 +105,8 @@ void soft_managed_drop(struct soft_area *area)
 {
     struct soft_managed *m = (struct soft_managed *)area;
 
+    if (m->pool != NULL)
+        soft_pool_managed_left(m);
     soft_managed_leave(m);
     all_bytes -= area->bytes;
     *m->link = m->next;
@@ -128,13 +131,30 @@ struct soft_managed *soft_managed_at(CUdeviceptr ptr, uint64_t bytes)
     return m;
 }
 
+struct soft_managed *soft_managed_named(CUdeviceptr ptr, uint64_t bytes)
+{
+    struct soft_managed *m = soft_managed_at(ptr, bytes);
+
+    return m != NULL && !m->claimed ? m : NULL;
+}
+
+bool soft_managed_is_there(CUdeviceptr ptr, uint64_t bytes)
+{
+    bool there;
+
+    soft_space_lock();
+    there = soft_managed_at(ptr, bytes) != NULL;
+    soft_space_unlock();
+    return there;
+}
+
 static CUresult give_back(CUdeviceptr ptr, bool inner)
 {
     struct soft_managed *m;
 
     soft_space_lock();
     m = soft_managed_at(ptr, 1);
-    if (m != NULL && (m->area.start != ptr || m->inner != inner))
+    if (m != NULL && (m->area.start != ptr || m->inner != inner || m->claimed))
         m = NULL;
     if (m != NULL)
         soft_managed_drop(&m->area);

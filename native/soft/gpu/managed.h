@@ -39,7 +39,13 @@ struct soft_managed { /* guarded by space.lock */
     struct soft_phys *phys;
     uint64_t bytes, id;
     unsigned attach;
-    bool inner;                        /* variables of a module: not the client's to free */
+    bool inner;             /* variables of a module: not the client's to free */
+    struct soft_pool *pool; /* that it is from; NULL: none */
+    struct soft_managed *pool_next, **pool_link;
+    bool claimed; /* a pool's: its free is being submitted, or it is: nobody can name it */
+    bool over;    /* freed, over when freed_in (counted; NULL: at once) has completed freed_seq */
+    struct soft_stream *freed_in;
+    uint64_t freed_seq;
     struct soft_managed *next, **link; /* all of the process */
     struct soft_hint *hints;           /* sorted; the first from 0 */
     size_t hint_count;
@@ -55,6 +61,10 @@ CUresult soft_managed_alloc_inner(struct soft_ctx *ctx, uint64_t bytes, CUdevice
 void soft_managed_free_inner(CUdeviceptr ptr); /* waits for nobody */
 /* The one that has all of [ptr, ptr + bytes), or NULL. Locked. */
 struct soft_managed *soft_managed_at(CUdeviceptr ptr, uint64_t bytes);
+/* The same for a call: none that its pool's free has been asked for already. */
+struct soft_managed *soft_managed_named(CUdeviceptr ptr, uint64_t bytes);
+/* Is it there for a command, whose pool's free may be behind it? Not locked. */
+bool soft_managed_is_there(CUdeviceptr ptr, uint64_t bytes);
 
 struct soft_managed *soft_managed_first(void);  /* Locked. */
 void soft_managed_drop(struct soft_area *area); /* Locked. */

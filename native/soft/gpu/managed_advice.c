@@ -142,7 +142,7 @@ static void advise(struct soft_policy *policy, const void *arg)
 /* The pages of [ptr, ptr + bytes) as offsets. Locked. */
 static struct soft_managed *range(CUdeviceptr ptr, size_t bytes, uint64_t *from, uint64_t *to)
 {
-    struct soft_managed *m = bytes > 0 ? soft_managed_at(ptr, bytes) : NULL;
+    struct soft_managed *m = bytes > 0 ? soft_managed_named(ptr, bytes) : NULL;
 
     if (m != NULL) {
         *from = (ptr - m->area.start) / SOFT_PAGE * SOFT_PAGE;

@@ -42,7 +42,7 @@ CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t lengt
         (flags == CU_MEM_ATTACH_SINGLE && null))
         return CUDA_ERROR_INVALID_VALUE;
     soft_space_lock();
-    m = soft_managed_at(dptr, 1);
+    m = soft_managed_named(dptr, 1);
     /* variables share one: any of them, of whatever length */
     whole =
         m != NULL && (m->inner || (m->area.start == dptr && (length == 0 || length == m->bytes)));
@@ -114,7 +114,7 @@ static bool remember(const struct item *item, bool prefetches)
     bool done;
 
     soft_space_lock();
-    m = item->bytes > 0 ? soft_managed_at(item->ptr, item->bytes) : NULL;
+    m = item->bytes > 0 ? soft_managed_named(item->ptr, item->bytes) : NULL;
     done = m != NULL &&
            (!prefetches || soft_policy_change(m, pages(item->ptr - m->area.start, false),
                                               pages(item->ptr - m->area.start + item->bytes, true),

@@ -26,6 +26,8 @@ static bool managed_find(struct soft_area *area, uint64_t ptr, struct soft_span 
 {
     struct soft_managed *m = (struct soft_managed *)area;
 
+    if (m->claimed)
+        return false;
     *span = (struct soft_span){.ctx = area->ctx,
                                .ordinal =
                                    area->ctx != NULL ? area->ctx->ordinal : soft_visible_ordinal(0),

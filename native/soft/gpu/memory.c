@@ -77,10 +77,11 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
         return r; /* freeing nothing is allowed */
     if (!soft_span_find(dptr, &span) || span.start != dptr || span.inner)
         return CUDA_ERROR_INVALID_VALUE;
-    if (span.kind == SOFT_SPAN_MANAGED)
-        return soft_managed_free(dptr);
-    if (span.kind == SOFT_SPAN_POOL) /* documented: it waits for nothing */
+    /* documented: of what pools dealt out it waits for nothing */
+    if (span.kind == SOFT_SPAN_POOL)
         return soft_pool_free(dptr);
+    if (span.kind == SOFT_SPAN_MANAGED)
+        return soft_pool_free(dptr) == CUDA_SUCCESS ? CUDA_SUCCESS : soft_managed_free(dptr);
     if (span.kind != SOFT_SPAN_LINEAR)
         return CUDA_ERROR_INVALID_VALUE;
     r = soft_ctx_wait(span.ctx);

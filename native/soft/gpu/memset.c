@@ -60,17 +60,19 @@ static CUresult run(struct soft_cmd *cmd, struct soft_run *r)
     struct fill *f = (struct fill *)cmd;
     const struct soft_profile *p = soft_ctx_profile(r->ctx);
     size_t step = f->value == 0 ? f->width : CHUNK_BYTES;
-
+    uint64_t bytes = (f->height - 1) * f->to.pitch + f->width;
     struct soft_span span;
 
     r->modelled_ns =
         p->launch_ns + (uint64_t)((double)f->width * (double)f->height / p->hbm_bytes_per_ns);
-    if ((f->to.kind == SOFT_SPAN_LINEAR || f->to.kind == SOFT_SPAN_MANAGED) &&
-        !soft_span_reach(f->to.address, (f->height - 1) * f->to.pitch + f->width, &span))
+    if (f->to.kind == SOFT_SPAN_LINEAR && !soft_span_reach(f->to.address, bytes, &span))
         return CUDA_ERROR_ILLEGAL_ADDRESS; /* freed after the node of a graph was made */
-    if (f->to.kind == SOFT_SPAN_MANAGED)
-        soft_managed_use(f->to.address, (f->height - 1) * f->to.pitch + f->width, r->ctx, true, r);
-    if (f->to.device && !soft_space_backed(f->to.host, (f->height - 1) * f->to.pitch + f->width))
+    if (f->to.kind == SOFT_SPAN_MANAGED) {
+        if (!soft_managed_is_there(f->to.address, bytes))
+            return CUDA_ERROR_ILLEGAL_ADDRESS;
+        soft_managed_use(f->to.address, bytes, r->ctx, true, r);
+    }
+    if (f->to.device && !soft_space_backed(f->to.host, bytes))
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     for (size_t y = 0; y < f->height; y++)
         for (size_t x = 0; x < f->width; x += step) {

@@ -191,6 +191,8 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
         if (span->kind == SOFT_SPAN_POOL)
             *value = (uint64_t)(uintptr_t)soft_pool_handle(span->owner);
+        else if (span->kind == SOFT_SPAN_MANAGED)
+            *value = (uint64_t)(uintptr_t)soft_pool_managed_handle(ptr);
         return true;
     case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
         *value = sync_has(span->id);

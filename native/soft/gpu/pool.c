@@ -176,12 +176,11 @@ void soft_piece_free(struct soft_piece *piece, struct soft_stream *stream, uint6
         join(piece->prev);
 }
 
-void soft_pool_settle(struct soft_pool *pool,
-                      bool (*is_over)(const struct soft_piece *piece, const void *arg),
-                      const void *arg)
+void soft_pool_settle(struct soft_pool *pool, soft_pool_is_over *is_over, const void *arg)
 {
+    soft_pool_managed_settle(pool, 0, is_over, arg);
     for (struct soft_piece *p = pool->free; p != NULL; p = p->free_next)
-        if (p->stream != NULL && is_over(p, arg))
+        if (p->stream != NULL && is_over(p->stream, p->seq, arg))
             soft_piece_over(p);
     for (struct soft_piece *p = pool->free; p != NULL; p = p->free_next)
         join(p);
@@ -194,6 +193,7 @@ void soft_pool_trim(struct soft_pool *pool, uint64_t keep)
     /* documented: pools of several processes give nothing back as long as they exist */
     if (pool->props.handleTypes != CU_MEM_HANDLE_TYPE_NONE || pool->imported)
         return;
+    soft_pool_managed_trim(pool, keep);
     while (chunk != NULL && pool->reserved > keep) {
         struct soft_chunk *next = chunk->next;
 
@@ -205,6 +205,7 @@ void soft_pool_trim(struct soft_pool *pool, uint64_t keep)
 
 void soft_pool_wipe(struct soft_pool *pool)
 {
+    soft_pool_managed_wipe(pool);
     while (pool->chunks != NULL)
         soft_chunk_drop(pool->chunks);
 }

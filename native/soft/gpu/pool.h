@@ -25,6 +25,7 @@ enum soft_piece_is {
 };
 
 struct soft_chunk;
+struct soft_managed;
 struct soft_piece { /* of a chunk, in order of addresses, without gaps */
     struct soft_piece *prev, *next;
     struct soft_piece *free_prev, *free_next; /* FREE: of its pool's */
@@ -61,7 +62,8 @@ struct soft_pool {
     struct soft_phys *phys; /* growing */
     struct soft_chunk *chunks;
     struct soft_piece *free;
-    uint64_t max_bytes; /* 0: as much as there is */
+    struct soft_managed *managed; /* a managed pool's allocations; it has no chunks, no phys */
+    uint64_t max_bytes;           /* 0: as much as there is */
     uint64_t reserved, reserved_high, used, used_high, threshold;
     bool follow_events, opportunistic, internal; /* REUSE_* */
     uint8_t access[SOFT_MAX_DEVICES];            /* SOFT_ACCESS_*, by ordinal */
@@ -91,9 +93,8 @@ struct soft_piece *soft_piece_at(CUdeviceptr ptr, enum soft_piece_is is);
 /* A chunk with one piece over [offset, offset + bytes) of an imported pool's memory. */
 struct soft_piece *soft_chunk_import(struct soft_pool *pool, uint64_t offset, uint64_t bytes);
 /* Frees whose place is reached become free for everybody: those that `is_over` says yes to. */
-void soft_pool_settle(struct soft_pool *pool,
-                      bool (*is_over)(const struct soft_piece *piece, const void *arg),
-                      const void *arg);
+typedef bool soft_pool_is_over(struct soft_stream *stream, uint64_t seq, const void *arg);
+void soft_pool_settle(struct soft_pool *pool, soft_pool_is_over *is_over, const void *arg);
 /* Gives back units that no living piece and no pending free lies in, down to `keep` bytes. */
 void soft_pool_trim(struct soft_pool *pool, uint64_t keep);
 /* All that it has goes, whatever lies in it. */
@@ -133,8 +134,25 @@ void soft_pool_delete(struct soft_pool *pool);         /* nothing is in it */
 struct soft_pool *soft_pool_of(CUmemoryPool handle);   /* NULL: not one */
 CUmemoryPool soft_pool_handle(struct soft_pool *pool); /* NULL: destroyed */
 struct soft_pool *soft_pool_current_of(const CUmemLocation *location);
-/* Managed pools: what makes one, once there is managed memory. */
-CUresult soft_pool_managed(const CUmemPoolProps *props, struct soft_pool **pool);
+
+/* pool_managed.c: pools of managed memory; locked, but for the first two */
+/* `at`: the location as pools are compared by it. `none`: for a device that is not there. */
+CUresult soft_pool_managed_locate(const CUmemLocation *location, CUresult none, CUmemLocation *at);
+CUresult soft_pool_managed_alloc(CUmemoryPool handle, uint64_t bytes, CUdeviceptr *out);
+/* Frees, as of pieces; `stream` NULL: at once. False: no managed pool's allocation that this can be
+ * done with. */
+bool soft_pool_managed_claim(CUdeviceptr ptr);
+bool soft_pool_managed_unclaim(CUdeviceptr ptr);
+bool soft_pool_managed_freed(CUdeviceptr ptr, struct soft_stream *stream, uint64_t seq);
+/* What is freed and over goes, down to `keep` bytes. */
+void soft_pool_managed_settle(struct soft_pool *pool, uint64_t keep, soft_pool_is_over *is_over,
+                              const void *arg);
+void soft_pool_managed_trim(struct soft_pool *pool, uint64_t keep);
+bool soft_pool_managed_pending(const struct soft_pool *pool); /* frees that are still to come */
+bool soft_pool_managed_idle(const struct soft_pool *pool);
+void soft_pool_managed_wipe(struct soft_pool *pool);
+void soft_pool_managed_left(struct soft_managed *m);       /* its area goes now */
+CUmemoryPool soft_pool_managed_handle(CUdeviceptr inside); /* not locked; NULL: of no pool */
 
 /* pool_api.c: cuMemFree of memory that pools or graphs own */
 CUresult soft_pool_free(CUdeviceptr ptr);

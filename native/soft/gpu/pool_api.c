@@ -95,9 +95,9 @@ static struct soft_pool_need pending(const struct soft_pool *pool)
     return need;
 }
 
-static bool has_come(const struct soft_piece *p, const void *arg)
+static bool has_come(struct soft_stream *stream, uint64_t seq, const void *arg)
 {
-    return soft_order_complete(p->stream, p->seq);
+    return soft_order_complete(stream, seq);
 }
 
 /* The last resort. Locked, but not while it waits; the pool may be gone afterwards: NULL then. */
@@ -220,6 +220,8 @@ static CUresult alloc_async(CUdeviceptr *dptr, size_t bytes, CUmemoryPool handle
         return CUDA_ERROR_INVALID_VALUE;
     if (soft_stream_capture(stream) != NULL)
         return soft_capture_alloc(stream, &props, access, bytes, dptr);
+    if (bytes <= BYTES_MOST && props.allocType == CU_MEM_ALLOCATION_TYPE_MANAGED)
+        return soft_pool_managed_alloc(handle, bytes, dptr);
     return bytes > BYTES_MOST ? CUDA_ERROR_OUT_OF_MEMORY : alloc(handle, stream, bytes, dptr);
 }
 
@@ -252,7 +254,7 @@ static void release_submitted(struct soft_cmd *cmd, struct soft_stream *stream)
     p = soft_piece_at(c->ptr, SOFT_PIECE_FREEING);
     if (p != NULL)
         soft_piece_free(p, stream, cmd->seq);
-    else
+    else if (!soft_pool_managed_freed(c->ptr, stream, cmd->seq))
         soft_graph_pool_freed(c->ptr, stream, cmd->seq);
     soft_space_unlock();
 }
@@ -285,7 +287,7 @@ static bool claim(CUdeviceptr ptr)
 
     if (p != NULL)
         p->is = SOFT_PIECE_FREEING;
-    return p != NULL || soft_graph_pool_claim(ptr);
+    return p != NULL || soft_pool_managed_claim(ptr) || soft_graph_pool_claim(ptr);
 }
 
 static void unclaim(CUdeviceptr ptr)
@@ -294,7 +296,7 @@ static void unclaim(CUdeviceptr ptr)
 
     if (p != NULL)
         p->is = SOFT_PIECE_USED;
-    else
+    else if (!soft_pool_managed_unclaim(ptr))
         soft_graph_pool_unclaim(ptr);
 }
 
@@ -313,6 +315,8 @@ CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
     if (soft_stream_capture(stream) != NULL)
         return soft_capture_free(stream, dptr);
     linear = soft_span_find(dptr, &span) && span.kind == SOFT_SPAN_LINEAR && span.start == dptr;
+    if (linear && span.inner)
+        return CUDA_ERROR_INVALID_VALUE;
     if (!linear) {
         soft_space_lock();
         claimed = claim(dptr);
@@ -341,10 +345,10 @@ CUresult soft_pool_free(CUdeviceptr ptr)
 
     soft_space_lock();
     p = soft_piece_at(ptr, SOFT_PIECE_USED);
-    done = p != NULL || soft_graph_pool_claim(ptr);
+    done = p != NULL || soft_pool_managed_claim(ptr) || soft_graph_pool_claim(ptr);
     if (p != NULL)
         soft_piece_free(p, NULL, 0);
-    else if (done)
+    else if (done && !soft_pool_managed_freed(ptr, NULL, 0))
         soft_graph_pool_freed(ptr, NULL, 0);
     soft_pools_reap();
     soft_space_unlock();

@@ -122,6 +122,8 @@ static bool is_host(CUmemLocationType type)
 /* What `desc` asks for can be had. *ordinal: SOFT_PHYS_HOST for the host's own access. */
 static CUresult check(const struct soft_pool *pool, const CUmemAccessDesc *desc, int *ordinal)
 {
+    bool managed = pool->props.allocType == CU_MEM_ALLOCATION_TYPE_MANAGED;
+
     *ordinal = SOFT_PHYS_HOST;
     if (desc->flags != CU_MEM_ACCESS_FLAGS_PROT_NONE &&
         desc->flags != CU_MEM_ACCESS_FLAGS_PROT_READ &&
@@ -136,7 +138,7 @@ static CUresult check(const struct soft_pool *pool, const CUmemAccessDesc *desc,
     *ordinal = soft_visible_ordinal(desc->location.id);
     if (*ordinal < 0)
         return CUDA_ERROR_INVALID_DEVICE;
-    if (*ordinal == pool->ordinal) /* cannot be revoked */
+    if (managed || *ordinal == pool->ordinal) /* cannot be revoked */
         return desc->flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE ? CUDA_SUCCESS
                                                                  : CUDA_ERROR_INVALID_VALUE;
     if (pool->ordinal == SOFT_PHYS_HOST || desc->flags == CU_MEM_ACCESS_FLAGS_PROT_NONE)

@@ -15,10 +15,9 @@
     ((unsigned)CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR | (unsigned)CU_MEM_HANDLE_TYPE_WIN32 |     \
      (unsigned)CU_MEM_HANDLE_TYPE_WIN32_KMT | (unsigned)CU_MEM_HANDLE_TYPE_FABRIC)
 
-CUresult soft_pool_managed(const CUmemPoolProps *props, struct soft_pool **pool)
+static bool is_managed(const CUmemPoolProps *props)
 {
-    soft_log("pool_refused why=\"pools of managed memory are not there yet\"");
-    return CUDA_ERROR_NOT_SUPPORTED;
+    return props->allocType == CU_MEM_ALLOCATION_TYPE_MANAGED;
 }
 
 struct soft_pool *soft_pool_of(CUmemoryPool handle)
@@ -45,6 +44,8 @@ struct soft_pool *soft_pool_new(const CUmemPoolProps *props, int ordinal, struct
     pool->max_bytes =
         (props->maxSize + SOFT_POOL_UNIT - 1) / SOFT_POOL_UNIT * SOFT_POOL_UNIT; /* as documented */
     pool->follow_events = pool->opportunistic = pool->internal = true;
+    for (int i = 0; i < SOFT_MAX_DEVICES && is_managed(props); i++)
+        pool->access[i] = SOFT_ACCESS_ALL;
     if (ordinal != SOFT_PHYS_HOST)
         pool->access[ordinal] = SOFT_ACCESS_ALL;
     pool->next = soft_pools;
@@ -96,23 +97,38 @@ static CUresult locate(const CUmemLocation *location, CUresult none, CUmemLocati
     }
 }
 
-static bool same(const CUmemLocation *a, const CUmemLocation *b)
+static bool is_of(const struct soft_pool *pool, CUmemAllocationType type, const CUmemLocation *at)
 {
-    return a->type == b->type && a->id == b->id;
+    const CUmemPoolProps *props = &pool->props;
+
+    return props->allocType == type && props->location.type == at->type &&
+           props->location.id == at->id;
+}
+
+/* Where pools of that type are, if there can be any. A managed pool's memory is the host's. */
+static CUresult place(const CUmemLocation *location, CUmemAllocationType type, CUresult none,
+                      CUmemLocation *at, int *ordinal)
+{
+    if (type == CU_MEM_ALLOCATION_TYPE_PINNED)
+        return locate(location, none, at, ordinal);
+    *ordinal = SOFT_PHYS_HOST;
+    return type == CU_MEM_ALLOCATION_TYPE_MANAGED ? soft_pool_managed_locate(location, none, at)
+                                                  : CUDA_ERROR_INVALID_VALUE;
 }
 
 /* Locked. NULL: no memory. */
-static struct soft_pool *default_of(const CUmemLocation *at, int ordinal)
+static struct soft_pool *default_of(const CUmemLocation *at, CUmemAllocationType type, int ordinal)
 {
-    CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .location = *at};
-    struct soft_phys *phys;
+    CUmemPoolProps props = {.allocType = type, .location = *at};
+    struct soft_phys *phys = NULL;
     struct soft_pool *pool;
 
     for (pool = soft_pools; pool != NULL; pool = pool->next)
-        if (pool->builtin && same(&pool->props.location, at))
+        if (pool->builtin && is_of(pool, type, at))
             return pool;
-    phys = soft_phys_make_growing(ordinal, SOFT_PHYS_PRIVATE);
-    pool = phys != NULL ? soft_pool_new(&props, ordinal, phys) : NULL;
+    if (!is_managed(&props))
+        phys = soft_phys_make_growing(ordinal, SOFT_PHYS_PRIVATE);
+    pool = phys != NULL || is_managed(&props) ? soft_pool_new(&props, ordinal, phys) : NULL;
     if (pool == NULL)
         soft_phys_unref(phys);
     else
@@ -120,13 +136,19 @@ static struct soft_pool *default_of(const CUmemLocation *at, int ordinal)
     return pool;
 }
 
-struct soft_pool *soft_pool_current_of(const CUmemLocation *at)
+static struct soft_pool *current_of(const CUmemLocation *at, CUmemAllocationType type, int ordinal)
 {
     for (struct soft_pool *pool = soft_pools; pool != NULL; pool = pool->next)
-        if (pool->current && same(&pool->props.location, at))
+        if (pool->current && is_of(pool, type, at))
             return pool;
-    return default_of(at, at->type == CU_MEM_LOCATION_TYPE_DEVICE ? soft_visible_ordinal(at->id)
-                                                                  : SOFT_PHYS_HOST);
+    return default_of(at, type, ordinal);
+}
+
+struct soft_pool *soft_pool_current_of(const CUmemLocation *at)
+{
+    return current_of(at, CU_MEM_ALLOCATION_TYPE_PINNED,
+                      at->type == CU_MEM_LOCATION_TYPE_DEVICE ? soft_visible_ordinal(at->id)
+                                                              : SOFT_PHYS_HOST);
 }
 
 static CUresult get(CUmemoryPool *out, const CUmemLocation *location, CUmemAllocationType type,
@@ -141,21 +163,11 @@ static CUresult get(CUmemoryPool *out, const CUmemLocation *location, CUmemAlloc
         return r;
     if (out == NULL || location == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    if (type == CU_MEM_ALLOCATION_TYPE_MANAGED) {
-        CUmemPoolProps props = {.allocType = type, .location = *location};
-
-        r = soft_pool_managed(&props, &pool);
-        if (r == CUDA_SUCCESS)
-            *out = soft_pool_handle(pool);
-        return r;
-    }
-    if (type != CU_MEM_ALLOCATION_TYPE_PINNED)
-        return CUDA_ERROR_INVALID_VALUE;
-    r = locate(location, none, &at, &ordinal);
+    r = place(location, type, none, &at, &ordinal);
     if (r != CUDA_SUCCESS)
         return r;
     soft_space_lock();
-    pool = current ? soft_pool_current_of(&at) : default_of(&at, ordinal);
+    pool = current ? current_of(&at, type, ordinal) : default_of(&at, type, ordinal);
     soft_space_unlock();
     if (pool == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -201,17 +213,16 @@ static CUresult set(const CUmemLocation *location, CUmemAllocationType type, CUr
         return r;
     if (location == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    r = locate(location, none, &at, &ordinal);
+    r = place(location, type, none, &at, &ordinal);
     if (r != CUDA_SUCCESS)
         return r;
     soft_space_lock();
     pool = soft_pool_of(handle);
-    if (pool == NULL || pool->imported || pool->props.allocType != type ||
-        !same(&pool->props.location, &at)) {
+    if (pool == NULL || pool->imported || !is_of(pool, type, &at)) {
         r = CUDA_ERROR_INVALID_VALUE;
     } else {
         for (struct soft_pool *p = soft_pools; p != NULL; p = p->next)
-            p->current = p == pool || (p->current && !same(&p->props.location, &at));
+            p->current = p == pool || (p->current && !is_of(p, type, &at));
     }
     soft_space_unlock();
     return r;
@@ -242,6 +253,9 @@ static CUresult check(const CUmemPoolProps *props)
         return CUDA_ERROR_INVALID_VALUE;
     if (props->location.type == CU_MEM_LOCATION_TYPE_HOST && handles != 0)
         return CUDA_ERROR_INVALID_VALUE;
+    if (is_managed(props)) /* documented: nobody else's, of no size of its own */
+        return handles != 0 || props->maxSize != 0 || props->usage != 0 ? CUDA_ERROR_INVALID_VALUE
+                                                                        : CUDA_SUCCESS;
     if (handles != 0 && handles != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
         return CUDA_ERROR_NOT_SUPPORTED; /* Windows' own, and fabrics between machines */
     return props->usage != 0 ? CUDA_ERROR_NOT_SUPPORTED : CUDA_SUCCESS; /* no such engine */
@@ -251,7 +265,7 @@ CUresult cuMemPoolCreate(CUmemoryPool *out, const CUmemPoolProps *poolProps)
 {
     CUresult r = soft_ready();
     struct soft_pool *pool = NULL;
-    struct soft_phys *phys;
+    struct soft_phys *phys = NULL;
     CUmemPoolProps props;
     int ordinal;
 
@@ -260,15 +274,8 @@ CUresult cuMemPoolCreate(CUmemoryPool *out, const CUmemPoolProps *poolProps)
     if (out == NULL || poolProps == NULL || poolProps->maxSize > SIZE_MAX - SOFT_POOL_UNIT)
         return CUDA_ERROR_INVALID_VALUE;
     props = *poolProps;
-    if (props.allocType == CU_MEM_ALLOCATION_TYPE_MANAGED) {
-        r = soft_pool_managed(&props, &pool);
-        if (r == CUDA_SUCCESS)
-            *out = soft_pool_handle(pool);
-        return r;
-    }
-    if (props.allocType != CU_MEM_ALLOCATION_TYPE_PINNED)
-        return CUDA_ERROR_INVALID_VALUE;
-    r = locate(&poolProps->location, CUDA_ERROR_INVALID_VALUE, &props.location, &ordinal);
+    r = place(&poolProps->location, props.allocType, CUDA_ERROR_INVALID_VALUE, &props.location,
+              &ordinal);
     if (r == CUDA_SUCCESS)
         r = check(&props);
     if (r != CUDA_SUCCESS)
@@ -276,10 +283,11 @@ CUresult cuMemPoolCreate(CUmemoryPool *out, const CUmemPoolProps *poolProps)
     /* what others may hold is charged to a row that only a process with a slot can make */
     if (props.handleTypes != CU_MEM_HANDLE_TYPE_NONE && soft_slot_take(soft_the_state) < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    phys = soft_phys_make_growing(ordinal, props.handleTypes != CU_MEM_HANDLE_TYPE_NONE
-                                               ? SOFT_PHYS_SHAREABLE
-                                               : SOFT_PHYS_PRIVATE);
-    if (phys == NULL)
+    if (!is_managed(&props))
+        phys = soft_phys_make_growing(ordinal, props.handleTypes != CU_MEM_HANDLE_TYPE_NONE
+                                                   ? SOFT_PHYS_SHAREABLE
+                                                   : SOFT_PHYS_PRIVATE);
+    if (phys == NULL && !is_managed(&props))
         return CUDA_ERROR_OUT_OF_MEMORY;
     soft_space_lock();
     pool = soft_pool_new(&props, ordinal, phys);

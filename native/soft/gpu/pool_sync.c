@@ -9,9 +9,9 @@
 _Atomic bool soft_pools_dirty;
 _Atomic unsigned soft_pools_waiting;
 
-static bool over_for_all(const struct soft_piece *p, const void *arg)
+static bool over_for_all(struct soft_stream *stream, uint64_t seq, const void *arg)
 {
-    return soft_order_complete(p->stream, p->seq);
+    return soft_order_complete(stream, seq);
 }
 
 static bool chunk_is_idle(const struct soft_chunk *chunk)
@@ -28,7 +28,7 @@ static bool pool_is_idle(const struct soft_pool *pool)
     for (const struct soft_chunk *c = pool->chunks; c != NULL; c = c->next)
         if (!chunk_is_idle(c))
             return false;
-    return true;
+    return soft_pool_managed_idle(pool);
 }
 
 void soft_pools_reap(void)
@@ -55,7 +55,7 @@ void soft_pools_reap(void)
 }
 
 /* All pools: settle, give back. Locked. */
-static void tidy(bool (*is_over)(const struct soft_piece *piece, const void *arg), const void *arg)
+static void tidy(soft_pool_is_over *is_over, const void *arg)
 {
     bool pending = false;
 
@@ -65,6 +65,7 @@ static void tidy(bool (*is_over)(const struct soft_piece *piece, const void *arg
             soft_pool_trim(pool, pool->threshold);
         for (const struct soft_piece *p = pool->free; p != NULL && !pending; p = p->free_next)
             pending = p->stream != NULL;
+        pending = pending || soft_pool_managed_pending(pool);
     }
     soft_pools_reap();
     if (!pending)
@@ -76,11 +77,11 @@ struct place {
     uint64_t seq;
 };
 
-static bool before_place(const struct soft_piece *p, const void *arg)
+static bool before_place(struct soft_stream *stream, uint64_t seq, const void *arg)
 {
     const struct place *place = arg;
 
-    return soft_order_follows(place->stream, place->seq, p->stream, p->seq);
+    return soft_order_follows(place->stream, place->seq, stream, seq);
 }
 
 void soft_pools_synced(struct soft_stream *stream, uint64_t seq)
@@ -104,13 +105,12 @@ struct streams {
     bool only_blocking;
 };
 
-static bool of_streams(const struct soft_piece *p, const void *arg)
+static bool of_streams(struct soft_stream *s, uint64_t seq, const void *arg)
 {
     const struct streams *which = arg;
-    const struct soft_stream *s = p->stream;
 
     return s->ctx == which->ctx && (s->blocking || s->legacy || !which->only_blocking) &&
-           soft_order_complete(p->stream, p->seq);
+           soft_order_complete(s, seq);
 }
 
 void soft_pools_synced_ctx(struct soft_ctx *ctx, bool only_blocking)
