@@ -276,7 +276,9 @@ CUresult soft_graph_memory_add(CUgraphNode *out, CUgraph graph, const CUgraphNod
 
 CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PARAMS *params_out)
 {
-    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    CUresult ready = soft_ready(), result = CUDA_ERROR_INVALID_VALUE;
+    if (ready != CUDA_SUCCESS)
+        return ready;
     pthread_mutex_lock(&soft_graph_lock);
     const struct soft_node *node = soft_node_of(hNode);
     if (node != NULL && params_out != NULL && node->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC) {
@@ -294,7 +296,9 @@ CUresult cuGraphMemAllocNodeGetParams(CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PAR
 
 CUresult cuGraphMemFreeNodeGetParams(CUgraphNode hNode, CUdeviceptr *dptr_out)
 {
-    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    CUresult ready = soft_ready(), result = CUDA_ERROR_INVALID_VALUE;
+    if (ready != CUDA_SUCCESS)
+        return ready;
     pthread_mutex_lock(&soft_graph_lock);
     const struct soft_node *node = soft_node_of(hNode);
     if (node != NULL && dptr_out != NULL && node->type == CU_GRAPH_NODE_TYPE_MEM_FREE) {
