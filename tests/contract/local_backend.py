@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,9 +50,26 @@ class Local:
         world.sockets.pop(name).close()
         shutil.rmtree(world.base / "grants" / name)
 
+    def _device_bytes(self) -> int:
+        """What is in use on all devices, by the engine's ledger."""
+        said = subprocess.run(
+            [self.world.native / "harp-soft-truth", "--json"],
+            env=self.world.bare_env(),
+            capture_output=True,
+            check=True,
+        )
+        return sum(device["used_bytes"] for device in json.loads(said.stdout)["devices"])
+
     def settle(self) -> None:
-        """As harpd does it: what the dead held is given back once the device has it back."""
+        """As harpd does it: what the dead held is given back once the device has it back.
+
+        Teardown takes a moment after the death was seen: a case that begins meanwhile would take
+        memory of the one before for its own baseline.
+        """
         deadline = time.monotonic() + 20
+        while held := self._device_bytes():
+            assert time.monotonic() < deadline, f"the device still holds {held} bytes"
+            time.sleep(0.005)
         while clients := self.world.clients():
             assert time.monotonic() < deadline, clients
             for client in clients:
