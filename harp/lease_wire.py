@@ -19,14 +19,18 @@ from pathlib import Path
 from harp.errors import ArbiterError
 
 __all__ = [
+    "ALIASES",
     "ALL_DEVICES",
+    "GRANT_NO_GANG",
     "GRANULE_BYTES",
     "MSG_BYTES",
+    "TIME_LANES",
     "AdminClient",
     "ArbiterRefused",
     "Deny",
     "Gate",
     "Kind",
+    "Lane",
     "MemClass",
     "Msg",
     "Op",
@@ -35,6 +39,8 @@ __all__ = [
 VERSION = 1
 MSG_BYTES = 256
 NAME_BYTES = 64
+#: time lanes of a device: compute, copy
+TIME_LANES = 2
 GRANULE_BYTES = 2 << 20
 ALL_DEVICES = 0xFFFFFFFF
 
@@ -95,6 +101,13 @@ class MemClass(enum.IntEnum):
     OVERHEAD = 1
 
 
+class Lane(enum.IntEnum):
+    """An account of time on a device (enum harp_lane)."""
+
+    COMPUTE = 0
+    COPY = 1
+
+
 class Deny(enum.IntEnum):
     """Why memory was refused (enum harp_deny)."""
 
@@ -149,6 +162,16 @@ class Msg:
     uuid: bytes = b""
     text: str = ""
 
+    @property
+    def age_ns(self) -> int:
+        """How long before the message its work ended (the place of `wait_ns`)."""
+        return self.wait_ns
+
+    @property
+    def estimated_ns(self) -> int:
+        """What of `used_ns` was not measured (the place of `quantum_ns`)."""
+        return self.quantum_ns
+
     def pack(self) -> bytes:
         """As a datagram. A text longer than its field is cut at a character."""
         numbers = [getattr(self, name) for name in _NUMBERS]
@@ -177,6 +200,11 @@ class Msg:
 _NUMBERS = tuple(f.name for f in fields(Msg) if f.name not in ("uuid", "text"))
 
 _SNAPSHOT = frozenset({Op.SNAP_DEVICE, Op.SNAP_TENANT, Op.SNAP_USE, Op.SNAP_CLIENT, Op.SNAP_LEASE})
+
+
+#: names of the header's that share a place with another: the mirror has them as properties
+ALIASES = {"age_ns": "wait_ns", "estimated_ns": "quantum_ns"}
+GRANT_NO_GANG = 1
 
 
 class AdminClient:

@@ -13,16 +13,20 @@ from arbiter_core import NATIVE
 from arbiter_core import Msg as CtypesMsg
 
 from harp import lease_wire
-from harp.lease_wire import Deny, Gate, Kind, MemClass, Msg, Op
+from harp.lease_wire import ALIASES, Deny, Gate, Kind, Lane, MemClass, Msg, Op
 
 HEADER = NATIVE / "include" / "harp" / "lease.h"
 ENUMS = {
     "harp_kind": (Kind, "HARP_KIND_"),
+    "harp_lane": (Lane, "HARP_LANE_"),
     "harp_mem_class": (MemClass, "HARP_MEM_"),
     "harp_deny": (Deny, "HARP_DENY_"),
     "harp_gate": (Gate, "HARP_GATE_"),
     "harp_op": (Op, "HARP_"),
 }
+
+MACROS = ("VERSION", "MSG_BYTES", "NAME_BYTES", "GRANULE_BYTES", "ALL_DEVICES", "TIME_LANES")
+MACROS += ("GRANT_NO_GANG",)
 
 
 def c_name(field: str) -> str:
@@ -48,8 +52,9 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         f'P("offset {c_name(f.name)}", offsetof(struct harp_msg, {c_name(f.name)}));'
         for f in fields(Msg)
     )
+    offsets += "".join(f'P("offset {n}", offsetof(struct harp_msg, {n}));' for n in ALIASES)
     numbers = "".join(f'P("{name}", {name});' for enum in ENUMS for name in names_in(enum))
-    macros = ("VERSION", "MSG_BYTES", "NAME_BYTES", "GRANULE_BYTES", "ALL_DEVICES")
+    macros = MACROS
     defines = "".join(f'P("{m}", HARP_{"LEASE_VERSION" if m == "VERSION" else m});' for m in macros)
     (folder / "facts.c").write_text(
         "#include <stddef.h>\n#include <stdio.h>\n#include <harp/lease.h>\n"
@@ -65,7 +70,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 def test_sizes_and_macros(facts: dict[str, int]) -> None:
     assert facts["size"] == lease_wire.MSG_BYTES == len(Msg(op=Op.HELLO).pack())
-    for name in ("VERSION", "MSG_BYTES", "NAME_BYTES", "GRANULE_BYTES", "ALL_DEVICES"):
+    for name in MACROS:
         assert facts[name] == getattr(lease_wire, name), name
 
 
@@ -81,10 +86,18 @@ def test_offset_of_each_field(facts: dict[str, int], field: str) -> None:
 
 
 def test_the_header_has_no_field_that_the_mirror_lacks() -> None:
-    body = re.search(r"struct harp_msg \{(.*?)\};", text_without_comments(), re.DOTALL)
+    body = re.search(r"struct harp_msg \{(.*?)\n\};", text_without_comments(), re.DOTALL)
     assert body
     declared = re.findall(r"(\w+)(?:\[\w+\])?\s*[,;]", body[1])
-    assert sorted(declared) == sorted(["version", *(c_name(f.name) for f in fields(Msg))])
+    mirrored = ["version", *(c_name(f.name) for f in fields(Msg)), *ALIASES]
+    assert sorted(declared) == sorted(mirrored)
+
+
+@pytest.mark.parametrize("name", sorted(ALIASES))
+def test_names_that_share_a_place(facts: dict[str, int], name: str) -> None:
+    other = ALIASES[name]
+    assert facts[f"offset {name}"] == facts[f"offset {other}"]
+    assert getattr(Msg(**{"op": 0, other: 7}), name) == 7
 
 
 def test_the_ctypes_mirror_of_these_tests(facts: dict[str, int]) -> None:

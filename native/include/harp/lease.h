@@ -28,6 +28,7 @@
 #define HARP_NAME_BYTES    64u
 #define HARP_ALL_DEVICES   0xffffffffu
 #define HARP_MAX_WAITING   64u
+#define HARP_TIME_LANES    2u
 
 /* Longest wait for the answer to LEASE_MEM; for the answer to a recall; for harpd's DRAINED. */
 #define HARP_MEM_WAIT_NS    5000000000ull
@@ -49,17 +50,21 @@ enum harp_op {
     HARP_MEM_INFO,   /* dev, seq: asks for HARP_MEM_STATE */
     HARP_ADOPT_MEM,  /* dev, cls, bytes: after HELLO with READOPT and before the first LEASE_MEM,
                       * says what is already held; no answer */
-    HARP_WANT_TIME,  /* dev: has work to launch and no open gate. Idempotent */
-    HARP_YIELD_TIME, /* dev, epoch, a=1 still backlogged, used_ns: gate closed and drained. The
-                      * want-state travels in this message: without it the arbiter would see only
-                      * the other tenant waiting and every weight would become 50/50.
+    HARP_WANT_TIME,  /* dev, cls=lane: has work to launch and no open gate. Idempotent */
+    HARP_YIELD_TIME, /* dev, cls=lane, epoch, a=1 still backlogged, used_ns, age_ns: gate closed and
+                      * drained. The want-state travels in this message: without it the arbiter
+                      * would see only the other tenant waiting and every weight would become 50/50.
                       * used_ns: first to last event since OPEN (gaps inside included), less what
-                      * USED_TIME said already in this epoch. */
-    HARP_USED_TIME,  /* dev, epoch, used_ns, copy_ns, launches: metered since the last report.
-                      * used_ns of another epoch than the open one is not charged; copy_ns and
-                      * launches are counted always. It is also the sign that a client whose gate
-                      * closes lives and drains (say it every 100 ms then): a turn is given up half
-                      * a second after the last one, ten seconds after its end in any case. */
+                      * USED_TIME said already in this epoch. age_ns: how long before this message
+                      * the last event ended. So the work lay in [now - age - used, now - age], and
+                      * what several processes of a tenant say of one turn is charged as one
+                      * interval, never as a sum. */
+    HARP_USED_TIME,  /* dev, cls=lane, epoch, used_ns, age_ns, launches: metered since the last
+                      * report. used_ns of another epoch than the open one is not charged; launches
+                      * are counted always. b=1: used_ns is an estimate (one launch measured, many
+                      * meant). It is also the sign that a client whose gate closes lives and drains
+                      * (say it every 100 ms then): a turn is given up half a second after the last
+                      * one, ten seconds after its end in any case. */
     HARP_RECALLED,   /* dev, seq, bytes: answer to RECALL_MEM; `bytes` of class DEVICE are given
                       * back by this very message (no RETURN_MEM beside it; 0 = nothing to give).
                       * Answered at once, also while an own LEASE_MEM waits: lease put aside for
@@ -68,7 +73,8 @@ enum harp_op {
 
     /* --- arbiter -> client ------------------------------------------------------------------ */
     HARP_WELCOME =
-        32,          /* a=number of HARP_DEVICE messages that follow, epoch, client, text=tenant */
+        32,          /* a=number of HARP_DEVICE messages that follow, b=time lanes that the arbiter
+                      * schedules (0, 1: all work goes by lane 0), epoch, client, text=tenant */
     HARP_DEVICE,     /* dev, uuid, limit_bytes (0: none), capacity_bytes, b=share ppm (0:
                       * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
                       * keep, overhead_bytes=expected context overhead, d=enum harp_class.
@@ -82,13 +88,13 @@ enum harp_op {
                       * capacity_bytes, free_bytes = what the tenant could still lease now.
                       * A device not granted: all 0. */
     HARP_RECALL_MEM, /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
-    HARP_OPEN_GATE,  /* dev, epoch, quantum_ns (0: until CLOSE; else the client closes by itself
-                      * so long after receipt, drains, yields; one launch is always allowed),
+    HARP_OPEN_GATE,  /* dev, cls=lane, epoch, quantum_ns (0: until CLOSE; else the client closes by
+                      * itself so long after receipt, drains, yields; one launch is always allowed),
                       * window_ns (bound of queued predicted work, 0: none). a=1: only changes
                       * quantum and window of a gate that is open; who has yielded meanwhile
                       * ignores it (the two crossed on the way). */
-    HARP_CLOSE_GATE, /* dev, epoch: stop launching, drain, then YIELD_TIME. Ignored by a client
-                      * whose gate of that epoch is closed (the two crossed on the way). */
+    HARP_CLOSE_GATE, /* dev, cls=lane, epoch: stop launching, drain, then YIELD_TIME. Ignored by a
+                      * client whose gate of that epoch is closed (the two crossed on the way). */
 
     /* --- harpd -> arbiter (admin socket). Each is answered by HARP_OK or HARP_ERR with its seq --
      */
@@ -100,8 +106,9 @@ enum harp_op {
                            * SCM_RIGHTS. Known id: EEXIST, unless uid and name are the same: then the
                            * new socket replaces the old one and clients stay */
     HARP_SET_TENANT,      /* seq, tenant, dev, limit_bytes, b=share ppm, c=limit ppm,
-                           * d=class(HARP_CLASS_*); before or after the first client. Makes the
-                           * device visible to the tenant, even with all limits 0 */
+                           * d=class(HARP_CLASS_*), a=flags(HARP_GRANT_*); before or after the
+                           * first client. Makes the device visible to the tenant, even with all
+                           * limits 0. In force within one quantum */
     HARP_DEL_TENANT,      /* seq, tenant: clients are disconnected, leases drain */
     HARP_DRAINED,         /* seq, client, dev (HARP_ALL_DEVICES: all of them): the device no longer
                            * lists the dead client's pid. Unknown or gone client: OK all the same */
@@ -123,7 +130,9 @@ enum harp_op {
     HARP_SNAP_TENANT, /* tenant, uid, text=name, a=number of clients */
     HARP_SNAP_USE,    /* tenant, dev, limit_bytes, b=share ppm, c=limit ppm, d=class, leased_bytes
                        * (class DEVICE, live), bytes (class DEVICE that drains), overhead_bytes,
-                       * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=1 wants now, denials */
+                       * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=1 wants now, denials,
+                       * estimated_ns (of used_ns, what was not measured: sampled while alone, or
+                       * split among tenants whose gates were open together) */
     HARP_SNAP_CLIENT, /* client, tenant, uid, pid (as the arbiter sees it), b=pid as it sees itself,
                        * a=kind, d=enum harp_client_state, text=program */
     HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes, overhead_bytes (leased and corrected),
@@ -159,7 +168,14 @@ enum harp_gate {
     HARP_GATE_OVERDUE = 3,
 };
 
+/* The two accounts of time on a device. Shares and limits are of COMPUTE; COPY is a fair queue of
+ * its own. */
+enum harp_lane { HARP_LANE_COMPUTE = 0, HARP_LANE_COPY = 1 };
+
 enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BEST_EFFORT = 2 };
+
+#define HARP_GRANT_NO_GANG                                                                         \
+    1u /* turns on this device do not wait for those on the tenant's others */
 
 #define HARP_HELLO_READOPT 1u /* reconnect: ADOPT_MEM messages follow */
 
@@ -168,7 +184,7 @@ struct harp_msg {
     uint16_t op;      /* enum harp_op */
     uint32_t seq;     /* echo of the asker's number; 0 in pushes */
     uint32_t dev;     /* index given by HARP_DEVICE / ADD_DEVICE */
-    uint32_t cls;     /* enum harp_mem_class */
+    uint32_t cls;     /* enum harp_mem_class; of time: enum harp_lane */
     uint32_t tenant;
     uint32_t client;
     int32_t pid;
@@ -185,8 +201,14 @@ struct harp_msg {
     uint64_t epoch; /* 112: gate epoch; fences old grants */
     uint64_t used_ns;
     uint64_t copy_ns;
-    uint64_t wait_ns;
-    uint64_t quantum_ns;
+    union {
+        uint64_t wait_ns;
+        uint64_t age_ns;
+    };
+    union {
+        uint64_t quantum_ns;
+        uint64_t estimated_ns;
+    };
     uint64_t window_ns;
     uint64_t launches;
     uint64_t denials;
