@@ -62,9 +62,13 @@ enum harp_op {
     HARP_USED_TIME,  /* dev, cls=lane, epoch, used_ns, age_ns, launches: metered since the last
                       * report. used_ns of another epoch than the open one is not charged; launches
                       * are counted always. b=1: used_ns is an estimate (one launch measured, many
-                      * meant). It is also the sign that a client whose gate closes lives and drains
-                      * (say it every 100 ms then): a turn is given up half a second after the last
-                      * one, ten seconds after its end in any case. */
+                      * meant). a=1: the client launches no more in this turn; what it has queued is
+                      * expected to end in window_ns from now, and c=1 says that it is still
+                      * backlogged: the arbiter may renew the turn (OPEN_GATE with a=1) or open the
+                      * next tenant's gate in time for its first launch to meet the last of this
+                      * one's. Said at most once per OPEN. It is also the sign that a client whose
+                      * gate closes lives and drains (say it every 100 ms then): a turn is given up
+                      * half a second after the last one, ten seconds after its end in any case. */
     HARP_RECALLED,   /* dev, seq, bytes: answer to RECALL_MEM; `bytes` of class DEVICE are given
                       * back by this very message (no RETURN_MEM beside it; 0 = nothing to give).
                       * Answered at once, also while an own LEASE_MEM waits: lease put aside for
@@ -90,9 +94,10 @@ enum harp_op {
     HARP_RECALL_MEM, /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
     HARP_OPEN_GATE,  /* dev, cls=lane, epoch, quantum_ns (0: until CLOSE; else the client closes by
                       * itself so long after receipt, drains, yields; one launch is always allowed),
-                      * window_ns (bound of queued predicted work, 0: none). a=1: only changes
-                      * quantum and window of a gate that is open; who has yielded meanwhile
-                      * ignores it (the two crossed on the way). */
+                      * window_ns (bound of queued predicted work, 0: none). a=1: changes
+                      * quantum (from receipt on) and window of the turn `epoch` that is open or
+                      * closing, which goes on; who has yielded meanwhile ignores it (the two
+                      * crossed on the way). */
     HARP_CLOSE_GATE, /* dev, cls=lane, epoch: stop launching, drain, then YIELD_TIME. Ignored by a
                       * client whose gate of that epoch is closed (the two crossed on the way). */
 
