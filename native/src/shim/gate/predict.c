@@ -2,6 +2,8 @@
 #include "src/shim/gate/predict.h"
 
 #define UNMEASURED_AT_ONCE 4u
+#define PPM                1000000u
+#define BUCKET_NS          50000000ll /* most that is saved up */
 
 struct harp_estimate *harp_predict(struct harp_predictor *p, const void *what, uint64_t size)
 {
@@ -76,9 +78,33 @@ void harp_quantum_launched(struct harp_quantum *q, uint64_t now_ns, uint64_t ns,
         q->unmeasured++;
 }
 
-void harp_quantum_observed(struct harp_quantum *q, uint64_t now_ns, uint64_t rest_ns,
+void harp_quantum_observed(struct harp_quantum *q, uint64_t from_ns, uint64_t rest_ns,
                            uint32_t unmeasured)
 {
-    q->queue_end_ns = now_ns + rest_ns;
+    q->queue_end_ns = from_ns + rest_ns;
     q->unmeasured = unmeasured;
+}
+
+void harp_bucket_start(struct harp_bucket *b, uint64_t now_ns, uint32_t rate_ppm)
+{
+    *b = (struct harp_bucket){.rate_ppm = rate_ppm < PPM ? rate_ppm : PPM, .at_ns = now_ns};
+}
+
+uint64_t harp_bucket_wait_ns(struct harp_bucket *b, uint64_t now_ns)
+{
+    uint64_t passed = now_ns > b->at_ns ? now_ns - b->at_ns : 0;
+    b->tokens_ns += (int64_t)(passed / PPM * b->rate_ppm + passed % PPM * b->rate_ppm / PPM);
+    if (b->tokens_ns > BUCKET_NS)
+        b->tokens_ns = BUCKET_NS;
+    b->at_ns += passed;
+    if (b->tokens_ns >= 0)
+        return 0;
+    uint64_t debt = (uint64_t)-b->tokens_ns;
+    return b->rate_ppm != 0 ? debt / b->rate_ppm * PPM + debt % b->rate_ppm * PPM / b->rate_ppm + 1
+                            : UINT64_MAX;
+}
+
+void harp_bucket_spend(struct harp_bucket *b, uint64_t ns)
+{
+    b->tokens_ns -= ns < INT64_MAX / 4 ? (int64_t)ns : INT64_MAX / 4;
 }

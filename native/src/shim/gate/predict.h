@@ -43,8 +43,20 @@ enum harp_admit { HARP_GO, HARP_LATER, HARP_SHUT };
 enum harp_admit harp_quantum_admit(const struct harp_quantum *q, uint64_t now_ns, uint64_t ns,
                                    bool measured);
 void harp_quantum_launched(struct harp_quantum *q, uint64_t now_ns, uint64_t ns, bool measured);
-/* What is still queued is expected to take `rest_ns` from now on. */
-void harp_quantum_observed(struct harp_quantum *q, uint64_t now_ns, uint64_t rest_ns,
+/* What is still queued is expected to take `rest_ns` from `from_ns` on: the last known end. */
+void harp_quantum_observed(struct harp_quantum *q, uint64_t from_ns, uint64_t rest_ns,
                            uint32_t unmeasured);
+
+struct harp_bucket { /* nobody gives turns: a share of the wall time, kept to by oneself */
+    uint32_t rate_ppm;
+    int64_t tokens_ns; /* negative: in debt */
+    uint64_t at_ns;
+};
+
+/* One launch may always go when the bucket is not in debt; it pays what it is expected to take. */
+void harp_bucket_start(struct harp_bucket *b, uint64_t now_ns, uint32_t rate_ppm);
+/* How long until the next one may go; 0: now. */
+uint64_t harp_bucket_wait_ns(struct harp_bucket *b, uint64_t now_ns);
+void harp_bucket_spend(struct harp_bucket *b, uint64_t ns);
 
 #endif
