@@ -93,9 +93,45 @@ static void turns(void)
     CHECK(harp_quantum_admit(&q, now, HARP_ESTIMATE_UNKNOWN, false) == HARP_GO);
 }
 
+/* Nobody gives turns: what a tenant takes in a second of wall time. */
+static uint64_t taken(uint32_t rate_ppm, uint64_t ns)
+{
+    struct harp_bucket b;
+    uint64_t now = 1000 * MS, end = now + 1000 * MS, sum = 0;
+    harp_bucket_start(&b, now, rate_ppm);
+    while (now < end) {
+        uint64_t wait = harp_bucket_wait_ns(&b, now);
+        if (wait == 0) {
+            harp_bucket_spend(&b, ns);
+            sum += ns;
+        } else {
+            now += wait < 10 * MS ? wait : 10 * MS;
+        }
+    }
+    return sum;
+}
+
+static void buckets(void)
+{
+    CHECK(taken(300000, 200 * US) > 299 * MS && taken(300000, 200 * US) < 301 * MS);
+    CHECK(taken(1000000, 1 * MS) > 998 * MS && taken(1000000, 1 * MS) < 1003 * MS);
+    /* one longer than all that is saved up goes, and is paid for */
+    CHECK(taken(100000, 80 * MS) == 160 * MS);
+    CHECK(taken(100000, 100 * MS) == 100 * MS || taken(100000, 100 * MS) == 200 * MS);
+    /* idle for an hour: no more than 50 ms are saved up */
+    struct harp_bucket b;
+    harp_bucket_start(&b, 0, 500000);
+    CHECK(harp_bucket_wait_ns(&b, 3600 * 1000 * MS) == 0 && b.tokens_ns == 50 * (int64_t)MS);
+    harp_bucket_spend(&b, 60 * MS);
+    uint64_t wait = harp_bucket_wait_ns(&b, 3600 * 1000 * MS);
+    CHECK(wait >= 20 * MS && wait <= 20 * MS + 2);
+    CHECK(harp_bucket_wait_ns(&b, 3600 * 1000 * MS + wait) == 0);
+}
+
 int main(void)
 {
     estimates();
+    buckets();
     turns();
     return 0;
 }
