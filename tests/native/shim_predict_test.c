@@ -45,6 +45,29 @@ static void estimates(void)
     CHECK(harp_estimate_ns(c) > 0);
 }
 
+/* One batch in five had another tenant's slice in it. */
+static void outliers(void)
+{
+    static struct harp_predictor p;
+    static int kernel;
+    struct harp_estimate *e = harp_predict(&p, &kernel, 1);
+    struct harp_estimate *parts[5] = {e, e, e, e, e};
+    harp_estimate_learn(parts, 5, 5 * 200 * US);
+    for (int i = 0; i < 500; i++) {
+        harp_estimate_learn(parts, 5, 5 * 200 * US + (i % 5 == 0 ? 4 * MS : 0));
+        CHECK(e->ns > 195 * US && e->ns < 230 * US);
+    }
+    /* a first measure that was one is soon forgotten; a kernel that grows is soon known */
+    struct harp_estimate *f = harp_predict(&p, &kernel, 2);
+    harp_estimate_learn(&f, 1, 20 * MS);
+    for (int i = 0; i < 25; i++)
+        harp_estimate_learn(&f, 1, 200 * US);
+    CHECK(f->ns > 195 * US && f->ns < 230 * US);
+    for (int i = 0; i < 25; i++)
+        harp_estimate_learn(&f, 1, 20 * MS);
+    CHECK(f->ns > 18 * MS && f->ns <= 20 * MS);
+}
+
 static void turns(void)
 {
     uint64_t now = 1000 * MS;
@@ -131,6 +154,7 @@ static void buckets(void)
 int main(void)
 {
     estimates();
+    outliers();
     buckets();
     turns();
     return 0;

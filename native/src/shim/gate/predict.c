@@ -2,6 +2,9 @@
 #include "src/shim/gate/predict.h"
 
 #define UNMEASURED_AT_ONCE 4u
+#define STEP_SHIFT         4 /* a step is at most a sixteenth of the estimate ... */
+#define STEP_LEAST_NS      1000u
+#define STEP_RUN           4 /* ... doubled thrice while measures stay on one side of it */
 #define PPM                1000000u
 #define BUCKET_NS          50000000ll /* most that is saved up */
 
@@ -20,6 +23,29 @@ uint64_t harp_estimate_ns(const struct harp_estimate *e)
     return e->ns;
 }
 
+static void step(struct harp_estimate *e, uint64_t mine)
+{
+    bool longer = mine > e->ns;
+    uint64_t delta = (longer ? mine - e->ns : e->ns - mine) / 4;
+    int32_t run = longer ? e->trend : -e->trend;
+    run = run > 0 ? run + (run < STEP_RUN) : 1;
+    uint64_t most = ((e->ns >> STEP_SHIFT) + STEP_LEAST_NS) << (run - 1);
+    e->trend = longer ? run : -run;
+    if (delta > most)
+        delta = most;
+    e->ns += longer ? delta : -delta;
+    if (e->ns == 0)
+        e->ns = 1;
+}
+
+static bool seen_before(struct harp_estimate *const *parts, unsigned i)
+{
+    for (unsigned j = 0; j < i; j++)
+        if (parts[j] == parts[i])
+            return true;
+    return false;
+}
+
 void harp_estimate_learn(struct harp_estimate *const *parts, unsigned n, uint64_t elapsed_ns)
 {
     uint64_t sum = 0, known = 0;
@@ -31,18 +57,16 @@ void harp_estimate_learn(struct harp_estimate *const *parts, unsigned n, uint64_
         else
             fresh++;
     }
+    double ratio = sum != 0 ? (double)elapsed_ns / (double)sum : 0;
+    uint64_t left = fresh != 0 && elapsed_ns > known ? (elapsed_ns - known) / fresh : 0;
     for (unsigned i = 0; i < n; i++) {
         struct harp_estimate *e = parts[i];
-        uint64_t mine;
-        if (fresh == 0) /* all known: in proportion */
-            mine = sum != 0 ? (uint64_t)((double)elapsed_ns * (double)e->ns / (double)sum) : 0;
-        else if (e->measured != 0) /* the known take what they are known for */
+        if (seen_before(parts, i))
             continue;
-        else
-            mine = (elapsed_ns > known ? elapsed_ns - known : 0) / fresh;
-        if (mine == 0)
-            mine = 1;
-        e->ns = e->measured == 0 ? mine : (e->ns * 7 + mine) / 8;
+        if (fresh == 0) /* all known: in proportion */
+            step(e, (uint64_t)(ratio * (double)e->ns));
+        else if (e->measured == 0) /* the known take what they are known for */
+            e->ns = left != 0 ? left : 1;
     }
     /* after the loop: a part may appear in a batch several times */
     for (unsigned i = 0; i < n; i++)

@@ -14,8 +14,9 @@
 struct harp_estimate { /* one (function, grid), graph, or size class of a copy */
     const void *what;
     uint64_t size;
-    uint64_t ns; /* exponentially weighted mean */
+    uint64_t ns;
     uint32_t measured;
+    int32_t trend; /* measures one after the other that were longer (positive) or shorter */
 };
 
 struct harp_predictor {
@@ -24,7 +25,9 @@ struct harp_predictor {
 
 struct harp_estimate *harp_predict(struct harp_predictor *p, const void *what, uint64_t size);
 uint64_t harp_estimate_ns(const struct harp_estimate *e);
-/* A batch took `elapsed_ns`: each of its parts learns its portion. */
+/* A batch took `elapsed_ns`: each of its parts learns its portion. An exponentially weighted mean
+ * whose steps are bounded, wider while they go one way: a batch that another tenant's slice ran in,
+ * at either end of a turn, is an outlier and must not look like a longer kernel. */
 void harp_estimate_learn(struct harp_estimate *const *parts, unsigned n, uint64_t elapsed_ns);
 
 struct harp_quantum { /* one turn on the device */
