@@ -169,7 +169,7 @@ static void settle(struct harp_timegate *g, struct harp_bracket *b, bool done, u
         sampled(g, b, ns);
     } else if (done) {
         if (b->n != 0 && ns != 0)
-            harp_estimate_learn(b->parts, b->n, ns);
+            harp_estimate_learn(b->parts, b->n, ns, b->start == c->lane[b->lane].first);
         uint64_t end_ns = ready_ns;
         if (b->unready_ns != 0)
             end_ns -= (ready_ns - b->unready_ns) / 2;

@@ -4,6 +4,7 @@
 #define UNMEASURED_AT_ONCE 4u
 #define STEP_SHIFT         4 /* a step is at most a sixteenth of the estimate ... */
 #define STEP_LEAST_NS      1000u
+#define STEP_FIRST         8
 #define STEP_RUN           4 /* ... doubled thrice while measures stay on one side of it */
 #define PPM                1000000u
 #define BUCKET_NS          50000000ll /* most that is saved up */
@@ -23,13 +24,15 @@ uint64_t harp_estimate_ns(const struct harp_estimate *e)
     return e->ns;
 }
 
-static void step(struct harp_estimate *e, uint64_t mine)
+static void step(struct harp_estimate *e, uint64_t mine, bool first)
 {
     bool longer = mine > e->ns;
     uint64_t delta = (longer ? mine - e->ns : e->ns - mine) / 4;
     int32_t run = longer ? e->trend : -e->trend;
     run = run > 0 ? run + (run < STEP_RUN) : 1;
     uint64_t most = ((e->ns >> STEP_SHIFT) + STEP_LEAST_NS) << (run - 1);
+    if (longer && first)
+        most /= STEP_FIRST;
     e->trend = longer ? run : -run;
     if (delta > most)
         delta = most;
@@ -46,7 +49,8 @@ static bool seen_before(struct harp_estimate *const *parts, unsigned i)
     return false;
 }
 
-void harp_estimate_learn(struct harp_estimate *const *parts, unsigned n, uint64_t elapsed_ns)
+void harp_estimate_learn(struct harp_estimate *const *parts, unsigned n, uint64_t elapsed_ns,
+                         bool first)
 {
     uint64_t sum = 0, known = 0;
     unsigned fresh = 0;
@@ -64,7 +68,7 @@ void harp_estimate_learn(struct harp_estimate *const *parts, unsigned n, uint64_
         if (seen_before(parts, i))
             continue;
         if (fresh == 0) /* all known: in proportion */
-            step(e, (uint64_t)(ratio * (double)e->ns));
+            step(e, (uint64_t)(ratio * (double)e->ns), first);
         else if (e->measured == 0) /* the known take what they are known for */
             e->ns = left != 0 ? left : 1;
     }
