@@ -105,10 +105,17 @@ bool harp_meter_end_one(struct harp_timegate *g, uint64_t now)
     b->lane = lane;
     b->end = end;
     CUstream stream = s->stream;
+    uint64_t touched_ns = s->touched_ns;
+    harp_mark_unref(s->last); /* no bracket may start before this one's work */
+    s->last = NULL;
     pthread_mutex_unlock(&g->lock);
     bool ok = enter_context(end->ctx->ctx) && !capturing(stream) &&
               HARP_REAL(cuEventRecord)(end->event, stream) == CUDA_SUCCESS;
-    pthread_mutex_lock(&g->lock);
+    pthread_mutex_lock(&g->lock); /* streams go only while we do not poll */
+    if (ok && s->touched_ns == touched_ns && s->last == NULL) {
+        s->last = end;
+        end->refs++;
+    }
     if (ok)
         harp_gate_push(g, b);
     else
