@@ -195,9 +195,7 @@ def test_a_turn_is_renewed_while_it_drains(script: Script) -> None:
                 break
         assert heard is not None
         assert heard.op == Op.USED_TIME, "it yielded a turn that had been renewed in time"
-        script.say(
-            op=Op.OPEN_GATE, epoch=EPOCH, a=1, quantum_ns=QUANTUM_NS, window_ns=QUANTUM_NS
-        )
+        script.say(op=Op.OPEN_GATE, epoch=EPOCH, a=1, quantum_ns=QUANTUM_NS, window_ns=QUANTUM_NS)
     over = script.until(Op.YIELD_TIME)
     assert used + over.used_ns > 9 * QUANTUM_NS / 2, "work of renewed turns is missing"
 

@@ -175,7 +175,8 @@ static void settle(struct harp_timegate *g, struct harp_bracket *b, bool done, u
     if (b->sample) {
         sampled(g, b, ns);
     } else if (done) {
-        if (b->n != 0 && ns != 0)
+        /* Offline, others' slices are in all brackets: better what was learnt before. */
+        if (b->n != 0 && ns != 0 && (l->state != GATE_OFFLINE || b->unmeasured != 0))
             harp_estimate_learn(b->parts, b->n, ns, b->start == c->lane[b->lane].first);
         uint64_t end_ns = ready_ns;
         if (b->unready_ns != 0)
