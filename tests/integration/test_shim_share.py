@@ -177,3 +177,72 @@ for i in range(600):
         world.python("small", code)
         assert "too_many_contexts" not in world.log("small")
         assert world.usage("small").leased_bytes == 0
+
+
+def running(
+    world: World, busy: Path, runs: list[tuple[str, str, str]]
+) -> list[tuple[str, subprocess.Popen[str]]]:
+    """Starts (tenant, mode, kernel us) each, all at once, for long."""
+    processes = [(name, world.start(name, busy, mode, us, "60")) for name, mode, us in runs]
+    for _, process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready"), process.stderr
+    for _, process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return processes
+
+
+def parts(
+    world: World, processes: list[tuple[str, subprocess.Popen[str]]], seconds: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Each tenant's part of the time from now on: by the engine's ledger, by HARP's own."""
+
+    def charged() -> dict[str, int]:
+        return {name: world.usage(name).used_ns for name in dict(processes)}
+
+    before, charged_before = engine(world), charged()
+    time.sleep(seconds)
+    after, charged_after = engine(world), charged()
+    ledger = dict.fromkeys(charged_before, 0)
+    for name, process in processes:
+        ledger[name] += after[process.pid] - before.get(process.pid, 0)
+    meter = {name: charged_after[name] - charged_before[name] for name in charged_before}
+    assert sum(ledger.values()) > 0.5 * seconds * 1e9, ledger
+    assert sum(meter.values()) > 0, meter
+    return (
+        {name: ns / sum(ledger.values()) for name, ns in ledger.items()},
+        {name: ns / sum(meter.values()) for name, ns in meter.items()},
+    )
+
+
+def test_processes_of_a_tenant_share_one_account(world: World, busy: Path) -> None:
+    """Two processes against one, half each: what both say of a turn is charged once."""
+    world.tenant("one", mem=256 * MIB, share_ppm=500_000)
+    world.tenant("many", mem=256 * MIB, share_ppm=500_000)
+    runs = [("one", "deep", "200"), ("many", "deep", "200"), ("many", "deep", "300")]
+    processes = running(world, busy, runs)
+    time.sleep(1)
+    ledger, meter = parts(world, processes, 4)
+    assert ledger["one"] == pytest.approx(0.5, abs=0.02), (ledger, meter)
+    assert meter["one"] == pytest.approx(ledger["one"], abs=0.02), (ledger, meter)
+
+
+def test_a_running_tenants_share_is_changed(world: World, busy: Path) -> None:
+    two(world)
+    processes = running(world, busy, [("small", "deep", "200"), ("large", "deep", "200")])
+    time.sleep(1)
+    ledger, _ = parts(world, processes, 2)
+    assert ledger["small"] == pytest.approx(0.3, abs=0.03), ledger
+    world.set_tenant("small", b=700_000)
+    world.set_tenant("large", b=300_000)
+    time.sleep(0.05)  # ten times a quantum
+    ledger, _ = parts(world, processes, 1)
+    assert ledger["small"] == pytest.approx(0.7, abs=0.05), ledger
+    ledger, _ = parts(world, processes, 2)
+    assert ledger["small"] == pytest.approx(0.7, abs=0.03), ledger
+    world.set_tenant("small", c=200_000)  # a limit, of a tenant that ran without one
+    time.sleep(0.2)  # what its bucket holds
+    ledger, _ = parts(world, processes, 2)
+    assert ledger["small"] < 0.25, ledger
