@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a gate must survive: `hazard MODE ROUNDS`. Prints "ok N" when all that was computed is right;
- * waits for a line before it begins. Any error of the driver ends it with 1, its code on stderr.
- *   spin      a kernel waits for a flag that a later kernel on another stream sets
- *   barrier   kernels on two devices wait for each other
- *   capture   captures in global mode beside launches, replays the graphs, and counts
- *   held      its last launches wait at the gate in threads while main() returns 7
- *   until     launches and waits until the driver refuses; prints the code
+ * What a gate must survive: `hazard MODE ROUNDS`. Prints "ok N" when all that was computed is
+ * right; waits for a line before it begins. Any error of the driver ends it with 1, its code on
+ * stderr. spin      a kernel waits for a flag that a later kernel on another stream sets barrier
+ * kernels on two devices wait for each other capture   captures in global mode beside launches,
+ * replays the graphs, and counts held      its last launches wait at the gate in threads while
+ * main() returns 7 until     launches and waits until the driver refuses; prints the code
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -125,8 +124,7 @@ static int barrier(void)
     unsigned *host = NULL;
     CUdeviceptr flags[2];
     ready(2);
-    DO(cuMemHostAlloc, (void **)&host, 4096,
-       CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP);
+    DO(cuMemHostAlloc, (void **)&host, 4096, CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP);
     memset(host, 0, 4096);
     for (int d = 0; d < 2; d++) {
         DO(cuCtxSetCurrent, dev[d].ctx);
@@ -238,7 +236,10 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(void);
-    } modes[] = {{"spin", spin}, {"barrier", barrier}, {"capture", capture}, {"held", held},
+    } modes[] = {{"spin", spin},
+                 {"barrier", barrier},
+                 {"capture", capture},
+                 {"held", held},
                  {"until", until}};
     if (argc < 3)
         return 2;
