@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -212,6 +213,56 @@ def test_a_closed_turn_is_not_announced(script: Script) -> None:
     assert heard.used_ns > 50_000_000
 
 
+def test_when_it_was_done_is_known_though_nobody_looked(native_dir: Path, tmp_path: Path) -> None:
+    """Stopped over the end of its turn, it says afterwards when that was."""
+    turn_ns, stopped_s = 100_000_000, 0.3
+    busy = compile_c(BUSY, tmp_path / "busy")
+    with client(native_dir, tmp_path, busy, "deep", "5000", "60") as made:
+        made.go()
+        script = made.arbiter()
+        script.until(Op.WANT_TIME)
+        for epoch in range(1, 4):
+            script.say(op=Op.OPEN_GATE, epoch=epoch, quantum_ns=turn_ns)
+            said = script.until(Op.USED_TIME, a=1, epoch=epoch)
+            end = time.monotonic_ns() + said.window_ns
+            if epoch == 3:
+                time.sleep(turn_ns / 2e9)
+                made.process.send_signal(signal.SIGSTOP)
+                time.sleep(stopped_s)
+                made.process.send_signal(signal.SIGCONT)
+            over = script.until(Op.YIELD_TIME, epoch=epoch)
+        done = time.monotonic_ns() - over.age_ns
+        assert over.age_ns > 0.5 * stopped_s * 1e9
+        assert abs(done - end) < 20_000_000
+        assert said.used_ns + over.used_ns == pytest.approx(turn_ns, rel=0.1)
+
+
+def test_alone_little_is_measured_and_called_an_estimate(native_dir: Path, tmp_path: Path) -> None:
+    code = """
+import time
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    for _ in range(10):
+        launch(100)
+    cuda.cuCtxSynchronize()
+"""
+    with client(native_dir, tmp_path, *program(code), FAKE_EVENTS=str(tmp_path / "events")) as made:
+        script = made.arbiter(lanes=2)
+        script.until(Op.WANT_TIME)
+        script.say(op=Op.OPEN_GATE, epoch=EPOCH)
+        opened = time.monotonic()
+        reports = []
+        while (heard := script.hear(5)) is not None and heard.op == Op.USED_TIME:
+            reports.append(heard)
+        wall_ns = (time.monotonic() - opened) * 1e9
+        assert all(r.b == 1 for r in reports if r.used_ns)
+        used = sum(r.used_ns for r in reports)
+        assert 0.3 * wall_ns < used <= 1.01 * wall_ns
+        assert made.process.wait(20) == 0
+        events = int((tmp_path / "events").read_text())
+        assert 20 < events <= 2 * 200 + 20, "more than a pair in 10 ms"
+
+
 COPIES = """
 import ctypes as C
 cuda = C.CDLL("libcuda.so.1")
@@ -291,18 +342,20 @@ def slow_calls(log: Path) -> tuple[int, int]:
     return int(words["launches"]), int(first)
 
 
+@pytest.mark.parametrize("others_open", [False, True], ids=["closed", "open"])
 @pytest.mark.parametrize("stream", ["stream", "None"], ids=["own", "default"])
 def test_idle_lanes_and_devices_cost_launches_nothing(
-    native_dir: Path, tmp_path: Path, stream: str
+    native_dir: Path, tmp_path: Path, stream: str, *, others_open: bool
 ) -> None:
     """A lane that waits for its turn, and one that would measure, keep nobody off the fast path."""
     code = f"""
 import threading, time
 # another device, and another lane of this one, get no work but one piece that must wait
-def elsewhere():
-    cuda.cuCtxSetCurrent(contexts[1])
+def elsewhere(dev):
+    cuda.cuCtxSetCurrent(contexts[dev])
     copy(1, None)
-threading.Thread(target=elsewhere, daemon=True).start()
+for dev in (0, 1):
+    threading.Thread(target=elsewhere, args=(dev,), daemon=True).start()
 end = time.monotonic() + 2
 while time.monotonic() < end:
     for _ in range(1000):
@@ -311,8 +364,9 @@ while time.monotonic() < end:
     with client(native_dir, tmp_path, *program(code, 2), FAKE_DEVICES="2") as made:
         script = made.arbiter(lanes=2, devices=2)
         while (heard := script.hear(5)) is not None:
-            if heard.op == Op.WANT_TIME and (heard.dev, heard.cls) == (0, 0):
-                script.say(op=Op.OPEN_GATE, epoch=1)
+            mine = (heard.dev, heard.cls) == (0, 0)
+            if heard.op == Op.WANT_TIME and (mine or others_open):
+                script.say(op=Op.OPEN_GATE, dev=heard.dev, cls=heard.cls, epoch=1)
         assert made.process.wait(20) == 0
         launches, slow = slow_calls(made.log)
         assert launches > 100_000

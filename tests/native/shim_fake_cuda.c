@@ -495,10 +495,14 @@ CUresult cuGetProcAddress_v2(const char *name, void **out, int version, cuuint64
     return *out != NULL ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
 
-/* What the tests ask of the fake itself. */
-__attribute__((visibility("default"))) int fake_events_recorded(void)
+/* What the tests ask of the fake itself: FAKE_EVENTS names a file for the number of events. */
+__attribute__((destructor)) static void told(void)
 {
-    return events_recorded;
+    FILE *out = getenv("FAKE_EVENTS") != NULL ? fopen(getenv("FAKE_EVENTS"), "w") : NULL;
+    if (out == NULL)
+        return;
+    fprintf(out, "%d\n", events_recorded);
+    fclose(out);
 }
 
 __attribute__((visibility("default"))) uint64_t fake_used_bytes(void)
