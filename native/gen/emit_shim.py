@@ -183,7 +183,7 @@ def time_c(functions: Sequence[Function]) -> str:
                 if s.per_thread
                 else []
             ),
-            "    if (harp_time_open(on))",
+            f"    if (harp_time_open(on, {kind}))",
             f"        return HARP_REAL({s.name})({s.call});",
             "    struct harp_turn turn;",
             f"    harp_turn_begin(&turn, on, {kind}, {key}, {size});",

@@ -6,7 +6,7 @@
 CUresult harp_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuGraphLaunch)(hGraph, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, hGraph, 1);
@@ -20,7 +20,7 @@ CUresult harp_hook_cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuGraphLaunch_ptsz)(hGraph, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, hGraph, 1);
@@ -32,7 +32,7 @@ CUresult harp_hook_cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
 CUresult harp_hook_cuLaunch(CUfunction f)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunch)(f);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, 1);
@@ -48,7 +48,7 @@ CUresult harp_hook_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX
                                              CUstream hStream, void **kernelParams)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunchCooperativeKernel)(f, gridDimX, gridDimY, gridDimZ, blockDimX,
                                                     blockDimY, blockDimZ, sharedMemBytes, hStream,
                                                     kernelParams);
@@ -68,7 +68,7 @@ CUresult harp_hook_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *laun
     if (launchParamsList == NULL)
         return HARP_REAL(cuLaunchCooperativeKernelMultiDevice)(launchParamsList, numDevices, flags);
     CUstream on = launchParamsList->hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunchCooperativeKernelMultiDevice)(launchParamsList, numDevices, flags);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, launchParamsList->function,
@@ -90,7 +90,7 @@ CUresult harp_hook_cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gri
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunchCooperativeKernel_ptsz)(f, gridDimX, gridDimY, gridDimZ, blockDimX,
                                                          blockDimY, blockDimZ, sharedMemBytes,
                                                          hStream, kernelParams);
@@ -107,7 +107,7 @@ CUresult harp_hook_cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gri
 CUresult harp_hook_cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunchGrid)(f, grid_width, grid_height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, (uint64_t)grid_width * (uint64_t)grid_height);
@@ -120,7 +120,7 @@ CUresult harp_hook_cuLaunchGridAsync(CUfunction f, int grid_width, int grid_heig
                                      CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunchGridAsync)(f, grid_width, grid_height, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f, (uint64_t)grid_width * (uint64_t)grid_height);
@@ -136,7 +136,7 @@ CUresult harp_hook_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned 
                                   void **kernelParams, void **extra)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunchKernel)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
                                          blockDimZ, sharedMemBytes, hStream, kernelParams, extra);
     struct harp_turn turn;
@@ -155,7 +155,7 @@ CUresult harp_hook_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, 
     if (config == NULL)
         return HARP_REAL(cuLaunchKernelEx)(config, f, kernelParams, extra);
     CUstream on = config->hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunchKernelEx)(config, f, kernelParams, extra);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f,
@@ -174,7 +174,7 @@ CUresult harp_hook_cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunctio
     CUstream on = config->hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunchKernelEx_ptsz)(config, f, kernelParams, extra);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COMPUTE, f,
@@ -194,7 +194,7 @@ CUresult harp_hook_cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsi
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COMPUTE))
         return HARP_REAL(cuLaunchKernel_ptsz)(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
                                               blockDimZ, sharedMemBytes, hStream, kernelParams,
                                               extra);
@@ -213,7 +213,7 @@ CUresult harp_hook_cuMemBatchDecompressAsync(CUmemDecompressParams *paramsArray,
                                              CUstream stream)
 {
     CUstream on = stream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemBatchDecompressAsync)(paramsArray, count, flags, errorIndex, stream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -232,7 +232,7 @@ CUresult harp_hook_cuMemBatchDecompressAsync_ptsz(CUmemDecompressParams *paramsA
     CUstream on = stream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemBatchDecompressAsync_ptsz)(paramsArray, count, flags, errorIndex,
                                                          stream);
     struct harp_turn turn;
@@ -252,7 +252,7 @@ CUresult harp_hook_cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t 
                                                      unsigned long long flags, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemDiscardAndPrefetchBatchAsync)(
             dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
     struct harp_turn turn;
@@ -272,7 +272,7 @@ CUresult harp_hook_cuMemDiscardAndPrefetchBatchAsync_ptsz(
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemDiscardAndPrefetchBatchAsync_ptsz)(
             dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
     struct harp_turn turn;
@@ -289,7 +289,7 @@ CUresult harp_hook_cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice
                                       CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemPrefetchAsync)(devPtr, count, dstDevice, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemPrefetchAsync,
@@ -305,7 +305,7 @@ CUresult harp_hook_cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUd
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemPrefetchAsync_ptsz)(devPtr, count, dstDevice, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -320,7 +320,7 @@ CUresult harp_hook_cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmem
                                          unsigned int flags, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemPrefetchAsync_v2)(devPtr, count, location, flags, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -337,7 +337,7 @@ CUresult harp_hook_cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemPrefetchAsync_v2_ptsz)(devPtr, count, location, flags, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -355,7 +355,7 @@ CUresult harp_hook_cuMemPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, si
                                            CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemPrefetchBatchAsync)(dptrs, sizes, count, prefetchLocs,
                                                   prefetchLocIdxs, numPrefetchLocs, flags, hStream);
     struct harp_turn turn;
@@ -376,7 +376,7 @@ CUresult harp_hook_cuMemPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *size
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemPrefetchBatchAsync_ptsz)(
             dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
     struct harp_turn turn;
@@ -392,7 +392,7 @@ CUresult harp_hook_cuMemPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *size
 CUresult harp_hook_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy)(dst, src, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy,
@@ -407,7 +407,7 @@ CUresult harp_hook_cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2D)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy2D)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2D,
@@ -422,7 +422,7 @@ CUresult harp_hook_cuMemcpy2DAsync(const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStre
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2DAsync)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy2DAsync)(pCopy, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2DAsync,
@@ -437,7 +437,7 @@ CUresult harp_hook_cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStre
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2DAsync_v2)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy2DAsync_v2)(pCopy, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2DAsync_v2,
@@ -454,7 +454,7 @@ CUresult harp_hook_cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *pCopy, CUstream 
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy2DAsync_v2_ptsz)(pCopy, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -470,7 +470,7 @@ CUresult harp_hook_cuMemcpy2DUnaligned(const CUDA_MEMCPY2D_v1 *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2DUnaligned)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy2DUnaligned)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -486,7 +486,7 @@ CUresult harp_hook_cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2DUnaligned_v2)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy2DUnaligned_v2)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -504,7 +504,7 @@ CUresult harp_hook_cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *pCopy)
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy2DUnaligned_v2_ptds)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -520,7 +520,7 @@ CUresult harp_hook_cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy2D_v2)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy2D_v2)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2D_v2,
@@ -537,7 +537,7 @@ CUresult harp_hook_cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *pCopy)
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy2D_v2_ptds)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy2D_v2_ptds,
@@ -552,7 +552,7 @@ CUresult harp_hook_cuMemcpy3D(const CUDA_MEMCPY3D_v1 *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3D)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3D)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3D,
@@ -567,7 +567,7 @@ CUresult harp_hook_cuMemcpy3DAsync(const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStre
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3DAsync)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DAsync)(pCopy, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DAsync,
@@ -582,7 +582,7 @@ CUresult harp_hook_cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStre
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3DAsync_v2)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DAsync_v2)(pCopy, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DAsync_v2,
@@ -599,7 +599,7 @@ CUresult harp_hook_cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D *pCopy, CUstream 
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DAsync_v2_ptsz)(pCopy, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -614,7 +614,7 @@ CUresult harp_hook_cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP *o
                                         size_t *failIdx, unsigned long long flags, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DBatchAsync)(numOps, opList, failIdx, flags, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -631,7 +631,7 @@ CUresult harp_hook_cuMemcpy3DBatchAsync_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DBatchAsync_ptsz)(numOps, opList, failIdx, flags, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -646,7 +646,7 @@ CUresult harp_hook_cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP
                                            unsigned long long flags, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DBatchAsync_v2)(numOps, opList, flags, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -663,7 +663,7 @@ CUresult harp_hook_cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BAT
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DBatchAsync_v2_ptsz)(numOps, opList, flags, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -679,7 +679,7 @@ CUresult harp_hook_cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3DPeer)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DPeer)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3DPeer,
@@ -694,7 +694,7 @@ CUresult harp_hook_cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER *pCopy, CUstream
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3DPeerAsync)(pCopy, hStream);
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DPeerAsync)(pCopy, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -712,7 +712,7 @@ CUresult harp_hook_cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER *pCopy, CUs
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DPeerAsync_ptsz)(pCopy, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -730,7 +730,7 @@ CUresult harp_hook_cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER *pCopy)
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3DPeer_ptds)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -746,7 +746,7 @@ CUresult harp_hook_cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
     if (pCopy == NULL)
         return HARP_REAL(cuMemcpy3D_v2)(pCopy);
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3D_v2)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3D_v2,
@@ -763,7 +763,7 @@ CUresult harp_hook_cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D *pCopy)
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy3D_v2_ptds)(pCopy);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy3D_v2_ptds,
@@ -777,7 +777,7 @@ CUresult harp_hook_cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCo
                                  CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAsync)(dst, src, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAsync,
@@ -793,7 +793,7 @@ CUresult harp_hook_cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t B
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAsync_ptsz)(dst, src, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAsync_ptsz,
@@ -807,7 +807,7 @@ CUresult harp_hook_cuMemcpyAtoA(CUarray dstArray, unsigned int dstOffset, CUarra
                                 unsigned int srcOffset, unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoA)(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoA,
@@ -821,7 +821,7 @@ CUresult harp_hook_cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray s
                                    size_t srcOffset, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoA_v2)(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoA_v2,
@@ -838,7 +838,7 @@ CUresult harp_hook_cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUar
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoA_v2_ptds)(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -853,7 +853,7 @@ CUresult harp_hook_cuMemcpyAtoD(CUdeviceptr_v1 dstDevice, CUarray srcArray, unsi
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoD)(dstDevice, srcArray, srcOffset, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoD,
@@ -867,7 +867,7 @@ CUresult harp_hook_cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size
                                    size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoD_v2)(dstDevice, srcArray, srcOffset, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoD_v2,
@@ -883,7 +883,7 @@ CUresult harp_hook_cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray,
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoD_v2_ptds)(dstDevice, srcArray, srcOffset, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -897,7 +897,7 @@ CUresult harp_hook_cuMemcpyAtoH(void *dstHost, CUarray srcArray, unsigned int sr
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoH)(dstHost, srcArray, srcOffset, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoH,
@@ -911,7 +911,7 @@ CUresult harp_hook_cuMemcpyAtoHAsync(void *dstHost, CUarray srcArray, unsigned i
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoHAsync)(dstHost, srcArray, srcOffset, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoHAsync,
@@ -926,7 +926,7 @@ CUresult harp_hook_cuMemcpyAtoHAsync_v2(void *dstHost, CUarray srcArray, size_t 
                                         size_t ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoHAsync_v2)(dstHost, srcArray, srcOffset, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -943,7 +943,7 @@ CUresult harp_hook_cuMemcpyAtoHAsync_v2_ptsz(void *dstHost, CUarray srcArray, si
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoHAsync_v2_ptsz)(dstHost, srcArray, srcOffset, ByteCount,
                                                     hStream);
     struct harp_turn turn;
@@ -960,7 +960,7 @@ CUresult harp_hook_cuMemcpyAtoH_v2(void *dstHost, CUarray srcArray, size_t srcOf
                                    size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoH_v2)(dstHost, srcArray, srcOffset, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyAtoH_v2,
@@ -976,7 +976,7 @@ CUresult harp_hook_cuMemcpyAtoH_v2_ptds(void *dstHost, CUarray srcArray, size_t 
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyAtoH_v2_ptds)(dstHost, srcArray, srcOffset, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -991,7 +991,7 @@ CUresult harp_hook_cuMemcpyBatchAsync(CUdeviceptr *dsts, CUdeviceptr *srcs, size
                                       size_t numAttrs, size_t *failIdx, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyBatchAsync)(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs,
                                              failIdx, hStream);
     struct harp_turn turn;
@@ -1011,7 +1011,7 @@ CUresult harp_hook_cuMemcpyBatchAsync_ptsz(CUdeviceptr *dsts, CUdeviceptr *srcs,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyBatchAsync_ptsz)(dsts, srcs, sizes, count, attrs, attrsIdxs,
                                                   numAttrs, failIdx, hStream);
     struct harp_turn turn;
@@ -1029,7 +1029,7 @@ CUresult harp_hook_cuMemcpyBatchAsync_v2(CUdeviceptr *dsts, CUdeviceptr *srcs, s
                                          size_t numAttrs, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyBatchAsync_v2)(dsts, srcs, sizes, count, attrs, attrsIdxs,
                                                 numAttrs, hStream);
     struct harp_turn turn;
@@ -1048,7 +1048,7 @@ CUresult harp_hook_cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr *dsts, CUdeviceptr *sr
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyBatchAsync_v2_ptsz)(dsts, srcs, sizes, count, attrs, attrsIdxs,
                                                      numAttrs, hStream);
     struct harp_turn turn;
@@ -1065,7 +1065,7 @@ CUresult harp_hook_cuMemcpyDtoA(CUarray dstArray, unsigned int dstOffset, CUdevi
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoA)(dstArray, dstOffset, srcDevice, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoA,
@@ -1079,7 +1079,7 @@ CUresult harp_hook_cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdevicep
                                    size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoA_v2)(dstArray, dstOffset, srcDevice, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoA_v2,
@@ -1095,7 +1095,7 @@ CUresult harp_hook_cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUde
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoA_v2_ptds)(dstArray, dstOffset, srcDevice, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1109,7 +1109,7 @@ CUresult harp_hook_cuMemcpyDtoD(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevi
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoD)(dstDevice, srcDevice, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoD,
@@ -1123,7 +1123,7 @@ CUresult harp_hook_cuMemcpyDtoDAsync(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 sr
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoDAsync)(dstDevice, srcDevice, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoDAsync,
@@ -1137,7 +1137,7 @@ CUresult harp_hook_cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDe
                                         size_t ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoDAsync_v2)(dstDevice, srcDevice, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1153,7 +1153,7 @@ CUresult harp_hook_cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr 
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoDAsync_v2_ptsz)(dstDevice, srcDevice, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1168,7 +1168,7 @@ CUresult harp_hook_cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr 
 CUresult harp_hook_cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoD_v2)(dstDevice, srcDevice, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoD_v2,
@@ -1184,7 +1184,7 @@ CUresult harp_hook_cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDe
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoD_v2_ptds)(dstDevice, srcDevice, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1197,7 +1197,7 @@ CUresult harp_hook_cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDe
 CUresult harp_hook_cuMemcpyDtoH(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoH)(dstHost, srcDevice, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoH,
@@ -1211,7 +1211,7 @@ CUresult harp_hook_cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr_v1 srcDevice,
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoHAsync)(dstHost, srcDevice, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoHAsync,
@@ -1225,7 +1225,7 @@ CUresult harp_hook_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, si
                                         CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoHAsync_v2)(dstHost, srcDevice, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1241,7 +1241,7 @@ CUresult harp_hook_cuMemcpyDtoHAsync_v2_ptsz(void *dstHost, CUdeviceptr srcDevic
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoHAsync_v2_ptsz)(dstHost, srcDevice, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1255,7 +1255,7 @@ CUresult harp_hook_cuMemcpyDtoHAsync_v2_ptsz(void *dstHost, CUdeviceptr srcDevic
 CUresult harp_hook_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoH_v2)(dstHost, srcDevice, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyDtoH_v2,
@@ -1270,7 +1270,7 @@ CUresult harp_hook_cuMemcpyDtoH_v2_ptds(void *dstHost, CUdeviceptr srcDevice, si
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyDtoH_v2_ptds)(dstHost, srcDevice, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1284,7 +1284,7 @@ CUresult harp_hook_cuMemcpyHtoA(CUarray dstArray, unsigned int dstOffset, const 
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoA)(dstArray, dstOffset, srcHost, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoA,
@@ -1298,7 +1298,7 @@ CUresult harp_hook_cuMemcpyHtoAAsync(CUarray dstArray, unsigned int dstOffset, c
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoAAsync)(dstArray, dstOffset, srcHost, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoAAsync,
@@ -1313,7 +1313,7 @@ CUresult harp_hook_cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, cons
                                         size_t ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoAAsync_v2)(dstArray, dstOffset, srcHost, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1331,7 +1331,7 @@ CUresult harp_hook_cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoAAsync_v2_ptsz)(dstArray, dstOffset, srcHost, ByteCount,
                                                     hStream);
     struct harp_turn turn;
@@ -1348,7 +1348,7 @@ CUresult harp_hook_cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const voi
                                    size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoA_v2)(dstArray, dstOffset, srcHost, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoA_v2,
@@ -1364,7 +1364,7 @@ CUresult harp_hook_cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, cons
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoA_v2_ptds)(dstArray, dstOffset, srcHost, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1378,7 +1378,7 @@ CUresult harp_hook_cuMemcpyHtoD(CUdeviceptr_v1 dstDevice, const void *srcHost,
                                 unsigned int ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoD)(dstDevice, srcHost, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoD,
@@ -1392,7 +1392,7 @@ CUresult harp_hook_cuMemcpyHtoDAsync(CUdeviceptr_v1 dstDevice, const void *srcHo
                                      unsigned int ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoDAsync)(dstDevice, srcHost, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoDAsync,
@@ -1406,7 +1406,7 @@ CUresult harp_hook_cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *srcHo
                                         size_t ByteCount, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoDAsync_v2)(dstDevice, srcHost, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1422,7 +1422,7 @@ CUresult harp_hook_cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void *
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoDAsync_v2_ptsz)(dstDevice, srcHost, ByteCount, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1436,7 +1436,7 @@ CUresult harp_hook_cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void *
 CUresult harp_hook_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoD_v2)(dstDevice, srcHost, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyHtoD_v2,
@@ -1452,7 +1452,7 @@ CUresult harp_hook_cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void *srcHo
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyHtoD_v2_ptds)(dstDevice, srcHost, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1466,7 +1466,7 @@ CUresult harp_hook_cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUd
                                 CUcontext srcContext, size_t ByteCount)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyPeer)(dstDevice, dstContext, srcDevice, srcContext, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpyPeer,
@@ -1482,7 +1482,7 @@ CUresult harp_hook_cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext
                                      CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyPeerAsync)(dstDevice, dstContext, srcDevice, srcContext, ByteCount,
                                             hStream);
     struct harp_turn turn;
@@ -1501,7 +1501,7 @@ CUresult harp_hook_cuMemcpyPeerAsync_ptsz(CUdeviceptr dstDevice, CUcontext dstCo
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyPeerAsync_ptsz)(dstDevice, dstContext, srcDevice, srcContext,
                                                  ByteCount, hStream);
     struct harp_turn turn;
@@ -1519,7 +1519,7 @@ CUresult harp_hook_cuMemcpyPeer_ptds(CUdeviceptr dstDevice, CUcontext dstContext
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpyPeer_ptds)(dstDevice, dstContext, srcDevice, srcContext,
                                             ByteCount);
     struct harp_turn turn;
@@ -1536,7 +1536,7 @@ CUresult harp_hook_cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCo
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemcpy_ptds)(dst, src, ByteCount);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemcpy_ptds,
@@ -1549,7 +1549,7 @@ CUresult harp_hook_cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCo
 CUresult harp_hook_cuMemsetD16(CUdeviceptr_v1 dstDevice, unsigned short us, unsigned int N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD16)(dstDevice, us, N);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD16,
@@ -1563,7 +1563,7 @@ CUresult harp_hook_cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, si
                                     CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD16Async)(dstDevice, us, N, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD16Async,
@@ -1579,7 +1579,7 @@ CUresult harp_hook_cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short u
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD16Async_ptsz)(dstDevice, us, N, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1592,7 +1592,7 @@ CUresult harp_hook_cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short u
 CUresult harp_hook_cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD16_v2)(dstDevice, us, N);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD16_v2,
@@ -1607,7 +1607,7 @@ CUresult harp_hook_cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us,
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD16_v2_ptds)(dstDevice, us, N);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1621,7 +1621,7 @@ CUresult harp_hook_cuMemsetD2D16(CUdeviceptr_v1 dstDevice, unsigned int dstPitch
                                  unsigned int Width, unsigned int Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D16)(dstDevice, dstPitch, us, Width, Height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D16,
@@ -1635,7 +1635,7 @@ CUresult harp_hook_cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, un
                                       size_t Width, size_t Height, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D16Async)(dstDevice, dstPitch, us, Width, Height, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D16Async,
@@ -1653,7 +1653,7 @@ CUresult harp_hook_cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitc
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D16Async_ptsz)(dstDevice, dstPitch, us, Width, Height, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1669,7 +1669,7 @@ CUresult harp_hook_cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsi
                                     size_t Width, size_t Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D16_v2)(dstDevice, dstPitch, us, Width, Height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D16_v2,
@@ -1685,7 +1685,7 @@ CUresult harp_hook_cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch,
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D16_v2_ptds)(dstDevice, dstPitch, us, Width, Height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1700,7 +1700,7 @@ CUresult harp_hook_cuMemsetD2D32(CUdeviceptr_v1 dstDevice, unsigned int dstPitch
                                  unsigned int Width, unsigned int Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D32)(dstDevice, dstPitch, ui, Width, Height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D32,
@@ -1714,7 +1714,7 @@ CUresult harp_hook_cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, un
                                       size_t Width, size_t Height, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D32Async)(dstDevice, dstPitch, ui, Width, Height, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D32Async,
@@ -1731,7 +1731,7 @@ CUresult harp_hook_cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitc
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D32Async_ptsz)(dstDevice, dstPitch, ui, Width, Height, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1747,7 +1747,7 @@ CUresult harp_hook_cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsi
                                     size_t Width, size_t Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D32_v2)(dstDevice, dstPitch, ui, Width, Height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D32_v2,
@@ -1763,7 +1763,7 @@ CUresult harp_hook_cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch,
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D32_v2_ptds)(dstDevice, dstPitch, ui, Width, Height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1778,7 +1778,7 @@ CUresult harp_hook_cuMemsetD2D8(CUdeviceptr_v1 dstDevice, unsigned int dstPitch,
                                 unsigned int Width, unsigned int Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D8)(dstDevice, dstPitch, uc, Width, Height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D8,
@@ -1792,7 +1792,7 @@ CUresult harp_hook_cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, uns
                                      size_t Width, size_t Height, CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D8Async)(dstDevice, dstPitch, uc, Width, Height, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D8Async,
@@ -1808,7 +1808,7 @@ CUresult harp_hook_cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D8Async_ptsz)(dstDevice, dstPitch, uc, Width, Height, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1824,7 +1824,7 @@ CUresult harp_hook_cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsig
                                    size_t Width, size_t Height)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D8_v2)(dstDevice, dstPitch, uc, Width, Height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD2D8_v2,
@@ -1840,7 +1840,7 @@ CUresult harp_hook_cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, 
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD2D8_v2_ptds)(dstDevice, dstPitch, uc, Width, Height);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1854,7 +1854,7 @@ CUresult harp_hook_cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, 
 CUresult harp_hook_cuMemsetD32(CUdeviceptr_v1 dstDevice, unsigned int ui, unsigned int N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD32)(dstDevice, ui, N);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD32,
@@ -1868,7 +1868,7 @@ CUresult harp_hook_cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size
                                     CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD32Async)(dstDevice, ui, N, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD32Async,
@@ -1884,7 +1884,7 @@ CUresult harp_hook_cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD32Async_ptsz)(dstDevice, ui, N, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1897,7 +1897,7 @@ CUresult harp_hook_cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui,
 CUresult harp_hook_cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD32_v2)(dstDevice, ui, N);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD32_v2,
@@ -1912,7 +1912,7 @@ CUresult harp_hook_cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, s
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD32_v2_ptds)(dstDevice, ui, N);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1925,7 +1925,7 @@ CUresult harp_hook_cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, s
 CUresult harp_hook_cuMemsetD8(CUdeviceptr_v1 dstDevice, unsigned char uc, unsigned int N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD8)(dstDevice, uc, N);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD8,
@@ -1939,7 +1939,7 @@ CUresult harp_hook_cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size
                                    CUstream hStream)
 {
     CUstream on = hStream;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD8Async)(dstDevice, uc, N, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD8Async,
@@ -1955,7 +1955,7 @@ CUresult harp_hook_cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc,
     CUstream on = hStream;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD8Async_ptsz)(dstDevice, uc, N, hStream);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY,
@@ -1968,7 +1968,7 @@ CUresult harp_hook_cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc,
 CUresult harp_hook_cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 {
     CUstream on = NULL;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD8_v2)(dstDevice, uc, N);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD8_v2,
@@ -1983,7 +1983,7 @@ CUresult harp_hook_cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, s
     CUstream on = NULL;
     if (on == NULL)
         on = CU_STREAM_PER_THREAD;
-    if (harp_time_open(on))
+    if (harp_time_open(on, HARP_WORK_COPY))
         return HARP_REAL(cuMemsetD8_v2_ptds)(dstDevice, uc, N);
     struct harp_turn turn;
     harp_turn_begin(&turn, on, HARP_WORK_COPY, (const void *)(uintptr_t)HARP_SYM_cuMemsetD8_v2_ptds,

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Keeps a device busy through the driver API: `shim_busy MODE KERNEL_US SECONDS`. Prints the work
- * that ended in the measured window, in microseconds, and that window.
- *   deep   launches far ahead, waits every 64 launches
- *   sync   waits after each launch
- *   graph  launches a graph of eight kernels at a time
- * Over the fake driver a kernel lasts gridDim.x microseconds; over others it is a nanosleep kernel.
+ * Keeps a device busy through the driver API:
+ * `shim_busy MODE KERNEL_US SECONDS [DEVICE]`. Prints the work that ended in the measured window,
+ * in microseconds, and that window. deep   launches far ahead, waits every 64 launches sync   waits
+ * after each launch graph  launches a graph of eight kernels at a time Over the fake driver a
+ * kernel lasts gridDim.x microseconds; over others it is a nanosleep kernel.
  */
 #include <dlfcn.h>
 #include <stdbool.h>
@@ -76,7 +75,7 @@ int main(int argc, char **argv)
     if (lib == NULL)
         return 3;
     DO(cuInit, 0);
-    DO(cuCtxCreate_v2, &ctx, 0, 0);
+    DO(cuCtxCreate_v2, &ctx, 0, argc > 4 ? atoi(argv[4]) : 0);
     DO(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
     grid = us;
     if (getenv("FAKE_DRIVER") == NULL) {

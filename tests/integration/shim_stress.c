@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Four threads allocate, launch, make and destroy streams, three times over in a new context.
+ * Four threads allocate, launch, copy, make and destroy streams, three times over in a new context.
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -32,7 +32,10 @@ static void *work(void *arg)
         CUfunction f = (CUfunction)(size_t)(1 + rand_r(&seed) % 5);
         unsigned us = 20 + (unsigned)rand_r(&seed) % 60;
         CUstream on = rand_r(&seed) % 3 != 0 ? stream : NULL;
-        CALL(cuLaunchKernel)(f, us, 1, 1, 1, 1, 1, 0, on, NULL, NULL);
+        if (rand_r(&seed) % 4 == 0)
+            CALL(cuMemcpyHtoDAsync_v2)(1, &seed, 1024u * us, on);
+        else
+            CALL(cuLaunchKernel)(f, us, 1, 1, 1, 1, 1, 0, on, NULL, NULL);
         if (rand_r(&seed) % 200 == 0) {
             CALL(cuStreamDestroy_v2)(stream);
             CALL(cuStreamCreate)(&stream, 1);

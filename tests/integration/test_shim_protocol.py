@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,46 +22,82 @@ from harp.lease_wire import Msg, Op
 BUSY = Path(__file__).with_name("shim_busy.c")
 UUID = b"fake-device-0001"
 EPOCH = 7
+QUANTUM_NS = 5_000_000
 
 
 class Script:
     """The arbiter's end of one client's connection; grants all memory."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, *, lanes: int = 0, devices: int = 1) -> None:
         listener.settimeout(20)
         self.link, _ = listener.accept()
         assert Msg.unpack(self.link.recv(4096)).op == Op.HELLO
-        self.say(op=Op.WELCOME, a=1, client=1, text="t")
-        self.say(
-            op=Op.DEVICE, uuid=UUID, limit_bytes=64 * MIB, capacity_bytes=1024 * MIB, b=500_000
-        )
+        self.say(op=Op.WELCOME, a=devices, b=lanes, client=1, text="t")
+        for dev in range(devices):
+            uuid = UUID[:-1] + str(dev + 1).encode()
+            self.say(
+                op=Op.DEVICE,
+                dev=dev,
+                uuid=uuid,
+                limit_bytes=64 * MIB,
+                capacity_bytes=1024 * MIB,
+                b=500_000,
+            )
 
     def say(self, **fields: object) -> None:
         self.link.send(Msg(**fields).pack())  # type: ignore[arg-type]
 
-    def hear(self, timeout_s: float) -> Op | None:
+    def hear(self, timeout_s: float) -> Msg | None:
         """The next message that is not about memory; None: none in time."""
         end = time.monotonic() + timeout_s
         while (left := end - time.monotonic()) > 0:
             self.link.settimeout(left)
             try:
-                msg = Msg.unpack(self.link.recv(4096))
+                packed = self.link.recv(4096)
             except TimeoutError:
                 return None
-            if msg.op != Op.LEASE_MEM:
-                return Op(msg.op)
-            self.say(op=Op.MEM_GRANT, seq=msg.seq, cls=msg.cls, amount_bytes=msg.amount_bytes)
+            if not packed:
+                return None  # it has ended
+            msg = Msg.unpack(packed)
+            if msg.op == Op.LEASE_MEM:
+                self.say(op=Op.MEM_GRANT, seq=msg.seq, cls=msg.cls, amount_bytes=msg.amount_bytes)
+            elif msg.op not in (Op.RETURN_MEM, Op.MEM_INFO):
+                return msg
         return None
 
-    def until(self, op: Op) -> None:
-        """Reads on until `op`."""
-        while (heard := self.hear(20)) != op:
+    def until(self, op: Op, **fields: int) -> Msg:
+        """Reads on until `op` with these values."""
+        while True:
+            heard = self.hear(20)
             assert heard is not None, f"no {op.name}"
+            if heard.op == op and all(getattr(heard, k) == v for k, v in fields.items()):
+                return heard
 
 
-@pytest.fixture
-def script(native_dir: Path, tmp_path: Path) -> Iterator[Script]:
-    shim, grant = tmp_path / "shim", tmp_path / "grant"
+@dataclass
+class Client:
+    """A program under libharp, over the fake driver, before a scripted arbiter."""
+
+    process: subprocess.Popen[str]
+    listener: socket.socket
+    log: Path
+    scripts: list[Script] = field(default_factory=list)
+
+    def arbiter(self, *, lanes: int = 0, devices: int = 1) -> Script:
+        """Takes its next connection."""
+        self.scripts.append(Script(self.listener, lanes=lanes, devices=devices))
+        return self.scripts[-1]
+
+    def go(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+
+@contextmanager
+def client(native_dir: Path, folder: Path, *command: object, **more: str) -> Iterator[Client]:
+    """Starts `command`; killed at the end."""
+    shim, grant = folder / "shim", folder / "grant"
     shim.mkdir()
     grant.mkdir()
     (shim / "libcuda.so.1").symlink_to(native_dir / "libharp.so")
@@ -66,27 +105,43 @@ def script(native_dir: Path, tmp_path: Path) -> Iterator[Script]:
     env |= {
         "LD_PRELOAD": str(shim / "libcuda.so.1"),
         "HARP_GRANT": str(grant),
-        "HARP_CUDA_REAL": str(build_fake(tmp_path / "fake")),
-        "HARP_LOG": str(tmp_path / "log"),
+        "HARP_CUDA_REAL": str(build_fake(folder / "fake")),
+        "HARP_LOG": str(folder / "log"),
         "FAKE_DRIVER": "1",
+        **more,
     }
-    command = [compile_c(BUSY, tmp_path / "busy"), "deep", "1000", "20"]
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as listener:
         listener.bind(str(grant / "arbiter.sock"))
         listener.listen(1)
         process = subprocess.Popen(
-            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [str(part) for part in command],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
+        made = Client(process, listener, folder / "log")
         try:
-            made = Script(listener)
-            assert process.stdin
-            process.stdin.write("go\n")
-            process.stdin.flush()
             yield made
-            made.link.close()
         finally:
+            for script in made.scripts:
+                script.link.close()
             process.kill()
             process.communicate()
+
+
+@pytest.fixture
+def busy(native_dir: Path, tmp_path: Path) -> Iterator[Client]:
+    """Kernels of 1 ms, as many as it may queue, for 20 s."""
+    program = compile_c(BUSY, tmp_path / "busy")
+    with client(native_dir, tmp_path, program, "deep", "1000", "20") as made:
+        yield made
+
+
+@pytest.fixture
+def script(busy: Client) -> Script:
+    busy.go()
+    return busy.arbiter()
 
 
 def test_a_change_that_crossed_the_yield_opens_nothing(script: Script) -> None:
@@ -97,12 +152,223 @@ def test_a_change_that_crossed_the_yield_opens_nothing(script: Script) -> None:
     script.until(Op.YIELD_TIME)
     script.say(op=Op.OPEN_GATE, epoch=EPOCH, a=1, window_ns=4_000_000)
     while (heard := script.hear(1.0)) is not None:
-        assert heard == Op.WANT_TIME, "it launched into somebody else's turn"
+        assert heard.op == Op.WANT_TIME, "it launched into somebody else's turn"
 
 
 def test_an_opening_of_the_same_epoch_opens(script: Script) -> None:
     """Several processes of a tenant share a turn: one may come back into it."""
     script.until(Op.WANT_TIME)
     for _ in range(3):
-        script.say(op=Op.OPEN_GATE, epoch=EPOCH, quantum_ns=5_000_000)
+        script.say(op=Op.OPEN_GATE, epoch=EPOCH, quantum_ns=QUANTUM_NS)
         script.until(Op.YIELD_TIME)
+
+
+def test_a_turns_end_is_announced_and_its_work_told_once(script: Script) -> None:
+    script.until(Op.WANT_TIME)
+    for epoch in range(1, 20):  # at first it does not know how long its kernels are
+        opened = time.monotonic_ns()
+        script.say(op=Op.OPEN_GATE, epoch=epoch, quantum_ns=QUANTUM_NS)
+        said = script.until(Op.USED_TIME, a=1, epoch=epoch)
+        announced = time.monotonic_ns()
+        over = script.until(Op.YIELD_TIME, epoch=epoch)
+        yielded = time.monotonic_ns()
+        assert said.c == 1, "it has more to do"
+        assert over.a == 1
+        used = said.used_ns + over.used_ns
+        assert 0 < used <= yielded - opened
+    assert said.window_ns > 0
+    # What is left is said to the quarter of a kernel, were the machine not busy.
+    assert abs(announced + said.window_ns - yielded) < 10_000_000
+    assert over.age_ns < 10_000_000
+    # Kernels of 1 ms one behind the other: as many as fit.
+    assert used == pytest.approx(round(used / 1e6) * 1e6, rel=0.01)
+
+
+def test_a_turn_is_renewed_while_it_drains(script: Script) -> None:
+    """Behind the announced end: a queue may be as long as the turn."""
+    script.until(Op.WANT_TIME)
+    script.say(op=Op.OPEN_GATE, epoch=EPOCH, quantum_ns=QUANTUM_NS, window_ns=QUANTUM_NS)
+    used = 0
+    for _ in range(10):
+        while (heard := script.hear(20)) is not None and heard.op != Op.YIELD_TIME:
+            used += heard.used_ns
+            if heard.op == Op.USED_TIME and heard.a == 1:
+                break
+        assert heard is not None
+        assert heard.op == Op.USED_TIME, "it yielded a turn that had been renewed in time"
+        script.say(op=Op.OPEN_GATE, epoch=EPOCH, a=1, quantum_ns=QUANTUM_NS, window_ns=QUANTUM_NS)
+    over = script.until(Op.YIELD_TIME)
+    assert used + over.used_ns > 9 * QUANTUM_NS / 2, "work of renewed turns is missing"
+
+
+def test_a_closed_turn_is_not_announced(script: Script) -> None:
+    """The arbiter knows: it closed it."""
+    script.until(Op.WANT_TIME)
+    script.say(op=Op.OPEN_GATE, epoch=EPOCH, quantum_ns=2_000_000_000)
+    time.sleep(0.1)
+    script.say(op=Op.CLOSE_GATE, epoch=EPOCH)
+    while (heard := script.hear(20)) is not None and heard.op != Op.YIELD_TIME:
+        assert heard.a == 0
+    assert heard is not None
+    assert heard.used_ns > 50_000_000
+
+
+def test_when_it_was_done_is_known_though_nobody_looked(native_dir: Path, tmp_path: Path) -> None:
+    """Stopped over the end of its turn, it says afterwards when that was."""
+    turn_ns, stopped_s = 100_000_000, 0.3
+    busy = compile_c(BUSY, tmp_path / "busy")
+    with client(native_dir, tmp_path, busy, "deep", "5000", "60") as made:
+        made.go()
+        script = made.arbiter()
+        script.until(Op.WANT_TIME)
+        for epoch in range(1, 4):
+            script.say(op=Op.OPEN_GATE, epoch=epoch, quantum_ns=turn_ns)
+            said = script.until(Op.USED_TIME, a=1, epoch=epoch)
+            end = time.monotonic_ns() + said.window_ns
+            if epoch == 3:
+                time.sleep(turn_ns / 2e9)
+                made.process.send_signal(signal.SIGSTOP)
+                time.sleep(stopped_s)
+                made.process.send_signal(signal.SIGCONT)
+            over = script.until(Op.YIELD_TIME, epoch=epoch)
+        done = time.monotonic_ns() - over.age_ns
+        assert over.age_ns > 0.5 * stopped_s * 1e9
+        assert abs(done - end) < 20_000_000
+        assert said.used_ns + over.used_ns == pytest.approx(turn_ns, rel=0.1)
+
+
+def test_alone_little_is_measured_and_called_an_estimate(native_dir: Path, tmp_path: Path) -> None:
+    code = """
+import time
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    for _ in range(10):
+        launch(100)
+    cuda.cuCtxSynchronize()
+"""
+    with client(native_dir, tmp_path, *program(code), FAKE_EVENTS=str(tmp_path / "events")) as made:
+        script = made.arbiter(lanes=2)
+        script.until(Op.WANT_TIME)
+        script.say(op=Op.OPEN_GATE, epoch=EPOCH)
+        opened = time.monotonic()
+        reports = []
+        while (heard := script.hear(5)) is not None and heard.op == Op.USED_TIME:
+            reports.append(heard)
+        wall_ns = (time.monotonic() - opened) * 1e9
+        assert all(r.b == 1 for r in reports if r.used_ns)
+        used = sum(r.used_ns for r in reports)
+        assert 0.3 * wall_ns < used <= 1.01 * wall_ns
+        assert made.process.wait(20) == 0
+        events = int((tmp_path / "events").read_text())
+        assert 20 < events <= 2 * 200 + 20, "more than a pair in 10 ms"
+
+
+COPIES = """
+import ctypes as C
+cuda = C.CDLL("libcuda.so.1")
+contexts = []
+assert cuda.cuInit(0) == 0
+stream = C.c_void_p()
+for dev in range(DEVICES):
+    contexts.append(C.c_void_p())
+    assert cuda.cuCtxCreate_v2(C.byref(contexts[-1]), 0, dev) == 0
+assert cuda.cuCtxSetCurrent(contexts[0]) == 0
+assert cuda.cuStreamCreate(C.byref(stream), 1) == 0
+buffer = C.create_string_buffer(1 << 20)
+def launch(us=100, stream=stream):
+    assert cuda.cuLaunchKernel(None, us, 1, 1, 1, 1, 1, 0, stream, None, None) == 0
+def copy(kib=100, stream=stream):
+    assert cuda.cuMemcpyHtoDAsync_v2(1 << 40, buffer, C.c_size_t(kib << 10), stream) == 0
+"""
+
+
+def program(code: str, devices: int = 1) -> tuple[str, str, str]:
+    return sys.executable, "-c", COPIES.replace("DEVICES", str(devices)) + code
+
+
+@pytest.mark.parametrize("lanes", [0, 1, 2])
+def test_copies_have_a_lane_where_the_arbiter_has(
+    native_dir: Path, tmp_path: Path, lanes: int
+) -> None:
+    with client(native_dir, tmp_path, *program("copy()\nprint('copied')")) as made:
+        script = made.arbiter(lanes=lanes)
+        want = script.until(Op.WANT_TIME)
+        assert want.cls == (1 if lanes == 2 else 0)
+        if lanes == 2:  # that lane, not the other, lets it go
+            script.say(op=Op.OPEN_GATE, cls=0, epoch=1, quantum_ns=QUANTUM_NS)
+            assert script.until(Op.YIELD_TIME, cls=0).used_ns == 0
+        script.say(op=Op.OPEN_GATE, cls=want.cls, epoch=2, quantum_ns=QUANTUM_NS)
+        assert script.until(Op.YIELD_TIME, cls=want.cls).used_ns > 0
+        assert made.process.wait(20) == 0
+
+
+def test_a_bracket_holds_work_of_one_lane(native_dir: Path, tmp_path: Path) -> None:
+    """On one stream by turns: 2 ms of kernels and 6 ms of copies, each charged to its lane."""
+    code = """
+for _ in range(400):
+    launch(100)
+    launch(100)
+    copy(600)
+    launch(100)
+    launch(100)
+    copy(600)
+    cuda.cuCtxSynchronize()
+"""
+    with client(native_dir, tmp_path, *program(code)) as made:
+        script = made.arbiter(lanes=2)
+        used, turns, epoch = [0, 0], [0, 0], 0
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            heard = script.hear(1)
+            if heard is None:
+                break
+            used[heard.cls] += heard.used_ns
+            if heard.op == Op.WANT_TIME or (heard.op == Op.YIELD_TIME and heard.a == 1):
+                epoch += 1
+                turns[heard.cls] += 1
+                # one launch a turn: first to last event is then that launch alone
+                script.say(op=Op.OPEN_GATE, cls=heard.cls, epoch=epoch, quantum_ns=1)
+        assert min(turns) > 20, turns
+        per_turn = [used[lane] / turns[lane] for lane in (0, 1)]
+        assert per_turn[0] == pytest.approx(100_000, rel=0.5), (per_turn, turns)
+        assert per_turn[1] == pytest.approx(600_000, rel=0.3), (per_turn, turns)
+
+
+def slow_calls(log: Path) -> tuple[int, int]:
+    """Launches, and those on the slow path, as libharp's last line says."""
+    line = next(line for line in log.read_text().splitlines() if " calls " in f" {line}")
+    words = dict(word.split("=") for word in line.split() if "=" in word)
+    first = line.split("slow=")[1].split()[0]
+    return int(words["launches"]), int(first)
+
+
+@pytest.mark.parametrize("others_open", [False, True], ids=["closed", "open"])
+@pytest.mark.parametrize("stream", ["stream", "None"], ids=["own", "default"])
+def test_idle_lanes_and_devices_cost_launches_nothing(
+    native_dir: Path, tmp_path: Path, stream: str, *, others_open: bool
+) -> None:
+    """A lane that waits for its turn, and one that would measure, keep nobody off the fast path."""
+    code = f"""
+import threading, time
+# another device, and another lane of this one, get no work but one piece that must wait
+def elsewhere(dev):
+    cuda.cuCtxSetCurrent(contexts[dev])
+    copy(1, None)
+for dev in (0, 1):
+    threading.Thread(target=elsewhere, args=(dev,), daemon=True).start()
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    for _ in range(1000):
+        launch(1, {stream})
+"""
+    with client(native_dir, tmp_path, *program(code, 2), FAKE_DEVICES="2") as made:
+        script = made.arbiter(lanes=2, devices=2)
+        while (heard := script.hear(5)) is not None:
+            mine = (heard.dev, heard.cls) == (0, 0)
+            if heard.op == Op.WANT_TIME and (mine or others_open):
+                script.say(op=Op.OPEN_GATE, dev=heard.dev, cls=heard.cls, epoch=1)
+        assert made.process.wait(20) == 0
+        launches, slow = slow_calls(made.log)
+        assert launches > 100_000
+        # once when the lane opens, and once for each sample
+        assert slow < 500, (launches, slow)

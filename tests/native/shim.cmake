@@ -1,5 +1,5 @@
 # The shim's pure parts under ASan and UBSan.
-foreach(name image ledger predict)
+foreach(name image ledger predict span)
   add_executable(shim_${name}_test ${CMAKE_CURRENT_LIST_DIR}/shim_${name}_test.c
                  ${CMAKE_SOURCE_DIR}/src/shim/gate/${name}.c)
   target_link_libraries(shim_${name}_test PRIVATE harp_options harp_sanitize)

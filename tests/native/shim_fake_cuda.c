@@ -4,7 +4,8 @@
  * yet, streams whose time is computed, and counters of what was called. Not the software GPU and no
  * judge of shares: it only answers, so that gates can be seen to ask before and to settle after.
  *
- * A launch takes gridDimX microseconds. FAKE_BYTES is the device's size (default 4 GiB).
+ * A launch takes gridDimX microseconds, a copy a microsecond for each KiB. FAKE_BYTES is a device's
+ * size (default 4 GiB), FAKE_DEVICES their number (default 1); all of them share one clock.
  */
 #include <pthread.h>
 #include <stdbool.h>
@@ -34,7 +35,11 @@ static CUcontext primary;
 static int primary_refs;
 static pthread_key_t current_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int ready, events_recorded, launches;
+static int ready, events_recorded, launches, devices = 1;
+
+struct context {
+    CUdevice device;
+};
 
 static struct {
     uint64_t ptr, bytes, physical;
@@ -45,6 +50,8 @@ static void start(void)
     pthread_key_create(&current_key, NULL);
     if (getenv("FAKE_BYTES") != NULL)
         total = strtoull(getenv("FAKE_BYTES"), NULL, 0);
+    if (getenv("FAKE_DEVICES") != NULL)
+        devices = atoi(getenv("FAKE_DEVICES"));
 }
 
 static uint64_t now_ns(void)
@@ -69,19 +76,20 @@ CUresult cuDriverGetVersion(int *v)
 
 CUresult cuDeviceGetCount(int *n)
 {
-    *n = 1;
+    *n = devices;
     return ready ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
 }
 
 CUresult cuDeviceGet(CUdevice *d, int i)
 {
     *d = i;
-    return i == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+    return i < devices ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
 CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice d)
 {
     memcpy(uuid, "fake-device-0001", 16);
+    uuid->bytes[15] = (char)('1' + d);
     return CUDA_SUCCESS;
 }
 
@@ -124,15 +132,20 @@ CUresult cuCtxPopCurrent_v2(CUcontext *c)
 
 CUresult cuCtxGetDevice(CUdevice *d)
 {
-    *d = 0;
-    return pthread_getspecific(current_key) != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+    struct context *c = pthread_getspecific(current_key);
+    if (c == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    *d = c->device;
+    return CUDA_SUCCESS;
 }
 
 CUresult cuCtxCreate_v2(CUcontext *c, unsigned int flags, CUdevice d)
 {
     if (!ready)
         return CUDA_ERROR_NOT_INITIALIZED;
-    *c = malloc(16);
+    struct context *made = calloc(1, sizeof *made);
+    made->device = d;
+    *c = (CUcontext)made;
     return cuCtxSetCurrent(*c);
 }
 
@@ -156,7 +169,7 @@ CUresult cuCtxDestroy_v2(CUcontext c)
 CUresult cuDevicePrimaryCtxRetain(CUcontext *c, CUdevice d)
 {
     if (primary_refs++ == 0)
-        primary = malloc(16);
+        primary = calloc(1, sizeof(struct context));
     *c = primary;
     return CUDA_SUCCESS;
 }
@@ -392,23 +405,33 @@ CUresult cuStreamIsCapturing(CUstream s, CUstreamCaptureStatus *status)
     return CUDA_SUCCESS;
 }
 
-CUresult cuLaunchKernel(CUfunction f, unsigned int gx, unsigned int gy, unsigned int gz,
-                        unsigned int bx, unsigned int by, unsigned int bz, unsigned int shared,
-                        CUstream s, void **params, void **extra)
+static CUresult run(CUstream s, uint64_t ns)
 {
     struct stream *on = stream_of(s);
-    __atomic_fetch_add(&launches, 1, __ATOMIC_RELAXED);
     if (on->capturing)
-        return CUDA_SUCCESS;
-    if (gx == 1) /* nothing at all: what a call costs */
         return CUDA_SUCCESS;
     pthread_mutex_lock(&lock);
     uint64_t from = now_ns();
     if (device_end_ns > from)
         from = device_end_ns;
-    on->end_ns = device_end_ns = from + gx * 1000ull;
+    on->end_ns = device_end_ns = from + ns;
     pthread_mutex_unlock(&lock);
     return CUDA_SUCCESS;
+}
+
+CUresult cuLaunchKernel(CUfunction f, unsigned int gx, unsigned int gy, unsigned int gz,
+                        unsigned int bx, unsigned int by, unsigned int bz, unsigned int shared,
+                        CUstream s, void **params, void **extra)
+{
+    __atomic_fetch_add(&launches, 1, __ATOMIC_RELAXED);
+    if (gx == 1) /* nothing at all: what a call costs */
+        return CUDA_SUCCESS;
+    return run(s, gx * 1000ull);
+}
+
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CUstream s)
+{
+    return run(s, bytes * 1000 / 1024);
 }
 
 CUresult cuEventCreate(CUevent *e, unsigned int flags)
@@ -472,10 +495,14 @@ CUresult cuGetProcAddress_v2(const char *name, void **out, int version, cuuint64
     return *out != NULL ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
 
-/* What the tests ask of the fake itself. */
-__attribute__((visibility("default"))) int fake_events_recorded(void)
+/* What the tests ask of the fake itself: FAKE_EVENTS names a file for the number of events. */
+__attribute__((destructor)) static void told(void)
 {
-    return events_recorded;
+    FILE *out = getenv("FAKE_EVENTS") != NULL ? fopen(getenv("FAKE_EVENTS"), "w") : NULL;
+    if (out == NULL)
+        return;
+    fprintf(out, "%d\n", events_recorded);
+    fclose(out);
 }
 
 __attribute__((visibility("default"))) uint64_t fake_used_bytes(void)

@@ -9,16 +9,38 @@
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/session.h"
 
+static void unsee(const struct harp_timegate *g, enum harp_work work)
+{
+    for (int i = 0; i < HARP_SEEN; i++)
+        if (__atomic_load_n(&harp_time_seen[work][i], __ATOMIC_RELAXED) != 0)
+            __atomic_store_n(&harp_time_seen[work][i], 0, __ATOMIC_RELAXED);
+    harp_ctx_unsee(g, work);
+}
+
+void harp_gate_unsee(const struct harp_timegate *g, unsigned lane)
+{
+    for (int work = 0; work < HARP_WORKS; work++)
+        if (harp_lane_of(g, work) == lane)
+            unsee(g, work);
+}
+
 void harp_gate_update(struct harp_timegate *g)
 {
-    bool slow = g->state != GATE_OFF && (g->state != GATE_FREE || g->sample_due);
-    if (slow == g->slow)
-        return;
-    g->slow = slow;
-    if (slow)
-        __atomic_fetch_add(&harp_time_word, 1u, __ATOMIC_RELAXED);
-    else
-        __atomic_fetch_sub(&harp_time_word, 1u, __ATOMIC_RELAXED);
+    for (int work = 0; work < HARP_WORKS; work++) {
+        bool shut = g->on && g->lane[harp_lane_of(g, work)].state != GATE_FREE;
+        if (shut && !g->shut[work])
+            __atomic_fetch_add(&harp_time_shut[work], 1u, __ATOMIC_SEQ_CST);
+        else if (!shut && g->shut[work])
+            __atomic_fetch_sub(&harp_time_shut[work], 1u, __ATOMIC_SEQ_CST);
+        if (shut) /* after the count: see see() in time.c */
+            unsee(g, work);
+        g->shut[work] = shut;
+    }
+}
+
+struct harp_msg harp_gate_msg(const struct harp_timegate *g, unsigned lane, uint16_t op)
+{
+    return (struct harp_msg){.op = op, .dev = g->dev, .cls = lane, .epoch = g->lane[lane].epoch};
 }
 
 struct harp_mark *harp_mark_take(struct harp_meter_ctx *ctx)
@@ -29,6 +51,7 @@ struct harp_mark *harp_mark_take(struct harp_meter_ctx *ctx)
     ctx->pool = mark->next;
     ctx->pooled--;
     mark->refs = 1;
+    mark->done = false;
     return mark;
 }
 
@@ -55,20 +78,100 @@ void harp_gate_push(struct harp_timegate *g, struct harp_bracket *b)
         g->pending_tail = &g->pending;
     *g->pending_tail = b;
     g->pending_tail = &b->next;
+    g->lane[b->lane].brackets++;
 }
 
-void harp_gate_closing(struct harp_timegate *g, uint64_t now, bool backlogged)
+/* --- a turn's time ---------------------------------------------------------------------------- */
+
+/* Streams that stop being told apart by a long turn's first event, for a difference of events is a
+ * float of ms. */
+#define REBASE_NS 1000000000ull
+
+static void rebase(struct harp_timegate *g, unsigned lane)
 {
-    if (g->state != GATE_QUANTUM && g->state != GATE_FREE)
+    for (struct harp_meter_ctx *c = g->ctxs; c != NULL; c = c->next) {
+        if (c->lane[lane].latest == NULL || !harp_span_known(&c->lane[lane].span))
+            continue;
+        harp_mark_unref(c->lane[lane].first);
+        c->lane[lane].first = c->lane[lane].latest;
+        c->lane[lane].latest = NULL;
+        harp_span_rebase(&c->lane[lane].span);
+    }
+    g->lane[lane].told_ns = 0;
+}
+
+/* used_ns: from the turn's first event to the latest that is done, over all contexts, less what was
+ * said before. */
+void harp_gate_report(struct harp_timegate *g, unsigned lane, uint64_t now, struct harp_msg *msg)
+{
+    struct harp_gatelane *l = &g->lane[lane];
+    struct harp_envelope all = {0};
+    for (struct harp_meter_ctx *c = g->ctxs; c != NULL; c = c->next) {
+        const struct harp_span *span = &c->lane[lane].span;
+        if (harp_span_known(span))
+            harp_envelope_add(&all, harp_span_from_ns(span), harp_span_until_ns(span));
+    }
+    if (l->from_free && l->last_end_ns > l->closing_ns) /* the drain of what no event began */
+        harp_envelope_add(&all, l->closing_ns, l->last_end_ns);
+    uint64_t used = harp_envelope_ns(&all);
+    if (used > l->told_ns) {
+        msg->used_ns = used - l->told_ns;
+        l->told_ns = used;
+    }
+    msg->age_ns = all.until_ns != 0 && all.until_ns < now ? now - all.until_ns : 0;
+    uint64_t launches = harp_gate_launches(g, lane);
+    msg->launches = launches - l->reported_launches;
+    l->reported_launches = l->sampled_launches = launches;
+    l->reported_ns = now;
+    if (used > REBASE_NS && !l->from_free)
+        rebase(g, lane);
+}
+
+void harp_gate_turn_over(struct harp_timegate *g, unsigned lane)
+{
+    for (struct harp_meter_ctx *c = g->ctxs; c != NULL; c = c->next) {
+        harp_mark_unref(c->lane[lane].first);
+        harp_mark_unref(c->lane[lane].latest);
+        c->lane[lane].first = c->lane[lane].latest = NULL;
+        c->lane[lane].span = (struct harp_span){0};
+    }
+    g->lane[lane].told_ns = g->lane[lane].last_end_ns = 0;
+    g->lane[lane].from_free = g->lane[lane].announced = false;
+}
+
+static bool queued(const struct harp_timegate *g, unsigned lane)
+{
+    if (g->lane[lane].brackets != 0)
+        return true;
+    for (const struct harp_meter_stream *s = g->streams; s != NULL; s = s->next)
+        if (s->dirty[lane])
+            return true;
+    return g->lane[lane].inside != 0;
+}
+
+void harp_gate_closing(struct harp_timegate *g, unsigned lane, uint64_t now, bool backlogged,
+                       bool announce)
+{
+    struct harp_gatelane *l = &g->lane[lane];
+    if (l->state != GATE_QUANTUM && l->state != GATE_FREE)
         return;
-    g->from_free = g->state == GATE_FREE;
-    g->state = GATE_CLOSING;
-    g->backlogged = backlogged;
-    g->closing_ns = g->extended_ns = now;
-    g->extend = g->extensions = 0;
-    g->alive_ns = now;
-    g->sample_due = false;
+    l->from_free |= l->state == GATE_FREE;
+    l->state = GATE_CLOSING;
+    l->backlogged = backlogged;
+    l->closing_ns = l->extended_ns = now;
+    l->extend = l->extensions = 0;
+    l->alive_ns = now;
+    l->sample_due = false;
     harp_gate_update(g);
+    if (announce && !l->announced && queued(g, lane)) {
+        struct harp_msg msg = harp_gate_msg(g, lane, HARP_USED_TIME);
+        harp_gate_report(g, lane, now, &msg);
+        msg.a = 1;
+        msg.c = backlogged;
+        msg.window_ns = l->q.queue_end_ns > now ? l->q.queue_end_ns - now : 0;
+        l->announced = true;
+        harp_session_tell(&msg);
+    }
     harp_session_wake();
 }
 

@@ -39,6 +39,7 @@ static struct {
     int fd;
     int pid; /* whose connection it is: a forked child starts again */
     bool ever, thread;
+    unsigned lanes;
     int wake;
     uint32_t seq;
     uint64_t failed_ns; /* when connecting last failed */
@@ -49,6 +50,7 @@ static struct {
        .changed = PTHREAD_COND_INITIALIZER,
        .send_lock = PTHREAD_MUTEX_INITIALIZER,
        .fd = -1,
+       .lanes = 1,
        .wake = -1};
 
 uint64_t harp_now_ns(void)
@@ -176,6 +178,7 @@ static bool handshake(int fd)
     if (!harp_link_hello(fd, s.pid, s.ever, &msg))
         return false;
     uint32_t count = msg.a;
+    __atomic_store_n(&s.lanes, msg.b >= HARP_TIME_LANES ? HARP_TIME_LANES : 1u, __ATOMIC_RELAXED);
     for (size_t i = 0; i < HARP_MAX_DEVICES; i++)
         s.devices[i].known = false;
     while (count-- > 0) {
@@ -204,7 +207,7 @@ static bool try_connect(void)
         harp_log("arbiter_back");
     s.ever = true;
     s.failed_ns = s.backoff_ns = 0;
-    harp_time_connection(true);
+    harp_time_connection(true, s.lanes);
     pthread_cond_broadcast(&s.changed);
     return true;
 }
@@ -216,8 +219,8 @@ static void disconnect(void)
         close(s.fd);
     s.fd = -1;
     pthread_mutex_unlock(&s.send_lock);
-    harp_log("arbiter_gone leases=kept gate=open");
-    harp_time_connection(false);
+    harp_log("arbiter_gone leases=kept");
+    harp_time_connection(false, s.lanes);
     pthread_cond_broadcast(&s.changed);
     harp_session_wake(); /* it may be waiting on the socket that is closed now */
 }
@@ -360,6 +363,19 @@ bool harp_session_live(void)
     return s.fd >= 0;
 }
 
+unsigned harp_session_lanes(void)
+{
+    return __atomic_load_n(&s.lanes, __ATOMIC_RELAXED);
+}
+
+uint32_t harp_session_rate(int dev)
+{
+    const struct harp_device *d = &s.devices[dev];
+    if (d->share_ppm == 0 || (d->limit_ppm != 0 && d->limit_ppm < d->share_ppm))
+        return d->limit_ppm;
+    return d->share_ppm;
+}
+
 int harp_session_ask(struct harp_msg *msg)
 {
     int saved = errno;
@@ -448,7 +464,7 @@ static void *serve(void *arg)
 {
     (void)arg;
     prctl(PR_SET_NAME, "harp");
-    prctl(PR_SET_TIMERSLACK, 1000ul);
+    prctl(PR_SET_TIMERSLACK, 1ul); /* ns: a turn's end is polled for in tens of microseconds */
     for (;;) {
         int64_t sleep = harp_time_round();
         pthread_mutex_lock(&s.lock);

@@ -28,12 +28,17 @@ uint64_t harp_now_ns(void);
 /* Connects if need be, waiting at most HARP_MEM_WAIT_NS. False: nobody there. */
 bool harp_session_ready(void);
 bool harp_session_live(void);
+/* Time lanes that the arbiter schedules: 1 or 2. */
+unsigned harp_session_lanes(void);
 /* Whether the connection is this process's, not one of before a fork. */
 bool harp_session_own(void);
 /* Index of the device with this uuid, -1 if this tenant has no grant for it. Needs `ready`. */
 int harp_session_device(const uint8_t uuid[16]);
 /* A copy of what is known of device `dev`. */
 struct harp_device harp_session_about(int dev);
+/* Share of wall time that device `dev` may be used for on one's own account, in ppm; 0: all of it.
+ * Session lock held. */
+uint32_t harp_session_rate(int dev);
 /* Whether any device has a memory limit; true as well while nobody can be asked. */
 bool harp_session_limited(void);
 
@@ -48,16 +53,17 @@ bool harp_session_serve(void);
 /* Wakes the service thread: the time gate has something to do. */
 void harp_session_wake(void);
 
-/* --- implemented by memory.c and meter.c, called with the session lock held ------------------ */
+/* --- implemented by memory.c, turn.c and track.c, called with the session lock held
+ * ------------------ */
 void harp_memory_granted(const struct harp_msg *msg, bool asked);
 uint64_t harp_memory_recall(int dev, uint64_t bytes);
 uint64_t harp_memory_leased(int dev, uint32_t cls);
 void harp_memory_forked(void);
 void harp_time_open_gate(const struct harp_msg *msg);
 void harp_time_close_gate(const struct harp_msg *msg);
-void harp_time_connection(bool up);
+void harp_time_connection(bool up, unsigned lanes);
 void harp_time_forked(void);
-/* meter.c: one round of the service thread; how long it may sleep, -1: until woken. No lock held.*/
+/* round.c: one round of the service thread; how long it may sleep, -1: until woken. No lock held.*/
 int64_t harp_time_round(void);
 
 #endif

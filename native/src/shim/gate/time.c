@@ -18,17 +18,26 @@
 #define LATER_LIMIT_NS (5 * MS)    /* a launch waits so much longer than predicted for room */
 #define WANT_AGAIN_NS  (1000 * MS) /* WANT is idempotent; repeated in case it was lost */
 
-unsigned harp_time_word;
-uintptr_t harp_time_seen[HARP_SEEN];
+uintptr_t harp_time_seen[HARP_WORKS][HARP_SEEN];
+unsigned harp_time_shut[HARP_WORKS];
 struct harp_shard harp_time_shards[HARP_SHARDS] __attribute__((aligned(64)));
 struct harp_timegate harp_gates[HARP_MAX_DEVICES];
 int harp_time_exiting;
 
-uint64_t harp_time_launches(void)
+uint64_t harp_time_launches(enum harp_work work)
 {
     uint64_t sum = 0;
     for (int i = 0; i < HARP_SHARDS; i++)
-        sum += __atomic_load_n(&harp_time_shards[i].launches, __ATOMIC_RELAXED);
+        sum += __atomic_load_n(&harp_time_shards[i].launches[work], __ATOMIC_RELAXED);
+    return sum;
+}
+
+uint64_t harp_gate_launches(const struct harp_timegate *g, unsigned lane)
+{
+    uint64_t sum = 0;
+    for (int work = 0; work < HARP_WORKS; work++)
+        if (harp_lane_of(g, work) == lane)
+            sum += harp_time_launches(work);
     return sum;
 }
 
@@ -90,63 +99,103 @@ static struct harp_meter_stream *stream_in(struct harp_timegate *g, struct harp_
 
 /* --- waiting for the turn; the gate's lock held ---------------------------------------------- */
 
-void harp_gate_wait(struct harp_timegate *g, uint64_t ns)
+void harp_gate_wait(struct harp_timegate *g, pthread_cond_t *on, uint64_t ns)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     uint64_t at = (uint64_t)t.tv_nsec + ns;
     t.tv_sec += (time_t)(at / 1000000000ull);
     t.tv_nsec = (long)(at % 1000000000ull);
-    g->waiters++;
-    pthread_cond_timedwait(&g->changed, &g->lock, &t);
-    g->waiters--;
+    pthread_cond_timedwait(on, &g->lock, &t);
 }
 
-static void want(struct harp_timegate *g, uint64_t now)
+void harp_gate_settle(struct harp_timegate *g, int ms)
 {
-    if (g->want_sent && now - g->wanted_ns < WANT_AGAIN_NS)
+    for (int i = 0; i < ms && g->polling; i++)
+        harp_gate_wait(g, &g->polled, MS);
+}
+
+static void wait_changed(struct harp_timegate *g, struct harp_gatelane *l, uint64_t ns)
+{
+    l->waiters++;
+    harp_gate_wait(g, &g->changed, ns);
+    l->waiters--;
+}
+
+static void want(struct harp_timegate *g, unsigned lane, uint64_t now)
+{
+    struct harp_gatelane *l = &g->lane[lane];
+    if (l->want_sent && now - l->wanted_ns < WANT_AGAIN_NS)
         return;
-    g->want_sent = true;
-    g->wanted_ns = now;
-    struct harp_msg msg = {.op = HARP_WANT_TIME, .dev = g->dev};
+    l->want_sent = true;
+    l->wanted_ns = now;
+    struct harp_msg msg = harp_gate_msg(g, lane, HARP_WANT_TIME);
     harp_session_tell(&msg);
 }
 
-/* Returns when a launch expected to take `ns` may go. */
-static void wait_turn(struct harp_timegate *g, uint64_t ns, bool measured)
+/* Whether the queue has been too long for too long: the prediction is wrong. */
+static bool impatient(const struct harp_gatelane *l, uint64_t now, uint64_t *until)
 {
-    uint64_t later_until = 0;
-    while (!__atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED)) {
+    if (*until == 0)
+        *until = (l->q.queue_end_ns > now ? l->q.queue_end_ns : now) + LATER_LIMIT_NS;
+    return now > *until;
+}
+
+/* Nobody gives turns: 0 if a launch of `ns` may go by our own bucket, else how long to wait. */
+static uint64_t offline_wait(struct harp_gatelane *l, uint64_t now, uint64_t ns, bool measured,
+                             uint64_t *later_until)
+{
+    uint64_t wait = harp_bucket_wait_ns(&l->bucket, now);
+    if (wait != 0)
+        return wait < 10 * MS ? wait : 10 * MS;
+    if (harp_quantum_admit(&l->q, now, ns, measured) == HARP_LATER &&
+        !impatient(l, now, later_until))
+        return MS;
+    harp_bucket_spend(&l->bucket, ns);
+    return 0;
+}
+
+/* Returns when a launch expected to take `ns` may go: by which lane. */
+static unsigned wait_turn(struct harp_timegate *g, enum harp_work work, uint64_t ns, bool measured)
+{
+    uint64_t later_until = 0, wait;
+    for (;;) {
+        unsigned lane = harp_lane_of(g, work); /* another arbiter may schedule more of them */
+        struct harp_gatelane *l = &g->lane[lane];
         uint64_t now = harp_now_ns();
-        switch (g->state) {
-        case GATE_OFF:
+        if (__atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED))
+            return lane;
+        switch (l->state) {
         case GATE_FREE:
-            return;
+            return lane;
         case GATE_CLOSED:
-            want(g, now);
-            harp_gate_wait(g, 100 * MS);
+            want(g, lane, now);
+            wait_changed(g, l, 100 * MS);
             break;
         case GATE_CLOSING:
-            if (g->extend > 0) { /* what runs may be waiting for what we hold back */
-                g->extend--;
-                return;
+            if (l->extend > 0) { /* what runs may be waiting for what we hold back */
+                l->extend--;
+                return lane;
             }
-            harp_gate_wait(g, 100 * MS);
+            wait_changed(g, l, 100 * MS);
+            break;
+        case GATE_OFFLINE:
+            wait = offline_wait(l, now, ns, measured, &later_until);
+            if (wait == 0)
+                return lane;
+            wait_changed(g, l, wait);
             break;
         case GATE_QUANTUM:
-            switch (harp_quantum_admit(&g->q, now, ns, measured)) {
+            switch (harp_quantum_admit(&l->q, now, ns, measured)) {
             case HARP_GO:
-                return;
+                return lane;
             case HARP_SHUT:
-                harp_gate_closing(g, now, true);
+                harp_gate_closing(g, lane, now, true, true);
                 break;
             case HARP_LATER:
-                if (later_until == 0)
-                    later_until =
-                        (g->q.queue_end_ns > now ? g->q.queue_end_ns : now) + LATER_LIMIT_NS;
-                if (now > later_until)
-                    return;
-                harp_gate_wait(g, MS);
+                if (impatient(l, now, &later_until))
+                    return lane;
+                wait_changed(g, l, MS);
                 break;
             }
             break;
@@ -165,32 +214,65 @@ void harp_mark_record(struct harp_mark *mark, CUstream stream)
         harp_log("event_not_recorded result=%d", (int)r);
 }
 
-/* A new bracket if this launch opens one; NULL if it joins one or none can be made. */
-static struct harp_bracket *bracket_open(struct harp_timegate *g, struct harp_meter_stream *s,
-                                         uint64_t now, bool queued, bool sample)
+/* Whether the end of the latest bracket can be the start of the next: the stream has been busy
+ * since (no gap to exclude), and nothing else came after it. */
+static bool goes_on(const struct harp_meter_stream *s, uint64_t now)
+{
+    if (s->last == NULL || s->last->done || s->busy_until_ns <= now)
+        return false;
+    for (int lane = 0; lane < (int)HARP_TIME_LANES; lane++)
+        if (s->dirty[lane])
+            return false;
+    return true;
+}
+
+/* A new bracket, in s->open. Returns the start mark to record; NULL: none is needed or to be had.
+ */
+static struct harp_mark *bracket_open(struct harp_timegate *g, struct harp_meter_stream *s,
+                                      unsigned lane, uint64_t now, bool sample,
+                                      struct harp_mark *cut)
 {
     struct harp_bracket *b = calloc(1, sizeof *b);
+    struct harp_mark *fresh = NULL;
     if (b == NULL)
         return NULL;
-    b->stream = s;
-    b->sample = sample;
-    if (!sample && queued && s->last != NULL) { /* the queue is not empty: no gap to exclude */
+    if (cut != NULL) {
+        b->start = cut;
+    } else if (!sample && goes_on(s, now)) {
         b->start = s->last;
-        b->start->refs++;
-        s->open = b;
-        return NULL;
-    }
-    b->start = harp_mark_take(s->ctx);
-    if (b->start == NULL) {
+    } else if ((fresh = harp_mark_take(s->ctx)) == NULL) {
         free(b);
         return NULL;
+    } else {
+        b->start = fresh;
     }
-    if (!sample && s->ctx->first == NULL && g->state == GATE_QUANTUM) {
-        s->ctx->first = b->start;
+    if (fresh == NULL)
         b->start->refs++;
+    b->stream = s;
+    b->lane = lane;
+    b->sample = sample;
+    if (!sample && s->ctx->lane[lane].first == NULL) {
+        s->ctx->lane[lane].first = b->start;
+        b->start->refs++;
+        /* recorded before now if it is an older one: then only what queries say is known */
+        harp_span_start(&s->ctx->lane[lane].span, fresh != NULL ? now : 0);
     }
-    (void)now;
     s->open = b;
+    return fresh;
+}
+
+/* Work of another lane follows: what is open must end before it. Its end mark is to be recorded. */
+static struct harp_bracket *bracket_cut(struct harp_timegate *g, struct harp_meter_stream *s,
+                                        unsigned lane)
+{
+    struct harp_bracket *b = s->open;
+    if (b == NULL || b->lane == lane)
+        return NULL;
+    s->open = NULL;
+    if ((b->end = harp_mark_take(s->ctx)) == NULL) { /* stays dirty: the service thread ends it */
+        harp_bracket_free(b);
+        return NULL;
+    }
     return b;
 }
 
@@ -206,17 +288,101 @@ static struct harp_timegate *late(CUcontext ctx)
     return harp_gate_of(ctx);
 }
 
+/* Work on this stream needs no gate until its lane closes or wants to measure. */
+static void see(CUcontext ctx, CUstream stream, enum harp_work work)
+{
+    uintptr_t *place = &harp_time_seen[work][harp_seen_place(stream)];
+    if (!own_handle(stream)) {
+        harp_ctx_see(ctx, stream, work);
+        if (__atomic_load_n(&harp_time_shut[work], __ATOMIC_RELAXED) != 0)
+            return;
+    }
+    __atomic_store_n(place, (uintptr_t)stream + 1, __ATOMIC_SEQ_CST);
+    /* Another device's gate, whose lock is not ours, counts first and forgets then. */
+    if (!own_handle(stream) && __atomic_load_n(&harp_time_shut[work], __ATOMIC_SEQ_CST) != 0)
+        __atomic_store_n(place, 0, __ATOMIC_RELAXED);
+}
+
+/* The marks to record before the launch. */
+struct begun {
+    struct harp_bracket *cut;
+    struct harp_mark *start;
+};
+
+/* The launch may go: notes it. Lock held. */
+static struct begun begin(struct harp_timegate *g, struct harp_turn *turn,
+                          struct harp_meter_ctx *meter, uint64_t ns, bool measured)
+{
+    struct harp_gatelane *l = &g->lane[turn->lane];
+    struct harp_meter_stream *s = turn->stream;
+    struct begun todo = {0};
+    uint64_t now = harp_now_ns();
+    bool free = l->state == GATE_FREE;
+    todo.cut = bracket_cut(g, s, turn->lane);
+    struct harp_mark *cut = todo.cut != NULL ? todo.cut->end : NULL;
+    if (free && l->sample_due && s->open == NULL) {
+        l->sample_due = false;
+        turn->measure = true;
+    } else {
+        turn->measure = !free;
+    }
+    if (turn->measure && s->open == NULL)
+        todo.start = bracket_open(g, s, turn->lane, now, free, cut);
+    if (!free) {
+        harp_quantum_launched(&l->q, now, ns, measured);
+    } else {
+        turn->see = true;
+        if (turn->on == CU_STREAM_PER_THREAD)
+            meter->lane[turn->lane].per_thread = true;
+        if (!turn->measure)
+            see(meter->ctx, turn->on, turn->work);
+    }
+    s->busy_until_ns = (s->busy_until_ns > now ? s->busy_until_ns : now) + ns;
+    l->touched_ns = s->touched_ns = now;
+    s->dirty[turn->lane] = true;
+    s->inside++;
+    l->inside++;
+    return todo;
+}
+
+/* An end mark has been recorded. Lock held. */
+static void ended(struct harp_timegate *g, struct harp_meter_stream *s, struct harp_bracket *b)
+{
+    g->lane[b->lane].touched_ns = harp_now_ns();
+    if (s == NULL) {
+        harp_bracket_free(b);
+        return;
+    }
+    harp_mark_unref(s->last);
+    s->last = b->end;
+    s->last->refs++;
+    harp_gate_push(g, b);
+}
+
+static struct harp_meter_stream *still_there(const struct harp_timegate *g,
+                                             const struct harp_meter_stream *stream)
+{
+    struct harp_meter_stream *s = g->streams;
+    while (s != NULL && s != stream)
+        s = s->next;
+    return s;
+}
+
 void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work work, const void *what,
                      uint64_t size)
 {
     memset(turn, 0, sizeof *turn);
     turn->on = stream;
     turn->work = work;
-    harp_time_count();
+    struct harp_shard *shard = harp_time_shard();
+    __atomic_fetch_add(&shard->launches[work], 1, __ATOMIC_RELAXED);
     if (harp_inside() || __atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED))
         return;
     int saved = errno;
     CUcontext ctx = context_for(stream);
+    if (!own_handle(stream) && harp_ctx_seen(ctx, stream, work))
+        goto out;
+    __atomic_fetch_add(&shard->slow[work], 1, __ATOMIC_RELAXED);
     struct harp_timegate *g = ctx != NULL ? harp_gate_of(ctx) : NULL;
     if (g == NULL && ctx != NULL)
         g = late(ctx);
@@ -224,64 +390,64 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
         goto out;
     pthread_mutex_lock(&g->lock);
     struct harp_meter_ctx *meter = harp_meter_of(g, ctx);
-    bool fill = meter != NULL && g->state != GATE_OFF && meter->pooled < HARP_POOL_LOW;
+    bool fill = meter != NULL && meter->pooled < HARP_POOL_LOW;
     pthread_mutex_unlock(&g->lock);
     if (fill)
         harp_marks_fill(g, meter);
 
-    struct harp_mark *start = NULL;
     pthread_mutex_lock(&g->lock);
-    struct harp_estimate *e = g->predictor != NULL ? harp_predict(g->predictor, what, size) : NULL;
-    uint64_t ns = e != NULL ? harp_estimate_ns(e) : HARP_ESTIMATE_UNKNOWN;
-    bool measured = e != NULL && e->measured != 0;
-    wait_turn(g, ns, measured);
+    turn->estimate = g->predictor != NULL ? harp_predict(g->predictor, what, size) : NULL;
+    uint64_t ns = turn->estimate != NULL ? harp_estimate_ns(turn->estimate) : HARP_ESTIMATE_UNKNOWN;
+    bool measured = turn->estimate != NULL && turn->estimate->measured != 0;
+    turn->lane = wait_turn(g, work, ns, measured);
     meter = harp_meter_of(g, ctx); /* waiting let the lock go */
-    struct harp_meter_stream *s = meter != NULL ? stream_in(g, meter, stream) : NULL;
-    if (s == NULL || g->state == GATE_OFF) {
-        pthread_mutex_unlock(&g->lock);
-        goto out;
-    }
-    uint64_t now = harp_now_ns();
-    bool queued = g->q.queue_end_ns > now;
-    turn->gate = g;
-    turn->stream = s;
-    turn->estimate = e;
-    g->inside++;
-    g->touched_ns = s->touched_ns = now;
-    s->dirty = true;
-    if (g->state != GATE_FREE) {
-        harp_quantum_launched(&g->q, now, ns, measured);
-        turn->measure = true;
-        if (s->open == NULL) {
-            struct harp_bracket *b = bracket_open(g, s, now, queued, false);
-            start = b != NULL ? b->start : NULL;
-        }
-    } else {
-        __atomic_store_n(&harp_time_seen[harp_seen_place(stream)], (uintptr_t)stream + 1,
-                         __ATOMIC_RELAXED);
-        if (stream == CU_STREAM_PER_THREAD)
-            meter->per_thread = true;
-        if (g->sample_due && s->open == NULL) {
-            g->sample_due = false;
-            harp_gate_update(g);
-            turn->measure = true;
-            struct harp_bracket *b = bracket_open(g, s, now, queued, true);
-            start = b != NULL ? b->start : NULL;
-        }
+    turn->stream = meter != NULL ? stream_in(g, meter, stream) : NULL;
+    struct begun todo = {0};
+    if (turn->stream != NULL && harp_gate_on(g)) {
+        turn->gate = g;
+        todo = begin(g, turn, meter, ns, measured);
     }
     pthread_mutex_unlock(&g->lock);
-    if (start != NULL)
-        harp_mark_record(start, stream);
+    if (todo.cut != NULL)
+        harp_mark_record(todo.cut->end, stream);
+    if (todo.start != NULL)
+        harp_mark_record(todo.start, stream);
+    if (todo.cut != NULL) {
+        pthread_mutex_lock(&g->lock);
+        struct harp_meter_stream *s = still_there(g, turn->stream);
+        unsigned other = todo.cut->lane;
+        ended(g, s, todo.cut);
+        if (s != NULL && s->inside == 1 && g->lane[other].state != GATE_FREE)
+            s->dirty[other] = false;
+        pthread_mutex_unlock(&g->lock);
+        harp_session_wake();
+    }
 out:
     errno = saved;
 }
 
-static bool still_there(const struct harp_timegate *g, const struct harp_meter_stream *stream)
+/* The launch went into the open bracket of its stream. Returns it if it is to be closed now, with
+ * its end mark taken. Lock held. */
+static struct harp_bracket *joined(struct harp_turn *turn, struct harp_meter_stream *s)
 {
-    const struct harp_meter_stream *s = g->streams;
-    while (s != NULL && s != stream)
-        s = s->next;
-    return s != NULL;
+    struct harp_bracket *b = s->open;
+    if (b == NULL || b->lane != turn->lane)
+        return NULL;
+    if (turn->estimate != NULL && b->n < HARP_BATCH_LAUNCHES) {
+        b->parts[b->n++] = turn->estimate;
+        b->ns += turn->estimate->ns;
+        b->unmeasured += turn->estimate->measured == 0;
+    }
+    b->work = turn->work;
+    /* On default streams an event is a barrier for others, but right behind our own launch, which
+     * is one too, it orders nothing new. A per-thread stream is this thread's alone. */
+    bool now = b->sample || b->n >= HARP_BATCH_LAUNCHES || b->ns >= HARP_BATCH_NS ||
+               b->unmeasured != 0 || turn->on == CU_STREAM_PER_THREAD ||
+               (!own_handle(turn->on) && !s->ctx->only_legacy);
+    if (!now || (b->end = harp_mark_take(s->ctx)) == NULL)
+        return NULL;
+    s->open = NULL;
+    return b;
 }
 
 void harp_turn_end(struct harp_turn *turn, CUresult result)
@@ -291,48 +457,32 @@ void harp_turn_end(struct harp_turn *turn, CUresult result)
     if (g == NULL)
         return;
     int saved = errno;
-    struct harp_bracket *closed = NULL;
     pthread_mutex_lock(&g->lock);
-    struct harp_meter_stream *s = still_there(g, turn->stream) ? turn->stream : NULL;
-    struct harp_bracket *b = s != NULL && turn->measure ? s->open : NULL;
-    if (b != NULL) {
-        if (turn->estimate != NULL && b->n < HARP_BATCH_LAUNCHES) {
-            b->parts[b->n++] = turn->estimate;
-            b->ns += turn->estimate->ns;
-            b->unmeasured += turn->estimate->measured == 0;
-        }
-        b->work = turn->work;
-        /* On default streams an event is a barrier for others, but right behind our own launch,
-         * which is one too, it orders nothing new. A per-thread stream is this thread's alone. */
-        bool now = b->sample || b->n >= HARP_BATCH_LAUNCHES || b->ns >= HARP_BATCH_NS ||
-                   b->unmeasured != 0 || turn->on == CU_STREAM_PER_THREAD ||
-                   (!own_handle(turn->on) && !s->ctx->only_legacy);
-        if (now && (b->end = harp_mark_take(s->ctx)) != NULL) {
-            closed = b;
-            s->open = NULL;
-            if (!b->sample && g->state != GATE_FREE) /* free, others launch unseen meanwhile */
-                s->dirty = false;
-        }
-    }
-    g->touched_ns = harp_now_ns();
-    pthread_mutex_unlock(&g->lock);
-    if (closed != NULL)
-        harp_mark_record(closed->end, turn->on);
-    pthread_mutex_lock(&g->lock);
+    struct harp_gatelane *l = &g->lane[turn->lane];
+    struct harp_meter_stream *s = still_there(g, turn->stream);
+    struct harp_bracket *closed = s != NULL && turn->measure ? joined(turn, s) : NULL;
     bool wake = false;
     if (closed != NULL) {
-        if (still_there(g, turn->stream)) {
-            harp_mark_unref(s->last);
-            s->last = closed->end;
-            s->last->refs++;
-            wake = g->pending == NULL;
-            harp_gate_push(g, closed);
-        } else {
-            harp_bracket_free(closed);
-        }
+        bool alone = s->inside == 1; /* else somebody launches behind the mark */
+        pthread_mutex_unlock(&g->lock);
+        harp_mark_record(closed->end, turn->on);
+        pthread_mutex_lock(&g->lock);
+        wake = g->pending == NULL;
+        s = still_there(g, turn->stream);
+        ended(g, s, closed);
+        if (s != NULL && alone && s->inside == 1 && l->state != GATE_FREE)
+            s->dirty[turn->lane] = false;
+    } else if (s != NULL) {
+        s->dirty[turn->lane] = true; /* a mark of somebody else's may have come before us */
     }
-    g->inside--;
-    wake |= g->state == GATE_CLOSING && g->inside == 0;
+    if (s != NULL) {
+        s->inside--;
+        if (turn->see && l->state == GATE_FREE && harp_lane_of(g, turn->work) == turn->lane)
+            see(s->ctx->ctx, turn->on, turn->work);
+    }
+    l->touched_ns = harp_now_ns();
+    l->inside--;
+    wake |= l->state == GATE_CLOSING && l->inside == 0;
     pthread_mutex_unlock(&g->lock);
     if (wake)
         harp_session_wake();

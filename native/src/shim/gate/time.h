@@ -2,10 +2,13 @@
  *
  * The time gate: launches, graph launches, copies and fills pass here (generated/shim_time.c).
  *
- * Fast path (nobody else wants the device): two relaxed loads and a count. Otherwise the calling
- * thread waits until its tenant's turn; queued work is bounded by what is expected to end before
- * the turn does. Never while the stream is being captured (nothing is inserted either), never
- * inside a call of the driver. Waits and queries of the program are never gated.
+ * Fast path (nobody else wants the device): a relaxed load and a count. `harp_time_seen` holds the
+ * streams whose work needs no gate at present, by kind of work: a lane that closes, or wants to
+ * measure, forgets its streams, and lanes and devices without work cost the others nothing.
+ * Otherwise the calling thread waits until its tenant's turn; queued work is bounded by what is
+ * expected to end before the turn does. Never while the stream is being captured (nothing is
+ * inserted either), never inside a call of the driver. Waits and queries of the program are never
+ * gated.
  */
 #ifndef HARP_SHIM_TIME_H
 #define HARP_SHIM_TIME_H
@@ -18,7 +21,7 @@
 #include "generated/shim_symbols.h"
 #include "src/shim/backend/table.h"
 
-enum harp_work { HARP_WORK_COMPUTE, HARP_WORK_COPY };
+enum harp_work { HARP_WORK_COMPUTE, HARP_WORK_COPY, HARP_WORKS };
 
 struct harp_timegate;
 struct harp_meter_stream;
@@ -29,38 +32,42 @@ struct harp_turn {              /* between begin and end of one gated call; on t
     struct harp_estimate *estimate;
     CUstream on;
     enum harp_work work;
+    unsigned lane;
     bool measure; /* events go round it */
+    bool see;     /* the next ones on this stream need no gate */
 };
 
-#define HARP_SEEN   64
+#define HARP_SEEN   512
 #define HARP_SHARDS 16
 
-extern unsigned harp_time_word;             /* reasons not to take the fast path */
-extern uintptr_t harp_time_seen[HARP_SEEN]; /* streams known to have work: handle + 1 */
+/* Streams whose work needs no gate: handle + 1. */
+extern uintptr_t harp_time_seen[HARP_WORKS][HARP_SEEN];
+/* Gates that are not free. While there are any, a default stream's handle says not enough. */
+extern unsigned harp_time_shut[HARP_WORKS];
 extern struct harp_shard {
-    uint64_t launches;
-    char line[56]; /* one cache line each */
+    uint64_t launches[HARP_WORKS];
+    uint64_t slow[HARP_WORKS]; /* of those, that took the slow path */
+    char line[32];             /* one cache line each */
 } harp_time_shards[HARP_SHARDS];
 
 static inline unsigned harp_seen_place(CUstream stream)
 {
     uintptr_t s = (uintptr_t)stream;
-    return (unsigned)((s ^ (s >> 6) ^ (s >> 12)) % HARP_SEEN);
+    return (unsigned)((s ^ (s >> 6) ^ (s >> 15)) % HARP_SEEN);
 }
 
-static inline void harp_time_count(void)
+static inline struct harp_shard *harp_time_shard(void)
 {
     uint64_t h = (uint64_t)(uintptr_t)pthread_self() * 0x9e3779b97f4a7c15ull;
-    __atomic_fetch_add(&harp_time_shards[h >> 60].launches, 1, __ATOMIC_RELAXED);
+    return &harp_time_shards[h >> 60];
 }
 
-static inline bool harp_time_open(CUstream stream)
+static inline bool harp_time_open(CUstream stream, enum harp_work work)
 {
-    if (__atomic_load_n(&harp_time_word, __ATOMIC_RELAXED) != 0 ||
-        __atomic_load_n(&harp_time_seen[harp_seen_place(stream)], __ATOMIC_RELAXED) !=
-            (uintptr_t)stream + 1)
+    if (__atomic_load_n(&harp_time_seen[work][harp_seen_place(stream)], __ATOMIC_RELAXED) !=
+        (uintptr_t)stream + 1)
         return false;
-    harp_time_count();
+    __atomic_fetch_add(&harp_time_shard()->launches[work], 1, __ATOMIC_RELAXED);
     return true;
 }
 

@@ -10,8 +10,6 @@
 #include "src/shim/gate/memory.h"
 #include "src/shim/gate/session.h"
 
-#define MS 1000000ull
-
 /* Device of each context that has a gate: read without a lock on every slow call, so places are
  * never moved, only used again. */
 enum { KNOWN = 256 };
@@ -19,19 +17,48 @@ enum { KNOWN = 256 };
 static struct {
     CUcontext ctx;
     int dev;
+    uint8_t seen[HARP_WORKS]; /* a bit per default stream: its work needs no gate at present */
 } known[KNOWN];
 static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
 
-struct harp_timegate *harp_gate_of(CUcontext ctx)
+static int place_of(CUcontext ctx)
 {
     for (int i = 0; i < KNOWN; i++) {
         CUcontext at = __atomic_load_n(&known[i].ctx, __ATOMIC_ACQUIRE);
         if (at == ctx)
-            return &harp_gates[known[i].dev];
+            return i;
         if (at == NULL)
             break;
     }
-    return NULL;
+    return -1;
+}
+
+struct harp_timegate *harp_gate_of(CUcontext ctx)
+{
+    int i = place_of(ctx);
+    return i >= 0 ? &harp_gates[__atomic_load_n(&known[i].dev, __ATOMIC_RELAXED)] : NULL;
+}
+
+bool harp_ctx_seen(CUcontext ctx, CUstream stream, enum harp_work work)
+{
+    int i = ctx != NULL ? place_of(ctx) : -1;
+    return i >= 0 &&
+           (__atomic_load_n(&known[i].seen[work], __ATOMIC_RELAXED) >> (uintptr_t)stream & 1) != 0;
+}
+
+void harp_ctx_see(CUcontext ctx, CUstream stream, enum harp_work work)
+{
+    int i = place_of(ctx);
+    if (i >= 0)
+        __atomic_fetch_or(&known[i].seen[work], (uint8_t)(1u << (uintptr_t)stream),
+                          __ATOMIC_RELAXED);
+}
+
+void harp_ctx_unsee(const struct harp_timegate *g, enum harp_work work)
+{
+    for (int i = 0; i < KNOWN && __atomic_load_n(&known[i].ctx, __ATOMIC_ACQUIRE) != NULL; i++)
+        if (__atomic_load_n(&known[i].dev, __ATOMIC_RELAXED) == (int)g->dev)
+            __atomic_store_n(&known[i].seen[work], 0, __ATOMIC_RELAXED);
 }
 
 int harp_gate_contexts(void)
@@ -46,44 +73,66 @@ int harp_gate_contexts(void)
     return n;
 }
 
+static void yield_at_exit(struct harp_timegate *g, unsigned lane)
+{
+    struct harp_gatelane *l = &g->lane[lane];
+    if (l->state == GATE_CLOSED || l->state == GATE_OFFLINE || harp_env()->gate_off)
+        return;
+    struct harp_msg msg = harp_gate_msg(g, lane, HARP_YIELD_TIME);
+    uint64_t used = harp_now_ns() - l->open_ns;
+    if (!l->from_free && l->state != GATE_FREE && used > l->told_ns)
+        msg.used_ns = used - l->told_ns;
+    harp_session_tell(&msg);
+}
+
 /* The program ends: the driver goes soon, nothing may be asked of it any more. A turn is given back
  * now, for what is left of the process may take its time. */
 static void at_exit(void)
 {
+    uint64_t slow[HARP_WORKS] = {0};
     if (!harp_session_own()) /* a forked child: these gates, and their locks, are its parent's */
         return;
     __atomic_store_n(&harp_time_exiting, 1, __ATOMIC_SEQ_CST);
     for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
         struct harp_timegate *g = &harp_gates[dev];
-        if (g->state == GATE_OFF)
+        if (!harp_gate_on(g))
             continue;
         pthread_mutex_lock(&g->lock);
-        for (int i = 0; i < 100 && g->polling; i++)
-            harp_gate_wait(g, MS);
-        if (g->state != GATE_CLOSED && !harp_env()->gate_off) {
-            uint64_t now = harp_now_ns();
-            struct harp_msg msg = {.op = HARP_YIELD_TIME, .dev = g->dev, .epoch = g->epoch};
-            msg.used_ns = g->from_free || g->state == GATE_FREE ? 0 : now - g->open_ns;
-            harp_session_tell(&msg);
-        }
-        g->state = GATE_FREE; /* what static destructors launch must not wait for a turn */
+        harp_gate_settle(g, 100);
+        for (unsigned lane = 0; lane < g->lanes; lane++)
+            yield_at_exit(g, lane);
+        for (unsigned lane = 0; lane < HARP_TIME_LANES; lane++)
+            g->lane[lane].state = GATE_FREE; /* static destructors must not wait for a turn */
         pthread_cond_broadcast(&g->changed);
         pthread_mutex_unlock(&g->lock);
     }
+    for (int i = 0; i < HARP_SHARDS; i++)
+        for (int work = 0; work < HARP_WORKS; work++)
+            slow[work] += __atomic_load_n(&harp_time_shards[i].slow[work], __ATOMIC_RELAXED);
+    harp_log("calls launches=%llu slow=%llu copies=%llu slow=%llu",
+             (unsigned long long)harp_time_launches(HARP_WORK_COMPUTE),
+             (unsigned long long)slow[HARP_WORK_COMPUTE],
+             (unsigned long long)harp_time_launches(HARP_WORK_COPY),
+             (unsigned long long)slow[HARP_WORK_COPY]);
 }
 
 static void gate_start(struct harp_timegate *g, int dev)
 {
     static bool registered;
-    if (g->state != GATE_OFF)
+    if (g->on)
         return;
     g->dev = (uint32_t)dev;
+    g->lanes = harp_session_lanes();
     if (g->predictor == NULL)
         g->predictor = calloc(1, sizeof *g->predictor);
-    g->state = harp_env()->gate_off || !harp_session_live() ? GATE_FREE : GATE_CLOSED;
-    g->want_sent = false;
+    for (unsigned lane = 0; lane < HARP_TIME_LANES; lane++) {
+        g->lane[lane].state =
+            harp_env()->gate_off || !harp_session_live() ? GATE_FREE : GATE_CLOSED;
+        g->lane[lane].want_sent = false;
+    }
     if (harp_env()->gate_off)
         harp_log("time_gate_off dev=%d why=HARP_GATE", dev);
+    __atomic_store_n(&g->on, true, __ATOMIC_RELEASE);
     harp_gate_update(g);
     if (!__atomic_exchange_n(&registered, true, __ATOMIC_RELAXED))
         atexit(at_exit);
@@ -95,10 +144,10 @@ void harp_time_context_made(CUcontext ctx, int dev)
         return;
     struct harp_timegate *g = &harp_gates[dev];
     pthread_mutex_lock(&known_lock);
-    bool first = g->state == GATE_OFF && g->ctxs == NULL && g->streams == NULL;
-    if (first && g->pending_tail == NULL) {
+    if (g->pending_tail == NULL) {
         pthread_mutex_init(&g->lock, NULL);
         pthread_cond_init(&g->changed, NULL);
+        pthread_cond_init(&g->polled, NULL);
         g->pending_tail = &g->pending;
     }
     int place = -1;
@@ -113,7 +162,8 @@ void harp_time_context_made(CUcontext ctx, int dev)
             break;
     }
     if (place >= 0) {
-        known[place].dev = dev;
+        __atomic_store_n(&known[place].dev, dev, __ATOMIC_RELAXED);
+        memset(known[place].seen, 0, sizeof known[place].seen);
         __atomic_store_n(&known[place].ctx, ctx, __ATOMIC_RELEASE);
     } else {
         harp_log("too_many_contexts most=%d effect=\"this one is not gated\"", KNOWN);
@@ -143,8 +193,8 @@ static void drop_stream(struct harp_timegate *g, struct harp_meter_stream **at)
     for (struct harp_bracket *b = g->pending; b != NULL; b = b->next)
         if (b->stream == s)
             b->stream = NULL;
-    uintptr_t *seen = &harp_time_seen[harp_seen_place(s->stream)];
-    __atomic_store_n(seen, 0, __ATOMIC_RELAXED);
+    for (int work = 0; work < HARP_WORKS; work++)
+        __atomic_store_n(&harp_time_seen[work][harp_seen_place(s->stream)], 0, __ATOMIC_RELAXED);
     free(s);
 }
 
@@ -154,8 +204,7 @@ void harp_time_context_going(CUcontext ctx)
     if (g == NULL)
         return;
     pthread_mutex_lock(&g->lock);
-    for (int i = 0; i < 1000 && g->polling; i++)
-        harp_gate_wait(g, MS);
+    harp_gate_settle(g, 1000);
     struct harp_meter_ctx *meter = harp_meter_of(g, ctx);
     if (meter == NULL) {
         pthread_mutex_unlock(&g->lock);
@@ -172,12 +221,16 @@ void harp_time_context_going(CUcontext ctx)
     while (all != NULL) {
         struct harp_bracket *b = all;
         all = b->next;
+        g->lane[b->lane].brackets--;
         if ((b->end != NULL ? b->end->ctx : b->start->ctx) == meter)
             harp_bracket_free(b);
         else
             harp_gate_push(g, b);
     }
-    harp_mark_unref(meter->first);
+    for (unsigned lane = 0; lane < HARP_TIME_LANES; lane++) {
+        harp_mark_unref(meter->lane[lane].first);
+        harp_mark_unref(meter->lane[lane].latest);
+    }
     for (struct harp_meter_ctx **at = &g->ctxs; *at != NULL; at = &(*at)->next)
         if (*at == meter) {
             *at = meter->next;
@@ -201,21 +254,23 @@ void harp_time_stream_going(CUstream stream)
 {
     for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
         struct harp_timegate *g = &harp_gates[dev];
-        if (g->state == GATE_OFF)
+        if (!harp_gate_on(g))
             continue;
         struct harp_bracket *b = NULL;
         pthread_mutex_lock(&g->lock);
-        for (int i = 0; i < 1000 && g->polling; i++)
-            harp_gate_wait(g, MS);
+        harp_gate_settle(g, 1000);
         struct harp_meter_stream **at = &g->streams;
         while (*at != NULL && (*at)->stream != stream)
             at = &(*at)->next;
         if (*at != NULL) {
-            if ((*at)->dirty && (b = calloc(1, sizeof *b)) != NULL &&
+            bool dirty[] = {(*at)->dirty[0], (*at)->dirty[1]};
+            if ((dirty[0] || dirty[1]) && (b = calloc(1, sizeof *b)) != NULL &&
                 (b->end = harp_mark_take((*at)->ctx)) == NULL) {
                 free(b);
                 b = NULL;
             }
+            if (b != NULL) /* of both: what there is of lane 0 counts */
+                b->lane = dirty[0] ? 0 : 1;
             drop_stream(g, at);
         }
         pthread_mutex_unlock(&g->lock);
@@ -249,5 +304,5 @@ void harp_time_forked(void)
     memset(known, 0, sizeof known);
     memset(harp_time_seen, 0, sizeof harp_time_seen);
     pthread_mutex_init(&known_lock, NULL);
-    harp_time_word = 0;
+    memset(harp_time_shut, 0, sizeof harp_time_shut);
 }
