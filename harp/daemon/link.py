@@ -11,10 +11,12 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import structlog
 
+from harp.config import TimeConfig
 from harp.errors import ArbiterError
 from harp.lease_wire import AdminClient, Msg, Op
 from harp.native import NativeDir, scrub
@@ -23,6 +25,7 @@ from harp.rundir import RunDir
 __all__ = ["ArbiterLink"]
 
 _log = structlog.get_logger(__name__)
+_TIME_OPTIONS = {"policy": "--policy", "quantum_us": "--quantum-us", "burst_us": "--burst-us"}
 
 
 class ArbiterLink:
@@ -34,7 +37,9 @@ class ArbiterLink:
         native: NativeDir,
         timeout_s: float,
         env: Mapping[str, str],
+        time: TimeConfig | None = None,
     ) -> None:
+        self._time = time or TimeConfig()
         self._run_dir = run_dir
         self._native = native
         self._timeout_s = timeout_s
@@ -76,6 +81,22 @@ class ArbiterLink:
         self._client = client
         return client
 
+    def time_in_force(self) -> TimeConfig:
+        """Time settings of the arbiter that runs, from its command line: it may be older than we.
+
+        Defaults if it is gone.
+        """
+        return time_of(self.pid)
+
+    def time_stale(self) -> str:
+        """Our settings that the arbiter was not started with, in words; "" if there are none."""
+        ours, theirs = asdict(self._time), asdict(self.time_in_force())
+        return ", ".join(
+            f"time.{name} is {theirs[name]}, set is {ours[name]}"
+            for name in ours
+            if ours[name] != theirs[name]
+        )
+
     async def shutdown(self) -> None:
         """End the arbiter."""
         await self.client.request(Msg(op=Op.SHUTDOWN))
@@ -91,6 +112,7 @@ class ArbiterLink:
                 str(program),
                 "--run",
                 str(self._run_dir.path),
+                *time_arguments(self._time),
                 env={**scrub(self._env), "HARP_RUN": str(self._run_dir.path)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -114,6 +136,30 @@ class ArbiterLink:
             f" (exit status {self._child.returncode}): {_last_line(log_path)}",
             f"see {log_path}",
         )
+
+
+def time_arguments(settings: TimeConfig) -> list[str]:
+    """What of `settings` harp-arbiter must be told: all that is not its default."""
+    return [
+        word
+        for name, option in _TIME_OPTIONS.items()
+        if getattr(settings, name) != getattr(TimeConfig(), name)
+        for word in (option, str(getattr(settings, name)))
+    ]
+
+
+def time_of(pid: int) -> TimeConfig:
+    """The settings on a process's command line; defaults for what is not there."""
+    try:
+        words = (Path("/proc") / str(pid) / "cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return TimeConfig()
+    said = {
+        name: type(getattr(TimeConfig(), name))(words[words.index(option) + 1])
+        for name, option in _TIME_OPTIONS.items()
+        if option in words[:-1]
+    }
+    return replace(TimeConfig(), **said)
 
 
 def _last_line(path: Path) -> str:
