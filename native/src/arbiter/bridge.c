@@ -37,6 +37,15 @@ EXPORT struct bridge *harp_bridge_new(uint64_t quantum_ns, uint32_t max_clients,
     return b;
 }
 
+EXPORT struct bridge *harp_bridge_open(uint64_t quantum_ns, uint64_t burst_ns, uint32_t policy,
+                                       uint32_t max_clients, uint32_t max_tenant_clients,
+                                       uint32_t max_tenants)
+{
+    return policy == 0
+               ? harp_bridge_new(quantum_ns, max_clients, max_tenant_clients, max_tenants)
+               : NULL;
+}
+
 EXPORT void harp_bridge_free(struct bridge *b)
 {
     free(b->core);
