@@ -109,7 +109,7 @@ class Scenario:
     """The whole file."""
 
     seconds: float = cast("float", _key(10.0, "Virtual time simulated.", low=0.01, high=_MAX_S))
-    seed: int = cast("int", _key(1, "Of all that is random.", low=0, high=2**63 - 1))
+    seed: int = cast("int", _key(1, "Of all that is random.", low=0, high=2**31 - 1))
     policy: str = cast("str", _key("drr", "The arbiter's policy.", choices=POLICIES))
     quantum_us: int = cast("int", _key(5000, "The arbiter's quantum.", low=1000, high=50_000))
     burst_us: int = cast("int", _key(50_000, "The arbiter's burst.", low=1000, high=1_000_000))
@@ -133,7 +133,7 @@ _T = TypeVar("_T", Scenario, TenantSpec, Change)
 def keys(kind: type[Scenario | TenantSpec | Change]) -> dict[str, tuple[str, str]]:
     """{key as written: (its legal values, its sentence)} of one table, for help and errors."""
     return {
-        _written(field.name): (_range(field.metadata), str(field.metadata["text"]))
+        _written(field.name): (_range(field.metadata) + _default(field), field.metadata["text"])
         for field in dataclasses.fields(kind)
         if field.metadata
     }
@@ -261,6 +261,11 @@ def _share(name: str, value: object, source: str) -> int:
 
 def _written(name: str) -> str:
     return "class" if name == "klass" else name
+
+
+def _default(field: dataclasses.Field[object]) -> str:
+    said = field.default in ("", -1) or (field.metadata["share"] and not field.default)
+    return "" if said else f"; default {field.default}"
 
 
 def _range(facts: Mapping[str, object]) -> str:
