@@ -22,7 +22,11 @@ SECOND = 1_000_000_000
 NEVER = 2**64 - 1
 PPM = 1_000_000
 
-SOURCES = ("bridge", "core", "memory", "recall", "time", "policy_drr", "admin_ops", "check")
+SOURCES = ("bridge", "core", "memory", "recall", "admin_ops", "check", "check_time")
+SOURCES += ("time", "turns", "handover", "charge", "caps", "classes", "gang")
+SOURCES += ("policy", "policy_drr", "policy_priority", "policy_fifo")
+STANDARD, LATENCY, BEST_EFFORT = range(3)
+DRR, PRIORITY, FIFO = range(3)
 COUNTS = ("used_ns", "copy_ns", "wait_ns", "quantum_ns", "window_ns", "launches", "denials")
 SIZES = ("limit", "leased", "peak", "free", "capacity", "overhead", "slack")
 
@@ -41,6 +45,18 @@ class Msg(ctypes.Structure):
         ("uuid", ctypes.c_uint8 * 16),
         ("text", ctypes.c_char * 64),
     ]
+
+    @property
+    def age_ns(self) -> int:
+        return int(self.wait_ns)
+
+    @age_ns.setter
+    def age_ns(self, value: int) -> None:
+        self.wait_ns = value
+
+    @property
+    def estimated_ns(self) -> int:
+        return int(self.quantum_ns)
 
 
 class Action(ctypes.Structure):
@@ -62,7 +78,8 @@ def library() -> ctypes.CDLL:
     subprocess.run(command, check=True)
     lib = ctypes.CDLL(str(target))
     lib.harp_bridge_new.restype = ctypes.c_void_p
-    lib.harp_bridge_new.argtypes = [ctypes.c_uint64] + [ctypes.c_uint32] * 3
+    new = [ctypes.c_uint64, *[ctypes.c_uint32] * 3, ctypes.c_uint64, ctypes.c_uint32]
+    lib.harp_bridge_new.argtypes = new
     lib.harp_bridge_free.argtypes = [ctypes.c_void_p]
     lib.harp_bridge_step.argtypes = [ctypes.c_void_p, ctypes.POINTER(Action), ctypes.c_uint64]
     lib.harp_bridge_actions.argtypes = [ctypes.c_void_p]
@@ -86,9 +103,22 @@ class Act:
 class Core:
     """One core with its own clock, checked after each step."""
 
-    def __init__(self, quantum_ns: int = 5 * MS, clients: int = 256, per_tenant: int = 256) -> None:
+    def __init__(
+        self,
+        quantum_ns: int = 5 * MS,
+        clients: int = 256,
+        per_tenant: int = 256,
+        *,
+        tenants: int = 64,
+        burst_ns: int = 50 * MS,
+        policy: int = DRR,
+        checked: bool = True,
+    ) -> None:
         self._lib = library()
-        self._bridge = self._lib.harp_bridge_new(quantum_ns, clients, per_tenant, 64)
+        self._bridge = self._lib.harp_bridge_new(
+            quantum_ns, clients, per_tenant, tenants, burst_ns, policy
+        )
+        self.checked = checked
         assert self._bridge
         self.now = SECOND
         self.log: list[str] = []
@@ -105,7 +135,7 @@ class Core:
         raw = self._lib.harp_bridge_actions(self._bridge)
         acts = [Act(raw[i].kind, raw[i].client, Msg.from_buffer_copy(raw[i].msg)) for i in range(n)]
         self.log += [act.msg.text.decode() for act in acts if act.kind == LOG]
-        broken = self._lib.harp_bridge_check(self._bridge)
+        broken = self._lib.harp_bridge_check(self._bridge) if self.checked else None
         assert broken is None, f"{broken.decode()} after event {kind} op {event.msg.op}"
         return acts
 
@@ -137,16 +167,24 @@ class Core:
         assert reply.op == Op.OK
         return int(reply.dev)
 
-    def add_tenant(self, dev: int = 0, limit: int = 0, share: int = 0, cap: int = 0) -> int:
+    def add_tenant(self, dev: int = 0, **given: int) -> int:
         reply = self.admin(Op.ADD_TENANT, uid=1000)
         assert reply.op == Op.OK
-        self.set_tenant(reply.tenant, dev, limit, share, cap)
+        self.set_tenant(reply.tenant, dev, **given)
         return int(reply.tenant)
 
     def set_tenant(
-        self, tenant: int, dev: int = 0, limit: int = 0, share: int = 0, cap: int = 0
+        self,
+        tenant: int,
+        dev: int = 0,
+        limit: int = 0,
+        share: int = 0,
+        cap: int = 0,
+        cls: int = STANDARD,
+        flags: int = 0,
     ) -> list[Act]:
-        reply = self.admin(Op.SET_TENANT, tenant=tenant, dev=dev, limit_bytes=limit, b=share, c=cap)
+        given = {"limit_bytes": limit, "b": share, "c": cap, "d": cls, "a": flags}
+        reply = self.admin(Op.SET_TENANT, tenant=tenant, dev=dev, **given)
         assert reply.op == Op.OK, reply.text
         return self.last
 

@@ -32,8 +32,8 @@ def want(core: Core, client: int) -> None:
     core.last = core.tell(client, Op.WANT_TIME)
 
 
-def give(core: Core, client: int, epoch: int, used: int, *, more: bool) -> None:
-    core.last = core.tell(client, Op.YIELD_TIME, epoch=epoch, used_ns=used, a=more)
+def give(core: Core, client: int, epoch: int, used: int, *, more: bool, age: int = 0) -> None:
+    core.last = core.tell(client, Op.YIELD_TIME, epoch=epoch, used_ns=used, age_ns=age, a=more)
 
 
 def contended(core: Core, shares: tuple[int, int] = (0, 0)) -> tuple[int, int, int, int]:
@@ -133,7 +133,7 @@ def test_reports_within_a_turn_add_up_to_one_charge(core: Core) -> None:
     core.now += 2 * MS
     core.tell(a, Op.USED_TIME, epoch=epoch, used_ns=2 * MS)
     core.now += 3 * MS
-    give(core, a, epoch, 2 * MS, more=True)
+    give(core, a, epoch, 2 * MS, more=True, age=MS)
     assert core.use(first).used_ns == 4 * MS
 
 

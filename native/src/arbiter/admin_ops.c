@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "state.h"
+#include "policy.h"
 
 static void ok(struct harp_core *k, const struct harp_msg *m, uint32_t dev, uint32_t tenant)
 {
@@ -43,8 +43,7 @@ static void add_device(struct harp_core *k, const struct harp_msg *m)
     struct device *d = &k->device[dev];
     if (dev == k->n_devices) {
         memcpy(d->uuid, m->uuid, sizeof d->uuid);
-        d->turn.tenant = -1;
-        d->late.tenant = -1;
+        time_device(k, dev);
         d->first = d->last = -1;
         k->n_devices++;
     }
@@ -90,7 +89,7 @@ static void add_tenant(struct harp_core *k, const struct harp_msg *m)
     if (slot == k->n_tenants)
         k->n_tenants++;
     t = &k->tenant[slot];
-    *t = (struct tenant){.id = id != 0 ? id : highest + 1, .uid = m->uid, .first = -1};
+    *t = (struct tenant){.id = id != 0 ? id : highest + 1, .uid = m->uid, .first = -1, .gang = -1};
     memcpy(t->name, named.text, sizeof t->name);
     ok(k, m, 0, t->id);
 }
@@ -107,20 +106,12 @@ static void set_tenant(struct harp_core *k, const struct harp_msg *m)
         return;
     }
     struct use *u = &t->use[m->dev];
-    uint32_t cap = m->c == HARP_PPM ? 0 : m->c;
-    if (cap != u->cap_ppm) {
-        u->tokens = HARP_BUCKET_NS * HARP_PPM;
-        u->tokens_ns = k->now;
-    }
     u->granted = 1;
     u->limit = m->limit_bytes;
-    u->share_ppm = m->b;
-    u->cap_ppm = cap;
-    u->cls = m->d;
     k->device[m->dev].unsettled = 1;
+    time_set(k, (uint32_t)(t - k->tenant), m->dev, m->b, m->c == HARP_PPM ? 0 : m->c, m->d,
+             (m->a & HARP_GRANT_NO_GANG) != 0);
     core_announce(k, (uint32_t)(t - k->tenant), m->dev);
-    time_company(k, m->dev);
-    time_pick(k, m->dev);
     ok(k, m, m->dev, t->id);
 }
 
@@ -144,6 +135,7 @@ static void del_tenant(struct harp_core *k, const struct harp_msg *m)
         }
     }
     if (--t->clients == 0) {
+        time_forget(k, (uint32_t)(t - k->tenant));
         memset(t, 0, sizeof *t);
         t->first = -1;
     }
@@ -177,21 +169,24 @@ static void drained(struct harp_core *k, const struct harp_msg *m)
 static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
 {
     const struct use *u = &t->use[dev];
+    const struct account *a = &u->account[HARP_LANE_COMPUTE];
+    const struct account *copies = &u->account[HARP_LANE_COPY];
     struct harp_msg r = {.op = HARP_SNAP_USE,
                          .tenant = t->id,
                          .dev = dev,
                          .limit_bytes = u->limit,
-                         .a = u->wants > 0,
-                         .b = u->share_ppm,
-                         .c = u->cap_ppm,
+                         .a = a->wants > 0,
+                         .b = a->share_ppm,
+                         .c = a->cap_ppm,
                          .d = u->cls,
                          .leased_bytes = u->leased[HARP_MEM_DEVICE],
                          .bytes = u->draining[HARP_MEM_DEVICE],
                          .overhead_bytes = u->leased[HARP_MEM_OVERHEAD] + u->extra,
                          .peak_bytes = u->peak,
-                         .used_ns = u->used_ns,
-                         .copy_ns = u->copy_ns,
-                         .wait_ns = u->wait_ns + (u->wait_since ? k->now - u->wait_since : 0),
+                         .used_ns = a->used_ns,
+                         .copy_ns = u->copy_ns + copies->used_ns,
+                         .wait_ns = a->wait_ns + (a->wait_since ? k->now - a->wait_since : 0),
+                         .estimated_ns = a->estimated_ns,
                          .launches = u->launches,
                          .denials = u->denials};
     core_emit(k, HARP_ACT_REPLY, 0, &r);
@@ -204,14 +199,15 @@ static void snap_client(struct harp_core *k, const struct client *c)
     core_emit(k, HARP_ACT_REPLY, 0, &r);
     for (uint32_t dev = 0; dev < k->n_devices; dev++) {
         const struct hold *h = &c->hold[dev];
+        const struct gate *g = &h->gate[HARP_LANE_COMPUTE];
         struct harp_msg l = {.op = HARP_SNAP_LEASE,
                              .client = c->id,
                              .tenant = r.tenant,
                              .dev = dev,
                              .leased_bytes = h->leased[HARP_MEM_DEVICE],
                              .overhead_bytes = h->leased[HARP_MEM_OVERHEAD] + h->extra,
-                             .a = h->want,
-                             .b = h->gate};
+                             .a = g->want,
+                             .b = g->state};
         if (l.leased_bytes || l.overhead_bytes || l.a || l.b)
             core_emit(k, HARP_ACT_REPLY, 0, &l);
     }
@@ -221,6 +217,7 @@ static void snapshot(struct harp_core *k, const struct harp_msg *m)
 {
     for (uint32_t dev = 0; dev < k->n_devices; dev++) {
         const struct device *d = &k->device[dev];
+        const struct lane *l = &d->lane[HARP_LANE_COMPUTE];
         uint64_t leased = 0, occupied = mem_occupied(d);
         for (uint32_t t = 0; t < k->n_tenants; t++)
             leased += k->tenant[t].use[dev].leased[HARP_MEM_DEVICE];
@@ -231,8 +228,8 @@ static void snapshot(struct harp_core *k, const struct harp_msg *m)
                              .bytes = d->draining,
                              .overhead_bytes = d->leased - leased + d->extra,
                              .free_bytes = occupied < d->capacity ? d->capacity - occupied : 0,
-                             .tenant = d->turn.tenant < 0 ? 0 : k->tenant[d->turn.tenant].id,
-                             .epoch = d->epoch};
+                             .tenant = l->turn.tenant < 0 ? 0 : k->tenant[l->turn.tenant].id,
+                             .epoch = l->epoch};
         memcpy(r.uuid, d->uuid, sizeof r.uuid);
         core_emit(k, HARP_ACT_REPLY, 0, &r);
     }

@@ -16,9 +16,12 @@ struct bridge {
 };
 
 EXPORT struct bridge *harp_bridge_new(uint64_t quantum_ns, uint32_t max_clients,
-                                      uint32_t max_tenant_clients, uint32_t max_tenants)
+                                      uint32_t max_tenant_clients, uint32_t max_tenants,
+                                      uint64_t burst_ns, uint32_t policy)
 {
     struct harp_core_config config = {.quantum_ns = quantum_ns,
+                                      .burst_ns = burst_ns,
+                                      .policy = policy,
                                       .max_clients = max_clients,
                                       .max_tenant_clients = max_tenant_clients,
                                       .max_tenants = max_tenants,

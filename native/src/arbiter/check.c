@@ -6,7 +6,7 @@
 
 struct count {
     uint64_t leased[HARP_MEM_CLASSES], draining[HARP_MEM_CLASSES], extra;
-    uint32_t wants, awaiting, open;
+    uint32_t awaiting;
 };
 
 static struct count count_use(const struct harp_core *k, uint32_t tenant, uint32_t dev)
@@ -20,10 +20,8 @@ static struct count count_use(const struct harp_core *k, uint32_t tenant, uint32
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
             sum[cls] += h->leased[cls];
         n.extra += h->extra;
-        n.wants += h->want;
         n.awaiting +=
             h->recall_no != 0 && h->recall_no == u->round_started && u->awaiting > 0 && !c->mute;
-        n.open += h->gate == HARP_GATE_OPEN || h->gate == HARP_GATE_CLOSING;
     }
     return n;
 }
@@ -45,7 +43,6 @@ static const char *check_device(const struct harp_core *k, uint32_t dev)
 {
     const struct device *d = &k->device[dev];
     uint64_t leased = 0, draining = 0, extra = 0;
-    int may_run = 0;
     for (uint32_t t = 0; t < k->n_tenants; t++) {
         const struct use *u = &k->tenant[t].use[dev];
         if (k->tenant[t].id == 0)
@@ -57,19 +54,12 @@ static const char *check_device(const struct harp_core *k, uint32_t dev)
             leased += n.leased[cls];
             draining += n.draining[cls];
         }
-        if (n.extra != u->extra || n.wants != u->wants || n.awaiting != u->awaiting)
-            return "extra, wants or awaited answers miscounted";
-        if (n.open != (d->turn.tenant == (int32_t)t ? d->turn.open : 0))
-            return "a gate is open outside its tenant's turn, or miscounted";
+        if (n.extra != u->extra || n.awaiting != u->awaiting)
+            return "extra or awaited answers miscounted";
         extra += n.extra;
-        may_run |= u->wants > 0 && u->granted && drr_may_run(k, u);
     }
     if (leased != d->leased || draining != d->draining || extra != d->extra)
         return "device is not the sum of its uses";
-    if (d->turn.tenant >= 0 && d->turn.open == 0)
-        return "a turn without an open gate";
-    if (d->turn.tenant < 0 && may_run)
-        return "the device idles though somebody wants";
     for (int32_t i = d->first; i >= 0; i = k->request[i].next)
         if (k->request[i].client < 0 || k->client[k->request[i].client].id == 0)
             return "a request without a client";
@@ -83,5 +73,8 @@ const char *harp_core_check(const struct harp_core *k)
         broken = k->tenant[t].id != 0 ? check_tenant(k, t) : NULL;
     for (uint32_t dev = 0; dev < k->n_devices && broken == NULL; dev++)
         broken = check_device(k, dev);
+    for (uint32_t dev = 0; dev < k->n_devices && broken == NULL; dev++)
+        for (uint32_t n = 0; n < HARP_TIME_LANES && broken == NULL; n++)
+            broken = check_lane(k, &k->device[dev].lane[n]);
     return broken;
 }

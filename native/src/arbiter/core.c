@@ -20,7 +20,8 @@ size_t harp_core_bytes(const struct harp_core_config *config)
 {
     if (config->max_clients == 0 || config->max_clients > SLOT_MAX || config->max_tenants == 0 ||
         config->max_tenants > 4096 || config->max_tenant_clients == 0 ||
-        config->quantum_ns < 1000000 || config->quantum_ns > 50000000)
+        config->quantum_ns < 1000000 || config->quantum_ns > 50000000 ||
+        config->burst_ns > 1000000000 || config->policy > HARP_POLICY_FIFO)
         return 0;
     return aligned(sizeof(struct harp_core)) +
            aligned(config->max_tenants * sizeof(struct tenant)) +
@@ -119,8 +120,8 @@ void core_device(struct harp_core *k, struct client *c, uint32_t dev)
                          .overhead_bytes = d->overhead,
                          .slack_bytes =
                              u->limit != 0 ? k->config.slack_bytes : k->config.slack_free_bytes,
-                         .b = u->share_ppm,
-                         .c = u->cap_ppm,
+                         .b = u->account[HARP_LANE_COMPUTE].share_ppm,
+                         .c = u->account[HARP_LANE_COMPUTE].cap_ppm,
                          .d = u->cls};
     memcpy(m.uuid, d->uuid, sizeof m.uuid);
     core_send(k, c, &m);
@@ -190,6 +191,7 @@ static void forget(struct harp_core *k, struct client *c)
     k->free_client = (int32_t)slot;
     k->used_clients--;
     if (--t->clients == 0 && t->deleted) {
+        time_forget(k, (uint32_t)(t - k->tenant));
         memset(t, 0, sizeof *t);
         t->first = -1;
     }
@@ -249,7 +251,8 @@ static void hello(struct harp_core *k, struct client *c, const struct harp_msg *
             k->client[i].ghost = 1;
             k->client[i].dead_ns = k->now;
         }
-    struct harp_msg w = {.op = HARP_WELCOME, .client = c->id, .tenant = t->id};
+    struct harp_msg w = {
+        .op = HARP_WELCOME, .client = c->id, .tenant = t->id, .b = HARP_TIME_LANES};
     for (uint32_t dev = 0; dev < k->n_devices; dev++)
         w.a += t->use[dev].granted;
     memcpy(w.text, t->name, sizeof w.text);
@@ -283,7 +286,7 @@ static int acceptable(const struct harp_core *k, const struct client *c, const s
     case HARP_WANT_TIME:
     case HARP_YIELD_TIME:
     case HARP_USED_TIME:
-        return known;
+        return known && m->cls < HARP_TIME_LANES;
     default:
         return 0;
     }
@@ -305,7 +308,8 @@ static void message(struct harp_core *k, struct client *c, const struct harp_msg
         hello(k, c, m);
     } else {
         mem_message(k, c, m);
-        time_message(k, c, m);
+        if (m->op == HARP_WANT_TIME || m->op == HARP_YIELD_TIME || m->op == HARP_USED_TIME)
+            time_message(k, c, m);
     }
 }
 
@@ -365,6 +369,7 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
     default:
         break;
     }
+    time_settle(k);
     for (uint32_t dev = 0; dev < k->n_devices; dev++)
         if (k->device[dev].unsettled)
             mem_settle(k, dev);

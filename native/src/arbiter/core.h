@@ -14,7 +14,9 @@
  *  (2) leased + overhead + draining of a device <= its capacity whenever something was just granted
  *  (3) a request is denied only if it does not fit when every peer that answers has given back its
  *      unused lease and the dead have drained (or five seconds have passed)
- *  (4) somebody's gate is open whenever somebody who may run wants
+ *  (4) somebody's gate is open or drains whenever somebody who may run wants
+ *  (5) on a lane of a device one turn is open and at most one other drains
+ *  (6) charges of a lane never exceed the time that passed
  */
 #ifndef HARP_ARBITER_CORE_H
 #define HARP_ARBITER_CORE_H
@@ -28,8 +30,12 @@
 
 struct harp_core;
 
+enum harp_policy { HARP_POLICY_DRR = 0, HARP_POLICY_PRIORITY = 1, HARP_POLICY_FIFO = 2 };
+
 struct harp_core_config {
     uint64_t quantum_ns;         /* exclusive quantum, 1 to 50 ms */
+    uint64_t burst_ns;           /* most an idle tenant is owed when it comes back, at most 1 s */
+    uint32_t policy;             /* enum harp_policy */
     uint32_t max_clients;        /* all tenants together, at most 16384 */
     uint32_t max_tenant_clients; /* one tenant's, the dead that drain included */
     uint32_t max_tenants;        /* at most 4096 */

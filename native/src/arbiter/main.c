@@ -23,7 +23,11 @@
 struct options {
     const char *run, *lock_dir, *log;
     int daemonize, ready_fd;
+    uint32_t policy;
+    uint64_t burst_us;
 };
+
+static const char *const policies[] = {"drr", "priority", "fifo"};
 
 static int usage(FILE *to, int code)
 {
@@ -33,6 +37,9 @@ static int usage(FILE *to, int code)
           "  --lock-dir DIR  folder of device locks, shared by all users (HARP_LOCK_DIR;"
           " default /run/lock)\n"
           "  --log FILE      append the log here (default: standard error)\n"
+          "  --policy P      who is next on a device: drr (shares; default), priority, fifo\n"
+          "  --burst-us N    engine time an idle tenant is owed when it comes back (0-1000000,"
+          " default 50000)\n"
           "  --daemonize     go on in the background once ready\n"
           "  --ready-fd N    write the line 'ready' there (default 1)\n"
           "environment: HARP_QUANTUM_US (1000-50000, default 5000), HARP_MAX_CLIENTS per tenant"
@@ -41,11 +48,29 @@ static int usage(FILE *to, int code)
     return code;
 }
 
+/* Out of range is an error, not a guess. */
+static int parse_number(const char *name, const char *text, uint64_t low, uint64_t high,
+                        uint64_t *value)
+{
+    char *end;
+    errno = 0;
+    unsigned long long n = strtoull(text, &end, 10);
+    if (errno != 0 || *text == 0 || *end != 0 || n < low || n > high) {
+        fprintf(stderr, "harp-arbiter: %s=%s is not a number from %llu to %llu\n", name, text,
+                (unsigned long long)low, (unsigned long long)high);
+        return -EINVAL;
+    }
+    *value = n;
+    return 0;
+}
+
 static int parse(int argc, char **argv, struct options *o)
 {
     static const struct option table[] = {{"run", required_argument, NULL, 'r'},
                                           {"lock-dir", required_argument, NULL, 'k'},
                                           {"log", required_argument, NULL, 'l'},
+                                          {"policy", required_argument, NULL, 'p'},
+                                          {"burst-us", required_argument, NULL, 'b'},
                                           {"daemonize", no_argument, NULL, 'd'},
                                           {"ready-fd", required_argument, NULL, 'f'},
                                           {"help", no_argument, NULL, 'h'},
@@ -60,6 +85,20 @@ static int parse(int argc, char **argv, struct options *o)
             break;
         case 'l':
             o->log = optarg;
+            break;
+        case 'p':
+            o->policy = 0;
+            while (o->policy < 3 && strcmp(policies[o->policy], optarg) != 0)
+                o->policy++;
+            if (o->policy == 3) {
+                fprintf(stderr, "harp-arbiter: --policy %s is not one of drr, priority, fifo\n",
+                        optarg);
+                return -EINVAL;
+            }
+            break;
+        case 'b':
+            if (parse_number("--burst-us", optarg, 0, 1000000, &o->burst_us) != 0)
+                return -EINVAL;
             break;
         case 'd':
             o->daemonize = 1;
@@ -76,22 +115,11 @@ static int parse(int argc, char **argv, struct options *o)
     return o->run != NULL && optind == argc ? 0 : -EINVAL;
 }
 
-/* A number from the environment; out of range is an error, not a guess. */
+/* A number from the environment, if it is there. */
 static int number(const char *name, uint64_t low, uint64_t high, uint64_t *value)
 {
     const char *text = getenv(name);
-    char *end;
-    if (text == NULL || text[0] == 0)
-        return 0;
-    errno = 0;
-    unsigned long long n = strtoull(text, &end, 10);
-    if (errno != 0 || *end != 0 || n < low || n > high) {
-        fprintf(stderr, "harp-arbiter: %s=%s is not a number from %llu to %llu\n", name, text,
-                (unsigned long long)low, (unsigned long long)high);
-        return -EINVAL;
-    }
-    *value = n;
-    return 0;
+    return text == NULL || text[0] == 0 ? 0 : parse_number(name, text, low, high, value);
 }
 
 /* Two descriptors per client: as many clients as the process may have. */
@@ -108,13 +136,15 @@ static uint32_t clients_by_descriptors(void)
     return n > MAX_CLIENTS ? MAX_CLIENTS : (uint32_t)n;
 }
 
-static int configure(struct harp_core_config *config)
+static int configure(struct harp_core_config *config, const struct options *o)
 {
     uint64_t quantum_us = 5000, clients = 1024;
     if (number("HARP_QUANTUM_US", 1000, 50000, &quantum_us) != 0 ||
         number("HARP_MAX_CLIENTS", 1, MAX_CLIENTS, &clients) != 0)
         return -EINVAL;
     *config = (struct harp_core_config){.quantum_ns = quantum_us * 1000,
+                                        .burst_ns = o->burst_us * 1000,
+                                        .policy = o->policy,
                                         .max_clients = clients_by_descriptors(),
                                         .max_tenant_clients = (uint32_t)clients,
                                         .max_tenants = MAX_TENANTS,
@@ -182,11 +212,11 @@ int main(int argc, char **argv)
 {
     static struct server server;
     static char run[PATH_MAX];
-    struct options o = {.ready_fd = STDOUT_FILENO};
+    struct options o = {.ready_fd = STDOUT_FILENO, .burst_us = 50000};
     int lock = -1, word = -1, r;
     if (parse(argc, argv, &o) != 0)
         return usage(stderr, 2);
-    if (configure(&server.config) != 0)
+    if (configure(&server.config, &o) != 0)
         return 2;
     if (o.log != NULL && (r = log_open(o.log)) != 0) {
         fprintf(stderr, "harp-arbiter: %s: %s\n", o.log, strerror(-r));
@@ -222,9 +252,9 @@ int main(int argc, char **argv)
         server_close(&server);
         return 1;
     }
-    log_event("arbiter_started", "run=%s pid=%ld quantum_us=%llu max_clients=%u", run,
-              (long)getpid(), (unsigned long long)server.config.quantum_ns / 1000,
-              server.config.max_clients);
+    log_event("arbiter_started", "run=%s pid=%ld policy=%s quantum_us=%llu max_clients=%u", run,
+              (long)getpid(), policies[server.config.policy],
+              (unsigned long long)server.config.quantum_ns / 1000, server.config.max_clients);
     if (write(o.ready_fd, "ready\n", 6) != 6)
         log_event("ready_unheard", "fd=%d", o.ready_fd);
     if (o.ready_fd > 2)

@@ -1,34 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the core knows, and the calls between its files. Nothing outside core.c, memory.c, recall.c,
- * time.c, policy_drr.c, admin_ops.c and check.c includes this.
+ * What the core knows, and the calls between its files. Nothing outside the core includes this.
  *
- * A *use* is tenant x device, a *hold* is client x device. Lists are indexes into arrays, -1 ends.
+ * A *use* is tenant x device, a *hold* is client x device; of time, an *account* is tenant x lane
+ * and a *gate* is client x lane. Lists are indexes into arrays, -1 ends.
  */
 #ifndef HARP_ARBITER_STATE_H
 #define HARP_ARBITER_STATE_H
 
 #include "core.h"
+#include "lanes.h"
 
-#define HARP_PPM      1000000u
 #define HARP_REQUESTS 4096u
-
-/* A holder past its end is given up so long after its last word; and in any case. */
-#define HARP_OVERDUE_NS 500000000ull
-#define HARP_HUNG_NS    10000000000ull
-
-/* Most an idle tenant is owed when it comes back; most a tenant can owe; depth of the cap's token
- * bucket; how long after its last work a tenant's weight counts; queued work of an open-ended turn
- * in company. */
-#define HARP_CREDIT_NS 50000000ull
-#define HARP_DEBT_NS   1000000000ull
-#define HARP_BUCKET_NS 50000000ll
-#define HARP_ACTIVE_NS 100000000ull
-#define HARP_WINDOW_NS 4000000ull
-
-/* A holder keeps its quantum at least so long; less than this left of one is not worth an OPEN. */
-#define HARP_PREEMPT_NS 1000000ull
-#define HARP_REJOIN_NS  200000ull
 
 /* One tenant's shortage of memory bothers another at most so often. */
 #define HARP_FOREIGN_NS 10000000ull
@@ -38,9 +21,7 @@ struct hold {
     uint64_t told;      /* overhead the device says, by harpd */
     uint64_t extra;     /* what of that is more than the leases of class OVERHEAD */
     uint64_t recall_no; /* the recall it owes an answer to; 0: none */
-    uint64_t epoch;     /* of its last OPEN */
-    uint8_t gate;       /* enum harp_gate */
-    uint8_t want;       /* has work and no open gate */
+    struct gate gate[HARP_TIME_LANES];
 };
 
 struct client {
@@ -63,7 +44,7 @@ struct client {
 struct use {
     uint8_t granted;
     uint64_t limit;
-    uint32_t share_ppm, cap_ppm, cls;
+    uint32_t cls;
     uint64_t leased[HARP_MEM_CLASSES]; /* sums over live clients */
     uint64_t draining[HARP_MEM_CLASSES];
     uint64_t extra; /* live clients' */
@@ -73,14 +54,9 @@ struct use {
     uint64_t round_deadline;
     uint64_t round_earliest; /* for the shortage of another tenant */
     uint32_t awaiting;       /* answers the running round still needs */
-    /* time */
-    uint32_t wants; /* live clients that want and are not overdue */
-    uint64_t active_ns;
-    uint64_t wait_since; /* 0: not waiting */
-    uint64_t vtime;      /* ns of engine time times HARP_PPM / weight */
-    int64_t tokens;      /* ns * HARP_PPM it may still run under its cap */
-    uint64_t tokens_ns;
-    uint64_t used_ns, copy_ns, launches, wait_ns;
+    uint8_t alone;           /* no gang: its turns on this device do not wait for those on others */
+    uint64_t copy_ns, launches;
+    struct account account[HARP_TIME_LANES];
 };
 
 struct tenant {
@@ -89,41 +65,20 @@ struct tenant {
     int32_t first; /* client list */
     uint32_t clients, live;
     uint32_t waiting; /* unanswered LEASE_MEM of all its clients */
+    int32_t gang;     /* device whose turn the other devices follow; -1: none */
     uint8_t deleted;  /* goes when its last client has drained */
     char name[HARP_NAME_BYTES];
     struct use use[HARP_MAX_DEVICES];
-};
-
-/* One open gate: the interval in which one tenant's processes may launch. */
-struct turn {
-    int32_t tenant; /* -1: none */
-    uint32_t open;  /* clients whose gate is open or closing */
-    uint64_t epoch, opened_ns;
-    uint64_t quantum_ns; /* 0: until CLOSE */
-    uint64_t close_ns;   /* when CLOSE was sent; 0: not */
-    uint64_t preempt_ns; /* when CLOSE will be sent; 0: not planned */
-    uint64_t alive_ns;   /* when a holder last reported */
-    uint64_t window_ns;
-    uint64_t used_ns, charged_ns; /* reported; of that already charged */
-    uint8_t sole;                 /* nobody else could run when it began */
-};
-
-/* The last turn that was given up: its late yields are charged for what nobody else used. */
-struct late {
-    int32_t tenant;
-    uint64_t epoch, opened_ns, charged_ns, others_ns;
 };
 
 struct device {
     uint8_t uuid[16];
     uint64_t capacity, overhead;
     uint64_t leased, extra, draining; /* leased: both classes */
-    uint64_t epoch;
-    uint64_t vtime; /* of the tenant served last: where a newcomer starts */
-    uint64_t charged_ns;
     uint64_t round_no;
-    struct turn turn;
-    struct late late;
+    uint32_t tenants; /* granted, with live clients; of these, class latency */
+    uint32_t latency;
+    struct lane lane[HARP_TIME_LANES];
     int32_t first, last; /* waiting requests, oldest first */
     uint8_t unsettled;   /* something happened that may let one of them go on */
 };
@@ -143,6 +98,7 @@ struct harp_core {
     uint32_t n_devices, n_tenants, n_clients; /* slots ever used */
     uint32_t free_requests, used_clients;
     uint32_t watchers;
+    uint64_t arrivals;     /* numbers of who came to want time */
     uint64_t unwatched_ns; /* since when nobody is subscribed */
     uint32_t generation;
     int32_t free_request, free_client;
@@ -192,25 +148,7 @@ void recall_dead(struct harp_core *k, struct client *c, uint32_t dev);
 void recall_tick(struct harp_core *k, uint32_t dev);
 uint64_t recall_next(const struct harp_core *k, uint32_t dev);
 
-/* time.c */
-void time_message(struct harp_core *k, struct client *c, const struct harp_msg *msg);
-void time_dead(struct harp_core *k, struct client *c); /* while its holds are still those of life */
-void time_company(struct harp_core *k, uint32_t dev);  /* who is on the device has changed */
-void time_pick(struct harp_core *k, uint32_t dev);
-void time_tick(struct harp_core *k);
-uint64_t time_next(const struct harp_core *k);
-
-/* policy_drr.c: weights, virtual time, caps. Pure arithmetic on uses. */
-uint64_t drr_weight(const struct harp_core *k, uint32_t dev, uint32_t tenant);
-void drr_refill(struct use *u, uint64_t now);
-int drr_may_run(const struct harp_core *k, const struct use *u);
-uint64_t drr_ready_ns(const struct harp_core *k, const struct use *u); /* capped: when it may run */
-uint64_t drr_quantum_ns(const struct harp_core *k, const struct use *u);
-void drr_arrive(struct harp_core *k, uint32_t dev, uint32_t tenant);
-void drr_charge(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t alone_ns,
-                uint64_t beside_ns);
-int32_t drr_pick(struct harp_core *k, uint32_t dev, uint32_t *eligible);
-int drr_ahead(const struct harp_core *k, uint32_t dev, uint32_t tenant, uint32_t holder,
-              uint64_t held_ns);
+/* check_time.c */
+const char *check_lane(const struct harp_core *k, const struct lane *l);
 
 #endif

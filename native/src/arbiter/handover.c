@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From one turn to the next without a gap. A turn's processes announce when their last work will
+ * end; by then it is foreseen who is next. The same tenant: its turn is renewed and nothing drains.
+ * Another: its gate is opened so long before (the lead) that its first work meets the last of this
+ * one's. The lead is learnt per lane from the gaps and overlaps seen: raised in small steps, halved
+ * by an overlap, since early work may push the predecessor's last kernel behind a whole slice.
+ *
+ * Who arrives with a right to go first (class latency, a gang) closes the holder at once.
+ */
+#include "policy.h"
+
+/* The current turn's clients have announced, yielded or died: is its end known? */
+void handover_announced(struct harp_core *k, struct lane *l)
+{
+    struct turn *turn = &l->turn;
+    uint64_t ends = 0;
+    if (turn->tenant < 0 || turn->open == 0)
+        return;
+    for (int32_t i = k->tenant[turn->tenant].first; i >= 0; i = k->client[i].next) {
+        const struct gate *g = gate_of(l, &k->client[i]);
+        if ((g->state != HARP_GATE_OPEN && g->state != HARP_GATE_CLOSING) ||
+            g->epoch != turn->epoch)
+            continue;
+        if (g->ends_ns == 0)
+            return;
+        ends = g->ends_ns > ends ? g->ends_ns : ends;
+    }
+    turn->ends_ns = ends;
+    handover_decide(k, l);
+}
+
+void handover_decide(struct harp_core *k, struct lane *l)
+{
+    struct turn *turn = &l->turn;
+    l->plan_ns = 0;
+    if (turn->tenant < 0 || turn->ends_ns == 0 || l->before.open > 0)
+        return; /* decided again when the one before has drained */
+    struct choice next = policy_foresee(k, l);
+    if (next.tenant == turn->tenant) {
+        turn_renew(k, l, next.eligible);
+    } else if (next.tenant >= 0 && account_of(k, l, (uint32_t)turn->tenant)->distrust == 0) {
+        uint64_t at = turn->ends_ns > l->lead_ns ? turn->ends_ns - l->lead_ns : 0;
+        if (at > k->now + HARP_TICK_NS)
+            l->plan_ns = at;
+        else
+            handover_now(k, l, (uint32_t)next.tenant, next.eligible, next.follows);
+    }
+}
+
+/* Opens another tenant's gate while the current turn still drains. */
+void handover_now(struct harp_core *k, struct lane *l, uint32_t tenant, uint32_t eligible,
+                  int follows)
+{
+    turn_close(k, l);
+    turn_promote(k, l);
+    turn_open(k, l, tenant, eligible, follows);
+}
+
+/* Latency that wants does not wait for a drain, unless two would drain at once. */
+void handover_urgent(struct harp_core *k, struct lane *l)
+{
+    if (l->turn.tenant < 0 || l->before.open > 0 || l->wanting == 0 ||
+        policy_holder_rank(k, l) == RANK_LATENCY)
+        return;
+    struct choice next = policy_pick(k, l);
+    if (next.tenant < 0 || next.rank != RANK_LATENCY || next.tenant == l->turn.tenant)
+        return;
+    handover_now(k, l, (uint32_t)next.tenant, next.eligible, next.follows);
+}
+
+/* A tenant has come to want while another holds the lane. */
+void handover_consider(struct harp_core *k, struct lane *l, uint32_t tenant)
+{
+    struct turn *turn = &l->turn;
+    struct account *a = account_of(k, l, tenant);
+    if (turn->tenant < 0 || turn->tenant == (int32_t)tenant || a->wants == 0)
+        return;
+    enum gang_role role = gang_role(k, l, tenant);
+    cap_refill(k, a);
+    if (role == GANG_WAIT || (role != GANG_FOLLOW && !cap_allows(k, a)))
+        return;
+    enum rank mine = role == GANG_FOLLOW ? RANK_GANG : policy_of(k)->rank(k, l, tenant);
+    enum rank his = policy_holder_rank(k, l);
+    if (mine < his && mine <= RANK_GANG) {
+        turn_close(k, l);
+        if (mine == RANK_LATENCY)
+            handover_urgent(k, l);
+        return;
+    }
+    if (turn->close_ns != 0)
+        return;
+    uint64_t held = k->now - turn->began_ns;
+    if (held < HARP_PREEMPT_NS)
+        held = HARP_PREEMPT_NS;
+    if (turn->quantum_ns == 0) {
+        gang_interrupt(k, l);
+        turn_close(k, l);
+    } else if (turn->ends_ns == 0 &&
+               (mine < his ||
+                (mine == his && policy_of(k)->ahead(k, l, tenant, (uint32_t)turn->tenant, held)))) {
+        turn->preempt_ns = turn->began_ns + HARP_PREEMPT_NS;
+        if (turn->preempt_ns <= k->now)
+            turn_close(k, l);
+    }
+}
+
+/* Both the turn's first work and its predecessor's last are known. */
+void handover_learn(struct lane *l, const struct turn *turn)
+{
+    if (!turn->learns || turn->before.hi == 0 || turn->work.hi <= turn->work.lo)
+        return;
+    if (turn->work.lo < turn->before.hi) {
+        l->lead_ns /= 2;
+        return;
+    }
+    uint64_t gap = turn->work.lo - turn->before.hi;
+    if (gap <= HARP_GAP_NS || gap > 4 * HARP_LEAD_NS)
+        return; /* near enough, or not the hand-over's */
+    uint64_t raise = (gap - HARP_GAP_NS) / 8;
+    l->lead_ns += raise > HARP_TICK_NS ? HARP_TICK_NS : raise;
+    if (l->lead_ns > HARP_LEAD_NS)
+        l->lead_ns = HARP_LEAD_NS;
+}
+
+/* Was the end announced about right? If not, the tenant's next turns end with their last word. */
+void handover_judge(struct harp_core *k, struct lane *l, const struct turn *ended)
+{
+    struct account *a = account_of(k, l, (uint32_t)ended->tenant);
+    if (ended->ends_ns != 0 && ended->work.hi > ended->ends_ns + HARP_MISSED_NS)
+        a->distrust = a->distrust > 16 ? 32 : (uint8_t)(2 * a->distrust + 2);
+    else if (a->distrust > 0)
+        a->distrust--;
+}
