@@ -161,9 +161,9 @@ class TimeConfig:
     )
     burst_us: int = _key(
         50_000,
-        "Most GPU time that an idle tenant saves up, under its limit and against its peers.",
+        "GPU time that a tenant is owed at most when it comes back from being idle.",
         unit="us",
-        low=1000,
+        low=0,
         high=1_000_000,
     )
 

@@ -20,12 +20,15 @@ from harp.config import TimeConfig
 from harp.errors import ArbiterError
 from harp.lease_wire import AdminClient, Msg, Op
 from harp.native import NativeDir, scrub
+from harp.procs import environ_of
 from harp.rundir import RunDir
 
 __all__ = ["ArbiterLink"]
 
 _log = structlog.get_logger(__name__)
-_TIME_OPTIONS = {"policy": "--policy", "quantum_us": "--quantum-us", "burst_us": "--burst-us"}
+#: where harp-arbiter takes its time settings from
+_TIME_OPTIONS = {"policy": "--policy", "burst_us": "--burst-us"}
+_QUANTUM = "HARP_QUANTUM_US"
 
 
 class ArbiterLink:
@@ -39,7 +42,7 @@ class ArbiterLink:
         env: Mapping[str, str],
         time: TimeConfig | None = None,
     ) -> None:
-        self._time = time or TimeConfig()
+        self._time = _with_quantum(time or TimeConfig(), env.get(_QUANTUM, ""))
         self._run_dir = run_dir
         self._native = native
         self._timeout_s = timeout_s
@@ -82,7 +85,7 @@ class ArbiterLink:
         return client
 
     def time_in_force(self) -> TimeConfig:
-        """Time settings of the arbiter that runs, from its command line: it may be older than we.
+        """Time settings of the arbiter that runs, which may be older than we.
 
         Defaults if it is gone.
         """
@@ -113,7 +116,11 @@ class ArbiterLink:
                 "--run",
                 str(self._run_dir.path),
                 *time_arguments(self._time),
-                env={**scrub(self._env), "HARP_RUN": str(self._run_dir.path)},
+                env={
+                    **scrub(self._env),
+                    "HARP_RUN": str(self._run_dir.path),
+                    _QUANTUM: str(self._time.quantum_us),
+                },
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -139,7 +146,7 @@ class ArbiterLink:
 
 
 def time_arguments(settings: TimeConfig) -> list[str]:
-    """What of `settings` harp-arbiter must be told: all that is not its default."""
+    """What of `settings` harp-arbiter must be told on its command line: what is not its default."""
     return [
         word
         for name, option in _TIME_OPTIONS.items()
@@ -149,7 +156,7 @@ def time_arguments(settings: TimeConfig) -> list[str]:
 
 
 def time_of(pid: int) -> TimeConfig:
-    """The settings on a process's command line; defaults for what is not there."""
+    """The settings that a process was started with; defaults for what it was not told."""
     try:
         words = (Path("/proc") / str(pid) / "cmdline").read_text(errors="replace").split("\0")
     except OSError:
@@ -159,7 +166,15 @@ def time_of(pid: int) -> TimeConfig:
         for name, option in _TIME_OPTIONS.items()
         if option in words[:-1]
     }
-    return replace(TimeConfig(), **said)
+    settings = replace(TimeConfig(), **said)
+    return _with_quantum(settings, environ_of(pid, _QUANTUM) or "")
+
+
+def _with_quantum(settings: TimeConfig, told: str) -> TimeConfig:
+    """`settings` with the quantum that the environment tells, if they say none themselves."""
+    if settings.quantum_us != TimeConfig().quantum_us or not told.isdigit():
+        return settings
+    return replace(settings, quantum_us=int(told))
 
 
 def _last_line(path: Path) -> str:

@@ -32,8 +32,8 @@ class State(enum.Enum):
     """Of a gate."""
 
     CLOSED = 0
-    QUANTUM = 1
-    UNTIL_CLOSE = 2
+    QUANTUM = 1  #: until a time, or in company: bounded, and handed over when idle
+    FREE = 2  #: until CLOSE, alone
     DRAINING = 3
 
 
@@ -110,7 +110,7 @@ class Client:
             self._wanted_ns = None
         self._wanting(self, False, now)  # noqa: FBT003 - what it now does
         self._epoch = epoch
-        self._state = State.QUANTUM if quantum_ns else State.UNTIL_CLOSE
+        self._state = State.QUANTUM if quantum_ns or window_ns else State.FREE
         self._deadline_ns = now + quantum_ns if quantum_ns else 0
         self._window_ns = window_ns
         self._announced = False
@@ -126,7 +126,7 @@ class Client:
     def closed(self, epoch: int, now: int) -> None:
         """CLOSE_GATE."""
         if not self.dead and epoch == self._epoch and self._is_open():
-            self._finish(now)
+            self._finish(now, announce=False)  # the arbiter knows
 
     # what the program does
 
@@ -163,7 +163,7 @@ class Client:
             self._waits.add(now - self._wanted_ns)
 
     def _is_open(self) -> bool:
-        return self._state in (State.QUANTUM, State.UNTIL_CLOSE)
+        return self._state in (State.QUANTUM, State.FREE)
 
     def _ahead_ns(self, now: int) -> int:
         """Predicted time until the queue is empty."""
@@ -231,7 +231,7 @@ class Client:
 
         self._at(now + IDLE_NS, look)
 
-    def _finish(self, now: int) -> None:
+    def _finish(self, now: int, *, announce: bool = True) -> None:
         """Launch no more in this turn: drain, then yield."""
         self._state = State.DRAINING
         if self.program.wanted:
@@ -239,7 +239,7 @@ class Client:
         if not self._in_flight:
             self._yield(now)
             return
-        if not self._announced:
+        if announce and not self._announced:
             self._announced = True
             self._use(now, a=1, c=int(self.program.wanted > 0), window_ns=self._ahead_ns(now))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harp.errors import NativeError
 
-__all__ = ["NEVER", "Act", "Action", "Answer", "Bridge", "Event", "Msg", "Policy", "load"]
+__all__ = ["NEVER", "POLICIES", "Act", "Action", "Answer", "Bridge", "Event", "Msg", "load"]
 
 NEVER = 2**64 - 1
 _COUNTS = ("used_ns", "copy_ns", "wait_ns", "quantum_ns", "window_ns", "launches", "denials")
@@ -37,6 +37,20 @@ class Msg(ctypes.Structure):
         ("text", ctypes.c_char * 64),
     ]
 
+    @property
+    def age_ns(self) -> int:
+        """How long before the message its work ended (the place of `wait_ns`)."""
+        return int(self.wait_ns)
+
+    @age_ns.setter
+    def age_ns(self, value: int) -> None:
+        self.wait_ns = value
+
+    @property
+    def estimated_ns(self) -> int:
+        """What of `used_ns` was not measured (the place of `quantum_ns`)."""
+        return int(self.quantum_ns)
+
 
 class Action(ctypes.Structure):
     """struct harp_event and struct harp_action of core.h: they look alike."""
@@ -56,10 +70,8 @@ class Answer:
     SEND, REPLY, EVENT, JOINED, CLOSE, LOG = range(1, 7)
 
 
-class Policy:
-    """enum harp_policy, by name."""
-
-    NUMBER = {"drr": 0, "priority": 1, "fifo": 2}  # noqa: RUF012 - never written
+#: enum harp_policy, by name
+POLICIES = {"drr": 0, "priority": 1, "fifo": 2}
 
 
 @dataclass(slots=True)
@@ -79,10 +91,11 @@ def load(path: Path) -> ctypes.CDLL:
     """
     try:
         lib = ctypes.CDLL(str(path))
-        lib.harp_bridge_open.restype = ctypes.c_void_p
+        lib.harp_bridge_new.restype = ctypes.c_void_p
     except (OSError, AttributeError) as error:
         raise NativeError(f"{path}: {error}", "build HARP's native parts again") from error
-    lib.harp_bridge_open.argtypes = [ctypes.c_uint64] * 2 + [ctypes.c_uint32] * 4
+    sizes = [ctypes.c_uint32] * 3
+    lib.harp_bridge_new.argtypes = [ctypes.c_uint64, *sizes, ctypes.c_uint64, ctypes.c_uint32]
     lib.harp_bridge_free.argtypes = [ctypes.c_void_p]
     lib.harp_bridge_step.argtypes = [ctypes.c_void_p, ctypes.POINTER(Action), ctypes.c_uint64]
     lib.harp_bridge_actions.argtypes = [ctypes.c_void_p]
@@ -109,8 +122,8 @@ class Bridge:
         tenants: int = 64,
     ) -> None:
         self._lib = lib
-        self._core = lib.harp_bridge_open(
-            quantum_ns, burst_ns, Policy.NUMBER[policy], clients, per_tenant, tenants
+        self._core = lib.harp_bridge_new(
+            quantum_ns, clients, per_tenant, tenants, burst_ns, POLICIES[policy]
         )
         if not self._core:
             raise NativeError(

@@ -181,7 +181,5 @@ class Engine:
         if now >= self._slice_end_ns and len(self._ring) > 1:
             self._ring.rotate(-1)
             self._take_over(now)
-        elif now >= self._slice_end_ns:
-            self._begin(now)
         else:
-            self._go(now)
+            self._go(now)  # alone: a slice that is over ends when somebody comes

@@ -20,6 +20,7 @@ from typing import TypeVar, cast
 
 from harp.errors import ConfigError, UnitError
 from harp.model import TenantClass
+from harp.sim.core import POLICIES
 from harp.units import parse_percent
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
 
 #: kinds of program; harp/sim/program.py has one of each
 LOADS = ("saturate", "sync", "graph", "request", "copy")
-POLICIES = ("drr", "priority", "fifo")
 CLASSES = tuple(c.label for c in TenantClass)
 TENANTS_MAX = 4096
 _MAX_S = 3600.0
@@ -110,9 +110,9 @@ class Scenario:
 
     seconds: float = cast("float", _key(10.0, "Virtual time simulated.", low=0.01, high=_MAX_S))
     seed: int = cast("int", _key(1, "Of all that is random.", low=0, high=2**31 - 1))
-    policy: str = cast("str", _key("drr", "The arbiter's policy.", choices=POLICIES))
+    policy: str = cast("str", _key("drr", "The arbiter's policy.", choices=tuple(POLICIES)))
     quantum_us: int = cast("int", _key(5000, "The arbiter's quantum.", low=1000, high=50_000))
-    burst_us: int = cast("int", _key(50_000, "The arbiter's burst.", low=1000, high=1_000_000))
+    burst_us: int = cast("int", _key(50_000, "The arbiter's burst.", low=0, high=1_000_000))
     slice_us: float = cast(
         "float", _key(2000.0, "The device's own slice between contexts.", low=10, high=1e5)
     )

@@ -215,14 +215,14 @@ class World:
                 member = by_number[act.msg.tenant]
                 member.charged_ns = act.msg.used_ns
                 member.copy_charged_ns = act.msg.copy_ns
-                member.estimated_ns = act.msg.quantum_ns
+                member.estimated_ns = act.msg.estimated_ns
 
     # the arbiter
 
     def _tell(self, client: Client, op: Op, fields: dict[str, int], now: int) -> None:
         message = Msg(version=1, op=op, cls=client.lane)
         for name, value in fields.items():
-            setattr(message, "wait_ns" if name == "age_ns" else name, value)
+            setattr(message, name, value)
         self._at(now + self._hop_ns, lambda _now: self._message(client, message))
 
     def _message(self, client: Client, message: Msg) -> None:

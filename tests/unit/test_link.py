@@ -23,16 +23,17 @@ SETTINGS = [
 def test_an_arbiter_is_told_only_what_differs_from_its_defaults() -> None:
     assert time_arguments(TimeConfig()) == []
     assert time_arguments(TimeConfig(policy="fifo")) == ["--policy", "fifo"]
-    assert time_arguments(TimeConfig(quantum_us=2000)) == ["--quantum-us", "2000"]
+    assert time_arguments(TimeConfig(burst_us=0, quantum_us=2000)) == ["--burst-us", "0"]
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_a_running_arbiters_settings_are_read_from_its_command_line(settings: TimeConfig) -> None:
+def test_a_running_arbiters_settings_are_read_back(settings: TimeConfig) -> None:
     code = "import sys; print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, "--run", "x", *time_arguments(settings)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env={**os.environ, "HARP_QUANTUM_US": str(settings.quantum_us)},
     ) as child:
         assert child.stdout
         child.stdout.readline()  # it has its own command line by now

@@ -557,7 +557,7 @@ class GetInfoReply(google.protobuf.message.Message):
     quantum_us: builtins.int
     """of the arbiter that runs: longest turn in company"""
     burst_us: builtins.int
-    """of the arbiter that runs: most time that is saved up under a limit"""
+    """of the arbiter that runs: most that a tenant is owed when it comes back from being idle"""
     time_stale: builtins.str
     """settings that the arbiter was not started with; empty: none"""
     def __init__(

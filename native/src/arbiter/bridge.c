@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The core as a shared library for tests: actions are collected instead of performed. Not
- * installed; tests/unit/test_arbiter_core.py and the simulator there drive it through ctypes.
+ * The core as a shared library: actions are collected instead of performed. `harp sim`
+ * (harp/sim/core.py) and tests/unit drive it through ctypes.
  */
 #include <stdlib.h>
 
@@ -38,15 +38,6 @@ EXPORT struct bridge *harp_bridge_new(uint64_t quantum_ns, uint32_t max_clients,
     b->capacity = 65536;
     b->actions = calloc(b->capacity, sizeof *b->actions);
     return b;
-}
-
-EXPORT struct bridge *harp_bridge_open(uint64_t quantum_ns, uint64_t burst_ns, uint32_t policy,
-                                       uint32_t max_clients, uint32_t max_tenant_clients,
-                                       uint32_t max_tenants)
-{
-    return policy == 0
-               ? harp_bridge_new(quantum_ns, max_clients, max_tenant_clients, max_tenants)
-               : NULL;
 }
 
 EXPORT void harp_bridge_free(struct bridge *b)
