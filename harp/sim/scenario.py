@@ -291,12 +291,13 @@ def generate(base: Scenario, count: int) -> Scenario:
     if not 1 <= count <= TENANTS_MAX:
         raise ConfigError(f"{count} tenants are out of range", f"1 to {TENANTS_MAX}")
     rng = random.Random(f"harp-sim/{base.seed}")  # noqa: S311 - a model
-    tenants = []
+    tenants, left = [], 800_000
     for number in range(count):
         klass = rng.choices(CLASSES, (7, 1, 2))[0]
         load = "request" if klass == "latency" else rng.choice(LOADS[:3])
         share = rng.randint(1, 1 + 1_600_000 // count) if rng.random() < 1 / 3 else 0
-        share = min(share, 800_000)
+        share = min(share, left)
+        left -= share
         tenants.append(
             TenantSpec(
                 name=f"t{number}",
