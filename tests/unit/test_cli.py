@@ -195,6 +195,7 @@ def test_json_tells_each_gpus_use_apart() -> None:
     found = tenant_json(_tenant(estimated_ns=3), _DEVICES)
     assert (found["gpu"], found["gpus"], found["gang"]) == (1, [1, 0], True)
     assert (found["class"], found["estimated_ns"]) == ("latency", 3)
+    assert tenant_json(_tenant(no_gang=True), _DEVICES)["gang"] is False
     devices = found["devices"]
     assert isinstance(devices, list)
     assert [(d["gpu"], d["used_ns"], d["estimated_ns"]) for d in devices] == [(1, 7, 3), (0, 0, 0)]

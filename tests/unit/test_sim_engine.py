@@ -109,6 +109,20 @@ def test_a_context_killed_while_the_engine_changes_to_it_leaves_it_to_the_next()
     assert bench.engine.idle
 
 
+def test_a_gap_is_idle_time_in_which_somebody_waits() -> None:
+    gaps = Gaps(0)
+    gaps.wanting(1, True, 10)
+    gaps.idle(False, 40)  # gap: 10 to 40
+    gaps.wanting(2, True, 50)
+    gaps.wanting(1, False, 55)
+    gaps.idle(True, 60)
+    gaps.wanting(2, False, 65)  # gap: 60 to 65
+    gaps.wanting(2, True, 90)
+    gaps.close(100)  # gap: 90 to 100
+    assert gaps.samples_ns == [30, 5, 10]
+    assert gaps.idle_ns == 80
+
+
 @given(
     commands=st.lists(
         st.tuples(st.integers(0, 20_000), st.integers(1, 4), st.integers(1, 9000)), max_size=30
