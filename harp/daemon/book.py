@@ -141,7 +141,7 @@ class Book:
                 if tenant.tenant_id in picture.tenants:
                     # harpd may have ended between two devices of a grant.
                     if tenant.grant_dir:
-                        await self._grant(tenant)
+                        await self._grant_again(tenant)
                     present = True
                 else:
                     present = await self._readmit(tenant)
@@ -308,6 +308,13 @@ class Book:
                 )
             )
 
+    async def _grant_again(self, tenant: Tenant) -> None:
+        """The same for a tenant that the arbiter may know; a refusal is no reason to end."""
+        try:
+            await self._grant(tenant)
+        except ArbiterRefused as error:
+            _log.warning("tenant_not_granted_again", tenant=tenant.name, reason=error.message)
+
     async def _readmit(self, tenant: Tenant) -> bool:
         """Tell a new arbiter of a tenant it never saw."""
         if not any(uuid in self.devices for uuid in tenant.device_uuids):
@@ -401,7 +408,8 @@ def _from_arbiter(found: ArbiterTenant) -> Tenant:
         root_pid=0,
         root_start=0,
         grant_dir="",
-        device_uuids=found.device_uuids,
+        # None: harpd ended before the first grant, or the device is gone. It ends with its clients.
+        device_uuids=found.device_uuids or ("",),
         limits=Limits(
             found.mem_bytes, found.share_ppm, found.limit_ppm, TenantClass(found.class_value)
         ),
