@@ -140,16 +140,18 @@ void gang_ended(struct harp_core *k, struct lane *l, uint32_t tenant)
     }
 }
 
-/* Somebody wants the device of an open-ended turn that follows: the leader is to begin again, in
- * quanta. */
-void gang_interrupt(struct harp_core *k, struct lane *l)
+/* Somebody wants the device of an open-ended turn that follows: the whole gang goes on in a
+ * quantum, or it would follow for ever. True if that was the case. */
+int gang_bound(struct harp_core *k, struct lane *l)
 {
     int32_t tenant = l->turn.tenant;
-    if (l->turn.follows && k->tenant[tenant].gang >= 0) {
-        struct lane *lead = compute_lane(k, (uint32_t)k->tenant[tenant].gang);
-        if (lead->turn.tenant == tenant && lead->turn.quantum_ns == 0)
-            turn_close(k, lead);
-    }
+    if (tenant < 0 || !l->turn.follows || l->turn.quantum_ns != 0)
+        return 0;
+    for (uint32_t dev = 0; dev < k->n_devices; dev++)
+        if (compute_lane(k, dev)->turn.tenant == tenant &&
+            (compute_lane(k, dev)->turn.follows || (int32_t)dev == k->tenant[tenant].gang))
+            turn_bound(k, compute_lane(k, dev));
+    return 1;
 }
 
 static int32_t waiting_follower(const struct harp_core *k, const struct lane *l)

@@ -38,7 +38,7 @@ void handover_decide(struct harp_core *k, struct lane *l)
         return; /* decided again when the one before has drained */
     struct choice next = policy_foresee(k, l);
     if (next.tenant == turn->tenant) {
-        turn_renew(k, l, next.eligible);
+        turn_renew(k, l, next.eligible, next.follows);
     } else if (next.tenant >= 0 && account_of(k, l, (uint32_t)turn->tenant)->distrust == 0) {
         uint64_t at = turn->ends_ns > l->lead_ns ? turn->ends_ns - l->lead_ns : 0;
         if (at > k->now + HARP_TICK_NS)
@@ -94,8 +94,8 @@ void handover_consider(struct harp_core *k, struct lane *l, uint32_t tenant)
     if (held < HARP_PREEMPT_NS)
         held = HARP_PREEMPT_NS;
     if (turn->quantum_ns == 0) {
-        gang_interrupt(k, l);
-        turn_close(k, l);
+        if (!gang_bound(k, l))
+            turn_close(k, l);
     } else if (turn->ends_ns == 0 &&
                (mine < his ||
                 (mine == his && policy_of(k)->ahead(k, l, tenant, (uint32_t)turn->tenant, held)))) {

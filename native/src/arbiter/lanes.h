@@ -154,8 +154,10 @@ uint64_t time_next(const struct harp_core *k);
 void turn_open(struct harp_core *k, struct lane *l, uint32_t tenant, uint32_t eligible,
                int follows);
 void turn_join(struct harp_core *k, struct lane *l, struct client *c);
-void turn_renew(struct harp_core *k, struct lane *l, uint32_t eligible);
+void turn_renew(struct harp_core *k, struct lane *l, uint32_t eligible, int follows);
 void turn_close(struct harp_core *k, struct lane *l);
+void turn_bound(struct harp_core *k,
+                struct lane *l); /* open-ended until now: a quantum from now on */
 void turn_left(struct harp_core *k, struct lane *l, struct turn *turn); /* by its last client */
 void turn_promote(struct harp_core *k, struct lane *l); /* the current one to the one before */
 void turn_give_up(struct harp_core *k, struct lane *l, struct turn *turn);
@@ -213,7 +215,7 @@ void gang_opened(struct harp_core *k, struct lane *l, uint32_t tenant);
 void gang_closing(struct harp_core *k, struct lane *l, uint32_t tenant);
 void gang_ended(struct harp_core *k, struct lane *l, uint32_t tenant);
 uint64_t gang_quantum_ns(const struct harp_core *k, uint32_t tenant);
-void gang_interrupt(struct harp_core *k, struct lane *l);
+int gang_bound(struct harp_core *k, struct lane *l);
 uint64_t gang_patience_ns(const struct harp_core *k, const struct lane *l);
 void gang_impatient(struct harp_core *k, struct lane *l);
 

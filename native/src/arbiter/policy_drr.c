@@ -105,7 +105,8 @@ static void serve(struct harp_core *k, struct lane *l, uint32_t tenant)
         return;
     for (int32_t t = first_of(l); t >= 0; t = account_of(k, l, (uint32_t)t)->next) {
         const struct account *a = account_of(k, l, (uint32_t)t);
-        if (a->wants == 0 || !cap_allows(k, a) || a->vtime >= least ||
+        int drains = l->before.open > 0 && l->before.tenant == t; /* likely to want again */
+        if ((a->wants == 0 && !drains) || !cap_allows(k, a) || a->vtime >= least ||
             (!best_only && a->group == 1))
             continue;
         least = a->vtime;
