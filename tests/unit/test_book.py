@@ -16,10 +16,12 @@ import pytest
 from harp.config import AdmissionConfig
 from harp.daemon.book import Book, Wish
 from harp.daemon.link import ArbiterLink
+from harp.daemon.picture import Picture
+from harp.daemon.service import ControlService
 from harp.daemon.store import Store
 from harp.errors import NoDevice, QuotaExceeded
 from harp.lease_wire import GRANT_NO_GANG, ArbiterRefused, Msg, Op
-from harp.model import Device, DeviceKind, Limits, Policy, TenantClass
+from harp.model import Device, DeviceKind, Limits, Policy, Tenant, TenantClass, Use
 
 GIB = 1 << 30
 
@@ -237,3 +239,40 @@ def test_a_tenant_keeps_the_devices_that_are_left(desk: Desk) -> None:
         after.close()
 
     do(desk, steps)
+
+
+def test_what_a_tenant_used_is_shown_per_device_and_in_all() -> None:
+    rates = {UUIDS[1]: (0.5, 10.0), UUIDS[0]: (0.1, 4.0)}
+    service = ControlService(
+        run_dir=cast("Any", None),
+        native=cast("Any", None),
+        auth=cast("Any", None),
+        book=cast("Any", None),
+        link=cast("Any", None),
+        harpd=cast("Any", SimpleNamespace(used_ratio=lambda _tenant, uuid: rates[uuid])),
+        default_policy=Policy.WARN,
+        stop=lambda _all: None,
+    )
+    tenant = Tenant(
+        tenant_id=3,
+        name="t",
+        uid=0,
+        root_pid=0,
+        root_start=0,
+        grant_dir="",
+        device_uuids=(UUIDS[1], UUIDS[0]),
+        limits=Limits(gang=False),
+        policy=Policy.WARN,
+        created_s=1.0,
+    )
+    uses = {
+        (3, UUIDS[1]): Use(leased_bytes=4, used_ns=70, estimated_ns=7, wait_ns=1, wants=True),
+        (3, UUIDS[0]): Use(leased_bytes=2, used_ns=30, estimated_ns=1, wait_ns=2),
+    }
+    shown = service._tenant(tenant, Picture(uses=uses))
+    assert shown.used_ratio == pytest.approx(0.3)  # the mean: it stands beside a share per device
+    assert shown.window_s == 4
+    assert (shown.used_ns, shown.estimated_ns, shown.wait_ns) == (100, 8, 3)
+    assert (shown.leased_bytes, shown.wants, shown.no_gang) == (6, True, True)
+    assert list(shown.device_uuids) == [UUIDS[1], UUIDS[0]]
+    assert [(u.used_ns, u.used_ratio) for u in shown.uses] == [(70, 0.5), (30, 0.1)]
