@@ -27,6 +27,7 @@ __all__ = [
     "DeviceConfig",
     "Key",
     "LogConfig",
+    "TimeConfig",
     "WatchdogConfig",
     "all_keys",
     "config_path",
@@ -59,7 +60,9 @@ class Key:
         """Its legal values, in words."""
         if self.choices:
             return "|".join(self.choices)
-        return f"{self.low:g} to {self.high:g}" if self.low is not None else ""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{_plain(self.low)} to {_plain(self.high)}"
 
     def check(self, value: object, source: str) -> Value:
         """Convert `value`, given by `source`, to the key's type.
@@ -82,6 +85,11 @@ class Key:
             if not self.low <= number <= self.high:
                 raise ConfigError(f"{self.name} = {value!r} ({source}) is out of range", legal)
         return converted
+
+
+def _plain(value: float) -> str:
+    """A bound as it is typed: 1000000, not 1e+06."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _key(
@@ -132,6 +140,31 @@ class AdmissionConfig:
         "So many tenants may one user have at once; the arbiter takes 1024 in all.",
         low=1,
         high=1024,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TimeConfig:
+    """How the arbiter divides GPU time; read when an arbiter is started."""
+
+    policy: str = _key(
+        "drr",
+        "Who runs next: drr by measured use over share, priority by class alone, fifo in turn.",
+        choices=("drr", "priority", "fifo"),
+    )
+    quantum_us: int = _key(
+        5000,
+        "Longest turn of a tenant while another one waits.",
+        unit="us",
+        low=1000,
+        high=50_000,
+    )
+    burst_us: int = _key(
+        50_000,
+        "GPU time that a tenant is owed at most when it comes back from being idle.",
+        unit="us",
+        low=0,
+        high=1_000_000,
     )
 
 
@@ -210,6 +243,7 @@ class Config:
 
     device: DeviceConfig = DeviceConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    time: TimeConfig = TimeConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
     daemon: DaemonConfig = DaemonConfig()
     log: LogConfig = LogConfig()

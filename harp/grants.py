@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harp.errors import NoDevice, QuotaExceeded
+from harp.errors import ConfigError, NoDevice, QuotaExceeded
 from harp.model import Device, Limits
 from harp.units import PPM, format_percent, format_size
 
@@ -100,12 +100,29 @@ _REMEDY = (
 )
 
 
-def select(devices: Sequence[Device], selector: str) -> Device:
-    """The device that `--gpu` names: an index, a UUID or the start of one.
+def select(devices: Sequence[Device], selectors: str) -> tuple[Device, ...]:
+    """The devices that `--gpu` names: indices, UUIDs or starts of them, comma separated.
+
+    Returns:
+        At least one, in the order named.
 
     Raises:
-        NoDevice: none, or several.
+        NoDevice: a name that is none's, or several devices'.
+        ConfigError: a device named twice.
     """
+    found: list[Device] = []
+    for selector in selectors.split(","):
+        device = _named(devices, selector.strip())
+        if device in found:
+            raise ConfigError(
+                f"--gpu {selectors} names GPU {device.index} ({device.uuid}) twice",
+                "name each GPU once: a grant on it holds for all of the tenant's processes",
+            )
+        found.append(device)
+    return tuple(found)
+
+
+def _named(devices: Sequence[Device], selector: str) -> Device:
     if selector.isdigit():
         found = [d for d in devices if d.index == int(selector)]
     else:
@@ -113,8 +130,11 @@ def select(devices: Sequence[Device], selector: str) -> Device:
         found = [
             d
             for d in devices
-            if d.uuid.lower().startswith(wanted)
-            or d.uuid.lower().partition("-")[2].startswith(wanted)
+            if wanted
+            and (
+                d.uuid.lower().startswith(wanted)
+                or d.uuid.lower().partition("-")[2].startswith(wanted)
+            )
         ]
     if len(found) != 1:
         known = ", ".join(f"{d.index} ({d.uuid})" for d in devices)

@@ -79,12 +79,13 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A grant: what a tenant may use of its device."""
+    """A grant: what a tenant may use of each of its devices."""
 
     mem_bytes: int = 0  #: 0: no limit
     share_ppm: int = 0  #: guaranteed part of device time; 0: none asked
     limit_ppm: int = 0  #: most device time even when alone; 0: no limit
     tenant_class: TenantClass = TenantClass.STANDARD
+    gang: bool = True  #: turns on one of its devices wait for those on its others
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Tenant:
     root_pid: int  #: 0: not known (found in the arbiter, not in our store)
     root_start: int  #: start time of root_pid in clock ticks since boot; tells a reused pid
     grant_dir: str
-    device_uuid: str
+    device_uuids: tuple[str, ...]  #: at least one, in the order it sees them
     limits: Limits
     policy: Policy
     created_s: float  #: wall clock, seconds since the epoch
@@ -118,11 +119,12 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a tenant holds and has used on its device, as the arbiter counts it."""
+    """What a tenant holds and has used on one device, as the arbiter counts it."""
 
     leased_bytes: int = 0
     peak_bytes: int = 0
     used_ns: int = 0
+    estimated_ns: int = 0  #: of used_ns, what was not measured
     copy_ns: int = 0
     launches: int = 0
     wait_ns: int = 0

@@ -54,6 +54,11 @@ class NativeDir:
         return self._file("harp-arbiter")
 
     @property
+    def arbiter_core(self) -> Path:
+        """The arbiter's pure core as a library, for `harp sim`."""
+        return self._file("libharp-arbiter-core.so")
+
+    @property
     def ptxc(self) -> Path:
         """The software GPU's compiler driver."""
         return self._file("harp-ptxc")

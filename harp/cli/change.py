@@ -8,7 +8,7 @@ import os
 import click
 
 from harp.api.v1 import control_pb2 as pb
-from harp.cli.output import CLASSES, PERCENT, SIZE, json_option, print_json, progress
+from harp.cli.output import CLASS_HELP, CLASSES, PERCENT, SIZE, json_option, print_json, progress
 from harp.cli.view import tenant_json
 from harp.client import Client
 from harp.model import TenantClass
@@ -25,10 +25,15 @@ _CLASS_OF = {
 
 @click.command("set")
 @click.argument("tenant")
-@click.option("--mem", type=SIZE, default=None, help="Memory limit; none lifts it.")
-@click.option("--share", type=PERCENT, default=None, help="Guaranteed device time; none lifts it.")
-@click.option("--limit", type=PERCENT, default=None, help="Most device time; none lifts it.")
-@click.option("--class", "klass", type=click.Choice(CLASSES), default=None)
+@click.option("--mem", type=SIZE, default=None, help="Memory limit per GPU; none lifts it.")
+@click.option(
+    "--share", type=PERCENT, default=None, help="Guaranteed part of each GPU's time; none lifts it."
+)
+@click.option("--limit", type=PERCENT, default=None, help="Most time of each GPU; none lifts it.")
+@click.option("--class", "klass", type=click.Choice(CLASSES), default=None, help=CLASS_HELP)
+@click.option(
+    "--gang/--no-gang", default=None, help="Whether turns on its GPUs wait for each other."
+)
 @json_option
 def set_limits(
     *,
@@ -37,11 +42,12 @@ def set_limits(
     share: int | None,
     limit: int | None,
     klass: str | None,
+    gang: bool | None,
     as_json: bool,
 ) -> None:
-    """Change TENANT's limits; they hold at once."""
-    if mem is None and share is None and limit is None and klass is None:
-        raise click.UsageError("say what to change: --mem, --share, --limit or --class")
+    """Change TENANT's limits on all its GPUs; they hold within one quantum."""
+    if all(said is None for said in (mem, share, limit, klass, gang)):
+        raise click.UsageError("say what to change: --mem, --share, --limit, --class or --gang")
     request = pb.SetTenantRequest(name=tenant)
     if mem is not None:
         request.mem_limit_bytes = mem
@@ -51,15 +57,29 @@ def set_limits(
         request.limit_ppm = limit
     if klass is not None:
         request.tenant_class = _CLASS_OF[klass]
+    if gang is not None:
+        request.no_gang = not gang
     with Client.connect(os.environ) as client:
         changed = client.set(request)
         devices = {d.uuid: d for d in client.state().devices}
     if as_json:
         print_json({"tenant": tenant_json(changed, devices)})
         return
-    memory = format_size(changed.mem_limit_bytes) if changed.mem_limit_bytes else "no limit"
-    progress(
-        f"{changed.name}: memory {memory}, share {format_percent(changed.share_ppm)},"
-        f" limit {format_percent(changed.limit_ppm) if changed.limit_ppm else 'none'},"
-        f" class {TenantClass(changed.tenant_class).label}"
+    progress(in_force(changed, devices))
+
+
+def in_force(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> str:
+    """A tenant's grant as it is now, in one line; what is given is given on each of its GPUs."""
+    numbers = [devices[u].index for u in tenant.device_uuids if u in devices]
+    several = len(tenant.device_uuids) > 1
+    gpus = f"GPU {','.join(map(str, numbers))}{' each' if several else ''}"
+    memory = format_size(tenant.mem_limit_bytes) if tenant.mem_limit_bytes else "no limit"
+    gang = f", gang {'off' if tenant.no_gang else 'on'}" if several else ""
+    return (
+        f"{tenant.name}: {gpus}: memory {memory}, share {_percent(tenant.share_ppm)},"
+        f" limit {_percent(tenant.limit_ppm)}, class {TenantClass(tenant.tenant_class).label}{gang}"
     )
+
+
+def _percent(ppm: int) -> str:
+    return format_percent(ppm) if ppm else "none"

@@ -123,7 +123,10 @@ def machine(
     else:
         again = f", restarted {info.arbiter_restarts} times" if info.arbiter_restarts else ""
         yield Check("arbiter", Verdict.OK, f"pid {info.arbiter_pid}{again}")
+    yield _time(info)
     for device in state.devices:
+        held = sorted(t.name for t in state.tenants if device.uuid in t.device_uuids)
+        tenants = f"; tenants: {', '.join(held)}" if held else ""
         software = device.kind == pb.DEVICE_KIND_SOFTWARE
         kind = "software, not a GPU" if software else f"driver {device.driver_version}"
         if device.context_source == "default":
@@ -134,7 +137,7 @@ def machine(
                 f"see {info.log_path}; device.overhead_bytes is taken instead",
             )
         else:
-            yield Check(f"GPU {device.index}", Verdict.OK, f"{device.name} ({kind})")
+            yield Check(f"GPU {device.index}", Verdict.OK, f"{device.name} ({kind}){tenants}")
     if info.kind == pb.DEVICE_KIND_SOFTWARE:
         yield Check(
             "cudart",
@@ -155,6 +158,19 @@ def machine(
     if not state.uncovered:
         yield Check("uncovered", Verdict.OK, "every process on the devices has a session")
     yield from _refused_names(state)
+
+
+def _time(info: pb.GetInfoReply) -> Check:
+    """How the arbiter that runs divides GPU time."""
+    said = f"policy {info.time_policy}, quantum {info.quantum_us} us, burst {info.burst_us} us"
+    if info.time_stale:
+        return Check(
+            "GPU time",
+            Verdict.WARN,
+            f"{said}; the arbiter was started with other settings: {info.time_stale}",
+            "harp daemon --stop --all when no tenant runs, then start again",
+        )
+    return Check("GPU time", Verdict.OK, said)
 
 
 def _refused_names(state: pb.GetStateReply) -> Iterator[Check]:

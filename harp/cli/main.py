@@ -25,6 +25,7 @@ COMMANDS = {
     "set": ("harp.cli.change:set_limits", "Change a tenant's limits."),
     "doctor": ("harp.cli.doctor:doctor", "Find out why something does not work."),
     "demo": ("harp.cli.demo:demo", "Two trainings share a software GPU."),
+    "sim": ("harp.cli.sim:sim", "Try policies on a virtual clock."),
     "bench": ("harp.cli.bench:bench", "Measure HARP's own cost."),
     "version": ("harp.cli.version:version", "Say the version."),
 }

@@ -17,6 +17,7 @@ from harp.units import parse_percent, parse_size
 
 __all__ = [
     "CLASSES",
+    "CLASS_HELP",
     "PERCENT",
     "SIZE",
     "console",
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 else:
     _IntParam = click.ParamType  # generic only in newer releases of click
 CLASSES = [c.label for c in TenantClass]
+#: what --class does, for both commands that take it
+CLASS_HELP = (
+    "latency: runs before others the moment it has work; best-effort: on what others leave."
+)
 
 
 def json_option(command: _F) -> _F:

@@ -24,7 +24,7 @@ from typing import NoReturn
 import click
 
 from harp.api.v1 import control_pb2 as pb
-from harp.cli.output import CLASSES, PERCENT, SIZE, fail, progress
+from harp.cli.output import CLASS_HELP, CLASSES, PERCENT, SIZE, fail, progress
 from harp.cli.program import locate, obstacle
 from harp.cli.start import connect_or_start
 from harp.errors import HarpError, RunDirUnsafe
@@ -56,11 +56,22 @@ _ENV_FROM_DAEMON = ("HARP_SOFT_DIR", "HARP_SOFT_DEVICES", "HARP_SOFT_TEARDOWN_MS
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.option("--gpu", default="", metavar="I|UUID", help="Device; default: the freest.")
-@click.option("--mem", type=SIZE, default=0, help="Memory limit, e.g. 8GiB.")
-@click.option("--share", type=PERCENT, default=0, help="Guaranteed part of device time.")
-@click.option("--limit", type=PERCENT, default=0, help="Most device time, even when alone.")
-@click.option("--class", "klass", type=click.Choice(CLASSES), default=CLASSES[0])
+@click.option(
+    "--gpu",
+    default="",
+    metavar="I|UUID[,...]",
+    help="Device or devices, by index or start of the UUID; CMD sees them in this order."
+    " Default: the freest one.",
+)
+@click.option("--mem", type=SIZE, default=0, help="Memory limit per GPU, e.g. 8GiB.")
+@click.option("--share", type=PERCENT, default=0, help="Guaranteed part of each GPU's time.")
+@click.option("--limit", type=PERCENT, default=0, help="Most time of each GPU, even when alone.")
+@click.option("--class", "klass", type=click.Choice(CLASSES), default=CLASSES[0], help=CLASS_HELP)
+@click.option(
+    "--no-gang",
+    is_flag=True,
+    help="With several GPUs: turns on one do not wait for those on the others.",
+)
 @click.option("--name", default="", help="Name shown by ps and top.")
 @click.option(
     "--policy",
@@ -77,6 +88,7 @@ def run(
     share: int,
     limit: int,
     klass: str,
+    no_gang: bool,
     name: str,
     policy: str | None,
     as_json: bool,
@@ -100,6 +112,7 @@ def run(
         share_ppm=share,
         limit_ppm=limit,
         tenant_class=_CLASS_OF[klass],
+        no_gang=no_gang,
         policy=_POLICIES[policy],
         root_pid=os.getpid(),
         program=command[0],
@@ -116,11 +129,15 @@ def run(
                     "tenant": tenant.name,
                     "pid": tenant.root_pid,
                     "gpu": reply.device.index,
+                    "gpus": [d.index for d in reply.devices],
                     "device": reply.device.name,
+                    "device_uuids": list(tenant.device_uuids),
                     "software": reply.device.kind == pb.DEVICE_KIND_SOFTWARE,
                     "mem_limit_bytes": tenant.mem_limit_bytes,
                     "share_ppm": tenant.share_ppm,
                     "limit_ppm": tenant.limit_ppm,
+                    "class": TenantClass(tenant.tenant_class).label,
+                    "gang": not tenant.no_gang,
                 }
             )
             + "\n"
@@ -131,12 +148,16 @@ def run(
 
 def describe(reply: pb.CreateTenantReply) -> str:
     """One line on what was granted."""
-    tenant, device = reply.tenant, reply.device
-    parts = [f"tenant {tenant.name} on GPU {device.index}"]
+    tenant = reply.tenant
+    each = " each" if len(reply.devices) > 1 else ""
+    where = ",".join(str(d.index) for d in reply.devices)
+    parts = [f"tenant {tenant.name} on GPU {where}"]
     if tenant.mem_limit_bytes:
-        parts.append(f"memory {format_size(tenant.mem_limit_bytes)}")
+        parts.append(f"memory {format_size(tenant.mem_limit_bytes)}{each}")
     if tenant.share_ppm:
-        parts.append(f"share {format_percent(tenant.share_ppm)}")
+        parts.append(f"share {format_percent(tenant.share_ppm)}{each}")
+    if each and tenant.no_gang:
+        parts.append("not ganged")
     return ", ".join(parts)
 
 
@@ -166,8 +187,8 @@ def _grant(
             child[key] = reply.env[key]
     if reply.device_count > 1:
         if request.gpu or "CUDA_VISIBLE_DEVICES" not in env:
-            # The granted device is the program's device 0; it may use no other.
-            child["CUDA_VISIBLE_DEVICES"] = reply.device.uuid
+            # The granted devices are the program's 0, 1, ...; it may use no others.
+            child["CUDA_VISIBLE_DEVICES"] = ",".join(d.uuid for d in reply.devices)
         else:
             progress("harp: CUDA_VISIBLE_DEVICES is yours and stays; it must name the granted GPU")
     if reply.device.kind == pb.DEVICE_KIND_SOFTWARE and sys.stderr.isatty():

@@ -12,13 +12,16 @@ from harp.api.v1 import control_pb2 as pb
 from harp.cli.output import console, json_option, print_json
 from harp.cli.view import (
     device_json,
+    gpus,
     is_software,
     printable,
+    short_percent,
     short_size,
     tenant_json,
     uncovered_json,
 )
 from harp.client import Client
+from harp.model import TenantClass
 from harp.units import format_percent
 
 __all__ = ["devices", "ps"]
@@ -75,24 +78,27 @@ def ps(*, as_json: bool) -> None:
         )
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("TENANT", "USER", "GPU"):
+    for column in ("TENANT", "USER", "GPU", "CLASS"):
         table.add_column(column, no_wrap=True)
+    table.add_column("GETS/ASKED/CAP", justify="right", no_wrap=True)
     table.add_column("PID", justify="right", no_wrap=True)
     table.add_column("PROGRAM", overflow="ellipsis", no_wrap=True)
-    for column in ("MEM", "LIMIT", "CONTEXT"):
+    for column in ("MEM", "LIMIT"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("STATE", no_wrap=True)
     for tenant in state.tenants:
         _tenant_rows(table, tenant, by_uuid)
     for one in state.uncovered:
+        device = by_uuid.get(one.device_uuid)
         table.add_row(
             one.tenant or "(outside)",
             one.user,
-            _gpu(by_uuid.get(one.device_uuid)),
+            f"{device.index}{' soft' if is_software(device) else ''}" if device else "?",
+            "-",
+            "-",
             str(one.pid),
             printable(one.name),
             short_size(one.mem_bytes),
-            "-",
             "-",
             f"UNCOVERED, {one.action}",
         )
@@ -104,26 +110,26 @@ def ps(*, as_json: bool) -> None:
 
 
 def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device]) -> None:
-    head = (tenant.name, tenant.user, _gpu(by_uuid.get(tenant.device_uuid)))
+    soft = any(is_software(by_uuid[u]) for u in tenant.device_uuids if u in by_uuid)
+    gets = f"{tenant.used_ratio:.1%}" if tenant.window_s else "-"
+    head = (
+        tenant.name,
+        tenant.user,
+        gpus(tenant, by_uuid) + (" soft" if soft else ""),
+        TenantClass(tenant.tenant_class).label,
+        f"{gets}/{short_percent(tenant.share_ppm)}/{short_percent(tenant.limit_ppm)}",
+    )
+    limit = short_size(tenant.mem_limit_bytes)
     if not tenant.clients:
         state = "no GPU use yet" if tenant.root_alive else "ended"
-        table.add_row(
-            *head, str(tenant.root_pid), "", "-", short_size(tenant.mem_limit_bytes), "-", state
-        )
+        table.add_row(*head, str(tenant.root_pid), "", "-", limit, state)
     for client in tenant.clients:
         table.add_row(
             *head,
             str(client.pid),
             printable(client.program),
             short_size(client.leased_bytes),
-            short_size(tenant.mem_limit_bytes),
-            short_size(client.overhead_bytes),
+            limit,
             "live" if client.state == pb.CLIENT_STATE_LIVE else "draining",
         )
-        head = ("", "", "")
-
-
-def _gpu(device: pb.Device | None) -> str:
-    if device is None:
-        return "?"
-    return f"{device.index} soft" if is_software(device) else str(device.index)
+        head = ("", "", "", "", "")

@@ -16,14 +16,17 @@ from harp.api.v1 import control_pb2 as pb
 from harp.cli.output import console, json_option, print_json
 from harp.cli.view import (
     device_json,
+    gpus,
     is_software,
     printable,
+    short_percent,
     short_size,
     tenant_json,
     uncovered_json,
 )
 from harp.client import Client
 from harp.errors import ArbiterError, DaemonUnreachable
+from harp.model import TenantClass
 
 __all__ = ["render", "top"]
 
@@ -34,6 +37,12 @@ _SORTS = {
     "name": lambda t: t.name,
 }
 _LINES = 24
+#: in five columns
+_CLASSES = {
+    TenantClass.STANDARD: "std",
+    TenantClass.LATENCY: "lat",
+    TenantClass.BEST_EFFORT: "b-eff",
+}
 
 
 @click.command()
@@ -87,18 +96,19 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
         )
         for u in state.uncovered
     ]
-    index = {d.uuid: str(d.index) for d in state.devices}
+    by_uuid = {d.uuid: d for d in state.devices}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("TENANT", no_wrap=True, overflow="ellipsis", max_width=18)
+    table.add_column("TENANT", no_wrap=True, overflow="ellipsis", max_width=15)
     table.add_column("USER", no_wrap=True, overflow="ellipsis", max_width=8)
-    table.add_column("G", no_wrap=True)
+    table.add_column("G", no_wrap=True, overflow="ellipsis", max_width=5)
+    table.add_column("CLASS", no_wrap=True)
     table.add_column("MEM", justify="right", no_wrap=True)
     table.add_column("LIMIT", justify="right", no_wrap=True)
     table.add_column("ASKED", justify="right", no_wrap=True)
     table.add_column("GETS", justify="right", no_wrap=True)
     table.add_column("CAP", justify="right", no_wrap=True)
     table.add_column("WAIT", justify="right", no_wrap=True)
-    table.add_column("PROCS", justify="right", no_wrap=True)
+    table.add_column("PR", justify="right", no_wrap=True)
     tenants = sorted(state.tenants, key=_SORTS[sort])
     room = len(tenants)
     if height is not None:
@@ -107,12 +117,13 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
         table.add_row(
             tenant.name,
             tenant.user,
-            index.get(tenant.device_uuid, "?"),
+            gpus(tenant, by_uuid),
+            _CLASSES[TenantClass(tenant.tenant_class)],
             short_size(tenant.leased_bytes),
             short_size(tenant.mem_limit_bytes),
-            _percent(tenant.share_ppm),
+            short_percent(tenant.share_ppm),
             f"{tenant.used_ratio:.1%}" if tenant.window_s else "-",
-            _percent(tenant.limit_ppm),
+            short_percent(tenant.limit_ppm),
             _duration(tenant.wait_ns),
             str(len(tenant.clients)),
         )
@@ -120,11 +131,6 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
     if not tenants:
         rest = [Text("no tenants; harp run -- CMD makes one")]
     return Group(*head, table, *rest, *(alarms[:4] if height is not None else alarms))
-
-
-def _percent(ppm: int) -> str:
-    """A share in at most 5 columns."""
-    return f"{ppm / 10_000:.3g}%" if ppm else "-"
 
 
 def _duration(ns: int) -> str:

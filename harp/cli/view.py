@@ -3,11 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from harp.api.v1 import control_pb2 as pb
 from harp.model import TenantClass
 from harp.units import PPM
 
-__all__ = ["device_json", "is_software", "printable", "short_size", "tenant_json", "uncovered_json"]
+__all__ = [
+    "device_json",
+    "gpus",
+    "is_software",
+    "printable",
+    "short_percent",
+    "short_size",
+    "tenant_json",
+    "uncovered_json",
+]
 
 _KINDS = {pb.DEVICE_KIND_NVIDIA: "nvidia", pb.DEVICE_KIND_SOFTWARE: "software"}
 _POLICIES = {pb.POLICY_WARN: "warn", pb.POLICY_STOP: "stop", pb.POLICY_KILL: "kill"}
@@ -36,7 +47,7 @@ def device_json(device: pb.Device) -> dict[str, object]:
 
 def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, object]:
     """A tenant and its processes. A limit of 0 is none."""
-    device = devices.get(tenant.device_uuid)
+    held = [devices[u] for u in tenant.device_uuids if u in devices]
     return {
         "name": tenant.name,
         "tenant_id": tenant.tenant_id,
@@ -44,9 +55,11 @@ def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, o
         "uid": tenant.uid,
         "pid": tenant.root_pid,
         "root_alive": tenant.root_alive,
-        "gpu": device.index if device else None,
+        "gpu": held[0].index if held else None,
+        "gpus": [d.index for d in held],
         "device_uuid": tenant.device_uuid,
-        "software": bool(device) and device is not None and is_software(device),
+        "device_uuids": list(tenant.device_uuids),
+        "software": any(is_software(d) for d in held),
         "mem_limit_bytes": tenant.mem_limit_bytes,
         "mem_leased_bytes": tenant.leased_bytes,
         "mem_peak_bytes": tenant.peak_bytes,
@@ -54,16 +67,19 @@ def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, o
         "share_ratio": tenant.share_ppm / PPM,
         "limit_ratio": tenant.limit_ppm / PPM,
         "class": TenantClass(tenant.tenant_class).label,
+        "gang": not tenant.no_gang,
         "policy": _POLICIES.get(tenant.policy, "unknown"),
         "used_ratio": tenant.used_ratio,
         "window_s": tenant.window_s,
         "used_ns": tenant.used_ns,
+        "estimated_ns": tenant.estimated_ns,
         "copy_ns": tenant.copy_ns,
         "wait_ns": tenant.wait_ns,
         "launches": tenant.launches,
         "denials": tenant.denials,
         "wants": tenant.wants,
         "created_s": tenant.created_s,
+        "devices": [_use_json(use, devices.get(use.uuid)) for use in tenant.uses],
         "clients": [
             {
                 "pid": client.pid,
@@ -75,6 +91,34 @@ def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, o
             for client in tenant.clients
         ],
     }
+
+
+def _use_json(use: pb.DeviceUse, device: pb.Device | None) -> dict[str, object]:
+    return {
+        "gpu": device.index if device else None,
+        "uuid": use.uuid,
+        "mem_leased_bytes": use.leased_bytes,
+        "mem_peak_bytes": use.peak_bytes,
+        "overhead_bytes": use.overhead_bytes,
+        "used_ratio": use.used_ratio,
+        "used_ns": use.used_ns,
+        "estimated_ns": use.estimated_ns,
+        "copy_ns": use.copy_ns,
+        "wait_ns": use.wait_ns,
+        "launches": use.launches,
+        "denials": use.denials,
+        "wants": use.wants,
+    }
+
+
+def gpus(tenant: pb.Tenant, devices: Mapping[str, pb.Device]) -> str:
+    """The numbers of a tenant's GPUs, "?" for one that is gone: "0,2"."""
+    return ",".join(str(devices[u].index) if u in devices else "?" for u in tenant.device_uuids)
+
+
+def short_percent(ppm: int) -> str:
+    """A share in at most 5 columns; "-" for none."""
+    return f"{ppm / 10_000:.3g}%" if ppm else "-"
 
 
 def uncovered_json(one: pb.Uncovered) -> dict[str, object]:

@@ -75,7 +75,7 @@ async def run(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[s
         kind=found.kind.value,
         devices=[f"{d.index} {d.name}" for d in devices],
     )
-    link = ArbiterLink(run_dir, native, config.daemon.arbiter_timeout_s, env)
+    link = ArbiterLink(run_dir, native, config.daemon.arbiter_timeout_s, env, config.time)
     book = Book(store, link, run_dir.path, config.admission)
     harpd = Harpd(config, book, link, found)
     link.on_event = harpd.on_event

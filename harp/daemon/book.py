@@ -33,7 +33,7 @@ from harp.errors import (
     UnknownTenant,
 )
 from harp.grants import Promise, admit, choose, select
-from harp.lease_wire import ArbiterRefused, Msg, Op
+from harp.lease_wire import GRANT_NO_GANG, ArbiterRefused, Msg, Op
 from harp.model import Device, Limits, Policy, Tenant, TenantClass, uuid_bytes
 from harp.procs import read
 
@@ -50,7 +50,7 @@ class Wish:
     name: str  #: "": made from `program` and `root_pid`
     program: str
     uid: int
-    gpu: str  #: "": the least promised that can take it
+    gpu: str  #: names of devices; "": the least promised one that can take it
     limits: Limits
     policy: Policy
     root_pid: int
@@ -138,7 +138,14 @@ class Book:
                 known.setdefault(tenant_id, _from_arbiter(found))
             self.tenants = {}
             for tenant in known.values():
-                if tenant.tenant_id in picture.tenants or await self._readmit(tenant):
+                if tenant.tenant_id in picture.tenants:
+                    # harpd may have ended between two devices of a grant.
+                    if tenant.grant_dir:
+                        await self._grant_again(tenant)
+                    present = True
+                else:
+                    present = await self._readmit(tenant)
+                if present:
                     self.tenants[tenant.tenant_id] = tenant
                     self._store.put(tenant)
                 else:
@@ -166,16 +173,26 @@ class Book:
             QuotaExceeded, ArbiterError.
         """
         async with self._lock:
-            device = self.devices.get(tenant.device_uuid)
-            if device is None:
-                raise NoDevice(f"the device of tenant {tenant.name} is gone")
+            for uuid in tenant.device_uuids:
+                if uuid not in self.devices:
+                    raise NoDevice(
+                        f"the device {uuid} of tenant {tenant.name} is gone",
+                        "end the tenant; harp devices lists those that are left",
+                    )
             picture = await self.look()
-            held = self.promises(picture, without=tenant.tenant_id)[device.uuid]
+            held = self.promises(picture, without=tenant.tenant_id)
             asked = Promise(limits, len(picture.clients_of(tenant.tenant_id)))
             if not _shrinks(tenant.limits, limits):
-                admit(device, held, asked, self._overcommit_ratio)
+                for uuid in tenant.device_uuids:
+                    admit(self.devices[uuid], held[uuid], asked, self._overcommit_ratio)
             changed = replace(tenant, limits=limits)
-            await self._grant(changed)
+            try:
+                await self._grant(changed)
+            except ArbiterError:
+                # All devices or none; if the arbiter is gone, recover() tells the next one.
+                with contextlib.suppress(ArbiterError):
+                    await self._grant(tenant)
+                raise
             self._store.put(changed)
             self.tenants[tenant.tenant_id] = changed
         _log.info("tenant_set", tenant=tenant.name, limits=str(limits))
@@ -196,16 +213,14 @@ class Book:
         """What is promised on each device, by UUID; every device has an entry."""
         found: dict[str, list[Promise]] = {uuid: [] for uuid in self.devices}
         for tenant in self.tenants.values():
-            if tenant.tenant_id == without or tenant.device_uuid not in found:
+            if tenant.tenant_id == without:
                 continue
-            use = picture.uses.get(tenant.tenant_id)
-            found[tenant.device_uuid].append(
-                Promise(
-                    tenant.limits,
-                    len(picture.clients_of(tenant.tenant_id)),
-                    use.leased_bytes if use else 0,
-                )
-            )
+            clients = len(picture.clients_of(tenant.tenant_id))
+            for uuid in tenant.device_uuids:
+                if uuid not in found:
+                    continue
+                use = picture.uses.get((tenant.tenant_id, uuid))
+                found[uuid].append(Promise(tenant.limits, clients, use.leased_bytes if use else 0))
         return found
 
     def check_owner(self, tenant: Tenant, uid: int) -> None:
@@ -236,10 +251,11 @@ class Book:
         devices = list(self.devices.values())
         asked = Promise(wish.limits)
         if wish.gpu:
-            device = select(devices, wish.gpu)
-            admit(device, promises[device.uuid], asked, self._overcommit_ratio)
+            chosen = select(devices, wish.gpu)
+            for device in chosen:
+                admit(device, promises[device.uuid], asked, self._overcommit_ratio)
         else:
-            device = choose(devices, promises, asked, self._overcommit_ratio)
+            chosen = (choose(devices, promises, asked, self._overcommit_ratio),)
         answer = await self._link.client.request(
             Msg(op=Op.ADD_TENANT, uid=wish.uid, text=name), [listening]
         )
@@ -250,7 +266,7 @@ class Book:
             root_pid=wish.root_pid,
             root_start=root.start,
             grant_dir=wish.grant_dir,
-            device_uuid=device.uuid,
+            device_uuids=tuple(d.uuid for d in chosen),
             limits=wish.limits,
             policy=wish.policy,
             created_s=time.time(),
@@ -263,26 +279,45 @@ class Book:
             raise
         self._listening[tenant.tenant_id] = listening
         self.tenants[tenant.tenant_id] = tenant
-        _log.info("tenant_made", tenant=name, uid=wish.uid, gpu=device.index, pid=wish.root_pid)
+        _log.info(
+            "tenant_made",
+            tenant=name,
+            uid=wish.uid,
+            gpus=[d.index for d in chosen],
+            pid=wish.root_pid,
+        )
         return tenant
 
     async def _grant(self, tenant: Tenant) -> None:
+        """Tell the arbiter a tenant's limits, on each of its devices that is here."""
         limits = tenant.limits
-        await self._link.client.request(
-            Msg(
-                op=Op.SET_TENANT,
-                tenant=tenant.tenant_id,
-                dev=self.number_of(tenant.device_uuid),
-                limit_bytes=limits.mem_bytes,
-                b=limits.share_ppm,
-                c=limits.limit_ppm,
-                d=limits.tenant_class.value,
+        for uuid in tenant.device_uuids:
+            if uuid not in self.devices:
+                _log.warning("device_of_tenant_gone", tenant=tenant.name, device=uuid)
+                continue
+            await self._link.client.request(
+                Msg(
+                    op=Op.SET_TENANT,
+                    tenant=tenant.tenant_id,
+                    dev=self.number_of(uuid),
+                    limit_bytes=limits.mem_bytes,
+                    a=0 if limits.gang else GRANT_NO_GANG,
+                    b=limits.share_ppm,
+                    c=limits.limit_ppm,
+                    d=limits.tenant_class.value,
+                )
             )
-        )
+
+    async def _grant_again(self, tenant: Tenant) -> None:
+        """The same for a tenant that the arbiter may know; a refusal is no reason to end."""
+        try:
+            await self._grant(tenant)
+        except ArbiterRefused as error:
+            _log.warning("tenant_not_granted_again", tenant=tenant.name, reason=error.message)
 
     async def _readmit(self, tenant: Tenant) -> bool:
         """Tell a new arbiter of a tenant it never saw."""
-        if tenant.device_uuid not in self.devices:
+        if not any(uuid in self.devices for uuid in tenant.device_uuids):
             return False
         fd = self._listening.get(tenant.tenant_id)
         if fd is None:
@@ -373,7 +408,8 @@ def _from_arbiter(found: ArbiterTenant) -> Tenant:
         root_pid=0,
         root_start=0,
         grant_dir="",
-        device_uuid=found.device_uuid,
+        # None: harpd ended before the first grant, or the device is gone. It ends with its clients.
+        device_uuids=found.device_uuids or ("",),
         limits=Limits(
             found.mem_bytes, found.share_ppm, found.limit_ppm, TenantClass(found.class_value)
         ),

@@ -66,8 +66,8 @@ class Harpd:
         #: {sight: what is shown of it}
         self.uncovered: dict[Sight, Uncovered] = {}
         self.uncovered_total = 0
-        #: {tenant_id: (monotonic s, used_ns), oldest first}
-        self._history: dict[int, deque[tuple[float, int]]] = {}
+        #: {(tenant_id, uuid): (monotonic s, used_ns), oldest first}
+        self._history: dict[tuple[int, str], deque[tuple[float, int]]] = {}
         #: {(client_id, uuid): overhead we last told the arbiter}
         self._told_overhead: dict[tuple[int, str], int] = {}
         #: {uuid: physical bytes in use}
@@ -191,9 +191,9 @@ class Harpd:
         if picture.draining():
             self._draining.set()
 
-    def used_ratio(self, tenant_id: int) -> tuple[float, float]:
-        """Share of device time a tenant had lately, and over how many seconds."""
-        history = self._history.get(tenant_id)
+    def used_ratio(self, tenant_id: int, uuid: str) -> tuple[float, float]:
+        """Share of a device's time a tenant had lately, and over how many seconds."""
+        history = self._history.get((tenant_id, uuid))
         if not history or len(history) < 2:
             return 0.0, 0.0
         (then, used_then), (now, used_now) = history[0], history[-1]
@@ -315,16 +315,16 @@ class Harpd:
 
     def _remember(self, picture: Picture) -> None:
         now = time.monotonic()
-        for tenant_id, use in picture.uses.items():
-            history = self._history.setdefault(tenant_id, deque())
+        for key, use in picture.uses.items():
+            history = self._history.setdefault(key, deque())
             if history and history[-1][1] > use.used_ns:
                 history.clear()  # a new arbiter counts from zero
             history.append((now, use.used_ns))
             while len(history) > 2 and history[1][0] <= now - self._config.daemon.history_s:
                 history.popleft()
-        for tenant_id in list(self._history):
-            if tenant_id not in picture.uses:
-                del self._history[tenant_id]
+        for key in list(self._history):
+            if key not in picture.uses:
+                del self._history[key]
 
     async def make_room(self) -> None:
         """End the tenants that have ended, before somebody asks for their name or their share.

@@ -11,18 +11,24 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import structlog
 
+from harp.config import TimeConfig
 from harp.errors import ArbiterError
 from harp.lease_wire import AdminClient, Msg, Op
 from harp.native import NativeDir, scrub
+from harp.procs import environ_of
 from harp.rundir import RunDir
 
 __all__ = ["ArbiterLink"]
 
 _log = structlog.get_logger(__name__)
+#: where harp-arbiter takes its time settings from
+_TIME_OPTIONS = {"policy": "--policy", "burst_us": "--burst-us"}
+_QUANTUM = "HARP_QUANTUM_US"
 
 
 class ArbiterLink:
@@ -34,7 +40,9 @@ class ArbiterLink:
         native: NativeDir,
         timeout_s: float,
         env: Mapping[str, str],
+        time: TimeConfig | None = None,
     ) -> None:
+        self._time = _with_quantum(time or TimeConfig(), env.get(_QUANTUM, ""))
         self._run_dir = run_dir
         self._native = native
         self._timeout_s = timeout_s
@@ -76,6 +84,22 @@ class ArbiterLink:
         self._client = client
         return client
 
+    def time_in_force(self) -> TimeConfig:
+        """Time settings of the arbiter that runs, which may be older than we.
+
+        Defaults if it is gone.
+        """
+        return time_of(self.pid)
+
+    def time_stale(self) -> str:
+        """Our settings that the arbiter was not started with, in words; "" if there are none."""
+        ours, theirs = asdict(self._time), asdict(self.time_in_force())
+        return ", ".join(
+            f"time.{name} is {theirs[name]}, set is {ours[name]}"
+            for name in ours
+            if ours[name] != theirs[name]
+        )
+
     async def shutdown(self) -> None:
         """End the arbiter."""
         await self.client.request(Msg(op=Op.SHUTDOWN))
@@ -91,7 +115,12 @@ class ArbiterLink:
                 str(program),
                 "--run",
                 str(self._run_dir.path),
-                env={**scrub(self._env), "HARP_RUN": str(self._run_dir.path)},
+                *time_arguments(self._time),
+                env={
+                    **scrub(self._env),
+                    "HARP_RUN": str(self._run_dir.path),
+                    _QUANTUM: str(self._time.quantum_us),
+                },
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -114,6 +143,38 @@ class ArbiterLink:
             f" (exit status {self._child.returncode}): {_last_line(log_path)}",
             f"see {log_path}",
         )
+
+
+def time_arguments(settings: TimeConfig) -> list[str]:
+    """What of `settings` harp-arbiter must be told on its command line: what is not its default."""
+    return [
+        word
+        for name, option in _TIME_OPTIONS.items()
+        if getattr(settings, name) != getattr(TimeConfig(), name)
+        for word in (option, str(getattr(settings, name)))
+    ]
+
+
+def time_of(pid: int) -> TimeConfig:
+    """The settings that a process was started with; defaults for what it was not told."""
+    try:
+        words = (Path("/proc") / str(pid) / "cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return TimeConfig()
+    said = {
+        name: type(getattr(TimeConfig(), name))(words[words.index(option) + 1])
+        for name, option in _TIME_OPTIONS.items()
+        if option in words[:-1]
+    }
+    settings = replace(TimeConfig(), **said)
+    return _with_quantum(settings, environ_of(pid, _QUANTUM) or "")
+
+
+def _with_quantum(settings: TimeConfig, told: str) -> TimeConfig:
+    """`settings` with the quantum that the environment tells, if they say none themselves."""
+    if settings.quantum_us != TimeConfig().quantum_us or not told.isdigit():
+        return settings
+    return replace(settings, quantum_us=int(told))
 
 
 def _last_line(path: Path) -> str:

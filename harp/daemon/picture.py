@@ -29,8 +29,8 @@ class ArbiterTenant:
     tenant_id: int
     name: str
     uid: int
-    device_uuid: str = ""
-    mem_bytes: int = 0
+    device_uuids: tuple[str, ...] = ()
+    mem_bytes: int = 0  #: this and the rest: of the first device
     share_ppm: int = 0
     limit_ppm: int = 0
     class_value: int = 0
@@ -44,8 +44,8 @@ class Picture:
     devices: Mapping[str, ArbiterDevice] = field(default_factory=dict)
     #: {tenant_id: tenant}
     tenants: Mapping[int, ArbiterTenant] = field(default_factory=dict)
-    #: {tenant_id: use}, on the tenant's one device
-    uses: Mapping[int, Use] = field(default_factory=dict)
+    #: {(tenant_id, uuid): use}; an entry for each device of a grant
+    uses: Mapping[tuple[int, str], Use] = field(default_factory=dict)
     #: {client_id: client}; LIVE and DRAINING ones
     clients: Mapping[int, Client] = field(default_factory=dict)
     #: {(client_id, uuid)}: what each client holds, (leased, overhead) bytes
@@ -69,8 +69,8 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
     """
     devices: dict[str, ArbiterDevice] = {}
     tenants: dict[int, ArbiterTenant] = {}
-    grants: dict[int, Msg] = {}
-    uses: dict[int, Use] = {}
+    grants: dict[int, dict[int, Msg]] = {}
+    uses: dict[tuple[int, str], Use] = {}
     clients: dict[int, Client] = {}
     leases: dict[tuple[int, str], tuple[int, int]] = {}
     for message in messages:
@@ -86,19 +86,20 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
             case Op.SNAP_TENANT:
                 tenants[message.tenant] = ArbiterTenant(message.tenant, message.text, message.uid)
             case Op.SNAP_USE if uuid:
-                grants[message.tenant] = message
-                uses[message.tenant] = _use(message)
+                grants.setdefault(message.tenant, {})[message.dev] = message
+                uses[message.tenant, uuid] = _use(message)
             case Op.SNAP_CLIENT if message.d in _STATES:
                 clients[message.client] = client_of(message)
             case Op.SNAP_LEASE if uuid:
                 leases[message.client, uuid] = (message.leased_bytes, message.overhead_bytes)
             case _:
                 pass
-    for tenant_id, grant in grants.items():
+    for tenant_id, by_device in grants.items():
         if tenant_id in tenants:
+            grant = by_device[min(by_device)]
             tenants[tenant_id] = replace(
                 tenants[tenant_id],
-                device_uuid=uuid_of[grant.dev],
+                device_uuids=tuple(uuid_of[number] for number in sorted(by_device)),
                 mem_bytes=grant.limit_bytes,
                 share_ppm=grant.b,
                 limit_ppm=grant.c,
@@ -128,6 +129,7 @@ def _use(message: Msg) -> Use:
         leased_bytes=message.leased_bytes,
         peak_bytes=message.peak_bytes,
         used_ns=message.used_ns,
+        estimated_ns=message.estimated_ns,
         copy_ns=message.copy_ns,
         launches=message.launches,
         wait_ns=message.wait_ns,

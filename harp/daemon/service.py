@@ -23,7 +23,7 @@ from harp.daemon.picture import Picture
 from harp.errors import ConfigError, DaemonError, HarpError, NotOwner, Unauthenticated
 from harp.grants import promised_bytes, promised_ppm
 from harp.lease_wire import GRANULE_BYTES
-from harp.model import ClientState, Device, DeviceKind, Limits, Policy, Tenant, TenantClass
+from harp.model import ClientState, Device, DeviceKind, Limits, Policy, Tenant, TenantClass, Use
 from harp.native import NativeDir
 from harp.procs import start_of, user_name
 from harp.rundir import RunDir
@@ -136,6 +136,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def _get_info(self, _request: pb.GetInfoRequest, _uid: int) -> pb.GetInfoReply:
         found = self._harpd.found
+        in_force = self._link.time_in_force()
         return pb.GetInfoReply(
             version=__version__,
             pid=os.getpid(),
@@ -150,6 +151,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
             uncovered_total=self._harpd.uncovered_total,
             arbiter_restarts=max(0, self._link.started_count - 1),
             native_dir=str(self._native.path),
+            time_policy=in_force.policy,
+            quantum_us=in_force.quantum_us,
+            burst_us=in_force.burst_us,
+            time_stale=self._link.time_stale(),
         )
 
     async def _get_state(self, _request: pb.GetStateRequest, _uid: int) -> pb.GetStateReply:
@@ -190,6 +195,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
                 request.share_ppm,
                 request.limit_ppm,
                 TenantClass(request.tenant_class),
+                gang=not request.no_gang,
             ),
             policy=_policy(request.policy, self._default_policy),
             root_pid=request.root_pid,
@@ -205,9 +211,11 @@ class ControlService(control_pb2_grpc.ControlServicer):
             raise
         tenant = await self._book.create(wish, deposit.fd)
         picture = await self._book.look()
+        devices = [self._device(self._book.devices[u], picture) for u in tenant.device_uuids]
         return pb.CreateTenantReply(
             tenant=self._tenant(tenant, picture),
-            device=self._device(self._book.devices[tenant.device_uuid], picture),
+            device=devices[0],
+            devices=devices,
             env={name: os.environ[name] for name in _SOFT_ENV if name in os.environ},
             device_count=len(self._book.devices),
         )
@@ -223,6 +231,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             TenantClass(request.tenant_class)
             if request.HasField("tenant_class")
             else old.tenant_class,
+            gang=not request.no_gang if request.HasField("no_gang") else old.gang,
         )
         changed = await self._book.set_limits(tenant, limits)
         return pb.SetTenantReply(tenant=self._tenant(changed, await self._book.look()))
@@ -270,28 +279,40 @@ class ControlService(control_pb2_grpc.ControlServicer):
         )
 
     def _tenant(self, tenant: Tenant, picture: Picture) -> pb.Tenant:
-        use = picture.uses.get(tenant.tenant_id)
         clients = picture.clients_of(tenant.tenant_id)
-        ratio, window_s = self._harpd.used_ratio(tenant.tenant_id)
+        uses = [self._use(tenant, uuid, picture) for uuid in tenant.device_uuids]
+        windows = [self._harpd.used_ratio(tenant.tenant_id, u)[1] for u in tenant.device_uuids]
         limits = tenant.limits
-        reply = pb.Tenant(
+        return pb.Tenant(
             tenant_id=tenant.tenant_id,
             name=tenant.name,
             uid=tenant.uid,
             user=user_name(tenant.uid),
             root_pid=tenant.root_pid,
             root_alive=bool(tenant.root_start) and start_of(tenant.root_pid) == tenant.root_start,
-            device_uuid=tenant.device_uuid,
+            device_uuid=tenant.device_uuids[0],
+            device_uuids=tenant.device_uuids,
             mem_limit_bytes=limits.mem_bytes,
             share_ppm=limits.share_ppm,
             limit_ppm=limits.limit_ppm,
             tenant_class=_CLASSES[limits.tenant_class],
+            no_gang=not limits.gang,
             policy=_POLICIES[tenant.policy],
             created_s=tenant.created_s,
+            leased_bytes=sum(u.leased_bytes for u in uses),
+            peak_bytes=sum(u.peak_bytes for u in uses),
             overhead_bytes=sum(c.overhead_bytes for c in clients),
-            used_ratio=ratio,
-            window_s=window_s,
+            used_ns=sum(u.used_ns for u in uses),
+            estimated_ns=sum(u.estimated_ns for u in uses),
+            copy_ns=sum(u.copy_ns for u in uses),
+            launches=sum(u.launches for u in uses),
+            wait_ns=sum(u.wait_ns for u in uses),
+            wants=any(u.wants for u in uses),
+            denials=sum(u.denials for u in uses),
+            used_ratio=sum(u.used_ratio for u in uses) / len(uses),
+            window_s=min(windows),
             grant_dir=tenant.grant_dir,
+            uses=uses,
             clients=[
                 pb.Client(
                     client_id=c.client_id,
@@ -304,19 +325,32 @@ class ControlService(control_pb2_grpc.ControlServicer):
                 for c in clients
             ],
         )
-        if use is not None:
-            reply.leased_bytes = use.leased_bytes
-            reply.peak_bytes = use.peak_bytes
-            reply.used_ns = use.used_ns
-            reply.copy_ns = use.copy_ns
-            reply.launches = use.launches
-            reply.wait_ns = use.wait_ns
-            reply.wants = use.wants
-            reply.denials = use.denials
-        return reply
+
+    def _use(self, tenant: Tenant, uuid: str, picture: Picture) -> pb.DeviceUse:
+        use = picture.uses.get((tenant.tenant_id, uuid), Use())
+        held = [
+            picture.leases.get((c.client_id, uuid), (0, 0))
+            for c in picture.clients_of(tenant.tenant_id)
+        ]
+        return pb.DeviceUse(
+            uuid=uuid,
+            leased_bytes=use.leased_bytes,
+            peak_bytes=use.peak_bytes,
+            overhead_bytes=sum(overhead for _, overhead in held),
+            used_ns=use.used_ns,
+            estimated_ns=use.estimated_ns,
+            copy_ns=use.copy_ns,
+            launches=use.launches,
+            wait_ns=use.wait_ns,
+            wants=use.wants,
+            denials=use.denials,
+            used_ratio=self._harpd.used_ratio(tenant.tenant_id, uuid)[0],
+        )
 
 
-def _limits(mem_bytes: int, share_ppm: int, limit_ppm: int, klass: TenantClass) -> Limits:
+def _limits(
+    mem_bytes: int, share_ppm: int, limit_ppm: int, klass: TenantClass, *, gang: bool
+) -> Limits:
     if mem_bytes and mem_bytes < GRANULE_BYTES:
         raise ConfigError(
             f"a memory limit of {format_size(mem_bytes)} is below one granule",
@@ -324,9 +358,11 @@ def _limits(mem_bytes: int, share_ppm: int, limit_ppm: int, klass: TenantClass) 
         )
     for name, value in (("share", share_ppm), ("limit", limit_ppm)):
         if value > PPM:
-            raise ConfigError(f"a {name} of {format_percent(value)} is above 100%")
+            raise ConfigError(
+                f"a {name} of {format_percent(value)} is above 100%", "it is a part of each device"
+            )
     # Whole granules: the rest could never be leased.
-    return Limits(mem_bytes // GRANULE_BYTES * GRANULE_BYTES, share_ppm, limit_ppm, klass)
+    return Limits(mem_bytes // GRANULE_BYTES * GRANULE_BYTES, share_ppm, limit_ppm, klass, gang)
 
 
 def _policy(value: pb.Policy.ValueType, default: Policy) -> Policy:

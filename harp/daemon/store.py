@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from harp.errors import DaemonError
 from harp.model import Limits, Policy, Tenant, TenantClass
 
 __all__ = ["Store"]
@@ -23,6 +24,14 @@ CREATE TABLE IF NOT EXISTS overhead (
     PRIMARY KEY (model, driver)
 ) STRICT;
 """
+#: what makes a store of version n one of version n + 1 (PRAGMA user_version; new ones are 0 too)
+_MIGRATIONS = (
+    # A grant of several devices: device_uuid is the first, device_uuids all, '' in older rows.
+    (
+        "ALTER TABLE tenant ADD COLUMN device_uuids TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tenant ADD COLUMN gang INTEGER NOT NULL DEFAULT 1",
+    ),
+)
 
 
 class Store:
@@ -35,6 +44,27 @@ class Store:
         # The run folder is gone after a reboot anyway; surviving SIGKILL needs no fsync.
         self._db.execute("PRAGMA synchronous=OFF")
         self._db.executescript(_SCHEMA)
+        self._migrate(path)
+
+    def _migrate(self, path: Path) -> None:
+        """One transaction: a store is of the old version or of the new one, whatever ends us.
+
+        Raises:
+            DaemonError: the store is a newer harpd's.
+        """
+        self._db.execute("BEGIN IMMEDIATE")
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(_MIGRATIONS):
+            self._db.execute("ROLLBACK")
+            raise DaemonError(
+                f"{path} has version {version}, this harpd reads versions up to {len(_MIGRATIONS)}",
+                "start the newer harpd, or end the tenants and remove the file",
+            )
+        for statements in _MIGRATIONS[version:]:
+            for statement in statements:
+                self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        self._db.execute("COMMIT")
 
     def close(self) -> None:
         """Close it."""
@@ -49,7 +79,7 @@ class Store:
         """Write a tenant, new or changed."""
         limits = tenant.limits
         self._db.execute(
-            "INSERT OR REPLACE INTO tenant VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO tenant VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 tenant.tenant_id,
                 tenant.name,
@@ -57,13 +87,15 @@ class Store:
                 tenant.root_pid,
                 tenant.root_start,
                 tenant.grant_dir,
-                tenant.device_uuid,
+                tenant.device_uuids[0],
                 limits.mem_bytes,
                 limits.share_ppm,
                 limits.limit_ppm,
                 limits.tenant_class.value,
                 tenant.policy.value,
                 tenant.created_s,
+                ",".join(tenant.device_uuids),
+                int(limits.gang),
             ),
         )
 
@@ -93,9 +125,13 @@ def _tenant(row: sqlite3.Row) -> Tenant:
         root_pid=row["root_pid"],
         root_start=row["root_start"],
         grant_dir=row["grant_dir"],
-        device_uuid=row["device_uuid"],
+        device_uuids=tuple((row["device_uuids"] or row["device_uuid"]).split(",")),
         limits=Limits(
-            row["mem_bytes"], row["share_ppm"], row["limit_ppm"], TenantClass(row["tenant_class"])
+            mem_bytes=row["mem_bytes"],
+            share_ppm=row["share_ppm"],
+            limit_ppm=row["limit_ppm"],
+            tenant_class=TenantClass(row["tenant_class"]),
+            gang=bool(row["gang"]),
         ),
         policy=Policy(row["policy"]),
         created_s=row["created_s"],

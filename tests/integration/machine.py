@@ -101,9 +101,12 @@ class Machine:
         self._children.append(child)
         return child
 
-    def gpu_tenant(self, *options: str, mib: int = 0, **env: str) -> subprocess.Popen[str]:
-        """A tenant that makes a context, allocates `mib` MiB and holds them until told to end."""
-        child = self.tenant(*options, command=[sys.executable, str(PROGRAM), str(mib)], **env)
+    def gpu_tenant(
+        self, *options: str, mib: int = 0, gpus: int = 1, **env: str
+    ) -> subprocess.Popen[str]:
+        """A tenant that allocates `mib` MiB on `gpus` devices and holds them until told to end."""
+        command = [sys.executable, str(PROGRAM), str(mib), str(gpus)]
+        child = self.tenant(*options, command=command, **env)
         first = child.stdout.readline() if child.stdout else ""
         assert first.strip() == "ready", (first, child.stderr.read() if child.stderr else "")
         return child

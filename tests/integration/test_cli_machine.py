@@ -94,3 +94,31 @@ def test_bench_overhead_says_all_its_fields(box: Machine) -> None:
     assert found["n"] > 0
     # Far above what it is (some 10 ns): only a lock or a system call on the path is caught here.
     assert all(value < 500 for value in found["noop_added_ns"].values()), found
+
+
+def test_time_settings_are_in_force_and_the_doctor_says_which(box: Machine) -> None:
+    done = box.harp("daemon", "--set", "time.quantum_us=500")
+    assert done.returncode == 1
+    assert "time.quantum_us = '500' (--set) is out of range" in done.stderr
+    assert "1000 to 50000 us" in done.stderr
+    settings = ("time.policy=fifo", "time.quantum_us=2000", "time.burst_us=7000")
+    box.start_harpd(*(word for one in settings for word in ("--set", one)))
+    check = _checks(box)["GPU time"]
+    assert check["verdict"] == "ok"
+    assert check["text"] == "policy fifo, quantum 2000 us, burst 7000 us"
+    assert "policy=fifo quantum_us=2000" in (box.run_dir / "arbiter.log").read_text()
+    # The arbiter outlives harpd while a tenant is there, and keeps what it was told.
+    box.tenant("--name", "t")
+    wait_for(lambda: box.ps("t"), "tenant t")
+    assert box.harp("daemon", "--stop").returncode == 0
+    box.start_harpd("--set", "time.policy=priority")
+    check = _checks(box)["GPU time"]
+    assert check["verdict"] == "warn"
+    assert "policy fifo, quantum 2000 us" in check["text"]
+    assert "time.policy is fifo, set is priority" in check["text"]
+    assert "time.quantum_us is 2000, set is 5000" in check["text"]
+    assert "--stop --all" in check["remedy"]
+
+
+def _checks(box: Machine) -> dict[str, dict[str, str]]:
+    return {c["name"]: c for c in box.json("doctor")["checks"]}

@@ -80,7 +80,9 @@ def test_limits_hold_and_ps_and_top_show_them(box: Machine) -> None:
     assert top["devices"][0]["software"] is True
     once = box.harp("top", "--once", COLUMNS="80")
     assert "software" in once.stdout
-    assert re.search(r"^t +\w+ +0 +100MiB 256MiB +30% ", once.stdout, re.MULTILINE), once.stdout
+    assert re.search(r"^t +\w+ +0 +std +100MiB 256MiB +30% ", once.stdout, re.MULTILINE), (
+        once.stdout
+    )
     (device,) = box.json("devices")["devices"]
     assert device["context_source"] == "measured"
     assert device["promised_bytes"] == 256 * MIB + device["context_bytes"]

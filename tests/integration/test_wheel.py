@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -76,6 +77,7 @@ def test_binaries_ask_for_no_newer_glibc(unpacked: Path) -> None:
     [
         ("libharp.so", LIBC),
         ("libharp-nvml.so", LIBC),
+        ("libharp-arbiter-core.so", LIBC),
         ("soft/libcuda.so.1", LIBC | {"libm.so.6"}),
         ("soft/libnvidia-ml.so.1", LIBC | {"libm.so.6"}),
     ],
@@ -136,6 +138,15 @@ def test_installed_wheel_runs_a_program(installed: Path, tmp_path: Path, soft_di
     finally:
         subprocess.run([harp, "daemon", "--stop"], env=env, check=False, timeout=60, cwd=tmp_path)
         shutil.rmtree(run, ignore_errors=True)
+
+
+def test_installed_wheel_simulates(installed: Path, tmp_path: Path) -> None:
+    """The policy core is found in it."""
+    command = [installed / "harp", "sim", "time", "--shares", "30,70", "--seconds", "1", "--json"]
+    out = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=_clean(), cwd=tmp_path
+    ).stdout
+    assert len(json.loads(out.splitlines()[-1])["tenants"]) == 2
 
 
 #: a project of somebody who has never heard of HARP's repository

@@ -10,16 +10,17 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from harp.lease_wire import Kind, Op
+from harp.sim.core import NEVER, Act, Action, Answer, Event, Msg, load
+
+__all__ = ["NEVER", "Act", "Action", "Core", "Msg", "library", "ops", "sends"]
 
 NATIVE = Path(__file__).resolve().parents[2] / "native"
 GRANULE = 2 << 20
 MS = 1_000_000
 SECOND = 1_000_000_000
-NEVER = 2**64 - 1
 PPM = 1_000_000
 
 SOURCES = ("bridge", "core", "memory", "recall", "admin_ops", "check", "check_time")
@@ -27,44 +28,11 @@ SOURCES += ("time", "turns", "handover", "charge", "caps", "classes", "gang")
 SOURCES += ("policy", "policy_drr", "policy_priority", "policy_fifo")
 STANDARD, LATENCY, BEST_EFFORT = range(3)
 DRR, PRIORITY, FIFO = range(3)
-COUNTS = ("used_ns", "copy_ns", "wait_ns", "quantum_ns", "window_ns", "launches", "denials")
-SIZES = ("limit", "leased", "peak", "free", "capacity", "overhead", "slack")
 
-
-class Msg(ctypes.Structure):
-    _fields_ = [
-        ("version", ctypes.c_uint16),
-        ("op", ctypes.c_uint16),
-        *[(name, ctypes.c_uint32) for name in ("seq", "dev", "cls", "tenant", "client")],
-        ("pid", ctypes.c_int32),
-        *[(name, ctypes.c_uint32) for name in ("uid", "a", "b", "c", "d")],
-        ("bytes", ctypes.c_uint64),
-        *[(f"{name}_bytes", ctypes.c_uint64) for name in SIZES],
-        ("epoch", ctypes.c_uint64),
-        *[(name, ctypes.c_uint64) for name in COUNTS],
-        ("uuid", ctypes.c_uint8 * 16),
-        ("text", ctypes.c_char * 64),
-    ]
-
-    @property
-    def age_ns(self) -> int:
-        return int(self.wait_ns)
-
-    @age_ns.setter
-    def age_ns(self, value: int) -> None:
-        self.wait_ns = value
-
-    @property
-    def estimated_ns(self) -> int:
-        return int(self.quantum_ns)
-
-
-class Action(ctypes.Structure):
-    _fields_ = [("kind", ctypes.c_uint32), ("client", ctypes.c_uint32), ("msg", Msg)]
-
-
-JOIN, MESSAGE, DEAD, ADMIN, WATCHED, TICK = range(1, 7)
-SEND, REPLY, EVENT, JOINED, CLOSE, LOG = range(1, 7)
+JOIN, MESSAGE, DEAD = Event.JOIN, Event.MESSAGE, Event.DEAD
+ADMIN, WATCHED, TICK = Event.ADMIN, Event.WATCHED, Event.TICK
+SEND, REPLY, EVENT = Answer.SEND, Answer.REPLY, Answer.EVENT
+JOINED, CLOSE, LOG = Answer.JOINED, Answer.CLOSE, Answer.LOG
 
 
 @functools.cache
@@ -76,28 +44,7 @@ def library() -> ctypes.CDLL:
     flags = ["-std=c17", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"]
     command = ["cc", *flags, f"-I{NATIVE / 'include'}", *sources, "-o", str(target)]
     subprocess.run(command, check=True)
-    lib = ctypes.CDLL(str(target))
-    lib.harp_bridge_new.restype = ctypes.c_void_p
-    new = [ctypes.c_uint64, *[ctypes.c_uint32] * 3, ctypes.c_uint64, ctypes.c_uint32]
-    lib.harp_bridge_new.argtypes = new
-    lib.harp_bridge_free.argtypes = [ctypes.c_void_p]
-    lib.harp_bridge_step.argtypes = [ctypes.c_void_p, ctypes.POINTER(Action), ctypes.c_uint64]
-    lib.harp_bridge_actions.argtypes = [ctypes.c_void_p]
-    lib.harp_bridge_actions.restype = ctypes.POINTER(Action)
-    lib.harp_bridge_next.argtypes = [ctypes.c_void_p]
-    lib.harp_bridge_next.restype = ctypes.c_uint64
-    lib.harp_bridge_check.argtypes = [ctypes.c_void_p]
-    lib.harp_bridge_check.restype = ctypes.c_char_p
-    return lib
-
-
-@dataclass
-class Act:
-    """One action, copied out of the core."""
-
-    kind: int
-    client: int
-    msg: Msg
+    return load(target)
 
 
 class Core:

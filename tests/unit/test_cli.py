@@ -16,9 +16,12 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from harp.api.v1 import control_pb2 as pb
+from harp.cli.change import in_force
+from harp.cli.checks import Check, Verdict, machine
 from harp.cli.main import COMMANDS, cli
 from harp.cli.top import render
-from harp.cli.view import short_size
+from harp.cli.view import short_size, tenant_json
+from harp.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +70,7 @@ def test_help_lists_all_commands_and_says_nothing_on_stderr() -> None:
         ["run", "--share", "0%", "--", "true"],
         ["run", "--class", "royal", "--", "true"],
         ["set", "x"],
+        ["run", "--gpu", "0", "--mem", "1GB", "--", "true"],
         ["daemon", "--stop", "--status"],
         ["daemon", "--all"],
         ["top", "--sort", "colour"],
@@ -118,7 +122,8 @@ def _state(tenants: int, uncovered: int = 0) -> pb.GetStateReply:
             pb.Tenant(
                 name=f"a-tenant-with-a-long-name-{n}",
                 user="somebody-long",
-                device_uuid="GPU-1",
+                device_uuids=["GPU-1"],
+                tenant_class=pb.TENANT_CLASS_BEST_EFFORT,
                 mem_limit_bytes=(8 << 30) + (1 << 20),
                 leased_bytes=n << 30,
                 share_ppm=125_000,
@@ -152,9 +157,70 @@ def test_top_fits_a_small_terminal(tenants: int, uncovered: int) -> None:
 
 def test_top_sorts_and_says_how_many_are_left_out() -> None:
     lines = _lines(_state(40))
-    assert lines[2].split()[6] == "39.0%"
+    assert lines[2].split()[7] == "39.0%"
     assert lines[-1].endswith("more")
-    assert _lines(_state(5), "mem")[2].split()[3] == "4GiB"
+    assert _lines(_state(5), "mem")[2].split()[4] == "4GiB"
+
+
+def test_top_shows_class_and_all_gpus_of_a_tenant() -> None:
+    state = _state(1)
+    state.devices.add(index=1, uuid="GPU-2")
+    state.tenants[0].device_uuids[:] = ["GPU-2", "GPU-1", "GPU-9"]
+    state.tenants[0].user = "u"
+    assert _lines(state)[3].split()[2:4] == ["1,0,?", "b-eff"]
+
+
+def _tenant(**fields: object) -> pb.Tenant:
+    return pb.Tenant(
+        name="t",
+        device_uuids=["GPU-2", "GPU-1"],
+        mem_limit_bytes=1 << 30,
+        share_ppm=300_000,
+        tenant_class=pb.TENANT_CLASS_LATENCY,
+        uses=[
+            pb.DeviceUse(uuid="GPU-2", used_ns=7, estimated_ns=3, used_ratio=0.25),
+            pb.DeviceUse(uuid="GPU-1"),
+        ],
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+_DEVICES = {
+    "GPU-1": pb.Device(index=0, uuid="GPU-1", kind=pb.DEVICE_KIND_SOFTWARE),
+    "GPU-2": pb.Device(index=1, uuid="GPU-2", kind=pb.DEVICE_KIND_SOFTWARE),
+}
+
+
+def test_json_tells_each_gpus_use_apart() -> None:
+    found = tenant_json(_tenant(estimated_ns=3), _DEVICES)
+    assert (found["gpu"], found["gpus"], found["gang"]) == (1, [1, 0], True)
+    assert (found["class"], found["estimated_ns"]) == ("latency", 3)
+    assert tenant_json(_tenant(no_gang=True), _DEVICES)["gang"] is False
+    devices = found["devices"]
+    assert isinstance(devices, list)
+    assert [(d["gpu"], d["used_ns"], d["estimated_ns"]) for d in devices] == [(1, 7, 3), (0, 0, 0)]
+
+
+def test_set_says_what_is_in_force() -> None:
+    assert in_force(_tenant(no_gang=True), _DEVICES) == (
+        "t: GPU 1,0 each: memory 1GiB, share 30%, limit none, class latency, gang off"
+    )
+
+
+def test_the_doctor_names_settings_that_are_not_in_force() -> None:
+    info = pb.GetInfoReply(time_policy="drr", quantum_us=5000, burst_us=50_000)
+    (good,) = (c for c in _checks(info) if c.name == "GPU time")
+    assert good.verdict is Verdict.OK
+    assert good.text == "policy drr, quantum 5000 us, burst 50000 us"
+    info.time_stale = "time.policy is drr, set is fifo"
+    (stale,) = (c for c in _checks(info) if c.name == "GPU time")
+    assert stale.verdict is Verdict.WARN
+    assert "set is fifo" in stale.text
+    assert "--stop --all" in stale.remedy
+
+
+def _checks(info: pb.GetInfoReply) -> list[Check]:
+    return list(machine(RunDir(Path("/nowhere")), info, pb.GetStateReply(), "1"))
 
 
 def test_top_shouts_what_evades() -> None:

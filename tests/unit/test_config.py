@@ -38,6 +38,10 @@ def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
         ({}, ("watchdog.confirm_count=2.5",), "is no int", "1 to 100"),
         ({}, ("watchdog.period_s=soon",), "is no float", "0.1 to 60 s"),
         ({}, ("device.kind=amd",), "is unknown", "auto|nvidia|software"),
+        ({}, ("time.policy=cfs",), "time.policy = 'cfs'", "drr|priority|fifo"),
+        ({}, ("time.quantum_us=500",), "time.quantum_us = '500'", "1000 to 50000 us"),
+        ({}, ("time.quantum=5000",), "unknown key time.quantum", "time.quantum_us"),
+        ({}, ("time.burst_us=2000000",), "out of range", "0 to 1000000 us"),
         ({}, ("log.level",), "no value", "key=value"),
     ],
 )

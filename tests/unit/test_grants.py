@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harp.errors import NoDevice, QuotaExceeded
+from harp.errors import ConfigError, NoDevice, QuotaExceeded
 from harp.grants import (
     Promise,
     admit,
@@ -127,7 +127,27 @@ def test_choosing_says_why_when_none_fits() -> None:
 @pytest.mark.parametrize("selector", ["1", "GPU-00000001", "gpu-00000001-0000", "00000001"])
 def test_a_gpu_is_named_by_index_or_uuid(selector: str) -> None:
     gpus = [device(0), device(1)]
-    assert select(gpus, selector) is gpus[1]
+    assert select(gpus, selector) == (gpus[1],)
+
+
+def test_several_gpus_keep_the_order_they_were_named_in() -> None:
+    gpus = [device(0), device(1), device(2)]
+    assert select(gpus, "2,0") == (gpus[2], gpus[0])
+    assert select(gpus, f"1, {gpus[2].uuid[:12]}") == (gpus[1], gpus[2])
+
+
+@pytest.mark.parametrize("selectors", ["1,1", "0,1,GPU-00000001", "GPU-00000001,gpu-00000001-0"])
+def test_a_gpu_named_twice_is_refused_with_what_to_do(selectors: str) -> None:
+    with pytest.raises(ConfigError, match=r"names GPU 1 .* twice") as caught:
+        select([device(0), device(1)], selectors)
+    assert "once" in caught.value.hint
+
+
+@pytest.mark.parametrize("selectors", ["0,", ",", "0,,1", "0,2"])
+def test_one_wrong_name_among_several_is_refused(selectors: str) -> None:
+    with pytest.raises(NoDevice, match="no GPU named") as caught:
+        select([device(0), device(1)], selectors)
+    assert "GPU-00000001" in caught.value.hint
 
 
 @pytest.mark.parametrize("selector", ["2", "GPU-", "GPU-9", "first"])

@@ -29,6 +29,7 @@ LAYERS = {
     "harp.api": 5,
     "harp.client": 6,
     "harp.daemon": 7,
+    "harp.sim": 8,
     "harp.demo": 8,
     "harp.bench": 8,
     "harp.softgpu": 8,
@@ -38,7 +39,19 @@ LAYERS = {
 }
 
 #: the pure part: no clock, no I/O, no event loop, no logging
-PURE = ("harp.errors", "harp.units", "harp.model", "harp.grants")
+PURE = (
+    "harp.errors",
+    "harp.units",
+    "harp.model",
+    "harp.grants",
+    "harp.sim.scenario",
+    "harp.sim.engine",
+    "harp.sim.program",
+    "harp.sim.client",
+    "harp.sim.gaps",
+    "harp.sim.world",
+    "harp.sim.report",
+)
 IMPURE = {"asyncio", "time", "os", "socket", "subprocess", "structlog", "logging", "grpc", "pynvml"}
 
 #: the only importers of what reaches outside

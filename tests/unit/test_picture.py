@@ -24,14 +24,29 @@ def test_a_snapshot_becomes_one_picture_in_any_order() -> None:
         device = picture.devices[UUID]
         assert (device.leased_bytes, device.draining_bytes, device.holder) == (40, 8, 2)
         tenant = picture.tenants[2]
-        assert (tenant.name, tenant.uid, tenant.device_uuid) == ("train", 1000, UUID)
+        assert (tenant.name, tenant.uid, tenant.device_uuids) == ("train", 1000, (UUID,))
         assert (tenant.mem_bytes, tenant.share_ppm, tenant.limit_ppm) == (100, 3, 4)
-        assert picture.uses[2].used_ns == 9
-        assert picture.uses[2].wants
+        assert picture.uses[2, UUID].used_ns == 9
+        assert picture.uses[2, UUID].wants
         assert [c.pid for c in picture.clients_of(2)] == [49, 50]
         assert picture.clients[5].leased_bytes == 40
         assert picture.clients[4].state is ClientState.DRAINING
         assert [c.client_id for c in picture.draining()] == [4]
+
+
+def test_a_grant_of_several_devices_keeps_them_apart() -> None:
+    other = UUID.replace("0001", "0002")
+    messages = [
+        Msg(op=Op.SNAP_TENANT, tenant=2, uid=1000, text="train"),
+        Msg(op=Op.SNAP_USE, tenant=2, dev=1, limit_bytes=100, b=3, used_ns=9, quantum_ns=4),
+        Msg(op=Op.SNAP_USE, tenant=2, dev=0, limit_bytes=100, b=3, used_ns=5, leased_bytes=7),
+    ]
+    for order in (messages, list(reversed(messages))):
+        picture = parse(order, {0: UUID, 1: other})
+        assert picture.tenants[2].device_uuids == (UUID, other)
+        first, second = picture.uses[2, UUID], picture.uses[2, other]
+        assert (first.used_ns, first.estimated_ns, first.leased_bytes) == (5, 0, 7)
+        assert (second.used_ns, second.estimated_ns, second.leased_bytes) == (9, 4, 0)
 
 
 def test_what_is_gone_or_on_an_unknown_device_is_left_out() -> None:

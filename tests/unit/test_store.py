@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from harp.daemon.store import Store
+from harp.errors import DaemonError
 from harp.model import Limits, Policy, Tenant, TenantClass
 
 TENANT = Tenant(
@@ -16,8 +21,8 @@ TENANT = Tenant(
     root_pid=4711,
     root_start=123456789,
     grant_dir="/run/user/1000/harp/grants/train-1",
-    device_uuid="GPU-1",
-    limits=Limits(1 << 33, 300_000, 500_000, TenantClass.LATENCY),
+    device_uuids=("GPU-1", "GPU-2"),
+    limits=Limits(1 << 33, 300_000, 500_000, TenantClass.LATENCY, gang=False),
     policy=Policy.KILL,
     created_s=1.5,
 )
@@ -43,6 +48,48 @@ def test_a_tenant_is_changed_and_forgotten(tmp_path: Path) -> None:
     store.remove(TENANT.tenant_id)
     assert store.tenants() == []
     store.close()
+
+
+_VERSION_0 = """
+CREATE TABLE tenant (
+    tenant_id INTEGER PRIMARY KEY, name TEXT NOT NULL, uid INTEGER NOT NULL,
+    root_pid INTEGER NOT NULL, root_start INTEGER NOT NULL, grant_dir TEXT NOT NULL,
+    device_uuid TEXT NOT NULL, mem_bytes INTEGER NOT NULL, share_ppm INTEGER NOT NULL,
+    limit_ppm INTEGER NOT NULL, tenant_class INTEGER NOT NULL, policy TEXT NOT NULL,
+    created_s REAL NOT NULL
+) STRICT;
+INSERT INTO tenant VALUES (
+    3, 'train', 1000, 4711, 123456789, '/run/user/1000/harp/grants/train-1',
+    'GPU-1', 8589934592, 300000, 500000, 1, 'kill', 1.5
+);
+"""
+
+
+def test_a_store_of_the_first_release_is_read_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "harpd.db"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(_VERSION_0)
+    before = replace(TENANT, device_uuids=("GPU-1",), limits=replace(TENANT.limits, gang=True))
+    for _ in range(2):  # the second time there is nothing to migrate
+        store = Store(path)
+        assert store.tenants() == [before]
+        store.close()
+    store = Store(path)
+    store.put(TENANT)
+    assert store.tenants() == [TENANT]
+    store.close()
+
+
+def test_a_newer_harpds_store_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "harpd.db"
+    Store(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    with pytest.raises(
+        DaemonError, match="version 99, this harpd reads versions up to 1"
+    ) as caught:
+        Store(path)
+    assert "newer harpd" in caught.value.hint
 
 
 def test_overheads_are_kept_by_model_and_driver(tmp_path: Path) -> None:

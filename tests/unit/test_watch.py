@@ -16,7 +16,7 @@ def tenant(tenant_id: int = 1, root_pid: int = 100, uid: int = 1000, start: int 
         root_pid=root_pid,
         root_start=start,
         grant_dir=f"/run/user/{uid}/harp/grants/t{tenant_id}",
-        device_uuid="GPU-0",
+        device_uuids=("GPU-0",),
         limits=Limits(),
         policy=Policy.WARN,
         created_s=0,

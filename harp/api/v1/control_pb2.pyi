@@ -242,8 +242,72 @@ class Client(google.protobuf.message.Message):
 global___Client = Client
 
 @typing.final
+class DeviceUse(google.protobuf.message.Message):
+    """What a tenant holds and has used on one of its devices."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: builtins.int
+    LEASED_BYTES_FIELD_NUMBER: builtins.int
+    PEAK_BYTES_FIELD_NUMBER: builtins.int
+    OVERHEAD_BYTES_FIELD_NUMBER: builtins.int
+    USED_NS_FIELD_NUMBER: builtins.int
+    ESTIMATED_NS_FIELD_NUMBER: builtins.int
+    COPY_NS_FIELD_NUMBER: builtins.int
+    LAUNCHES_FIELD_NUMBER: builtins.int
+    WAIT_NS_FIELD_NUMBER: builtins.int
+    WANTS_FIELD_NUMBER: builtins.int
+    DENIALS_FIELD_NUMBER: builtins.int
+    USED_RATIO_FIELD_NUMBER: builtins.int
+    uuid: builtins.str
+    """the device"""
+    leased_bytes: builtins.int
+    """memory leased now, all processes"""
+    peak_bytes: builtins.int
+    """most memory ever leased at once"""
+    overhead_bytes: builtins.int
+    """contexts and code, all processes"""
+    used_ns: builtins.int
+    """device time used since the tenant began"""
+    estimated_ns: builtins.int
+    """of used_ns, what was estimated instead of measured"""
+    copy_ns: builtins.int
+    """copy engine time used"""
+    launches: builtins.int
+    """kernels and graphs launched"""
+    wait_ns: builtins.int
+    """time it wanted the device and had to wait"""
+    wants: builtins.bool
+    """wants the device now"""
+    denials: builtins.int
+    """memory requests refused"""
+    used_ratio: builtins.float
+    """device time of the last window / that window, 0..1"""
+    def __init__(
+        self,
+        *,
+        uuid: builtins.str = ...,
+        leased_bytes: builtins.int = ...,
+        peak_bytes: builtins.int = ...,
+        overhead_bytes: builtins.int = ...,
+        used_ns: builtins.int = ...,
+        estimated_ns: builtins.int = ...,
+        copy_ns: builtins.int = ...,
+        launches: builtins.int = ...,
+        wait_ns: builtins.int = ...,
+        wants: builtins.bool = ...,
+        denials: builtins.int = ...,
+        used_ratio: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["copy_ns", b"copy_ns", "denials", b"denials", "estimated_ns", b"estimated_ns", "launches", b"launches", "leased_bytes", b"leased_bytes", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "uuid", b"uuid", "wait_ns", b"wait_ns", "wants", b"wants"]) -> None: ...
+
+global___DeviceUse = DeviceUse
+
+@typing.final
 class Tenant(google.protobuf.message.Message):
-    """One tenant: grant, use, processes."""
+    """One tenant: grant, use, processes. Limits and the share are of each device, and the same on all;
+    sums of what it used are over all its devices.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -273,6 +337,10 @@ class Tenant(google.protobuf.message.Message):
     WINDOW_S_FIELD_NUMBER: builtins.int
     CLIENTS_FIELD_NUMBER: builtins.int
     GRANT_DIR_FIELD_NUMBER: builtins.int
+    DEVICE_UUIDS_FIELD_NUMBER: builtins.int
+    NO_GANG_FIELD_NUMBER: builtins.int
+    ESTIMATED_NS_FIELD_NUMBER: builtins.int
+    USES_FIELD_NUMBER: builtins.int
     tenant_id: builtins.int
     """the arbiter's number"""
     name: builtins.str
@@ -286,9 +354,9 @@ class Tenant(google.protobuf.message.Message):
     root_alive: builtins.bool
     """false: it ended, and others of the tenant go on"""
     device_uuid: builtins.str
-    """the device of its grant"""
+    """the first of device_uuids"""
     mem_limit_bytes: builtins.int
-    """0: no limit"""
+    """on each device; 0: no limit"""
     share_ppm: builtins.int
     """guaranteed share of device time, parts per million; 0: none asked"""
     limit_ppm: builtins.int
@@ -302,7 +370,7 @@ class Tenant(google.protobuf.message.Message):
     leased_bytes: builtins.int
     """memory leased now, all processes"""
     peak_bytes: builtins.int
-    """most memory ever leased at once"""
+    """most memory ever leased at once (sum of its devices' peaks)"""
     overhead_bytes: builtins.int
     """contexts and code, all processes"""
     used_ns: builtins.int
@@ -318,14 +386,26 @@ class Tenant(google.protobuf.message.Message):
     denials: builtins.int
     """memory requests refused"""
     used_ratio: builtins.float
-    """device time of the last `window_s` / that window, 0..1"""
+    """device time of the last `window_s` / that window, 0..1; mean of its devices"""
     window_s: builtins.float
     """how much history used_ratio rests on; 0: none yet"""
     grant_dir: builtins.str
     """folder of its socket"""
+    no_gang: builtins.bool
+    """its turns on one device do not wait for those on its others"""
+    estimated_ns: builtins.int
+    """of used_ns, what was estimated instead of measured"""
     @property
     def clients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Client]:
         """its processes"""
+
+    @property
+    def device_uuids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """the devices of its grant, in the order it sees them"""
+
+    @property
+    def uses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceUse]:
+        """by device, in the order of device_uuids"""
 
     def __init__(
         self,
@@ -356,8 +436,12 @@ class Tenant(google.protobuf.message.Message):
         window_s: builtins.float = ...,
         clients: collections.abc.Iterable[global___Client] | None = ...,
         grant_dir: builtins.str = ...,
+        device_uuids: collections.abc.Iterable[builtins.str] | None = ...,
+        no_gang: builtins.bool = ...,
+        estimated_ns: builtins.int = ...,
+        uses: collections.abc.Iterable[global___DeviceUse] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "grant_dir", b"grant_dir", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
 
 global___Tenant = Tenant
 
@@ -438,6 +522,10 @@ class GetInfoReply(google.protobuf.message.Message):
     UNCOVERED_TOTAL_FIELD_NUMBER: builtins.int
     ARBITER_RESTARTS_FIELD_NUMBER: builtins.int
     NATIVE_DIR_FIELD_NUMBER: builtins.int
+    TIME_POLICY_FIELD_NUMBER: builtins.int
+    QUANTUM_US_FIELD_NUMBER: builtins.int
+    BURST_US_FIELD_NUMBER: builtins.int
+    TIME_STALE_FIELD_NUMBER: builtins.int
     version: builtins.str
     """of harpd"""
     pid: builtins.int
@@ -464,6 +552,14 @@ class GetInfoReply(google.protobuf.message.Message):
     """times harpd had to start a new arbiter"""
     native_dir: builtins.str
     """where the built files are"""
+    time_policy: builtins.str
+    """of the arbiter that runs: drr, priority, fifo"""
+    quantum_us: builtins.int
+    """of the arbiter that runs: longest turn in company"""
+    burst_us: builtins.int
+    """of the arbiter that runs: most that a tenant is owed when it comes back from being idle"""
+    time_stale: builtins.str
+    """settings that the arbiter was not started with; empty: none"""
     def __init__(
         self,
         *,
@@ -480,8 +576,12 @@ class GetInfoReply(google.protobuf.message.Message):
         uncovered_total: builtins.int = ...,
         arbiter_restarts: builtins.int = ...,
         native_dir: builtins.str = ...,
+        time_policy: builtins.str = ...,
+        quantum_us: builtins.int = ...,
+        burst_us: builtins.int = ...,
+        time_stale: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arbiter_pid", b"arbiter_pid", "arbiter_restarts", b"arbiter_restarts", "cuda_path", b"cuda_path", "kind", b"kind", "log_path", b"log_path", "native_dir", b"native_dir", "nvml_path", b"nvml_path", "pid", b"pid", "run_dir", b"run_dir", "started_s", b"started_s", "uid", b"uid", "uncovered_total", b"uncovered_total", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arbiter_pid", b"arbiter_pid", "arbiter_restarts", b"arbiter_restarts", "burst_us", b"burst_us", "cuda_path", b"cuda_path", "kind", b"kind", "log_path", b"log_path", "native_dir", b"native_dir", "nvml_path", b"nvml_path", "pid", b"pid", "quantum_us", b"quantum_us", "run_dir", b"run_dir", "started_s", b"started_s", "time_policy", b"time_policy", "time_stale", b"time_stale", "uid", b"uid", "uncovered_total", b"uncovered_total", "version", b"version"]) -> None: ...
 
 global___GetInfoReply = GetInfoReply
 
@@ -544,14 +644,17 @@ class CreateTenantRequest(google.protobuf.message.Message):
     GRANT_DIR_FIELD_NUMBER: builtins.int
     TICKET_FIELD_NUMBER: builtins.int
     PROGRAM_FIELD_NUMBER: builtins.int
+    NO_GANG_FIELD_NUMBER: builtins.int
     name: builtins.str
     """empty: made from the program's name"""
     gpu: builtins.str
-    """index or UUID; empty: the first device that can take the grant"""
+    """indices or UUIDs, comma separated: all of them, or none is granted;"""
     mem_limit_bytes: builtins.int
-    """0: no limit"""
+    """empty: one device, of those that can take the grant the freest
+    on each device; 0: no limit
+    """
     share_ppm: builtins.int
-    """0: none asked"""
+    """of each device; 0: none asked"""
     limit_ppm: builtins.int
     """0: no limit"""
     tenant_class: global___TenantClass.ValueType
@@ -566,6 +669,8 @@ class CreateTenantRequest(google.protobuf.message.Message):
     """stands for the listening socket handed in on auth.sock"""
     program: builtins.str
     """what is run, for the default name"""
+    no_gang: builtins.bool
+    """turns on one device do not wait for those on the others"""
     def __init__(
         self,
         *,
@@ -580,8 +685,9 @@ class CreateTenantRequest(google.protobuf.message.Message):
         grant_dir: builtins.str = ...,
         ticket: builtins.str = ...,
         program: builtins.str = ...,
+        no_gang: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "grant_dir", b"grant_dir", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "grant_dir", b"grant_dir", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
 
 global___CreateTenantRequest = CreateTenantRequest
 
@@ -609,6 +715,7 @@ class CreateTenantReply(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     ENV_FIELD_NUMBER: builtins.int
     DEVICE_COUNT_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
     device_count: builtins.int
     """devices on this machine"""
     @property
@@ -617,11 +724,15 @@ class CreateTenantReply(google.protobuf.message.Message):
 
     @property
     def device(self) -> global___Device:
-        """where"""
+        """where: the first of `devices`"""
 
     @property
     def env(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """what the tenant's processes must have in their environment"""
+
+    @property
+    def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Device]:
+        """where, in the order asked for"""
 
     def __init__(
         self,
@@ -630,9 +741,10 @@ class CreateTenantReply(google.protobuf.message.Message):
         device: global___Device | None = ...,
         env: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         device_count: builtins.int = ...,
+        devices: collections.abc.Iterable[global___Device] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["device", b"device", "tenant", b"tenant"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["device", b"device", "device_count", b"device_count", "env", b"env", "tenant", b"tenant"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device", b"device", "device_count", b"device_count", "devices", b"devices", "env", b"env", "tenant", b"tenant"]) -> None: ...
 
 global___CreateTenantReply = CreateTenantReply
 
@@ -645,6 +757,7 @@ class SetTenantRequest(google.protobuf.message.Message):
     SHARE_PPM_FIELD_NUMBER: builtins.int
     LIMIT_PPM_FIELD_NUMBER: builtins.int
     TENANT_CLASS_FIELD_NUMBER: builtins.int
+    NO_GANG_FIELD_NUMBER: builtins.int
     name: builtins.str
     """which"""
     mem_limit_bytes: builtins.int
@@ -655,6 +768,8 @@ class SetTenantRequest(google.protobuf.message.Message):
     """absent: as it was; 0: no limit"""
     tenant_class: global___TenantClass.ValueType
     """absent: as it was"""
+    no_gang: builtins.bool
+    """absent: as it was"""
     def __init__(
         self,
         *,
@@ -663,13 +778,16 @@ class SetTenantRequest(google.protobuf.message.Message):
         share_ppm: builtins.int | None = ...,
         limit_ppm: builtins.int | None = ...,
         tenant_class: global___TenantClass.ValueType | None = ...,
+        no_gang: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "no_gang", b"no_gang", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_limit_ppm", b"_limit_ppm"]) -> typing.Literal["limit_ppm"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes"]) -> typing.Literal["mem_limit_bytes"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_no_gang", b"_no_gang"]) -> typing.Literal["no_gang"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_share_ppm", b"_share_ppm"]) -> typing.Literal["share_ppm"] | None: ...
     @typing.overload

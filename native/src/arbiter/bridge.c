@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The core as a shared library for tests: actions are collected instead of performed. Not
- * installed; tests/unit/test_arbiter_core.py and the simulator there drive it through ctypes.
+ * The core as a shared library: actions are collected instead of performed. `harp sim`
+ * (harp/sim/core.py) and tests/unit drive it through ctypes.
  */
 #include <stdlib.h>
 

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The book of grants against an arbiter of memory: several devices are told alike, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harp.config import AdmissionConfig
+from harp.daemon.book import Book, Wish
+from harp.daemon.link import ArbiterLink
+from harp.daemon.picture import Picture
+from harp.daemon.service import ControlService
+from harp.daemon.store import Store
+from harp.errors import NoDevice, QuotaExceeded
+from harp.lease_wire import GRANT_NO_GANG, ArbiterRefused, Msg, Op
+from harp.model import Device, DeviceKind, Limits, Policy, Tenant, TenantClass, Use
+
+GIB = 1 << 30
+
+
+class FakeArbiter:
+    """Keeps grants as the arbiter does; refuses SET_TENANT of device `broken`."""
+
+    def __init__(self) -> None:
+        self.devices: list[bytes] = []
+        self.tenants: dict[int, Msg] = {}
+        #: {(tenant, dev): its SET_TENANT}
+        self.grants: dict[tuple[int, int], Msg] = {}
+        self.broken = -1
+
+    async def request(self, message: Msg, fds: Sequence[int] = ()) -> Msg:
+        del fds
+        answer = Msg(op=Op.OK)
+        match message.op:
+            case Op.ADD_DEVICE:
+                if message.uuid not in self.devices:
+                    self.devices.append(message.uuid)
+                answer = replace(answer, dev=self.devices.index(message.uuid))
+            case Op.ADD_TENANT:
+                number = message.tenant or 1 + max(self.tenants, default=0)
+                self.tenants[number] = message
+                answer = replace(answer, tenant=number)
+            case Op.SET_TENANT:
+                if message.dev == self.broken:
+                    raise ArbiterRefused(Msg(op=Op.ERR, a=22, text="broken"))
+                self.grants[message.tenant, message.dev] = message
+            case Op.DEL_TENANT:
+                del self.tenants[message.tenant]
+                self.grants = {k: m for k, m in self.grants.items() if k[0] != message.tenant}
+            case _:
+                raise AssertionError(message.op)
+        return answer
+
+    async def snapshot(self) -> list[Msg]:
+        rows = [
+            Msg(op=Op.SNAP_TENANT, tenant=number, uid=m.uid, text=m.text)
+            for number, m in self.tenants.items()
+        ]
+        for (tenant, dev), m in self.grants.items():
+            use = Msg(op=Op.SNAP_USE, tenant=tenant, dev=dev, limit_bytes=m.limit_bytes)
+            rows.append(replace(use, b=m.b, c=m.c, d=m.d))
+        return rows
+
+
+def _device(index: int) -> Device:
+    uuid = f"GPU-0000000{index}-0000-0000-0000-000000000000"
+    return Device(index, uuid, "test", DeviceKind.SOFTWARE, 8 * GIB, 0, "measured", "1")
+
+
+DEVICES = [_device(0), _device(1), _device(2)]
+UUIDS = tuple(d.uuid for d in DEVICES)
+
+
+class Desk:
+    """A book, its arbiter and its store, and a new book over the same two."""
+
+    def __init__(self, folder: Path) -> None:
+        self.arbiter = FakeArbiter()
+        self.folder = folder
+        self.store = Store(folder / "harpd.db")
+        self.book = self.new_book()
+
+    def new_book(self) -> Book:
+        link = cast("ArbiterLink", SimpleNamespace(client=self.arbiter))
+        return Book(self.store, link, self.folder, AdmissionConfig())
+
+    def close(self) -> None:
+        self.book.close()
+        self.store.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    found = Desk(tmp_path)
+    yield found
+    found.close()
+
+
+def do(desk: Desk, steps: Callable[[Book], Awaitable[Any]]) -> None:
+    async def all_steps() -> None:
+        await desk.book.announce_devices(DEVICES)
+        await steps(desk.book)
+
+    asyncio.run(all_steps())
+
+
+def wish(gpu: str, **limits: Any) -> Wish:
+    return Wish("t", "prog", 1000, gpu, Limits(**limits), Policy.WARN, os.getpid(), "/nowhere/t")
+
+
+def listening() -> int:
+    return os.open(os.devnull, os.O_RDONLY)
+
+
+def test_each_device_is_told_the_same_limits(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        limits = {"mem_bytes": GIB, "share_ppm": 300_000, "limit_ppm": 500_000, "gang": False}
+        tenant = await book.create(
+            wish("2,0", tenant_class=TenantClass.LATENCY, **limits), listening()
+        )
+        assert tenant.device_uuids == (UUIDS[2], UUIDS[0])
+        for dev in (0, 2):
+            told = desk.arbiter.grants[tenant.tenant_id, dev]
+            assert (told.limit_bytes, told.b, told.c, told.d) == (GIB, 300_000, 500_000, 1)
+            assert told.a == GRANT_NO_GANG
+        assert (tenant.tenant_id, 1) not in desk.arbiter.grants
+        await book.set_limits(tenant, replace(tenant.limits, share_ppm=100_000, gang=True))
+        for dev in (0, 2):
+            told = desk.arbiter.grants[tenant.tenant_id, dev]
+            assert (told.b, told.a) == (100_000, 0)
+
+    do(desk, steps)
+
+
+def test_a_device_that_is_full_or_refused_leaves_no_tenant(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        await book.create(replace(wish("1", share_ppm=600_000), name="a"), listening())
+        with pytest.raises(QuotaExceeded, match="on GPU 1, 40% left"):
+            await book.create(wish("0,1", share_ppm=500_000), listening())
+        desk.arbiter.broken = 1
+        with pytest.raises(ArbiterRefused, match="broken"):
+            await book.create(wish("0,1", share_ppm=100_000), listening())
+        assert [t.name for t in book.tenants.values()] == ["a"]
+        assert [t.name for t in desk.store.tenants()] == ["a"]
+        assert [m.text for m in desk.arbiter.tenants.values()] == ["a"]
+        assert set(desk.arbiter.grants) == {(1, 1)}
+
+    do(desk, steps)
+
+
+def test_a_change_that_one_device_refuses_is_taken_back_on_the_others(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        tenant = await book.create(wish("0,1", share_ppm=100_000), listening())
+        desk.arbiter.broken = 1
+        with pytest.raises(ArbiterRefused, match="broken"):
+            await book.set_limits(tenant, replace(tenant.limits, share_ppm=200_000))
+        assert desk.arbiter.grants[tenant.tenant_id, 0].b == 100_000
+        assert book.tenants[tenant.tenant_id].limits.share_ppm == 100_000
+        assert desk.store.tenants()[0].limits.share_ppm == 100_000
+
+    do(desk, steps)
+
+
+def test_a_harpd_that_ended_between_two_devices_is_made_good_by_the_next(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        tenant = await book.create(wish("0,1", share_ppm=100_000, gang=False), listening())
+        key = (tenant.tenant_id, 0)
+        desk.arbiter.grants[key] = replace(desk.arbiter.grants[key], b=700_000)
+        del desk.arbiter.grants[tenant.tenant_id, 1]
+        after = desk.new_book()
+        await after.announce_devices(DEVICES)
+        await after.recover()
+        assert after.tenants[tenant.tenant_id] == tenant
+        for dev in (0, 1):
+            told = desk.arbiter.grants[tenant.tenant_id, dev]
+            assert (told.b, told.a) == (100_000, GRANT_NO_GANG)
+        after.close()
+
+    do(desk, steps)
+
+
+def test_a_lost_store_is_rebuilt_with_all_devices(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        tenant = await book.create(wish("1,0", mem_bytes=GIB), listening())
+        desk.store.remove(tenant.tenant_id)
+        after = desk.new_book()
+        await after.announce_devices(DEVICES)
+        await after.recover()
+        found = after.tenants[tenant.tenant_id]
+        assert set(found.device_uuids) == {UUIDS[0], UUIDS[1]}
+        assert found.limits.mem_bytes == GIB
+        assert desk.store.tenants() == [found]
+        after.close()
+
+    do(desk, steps)
+
+
+def test_a_tenant_without_a_grant_does_not_stop_the_next_harpd(desk: Desk) -> None:
+    """harpd was killed between ADD_TENANT and the first SET_TENANT."""
+
+    async def steps(book: Book) -> None:
+        await book.create(wish("0"), listening())
+        await desk.arbiter.request(Msg(op=Op.ADD_TENANT, uid=1000, text="half"))
+        desk.arbiter.broken = 0
+        after = desk.new_book()
+        await after.announce_devices(DEVICES)
+        await after.recover()
+        assert after.by_name("half").device_uuids == ("",)
+        assert after.by_name("t").device_uuids == (UUIDS[0],)
+        assert {t.name for t in desk.store.tenants()} == {"half", "t"}
+        again = desk.new_book()
+        await again.announce_devices(DEVICES)
+        await again.recover()
+        assert again.by_name("half").device_uuids == ("",)
+        again.close()
+        after.close()
+
+    do(desk, steps)
+
+
+def test_a_tenant_keeps_the_devices_that_are_left(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        tenant = await book.create(wish("0,1", share_ppm=100_000), listening())
+        after = desk.new_book()
+        await after.announce_devices(DEVICES[:1])
+        await after.recover()
+        assert tenant.tenant_id in after.tenants
+        assert len(after.promises(after.picture)[UUIDS[0]]) == 1
+        with pytest.raises(NoDevice, match=UUIDS[1]):
+            await after.set_limits(tenant, Limits())
+        after.close()
+
+    do(desk, steps)
+
+
+def test_what_a_tenant_used_is_shown_per_device_and_in_all() -> None:
+    rates = {UUIDS[1]: (0.5, 10.0), UUIDS[0]: (0.1, 4.0)}
+    service = ControlService(
+        run_dir=cast("Any", None),
+        native=cast("Any", None),
+        auth=cast("Any", None),
+        book=cast("Any", None),
+        link=cast("Any", None),
+        harpd=cast("Any", SimpleNamespace(used_ratio=lambda _tenant, uuid: rates[uuid])),
+        default_policy=Policy.WARN,
+        stop=lambda _all: None,
+    )
+    tenant = Tenant(
+        tenant_id=3,
+        name="t",
+        uid=0,
+        root_pid=0,
+        root_start=0,
+        grant_dir="",
+        device_uuids=(UUIDS[1], UUIDS[0]),
+        limits=Limits(gang=False),
+        policy=Policy.WARN,
+        created_s=1.0,
+    )
+    uses = {
+        (3, UUIDS[1]): Use(leased_bytes=4, used_ns=70, estimated_ns=7, wait_ns=1, wants=True),
+        (3, UUIDS[0]): Use(leased_bytes=2, used_ns=30, estimated_ns=1, wait_ns=2),
+    }
+    shown = service._tenant(tenant, Picture(uses=uses))
+    assert shown.used_ratio == pytest.approx(0.3)  # the mean: it stands beside a share per device
+    assert shown.window_s == 4
+    assert (shown.used_ns, shown.estimated_ns, shown.wait_ns) == (100, 8, 3)
+    assert (shown.leased_bytes, shown.wants, shown.no_gang) == (6, True, True)
+    assert list(shown.device_uuids) == [UUIDS[1], UUIDS[0]]
+    assert [(u.used_ns, u.used_ratio) for u in shown.uses] == [(70, 0.5), (30, 0.1)]
