@@ -5,7 +5,7 @@
  */
 #include "soft_test.h"
 
-#include "soft/gpu/knobs.h"
+#include "soft/gpu/state_knobs.h"
 #include "soft/gpu/shared.h"
 
 struct shared {

@@ -4,7 +4,7 @@
  */
 #include "soft/gpu/engine.h"
 #include "soft/gpu/fault.h"
-#include "soft/gpu/knobs.h"
+#include "soft/gpu/state_knobs.h"
 
 #include <errno.h>
 #include <time.h>

@@ -6,8 +6,8 @@
  */
 #include "soft/gpu/driver.h"
 #include "soft/gpu/fault.h"
-#include "soft/gpu/knobs.h"
 #include "soft/gpu/shared.h"
+#include "soft/gpu/state_knobs.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * See knobs.h. The ranges hold what drivers are known to do (2, 10 and 30 ms slices, switches of
- * some hundred microseconds) with a factor of ten to each side.
+ * See state_knobs.h. The ranges hold what drivers are known to do (2, 10 and 30 ms slices, switches
+ * of some hundred microseconds) with a factor of ten to each side.
  */
-#include "soft/gpu/knobs.h"
+#include "soft/gpu/state_knobs.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,8 +3,8 @@
  * Settings of the compute engine's time slices: whoever makes the state decides, all processes of
  * the machine read them there.
  */
-#ifndef HARP_SOFT_KNOBS_H
-#define HARP_SOFT_KNOBS_H
+#ifndef HARP_SOFT_STATE_KNOBS_H
+#define HARP_SOFT_STATE_KNOBS_H
 
 #include <stdbool.h>
 #include <stddef.h>
