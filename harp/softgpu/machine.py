@@ -135,11 +135,7 @@ def software_gpu(
         state = home / "state"
         state.mkdir()
         log = None if verbose else home / "log"
-        env = {
-            k: v
-            for k, v in scrub(base).items()
-            if k in _KEPT or not k.startswith("HARP_SOFT_")
-        }
+        env = {k: v for k, v in scrub(base).items() if k in _KEPT or not k.startswith("HARP_SOFT_")}
         search = [str(libraries), env.get("LD_LIBRARY_PATH", "")]
         env |= {
             "LD_LIBRARY_PATH": os.pathsep.join(p for p in search if p),

@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -118,6 +119,14 @@ static bool go_on(void)
     return deadline_ns == 0 || busy_now_ns() < deadline_ns;
 }
 
+/* Whoever started this holds the other end of stdin for as long as it lives. */
+static bool is_left_alone(void)
+{
+    struct pollfd p = {.fd = STDIN_FILENO};
+
+    return busy.go && poll(&p, 1, 0) == 1 && (p.revents & POLLHUP) != 0;
+}
+
 static void count(uint64_t ended)
 {
     uint64_t now = busy_now_ns();
@@ -126,6 +135,8 @@ static void count(uint64_t ended)
     if (now - reported_ns < (uint64_t)(unsigned)busy.report_ms * 1000000)
         return;
     reported_ns = now;
+    if (is_left_alone())
+        _exit(1);
     busy_say("{\"pid\": %d, \"t_ns\": %llu, \"iterations\": %llu}\n", (int)getpid(),
              (unsigned long long)now, (unsigned long long)iterations);
 }
