@@ -11,7 +11,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,20 +138,11 @@ class _Bench:
         controlled = next((cell for cell in cells if cell.is_unequal), None)
         while cells:
             first = cells[0]
-            boxes: list[Machine] = []
             with ExitStack() as stack:
-                for has_harp in (False, True):
-                    boxes.append(
-                        stack.enter_context(
-                            machine(
-                                self._env,
-                                harp=has_harp,
-                                slice_us=first.slice_us,
-                                switch_us=first.switch_us,
-                            )
-                        )
-                    )
-                native, harp = boxes
+                native, harp = (
+                    stack.enter_context(self._machine(first, has_harp=has_harp))
+                    for has_harp in (False, True)
+                )
                 self._outcome.device = device_name(native)
                 alike = [
                     c
@@ -165,6 +156,17 @@ class _Bench:
                         if cell is controlled:
                             self._controls(cell, native, harp)
         return self._outcome
+
+    def _machine(
+        self, cell: Cell, *, has_harp: bool, extra: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[Machine]:
+        return machine(
+            self._env,
+            harp=has_harp,
+            slice_us=cell.slice_us,
+            switch_us=cell.switch_us,
+            extra=extra,
+        )
 
     def _has_time(self, cell: Cell) -> bool:
         budget = self._plan.budget_s
@@ -193,13 +195,7 @@ class _Bench:
                 if key is None:
                     self._outcome.not_run.append("control fifo: this arbiter has no such policy")
                     continue
-                with machine(
-                    self._env,
-                    harp=True,
-                    slice_us=cell.slice_us,
-                    switch_us=cell.switch_us,
-                    extra={key: "fifo"},
-                ) as box:
+                with self._machine(cell, has_harp=True, extra={key: "fifo"}) as box:
                     marks = self._one(cell, box, native)
             else:
                 marks = self._one(cell, harp, native, extra=_CONTROL_EXTRA[kind])

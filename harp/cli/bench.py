@@ -28,10 +28,10 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--rounds", type=click.IntRange(1, 10_000), default=201, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 10_000), help="Pairs of batches; else 10^7 calls.")
 @json_option
-def overhead(*, rounds: int, as_json: bool) -> None:
-    """What a kernel launch costs more under HARP."""
+def overhead(*, rounds: int | None, as_json: bool) -> None:
+    """What launches, graph launches and copies cost more under HARP."""
     # Imported late: only this command needs it.
     from harp.bench import overhead as measure  # noqa: PLC0415
 
@@ -41,17 +41,22 @@ def overhead(*, rounds: int, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    noop = result["noop_added_ns"]
-    assert isinstance(noop, dict)
-    label = " (software: no GPU's figure)" if result["software"] else ""
+    label = f" ({result['label']})" if result["label"] else ""
     print(f"{result['device']}{label}, {result['n']} launches on each side")
     print(
         f"launch: bare {result['launch_ns_bare']:.0f} ns, under HARP"
         f" {result['launch_ns_harp']:.0f} ns, added {result['added_ns']:.0f} ns"
-        f" (x{result['ratio']:.2f})"
+        f" (x{result['ratio']:.2f}); until the device is done x{result['end_to_end_ratio']:.3f}"
     )
-    for name, value in noop.items():
-        print(f"added to a launch that costs nothing, {name}: {value:.1f} ns")
+    for heading, key in (
+        ("a launch that costs nothing", "noop_added_ns"),
+        ("the same in bursts", "paced_added_ns"),
+        ("other calls", "calls_added_ns"),
+    ):
+        figures = result[key]
+        assert isinstance(figures, dict)
+        for name, value in figures.items():
+            print(f"added to {heading}, {name}: {value:.1f} ns")
 
 
 @bench.command()
@@ -134,12 +139,13 @@ def latency(
     """What a request-driven tenant feels of a busy neighbour. Exit status 1: it cannot tell."""
     from harp.bench import latency as measured  # noqa: PLC0415
     from harp.bench import report  # noqa: PLC0415
+    from harp.bench.machine import LABEL  # noqa: PLC0415
 
     kernels = kernels_us or ((200,) if quick else measured.KERNELS_US)
     window_s = seconds or (5.0 if quick else 15.0)
     runs = repeat or (1 if quick else 3)
     total_s = len(kernels) * runs * 3 * (window_s + 2.5) + 3
-    progress(f"{len(kernels)} neighbours, {runs} runs: some {total_s:.0f} s ({measured.LABEL})")
+    progress(f"{len(kernels)} neighbours, {runs} runs: some {total_s:.0f} s ({LABEL})")
     outcome = measured.run_latency(
         os.environ,
         kernels_us=kernels,

@@ -37,7 +37,8 @@ static const char usage[] =
     "  --processes N       so many processes do the same, 1 to 64 (1)\n"
     "  --report-ms N       between two counts (50)\n"
     "  --seconds N         end after so long (0: go on until killed)\n"
-    "  --go                begin when a byte comes on stdin, one for each process; end when it is closed\n"
+    "  --go                begin when a byte comes on stdin, one for each process; end when it is "
+    "closed\n"
     "  --calibrate         alone on the device: how long a kernel takes, by events; then end\n";
 
 struct busy_options busy = {
