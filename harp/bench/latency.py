@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from harp.bench.cells import WARM_UP_S
 from harp.bench.clients import Client, Request, running, under_harp
 from harp.bench.figures import measure, percentile
 from harp.bench.machine import LABEL, Machine, busy_program, machine
@@ -31,6 +30,7 @@ KERNELS_US = (10, 200, 1000)  #: of the best-effort tenant
 REQUEST_KERNEL_US, REQUEST_KERNELS, RATE = 1000, 10, 30
 INFLATION, BEST_EFFORT_RATIO = 1.15, 0.60
 _LEAST_REQUESTS = 20
+_WARM_UP_S = 1.0
 _LATENCY_SHARE = 50  #: percent, promised; it needs 30
 #: most that a request of the window may still take after it
 _DRAIN_S = 20.0
@@ -248,7 +248,7 @@ def _one(box: Machine, name: str, kernel_us: int | None, seconds: float, number:
         with Watch(box, clients, None) as watch:
             for client in clients:
                 client.go(1)
-            time.sleep(WARM_UP_S)
+            time.sleep(_WARM_UP_S)
             marks = watch.take(seconds)
             _wait_beyond(clients[0], marks[-1].t_ns)
         latencies = inside(clients[0].heard(), marks[0].t_ns, marks[-1].t_ns)

@@ -17,6 +17,15 @@ from harp.bench.verdict import Case, Target
 __all__ = ["expected", "show_latency", "show_share", "show_targets"]
 
 
+_LEAST_WIDTH = 120  #: names of cells are long, and not to be cut
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, _LEAST_WIDTH)
+    return console
+
+
 def expected(plan: Plan) -> str:
     """How long it will take."""
     total_s = min(plan.total_s, plan.budget_s or plan.total_s)
@@ -29,7 +38,7 @@ def expected(plan: Plan) -> str:
 
 def show_share(outcome: ShareOutcome) -> None:
     """Tables and the verdict, on stdout."""
-    console = Console(highlight=False, markup=False)
+    console = _console()
     console.print(f"{outcome.device} ({LABEL})")
     table = Table(box=None, pad_edge=False)
     for heading in ("cell", "got %", "meter", "client", "mean err", "p95 err", "of native", ""):
@@ -58,7 +67,7 @@ def show_share(outcome: ShareOutcome) -> None:
 
 def show_targets(found: Sequence[Target]) -> None:
     """The stricter figures, on stdout."""
-    console = Console(highlight=False, markup=False)
+    console = _console()
     for target in found:
         sign = "met   " if target.met else "MISSED"
         console.print(
@@ -81,7 +90,7 @@ def _row(case: Case) -> list[str]:
 
 def show_latency(outcome: LatencyOutcome) -> None:
     """Tables and the verdict, on stdout."""
-    console = Console(highlight=False, markup=False)
+    console = _console()
     console.print(f"{outcome.device} ({LABEL})")
     table = Table(box=None, pad_edge=False)
     for heading in ("beside", "p99 alone", "native", "HARP, ms", "inflation", "of the rest"):

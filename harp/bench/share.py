@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harp.bench.cells import WARM_UP_S, Cell, Plan
+from harp.bench.cells import Cell, Plan
 from harp.bench.clients import Client, calibrate, running, under_harp
 from harp.bench.figures import Mark, Measured, measure
 from harp.bench.machine import LABEL, Machine, busy_program, machine, policy_key
@@ -193,7 +193,9 @@ class _Bench:
             if kind == "fifo":
                 key = policy_key()
                 if key is None:
-                    self._outcome.not_run.append("control fifo: this arbiter has no such policy")
+                    self._outcome.not_run.append(
+                        "control fifo: harpd's settings name no policy fifo of the arbiter"
+                    )
                     continue
                 with self._machine(cell, has_harp=True, extra={key: "fifo"}) as box:
                     marks = self._one(cell, box, native)
@@ -264,7 +266,7 @@ class _Bench:
                         client.go(cell.process_count(number))
                 else:
                     watch.wait_launches(_LAUNCH_TIMEOUT_S)
-                time.sleep(WARM_UP_S)
+                time.sleep(cell.warm_up_s)
                 return watch.take(self._plan.seconds)
 
     def _client(self, cell: Cell, number: int, share: int) -> list[str]:

@@ -25,7 +25,7 @@ COMMANDS = {
     "set": ("harp.cli.change:set_limits", "Change a tenant's limits."),
     "doctor": ("harp.cli.doctor:doctor", "Find out why something does not work."),
     "demo": ("harp.cli.demo:demo", "Two trainings share a software GPU."),
-    "bench": ("harp.cli.bench:bench", "Measure HARP's own cost."),
+    "bench": ("harp.cli.bench:bench", "Measure shares, latency and HARP's own cost."),
     "version": ("harp.cli.version:version", "Say the version."),
 }
 

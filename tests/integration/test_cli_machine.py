@@ -90,7 +90,12 @@ def test_bench_overhead_says_all_its_fields(box: Machine) -> None:
     assert set(found["noop_added_ns"]) == {"no_limit", "limited_alone", "limited_8_threads"}
     assert found["launch_ns_bare"] > 0
     assert found["ratio"] == pytest.approx(found["launch_ns_harp"] / found["launch_ns_bare"])
-    assert set(found["spread"]) == {"device", *found["noop_added_ns"]}
+    variants = {f"paced_{name}" for name in found["paced_added_ns"]} | {*found["calls_added_ns"]}
+    assert set(found["spread"]) == {"device", *found["noop_added_ns"]} | variants
+    assert set(found["n_of"]) == set(found["spread"])
+    assert found["end_to_end_ratio"] > 0
+    assert found["label"] == "software GPU, not evidence for hardware"
+    assert {target["figure"] for target in found["targets"]} == set(found["noop_added_ns"])
     assert found["n"] > 0
     # Far above what it is (some 10 ns): only a lock or a system call on the path is caught here.
     assert all(value < 500 for value in found["noop_added_ns"].values()), found
