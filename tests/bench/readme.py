@@ -214,7 +214,7 @@ def _latency(r: dict[str, Any]) -> list[str]:
         "beside them a saturating program in class best-effort, whose part of what requests leave",
         "is the last column. In brackets what both are held to.",
         "",
-        "| neighbour | p99 alone, ms | native | HARP | inflation (1.15) | part of the rest (0.60) |",
+        "| neighbour | p99 alone, ms | native | HARP | inflation (1.15) | of the rest (0.60) |",
         "|---|---|---|---|---|---|",
     ]
     for row in found["cells"]:
