@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,30 +81,53 @@ def machine(
         env["HARP_SOFT_SLICE_US"] = str(slice_us)
     if switch_us is not None:
         env["HARP_SOFT_SWITCH_US"] = str(switch_us)
-    with ExitStack() as stack:
-        env["HARP_SOFT_DIR"] = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="harp-bench-", dir=memory)
-        )
-        if not harp:
-            env["LD_LIBRARY_PATH"] = str(native.soft_cuda.parent)
-            yield Machine(env | dict(extra or {}), native, has_harp=False)
-            return
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harp-bench-")))
-        for name in ("user", "locks"):
-            (home / name).mkdir(mode=0o700)
-        env |= {
-            "HARP_RUN": str(home / "run"),
-            "HARP_LOCK_DIR": str(home / "locks"),
-            "XDG_RUNTIME_DIR": str(home / "user"),
-            "XDG_CONFIG_HOME": str(home),
-            "HARP_CONFIG_DEVICE_KIND": "software",
-        }
+    soft = Path(tempfile.mkdtemp(prefix="harp-bench-", dir=memory))
+    env["HARP_SOFT_DIR"] = str(soft)
+    if not harp:
+        env["LD_LIBRARY_PATH"] = str(native.soft_cuda.parent)
         env |= dict(extra or {})
-        stack.callback(_harp, env, "daemon", "--stop", "--all")
+        with _gone_afterwards(env, [soft], "true"):
+            yield Machine(env, native, has_harp=False)
+        return
+    home = Path(tempfile.mkdtemp(prefix="harp-bench-"))
+    for name in ("user", "locks"):
+        (home / name).mkdir(mode=0o700)
+    env |= {
+        "HARP_RUN": str(home / "run"),
+        "HARP_LOCK_DIR": str(home / "locks"),
+        "XDG_RUNTIME_DIR": str(home / "user"),
+        "XDG_CONFIG_HOME": str(home),
+        "HARP_CONFIG_DEVICE_KIND": "software",
+        "PYTHONPATH": os.pathsep.join(
+            p for p in (str(Path(__file__).parents[2]), base.get("PYTHONPATH")) if p
+        ),
+    }
+    env |= dict(extra or {})
+    stop = f"{shlex.quote(sys.executable)} -m harp daemon --stop --all"
+    with _gone_afterwards(env, [soft, home], stop):
         done = _harp(env, "daemon")
         if done.returncode != 0:
             raise HarpError(f"harpd did not start: {done.stderr.strip()[-300:]}", "harp doctor")
         yield Machine(env, native, has_harp=True)
+
+
+@contextmanager
+def _gone_afterwards(env: Mapping[str, str], folders: Sequence[Path], stop: str) -> Iterator[None]:
+    """Runs `stop` and removes the folders at the end, or when this process is no more.
+
+    A shell does it, whose input ends with this process: SIGKILL leaves nothing either.
+    """
+    script = f'trap "" HUP INT TERM; read -r _; {stop}; rm -rf -- "$@"'
+    with subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", *map(str, folders)],
+        env=dict(env),
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ):
+        yield
 
 
 def _harp(env: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

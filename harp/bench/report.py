@@ -12,7 +12,7 @@ from harp.bench.cells import Plan
 from harp.bench.latency import LatencyOutcome
 from harp.bench.machine import LABEL
 from harp.bench.share import ShareOutcome
-from harp.bench.verdict import Case, Target
+from harp.bench.verdict import Case, Target, worst_figure
 
 __all__ = ["expected", "show_latency", "show_share", "show_targets"]
 
@@ -59,7 +59,7 @@ def show_share(outcome: ShareOutcome) -> None:
         console.print(f"WRONG {violation}")
     worst = outcome.worst
     if worst is not None:
-        console.print(f"worst cell: {worst.cell.name}")
+        console.print(f"worst: {worst_figure(worst)}")
     if outcome.can_tell is False:
         console.print("The gates were off and the rule did not notice: this bench cannot tell.")
     console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))

@@ -26,8 +26,10 @@ from harp.bench.verdict import (
     as_json,
     control_fails,
     judge,
+    severity,
     targets,
     violations,
+    worst_figure,
 )
 from harp.bench.watch import Raw, Watch, device_name
 from harp.errors import ConfigError
@@ -67,8 +69,8 @@ class ShareOutcome:
 
     @property
     def worst(self) -> Case | None:
-        """The cell whose engine time is furthest from what was asked, by its tolerance."""
-        return max(self.cases, key=_distance, default=None)
+        """The cell that is nearest to a limit, or furthest past it: it decides."""
+        return max(self.cases, key=severity, default=None)
 
     def json(self, plan: Plan) -> dict[str, object]:
         """As `--json` prints it."""
@@ -82,6 +84,7 @@ class ShareOutcome:
             "can_tell": self.can_tell,
             "cases": [case.json() for case in self.cases],
             "worst": worst.cell.name if worst is not None else None,
+            "worst_figure": worst_figure(worst).figure if worst is not None else None,
             "violations": as_json(self.violations),
             "targets": as_json(self.targets),
             "controls": self.controls,
@@ -289,8 +292,3 @@ class _Bench:
         if key not in self._kernel_ns:
             self._kernel_ns[key] = calibrate(self._busy(cell, number), native.env)
         return self._kernel_ns[key]
-
-
-def _distance(case: Case) -> float:
-    off = max(abs(got - want) for got, want in zip(case.achieved, case.cell.requested, strict=True))
-    return off * 100 / case.cell.tolerance_pp

@@ -9,6 +9,7 @@ off; else the bench cannot tell.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,8 +24,10 @@ __all__ = [
     "as_json",
     "control_fails",
     "judge",
+    "severity",
     "targets",
     "violations",
+    "worst_figure",
 ]
 
 OVERRUN_RATIO = 0.02
@@ -35,7 +38,7 @@ _BUSY_TENANTS = 16  #: with so many the arbiter's own use is judged
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A figure past its limit."""
+    """A figure and the limit that it must not pass."""
 
     cell: str
     figure: str
@@ -151,11 +154,29 @@ def violations(case: Case) -> list[Violation]:
 
     A program that does not count leaves the client's figure out; HARP's charge is never left out.
     """
+    return [one for one in _checks(case) if not one.value <= one.limit]  # NaN is wrong too
+
+
+def worst_figure(case: Case) -> Violation:
+    """The figure nearest to its limit, or furthest past it."""
+    return max(_checks(case), key=lambda one: _severity(one.value / one.limit))
+
+
+def severity(case: Case) -> float:
+    """How near the worst figure is to its limit: above 1 it is past it."""
+    worst = worst_figure(case)
+    return _severity(worst.value / worst.limit)
+
+
+def _severity(ratio: float) -> float:
+    return float("inf") if math.isnan(ratio) else ratio
+
+
+def _checks(case: Case) -> list[Violation]:
     cell, found = case.cell, []
 
     def check(figure: str, value: float, limit: float) -> None:
-        if not value <= limit:  # NaN is wrong too
-            found.append(Violation(cell.name, figure, value, limit))
+        found.append(Violation(cell.name, figure, value, limit))
 
     check("achieved_off_pp", _off_pp(case.achieved, cell.requested), cell.tolerance_pp)
     charged = case.charged if case.charged is not None else (0.0,) * len(cell.shares)

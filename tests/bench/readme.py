@@ -30,7 +30,7 @@ from harp.bench.machine import machine as private_machine
 ROOT = Path(__file__).resolve().parents[2]
 HARDWARE, BENCH = ROOT / "tests/gpu/results", ROOT / "tests/bench/results"
 LABEL = "software GPU: not a GPU result"
-RUNS, SHARE_SECONDS, LATENCY_SECONDS = 3, 5, 15
+RUNS, SHARE_SECONDS, LATENCY_SECONDS = 3, 5, 10
 SLICE_US, SWITCH_US = 2000, 20  #: of the cells that a plain --run takes
 
 #: what only a real GPU can show, and the tests of tests/gpu that show it; none: no test yet

@@ -128,8 +128,17 @@ def test_one_wrong_cell_fails_all_and_is_the_worst() -> None:
     assert found.worst is wrong
     said = found.json(Plan((CELL,), 1, 1, ()))
     assert said["worst"] == wrong.cell.name
+    assert said["worst_figure"] == "achieved_off_pp"
     assert said["ok"] is False
     assert "not evidence for hardware" in str(said["label"])
+
+
+def test_a_wrong_meter_is_worse_than_a_share_within_limits() -> None:
+    meter = case(Cell((10, 90)), run((0.1, 0.9), (0.15, 0.85), (0.1, 0.9)))
+    share = case(CELL, run((0.315, 0.685), (0.315, 0.685), (0.315, 0.685)))
+    assert ShareOutcome(cases=[share, meter]).worst is meter
+    nan = case(CELL, run((float("nan"),) * 2))
+    assert ShareOutcome(cases=[nan, meter]).worst is nan
 
 
 def test_medians_over_runs_and_the_worst_overrun() -> None:
