@@ -245,7 +245,7 @@ def _one(box: Machine, name: str, kernel_us: int | None, seconds: float, number:
             clients.append(Client(full, box.env, tenant))
         for client in clients:
             client.wait_ready(1)
-        with Watch(box, clients, None) as watch:
+        with Watch(box, clients) as watch:
             for client in clients:
                 client.go(1)
             time.sleep(_WARM_UP_S)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -250,8 +250,10 @@ class _Bench:
         extra: Mapping[str, str] | None = None,
     ) -> list[Mark]:
         """One run of a cell on one machine."""
-        counts = self._command is None
-        kernel_ns = [self._calibrated(cell, i, native) for i in range(len(cell.shares))]
+        ours = self._command is None
+        kernel_ns: list[float] | None = None
+        if ours:
+            kernel_ns = [self._calibrated(cell, i, native) for i in range(len(cell.shares))]
         clients: list[Client] = []
         with running(clients):
             for number, share in enumerate(cell.shares):
@@ -261,8 +263,8 @@ class _Bench:
                 if box.has_harp:
                     command = under_harp(command, tenant=tenant, share=share)
                 clients.append(Client(command, {**box.env, **(extra or {})}, tenant))
-            with Watch(box, clients, kernel_ns if counts else None) as watch:
-                if counts:
+            with Watch(box, clients) as watch:
+                if ours:
                     for number, client in enumerate(clients):
                         client.wait_ready(cell.process_count(number))
                     for number, client in enumerate(clients):
@@ -270,7 +272,9 @@ class _Bench:
                 else:
                     watch.wait_launches(_LAUNCH_TIMEOUT_S)
                 time.sleep(cell.warm_up_s)
-                return watch.take(self._plan.seconds)
+                if not ours:
+                    kernel_ns = _told(clients)
+                return watch.take(self._plan.seconds, kernel_ns)
 
     def _client(self, cell: Cell, number: int, share: int) -> list[str]:
         if self._command is not None:
@@ -286,9 +290,13 @@ class _Bench:
         return [str(program), "--mode", cell.mode, "--kernel-us", str(cell.kernel_us(number))]
 
     def _calibrated(self, cell: Cell, number: int, native: Machine) -> float:
-        if self._command is not None:
-            return 0.0
         key = (cell.mode, cell.kernel_us(number))
         if key not in self._kernel_ns:
             self._kernel_ns[key] = calibrate(self._busy(cell, number), native.env)
         return self._kernel_ns[key]
+
+
+def _told(clients: Sequence[Client]) -> list[float] | None:
+    """Length of an iteration as users' programs say it themselves; None: not all count."""
+    known = [c.calibration_ns for c in clients if c.calibration_ns is not None and c.counts]
+    return known if len(known) == len(clients) else None

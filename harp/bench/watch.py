@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -53,16 +54,9 @@ class Raw:
 class Watch:
     """The books of some clients on one machine."""
 
-    def __init__(
-        self,
-        machine: Machine,
-        clients: Sequence[Client],
-        kernel_ns: Sequence[float] | None,
-    ) -> None:
-        """`kernel_ns`: device time of an iteration of each client; None: they do not count."""
+    def __init__(self, machine: Machine, clients: Sequence[Client]) -> None:
         self._machine = machine
         self._clients = clients
-        self._kernel_ns = kernel_ns
         self._client_of: dict[int, int] = {}  #: {pid: number of its client}
         self._control = Control.connect(machine.env) if machine.has_harp else None
         self._arbiter = self._control.info().arbiter_pid if self._control is not None else 0
@@ -96,8 +90,12 @@ class Watch:
                 raise HarpError(f"clients {idle} launched nothing within {timeout_s:g} s")
             time.sleep(0.1)
 
-    def take(self, seconds: float) -> list[Mark]:
+    def take(self, seconds: float, kernel_ns: Sequence[float] | None = None) -> list[Mark]:
         """Marks at the beginning, each second, and the end.
+
+        Args:
+            seconds: from the first to the last.
+            kernel_ns: device time of an iteration of each client; None: they do not count.
 
         Raises:
             HarpError: a client ended meanwhile.
@@ -109,7 +107,9 @@ class Watch:
             marks.append(self._read())
         self._insist()
         time.sleep(_REPORT_S)
-        return [self._with_counts(mark) for mark in marks]
+        if kernel_ns is None:
+            return marks
+        return [self._with_counts(mark, kernel_ns) for mark in marks]
 
     def _insist(self) -> None:
         for number, client in enumerate(self._clients):
@@ -156,21 +156,12 @@ class Watch:
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime, stime: proc(5)
 
-    def _with_counts(self, mark: Mark) -> Mark:
-        if self._kernel_ns is None:
-            return mark
+    def _with_counts(self, mark: Mark, kernel_ns: Sequence[float]) -> Mark:
         counted = tuple(
-            client.counted(mark.t_ns) * kernel_ns
-            for client, kernel_ns in zip(self._clients, self._kernel_ns, strict=True)
+            client.counted(mark.t_ns) * each_ns
+            for client, each_ns in zip(self._clients, kernel_ns, strict=True)
         )
-        return Mark(
-            mark.t_ns,
-            mark.compute_ns,
-            mark.overrun_ns,
-            mark.charged_ns,
-            counted,
-            mark.arbiter_cpu_s,
-        )
+        return replace(mark, counted_ns=counted)
 
 
 def device_name(machine: Machine) -> str:

@@ -72,6 +72,7 @@ def test_bench_share_says_all_its_fields(native_dir: Path, tmp_path: Path) -> No
     assert all(len(sample["counted_ns"]) == 2 for sample in under_harp)
 
 
+@pytest.mark.slow
 def test_bench_share_takes_any_program(native_dir: Path, busy: str) -> None:
     """It is told its share, need not say anything, and is judged by the other two books."""
     command = f"sh -c 'exec {busy} --kernel-us $((100 + {{share}})) >/dev/null'"
@@ -84,6 +85,31 @@ def test_bench_share_takes_any_program(native_dir: Path, busy: str) -> None:
     assert case["counted"] is None
     assert case["client_error_pp"] is None
     assert sum(case["charged"]) == pytest.approx(1, abs=0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", [1, 2])
+def test_a_program_that_lies_about_its_work_is_found_out(
+    native_dir: Path, tmp_path: Path, busy: str, lie: int
+) -> None:
+    """It counts as ours does; the one of 70 % may say that its kernels are twice as long."""
+    program = tmp_path / "client"
+    program.write_text(
+        f"#!/bin/sh\n[ $1 = 70 ] && ns=$((202000 * {lie})) || ns=202000\n"
+        f'echo "{{\\"pid\\": $$, \\"kernel_ns\\": $ns}}"\nexec {busy}\n'
+    )
+    program.chmod(0o755)
+    own = ["--client", f"{program} {{share}}", "--seconds", "2", "--repeat", "1"]
+    status, found, _ = _bench(native_dir, "share", *own)
+    figures = {violation["figure"] for violation in found["violations"]}
+    (case,) = found["cases"]
+    if lie == 1:
+        # As near to the engine's own count as a host is that does other things as well.
+        assert case["client_error_pp"] < 5
+    else:
+        assert status == 1
+        assert figures >= {"counted_off_pp", "client_error_pp"}
+        assert case["client_error_pp"] > 5
 
 
 def test_bench_share_says_why_a_program_did_not_run(native_dir: Path) -> None:
