@@ -99,3 +99,11 @@ def test_bench_overhead_says_all_its_fields(box: Machine) -> None:
     assert found["n"] > 0
     # Far above what it is (some 10 ns): only a lock or a system call on the path is caught here.
     assert all(value < 500 for value in found["noop_added_ns"].values()), found
+
+
+def test_tenants_have_the_time_slices_of_harpds_machine(native_dir: Path) -> None:
+    with machine(native_dir, HARP_SOFT_SLICE_US="6000") as box:
+        box.start_harpd()
+        command = ("sh", "-c", "echo $HARP_SOFT_SLICE_US,$HARP_SOFT_SWITCH_US")
+        done = box.harp("run", "--", *command, HARP_SOFT_SLICE_US="1000", HARP_SOFT_SWITCH_US="300")
+        assert done.stdout == "6000,\n", done.stderr
