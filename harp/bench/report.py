@@ -57,6 +57,8 @@ def show_share(outcome: ShareOutcome) -> None:
     show_targets(outcome.targets)
     for violation in outcome.violations:
         console.print(f"WRONG {violation}")
+    for broken in outcome.failed:
+        console.print(f"WRONG {broken}")
     worst = outcome.worst
     if worst is not None:
         console.print(f"worst: {worst_figure(worst)}")

@@ -32,13 +32,13 @@ from harp.bench.verdict import (
     worst_figure,
 )
 from harp.bench.watch import Raw, Watch, device_name
-from harp.errors import ConfigError
+from harp.errors import ConfigError, HarpError
 from harp.native import find
 
 __all__ = ["ShareOutcome", "run_share"]
 
 _LAUNCH_TIMEOUT_S = 60.0
-_CONTROL_EXTRA = {"gate-off": {"HARP_GATE": "off"}, "fifo": {}}
+_GATE_OFF = {"HARP_GATE": "off"}
 
 
 @dataclass
@@ -49,6 +49,7 @@ class ShareOutcome:
     cases: list[Case] = field(default_factory=list)
     controls: list[dict[str, object]] = field(default_factory=list)
     not_run: list[str] = field(default_factory=list)  #: names, with the reason
+    failed: list[str] = field(default_factory=list)  #: cells in which something broke, and what
     can_tell: bool | None = None  #: the gates off were noticed; None: there was nothing to notice
     native_kept: list[str] = field(default_factory=list)  #: cells that were right without HARP too
 
@@ -65,7 +66,8 @@ class ShareOutcome:
     @property
     def ok(self) -> bool:
         """The bench's verdict."""
-        return bool(self.cases) and not self.violations and self.can_tell is not False
+        good = bool(self.cases) and not self.violations and not self.failed
+        return good and self.can_tell is not False
 
     @property
     def worst(self) -> Case | None:
@@ -90,6 +92,7 @@ class ShareOutcome:
             "controls": self.controls,
             "native_kept": self.native_kept,
             "not_run": self.not_run,
+            "failed": self.failed,
             "seconds": plan.seconds,
             "repeat": plan.repeat,
             "load_1min": round(os.getloadavg()[0], 2),
@@ -154,10 +157,18 @@ class _Bench:
                 ]
                 for cell in alike:
                     cells.remove(cell)
-                    if self._has_time(cell):
+                    if not self._has_time(cell):
+                        continue
+                    try:
                         self._cell(cell, native, harp)
                         if cell is controlled:
                             self._controls(cell, native, harp)
+                    except HarpError as error:
+                        if len(self._plan.cells) == 1:
+                            raise
+                        # The others need not be run again because of this one.
+                        self._outcome.failed.append(f"{cell.name}: {error.message}")
+                        self._progress(f"{cell.name}: {error.message}")
         return self._outcome
 
     def _machine(
@@ -203,7 +214,7 @@ class _Bench:
                 with self._machine(cell, has_harp=True, extra={key: "fifo"}) as box:
                     marks = self._one(cell, box, native)
             else:
-                marks = self._one(cell, harp, native, extra=_CONTROL_EXTRA[kind])
+                marks = self._one(cell, harp, native, extra=_GATE_OFF)
             run = self._keep(cell, kind, 0, marks)
             fails = control_fails(cell, run)
             if kind == "gate-off":

@@ -119,6 +119,10 @@ def test_the_bench_fails_when_nothing_was_measured() -> None:
     assert not ShareOutcome(can_tell=True).ok
 
 
+def test_a_cell_that_broke_fails_all() -> None:
+    assert not outcome(failed=["sync: a client ended with 1"]).ok
+
+
 def test_one_wrong_cell_fails_all_and_is_the_worst() -> None:
     off = (0.34, 0.66)
     wrong = case(Cell((30, 70), (10,)), run(off, off, off))
