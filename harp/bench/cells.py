@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from harp.errors import ConfigError
@@ -121,8 +121,8 @@ def every_cell() -> tuple[Cell, ...]:
         Cell((30, 70), (kernel,), slice_us=slice_us, switch_us=switch)
         for slice_us, switch, kernel in product(SLICES_US, SWITCHES_US, KERNELS_US)
     )
-    known = {cell.name for cell in CASES}
-    return (*CASES, *(cell for cell in matrix if cell.name not in known))
+    known = {replace(cell, label="") for cell in CASES}
+    return (*CASES, *(cell for cell in matrix if cell not in known))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harp.bench.cells import CASES, Cell, Plan, every_cell, plan
@@ -188,7 +190,12 @@ def test_cells_are_all_there_and_have_names_of_their_own() -> None:
     cells = every_cell()
     names = [cell.name for cell in cells]
     assert len(set(names)) == len(names)
-    settings = {(c.slice_us, c.switch_us, c.kernels_us) for c in cells if c.shares == (30, 70)}
+    assert len({replace(cell, label="") for cell in cells}) == len(cells)
+    settings = {
+        (c.slice_us, c.switch_us, c.kernels_us)
+        for c in cells
+        if (c.shares, c.mode, c.processes) == ((30, 70), "saturate", (1,))
+    }
     assert {
         (slice_us, switch, (kernel,))
         for slice_us in (1000, 2000, 6000)
