@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench`: HARP's own cost."""
+"""`harp bench`: shares, latency, and HARP's own cost.
+
+harp.bench is imported by the commands that need it: `harp bench --help` need not be slow.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -15,14 +22,16 @@ __all__ = ["bench"]
 
 @click.group()
 def bench() -> None:
-    """Measure HARP's own cost."""
+    """Measure what HARP promises, judged from outside."""
+    # What was started is taken down again, also when somebody ends us.
+    signal.signal(signal.SIGTERM, _leave)
 
 
 @bench.command()
-@click.option("--rounds", type=click.IntRange(1, 10_000), default=201, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 10_000), help="Pairs of batches; else 10^7 calls.")
 @json_option
-def overhead(*, rounds: int, as_json: bool) -> None:
-    """What a kernel launch costs more under HARP."""
+def overhead(*, rounds: int | None, as_json: bool) -> None:
+    """What launches, graph launches and copies cost more under HARP."""
     # Imported late: only this command needs it.
     from harp.bench import overhead as measure  # noqa: PLC0415
 
@@ -32,14 +41,139 @@ def overhead(*, rounds: int, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    noop = result["noop_added_ns"]
-    assert isinstance(noop, dict)
-    label = " (software: no GPU's figure)" if result["software"] else ""
+    label = f" ({result['label']})" if result["label"] else ""
     print(f"{result['device']}{label}, {result['n']} launches on each side")
     print(
         f"launch: bare {result['launch_ns_bare']:.0f} ns, under HARP"
         f" {result['launch_ns_harp']:.0f} ns, added {result['added_ns']:.0f} ns"
-        f" (x{result['ratio']:.2f})"
+        f" (x{result['ratio']:.2f}); until the device is done x{result['end_to_end_ratio']:.3f}"
     )
-    for name, value in noop.items():
-        print(f"added to a launch that costs nothing, {name}: {value:.1f} ns")
+    for heading, key in (
+        ("a launch that costs nothing", "noop_added_ns"),
+        ("the same in bursts", "paced_added_ns"),
+        ("other calls", "calls_added_ns"),
+    ):
+        figures = result[key]
+        assert isinstance(figures, dict)
+        for name, value in figures.items():
+            print(f"added to {heading}, {name}: {value:.1f} ns")
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="A few cells; ends within 50 s.")
+@click.option("--cell", "cells", multiple=True, metavar="NAME", help="These only; * and ? match.")
+@click.option("--list", "as_list", is_flag=True, help="Say the cells and how long they take.")
+@click.option("--seconds", type=click.FloatRange(0.5, 3600), help="Measured per run; 10, quick 2.")
+@click.option("--repeat", type=click.IntRange(1, 100), help="Runs per side, medians; 3, quick 1.")
+@click.option("--client", metavar="CMD", help="Your program; {share} in it is the percent.")
+@click.option("--shares", default=None, metavar="N,N", help="One cell of yours: its shares.")
+@click.option("--kernel-us", type=click.IntRange(1, 1_000_000), default=200, show_default=True)
+@click.option("--mode", type=click.Choice(["saturate", "sync", "graph"]), default="saturate")
+@click.option("--slice-us", type=click.IntRange(200, 300_000), default=2000, show_default=True)
+@click.option("--switch-us", type=click.IntRange(0, 10_000), default=20, show_default=True)
+@click.option("--raw", type=click.Path(dir_okay=False, path_type=Path), help="Every sample.")
+@json_option
+def share(
+    *,
+    quick: bool,
+    cells: tuple[str, ...],
+    as_list: bool,
+    seconds: float | None,
+    repeat: int | None,
+    client: str | None,
+    shares: str | None,
+    kernel_us: int,
+    mode: str,
+    slice_us: int,
+    switch_us: int,
+    raw: Path | None,
+    as_json: bool,
+) -> None:
+    """Does each tenant get its share? Exit status 1: not within two points, or it cannot tell."""
+    from harp.bench import report  # noqa: PLC0415
+    from harp.bench.cells import Cell, plan  # noqa: PLC0415
+    from harp.bench.share import run_share  # noqa: PLC0415
+
+    own = None
+    if shares is not None or client is not None:
+        parts = _shares(shares or "30,70")
+        kind = mode if client is None else "client"
+        own = Cell(parts, (kernel_us,), kind, slice_us=slice_us, switch_us=switch_us)
+    chosen = plan(cells, quick=quick, seconds=seconds, repeat=repeat, own=own)
+    if as_list:
+        for cell in chosen.cells:
+            print(cell.name)
+        print(report.expected(chosen))
+        return
+    progress(report.expected(chosen))
+    outcome = run_share(os.environ, chosen, command=client, raw=raw, progress=progress)
+    if as_json:
+        print_json(outcome.json(chosen))
+    else:
+        report.show_share(outcome)
+    sys.exit(0 if outcome.ok else 1)
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="One neighbour, short; ends within 50 s.")
+@click.option(
+    "--kernel-us",
+    "kernels_us",
+    multiple=True,
+    type=click.IntRange(1, 1_000_000),
+    help="Kernels of the best-effort tenant; several; 10, 200 and 1000.",
+)
+@click.option("--seconds", type=click.FloatRange(1, 3600), help="Measured per run; 15, quick 5.")
+@click.option("--repeat", type=click.IntRange(1, 100), help="Runs per setting; 3, quick 1.")
+@click.option("--raw", type=click.Path(dir_okay=False, path_type=Path), help="Every request.")
+@json_option
+def latency(
+    *,
+    quick: bool,
+    kernels_us: tuple[int, ...],
+    seconds: float | None,
+    repeat: int | None,
+    raw: Path | None,
+    as_json: bool,
+) -> None:
+    """What a request-driven tenant feels of a busy neighbour. Exit status 1: it cannot tell."""
+    from harp.bench import latency as measured  # noqa: PLC0415
+    from harp.bench import report  # noqa: PLC0415
+    from harp.bench.machine import LABEL  # noqa: PLC0415
+
+    kernels = kernels_us or ((200,) if quick else measured.KERNELS_US)
+    window_s = seconds or (5.0 if quick else 15.0)
+    runs = repeat or (1 if quick else 3)
+    total_s = len(kernels) * runs * 3 * (window_s + 2.5) + 3
+    progress(f"{len(kernels)} neighbours, {runs} runs: some {total_s:.0f} s ({LABEL})")
+    outcome = measured.run_latency(
+        os.environ,
+        kernels_us=kernels,
+        seconds=window_s,
+        repeat=runs,
+        raw=raw,
+        progress=progress,
+    )
+    if as_json:
+        print_json(outcome.json(seconds=window_s, repeat=runs))
+    else:
+        report.show_latency(outcome)
+    sys.exit(0 if outcome.ok else 1)
+
+
+def _shares(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text}: percent, commas between", param_hint="--shares"
+        ) from error
+    if not found or min(found) < 1 or sum(found) > 100:
+        raise click.BadParameter(
+            f"{text}: each at least 1, all together 100 at most", param_hint="--shares"
+        )
+    return found
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)

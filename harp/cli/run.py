@@ -52,7 +52,13 @@ _CLASS_OF = {
     TenantClass.BEST_EFFORT.label: pb.TENANT_CLASS_BEST_EFFORT,
 }
 #: what harpd may put into a tenant's environment; anything else it says is not taken
-_ENV_FROM_DAEMON = ("HARP_SOFT_DIR", "HARP_SOFT_DEVICES", "HARP_SOFT_TEARDOWN_MS")
+_ENV_FROM_DAEMON = (
+    "HARP_SOFT_DIR",
+    "HARP_SOFT_DEVICES",
+    "HARP_SOFT_TEARDOWN_MS",
+    "HARP_SOFT_SLICE_US",
+    "HARP_SOFT_SWITCH_US",
+)
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})

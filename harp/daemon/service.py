@@ -51,7 +51,13 @@ _STATES = {
     ClientState.DRAINING: pb.CLIENT_STATE_DRAINING,
 }
 #: settings of the software GPU that a tenant must share with the daemon to see the same devices
-_SOFT_ENV = ("HARP_SOFT_DIR", "HARP_SOFT_DEVICES", "HARP_SOFT_TEARDOWN_MS")
+_SOFT_ENV = (
+    "HARP_SOFT_DIR",
+    "HARP_SOFT_DEVICES",
+    "HARP_SOFT_TEARDOWN_MS",
+    "HARP_SOFT_SLICE_US",
+    "HARP_SOFT_SWITCH_US",
+)
 
 
 class ControlService(control_pb2_grpc.ControlServicer):

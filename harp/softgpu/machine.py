@@ -26,6 +26,8 @@ __all__ = ["DEFAULT_DEVICES", "PROFILES", "SoftGpu", "binaries", "compiler", "so
 PROFILES = ("h100-80g", "h100-mig-2x40g", "a100-40g", "t4-16g", "tiny")
 DEFAULT_DEVICES = ("h100-80g",)
 _MOST_DEVICES = 8
+#: settings of another machine lead nowhere here; how long slices last is a wish of whoever asks
+_KEPT = ("HARP_SOFT_SLICE_US", "HARP_SOFT_SWITCH_US")
 
 #: names under which programs open the two libraries
 _LIBRARIES = {
@@ -133,7 +135,7 @@ def software_gpu(
         state = home / "state"
         state.mkdir()
         log = None if verbose else home / "log"
-        env = {k: v for k, v in scrub(base).items() if not k.startswith("HARP_SOFT_")}
+        env = {k: v for k, v in scrub(base).items() if k in _KEPT or not k.startswith("HARP_SOFT_")}
         search = [str(libraries), env.get("LD_LIBRARY_PATH", "")]
         env |= {
             "LD_LIBRARY_PATH": os.pathsep.join(p for p in search if p),

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * harp-bench-launch: what a launch costs with and without libharp, batch by batch in turn.
+ * harp-bench-launch: what a call costs with and without libharp, batch by batch in turn.
  *
- *     harp-bench-launch DRIVER LIBHARP [--rounds N] [--batch N] [--threads N] [--kernel]
+ *     harp-bench-launch DRIVER LIBHARP [--rounds N] [--batch N] [--threads N] [--pause-us N]
+ *                       [--call launch|graph|copy] [--kernel]
  *
  * Both libraries are in one process: LIBHARP ends in DRIVER (HARP_CUDA_REAL must name it), the bare
  * side calls DRIVER directly, so both sides meet the same caches, clocks and neighbours. --kernel
- * loads an empty kernel (a driver that executes); without it the launch names none (null driver).
- * One JSON object on stdout: medians over rounds, in ns per launch, and the 10th and 90th
- * percentile of the difference.
+ * loads an empty kernel (a driver that executes); without it the calls name nothing (null driver).
+ * --pause-us sleeps before each batch: a burst that comes out of idleness, as programs' do.
+ * One JSON object on stdout: medians over rounds, in ns per call, the 10th and 90th percentile of
+ * the difference, and of the time until the device had done the batch (`*_done_ns`, per call);
+ * and the memory libharp shows, by which the caller knows that its limits are in force.
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -22,24 +25,43 @@
 #include "generated/cuda_abi.h"
 
 #define MOST_THREADS 64
-#define MOST_ROUNDS  10001
+#define MOST_ROUNDS  20001
+#define COPY_BYTES   4096
 
 typedef CUresult (*launch_fn)(CUfunction, unsigned int, unsigned int, unsigned int, unsigned int,
                               unsigned int, unsigned int, unsigned int, CUstream, void **, void **);
 
+typedef CUresult (*graph_fn)(CUgraphExec, CUstream);
+typedef CUresult (*copy_fn)(CUdeviceptr, const void *, size_t, CUstream);
+
+enum call { CALL_LAUNCH, CALL_GRAPH, CALL_COPY, CALLS };
+static const char *const call_names[] = {"launch", "graph", "copy"};
+static const char *const call_symbols[] = {"cuLaunchKernel", "cuGraphLaunch",
+                                           "cuMemcpyHtoDAsync_v2"};
+
 static struct {
     void *driver, *harp;
-    launch_fn bare_launch, harp_launch;
+    void *bare_call, *harp_call; /* of the type that `call` says */
+    enum call call;
+    CUgraphExec exec;
+    CUdeviceptr there;
+    void *here;
+    size_t memory_bytes; /* as libharp shows it: the limit, if there is one in force */
     CUresult (*sync)(void);
     CUresult (*set_current)(CUcontext);
     CUcontext ctx;
     CUfunction function;
-    int rounds, batch, threads;
+    int rounds, batch, threads, pause_us;
     bool kernel;
 } b = {.rounds = 201, .batch = 1000, .threads = 1};
 
 static pthread_barrier_t barrier;
-static double bare_ns[MOST_THREADS][MOST_ROUNDS], harp_ns[MOST_THREADS][MOST_ROUNDS];
+struct round {
+    double call_ns, done_ns;
+};
+
+/* [rounds] of each thread */
+static struct round *bare_took[MOST_THREADS], *harp_took[MOST_THREADS];
 
 static const char ptx[] = ".version 7.0\n.target sm_70\n.address_size 64\n"
                           ".visible .entry nothing()\n{\nret;\n}\n";
@@ -72,38 +94,65 @@ static void *symbol(void *lib, const char *name)
             fail(#name, (int)do_r);                                                                \
     } while (0)
 
-static double measure(launch_fn launch)
+static CUresult call_many(void *call)
 {
-    double start = now_ns();
-    for (int i = 0; i < b.batch; i++) {
-        CUresult r = launch(b.function, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL);
-        if (r != CUDA_SUCCESS)
-            fail("cuLaunchKernel", (int)r);
+    CUresult r = CUDA_SUCCESS;
+
+    switch (b.call) {
+    case CALL_GRAPH:
+        for (int i = 0; i < b.batch && r == CUDA_SUCCESS; i++)
+            r = ((graph_fn)call)(b.exec, NULL);
+        break;
+    case CALL_COPY:
+        for (int i = 0; i < b.batch && r == CUDA_SUCCESS; i++)
+            r = ((copy_fn)call)(b.there, b.here, COPY_BYTES, NULL);
+        break;
+    default:
+        for (int i = 0; i < b.batch && r == CUDA_SUCCESS; i++)
+            r = ((launch_fn)call)(b.function, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL);
     }
-    double end = now_ns();
+    return r;
+}
+
+static struct round measure(void *call)
+{
+    struct timespec pause = {b.pause_us / 1000000, (long)(b.pause_us % 1000000) * 1000};
+    double start, end;
+    CUresult r;
+
+    if (b.pause_us > 0)
+        nanosleep(&pause, NULL);
+    start = now_ns();
+    r = call_many(call);
+    end = now_ns();
+    if (r != CUDA_SUCCESS)
+        fail(call_symbols[b.call], (int)r);
     if (b.kernel)
         b.sync();
-    return (end - start) / b.batch;
+    return (struct round){(end - start) / b.batch, (now_ns() - start) / b.batch};
+}
+
+static void together(void)
+{
+    if (b.threads > 1)
+        pthread_barrier_wait(&barrier);
 }
 
 static void *run(void *arg)
 {
     size_t me = (size_t)(uintptr_t)arg;
     b.set_current(b.ctx);
-    measure(b.bare_launch);
-    measure(b.harp_launch);
+    measure(b.bare_call);
+    measure(b.harp_call);
     for (int i = 0; i < b.rounds; i++) {
-        if (b.threads > 1)
-            pthread_barrier_wait(&barrier);
+        together();
         if (i % 2 == 0)
-            bare_ns[me][i] = measure(b.bare_launch);
-        if (b.threads > 1)
-            pthread_barrier_wait(&barrier);
-        harp_ns[me][i] = measure(b.harp_launch);
-        if (b.threads > 1)
-            pthread_barrier_wait(&barrier);
+            bare_took[me][i] = measure(b.bare_call);
+        together();
+        harp_took[me][i] = measure(b.harp_call);
+        together();
         if (i % 2 != 0)
-            bare_ns[me][i] = measure(b.bare_launch);
+            bare_took[me][i] = measure(b.bare_call);
     }
     return NULL;
 }
@@ -123,23 +172,28 @@ static double at(double *values, size_t n, double part)
 static void report(void)
 {
     size_t n = (size_t)b.rounds * (size_t)b.threads, k = 0;
-    double *bare = calloc(n, sizeof *bare), *harp = calloc(n, sizeof *harp);
-    double *added = calloc(n, sizeof *added);
-    if (bare == NULL || harp == NULL || added == NULL)
+    double *values = calloc(5 * n, sizeof *values);
+    double *bare = values, *harp = bare + n, *added = harp + n, *bare_done = added + n,
+           *harp_done = bare_done + n;
+    if (values == NULL)
         fail("memory", -1);
     for (int t = 0; t < b.threads; t++)
         for (int i = 0; i < b.rounds; i++, k++) {
-            bare[k] = bare_ns[t][i];
-            harp[k] = harp_ns[t][i];
+            bare[k] = bare_took[t][i].call_ns;
+            harp[k] = harp_took[t][i].call_ns;
             added[k] = harp[k] - bare[k];
+            bare_done[k] = bare_took[t][i].done_ns;
+            harp_done[k] = harp_took[t][i].done_ns;
         }
     printf("{\"bare_ns\": %.2f, \"harp_ns\": %.2f, ", at(bare, n, 0.5), at(harp, n, 0.5));
     printf("\"added_ns\": %.2f, \"added_p10_ns\": %.2f, \"added_p90_ns\": %.2f, ",
            at(added, n, 0.5), at(added, n, 0.1), at(added, n, 0.9));
-    printf("\"rounds\": %d, \"batch\": %d, \"threads\": %d}\n", b.rounds, b.batch, b.threads);
-    free(bare);
-    free(harp);
-    free(added);
+    printf("\"bare_done_ns\": %.2f, \"harp_done_ns\": %.2f, ", at(bare_done, n, 0.5),
+           at(harp_done, n, 0.5));
+    printf("\"memory_bytes\": %zu, ", b.memory_bytes);
+    printf("\"call\": \"%s\", \"rounds\": %d, \"batch\": %d, \"threads\": %d}\n",
+           call_names[b.call], b.rounds, b.batch, b.threads);
+    free(values);
 }
 
 static void *open_library(const char *path)
@@ -152,11 +206,54 @@ static void *open_library(const char *path)
     return lib;
 }
 
+static enum call call_of(const char *name)
+{
+    for (int i = 0; i < CALLS; i++)
+        if (strcmp(name, call_names[i]) == 0)
+            return (enum call)i;
+    fail(name, 2);
+    return CALLS;
+}
+
+/* What the calls are of. Without a device that executes any words will do. */
+static void prepare(void)
+{
+    CUDA_KERNEL_NODE_PARAMS node = {.gridDimX = 1,
+                                    .gridDimY = 1,
+                                    .gridDimZ = 1,
+                                    .blockDimX = 1,
+                                    .blockDimY = 1,
+                                    .blockDimZ = 1};
+    CUgraphNode made;
+    CUmodule module;
+    CUgraph graph;
+
+    b.here = calloc(1, COPY_BYTES);
+    if (b.here == NULL)
+        fail("memory", -1);
+    if (!b.kernel) {
+        b.exec = (CUgraphExec)&b;
+        return;
+    }
+    DO(cuModuleLoadData, &module, ptx);
+    DO(cuModuleGetFunction, &b.function, module, "nothing");
+    node.func = b.function;
+    if (b.call == CALL_GRAPH) {
+        DO(cuGraphCreate, &graph, 0);
+        DO(cuGraphAddKernelNode_v2, &made, graph, NULL, 0, &node);
+        DO(cuGraphInstantiateWithFlags, &b.exec, graph, 0);
+    }
+    if (b.call == CALL_COPY)
+        DO(cuMemAlloc_v2, &b.there, COPY_BYTES);
+}
+
 int main(int argc, char **argv)
 {
+    size_t unused;
+
     if (argc < 3) {
         fputs("usage: harp-bench-launch DRIVER LIBHARP [--rounds N] [--batch N] [--threads N]"
-              " [--kernel]\n",
+              " [--pause-us N] [--call launch|graph|copy] [--kernel]\n",
               stderr);
         return 2;
     }
@@ -170,21 +267,28 @@ int main(int argc, char **argv)
             b.batch = value;
         else if (strcmp(argv[i], "--threads") == 0 && value > 0 && value <= MOST_THREADS && ++i)
             b.threads = value;
+        else if (strcmp(argv[i], "--pause-us") == 0 && value > 0 && ++i)
+            b.pause_us = value;
+        else if (strcmp(argv[i], "--call") == 0 && i + 1 < argc)
+            b.call = call_of(argv[++i]);
         else
             fail(argv[i], 2);
     }
     b.driver = open_library(argv[1]);
     b.harp = open_library(argv[2]);
-    b.bare_launch = (launch_fn)symbol(b.driver, "cuLaunchKernel");
-    b.harp_launch = (launch_fn)symbol(b.harp, "cuLaunchKernel");
+    b.bare_call = symbol(b.driver, call_symbols[b.call]);
+    b.harp_call = symbol(b.harp, call_symbols[b.call]);
     b.sync = (CUresult (*)(void))symbol(b.driver, "cuCtxSynchronize");
     b.set_current = (CUresult (*)(CUcontext))symbol(b.driver, "cuCtxSetCurrent");
     DO(cuInit, 0);
     DO(cuCtxCreate_v2, &b.ctx, 0, 0);
-    if (b.kernel) {
-        CUmodule module;
-        DO(cuModuleLoadData, &module, ptx);
-        DO(cuModuleGetFunction, &b.function, module, "nothing");
+    DO(cuMemGetInfo_v2, &unused, &b.memory_bytes);
+    prepare();
+    for (int i = 0; i < b.threads; i++) {
+        bare_took[i] = calloc((size_t)b.rounds, sizeof *bare_took[i]);
+        harp_took[i] = calloc((size_t)b.rounds, sizeof *harp_took[i]);
+        if (bare_took[i] == NULL || harp_took[i] == NULL)
+            fail("memory", -1);
     }
     pthread_t threads[MOST_THREADS];
     if (b.threads == 1) {

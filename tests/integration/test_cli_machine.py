@@ -90,7 +90,12 @@ def test_bench_overhead_says_all_its_fields(box: Machine) -> None:
     assert set(found["noop_added_ns"]) == {"no_limit", "limited_alone", "limited_8_threads"}
     assert found["launch_ns_bare"] > 0
     assert found["ratio"] == pytest.approx(found["launch_ns_harp"] / found["launch_ns_bare"])
-    assert set(found["spread"]) == {"device", *found["noop_added_ns"]}
+    variants = {f"paced_{name}" for name in found["paced_added_ns"]} | {*found["calls_added_ns"]}
+    assert set(found["spread"]) == {"device", *found["noop_added_ns"]} | variants
+    assert set(found["n_of"]) == set(found["spread"])
+    assert found["end_to_end_ratio"] > 0
+    assert found["label"] == "software GPU, not evidence for hardware"
+    assert {target["figure"] for target in found["targets"]} == set(found["noop_added_ns"])
     assert found["n"] > 0
     # Far above what it is (some 10 ns): only a lock or a system call on the path is caught here.
     assert all(value < 500 for value in found["noop_added_ns"].values()), found
@@ -122,3 +127,11 @@ def test_time_settings_are_in_force_and_the_doctor_says_which(box: Machine) -> N
 
 def _checks(box: Machine) -> dict[str, dict[str, str]]:
     return {c["name"]: c for c in box.json("doctor")["checks"]}
+
+
+def test_tenants_have_the_time_slices_of_harpds_machine(native_dir: Path) -> None:
+    with machine(native_dir, HARP_SOFT_SLICE_US="6000") as box:
+        box.start_harpd()
+        command = ("sh", "-c", "echo $HARP_SOFT_SLICE_US,$HARP_SOFT_SWITCH_US")
+        done = box.harp("run", "--", *command, HARP_SOFT_SLICE_US="1000", HARP_SOFT_SWITCH_US="300")
+        assert done.stdout == "6000,\n", done.stderr

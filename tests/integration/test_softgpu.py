@@ -121,6 +121,16 @@ def test_a_folder_may_be_named_and_kept(tmp_path: Path) -> None:
     assert (home / "state").exists()
 
 
+def test_how_long_slices_last_may_be_said_outside() -> None:
+    command = "echo $HARP_SOFT_SLICE_US $HARP_SOFT_SWITCH_US $HARP_SOFT_TEARDOWN_MS"
+    # the last is of another machine: not taken over
+    outside = environment(
+        HARP_SOFT_SLICE_US="6000", HARP_SOFT_SWITCH_US="300", HARP_SOFT_TEARDOWN_MS="9"
+    )
+    done = softgpu("--", "sh", "-c", command, env=outside)
+    assert done.stdout.split() == ["6000", "300"]
+
+
 def test_the_report_tells_what_ran_on_the_device() -> None:
     done = softgpu("--json", "--devices", "tiny", "--", sys.executable, str(BINDINGS), "launch")
     assert done.returncode == 0, done.stderr

@@ -233,3 +233,30 @@ def test_top_shouts_what_evades() -> None:
 )
 def test_short_sizes_fit_seven_columns(size_bytes: int, text: str) -> None:
     assert short_size(size_bytes) == text
+
+
+def test_bench_lists_its_cells_and_how_long_they_take() -> None:
+    done = harp("bench", "share", "--list", "--cell", "sync-*")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "sync-30/70.200us.2000us.20us"
+    assert "not evidence for hardware" in done.stdout
+    done = harp("bench", "share", "--list")
+    assert " min (" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("--shares", "60,70"), 2, "100 at most"),
+        (("--shares", "30,x"), 2, "30,x"),
+        (("--shares", "0,70"), 2, "at least 1"),
+        (("--slice-us", "100", "--shares", "30,70"), 2, "100"),
+        (("--cell", "nosuch"), 1, "no cell is called nosuch"),
+    ],
+)
+def test_bench_refuses_what_cannot_be_run(
+    arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    done = harp("bench", "share", *arguments)
+    assert done.returncode == status
+    assert said in done.stderr

@@ -31,11 +31,11 @@ LAYERS = {
     "harp.daemon": 7,
     "harp.sim": 8,
     "harp.demo": 8,
-    "harp.bench": 8,
     "harp.softgpu": 8,
-    "harp.cli": 9,
-    "harp.__main__": 10,
-    "harp": 11,
+    "harp.bench": 9,  # reads the demo's view of the engine's ledger
+    "harp.cli": 10,
+    "harp.__main__": 11,
+    "harp": 12,
 }
 
 #: the pure part: no clock, no I/O, no event loop, no logging

@@ -4,6 +4,7 @@
  */
 #include "soft/gpu/engine.h"
 #include "soft/gpu/fault.h"
+#include "soft/gpu/state_knobs.h"
 
 #include <errno.h>
 #include <time.h>
@@ -25,9 +26,10 @@ int soft_turn_init(struct soft_turn *turn, struct soft_state *state, int dev, in
                                .dev = dev,
                                .client = client,
                                .which = which,
-                               .slice_ns = profile->slice_ns,
-                               .switch_ns = which == SOFT_COMPUTE ? profile->switch_ns : 0,
+                               .slice_ns = soft_knobs_slice_ns(state->map, profile),
                                .preempts = which == SOFT_COMPUTE};
+    if (which == SOFT_COMPUTE)
+        turn->switch_ns = soft_knobs_switch_ns(state->map, profile);
     pthread_mutex_init(&turn->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

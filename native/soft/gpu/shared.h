@@ -146,6 +146,7 @@ struct soft_shared {
     uint32_t magic, version;
     uint64_t bytes; /* of this struct */
     uint64_t teardown_ns;
+    uint64_t slice_ns, switch_ns; /* see state_knobs.h */
     uint64_t birth; /* unlike any other state's: which machine exported memory belongs to */
     uint64_t made_ns;
     int32_t device_count;

@@ -7,6 +7,7 @@
 #include "soft/gpu/driver.h"
 #include "soft/gpu/fault.h"
 #include "soft/gpu/shared.h"
+#include "soft/gpu/state_knobs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -138,6 +139,8 @@ static int make_file(const char *dir, const char *name, uint64_t bytes, const ch
         goto out;
     }
     if (count >= 0) {
+        char why[256];
+
         map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (map == MAP_FAILED) {
             err = -errno;
@@ -151,6 +154,7 @@ static int make_file(const char *dir, const char *name, uint64_t bytes, const ch
         map->teardown_ns = DEFAULT_TEARDOWN_MS * 1000000ull;
         if (teardown != NULL && teardown[0] != '\0')
             map->teardown_ns = strtoull(teardown, NULL, 10) * 1000000ull;
+        soft_knobs_read(&map->slice_ns, &map->switch_ns, why, sizeof why); /* checked */
         snprintf(map->config, sizeof map->config, "%s", config);
         map->driver = soft_driver_parse(driver);
         map->fault.door = map->driver < SOFT_DRIVER_VERSION ? SOFT_DOOR_OLD_DRIVER : 0;
@@ -306,13 +310,15 @@ static struct soft_state *open_once(bool make, char *why, size_t why_bytes)
     struct soft_state *state = calloc(1, sizeof *state);
     char *dir = state != NULL ? state->dir : (char[400]){""};
     char *real;
+    uint64_t slice_ns, switch_ns;
     int count, fd, err = -ENOMEM;
 
     if (state == NULL)
         goto fail;
     state->slots_fd = state->slot = -1;
     count = read_config(config, profiles, why, why_bytes);
-    if (count < 0 || !soft_driver_check(getenv("HARP_SOFT_DRIVER"), why, why_bytes)) {
+    if (count < 0 || !soft_driver_check(getenv("HARP_SOFT_DRIVER"), why, why_bytes) ||
+        !soft_knobs_read(&slice_ns, &switch_ns, why, why_bytes)) {
         free(state);
         return NULL;
     }
@@ -335,6 +341,11 @@ static struct soft_state *open_once(bool make, char *why, size_t why_bytes)
         soft_log("%s holds devices \"%s\" since it was made; HARP_SOFT_DEVICES=\"%s\" changes "
                  "nothing",
                  dir, state->map->config, config);
+    if ((slice_ns != SOFT_KNOB_UNSET && slice_ns != state->map->slice_ns) ||
+        (switch_ns != SOFT_KNOB_UNSET && switch_ns != state->map->switch_ns))
+        soft_log("%s was made with other time slices; HARP_SOFT_SLICE_US and HARP_SOFT_SWITCH_US "
+                 "change nothing",
+                 dir);
     /* looked at later, from wherever the program has gone */
     real = realpath(dir, NULL);
     if (real != NULL && strlen(real) < sizeof state->dir)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benches say to people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from harp.bench.cells import Plan
+from harp.bench.latency import LatencyOutcome
+from harp.bench.machine import LABEL
+from harp.bench.share import ShareOutcome
+from harp.bench.verdict import Case, Target, worst_figure
+
+__all__ = ["expected", "show_latency", "show_share", "show_targets"]
+
+
+_LEAST_WIDTH = 120  #: names of cells are long, and not to be cut
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, _LEAST_WIDTH)
+    return console
+
+
+def expected(plan: Plan) -> str:
+    """How long it will take."""
+    total_s = min(plan.total_s, plan.budget_s or plan.total_s)
+    long = f"{total_s / 60:.0f} min" if total_s >= 120 else f"{total_s:.0f} s"
+    return (
+        f"{len(plan.cells)} cells, {plan.repeat} runs of {plan.seconds:g} s with HARP and without:"
+        f" some {long} ({LABEL})"
+    )
+
+
+def show_share(outcome: ShareOutcome) -> None:
+    """Tables and the verdict, on stdout."""
+    console = _console()
+    console.print(f"{outcome.device} ({LABEL})")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("cell", "got %", "meter", "client", "mean err", "p95 err", "of native", ""):
+        table.add_column(heading, no_wrap=True)
+    wrong = {one.cell for one in outcome.violations}
+    for case in outcome.cases:
+        table.add_row(*_row(case), "WRONG" if case.cell.name in wrong else "ok")
+    console.print(table)
+    for control in outcome.controls:
+        verdict = "fails, as it must" if control["fails"] else "PASSES: the rule cannot tell"
+        console.print(f"control {control['kind']}: {control['name']} {verdict}")
+    for name in outcome.native_kept:
+        console.print(f"{name}: right without HARP as well, which says little of HARP")
+    for reason in outcome.not_run:
+        console.print(f"not run: {reason}")
+    show_targets(outcome.targets)
+    for violation in outcome.violations:
+        console.print(f"WRONG {violation}")
+    for broken in outcome.failed:
+        console.print(f"WRONG {broken}")
+    worst = outcome.worst
+    if worst is not None:
+        console.print(f"worst: {worst_figure(worst)}")
+    if outcome.can_tell is False:
+        console.print("The gates were off and the rule did not notice: this bench cannot tell.")
+    console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))
+
+
+def show_targets(found: Sequence[Target]) -> None:
+    """The stricter figures, on stdout."""
+    console = _console()
+    for target in found:
+        sign = "met   " if target.met else "MISSED"
+        console.print(
+            f"{sign} {target.cell}: {target.figure} {target.value:.3f} (limit {target.limit:g})"
+        )
+
+
+def _row(case: Case) -> list[str]:
+    got = "/".join(f"{part * 100:.1f}" for part in case.achieved[:4])
+    more = "..." if len(case.achieved) > 4 else ""
+    figures = (
+        case.meter_error_pp,
+        case.client_error_pp,
+        case.mean_error_pp,
+        case.p95_error_pp,
+        case.aggregate_ratio,
+    )
+    return [case.cell.name, got + more, *("-" if f is None else f"{f:.2f}" for f in figures)]
+
+
+def show_latency(outcome: LatencyOutcome) -> None:
+    """Tables and the verdict, on stdout."""
+    console = _console()
+    console.print(f"{outcome.device} ({LABEL})")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("beside", "p99 alone", "native", "HARP, ms", "inflation", "of the rest"):
+        table.add_column(heading, no_wrap=True)
+    for row in outcome.rows:
+        figures = (row.p99_solo_ms, row.p99_native_ms, row.p99_harp_ms)
+        ratios = (row.inflation, row.best_effort_ratio)
+        cells = [*(f"{f:.1f}" for f in figures), *(f"{r:.2f}" for r in ratios)]
+        table.add_row(row.name, *cells)
+    console.print(table)
+    show_targets(outcome.targets)
+    for violation in outcome.violations:
+        console.print(f"WRONG {violation}")
+    if not outcome.can_tell:
+        console.print("Requests are in time without HARP as well: this bench cannot tell.")
