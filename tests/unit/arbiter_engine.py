@@ -170,7 +170,7 @@ class Machine:
             proc.deadline = self.core.now + msg.quantum_ns if msg.quantum_ns else 0
             proc.window = msg.window_ns
             proc.drain += 1
-            self.pump(proc, fresh=True)
+            self.pump(proc, fresh=not msg.a)
         elif msg.op == Op.CLOSE_GATE and proc.open and msg.epoch == proc.epoch:
             self.stop(proc)
 

@@ -37,9 +37,12 @@ void handover_decide(struct harp_core *k, struct lane *l)
     if (turn->tenant < 0 || turn->ends_ns == 0 || l->before.open > 0 || gang_defers(k, l))
         return; /* decided again when the one before has drained, or the leader is decided */
     struct choice next = policy_foresee(k, l);
-    if (next.tenant == turn->tenant) {
+    if (next.tenant == turn->tenant && turn->ends_ns > k->now + k->config.quantum_ns) {
+        l->plan_ns = turn->ends_ns - k->config.quantum_ns; /* enough is queued: not yet more */
+    } else if (next.tenant == turn->tenant) {
         turn_renew(k, l, next.eligible, next.follows);
-    } else if (next.tenant >= 0 && account_of(k, l, (uint32_t)turn->tenant)->distrust == 0) {
+    } else if (next.tenant >= 0 && account_of(k, l, (uint32_t)turn->tenant)->distrust == 0 &&
+               !gang_incomplete(k, l, (uint32_t)turn->tenant)) {
         uint64_t at = turn->ends_ns > l->lead_ns ? turn->ends_ns - l->lead_ns : 0;
         if (at > k->now + HARP_TICK_NS)
             l->plan_ns = at;

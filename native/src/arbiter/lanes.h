@@ -214,6 +214,7 @@ enum gang_role {
 enum gang_role gang_role(const struct harp_core *k, const struct lane *l, uint32_t tenant);
 int gang_contended(const struct harp_core *k, const struct lane *lead, uint32_t tenant);
 void gang_opened(struct harp_core *k, struct lane *l, uint32_t tenant);
+int gang_incomplete(const struct harp_core *k, const struct lane *l, uint32_t tenant);
 int gang_defers(const struct harp_core *k, const struct lane *l);
 void gang_closing(struct harp_core *k, struct lane *l, uint32_t tenant);
 void gang_ended(struct harp_core *k, struct lane *l, uint32_t tenant);
