@@ -122,7 +122,7 @@ int gang_defers(const struct harp_core *k, const struct lane *l)
         return 0;
     const struct turn *lead = &compute_lane(k, (uint32_t)k->tenant[l->turn.tenant].gang)->turn;
     return lead != &l->turn && lead->tenant == l->turn.tenant && lead->close_ns == 0 &&
-           (lead->ends_ns != 0 || turn_end_ns(lead) <= l->turn.ends_ns + HARP_REJOIN_NS);
+           (lead->ends_ns != 0 || turn_end_ns(lead) <= turn_end_ns(&l->turn) + HARP_REJOIN_NS);
 }
 
 /* A follower's quantum is what is left of the leader's. */

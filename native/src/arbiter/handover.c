@@ -39,7 +39,11 @@ void handover_decide(struct harp_core *k, struct lane *l)
     struct choice next = policy_foresee(k, l);
     if (next.tenant == turn->tenant && turn->ends_ns > k->now + k->config.quantum_ns) {
         l->plan_ns = turn->ends_ns - k->config.quantum_ns; /* enough is queued: not yet more */
+    } else if (next.tenant == turn->tenant && turn->renewed_ns != 0 &&
+               turn->ends_ns < turn->renewed_ns + HARP_REJOIN_NS) {
+        return; /* the last renewal was too short for what it has: an OPEN allows one launch */
     } else if (next.tenant == turn->tenant) {
+        turn->renewed_ns = turn->ends_ns;
         turn_renew(k, l, next.eligible, next.follows);
     } else if (next.tenant >= 0 && account_of(k, l, (uint32_t)turn->tenant)->distrust == 0 &&
                !gang_incomplete(k, l, (uint32_t)turn->tenant)) {
