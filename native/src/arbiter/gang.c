@@ -92,7 +92,8 @@ int gang_contended(const struct harp_core *k, const struct lane *lead, uint32_t 
         if (l == lead || k->tenant[tenant].use[dev].alone || (!own && !holds(l, tenant)))
             continue;
         if (l->wanting > (uint32_t)own ||
-            (l->turn.tenant >= 0 && l->turn.tenant != (int32_t)tenant))
+            (l->turn.tenant >= 0 && l->turn.tenant != (int32_t)tenant) ||
+            (l->before.open > 0 && l->before.tenant != (int32_t)tenant))
             return 1;
     }
     return 0;

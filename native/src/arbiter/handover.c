@@ -85,8 +85,13 @@ void handover_consider(struct harp_core *k, struct lane *l, uint32_t tenant)
         return;
     enum gang_role role = gang_role(k, l, tenant);
     cap_refill(k, a);
-    if (role == GANG_WAIT || (role != GANG_FOLLOW && !cap_allows(k, a)))
+    if (role != GANG_FOLLOW && !cap_allows(k, a))
         return;
+    if (role == GANG_WAIT) { /* for another device; but from now on this one is shared */
+        if (!gang_bound(k, l))
+            turn_bound(k, l);
+        return;
+    }
     enum rank mine = role == GANG_FOLLOW ? RANK_GANG : policy_of(k)->rank(k, l, tenant);
     enum rank his = policy_holder_rank(k, l);
     if (mine < his && mine <= RANK_GANG) {
