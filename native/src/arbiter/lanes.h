@@ -65,9 +65,11 @@ struct account {
     int32_t prev, next;          /* among those whose weight counts, while `listed` */
     uint8_t listed;
     uint8_t group;    /* whose weights it was added to: 1 best effort, 0 others */
+    uint8_t spent;    /* class latency: has used up its burst, half of it is not yet back */
     uint8_t distrust; /* turns in which its announced end is not believed */
     uint64_t active_ns;
     uint64_t wait_since; /* 0: not waiting */
+    uint64_t owed_ns;    /* class best effort: of the quantum it gets for having starved */
     uint64_t arrived;    /* number of its coming to want */
     uint64_t vtime;      /* ns of engine time times HARP_PPM / weight */
     int64_t tokens;      /* ns * HARP_PPM it may still run under its cap */
@@ -92,6 +94,7 @@ struct turn {
     uint64_t alive_ns;   /* when a holder last reported */
     uint64_t window_ns;
     uint64_t ends_ns;             /* all announced: the last of their ends; 0: not */
+    uint64_t renewed_ns;          /* where its work was to end when it was renewed; 0: not */
     uint64_t wanted_ns;           /* since when the tenant had waited */
     uint64_t floor_ns;            /* time before that is somebody else's for good */
     struct interval work, before; /* its own, and its predecessor's once that is over */
@@ -212,6 +215,8 @@ enum gang_role {
 enum gang_role gang_role(const struct harp_core *k, const struct lane *l, uint32_t tenant);
 int gang_contended(const struct harp_core *k, const struct lane *lead, uint32_t tenant);
 void gang_opened(struct harp_core *k, struct lane *l, uint32_t tenant);
+int gang_incomplete(const struct harp_core *k, const struct lane *l, uint32_t tenant);
+int gang_defers(const struct harp_core *k, const struct lane *l);
 void gang_closing(struct harp_core *k, struct lane *l, uint32_t tenant);
 void gang_ended(struct harp_core *k, struct lane *l, uint32_t tenant);
 uint64_t gang_quantum_ns(const struct harp_core *k, uint32_t tenant);
