@@ -67,8 +67,9 @@ class Script:
 
     def until(self, op: Op, **fields: int) -> Msg:
         """Reads on until `op` with these values."""
+        end = time.monotonic() + 20  # a client that wants says so again each second
         while True:
-            heard = self.hear(20)
+            heard = self.hear(end - time.monotonic())
             assert heard is not None, f"no {op.name}"
             if heard.op == op and all(getattr(heard, k) == v for k, v in fields.items()):
                 return heard
