@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The arbiter's core fed with arbitrary events: no crash, no broken sum, and a tenant that keeps
- * quiet never changes, whatever the other one says.
+ * The arbiter's core fed with arbitrary events: no crash, no broken sum, no more time charged than
+ * has passed, and a tenant that keeps quiet never changes, whatever the others say.
  *
  * LLVMFuzzerTestOneInput for libFuzzer; with HARP_FUZZ_MAIN a main that draws inputs from a seeded
  * generator, for ctest.
@@ -13,13 +13,18 @@
 #include "src/arbiter/core.h"
 
 #define CLIENTS 8u
+#define DEVICES 2u
+#define START   1000000000u
 
 struct run {
     struct harp_core *core;
     uint64_t now;
     uint32_t joined;
     uint32_t ids[CLIENTS];
+    uint64_t epoch[CLIENTS][DEVICES][HARP_TIME_LANES];
     uint64_t quiet_leased; /* what the last snapshot said of the quiet tenant */
+    uint64_t used_ns[DEVICES];
+    uint64_t opened[HARP_TIME_LANES], renewed;
 };
 
 static void emit(void *ctx, const struct harp_action *action)
@@ -27,9 +32,20 @@ static void emit(void *ctx, const struct harp_action *action)
     struct run *run = ctx;
     if (action->kind == HARP_ACT_JOINED)
         run->joined = action->client;
+    for (uint32_t i = 0; i < CLIENTS && action->kind == HARP_ACT_CLOSE; i++)
+        if (run->ids[i] == action->client)
+            run->ids[i] = 0;
+    for (uint32_t i = 0; i < CLIENTS && action->kind == HARP_ACT_SEND; i++)
+        if (run->ids[i] == action->client && action->msg.op == HARP_OPEN_GATE) {
+            run->opened[action->msg.cls]++;
+            run->renewed += action->msg.a;
+            run->epoch[i][action->msg.dev][action->msg.cls] = action->msg.epoch;
+        }
     if (action->kind == HARP_ACT_REPLY && action->msg.op == HARP_SNAP_USE &&
         action->msg.tenant == 2)
-        run->quiet_leased = action->msg.leased_bytes;
+        run->quiet_leased += action->msg.leased_bytes;
+    if (action->kind == HARP_ACT_REPLY && action->msg.op == HARP_SNAP_USE)
+        run->used_ns[action->msg.dev] += action->msg.used_ns;
 }
 
 static void step(struct run *run, uint32_t kind, uint32_t client, const struct harp_msg *msg)
@@ -45,22 +61,22 @@ static void step(struct run *run, uint32_t kind, uint32_t client, const struct h
     }
 }
 
-static void begin(struct run *run, void *memory)
+/* Tenant 2 is quiet. 1 and 3 compete. */
+static void begin(struct run *run, void *memory, const struct harp_core_config *config)
 {
-    const struct harp_core_config config = {.quantum_ns = 5000000,
-                                            .max_clients = 32,
-                                            .max_tenant_clients = 32,
-                                            .max_tenants = 4,
-                                            .slack_bytes = HARP_GRANULE_BYTES,
-                                            .slack_free_bytes = HARP_GRANULE_BYTES};
-    run->core = harp_core_init(memory, &config);
-    step(run, HARP_EV_ADMIN, 0,
-         &(struct harp_msg){.op = HARP_ADD_DEVICE, .capacity_bytes = 64 * HARP_GRANULE_BYTES});
-    for (uint32_t t = 1; t <= 2; t++) {
-        step(run, HARP_EV_ADMIN, 0, &(struct harp_msg){.op = HARP_ADD_TENANT, .tenant = t});
+    run->core = harp_core_init(memory, config);
+    for (uint8_t d = 0; d < DEVICES; d++)
         step(run, HARP_EV_ADMIN, 0,
              &(struct harp_msg){
-                 .op = HARP_SET_TENANT, .tenant = t, .limit_bytes = 20 * HARP_GRANULE_BYTES});
+                 .op = HARP_ADD_DEVICE, .uuid = {d}, .capacity_bytes = 64 * HARP_GRANULE_BYTES});
+    for (uint32_t t = 1; t <= 3; t++) {
+        step(run, HARP_EV_ADMIN, 0, &(struct harp_msg){.op = HARP_ADD_TENANT, .tenant = t});
+        for (uint32_t d = 0; d < DEVICES; d++)
+            step(run, HARP_EV_ADMIN, 0,
+                 &(struct harp_msg){.op = HARP_SET_TENANT,
+                                    .tenant = t,
+                                    .dev = d,
+                                    .limit_bytes = 20 * HARP_GRANULE_BYTES});
     }
     /* The quiet tenant: five granules, and never a word again. */
     step(run, HARP_EV_JOIN, 0, &(struct harp_msg){.tenant = 2});
@@ -70,32 +86,73 @@ static void begin(struct run *run, void *memory)
          &(struct harp_msg){.op = HARP_LEASE_MEM, .bytes = 5 * HARP_GRANULE_BYTES});
 }
 
+/* Now and then an op that no client may send; mostly those of time. */
+static uint16_t op_of(const uint8_t *data)
+{
+    static const uint8_t usual[] = {
+        HARP_WANT_TIME, HARP_YIELD_TIME, HARP_USED_TIME,  HARP_WANT_TIME, HARP_YIELD_TIME,
+        HARP_USED_TIME, HARP_LEASE_MEM,  HARP_RETURN_MEM, HARP_RECALLED,  HARP_MEM_INFO,
+    };
+    return data[0] >> 4 == 0 ? data[3] % 12 : usual[data[3] % sizeof usual];
+}
+
+/* Mostly the epoch that the client was told last on that lane: others are fenced off at once. */
+static uint64_t epoch_of(const struct run *run, const uint8_t *data, uint8_t what)
+{
+    uint32_t dev = data[1] / CLIENTS % DEVICES, lane = data[4] / 16 % 2u;
+    return what < 5 ? 0 : run->epoch[data[1] % CLIENTS][dev][lane];
+}
+
+/* Time goes by, with the ticks that the core asks for. */
+static void pass(struct run *run, uint64_t ns)
+{
+    uint64_t until = run->now + ns;
+    for (uint64_t due; (due = harp_core_next(run->core)) <= until;) {
+        run->now = due > run->now ? due : run->now;
+        step(run, HARP_EV_TICK, 0, &(struct harp_msg){.op = 0});
+        if (harp_core_next(run->core) <= run->now) {
+            fprintf(stderr, "broken: asks for a tick again and again\n");
+            abort();
+        }
+    }
+    run->now = until;
+}
+
 /* One event per 8 bytes of input and, where it says so, a message of raw bytes. */
 static void consume(struct run *run, const uint8_t *data, size_t size)
 {
     while (size >= 8) {
         uint8_t what = data[0] % 16;
         uint32_t slot = data[1] % CLIENTS;
-        run->now += (uint64_t)data[2] * data[2] * data[2] * 1000;
-        struct harp_msg m = {.op = (uint16_t)(data[3] % 12),
+        /* Mostly up to 6 ms, now and then up to 16 s. */
+        pass(run, (uint64_t)data[2] * data[2] * (data[3] >> 4 == 15 ? data[2] * 1000u : 100u));
+        struct harp_msg m = {.op = op_of(data),
                              .seq = data[4],
-                             .cls = data[4] % 3,
+                             .dev = data[1] / CLIENTS % DEVICES,
+                             .cls = data[4] == 0 ? 2u : data[4] / 16 % 2u,
                              .a = data[4] & 1u,
-                             .b = data[4] & 1u,
-                             .tenant = 1,
-                             .epoch = data[5],
+                             .b = data[4] >> 1 & 1u,
+                             .c = data[4] >> 2 & 1u,
+                             .tenant = data[5] % 2 != 0 ? 1 : 3,
+                             .epoch = data[5] % 16 == 0 ? data[5] : epoch_of(run, data, what),
                              .used_ns = (uint64_t)data[6] << (data[7] % 64),
+                             .age_ns = (uint64_t)(data[7] / 64) << (data[5] % 32),
+                             .window_ns = (uint64_t)data[7] << (data[6] % 32),
                              .bytes = (uint64_t)data[5] * HARP_GRANULE_BYTES};
         data += 8;
         size -= 8;
-        if (what == 0) {
+        if (what == 0 || (what > 4 && run->ids[slot] == 0)) {
             step(run, HARP_EV_JOIN, 0, &m);
-            run->ids[slot] = run->joined;
+            if (run->joined != 0) {
+                step(run, HARP_EV_DEAD, run->ids[slot], &m);
+                run->ids[slot] = run->joined;
+            }
             if (run->joined != 0)
                 step(run, HARP_EV_MESSAGE, run->joined,
                      &(struct harp_msg){.op = HARP_HELLO, .b = m.b});
         } else if (what == 1) {
             step(run, HARP_EV_DEAD, run->ids[slot], &m);
+            run->ids[slot] = 0;
         } else if (what == 2) {
             step(run, HARP_EV_TICK, 0, &m);
         } else if (what == 3) {
@@ -106,10 +163,13 @@ static void consume(struct run *run, const uint8_t *data, size_t size)
             step(run, HARP_EV_ADMIN, 0,
                  &(struct harp_msg){.op = HARP_SET_TENANT,
                                     .tenant = 1,
+                                    .dev = m.dev,
                                     .limit_bytes = m.bytes,
+                                    .a = m.a,
                                     .b = m.seq * 4000,
-                                    .c = m.seq * 3000});
-        } else if (what == 5 && size >= sizeof m) {
+                                    .c = m.b != 0 ? m.seq * 3000 : 0,
+                                    .d = m.seq % 3});
+        } else if (what == 5 && data[-7] >> 6 == 0 && size >= sizeof m) {
             memcpy(&m, data, sizeof m);
             data += sizeof m;
             size -= sizeof m;
@@ -120,16 +180,24 @@ static void consume(struct run *run, const uint8_t *data, size_t size)
     }
 }
 
+static struct run seen; /* what all inputs together have reached */
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const struct harp_core_config config = {
-        .quantum_ns = 5000000, .max_clients = 32, .max_tenant_clients = 32, .max_tenants = 4};
-    struct run run = {.now = 1000000000};
+    const struct harp_core_config config = {.quantum_ns = 5000000,
+                                            .burst_ns = 50000000,
+                                            .policy = size > 0 ? data[0] / 16 % 3u : 0,
+                                            .max_clients = 32,
+                                            .max_tenant_clients = 32,
+                                            .max_tenants = 4,
+                                            .slack_bytes = HARP_GRANULE_BYTES,
+                                            .slack_free_bytes = HARP_GRANULE_BYTES};
+    struct run run = {.now = START};
     void *memory = calloc(1, harp_core_bytes(&config));
     if (memory == NULL)
         return 0;
-    begin(&run, memory);
+    begin(&run, memory, &config);
     consume(&run, data, size);
     step(&run, HARP_EV_ADMIN, 0, &(struct harp_msg){.op = HARP_SNAPSHOT});
     if (run.quiet_leased != 5 * HARP_GRANULE_BYTES) {
@@ -137,6 +205,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 (unsigned long long)run.quiet_leased);
         abort();
     }
+    for (uint32_t d = 0; d < DEVICES; d++)
+        if (run.used_ns[d] > run.now - START) {
+            fprintf(stderr, "device %u: charged %llu ns in %llu\n", d,
+                    (unsigned long long)run.used_ns[d], (unsigned long long)(run.now - START));
+            abort();
+        }
+    seen.opened[0] += run.opened[0];
+    seen.opened[1] += run.opened[1];
+    seen.renewed += run.renewed;
     free(memory);
     return 0;
 }
@@ -155,6 +232,9 @@ int main(int argc, char **argv)
         }
         (void)LLVMFuzzerTestOneInput(data, sizeof data);
     }
-    return 0;
+    printf("gates opened: %llu compute, %llu copy; renewals and changes: %llu\n",
+           (unsigned long long)seen.opened[0], (unsigned long long)seen.opened[1],
+           (unsigned long long)seen.renewed);
+    return seen.opened[0] == 0 || seen.opened[1] == 0 || seen.renewed == 0;
 }
 #endif

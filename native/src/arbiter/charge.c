@@ -31,6 +31,13 @@ static uint64_t shared_ns(const struct harp_core *k, const struct lane *l, const
     return shared;
 }
 
+/* So much of what was charged is an estimate; the same ns may be for two reasons. */
+static void estimate(struct account *a, uint64_t ns)
+{
+    uint64_t measured = a->used_ns - a->estimated_ns;
+    a->estimated_ns += ns < measured ? ns : measured;
+}
+
 static void book(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t alone_ns,
                  uint64_t beside_ns, uint64_t estimated_ns)
 {
@@ -38,7 +45,7 @@ static void book(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t 
     uint64_t ns = alone_ns + beside_ns;
     active_expire(k, l);
     a->used_ns += ns;
-    a->estimated_ns += estimated_ns < ns ? estimated_ns : ns;
+    estimate(a, estimated_ns < ns ? estimated_ns : ns);
     l->charged_ns += ns;
     cap_charge(a, ns);
     policy_of(k)->charge(k, l, tenant, alone_ns, beside_ns);
@@ -102,8 +109,8 @@ void charge_before(struct harp_core *k, struct lane *l)
     }
     charge_due(k, l, before, 1);
     if (k->tenant[before->tenant].id == before->tenant_id && l->turn.tenant >= 0)
-        account_of(k, l, (uint32_t)before->tenant)->estimated_ns +=
-            overlap(before->work, l->turn.work) / 2;
+        estimate(account_of(k, l, (uint32_t)before->tenant),
+                 overlap(before->work, l->turn.work) / 2);
     before->tenant = -1;
 }
 
@@ -116,7 +123,7 @@ void charge_over(struct harp_core *k, struct lane *l, struct turn *turn)
             l->before.shared_ns += turn->work.hi - turn->work.lo;
     }
     charge_due(k, l, turn, 0);
-    account_of(k, l, (uint32_t)turn->tenant)->estimated_ns += overlap(turn->work, turn->before) / 2;
+    estimate(account_of(k, l, (uint32_t)turn->tenant), overlap(turn->work, turn->before) / 2);
 }
 
 /* A holder given up earlier says at last what it used: charge what nobody else used meanwhile, as

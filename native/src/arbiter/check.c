@@ -20,8 +20,7 @@ static struct count count_use(const struct harp_core *k, uint32_t tenant, uint32
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
             sum[cls] += h->leased[cls];
         n.extra += h->extra;
-        n.awaiting +=
-            h->recall_no != 0 && h->recall_no == u->round_started && u->awaiting > 0 && !c->mute;
+        n.awaiting += h->recall_no != 0 && h->recall_no == u->round_started && u->awaiting > 0;
     }
     return n;
 }

@@ -34,11 +34,11 @@ void handover_decide(struct harp_core *k, struct lane *l)
 {
     struct turn *turn = &l->turn;
     l->plan_ns = 0;
-    if (turn->tenant < 0 || turn->ends_ns == 0 || l->before.open > 0)
-        return; /* decided again when the one before has drained */
+    if (turn->tenant < 0 || turn->ends_ns == 0 || l->before.open > 0 || gang_defers(k, l))
+        return; /* decided again when the one before has drained, or the leader is decided */
     struct choice next = policy_foresee(k, l);
     if (next.tenant == turn->tenant) {
-        turn_renew(k, l, next.eligible);
+        turn_renew(k, l, next.eligible, next.follows);
     } else if (next.tenant >= 0 && account_of(k, l, (uint32_t)turn->tenant)->distrust == 0) {
         uint64_t at = turn->ends_ns > l->lead_ns ? turn->ends_ns - l->lead_ns : 0;
         if (at > k->now + HARP_TICK_NS)
@@ -66,7 +66,7 @@ void handover_urgent(struct harp_core *k, struct lane *l)
     struct choice next = policy_pick(k, l);
     if (next.tenant < 0 || next.rank != RANK_LATENCY || next.tenant == l->turn.tenant)
         return;
-    handover_now(k, l, (uint32_t)next.tenant, next.eligible, next.follows);
+    handover_now(k, l, (uint32_t)next.tenant, next.eligible + 1, next.follows);
 }
 
 /* A tenant has come to want while another holds the lane. */
@@ -94,8 +94,8 @@ void handover_consider(struct harp_core *k, struct lane *l, uint32_t tenant)
     if (held < HARP_PREEMPT_NS)
         held = HARP_PREEMPT_NS;
     if (turn->quantum_ns == 0) {
-        gang_interrupt(k, l);
-        turn_close(k, l);
+        if (!gang_bound(k, l))
+            turn_close(k, l);
     } else if (turn->ends_ns == 0 &&
                (mine < his ||
                 (mine == his && policy_of(k)->ahead(k, l, tenant, (uint32_t)turn->tenant, held)))) {

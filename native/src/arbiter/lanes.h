@@ -65,9 +65,11 @@ struct account {
     int32_t prev, next;          /* among those whose weight counts, while `listed` */
     uint8_t listed;
     uint8_t group;    /* whose weights it was added to: 1 best effort, 0 others */
+    uint8_t spent;    /* class latency: has used up its burst, half of it is not yet back */
     uint8_t distrust; /* turns in which its announced end is not believed */
     uint64_t active_ns;
     uint64_t wait_since; /* 0: not waiting */
+    uint64_t owed_ns;    /* class best effort: of the quantum it gets for having starved */
     uint64_t arrived;    /* number of its coming to want */
     uint64_t vtime;      /* ns of engine time times HARP_PPM / weight */
     int64_t tokens;      /* ns * HARP_PPM it may still run under its cap */
@@ -154,8 +156,10 @@ uint64_t time_next(const struct harp_core *k);
 void turn_open(struct harp_core *k, struct lane *l, uint32_t tenant, uint32_t eligible,
                int follows);
 void turn_join(struct harp_core *k, struct lane *l, struct client *c);
-void turn_renew(struct harp_core *k, struct lane *l, uint32_t eligible);
+void turn_renew(struct harp_core *k, struct lane *l, uint32_t eligible, int follows);
 void turn_close(struct harp_core *k, struct lane *l);
+void turn_bound(struct harp_core *k,
+                struct lane *l); /* open-ended until now: a quantum from now on */
 void turn_left(struct harp_core *k, struct lane *l, struct turn *turn); /* by its last client */
 void turn_promote(struct harp_core *k, struct lane *l); /* the current one to the one before */
 void turn_give_up(struct harp_core *k, struct lane *l, struct turn *turn);
@@ -210,10 +214,11 @@ enum gang_role {
 enum gang_role gang_role(const struct harp_core *k, const struct lane *l, uint32_t tenant);
 int gang_contended(const struct harp_core *k, const struct lane *lead, uint32_t tenant);
 void gang_opened(struct harp_core *k, struct lane *l, uint32_t tenant);
+int gang_defers(const struct harp_core *k, const struct lane *l);
 void gang_closing(struct harp_core *k, struct lane *l, uint32_t tenant);
 void gang_ended(struct harp_core *k, struct lane *l, uint32_t tenant);
 uint64_t gang_quantum_ns(const struct harp_core *k, uint32_t tenant);
-void gang_interrupt(struct harp_core *k, struct lane *l);
+int gang_bound(struct harp_core *k, struct lane *l);
 uint64_t gang_patience_ns(const struct harp_core *k, const struct lane *l);
 void gang_impatient(struct harp_core *k, struct lane *l);
 

@@ -177,6 +177,10 @@ void time_company(struct harp_core *k, uint32_t dev)
 
 static int settle(struct harp_core *k, struct lane *l)
 {
+    if (gang_patience_ns(k, l) <= k->now) {
+        gang_impatient(k, l);
+        return 1;
+    }
     if (l->turn.tenant >= 0)
         return 0;
     if (l->wanting == 0 && l->before.tenant < 0) {
@@ -251,16 +255,12 @@ static void lane_tick(struct harp_core *k, struct lane *l)
         turn_close(k, l);
     if (l->plan_ns != 0 && l->plan_ns <= k->now)
         handover_decide(k, l);
-    if (gang_patience_ns(k, l) <= k->now)
-        gang_impatient(k, l);
     if (capped_ready_ns(k, l) > k->now)
         return;
     for (int32_t i = first_of(l); i >= 0; i = account_of(k, l, (uint32_t)i)->next)
         cap_refill(k, account_of(k, l, (uint32_t)i));
-    if (l->turn.tenant >= 0) {
-        gang_interrupt(k, l);
+    if (l->turn.tenant >= 0 && !gang_bound(k, l))
         turn_close(k, l);
-    }
 }
 
 void time_tick(struct harp_core *k)

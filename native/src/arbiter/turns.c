@@ -133,6 +133,8 @@ void turn_open(struct harp_core *k, struct lane *l, uint32_t tenant, uint32_t el
     open_gates(k, l);
     if (!follows)
         gang_opened(k, l, tenant);
+    else if (l->wanting > 0 || l->before.open > 0)
+        gang_bound(k, l);
 }
 
 /* One more process of the tenant whose turn it is: for what is left of the quantum. */
@@ -151,11 +153,16 @@ void turn_join(struct harp_core *k, struct lane *l, struct client *c)
 
 /* The announced turn goes on: the same epoch, a new quantum, for those of its processes that have
  * more to do and those that wait. */
-void turn_renew(struct harp_core *k, struct lane *l, uint32_t eligible)
+void turn_renew(struct harp_core *k, struct lane *l, uint32_t eligible, int follows)
 {
     l->turn.starved = 0;
+    l->turn.follows = follows != 0;
     policy_of(k)->serve(k, l, (uint32_t)l->turn.tenant);
+    /* What it has queued is paid for already: the new quantum is for what it has not. */
+    uint64_t rest = l->turn.ends_ns > k->now ? l->turn.ends_ns - k->now : 0;
     begin(k, l, eligible);
+    if (l->turn.quantum_ns != 0 && !follows)
+        l->turn.quantum_ns += rest;
     for (int32_t i = k->tenant[l->turn.tenant].first; i >= 0; i = k->client[i].next) {
         struct gate *g = gate_of(l, &k->client[i]);
         if (!held(g) || g->epoch != l->turn.epoch || !g->backlog)
@@ -166,6 +173,27 @@ void turn_renew(struct harp_core *k, struct lane *l, uint32_t eligible)
         send_gate(k, &k->client[i], l, HARP_OPEN_GATE, l->turn.quantum_ns, 1);
     }
     open_gates(k, l);
+    if (!follows)
+        gang_opened(k, l, (uint32_t)l->turn.tenant);
+}
+
+static void tell_change(struct harp_core *k, struct lane *l)
+{
+    for (int32_t i = k->tenant[l->turn.tenant].first; i >= 0; i = k->client[i].next)
+        if (gate_of(l, &k->client[i])->state == HARP_GATE_OPEN)
+            send_gate(k, &k->client[i], l, HARP_OPEN_GATE, l->turn.quantum_ns, 1);
+}
+
+void turn_bound(struct harp_core *k, struct lane *l)
+{
+    struct turn *turn = &l->turn;
+    if (turn->quantum_ns != 0 || turn->close_ns != 0)
+        return;
+    turn->sole = 0;
+    turn->began_ns = k->now;
+    turn->quantum_ns = cap_quantum_ns(k, account_of(k, l, (uint32_t)turn->tenant));
+    turn->window_ns = class_window_ns(k, l, (uint32_t)turn->tenant, turn->quantum_ns);
+    tell_change(k, l);
 }
 
 void turn_close(struct harp_core *k, struct lane *l)
@@ -258,9 +286,7 @@ void turn_window(struct harp_core *k, struct lane *l)
     if (window == turn->window_ns)
         return;
     turn->window_ns = window;
-    for (int32_t i = k->tenant[turn->tenant].first; i >= 0; i = k->client[i].next)
-        if (gate_of(l, &k->client[i])->state == HARP_GATE_OPEN)
-            send_gate(k, &k->client[i], l, HARP_OPEN_GATE, 0, 1);
+    tell_change(k, l);
 }
 
 struct turn *turn_of(struct lane *l, uint64_t epoch)
