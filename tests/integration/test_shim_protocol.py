@@ -186,7 +186,7 @@ def test_a_turns_end_is_announced_and_its_work_told_once(script: Script) -> None
 
 
 def test_a_turn_is_renewed_while_it_drains(script: Script) -> None:
-    """Behind the announced end: a queue may be as long as the turn."""
+    """A queue may be as long as the turn: the new one is for what comes behind it."""
     script.until(Op.WANT_TIME)
     script.say(op=Op.OPEN_GATE, epoch=EPOCH, quantum_ns=QUANTUM_NS, window_ns=QUANTUM_NS)
     used = 0
@@ -197,7 +197,8 @@ def test_a_turn_is_renewed_while_it_drains(script: Script) -> None:
                 break
         assert heard is not None
         assert heard.op == Op.USED_TIME, "it yielded a turn that had been renewed in time"
-        script.say(op=Op.OPEN_GATE, epoch=EPOCH, a=1, quantum_ns=QUANTUM_NS, window_ns=QUANTUM_NS)
+        more = heard.window_ns + QUANTUM_NS
+        script.say(op=Op.OPEN_GATE, epoch=EPOCH, a=1, quantum_ns=more, window_ns=QUANTUM_NS)
     over = script.until(Op.YIELD_TIME)
     assert used + over.used_ns > 9 * QUANTUM_NS / 2, "work of renewed turns is missing"
 
