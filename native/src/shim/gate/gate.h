@@ -153,6 +153,8 @@ void harp_gate_push(struct harp_timegate *g, struct harp_bracket *b);
 struct harp_meter_ctx *harp_meter_of(struct harp_timegate *g, CUcontext ctx);
 /* Lets the lock go until something changed, at most so long. */
 void harp_gate_wait(struct harp_timegate *g, pthread_cond_t *on, uint64_t ns);
+/* Returns when a launch expected to take `ns` may go: by which lane. */
+unsigned harp_gate_admit(struct harp_timegate *g, enum harp_work work, uint64_t ns, bool measured);
 /* Until the service thread does not use events, at most so many ms. */
 void harp_gate_settle(struct harp_timegate *g, int ms);
 
