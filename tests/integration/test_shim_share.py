@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -224,9 +225,12 @@ def test_processes_of_a_tenant_share_one_account(world: World, busy: Path) -> No
     runs = [("one", "deep", "200"), ("many", "deep", "200"), ("many", "deep", "300")]
     processes = running(world, busy, runs)
     time.sleep(1)
-    ledger, meter = parts(world, processes, 4)
-    assert ledger["one"] == pytest.approx(0.5, abs=0.02), (ledger, meter)
-    assert meter["one"] == pytest.approx(ledger["one"], abs=0.02), (ledger, meter)
+    # Medians: the machine may have something else to do for a second.
+    windows = [parts(world, processes, 1.5) for _ in range(5)]
+    asked = statistics.median(ledger["one"] for ledger, _ in windows)
+    error = statistics.median(abs(ledger["one"] - meter["one"]) for ledger, meter in windows)
+    assert asked == pytest.approx(0.5, abs=0.02), windows
+    assert error < 0.02, windows
 
 
 def test_a_running_tenants_share_is_changed(world: World, busy: Path) -> None:
