@@ -21,11 +21,9 @@
 
 #define HARP_POOL_LOW       4 /* fewer events in store: more are made */
 #define HARP_BATCH_LAUNCHES 8
-#define HARP_BATCH_NS       1000000ull    /* predicted work in one bracket */
-#define HARP_IDLE_NS        200000ull     /* no work for so long: the turn is handed over */
-#define HARP_SAMPLE_NS      10000000ull   /* alone: one launch in so long is measured */
-#define HARP_SAMPLE_DUE_NS  1000000ull    /* a sample not taken so soon is for later */
-#define HARP_SAMPLE_LONG_NS 1000000000ull /* ... at most so much later */
+#define HARP_BATCH_NS       1000000ull  /* predicted work in one bracket */
+#define HARP_IDLE_NS        200000ull   /* no work for so long: the turn is handed over */
+#define HARP_SAMPLE_NS      10000000ull /* alone: one launch in so long is measured */
 #define HARP_EXTEND_NS      100000000ull
 #define HARP_REPORT_NS      100000000ull
 #define HARP_OFFLINE_NS     5000000000ull /* the arbiter is gone: shares are kept to so long */
@@ -95,7 +93,7 @@ struct harp_gatelane {
     bool want_sent, backlogged, from_free, announced, open_ended, sample_due;
     unsigned waiters, inside, extend, extensions;
     unsigned brackets; /* in `pending`, or asked about just now */
-    uint64_t sample_ns, sample_pause_ns, due_ns, sampled_launches, reported_launches, reported_ns;
+    uint64_t sample_ns, sampled_launches, reported_launches, reported_ns;
 };
 
 struct harp_timegate {

@@ -40,10 +40,7 @@ static void open_lane(struct harp_timegate *g, unsigned lane, const struct harp_
     l->q.window_ns = msg->window_ns;
     l->want_sent = l->announced = false;
     l->reported_ns = now;
-    if (l->state == GATE_FREE) {
-        l->sample_ns = now;
-        l->sample_pause_ns = HARP_SAMPLE_NS;
-    }
+    l->sample_ns = now;
     harp_gate_update(g);
     pthread_cond_broadcast(&g->changed);
 }
