@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -224,9 +225,12 @@ def test_processes_of_a_tenant_share_one_account(world: World, busy: Path) -> No
     runs = [("one", "deep", "200"), ("many", "deep", "200"), ("many", "deep", "300")]
     processes = running(world, busy, runs)
     time.sleep(1)
-    ledger, meter = parts(world, processes, 4)
-    assert ledger["one"] == pytest.approx(0.5, abs=0.02), (ledger, meter)
-    assert meter["one"] == pytest.approx(ledger["one"], abs=0.02), (ledger, meter)
+    # Medians: the machine may have something else to do for a second.
+    windows = [parts(world, processes, 1.5) for _ in range(5)]
+    asked = statistics.median(ledger["one"] for ledger, _ in windows)
+    error = statistics.median(abs(ledger["one"] - meter["one"]) for ledger, meter in windows)
+    assert asked == pytest.approx(0.5, abs=0.02), windows
+    assert error < 0.02, windows
 
 
 def test_a_running_tenants_share_is_changed(world: World, busy: Path) -> None:
@@ -246,3 +250,33 @@ def test_a_running_tenants_share_is_changed(world: World, busy: Path) -> None:
     time.sleep(0.2)  # what its bucket holds
     ledger, _ = parts(world, processes, 2)
     assert ledger["small"] < 0.25, ledger
+
+
+COPIER = """
+import ctypes as C, time
+cuda = C.CDLL("libcuda.so.1")
+ctx, p = C.c_void_p(), C.c_uint64()
+assert cuda.cuInit(0) == 0 and cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0) == 0
+size = C.c_size_t(4 << 20)
+assert cuda.cuMemAlloc_v2(C.byref(p), size) == 0
+host = C.create_string_buffer(4 << 20)
+end, copied = time.monotonic() + 2, 0
+while time.monotonic() < end:
+    assert cuda.cuMemcpyHtoD_v2(p, host, size) == 0
+    copied += 1
+print(copied)
+"""
+
+
+def test_copies_are_an_account_of_their_own(world: World, busy: Path) -> None:
+    """Who copies does not wait for the turns of those who compute, nor pays for compute."""
+    two(world)
+    processes = running(world, busy, [("small", "deep", "20000")])  # four turns long, each
+    copied = int(world.python("large", COPIER))
+    assert copied > 400, "copies wait for kernels"
+    use, other = world.usage("large"), world.usage("small")
+    assert use.copy_ns > 0
+    assert use.used_ns < use.copy_ns / 10
+    assert other.copy_ns == 0
+    assert other.used_ns > 1_000_000_000
+    assert processes[0][1].poll() is None

@@ -89,7 +89,8 @@ CUresult cuDeviceGet(CUdevice *d, int i)
 CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice d)
 {
     memcpy(uuid, "fake-device-0001", 16);
-    uuid->bytes[15] = (char)('1' + d);
+    if (d < devices) /* any other is the first one */
+        uuid->bytes[15] = (char)('1' + d);
     return CUDA_SUCCESS;
 }
 

@@ -95,9 +95,9 @@ enum harp_op {
     HARP_OPEN_GATE,  /* dev, cls=lane, epoch, quantum_ns (0: until CLOSE; else the client closes by
                       * itself so long after receipt, drains, yields; one launch is always allowed),
                       * window_ns (bound of queued predicted work, 0: none). a=1: changes
-                      * quantum (from receipt on; while it drains after an announced end: from that
-                      * end on) and window of the turn `epoch` that is open or closing, which goes
-                      * on; who has yielded meanwhile ignores it (the two crossed on the way). */
+                      * quantum (from receipt on) and window of the turn `epoch` that is open or
+                      * closing, which goes on; who has yielded meanwhile ignores it (the two
+                      * crossed on the way). */
     HARP_CLOSE_GATE, /* dev, cls=lane, epoch: stop launching, drain, then YIELD_TIME. Ignored by a
                       * client whose gate of that epoch is closed (the two crossed on the way). */
 

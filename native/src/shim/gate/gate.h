@@ -21,11 +21,9 @@
 
 #define HARP_POOL_LOW       4 /* fewer events in store: more are made */
 #define HARP_BATCH_LAUNCHES 8
-#define HARP_BATCH_NS       1000000ull    /* predicted work in one bracket */
-#define HARP_IDLE_NS        200000ull     /* no work for so long: the turn is handed over */
-#define HARP_SAMPLE_NS      10000000ull   /* alone: one launch in so long is measured */
-#define HARP_SAMPLE_DUE_NS  1000000ull    /* a sample not taken so soon is for later */
-#define HARP_SAMPLE_LONG_NS 1000000000ull /* ... at most so much later */
+#define HARP_BATCH_NS       1000000ull  /* predicted work in one bracket */
+#define HARP_IDLE_NS        200000ull   /* no work for so long: the turn is handed over */
+#define HARP_SAMPLE_NS      10000000ull /* alone: one launch in so long is measured */
 #define HARP_EXTEND_NS      100000000ull
 #define HARP_REPORT_NS      100000000ull
 #define HARP_OFFLINE_NS     5000000000ull /* the arbiter is gone: shares are kept to so long */
@@ -95,7 +93,7 @@ struct harp_gatelane {
     bool want_sent, backlogged, from_free, announced, open_ended, sample_due;
     unsigned waiters, inside, extend, extensions;
     unsigned brackets; /* in `pending`, or asked about just now */
-    uint64_t sample_ns, sample_pause_ns, due_ns, sampled_launches, reported_launches, reported_ns;
+    uint64_t sample_ns, sampled_launches, reported_launches, reported_ns;
 };
 
 struct harp_timegate {
@@ -153,6 +151,8 @@ void harp_gate_push(struct harp_timegate *g, struct harp_bracket *b);
 struct harp_meter_ctx *harp_meter_of(struct harp_timegate *g, CUcontext ctx);
 /* Lets the lock go until something changed, at most so long. */
 void harp_gate_wait(struct harp_timegate *g, pthread_cond_t *on, uint64_t ns);
+/* Returns when a launch expected to take `ns` may go: by which lane. */
+unsigned harp_gate_admit(struct harp_timegate *g, enum harp_work work, uint64_t ns, bool measured);
 /* Until the service thread does not use events, at most so many ms. */
 void harp_gate_settle(struct harp_timegate *g, int ms);
 

@@ -27,8 +27,8 @@ struct harp_estimate *harp_predict(struct harp_predictor *p, const void *what, u
 uint64_t harp_estimate_ns(const struct harp_estimate *e);
 /* A batch took `elapsed_ns`: each of its parts learns its portion. An exponentially weighted mean
  * whose steps are bounded, wider while they go one way: a batch that another tenant's slice ran in,
- * at either end of a turn, is an outlier and must not look like a longer kernel. `first` of a turn: it
- * waited for the device to change hands, so that it was longer says little. */
+ * at either end of a turn, is an outlier and must not look like a longer kernel. `first` of a turn:
+ * it waited for the device to change hands, so that it was longer says little. */
 void harp_estimate_learn(struct harp_estimate *const *parts, unsigned n, uint64_t elapsed_ns,
                          bool first);
 

@@ -130,34 +130,20 @@ static int64_t quantum_round(struct harp_timegate *g, unsigned lane, uint64_t no
     return sleep;
 }
 
-/* A launch is to be measured now and then; while nothing is launched, rarely. */
+/* A launch is to be measured now and then. Who does not come by costs nothing meanwhile: a program
+ * that launches in bursts is measured at its next one. */
 static int64_t free_round(struct harp_timegate *g, unsigned lane, uint64_t now)
 {
     struct harp_gatelane *l = &g->lane[lane];
     if (l->brackets != 0)
         return (int64_t)MS;
-    if (l->sample_ns == 0 || !harp_session_live() || harp_env()->gate_off)
+    if (l->sample_due || l->sample_ns == 0 || !harp_session_live() || harp_env()->gate_off)
         return -1;
-    if (l->sample_due) {
-        if (now < l->due_ns + HARP_SAMPLE_DUE_NS)
-            return (int64_t)(l->due_ns + HARP_SAMPLE_DUE_NS - now);
-        l->sample_due = false; /* nobody took it */
-        l->sample_ns = now + l->sample_pause_ns;
-    }
     if (now < l->sample_ns)
         return (int64_t)(l->sample_ns - now);
-    if (harp_gate_launches(g, lane) == l->sampled_launches) {
-        l->sample_pause_ns *= 2;
-        if (l->sample_pause_ns > HARP_SAMPLE_LONG_NS)
-            l->sample_pause_ns = HARP_SAMPLE_LONG_NS;
-        l->sample_ns = now + l->sample_pause_ns;
-        return (int64_t)l->sample_pause_ns;
-    }
-    l->sample_pause_ns = HARP_SAMPLE_NS;
     l->sample_due = true;
-    l->due_ns = now;
     harp_gate_unsee(g, lane);
-    return (int64_t)HARP_SAMPLE_DUE_NS;
+    return -1;
 }
 
 static int64_t offline_round(struct harp_timegate *g, unsigned lane, uint64_t now)

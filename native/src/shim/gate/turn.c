@@ -23,11 +23,6 @@ static void open_lane(struct harp_timegate *g, unsigned lane, const struct harp_
 {
     struct harp_gatelane *l = &g->lane[lane];
     uint64_t now = harp_now_ns();
-    uint64_t from = now;
-    /* Renewed while it drains: behind what was announced, or a turn that fills its queue at once
-     * would be renewed for nothing, again and again. */
-    if (l->state == GATE_CLOSING && l->announced && msg->window_ns != 0 && l->q.queue_end_ns > now)
-        from = l->q.queue_end_ns;
     bool fresh = msg->epoch != l->epoch || l->state == GATE_CLOSED;
     if (fresh && msg->a == 1) /* a change for the turn that we have just yielded */
         return;
@@ -41,14 +36,11 @@ static void open_lane(struct harp_timegate *g, unsigned lane, const struct harp_
      * much is queued at once; and what was used is told now and then. */
     l->state = msg->quantum_ns == 0 && msg->window_ns == 0 ? GATE_FREE : GATE_QUANTUM;
     l->open_ended = msg->quantum_ns == 0;
-    l->q.deadline_ns = l->open_ended ? UINT64_MAX : from + msg->quantum_ns;
+    l->q.deadline_ns = l->open_ended ? UINT64_MAX : now + msg->quantum_ns;
     l->q.window_ns = msg->window_ns;
     l->want_sent = l->announced = false;
     l->reported_ns = now;
-    if (l->state == GATE_FREE) {
-        l->sample_ns = now;
-        l->sample_pause_ns = HARP_SAMPLE_NS;
-    }
+    l->sample_ns = now;
     harp_gate_update(g);
     pthread_cond_broadcast(&g->changed);
 }

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Waiting for the turn, and in it for room in the queue. The gate's lock is held, and let go while
+ * waiting.
+ */
+#include <time.h>
+
+#include "src/shim/gate/gate.h"
+#include "src/shim/gate/session.h"
+
+#define MS             1000000ull
+#define LATER_LIMIT_NS (5 * MS)    /* a launch waits so much longer than predicted for room */
+#define WANT_AGAIN_NS  (1000 * MS) /* WANT is idempotent; repeated in case it was lost */
+
+void harp_gate_wait(struct harp_timegate *g, pthread_cond_t *on, uint64_t ns)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    uint64_t at = (uint64_t)t.tv_nsec + ns;
+    t.tv_sec += (time_t)(at / 1000000000ull);
+    t.tv_nsec = (long)(at % 1000000000ull);
+    pthread_cond_timedwait(on, &g->lock, &t);
+}
+
+void harp_gate_settle(struct harp_timegate *g, int ms)
+{
+    for (int i = 0; i < ms && g->polling; i++)
+        harp_gate_wait(g, &g->polled, MS);
+}
+
+static void wait_changed(struct harp_timegate *g, struct harp_gatelane *l, uint64_t ns)
+{
+    l->waiters++;
+    harp_gate_wait(g, &g->changed, ns);
+    l->waiters--;
+}
+
+static void want(struct harp_timegate *g, unsigned lane, uint64_t now)
+{
+    struct harp_gatelane *l = &g->lane[lane];
+    if (l->want_sent && now - l->wanted_ns < WANT_AGAIN_NS)
+        return;
+    l->want_sent = true;
+    l->wanted_ns = now;
+    struct harp_msg msg = harp_gate_msg(g, lane, HARP_WANT_TIME);
+    harp_session_tell(&msg);
+}
+
+/* Whether the queue has been too long for too long: the prediction is wrong. */
+static bool impatient(const struct harp_gatelane *l, uint64_t now, uint64_t *until)
+{
+    if (*until == 0)
+        *until = (l->q.queue_end_ns > now ? l->q.queue_end_ns : now) + LATER_LIMIT_NS;
+    return now > *until;
+}
+
+/* Nobody gives turns: 0 if a launch of `ns` may go by our own bucket, else how long to wait. */
+static uint64_t offline_wait(struct harp_gatelane *l, uint64_t now, uint64_t ns, bool measured,
+                             uint64_t *later_until)
+{
+    uint64_t wait = harp_bucket_wait_ns(&l->bucket, now);
+    if (wait != 0)
+        return wait < 10 * MS ? wait : 10 * MS;
+    if (harp_quantum_admit(&l->q, now, ns, measured) == HARP_LATER &&
+        !impatient(l, now, later_until))
+        return MS;
+    harp_bucket_spend(&l->bucket, ns);
+    return 0;
+}
+
+unsigned harp_gate_admit(struct harp_timegate *g, enum harp_work work, uint64_t ns, bool measured)
+{
+    uint64_t later_until = 0, wait;
+    for (;;) {
+        unsigned lane = harp_lane_of(g, work); /* another arbiter may schedule more of them */
+        struct harp_gatelane *l = &g->lane[lane];
+        uint64_t now = harp_now_ns();
+        if (__atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED))
+            return lane;
+        switch (l->state) {
+        case GATE_FREE:
+            return lane;
+        case GATE_CLOSED:
+            want(g, lane, now);
+            wait_changed(g, l, 100 * MS);
+            break;
+        case GATE_CLOSING:
+            if (l->extend > 0) { /* what runs may be waiting for what we hold back */
+                l->extend--;
+                return lane;
+            }
+            wait_changed(g, l, 100 * MS);
+            break;
+        case GATE_OFFLINE:
+            wait = offline_wait(l, now, ns, measured, &later_until);
+            if (wait == 0)
+                return lane;
+            wait_changed(g, l, wait);
+            break;
+        case GATE_QUANTUM:
+            switch (harp_quantum_admit(&l->q, now, ns, measured)) {
+            case HARP_GO:
+                return lane;
+            case HARP_SHUT:
+                harp_gate_closing(g, lane, now, true, true);
+                break;
+            case HARP_LATER:
+                if (impatient(l, now, &later_until))
+                    return lane;
+                wait_changed(g, l, MS);
+                break;
+            }
+            break;
+        }
+    }
+}
