@@ -65,13 +65,19 @@ enum gang_role gang_role(const struct harp_core *k, const struct lane *l, uint32
     const struct tenant *t = &k->tenant[tenant];
     if (l->number != HARP_LANE_COMPUTE || k->n_devices < 2 || t->use[l->dev].alone)
         return GANG_NONE;
-    if (t->gang >= 0 && t->gang != (int32_t)l->dev &&
-        holds(compute_lane(k, (uint32_t)t->gang), tenant))
-        return GANG_FOLLOW;
-    for (uint32_t dev = 0; dev < k->n_devices; dev++)
-        if (dev != l->dev && wants_on(k, tenant, dev) &&
-            (dev < l->dev || held_back(k, tenant, dev)))
+    if (t->gang >= 0 && t->gang != (int32_t)l->dev) {
+        const struct lane *lead = compute_lane(k, (uint32_t)t->gang);
+        int runs = lead->turn.tenant == (int32_t)tenant && lead->turn.close_ns == 0;
+        if (runs || (holds(lead, tenant) && l->turn.tenant != (int32_t)tenant))
+            return GANG_FOLLOW;
+    }
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        if (dev == l->dev || t->use[dev].alone ||
+            (!wants_on(k, tenant, dev) && !holds(compute_lane(k, dev), tenant)))
+            continue;
+        if (dev < l->dev || held_back(k, tenant, dev))
             return GANG_WAIT;
+    }
     return GANG_NONE;
 }
 
@@ -92,15 +98,31 @@ int gang_contended(const struct harp_core *k, const struct lane *lead, uint32_t 
     return 0;
 }
 
-/* The policy has picked the tenant here: its other devices are to follow. */
+/* The policy has picked the tenant here: its other devices are to follow, or go on. */
 void gang_opened(struct harp_core *k, struct lane *l, uint32_t tenant)
 {
     if (l->number != HARP_LANE_COMPUTE || k->tenant[tenant].use[l->dev].alone)
         return;
     k->tenant[tenant].gang = (int32_t)l->dev;
-    for (uint32_t dev = 0; dev < k->n_devices; dev++)
-        if (dev != l->dev && wants_on(k, tenant, dev))
-            handover_consider(k, compute_lane(k, dev), tenant);
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        struct lane *other = compute_lane(k, dev);
+        if (dev == l->dev)
+            continue;
+        if (other->turn.tenant == (int32_t)tenant)
+            handover_decide(k, other);
+        else if (wants_on(k, tenant, dev))
+            handover_consider(k, other, tenant);
+    }
+}
+
+/* A follower that ends when its leader does goes on only if that does, which is not known yet. */
+int gang_defers(const struct harp_core *k, const struct lane *l)
+{
+    if (!l->turn.follows || k->tenant[l->turn.tenant].gang < 0)
+        return 0;
+    const struct turn *lead = &compute_lane(k, (uint32_t)k->tenant[l->turn.tenant].gang)->turn;
+    return lead != &l->turn && lead->tenant == l->turn.tenant && lead->close_ns == 0 &&
+           (lead->ends_ns != 0 || turn_end_ns(lead) <= l->turn.ends_ns + HARP_REJOIN_NS);
 }
 
 /* A follower's quantum is what is left of the leader's. */
@@ -118,13 +140,17 @@ void gang_closing(struct harp_core *k, struct lane *l, uint32_t tenant)
 {
     if (l->number != HARP_LANE_COMPUTE || k->tenant[tenant].gang != (int32_t)l->dev)
         return;
-    for (uint32_t dev = 0; dev < k->n_devices; dev++)
-        if (dev != l->dev && compute_lane(k, dev)->turn.tenant == (int32_t)tenant &&
-            compute_lane(k, dev)->turn.follows)
-            turn_close(k, compute_lane(k, dev));
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        struct lane *other = compute_lane(k, dev);
+        if (dev == l->dev || other->turn.tenant != (int32_t)tenant || !other->turn.follows)
+            continue;
+        turn_close(k, other);
+        handover_decide(k, other);
+    }
 }
 
-/* A turn has drained. If it led, another that is open does from now on. */
+/* A turn has drained. If it led, another one does from now on: one that runs on, or one on a lower
+ * device whose work may wait for more on this. */
 void gang_ended(struct harp_core *k, struct lane *l, uint32_t tenant)
 {
     struct tenant *t = &k->tenant[tenant];
@@ -132,11 +158,13 @@ void gang_ended(struct harp_core *k, struct lane *l, uint32_t tenant)
         return;
     t->gang = -1;
     for (uint32_t dev = 0; dev < k->n_devices && t->gang < 0; dev++) {
-        struct turn *turn = &compute_lane(k, dev)->turn;
-        if (turn->tenant == (int32_t)tenant && !t->use[dev].alone) {
-            turn->follows = 0;
-            t->gang = (int32_t)dev;
-        }
+        struct lane *other = compute_lane(k, dev);
+        int runs = other->turn.tenant == (int32_t)tenant && other->turn.close_ns == 0;
+        if (t->use[dev].alone || (!runs && !(dev < l->dev && holds(other, tenant))))
+            continue;
+        if (runs)
+            other->turn.follows = 0;
+        t->gang = (int32_t)dev;
     }
 }
 

@@ -34,8 +34,8 @@ void handover_decide(struct harp_core *k, struct lane *l)
 {
     struct turn *turn = &l->turn;
     l->plan_ns = 0;
-    if (turn->tenant < 0 || turn->ends_ns == 0 || l->before.open > 0)
-        return; /* decided again when the one before has drained */
+    if (turn->tenant < 0 || turn->ends_ns == 0 || l->before.open > 0 || gang_defers(k, l))
+        return; /* decided again when the one before has drained, or the leader is decided */
     struct choice next = policy_foresee(k, l);
     if (next.tenant == turn->tenant) {
         turn_renew(k, l, next.eligible, next.follows);
@@ -66,7 +66,7 @@ void handover_urgent(struct harp_core *k, struct lane *l)
     struct choice next = policy_pick(k, l);
     if (next.tenant < 0 || next.rank != RANK_LATENCY || next.tenant == l->turn.tenant)
         return;
-    handover_now(k, l, (uint32_t)next.tenant, next.eligible, next.follows);
+    handover_now(k, l, (uint32_t)next.tenant, next.eligible + 1, next.follows);
 }
 
 /* A tenant has come to want while another holds the lane. */

@@ -65,6 +65,7 @@ struct account {
     int32_t prev, next;          /* among those whose weight counts, while `listed` */
     uint8_t listed;
     uint8_t group;    /* whose weights it was added to: 1 best effort, 0 others */
+    uint8_t spent;    /* class latency: has used up its burst, half of it is not yet back */
     uint8_t distrust; /* turns in which its announced end is not believed */
     uint64_t active_ns;
     uint64_t wait_since; /* 0: not waiting */
@@ -212,6 +213,7 @@ enum gang_role {
 enum gang_role gang_role(const struct harp_core *k, const struct lane *l, uint32_t tenant);
 int gang_contended(const struct harp_core *k, const struct lane *lead, uint32_t tenant);
 void gang_opened(struct harp_core *k, struct lane *l, uint32_t tenant);
+int gang_defers(const struct harp_core *k, const struct lane *l);
 void gang_closing(struct harp_core *k, struct lane *l, uint32_t tenant);
 void gang_ended(struct harp_core *k, struct lane *l, uint32_t tenant);
 uint64_t gang_quantum_ns(const struct harp_core *k, uint32_t tenant);

@@ -27,7 +27,8 @@ static int waits_for_drain(const struct lane *l, uint32_t tenant, enum rank rank
 struct choice policy_pick(struct harp_core *k, struct lane *l)
 {
     const struct policy *p = policy_of(k);
-    struct choice best = {.tenant = -1, .rank = RANK_BEST};
+    /* Who drains is likely to want again. */
+    struct choice best = {.tenant = -1, .rank = RANK_BEST, .eligible = l->before.open > 0};
     active_expire(k, l);
     for (int32_t i = l->wanting > 0 ? first_of(l) : -1; i >= 0;
          i = account_of(k, l, (uint32_t)i)->next) {

@@ -40,10 +40,24 @@ static uint64_t weight_of(const struct harp_core *k, const struct lane *l, uint3
     return weight < 100 ? 100 : weight;
 }
 
+/* Who is further ahead than its burst has lost the right to go first until half of it is back: not
+ * in crumbs. */
+static void judge_burst(struct harp_core *k, struct lane *l, uint32_t tenant)
+{
+    struct account *a = account_of(k, l, tenant);
+    uint64_t burst = scaled(k->config.burst_ns, weight_of(k, l, tenant));
+    if (a->vtime > l->vtime + burst)
+        a->spent = 1;
+    else if (a->vtime <= l->vtime + burst / 2)
+        a->spent = 0;
+}
+
 /* Bounds what an idle tenant is owed. */
 static void bound_credit(struct harp_core *k, struct lane *l, uint32_t tenant)
 {
     struct account *a = account_of(k, l, tenant);
+    if (a->spent)
+        judge_burst(k, l, tenant);
     if (a->vtime >= l->vtime)
         return;
     uint64_t credit = scaled(k->config.burst_ns, weight_of(k, l, tenant));
@@ -70,6 +84,7 @@ static void charge(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_
         a->vtime = most;
     if (l->furthest < a->vtime)
         l->furthest = a->vtime;
+    judge_burst(k, l, tenant);
 }
 
 static enum rank rank(const struct harp_core *k, const struct lane *l, uint32_t tenant)
@@ -77,9 +92,7 @@ static enum rank rank(const struct harp_core *k, const struct lane *l, uint32_t 
     const struct account *a = account_of(k, l, tenant);
     switch (class_of(k, l, tenant)) {
     case HARP_CLASS_LATENCY:
-        return a->vtime <= l->vtime + scaled(k->config.burst_ns, weight_of(k, l, tenant))
-                   ? RANK_LATENCY
-                   : RANK_STANDARD;
+        return a->spent ? RANK_STANDARD : RANK_LATENCY;
     case HARP_CLASS_BEST_EFFORT:
         return a->wait_since != 0 && k->now - a->wait_since >= HARP_STARVE_NS ? RANK_STARVED
                                                                               : RANK_BEST;
@@ -111,8 +124,12 @@ static void serve(struct harp_core *k, struct lane *l, uint32_t tenant)
             continue;
         least = a->vtime;
     }
-    if (l->vtime < least)
-        l->vtime = least;
+    if (l->vtime >= least)
+        return;
+    l->vtime = least;
+    for (int32_t t = first_of(l); t >= 0; t = account_of(k, l, (uint32_t)t)->next)
+        if (account_of(k, l, (uint32_t)t)->spent)
+            judge_burst(k, l, (uint32_t)t);
 }
 
 /* An idle lane forgives. */

@@ -158,7 +158,11 @@ void turn_renew(struct harp_core *k, struct lane *l, uint32_t eligible, int foll
     l->turn.starved = 0;
     l->turn.follows = follows != 0;
     policy_of(k)->serve(k, l, (uint32_t)l->turn.tenant);
+    /* What it has queued is paid for already: the new quantum is for what it has not. */
+    uint64_t rest = l->turn.ends_ns > k->now ? l->turn.ends_ns - k->now : 0;
     begin(k, l, eligible);
+    if (l->turn.quantum_ns != 0 && !follows)
+        l->turn.quantum_ns += rest;
     for (int32_t i = k->tenant[l->turn.tenant].first; i >= 0; i = k->client[i].next) {
         struct gate *g = gate_of(l, &k->client[i]);
         if (!held(g) || g->epoch != l->turn.epoch || !g->backlog)
