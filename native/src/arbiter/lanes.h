@@ -69,6 +69,7 @@ struct account {
     uint8_t distrust; /* turns in which its announced end is not believed */
     uint64_t active_ns;
     uint64_t wait_since; /* 0: not waiting */
+    uint64_t owed_ns;    /* class best effort: of the quantum it gets for having starved */
     uint64_t arrived;    /* number of its coming to want */
     uint64_t vtime;      /* ns of engine time times HARP_PPM / weight */
     int64_t tokens;      /* ns * HARP_PPM it may still run under its cap */

@@ -69,7 +69,8 @@ static void charge(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_
                    uint64_t beside_ns)
 {
     struct account *a = account_of(k, l, tenant);
-    uint64_t weight = weight_of(k, l, tenant);
+    uint64_t weight = weight_of(k, l, tenant), ns = alone_ns + beside_ns;
+    a->owed_ns -= ns < a->owed_ns ? ns : a->owed_ns;
     if (alone_ns != 0) {
         a->vtime += scaled(alone_ns, weight);
         if (l->vtime < a->vtime)
@@ -94,8 +95,9 @@ static enum rank rank(const struct harp_core *k, const struct lane *l, uint32_t 
     case HARP_CLASS_LATENCY:
         return a->spent ? RANK_STANDARD : RANK_LATENCY;
     case HARP_CLASS_BEST_EFFORT:
-        return a->wait_since != 0 && k->now - a->wait_since >= HARP_STARVE_NS ? RANK_STARVED
-                                                                              : RANK_BEST;
+        return a->owed_ns > 0 || (a->wait_since != 0 && k->now - a->wait_since >= HARP_STARVE_NS)
+                   ? RANK_STARVED
+                   : RANK_BEST;
     default:
         return RANK_STANDARD;
     }
@@ -113,9 +115,12 @@ static void serve(struct harp_core *k, struct lane *l, uint32_t tenant)
 {
     int best_only = class_of(k, l, tenant) == HARP_CLASS_BEST_EFFORT;
     uint64_t least = account_of(k, l, tenant)->vtime;
-    if (best_only && account_of(k, l, tenant)->wait_since != 0 &&
-        rank(k, l, tenant) == RANK_STARVED)
+    if (rank(k, l, tenant) == RANK_STARVED) {
+        struct account *a = account_of(k, l, tenant);
+        if (a->owed_ns == 0)
+            a->owed_ns = k->config.quantum_ns;
         return;
+    }
     for (int32_t t = first_of(l); t >= 0; t = account_of(k, l, (uint32_t)t)->next) {
         const struct account *a = account_of(k, l, (uint32_t)t);
         int drains = l->before.open > 0 && l->before.tenant == t; /* likely to want again */
