@@ -15,7 +15,16 @@ from harp.errors import ConfigError, NoDevice, QuotaExceeded
 from harp.model import Device, Limits
 from harp.units import PPM, format_percent, format_size
 
-__all__ = ["Promise", "admit", "choose", "memory_left", "promised_bytes", "promised_ppm", "select"]
+__all__ = [
+    "Promise",
+    "admit",
+    "choose",
+    "memory_left",
+    "promised_bytes",
+    "promised_ppm",
+    "select",
+    "shrinks",
+]
 
 _GRANULE = 2 << 20
 
@@ -174,3 +183,9 @@ def choose(
         assert refused is not None
         raise refused
     return min(fitting, key=lambda row: row[:3])[3]
+
+
+def shrinks(old: Limits, new: Limits) -> bool:
+    """Whether nothing more is promised than before: giving back is always admitted."""
+    less_memory = new.mem_bytes == old.mem_bytes or 0 < new.mem_bytes <= old.mem_bytes
+    return less_memory and new.share_ppm <= old.share_ppm and not 0 < new.limit_ppm < new.share_ppm

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 
 from harp.errors import HarpError, UnitError
 from harp.model import TenantClass
@@ -24,14 +25,19 @@ __all__ = [
     "fail",
     "json_option",
     "print_json",
+    "print_wide",
     "progress",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., object])
 if TYPE_CHECKING:
+    from rich.table import Table
+
     _IntParam = click.ParamType[int]
 else:
     _IntParam = click.ParamType  # generic only in newer releases of click
+#: columns no table of ours needs
+_ROOM = 1000
 CLASSES = [c.label for c in TenantClass]
 #: what --class does, for both commands that take it
 CLASS_HELP = (
@@ -61,6 +67,16 @@ def progress(text: str) -> None:
 def console() -> Console:
     """Where tables go. No markup: what is shown contains names that other users chose."""
     return Console(highlight=False, markup=False)
+
+
+def print_wide(table: Table) -> None:
+    """Write a table; where no terminal says how wide it may be, nothing of it is cut off."""
+    out = console()
+    if not out.is_terminal:
+        # The widest a table can become is what it asks for when it has room.
+        room = out.options.update(width=_ROOM)
+        out.width = max(out.width, Measurement.get(out, room, table).maximum)
+    out.print(table)
 
 
 def fail(error: HarpError, *, as_json: bool, status: int) -> int:

@@ -9,19 +9,19 @@ import click
 from rich.table import Table
 
 from harp.api.v1 import control_pb2 as pb
-from harp.cli.output import console, json_option, print_json
+from harp.cli.output import console, json_option, print_json, print_wide
 from harp.cli.view import (
     device_json,
     gpus,
     is_software,
     printable,
+    short_class,
     short_percent,
     short_size,
     tenant_json,
     uncovered_json,
 )
 from harp.client import Client
-from harp.model import TenantClass
 from harp.units import format_percent
 
 __all__ = ["devices", "ps"]
@@ -80,11 +80,10 @@ def ps(*, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("TENANT", "USER", "GPU", "CLASS"):
         table.add_column(column, no_wrap=True)
-    table.add_column("GETS/ASKED/CAP", justify="right", no_wrap=True)
+    table.add_column("GETS/ASK/CAP", justify="right", no_wrap=True)
     table.add_column("PID", justify="right", no_wrap=True)
     table.add_column("PROGRAM", overflow="ellipsis", no_wrap=True)
-    for column in ("MEM", "LIMIT"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("MEM/LIMIT", justify="right", no_wrap=True)
     table.add_column("STATE", no_wrap=True)
     for tenant in state.tenants:
         _tenant_rows(table, tenant, by_uuid)
@@ -99,10 +98,9 @@ def ps(*, as_json: bool) -> None:
             str(one.pid),
             printable(one.name),
             short_size(one.mem_bytes),
-            "-",
             f"UNCOVERED, {one.action}",
         )
-    console().print(table)
+    print_wide(table)
     for one in state.uncovered:
         whose = f"of tenant {one.tenant} (by {one.evidence})" if one.tenant else "outside HARP"
         name = printable(one.name)
@@ -116,20 +114,19 @@ def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device])
         tenant.name,
         tenant.user,
         gpus(tenant, by_uuid) + (" soft" if soft else ""),
-        TenantClass(tenant.tenant_class).label,
+        short_class(tenant),
         f"{gets}/{short_percent(tenant.share_ppm)}/{short_percent(tenant.limit_ppm)}",
     )
     limit = short_size(tenant.mem_limit_bytes)
     if not tenant.clients:
         state = "no GPU use yet" if tenant.root_alive else "ended"
-        table.add_row(*head, str(tenant.root_pid), "", "-", limit, state)
+        table.add_row(*head, str(tenant.root_pid), "", f"-/{limit}", state)
     for client in tenant.clients:
         table.add_row(
             *head,
             str(client.pid),
             printable(client.program),
-            short_size(client.leased_bytes),
-            limit,
+            f"{short_size(client.leased_bytes)}/{limit}",
             "live" if client.state == pb.CLIENT_STATE_LIVE else "draining",
         )
         head = ("", "", "", "", "")

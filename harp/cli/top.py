@@ -19,6 +19,7 @@ from harp.cli.view import (
     gpus,
     is_software,
     printable,
+    short_class,
     short_percent,
     short_size,
     tenant_json,
@@ -26,7 +27,6 @@ from harp.cli.view import (
 )
 from harp.client import Client
 from harp.errors import ArbiterError, DaemonUnreachable
-from harp.model import TenantClass
 
 __all__ = ["render", "top"]
 
@@ -37,12 +37,6 @@ _SORTS = {
     "name": lambda t: t.name,
 }
 _LINES = 24
-#: in five columns
-_CLASSES = {
-    TenantClass.STANDARD: "std",
-    TenantClass.LATENCY: "lat",
-    TenantClass.BEST_EFFORT: "b-eff",
-}
 
 
 @click.command()
@@ -118,7 +112,7 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
             tenant.name,
             tenant.user,
             gpus(tenant, by_uuid),
-            _CLASSES[TenantClass(tenant.tenant_class)],
+            short_class(tenant),
             short_size(tenant.leased_bytes),
             short_size(tenant.mem_limit_bytes),
             short_percent(tenant.share_ppm),

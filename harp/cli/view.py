@@ -14,6 +14,7 @@ __all__ = [
     "gpus",
     "is_software",
     "printable",
+    "short_class",
     "short_percent",
     "short_size",
     "tenant_json",
@@ -22,6 +23,11 @@ __all__ = [
 
 _KINDS = {pb.DEVICE_KIND_NVIDIA: "nvidia", pb.DEVICE_KIND_SOFTWARE: "software"}
 _POLICIES = {pb.POLICY_WARN: "warn", pb.POLICY_STOP: "stop", pb.POLICY_KILL: "kill"}
+_CLASSES = {
+    TenantClass.STANDARD: "std",
+    TenantClass.LATENCY: "lat",
+    TenantClass.BEST_EFFORT: "b-eff",
+}
 _STATES = {pb.CLIENT_STATE_LIVE: "live", pb.CLIENT_STATE_DRAINING: "draining"}
 
 
@@ -114,6 +120,11 @@ def _use_json(use: pb.DeviceUse, device: pb.Device | None) -> dict[str, object]:
 def gpus(tenant: pb.Tenant, devices: Mapping[str, pb.Device]) -> str:
     """The numbers of a tenant's GPUs, "?" for one that is gone: "0,2"."""
     return ",".join(str(devices[u].index) if u in devices else "?" for u in tenant.device_uuids)
+
+
+def short_class(tenant: pb.Tenant) -> str:
+    """A tenant's class in at most 5 columns."""
+    return _CLASSES[TenantClass(tenant.tenant_class)]
 
 
 def short_percent(ppm: int) -> str:

@@ -10,16 +10,15 @@ import asyncio
 import contextlib
 import os
 import re
-import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from harp.config import AdmissionConfig
-from harp.daemon.link import ArbiterLink, listening_socket
+from harp.daemon.link import ArbiterLink, deaf_socket, listening_socket
 from harp.daemon.picture import ArbiterTenant, Picture, parse
 from harp.daemon.store import Store
 from harp.errors import (
@@ -32,7 +31,7 @@ from harp.errors import (
     TenantExists,
     UnknownTenant,
 )
-from harp.grants import Promise, admit, choose, select
+from harp.grants import Promise, admit, choose, select, shrinks
 from harp.lease_wire import GRANT_NO_GANG, ArbiterRefused, Msg, Op
 from harp.model import Device, Limits, Policy, Tenant, TenantClass, uuid_bytes
 from harp.procs import read
@@ -182,7 +181,7 @@ class Book:
             picture = await self.look()
             held = self.promises(picture, without=tenant.tenant_id)
             asked = Promise(limits, len(picture.clients_of(tenant.tenant_id)))
-            if not _shrinks(tenant.limits, limits):
+            if not shrinks(tenant.limits, limits):
                 for uuid in tenant.device_uuids:
                     admit(self.devices[uuid], held[uuid], asked, self._overcommit_ratio)
             changed = replace(tenant, limits=limits)
@@ -329,7 +328,7 @@ class Book:
         try:
             # Clients wait in the socket's backlog already. They must find the grant when they are
             # let in, or what they hold would not be taken back: so the socket comes last.
-            with _deaf_socket(self._run_dir) as deaf:
+            with deaf_socket(self._run_dir) as deaf:
                 await self._link.client.request(known, [deaf.fileno()])
                 await self._grant(tenant)
                 await self._link.client.request(known, [fd])
@@ -364,28 +363,6 @@ class Book:
             name = f"{stem or 'tenant'}-{wish.root_pid}.{count}"
             count += 1
         return name
-
-
-@contextlib.contextmanager
-def _deaf_socket(folder: Path) -> Iterator[socket.socket]:
-    """A listening socket that nobody can reach."""
-    path = folder / "deaf.sock"
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.bind(str(path))
-        path.unlink()
-        sock.listen()
-        yield sock
-
-
-def _shrinks(old: Limits, new: Limits) -> bool:
-    """Whether nothing more is promised than before: giving back is always admitted."""
-    less_memory = new.mem_bytes == old.mem_bytes or 0 < new.mem_bytes <= old.mem_bytes
-    return less_memory and new.share_ppm <= old.share_ppm and not _contradicts(new)
-
-
-def _contradicts(limits: Limits) -> bool:
-    return 0 < limits.limit_ppm < limits.share_ppm
 
 
 def _busy(device: Device, error: ArbiterRefused) -> ArbiterError | DeviceBusy:

@@ -8,9 +8,10 @@ outlives harpd. A new harpd finds it by its socket.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from harp.native import NativeDir, scrub
 from harp.procs import environ_of
 from harp.rundir import RunDir
 
-__all__ = ["ArbiterLink"]
+__all__ = ["ArbiterLink", "deaf_socket", "listening_socket", "time_arguments", "time_of"]
 
 _log = structlog.get_logger(__name__)
 #: where harp-arbiter takes its time settings from
@@ -206,3 +207,15 @@ def listening_socket(path: Path, uid: int) -> socket.socket | None:
         return sock
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def deaf_socket(folder: Path) -> Iterator[socket.socket]:
+    """A listening socket that nobody can reach."""
+    path = folder / "deaf.sock"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(str(path))
+        path.unlink()
+        sock.listen()
+        yield sock

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -102,6 +103,8 @@ def test_set_changes_all_gpus_and_says_what_is_in_force(box: Machine) -> None:
         "t: GPU 0,1 each: memory no limit, share 50%, limit 60%, class best-effort, gang off"
     )
     assert [d["promised_ratio"] for d in box.json("devices")["devices"]] == [0.5, 0.5]
+    row = r"^t +\w+ +0,1 soft +b-eff +\S+/50%/60% +\d+ +-/- no GPU use yet"
+    assert re.search(row, box.harp("ps").stdout, re.MULTILINE)  # nothing is cut off
     found = box.json("set", "t", "--gang")["tenant"]
     assert (found["gang"], found["class"], found["limit_ratio"]) == (True, "best-effort", 0.6)
     box.tenant("--name", "a", "--gpu", "1", "--share", "30%")
