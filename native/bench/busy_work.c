@@ -23,8 +23,9 @@
 #define LONG_US    10000u /* kernels from here on: three are enough */
 #define LONG_DEPTH 3
 
-#define CALIBRATION_US 60000u
-#define LEAST_SLEEP_NS 50000u
+#define CALIBRATION_US     10000u
+#define CALIBRATION_ROUNDS 7
+#define LEAST_SLEEP_NS     50000u
 
 static const char ptx[] = ".version 7.0\n.target sm_70\n.address_size 64\n"
                           ".visible .entry sleeper(.param .u32 loops, .param .u32 each)\n{\n"
@@ -217,27 +218,32 @@ static void requests(void)
     }
 }
 
+/* The least of some rounds: a host that is busy with other things only ever adds. */
 static void calibrate(void)
 {
     unsigned command_us =
         busy.kernel_us * (busy.mode == BUSY_GRAPH ? (unsigned)busy.graph_nodes : 1);
     unsigned commands = CALIBRATION_US / command_us, ended = 0;
     CUevent from, to;
-    float ms;
+    float ms, least_ms = INFINITY;
 
-    commands = commands < 4 ? 4 : commands > 500 ? 500 : commands;
+    commands = commands < 2 ? 2 : commands > 500 ? 500 : commands;
     DO(cuEventCreate, &from, 0);
     DO(cuEventCreate, &to, 0);
     submit(); /* whatever happens at the first launch */
     DO(cuStreamSynchronize, stream);
-    DO(cuEventRecord, from, stream);
-    for (unsigned i = 0; i < commands; i++)
-        ended += submit();
-    DO(cuEventRecord, to, stream);
-    DO(cuStreamSynchronize, stream);
-    DO(cuEventElapsedTime, &ms, from, to);
+    for (int round = 0; round < CALIBRATION_ROUNDS; round++) {
+        DO(cuEventRecord, from, stream);
+        ended = 0;
+        for (unsigned i = 0; i < commands; i++)
+            ended += submit();
+        DO(cuEventRecord, to, stream);
+        DO(cuStreamSynchronize, stream);
+        DO(cuEventElapsedTime, &ms, from, to);
+        least_ms = ms < least_ms ? ms : least_ms;
+    }
     busy_say("{\"pid\": %d, \"kernel_ns\": %.1f, \"kernels\": %u}\n", (int)getpid(),
-             (double)ms * 1e6 / ended, ended);
+             (double)least_ms * 1e6 / ended, ended);
 }
 
 static void start(void)

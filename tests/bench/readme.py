@@ -20,6 +20,7 @@ import re
 import statistics
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,13 +167,20 @@ def _taken(r: dict[str, Any]) -> str:
     return f"`{r['command']}`, {r['date']}{load}"
 
 
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 98, break_on_hyphens=False, break_long_words=False)
+
+
 def _shares(r: dict[str, Any]) -> list[str]:
     found = r["result"]
     lines = [
-        f"Shares: {_taken(r)}. Names say what runs, shares asked for, kernel, the driver's time",
-        "slice, its switch. Got: by the engine's own ledger; HARP's charge and the clients' own",
-        "count are off that by so many points; errors are of 1 s windows; busy is against the same",
-        f"programs without HARP. Medians of {found['repeat']} runs of {found['seconds']:g} s.",
+        *_wrapped(
+            f"Shares: {_taken(r)}. Names say what runs, shares asked for, kernel, the driver's time"
+            " slice, its switch. Got: by the engine's own ledger; HARP's charge and the clients'"
+            " own count are off that by so many points; errors are of 1 s windows; busy is against"
+            " the same programs without HARP."
+            f" Medians; runs of each: {found['repeat']}, of {found['seconds']:g} s."
+        ),
         "",
         "| cell | got, % | charge off | count off | error, mean | 95th percentile | busy |",
         "|---|---|---|---|---|---|---|",
@@ -210,9 +218,17 @@ def _shares(r: dict[str, Any]) -> list[str]:
 def _latency(r: dict[str, Any]) -> list[str]:
     found = r["result"]
     lines = [
-        f"Latency: {_taken(r)}. Requests of 10 ms, Poisson, 30 % of the device, in class latency;",
-        "beside them a saturating program in class best-effort, whose part of what requests leave",
-        "is the last column. In brackets what both are held to.",
+        *_wrapped(
+            f"Latency: {_taken(r)}. Requests of 10 ms, Poisson, 30 % of the device, in class"
+            " latency; beside them a saturating program in class best-effort, whose part of what"
+            " requests leave is the last column. In brackets what both are held to."
+            f" Medians; runs of each: {found['repeat']}, of {found['seconds']:g} s."
+            + "".join(
+                f" **Not to be believed: {one['cell']}: {one['figure']} {one['value']:.2f}, limit"
+                f" {one['limit']:g}: the host was busy.**"
+                for one in found["violations"]
+            )
+        ),
         "",
         "| neighbour | p99 alone, ms | native | HARP | inflation (1.15) | of the rest (0.60) |",
         "|---|---|---|---|---|---|",
@@ -230,8 +246,10 @@ def _overhead(r: dict[str, Any]) -> list[str]:
     bare = statistics.median(run["launch_ns_bare"] for run in runs)
     done = statistics.median(run["end_to_end_ratio"] for run in runs)
     lines = [
-        f"Added to one call; {_taken(r)}. Median of the runs' medians, and the runs' widest",
-        f"10th to 90th percentile. Until the device had done the launches: {done:.3f} of bare.",
+        *_wrapped(
+            f"Added to one call; {_taken(r)}. Median of the runs' medians, and the runs' widest"
+            f" 10th to 90th percentile. Until the device had done the launches: {done:.3f} of bare."
+        ),
         "",
         "| call | added, ns | 10th to 90th percentile, ns | calls a run | n runs |",
         "|---|---|---|---|---|",
@@ -268,13 +286,13 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {name}, Linux {kernel}"
 
 
-def run(*, everything: bool) -> None:
+def run(*, everything: bool, repeat: int) -> None:
     """Takes the figures; the matrix of all slices and switches only if `everything`."""
     about = {"machine": machine(), "label": LABEL, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
-    share = ["bench", "share", "--seconds", str(SHARE_SECONDS), "--repeat", str(RUNS)]
+    share = ["bench", "share", "--seconds", str(SHARE_SECONDS), "--repeat", str(repeat)]
     if not everything:
         share += ["--cell", f"*.{SLICE_US}us.{SWITCH_US}us"]
-    latency = ["bench", "latency", "--seconds", str(LATENCY_SECONDS), "--repeat", str(RUNS)]
+    latency = ["bench", "latency", "--seconds", str(LATENCY_SECONDS), "--repeat", str(repeat)]
     for name, arguments in (("share", share), ("latency", latency)):
         _keep(
             name,
@@ -282,7 +300,7 @@ def run(*, everything: bool) -> None:
             | {"result": _last_json(arguments)},
         )
     with private_machine(os.environ, harp=True) as box:
-        costs = [_last_json(["bench", "overhead"], dict(box.env)) for _ in range(RUNS)]
+        costs = [_last_json(["bench", "overhead"], dict(box.env)) for _ in range(repeat)]
     _keep(
         "overhead",
         {"bench": "overhead", **about, "command": _shown(["bench", "overhead"]), "runs": costs},
@@ -329,10 +347,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if stale")
     parser.add_argument("--run", action="store_true", help="run the benches first")
     parser.add_argument("--everything", action="store_true", help="the whole matrix of shares")
+    parser.add_argument("--repeat", type=int, default=RUNS, help="runs of everything")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     args = parser.parse_args()
     if args.run:
-        run(everything=args.everything)
+        run(everything=args.everything, repeat=args.repeat)
     now = args.readme.read_text()
     want = render(now, load(HARDWARE), load(BENCH))
     if args.check:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harp.bench.clients import Request
@@ -167,3 +169,7 @@ def test_requests_in_time_without_harp_prove_nothing() -> None:
 
 def test_a_host_that_is_too_slow_spoils_latency() -> None:
     assert not outcome(20, overrun=0.03).ok
+    found = outcome(20)
+    found.rows[0] = replace(found.rows[0], p50_solo_ms=11.1)
+    assert [violation.figure for violation in found.violations] == ["solo_p50_ratio"]
+    assert not found.ok
