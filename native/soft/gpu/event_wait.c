@@ -184,7 +184,9 @@ CUresult cuEventSynchronize(CUevent hEvent)
         return r;
     ctx = event->ctx;
     if (event->ipc != NULL) {
+        atomic_fetch_add(&event->refs, 1); /* another thread may destroy it meanwhile */
         soft_ipc_event_wait(event->ipc, soft_ipc_event_latest(event->ipc), ctx);
+        soft_event_unref(event);
     } else if (latest_of(event, &stream, &seq, &pending)) {
         if (pending)
             soft_stream_wait_seq(stream, seq);

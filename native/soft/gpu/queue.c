@@ -249,8 +249,10 @@ CUresult soft_stream_wait(struct soft_stream *stream)
 
     if (stream->legacy)
         return soft_legacy_wait(ctx);
+    soft_stream_ref(stream); /* another thread may destroy it meanwhile */
     soft_stream_wait_seq(stream, soft_stream_pending(stream));
     soft_pools_synced(stream, 0);
+    soft_stream_unref(stream);
     return soft_ctx_error(ctx);
 }
 

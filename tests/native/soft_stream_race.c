@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Streams, events and contexts that go while other threads work on them or wait for them.
+ */
+#include "soft_test_gate.h"
+
+#include <pthread.h>
+
+#include "soft/gpu/pool.h"
+#include "soft/gpu/space.h"
+
+/* Many threads on many streams at once, and the context ends under their last work. */
+static void *worker(void *arg)
+{
+    CUstream s;
+    CUevent e;
+
+    OK(cuCtxSetCurrent(arg));
+    for (int i = 0; i < 20; i++) {
+        s = stream((unsigned)i % 2);
+        OK(cuEventCreate(&e, 0));
+        for (int k = 0; k < 10; k++) {
+            launch(s, MS / 50, 100000);
+            OK(cuEventRecord(e, s));
+            if (k % 3 == 0)
+                launch(NULL, MS / 100, 0);
+            OK(cuStreamWaitEvent(NULL, e, 0));
+        }
+        if (i % 3 == 0)
+            OK(cuEventSynchronize(e));
+        OK(cuEventDestroy_v2(e));
+        OK(cuStreamDestroy_v2(s));
+    }
+    return NULL;
+}
+
+static void many_threads(void *arg)
+{
+    CUcontext ctx = context();
+    pthread_t t[6];
+
+    for (int i = 0; i < 6; i++)
+        CHECK(pthread_create(&t[i], NULL, worker, ctx) == 0);
+    for (int i = 0; i < 6; i++)
+        pthread_join(t[i], NULL);
+    OK(cuCtxDestroy_v2(ctx));
+    CHECK_IS(6 * 20 * 14, my_ledger().launches);
+}
+
+struct waiter {
+    CUcontext ctx;
+    CUstream stream;
+    _Atomic int entered;
+};
+
+static void *wait_for_stream(void *arg)
+{
+    struct waiter *w = arg;
+
+    OK(cuCtxSetCurrent(w->ctx));
+    atomic_fetch_add(&w->entered, 1);
+    OK(cuStreamSynchronize(w->stream));
+    return NULL;
+}
+
+/* What another thread waits for is gone for the client at once, but not under the waiter. */
+static void streams_go_while_threads_wait(void *arg)
+{
+    struct waiter w = {.ctx = context()};
+
+    for (int round = 0; round < 15; round++) {
+        pthread_t t[4];
+        CUstream other;
+
+        OK(cuStreamCreate(&w.stream, CU_STREAM_NON_BLOCKING));
+        launch(w.stream, 20 * MS, 0);
+        for (int i = 0; i < 4; i++)
+            CHECK(pthread_create(&t[i], NULL, wait_for_stream, &w) == 0);
+        while (atomic_load(&w.entered) < 4 * (round + 1))
+            sleep_ns(100000);
+        sleep_ns(8 * MS);
+        OK(cuStreamDestroy_v2(w.stream));
+        for (int i = 0; i < 600; i++) { /* each of these clears away what is over */
+            OK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
+            OK(cuStreamDestroy_v2(other));
+            sleep_ns(20000);
+        }
+        for (int i = 0; i < 4; i++)
+            pthread_join(t[i], NULL);
+    }
+}
+
+/* The waiter looks at pools once more when its stream is done: that stream may be gone by then. */
+static void a_stream_goes_before_its_waiter_has_looked_at_pools(void *arg)
+{
+    struct waiter w = {.ctx = context()};
+    CUstream holds = stream(CU_STREAM_NON_BLOCKING), other;
+    CUdeviceptr p;
+    pthread_t t;
+
+    OK(cuMemAllocAsync(&p, 4096, holds));
+    gate(holds, 1);
+    OK(cuMemFreeAsync(p, holds)); /* as long as this is not over, every wait looks at the pools */
+    CHECK(atomic_load(&soft_pools_dirty));
+    w.stream = stream(CU_STREAM_NON_BLOCKING);
+    launch(w.stream, MS, 0);
+    soft_space_lock(); /* the waiter stands before the pools */
+    CHECK(pthread_create(&t, NULL, wait_for_stream, &w) == 0);
+    while (atomic_load(&w.entered) == 0)
+        sleep_ns(MS / 10);
+    sleep_ns(50 * MS);
+    OK(cuStreamDestroy_v2(w.stream));
+    for (int i = 0; i < 100; i++) { /* each of these clears away what is over */
+        OK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
+        OK(cuStreamDestroy_v2(other));
+        sleep_ns(20000);
+    }
+    soft_space_unlock();
+    pthread_join(t, NULL);
+    open_gate(1);
+    OK(cuCtxSynchronize());
+}
+
+struct event_waiter {
+    CUcontext ctx;
+    CUevent event;
+    _Atomic int entered;
+};
+
+static void *wait_for_event(void *arg)
+{
+    struct event_waiter *w = arg;
+
+    OK(cuCtxSetCurrent(w->ctx));
+    atomic_fetch_add(&w->entered, 1);
+    OK(cuEventSynchronize(w->event));
+    return NULL;
+}
+
+/* An event for other processes keeps its time stamp in memory that goes with it. */
+static void events_go_while_threads_wait(void *arg)
+{
+    struct event_waiter w = {.ctx = context()};
+    CUstream s = stream(CU_STREAM_NON_BLOCKING);
+
+    for (int round = 0; round < 10; round++) {
+        pthread_t t;
+
+        OK(cuEventCreate(&w.event, CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING));
+        gate(s, round + 1);
+        OK(cuEventRecord(w.event, s));
+        CHECK(pthread_create(&t, NULL, wait_for_event, &w) == 0);
+        while (atomic_load(&w.entered) <= round)
+            sleep_ns(MS / 10);
+        sleep_ns(5 * MS);
+        OK(cuEventDestroy_v2(w.event));
+        open_gate(round + 1);
+        pthread_join(t, NULL);
+    }
+}
+
+int main(void)
+{
+    test_run("many threads", "tiny", "0", many_threads);
+    test_run("streams go while threads wait", "tiny", "0", streams_go_while_threads_wait);
+    test_run("a stream goes before its waiter has looked at pools", "tiny", "0",
+             a_stream_goes_before_its_waiter_has_looked_at_pools);
+    test_run("events go while threads wait", "tiny", "0", events_go_while_threads_wait);
+    return 0;
+}
