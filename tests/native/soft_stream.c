@@ -197,7 +197,7 @@ static void chains_add_up(void *arg)
     OK(cuEventCreate(&link, CU_EVENT_DISABLE_TIMING));
     for (int i = 0; i < 2; i++)
         s[i] = stream(CU_STREAM_NON_BLOCKING);
-    launch(s[0], 20 * MS, 0);
+    gate(s[0], 1); /* all is submitted before any of it starts */
     OK(cuEventRecord(first, s[0]));
     for (int i = 0; i < 20; i++) {
         launch(s[i % 2], MS, 1000);
@@ -205,6 +205,7 @@ static void chains_add_up(void *arg)
         OK(cuStreamWaitEvent(s[(i + 1) % 2], link, 0));
     }
     OK(cuEventRecord(last, s[0]));
+    open_gate(1);
     OK(cuCtxSynchronize());
     OK(cuEventElapsedTime(&ms, first, last));
     CHECK_BETWEEN(19.99, 21, ms);
