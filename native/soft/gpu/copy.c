@@ -234,6 +234,16 @@ static struct soft_cmd *copy_clone(const struct soft_cmd *cmd)
     return &c->cmd;
 }
 
+CUresult soft_copy_enter(CUstream handle, enum soft_copy_wait wait, struct soft_stream **stream)
+{
+    struct soft_ctx *ctx;
+    CUresult r = soft_current(&ctx);
+
+    if (r == CUDA_SUCCESS && wait == SOFT_COPY_SYNC)
+        r = soft_capture_check_unsafe();
+    return r != CUDA_SUCCESS ? r : soft_stream_of(handle, stream);
+}
+
 static char *stage(struct soft_copy *c)
 {
     char *to = malloc(bytes_of(c)), *at = to;
