@@ -198,6 +198,7 @@ static void chains_add_up(void *arg)
     for (int i = 0; i < 2; i++)
         s[i] = stream(CU_STREAM_NON_BLOCKING);
     gate(s[0], 1); /* all is submitted before any of it starts */
+    launch(s[0], MS, 0); /* gets the engine, which may take a while */
     OK(cuEventRecord(first, s[0]));
     for (int i = 0; i < 20; i++) {
         launch(s[i % 2], MS, 1000);
@@ -208,7 +209,8 @@ static void chains_add_up(void *arg)
     open_gate(1);
     OK(cuCtxSynchronize());
     OK(cuEventElapsedTime(&ms, first, last));
-    CHECK_BETWEEN(19.99, 21, ms);
+    /* a thread that stood still while its kernel executed made it longer, as the ledger tells */
+    CHECK_BETWEEN(19.99, 21 + (double)my_ledger().overrun_ns / 1e6, ms);
 }
 
 static void *open_first_gate_later(void *arg)

@@ -20,7 +20,10 @@
 
 #include "soft/gpu/context.h"
 
-#define MS 1000000ull
+#define MS      1000000ull
+#define MIB     (1ull << 20)
+#define GRANULE (2ull << 20)
+#define CONTEXT (24ull << 20) /* of the tiny profile */
 
 #define CHECK(cond)                                                                                \
     do {                                                                                           \
@@ -206,6 +209,19 @@ static inline CUcontext context(void)
     OK(cuInit(0));
     OK(cuCtxCreate_v2(&ctx, 0, 0));
     return ctx;
+}
+
+static inline uint64_t used_with_context(void) /* bytes of the current device */
+{
+    size_t f, t;
+
+    OK(cuMemGetInfo_v2(&f, &t));
+    return t - f;
+}
+
+static inline uint64_t device_used(void) /* by one context of the tiny profile */
+{
+    return used_with_context() - CONTEXT;
 }
 
 /* What the engine's ledger says of this process. */

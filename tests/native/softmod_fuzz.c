@@ -13,8 +13,7 @@
 
 #define THREADS 8
 #define SLOTS   4
-#define BYTES   (3u << 20) /* more than a granule */
-#define GRANULE (2ull << 20)
+#define BYTES   (3u << 20)     /* more than a granule */
 #define HOG     (880ull << 20) /* of a device's 1024 MiB */
 
 static const char ptx[] =
