@@ -121,6 +121,51 @@ static void a_stream_goes_before_its_waiter_has_looked_at_pools(void *arg)
     OK(cuCtxSynchronize());
 }
 
+struct copier {
+    CUcontext ctx;
+    CUstream stream;
+    CUdeviceptr from;
+    _Atomic int entered;
+};
+
+static void *copy_to_host(void *arg)
+{
+    struct copier *c = arg;
+    char to[64];
+
+    OK(cuCtxSetCurrent(c->ctx));
+    atomic_fetch_add(&c->entered, 1);
+    OK(cuMemcpyDtoHAsync_v2(to, c->from, sizeof to, c->stream)); /* pageable: it waits */
+    return NULL;
+}
+
+static void streams_go_while_copies_wait(void *arg)
+{
+    struct copier c = {.ctx = context()};
+
+    OK(cuMemAlloc_v2(&c.from, 4096));
+    for (int round = 0; round < 15; round++) {
+        pthread_t t[4];
+        CUstream other;
+
+        c.stream = stream(CU_STREAM_NON_BLOCKING);
+        gate(c.stream, round + 1);
+        for (int i = 0; i < 4; i++)
+            CHECK(pthread_create(&t[i], NULL, copy_to_host, &c) == 0);
+        while (atomic_load(&c.entered) < 4 * (round + 1))
+            sleep_ns(MS / 10);
+        sleep_ns(8 * MS);
+        OK(cuStreamDestroy_v2(c.stream));
+        open_gate(round + 1);
+        for (int i = 0; i < 200; i++) { /* each of these clears away what is over */
+            OK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
+            OK(cuStreamDestroy_v2(other));
+        }
+        for (int i = 0; i < 4; i++)
+            pthread_join(t[i], NULL);
+    }
+}
+
 struct event_waiter {
     CUcontext ctx;
     CUevent event;
@@ -165,6 +210,7 @@ int main(void)
     test_run("streams go while threads wait", "tiny", "0", streams_go_while_threads_wait);
     test_run("a stream goes before its waiter has looked at pools", "tiny", "0",
              a_stream_goes_before_its_waiter_has_looked_at_pools);
+    test_run("streams go while copies wait", "tiny", "0", streams_go_while_copies_wait);
     test_run("events go while threads wait", "tiny", "0", events_go_while_threads_wait);
     return 0;
 }
