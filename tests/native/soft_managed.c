@@ -158,6 +158,12 @@ static void several_devices(void *arg)
     touch(p, GRANULE, 3, NULL); /* a store ends it */
     OK(cuCtxSetCurrent(on[0]));
     CHECK_IS(before[0] + 2 * GRANULE, used_with_context());
+    OK(cuCtxSetCurrent(on[1]));
+    touch(p + 2 * GRANULE, 4096, 3, NULL); /* so does a single one from where no copy was */
+    OK(cuCtxSetCurrent(on[0]));
+    CHECK_IS(before[0] + GRANULE, used_with_context());
+    touch(p + 2 * GRANULE, GRANULE, -1, NULL);
+    CHECK_IS(before[0] + 2 * GRANULE, used_with_context());
     /* another context on a device finds it there */
     OK(cuCtxCreate_v2(&again, 0, 0));
     CHECK_IS(0, touch(p + GRANULE, 2 * GRANULE, -1, NULL));

@@ -4,6 +4,10 @@
  */
 #include "soft_test.h"
 
+#include <sys/stat.h>
+
+#include "soft/gpu/phys.h"
+
 static void accounting(void *arg)
 {
     CUdeviceptr p[6000], q, base;
@@ -104,6 +108,31 @@ static void zeroes(void *arg)
     for (int i = 0; i < N; i++)
         CHECK_IS(i < 3 || i >= N - 3 ? 0x5a : 0, got[i]);
     free(got);
+}
+
+/* What is freed can be reached no longer, and the host has its bytes again. */
+static void freed_memory_is_gone(void *arg)
+{
+    enum { GRANULES = 4 };
+    struct stat before, after;
+    struct soft_phys *probe;
+    CUdeviceptr p;
+
+    context();
+    OK(cuMemAlloc_v2(&p, GRANULES * GRANULE));
+    OK(cuMemsetD8_v2(p, 0x5a, GRANULES * GRANULE));
+    OK(cuCtxSynchronize());
+    probe = soft_phys_make(0, GRANULE, SOFT_PHYS_PRIVATE); /* in the same file */
+    CHECK(probe != NULL && fstat(probe->file.fd, &before) == 0);
+    for (int i = 0; i < GRANULES; i++)
+        CHECK_IS(SOFT_ACCESS_ALL, reach_of(p + (CUdeviceptr)i * GRANULE));
+    OK(cuMemFree_v2(p));
+    for (int i = 0; i < GRANULES; i++)
+        CHECK_IS(SOFT_ACCESS_NONE, reach_of(p + (CUdeviceptr)i * GRANULE));
+    CHECK(fstat(probe->file.fd, &after) == 0);
+    CHECK_IS(GRANULES * GRANULE / 512, before.st_blocks - after.st_blocks);
+    soft_phys_unref(probe);
+    CHECK_IS(0, device_used());
 }
 
 static void touch(void *arg)
@@ -345,6 +374,7 @@ int main(void)
     test_run("accounting", "tiny", "0", accounting);
     test_run("nothing overlaps", "tiny", "0", nothing_overlaps);
     test_run("zeroes", "tiny", "0", zeroes);
+    test_run("freed memory is gone", "tiny", "0", freed_memory_is_gone);
     test_run("device pointers are not the host's", "tiny", "0", device_pointers_are_not_the_hosts);
     test_run("fills against a model", "tiny", "0", fills_against_a_model);
     test_run("pinned memory", "tiny", "0", pinned_memory);

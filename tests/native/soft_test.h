@@ -18,7 +18,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "soft/gpu/arena.h"
 #include "soft/gpu/context.h"
+#include "soft/gpu/space.h"
 
 #define MS      1000000ull
 #define MIB     (1ull << 20)
@@ -222,6 +224,15 @@ static inline uint64_t used_with_context(void) /* bytes of the current device */
 static inline uint64_t device_used(void) /* by one context of the tiny profile */
 {
     return used_with_context() - CONTEXT;
+}
+
+/* How the current context may reach it: SOFT_ACCESS_*. */
+static inline unsigned reach_of(CUdeviceptr ptr)
+{
+    CUcontext ctx;
+
+    OK(cuCtxGetCurrent(&ctx));
+    return soft_ctx_of(ctx)->arena->map[(ptr - soft_space.base) / GRANULE];
 }
 
 /* What the engine's ledger says of this process. */

@@ -30,8 +30,11 @@ static void charged_till_the_last(void *arg)
     CHECK_IS(77, word);
     OK(cuMemRetainAllocationHandle(&again, (void *)(uintptr_t)(va + GRANULE + 5)));
     CHECK_IS(h, again);
+    CHECK_IS(SOFT_ACCESS_READ, reach_of(va + 9 * GRANULE));
     OK(cuMemUnmap(va, 4 * GRANULE));
     OK(cuMemUnmap(va + 8 * GRANULE, 2 * GRANULE));
+    for (int i = 0; i < 10; i++)
+        CHECK_IS(SOFT_ACCESS_NONE, reach_of(va + (CUdeviceptr)i * GRANULE));
     CHECK_IS(CONTEXT + 4 * GRANULE, used_with_context());
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemRetainAllocationHandle(&again, (void *)(uintptr_t)va));
     OK(cuMemRelease(h));
