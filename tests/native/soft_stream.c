@@ -197,7 +197,7 @@ static void chains_add_up(void *arg)
     OK(cuEventCreate(&link, CU_EVENT_DISABLE_TIMING));
     for (int i = 0; i < 2; i++)
         s[i] = stream(CU_STREAM_NON_BLOCKING);
-    gate(s[0], 1); /* all is submitted before any of it starts */
+    gate(s[0], 1);       /* all is submitted before any of it starts */
     launch(s[0], MS, 0); /* gets the engine, which may take a while */
     OK(cuEventRecord(first, s[0]));
     for (int i = 0; i < 20; i++) {
