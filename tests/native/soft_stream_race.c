@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 
+#include "soft/gpu/event.h"
 #include "soft/gpu/pool.h"
 #include "soft/gpu/space.h"
 
@@ -50,7 +51,6 @@ static void many_threads(void *arg)
 struct waiter {
     CUcontext ctx;
     CUstream stream;
-    _Atomic int entered;
 };
 
 static void *wait_for_stream(void *arg)
@@ -58,9 +58,22 @@ static void *wait_for_stream(void *arg)
     struct waiter *w = arg;
 
     OK(cuCtxSetCurrent(w->ctx));
-    atomic_fetch_add(&w->entered, 1);
     OK(cuStreamSynchronize(w->stream));
     return NULL;
+}
+
+static void wait_for_refs(_Atomic int *refs, int count)
+{
+    while (atomic_load(refs) < count)
+        sleep_ns(MS / 10);
+}
+
+static void wait_for_stream_refs(CUstream handle, int count)
+{
+    struct soft_stream *s;
+
+    OK(soft_stream_of(handle, &s));
+    wait_for_refs(&s->refs, count);
 }
 
 /* What another thread waits for is gone for the client at once, but not under the waiter. */
@@ -73,13 +86,12 @@ static void streams_go_while_threads_wait(void *arg)
         CUstream other;
 
         OK(cuStreamCreate(&w.stream, CU_STREAM_NON_BLOCKING));
-        launch(w.stream, 20 * MS, 0);
+        gate(w.stream, round + 1);
         for (int i = 0; i < 4; i++)
             CHECK(pthread_create(&t[i], NULL, wait_for_stream, &w) == 0);
-        while (atomic_load(&w.entered) < 4 * (round + 1))
-            sleep_ns(100000);
-        sleep_ns(8 * MS);
+        wait_for_stream_refs(w.stream, 2 + 2 * 4); /* the context's and its thread's; waiters' */
         OK(cuStreamDestroy_v2(w.stream));
+        open_gate(round + 1);
         for (int i = 0; i < 600; i++) { /* each of these clears away what is over */
             OK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
             OK(cuStreamDestroy_v2(other));
@@ -106,8 +118,7 @@ static void a_stream_goes_before_its_waiter_has_looked_at_pools(void *arg)
     launch(w.stream, MS, 0);
     soft_space_lock(); /* the waiter stands before the pools */
     CHECK(pthread_create(&t, NULL, wait_for_stream, &w) == 0);
-    while (atomic_load(&w.entered) == 0)
-        sleep_ns(MS / 10);
+    wait_for_stream_refs(w.stream, 2 + 1); /* it holds it */
     sleep_ns(50 * MS);
     OK(cuStreamDestroy_v2(w.stream));
     for (int i = 0; i < 100; i++) { /* each of these clears away what is over */
@@ -125,7 +136,6 @@ struct copier {
     CUcontext ctx;
     CUstream stream;
     CUdeviceptr from;
-    _Atomic int entered;
 };
 
 static void *copy_to_host(void *arg)
@@ -134,7 +144,6 @@ static void *copy_to_host(void *arg)
     char to[64];
 
     OK(cuCtxSetCurrent(c->ctx));
-    atomic_fetch_add(&c->entered, 1);
     OK(cuMemcpyDtoHAsync_v2(to, c->from, sizeof to, c->stream)); /* pageable: it waits */
     return NULL;
 }
@@ -152,9 +161,7 @@ static void streams_go_while_copies_wait(void *arg)
         gate(c.stream, round + 1);
         for (int i = 0; i < 4; i++)
             CHECK(pthread_create(&t[i], NULL, copy_to_host, &c) == 0);
-        while (atomic_load(&c.entered) < 4 * (round + 1))
-            sleep_ns(MS / 10);
-        sleep_ns(8 * MS);
+        wait_for_stream_refs(c.stream, 2 + 2 * 4);
         OK(cuStreamDestroy_v2(c.stream));
         open_gate(round + 1);
         for (int i = 0; i < 200; i++) { /* each of these clears away what is over */
@@ -169,7 +176,6 @@ static void streams_go_while_copies_wait(void *arg)
 struct event_waiter {
     CUcontext ctx;
     CUevent event;
-    _Atomic int entered;
 };
 
 static void *wait_for_event(void *arg)
@@ -177,7 +183,6 @@ static void *wait_for_event(void *arg)
     struct event_waiter *w = arg;
 
     OK(cuCtxSetCurrent(w->ctx));
-    atomic_fetch_add(&w->entered, 1);
     OK(cuEventSynchronize(w->event));
     return NULL;
 }
@@ -195,8 +200,7 @@ static void events_go_while_threads_wait(void *arg)
         gate(s, round + 1);
         OK(cuEventRecord(w.event, s));
         CHECK(pthread_create(&t, NULL, wait_for_event, &w) == 0);
-        while (atomic_load(&w.entered) <= round)
-            sleep_ns(MS / 10);
+        wait_for_refs(&((struct soft_event *)(void *)w.event)->refs, 3); /* the record's; its */
         sleep_ns(5 * MS);
         OK(cuEventDestroy_v2(w.event));
         open_gate(round + 1);
