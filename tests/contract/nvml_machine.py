@@ -6,6 +6,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 HOLDER = """
@@ -74,3 +78,23 @@ class Holder:
     def end(self) -> None:
         self.process.kill()
         self.process.communicate(timeout=30)
+
+
+@contextmanager
+def busy(env: dict[str, str]) -> Iterator[int]:
+    """The first device computes without a pause, for the process of this id."""
+    script = Path(__file__).with_name("soft_mod_cases_launch.py")
+    process = subprocess.Popen(
+        [sys.executable, "-B", str(script), "stay_busy"],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "busy\n"
+        time.sleep(1.5)
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate(timeout=30)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import answers
 
 from native.api import cuda, soft
 from native.api.types.device_attribute import SINCE
@@ -62,17 +62,7 @@ def _ask(env: dict[str, str]) -> dict[str, Any]:
         "attributes": list(range(1, 149)),
         "calls": [n for n in CALLS if n in soft.implemented()],
     }
-    done = subprocess.run(
-        [sys.executable, "-c", ASK],
-        input=json.dumps(asked),
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads(done.stdout))
+    return dict(answers(ASK, asked, env))
 
 
 def _expected(name: str, version: int, driver: int) -> str | None:

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from asking import answers
 
 from native.api import cuda, soft
 
@@ -46,17 +44,7 @@ def test_every_function_asks_first_whether_it_may(soft_env: dict[str, str]) -> N
     there = soft.implemented() - {*FREE}
     names = [s.name for s in cuda.SYMBOLS if (s.plain or s.name) in there]
     assert len(names) > 400
-    done = subprocess.run(
-        [sys.executable, "-c", ASK],
-        input=json.dumps(names),
-        env=soft_env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    seen = json.loads(done.stdout)
+    seen = answers(ASK, names, soft_env)
     for when, code in (
         ("before", NOT_INITIALIZED),
         ("host", NOT_PERMITTED),

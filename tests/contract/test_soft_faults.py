@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from asking import answers
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
@@ -27,23 +27,25 @@ print(json.dumps(seen))
 """
 
 
-def _cases() -> list[str]:
-    return list(importlib.import_module("soft_fault_cases").CASES)
+def _cases() -> list[tuple[str, str]]:
+    for path in sorted(FOLDER.glob("soft_fault_cases_*.py")):
+        importlib.import_module(path.stem)
+    return importlib.import_module("soft_fault_driver").all_cases()
 
 
 def _tool(env: dict[str, str], *args: str) -> None:
     subprocess.run([f"{env['HARP_NATIVE_DIR']}/harp-soft-fault", *args], env=env, check=True)
 
 
-@pytest.mark.parametrize("name", _cases())
-def test_case(name: str, soft_env: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "name"), _cases())
+def test_case(file: str, name: str, soft_env: dict[str, str], tmp_path: Path) -> None:
     soft_env |= {
         "HARP_SOFT_DEVICES": "h100-80g,tiny",
         "HARP_SOFT_TEARDOWN_MS": "0",
         "HARP_SOFT_VERBOSE": str(tmp_path / "log"),
     }
     done = subprocess.run(
-        [sys.executable, "-B", str(FOLDER / "soft_fault_cases.py"), name],
+        [sys.executable, "-B", str(FOLDER / f"{file}.py"), name],
         env=soft_env,
         capture_output=True,
         text=True,
@@ -64,25 +66,12 @@ def test_every_symbol_answers_the_same_through_an_armed_door(
     # what begins a life, and what answers text
     names = [n for n in names if not n.startswith(("cuInit", "nvmlInit", "nvmlErrorString"))]
 
-    def answers() -> dict[str, int]:
-        done = subprocess.run(
-            [sys.executable, "-c", CALL_ALL, library],
-            input=json.dumps(names),
-            env=soft_env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return dict(json.loads(done.stdout))
-
-    unarmed = answers()
+    unarmed = answers(CALL_ALL, names, soft_env, library)
     assert len(unarmed) > 400
     never = "cuInit" if "cuda" in library else "nvmlInit"
     _tool(soft_env, "set", f"fail {never} 3 nth=1000000", f"slow {never} 1s nth=1000000")
-    assert answers() == unarmed
+    assert answers(CALL_ALL, names, soft_env, library) == unarmed
     _tool(soft_env, "set", "fail cu* 34", "fail nvml* 19")
     failing = 34 if "cuda" in library else 19
-    armed = answers()
+    armed = answers(CALL_ALL, names, soft_env, library)
     assert {code for name, code in armed.items() if not name.startswith("cudbg")} == {failing}

@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import nvml_machine
 import pytest
-from nvml_machine import Holder
+from nvml_machine import Holder, busy
 
 ASK = """
 devices = []
@@ -129,24 +125,11 @@ def test_looking_takes_nothing(machine: dict[str, str]) -> None:
 
 
 def test_utilisation_is_the_engines_busy_time(machine: dict[str, str]) -> None:
-    script = Path(__file__).with_name("soft_mod_cases_launch.py")
-    process = subprocess.Popen(
-        [sys.executable, "-B", str(script), "stay_busy"],
-        env=machine,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "busy\n"
-        time.sleep(1.5)
+    with busy(machine) as busy_pid:
         device = ask(machine)["devices"][0]
         assert device["gpu_percent"] >= 80
         [[pid, percent]] = device["process_util"]
-        assert pid == process.pid
+        assert pid == busy_pid
         assert percent >= 50  # since the process began, its start included
-    finally:
-        os.kill(process.pid, 9)
-        process.communicate(timeout=30)
     time.sleep(1.2)
     assert ask(machine)["devices"][0]["gpu_percent"] == 0

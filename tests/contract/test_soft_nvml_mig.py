@@ -7,7 +7,7 @@ from typing import Any
 
 import nvml_machine
 import pytest
-from nvml_machine import Holder
+from nvml_machine import Holder, busy
 
 NOBODY = 0xFFFFFFFF
 ASK = """
@@ -170,7 +170,6 @@ def test_whole_boards_have_no_instance(machine: dict[str, str]) -> None:
 
 def test_engines_are_apart(machine: dict[str, str]) -> None:
     """Power is the board's: one busy instance of two takes half of what both would."""
-    from test_soft_nvml_sensors import busy
 
     _, split = ask(machine)
     with busy({**machine, "CUDA_VISIBLE_DEVICES": split["migs"][1]["uuid"]}):

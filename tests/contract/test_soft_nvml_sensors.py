@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import nvml_machine
 import pytest
+from nvml_machine import busy
 
 ASK = """
 def fields(h, ids):
@@ -58,26 +54,6 @@ for i in range(n.nvmlDeviceGetCount()):
 print(json.dumps(boards))
 """
 SM, MEMORY, VIDEO = 1, 2, 3
-
-
-@contextmanager
-def busy(env: dict[str, str]) -> Iterator[None]:
-    """The first device computes without a pause."""
-    script = Path(__file__).with_name("soft_mod_cases_launch.py")
-    process = subprocess.Popen(
-        [sys.executable, "-B", str(script), "stay_busy"],
-        env=env,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "busy\n"
-        time.sleep(1.5)
-        yield
-    finally:
-        process.kill()
-        process.communicate(timeout=30)
 
 
 @pytest.fixture

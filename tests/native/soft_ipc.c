@@ -6,9 +6,7 @@
 
 #include <sys/stat.h>
 
-#define GRANULE (2ull << 20)
-#define CONTEXT (24ull << 20) /* of the tiny profile */
-#define LAZY    CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
+#define LAZY CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
 
 struct shared {
     _Atomic int step; /* whose turn it is, told by the next number */
@@ -28,14 +26,6 @@ static void await(int step)
 static void tell(int step)
 {
     atomic_store(&sh->step, step);
-}
-
-static uint64_t used(void)
-{
-    size_t f, t;
-
-    OK(cuMemGetInfo_v2(&f, &t));
-    return t - f;
 }
 
 static unsigned word_at(CUdeviceptr p)
@@ -68,7 +58,7 @@ static void mem_exporter(void *arg)
     CHECK_IS(777, word_at(large + 4999996));
     OK(cuMemFree_v2(large)); /* while it is mapped there */
     OK(cuMemFree_v2(small[1]));
-    CHECK_IS(2 * CONTEXT + GRANULE, used());
+    CHECK_IS(2 * CONTEXT + GRANULE, used_with_context());
     tell(3);
     await(4);
     OK(cuMemAlloc_v2(&back, 1000)); /* may lie where the other lay: another handle */
@@ -91,7 +81,7 @@ static void memory(void *arg)
     pid = child(mem_exporter, NULL);
     first = context();
     await(1);
-    CHECK_IS(2 * CONTEXT + 4 * GRANULE, used());
+    CHECK_IS(2 * CONTEXT + 4 * GRANULE, used_with_context());
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuIpcOpenMemHandle_v2(&large, sh->mem, 0));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuIpcOpenMemHandle_v2(NULL, sh->mem, LAZY));
     memset(&bad, 0, sizeof bad);
@@ -100,7 +90,7 @@ static void memory(void *arg)
     OK(cuIpcOpenMemHandle_v2(&again, sh->mem, LAZY));
     CHECK_IS(large, again);
     OK(cuIpcOpenMemHandle_v2(&small, sh->other, LAZY));
-    CHECK_IS(2 * CONTEXT + 4 * GRANULE, used()); /* importers are not charged */
+    CHECK_IS(2 * CONTEXT + 4 * GRANULE, used_with_context()); /* importers are not charged */
     CHECK_IS(0, my_ledger().mem_bytes);
     CHECK_IS(11, word_at(large + 2000000));
     CHECK_IS(21, word_at(small + 996));
@@ -134,7 +124,7 @@ static void memory(void *arg)
     OK(cuMemsetD32_v2(large, 6, 1000));
     CHECK_IS(6, word_at(large + 400));
     CHECK_IS(CUDA_ERROR_INVALID_HANDLE, cuIpcOpenMemHandle_v2(&again, sh->mem, LAZY));
-    CHECK_IS(CONTEXT, used());
+    CHECK_IS(CONTEXT, used_with_context());
     OK(cuIpcCloseMemHandle(large));
     CHECK_IS(6, word_at(large + 400)); /* opened twice */
     OK(cuIpcCloseMemHandle(large));

@@ -139,6 +139,28 @@ static void lost_board(void *arg)
     YES(nvmlDeviceGetName(device, text, sizeof text));
 }
 
+/* A set hears of what comes after it asked; of more than the ring remembers, the latest. */
+static void events_late(void *arg)
+{
+    enum { TOO_MANY = 44 };
+    nvmlDevice_t device = board(0);
+    nvmlEventSet_t set;
+    nvmlEventData_t event;
+
+    YES(nvmlEventSetCreate(&set));
+    soft_state_event_post(state, 0, SOFT_EVENT_XID, 13, 0);
+    YES(nvmlDeviceRegisterEvents(device, nvmlEventTypeXidCriticalError, set));
+    CHECK_IS(NVML_ERROR_TIMEOUT, nvmlEventSetWait_v2(set, &event, 0));
+    for (unsigned i = 0; i < SOFT_EVENTS + TOO_MANY; i++)
+        soft_state_event_post(state, 0, SOFT_EVENT_XID, i, 0);
+    for (unsigned i = TOO_MANY; i < SOFT_EVENTS + TOO_MANY; i++) {
+        YES(nvmlEventSetWait_v2(set, &event, 0));
+        CHECK_IS(i, event.eventData);
+    }
+    CHECK_IS(NVML_ERROR_TIMEOUT, nvmlEventSetWait_v2(set, &event, 0));
+    YES(nvmlEventSetFree(set));
+}
+
 /* ----------------------------------------------------------------------------- instances ----- */
 static void instances(void *arg)
 {
@@ -364,6 +386,7 @@ int main(void)
     test_run("ecc counters", "h100-80g", "0", ecc_counters);
     test_run("retired pages", "t4-16g", "0", retired_pages);
     test_run("lost board", "a100-40g,tiny", "0", lost_board);
+    test_run("events late", "tiny", "0", events_late);
     test_run("instances", "h100-80g,h100-mig-2x40g", "0", instances);
     test_run("events of instances", "h100-mig-2x40g", "0", instance_events);
     test_run("settings", "h100-80g", "0", settings);

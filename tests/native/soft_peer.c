@@ -6,8 +6,6 @@
 
 #include "soft/gpu/arena.h"
 
-#define GRANULE (2ull << 20)
-
 static unsigned reach(CUcontext ctx, CUdeviceptr p)
 {
     unsigned bits;

@@ -9,16 +9,7 @@
 
 #include "soft/gpu/pool.h"
 
-#define MIB  (1ull << 20)
 #define UNIT (32 * MIB)
-
-static inline uint64_t device_used(void)
-{
-    size_t f, t;
-
-    OK(cuMemGetInfo_v2(&f, &t));
-    return t - f - 24 * MIB;
-}
 
 static inline CUmemoryPool default_pool(void)
 {

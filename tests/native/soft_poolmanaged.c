@@ -7,8 +7,6 @@
 
 #include "soft_pool_test.h"
 
-#define GRANULE (2 * MIB)
-
 static CUmemoryPool managed_pool(CUmemLocationType type, int id)
 {
     CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_MANAGED, .location = {type, id}};

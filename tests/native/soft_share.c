@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Physical memory that processes share: who is charged, how long it lives, and processes that are
- * killed or stopped while they make, import and release it.
+ * Memory shared by descriptors: who is charged when owners die, and processes killed at any moment.
  */
-#include "soft_vmm_test.h"
+#include "soft_share_test.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>
-
-#include "soft/gpu/shared.h"
 
 /* ---------------------------------------------------------------------- between processes ------
  */
@@ -121,16 +118,16 @@ static void owner_dies_first(void *arg)
     OK(cuCtxSynchronize());
     CHECK_IS(0, my_ledger().mem_bytes);
     CHECK(write(pair[1], &byte, 1) == 1 && read(pair[1], &byte, 1) == 1);
-    CHECK_IS(2 * CONTEXT + 4 * GRANULE, used());
+    CHECK_IS(2 * CONTEXT + 4 * GRANULE, used_with_context());
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
-    CHECK_IS(CONTEXT + 4 * GRANULE, used()); /* somebody has it still */
+    CHECK_IS(CONTEXT + 4 * GRANULE, used_with_context()); /* somebody has it still */
     OK(cuMemcpyDtoH_v2(&word, va + 8, 4));
     CHECK_IS(4242, word);
     OK(cuMemRelease(h));
-    CHECK_IS(CONTEXT + 4 * GRANULE, used());
+    CHECK_IS(CONTEXT + 4 * GRANULE, used_with_context());
     OK(cuMemUnmap(va, 4 * GRANULE));
-    CHECK_IS(CONTEXT, used());
+    CHECK_IS(CONTEXT, used_with_context());
 }
 
 /* A descriptor alone keeps the memory, as documented; so long as its exporter lives. */
@@ -151,16 +148,16 @@ static void descriptor_keeps_it(void *arg)
     OK(cuMemRelease(h));
     OK(cuMemUnmap(va, GRANULE));
     close(fd);
-    CHECK_IS(CONTEXT + GRANULE, used());
+    CHECK_IS(CONTEXT + GRANULE, used_with_context());
     h = import_fd(copy);
     va = map_all(h, GRANULE);
     OK(cuMemcpyDtoH_v2(&word, va, 4));
     CHECK_IS(31, word);
     OK(cuMemRelease(h));
     OK(cuMemUnmap(va, GRANULE));
-    CHECK_IS(CONTEXT + GRANULE, used());
+    CHECK_IS(CONTEXT + GRANULE, used_with_context());
     close(copy);
-    CHECK_IS(CONTEXT, used());
+    CHECK_IS(CONTEXT, used_with_context());
     /* what is no such descriptor, or none at all */
     fd = open("/dev/null", O_RDWR);
     CHECK_IS(CUDA_ERROR_INVALID_VALUE,
@@ -183,10 +180,6 @@ static void file_cannot_be_cut(void *arg)
     fd = export_fd(make(GRANULE, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
     CHECK(ftruncate(fd, 0) != 0);
 }
-
-/* ------------------------------------------------------------------- killed at any moment ------
- */
-#define CROWD 6
 
 static int crowd[CROWD][2]; /* each has a socket that the others send descriptors to */
 
@@ -234,28 +227,6 @@ static void crowd_member(void *arg)
     }
 }
 
-/* It had gone on until then: no check of its own had failed. */
-static void reap_killed(pid_t pid)
-{
-    int status;
-
-    CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
-}
-
-static int rows_in_use(struct soft_state *state)
-{
-    int rows = 0;
-
-    for (int i = 0; i < SOFT_MAX_OBJECTS; i++) {
-        const struct soft_shared_object *o = &state->map->object[i];
-
-        rows += SOFT_SLOT_IS(atomic_load(&o->word)) != SOFT_SLOT_FREE;
-        for (int c = 0; c < SOFT_OBJECT_HOLDERS; c++)
-            rows += atomic_load(&o->holder[c]) != 0;
-    }
-    return rows;
-}
-
 static void killed_while_sharing(void *arg)
 {
     struct soft_state *state;
@@ -298,136 +269,11 @@ static void killed_while_sharing(void *arg)
     CHECK_IS(0, rows_in_use(state));
 }
 
-/* Many come and go at one row, so that who joins meets who ends it: whoever was let in finds it
- * alive, and charged, until he leaves. */
-struct row {
-    _Atomic uint64_t row, word; /* may not fit each other, or be long gone */
-    _Atomic int joined, gone, wrong;
-};
-
-static struct row *the_row;
-
-static void comer(void *arg)
-{
-    struct soft_state *state;
-
-    OK(cuInit(0));
-    state = soft_the_state;
-    CHECK(soft_slot_take(state) >= 0);
-    for (;;) {
-        int row = (int)atomic_load(&the_row->row);
-        uint64_t word = atomic_load(&the_row->word);
-
-        if (soft_object_join(state, row, word) != 0) {
-            atomic_fetch_add(&the_row->gone, 1);
-            row = soft_object_make(state, 0, 3 * GRANULE, &word);
-            CHECK(row >= 0);
-            atomic_store(&the_row->row, (uint64_t)row);
-            atomic_store(&the_row->word, word);
-        } else {
-            atomic_fetch_add(&the_row->joined, 1);
-        }
-        for (int i = 0; i < 3; i++) {
-            uint64_t now = atomic_load(&state->map->object[row].word);
-
-            if (!SOFT_OBJECT_SAME(now, word) || SOFT_SLOT_IS(now) == SOFT_SLOT_FREE ||
-                SOFT_SLOT_IS(now) == SOFT_SLOT_DRAINING ||
-                soft_hold_bytes(state, 0, SOFT_MAX_SLOTS + row) != 3 * GRANULE)
-                atomic_fetch_add(&the_row->wrong, 1);
-        }
-        soft_object_leave(state, row, word);
-    }
-}
-
-static void join_at_the_last_moment(void *arg)
-{
-    struct soft_state *state;
-    char why[256];
-    pid_t pid[CROWD];
-    unsigned seed = 11;
-
-    the_row = shared_page();
-    state = soft_state_open(why, sizeof why);
-    CHECK(state != NULL);
-    for (int i = 0; i < CROWD; i++)
-        pid[i] = child(comer, NULL);
-    for (int round = 0; round < 300; round++) {
-        int v = (int)below(&seed, CROWD);
-
-        sleep_ns(below(&seed, 8000) * 1000);
-        if (round % 4 != 0) {
-            kill(pid[v], SIGSTOP);
-            sleep_ns(below(&seed, 8000) * 1000);
-            kill(pid[v], SIGCONT);
-        } else {
-            kill(pid[v], SIGKILL);
-            reap_killed(pid[v]);
-            pid[v] = child(comer, NULL);
-        }
-    }
-    for (int i = 0; i < CROWD; i++)
-        kill(pid[i], SIGKILL);
-    for (int i = 0; i < CROWD; i++)
-        reap_killed(pid[i]);
-    CHECK(atomic_load(&the_row->joined) > 1000 && atomic_load(&the_row->gone) > 1000);
-    CHECK_IS(0, atomic_load(&the_row->wrong));
-    CHECK_IS(0, soft_state_used_bytes(state, 0));
-    CHECK_IS(0, rows_in_use(state));
-}
-
-/* ------------------------------------------------- the rows themselves, a step at a time --------
- */
-/* Someone looked at the cells, found nobody, and sleeps: what happens to the row meanwhile must
- * not let it take from those who came. */
-static void late_joiner(void *arg)
-{
-    struct soft_state *state;
-    struct soft_shared_object *o;
-    uint64_t word, next, owner;
-    int row;
-
-    context();
-    state = soft_the_state;
-    owner = atomic_load(&state->map->slot[state->slot].state) >> 8 << 16 |
-            (uint64_t)(unsigned)(state->slot + 1);
-    row = soft_object_make(state, 0, 3 * GRANULE, &word);
-    CHECK(row >= 0);
-    o = &state->map->object[row];
-    CHECK_IS(CONTEXT + 3 * GRANULE, used());
-    /* a sleeper took it from LIVE as the last holder left; somebody joins */
-    atomic_store(&o->holder[0], 0);
-    atomic_store(&o->word, (word & ~0xffull) | SOFT_SLOT_RETIRING);
-    OK((CUresult)soft_object_join(state, row, word));
-    next = atomic_load(&o->word);
-    CHECK_IS(SOFT_SLOT_LIVE, SOFT_SLOT_IS(next));
-    /* the sleeper wakes, and has not the word that it would need */
-    soft_hold_retire(state, 0, SOFT_MAX_SLOTS + row, (word & ~0xffull) | SOFT_SLOT_DRAINING);
-    CHECK_IS(CONTEXT + 3 * GRANULE, used());
-    /* once it drains nobody joins */
-    atomic_store(&o->holder[0], 0);
-    atomic_store(&o->word, (next & ~0xffull) | SOFT_SLOT_DRAINING);
-    CHECK_IS(-ENOENT, soft_object_join(state, row, word));
-    CHECK_IS(CONTEXT, used());
-    CHECK_IS(0, rows_in_use(state));
-    /* who comes with the name of a use long gone leaves the next one alone */
-    CHECK_IS(row, soft_object_make(state, 0, GRANULE, &next));
-    CHECK_IS(-ENOENT, soft_object_join(state, row, word));
-    CHECK_IS(owner, atomic_load(&o->holder[0]));
-    CHECK_IS(0, atomic_load(&o->holder[1]));
-    soft_object_leave(state, row, word); /* nor does his leaving */
-    CHECK_IS(CONTEXT + GRANULE, used());
-    soft_object_leave(state, row, next);
-    CHECK_IS(CONTEXT, used());
-    CHECK_IS(0, rows_in_use(state));
-}
-
 int main(void)
 {
     test_run("owner dies first", "tiny", "0", owner_dies_first);
     test_run("descriptor keeps it", "tiny", "0", descriptor_keeps_it);
     test_run("file cannot be cut", "tiny", "0", file_cannot_be_cut);
-    test_run("late joiner", "tiny", "0", late_joiner);
-    test_run("join at the last moment", "tiny", "0", join_at_the_last_moment);
     test_run("killed while sharing", "tiny", "0", killed_while_sharing);
     return 0;
 }

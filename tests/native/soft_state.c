@@ -8,8 +8,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#define CONTEXT (24ull << 20) /* of the tiny profile */
-#define TOTAL   (1024ull << 20)
+#define TOTAL (1024ull << 20)
 
 struct shared {
     _Atomic int ready, stop;

@@ -2,7 +2,7 @@
  *
  * Order: streams, events, default streams, host functions, contexts, errors that stick.
  */
-#include "soft_test.h"
+#include "soft_test_gate.h"
 
 #include <pthread.h>
 
@@ -33,14 +33,6 @@ static void expect_trace(const int *want, int count)
         expect_trace(want_, (int)(sizeof want_ / sizeof want_[0]));                                \
     } while (0)
 
-static CUstream stream(unsigned flags)
-{
-    CUstream s;
-
-    OK(cuStreamCreate(&s, flags));
-    return s;
-}
-
 static void legacy_stream_is_a_barrier(void *arg)
 {
     CUstream blocking, free_running;
@@ -56,29 +48,38 @@ static void legacy_stream_is_a_barrier(void *arg)
     OK(cuCtxSynchronize());
     EXPECT(1, 2, 3);
     /* the non-blocking one waits for nobody */
-    launch(NULL, 40 * MS, 1000);
+    launch(NULL, MS, 1000);
+    gate(NULL, 1);
     at(NULL, 1);
     at(free_running, 2);
     OK(cuStreamSynchronize(free_running));
     CHECK_IS(CUDA_ERROR_NOT_READY, cuStreamQuery(NULL));
+    open_gate(1);
     OK(cuCtxSynchronize());
     EXPECT(2, 1);
     /* synchronising the legacy stream waits for blocking ones, not for the other */
-    launch(free_running, 60 * MS, 1000);
+    gate(free_running, 2);
     launch(blocking, 10 * MS, 1000);
     at(blocking, 1);
     OK(cuStreamSynchronize(NULL));
     EXPECT(1);
     CHECK_IS(CUDA_ERROR_NOT_READY, cuStreamQuery(free_running));
     OK(cuStreamQuery(blocking));
+    OK(cuStreamQuery(NULL));
+    open_gate(2);
     OK(cuCtxSynchronize());
     OK(cuStreamQuery(free_running));
+    /* the legacy stream is as busy as the blocking ones, though it holds nothing itself */
+    gate(blocking, 3);
+    CHECK_IS(CUDA_ERROR_NOT_READY, cuStreamQuery(NULL));
+    open_gate(3);
+    OK(cuCtxSynchronize());
 }
 
 static void *other_thread(void *arg)
 {
     OK(cuCtxSetCurrent(arg));
-    launch(CU_STREAM_PER_THREAD, 20 * MS, 1000);
+    gate(CU_STREAM_PER_THREAD, 1);
     at(CU_STREAM_PER_THREAD, 1);
     return NULL;
 }
@@ -94,6 +95,7 @@ static void per_thread_streams(void *arg)
     at(CU_STREAM_PER_THREAD, 2);
     OK(cuStreamSynchronize(CU_STREAM_PER_THREAD));
     EXPECT(2);
+    open_gate(1);
     OK(cuCtxSynchronize());
     EXPECT(1);
     /* it is ordered with the legacy stream */
@@ -122,15 +124,16 @@ static void events_order_streams(void *arg)
     OK(cuEventCreate(&e, CU_EVENT_DISABLE_TIMING));
     OK(cuStreamWaitEvent(b, e, 0)); /* never recorded: no wait */
     OK(cuEventQuery(e));
-    launch(a, 20 * MS, 1000);
+    gate(a, 1);
     at(a, 1);
     OK(cuEventRecord(e, a));
     CHECK_IS(CUDA_ERROR_NOT_READY, cuEventQuery(e));
     OK(cuStreamWaitEvent(b, e, 0));
     at(b, 2);
     /* recorded again: the wait above means the first record */
-    launch(a, 60 * MS, 1000);
+    gate(a, 2);
     OK(cuEventRecord(e, a));
+    open_gate(1);
     OK(cuStreamSynchronize(b));
     EXPECT(1, 2);
     CHECK_IS(CUDA_ERROR_NOT_READY, cuEventQuery(e));
@@ -145,6 +148,7 @@ static void events_order_streams(void *arg)
     CHECK_IS(CUDA_ERROR_INVALID_HANDLE, cuStreamQuery(a));
     OK(cuEventDestroy_v2(e));
     CHECK_IS(CUDA_ERROR_INVALID_HANDLE, cuEventQuery(e));
+    open_gate(2);
     OK(cuCtxSynchronize());
     EXPECT(3);
 }
@@ -162,11 +166,13 @@ static void event_times(void *arg)
     OK(cuEventCreate(&silent, CU_EVENT_DISABLE_TIMING));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuEventCreate(&a, 64));
     CHECK_IS(CUDA_ERROR_INVALID_HANDLE, cuEventElapsedTime(&ms, a, b)); /* not recorded */
+    gate(s, 1);
     OK(cuEventRecord(a, s));
     OK(cuEventRecord(silent, s));
     launch(s, 25 * MS, 0);
     OK(cuEventRecord(b, s));
     CHECK_IS(CUDA_ERROR_NOT_READY, cuEventElapsedTime(&ms, a, b));
+    open_gate(1);
     OK(cuEventSynchronize(b));
     CHECK_IS(CUDA_ERROR_INVALID_HANDLE, cuEventElapsedTime(&ms, silent, b));
     OK(cuEventElapsedTime(&ms, a, b));
@@ -191,7 +197,8 @@ static void chains_add_up(void *arg)
     OK(cuEventCreate(&link, CU_EVENT_DISABLE_TIMING));
     for (int i = 0; i < 2; i++)
         s[i] = stream(CU_STREAM_NON_BLOCKING);
-    launch(s[0], 20 * MS, 0);
+    gate(s[0], 1);       /* all is submitted before any of it starts */
+    launch(s[0], MS, 0); /* gets the engine, which may take a while */
     OK(cuEventRecord(first, s[0]));
     for (int i = 0; i < 20; i++) {
         launch(s[i % 2], MS, 1000);
@@ -199,28 +206,37 @@ static void chains_add_up(void *arg)
         OK(cuStreamWaitEvent(s[(i + 1) % 2], link, 0));
     }
     OK(cuEventRecord(last, s[0]));
+    open_gate(1);
     OK(cuCtxSynchronize());
     OK(cuEventElapsedTime(&ms, first, last));
-    CHECK_BETWEEN(19.99, 21, ms);
+    /* a thread that stood still while its kernel executed made it longer, as the ledger tells */
+    CHECK_BETWEEN(19.99, 21 + (double)my_ledger().overrun_ns / 1e6, ms);
+}
+
+static void *open_first_gate_later(void *arg)
+{
+    sleep_ns(50 * MS);
+    open_gate(1);
+    return NULL;
 }
 
 static void full_queue_blocks(void *arg)
 {
-    uint64_t t;
+    pthread_t later;
     CUstream s;
 
     context();
     s = stream(CU_STREAM_NON_BLOCKING);
-    launch(s, 100 * MS, 0);
-    t = soft_now_ns();
+    gate(s, 1);
     for (int i = 0; i < SOFT_QUEUE_DEPTH - 1; i++)
         launch(s, 1000, 0);
-    CHECK_BETWEEN(0, 60 * MS, soft_now_ns() - t);
+    CHECK(pthread_create(&later, NULL, open_first_gate_later, NULL) == 0);
     launch(s, 1000, 0);
+    CHECK_IS(1, atomic_load(&gates_open));
     launch(s, 1000, 0);
-    CHECK(soft_now_ns() - t > 70 * MS);
     OK(cuCtxSynchronize());
-    CHECK_IS(SOFT_QUEUE_DEPTH + 2, my_ledger().launches);
+    pthread_join(later, NULL);
+    CHECK_IS(SOFT_QUEUE_DEPTH + 1, my_ledger().launches);
 }
 
 static CUresult inside[4];
@@ -274,13 +290,14 @@ static void errors_stick(void *arg)
     OK(cuMemAlloc_v2(&p, 4096));
     OK(soft_stream_of(NULL, &s));
     bad->result = CUDA_ERROR_ILLEGAL_ADDRESS;
-    bad->burn_ns = 50 * MS; /* all is submitted before it faults */
     later->ran = &ran;
-    launch(NULL, 200 * MS, 0); /* all is submitted before the error */
+    gate(NULL, 1); /* all is submitted before it faults */
+    launch(NULL, MS, 0);
     OK(soft_submit(s, &bad->cmd));
     OK(soft_submit(s, &later->cmd));
     at(NULL, 1);
     OK(cuStreamAddCallback(NULL, callback, (void *)2, 0));
+    open_gate(1);
     CHECK_IS(CUDA_ERROR_ILLEGAL_ADDRESS, cuCtxSynchronize());
     EXPECT(2); /* callbacks hear of it, host functions are left out */
     CHECK_IS(CUDA_ERROR_ILLEGAL_ADDRESS, told);
@@ -361,87 +378,6 @@ static void contexts(void *arg)
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuCtxCreate_v2(&a, 3, 0));
 }
 
-/* Many threads on many streams at once, and the context ends under their last work. */
-static void *worker(void *arg)
-{
-    CUstream s;
-    CUevent e;
-
-    OK(cuCtxSetCurrent(arg));
-    for (int i = 0; i < 20; i++) {
-        s = stream((unsigned)i % 2);
-        OK(cuEventCreate(&e, 0));
-        for (int k = 0; k < 10; k++) {
-            launch(s, MS / 50, 100000);
-            OK(cuEventRecord(e, s));
-            if (k % 3 == 0)
-                launch(NULL, MS / 100, 0);
-            OK(cuStreamWaitEvent(NULL, e, 0));
-        }
-        if (i % 3 == 0)
-            OK(cuEventSynchronize(e));
-        OK(cuEventDestroy_v2(e));
-        OK(cuStreamDestroy_v2(s));
-    }
-    return NULL;
-}
-
-static void many_threads(void *arg)
-{
-    CUcontext ctx = context();
-    pthread_t t[6];
-
-    for (int i = 0; i < 6; i++)
-        CHECK(pthread_create(&t[i], NULL, worker, ctx) == 0);
-    for (int i = 0; i < 6; i++)
-        pthread_join(t[i], NULL);
-    OK(cuCtxDestroy_v2(ctx));
-    CHECK_IS(6 * 20 * 14, my_ledger().launches);
-}
-
-struct waiter {
-    CUcontext ctx;
-    CUstream stream;
-    _Atomic int entered;
-};
-
-static void *wait_for_stream(void *arg)
-{
-    struct waiter *w = arg;
-
-    OK(cuCtxSetCurrent(w->ctx));
-    atomic_fetch_add(&w->entered, 1);
-    OK(cuStreamSynchronize(w->stream));
-    return NULL;
-}
-
-/* What another thread waits for is gone for the client at once, but not under the waiter. */
-static void streams_go_while_threads_wait(void *arg)
-{
-    struct waiter w = {.ctx = context()};
-
-    for (int round = 0; round < 15; round++) {
-        pthread_t t[4];
-        CUstream other;
-
-        OK(cuStreamCreate(&w.stream, CU_STREAM_NON_BLOCKING));
-        launch(w.stream, 20 * MS, 0);
-        for (int i = 0; i < 4; i++)
-            CHECK(pthread_create(&t[i], NULL, wait_for_stream, &w) == 0);
-        while (atomic_load(&w.entered) < 4 * (round + 1))
-            sleep_ns(100000);
-        sleep_ns(8 * MS);
-        OK(cuStreamDestroy_v2(w.stream));
-        for (int i = 0; i < 600; i++) { /* each of these clears away what is over */
-            OK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
-            OK(cuStreamDestroy_v2(other));
-            sleep_ns(20000);
-        }
-        for (int i = 0; i < 4; i++)
-            pthread_join(t[i], NULL);
-    }
-}
-
 int main(void)
 {
     test_run("legacy stream is a barrier", "tiny", "0", legacy_stream_is_a_barrier);
@@ -453,7 +389,5 @@ int main(void)
     test_run("host functions", "tiny", "0", host_functions);
     test_run("errors stick", "tiny", "0", errors_stick);
     test_run("contexts", "tiny", "0", contexts);
-    test_run("many threads", "tiny", "0", many_threads);
-    test_run("streams go while threads wait", "tiny", "0", streams_go_while_threads_wait);
     return 0;
 }

@@ -18,9 +18,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "soft/gpu/arena.h"
 #include "soft/gpu/context.h"
+#include "soft/gpu/space.h"
 
-#define MS 1000000ull
+#define MS      1000000ull
+#define MIB     (1ull << 20)
+#define GRANULE (2ull << 20)
+#define CONTEXT (24ull << 20) /* of the tiny profile */
 
 #define CHECK(cond)                                                                                \
     do {                                                                                           \
@@ -206,6 +211,28 @@ static inline CUcontext context(void)
     OK(cuInit(0));
     OK(cuCtxCreate_v2(&ctx, 0, 0));
     return ctx;
+}
+
+static inline uint64_t used_with_context(void) /* bytes of the current device */
+{
+    size_t f, t;
+
+    OK(cuMemGetInfo_v2(&f, &t));
+    return t - f;
+}
+
+static inline uint64_t device_used(void) /* by one context of the tiny profile */
+{
+    return used_with_context() - CONTEXT;
+}
+
+/* How the current context may reach it: SOFT_ACCESS_*. */
+static inline unsigned reach_of(CUdeviceptr ptr)
+{
+    CUcontext ctx;
+
+    OK(cuCtxGetCurrent(&ctx));
+    return soft_ctx_of(ctx)->arena->map[(ptr - soft_space.base) / GRANULE];
 }
 
 /* What the engine's ledger says of this process. */

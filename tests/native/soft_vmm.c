@@ -12,17 +12,17 @@ static void charged_till_the_last(void *arg)
     unsigned word = 0;
 
     context();
-    CHECK_IS(CONTEXT, used());
+    CHECK_IS(CONTEXT, used_with_context());
     OK(cuMemAddressReserve(&va, 64 * GRANULE, 0, 0, 0));
-    CHECK_IS(CONTEXT, used());
+    CHECK_IS(CONTEXT, used_with_context());
     h = make(4 * GRANULE, CU_MEM_HANDLE_TYPE_NONE);
-    CHECK_IS(CONTEXT + 4 * GRANULE, used());
+    CHECK_IS(CONTEXT + 4 * GRANULE, used_with_context());
     OK(cuMemMap(va, 4 * GRANULE, 0, h, 0));
     OK(cuMemMap(va + 8 * GRANULE, 2 * GRANULE, 0, h, 0)); /* a part, a second time */
-    CHECK_IS(CONTEXT + 4 * GRANULE, used());
+    CHECK_IS(CONTEXT + 4 * GRANULE, used_with_context());
     OK(cuMemRelease(h));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemRelease(h));
-    CHECK_IS(CONTEXT + 4 * GRANULE, used());
+    CHECK_IS(CONTEXT + 4 * GRANULE, used_with_context());
     give_access(va, 4 * GRANULE, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
     give_access(va + 8 * GRANULE, 2 * GRANULE, CU_MEM_ACCESS_FLAGS_PROT_READ);
     OK(cuMemsetD32_v2(va, 77, GRANULE));
@@ -30,12 +30,15 @@ static void charged_till_the_last(void *arg)
     CHECK_IS(77, word);
     OK(cuMemRetainAllocationHandle(&again, (void *)(uintptr_t)(va + GRANULE + 5)));
     CHECK_IS(h, again);
+    CHECK_IS(SOFT_ACCESS_READ, reach_of(va + 9 * GRANULE));
     OK(cuMemUnmap(va, 4 * GRANULE));
     OK(cuMemUnmap(va + 8 * GRANULE, 2 * GRANULE));
-    CHECK_IS(CONTEXT + 4 * GRANULE, used());
+    for (int i = 0; i < 10; i++)
+        CHECK_IS(SOFT_ACCESS_NONE, reach_of(va + (CUdeviceptr)i * GRANULE));
+    CHECK_IS(CONTEXT + 4 * GRANULE, used_with_context());
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemRetainAllocationHandle(&again, (void *)(uintptr_t)va));
     OK(cuMemRelease(h));
-    CHECK_IS(CONTEXT, used());
+    CHECK_IS(CONTEXT, used_with_context());
     OK(cuMemAddressFree(va, 64 * GRANULE));
 }
 
@@ -177,7 +180,7 @@ static void side_by_side(void *arg)
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemcpyHtoD_v2(va, out, 2 * GRANULE)); /* over the hole */
     OK(cuMemUnmap(va, GRANULE));
     OK(cuMemUnmap(va + 3 * GRANULE, GRANULE));
-    CHECK_IS(CONTEXT, used());
+    CHECK_IS(CONTEXT, used_with_context());
 }
 
 /* Host memory: charged to nobody; the CPU reaches it once it was let. */
@@ -197,7 +200,7 @@ static void of_the_host(void *arg)
 
     context();
     OK(cuMemCreate(&h, 2 * GRANULE, &prop, 0));
-    CHECK_IS(CONTEXT, used());
+    CHECK_IS(CONTEXT, used_with_context());
     OK(cuMemAddressReserve(&va, 2 * GRANULE, 0, 0, 0));
     OK(cuMemMap(va, 2 * GRANULE, 0, h, 0));
     OK(cuMemSetAccess(va, 2 * GRANULE, desc, 1));

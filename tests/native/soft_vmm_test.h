@@ -7,22 +7,11 @@
 
 #include "soft_test.h"
 
-#define GRANULE (2ull << 20)
-#define CONTEXT (24ull << 20) /* of the tiny profile */
-
 static inline CUmemAllocationProp pinned(CUmemAllocationHandleType types)
 {
     return (CUmemAllocationProp){.type = CU_MEM_ALLOCATION_TYPE_PINNED,
                                  .requestedHandleTypes = types,
                                  .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0}};
-}
-
-static inline uint64_t used(void)
-{
-    size_t f, t;
-
-    OK(cuMemGetInfo_v2(&f, &t));
-    return t - f;
 }
 
 static inline unsigned below(unsigned *seed, unsigned most)

@@ -14,3 +14,4 @@ foreach(name fuzz image graph graphmem join lanes launch scarce unpack)
 endforeach()
 target_link_options(test_softmod_scarce PRIVATE
   -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=mmap,--wrap=pthread_create)
+target_sources(test_softmod_fuzz PRIVATE softmod_fuzz_memory.c softmod_fuzz_graph.c)

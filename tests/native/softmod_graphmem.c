@@ -8,18 +8,9 @@
 #include "soft/gpu/graph.h"
 #include "soft/gpu/pool.h"
 
-#define MIB     (1ull << 20)
 #define UNIT    (32 * MIB)
 #define GRAPHS  12
 #define STREAMS 3
-
-static uint64_t device_used(void)
-{
-    size_t f, t;
-
-    OK(cuMemGetInfo_v2(&f, &t));
-    return t - f - 24 * MIB;
-}
 
 static uint64_t memory(CUgraphMem_attribute which)
 {

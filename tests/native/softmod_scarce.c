@@ -11,8 +11,6 @@
 
 #include "soft/gpu/shared.h"
 
-#define GRANULE (2ull << 20)
-
 static const char ptx[] = ".version 8.0\n.target sm_75\n.address_size 64\n"
                           ".visible .global .align 4 .u32 counter;\n"
                           ".visible .entry touch(.param .u64 p)\n{\n.reg .b32 %r0;\n"

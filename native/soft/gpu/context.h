@@ -111,14 +111,17 @@ void *soft_stream_main(void *stream); /* stream_run.c */
 /* On the stream's own thread: the engines it kept are given up before it waits for anything. */
 void soft_stream_let_go(struct soft_stream *stream);
 
-/* stream lifetime, queue.c */
+/* stream_life.c */
 struct soft_stream *soft_stream_new(struct soft_ctx *ctx, unsigned flags, int priority);
+int soft_stream_start(struct soft_stream *stream);   /* its thread; with its lock. 0 or an errno */
 void soft_stream_orphan(struct soft_stream *stream); /* gone for the client; drains by itself */
 /* Takes a stream out of the context's list, inner ones only if `inner`; NULL: there is none. */
 struct soft_stream *soft_stream_unlink(struct soft_ctx *ctx, bool inner);
 void soft_stream_stop(struct soft_stream *stream); /* ends the thread of an unlinked one */
 /* An inner stream; NULL: no memory. */
 struct soft_stream *soft_stream_inner(struct soft_ctx *ctx);
+
+/* queue.c */
 /* soft_submit that tells the place; commands of an inner stream keep the submit_ns they have. */
 CUresult soft_submit_at(struct soft_stream *stream, struct soft_cmd *cmd, uint64_t *seq);
 void soft_stream_wait_seq(struct soft_stream *stream, uint64_t seq);

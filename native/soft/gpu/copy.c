@@ -234,6 +234,16 @@ static struct soft_cmd *copy_clone(const struct soft_cmd *cmd)
     return &c->cmd;
 }
 
+CUresult soft_copy_enter(CUstream handle, enum soft_copy_wait wait, struct soft_stream **stream)
+{
+    struct soft_ctx *ctx;
+    CUresult r = soft_current(&ctx);
+
+    if (r == CUDA_SUCCESS && wait == SOFT_COPY_SYNC)
+        r = soft_capture_check_unsafe();
+    return r != CUDA_SUCCESS ? r : soft_stream_of(handle, stream);
+}
+
 static char *stage(struct soft_copy *c)
 {
     char *to = malloc(bytes_of(c)), *at = to;
@@ -251,13 +261,14 @@ CUresult soft_copy_submit(struct soft_stream *stream, const struct soft_copy *sh
     bool in = !shape->from.device && shape->to.device,
          out = shape->from.device && !shape->to.device;
     bool dtod = shape->from.device && shape->to.device, must_wait = false;
+    struct soft_ctx *ctx = stream->ctx;
     struct soft_copy *c;
     CUresult r;
 
     if (bytes_of(shape) == 0)
-        return soft_ctx_sticky(stream->ctx);
-    if (!soft_place_may(stream->ctx, &shape->from, SOFT_ACCESS_READ) ||
-        !soft_place_may(stream->ctx, &shape->to, SOFT_ACCESS_WRITE))
+        return soft_ctx_sticky(ctx);
+    if (!soft_place_may(ctx, &shape->from, SOFT_ACCESS_READ) ||
+        !soft_place_may(ctx, &shape->to, SOFT_ACCESS_WRITE))
         return CUDA_ERROR_INVALID_VALUE;
     c = calloc(1, sizeof *c);
     if (c == NULL)
@@ -277,13 +288,19 @@ CUresult soft_copy_submit(struct soft_stream *stream, const struct soft_copy *sh
     }
     if ((out && !c->to.pinned && !captured) || (wait == SOFT_COPY_SYNC && !dtod && !c->staging))
         must_wait = true;
-    if (wait == SOFT_COPY_SYNC && (soft_memops_sync(stream->ctx, c->from.address) ||
-                                   soft_memops_sync(stream->ctx, c->to.address)))
+    if (wait == SOFT_COPY_SYNC &&
+        (soft_memops_sync(ctx, c->from.address) || soft_memops_sync(ctx, c->to.address)))
         must_wait = true;
+    if (!must_wait || captured)
+        return soft_submit(stream, &c->cmd);
+    soft_stream_ref(stream); /* another thread may destroy it meanwhile */
     r = soft_submit(stream, &c->cmd);
-    if (r != CUDA_SUCCESS || !must_wait || captured)
-        return r;
-    return soft_stream_wait_seq(stream, soft_stream_pending(stream)), soft_ctx_error(stream->ctx);
+    if (r == CUDA_SUCCESS) {
+        soft_stream_wait_seq(stream, soft_stream_pending(stream));
+        r = soft_ctx_error(ctx);
+    }
+    soft_stream_unref(stream);
+    return r;
 }
 
 CUresult soft_copy_new(struct soft_ctx *ctx, const CUDA_MEMCPY3D *copy, struct soft_cmd **out)

@@ -45,6 +45,8 @@ void soft_copy_bytes(struct soft_copy *copy, int (*poll)(void *), void *arg);
 CUresult soft_copy_shape(const CUDA_MEMCPY3D *m, struct soft_copy *c);
 
 enum soft_copy_wait { SOFT_COPY_ASYNC, SOFT_COPY_SYNC };
+/* What every copy asks first: a current context, the stream, and no capture that forbids it. */
+CUresult soft_copy_enter(CUstream handle, enum soft_copy_wait wait, struct soft_stream **stream);
 /* Submits with the host's side of the contract: pageable memory is read before the call returns,
  * written before it returns; SYNC waits where the driver does. */
 CUresult soft_copy_submit(struct soft_stream *stream, const struct soft_copy *shape,

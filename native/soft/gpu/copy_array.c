@@ -3,7 +3,6 @@
  * Entry points of one run of bytes from or to a one-dimensional array.
  */
 #include "soft/gpu/array.h"
-#include "soft/gpu/capture.h"
 
 /* One run: a row of an array, device memory, or the host's. */
 struct end {
@@ -32,13 +31,8 @@ static CUresult copy(struct end to, struct end from, size_t bytes, CUstream hStr
 {
     struct soft_copy c = {.width = bytes, .height = 1, .depth = 1};
     struct soft_stream *stream;
-    struct soft_ctx *ctx;
-    CUresult r = soft_current(&ctx);
+    CUresult r = soft_copy_enter(hStream, wait, &stream);
 
-    if (r == CUDA_SUCCESS && wait == SOFT_COPY_SYNC)
-        r = soft_capture_check_unsafe();
-    if (r == CUDA_SUCCESS)
-        r = soft_stream_of(hStream, &stream);
     if (r != CUDA_SUCCESS)
         return r;
     if ((to.is_array && soft_array_of(to.array) == NULL) ||

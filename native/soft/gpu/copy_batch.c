@@ -45,10 +45,12 @@ static CUresult submit(struct soft_stream *stream, const struct soft_copy *copie
 {
     CUresult r = CUDA_SUCCESS;
 
+    soft_stream_ref(stream); /* another thread may destroy it while one of them waits */
     for (size_t i = 0; i < count && r == CUDA_SUCCESS; i++)
         r = soft_copy_submit(stream, &copies[i], SOFT_COPY_ASYNC);
     if (r == CUDA_SUCCESS && at_once && soft_stream_capture(stream) == NULL)
         r = soft_stream_wait(stream);
+    soft_stream_unref(stream);
     return r;
 }
 

@@ -2,7 +2,6 @@
  *
  * Entry points of plain copies: one run of bytes.
  */
-#include "soft/gpu/capture.h"
 #include "soft/gpu/copy.h"
 
 enum side { DEVICE, HOST, ANY };
@@ -25,13 +24,8 @@ static CUresult copy(enum side to, uint64_t dst, enum side from, uint64_t src, s
 {
     struct soft_copy c = {.width = bytes, .height = 1, .depth = 1};
     struct soft_stream *stream;
-    struct soft_ctx *ctx;
-    CUresult r = soft_current(&ctx);
+    CUresult r = soft_copy_enter(hStream, wait, &stream);
 
-    if (r == CUDA_SUCCESS && wait == SOFT_COPY_SYNC)
-        r = soft_capture_check_unsafe();
-    if (r == CUDA_SUCCESS)
-        r = soft_stream_of(hStream, &stream);
     if (r != CUDA_SUCCESS)
         return r;
     if (bytes == 0)

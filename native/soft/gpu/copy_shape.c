@@ -3,7 +3,6 @@
  * Shapes of the 2D and 3D calls: each side from linear memory or an array.
  */
 #include "soft/gpu/array.h"
-#include "soft/gpu/capture.h"
 
 #include <string.h>
 
@@ -89,13 +88,8 @@ static CUresult copy_any(const CUDA_MEMCPY3D *m, CUstream hStream, enum soft_cop
 {
     struct soft_copy c;
     struct soft_stream *stream;
-    struct soft_ctx *ctx;
-    CUresult r = soft_current(&ctx);
+    CUresult r = soft_copy_enter(hStream, wait, &stream);
 
-    if (r == CUDA_SUCCESS && wait == SOFT_COPY_SYNC)
-        r = soft_capture_check_unsafe();
-    if (r == CUDA_SUCCESS)
-        r = soft_stream_of(hStream, &stream);
     if (r != CUDA_SUCCESS)
         return r;
     if (m == NULL || is_too_far(m->srcMemoryType, m->srcPitch, max_pitch) ||

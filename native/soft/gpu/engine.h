@@ -8,10 +8,11 @@
  * bell and sleeps on his own; the owner hands over round-robin when its slice is up, or when it
  * falls idle. An owner that died or stands stopped is taken the engine from by the waiters.
  *
- * In the process (engine.c): a `turn` keeps the owned clock, O(t) = time for which this context has
- * owned the engine until t. A command that starts at s is over when its execution has ended and
- * O = O(s) + modelled time. All instants are logical: they follow from the moments before, not from
- * when a thread woke, so a late wake-up delays the notice of an end, never the end itself.
+ * In the process (engine.c, engine_slice.c): a `turn` keeps the owned clock, O(t) = time for which
+ * this context has owned the engine until t. A command that starts at s is over when its execution
+ * has ended and O = O(s) + modelled time. All instants are logical: they follow from the moments
+ * before, not from when a thread woke, so a late wake-up delays the notice of an end, never the end
+ * itself.
  */
 #ifndef HARP_SOFT_ENGINE_H
 #define HARP_SOFT_ENGINE_H
@@ -23,6 +24,8 @@
 
 #define SOFT_NEVER   UINT64_MAX
 #define SOFT_ALL_SMS 1000000u
+/* The ledger of a long command is never older than this. */
+#define SOFT_LEDGER_NS 20000000ull
 
 struct soft_use { /* one command on the engine; guarded by the turn's lock */
     struct soft_turn *turn;
@@ -97,6 +100,22 @@ void soft_turn_let_go(struct soft_turn *turn, struct soft_waiter *me);
 int soft_turn_poll(struct soft_use *use);
 void soft_turn_enter(struct soft_use *use);
 void soft_turn_leave(struct soft_use *use);
+
+/* engine_slice.c: with the turn's lock held */
+uint64_t soft_owned_at(const struct soft_turn *turn, uint64_t t); /* O(t) in this ownership */
+uint64_t soft_planned_end(const struct soft_turn *turn, const struct soft_use *use);
+uint64_t soft_slice_end(const struct soft_turn *turn);
+/* Writes the time in which something was on the engine, up to `upto`. */
+void soft_turn_account(struct soft_turn *turn, uint64_t upto);
+/* The ownership ends at `free_ns`: what was over by then is over, the rest waits. */
+void soft_turn_settle(struct soft_turn *turn, uint64_t free_ns);
+void soft_turn_kick(struct soft_turn *turn); /* others in this process look again */
+/* Looks whether the slice is over and hands the engine on if nothing executes. */
+void soft_turn_look(struct soft_turn *turn, uint64_t now);
+/* One step of waiting, at most until `until_ns`, with the lock open. */
+void soft_turn_drive(struct soft_turn *turn, uint64_t until_ns);
+/* Owned, and work may start: not when the slice is over. *fresh: it was idle. */
+bool soft_turn_hold(struct soft_turn *turn, bool *fresh);
 
 /* engine_shared.c: with the turn's lock held */
 bool soft_engine_mine(const struct soft_turn *turn);

@@ -183,49 +183,56 @@ static void record_submitted(struct soft_cmd *cmd, struct soft_stream *stream)
     struct soft_record *r = (struct soft_record *)cmd;
 
     if (r->number == 0)
-        r->number = soft_event_note(r->event, stream, cmd->seq);
+        r->number = soft_event_note(r->on.event, stream, cmd->seq);
 }
 
 static void record_ended(struct soft_cmd *cmd, uint64_t end_ns)
 {
     struct soft_record *r = (struct soft_record *)cmd;
 
-    soft_event_reached(r->event, r->number, end_ns);
+    soft_event_reached(r->on.event, r->number, end_ns);
 }
 
-static void record_destroy(struct soft_cmd *cmd)
+struct soft_cmd *soft_event_cmd_new(struct soft_event *event, const struct soft_cmd_ops *ops,
+                                    size_t bytes)
 {
-    soft_event_unref(((struct soft_record *)cmd)->event);
+    struct soft_event_cmd *c = calloc(1, bytes);
+
+    if (c == NULL)
+        return NULL;
+    c->cmd.ops = ops;
+    c->event = event;
+    atomic_fetch_add(&event->refs, 1);
+    return &c->cmd;
+}
+
+void soft_event_cmd_destroy(struct soft_cmd *cmd)
+{
+    soft_event_unref(((struct soft_event_cmd *)cmd)->event);
     free(cmd);
+}
+
+struct soft_event *soft_event_of_cmd(const struct soft_cmd *cmd)
+{
+    return ((const struct soft_event_cmd *)cmd)->event;
 }
 
 static struct soft_cmd *record_clone(const struct soft_cmd *cmd)
 {
-    struct soft_cmd *copy;
-
-    return soft_event_record_new(((const struct soft_record *)cmd)->event, &copy) == CUDA_SUCCESS
-               ? copy
-               : NULL;
+    return soft_event_cmd_new(soft_event_of_cmd(cmd), cmd->ops, sizeof(struct soft_record));
 }
 
 static const struct soft_cmd_ops record_ops = {.name = "event_record",
                                                .engine = SOFT_NO_ENGINE,
                                                .clone = record_clone,
-                                               .destroy = record_destroy,
+                                               .destroy = soft_event_cmd_destroy,
                                                .submitted = record_submitted,
                                                .ended = record_ended};
 
 CUresult soft_event_record_new(struct soft_event *event, struct soft_cmd **out)
 {
-    struct soft_record *r = calloc(1, sizeof *r);
-
-    if (r == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    r->cmd.ops = &record_ops;
-    r->event = event;
-    atomic_fetch_add(&event->refs, 1);
-    *out = &r->cmd;
-    return CUDA_SUCCESS;
+    *out = soft_event_cmd_new(event, &record_ops, sizeof(struct soft_record));
+    return *out == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
 }
 
 CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags)

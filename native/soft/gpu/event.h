@@ -25,17 +25,25 @@ struct soft_event {
     uint64_t seq;
 };
 
-struct soft_record { /* a command that records an event */
+struct soft_event_cmd { /* begins every command on an event, which it keeps */
     struct soft_cmd cmd;
     struct soft_event *event;
+};
+
+struct soft_record { /* records it */
+    struct soft_event_cmd on;
     uint64_t number;
 };
 
-struct soft_event_wait { /* a command that waits for one */
-    struct soft_cmd cmd;
-    struct soft_event *event;
+struct soft_event_wait { /* waits for it */
+    struct soft_event_cmd on;
     bool settled; /* what it waits for is known already */
 };
+
+/* A new one, zeroed behind its begin, of `bytes` in all; NULL: no memory. */
+struct soft_cmd *soft_event_cmd_new(struct soft_event *event, const struct soft_cmd_ops *ops,
+                                    size_t bytes);
+void soft_event_cmd_destroy(struct soft_cmd *cmd); /* for the ops */
 
 /* A living event of `ctx` with a handle; takes `ipc`, also when it fails. */
 CUresult soft_event_add(struct soft_ctx *ctx, unsigned flags, struct soft_ipc_event *ipc,
@@ -55,7 +63,7 @@ bool soft_event_place(struct soft_event *event, struct soft_stream **stream, uin
  * the launch on, and a node that waits for an event waits for what was recorded before it. */
 bool soft_event_is_record(const struct soft_cmd *cmd);
 bool soft_event_is_wait(const struct soft_cmd *cmd);
-struct soft_event *soft_event_of_cmd(const struct soft_cmd *cmd); /* of either kind */
+struct soft_event *soft_event_of_cmd(const struct soft_cmd *cmd); /* of any kind */
 void soft_event_wait_settle(struct soft_cmd *cmd, struct soft_stream *stream);
 
 #endif

@@ -5,8 +5,6 @@
  */
 #include "soft/gpu/event.h"
 
-#include <stdlib.h>
-
 CUresult cuIpcGetEventHandle(CUipcEventHandle *pHandle, CUevent event)
 {
     struct soft_ctx *ctx;
@@ -41,8 +39,7 @@ CUresult cuIpcOpenEventHandle(CUevent *phEvent, CUipcEventHandle handle)
 /* ------------------------------------------------------------------------------------ waiting --
  */
 struct wait {
-    struct soft_cmd cmd;
-    struct soft_event *event;
+    struct soft_event_cmd on;
     uint32_t number;
 };
 
@@ -50,50 +47,34 @@ static void submitted(struct soft_cmd *cmd, struct soft_stream *stream)
 {
     struct wait *w = (struct wait *)cmd;
 
-    w->number = soft_ipc_event_latest(w->event->ipc);
+    w->number = soft_ipc_event_latest(w->on.event->ipc);
 }
 
 static CUresult run(struct soft_cmd *cmd, struct soft_run *run)
 {
     struct wait *w = (struct wait *)cmd;
 
-    run->end_ns = soft_ipc_event_wait(w->event->ipc, w->number, run->ctx);
+    run->end_ns = soft_ipc_event_wait(w->on.event->ipc, w->number, run->ctx);
     if (run->end_ns == 0)
         run->end_ns = run->start_ns;
     return CUDA_SUCCESS;
 }
 
-static void destroy(struct soft_cmd *cmd)
-{
-    soft_event_unref(((struct wait *)cmd)->event);
-    free(cmd);
-}
-
 static struct soft_cmd *wait_clone(const struct soft_cmd *cmd)
 {
-    struct soft_cmd *copy;
-
-    return soft_event_wait_ipc_new(((const struct wait *)cmd)->event, &copy) == CUDA_SUCCESS ? copy
-                                                                                             : NULL;
+    return soft_event_cmd_new(soft_event_of_cmd(cmd), cmd->ops, sizeof(struct wait));
 }
 
 static const struct soft_cmd_ops wait_ops = {.name = "event_wait",
                                              .engine = SOFT_NO_ENGINE,
                                              .run = run,
                                              .clone = wait_clone,
-                                             .destroy = destroy,
+                                             .destroy = soft_event_cmd_destroy,
                                              .submitted = submitted,
                                              .blocks = true};
 
 CUresult soft_event_wait_ipc_new(struct soft_event *event, struct soft_cmd **out)
 {
-    struct wait *w = calloc(1, sizeof *w);
-
-    if (w == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    w->cmd.ops = &wait_ops;
-    w->event = event;
-    atomic_fetch_add(&event->refs, 1);
-    *out = &w->cmd;
-    return CUDA_SUCCESS;
+    *out = soft_event_cmd_new(event, &wait_ops, sizeof(struct wait));
+    return *out == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
 }

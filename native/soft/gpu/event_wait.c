@@ -4,8 +4,6 @@
  */
 #include "soft/gpu/event.h"
 
-#include <stdlib.h>
-
 #include "soft/gpu/capture.h"
 #include "soft/gpu/pool.h"
 
@@ -45,7 +43,7 @@ static bool latest_of(struct soft_event *event, struct soft_stream **stream, uin
 void soft_event_wait_settle(struct soft_cmd *cmd, struct soft_stream *stream)
 {
     struct soft_event_wait *w = (struct soft_event_wait *)cmd;
-    struct soft_event *event = w->event;
+    struct soft_event *event = w->on.event;
     struct soft_stream *on;
     uint64_t seq, stamp;
     bool pending;
@@ -74,52 +72,28 @@ void soft_event_wait_settle(struct soft_cmd *cmd, struct soft_stream *stream)
     }
 }
 
-static void wait_destroy(struct soft_cmd *cmd)
-{
-    soft_event_unref(((struct soft_event_wait *)cmd)->event);
-    free(cmd);
-}
-
 static struct soft_cmd *wait_clone(const struct soft_cmd *cmd)
 {
-    struct soft_cmd *copy;
-
-    return soft_event_wait_new(((const struct soft_event_wait *)cmd)->event, &copy) == CUDA_SUCCESS
-               ? copy
-               : NULL;
+    return soft_event_cmd_new(soft_event_of_cmd(cmd), cmd->ops, sizeof(struct soft_event_wait));
 }
 
 static const struct soft_cmd_ops wait_ops = {.name = "event_wait",
                                              .engine = SOFT_NO_ENGINE,
                                              .clone = wait_clone,
-                                             .destroy = wait_destroy,
+                                             .destroy = soft_event_cmd_destroy,
                                              .submitted = soft_event_wait_settle};
 
 CUresult soft_event_wait_new(struct soft_event *event, struct soft_cmd **out)
 {
-    struct soft_event_wait *w;
-
     if (event->ipc != NULL)
         return soft_event_wait_ipc_new(event, out);
-    w = calloc(1, sizeof *w);
-    if (w == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    w->cmd.ops = &wait_ops;
-    w->event = event;
-    atomic_fetch_add(&event->refs, 1);
-    *out = &w->cmd;
-    return CUDA_SUCCESS;
+    *out = soft_event_cmd_new(event, &wait_ops, sizeof(struct soft_event_wait));
+    return *out == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
 }
 
 bool soft_event_is_wait(const struct soft_cmd *cmd)
 {
     return cmd->ops == &wait_ops;
-}
-
-struct soft_event *soft_event_of_cmd(const struct soft_cmd *cmd)
-{
-    return cmd->ops == &wait_ops ? ((const struct soft_event_wait *)cmd)->event
-                                 : ((const struct soft_record *)cmd)->event;
 }
 
 CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
@@ -184,7 +158,9 @@ CUresult cuEventSynchronize(CUevent hEvent)
         return r;
     ctx = event->ctx;
     if (event->ipc != NULL) {
+        atomic_fetch_add(&event->refs, 1); /* another thread may destroy it meanwhile */
         soft_ipc_event_wait(event->ipc, soft_ipc_event_latest(event->ipc), ctx);
+        soft_event_unref(event);
     } else if (latest_of(event, &stream, &seq, &pending)) {
         if (pending)
             soft_stream_wait_seq(stream, seq);

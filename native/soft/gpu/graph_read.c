@@ -111,26 +111,25 @@ CUresult cuGraphHostNodeGetParams(CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *node
     return CUDA_SUCCESS;
 }
 
-CUresult cuGraphEventRecordNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
+static CUresult event_of(CUgraphNode handle, CUgraphNodeType type, CUevent *out)
 {
     struct soft_node *node;
-    CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, event_out, &node);
+    CUresult result = enter(handle, type, out, &node);
     if (result != CUDA_SUCCESS)
         return result;
-    *event_out = node->u.event;
+    *out = node->u.event;
     pthread_mutex_unlock(&soft_graph_lock);
     return CUDA_SUCCESS;
 }
 
+CUresult cuGraphEventRecordNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
+{
+    return event_of(hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, event_out);
+}
+
 CUresult cuGraphEventWaitNodeGetEvent(CUgraphNode hNode, CUevent *event_out)
 {
-    struct soft_node *node;
-    CUresult result = enter(hNode, CU_GRAPH_NODE_TYPE_WAIT_EVENT, event_out, &node);
-    if (result != CUDA_SUCCESS)
-        return result;
-    *event_out = node->u.event;
-    pthread_mutex_unlock(&soft_graph_lock);
-    return CUDA_SUCCESS;
+    return event_of(hNode, CU_GRAPH_NODE_TYPE_WAIT_EVENT, event_out);
 }
 
 CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)

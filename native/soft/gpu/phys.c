@@ -1,18 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Physical memory: see phys.h. A shareable file begins with a tag that says what it is; its bytes
- * begin a granule further on. In the common file, far behind all pieces, 8 bytes for each 512 say
+ * Physical memory: see phys.h. In the common file, far behind all pieces, 8 bytes for each 512 say
  * which allocation can be opened there by a legacy IPC handle.
  */
-#include "soft/gpu/phys.h"
+#include "soft/gpu/phys_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "soft/gpu/context.h"
@@ -26,24 +22,12 @@
 #define FILE_BYTES (1ull << 62) /* sparse: offsets are never used twice */
 #define MARKS_AT   (1ull << 61)
 #define MARK_UNIT  512u
-#define TAG_MAGIC  0x4d454d5052414821ull
 #define GROWN_MOST (1ull << 45) /* of a growing one with a file of its own, which never shrinks */
 
-struct tag {
-    uint64_t magic, machine; /* whose state the row is of */
-    uint64_t bytes, object_word;
-    int32_t ordinal, object;
-    uint64_t growing; /* a pool's, or one piece */
-};
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the five below */
+pthread_mutex_t soft_phys_lock = PTHREAD_MUTEX_INITIALIZER;
+/* guarded by it */
 static struct soft_file common = {.fd = -1};
 static uint64_t next_offset;
-static struct known { /* what was imported, or could be imported back */
-    struct soft_phys *phys;
-    struct known *next;
-} *knowns;
-static int lingering; /* of the known: given away, and held for nothing else */
 
 /* The common file; made anew where the program closed its descriptor (what is mapped stays). With
  * the lock. */
@@ -76,7 +60,7 @@ static int charge(struct soft_phys *phys, enum soft_phys_kind kind)
     return phys->object >= 0 ? 0 : -ENOMEM;
 }
 
-static void discharge(struct soft_phys *phys)
+void soft_phys_discharge(struct soft_phys *phys)
 {
     if (phys->ordinal == SOFT_PHYS_HOST || phys->borrowed)
         return;
@@ -85,51 +69,6 @@ static void discharge(struct soft_phys *phys)
     else
         soft_slot_release(soft_the_state, phys->ordinal,
                           phys->growing ? phys->charged : phys->bytes, 0);
-}
-
-static int know(struct soft_phys *phys)
-{
-    struct known *k = malloc(sizeof *k);
-
-    if (k == NULL)
-        return -ENOMEM;
-    *k = (struct known){phys, knowns};
-    knowns = k;
-    return 0;
-}
-
-static void forget(const struct soft_phys *phys)
-{
-    for (struct known **at = &knowns; *at != NULL; at = &(*at)->next)
-        if ((*at)->phys == phys) {
-            struct known *gone = *at;
-
-            *at = gone->next;
-            free(gone);
-            return;
-        }
-}
-
-static int place_shareable(struct soft_phys *phys)
-{
-    struct tag tag = {.magic = TAG_MAGIC,
-                      .machine = soft_the_state->map->birth,
-                      .bytes = phys->bytes,
-                      .object_word = phys->object_word,
-                      .ordinal = phys->ordinal,
-                      .object = phys->object,
-                      .growing = phys->growing};
-    int err = soft_file_make(&phys->file, SOFT_GRANULE + phys->bytes);
-
-    if (err != 0)
-        return err;
-    phys->alone = true;
-    phys->offset = SOFT_GRANULE;
-    if (pwrite(phys->file.fd, &tag, sizeof tag, 0) != (ssize_t)sizeof tag || know(phys) != 0) {
-        close(phys->file.fd);
-        return -ENOMEM;
-    }
-    return 0;
 }
 
 static struct soft_phys *make(int ordinal, uint64_t bytes, enum soft_phys_kind kind, bool growing)
@@ -151,17 +90,17 @@ static struct soft_phys *make(int ordinal, uint64_t bytes, enum soft_phys_kind k
         free(phys);
         return NULL;
     }
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&soft_phys_lock);
     if (kind == SOFT_PHYS_SHAREABLE) {
-        err = place_shareable(phys);
+        err = soft_phys_place(phys);
     } else {
         err = common_file(&phys->file);
         phys->offset = growing ? 0 : next_offset; /* growing: offsets are the common file's */
         next_offset += growing ? 0 : phys->bytes;
     }
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&soft_phys_lock);
     if (err != 0) {
-        discharge(phys);
+        soft_phys_discharge(phys);
         free(phys);
         return NULL;
     }
@@ -195,10 +134,10 @@ int soft_phys_grow(struct soft_phys *phys, uint64_t bytes, uint64_t *offset)
         *offset = phys->grown;
         phys->grown += bytes;
     } else {
-        pthread_mutex_lock(&lock);
+        pthread_mutex_lock(&soft_phys_lock);
         *offset = next_offset;
         next_offset += bytes;
-        pthread_mutex_unlock(&lock);
+        pthread_mutex_unlock(&soft_phys_lock);
     }
     phys->charged += bytes;
     return 0;
@@ -221,111 +160,6 @@ void soft_phys_shrink(struct soft_phys *phys, uint64_t offset, uint64_t bytes)
         soft_object_release(soft_the_state, phys->object, phys->ordinal, bytes);
     else
         soft_slot_release(soft_the_state, phys->ordinal, bytes, 0);
-}
-
-static struct soft_phys *known_as(const struct tag *tag)
-{
-    for (struct known *k = knowns; k != NULL; k = k->next)
-        if (k->phys->object == tag->object && k->phys->object_word == tag->object_word)
-            return k->phys;
-    return NULL;
-}
-
-static bool tag_fits(const struct tag *tag, int fd)
-{
-    struct stat st;
-
-    return tag->magic == TAG_MAGIC && soft_file_is_sealed(fd) &&
-           tag->machine == soft_the_state->map->birth && tag->bytes % SOFT_GRANULE == 0 &&
-           tag->bytes > 0 && fstat(fd, &st) == 0 &&
-           (uint64_t)st.st_size == SOFT_GRANULE + tag->bytes &&
-           (tag->ordinal == SOFT_PHYS_HOST ||
-            (tag->ordinal >= 0 && tag->ordinal < soft_the_state->map->device_count &&
-             tag->object >= 0 && tag->object < SOFT_MAX_OBJECTS));
-}
-
-static struct soft_phys *import(int fd, int *why, bool growing)
-{
-    struct soft_phys *phys;
-    struct tag tag;
-    int copy = -1, err;
-
-    *why = EINVAL;
-    if (pread(fd, &tag, sizeof tag, 0) != (ssize_t)sizeof tag || !tag_fits(&tag, fd) ||
-        tag.growing != growing)
-        return NULL;
-    pthread_mutex_lock(&lock);
-    phys = tag.ordinal == SOFT_PHYS_HOST ? NULL : known_as(&tag);
-    if (phys != NULL) {
-        if (atomic_fetch_add(&phys->refs, 1) == 0)
-            lingering--;
-        goto out;
-    }
-    phys = calloc(1, sizeof *phys);
-    *why = ENOMEM;
-    if (phys == NULL)
-        goto out;
-    *phys = (struct soft_phys){.ordinal = tag.ordinal,
-                               .bytes = tag.bytes,
-                               .id = soft_span_next_id(),
-                               .offset = SOFT_GRANULE,
-                               .alone = true,
-                               .growing = growing,
-                               .object = tag.ordinal == SOFT_PHYS_HOST ? -1 : tag.object,
-                               .object_word = tag.object_word,
-                               .refs = 1};
-    copy = soft_file_reopen(fd);
-    *why = EMFILE;
-    if (copy < 0 || soft_file_of(copy, &phys->file) != 0)
-        goto fail;
-    err = phys->object < 0 ? 0 : soft_object_join(soft_the_state, phys->object, phys->object_word);
-    *why = -err;
-    if (err != 0)
-        goto fail;
-    *why = ENOMEM;
-    if (know(phys) == 0)
-        goto out;
-    discharge(phys);
-fail:
-    if (copy >= 0)
-        close(copy);
-    free(phys);
-    phys = NULL;
-out:
-    pthread_mutex_unlock(&lock);
-    return phys;
-}
-
-struct soft_phys *soft_phys_import(int fd, int *why)
-{
-    return import(fd, why, false);
-}
-
-struct soft_phys *soft_phys_import_growing(int fd, int *why)
-{
-    return import(fd, why, true);
-}
-
-int soft_phys_export(struct soft_phys *phys)
-{
-    int fd;
-
-    if (!phys->alone || !soft_file_is(&phys->file))
-        return -EINVAL;
-    fd = soft_file_reopen(phys->file.fd);
-    if (fd >= 0 && flock(fd, LOCK_SH) == 0) /* tells as long as it is open: given_away() */
-        phys->exported = true;
-    return fd;
-}
-
-static bool given_away(const struct soft_phys *phys)
-{
-    if (!phys->exported || !soft_file_is(&phys->file))
-        return false;
-    if (flock(phys->file.fd, LOCK_EX | LOCK_NB) != 0)
-        return true;
-    flock(phys->file.fd, LOCK_UN);
-    return false;
 }
 
 static off_t mark_at(uint64_t offset)
@@ -377,10 +211,10 @@ void soft_phys_ref(struct soft_phys *phys)
 }
 
 /* With the lock; the caller discharges and frees it without. */
-static void end(struct soft_phys *phys)
+void soft_phys_end(struct soft_phys *phys)
 {
     if (phys->alone)
-        forget(phys);
+        soft_phys_forget(phys);
     if (!soft_file_is(&phys->file))
         return;
     if (phys->alone) {
@@ -394,49 +228,6 @@ static void end(struct soft_phys *phys)
     if (phys->marked) /* first, so that nobody opens what is being emptied */
         punch(phys, (uint64_t)mark_at(phys->offset), phys->bytes / MARK_UNIT * sizeof(uint64_t));
     punch(phys, phys->offset, phys->bytes);
-}
-
-void soft_phys_unref(struct soft_phys *phys)
-{
-    if (phys == NULL)
-        return;
-    pthread_mutex_lock(&lock); /* an import may find it until it is forgotten */
-    if (atomic_fetch_sub(&phys->refs, 1) > 1) {
-        pthread_mutex_unlock(&lock);
-        return;
-    }
-    if (given_away(phys)) {
-        lingering++;
-        pthread_mutex_unlock(&lock);
-        return;
-    }
-    end(phys);
-    pthread_mutex_unlock(&lock);
-    discharge(phys);
-    free(phys);
-}
-
-void soft_phys_sweep(void)
-{
-    struct soft_phys *gone;
-
-    do {
-        gone = NULL;
-        pthread_mutex_lock(&lock);
-        for (struct known *k = lingering > 0 ? knowns : NULL; k != NULL && gone == NULL;
-             k = k->next)
-            if (atomic_load(&k->phys->refs) == 0 && !given_away(k->phys))
-                gone = k->phys;
-        if (gone != NULL) {
-            lingering--;
-            end(gone);
-        }
-        pthread_mutex_unlock(&lock);
-        if (gone != NULL) {
-            discharge(gone);
-            free(gone);
-        }
-    } while (gone != NULL);
 }
 
 int soft_phys_map(struct soft_phys *phys, uint64_t offset, uint64_t bytes, void *at)

@@ -182,9 +182,6 @@ struct soft_state { /* this process's hold on it */
 /* state_slot.c */
 int soft_slot_take(struct soft_state *state); /* >= 0: our slot; -ENOSPC */
 void soft_slot_leave(struct soft_state *state);
-bool soft_slot_is_dead(struct soft_state *state, int slot); /* by its record lock */
-int32_t soft_slot_pid(struct soft_state *state, int slot);  /* as we see it; 0: cannot */
-void soft_slots_reap(struct soft_state *state);
 /* Charges the device: 0, or -ENOMEM when the device has less free. Whole granules. */
 int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint64_t context_bytes);
 void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
@@ -196,6 +193,19 @@ bool soft_slot_is_ours(const struct soft_state *state);
 bool soft_slot_hold(struct soft_state *state, int dev, int row, uint64_t bytes);
 int soft_client_take(struct soft_state *state, int dev); /* >= 0: client; -ENOSPC */
 void soft_client_leave(struct soft_state *state, int dev, int client);
+
+/* state_reap.c */
+uint32_t soft_slots_high(const struct soft_state *state); /* slots from there on were never used */
+bool soft_slot_is_dead(struct soft_state *state, int slot); /* by its record lock */
+int32_t soft_slot_pid(struct soft_state *state, int slot);  /* as we see it; 0: cannot */
+void soft_slots_reap(struct soft_state *state);
+/* Our own owner word (incarnation << 16 | slot + 1); with the mutex. */
+uint64_t soft_slot_owner(const struct soft_state *state);
+/* Clients of `owner` go, or only the client `only` of his if that is 0 or more. */
+void soft_clients_drop(struct soft_state *state, int dev, uint64_t owner, int only);
+void soft_clients_drop_all(struct soft_state *state, uint64_t owner);
+/* A slot's ledger, with the memory it holds; `out` has room for SOFT_MAX_DEVICES. */
+void soft_slot_read(struct soft_state *state, int slot, struct soft_slot_dev *out);
 
 /* state_object.c. All but drop() take the state's mutex. `word` names this use of the row. */
 int soft_object_make(struct soft_state *state, int dev, uint64_t bytes, uint64_t *word); /* row, or
@@ -211,7 +221,6 @@ void soft_object_leave(struct soft_state *state, int row, uint64_t word);
 void soft_objects_drop(struct soft_state *state, uint64_t owner);
 /* Bytes of objects whose first holder is `owner`: where NVML shows them. */
 uint64_t soft_objects_bytes(struct soft_state *state, int dev, uint64_t owner);
-uint64_t soft_slot_owner(struct soft_state *state); /* our own owner word; with the mutex */
 
 /* state_hold.c; bytes in whole granules. `slot`: a slot, or SOFT_MAX_SLOTS + an object's row. */
 bool soft_hold_add(struct soft_state *state, int dev, int slot, uint64_t bytes); /* false: full */

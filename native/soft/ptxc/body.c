@@ -1,84 +1,23 @@
-/* SPDX-License-Identifier: Apache-2.0 */
-#include "soft/ptxc/body.h"
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A body's statements: declarations, labels, directives, instructions.
+ */
+#include "soft/ptxc/body_parts.h"
 
 #include <string.h>
 
-enum { NAME_BUCKETS = 1024, MAX_DEPTH = 64 };
-
-struct local_name { /* a register, register family, parameter, variable or label */
-    const char *name;
-    size_t bytes;
-    struct local_name *chain;
-    uint32_t scope;
-    uint32_t reg, reg_count; /* family: %r<reg_count> */
-    struct ptx_decl *decl;
-    struct ptx_label *label;
-    bool family, is_reg;
-};
-
-struct body_reader {
-    struct module_reader r;
-    struct ptx_module *module;
-    struct job *job;
-    struct ptx_body *body;
-    struct local_name *buckets[NAME_BUCKETS];
-    uint32_t *parents; /* of each scope */
-    uint32_t scope, scope_count, scope_room;
-    bool in_call; /* reading the operands of a call: (...) is a list */
-    uint32_t next_shared;
-    struct pending { /* label operands, resolved at the end: labels may stand behind their use */
-        struct ptx_label **slot;
-        const char *name;
-        uint32_t scope, line;
-    } *pending;
-    uint32_t pending_count, pending_room;
-};
-
-static uint32_t hash(const char *name, size_t bytes)
-{
-    uint32_t h = 2166136261u;
-    for (size_t i = 0; i < bytes; i++)
-        h = (h ^ (unsigned char)name[i]) * 16777619u;
-    return (h ^ h >> 15) % NAME_BUCKETS;
-}
-
-/* The innermost of that name which `scope` sees. */
-static struct local_name *find_in(struct body_reader *b, const char *name, size_t bytes,
-                                  uint32_t scope, bool family)
-{
-    struct local_name *best = NULL;
-    for (struct local_name *n = b->buckets[hash(name, bytes)]; n; n = n->chain) {
-        if (n->bytes != bytes || n->family != family || memcmp(n->name, name, bytes) != 0)
-            continue;
-        for (uint32_t s = scope;; s = b->parents[s]) {
-            if (s == n->scope && (!best || best->scope < n->scope))
-                best = n;
-            if (!s)
-                break;
-        }
-    }
-    return best;
-}
+enum { MAX_DEPTH = 64 };
 
 static struct local_name *add_name(struct body_reader *b, const char *name, size_t bytes)
 {
     struct local_name *n = job_new(b->job, 1, sizeof(*n));
-    uint32_t at = hash(name, bytes);
+    uint32_t at = name_hash(name, bytes) % NAME_BUCKETS;
     n->name = name;
     n->bytes = bytes;
     n->scope = b->scope;
     n->chain = b->buckets[at];
     b->buckets[at] = n;
     return n;
-}
-
-static char *take_word(struct body_reader *b)
-{
-    if (b->r.token.kind != TOK_WORD)
-        reader_fail(&b->r, "expected a name");
-    char *name = job_text(b->job, b->r.token.text, b->r.token.bytes);
-    reader_next(&b->r);
-    return name;
 }
 
 /* ------------------------------------------------------------------------ declarations -------- */
@@ -105,7 +44,7 @@ static void read_registers(struct body_reader *b)
     if (type == TY_NONE)
         reader_fail(&b->r, "expected a type");
     do {
-        const char *name = take_word(b);
+        const char *name = reader_name(&b->r);
         struct local_name *n = add_name(b, name, strlen(name));
         n->is_reg = true;
         if (reader_take(&b->r, '<')) {
@@ -158,7 +97,7 @@ static void add_decl(void *arg, struct ptx_decl *read)
     add_name(b, d->name, strlen(d->name))->decl = d;
 }
 
-/* ---------------------------------------------------------------------------- operands -------- */
+/* ------------------------------------------------------------------------------ labels -------- */
 
 static struct ptx_label *label_named(struct body_reader *b, const char *name, uint32_t scope)
 {
@@ -179,205 +118,6 @@ static void want_label(struct body_reader *b, struct ptx_label **slot, const cha
         job_grow(b->job, b->pending, b->pending_count, &b->pending_room, sizeof(*b->pending));
     b->pending[b->pending_count++] =
         (struct pending){.slot = slot, .name = name, .scope = b->scope, .line = line};
-}
-
-/* A register of the name, alone or as a member of a family: reg + 1, or 0. */
-static uint32_t find_reg(struct body_reader *b, const char *name, size_t bytes)
-{
-    struct local_name *n = find_in(b, name, bytes, b->scope, false);
-    if (n && n->is_reg)
-        return n->reg + 1;
-    size_t stem = bytes;
-    while (stem > 1 && name[stem - 1] >= '0' && name[stem - 1] <= '9')
-        stem--;
-    /* %r1<10> declares %r10 ... %r19: try every way to split off the number. */
-    for (size_t cut = stem; cut < bytes && cut < stem + 9; cut++) {
-        uint64_t number = 0;
-        if (bytes - cut > 9 || (name[cut] == '0' && bytes - cut > 1))
-            continue;
-        for (size_t i = cut; i < bytes; i++)
-            number = number * 10 + (uint64_t)(name[i] - '0');
-        n = find_in(b, name, cut, b->scope, true);
-        if (n && number < n->reg_count)
-            return n->reg + (uint32_t)number + 1;
-    }
-    return 0;
-}
-
-static void read_operand(struct body_reader *b, struct ptx_operand *out, bool in_mem, int depth);
-
-static void add_part(struct body_reader *b, struct ptx_operand *out, int depth)
-{
-    out->parts =
-        job_grow(b->job, out->parts, out->part_count, &out->part_room, sizeof(*out->parts));
-    read_operand(b, &out->parts[out->part_count++], false, depth + 1);
-}
-
-static bool at_punct(struct body_reader *b, char punct)
-{
-    return b->r.token.kind == TOK_PUNCT && b->r.token.punct == punct;
-}
-
-static void read_offset(struct body_reader *b, struct ptx_operand *out)
-{
-    if (at_punct(b, '+') || at_punct(b, '-'))
-        out->value += reader_constant(&b->r);
-}
-
-static void read_name_operand(struct body_reader *b, struct ptx_operand *out)
-{
-    struct ptx_token t = b->r.token;
-    reader_next(&b->r);
-    if (t.bytes == 1 && *t.text == '_') {
-        out->kind = OPND_SINK;
-    } else {
-        uint32_t reg = find_reg(b, t.text, t.bytes);
-        if (reg) {
-            out->kind = OPND_REG;
-            out->reg = reg - 1;
-            b->body->regs[out->reg].used = true;
-        } else if (*t.text == '%') {
-            /* A special register, perhaps with a component: %tid.x, %clock64. */
-            out->kind = OPND_SPECIAL;
-            size_t bytes = t.bytes - 1;
-            if (b->r.token.kind == TOK_DOT && b->r.token.bytes == 1) {
-                bytes += 2;
-                reader_next(&b->r);
-            }
-            out->name = job_text(b->job, t.text + 1, bytes);
-        } else {
-            struct local_name *n = find_in(b, t.text, t.bytes, b->scope, false);
-            struct ptx_symbol *s = module_find(b->module, t.text, t.bytes);
-            struct ptx_func *func = b->body->func;
-            if (n && n->decl) {
-                out->kind = OPND_DECL;
-                out->decl = n->decl;
-            } else {
-                for (uint32_t i = 0; i < func->param_count + func->ret_count; i++) {
-                    struct ptx_decl *d = i < func->param_count ? &func->params[i]
-                                                               : &func->rets[i - func->param_count];
-                    if (strlen(d->name) == t.bytes && memcmp(d->name, t.text, t.bytes) == 0) {
-                        out->kind = OPND_DECL;
-                        out->decl = d;
-                        break;
-                    }
-                }
-            }
-            if (out->decl) {
-                ;
-            } else if (s && s->var) {
-                out->kind = OPND_DECL;
-                out->decl = s->var;
-            } else if (s && s->func) {
-                out->kind = OPND_FUNC;
-                out->func = s->func;
-            } else {
-                out->kind = OPND_LABEL;
-                out->name = job_text(b->job, t.text, t.bytes);
-            }
-            if (at_punct(b, '[') && out->decl) { /* variable[constant] */
-                reader_next(&b->r);
-                out->value = reader_constant(&b->r);
-                reader_expect(&b->r, ']');
-            }
-        }
-    }
-    if (at_punct(b, '|')) {
-        reader_next(&b->r);
-        if (b->r.token.kind == TOK_WORD && b->r.token.bytes == 1 && *b->r.token.text == '_') {
-            out->sink_pair = true;
-        } else {
-            uint32_t pair =
-                b->r.token.kind == TOK_WORD ? find_reg(b, b->r.token.text, b->r.token.bytes) : 0;
-            if (!pair)
-                reader_fail(&b->r, "expected a predicate");
-            b->body->regs[pair - 1].used = true;
-            out->pair = pair;
-        }
-        reader_next(&b->r);
-    }
-}
-
-static void read_operand(struct body_reader *b, struct ptx_operand *out, bool in_mem, int depth)
-{
-    if (depth > 8)
-        reader_fail(&b->r, "expected a simpler operand");
-    switch (b->r.token.kind) {
-    case TOK_WORD:
-        read_name_operand(b, out);
-        if (!out->pair && !out->sink_pair && (in_mem || out->kind == OPND_DECL))
-            read_offset(b, out);
-        return;
-    case TOK_F32:
-    case TOK_F64:
-        out->kind = b->r.token.kind == TOK_F32 ? OPND_F32 : OPND_F64;
-        out->value = b->r.token.value;
-        reader_next(&b->r);
-        return;
-    case TOK_INT:
-        out->kind = OPND_INT;
-        out->value = reader_constant(&b->r);
-        return;
-    case TOK_PUNCT:
-        break;
-    default:
-        reader_fail(&b->r, "expected an operand");
-    }
-    if (reader_take(&b->r, '[')) {
-        /* More than one part: a tensor or texture address; its instruction is refused by name. */
-        out->kind = OPND_MEM;
-        do {
-            out->parts =
-                job_grow(b->job, out->parts, out->part_count, &out->part_room, sizeof(*out->parts));
-            read_operand(b, &out->parts[out->part_count++], true, depth + 1);
-        } while (reader_take(&b->r, ','));
-        if (out->parts[0].kind != OPND_INT) {
-            out->value = out->parts[0].value;
-            out->parts[0].value = 0;
-        }
-        reader_expect(&b->r, ']');
-    } else if (reader_take(&b->r, '{')) {
-        out->kind = OPND_VECTOR;
-        do
-            add_part(b, out, depth);
-        while (reader_take(&b->r, ','));
-        reader_expect(&b->r, '}');
-    } else if (at_punct(b, '(')) {
-        if (!b->in_call) {
-            out->kind = OPND_INT;
-            out->value = reader_constant(&b->r);
-            return;
-        }
-        reader_next(&b->r);
-        out->kind = OPND_LIST;
-        if (reader_take(&b->r, ')'))
-            return;
-        do
-            add_part(b, out, depth);
-        while (reader_take(&b->r, ','));
-        reader_expect(&b->r, ')');
-    } else if (reader_take(&b->r, '!')) {
-        read_operand(b, out, false, depth + 1);
-        out->negated = !out->negated;
-    } else if (at_punct(b, '-')) {
-        struct module_reader before = b->r;
-        reader_next(&b->r);
-        if (b->r.token.kind == TOK_F32 || b->r.token.kind == TOK_F64) {
-            out->kind = b->r.token.kind == TOK_F32 ? OPND_F32 : OPND_F64;
-            out->value = b->r.token.value ^ (1ull << (b->r.token.kind == TOK_F32 ? 31 : 63));
-            reader_next(&b->r);
-        } else if (b->r.token.kind == TOK_WORD) {
-            read_operand(b, out, false, depth + 1);
-            out->negated = true;
-        } else {
-            b->r = before;
-            out->kind = OPND_INT;
-            out->value = reader_constant(&b->r);
-        }
-    } else {
-        out->kind = OPND_INT;
-        out->value = reader_constant(&b->r);
-    }
 }
 
 /* -------------------------------------------------------------------------- statements -------- */
@@ -402,7 +142,7 @@ static void read_instruction(struct body_reader *b)
     if (reader_take(&b->r, '@')) {
         in->guard_negated = reader_take(&b->r, '!');
         uint32_t reg =
-            b->r.token.kind == TOK_WORD ? find_reg(b, b->r.token.text, b->r.token.bytes) : 0;
+            b->r.token.kind == TOK_WORD ? body_find_reg(b, b->r.token.text, b->r.token.bytes) : 0;
         if (!reg || body->regs[reg - 1].type != TY_PRED)
             reader_fail(&b->r, "expected a predicate");
         in->guard = reg;
@@ -420,11 +160,11 @@ static void read_instruction(struct body_reader *b)
         mods[in->mod_count++] = job_text(b->job, b->r.token.text, b->r.token.bytes);
         reader_next(&b->r);
     }
-    if (!at_punct(b, ';')) {
+    if (!body_at(b, ';')) {
         do {
             if (in->op_count == MAX_OPERANDS)
                 reader_fail(&b->r, "expected fewer operands");
-            read_operand(b, &ops[in->op_count++], false, 0);
+            body_operand(b, &ops[in->op_count++], false, 0);
         } while (reader_take(&b->r, ','));
     }
     in->mods = job_new(b->job, in->mod_count + 1, sizeof(*mods));
@@ -448,7 +188,7 @@ static void read_targets(struct body_reader *b, struct ptx_label *label, bool ca
     uint32_t room = 0, count = 0, line = b->r.token.line;
     do {
         names = job_grow(b->job, names, count, &room, sizeof(*names));
-        names[count++] = take_word(b);
+        names[count++] = reader_name(&b->r);
     } while (reader_take(&b->r, ','));
     reader_expect(&b->r, ';');
     if (calls)
@@ -459,48 +199,16 @@ static void read_targets(struct body_reader *b, struct ptx_label *label, bool ca
         want_label(b, &label->targets[i], names[i], line);
 }
 
-static void collect_param(void *arg, struct ptx_decl *decl)
-{
-    struct {
-        struct job *job;
-        struct ptx_decl *items;
-        uint32_t count, room;
-    } *list = arg;
-    list->items = job_grow(list->job, list->items, list->count, &list->room, sizeof(*decl));
-    list->items[list->count++] = *decl;
-}
-
-static void read_prototype_list(struct body_reader *b, struct ptx_decl **items, uint32_t *count)
-{
-    struct {
-        struct job *job;
-        struct ptx_decl *items;
-        uint32_t count, room;
-    } list = {.job = b->job};
-    if (!reader_take(&b->r, ')')) {
-        do {
-            struct ptx_decl prefix = {.where = IN_PARAM};
-            if (!ptx_token_is(&b->r.token, TOK_DOT, "param"))
-                reader_fail(&b->r, "expected .param");
-            reader_next(&b->r);
-            reader_decl(&b->r, &prefix, true, collect_param, &list);
-        } while (reader_take(&b->r, ','));
-        reader_expect(&b->r, ')');
-    }
-    *items = list.items;
-    *count = list.count;
-}
-
 static void read_prototype(struct body_reader *b, struct ptx_label *label)
 {
     struct ptx_func *f = job_new(b->job, 1, sizeof(*f));
     label->prototype = f;
     if (reader_take(&b->r, '('))
-        read_prototype_list(b, &f->rets, &f->ret_count);
-    f->name = take_word(b);
+        reader_params(&b->r, false, &f->rets, &f->ret_count);
+    f->name = reader_name(&b->r);
     reader_expect(&b->r, '(');
-    read_prototype_list(b, &f->params, &f->param_count);
-    while (!at_punct(b, ';')) {
+    reader_params(&b->r, false, &f->params, &f->param_count);
+    while (!body_at(b, ';')) {
         if (b->r.token.kind == TOK_END || b->r.token.kind == TOK_BAD)
             reader_fail(&b->r, "expected `;`");
         reader_next(&b->r);
@@ -531,7 +239,7 @@ static void read_directive(struct body_reader *b, struct ptx_label *label)
                b->r.token.kind != TOK_BAD)
             reader_next(&b->r);
     } else if (ptx_token_is(&t, TOK_DOT, "pragma")) {
-        while (b->r.token.kind == TOK_STRING || at_punct(b, ','))
+        while (b->r.token.kind == TOK_STRING || body_at(b, ','))
             reader_next(&b->r);
         reader_expect(&b->r, ';');
     } else if (label && ptx_token_is(&t, TOK_DOT, "branchtargets")) {
@@ -548,7 +256,7 @@ static void read_directive(struct body_reader *b, struct ptx_label *label)
 
 static void read_label(struct body_reader *b, const char *name)
 {
-    struct local_name *n = find_in(b, name, strlen(name), b->scope, false);
+    struct local_name *n = body_find(b, name, strlen(name), b->scope, false);
     if (n && n->label && n->scope == b->scope)
         job_fail(b->job, PTXC_INVALID, "line %u: label `%s` is placed twice", b->r.token.line,
                  name);
@@ -573,7 +281,7 @@ static void read_statement(struct body_reader *b)
         struct ptx_token t;
         ptx_lex(&ahead, &t);
         if (t.kind == TOK_PUNCT && t.punct == ':') {
-            const char *name = take_word(b);
+            const char *name = reader_name(&b->r);
             reader_next(&b->r);
             read_label(b, name);
             return;
@@ -619,7 +327,7 @@ struct ptx_body *body_read(struct ptx_module *module, struct ptx_func *func)
     }
     for (uint32_t i = 0; i < b->pending_count; i++) {
         struct pending *p = &b->pending[i];
-        struct local_name *n = find_in(b, p->name, strlen(p->name), p->scope, false);
+        struct local_name *n = body_find(b, p->name, strlen(p->name), p->scope, false);
         if (!n || !n->label)
             job_fail(b->job, PTXC_INVALID, "line %u: `%s` is declared nowhere", p->line, p->name);
         *p->slot = n->label;

@@ -216,7 +216,8 @@ void emit_kernel(struct emitter *e, const char *name)
         (e->layout.local_bytes + 15 + (e->recursive ? 16384u : 0u)) & ~(uint64_t)15);
     put(e, "#define RT_NEXT_THREAD %s\n",
         e->sleeps ? "(T->in = T->sleep > T->in ? T->sleep : T->in, T->sleep = 0)" : "(void)0");
-    put(e, "%s%s%s%s%s", prelude_abi, prelude_core, prelude_arith, prelude_float, prelude_atomic);
+    put(e, "%s%s%s%s%s%s", prelude_abi, prelude_core, prelude_arith, prelude_float, prelude_pack,
+        prelude_atomic);
     if (e->fibers)
         put(e, "%s", prelude_fiber);
     put(e, "#define LIN T->lin\n#define TID0 T->tid[0]\n#define TID1 T->tid[1]\n#define TID2 "

@@ -112,8 +112,14 @@ void reader_expect(struct module_reader *reader, char punct);
  * `each` is called per declared name. */
 void reader_decl(struct module_reader *reader, struct ptx_decl *prefix, bool parameter,
                  void (*each)(void *arg, struct ptx_decl *decl), void *arg);
+/* Parameters behind '(' up to and with ')'. `registers`: they may be in .reg too. */
+void reader_params(struct module_reader *reader, bool registers, struct ptx_decl **items,
+                   uint32_t *count);
 /* An integer constant expression. */
 uint64_t reader_constant(struct module_reader *reader);
+const char *reader_name(struct module_reader *reader);
+uint32_t reader_count(struct module_reader *reader);
+uint32_t name_hash(const char *name, size_t bytes);
 
 /* The value that stands for the address of a function. */
 #define PTX_FUNC_ADDRESS(id) ((uint64_t)0x0f00000000000000 + (uint64_t)(id) * 16)

@@ -11,6 +11,7 @@
     text prelude_core, "soft/ptxc/rt/core.h"
     text prelude_arith, "soft/ptxc/rt/arith.h"
     text prelude_float, "soft/ptxc/rt/float.h"
+    text prelude_pack, "soft/ptxc/rt/pack.h"
     text prelude_atomic, "soft/ptxc/rt/atomic.h"
     text prelude_fiber, "soft/ptxc/rt/fiber.h"
     text prelude_tail, "soft/ptxc/rt/tail.h"
