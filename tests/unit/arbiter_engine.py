@@ -48,6 +48,7 @@ class Proc:
     asked: int = 0
     first: int = 0
     said: int = 0
+    told: int = 0
     queue_end: int = 0
     renewals: int = 0
     opens: int = 0
@@ -170,7 +171,7 @@ class Machine:
             proc.deadline = self.core.now + msg.quantum_ns if msg.quantum_ns else 0
             proc.window = msg.window_ns
             proc.drain += 1
-            self.pump(proc, fresh=True)
+            self.pump(proc, fresh=not msg.a)
         elif msg.op == Op.CLOSE_GATE and proc.open and msg.epoch == proc.epoch:
             self.stop(proc)
 
@@ -186,6 +187,9 @@ class Machine:
     def pump(self, proc: Proc, *, fresh: bool = False) -> None:
         """Launch what may be, then stop or come back."""
         now, engine = self.core.now, (proc.dev, proc.lane)
+        if now - proc.told >= 10 * MS:
+            proc.told = now
+            self.tell(proc, Op.USED_TIME, **self.metered(proc))
         ahead = min(proc.window or QUEUE, QUEUE)
         while not proc.burst or proc.left:
             ns = self.length(proc)

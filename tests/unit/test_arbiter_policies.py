@@ -37,9 +37,7 @@ def shares(jobs: list[Job], begin: int, end: int) -> list[float]:
     ("policy", "expected"),
     [(DRR, [0.3, 0.7, 0.0]), (PRIORITY, [0.5, 0.5, 0.0]), (FIFO, [1 / 3, 1 / 3, 1 / 3])],
 )
-def test_what_each_policy_does_with_shares_and_classes(
-    policy: int, expected: list[float]
-) -> None:
+def test_what_each_policy_does_with_shares_and_classes(policy: int, expected: list[float]) -> None:
     jobs = [job(share=300_000), job(share=700_000), job(cls=BEST_EFFORT)]
     machine = Machine(jobs, policy=policy)
     machine.run(3 * SECOND)

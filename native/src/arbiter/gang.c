@@ -49,7 +49,7 @@ static int held_back(const struct harp_core *k, uint32_t tenant, uint32_t dev)
         const struct account *a = account_of(k, l, t);
         if (t == tenant)
             continue;
-        int runs = l->turn.tenant == i && l->turn.close_ns == 0;
+        int runs = l->turn.tenant == i && l->turn.close_ns == 0 && !l->turn.follows;
         if (!runs && (a->wants == 0 || cap_ready_ns(k, a) > k->now))
             continue;
         if (!runs && !k->tenant[t].use[dev].alone && lowest_wanted(k, t) != (int)dev)
@@ -92,7 +92,8 @@ int gang_contended(const struct harp_core *k, const struct lane *lead, uint32_t 
         if (l == lead || k->tenant[tenant].use[dev].alone || (!own && !holds(l, tenant)))
             continue;
         if (l->wanting > (uint32_t)own ||
-            (l->turn.tenant >= 0 && l->turn.tenant != (int32_t)tenant))
+            (l->turn.tenant >= 0 && l->turn.tenant != (int32_t)tenant) ||
+            (l->before.open > 0 && l->before.tenant != (int32_t)tenant))
             return 1;
     }
     return 0;
@@ -122,7 +123,7 @@ int gang_defers(const struct harp_core *k, const struct lane *l)
         return 0;
     const struct turn *lead = &compute_lane(k, (uint32_t)k->tenant[l->turn.tenant].gang)->turn;
     return lead != &l->turn && lead->tenant == l->turn.tenant && lead->close_ns == 0 &&
-           (lead->ends_ns != 0 || turn_end_ns(lead) <= l->turn.ends_ns + HARP_REJOIN_NS);
+           (lead->ends_ns != 0 || turn_end_ns(lead) <= turn_end_ns(&l->turn) + HARP_REJOIN_NS);
 }
 
 /* A follower's quantum is what is left of the leader's. */
@@ -182,6 +183,32 @@ int gang_bound(struct harp_core *k, struct lane *l)
     return 1;
 }
 
+/* Does it hold the lane, and want a device that it does not hold? Its work may wait for that. */
+int gang_incomplete(const struct harp_core *k, const struct lane *l, uint32_t tenant)
+{
+    const struct tenant *t = &k->tenant[tenant];
+    if (l->number != HARP_LANE_COMPUTE || t->use[l->dev].alone || !holds(l, tenant))
+        return 0;
+    for (uint32_t dev = 0; dev < k->n_devices; dev++)
+        if (dev != l->dev && !t->use[dev].alone && !holds(compute_lane(k, dev), tenant) &&
+            account_of(k, compute_lane(k, dev), tenant)->wants > 0)
+            return 1;
+    return 0;
+}
+
+/* One gang at a time is opened beside drains, until it has all of its devices: each device has one
+ * place beside, and two gangs could take one each of what both need. */
+static int may_go_beside(const struct harp_core *k, uint32_t tenant)
+{
+    if (k->tenant[tenant].id == k->beside)
+        return 1;
+    for (uint32_t t = 0; t < k->n_tenants && k->beside != 0; t++)
+        for (uint32_t dev = 0; k->tenant[t].id == k->beside && dev < k->n_devices; dev++)
+            if (gang_incomplete(k, compute_lane(k, dev), t))
+                return 0;
+    return 1;
+}
+
 static int32_t waiting_follower(const struct harp_core *k, const struct lane *l)
 {
     int32_t oldest = -1;
@@ -189,7 +216,7 @@ static int32_t waiting_follower(const struct harp_core *k, const struct lane *l)
          i = account_of(k, l, (uint32_t)i)->next) {
         const struct account *a = account_of(k, l, (uint32_t)i);
         if (a->wants > 0 && i != l->turn.tenant && !(l->before.open > 0 && l->before.tenant == i) &&
-            gang_role(k, l, (uint32_t)i) == GANG_FOLLOW &&
+            gang_role(k, l, (uint32_t)i) == GANG_FOLLOW && may_go_beside(k, (uint32_t)i) &&
             (oldest < 0 || a->arrived < account_of(k, l, (uint32_t)oldest)->arrived))
             oldest = i;
     }
@@ -213,6 +240,7 @@ void gang_impatient(struct harp_core *k, struct lane *l)
     int32_t tenant = waiting_follower(k, l);
     if (tenant < 0)
         return;
+    k->beside = k->tenant[tenant].id;
     if (l->turn.tenant >= 0)
         handover_now(k, l, (uint32_t)tenant, 2, 1);
     else

@@ -37,9 +37,16 @@ void handover_decide(struct harp_core *k, struct lane *l)
     if (turn->tenant < 0 || turn->ends_ns == 0 || l->before.open > 0 || gang_defers(k, l))
         return; /* decided again when the one before has drained, or the leader is decided */
     struct choice next = policy_foresee(k, l);
-    if (next.tenant == turn->tenant) {
+    if (next.tenant == turn->tenant && turn->ends_ns > k->now + k->config.quantum_ns) {
+        l->plan_ns = turn->ends_ns - k->config.quantum_ns; /* enough is queued: not yet more */
+    } else if (next.tenant == turn->tenant && turn->renewed_ns != 0 &&
+               turn->ends_ns < turn->renewed_ns + HARP_REJOIN_NS) {
+        return; /* the last renewal was too short for what it has: an OPEN allows one launch */
+    } else if (next.tenant == turn->tenant) {
+        turn->renewed_ns = turn->ends_ns;
         turn_renew(k, l, next.eligible, next.follows);
-    } else if (next.tenant >= 0 && account_of(k, l, (uint32_t)turn->tenant)->distrust == 0) {
+    } else if (next.tenant >= 0 && account_of(k, l, (uint32_t)turn->tenant)->distrust == 0 &&
+               !gang_incomplete(k, l, (uint32_t)turn->tenant)) {
         uint64_t at = turn->ends_ns > l->lead_ns ? turn->ends_ns - l->lead_ns : 0;
         if (at > k->now + HARP_TICK_NS)
             l->plan_ns = at;
@@ -78,8 +85,13 @@ void handover_consider(struct harp_core *k, struct lane *l, uint32_t tenant)
         return;
     enum gang_role role = gang_role(k, l, tenant);
     cap_refill(k, a);
-    if (role == GANG_WAIT || (role != GANG_FOLLOW && !cap_allows(k, a)))
+    if (role != GANG_FOLLOW && !cap_allows(k, a))
         return;
+    if (role == GANG_WAIT) { /* for another device; but from now on this one is shared */
+        if (!gang_bound(k, l))
+            turn_bound(k, l);
+        return;
+    }
     enum rank mine = role == GANG_FOLLOW ? RANK_GANG : policy_of(k)->rank(k, l, tenant);
     enum rank his = policy_holder_rank(k, l);
     if (mine < his && mine <= RANK_GANG) {

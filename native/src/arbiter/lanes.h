@@ -94,6 +94,7 @@ struct turn {
     uint64_t alive_ns;   /* when a holder last reported */
     uint64_t window_ns;
     uint64_t ends_ns;             /* all announced: the last of their ends; 0: not */
+    uint64_t renewed_ns;          /* where its work was to end when it was renewed; 0: not */
     uint64_t wanted_ns;           /* since when the tenant had waited */
     uint64_t floor_ns;            /* time before that is somebody else's for good */
     struct interval work, before; /* its own, and its predecessor's once that is over */
@@ -214,6 +215,7 @@ enum gang_role {
 enum gang_role gang_role(const struct harp_core *k, const struct lane *l, uint32_t tenant);
 int gang_contended(const struct harp_core *k, const struct lane *lead, uint32_t tenant);
 void gang_opened(struct harp_core *k, struct lane *l, uint32_t tenant);
+int gang_incomplete(const struct harp_core *k, const struct lane *l, uint32_t tenant);
 int gang_defers(const struct harp_core *k, const struct lane *l);
 void gang_closing(struct harp_core *k, struct lane *l, uint32_t tenant);
 void gang_ended(struct harp_core *k, struct lane *l, uint32_t tenant);

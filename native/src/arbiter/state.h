@@ -98,6 +98,7 @@ struct harp_core {
     uint32_t n_devices, n_tenants, n_clients; /* slots ever used */
     uint32_t free_requests, used_clients;
     uint32_t watchers;
+    uint32_t beside;       /* id of the gang that was opened beside a drain last; see gang.c */
     uint64_t arrivals;     /* numbers of who came to want time */
     uint64_t unwatched_ns; /* since when nobody is subscribed */
     uint32_t generation;

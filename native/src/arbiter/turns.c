@@ -175,6 +175,8 @@ void turn_renew(struct harp_core *k, struct lane *l, uint32_t eligible, int foll
     open_gates(k, l);
     if (!follows)
         gang_opened(k, l, (uint32_t)l->turn.tenant);
+    else if (l->wanting > 0 || l->before.open > 0)
+        gang_bound(k, l);
 }
 
 static void tell_change(struct harp_core *k, struct lane *l)
