@@ -62,10 +62,13 @@ static void *wait_for_stream(void *arg)
     return NULL;
 }
 
+/* Those who wait hold what they wait for. */
 static void wait_for_refs(_Atomic int *refs, int count)
 {
-    while (atomic_load(refs) < count)
+    for (uint64_t until = soft_now_ns() + 20000 * MS; atomic_load(refs) < count;) {
+        CHECK(soft_now_ns() < until);
         sleep_ns(MS / 10);
+    }
 }
 
 static void wait_for_stream_refs(CUstream handle, int count)

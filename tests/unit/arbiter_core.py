@@ -124,6 +124,7 @@ class Core:
         self,
         tenant: int,
         dev: int = 0,
+        *,
         limit: int = 0,
         share: int = 0,
         cap: int = 0,

@@ -7,7 +7,7 @@ import itertools
 import random
 
 import pytest
-from arbiter_core import GRANULE, MS, SECOND, Core, Msg, sends
+from arbiter_core import GRANULE, MS, SECOND, Act, Core, Msg, sends
 from arbiter_engine import US, Job, Machine, Proc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -116,7 +116,7 @@ class Spinner:
                 self.core.set_tenant(tenant, dev)
             self.clients.append(self.core.join(tenant))
 
-    def heard(self, acts: list) -> None:  # type: ignore[type-arg]
+    def heard(self, acts: list[Act]) -> None:
         for to, msg in sends(acts):
             if msg.op == Op.OPEN_GATE and not msg.a:
                 gang = self.clients.index(to)
@@ -192,7 +192,7 @@ def test_gangs_over_overlapping_devices_get_time(
     jobs = [Job(first), Job(second)]
     machine = Machine(jobs, devices=3, seed=seed)
     machine.run(2 * SECOND)
-    for each, proc in itertools.chain(((j, p) for j in jobs for p in j.procs)):
+    for each, proc in itertools.chain((j, p) for j in jobs for p in j.procs):
         got = each.busy(machine.start, machine.core.now, dev=proc.dev)
         assert got > 0.3 * 2 * SECOND, (proc.dev, proc.kernel)
         charged = machine.core.use(each.tenant, proc.dev).used_ns

@@ -87,10 +87,12 @@ struct harp_gatelane {
     uint64_t epoch, open_ns, closing_ns, touched_ns, extended_ns, wanted_ns, alive_ns;
     uint64_t told_ns;     /* of this turn's time, said already */
     uint64_t last_end_ns; /* when the latest known end was */
+    uint64_t free_ns;     /* what was queued then had no event to begin with; 0: nothing */
+    uint64_t rebased_ns;  /* said of this turn before `told_ns` began anew */
     struct harp_quantum q;
     struct harp_bucket bucket;
     uint64_t offline_until_ns;
-    bool want_sent, backlogged, from_free, announced, open_ended, sample_due;
+    bool want_sent, backlogged, announced, open_ended, sample_due;
     unsigned waiters, inside, extend, extensions;
     unsigned brackets; /* in `pending`, or asked about just now */
     uint64_t sample_ns, sampled_launches, reported_launches, reported_ns;

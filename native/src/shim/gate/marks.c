@@ -97,7 +97,8 @@ static void rebase(struct harp_timegate *g, unsigned lane)
         c->lane[lane].latest = NULL;
         harp_span_rebase(&c->lane[lane].span);
     }
-    g->lane[lane].told_ns = 0;
+    g->lane[lane].rebased_ns += g->lane[lane].told_ns;
+    g->lane[lane].told_ns = g->lane[lane].free_ns = 0;
 }
 
 /* used_ns: from the turn's first event to the latest that is done, over all contexts, less what was
@@ -111,8 +112,8 @@ void harp_gate_report(struct harp_timegate *g, unsigned lane, uint64_t now, stru
         if (harp_span_known(span))
             harp_envelope_add(&all, harp_span_from_ns(span), harp_span_until_ns(span));
     }
-    if (l->from_free && l->last_end_ns > l->closing_ns) /* the drain of what no event began */
-        harp_envelope_add(&all, l->closing_ns, l->last_end_ns);
+    if (l->free_ns != 0 && l->last_end_ns > l->free_ns)
+        harp_envelope_add(&all, l->free_ns, l->last_end_ns);
     uint64_t used = harp_envelope_ns(&all);
     if (used > l->told_ns) {
         msg->used_ns = used - l->told_ns;
@@ -123,7 +124,7 @@ void harp_gate_report(struct harp_timegate *g, unsigned lane, uint64_t now, stru
     msg->launches = launches - l->reported_launches;
     l->reported_launches = l->sampled_launches = launches;
     l->reported_ns = now;
-    if (used > REBASE_NS && !l->from_free)
+    if (used > REBASE_NS)
         rebase(g, lane);
 }
 
@@ -135,8 +136,9 @@ void harp_gate_turn_over(struct harp_timegate *g, unsigned lane)
         c->lane[lane].first = c->lane[lane].latest = NULL;
         c->lane[lane].span = (struct harp_span){0};
     }
-    g->lane[lane].told_ns = g->lane[lane].last_end_ns = 0;
-    g->lane[lane].from_free = g->lane[lane].announced = false;
+    g->lane[lane].told_ns = g->lane[lane].rebased_ns = 0;
+    g->lane[lane].last_end_ns = g->lane[lane].free_ns = 0;
+    g->lane[lane].announced = false;
 }
 
 static bool queued(const struct harp_timegate *g, unsigned lane)
@@ -155,7 +157,8 @@ void harp_gate_closing(struct harp_timegate *g, unsigned lane, uint64_t now, boo
     struct harp_gatelane *l = &g->lane[lane];
     if (l->state != GATE_QUANTUM && l->state != GATE_FREE)
         return;
-    l->from_free |= l->state == GATE_FREE;
+    if (l->state == GATE_FREE)
+        l->free_ns = now;
     l->state = GATE_CLOSING;
     l->backlogged = backlogged;
     l->closing_ns = l->extended_ns = now;

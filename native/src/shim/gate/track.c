@@ -79,9 +79,10 @@ static void yield_at_exit(struct harp_timegate *g, unsigned lane)
     if (l->state == GATE_CLOSED || l->state == GATE_OFFLINE || harp_env()->gate_off)
         return;
     struct harp_msg msg = harp_gate_msg(g, lane, HARP_YIELD_TIME);
-    uint64_t used = harp_now_ns() - l->open_ns;
-    if (!l->from_free && l->state != GATE_FREE && used > l->told_ns)
-        msg.used_ns = used - l->told_ns;
+    uint64_t told = l->rebased_ns + l->told_ns;
+    uint64_t used = harp_now_ns() - (l->free_ns != 0 ? l->free_ns : l->open_ns);
+    if (l->state != GATE_FREE && used > told)
+        msg.used_ns = used - told;
     harp_session_tell(&msg);
 }
 

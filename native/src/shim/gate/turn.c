@@ -34,13 +34,23 @@ static void open_lane(struct harp_timegate *g, unsigned lane, const struct harp_
     }
     /* Until told otherwise, but in company: who comes waits until the queue is empty, so only so
      * much is queued at once; and what was used is told now and then. */
-    l->state = msg->quantum_ns == 0 && msg->window_ns == 0 ? GATE_FREE : GATE_QUANTUM;
+    enum harp_gate_state next =
+        msg->quantum_ns == 0 && msg->window_ns == 0 ? GATE_FREE : GATE_QUANTUM;
+    if (!fresh && l->state == GATE_FREE && next != GATE_FREE)
+        l->free_ns = l->touched_ns = now; /* launched unseen, it may be long */
+    if (!fresh && l->state != GATE_FREE && next == GATE_FREE) {
+        struct harp_msg used = harp_gate_msg(g, lane, HARP_USED_TIME);
+        harp_gate_report(g, lane, now, &used); /* from here on it is sampled */
+        harp_session_tell(&used);
+        harp_gate_turn_over(g, lane);
+    }
+    if (fresh || l->state != next)
+        l->reported_ns = l->sample_ns = now;
+    l->state = next;
     l->open_ended = msg->quantum_ns == 0;
     l->q.deadline_ns = l->open_ended ? UINT64_MAX : now + msg->quantum_ns;
     l->q.window_ns = msg->window_ns;
     l->want_sent = l->announced = false;
-    l->reported_ns = now;
-    l->sample_ns = now;
     harp_gate_update(g);
     pthread_cond_broadcast(&g->changed);
 }
