@@ -42,6 +42,9 @@ static void book(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t 
                  uint64_t beside_ns, uint64_t estimated_ns)
 {
     struct account *a = account_of(k, l, tenant);
+    uint64_t back = a->refund_ns < beside_ns ? a->refund_ns : beside_ns;
+    a->refund_ns -= back;
+    beside_ns -= back;
     uint64_t ns = alone_ns + beside_ns;
     active_expire(k, l);
     a->used_ns += ns;
@@ -79,6 +82,10 @@ void charge_report(struct harp_core *k, struct lane *l, struct turn *turn, uint6
     uint64_t hi = k->now - (age_ns < wall ? age_ns : wall);
     uint64_t room = hi > turn->floor_ns ? hi - turn->floor_ns : 0;
     uint64_t lo = hi - (used_ns < room ? used_ns : room);
+    uint64_t since = hi > turn->opened_ns ? hi - turn->opened_ns : 0;
+    uint64_t first = hi - (used_ns < since ? used_ns : since);
+    if (first < hi && (turn->first_ns == 0 || first < turn->first_ns))
+        turn->first_ns = first;
     if (lo >= hi)
         return;
     if (!worked(turn)) {
@@ -114,6 +121,20 @@ void charge_before(struct harp_core *k, struct lane *l)
     before->tenant = -1;
 }
 
+/* Where the turn's work began before its predecessor's end, the predecessor has paid for what both
+ * had: half of that is the turn's, and taken off what the other is charged next. */
+static void settle_overlap(struct harp_core *k, struct lane *l, struct turn *turn)
+{
+    if (turn->after < 0 || k->tenant[turn->after].id != turn->after_id || turn->first_ns == 0 ||
+        turn->first_ns >= turn->before.hi || !worked(turn) || turn->work.lo < turn->before.hi)
+        return; /* what is charged begins before the end: charge_due has seen to it */
+    struct interval both = {turn->first_ns, turn->work.hi};
+    uint64_t half = overlap(both, turn->before) / 2;
+    turn->before.hi = turn->before.lo = 0; /* once */
+    book(k, l, (uint32_t)turn->tenant, 0, half, half);
+    account_of(k, l, (uint32_t)turn->after)->refund_ns += half;
+}
+
 /* All of the turn is known, but for what a successor that is open already takes from its end. */
 void charge_over(struct harp_core *k, struct lane *l, struct turn *turn)
 {
@@ -124,6 +145,7 @@ void charge_over(struct harp_core *k, struct lane *l, struct turn *turn)
     }
     charge_due(k, l, turn, 0);
     estimate(account_of(k, l, (uint32_t)turn->tenant), overlap(turn->work, turn->before) / 2);
+    settle_overlap(k, l, turn);
 }
 
 /* A holder given up earlier says at last what it used: charge what nobody else used meanwhile, as

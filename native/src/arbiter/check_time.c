@@ -109,5 +109,10 @@ const char *check_lane(const struct harp_core *k, const struct lane *l)
         return "a tenant has two turns at once";
     if (l->turn.tenant < 0 && l->before.open == 0 && may_run(k, l))
         return "the lane idles though somebody wants";
-    return l->lead_ns > HARP_LEAD_NS ? "the lead is out of bounds" : NULL;
+    for (int32_t i = first_of(l); i >= 0; i = account_of(k, l, (uint32_t)i)->next) {
+        int64_t lead = account_of(k, l, (uint32_t)i)->lead_ns;
+        if (lead > HARP_LEAD_NS || lead < -HARP_LAG_NS)
+            return "a lead is out of bounds";
+    }
+    return NULL;
 }

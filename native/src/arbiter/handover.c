@@ -3,8 +3,8 @@
  * From one turn to the next without a gap. A turn's processes announce when their last work will
  * end; by then it is foreseen who is next. The same tenant: its turn is renewed and nothing drains.
  * Another: its gate is opened so long before (the lead) that its first work meets the last of this
- * one's. The lead is learnt per lane from the gaps and overlaps seen: raised in small steps, halved
- * by an overlap, since early work may push the predecessor's last kernel behind a whole slice.
+ * one's. The lead is learnt from the gaps and overlaps seen: raised in small steps, cut by an
+ * overlap, since early work may push the predecessor's last kernel behind a whole slice.
  *
  * Who arrives with a right to go first (class latency, a gang) closes the holder at once.
  */
@@ -14,7 +14,7 @@
 void handover_announced(struct harp_core *k, struct lane *l)
 {
     struct turn *turn = &l->turn;
-    uint64_t ends = 0;
+    uint64_t ends = 0, left = 0;
     if (turn->tenant < 0 || turn->open == 0)
         return;
     for (int32_t i = k->tenant[turn->tenant].first; i >= 0; i = k->client[i].next) {
@@ -25,8 +25,10 @@ void handover_announced(struct harp_core *k, struct lane *l)
         if (g->ends_ns == 0)
             return;
         ends = g->ends_ns > ends ? g->ends_ns : ends;
+        left += g->ends_ns > k->now ? g->ends_ns - k->now : 0;
     }
-    turn->ends_ns = ends;
+    /* Processes run one after the other, and none knows of the others' queues. */
+    turn->ends_ns = k->now + left > ends ? k->now + left : ends;
     handover_decide(k, l);
 }
 
@@ -47,7 +49,8 @@ void handover_decide(struct harp_core *k, struct lane *l)
         turn_renew(k, l, next.eligible, next.follows);
     } else if (next.tenant >= 0 && account_of(k, l, (uint32_t)turn->tenant)->distrust == 0 &&
                !gang_incomplete(k, l, (uint32_t)turn->tenant)) {
-        uint64_t at = turn->ends_ns > l->lead_ns ? turn->ends_ns - l->lead_ns : 0;
+        uint64_t at =
+            (uint64_t)((int64_t)turn->ends_ns - account_of(k, l, (uint32_t)turn->tenant)->lead_ns);
         if (at > k->now + HARP_TICK_NS)
             l->plan_ns = at;
         else
@@ -117,29 +120,37 @@ void handover_consider(struct harp_core *k, struct lane *l, uint32_t tenant)
     }
 }
 
-/* Both the turn's first work and its predecessor's last are known. */
-void handover_learn(struct lane *l, const struct turn *turn)
+/* A turn is over that followed an announced end. Was its gate opened too early, or too late? What
+ * is aimed at is neither a gap (a context switch of the device is part of it, and not known) but
+ * the edge: a lead that is too early one time in twenty (HARP_LEAD_UP_NS : HARP_LEAD_DOWN_NS). It
+ * is the predecessor's: how well its end is foretold varies more than how fast successors are. */
+void handover_learn(struct harp_core *k, struct lane *l, const struct turn *turn)
 {
-    if (!turn->learns || turn->before.hi == 0 || turn->work.hi <= turn->work.lo)
+    if (turn->after < 0 || k->tenant[turn->after].id != turn->after_id || turn->before.hi == 0 ||
+        turn->first_ns == 0)
         return;
-    if (turn->work.lo < turn->before.hi) {
-        l->lead_ns /= 2;
-        return;
+    struct account *a = account_of(k, l, (uint32_t)turn->after);
+    if (turn->first_ns < turn->before.hi) {
+        a->led = 1;
+        a->lead_ns -= HARP_LEAD_DOWN_NS;
+    } else if (turn->first_ns - turn->before.hi <=
+               4 * HARP_LEAD_NS) { /* else not the hand-over's */
+        a->lead_ns += a->led ? HARP_LEAD_UP_NS : HARP_LEAD_FIRST_NS;
     }
-    uint64_t gap = turn->work.lo - turn->before.hi;
-    if (gap <= HARP_GAP_NS || gap > 4 * HARP_LEAD_NS)
-        return; /* near enough, or not the hand-over's */
-    uint64_t raise = (gap - HARP_GAP_NS) / 8;
-    l->lead_ns += raise > HARP_TICK_NS ? HARP_TICK_NS : raise;
-    if (l->lead_ns > HARP_LEAD_NS)
-        l->lead_ns = HARP_LEAD_NS;
+    if (a->lead_ns > HARP_LEAD_NS)
+        a->lead_ns = HARP_LEAD_NS;
+    if (a->lead_ns < -HARP_LAG_NS)
+        a->lead_ns = -HARP_LAG_NS;
 }
 
 /* Was the end announced about right? If not, the tenant's next turns end with their last word. */
 void handover_judge(struct harp_core *k, struct lane *l, const struct turn *ended)
 {
     struct account *a = account_of(k, l, (uint32_t)ended->tenant);
-    if (ended->ends_ns != 0 && ended->work.hi > ended->ends_ns + HARP_MISSED_NS)
+    if (ended == &l->before && l->turn.tenant >= 0)
+        return; /* may have been pushed behind its successor's work */
+    int64_t late = ended->ends_ns != 0 ? (int64_t)(ended->work.hi - ended->ends_ns) : 0;
+    if (late > (int64_t)HARP_MISSED_NS - (a->lead_ns < 0 ? a->lead_ns : 0))
         a->distrust = a->distrust > 16 ? 32 : (uint8_t)(2 * a->distrust + 2);
     else if (a->distrust > 0)
         a->distrust--;

@@ -32,13 +32,18 @@
 /* A best-effort tenant that waited so long runs once before standard ones. */
 #define HARP_STARVE_NS 1000000000ull
 
-/* Hand-over: the gap between two tenants' work that is aimed at, the longest time a gate is opened
- * before the last work is expected to end, the least time worth a timer, and how late an announced
- * end may come before its tenant is not believed for some turns. */
-#define HARP_GAP_NS    20000ull
-#define HARP_LEAD_NS   500000ull
-#define HARP_TICK_NS   20000ull
-#define HARP_MISSED_NS 200000ull
+/* Hand-over: the earliest and the latest opening of a gate, before and after the announced end of
+ * the work that runs; the steps of the lead: up after a gap, while it has never been too early and
+ * from then on, and down after an overlap, so that about one hand-over in twenty overlaps; the
+ * least time worth a timer; how late an announced end may come before its tenant is not believed
+ * for some turns. */
+#define HARP_LEAD_NS       500000ll
+#define HARP_LAG_NS        1000000ll
+#define HARP_LEAD_FIRST_NS 10000ll
+#define HARP_LEAD_UP_NS    2000ll
+#define HARP_LEAD_DOWN_NS  40000ll
+#define HARP_TICK_NS       20000ull
+#define HARP_MISSED_NS     200000ull
 
 /* Best-effort windows beside a tenant of class latency: how long that one may find the device
  * taken, and bounds, start and step of the window. */
@@ -67,6 +72,8 @@ struct account {
     uint8_t group;    /* whose weights it was added to: 1 best effort, 0 others */
     uint8_t spent;    /* class latency: has used up its burst, half of it is not yet back */
     uint8_t distrust; /* turns in which its announced end is not believed */
+    uint8_t led;      /* a successor's gate was once opened too early */
+    int64_t lead_ns;  /* how long before its announced end the next gate is opened; < 0: after */
     uint64_t active_ns;
     uint64_t wait_since; /* 0: not waiting */
     uint64_t owed_ns;    /* class best effort: of the quantum it gets for having starved */
@@ -75,6 +82,7 @@ struct account {
     int64_t tokens;      /* ns * HARP_PPM it may still run under its cap */
     uint64_t tokens_ns;
     uint64_t used_ns, estimated_ns, wait_ns;
+    uint64_t refund_ns; /* paid, and used by a successor: off the next charge */
 };
 
 /* Engine time from lo to hi in the arbiter's clock; lo == hi: none. */
@@ -98,12 +106,14 @@ struct turn {
     uint64_t wanted_ns;           /* since when the tenant had waited */
     uint64_t floor_ns;            /* time before that is somebody else's for good */
     struct interval work, before; /* its own, and its predecessor's once that is over */
-    uint64_t gaps_ns;             /* idle time within `work` that is not charged */
-    uint64_t shared_ns;           /* overlap with successors that ended first */
+    uint64_t first_ns;            /* where its work began, charged to it or not; 0: not known */
+    int32_t after;                /* whose end, announced, it followed; -1: nobody's */
+    uint32_t after_id;
+    uint64_t gaps_ns;   /* idle time within `work` that is not charged */
+    uint64_t shared_ns; /* overlap with successors that ended first */
     uint64_t charged_ns;
     uint8_t estimated; /* what is being charged was not measured */
     uint8_t sole;      /* nobody else could run when it began */
-    uint8_t learns;    /* followed an announced end at once */
     uint8_t starved;   /* had waited too long: keeps its quantum */
     uint8_t follows;   /* of a gang: opened because of its turn on another device */
 };
@@ -121,7 +131,6 @@ struct lane {
     uint64_t furthest; /* highest vtime of a tenant */
     uint64_t charged_ns;
     uint64_t plan_ns; /* when the next gate is opened before the turn's end; 0: not planned */
-    uint64_t lead_ns; /* how long before an announced end the next gate is opened */
     uint64_t best_window_ns;
     uint64_t expired_ns;                /* when the list was last gone through */
     uint32_t wanting, capped;           /* tenants that want; that are listed and have a cap */
@@ -132,6 +141,7 @@ struct lane {
     struct late late;
     struct interval last; /* work of the turn that ended at last_over_ns, and had announced that */
     uint64_t last_over_ns;
+    int32_t last_tenant;
 };
 
 struct harp_core;
@@ -179,7 +189,7 @@ void handover_now(struct harp_core *k, struct lane *l, uint32_t tenant, uint32_t
                   int follows);
 void handover_consider(struct harp_core *k, struct lane *l, uint32_t tenant);
 void handover_urgent(struct harp_core *k, struct lane *l);
-void handover_learn(struct lane *l, const struct turn *turn);
+void handover_learn(struct harp_core *k, struct lane *l, const struct turn *turn);
 void handover_judge(struct harp_core *k, struct lane *l, const struct turn *ended);
 
 /* charge.c: who pays for which interval */

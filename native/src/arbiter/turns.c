@@ -113,7 +113,6 @@ void turn_open(struct harp_core *k, struct lane *l, uint32_t tenant, uint32_t el
     const struct policy *p = policy_of(k);
     struct account *a = account_of(k, l, tenant);
     struct turn *turn = &l->turn;
-    int announced = l->before.open > 0 && l->before.ends_ns != 0;
     *turn = (struct turn){.tenant = (int32_t)tenant,
                           .tenant_id = k->tenant[tenant].id,
                           .epoch = ++l->epoch,
@@ -122,11 +121,15 @@ void turn_open(struct harp_core *k, struct lane *l, uint32_t tenant, uint32_t el
                           .wanted_ns = a->wait_since,
                           .starved = p->rank(k, l, tenant) == RANK_STARVED,
                           .follows = follows != 0,
-                          .learns = announced != 0};
-    if (l->last_over_ns == k->now) {
-        turn->learns = 1;
+                          .after = -1};
+    if (l->before.open > 0 && l->before.ends_ns != 0) {
+        turn->after = l->before.tenant;
+    } else if (l->last_over_ns == k->now) {
+        turn->after = l->last_tenant;
         turn->before = l->last;
     }
+    if (turn->after >= 0)
+        turn->after_id = k->tenant[turn->after].id;
     p->serve(k, l, tenant);
     turn_waits_no_more(k, a);
     begin(k, l, eligible);
@@ -218,7 +221,6 @@ void turn_close(struct harp_core *k, struct lane *l)
 
 void turn_promote(struct harp_core *k, struct lane *l)
 {
-    handover_learn(l, &l->turn);
     charge_before(k, l);
     l->before = l->turn;
     memset(&l->turn, 0, sizeof l->turn);
@@ -234,10 +236,11 @@ void turn_left(struct harp_core *k, struct lane *l, struct turn *turn)
     if (a->wants > 0 && a->wait_since == 0)
         a->wait_since = k->now;
     handover_judge(k, l, turn);
+    handover_learn(k, l, turn);
     if (turn == &l->turn) {
-        handover_learn(l, turn);
         charge_over(k, l, turn);
         l->last = turn->work;
+        l->last_tenant = turn->tenant;
         l->last_over_ns = turn->ends_ns != 0 ? k->now : 0;
         if (a->wants > 0)
             gang_closing(k, l, tenant);
