@@ -9,7 +9,7 @@ import random
 import pytest
 from arbiter_core import GRANULE, MS, SECOND, Act, Core, Msg, sends
 from arbiter_engine import US, Job, Machine, Proc
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harp.lease_wire import GRANT_NO_GANG, Op
@@ -151,6 +151,8 @@ class Spinner:
         max_size=4,
     ),
 )
+@example(seed=715472, gangs=[(0, 1, 2)] * 4)
+@example(seed=75192, gangs=[(0, 1, 2), (0, 1), (0, 1, 2), (0, 1, 2)])
 def test_spinning_gangs_always_progress(seed: int, gangs: list[tuple[int, ...]]) -> None:
     """In whatever order they come to want their devices, no holder is given up for another."""
     world = Spinner(3, gangs)

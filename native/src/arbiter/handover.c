@@ -120,6 +120,11 @@ void handover_consider(struct harp_core *k, struct lane *l, uint32_t tenant)
     }
 }
 
+static void distrust(struct account *a)
+{
+    a->distrust = a->distrust > 16 ? 32 : (uint8_t)(2 * a->distrust + 2);
+}
+
 /* A turn is over that followed an announced end. Was its gate opened too early, or too late? What
  * is aimed at is neither a gap (a context switch of the device is part of it, and not known) but
  * the edge: a lead that is too early one time in twenty (HARP_LEAD_UP_NS : HARP_LEAD_DOWN_NS). It
@@ -133,7 +138,14 @@ void handover_learn(struct harp_core *k, struct lane *l, const struct turn *turn
     if (turn->first_ns < turn->before.hi) {
         a->led = 1;
         a->lead_ns -= HARP_LEAD_DOWN_NS;
-    } else if (turn->first_ns - turn->before.hi <=
+        if (++a->missed >= HARP_MISSES) { /* not chance: what it announces is wrong */
+            a->missed = 0;
+            distrust(a);
+        }
+        return;
+    }
+    a->missed = 0;
+    if (turn->first_ns - turn->before.hi <=
                4 * HARP_LEAD_NS) { /* else not the hand-over's */
         a->lead_ns += a->led ? HARP_LEAD_UP_NS : HARP_LEAD_FIRST_NS;
     }
@@ -151,7 +163,7 @@ void handover_judge(struct harp_core *k, struct lane *l, const struct turn *ende
         return; /* may have been pushed behind its successor's work */
     int64_t late = ended->ends_ns != 0 ? (int64_t)(ended->work.hi - ended->ends_ns) : 0;
     if (late > (int64_t)HARP_MISSED_NS - (a->lead_ns < 0 ? a->lead_ns : 0))
-        a->distrust = a->distrust > 16 ? 32 : (uint8_t)(2 * a->distrust + 2);
+        distrust(a);
     else if (a->distrust > 0)
         a->distrust--;
 }

@@ -44,6 +44,7 @@
 #define HARP_LEAD_DOWN_NS  40000ll
 #define HARP_TICK_NS       20000ull
 #define HARP_MISSED_NS     200000ull
+#define HARP_MISSES        4
 
 /* Best-effort windows beside a tenant of class latency: how long that one may find the device
  * taken, and bounds, start and step of the window. */
@@ -72,6 +73,7 @@ struct account {
     uint8_t group;    /* whose weights it was added to: 1 best effort, 0 others */
     uint8_t spent;    /* class latency: has used up its burst, half of it is not yet back */
     uint8_t distrust; /* turns in which its announced end is not believed */
+    uint8_t missed;   /* overlaps in a row behind its announced ends */
     uint8_t led;      /* a successor's gate was once opened too early */
     int64_t lead_ns;  /* how long before its announced end the next gate is opened; < 0: after */
     uint64_t active_ns;
