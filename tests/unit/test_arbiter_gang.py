@@ -196,7 +196,8 @@ def test_gangs_over_overlapping_devices_get_time(
     machine.run(2 * SECOND)
     for each, proc in itertools.chain((j, p) for j in jobs for p in j.procs):
         got = each.busy(machine.start, machine.core.now, dev=proc.dev)
-        assert got > 0.3 * 2 * SECOND, (proc.dev, proc.kernel)
+        # What drains when a gang begins is in its way on its higher devices: less than half there.
+        assert got > 0.15 * 2 * SECOND, (proc.dev, proc.kernel)
         charged = machine.core.use(each.tenant, proc.dev).used_ns
         assert charged == pytest.approx(got, abs=30 * MS + 0.02 * got)
     machine.core.close()
