@@ -5,8 +5,8 @@
  */
 #include "soft_test.h"
 
-#include "soft/gpu/state_knobs.h"
 #include "soft/gpu/shared.h"
+#include "soft/gpu/state_knobs.h"
 
 struct shared {
     uint64_t slice_ns, switch_ns;
