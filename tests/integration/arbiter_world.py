@@ -21,6 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 UUID = bytes(range(16))
 
 
+def program(name: str) -> Path:
+    """One of the native programs."""
+    return Path(os.environ.get("HARP_NATIVE_DIR", ROOT / "harp" / "_lib")) / name
+
+
 def until(look: Callable[[], object], what: str, timeout_s: float = 10) -> None:
     deadline = time.monotonic() + timeout_s
     while not look():
@@ -176,8 +181,7 @@ class World:
         self.grants: dict[int, Path] = {}
 
     def start(self, run: Path | None = None, **env: str) -> subprocess.Popen[bytes]:
-        native = Path(os.environ.get("HARP_NATIVE_DIR", ROOT / "harp" / "_lib"))
-        command = [native / "harp-arbiter", "--run", run or self.run, "--lock-dir", self.locks]
+        command = [program("harp-arbiter"), "--run", run or self.run, "--lock-dir", self.locks]
         process = subprocess.Popen(
             [*command, "--log", self.log], stdout=subprocess.PIPE, env={**os.environ, **env}
         )

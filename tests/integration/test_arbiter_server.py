@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from arbiter_world import UUID, Admin, Client, Link, World, until, world
+from arbiter_world import UUID, Admin, Client, Link, World, program, until, world
 
 from harp.lease_wire import GRANULE_BYTES, MSG_BYTES, Kind, Msg, Op
 
@@ -326,3 +326,32 @@ def test_daemonize_returns_when_ready(tmp_path: Path, w: World) -> None:
     link = Admin(tmp_path / "run" / "admin.sock")
     link.ok(Op.SHUTDOWN)
     until(lambda: "arbiter_stopped" in log.read_text(), "it ends")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("--policy", "lottery", "one of drr, priority, fifo"),
+        ("--burst-us", "1000001", "from 0 to 1000000"),
+        ("--burst-us", "-1", "from 0 to 1000000"),
+    ],
+)
+def test_option_that_cannot_be_meant(tmp_path: Path, option: str, value: str, remedy: str) -> None:
+    command = [program("harp-arbiter"), "--run", tmp_path, option, value]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert value in done.stderr
+    assert remedy in done.stderr
+
+
+def test_policy_is_chosen_and_said(tmp_path: Path) -> None:
+    command = [program("harp-arbiter"), "--run", tmp_path, "--lock-dir", tmp_path]
+    command += ["--policy", "fifo", "--burst-us", "20000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    finally:
+        process.terminate()
+        _, log = process.communicate(timeout=10)
+    assert "policy=fifo" in log

@@ -177,6 +177,7 @@ class Core:
         self,
         tenant: int,
         dev: int = 0,
+        *,
         limit: int = 0,
         share: int = 0,
         cap: int = 0,

@@ -7,7 +7,20 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from arbiter_core import BEST_EFFORT, DEAD, GRANULE, LATENCY, MS, SECOND, STANDARD, Core, ops, sends
+from arbiter_core import (
+    BEST_EFFORT,
+    DEAD,
+    GRANULE,
+    LATENCY,
+    MS,
+    SECOND,
+    STANDARD,
+    Act,
+    Core,
+    Msg,
+    ops,
+    sends,
+)
 from arbiter_engine import US, Machine, job
 
 from harp.lease_wire import Op
@@ -23,7 +36,7 @@ def core() -> Iterator[Core]:
     core.close()
 
 
-def gate(acts: list, client: int):  # type: ignore[no-untyped-def,type-arg]
+def gate(acts: list[Act], client: int) -> Msg:
     """The gate that was opened to the client."""
     ((_, msg),) = [(to, m) for to, m in sends(acts, client) if m.op == Op.OPEN_GATE]
     return msg

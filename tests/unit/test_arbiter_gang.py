@@ -7,9 +7,9 @@ import itertools
 import random
 
 import pytest
-from arbiter_core import GRANULE, MS, SECOND, Core, Msg, sends
+from arbiter_core import GRANULE, MS, SECOND, Act, Core, Msg, sends
 from arbiter_engine import US, Job, Machine, Proc
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harp.lease_wire import GRANT_NO_GANG, Op
@@ -116,7 +116,7 @@ class Spinner:
                 self.core.set_tenant(tenant, dev)
             self.clients.append(self.core.join(tenant))
 
-    def heard(self, acts: list) -> None:  # type: ignore[type-arg]
+    def heard(self, acts: list[Act]) -> None:
         for to, msg in sends(acts):
             if msg.op == Op.OPEN_GATE and not msg.a:
                 gang = self.clients.index(to)
@@ -151,6 +151,8 @@ class Spinner:
         max_size=4,
     ),
 )
+@example(seed=715472, gangs=[(0, 1, 2)] * 4)
+@example(seed=75192, gangs=[(0, 1, 2), (0, 1), (0, 1, 2), (0, 1, 2)])
 def test_spinning_gangs_always_progress(seed: int, gangs: list[tuple[int, ...]]) -> None:
     """In whatever order they come to want their devices, no holder is given up for another."""
     world = Spinner(3, gangs)
@@ -192,7 +194,7 @@ def test_gangs_over_overlapping_devices_get_time(
     jobs = [Job(first), Job(second)]
     machine = Machine(jobs, devices=3, seed=seed)
     machine.run(2 * SECOND)
-    for each, proc in itertools.chain(((j, p) for j in jobs for p in j.procs)):
+    for each, proc in itertools.chain((j, p) for j in jobs for p in j.procs):
         got = each.busy(machine.start, machine.core.now, dev=proc.dev)
         assert got > 0.3 * 2 * SECOND, (proc.dev, proc.kernel)
         charged = machine.core.use(each.tenant, proc.dev).used_ns

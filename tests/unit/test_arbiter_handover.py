@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From one turn to the next: announced ends, renewals, early gates, the lead, charges of overlaps."""
+"""From one turn to the next: announced ends, renewals, early gates, the lead, overlaps."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -223,7 +224,7 @@ def test_lead_grows_with_the_gap_and_is_halved_by_an_overlap(core: Core) -> None
         a, b = b, a
     assert leads[0] == 0
     assert leads == sorted(leads)
-    assert max(b - a for a, b in zip(leads, leads[1:], strict=False)) <= 25 * US
+    assert max(b - a for a, b in itertools.pairwise(leads)) <= 25 * US
     assert leads[-1] == 500 * US
     leads = []
     for gap in (-40 * US, 20 * US, 20 * US, 20 * US):  # learnt when the turn that began so ends

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -158,15 +159,14 @@ def tenants(draw: st.DrawFn) -> list[Job]:
     weights = draw(st.lists(st.integers(1, 9), min_size=2, max_size=4))
     jobs = []
     for weight in weights:
-        procs = []
-        for _ in range(draw(st.integers(1, 2))):
-            procs.append(
-                Proc(
-                    kernel=draw(kernels),
-                    announces=draw(st.booleans()),
-                    error=draw(st.sampled_from([0, 0.3])),
-                )
+        procs = [
+            Proc(
+                kernel=draw(kernels),
+                announces=draw(st.booleans()),
+                error=draw(st.sampled_from([0, 0.3])),
             )
+            for _ in range(draw(st.integers(1, 2)))
+        ]
         if len(procs) > 1 and draw(st.booleans()):
             procs[1].dies = draw(st.integers(0, SECOND))
         if draw(st.booleans()):
@@ -203,6 +203,6 @@ def test_saturating_tenants_get_their_shares_and_pay_for_what_they_had(
     # Nobody starves.
     for each in jobs:
         spans = sorted(s for p in each.procs if p.lane == 0 for s in p.ran)
-        gap = max((b[0] - a[1] for a, b in zip(spans, spans[1:], strict=False)), default=0)
+        gap = max((b[0] - a[1] for a, b in itertools.pairwise(spans)), default=0)
         assert gap <= 3 * longest * PPM / each.share + 4 * len(jobs) * longest
     machine.core.close()

@@ -196,6 +196,18 @@ int gang_incomplete(const struct harp_core *k, const struct lane *l, uint32_t te
     return 0;
 }
 
+/* Is `tenant` one of two that keep `first` off a device? Then it is to get done before. */
+static int is_in_the_way(const struct harp_core *k, uint32_t tenant, uint32_t first)
+{
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        const struct lane *l = compute_lane(k, dev);
+        if (account_of(k, l, first)->wants > 0 && !holds(l, first) && l->turn.tenant >= 0 &&
+            l->before.open > 0 && holds(l, tenant))
+            return 1;
+    }
+    return 0;
+}
+
 /* One gang at a time is opened beside drains, until it has all of its devices: each device has one
  * place beside, and two gangs could take one each of what both need. */
 static int may_go_beside(const struct harp_core *k, uint32_t tenant)
@@ -205,7 +217,7 @@ static int may_go_beside(const struct harp_core *k, uint32_t tenant)
     for (uint32_t t = 0; t < k->n_tenants && k->beside != 0; t++)
         for (uint32_t dev = 0; k->tenant[t].id == k->beside && dev < k->n_devices; dev++)
             if (gang_incomplete(k, compute_lane(k, dev), t))
-                return 0;
+                return is_in_the_way(k, tenant, t);
     return 1;
 }
 
