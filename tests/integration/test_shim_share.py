@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from shim_world import MIB, World, build_fake, compile_c, soft_world
 
+from harp.model import TenantClass
+
 BUSY = Path(__file__).with_name("shim_busy.c")
 
 
@@ -233,7 +235,7 @@ def test_processes_of_a_tenant_share_one_account(world: World, busy: Path) -> No
     assert error < 0.02, windows
 
 
-def test_a_running_tenants_share_is_changed(world: World, busy: Path) -> None:
+def test_a_running_tenants_share_class_and_limit_are_changed(world: World, busy: Path) -> None:
     two(world)
     processes = running(world, busy, [("small", "deep", "200"), ("large", "deep", "200")])
     time.sleep(1)
@@ -246,6 +248,11 @@ def test_a_running_tenants_share_is_changed(world: World, busy: Path) -> None:
     assert ledger["small"] == pytest.approx(0.7, abs=0.05), ledger
     ledger, _ = parts(world, processes, 2)
     assert ledger["small"] == pytest.approx(0.7, abs=0.03), ledger
+    world.set_tenant("large", d=TenantClass.BEST_EFFORT.value)
+    time.sleep(0.05)
+    ledger, _ = parts(world, processes, 2)
+    assert ledger["small"] > 0.85, ledger
+    world.set_tenant("large", d=TenantClass.STANDARD.value)
     world.set_tenant("small", c=200_000)  # a limit, of a tenant that ran without one
     time.sleep(0.2)  # what its bucket holds
     ledger, _ = parts(world, processes, 2)

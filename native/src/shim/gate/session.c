@@ -108,8 +108,8 @@ static bool send_msg(const struct harp_msg *msg)
 {
     struct harp_msg out = *msg;
     const struct harp_device *d = &s.devices[msg->dev % HARP_MAX_DEVICES];
-    out.dev = d->wire;
-    return d->known && send_raw(&out);
+    out.dev = __atomic_load_n(&d->wire, __ATOMIC_RELAXED);
+    return __atomic_load_n(&d->known, __ATOMIC_RELAXED) && send_raw(&out);
 }
 
 void harp_session_tell(struct harp_msg *msg)
@@ -151,8 +151,9 @@ static bool device_said(int fd, const struct harp_msg *msg)
         return true;
     struct harp_device *d = &s.devices[i];
     bool fresh = !d->known;
-    d->known = d->ever = true;
-    d->wire = msg->dev;
+    d->ever = true;
+    __atomic_store_n(&d->wire, msg->dev, __ATOMIC_RELAXED);
+    __atomic_store_n(&d->known, true, __ATOMIC_RELAXED);
     memcpy(d->uuid, msg->uuid, sizeof d->uuid);
     d->limit_bytes = msg->limit_bytes;
     d->capacity_bytes = msg->capacity_bytes;
@@ -180,7 +181,7 @@ static bool handshake(int fd)
     uint32_t count = msg.a;
     __atomic_store_n(&s.lanes, msg.b >= HARP_TIME_LANES ? HARP_TIME_LANES : 1u, __ATOMIC_RELAXED);
     for (size_t i = 0; i < HARP_MAX_DEVICES; i++)
-        s.devices[i].known = false;
+        __atomic_store_n(&s.devices[i].known, false, __ATOMIC_RELAXED);
     while (count-- > 0) {
         if (!harp_link_receive(fd, &msg, HARP_HANDSHAKE_MS) || msg.op != HARP_DEVICE ||
             !device_said(fd, &msg))
@@ -201,7 +202,7 @@ static bool try_connect(void)
     if (fd < 0)
         return false;
     pthread_mutex_lock(&s.send_lock);
-    s.fd = fd;
+    __atomic_store_n(&s.fd, fd, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&s.send_lock);
     if (s.ever)
         harp_log("arbiter_back");
@@ -217,7 +218,7 @@ static void disconnect(void)
     pthread_mutex_lock(&s.send_lock);
     if (s.fd >= 0)
         close(s.fd);
-    s.fd = -1;
+    __atomic_store_n(&s.fd, -1, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&s.send_lock);
     harp_log("arbiter_gone leases=kept");
     harp_time_connection(false, s.lanes);
@@ -360,7 +361,7 @@ bool harp_session_own(void)
 
 bool harp_session_live(void)
 {
-    return s.fd >= 0;
+    return __atomic_load_n(&s.fd, __ATOMIC_RELAXED) >= 0;
 }
 
 unsigned harp_session_lanes(void)
