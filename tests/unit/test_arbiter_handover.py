@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -199,18 +198,19 @@ def test_no_overlap_is_charged_in_full_once_that_is_known(core: Core) -> None:
 
 
 def hand_over(
-    core: Core, a: int, b: int, epoch: int, *, gap: int, late: int = 0
+    core: Core, a: int, b: int, epoch: int, *, gap: int, late: int = 0, held: int = 3 * MS
 ) -> tuple[int, int]:
-    """One turn of `a` whose work ends `late` ns after it was said to, and b's first work `gap` ns
-    after that (or before it). Returns b's epoch and how long before the announced end its gate was
-    opened."""
-    core.now += 3 * MS
+    """One turn of `a`: `held` ns and what was queued then; its work ends `late` ns after it was
+    said to, and b's first begins `gap` ns after that (or before it). Returns b's epoch and how long
+    before the announced end its gate was opened."""
+    core.now += held
     said = core.now + MS
-    acts = announce(core, a, epoch, MS, used=3 * MS)
+    acts = announce(core, a, epoch, MS, used=held)
     while not gates(acts):
         acts = list(core.advance(core.next() - core.now))
     lead = said - core.now
-    ((_, gate),) = gates(acts)
+    ((to, gate),) = gates(acts)
+    assert to == b
     end = said + late
     core.now = max(end, core.now)
     give(core, a, epoch, core.now - (said - MS))
@@ -247,7 +247,7 @@ def test_ends_announced_wrongly_are_not_believed_for_some_turns(core: Core) -> N
     for _ in range(4):  # `a` is always late, and b's work pushes in between
         epoch, lead = hand_over(core, a, b, epoch, gap=-300 * US, late=400 * US)
         leads.append(lead)
-        epoch, _ = hand_over(core, b, a, epoch, gap=20 * US)
+        epoch, _ = hand_over(core, b, a, epoch, gap=20 * US, held=4 * MS)
     assert leads == [0, -40 * US, -80 * US, -120 * US]
     core.now += 5 * MS
     assert gates(announce(core, a, epoch, 0, used=5 * MS)) == []  # waits for its word

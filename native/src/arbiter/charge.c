@@ -18,16 +18,24 @@ static int worked(const struct turn *turn)
     return turn->work.hi > turn->work.lo;
 }
 
-/* What of the turn's interval others may have used too. `over`: the current turn has ended. */
+/* What is known of the current turn's work, while its predecessor is charged for the last time. */
+enum known { NOTHING, ITS_BEGIN, ALL };
+
+/* What of the turn's interval others may have used too. */
 static uint64_t shared_ns(const struct harp_core *k, const struct lane *l, const struct turn *turn,
-                          int over)
+                          enum known next)
 {
     uint64_t shared = turn->shared_ns + overlap(turn->work, turn->before);
     if (turn == &l->turn && l->before.open > 0)
         shared += overlap(turn->work, (struct interval){l->before.opened_ns, k->now});
-    if (turn == &l->before && l->turn.tenant >= 0)
-        shared += overlap(turn->work,
-                          over ? l->turn.work : (struct interval){l->turn.opened_ns, HARP_NEVER});
+    if (turn == &l->before && l->turn.tenant >= 0) {
+        struct interval claimed = {l->turn.opened_ns, HARP_NEVER};
+        if (next == ALL || (next == ITS_BEGIN && !worked(&l->turn)))
+            claimed = l->turn.work;
+        else if (next == ITS_BEGIN)
+            claimed.lo = l->turn.work.lo; /* what it did not report yet, it may still */
+        shared += overlap(turn->work, claimed);
+    }
     return shared;
 }
 
@@ -38,13 +46,10 @@ static void estimate(struct account *a, uint64_t ns)
     a->estimated_ns += ns < measured ? ns : measured;
 }
 
-static void book(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t alone_ns,
-                 uint64_t beside_ns, uint64_t estimated_ns)
+static void book_exactly(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t alone_ns,
+                         uint64_t beside_ns, uint64_t estimated_ns)
 {
     struct account *a = account_of(k, l, tenant);
-    uint64_t back = a->refund_ns < beside_ns ? a->refund_ns : beside_ns;
-    a->refund_ns -= back;
-    beside_ns -= back;
     uint64_t ns = alone_ns + beside_ns;
     active_expire(k, l);
     a->used_ns += ns;
@@ -54,12 +59,27 @@ static void book(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t 
     policy_of(k)->charge(k, l, tenant, alone_ns, beside_ns);
 }
 
-static int charge_due(struct harp_core *k, struct lane *l, struct turn *turn, int over)
+/* What was paid for another earlier comes off, and is the other's. */
+static void book(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t alone_ns,
+                 uint64_t beside_ns, uint64_t estimated_ns)
+{
+    struct account *a = account_of(k, l, tenant);
+    uint64_t back = a->refund_ns < beside_ns ? a->refund_ns : beside_ns;
+    if (back != 0) {
+        a->refund_ns -= back;
+        beside_ns -= back;
+        if (k->tenant[a->refund_of].id == a->refund_of_id)
+            book_exactly(k, l, a->refund_of, 0, back, back);
+    }
+    book_exactly(k, l, tenant, alone_ns, beside_ns, estimated_ns);
+}
+
+static int charge_due(struct harp_core *k, struct lane *l, struct turn *turn, enum known next)
 {
     if (!worked(turn) || k->tenant[turn->tenant].id != turn->tenant_id)
         return 0;
     uint64_t length = turn->work.hi - turn->work.lo - turn->gaps_ns;
-    uint64_t half = (shared_ns(k, l, turn, over) + 1) / 2;
+    uint64_t half = (shared_ns(k, l, turn, next) + 1) / 2;
     uint64_t due = length > half ? length - half : 0;
     if (due <= turn->charged_ns)
         return 0;
@@ -98,12 +118,11 @@ void charge_report(struct harp_core *k, struct lane *l, struct turn *turn, uint6
         turn->work.hi = hi > turn->work.hi ? hi : turn->work.hi;
     }
     turn->estimated = estimated != 0;
-    charge_due(k, l, turn, 0);
+    charge_due(k, l, turn, NOTHING);
     turn->estimated = 0;
 }
 
-/* The lane's turn before has its last word, and so has the current one about where it began. */
-void charge_before(struct harp_core *k, struct lane *l)
+static void charge_last(struct harp_core *k, struct lane *l, enum known next)
 {
     struct turn *before = &l->before;
     if (before->tenant < 0 || before->open > 0)
@@ -114,15 +133,22 @@ void charge_before(struct harp_core *k, struct lane *l)
         else if (before->work.hi > l->turn.floor_ns)
             l->turn.floor_ns = before->work.hi;
     }
-    charge_due(k, l, before, 1);
+    charge_due(k, l, before, next);
     if (k->tenant[before->tenant].id == before->tenant_id && l->turn.tenant >= 0)
         estimate(account_of(k, l, (uint32_t)before->tenant),
                  overlap(before->work, l->turn.work) / 2);
     before->tenant = -1;
 }
 
+/* The lane's turn before has its last word, and so has the current one about where it began. */
+void charge_before(struct harp_core *k, struct lane *l)
+{
+    charge_last(k, l, ITS_BEGIN);
+}
+
 /* Where the turn's work began before its predecessor's end, the predecessor has paid for what both
- * had: half of that is the turn's, and taken off what the other is charged next. */
+ * had. Half of that is the turn's: it is taken off what the other is charged next, and is charged
+ * to this tenant then, so that what is charged never goes back and never exceeds the time. */
 static void settle_overlap(struct harp_core *k, struct lane *l, struct turn *turn)
 {
     if (turn->after < 0 || k->tenant[turn->after].id != turn->after_id || turn->first_ns == 0 ||
@@ -131,19 +157,23 @@ static void settle_overlap(struct harp_core *k, struct lane *l, struct turn *tur
     struct interval both = {turn->first_ns, turn->work.hi};
     uint64_t half = overlap(both, turn->before) / 2;
     turn->before.hi = turn->before.lo = 0; /* once */
-    book(k, l, (uint32_t)turn->tenant, 0, half, half);
-    account_of(k, l, (uint32_t)turn->after)->refund_ns += half;
+    struct account *payer = account_of(k, l, (uint32_t)turn->after);
+    if (payer->refund_of_id != turn->tenant_id) /* an older one is lost: it was small */
+        payer->refund_ns = 0;
+    payer->refund_of = (uint32_t)turn->tenant;
+    payer->refund_of_id = turn->tenant_id;
+    payer->refund_ns += half;
 }
 
 /* All of the turn is known, but for what a successor that is open already takes from its end. */
 void charge_over(struct harp_core *k, struct lane *l, struct turn *turn)
 {
     if (turn == &l->turn) {
-        charge_before(k, l);
+        charge_last(k, l, ALL);
         if (l->before.open > 0 && worked(turn))
             l->before.shared_ns += turn->work.hi - turn->work.lo;
     }
-    charge_due(k, l, turn, 0);
+    charge_due(k, l, turn, NOTHING);
     estimate(account_of(k, l, (uint32_t)turn->tenant), overlap(turn->work, turn->before) / 2);
     settle_overlap(k, l, turn);
 }

@@ -145,8 +145,7 @@ void handover_learn(struct harp_core *k, struct lane *l, const struct turn *turn
         return;
     }
     a->missed = 0;
-    if (turn->first_ns - turn->before.hi <=
-               4 * HARP_LEAD_NS) { /* else not the hand-over's */
+    if (turn->first_ns - turn->before.hi <= 4 * HARP_LEAD_NS) { /* else not the hand-over's */
         a->lead_ns += a->led ? HARP_LEAD_UP_NS : HARP_LEAD_FIRST_NS;
     }
     if (a->lead_ns > HARP_LEAD_NS)

@@ -85,6 +85,7 @@ struct account {
     uint64_t tokens_ns;
     uint64_t used_ns, estimated_ns, wait_ns;
     uint64_t refund_ns; /* paid, and used by a successor: off the next charge */
+    uint32_t refund_of, refund_of_id;
 };
 
 /* Engine time from lo to hi in the arbiter's clock; lo == hi: none. */
