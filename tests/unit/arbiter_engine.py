@@ -228,7 +228,7 @@ class Machine:
 
     def metered(self, proc: Proc) -> dict[str, int]:
         now = self.core.now
-        ended = [hi for _, hi in proc.ran[-64:] if hi <= now]
+        ended = [hi for _, hi in proc.ran[-400:] if hi <= now]
         start = max(proc.first, proc.said)
         end = ended[-1] if ended else 0
         if not proc.first or end <= start:

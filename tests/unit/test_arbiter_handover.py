@@ -321,3 +321,18 @@ def test_limit_of_a_lone_tenant_is_exact(kernel: int) -> None:
     got = alone.busy(machine.start + SECOND, machine.start + 11 * SECOND) / (10 * SECOND)
     assert got == pytest.approx(0.3, abs=0.005)
     machine.core.close()
+
+
+def test_process_that_reports_after_the_hand_over_is_charged_from_its_first_work() -> None:
+    """One process announces a long end, the other's yield makes the end known: handed over, and
+    only then does the first say that it began sooner."""
+    jobs = [
+        job(share=500_000, kernel=20 * US),
+        Job([Proc(kernel=7 * MS, announces=False), Proc(kernel=20 * US)], share=500_000),
+    ]
+    machine = Machine(jobs)
+    machine.run(2 * SECOND)
+    for each in jobs:
+        mine = each.busy(machine.start, machine.core.now)
+        assert machine.core.use(each.tenant).used_ns == pytest.approx(mine, rel=0.03)
+    machine.core.close()

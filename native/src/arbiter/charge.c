@@ -128,7 +128,9 @@ static void charge_last(struct harp_core *k, struct lane *l, enum known next)
     if (before->tenant < 0 || before->open > 0)
         return;
     if (l->turn.tenant >= 0) {
-        if (worked(&l->turn))
+        /* A process that has not reported yet may have begun sooner, but not within what the one
+         * before is charged for now. */
+        if (worked(&l->turn) && l->turn.work.lo < before->work.hi)
             l->turn.floor_ns = l->turn.work.lo;
         else if (before->work.hi > l->turn.floor_ns)
             l->turn.floor_ns = before->work.hi;
