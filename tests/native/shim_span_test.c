@@ -65,6 +65,32 @@ static void spans(void)
     CHECK(s.used_ns == 2 * MS);
 }
 
+static void lead_in(void)
+{
+    struct harp_span s;
+    harp_span_start(&s, 10 * MS);
+    harp_span_led_in(&s, 1300 * US, 1000 * US); /* another context ran for 300 us still */
+    harp_span_done(&s, 1300 * US, 11300 * US, 11300 * US);
+    CHECK(harp_span_from_ns(&s) == 10 * MS && harp_span_begin_ns(&s) == 10300 * US);
+    CHECK(harp_span_until_ns(&s) == 11300 * US);
+    /* sooner than expected: no lead-in; far later: no more than is likely to be one */
+    harp_span_led_in(&s, 900 * US, 1000 * US);
+    CHECK(harp_span_begin_ns(&s) == 10 * MS);
+    harp_span_done(&s, 50 * MS, 0, 60 * MS);
+    harp_span_led_in(&s, 50 * MS, 1000 * US);
+    CHECK(harp_span_begin_ns(&s) == 10 * MS + HARP_LEAD_IN_NS);
+    /* never past its end */
+    harp_span_start(&s, 10 * MS);
+    harp_span_done(&s, 100 * US, 0, 10100 * US);
+    harp_span_led_in(&s, 400 * US, 0);
+    CHECK(harp_span_begin_ns(&s) == harp_span_until_ns(&s));
+    /* a turn that goes on has none */
+    harp_span_rebase(&s);
+    harp_span_done(&s, 300 * US, 0, 10400 * US);
+    harp_span_led_in(&s, 300 * US, 100 * US);
+    CHECK(harp_span_begin_ns(&s) == harp_span_from_ns(&s));
+}
+
 static void envelopes(void)
 {
     struct harp_envelope e = {0};
@@ -81,6 +107,7 @@ static void envelopes(void)
 int main(void)
 {
     spans();
+    lead_in();
     envelopes();
     return 0;
 }

@@ -254,6 +254,29 @@ def test_ends_announced_wrongly_are_not_believed_for_some_turns(core: Core) -> N
     assert [to for to, _ in gates(give(core, a, epoch, 0))] == [b]
 
 
+def test_turn_over_before_its_predecessor_is_an_overlap_too(core: Core) -> None:
+    """A device may put the predecessor's last kernel behind the whole turn."""
+    _, (a, b), epoch = contended(core)
+    for _ in range(40):  # both leads grow to 400 us
+        epoch, lead = hand_over(core, a, b, epoch, gap=20 * US)
+        epoch, _ = hand_over(core, b, a, epoch, gap=20 * US)
+    core.now += 3 * MS
+    acts = announce(core, a, epoch, MS, used=3 * MS)
+    while not gates(acts):
+        acts = list(core.advance(core.next() - core.now))
+    ((_, gate),) = gates(acts)
+    core.now += 5 * MS
+    give(core, b, gate.epoch, 5 * MS)  # a has not said its last word
+    core.now += 300 * US
+    ((to, gate),) = gates(give(core, a, epoch, 6 * MS))
+    assert to == b  # a has been charged more
+    core.now += 5 * MS
+    ((to, gate),) = gates(give(core, b, gate.epoch, 5 * MS))
+    assert to == a
+    _, cut = hand_over(core, a, b, int(gate.epoch), gap=20 * US)
+    assert cut == lead + 10 * US - 160 * US
+
+
 def test_renewed_turn_that_is_announced_no_more_is_overdue_after_its_new_quantum(
     core: Core,
 ) -> None:

@@ -131,22 +131,24 @@ static void distrust(struct account *a)
  * is the predecessor's: how well its end is foretold varies more than how fast successors are. */
 void handover_learn(struct harp_core *k, struct lane *l, const struct turn *turn)
 {
-    if (turn->after < 0 || k->tenant[turn->after].id != turn->after_id || turn->before.hi == 0 ||
-        turn->first_ns == 0)
+    if (turn->after < 0 || k->tenant[turn->after].id != turn->after_id || turn->first_ns == 0)
         return;
     struct account *a = account_of(k, l, (uint32_t)turn->after);
-    if (turn->first_ns < turn->before.hi) {
+    /* Over before its predecessor is: the device put that behind a whole slice. */
+    int pushed = turn == &l->turn && l->before.open > 0 && l->before.tenant == turn->after;
+    if (!pushed && turn->before.hi == 0)
+        return;
+    if (pushed || turn->first_ns < turn->before.hi) {
         a->led = 1;
-        a->lead_ns -= HARP_LEAD_DOWN_NS;
+        a->lead_ns -= pushed ? HARP_LEAD_PUSHED_NS : HARP_LEAD_DOWN_NS;
         if (++a->missed >= HARP_MISSES) { /* not chance: what it announces is wrong */
             a->missed = 0;
             distrust(a);
         }
-        return;
-    }
-    a->missed = 0;
-    if (turn->first_ns - turn->before.hi <= 4 * HARP_LEAD_NS) { /* else not the hand-over's */
-        a->lead_ns += a->led ? HARP_LEAD_UP_NS : HARP_LEAD_FIRST_NS;
+    } else {
+        a->missed = 0;
+        if (turn->first_ns - turn->before.hi <= 4 * HARP_LEAD_NS) /* else not the hand-over's */
+            a->lead_ns += a->led ? HARP_LEAD_UP_NS : HARP_LEAD_FIRST_NS;
     }
     if (a->lead_ns > HARP_LEAD_NS)
         a->lead_ns = HARP_LEAD_NS;
@@ -158,7 +160,7 @@ void handover_learn(struct harp_core *k, struct lane *l, const struct turn *turn
 void handover_judge(struct harp_core *k, struct lane *l, const struct turn *ended)
 {
     struct account *a = account_of(k, l, (uint32_t)ended->tenant);
-    if (ended == &l->before && l->turn.tenant >= 0)
+    if (ended == &l->before)
         return; /* may have been pushed behind its successor's work */
     int64_t late = ended->ends_ns != 0 ? (int64_t)(ended->work.hi - ended->ends_ns) : 0;
     if (late > (int64_t)HARP_MISSED_NS - (a->lead_ns < 0 ? a->lead_ns : 0))

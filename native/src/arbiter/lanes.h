@@ -37,14 +37,15 @@
  * from then on, and down after an overlap, so that about one hand-over in twenty overlaps; the
  * least time worth a timer; how late an announced end may come before its tenant is not believed
  * for some turns. */
-#define HARP_LEAD_NS       500000ll
-#define HARP_LAG_NS        1000000ll
-#define HARP_LEAD_FIRST_NS 10000ll
-#define HARP_LEAD_UP_NS    2000ll
-#define HARP_LEAD_DOWN_NS  40000ll
-#define HARP_TICK_NS       20000ull
-#define HARP_MISSED_NS     200000ull
-#define HARP_MISSES        4
+#define HARP_LEAD_NS        500000ll
+#define HARP_LAG_NS         1000000ll
+#define HARP_LEAD_FIRST_NS  10000ll
+#define HARP_LEAD_UP_NS     2000ll
+#define HARP_LEAD_DOWN_NS   40000ll
+#define HARP_LEAD_PUSHED_NS 160000ll
+#define HARP_TICK_NS        20000ull
+#define HARP_MISSED_NS      200000ull
+#define HARP_MISSES         4
 
 /* Best-effort windows beside a tenant of class latency: how long that one may find the device
  * taken, and bounds, start and step of the window. */

@@ -110,7 +110,7 @@ void harp_gate_report(struct harp_timegate *g, unsigned lane, uint64_t now, stru
     for (struct harp_meter_ctx *c = g->ctxs; c != NULL; c = c->next) {
         const struct harp_span *span = &c->lane[lane].span;
         if (harp_span_known(span))
-            harp_envelope_add(&all, harp_span_from_ns(span), harp_span_until_ns(span));
+            harp_envelope_add(&all, harp_span_begin_ns(span), harp_span_until_ns(span));
     }
     if (l->free_ns != 0 && l->last_end_ns > l->free_ns)
         harp_envelope_add(&all, l->free_ns, l->last_end_ns);

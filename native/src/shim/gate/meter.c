@@ -176,8 +176,11 @@ static void settle(struct harp_timegate *g, struct harp_bracket *b, bool done, u
         sampled(g, b, ns);
     } else if (done) {
         /* Offline, others' slices are in all brackets: better what was learnt before. */
+        bool first = b->start == c->lane[b->lane].first;
+        if (first && b->unmeasured == 0 && b->n != 0 && b->start != NULL)
+            harp_span_led_in(&c->lane[b->lane].span, ns, b->ns);
         if (b->n != 0 && ns != 0 && (l->state != GATE_OFFLINE || b->unmeasured != 0))
-            harp_estimate_learn(b->parts, b->n, ns, b->start == c->lane[b->lane].first);
+            harp_estimate_learn(b->parts, b->n, ns, first);
         uint64_t end_ns = ready_ns;
         if (b->unready_ns != 0)
             end_ns -= (ready_ns - b->unready_ns) / 2;

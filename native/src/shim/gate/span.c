@@ -19,11 +19,19 @@ void harp_span_done(struct harp_span *s, uint64_t elapsed_ns, uint64_t unready_n
         s->used_ns = elapsed_ns;
 }
 
+void harp_span_led_in(struct harp_span *s, uint64_t elapsed_ns, uint64_t predicted_ns)
+{
+    uint64_t more = elapsed_ns > predicted_ns ? elapsed_ns - predicted_ns : 0;
+    if (!s->goes_on)
+        s->lead_in_ns = more < HARP_LEAD_IN_NS ? more : HARP_LEAD_IN_NS;
+}
+
 void harp_span_rebase(struct harp_span *s)
 {
     s->lo_ns += s->used_ns;
     s->hi_ns += s->hi_ns != 0 ? s->used_ns : 0;
-    s->used_ns = 0;
+    s->used_ns = s->lead_in_ns = 0;
+    s->goes_on = true;
 }
 
 bool harp_span_known(const struct harp_span *s)
@@ -35,6 +43,11 @@ uint64_t harp_span_from_ns(const struct harp_span *s)
 {
     /* Two clocks need not agree to the last microsecond: what was seen done was done. */
     return s->lo_ns < s->hi_ns ? s->lo_ns + (s->hi_ns - s->lo_ns) / 2 : s->hi_ns;
+}
+
+uint64_t harp_span_begin_ns(const struct harp_span *s)
+{
+    return harp_span_from_ns(s) + (s->lead_in_ns < s->used_ns ? s->lead_in_ns : s->used_ns);
 }
 
 uint64_t harp_span_until_ns(const struct harp_span *s)
