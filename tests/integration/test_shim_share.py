@@ -94,11 +94,12 @@ def test_shares_hold(
 
 @pytest.mark.slow
 def test_shares_hold_with_kernels_longer_than_patience(world: World, busy: Path) -> None:
-    """A drain of 250 ms is no deadlock: nothing is let through, nobody is given up."""
+    """A drain of 250 ms is no deadlock: nothing is let through, nobody is given up. But for the very
+    first kernel: nobody knows how long it takes, and after 100 ms it may be one that waits."""
     two(world)
     shares = measure(world, busy, {"small": ("deep", "1000"), "large": ("deep", "250000")}, 12)
     assert shares["small"] == pytest.approx(0.3, abs=0.05), (shares, world.log("large"))
-    assert "turn_extended" not in world.log("large")
+    assert world.log("large").count("turn_extended") <= 1, world.log("large")
 
 
 def test_gate_off_fails_the_same_check(world: World, busy: Path) -> None:
