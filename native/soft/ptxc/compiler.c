@@ -13,7 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* -ffp-contract=off and no fast-math: PTX says which operations are fused. */
+/* -ffp-contract=off and no fast-math: PTX says which operations are fused. Nor -fno-trapping-math:
+ * gcc then takes an integer for the float it was cut from, and -0 comes out. */
 static const char *const flags[] = {
     "-std=gnu11",
     "-shared",
@@ -22,7 +23,6 @@ static const char *const flags[] = {
     "-ffreestanding",
     "-ffp-contract=off",
     "-fno-math-errno",
-    "-fno-trapping-math",
     "-fno-strict-aliasing",
     "-fwrapv",
     "-fno-stack-protector",
