@@ -20,6 +20,7 @@ __all__ = ["NEVER", "Act", "Action", "Core", "Msg", "library", "ops", "sends"]
 NATIVE = Path(__file__).resolve().parents[2] / "native"
 GRANULE = 2 << 20
 MS = 1_000_000
+QUANTUM = 5 * MS
 SECOND = 1_000_000_000
 PPM = 1_000_000
 

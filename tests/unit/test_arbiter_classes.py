@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 from arbiter_core import (
     BEST_EFFORT,
     DEAD,
-    GRANULE,
     LATENCY,
     MS,
+    QUANTUM,
     SECOND,
     STANDARD,
     Act,
@@ -24,16 +23,6 @@ from arbiter_core import (
 from arbiter_engine import US, Machine, job
 
 from harp.lease_wire import Op
-
-QUANTUM = 5 * MS
-
-
-@pytest.fixture
-def core() -> Iterator[Core]:
-    core = Core(quantum_ns=QUANTUM)
-    core.add_device(100 * GRANULE)
-    yield core
-    core.close()
 
 
 def gate(acts: list[Act], client: int) -> Msg:

@@ -7,14 +7,12 @@ import itertools
 import random
 
 import pytest
-from arbiter_core import GRANULE, MS, SECOND, Act, Core, Msg, sends
+from arbiter_core import GRANULE, MS, QUANTUM, SECOND, Act, Core, Msg, sends
 from arbiter_engine import US, Job, Machine, Proc
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harp.lease_wire import GRANT_NO_GANG, Op
-
-QUANTUM = 5 * MS
 
 
 def together(each: Job) -> int:

@@ -3,23 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from arbiter_core import DEAD, GRANULE, MS, NEVER, PPM, SECOND, Act, Core, Msg, ops, sends
+from arbiter_core import DEAD, MS, NEVER, PPM, QUANTUM, SECOND, Act, Core, Msg, ops, sends
 from arbiter_engine import US, Job, Machine, Proc, job
 
 from harp.lease_wire import Op
-
-QUANTUM = 5 * MS
-
-
-@pytest.fixture
-def core() -> Iterator[Core]:
-    core = Core(quantum_ns=QUANTUM)
-    core.add_device(100 * GRANULE)
-    yield core
-    core.close()
 
 
 def gates(acts: list[Act]) -> list[tuple[int, Msg]]:
@@ -195,6 +183,29 @@ def test_no_overlap_is_charged_in_full_once_that_is_known(core: Core) -> None:
     give(core, b, gate.epoch, 2 * MS, more=False)  # b began when a had ended
     assert [core.use(t).used_ns for t in (first, second)] == [5 * MS, 2 * MS]
     assert core.use(first).estimated_ns == 0
+
+
+def test_overlap_that_is_known_too_late_comes_off_the_next_charge(core: Core) -> None:
+    """`b` says nothing of its work before its own turn is handed over: `a` has paid for all until
+    its last word, and half of what both had is given back."""
+    (first, second), (a, b), epoch = contended(core)
+    core.now += 4 * MS
+    ((_, gate),) = gates(announce(core, a, epoch, 0, used=4 * MS))
+    core.now += MS
+    announce(core, b, gate.epoch, 6 * MS)
+    core.now += MS
+    give(core, a, epoch, 2 * MS)  # b has worked beside it since 4 ms
+    ((to, again),) = gates(list(core.advance(5 * MS)))
+    assert to == a
+    assert [core.use(t).used_ns for t in (first, second)] == [6 * MS, 0]
+    core.now += MS // 2
+    give(core, b, gate.epoch, 7 * MS + MS // 2, more=False)
+    core.now += MS + MS // 2
+    give(core, a, again.epoch, MS + MS // 2, more=False)
+    used = [core.use(t).used_ns for t in (first, second)]
+    assert used == [6 * MS + MS // 2, 6 * MS + MS // 2]
+    assert sum(used) == 13 * MS  # the time that passed
+    assert core.use(second).estimated_ns >= MS
 
 
 def hand_over(

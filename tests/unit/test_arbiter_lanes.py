@@ -3,26 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from arbiter_core import CLOSE, DEAD, GRANULE, LATENCY, MS, PPM, SECOND, Core, ops, sends
+from arbiter_core import CLOSE, DEAD, GRANULE, LATENCY, MS, PPM, QUANTUM, SECOND, Core, ops, sends
 from arbiter_engine import US, Job, Machine, Proc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harp.lease_wire import TIME_LANES, Lane, Op
 
-QUANTUM = 5 * MS
 COPY = int(Lane.COPY)
-
-
-@pytest.fixture
-def core() -> Iterator[Core]:
-    core = Core(quantum_ns=QUANTUM)
-    core.add_device(100 * GRANULE)
-    yield core
-    core.close()
 
 
 def want(core: Core, client: int, lane: int = 0) -> int:

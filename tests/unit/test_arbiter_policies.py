@@ -16,6 +16,7 @@ from arbiter_core import (
     MS,
     PPM,
     PRIORITY,
+    QUANTUM,
     SECOND,
     Core,
     sends,
@@ -25,8 +26,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harp.lease_wire import Op
-
-QUANTUM = 5 * MS
 
 
 def shares(jobs: list[Job], begin: int, end: int) -> list[float]:

@@ -3,22 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from arbiter_core import DEAD, GRANULE, MS, PPM, SECOND, Core, Msg, ops, sends
+from arbiter_core import DEAD, GRANULE, MS, PPM, QUANTUM, SECOND, Core, Msg, ops, sends
 
 from harp.lease_wire import Gate, Op
-
-QUANTUM = 5 * MS
-
-
-@pytest.fixture
-def core() -> Iterator[Core]:
-    core = Core(quantum_ns=QUANTUM)
-    core.add_device(100 * GRANULE)
-    yield core
-    core.close()
 
 
 def opened(core: Core, client: int) -> Msg:

@@ -3,7 +3,8 @@
  * Charges. A turn is charged one interval: from the first work that any of its processes reports to
  * the last, never outside the time it was open. Two turns of a lane may overlap at a hand-over;
  * each pays half of that, so that all charges together never exceed the time that passed. Until the
- * extent of an overlap is known, what might be one is charged by half.
+ * extent of an overlap is known, what might be one is charged by half. What only turns out after
+ * the predecessor has paid for all of it is taken off its next charge.
  */
 #include "policy.h"
 
@@ -74,15 +75,15 @@ static void book(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t 
     book_exactly(k, l, tenant, alone_ns, beside_ns, estimated_ns);
 }
 
-static int charge_due(struct harp_core *k, struct lane *l, struct turn *turn, enum known next)
+static void charge_due(struct harp_core *k, struct lane *l, struct turn *turn, enum known next)
 {
     if (!worked(turn) || k->tenant[turn->tenant].id != turn->tenant_id)
-        return 0;
+        return;
     uint64_t length = turn->work.hi - turn->work.lo - turn->gaps_ns;
     uint64_t half = (shared_ns(k, l, turn, next) + 1) / 2;
     uint64_t due = length > half ? length - half : 0;
     if (due <= turn->charged_ns)
-        return 0;
+        return;
     uint64_t delta = due - turn->charged_ns, beside = delta;
     if (turn->quantum_ns == 0) {
         uint64_t tail = turn->close_ns != 0 ? k->now - turn->close_ns : 0;
@@ -92,7 +93,6 @@ static int charge_due(struct harp_core *k, struct lane *l, struct turn *turn, en
     }
     turn->charged_ns = due;
     book(k, l, (uint32_t)turn->tenant, delta - beside, beside, turn->estimated ? delta : 0);
-    return 1;
 }
 
 void charge_report(struct harp_core *k, struct lane *l, struct turn *turn, uint64_t used_ns,
@@ -158,7 +158,6 @@ static void settle_overlap(struct harp_core *k, struct lane *l, struct turn *tur
         return; /* what is charged begins before the end: charge_due has seen to it */
     struct interval both = {turn->first_ns, turn->work.hi};
     uint64_t half = overlap(both, turn->before) / 2;
-    turn->before.hi = turn->before.lo = 0; /* once */
     struct account *payer = account_of(k, l, (uint32_t)turn->after);
     if (payer->refund_of_id != turn->tenant_id) /* an older one is lost: it was small */
         payer->refund_ns = 0;

@@ -17,6 +17,30 @@ const struct policy *policy_of(const struct harp_core *k)
     }
 }
 
+void policy_no_event(struct harp_core *k, struct lane *l, uint32_t tenant)
+{
+}
+
+void policy_no_idle(struct harp_core *k, struct lane *l)
+{
+}
+
+void policy_no_charge(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t alone_ns,
+                      uint64_t beside_ns)
+{
+}
+
+int policy_came_before(const struct harp_core *k, const struct lane *l, uint32_t a, uint32_t b)
+{
+    return account_of(k, l, a)->arrived < account_of(k, l, b)->arrived;
+}
+
+int policy_never_ahead(const struct harp_core *k, const struct lane *l, uint32_t tenant,
+                       uint32_t holder, uint64_t held_ns)
+{
+    return 0;
+}
+
 /* While the turn before drains and no other is open the device is busy; only latency goes beside.
  */
 static int waits_for_drain(const struct lane *l, uint32_t tenant, enum rank rank)

@@ -30,6 +30,15 @@ struct policy {
 
 extern const struct policy policy_drr, policy_priority, policy_fifo;
 
+/* For policies that keep no account of time: who came first runs first, for a whole quantum. */
+void policy_no_event(struct harp_core *k, struct lane *l, uint32_t tenant);
+void policy_no_idle(struct harp_core *k, struct lane *l);
+void policy_no_charge(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t alone_ns,
+                      uint64_t beside_ns);
+int policy_came_before(const struct harp_core *k, const struct lane *l, uint32_t a, uint32_t b);
+int policy_never_ahead(const struct harp_core *k, const struct lane *l, uint32_t tenant,
+                       uint32_t holder, uint64_t held_ns);
+
 /* Who is to run next. */
 struct choice {
     int32_t tenant; /* -1: nobody may */

@@ -6,41 +6,17 @@
  */
 #include "policy.h"
 
-static void nothing(struct harp_core *k, struct lane *l, uint32_t tenant)
-{
-}
-
-static void idle(struct harp_core *k, struct lane *l)
-{
-}
-
-static void charge(struct harp_core *k, struct lane *l, uint32_t tenant, uint64_t alone_ns,
-                   uint64_t beside_ns)
-{
-}
-
 static enum rank rank(const struct harp_core *k, const struct lane *l, uint32_t tenant)
 {
     return RANK_STANDARD;
 }
 
-static int runs_before(const struct harp_core *k, const struct lane *l, uint32_t a, uint32_t b)
-{
-    return account_of(k, l, a)->arrived < account_of(k, l, b)->arrived;
-}
-
-static int ahead(const struct harp_core *k, const struct lane *l, uint32_t tenant, uint32_t holder,
-                 uint64_t held_ns)
-{
-    return 0;
-}
-
 const struct policy policy_fifo = {.name = "fifo",
-                                   .arrive = nothing,
+                                   .arrive = policy_no_event,
                                    .rank = rank,
-                                   .runs_before = runs_before,
-                                   .serve = nothing,
-                                   .idle = idle,
-                                   .charge = charge,
-                                   .ahead = ahead,
-                                   .behind = runs_before};
+                                   .runs_before = policy_came_before,
+                                   .serve = policy_no_event,
+                                   .idle = policy_no_idle,
+                                   .charge = policy_no_charge,
+                                   .ahead = policy_never_ahead,
+                                   .behind = policy_came_before};
