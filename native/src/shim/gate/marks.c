@@ -19,14 +19,14 @@ static void unsee(const struct harp_timegate *g, enum harp_work work)
 
 void harp_gate_unsee(const struct harp_timegate *g, unsigned lane)
 {
-    for (int work = 0; work < HARP_WORKS; work++)
+    for (enum harp_work work = 0; work < HARP_WORKS; work++)
         if (harp_lane_of(g, work) == lane)
             unsee(g, work);
 }
 
 void harp_gate_update(struct harp_timegate *g)
 {
-    for (int work = 0; work < HARP_WORKS; work++) {
+    for (enum harp_work work = 0; work < HARP_WORKS; work++) {
         bool shut = g->on && g->lane[harp_lane_of(g, work)].state != GATE_FREE;
         if (shut && !g->shut[work])
             __atomic_fetch_add(&harp_time_shut[work], 1u, __ATOMIC_SEQ_CST);

@@ -30,7 +30,7 @@ uint64_t harp_time_launches(enum harp_work work)
 uint64_t harp_gate_launches(const struct harp_timegate *g, unsigned lane)
 {
     uint64_t sum = 0;
-    for (int work = 0; work < HARP_WORKS; work++)
+    for (enum harp_work work = 0; work < HARP_WORKS; work++)
         if (harp_lane_of(g, work) == lane)
             sum += harp_time_launches(work);
     return sum;
@@ -117,9 +117,8 @@ static bool goes_on(const struct harp_meter_stream *s, uint64_t now)
 
 /* A new bracket, in s->open. Returns the start mark to record; NULL: none is needed or to be had.
  */
-static struct harp_mark *bracket_open(struct harp_timegate *g, struct harp_meter_stream *s,
-                                      unsigned lane, uint64_t now, bool sample,
-                                      struct harp_mark *cut)
+static struct harp_mark *bracket_open(struct harp_meter_stream *s, unsigned lane, uint64_t now,
+                                      bool sample, struct harp_mark *cut)
 {
     struct harp_bracket *b = calloc(1, sizeof *b);
     struct harp_mark *fresh = NULL;
@@ -151,8 +150,7 @@ static struct harp_mark *bracket_open(struct harp_timegate *g, struct harp_meter
 }
 
 /* Work of another lane follows: what is open must end before it. Its end mark is to be recorded. */
-static struct harp_bracket *bracket_cut(struct harp_timegate *g, struct harp_meter_stream *s,
-                                        unsigned lane)
+static struct harp_bracket *bracket_cut(struct harp_meter_stream *s, unsigned lane)
 {
     struct harp_bracket *b = s->open;
     if (b == NULL || b->lane == lane)
@@ -207,7 +205,7 @@ static struct begun begin(struct harp_timegate *g, struct harp_turn *turn,
     struct begun todo = {0};
     uint64_t now = harp_now_ns();
     bool free = l->state == GATE_FREE;
-    todo.cut = bracket_cut(g, s, turn->lane);
+    todo.cut = bracket_cut(s, turn->lane);
     struct harp_mark *cut = todo.cut != NULL ? todo.cut->end : NULL;
     if (free && l->sample_due && s->open == NULL) {
         l->sample_due = false;
@@ -216,7 +214,7 @@ static struct begun begin(struct harp_timegate *g, struct harp_turn *turn,
         turn->measure = !free;
     }
     if (turn->measure && s->open == NULL)
-        todo.start = bracket_open(g, s, turn->lane, now, free, cut);
+        todo.start = bracket_open(s, turn->lane, now, free, cut);
     if (!free) {
         harp_quantum_launched(&l->q, now, ns, measured);
     } else {

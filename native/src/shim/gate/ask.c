@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Questions to the arbiter and their answers, and what it said of devices.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+
+#include "src/shim/entry/entry.h"
+#include "src/shim/gate/session_state.h"
+
+#define ASK_NS   (HARP_MEM_WAIT_NS + 500 * MS) /* the arbiter's own limit comes first */
+#define AGAIN_NS (1000 * MS)                   /* after a failure: deny at once for so long */
+
+static void wait_changed(uint64_t ns)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t); /* the default clock of a condition, in glibc and musl */
+    uint64_t at = (uint64_t)t.tv_nsec + ns;
+    t.tv_sec += (time_t)(at / 1000000000ull);
+    t.tv_nsec = (long)(at % 1000000000ull);
+    pthread_cond_timedwait(&s->changed, &s->lock, &t);
+}
+
+/* Lets time pass until something may have changed. Without a service thread we read ourselves. */
+static void await(uint64_t ns)
+{
+    if (s->thread || s->fd < 0) {
+        wait_changed(ns);
+        return;
+    }
+    struct pollfd p = {.fd = s->fd, .events = POLLIN};
+    int fd_before = s->fd;
+    if (poll(&p, 1, (int)(ns / MS)) > 0 && s->fd == fd_before)
+        harp_session_drain();
+}
+
+static bool ready_until(uint64_t deadline)
+{
+    if (s->failed_ns != 0 && harp_now_ns() - s->failed_ns < AGAIN_NS)
+        return s->fd >= 0;
+    for (;;) {
+        if (harp_session_connect())
+            return true;
+        uint64_t now = harp_now_ns();
+        if (now >= deadline)
+            break;
+        wait_changed(50 * MS);
+    }
+    if (s->failed_ns == 0)
+        harp_log("arbiter_unreachable grant=%s effect=\"new memory is refused\" remedy=\"is harp "
+                 "daemon running? try: harp doctor\"",
+                 harp_env()->grant);
+    s->failed_ns = harp_now_ns();
+    return false;
+}
+
+bool harp_session_ready(void)
+{
+    if (harp_env()->grant == NULL)
+        return false;
+    int saved = errno;
+    harp_session_check_fork();
+    pthread_mutex_lock(&s->lock);
+    bool ok = s->fd >= 0 || ready_until(harp_now_ns() + HARP_MEM_WAIT_NS);
+    pthread_mutex_unlock(&s->lock);
+    errno = saved;
+    return ok;
+}
+
+int harp_session_ask(struct harp_msg *msg)
+{
+    int saved = errno;
+    harp_session_check_fork();
+    uint64_t deadline = harp_now_ns() + ASK_NS;
+    int result = -1;
+    pthread_mutex_lock(&s->lock);
+    struct question *q = NULL;
+    while ((q = NULL, harp_now_ns() < deadline)) {
+        for (size_t i = 0; i < HARP_MAX_WAITING && q == NULL; i++)
+            if (s->asked[i].seq == 0)
+                q = &s->asked[i];
+        if (q != NULL)
+            break;
+        await(20 * MS); /* as many questions as the arbiter takes are open already */
+    }
+    if (q == NULL)
+        goto out;
+    q->done = false;
+    while (!q->done && harp_now_ns() < deadline) {
+        if (s->fd < 0 && !ready_until(deadline))
+            break;
+        if (q->done)
+            break;
+        if (!s->devices[msg->dev % HARP_MAX_DEVICES].known) {
+            await(20 * MS); /* a new arbiter is still being told of devices and tenants */
+            continue;
+        }
+        q->seq = msg->seq = ++s->seq != 0 ? s->seq : ++s->seq;
+        if (!harp_session_send(msg)) {
+            harp_session_disconnect();
+            continue;
+        }
+        int fd = s->fd;
+        while (!q->done && s->fd == fd && harp_now_ns() < deadline)
+            await(100 * MS);
+    }
+    if (q->done) {
+        *msg = q->answer;
+        result = 0;
+    }
+    q->seq = 0;
+    pthread_cond_broadcast(&s->changed);
+out:
+    pthread_mutex_unlock(&s->lock);
+    errno = saved;
+    return result;
+}
+
+/* --- what is known of devices ----------------------------------------------------------------- */
+
+uint32_t harp_session_rate(int dev)
+{
+    const struct harp_device *d = &s->devices[dev];
+    if (d->share_ppm == 0 || (d->limit_ppm != 0 && d->limit_ppm < d->share_ppm))
+        return d->limit_ppm;
+    return d->share_ppm;
+}
+
+int harp_session_device(const uint8_t uuid[16])
+{
+    int found = -1;
+    pthread_mutex_lock(&s->lock);
+    for (int i = 0; i < (int)HARP_MAX_DEVICES && found < 0; i++)
+        if (s->devices[i].ever && memcmp(s->devices[i].uuid, uuid, 16) == 0)
+            found = i;
+    pthread_mutex_unlock(&s->lock);
+    return found;
+}
+
+struct harp_device harp_session_about(int dev)
+{
+    struct harp_device d = {0};
+    pthread_mutex_lock(&s->lock);
+    if (dev >= 0 && dev < (int)HARP_MAX_DEVICES)
+        d = s->devices[dev];
+    pthread_mutex_unlock(&s->lock);
+    return d;
+}
+
+bool harp_session_limited(void)
+{
+    if (!harp_session_ready())
+        return true;
+    bool limited = false;
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < HARP_MAX_DEVICES; i++)
+        limited |= s->devices[i].limit_bytes != 0;
+    pthread_mutex_unlock(&s->lock);
+    return limited;
+}
