@@ -2,10 +2,12 @@
  *
  * What a gate must survive: `hazard MODE ROUNDS`. Prints "ok N" when all that was computed is
  * right; waits for a line before it begins. Any error of the driver ends it with 1, its code on
- * stderr. spin      a kernel waits for a flag that a later kernel on another stream sets barrier
- * kernels on two devices wait for each other capture   captures in global mode beside launches,
- * replays the graphs, and counts held      its last launches wait at the gate in threads while
- * main() returns 7 until     launches and waits until the driver refuses; prints the code
+ * stderr. Modes:
+ *  - spin: a kernel waits for a flag that a later kernel on another stream sets
+ *  - barrier: kernels on two devices wait for each other
+ *  - capture: captures in global mode beside launches, replays the graphs, and counts
+ *  - held: its last launches wait at the gate in threads while main() returns 7
+ *  - until: launches and waits until the driver refuses; prints the code
  */
 #include <dlfcn.h>
 #include <pthread.h>

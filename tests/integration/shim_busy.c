@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Keeps a device busy through the driver API:
- * `shim_busy MODE KERNEL_US SECONDS [DEVICE]`. Prints the work that ended in the measured window,
- * in microseconds, and that window. deep   launches far ahead, waits every 64 launches sync   waits
- * after each launch graph  launches a graph of eight kernels at a time Over the fake driver a
- * kernel lasts gridDim.x microseconds; over others it is a nanosleep kernel.
+ * Keeps a device busy through the driver API: `shim_busy MODE KERNEL_US SECONDS [DEVICE]`. Prints
+ * the work that ended in the measured window, in microseconds, and that window. Over the fake
+ * driver a kernel lasts gridDim.x microseconds; over others it is a nanosleep kernel. Modes:
+ *  - deep: launches far ahead, waits every 64 launches
+ *  - sync: waits after each launch
+ *  - graph: launches a graph of eight kernels at a time
  */
 #include <dlfcn.h>
 #include <stdbool.h>

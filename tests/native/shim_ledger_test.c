@@ -7,16 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "harp/lease.h"
 #include "src/shim/gate/ledger.h"
-
-#define CHECK(x)                                                                                   \
-    do {                                                                                           \
-        if (!(x)) {                                                                                \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x);                                \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 #define SLOT  512ull
 #define SPACE (64 * HARP_GRANULE_BYTES) /* the model's address space */

@@ -10,15 +10,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "check.h"
 #include "soft/gpu/fault.h"
-
-#define CHECK(cond)                                                                                \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #cond);                     \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static const char *const good[] = {
     "fail cuMemAlloc_v2 2 nth=3",
