@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -208,7 +209,7 @@ def run_latency(
     """
     outcome = LatencyOutcome()
     with (
-        Raw(raw) as samples,
+        closing(Raw(raw)) as samples,
         machine(env, harp=False) as native,
         machine(env, harp=True) as harp,
     ):
@@ -253,7 +254,7 @@ def _one(box: Machine, name: str, kernel_us: int | None, seconds: float, number:
             clients.append(Client(full, box.env, tenant))
         for client in clients:
             client.wait_ready(1)
-        with Watch(box, clients) as watch:
+        with closing(Watch(box, clients)) as watch:
             for client in clients:
                 client.go(1)
             time.sleep(_WARM_UP_S)

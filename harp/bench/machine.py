@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harp.config import all_keys
 from harp.errors import BuildMissing, HarpError
 from harp.native import NativeDir, find
 
-__all__ = ["LABEL", "Machine", "busy_program", "machine", "policy_key"]
+__all__ = ["LABEL", "Machine", "busy_program", "machine"]
 
 LABEL = "software GPU, not evidence for hardware"
 _MEMORY = "/dev/shm"  # noqa: S108 - the engine's state lies in memory where it can
@@ -45,11 +44,6 @@ def busy_program(native: NativeDir) -> Path:
     if found is None:
         raise BuildMissing(f"{native.path} has no harp-bench-busy", "build native/bench as well")
     return found
-
-
-def policy_key() -> str | None:
-    """Name of the environment variable that chooses the arbiter's policy, if fifo is one."""
-    return next((key.env for key in all_keys() if "fifo" in key.choices), None)
 
 
 @contextmanager

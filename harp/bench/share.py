@@ -2,7 +2,7 @@
 """`harp bench share`: does each tenant get its share of the device?
 
 Every cell runs natively and under HARP in turn, on a machine of its own; beside the first cell of
-unequal shares run the controls: the gates off, and the arbiter's fifo policy where it has one.
+unequal shares run the controls: the gates off, and the arbiter's fifo policy.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harp.bench.cells import Cell, Plan
 from harp.bench.clients import Client, calibrate, running, under_harp
 from harp.bench.figures import Mark, Measured, measure
-from harp.bench.machine import LABEL, Machine, busy_program, machine, policy_key
+from harp.bench.machine import LABEL, Machine, busy_program, machine
 from harp.bench.verdict import (
     Case,
     Target,
@@ -32,6 +32,7 @@ from harp.bench.verdict import (
     worst_figure,
 )
 from harp.bench.watch import Raw, Watch, device_name
+from harp.config import all_keys
 from harp.errors import ConfigError, HarpError
 from harp.native import find
 
@@ -39,6 +40,7 @@ __all__ = ["ShareOutcome", "run_share"]
 
 _LAUNCH_TIMEOUT_S = 60.0
 _GATE_OFF = {"HARP_GATE": "off"}
+_FIFO = {key.env: "fifo" for key in all_keys() if key.name == "time.policy"}
 
 
 @dataclass
@@ -119,7 +121,7 @@ def run_share(
     Raises:
         HarpError: something did not run.
     """
-    with Raw(raw) as samples:
+    with closing(Raw(raw)) as samples:
         return _Bench(env, plan, command, samples, progress).run()
 
 
@@ -205,13 +207,7 @@ class _Bench:
     def _controls(self, cell: Cell, native: Machine, harp: Machine) -> None:
         for kind in self._plan.controls:
             if kind == "fifo":
-                key = policy_key()
-                if key is None:
-                    self._outcome.not_run.append(
-                        "control fifo: harpd's settings name no policy fifo of the arbiter"
-                    )
-                    continue
-                with self._machine(cell, has_harp=True, extra={key: "fifo"}) as box:
+                with self._machine(cell, has_harp=True, extra=_FIFO) as box:
                     marks = self._one(cell, box, native)
             else:
                 marks = self._one(cell, harp, native, extra=_GATE_OFF)
@@ -274,7 +270,7 @@ class _Bench:
                 if box.has_harp:
                     command = under_harp(command, tenant=tenant, share=share)
                 clients.append(Client(command, {**box.env, **(extra or {})}, tenant))
-            with Watch(box, clients) as watch:
+            with closing(Watch(box, clients)) as watch:
                 if ours:
                     for number, client in enumerate(clients):
                         client.wait_ready(cell.process_count(number))

@@ -9,8 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 from harp.bench.clients import Client
 from harp.bench.figures import Mark
@@ -38,15 +37,8 @@ class Raw:
         if self._file is not None:
             self._file.write(json.dumps(sample) + "\n")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """No more samples."""
         if self._file is not None:
             self._file.close()
 
@@ -61,15 +53,8 @@ class Watch:
         self._control = Control.connect(machine.env) if machine.has_harp else None
         self._arbiter = self._control.info().arbiter_pid if self._control is not None else 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Leave harpd alone; the clients are not ours."""
         if self._control is not None:
             self._control.close()
 
