@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import structlog
 
 from harp.config import AdmissionConfig
 from harp.daemon.link import ArbiterLink, deaf_socket, listening_socket
+from harp.daemon.naming import tenant_name
 from harp.daemon.picture import ArbiterTenant, Picture, parse
 from harp.daemon.store import Store
 from harp.errors import (
@@ -28,7 +28,6 @@ from harp.errors import (
     NoDevice,
     NotOwner,
     QuotaExceeded,
-    TenantExists,
     UnknownTenant,
 )
 from harp.grants import Promise, admit, choose, select, shrinks
@@ -39,7 +38,6 @@ from harp.procs import read
 __all__ = ["Book", "Wish"]
 
 _log = structlog.get_logger(__name__)
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +233,8 @@ class Book:
             )
 
     async def _create(self, wish: Wish, listening: int) -> Tenant:
-        name = self._name_for(wish)
+        taken = {t.name for t in self.tenants.values()}
+        name = tenant_name(wish.name, wish.program, wish.root_pid, taken)
         root = read(wish.root_pid)
         if root is None or root.zombie:
             raise ConfigError(f"process {wish.root_pid} is gone")
@@ -342,27 +341,6 @@ class Book:
         fd = self._listening.pop(tenant_id, None)
         if fd is not None:
             os.close(fd)
-
-    def _name_for(self, wish: Wish) -> str:
-        taken = {t.name for t in self.tenants.values()}
-        if wish.name:
-            if not _NAME.match(wish.name):
-                raise ConfigError(
-                    f"{wish.name!r} is no tenant name",
-                    "1 to 48 letters, digits, dots, dashes or underscores, the first no sign",
-                )
-            if wish.name in taken:
-                raise TenantExists(
-                    f"a tenant named {wish.name} runs already", "choose another --name"
-                )
-            return wish.name
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(wish.program).name)[:32].strip("-._")
-        name = f"{stem or 'tenant'}-{wish.root_pid}"
-        count = 2
-        while name in taken:
-            name = f"{stem or 'tenant'}-{wish.root_pid}.{count}"
-            count += 1
-        return name
 
 
 def _busy(device: Device, error: ArbiterRefused) -> ArbiterError | DeviceBusy:

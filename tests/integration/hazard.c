@@ -9,7 +9,6 @@
  *  - held: its last launches wait at the gate in threads while main() returns 7
  *  - until: launches and waits until the driver refuses; prints the code
  */
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -18,29 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "generated/cuda_abi.h"
-
-static void *lib;
-
-static void *must(const char *name)
-{
-    void *f = dlsym(lib, name);
-    if (f == NULL) {
-        fprintf(stderr, "no %s\n", name);
-        _exit(3);
-    }
-    return f;
-}
-
-#define CALL(name, ...) ((__typeof__(&name))must(#name))(__VA_ARGS__)
-#define DO(name, ...)                                                                              \
-    do {                                                                                           \
-        CUresult r = CALL(name, __VA_ARGS__);                                                      \
-        if (r != CUDA_SUCCESS) {                                                                   \
-            fprintf(stderr, "%s: %d\n", #name, (int)r);                                            \
-            _exit(1);                                                                              \
-        }                                                                                          \
-    } while (0)
+#include "driver_calls.h"
 
 static const char ptx[] =
     ".version 7.8\n.target sm_80\n.address_size 64\n"

@@ -7,7 +7,6 @@
  *  - sync: waits after each launch
  *  - graph: launches a graph of eight kernels at a time
  */
-#include <dlfcn.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,28 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "generated/cuda_abi.h"
-
-static void *lib;
-
-static void *must(const char *name)
-{
-    void *f = dlsym(lib, name);
-    if (f == NULL) {
-        fprintf(stderr, "no %s\n", name);
-        exit(3);
-    }
-    return f;
-}
-
-#define DO(name, ...)                                                                              \
-    do {                                                                                           \
-        CUresult r = ((__typeof__(&name))must(#name))(__VA_ARGS__);                                \
-        if (r != CUDA_SUCCESS) {                                                                   \
-            fprintf(stderr, "%s: %d\n", #name, (int)r);                                            \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
+#include "driver_calls.h"
 
 static double now(void)
 {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from shim_world import World, build_fake, compile_c, soft_world
-from test_shim_share import BUSY, engine, measure, two
+from test_shim_share import engine, measure, two
 
 HAZARD = Path(__file__).with_name("hazard.c")
 
@@ -22,11 +22,6 @@ HAZARD = Path(__file__).with_name("hazard.c")
 @pytest.fixture(scope="module")
 def hazard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_c(HAZARD, tmp_path_factory.mktemp("hazard") / "hazard")
-
-
-@pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_c(BUSY, tmp_path_factory.mktemp("busy") / "busy")
 
 
 @pytest.fixture

@@ -12,16 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shim_world import MIB, World, build_fake, compile_c, soft_world
+from shim_world import MIB, World, build_fake, soft_world
 
 from harp.model import TenantClass
-
-BUSY = Path(__file__).with_name("shim_busy.c")
-
-
-@pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_c(BUSY, tmp_path_factory.mktemp("busy") / "busy")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def sanitized(native_dir: Path, out: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_stress_finds_no_bad_access(native_dir: Path, tmp_path: Path) -> None:
+def test_stress_finds_no_bad_access(native_dir: Path, tmp_path: Path, busy: Path) -> None:
     found = subprocess.run(
         ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     )
@@ -51,7 +51,6 @@ def test_stress_finds_no_bad_access(native_dir: Path, tmp_path: Path) -> None:
     if not asan.is_absolute():
         pytest.skip("no libasan here")
     native = sanitized(native_dir, tmp_path / "native")
-    busy = compile_c(HERE / "shim_busy.c", tmp_path / "busy")
     stress = compile_c(HERE / "shim_stress.c", tmp_path / "stress")
     with World(native, cuda=build_fake(tmp_path / "fake")) as world:
         world.tenant("a", mem=64 * MIB, share_ppm=300_000)
