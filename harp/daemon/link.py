@@ -21,15 +21,13 @@ from harp.config import TimeConfig
 from harp.errors import ArbiterError
 from harp.lease_wire import AdminClient, Msg, Op
 from harp.native import NativeDir, scrub
-from harp.procs import environ_of
 from harp.rundir import RunDir
 
 __all__ = ["ArbiterLink", "deaf_socket", "listening_socket", "time_arguments", "time_of"]
 
 _log = structlog.get_logger(__name__)
-#: where harp-arbiter takes its time settings from
-_TIME_OPTIONS = {"policy": "--policy", "burst_us": "--burst-us"}
-_QUANTUM = "HARP_QUANTUM_US"
+#: harp-arbiter's options for its time settings
+_TIME_OPTIONS = {"policy": "--policy", "quantum_us": "--quantum-us", "burst_us": "--burst-us"}
 
 
 class ArbiterLink:
@@ -43,7 +41,7 @@ class ArbiterLink:
         env: Mapping[str, str],
         time: TimeConfig | None = None,
     ) -> None:
-        self._time = _with_quantum(time or TimeConfig(), env.get(_QUANTUM, ""))
+        self._time = time or TimeConfig()
         self._run_dir = run_dir
         self._native = native
         self._timeout_s = timeout_s
@@ -117,11 +115,7 @@ class ArbiterLink:
                 "--run",
                 str(self._run_dir.path),
                 *time_arguments(self._time),
-                env={
-                    **scrub(self._env),
-                    "HARP_RUN": str(self._run_dir.path),
-                    _QUANTUM: str(self._time.quantum_us),
-                },
+                env={**scrub(self._env), "HARP_RUN": str(self._run_dir.path)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -147,11 +141,10 @@ class ArbiterLink:
 
 
 def time_arguments(settings: TimeConfig) -> list[str]:
-    """What of `settings` harp-arbiter must be told on its command line: what is not its default."""
+    """`settings` on harp-arbiter's command line."""
     return [
         word
         for name, option in _TIME_OPTIONS.items()
-        if getattr(settings, name) != getattr(TimeConfig(), name)
         for word in (option, str(getattr(settings, name)))
     ]
 
@@ -167,15 +160,7 @@ def time_of(pid: int) -> TimeConfig:
         for name, option in _TIME_OPTIONS.items()
         if option in words[:-1]
     }
-    settings = replace(TimeConfig(), **said)
-    return _with_quantum(settings, environ_of(pid, _QUANTUM) or "")
-
-
-def _with_quantum(settings: TimeConfig, told: str) -> TimeConfig:
-    """`settings` with the quantum that the environment tells, if they say none themselves."""
-    if settings.quantum_us != TimeConfig().quantum_us or not told.isdigit():
-        return settings
-    return replace(settings, quantum_us=int(told))
+    return replace(TimeConfig(), **said)
 
 
 def _last_line(path: Path) -> str:

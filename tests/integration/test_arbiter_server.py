@@ -334,6 +334,8 @@ def test_daemonize_returns_when_ready(tmp_path: Path, w: World) -> None:
         ("--policy", "lottery", "one of drr, priority, fifo"),
         ("--burst-us", "1000001", "from 0 to 1000000"),
         ("--burst-us", "-1", "from 0 to 1000000"),
+        ("--quantum-us", "999", "from 1000 to 50000"),
+        ("--quantum-us", "50001", "from 1000 to 50000"),
     ],
 )
 def test_option_that_cannot_be_meant(tmp_path: Path, option: str, value: str, remedy: str) -> None:
@@ -346,7 +348,7 @@ def test_option_that_cannot_be_meant(tmp_path: Path, option: str, value: str, re
 
 def test_policy_is_chosen_and_said(tmp_path: Path) -> None:
     command = [program("harp-arbiter"), "--run", tmp_path, "--lock-dir", tmp_path]
-    command += ["--policy", "fifo", "--burst-us", "20000"]
+    command += ["--policy", "fifo", "--quantum-us", "2000", "--burst-us", "20000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -354,4 +356,4 @@ def test_policy_is_chosen_and_said(tmp_path: Path) -> None:
     finally:
         process.terminate()
         _, log = process.communicate(timeout=10)
-    assert "policy=fifo" in log
+    assert "policy=fifo quantum_us=2000" in log

@@ -24,7 +24,7 @@ struct options {
     const char *run, *lock_dir, *log;
     int daemonize, ready_fd;
     uint32_t policy;
-    uint64_t burst_us;
+    uint64_t quantum_us, burst_us;
 };
 
 static const char *const policies[] = {"drr", "priority", "fifo"};
@@ -38,12 +38,12 @@ static int usage(FILE *to, int code)
           " default /run/lock)\n"
           "  --log FILE      append the log here (default: standard error)\n"
           "  --policy P      who is next on a device: drr (shares; default), priority, fifo\n"
+          "  --quantum-us N  longest turn while another tenant waits (1000-50000, default 5000)\n"
           "  --burst-us N    engine time an idle tenant is owed when it comes back (0-1000000,"
           " default 50000)\n"
           "  --daemonize     go on in the background once ready\n"
           "  --ready-fd N    write the line 'ready' there (default 1)\n"
-          "environment: HARP_QUANTUM_US (1000-50000, default 5000), HARP_MAX_CLIENTS per tenant"
-          " (default 1024)\n",
+          "environment: HARP_MAX_CLIENTS per tenant (default 1024)\n",
           to);
     return code;
 }
@@ -70,6 +70,7 @@ static int parse(int argc, char **argv, struct options *o)
                                           {"lock-dir", required_argument, NULL, 'k'},
                                           {"log", required_argument, NULL, 'l'},
                                           {"policy", required_argument, NULL, 'p'},
+                                          {"quantum-us", required_argument, NULL, 'q'},
                                           {"burst-us", required_argument, NULL, 'b'},
                                           {"daemonize", no_argument, NULL, 'd'},
                                           {"ready-fd", required_argument, NULL, 'f'},
@@ -95,6 +96,10 @@ static int parse(int argc, char **argv, struct options *o)
                         optarg);
                 return -EINVAL;
             }
+            break;
+        case 'q':
+            if (parse_number("--quantum-us", optarg, 1000, 50000, &o->quantum_us) != 0)
+                return -EINVAL;
             break;
         case 'b':
             if (parse_number("--burst-us", optarg, 0, 1000000, &o->burst_us) != 0)
@@ -138,11 +143,10 @@ static uint32_t clients_by_descriptors(void)
 
 static int configure(struct harp_core_config *config, const struct options *o)
 {
-    uint64_t quantum_us = 5000, clients = 1024;
-    if (number("HARP_QUANTUM_US", 1000, 50000, &quantum_us) != 0 ||
-        number("HARP_MAX_CLIENTS", 1, MAX_CLIENTS, &clients) != 0)
+    uint64_t clients = 1024;
+    if (number("HARP_MAX_CLIENTS", 1, MAX_CLIENTS, &clients) != 0)
         return -EINVAL;
-    *config = (struct harp_core_config){.quantum_ns = quantum_us * 1000,
+    *config = (struct harp_core_config){.quantum_ns = o->quantum_us * 1000,
                                         .burst_ns = o->burst_us * 1000,
                                         .policy = o->policy,
                                         .max_clients = clients_by_descriptors(),
@@ -212,7 +216,7 @@ int main(int argc, char **argv)
 {
     static struct server server;
     static char run[PATH_MAX];
-    struct options o = {.ready_fd = STDOUT_FILENO, .burst_us = 50000};
+    struct options o = {.ready_fd = STDOUT_FILENO, .quantum_us = 5000, .burst_us = 50000};
     int lock = -1, word = -1, r;
     if (parse(argc, argv, &o) != 0)
         return usage(stderr, 2);
