@@ -28,9 +28,11 @@ __all__ = [
     "Key",
     "LogConfig",
     "TimeConfig",
+    "Value",
     "WatchdogConfig",
     "all_keys",
     "config_path",
+    "key",
     "load",
 ]
 
@@ -59,7 +61,7 @@ class Key:
     def range(self) -> str:
         """Its legal values, in words."""
         if self.choices:
-            return "|".join(self.choices)
+            return "|".join(filter(None, self.choices))
         if self.low is None or self.high is None:
             return ""
         return f"{_plain(self.low)} to {_plain(self.high)}"
@@ -78,6 +80,8 @@ class Key:
         legal = f"{self.name} takes {self.range}{' ' + self.unit if self.unit else ''}"
         if converted is None or isinstance(value, bool):
             raise ConfigError(f"{self.name} = {value!r} ({source}) is no {kind.__name__}", legal)
+        if kind is int and isinstance(value, float) and value != converted:
+            raise ConfigError(f"{self.name} = {value!r} ({source}) is not whole", legal)
         if self.choices and converted not in self.choices:
             raise ConfigError(f"{self.name} = {value!r} ({source}) is unknown", legal)
         if self.low is not None and self.high is not None:
@@ -92,7 +96,7 @@ def _plain(value: float) -> str:
     return str(int(value)) if value == int(value) else f"{value:g}"
 
 
-def _key(
+def key(
     default: _T,
     text: str,
     *,
@@ -101,7 +105,7 @@ def _key(
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> _T:
-    # The field's own name is put in by all_keys().
+    """A dataclass field that is a setting; its own name is put in by who lists them."""
     info = Key("", default, text, unit, low, high, choices)
     field: _T = dataclasses.field(default=default, metadata={"key": info})
     return field
@@ -111,12 +115,12 @@ def _key(
 class DeviceConfig:
     """Which devices, and what is assumed of them."""
 
-    kind: str = _key(
+    kind: str = key(
         "auto",
         "Devices to serve; auto takes NVIDIA ones where there are any, else the software GPU.",
         choices=("auto", "nvidia", "software"),
     )
-    overhead_bytes: int = _key(
+    overhead_bytes: int = key(
         512 << 20,
         "Memory one context is taken to cost where it cannot be measured.",
         unit="bytes",
@@ -129,13 +133,13 @@ class DeviceConfig:
 class AdmissionConfig:
     """How much may be promised."""
 
-    overcommit_ratio: float = _key(
+    overcommit_ratio: float = key(
         1.0,
         "Promised memory and promised shares may reach so many times what a device has.",
         low=1.0,
         high=100.0,
     )
-    tenants_per_user: int = _key(
+    tenants_per_user: int = key(
         256,
         "So many tenants may one user have at once; the arbiter takes 1024 in all.",
         low=1,
@@ -147,19 +151,19 @@ class AdmissionConfig:
 class TimeConfig:
     """How the arbiter divides GPU time; read when an arbiter is started."""
 
-    policy: str = _key(
+    policy: str = key(
         "drr",
         "Who runs next: drr by measured use over share, priority by class alone, fifo in turn.",
         choices=("drr", "priority", "fifo"),
     )
-    quantum_us: int = _key(
+    quantum_us: int = key(
         5000,
         "Longest turn of a tenant while another one waits.",
         unit="us",
         low=1000,
         high=50_000,
     )
-    burst_us: int = _key(
+    burst_us: int = key(
         50_000,
         "GPU time that a tenant is owed at most when it comes back from being idle.",
         unit="us",
@@ -172,27 +176,27 @@ class TimeConfig:
 class WatchdogConfig:
     """How uncovered processes are found, and what is done with them."""
 
-    period_s: float = _key(
+    period_s: float = key(
         1.0,
         "Time between two comparisons of the device's processes with the sessions.",
         unit="s",
         low=0.1,
         high=60,
     )
-    drain_period_s: float = _key(
+    drain_period_s: float = key(
         0.03,
         "The same while memory of a dead process is awaited.",
         unit="s",
         low=0.01,
         high=1,
     )
-    confirm_count: int = _key(
+    confirm_count: int = key(
         2,
         "A process is uncovered when seen without a session so many times in a row.",
         low=1,
         high=100,
     )
-    policy: str = _key(
+    policy: str = key(
         "warn",
         "What is done with a tenant's uncovered process if `harp run --policy` did not say.",
         choices=("warn", "stop", "kill"),
@@ -203,21 +207,21 @@ class WatchdogConfig:
 class DaemonConfig:
     """harpd itself."""
 
-    history_s: float = _key(
+    history_s: float = key(
         10.0,
         "Window over which achieved shares are shown.",
         unit="s",
         low=1,
         high=600,
     )
-    arbiter_timeout_s: float = _key(
+    arbiter_timeout_s: float = key(
         5.0,
         "harp-arbiter must be ready, and answer, within this time.",
         unit="s",
         low=0.5,
         high=60,
     )
-    reply_timeout_s: float = _key(
+    reply_timeout_s: float = key(
         10.0,
         "A client's listening socket is kept so long for the grant it is meant for.",
         unit="s",
@@ -230,7 +234,7 @@ class DaemonConfig:
 class LogConfig:
     """Logging of harpd."""
 
-    level: str = _key(
+    level: str = key(
         "info",
         "debug: every decision; info: state changes; warning: degraded; error: act.",
         choices=("debug", "info", "warning", "error"),

@@ -20,7 +20,7 @@ __all__ = ["Client", "Waits"]
 
 #: no work for so long: the turn is handed over (native/src/shim/gate/gate.h HARP_IDLE_NS)
 IDLE_NS = 200_000
-#: how often use is reported while a turn lasts (native/src/shim/gate/meter.c REPORT_NS)
+#: how often use is reported while a turn lasts (native/src/shim/gate/gate.h HARP_REPORT_NS)
 REPORT_NS = 100_000_000
 #: launches of one piece end together; the bound of what one event pair brackets (HARP_BATCH_NS)
 PIECE_NS = 1_000_000

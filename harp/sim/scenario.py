@@ -13,11 +13,12 @@ import difflib
 import json
 import random
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
+from harp.config import Key, Value, key
 from harp.errors import ConfigError, UnitError
 from harp.model import TenantClass
 from harp.sim.core import POLICIES
@@ -41,87 +42,65 @@ CLASSES = tuple(c.label for c in TenantClass)
 TENANTS_MAX = 4096
 _MAX_S = 3600.0
 
-Value = str | int | float
 
-
-def _key(
-    default: Value,
-    text: str,
-    *,
-    low: float = 0,
-    high: float = 0,
-    choices: Sequence[str] = (),
-    share: bool = False,
-) -> object:
-    facts = {"text": text, "low": low, "high": high, "choices": tuple(choices), "share": share}
-    return dataclasses.field(default=default, metadata=facts)
+def _share_key(default: int, text: str) -> int:
+    """A setting that is written "30%" or 0.3, and kept in ppm."""
+    info = Key("", default, text)
+    field: int = dataclasses.field(default=default, metadata={"key": info, "share": True})
+    return field
 
 
 @dataclass(frozen=True, slots=True)
 class TenantSpec:
     """One `[[tenant]]`: a group of `count` tenants that are alike."""
 
-    name: str = cast("str", _key("tenant", "Name; members of a group get -1, -2, ..."))
-    count: int = cast("int", _key(1, "So many tenants are alike.", low=1, high=TENANTS_MAX))
-    processes: int = cast(
-        "int", _key(1, "Processes of each; they share one account.", low=1, high=64)
+    name: str = key("tenant", "Name; members of a group get -1, -2, ...")
+    count: int = key(1, "So many tenants are alike.", low=1, high=TENANTS_MAX)
+    processes: int = key(1, "Processes of each; they share one account.", low=1, high=64)
+    share: int = _share_key(0, "Guaranteed part of device time; 0: none asked.")
+    limit: int = _share_key(0, "Most device time even when alone; 0: none.")
+    klass: str = key("standard", "Scheduling class (key: class).", choices=CLASSES)
+    load: str = key(
+        "saturate",
+        "saturate: always more to launch; sync: `queue` launches, wait, think; graph: the same,"
+        " each launch one graph of `nodes` kernels; request: arrivals of `rate_hz`, each"
+        " `queue` kernels; copy: as saturate, on the copy engine.",
+        choices=LOADS,
     )
-    share: int = cast("int", _key(0, "Guaranteed part of device time; 0: none asked.", share=True))
-    limit: int = cast("int", _key(0, "Most device time even when alone; 0: none.", share=True))
-    klass: str = cast("str", _key("standard", "Scheduling class (key: class).", choices=CLASSES))
-    load: str = cast(
-        "str",
-        _key(
-            "saturate",
-            "saturate: always more to launch; sync: `queue` launches, wait, think; graph: the same,"
-            " each launch one graph of `nodes` kernels; request: arrivals of `rate_hz`, each"
-            " `queue` kernels; copy: as saturate, on the copy engine.",
-            choices=LOADS,
-        ),
-    )
-    kernel_us: float = cast("float", _key(200.0, "Length of a kernel or copy.", low=1, high=1e6))
-    jitter: float = cast(
-        "float", _key(0.0, "Kernels differ by up to this part, evenly.", low=0, high=0.9)
-    )
-    queue: int = cast(
-        "int", _key(16, "Launches between two waits (sync, graph, request).", low=1, high=100_000)
-    )
-    nodes: int = cast("int", _key(10, "Kernels in a graph.", low=1, high=100_000))
-    think_us: float = cast("float", _key(0.0, "Time between two batches.", low=0, high=1e8))
-    rate_hz: float = cast("float", _key(20.0, "Arrivals a second (request).", low=0.001, high=1e5))
-    start_s: float = cast("float", _key(0.0, "When its processes come.", low=0, high=_MAX_S))
-    end_s: float = cast("float", _key(0.0, "When they are killed; 0: never.", low=0, high=_MAX_S))
+    kernel_us: float = key(200.0, "Length of a kernel or copy.", low=1, high=1e6)
+    jitter: float = key(0.0, "Kernels differ by up to this part, evenly.", low=0, high=0.9)
+    queue: int = key(16, "Launches between two waits (sync, graph, request).", low=1, high=100_000)
+    nodes: int = key(10, "Kernels in a graph.", low=1, high=100_000)
+    think_us: float = key(0.0, "Time between two batches.", low=0, high=1e8)
+    rate_hz: float = key(20.0, "Arrivals a second (request).", low=0.001, high=1e5)
+    start_s: float = key(0.0, "When its processes come.", low=0, high=_MAX_S)
+    end_s: float = key(0.0, "When they are killed; 0: never.", low=0, high=_MAX_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One `[[change]]`: `harp set` on a group while it runs. -1 and "": as it was."""
 
-    tenant: str = cast("str", _key("", "Name of the group."))
-    at_s: float = cast("float", _key(0.0, "When.", low=0, high=_MAX_S))
-    share: int = cast("int", _key(-1, "New share.", share=True))
-    limit: int = cast("int", _key(-1, "New limit.", share=True))
-    klass: str = cast("str", _key("", "New class (key: class).", choices=("", *CLASSES)))
+    tenant: str = key("", "Name of the group.")
+    at_s: float = key(0.0, "When.", low=0, high=_MAX_S)
+    share: int = _share_key(-1, "New share.")
+    limit: int = _share_key(-1, "New limit.")
+    klass: str = key("", "New class (key: class).", choices=("", *CLASSES))
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """The whole file."""
 
-    seconds: float = cast("float", _key(10.0, "Virtual time simulated.", low=0.01, high=_MAX_S))
-    seed: int = cast("int", _key(1, "Of all that is random.", low=0, high=2**31 - 1))
-    policy: str = cast("str", _key("drr", "The arbiter's policy.", choices=tuple(POLICIES)))
-    quantum_us: int = cast("int", _key(5000, "The arbiter's quantum.", low=1000, high=50_000))
-    burst_us: int = cast("int", _key(50_000, "The arbiter's burst.", low=0, high=1_000_000))
-    slice_us: float = cast(
-        "float", _key(2000.0, "The device's own slice between contexts.", low=10, high=1e5)
-    )
-    switch_us: float = cast(
-        "float", _key(100.0, "What the device needs to change context.", low=0, high=1e4)
-    )
-    hop_us: float = cast(
-        "float",
-        _key(20.0, "One message's way, with the wake-up of who waits for it.", low=0, high=1e4),
+    seconds: float = key(10.0, "Virtual time simulated.", low=0.01, high=_MAX_S)
+    seed: int = key(1, "Of all that is random.", low=0, high=2**31 - 1)
+    policy: str = key("drr", "The arbiter's policy.", choices=tuple(POLICIES))
+    quantum_us: int = key(5000, "The arbiter's quantum.", low=1000, high=50_000)
+    burst_us: int = key(50_000, "The arbiter's burst.", low=0, high=1_000_000)
+    slice_us: float = key(2000.0, "The device's own slice between contexts.", low=10, high=1e5)
+    switch_us: float = key(100.0, "What the device needs to change context.", low=0, high=1e4)
+    hop_us: float = key(
+        20.0, "One message's way, with the wake-up of who waits for it.", low=0, high=1e4
     )
     tenants: tuple[TenantSpec, ...] = ()
     changes: tuple[Change, ...] = ()
@@ -133,7 +112,7 @@ _T = TypeVar("_T", Scenario, TenantSpec, Change)
 def keys(kind: type[Scenario | TenantSpec | Change]) -> dict[str, tuple[str, str]]:
     """{key as written: (its legal values, its sentence)} of one table, for help and errors."""
     return {
-        _written(field.name): (_range(field.metadata) + _default(field), field.metadata["text"])
+        _written(field.name): (_legal(field), field.metadata["key"].text)
         for field in dataclasses.fields(kind)
         if field.metadata
     }
@@ -228,22 +207,10 @@ def override(base: Scenario, said: Mapping[str, object], source: str) -> Scenari
 
 
 def _convert(field: dataclasses.Field[object], value: object, source: str) -> Value:
-    facts, name = field.metadata, _written(field.name)
-    legal = f"{name} takes {_range(facts)}"
-    wrong = ConfigError(f"{name} = {value!r} ({source}) is out of range", legal)
-    if facts["share"]:
-        return _share(name, value, source)
-    if isinstance(field.default, str):
-        if not isinstance(value, str) or (facts["choices"] and value not in facts["choices"]):
-            raise wrong
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{name} = {value!r} ({source}) is no number", legal)
-    if not facts["low"] <= value <= facts["high"]:
-        raise wrong
-    if isinstance(field.default, int) and value != int(value):
-        raise ConfigError(f"{name} = {value!r} ({source}) is not whole", legal)
-    return type(field.default)(value) if isinstance(field.default, int | float) else value
+    if "share" in field.metadata:
+        return _share(_written(field.name), value, source)
+    info: Key = field.metadata["key"]
+    return dataclasses.replace(info, name=_written(field.name)).check(value, source)
 
 
 def _share(name: str, value: object, source: str) -> int:
@@ -263,19 +230,12 @@ def _written(name: str) -> str:
     return "class" if name == "klass" else name
 
 
-def _default(field: dataclasses.Field[object]) -> str:
-    said = field.default in ("", -1) or (field.metadata["share"] and not field.default)
-    return "" if said else f"; default {field.default}"
-
-
-def _range(facts: Mapping[str, object]) -> str:
-    if facts["choices"]:
-        return "|".join(c for c in cast("tuple[str, ...]", facts["choices"]) if c)
-    if facts["share"]:
+def _legal(field: dataclasses.Field[object]) -> str:
+    info: Key = field.metadata["key"]
+    if "share" in field.metadata:
         return '"0.0001%" to "100%", or 0 to 1'
-    if facts["high"] == 0:
-        return "a name"
-    return f"{facts['low']:.15g} to {facts['high']:.15g}"
+    said = "" if info.default in ("", -1) else f"; default {info.default}"
+    return (info.range or "a name") + said
 
 
 def generate(base: Scenario, count: int) -> Scenario:

@@ -60,6 +60,7 @@ def test_a_wrong_setting_names_value_range_and_nearest_key(
         ("[watchdog]\nperiod = 1\n", "unknown key watchdog.period"),
         ("period_s = 1\n", "unknown key period_s"),
         ("[watchdog]\nperiod_s = true\n", "is no float"),
+        ("[watchdog]\nconfirm_count = 2.5\n", "is not whole"),
         ("[watchdog\n", "cannot read"),
     ],
 )
