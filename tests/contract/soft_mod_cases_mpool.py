@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes as c
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -130,9 +131,15 @@ def _wait(gate: c.c_bool) -> None:
 @case
 def allocations_alone_keep_a_pool_small(d: Driver) -> None:
     pool, stream = create(d), d.stream()
+    gate = c.c_bool(False)
+    hold = c.CFUNCTYPE(None, c.c_void_p)(lambda _: _wait(gate))
+    d.ok("cuLaunchHostFunc", stream, hold, None)  # no free comes before the gate opens
+    opener = threading.Timer(0.2, lambda: setattr(gate, "value", True))
+    opener.start()
     for _ in range(300):
         ptr = alloc(d, 1 << 30, stream, pool)  # all at once were more than there is
         d.ok("cuMemFreeAsync", ptr, stream)
+    opener.join()
     assert held(d, pool)[0] == 0
     d.ok("cuStreamSynchronize", stream)
     assert held(d, pool) == (0, 0)

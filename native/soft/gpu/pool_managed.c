@@ -124,11 +124,9 @@ void soft_pool_managed_wipe(struct soft_pool *pool)
         soft_managed_drop(&pool->managed->area);
 }
 
-/* The host waits for all frees that are still to come. Not locked. False: there were none. */
-static bool wait_for_frees(CUmemoryPool handle)
+/* The host waits for all frees that are still to come. Not locked. */
+static void wait_for_frees(CUmemoryPool handle)
 {
-    bool waited = false;
-
     for (;;) {
         struct soft_stream *stream = NULL;
         const struct soft_pool *pool;
@@ -145,22 +143,28 @@ static bool wait_for_frees(CUmemoryPool handle)
             }
         soft_space_unlock();
         if (stream == NULL)
-            return waited;
+            return;
         soft_stream_wait_seq(stream, seq);
         soft_stream_unref(stream);
-        waited = true;
     }
 }
 
-static void settle(CUmemoryPool handle)
+/* True: that gave memory back. */
+static bool settle(CUmemoryPool handle)
 {
     struct soft_pool *pool;
+    bool gave = false;
 
     soft_space_lock();
     pool = soft_pool_of(handle);
-    if (pool != NULL)
+    if (pool != NULL) {
+        uint64_t before = pool->reserved;
+
         soft_pool_managed_trim(pool, 0);
+        gave = pool->reserved < before;
+    }
     soft_space_unlock();
+    return gave;
 }
 
 CUresult soft_pool_managed_alloc(CUmemoryPool handle, uint64_t bytes, CUdeviceptr *out)
@@ -172,9 +176,10 @@ CUresult soft_pool_managed_alloc(CUmemoryPool handle, uint64_t bytes, CUdevicept
 
     settle(handle);
     r = soft_managed_alloc(NULL, bytes, CU_MEM_ATTACH_GLOBAL, &ptr);
-    if (r == CUDA_ERROR_OUT_OF_MEMORY && wait_for_frees(handle)) {
-        settle(handle);
-        r = soft_managed_alloc(NULL, bytes, CU_MEM_ATTACH_GLOBAL, &ptr);
+    if (r == CUDA_ERROR_OUT_OF_MEMORY) {
+        wait_for_frees(handle); /* there may be none any more that were still to come just now */
+        if (settle(handle))
+            r = soft_managed_alloc(NULL, bytes, CU_MEM_ATTACH_GLOBAL, &ptr);
     }
     if (r != CUDA_SUCCESS)
         return r;
