@@ -60,11 +60,22 @@ CLAIMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what a context costs, as NVML tells it", ("test_context_overhead_by_nvml",)),
     ("how long the driver's own time slices are", ("test_slices_of_two_unlimited_processes",)),
     (
-        "the watchdog's comparison of NVML's process list with the sessions; memory after SIGKILL",
-        (),
+        "memory after SIGKILL: the next tenant gets it",
+        ("test_memory_of_a_killed_program_comes_back",),
     ),
-    ("programs that use libcudart (PyTorch, CuPy, `nvcc` builds)", ()),
-    ("graphs, several GPUs in one machine, MIG, MPS, drivers other than those named here", ()),
+    (
+        "programs that use libcudart (PyTorch, CuPy, `nvcc` builds): same results, own limit",
+        (
+            "test_torch_trains_the_same",
+            "test_torch_and_cupy_see_and_meet_the_limit",
+            "test_torch_replays_its_graphs",
+            "test_what_nvcc_builds",
+        ),
+    ),
+    ("two trainings of PyTorch, 30 beside 70", ("test_two_trainings_30_beside_70",)),
+    ("the software GPU answers as the driver does (`tests/contract`)", ("test_case",)),
+    ("the watchdog's comparison of NVML's process list with the sessions", ()),
+    ("several GPUs in one machine, MIG, MPS, drivers other than those named here", ()),
 )
 
 
@@ -119,6 +130,7 @@ def hardware(results: list[dict[str, Any]]) -> Section:
         lines += [
             _fold(f"  - {claim}: shown on {', '.join(on)}") for claim, on in proven.items() if on
         ]
+        lines += [_fold(f"  - {line}") for line in _figures(results)]
         lines.append("- **Not shown on a real GPU:**")
     lines += [_fold(f"  - {claim};") for claim, on in proven.items() if not on]
     return Section("hardware", "\n".join(lines).removesuffix(";") + ".\n")
@@ -126,6 +138,47 @@ def hardware(results: list[dict[str, Any]]) -> Section:
 
 def _outcomes(result: dict[str, Any]) -> list[str]:
     return [str(test["outcome"]) for test in result["tests"].values()]
+
+
+def _figures(results: list[dict[str, Any]]) -> list[str]:
+    """What was measured on hardware, each device's last."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in results:
+        kept = found.setdefault(str(result["device"]), {})
+        for name, test in result["tests"].items():
+            if test["outcome"] == "passed":
+                kept[name.split("::")[-1]] = test["recorded"]
+    lines = []
+    for device, kept in sorted(found.items()):
+        parts = []
+        if share := kept.get("test_30_beside_70", {}).get("share"):
+            got = " / ".join(f"{100 * ratio:.1f}" for ratio in share["achieved"])
+            parts.append(
+                f"asked 30 / 70, got {got} %, device busy {100 * share['busy_ratio']:.1f} %"
+            )
+        if steps := kept.get("test_two_trainings_30_beside_70", {}).get("steps_per_s"):
+            gated, free = steps["gated"], sum(steps["gate_off"])
+            parts.append(
+                f"two PyTorch trainings at 30 / 70 got {100 * gated[0] / sum(gated):.1f} % and"
+                f" {100 * gated[1] / sum(gated):.1f} % of the steps, together"
+                f" {sum(gated) / free:.2f} of what they do ungated"
+            )
+        if launch := kept.get("test_bench_overhead_runs", {}).get("overhead"):
+            low, high = launch["spread"]["device"]
+            parts.append(
+                f"a launch of {launch['launch_ns_bare'] / 1000:.1f} us costs"
+                f" {launch['added_ns']:.0f} ns more (runs: {low:.0f} to {high:.0f})"
+            )
+        if added := kept.get("test_context_overhead_by_nvml", {}).get(
+            "added_bytes_first_and_second_context"
+        ):
+            parts.append(f"a process's context takes {added[0][0] / 2**20:.0f} MiB")
+        if slices := kept.get("test_slices_of_two_unlimited_processes"):
+            had = slices["process_0_had_us"]["median"] / 1000
+            parts.append(f"the driver's own slices are {had:.2f} ms")
+        if parts:
+            lines.append(f"measured on {device}: " + "; ".join(parts))
+    return lines
 
 
 def _shown_on(tests: tuple[str, ...], results: list[dict[str, Any]]) -> list[str]:
