@@ -134,7 +134,7 @@ uint64_t soft_stream_pending(struct soft_stream *stream);
 int soft_cmd_depend(struct soft_cmd *cmd, struct soft_stream *stream, uint64_t seq);
 struct soft_cmd *soft_cmd_new(const struct soft_cmd_ops *ops); /* a marker; NULL: no memory */
 void soft_cmd_drop(struct soft_cmd *cmd);
-CUresult soft_ctx_told(struct soft_ctx *ctx);  /* sticky, or the deferred one, once */
+CUresult soft_ctx_told(struct soft_ctx *ctx); /* sticky, or the deferred one, once */
 /* The error after which no context of this process is of any use. */
 CUresult soft_broken(void);
 /* A kernel with such a frame is about to run: local memory of all resident threads grows to it and
