@@ -243,10 +243,11 @@ int soft_state_slots(struct soft_state *state, struct soft_slot *out, int max)
         uint32_t is = SOFT_SLOT_IS(atomic_load(&slot->state));
         int32_t seen;
 
-        if (is != SOFT_SLOT_LIVE && is != SOFT_SLOT_TEARDOWN)
+        if (is != SOFT_SLOT_LIVE && is != SOFT_SLOT_TEARDOWN && is != SOFT_SLOT_RETIRING)
             continue;
         seen = is == SOFT_SLOT_LIVE ? soft_slot_pid(state, (int)i) : 0;
-        out[count].state = is;
+        /* one who is being retired, by a process that may be stopped in it, still has his memory */
+        out[count].state = is == SOFT_SLOT_LIVE ? SOFT_SLOT_LIVE : SOFT_SLOT_TEARDOWN;
         out[count].pid = seen > 0 ? seen : slot->pid;
         out[count].start_ns = slot->start_ns;
         out[count].dead_ns = slot->dead_ns;

@@ -4,8 +4,9 @@
  *
  * Slots are read one after the other, so their sum may be of no moment at all: what one process
  * freed is counted and what another made of it as well. Two things are exact. The device's total is
- * one word. And slots between two readings of that word which are equal are of one moment; these
- * samples are counted (`exact`) and only they say what a process group held.
+ * one word; while nobody makes or ends a context that says what all hold together. And slots
+ * between two readings of that word which are equal are of one moment; these samples are counted
+ * (`exact`) and only they say what a process group held.
  */
 #include "soft/gpu/truth.h"
 
@@ -65,29 +66,36 @@ static int group_of(const struct soft_slot *slot)
     return at;
 }
 
-static void sum_contexts(int n, int devices, uint64_t *most)
+/* Who has which contexts, as one number. */
+static uint64_t contexts_mark(int n, int devices)
 {
+    uint64_t mark = 14695981039346656037ull; /* FNV-1a, by words */
+
+    for (int i = 0; i < n; i++)
+        for (int dev = 0; dev < devices; dev++) {
+            mark = (mark ^ slots[i].start_ns) * 1099511628211ull;
+            mark = (mark ^ slots[i].dev[dev].context_bytes) * 1099511628211ull;
+        }
+    return mark;
+}
+
+/* Memory of the devices without contexts, by their words, in `slots` read before. Where a context
+ * came or went meanwhile nothing can be said. */
+static void look_at_devices(struct soft_state *state, int n, int devices)
+{
+    uint64_t total[SOFT_MAX_DEVICES], mark = contexts_mark(n, devices);
+
+    for (int dev = 0; dev < devices; dev++)
+        total[dev] = soft_state_used_bytes(state, dev);
+    n = soft_state_slots(state, slots, SOFT_MAX_SLOTS);
+    if (contexts_mark(n, devices) != mark)
+        return;
     for (int dev = 0; dev < devices; dev++) {
         uint64_t contexts = 0;
 
         for (int i = 0; i < n; i++)
             contexts += slots[i].dev[dev].context_bytes;
-        if (contexts > most[dev])
-            most[dev] = contexts;
-    }
-}
-
-/* Memory of the devices without contexts, by their words. `contexts` was read before; a context
- * that comes or goes meanwhile is never taken for memory. */
-static void look_at_devices(struct soft_state *state, uint64_t *contexts, int devices)
-{
-    uint64_t total[SOFT_MAX_DEVICES];
-
-    for (int dev = 0; dev < devices; dev++)
-        total[dev] = soft_state_used_bytes(state, dev);
-    sum_contexts(soft_state_slots(state, slots, SOFT_MAX_SLOTS), devices, contexts);
-    for (int dev = 0; dev < devices; dev++) {
-        device_last[dev] = total[dev] > contexts[dev] ? total[dev] - contexts[dev] : 0;
+        device_last[dev] = total[dev] > contexts ? total[dev] - contexts : 0;
         if (device_last[dev] > device_peak[dev])
             device_peak[dev] = device_last[dev];
     }
@@ -121,7 +129,7 @@ static bool one_moment(struct soft_state *state, const uint64_t *before, int dev
 static void look(struct soft_state *state)
 {
     int devices = soft_state_device_count(state), n = 0;
-    uint64_t word[SOFT_MAX_DEVICES], contexts[SOFT_MAX_DEVICES] = {0};
+    uint64_t word[SOFT_MAX_DEVICES];
     bool good = false;
 
     for (int try = 0; try < TRIES && !good; try++) {
@@ -134,8 +142,7 @@ static void look(struct soft_state *state)
     exact += good;
     if (good)
         look_at_groups(n, devices);
-    sum_contexts(n, devices, contexts);
-    look_at_devices(state, contexts, devices);
+    look_at_devices(state, n, devices);
 }
 
 static int report(const struct soft_state *state, double hz, double seconds)
