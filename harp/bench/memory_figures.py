@@ -137,7 +137,7 @@ class MemoryOutcome:
             if race.hz < LEAST_HZ:  # as a time between samples, which has an upper limit
                 period_ms = 1e3 / max(1e-9, race.hz)
                 found.append(Violation(cell, "sample_ms", period_ms, 1e3 / LEAST_HZ))
-            if race.denied == 0 or race.peak_bytes < race.limit_bytes // 2:
+            if race.denied == 0 or race.peak_bytes < race.limit_bytes // 4:
                 found.append(Violation(cell, "nobody_met_the_limit", 1, 0))
         return found
 

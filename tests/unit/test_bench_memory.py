@@ -68,7 +68,7 @@ def test_a_good_outcome_says_the_worst_of_its_cells() -> None:
         ({"hz": 150.0}, "sample_ms"),
         ({"hz": 0.0}, "sample_ms"),
         ({"denied": 0}, "nobody_met_the_limit"),
-        ({"peak_bytes": 100 * MIB}, "nobody_met_the_limit"),
+        ({"peak_bytes": 60 * MIB}, "nobody_met_the_limit"),
     ],
     ids=str,
 )
