@@ -23,6 +23,7 @@ enum { MOST_PROCESSES = 256, MOST_THINGS = 48 };
 static struct shared {
     int stop, end, waiting; /* atomics */
     unsigned long ops, denied[16], made[16];
+    size_t free;       /* at the end */
     unsigned long bad; /* answers that no driver gives; the first: */
     char what[128];
     struct {
@@ -131,17 +132,23 @@ static void work(int me, unsigned seed)
         usleep(5000);
 }
 
-/* Asks for all of the limit, which cannot be had: what is leased and not used comes back. */
+/* One more process, when the dead are gone: asks for all of the limit, which cannot be had, so that
+ * what is leased and not used comes back; then for what is free. */
 static void ask_for_all(void)
 {
-    pid_t pid = fork();
     int status = 0;
+    size_t total;
+    pid_t pid;
 
+    usleep(1000000);
+    pid = fork();
     if (pid == 0) {
         CUdeviceptr p;
 
         paths_begin();
-        exit(CALL(cuMemAlloc_v2, &p, limit_bytes) == CUDA_ERROR_OUT_OF_MEMORY ? 0 : 4);
+        if (CALL(cuMemAlloc_v2, &p, limit_bytes) != CUDA_ERROR_OUT_OF_MEMORY)
+            exit(4);
+        exit(CALL(cuMemGetInfo_v2, &shared->free, &total) == CUDA_SUCCESS ? 0 : 5);
     }
     waitpid(pid, &status, 0);
     if (status != 0)
@@ -175,9 +182,9 @@ static void report(unsigned long kills, double seconds, int processes)
         high += shared->holds[i].high;
     }
     printf("{\"ops\": %lu, \"kills\": %lu, \"seconds\": %.2f, \"holds_low\": %llu, "
-           "\"holds_high\": %llu, \"bad\": %lu, \"what\": \"%s\", \"paths\": {",
+           "\"holds_high\": %llu, \"free\": %zu, \"bad\": %lu, \"what\": \"%s\", \"paths\": {",
            shared->ops, kills, seconds, (unsigned long long)low, (unsigned long long)high,
-           shared->bad, shared->what);
+           shared->free, shared->bad, shared->what);
     for (int i = 0, some = 0; i < PATHS; i++)
         if (chosen[i])
             printf("%s\"%s\": [%lu, %lu]", some++ ? ", " : "", paths[i].name, shared->made[i],

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,6 @@ def run(box: Machine, program: Path, load: Load, seed: int) -> list[dict[str, An
         line = tenant.stdout.readline()
         assert line, tenant.stderr.read() if tenant.stderr else ""
         said.append(json.loads(line))
-    time.sleep(1)
     ledger = leased(box)
     for number, held in enumerate(held_by_group(box, [tenant.pid for tenant in tenants])):
         said[number] |= {"leased": ledger[f"s{number}"], "truth": held}
@@ -115,7 +113,9 @@ def check(load: Load, said: list[dict[str, Any]], seen: Sampled, groups: list[in
     for one, group in zip(said, groups, strict=True):
         assert seen.group_peak_bytes.get((group, 0), 0) <= limit
         assert one["holds_low"] <= one["truth"] <= one["holds_high"], one
-        assert abs(one["leased"] - one["truth"]) <= max(GRANULE, one["truth"] // 100), one
+        tolerance = max(GRANULE, one["truth"] // 100)
+        assert abs(one["leased"] - one["truth"]) <= tolerance, one
+        assert abs(limit - one["free"] - one["truth"]) <= tolerance, one  # the dead hold nothing
     assert seen.peak_bytes[0] <= limit * load.tenants
     assert sum(one["ops"] for one in said) > 0
     assert seen.exact > 0
