@@ -212,6 +212,8 @@ def bench(results: list[dict[str, Any]]) -> Section:
     lines += _shares(by_name["share"])
     lines += _latency(by_name["latency"])
     lines += _overhead(by_name["overhead"])
+    if "memory" in by_name:
+        lines += ["", *_memory(by_name["memory"])]
     return Section("bench", "\n".join(lines) + "\n")
 
 
@@ -330,6 +332,50 @@ def _overhead(r: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _memory(r: dict[str, Any]) -> list[str]:
+    found = r["result"]
+    lines = _wrapped(
+        f"Memory: {_taken(r)}. Added to alloc and free of 1 MiB, and to a process's way from main()"
+        " to its first allocation; differences of the medians and of the 99th percentiles. Of 256"
+        " processes so many are on their way at a time as there are cores, and all stay; together:"
+        " all at a time, so that the cores are what they wait for."
+    )
+    lines += ["", "| what | bare, median | added, median | added, 99th percentile | n |"]
+    lines += ["|---|---|---|---|---|"]
+    for calls in found["calls"]:
+        figures = [f"{calls[name]:.2f} µs" for name in ("bare_us_p50", "added_us_p50")]
+        figures += [f"{calls['added_us_p99']:.2f} µs", f"{calls['rounds']}"]
+        lines.append(f"| alloc and free beside {calls['live']} | {' | '.join(figures)} |")
+    for start in found["starts"]:
+        n, at_once = start["processes"], start["at_once"]
+        name = "a process alone" if n == 1 else f"{n} processes together"
+        if at_once < n:
+            name = f"{n} processes, {at_once} at a time"
+        figures = [f"{start['bare_ms_p50_p90_p99'][0]:.2f} ms", f"{start['added_ms_p50']:.2f} ms"]
+        figures += [f"{start['added_ms_p99']:.2f} ms", f"{start['n']}"]
+        lines.append(f"| {name} (wall {start['wall_ratio']:.2f} of bare) | {' | '.join(figures)} |")
+    lines += [""]
+    races = [
+        f"{race['processes']} processes: {race['over_limit_bytes']} bytes over in {race['samples']}"
+        f" samples ({race['hz']:.0f} a second), {race['denied']} denials"
+        for race in found["races"]
+    ]
+    control = found["control"]
+    lines += _wrapped(
+        f"Races for a limit of {found['races'][0]['limit_bytes'] >> 20} MiB, by the engine's own"
+        f" ledger: {'; '.join(races)}. Without HARP, {control['processes']} processes:"
+        f" {control['over_limit_bytes'] >> 20} MiB over, refused, as it must be."
+        if found["can_tell"]
+        else "Races for a limit: **the control was not refused**, so they say nothing."
+    )
+    missed = [one for one in found["targets"] if not one["met"]]
+    lines += [f"Of {len(found['targets'])} figures held to a limit {len(missed)} are missed:"]
+    return lines + [
+        f"- {one['cell']}: {one['figure']} {one['value']:.3f}, held to {one['limit']:g}"
+        for one in missed
+    ]
+
+
 def machine() -> str:
     """Cores, model and kernel; nothing that names this machine."""
     cpu = Path("/proc/cpuinfo").read_text()
@@ -346,7 +392,8 @@ def run(*, everything: bool, repeat: int) -> None:
     if not everything:
         share += ["--cell", f"*.{SLICE_US}us.{SWITCH_US}us"]
     latency = ["bench", "latency", "--seconds", str(LATENCY_SECONDS), "--repeat", str(repeat)]
-    for name, arguments in (("share", share), ("latency", latency)):
+    memory = ["bench", "memory"]
+    for name, arguments in (("share", share), ("latency", latency), ("memory", memory)):
         _keep(
             name,
             {"bench": name, **about, "command": _shown(arguments)}
