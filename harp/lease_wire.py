@@ -299,9 +299,9 @@ class AdminClient:
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(BlockingIOError):
-                datagram, fds, _, _ = socket.recv_fds(
-                    self._sock, MSG_BYTES, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-                )
+                datagram, fds, _, _ = socket.recv_fds(self._sock, MSG_BYTES, 1)
+                for fd in fds:  # Python 3.11 passes no flags on to recvmsg
+                    os.set_inheritable(fd, False)  # noqa: FBT003 - os's own signature
                 return datagram, fds
             readable = asyncio.Event()
             loop.add_reader(self._sock, readable.set)
