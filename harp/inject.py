@@ -2,15 +2,18 @@
 """Injection: the folders of libraries a tenant loads, and its environment.
 
 A folder's name is the hash of what is in it, so an upgrade makes a new one and no file that some
-process has mapped is ever written to. Folders lie in the user's own run folder.
+process has mapped is ever written to. Folders lie in the user's own run folder. One that is not the
+current one goes when no process has it mapped or in its environment, where its children find it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,9 @@ from harp.errors import RunDirUnsafe
 from harp.native import MARKER, NativeDir, scrub
 
 __all__ = ["Backing", "shim_dir", "soft_dir", "tenant_env"]
+
+#: a folder handed out so lately may be on its way into a process that does not show it yet
+_FRESH_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,10 @@ def _content_folder(
         digest.update(name.encode() + b"\0" + source.read_bytes())
     target = base / digest.hexdigest()[:16]
     if target.is_dir():
-        return target
+        with contextlib.suppress(OSError):  # swept between the two calls: made again below
+            os.utime(target)
+            _sweep(base, target)
+            return target
     base.mkdir(mode=0o755, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=base) as scratch:
         fresh = Path(scratch) / "x"
@@ -106,4 +115,42 @@ def _content_folder(
             if not target.is_dir():
                 raise
             # Another `harp run` was faster; its content is the same by name.
+    _sweep(base, target)
     return target
+
+
+def _sweep(base: Path, current: Path) -> None:
+    """Remove what earlier versions left, if nobody uses it any more."""
+    now_s = time.time()
+    old = []
+    for folder in base.iterdir():
+        with contextlib.suppress(OSError):
+            if folder != current and now_s - folder.stat().st_mtime > _FRESH_S:
+                old.append(folder)
+    if not old:
+        return
+    used = _used(old)
+    for folder in old:
+        if folder in used:
+            continue
+        # Out of the way first: who makes the same folder again meanwhile makes a whole one.
+        gone = base / f".gone-{os.getpid()}-{folder.name}"
+        with contextlib.suppress(OSError):
+            folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _used(folders: list[Path]) -> set[Path]:
+    """Those that a process has mapped or named in its environment.
+
+    Processes that cannot be read are other users', and the folders are in ours; or have made
+    themselves unreadable: what they have mapped stays whole, for the kernel keeps the file.
+    """
+    found: set[Path] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (process / "maps").read_bytes() + (process / "environ").read_bytes()
+        except OSError:  # it ended meanwhile, or see above
+            continue
+        found.update(folder for folder in folders if os.fsencode(folder) in text)
+    return found

@@ -8,10 +8,12 @@ with the header.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,7 +26,9 @@ __all__ = [
     "GRANT_NO_GANG",
     "GRANULE_BYTES",
     "MSG_BYTES",
+    "OLDEST",
     "TIME_LANES",
+    "VERSION",
     "AdminClient",
     "ArbiterRefused",
     "Deny",
@@ -36,7 +40,9 @@ __all__ = [
     "Op",
 ]
 
-VERSION = 1
+#: newest and oldest version of the protocol that we speak
+VERSION = 2
+OLDEST = 1
 MSG_BYTES = 256
 NAME_BYTES = 64
 #: time lanes of a device: compute, copy
@@ -76,6 +82,7 @@ class Op(enum.IntEnum):
     SNAPSHOT = 70
     SUBSCRIBE = 71
     SHUTDOWN = 72
+    EXPECT = 75
     OK = 96
     ERR = 97
     SNAP_DEVICE = 98
@@ -172,11 +179,11 @@ class Msg:
         """What of `used_ns` was not measured (the place of `quantum_ns`)."""
         return self.quantum_ns
 
-    def pack(self) -> bytes:
+    def pack(self, version: int | None = None) -> bytes:
         """As a datagram. A text longer than its field is cut at a character."""
         numbers = [getattr(self, name) for name in _NUMBERS]
         text = self.text.encode()[: NAME_BYTES - 1].decode(errors="ignore").encode()
-        return _LAYOUT.pack(VERSION, *numbers, self.uuid, text)
+        return _LAYOUT.pack(version or VERSION, *numbers, self.uuid, text)
 
     @classmethod
     def unpack(cls, datagram: bytes) -> Msg:
@@ -188,9 +195,9 @@ class Msg:
         if len(datagram) != MSG_BYTES:
             raise ArbiterError(f"the arbiter sent {len(datagram)} bytes instead of {MSG_BYTES}")
         version, *numbers, uuid, text = _LAYOUT.unpack(datagram)
-        if version != VERSION:
+        if not OLDEST <= version <= VERSION:
             raise ArbiterError(
-                f"the arbiter speaks lease protocol {version}, harpd speaks {VERSION}",
+                f"the arbiter speaks lease protocol {version}, harpd speaks {OLDEST} to {VERSION}",
                 "end the tenants, then `harp daemon --stop --all` and start again",
             )
         values = dict(zip(_NUMBERS, numbers, strict=True))
@@ -200,6 +207,20 @@ class Msg:
 _NUMBERS = tuple(f.name for f in fields(Msg) if f.name not in ("uuid", "text"))
 
 _SNAPSHOT = frozenset({Op.SNAP_DEVICE, Op.SNAP_TENANT, Op.SNAP_USE, Op.SNAP_CLIENT, Op.SNAP_LEASE})
+
+
+#: questions that an arbiter of version 1 does not know
+_SINCE_2 = frozenset({Op.EXPECT})
+
+
+def version_of(datagram: bytes) -> int:
+    """The version a datagram says it has.
+
+    Raises:
+        ArbiterError: it is none, or of a version that we do not speak.
+    """
+    Msg.unpack(datagram)
+    return int.from_bytes(datagram[:2], sys.byteorder)
 
 
 #: names of the header's that share a place with another: the mirror has them as properties
@@ -216,14 +237,17 @@ class AdminClient:
         self._seq = 0
         #: {seq: future of the OK}; emptied when the connection ends
         self._waiting: dict[int, asyncio.Future[Msg]] = {}
-        #: SNAP_* messages of the one snapshot under way
+        #: SNAP_* messages of the one snapshot under way, and {tenant_id: its listening socket}
         self._snapshot: list[Msg] = []
+        self._sockets: dict[int, int] = {}
         self._snapshot_lock = asyncio.Lock()
         self._send_lock = asyncio.Lock()
         #: called with each EVENT_*; must not block
         self.on_event: Callable[[Msg], None] = lambda _message: None
         #: set when the connection is gone
         self.lost = asyncio.Event()
+        #: of the protocol, agreed on in connect()
+        self.version = OLDEST
 
     @classmethod
     async def connect(cls, path: Path, timeout_s: float) -> AdminClient:
@@ -234,13 +258,20 @@ class AdminClient:
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        loop = asyncio.get_running_loop()
+        client = cls(sock, timeout_s)
+        # Says what we speak, and asks for nothing: the answer's version is the one to go on with.
+        hello = Msg(op=Op.SUBSCRIBE, c=VERSION if VERSION > OLDEST else 0)
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.get_running_loop().sock_connect(sock, str(path))
-        except (OSError, TimeoutError) as error:
+                await loop.sock_connect(sock, str(path))
+                await loop.sock_sendall(sock, hello.pack(OLDEST))
+                answer = await loop.sock_recv(sock, MSG_BYTES)
+            client.version = version_of(answer)
+        except (OSError, TimeoutError, ArbiterError) as error:
             sock.close()
             raise ArbiterError(f"no arbiter answers on {path}: {error}") from error
-        return cls(sock, timeout_s)
+        return client
 
     def peer_pid(self) -> int:
         """The arbiter's pid, as the kernel says."""
@@ -252,17 +283,32 @@ class AdminClient:
 
     async def pump(self) -> None:
         """Read until the connection ends; then `lost` is set and every waiter has its error."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
-                datagram = await loop.sock_recv(self._sock, MSG_BYTES)
+                datagram, fds = await self._receive()
                 if not datagram:
                     return
-                self._take(Msg.unpack(datagram))
+                self._take(Msg.unpack(datagram), fds)
         except OSError:
             return
         finally:
             self.close()
+
+    async def _receive(self) -> tuple[bytes, list[int]]:
+        """One datagram and what came along; asyncio has no recvmsg."""
+        loop = asyncio.get_running_loop()
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                datagram, fds, _, _ = socket.recv_fds(self._sock, MSG_BYTES, 1)
+                for fd in fds:  # Python 3.11 passes no flags on to recvmsg
+                    os.set_inheritable(fd, False)  # noqa: FBT003 - os's own signature
+                return datagram, fds
+            readable = asyncio.Event()
+            loop.add_reader(self._sock, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(self._sock)
 
     def close(self) -> None:
         """End the connection. Safe to call again."""
@@ -271,20 +317,28 @@ class AdminClient:
             if not future.done():
                 future.set_exception(ArbiterError("the arbiter ended while it was asked"))
         self._waiting.clear()
+        self._drop_sockets()
         self._sock.close()
 
     async def request(self, message: Msg, fds: Sequence[int] = ()) -> Msg:
         """Ask and await the answer.
 
         Raises:
-            ArbiterError: refused (its errno and text are in the message), gone, or too slow.
+            ArbiterError: refused (its errno and text are in the message), gone, too slow, or too
+                old to know the question.
         """
+        if message.op in _SINCE_2 and self.version < 2:
+            raise ArbiterError(
+                f"the arbiter speaks lease protocol {self.version}, which has no"
+                f" {Op(message.op).name}",
+                "harp daemon --upgrade",
+            )
         seq = self._seq = self._seq + 1 & 0xFFFFFFFF or 1
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[seq] = future
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._send(replace(message, seq=seq).pack(), fds)
+                await self._send(replace(message, seq=seq).pack(self.version), fds)
                 answer = await future
         except TimeoutError as error:
             name = Op(message.op).name
@@ -304,7 +358,44 @@ class AdminClient:
             await self.request(Msg(op=Op.SNAPSHOT))
             return self._snapshot
 
-    def _take(self, message: Msg) -> None:
+    async def sockets(self) -> dict[int, int]:
+        """{tenant_id: a descriptor of its listening socket}; the caller owns them.
+
+        None from an arbiter of version 1.
+        """
+        if self.version < 2:
+            return {}
+        async with self._snapshot_lock:
+            self._snapshot = []
+            await self.request(Msg(op=Op.SNAPSHOT, a=1))
+            found, self._sockets = self._sockets, {}
+            return found
+
+    async def hand_over(self) -> list[Msg]:
+        """End the arbiter; the SNAP_* messages of the moment after which it granted nothing.
+
+        One of version 1 may have granted something after it.
+        """
+        if self.version < 2:
+            rows = await self.snapshot()
+            await self.request(Msg(op=Op.SHUTDOWN))
+            return rows
+        async with self._snapshot_lock:
+            self._snapshot = []
+            await self.request(Msg(op=Op.SHUTDOWN, a=1))
+            return self._snapshot
+
+    def _drop_sockets(self) -> None:
+        for fd in self._sockets.values():
+            os.close(fd)
+        self._sockets.clear()
+
+    def _take(self, message: Msg, fds: Sequence[int]) -> None:
+        for fd in fds:
+            old = self._sockets.pop(message.tenant, None)
+            if old is not None:
+                os.close(old)
+            self._sockets[message.tenant] = fd
         if message.op in (Op.OK, Op.ERR):
             future = self._waiting.get(message.seq)
             if future is not None and not future.done():

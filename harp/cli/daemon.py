@@ -29,6 +29,11 @@ _STOP_S = 10.0
 @click.option("--stop", is_flag=True, help="End harpd; tenants and the arbiter go on.")
 @click.option("--all", "with_arbiter", is_flag=True, help="With --stop: end the arbiter too.")
 @click.option("--status", is_flag=True, help="Say whether it runs.")
+@click.option(
+    "--upgrade",
+    is_flag=True,
+    help="Replace harpd and the arbiter by those installed now; tenants go on.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @json_option
 def daemon(
@@ -37,6 +42,7 @@ def daemon(
     stop: bool,
     with_arbiter: bool,
     status: bool,
+    upgrade: bool,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -45,6 +51,8 @@ def daemon(
         raise click.UsageError("--foreground, --stop and --status exclude each other")
     if with_arbiter and not stop:
         raise click.UsageError("--all goes with --stop")
+    if upgrade and (stop or status):
+        raise click.UsageError("--upgrade does not go with --stop or --status")
     run_dir = find(os.environ)
     if stop:
         _stop(with_arbiter=with_arbiter)
@@ -59,12 +67,16 @@ def daemon(
     settings_tree = config.load(os.environ, settings)  # a wrong one is said here, not in a log
     if foreground:
         try:
-            app.main(run_dir, find_native(os.environ), settings_tree, os.environ)
+            app.main(run_dir, find_native(os.environ), settings_tree, os.environ, upgrade=upgrade)
         except app.AlreadyRuns as error:
             progress(error.message)
         return
-    if not (run_dir.path.exists() and run_dir.alive()):
-        spawn(run_dir, os.environ, [f"--set={s}" for s in settings])
+    runs = run_dir.path.exists() and run_dir.alive()
+    if upgrade and runs:
+        _stop(with_arbiter=False)
+    if upgrade or not runs:
+        options = [f"--set={s}" for s in settings]
+        spawn(run_dir, os.environ, ["--upgrade", *options] if upgrade else options)
     elif settings:
         raise HarpError(
             f"harpd runs already in {run_dir.path}", "its settings change with a restart"

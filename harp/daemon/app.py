@@ -46,8 +46,22 @@ class AlreadyRuns(DaemonError):  # noqa: N818 - as its tree
     """Another harpd holds this run folder; that is as good as having started."""
 
 
-def main(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[str, str]) -> None:
+def main(
+    run_dir: RunDir,
+    native: NativeDir,
+    config: Config,
+    env: Mapping[str, str],
+    *,
+    upgrade: bool = False,
+) -> None:
     """Run harpd until it is told to end.
+
+    Args:
+        run_dir: its folder.
+        native: the programs and libraries to use.
+        config: settings.
+        env: environment.
+        upgrade: an arbiter that runs is replaced by one of `native`.
 
     Raises:
         AlreadyRuns: this folder has one.
@@ -57,14 +71,21 @@ def main(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[str, s
     with _only_one(run_dir), run_dir.log.open("a") as log:
         _configure_log(config, log)
         try:
-            asyncio.run(run(run_dir, native, config, env))
+            asyncio.run(run(run_dir, native, config, env, upgrade=upgrade))
         except* HarpError as group:
             error = _first(group)
             _log.error("harpd_failed", reason=error.message, hint=error.hint)
             raise error from None
 
 
-async def run(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[str, str]) -> None:
+async def run(
+    run_dir: RunDir,
+    native: NativeDir,
+    config: Config,
+    env: Mapping[str, str],
+    *,
+    upgrade: bool = False,
+) -> None:
     """Everything between the lock and the end; on an event loop of its own."""
     found = await asyncio.to_thread(discover, native, env, config.device.kind)
     store = Store(run_dir.store)
@@ -96,6 +117,8 @@ async def run(run_dir: RunDir, native: NativeDir, config: Config, env: Mapping[s
         client = await link.open()
         pump = asyncio.create_task(client.pump())
         await harpd.attach(client, devices)
+        if upgrade and not link.started_count:
+            pump = await harpd.renew_arbiter(pump)
         control_pb2_grpc.add_ControlServicer_to_server(
             ControlService(
                 run_dir=run_dir,

@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from harp.config import AdmissionConfig
+from harp.daemon.held import Held
 from harp.daemon.link import ArbiterLink, deaf_socket, listening_socket
 from harp.daemon.naming import tenant_name
 from harp.daemon.picture import ArbiterTenant, Picture, parse
@@ -38,6 +39,7 @@ from harp.procs import read
 __all__ = ["Book", "Wish"]
 
 _log = structlog.get_logger(__name__)
+FindHeld = Callable[[Mapping[int, Tenant]], Awaitable[Iterable[Held]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,15 @@ class Book:
         self.picture = parse(await self._link.client.snapshot(), self._uuid_of)
         return self.picture
 
+    async def last_look(self) -> Picture:
+        """The last picture of an arbiter that ends with it, for the next one to go on from.
+
+        Raises:
+            ArbiterError: it does not end: see ArbiterLink.hand_over.
+        """
+        await self._keep_sockets()
+        return parse(await self._link.hand_over(), self._uuid_of)
+
     async def announce_devices(self, devices: Iterable[Device]) -> None:
         """Tell the arbiter of devices, new or changed.
 
@@ -125,8 +136,16 @@ class Book:
             self.devices[device.uuid] = device
             self._uuid_of[answer.dev] = device.uuid
 
-    async def recover(self) -> None:
-        """Make store, arbiter and memory agree, after harpd or the arbiter was restarted."""
+    async def recover(self, find_held: FindHeld | None = None) -> set[int]:
+        """Make store, arbiter and memory agree, after harpd or the arbiter was restarted.
+
+        Args:
+            find_held: given the tenants that a new arbiter was told of, what their processes hold.
+                Nobody is let in before it knows that of all.
+
+        Returns:
+            Clients the arbiter expects back.
+        """
         async with self._lock:
             picture = await self.look()
             known = self.tenants or {t.tenant_id: t for t in self._store.tenants()}
@@ -134,21 +153,28 @@ class Book:
                 # The store was lost: the arbiter knows the rest, but not the root process.
                 known.setdefault(tenant_id, _from_arbiter(found))
             self.tenants = {}
+            fresh: dict[int, Tenant] = {}
             for tenant in known.values():
                 if tenant.tenant_id in picture.tenants:
                     # harpd may have ended between two devices of a grant.
                     if tenant.grant_dir:
                         await self._grant_again(tenant)
-                    present = True
-                else:
-                    present = await self._readmit(tenant)
-                if present:
                     self.tenants[tenant.tenant_id] = tenant
-                    self._store.put(tenant)
+                elif await self._introduce(tenant):
+                    fresh[tenant.tenant_id] = tenant
                 else:
-                    _log.warning("tenant_lost", tenant=tenant.name, grant_dir=tenant.grant_dir)
-                    self._forget(tenant.tenant_id)
+                    self._lose(tenant)
+            expected = await self._expect(await find_held(fresh)) if find_held and fresh else set()
+            for tenant in fresh.values():
+                if await self._let_in(tenant):
+                    self.tenants[tenant.tenant_id] = tenant
+                else:
+                    self._lose(tenant)
+            for tenant in self.tenants.values():
+                self._store.put(tenant)
+            await self._keep_sockets()
             await self.look()
+            return expected
 
     async def create(self, wish: Wish, listening: int) -> Tenant:
         """Make a tenant. `listening` is ours from here on, whatever comes.
@@ -313,34 +339,87 @@ class Book:
         except ArbiterRefused as error:
             _log.warning("tenant_not_granted_again", tenant=tenant.name, reason=error.message)
 
-    async def _readmit(self, tenant: Tenant) -> bool:
-        """Tell a new arbiter of a tenant it never saw."""
+    async def _introduce(self, tenant: Tenant) -> bool:
+        """Tell a new arbiter of a tenant it never saw; its clients are not let in yet.
+
+        They wait in the socket's backlog already. They must find the grant when they come, or what
+        they hold would not be taken back: so the socket comes last.
+        """
         if not any(uuid in self.devices for uuid in tenant.device_uuids):
             return False
-        fd = self._listening.get(tenant.tenant_id)
-        if fd is None:
+        if tenant.tenant_id not in self._listening:
             sock = listening_socket(Path(tenant.grant_dir) / "arbiter.sock", tenant.uid)
             if sock is None:
                 return False
-            fd = self._listening[tenant.tenant_id] = sock.detach()
-        known = Msg(op=Op.ADD_TENANT, tenant=tenant.tenant_id, uid=tenant.uid, text=tenant.name)
+            self._listening[tenant.tenant_id] = sock.detach()
         try:
-            # Clients wait in the socket's backlog already. They must find the grant when they are
-            # let in, or what they hold would not be taken back: so the socket comes last.
             with deaf_socket(self._run_dir) as deaf:
-                await self._link.client.request(known, [deaf.fileno()])
-                await self._grant(tenant)
-                await self._link.client.request(known, [fd])
+                await self._link.client.request(_known(tenant), [deaf.fileno()])
+            await self._grant(tenant)
         except ArbiterRefused as error:
             _log.warning("tenant_not_readmitted", tenant=tenant.name, reason=error.message)
             return False
         return True
+
+    async def _let_in(self, tenant: Tenant) -> bool:
+        try:
+            await self._link.client.request(_known(tenant), [self._listening[tenant.tenant_id]])
+        except ArbiterRefused as error:
+            _log.warning("tenant_not_readmitted", tenant=tenant.name, reason=error.message)
+            return False
+        return True
+
+    async def _expect(self, held: Iterable[Held]) -> set[int]:
+        """Tell a new arbiter what processes held under the one before."""
+        expected = set()
+        for one in held:
+            if one.device_uuid not in self.devices:
+                continue
+            try:
+                answer = await self._link.client.request(
+                    Msg(
+                        op=Op.EXPECT,
+                        tenant=one.tenant_id,
+                        pid=one.pid,
+                        dev=self.number_of(one.device_uuid),
+                        amount_bytes=one.leased_bytes,
+                        overhead_bytes=one.overhead_bytes,
+                        a=int(one.most_bytes is not None),
+                        limit_bytes=one.most_bytes or 0,
+                        text=one.program,
+                    )
+                )
+            except ArbiterError as error:  # it is an older one, or will not take so many
+                _log.warning("process_not_expected", pid=one.pid, reason=error.message)
+            else:
+                expected.add(answer.client)
+        return expected
+
+    async def _keep_sockets(self) -> None:
+        """Hold every tenant's listening socket, also those made under a harpd before us.
+
+        So the tenants of other users come back as well if the arbiter ends: in their folders nobody
+        but them and root could bind another.
+        """
+        for tenant_id, fd in (await self._link.client.sockets()).items():
+            if tenant_id in self._listening or tenant_id not in self.tenants:
+                os.close(fd)
+            else:
+                self._listening[tenant_id] = fd
+
+    def _lose(self, tenant: Tenant) -> None:
+        _log.warning("tenant_lost", tenant=tenant.name, grant_dir=tenant.grant_dir)
+        self._forget(tenant.tenant_id)
 
     def _forget(self, tenant_id: int) -> None:
         self._store.remove(tenant_id)
         fd = self._listening.pop(tenant_id, None)
         if fd is not None:
             os.close(fd)
+
+
+def _known(tenant: Tenant) -> Msg:
+    return Msg(op=Op.ADD_TENANT, tenant=tenant.tenant_id, uid=tenant.uid, text=tenant.name)
 
 
 def _busy(device: Device, error: ArbiterRefused) -> ArbiterError | DeviceBusy:

@@ -15,13 +15,14 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import structlog
 
 from harp.config import Config
 from harp.daemon.book import Book
+from harp.daemon.held import Held, held_by_device, held_exactly
 from harp.daemon.link import ArbiterLink
 from harp.daemon.picture import Picture, client_of
 from harp.daemon.watch import Lineage, Sight, attribute, confirm
@@ -46,6 +47,8 @@ _RETRY_S = 0.5
 #: after a restart of harpd or the arbiter clients need this long to come back (they try every
 #: second at least); until then a process without a session is no evader
 _SETTLE_S = 3.0
+#: most lease that a process without a limit may keep unused on a device (harp-arbiter's main.c)
+_SLACK_BYTES = 32 * GRANULE_BYTES
 
 
 class Harpd:
@@ -78,6 +81,11 @@ class Harpd:
         self._settled_s = 0.0
         self._draining = asyncio.Event()
         self._connected = asyncio.Event()
+        #: what the arbiter before knew last: said by itself, or as we saw it; None: nothing
+        self._handed_over: Picture | None = None
+        self._last_seen = Picture()
+        #: clients of processes that have not come back from the arbiter before
+        self._expected: set[int] = set()
 
     def on_event(self, message: Msg) -> None:
         """Take one EVENT_* of the arbiter."""
@@ -111,7 +119,7 @@ class Harpd:
         self._physical = {d.uuid: d for d in devices}
         await self._book.announce_devices(self._physical.values())
         await client.request(Msg(op=Op.SUBSCRIBE, a=1))
-        await self._book.recover()
+        self._expected = await self._book.recover(self._find_held)
         if self._book.tenants:
             self._settled_s = time.monotonic() + _SETTLE_S
         for one in self._book.picture.clients.values():
@@ -125,18 +133,62 @@ class Harpd:
         pump = first
         while True:
             await asyncio.wait([pump])
-            self._connected.clear()
             _log.error("arbiter_lost", pid=self._link.pid)
-            while True:
-                try:
-                    client = await self._link.open()
-                    pump = asyncio.create_task(client.pump())
-                    await self.attach(client, self._physical.values())
-                    break
-                except ArbiterError as error:
-                    _log.error("arbiter_not_started", reason=error.message)
-                    await asyncio.sleep(_RETRY_S)
-            _log.info("arbiter_found", pid=self._link.pid)
+            pump = await self._replace_arbiter()
+
+    async def renew_arbiter(self, pump: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Have another arbiter take the place of the one that runs; returns its pump.
+
+        Raises:
+            ArbiterError: the one that runs stays.
+        """
+        before = self._link.pid
+        self._handed_over = await self._book.last_look()
+        await asyncio.wait([pump])
+        pump = await self._replace_arbiter()
+        _log.info("arbiter_renewed", before=before, pid=self._link.pid)
+        return pump
+
+    async def _replace_arbiter(self) -> asyncio.Task[None]:
+        self._connected.clear()
+        self._last_seen = self._book.picture
+        while True:
+            try:
+                client = await self._link.open()
+                pump = asyncio.create_task(client.pump())
+                await self.attach(client, self._physical.values())
+            except ArbiterError as error:
+                _log.error("arbiter_not_started", reason=error.message)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                _log.info("arbiter_found", pid=self._link.pid)
+                return pump
+
+    async def _find_held(self, tenants: Mapping[int, Tenant]) -> list[Held]:
+        """What processes of `tenants` hold that the arbiter before let in."""
+        if self._handed_over is not None:
+            picture, self._handed_over = self._handed_over, None
+            return [h for h in held_exactly(picture) if h.tenant_id in tenants]
+        uses = {uuid: await self._processes(uuid) for uuid in self._physical}
+        procs = await asyncio.to_thread(all_procs)
+        self._lineage.update(procs, tenants.values())
+
+        def owner_of(pid: int) -> int | None:
+            if pid not in procs:
+                return None
+            tenant, _ = attribute(
+                procs[pid],
+                name_of(pid)[1],
+                tenants,
+                self._lineage,
+                environ_of=environ_of,
+                own_cgroup=container_of,
+            )
+            return tenant.tenant_id if tenant else None
+
+        contexts = {d.uuid: d.overhead_bytes for d in self._physical.values()}
+        found = held_by_device(uses, self._last_seen, owner_of, contexts, _SLACK_BYTES)
+        return [h for h in found if h.tenant_id in tenants]
 
     async def watch(self) -> None:
         """Look at everything, once a period."""
@@ -375,13 +427,19 @@ class Harpd:
         live = {c.pid for c in picture.clients.values() if c.state is ClientState.LIVE}
         left = False
         for client in draining:
+            if client.client_id in self._expected and time.monotonic() < self._settled_s:
+                continue  # it may be about to come back; tick() looks again
             if client.pid in listed and not self._replaced(client, live):
-                left = True
+                # One that is expected back may take long, if it is stopped: tick() looks again.
+                left |= client.client_id not in self._expected
                 continue
-            with contextlib.suppress(ArbiterRefused):  # somebody else was faster
+            try:
                 await self._link.client.request(
                     Msg(op=Op.DRAINED, client=client.client_id, dev=ALL_DEVICES)
                 )
+            except ArbiterRefused:  # somebody was faster, or it has just come back: tick()
+                continue
+            self._expected.discard(client.client_id)
             self._client_start.pop(client.client_id, None)
             _log.info("client_drained", client=client.client_id, pid=client.pid)
         return left

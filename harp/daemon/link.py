@@ -26,6 +26,8 @@ from harp.rundir import RunDir
 __all__ = ["ArbiterLink", "deaf_socket", "listening_socket", "time_arguments", "time_of"]
 
 _log = structlog.get_logger(__name__)
+#: tenants' new memory waits meanwhile
+_POLL_S = 0.002
 #: harp-arbiter's options for its time settings
 _TIME_OPTIONS = {"policy": "--policy", "quantum_us": "--quantum-us", "burst_us": "--burst-us"}
 
@@ -54,6 +56,8 @@ class ArbiterLink:
         #: arbiters started by this harpd
         self.started_count = 0
         self.pid = 0
+        #: pidfd of it
+        self._handle: int | None = None
 
     @property
     def client(self) -> AdminClient:
@@ -77,10 +81,16 @@ class ArbiterLink:
         try:
             client = await AdminClient.connect(self._run_dir.admin, self._timeout_s)
         except ArbiterError:
+            await self._ended()
             client = await self._start()
         client.on_event = self.on_event
         self.pid = client.peer_pid()
         self._client = client
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+        with contextlib.suppress(OSError):  # it has ended already
+            self._handle = os.pidfd_open(self.pid)
         return client
 
     def time_in_force(self) -> TimeConfig:
@@ -99,12 +109,42 @@ class ArbiterLink:
             if ours[name] != theirs[name]
         )
 
+    async def hand_over(self) -> list[Msg]:
+        """End the arbiter for another one; returns what it knew last (SNAP_*).
+
+        Raises:
+            ArbiterError: the program that would follow does not run; nothing was done.
+        """
+        program = self._native.arbiter
+        try:
+            trial = await asyncio.create_subprocess_exec(
+                str(program), "--help", stdout=asyncio.subprocess.DEVNULL, cwd="/"
+            )
+            status = await trial.wait()
+        except OSError as error:
+            raise ArbiterError(f"{program} cannot be run: {error}", "install it again") from error
+        if status != 0:
+            raise ArbiterError(f"{program} --help ended with {status}", "install it again")
+        return await self.client.hand_over()
+
     async def shutdown(self) -> None:
         """End the arbiter."""
         await self.client.request(Msg(op=Op.SHUTDOWN))
         if self._child is not None:
             async with asyncio.timeout(self._timeout_s):
                 await self._child.wait()
+
+    async def _ended(self) -> None:
+        """Wait for the end of the arbiter before, which holds the run folder's lock till then."""
+        if self._handle is None:
+            return
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._handle, ended.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), self._timeout_s)
+        finally:
+            loop.remove_reader(self._handle)
 
     async def _start(self) -> AdminClient:
         log_path = self._run_dir.arbiter_log
@@ -130,7 +170,7 @@ class ArbiterLink:
                     try:
                         return await AdminClient.connect(self._run_dir.admin, self._timeout_s)
                     except ArbiterError:
-                        await asyncio.sleep(0.01)
+                        await asyncio.sleep(_POLL_S)
         except TimeoutError:
             pass
         raise ArbiterError(
@@ -171,6 +211,9 @@ def _last_line(path: Path) -> str:
 def listening_socket(path: Path, uid: int) -> socket.socket | None:
     """Bind a tenant's socket anew, for an arbiter that came while nobody had the old one open.
 
+    In another user's folder only root can. The folder stays the one that was looked at, whatever
+    its owner does to the path, and nothing in it is opened, followed or given away.
+
     Returns:
         None if the folder is not the tenant's (any more): then its clients cannot come back.
     """
@@ -179,16 +222,20 @@ def listening_socket(path: Path, uid: int) -> socket.socket | None:
     except OSError:
         return None
     try:
-        if os.fstat(folder).st_uid != uid or uid != os.geteuid():
+        if os.fstat(folder).st_uid != uid or os.geteuid() not in (uid, 0):
             return None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        before = os.umask(0 if uid != os.geteuid() else 0o077)  # the folder's mode keeps others out
         try:
-            path.unlink(missing_ok=True)
-            sock.bind(str(path))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path.name, dir_fd=folder)
+            sock.bind(f"/proc/self/fd/{folder}/{path.name}")
             sock.listen(128)
         except OSError:
             sock.close()
             return None
+        finally:
+            os.umask(before)
         return sock
     finally:
         os.close(folder)

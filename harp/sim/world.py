@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from harp.errors import NativeError
-from harp.lease_wire import Kind, Lane, Op
+from harp.lease_wire import VERSION, Kind, Lane, Op
 from harp.model import TenantClass
 from harp.sim.client import Client, Waits
 from harp.sim.core import NEVER, Act, Action, Answer, Bridge, Event, Msg
@@ -104,13 +104,13 @@ class World:
             self._bridge.close()
 
     def _populate(self) -> None:
-        message = Msg(version=1, op=Op.ADD_DEVICE, capacity_bytes=_MEMORY_BYTES)
+        message = Msg(version=VERSION, op=Op.ADD_DEVICE, capacity_bytes=_MEMORY_BYTES)
         message.uuid = (ctypes.c_uint8 * 16)(*([1] * 16))
         self._ask(message)
         for spec in self.scenario.tenants:
             for copy in range(spec.count):
                 name = spec.name if spec.count == 1 else f"{spec.name}-{copy + 1}"
-                number = self._ask(Msg(version=1, op=Op.ADD_TENANT, uid=1000)).tenant
+                number = self._ask(Msg(version=VERSION, op=Op.ADD_TENANT, uid=1000)).tenant
                 member = Member(name, spec, int(number))
                 self.members.append(member)
                 self._grant(member, spec.share, spec.limit, spec.klass)
@@ -163,7 +163,7 @@ class World:
         if not client.number:
             raise NativeError(f"the policy core refuses a process of tenant {member.name}")
         self._clients[client.number] = client
-        hello = Msg(version=1, op=Op.HELLO, a=Kind.NULL, pid=client.context, text=b"sim")
+        hello = Msg(version=VERSION, op=Op.HELLO, a=Kind.NULL, pid=client.context, text=b"sim")
         self._message(client, hello)
         client.program.start(now)
         client.pump(now)
@@ -192,7 +192,7 @@ class World:
         number = TenantClass.of(klass).value
         self._ask(
             Msg(
-                version=1,
+                version=VERSION,
                 op=Op.SET_TENANT,
                 tenant=member.number,
                 b=share,
@@ -209,7 +209,7 @@ class World:
             for client in member.clients:
                 client.unmet_wait(self.now)
         by_number = {m.number: m for m in self.members}
-        event = Action(kind=Event.ADMIN, msg=Msg(version=1, op=Op.SNAPSHOT))
+        event = Action(kind=Event.ADMIN, msg=Msg(version=VERSION, op=Op.SNAPSHOT))
         for act in self._step(event):
             if act.kind == Answer.REPLY and act.msg.op == Op.SNAP_USE:
                 member = by_number[act.msg.tenant]
@@ -220,7 +220,7 @@ class World:
     # the arbiter
 
     def _tell(self, client: Client, op: Op, fields: dict[str, int], now: int) -> None:
-        message = Msg(version=1, op=op, cls=client.lane)
+        message = Msg(version=VERSION, op=op, cls=client.lane)
         for name, value in fields.items():
             setattr(message, name, value)
         self._at(now + self._hop_ns, lambda _now: self._message(client, message))

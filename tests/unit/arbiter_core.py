@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from harp.lease_wire import Kind, Op
+from harp.lease_wire import VERSION, Kind, Op
 from harp.sim.core import NEVER, Act, Action, Answer, Event, Msg, load
 
 __all__ = ["NEVER", "Act", "Action", "Core", "Msg", "library", "ops", "sends"]
@@ -26,7 +26,7 @@ PPM = 1_000_000
 
 SOURCES = ("bridge", "core", "memory", "recall", "admin_ops", "check", "check_time")
 SOURCES += ("time", "turns", "handover", "charge", "caps", "classes", "gang")
-SOURCES += ("policy", "policy_drr", "policy_priority", "policy_fifo")
+SOURCES += ("wire", "expect", "policy", "policy_drr", "policy_priority", "policy_fifo")
 STANDARD, LATENCY, BEST_EFFORT = range(3)
 DRR, PRIORITY, FIFO = range(3)
 
@@ -103,7 +103,7 @@ class Core:
     # harpd's questions
 
     def admin(self, op: Op, **fields: object) -> Msg:
-        acts = self.step(ADMIN, msg=Msg(version=1, op=op, **fields))
+        acts = self.step(ADMIN, msg=Msg(version=VERSION, op=op, **fields))
         self.last = acts
         return [act for act in acts if act.kind == REPLY][-1].msg
 
@@ -138,7 +138,7 @@ class Core:
         return self.last
 
     def snapshot(self) -> list[Msg]:
-        acts = self.step(ADMIN, msg=Msg(version=1, op=Op.SNAPSHOT))
+        acts = self.step(ADMIN, msg=Msg(version=VERSION, op=Op.SNAPSHOT))
         rows = [act.msg for act in acts if act.kind == REPLY]
         assert rows.pop().op == Op.OK
         return rows
@@ -157,7 +157,7 @@ class Core:
         return client
 
     def tell(self, client: int, op: Op, **fields: object) -> list[Act]:
-        return self.step(MESSAGE, client, Msg(version=1, op=op, **fields))
+        return self.step(MESSAGE, client, Msg(version=VERSION, op=op, **fields))
 
     def lease(self, client: int, size: int, dev: int = 0, cls: int = 0, seq: int = 1) -> list[Act]:
         return self.tell(client, Op.LEASE_MEM, dev=dev, cls=cls, bytes=size, seq=seq)

@@ -59,6 +59,9 @@ class FakeArbiter:
                 raise AssertionError(message.op)
         return answer
 
+    async def sockets(self) -> dict[int, int]:
+        return {}
+
     async def snapshot(self) -> list[Msg]:
         rows = [
             Msg(op=Op.SNAP_TENANT, tenant=number, uid=m.uid, text=m.text)

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,13 @@ from harp.errors import BuildMissing, RunDirUnsafe
 from harp.inject import Backing, shim_dir, soft_dir, tenant_env
 from harp.native import NativeDir, find, scrub
 
+MAP = """
+import mmap, sys
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+print("mapped", flush=True)
+sys.stdin.read()
+"""
 FILES = {
     "libharp.so": b"shim",
     "libharp-nvml.so": b"twin",
@@ -54,6 +64,43 @@ def test_an_upgrade_makes_a_new_folder_and_touches_no_mapped_file(
     assert (old / "libcuda.so.1").stat().st_ino == inode
     assert (old / "libcuda.so.1").read_bytes() == b"shim"
     assert (new / "libcuda.so.1").read_bytes() == b"newer shim"
+
+
+def aged(folder: Path) -> Path:
+    """As if it had been handed out an hour ago."""
+    then = time.time() - 3600
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_an_old_folder_goes_when_nobody_uses_it(native: NativeDir, tmp_path: Path) -> None:
+    old = shim_dir(native, tmp_path)
+    native.libharp.write_bytes(b"newer shim")
+    new = shim_dir(native, tmp_path)
+    assert old.is_dir(), "it was handed out just now, and may be on its way into a process"
+    aged(old)
+    with subprocess.Popen(
+        ["sleep", "60"], env={"LD_LIBRARY_PATH": f"/x:{old}"}, stdout=subprocess.PIPE
+    ) as user:
+        assert shim_dir(native, tmp_path) == new
+        assert old.is_dir(), "a process's children would find it"
+        user.kill()
+    with subprocess.Popen(
+        [sys.executable, "-c", MAP, old / "libcuda.so.1"], stdin=subprocess.PIPE, stdout=-1
+    ) as user:
+        assert user.stdout
+        user.stdout.readline()
+        assert shim_dir(native, tmp_path) == new
+        assert old.is_dir(), "it is mapped"
+        user.kill()
+    assert shim_dir(native, tmp_path) == new
+    assert list((tmp_path / "shim").iterdir()) == [new]
+
+
+def test_a_current_folder_is_never_swept_however_old(native: NativeDir, tmp_path: Path) -> None:
+    current = aged(shim_dir(native, tmp_path))
+    assert shim_dir(native, tmp_path) == current
+    assert (current / "libcuda.so.1").read_bytes() == b"shim"
 
 
 def test_many_at_once_make_one_folder(native: NativeDir, tmp_path: Path) -> None:

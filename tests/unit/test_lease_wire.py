@@ -121,15 +121,23 @@ Answers = Callable[[Msg, list[int]], list[Msg]]
 
 
 @contextlib.asynccontextmanager
-async def _fake_arbiter(tmp_path: Path, answers: Answers) -> AsyncIterator[AdminClient]:
+async def _fake_arbiter(
+    tmp_path: Path, answers: Answers, version: int = lease_wire.VERSION
+) -> AsyncIterator[AdminClient]:
     """An arbiter that answers as `answers` says, and a client with a running pump."""
     path = tmp_path / "admin.sock"
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(str(path))
         listening.listen()
-        client = await AdminClient.connect(path, timeout_s=0.5)
-        connection, _ = listening.accept()
+        listening.setblocking(False)
+        connecting = asyncio.create_task(AdminClient.connect(path, timeout_s=0.5))
+        connection, _ = await loop.sock_accept(listening)
+        hello = Msg.unpack(await loop.sock_recv(connection, 256))
+        assert (hello.op, hello.a, hello.c) == (Op.SUBSCRIBE, 0, lease_wire.VERSION)
+        connection.send(Msg(op=Op.OK).pack(version))
+        client = await connecting
+        assert client.version == version
 
         def serve() -> None:
             data, fds, _, _ = socket.recv_fds(connection, 256, 4)
@@ -138,7 +146,7 @@ async def _fake_arbiter(tmp_path: Path, answers: Answers) -> AsyncIterator[Admin
                 return
             question = Msg.unpack(data)
             for answer in answers(question, fds):
-                connection.send(answer.pack())
+                connection.send(answer.pack(version))
 
         loop.add_reader(connection, serve)
         pump = asyncio.create_task(client.pump())
@@ -215,6 +223,70 @@ def test_a_descriptor_travels(tmp_path: Path) -> None:
             with (tmp_path / "x").open("w") as file:
                 await client.request(Msg(op=Op.ADD_TENANT), [file.fileno()])
                 assert seen == [os.fstat(file.fileno()).st_ino]
+
+    asyncio.run(scenario())
+
+
+def test_an_arbiter_of_version_1_is_spoken_to_in_it(tmp_path: Path) -> None:
+    def answers(question: Msg, _fds: list[int]) -> list[Msg]:
+        assert (question.op, question.a) in {(Op.SNAPSHOT, 0), (Op.SHUTDOWN, 0)}
+        rows = [Msg(op=Op.SNAP_TENANT, tenant=1)] if question.op == Op.SNAPSHOT else []
+        return [*rows, Msg(op=Op.OK, seq=question.seq)]
+
+    async def scenario() -> None:
+        async with _fake_arbiter(tmp_path, answers, version=1) as client:
+            with pytest.raises(ArbiterError, match="protocol 1, which has no EXPECT") as caught:
+                await client.request(Msg(op=Op.EXPECT))
+            assert caught.value.hint == "harp daemon --upgrade"
+            assert await client.sockets() == {}
+            assert [m.op for m in await client.hand_over()] == [Op.SNAP_TENANT]
+
+    asyncio.run(scenario())
+
+
+def _open_copies(path: Path) -> int:
+    count = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += link.samefile(path)
+    return count
+
+
+def test_listening_sockets_come_along_and_are_ours(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    heard = asyncio.Event()
+
+    async def arbiter(listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        connection, _ = await loop.sock_accept(listening)
+        with connection, (tmp_path / "x").open("w") as file:
+            await loop.sock_recv(connection, 256)
+            connection.send(Msg(op=Op.OK).pack())
+            asked = Msg.unpack(await loop.sock_recv(connection, 256))
+            assert (asked.op, asked.a) == (Op.SNAPSHOT, 1)
+            for tenant in (1, 2, 1):  # said twice: the later counts, and none is left open
+                row = Msg(op=Op.SNAP_TENANT, tenant=tenant, b=1)
+                socket.send_fds(connection, [row.pack()], [file.fileno()])
+            connection.send(Msg(op=Op.OK, seq=asked.seq).pack())
+            await heard.wait()
+
+    async def scenario() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.setblocking(False)
+            listening.bind(str(path))
+            listening.listen()
+            serving = asyncio.create_task(arbiter(listening))
+            client = await AdminClient.connect(path, timeout_s=2)
+            pump = asyncio.create_task(client.pump())
+            found = await client.sockets()
+            assert sorted(found) == [1, 2]
+            heard.set()
+            await serving
+            await pump
+            assert _open_copies(tmp_path / "x") == 2, "the one that was said first is left open"
+            for fd in found.values():
+                assert not os.get_inheritable(fd)
+                os.close(fd)
 
     asyncio.run(scenario())
 

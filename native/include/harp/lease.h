@@ -7,6 +7,14 @@
  * arbiter takes back all that the client held. A datagram of another length, version or kind is
  * answered by closing the connection.
  *
+ * Versions: a connection begins in the oldest one understood. Its first message (a client's HELLO,
+ * harpd's SUBSCRIBE) says in `c` the newest its sender speaks, 0 from version 1, where nobody reads
+ * it. The answer's own version is the older of both sides' newest, and all that follows carries it;
+ * whose first message has a newer version than the oldest means that one. What a version does not
+ * know is never sent in it: messages are left out, fields are 0. From version 2 on a message of the
+ * sender's range (client 1-31, arbiter 32-63) that the receiver does not know is ignored, and
+ * logged once; one that harpd asks is answered by ERR with ENOSYS.
+ *
  * Two kinds of socket:
  *   tenant socket  $HARP_GRANT/arbiter.sock, in a folder owned by the tenant's uid (mode 0700).
  *                  Being able to connect to it IS the identity of the tenant.
@@ -22,13 +30,16 @@
 
 #include <stdint.h>
 
-#define HARP_LEASE_VERSION 1u
-#define HARP_MSG_BYTES     256u
-#define HARP_MAX_DEVICES   16u
-#define HARP_NAME_BYTES    64u
-#define HARP_ALL_DEVICES   0xffffffffu
-#define HARP_MAX_WAITING   64u
-#define HARP_TIME_LANES    2u
+#ifndef HARP_LEASE_VERSION /* tests build peers of older versions */
+#define HARP_LEASE_VERSION 2u
+#endif
+#define HARP_LEASE_OLDEST 1u
+#define HARP_MSG_BYTES    256u
+#define HARP_MAX_DEVICES  16u
+#define HARP_NAME_BYTES   64u
+#define HARP_ALL_DEVICES  0xffffffffu
+#define HARP_MAX_WAITING  64u
+#define HARP_TIME_LANES   2u
 
 /* Longest wait for the answer to LEASE_MEM; for the answer to a recall; for harpd's DRAINED. */
 #define HARP_MEM_WAIT_NS    5000000000ull
@@ -40,8 +51,9 @@
 
 enum harp_op {
     /* --- client -> arbiter ------------------------------------------------------------------ */
-    HARP_HELLO = 1,  /* a=kind, b=flags(HARP_HELLO_*), pid=own pid as seen by itself, text=program.
-                      * The first message; anything else before it closes the connection. */
+    HARP_HELLO = 1,  /* a=kind, b=flags(HARP_HELLO_*), c=newest version spoken, pid=own pid as seen
+                      * by itself, text=program. The first message; anything else before it closes
+                      * the connection. */
     HARP_LEASE_MEM,  /* dev, seq, cls, bytes (multiple of the granule, not 0): asks for what is
                       * missing after the client's own unused lease. The answer carries seq and may
                       * take up to HARP_MEM_WAIT_NS (peers are asked for their slack, memory of the
@@ -49,7 +61,8 @@ enum harp_op {
     HARP_RETURN_MEM, /* dev, cls, bytes (multiple of the granule): gives back; no answer */
     HARP_MEM_INFO,   /* dev, seq: asks for HARP_MEM_STATE */
     HARP_ADOPT_MEM,  /* dev, cls, bytes: after HELLO with READOPT and before the first LEASE_MEM,
-                      * says what is already held; no answer */
+                      * says what is already held; no answer. Sent in one go after each DEVICE: the
+                      * first message of another kind says that this was all */
     HARP_WANT_TIME,  /* dev, cls=lane: has work to launch and no open gate. Idempotent */
     HARP_YIELD_TIME, /* dev, cls=lane, epoch, a=1 still backlogged, used_ns, age_ns: gate closed and
                       * drained. The want-state travels in this message: without it the arbiter
@@ -120,11 +133,18 @@ enum harp_op {
     HARP_SET_OVERHEAD, /* seq, client, dev, bytes: all that the device says this client holds beyond
                         * its leases of class DEVICE (contexts, code). Charged against the
                         * capacity as far as it is more than its leases of class OVERHEAD */
-    HARP_SNAPSHOT,     /* seq: answered by SNAP_* messages and then OK */
-    HARP_SUBSCRIBE,    /* seq, a=1 on, 0 off: EVENT_* from now on. While someone is subscribed the
-                        * dead drain until DRAINED; while nobody is, they drain after
-                        * HARP_DRAIN_ALONE_NS */
-    HARP_SHUTDOWN,     /* seq: arbiter ends; clients keep what they hold */
+    HARP_SNAPSHOT,     /* seq: answered by SNAP_* messages and then OK. From version 2: a=1 asks
+                        * for the tenants' listening sockets */
+    HARP_SUBSCRIBE,    /* seq, a=1 on, 0 off: EVENT_* from now on; c=newest version spoken. While
+                        * someone is subscribed the dead drain until DRAINED; while nobody is, they
+                        * drain after HARP_DRAIN_ALONE_NS */
+    HARP_SHUTDOWN,     /* seq: arbiter ends; clients keep what they hold. From version 2: a=1 hands
+                        * over: SNAP_* of the moment after which nothing is granted, and then OK */
+    HARP_EXPECT = 75,  /* from version 2. seq, tenant, pid, dev, bytes (class DEVICE),
+                        * overhead_bytes, text=program: a process that held so much under the arbiter
+                        * before. Charged as what drains is, until it comes back and adopts (or
+                        * DRAINED). a=1: limit_bytes is the most of class DEVICE that it may adopt
+                        * there. One client for all devices; OK carries it */
 
     /* --- arbiter -> harpd -------------------------------------------------------------------- */
     HARP_OK = 96,     /* seq, dev/tenant/client where one was made */
@@ -132,7 +152,8 @@ enum harp_op {
     HARP_SNAP_DEVICE, /* dev, uuid, capacity_bytes, leased_bytes (class DEVICE, live), bytes (all
                        * that drains), overhead_bytes, free_bytes, tenant whose gate is open (0:
                        * none), epoch */
-    HARP_SNAP_TENANT, /* tenant, uid, text=name, a=number of clients */
+    HARP_SNAP_TENANT, /* tenant, uid, text=name, a=number of clients, b=1 its listening socket comes
+                       * along (SCM_RIGHTS) */
     HARP_SNAP_USE,    /* tenant, dev, limit_bytes, b=share ppm, c=limit ppm, d=class, leased_bytes
                        * (class DEVICE, live), bytes (class DEVICE that drains), overhead_bytes,
                        * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=1 wants now, denials,
@@ -185,7 +206,7 @@ enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BE
 #define HARP_HELLO_READOPT 1u /* reconnect: ADOPT_MEM messages follow */
 
 struct harp_msg {
-    uint16_t version; /* HARP_LEASE_VERSION */
+    uint16_t version; /* HARP_LEASE_OLDEST to HARP_LEASE_VERSION */
     uint16_t op;      /* enum harp_op */
     uint32_t seq;     /* echo of the asker's number; 0 in pushes */
     uint32_t dev;     /* index given by HARP_DEVICE / ADD_DEVICE */

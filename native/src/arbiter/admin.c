@@ -5,6 +5,7 @@
  * finished here.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +17,9 @@
 
 #include "server.h"
 
-#define QUEUE_MAX 65536u
-#define BATCH     64
+#define QUEUE_MAX     65536u
+#define BATCH         64
+#define LAST_WORDS_MS 1000
 
 int admin_open(struct server *s)
 {
@@ -77,7 +79,7 @@ void admin_accept(struct server *s)
         close(fd);
         return;
     }
-    s->admins[i] = (struct admin){.fd = fd};
+    s->admins[i] = (struct admin){.fd = fd, .version = HARP_LEASE_OLDEST};
     log_event("admin_joined", "connection=%u pid=%d", i, who.pid);
 }
 
@@ -88,12 +90,35 @@ static void watch_output(struct server *s, uint32_t index, int on)
     (void)epoll_ctl(s->epoll, EPOLL_CTL_MOD, s->admins[index].fd, &e);
 }
 
+/* One message, with the tenant's listening socket if it says so. */
+static int deliver(struct server *s, const struct admin *a, struct harp_msg *m)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {.bytes = {0}};
+    struct iovec iov = {.iov_base = m, .iov_len = sizeof *m};
+    struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
+    int fd = m->op == HARP_SNAP_TENANT && m->b == 1 ? peer_listener(s, m->tenant) : -1;
+    if (fd >= 0) {
+        h.msg_control = &control;
+        h.msg_controllen = sizeof control;
+        struct cmsghdr *c = CMSG_FIRSTHDR(&h);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    } else if (m->op == HARP_SNAP_TENANT) {
+        m->b = 0;
+    }
+    return sendmsg(a->fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
+}
+
 static void flush(struct server *s, uint32_t index)
 {
     struct admin *a = &s->admins[index];
     while (a->count > 0) {
-        ssize_t n = send(a->fd, &a->queue[a->head], sizeof *a->queue, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0)
+        if (!deliver(s, a, &a->queue[a->head]))
             return; /* EAGAIN: later; a broken one is dropped when it is read */
         a->head = (a->head + 1) % a->capacity;
         a->count--;
@@ -121,9 +146,10 @@ static int grow(struct admin *a)
 void admin_reply(struct server *s, uint32_t index, const struct harp_msg *msg)
 {
     struct admin *a = &s->admins[index];
-    if (a->fd < 0)
+    struct harp_msg out = *msg;
+    if (a->fd < 0 || !wire_narrow(a->version, &out))
         return;
-    if (a->count == 0 && send(a->fd, msg, sizeof *msg, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+    if (a->count == 0 && deliver(s, a, &out))
         return;
     if (a->count == a->capacity && grow(a) != 0) {
         log_event("admin_disconnected", "connection=%u reason=does_not_read", index);
@@ -131,7 +157,7 @@ void admin_reply(struct server *s, uint32_t index, const struct harp_msg *msg)
         a->count = 0;
         return;
     }
-    a->queue[(a->head + a->count++) % a->capacity] = *msg;
+    a->queue[(a->head + a->count++) % a->capacity] = out;
     if (a->count == 1)
         watch_output(s, index, 1);
 }
@@ -195,15 +221,40 @@ static void add_tenant(struct server *s, uint32_t index, const struct harp_msg *
     close(fd);
 }
 
+static void unknown(struct server *s, uint32_t index, const struct harp_msg *m)
+{
+    struct harp_msg err = {.op = 0};
+    if (!s->admins[index].odd)
+        log_event("unknown_question", "connection=%u op=%u version=%u", index, m->op, m->version);
+    s->admins[index].odd = 1;
+    refuse(s, index, &err, m->seq, ENOSYS, "not an operation of this version of the admin socket");
+}
+
+/* The last picture: nothing is granted after it. */
+static void hand_over(struct server *s, uint32_t index, const struct harp_msg *m)
+{
+    struct harp_msg look = {.version = m->version, .op = HARP_SNAPSHOT, .seq = m->seq};
+    step(s, index, &look);
+    admin_reply(s, index, &s->reply);
+    log_event("arbiter_hands_over", "connection=%u", index);
+}
+
 static void serve(struct server *s, uint32_t index, const struct harp_msg *m, int fd)
 {
     struct harp_msg err = {.op = 0};
+    uint32_t spoken = m->op == HARP_SUBSCRIBE ? wire_agreed(m) : m->version;
+    if (s->admins[index].version < spoken)
+        s->admins[index].version = spoken;
     if (m->op == HARP_ADD_TENANT) {
         add_tenant(s, index, m, fd);
         return;
     }
     if (fd >= 0)
         close(fd);
+    if (!wire_consistent(m)) {
+        unknown(s, index, m);
+        return;
+    }
     switch (m->op) {
     case HARP_ADD_DEVICE: {
         int r = devlock_take(s, m->uuid, &err);
@@ -222,12 +273,19 @@ static void serve(struct server *s, uint32_t index, const struct harp_msg *m, in
         return;
     case HARP_SHUTDOWN:
         s->stopping = 1;
-        answer_ok(s, index, m->seq);
+        if (m->version >= 2 && m->a == 1)
+            hand_over(s, index, m);
+        else
+            answer_ok(s, index, m->seq);
         return;
     default:
         break;
     }
     step(s, index, m);
+    if (s->reply.op == HARP_ERR && s->reply.a == ENOSYS) {
+        unknown(s, index, m);
+        return;
+    }
     if (m->op == HARP_DEL_TENANT && s->reply.op == HARP_OK)
         peer_unlisten(s, m->tenant);
     admin_reply(s, index, &s->reply);
@@ -252,7 +310,7 @@ static int receive(int from, struct harp_msg *m, int *fd)
     if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
         c->cmsg_len == CMSG_LEN(sizeof(int)))
         memcpy(fd, CMSG_DATA(c), sizeof *fd);
-    if (n == (ssize_t)sizeof *m && !(h.msg_flags & MSG_TRUNC) && m->version == HARP_LEASE_VERSION)
+    if (n == (ssize_t)sizeof *m && !(h.msg_flags & MSG_TRUNC) && wire_understood(m))
         return 0;
     if (*fd >= 0)
         close(*fd);
@@ -278,11 +336,22 @@ void admin_event(struct server *s, uint32_t index, uint32_t events)
     }
 }
 
+/* What was answered before the end is heard, by who reads. */
+static void flush_last(struct server *s, uint32_t index)
+{
+    for (int i = 0; i < 20 && s->admins[index].count > 0; i++) {
+        struct pollfd p = {.fd = s->admins[index].fd, .events = POLLOUT};
+        (void)poll(&p, 1, LAST_WORDS_MS / 20);
+        flush(s, index);
+    }
+}
+
 void admin_close_all(struct server *s)
 {
     for (uint32_t i = 0; i < ADMIN_MAX; i++) {
         if (s->admins[i].fd < 0)
             continue;
+        flush_last(s, i);
         close(s->admins[i].fd);
         free(s->admins[i].queue);
         s->admins[i] = (struct admin){.fd = -1};

@@ -161,9 +161,28 @@ static void drained(struct harp_core *k, const struct harp_msg *m)
         err(k, m, EBUSY, "client is alive");
         return;
     }
+    if (c != NULL && c->ghost && k->now < c->dead_ns + HARP_RECALL_NS) {
+        err(k, m, EBUSY, "its process is back and may still adopt; ask again in a second");
+        return;
+    }
     if (c != NULL) /* else it is gone already: said twice, or device by device */
         core_drained(k, c, m->dev);
     ok(k, m, m->dev, 0);
+}
+
+static void expect_client(struct harp_core *k, const struct harp_msg *m)
+{
+    struct tenant *t = find_tenant(k, m->tenant);
+    if (t == NULL || m->dev >= k->n_devices || m->pid <= 0) {
+        err(k, m, ENOENT, "no such tenant, device or process");
+        return;
+    }
+    struct harp_msg named = *m;
+    int number = expect(k, t, m, &named.client);
+    if (number != 0)
+        err(k, m, number, number == EEXIST ? "it is back already" : "too many clients");
+    else
+        ok(k, &named, m->dev, t->id);
 }
 
 static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
@@ -238,7 +257,7 @@ static void snapshot(struct harp_core *k, const struct harp_msg *m)
         if (t->id == 0)
             continue;
         struct harp_msg r = {
-            .op = HARP_SNAP_TENANT, .tenant = t->id, .uid = t->uid, .a = t->clients};
+            .op = HARP_SNAP_TENANT, .tenant = t->id, .uid = t->uid, .a = t->clients, .b = m->a};
         memcpy(r.text, t->name, sizeof r.text);
         core_emit(k, HARP_ACT_REPLY, 0, &r);
         for (uint32_t dev = 0; dev < k->n_devices; dev++)
@@ -271,6 +290,9 @@ void core_admin(struct harp_core *k, const struct harp_msg *m)
         break;
     case HARP_SET_OVERHEAD:
         set_overhead(k, m);
+        break;
+    case HARP_EXPECT:
+        expect_client(k, m);
         break;
     case HARP_SNAPSHOT:
         snapshot(k, m);

@@ -55,7 +55,9 @@ void core_emit(struct harp_core *k, uint32_t kind, uint32_t client, const struct
 
 void core_send(struct harp_core *k, const struct client *c, struct harp_msg *msg)
 {
-    core_emit(k, HARP_ACT_SEND, c->id, msg);
+    struct harp_action action = {.kind = HARP_ACT_SEND, .client = c->id, .msg = *msg};
+    if (wire_narrow(c->version, &action.msg))
+        k->sink->emit(k->sink->ctx, &action);
 }
 
 void core_log(struct harp_core *k, const struct client *c, uint32_t dev, uint64_t bytes,
@@ -134,14 +136,14 @@ static void join(struct harp_core *k, const struct harp_msg *m)
     for (uint32_t i = 0; i < k->n_tenants && t == NULL; i++)
         if (m->tenant != 0 && k->tenant[i].id == m->tenant)
             t = &k->tenant[i];
-    uint32_t free_slots = k->config.max_clients - k->used_clients;
     const char *refusal = NULL;
+    struct client *c = NULL;
     if (t == NULL || t->deleted)
         refusal = "join_refused_no_tenant";
     else if (m->uid != t->uid && m->uid != 0)
         refusal = "join_refused_uid";
-    else if (t->clients >= k->config.max_tenant_clients || t->clients >= free_slots)
-        refusal = "join_refused_too_many_clients"; /* nobody takes more than he leaves to others */
+    else if ((c = core_new_client(k, t, m->pid, m->uid)) == NULL)
+        refusal = "join_refused_too_many_clients";
     if (refusal != NULL) {
         struct harp_msg log = {.tenant = m->tenant, .pid = m->pid, .uid = m->uid};
         snprintf(log.text, sizeof log.text, "%s", refusal);
@@ -149,7 +151,14 @@ static void join(struct harp_core *k, const struct harp_msg *m)
         core_emit(k, HARP_ACT_JOINED, 0, &none);
         return;
     }
-    uint32_t slot;
+    core_emit(k, HARP_ACT_JOINED, c->id, &none);
+}
+
+struct client *core_new_client(struct harp_core *k, struct tenant *t, int32_t pid, uint32_t uid)
+{
+    uint32_t slot, free_slots = k->config.max_clients - k->used_clients;
+    if (t->clients >= k->config.max_tenant_clients || t->clients >= free_slots)
+        return NULL; /* nobody takes more than he leaves to others */
     if (k->free_client >= 0) {
         slot = (uint32_t)k->free_client;
         k->free_client = k->client[slot].next;
@@ -159,8 +168,9 @@ static void join(struct harp_core *k, const struct harp_msg *m)
     struct client *c = &k->client[slot];
     k->generation = (k->generation + 1) & ((1u << (32 - SLOT_BITS)) - 1u);
     *c = (struct client){.id = k->generation << SLOT_BITS | (slot + 1),
-                         .uid = m->uid,
-                         .pid = m->pid,
+                         .uid = uid,
+                         .pid = pid,
+                         .version = HARP_LEASE_OLDEST,
                          .tenant = (int32_t)(t - k->tenant),
                          .prev = -1,
                          .next = t->first};
@@ -169,7 +179,7 @@ static void join(struct harp_core *k, const struct harp_msg *m)
     t->first = (int32_t)slot;
     t->clients++;
     k->used_clients++;
-    core_emit(k, HARP_ACT_JOINED, c->id, &none);
+    return c;
 }
 
 /* Forgets a client that holds nothing any more, and its tenant if that was to go. */
@@ -240,17 +250,15 @@ static void hello(struct harp_core *k, struct client *c, const struct harp_msg *
 {
     struct tenant *t = &k->tenant[c->tenant];
     c->state = HARP_CLIENT_LIVE;
+    c->version = (uint8_t)wire_agreed(m);
     c->kind = m->a;
     c->inner_pid = m->pid;
     c->may_adopt = (m->b & HARP_HELLO_READOPT) != 0;
     memcpy(c->program, m->text, sizeof c->program);
     c->program[sizeof c->program - 1] = 0;
     t->live++;
-    for (int32_t i = t->first; c->may_adopt && c->pid > 0 && i >= 0; i = k->client[i].next)
-        if (k->client[i].state == HARP_CLIENT_DRAINING && k->client[i].pid == c->pid) {
-            k->client[i].ghost = 1;
-            k->client[i].dead_ns = k->now;
-        }
+    if (c->may_adopt && c->pid > 0)
+        expect_back(k, c);
     struct harp_msg w = {
         .op = HARP_WELCOME, .client = c->id, .tenant = t->id, .b = HARP_TIME_LANES};
     for (uint32_t dev = 0; dev < k->n_devices; dev++)
@@ -264,13 +272,19 @@ static void hello(struct harp_core *k, struct client *c, const struct harp_msg *
     core_client_event(k, c);
 }
 
+/* What a newer client says, and we do not know. */
+static int later(const struct harp_msg *m)
+{
+    return m->version >= 2 && m->op > HARP_RECALLED && m->op < HARP_WELCOME;
+}
+
 /* Is the message one that a client in this state may send, with operands that can be meant? */
 static int acceptable(const struct harp_core *k, const struct client *c, const struct harp_msg *m)
 {
     int known = m->dev < k->n_devices;
-    if (m->version != HARP_LEASE_VERSION)
+    if (!wire_understood(m) || !wire_consistent(m))
         return 0;
-    if ((c->state == 0) != (m->op == HARP_HELLO))
+    if ((c->state == 0) != (m->op == HARP_HELLO) || (c->state != 0 && m->version != c->version))
         return 0;
     switch (m->op) {
     case HARP_HELLO:
@@ -288,7 +302,7 @@ static int acceptable(const struct harp_core *k, const struct client *c, const s
     case HARP_USED_TIME:
         return known && m->cls < HARP_TIME_LANES;
     default:
-        return 0;
+        return later(m);
     }
 }
 
@@ -303,7 +317,15 @@ static void message(struct harp_core *k, struct client *c, const struct harp_msg
         core_kill(k, c);
         return;
     }
+    if (c->state != 0 && later(m)) {
+        if (!c->odd)
+            core_log(k, c, m->dev, m->op, "unknown_message_ignored");
+        c->odd = 1;
+        return;
+    }
     c->mute = 0;
+    if (c->returning && m->op != HARP_ADOPT_MEM)
+        expect_done(k, c);
     if (m->op == HARP_HELLO) {
         hello(k, c, m);
     } else {

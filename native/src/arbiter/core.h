@@ -36,6 +36,8 @@ struct harp_core_config {
     uint64_t quantum_ns;         /* exclusive quantum, 1 to 50 ms */
     uint64_t burst_ns;           /* most an idle tenant is owed when it comes back, at most 1 s */
     uint32_t policy;             /* enum harp_policy */
+    uint64_t first_epoch;        /* turns count from here: later than any turn of an arbiter before,
+                                  * so that a late word about one of those fits none of ours */
     uint32_t max_clients;        /* all tenants together, at most 16384 */
     uint32_t max_tenant_clients; /* one tenant's, the dead that drain included */
     uint32_t max_tenants;        /* at most 4096 */
@@ -90,6 +92,13 @@ void harp_core_step(struct harp_core *core, const struct harp_event *event, uint
 
 /* When the next HARP_EV_TICK is due; HARP_NEVER if nothing is. */
 uint64_t harp_core_next(const struct harp_core *core);
+
+/* wire.c: versions of the lease protocol. */
+int wire_understood(const struct harp_msg *msg); /* its version */
+int wire_consistent(const struct harp_msg *msg); /* what it says is of its version */
+uint32_t wire_agreed(const struct harp_msg *first);
+/* Makes `msg` one of that version; 0: that version has no such message. */
+int wire_narrow(uint32_t version, struct harp_msg *msg);
 
 /* Clients that live or drain. */
 uint32_t harp_core_clients(const struct harp_core *core);

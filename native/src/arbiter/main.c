@@ -149,6 +149,7 @@ static int configure(struct harp_core_config *config, const struct options *o)
     *config = (struct harp_core_config){.quantum_ns = o->quantum_us * 1000,
                                         .burst_ns = o->burst_us * 1000,
                                         .policy = o->policy,
+                                        .first_epoch = server_now_ns(),
                                         .max_clients = clients_by_descriptors(),
                                         .max_tenant_clients = (uint32_t)clients,
                                         .max_tenants = MAX_TENANTS,

@@ -257,6 +257,8 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
         return;
     }
     uint64_t bytes = m->bytes;
+    if (m->cls == HARP_MEM_DEVICE)
+        bytes = expect_claim(k, c, m->dev, bytes);
     for (int32_t i = k->tenant[c->tenant].first; i >= 0; i = k->client[i].next) {
         struct client *old = &k->client[i];
         if (old->state != HARP_CLIENT_DRAINING || !old->ghost || old->pid != c->pid)
@@ -278,6 +280,7 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
     if (bytes > below(mem_occupied(d), d->capacity))
         core_log(k, c, m->dev, bytes, "adoption_overfills_device");
     add_lease(k, c, m->dev, m->cls, bytes);
+    d->unsettled = 1; /* what drained may have been waited for */
 }
 
 void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *m)

@@ -54,6 +54,14 @@ int peer_listen(struct server *s, uint32_t tenant, int fd)
     return -ENOSPC;
 }
 
+int peer_listener(const struct server *s, uint32_t tenant)
+{
+    for (uint32_t i = 0; i < s->config.max_tenants; i++)
+        if (tenant != 0 && s->listeners[i].tenant == tenant)
+            return s->listeners[i].fd;
+    return -1;
+}
+
 void peer_unlisten(struct server *s, uint32_t tenant)
 {
     for (uint32_t i = 0; i < s->config.max_tenants; i++)

@@ -218,12 +218,13 @@ int server_run(struct server *s)
 
 void server_close(struct server *s)
 {
+    if (s->epoll >= 0)
+        admin_close_all(s); /* first: the last picture may take tenants' sockets along */
     for (uint32_t i = 0; s->conns != NULL && i < s->config.max_clients; i++)
         if (s->conns[i].id != 0)
             peer_close(s, s->conns[i].id);
     for (uint32_t i = 0; s->listeners != NULL && i < s->config.max_tenants; i++)
         peer_unlisten(s, s->listeners[i].tenant);
-    admin_close_all(s);
     devlock_release_all(s);
     const int fds[] = {s->epoll, s->timer, s->signals, s->spare};
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)

@@ -39,6 +39,8 @@ struct listener {
 struct admin {
     int fd; /* -1: free */
     int subscribed;
+    int odd;          /* asked something we do not know; that is logged once */
+    uint32_t version; /* of the protocol, that is spoken with it */
     struct harp_msg *queue;
     uint32_t head, count, capacity;
 };
@@ -76,6 +78,7 @@ uint64_t server_now_ns(void);
 /* peer.c: tenants' listening sockets and their clients */
 int peer_listen(struct server *s, uint32_t tenant, int fd);
 void peer_unlisten(struct server *s, uint32_t tenant);
+int peer_listener(const struct server *s, uint32_t tenant); /* its descriptor, or -1 */
 void peer_accept(struct server *s, uint32_t index);
 void peer_read(struct server *s, uint32_t id);
 void peer_send(struct server *s, uint32_t id, const struct harp_msg *msg);

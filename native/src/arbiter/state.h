@@ -21,6 +21,8 @@ struct hold {
     uint64_t told;      /* overhead the device says, by harpd */
     uint64_t extra;     /* what of that is more than the leases of class OVERHEAD */
     uint64_t recall_no; /* the recall it owes an answer to; 0: none */
+    uint64_t claim;     /* most of class DEVICE it may adopt, if `claimable` */
+    uint8_t claimable;
     struct gate gate[HARP_TIME_LANES];
 };
 
@@ -35,7 +37,11 @@ struct client {
     uint8_t state;    /* 0 before HELLO, then enum harp_client_state */
     uint8_t mute;     /* did not answer a recall; cleared by any message */
     uint8_t may_adopt;
-    uint8_t ghost; /* dead connection of a process that came back: drains by itself */
+    uint8_t ghost;     /* dead connection of a process that came back: drains by itself */
+    uint8_t returning; /* adopts what is kept for it; its next message of another kind ends that */
+    uint8_t expected;  /* was an earlier arbiter's client and has not come back to this one */
+    uint8_t version;   /* of the protocol, that is spoken with it */
+    uint8_t odd;       /* said something we do not know; that is logged once */
     uint64_t dead_ns;
     char program[HARP_NAME_BYTES];
     struct hold hold[HARP_MAX_DEVICES];
@@ -118,6 +124,8 @@ void core_log(struct harp_core *k, const struct client *c, uint32_t dev, uint64_
 void core_client_event(struct harp_core *k, const struct client *c);
 void core_fill_client(const struct harp_core *k, const struct client *c, struct harp_msg *msg);
 struct client *core_client(struct harp_core *k, uint32_t id);
+/* A client in a free slot; NULL: none is left for this tenant. */
+struct client *core_new_client(struct harp_core *k, struct tenant *t, int32_t pid, uint32_t uid);
 void core_kill(struct harp_core *k, struct client *c);
 void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev);
 void core_device(struct harp_core *k, struct client *c, uint32_t dev);
@@ -140,6 +148,12 @@ void mem_dead(struct harp_core *k, struct client *c);
 void mem_drained(struct harp_core *k, struct client *c, uint32_t dev);
 void mem_tick(struct harp_core *k);
 uint64_t mem_next(const struct harp_core *k);
+
+/* expect.c */
+int expect(struct harp_core *k, struct tenant *t, const struct harp_msg *m, uint32_t *id);
+void expect_back(struct harp_core *k, struct client *c);
+uint64_t expect_claim(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes);
+void expect_done(struct harp_core *k, struct client *c);
 
 /* recall.c */
 int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark, int foreign);

@@ -113,6 +113,7 @@ void time_device(struct harp_core *k, uint32_t dev)
         struct lane *l = &k->device[dev].lane[n];
         l->dev = dev;
         l->number = n;
+        l->epoch = k->config.first_epoch;
         l->turn.tenant = l->before.tenant = l->late.tenant = -1;
         l->best_window_ns = HARP_BEST_FIRST_NS;
     }

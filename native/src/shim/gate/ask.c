@@ -31,8 +31,8 @@ static void await(uint64_t ns)
         return;
     }
     struct pollfd p = {.fd = s->fd, .events = POLLIN};
-    int fd_before = s->fd;
-    if (poll(&p, 1, (int)(ns / MS)) > 0 && s->fd == fd_before)
+    uint64_t before = s->connection;
+    if (poll(&p, 1, (int)(ns / MS)) > 0 && s->fd >= 0 && s->connection == before)
         harp_session_drain();
 }
 
@@ -102,8 +102,8 @@ int harp_session_ask(struct harp_msg *msg)
             harp_session_disconnect();
             continue;
         }
-        int fd = s->fd;
-        while (!q->done && s->fd == fd && harp_now_ns() < deadline)
+        uint64_t connection = s->connection;
+        while (!q->done && s->fd >= 0 && s->connection == connection && harp_now_ns() < deadline)
             await(100 * MS);
     }
     if (q->done) {

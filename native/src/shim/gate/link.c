@@ -60,7 +60,8 @@ bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms)
         ssize_t got = recv(fd, msg, sizeof *msg, MSG_DONTWAIT);
         if (got < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
-        return got == (ssize_t)sizeof *msg && msg->version == HARP_LEASE_VERSION;
+        return got == (ssize_t)sizeof *msg && msg->version >= HARP_LEASE_OLDEST &&
+               msg->version <= HARP_LEASE_VERSION;
     }
 }
 
@@ -77,9 +78,10 @@ static void program_name(char *out, size_t bytes)
 bool harp_link_hello(int fd, int pid, bool again, struct harp_msg *welcome)
 {
     struct harp_msg *msg = welcome;
-    *msg = (struct harp_msg){.version = HARP_LEASE_VERSION, .op = HARP_HELLO, .pid = pid};
+    *msg = (struct harp_msg){.version = HARP_LEASE_OLDEST, .op = HARP_HELLO, .pid = pid};
     msg->a = HARP_KIND_CUDA;
     msg->b = again ? HARP_HELLO_READOPT : 0;
+    msg->c = HARP_LEASE_VERSION > HARP_LEASE_OLDEST ? HARP_LEASE_VERSION : 0;
     program_name(msg->text, sizeof msg->text);
     return harp_link_send(fd, msg) && harp_link_receive(fd, msg, HARP_HANDSHAKE_MS) &&
            msg->op == HARP_WELCOME;

@@ -59,7 +59,7 @@ void harp_session_check_fork(void)
 /* `dev` is the arbiter's number already. */
 static bool send_raw(struct harp_msg *msg)
 {
-    msg->version = HARP_LEASE_VERSION;
+    msg->version = __atomic_load_n(&s->version, __ATOMIC_RELAXED);
     pthread_mutex_lock(&s->send_lock);
     bool ok = s->fd >= 0 && harp_link_send(s->fd, msg);
     pthread_mutex_unlock(&s->send_lock);
@@ -124,8 +124,9 @@ static bool device_said(int fd, const struct harp_msg *msg)
     d->overhead_bytes = msg->overhead_bytes;
     d->share_ppm = msg->b;
     d->limit_ppm = msg->c;
-    for (uint32_t cls = 0; fresh && cls < HARP_MEM_CLASSES; cls++) {
-        struct harp_msg adopt = {.version = HARP_LEASE_VERSION,
+    uint32_t classes = s->version >= 2 ? HARP_MEM_CLASSES : HARP_MEM_OVERHEAD + 1;
+    for (uint32_t cls = 0; fresh && cls < classes; cls++) {
+        struct harp_msg adopt = {.version = s->version,
                                  .op = HARP_ADOPT_MEM,
                                  .dev = msg->dev,
                                  .cls = cls,
@@ -142,6 +143,8 @@ static bool handshake(int fd)
     if (!harp_link_hello(fd, s->pid, s->ever, &msg))
         return false;
     uint32_t count = msg.a;
+    s->odd = false;
+    __atomic_store_n(&s->version, msg.version, __ATOMIC_RELAXED);
     __atomic_store_n(&s->lanes, msg.b >= HARP_TIME_LANES ? HARP_TIME_LANES : 1u, __ATOMIC_RELAXED);
     for (size_t i = 0; i < HARP_MAX_DEVICES; i++)
         __atomic_store_n(&s->devices[i].known, false, __ATOMIC_RELAXED);
@@ -167,6 +170,7 @@ bool harp_session_connect(void)
     pthread_mutex_lock(&s->send_lock);
     __atomic_store_n(&s->fd, fd, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&s->send_lock);
+    s->connection++;
     if (s->ever)
         harp_log("arbiter_back");
     s->ever = true;
@@ -197,6 +201,14 @@ static struct question *question_of(uint32_t seq)
         if (s->asked[i].seq == seq)
             return &s->asked[i];
     return NULL;
+}
+
+/* A later arbiter may say more. */
+static void not_known(const struct harp_msg *msg)
+{
+    if (!s->odd)
+        harp_log("unknown_message op=%u version=%u effect=ignored", msg->op, msg->version);
+    s->odd = true;
 }
 
 static void handle(struct harp_msg *msg)
@@ -238,7 +250,8 @@ static void handle(struct harp_msg *msg)
         harp_time_close_gate(msg);
         break;
     default:
-        break; /* a later arbiter may say more */
+        not_known(msg);
+        break;
     }
 }
 
@@ -252,7 +265,7 @@ void harp_session_drain(void)
             continue;
         if (n < 0 && errno == EAGAIN)
             return;
-        if (n != (ssize_t)sizeof msg || msg.version != HARP_LEASE_VERSION)
+        if (n != (ssize_t)sizeof msg || msg.version != s->version)
             harp_session_disconnect();
         else
             handle(&msg);

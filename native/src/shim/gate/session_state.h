@@ -23,9 +23,12 @@ struct harp_session_state {
     pthread_cond_t changed;    /* an answer came, or the connection changed */
     pthread_mutex_t send_lock; /* fd: taken last */
     int fd;
-    int pid; /* whose connection it is: a forked child starts again */
+    uint64_t connection; /* its number: that of a descriptor comes again */
+    int pid;             /* whose connection it is: a forked child starts again */
     bool ever, thread;
+    bool odd; /* the arbiter said something we do not know; that is logged once */
     unsigned lanes;
+    uint16_t version; /* of the protocol, on this connection */
     int wake;
     uint32_t seq;
     uint64_t failed_ns; /* when connecting last failed */
