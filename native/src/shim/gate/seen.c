@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/shim/gate/seen.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "src/shim/entry/entry.h"
+#include "src/shim/gate/link.h"
+#include "src/shim/gate/memory.h"
+#include "src/shim/gate/session.h"
+
+/* One question, one answer, and the connection is gone. */
+static bool look(const uint8_t uuid[16], struct harp_msg *state)
+{
+    struct harp_msg hello = {.version = HARP_LEASE_VERSION,
+                             .op = HARP_HELLO,
+                             .pid = (int)getpid(),
+                             .a = HARP_KIND_CUDA,
+                             .b = HARP_HELLO_LOOK};
+    memcpy(hello.uuid, uuid, sizeof hello.uuid);
+    int fd = harp_link_connect(harp_env()->grant);
+    bool ok = fd >= 0 && harp_link_send(fd, &hello) &&
+              harp_link_receive(fd, state, HARP_HANDSHAKE_MS) && state->op == HARP_MEM_STATE;
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static bool ask(int dev, struct harp_msg *state)
+{
+    uint64_t back = harp_memory_recall(dev, UINT64_MAX);
+    struct harp_msg given = {
+        .op = HARP_RETURN_MEM, .dev = (uint32_t)dev, .cls = HARP_MEM_DEVICE, .bytes = back};
+    if (back != 0)
+        harp_session_tell(&given);
+    *state = (struct harp_msg){.op = HARP_MEM_INFO, .dev = (uint32_t)dev};
+    return harp_session_ask(state) == 0 && state->op == HARP_MEM_STATE;
+}
+
+int harp_seen(const uint8_t uuid[16], struct harp_msg *state)
+{
+    if (harp_env()->grant == NULL)
+        return -1;
+    int saved = errno;
+    bool ok = !(harp_session_own() && harp_session_live()) && look(uuid, state);
+    if (!ok && harp_session_ready()) { /* also an arbiter that knows no looks */
+        int dev = harp_session_device(uuid);
+        ok = dev >= 0 && ask(dev, state);
+    }
+    errno = saved;
+    return ok && state->capacity_bytes != 0 ? 0 : -1;
+}
+
+/* Without an answer: the limit as it was last said, and what is leased and unused here. */
+static void seen(CUdevice device, uint64_t *free, uint64_t *total)
+{
+    struct harp_msg state = {.op = 0};
+    uint8_t uuid[16];
+    if (!harp_device_uuid(device, uuid) || harp_seen(uuid, &state) != 0) {
+        int dev = harp_device_of(device);
+        state.limit_bytes = dev >= 0 ? harp_session_about(dev).limit_bytes : 0;
+        state.free_bytes = dev >= 0 ? harp_slack(dev) : 0;
+    }
+    harp_seen_fit(&state, free, total);
+}
+
+#define MEM_GET_INFO(free, total, call)                                                            \
+    do {                                                                                           \
+        CUresult harp_r = call;                                                                    \
+        CUdevice harp_device;                                                                      \
+        if (harp_r != CUDA_SUCCESS || harp_inside() || (free) == NULL || (total) == NULL)          \
+            return harp_r;                                                                         \
+        CUresult harp_known;                                                                       \
+        HARP_INSIDE(harp_known, HARP_REAL(cuCtxGetDevice)(&harp_device));                          \
+        if (harp_known != CUDA_SUCCESS)                                                            \
+            return harp_r;                                                                         \
+        uint64_t harp_free = *(free), harp_total = *(total);                                       \
+        seen(harp_device, &harp_free, &harp_total);                                                \
+        *(free) = (__typeof__(*(free)))harp_free;                                                  \
+        *(total) = (__typeof__(*(total)))harp_total;                                               \
+        return harp_r;                                                                             \
+    } while (0)
+
+CUresult harp_hook_cuMemGetInfo(unsigned int *free, unsigned int *total)
+{
+    MEM_GET_INFO(free, total, HARP_REAL(cuMemGetInfo)(free, total));
+}
+
+CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
+{
+    MEM_GET_INFO(free, total, HARP_REAL(cuMemGetInfo_v2)(free, total));
+}
+
+#define TOTAL_MEM(bytes, device, call)                                                             \
+    do {                                                                                           \
+        CUresult harp_r = call;                                                                    \
+        if (harp_r != CUDA_SUCCESS || harp_inside() || (bytes) == NULL)                            \
+            return harp_r;                                                                         \
+        uint64_t harp_free = 0, harp_total = *(bytes);                                             \
+        seen((device), &harp_free, &harp_total);                                                   \
+        *(bytes) = (__typeof__(*(bytes)))harp_total;                                               \
+        return harp_r;                                                                             \
+    } while (0)
+
+CUresult harp_hook_cuDeviceTotalMem(unsigned int *bytes, CUdevice device)
+{
+    TOTAL_MEM(bytes, device, HARP_REAL(cuDeviceTotalMem)(bytes, device));
+}
+
+CUresult harp_hook_cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
+{
+    TOTAL_MEM(bytes, device, HARP_REAL(cuDeviceTotalMem_v2)(bytes, device));
+}
