@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -15,8 +14,8 @@ import pytest
 
 from harp.lease_wire import Op
 from tests.integration.shim_world import GRANULE, MIB, World, soft_world
+from tests.integration.told import PROGRAM, Told
 
-PROGRAM = Path(__file__).with_name("seen_program.py")
 LIMIT = 256 * MIB
 CONTEXT = 24 * MIB  # of the "tiny" model
 
@@ -28,25 +27,8 @@ def soft(native_dir: Path) -> Iterator[World]:
         yield world
 
 
-class Program:
-    """seen_program.py, asked line by line."""
-
-    def __init__(self, world: World, name: str, *arguments: str) -> None:
-        self.process = world.start(name, sys.executable, PROGRAM, *arguments)
-        self.pid = int(self.answer()["ready"])
-
-    def answer(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        assert line, self.process.stderr.read() if self.process.stderr else ""
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def do(self, *words: object) -> dict[str, Any]:
-        assert self.process.stdin
-        self.process.stdin.write(" ".join(map(str, words)) + "\n")
-        self.process.stdin.flush()
-        return self.answer()
+def program(world: World, name: str, *arguments: str) -> Told:
+    return Told(world.start(name, sys.executable, PROGRAM, *arguments))
 
 
 def told(world: World, name: str) -> list[int]:
@@ -75,9 +57,9 @@ def agree(*said: dict[str, Any]) -> list[int]:
 
 def test_every_road_says_the_same_at_random_steps_of_two_processes(soft: World) -> None:
     dice = random.Random(5)
-    both = [Program(soft, "t"), Program(soft, "t")]
-    watcher = Program(soft, "t", "look")
-    grown = {program.pid: 0 for program in both}
+    both = [program(soft, "t"), program(soft, "t")]
+    watcher = program(soft, "t", "look")
+    grown = {one.pid: 0 for one in both}
     client_of = {c.pid: c.client for c in soft.clients()}
     for _ in range(60):
         actor, other = dice.sample(both, 2)
@@ -85,7 +67,7 @@ def test_every_road_says_the_same_at_random_steps_of_two_processes(soft: World) 
             case 0 if actor.do("info")["held"]:
                 said = actor.do("free", 0)
             case 1:
-                said = actor.do("module")
+                said = actor.do(dice.choice(["module", "managed", "vmm", "ordered"]), 3 * MIB)
             case 2:
                 said = actor.do("alloc", dice.randrange(1, 64 * MIB))
             case 3:
@@ -109,7 +91,7 @@ def test_every_road_says_the_same_at_random_steps_of_two_processes(soft: World) 
 
 
 def test_what_is_free_can_be_had_and_is_none_afterwards(soft: World) -> None:
-    one, other = Program(soft, "t"), Program(soft, "t")
+    one, other = program(soft, "t"), program(soft, "t")
     other.do("alloc", 5 * MIB)
     free = one.do("alloc", 3 * MIB)["cuda"][0]
     assert free == LIMIT - 6 * MIB - 4 * MIB
@@ -119,13 +101,13 @@ def test_what_is_free_can_be_had_and_is_none_afterwards(soft: World) -> None:
 
 
 def test_own_unused_lease_is_free_for_whoever_asks(soft: World) -> None:
-    one, watcher = Program(soft, "t"), Program(soft, "t", "look")
+    one, watcher = program(soft, "t"), program(soft, "t", "look")
     one.do("alloc", GRANULE)
     assert agree(one.do("free", 0), watcher.do("info")) == [LIMIT, 0, LIMIT]
 
 
 def test_lowered_limit_is_seen_at_once_and_free_is_never_negative(soft: World) -> None:
-    one, watcher = Program(soft, "t"), Program(soft, "t", "look")
+    one, watcher = program(soft, "t"), program(soft, "t", "look")
     one.do("alloc", 100 * MIB)
     soft.set_tenant("t", limit_bytes=64 * MIB)
     assert agree(one.do("info"), watcher.do("info")) == [0, 64 * MIB, 64 * MIB]
@@ -138,8 +120,8 @@ def test_lowered_limit_is_seen_at_once_and_free_is_never_negative(soft: World) -
 
 def test_who_only_looks_holds_no_session_and_is_no_company(soft: World) -> None:
     soft.tenant("other", mem=64 * MIB)
-    Program(soft, "t")
-    watchers = [Program(soft, "other", "look") for _ in range(2)]
+    program(soft, "t")
+    watchers = [program(soft, "other", "look") for _ in range(2)]
     for watcher in watchers:
         for _ in range(5):
             assert agree(watcher.do("info")) == [64 * MIB, 0, 64 * MIB]
@@ -157,12 +139,12 @@ def test_who_only_looks_holds_no_session_and_is_no_company(soft: World) -> None:
 
 def test_processes_are_the_tenants_own_and_their_bytes_make_the_used_memory(soft: World) -> None:
     soft.tenant("other", mem=64 * MIB)
-    stranger = Program(soft, "other")
+    stranger = program(soft, "other")
     stranger.do("alloc", 8 * MIB)
-    one, two = Program(soft, "t"), Program(soft, "t")
+    one, two = program(soft, "t"), program(soft, "t")
     one.do("alloc", 10 * MIB)
     two.do("alloc", 20 * MIB)
-    for said in (one.do("info"), Program(soft, "t", "look").do("info")):
+    for said in (one.do("info"), program(soft, "t", "look").do("info")):
         assert said["processes"] == {str(one.pid): 10 * MIB, str(two.pid): 20 * MIB}
         assert sum(said["processes"].values()) == said["v1"][1]
         assert said["engines"] == sorted([one.pid, two.pid])

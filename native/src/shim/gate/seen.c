@@ -65,50 +65,29 @@ static void seen(CUdevice device, uint64_t *free, uint64_t *total)
     harp_seen_fit(&state, free, total);
 }
 
-#define MEM_GET_INFO(free, total, call)                                                            \
-    do {                                                                                           \
-        CUresult harp_r = call;                                                                    \
-        CUdevice harp_device;                                                                      \
-        if (harp_r != CUDA_SUCCESS || harp_inside() || (free) == NULL || (total) == NULL)          \
-            return harp_r;                                                                         \
-        CUresult harp_known;                                                                       \
-        HARP_INSIDE(harp_known, HARP_REAL(cuCtxGetDevice)(&harp_device));                          \
-        if (harp_known != CUDA_SUCCESS)                                                            \
-            return harp_r;                                                                         \
-        uint64_t harp_free = *(free), harp_total = *(total);                                       \
-        seen(harp_device, &harp_free, &harp_total);                                                \
-        *(free) = (__typeof__(*(free)))harp_free;                                                  \
-        *(total) = (__typeof__(*(total)))harp_total;                                               \
-        return harp_r;                                                                             \
-    } while (0)
-
-CUresult harp_hook_cuMemGetInfo(unsigned int *free, unsigned int *total)
-{
-    MEM_GET_INFO(free, total, HARP_REAL(cuMemGetInfo)(free, total));
-}
-
 CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
 {
-    MEM_GET_INFO(free, total, HARP_REAL(cuMemGetInfo_v2)(free, total));
-}
-
-#define TOTAL_MEM(bytes, device, call)                                                             \
-    do {                                                                                           \
-        CUresult harp_r = call;                                                                    \
-        if (harp_r != CUDA_SUCCESS || harp_inside() || (bytes) == NULL)                            \
-            return harp_r;                                                                         \
-        uint64_t harp_free = 0, harp_total = *(bytes);                                             \
-        seen((device), &harp_free, &harp_total);                                                   \
-        *(bytes) = (__typeof__(*(bytes)))harp_total;                                               \
-        return harp_r;                                                                             \
-    } while (0)
-
-CUresult harp_hook_cuDeviceTotalMem(unsigned int *bytes, CUdevice device)
-{
-    TOTAL_MEM(bytes, device, HARP_REAL(cuDeviceTotalMem)(bytes, device));
+    CUresult known, r = HARP_REAL(cuMemGetInfo_v2)(free, total);
+    CUdevice device;
+    if (r != CUDA_SUCCESS || harp_inside() || free == NULL || total == NULL)
+        return r;
+    HARP_INSIDE(known, HARP_REAL(cuCtxGetDevice)(&device));
+    if (known != CUDA_SUCCESS)
+        return r;
+    uint64_t f = *free, t = *total;
+    seen(device, &f, &t);
+    *free = (size_t)f;
+    *total = (size_t)t;
+    return r;
 }
 
 CUresult harp_hook_cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
 {
-    TOTAL_MEM(bytes, device, HARP_REAL(cuDeviceTotalMem_v2)(bytes, device));
+    CUresult r = HARP_REAL(cuDeviceTotalMem_v2)(bytes, device);
+    if (r != CUDA_SUCCESS || harp_inside() || bytes == NULL)
+        return r;
+    uint64_t free = 0, total = *bytes;
+    seen(device, &free, &total);
+    *bytes = (size_t)total;
+    return r;
 }
