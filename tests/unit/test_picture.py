@@ -60,4 +60,4 @@ def test_what_is_gone_or_on_an_unknown_device_is_left_out() -> None:
     )
     assert not picture.clients
     assert not picture.devices
-    assert not picture.leases
+    assert not picture.holds

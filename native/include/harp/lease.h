@@ -53,7 +53,9 @@ enum harp_op {
     /* --- client -> arbiter ------------------------------------------------------------------ */
     HARP_HELLO = 1,  /* a=kind, b=flags(HARP_HELLO_*), c=newest version spoken, pid=own pid as seen
                       * by itself, text=program. The first message; anything else before it closes
-                      * the connection. */
+                      * the connection. With HARP_HELLO_LOOK also the last: uuid=device; the answer
+                      * is its MEM_STATE and the end of the connection, nobody is told of it and it
+                      * counts nowhere. */
     HARP_LEASE_MEM,  /* dev, seq, cls, bytes (multiple of the granule, not 0): asks for what is
                       * missing after the client's own unused lease. The answer carries seq and may
                       * take up to HARP_MEM_WAIT_NS (peers are asked for their slack, memory of the
@@ -102,8 +104,8 @@ enum harp_op {
     HARP_MEM_DENY,   /* dev, seq, cls, bytes=asked, a=enum harp_deny, limit_bytes, leased_bytes
                       * (whole tenant, with what drains), capacity_bytes, free_bytes */
     HARP_MEM_STATE,  /* dev, seq, limit_bytes, leased_bytes (whole tenant, with what drains),
-                      * capacity_bytes, free_bytes = what the tenant could still lease now.
-                      * A device not granted: all 0. */
+                      * capacity_bytes, free_bytes = what the tenant could still lease now,
+                      * overhead_bytes=expected context overhead. A device not granted: all 0. */
     HARP_RECALL_MEM, /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
     HARP_OPEN_GATE,  /* dev, cls=lane, epoch, quantum_ns (0: until CLOSE; else the client closes by
                       * itself so long after receipt, drains, yields; one launch is always allowed),
@@ -132,7 +134,8 @@ enum harp_op {
                            * lists the dead client's pid. Unknown or gone client: OK all the same */
     HARP_SET_OVERHEAD, /* seq, client, dev, bytes: all that the device says this client holds beyond
                         * its leases of class DEVICE (contexts, code). Charged against the
-                        * capacity as far as it is more than its leases of class OVERHEAD */
+                        * capacity as far as it is more than its leases of class OVERHEAD.
+                        * limit_bytes: of these, what counts against the tenant's limit too */
     HARP_SNAPSHOT,     /* seq: answered by SNAP_* messages and then OK. From version 2: a=1 asks
                         * for the tenants' listening sockets */
     HARP_SUBSCRIBE,    /* seq, a=1 on, 0 off: EVENT_* from now on; c=newest version spoken. While
@@ -162,7 +165,9 @@ enum harp_op {
     HARP_SNAP_CLIENT, /* client, tenant, uid, pid (as the arbiter sees it), b=pid as it sees itself,
                        * a=kind, d=enum harp_client_state, text=program */
     HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes, overhead_bytes (leased and corrected),
-                       * a=1 wants, b=enum harp_gate; only where one of them is not 0 */
+                       * a=1 wants, b=enum harp_gate; only where one of them is not 0. bytes
+                       * (class OVERHEAD, leased), limit_bytes (of overhead_bytes, what counts
+                       * against the limit), epoch (changes of its leases so far) */
     HARP_EVENT_CLIENT, /* as SNAP_CLIENT, on join and death: d tells which */
     HARP_EVENT_DENY,   /* tenant, client, dev, a=enum harp_deny, bytes, limit_bytes, leased_bytes */
 };
@@ -204,6 +209,7 @@ enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BE
     1u /* turns on this device do not wait for those on the tenant's others */
 
 #define HARP_HELLO_READOPT 1u /* reconnect: ADOPT_MEM messages follow */
+#define HARP_HELLO_LOOK    2u /* one question by who uses no device: see HELLO */
 
 struct harp_msg {
     uint16_t version; /* HARP_LEASE_OLDEST to HARP_LEASE_VERSION */

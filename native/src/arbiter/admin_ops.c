@@ -150,7 +150,7 @@ static void set_overhead(struct harp_core *k, const struct harp_msg *m)
         return;
     }
     struct device *d = &k->device[m->dev];
-    mem_told(k, c, m->dev, m->bytes < d->capacity ? m->bytes : d->capacity);
+    mem_told(k, c, m->dev, m->bytes < d->capacity ? m->bytes : d->capacity, m->limit_bytes);
     ok(k, m, m->dev, 0);
 }
 
@@ -225,6 +225,9 @@ static void snap_client(struct harp_core *k, const struct client *c)
                              .dev = dev,
                              .leased_bytes = h->leased[HARP_MEM_DEVICE],
                              .overhead_bytes = h->leased[HARP_MEM_OVERHEAD] + h->extra,
+                             .bytes = h->leased[HARP_MEM_OVERHEAD],
+                             .limit_bytes = h->counted,
+                             .epoch = h->changes,
                              .a = g->want,
                              .b = g->state};
         if (l.leased_bytes || l.overhead_bytes || l.a || l.b)

@@ -326,7 +326,9 @@ static void message(struct harp_core *k, struct client *c, const struct harp_msg
     c->mute = 0;
     if (c->returning && m->op != HARP_ADOPT_MEM)
         expect_done(k, c);
-    if (m->op == HARP_HELLO) {
+    if (m->op == HARP_HELLO && (m->b & HARP_HELLO_LOOK) != 0) {
+        core_look(k, c, m);
+    } else if (m->op == HARP_HELLO) {
         hello(k, c, m);
     } else {
         mem_message(k, c, m);

@@ -37,23 +37,29 @@ void harp_ledger_unlock(void)
 
 /* --- devices --------------------------------------------------------------------------------- */
 
-int harp_device_of(CUdevice device)
+bool harp_device_uuid(CUdevice device, uint8_t out[16])
 {
-    if (device < 0 || device >= ORDINALS)
-        return -1;
-    int known = __atomic_load_n(&m.ordinal[device], __ATOMIC_RELAXED);
-    if (known > 0)
-        return known - 1;
     CUuuid uuid;
     CUresult r = CUDA_ERROR_NOT_FOUND;
     if (HARP_HAS(cuDeviceGetUuid_v2))
         HARP_INSIDE(r, HARP_REAL(cuDeviceGetUuid_v2)(&uuid, device));
     else if (HARP_HAS(cuDeviceGetUuid))
         HARP_INSIDE(r, HARP_REAL(cuDeviceGetUuid)(&uuid, device));
-    if (r != CUDA_SUCCESS || !harp_session_ready())
-        return -1;
+    if (r == CUDA_SUCCESS)
+        memcpy(out, &uuid, sizeof uuid);
+    return r == CUDA_SUCCESS;
+}
+
+int harp_device_of(CUdevice device)
+{
     uint8_t bytes[16];
-    memcpy(bytes, &uuid, sizeof bytes);
+    if (device < 0 || device >= ORDINALS)
+        return -1;
+    int known = __atomic_load_n(&m.ordinal[device], __ATOMIC_RELAXED);
+    if (known > 0)
+        return known - 1;
+    if (!harp_device_uuid(device, bytes) || !harp_session_ready())
+        return -1;
     int dev = harp_session_device(bytes);
     if (dev < 0 && known != NOT_GRANTED)
         harp_log("device_not_granted ordinal=%d", device);

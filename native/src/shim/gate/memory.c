@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Linear memory: allocate, free, and what a program sees of the device's size.
+ * Linear memory: allocate and free.
  */
 #include "src/shim/gate/memory.h"
 
@@ -190,45 +190,4 @@ CUresult harp_hook_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 CUresult harp_hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 {
     FREE(dptr, HARP_REAL(cuMemFreeAsync_ptsz)(dptr, hStream));
-}
-
-/* --- what the program sees ------------------------------------------------------------------- */
-
-/* Never more than can be had in one piece now: the tenant's free bytes, the device's, whole
- * granules. */
-CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
-{
-    CUresult r = HARP_REAL(cuMemGetInfo_v2)(free, total);
-    int dev;
-    CUcontext ctx;
-    if (r != CUDA_SUCCESS || harp_inside() || free == NULL || total == NULL ||
-        harp_device_current(&dev, &ctx) != CUDA_SUCCESS)
-        return r;
-    struct harp_msg msg = {.op = HARP_MEM_INFO, .dev = (uint32_t)dev};
-    uint64_t can = 0, limit = dev >= 0 ? harp_session_about(dev).limit_bytes : 0;
-    if (dev >= 0) {
-        can = harp_slack(dev);
-        if (harp_session_ask(&msg) == 0 && msg.op == HARP_MEM_STATE) {
-            can += msg.free_bytes;
-            limit = msg.limit_bytes;
-        }
-    }
-    if (can < *free)
-        *free = can;
-    *free &= ~(size_t)(HARP_GRANULE_BYTES - 1);
-    if (limit != 0 && limit < *total)
-        *total = limit;
-    return r;
-}
-
-CUresult harp_hook_cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
-{
-    CUresult r = HARP_REAL(cuDeviceTotalMem_v2)(bytes, device);
-    if (r != CUDA_SUCCESS || harp_inside() || bytes == NULL)
-        return r;
-    int dev = harp_device_of(device);
-    uint64_t limit = dev >= 0 ? harp_session_about(dev).limit_bytes : 0;
-    if (limit != 0 && limit < *bytes)
-        *bytes = limit;
-    return r;
 }

@@ -16,6 +16,8 @@
 #include "generated/shim_symbols.h"
 #include "src/shim/backend/table.h"
 
+/* The 16 bytes that the arbiter and NVML know a CUDA device by. False: the driver does not say. */
+bool harp_device_uuid(CUdevice device, uint8_t out[16]);
 /* Arbiter's index of a CUDA device; -1: not granted to this tenant (or nobody to ask). */
 int harp_device_of(CUdevice device);
 /* Of the current context. The driver's own error when there is none. */
