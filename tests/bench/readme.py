@@ -147,7 +147,7 @@ def _figures(results: list[dict[str, Any]]) -> list[str]:
         kept = found.setdefault(str(result["device"]), {})
         for name, test in result["tests"].items():
             if test["outcome"] == "passed":
-                kept[name.split("::")[-1]] = test["recorded"]
+                kept[name.split("::")[-1]] = test.get("recorded", {})
     lines = []
     for device, kept in sorted(found.items()):
         parts = []

@@ -29,7 +29,7 @@ from arbiter_core import (
     Msg,
 )
 
-from harp.lease_wire import Op
+from harp.lease_wire import VERSION, Op
 
 SLACK = 1  #: granules that a process keeps
 MOST_MOVES = 60
@@ -64,7 +64,9 @@ class Process:
         if self.missing == 0:
             self._settle(granted=True)
         else:
-            self.out.append(Msg(version=1, op=Op.LEASE_MEM, bytes=self.missing * GRANULE, seq=7))
+            self.out.append(
+                Msg(version=VERSION, op=Op.LEASE_MEM, bytes=self.missing * GRANULE, seq=7)
+            )
 
     def receive(self) -> None:
         """The service thread reads one message."""
@@ -77,7 +79,7 @@ class Process:
         elif msg.op == Op.RECALL_MEM:
             back = min(msg.bytes // GRANULE, self._slack())
             self.leased -= back
-            answer = Msg(version=1, op=Op.RECALLED, bytes=back * GRANULE, seq=msg.seq)
+            answer = Msg(version=VERSION, op=Op.RECALLED, bytes=back * GRANULE, seq=msg.seq)
             self.out.append(answer)
 
     def _slack(self) -> int:
@@ -98,7 +100,7 @@ class Process:
         back = max(0, self._slack() - SLACK)
         self.leased -= back
         if back:
-            self.out.append(Msg(version=1, op=Op.RETURN_MEM, bytes=back * GRANULE))
+            self.out.append(Msg(version=VERSION, op=Op.RETURN_MEM, bytes=back * GRANULE))
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Stage:
         self.tenants = [self.core.add_tenant(limit=limit) for _ in range(case.tenants)]
 
     def drained(self, client: int) -> list[Act]:
-        return self.core.step(ADMIN, msg=Msg(version=1, op=Op.DRAINED, client=client, dev=0))
+        return self.core.step(ADMIN, msg=Msg(version=VERSION, op=Op.DRAINED, client=client, dev=0))
 
 
 class World:
