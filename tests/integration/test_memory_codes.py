@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 from shim_world import MIB, World, compile_c, soft_world
+from test_memory_stress import seed_of_this_run
 
 from native.api.cuda import FUNCTIONS
 from native.api.model import JUMP_GATES, Gate
 
 HERE = Path(__file__).resolve().parent
+ROUNDS = 500
 HOOKED = [f for f in FUNCTIONS if f.gate not in JUMP_GATES]
 #: a tenant with a limit is told 801 by these, whatever it asks
 REFUSED = {s.name for f in HOOKED if f.gate is Gate.REFUSE for s in f.symbols}
@@ -160,3 +162,16 @@ print(free(0x7777), free(p.value + 512 if "{free}" == "cuMemFree_v2" else 0x1234
     under = world.python("a", code).replace(")", "").replace("(", "").split(", ")
     assert bare[0] == under[0] != "0"
     assert under[1].split()[0] == str(4 * MIB)
+
+
+def test_two_processes_ask_at_once_and_one_gets_it(world: World, tmp_path: Path) -> None:
+    """The same with the arbiter's core alone, in every order: test_arbiter_interleavings.py."""
+    seed = seed_of_this_run()
+    program = compile_c(HERE / "two_allocs.c", tmp_path / "two_allocs")
+    world.tenant("b", mem=20 * MIB)
+    out = world.run("b", program, ROUNDS, seed % 2**30, 12)
+    first, second, none, both, wrong = map(int, out.split())
+    print(f"{ROUNDS} rounds: {first} times the first, {second} times the second")
+    assert (none, both, wrong) == (0, 0, 0), out
+    assert first + second == ROUNDS
+    assert world.usage("b").leased_bytes == 0
