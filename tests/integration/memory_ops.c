@@ -179,7 +179,7 @@ static void report(unsigned long kills, double seconds, int processes)
 
     for (int i = 0; i < processes; i++) {
         low += shared->holds[i].low;
-        high += shared->holds[i].high;
+        high += shared->holds[i].high + CHUNK; /* the default pool's last chunk */
     }
     printf("{\"ops\": %lu, \"kills\": %lu, \"seconds\": %.2f, \"holds_low\": %llu, "
            "\"holds_high\": %llu, \"free\": %zu, \"bad\": %lu, \"what\": \"%s\", \"paths\": {",

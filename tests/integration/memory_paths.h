@@ -14,6 +14,7 @@
 #include "driver_calls.h"
 
 #define GRANULE  (2ull << 20)
+#define CHUNK    (32ull << 20) /* what a pool takes of the device at a time */
 #define UP(size) (((size) + GRANULE - 1) / GRANULE * GRANULE)
 
 struct thing {
@@ -79,6 +80,7 @@ static CUresult managed_make(struct thing *t, size_t size)
 static CUresult async_make(struct thing *t, size_t size)
 {
     costs(t, size);
+    t->high = CHUNK;
     return CALL(cuMemAllocAsync, &t->at, size, stream);
 }
 
@@ -95,6 +97,7 @@ static CUresult pool_make(struct thing *t, size_t size)
     CUresult r = CALL(cuMemPoolCreate, &t->pool, &props);
 
     costs(t, size);
+    t->high = CHUNK;
     if (r != CUDA_SUCCESS)
         return r;
     r = CALL(cuMemAllocFromPoolAsync, &t->at, size, t->pool, stream);

@@ -112,7 +112,11 @@ static bool capturing(CUstream stream)
     CUresult r = CUDA_SUCCESS;
     if (HARP_HAS(cuStreamIsCapturing))
         HARP_INSIDE(r, HARP_REAL(cuStreamIsCapturing)(stream, &status));
-    return r != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE;
+    if (r == CUDA_SUCCESS)
+        return status != CU_STREAM_CAPTURE_STATUS_NONE;
+    /* any other error is the context's or the handle's: the call itself will say so */
+    return r >= CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED &&
+           r <= CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
 }
 
 #define POOLED(name, stream, call)                                                                 \
