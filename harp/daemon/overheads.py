@@ -24,8 +24,10 @@ from harp.lease_wire import GRANULE_BYTES
 
 __all__ = ["ContextCost", "Correction", "Overheads", "Reading", "Sight", "learn", "step"]
 
-#: looks in a row with moving leases after which the smallest difference is taken
-_RESTLESS_LOOKS = 3
+#: looks in a row with moving leases after which the smallest difference is taken: one of them is a
+#: false alarm if memory was held while NVML was asked and not just before and after, one in eight
+#: for a program that allocates and frees all the time; ten in a row are none
+_RESTLESS_LOOKS = 10
 #: clients that must agree before a measured cost is changed
 _AGREEING = 8
 

@@ -104,6 +104,15 @@ def test_ledger_vs_nvml(box: Machine, seed: int) -> None:
     assert len(kinds) >= 6, kinds
 
 
+def test_who_allocates_and_frees_all_the_time_is_charged_for_nothing(native_dir: Path) -> None:
+    """NVML and the arbiter are asked one after the other; memory comes and goes between."""
+    with machine(native_dir, HARP_CONFIG_WATCHDOG_PERIOD_S="0.1") as box:
+        box.start_harpd()
+        program = told(box, "--name", "t", "--mem", "200MiB")
+        assert program.do("churn", 200 * MIB)["code"] == 0
+        assert shown(box, "t").unleased_bytes == 0
+
+
 def test_what_nobody_leased_counts_against_its_tenant_and_no_other(box: Machine) -> None:
     mine = told(box, "--name", "t", "--mem", "200MiB")
     other = told(box, "--name", "other", "--mem", "200MiB")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""memory_program.py as a test drives it."""
+"""told_program.py as a test drives it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 __all__ = ["PROGRAM", "Told"]
 
-PROGRAM = Path(__file__).with_name("memory_program.py")
+PROGRAM = Path(__file__).with_name("told_program.py")
 
 
 class Told:
-    """A running memory_program.py: told line by line, answers in JSON."""
+    """A running told_program.py: told line by line, answers in JSON."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/shim/entry/api.h"
 
-#include "src/shim/gate/seen.h"
+#include "src/shim/gate/view.h"
 
 static int memory(const uint8_t uuid[16], uint64_t *free, uint64_t *total,
                   struct harp_shim_memory *out)
 {
     struct harp_msg state;
-    if (harp_seen(uuid, &state) != 0)
+    if (harp_view(uuid, &state) != 0)
         return -1;
     out->limit_bytes = state.limit_bytes;
     out->overhead_bytes = state.overhead_bytes;
-    harp_seen_fit(&state, free, total);
+    harp_view_fit(&state, free, total);
     return 0;
 }
 

@@ -13,7 +13,7 @@ struct harp_shim_memory {
 };
 
 struct harp_shim_api {
-    /* Turns the sizes that NVML says of a device into what the tenant shall see (gate/seen.h).
+    /* Turns the sizes that NVML says of a device into what the tenant shall see (gate/view.h).
      * 0, or -1: no such device for this tenant, or nobody to ask. */
     int (*memory)(const uint8_t uuid[16], uint64_t *free, uint64_t *total,
                   struct harp_shim_memory *out);

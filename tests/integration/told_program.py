@@ -12,6 +12,7 @@ import ctypes as c
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +141,16 @@ class Program:
         code = self.cuda.cuMemAllocHost_v2(c.byref(pointer), c.c_size_t(size))
         return code, lambda: int(self.cuda.cuMemFreeHost(pointer))
 
+    def churn(self, size: int) -> Made:
+        """Hold it half of the time, for five seconds; the code is how often it was refused."""
+        failures, end = 0, time.monotonic() + 5
+        while time.monotonic() < end:
+            code, free = self.alloc(size)
+            time.sleep(0.002)
+            failures += code != 0 or free() != 0
+            time.sleep(0.002)
+        return failures, lambda: 0
+
     def past(self, size: int) -> Made:
         """From the driver that is loaded already, by its own address."""
         libc = c.CDLL("libc.so.6")
@@ -208,6 +219,7 @@ KINDS: dict[str, Callable[[Program, int], Made]] = {
     "heap": Program.heap,
     "pinned": Program.pinned,
     "past": Program.past,
+    "churn": Program.churn,
 }
 
 

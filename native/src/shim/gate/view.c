@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "src/shim/gate/seen.h"
+#include "src/shim/gate/view.h"
 
 #include <errno.h>
 #include <string.h>
@@ -38,7 +38,7 @@ static bool ask(int dev, struct harp_msg *state)
     return harp_session_ask(state) == 0 && state->op == HARP_MEM_STATE;
 }
 
-int harp_seen(const uint8_t uuid[16], struct harp_msg *state)
+int harp_view(const uint8_t uuid[16], struct harp_msg *state)
 {
     if (harp_env()->grant == NULL)
         return -1;
@@ -53,16 +53,16 @@ int harp_seen(const uint8_t uuid[16], struct harp_msg *state)
 }
 
 /* Without an answer: the limit as it was last said, and what is leased and unused here. */
-static void seen(CUdevice device, uint64_t *free, uint64_t *total)
+static void view(CUdevice device, uint64_t *free, uint64_t *total)
 {
     struct harp_msg state = {.op = 0};
     uint8_t uuid[16];
-    if (!harp_device_uuid(device, uuid) || harp_seen(uuid, &state) != 0) {
+    if (!harp_device_uuid(device, uuid) || harp_view(uuid, &state) != 0) {
         int dev = harp_device_of(device);
         state.limit_bytes = dev >= 0 ? harp_session_about(dev).limit_bytes : 0;
         state.free_bytes = dev >= 0 ? harp_slack(dev) : 0;
     }
-    harp_seen_fit(&state, free, total);
+    harp_view_fit(&state, free, total);
 }
 
 CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
@@ -75,7 +75,7 @@ CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
     if (known != CUDA_SUCCESS)
         return r;
     uint64_t f = *free, t = *total;
-    seen(device, &f, &t);
+    view(device, &f, &t);
     *free = (size_t)f;
     *total = (size_t)t;
     return r;
@@ -87,7 +87,7 @@ CUresult harp_hook_cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
     if (r != CUDA_SUCCESS || harp_inside() || bytes == NULL)
         return r;
     uint64_t free = 0, total = *bytes;
-    seen(device, &free, &total);
+    view(device, &free, &total);
     *bytes = (size_t)total;
     return r;
 }
