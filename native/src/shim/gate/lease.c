@@ -9,6 +9,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/lease.h"
 #include "src/shim/gate/memory.h"
+#include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 
 enum { ORDINALS = 64, UNASKED = 0, NOT_GRANTED = -1 };
@@ -101,6 +102,14 @@ static uint64_t slack_of(const struct account *a)
 }
 
 CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes)
+{
+    CUresult r = harp_lease_once(dev, cls, bytes);
+    if (r == CUDA_SUCCESS || dev < 0 || !harp_session_live() || harp_pools_trim(dev) == 0)
+        return r;
+    return harp_lease_once(dev, cls, bytes);
+}
+
+CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes)
 {
     if (bytes == 0)
         return CUDA_SUCCESS;
@@ -198,6 +207,9 @@ void harp_memory_forked(void)
     memset(&m.ledger, 0, sizeof m.ledger); /* not freed: the heap may have been in mid-change */
     memset(m.account, 0, sizeof m.account);
     memset(m.ordinal, 0, sizeof m.ordinal);
+    harp_pools_forked();
+    harp_order_forked();
+    harp_graph_memory_forked();
 }
 
 /* --- handles --------------------------------------------------------------------------------- */
