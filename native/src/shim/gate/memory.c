@@ -4,6 +4,7 @@
  */
 #include "src/shim/gate/memory.h"
 
+#include <sched.h>
 #include <stddef.h>
 
 #include "src/shim/entry/entry.h"
@@ -12,26 +13,19 @@
 #include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 
-/* Records what the driver made and settles the lease; on failure *charged is what is still held. */
+/* Records what the driver made and settles the lease. */
 static CUresult settle(CUdeviceptr ptr, uint64_t bytes, CUcontext ctx, int dev, uint64_t leased)
 {
-    uint64_t charged;
-    struct harp_ledger *l = harp_ledger_lock();
-    int failed = harp_ledger_add(l, ptr, bytes, (uint64_t)(uintptr_t)ctx, dev, &charged);
-    harp_ledger_unlock();
-    if (failed != 0) {
-        harp_unlease(dev, HARP_MEM_DEVICE, leased);
+    uint64_t charged, owner = (uint64_t)(uintptr_t)ctx;
+    if (harp_linear_charge(ptr, bytes, owner, dev, leased, &charged) != 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    if (charged <= leased) {
-        harp_unlease(dev, HARP_MEM_DEVICE, leased - charged);
+    if (charged <= leased)
         return CUDA_SUCCESS;
-    }
     CUresult r = harp_lease(dev, HARP_MEM_DEVICE, charged - leased);
     if (r == CUDA_SUCCESS)
         return r;
     struct harp_block block;
-    l = harp_ledger_lock();
+    struct harp_ledger *l = harp_ledger_lock();
     uint64_t freed = harp_ledger_take(l, ptr, &block) ? harp_ledger_release(l, &block) : 0;
     harp_ledger_unlock();
     uint64_t stay = charged - freed; /* somebody else lies in that granule by now */
@@ -42,36 +36,85 @@ static CUresult settle(CUdeviceptr ptr, uint64_t bytes, CUcontext ctx, int dev, 
     return r;
 }
 
+/* Calls of the driver that may open a granule. One that must not is alone: what it counts on could
+ * be taken by another. All three atomic. */
+static unsigned opening;
+static bool squeezing;
+static bool unsure; /* a driver opened one where there was room */
+
+static void open_begin(void)
+{
+    while (__atomic_add_fetch(&opening, 1, __ATOMIC_SEQ_CST),
+           __atomic_load_n(&squeezing, __ATOMIC_SEQ_CST)) {
+        __atomic_sub_fetch(&opening, 1, __ATOMIC_SEQ_CST);
+        sched_yield();
+    }
+}
+
+/* True: the caller is alone, and there is room for its `bytes` in what is held. */
+static bool squeeze_begin(const struct harp_linear *l, uint64_t bytes)
+{
+    if (bytes >= HARP_GRANULE_BYTES || l->dev < 0 || __atomic_load_n(&unsure, __ATOMIC_RELAXED))
+        return false;
+    while (__atomic_exchange_n(&squeezing, true, __ATOMIC_SEQ_CST))
+        sched_yield();
+    while (__atomic_load_n(&opening, __ATOMIC_SEQ_CST) != 0)
+        sched_yield();
+    struct harp_ledger *ledger = harp_ledger_lock();
+    bool room = harp_ledger_has_room(ledger, l->dev, (uint64_t)(uintptr_t)l->ctx, bytes);
+    harp_ledger_unlock();
+    if (!room)
+        __atomic_store_n(&squeezing, false, __ATOMIC_SEQ_CST);
+    return room;
+}
+
+static void call_end(const struct harp_linear *l)
+{
+    if (l->squeezed)
+        __atomic_store_n(&squeezing, false, __ATOMIC_SEQ_CST);
+    else
+        __atomic_sub_fetch(&opening, 1, __ATOMIC_SEQ_CST);
+}
+
+void harp_linear_forked(void)
+{
+    opening = 0;
+    squeezing = false;
+}
+
 /* What an allocation of `bytes` may cost at most. When the lease is denied, a small one may still
  * fit into a granule that is held already: then it is tried with nothing leased. */
-static CUresult lease_for(int dev, uint64_t bytes, uint64_t *leased)
+static CUresult lease_for(struct harp_linear *l, uint64_t bytes)
 {
-    *leased = harp_granules(bytes);
-    CUresult r = harp_lease(dev, HARP_MEM_DEVICE, *leased);
-    if (r == CUDA_SUCCESS || bytes >= HARP_GRANULE_BYTES || dev < 0)
-        return r;
-    *leased = 0;
-    struct harp_ledger *l = harp_ledger_lock();
-    bool room = harp_ledger_has_room(l, dev, bytes);
-    harp_ledger_unlock();
-    return room ? CUDA_SUCCESS : r;
+    l->leased = harp_granules(bytes);
+    CUresult r = harp_lease(l->dev, HARP_MEM_DEVICE, l->leased);
+    l->squeezed = r != CUDA_SUCCESS && squeeze_begin(l, bytes);
+    if (r == CUDA_SUCCESS)
+        open_begin();
+    else if (l->squeezed)
+        l->leased = 0;
+    return l->squeezed ? CUDA_SUCCESS : r;
 }
 
 CUresult harp_linear_begin(struct harp_linear *l, uint64_t bytes)
 {
     CUresult r = harp_device_current(&l->dev, &l->ctx);
     l->straight = r != CUDA_SUCCESS; /* the driver's own error */
-    return l->straight ? r : lease_for(l->dev, bytes, &l->leased);
+    return l->straight ? r : lease_for(l, bytes);
 }
 
 CUresult harp_linear_end(struct harp_linear *l, CUresult r, CUdeviceptr *dptr, uint64_t held)
 {
     if (r != CUDA_SUCCESS) {
+        call_end(l);
         harp_unlease(l->dev, HARP_MEM_DEVICE, l->leased);
         return r;
     }
     r = settle(*dptr, held, l->ctx, l->dev, l->leased);
+    call_end(l);
     if (r != CUDA_SUCCESS) {
+        if (l->squeezed)
+            __atomic_store_n(&unsure, true, __ATOMIC_RELAXED);
         CUresult ignored;
         HARP_INSIDE(ignored, HARP_REAL(cuMemFree_v2)(*dptr));
         (void)ignored;
@@ -160,10 +203,7 @@ static void free_end(struct freeing *f, CUresult r, CUdeviceptr ptr, bool ordere
     } else if (f->linear && ordered)
         harp_order_freed(&f->block, stream);
     else if (f->linear) {
-        struct harp_ledger *l = harp_ledger_lock();
-        uint64_t freed = harp_ledger_release(l, &f->block);
-        harp_ledger_unlock();
-        harp_unlease(f->block.dev, HARP_MEM_DEVICE, freed);
+        harp_linear_release(&f->block);
         if (__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
             harp_order_settle(false);
     } else if (r == CUDA_SUCCESS && __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED))

@@ -63,10 +63,12 @@ struct harp_linear {
     int dev;
     CUcontext ctx;
     uint64_t leased;
-    bool straight;
+    bool straight, squeezed; /* squeezed: into what is held already */
 };
 CUresult harp_linear_begin(struct harp_linear *l, uint64_t bytes);
 CUresult harp_linear_end(struct harp_linear *l, CUresult r, CUdeviceptr *dptr, uint64_t held);
+
+void harp_linear_forked(void);
 
 /* The stream's calls become nodes of a graph, or fail for a capture's sake. */
 bool harp_capturing(CUstream stream);

@@ -70,10 +70,7 @@ void harp_order_freed(const struct harp_block *block, CUstream stream)
 {
     struct late *l = malloc(sizeof *l);
     if (l == NULL) { /* then at once, as if it were over */
-        struct harp_ledger *ledger = harp_ledger_lock();
-        uint64_t freed = harp_ledger_release(ledger, block);
-        harp_ledger_unlock();
-        harp_unlease(block->dev, HARP_MEM_DEVICE, freed);
+        harp_linear_release(block);
         return;
     }
     l->block = *block;
@@ -103,10 +100,7 @@ static bool settle_linear(bool all)
             end = &l->next;
             continue;
         }
-        struct harp_ledger *ledger = harp_ledger_lock();
-        uint64_t freed = harp_ledger_release(ledger, &l->block);
-        harp_ledger_unlock();
-        harp_unlease(l->block.dev, HARP_MEM_DEVICE, freed);
+        harp_linear_release(&l->block);
         free(l);
     }
     pthread_mutex_lock(&lock);
