@@ -281,7 +281,7 @@ def _wait(gate: c.c_bool) -> None:
         os.sched_yield()
 
 
-@case(waived={"local": "libharp charges a host pool's allocations to the current device"})
+@case
 def host_pools_are_the_hosts_and_open_to_devices(d: Driver) -> None:
     n = 1000
     add1 = d.function(d.module(), "add1")
@@ -345,7 +345,7 @@ def access_is_checked(d: Driver) -> None:
     d.fails(INVALID_DEVICE, "cuMemPoolGetAccess", c.byref(flags), pool, c.byref(nowhere))
 
 
-@case(waived={"local": "libharp takes a stream of a broken context for one that captures: 801"})
+@case
 def a_sticky_error_stops_pools_too(d: Driver) -> None:
     ptr = alloc(d, 4096)
     d.launch(d.function(d.module(), "store4"), Params(c.c_uint64(64)))

@@ -49,7 +49,7 @@ ROWS: tuple[Function, ...] = (
         cuCtxSetFlags 12010 (unsigned int flags)"""),
     fn("cuCtxGetId", Cls.QUERY, Gate.NONE, """
         cuCtxGetId 12000 (CUcontext ctx, unsigned long long *ctxId)"""),
-    fn("cuCtxSynchronize", Cls.SYNC, Gate.NONE, """
+    fn("cuCtxSynchronize", Cls.SYNC, Gate.TRACK, """
         cuCtxSynchronize 2000 ()
         cuCtxSynchronize_v2 13000 (CUcontext ctx)"""),
     fn("cuCtxSetLimit", Cls.ALLOC, Gate.MEM_ALLOC, """

@@ -108,7 +108,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphExecBatchMemOpNodeSetParams", Cls.OTHER, Gate.NONE, """
         cuGraphExecBatchMemOpNodeSetParams 11070 (CUgraphExec hGraphExec, CUgraphNode hNode,
             const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)"""),
-    fn("cuGraphAddMemAllocNode", Cls.ALLOC, Gate.REFUSE, """
+    fn("cuGraphAddMemAllocNode", Cls.ALLOC, Gate.TRACK, """
         cuGraphAddMemAllocNode 11040 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
             CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)"""),
@@ -158,10 +158,10 @@ ROWS: tuple[Function, ...] = (
             const CUgraphNode *to, const CUgraphEdgeData *edgeData, size_t numDependencies)"""),
     fn("cuGraphDestroyNode", Cls.FREE, Gate.NONE, """
         cuGraphDestroyNode 10000 (CUgraphNode hNode)"""),
-    fn("cuGraphInstantiateWithFlags", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphInstantiateWithFlags", Cls.ALLOC, Gate.TRACK, """
         cuGraphInstantiateWithFlags 11040 (CUgraphExec *phGraphExec, CUgraph hGraph,
             unsigned long long flags)"""),
-    fn("cuGraphInstantiateWithParams", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphInstantiateWithParams", Cls.ALLOC, Gate.TRACK, """
         cuGraphInstantiateWithParams 12000 ptsz=12000 (CUgraphExec *phGraphExec, CUgraph hGraph,
             CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)"""),
     fn("cuGraphExecGetFlags", Cls.QUERY, Gate.NONE, """
@@ -201,11 +201,11 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphNodeGetEnabled", Cls.QUERY, Gate.NONE, """
         cuGraphNodeGetEnabled 11060 (CUgraphExec hGraphExec, CUgraphNode hNode,
             unsigned int *isEnabled)"""),
-    fn("cuGraphUpload", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphUpload", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuGraphUpload 11010 ptsz=11010 (CUgraphExec hGraph, CUstream hStream)"""),
     fn("cuGraphLaunch", Cls.LAUNCH, Gate.GRAPH_LAUNCH, """
         cuGraphLaunch 10000 ptsz=10000 (CUgraphExec hGraph, CUstream hStream)"""),
-    fn("cuGraphExecDestroy", Cls.FREE, Gate.NONE, """
+    fn("cuGraphExecDestroy", Cls.FREE, Gate.MEM_FREE, """
         cuGraphExecDestroy 10000 (CUgraphExec hGraphExec)"""),
     fn("cuGraphDestroy", Cls.FREE, Gate.NONE, """
         cuGraphDestroy 10000 (CUgraph hGraph)"""),
@@ -236,7 +236,7 @@ ROWS: tuple[Function, ...] = (
             unsigned int flags)"""),
     fn("cuGraphReleaseUserObject", Cls.FREE, Gate.NONE, """
         cuGraphReleaseUserObject 11030 (CUgraph graph, CUuserObject object, unsigned int count)"""),
-    fn("cuGraphAddNode", Cls.ALLOC, Gate.REFUSE, """
+    fn("cuGraphAddNode", Cls.ALLOC, Gate.TRACK, """
         cuGraphAddNode 12020 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
             CUgraphNodeParams *nodeParams)
@@ -251,7 +251,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphConditionalHandleCreate", Cls.OTHER, Gate.NONE, """
         cuGraphConditionalHandleCreate 12030 (CUgraphConditionalHandle *pHandle_out,
             CUgraph hGraph, CUcontext ctx, unsigned int defaultLaunchValue, unsigned int flags)"""),
-    fn("cuGraphInstantiate", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphInstantiate", Cls.ALLOC, Gate.TRACK, """
         cuGraphInstantiate 10000 (CUgraphExec *phGraphExec, CUgraph hGraph,
             CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
         cuGraphInstantiate_v2 11000 (CUgraphExec *phGraphExec, CUgraph hGraph,

@@ -11,9 +11,9 @@ ROWS: tuple[Function, ...] = (
         cuMemFreeAsync 11020 ptsz=11020 (CUdeviceptr dptr, CUstream hStream)"""),
     fn("cuMemAllocAsync", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemAllocAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize, CUstream hStream)"""),
-    fn("cuMemPoolTrimTo", Cls.FREE, Gate.NONE, """
+    fn("cuMemPoolTrimTo", Cls.FREE, Gate.MEM_FREE, """
         cuMemPoolTrimTo 11020 (CUmemoryPool pool, size_t minBytesToKeep)"""),
-    fn("cuMemPoolSetAttribute", Cls.OTHER, Gate.NONE, """
+    fn("cuMemPoolSetAttribute", Cls.OTHER, Gate.TRACK, """
         cuMemPoolSetAttribute 11020 (CUmemoryPool pool, CUmemPool_attribute attr, void *value)"""),
     fn("cuMemPoolGetAttribute", Cls.QUERY, Gate.NONE, """
         cuMemPoolGetAttribute 11020 (CUmemoryPool pool, CUmemPool_attribute attr, void *value)"""),
@@ -22,17 +22,17 @@ ROWS: tuple[Function, ...] = (
     fn("cuMemPoolGetAccess", Cls.QUERY, Gate.NONE, """
         cuMemPoolGetAccess 11020 (CUmemAccess_flags *flags, CUmemoryPool memPool,
             CUmemLocation *location)"""),
-    fn("cuMemPoolCreate", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemPoolCreate", Cls.ALLOC, Gate.TRACK, """
         cuMemPoolCreate 11020 (CUmemoryPool *pool, const CUmemPoolProps *poolProps)"""),
-    fn("cuMemPoolDestroy", Cls.FREE, Gate.NONE, """
+    fn("cuMemPoolDestroy", Cls.FREE, Gate.MEM_FREE, """
         cuMemPoolDestroy 11020 (CUmemoryPool pool)"""),
-    fn("cuMemGetDefaultMemPool", Cls.QUERY, Gate.NONE, """
+    fn("cuMemGetDefaultMemPool", Cls.QUERY, Gate.TRACK, """
         cuMemGetDefaultMemPool 13000 (CUmemoryPool *pool_out, CUmemLocation *location,
             CUmemAllocationType type)"""),
-    fn("cuMemGetMemPool", Cls.QUERY, Gate.NONE, """
+    fn("cuMemGetMemPool", Cls.QUERY, Gate.TRACK, """
         cuMemGetMemPool 13000 (CUmemoryPool *pool, CUmemLocation *location,
             CUmemAllocationType type)"""),
-    fn("cuMemSetMemPool", Cls.OTHER, Gate.NONE, """
+    fn("cuMemSetMemPool", Cls.OTHER, Gate.TRACK, """
         cuMemSetMemPool 13000 (CUmemLocation *location, CUmemAllocationType type,
             CUmemoryPool pool)"""),
     fn("cuMemAllocFromPoolAsync", Cls.ALLOC, Gate.MEM_ALLOC, """
@@ -41,7 +41,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuMemPoolExportToShareableHandle", Cls.OTHER, Gate.NONE, """
         cuMemPoolExportToShareableHandle 11020 (void *handle_out, CUmemoryPool pool,
             CUmemAllocationHandleType handleType, unsigned long long flags)"""),
-    fn("cuMemPoolImportFromShareableHandle", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemPoolImportFromShareableHandle", Cls.ALLOC, Gate.TRACK, """
         cuMemPoolImportFromShareableHandle 11020 (CUmemoryPool *pool_out, void *handle,
             CUmemAllocationHandleType handleType, unsigned long long flags)"""),
     fn("cuMemPoolExportPointer", Cls.OTHER, Gate.NONE, """

@@ -149,6 +149,11 @@ struct harp_device harp_session_about(int dev)
     return d;
 }
 
+uint64_t harp_session_slack(int dev)
+{
+    return __atomic_load_n(&s->devices[dev].slack_bytes, __ATOMIC_RELAXED);
+}
+
 bool harp_session_limited(void)
 {
     if (!harp_session_ready())

@@ -70,6 +70,16 @@ static CUcontext primary_of(CUdevice device)
     return found;
 }
 
+int harp_context_count(int dev)
+{
+    int count = 0;
+    pthread_mutex_lock(&lock);
+    for (const struct context *c = contexts; c != NULL; c = c->next)
+        count += dev < 0 || c->dev == dev;
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
 static CUresult before(CUdevice device, int *dev, uint64_t *overhead)
 {
     *dev = harp_device_of(device);
@@ -178,6 +188,7 @@ static void gone(CUcontext ctx)
     if (c.dev < 0)
         return;
     harp_memory_owner_gone((uint64_t)(uintptr_t)ctx);
+    harp_pools_context_gone(c.dev);
     harp_unlease(c.dev, HARP_MEM_OVERHEAD, c.overhead);
 }
 

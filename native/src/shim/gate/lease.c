@@ -7,8 +7,10 @@
 #include <string.h>
 
 #include "src/shim/entry/entry.h"
+#include "src/shim/gate/gate.h"
 #include "src/shim/gate/lease.h"
 #include "src/shim/gate/memory.h"
+#include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 
 enum { ORDINALS = 64, UNASKED = 0, NOT_GRANTED = -1 };
@@ -73,10 +75,13 @@ CUresult harp_device_current(int *dev, CUcontext *ctx)
     CUresult r;
     *dev = -1;
     *ctx = NULL;
-    HARP_INSIDE(r, HARP_REAL(cuCtxGetDevice)(&device));
-    if (r != CUDA_SUCCESS)
-        return r;
     HARP_INSIDE(r, HARP_REAL(cuCtxGetCurrent)(ctx));
+    struct harp_timegate *gate = r == CUDA_SUCCESS && *ctx != NULL ? harp_gate_of(*ctx) : NULL;
+    if (gate != NULL) { /* one that we know */
+        *dev = (int)(gate - harp_gates);
+        return r;
+    }
+    HARP_INSIDE(r, HARP_REAL(cuCtxGetDevice)(&device));
     if (r == CUDA_SUCCESS)
         *dev = harp_device_of(device);
     return r;
@@ -108,6 +113,14 @@ static uint64_t slack_of(const struct account *a)
 
 CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes)
 {
+    CUresult r = harp_lease_once(dev, cls, bytes);
+    if (r == CUDA_SUCCESS || dev < 0 || !harp_session_live() || harp_pools_trim(dev) == 0)
+        return r;
+    return harp_lease_once(dev, cls, bytes);
+}
+
+CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes)
+{
     if (bytes == 0)
         return CUDA_SUCCESS;
     if (dev < 0)
@@ -138,22 +151,54 @@ void harp_overdrawn(int dev, uint64_t bytes)
     pthread_mutex_unlock(&m.lock);
 }
 
-void harp_unlease(int dev, uint32_t cls, uint64_t bytes)
+/* Not in use any more; returns how much of it goes back to the arbiter. Lock held. */
+static uint64_t unused(int dev, uint32_t cls, uint64_t bytes)
 {
-    if (dev < 0 || bytes == 0)
-        return;
-    uint64_t keep = cls == HARP_MEM_DEVICE ? harp_session_about(dev).slack_bytes : 0;
+    uint64_t keep = cls == HARP_MEM_DEVICE ? harp_session_slack(dev) : 0;
     struct account *a = &m.account[dev][cls];
-    pthread_mutex_lock(&m.lock);
     a->used -= bytes;
     uint64_t slack = slack_of(a);
     uint64_t back = slack > keep ? (slack - keep) & ~(HARP_GRANULE_BYTES - 1) : 0;
     a->leased -= back;
-    pthread_mutex_unlock(&m.lock);
-    if (back == 0)
+    return back;
+}
+
+static void give_back(int dev, uint32_t cls, uint64_t bytes)
+{
+    struct harp_msg msg = {.op = HARP_RETURN_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = bytes};
+    if (bytes != 0)
+        harp_session_tell(&msg);
+}
+
+void harp_unlease(int dev, uint32_t cls, uint64_t bytes)
+{
+    if (dev < 0 || bytes == 0)
         return;
-    struct harp_msg msg = {.op = HARP_RETURN_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = back};
-    harp_session_tell(&msg);
+    pthread_mutex_lock(&m.lock);
+    uint64_t back = unused(dev, cls, bytes);
+    pthread_mutex_unlock(&m.lock);
+    give_back(dev, cls, back);
+}
+
+int harp_linear_charge(uint64_t ptr, uint64_t bytes, uint64_t owner, int dev, uint64_t leased,
+                       uint64_t *charged)
+{
+    pthread_mutex_lock(&m.lock);
+    int failed = harp_ledger_add(&m.ledger, ptr, bytes, owner, dev, charged);
+    uint64_t spare = failed != 0 ? leased : leased > *charged ? leased - *charged : 0;
+    uint64_t back = spare != 0 ? unused(dev, HARP_MEM_DEVICE, spare) : 0;
+    pthread_mutex_unlock(&m.lock);
+    give_back(dev, HARP_MEM_DEVICE, back);
+    return failed;
+}
+
+void harp_linear_release(const struct harp_block *block)
+{
+    pthread_mutex_lock(&m.lock);
+    uint64_t freed = harp_ledger_release(&m.ledger, block);
+    uint64_t back = freed != 0 ? unused(block->dev, HARP_MEM_DEVICE, freed) : 0;
+    pthread_mutex_unlock(&m.lock);
+    give_back(block->dev, HARP_MEM_DEVICE, back);
 }
 
 uint64_t harp_slack(int dev)
@@ -204,6 +249,10 @@ void harp_memory_forked(void)
     memset(&m.ledger, 0, sizeof m.ledger); /* not freed: the heap may have been in mid-change */
     memset(m.account, 0, sizeof m.account);
     memset(m.ordinal, 0, sizeof m.ordinal);
+    harp_linear_forked();
+    harp_pools_forked();
+    harp_order_forked();
+    harp_graph_memory_forked();
 }
 
 /* --- handles --------------------------------------------------------------------------------- */

@@ -23,8 +23,11 @@ int harp_device_of(CUdevice device);
 /* Of the current context. The driver's own error when there is none. */
 CUresult harp_device_current(int *dev, CUcontext *ctx);
 
-/* Leases `bytes` (whole granules) for something about to be made; gives back `bytes` of it. */
+/* Leases `bytes` (whole granules) for something about to be made; gives back `bytes` of it. A
+ * denial comes after all that the process can do without was given back and asked for again;
+ * `once`: without that. */
 CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes);
+CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes);
 void harp_unlease(int dev, uint32_t cls, uint64_t bytes);
 /* In use without a lease; the next lease asks for it too. */
 void harp_overdrawn(int dev, uint64_t bytes);
@@ -55,6 +58,29 @@ void harp_handle_dropped(const struct harp_drop *drop, bool freed);
 
 /* All that a destroyed context held is gone. */
 void harp_memory_owner_gone(uint64_t owner);
+
+/* Linear memory: lease before the driver's call, settle after it. begin: `straight`: leave the call
+ * as it is. end: with the driver's verdict; what cannot be paid for is freed again. */
+struct harp_linear {
+    int dev;
+    CUcontext ctx;
+    uint64_t leased;
+    bool straight, squeezed; /* squeezed: into what is held already */
+};
+CUresult harp_linear_begin(struct harp_linear *l, uint64_t bytes);
+CUresult harp_linear_end(struct harp_linear *l, CUresult r, CUdeviceptr *dptr, uint64_t held);
+
+void harp_linear_forked(void);
+
+/* The stream's calls become nodes of a graph, or fail for a capture's sake. */
+bool harp_capturing(CUstream stream);
+
+/* pool_set.c: what pools and graphs of the process do not need goes back to the device; bytes. */
+uint64_t harp_pools_trim(int dev);
+/* A context of the device is gone. */
+void harp_pools_context_gone(int dev);
+/* context.c: contexts that are known, of a device or of all (-1). */
+int harp_context_count(int dev);
 
 /* Calls the driver with the thread marked as inside it. */
 #define HARP_INSIDE(result, call)                                                                  \

@@ -120,7 +120,7 @@ static bool device_said(int fd, const struct harp_msg *msg)
     memcpy(d->uuid, msg->uuid, sizeof d->uuid);
     d->limit_bytes = msg->limit_bytes;
     d->capacity_bytes = msg->capacity_bytes;
-    d->slack_bytes = msg->slack_bytes;
+    __atomic_store_n(&d->slack_bytes, msg->slack_bytes, __ATOMIC_RELAXED);
     d->overhead_bytes = msg->overhead_bytes;
     d->share_ppm = msg->b;
     d->limit_ppm = msg->c;

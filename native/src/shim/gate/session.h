@@ -36,6 +36,8 @@ bool harp_session_own(void);
 int harp_session_device(const uint8_t uuid[16]);
 /* A copy of what is known of device `dev`. */
 struct harp_device harp_session_about(int dev);
+/* The most unused lease that may be kept there. Takes no lock. */
+uint64_t harp_session_slack(int dev);
 /* Share of wall time that device `dev` may be used for on one's own account, in ppm; 0: all of it.
  * Session lock held. */
 uint32_t harp_session_rate(int dev);

@@ -8,6 +8,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/link.h"
 #include "src/shim/gate/memory.h"
+#include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 
 /* One question, one answer, and the connection is gone. */
@@ -67,6 +68,8 @@ static void view(CUdevice device, uint64_t *free, uint64_t *total)
 
 CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
 {
+    if (__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED) && !harp_inside())
+        harp_order_settle(false);
     CUresult known, r = HARP_REAL(cuMemGetInfo_v2)(free, total);
     CUdevice device;
     if (r != CUDA_SUCCESS || harp_inside() || free == NULL || total == NULL)
