@@ -37,6 +37,7 @@ struct client {
     uint8_t may_adopt;
     uint8_t ghost; /* dead connection of a process that came back: drains by itself */
     uint64_t dead_ns;
+    uint64_t host; /* pinned host memory */
     char program[HARP_NAME_BYTES];
     struct hold hold[HARP_MAX_DEVICES];
 };
@@ -64,9 +65,10 @@ struct tenant {
     uint32_t uid;
     int32_t first; /* client list */
     uint32_t clients, live;
-    uint32_t waiting; /* unanswered LEASE_MEM of all its clients */
-    int32_t gang;     /* device whose turn the other devices follow; -1: none */
-    uint8_t deleted;  /* goes when its last client has drained */
+    uint32_t waiting;          /* unanswered LEASE_MEM of all its clients */
+    int32_t gang;              /* device whose turn the other devices follow; -1: none */
+    uint8_t deleted;           /* goes when its last client has drained */
+    uint64_t host, host_quota; /* pinned host memory: sum over live clients; 0: no quota */
     char name[HARP_NAME_BYTES];
     struct use use[HARP_MAX_DEVICES];
 };
@@ -140,6 +142,11 @@ void mem_dead(struct harp_core *k, struct client *c);
 void mem_drained(struct harp_core *k, struct client *c, uint32_t dev);
 void mem_tick(struct harp_core *k);
 uint64_t mem_next(const struct harp_core *k);
+
+/* host.c */
+int host_message(struct harp_core *k, struct client *c, const struct harp_msg *m); /* 1: its own */
+void host_dead(struct harp_core *k, struct client *c);
+const char *host_check(const struct harp_core *k, const struct tenant *t);
 
 /* recall.c */
 int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark, int foreign);
