@@ -45,7 +45,7 @@ def limits_are_rounded_clamped_or_refused(d: Driver) -> None:
     assert limit(d, 0) == 1024  # each context has its own
 
 
-@case(waived={"local": "libharp leases before it asks: out of memory comes before invalid"})
+@case
 def stacks_have_a_most(d: Driver) -> None:
     # a stack for every thread that can be resident: more than there is
     d.fails(2, "cuCtxSetLimit", 0, c.c_size_t(512 << 10))
@@ -106,7 +106,7 @@ def launches_take_local_memory(d: Driver) -> None:
     d.sync()
 
 
-@case(waived={"local": "libharp gives back what a limit took when the context goes, not before"})
+@case
 def limits_take_device_memory(d: Driver) -> None:
     def free() -> int:
         left, total = c.c_size_t(), c.c_size_t()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuGraphCreate", Cls.OTHER, Gate.NONE, """
@@ -111,7 +111,8 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphAddMemAllocNode", Cls.ALLOC, Gate.TRACK, """
         cuGraphAddMemAllocNode 11040 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
-            CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)"""),
+            CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)""",
+        charge=Charge.GRAPH),
     fn("cuGraphMemAllocNodeGetParams", Cls.QUERY, Gate.NONE, """
         cuGraphMemAllocNodeGetParams 11040 (CUgraphNode hNode,
             CUDA_MEM_ALLOC_NODE_PARAMS *params_out)"""),
@@ -120,8 +121,10 @@ ROWS: tuple[Function, ...] = (
             const CUgraphNode *dependencies, size_t numDependencies, CUdeviceptr dptr)"""),
     fn("cuGraphMemFreeNodeGetParams", Cls.QUERY, Gate.NONE, """
         cuGraphMemFreeNodeGetParams 11040 (CUgraphNode hNode, CUdeviceptr *dptr_out)"""),
-    fn("cuGraphClone", Cls.ALLOC, Gate.LATER, """
-        cuGraphClone 10000 (CUgraph *phGraphClone, CUgraph originalGraph)"""),
+    fn("cuGraphClone", Cls.ALLOC, Gate.NONE, """
+        cuGraphClone 10000 (CUgraph *phGraphClone, CUgraph originalGraph)""",
+        charge=Charge.NOTHING,
+        why="a description in host memory"),
     fn("cuGraphNodeFindInClone", Cls.QUERY, Gate.NONE, """
         cuGraphNodeFindInClone 10000 (CUgraphNode *phNode, CUgraphNode hOriginalNode,
             CUgraph hClonedGraph)"""),
@@ -160,10 +163,12 @@ ROWS: tuple[Function, ...] = (
         cuGraphDestroyNode 10000 (CUgraphNode hNode)"""),
     fn("cuGraphInstantiateWithFlags", Cls.ALLOC, Gate.TRACK, """
         cuGraphInstantiateWithFlags 11040 (CUgraphExec *phGraphExec, CUgraph hGraph,
-            unsigned long long flags)"""),
+            unsigned long long flags)""",
+        charge=Charge.GRAPH),
     fn("cuGraphInstantiateWithParams", Cls.ALLOC, Gate.TRACK, """
         cuGraphInstantiateWithParams 12000 ptsz=12000 (CUgraphExec *phGraphExec, CUgraph hGraph,
-            CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)"""),
+            CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)""",
+        charge=Charge.GRAPH),
     fn("cuGraphExecGetFlags", Cls.QUERY, Gate.NONE, """
         cuGraphExecGetFlags 12000 (CUgraphExec hGraphExec, cuuint64_t *flags)"""),
     fn("cuGraphExecKernelNodeSetParams", Cls.OTHER, Gate.NONE, """
@@ -202,7 +207,8 @@ ROWS: tuple[Function, ...] = (
         cuGraphNodeGetEnabled 11060 (CUgraphExec hGraphExec, CUgraphNode hNode,
             unsigned int *isEnabled)"""),
     fn("cuGraphUpload", Cls.ALLOC, Gate.MEM_ALLOC, """
-        cuGraphUpload 11010 ptsz=11010 (CUgraphExec hGraph, CUstream hStream)"""),
+        cuGraphUpload 11010 ptsz=11010 (CUgraphExec hGraph, CUstream hStream)""",
+        charge=Charge.GRAPH),
     fn("cuGraphLaunch", Cls.LAUNCH, Gate.GRAPH_LAUNCH, """
         cuGraphLaunch 10000 ptsz=10000 (CUgraphExec hGraph, CUstream hStream)"""),
     fn("cuGraphExecDestroy", Cls.FREE, Gate.MEM_FREE, """
@@ -242,7 +248,8 @@ ROWS: tuple[Function, ...] = (
             CUgraphNodeParams *nodeParams)
         cuGraphAddNode_v2 12030 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
-            size_t numDependencies, CUgraphNodeParams *nodeParams)"""),
+            size_t numDependencies, CUgraphNodeParams *nodeParams)""",
+        charge=Charge.GRAPH),
     fn("cuGraphNodeSetParams", Cls.OTHER, Gate.NONE, """
         cuGraphNodeSetParams 12020 (CUgraphNode hNode, CUgraphNodeParams *nodeParams)"""),
     fn("cuGraphExecNodeSetParams", Cls.OTHER, Gate.NONE, """
@@ -255,5 +262,6 @@ ROWS: tuple[Function, ...] = (
         cuGraphInstantiate 10000 (CUgraphExec *phGraphExec, CUgraph hGraph,
             CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
         cuGraphInstantiate_v2 11000 (CUgraphExec *phGraphExec, CUgraph hGraph,
-            CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)"""),
+            CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)""",
+        charge=Charge.GRAPH),
 )

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuMemFreeAsync", Cls.FREE, Gate.MEM_FREE, """
         cuMemFreeAsync 11020 ptsz=11020 (CUdeviceptr dptr, CUstream hStream)"""),
     fn("cuMemAllocAsync", Cls.ALLOC, Gate.MEM_ALLOC, """
-        cuMemAllocAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize, CUstream hStream)"""),
+        cuMemAllocAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize, CUstream hStream)""",
+        charge=Charge.POOL),
     fn("cuMemPoolTrimTo", Cls.FREE, Gate.MEM_FREE, """
         cuMemPoolTrimTo 11020 (CUmemoryPool pool, size_t minBytesToKeep)"""),
     fn("cuMemPoolSetAttribute", Cls.OTHER, Gate.TRACK, """
@@ -23,7 +24,9 @@ ROWS: tuple[Function, ...] = (
         cuMemPoolGetAccess 11020 (CUmemAccess_flags *flags, CUmemoryPool memPool,
             CUmemLocation *location)"""),
     fn("cuMemPoolCreate", Cls.ALLOC, Gate.TRACK, """
-        cuMemPoolCreate 11020 (CUmemoryPool *pool, const CUmemPoolProps *poolProps)"""),
+        cuMemPoolCreate 11020 (CUmemoryPool *pool, const CUmemPoolProps *poolProps)""",
+        charge=Charge.NOTHING,
+        why="a pool takes nothing until it is allocated from"),
     fn("cuMemPoolDestroy", Cls.FREE, Gate.MEM_FREE, """
         cuMemPoolDestroy 11020 (CUmemoryPool pool)"""),
     fn("cuMemGetDefaultMemPool", Cls.QUERY, Gate.TRACK, """
@@ -37,16 +40,21 @@ ROWS: tuple[Function, ...] = (
             CUmemoryPool pool)"""),
     fn("cuMemAllocFromPoolAsync", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemAllocFromPoolAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize,
-            CUmemoryPool pool, CUstream hStream)"""),
+            CUmemoryPool pool, CUstream hStream)""",
+        charge=Charge.POOL),
     fn("cuMemPoolExportToShareableHandle", Cls.OTHER, Gate.NONE, """
         cuMemPoolExportToShareableHandle 11020 (void *handle_out, CUmemoryPool pool,
             CUmemAllocationHandleType handleType, unsigned long long flags)"""),
     fn("cuMemPoolImportFromShareableHandle", Cls.ALLOC, Gate.TRACK, """
         cuMemPoolImportFromShareableHandle 11020 (CUmemoryPool *pool_out, void *handle,
-            CUmemAllocationHandleType handleType, unsigned long long flags)"""),
+            CUmemAllocationHandleType handleType, unsigned long long flags)""",
+        charge=Charge.MAPPING,
+        why="memory of the exporter's pool, charged to the exporter"),
     fn("cuMemPoolExportPointer", Cls.OTHER, Gate.NONE, """
         cuMemPoolExportPointer 11020 (CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr)"""),
-    fn("cuMemPoolImportPointer", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemPoolImportPointer", Cls.ALLOC, Gate.NONE, """
         cuMemPoolImportPointer 11020 (CUdeviceptr *ptr_out, CUmemoryPool pool,
-            CUmemPoolPtrExportData *shareData)"""),
+            CUmemPoolPtrExportData *shareData)""",
+        charge=Charge.MAPPING,
+        why="memory of the exporter's pool, charged to the exporter"),
 )

@@ -48,6 +48,8 @@
 
 /* Lease granule: what a driver hands out physically. Leases are multiples of it. */
 #define HARP_GRANULE_BYTES (2ull << 20)
+/* Unit of leases of class HOST, which are no part of any device. */
+#define HARP_PAGE_BYTES 4096ull
 
 enum harp_op {
     /* --- client -> arbiter ------------------------------------------------------------------ */
@@ -96,7 +98,8 @@ enum harp_op {
                       * schedules (0, 1: all work goes by lane 0), epoch, client, text=tenant */
     HARP_DEVICE,     /* dev, uuid, limit_bytes (0: none), capacity_bytes, b=share ppm (0:
                       * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
-                      * keep, overhead_bytes=expected context overhead, d=enum harp_class.
+                      * keep, overhead_bytes=expected context overhead, d=enum harp_class,
+                      * free_bytes=quota of pinned host memory (0: none).
                       * Only devices the tenant has a grant for (SET_TENANT) are announced; on
                       * another one everything is refused. Sent again whenever something changes
                       * or is granted later. */
@@ -126,9 +129,10 @@ enum harp_op {
                            * SCM_RIGHTS. Known id: EEXIST, unless uid and name are the same: then the
                            * new socket replaces the old one and clients stay */
     HARP_SET_TENANT,      /* seq, tenant, dev, limit_bytes, b=share ppm, c=limit ppm,
-                           * d=class(HARP_CLASS_*), a=flags(HARP_GRANT_*); before or after the
-                           * first client. Makes the device visible to the tenant, even with all
-                           * limits 0. In force within one quantum */
+                           * d=class(HARP_CLASS_*), a=flags(HARP_GRANT_*), free_bytes=quota of
+                           * pinned host memory, all devices together (0: none, the last one said
+                           * holds); before or after the first client. Makes the device visible to the
+                           * tenant, even with all limits 0. In force within one quantum */
     HARP_DEL_TENANT,      /* seq, tenant: clients are disconnected, leases drain */
     HARP_DRAINED,         /* seq, client, dev (HARP_ALL_DEVICES: all of them): the device no longer
                            * lists the dead client's pid. Unknown or gone client: OK all the same */
@@ -161,7 +165,9 @@ enum harp_op {
                        * (class DEVICE, live), bytes (class DEVICE that drains), overhead_bytes,
                        * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=1 wants now, denials,
                        * estimated_ns (of used_ns, what was not measured: sampled while alone, or
-                       * split among tenants whose gates were open together) */
+                       * split among tenants whose gates were open together), capacity_bytes=quota
+                       * of pinned host memory, free_bytes=what is pinned (the whole tenant's, the
+                       * same in each of its rows) */
     HARP_SNAP_CLIENT, /* client, tenant, uid, pid (as the arbiter sees it), b=pid as it sees itself,
                        * a=kind, d=enum harp_client_state, text=program */
     HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes, overhead_bytes (leased and corrected),
@@ -177,7 +183,9 @@ enum harp_kind { HARP_KIND_CUDA = 1, HARP_KIND_NULL = 2 };
 enum harp_mem_class {
     HARP_MEM_DEVICE = 0,   /* against the tenant's limit and the device's capacity */
     HARP_MEM_OVERHEAD = 1, /* contexts and code: against the capacity alone */
-    HARP_MEM_CLASSES = 2,
+    HARP_MEM_HOST = 2,     /* pinned host memory: against the tenant's own quota, on no device;
+                            * multiples of HARP_PAGE_BYTES, dev = any that is granted */
+    HARP_MEM_CLASSES = 3,
 };
 
 enum harp_deny {

@@ -108,6 +108,7 @@ static void set_tenant(struct harp_core *k, const struct harp_msg *m)
     struct use *u = &t->use[m->dev];
     u->granted = 1;
     u->limit = m->limit_bytes;
+    t->host_quota = m->free_bytes;
     k->device[m->dev].unsettled = 1;
     time_set(k, (uint32_t)(t - k->tenant), m->dev, m->b, m->c == HARP_PPM ? 0 : m->c, m->d,
              (m->a & HARP_GRANT_NO_GANG) != 0);
@@ -207,7 +208,9 @@ static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
                          .wait_ns = a->wait_ns + (a->wait_since ? k->now - a->wait_since : 0),
                          .estimated_ns = a->estimated_ns,
                          .launches = u->launches,
-                         .denials = u->denials};
+                         .denials = u->denials,
+                         .capacity_bytes = t->host_quota,
+                         .free_bytes = t->host};
     core_emit(k, HARP_ACT_REPLY, 0, &r);
 }
 

@@ -36,6 +36,9 @@ static const char *check_tenant(const struct harp_core *k, uint32_t t)
     }
     if (clients != k->tenant[t].clients || live != k->tenant[t].live)
         return "tenant's number of clients";
+    const char *broken = host_check(k, &k->tenant[t]);
+    if (broken != NULL)
+        return broken;
     return waiting == k->tenant[t].waiting ? NULL : "tenant's number of requests";
 }
 

@@ -295,6 +295,8 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
 void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *m)
 {
     struct harp_msg answer = {.op = HARP_MEM_STATE, .dev = m->dev, .seq = m->seq};
+    if (host_message(k, c, m))
+        return;
     switch (m->op) {
     case HARP_LEASE_MEM:
         lease(k, c, m);
@@ -338,6 +340,7 @@ static void drop_requests(struct harp_core *k, const struct client *c, struct de
 
 void mem_dead(struct harp_core *k, struct client *c)
 {
+    host_dead(k, c);
     for (uint32_t dev = 0; dev < k->n_devices; dev++) {
         struct device *d = &k->device[dev];
         struct use *u = &k->tenant[c->tenant].use[dev];

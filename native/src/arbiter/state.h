@@ -46,6 +46,7 @@ struct client {
     uint8_t version;   /* of the protocol, that is spoken with it */
     uint8_t odd;       /* said something we do not know; that is logged once */
     uint64_t dead_ns;
+    uint64_t host; /* pinned host memory */
     char program[HARP_NAME_BYTES];
     struct hold hold[HARP_MAX_DEVICES];
 };
@@ -73,9 +74,10 @@ struct tenant {
     uint32_t uid;
     int32_t first; /* client list */
     uint32_t clients, live;
-    uint32_t waiting; /* unanswered LEASE_MEM of all its clients */
-    int32_t gang;     /* device whose turn the other devices follow; -1: none */
-    uint8_t deleted;  /* goes when its last client has drained */
+    uint32_t waiting;          /* unanswered LEASE_MEM of all its clients */
+    int32_t gang;              /* device whose turn the other devices follow; -1: none */
+    uint8_t deleted;           /* goes when its last client has drained */
+    uint64_t host, host_quota; /* pinned host memory: sum over live clients; 0: no quota */
     char name[HARP_NAME_BYTES];
     struct use use[HARP_MAX_DEVICES];
 };
@@ -163,6 +165,10 @@ int expect(struct harp_core *k, struct tenant *t, const struct harp_msg *m, uint
 void expect_back(struct harp_core *k, struct client *c);
 uint64_t expect_claim(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes);
 void expect_done(struct harp_core *k, struct client *c);
+/* host.c */
+int host_message(struct harp_core *k, struct client *c, const struct harp_msg *m); /* 1: its own */
+void host_dead(struct harp_core *k, struct client *c);
+const char *host_check(const struct harp_core *k, const struct tenant *t);
 
 /* recall.c */
 int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark, int foreign);

@@ -155,10 +155,11 @@ void harp_overdrawn(int dev, uint64_t bytes)
 static uint64_t unused(int dev, uint32_t cls, uint64_t bytes)
 {
     uint64_t keep = cls == HARP_MEM_DEVICE ? harp_session_slack(dev) : 0;
+    uint64_t unit = cls == HARP_MEM_HOST ? HARP_PAGE_BYTES : HARP_GRANULE_BYTES;
     struct account *a = &m.account[dev][cls];
     a->used -= bytes;
     uint64_t slack = slack_of(a);
-    uint64_t back = slack > keep ? (slack - keep) & ~(HARP_GRANULE_BYTES - 1) : 0;
+    uint64_t back = slack > keep ? (slack - keep) & ~(unit - 1) : 0;
     a->leased -= back;
     return back;
 }
@@ -259,11 +260,17 @@ void harp_memory_forked(void)
 
 CUresult harp_handle_made(uint64_t key, uint64_t owner, int dev, uint64_t charged)
 {
+    return harp_handle_made_of(HARP_MEM_DEVICE, key, owner, dev, charged);
+}
+
+CUresult harp_handle_made_of(uint32_t cls, uint64_t key, uint64_t owner, int dev, uint64_t charged)
+{
     struct harp_ledger *l = harp_ledger_lock();
     struct harp_block *b = harp_map_add(&l->handles, key);
     if (b != NULL) {
         b->owner = owner;
         b->dev = dev;
+        b->cls = cls;
         b->charged += charged;
         b->refs = 1;
     }
@@ -290,12 +297,23 @@ struct harp_drop harp_handle_drop(uint64_t key)
         drop.charged = b->charged;
         drop.owner = b->owner;
         drop.dev = b->dev;
+        drop.cls = b->cls;
         drop.last = --b->refs == 0;
         if (drop.last)
             harp_map_remove(&l->handles, b);
     }
     harp_ledger_unlock();
     return drop;
+}
+
+static void un_charge(const struct harp_drop *drop)
+{
+    if (drop->cls == HARP_PACKED)
+        harp_packed_unlease((CUcontext)(uintptr_t)drop->owner, drop->dev, drop->charged);
+    else if (drop->cls == HARP_KEEPER)
+        harp_keeper_gone(drop->owner);
+    else
+        harp_unlease(drop->dev, drop->cls, drop->charged);
 }
 
 void harp_handle_dropped(const struct harp_drop *drop, bool freed)
@@ -305,9 +323,9 @@ void harp_handle_dropped(const struct harp_drop *drop, bool freed)
     if (!freed && !drop->last)
         harp_handle_ref(drop->key);
     else if (!freed)
-        harp_handle_made(drop->key, drop->owner, drop->dev, drop->charged);
+        harp_handle_made_of(drop->cls, drop->key, drop->owner, drop->dev, drop->charged);
     else if (drop->last)
-        harp_unlease(drop->dev, HARP_MEM_DEVICE, drop->charged);
+        un_charge(drop);
 }
 
 void harp_memory_owner_gone(uint64_t owner)

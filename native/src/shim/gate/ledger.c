@@ -251,7 +251,7 @@ bool harp_ledger_drop(struct harp_ledger *l, uint64_t owner, int *dev, uint64_t 
             continue;
         harp_map_remove(&l->handles, &l->handles.at[i]);
         *dev = b.dev;
-        *freed = b.charged;
+        *freed = b.cls == HARP_MEM_DEVICE ? b.charged : 0; /* of others the account goes itself */
         return true;
     }
     return false;

@@ -34,6 +34,8 @@ unsigned harp_session_lanes(void);
 bool harp_session_own(void);
 /* Index of the device with this uuid, -1 if this tenant has no grant for it. Needs `ready`. */
 int harp_session_device(const uint8_t uuid[16]);
+/* Index of some device that is granted, -1: none. For what is on no device. */
+int harp_session_any(void);
 /* A copy of what is known of device `dev`. */
 struct harp_device harp_session_about(int dev);
 /* The most unused lease that may be kept there. Takes no lock. */
@@ -60,6 +62,10 @@ void harp_memory_granted(const struct harp_msg *msg, bool asked);
 uint64_t harp_memory_recall(int dev, uint64_t bytes);
 uint64_t harp_memory_leased(int dev, uint32_t cls);
 void harp_memory_forked(void);
+void harp_host_forked(void);
+void harp_packed_forked(void);
+void harp_code_forked(void);
+void harp_limit_forked(void);
 void harp_time_open_gate(const struct harp_msg *msg);
 void harp_time_close_gate(const struct harp_msg *msg);
 void harp_time_connection(bool up, unsigned lanes);
