@@ -114,9 +114,16 @@ static uint64_t slack_of(const struct account *a)
 CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes)
 {
     CUresult r = harp_lease_once(dev, cls, bytes);
-    if (r == CUDA_SUCCESS || dev < 0 || !harp_session_live() || harp_pools_trim(dev) == 0)
+    if (r == CUDA_SUCCESS || dev < 0 || cls == HARP_MEM_HOST || !harp_session_live() ||
+        harp_pools_trim(dev) == 0)
         return r;
     return harp_lease_once(dev, cls, bytes);
+}
+
+/* An arbiter of version 1 knows two classes: of the others we only count, and tell the next. */
+static bool untold_of(uint32_t cls)
+{
+    return cls > HARP_MEM_OVERHEAD && harp_session_live() && harp_session_version() < 2;
 }
 
 CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes)
@@ -129,9 +136,13 @@ CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes)
     pthread_mutex_lock(&m.lock);
     a->used += bytes;
     uint64_t missing = a->used > a->leased + a->asked ? a->used - a->leased - a->asked : 0;
-    a->asked += missing;
+    bool untold = untold_of(cls);
+    if (untold)
+        a->leased += missing;
+    else
+        a->asked += missing;
     pthread_mutex_unlock(&m.lock);
-    if (missing == 0)
+    if (missing == 0 || untold)
         return CUDA_SUCCESS;
     struct harp_msg msg = {
         .op = HARP_LEASE_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = missing};
@@ -167,7 +178,7 @@ static uint64_t unused(int dev, uint32_t cls, uint64_t bytes)
 static void give_back(int dev, uint32_t cls, uint64_t bytes)
 {
     struct harp_msg msg = {.op = HARP_RETURN_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = bytes};
-    if (bytes != 0)
+    if (bytes != 0 && !untold_of(cls))
         harp_session_tell(&msg);
 }
 

@@ -58,6 +58,11 @@ void harp_session_check_fork(void)
     s->pid = pid;
 }
 
+uint32_t harp_session_version(void)
+{
+    return __atomic_load_n(&s->version, __ATOMIC_RELAXED);
+}
+
 /* --- sending --------------------------------------------------------------------------------- */
 
 /* `dev` is the arbiter's number already. */

@@ -27,6 +27,7 @@ uint64_t harp_now_ns(void);
 
 /* Connects if need be, waiting at most HARP_MEM_WAIT_NS. False: nobody there. */
 bool harp_session_ready(void);
+uint32_t harp_session_version(void); /* of the protocol, that the arbiter here speaks */
 bool harp_session_live(void);
 /* Time lanes that the arbiter schedules: 1 or 2. */
 unsigned harp_session_lanes(void);
