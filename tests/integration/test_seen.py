@@ -85,8 +85,10 @@ def test_every_road_says_the_same_at_random_steps_of_two_processes(soft: World) 
             case _:
                 said = actor.do("info")
         assert said["code"] in (0, 2)
+        pools = said["pool"] + other.do("info")["pool"]
         numbers = agree(said, other.do("info"), watcher.do("info"))
         assert numbers == told(soft, "t")
+        assert pools <= numbers[1]
     assert any(grown.values())
 
 
