@@ -179,3 +179,24 @@ def test_a_forked_child_that_only_looks_holds_no_session(soft: World) -> None:
     assert parent.stdin
     parent.stdin.close()
     assert parent.wait(20) == 0
+
+
+SIZES = """
+import ctypes as C, sys
+cuda, size = C.CDLL("libcuda.so.1"), C.c_size_t()
+assert cuda.cuInit(0) == 0
+for device in (0, 1):
+    assert cuda.cuDeviceTotalMem_v2(C.byref(size), device) == 0
+    print(size.value >> 20, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_look_at_a_device_of_others_begins_no_session(native_dir: Path) -> None:
+    with soft_world(native_dir, devices="tiny,tiny") as world:
+        world.devices = world.devices[:1]
+        world.tenant("t", mem=LIMIT)
+        looker = world.start("t", sys.executable, "-c", SIZES)
+        assert looker.stdout
+        assert [looker.stdout.readline() for _ in range(2)] == ["256\n", "1024\n"]
+        assert world.clients() == []
