@@ -76,6 +76,7 @@ class Device:
     overhead_source: str  #: "measured", "cached" (measured before), "seen" of clients or "default"
     driver_version: str
     overhead_seen: int = 0  #: real clients that overhead_bytes was compared with, the last ones
+    unlisted_bytes: int = 0  #: of overhead_bytes, what NVML does not list under a process's pid
 
 
 @dataclass(frozen=True, slots=True)

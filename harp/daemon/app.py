@@ -173,15 +173,16 @@ async def _devices(
         cost = store.context_cost(one.name, driver)
         source = "cached" if cost is not None and cost.source == "measured" else "seen"
         if cost is None:
-            measured, problem = await measure_overhead(found.nvml, found.cuda_path, one.uuid, env)
-            cost, source = ContextCost(measured, "measured"), "measured"
-            if problem:
+            probe = await measure_overhead(found.nvml, found.cuda_path, one.uuid, env)
+            source = "measured"
+            cost = ContextCost(probe.cost_bytes, source, unlisted_bytes=probe.unlisted_bytes)
+            if probe.problem:
                 source = "default"
                 cost = ContextCost(config.device.overhead_bytes, source)
                 _log.warning(
                     "overhead_not_measured",
                     gpu=one.index,
-                    reason=problem,
+                    reason=probe.problem,
                     taken_bytes=cost.size_bytes,
                 )
             else:
@@ -197,6 +198,7 @@ async def _devices(
                 overhead_source=source,
                 driver_version=driver,
                 overhead_seen=len(cost.seen),
+                unlisted_bytes=cost.unlisted_bytes,
             )
         )
     return devices

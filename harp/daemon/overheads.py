@@ -40,7 +40,7 @@ class Reading:
 
     client_id: int
     device_uuid: str
-    physical_bytes: int  #: held by its process, as NVML says
+    physical_bytes: int  #: held by its process: what NVML lists and what it does not
     leased_bytes: int  #: leased for memory; the most of before and after NVML was asked
     context_bytes: int  #: leased for contexts
     extra_bytes: int  #: what the arbiter charges beyond the leases now
@@ -147,6 +147,7 @@ class ContextCost:
     size_bytes: int
     source: str  #: "measured" by a probe, "seen" of real clients, "default"
     seen: tuple[int, ...] = ()  #: what the last clients' cost, oldest first
+    unlisted_bytes: int = 0  #: of size_bytes, what NVML does not list under a process's pid
 
 
 def learn(cost: ContextCost, seen_bytes: int) -> ContextCost:

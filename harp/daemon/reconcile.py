@@ -102,7 +102,7 @@ class Reconciler:
                 yield Reading(
                     client_id=client.client_id,
                     device_uuid=uuid,
-                    physical_bytes=physical,
+                    physical_bytes=physical + self.devices[uuid].unlisted_bytes,
                     leased_bytes=max(was.leased_bytes, now.leased_bytes),
                     context_bytes=now.context_bytes,
                     extra_bytes=now.extra_bytes,

@@ -37,6 +37,7 @@ _MIGRATIONS = (
         "ALTER TABLE tenant ADD COLUMN host_bytes INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE overhead ADD COLUMN source TEXT NOT NULL DEFAULT 'measured'",
         "ALTER TABLE overhead ADD COLUMN seen TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE overhead ADD COLUMN unlisted INTEGER NOT NULL DEFAULT 0",
     ),
 )
 
@@ -117,7 +118,7 @@ class Store:
         if row is None:
             return None
         seen = tuple(int(word) for word in row["seen"].split(",") if word)
-        return ContextCost(row["bytes"], row["source"], seen)
+        return ContextCost(row["bytes"], row["source"], seen, row["unlisted"])
 
     def put_context_cost(self, model: str, driver: str, cost: ContextCost) -> None:
         """Write a cost, new or refined."""
@@ -129,6 +130,7 @@ class Store:
                 "bytes": cost.size_bytes,
                 "source": cost.source,
                 "seen": ",".join(map(str, cost.seen)),
+                "unlisted": cost.unlisted_bytes,
             },
         )
 

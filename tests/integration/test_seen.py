@@ -85,8 +85,10 @@ def test_every_road_says_the_same_at_random_steps_of_two_processes(soft: World) 
             case _:
                 said = actor.do("info")
         assert said["code"] in (0, 2)
+        pools = said["pool"] + other.do("info")["pool"]
         numbers = agree(said, other.do("info"), watcher.do("info"))
         assert numbers == told(soft, "t")
+        assert pools <= numbers[1]
     assert any(grown.values())
 
 
@@ -150,3 +152,51 @@ def test_processes_are_the_tenants_own_and_their_bytes_make_the_used_memory(soft
         assert said["engines"] == sorted([one.pid, two.pid])
     assert stranger.do("info")["processes"] == {str(stranger.pid): 8 * MIB}
     assert stranger.do("info")["engines"] == [stranger.pid]
+
+
+FORKED = """
+import ctypes as C, os, sys
+import pynvml
+cuda, ctx, total = C.CDLL("libcuda.so.1"), C.c_void_p(), C.c_size_t()
+assert cuda.cuInit(0) == 0 and cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0) == 0
+pynvml.nvmlInit()
+handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+if os.fork() == 0:
+    seen = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    print(seen.total >> 20, seen.free >> 20, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_forked_child_that_only_looks_holds_no_session(soft: World) -> None:
+    """Workers that load data are forked from a process that has a context, and live long."""
+    parent = soft.start("t", sys.executable, "-c", FORKED)
+    assert parent.stdout
+    assert parent.stdout.readline() == "256 256\n"
+    assert [c.pid for c in soft.clients()] == [parent.pid]
+    assert parent.stdin
+    parent.stdin.close()
+    assert parent.wait(20) == 0
+
+
+SIZES = """
+import ctypes as C, sys
+cuda, size = C.CDLL("libcuda.so.1"), C.c_size_t()
+assert cuda.cuInit(0) == 0
+for device in (0, 1):
+    assert cuda.cuDeviceTotalMem_v2(C.byref(size), device) == 0
+    print(size.value >> 20, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_look_at_a_device_of_others_begins_no_session(native_dir: Path) -> None:
+    with soft_world(native_dir, devices="tiny,tiny") as world:
+        world.devices = world.devices[:1]
+        world.tenant("t", mem=LIMIT)
+        looker = world.start("t", sys.executable, "-c", SIZES)
+        assert looker.stdout
+        assert [looker.stdout.readline() for _ in range(2)] == ["256\n", "1024\n"]
+        assert world.clients() == []

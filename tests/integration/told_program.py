@@ -29,6 +29,7 @@ ret;
 }}
 """
 MALLOC_HEAP_SIZE = 2
+RESERVED_MEM_CURRENT = 5
 FORMAT_UNSIGNED_INT8 = 1
 PINNED, DEVICE = 1, 1
 ATTACH_GLOBAL = 1
@@ -196,7 +197,17 @@ class Program:
             assert code == 0
             said["cuda"] = [free.value, total.value - free.value, total.value]
             said["total"] = size.value
+            said["pool"] = self.reserved()
         return said
+
+    def reserved(self) -> int:
+        """What the device's own pool says it has."""
+        pool, value = c.c_void_p(), c.c_uint64()
+        code = self.cuda.cuDeviceGetDefaultMemPool(
+            c.byref(pool), 0
+        ) or self.cuda.cuMemPoolGetAttribute(pool, RESERVED_MEM_CURRENT, c.byref(value))
+        assert code == 0
+        return value.value
 
     def engines(self) -> list[int]:
         """Pids whose use of the engines is told."""

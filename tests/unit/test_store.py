@@ -98,11 +98,11 @@ def test_costs_of_contexts_are_kept_by_model_and_driver(tmp_path: Path) -> None:
     path = tmp_path / "harpd.db"
     store = Store(path)
     store.put_context_cost("H100", "580.1", ContextCost(5, "measured"))
-    store.put_context_cost("H100", "580.1", ContextCost(6, "seen", (7, 6)))
+    store.put_context_cost("H100", "580.1", ContextCost(6, "seen", (7, 6), 2))
     store.put_context_cost("T4", "580.1", ContextCost(3, "measured"))
     store.close()
     store = Store(path)
-    assert store.context_cost("H100", "580.1") == ContextCost(6, "seen", (7, 6))
+    assert store.context_cost("H100", "580.1") == ContextCost(6, "seen", (7, 6), 2)
     assert store.context_cost("T4", "580.1") == ContextCost(3, "measured")
     assert store.context_cost("H100", "580.2") is None
     store.close()

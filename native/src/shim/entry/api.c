@@ -7,7 +7,7 @@ static int memory(const uint8_t uuid[16], uint64_t *free, uint64_t *total,
                   struct harp_shim_memory *out)
 {
     struct harp_msg state;
-    if (harp_view(uuid, &state) != 0)
+    if (harp_view(uuid, &state) != 0 || state.capacity_bytes == 0)
         return -1;
     out->limit_bytes = state.limit_bytes;
     out->overhead_bytes = state.overhead_bytes;

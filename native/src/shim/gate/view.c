@@ -47,10 +47,11 @@ int harp_view(const uint8_t uuid[16], struct harp_msg *state)
     bool ok = !(harp_session_own() && harp_session_live()) && look(uuid, state);
     if (!ok && harp_session_ready()) { /* also an arbiter that knows no looks */
         int dev = harp_session_device(uuid);
-        ok = dev >= 0 && ask(dev, state);
+        *state = (struct harp_msg){.op = HARP_MEM_STATE};
+        ok = dev < 0 || ask(dev, state);
     }
     errno = saved;
-    return ok && state->capacity_bytes != 0 ? 0 : -1;
+    return ok ? 0 : -1;
 }
 
 /* Without an answer: the limit as it was last said, and what is leased and unused here. */

@@ -13,8 +13,8 @@
 
 /* The arbiter's MEM_STATE of the device with this uuid. Own unused lease is given back first, so
  * that it counts as free for whoever asks. A process that uses no device asks on a connection of
- * the question's own, and keeps neither that nor a thread. -1: not this tenant's device, or nobody
- * to ask. */
+ * the question's own, and keeps neither that nor a thread. A device that is not this tenant's: all
+ * 0. -1: nobody to ask. */
 int harp_view(const uint8_t uuid[16], struct harp_msg *state);
 
 /* The sizes that the driver or NVML says, as the tenant shall see them. */
