@@ -355,5 +355,8 @@ def main() -> None:
     for key, value in {"HARP_SOFT_DEVICES": found.devices, **found.env}.items():
         if value or key in found.env:
             os.environ.setdefault(key, value)
-    found.body(Driver())
+    driver = Driver()
+    if "apart" not in names_in(found.body.__code__):
+        assert driver.ctx.value  # it is there from the beginning
+    found.body(driver)
     print("passed")
