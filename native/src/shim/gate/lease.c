@@ -107,8 +107,11 @@ CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes)
     if (dev < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     struct account *a = &m.account[dev][cls];
+    bool counts = harp_session_counts(cls);
     pthread_mutex_lock(&m.lock);
     a->used += bytes;
+    if (!counts) /* counted here alone, and said when a newer arbiter comes */
+        a->leased = a->used > a->leased ? a->used : a->leased;
     uint64_t missing = a->used > a->leased + a->asked ? a->used - a->leased - a->asked : 0;
     a->asked += missing;
     pthread_mutex_unlock(&m.lock);
@@ -145,7 +148,7 @@ void harp_unlease(int dev, uint32_t cls, uint64_t bytes)
     uint64_t back = slack > keep ? (slack - keep) & ~(unit - 1) : 0;
     a->leased -= back;
     pthread_mutex_unlock(&m.lock);
-    if (back == 0)
+    if (back == 0 || !harp_session_counts(cls))
         return;
     struct harp_msg msg = {.op = HARP_RETURN_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = back};
     harp_session_tell(&msg);

@@ -25,7 +25,7 @@ struct harp_session_state {
     int fd;
     int pid; /* whose connection it is: a forked child starts again */
     bool ever, thread;
-    unsigned lanes;
+    unsigned lanes, classes;
     int wake;
     uint32_t seq;
     uint64_t failed_ns; /* when connecting last failed */
