@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
 import textwrap
@@ -10,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shim_world import MIB, World, soft_world
+from shim_world import MIB, ROOT, World, compile_c, soft_world
+from test_shim_protocol import client
+
+from harp.lease_wire import MemClass, Msg, Op
 
 PAGE = 4096
 PRELUDE = """
@@ -191,3 +195,43 @@ def test_an_arbiter_that_comes_back_hears_what_is_pinned(machine: World) -> None
     child.stdin.write("\n")
     child.stdin.flush()
     assert child.wait(20) == 0
+
+
+def test_an_older_arbiter_is_not_asked_and_a_newer_one_hears_of_it(
+    native_dir: Path, tmp_path: Path
+) -> None:
+    fake = tmp_path / "fake-memory"
+    fake.mkdir()
+    options = ("-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic")
+    source = ROOT / "tests" / "native" / "shim_fake_memory.c"
+    real = compile_c(source, fake / "libcuda.so.1", *options)
+    body = program("""
+        assert pin(9 * PAGE)[0] == 0
+        status, p = pin(5)
+        assert status == 0
+        unpin(p)
+        say("pinned")
+        assert pin(2 * PAGE)[0] == 0
+        say("more")
+    """)
+    with client(native_dir, tmp_path, sys.executable, "-c", body, HARP_CUDA_REAL=str(real)) as made:
+        old = made.arbiter()
+        assert made.process.stdout is not None
+        asked = []
+        while not select.select([made.process.stdout], [], [], 0)[0]:
+            if select.select([old.link], [], [], 0.05)[0]:
+                msg = Msg.unpack(old.link.recv(4096))
+                if msg.op == Op.LEASE_MEM:
+                    old.say(
+                        op=Op.MEM_GRANT, seq=msg.seq, cls=msg.cls, amount_bytes=msg.amount_bytes
+                    )
+                asked.append((msg.op, msg.cls))
+        assert MemClass.HOST not in {cls for _, cls in asked}
+        old.link.close()
+        new = made.arbiter(classes=3)
+        adopted = new.until(Op.ADOPT_MEM, cls=MemClass.HOST)
+        assert adopted.amount_bytes == 9 * PAGE
+        made.go()
+        new.link.settimeout(20)
+        leased = new.lease(MemClass.HOST)
+        assert leased == 2 * PAGE

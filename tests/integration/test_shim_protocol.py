@@ -28,11 +28,13 @@ QUANTUM_NS = 5_000_000
 class Script:
     """The arbiter's end of one client's connection; grants all memory."""
 
-    def __init__(self, listener: socket.socket, *, lanes: int = 0, devices: int = 1) -> None:
+    def __init__(
+        self, listener: socket.socket, *, lanes: int = 0, devices: int = 1, classes: int = 0
+    ) -> None:
         listener.settimeout(20)
         self.link, _ = listener.accept()
         assert Msg.unpack(self.link.recv(4096)).op == Op.HELLO
-        self.say(op=Op.WELCOME, a=devices, b=lanes, client=1, text="t")
+        self.say(op=Op.WELCOME, a=devices, b=lanes, c=classes, client=1, text="t")
         for dev in range(devices):
             uuid = UUID[:-1] + str(dev + 1).encode()
             self.say(
@@ -65,6 +67,15 @@ class Script:
                 return msg
         return None
 
+    def lease(self, cls: int) -> int:
+        """Grants memory until some of that class is asked for; how much of it."""
+        while True:
+            msg = Msg.unpack(self.link.recv(4096))
+            if msg.op == Op.LEASE_MEM:
+                self.say(op=Op.MEM_GRANT, seq=msg.seq, cls=msg.cls, amount_bytes=msg.amount_bytes)
+                if msg.cls == cls:
+                    return msg.amount_bytes
+
     def until(self, op: Op, **fields: int) -> Msg:
         """Reads on until `op` with these values."""
         end = time.monotonic() + 20  # a client that wants says so again each second
@@ -84,9 +95,9 @@ class Client:
     log: Path
     scripts: list[Script] = field(default_factory=list)
 
-    def arbiter(self, *, lanes: int = 0, devices: int = 1) -> Script:
+    def arbiter(self, *, lanes: int = 0, devices: int = 1, classes: int = 0) -> Script:
         """Takes its next connection."""
-        self.scripts.append(Script(self.listener, lanes=lanes, devices=devices))
+        self.scripts.append(Script(self.listener, lanes=lanes, devices=devices, classes=classes))
         return self.scripts[-1]
 
     def go(self) -> None:

@@ -136,3 +136,15 @@ CUresult cuGreenCtxDestroy(CUgreenCtx g)
     free(g);
     return cuDevicePrimaryCtxRelease_v2(0);
 }
+
+CUresult cuMemHostAlloc(void **p, size_t bytes, unsigned int flags)
+{
+    *p = malloc(bytes);
+    return *p != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CUresult cuMemFreeHost(void *p)
+{
+    free(p);
+    return CUDA_SUCCESS;
+}

@@ -93,23 +93,24 @@ enum harp_op {
                       * waited for no more until it says something. */
 
     /* --- arbiter -> client ------------------------------------------------------------------ */
-    HARP_WELCOME =
-        32,          /* a=number of HARP_DEVICE messages that follow, b=time lanes that the arbiter
-                      * schedules (0, 1: all work goes by lane 0), epoch, client, text=tenant */
-    HARP_DEVICE,     /* dev, uuid, limit_bytes (0: none), capacity_bytes, b=share ppm (0:
-                      * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
-                      * keep, overhead_bytes=expected context overhead, d=enum harp_class,
-                      * free_bytes=quota of pinned host memory (0: none).
-                      * Only devices the tenant has a grant for (SET_TENANT) are announced; on
-                      * another one everything is refused. Sent again whenever something changes
-                      * or is granted later. */
-    HARP_MEM_GRANT,  /* dev, seq, cls, bytes */
-    HARP_MEM_DENY,   /* dev, seq, cls, bytes=asked, a=enum harp_deny, limit_bytes, leased_bytes
-                      * (whole tenant, with what drains), capacity_bytes, free_bytes */
-    HARP_MEM_STATE,  /* dev, seq, limit_bytes, leased_bytes (whole tenant, with what drains),
-                      * capacity_bytes, free_bytes = what the tenant could still lease now,
-                      * overhead_bytes=expected context overhead. A device not granted: all 0. */
-    HARP_RECALL_MEM, /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
+    HARP_WELCOME = 32, /* a=number of HARP_DEVICE messages that follow, b=time lanes that the
+                        * arbiter schedules (0, 1: all work goes by lane 0), c=number of memory
+                        * classes that it knows (0: DEVICE and OVERHEAD; others are not to be asked
+                        * for), epoch, client, text=tenant */
+    HARP_DEVICE,       /* dev, uuid, limit_bytes (0: none), capacity_bytes, b=share ppm (0:
+                        * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
+                        * keep, overhead_bytes=expected context overhead, d=enum harp_class,
+                        * free_bytes=quota of pinned host memory (0: none).
+                        * Only devices the tenant has a grant for (SET_TENANT) are announced; on
+                        * another one everything is refused. Sent again whenever something changes
+                        * or is granted later. */
+    HARP_MEM_GRANT,    /* dev, seq, cls, bytes */
+    HARP_MEM_DENY,     /* dev, seq, cls, bytes=asked, a=enum harp_deny, limit_bytes, leased_bytes
+                        * (whole tenant, with what drains), capacity_bytes, free_bytes */
+    HARP_MEM_STATE,    /* dev, seq, limit_bytes, leased_bytes (whole tenant, with what drains),
+                        * capacity_bytes, free_bytes = what the tenant could still lease now,
+                        * overhead_bytes=expected context overhead. A device not granted: all 0. */
+    HARP_RECALL_MEM,   /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
     HARP_OPEN_GATE,  /* dev, cls=lane, epoch, quantum_ns (0: until CLOSE; else the client closes by
                       * itself so long after receipt, drains, yields; one launch is always allowed),
                       * window_ns (bound of queued predicted work, 0: none). a=1: changes

@@ -260,8 +260,11 @@ static void hello(struct harp_core *k, struct client *c, const struct harp_msg *
     t->live++;
     if (c->may_adopt && c->pid > 0)
         expect_back(k, c);
-    struct harp_msg w = {
-        .op = HARP_WELCOME, .client = c->id, .tenant = t->id, .b = HARP_TIME_LANES};
+    struct harp_msg w = {.op = HARP_WELCOME,
+                         .client = c->id,
+                         .tenant = t->id,
+                         .b = HARP_TIME_LANES,
+                         .c = HARP_MEM_CLASSES};
     for (uint32_t dev = 0; dev < k->n_devices; dev++)
         w.a += t->use[dev].granted;
     memcpy(w.text, t->name, sizeof w.text);

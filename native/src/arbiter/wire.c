@@ -43,6 +43,9 @@ int wire_narrow(uint32_t version, struct harp_msg *m)
     if (version >= 2)
         return 1;
     switch (m->op) {
+    case HARP_WELCOME: /* memory classes */
+        m->c = 0;
+        break;
     case HARP_DEVICE: /* flags, host quota */
         m->a = 0;
         m->free_bytes = 0;

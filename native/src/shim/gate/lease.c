@@ -120,12 +120,6 @@ CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes)
     return harp_lease_once(dev, cls, bytes);
 }
 
-/* An arbiter of version 1 knows two classes: of the others we only count, and tell the next. */
-static bool untold_of(uint32_t cls)
-{
-    return cls > HARP_MEM_OVERHEAD && harp_session_live() && harp_session_version() < 2;
-}
-
 CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes)
 {
     if (bytes == 0)
@@ -133,16 +127,15 @@ CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes)
     if (dev < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     struct account *a = &m.account[dev][cls];
+    bool counts = harp_session_counts(cls);
     pthread_mutex_lock(&m.lock);
     a->used += bytes;
+    if (!counts) /* counted here alone, and said when a newer arbiter comes */
+        a->leased = a->used > a->leased ? a->used : a->leased;
     uint64_t missing = a->used > a->leased + a->asked ? a->used - a->leased - a->asked : 0;
-    bool untold = untold_of(cls);
-    if (untold)
-        a->leased += missing;
-    else
-        a->asked += missing;
+    a->asked += missing;
     pthread_mutex_unlock(&m.lock);
-    if (missing == 0 || untold)
+    if (missing == 0)
         return CUDA_SUCCESS;
     struct harp_msg msg = {
         .op = HARP_LEASE_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = missing};
@@ -178,7 +171,7 @@ static uint64_t unused(int dev, uint32_t cls, uint64_t bytes)
 static void give_back(int dev, uint32_t cls, uint64_t bytes)
 {
     struct harp_msg msg = {.op = HARP_RETURN_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = bytes};
-    if (bytes != 0 && !untold_of(cls))
+    if (bytes != 0 && harp_session_counts(cls))
         harp_session_tell(&msg);
 }
 

@@ -20,6 +20,7 @@ struct harp_session_state harp_session_state = {.lock = PTHREAD_MUTEX_INITIALIZE
                                                 .send_lock = PTHREAD_MUTEX_INITIALIZER,
                                                 .fd = -1,
                                                 .lanes = 1,
+                                                .classes = HARP_MEM_OVERHEAD + 1,
                                                 .wake = -1};
 
 uint64_t harp_now_ns(void)
@@ -56,11 +57,6 @@ void harp_session_check_fork(void)
         harp_time_forked();
     }
     s->pid = pid;
-}
-
-uint32_t harp_session_version(void)
-{
-    return __atomic_load_n(&s->version, __ATOMIC_RELAXED);
 }
 
 /* --- sending --------------------------------------------------------------------------------- */
@@ -133,8 +129,7 @@ static bool device_said(int fd, const struct harp_msg *msg)
     d->overhead_bytes = msg->overhead_bytes;
     d->share_ppm = msg->b;
     d->limit_ppm = msg->c;
-    uint32_t classes = s->version >= 2 ? HARP_MEM_CLASSES : HARP_MEM_OVERHEAD + 1;
-    for (uint32_t cls = 0; fresh && cls < classes; cls++) {
+    for (uint32_t cls = 0; fresh && cls < HARP_MEM_CLASSES && harp_session_counts(cls); cls++) {
         struct harp_msg adopt = {.version = s->version,
                                  .op = HARP_ADOPT_MEM,
                                  .dev = msg->dev,
@@ -155,6 +150,8 @@ static bool handshake(int fd)
     s->odd = false;
     __atomic_store_n(&s->version, msg.version, __ATOMIC_RELAXED);
     __atomic_store_n(&s->lanes, msg.b >= HARP_TIME_LANES ? HARP_TIME_LANES : 1u, __ATOMIC_RELAXED);
+    uint32_t classes = msg.c != 0 ? msg.c : HARP_MEM_OVERHEAD + 1u;
+    __atomic_store_n(&s->classes, classes, __ATOMIC_RELAXED);
     for (size_t i = 0; i < HARP_MAX_DEVICES; i++)
         __atomic_store_n(&s->devices[i].known, false, __ATOMIC_RELAXED);
     while (count-- > 0) {
@@ -289,6 +286,11 @@ bool harp_session_own(void)
 bool harp_session_live(void)
 {
     return __atomic_load_n(&s->fd, __ATOMIC_RELAXED) >= 0;
+}
+
+bool harp_session_counts(uint32_t cls)
+{
+    return cls < __atomic_load_n(&s->classes, __ATOMIC_RELAXED);
 }
 
 unsigned harp_session_lanes(void)

@@ -27,10 +27,11 @@ uint64_t harp_now_ns(void);
 
 /* Connects if need be, waiting at most HARP_MEM_WAIT_NS. False: nobody there. */
 bool harp_session_ready(void);
-uint32_t harp_session_version(void); /* of the protocol, that the arbiter here speaks */
 bool harp_session_live(void);
 /* Time lanes that the arbiter schedules: 1 or 2. */
 unsigned harp_session_lanes(void);
+/* Whether the arbiter knows leases of that class; an older one does not know all. */
+bool harp_session_counts(uint32_t cls);
 /* Whether the connection is this process's, not one of before a fork. */
 bool harp_session_own(void);
 /* Index of the device with this uuid, -1 if this tenant has no grant for it. Needs `ready`. */

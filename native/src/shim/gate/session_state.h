@@ -27,7 +27,7 @@ struct harp_session_state {
     int pid;             /* whose connection it is: a forked child starts again */
     bool ever, thread;
     bool odd; /* the arbiter said something we do not know; that is logged once */
-    unsigned lanes;
+    unsigned lanes, classes;
     uint16_t version; /* of the protocol, on this connection */
     int wake;
     uint32_t seq;
