@@ -30,7 +30,9 @@ class Sampled:
     samples: int
     exact: int  #: samples of one moment in all processes; only they say what a group held
     longest_gap_ms: float
-    peak_bytes: Mapping[int, int]  #: {device: most at once}, of every sample
+    #: {device: most at once}, of every sample; too much where contexts come and go meanwhile, and
+    #: the sampler is kept from the processor while one does both
+    peak_bytes: Mapping[int, int]
     last_bytes: Mapping[int, int]  #: {device: in the last sample}
     group_peak_bytes: Mapping[tuple[int, int], int]  #: {(process group, device): most at once}
 

@@ -41,8 +41,7 @@ def ask(program: subprocess.Popen[str], line: object) -> str:
 def files(box: Machine) -> set[str]:
     """All there is on disk that could be HARP's, but the software GPU's own state."""
     own = [path for path in box.base.rglob("*") if box.base / "soft" not in path.parents]
-    shared = [path for path in Path("/dev/shm").glob("*") if "harp-test-" not in path.name]
-    return {str(path) for path in own + shared if "harp" in str(path)}
+    return {str(path) for path in (*own, *Path("/dev/shm").glob("harp-soft-*"))}
 
 
 def alive(box: Machine) -> set[int]:

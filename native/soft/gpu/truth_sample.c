@@ -80,7 +80,7 @@ static uint64_t contexts_mark(int n, int devices)
 }
 
 /* Memory of the devices without contexts, by their words, in `slots` read before. Where a context
- * came or went meanwhile nothing can be said. */
+ * came or went meanwhile nothing can be said; one that did both is not noticed. */
 static void look_at_devices(struct soft_state *state, int n, int devices)
 {
     uint64_t total[SOFT_MAX_DEVICES], mark = contexts_mark(n, devices);
