@@ -70,6 +70,15 @@ def test_graph_launches_in_turn_lease_nothing(world: World) -> None:
         do("cuGraphExecDestroy", graphs[0])
         do("cuGraphLaunch", graphs[1], None)
         sync()
+        do("cuDeviceGraphMemTrim", 0)
+        kept, at = graph(20 * MIB, freed=False)
+        do("cuGraphLaunch", kept, None)
+        assert raw("cuGraphLaunch", graphs[1], None) == 2  # what lives is in the way
+        do("cuMemFreeAsync", u64(at), None)
+        do("cuGraphLaunch", kept, other)                   # perhaps beside the one before
+        sync()
+        do("cuMemFree_v2", u64(at))
+        do("cuGraphLaunch", graphs[1], None)
         """,
     )
 
