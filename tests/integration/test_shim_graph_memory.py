@@ -60,8 +60,15 @@ def test_graph_launches_in_turn_lease_nothing(world: World) -> None:
         64 * MIB,
         """
         graphs = [graph(60 * MIB)[0] for _ in range(3)]
+        opened = []
+        def hold(_):
+            while not opened:
+                pass
+        held = C.CFUNCTYPE(None, ptr)(hold)
+        do("cuLaunchHostFunc", None, held, None)      # none of them is over before the next
         for i in range(60):
             do("cuGraphLaunch", graphs[i % 3], None)
+        opened.append(1)
         sync()
         other = handle("cuStreamCreate", 1)
         do("cuGraphLaunch", graphs[0], other)         # nothing runs: any stream may
