@@ -60,8 +60,15 @@ def test_graph_launches_in_turn_lease_nothing(world: World) -> None:
         64 * MIB,
         """
         graphs = [graph(60 * MIB)[0] for _ in range(3)]
+        opened = []
+        def hold(_):
+            while not opened:
+                pass
+        held = C.CFUNCTYPE(None, ptr)(hold)
+        do("cuLaunchHostFunc", None, held, None)      # none of them is over before the next
         for i in range(60):
             do("cuGraphLaunch", graphs[i % 3], None)
+        opened.append(1)
         sync()
         other = handle("cuStreamCreate", 1)
         do("cuGraphLaunch", graphs[0], other)         # nothing runs: any stream may
@@ -70,6 +77,15 @@ def test_graph_launches_in_turn_lease_nothing(world: World) -> None:
         do("cuGraphExecDestroy", graphs[0])
         do("cuGraphLaunch", graphs[1], None)
         sync()
+        do("cuDeviceGraphMemTrim", 0)
+        kept, at = graph(20 * MIB, freed=False)
+        do("cuGraphLaunch", kept, None)
+        assert raw("cuGraphLaunch", graphs[1], None) == 2  # what lives is in the way
+        do("cuMemFreeAsync", u64(at), None)
+        do("cuGraphLaunch", kept, other)                   # perhaps beside the one before
+        sync()
+        do("cuMemFree_v2", u64(at))
+        do("cuGraphLaunch", graphs[1], None)
         """,
     )
 

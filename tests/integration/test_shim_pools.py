@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,27 @@ def test_pool_trim_gives_back(world: World) -> None:
         assert free_mib() == 224
         """,
     )
+
+
+def test_what_a_pool_gives_back_unseen_is_given_back(world: World) -> None:
+    """In a copy the driver waits, and trims: nobody calls the ledger then."""
+    world.tenant("a", mem=256 * MIB)
+    body = """
+    there = linear(4096)
+    p = alloc(100 * MIB)
+    do("cuMemFreeAsync", p, None)
+    do("cuMemcpyPeer", there, ctx, u64(there.value + 2048), ctx, n(2048))
+    print("copied", flush=True)
+    sys.stdin.read()
+    """
+    process = world.start("a", sys.executable, "-c", PRELUDE + textwrap.dedent(body))
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert process.stdout.readline() == "copied\n"
+    deadline = time.monotonic() + 10
+    while world.usage("a").leased_bytes > 4 * MIB:
+        assert time.monotonic() < deadline, world.usage("a")
+        time.sleep(0.02)
 
 
 def test_oom_order(world: World) -> None:

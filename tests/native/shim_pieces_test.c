@@ -12,7 +12,7 @@
 #include "src/shim/gate/footprint.h"
 #include "src/shim/gate/pieces.h"
 
-#define SLOT    (512ull << 10)
+#define SLOT    ((uint64_t)512 << 10)
 #define UNIT    (64 * SLOT)
 #define EXTENTS 400
 #define MOST    4 /* units in an extent */

@@ -271,12 +271,11 @@ CUresult harp_hook_cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgrap
                        HARP_REAL(cuGraphInstantiateWithParams), false);
 }
 
-CUresult
-harp_hook_cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGraph,
-                                            CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
+CUresult harp_hook_cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGraph,
+                                                     CUDA_GRAPH_INSTANTIATE_PARAMS *how)
 {
-    return with_params(phGraphExec, hGraph, instantiateParams,
-                       HARP_REAL(cuGraphInstantiateWithParams_ptsz), true);
+    return with_params(phGraphExec, hGraph, how, HARP_REAL(cuGraphInstantiateWithParams_ptsz),
+                       true);
 }
 
 CUresult harp_hook_cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph,

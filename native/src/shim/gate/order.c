@@ -5,6 +5,7 @@
  */
 #include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "harp/lease.h"
 #include "src/shim/entry/entry.h"
@@ -12,8 +13,12 @@
 #include "src/shim/gate/graph_memory.h"
 #include "src/shim/gate/lease.h"
 #include "src/shim/gate/pool.h"
+#include "src/shim/gate/session.h"
+
+#define ROUND_NS 250000000ull
 
 bool harp_order_pending;
+static bool asking; /* the service thread asks pools */
 
 struct late { /* linear memory that cuMemFreeAsync was given */
     struct late *next;
@@ -234,7 +239,39 @@ void harp_order_forked(void)
 {
     pthread_mutex_init(&lock, NULL);
     linear = NULL;
-    harp_order_pending = false;
+    harp_order_pending = asking = false;
+}
+
+/* --- the service thread ------------------------------------------------------------------------
+ */
+
+/* A driver's pools also give back at waits that nobody sees: in a copy, say. So they are asked from
+ * time to time. Nothing is asked of streams here: which context is current is not the program's. */
+int64_t harp_order_round(void)
+{
+    static uint64_t next_ns;
+    uint64_t now = harp_now_ns();
+    struct harp_pool *pool = NULL;
+    bool any = false;
+    if (now < next_ns)
+        return (int64_t)(next_ns - now);
+    __atomic_store_n(&asking, true, __ATOMIC_SEQ_CST);
+    while ((pool = harp_pool_next(pool, -1)) != NULL) {
+        any = true;
+        if (pool->held != 0 && !__atomic_load_n(&harp_time_exiting, __ATOMIC_SEQ_CST))
+            harp_pool_settle(pool);
+    }
+    __atomic_store_n(&asking, false, __ATOMIC_SEQ_CST);
+    if (!any)
+        return -1;
+    next_ns = now + ROUND_NS;
+    return (int64_t)ROUND_NS;
+}
+
+void harp_order_exiting(void)
+{
+    for (int ms = 0; ms < 100 && __atomic_load_n(&asking, __ATOMIC_SEQ_CST); ms++)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
 }
 
 /* --- where the host waits ----------------------------------------------------------------------

@@ -110,6 +110,11 @@ bool harp_order_wait(struct harp_pool *pool);
 /* NULL: a context is gone, with streams of its own. */
 void harp_order_stream_gone(CUstream stream);
 
+/* On the service thread: pools are asked, and when again; -1: there are none. */
+int64_t harp_order_round(void);
+/* The driver goes soon: returns when nothing is asked of it. */
+void harp_order_exiting(void);
+
 /* --- graph_memory.c --------------------------------------------------------------------------- */
 
 /* A graph was given an allocation, by hand or by a capture. */

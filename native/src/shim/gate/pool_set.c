@@ -44,6 +44,7 @@ struct harp_pool *harp_pool_get(CUmemoryPool handle, enum harp_pool_kind kind, C
     int dev = kind == HARP_POOL_DEVICE ? harp_device_of(device) : -1;
     harp_pools_lock();
     struct harp_pool *p = handle != NULL ? find(handle) : NULL;
+    bool first = pools == NULL;
     if (p == NULL && handle != NULL && (p = calloc(1, sizeof *p)) != NULL) {
         p->handle = handle;
         p->kind = kind;
@@ -57,6 +58,8 @@ struct harp_pool *harp_pool_get(CUmemoryPool handle, enum harp_pool_kind kind, C
         p->users++;
     }
     harp_pools_unlock();
+    if (first) /* they are asked from time to time */
+        harp_session_wake();
     return p;
 }
 

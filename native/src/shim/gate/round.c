@@ -5,6 +5,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/meter.h"
+#include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 
 #define US          1000ull
@@ -218,6 +219,9 @@ int64_t harp_time_round(void)
         if (mine >= 0)
             sleep = sooner(sleep, (uint64_t)mine);
     }
+    int64_t pools = harp_order_round();
+    if (pools >= 0)
+        sleep = sooner(sleep, (uint64_t)pools);
     harp_leave();
     return sleep;
 }
