@@ -159,6 +159,8 @@ def bench(results: list[dict[str, Any]]) -> Section:
     lines += _shares(by_name["share"])
     lines += _latency(by_name["latency"])
     lines += _overhead(by_name["overhead"])
+    if "crash" in by_name:
+        lines += _crash(by_name["crash"])
     return Section("bench", "\n".join(lines) + "\n")
 
 
@@ -241,6 +243,27 @@ def _latency(r: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _crash(r: dict[str, Any]) -> list[str]:
+    found = r["result"]
+    limits = {target["figure"]: target["limit"] for target in found["targets"]}
+    figures = {
+        name: f"{found[name]:.1f} ms ({limits[name]:g})"
+        for name in ("detect_ms_p99", "regrant_ms_p99", "longest_stall_ms")
+    }
+    return [
+        "",
+        *_wrapped(
+            f"Crashes and upgrades: {_taken(r)}. Of {found['deaths']} killed tenants the death was"
+            f" told within {figures['detect_ms_p99']}, and the memory given on within"
+            f" {figures['regrant_ms_p99']} after the device had it back (p99);"
+            f" {found['neighbour_oom']} neighbours were refused. harpd and the arbiter were"
+            f" replaced {found['upgrades']} times under {found['calls']} calls:"
+            f" {found['failed_calls']} failed, the longest took {figures['longest_stall_ms']}."
+            " In brackets what they are held to."
+        ),
+    ]
+
+
 def _overhead(r: dict[str, Any]) -> list[str]:
     runs = r["runs"]
     bare = statistics.median(run["launch_ns_bare"] for run in runs)
@@ -293,7 +316,8 @@ def run(*, everything: bool, repeat: int) -> None:
     if not everything:
         share += ["--cell", f"*.{SLICE_US}us.{SWITCH_US}us"]
     latency = ["bench", "latency", "--seconds", str(LATENCY_SECONDS), "--repeat", str(repeat)]
-    for name, arguments in (("share", share), ("latency", latency)):
+    crash = ["bench", "crash"]
+    for name, arguments in (("share", share), ("latency", latency), ("crash", crash)):
         _keep(
             name,
             {"bench": name, **about, "command": _shown(arguments)}
