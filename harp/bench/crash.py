@@ -2,8 +2,8 @@
 """`harp bench crash`: what a death costs the neighbour, and what an upgrade costs everybody.
 
 Deaths: a tenant that holds most of a small device is killed while another waits for as much; the
-heir is the next victim. Noticed when the arbiter tells harpd; the device has the memory back when
-its own ledger lists the dead no more; the heir has it when its call returns.
+heir is the next victim. Noticed when the arbiter tells harpd; the device has the memory back after
+the last sample of its own ledger that lists the dead; the heir has it when its call returns.
 
 Upgrades: programs allocate, free and launch without a pause while harpd and the arbiter are
 replaced over and over. No call may fail, and the longest call of all is what they felt. The same
@@ -35,7 +35,7 @@ __all__ = ["CrashOutcome", "Death", "run_crash"]
 
 DETECT_MS, REGRANT_MS, STALL_MS = 100.0, 100.0, 1000.0
 LEAST_UPGRADES, LEAST_CALLS = 10, 100_000
-#: by fewer samples of the ledger neither its end of a death nor the most it held can be told
+#: by fewer samples of the ledger the most that was held cannot be told
 _LEAST_SAMPLES_PER_S = 200
 _PROGRAMS = 3
 _PAUSE_US, _CALLS_PER_S = 100, 5000  #: a program that hogs a core measures the host's scheduler
@@ -51,7 +51,7 @@ class Death:
 
     killed_ns: int
     heard_ns: int  #: the arbiter told harpd
-    back_ns: int  #: the device's ledger has the dead no more
+    back_ns: int  #: the device's ledger had the dead for the last time
     got_ns: int  #: the heir's call returned
     result: int  #: its CUDA result
 
@@ -62,7 +62,7 @@ class Death:
 
     @property
     def regrant_ms(self) -> float:
-        """From when the device had it back; 0 if the heir was faster than the ledger's samples."""
+        """From when the device had it back, by up to a sample more; 0 if the heir was faster."""
         return max(0.0, (self.got_ns - self.back_ns) / 1e6)
 
 
@@ -272,36 +272,26 @@ def run_crash(
         "HARP_SOFT_TEARDOWN_MS": str(_TEARDOWN_MS),
         "HARP_CONFIG_ADMISSION_OVERCOMMIT_RATIO": "3",
     }
-    rates: list[float] = []
-    with machine(env, harp=True, extra=small) as box, _watched(box, rates) as ledger:
+    with machine(env, harp=True, extra=small) as box, following(box) as ledger:
         outcome.device = device_name(box)
         outcome.deaths = _deaths(box, ledger, deaths, progress)
     with (
         machine(env, harp=False) as bare,
         machine(env, harp=True) as box,
-        _watched(box, rates) as ledger,
+        following(box) as ledger,
         _programs() as programs,
     ):
         _start(bare, box, programs)
-        begun_s = time.monotonic()
+        begun_s, before = time.monotonic(), ledger.samples
         for number in range(1, upgrades + 1):
             took_s = _upgrade(box)
             outcome.upgrades += 1
             progress(f"upgrade {number}: harpd and arbiter replaced in {took_s:.2f} s")
         # At the least rate that any machine has shown; too few calls are said in the targets.
         time.sleep(max(1.0, calls / _CALLS_PER_S - (time.monotonic() - begun_s)))
+        outcome.samples_per_s = (ledger.samples - before) / (time.monotonic() - begun_s)
         _count(programs, ledger, outcome)
-    outcome.samples_per_s = min(rates)
     return outcome
-
-
-@contextmanager
-def _watched(box: Machine, rates: list[float]) -> Iterator[Ledger]:
-    """Follows the ledger; appends how many samples a second it gave."""
-    with following(box) as ledger:
-        begun_s = time.monotonic()
-        yield ledger
-        rates.append(ledger.samples / (time.monotonic() - begun_s))
 
 
 def _deaths(
@@ -339,9 +329,10 @@ def _kill(victim: _Program, heir: _Program, deaths: Deaths, ledger: Ledger) -> D
     wait_until(lambda: deaths.heard_ns(pid) > 0, "the death is told")
     heir.go()
     said = heir.read()
-    wait_until(lambda: _gone_ns(ledger, pid) > 0, "the device has it back")
-    back_ns = _gone_ns(ledger, pid)
-    return Death(killed_ns, deaths.heard_ns(pid), back_ns, said["got_ns"], said["result"])
+    wait_until(lambda: (seen := ledger.of(pid)) is not None and seen.gone, "the device has it back")
+    seen = ledger.of(pid)
+    assert seen is not None
+    return Death(killed_ns, deaths.heard_ns(pid), seen.last_ns, said["got_ns"], said["result"])
 
 
 def _most_bytes(box: Machine) -> int:
@@ -353,11 +344,6 @@ def _most_bytes(box: Machine) -> int:
             (device,) = client.state().devices
     free = device.memory_bytes - 2 * device.context_bytes
     return int(free * _HELD_RATIO) >> 21 << 21
-
-
-def _gone_ns(ledger: Ledger, pid: int) -> int:
-    seen = ledger.of(pid)
-    return seen.gone_ns if seen is not None else 0
 
 
 def _start(bare: Machine, box: Machine, programs: list[_Program]) -> None:

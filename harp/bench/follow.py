@@ -30,7 +30,7 @@ class Seen:
 
     first_ns: int
     last_ns: int  #: of the last sample in which the device had it
-    gone_ns: int = 0  #: of the first in which it had not, any more
+    gone: bool = False  #: a later sample had it no more
     most_bytes: int = 0  #: memory without contexts
 
 
@@ -90,8 +90,7 @@ class Ledger:
             seen.last_ns = now_ns
             seen.most_bytes = max(seen.most_bytes, mem_bytes)
         for pid, seen in self._seen.items():
-            if pid not in held and not seen.gone_ns:
-                seen.gone_ns = now_ns
+            seen.gone |= pid not in held
 
 
 class Deaths:
