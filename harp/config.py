@@ -201,6 +201,19 @@ class WatchdogConfig:
         "What is done with a tenant's uncovered process if `harp run --policy` did not say.",
         choices=("warn", "stop", "kill"),
     )
+    overdraft: str = key(
+        "refuse",
+        "What is done when code, heaps and local memory carry a tenant above its memory limit:"
+        " refuse gives no new memory, kill also ends the process that holds most of them.",
+        choices=("refuse", "kill"),
+    )
+    overdraft_grace_s: float = key(
+        30.0,
+        "So long must that last before overdraft=kill ends a process.",
+        unit="s",
+        low=1,
+        high=3600,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,9 @@ class Promise:
         if not self.limits.mem_bytes:
             # Without a limit nothing is promised; what it holds is held all the same.
             return self.leased_bytes + device.overhead_bytes * self.clients
-        return self.limits.mem_bytes + device.overhead_bytes * max(1, self.clients)
+        # So is what it held when its limit was lowered: others cannot have it before it is freed.
+        memory = max(self.limits.mem_bytes, self.leased_bytes)
+        return memory + device.overhead_bytes * max(1, self.clients)
 
 
 def promised_bytes(device: Device, promises: Sequence[Promise]) -> int:

@@ -106,6 +106,7 @@ class MemClass(enum.IntEnum):
 
     DEVICE = 0
     OVERHEAD = 1
+    HOST = 2
 
 
 class Lane(enum.IntEnum):

@@ -73,8 +73,9 @@ class Device:
     kind: DeviceKind
     memory_bytes: int
     overhead_bytes: int  #: what one context costs before the first allocation
-    overhead_source: str  #: "measured", "cached" or "default"
+    overhead_source: str  #: "measured", "cached" (measured before), "seen" of clients or "default"
     driver_version: str
+    overhead_seen: int = 0  #: real clients that overhead_bytes was compared with, the last ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Limits:
     limit_ppm: int = 0  #: most device time even when alone; 0: no limit
     tenant_class: TenantClass = TenantClass.STANDARD
     gang: bool = True  #: turns on one of its devices wait for those on its others
+    host_bytes: int = 0  #: pinned host memory, on all devices together; 0: no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Client:
     program: str
     leased_bytes: int = 0
     overhead_bytes: int = 0
+    unleased_bytes: int = 0  #: of overhead_bytes, what counts against its tenant's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,9 @@ class Use:
     """What a tenant holds and has used on one device, as the arbiter counts it."""
 
     leased_bytes: int = 0
+    draining_bytes: int = 0  #: of the dead, not back yet
+    unleased_bytes: int = 0  #: code, heaps, local memory: seen beyond the leases and the contexts
+    host_leased_bytes: int = 0  #: pinned host memory
     peak_bytes: int = 0
     used_ns: int = 0
     estimated_ns: int = 0  #: of used_ns, what was not measured
@@ -130,6 +136,15 @@ class Use:
     wait_ns: int = 0
     wants: bool = False
     denials: int = 0
+
+    @property
+    def charged_bytes(self) -> int:
+        """What counts against the memory limit."""
+        return self.leased_bytes + self.draining_bytes + self.unleased_bytes
+
+    def over_bytes(self, limit_bytes: int) -> int:
+        """By how much it is above a limit; 0 is none."""
+        return max(0, self.charged_bytes - limit_bytes) if limit_bytes else 0
 
 
 @dataclass(frozen=True, slots=True)

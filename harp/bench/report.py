@@ -12,10 +12,18 @@ from harp.bench.cells import Plan
 from harp.bench.crash import CrashOutcome
 from harp.bench.latency import LatencyOutcome
 from harp.bench.machine import LABEL
+from harp.bench.memory_figures import MemoryOutcome
 from harp.bench.share import ShareOutcome
 from harp.bench.verdict import Case, Target, worst_figure
 
-__all__ = ["expected", "show_crash", "show_latency", "show_share", "show_targets"]
+__all__ = [
+    "expected",
+    "show_crash",
+    "show_latency",
+    "show_memory",
+    "show_share",
+    "show_targets",
+]
 
 
 _LEAST_WIDTH = 120  #: names of cells are long, and not to be cut
@@ -126,4 +134,34 @@ def show_crash(outcome: CrashOutcome) -> None:
     show_targets(outcome.targets)
     for violation in outcome.violations:
         console.print(f"WRONG {violation}")
+    console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))
+
+
+def show_memory(outcome: MemoryOutcome) -> None:
+    """Tables and the verdict, on stdout."""
+    console = _console()
+    console.print(f"{outcome.device} ({LABEL})")
+    for race in outcome.races:
+        console.print(
+            f"{race.processes} processes race for {race.limit_bytes >> 20} MiB:"
+            f" {race.over_limit_bytes} bytes over it in {race.samples} samples"
+            f" ({race.hz:.0f} a second), {race.denied} denied"
+        )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "bare", "added", "added p99", ""):
+        table.add_column(heading, no_wrap=True)
+    for calls in outcome.calls:
+        figures = (calls.bare_us_p50, calls.added_us_p50, calls.added_us_p99)
+        name = f"alloc and free beside {calls.live}"
+        table.add_row(name, *(f"{f:.2f}" for f in figures), "us")
+    for start in outcome.starts:
+        bare = sorted(start.bare_ms)[len(start.bare_ms) // 2]
+        figures = (bare, start.added_ms_p50, start.added_ms_p99)
+        table.add_row(start.name, *(f"{f:.2f}" for f in figures), "ms")
+    console.print(table)
+    show_targets(outcome.targets)
+    for violation in outcome.violations:
+        console.print(f"WRONG {violation}")
+    if not outcome.can_tell:
+        console.print("Without HARP the limit was kept as well: this bench cannot tell.")
     console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench`: shares, latency, crashes and upgrades, and HARP's own cost.
+"""`harp bench`: shares, latency, memory, crashes and upgrades, and HARP's own cost.
 
 harp.bench is imported by the commands that need it: `harp bench --help` need not be slow.
 """
@@ -183,6 +183,25 @@ def crash(*, quick: bool, deaths: int | None, upgrades: int | None, as_json: boo
         print_json(outcome.json())
     else:
         report.show_crash(outcome)
+    sys.exit(0 if outcome.ok else 1)
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="Fewer rounds; ends within a minute.")
+@json_option
+def memory(*, quick: bool, as_json: bool) -> None:
+    """What memory costs; do limits hold in a race? Exit status 1: not, or it cannot tell."""
+    from harp.bench import report  # noqa: PLC0415
+    from harp.bench.machine import LABEL  # noqa: PLC0415
+    from harp.bench.memory import Effort, run_memory  # noqa: PLC0415
+
+    progress(f"some {25 if quick else 80} s ({LABEL})")
+    effort = Effort.quick() if quick else Effort()
+    outcome = run_memory(os.environ, effort, progress=progress)
+    if as_json:
+        print_json(outcome.json(load_1min=os.getloadavg()[0], label=LABEL))
+    else:
+        report.show_memory(outcome)
     sys.exit(0 if outcome.ok else 1)
 
 

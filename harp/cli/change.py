@@ -8,8 +8,17 @@ import os
 import click
 
 from harp.api.v1 import control_pb2 as pb
-from harp.cli.output import CLASS_HELP, CLASSES, PERCENT, SIZE, json_option, print_json, progress
-from harp.cli.view import tenant_json
+from harp.cli.output import (
+    CLASS_HELP,
+    CLASSES,
+    HOST_HELP,
+    PERCENT,
+    SIZE,
+    json_option,
+    print_json,
+    progress,
+)
+from harp.cli.view import memory_notes, tenant_json
 from harp.client import Client
 from harp.model import TenantClass
 from harp.units import format_percent, format_size
@@ -26,6 +35,7 @@ _CLASS_OF = {
 @click.command("set")
 @click.argument("tenant")
 @click.option("--mem", type=SIZE, default=None, help="Memory limit per GPU; none lifts it.")
+@click.option("--host-mem", type=SIZE, default=None, help=HOST_HELP)
 @click.option(
     "--share", type=PERCENT, default=None, help="Guaranteed part of each GPU's time; none lifts it."
 )
@@ -39,6 +49,7 @@ def set_limits(
     *,
     tenant: str,
     mem: int | None,
+    host_mem: int | None,
     share: int | None,
     limit: int | None,
     klass: str | None,
@@ -46,11 +57,15 @@ def set_limits(
     as_json: bool,
 ) -> None:
     """Change TENANT's limits on all its GPUs; they hold within one quantum."""
-    if all(said is None for said in (mem, share, limit, klass, gang)):
-        raise click.UsageError("say what to change: --mem, --share, --limit, --class or --gang")
+    if all(said is None for said in (mem, host_mem, share, limit, klass, gang)):
+        raise click.UsageError(
+            "say what to change: --mem, --host-mem, --share, --limit, --class or --gang"
+        )
     request = pb.SetTenantRequest(name=tenant)
     if mem is not None:
         request.mem_limit_bytes = mem
+    if host_mem is not None:
+        request.host_limit_bytes = host_mem
     if share is not None:
         request.share_ppm = share
     if limit is not None:
@@ -66,6 +81,8 @@ def set_limits(
         print_json({"tenant": tenant_json(changed, devices)})
         return
     progress(in_force(changed, devices))
+    for note in memory_notes(changed, devices):
+        progress(note)
 
 
 def in_force(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> str:
@@ -74,9 +91,10 @@ def in_force(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> str:
     several = len(tenant.device_uuids) > 1
     gpus = f"GPU {','.join(map(str, numbers))}{' each' if several else ''}"
     memory = format_size(tenant.mem_limit_bytes) if tenant.mem_limit_bytes else "no limit"
+    host = f", pinned {format_size(tenant.host_limit_bytes)}" if tenant.host_limit_bytes else ""
     gang = f", gang {'off' if tenant.no_gang else 'on'}" if several else ""
     return (
-        f"{tenant.name}: {gpus}: memory {memory}, share {_percent(tenant.share_ppm)},"
+        f"{tenant.name}: {gpus}: memory {memory}{host}, share {_percent(tenant.share_ppm)},"
         f" limit {_percent(tenant.limit_ppm)}, class {TenantClass(tenant.tenant_class).label}{gang}"
     )
 

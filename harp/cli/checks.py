@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harp.api.v1 import control_pb2 as pb
-from harp.cli.view import printable
+from harp.cli.view import memory_notes, printable
 from harp.errors import BuildMissing, HarpError
 from harp.native import NativeDir, driver_paths, is_injected
 from harp.procs import environ_of, name_of, read
 from harp.rundir import RunDir, user_dir
+from harp.units import format_size
 
 __all__ = ["Check", "Verdict", "installation", "machine", "process", "unreachable"]
 
@@ -138,6 +139,8 @@ def machine(
             )
         else:
             yield Check(f"GPU {device.index}", Verdict.OK, f"{device.name} ({kind}){tenants}")
+    yield from _contexts(state)
+    yield from _above_limit(state)
     if info.kind == pb.DEVICE_KIND_SOFTWARE:
         yield Check(
             "cudart",
@@ -158,6 +161,40 @@ def machine(
     if not state.uncovered:
         yield Check("uncovered", Verdict.OK, "every process on the devices has a session")
     yield from _refused_names(state)
+
+
+_SOURCES = {
+    "measured": "measured by a probe",
+    "cached": "measured by a probe, earlier",
+    "seen": "as programs' contexts were seen to cost",
+    "default": "a guess: device.overhead_bytes",
+}
+
+
+def _contexts(state: pb.GetStateReply) -> Iterator[Check]:
+    """What a context is taken to cost, by model and driver."""
+    for device in {(d.name, d.driver_version): d for d in state.devices}.values():
+        size = format_size(device.context_bytes >> 20 << 20)
+        seen = f"; the last {device.context_seen} programs' compared" if device.context_seen else ""
+        yield Check(
+            "contexts",
+            Verdict.NOTE if device.context_source == "default" else Verdict.OK,
+            f"{size} each on {device.name}, driver {device.driver_version}"
+            f" ({_SOURCES.get(device.context_source, device.context_source)}{seen})",
+        )
+
+
+def _above_limit(state: pb.GetStateReply) -> Iterator[Check]:
+    """Tenants that get no new memory because they are above their limit already."""
+    devices = {d.uuid: d for d in state.devices}
+    for tenant in state.tenants:
+        if tenant.over_limit_bytes:
+            yield Check(
+                "memory",
+                Verdict.WARN,
+                "; ".join(memory_notes(tenant, devices)),
+                f"harp set {tenant.name} --mem ..., or free some in the program",
+            )
 
 
 def _time(info: pb.GetInfoReply) -> Check:

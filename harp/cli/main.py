@@ -26,7 +26,7 @@ COMMANDS = {
     "doctor": ("harp.cli.doctor:doctor", "Find out why something does not work."),
     "demo": ("harp.cli.demo:demo", "Two trainings share a software GPU."),
     "sim": ("harp.cli.sim:sim", "Try policies on a virtual clock."),
-    "bench": ("harp.cli.bench:bench", "Measure shares, latency and HARP's own cost."),
+    "bench": ("harp.cli.bench:bench", "Measure shares, latency, memory and HARP's own cost."),
     "version": ("harp.cli.version:version", "Say the version."),
 }
 

@@ -19,6 +19,7 @@ from harp.units import parse_percent, parse_size
 __all__ = [
     "CLASSES",
     "CLASS_HELP",
+    "HOST_HELP",
     "PERCENT",
     "SIZE",
     "console",
@@ -43,6 +44,8 @@ CLASSES = [c.label for c in TenantClass]
 CLASS_HELP = (
     "latency: runs before others the moment it has work; best-effort: on what others leave."
 )
+#: what --host-mem is, likewise
+HOST_HELP = "Limit of pinned host memory, all GPUs together; none lifts it."
 
 
 def json_option(command: _F) -> _F:

@@ -24,7 +24,7 @@ from typing import NoReturn
 import click
 
 from harp.api.v1 import control_pb2 as pb
-from harp.cli.output import CLASS_HELP, CLASSES, PERCENT, SIZE, fail, progress
+from harp.cli.output import CLASS_HELP, CLASSES, HOST_HELP, PERCENT, SIZE, fail, progress
 from harp.cli.program import locate, obstacle
 from harp.cli.start import connect_or_start
 from harp.errors import HarpError, RunDirUnsafe
@@ -70,6 +70,7 @@ _ENV_FROM_DAEMON = (
     " Default: the freest one.",
 )
 @click.option("--mem", type=SIZE, default=0, help="Memory limit per GPU, e.g. 8GiB.")
+@click.option("--host-mem", type=SIZE, default=0, help=HOST_HELP)
 @click.option("--share", type=PERCENT, default=0, help="Guaranteed part of each GPU's time.")
 @click.option("--limit", type=PERCENT, default=0, help="Most time of each GPU, even when alone.")
 @click.option("--class", "klass", type=click.Choice(CLASSES), default=CLASSES[0], help=CLASS_HELP)
@@ -91,6 +92,7 @@ def run(
     *,
     gpu: str,
     mem: int,
+    host_mem: int,
     share: int,
     limit: int,
     klass: str,
@@ -115,6 +117,7 @@ def run(
         name=name,
         gpu=gpu,
         mem_limit_bytes=mem,
+        host_limit_bytes=host_mem,
         share_ppm=share,
         limit_ppm=limit,
         tenant_class=_CLASS_OF[klass],
@@ -140,6 +143,7 @@ def run(
                     "device_uuids": list(tenant.device_uuids),
                     "software": reply.device.kind == pb.DEVICE_KIND_SOFTWARE,
                     "mem_limit_bytes": tenant.mem_limit_bytes,
+                    "host_limit_bytes": tenant.host_limit_bytes,
                     "share_ppm": tenant.share_ppm,
                     "limit_ppm": tenant.limit_ppm,
                     "class": TenantClass(tenant.tenant_class).label,
@@ -160,6 +164,8 @@ def describe(reply: pb.CreateTenantReply) -> str:
     parts = [f"tenant {tenant.name} on GPU {where}"]
     if tenant.mem_limit_bytes:
         parts.append(f"memory {format_size(tenant.mem_limit_bytes)}{each}")
+    if tenant.host_limit_bytes:
+        parts.append(f"pinned host memory {format_size(tenant.host_limit_bytes)}")
     if tenant.share_ppm:
         parts.append(f"share {format_percent(tenant.share_ppm)}{each}")
     if each and tenant.no_gang:

@@ -14,6 +14,7 @@ from harp.cli.view import (
     device_json,
     gpus,
     is_software,
+    memory_notes,
     printable,
     short_class,
     short_percent,
@@ -101,6 +102,9 @@ def ps(*, as_json: bool) -> None:
             f"UNCOVERED, {one.action}",
         )
     print_wide(table)
+    for tenant in state.tenants:
+        for note in memory_notes(tenant, by_uuid):
+            print(note)
     for one in state.uncovered:
         whose = f"of tenant {one.tenant} (by {one.evidence})" if one.tenant else "outside HARP"
         name = printable(one.name)

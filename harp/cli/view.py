@@ -13,6 +13,7 @@ __all__ = [
     "device_json",
     "gpus",
     "is_software",
+    "memory_notes",
     "printable",
     "short_class",
     "short_percent",
@@ -45,6 +46,7 @@ def device_json(device: pb.Device) -> dict[str, object]:
         "overhead_bytes": device.overhead_bytes,
         "context_bytes": device.context_bytes,
         "context_source": device.context_source,
+        "context_seen": device.context_seen,
         "promised_bytes": device.promised_bytes,
         "promised_ratio": device.promised_ppm / PPM,
         "driver_version": device.driver_version,
@@ -68,7 +70,12 @@ def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, o
         "software": any(is_software(d) for d in held),
         "mem_limit_bytes": tenant.mem_limit_bytes,
         "mem_leased_bytes": tenant.leased_bytes,
+        "mem_charged_bytes": tenant.charged_bytes,
+        "mem_unleased_bytes": tenant.unleased_bytes,
+        "mem_over_limit_bytes": tenant.over_limit_bytes,
         "mem_peak_bytes": tenant.peak_bytes,
+        "host_limit_bytes": tenant.host_limit_bytes,
+        "host_leased_bytes": tenant.host_leased_bytes,
         "overhead_bytes": tenant.overhead_bytes,
         "share_ratio": tenant.share_ppm / PPM,
         "limit_ratio": tenant.limit_ppm / PPM,
@@ -93,6 +100,7 @@ def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, o
                 "state": _STATES.get(client.state, "unknown"),
                 "leased_bytes": client.leased_bytes,
                 "overhead_bytes": client.overhead_bytes,
+                "unleased_bytes": client.unleased_bytes,
             }
             for client in tenant.clients
         ],
@@ -104,6 +112,9 @@ def _use_json(use: pb.DeviceUse, device: pb.Device | None) -> dict[str, object]:
         "gpu": device.index if device else None,
         "uuid": use.uuid,
         "mem_leased_bytes": use.leased_bytes,
+        "mem_charged_bytes": use.charged_bytes,
+        "mem_unleased_bytes": use.unleased_bytes,
+        "mem_over_limit_bytes": use.over_limit_bytes,
         "mem_peak_bytes": use.peak_bytes,
         "overhead_bytes": use.overhead_bytes,
         "used_ratio": use.used_ratio,
@@ -115,6 +126,29 @@ def _use_json(use: pb.DeviceUse, device: pb.Device | None) -> dict[str, object]:
         "denials": use.denials,
         "wants": use.wants,
     }
+
+
+def memory_notes(tenant: pb.Tenant, devices: Mapping[str, pb.Device]) -> list[str]:
+    """What a table of leases does not show of a tenant's memory, in sentences."""
+    notes = []
+    for use in tenant.uses:
+        where = f"GPU {devices[use.uuid].index}" if use.uuid in devices else "a GPU that is gone"
+        if use.unleased_bytes:
+            notes.append(
+                f"{tenant.name}: {short_size(use.unleased_bytes)} of code, heaps and local memory"
+                f" count against its limit on {where}"
+            )
+        if use.over_limit_bytes:
+            notes.append(
+                f"{tenant.name}: over its limit by {short_size(use.over_limit_bytes)} on {where}:"
+                " no new memory"
+            )
+    if tenant.host_limit_bytes:
+        notes.append(
+            f"{tenant.name}: {short_size(tenant.host_leased_bytes)} of"
+            f" {short_size(tenant.host_limit_bytes)} pinned host memory"
+        )
+    return notes
 
 
 def gpus(tenant: pb.Tenant, devices: Mapping[str, pb.Device]) -> str:

@@ -28,6 +28,7 @@ from harp.daemon.auth import Auth
 from harp.daemon.book import Book
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
+from harp.daemon.overheads import ContextCost
 from harp.daemon.service import ControlService
 from harp.daemon.store import Store
 from harp.discovery import Found, discover, measure_overhead
@@ -98,7 +99,7 @@ async def run(
     )
     link = ArbiterLink(run_dir, native, config.daemon.arbiter_timeout_s, env, config.time)
     book = Book(store, link, run_dir.path, config.admission)
-    harpd = Harpd(config, book, link, found)
+    harpd = Harpd(config, book, link, found, store)
     link.on_event = harpd.on_event
     auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)
     end = asyncio.Event()
@@ -169,17 +170,22 @@ async def _devices(
     driver = await asyncio.to_thread(found.nvml.driver_version)
     devices = []
     for one in found.devices:
-        overhead, source = store.overhead(one.name, driver), "cached"
-        if overhead is None:
-            overhead, problem = await measure_overhead(found.nvml, found.cuda_path, one.uuid, env)
-            source = "measured"
+        cost = store.context_cost(one.name, driver)
+        source = "cached" if cost is not None and cost.source == "measured" else "seen"
+        if cost is None:
+            measured, problem = await measure_overhead(found.nvml, found.cuda_path, one.uuid, env)
+            cost, source = ContextCost(measured, "measured"), "measured"
             if problem:
-                overhead, source = config.device.overhead_bytes, "default"
+                source = "default"
+                cost = ContextCost(config.device.overhead_bytes, source)
                 _log.warning(
-                    "overhead_not_measured", gpu=one.index, reason=problem, taken_bytes=overhead
+                    "overhead_not_measured",
+                    gpu=one.index,
+                    reason=problem,
+                    taken_bytes=cost.size_bytes,
                 )
             else:
-                store.put_overhead(one.name, driver, overhead)
+                store.put_context_cost(one.name, driver, cost)
         devices.append(
             Device(
                 index=one.index,
@@ -187,9 +193,10 @@ async def _devices(
                 name=one.name,
                 kind=found.kind,
                 memory_bytes=one.memory_bytes,
-                overhead_bytes=overhead,
+                overhead_bytes=cost.size_bytes,
                 overhead_source=source,
                 driver_version=driver,
+                overhead_seen=len(cost.seen),
             )
         )
     return devices

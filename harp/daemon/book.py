@@ -243,7 +243,7 @@ class Book:
                 if uuid not in found:
                     continue
                 use = picture.uses.get((tenant.tenant_id, uuid))
-                found[uuid].append(Promise(tenant.limits, clients, use.leased_bytes if use else 0))
+                found[uuid].append(Promise(tenant.limits, clients, use.charged_bytes if use else 0))
         return found
 
     def check_owner(self, tenant: Tenant, uid: int) -> None:
@@ -325,6 +325,7 @@ class Book:
                     tenant=tenant.tenant_id,
                     dev=self.number_of(uuid),
                     limit_bytes=limits.mem_bytes,
+                    free_bytes=limits.host_bytes,
                     a=0 if limits.gang else GRANT_NO_GANG,
                     b=limits.share_ppm,
                     c=limits.limit_ppm,
@@ -445,7 +446,11 @@ def _from_arbiter(found: ArbiterTenant) -> Tenant:
         # None: harpd ended before the first grant, or the device is gone. It ends with its clients.
         device_uuids=found.device_uuids or ("",),
         limits=Limits(
-            found.mem_bytes, found.share_ppm, found.limit_ppm, TenantClass(found.class_value)
+            found.mem_bytes,
+            found.share_ppm,
+            found.limit_ppm,
+            TenantClass(found.class_value),
+            host_bytes=found.host_bytes,
         ),
         policy=Policy.WARN,
         created_s=time.time(),

@@ -1,44 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""harpd's loops: keep an arbiter, watch the devices, drain the dead, end tenants.
+"""harpd's loops: keep an arbiter, look at the devices, drain the dead, end tenants.
 
 (1) A picture of the arbiter and a list of NVML belong together only if the picture is the later
     one: a process takes its session before its context, so a pid on the device that is missing in
     a picture taken afterwards has no session.
-(2) NVML is asked in a thread: a call takes milliseconds, on a busy driver many.
+(2) What a process holds and what it leased may be compared only if its leases stood still
+    meanwhile: so there is a picture of before as well.
+(3) NVML is asked in a thread: a call takes milliseconds, on a busy driver many.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import structlog
 
 from harp.config import Config
 from harp.daemon.book import Book
+from harp.daemon.evaders import Evaders
 from harp.daemon.held import Held, held_by_device, held_exactly
 from harp.daemon.link import ArbiterLink
 from harp.daemon.picture import Picture, client_of
-from harp.daemon.watch import Lineage, Sight, attribute, confirm
+from harp.daemon.reconcile import Reconciler
+from harp.daemon.store import Store
 from harp.discovery import Found, ProcessUse
 from harp.errors import ArbiterError, NvmlError
 from harp.lease_wire import ALL_DEVICES, GRANULE_BYTES, AdminClient, ArbiterRefused, Msg, Op
-from harp.model import Client, ClientState, Device, Policy, Tenant, Uncovered
-from harp.procs import (
-    Proc,
-    all_procs,
-    container_of,
-    environ_of,
-    name_of,
-    send_signal,
-    start_of,
-)
+from harp.model import Client, ClientState, Device, Tenant
+from harp.procs import Proc, all_procs, environ_of, start_of
 
 __all__ = ["Harpd"]
 
@@ -54,29 +46,21 @@ _SLACK_BYTES = 32 * GRANULE_BYTES
 class Harpd:
     """The daemon's state that is not in the book: what was seen, and when."""
 
-    def __init__(self, config: Config, book: Book, link: ArbiterLink, found: Found) -> None:
+    def __init__(
+        self, config: Config, book: Book, link: ArbiterLink, found: Found, store: Store
+    ) -> None:
         self._config = config
         self._book = book
         self._link = link
         self.found = found
-        #: devices as discovered; the book has them with what others hold taken off
-        self._physical: dict[str, Device] = {}
-        self._lineage = Lineage()
-        #: {sight: times in a row}
-        self._sights: dict[Sight, int] = {}
-        #: the same for every listed process without a session, dead ones too; start is 0
-        self._strangers: dict[Sight, int] = {}
-        #: {sight: what is shown of it}
-        self.uncovered: dict[Sight, Uncovered] = {}
-        self.uncovered_total = 0
+        self.evaders = Evaders(config.watchdog, book)
+        self._reconciler = Reconciler(config.watchdog, book, link, store)
         #: {(tenant_id, uuid): (monotonic s, used_ns), oldest first}
         self._history: dict[tuple[int, str], deque[tuple[float, int]]] = {}
-        #: {(client_id, uuid): overhead we last told the arbiter}
-        self._told_overhead: dict[tuple[int, str], int] = {}
         #: {uuid: physical bytes in use}
         self.used_bytes: dict[str, int] = {}
         #: {client_id: start time of its process}, to tell a reused pid
-        self._client_start: dict[int, int] = {}
+        self._client_start = self._reconciler.client_start
         #: monotonic s before which nobody is called uncovered
         self._settled_s = 0.0
         self._draining = asyncio.Event()
@@ -116,15 +100,14 @@ class Harpd:
         Raises:
             DeviceBusy, ArbiterError.
         """
-        self._physical = {d.uuid: d for d in devices}
-        await self._book.announce_devices(self._physical.values())
+        self._reconciler.begin(devices)
+        await self._book.announce_devices(self._reconciler.devices.values())
         await client.request(Msg(op=Op.SUBSCRIBE, a=1))
         self._expected = await self._book.recover(self._find_held)
         if self._book.tenants:
             self._settled_s = time.monotonic() + _SETTLE_S
         for one in self._book.picture.clients.values():
             self._client_start.setdefault(one.client_id, start_of(one.pid))
-        self._told_overhead.clear()
         self._draining.set()  # the dead of before may be waiting
         self._connected.set()
 
@@ -156,7 +139,7 @@ class Harpd:
             try:
                 client = await self._link.open()
                 pump = asyncio.create_task(client.pump())
-                await self.attach(client, self._physical.values())
+                await self.attach(client, self._reconciler.devices.values())
             except ArbiterError as error:
                 _log.error("arbiter_not_started", reason=error.message)
                 await asyncio.sleep(_RETRY_S)
@@ -169,24 +152,11 @@ class Harpd:
         if self._handed_over is not None:
             picture, self._handed_over = self._handed_over, None
             return [h for h in held_exactly(picture) if h.tenant_id in tenants]
-        uses = {uuid: await self._processes(uuid) for uuid in self._physical}
+        devices = self._reconciler.devices
+        uses = {uuid: await self._processes(uuid) for uuid in devices}
         procs = await asyncio.to_thread(all_procs)
-        self._lineage.update(procs, tenants.values())
-
-        def owner_of(pid: int) -> int | None:
-            if pid not in procs:
-                return None
-            tenant, _ = attribute(
-                procs[pid],
-                name_of(pid)[1],
-                tenants,
-                self._lineage,
-                environ_of=environ_of,
-                own_cgroup=container_of,
-            )
-            return tenant.tenant_id if tenant else None
-
-        contexts = {d.uuid: d.overhead_bytes for d in self._physical.values()}
+        contexts = {d.uuid: d.overhead_bytes for d in devices.values()}
+        owner_of = self.evaders.owners(procs, tenants)
         found = held_by_device(uses, self._last_seen, owner_of, contexts, _SLACK_BYTES)
         return [h for h in found if h.tenant_id in tenants]
 
@@ -224,20 +194,21 @@ class Harpd:
                 await asyncio.sleep(_RETRY_S)
 
     async def tick(self) -> None:
-        """One look: uncovered processes, overheads, shares, tenants that ended."""
-        uses = {uuid: await self._processes(uuid) for uuid in self._physical}
-        self.used_bytes = {
-            uuid: await asyncio.to_thread(self.found.nvml.memory_used, uuid)
-            for uuid in self._physical
-        }
+        """One look: uncovered processes, what the ledger missed, shares, tenants that ended."""
+        before = await self._book.look()
+        devices = self._reconciler.devices
+        uses = {uuid: await self._processes(uuid) for uuid in devices}
         picture = await self._book.look()
+        self.used_bytes = {
+            uuid: await asyncio.to_thread(self.found.nvml.memory_used, uuid) for uuid in devices
+        }
         procs = (
             await asyncio.to_thread(all_procs) if self._book.tenants or any(uses.values()) else {}
         )
-        self._lineage.update(procs, self._book.tenants.values())
-        self._judge(uses, picture, procs)
-        await self._correct_overheads(uses, picture)
-        await self._correct_capacity(uses, picture)
+        self.evaders.lineage.update(procs, self._book.tenants.values())
+        if time.monotonic() >= self._settled_s:
+            self.evaders.judge(uses, picture, procs)
+        await self._reconciler.look(uses, before, picture)
         self._remember(picture)
         await self._end_tenants(picture, procs, keep_draining=True)
         if picture.draining():
@@ -254,116 +225,10 @@ class Harpd:
 
     def physical_bytes(self, uuid: str) -> int:
         """Memory of a device, whoever holds it."""
-        return self._physical[uuid].memory_bytes
+        return self._reconciler.devices[uuid].memory_bytes
 
     async def _processes(self, uuid: str) -> list[ProcessUse]:
         return await asyncio.to_thread(self.found.nvml.processes, uuid)
-
-    def _judge(
-        self, uses: dict[str, list[ProcessUse]], picture: Picture, procs: dict[int, Proc]
-    ) -> None:
-        if time.monotonic() < self._settled_s:
-            return
-        covered = {c.pid for c in picture.clients.values() if c.state is ClientState.LIVE}
-        now = {
-            Sight(use.pid, procs[use.pid].start, uuid): use
-            for uuid, listed in uses.items()
-            for use in listed
-            # What /proc does not know is dead and being torn down, or in a pid namespace above us.
-            if use.compute and use.pid not in covered and use.pid in procs
-            if not procs[use.pid].zombie
-        }
-        self._sights, confirmed = confirm(self._sights, now, self._config.watchdog.confirm_count)
-        for sight in list(self.uncovered):
-            if sight not in confirmed:
-                _log.info("uncovered_gone", pid=sight.pid)
-                del self.uncovered[sight]
-        for sight in confirmed:
-            mem_bytes = now[sight].mem_bytes or 0
-            if sight in self.uncovered:
-                self.uncovered[sight] = replace(self.uncovered[sight], mem_bytes=mem_bytes)
-            else:
-                self._alarm(sight, mem_bytes, procs[sight.pid])
-
-    def _alarm(self, sight: Sight, mem_bytes: int, proc: Proc) -> None:
-        name, uid = name_of(sight.pid)
-        tenant, evidence = attribute(
-            proc,
-            uid,
-            self._book.tenants,
-            self._lineage,
-            environ_of=environ_of,
-            own_cgroup=container_of,
-        )
-        action = _act(tenant, sight) if tenant else "seen"
-        self.uncovered_total += 1
-        self.uncovered[sight] = Uncovered(
-            pid=sight.pid,
-            start=sight.start,
-            device_uuid=sight.device_uuid,
-            name=name,
-            uid=uid,
-            mem_bytes=mem_bytes,
-            tenant=tenant.name if tenant else "",
-            evidence=evidence,
-            since_s=time.time(),
-            action=action,
-        )
-        _log.warning(
-            "process_uncovered",
-            pid=sight.pid,
-            program=name,
-            tenant=tenant.name if tenant else None,
-            evidence=evidence,
-            mem_bytes=mem_bytes,
-            action=action,
-        )
-
-    async def _correct_overheads(self, uses: dict[str, list[ProcessUse]], picture: Picture) -> None:
-        """Tell the arbiter what NVML sees beyond the leases: contexts, code, the driver's heaps."""
-        pids = [c.pid for c in picture.clients.values()]
-        for uuid, listed in uses.items():
-            held = {use.pid: use.mem_bytes for use in listed}
-            for client in picture.clients.values():
-                physical = held.get(client.pid)
-                if client.state is not ClientState.LIVE or physical is None:
-                    continue
-                if pids.count(client.pid) > 1:
-                    continue  # two sessions of one process: NVML cannot say whose bytes
-                leased, booked = picture.leases.get((client.client_id, uuid), (0, 0))
-                beyond = max(0, physical - leased)
-                key = (client.client_id, uuid)
-                if abs(beyond - booked) <= GRANULE_BYTES or self._told_overhead.get(key) == beyond:
-                    continue
-                self._told_overhead[key] = beyond
-                with contextlib.suppress(ArbiterRefused):  # it died meanwhile
-                    await self._link.client.request(
-                        Msg(
-                            op=Op.SET_OVERHEAD,
-                            client=client.client_id,
-                            dev=self._book.number_of(uuid),
-                            amount_bytes=beyond,
-                        )
-                    )
-
-    async def _correct_capacity(self, uses: dict[str, list[ProcessUse]], picture: Picture) -> None:
-        """Take from a device's capacity what processes without a session hold, dead or alive."""
-        known = {c.pid for c in picture.clients.values()}
-        now = {
-            Sight(use.pid, 0, uuid): use.mem_bytes or 0
-            for uuid, listed in uses.items()
-            for use in listed
-            if use.pid not in known
-        }
-        self._strangers, confirmed = confirm(
-            self._strangers, now, self._config.watchdog.confirm_count
-        )
-        for uuid, device in self._physical.items():
-            outside = sum(now[s] for s in confirmed if s.device_uuid == uuid)
-            capacity = max(0, device.memory_bytes - outside)
-            if abs(capacity - self._book.devices[uuid].memory_bytes) > GRANULE_BYTES:
-                _log.info("capacity_changed", gpu=device.index, capacity_bytes=capacity)
-                await self._book.announce_devices([replace(device, memory_bytes=capacity)])
 
     def _remember(self, picture: Picture) -> None:
         now = time.monotonic()
@@ -405,7 +270,7 @@ class Harpd:
                 await self._book.remove(tenant, "ended")
 
     def _survivors(self, tenant: Tenant, procs: dict[int, Proc]) -> bool:
-        if self._lineage.has_members(tenant.tenant_id, procs):
+        if self.evaders.lineage.has_members(tenant.tenant_id, procs):
             return True
         if not tenant.grant_dir:
             return False
@@ -422,7 +287,7 @@ class Harpd:
         if not draining:
             return False
         listed: set[int] = set()
-        for uuid in self._physical:
+        for uuid in self._reconciler.devices:
             listed.update(use.pid for use in await self._processes(uuid))
         live = {c.pid for c in picture.clients.values() if c.state is ClientState.LIVE}
         left = False
@@ -454,17 +319,3 @@ class Harpd:
             return True
         start, known = start_of(client.pid), self._client_start.get(client.client_id, 0)
         return bool(start and known and start != known)
-
-
-def _act(tenant: Tenant, sight: Sight) -> str:
-    """Do what the tenant's policy says; returns what was done."""
-    if tenant.policy is Policy.WARN:
-        return "seen"
-    number = signal.SIGSTOP if tenant.policy is Policy.STOP else signal.SIGKILL
-    try:
-        send_signal(sight.pid, sight.start, number)
-    except ProcessLookupError:
-        return "gone"
-    except PermissionError:
-        return f"not permitted: harpd is uid {os.geteuid()}"
-    return "stopped" if tenant.policy is Policy.STOP else "killed"

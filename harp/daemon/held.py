@@ -80,11 +80,11 @@ def held_by_device(
 def _by_process(picture: Picture) -> dict[tuple[int, int, str], tuple[str, int, int]]:
     """{(tenant_id, pid, uuid): (program, leased, overhead)}; a process may have two sessions."""
     found: dict[tuple[int, int, str], tuple[str, int, int]] = {}
-    for (client_id, uuid), (leased, overhead) in picture.leases.items():
+    for (client_id, uuid), hold in picture.holds.items():
         client = picture.clients.get(client_id)
         if client is None or not client.pid:
             continue
         key = (client.tenant_id, client.pid, uuid)
         _, before, contexts = found.get(key, ("", 0, 0))
-        found[key] = (client.program, before + leased, contexts + overhead)
+        found[key] = (client.program, before + hold.leased_bytes, contexts + hold.overhead_bytes)
     return found

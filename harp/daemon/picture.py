@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from harp.lease_wire import Msg, Op
 from harp.model import Client, ClientState, Use
 
-__all__ = ["ArbiterDevice", "ArbiterTenant", "Picture", "parse"]
+__all__ = ["ArbiterDevice", "ArbiterTenant", "Hold", "Picture", "parse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,23 @@ class ArbiterTenant:
     share_ppm: int = 0
     limit_ppm: int = 0
     class_value: int = 0
+    host_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a client holds on a device."""
+
+    leased_bytes: int = 0  #: memory
+    overhead_bytes: int = 0  #: contexts, and what is charged beyond the leases
+    context_bytes: int = 0  #: of that, leased for contexts
+    unleased_bytes: int = 0  #: of that, what counts against the tenant's limit
+    changes: int = 0  #: how often its leases changed so far
+
+    @property
+    def extra_bytes(self) -> int:
+        """What is charged beyond the leases."""
+        return self.overhead_bytes - self.context_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +65,8 @@ class Picture:
     uses: Mapping[tuple[int, str], Use] = field(default_factory=dict)
     #: {client_id: client}; LIVE and DRAINING ones
     clients: Mapping[int, Client] = field(default_factory=dict)
-    #: {(client_id, uuid)}: what each client holds, (leased, overhead) bytes
-    leases: Mapping[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+    #: {(client_id, uuid): what it holds}; only where that is something
+    holds: Mapping[tuple[int, str], Hold] = field(default_factory=dict)
 
     def clients_of(self, tenant_id: int) -> list[Client]:
         """A tenant's clients, oldest first."""
@@ -72,7 +89,7 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
     grants: dict[int, dict[int, Msg]] = {}
     uses: dict[tuple[int, str], Use] = {}
     clients: dict[int, Client] = {}
-    leases: dict[tuple[int, str], tuple[int, int]] = {}
+    holds: dict[tuple[int, str], Hold] = {}
     for message in messages:
         uuid = uuid_of.get(message.dev, "")
         match message.op:
@@ -91,7 +108,7 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
             case Op.SNAP_CLIENT if message.d in _STATES:
                 clients[message.client] = client_of(message)
             case Op.SNAP_LEASE if uuid:
-                leases[message.client, uuid] = (message.leased_bytes, message.overhead_bytes)
+                holds[message.client, uuid] = _hold(message)
             case _:
                 pass
     for tenant_id, by_device in grants.items():
@@ -104,16 +121,23 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
                 share_ppm=grant.b,
                 limit_ppm=grant.c,
                 class_value=grant.d,
+                host_bytes=grant.capacity_bytes,
             )
-    for (client_id, _), (leased, overhead) in leases.items():
-        if client_id in clients:
-            client = clients[client_id]
-            clients[client_id] = replace(
-                client,
-                leased_bytes=client.leased_bytes + leased,
-                overhead_bytes=client.overhead_bytes + overhead,
-            )
-    return Picture(devices, tenants, uses, dict(sorted(clients.items())), leases)
+    for (client_id, uuid), hold in holds.items():
+        if client_id not in clients:
+            continue
+        client = clients[client_id]
+        clients[client_id] = replace(
+            client,
+            leased_bytes=client.leased_bytes + hold.leased_bytes,
+            overhead_bytes=client.overhead_bytes + hold.overhead_bytes,
+            unleased_bytes=client.unleased_bytes + hold.unleased_bytes,
+        )
+        key = (client.tenant_id, uuid)
+        if key in uses and hold.unleased_bytes:
+            unleased = uses[key].unleased_bytes + hold.unleased_bytes
+            uses[key] = replace(uses[key], unleased_bytes=unleased)
+    return Picture(devices, tenants, uses, dict(sorted(clients.items())), holds)
 
 
 _STATES = {ClientState.LIVE.value, ClientState.DRAINING.value}
@@ -124,9 +148,21 @@ def client_of(message: Msg) -> Client:
     return Client(message.client, message.tenant, message.pid, ClientState(message.d), message.text)
 
 
+def _hold(message: Msg) -> Hold:
+    return Hold(
+        leased_bytes=message.leased_bytes,
+        overhead_bytes=message.overhead_bytes,
+        context_bytes=message.amount_bytes,
+        unleased_bytes=message.limit_bytes,
+        changes=message.epoch,
+    )
+
+
 def _use(message: Msg) -> Use:
     return Use(
         leased_bytes=message.leased_bytes,
+        draining_bytes=message.amount_bytes,
+        host_leased_bytes=message.free_bytes,
         peak_bytes=message.peak_bytes,
         used_ns=message.used_ns,
         estimated_ns=message.estimated_ns,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control API's servicer: who asks, what they may, and the answer's shape."""
+"""The control API's servicer: who asks, and what they may."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from harp import __version__
 from harp.api.status import code_of, trailers_of
 from harp.api.v1 import control_pb2 as pb
 from harp.api.v1 import control_pb2_grpc
+from harp.daemon.answers import KINDS, POLICIES, Answers, uncovered
 from harp.daemon.auth import Auth, Deposit
 from harp.daemon.book import Book, Wish
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
-from harp.daemon.picture import Picture
 from harp.errors import ConfigError, DaemonError, HarpError, NotOwner, Unauthenticated
-from harp.grants import promised_bytes, promised_ppm
 from harp.lease_wire import GRANULE_BYTES
-from harp.model import ClientState, Device, DeviceKind, Limits, Policy, Tenant, TenantClass, Use
+from harp.model import Limits, Policy, TenantClass
 from harp.native import NativeDir
-from harp.procs import start_of, user_name
 from harp.rundir import RunDir
 from harp.units import PPM, format_percent, format_size
 
@@ -36,20 +34,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
-_KINDS = {
-    DeviceKind.NVIDIA: pb.DEVICE_KIND_NVIDIA,
-    DeviceKind.SOFTWARE: pb.DEVICE_KIND_SOFTWARE,
-}
-_POLICIES = {Policy.WARN: pb.POLICY_WARN, Policy.STOP: pb.POLICY_STOP, Policy.KILL: pb.POLICY_KILL}
-_CLASSES = {
-    TenantClass.STANDARD: pb.TENANT_CLASS_STANDARD,
-    TenantClass.LATENCY: pb.TENANT_CLASS_LATENCY,
-    TenantClass.BEST_EFFORT: pb.TENANT_CLASS_BEST_EFFORT,
-}
-_STATES = {
-    ClientState.LIVE: pb.CLIENT_STATE_LIVE,
-    ClientState.DRAINING: pb.CLIENT_STATE_DRAINING,
-}
 #: settings of the software GPU that a tenant must share with the daemon to see the same devices
 _SOFT_ENV = (
     "HARP_SOFT_DIR",
@@ -83,6 +67,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._harpd = harpd
         self._default_policy = default_policy
         self._stop = stop
+        self._answers = Answers(book, harpd)
         self._started_s = time.time()
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoReply:  # noqa: N802
@@ -153,8 +138,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
             started_s=self._started_s,
             cuda_path=str(found.cuda_path),
             nvml_path=str(found.nvml_path),
-            kind=_KINDS[found.kind],
-            uncovered_total=self._harpd.uncovered_total,
+            kind=KINDS[found.kind],
+            uncovered_total=self._harpd.evaders.uncovered_total,
             arbiter_restarts=max(0, self._link.started_count - 1),
             native_dir=str(self._native.path),
             time_policy=in_force.policy,
@@ -166,22 +151,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def _get_state(self, _request: pb.GetStateRequest, _uid: int) -> pb.GetStateReply:
         picture = await self._book.look()
         return pb.GetStateReply(
-            devices=[self._device(d, picture) for d in self._book.devices.values()],
-            tenants=[self._tenant(t, picture) for t in self._book.tenants.values()],
-            uncovered=[
-                pb.Uncovered(
-                    pid=u.pid,
-                    name=u.name,
-                    user=user_name(u.uid),
-                    device_uuid=u.device_uuid,
-                    mem_bytes=u.mem_bytes,
-                    tenant=u.tenant,
-                    evidence=u.evidence,
-                    since_s=u.since_s,
-                    action=u.action,
-                )
-                for u in self._harpd.uncovered.values()
-            ],
+            devices=[self._answers.device(d, picture) for d in self._book.devices.values()],
+            tenants=[self._answers.tenant(t, picture) for t in self._book.tenants.values()],
+            uncovered=[uncovered(u) for u in self._harpd.evaders.uncovered.values()],
             now_s=time.time(),
         )
 
@@ -202,6 +174,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
                 request.limit_ppm,
                 TenantClass(request.tenant_class),
                 gang=not request.no_gang,
+                host_bytes=request.host_limit_bytes,
             ),
             policy=_policy(request.policy, self._default_policy),
             root_pid=request.root_pid,
@@ -217,9 +190,11 @@ class ControlService(control_pb2_grpc.ControlServicer):
             raise
         tenant = await self._book.create(wish, deposit.fd)
         picture = await self._book.look()
-        devices = [self._device(self._book.devices[u], picture) for u in tenant.device_uuids]
+        devices = [
+            self._answers.device(self._book.devices[u], picture) for u in tenant.device_uuids
+        ]
         return pb.CreateTenantReply(
-            tenant=self._tenant(tenant, picture),
+            tenant=self._answers.tenant(tenant, picture),
             device=devices[0],
             devices=devices,
             env={name: os.environ[name] for name in _SOFT_ENV if name in os.environ},
@@ -238,9 +213,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
             if request.HasField("tenant_class")
             else old.tenant_class,
             gang=not request.no_gang if request.HasField("no_gang") else old.gang,
+            host_bytes=request.host_limit_bytes
+            if request.HasField("host_limit_bytes")
+            else old.host_bytes,
         )
         changed = await self._book.set_limits(tenant, limits)
-        return pb.SetTenantReply(tenant=self._tenant(changed, await self._book.look()))
+        return pb.SetTenantReply(tenant=self._answers.tenant(changed, await self._book.look()))
 
     async def _remove_tenant(
         self, request: pb.RemoveTenantRequest, uid: int
@@ -264,98 +242,15 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._stop(request.with_arbiter)
         return pb.StopReply()
 
-    def _device(self, device: Device, picture: Picture) -> pb.Device:
-        held = picture.devices.get(device.uuid)
-        promises = self._book.promises(picture)[device.uuid]
-        return pb.Device(
-            index=device.index,
-            uuid=device.uuid,
-            name=device.name,
-            kind=_KINDS[device.kind],
-            memory_bytes=self._harpd.physical_bytes(device.uuid),
-            used_bytes=self._harpd.used_bytes.get(device.uuid, 0),
-            leased_bytes=held.leased_bytes if held else 0,
-            overhead_bytes=held.overhead_bytes if held else 0,
-            context_bytes=device.overhead_bytes,
-            context_source=device.overhead_source,
-            promised_bytes=promised_bytes(device, promises),
-            promised_ppm=promised_ppm(promises),
-            driver_version=device.driver_version,
-            holder=held.holder if held else 0,
-        )
-
-    def _tenant(self, tenant: Tenant, picture: Picture) -> pb.Tenant:
-        clients = picture.clients_of(tenant.tenant_id)
-        uses = [self._use(tenant, uuid, picture) for uuid in tenant.device_uuids]
-        windows = [self._harpd.used_ratio(tenant.tenant_id, u)[1] for u in tenant.device_uuids]
-        limits = tenant.limits
-        return pb.Tenant(
-            tenant_id=tenant.tenant_id,
-            name=tenant.name,
-            uid=tenant.uid,
-            user=user_name(tenant.uid),
-            root_pid=tenant.root_pid,
-            root_alive=bool(tenant.root_start) and start_of(tenant.root_pid) == tenant.root_start,
-            device_uuid=tenant.device_uuids[0],
-            device_uuids=tenant.device_uuids,
-            mem_limit_bytes=limits.mem_bytes,
-            share_ppm=limits.share_ppm,
-            limit_ppm=limits.limit_ppm,
-            tenant_class=_CLASSES[limits.tenant_class],
-            no_gang=not limits.gang,
-            policy=_POLICIES[tenant.policy],
-            created_s=tenant.created_s,
-            leased_bytes=sum(u.leased_bytes for u in uses),
-            peak_bytes=sum(u.peak_bytes for u in uses),
-            overhead_bytes=sum(c.overhead_bytes for c in clients),
-            used_ns=sum(u.used_ns for u in uses),
-            estimated_ns=sum(u.estimated_ns for u in uses),
-            copy_ns=sum(u.copy_ns for u in uses),
-            launches=sum(u.launches for u in uses),
-            wait_ns=sum(u.wait_ns for u in uses),
-            wants=any(u.wants for u in uses),
-            denials=sum(u.denials for u in uses),
-            used_ratio=sum(u.used_ratio for u in uses) / len(uses),
-            window_s=min(windows),
-            grant_dir=tenant.grant_dir,
-            uses=uses,
-            clients=[
-                pb.Client(
-                    client_id=c.client_id,
-                    pid=c.pid,
-                    state=_STATES[c.state],
-                    program=c.program,
-                    leased_bytes=c.leased_bytes,
-                    overhead_bytes=c.overhead_bytes,
-                )
-                for c in clients
-            ],
-        )
-
-    def _use(self, tenant: Tenant, uuid: str, picture: Picture) -> pb.DeviceUse:
-        use = picture.uses.get((tenant.tenant_id, uuid), Use())
-        held = [
-            picture.leases.get((c.client_id, uuid), (0, 0))
-            for c in picture.clients_of(tenant.tenant_id)
-        ]
-        return pb.DeviceUse(
-            uuid=uuid,
-            leased_bytes=use.leased_bytes,
-            peak_bytes=use.peak_bytes,
-            overhead_bytes=sum(overhead for _, overhead in held),
-            used_ns=use.used_ns,
-            estimated_ns=use.estimated_ns,
-            copy_ns=use.copy_ns,
-            launches=use.launches,
-            wait_ns=use.wait_ns,
-            wants=use.wants,
-            denials=use.denials,
-            used_ratio=self._harpd.used_ratio(tenant.tenant_id, uuid)[0],
-        )
-
 
 def _limits(
-    mem_bytes: int, share_ppm: int, limit_ppm: int, klass: TenantClass, *, gang: bool
+    mem_bytes: int,
+    share_ppm: int,
+    limit_ppm: int,
+    klass: TenantClass,
+    *,
+    gang: bool,
+    host_bytes: int,
 ) -> Limits:
     if mem_bytes and mem_bytes < GRANULE_BYTES:
         raise ConfigError(
@@ -368,11 +263,12 @@ def _limits(
                 f"a {name} of {format_percent(value)} is above 100%", "it is a part of each device"
             )
     # Whole granules: the rest could never be leased.
-    return Limits(mem_bytes // GRANULE_BYTES * GRANULE_BYTES, share_ppm, limit_ppm, klass, gang)
+    whole = mem_bytes // GRANULE_BYTES * GRANULE_BYTES
+    return Limits(whole, share_ppm, limit_ppm, klass, gang, host_bytes)
 
 
 def _policy(value: pb.Policy.ValueType, default: Policy) -> Policy:
-    return next((ours for ours, theirs in _POLICIES.items() if theirs == value), default)
+    return next((ours for ours, theirs in POLICIES.items() if theirs == value), default)
 
 
 def _stranger(deposit: Deposit, uid: int, root_pid: int) -> str:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What outlives harpd: the grants, and the measured cost of contexts. SQLite, in the run folder."""
+"""What outlives harpd: the grants, and what contexts cost. SQLite, in the run folder."""
 
 from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
 
+from harp.daemon.overheads import ContextCost
 from harp.errors import DaemonError
 from harp.model import Limits, Policy, Tenant, TenantClass
 
@@ -30,6 +31,12 @@ _MIGRATIONS = (
     (
         "ALTER TABLE tenant ADD COLUMN device_uuids TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE tenant ADD COLUMN gang INTEGER NOT NULL DEFAULT 1",
+    ),
+    # A quota of pinned host memory; costs that real clients refined (seen: bytes, comma separated).
+    (
+        "ALTER TABLE tenant ADD COLUMN host_bytes INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE overhead ADD COLUMN source TEXT NOT NULL DEFAULT 'measured'",
+        "ALTER TABLE overhead ADD COLUMN seen TEXT NOT NULL DEFAULT ''",
     ),
 )
 
@@ -78,42 +85,58 @@ class Store:
     def put(self, tenant: Tenant) -> None:
         """Write a tenant, new or changed."""
         limits = tenant.limits
-        self._db.execute(
-            "INSERT OR REPLACE INTO tenant VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                tenant.tenant_id,
-                tenant.name,
-                tenant.uid,
-                tenant.root_pid,
-                tenant.root_start,
-                tenant.grant_dir,
-                tenant.device_uuids[0],
-                limits.mem_bytes,
-                limits.share_ppm,
-                limits.limit_ppm,
-                limits.tenant_class.value,
-                tenant.policy.value,
-                tenant.created_s,
-                ",".join(tenant.device_uuids),
-                int(limits.gang),
-            ),
-        )
+        row: dict[str, str | int | float] = {
+            "tenant_id": tenant.tenant_id,
+            "name": tenant.name,
+            "uid": tenant.uid,
+            "root_pid": tenant.root_pid,
+            "root_start": tenant.root_start,
+            "grant_dir": tenant.grant_dir,
+            "device_uuid": tenant.device_uuids[0],
+            "mem_bytes": limits.mem_bytes,
+            "share_ppm": limits.share_ppm,
+            "limit_ppm": limits.limit_ppm,
+            "tenant_class": limits.tenant_class.value,
+            "policy": tenant.policy.value,
+            "created_s": tenant.created_s,
+            "device_uuids": ",".join(tenant.device_uuids),
+            "gang": int(limits.gang),
+            "host_bytes": limits.host_bytes,
+        }
+        self._put("tenant", row)
 
     def remove(self, tenant_id: int) -> None:
         """Forget a tenant."""
         self._db.execute("DELETE FROM tenant WHERE tenant_id = ?", (tenant_id,))
 
-    def overhead(self, model: str, driver: str) -> int | None:
-        """Measured cost of a context, if it was measured."""
+    def context_cost(self, model: str, driver: str) -> ContextCost | None:
+        """Cost of a context, if it was measured or seen."""
         row = self._db.execute(
-            "SELECT bytes FROM overhead WHERE model = ? AND driver = ?", (model, driver)
+            "SELECT * FROM overhead WHERE model = ? AND driver = ?", (model, driver)
         ).fetchone()
-        return int(row[0]) if row else None
+        if row is None:
+            return None
+        seen = tuple(int(word) for word in row["seen"].split(",") if word)
+        return ContextCost(row["bytes"], row["source"], seen)
 
-    def put_overhead(self, model: str, driver: str, size_bytes: int) -> None:
-        """Write a measured cost."""
+    def put_context_cost(self, model: str, driver: str, cost: ContextCost) -> None:
+        """Write a cost, new or refined."""
+        self._put(
+            "overhead",
+            {
+                "model": model,
+                "driver": driver,
+                "bytes": cost.size_bytes,
+                "source": cost.source,
+                "seen": ",".join(map(str, cost.seen)),
+            },
+        )
+
+    def _put(self, table: str, row: dict[str, str | int | float]) -> None:
+        columns, places = ", ".join(row), ", ".join("?" * len(row))
         self._db.execute(
-            "INSERT OR REPLACE INTO overhead VALUES (?,?,?)", (model, driver, size_bytes)
+            f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({places})",  # noqa: S608 - our names
+            tuple(row.values()),
         )
 
 
@@ -132,6 +155,7 @@ def _tenant(row: sqlite3.Row) -> Tenant:
             limit_ppm=row["limit_ppm"],
             tenant_class=TenantClass(row["tenant_class"]),
             gang=bool(row["gang"]),
+            host_bytes=row["host_bytes"],
         ),
         policy=Policy(row["policy"]),
         created_s=row["created_s"],

@@ -36,14 +36,13 @@ class Gate(Enum):
     """What libharp does with a call before the driver sees it."""
 
     NONE = "none"  # a bare jump to the driver
-    LATER = "later"  # a bare jump too, but it allocates and is not charged yet: counted
     PROC_ADDRESS = "proc_address"
     CTX_CREATE = "ctx_create"  # leases the context's overhead
     CTX_DESTROY = "ctx_destroy"
     MEM_ALLOC = "mem_alloc"  # leases memory
     MEM_FREE = "mem_free"
     TRACK = "track"  # follows references to memory that is charged elsewhere
-    REFUSE = "refuse"  # not charged yet: a tenant with a memory limit gets NOT_SUPPORTED
+    REFUSE = "refuse"  # cannot be charged: a tenant with a memory limit gets NOT_SUPPORTED
     INFO = "info"  # answers with the tenant's own numbers
     STREAM = "stream"  # the time gate forgets a stream
     CALLBACK = "callback"  # the program's function runs inside the driver: nothing is gated there
@@ -53,10 +52,27 @@ class Gate(Enum):
     MEMSET = "memset"  # ... up to here
 
 
+class Charge(Enum):
+    """How what a function takes is charged; charges.py says how much, when, and until when."""
+
+    LINEAR = "linear"
+    PITCH = "pitch"
+    MANAGED = "managed"
+    ARRAY = "array"
+    PHYSICAL = "physical"
+    POOL = "pool"
+    GRAPH = "graph"
+    CONTEXT = "context"
+    CODE = "code"
+    LIMIT = "limit"
+    HOST = "host"
+    MAPPING = "mapping"  # a reference to memory that is charged elsewhere
+    FOREIGN = "foreign"  # memory that another interface made
+    NOTHING = "nothing"  # takes no memory itself; the row says why
+
+
 #: Gates that all pass through the same time gate; the others have a hand-written hook per symbol.
 TIME_GATES = frozenset({Gate.LAUNCH, Gate.GRAPH_LAUNCH, Gate.COPY, Gate.MEMSET})
-#: Gates for which libharp exports a bare jump.
-JUMP_GATES = frozenset({Gate.NONE, Gate.LATER})
 
 NOT_SUPPORTED = 801  # CUDA_ERROR_NOT_SUPPORTED
 
@@ -109,6 +125,8 @@ class Function:
     symbols: tuple[Symbol, ...]
     fail: int = NOT_SUPPORTED  # what the software GPU answers until it implements it
     ret: str = "CUresult"
+    charge: Charge | None = None  # of all that allocate
+    why: str = ""  # of what allocates and is a bare jump all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +195,26 @@ def fn(
     *,
     fail: int = NOT_SUPPORTED,
     ret: str = "CUresult",
+    charge: Charge | None = None,
+    why: str = "",
 ) -> Function:
-    """Make a row from its text (see the head of this file)."""
-    return Function(name, cls, gate, symbols(text), fail, ret)
+    """Make a row from its text (see the head of this file).
+
+    Raises:
+        ValueError: a function allocates and its row does not say how that is charged: so nothing
+            can be generated, and built, with a path to memory that nobody thought about.
+    """
+    if charge is None and (cls is Cls.ALLOC or gate is Gate.CTX_CREATE):
+        raise ValueError(
+            f"{name} allocates and its row has no charge rule; remedy: charge=Charge.... there "
+            "(native/api/charges.py says what each means)"
+        )
+    if charge is not None and gate is Gate.NONE and not why:
+        raise ValueError(
+            f"{name} allocates and nothing hooks it; remedy: why=... in its row says why no memory "
+            "is missed, or gate=Gate.MEM_ALLOC and a harp_hook in native/src/shim/gate"
+        )
+    return Function(name, cls, gate, symbols(text), fail, ret, charge, why)
 
 
 def enum(name: str, text: str) -> Type:

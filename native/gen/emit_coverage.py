@@ -6,8 +6,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable
 
-from native.api import cuda, nvml, soft
-from native.api.model import JUMP_GATES, TIME_GATES, Cls, Function, Gate
+from native.api import charges, cuda, nvml, soft
+from native.api.model import TIME_GATES, Charge, Cls, Function, Gate
 from native.gen.output import Target
 
 Test = Callable[[Function], bool]
@@ -27,18 +27,16 @@ def _classes(have: frozenset[str]) -> str:
     lines = []
     for cls in Cls:
         rows = [row for row in cuda.FUNCTIONS if row.cls is cls]
-        gated = sum(row.gate not in JUMP_GATES for row in rows)
-        later = sum(row.gate is Gate.LATER for row in rows)
+        gated = sum(row.gate is not Gate.NONE for row in rows)
         symbols = [s for row in rows for s in row.symbols]
         done = sum(s.name in have or s.plain in have for s in symbols)
-        lines.append(f"| {cls.value} | {len(rows)} | {len(symbols)} | {gated} | {later} | {done} |")
+        lines.append(f"| {cls.value} | {len(rows)} | {len(symbols)} | {gated} | {done} |")
     return "\n".join(lines)
 
 
 def _gates() -> str:
     told: dict[Gate, str] = {
         Gate.NONE: "a jump to the driver",
-        Gate.LATER: "a jump to the driver; allocates, not charged yet",
         Gate.PROC_ADDRESS: "hook: answers with our own entries",
         Gate.CTX_CREATE: "hook: leases the context's overhead",
         Gate.CTX_DESTROY: "hook: gives it back",
@@ -61,6 +59,25 @@ def _gates() -> str:
     return "\n".join(lines)
 
 
+def _rules() -> str:
+    lines = []
+    for charge in Charge:
+        rule = charges.RULES[charge]
+        lines.append(f"| {charge.value} | {rule.amount} | {rule.taken} | {rule.back} |")
+    return "\n".join(lines)
+
+
+def _charged() -> str:
+    lines = []
+    for row in sorted((r for r in cuda.FUNCTIONS if r.charge), key=lambda r: r.name):
+        assert row.charge is not None
+        hook = "hook" if row.gate is not Gate.NONE else f"jump: {row.why}"
+        if row.gate is Gate.REFUSE:
+            hook = "refused to tenants with a memory limit"
+        lines.append(f"| {row.name} | {row.charge.value} | {hook} |")
+    return "\n".join(lines)
+
+
 def emit() -> str:
     """The whole page."""
     have = soft.implemented()
@@ -68,9 +85,7 @@ def emit() -> str:
     versioned = sum(s.since > 0 for s in cuda.SYMBOLS)
     twins = sum(s.plain in have and s.name not in have for s in cuda.SYMBOLS)
     allocs, _ = _count(r for r in rows if r.cls is Cls.ALLOC)
-    charged, _ = _count(
-        r for r in rows if r.cls is Cls.ALLOC and r.gate in (Gate.MEM_ALLOC, Gate.TRACK)
-    )
+    jumps, _ = _count(r for r in rows if r.cls is Cls.ALLOC and r.gate is Gate.NONE)
     refused, _ = _count(r for r in rows if r.gate is Gate.REFUSE)
     timed, timed_symbols = _count(r for r in rows if r.gate in TIME_GATES)
     nvml_have = nvml.implemented()
@@ -81,14 +96,14 @@ CUDA driver API {cuda.VERSION // 1000}.{cuda.VERSION % 1000 // 10}: {len(rows)} 
 NVML: {len(nvml.SYMBOLS)} functions, {sum(f.params is not None for f in nvml.FUNCTIONS)} of them with prototypes, {len(nvml_have)} implemented by the software GPU.
 
 - Time gate: {timed} functions ({timed_symbols} symbols).
-- Memory: {charged} of {allocs} allocating functions are charged, {refused} are refused to tenants with a memory limit; the others are listed below.
+- Memory: {allocs} functions allocate, and each has a charge rule; {allocs - jumps - refused} of them are hooked, {refused} are refused to tenants with a memory limit, {jumps} are jumps with a reason.
 - Software GPU: {len(have)} symbols by hand, {twins} per-thread twins of them generated, {len(cuda.SYMBOLS) - len(have) - twins} answer an error and log their name once.
 - Marshalling (remote): 0 of {len(cuda.SYMBOLS)} symbols are described.
 
 ## By class
 
-| class | functions | symbols | intercepted functions | allocates, not charged | symbols in the software GPU |
-|---|---|---|---|---|---|
+| class | functions | symbols | intercepted functions | symbols in the software GPU |
+|---|---|---|---|---|
 {_classes(have)}
 
 ## By gate
@@ -97,12 +112,18 @@ NVML: {len(nvml.SYMBOLS)} functions, {sum(f.params is not None for f in nvml.FUN
 |---|---|---|---|
 {_gates()}
 
-## Allocates, not charged yet
+## What is charged, when, until when
 
-What these take the ledger does not see (some of it is host memory, code or a mapping of memory that
-is charged where it was made); the watchdog compares the device's own numbers. Issue 5 charges them.
+By native/api/charges.py. (*): not to be known inside the process; harpd's reconcile sees it by what
+the device says of each process, a second later.
 
-{_names(r for r in rows if r.gate is Gate.LATER)}
+| rule | how much | charged | given back |
+|---|---|---|---|
+{_rules()}
+
+| function | rule | by |
+|---|---|---|
+{_charged()}
 
 ## Symbols the software GPU implements
 

@@ -7,7 +7,7 @@ native/soft/gpu/door.inc is the jump, door.h says what a row of these tables mea
 from __future__ import annotations
 
 from native.api import cuda, nvml
-from native.api.model import Function, Gate, Symbol
+from native.api.model import Charge, Function, Gate, Symbol
 from native.api.nvml import NvmlFunction
 from native.api.rows import pool, vmm
 from native.api.types.device_attribute import SINCE
@@ -47,6 +47,7 @@ def _flags(row: Function) -> str:
     sets = {
         "SOFT_DOOR_RESULT": row.ret == "CUresult",
         "SOFT_DOOR_ALLOC": row.gate is Gate.MEM_ALLOC
+        and row.charge is not Charge.HOST
         and row.name.startswith(("cuMem", "cuArray", "cuMipmapped")),
         "SOFT_DOOR_VMM": row.name in _VMM,
         "SOFT_DOOR_POOL": row.name in _POOL,

@@ -155,7 +155,7 @@ def _work(function: Function, symbol: Symbol) -> tuple[str, str]:
 
 def time_c(functions: Sequence[Function]) -> str:
     """The hooks of launches, copies and fills: all pass the same time gate."""
-    lines = ['#include "src/shim/gate/time.h"', ""]
+    lines = ['#include "src/shim/gate/graph_memory.h"', '#include "src/shim/gate/time.h"', ""]
     for f, s in _symbols(functions):
         if f.gate not in TIME_GATES:
             continue
@@ -173,6 +173,8 @@ def time_c(functions: Sequence[Function]) -> str:
                 f"        return HARP_REAL({s.name})({s.call});",
             ]
         )
+        graph = f.gate is Gate.GRAPH_LAUNCH
+        done = "harp_graph_turn_end(&graph, {})" if graph else "{}"
         lines += [
             f"{f.ret} harp_hook_{s.name}({s.args})",
             "{",
@@ -183,13 +185,23 @@ def time_c(functions: Sequence[Function]) -> str:
                 if s.per_thread
                 else []
             ),
+            *(
+                [
+                    "    struct harp_graph_turn graph;",
+                    f"    {f.ret} denied = harp_graph_turn_begin(&graph, {key}, on);",
+                    "    if (denied != CUDA_SUCCESS)",
+                    "        return denied;",
+                ]
+                if graph
+                else []
+            ),
             f"    if (harp_time_open(on, {kind}))",
-            f"        return HARP_REAL({s.name})({s.call});",
+            f"        return {done.format(f'HARP_REAL({s.name})({s.call})')};",
             "    struct harp_turn turn;",
             f"    harp_turn_begin(&turn, on, {kind}, {key}, {size});",
             f"    {f.ret} result = HARP_REAL({s.name})({s.call});",
             "    harp_turn_end(&turn, result);",
-            "    return result;",
+            f"    return {done.format('result')};",
             "}",
             "",
         ]

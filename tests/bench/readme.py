@@ -60,11 +60,22 @@ CLAIMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what a context costs, as NVML tells it", ("test_context_overhead_by_nvml",)),
     ("how long the driver's own time slices are", ("test_slices_of_two_unlimited_processes",)),
     (
-        "the watchdog's comparison of NVML's process list with the sessions; memory after SIGKILL",
-        (),
+        "memory after SIGKILL: the next tenant gets it",
+        ("test_memory_of_a_killed_program_comes_back",),
     ),
-    ("programs that use libcudart (PyTorch, CuPy, `nvcc` builds)", ()),
-    ("graphs, several GPUs in one machine, MIG, MPS, drivers other than those named here", ()),
+    (
+        "programs that use libcudart (PyTorch, CuPy, `nvcc` builds): same results, own limit",
+        (
+            "test_torch_trains_the_same",
+            "test_torch_and_cupy_see_and_meet_the_limit",
+            "test_torch_replays_its_graphs",
+            "test_what_nvcc_builds",
+        ),
+    ),
+    ("two trainings of PyTorch, 30 beside 70", ("test_two_trainings_30_beside_70",)),
+    ("the software GPU answers as the driver does (`tests/contract`)", ("test_case",)),
+    ("the watchdog's comparison of NVML's process list with the sessions", ()),
+    ("several GPUs in one machine, MIG, MPS, drivers other than those named here", ()),
 )
 
 
@@ -119,6 +130,7 @@ def hardware(results: list[dict[str, Any]]) -> Section:
         lines += [
             _fold(f"  - {claim}: shown on {', '.join(on)}") for claim, on in proven.items() if on
         ]
+        lines += [_fold(f"  - {line}") for line in _figures(results)]
         lines.append("- **Not shown on a real GPU:**")
     lines += [_fold(f"  - {claim};") for claim, on in proven.items() if not on]
     return Section("hardware", "\n".join(lines).removesuffix(";") + ".\n")
@@ -126,6 +138,47 @@ def hardware(results: list[dict[str, Any]]) -> Section:
 
 def _outcomes(result: dict[str, Any]) -> list[str]:
     return [str(test["outcome"]) for test in result["tests"].values()]
+
+
+def _figures(results: list[dict[str, Any]]) -> list[str]:
+    """What was measured on hardware, each device's last."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in results:
+        kept = found.setdefault(str(result["device"]), {})
+        for name, test in result["tests"].items():
+            if test["outcome"] == "passed":
+                kept[name.split("::")[-1]] = test.get("recorded", {})
+    lines = []
+    for device, kept in sorted(found.items()):
+        parts = []
+        if share := kept.get("test_30_beside_70", {}).get("share"):
+            got = " / ".join(f"{100 * ratio:.1f}" for ratio in share["achieved"])
+            parts.append(
+                f"asked 30 / 70, got {got} %, device busy {100 * share['busy_ratio']:.1f} %"
+            )
+        if steps := kept.get("test_two_trainings_30_beside_70", {}).get("steps_per_s"):
+            gated, free = steps["gated"], sum(steps["gate_off"])
+            parts.append(
+                f"two PyTorch trainings at 30 / 70 got {100 * gated[0] / sum(gated):.1f} % and"
+                f" {100 * gated[1] / sum(gated):.1f} % of the steps, together"
+                f" {sum(gated) / free:.2f} of what they do ungated"
+            )
+        if launch := kept.get("test_bench_overhead_runs", {}).get("overhead"):
+            low, high = launch["spread"]["device"]
+            parts.append(
+                f"a launch of {launch['launch_ns_bare'] / 1000:.1f} us costs"
+                f" {launch['added_ns']:.0f} ns more (runs: {low:.0f} to {high:.0f})"
+            )
+        if added := kept.get("test_context_overhead_by_nvml", {}).get(
+            "added_bytes_first_and_second_context"
+        ):
+            parts.append(f"a process's context takes {added[0][0] / 2**20:.0f} MiB")
+        if slices := kept.get("test_slices_of_two_unlimited_processes"):
+            had = slices["process_0_had_us"]["median"] / 1000
+            parts.append(f"the driver's own slices are {had:.2f} ms")
+        if parts:
+            lines.append(f"measured on {device}: " + "; ".join(parts))
+    return lines
 
 
 def _shown_on(tests: tuple[str, ...], results: list[dict[str, Any]]) -> list[str]:
@@ -159,6 +212,8 @@ def bench(results: list[dict[str, Any]]) -> Section:
     lines += _shares(by_name["share"])
     lines += _latency(by_name["latency"])
     lines += _overhead(by_name["overhead"])
+    if "memory" in by_name:
+        lines += ["", *_memory(by_name["memory"])]
     if "crash" in by_name:
         lines += _crash(by_name["crash"])
     return Section("bench", "\n".join(lines) + "\n")
@@ -300,6 +355,50 @@ def _overhead(r: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _memory(r: dict[str, Any]) -> list[str]:
+    found = r["result"]
+    lines = _wrapped(
+        f"Memory: {_taken(r)}. Added to alloc and free of 1 MiB, and to a process's way from main()"
+        " to its first allocation; differences of the medians and of the 99th percentiles. Of 256"
+        " processes so many are on their way at a time as there are cores, and all stay; together:"
+        " all at a time, so that the cores are what they wait for."
+    )
+    lines += ["", "| what | bare, median | added, median | added, 99th percentile | n |"]
+    lines += ["|---|---|---|---|---|"]
+    for calls in found["calls"]:
+        figures = [f"{calls[name]:.2f} µs" for name in ("bare_us_p50", "added_us_p50")]
+        figures += [f"{calls['added_us_p99']:.2f} µs", f"{calls['rounds']}"]
+        lines.append(f"| alloc and free beside {calls['live']} | {' | '.join(figures)} |")
+    for start in found["starts"]:
+        n, at_once = start["processes"], start["at_once"]
+        name = "a process alone" if n == 1 else f"{n} processes together"
+        if at_once < n:
+            name = f"{n} processes, {at_once} at a time"
+        figures = [f"{start['bare_ms_p50_p90_p99'][0]:.2f} ms", f"{start['added_ms_p50']:.2f} ms"]
+        figures += [f"{start['added_ms_p99']:.2f} ms", f"{start['n']}"]
+        lines.append(f"| {name} (wall {start['wall_ratio']:.2f} of bare) | {' | '.join(figures)} |")
+    lines += [""]
+    races = [
+        f"{race['processes']} processes: {race['over_limit_bytes']} bytes over in {race['samples']}"
+        f" samples ({race['hz']:.0f} a second), {race['denied']} denials"
+        for race in found["races"]
+    ]
+    control = found["control"]
+    lines += _wrapped(
+        f"Races for a limit of {found['races'][0]['limit_bytes'] >> 20} MiB, by the engine's own"
+        f" ledger: {'; '.join(races)}. Without HARP, {control['processes']} processes:"
+        f" {control['over_limit_bytes'] >> 20} MiB over, refused, as it must be."
+        if found["can_tell"]
+        else "Races for a limit: **the control was not refused**, so they say nothing."
+    )
+    missed = [one for one in found["targets"] if not one["met"]]
+    lines += [f"Of {len(found['targets'])} figures held to a limit {len(missed)} are missed:"]
+    return lines + [
+        f"- {one['cell']}: {one['figure']} {one['value']:.3f}, held to {one['limit']:g}"
+        for one in missed
+    ]
+
+
 def machine() -> str:
     """Cores, model and kernel; nothing that names this machine."""
     cpu = Path("/proc/cpuinfo").read_text()
@@ -316,8 +415,13 @@ def run(*, everything: bool, repeat: int) -> None:
     if not everything:
         share += ["--cell", f"*.{SLICE_US}us.{SWITCH_US}us"]
     latency = ["bench", "latency", "--seconds", str(LATENCY_SECONDS), "--repeat", str(repeat)]
-    crash = ["bench", "crash"]
-    for name, arguments in (("share", share), ("latency", latency), ("crash", crash)):
+    memory, crash = ["bench", "memory"], ["bench", "crash"]
+    for name, arguments in (
+        ("share", share),
+        ("latency", latency),
+        ("memory", memory),
+        ("crash", crash),
+    ):
         _keep(
             name,
             {"bench": name, **about, "command": _shown(arguments)}

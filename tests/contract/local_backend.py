@@ -41,7 +41,7 @@ class Local:
             uses = self.world.usages(name)
             self._drop(name)
         assert uses
-        held = [use for use in uses if use.leased_bytes or use.amount_bytes]
+        held = [use for use in uses if use.leased_bytes or use.amount_bytes or use.free_bytes]
         assert not held, f"memory is still charged: {held}"
 
     def _drop(self, name: str) -> None:

@@ -8,7 +8,6 @@ import ctypes as c
 import numpy as np
 from soft_mod_cases_graph import Graph
 from soft_mod_cases_graphmem import (
-    GRAPHS,
     MEM_ALLOC,
     MEM_FREE,
     AllocNode,
@@ -44,7 +43,7 @@ from soft_mod_driver import (
 )
 
 
-@case(waived=GRAPHS)
+@case
 def captured_calls_become_nodes(d: Driver) -> None:
     n = 1000
     add1 = d.function(d.module(), "add1")
@@ -96,7 +95,7 @@ def captured_calls_become_nodes(d: Driver) -> None:
     assert d.call("cuStreamEndCapture", stream, c.byref(c.c_void_p())) == 901
 
 
-@case(waived=GRAPHS)
+@case
 def such_graphs_are_restricted(d: Driver) -> None:
     g, ptr, _, last = up_down_graph(d)
     freed = release(g, ptr, last)
@@ -134,7 +133,7 @@ def such_graphs_are_restricted(d: Driver) -> None:
     d.fails(NOT_SUPPORTED, add, c.byref(made), out, None, c.c_size_t(0), c.byref(node))
 
 
-@case(waived=GRAPHS)
+@case
 def nodes_are_checked(d: Driver) -> None:
     g = Graph(d)
     out = c.c_void_p()
@@ -186,7 +185,7 @@ def nodes_are_checked(d: Driver) -> None:
     assert len(g.nodes()) == 3
 
 
-@case(waived=GRAPHS)
+@case
 def before_its_graph_runs_memory_is_out_of_reach(d: Driver) -> None:
     g, ptr, _, last = up_down_graph(d)
     release(g, ptr, last)
@@ -194,7 +193,7 @@ def before_its_graph_runs_memory_is_out_of_reach(d: Driver) -> None:
     assert d.call("cuCtxSynchronize") == ILLEGAL_ADDRESS
 
 
-@case(waived=GRAPHS)
+@case
 def so_it_is_for_copies(d: Driver) -> None:
     g, ptr, _, last = up_down_graph(d)
     release(g, ptr, last)

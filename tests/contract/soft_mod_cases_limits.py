@@ -45,7 +45,7 @@ def limits_are_rounded_clamped_or_refused(d: Driver) -> None:
     assert limit(d, 0) == 1024  # each context has its own
 
 
-@case(waived={"local": "libharp leases before it asks: out of memory comes before invalid"})
+@case
 def stacks_have_a_most(d: Driver) -> None:
     # a stack for every thread that can be resident: more than there is
     d.fails(2, "cuCtxSetLimit", 0, c.c_size_t(512 << 10))
@@ -53,7 +53,60 @@ def stacks_have_a_most(d: Driver) -> None:
     assert limit(d, 0) == 1024
 
 
-@case(waived={"local": "libharp gives back what a limit took when the context goes, not before"})
+FRAME = b"""
+.version 7.0
+.target sm_75
+.address_size 64
+.visible .entry deep(.param .u64 out, .param .u32 at)
+{
+    .local .align 16 .b8 frame[16384];
+    .reg .b32 %r<3>;
+    .reg .b64 %d<4>;
+    ld.param.u64 %d1, [out];
+    ld.param.u32 %r1, [at];
+    mov.u64 %d2, frame;
+    cvt.u64.u32 %d3, %r1;
+    add.s64 %d2, %d2, %d3;
+    st.local.u32 [%d2], %r1;
+    ld.local.u32 %r2, [%d2];
+    st.global.u32 [%d1], %r2;
+    ret;
+}
+"""
+
+
+def free_bytes(d: Driver) -> int:
+    left, total = c.c_size_t(), c.c_size_t()
+    d.ok("cuMemGetInfo_v2", c.byref(left), c.byref(total))
+    return left.value
+
+
+@case(waived={"local": "libharp does not charge local memory: harpd sees it, a second later"})
+def launches_take_local_memory(d: Driver) -> None:
+    """Of all threads that can be resident, beyond the stack they have; as seen on an H200."""
+    out, sms, threads = d.alloc(4), c.c_int(), c.c_int()
+    d.ok("cuDeviceGetAttribute", c.byref(sms), 16, d.device)
+    d.ok("cuDeviceGetAttribute", c.byref(threads), 39, d.device)
+    deep = d.function(d.module(FRAME), "deep")
+    before, granule = free_bytes(d), 2 << 20
+    takes = (sms.value * threads.value * (16384 - limit(d, 0)) + granule - 1) // granule * granule
+    for launches in (1, 2):  # the second finds it there
+        d.launch(deep, Params(out, c.c_uint32(64)))
+        d.sync()
+        assert before - free_bytes(d) == takes, launches
+    assert d.down(out, 1, "u4")[0] == 64
+    d.ok("cuCtxSetLimit", 0, c.c_size_t(16384))
+    assert before - free_bytes(d) == takes
+    d.ok("cuCtxSetLimit", 0, c.c_size_t(1024))
+    assert free_bytes(d) == before
+    rest = d.alloc(before - takes + granule)  # now it does not fit
+    assert d.try_launch(deep, Params(out, c.c_uint32(0))) == 2
+    d.ok("cuMemFree_v2", rest)
+    d.launch(deep, Params(out, c.c_uint32(0)))
+    d.sync()
+
+
+@case
 def limits_take_device_memory(d: Driver) -> None:
     def free() -> int:
         left, total = c.c_size_t(), c.c_size_t()

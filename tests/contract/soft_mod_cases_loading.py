@@ -23,7 +23,6 @@ EAGER, LAZY = 1, 2
 UNLOADED, LOADED = 0, 1
 MIB = 1 << 20
 
-CODE = "libharp does not charge the code of modules: harpd sees it, a second later"
 HEAD = b".version 8.0\n.target sm_75\n.address_size 64\n"
 ODD = HEAD.replace(b"sm_75", b"sm_90a") + (
     b".visible .entry odd() { wgmma.fence.sync.aligned; ret; }\n.visible .entry fine() { ret; }\n"
@@ -105,7 +104,7 @@ def eager_loading_loads_all_or_nothing(d: Driver) -> None:
     assert free(d) == before
 
 
-@case(env={"CUDA_MODULE_LOADING": "EAGER"}, waived={"local": CODE})
+@case(env={"CUDA_MODULE_LOADING": "EAGER"})
 def eager_libraries_come_into_all_contexts(d: Driver) -> None:
     contexts = [d.ctx, d.handle("cuCtxCreate_v2", 0, d.device)]
     text = HEAD + b".visible .global .b8 room[%d];\n" % (8 * MIB) + big(b"one", 10)
@@ -128,7 +127,7 @@ def lazy_loading_sees_only_what_is_used(d: Driver) -> None:
     assert mode(d) == LAZY
 
 
-@case(waived={"local": CODE})
+@case
 def code_and_variables_are_charged_and_given_back(d: Driver) -> None:
     # 3 MiB of text: half of it is what the code takes
     text = HEAD + b".visible .global .b8 room[%d];\n" % (32 * MIB) + big(b"large", 150000)
@@ -158,7 +157,7 @@ def code_and_variables_are_charged_and_given_back(d: Driver) -> None:
     d.fails(INVALID_HANDLE, "cuModuleUnload", module)
 
 
-@case(devices="tiny", waived={"local": CODE})
+@case(devices="tiny")
 def a_full_device_takes_no_code(d: Driver) -> None:
     text = HEAD + big(b"large", 150000)
     module = d.module(text)

@@ -194,7 +194,7 @@ def what_managed_pools_refuse(d: Driver) -> None:
         d.ok("cuMemPoolSetAccess", pool, c.byref(Access(place, READWRITE)), one)
 
 
-@case(waived={"local": "libharp takes no allocation of a pool into a capture: 801"})
+@case
 def graphs_have_no_managed_memory(d: Driver) -> None:
     ptr, stream = c.c_uint64(), d.stream()
     on_device = create(d, (DEVICE, 0))

@@ -60,7 +60,7 @@ def access_is_one_way(d: Driver) -> None:
     d.ok("cuCtxSetCurrent", second)
     assert add1(d, here, there) == ILLEGAL_ADDRESS
     d.ok("cuCtxSetCurrent", d.ctx)
-    d.sync()  # the fault is the other context's
+    d.fails(ILLEGAL_ADDRESS, "cuCtxSynchronize")  # the fault is the whole process's
 
 
 @case(devices="tiny,tiny")

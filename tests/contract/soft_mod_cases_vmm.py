@@ -319,7 +319,7 @@ def export(d: Driver, handle: c.c_uint64) -> int:
     return fd.value
 
 
-@case(waived={"local": "libharp forgets exported memory with its maker's last reference"})
+@case(waived={"local": "who holds exported memory after its maker is for harpd's reconcile"})
 def a_descriptor_shares_memory_with_an_unrelated_process(d: Driver) -> None:
     none = used(d)
     handle, va = create(d, 4 * GRANULE, POSIX_FD), reserve(d, 4 * GRANULE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes as c
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,15 +154,41 @@ def software_gpu() -> c.CDLL:
 
 
 class Driver:
-    """One device with a context current."""
+    """One device with a context current, from the first use on."""
+
+    cu: c.CDLL
+    device: c.c_int
+    ctx: c.c_void_p
 
     def __init__(self) -> None:
-        self.cu = c.CDLL("libcuda.so.1")
         self.keep: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("cu", "device", "ctx") or "cu" in vars(self):
+            raise AttributeError(name)
+        self.cu = c.CDLL("libcuda.so.1")
         self.ok("cuInit", 0)
         self.device = c.c_int()
         self.ok("cuDeviceGet", c.byref(self.device), 0)
         self.ctx = self.handle("cuCtxCreate_v2", 0, self.device)
+        return vars(self)[name]
+
+    def apart(self, body: Callable[..., None], *args: Any) -> None:
+        """`body(d, *args)` in a process of its own: a fault breaks the process it happens in."""
+        assert "cu" not in vars(self), "this process uses the device already: it cannot fork"
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                body(self, *args)
+                code = 0
+            except BaseException:  # noqa: BLE001 - the parent fails for it
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, (body.__name__, *args)
 
     def call(self, name: str, *args: Any) -> int:
         result: int = getattr(self.cu, name)(*args)

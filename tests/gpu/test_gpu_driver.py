@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from driver_names import judge
 from elf_names import exported
 
 from native.api import cuda
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.gpu
 
-#: a name with one of these in it may allocate or launch
-SUSPECT = re.compile(
-    "Alloc|Create|Launch|Import|Map|Memcpy|Reserve|Register|Memset|Open|Prefetch|Decompress"
-)
 Record = Callable[[str, object], None]
 
 
@@ -33,12 +29,13 @@ def test_driver_exports_no_allocating_or_launching_name_without_a_row(
 ) -> None:
     names = exported(gpu.cuda_path)
     known = {s.name for s in cuda.SYMBOLS}
-    unknown = sorted(n for n in names - known if n.startswith("cu"))
+    found = judge(names - known)
     record_property("known", len(names & known))
-    record_property("unknown", unknown)
+    record_property("unknown", found.unknown)
+    record_property("debugger", found.debugger)
     record_property("missing", sorted(known - names))
     assert "cuInit" in names  # else nothing was read
-    assert [n for n in unknown if SUSPECT.search(n)] == []
+    assert found.suspect == []
 
 
 def test_getprocaddress_against_the_exported_addresses(gpu: Gpu, record_property: Record) -> None:

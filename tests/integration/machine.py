@@ -56,7 +56,7 @@ class Machine:
         }
         for name in ("soft", "locks", "user"):
             (base / name).mkdir()
-        self._children: list[subprocess.Popen[str]] = []
+        self.children: list[subprocess.Popen[str]] = []
 
     def harp(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -86,9 +86,16 @@ class Machine:
         return self.json("daemon", *arguments)
 
     def tenant(
-        self, *options: str, command: list[str] | None = None, **env: str
+        self,
+        *options: str,
+        command: list[str] | None = None,
+        session: bool = False,
+        **env: str,
     ) -> subprocess.Popen[str]:
-        """`harp run OPTIONS -- COMMAND`; the returned process becomes COMMAND."""
+        """`harp run OPTIONS -- COMMAND`; the returned process becomes COMMAND.
+
+        `session`: it leads a process group of its own, by which the truth sampler tells tenants.
+        """
         child = subprocess.Popen(
             [sys.executable, "-m", "harp", "run", *options, "--", *(command or ["sleep", "60"])],
             env={**self.env, **env},
@@ -97,8 +104,9 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=session,
         )
-        self._children.append(child)
+        self.children.append(child)
         return child
 
     def gpu_tenant(
@@ -128,7 +136,7 @@ class Machine:
 
     def stop(self) -> None:
         """End everything that was started here."""
-        for child in self._children:
+        for child in self.children:
             if child.poll() is None:
                 child.kill()
             child.wait()

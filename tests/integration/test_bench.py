@@ -215,3 +215,29 @@ def test_the_client_refuses_what_it_does_not_know(busy: str, wrong: list[str]) -
     done = subprocess.run([busy, *wrong], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert wrong[0] in done.stderr
+
+
+@pytest.mark.slow
+def test_bench_memory_sees_limits_kept_and_passed_without_harp(native_dir: Path) -> None:
+    """The sampler is the judge: it must see what nobody keeps from passing."""
+    status, found, errors = _bench(native_dir, "memory", "--quick")
+    assert LABEL in errors
+    assert found["software"] is True
+    assert found["over_limit_bytes"] == 0
+    for race in found["races"]:
+        assert race["peak_bytes"] <= race["limit_bytes"]
+        assert race["samples"] > 0
+        assert race["denied"] > 0
+        assert (race["wrong_codes"], race["left_bytes"]) == (0, 0)
+    assert found["control"]["over_limit_bytes"] > 0
+    assert found["can_tell"] is True
+    # A sampler that a busy host held up is the only reason left to fail.
+    assert {one["figure"] for one in found["violations"]} <= {"sample_ms"}
+    assert found["ok"] is (not found["violations"])
+    assert status == (0 if found["ok"] else 1)
+    assert [calls["live"] for calls in found["calls"]] == [0, 500]
+    for figure in ("alloc_added_us_p50", "alloc_added_us_p99", "init_ms_p99_1", "init_ms_p99_256"):
+        assert isinstance(found[figure], float), figure
+    names = [start["name"] for start in found["starts"]]
+    assert len(names) == 5
+    assert "start.256.together" in names

@@ -374,3 +374,37 @@ while time.monotonic() < end:
         assert launches > 100_000
         # once when the lane opens, and once for each sample
         assert slow < 500, (launches, slow)
+
+
+TOTAL = """
+import ctypes as C
+cuda, total = C.CDLL("libcuda.so.1"), C.c_size_t()
+assert cuda.cuInit(0) == 0
+assert cuda.cuDeviceTotalMem_v2(C.byref(total), 0) == 0
+print(total.value >> 20)
+"""
+
+
+def test_an_arbiter_that_knows_no_looks_is_asked_in_earnest(
+    native_dir: Path, tmp_path: Path
+) -> None:
+    with client(native_dir, tmp_path, sys.executable, "-c", TOTAL) as made:
+        made.listener.settimeout(20)
+        link, _ = made.listener.accept()
+        with closing(link):
+            hello = Msg.unpack(link.recv(4096))
+            assert (hello.op, hello.b, hello.uuid) == (Op.HELLO, 2, UUID)
+            link.send(Msg(op=Op.WELCOME, a=1, client=1).pack())
+            assert link.recv(4096) == b""  # no answer to a look: it goes
+        script = made.arbiter()
+        asked = Msg.unpack(script.link.recv(4096))
+        assert asked.op == Op.MEM_INFO
+        script.say(
+            op=Op.MEM_STATE,
+            dev=asked.dev,
+            seq=asked.seq,
+            limit_bytes=48 * MIB,
+            capacity_bytes=1024 * MIB,
+        )
+        assert made.process.stdout
+        assert made.process.stdout.readline() == "48\n"

@@ -59,7 +59,13 @@ struct context {
 
 static struct {
     uint64_t ptr, bytes, physical;
+    int pooled;
 } blocks[65536];
+
+/* One pool, of all devices, that gives back what is freed at once. */
+static struct pool {
+    uint64_t reserved;
+} the_pool;
 
 static void start(void)
 {
@@ -254,6 +260,7 @@ static CUresult take(CUdeviceptr *p, size_t bytes, bool small_ones_share)
             blocks[i].ptr = shares ? slab_at : next_va;
             blocks[i].bytes = bytes;
             blocks[i].physical = shares ? 0 : need; /* slabs stay */
+            blocks[i].pooled = 0;
             if (shares)
                 slab_at += bytes;
             next_va += need;
@@ -273,6 +280,8 @@ static CUresult give(CUdeviceptr p)
     for (size_t i = 0; p != 0 && i < 65536; i++)
         if (blocks[i].ptr == p) {
             used -= blocks[i].physical;
+            if (blocks[i].pooled)
+                the_pool.reserved -= blocks[i].physical;
             blocks[i].ptr = 0;
             r = CUDA_SUCCESS;
             break;
@@ -302,14 +311,47 @@ CUresult cuMemAllocManaged(CUdeviceptr *p, size_t bytes, unsigned int flags)
     return take(p, bytes, true);
 }
 
-CUresult cuMemAllocAsync(CUdeviceptr *p, size_t bytes, CUstream s)
-{
-    return take(p, bytes, true);
-}
-
 CUresult cuMemAllocFromPoolAsync(CUdeviceptr *p, size_t bytes, CUmemoryPool pool, CUstream s)
 {
-    return take(p, bytes, true);
+    CUresult r = take(p, bytes, false);
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; r == CUDA_SUCCESS && i < 65536; i++)
+        if (blocks[i].ptr == *p) {
+            blocks[i].pooled = 1;
+            the_pool.reserved += blocks[i].physical;
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+    return r;
+}
+
+CUresult cuMemAllocAsync(CUdeviceptr *p, size_t bytes, CUstream s)
+{
+    return cuMemAllocFromPoolAsync(p, bytes, (CUmemoryPool)&the_pool, s);
+}
+
+CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice d)
+{
+    *pool = (CUmemoryPool)&the_pool;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice d)
+{
+    return cuDeviceGetDefaultMemPool(pool, d);
+}
+
+CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
+{
+    if (pool != (CUmemoryPool)&the_pool)
+        return CUDA_ERROR_INVALID_VALUE;
+    *(cuuint64_t *)value = attr == CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT ? the_pool.reserved : 0;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t keep)
+{
+    return CUDA_SUCCESS;
 }
 
 CUresult cuMemFreeAsync(CUdeviceptr p, CUstream s)
@@ -400,6 +442,11 @@ CUresult cuStreamDestroy_v2(CUstream s)
 {
     free(s);
     return CUDA_SUCCESS;
+}
+
+CUresult cuStreamQuery(CUstream s)
+{
+    return now_ns() >= stream_of(s)->end_ns ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
 CUresult cuStreamBeginCapture_v2(CUstream s, CUstreamCaptureMode mode)

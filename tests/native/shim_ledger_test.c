@@ -169,8 +169,15 @@ int main(void)
     /* room in a shared granule, and none once it is full */
     uint64_t charged;
     CHECK(harp_ledger_add(&l, BASE, 1 << 20, 1, 0, &charged) == 0 && charged == HARP_GRANULE_BYTES);
-    CHECK(harp_ledger_has_room(&l, 0, 1 << 20) && !harp_ledger_has_room(&l, 0, (1 << 20) + 1));
-    CHECK(!harp_ledger_has_room(&l, 1, 1));
+    CHECK(harp_ledger_has_room(&l, 0, 1, 1 << 20) && !harp_ledger_has_room(&l, 1, 1, 1));
+    CHECK(!harp_ledger_has_room(&l, 0, 2, 1)); /* another context's */
+    CHECK(harp_ledger_add(&l, BASE + (3 << 19), 512, 1, 0, &charged) == 0 && charged == 0);
+    CHECK(!harp_ledger_has_room(&l, 0, 1, 1 << 20)); /* not in one piece */
+    CHECK(harp_ledger_has_room(&l, 0, 1, 1 << 19) &&
+          !harp_ledger_has_room(&l, 0, 1, (1 << 19) + 1));
+    harp_ledger_clear(&l);
+    CHECK(harp_ledger_add(&l, BASE, 3 << 20, 1, 0, &charged) == 0);
+    CHECK(!harp_ledger_has_room(&l, 0, 1, 512)); /* what is large has its granules for itself */
     harp_ledger_clear(&l);
     handles();
     return 0;

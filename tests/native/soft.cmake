@@ -1,7 +1,7 @@
 # The software GPU's core (no modules, no graphs) linked into each test, sanitizers on.
 set(soft_gpu ${CMAKE_SOURCE_DIR}/soft/gpu)
 file(GLOB soft_core_sources CONFIGURE_DEPENDS ${soft_gpu}/*.c)
-list(FILTER soft_core_sources EXCLUDE REGEX "/(module|function|launch|occupancy|graph|capture|zstd|getproc|door)[^/]*$|_main\\.c$")
+list(FILTER soft_core_sources EXCLUDE REGEX "/(module|function|launch|occupancy|graph|capture|zstd|getproc|door|truth)[^/]*$|_main\\.c$")
 list(APPEND soft_core_sources ${soft_gpu}/capture_weak.c)
 add_library(soft_core_test OBJECT ${soft_core_sources})
 target_link_libraries(soft_core_test PUBLIC harp_options harp_sanitize)

@@ -47,6 +47,7 @@ class Client:
     slack: int = 0
     overhead: int = 0
     told: int = 0  #: overhead the device says
+    own: int = 0  #: of that, what is said to be the tenant's own doing
     stopped: bool = False
     inbox: list[Msg] = field(default_factory=list)
     questions: dict[int, Question] = field(default_factory=dict)
@@ -56,6 +57,11 @@ class Client:
     def extra(self) -> int:
         """Overhead charged beyond the leases of its class."""
         return max(0, self.told - self.overhead)
+
+    @property
+    def counted(self) -> int:
+        """What of that counts against the limit."""
+        return min(self.own, self.extra)
 
 
 class Arbiter(RuleBasedStateMachine):
@@ -95,8 +101,8 @@ class Arbiter(RuleBasedStateMachine):
             free -= sum(self.promised(t, held, dead) for t in self.tenants if self.limit(t))
         rooms = [free]
         if self.limit(tenant) and not overhead:
-            mine = sum(held[c.id] for c in live if c.tenant == tenant)
-            mine += sum(c.used + c.slack for c in dead if c.tenant == tenant)
+            mine = sum(held[c.id] + c.counted for c in live if c.tenant == tenant)
+            mine += sum(c.used + c.slack + c.counted for c in dead if c.tenant == tenant)
             rooms.append(self.limit(tenant) - mine)
         return min(rooms)
 
@@ -105,7 +111,8 @@ class Arbiter(RuleBasedStateMachine):
         own = [c for c in self.clients.values() if c.tenant == tenant]
         gone = [c for c in dead if c.tenant == tenant]
         mine = sum(held[c.id] for c in own) + sum(c.used + c.slack for c in gone)
-        contexts = sum(c.overhead + c.extra for c in [*own, *gone])
+        mine += sum(c.counted for c in [*own, *gone])
+        contexts = sum(c.overhead + c.extra - c.counted for c in [*own, *gone])
         return max(0, self.limit(tenant) - mine) + max(0, CONTEXT - contexts)
 
     def watch_questions(self) -> None:
@@ -242,14 +249,15 @@ class Arbiter(RuleBasedStateMachine):
         assert self.core.admin(Op.DRAINED, client=gone, dev=0).op == Op.OK
         self.handle(self.core.last)
 
-    @rule(data=st.data(), size=st.integers(0, 3))
-    def correct_overhead(self, data: st.DataObject, size: int) -> None:
+    @rule(data=st.data(), size=st.integers(0, 3), own=st.sampled_from([0, 0, 1, 3]))
+    def correct_overhead(self, data: st.DataObject, size: int, own: int) -> None:
         client = self.pick(data, running=False)
         if client is None:
             return
-        client.told = size
+        client.told, client.own = size, min(own, size)
         self.watch_questions()
-        self.core.admin(Op.SET_OVERHEAD, client=client.id, dev=0, bytes=size * GRANULE)
+        counted = {"bytes": size * GRANULE, "limit_bytes": client.own * GRANULE}
+        self.core.admin(Op.SET_OVERHEAD, client=client.id, dev=0, **counted)
         self.handle(self.core.last)
 
     @rule(data=st.data())
@@ -306,7 +314,7 @@ class Arbiter(RuleBasedStateMachine):
             mine = [c for c in self.clients.values() if c.tenant == tenant]
             gone = [c for c in self.dead.values() if c.tenant == tenant]
             assert use.leased_bytes == sum(c.used + c.slack for c in mine) * GRANULE
-            assert use.bytes == sum(c.used + c.slack for c in gone) * GRANULE
+            assert use.bytes == sum(c.used + c.slack + c.counted for c in gone) * GRANULE
             assert use.overhead_bytes == sum(c.overhead + c.extra for c in mine) * GRANULE
             assert use.peak_bytes >= use.leased_bytes
 

@@ -340,7 +340,7 @@ def test_foreign_uid_is_refused_and_root_is_not(core: Core) -> None:
     [
         ("odd size", {"op": Op.LEASE_MEM, "bytes": 1}),
         ("no size", {"op": Op.LEASE_MEM, "bytes": 0}),
-        ("unknown class", {"op": Op.LEASE_MEM, "bytes": GRANULE, "cls": 2}),
+        ("unknown class", {"op": Op.LEASE_MEM, "bytes": GRANULE, "cls": 9}),
         ("unknown device", {"op": Op.RETURN_MEM, "bytes": GRANULE, "dev": 9}),
         ("second hello", {"op": Op.HELLO}),
         ("an answer", {"op": Op.MEM_GRANT}),

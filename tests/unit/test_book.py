@@ -14,10 +14,10 @@ from typing import Any, cast
 import pytest
 
 from harp.config import AdmissionConfig
+from harp.daemon.answers import Answers
 from harp.daemon.book import Book, Wish
 from harp.daemon.link import ArbiterLink
 from harp.daemon.picture import Picture
-from harp.daemon.service import ControlService
 from harp.daemon.store import Store
 from harp.errors import NoDevice, QuotaExceeded
 from harp.lease_wire import GRANT_NO_GANG, ArbiterRefused, Msg, Op
@@ -35,6 +35,8 @@ class FakeArbiter:
         #: {(tenant, dev): its SET_TENANT}
         self.grants: dict[tuple[int, int], Msg] = {}
         self.broken = -1
+        #: {tenant: bytes it holds on each of its devices}
+        self.held: dict[int, int] = {}
 
     async def request(self, message: Msg, fds: Sequence[int] = ()) -> Msg:
         del fds
@@ -69,7 +71,16 @@ class FakeArbiter:
         ]
         for (tenant, dev), m in self.grants.items():
             use = Msg(op=Op.SNAP_USE, tenant=tenant, dev=dev, limit_bytes=m.limit_bytes)
-            rows.append(replace(use, b=m.b, c=m.c, d=m.d))
+            rows.append(
+                replace(
+                    use,
+                    b=m.b,
+                    c=m.c,
+                    d=m.d,
+                    capacity_bytes=m.free_bytes,
+                    leased_bytes=self.held.get(tenant, 0),
+                )
+            )
         return rows
 
 
@@ -172,6 +183,40 @@ def test_a_change_that_one_device_refuses_is_taken_back_on_the_others(desk: Desk
     do(desk, steps)
 
 
+def test_memory_can_be_lowered_below_use_and_what_is_held_stays_promised(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        one = await book.create(replace(wish("0", mem_bytes=6 * GIB), name="a"), listening())
+        desk.arbiter.held[one.tenant_id] = 5 * GIB
+        one = await book.set_limits(one, replace(one.limits, mem_bytes=GIB))
+        assert desk.arbiter.grants[one.tenant_id, 0].limit_bytes == GIB
+        with pytest.raises(QuotaExceeded, match="3GiB left"):
+            await book.create(wish("0", mem_bytes=4 * GIB), listening())
+        await book.create(wish("0", mem_bytes=3 * GIB), listening())
+        with pytest.raises(QuotaExceeded, match="5GiB left"):
+            await book.set_limits(one, replace(one.limits, mem_bytes=6 * GIB))
+        assert book.tenants[one.tenant_id].limits.mem_bytes == GIB
+        await book.set_limits(one, replace(one.limits, mem_bytes=5 * GIB))
+        assert desk.arbiter.grants[one.tenant_id, 0].limit_bytes == 5 * GIB
+
+    do(desk, steps)
+
+
+def test_a_quota_of_host_memory_is_told_with_each_device_and_takes_nothing_of_it(
+    desk: Desk,
+) -> None:
+    async def steps(book: Book) -> None:
+        limits = {"mem_bytes": 8 * GIB, "host_bytes": 64 * GIB}
+        tenant = await book.create(wish("0,1", **limits), listening())
+        assert [desk.arbiter.grants[tenant.tenant_id, d].free_bytes for d in (0, 1)] == [
+            64 * GIB
+        ] * 2
+        await book.set_limits(tenant, replace(tenant.limits, host_bytes=128 * GIB))
+        assert desk.arbiter.grants[tenant.tenant_id, 1].free_bytes == 128 * GIB
+        assert desk.store.tenants()[0].limits.host_bytes == 128 * GIB
+
+    do(desk, steps)
+
+
 def test_a_harpd_that_ended_between_two_devices_is_made_good_by_the_next(desk: Desk) -> None:
     async def steps(book: Book) -> None:
         tenant = await book.create(wish("0,1", share_ppm=100_000, gang=False), listening())
@@ -192,14 +237,14 @@ def test_a_harpd_that_ended_between_two_devices_is_made_good_by_the_next(desk: D
 
 def test_a_lost_store_is_rebuilt_with_all_devices(desk: Desk) -> None:
     async def steps(book: Book) -> None:
-        tenant = await book.create(wish("1,0", mem_bytes=GIB), listening())
+        tenant = await book.create(wish("1,0", mem_bytes=GIB, host_bytes=3 * GIB), listening())
         desk.store.remove(tenant.tenant_id)
         after = desk.new_book()
         await after.announce_devices(DEVICES)
         await after.recover()
         found = after.tenants[tenant.tenant_id]
         assert set(found.device_uuids) == {UUIDS[0], UUIDS[1]}
-        assert found.limits.mem_bytes == GIB
+        assert (found.limits.mem_bytes, found.limits.host_bytes) == (GIB, 3 * GIB)
         assert desk.store.tenants() == [found]
         after.close()
 
@@ -246,16 +291,8 @@ def test_a_tenant_keeps_the_devices_that_are_left(desk: Desk) -> None:
 
 def test_what_a_tenant_used_is_shown_per_device_and_in_all() -> None:
     rates = {UUIDS[1]: (0.5, 10.0), UUIDS[0]: (0.1, 4.0)}
-    service = ControlService(
-        run_dir=cast("Any", None),
-        native=cast("Any", None),
-        auth=cast("Any", None),
-        book=cast("Any", None),
-        link=cast("Any", None),
-        harpd=cast("Any", SimpleNamespace(used_ratio=lambda _tenant, uuid: rates[uuid])),
-        default_policy=Policy.WARN,
-        stop=lambda _all: None,
-    )
+    harpd = SimpleNamespace(used_ratio=lambda _tenant, uuid: rates[uuid])
+    answers = Answers(cast("Any", None), cast("Any", harpd))
     tenant = Tenant(
         tenant_id=3,
         name="t",
@@ -264,18 +301,21 @@ def test_what_a_tenant_used_is_shown_per_device_and_in_all() -> None:
         root_start=0,
         grant_dir="",
         device_uuids=(UUIDS[1], UUIDS[0]),
-        limits=Limits(gang=False),
+        limits=Limits(mem_bytes=5, gang=False, host_bytes=9),
         policy=Policy.WARN,
         created_s=1.0,
     )
     uses = {
-        (3, UUIDS[1]): Use(leased_bytes=4, used_ns=70, estimated_ns=7, wait_ns=1, wants=True),
-        (3, UUIDS[0]): Use(leased_bytes=2, used_ns=30, estimated_ns=1, wait_ns=2),
+        (3, UUIDS[1]): Use(4, 1, 3, 8, used_ns=70, estimated_ns=7, wait_ns=1, wants=True),
+        (3, UUIDS[0]): Use(2, used_ns=30, estimated_ns=1, wait_ns=2, host_leased_bytes=8),
     }
-    shown = service._tenant(tenant, Picture(uses=uses))
+    shown = answers.tenant(tenant, Picture(uses=uses))
     assert shown.used_ratio == pytest.approx(0.3)  # the mean: it stands beside a share per device
     assert shown.window_s == 4
     assert (shown.used_ns, shown.estimated_ns, shown.wait_ns) == (100, 8, 3)
     assert (shown.leased_bytes, shown.wants, shown.no_gang) == (6, True, True)
+    assert (shown.charged_bytes, shown.unleased_bytes, shown.over_limit_bytes) == (10, 3, 3)
+    assert (shown.host_leased_bytes, shown.host_limit_bytes) == (8, 9)
+    assert [(u.charged_bytes, u.over_limit_bytes) for u in shown.uses] == [(8, 3), (2, 0)]
     assert list(shown.device_uuids) == [UUIDS[1], UUIDS[0]]
     assert [(u.used_ns, u.used_ratio) for u in shown.uses] == [(70, 0.5), (30, 0.1)]

@@ -20,7 +20,7 @@ from harp.cli.change import in_force
 from harp.cli.checks import Check, Verdict, machine
 from harp.cli.main import COMMANDS, cli
 from harp.cli.top import render
-from harp.cli.view import short_size, tenant_json
+from harp.cli.view import memory_notes, short_size, tenant_json
 from harp.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,6 +233,22 @@ def test_top_shouts_what_evades() -> None:
 )
 def test_short_sizes_fit_seven_columns(size_bytes: int, text: str) -> None:
     assert short_size(size_bytes) == text
+
+
+def test_ps_says_what_its_table_does_not_show_of_memory() -> None:
+    devices = {"GPU-b": pb.Device(index=3, uuid="GPU-b")}
+    uses = [
+        pb.DeviceUse(uuid="GPU-a", over_limit_bytes=6 << 28),
+        pb.DeviceUse(uuid="GPU-b", unleased_bytes=12 << 20),
+        pb.DeviceUse(uuid="GPU-b"),
+    ]
+    tenant = pb.Tenant(name="t", uses=uses, host_limit_bytes=1 << 30, host_leased_bytes=1 << 20)
+    assert memory_notes(tenant, devices) == [
+        "t: over its limit by 1.5GiB on a GPU that is gone: no new memory",
+        "t: 12MiB of code, heaps and local memory count against its limit on GPU 3",
+        "t: 1MiB of 1GiB pinned host memory",
+    ]
+    assert memory_notes(pb.Tenant(name="t", uses=[pb.DeviceUse(uuid="GPU-b")]), devices) == []
 
 
 def test_bench_lists_its_cells_and_how_long_they_take() -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from harp.daemon.held import Held, held_by_device, held_exactly
-from harp.daemon.picture import Picture
+from harp.daemon.picture import Hold, Picture
 from harp.discovery import ProcessUse
 from harp.model import Client, ClientState
 
@@ -17,7 +17,7 @@ def picture(*rows: tuple[int, int, int, str, int, int]) -> Picture:
     """Rows: client, tenant, pid, uuid, leased, overhead."""
     return Picture(
         clients={c: Client(c, t, p, ClientState.LIVE, f"program-{p}") for c, t, p, *_ in rows},
-        leases={(c, uuid): (leased, over) for c, _, _, uuid, leased, over in rows},
+        holds={(c, uuid): Hold(leased, over) for c, _, _, uuid, leased, over in rows},
     )
 
 

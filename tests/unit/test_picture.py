@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from harp.daemon.picture import parse
+from harp.daemon.picture import Hold, parse
 from harp.lease_wire import Msg, Op
 from harp.model import ClientState
 
@@ -49,6 +49,44 @@ def test_a_grant_of_several_devices_keeps_them_apart() -> None:
         assert (second.used_ns, second.estimated_ns, second.leased_bytes) == (9, 4, 0)
 
 
+def test_what_nobody_leased_is_the_clients_and_counts_in_its_tenants_use() -> None:
+    messages = [
+        Msg(op=Op.SNAP_CLIENT, client=5, tenant=2, pid=50, d=1),
+        Msg(op=Op.SNAP_CLIENT, client=6, tenant=2, pid=51, d=1),
+        Msg(
+            op=Op.SNAP_LEASE,
+            client=5,
+            tenant=2,
+            leased_bytes=40,
+            overhead_bytes=30,
+            amount_bytes=20,
+            limit_bytes=7,
+            epoch=3,
+        ),
+        Msg(op=Op.SNAP_LEASE, client=6, tenant=2, overhead_bytes=9, limit_bytes=9),
+        Msg(
+            op=Op.SNAP_USE,
+            tenant=2,
+            limit_bytes=50,
+            leased_bytes=40,
+            amount_bytes=2,
+            capacity_bytes=100,
+            free_bytes=60,
+        ),
+        Msg(op=Op.SNAP_TENANT, tenant=2, uid=1000, text="train"),
+    ]
+    for order in (messages, list(reversed(messages))):
+        picture = parse(order, {0: UUID})
+        hold = picture.holds[5, UUID]
+        assert hold == Hold(40, 30, context_bytes=20, unleased_bytes=7, changes=3)
+        assert hold.extra_bytes == 10
+        use = picture.uses[2, UUID]
+        assert (use.unleased_bytes, use.charged_bytes) == (16, 58)
+        assert (use.over_bytes(50), use.over_bytes(60), use.over_bytes(0)) == (8, 0, 0)
+        assert (use.host_leased_bytes, picture.tenants[2].host_bytes) == (60, 100)
+        assert picture.clients[5].unleased_bytes == 7
+
+
 def test_what_is_gone_or_on_an_unknown_device_is_left_out() -> None:
     picture = parse(
         [
@@ -60,4 +98,4 @@ def test_what_is_gone_or_on_an_unknown_device_is_left_out() -> None:
     )
     assert not picture.clients
     assert not picture.devices
-    assert not picture.leases
+    assert not picture.holds

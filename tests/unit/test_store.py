@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harp.daemon.overheads import ContextCost
 from harp.daemon.store import Store
 from harp.errors import DaemonError
 from harp.model import Limits, Policy, Tenant, TenantClass
@@ -22,7 +23,7 @@ TENANT = Tenant(
     root_start=123456789,
     grant_dir="/run/user/1000/harp/grants/train-1",
     device_uuids=("GPU-1", "GPU-2"),
-    limits=Limits(1 << 33, 300_000, 500_000, TenantClass.LATENCY, gang=False),
+    limits=Limits(1 << 33, 300_000, 500_000, TenantClass.LATENCY, gang=False, host_bytes=1 << 30),
     policy=Policy.KILL,
     created_s=1.5,
 )
@@ -69,7 +70,8 @@ def test_a_store_of_the_first_release_is_read_and_goes_on(tmp_path: Path) -> Non
     path = tmp_path / "harpd.db"
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(_VERSION_0)
-    before = replace(TENANT, device_uuids=("GPU-1",), limits=replace(TENANT.limits, gang=True))
+    limits = replace(TENANT.limits, gang=True, host_bytes=0)
+    before = replace(TENANT, device_uuids=("GPU-1",), limits=limits)
     for _ in range(2):  # the second time there is nothing to migrate
         store = Store(path)
         assert store.tenants() == [before]
@@ -86,16 +88,36 @@ def test_a_newer_harpds_store_is_not_touched(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as newer:
         newer.execute("PRAGMA user_version = 99")
     with pytest.raises(
-        DaemonError, match="version 99, this harpd reads versions up to 1"
+        DaemonError, match="version 99, this harpd reads versions up to 2"
     ) as caught:
         Store(path)
     assert "newer harpd" in caught.value.hint
 
 
-def test_overheads_are_kept_by_model_and_driver(tmp_path: Path) -> None:
-    store = Store(tmp_path / "harpd.db")
-    store.put_overhead("H100", "580.1", 5)
-    store.put_overhead("H100", "580.1", 6)
-    assert store.overhead("H100", "580.1") == 6
-    assert store.overhead("H100", "580.2") is None
+def test_costs_of_contexts_are_kept_by_model_and_driver(tmp_path: Path) -> None:
+    path = tmp_path / "harpd.db"
+    store = Store(path)
+    store.put_context_cost("H100", "580.1", ContextCost(5, "measured"))
+    store.put_context_cost("H100", "580.1", ContextCost(6, "seen", (7, 6)))
+    store.put_context_cost("T4", "580.1", ContextCost(3, "measured"))
+    store.close()
+    store = Store(path)
+    assert store.context_cost("H100", "580.1") == ContextCost(6, "seen", (7, 6))
+    assert store.context_cost("T4", "580.1") == ContextCost(3, "measured")
+    assert store.context_cost("H100", "580.2") is None
+    store.close()
+
+
+def test_a_cost_that_an_older_harpd_measured_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "harpd.db"
+    Store(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(
+            "DROP TABLE overhead; CREATE TABLE overhead (model TEXT NOT NULL, driver TEXT NOT NULL,"
+            " bytes INTEGER NOT NULL, PRIMARY KEY (model, driver)) STRICT;"
+            "INSERT INTO overhead VALUES ('H100', '580.1', 5); PRAGMA user_version = 1;"
+            "ALTER TABLE tenant DROP COLUMN host_bytes"
+        )
+    store = Store(path)
+    assert store.context_cost("H100", "580.1") == ContextCost(5, "measured")
     store.close()

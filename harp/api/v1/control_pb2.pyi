@@ -153,6 +153,7 @@ class Device(google.protobuf.message.Message):
     PROMISED_PPM_FIELD_NUMBER: builtins.int
     DRIVER_VERSION_FIELD_NUMBER: builtins.int
     HOLDER_FIELD_NUMBER: builtins.int
+    CONTEXT_SEEN_FIELD_NUMBER: builtins.int
     index: builtins.int
     """place in NVML's order, from 0"""
     uuid: builtins.str
@@ -172,7 +173,7 @@ class Device(google.protobuf.message.Message):
     context_bytes: builtins.int
     """expected cost of one context"""
     context_source: builtins.str
-    """where context_bytes comes from: measured, cached, default"""
+    """where context_bytes comes from: measured, cached, seen, default"""
     promised_bytes: builtins.int
     """sum of the tenants' memory limits and context costs"""
     promised_ppm: builtins.int
@@ -181,6 +182,8 @@ class Device(google.protobuf.message.Message):
     """as NVML says it"""
     holder: builtins.int
     """tenant_id that holds the time gate now; 0: none or several"""
+    context_seen: builtins.int
+    """real clients that context_bytes was compared with, the last ones"""
     def __init__(
         self,
         *,
@@ -198,8 +201,9 @@ class Device(google.protobuf.message.Message):
         promised_ppm: builtins.int = ...,
         driver_version: builtins.str = ...,
         holder: builtins.int = ...,
+        context_seen: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context_bytes", b"context_bytes", "context_source", b"context_source", "driver_version", b"driver_version", "holder", b"holder", "index", b"index", "kind", b"kind", "leased_bytes", b"leased_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "overhead_bytes", b"overhead_bytes", "promised_bytes", b"promised_bytes", "promised_ppm", b"promised_ppm", "used_bytes", b"used_bytes", "uuid", b"uuid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_bytes", b"context_bytes", "context_seen", b"context_seen", "context_source", b"context_source", "driver_version", b"driver_version", "holder", b"holder", "index", b"index", "kind", b"kind", "leased_bytes", b"leased_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "overhead_bytes", b"overhead_bytes", "promised_bytes", b"promised_bytes", "promised_ppm", b"promised_ppm", "used_bytes", b"used_bytes", "uuid", b"uuid"]) -> None: ...
 
 global___Device = Device
 
@@ -215,6 +219,7 @@ class Client(google.protobuf.message.Message):
     PROGRAM_FIELD_NUMBER: builtins.int
     LEASED_BYTES_FIELD_NUMBER: builtins.int
     OVERHEAD_BYTES_FIELD_NUMBER: builtins.int
+    UNLEASED_BYTES_FIELD_NUMBER: builtins.int
     client_id: builtins.int
     """the arbiter's number"""
     pid: builtins.int
@@ -227,6 +232,8 @@ class Client(google.protobuf.message.Message):
     """memory it leased"""
     overhead_bytes: builtins.int
     """context and code"""
+    unleased_bytes: builtins.int
+    """of overhead_bytes, what counts against the tenant's limit"""
     def __init__(
         self,
         *,
@@ -236,8 +243,9 @@ class Client(google.protobuf.message.Message):
         program: builtins.str = ...,
         leased_bytes: builtins.int = ...,
         overhead_bytes: builtins.int = ...,
+        unleased_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client_id", b"client_id", "leased_bytes", b"leased_bytes", "overhead_bytes", b"overhead_bytes", "pid", b"pid", "program", b"program", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_id", b"client_id", "leased_bytes", b"leased_bytes", "overhead_bytes", b"overhead_bytes", "pid", b"pid", "program", b"program", "state", b"state", "unleased_bytes", b"unleased_bytes"]) -> None: ...
 
 global___Client = Client
 
@@ -259,6 +267,9 @@ class DeviceUse(google.protobuf.message.Message):
     WANTS_FIELD_NUMBER: builtins.int
     DENIALS_FIELD_NUMBER: builtins.int
     USED_RATIO_FIELD_NUMBER: builtins.int
+    CHARGED_BYTES_FIELD_NUMBER: builtins.int
+    UNLEASED_BYTES_FIELD_NUMBER: builtins.int
+    OVER_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     uuid: builtins.str
     """the device"""
     leased_bytes: builtins.int
@@ -283,6 +294,12 @@ class DeviceUse(google.protobuf.message.Message):
     """memory requests refused"""
     used_ratio: builtins.float
     """device time of the last window / that window, 0..1"""
+    charged_bytes: builtins.int
+    """what counts against the memory limit: leased, draining, unleased"""
+    unleased_bytes: builtins.int
+    """code, heaps, local memory: seen beyond leases and contexts"""
+    over_limit_bytes: builtins.int
+    """by how much charged_bytes is above the limit; then no new memory"""
     def __init__(
         self,
         *,
@@ -298,8 +315,11 @@ class DeviceUse(google.protobuf.message.Message):
         wants: builtins.bool = ...,
         denials: builtins.int = ...,
         used_ratio: builtins.float = ...,
+        charged_bytes: builtins.int = ...,
+        unleased_bytes: builtins.int = ...,
+        over_limit_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["copy_ns", b"copy_ns", "denials", b"denials", "estimated_ns", b"estimated_ns", "launches", b"launches", "leased_bytes", b"leased_bytes", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "uuid", b"uuid", "wait_ns", b"wait_ns", "wants", b"wants"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged_bytes", b"charged_bytes", "copy_ns", b"copy_ns", "denials", b"denials", "estimated_ns", b"estimated_ns", "launches", b"launches", "leased_bytes", b"leased_bytes", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "uuid", b"uuid", "wait_ns", b"wait_ns", "wants", b"wants"]) -> None: ...
 
 global___DeviceUse = DeviceUse
 
@@ -341,6 +361,11 @@ class Tenant(google.protobuf.message.Message):
     NO_GANG_FIELD_NUMBER: builtins.int
     ESTIMATED_NS_FIELD_NUMBER: builtins.int
     USES_FIELD_NUMBER: builtins.int
+    CHARGED_BYTES_FIELD_NUMBER: builtins.int
+    UNLEASED_BYTES_FIELD_NUMBER: builtins.int
+    OVER_LIMIT_BYTES_FIELD_NUMBER: builtins.int
+    HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
+    HOST_LEASED_BYTES_FIELD_NUMBER: builtins.int
     tenant_id: builtins.int
     """the arbiter's number"""
     name: builtins.str
@@ -395,6 +420,16 @@ class Tenant(google.protobuf.message.Message):
     """its turns on one device do not wait for those on its others"""
     estimated_ns: builtins.int
     """of used_ns, what was estimated instead of measured"""
+    charged_bytes: builtins.int
+    """what counts against the memory limits: leased, draining, unleased"""
+    unleased_bytes: builtins.int
+    """code, heaps, local memory: seen beyond leases and contexts"""
+    over_limit_bytes: builtins.int
+    """the most by which it is above its limit on a device"""
+    host_limit_bytes: builtins.int
+    """pinned host memory, all devices together; 0: no limit"""
+    host_leased_bytes: builtins.int
+    """pinned host memory held"""
     @property
     def clients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Client]:
         """its processes"""
@@ -440,8 +475,13 @@ class Tenant(google.protobuf.message.Message):
         no_gang: builtins.bool = ...,
         estimated_ns: builtins.int = ...,
         uses: collections.abc.Iterable[global___DeviceUse] | None = ...,
+        charged_bytes: builtins.int = ...,
+        unleased_bytes: builtins.int = ...,
+        over_limit_bytes: builtins.int = ...,
+        host_limit_bytes: builtins.int = ...,
+        host_leased_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged_bytes", b"charged_bytes", "clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
 
 global___Tenant = Tenant
 
@@ -645,6 +685,7 @@ class CreateTenantRequest(google.protobuf.message.Message):
     TICKET_FIELD_NUMBER: builtins.int
     PROGRAM_FIELD_NUMBER: builtins.int
     NO_GANG_FIELD_NUMBER: builtins.int
+    HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """empty: made from the program's name"""
     gpu: builtins.str
@@ -671,6 +712,8 @@ class CreateTenantRequest(google.protobuf.message.Message):
     """what is run, for the default name"""
     no_gang: builtins.bool
     """turns on one device do not wait for those on the others"""
+    host_limit_bytes: builtins.int
+    """pinned host memory, all devices together; 0: no limit"""
     def __init__(
         self,
         *,
@@ -686,8 +729,9 @@ class CreateTenantRequest(google.protobuf.message.Message):
         ticket: builtins.str = ...,
         program: builtins.str = ...,
         no_gang: builtins.bool = ...,
+        host_limit_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "grant_dir", b"grant_dir", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "grant_dir", b"grant_dir", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
 
 global___CreateTenantRequest = CreateTenantRequest
 
@@ -758,6 +802,7 @@ class SetTenantRequest(google.protobuf.message.Message):
     LIMIT_PPM_FIELD_NUMBER: builtins.int
     TENANT_CLASS_FIELD_NUMBER: builtins.int
     NO_GANG_FIELD_NUMBER: builtins.int
+    HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """which"""
     mem_limit_bytes: builtins.int
@@ -770,6 +815,8 @@ class SetTenantRequest(google.protobuf.message.Message):
     """absent: as it was"""
     no_gang: builtins.bool
     """absent: as it was"""
+    host_limit_bytes: builtins.int
+    """absent: as it was; 0: no limit"""
     def __init__(
         self,
         *,
@@ -779,9 +826,12 @@ class SetTenantRequest(google.protobuf.message.Message):
         limit_ppm: builtins.int | None = ...,
         tenant_class: global___TenantClass.ValueType | None = ...,
         no_gang: builtins.bool | None = ...,
+        host_limit_bytes: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "no_gang", b"no_gang", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_host_limit_bytes", b"_host_limit_bytes", "_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "no_gang", b"no_gang", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_host_limit_bytes", b"_host_limit_bytes", "_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_host_limit_bytes", b"_host_limit_bytes"]) -> typing.Literal["host_limit_bytes"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_limit_ppm", b"_limit_ppm"]) -> typing.Literal["limit_ppm"] | None: ...
     @typing.overload

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuArrayCreate", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuArrayCreate 2000 (CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR_v1 *pAllocateArray)
-        cuArrayCreate_v2 3020 (CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)"""),
+        cuArrayCreate_v2 3020 (CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)""",
+        charge=Charge.ARRAY),
     fn("cuArrayGetDescriptor", Cls.QUERY, Gate.NONE, """
         cuArrayGetDescriptor 2000 (CUDA_ARRAY_DESCRIPTOR_v1 *pArrayDescriptor, CUarray hArray)
         cuArrayGetDescriptor_v2 3020 (CUDA_ARRAY_DESCRIPTOR *pArrayDescriptor, CUarray hArray)"""),
@@ -34,7 +35,8 @@ ROWS: tuple[Function, ...] = (
         cuArray3DCreate 2000 (CUarray *pHandle,
             const CUDA_ARRAY3D_DESCRIPTOR_v1 *pAllocateArray)
         cuArray3DCreate_v2 3020 (CUarray *pHandle,
-            const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray)"""),
+            const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray)""",
+        charge=Charge.ARRAY),
     fn("cuArray3DGetDescriptor", Cls.QUERY, Gate.NONE, """
         cuArray3DGetDescriptor 2000 (CUDA_ARRAY3D_DESCRIPTOR_v1 *pArrayDescriptor,
             CUarray hArray)
@@ -42,7 +44,8 @@ ROWS: tuple[Function, ...] = (
             CUarray hArray)"""),
     fn("cuMipmappedArrayCreate", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMipmappedArrayCreate 5000 (CUmipmappedArray *pHandle,
-            const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc, unsigned int numMipmapLevels)"""),
+            const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc, unsigned int numMipmapLevels)""",
+        charge=Charge.ARRAY),
     fn("cuMipmappedArrayGetLevel", Cls.QUERY, Gate.NONE, """
         cuMipmappedArrayGetLevel 5000 (CUarray *pLevelArray, CUmipmappedArray hMipmappedArray,
             unsigned int level)"""),

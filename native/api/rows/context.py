@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuDevicePrimaryCtxRetain", Cls.CTX, Gate.CTX_CREATE, """
-        cuDevicePrimaryCtxRetain 7000 (CUcontext *pctx, CUdevice dev)"""),
+        cuDevicePrimaryCtxRetain 7000 (CUcontext *pctx, CUdevice dev)""",
+        charge=Charge.CONTEXT),
     fn("cuDevicePrimaryCtxRelease", Cls.CTX, Gate.CTX_DESTROY, """
         cuDevicePrimaryCtxRelease 7000 (CUdevice dev)
         cuDevicePrimaryCtxRelease_v2 11000 (CUdevice dev)"""),
@@ -26,7 +27,8 @@ ROWS: tuple[Function, ...] = (
         cuCtxCreate_v3 11040 (CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams,
             unsigned int flags, CUdevice dev)
         cuCtxCreate_v4 12050 (CUcontext *pctx, CUctxCreateParams *ctxCreateParams,
-            unsigned int flags, CUdevice dev)"""),
+            unsigned int flags, CUdevice dev)""",
+        charge=Charge.CONTEXT),
     fn("cuCtxDestroy", Cls.CTX, Gate.CTX_DESTROY, """
         cuCtxDestroy 2000 (CUcontext ctx)
         cuCtxDestroy_v2 4000 (CUcontext ctx)"""),
@@ -49,11 +51,12 @@ ROWS: tuple[Function, ...] = (
         cuCtxSetFlags 12010 (unsigned int flags)"""),
     fn("cuCtxGetId", Cls.QUERY, Gate.NONE, """
         cuCtxGetId 12000 (CUcontext ctx, unsigned long long *ctxId)"""),
-    fn("cuCtxSynchronize", Cls.SYNC, Gate.NONE, """
+    fn("cuCtxSynchronize", Cls.SYNC, Gate.TRACK, """
         cuCtxSynchronize 2000 ()
         cuCtxSynchronize_v2 13000 (CUcontext ctx)"""),
     fn("cuCtxSetLimit", Cls.ALLOC, Gate.MEM_ALLOC, """
-        cuCtxSetLimit 3010 (CUlimit limit, size_t value)"""),
+        cuCtxSetLimit 3010 (CUlimit limit, size_t value)""",
+        charge=Charge.LIMIT),
     fn("cuCtxGetLimit", Cls.QUERY, Gate.NONE, """
         cuCtxGetLimit 3010 (size_t *pvalue, CUlimit limit)"""),
     fn("cuCtxGetCacheConfig", Cls.QUERY, Gate.NONE, """
@@ -84,10 +87,11 @@ ROWS: tuple[Function, ...] = (
         cuCtxEnablePeerAccess 4000 (CUcontext peerContext, unsigned int Flags)"""),
     fn("cuCtxDisablePeerAccess", Cls.OTHER, Gate.NONE, """
         cuCtxDisablePeerAccess 4000 (CUcontext peerContext)"""),
-    fn("cuGreenCtxCreate", Cls.CTX, Gate.LATER, """
+    fn("cuGreenCtxCreate", Cls.CTX, Gate.CTX_CREATE, """
         cuGreenCtxCreate 12040 (CUgreenCtx *phCtx, CUdevResourceDesc desc, CUdevice dev,
-            unsigned int flags)"""),
-    fn("cuGreenCtxDestroy", Cls.CTX, Gate.NONE, """
+            unsigned int flags)""",
+        charge=Charge.CONTEXT),
+    fn("cuGreenCtxDestroy", Cls.CTX, Gate.CTX_DESTROY, """
         cuGreenCtxDestroy 12040 (CUgreenCtx hCtx)"""),
     fn("cuCtxFromGreenCtx", Cls.CTX, Gate.NONE, """
         cuCtxFromGreenCtx 12040 (CUcontext *pContext, CUgreenCtx hCtx)"""),

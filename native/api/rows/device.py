@@ -31,11 +31,11 @@ ROWS: tuple[Function, ...] = (
             const CUatomicOperation *operations, unsigned int count, CUdevice dev)"""),
     fn("cuDeviceGetNvSciSyncAttributes", Cls.QUERY, Gate.NONE, """
         cuDeviceGetNvSciSyncAttributes 10020 (void *nvSciSyncAttrList, CUdevice dev, int flags)"""),
-    fn("cuDeviceSetMemPool", Cls.OTHER, Gate.NONE, """
+    fn("cuDeviceSetMemPool", Cls.OTHER, Gate.TRACK, """
         cuDeviceSetMemPool 11020 (CUdevice dev, CUmemoryPool pool)"""),
-    fn("cuDeviceGetMemPool", Cls.QUERY, Gate.NONE, """
+    fn("cuDeviceGetMemPool", Cls.QUERY, Gate.TRACK, """
         cuDeviceGetMemPool 11020 (CUmemoryPool *pool, CUdevice dev)"""),
-    fn("cuDeviceGetDefaultMemPool", Cls.QUERY, Gate.NONE, """
+    fn("cuDeviceGetDefaultMemPool", Cls.QUERY, Gate.TRACK, """
         cuDeviceGetDefaultMemPool 11020 (CUmemoryPool *pool_out, CUdevice dev)"""),
     fn("cuDeviceGetExecAffinitySupport", Cls.QUERY, Gate.NONE, """
         cuDeviceGetExecAffinitySupport 11040 (int *pi, CUexecAffinityType type, CUdevice dev)"""),
@@ -53,7 +53,7 @@ ROWS: tuple[Function, ...] = (
         cuDeviceGetByPCIBusId 4010 (CUdevice *dev, const char *pciBusId)"""),
     fn("cuDeviceGetPCIBusId", Cls.QUERY, Gate.NONE, """
         cuDeviceGetPCIBusId 4010 (char *pciBusId, int len, CUdevice dev)"""),
-    fn("cuDeviceGraphMemTrim", Cls.FREE, Gate.NONE, """
+    fn("cuDeviceGraphMemTrim", Cls.FREE, Gate.MEM_FREE, """
         cuDeviceGraphMemTrim 11040 (CUdevice device)"""),
     fn("cuDeviceGetGraphMemAttribute", Cls.QUERY, Gate.NONE, """
         cuDeviceGetGraphMemAttribute 11040 (CUdevice device, CUgraphMem_attribute attr,

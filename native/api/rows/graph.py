@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuGraphCreate", Cls.OTHER, Gate.NONE, """
@@ -108,10 +108,11 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphExecBatchMemOpNodeSetParams", Cls.OTHER, Gate.NONE, """
         cuGraphExecBatchMemOpNodeSetParams 11070 (CUgraphExec hGraphExec, CUgraphNode hNode,
             const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)"""),
-    fn("cuGraphAddMemAllocNode", Cls.ALLOC, Gate.REFUSE, """
+    fn("cuGraphAddMemAllocNode", Cls.ALLOC, Gate.TRACK, """
         cuGraphAddMemAllocNode 11040 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
-            CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)"""),
+            CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)""",
+        charge=Charge.GRAPH),
     fn("cuGraphMemAllocNodeGetParams", Cls.QUERY, Gate.NONE, """
         cuGraphMemAllocNodeGetParams 11040 (CUgraphNode hNode,
             CUDA_MEM_ALLOC_NODE_PARAMS *params_out)"""),
@@ -120,8 +121,10 @@ ROWS: tuple[Function, ...] = (
             const CUgraphNode *dependencies, size_t numDependencies, CUdeviceptr dptr)"""),
     fn("cuGraphMemFreeNodeGetParams", Cls.QUERY, Gate.NONE, """
         cuGraphMemFreeNodeGetParams 11040 (CUgraphNode hNode, CUdeviceptr *dptr_out)"""),
-    fn("cuGraphClone", Cls.ALLOC, Gate.LATER, """
-        cuGraphClone 10000 (CUgraph *phGraphClone, CUgraph originalGraph)"""),
+    fn("cuGraphClone", Cls.ALLOC, Gate.NONE, """
+        cuGraphClone 10000 (CUgraph *phGraphClone, CUgraph originalGraph)""",
+        charge=Charge.NOTHING,
+        why="a description in host memory"),
     fn("cuGraphNodeFindInClone", Cls.QUERY, Gate.NONE, """
         cuGraphNodeFindInClone 10000 (CUgraphNode *phNode, CUgraphNode hOriginalNode,
             CUgraph hClonedGraph)"""),
@@ -158,12 +161,14 @@ ROWS: tuple[Function, ...] = (
             const CUgraphNode *to, const CUgraphEdgeData *edgeData, size_t numDependencies)"""),
     fn("cuGraphDestroyNode", Cls.FREE, Gate.NONE, """
         cuGraphDestroyNode 10000 (CUgraphNode hNode)"""),
-    fn("cuGraphInstantiateWithFlags", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphInstantiateWithFlags", Cls.ALLOC, Gate.TRACK, """
         cuGraphInstantiateWithFlags 11040 (CUgraphExec *phGraphExec, CUgraph hGraph,
-            unsigned long long flags)"""),
-    fn("cuGraphInstantiateWithParams", Cls.ALLOC, Gate.LATER, """
+            unsigned long long flags)""",
+        charge=Charge.GRAPH),
+    fn("cuGraphInstantiateWithParams", Cls.ALLOC, Gate.TRACK, """
         cuGraphInstantiateWithParams 12000 ptsz=12000 (CUgraphExec *phGraphExec, CUgraph hGraph,
-            CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)"""),
+            CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)""",
+        charge=Charge.GRAPH),
     fn("cuGraphExecGetFlags", Cls.QUERY, Gate.NONE, """
         cuGraphExecGetFlags 12000 (CUgraphExec hGraphExec, cuuint64_t *flags)"""),
     fn("cuGraphExecKernelNodeSetParams", Cls.OTHER, Gate.NONE, """
@@ -201,11 +206,12 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphNodeGetEnabled", Cls.QUERY, Gate.NONE, """
         cuGraphNodeGetEnabled 11060 (CUgraphExec hGraphExec, CUgraphNode hNode,
             unsigned int *isEnabled)"""),
-    fn("cuGraphUpload", Cls.ALLOC, Gate.LATER, """
-        cuGraphUpload 11010 ptsz=11010 (CUgraphExec hGraph, CUstream hStream)"""),
+    fn("cuGraphUpload", Cls.ALLOC, Gate.MEM_ALLOC, """
+        cuGraphUpload 11010 ptsz=11010 (CUgraphExec hGraph, CUstream hStream)""",
+        charge=Charge.GRAPH),
     fn("cuGraphLaunch", Cls.LAUNCH, Gate.GRAPH_LAUNCH, """
         cuGraphLaunch 10000 ptsz=10000 (CUgraphExec hGraph, CUstream hStream)"""),
-    fn("cuGraphExecDestroy", Cls.FREE, Gate.NONE, """
+    fn("cuGraphExecDestroy", Cls.FREE, Gate.MEM_FREE, """
         cuGraphExecDestroy 10000 (CUgraphExec hGraphExec)"""),
     fn("cuGraphDestroy", Cls.FREE, Gate.NONE, """
         cuGraphDestroy 10000 (CUgraph hGraph)"""),
@@ -236,13 +242,14 @@ ROWS: tuple[Function, ...] = (
             unsigned int flags)"""),
     fn("cuGraphReleaseUserObject", Cls.FREE, Gate.NONE, """
         cuGraphReleaseUserObject 11030 (CUgraph graph, CUuserObject object, unsigned int count)"""),
-    fn("cuGraphAddNode", Cls.ALLOC, Gate.REFUSE, """
+    fn("cuGraphAddNode", Cls.ALLOC, Gate.TRACK, """
         cuGraphAddNode 12020 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
             CUgraphNodeParams *nodeParams)
         cuGraphAddNode_v2 12030 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
-            size_t numDependencies, CUgraphNodeParams *nodeParams)"""),
+            size_t numDependencies, CUgraphNodeParams *nodeParams)""",
+        charge=Charge.GRAPH),
     fn("cuGraphNodeSetParams", Cls.OTHER, Gate.NONE, """
         cuGraphNodeSetParams 12020 (CUgraphNode hNode, CUgraphNodeParams *nodeParams)"""),
     fn("cuGraphExecNodeSetParams", Cls.OTHER, Gate.NONE, """
@@ -251,9 +258,10 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphConditionalHandleCreate", Cls.OTHER, Gate.NONE, """
         cuGraphConditionalHandleCreate 12030 (CUgraphConditionalHandle *pHandle_out,
             CUgraph hGraph, CUcontext ctx, unsigned int defaultLaunchValue, unsigned int flags)"""),
-    fn("cuGraphInstantiate", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphInstantiate", Cls.ALLOC, Gate.TRACK, """
         cuGraphInstantiate 10000 (CUgraphExec *phGraphExec, CUgraph hGraph,
             CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
         cuGraphInstantiate_v2 11000 (CUgraphExec *phGraphExec, CUgraph hGraph,
-            CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)"""),
+            CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)""",
+        charge=Charge.GRAPH),
 )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuGetErrorString", Cls.QUERY, Gate.NONE, """
@@ -53,8 +53,10 @@ ROWS: tuple[Function, ...] = (
         cuCheckpointProcessLock 12080 (int pid, CUcheckpointLockArgs *args)"""),
     fn("cuCheckpointProcessCheckpoint", Cls.FREE, Gate.NONE, """
         cuCheckpointProcessCheckpoint 12080 (int pid, CUcheckpointCheckpointArgs *args)"""),
-    fn("cuCheckpointProcessRestore", Cls.ALLOC, Gate.LATER, """
-        cuCheckpointProcessRestore 12080 (int pid, CUcheckpointRestoreArgs *args)"""),
+    fn("cuCheckpointProcessRestore", Cls.ALLOC, Gate.NONE, """
+        cuCheckpointProcessRestore 12080 (int pid, CUcheckpointRestoreArgs *args)""",
+        charge=Charge.NOTHING,
+        why="brings back what is charged already; room is reserved before"),
     fn("cuCheckpointProcessUnlock", Cls.OTHER, Gate.NONE, """
         cuCheckpointProcessUnlock 12080 (int pid, CUcheckpointUnlockArgs *args)"""),
     fn("cuProfilerInitialize", Cls.OTHER, Gate.NONE, """

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuGraphicsUnregisterResource", Cls.FREE, Gate.NONE, """
@@ -23,18 +23,24 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphicsResourceSetMapFlags", Cls.OTHER, Gate.NONE, """
         cuGraphicsResourceSetMapFlags 3000 (CUgraphicsResource resource, unsigned int flags)
         cuGraphicsResourceSetMapFlags_v2 6050 (CUgraphicsResource resource, unsigned int flags)"""),
-    fn("cuGraphicsMapResources", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphicsMapResources", Cls.ALLOC, Gate.NONE, """
         cuGraphicsMapResources 3000 ptsz=7000 (unsigned int count,
-            CUgraphicsResource *resources, CUstream hStream)"""),
+            CUgraphicsResource *resources, CUstream hStream)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
     fn("cuGraphicsUnmapResources", Cls.FREE, Gate.NONE, """
         cuGraphicsUnmapResources 3000 ptsz=7000 (unsigned int count,
             CUgraphicsResource *resources, CUstream hStream)"""),
-    fn("cuGraphicsGLRegisterBuffer", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphicsGLRegisterBuffer", Cls.ALLOC, Gate.NONE, """
         cuGraphicsGLRegisterBuffer 3000 (CUgraphicsResource *pCudaResource, GLuint buffer,
-            unsigned int Flags)"""),
-    fn("cuGraphicsGLRegisterImage", Cls.ALLOC, Gate.LATER, """
+            unsigned int Flags)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
+    fn("cuGraphicsGLRegisterImage", Cls.ALLOC, Gate.NONE, """
         cuGraphicsGLRegisterImage 3000 (CUgraphicsResource *pCudaResource, GLuint image,
-            GLenum target, unsigned int Flags)"""),
+            GLenum target, unsigned int Flags)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
     fn("cuGLGetDevices", Cls.QUERY, Gate.NONE, """
         cuGLGetDevices 4010 (unsigned int *pCudaDeviceCount, CUdevice *pCudaDevices,
             unsigned int cudaDeviceCount, CUGLDeviceList deviceList)
@@ -42,46 +48,63 @@ ROWS: tuple[Function, ...] = (
             unsigned int cudaDeviceCount, CUGLDeviceList deviceList)"""),
     fn("cuGLCtxCreate", Cls.CTX, Gate.CTX_CREATE, """
         cuGLCtxCreate 2000 (CUcontext *pCtx, unsigned int Flags, CUdevice device)
-        cuGLCtxCreate_v2 3020 (CUcontext *pCtx, unsigned int Flags, CUdevice device)"""),
+        cuGLCtxCreate_v2 3020 (CUcontext *pCtx, unsigned int Flags, CUdevice device)""",
+        charge=Charge.CONTEXT),
     fn("cuGLInit", Cls.CTX, Gate.NONE, """
         cuGLInit 2000 ()"""),
-    fn("cuGLRegisterBufferObject", Cls.ALLOC, Gate.LATER, """
-        cuGLRegisterBufferObject 2000 (GLuint buffer)"""),
-    fn("cuGLMapBufferObject", Cls.ALLOC, Gate.LATER, """
+    fn("cuGLRegisterBufferObject", Cls.ALLOC, Gate.NONE, """
+        cuGLRegisterBufferObject 2000 (GLuint buffer)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
+    fn("cuGLMapBufferObject", Cls.ALLOC, Gate.NONE, """
         cuGLMapBufferObject 2000 (CUdeviceptr_v1 *dptr, unsigned int *size, GLuint buffer)
-        cuGLMapBufferObject_v2 3020 ptds=7000 (CUdeviceptr *dptr, size_t *size, GLuint buffer)"""),
+        cuGLMapBufferObject_v2 3020 ptds=7000 (CUdeviceptr *dptr, size_t *size, GLuint buffer)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
     fn("cuGLUnmapBufferObject", Cls.FREE, Gate.NONE, """
         cuGLUnmapBufferObject 2000 (GLuint buffer)"""),
     fn("cuGLUnregisterBufferObject", Cls.FREE, Gate.NONE, """
         cuGLUnregisterBufferObject 2000 (GLuint buffer)"""),
     fn("cuGLSetBufferObjectMapFlags", Cls.OTHER, Gate.NONE, """
         cuGLSetBufferObjectMapFlags 2030 (GLuint buffer, unsigned int Flags)"""),
-    fn("cuGLMapBufferObjectAsync", Cls.ALLOC, Gate.LATER, """
+    fn("cuGLMapBufferObjectAsync", Cls.ALLOC, Gate.NONE, """
         cuGLMapBufferObjectAsync 2030 (CUdeviceptr_v1 *dptr, unsigned int *size, GLuint buffer,
             CUstream hStream)
         cuGLMapBufferObjectAsync_v2 3020 ptsz=7000 (CUdeviceptr *dptr, size_t *size,
-            GLuint buffer, CUstream hStream)"""),
+            GLuint buffer, CUstream hStream)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
     fn("cuGLUnmapBufferObjectAsync", Cls.FREE, Gate.NONE, """
         cuGLUnmapBufferObjectAsync 2030 (GLuint buffer, CUstream hStream)"""),
-    fn("cuGraphicsEGLRegisterImage", Cls.ALLOC, Gate.LATER, """
+    fn("cuGraphicsEGLRegisterImage", Cls.ALLOC, Gate.NONE, """
         cuGraphicsEGLRegisterImage 7000 (CUgraphicsResource *pCudaResource, EGLImageKHR image,
-            unsigned int flags)"""),
-    fn("cuEGLStreamConsumerConnect", Cls.ALLOC, Gate.LATER, """
-        cuEGLStreamConsumerConnect 7000 (CUeglStreamConnection *conn, EGLStreamKHR stream)"""),
-    fn("cuEGLStreamConsumerConnectWithFlags", Cls.ALLOC, Gate.LATER, """
+            unsigned int flags)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
+    fn("cuEGLStreamConsumerConnect", Cls.ALLOC, Gate.NONE, """
+        cuEGLStreamConsumerConnect 7000 (CUeglStreamConnection *conn, EGLStreamKHR stream)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
+    fn("cuEGLStreamConsumerConnectWithFlags", Cls.ALLOC, Gate.NONE, """
         cuEGLStreamConsumerConnectWithFlags 8000 (CUeglStreamConnection *conn,
-            EGLStreamKHR stream, unsigned int flags)"""),
+            EGLStreamKHR stream, unsigned int flags)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
     fn("cuEGLStreamConsumerDisconnect", Cls.FREE, Gate.NONE, """
         cuEGLStreamConsumerDisconnect 7000 (CUeglStreamConnection *conn)"""),
-    fn("cuEGLStreamConsumerAcquireFrame", Cls.ALLOC, Gate.LATER, """
+    fn("cuEGLStreamConsumerAcquireFrame", Cls.ALLOC, Gate.NONE, """
         cuEGLStreamConsumerAcquireFrame 7000 (CUeglStreamConnection *conn,
-            CUgraphicsResource *pCudaResource, CUstream *pStream, unsigned int timeout)"""),
+            CUgraphicsResource *pCudaResource, CUstream *pStream, unsigned int timeout)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
     fn("cuEGLStreamConsumerReleaseFrame", Cls.FREE, Gate.NONE, """
         cuEGLStreamConsumerReleaseFrame 7000 (CUeglStreamConnection *conn,
             CUgraphicsResource pCudaResource, CUstream *pStream)"""),
-    fn("cuEGLStreamProducerConnect", Cls.ALLOC, Gate.LATER, """
+    fn("cuEGLStreamProducerConnect", Cls.ALLOC, Gate.NONE, """
         cuEGLStreamProducerConnect 7000 (CUeglStreamConnection *conn, EGLStreamKHR stream,
-            EGLint width, EGLint height)"""),
+            EGLint width, EGLint height)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
     fn("cuEGLStreamProducerDisconnect", Cls.FREE, Gate.NONE, """
         cuEGLStreamProducerDisconnect 7000 (CUeglStreamConnection *conn)"""),
     fn("cuEGLStreamProducerPresentFrame", Cls.OTHER, Gate.NONE, """
@@ -102,11 +125,16 @@ ROWS: tuple[Function, ...] = (
         cuVDPAUCtxCreate 3010 (CUcontext *pCtx, unsigned int flags, CUdevice device,
             VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress)
         cuVDPAUCtxCreate_v2 3020 (CUcontext *pCtx, unsigned int flags, CUdevice device,
-            VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress)"""),
-    fn("cuGraphicsVDPAURegisterVideoSurface", Cls.ALLOC, Gate.LATER, """
+            VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress)""",
+        charge=Charge.CONTEXT),
+    fn("cuGraphicsVDPAURegisterVideoSurface", Cls.ALLOC, Gate.NONE, """
         cuGraphicsVDPAURegisterVideoSurface 3010 (CUgraphicsResource *pCudaResource,
-            VdpVideoSurface vdpSurface, unsigned int flags)"""),
-    fn("cuGraphicsVDPAURegisterOutputSurface", Cls.ALLOC, Gate.LATER, """
+            VdpVideoSurface vdpSurface, unsigned int flags)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
+    fn("cuGraphicsVDPAURegisterOutputSurface", Cls.ALLOC, Gate.NONE, """
         cuGraphicsVDPAURegisterOutputSurface 3010 (CUgraphicsResource *pCudaResource,
-            VdpOutputSurface vdpSurface, unsigned int flags)"""),
+            VdpOutputSurface vdpSurface, unsigned int flags)""",
+        charge=Charge.FOREIGN,
+        why="memory of the graphics driver, made outside CUDA; the reconcile sees it by process"),
 )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuFuncGetAttribute", Cls.QUERY, Gate.NONE, """
@@ -22,8 +22,9 @@ ROWS: tuple[Function, ...] = (
             size_t *paramSize)"""),
     fn("cuFuncIsLoaded", Cls.QUERY, Gate.NONE, """
         cuFuncIsLoaded 12040 (CUfunctionLoadingState *state, CUfunction function)"""),
-    fn("cuFuncLoad", Cls.ALLOC, Gate.LATER, """
-        cuFuncLoad 12040 (CUfunction function)"""),
+    fn("cuFuncLoad", Cls.ALLOC, Gate.MEM_ALLOC, """
+        cuFuncLoad 12040 (CUfunction function)""",
+        charge=Charge.CODE),
     fn("cuLaunchKernel", Cls.LAUNCH, Gate.LAUNCH, """
         cuLaunchKernel 4000 ptsz=7000 (CUfunction f, unsigned int gridDimX,
             unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuMemGetInfo", Cls.QUERY, Gate.INFO, """
@@ -12,12 +12,14 @@ ROWS: tuple[Function, ...] = (
         cuMemGetInfo_v2 3020 (size_t *free, size_t *total)"""),
     fn("cuMemAlloc", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemAlloc 2000 (CUdeviceptr_v1 *dptr, unsigned int bytesize)
-        cuMemAlloc_v2 3020 (CUdeviceptr *dptr, size_t bytesize)"""),
+        cuMemAlloc_v2 3020 (CUdeviceptr *dptr, size_t bytesize)""",
+        charge=Charge.LINEAR),
     fn("cuMemAllocPitch", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemAllocPitch 2000 (CUdeviceptr_v1 *dptr, unsigned int *pPitch,
             unsigned int WidthInBytes, unsigned int Height, unsigned int ElementSizeBytes)
         cuMemAllocPitch_v2 3020 (CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes,
-            size_t Height, unsigned int ElementSizeBytes)"""),
+            size_t Height, unsigned int ElementSizeBytes)""",
+        charge=Charge.PITCH),
     fn("cuMemFree", Cls.FREE, Gate.MEM_FREE, """
         cuMemFree 2000 (CUdeviceptr_v1 dptr)
         cuMemFree_v2 3020 (CUdeviceptr dptr)"""),
@@ -25,24 +27,28 @@ ROWS: tuple[Function, ...] = (
         cuMemGetAddressRange 2000 (CUdeviceptr_v1 *pbase, unsigned int *psize,
             CUdeviceptr_v1 dptr)
         cuMemGetAddressRange_v2 3020 (CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)"""),
-    fn("cuMemAllocHost", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemAllocHost", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemAllocHost 2000 (void **pp, unsigned int bytesize)
-        cuMemAllocHost_v2 3020 (void **pp, size_t bytesize)"""),
-    fn("cuMemFreeHost", Cls.FREE, Gate.NONE, """
+        cuMemAllocHost_v2 3020 (void **pp, size_t bytesize)""",
+        charge=Charge.HOST),
+    fn("cuMemFreeHost", Cls.FREE, Gate.MEM_FREE, """
         cuMemFreeHost 2000 (void *p)"""),
-    fn("cuMemHostAlloc", Cls.ALLOC, Gate.LATER, """
-        cuMemHostAlloc 2020 (void **pp, size_t bytesize, unsigned int Flags)"""),
+    fn("cuMemHostAlloc", Cls.ALLOC, Gate.MEM_ALLOC, """
+        cuMemHostAlloc 2020 (void **pp, size_t bytesize, unsigned int Flags)""",
+        charge=Charge.HOST),
     fn("cuMemHostGetDevicePointer", Cls.QUERY, Gate.NONE, """
         cuMemHostGetDevicePointer 2020 (CUdeviceptr_v1 *pdptr, void *p, unsigned int Flags)
         cuMemHostGetDevicePointer_v2 3020 (CUdeviceptr *pdptr, void *p, unsigned int Flags)"""),
     fn("cuMemHostGetFlags", Cls.QUERY, Gate.NONE, """
         cuMemHostGetFlags 2030 (unsigned int *pFlags, void *p)"""),
     fn("cuMemAllocManaged", Cls.ALLOC, Gate.MEM_ALLOC, """
-        cuMemAllocManaged 6000 (CUdeviceptr *dptr, size_t bytesize, unsigned int flags)"""),
-    fn("cuMemHostRegister", Cls.ALLOC, Gate.LATER, """
+        cuMemAllocManaged 6000 (CUdeviceptr *dptr, size_t bytesize, unsigned int flags)""",
+        charge=Charge.MANAGED),
+    fn("cuMemHostRegister", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemHostRegister 4000 (void *p, size_t bytesize, unsigned int Flags)
-        cuMemHostRegister_v2 6050 (void *p, size_t bytesize, unsigned int Flags)"""),
-    fn("cuMemHostUnregister", Cls.FREE, Gate.NONE, """
+        cuMemHostRegister_v2 6050 (void *p, size_t bytesize, unsigned int Flags)""",
+        charge=Charge.HOST),
+    fn("cuMemHostUnregister", Cls.FREE, Gate.MEM_FREE, """
         cuMemHostUnregister 4000 (void *p)"""),
     fn("cuPointerGetAttribute", Cls.QUERY, Gate.NONE, """
         cuPointerGetAttribute 4000 (void *data, CUpointer_attribute attribute, CUdeviceptr ptr)"""),

@@ -4,34 +4,41 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuModuleLoad", Cls.ALLOC, Gate.MEM_ALLOC, """
-        cuModuleLoad 2000 (CUmodule *module, const char *fname)"""),
+        cuModuleLoad 2000 (CUmodule *module, const char *fname)""",
+        charge=Charge.CODE),
     fn("cuModuleLoadData", Cls.ALLOC, Gate.MEM_ALLOC, """
-        cuModuleLoadData 2000 (CUmodule *module, const void *image)"""),
+        cuModuleLoadData 2000 (CUmodule *module, const void *image)""",
+        charge=Charge.CODE),
     fn("cuModuleLoadDataEx", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuModuleLoadDataEx 2010 (CUmodule *module, const void *image, unsigned int numOptions,
-            CUjit_option *options, void **optionValues)"""),
+            CUjit_option *options, void **optionValues)""",
+        charge=Charge.CODE),
     fn("cuModuleLoadFatBinary", Cls.ALLOC, Gate.MEM_ALLOC, """
-        cuModuleLoadFatBinary 2000 (CUmodule *module, const void *fatCubin)"""),
+        cuModuleLoadFatBinary 2000 (CUmodule *module, const void *fatCubin)""",
+        charge=Charge.CODE),
     fn("cuModuleUnload", Cls.FREE, Gate.MEM_FREE, """
         cuModuleUnload 2000 (CUmodule hmod)"""),
     fn("cuModuleGetLoadingMode", Cls.QUERY, Gate.NONE, """
         cuModuleGetLoadingMode 11070 (CUmoduleLoadingMode *mode)"""),
-    fn("cuModuleGetFunction", Cls.ALLOC, Gate.LATER, """
-        cuModuleGetFunction 2000 (CUfunction *hfunc, CUmodule hmod, const char *name)"""),
+    fn("cuModuleGetFunction", Cls.ALLOC, Gate.MEM_ALLOC, """
+        cuModuleGetFunction 2000 (CUfunction *hfunc, CUmodule hmod, const char *name)""",
+        charge=Charge.CODE),
     fn("cuModuleGetFunctionCount", Cls.QUERY, Gate.NONE, """
         cuModuleGetFunctionCount 12040 (unsigned int *count, CUmodule mod)"""),
     fn("cuModuleEnumerateFunctions", Cls.QUERY, Gate.NONE, """
         cuModuleEnumerateFunctions 12040 (CUfunction *functions, unsigned int numFunctions,
             CUmodule mod)"""),
-    fn("cuModuleGetGlobal", Cls.ALLOC, Gate.LATER, """
+    fn("cuModuleGetGlobal", Cls.ALLOC, Gate.NONE, """
         cuModuleGetGlobal 2000 (CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule hmod,
             const char *name)
         cuModuleGetGlobal_v2 3020 (CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
-            const char *name)"""),
+            const char *name)""",
+        charge=Charge.NOTHING,
+        why="variables are placed, and charged, when their module is loaded"),
     fn("cuLinkCreate", Cls.OTHER, Gate.NONE, """
         cuLinkCreate 5050 (unsigned int numOptions, CUjit_option *options, void **optionValues,
             CUlinkState *stateOut)
@@ -61,12 +68,14 @@ ROWS: tuple[Function, ...] = (
         cuLibraryLoadData 12000 (CUlibrary *library, const void *code, CUjit_option *jitOptions,
             void **jitOptionsValues, unsigned int numJitOptions,
             CUlibraryOption *libraryOptions, void **libraryOptionValues,
-            unsigned int numLibraryOptions)"""),
+            unsigned int numLibraryOptions)""",
+        charge=Charge.CODE),
     fn("cuLibraryLoadFromFile", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuLibraryLoadFromFile 12000 (CUlibrary *library, const char *fileName,
             CUjit_option *jitOptions, void **jitOptionsValues, unsigned int numJitOptions,
             CUlibraryOption *libraryOptions, void **libraryOptionValues,
-            unsigned int numLibraryOptions)"""),
+            unsigned int numLibraryOptions)""",
+        charge=Charge.CODE),
     fn("cuLibraryUnload", Cls.FREE, Gate.MEM_FREE, """
         cuLibraryUnload 12000 (CUlibrary library)"""),
     fn("cuLibraryGetKernel", Cls.QUERY, Gate.NONE, """
@@ -76,18 +85,22 @@ ROWS: tuple[Function, ...] = (
     fn("cuLibraryEnumerateKernels", Cls.QUERY, Gate.NONE, """
         cuLibraryEnumerateKernels 12040 (CUkernel *kernels, unsigned int numKernels,
             CUlibrary lib)"""),
-    fn("cuLibraryGetModule", Cls.ALLOC, Gate.LATER, """
-        cuLibraryGetModule 12000 (CUmodule *pMod, CUlibrary library)"""),
-    fn("cuKernelGetFunction", Cls.ALLOC, Gate.LATER, """
-        cuKernelGetFunction 12000 (CUfunction *pFunc, CUkernel kernel)"""),
+    fn("cuLibraryGetModule", Cls.ALLOC, Gate.MEM_ALLOC, """
+        cuLibraryGetModule 12000 (CUmodule *pMod, CUlibrary library)""",
+        charge=Charge.CODE),
+    fn("cuKernelGetFunction", Cls.ALLOC, Gate.MEM_ALLOC, """
+        cuKernelGetFunction 12000 (CUfunction *pFunc, CUkernel kernel)""",
+        charge=Charge.CODE),
     fn("cuKernelGetLibrary", Cls.QUERY, Gate.NONE, """
         cuKernelGetLibrary 12050 (CUlibrary *pLib, CUkernel kernel)"""),
-    fn("cuLibraryGetGlobal", Cls.ALLOC, Gate.LATER, """
+    fn("cuLibraryGetGlobal", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuLibraryGetGlobal 12000 (CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
-            const char *name)"""),
-    fn("cuLibraryGetManaged", Cls.ALLOC, Gate.LATER, """
+            const char *name)""",
+        charge=Charge.CODE),
+    fn("cuLibraryGetManaged", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuLibraryGetManaged 12000 (CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
-            const char *name)"""),
+            const char *name)""",
+        charge=Charge.CODE),
     fn("cuLibraryGetUnifiedFunction", Cls.QUERY, Gate.NONE, """
         cuLibraryGetUnifiedFunction 12000 (void **fptr, CUlibrary library, const char *symbol)"""),
     fn("cuKernelGetAttribute", Cls.QUERY, Gate.NONE, """

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuMemFreeAsync", Cls.FREE, Gate.MEM_FREE, """
         cuMemFreeAsync 11020 ptsz=11020 (CUdeviceptr dptr, CUstream hStream)"""),
     fn("cuMemAllocAsync", Cls.ALLOC, Gate.MEM_ALLOC, """
-        cuMemAllocAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize, CUstream hStream)"""),
-    fn("cuMemPoolTrimTo", Cls.FREE, Gate.NONE, """
+        cuMemAllocAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize, CUstream hStream)""",
+        charge=Charge.POOL),
+    fn("cuMemPoolTrimTo", Cls.FREE, Gate.MEM_FREE, """
         cuMemPoolTrimTo 11020 (CUmemoryPool pool, size_t minBytesToKeep)"""),
-    fn("cuMemPoolSetAttribute", Cls.OTHER, Gate.NONE, """
+    fn("cuMemPoolSetAttribute", Cls.OTHER, Gate.TRACK, """
         cuMemPoolSetAttribute 11020 (CUmemoryPool pool, CUmemPool_attribute attr, void *value)"""),
     fn("cuMemPoolGetAttribute", Cls.QUERY, Gate.NONE, """
         cuMemPoolGetAttribute 11020 (CUmemoryPool pool, CUmemPool_attribute attr, void *value)"""),
@@ -22,31 +23,38 @@ ROWS: tuple[Function, ...] = (
     fn("cuMemPoolGetAccess", Cls.QUERY, Gate.NONE, """
         cuMemPoolGetAccess 11020 (CUmemAccess_flags *flags, CUmemoryPool memPool,
             CUmemLocation *location)"""),
-    fn("cuMemPoolCreate", Cls.ALLOC, Gate.LATER, """
-        cuMemPoolCreate 11020 (CUmemoryPool *pool, const CUmemPoolProps *poolProps)"""),
-    fn("cuMemPoolDestroy", Cls.FREE, Gate.NONE, """
+    fn("cuMemPoolCreate", Cls.ALLOC, Gate.TRACK, """
+        cuMemPoolCreate 11020 (CUmemoryPool *pool, const CUmemPoolProps *poolProps)""",
+        charge=Charge.NOTHING,
+        why="a pool takes nothing until it is allocated from"),
+    fn("cuMemPoolDestroy", Cls.FREE, Gate.MEM_FREE, """
         cuMemPoolDestroy 11020 (CUmemoryPool pool)"""),
-    fn("cuMemGetDefaultMemPool", Cls.QUERY, Gate.NONE, """
+    fn("cuMemGetDefaultMemPool", Cls.QUERY, Gate.TRACK, """
         cuMemGetDefaultMemPool 13000 (CUmemoryPool *pool_out, CUmemLocation *location,
             CUmemAllocationType type)"""),
-    fn("cuMemGetMemPool", Cls.QUERY, Gate.NONE, """
+    fn("cuMemGetMemPool", Cls.QUERY, Gate.TRACK, """
         cuMemGetMemPool 13000 (CUmemoryPool *pool, CUmemLocation *location,
             CUmemAllocationType type)"""),
-    fn("cuMemSetMemPool", Cls.OTHER, Gate.NONE, """
+    fn("cuMemSetMemPool", Cls.OTHER, Gate.TRACK, """
         cuMemSetMemPool 13000 (CUmemLocation *location, CUmemAllocationType type,
             CUmemoryPool pool)"""),
     fn("cuMemAllocFromPoolAsync", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuMemAllocFromPoolAsync 11020 ptsz=11020 (CUdeviceptr *dptr, size_t bytesize,
-            CUmemoryPool pool, CUstream hStream)"""),
+            CUmemoryPool pool, CUstream hStream)""",
+        charge=Charge.POOL),
     fn("cuMemPoolExportToShareableHandle", Cls.OTHER, Gate.NONE, """
         cuMemPoolExportToShareableHandle 11020 (void *handle_out, CUmemoryPool pool,
             CUmemAllocationHandleType handleType, unsigned long long flags)"""),
-    fn("cuMemPoolImportFromShareableHandle", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemPoolImportFromShareableHandle", Cls.ALLOC, Gate.TRACK, """
         cuMemPoolImportFromShareableHandle 11020 (CUmemoryPool *pool_out, void *handle,
-            CUmemAllocationHandleType handleType, unsigned long long flags)"""),
+            CUmemAllocationHandleType handleType, unsigned long long flags)""",
+        charge=Charge.MAPPING,
+        why="memory of the exporter's pool, charged to the exporter"),
     fn("cuMemPoolExportPointer", Cls.OTHER, Gate.NONE, """
         cuMemPoolExportPointer 11020 (CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr)"""),
-    fn("cuMemPoolImportPointer", Cls.ALLOC, Gate.LATER, """
+    fn("cuMemPoolImportPointer", Cls.ALLOC, Gate.NONE, """
         cuMemPoolImportPointer 11020 (CUdeviceptr *ptr_out, CUmemoryPool pool,
-            CUmemPoolPtrExportData *shareData)"""),
+            CUmemPoolPtrExportData *shareData)""",
+        charge=Charge.MAPPING,
+        why="memory of the exporter's pool, charged to the exporter"),
 )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from native.api.model import Cls, Function, Gate, fn
+from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
     fn("cuFlushGPUDirectRDMAWrites", Cls.SYNC, Gate.NONE, """
@@ -16,23 +16,30 @@ ROWS: tuple[Function, ...] = (
         cuIpcOpenEventHandle 4010 (CUevent *phEvent, CUipcEventHandle handle)"""),
     fn("cuIpcGetMemHandle", Cls.QUERY, Gate.NONE, """
         cuIpcGetMemHandle 4010 (CUipcMemHandle *pHandle, CUdeviceptr dptr)"""),
-    fn("cuIpcOpenMemHandle", Cls.ALLOC, Gate.LATER, """
+    fn("cuIpcOpenMemHandle", Cls.ALLOC, Gate.NONE, """
         cuIpcOpenMemHandle 4010 (CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
         cuIpcOpenMemHandle_v2 11000 (CUdeviceptr *pdptr, CUipcMemHandle handle,
-            unsigned int Flags)"""),
+            unsigned int Flags)""",
+        charge=Charge.MAPPING,
+        why="its exporter holds it and is charged; who opened it holds no memory of its own"),
     fn("cuIpcCloseMemHandle", Cls.FREE, Gate.NONE, """
         cuIpcCloseMemHandle 4010 (CUdeviceptr dptr)"""),
-    fn("cuImportExternalMemory", Cls.ALLOC, Gate.LATER, """
+    fn("cuImportExternalMemory", Cls.ALLOC, Gate.MEM_ALLOC, """
         cuImportExternalMemory 10000 (CUexternalMemory *extMem_out,
-            const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc)"""),
-    fn("cuExternalMemoryGetMappedBuffer", Cls.ALLOC, Gate.LATER, """
+            const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc)""",
+        charge=Charge.FOREIGN),
+    fn("cuExternalMemoryGetMappedBuffer", Cls.ALLOC, Gate.NONE, """
         cuExternalMemoryGetMappedBuffer 10000 (CUdeviceptr *devPtr, CUexternalMemory extMem,
-            const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc)"""),
-    fn("cuExternalMemoryGetMappedMipmappedArray", Cls.ALLOC, Gate.LATER, """
+            const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc)""",
+        charge=Charge.MAPPING,
+        why="charged when the external memory was imported"),
+    fn("cuExternalMemoryGetMappedMipmappedArray", Cls.ALLOC, Gate.NONE, """
         cuExternalMemoryGetMappedMipmappedArray 10000 (CUmipmappedArray *mipmap,
             CUexternalMemory extMem,
-            const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC *mipmapDesc)"""),
-    fn("cuDestroyExternalMemory", Cls.FREE, Gate.NONE, """
+            const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC *mipmapDesc)""",
+        charge=Charge.MAPPING,
+        why="charged when the external memory was imported"),
+    fn("cuDestroyExternalMemory", Cls.FREE, Gate.MEM_FREE, """
         cuDestroyExternalMemory 10000 (CUexternalMemory extMem)"""),
     fn("cuImportExternalSemaphore", Cls.OTHER, Gate.NONE, """
         cuImportExternalSemaphore 10000 (CUexternalSemaphore *extSem_out,

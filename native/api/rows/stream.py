@@ -63,7 +63,7 @@ ROWS: tuple[Function, ...] = (
             size_t length, unsigned int flags)"""),
     fn("cuStreamQuery", Cls.SYNC, Gate.NONE, """
         cuStreamQuery 2000 ptsz=7000 (CUstream hStream)"""),
-    fn("cuStreamSynchronize", Cls.SYNC, Gate.NONE, """
+    fn("cuStreamSynchronize", Cls.SYNC, Gate.TRACK, """
         cuStreamSynchronize 2000 ptsz=7000 (CUstream hStream)"""),
     fn("cuStreamDestroy", Cls.FREE, Gate.STREAM, """
         cuStreamDestroy 2000 (CUstream hStream)
@@ -85,7 +85,7 @@ ROWS: tuple[Function, ...] = (
             unsigned int flags)"""),
     fn("cuEventQuery", Cls.SYNC, Gate.NONE, """
         cuEventQuery 2000 (CUevent hEvent)"""),
-    fn("cuEventSynchronize", Cls.SYNC, Gate.NONE, """
+    fn("cuEventSynchronize", Cls.SYNC, Gate.TRACK, """
         cuEventSynchronize 2000 (CUevent hEvent)"""),
     fn("cuEventDestroy", Cls.FREE, Gate.NONE, """
         cuEventDestroy 2000 (CUevent hEvent)

@@ -48,12 +48,16 @@
 
 /* Lease granule: what a driver hands out physically. Leases are multiples of it. */
 #define HARP_GRANULE_BYTES (2ull << 20)
+/* Unit of leases of class HOST, which are no part of any device. */
+#define HARP_PAGE_BYTES 4096ull
 
 enum harp_op {
     /* --- client -> arbiter ------------------------------------------------------------------ */
     HARP_HELLO = 1,  /* a=kind, b=flags(HARP_HELLO_*), c=newest version spoken, pid=own pid as seen
                       * by itself, text=program. The first message; anything else before it closes
-                      * the connection. */
+                      * the connection. With HARP_HELLO_LOOK also the last: uuid=device; the answer
+                      * is its MEM_STATE and the end of the connection, nobody is told of it and it
+                      * counts nowhere. */
     HARP_LEASE_MEM,  /* dev, seq, cls, bytes (multiple of the granule, not 0): asks for what is
                       * missing after the client's own unused lease. The answer carries seq and may
                       * take up to HARP_MEM_WAIT_NS (peers are asked for their slack, memory of the
@@ -94,7 +98,8 @@ enum harp_op {
                       * schedules (0, 1: all work goes by lane 0), epoch, client, text=tenant */
     HARP_DEVICE,     /* dev, uuid, limit_bytes (0: none), capacity_bytes, b=share ppm (0:
                       * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
-                      * keep, overhead_bytes=expected context overhead, d=enum harp_class.
+                      * keep, overhead_bytes=expected context overhead, d=enum harp_class,
+                      * free_bytes=quota of pinned host memory (0: none).
                       * Only devices the tenant has a grant for (SET_TENANT) are announced; on
                       * another one everything is refused. Sent again whenever something changes
                       * or is granted later. */
@@ -102,8 +107,8 @@ enum harp_op {
     HARP_MEM_DENY,   /* dev, seq, cls, bytes=asked, a=enum harp_deny, limit_bytes, leased_bytes
                       * (whole tenant, with what drains), capacity_bytes, free_bytes */
     HARP_MEM_STATE,  /* dev, seq, limit_bytes, leased_bytes (whole tenant, with what drains),
-                      * capacity_bytes, free_bytes = what the tenant could still lease now.
-                      * A device not granted: all 0. */
+                      * capacity_bytes, free_bytes = what the tenant could still lease now,
+                      * overhead_bytes=expected context overhead. A device not granted: all 0. */
     HARP_RECALL_MEM, /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
     HARP_OPEN_GATE,  /* dev, cls=lane, epoch, quantum_ns (0: until CLOSE; else the client closes by
                       * itself so long after receipt, drains, yields; one launch is always allowed),
@@ -124,15 +129,17 @@ enum harp_op {
                            * SCM_RIGHTS. Known id: EEXIST, unless uid and name are the same: then the
                            * new socket replaces the old one and clients stay */
     HARP_SET_TENANT,      /* seq, tenant, dev, limit_bytes, b=share ppm, c=limit ppm,
-                           * d=class(HARP_CLASS_*), a=flags(HARP_GRANT_*); before or after the
-                           * first client. Makes the device visible to the tenant, even with all
-                           * limits 0. In force within one quantum */
+                           * d=class(HARP_CLASS_*), a=flags(HARP_GRANT_*), free_bytes=quota of
+                           * pinned host memory, all devices together (0: none, the last one said
+                           * holds); before or after the first client. Makes the device visible to the
+                           * tenant, even with all limits 0. In force within one quantum */
     HARP_DEL_TENANT,      /* seq, tenant: clients are disconnected, leases drain */
     HARP_DRAINED,         /* seq, client, dev (HARP_ALL_DEVICES: all of them): the device no longer
                            * lists the dead client's pid. Unknown or gone client: OK all the same */
     HARP_SET_OVERHEAD, /* seq, client, dev, bytes: all that the device says this client holds beyond
                         * its leases of class DEVICE (contexts, code). Charged against the
-                        * capacity as far as it is more than its leases of class OVERHEAD */
+                        * capacity as far as it is more than its leases of class OVERHEAD.
+                        * limit_bytes: of these, what counts against the tenant's limit too */
     HARP_SNAPSHOT,     /* seq: answered by SNAP_* messages and then OK. From version 2: a=1 asks
                         * for the tenants' listening sockets */
     HARP_SUBSCRIBE,    /* seq, a=1 on, 0 off: EVENT_* from now on; c=newest version spoken. While
@@ -158,11 +165,15 @@ enum harp_op {
                        * (class DEVICE, live), bytes (class DEVICE that drains), overhead_bytes,
                        * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=1 wants now, denials,
                        * estimated_ns (of used_ns, what was not measured: sampled while alone, or
-                       * split among tenants whose gates were open together) */
+                       * split among tenants whose gates were open together), capacity_bytes=quota
+                       * of pinned host memory, free_bytes=what is pinned (the whole tenant's, the
+                       * same in each of its rows) */
     HARP_SNAP_CLIENT, /* client, tenant, uid, pid (as the arbiter sees it), b=pid as it sees itself,
                        * a=kind, d=enum harp_client_state, text=program */
     HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes, overhead_bytes (leased and corrected),
-                       * a=1 wants, b=enum harp_gate; only where one of them is not 0 */
+                       * a=1 wants, b=enum harp_gate; only where one of them is not 0. bytes
+                       * (class OVERHEAD, leased), limit_bytes (of overhead_bytes, what counts
+                       * against the limit), epoch (changes of its leases so far) */
     HARP_EVENT_CLIENT, /* as SNAP_CLIENT, on join and death: d tells which */
     HARP_EVENT_DENY,   /* tenant, client, dev, a=enum harp_deny, bytes, limit_bytes, leased_bytes */
 };
@@ -172,7 +183,9 @@ enum harp_kind { HARP_KIND_CUDA = 1, HARP_KIND_NULL = 2 };
 enum harp_mem_class {
     HARP_MEM_DEVICE = 0,   /* against the tenant's limit and the device's capacity */
     HARP_MEM_OVERHEAD = 1, /* contexts and code: against the capacity alone */
-    HARP_MEM_CLASSES = 2,
+    HARP_MEM_HOST = 2,     /* pinned host memory: against the tenant's own quota, on no device;
+                            * multiples of HARP_PAGE_BYTES, dev = any that is granted */
+    HARP_MEM_CLASSES = 3,
 };
 
 enum harp_deny {
@@ -204,6 +217,7 @@ enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BE
     1u /* turns on this device do not wait for those on the tenant's others */
 
 #define HARP_HELLO_READOPT 1u /* reconnect: ADOPT_MEM messages follow */
+#define HARP_HELLO_LOOK    2u /* one question by who uses no device: see HELLO */
 
 struct harp_msg {
     uint16_t version; /* HARP_LEASE_OLDEST to HARP_LEASE_VERSION */

@@ -48,6 +48,8 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
     struct soft_state *state = soft_the_state;
     bool known = false, charged;
 
+    if (soft_broken() != CUDA_SUCCESS)
+        return soft_broken();
     ctx->ordinal = soft_visible_ordinal(ctx->device);
     ctx->profile = state->profile[ctx->ordinal];
     if (soft_fault_lost(state, ctx->ordinal)) {
@@ -81,6 +83,7 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
     ctx->limit_bytes = 0;
     for (int i = 0; i < SOFT_LIMITS; i++)
         ctx->limits[i] = default_limits[i];
+    atomic_store(&ctx->stack_bytes, ctx->limits[CU_LIMIT_STACK_SIZE]);
     ctx->fence = ctx->recorder = NULL;
     ctx->fifo = (struct soft_fifo){.lock = PTHREAD_MUTEX_INITIALIZER};
     ctx->fence_seq = 0;
@@ -208,10 +211,38 @@ CUresult soft_ctx_look(struct soft_ctx *ctx)
     return r;
 }
 
+/* What a kernel broke in one context is broken in all contexts of the process, those to come
+ * included; only another process helps (documented with these codes, and seen on an H200). */
+static _Atomic int broken;
+
+static bool breaks_process(CUresult why)
+{
+    switch ((int)why) {
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+    case CUDA_ERROR_HARDWARE_STACK_ERROR:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
+    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+    case CUDA_ERROR_INVALID_PC:
+    case CUDA_ERROR_LAUNCH_FAILED:
+        return true;
+    default: /* a failed assertion is the context's alone */
+        return false;
+    }
+}
+
+CUresult soft_broken(void)
+{
+    return (CUresult)atomic_load_explicit(&broken, memory_order_relaxed);
+}
+
 CUresult soft_ctx_sticky(const struct soft_ctx *ctx)
 {
     CUresult r = (CUresult)atomic_load_explicit(&ctx->sticky, memory_order_relaxed);
 
+    if (r == CUDA_SUCCESS)
+        r = soft_broken();
     if (r == CUDA_SUCCESS && atomic_load_explicit(&ctx->alive, memory_order_relaxed))
         r = (CUresult)soft_fault_killed(soft_the_state, ctx->ordinal, ctx->client);
     return r;
@@ -236,6 +267,9 @@ void soft_ctx_poison(struct soft_ctx *ctx, CUresult why)
 
     if (!atomic_compare_exchange_strong(&ctx->sticky, &none, (int)why))
         return;
+    none = CUDA_SUCCESS;
+    if (breaks_process(why))
+        atomic_compare_exchange_strong(&broken, &none, (int)why);
     for (int e = 0; e < SOFT_ENGINES; e++)
         atomic_store(&ctx->turn[e].abandoned, true); /* what runs in it stops as well */
     soft_log("context %llu is unusable from now on: error %d", (unsigned long long)ctx->id,

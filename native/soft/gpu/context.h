@@ -49,6 +49,9 @@ struct soft_ctx {
     unsigned usage;       /* cuCtxAttach; guarded by soft_lock */
     size_t limits[SOFT_LIMITS];
     uint64_t limit_bytes; /* device memory that they take beyond the usual; soft_lock */
+    /* Local memory that a thread has now: the limit, or the largest frame launched since that was
+     * set. Written with soft_lock. */
+    _Atomic size_t stack_bytes;
     atomic_bool fixed_limits[SOFT_LIMITS]; /* a kernel that depends on it was launched */
     int client;
     struct soft_turn turn[SOFT_ENGINES];
@@ -131,7 +134,12 @@ uint64_t soft_stream_pending(struct soft_stream *stream);
 int soft_cmd_depend(struct soft_cmd *cmd, struct soft_stream *stream, uint64_t seq);
 struct soft_cmd *soft_cmd_new(const struct soft_cmd_ops *ops); /* a marker; NULL: no memory */
 void soft_cmd_drop(struct soft_cmd *cmd);
-CUresult soft_ctx_told(struct soft_ctx *ctx);  /* sticky, or the deferred one, once */
+CUresult soft_ctx_told(struct soft_ctx *ctx); /* sticky, or the deferred one, once */
+/* The error after which no context of this process is of any use. */
+CUresult soft_broken(void);
+/* A kernel with such a frame is about to run: local memory of all resident threads grows to it and
+ * stays, until the limit is set again (seen on an H200). Out of memory: 2. */
+CUresult soft_ctx_local(struct soft_ctx *ctx, uint32_t frame_bytes);
 CUresult soft_ctx_error(struct soft_ctx *ctx); /* the same; shows what kernels printed first */
 CUresult soft_legacy_stream(struct soft_ctx *ctx, struct soft_stream **out);
 /* Waits for all work that calls on the legacy stream wait for. */

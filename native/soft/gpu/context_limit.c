@@ -20,7 +20,8 @@ static bool known(const struct soft_ctx *ctx, CUlimit limit)
 }
 
 /* Device memory of one limit: a stack for every thread that can be resident, heap and FIFO as they
- * are. A driver takes some of it only at the first kernel that needs it; here it is the call. */
+ * are. A driver takes heap and FIFO only with the first kernel that needs them (seen on an H200);
+ * here it is the call. */
 static uint64_t bytes_of(const struct soft_ctx *ctx, int limit, size_t value)
 {
     const struct soft_profile *p = ctx->profile;
@@ -30,16 +31,16 @@ static uint64_t bytes_of(const struct soft_ctx *ctx, int limit, size_t value)
     return limit == CU_LIMIT_PRINTF_FIFO_SIZE || limit == CU_LIMIT_MALLOC_HEAP_SIZE ? value : 0;
 }
 
-/* Sets it, and charges the device for what all limits take beyond the usual values, which are part
- * of a context's overhead. */
-static CUresult apply(struct soft_ctx *ctx, int limit, size_t value)
+/* Charges the device for what all limits take beyond the usual values, which are part of a
+ * context's overhead; `limit` shall have `value`. With soft_lock. */
+static CUresult charge(struct soft_ctx *ctx, int limit, size_t value)
 {
     uint64_t want = 0;
     CUresult r = CUDA_SUCCESS;
 
-    soft_lock();
     for (int i = 0; i < SOFT_LIMITS; i++) {
-        uint64_t now = bytes_of(ctx, i, i == limit ? value : ctx->limits[i]);
+        size_t in_force = i == CU_LIMIT_STACK_SIZE ? ctx->stack_bytes : ctx->limits[i];
+        uint64_t now = bytes_of(ctx, i, i == limit ? value : in_force);
         uint64_t usual = bytes_of(ctx, i, soft_limit_usual(i));
 
         want += now > usual ? now - usual : 0;
@@ -50,10 +51,32 @@ static CUresult apply(struct soft_ctx *ctx, int limit, size_t value)
         r = CUDA_ERROR_OUT_OF_MEMORY;
     else if (want < ctx->limit_bytes)
         soft_slot_release(soft_the_state, ctx->ordinal, 0, ctx->limit_bytes - want);
-    if (r == CUDA_SUCCESS) {
+    if (r == CUDA_SUCCESS)
         ctx->limit_bytes = want;
+    if (r == CUDA_SUCCESS && limit == CU_LIMIT_STACK_SIZE)
+        ctx->stack_bytes = value;
+    return r;
+}
+
+static CUresult apply(struct soft_ctx *ctx, int limit, size_t value)
+{
+    soft_lock();
+    CUresult r = charge(ctx, limit, value);
+    if (r == CUDA_SUCCESS)
         ctx->limits[limit] = value;
-    }
+    soft_unlock();
+    return r;
+}
+
+CUresult soft_ctx_local(struct soft_ctx *ctx, uint32_t frame_bytes)
+{
+    CUresult r = CUDA_SUCCESS;
+
+    if (atomic_load_explicit(&ctx->stack_bytes, memory_order_relaxed) >= frame_bytes)
+        return CUDA_SUCCESS;
+    soft_lock();
+    if (ctx->stack_bytes < frame_bytes)
+        r = charge(ctx, CU_LIMIT_STACK_SIZE, frame_bytes);
     soft_unlock();
     return r;
 }

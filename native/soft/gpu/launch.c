@@ -204,6 +204,13 @@ const struct soft_cmd_ops soft_launch_ops = {
     .destroy = launch_destroy,
 };
 
+CUresult soft_launch_local(struct soft_stream *stream, const struct soft_launch *launch)
+{
+    if (soft_stream_capture(stream) != NULL)
+        return CUDA_SUCCESS; /* as the graph's node, when it runs */
+    return soft_ctx_local(soft_stream_ctx(stream), launch->function->kernel->entry->local_bytes);
+}
+
 static CUresult launch(CUfunction f, const struct soft_shape *shape, CUstream handle, void **params,
                        void **extra)
 {
@@ -219,6 +226,8 @@ static CUresult launch(CUfunction f, const struct soft_shape *shape, CUstream ha
         return result;
     struct soft_launch *cmd = NULL;
     result = soft_launch_new(soft_stream_ctx(stream), f, shape, params, extra, &cmd);
+    if (result == CUDA_SUCCESS && (result = soft_launch_local(stream, cmd)) != CUDA_SUCCESS)
+        cmd->cmd.ops->destroy(&cmd->cmd);
     return result == CUDA_SUCCESS ? soft_submit(stream, &cmd->cmd) : result;
 }
 

@@ -50,6 +50,8 @@ struct soft_launch_wish { /* what attributes ask for */
 };
 /* launch_ex.c: reads one; no lock held but soft_graph_lock. */
 CUresult soft_launch_attribute(const CUlaunchAttribute *attribute, struct soft_launch_wish *wish);
+/* Local memory for a kernel that is launched now; a captured one gets it when its graph runs. */
+CUresult soft_launch_local(struct soft_stream *stream, const struct soft_launch *launch);
 /* False: more blocks than can be resident at once, and all of them must be. */
 bool soft_launch_fits(const struct soft_launch *launch);
 

@@ -119,6 +119,11 @@ static CUresult launch_as(const struct soft_launch_wish *wish, CUfunction f, CUs
     launch->attributes = wish->attributes;
     launch->cmd.own_priority = wish->own_priority;
     launch->cmd.priority = wish->attributes.priority;
+    result = soft_launch_local(stream, launch);
+    if (result != CUDA_SUCCESS) {
+        launch->cmd.ops->destroy(&launch->cmd);
+        return result;
+    }
     result = soft_submit(stream, &launch->cmd);
     for (unsigned i = 0; result == CUDA_SUCCESS && i < wish->event_count; i++)
         result = record_behind(stream, wish->events[i]);

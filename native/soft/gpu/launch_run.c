@@ -212,7 +212,12 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
     job.bound.grid_id = ++grids;
     soft_launch_bind(run, &job.bound);
     job.bound.host = &host;
-    CUresult result = execute(&job);
+    CUresult result = soft_ctx_local(run->ctx, launch->function->kernel->entry->local_bytes);
+    if (result != CUDA_SUCCESS) { /* a graph's: nobody asked before */
+        pthread_mutex_destroy(&job.lock);
+        return result;
+    }
+    result = execute(&job);
     run->modelled_ns = modelled_ns(&job, soft_ctx_profile(run->ctx));
     struct soft_counter *counter = launch->function->kernel->counter;
     counter->launches++;

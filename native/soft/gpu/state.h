@@ -77,6 +77,9 @@ uint32_t soft_state_pci_bus(const struct soft_state *state, int dev);
 int soft_state_slots(struct soft_state *state, struct soft_slot *out, int max);
 /* Physical bytes in use on a device: contexts, memory, and what is still being torn down. */
 uint64_t soft_state_used_bytes(struct soft_state *state, int dev);
+/* A word that no two moments have in common between which anybody's memory on the device changed:
+ * what was read between two equal answers is of one moment. */
+uint64_t soft_state_memory_word(const struct soft_state *state, int dev);
 /* Busy share of the last `window_ns` (up to 6 s), 0..1. */
 double soft_state_utilization(struct soft_state *state, int dev, enum soft_engine engine,
                               uint64_t window_ns);

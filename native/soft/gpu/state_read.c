@@ -21,6 +21,11 @@ void soft_state_uuid(const struct soft_state *state, int dev, uint8_t uuid[16])
     memcpy(uuid, state->map->dev[dev].uuid, 16);
 }
 
+uint64_t soft_state_memory_word(const struct soft_state *state, int dev)
+{
+    return atomic_load(&state->map->dev[dev].total);
+}
+
 int soft_state_board(const struct soft_state *state, int dev)
 {
     return state->map->dev[dev].board;

@@ -164,10 +164,16 @@ int soft_slot_charge(struct soft_state *state, int dev, uint64_t mem_bytes, uint
     if (more < mem_bytes || more > total)
         return -ENOMEM;
     pthread_mutex_lock(&state->mutex);
-    if (!soft_slot_is_ours(state) || !soft_slot_hold(state, dev, state->slot, more))
+    if (!soft_slot_is_ours(state))
         goto out;
+    /* Said before it is held, and unsaid after it was given back: who reads in between may take
+     * memory for a context, but never a context for memory. */
     d = soft_slot_ledger(state, dev);
     put(&d->context_bytes, get(&d->context_bytes) + context_bytes);
+    if (!soft_slot_hold(state, dev, state->slot, more)) {
+        put(&d->context_bytes, get(&d->context_bytes) - context_bytes);
+        goto out;
+    }
     held = soft_hold_bytes(state, dev, state->slot);
     if (held > get(&d->peak_bytes))
         put(&d->peak_bytes, held);
@@ -184,8 +190,8 @@ void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
     if (soft_slot_is_ours(state)) {
         struct soft_shared_slot_dev *d = soft_slot_ledger(state, dev);
 
-        put(&d->context_bytes, get(&d->context_bytes) - context_bytes);
         soft_hold_sub(state, dev, state->slot, mem_bytes + context_bytes);
+        put(&d->context_bytes, get(&d->context_bytes) - context_bytes);
     }
     pthread_mutex_unlock(&state->mutex);
 }
@@ -237,10 +243,11 @@ int soft_state_slots(struct soft_state *state, struct soft_slot *out, int max)
         uint32_t is = SOFT_SLOT_IS(atomic_load(&slot->state));
         int32_t seen;
 
-        if (is != SOFT_SLOT_LIVE && is != SOFT_SLOT_TEARDOWN)
+        if (is != SOFT_SLOT_LIVE && is != SOFT_SLOT_TEARDOWN && is != SOFT_SLOT_RETIRING)
             continue;
         seen = is == SOFT_SLOT_LIVE ? soft_slot_pid(state, (int)i) : 0;
-        out[count].state = is;
+        /* one who is being retired, by a process that may be stopped in it, still has his memory */
+        out[count].state = is == SOFT_SLOT_LIVE ? SOFT_SLOT_LIVE : SOFT_SLOT_TEARDOWN;
         out[count].pid = seen > 0 ? seen : slot->pid;
         out[count].start_ns = slot->start_ns;
         out[count].dead_ns = slot->dead_ns;

@@ -9,12 +9,13 @@
 #include <time.h>
 
 #include "soft/gpu/soft.h"
-#include "soft/gpu/state.h"
+#include "soft/gpu/truth.h"
 
 static const char usage[] =
-    "usage: harp-soft-truth [--json] [--pid PID] [--watch SECONDS]\n"
+    "usage: harp-soft-truth [--json] [--pid PID] [--watch SECONDS] [--sample HZ]\n"
     "Prints what each process really had of each software GPU: engine time, memory, launches.\n"
-    "The devices are those of $HARP_SOFT_DIR. --watch prints again until interrupted.\n";
+    "The devices are those of $HARP_SOFT_DIR. --watch prints again until interrupted.\n"
+    "--sample looks so often until standard input ends, then prints the most that was held.\n";
 
 static void print_string(const char *text)
 {
@@ -113,7 +114,7 @@ static int print_all(struct soft_state *state, int only_pid)
 
 int main(int argc, char **argv)
 {
-    double watch_s = 0;
+    double watch_s = 0, sample_hz = 0;
     int only_pid = 0;
     struct soft_state *state;
     char why[512];
@@ -125,6 +126,8 @@ int main(int argc, char **argv)
             only_pid = atoi(argv[++i]);
         } else if (strcmp(argv[i], "--watch") == 0 && i + 1 < argc && atof(argv[i + 1]) > 0) {
             watch_s = atof(argv[++i]);
+        } else if (strcmp(argv[i], "--sample") == 0 && i + 1 < argc && atof(argv[i + 1]) > 0) {
+            sample_hz = atof(argv[++i]);
         } else {
             fputs(usage, strcmp(argv[i], "--help") == 0 ? stdout : stderr);
             return strcmp(argv[i], "--help") == 0 ? 0 : 2;
@@ -135,6 +138,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "harp-soft-truth: %s\n", why);
         return 1;
     }
+    if (sample_hz > 0)
+        return truth_sample(state, sample_hz);
     for (;;) {
         int rc = print_all(state, only_pid);
 

@@ -108,6 +108,7 @@ static void set_tenant(struct harp_core *k, const struct harp_msg *m)
     struct use *u = &t->use[m->dev];
     u->granted = 1;
     u->limit = m->limit_bytes;
+    t->host_quota = m->free_bytes;
     k->device[m->dev].unsettled = 1;
     time_set(k, (uint32_t)(t - k->tenant), m->dev, m->b, m->c == HARP_PPM ? 0 : m->c, m->d,
              (m->a & HARP_GRANT_NO_GANG) != 0);
@@ -150,7 +151,7 @@ static void set_overhead(struct harp_core *k, const struct harp_msg *m)
         return;
     }
     struct device *d = &k->device[m->dev];
-    mem_told(k, c, m->dev, m->bytes < d->capacity ? m->bytes : d->capacity);
+    mem_told(k, c, m->dev, m->bytes < d->capacity ? m->bytes : d->capacity, m->limit_bytes);
     ok(k, m, m->dev, 0);
 }
 
@@ -207,7 +208,9 @@ static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
                          .wait_ns = a->wait_ns + (a->wait_since ? k->now - a->wait_since : 0),
                          .estimated_ns = a->estimated_ns,
                          .launches = u->launches,
-                         .denials = u->denials};
+                         .denials = u->denials,
+                         .capacity_bytes = t->host_quota,
+                         .free_bytes = t->host};
     core_emit(k, HARP_ACT_REPLY, 0, &r);
 }
 
@@ -225,6 +228,9 @@ static void snap_client(struct harp_core *k, const struct client *c)
                              .dev = dev,
                              .leased_bytes = h->leased[HARP_MEM_DEVICE],
                              .overhead_bytes = h->leased[HARP_MEM_OVERHEAD] + h->extra,
+                             .bytes = h->leased[HARP_MEM_OVERHEAD],
+                             .limit_bytes = h->counted,
+                             .epoch = h->changes,
                              .a = g->want,
                              .b = g->state};
         if (l.leased_bytes || l.overhead_bytes || l.a || l.b)

@@ -5,7 +5,7 @@
 #include "state.h"
 
 struct count {
-    uint64_t leased[HARP_MEM_CLASSES], draining[HARP_MEM_CLASSES], extra;
+    uint64_t leased[HARP_MEM_CLASSES], draining[HARP_MEM_CLASSES], extra, counted;
     uint32_t awaiting;
 };
 
@@ -20,6 +20,7 @@ static struct count count_use(const struct harp_core *k, uint32_t tenant, uint32
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
             sum[cls] += h->leased[cls];
         n.extra += h->extra;
+        n.counted += h->counted;
         n.awaiting += h->recall_no != 0 && h->recall_no == u->round_started && u->awaiting > 0;
     }
     return n;
@@ -35,6 +36,9 @@ static const char *check_tenant(const struct harp_core *k, uint32_t t)
     }
     if (clients != k->tenant[t].clients || live != k->tenant[t].live)
         return "tenant's number of clients";
+    const char *broken = host_check(k, &k->tenant[t]);
+    if (broken != NULL)
+        return broken;
     return waiting == k->tenant[t].waiting ? NULL : "tenant's number of requests";
 }
 
@@ -53,7 +57,7 @@ static const char *check_device(const struct harp_core *k, uint32_t dev)
             leased += n.leased[cls];
             draining += n.draining[cls];
         }
-        if (n.extra != u->extra || n.awaiting != u->awaiting)
+        if (n.extra != u->extra || n.counted != u->counted || n.awaiting != u->awaiting)
             return "extra or awaited answers miscounted";
         extra += n.extra;
     }

@@ -124,7 +124,8 @@ void core_device(struct harp_core *k, struct client *c, uint32_t dev)
                              u->limit != 0 ? k->config.slack_bytes : k->config.slack_free_bytes,
                          .b = u->account[HARP_LANE_COMPUTE].share_ppm,
                          .c = u->account[HARP_LANE_COMPUTE].cap_ppm,
-                         .d = u->cls};
+                         .d = u->cls,
+                         .free_bytes = k->tenant[c->tenant].host_quota};
     memcpy(m.uuid, d->uuid, sizeof m.uuid);
     core_send(k, c, &m);
 }
@@ -278,6 +279,11 @@ static int later(const struct harp_msg *m)
     return m->version >= 2 && m->op > HARP_RECALLED && m->op < HARP_WELCOME;
 }
 
+static int whole(const struct harp_msg *m)
+{
+    return m->bytes % (m->cls == HARP_MEM_HOST ? HARP_PAGE_BYTES : HARP_GRANULE_BYTES) == 0;
+}
+
 /* Is the message one that a client in this state may send, with operands that can be meant? */
 static int acceptable(const struct harp_core *k, const struct client *c, const struct harp_msg *m)
 {
@@ -291,10 +297,10 @@ static int acceptable(const struct harp_core *k, const struct client *c, const s
     case HARP_MEM_INFO:
         return 1;
     case HARP_LEASE_MEM:
-        return m->cls < HARP_MEM_CLASSES && m->bytes != 0 && m->bytes % HARP_GRANULE_BYTES == 0;
+        return m->cls < HARP_MEM_CLASSES && m->bytes != 0 && whole(m);
     case HARP_RETURN_MEM:
     case HARP_ADOPT_MEM:
-        return known && m->cls < HARP_MEM_CLASSES && m->bytes % HARP_GRANULE_BYTES == 0;
+        return known && m->cls < HARP_MEM_CLASSES && whole(m);
     case HARP_RECALLED:
         return known && m->bytes % HARP_GRANULE_BYTES == 0;
     case HARP_WANT_TIME:
@@ -326,7 +332,9 @@ static void message(struct harp_core *k, struct client *c, const struct harp_msg
     c->mute = 0;
     if (c->returning && m->op != HARP_ADOPT_MEM)
         expect_done(k, c);
-    if (m->op == HARP_HELLO) {
+    if (m->op == HARP_HELLO && (m->b & HARP_HELLO_LOOK) != 0) {
+        core_look(k, c, m);
+    } else if (m->op == HARP_HELLO) {
         hello(k, c, m);
     } else {
         mem_message(k, c, m);

@@ -21,7 +21,7 @@ static uint64_t below(uint64_t used, uint64_t limit)
 
 static uint64_t charged(const struct use *u)
 {
-    return u->leased[HARP_MEM_DEVICE] + u->draining[HARP_MEM_DEVICE];
+    return u->leased[HARP_MEM_DEVICE] + u->draining[HARP_MEM_DEVICE] + u->counted;
 }
 
 /* What tenants with a limit may still come for, their first context included: who has no limit does
@@ -33,10 +33,10 @@ static uint64_t promised(const struct harp_core *k, uint32_t dev, int when_drain
         const struct use *u = &k->tenant[t].use[dev];
         if (k->tenant[t].id == 0 || k->tenant[t].deleted || !u->granted || u->limit == 0)
             continue;
-        uint64_t context = u->leased[HARP_MEM_OVERHEAD] + u->extra;
+        uint64_t context = u->leased[HARP_MEM_OVERHEAD] + u->extra - u->counted;
         if (!when_drained)
             context += u->draining[HARP_MEM_OVERHEAD];
-        sum += below(when_drained ? u->leased[HARP_MEM_DEVICE] : charged(u), u->limit);
+        sum += below(charged(u) - (when_drained ? u->draining[HARP_MEM_DEVICE] : 0), u->limit);
         sum += below(context, k->device[dev].overhead);
     }
     return sum;
@@ -63,11 +63,12 @@ uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant)
 
 static int limit_stops(const struct use *u, const struct request *r, int when_drained)
 {
-    uint64_t used = when_drained ? u->leased[HARP_MEM_DEVICE] : charged(u);
+    uint64_t used = charged(u) - (when_drained ? u->draining[HARP_MEM_DEVICE] : 0);
     return r->cls == HARP_MEM_DEVICE && u->limit != 0 && below(used, u->limit) < r->bytes;
 }
 
-/* Overhead that the leases of its class do not cover is charged on top. */
+/* Overhead that the leases of its class do not cover is charged on top: against the device, and
+ * what of it is the tenant's doing against its limit as well. */
 static void cover(struct harp_core *k, struct client *c, uint32_t dev)
 {
     struct hold *h = &c->hold[dev];
@@ -76,11 +77,15 @@ static void cover(struct harp_core *k, struct client *c, uint32_t dev)
     u->extra += extra - h->extra;
     k->device[dev].extra += extra - h->extra;
     h->extra = extra;
+    uint64_t counted = h->told_counted < extra ? h->told_counted : extra;
+    u->counted += counted - h->counted;
+    h->counted = counted;
 }
 
-void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes)
+void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes, uint64_t counted)
 {
     c->hold[dev].told = bytes;
+    c->hold[dev].told_counted = counted;
     cover(k, c, dev);
     k->device[dev].unsettled = 1;
 }
@@ -90,6 +95,7 @@ static void add_lease(struct harp_core *k, struct client *c, uint32_t dev, uint3
 {
     struct use *u = &k->tenant[c->tenant].use[dev];
     c->hold[dev].leased[cls] += bytes;
+    c->hold[dev].changes++;
     u->leased[cls] += bytes;
     k->device[dev].leased += bytes;
     if (u->leased[HARP_MEM_DEVICE] > u->peak)
@@ -106,6 +112,7 @@ static void take_lease(struct harp_core *k, struct client *c, uint32_t dev, uint
         bytes = h->leased[cls];
     }
     h->leased[cls] -= bytes;
+    h->changes++;
     k->tenant[c->tenant].use[dev].leased[cls] -= bytes;
     k->device[dev].leased -= bytes;
     cover(k, c, dev);
@@ -113,14 +120,16 @@ static void take_lease(struct harp_core *k, struct client *c, uint32_t dev, uint
         k->device[dev].unsettled = 1;
 }
 
-static void state_numbers(const struct harp_core *k, const struct client *c, uint32_t dev,
-                          struct harp_msg *m)
+void mem_state(const struct harp_core *k, uint32_t tenant, uint32_t dev, struct harp_msg *m)
 {
-    const struct use *u = &k->tenant[c->tenant].use[dev];
+    const struct use *u = &k->tenant[tenant].use[dev];
+    if (!u->granted)
+        return;
     m->limit_bytes = u->limit;
     m->leased_bytes = charged(u);
     m->capacity_bytes = k->device[dev].capacity;
-    m->free_bytes = mem_free(k, dev, (uint32_t)c->tenant);
+    m->overhead_bytes = k->device[dev].overhead;
+    m->free_bytes = mem_free(k, dev, tenant);
 }
 
 static void deny(struct harp_core *k, struct client *c, uint32_t dev, const struct request *r,
@@ -133,7 +142,7 @@ static void deny(struct harp_core *k, struct client *c, uint32_t dev, const stru
                          .bytes = r->bytes,
                          .a = reason};
     if (dev < k->n_devices && k->tenant[c->tenant].use[dev].granted) {
-        state_numbers(k, c, dev, &m);
+        mem_state(k, (uint32_t)c->tenant, dev, &m);
         k->tenant[c->tenant].use[dev].denials++;
     }
     core_send(k, c, &m);
@@ -286,6 +295,8 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
 void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *m)
 {
     struct harp_msg answer = {.op = HARP_MEM_STATE, .dev = m->dev, .seq = m->seq};
+    if (host_message(k, c, m))
+        return;
     switch (m->op) {
     case HARP_LEASE_MEM:
         lease(k, c, m);
@@ -301,8 +312,8 @@ void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *m
         adopt(k, c, m);
         break;
     case HARP_MEM_INFO:
-        if (m->dev < k->n_devices && k->tenant[c->tenant].use[m->dev].granted)
-            state_numbers(k, c, m->dev, &answer);
+        if (m->dev < k->n_devices)
+            mem_state(k, (uint32_t)c->tenant, m->dev, &answer);
         core_send(k, c, &answer);
         break;
     default:
@@ -329,6 +340,7 @@ static void drop_requests(struct harp_core *k, const struct client *c, struct de
 
 void mem_dead(struct harp_core *k, struct client *c)
 {
+    host_dead(k, c);
     for (uint32_t dev = 0; dev < k->n_devices; dev++) {
         struct device *d = &k->device[dev];
         struct use *u = &k->tenant[c->tenant].use[dev];
@@ -340,10 +352,13 @@ void mem_dead(struct harp_core *k, struct client *c)
         d->leased -= held;
         d->extra -= h->extra;
         u->extra -= h->extra;
+        u->counted -= h->counted;
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
             u->leased[cls] -= h->leased[cls];
-        h->leased[HARP_MEM_OVERHEAD] += h->extra; /* the dead's overhead is one sum */
-        h->told = h->extra = 0;
+        /* The dead's overhead is one sum; what counted against the limit goes on to. */
+        h->leased[HARP_MEM_DEVICE] += h->counted;
+        h->leased[HARP_MEM_OVERHEAD] += h->extra - h->counted;
+        h->told = h->told_counted = h->extra = h->counted = 0;
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++) {
             u->draining[cls] += h->leased[cls];
             d->draining += h->leased[cls];

@@ -18,10 +18,13 @@
 
 struct hold {
     uint64_t leased[HARP_MEM_CLASSES];
-    uint64_t told;      /* overhead the device says, by harpd */
-    uint64_t extra;     /* what of that is more than the leases of class OVERHEAD */
-    uint64_t recall_no; /* the recall it owes an answer to; 0: none */
-    uint64_t claim;     /* most of class DEVICE it may adopt, if `claimable` */
+    uint64_t told;         /* overhead the device says, by harpd */
+    uint64_t told_counted; /* of `told`, what is the tenant's own: code, heaps, local memory */
+    uint64_t extra;        /* what of `told` is more than the leases of class OVERHEAD */
+    uint64_t counted;      /* what of `extra` counts against the tenant's limit as well */
+    uint64_t changes;      /* of its leases: tells harpd whether they stood still while it looked */
+    uint64_t recall_no;    /* the recall it owes an answer to; 0: none */
+    uint64_t claim;        /* most of class DEVICE it may adopt, if `claimable` */
     uint8_t claimable;
     struct gate gate[HARP_TIME_LANES];
 };
@@ -43,6 +46,7 @@ struct client {
     uint8_t version;   /* of the protocol, that is spoken with it */
     uint8_t odd;       /* said something we do not know; that is logged once */
     uint64_t dead_ns;
+    uint64_t host; /* pinned host memory */
     char program[HARP_NAME_BYTES];
     struct hold hold[HARP_MAX_DEVICES];
 };
@@ -53,7 +57,7 @@ struct use {
     uint32_t cls;
     uint64_t leased[HARP_MEM_CLASSES]; /* sums over live clients */
     uint64_t draining[HARP_MEM_CLASSES];
-    uint64_t extra; /* live clients' */
+    uint64_t extra, counted; /* live clients' */
     uint64_t peak;
     uint64_t denials;
     uint64_t round_started, round_done; /* numbers of recall rounds (device.round_no) */
@@ -70,9 +74,10 @@ struct tenant {
     uint32_t uid;
     int32_t first; /* client list */
     uint32_t clients, live;
-    uint32_t waiting; /* unanswered LEASE_MEM of all its clients */
-    int32_t gang;     /* device whose turn the other devices follow; -1: none */
-    uint8_t deleted;  /* goes when its last client has drained */
+    uint32_t waiting;          /* unanswered LEASE_MEM of all its clients */
+    int32_t gang;              /* device whose turn the other devices follow; -1: none */
+    uint8_t deleted;           /* goes when its last client has drained */
+    uint64_t host, host_quota; /* pinned host memory: sum over live clients; 0: no quota */
     char name[HARP_NAME_BYTES];
     struct use use[HARP_MAX_DEVICES];
 };
@@ -135,13 +140,19 @@ static inline uint32_t core_slot(const struct harp_core *k, const struct client 
     return (uint32_t)(c - k->client);
 }
 
+/* look.c */
+void core_look(struct harp_core *k, struct client *c, const struct harp_msg *m);
+
 /* admin_ops.c */
 void core_admin(struct harp_core *k, const struct harp_msg *msg);
 
 /* memory.c */
 uint64_t mem_occupied(const struct device *d);
 uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant);
-void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes);
+void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes,
+              uint64_t counted);
+/* Fills in what a tenant may see of a device. */
+void mem_state(const struct harp_core *k, uint32_t tenant, uint32_t dev, struct harp_msg *m);
 void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *msg);
 void mem_settle(struct harp_core *k, uint32_t dev); /* grants, recalls or denies who waits */
 void mem_dead(struct harp_core *k, struct client *c);
@@ -154,6 +165,10 @@ int expect(struct harp_core *k, struct tenant *t, const struct harp_msg *m, uint
 void expect_back(struct harp_core *k, struct client *c);
 uint64_t expect_claim(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes);
 void expect_done(struct harp_core *k, struct client *c);
+/* host.c */
+int host_message(struct harp_core *k, struct client *c, const struct harp_msg *m); /* 1: its own */
+void host_dead(struct harp_core *k, struct client *c);
+const char *host_check(const struct harp_core *k, const struct tenant *t);
 
 /* recall.c */
 int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark, int foreign);

@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from header_facts import Header
 
 from native.api import cuda
-from native.api.model import JUMP_GATES, TIME_GATES, Cls, Gate
+from native.api.charges import RULES
+from native.api.model import TIME_GATES, Charge, Cls, Gate, fn
 
 SUSPECT = re.compile(
     "Alloc|Create|Launch|Import|Map|Memcpy|Reserve|Register|Memset|Open|Prefetch|Decompress"
@@ -41,9 +43,37 @@ def test_the_header_has_no_suspect_name_that_was_not_reviewed(header: Header) ->
     assert names - reviewed().keys() == set()
 
 
-def test_every_allocating_function_is_charged_or_listed_as_not_yet_charged() -> None:
-    loose = [r.name for r in cuda.FUNCTIONS if r.cls is Cls.ALLOC and r.gate is Gate.NONE]
-    assert loose == []
+#: Rules whose memory is charged by a hook of the function itself.
+CHARGING = frozenset(Charge) - {Charge.MAPPING, Charge.FOREIGN, Charge.NOTHING, Charge.GRAPH}
+
+
+def test_every_allocating_function_is_charged_or_says_why_not() -> None:
+    for row in cuda.FUNCTIONS:
+        if row.cls is not Cls.ALLOC and row.gate is not Gate.CTX_CREATE:
+            assert row.charge is None, f"{row.name} does not allocate"
+            continue
+        assert row.charge in RULES, row.name
+        hooked = row.gate is not Gate.NONE
+        assert hooked or len(row.why) > 20, f"{row.name}: a jump, and no reason"
+        assert hooked or row.charge not in CHARGING, f"{row.name}: its rule needs a hook"
+        charging = hooked and row.gate is not Gate.TRACK
+        assert not (charging and row.why), f"{row.name} is charged: there is nothing to excuse"
+
+
+def test_a_row_that_allocates_has_a_charge_rule() -> None:
+    with pytest.raises(ValueError, match=r"cuNew allocates .* remedy: charge=Charge"):
+        fn("cuNew", Cls.ALLOC, Gate.MEM_ALLOC, "cuNew 13000 (void **p)")
+    with pytest.raises(ValueError, match=r"cuNew allocates .* remedy: charge=Charge"):
+        fn("cuNew", Cls.CTX, Gate.CTX_CREATE, "cuNew 13000 (CUcontext *p)")
+    with pytest.raises(ValueError, match=r"cuNew allocates and nothing hooks it; remedy: why="):
+        fn("cuNew", Cls.ALLOC, Gate.NONE, "cuNew 13000 (void **p)", charge=Charge.NOTHING)
+    assert fn("cuNew", Cls.QUERY, Gate.NONE, "cuNew 13000 (void **p)").charge is None
+
+
+def test_every_rule_says_how_much_from_when_and_until_when() -> None:
+    assert RULES.keys() == set(Charge)
+    used = {row.charge for row in cuda.FUNCTIONS}
+    assert set(Charge) - used == set()
 
 
 def test_everything_that_takes_device_time_passes_the_time_gate() -> None:
@@ -57,5 +87,7 @@ def test_everything_that_takes_device_time_passes_the_time_gate() -> None:
 
 
 def test_no_query_is_intercepted_except_those_that_show_the_tenants_numbers() -> None:
-    gated = {r.name for r in cuda.FUNCTIONS if r.cls is Cls.QUERY and r.gate not in JUMP_GATES}
-    assert gated == {"cuGetProcAddress", "cuMemGetInfo", "cuDeviceTotalMem"}
+    gated = {r.name for r in cuda.FUNCTIONS if r.cls is Cls.QUERY and r.gate is not Gate.NONE}
+    pools = {"cuDeviceGetDefaultMemPool", "cuDeviceGetMemPool"}  # there they become known
+    pools |= {"cuMemGetDefaultMemPool", "cuMemGetMemPool"}
+    assert gated == {"cuGetProcAddress", "cuMemGetInfo", "cuDeviceTotalMem"} | pools

@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/shim/entry/api.h"
 
-#include "src/shim/gate/memory.h"
-#include "src/shim/gate/session.h"
+#include "src/shim/gate/view.h"
 
-static int memory(const uint8_t uuid[16], struct harp_shim_memory *out)
+static int memory(const uint8_t uuid[16], uint64_t *free, uint64_t *total,
+                  struct harp_shim_memory *out)
 {
-    int dev = harp_session_ready() ? harp_session_device(uuid) : -1;
-    struct harp_msg msg = {.op = HARP_MEM_INFO, .dev = (uint32_t)dev};
-    if (dev < 0 || harp_session_ask(&msg) != 0 || msg.op != HARP_MEM_STATE)
+    struct harp_msg state;
+    if (harp_view(uuid, &state) != 0)
         return -1;
-    out->limit_bytes = msg.limit_bytes;
-    out->used_bytes = msg.leased_bytes;
-    out->free_bytes = msg.free_bytes;
+    out->limit_bytes = state.limit_bytes;
+    out->overhead_bytes = state.overhead_bytes;
+    harp_view_fit(&state, free, total);
     return 0;
 }
 

@@ -8,14 +8,15 @@
 #include <stdint.h>
 
 struct harp_shim_memory {
-    uint64_t limit_bytes; /* 0: none */
-    uint64_t used_bytes;  /* leased by the whole tenant */
-    uint64_t free_bytes;  /* what the tenant could still have */
+    uint64_t limit_bytes;    /* 0: none */
+    uint64_t overhead_bytes; /* what one context is expected to cost; not the tenant's to see */
 };
 
 struct harp_shim_api {
-    /* 0, or -1: no such device for this tenant, or nobody to ask. */
-    int (*memory)(const uint8_t uuid[16], struct harp_shim_memory *out);
+    /* Turns the sizes that NVML says of a device into what the tenant shall see (gate/view.h).
+     * 0, or -1: no such device for this tenant, or nobody to ask. */
+    int (*memory)(const uint8_t uuid[16], uint64_t *free, uint64_t *total,
+                  struct harp_shim_memory *out);
 };
 
 const struct harp_shim_api *harp_shim_v1(void);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Arrays and the memory limits of a context: charged by formula, rounded up to whole granules, as
- * their true layout is the driver's secret.
+ * Arrays. Their layout is the driver's secret, but it says what one takes that is mapped later: so
+ * it is asked of a twin that takes nothing. Where it has no such arrays a formula says more than it
+ * can be: every level of every layer in units of 64 KiB.
  */
 #include "src/shim/gate/memory.h"
 
@@ -14,6 +15,8 @@
 
 /* Memory comes later, through cuMemCreate, which is charged itself. */
 #define MEMORY_LATER (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING)
+
+#define UNIT (64ull << 10)
 
 static uint64_t element_bytes(CUarray_format format)
 {
@@ -39,7 +42,7 @@ static uint64_t one_if_zero(uint64_t n)
     return n != 0 ? n : 1;
 }
 
-static uint64_t array_bytes(const CUDA_ARRAY3D_DESCRIPTOR *d, unsigned int levels)
+static uint64_t by_formula(const CUDA_ARRAY3D_DESCRIPTOR *d, unsigned int levels)
 {
     if ((d->Flags & MEMORY_LATER) != 0)
         return 0;
@@ -50,7 +53,7 @@ static uint64_t array_bytes(const CUDA_ARRAY3D_DESCRIPTOR *d, unsigned int level
         if (w > (1ull << 40) || h > (1ull << 40) || n > (1ull << 40) ||
             (double)w * (double)h * (double)n * (double)element > 1e15)
             return 1ull << 50; /* no device has it: denied */
-        total += harp_granules(w * h * n * element);
+        total += (w * h * n * element + UNIT - 1) & ~(UNIT - 1);
         w = one_if_zero(w / 2);
         h = one_if_zero(h / 2);
         n = layered ? n : one_if_zero(n / 2);
@@ -58,12 +61,54 @@ static uint64_t array_bytes(const CUDA_ARRAY3D_DESCRIPTOR *d, unsigned int level
     return total;
 }
 
+/* What the driver says of a twin of one array (levels 0) or of a mipmap; 0: it does not. */
+static uint64_t by_twin(const CUDA_ARRAY3D_DESCRIPTOR *d, unsigned int levels, CUdevice device)
+{
+    CUDA_ARRAY3D_DESCRIPTOR desc = *d;
+    CUDA_ARRAY_MEMORY_REQUIREMENTS needs = {0};
+    CUarray array = NULL;
+    CUmipmappedArray mipmap = NULL;
+    desc.Flags |= CUDA_ARRAY3D_DEFERRED_MAPPING;
+    if (!HARP_HAS(cuArrayGetMemoryRequirements) || !HARP_HAS(cuMipmappedArrayGetMemoryRequirements))
+        return 0;
+    harp_enter();
+    if (levels == 0 && HARP_REAL(cuArray3DCreate_v2)(&array, &desc) == CUDA_SUCCESS) {
+        if (HARP_REAL(cuArrayGetMemoryRequirements)(&needs, array, device) != CUDA_SUCCESS)
+            needs.size = 0;
+        HARP_REAL(cuArrayDestroy)(array);
+    } else if (levels != 0 &&
+               HARP_REAL(cuMipmappedArrayCreate)(&mipmap, &desc, levels) == CUDA_SUCCESS) {
+        if (HARP_REAL(cuMipmappedArrayGetMemoryRequirements)(&needs, mipmap, device) !=
+            CUDA_SUCCESS)
+            needs.size = 0;
+        HARP_REAL(cuMipmappedArrayDestroy)(mipmap);
+    }
+    harp_leave();
+    return needs.size;
+}
+
+static uint64_t array_bytes(const CUDA_ARRAY3D_DESCRIPTOR *d, unsigned int levels)
+{
+    CUdevice device;
+    CUresult r;
+    uint64_t most = by_formula(d, levels != 0 ? levels : 1), told = 0;
+    if (most == 0 || most >= 1ull << 50)
+        return most;
+    HARP_INSIDE(r, HARP_REAL(cuCtxGetDevice)(&device));
+    if (r == CUDA_SUCCESS)
+        told = by_twin(d, levels, device);
+    return told != 0 ? told : most;
+}
+
 static CUresult keep(CUresult r, const void *array, CUcontext ctx, int dev, uint64_t bytes)
 {
+    bool alone = bytes > HARP_PACKED_MOST;
     if (r == CUDA_SUCCESS)
-        r = harp_handle_made((uint64_t)(uintptr_t)array, (uint64_t)(uintptr_t)ctx, dev, bytes);
+        r = harp_handle_made_of(alone ? HARP_MEM_DEVICE : HARP_PACKED, (uint64_t)(uintptr_t)array,
+                                (uint64_t)(uintptr_t)ctx, dev,
+                                alone ? harp_granules(bytes) : bytes);
     if (r != CUDA_SUCCESS)
-        harp_unlease(dev, HARP_MEM_DEVICE, bytes);
+        harp_packed_unlease(ctx, dev, bytes);
     return r;
 }
 
@@ -79,7 +124,7 @@ static void harp_ignore(CUresult r)
         if (harp_inside() || harp_device_current(&harp_dev, &harp_ctx) != CUDA_SUCCESS)            \
             return call;                                                                           \
         uint64_t harp_bytes = (bytes);                                                             \
-        CUresult harp_r = harp_lease(harp_dev, HARP_MEM_DEVICE, harp_bytes);                       \
+        CUresult harp_r = harp_packed_lease(harp_ctx, harp_dev, harp_bytes);                       \
         if (harp_r != CUDA_SUCCESS)                                                                \
             return harp_r;                                                                         \
         HARP_INSIDE(harp_r, call);                                                                 \
@@ -98,7 +143,7 @@ CUresult harp_hook_cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTO
                                  .Height = pAllocateArray->Height,
                                  .Format = pAllocateArray->Format,
                                  .NumChannels = pAllocateArray->NumChannels};
-    MAKE(pHandle, array_bytes(&d, 1), HARP_REAL(cuArrayCreate_v2)(pHandle, pAllocateArray),
+    MAKE(pHandle, array_bytes(&d, 0), HARP_REAL(cuArrayCreate_v2)(pHandle, pAllocateArray),
          HARP_REAL(cuArrayDestroy));
 }
 
@@ -107,7 +152,7 @@ CUresult harp_hook_cuArray3DCreate_v2(CUarray *pHandle,
 {
     if (pHandle == NULL || pAllocateArray == NULL)
         return HARP_REAL(cuArray3DCreate_v2)(pHandle, pAllocateArray);
-    MAKE(pHandle, array_bytes(pAllocateArray, 1),
+    MAKE(pHandle, array_bytes(pAllocateArray, 0),
          HARP_REAL(cuArray3DCreate_v2)(pHandle, pAllocateArray), HARP_REAL(cuArrayDestroy));
 }
 
@@ -115,7 +160,8 @@ CUresult harp_hook_cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
                                           const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
                                           unsigned int numMipmapLevels)
 {
-    if (pHandle == NULL || pMipmappedArrayDesc == NULL || numMipmapLevels > 64)
+    if (pHandle == NULL || pMipmappedArrayDesc == NULL || numMipmapLevels == 0 ||
+        numMipmapLevels > 64)
         return HARP_REAL(cuMipmappedArrayCreate)(pHandle, pMipmappedArrayDesc, numMipmapLevels);
     MAKE(pHandle, array_bytes(pMipmappedArrayDesc, numMipmapLevels),
          HARP_REAL(cuMipmappedArrayCreate)(pHandle, pMipmappedArrayDesc, numMipmapLevels),
@@ -130,6 +176,8 @@ CUresult harp_hook_cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
         struct harp_drop harp_gone = harp_handle_drop((uint64_t)(uintptr_t)(handle));              \
         HARP_INSIDE(harp_r, call);                                                                 \
         harp_handle_dropped(&harp_gone, harp_r == CUDA_SUCCESS);                                   \
+        if (harp_r == CUDA_SUCCESS)                                                                \
+            harp_keeper_gone((uint64_t)(uintptr_t)(handle));                                       \
         return harp_r;                                                                             \
     } while (0)
 
@@ -141,48 +189,4 @@ CUresult harp_hook_cuArrayDestroy(CUarray hArray)
 CUresult harp_hook_cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
 {
     DESTROY(hMipmappedArray, HARP_REAL(cuMipmappedArrayDestroy)(hMipmappedArray));
-}
-
-/* --- cuCtxSetLimit: stack, heap and buffers live in device memory ---------------------------- */
-
-static uint64_t per_unit(CUlimit limit, CUdevice device)
-{
-    if (limit == CU_LIMIT_MALLOC_HEAP_SIZE || limit == CU_LIMIT_PRINTF_FIFO_SIZE)
-        return 1;
-    if (limit != CU_LIMIT_STACK_SIZE)
-        return 0;
-    int sms = 0, threads = 0; /* a stack for every thread that can be resident */
-    CUresult r;
-    HARP_INSIDE(
-        r, HARP_REAL(cuDeviceGetAttribute)(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device));
-    HARP_INSIDE(r, HARP_REAL(cuDeviceGetAttribute)(
-                       &threads, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR, device));
-    return r == CUDA_SUCCESS ? (uint64_t)sms * (uint64_t)threads : 0;
-}
-
-CUresult harp_hook_cuCtxSetLimit(CUlimit limit, size_t value)
-{
-    int dev;
-    CUcontext ctx;
-    CUdevice device;
-    size_t old = 0;
-    CUresult r;
-    if (harp_inside() || harp_device_current(&dev, &ctx) != CUDA_SUCCESS || !harp_limited(dev))
-        return HARP_REAL(cuCtxSetLimit)(limit, value);
-    HARP_INSIDE(r, HARP_REAL(cuCtxGetLimit)(&old, limit));
-    if (r != CUDA_SUCCESS || value <= old || HARP_REAL(cuCtxGetDevice)(&device) != CUDA_SUCCESS)
-        return HARP_REAL(cuCtxSetLimit)(limit, value);
-    uint64_t more = value - old, unit = per_unit(limit, device);
-    if (unit != 0 && more > (1ull << 50) / unit)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    uint64_t bytes = harp_granules(more * unit);
-    if ((r = harp_lease(dev, HARP_MEM_DEVICE, bytes)) != CUDA_SUCCESS)
-        return r;
-    HARP_INSIDE(r, HARP_REAL(cuCtxSetLimit)(limit, value));
-    if (r == CUDA_SUCCESS && bytes != 0)
-        r = harp_handle_made((uint64_t)(uintptr_t)ctx | HARP_KEY_LIMIT, (uint64_t)(uintptr_t)ctx,
-                             dev, bytes);
-    if (r != CUDA_SUCCESS)
-        harp_unlease(dev, HARP_MEM_DEVICE, bytes);
-    return r;
 }

@@ -149,6 +149,23 @@ struct harp_device harp_session_about(int dev)
     return d;
 }
 
+uint64_t harp_session_slack(int dev)
+{
+    return __atomic_load_n(&s->devices[dev].slack_bytes, __ATOMIC_RELAXED);
+}
+
+int harp_session_any(void)
+{
+    int found = -1;
+    if (!harp_session_ready())
+        return found;
+    pthread_mutex_lock(&s->lock);
+    for (int i = (int)HARP_MAX_DEVICES - 1; i >= 0; i--)
+        found = s->devices[i].known ? i : found;
+    pthread_mutex_unlock(&s->lock);
+    return found;
+}
+
 bool harp_session_limited(void)
 {
     if (!harp_session_ready())

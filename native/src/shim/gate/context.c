@@ -66,6 +66,21 @@ static struct context forget(CUcontext ctx)
     return gone;
 }
 
+#define AT_ONCE 64
+
+void harp_contexts_each(void (*call)(void *arg, CUcontext ctx, int dev), void *arg)
+{
+    struct context some[AT_ONCE]; /* more contexts than that no program has for long */
+    int n = 0;
+    pthread_mutex_lock(&lock);
+    for (const struct context *c = contexts; c != NULL && n < AT_ONCE; c = c->next)
+        if (c->dev >= 0)
+            some[n++] = *c;
+    pthread_mutex_unlock(&lock);
+    for (int i = 0; i < n; i++)
+        call(arg, some[i].ctx, some[i].dev);
+}
+
 static CUcontext primary_of(CUdevice device)
 {
     CUcontext found = NULL;
@@ -75,6 +90,16 @@ static CUcontext primary_of(CUdevice device)
             found = c->ctx;
     pthread_mutex_unlock(&lock);
     return found;
+}
+
+int harp_context_count(int dev)
+{
+    int count = 0;
+    pthread_mutex_lock(&lock);
+    for (const struct context *c = contexts; c != NULL; c = c->next)
+        count += dev < 0 || c->dev == dev;
+    pthread_mutex_unlock(&lock);
+    return count;
 }
 
 static CUresult before(CUdevice device, int *dev, uint64_t *overhead)
@@ -177,6 +202,21 @@ CUresult harp_hook_cuVDPAUCtxCreate_v2(CUcontext *pCtx, unsigned int flags, CUde
            HARP_REAL(cuVDPAUCtxCreate_v2)(pCtx, flags, device, vdpDevice, vdpGetProcAddress));
 }
 
+/* A green context holds a reference of its device's primary one, which may be the first. */
+CUresult harp_hook_cuGreenCtxCreate(CUgreenCtx *phCtx, CUdevResourceDesc desc, CUdevice dev,
+                                    unsigned int flags)
+{
+    CUcontext primary;
+    CUresult r;
+    if (harp_inside() || phCtx == NULL || !driver_knows(dev))
+        return HARP_REAL(cuGreenCtxCreate)(phCtx, desc, dev, flags);
+    if ((r = harp_hook_cuDevicePrimaryCtxRetain(&primary, dev)) != CUDA_SUCCESS)
+        return r;
+    HARP_INSIDE(r, HARP_REAL(cuGreenCtxCreate)(phCtx, desc, dev, flags));
+    harp_hook_cuDevicePrimaryCtxRelease_v2(dev);
+    return r;
+}
+
 /* --- the end --------------------------------------------------------------------------------- */
 
 static void gone(CUcontext ctx)
@@ -185,6 +225,11 @@ static void gone(CUcontext ctx)
     if (c.dev < 0)
         return;
     harp_memory_owner_gone((uint64_t)(uintptr_t)ctx);
+    harp_pools_context_gone(c.dev);
+    harp_host_owner_gone((uint64_t)(uintptr_t)ctx);
+    harp_code_owner_gone(ctx);
+    harp_limit_owner_gone(ctx);
+    harp_packed_owner_gone(ctx);
     harp_unlease(c.dev, HARP_MEM_OVERHEAD, c.overhead);
 }
 
@@ -215,14 +260,9 @@ CUresult harp_hook_cuCtxDetach(CUcontext ctx)
     return destroy(ctx, HARP_REAL(cuCtxDetach));
 }
 
-static CUresult let_go(CUdevice device, CUresult (*call)(CUdevice))
+/* Somebody has let go of a primary context: is it gone? */
+static void released(CUcontext ctx, CUdevice device, CUresult r)
 {
-    CUcontext ctx = harp_inside() ? NULL : primary_of(device);
-    if (ctx == NULL)
-        return call(device);
-    harp_time_context_going(ctx);
-    CUresult r;
-    HARP_INSIDE(r, call(device));
     unsigned int flags;
     int active = 0;
     CUresult asked;
@@ -231,6 +271,17 @@ static CUresult let_go(CUdevice device, CUresult (*call)(CUdevice))
         gone(ctx);
     else
         harp_time_context_made(ctx, harp_device_of(device)); /* somebody else holds it too */
+}
+
+static CUresult let_go(CUdevice device, CUresult (*call)(CUdevice))
+{
+    CUcontext ctx = harp_inside() ? NULL : primary_of(device);
+    if (ctx == NULL)
+        return call(device);
+    harp_time_context_going(ctx);
+    CUresult r;
+    HARP_INSIDE(r, call(device));
+    released(ctx, device, r);
     return r;
 }
 
@@ -252,4 +303,25 @@ CUresult harp_hook_cuDevicePrimaryCtxReset(CUdevice dev)
 CUresult harp_hook_cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
     return let_go(dev, HARP_REAL(cuDevicePrimaryCtxReset_v2));
+}
+
+/* It may have been the last to hold a primary context; which one's it was nobody tells. */
+CUresult harp_hook_cuGreenCtxDestroy(CUgreenCtx hCtx)
+{
+    struct context primaries[HARP_MAX_DEVICES];
+    size_t n = 0;
+    CUresult r;
+    if (harp_inside())
+        return HARP_REAL(cuGreenCtxDestroy)(hCtx);
+    pthread_mutex_lock(&lock);
+    for (const struct context *c = contexts; c != NULL && n < HARP_MAX_DEVICES; c = c->next)
+        if (c->primary)
+            primaries[n++] = *c;
+    pthread_mutex_unlock(&lock);
+    for (size_t i = 0; i < n; i++)
+        harp_time_context_going(primaries[i].ctx);
+    HARP_INSIDE(r, HARP_REAL(cuGreenCtxDestroy)(hCtx));
+    for (size_t i = 0; i < n; i++)
+        released(primaries[i].ctx, primaries[i].device, r);
+    return r;
 }

@@ -7,8 +7,10 @@
 #include <string.h>
 
 #include "src/shim/entry/entry.h"
+#include "src/shim/gate/gate.h"
 #include "src/shim/gate/lease.h"
 #include "src/shim/gate/memory.h"
+#include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 
 enum { ORDINALS = 64, UNASKED = 0, NOT_GRANTED = -1 };
@@ -37,23 +39,29 @@ void harp_ledger_unlock(void)
 
 /* --- devices --------------------------------------------------------------------------------- */
 
-int harp_device_of(CUdevice device)
+bool harp_device_uuid(CUdevice device, uint8_t out[16])
 {
-    if (device < 0 || device >= ORDINALS)
-        return -1;
-    int known = __atomic_load_n(&m.ordinal[device], __ATOMIC_RELAXED);
-    if (known > 0)
-        return known - 1;
     CUuuid uuid;
     CUresult r = CUDA_ERROR_NOT_FOUND;
     if (HARP_HAS(cuDeviceGetUuid_v2))
         HARP_INSIDE(r, HARP_REAL(cuDeviceGetUuid_v2)(&uuid, device));
     else if (HARP_HAS(cuDeviceGetUuid))
         HARP_INSIDE(r, HARP_REAL(cuDeviceGetUuid)(&uuid, device));
-    if (r != CUDA_SUCCESS || !harp_session_ready())
-        return -1;
+    if (r == CUDA_SUCCESS)
+        memcpy(out, &uuid, sizeof uuid);
+    return r == CUDA_SUCCESS;
+}
+
+int harp_device_of(CUdevice device)
+{
     uint8_t bytes[16];
-    memcpy(bytes, &uuid, sizeof bytes);
+    if (device < 0 || device >= ORDINALS)
+        return -1;
+    int known = __atomic_load_n(&m.ordinal[device], __ATOMIC_RELAXED);
+    if (known > 0)
+        return known - 1;
+    if (!harp_device_uuid(device, bytes) || !harp_session_ready())
+        return -1;
     int dev = harp_session_device(bytes);
     if (dev < 0 && known != NOT_GRANTED)
         harp_log("device_not_granted ordinal=%d", device);
@@ -67,10 +75,13 @@ CUresult harp_device_current(int *dev, CUcontext *ctx)
     CUresult r;
     *dev = -1;
     *ctx = NULL;
-    HARP_INSIDE(r, HARP_REAL(cuCtxGetDevice)(&device));
-    if (r != CUDA_SUCCESS)
-        return r;
     HARP_INSIDE(r, HARP_REAL(cuCtxGetCurrent)(ctx));
+    struct harp_timegate *gate = r == CUDA_SUCCESS && *ctx != NULL ? harp_gate_of(*ctx) : NULL;
+    if (gate != NULL) { /* one that we know */
+        *dev = (int)(gate - harp_gates);
+        return r;
+    }
+    HARP_INSIDE(r, HARP_REAL(cuCtxGetDevice)(&device));
     if (r == CUDA_SUCCESS)
         *dev = harp_device_of(device);
     return r;
@@ -102,6 +113,21 @@ static uint64_t slack_of(const struct account *a)
 
 CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes)
 {
+    CUresult r = harp_lease_once(dev, cls, bytes);
+    if (r == CUDA_SUCCESS || dev < 0 || cls == HARP_MEM_HOST || !harp_session_live() ||
+        harp_pools_trim(dev) == 0)
+        return r;
+    return harp_lease_once(dev, cls, bytes);
+}
+
+/* An arbiter of version 1 knows two classes: of the others we only count, and tell the next. */
+static bool untold_of(uint32_t cls)
+{
+    return cls > HARP_MEM_OVERHEAD && harp_session_live() && harp_session_version() < 2;
+}
+
+CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes)
+{
     if (bytes == 0)
         return CUDA_SUCCESS;
     if (dev < 0)
@@ -110,9 +136,13 @@ CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes)
     pthread_mutex_lock(&m.lock);
     a->used += bytes;
     uint64_t missing = a->used > a->leased + a->asked ? a->used - a->leased - a->asked : 0;
-    a->asked += missing;
+    bool untold = untold_of(cls);
+    if (untold)
+        a->leased += missing;
+    else
+        a->asked += missing;
     pthread_mutex_unlock(&m.lock);
-    if (missing == 0)
+    if (missing == 0 || untold)
         return CUDA_SUCCESS;
     struct harp_msg msg = {
         .op = HARP_LEASE_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = missing};
@@ -132,22 +162,55 @@ void harp_overdrawn(int dev, uint64_t bytes)
     pthread_mutex_unlock(&m.lock);
 }
 
+/* Not in use any more; returns how much of it goes back to the arbiter. Lock held. */
+static uint64_t unused(int dev, uint32_t cls, uint64_t bytes)
+{
+    uint64_t keep = cls == HARP_MEM_DEVICE ? harp_session_slack(dev) : 0;
+    uint64_t unit = cls == HARP_MEM_HOST ? HARP_PAGE_BYTES : HARP_GRANULE_BYTES;
+    struct account *a = &m.account[dev][cls];
+    a->used -= bytes;
+    uint64_t slack = slack_of(a);
+    uint64_t back = slack > keep ? (slack - keep) & ~(unit - 1) : 0;
+    a->leased -= back;
+    return back;
+}
+
+static void give_back(int dev, uint32_t cls, uint64_t bytes)
+{
+    struct harp_msg msg = {.op = HARP_RETURN_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = bytes};
+    if (bytes != 0 && !untold_of(cls))
+        harp_session_tell(&msg);
+}
+
 void harp_unlease(int dev, uint32_t cls, uint64_t bytes)
 {
     if (dev < 0 || bytes == 0)
         return;
-    uint64_t keep = cls == HARP_MEM_DEVICE ? harp_session_about(dev).slack_bytes : 0;
-    struct account *a = &m.account[dev][cls];
     pthread_mutex_lock(&m.lock);
-    a->used -= bytes;
-    uint64_t slack = slack_of(a);
-    uint64_t back = slack > keep ? (slack - keep) & ~(HARP_GRANULE_BYTES - 1) : 0;
-    a->leased -= back;
+    uint64_t back = unused(dev, cls, bytes);
     pthread_mutex_unlock(&m.lock);
-    if (back == 0)
-        return;
-    struct harp_msg msg = {.op = HARP_RETURN_MEM, .dev = (uint32_t)dev, .cls = cls, .bytes = back};
-    harp_session_tell(&msg);
+    give_back(dev, cls, back);
+}
+
+int harp_linear_charge(uint64_t ptr, uint64_t bytes, uint64_t owner, int dev, uint64_t leased,
+                       uint64_t *charged)
+{
+    pthread_mutex_lock(&m.lock);
+    int failed = harp_ledger_add(&m.ledger, ptr, bytes, owner, dev, charged);
+    uint64_t spare = failed != 0 ? leased : leased > *charged ? leased - *charged : 0;
+    uint64_t back = spare != 0 ? unused(dev, HARP_MEM_DEVICE, spare) : 0;
+    pthread_mutex_unlock(&m.lock);
+    give_back(dev, HARP_MEM_DEVICE, back);
+    return failed;
+}
+
+void harp_linear_release(const struct harp_block *block)
+{
+    pthread_mutex_lock(&m.lock);
+    uint64_t freed = harp_ledger_release(&m.ledger, block);
+    uint64_t back = freed != 0 ? unused(block->dev, HARP_MEM_DEVICE, freed) : 0;
+    pthread_mutex_unlock(&m.lock);
+    give_back(block->dev, HARP_MEM_DEVICE, back);
 }
 
 uint64_t harp_slack(int dev)
@@ -198,17 +261,27 @@ void harp_memory_forked(void)
     memset(&m.ledger, 0, sizeof m.ledger); /* not freed: the heap may have been in mid-change */
     memset(m.account, 0, sizeof m.account);
     memset(m.ordinal, 0, sizeof m.ordinal);
+    harp_linear_forked();
+    harp_pools_forked();
+    harp_order_forked();
+    harp_graph_memory_forked();
 }
 
 /* --- handles --------------------------------------------------------------------------------- */
 
 CUresult harp_handle_made(uint64_t key, uint64_t owner, int dev, uint64_t charged)
 {
+    return harp_handle_made_of(HARP_MEM_DEVICE, key, owner, dev, charged);
+}
+
+CUresult harp_handle_made_of(uint32_t cls, uint64_t key, uint64_t owner, int dev, uint64_t charged)
+{
     struct harp_ledger *l = harp_ledger_lock();
     struct harp_block *b = harp_map_add(&l->handles, key);
     if (b != NULL) {
         b->owner = owner;
         b->dev = dev;
+        b->cls = cls;
         b->charged += charged;
         b->refs = 1;
     }
@@ -235,12 +308,23 @@ struct harp_drop harp_handle_drop(uint64_t key)
         drop.charged = b->charged;
         drop.owner = b->owner;
         drop.dev = b->dev;
+        drop.cls = b->cls;
         drop.last = --b->refs == 0;
         if (drop.last)
             harp_map_remove(&l->handles, b);
     }
     harp_ledger_unlock();
     return drop;
+}
+
+static void un_charge(const struct harp_drop *drop)
+{
+    if (drop->cls == HARP_PACKED)
+        harp_packed_unlease((CUcontext)(uintptr_t)drop->owner, drop->dev, drop->charged);
+    else if (drop->cls == HARP_KEEPER)
+        harp_keeper_gone(drop->owner);
+    else
+        harp_unlease(drop->dev, drop->cls, drop->charged);
 }
 
 void harp_handle_dropped(const struct harp_drop *drop, bool freed)
@@ -250,9 +334,9 @@ void harp_handle_dropped(const struct harp_drop *drop, bool freed)
     if (!freed && !drop->last)
         harp_handle_ref(drop->key);
     else if (!freed)
-        harp_handle_made(drop->key, drop->owner, drop->dev, drop->charged);
+        harp_handle_made_of(drop->cls, drop->key, drop->owner, drop->dev, drop->charged);
     else if (drop->last)
-        harp_unlease(drop->dev, HARP_MEM_DEVICE, drop->charged);
+        un_charge(drop);
 }
 
 void harp_memory_owner_gone(uint64_t owner)

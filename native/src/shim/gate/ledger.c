@@ -6,8 +6,12 @@
 
 #include "harp/lease.h"
 
-#define SHIFT 21   /* log2 of HARP_GRANULE_BYTES */
-#define SMALL 512u /* alignment of small allocations */
+#define SHIFT 21                       /* log2 of HARP_GRANULE_BYTES */
+#define SMALL 512u                     /* alignment of small allocations */
+#define SHARE (HARP_GRANULE_BYTES / 2) /* blocks up to so large share granules */
+#define UNITS (HARP_GRANULE_BYTES / SMALL)
+#define TRIES 16 /* granules looked into for room */
+#define MIXED UINT64_MAX
 
 _Static_assert(1ull << SHIFT == HARP_GRANULE_BYTES, "a granule is 2 MiB");
 
@@ -117,8 +121,13 @@ static int granule_ref(struct harp_ledger *l, const struct harp_block *b, uint64
     struct harp_block *g = harp_map_add(&l->granules, granule);
     if (g == NULL)
         return -1;
+    if (g->refs != 0 && g->owner != b->owner)
+        g->owner = MIXED;
+    else
+        g->owner = b->owner;
     g->dev = b->dev;
     g->bytes += live_bytes(b->key, b->bytes, granule);
+    g->charged += b->bytes > SHARE;
     if (g->refs++ == 0)
         *charged += HARP_GRANULE_BYTES;
     return 0;
@@ -130,6 +139,7 @@ static uint64_t granule_unref(struct harp_ledger *l, const struct harp_block *b,
     if (g == NULL)
         return 0;
     g->bytes -= live_bytes(b->key, b->bytes, granule);
+    g->charged -= b->bytes > SHARE;
     if (--g->refs != 0)
         return 0;
     harp_map_remove(&l->granules, g);
@@ -187,11 +197,38 @@ void harp_ledger_put_back(struct harp_ledger *l, const struct harp_block *block)
         *b = *block;
 }
 
-bool harp_ledger_has_room(const struct harp_ledger *l, int dev, uint64_t bytes)
+/* Whether `units` lie free side by side in the granule. */
+static bool has_gap(const struct harp_ledger *l, uint64_t granule, uint64_t units)
 {
-    for (size_t i = 0; i < l->granules.places; i++) {
+    bool used[UNITS] = {false};
+    for (size_t i = 0; i < l->blocks.places; i++) {
+        const struct harp_block *b = &l->blocks.at[i];
+        if (b->key == 0 || b->key >> SHIFT != granule)
+            continue;
+        uint64_t first = (b->key & (HARP_GRANULE_BYTES - 1)) / SMALL;
+        for (uint64_t u = first; u < first + (b->bytes + SMALL - 1) / SMALL && u < UNITS; u++)
+            used[u] = true;
+    }
+    for (uint64_t u = 0, run = 0; u < UNITS; u++) {
+        run = used[u] ? 0 : run + 1;
+        if (run == units)
+            return true;
+    }
+    return false;
+}
+
+bool harp_ledger_has_room(const struct harp_ledger *l, int dev, uint64_t owner, uint64_t bytes)
+{
+    int tries = 0;
+    if (bytes > SHARE)
+        return false;
+    for (size_t i = 0; i < l->granules.places && tries < TRIES; i++) {
         const struct harp_block *g = &l->granules.at[i];
-        if (g->key != 0 && g->dev == dev && g->bytes + bytes <= HARP_GRANULE_BYTES)
+        if (g->key == 0 || g->dev != dev || g->owner != owner || g->charged != 0 ||
+            g->bytes + bytes > HARP_GRANULE_BYTES)
+            continue;
+        tries++;
+        if (has_gap(l, g->key, (bytes + SMALL - 1) / SMALL))
             return true;
     }
     return false;
@@ -214,7 +251,7 @@ bool harp_ledger_drop(struct harp_ledger *l, uint64_t owner, int *dev, uint64_t 
             continue;
         harp_map_remove(&l->handles, &l->handles.at[i]);
         *dev = b.dev;
-        *freed = b.charged;
+        *freed = b.cls == HARP_MEM_DEVICE ? b.charged : 0; /* of others the account goes itself */
         return true;
     }
     return false;

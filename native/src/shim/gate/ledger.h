@@ -23,6 +23,7 @@ struct harp_block {   /* one allocation */
     uint64_t owner;   /* context */
     int dev;
     uint32_t refs; /* physical handles: references and mappings */
+    uint32_t cls;  /* handles: enum harp_mem_class */
 };
 
 struct harp_map { /* open addressing, linear probing, backward-shift deletion */
@@ -31,9 +32,11 @@ struct harp_map { /* open addressing, linear probing, backward-shift deletion */
 };
 
 struct harp_ledger {
-    struct harp_map blocks;   /* linear memory, by pointer */
-    struct harp_map granules; /* shared edge granules, by number: refs, bytes = live bytes in it */
-    struct harp_map handles;  /* all else */
+    struct harp_map blocks; /* linear memory, by pointer */
+    struct harp_map
+        granules;            /* shared edge granules, by number: refs, bytes = live bytes in it,
+                              * charged = blocks in it that are not small, owner (MIXED: several) */
+    struct harp_map handles; /* all else */
 };
 
 uint64_t harp_granules(uint64_t bytes); /* bytes rounded up to whole granules */
@@ -54,8 +57,9 @@ bool harp_ledger_take(struct harp_ledger *l, uint64_t ptr, struct harp_block *ou
 uint64_t harp_ledger_release(struct harp_ledger *l, const struct harp_block *block);
 /* The driver refused to free it. */
 void harp_ledger_put_back(struct harp_ledger *l, const struct harp_block *block);
-/* Whether a held granule of `dev` has room for `bytes` more. */
-bool harp_ledger_has_room(const struct harp_ledger *l, int dev, uint64_t bytes);
+/* Whether `bytes` more of `owner` fit in one piece into a held granule of `dev` that drivers share:
+ * one of small blocks alone, all of that owner. */
+bool harp_ledger_has_room(const struct harp_ledger *l, int dev, uint64_t owner, uint64_t bytes);
 /* Takes out one block or handle of `owner` on each call; false: no more. *freed: bytes released. */
 bool harp_ledger_drop(struct harp_ledger *l, uint64_t owner, int *dev, uint64_t *freed);
 void harp_ledger_clear(struct harp_ledger *l);

@@ -1,35 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Linear memory: allocate, free, and what a program sees of the device's size.
+ * Linear memory: allocate and free.
  */
 #include "src/shim/gate/memory.h"
 
+#include <sched.h>
 #include <stddef.h>
 
 #include "src/shim/entry/entry.h"
+#include "src/shim/gate/graph_memory.h"
 #include "src/shim/gate/lease.h"
+#include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 
-/* Records what the driver made and settles the lease; on failure *charged is what is still held. */
+/* Records what the driver made and settles the lease. */
 static CUresult settle(CUdeviceptr ptr, uint64_t bytes, CUcontext ctx, int dev, uint64_t leased)
 {
-    uint64_t charged;
-    struct harp_ledger *l = harp_ledger_lock();
-    int failed = harp_ledger_add(l, ptr, bytes, (uint64_t)(uintptr_t)ctx, dev, &charged);
-    harp_ledger_unlock();
-    if (failed != 0) {
-        harp_unlease(dev, HARP_MEM_DEVICE, leased);
+    uint64_t charged, owner = (uint64_t)(uintptr_t)ctx;
+    if (harp_linear_charge(ptr, bytes, owner, dev, leased, &charged) != 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    if (charged <= leased) {
-        harp_unlease(dev, HARP_MEM_DEVICE, leased - charged);
+    if (charged <= leased)
         return CUDA_SUCCESS;
-    }
     CUresult r = harp_lease(dev, HARP_MEM_DEVICE, charged - leased);
     if (r == CUDA_SUCCESS)
         return r;
     struct harp_block block;
-    l = harp_ledger_lock();
+    struct harp_ledger *l = harp_ledger_lock();
     uint64_t freed = harp_ledger_take(l, ptr, &block) ? harp_ledger_release(l, &block) : 0;
     harp_ledger_unlock();
     uint64_t stay = charged - freed; /* somebody else lies in that granule by now */
@@ -40,48 +36,109 @@ static CUresult settle(CUdeviceptr ptr, uint64_t bytes, CUcontext ctx, int dev, 
     return r;
 }
 
-/* What an allocation of `bytes` may cost at most. When the lease is denied, a small one may still
- * fit into a granule that is held already: then it is tried with nothing leased. */
-static CUresult lease_for(int dev, uint64_t bytes, uint64_t *leased)
+/* Calls of the driver that may open a granule. One that must not is alone: what it counts on could
+ * be taken by another. All three atomic. */
+static unsigned opening;
+static bool squeezing;
+static bool unsure; /* a driver opened one where there was room */
+
+static void open_begin(void)
 {
-    *leased = harp_granules(bytes);
-    CUresult r = harp_lease(dev, HARP_MEM_DEVICE, *leased);
-    if (r == CUDA_SUCCESS || bytes >= HARP_GRANULE_BYTES || dev < 0)
-        return r;
-    *leased = 0;
-    struct harp_ledger *l = harp_ledger_lock();
-    bool room = harp_ledger_has_room(l, dev, bytes);
-    harp_ledger_unlock();
-    return room ? CUDA_SUCCESS : r;
+    while (__atomic_add_fetch(&opening, 1, __ATOMIC_SEQ_CST),
+           __atomic_load_n(&squeezing, __ATOMIC_SEQ_CST)) {
+        __atomic_sub_fetch(&opening, 1, __ATOMIC_SEQ_CST);
+        sched_yield();
+    }
 }
 
-/* The common course of cuMemAlloc and its kin: ALLOCATE is the driver's call, which sets *dptr;
- * HELD is evaluated after it (the size may be known only then). */
+/* True: the caller is alone, and there is room for its `bytes` in what is held. */
+static bool squeeze_begin(const struct harp_linear *l, uint64_t bytes)
+{
+    if (bytes >= HARP_GRANULE_BYTES || l->dev < 0 || __atomic_load_n(&unsure, __ATOMIC_RELAXED))
+        return false;
+    while (__atomic_exchange_n(&squeezing, true, __ATOMIC_SEQ_CST))
+        sched_yield();
+    while (__atomic_load_n(&opening, __ATOMIC_SEQ_CST) != 0)
+        sched_yield();
+    struct harp_ledger *ledger = harp_ledger_lock();
+    bool room = harp_ledger_has_room(ledger, l->dev, (uint64_t)(uintptr_t)l->ctx, bytes);
+    harp_ledger_unlock();
+    if (!room)
+        __atomic_store_n(&squeezing, false, __ATOMIC_SEQ_CST);
+    return room;
+}
+
+static void call_end(const struct harp_linear *l)
+{
+    if (l->squeezed)
+        __atomic_store_n(&squeezing, false, __ATOMIC_SEQ_CST);
+    else
+        __atomic_sub_fetch(&opening, 1, __ATOMIC_SEQ_CST);
+}
+
+void harp_linear_forked(void)
+{
+    opening = 0;
+    squeezing = false;
+}
+
+/* What an allocation of `bytes` may cost at most. When the lease is denied, a small one may still
+ * fit into a granule that is held already: then it is tried with nothing leased. */
+static CUresult lease_for(struct harp_linear *l, uint64_t bytes)
+{
+    l->leased = harp_granules(bytes);
+    CUresult r = harp_lease(l->dev, HARP_MEM_DEVICE, l->leased);
+    l->squeezed = r != CUDA_SUCCESS && squeeze_begin(l, bytes);
+    if (r == CUDA_SUCCESS)
+        open_begin();
+    else if (l->squeezed)
+        l->leased = 0;
+    return l->squeezed ? CUDA_SUCCESS : r;
+}
+
+CUresult harp_linear_begin(struct harp_linear *l, uint64_t bytes)
+{
+    CUresult r = harp_device_current(&l->dev, &l->ctx);
+    l->straight = r != CUDA_SUCCESS; /* the driver's own error */
+    return l->straight ? r : lease_for(l, bytes);
+}
+
+CUresult harp_linear_end(struct harp_linear *l, CUresult r, CUdeviceptr *dptr, uint64_t held)
+{
+    if (r != CUDA_SUCCESS) {
+        call_end(l);
+        harp_unlease(l->dev, HARP_MEM_DEVICE, l->leased);
+        return r;
+    }
+    r = settle(*dptr, held, l->ctx, l->dev, l->leased);
+    call_end(l);
+    if (r != CUDA_SUCCESS) {
+        if (l->squeezed)
+            __atomic_store_n(&unsure, true, __ATOMIC_RELAXED);
+        CUresult ignored;
+        HARP_INSIDE(ignored, HARP_REAL(cuMemFree_v2)(*dptr));
+        (void)ignored;
+        *dptr = 0;
+    }
+    return r;
+}
+
+/* The common course of cuMemAlloc and its kin: `call` is the driver's, which sets *dptr; `held` is
+ * evaluated after it (the size may be known only then). A full device may have room once our pools
+ * have given back. */
 #define ALLOCATE(dptr, bytes, call, held)                                                          \
     do {                                                                                           \
+        struct harp_linear harp_l;                                                                 \
         CUresult harp_r;                                                                           \
-        int harp_dev;                                                                              \
-        CUcontext harp_ctx;                                                                        \
         if (harp_inside() || (dptr) == NULL || (bytes) == 0)                                       \
             return call;                                                                           \
-        if (harp_device_current(&harp_dev, &harp_ctx) != CUDA_SUCCESS)                             \
-            return call; /* the driver's own error */                                              \
-        uint64_t harp_leased;                                                                      \
-        if ((harp_r = lease_for(harp_dev, (bytes), &harp_leased)) != CUDA_SUCCESS)                 \
-            return harp_r;                                                                         \
+        harp_r = harp_linear_begin(&harp_l, (bytes));                                              \
+        if (harp_r != CUDA_SUCCESS)                                                                \
+            return harp_l.straight ? call : harp_r;                                                \
         HARP_INSIDE(harp_r, call);                                                                 \
-        if (harp_r != CUDA_SUCCESS) {                                                              \
-            harp_unlease(harp_dev, HARP_MEM_DEVICE, harp_leased);                                  \
-            return harp_r;                                                                         \
-        }                                                                                          \
-        harp_r = settle(*(dptr), (held), harp_ctx, harp_dev, harp_leased);                         \
-        if (harp_r != CUDA_SUCCESS) {                                                              \
-            CUresult harp_ignored;                                                                 \
-            HARP_INSIDE(harp_ignored, HARP_REAL(cuMemFree_v2)(*(dptr)));                           \
-            (void)harp_ignored;                                                                    \
-            *(dptr) = 0;                                                                           \
-        }                                                                                          \
-        return harp_r;                                                                             \
+        if (harp_r == CUDA_ERROR_OUT_OF_MEMORY && harp_pools_trim(harp_l.dev) != 0)                \
+            HARP_INSIDE(harp_r, call);                                                             \
+        return harp_linear_end(&harp_l, harp_r, (dptr), (held));                                   \
     } while (0)
 
 CUresult harp_hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
@@ -105,130 +162,78 @@ CUresult harp_hook_cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigne
     ALLOCATE(dptr, bytesize, HARP_REAL(cuMemAllocManaged)(dptr, bytesize, flags), bytesize);
 }
 
-/* A captured allocation becomes a node of the graph, with memory of the graph's own. */
-static bool capturing(CUstream stream)
+bool harp_capturing(CUstream stream)
 {
     CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
     CUresult r = CUDA_SUCCESS;
     if (HARP_HAS(cuStreamIsCapturing))
         HARP_INSIDE(r, HARP_REAL(cuStreamIsCapturing)(stream, &status));
-    return r != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE;
-}
-
-#define POOLED(name, stream, call)                                                                 \
-    do {                                                                                           \
-        if (!harp_inside() && capturing(stream) && harp_refused(name " in a capture"))             \
-            return CUDA_ERROR_NOT_SUPPORTED;                                                       \
-        ALLOCATE(dptr, bytesize, call, bytesize);                                                  \
-    } while (0)
-
-static CUstream own_stream(CUstream stream)
-{
-    return stream != NULL ? stream : CU_STREAM_PER_THREAD;
-}
-
-CUresult harp_hook_cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
-{
-    POOLED("cuMemAllocAsync", hStream, HARP_REAL(cuMemAllocAsync)(dptr, bytesize, hStream));
-}
-
-CUresult harp_hook_cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
-{
-    POOLED("cuMemAllocAsync", own_stream(hStream),
-           HARP_REAL(cuMemAllocAsync_ptsz)(dptr, bytesize, hStream));
-}
-
-CUresult harp_hook_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
-                                           CUstream hStream)
-{
-    POOLED("cuMemAllocFromPoolAsync", hStream,
-           HARP_REAL(cuMemAllocFromPoolAsync)(dptr, bytesize, pool, hStream));
-}
-
-CUresult harp_hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize,
-                                                CUmemoryPool pool, CUstream hStream)
-{
-    POOLED("cuMemAllocFromPoolAsync", own_stream(hStream),
-           HARP_REAL(cuMemAllocFromPoolAsync_ptsz)(dptr, bytesize, pool, hStream));
+    if (r == CUDA_SUCCESS)
+        return status != CU_STREAM_CAPTURE_STATUS_NONE;
+    /* any other error is the context's or the handle's: the call itself will say so */
+    return r >= CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED &&
+           r <= CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
 }
 
 /* --- free ------------------------------------------------------------------------------------ */
 
-#define FREE(dptr, call)                                                                           \
+struct freeing {
+    struct harp_block block;
+    struct harp_pool *pool;
+    bool linear;
+};
+
+static void free_begin(struct freeing *f, CUdeviceptr ptr)
+{
+    struct harp_ledger *l = harp_ledger_lock();
+    f->linear = harp_ledger_take(l, ptr, &f->block);
+    harp_ledger_unlock();
+    f->pool = f->linear ? NULL : harp_pool_freeing(ptr);
+}
+
+/* `ordered`: when `stream` gets there; else the driver has waited for all that used it. */
+static void free_end(struct freeing *f, CUresult r, CUdeviceptr ptr, bool ordered, CUstream stream)
+{
+    if (f->pool != NULL)
+        harp_pool_freed(f->pool, ptr, r, ordered ? harp_order_key(stream) : HARP_ANYBODY);
+    else if (f->linear && r != CUDA_SUCCESS) {
+        struct harp_ledger *l = harp_ledger_lock();
+        harp_ledger_put_back(l, &f->block);
+        harp_ledger_unlock();
+    } else if (f->linear && ordered)
+        harp_order_freed(&f->block, stream);
+    else if (f->linear) {
+        harp_linear_release(&f->block);
+        if (__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
+            harp_order_settle(false);
+    } else if (r == CUDA_SUCCESS && __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED))
+        harp_graph_memory_freed(ptr);
+}
+
+#define FREE(dptr, call, ordered, stream)                                                          \
     do {                                                                                           \
-        struct harp_block harp_block;                                                              \
+        struct freeing harp_f;                                                                     \
         CUresult harp_r;                                                                           \
         if (harp_inside())                                                                         \
             return call;                                                                           \
-        struct harp_ledger *harp_l = harp_ledger_lock();                                           \
-        bool harp_ours = harp_ledger_take(harp_l, (dptr), &harp_block);                            \
-        harp_ledger_unlock();                                                                      \
+        free_begin(&harp_f, (dptr));                                                               \
         HARP_INSIDE(harp_r, call);                                                                 \
-        if (!harp_ours)                                                                            \
-            return harp_r;                                                                         \
-        uint64_t harp_freed = 0;                                                                   \
-        harp_l = harp_ledger_lock();                                                               \
-        if (harp_r == CUDA_SUCCESS)                                                                \
-            harp_freed = harp_ledger_release(harp_l, &harp_block);                                 \
-        else                                                                                       \
-            harp_ledger_put_back(harp_l, &harp_block);                                             \
-        harp_ledger_unlock();                                                                      \
-        harp_unlease(harp_block.dev, HARP_MEM_DEVICE, harp_freed);                                 \
+        free_end(&harp_f, harp_r, (dptr), (ordered), (stream));                                    \
         return harp_r;                                                                             \
     } while (0)
 
 CUresult harp_hook_cuMemFree_v2(CUdeviceptr dptr)
 {
-    FREE(dptr, HARP_REAL(cuMemFree_v2)(dptr));
+    FREE(dptr, HARP_REAL(cuMemFree_v2)(dptr), false, NULL);
 }
 
 CUresult harp_hook_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
-    FREE(dptr, HARP_REAL(cuMemFreeAsync)(dptr, hStream));
+    FREE(dptr, HARP_REAL(cuMemFreeAsync)(dptr, hStream), true, hStream);
 }
 
 CUresult harp_hook_cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 {
-    FREE(dptr, HARP_REAL(cuMemFreeAsync_ptsz)(dptr, hStream));
-}
-
-/* --- what the program sees ------------------------------------------------------------------- */
-
-/* Never more than can be had in one piece now: the tenant's free bytes, the device's, whole
- * granules. */
-CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
-{
-    CUresult r = HARP_REAL(cuMemGetInfo_v2)(free, total);
-    int dev;
-    CUcontext ctx;
-    if (r != CUDA_SUCCESS || harp_inside() || free == NULL || total == NULL ||
-        harp_device_current(&dev, &ctx) != CUDA_SUCCESS)
-        return r;
-    struct harp_msg msg = {.op = HARP_MEM_INFO, .dev = (uint32_t)dev};
-    uint64_t can = 0, limit = dev >= 0 ? harp_session_about(dev).limit_bytes : 0;
-    if (dev >= 0) {
-        can = harp_slack(dev);
-        if (harp_session_ask(&msg) == 0 && msg.op == HARP_MEM_STATE) {
-            can += msg.free_bytes;
-            limit = msg.limit_bytes;
-        }
-    }
-    if (can < *free)
-        *free = can;
-    *free &= ~(size_t)(HARP_GRANULE_BYTES - 1);
-    if (limit != 0 && limit < *total)
-        *total = limit;
-    return r;
-}
-
-CUresult harp_hook_cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
-{
-    CUresult r = HARP_REAL(cuDeviceTotalMem_v2)(bytes, device);
-    if (r != CUDA_SUCCESS || harp_inside() || bytes == NULL)
-        return r;
-    int dev = harp_device_of(device);
-    uint64_t limit = dev >= 0 ? harp_session_about(dev).limit_bytes : 0;
-    if (limit != 0 && limit < *bytes)
-        *bytes = limit;
-    return r;
+    FREE(dptr, HARP_REAL(cuMemFreeAsync_ptsz)(dptr, hStream), true,
+         hStream != NULL ? hStream : CU_STREAM_PER_THREAD);
 }

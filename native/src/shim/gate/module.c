@@ -1,138 +1,149 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Modules: their variables live in device memory. Leased before the driver loads the image, by what
- * the image declares. Code is part of the context's overhead.
+ * Modules and libraries: their variables live in device memory from the load on, the code of a
+ * kernel from its first use by name (of all kernels from the load on, where loading is eager). Both
+ * are leased before the driver is asked, by what the image says: see code.h.
  *
- * Less than SMALL bytes pass for code: harpd's reconcile sees them. More are rounded up to
- * granules.
+ * Not seen here, but by harpd's reconcile: what is in compressed images, and kernels of a library
+ * that are launched without cuKernelGetFunction.
  */
 #include <fcntl.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "harp/lease.h"
 #include "src/shim/entry/entry.h"
-#include "src/shim/gate/image.h"
-#include "src/shim/gate/ledger.h"
+#include "src/shim/gate/code.h"
 #include "src/shim/gate/memory.h"
-#include "src/shim/gate/session.h"
 
-#define SMALL (64u << 10)
-
-struct loading {
-    int dev; /* -1: nothing charged */
-    CUcontext ctx;
-    uint64_t charged;
-};
-
-static CUresult before(struct loading *l, uint64_t bytes)
+static void told(const struct harp_image *image)
 {
-    *l = (struct loading){.dev = -1};
-    if (bytes < SMALL || harp_device_current(&l->dev, &l->ctx) != CUDA_SUCCESS || l->dev < 0) {
-        l->dev = -1;
-        return CUDA_SUCCESS; /* the driver's own error */
-    }
-    l->charged = harp_granules(bytes);
-    return harp_lease(l->dev, HARP_MEM_DEVICE, l->charged);
-}
-
-static void after(const struct loading *l, CUresult r, const void *module)
-{
-    if (l->dev < 0)
-        return;
-    if (r != CUDA_SUCCESS ||
-        harp_handle_made((uint64_t)(uintptr_t)module, (uint64_t)(uintptr_t)l->ctx, l->dev,
-                         l->charged) != CUDA_SUCCESS)
-        harp_unlease(l->dev, HARP_MEM_DEVICE, l->charged);
-}
-
-static uint64_t told(uint64_t bytes, bool known)
-{
-    if (!known)
+    if (!image->known)
         harp_log("module_not_charged why=\"its image is compressed\"");
-    return bytes;
 }
 
-static uint64_t image_bytes(const void *image)
+static bool read_data(const void *data, struct harp_image *image)
 {
-    bool known = true;
-    uint64_t bytes = image != NULL && !harp_inside() ? harp_image_bytes(image, &known) : 0;
-    return told(bytes, known);
+    if (data == NULL)
+        return false; /* the driver's own error */
+    harp_image_read(data, image);
+    told(image);
+    return true;
 }
 
-static uint64_t file_bytes(const char *path)
+static bool read_file(const void *name, struct harp_image *image)
 {
-    int fd = path != NULL && !harp_inside() ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    const char *path = name;
+    int fd = path != NULL ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
-    uint64_t bytes = 0;
     char *text = size > 4 ? malloc((size_t)size + 1) : NULL;
-    if (text != NULL && pread(fd, text, (size_t)size, 0) == (ssize_t)size) {
+    bool read = text != NULL && pread(fd, text, (size_t)size, 0) == (ssize_t)size;
+    if (read) {
         text[size] = '\0';
-        bool known;
-        bytes = harp_image_file_bytes(text, (uint64_t)size, &known);
-        bytes = told(bytes, known);
+        harp_image_read_file(text, (uint64_t)size, image);
+        told(image);
     }
     free(text);
     if (fd >= 0)
         close(fd);
-    return bytes;
+    return read;
 }
 
-#define LOAD(module, bytes, call)                                                                  \
+#define LOAD(handle, library, read, from, call)                                                    \
     do {                                                                                           \
-        struct loading harp_l;                                                                     \
+        struct harp_image harp_image;                                                              \
+        struct harp_loaded *harp_l;                                                                \
         CUresult harp_r;                                                                           \
-        if (harp_inside() || (module) == NULL)                                                     \
+        if (harp_inside() || (handle) == NULL || !read((from), &harp_image))                       \
             return call;                                                                           \
-        if ((harp_r = before(&harp_l, (bytes))) != CUDA_SUCCESS)                                   \
+        if ((harp_r = harp_code_loading(&harp_image, (library), &harp_l)) != CUDA_SUCCESS)         \
             return harp_r;                                                                         \
         HARP_INSIDE(harp_r, call);                                                                 \
-        after(&harp_l, harp_r, *(module));                                                         \
+        harp_code_loaded(harp_l, harp_r, *(handle));                                               \
+        return harp_r;                                                                             \
+    } while (0)
+
+#define UNLOAD(handle, call)                                                                       \
+    do {                                                                                           \
+        CUresult harp_r;                                                                           \
+        if (harp_inside())                                                                         \
+            return call;                                                                           \
+        struct harp_loaded *harp_l = harp_code_unloading(handle);                                  \
+        HARP_INSIDE(harp_r, call);                                                                 \
+        harp_code_unloaded(harp_l, harp_r == CUDA_SUCCESS);                                        \
+        return harp_r;                                                                             \
+    } while (0)
+
+#define USE(handle, library, kernel, call)                                                         \
+    do {                                                                                           \
+        struct harp_use harp_u;                                                                    \
+        CUresult harp_r;                                                                           \
+        if (harp_inside())                                                                         \
+            return call;                                                                           \
+        if ((harp_r = harp_code_use((handle), (library), (kernel), &harp_u)) != CUDA_SUCCESS)      \
+            return harp_r;                                                                         \
+        HARP_INSIDE(harp_r, call);                                                                 \
+        if (harp_r != CUDA_SUCCESS)                                                                \
+            harp_code_not_used(&harp_u);                                                           \
         return harp_r;                                                                             \
     } while (0)
 
 CUresult harp_hook_cuModuleLoad(CUmodule *module, const char *fname)
 {
-    LOAD(module, file_bytes(fname), HARP_REAL(cuModuleLoad)(module, fname));
+    LOAD(module, false, read_file, fname, HARP_REAL(cuModuleLoad)(module, fname));
 }
 
 CUresult harp_hook_cuModuleLoadData(CUmodule *module, const void *image)
 {
-    LOAD(module, image_bytes(image), HARP_REAL(cuModuleLoadData)(module, image));
+    LOAD(module, false, read_data, image, HARP_REAL(cuModuleLoadData)(module, image));
 }
 
 CUresult harp_hook_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
                                       CUjit_option *options, void **optionValues)
 {
-    LOAD(module, image_bytes(image),
+    LOAD(module, false, read_data, image,
          HARP_REAL(cuModuleLoadDataEx)(module, image, numOptions, options, optionValues));
 }
 
 CUresult harp_hook_cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
 {
-    LOAD(module, image_bytes(fatCubin), HARP_REAL(cuModuleLoadFatBinary)(module, fatCubin));
+    LOAD(module, false, read_data, fatCubin, HARP_REAL(cuModuleLoadFatBinary)(module, fatCubin));
 }
 
 CUresult harp_hook_cuModuleUnload(CUmodule hmod)
 {
-    if (harp_inside())
-        return HARP_REAL(cuModuleUnload)(hmod);
-    struct harp_drop gone = harp_handle_drop((uint64_t)(uintptr_t)hmod);
-    CUresult r;
-    HARP_INSIDE(r, HARP_REAL(cuModuleUnload)(hmod));
-    harp_handle_dropped(&gone, r == CUDA_SUCCESS);
-    return r;
+    UNLOAD(hmod, HARP_REAL(cuModuleUnload)(hmod));
 }
 
-/* A library is loaded into each context that uses it, when it does; charged once, to the current
- * one, or not at all when there is none yet. */
+CUresult harp_hook_cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
+{
+    USE(hmod, false, name, HARP_REAL(cuModuleGetFunction)(hfunc, hmod, name));
+}
+
+/* Whose kernel a function is; drivers before 12.3 do not tell. */
+CUresult harp_hook_cuFuncLoad(CUfunction function)
+{
+    CUmodule module = NULL;
+    const char *name = NULL;
+    CUresult r = CUDA_ERROR_NOT_SUPPORTED;
+    if (!harp_inside() && HARP_HAS(cuFuncGetModule) && HARP_HAS(cuFuncGetName)) {
+        HARP_INSIDE(r, HARP_REAL(cuFuncGetModule)(&module, function));
+        if (r == CUDA_SUCCESS)
+            HARP_INSIDE(r, HARP_REAL(cuFuncGetName)(&name, function));
+    }
+    if (r != CUDA_SUCCESS)
+        return HARP_REAL(cuFuncLoad)(function);
+    USE(module, false, name, HARP_REAL(cuFuncLoad)(function));
+}
+
+/* Libraries are of no context: each gets its own of them when it uses them. The current one is
+ * charged for their variables at once, if there is one. */
 CUresult harp_hook_cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions,
                                      void **jitOptionsValues, unsigned int numJitOptions,
                                      CUlibraryOption *libraryOptions, void **libraryOptionValues,
                                      unsigned int numLibraryOptions)
 {
-    LOAD(library, image_bytes(code),
+    LOAD(library, true, read_data, code,
          HARP_REAL(cuLibraryLoadData)(library, code, jitOptions, jitOptionsValues, numJitOptions,
                                       libraryOptions, libraryOptionValues, numLibraryOptions));
 }
@@ -143,7 +154,7 @@ CUresult harp_hook_cuLibraryLoadFromFile(CUlibrary *library, const char *fileNam
                                          CUlibraryOption *libraryOptions,
                                          void **libraryOptionValues, unsigned int numLibraryOptions)
 {
-    LOAD(library, file_bytes(fileName),
+    LOAD(library, true, read_file, fileName,
          HARP_REAL(cuLibraryLoadFromFile)(library, fileName, jitOptions, jitOptionsValues,
                                           numJitOptions, libraryOptions, libraryOptionValues,
                                           numLibraryOptions));
@@ -151,11 +162,47 @@ CUresult harp_hook_cuLibraryLoadFromFile(CUlibrary *library, const char *fileNam
 
 CUresult harp_hook_cuLibraryUnload(CUlibrary library)
 {
-    if (harp_inside())
-        return HARP_REAL(cuLibraryUnload)(library);
-    struct harp_drop gone = harp_handle_drop((uint64_t)(uintptr_t)library);
+    UNLOAD(library, HARP_REAL(cuLibraryUnload)(library));
+}
+
+CUresult harp_hook_cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
+{
+    struct harp_use use;
     CUresult r;
-    HARP_INSIDE(r, HARP_REAL(cuLibraryUnload)(library));
-    harp_handle_dropped(&gone, r == CUDA_SUCCESS);
+    if (harp_inside())
+        return HARP_REAL(cuLibraryGetModule)(pMod, library);
+    if ((r = harp_code_use(library, true, NULL, &use)) != CUDA_SUCCESS)
+        return r;
+    HARP_INSIDE(r, HARP_REAL(cuLibraryGetModule)(pMod, library));
+    if (r == CUDA_SUCCESS)
+        harp_code_module(library, *pMod);
     return r;
+}
+
+CUresult harp_hook_cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
+                                      const char *name)
+{
+    USE(library, true, NULL, HARP_REAL(cuLibraryGetGlobal)(dptr, bytes, library, name));
+}
+
+CUresult harp_hook_cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
+                                       const char *name)
+{
+    USE(library, true, NULL, HARP_REAL(cuLibraryGetManaged)(dptr, bytes, library, name));
+}
+
+/* As for cuFuncLoad; drivers before 12.5 do not tell. */
+CUresult harp_hook_cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel)
+{
+    CUlibrary library = NULL;
+    const char *name = NULL;
+    CUresult r = CUDA_ERROR_NOT_SUPPORTED;
+    if (!harp_inside() && HARP_HAS(cuKernelGetLibrary) && HARP_HAS(cuKernelGetName)) {
+        HARP_INSIDE(r, HARP_REAL(cuKernelGetLibrary)(&library, kernel));
+        if (r == CUDA_SUCCESS)
+            HARP_INSIDE(r, HARP_REAL(cuKernelGetName)(&name, kernel));
+    }
+    if (r != CUDA_SUCCESS)
+        return HARP_REAL(cuKernelGetFunction)(pFunc, kernel);
+    USE(library, true, name, HARP_REAL(cuKernelGetFunction)(pFunc, kernel));
 }

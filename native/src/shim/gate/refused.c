@@ -61,39 +61,3 @@ CUresult harp_hook_cuDeviceTotalMem(unsigned int *bytes, CUdevice dev)
     *bytes = b < UINT_MAX ? (unsigned int)b : UINT_MAX;
     return r;
 }
-
-/* Memory of graphs: allocated when the graph is launched, kept in a pool of the device. */
-CUresult harp_hook_cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                          const CUgraphNode *dependencies, size_t numDependencies,
-                                          CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)
-{
-    REFUSE("cuGraphAddMemAllocNode",
-           HARP_REAL(cuGraphAddMemAllocNode)(phGraphNode, hGraph, dependencies, numDependencies,
-                                             nodeParams));
-}
-
-static bool allocates(const CUgraphNodeParams *params)
-{
-    return params != NULL && params->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC;
-}
-
-CUresult harp_hook_cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                  const CUgraphNode *dependencies, size_t numDependencies,
-                                  CUgraphNodeParams *nodeParams)
-{
-    if (!harp_inside() && allocates(nodeParams) && harp_refused("cuGraphAddNode (memory)"))
-        return CUDA_ERROR_NOT_SUPPORTED;
-    return HARP_REAL(cuGraphAddNode)(phGraphNode, hGraph, dependencies, numDependencies,
-                                     nodeParams);
-}
-
-CUresult harp_hook_cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                     const CUgraphNode *dependencies,
-                                     const CUgraphEdgeData *dependencyData, size_t numDependencies,
-                                     CUgraphNodeParams *nodeParams)
-{
-    if (!harp_inside() && allocates(nodeParams) && harp_refused("cuGraphAddNode (memory)"))
-        return CUDA_ERROR_NOT_SUPPORTED;
-    return HARP_REAL(cuGraphAddNode_v2)(phGraphNode, hGraph, dependencies, dependencyData,
-                                        numDependencies, nodeParams);
-}

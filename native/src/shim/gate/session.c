@@ -50,12 +50,21 @@ void harp_session_check_fork(void)
         memset(s->devices, 0, sizeof s->devices);
         harp_memory_forked();
         harp_contexts_forked();
+        harp_host_forked();
+        harp_packed_forked();
+        harp_code_forked();
+        harp_limit_forked();
         harp_time_forked();
         s->pid = pid;
         return;
     }
     s->pid = pid;
     harp_fork_watch();
+}
+
+uint32_t harp_session_version(void)
+{
+    return __atomic_load_n(&s->version, __ATOMIC_RELAXED);
 }
 
 /* --- sending --------------------------------------------------------------------------------- */
@@ -124,7 +133,7 @@ static bool device_said(int fd, const struct harp_msg *msg)
     memcpy(d->uuid, msg->uuid, sizeof d->uuid);
     d->limit_bytes = msg->limit_bytes;
     d->capacity_bytes = msg->capacity_bytes;
-    d->slack_bytes = msg->slack_bytes;
+    __atomic_store_n(&d->slack_bytes, msg->slack_bytes, __ATOMIC_RELAXED);
     d->overhead_bytes = msg->overhead_bytes;
     d->share_ppm = msg->b;
     d->limit_ppm = msg->c;

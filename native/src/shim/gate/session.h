@@ -27,6 +27,7 @@ uint64_t harp_now_ns(void);
 
 /* Connects if need be, waiting at most HARP_MEM_WAIT_NS. False: nobody there. */
 bool harp_session_ready(void);
+uint32_t harp_session_version(void); /* of the protocol, that the arbiter here speaks */
 bool harp_session_live(void);
 /* Time lanes that the arbiter schedules: 1 or 2. */
 unsigned harp_session_lanes(void);
@@ -34,8 +35,12 @@ unsigned harp_session_lanes(void);
 bool harp_session_own(void);
 /* Index of the device with this uuid, -1 if this tenant has no grant for it. Needs `ready`. */
 int harp_session_device(const uint8_t uuid[16]);
+/* Index of some device that is granted, -1: none. For what is on no device. */
+int harp_session_any(void);
 /* A copy of what is known of device `dev`. */
 struct harp_device harp_session_about(int dev);
+/* The most unused lease that may be kept there. Takes no lock. */
+uint64_t harp_session_slack(int dev);
 /* Share of wall time that device `dev` may be used for on one's own account, in ppm; 0: all of it.
  * Session lock held. */
 uint32_t harp_session_rate(int dev);
@@ -53,12 +58,17 @@ bool harp_session_serve(void);
 /* Wakes the service thread: the time gate has something to do. */
 void harp_session_wake(void);
 
-/* --- implemented by memory.c, context.c, turn.c, track.c; called with the session lock held -------------- */
+/* --- implemented by memory.c, context.c, turn.c, track.c; called with the session lock held ----
+ */
 void harp_memory_granted(const struct harp_msg *msg, bool asked);
 uint64_t harp_memory_recall(int dev, uint64_t bytes);
 uint64_t harp_memory_leased(int dev, uint32_t cls);
 void harp_memory_forked(void);
 void harp_contexts_forked(void);
+void harp_host_forked(void);
+void harp_packed_forked(void);
+void harp_code_forked(void);
+void harp_limit_forked(void);
 void harp_time_open_gate(const struct harp_msg *msg);
 void harp_time_close_gate(const struct harp_msg *msg);
 void harp_time_connection(bool up, unsigned lanes);

@@ -8,6 +8,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/memory.h"
+#include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 
 /* Device of each context that has a gate: read without a lock on every slow call, so places are
@@ -286,15 +287,19 @@ void harp_time_stream_going(CUstream stream)
 
 CUresult harp_hook_cuStreamDestroy(CUstream hStream)
 {
-    if (!harp_inside())
+    if (!harp_inside()) {
         harp_time_stream_going(hStream);
+        harp_order_stream_gone(hStream);
+    }
     return HARP_REAL(cuStreamDestroy)(hStream);
 }
 
 CUresult harp_hook_cuStreamDestroy_v2(CUstream hStream)
 {
-    if (!harp_inside())
+    if (!harp_inside()) {
         harp_time_stream_going(hStream);
+        harp_order_stream_gone(hStream);
+    }
     return HARP_REAL(cuStreamDestroy_v2)(hStream);
 }
 

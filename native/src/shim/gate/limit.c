@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cuCtxSetLimit: stacks, heap and what kernels print live in device memory. A context's first
+ * values are part of its overhead; what they are raised by is charged before the driver is asked,
+ * settled by what it made of the value, and given back when they are lowered.
+ *
+ * Not seen here, but by harpd's reconcile: what launches from kernels take (depth, pending ones),
+ * and local memory that a kernel with large frames makes the driver add at its launch.
+ */
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "harp/lease.h"
+#include "src/shim/entry/entry.h"
+#include "src/shim/gate/ledger.h"
+#include "src/shim/gate/memory.h"
+#include "src/shim/gate/session.h"
+
+#define LIMITS     3            /* CU_LIMIT_STACK_SIZE, _PRINTF_FIFO_SIZE, _MALLOC_HEAP_SIZE */
+#define STACK_MOST (512u << 10) /* CUDA C++ programming guide, local memory per thread */
+#define MOST       (1ull << 50)
+
+struct limits { /* of one context */
+    struct limits *next;
+    CUcontext ctx;
+    int dev;
+    uint64_t unit[LIMITS]; /* bytes of memory for each byte of the value */
+    size_t usual[LIMITS], now[LIMITS];
+    uint64_t leased;
+};
+
+static struct limits *all; /* under `lock`, which is held across no call of the driver */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct limits *limits_of(CUcontext ctx)
+{
+    struct limits *l = all;
+    while (l != NULL && l->ctx != ctx)
+        l = l->next;
+    return l;
+}
+
+static bool ask(struct limits *l)
+{
+    CUdevice device;
+    int sms = 0, threads = 0; /* a stack for every thread that can be resident */
+    harp_enter();
+    bool ok = HARP_REAL(cuCtxGetDevice)(&device) == CUDA_SUCCESS &&
+              HARP_REAL(cuDeviceGetAttribute)(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+                                              device) == CUDA_SUCCESS &&
+              HARP_REAL(cuDeviceGetAttribute)(&threads,
+                                              CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR,
+                                              device) == CUDA_SUCCESS;
+    for (int i = 0; ok && i < LIMITS; i++) {
+        ok = HARP_REAL(cuCtxGetLimit)(&l->usual[i], (CUlimit)i) == CUDA_SUCCESS;
+        l->now[i] = l->usual[i];
+        l->unit[i] = i == CU_LIMIT_STACK_SIZE ? (uint64_t)sms * (uint64_t)threads : 1;
+    }
+    harp_leave();
+    return ok;
+}
+
+/* The context's record, made when the first of its limits is set. */
+static bool known(CUcontext ctx, int dev)
+{
+    pthread_mutex_lock(&lock);
+    bool there = limits_of(ctx) != NULL;
+    pthread_mutex_unlock(&lock);
+    if (there)
+        return true;
+    struct limits *l = calloc(1, sizeof *l);
+    if (l == NULL)
+        return false;
+    *l = (struct limits){.ctx = ctx, .dev = dev};
+    bool ok = ask(l);
+    pthread_mutex_lock(&lock);
+    there = limits_of(ctx) != NULL;
+    if (ok && !there) {
+        l->next = all;
+        all = l;
+        l = NULL;
+    }
+    pthread_mutex_unlock(&lock);
+    free(l);
+    return ok || there;
+}
+
+/* Bytes beyond the usual when one limit has that value. */
+static uint64_t bytes_with(const struct limits *l, int limit, size_t value)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < LIMITS; i++) {
+        size_t v = i == limit ? value : l->now[i];
+        uint64_t more = v > l->usual[i] ? v - l->usual[i] : 0;
+        if (more > MOST / l->unit[i])
+            return MOST;
+        sum += more * l->unit[i];
+    }
+    return harp_granules(sum);
+}
+
+/* What is to be leased for that value besides what is. */
+static uint64_t missing(CUcontext ctx, int limit, size_t value)
+{
+    uint64_t bytes = 0;
+    pthread_mutex_lock(&lock);
+    const struct limits *l = limits_of(ctx);
+    if (l != NULL)
+        bytes = bytes_with(l, limit, value);
+    bytes = l != NULL && bytes > l->leased ? bytes - l->leased : 0;
+    pthread_mutex_unlock(&lock);
+    return bytes;
+}
+
+/* The driver has taken a value: the lease follows. `leased`: for it, already. */
+static CUresult settle(CUcontext ctx, int dev, int limit, size_t value, uint64_t leased)
+{
+    uint64_t more = 0, back = leased;
+    pthread_mutex_lock(&lock);
+    struct limits *l = limits_of(ctx);
+    if (l != NULL) {
+        l->now[limit] = value;
+        l->leased += leased;
+        uint64_t need = bytes_with(l, limit, value);
+        more = need > l->leased ? need - l->leased : 0;
+        back = need < l->leased ? l->leased - need : 0;
+        l->leased = need;
+    }
+    pthread_mutex_unlock(&lock);
+    harp_unlease(dev, HARP_MEM_DEVICE, back);
+    CUresult r = harp_lease(dev, HARP_MEM_DEVICE, more);
+    if (r != CUDA_SUCCESS) /* it is there all the same: the next lease asks for it too */
+        harp_overdrawn(dev, more);
+    return r;
+}
+
+static CUresult set(CUlimit limit, size_t value, size_t *told)
+{
+    harp_enter();
+    CUresult r = HARP_REAL(cuCtxSetLimit)(limit, value);
+    if (r != CUDA_SUCCESS || HARP_REAL(cuCtxGetLimit)(told, limit) != CUDA_SUCCESS)
+        *told = value;
+    harp_leave();
+    return r;
+}
+
+CUresult harp_hook_cuCtxSetLimit(CUlimit limit, size_t value)
+{
+    int dev;
+    CUcontext ctx;
+    size_t told, old = 0;
+    CUresult r;
+    if ((int)limit < 0 || (int)limit >= LIMITS || harp_inside() ||
+        harp_device_current(&dev, &ctx) != CUDA_SUCCESS || dev < 0 || !known(ctx, dev))
+        return HARP_REAL(cuCtxSetLimit)(limit, value);
+    /* More than any thread may have is the driver's own error, whatever there is of memory. */
+    bool valid = limit != CU_LIMIT_STACK_SIZE || value <= STACK_MOST;
+    uint64_t bytes = valid ? missing(ctx, (int)limit, value) : 0;
+    if ((r = harp_lease(dev, HARP_MEM_DEVICE, bytes)) != CUDA_SUCCESS)
+        return r;
+    if (!valid)
+        HARP_INSIDE(r, HARP_REAL(cuCtxGetLimit)(&old, limit));
+    if (r == CUDA_SUCCESS)
+        r = set(limit, value, &told);
+    if (r != CUDA_SUCCESS) {
+        harp_unlease(dev, HARP_MEM_DEVICE, bytes);
+        return r;
+    }
+    r = settle(ctx, dev, (int)limit, told, bytes);
+    if (r != CUDA_SUCCESS && !valid && set(limit, old, &told) == CUDA_SUCCESS)
+        settle(ctx, dev, (int)limit, told, 0);
+    return valid ? CUDA_SUCCESS : r;
+}
+
+void harp_limit_owner_gone(CUcontext ctx)
+{
+    struct limits *gone = NULL;
+    pthread_mutex_lock(&lock);
+    for (struct limits **at = &all; *at != NULL; at = &(*at)->next)
+        if ((*at)->ctx == ctx) {
+            gone = *at;
+            *at = gone->next;
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+    if (gone != NULL)
+        harp_unlease(gone->dev, HARP_MEM_DEVICE, gone->leased);
+    free(gone);
+}
+
+void harp_limit_forked(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    all = NULL; /* not freed: the heap may have been in mid-change */
+}

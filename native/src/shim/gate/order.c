@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Frees that have their place in a stream. The driver has the memory back when the stream has got
+ * there; the host learns that where it waits, and where it must know: when memory is short.
+ */
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "harp/lease.h"
+#include "src/shim/entry/entry.h"
+#include "src/shim/gate/gate.h"
+#include "src/shim/gate/graph_memory.h"
+#include "src/shim/gate/lease.h"
+#include "src/shim/gate/pool.h"
+
+bool harp_order_pending;
+
+struct late { /* linear memory that cuMemFreeAsync was given */
+    struct late *next;
+    struct harp_block block;
+    uintptr_t stream;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct late *linear;
+
+static bool own_handle(CUstream stream)
+{
+    return (uintptr_t)stream > 2; /* not the default ones */
+}
+
+/* Whether the process has one context, as far as anybody saw: its default stream is the one. */
+static bool one_context(void)
+{
+    return harp_gate_contexts() <= 1 && harp_context_count(-1) <= 1;
+}
+
+/* A default stream has one handle in all contexts, and the per-thread one in all threads. */
+uintptr_t harp_order_key(CUstream stream)
+{
+    if (own_handle(stream))
+        return (uintptr_t)stream + 1;
+    if (stream == CU_STREAM_PER_THREAD || !one_context())
+        return HARP_NOBODY;
+    return (uintptr_t)CU_STREAM_LEGACY + 1;
+}
+
+CUstreamCaptureMode harp_relaxed(CUstreamCaptureMode mode)
+{
+    if (HARP_HAS(cuThreadExchangeStreamCaptureMode)) {
+        CUresult r;
+        HARP_INSIDE(r, HARP_REAL(cuThreadExchangeStreamCaptureMode)(&mode));
+        (void)r;
+    }
+    return mode;
+}
+
+/* Asking a stream that is being captured, or the legacy one beside it, would end the capture. */
+static bool is_idle(uintptr_t key)
+{
+    CUstream stream = (CUstream)(key - 1);
+    CUresult r;
+    if (!HARP_HAS(cuStreamQuery) || harp_capturing(stream))
+        return false;
+    HARP_INSIDE(r, HARP_REAL(cuStreamQuery)(stream));
+    return r == CUDA_SUCCESS;
+}
+
+void harp_order_freed(const struct harp_block *block, CUstream stream)
+{
+    struct late *l = malloc(sizeof *l);
+    if (l == NULL) { /* then at once, as if it were over */
+        harp_linear_release(block);
+        return;
+    }
+    l->block = *block;
+    l->stream = harp_order_key(stream);
+    pthread_mutex_lock(&lock);
+    l->next = linear;
+    linear = l;
+    pthread_mutex_unlock(&lock);
+    __atomic_store_n(&harp_order_pending, true, __ATOMIC_RELAXED);
+}
+
+/* True: some are still to come. */
+static bool settle_linear(bool all)
+{
+    pthread_mutex_lock(&lock);
+    struct late *list = linear;
+    linear = NULL;
+    pthread_mutex_unlock(&lock);
+    struct late *left = NULL, **end = &left;
+    uintptr_t busy = 0; /* asked just now */
+    while (list != NULL) {
+        struct late *l = list;
+        list = l->next;
+        if (!all && (l->stream == HARP_NOBODY || l->stream == busy || !is_idle(l->stream))) {
+            busy = l->stream;
+            *end = l;
+            end = &l->next;
+            continue;
+        }
+        harp_linear_release(&l->block);
+        free(l);
+    }
+    pthread_mutex_lock(&lock);
+    *end = linear;
+    linear = left;
+    bool more = linear != NULL;
+    pthread_mutex_unlock(&lock);
+    return more;
+}
+
+/* True: some of its frees are still to come. */
+static bool settle_pieces(struct harp_pool *pool, bool all)
+{
+    uintptr_t stream = 0;
+    harp_pools_lock();
+    uint64_t order = pool->pieces.frees;
+    while ((stream = harp_pieces_pending(&pool->pieces, stream)) != 0) {
+        harp_pools_unlock();
+        bool idle = all || (stream != HARP_NOBODY && is_idle(stream));
+        harp_pools_lock();
+        if (idle)
+            harp_pieces_over(&pool->pieces, stream, order);
+        if (stream == HARP_NOBODY)
+            break;
+    }
+    bool left = harp_pieces_pending(&pool->pieces, 0) != 0;
+    harp_pools_unlock();
+    return left;
+}
+
+void harp_order_settle(bool all)
+{
+    if (!__atomic_exchange_n(&harp_order_pending, false, __ATOMIC_RELAXED))
+        return;
+    CUstreamCaptureMode mode = harp_relaxed(CU_STREAM_CAPTURE_MODE_RELAXED);
+    all = all && one_context();
+    bool left = settle_linear(all);
+    struct harp_pool *pool = NULL;
+    while ((pool = harp_pool_next(pool, -1)) != NULL) {
+        if (!__atomic_exchange_n(&pool->dirty, false, __ATOMIC_RELAXED))
+            continue;
+        bool pending = settle_pieces(pool, all);
+        if (pending)
+            __atomic_store_n(&pool->dirty, true, __ATOMIC_RELAXED);
+        left |= pending;
+        harp_pool_settle(pool);
+    }
+    harp_relaxed(mode);
+    if (left)
+        __atomic_store_n(&harp_order_pending, true, __ATOMIC_RELAXED);
+}
+
+static bool wait_for(uintptr_t key)
+{
+    CUstream stream = (CUstream)(key - 1);
+    CUresult r = CUDA_ERROR_NOT_READY;
+    if (!harp_capturing(stream))
+        HARP_INSIDE(r, HARP_REAL(cuStreamSynchronize)(stream));
+    return r == CUDA_SUCCESS;
+}
+
+/* The next stream after `after` that a free of linear memory is to come in; 0: none. */
+static uintptr_t late_stream(uintptr_t after)
+{
+    uintptr_t next = 0;
+    pthread_mutex_lock(&lock);
+    for (const struct late *l = linear; l != NULL; l = l->next)
+        if (l->stream > after && l->stream != HARP_NOBODY && (next == 0 || l->stream < next))
+            next = l->stream;
+    pthread_mutex_unlock(&lock);
+    return next;
+}
+
+static bool wait_for_linear(void)
+{
+    uintptr_t stream = 0;
+    bool waited = false;
+    CUstreamCaptureMode mode = harp_relaxed(CU_STREAM_CAPTURE_MODE_RELAXED);
+    while ((stream = late_stream(stream)) != 0)
+        waited |= wait_for(stream);
+    if (waited)
+        settle_linear(false);
+    harp_relaxed(mode);
+    return waited;
+}
+
+bool harp_order_wait(struct harp_pool *pool)
+{
+    uintptr_t stream = 0;
+    bool waited = false;
+    if (pool == NULL)
+        return wait_for_linear();
+    CUstreamCaptureMode mode = harp_relaxed(CU_STREAM_CAPTURE_MODE_RELAXED);
+    harp_pools_lock();
+    uint64_t order = pool->pieces.frees;
+    while ((stream = harp_pieces_pending(&pool->pieces, stream)) != 0 && stream != HARP_NOBODY) {
+        harp_pools_unlock();
+        bool done = wait_for(stream);
+        harp_pools_lock();
+        if (done) {
+            harp_pieces_over(&pool->pieces, stream, order);
+            waited = true;
+        }
+    }
+    harp_pools_unlock();
+    harp_relaxed(mode);
+    if (waited)
+        harp_pool_settle(pool);
+    return waited;
+}
+
+void harp_order_stream_gone(CUstream stream)
+{
+    uintptr_t key = stream != NULL ? harp_order_key(stream) : 0;
+    if (!__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
+        return;
+    struct harp_pool *pool = NULL;
+    while ((pool = harp_pool_next(pool, -1)) != NULL) {
+        harp_pools_lock();
+        harp_pieces_stream_gone(&pool->pieces, key);
+        harp_pools_unlock();
+    }
+    pthread_mutex_lock(&lock);
+    for (struct late *l = linear; l != NULL; l = l->next)
+        if (key == 0 || l->stream == key)
+            l->stream = HARP_NOBODY;
+    pthread_mutex_unlock(&lock);
+}
+
+void harp_order_forked(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    linear = NULL;
+    harp_order_pending = false;
+}
+
+/* --- where the host waits ----------------------------------------------------------------------
+ */
+
+static CUresult waited(CUresult r, bool all)
+{
+    if (!harp_inside() && __atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
+        harp_order_settle(all && r == CUDA_SUCCESS);
+    if (all && r == CUDA_SUCCESS && __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED) &&
+        one_context())
+        harp_graph_memory_idle();
+    return r;
+}
+
+CUresult harp_hook_cuCtxSynchronize(void)
+{
+    return waited(HARP_REAL(cuCtxSynchronize)(), true);
+}
+
+CUresult harp_hook_cuCtxSynchronize_v2(CUcontext ctx)
+{
+    return waited(HARP_REAL(cuCtxSynchronize_v2)(ctx), true);
+}
+
+CUresult harp_hook_cuStreamSynchronize(CUstream hStream)
+{
+    return waited(HARP_REAL(cuStreamSynchronize)(hStream), false);
+}
+
+CUresult harp_hook_cuStreamSynchronize_ptsz(CUstream hStream)
+{
+    return waited(HARP_REAL(cuStreamSynchronize_ptsz)(hStream), false);
+}
+
+CUresult harp_hook_cuEventSynchronize(CUevent hEvent)
+{
+    return waited(HARP_REAL(cuEventSynchronize)(hEvent), false);
+}
