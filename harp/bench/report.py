@@ -9,13 +9,21 @@ from rich.console import Console
 from rich.table import Table
 
 from harp.bench.cells import Plan
+from harp.bench.crash import CrashOutcome
 from harp.bench.latency import LatencyOutcome
 from harp.bench.machine import LABEL
 from harp.bench.memory_figures import MemoryOutcome
 from harp.bench.share import ShareOutcome
 from harp.bench.verdict import Case, Target, worst_figure
 
-__all__ = ["expected", "show_latency", "show_memory", "show_share", "show_targets"]
+__all__ = [
+    "expected",
+    "show_crash",
+    "show_latency",
+    "show_memory",
+    "show_share",
+    "show_targets",
+]
 
 
 _LEAST_WIDTH = 120  #: names of cells are long, and not to be cut
@@ -109,6 +117,24 @@ def show_latency(outcome: LatencyOutcome) -> None:
         console.print(f"WRONG {violation}")
     if not outcome.can_tell:
         console.print("Requests are in time without HARP as well: this bench cannot tell.")
+
+
+def show_crash(outcome: CrashOutcome) -> None:
+    """The figures and the verdict, on stdout."""
+    console = _console()
+    console.print(f"{outcome.device} ({LABEL})")
+    console.print(
+        f"{len(outcome.deaths)} deaths: told within {outcome.detect_ms_p99:.1f} ms, given on within"
+        f" {outcome.regrant_ms_p99:.1f} ms (p99), {outcome.neighbour_oom} neighbours refused"
+    )
+    console.print(
+        f"{outcome.upgrades} upgrades under {outcome.calls} calls: {outcome.failed_calls} failed,"
+        f" longest {outcome.longest_stall_ms:.1f} ms, {outcome.over_limit_bytes} bytes over a limit"
+    )
+    show_targets(outcome.targets)
+    for violation in outcome.violations:
+        console.print(f"WRONG {violation}")
+    console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))
 
 
 def show_memory(outcome: MemoryOutcome) -> None:

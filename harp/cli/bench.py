@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench`: shares, latency, memory, and HARP's own cost.
+"""`harp bench`: shares, latency, memory, crashes and upgrades, and HARP's own cost.
 
 harp.bench is imported by the commands that need it: `harp bench --help` need not be slow.
 """
@@ -158,6 +158,31 @@ def latency(
         print_json(outcome.json(seconds=window_s, repeat=runs))
     else:
         report.show_latency(outcome)
+    sys.exit(0 if outcome.ok else 1)
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="Few of each; ends within 50 s.")
+@click.option("--deaths", type=click.IntRange(1, 1000), help="50, quick 8.")
+@click.option("--upgrades", type=click.IntRange(1, 1000), help="10, quick 3.")
+@json_option
+def crash(*, quick: bool, deaths: int | None, upgrades: int | None, as_json: bool) -> None:
+    """What deaths and upgrades cost. Exit status 1: something was lost, or it cannot tell."""
+    from harp.bench import crash as measured  # noqa: PLC0415
+    from harp.bench import report  # noqa: PLC0415
+    from harp.bench.machine import LABEL  # noqa: PLC0415
+
+    kills = deaths or (8 if quick else 50)
+    times = upgrades or (3 if quick else measured.LEAST_UPGRADES)
+    calls = 0 if quick else measured.LEAST_CALLS
+    progress(f"{kills} deaths, {times} upgrades: some {kills + 2 * times + 15} s ({LABEL})")
+    outcome = measured.run_crash(
+        os.environ, deaths=kills, upgrades=times, calls=calls, progress=progress
+    )
+    if as_json:
+        print_json(outcome.json())
+    else:
+        report.show_crash(outcome)
     sys.exit(0 if outcome.ok else 1)
 
 

@@ -214,6 +214,8 @@ def bench(results: list[dict[str, Any]]) -> Section:
     lines += _overhead(by_name["overhead"])
     if "memory" in by_name:
         lines += ["", *_memory(by_name["memory"])]
+    if "crash" in by_name:
+        lines += _crash(by_name["crash"])
     return Section("bench", "\n".join(lines) + "\n")
 
 
@@ -294,6 +296,27 @@ def _latency(r: dict[str, Any]) -> list[str]:
         figures.insert(0, f"{row['kernel_us']} µs kernels")
         lines.append(f"| {' | '.join(figures)} |")
     return [*lines, ""]
+
+
+def _crash(r: dict[str, Any]) -> list[str]:
+    found = r["result"]
+    limits = {target["figure"]: target["limit"] for target in found["targets"]}
+    figures = {
+        name: f"{found[name]:.1f} ms ({limits[name]:g})"
+        for name in ("detect_ms_p99", "regrant_ms_p99", "longest_stall_ms")
+    }
+    return [
+        "",
+        *_wrapped(
+            f"Crashes and upgrades: {_taken(r)}. Of {found['deaths']} killed tenants the death was"
+            f" told within {figures['detect_ms_p99']}, and the memory given on within"
+            f" {figures['regrant_ms_p99']} after the device had it back (p99);"
+            f" {found['neighbour_oom']} neighbours were refused. harpd and the arbiter were"
+            f" replaced {found['upgrades']} times under {found['calls']} calls:"
+            f" {found['failed_calls']} failed, the longest took {figures['longest_stall_ms']}."
+            " In brackets what they are held to."
+        ),
+    ]
 
 
 def _overhead(r: dict[str, Any]) -> list[str]:
@@ -392,8 +415,13 @@ def run(*, everything: bool, repeat: int) -> None:
     if not everything:
         share += ["--cell", f"*.{SLICE_US}us.{SWITCH_US}us"]
     latency = ["bench", "latency", "--seconds", str(LATENCY_SECONDS), "--repeat", str(repeat)]
-    memory = ["bench", "memory"]
-    for name, arguments in (("share", share), ("latency", latency), ("memory", memory)):
+    memory, crash = ["bench", "memory"], ["bench", "crash"]
+    for name, arguments in (
+        ("share", share),
+        ("latency", latency),
+        ("memory", memory),
+        ("crash", crash),
+    ):
         _keep(
             name,
             {"bench": name, **about, "command": _shown(arguments)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench share` and `latency` end to end, on one small cell; and the client they measure."""
+"""`harp bench share`, `latency` and `crash` end to end, small; and the client they measure."""
 
 from __future__ import annotations
 
@@ -127,6 +127,25 @@ def test_bench_latency_says_all_its_fields(native_dir: Path) -> None:
     # alone a request is never faster than its kernels
     assert found["p50_solo_ms"] >= 10
     assert {target["figure"] for target in found["targets"]} == {"inflation", "best_effort_ratio"}
+    assert status == (0 if found["ok"] else 1)
+
+
+def test_bench_crash_says_all_its_fields(native_dir: Path) -> None:
+    status, found, errors = _bench(native_dir, "crash", "--deaths", "2", "--upgrades", "1")
+    assert LABEL in errors
+    assert found["label"] == LABEL
+    assert found["software"] is True
+    assert (found["deaths"], found["upgrades"]) == (2, 1)
+    assert (found["neighbour_oom"], found["failed_calls"], found["over_limit_bytes"]) == (0, 0, 0)
+    assert found["calls"] > 1000
+    for figure in ("detect_ms_p99", "longest_stall_ms", "host_stall_ms", "samples_per_s"):
+        assert found[figure] > 0, figure
+    for one in found["each"]:
+        # Told of at once; the device keeps what the dead held for 150 ms, and nobody has it before.
+        assert one["killed_ns"] < one["heard_ns"] < one["back_ns"]
+        assert one["got_ns"] > one["killed_ns"] + 100_000_000
+    assert {t["figure"] for t in found["targets"]} >= {"detect_ms_p99", "regrant_ms_p99"}
+    assert found["ok"] is (not found["violations"])
     assert status == (0 if found["ok"] else 1)
 
 

@@ -28,6 +28,22 @@ struct event {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+/* What hangs in a forked child is not this. */
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork);
+}
 static uint64_t used, total = 4ull << 30, next_va = 0x700000000000ull, slab_at, slab_end;
 static struct stream legacy;
 static uint64_t device_end_ns;

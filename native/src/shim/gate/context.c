@@ -27,6 +27,13 @@ struct context {
 static struct context *contexts; /* under `lock` */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* Its parent's contexts are not the child's. */
+void harp_contexts_forked(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    contexts = NULL; /* not freed: the heap may have been in mid-change */
+}
+
 static bool note(CUcontext ctx, CUdevice device, int dev, uint64_t overhead, bool primary)
 {
     pthread_mutex_lock(&lock);

@@ -50,13 +50,17 @@ void harp_session_check_fork(void)
         memset(s->asked, 0, sizeof s->asked);
         memset(s->devices, 0, sizeof s->devices);
         harp_memory_forked();
+        harp_contexts_forked();
         harp_host_forked();
         harp_packed_forked();
         harp_code_forked();
         harp_limit_forked();
         harp_time_forked();
+        s->pid = pid;
+        return;
     }
     s->pid = pid;
+    harp_fork_watch();
 }
 
 /* --- sending --------------------------------------------------------------------------------- */

@@ -59,11 +59,13 @@ bool harp_session_serve(void);
 /* Wakes the service thread: the time gate has something to do. */
 void harp_session_wake(void);
 
-/* --- implemented by memory.c, turn.c, track.c; called with the session lock held -------------- */
+/* --- implemented by memory.c, context.c, turn.c, track.c; called with the session lock held ----
+ */
 void harp_memory_granted(const struct harp_msg *msg, bool asked);
 uint64_t harp_memory_recall(int dev, uint64_t bytes);
 uint64_t harp_memory_leased(int dev, uint32_t cls);
 void harp_memory_forked(void);
+void harp_contexts_forked(void);
 void harp_host_forked(void);
 void harp_packed_forked(void);
 void harp_code_forked(void);

@@ -43,6 +43,8 @@ static struct harp_session_state *const s = &harp_session_state;
 
 /* In a forked child all starts again. No lock held. */
 void harp_session_check_fork(void);
+/* fork.c: have that done in every child from now on. */
+void harp_fork_watch(void);
 
 /* --- session lock held ------------------------------------------------------------------------ */
 
