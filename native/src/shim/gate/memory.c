@@ -9,6 +9,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/lease.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/gate/swap.h"
 
 /* Records what the driver made and settles the lease; on failure *charged is what is still held. */
 static CUresult settle(CUdeviceptr ptr, uint64_t bytes, CUcontext ctx, int dev, uint64_t leased)
@@ -86,6 +87,9 @@ static CUresult lease_for(int dev, uint64_t bytes, uint64_t *leased)
 
 CUresult harp_hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
 {
+    CUresult r;
+    if (harp_swap_alloc(dptr, bytesize, &r))
+        return r;
     ALLOCATE(dptr, bytesize, HARP_REAL(cuMemAlloc_v2)(dptr, bytesize), bytesize);
 }
 
@@ -94,7 +98,14 @@ CUresult harp_hook_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t 
 {
     if (pPitch == NULL || (Height != 0 && WidthInBytes > (SIZE_MAX >> 1) / Height))
         return HARP_REAL(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
-    size_t guess = ((WidthInBytes + 511) & ~(size_t)511) * Height;
+    size_t pitch = (WidthInBytes + 511) & ~(size_t)511, guess = pitch * Height;
+    CUresult r;
+    if ((ElementSizeBytes == 4 || ElementSizeBytes == 8 || ElementSizeBytes == 16) &&
+        harp_swap_alloc(dptr, guess, &r)) {
+        if (r == CUDA_SUCCESS)
+            *pPitch = pitch;
+        return r;
+    }
     ALLOCATE(dptr, guess,
              HARP_REAL(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes),
              *pPitch * Height);
@@ -179,6 +190,9 @@ CUresult harp_hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesi
 
 CUresult harp_hook_cuMemFree_v2(CUdeviceptr dptr)
 {
+    CUresult r;
+    if (harp_swap_free(dptr, &r))
+        return r;
     FREE(dptr, HARP_REAL(cuMemFree_v2)(dptr));
 }
 
@@ -213,8 +227,9 @@ CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
             limit = msg.limit_bytes;
         }
     }
-    if (can < *free)
-        *free = can;
+    /* What others have on the device now does not matter to memory that can leave it. */
+    if (can < *free || harp_swap_on(dev))
+        *free = can < *total ? can : *total;
     *free &= ~(size_t)(HARP_GRANULE_BYTES - 1);
     if (limit != 0 && limit < *total)
         *total = limit;

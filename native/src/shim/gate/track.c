@@ -9,6 +9,7 @@
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/memory.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/gate/swap.h"
 
 /* Device of each context that has a gate: read without a lock on every slow call, so places are
  * never moved, only used again. */
@@ -124,6 +125,8 @@ static void gate_start(struct harp_timegate *g, int dev)
         return;
     g->dev = (uint32_t)dev;
     g->lanes = harp_session_lanes();
+    g->closable = harp_swap_on(dev);
+    g->away = harp_swap_away(dev);
     if (g->predictor == NULL)
         g->predictor = calloc(1, sizeof *g->predictor);
     for (unsigned lane = 0; lane < HARP_TIME_LANES; lane++) {
