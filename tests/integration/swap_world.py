@@ -39,6 +39,9 @@ class Arbiter:
         #: {(device, class): bytes leased}
         self.leased: dict[tuple[int, int], int] = {}
         self.open = opens
+        #: said before the next grant; how long that takes
+        self.before_grant: list[dict[str, int]] = []
+        self.grants_after_s = 0.0
         self.epoch = 0
         #: lanes of device 0 whose gate is open, by epoch
         self.turns: dict[int, int] = {}
@@ -80,6 +83,9 @@ class Arbiter:
             return
         key = (msg.dev, msg.cls)
         self.leased[key] = self.leased.get(key, 0) + msg.amount_bytes
+        time.sleep(self.grants_after_s)
+        while self.before_grant:
+            self.say(**self.before_grant.pop(0))
         self.say(
             op=Op.MEM_GRANT,
             seq=msg.seq,

@@ -179,6 +179,122 @@ wait()
         made.ended()
 
 
+def test_what_is_granted_behind_an_eviction_is_not_for_the_device(
+    world: World, tmp_path: Path
+) -> None:
+    code = """
+wait()
+at = alloc(6 << 20)
+tell("allocated")
+put(at, pattern(1, 6 << 20))
+assert get(at, 6 << 20) == pattern(1, 6 << 20)
+tell("same")
+wait()
+"""
+    with tenant(world, code, tmp_path) as made:
+        arbiter = made.arbiter(opens=False)
+        eventually(lambda: made.device_bytes() > 0)
+        empty = made.device_bytes()
+        arbiter.before_grant.append({"op": Op.EVICT, "seq": 9})
+        made.go()
+        assert arbiter.until(Op.EVICTED).amount_bytes == 0
+        assert made.told() == "allocated"
+        assert made.device_bytes() == empty
+        assert arbiter.restore().amount_bytes == 6 * MIB
+        assert made.told() == "same"
+        made.go()
+        made.ended()
+
+
+def test_an_order_overtaken_by_the_next_moves_nothing_old(world: World, tmp_path: Path) -> None:
+    code = """
+at = alloc(6 << 20)
+for seed in range(40):
+    put(at, pattern(seed, 6 << 20))
+    tell("put")
+    wait()
+    assert get(at, 6 << 20) == pattern(seed, 6 << 20), seed
+"""
+    with tenant(world, code, tmp_path) as made:
+        arbiter = made.arbiter()
+        for turn in range(40):
+            assert made.told() == "put"
+            if turn == 0:
+                arbiter.evict()
+                arbiter.restore()
+            else:
+                arbiter.shut()
+                arbiter.say(op=Op.EVICT, seq=1)
+                assert arbiter.restore().b == 0
+            made.go()
+        made.ended()
+
+
+def test_memory_is_not_used_again_while_work_on_it_runs(world: World, tmp_path: Path) -> None:
+    code = """
+stream = C.c_void_p()
+ok(cuda.cuStreamCreate(C.byref(stream), 1))
+small = 1 << 19
+for turn in range(20):
+    first = alloc(small)
+    for _ in range(40):
+        ok(cuda.cuMemsetD8Async(C.c_uint64(first), 9, C.c_size_t(small), stream))
+    free(first)
+    again = alloc(small)
+    assert again == first
+    put(again, pattern(turn, small))
+    ok(cuda.cuStreamSynchronize(stream))
+    assert get(again, small) == pattern(turn, small), turn
+    free(again)
+tell("same")
+"""
+    with tenant(world, code, tmp_path) as made:
+        made.arbiter()
+        assert made.told() == "same"
+        made.ended()
+
+
+def test_memory_freed_in_a_capture_waits_for_its_end(world: World, tmp_path: Path) -> None:
+    """To synchronise the context would spoil the capture."""
+    code = """
+stream, graph = C.c_void_p(), C.c_void_p()
+ok(cuda.cuStreamCreate(C.byref(stream), 1))
+at, held = alloc(100), alloc(3 << 20)
+ok(cuda.cuStreamBeginCapture_v2(stream, 2))
+ok(cuda.cuMemsetD8Async(C.c_uint64(at), 7, C.c_size_t(100), stream))
+free(held)
+assert cuda.cuMemFree_v2(C.c_uint64(held)) == 1
+assert cuda.cuMemGetAddressRange_v2(None, None, C.c_uint64(held)) == 500
+ok(cuda.cuStreamEndCapture(stream, C.byref(graph)))
+tell("captured")
+wait()
+alloc(100)
+tell("freed")
+wait()
+"""
+    with tenant(world, code, tmp_path) as made:
+        arbiter = made.arbiter()
+        assert made.told() == "captured"
+        assert swap_bytes(arbiter) == 6 * MIB
+        made.go()
+        assert made.told() == "freed"
+        eventually(lambda: swap_bytes(arbiter) == 2 * MIB)
+        made.go()
+        made.ended()
+
+
+@pytest.mark.slow
+def test_a_grant_may_wait_for_anothers_eviction(world: World, tmp_path: Path) -> None:
+    with tenant(world, 'wait()\nalloc(100)\ntell("allocated")\nwait()\n', tmp_path) as made:
+        arbiter = made.arbiter()
+        eventually(lambda: made.device_bytes() > 0)
+        arbiter.grants_after_s = 7.0
+        made.go()
+        assert made.told() == "allocated"
+        made.go()
+        made.ended()
+
+
 CALLS = {
     "copy": "put(at, pattern(2, 4096))",
     "fill": "ok(cuda.cuMemsetD8_v2(C.c_uint64(at), 7, C.c_size_t(4096)))",
@@ -380,6 +496,21 @@ wait()
         arbiter = made.arbiter(limit=64 * MIB)
         assert made.told() == "full"
         eventually(lambda: swap_bytes(arbiter) == 64 * MIB)
+        made.go()
+        made.ended()
+
+
+def test_a_recall_brings_back_empty_slabs(world: World, tmp_path: Path) -> None:
+    with tenant(world, 'free(alloc(100))\ntell("kept")\nwait()\n', tmp_path) as made:
+        arbiter = made.arbiter()
+        assert made.told() == "kept"
+        eventually(lambda: swap_bytes(arbiter) == 2 * MIB)
+        arbiter.say(op=Op.RECALL_MEM, seq=5, amount_bytes=2 * MIB)
+        answer = arbiter.until(Op.RECALLED)
+        assert (answer.seq, answer.amount_bytes) == (5, 0)
+        assert swap_bytes(arbiter) == 0  # said before the answer
+        arbiter.say(op=Op.RECALL_MEM, seq=6, amount_bytes=2 * MIB)
+        assert arbiter.until(Op.RECALLED).seq == 6
         made.go()
         made.ended()
 

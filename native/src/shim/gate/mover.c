@@ -297,6 +297,18 @@ static void work(int dev)
     pthread_mutex_lock(&w->lock);
 }
 
+static void answer_recall(int dev)
+{
+    struct harp_swapdev *d = &w->dev[dev];
+    struct harp_msg msg = {
+        .op = HARP_RECALLED, .dev = (uint32_t)dev, .seq = d->recall_seq, .bytes = d->recalled};
+    d->recall_seq = 0;
+    pthread_mutex_unlock(&w->lock);
+    harp_swap_drop_spares(dev);
+    harp_session_tell(&msg);
+    pthread_mutex_lock(&w->lock);
+}
+
 static void sleep_until(uint64_t at)
 {
     struct timespec t;
@@ -320,12 +332,14 @@ static void *run(void *arg)
             struct harp_swapdev *d = &w->dev[dev];
             if (d->op == 0 && d->again_ns != 0 && harp_now_ns() >= d->again_ns)
                 d->op = HARP_RESTORE;
-            if (d->op != 0)
+            if (d->op != 0 || d->recall_seq != 0)
                 next = dev;
             else if (d->again_ns != 0 && d->again_ns < again)
                 again = d->again_ns;
         }
-        if (next >= 0)
+        if (next >= 0 && w->dev[next].recall_seq != 0)
+            answer_recall(next);
+        else if (next >= 0)
             work(next);
         else if (again != UINT64_MAX)
             sleep_until(again);
@@ -351,6 +365,22 @@ static bool start(void)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     return w->thread;
+}
+
+bool harp_swap_recall(int dev, uint32_t seq, uint64_t bytes)
+{
+    pthread_mutex_lock(&w->lock);
+    const struct harp_realm *realm = w->realms;
+    while (realm != NULL && (realm->dev != dev || realm->spare == NULL))
+        realm = realm->next;
+    bool mine = realm != NULL && w->dev[dev].place == PLACE_HERE && start();
+    if (mine) {
+        w->dev[dev].recall_seq = seq;
+        w->dev[dev].recalled = bytes;
+        pthread_cond_broadcast(&w->changed);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return mine;
 }
 
 void harp_swap_move(int dev, uint32_t seq, uint16_t op)

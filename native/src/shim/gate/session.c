@@ -232,7 +232,8 @@ static void handle(struct harp_msg *msg)
     case HARP_RECALL_MEM: {
         struct harp_msg back = {.op = HARP_RECALLED, .dev = wire, .seq = msg->seq};
         back.bytes = harp_memory_recall((int)msg->dev, msg->bytes);
-        send_raw(&back);
+        if (back.bytes >= msg->bytes || !harp_swap_recall(dev, msg->seq, back.bytes))
+            send_raw(&back);
         break;
     }
     case HARP_EVICT:

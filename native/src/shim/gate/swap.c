@@ -18,6 +18,9 @@
 
 static struct harp_swap *const w = &harp_swap_state;
 
+/* Nothing is mapped behind a slab: what runs over its end is caught, as it would be elsewhere. */
+#define GUARD HARP_GRANULE_BYTES
+
 /* --- slabs come and go -------------------------------------------------------------------------
  */
 
@@ -37,7 +40,7 @@ static CUresult reserve(struct harp_slab *slab, CUdevice device)
         if (r == CUDA_SUCCESS && HARP_HAS(cuMemAdvise))
             HARP_REAL(cuMemAdvise)(base, slab->bytes, CU_MEM_ADVISE_SET_PREFERRED_LOCATION, device);
     } else {
-        r = HARP_REAL(cuMemAddressReserve)(&base, slab->bytes, 0, 0, 0);
+        r = HARP_REAL(cuMemAddressReserve)(&base, slab->bytes + GUARD, 0, 0, 0);
     }
     harp_leave();
     slab->base = base;
@@ -50,7 +53,7 @@ static void unreserve(const struct harp_slab *slab)
     if (slab->managed)
         HARP_REAL(cuMemFree_v2)(slab->base);
     else
-        HARP_REAL(cuMemAddressFree)(slab->base, slab->bytes);
+        HARP_REAL(cuMemAddressFree)(slab->base, slab->bytes + GUARD);
     harp_leave();
 }
 
@@ -80,8 +83,7 @@ static bool take_out(struct harp_slab *slab, struct harp_slab *gone)
     return here;
 }
 
-/* The spare slabs of a device, when memory is short. True: there were some. */
-static bool drop_spares(int dev)
+bool harp_swap_drop_spares(int dev)
 {
     bool any = false;
     for (;;) {
@@ -163,14 +165,14 @@ static CUresult leased(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, 
     if (size == 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     CUresult r = harp_lease(dev, HARP_MEM_SWAP, size);
-    if (r != CUDA_SUCCESS && drop_spares(dev))
+    if (r != CUDA_SUCCESS && harp_swap_drop_spares(dev))
         r = harp_lease(dev, HARP_MEM_SWAP, size);
     if (r != CUDA_SUCCESS)
         return r;
     do
         r = make(ctx, device, dev, bytes, managed, ptr);
     while (r == CUDA_ERROR_NOT_READY);
-    if (r == CUDA_ERROR_OUT_OF_MEMORY && drop_spares(dev))
+    if (r == CUDA_ERROR_OUT_OF_MEMORY && harp_swap_drop_spares(dev))
         r = make(ctx, device, dev, bytes, managed, ptr);
     if (r != CUDA_SUCCESS)
         harp_unlease(dev, HARP_MEM_SWAP, size);

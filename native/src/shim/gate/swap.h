@@ -53,6 +53,8 @@ void harp_swap_granted(int dev, uint32_t flags, uint64_t host_bytes);
 bool harp_swap_granted_on(int dev);
 /* EVICT, RESTORE; 0: the device is ours, so be there. */
 void harp_swap_move(int dev, uint32_t seq, uint16_t op);
+/* RECALL_MEM: empty slabs go back too, by the mover, who answers then. False: there are none. */
+bool harp_swap_recall(int dev, uint32_t seq, uint64_t bytes);
 /* Whether nothing of it is on the device, or will not be. */
 bool harp_swap_away(int dev);
 void harp_swap_forked(void);

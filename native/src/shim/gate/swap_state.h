@@ -34,7 +34,9 @@ struct harp_swapdev {
     /* what the arbiter wants next */
     uint16_t op; /* HARP_EVICT, HARP_RESTORE; 0: nothing */
     uint32_t seq;
-    uint64_t again_ns; /* a restore of our own accord failed: when to try again */
+    uint32_t recall_seq; /* of a RECALL_MEM that is to be answered; 0: none */
+    uint64_t recalled;   /* ... with so much of class DEVICE */
+    uint64_t again_ns;   /* a restore of our own accord failed: when to try again */
 };
 
 struct harp_swap {
@@ -57,6 +59,8 @@ extern struct harp_swap harp_swap_state;
 void harp_swap_settled(void);
 struct harp_realm *harp_swap_realm(uint64_t ctx);
 
+/* Gives back the empty slabs of a device. False: there were none. No lock. */
+bool harp_swap_drop_spares(int dev);
 /* What is there stays: see harp_swap_pin. No lock. */
 void harp_swap_pin_all(void);
 
