@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from shim_world import MIB, World, soft_world
 
 from harp.lease_wire import GRANT_OVERSUBSCRIBE, MemClass, Msg, Op
 
-WAIT_S = 30.0
+WAIT_S = float(os.environ.get("SWAP_WAIT_S", "30"))
 
 
 class Arbiter:

@@ -254,7 +254,9 @@ static bool carry_out(struct move *m, bool out)
     harp_enter();
     if (HARP_HAS(cuThreadExchangeStreamCaptureMode)) /* another thread's capture is not ours */
         HARP_REAL(cuThreadExchangeStreamCaptureMode)(&mode);
-    if (out && !harp_gate_away(m->dev, SHUT_NS))
+    if (out && __atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED))
+        snprintf(m->text, sizeof m->text, "the program ends");
+    else if (out && !harp_gate_away(m->dev, SHUT_NS))
         snprintf(m->text, sizeof m->text, "its gate is open, or work is in flight");
     else
         good = out ? evict(m) : restore(m);
@@ -304,7 +306,7 @@ static void answer_recall(int dev)
         .op = HARP_RECALLED, .dev = (uint32_t)dev, .seq = d->recall_seq, .bytes = d->recalled};
     d->recall_seq = 0;
     pthread_mutex_unlock(&w->lock);
-    harp_swap_drop_spares(dev);
+    harp_swap_drop_spares(dev, true);
     harp_session_tell(&msg);
     pthread_mutex_lock(&w->lock);
 }
@@ -365,6 +367,16 @@ static bool start(void)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     return w->thread;
+}
+
+/* The driver goes soon: what is on its way arrives first. */
+void harp_swap_exiting(uint64_t ns)
+{
+    uint64_t until = harp_now_ns() + ns;
+    pthread_mutex_lock(&w->lock);
+    while (w->moving != 0 && harp_now_ns() < until)
+        sleep_until(until);
+    pthread_mutex_unlock(&w->lock);
 }
 
 bool harp_swap_recall(int dev, uint32_t seq, uint64_t bytes)

@@ -83,17 +83,18 @@ static bool take_out(struct harp_slab *slab, struct harp_slab *gone)
     return here;
 }
 
-bool harp_swap_drop_spares(int dev)
+bool harp_swap_drop_spares(int dev, bool mover)
 {
     bool any = false;
     for (;;) {
         struct harp_slab gone;
         pthread_mutex_lock(&w->lock);
-        harp_swap_settled();
+        if (!mover)
+            harp_swap_settled();
         struct harp_realm *realm = w->realms;
         while (realm != NULL && (realm->dev != dev || realm->spare == NULL))
             realm = realm->next;
-        if (realm == NULL) {
+        if (realm == NULL || w->moving != 0) {
             pthread_mutex_unlock(&w->lock);
             return any;
         }
@@ -165,14 +166,14 @@ static CUresult leased(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, 
     if (size == 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     CUresult r = harp_lease(dev, HARP_MEM_SWAP, size);
-    if (r != CUDA_SUCCESS && harp_swap_drop_spares(dev))
+    if (r != CUDA_SUCCESS && harp_swap_drop_spares(dev, false))
         r = harp_lease(dev, HARP_MEM_SWAP, size);
     if (r != CUDA_SUCCESS)
         return r;
     do
         r = make(ctx, device, dev, bytes, managed, ptr);
     while (r == CUDA_ERROR_NOT_READY);
-    if (r == CUDA_ERROR_OUT_OF_MEMORY && harp_swap_drop_spares(dev))
+    if (r == CUDA_ERROR_OUT_OF_MEMORY && harp_swap_drop_spares(dev, false))
         r = make(ctx, device, dev, bytes, managed, ptr);
     if (r != CUDA_SUCCESS)
         harp_unlease(dev, HARP_MEM_SWAP, size);

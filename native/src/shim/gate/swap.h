@@ -59,4 +59,8 @@ bool harp_swap_recall(int dev, uint32_t seq, uint64_t bytes);
 bool harp_swap_away(int dev);
 void harp_swap_forked(void);
 
+/* The program ends: returns when nothing is on its way, at the latest after so long. No lock held.
+ */
+void harp_swap_exiting(uint64_t ns);
+
 #endif

@@ -59,8 +59,9 @@ extern struct harp_swap harp_swap_state;
 void harp_swap_settled(void);
 struct harp_realm *harp_swap_realm(uint64_t ctx);
 
-/* Gives back the empty slabs of a device. False: there were none. No lock. */
-bool harp_swap_drop_spares(int dev);
+/* Gives back the empty slabs of a device. False: there were none. The mover does not wait for
+ * himself when the next order is given meanwhile. No lock. */
+bool harp_swap_drop_spares(int dev, bool mover);
 /* What is there stays: see harp_swap_pin. No lock. */
 void harp_swap_pin_all(void);
 

@@ -95,6 +95,7 @@ static void at_exit(void)
     if (!harp_session_own()) /* a forked child: these gates, and their locks, are its parent's */
         return;
     __atomic_store_n(&harp_time_exiting, 1, __ATOMIC_SEQ_CST);
+    harp_swap_exiting(5000000000ull);
     for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
         struct harp_timegate *g = &harp_gates[dev];
         if (!harp_gate_on(g))
