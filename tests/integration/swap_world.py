@@ -40,8 +40,9 @@ class Arbiter:
         #: {(device, class): bytes leased}
         self.leased: dict[tuple[int, int], int] = {}
         self.open = opens
-        #: said before the next grant; how long that takes
+        #: said before the next grant, this long after one another; how long a grant takes
         self.before_grant: list[dict[str, int]] = []
+        self.pause_s = 0.1
         self.grants_after_s = 0.0
         self.epoch = 0
         #: lanes of device 0 whose gate is open, by epoch
@@ -87,6 +88,7 @@ class Arbiter:
         time.sleep(self.grants_after_s)
         while self.before_grant:
             self.say(**self.before_grant.pop(0))
+            time.sleep(self.pause_s if self.before_grant else 0)
         self.say(
             op=Op.MEM_GRANT,
             seq=msg.seq,
@@ -134,8 +136,9 @@ class Arbiter:
 
     def until(self, op: Op) -> Msg:
         """The next message of this kind."""
+        deadline = time.monotonic() + WAIT_S  # a client that wants says so each second
         while True:
-            msg = self.heard.get(timeout=WAIT_S)
+            msg = self.heard.get(timeout=max(0.0, deadline - time.monotonic()))
             if msg.op == op:
                 return msg
 
@@ -230,7 +233,10 @@ class Tenant:
     def told(self) -> str:
         """The program's next line."""
         assert self.process.stdout
+        late = threading.Timer(3 * WAIT_S, self.process.kill)
+        late.start()
         line = self.process.stdout.readline()
+        late.cancel()
         if not line:
             assert self.process.stderr
             raise AssertionError(self.process.stderr.read() + self.log.read_text())

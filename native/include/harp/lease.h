@@ -108,8 +108,10 @@ enum harp_op {
                       * crossed on the way). */
     HARP_CLOSE_GATE, /* dev, cls=lane, epoch: stop launching, drain, then YIELD_TIME. Ignored by a
                       * client whose gate of that epoch is closed (the two crossed on the way). */
-    HARP_EVICT,   /* dev, seq: nothing of the client runs there; all its SWAP memory is to leave the
-                   * device: EVICTED */
+    HARP_EVICT,   /* dev, seq: nothing of the client runs there (one that was stopped and given up
+                   * closes its gate and drains first); all its SWAP memory is to leave the device:
+                   * EVICTED. Also sent, with nothing to move, before the first grant of SWAP memory
+                   * to a client whose tenant is away */
     HARP_RESTORE, /* dev, seq: bring it all back: RESTORED. The gate opens only after that */
 
     /* --- harpd -> arbiter (admin socket). Each is answered by HARP_OK or HARP_ERR with its seq --

@@ -98,10 +98,11 @@ CUresult harp_hook_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t 
 {
     if (pPitch == NULL || (Height != 0 && WidthInBytes > (SIZE_MAX >> 1) / Height))
         return HARP_REAL(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
-    size_t pitch = (WidthInBytes + 511) & ~(size_t)511, guess = pitch * Height;
+    size_t pitch = (WidthInBytes + 511) & ~(size_t)511, guess = pitch * Height, exact;
     CUresult r;
-    if ((ElementSizeBytes == 4 || ElementSizeBytes == 8 || ElementSizeBytes == 16) &&
-        harp_swap_alloc(dptr, guess, &r)) {
+    if (!__builtin_mul_overflow(pitch, Height, &exact) &&
+        (ElementSizeBytes == 4 || ElementSizeBytes == 8 || ElementSizeBytes == 16) &&
+        harp_swap_alloc(dptr, exact, &r)) {
         if (r == CUDA_SUCCESS)
             *pPitch = pitch;
         return r;

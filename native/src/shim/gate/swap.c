@@ -236,9 +236,8 @@ static CUresult wait_idle(CUcontext ctx)
 /* One block less; lock held, and let go. */
 static void free_block(uint64_t ptr)
 {
-    struct harp_slab gone, *slab = harp_heap_slab(&w->heap, ptr);
     harp_swap_settled();
-    slab = harp_heap_free(&w->heap, ptr);
+    struct harp_slab gone, *slab = harp_heap_free(&w->heap, ptr);
     struct harp_realm *realm = slab != NULL ? harp_swap_realm(slab->owner) : NULL;
     if (slab == NULL || slab->live != 0)
         return;

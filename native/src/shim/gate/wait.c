@@ -159,6 +159,8 @@ bool harp_gate_away(int dev, uint64_t ns)
         return true;
     pthread_mutex_lock(&g->lock);
     g->away = true;
+    for (unsigned lane = 0; lane < g->lanes; lane++) /* it may have been given up while stopped */
+        harp_gate_closing(g, lane, harp_now_ns(), g->lane[lane].waiters != 0, true);
     while (!shut(g) && harp_now_ns() < until)
         harp_gate_wait(g, &g->changed, MS);
     bool good = shut(g);
