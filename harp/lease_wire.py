@@ -24,6 +24,7 @@ __all__ = [
     "ALIASES",
     "ALL_DEVICES",
     "GRANT_NO_GANG",
+    "GRANT_OVERSUBSCRIBE",
     "GRANULE_BYTES",
     "MSG_BYTES",
     "OLDEST",
@@ -65,6 +66,8 @@ class Op(enum.IntEnum):
     YIELD_TIME = 7
     USED_TIME = 8
     RECALLED = 9
+    EVICTED = 10
+    RESTORED = 11
     WELCOME = 32
     DEVICE = 33
     MEM_GRANT = 34
@@ -73,6 +76,8 @@ class Op(enum.IntEnum):
     RECALL_MEM = 37
     OPEN_GATE = 38
     CLOSE_GATE = 39
+    EVICT = 40
+    RESTORE = 41
     ADD_DEVICE = 64
     ADD_TENANT = 65
     SET_TENANT = 66
@@ -107,6 +112,7 @@ class MemClass(enum.IntEnum):
     DEVICE = 0
     OVERHEAD = 1
     HOST = 2
+    SWAP = 3
 
 
 class Lane(enum.IntEnum):
@@ -227,6 +233,7 @@ def version_of(datagram: bytes) -> int:
 #: names of the header's that share a place with another: the mirror has them as properties
 ALIASES = {"age_ns": "wait_ns", "estimated_ns": "quantum_ns"}
 GRANT_NO_GANG = 1
+GRANT_OVERSUBSCRIBE = 2
 
 
 class AdminClient:

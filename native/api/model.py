@@ -45,6 +45,10 @@ class Gate(Enum):
     REFUSE = "refuse"  # cannot be charged: a tenant with a memory limit gets NOT_SUPPORTED
     INFO = "info"  # answers with the tenant's own numbers
     STREAM = "stream"  # the time gate forgets a stream
+    TOUCH = "touch"  # names memory that may be off the device: waits until it is back
+    STAY = "stay"  # has memory that may leave the device stay there for good
+    SEEN = "seen"  # answers of such memory as of any other, or refuses
+    CAPTURE = "capture"  # begins or ends a capture: no context may be synchronised meanwhile
     CALLBACK = "callback"  # the program's function runs inside the driver: nothing is gated there
     LAUNCH = "launch"  # the time gate ...
     GRAPH_LAUNCH = "graph_launch"

@@ -208,6 +208,57 @@ def time_c(functions: Sequence[Function]) -> str:
     return "\n".join(lines)
 
 
+def _touch(function: Function, symbol: Symbol) -> list[str]:
+    call = f"HARP_REAL({symbol.name})({symbol.call})"
+    if function.gate is Gate.STAY:
+        return [
+            f'    if (!harp_swap_pin(addr, "{function.name}"))',
+            "        return CUDA_ERROR_OUT_OF_MEMORY;",
+            f"    return {call};",
+        ]
+    if function.gate is Gate.TOUCH:
+        return [
+            "    struct harp_timegate *held = harp_swap_touch();",
+            f"    {function.ret} result = {call};",
+            "    if (held != NULL)",
+            "        harp_touch_end(held);",
+            "    return result;",
+        ]
+    if "Begin" in function.name:
+        return [
+            f"    {function.ret} result = {call};",
+            "    if (result == CUDA_SUCCESS)",
+            "        harp_swap_capturing(1);",
+            "    return result;",
+        ]
+    default = "CU_STREAM_PER_THREAD" if symbol.per_thread else "NULL"
+    return [
+        f"    CUstream on = hStream != NULL ? hStream : {default};",
+        "    bool captured = harp_swap_captured(on);",
+        f"    {function.ret} result = {call};",
+        "    if (captured && !harp_swap_captured(on))",
+        "        harp_swap_capturing(-1);",
+        "    return result;",
+    ]
+
+
+def touch_c(functions: Sequence[Function]) -> str:
+    """The hooks of calls that name memory which may be off the device, and of captures."""
+    lines = [
+        '#include "src/shim/gate/swap.h"',
+        "",
+        "#include <stddef.h>",
+        "",
+        '#include "src/shim/backend/table.h"',
+        "",
+    ]
+    for f, s in _symbols(functions):
+        by_hand = f.gate is Gate.STAY and "addr" not in {p.name for p in s.params}
+        if f.gate in (Gate.TOUCH, Gate.STAY, Gate.CAPTURE) and not by_hand:
+            lines += [f"{f.ret} harp_hook_{s.name}({s.args})", "{", *_touch(f, s), "}", ""]
+    return "\n".join(lines)
+
+
 def nvml_table_c(names: Sequence[str]) -> str:
     """Names, jumps and hooks of the NVML twin."""
     names = sorted(names)
@@ -251,6 +302,7 @@ TARGETS: tuple[Target, ...] = (
     Target("generated/shim_stubs.S", lambda: cuda_stubs_s(FUNCTIONS), _ME),
     Target("generated/shim.map", lambda: cuda_exports_map(FUNCTIONS), _ME),
     Target("generated/shim_time.c", lambda: time_c(FUNCTIONS), _ME),
+    Target("generated/shim_touch.c", lambda: touch_c(FUNCTIONS), _ME),
     Target("generated/shim_nvml_table.c", lambda: nvml_table_c(nvml.SYMBOLS), _ME),
     Target("generated/shim_nvml_stubs.S", lambda: stubs_s(sorted(nvml.SYMBOLS)), _ME),
     Target("generated/shim_nvml.map", lambda: exports_map(nvml.SYMBOLS, ()), _ME),

@@ -24,8 +24,9 @@ DEAD = 2
 class Local:
     """Tenants come one after another; each is gone, memory and all, before the next."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, flags: int = 0) -> None:
         self.world = world
+        self.flags = flags
         self.count = 0
 
     @contextlib.contextmanager
@@ -33,7 +34,7 @@ class Local:
         """The environment of a fresh tenant's processes."""
         self.count += 1
         name = f"case{self.count}"
-        self.world.tenant(name, mem=LIMIT_BYTES, share_ppm=SHARE_PPM)
+        self.world.tenant(name, mem=LIMIT_BYTES, share_ppm=SHARE_PPM, flags=self.flags)
         try:
             yield self.world.env(name, HARP_NATIVE_DIR=str(self.world.native))
         finally:
@@ -81,9 +82,10 @@ class Local:
 class Locals(contextlib.ExitStack):
     """A machine for each set of devices that cases ask for, made when the first one does."""
 
-    def __init__(self, native_dir: Path) -> None:
+    def __init__(self, native_dir: Path, flags: int = 0) -> None:
         super().__init__()
         self._native_dir = native_dir
+        self._flags = flags
         self._made: dict[str, Local] = {}
 
     def on(self, devices: str) -> Local:
@@ -91,5 +93,5 @@ class Locals(contextlib.ExitStack):
         devices = devices or "h100-80g"
         if devices not in self._made:
             world = self.enter_context(soft_world(self._native_dir, devices=devices))
-            self._made[devices] = Local(world)
+            self._made[devices] = Local(world, self._flags)
         return self._made[devices]

@@ -184,7 +184,9 @@ class World:
         for device in self.devices:
             self.ask(op=Op.SET_TENANT, tenant=self.tenants[name], dev=device, **limits)
 
-    def tenant(self, name: str, *, mem: int = 0, share_ppm: int = 0, limit_ppm: int = 0) -> Path:
+    def tenant(
+        self, name: str, *, mem: int = 0, share_ppm: int = 0, limit_ppm: int = 0, flags: int = 0
+    ) -> Path:
         """Make a tenant; returns its grant folder."""
         grant = self.base / "grants" / name
         grant.mkdir(parents=True)
@@ -192,7 +194,7 @@ class World:
         listening.bind(str(grant / "arbiter.sock"))
         listening.listen(1024)
         self.sockets[name] = listening
-        self.limits[name] = {"limit_bytes": mem, "b": share_ppm, "c": limit_ppm}
+        self.limits[name] = {"limit_bytes": mem, "b": share_ppm, "c": limit_ppm, "a": flags}
         self._announce(name, 0)
         return grant
 

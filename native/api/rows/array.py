@@ -56,12 +56,12 @@ ROWS: tuple[Function, ...] = (
     fn("cuTexRefSetMipmappedArray", Cls.OTHER, Gate.NONE, """
         cuTexRefSetMipmappedArray 5000 (CUtexref hTexRef, CUmipmappedArray hMipmappedArray,
             unsigned int Flags)"""),
-    fn("cuTexRefSetAddress", Cls.OTHER, Gate.NONE, """
+    fn("cuTexRefSetAddress", Cls.OTHER, Gate.TOUCH, """
         cuTexRefSetAddress 2000 (unsigned int *ByteOffset, CUtexref hTexRef,
             CUdeviceptr_v1 dptr, unsigned int bytes)
         cuTexRefSetAddress_v2 3020 (size_t *ByteOffset, CUtexref hTexRef, CUdeviceptr dptr,
             size_t bytes)"""),
-    fn("cuTexRefSetAddress2D", Cls.OTHER, Gate.NONE, """
+    fn("cuTexRefSetAddress2D", Cls.OTHER, Gate.TOUCH, """
         cuTexRefSetAddress2D 2020 (CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR_v1 *desc,
             CUdeviceptr_v1 dptr, unsigned int Pitch)
         cuTexRefSetAddress2D_v2 3020 (CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc,
@@ -121,7 +121,7 @@ ROWS: tuple[Function, ...] = (
         cuSurfRefSetArray 3000 (CUsurfref hSurfRef, CUarray hArray, unsigned int Flags)"""),
     fn("cuSurfRefGetArray", Cls.QUERY, Gate.NONE, """
         cuSurfRefGetArray 3000 (CUarray *phArray, CUsurfref hSurfRef)"""),
-    fn("cuTexObjectCreate", Cls.OTHER, Gate.NONE, """
+    fn("cuTexObjectCreate", Cls.OTHER, Gate.TOUCH, """
         cuTexObjectCreate 5000 (CUtexObject *pTexObject, const CUDA_RESOURCE_DESC *pResDesc,
             const CUDA_TEXTURE_DESC *pTexDesc, const CUDA_RESOURCE_VIEW_DESC *pResViewDesc)"""),
     fn("cuTexObjectDestroy", Cls.FREE, Gate.NONE, """

@@ -26,22 +26,22 @@ ROWS: tuple[Function, ...] = (
             const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
         cuGraphKernelNodeSetParams_v2 12000 (CUgraphNode hNode,
             const CUDA_KERNEL_NODE_PARAMS *nodeParams)"""),
-    fn("cuGraphAddMemcpyNode", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphAddMemcpyNode", Cls.OTHER, Gate.TOUCH, """
         cuGraphAddMemcpyNode 10000 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
             const CUDA_MEMCPY3D *copyParams, CUcontext ctx)"""),
     fn("cuGraphMemcpyNodeGetParams", Cls.QUERY, Gate.NONE, """
         cuGraphMemcpyNodeGetParams 10000 (CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams)"""),
-    fn("cuGraphMemcpyNodeSetParams", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphMemcpyNodeSetParams", Cls.OTHER, Gate.TOUCH, """
         cuGraphMemcpyNodeSetParams 10000 (CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams)"""),
-    fn("cuGraphAddMemsetNode", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphAddMemsetNode", Cls.OTHER, Gate.TOUCH, """
         cuGraphAddMemsetNode 10000 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
             const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)"""),
     fn("cuGraphMemsetNodeGetParams", Cls.QUERY, Gate.NONE, """
         cuGraphMemsetNodeGetParams 10000 (CUgraphNode hNode,
             CUDA_MEMSET_NODE_PARAMS *nodeParams)"""),
-    fn("cuGraphMemsetNodeSetParams", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphMemsetNodeSetParams", Cls.OTHER, Gate.TOUCH, """
         cuGraphMemsetNodeSetParams 10000 (CUgraphNode hNode,
             const CUDA_MEMSET_NODE_PARAMS *nodeParams)"""),
     fn("cuGraphAddHostNode", Cls.OTHER, Gate.NONE, """
@@ -176,10 +176,10 @@ ROWS: tuple[Function, ...] = (
             const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
         cuGraphExecKernelNodeSetParams_v2 12000 (CUgraphExec hGraphExec, CUgraphNode hNode,
             const CUDA_KERNEL_NODE_PARAMS *nodeParams)"""),
-    fn("cuGraphExecMemcpyNodeSetParams", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphExecMemcpyNodeSetParams", Cls.OTHER, Gate.TOUCH, """
         cuGraphExecMemcpyNodeSetParams 10020 (CUgraphExec hGraphExec, CUgraphNode hNode,
             const CUDA_MEMCPY3D *copyParams, CUcontext ctx)"""),
-    fn("cuGraphExecMemsetNodeSetParams", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphExecMemsetNodeSetParams", Cls.OTHER, Gate.TOUCH, """
         cuGraphExecMemsetNodeSetParams 10020 (CUgraphExec hGraphExec, CUgraphNode hNode,
             const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)"""),
     fn("cuGraphExecHostNodeSetParams", Cls.OTHER, Gate.NONE, """
@@ -215,7 +215,7 @@ ROWS: tuple[Function, ...] = (
         cuGraphExecDestroy 10000 (CUgraphExec hGraphExec)"""),
     fn("cuGraphDestroy", Cls.FREE, Gate.NONE, """
         cuGraphDestroy 10000 (CUgraph hGraph)"""),
-    fn("cuGraphExecUpdate", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphExecUpdate", Cls.OTHER, Gate.TOUCH, """
         cuGraphExecUpdate 10020 (CUgraphExec hGraphExec, CUgraph hGraph,
             CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out)
         cuGraphExecUpdate_v2 12000 (CUgraphExec hGraphExec, CUgraph hGraph,
@@ -250,9 +250,9 @@ ROWS: tuple[Function, ...] = (
             const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
             size_t numDependencies, CUgraphNodeParams *nodeParams)""",
         charge=Charge.GRAPH),
-    fn("cuGraphNodeSetParams", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphNodeSetParams", Cls.OTHER, Gate.TOUCH, """
         cuGraphNodeSetParams 12020 (CUgraphNode hNode, CUgraphNodeParams *nodeParams)"""),
-    fn("cuGraphExecNodeSetParams", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphExecNodeSetParams", Cls.OTHER, Gate.TOUCH, """
         cuGraphExecNodeSetParams 12020 (CUgraphExec hGraphExec, CUgraphNode hNode,
             CUgraphNodeParams *nodeParams)"""),
     fn("cuGraphConditionalHandleCreate", Cls.OTHER, Gate.NONE, """

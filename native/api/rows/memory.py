@@ -23,7 +23,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuMemFree", Cls.FREE, Gate.MEM_FREE, """
         cuMemFree 2000 (CUdeviceptr_v1 dptr)
         cuMemFree_v2 3020 (CUdeviceptr dptr)"""),
-    fn("cuMemGetAddressRange", Cls.QUERY, Gate.NONE, """
+    fn("cuMemGetAddressRange", Cls.QUERY, Gate.SEEN, """
         cuMemGetAddressRange 2000 (CUdeviceptr_v1 *pbase, unsigned int *psize,
             CUdeviceptr_v1 dptr)
         cuMemGetAddressRange_v2 3020 (CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)"""),
@@ -50,14 +50,14 @@ ROWS: tuple[Function, ...] = (
         charge=Charge.HOST),
     fn("cuMemHostUnregister", Cls.FREE, Gate.MEM_FREE, """
         cuMemHostUnregister 4000 (void *p)"""),
-    fn("cuPointerGetAttribute", Cls.QUERY, Gate.NONE, """
+    fn("cuPointerGetAttribute", Cls.QUERY, Gate.SEEN, """
         cuPointerGetAttribute 4000 (void *data, CUpointer_attribute attribute, CUdeviceptr ptr)"""),
     fn("cuMemPrefetchAsync", Cls.COPY, Gate.COPY, """
         cuMemPrefetchAsync 8000 ptsz=8000 (CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
             CUstream hStream)
         cuMemPrefetchAsync_v2 12020 ptsz=12020 (CUdeviceptr devPtr, size_t count,
             CUmemLocation location, unsigned int flags, CUstream hStream)"""),
-    fn("cuMemAdvise", Cls.OTHER, Gate.NONE, """
+    fn("cuMemAdvise", Cls.OTHER, Gate.TOUCH, """
         cuMemAdvise 8000 (CUdeviceptr devPtr, size_t count, CUmem_advise advice,
             CUdevice device)
         cuMemAdvise_v2 12020 (CUdeviceptr devPtr, size_t count, CUmem_advise advice,
@@ -80,10 +80,10 @@ ROWS: tuple[Function, ...] = (
         cuMemRangeGetAttributes 8000 (void **data, size_t *dataSizes,
             CUmem_range_attribute *attributes, size_t numAttributes, CUdeviceptr devPtr,
             size_t count)"""),
-    fn("cuPointerSetAttribute", Cls.OTHER, Gate.NONE, """
+    fn("cuPointerSetAttribute", Cls.OTHER, Gate.STAY, """
         cuPointerSetAttribute 6000 (const void *value, CUpointer_attribute attribute,
             CUdeviceptr ptr)"""),
-    fn("cuPointerGetAttributes", Cls.QUERY, Gate.NONE, """
+    fn("cuPointerGetAttributes", Cls.QUERY, Gate.SEEN, """
         cuPointerGetAttributes 7000 (unsigned int numAttributes,
             CUpointer_attribute *attributes, void **data, CUdeviceptr ptr)"""),
 )

@@ -14,7 +14,7 @@ ROWS: tuple[Function, ...] = (
         cuIpcGetEventHandle 4010 (CUipcEventHandle *pHandle, CUevent event)"""),
     fn("cuIpcOpenEventHandle", Cls.OTHER, Gate.NONE, """
         cuIpcOpenEventHandle 4010 (CUevent *phEvent, CUipcEventHandle handle)"""),
-    fn("cuIpcGetMemHandle", Cls.QUERY, Gate.NONE, """
+    fn("cuIpcGetMemHandle", Cls.QUERY, Gate.SEEN, """
         cuIpcGetMemHandle 4010 (CUipcMemHandle *pHandle, CUdeviceptr dptr)"""),
     fn("cuIpcOpenMemHandle", Cls.ALLOC, Gate.NONE, """
         cuIpcOpenMemHandle 4010 (CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)

@@ -28,16 +28,16 @@ ROWS: tuple[Function, ...] = (
     fn("cuStreamAddCallback", Cls.LAUNCH, Gate.CALLBACK, """
         cuStreamAddCallback 5000 ptsz=7000 (CUstream hStream, CUstreamCallback callback,
             void *userData, unsigned int flags)"""),
-    fn("cuStreamBeginCapture", Cls.SYNC, Gate.NONE, """
+    fn("cuStreamBeginCapture", Cls.SYNC, Gate.CAPTURE, """
         cuStreamBeginCapture 10000 ptsz=10000 (CUstream hStream)
         cuStreamBeginCapture_v2 10010 ptsz=10010 (CUstream hStream, CUstreamCaptureMode mode)"""),
-    fn("cuStreamBeginCaptureToGraph", Cls.SYNC, Gate.NONE, """
+    fn("cuStreamBeginCaptureToGraph", Cls.SYNC, Gate.CAPTURE, """
         cuStreamBeginCaptureToGraph 12030 ptsz=12030 (CUstream hStream, CUgraph hGraph,
             const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
             size_t numDependencies, CUstreamCaptureMode mode)"""),
     fn("cuThreadExchangeStreamCaptureMode", Cls.SYNC, Gate.NONE, """
         cuThreadExchangeStreamCaptureMode 10010 (CUstreamCaptureMode *mode)"""),
-    fn("cuStreamEndCapture", Cls.SYNC, Gate.NONE, """
+    fn("cuStreamEndCapture", Cls.SYNC, Gate.CAPTURE, """
         cuStreamEndCapture 10000 ptsz=10000 (CUstream hStream, CUgraph *phGraph)"""),
     fn("cuStreamIsCapturing", Cls.QUERY, Gate.NONE, """
         cuStreamIsCapturing 10000 ptsz=10000 (CUstream hStream,
@@ -93,27 +93,27 @@ ROWS: tuple[Function, ...] = (
     fn("cuEventElapsedTime", Cls.QUERY, Gate.NONE, """
         cuEventElapsedTime 2000 (float *pMilliseconds, CUevent hStart, CUevent hEnd)
         cuEventElapsedTime_v2 12080 (float *pMilliseconds, CUevent hStart, CUevent hEnd)"""),
-    fn("cuStreamWaitValue32", Cls.SYNC, Gate.NONE, """
+    fn("cuStreamWaitValue32", Cls.SYNC, Gate.STAY, """
         cuStreamWaitValue32 8000 ptsz=8000 (CUstream stream, CUdeviceptr addr, cuuint32_t value,
             unsigned int flags)
         cuStreamWaitValue32_v2 11070 ptsz=11070 (CUstream stream, CUdeviceptr addr,
             cuuint32_t value, unsigned int flags)"""),
-    fn("cuStreamWaitValue64", Cls.SYNC, Gate.NONE, """
+    fn("cuStreamWaitValue64", Cls.SYNC, Gate.STAY, """
         cuStreamWaitValue64 9000 ptsz=9000 (CUstream stream, CUdeviceptr addr, cuuint64_t value,
             unsigned int flags)
         cuStreamWaitValue64_v2 11070 ptsz=11070 (CUstream stream, CUdeviceptr addr,
             cuuint64_t value, unsigned int flags)"""),
-    fn("cuStreamWriteValue32", Cls.SYNC, Gate.NONE, """
+    fn("cuStreamWriteValue32", Cls.SYNC, Gate.STAY, """
         cuStreamWriteValue32 8000 ptsz=8000 (CUstream stream, CUdeviceptr addr,
             cuuint32_t value, unsigned int flags)
         cuStreamWriteValue32_v2 11070 ptsz=11070 (CUstream stream, CUdeviceptr addr,
             cuuint32_t value, unsigned int flags)"""),
-    fn("cuStreamWriteValue64", Cls.SYNC, Gate.NONE, """
+    fn("cuStreamWriteValue64", Cls.SYNC, Gate.STAY, """
         cuStreamWriteValue64 9000 ptsz=9000 (CUstream stream, CUdeviceptr addr,
             cuuint64_t value, unsigned int flags)
         cuStreamWriteValue64_v2 11070 ptsz=11070 (CUstream stream, CUdeviceptr addr,
             cuuint64_t value, unsigned int flags)"""),
-    fn("cuStreamBatchMemOp", Cls.SYNC, Gate.NONE, """
+    fn("cuStreamBatchMemOp", Cls.SYNC, Gate.STAY, """
         cuStreamBatchMemOp 8000 ptsz=8000 (CUstream stream, unsigned int count,
             CUstreamBatchMemOpParams *paramArray, unsigned int flags)
         cuStreamBatchMemOp_v2 11070 ptsz=11070 (CUstream stream, unsigned int count,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from native.api.model import Charge, Cls, Function, Gate, fn
 
 ROWS: tuple[Function, ...] = (
-    fn("cuMemGetHandleForAddressRange", Cls.QUERY, Gate.NONE, """
+    fn("cuMemGetHandleForAddressRange", Cls.QUERY, Gate.STAY, """
         cuMemGetHandleForAddressRange 11070 (void *handle, CUdeviceptr dptr, size_t size,
             CUmemRangeHandleType handleType, unsigned long long flags)"""),
     fn("cuMemAddressReserve", Cls.OTHER, Gate.NONE, """

@@ -45,6 +45,8 @@
 #define HARP_MEM_WAIT_NS    5000000000ull
 #define HARP_RECALL_NS      1000000000ull
 #define HARP_DRAIN_ALONE_NS 5000000000ull
+/* Longest wait for the answer to LEASE_MEM where somebody's memory is evicted for it. */
+#define HARP_SWAP_WAIT_NS 60000000000ull
 
 /* Lease granule: what a driver hands out physically. Leases are multiples of it. */
 #define HARP_GRANULE_BYTES (2ull << 20)
@@ -66,7 +68,8 @@ enum harp_op {
     HARP_MEM_INFO,   /* dev, seq: asks for HARP_MEM_STATE */
     HARP_ADOPT_MEM,  /* dev, cls, bytes: after HELLO with READOPT and before the first LEASE_MEM,
                       * says what is already held; no answer. Sent in one go after each DEVICE: the
-                      * first message of another kind says that this was all */
+                      * first message of another kind says that this was all. cls=SWAP: a=1 nothing
+                      * of it is on the device */
     HARP_WANT_TIME,  /* dev, cls=lane: has work to launch and no open gate. Idempotent */
     HARP_YIELD_TIME, /* dev, cls=lane, epoch, a=1 still backlogged, used_ns, age_ns: gate closed and
                       * drained. The want-state travels in this message: without it the arbiter
@@ -91,15 +94,19 @@ enum harp_op {
                       * Answered at once, also while an own LEASE_MEM waits: lease put aside for
                       * that request is not unused. Who does not answer in HARP_RECALL_NS is
                       * waited for no more until it says something. */
+    HARP_EVICTED,  /* dev, seq, bytes = what left the device, used_ns = how long it took: answer to
+                    * EVICT. b=1: it could not, text=why; then all is on the device as before */
+    HARP_RESTORED, /* dev, seq, bytes, used_ns: answer to RESTORE. b=1: it could not, text=why; then
+                    * nothing of it is on the device and nothing is lost */
 
     /* --- arbiter -> client ------------------------------------------------------------------ */
     HARP_WELCOME = 32, /* a=number of HARP_DEVICE messages that follow, b=time lanes that the
                         * arbiter schedules (0, 1: all work goes by lane 0), c=number of memory
                         * classes that it knows (0: DEVICE and OVERHEAD; others are not to be asked
                         * for), epoch, client, text=tenant */
-    HARP_DEVICE,       /* dev, uuid, limit_bytes (0: none), capacity_bytes, b=share ppm (0:
-                        * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
-                        * keep, overhead_bytes=expected context overhead, d=enum harp_class,
+    HARP_DEVICE,       /* dev, uuid, a=flags(HARP_GRANT_*), limit_bytes (0: none), capacity_bytes,
+                        * b=share ppm (0: none), c=limit ppm (0: none), slack_bytes=most unused lease a
+                        * client may keep, overhead_bytes=expected context overhead, d=enum harp_class,
                         * free_bytes=quota of pinned host memory (0: none).
                         * Only devices the tenant has a grant for (SET_TENANT) are announced; on
                         * another one everything is refused. Sent again whenever something changes
@@ -109,7 +116,8 @@ enum harp_op {
                         * (whole tenant, with what drains), capacity_bytes, free_bytes */
     HARP_MEM_STATE,    /* dev, seq, limit_bytes, leased_bytes (whole tenant, with what drains),
                         * capacity_bytes, free_bytes = what the tenant could still lease now,
-                        * overhead_bytes=expected context overhead. A device not granted: all 0. */
+                        * overhead_bytes=expected context overhead, a=flags(HARP_GRANT_*). A device not
+                        * granted: all 0. */
     HARP_RECALL_MEM,   /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
     HARP_OPEN_GATE,  /* dev, cls=lane, epoch, quantum_ns (0: until CLOSE; else the client closes by
                       * itself so long after receipt, drains, yields; one launch is always allowed),
@@ -119,6 +127,11 @@ enum harp_op {
                       * crossed on the way). */
     HARP_CLOSE_GATE, /* dev, cls=lane, epoch: stop launching, drain, then YIELD_TIME. Ignored by a
                       * client whose gate of that epoch is closed (the two crossed on the way). */
+    HARP_EVICT,   /* dev, seq: nothing of the client runs there (one that was stopped and given up
+                   * closes its gate and drains first); all its SWAP memory is to leave the device:
+                   * EVICTED. Also sent, with nothing to move, before the first grant of SWAP memory
+                   * to a client whose tenant is away */
+    HARP_RESTORE, /* dev, seq: bring it all back: RESTORED. The gate opens only after that */
 
     /* --- harpd -> arbiter (admin socket). Each is answered by HARP_OK or HARP_ERR with its seq --
      */
@@ -186,7 +199,10 @@ enum harp_mem_class {
     HARP_MEM_OVERHEAD = 1, /* contexts and code: against the capacity alone */
     HARP_MEM_HOST = 2,     /* pinned host memory: against the tenant's own quota, on no device;
                             * multiples of HARP_PAGE_BYTES, dev = any that is granted */
-    HARP_MEM_CLASSES = 3,
+    HARP_MEM_SWAP = 3,     /* device memory that can leave the device: against the limit together
+                            * with DEVICE, against the capacity only while the tenant is resident
+                            * there */
+    HARP_MEM_CLASSES = 4,
 };
 
 enum harp_deny {
@@ -216,6 +232,8 @@ enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BE
 
 #define HARP_GRANT_NO_GANG                                                                         \
     1u /* turns on this device do not wait for those on the tenant's others */
+#define HARP_GRANT_OVERSUBSCRIBE                                                                   \
+    2u /* the tenant's memory there may leave the device while others have it */
 
 #define HARP_HELLO_READOPT 1u /* reconnect: ADOPT_MEM messages follow */
 #define HARP_HELLO_LOOK    2u /* one question by who uses no device: see HELLO */

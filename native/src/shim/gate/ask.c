@@ -9,9 +9,11 @@
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/session_state.h"
+#include "src/shim/gate/swap.h"
 
 #define ASK_NS   (HARP_MEM_WAIT_NS + 500 * MS) /* the arbiter's own limit comes first */
-#define AGAIN_NS (1000 * MS)                   /* after a failure: deny at once for so long */
+#define SWAP_NS  (HARP_SWAP_WAIT_NS + 500 * MS)
+#define AGAIN_NS (1000 * MS) /* after a failure: deny at once for so long */
 
 static void wait_changed(uint64_t ns)
 {
@@ -69,6 +71,14 @@ bool harp_session_ready(void)
     return ok;
 }
 
+/* Until when the answer to what is sent now is waited for: memory of an oversubscribing tenant may
+ * be granted when another's has left the device. */
+static uint64_t answer_by(const struct harp_msg *msg, uint64_t deadline)
+{
+    bool swap = harp_swap_granted_on((int)msg->dev);
+    return msg->op == HARP_LEASE_MEM && swap ? harp_now_ns() + SWAP_NS : deadline;
+}
+
 int harp_session_ask(struct harp_msg *msg)
 {
     int saved = errno;
@@ -103,7 +113,8 @@ int harp_session_ask(struct harp_msg *msg)
             continue;
         }
         uint64_t connection = s->connection;
-        while (!q->done && s->fd >= 0 && s->connection == connection && harp_now_ns() < deadline)
+        uint64_t until = answer_by(msg, deadline);
+        while (!q->done && s->fd >= 0 && s->connection == connection && harp_now_ns() < until)
             await(100 * MS);
     }
     if (q->done) {

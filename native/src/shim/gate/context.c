@@ -13,6 +13,7 @@
 #include "src/shim/gate/ledger.h"
 #include "src/shim/gate/memory.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/gate/swap.h"
 #include "src/shim/gate/time.h"
 
 struct context {
@@ -123,8 +124,10 @@ static void after(CUresult r, CUcontext *pctx, CUdevice device, int dev, uint64_
     }
     /* Without the thread nobody would answer recalls or end a turn: memory is held, time is free.
      */
-    if (harp_session_serve())
+    if (harp_session_serve()) {
+        harp_swap_context_made(*pctx, device, dev);
         harp_time_context_made(*pctx, dev);
+    }
 }
 
 static bool driver_knows(CUdevice device)
@@ -230,6 +233,7 @@ static void gone(CUcontext ctx)
     harp_code_owner_gone(ctx);
     harp_limit_owner_gone(ctx);
     harp_packed_owner_gone(ctx);
+    harp_swap_context_gone(ctx);
     harp_unlease(c.dev, HARP_MEM_OVERHEAD, c.overhead);
 }
 

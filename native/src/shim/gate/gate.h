@@ -106,6 +106,9 @@ struct harp_timegate {
     bool on;                    /* a context has been made on this device; atomic */
     unsigned lanes;             /* that the arbiter schedules */
     bool polling;               /* the service thread uses events without the lock */
+    bool closable;              /* memory may leave: every launch comes by, none runs free */
+    bool away;                  /* it has left, or is about to: nobody gets in */
+    unsigned touching;          /* calls that name such memory and are no turn */
     bool shut[HARP_TIME_LANES]; /* by kind of work: counted in harp_time_shut */
     struct harp_gatelane lane[HARP_TIME_LANES];
     struct harp_meter_ctx *ctxs;
@@ -157,6 +160,19 @@ void harp_gate_wait(struct harp_timegate *g, pthread_cond_t *on, uint64_t ns);
 unsigned harp_gate_admit(struct harp_timegate *g, enum harp_work work, uint64_t ns, bool measured);
 /* Until the service thread does not use events, at most so many ms. */
 void harp_gate_settle(struct harp_timegate *g, int ms);
+
+/* --- memory that can leave the device (swap.h); no lock held -----------------------------------
+ */
+
+/* From now on nothing here passes without the gate's knowledge. */
+void harp_gate_closable(int dev);
+/* Lets nobody in any more, and waits at most so long until nothing of the process runs there: the
+ * lanes are shut and drained. False: something does, and all may go on. */
+bool harp_gate_away(int dev, uint64_t ns);
+void harp_gate_home(int dev);
+/* Round a call that names such memory without being a turn. NULL: no gate needs to know. */
+struct harp_timegate *harp_touch_begin(CUcontext ctx);
+void harp_touch_end(struct harp_timegate *g);
 
 /* --- no lock needed --------------------------------------------------------------------------- */
 

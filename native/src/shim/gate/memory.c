@@ -12,6 +12,7 @@
 #include "src/shim/gate/lease.h"
 #include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/gate/swap.h"
 
 /* Records what the driver made and settles the lease. */
 static CUresult settle(CUdeviceptr ptr, uint64_t bytes, CUcontext ctx, int dev, uint64_t leased)
@@ -143,6 +144,9 @@ CUresult harp_linear_end(struct harp_linear *l, CUresult r, CUdeviceptr *dptr, u
 
 CUresult harp_hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
 {
+    CUresult r;
+    if (harp_swap_alloc(dptr, bytesize, &r))
+        return r;
     ALLOCATE(dptr, bytesize, HARP_REAL(cuMemAlloc_v2)(dptr, bytesize), bytesize);
 }
 
@@ -151,7 +155,15 @@ CUresult harp_hook_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t 
 {
     if (pPitch == NULL || (Height != 0 && WidthInBytes > (SIZE_MAX >> 1) / Height))
         return HARP_REAL(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
-    size_t guess = ((WidthInBytes + 511) & ~(size_t)511) * Height;
+    size_t pitch = (WidthInBytes + 511) & ~(size_t)511, guess = pitch * Height, exact;
+    CUresult r;
+    if (!__builtin_mul_overflow(pitch, Height, &exact) &&
+        (ElementSizeBytes == 4 || ElementSizeBytes == 8 || ElementSizeBytes == 16) &&
+        harp_swap_alloc(dptr, exact, &r)) {
+        if (r == CUDA_SUCCESS)
+            *pPitch = pitch;
+        return r;
+    }
     ALLOCATE(dptr, guess,
              HARP_REAL(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes),
              *pPitch * Height);
@@ -224,6 +236,9 @@ static void free_end(struct freeing *f, CUresult r, CUdeviceptr ptr, bool ordere
 
 CUresult harp_hook_cuMemFree_v2(CUdeviceptr dptr)
 {
+    CUresult r;
+    if (harp_swap_free(dptr, &r))
+        return r;
     FREE(dptr, HARP_REAL(cuMemFree_v2)(dptr), false, NULL);
 }
 

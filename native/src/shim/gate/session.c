@@ -14,6 +14,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/link.h"
 #include "src/shim/gate/session_state.h"
+#include "src/shim/gate/swap.h"
 
 struct harp_session_state harp_session_state = {.lock = PTHREAD_MUTEX_INITIALIZER,
                                                 .changed = PTHREAD_COND_INITIALIZER,
@@ -56,6 +57,7 @@ void harp_session_check_fork(void)
         harp_code_forked();
         harp_limit_forked();
         harp_time_forked();
+        harp_swap_forked();
         s->pid = pid;
         return;
     }
@@ -133,11 +135,13 @@ static bool device_said(int fd, const struct harp_msg *msg)
     d->overhead_bytes = msg->overhead_bytes;
     d->share_ppm = msg->b;
     d->limit_ppm = msg->c;
+    harp_swap_granted(i, msg->a, msg->free_bytes);
     for (uint32_t cls = 0; fresh && cls < HARP_MEM_CLASSES && harp_session_counts(cls); cls++) {
         struct harp_msg adopt = {.version = s->version,
                                  .op = HARP_ADOPT_MEM,
                                  .dev = msg->dev,
                                  .cls = cls,
+                                 .a = cls == HARP_MEM_SWAP && harp_swap_away(i),
                                  .bytes = harp_memory_leased(i, cls)};
         if (adopt.bytes != 0 && !harp_link_send(fd, &adopt))
             return false;
@@ -250,9 +254,14 @@ static void handle(struct harp_msg *msg)
     case HARP_RECALL_MEM: {
         struct harp_msg back = {.op = HARP_RECALLED, .dev = wire, .seq = msg->seq};
         back.bytes = harp_memory_recall((int)msg->dev, msg->bytes);
-        send_raw(&back);
+        if (back.bytes >= msg->bytes || !harp_swap_recall(dev, msg->seq, back.bytes))
+            send_raw(&back);
         break;
     }
+    case HARP_EVICT:
+    case HARP_RESTORE:
+        harp_swap_move(dev, msg->seq, msg->op);
+        break;
     case HARP_OPEN_GATE:
         harp_time_open_gate(msg);
         break;

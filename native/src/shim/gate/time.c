@@ -179,6 +179,9 @@ static struct harp_timegate *late(CUcontext ctx)
 static void see(CUcontext ctx, CUstream stream, enum harp_work work)
 {
     uintptr_t *place = &harp_time_seen[work][harp_seen_place(stream)];
+    const struct harp_timegate *g = harp_gate_of(ctx);
+    if (g == NULL || g->closable)
+        return;
     if (!own_handle(stream)) {
         harp_ctx_see(ctx, stream, work);
         if (__atomic_load_n(&harp_time_shut[work], __ATOMIC_RELAXED) != 0)
@@ -273,8 +276,12 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
     struct harp_timegate *g = ctx != NULL ? harp_gate_of(ctx) : NULL;
     if (g == NULL && ctx != NULL)
         g = late(ctx);
-    if (g == NULL || captured(stream))
+    if (g == NULL)
         goto out;
+    if (captured(stream)) { /* nothing runs, but the driver looks at what is named */
+        turn->touched = harp_touch_begin(ctx);
+        goto out;
+    }
     pthread_mutex_lock(&g->lock);
     struct harp_meter_ctx *meter = harp_meter_of(g, ctx);
     bool fill = meter != NULL && meter->pooled < HARP_POOL_LOW;
@@ -341,6 +348,8 @@ void harp_turn_end(struct harp_turn *turn, CUresult result)
 {
     struct harp_timegate *g = turn->gate;
     (void)result; /* a launch that failed left nothing between the events */
+    if (turn->touched != NULL)
+        harp_touch_end(turn->touched);
     if (g == NULL)
         return;
     int saved = errno;

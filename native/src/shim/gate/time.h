@@ -28,6 +28,7 @@ struct harp_meter_stream;
 
 struct harp_turn {              /* between begin and end of one gated call; on the caller's stack */
     struct harp_timegate *gate; /* NULL: not gated */
+    struct harp_timegate *touched;
     struct harp_meter_stream *stream;
     struct harp_estimate *estimate;
     CUstream on;

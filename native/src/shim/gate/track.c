@@ -10,6 +10,7 @@
 #include "src/shim/gate/memory.h"
 #include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/gate/swap.h"
 
 /* Device of each context that has a gate: read without a lock on every slow call, so places are
  * never moved, only used again. */
@@ -95,6 +96,7 @@ static void at_exit(void)
     if (!harp_session_own()) /* a forked child: these gates, and their locks, are its parent's */
         return;
     __atomic_store_n(&harp_time_exiting, 1, __ATOMIC_SEQ_CST);
+    harp_swap_exiting(5000000000ull);
     harp_order_exiting();
     for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
         struct harp_timegate *g = &harp_gates[dev];
@@ -126,6 +128,8 @@ static void gate_start(struct harp_timegate *g, int dev)
         return;
     g->dev = (uint32_t)dev;
     g->lanes = harp_session_lanes();
+    g->closable = harp_swap_on(dev);
+    g->away = harp_swap_away(dev);
     if (g->predictor == NULL)
         g->predictor = calloc(1, sizeof *g->predictor);
     for (unsigned lane = 0; lane < HARP_TIME_LANES; lane++) {

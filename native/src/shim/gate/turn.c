@@ -7,6 +7,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/gate/swap.h"
 
 #define WINDOW_NS 4000000ull /* offline: predicted work queued at once */
 
@@ -62,7 +63,10 @@ void harp_time_open_gate(const struct harp_msg *msg)
         return;
     pthread_mutex_lock(&g->lock);
     open_lane(g, msg->cls, msg);
+    bool away = g->away;
     pthread_mutex_unlock(&g->lock);
+    if (away)
+        harp_swap_move((int)msg->dev, 0, 0);
 }
 
 static bool backlogged(const struct harp_gatelane *l, uint64_t now)

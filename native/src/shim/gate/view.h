@@ -20,10 +20,12 @@ int harp_view(const uint8_t uuid[16], struct harp_msg *state);
 /* The sizes that the driver or NVML says, as the tenant shall see them. */
 static inline void harp_view_fit(const struct harp_msg *state, uint64_t *free, uint64_t *total)
 {
+    uint64_t device = *total;
     if (state->limit_bytes != 0 && state->limit_bytes < *total)
         *total = state->limit_bytes;
-    if (state->free_bytes < *free)
-        *free = state->free_bytes;
+    /* what others have on the device now does not matter to memory that can leave it */
+    uint64_t room = (state->a & HARP_GRANT_OVERSUBSCRIBE) != 0 ? device : *free;
+    *free = state->free_bytes < room ? state->free_bytes : room;
     *free &= ~(uint64_t)(HARP_GRANULE_BYTES - 1);
 }
 

@@ -15,6 +15,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/lease.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/gate/swap.h"
 
 #define MAPPED      HARP_KEY_MAPPING
 #define KEPT        HARP_KEY_KEPT
@@ -130,6 +131,9 @@ CUresult harp_hook_cuMemRelease(CUmemGenericAllocationHandle handle)
 CUresult harp_hook_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
 {
     CUresult r;
+    struct harp_seen seen;
+    if (harp_swap_find((CUdeviceptr)(uintptr_t)addr, &seen)) /* as of any cuMemAlloc */
+        return CUDA_ERROR_INVALID_VALUE;
     HARP_INSIDE(r, HARP_REAL(cuMemRetainAllocationHandle)(handle, addr));
     if (r == CUDA_SUCCESS && handle != NULL && !harp_inside())
         harp_handle_ref(PHYSICAL(*handle));
@@ -151,6 +155,9 @@ CUresult harp_hook_cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
 CUresult harp_hook_cuMemUnmap(CUdeviceptr ptr, size_t size)
 {
     CUresult r;
+    struct harp_seen seen;
+    if (harp_swap_find(ptr, &seen))
+        return CUDA_ERROR_INVALID_VALUE;
     HARP_INSIDE(r, HARP_REAL(cuMemUnmap)(ptr, size));
     if (r != CUDA_SUCCESS || harp_inside())
         return r;

@@ -75,7 +75,13 @@ unsigned harp_gate_admit(struct harp_timegate *g, enum harp_work work, uint64_t 
         unsigned lane = harp_lane_of(g, work); /* another arbiter may schedule more of them */
         struct harp_gatelane *l = &g->lane[lane];
         uint64_t now = harp_now_ns();
-        if (__atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED))
+        bool exiting = __atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED);
+        if (g->away && (!exiting || harp_session_live())) { /* even then: results may lie there */
+            want(g, lane, now);
+            wait_changed(g, l, 100 * MS);
+            continue;
+        }
+        if (exiting)
             return lane;
         switch (l->state) {
         case GATE_FREE:
@@ -113,4 +119,89 @@ unsigned harp_gate_admit(struct harp_timegate *g, enum harp_work work, uint64_t 
             break;
         }
     }
+}
+
+/* --- memory that can leave the device ----------------------------------------------------------
+ */
+
+static struct harp_timegate *gate_on(int dev)
+{
+    struct harp_timegate *g = dev >= 0 ? &harp_gates[dev] : NULL;
+    return g != NULL && harp_gate_on(g) ? g : NULL;
+}
+
+void harp_gate_closable(int dev)
+{
+    struct harp_timegate *g = gate_on(dev);
+    if (g == NULL || __atomic_load_n(&g->closable, __ATOMIC_RELAXED))
+        return;
+    pthread_mutex_lock(&g->lock);
+    __atomic_store_n(&g->closable, true, __ATOMIC_RELAXED);
+    for (unsigned lane = 0; lane < HARP_TIME_LANES; lane++)
+        harp_gate_unsee(g, lane);
+    pthread_mutex_unlock(&g->lock);
+}
+
+static bool shut(const struct harp_timegate *g)
+{
+    for (unsigned lane = 0; lane < g->lanes; lane++)
+        if (g->lane[lane].state != GATE_CLOSED || g->lane[lane].inside != 0 ||
+            g->lane[lane].brackets != 0)
+            return false;
+    return g->touching == 0;
+}
+
+bool harp_gate_away(int dev, uint64_t ns)
+{
+    struct harp_timegate *g = gate_on(dev);
+    uint64_t until = harp_now_ns() + ns;
+    if (g == NULL)
+        return true;
+    pthread_mutex_lock(&g->lock);
+    g->away = true;
+    for (unsigned lane = 0; lane < g->lanes; lane++) /* it may have been given up while stopped */
+        harp_gate_closing(g, lane, harp_now_ns(), g->lane[lane].waiters != 0, true);
+    while (!shut(g) && harp_now_ns() < until)
+        harp_gate_wait(g, &g->changed, MS);
+    bool good = shut(g);
+    if (!good) {
+        g->away = false;
+        pthread_cond_broadcast(&g->changed);
+    }
+    pthread_mutex_unlock(&g->lock);
+    return good;
+}
+
+void harp_gate_home(int dev)
+{
+    struct harp_timegate *g = gate_on(dev);
+    if (g == NULL)
+        return;
+    pthread_mutex_lock(&g->lock);
+    g->away = false;
+    pthread_cond_broadcast(&g->changed);
+    pthread_mutex_unlock(&g->lock);
+}
+
+struct harp_timegate *harp_touch_begin(CUcontext ctx)
+{
+    struct harp_timegate *g = ctx != NULL ? harp_gate_of(ctx) : NULL;
+    if (g == NULL || !__atomic_load_n(&g->closable, __ATOMIC_RELAXED))
+        return NULL;
+    pthread_mutex_lock(&g->lock);
+    while (g->away &&
+           (!__atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED) || harp_session_live())) {
+        want(g, 0, harp_now_ns());
+        wait_changed(g, &g->lane[0], 100 * MS);
+    }
+    g->touching++;
+    pthread_mutex_unlock(&g->lock);
+    return g;
+}
+
+void harp_touch_end(struct harp_timegate *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->touching--;
+    pthread_mutex_unlock(&g->lock);
 }
