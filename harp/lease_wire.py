@@ -22,6 +22,7 @@ __all__ = [
     "ALIASES",
     "ALL_DEVICES",
     "GRANT_NO_GANG",
+    "GRANT_OVERSUBSCRIBE",
     "GRANULE_BYTES",
     "MSG_BYTES",
     "TIME_LANES",
@@ -34,6 +35,7 @@ __all__ = [
     "MemClass",
     "Msg",
     "Op",
+    "Residency",
 ]
 
 VERSION = 1
@@ -59,6 +61,8 @@ class Op(enum.IntEnum):
     YIELD_TIME = 7
     USED_TIME = 8
     RECALLED = 9
+    EVICTED = 10
+    RESTORED = 11
     WELCOME = 32
     DEVICE = 33
     MEM_GRANT = 34
@@ -67,6 +71,8 @@ class Op(enum.IntEnum):
     RECALL_MEM = 37
     OPEN_GATE = 38
     CLOSE_GATE = 39
+    EVICT = 40
+    RESTORE = 41
     ADD_DEVICE = 64
     ADD_TENANT = 65
     SET_TENANT = 66
@@ -85,6 +91,7 @@ class Op(enum.IntEnum):
     SNAP_LEASE = 102
     EVENT_CLIENT = 103
     EVENT_DENY = 104
+    SNAP_RESIDENCY = 105
 
 
 class Kind(enum.IntEnum):
@@ -99,6 +106,8 @@ class MemClass(enum.IntEnum):
 
     DEVICE = 0
     OVERHEAD = 1
+    HOST = 2
+    SWAP = 3
 
 
 class Lane(enum.IntEnum):
@@ -125,6 +134,16 @@ class Gate(enum.IntEnum):
     OPEN = 1
     CLOSING = 2
     OVERDUE = 3
+
+
+class Residency(enum.IntEnum):
+    """Where a tenant's swappable memory is (enum harp_residency)."""
+
+    RESIDENT = 1
+    EVICTING = 2
+    AWAY = 3
+    RESTORING = 4
+    SUSPENDED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,12 +218,13 @@ class Msg:
 
 _NUMBERS = tuple(f.name for f in fields(Msg) if f.name not in ("uuid", "text"))
 
-_SNAPSHOT = frozenset({Op.SNAP_DEVICE, Op.SNAP_TENANT, Op.SNAP_USE, Op.SNAP_CLIENT, Op.SNAP_LEASE})
+_SNAPSHOT = frozenset(op for op in Op if op.name.startswith("SNAP_"))
 
 
 #: names of the header's that share a place with another: the mirror has them as properties
 ALIASES = {"age_ns": "wait_ns", "estimated_ns": "quantum_ns"}
 GRANT_NO_GANG = 1
+GRANT_OVERSUBSCRIBE = 2
 
 
 class AdminClient:

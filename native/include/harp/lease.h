@@ -34,6 +34,8 @@
 #define HARP_MEM_WAIT_NS    5000000000ull
 #define HARP_RECALL_NS      1000000000ull
 #define HARP_DRAIN_ALONE_NS 5000000000ull
+/* Longest wait for the answer to LEASE_MEM where somebody's memory is evicted for it. */
+#define HARP_SWAP_WAIT_NS 60000000000ull
 
 /* Lease granule: what a driver hands out physically. Leases are multiples of it. */
 #define HARP_GRANULE_BYTES (2ull << 20)
@@ -45,11 +47,14 @@ enum harp_op {
     HARP_LEASE_MEM,  /* dev, seq, cls, bytes (multiple of the granule, not 0): asks for what is
                       * missing after the client's own unused lease. The answer carries seq and may
                       * take up to HARP_MEM_WAIT_NS (peers are asked for their slack, memory of the
-                      * dead is waited for). At most HARP_MAX_WAITING unanswered per client. */
+                      * dead is waited for). At most HARP_MAX_WAITING unanswered per client. While
+                      * memory of others is on its way off the device for it, the answer may take
+                      * up to HARP_SWAP_WAIT_NS. cls=SWAP only with HARP_GRANT_OVERSUBSCRIBE */
     HARP_RETURN_MEM, /* dev, cls, bytes (multiple of the granule): gives back; no answer */
     HARP_MEM_INFO,   /* dev, seq: asks for HARP_MEM_STATE */
     HARP_ADOPT_MEM,  /* dev, cls, bytes: after HELLO with READOPT and before the first LEASE_MEM,
-                      * says what is already held; no answer */
+                      * says what is already held; no answer. cls=SWAP: a=1 nothing of it is on the
+                      * device */
     HARP_WANT_TIME,  /* dev, cls=lane: has work to launch and no open gate. Idempotent */
     HARP_YIELD_TIME, /* dev, cls=lane, epoch, a=1 still backlogged, used_ns, age_ns: gate closed and
                       * drained. The want-state travels in this message: without it the arbiter
@@ -74,24 +79,31 @@ enum harp_op {
                       * Answered at once, also while an own LEASE_MEM waits: lease put aside for
                       * that request is not unused. Who does not answer in HARP_RECALL_NS is
                       * waited for no more until it says something. */
+    HARP_EVICTED,  /* dev, seq, bytes = what left the device, used_ns = how long it took: answer to
+                    * EVICT. b=1: it could not, text=why; then all is on the device as before */
+    HARP_RESTORED, /* dev, seq, bytes, used_ns: answer to RESTORE. b=1: it could not, text=why; then
+                    * nothing of it is on the device and nothing is lost */
 
     /* --- arbiter -> client ------------------------------------------------------------------ */
     HARP_WELCOME =
         32,          /* a=number of HARP_DEVICE messages that follow, b=time lanes that the arbiter
                       * schedules (0, 1: all work goes by lane 0), epoch, client, text=tenant */
-    HARP_DEVICE,     /* dev, uuid, limit_bytes (0: none), capacity_bytes, b=share ppm (0:
+    HARP_DEVICE,     /* dev, uuid, a=flags(HARP_GRANT_*), free_bytes=host quota (0: none),
+                      * limit_bytes (0: none), capacity_bytes, b=share ppm (0:
                       * none), c=limit ppm (0: none), slack_bytes=most unused lease a client may
                       * keep, overhead_bytes=expected context overhead, d=enum harp_class.
                       * Only devices the tenant has a grant for (SET_TENANT) are announced; on
                       * another one everything is refused. Sent again whenever something changes
                       * or is granted later. */
-    HARP_MEM_GRANT,  /* dev, seq, cls, bytes */
+    HARP_MEM_GRANT,  /* dev, seq, cls, bytes. cls=SWAP: what is granted after an EVICT and before
+                      * the next RESTORE is not for the device yet; RESTORE brings it too */
     HARP_MEM_DENY,   /* dev, seq, cls, bytes=asked, a=enum harp_deny, limit_bytes, leased_bytes
                       * (whole tenant, with what drains), capacity_bytes, free_bytes */
     HARP_MEM_STATE,  /* dev, seq, limit_bytes, leased_bytes (whole tenant, with what drains),
                       * capacity_bytes, free_bytes = what the tenant could still lease now.
                       * A device not granted: all 0. */
-    HARP_RECALL_MEM, /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED */
+    HARP_RECALL_MEM, /* dev, seq, bytes: give back unused lease now, up to so much: RECALLED. Unused
+                      * lease of class SWAP goes by RETURN_MEM before the answer */
     HARP_OPEN_GATE,  /* dev, cls=lane, epoch, quantum_ns (0: until CLOSE; else the client closes by
                       * itself so long after receipt, drains, yields; one launch is always allowed),
                       * window_ns (bound of queued predicted work, 0: none). a=1: changes
@@ -100,6 +112,11 @@ enum harp_op {
                       * crossed on the way). */
     HARP_CLOSE_GATE, /* dev, cls=lane, epoch: stop launching, drain, then YIELD_TIME. Ignored by a
                       * client whose gate of that epoch is closed (the two crossed on the way). */
+    HARP_EVICT,   /* dev, seq: nothing of the client runs there (one that was stopped and given up
+                   * closes its gate and drains first); all its SWAP memory is to leave the device:
+                   * EVICTED. Also sent, with nothing to move, before the first grant of SWAP memory
+                   * to a client whose tenant is away */
+    HARP_RESTORE, /* dev, seq: bring it all back: RESTORED. The gate opens only after that */
 
     /* --- harpd -> arbiter (admin socket). Each is answered by HARP_OK or HARP_ERR with its seq --
      */
@@ -129,21 +146,28 @@ enum harp_op {
     /* --- arbiter -> harpd -------------------------------------------------------------------- */
     HARP_OK = 96,     /* seq, dev/tenant/client where one was made */
     HARP_ERR,         /* seq, a=errno, text=what is wrong and what to do */
-    HARP_SNAP_DEVICE, /* dev, uuid, capacity_bytes, leased_bytes (class DEVICE, live), bytes (all
-                       * that drains), overhead_bytes, free_bytes, tenant whose gate is open (0:
-                       * none), epoch */
+    HARP_SNAP_DEVICE, /* dev, uuid, capacity_bytes, leased_bytes (class DEVICE, and SWAP that is on
+                       * the device; live), bytes (all that drains), overhead_bytes, free_bytes,
+                       * tenant whose gate is open (0: none), epoch */
     HARP_SNAP_TENANT, /* tenant, uid, text=name, a=number of clients */
     HARP_SNAP_USE,    /* tenant, dev, limit_bytes, b=share ppm, c=limit ppm, d=class, leased_bytes
-                       * (class DEVICE, live), bytes (class DEVICE that drains), overhead_bytes,
+                       * (classes DEVICE and SWAP, live), bytes (the same that drain), overhead_bytes,
                        * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=1 wants now, denials,
                        * estimated_ns (of used_ns, what was not measured: sampled while alone, or
                        * split among tenants whose gates were open together) */
     HARP_SNAP_CLIENT, /* client, tenant, uid, pid (as the arbiter sees it), b=pid as it sees itself,
                        * a=kind, d=enum harp_client_state, text=program */
-    HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes, overhead_bytes (leased and corrected),
+    HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes (class DEVICE, and SWAP as far as it is
+                       * on the device), overhead_bytes (leased and corrected),
                        * a=1 wants, b=enum harp_gate; only where one of them is not 0 */
     HARP_EVENT_CLIENT, /* as SNAP_CLIENT, on join and death: d tells which */
     HARP_EVENT_DENY,   /* tenant, client, dev, a=enum harp_deny, bytes, limit_bytes, leased_bytes */
+    HARP_SNAP_RESIDENCY, /* tenant, dev, a=enum harp_residency, b=1 some of it could not leave and
+                          * stays, c=flags (HARP_GRANT_*), leased_bytes (class SWAP, live), bytes
+                          * (of it on the device), wait_ns = how long it has been away in all,
+                          * window_ns = for how long it has been away now, used_ns = time spent
+                          * swapping in all, launches = number of swaps, quantum_ns = its shortest
+                          * stay. Only for tenants with HARP_GRANT_OVERSUBSCRIBE or such memory */
 };
 
 enum harp_kind { HARP_KIND_CUDA = 1, HARP_KIND_NULL = 2 };
@@ -151,7 +175,10 @@ enum harp_kind { HARP_KIND_CUDA = 1, HARP_KIND_NULL = 2 };
 enum harp_mem_class {
     HARP_MEM_DEVICE = 0,   /* against the tenant's limit and the device's capacity */
     HARP_MEM_OVERHEAD = 1, /* contexts and code: against the capacity alone */
-    HARP_MEM_CLASSES = 2,
+    HARP_MEM_HOST = 2,     /* pinned host memory: against the tenant's own host quota */
+    HARP_MEM_SWAP = 3, /* device memory that can leave the device: against the limit together with
+                        * DEVICE, against the capacity only while the tenant is resident there */
+    HARP_MEM_CLASSES = 4,
 };
 
 enum harp_deny {
@@ -173,6 +200,15 @@ enum harp_gate {
     HARP_GATE_OVERDUE = 3,
 };
 
+/* Where a tenant's SWAP memory is. Its gates on the device are open only while it is resident. */
+enum harp_residency {
+    HARP_RESIDENT = 1,
+    HARP_EVICTING = 2,
+    HARP_AWAY = 3,
+    HARP_RESTORING = 4,
+    HARP_SUSPENDED = 5,
+};
+
 /* The two accounts of time on a device. Shares and limits are of COMPUTE; COPY is a fair queue of
  * its own. */
 enum harp_lane { HARP_LANE_COMPUTE = 0, HARP_LANE_COPY = 1 };
@@ -181,6 +217,8 @@ enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BE
 
 #define HARP_GRANT_NO_GANG                                                                         \
     1u /* turns on this device do not wait for those on the tenant's others */
+#define HARP_GRANT_OVERSUBSCRIBE                                                                   \
+    2u /* the tenant's memory there may leave the device while others have it */
 
 #define HARP_HELLO_READOPT 1u /* reconnect: ADOPT_MEM messages follow */
 

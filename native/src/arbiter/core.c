@@ -113,16 +113,17 @@ void core_device(struct harp_core *k, struct client *c, uint32_t dev)
     const struct use *u = &k->tenant[c->tenant].use[dev];
     if (!u->granted)
         return;
-    struct harp_msg m = {.op = HARP_DEVICE,
-                         .dev = dev,
-                         .limit_bytes = u->limit,
-                         .capacity_bytes = d->capacity,
-                         .overhead_bytes = d->overhead,
-                         .slack_bytes =
-                             u->limit != 0 ? k->config.slack_bytes : k->config.slack_free_bytes,
-                         .b = u->account[HARP_LANE_COMPUTE].share_ppm,
-                         .c = u->account[HARP_LANE_COMPUTE].cap_ppm,
-                         .d = u->cls};
+    struct harp_msg m = {
+        .op = HARP_DEVICE,
+        .dev = dev,
+        .limit_bytes = u->limit,
+        .capacity_bytes = d->capacity,
+        .overhead_bytes = d->overhead,
+        .slack_bytes = u->limit != 0 ? k->config.slack_bytes : k->config.slack_free_bytes,
+        .b = u->account[HARP_LANE_COMPUTE].share_ppm,
+        .c = u->account[HARP_LANE_COMPUTE].cap_ppm,
+        .a = (u->alone ? HARP_GRANT_NO_GANG : 0) | (u->swaps ? HARP_GRANT_OVERSUBSCRIBE : 0),
+        .d = u->cls};
     memcpy(m.uuid, d->uuid, sizeof m.uuid);
     core_send(k, c, &m);
 }
@@ -264,6 +265,11 @@ static void hello(struct harp_core *k, struct client *c, const struct harp_msg *
     core_client_event(k, c);
 }
 
+static int of_device(uint32_t cls)
+{
+    return cls < HARP_MEM_CLASSES && cls != HARP_MEM_HOST;
+}
+
 /* Is the message one that a client in this state may send, with operands that can be meant? */
 static int acceptable(const struct harp_core *k, const struct client *c, const struct harp_msg *m)
 {
@@ -277,10 +283,13 @@ static int acceptable(const struct harp_core *k, const struct client *c, const s
     case HARP_MEM_INFO:
         return 1;
     case HARP_LEASE_MEM:
-        return m->cls < HARP_MEM_CLASSES && m->bytes != 0 && m->bytes % HARP_GRANULE_BYTES == 0;
+        return of_device(m->cls) && m->bytes != 0 && m->bytes % HARP_GRANULE_BYTES == 0;
     case HARP_RETURN_MEM:
     case HARP_ADOPT_MEM:
-        return known && m->cls < HARP_MEM_CLASSES && m->bytes % HARP_GRANULE_BYTES == 0;
+        return known && of_device(m->cls) && m->bytes % HARP_GRANULE_BYTES == 0;
+    case HARP_EVICTED:
+    case HARP_RESTORED:
+        return known;
     case HARP_RECALLED:
         return known && m->bytes % HARP_GRANULE_BYTES == 0;
     case HARP_WANT_TIME:
@@ -310,6 +319,8 @@ static void message(struct harp_core *k, struct client *c, const struct harp_msg
         mem_message(k, c, m);
         if (m->op == HARP_WANT_TIME || m->op == HARP_YIELD_TIME || m->op == HARP_USED_TIME)
             time_message(k, c, m);
+        if (m->op == HARP_EVICTED || m->op == HARP_RESTORED)
+            residency_message(k, c, m);
     }
 }
 
@@ -341,6 +352,7 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
     struct client *c = core_client(k, event->client);
     k->sink = sink;
     k->now = now_ns > k->now ? now_ns : k->now;
+    rotation_account(k);
     switch (event->kind) {
     case HARP_EV_JOIN:
         join(k, &event->msg);
@@ -370,9 +382,18 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
         break;
     }
     time_settle(k);
-    for (uint32_t dev = 0; dev < k->n_devices; dev++)
-        if (k->device[dev].unsettled)
-            mem_settle(k, dev);
+    int moved = 0;
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        int again = k->device[dev].unsettled || k->device[dev].swap.used;
+        while (again) {
+            if (k->device[dev].unsettled)
+                mem_settle(k, dev);
+            again = residency_settle(k, dev);
+            moved |= again;
+        }
+    }
+    if (moved)
+        time_settle(k);
     k->sink = NULL;
 }
 
@@ -384,6 +405,8 @@ uint32_t harp_core_clients(const struct harp_core *k)
 uint64_t harp_core_next(const struct harp_core *k)
 {
     uint64_t next = time_next(k), other = mem_next(k);
+    next = other < next ? other : next;
+    other = residency_next(k);
     next = other < next ? other : next;
     uint32_t seen = 0;
     for (uint32_t i = 0; seen < k->draining && i < k->n_clients; i++) {

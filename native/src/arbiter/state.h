@@ -10,6 +10,7 @@
 
 #include "core.h"
 #include "lanes.h"
+#include "residency.h"
 
 #define HARP_REQUESTS 4096u
 
@@ -22,6 +23,7 @@ struct hold {
     uint64_t extra;     /* what of that is more than the leases of class OVERHEAD */
     uint64_t recall_no; /* the recall it owes an answer to; 0: none */
     struct gate gate[HARP_TIME_LANES];
+    struct stay stay;
 };
 
 struct client {
@@ -55,8 +57,10 @@ struct use {
     uint64_t round_earliest; /* for the shortage of another tenant */
     uint32_t awaiting;       /* answers the running round still needs */
     uint8_t alone;           /* no gang: its turns on this device do not wait for those on others */
+    uint8_t swaps;           /* HARP_GRANT_OVERSUBSCRIBE */
     uint64_t copy_ns, launches;
     struct account account[HARP_TIME_LANES];
+    struct residency swap;
 };
 
 struct tenant {
@@ -74,11 +78,12 @@ struct tenant {
 struct device {
     uint8_t uuid[16];
     uint64_t capacity, overhead;
-    uint64_t leased, extra, draining; /* leased: both classes */
+    uint64_t leased, extra, draining; /* leased: what of all classes is on the device */
     uint64_t round_no;
     uint32_t tenants; /* granted, with live clients; of these, class latency */
     uint32_t latency;
     struct lane lane[HARP_TIME_LANES];
+    struct rotation swap;
     int32_t first, last; /* waiting requests, oldest first */
     uint8_t unsettled;   /* something happened that may let one of them go on */
 };
@@ -88,7 +93,8 @@ struct request {
     int32_t client; /* slot; -1: free */
     uint32_t seq, cls;
     uint64_t bytes, deadline;
-    uint64_t mark; /* a recall round counts for it if its number is higher */
+    uint64_t latest_ns; /* the deadline is never put off beyond that */
+    uint64_t mark;      /* a recall round counts for it if its number is higher */
 };
 
 struct harp_core {
@@ -133,6 +139,8 @@ void core_admin(struct harp_core *k, const struct harp_msg *msg);
 /* memory.c */
 uint64_t mem_occupied(const struct device *d);
 uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant);
+uint64_t mem_room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained);
+void mem_stay(struct harp_core *k, struct client *c, uint32_t dev, uint64_t on);
 void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes);
 void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *msg);
 void mem_settle(struct harp_core *k, uint32_t dev); /* grants, recalls or denies who waits */
@@ -148,6 +156,9 @@ void recall_answered(struct harp_core *k, struct client *c, uint32_t dev, uint32
 void recall_dead(struct harp_core *k, struct client *c, uint32_t dev);
 void recall_tick(struct harp_core *k, uint32_t dev);
 uint64_t recall_next(const struct harp_core *k, uint32_t dev);
+
+/* check_swap.c */
+const char *check_residency(const struct harp_core *k, uint32_t dev);
 
 /* check_time.c */
 const char *check_lane(const struct harp_core *k, const struct lane *l);
