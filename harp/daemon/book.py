@@ -31,7 +31,7 @@ from harp.errors import (
     UnknownTenant,
 )
 from harp.grants import Promise, admit, choose, select, shrinks
-from harp.lease_wire import GRANT_NO_GANG, ArbiterRefused, Msg, Op
+from harp.lease_wire import GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, ArbiterRefused, Msg, Op
 from harp.model import Device, Limits, Policy, Tenant, TenantClass, uuid_bytes
 from harp.procs import read
 
@@ -168,6 +168,7 @@ class Book:
 
         Raises:
             QuotaExceeded, ArbiterError.
+            ConfigError: the change cannot come into force.
         """
         async with self._lock:
             for uuid in tenant.device_uuids:
@@ -178,7 +179,16 @@ class Book:
                     )
             picture = await self.look()
             held = self.promises(picture, without=tenant.tenant_id)
-            asked = Promise(limits, len(picture.clients_of(tenant.tenant_id)))
+            clients = len(picture.clients_of(tenant.tenant_id))
+            if clients and limits.oversubscribe != tenant.limits.oversubscribe:
+                raise ConfigError(
+                    f"{clients} processes of tenant {tenant.name} run: whether memory can leave the"
+                    " GPU is settled when a process begins",
+                    "end them first, or start the job with `harp run --oversubscribe`"
+                    if limits.oversubscribe
+                    else "end them first, or start the job without --oversubscribe",
+                )
+            asked = Promise(limits, clients)
             if not shrinks(tenant.limits, limits):
                 for uuid in tenant.device_uuids:
                     admit(self.devices[uuid], held[uuid], asked, self._overcommit_ratio)
@@ -217,7 +227,9 @@ class Book:
                 if uuid not in found:
                     continue
                 use = picture.uses.get((tenant.tenant_id, uuid))
-                found[uuid].append(Promise(tenant.limits, clients, use.leased_bytes if use else 0))
+                swap = use.residency.swap_bytes if use and use.residency else 0
+                leased = use.leased_bytes if use else 0
+                found[uuid].append(Promise(tenant.limits, clients, leased, swap))
         return found
 
     def check_owner(self, tenant: Tenant, uid: int) -> None:
@@ -299,7 +311,8 @@ class Book:
                     tenant=tenant.tenant_id,
                     dev=self.number_of(uuid),
                     limit_bytes=limits.mem_bytes,
-                    a=0 if limits.gang else GRANT_NO_GANG,
+                    a=(0 if limits.gang else GRANT_NO_GANG)
+                    | (GRANT_OVERSUBSCRIBE if limits.oversubscribe else 0),
                     b=limits.share_ppm,
                     c=limits.limit_ppm,
                     d=limits.tenant_class.value,
@@ -366,7 +379,11 @@ def _from_arbiter(found: ArbiterTenant) -> Tenant:
         # None: harpd ended before the first grant, or the device is gone. It ends with its clients.
         device_uuids=found.device_uuids or ("",),
         limits=Limits(
-            found.mem_bytes, found.share_ppm, found.limit_ppm, TenantClass(found.class_value)
+            found.mem_bytes,
+            found.share_ppm,
+            found.limit_ppm,
+            TenantClass(found.class_value),
+            oversubscribe=found.oversubscribe,
         ),
         policy=Policy.WARN,
         created_s=time.time(),

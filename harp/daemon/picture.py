@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from harp.lease_wire import Msg, Op
-from harp.model import Client, ClientState, Use
+from harp.lease_wire import GRANT_OVERSUBSCRIBE, Msg, Op
+from harp.model import Client, ClientState, Residency, ResidencyState, Use
 
 __all__ = ["ArbiterDevice", "ArbiterTenant", "Picture", "parse"]
 
@@ -34,6 +34,7 @@ class ArbiterTenant:
     share_ppm: int = 0
     limit_ppm: int = 0
     class_value: int = 0
+    oversubscribe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
     tenants: dict[int, ArbiterTenant] = {}
     grants: dict[int, dict[int, Msg]] = {}
     uses: dict[tuple[int, str], Use] = {}
+    residencies: dict[tuple[int, str], Msg] = {}
     clients: dict[int, Client] = {}
     leases: dict[tuple[int, str], tuple[int, int]] = {}
     for message in messages:
@@ -88,6 +90,8 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
             case Op.SNAP_USE if uuid:
                 grants.setdefault(message.tenant, {})[message.dev] = message
                 uses[message.tenant, uuid] = _use(message)
+            case Op.SNAP_RESIDENCY if uuid:
+                residencies[message.tenant, uuid] = message
             case Op.SNAP_CLIENT if message.d in _STATES:
                 clients[message.client] = client_of(message)
             case Op.SNAP_LEASE if uuid:
@@ -105,6 +109,11 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
                 limit_ppm=grant.c,
                 class_value=grant.d,
             )
+    for key, message in residencies.items():
+        if key in uses:
+            uses[key] = replace(uses[key], residency=_residency(message))
+        if key[0] in tenants and message.c & GRANT_OVERSUBSCRIBE:
+            tenants[key[0]] = replace(tenants[key[0]], oversubscribe=True)
     for (client_id, _), (leased, overhead) in leases.items():
         if client_id in clients:
             client = clients[client_id]
@@ -122,6 +131,20 @@ _STATES = {ClientState.LIVE.value, ClientState.DRAINING.value}
 def client_of(message: Msg) -> Client:
     """The client of a SNAP_CLIENT or EVENT_CLIENT."""
     return Client(message.client, message.tenant, message.pid, ClientState(message.d), message.text)
+
+
+def _residency(message: Msg) -> Residency:
+    return Residency(
+        state=ResidencyState(message.a),
+        stuck=message.b == 1,
+        swap_bytes=message.leased_bytes,
+        on_device_bytes=message.amount_bytes,
+        away_ns=message.wait_ns,
+        away_now_ns=message.window_ns,
+        swapping_ns=message.used_ns,
+        swaps=message.launches,
+        stay_ns=message.quantum_ns,
+    )
 
 
 def _use(message: Msg) -> Use:

@@ -23,7 +23,18 @@ from harp.daemon.picture import Picture
 from harp.errors import ConfigError, DaemonError, HarpError, NotOwner, Unauthenticated
 from harp.grants import promised_bytes, promised_ppm
 from harp.lease_wire import GRANULE_BYTES
-from harp.model import ClientState, Device, DeviceKind, Limits, Policy, Tenant, TenantClass, Use
+from harp.model import (
+    ClientState,
+    Device,
+    DeviceKind,
+    Limits,
+    Policy,
+    Residency,
+    ResidencyState,
+    Tenant,
+    TenantClass,
+    Use,
+)
 from harp.native import NativeDir
 from harp.procs import start_of, user_name
 from harp.rundir import RunDir
@@ -49,6 +60,13 @@ _CLASSES = {
 _STATES = {
     ClientState.LIVE: pb.CLIENT_STATE_LIVE,
     ClientState.DRAINING: pb.CLIENT_STATE_DRAINING,
+}
+_RESIDENCIES = {
+    ResidencyState.RESIDENT: pb.RESIDENCY_STATE_RESIDENT,
+    ResidencyState.EVICTING: pb.RESIDENCY_STATE_EVICTING,
+    ResidencyState.AWAY: pb.RESIDENCY_STATE_AWAY,
+    ResidencyState.RESTORING: pb.RESIDENCY_STATE_RESTORING,
+    ResidencyState.SUSPENDED: pb.RESIDENCY_STATE_SUSPENDED,
 }
 #: settings of the software GPU that a tenant must share with the daemon to see the same devices
 _SOFT_ENV = (
@@ -202,6 +220,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
                 request.limit_ppm,
                 TenantClass(request.tenant_class),
                 gang=not request.no_gang,
+                oversubscribe=request.oversubscribe,
             ),
             policy=_policy(request.policy, self._default_policy),
             root_pid=request.root_pid,
@@ -238,6 +257,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
             if request.HasField("tenant_class")
             else old.tenant_class,
             gang=not request.no_gang if request.HasField("no_gang") else old.gang,
+            oversubscribe=request.oversubscribe
+            if request.HasField("oversubscribe")
+            else old.oversubscribe,
         )
         changed = await self._book.set_limits(tenant, limits)
         return pb.SetTenantReply(tenant=self._tenant(changed, await self._book.look()))
@@ -303,6 +325,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             limit_ppm=limits.limit_ppm,
             tenant_class=_CLASSES[limits.tenant_class],
             no_gang=not limits.gang,
+            oversubscribe=limits.oversubscribe,
             policy=_POLICIES[tenant.policy],
             created_s=tenant.created_s,
             leased_bytes=sum(u.leased_bytes for u in uses),
@@ -351,11 +374,32 @@ class ControlService(control_pb2_grpc.ControlServicer):
             wants=use.wants,
             denials=use.denials,
             used_ratio=self._harpd.used_ratio(tenant.tenant_id, uuid)[0],
+            residency=_residency(use.residency) if use.residency else None,
         )
 
 
+def _residency(found: Residency) -> pb.Residency:
+    return pb.Residency(
+        state=_RESIDENCIES[found.state],
+        stuck=found.stuck,
+        swap_bytes=found.swap_bytes,
+        on_device_bytes=found.on_device_bytes,
+        away_ns=found.away_ns,
+        away_now_ns=found.away_now_ns,
+        swapping_ns=found.swapping_ns,
+        swaps=found.swaps,
+        stay_ns=found.stay_ns,
+    )
+
+
 def _limits(
-    mem_bytes: int, share_ppm: int, limit_ppm: int, klass: TenantClass, *, gang: bool
+    mem_bytes: int,
+    share_ppm: int,
+    limit_ppm: int,
+    klass: TenantClass,
+    *,
+    gang: bool,
+    oversubscribe: bool,
 ) -> Limits:
     if mem_bytes and mem_bytes < GRANULE_BYTES:
         raise ConfigError(
@@ -368,7 +412,8 @@ def _limits(
                 f"a {name} of {format_percent(value)} is above 100%", "it is a part of each device"
             )
     # Whole granules: the rest could never be leased.
-    return Limits(mem_bytes // GRANULE_BYTES * GRANULE_BYTES, share_ppm, limit_ppm, klass, gang)
+    mem_bytes = mem_bytes // GRANULE_BYTES * GRANULE_BYTES
+    return Limits(mem_bytes, share_ppm, limit_ppm, klass, gang, oversubscribe)
 
 
 def _policy(value: pb.Policy.ValueType, default: Policy) -> Policy:

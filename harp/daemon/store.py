@@ -31,6 +31,7 @@ _MIGRATIONS = (
         "ALTER TABLE tenant ADD COLUMN device_uuids TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE tenant ADD COLUMN gang INTEGER NOT NULL DEFAULT 1",
     ),
+    ("ALTER TABLE tenant ADD COLUMN oversubscribe INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -79,7 +80,7 @@ class Store:
         """Write a tenant, new or changed."""
         limits = tenant.limits
         self._db.execute(
-            "INSERT OR REPLACE INTO tenant VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO tenant VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 tenant.tenant_id,
                 tenant.name,
@@ -96,6 +97,7 @@ class Store:
                 tenant.created_s,
                 ",".join(tenant.device_uuids),
                 int(limits.gang),
+                int(limits.oversubscribe),
             ),
         )
 
@@ -132,6 +134,7 @@ def _tenant(row: sqlite3.Row) -> Tenant:
             limit_ppm=row["limit_ppm"],
             tenant_class=TenantClass(row["tenant_class"]),
             gang=bool(row["gang"]),
+            oversubscribe=bool(row["oversubscribe"]),
         ),
         policy=Policy(row["policy"]),
         created_s=row["created_s"],

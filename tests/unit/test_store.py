@@ -22,7 +22,7 @@ TENANT = Tenant(
     root_start=123456789,
     grant_dir="/run/user/1000/harp/grants/train-1",
     device_uuids=("GPU-1", "GPU-2"),
-    limits=Limits(1 << 33, 300_000, 500_000, TenantClass.LATENCY, gang=False),
+    limits=Limits(1 << 33, 300_000, 500_000, TenantClass.LATENCY, gang=False, oversubscribe=True),
     policy=Policy.KILL,
     created_s=1.5,
 )
@@ -69,7 +69,8 @@ def test_a_store_of_the_first_release_is_read_and_goes_on(tmp_path: Path) -> Non
     path = tmp_path / "harpd.db"
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(_VERSION_0)
-    before = replace(TENANT, device_uuids=("GPU-1",), limits=replace(TENANT.limits, gang=True))
+    limits = replace(TENANT.limits, gang=True, oversubscribe=False)
+    before = replace(TENANT, device_uuids=("GPU-1",), limits=limits)
     for _ in range(2):  # the second time there is nothing to migrate
         store = Store(path)
         assert store.tenants() == [before]
@@ -86,7 +87,7 @@ def test_a_newer_harpds_store_is_not_touched(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as newer:
         newer.execute("PRAGMA user_version = 99")
     with pytest.raises(
-        DaemonError, match="version 99, this harpd reads versions up to 1"
+        DaemonError, match="version 99, this harpd reads versions up to 2"
     ) as caught:
         Store(path)
     assert "newer harpd" in caught.value.hint
