@@ -68,6 +68,8 @@ def test_two_that_do_not_fit_have_their_shares_in_turn(share: int) -> None:
     assert shares(machine, first, second)[0] == pytest.approx(share / 1e6, abs=0.03)
     wall = machine.core.now - machine.start
     assert swapping_ns(machine, machine.start, machine.core.now) <= wall / 10
+    # Nobody leaves but for the other one.
+    assert abs(machine.residency(first).launches - machine.residency(second).launches) <= 1
     # What the wait of each is, is shown.
     assert machine.residency(first).wait_ns + machine.residency(second).wait_ns >= wall * 0.9
     assert machine.residency(first).quantum_ns >= 10 * 2 * 80 * GRANULE_NS
@@ -142,6 +144,29 @@ def test_the_idle_leave_first_and_only_when_somebody_needs_the_room() -> None:
     states = [machine.residency(j).a for j in (idle, lately, late)]
     assert states == [Residency.AWAY, Residency.RESIDENT, Residency.RESIDENT]
     assert machine.evictions == 1
+
+
+def test_the_busy_stay_while_somebody_idle_can_leave() -> None:
+    busy, idle = swapper(50), swapper(50, burst=10, idle=30 * SECOND)
+    late = swapper(50, at=2 * SECOND)
+    machine = SwapMachine([busy, idle, late])
+    machine.run(3 * SECOND)
+    assert [machine.residency(j).launches for j in (busy, idle)] == [0, 1]
+    assert late.busy(machine.core.now - SECOND // 2, machine.core.now) > 0
+
+
+def test_who_was_thrown_out_idle_does_not_come_back_before_whom_it_left_for() -> None:
+    """It wants again while it leaves, and has had less than the other."""
+    two = Two()
+    two.lease(0, 80)
+    two.lease(1, 80)
+    two.say(0, Op.WANT_TIME)
+    two.say(0, Op.YIELD_TIME, epoch=1)
+    two.pass_time(2 * SECOND)
+    seq = two.seq(two.say(1, Op.WANT_TIME), 0, Op.EVICT)
+    two.say(0, Op.WANT_TIME)
+    assert ops(two.say(0, Op.EVICTED, seq, used_ns=MS)) == [Op.RESTORE]
+    assert two.state(1) == Residency.RESTORING
 
 
 def test_a_stay_lasts_ten_times_what_swapping_takes() -> None:
@@ -309,11 +334,13 @@ def test_the_limit_is_of_both_classes_together() -> None:
     assert two.core.use(two.tenants[0]).leased_bytes == 60 * GRANULE
 
 
-def test_what_ordinary_tenants_were_promised_is_not_for_swapping() -> None:
+@pytest.mark.parametrize("limit", [0, 100])
+def test_what_ordinary_tenants_were_promised_is_not_for_swapping(limit: int) -> None:
     core = Core()
     core.add_device(100 * GRANULE, overhead=2 * GRANULE)
     core.add_tenant(limit=40 * GRANULE)
-    swapping = core.join(core.add_tenant(flags=GRANT_OVERSUBSCRIBE))
+    tenant = core.add_tenant(flags=GRANT_OVERSUBSCRIBE, limit=limit * GRANULE)
+    swapping = core.join(tenant)
     acts = core.lease(swapping, 59 * GRANULE, cls=SWAP) + list(core.advance(2 * SECOND))
     assert ops(acts) == [Op.MEM_DENY]
     assert ops(core.lease(swapping, 58 * GRANULE, cls=SWAP)) == [Op.MEM_GRANT]
@@ -366,6 +393,14 @@ def test_who_could_not_come_back_tries_again_later_and_later() -> None:
     machine.run(20 * SECOND)
     assert machine.core.log.count("restore_failed") == 3
     assert shares(machine, first, stubborn, after=10 * SECOND)[1] == pytest.approx(0.5, abs=0.1)
+
+
+def test_who_can_never_come_back_costs_the_others_less_and_less() -> None:
+    stubborn, first = swapper(80, fails=1000), swapper(80)
+    machine = SwapMachine([first, stubborn])
+    machine.run(40 * SECOND)
+    assert 4 <= machine.core.log.count("restore_failed") <= 8
+    assert first.busy(machine.start, machine.core.now) > 0.9 * (machine.core.now - machine.start)
 
 
 def test_late_answers_of_an_older_question_are_nothing() -> None:

@@ -297,22 +297,24 @@ static int could_fit(const struct harp_core *k, uint32_t dev, uint32_t tenant)
     return to_bring(k, dev, tenant) <= room || is_alone(k, dev);
 }
 
-/* Who comes in next. Smaller ones do not overtake it, or it might wait for ever; but for those that
- * need no room at all. */
+/* Who comes in next. That remains: others left for it, and smaller ones might overtake it for ever.
+ * But for those that need no room at all. */
 static int32_t candidate(const struct harp_core *k, uint32_t dev)
 {
-    int32_t best = -1;
+    int32_t best = -1, before = -1;
     for (uint32_t t = 0; t < k->n_tenants; t++) {
         const struct residency *r = of(k, dev, t);
         if (!waits_outside(k, dev, t) || r->not_before_ns > k->now || !could_fit(k, dev, t))
             continue;
         if (to_bring(k, dev, t) == 0)
             return (int32_t)t;
+        if (k->tenant[t].id == k->device[dev].swap.candidate)
+            before = (int32_t)t;
         const struct residency *b = of(k, dev, best < 0 ? t : (uint32_t)best);
         if (best < 0 || r->vtime < b->vtime || (r->vtime == b->vtime && r->left_ns < b->left_ns))
             best = (int32_t)t;
     }
-    return best;
+    return before >= 0 ? before : best;
 }
 
 int rotation_settle(struct harp_core *k, uint32_t dev)
@@ -327,6 +329,8 @@ int rotation_settle(struct harp_core *k, uint32_t dev)
     uint32_t tenant = (uint32_t)next;
     uint64_t bytes = to_bring(k, dev, tenant);
     if (mem_room(k, dev, tenant, 0) >= bytes) {
+        if (d->candidate == k->tenant[tenant].id)
+            d->candidate = 0;
         residency_restore(k, dev, tenant);
         return 1;
     }
@@ -342,6 +346,7 @@ int rotation_settle(struct harp_core *k, uint32_t dev)
     if (!is_alone(k, dev))
         return 0;
     core_log(k, NULL, dev, bytes, "restore_overfills_device");
+    d->candidate = 0;
     residency_restore(k, dev, tenant);
     return 1;
 }
