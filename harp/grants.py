@@ -3,7 +3,8 @@
 
 Invariant, for each device: what the arbiter may lease under the promises made fits the device, so
 a tenant within its memory limit never meets a full one. A promise costs its memory limit and one
-context (or as many as the tenant has processes).
+context (or as many as the tenant has processes). Tenants that oversubscribe are promised their
+contexts only; but each one's limit must fit beside what all are promised, or it could never run.
 """
 
 from __future__ import annotations
@@ -36,20 +37,33 @@ class Promise:
     limits: Limits
     clients: int = 0  #: processes that have, or may have, a context
     leased_bytes: int = 0
+    swap_bytes: int = 0  #: of leased_bytes, what can leave the device
 
     def cost_bytes(self, device: Device) -> int:
         """Memory of the device that is spoken for."""
+        contexts = device.overhead_bytes * max(1, self.clients)
+        if self.limits.oversubscribe:
+            return self.leased_bytes - self.swap_bytes + contexts
         if not self.limits.mem_bytes:
             # Without a limit nothing is promised; what it holds is held all the same.
             return self.leased_bytes + device.overhead_bytes * self.clients
         # So is what it held when its limit was lowered: others cannot have it before it is freed.
-        memory = max(self.limits.mem_bytes, self.leased_bytes)
-        return memory + device.overhead_bytes * max(1, self.clients)
+        return max(self.limits.mem_bytes, self.leased_bytes) + contexts
+
+    def alone_bytes(self) -> int:
+        """Memory that must fit beside what everybody is promised, while others' can leave."""
+        if not self.limits.oversubscribe:
+            return 0
+        return max(0, self.limits.mem_bytes - self.leased_bytes + self.swap_bytes, self.swap_bytes)
 
 
 def promised_bytes(device: Device, promises: Sequence[Promise]) -> int:
     """Memory spoken for by `promises`."""
-    return sum(p.cost_bytes(device) for p in promises)
+    return sum(p.cost_bytes(device) for p in promises) + _largest_alone(promises)
+
+
+def _largest_alone(promises: Sequence[Promise]) -> int:
+    return max((p.alone_bytes() for p in promises), default=0)
 
 
 def promised_ppm(promises: Sequence[Promise]) -> int:
@@ -58,10 +72,21 @@ def promised_ppm(promises: Sequence[Promise]) -> int:
 
 
 def memory_left(
-    device: Device, promises: Sequence[Promise], overcommit_ratio: float, clients: int = 1
+    device: Device,
+    promises: Sequence[Promise],
+    overcommit_ratio: float,
+    clients: int = 1,
+    *,
+    oversubscribe: bool = False,
 ) -> int:
-    """Largest memory limit a new tenant with `clients` processes could have, in whole granules."""
+    """Largest memory limit a new tenant with `clients` processes could have, in whole granules.
+
+    Limits of tenants that oversubscribe are not added up; and such a one's is a limit on what must
+    really be there at once, so `overcommit_ratio` does not stretch it.
+    """
     room = int(device.memory_bytes * overcommit_ratio) - promised_bytes(device, promises)
+    if oversubscribe:
+        room = device.memory_bytes - promised_bytes(device, promises) + _largest_alone(promises)
     room -= device.overhead_bytes * max(1, clients)
     return max(0, room // _GRANULE * _GRANULE)
 
@@ -79,7 +104,13 @@ def admit(
     """
     limits = asked.limits
     if limits.mem_bytes:
-        left = memory_left(device, promises, overcommit_ratio, asked.clients)
+        left = memory_left(
+            device,
+            promises,
+            overcommit_ratio,
+            asked.clients,
+            oversubscribe=limits.oversubscribe,
+        )
         if limits.mem_bytes > left:
             raise QuotaExceeded(
                 f"{format_size(limits.mem_bytes)} of memory asked on GPU {device.index},"
@@ -88,6 +119,7 @@ def admit(
                 f" {len(promises)} tenants, {format_size(device.overhead_bytes)} for a context)",
                 f"ask for --mem {format_size(left)}" if left else _REMEDY,
             )
+    _leave_room(device, promises, asked, overcommit_ratio)
     if limits.limit_ppm and limits.share_ppm > limits.limit_ppm:
         raise QuotaExceeded(
             f"a share of {format_percent(limits.share_ppm)} is above the limit of"
@@ -102,6 +134,27 @@ def admit(
             f" {format_percent(left_ppm)} left"
             f" ({format_percent(promised_ppm(promises))} promised to {len(promises)} tenants)",
             f"ask for --share {format_percent(left_ppm)}" if left_ppm else _REMEDY,
+        )
+
+
+def _leave_room(
+    device: Device, promises: Sequence[Promise], asked: Promise, overcommit_ratio: float
+) -> None:
+    """Check that tenants that oversubscribe could still come back beside `asked`.
+
+    Raises:
+        QuotaExceeded: one could not.
+    """
+    largest = _largest_alone(promises)
+    if not asked.limits.oversubscribe or not largest:
+        return
+    room = int(device.memory_bytes * overcommit_ratio) - promised_bytes(device, promises)
+    if asked.cost_bytes(device) > room:
+        raise QuotaExceeded(
+            f"no room for a context of {format_size(asked.cost_bytes(device))} on GPU"
+            f" {device.index} beside the {format_size(largest)} that another tenant, which"
+            " oversubscribes, may bring back",
+            _REMEDY,
         )
 
 
@@ -190,4 +243,10 @@ def choose(
 def shrinks(old: Limits, new: Limits) -> bool:
     """Whether nothing more is promised than before: giving back is always admitted."""
     less_memory = new.mem_bytes == old.mem_bytes or 0 < new.mem_bytes <= old.mem_bytes
-    return less_memory and new.share_ppm <= old.share_ppm and not 0 < new.limit_ppm < new.share_ppm
+    same_kind = new.oversubscribe == old.oversubscribe
+    return (
+        less_memory
+        and same_kind
+        and new.share_ppm <= old.share_ppm
+        and not 0 < new.limit_ppm < new.share_ppm
+    )

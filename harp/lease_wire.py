@@ -39,6 +39,7 @@ __all__ = [
     "MemClass",
     "Msg",
     "Op",
+    "Residency",
 ]
 
 #: newest and oldest version of the protocol that we speak
@@ -97,6 +98,7 @@ class Op(enum.IntEnum):
     SNAP_LEASE = 102
     EVENT_CLIENT = 103
     EVENT_DENY = 104
+    SNAP_RESIDENCY = 105
 
 
 class Kind(enum.IntEnum):
@@ -139,6 +141,16 @@ class Gate(enum.IntEnum):
     OPEN = 1
     CLOSING = 2
     OVERDUE = 3
+
+
+class Residency(enum.IntEnum):
+    """Where a tenant's swappable memory is (enum harp_residency)."""
+
+    RESIDENT = 1
+    EVICTING = 2
+    AWAY = 3
+    RESTORING = 4
+    SUSPENDED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +225,7 @@ class Msg:
 
 _NUMBERS = tuple(f.name for f in fields(Msg) if f.name not in ("uuid", "text"))
 
-_SNAPSHOT = frozenset({Op.SNAP_DEVICE, Op.SNAP_TENANT, Op.SNAP_USE, Op.SNAP_CLIENT, Op.SNAP_LEASE})
+_SNAPSHOT = frozenset(op for op in Op if op.name.startswith("SNAP_"))
 
 
 #: questions that an arbiter of version 1 does not know

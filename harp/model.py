@@ -14,6 +14,8 @@ __all__ = [
     "DeviceKind",
     "Limits",
     "Policy",
+    "Residency",
+    "ResidencyState",
     "Tenant",
     "TenantClass",
     "Uncovered",
@@ -89,6 +91,7 @@ class Limits:
     tenant_class: TenantClass = TenantClass.STANDARD
     gang: bool = True  #: turns on one of its devices wait for those on its others
     host_bytes: int = 0  #: pinned host memory, on all devices together; 0: no limit
+    oversubscribe: bool = False  #: its memory may leave a device while others have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,31 @@ class Client:
     unleased_bytes: int = 0  #: of overhead_bytes, what counts against its tenant's limit
 
 
+class ResidencyState(enum.Enum):
+    """Where a tenant's swappable memory is; the values are the lease protocol's."""
+
+    RESIDENT = 1
+    EVICTING = 2
+    AWAY = 3
+    RESTORING = 4
+    SUSPENDED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """A tenant's memory that can leave a device."""
+
+    state: ResidencyState = ResidencyState.RESIDENT
+    stuck: bool = False  #: some of it could not leave, and stays
+    swap_bytes: int = 0  #: what can leave, wherever it is now
+    on_device_bytes: int = 0  #: of that, what is on the device
+    away_ns: int = 0  #: in all
+    away_now_ns: int = 0  #: since it left; 0: it is there
+    swapping_ns: int = 0  #: in all
+    swaps: int = 0
+    stay_ns: int = 0  #: it stays at least so long
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """What a tenant holds and has used on one device, as the arbiter counts it."""
@@ -137,6 +165,7 @@ class Use:
     wait_ns: int = 0
     wants: bool = False
     denials: int = 0
+    residency: Residency | None = None  #: None: nothing of it leaves
 
     @property
     def charged_bytes(self) -> int:

@@ -44,6 +44,11 @@ _CLASS_OF = {
 @click.option(
     "--gang/--no-gang", default=None, help="Whether turns on its GPUs wait for each other."
 )
+@click.option(
+    "--oversubscribe/--no-oversubscribe",
+    default=None,
+    help="Whether its memory may leave the GPU; only before its first process uses one.",
+)
 @json_option
 def set_limits(
     *,
@@ -54,12 +59,15 @@ def set_limits(
     limit: int | None,
     klass: str | None,
     gang: bool | None,
+    oversubscribe: bool | None,
     as_json: bool,
 ) -> None:
     """Change TENANT's limits on all its GPUs; they hold within one quantum."""
-    if all(said is None for said in (mem, host_mem, share, limit, klass, gang)):
+    said = (mem, host_mem, share, limit, klass, gang, oversubscribe)
+    if all(one is None for one in said):
         raise click.UsageError(
-            "say what to change: --mem, --host-mem, --share, --limit, --class or --gang"
+            "say what to change: --mem, --host-mem, --share, --limit, --class, --gang or"
+            " --oversubscribe"
         )
     request = pb.SetTenantRequest(name=tenant)
     if mem is not None:
@@ -74,6 +82,8 @@ def set_limits(
         request.tenant_class = _CLASS_OF[klass]
     if gang is not None:
         request.no_gang = not gang
+    if oversubscribe is not None:
+        request.oversubscribe = oversubscribe
     with Client.connect(os.environ) as client:
         changed = client.set(request)
         devices = {d.uuid: d for d in client.state().devices}
@@ -96,6 +106,7 @@ def in_force(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> str:
     return (
         f"{tenant.name}: {gpus}: memory {memory}{host}, share {_percent(tenant.share_ppm)},"
         f" limit {_percent(tenant.limit_ppm)}, class {TenantClass(tenant.tenant_class).label}{gang}"
+        f"{', oversubscribing' if tenant.oversubscribe else ''}"
     )
 
 

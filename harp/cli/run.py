@@ -79,6 +79,12 @@ _ENV_FROM_DAEMON = (
     is_flag=True,
     help="With several GPUs: turns on one do not wait for those on the others.",
 )
+@click.option(
+    "--oversubscribe/--no-oversubscribe",
+    default=False,
+    help="Let memory leave the GPU while others have it: limits of such tenants need not fit"
+    " together. Where they do not, they take turns of seconds, and --share is of those.",
+)
 @click.option("--name", default="", help="Name shown by ps and top.")
 @click.option(
     "--policy",
@@ -97,6 +103,7 @@ def run(
     limit: int,
     klass: str,
     no_gang: bool,
+    oversubscribe: bool,
     name: str,
     policy: str | None,
     as_json: bool,
@@ -122,6 +129,7 @@ def run(
         limit_ppm=limit,
         tenant_class=_CLASS_OF[klass],
         no_gang=no_gang,
+        oversubscribe=oversubscribe,
         policy=_POLICIES[policy],
         root_pid=os.getpid(),
         program=command[0],
@@ -148,6 +156,7 @@ def run(
                     "limit_ppm": tenant.limit_ppm,
                     "class": TenantClass(tenant.tenant_class).label,
                     "gang": not tenant.no_gang,
+                    "oversubscribe": tenant.oversubscribe,
                 }
             )
             + "\n"
@@ -168,6 +177,8 @@ def describe(reply: pb.CreateTenantReply) -> str:
         parts.append(f"pinned host memory {format_size(tenant.host_limit_bytes)}")
     if tenant.share_ppm:
         parts.append(f"share {format_percent(tenant.share_ppm)}{each}")
+    if tenant.oversubscribe:
+        parts.append("oversubscribing")
     if each and tenant.no_gang:
         parts.append("not ganged")
     return ", ".join(parts)

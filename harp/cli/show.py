@@ -19,8 +19,10 @@ from harp.cli.view import (
     short_class,
     short_percent,
     short_size,
+    swapping_lines,
     tenant_json,
     uncovered_json,
+    where_memory_is,
 )
 from harp.client import Client
 from harp.units import format_percent
@@ -105,6 +107,8 @@ def ps(*, as_json: bool) -> None:
     for tenant in state.tenants:
         for note in memory_notes(tenant, by_uuid):
             print(note)
+        for line in swapping_lines(tenant, by_uuid, state.now_s):
+            print(line)
     for one in state.uncovered:
         whose = f"of tenant {one.tenant} (by {one.evidence})" if one.tenant else "outside HARP"
         name = printable(one.name)
@@ -131,6 +135,8 @@ def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device])
             str(client.pid),
             printable(client.program),
             f"{short_size(client.leased_bytes)}/{limit}",
-            "live" if client.state == pb.CLIENT_STATE_LIVE else "draining",
+            (where_memory_is(tenant) or "live")
+            if client.state == pb.CLIENT_STATE_LIVE
+            else "draining",
         )
         head = ("", "", "", "", "")

@@ -22,6 +22,7 @@ from harp.cli.view import (
     short_class,
     short_percent,
     short_size,
+    swapping_lines,
     tenant_json,
     uncovered_json,
 )
@@ -104,9 +105,15 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
     table.add_column("WAIT", justify="right", no_wrap=True)
     table.add_column("PR", justify="right", no_wrap=True)
     tenants = sorted(state.tenants, key=_SORTS[sort])
+    moves = [
+        Text(line, no_wrap=True, overflow="ellipsis")
+        for tenant in tenants
+        for line in swapping_lines(tenant, by_uuid, state.now_s)
+    ]
+    moves = moves if height is None else moves[:4]
     room = len(tenants)
     if height is not None:
-        room = max(1, height - len(head) - len(alarms[:4]) - 3)
+        room = max(1, height - len(head) - len(moves) - len(alarms[:4]) - 3)
     for tenant in tenants[:room]:
         table.add_row(
             tenant.name,
@@ -124,7 +131,7 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
     rest = [Text(f"... {len(tenants) - room} more")] if len(tenants) > room else []
     if not tenants:
         rest = [Text("no tenants; harp run -- CMD makes one")]
-    return Group(*head, table, *rest, *(alarms[:4] if height is not None else alarms))
+    return Group(*head, table, *rest, *moves, *(alarms[:4] if height is not None else alarms))
 
 
 def _duration(ns: int) -> str:

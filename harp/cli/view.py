@@ -18,8 +18,10 @@ __all__ = [
     "short_class",
     "short_percent",
     "short_size",
+    "swapping_lines",
     "tenant_json",
     "uncovered_json",
+    "where_memory_is",
 ]
 
 _KINDS = {pb.DEVICE_KIND_NVIDIA: "nvidia", pb.DEVICE_KIND_SOFTWARE: "software"}
@@ -28,6 +30,13 @@ _CLASSES = {
     TenantClass.STANDARD: "std",
     TenantClass.LATENCY: "lat",
     TenantClass.BEST_EFFORT: "b-eff",
+}
+_RESIDENCIES = {
+    pb.RESIDENCY_STATE_RESIDENT: "resident",
+    pb.RESIDENCY_STATE_EVICTING: "leaving",
+    pb.RESIDENCY_STATE_AWAY: "away",
+    pb.RESIDENCY_STATE_RESTORING: "returning",
+    pb.RESIDENCY_STATE_SUSPENDED: "suspended",
 }
 _STATES = {pb.CLIENT_STATE_LIVE: "live", pb.CLIENT_STATE_DRAINING: "draining"}
 
@@ -81,6 +90,7 @@ def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, o
         "limit_ratio": tenant.limit_ppm / PPM,
         "class": TenantClass(tenant.tenant_class).label,
         "gang": not tenant.no_gang,
+        "oversubscribe": tenant.oversubscribe,
         "policy": _POLICIES.get(tenant.policy, "unknown"),
         "used_ratio": tenant.used_ratio,
         "window_s": tenant.window_s,
@@ -125,6 +135,7 @@ def _use_json(use: pb.DeviceUse, device: pb.Device | None) -> dict[str, object]:
         "launches": use.launches,
         "denials": use.denials,
         "wants": use.wants,
+        "residency": _residency_json(use.residency) if use.HasField("residency") else None,
     }
 
 
@@ -149,6 +160,48 @@ def memory_notes(tenant: pb.Tenant, devices: Mapping[str, pb.Device]) -> list[st
             f" {short_size(tenant.host_limit_bytes)} pinned host memory"
         )
     return notes
+
+
+def _residency_json(residency: pb.Residency) -> dict[str, object]:
+    return {
+        "state": _RESIDENCIES.get(residency.state, "unknown"),
+        "stuck": residency.stuck,
+        "swap_bytes": residency.swap_bytes,
+        "on_device_bytes": residency.on_device_bytes,
+        "away_ns": residency.away_ns,
+        "away_now_ns": residency.away_now_ns,
+        "swapping_ns": residency.swapping_ns,
+        "swaps": residency.swaps,
+        "stay_ns": residency.stay_ns,
+    }
+
+
+def where_memory_is(tenant: pb.Tenant) -> str:
+    """In one word, and for how long, where a tenant's memory is not on its device; else ""."""
+    for use in tenant.uses:
+        state = _RESIDENCIES.get(use.residency.state, "resident")
+        if state != "resident":
+            return f"{state} {use.residency.away_now_ns / 1e9:.1f}s"
+    return ""
+
+
+def swapping_lines(tenant: pb.Tenant, devices: Mapping[str, pb.Device], now_s: float) -> list[str]:
+    """A line for each of a tenant's devices that its memory has left, or could not leave."""
+    lines = []
+    for use in tenant.uses:
+        residency = use.residency
+        if not residency.swaps and not residency.away_now_ns and not residency.stuck:
+            continue
+        device = devices.get(use.uuid)
+        part = residency.swapping_ns / 1e9 / max(1e-9, now_s - tenant.created_s)
+        stuck = ", some of it could not leave" if residency.stuck else ""
+        lines.append(
+            f"swapping: {tenant.name} on GPU {device.index if device else '?'}:"
+            f" {_RESIDENCIES.get(residency.state, 'unknown')}, away {residency.away_ns / 1e9:.1f}s"
+            f" in all, {residency.swaps} swaps in {part:.1%} of the time,"
+            f" stays {residency.stay_ns / 1e9:.1f}s{stuck}"
+        )
+    return lines
 
 
 def gpus(tenant: pb.Tenant, devices: Mapping[str, pb.Device]) -> str:

@@ -8,7 +8,18 @@ from harp.daemon.book import Book
 from harp.daemon.harpd import Harpd
 from harp.daemon.picture import Hold, Picture
 from harp.grants import promised_bytes, promised_ppm
-from harp.model import ClientState, Device, DeviceKind, Policy, Tenant, TenantClass, Uncovered, Use
+from harp.model import (
+    ClientState,
+    Device,
+    DeviceKind,
+    Policy,
+    Residency,
+    ResidencyState,
+    Tenant,
+    TenantClass,
+    Uncovered,
+    Use,
+)
 from harp.procs import start_of, user_name
 
 __all__ = ["KINDS", "POLICIES", "Answers", "uncovered"]
@@ -26,6 +37,13 @@ _CLASSES = {
 _STATES = {
     ClientState.LIVE: pb.CLIENT_STATE_LIVE,
     ClientState.DRAINING: pb.CLIENT_STATE_DRAINING,
+}
+_RESIDENCIES = {
+    ResidencyState.RESIDENT: pb.RESIDENCY_STATE_RESIDENT,
+    ResidencyState.EVICTING: pb.RESIDENCY_STATE_EVICTING,
+    ResidencyState.AWAY: pb.RESIDENCY_STATE_AWAY,
+    ResidencyState.RESTORING: pb.RESIDENCY_STATE_RESTORING,
+    ResidencyState.SUSPENDED: pb.RESIDENCY_STATE_SUSPENDED,
 }
 
 
@@ -78,6 +96,7 @@ class Answers:
             limit_ppm=limits.limit_ppm,
             tenant_class=_CLASSES[limits.tenant_class],
             no_gang=not limits.gang,
+            oversubscribe=limits.oversubscribe,
             policy=POLICIES[tenant.policy],
             created_s=tenant.created_s,
             leased_bytes=sum(u.leased_bytes for u in uses),
@@ -140,7 +159,22 @@ class Answers:
             wants=use.wants,
             denials=use.denials,
             used_ratio=self._harpd.used_ratio(tenant.tenant_id, uuid)[0],
+            residency=_residency(use.residency) if use.residency else None,
         )
+
+
+def _residency(found: Residency) -> pb.Residency:
+    return pb.Residency(
+        state=_RESIDENCIES[found.state],
+        stuck=found.stuck,
+        swap_bytes=found.swap_bytes,
+        on_device_bytes=found.on_device_bytes,
+        away_ns=found.away_ns,
+        away_now_ns=found.away_now_ns,
+        swapping_ns=found.swapping_ns,
+        swaps=found.swaps,
+        stay_ns=found.stay_ns,
+    )
 
 
 def uncovered(one: Uncovered) -> pb.Uncovered:

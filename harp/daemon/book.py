@@ -32,7 +32,7 @@ from harp.errors import (
     UnknownTenant,
 )
 from harp.grants import Promise, admit, choose, select, shrinks
-from harp.lease_wire import GRANT_NO_GANG, ArbiterRefused, Msg, Op
+from harp.lease_wire import GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, ArbiterRefused, Msg, Op
 from harp.model import Device, Limits, Policy, Tenant, TenantClass, uuid_bytes
 from harp.procs import read
 
@@ -194,6 +194,7 @@ class Book:
 
         Raises:
             QuotaExceeded, ArbiterError.
+            ConfigError: the change cannot come into force.
         """
         async with self._lock:
             for uuid in tenant.device_uuids:
@@ -204,7 +205,16 @@ class Book:
                     )
             picture = await self.look()
             held = self.promises(picture, without=tenant.tenant_id)
-            asked = Promise(limits, len(picture.clients_of(tenant.tenant_id)))
+            clients = len(picture.clients_of(tenant.tenant_id))
+            if clients and limits.oversubscribe != tenant.limits.oversubscribe:
+                raise ConfigError(
+                    f"{clients} processes of tenant {tenant.name} run: whether memory can leave the"
+                    " GPU is settled when a process begins",
+                    "end them first, or start the job with `harp run --oversubscribe`"
+                    if limits.oversubscribe
+                    else "end them first, or start the job without --oversubscribe",
+                )
+            asked = Promise(limits, clients)
             if not shrinks(tenant.limits, limits):
                 for uuid in tenant.device_uuids:
                     admit(self.devices[uuid], held[uuid], asked, self._overcommit_ratio)
@@ -243,7 +253,9 @@ class Book:
                 if uuid not in found:
                     continue
                 use = picture.uses.get((tenant.tenant_id, uuid))
-                found[uuid].append(Promise(tenant.limits, clients, use.charged_bytes if use else 0))
+                swap = use.residency.swap_bytes if use and use.residency else 0
+                held = use.charged_bytes if use else 0
+                found[uuid].append(Promise(tenant.limits, clients, held, swap))
         return found
 
     def check_owner(self, tenant: Tenant, uid: int) -> None:
@@ -326,7 +338,8 @@ class Book:
                     dev=self.number_of(uuid),
                     limit_bytes=limits.mem_bytes,
                     free_bytes=limits.host_bytes,
-                    a=0 if limits.gang else GRANT_NO_GANG,
+                    a=(0 if limits.gang else GRANT_NO_GANG)
+                    | (GRANT_OVERSUBSCRIBE if limits.oversubscribe else 0),
                     b=limits.share_ppm,
                     c=limits.limit_ppm,
                     d=limits.tenant_class.value,
@@ -451,6 +464,7 @@ def _from_arbiter(found: ArbiterTenant) -> Tenant:
             found.limit_ppm,
             TenantClass(found.class_value),
             host_bytes=found.host_bytes,
+            oversubscribe=found.oversubscribe,
         ),
         policy=Policy.WARN,
         created_s=time.time(),

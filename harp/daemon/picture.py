@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from harp.lease_wire import Msg, Op
-from harp.model import Client, ClientState, Use
+from harp.lease_wire import GRANT_OVERSUBSCRIBE, Msg, Op
+from harp.model import Client, ClientState, Residency, ResidencyState, Use
 
 __all__ = ["ArbiterDevice", "ArbiterTenant", "Hold", "Picture", "parse"]
 
@@ -35,6 +35,7 @@ class ArbiterTenant:
     limit_ppm: int = 0
     class_value: int = 0
     host_bytes: int = 0
+    oversubscribe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
     tenants: dict[int, ArbiterTenant] = {}
     grants: dict[int, dict[int, Msg]] = {}
     uses: dict[tuple[int, str], Use] = {}
+    residencies: dict[tuple[int, str], Msg] = {}
     clients: dict[int, Client] = {}
     holds: dict[tuple[int, str], Hold] = {}
     for message in messages:
@@ -105,6 +107,8 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
             case Op.SNAP_USE if uuid:
                 grants.setdefault(message.tenant, {})[message.dev] = message
                 uses[message.tenant, uuid] = _use(message)
+            case Op.SNAP_RESIDENCY if uuid:
+                residencies[message.tenant, uuid] = message
             case Op.SNAP_CLIENT if message.d in _STATES:
                 clients[message.client] = client_of(message)
             case Op.SNAP_LEASE if uuid:
@@ -123,6 +127,11 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
                 class_value=grant.d,
                 host_bytes=grant.capacity_bytes,
             )
+    for key, message in residencies.items():
+        if key in uses:
+            uses[key] = replace(uses[key], residency=_residency(message))
+        if key[0] in tenants and message.c & GRANT_OVERSUBSCRIBE:
+            tenants[key[0]] = replace(tenants[key[0]], oversubscribe=True)
     for (client_id, uuid), hold in holds.items():
         if client_id not in clients:
             continue
@@ -155,6 +164,20 @@ def _hold(message: Msg) -> Hold:
         context_bytes=message.amount_bytes,
         unleased_bytes=message.limit_bytes,
         changes=message.epoch,
+    )
+
+
+def _residency(message: Msg) -> Residency:
+    return Residency(
+        state=ResidencyState(message.a),
+        stuck=message.b == 1,
+        swap_bytes=message.leased_bytes,
+        on_device_bytes=message.amount_bytes,
+        away_ns=message.wait_ns,
+        away_now_ns=message.window_ns,
+        swapping_ns=message.used_ns,
+        swaps=message.launches,
+        stay_ns=message.quantum_ns,
     )
 
 

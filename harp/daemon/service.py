@@ -175,6 +175,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
                 TenantClass(request.tenant_class),
                 gang=not request.no_gang,
                 host_bytes=request.host_limit_bytes,
+                oversubscribe=request.oversubscribe,
             ),
             policy=_policy(request.policy, self._default_policy),
             root_pid=request.root_pid,
@@ -216,6 +217,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
             host_bytes=request.host_limit_bytes
             if request.HasField("host_limit_bytes")
             else old.host_bytes,
+            oversubscribe=request.oversubscribe
+            if request.HasField("oversubscribe")
+            else old.oversubscribe,
         )
         changed = await self._book.set_limits(tenant, limits)
         return pb.SetTenantReply(tenant=self._answers.tenant(changed, await self._book.look()))
@@ -251,6 +255,7 @@ def _limits(
     *,
     gang: bool,
     host_bytes: int,
+    oversubscribe: bool,
 ) -> Limits:
     if mem_bytes and mem_bytes < GRANULE_BYTES:
         raise ConfigError(
@@ -264,7 +269,7 @@ def _limits(
             )
     # Whole granules: the rest could never be leased.
     whole = mem_bytes // GRANULE_BYTES * GRANULE_BYTES
-    return Limits(whole, share_ppm, limit_ppm, klass, gang, host_bytes)
+    return Limits(whole, share_ppm, limit_ppm, klass, gang, host_bytes, oversubscribe)
 
 
 def _policy(value: pb.Policy.ValueType, default: Policy) -> Policy:

@@ -39,6 +39,7 @@ _MIGRATIONS = (
         "ALTER TABLE overhead ADD COLUMN seen TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE overhead ADD COLUMN unlisted INTEGER NOT NULL DEFAULT 0",
     ),
+    ("ALTER TABLE tenant ADD COLUMN oversubscribe INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -103,6 +104,7 @@ class Store:
             "device_uuids": ",".join(tenant.device_uuids),
             "gang": int(limits.gang),
             "host_bytes": limits.host_bytes,
+            "oversubscribe": int(limits.oversubscribe),
         }
         self._put("tenant", row)
 
@@ -158,6 +160,7 @@ def _tenant(row: sqlite3.Row) -> Tenant:
             tenant_class=TenantClass(row["tenant_class"]),
             gang=bool(row["gang"]),
             host_bytes=row["host_bytes"],
+            oversubscribe=bool(row["oversubscribe"]),
         ),
         policy=Policy(row["policy"]),
         created_s=row["created_s"],

@@ -22,6 +22,8 @@ struct run {
     uint32_t joined;
     uint32_t ids[CLIENTS];
     uint64_t epoch[CLIENTS][DEVICES][HARP_TIME_LANES];
+    uint32_t move[CLIENTS][DEVICES]; /* the last EVICT or RESTORE it was sent */
+    uint64_t evicted, restored;
     uint64_t quiet_leased; /* what the last snapshot said of the quiet tenant */
     uint64_t used_ns[DEVICES];
     uint64_t opened[HARP_TIME_LANES], renewed;
@@ -40,6 +42,13 @@ static void emit(void *ctx, const struct harp_action *action)
             run->opened[action->msg.cls]++;
             run->renewed += action->msg.a;
             run->epoch[i][action->msg.dev][action->msg.cls] = action->msg.epoch;
+        }
+    int evict = action->msg.op == HARP_EVICT, restore = action->msg.op == HARP_RESTORE;
+    for (uint32_t i = 0; i < CLIENTS && action->kind == HARP_ACT_SEND && (evict || restore); i++)
+        if (run->ids[i] == action->client) {
+            run->evicted += (uint64_t)evict;
+            run->restored += (uint64_t)restore;
+            run->move[i][action->msg.dev] = action->msg.seq;
         }
     if (action->kind == HARP_ACT_REPLY && action->msg.op == HARP_SNAP_USE &&
         action->msg.tenant == 2)
@@ -76,7 +85,8 @@ static void begin(struct run *run, void *memory, const struct harp_core_config *
                  &(struct harp_msg){.op = HARP_SET_TENANT,
                                     .tenant = t,
                                     .dev = d,
-                                    .limit_bytes = 20 * HARP_GRANULE_BYTES});
+                                    .a = t == 2 ? 0 : HARP_GRANT_OVERSUBSCRIBE,
+                                    .limit_bytes = (t == 2 ? 20 : 50) * HARP_GRANULE_BYTES});
     }
     /* The quiet tenant: five granules, and never a word again. */
     step(run, HARP_EV_JOIN, 0, &(struct harp_msg){.tenant = 2});
@@ -92,6 +102,7 @@ static uint16_t op_of(const uint8_t *data)
     static const uint8_t usual[] = {
         HARP_WANT_TIME, HARP_YIELD_TIME, HARP_USED_TIME,  HARP_WANT_TIME, HARP_YIELD_TIME,
         HARP_USED_TIME, HARP_LEASE_MEM,  HARP_RETURN_MEM, HARP_RECALLED,  HARP_MEM_INFO,
+        HARP_EVICTED,   HARP_RESTORED,   HARP_LEASE_MEM,  HARP_EVICTED,   HARP_RESTORED,
     };
     return data[0] >> 4 == 0 ? data[3] % 12 : usual[data[3] % sizeof usual];
 }
@@ -139,6 +150,14 @@ static void consume(struct run *run, const uint8_t *data, size_t size)
                              .age_ns = (uint64_t)(data[7] / 64) << (data[5] % 32),
                              .window_ns = (uint64_t)data[7] << (data[6] % 32),
                              .bytes = (uint64_t)data[5] * HARP_GRANULE_BYTES};
+        if (m.op == HARP_EVICTED || m.op == HARP_RESTORED) {
+            m.seq = data[5] % 16 == 0 ? data[5] : run->move[slot][m.dev];
+            m.b = data[6] % 16 == 0;
+        } else if (m.cls == 1 && data[6] % 8 != 0 &&
+                   (m.op == HARP_LEASE_MEM || m.op == HARP_RETURN_MEM)) {
+            m.cls = HARP_MEM_SWAP;
+            m.bytes = (data[5] % 32u + 1u) * HARP_GRANULE_BYTES;
+        }
         data += 8;
         size -= 8;
         if (what == 0 || (what > 4 && run->ids[slot] == 0)) {
@@ -165,7 +184,7 @@ static void consume(struct run *run, const uint8_t *data, size_t size)
                                     .tenant = 1,
                                     .dev = m.dev,
                                     .limit_bytes = m.bytes,
-                                    .a = m.a,
+                                    .a = m.a | (m.seq & 6u ? HARP_GRANT_OVERSUBSCRIBE : 0),
                                     .b = m.seq * 4000,
                                     .c = m.b != 0 ? m.seq * 3000 : 0,
                                     .d = m.seq % 3});
@@ -214,6 +233,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     seen.opened[0] += run.opened[0];
     seen.opened[1] += run.opened[1];
     seen.renewed += run.renewed;
+    seen.evicted += run.evicted;
+    seen.restored += run.restored;
     free(memory);
     return 0;
 }
@@ -232,9 +253,12 @@ int main(int argc, char **argv)
         }
         (void)LLVMFuzzerTestOneInput(data, sizeof data);
     }
-    printf("gates opened: %llu compute, %llu copy; renewals and changes: %llu\n",
+    printf("gates opened: %llu compute, %llu copy; renewals and changes: %llu; evictions: %llu, "
+           "restores: %llu\n",
            (unsigned long long)seen.opened[0], (unsigned long long)seen.opened[1],
-           (unsigned long long)seen.renewed);
-    return seen.opened[0] == 0 || seen.opened[1] == 0 || seen.renewed == 0;
+           (unsigned long long)seen.renewed, (unsigned long long)seen.evicted,
+           (unsigned long long)seen.restored);
+    return seen.opened[0] == 0 || seen.opened[1] == 0 || seen.renewed == 0 || seen.evicted == 0 ||
+           seen.restored == 0;
 }
 #endif

@@ -132,7 +132,7 @@ class Admin(Link):
             answer = self.recv()
             if answer.op in (Op.OK, Op.ERR):
                 return answer, rows
-            (self.events if answer.op >= Op.EVENT_CLIENT else rows).append(answer)
+            (self.events if Op(answer.op).name.startswith("EVENT_") else rows).append(answer)
 
     def ok(self, op: Op, fd: int | None = None, **values: object) -> Msg:
         answer, _ = self.ask(Msg(op=op, **values), fd)  # type: ignore[arg-type]

@@ -127,6 +127,23 @@ def test_admission_says_what_is_left_and_what_to_do(box: Machine) -> None:
     assert not [p for p in (box.base / "user/harp/grants").iterdir() if p.name.startswith("true")]
 
 
+def test_limits_of_tenants_that_oversubscribe_need_not_fit_together(box: Machine) -> None:
+    for name in ("a", "b"):
+        box.gpu_tenant("--name", name, "--mem", "700MiB", "--oversubscribe", mib=16)
+    tenant = box.ps("b")
+    assert tenant
+    assert tenant["oversubscribe"] is True
+    assert tenant["devices"][0]["residency"]["state"] == "resident"
+    assert tenant["devices"][0]["residency"]["swaps"] == 0
+    done = box.harp("run", "--mem", "600MiB", "--", "true")
+    assert done.returncode == 125
+    assert "hint: ask for --mem" in done.stderr
+    done = box.harp("set", "a", "--no-oversubscribe")
+    assert done.returncode == 1
+    assert "settled when a process begins" in done.stderr
+    assert box.harp("set", "a", "--mem", "100MiB").returncode == 0
+
+
 def test_sigkill_of_harpd_is_harmless_and_a_new_one_finds_the_tenants(box: Machine) -> None:
     child = box.gpu_tenant("--name", "t", "--mem", "256MiB", mib=100)
     before = box.ps("t")

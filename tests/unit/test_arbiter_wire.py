@@ -13,7 +13,7 @@ from arbiter_core import NATIVE
 from arbiter_core import Msg as CtypesMsg
 
 from harp import lease_wire
-from harp.lease_wire import ALIASES, Deny, Gate, Kind, Lane, MemClass, Msg, Op
+from harp.lease_wire import ALIASES, Deny, Gate, Kind, Lane, MemClass, Msg, Op, Residency
 
 HEADER = NATIVE / "include" / "harp" / "lease.h"
 ENUMS = {
@@ -22,11 +22,12 @@ ENUMS = {
     "harp_mem_class": (MemClass, "HARP_MEM_"),
     "harp_deny": (Deny, "HARP_DENY_"),
     "harp_gate": (Gate, "HARP_GATE_"),
+    "harp_residency": (Residency, "HARP_"),
     "harp_op": (Op, "HARP_"),
 }
 
 MACROS = ("VERSION", "MSG_BYTES", "NAME_BYTES", "GRANULE_BYTES", "ALL_DEVICES", "TIME_LANES")
-MACROS += ("GRANT_NO_GANG",)
+MACROS += ("GRANT_NO_GANG", "GRANT_OVERSUBSCRIBE")
 
 
 def c_name(field: str) -> str:

@@ -19,8 +19,8 @@ from harp.daemon.book import Book, Wish
 from harp.daemon.link import ArbiterLink
 from harp.daemon.picture import Picture
 from harp.daemon.store import Store
-from harp.errors import NoDevice, QuotaExceeded
-from harp.lease_wire import GRANT_NO_GANG, ArbiterRefused, Msg, Op
+from harp.errors import ConfigError, NoDevice, QuotaExceeded
+from harp.lease_wire import GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, ArbiterRefused, Msg, Op
 from harp.model import Device, DeviceKind, Limits, Policy, Tenant, TenantClass, Use
 
 GIB = 1 << 30
@@ -37,6 +37,7 @@ class FakeArbiter:
         self.broken = -1
         #: {tenant: bytes it holds on each of its devices}
         self.held: dict[int, int] = {}
+        self.clients: list[Msg] = []
 
     async def request(self, message: Msg, fds: Sequence[int] = ()) -> Msg:
         del fds
@@ -81,7 +82,9 @@ class FakeArbiter:
                     leased_bytes=self.held.get(tenant, 0),
                 )
             )
-        return rows
+            if m.a & GRANT_OVERSUBSCRIBE:
+                rows.append(Msg(op=Op.SNAP_RESIDENCY, tenant=tenant, dev=dev, a=1, c=m.a))
+        return rows + self.clients
 
 
 def _device(index: int) -> Device:
@@ -235,9 +238,37 @@ def test_a_harpd_that_ended_between_two_devices_is_made_good_by_the_next(desk: D
     do(desk, steps)
 
 
+def test_whether_memory_may_leave_is_settled_before_the_first_process(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        tenant = await book.create(wish("0", mem_bytes=6 * GIB, oversubscribe=True), listening())
+        assert desk.arbiter.grants[tenant.tenant_id, 0].a == GRANT_OVERSUBSCRIBE
+        second = replace(wish("0", mem_bytes=6 * GIB, oversubscribe=True), name="u")
+        await book.create(second, listening())
+        with pytest.raises(QuotaExceeded):
+            await book.create(replace(wish("0", mem_bytes=6 * GIB), name="v"), listening())
+        with pytest.raises(QuotaExceeded):
+            await book.set_limits(tenant, replace(tenant.limits, oversubscribe=False))
+        desk.arbiter.clients = [Msg(op=Op.SNAP_CLIENT, tenant=tenant.tenant_id, client=9, d=1)]
+        with pytest.raises(ConfigError, match="1 processes of tenant t run") as caught:
+            await book.set_limits(
+                tenant, replace(tenant.limits, mem_bytes=GIB, oversubscribe=False)
+            )
+        assert "without --oversubscribe" in (caught.value.hint or "")
+        assert desk.arbiter.grants[tenant.tenant_id, 0].a == GRANT_OVERSUBSCRIBE
+        desk.arbiter.clients = []
+        changed = await book.set_limits(
+            tenant, replace(tenant.limits, mem_bytes=GIB, oversubscribe=False)
+        )
+        assert desk.arbiter.grants[tenant.tenant_id, 0].a == 0
+        assert desk.store.tenants()[0] == changed
+
+    do(desk, steps)
+
+
 def test_a_lost_store_is_rebuilt_with_all_devices(desk: Desk) -> None:
     async def steps(book: Book) -> None:
-        tenant = await book.create(wish("1,0", mem_bytes=GIB, host_bytes=3 * GIB), listening())
+        asked = wish("1,0", mem_bytes=GIB, host_bytes=3 * GIB, oversubscribe=True)
+        tenant = await book.create(asked, listening())
         desk.store.remove(tenant.tenant_id)
         after = desk.new_book()
         await after.announce_devices(DEVICES)
@@ -245,6 +276,7 @@ def test_a_lost_store_is_rebuilt_with_all_devices(desk: Desk) -> None:
         found = after.tenants[tenant.tenant_id]
         assert set(found.device_uuids) == {UUIDS[0], UUIDS[1]}
         assert (found.limits.mem_bytes, found.limits.host_bytes) == (GIB, 3 * GIB)
+        assert found.limits.oversubscribe
         assert desk.store.tenants() == [found]
         after.close()
 

@@ -20,7 +20,13 @@ from harp.cli.change import in_force
 from harp.cli.checks import Check, Verdict, machine
 from harp.cli.main import COMMANDS, cli
 from harp.cli.top import render
-from harp.cli.view import memory_notes, short_size, tenant_json
+from harp.cli.view import (
+    memory_notes,
+    short_size,
+    swapping_lines,
+    tenant_json,
+    where_memory_is,
+)
 from harp.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,6 +205,44 @@ def test_json_tells_each_gpus_use_apart() -> None:
     devices = found["devices"]
     assert isinstance(devices, list)
     assert [(d["gpu"], d["used_ns"], d["estimated_ns"]) for d in devices] == [(1, 7, 3), (0, 0, 0)]
+
+
+def test_who_is_away_is_shown_with_how_long_and_what_swapping_costs() -> None:
+    away = pb.Residency(
+        state=pb.RESIDENCY_STATE_AWAY,
+        swap_bytes=5,
+        away_ns=45_000_000_000,
+        away_now_ns=12_300_000_000,
+        swapping_ns=2_000_000_000,
+        swaps=4,
+        stay_ns=5_000_000_000,
+    )
+    tenant = _tenant(oversubscribe=True)
+    tenant.uses[1].residency.CopyFrom(away)
+    assert where_memory_is(tenant) == "away 12.3s"
+    [line] = swapping_lines(tenant, _DEVICES, tenant.created_s + 100)
+    assert "away 45.0s in all, 4 swaps in 2.0% of the time, stays 5.0s" in line
+    found = tenant_json(tenant, _DEVICES)
+    assert found["oversubscribe"] is True
+    devices = found["devices"]
+    assert isinstance(devices, list)
+    assert devices[0]["residency"] is None
+    assert devices[1]["residency"]["state"] == "away"
+    state = _state(40)
+    for each in state.tenants:
+        each.uses.add(uuid="GPU-1").residency.CopyFrom(away)
+    lines = _lines(state)
+    assert len(lines) <= 24
+    assert lines[-1].startswith("swapping: a-tenant-with-a-long-name")
+
+
+def test_nothing_is_said_of_who_never_left() -> None:
+    at_home = pb.Residency(state=pb.RESIDENCY_STATE_RESIDENT, swap_bytes=5, stay_ns=1)
+    tenant = _tenant(oversubscribe=True)
+    tenant.uses[0].residency.CopyFrom(at_home)
+    assert where_memory_is(tenant) == ""
+    assert swapping_lines(tenant, _DEVICES, 1e9) == []
+    assert where_memory_is(_tenant()) == ""
 
 
 def test_set_says_what_is_in_force() -> None:

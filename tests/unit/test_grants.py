@@ -111,6 +111,72 @@ def test_a_share_above_its_own_limit_is_refused() -> None:
         admit(device(), [], asks(share_ppm=500_000, limit_ppm=300_000), 1.0)
 
 
+def swaps(mem_bytes: int, *, clients: int = 0, held: int = 0, stays: int = 0) -> Promise:
+    return Promise(Limits(mem_bytes, oversubscribe=True), clients, held + stays, held)
+
+
+def test_limits_of_tenants_that_oversubscribe_need_not_fit_together() -> None:
+    gpu = device(memory_bytes=10 * GIB)
+    held: list[Promise] = []
+    for _ in range(3):
+        admit(gpu, held, swaps(8 * GIB), 1.0)
+        held.append(swaps(8 * GIB, clients=1, held=5 * GIB))
+    # Each alone beside all contexts: three are there, and the fourth's is one more.
+    with pytest.raises(QuotaExceeded, match="no room for a context of 512MiB on GPU 0 beside"):
+        admit(gpu, [*held, swaps(8 * GIB, clients=1)], swaps(GIB), 1.0)
+    with pytest.raises(QuotaExceeded) as caught:
+        admit(gpu, [swaps(8 * GIB)], swaps(9 * GIB + 2 * MIB), 1.0)
+    assert caught.value.hint == "ask for --mem 9GiB"
+
+
+def test_what_others_were_promised_is_not_for_oversubscribing_nor_the_other_way_round() -> None:
+    gpu = device(memory_bytes=10 * GIB)
+    with pytest.raises(QuotaExceeded) as caught:
+        admit(gpu, [asks(4 * GIB)], swaps(6 * GIB), 1.0)
+    assert caught.value.hint == "ask for --mem 5GiB"
+    admit(gpu, [asks(4 * GIB)], swaps(5 * GIB), 1.0)
+    with pytest.raises(QuotaExceeded) as caught:
+        admit(gpu, [swaps(8 * GIB), swaps(7 * GIB)], asks(GIB), 1.0)
+    assert caught.value.hint == "ask for --mem 512MiB"
+
+
+def test_an_overcommitted_device_is_not_larger_for_who_must_fit_alone() -> None:
+    gpu = device(memory_bytes=10 * GIB)
+    admit(gpu, [asks(8 * GIB)], asks(8 * GIB), 2.0)
+    with pytest.raises(QuotaExceeded):
+        admit(gpu, [], swaps(10 * GIB), 2.0)
+
+
+mixed = st.builds(
+    lambda mem, clients, swap, oversubscribes: (
+        swaps(mem * MIB, clients=clients, held=min(swap, mem) * MIB)
+        if oversubscribes
+        else asks(mem * MIB)
+    ),
+    st.integers(1, 40_000),
+    st.integers(0, 4),
+    st.integers(0, 4000),
+    st.booleans(),
+)
+
+
+@given(st.lists(mixed, max_size=8))
+def test_each_that_was_admitted_fits_beside_all_that_cannot_leave(wishes: list[Promise]) -> None:
+    gpu = device()
+    held: list[Promise] = []
+    for wish in wishes:
+        try:
+            admit(gpu, held, Promise(wish.limits), 1.0)
+        except QuotaExceeded:
+            continue
+        held.append(Promise(wish.limits))
+    for one in held:
+        if one.limits.oversubscribe:
+            stays = sum(p.cost_bytes(gpu) for p in held)
+            assert stays + one.limits.mem_bytes <= gpu.memory_bytes
+    assert promised_bytes(gpu, held) <= gpu.memory_bytes
+
+
 def test_the_least_promised_device_is_chosen() -> None:
     gpus = [device(0), device(1), device(2)]
     held = {gpus[0].uuid: [asks(share_ppm=500_000)], gpus[1].uuid: [asks(GIB)]}

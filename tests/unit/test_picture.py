@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from harp.daemon.picture import Hold, parse
-from harp.lease_wire import Msg, Op
-from harp.model import ClientState
+from harp.lease_wire import GRANT_OVERSUBSCRIBE, Msg, Op
+from harp.model import ClientState, Residency, ResidencyState
 
 UUID = "GPU-00000000-0000-0000-0000-000000000001"
 
@@ -85,6 +85,42 @@ def test_what_nobody_leased_is_the_clients_and_counts_in_its_tenants_use() -> No
         assert (use.over_bytes(50), use.over_bytes(60), use.over_bytes(0)) == (8, 0, 0)
         assert (use.host_leased_bytes, picture.tenants[2].host_bytes) == (60, 100)
         assert picture.clients[5].unleased_bytes == 7
+
+
+def test_where_memory_is_that_can_leave() -> None:
+    messages = [
+        Msg(op=Op.SNAP_TENANT, tenant=2, uid=1000, text="train"),
+        Msg(op=Op.SNAP_USE, tenant=2, dev=0, limit_bytes=100, leased_bytes=90),
+        Msg(
+            op=Op.SNAP_RESIDENCY,
+            tenant=2,
+            dev=0,
+            a=3,
+            c=GRANT_OVERSUBSCRIBE,
+            leased_bytes=80,
+            wait_ns=7,
+            window_ns=5,
+            used_ns=4,
+            launches=3,
+            quantum_ns=40,
+        ),
+        Msg(op=Op.SNAP_TENANT, tenant=3, uid=1000, text="other"),
+        Msg(op=Op.SNAP_USE, tenant=3, dev=0, limit_bytes=100),
+    ]
+    for order in (messages, list(reversed(messages))):
+        picture = parse(order, {0: UUID})
+        assert picture.uses[2, UUID].residency == Residency(
+            state=ResidencyState.AWAY,
+            swap_bytes=80,
+            away_ns=7,
+            away_now_ns=5,
+            swapping_ns=4,
+            swaps=3,
+            stay_ns=40,
+        )
+        assert picture.uses[3, UUID].residency is None
+        assert [t.oversubscribe for t in picture.tenants.values()].count(True) == 1
+        assert picture.tenants[2].oversubscribe
 
 
 def test_what_is_gone_or_on_an_unknown_device_is_left_out() -> None:

@@ -23,7 +23,15 @@ TENANT = Tenant(
     root_start=123456789,
     grant_dir="/run/user/1000/harp/grants/train-1",
     device_uuids=("GPU-1", "GPU-2"),
-    limits=Limits(1 << 33, 300_000, 500_000, TenantClass.LATENCY, gang=False, host_bytes=1 << 30),
+    limits=Limits(
+        1 << 33,
+        300_000,
+        500_000,
+        TenantClass.LATENCY,
+        gang=False,
+        host_bytes=1 << 30,
+        oversubscribe=True,
+    ),
     policy=Policy.KILL,
     created_s=1.5,
 )
@@ -70,7 +78,7 @@ def test_a_store_of_the_first_release_is_read_and_goes_on(tmp_path: Path) -> Non
     path = tmp_path / "harpd.db"
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(_VERSION_0)
-    limits = replace(TENANT.limits, gang=True, host_bytes=0)
+    limits = replace(TENANT.limits, gang=True, host_bytes=0, oversubscribe=False)
     before = replace(TENANT, device_uuids=("GPU-1",), limits=limits)
     for _ in range(2):  # the second time there is nothing to migrate
         store = Store(path)

@@ -133,6 +133,42 @@ CLIENT_STATE_DRAINING: ClientState.ValueType  # 2
 """dead; the device has not given its memory back yet"""
 global___ClientState = ClientState
 
+class _ResidencyState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ResidencyStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ResidencyState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    RESIDENCY_STATE_UNSPECIFIED: _ResidencyState.ValueType  # 0
+    """never sent"""
+    RESIDENCY_STATE_RESIDENT: _ResidencyState.ValueType  # 1
+    """on the device"""
+    RESIDENCY_STATE_EVICTING: _ResidencyState.ValueType  # 2
+    """on its way off"""
+    RESIDENCY_STATE_AWAY: _ResidencyState.ValueType  # 3
+    """on the host; the tenant has no device time"""
+    RESIDENCY_STATE_RESTORING: _ResidencyState.ValueType  # 4
+    """on its way back"""
+    RESIDENCY_STATE_SUSPENDED: _ResidencyState.ValueType  # 5
+    """away until it is resumed"""
+
+class ResidencyState(_ResidencyState, metaclass=_ResidencyStateEnumTypeWrapper):
+    """Where memory is that can leave a device."""
+
+RESIDENCY_STATE_UNSPECIFIED: ResidencyState.ValueType  # 0
+"""never sent"""
+RESIDENCY_STATE_RESIDENT: ResidencyState.ValueType  # 1
+"""on the device"""
+RESIDENCY_STATE_EVICTING: ResidencyState.ValueType  # 2
+"""on its way off"""
+RESIDENCY_STATE_AWAY: ResidencyState.ValueType  # 3
+"""on the host; the tenant has no device time"""
+RESIDENCY_STATE_RESTORING: ResidencyState.ValueType  # 4
+"""on its way back"""
+RESIDENCY_STATE_SUSPENDED: ResidencyState.ValueType  # 5
+"""away until it is resumed"""
+global___ResidencyState = ResidencyState
+
 @typing.final
 class Device(google.protobuf.message.Message):
     """One device."""
@@ -270,6 +306,7 @@ class DeviceUse(google.protobuf.message.Message):
     CHARGED_BYTES_FIELD_NUMBER: builtins.int
     UNLEASED_BYTES_FIELD_NUMBER: builtins.int
     OVER_LIMIT_BYTES_FIELD_NUMBER: builtins.int
+    RESIDENCY_FIELD_NUMBER: builtins.int
     uuid: builtins.str
     """the device"""
     leased_bytes: builtins.int
@@ -300,6 +337,10 @@ class DeviceUse(google.protobuf.message.Message):
     """code, heaps, local memory: seen beyond leases and contexts"""
     over_limit_bytes: builtins.int
     """by how much charged_bytes is above the limit; then no new memory"""
+    @property
+    def residency(self) -> global___Residency:
+        """of its memory that can leave the device; absent: none can"""
+
     def __init__(
         self,
         *,
@@ -318,10 +359,62 @@ class DeviceUse(google.protobuf.message.Message):
         charged_bytes: builtins.int = ...,
         unleased_bytes: builtins.int = ...,
         over_limit_bytes: builtins.int = ...,
+        residency: global___Residency | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["charged_bytes", b"charged_bytes", "copy_ns", b"copy_ns", "denials", b"denials", "estimated_ns", b"estimated_ns", "launches", b"launches", "leased_bytes", b"leased_bytes", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "uuid", b"uuid", "wait_ns", b"wait_ns", "wants", b"wants"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["residency", b"residency"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["charged_bytes", b"charged_bytes", "copy_ns", b"copy_ns", "denials", b"denials", "estimated_ns", b"estimated_ns", "launches", b"launches", "leased_bytes", b"leased_bytes", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "residency", b"residency", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "uuid", b"uuid", "wait_ns", b"wait_ns", "wants", b"wants"]) -> None: ...
 
 global___DeviceUse = DeviceUse
+
+@typing.final
+class Residency(google.protobuf.message.Message):
+    """Memory of a tenant that can leave a device, and what that costs it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: builtins.int
+    STUCK_FIELD_NUMBER: builtins.int
+    SWAP_BYTES_FIELD_NUMBER: builtins.int
+    ON_DEVICE_BYTES_FIELD_NUMBER: builtins.int
+    AWAY_NS_FIELD_NUMBER: builtins.int
+    AWAY_NOW_NS_FIELD_NUMBER: builtins.int
+    SWAPPING_NS_FIELD_NUMBER: builtins.int
+    SWAPS_FIELD_NUMBER: builtins.int
+    STAY_NS_FIELD_NUMBER: builtins.int
+    state: global___ResidencyState.ValueType
+    """where it is"""
+    stuck: builtins.bool
+    """some of it could not leave, and stays"""
+    swap_bytes: builtins.int
+    """memory that can leave, wherever it is now"""
+    on_device_bytes: builtins.int
+    """of swap_bytes, what is on the device"""
+    away_ns: builtins.int
+    """time away, in all"""
+    away_now_ns: builtins.int
+    """time since it left; 0: it is there"""
+    swapping_ns: builtins.int
+    """time that moving it took, in all"""
+    swaps: builtins.int
+    """times that it left"""
+    stay_ns: builtins.int
+    """once there it stays at least so long"""
+    def __init__(
+        self,
+        *,
+        state: global___ResidencyState.ValueType = ...,
+        stuck: builtins.bool = ...,
+        swap_bytes: builtins.int = ...,
+        on_device_bytes: builtins.int = ...,
+        away_ns: builtins.int = ...,
+        away_now_ns: builtins.int = ...,
+        swapping_ns: builtins.int = ...,
+        swaps: builtins.int = ...,
+        stay_ns: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["away_now_ns", b"away_now_ns", "away_ns", b"away_ns", "on_device_bytes", b"on_device_bytes", "state", b"state", "stay_ns", b"stay_ns", "stuck", b"stuck", "swap_bytes", b"swap_bytes", "swapping_ns", b"swapping_ns", "swaps", b"swaps"]) -> None: ...
+
+global___Residency = Residency
 
 @typing.final
 class Tenant(google.protobuf.message.Message):
@@ -366,6 +459,7 @@ class Tenant(google.protobuf.message.Message):
     OVER_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     HOST_LEASED_BYTES_FIELD_NUMBER: builtins.int
+    OVERSUBSCRIBE_FIELD_NUMBER: builtins.int
     tenant_id: builtins.int
     """the arbiter's number"""
     name: builtins.str
@@ -430,6 +524,8 @@ class Tenant(google.protobuf.message.Message):
     """pinned host memory, all devices together; 0: no limit"""
     host_leased_bytes: builtins.int
     """pinned host memory held"""
+    oversubscribe: builtins.bool
+    """its memory may leave a device while others have it"""
     @property
     def clients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Client]:
         """its processes"""
@@ -480,8 +576,9 @@ class Tenant(google.protobuf.message.Message):
         over_limit_bytes: builtins.int = ...,
         host_limit_bytes: builtins.int = ...,
         host_leased_bytes: builtins.int = ...,
+        oversubscribe: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["charged_bytes", b"charged_bytes", "clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged_bytes", b"charged_bytes", "clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "oversubscribe", b"oversubscribe", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
 
 global___Tenant = Tenant
 
@@ -686,6 +783,7 @@ class CreateTenantRequest(google.protobuf.message.Message):
     PROGRAM_FIELD_NUMBER: builtins.int
     NO_GANG_FIELD_NUMBER: builtins.int
     HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
+    OVERSUBSCRIBE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """empty: made from the program's name"""
     gpu: builtins.str
@@ -714,6 +812,8 @@ class CreateTenantRequest(google.protobuf.message.Message):
     """turns on one device do not wait for those on the others"""
     host_limit_bytes: builtins.int
     """pinned host memory, all devices together; 0: no limit"""
+    oversubscribe: builtins.bool
+    """its memory may leave a device while others have it"""
     def __init__(
         self,
         *,
@@ -730,8 +830,9 @@ class CreateTenantRequest(google.protobuf.message.Message):
         program: builtins.str = ...,
         no_gang: builtins.bool = ...,
         host_limit_bytes: builtins.int = ...,
+        oversubscribe: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "grant_dir", b"grant_dir", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "grant_dir", b"grant_dir", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
 
 global___CreateTenantRequest = CreateTenantRequest
 
@@ -803,6 +904,7 @@ class SetTenantRequest(google.protobuf.message.Message):
     TENANT_CLASS_FIELD_NUMBER: builtins.int
     NO_GANG_FIELD_NUMBER: builtins.int
     HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
+    OVERSUBSCRIBE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """which"""
     mem_limit_bytes: builtins.int
@@ -817,6 +919,8 @@ class SetTenantRequest(google.protobuf.message.Message):
     """absent: as it was"""
     host_limit_bytes: builtins.int
     """absent: as it was; 0: no limit"""
+    oversubscribe: builtins.bool
+    """absent: as it was; only while it has no processes"""
     def __init__(
         self,
         *,
@@ -827,9 +931,10 @@ class SetTenantRequest(google.protobuf.message.Message):
         tenant_class: global___TenantClass.ValueType | None = ...,
         no_gang: builtins.bool | None = ...,
         host_limit_bytes: builtins.int | None = ...,
+        oversubscribe: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_host_limit_bytes", b"_host_limit_bytes", "_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "no_gang", b"no_gang", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_host_limit_bytes", b"_host_limit_bytes", "_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_host_limit_bytes", b"_host_limit_bytes", "_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_oversubscribe", b"_oversubscribe", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_host_limit_bytes", b"_host_limit_bytes", "_limit_ppm", b"_limit_ppm", "_mem_limit_bytes", b"_mem_limit_bytes", "_no_gang", b"_no_gang", "_oversubscribe", b"_oversubscribe", "_share_ppm", b"_share_ppm", "_tenant_class", b"_tenant_class", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_host_limit_bytes", b"_host_limit_bytes"]) -> typing.Literal["host_limit_bytes"] | None: ...
     @typing.overload
@@ -838,6 +943,8 @@ class SetTenantRequest(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes"]) -> typing.Literal["mem_limit_bytes"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_no_gang", b"_no_gang"]) -> typing.Literal["no_gang"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_oversubscribe", b"_oversubscribe"]) -> typing.Literal["oversubscribe"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_share_ppm", b"_share_ppm"]) -> typing.Literal["share_ppm"] | None: ...
     @typing.overload

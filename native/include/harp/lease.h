@@ -63,7 +63,9 @@ enum harp_op {
     HARP_LEASE_MEM,  /* dev, seq, cls, bytes (multiple of the granule, not 0): asks for what is
                       * missing after the client's own unused lease. The answer carries seq and may
                       * take up to HARP_MEM_WAIT_NS (peers are asked for their slack, memory of the
-                      * dead is waited for). At most HARP_MAX_WAITING unanswered per client. */
+                      * dead is waited for). At most HARP_MAX_WAITING unanswered per client. While
+                      * memory of others is on its way off the device for it, the answer may take
+                      * up to HARP_SWAP_WAIT_NS. cls=SWAP only with HARP_GRANT_OVERSUBSCRIBE */
     HARP_RETURN_MEM, /* dev, cls, bytes (multiple of the granule): gives back; no answer */
     HARP_MEM_INFO,   /* dev, seq: asks for HARP_MEM_STATE */
     HARP_ADOPT_MEM,  /* dev, cls, bytes: after HELLO with READOPT and before the first LEASE_MEM,
@@ -170,13 +172,13 @@ enum harp_op {
     /* --- arbiter -> harpd -------------------------------------------------------------------- */
     HARP_OK = 96,     /* seq, dev/tenant/client where one was made */
     HARP_ERR,         /* seq, a=errno, text=what is wrong and what to do */
-    HARP_SNAP_DEVICE, /* dev, uuid, capacity_bytes, leased_bytes (class DEVICE, live), bytes (all
-                       * that drains), overhead_bytes, free_bytes, tenant whose gate is open (0:
-                       * none), epoch */
+    HARP_SNAP_DEVICE, /* dev, uuid, capacity_bytes, leased_bytes (class DEVICE, and SWAP that is on
+                       * the device; live), bytes (all that drains), overhead_bytes, free_bytes,
+                       * tenant whose gate is open (0: none), epoch */
     HARP_SNAP_TENANT, /* tenant, uid, text=name, a=number of clients, b=1 its listening socket comes
                        * along (SCM_RIGHTS) */
     HARP_SNAP_USE,    /* tenant, dev, limit_bytes, b=share ppm, c=limit ppm, d=class, leased_bytes
-                       * (class DEVICE, live), bytes (class DEVICE that drains), overhead_bytes,
+                       * (classes DEVICE and SWAP, live), bytes (the same that drain), overhead_bytes,
                        * peak_bytes, used_ns, copy_ns, launches, wait_ns, a=1 wants now, denials,
                        * estimated_ns (of used_ns, what was not measured: sampled while alone, or
                        * split among tenants whose gates were open together), capacity_bytes=quota
@@ -184,12 +186,19 @@ enum harp_op {
                        * same in each of its rows) */
     HARP_SNAP_CLIENT, /* client, tenant, uid, pid (as the arbiter sees it), b=pid as it sees itself,
                        * a=kind, d=enum harp_client_state, text=program */
-    HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes, overhead_bytes (leased and corrected),
+    HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes (class DEVICE, and SWAP as far as it is
+                       * on the device), overhead_bytes (leased and corrected),
                        * a=1 wants, b=enum harp_gate; only where one of them is not 0. bytes
                        * (class OVERHEAD, leased), limit_bytes (of overhead_bytes, what counts
                        * against the limit), epoch (changes of its leases so far) */
     HARP_EVENT_CLIENT, /* as SNAP_CLIENT, on join and death: d tells which */
     HARP_EVENT_DENY,   /* tenant, client, dev, a=enum harp_deny, bytes, limit_bytes, leased_bytes */
+    HARP_SNAP_RESIDENCY, /* tenant, dev, a=enum harp_residency, b=1 some of it could not leave and
+                          * stays, c=flags (HARP_GRANT_*), leased_bytes (class SWAP, live), bytes
+                          * (of it on the device), wait_ns = how long it has been away in all,
+                          * window_ns = for how long it has been away now, used_ns = time spent
+                          * swapping in all, launches = number of swaps, quantum_ns = its shortest
+                          * stay. Only for tenants with HARP_GRANT_OVERSUBSCRIBE or such memory */
 };
 
 enum harp_kind { HARP_KIND_CUDA = 1, HARP_KIND_NULL = 2 };
@@ -222,6 +231,15 @@ enum harp_gate {
     HARP_GATE_OPEN = 1,
     HARP_GATE_CLOSING = 2,
     HARP_GATE_OVERDUE = 3,
+};
+
+/* Where a tenant's SWAP memory is. Its gates on the device are open only while it is resident. */
+enum harp_residency {
+    HARP_RESIDENT = 1,
+    HARP_EVICTING = 2,
+    HARP_AWAY = 3,
+    HARP_RESTORING = 4,
+    HARP_SUSPENDED = 5,
 };
 
 /* The two accounts of time on a device. Shares and limits are of COMPUTE; COPY is a fair queue of

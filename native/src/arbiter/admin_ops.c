@@ -109,6 +109,7 @@ static void set_tenant(struct harp_core *k, const struct harp_msg *m)
     u->granted = 1;
     u->limit = m->limit_bytes;
     t->host_quota = m->free_bytes;
+    u->swaps = (m->a & HARP_GRANT_OVERSUBSCRIBE) != 0;
     k->device[m->dev].unsettled = 1;
     time_set(k, (uint32_t)(t - k->tenant), m->dev, m->b, m->c == HARP_PPM ? 0 : m->c, m->d,
              (m->a & HARP_GRANT_NO_GANG) != 0);
@@ -199,8 +200,8 @@ static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
                          .b = a->share_ppm,
                          .c = a->cap_ppm,
                          .d = u->cls,
-                         .leased_bytes = u->leased[HARP_MEM_DEVICE],
-                         .bytes = u->draining[HARP_MEM_DEVICE],
+                         .leased_bytes = u->leased[HARP_MEM_DEVICE] + u->leased[HARP_MEM_SWAP],
+                         .bytes = u->draining[HARP_MEM_DEVICE] + u->draining[HARP_MEM_SWAP],
                          .overhead_bytes = u->leased[HARP_MEM_OVERHEAD] + u->extra,
                          .peak_bytes = u->peak,
                          .used_ns = a->used_ns,
@@ -222,11 +223,12 @@ static void snap_client(struct harp_core *k, const struct client *c)
     for (uint32_t dev = 0; dev < k->n_devices; dev++) {
         const struct hold *h = &c->hold[dev];
         const struct gate *g = &h->gate[HARP_LANE_COMPUTE];
+        uint64_t on = c->state == HARP_CLIENT_LIVE ? h->stay.on : h->leased[HARP_MEM_SWAP];
         struct harp_msg l = {.op = HARP_SNAP_LEASE,
                              .client = c->id,
                              .tenant = r.tenant,
                              .dev = dev,
-                             .leased_bytes = h->leased[HARP_MEM_DEVICE],
+                             .leased_bytes = h->leased[HARP_MEM_DEVICE] + on,
                              .overhead_bytes = h->leased[HARP_MEM_OVERHEAD] + h->extra,
                              .bytes = h->leased[HARP_MEM_OVERHEAD],
                              .limit_bytes = h->counted,
@@ -245,7 +247,7 @@ static void snapshot(struct harp_core *k, const struct harp_msg *m)
         const struct lane *l = &d->lane[HARP_LANE_COMPUTE];
         uint64_t leased = 0, occupied = mem_occupied(d);
         for (uint32_t t = 0; t < k->n_tenants; t++)
-            leased += k->tenant[t].use[dev].leased[HARP_MEM_DEVICE];
+            leased += k->tenant[t].use[dev].leased[HARP_MEM_DEVICE] + k->tenant[t].use[dev].swap.on;
         struct harp_msg r = {.op = HARP_SNAP_DEVICE,
                              .dev = dev,
                              .capacity_bytes = d->capacity,
@@ -267,8 +269,10 @@ static void snapshot(struct harp_core *k, const struct harp_msg *m)
         memcpy(r.text, t->name, sizeof r.text);
         core_emit(k, HARP_ACT_REPLY, 0, &r);
         for (uint32_t dev = 0; dev < k->n_devices; dev++)
-            if (t->use[dev].granted)
+            if (t->use[dev].granted) {
                 snap_use(k, t, dev);
+                residency_snapshot(k, dev, i);
+            }
         for (int32_t c = t->first; c >= 0; c = k->client[c].next)
             if (k->client[c].state != 0)
                 snap_client(k, &k->client[c]);

@@ -42,6 +42,13 @@ static const char *check_tenant(const struct harp_core *k, uint32_t t)
     return waiting == k->tenant[t].waiting ? NULL : "tenant's number of requests";
 }
 
+static uint64_t on_device(const struct use *u, uint32_t cls)
+{
+    if (cls == HARP_MEM_HOST)
+        return 0;
+    return cls == HARP_MEM_SWAP ? u->swap.on : u->leased[cls];
+}
+
 static const char *check_device(const struct harp_core *k, uint32_t dev)
 {
     const struct device *d = &k->device[dev];
@@ -54,7 +61,7 @@ static const char *check_device(const struct harp_core *k, uint32_t dev)
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++) {
             if (n.leased[cls] != u->leased[cls] || n.draining[cls] != u->draining[cls])
                 return "use is not the sum of its holds";
-            leased += n.leased[cls];
+            leased += on_device(u, cls);
             draining += n.draining[cls];
         }
         if (n.extra != u->extra || n.counted != u->counted || n.awaiting != u->awaiting)
@@ -76,6 +83,8 @@ const char *harp_core_check(const struct harp_core *k)
         broken = k->tenant[t].id != 0 ? check_tenant(k, t) : NULL;
     for (uint32_t dev = 0; dev < k->n_devices && broken == NULL; dev++)
         broken = check_device(k, dev);
+    for (uint32_t dev = 0; dev < k->n_devices && broken == NULL; dev++)
+        broken = check_residency(k, dev);
     for (uint32_t dev = 0; dev < k->n_devices && broken == NULL; dev++)
         for (uint32_t n = 0; n < HARP_TIME_LANES && broken == NULL; n++)
             broken = check_lane(k, &k->device[dev].lane[n]);

@@ -77,7 +77,7 @@ static const char *check_sums(const struct harp_core *k, const struct lane *l, u
 static int may_run(const struct harp_core *k, const struct lane *l)
 {
     for (int32_t i = first_of(l); i >= 0; i = account_of(k, l, (uint32_t)i)->next)
-        if (account_of(k, l, (uint32_t)i)->wants > 0 &&
+        if (account_of(k, l, (uint32_t)i)->wants > 0 && residency_in(k, l->dev, (uint32_t)i) &&
             cap_allows(k, account_of(k, l, (uint32_t)i)) &&
             gang_role(k, l, (uint32_t)i) != GANG_WAIT)
             return 1;

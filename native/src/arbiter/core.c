@@ -124,6 +124,7 @@ void core_device(struct harp_core *k, struct client *c, uint32_t dev)
                              u->limit != 0 ? k->config.slack_bytes : k->config.slack_free_bytes,
                          .b = u->account[HARP_LANE_COMPUTE].share_ppm,
                          .c = u->account[HARP_LANE_COMPUTE].cap_ppm,
+                         .a = use_flags(u),
                          .d = u->cls,
                          .free_bytes = k->tenant[c->tenant].host_quota};
     memcpy(m.uuid, d->uuid, sizeof m.uuid);
@@ -279,7 +280,7 @@ static void hello(struct harp_core *k, struct client *c, const struct harp_msg *
 /* What a newer client says, and we do not know. */
 static int later(const struct harp_msg *m)
 {
-    return m->version >= 2 && m->op > HARP_RECALLED && m->op < HARP_WELCOME;
+    return m->version >= 2 && m->op > HARP_RESTORED && m->op < HARP_WELCOME;
 }
 
 static int whole(const struct harp_msg *m)
@@ -304,6 +305,9 @@ static int acceptable(const struct harp_core *k, const struct client *c, const s
     case HARP_RETURN_MEM:
     case HARP_ADOPT_MEM:
         return known && m->cls < HARP_MEM_CLASSES && whole(m);
+    case HARP_EVICTED:
+    case HARP_RESTORED:
+        return known;
     case HARP_RECALLED:
         return known && m->bytes % HARP_GRANULE_BYTES == 0;
     case HARP_WANT_TIME:
@@ -343,6 +347,8 @@ static void message(struct harp_core *k, struct client *c, const struct harp_msg
         mem_message(k, c, m);
         if (m->op == HARP_WANT_TIME || m->op == HARP_YIELD_TIME || m->op == HARP_USED_TIME)
             time_message(k, c, m);
+        if (m->op == HARP_EVICTED || m->op == HARP_RESTORED)
+            residency_message(k, c, m);
     }
 }
 
@@ -374,6 +380,7 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
     struct client *c = core_client(k, event->client);
     k->sink = sink;
     k->now = now_ns > k->now ? now_ns : k->now;
+    rotation_account(k);
     switch (event->kind) {
     case HARP_EV_JOIN:
         join(k, &event->msg);
@@ -403,9 +410,18 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
         break;
     }
     time_settle(k);
-    for (uint32_t dev = 0; dev < k->n_devices; dev++)
-        if (k->device[dev].unsettled)
-            mem_settle(k, dev);
+    int moved = 0;
+    for (uint32_t dev = 0; dev < k->n_devices; dev++) {
+        int again = k->device[dev].unsettled || k->device[dev].swap.used;
+        while (again) {
+            if (k->device[dev].unsettled)
+                mem_settle(k, dev);
+            again = residency_settle(k, dev);
+            moved |= again;
+        }
+    }
+    if (moved)
+        time_settle(k);
     k->sink = NULL;
 }
 
@@ -417,6 +433,8 @@ uint32_t harp_core_clients(const struct harp_core *k)
 uint64_t harp_core_next(const struct harp_core *k)
 {
     uint64_t next = time_next(k), other = mem_next(k);
+    next = other < next ? other : next;
+    other = residency_next(k);
     next = other < next ? other : next;
     uint32_t seen = 0;
     for (uint32_t i = 0; seen < k->draining && i < k->n_clients; i++) {

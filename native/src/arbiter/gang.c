@@ -22,7 +22,8 @@ static int wants_on(const struct harp_core *k, uint32_t tenant, uint32_t dev)
 {
     const struct use *u = &k->tenant[tenant].use[dev];
     const struct account *a = &u->account[HARP_LANE_COMPUTE];
-    return u->granted && !u->alone && a->wants > 0 && cap_ready_ns(k, a) <= k->now;
+    return u->granted && !u->alone && a->wants > 0 && residency_in(k, dev, tenant) &&
+           cap_ready_ns(k, a) <= k->now;
 }
 
 /* Its turn there has not drained. */
@@ -50,7 +51,7 @@ static int held_back(const struct harp_core *k, uint32_t tenant, uint32_t dev)
         if (t == tenant)
             continue;
         int runs = l->turn.tenant == i && l->turn.close_ns == 0 && !l->turn.follows;
-        if (!runs && (a->wants == 0 || cap_ready_ns(k, a) > k->now))
+        if (!runs && (a->wants == 0 || !residency_in(k, dev, t) || cap_ready_ns(k, a) > k->now))
             continue;
         if (!runs && !k->tenant[t].use[dev].alone && lowest_wanted(k, t) != (int)dev)
             continue;
@@ -191,7 +192,7 @@ int gang_incomplete(const struct harp_core *k, const struct lane *l, uint32_t te
         return 0;
     for (uint32_t dev = 0; dev < k->n_devices; dev++)
         if (dev != l->dev && !t->use[dev].alone && !holds(compute_lane(k, dev), tenant) &&
-            account_of(k, compute_lane(k, dev), tenant)->wants > 0)
+            residency_in(k, dev, tenant) && account_of(k, compute_lane(k, dev), tenant)->wants > 0)
             return 1;
     return 0;
 }
@@ -227,7 +228,8 @@ static int32_t waiting_follower(const struct harp_core *k, const struct lane *l)
     for (int32_t i = l->wanting > 0 ? first_of(l) : -1; i >= 0;
          i = account_of(k, l, (uint32_t)i)->next) {
         const struct account *a = account_of(k, l, (uint32_t)i);
-        if (a->wants > 0 && i != l->turn.tenant && !(l->before.open > 0 && l->before.tenant == i) &&
+        if (a->wants > 0 && residency_in(k, l->dev, (uint32_t)i) && i != l->turn.tenant &&
+            !(l->before.open > 0 && l->before.tenant == i) &&
             gang_role(k, l, (uint32_t)i) == GANG_FOLLOW && may_go_beside(k, (uint32_t)i) &&
             (oldest < 0 || a->arrived < account_of(k, l, (uint32_t)oldest)->arrived))
             oldest = i;

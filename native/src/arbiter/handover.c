@@ -84,7 +84,8 @@ void handover_consider(struct harp_core *k, struct lane *l, uint32_t tenant)
 {
     struct turn *turn = &l->turn;
     struct account *a = account_of(k, l, tenant);
-    if (turn->tenant < 0 || turn->tenant == (int32_t)tenant || a->wants == 0)
+    if (turn->tenant < 0 || turn->tenant == (int32_t)tenant || a->wants == 0 ||
+        !residency_in(k, l->dev, tenant))
         return;
     enum gang_role role = gang_role(k, l, tenant);
     cap_refill(k, a);

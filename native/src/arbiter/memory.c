@@ -6,6 +6,10 @@
  * could hold unused lease has answered a recall sent after the request came (which is also a
  * barrier: whatever it gave back earlier has been read), and memory of the dead that would make
  * room has drained. Both waits are bounded by HARP_MEM_WAIT_NS, the first also by HARP_RECALL_NS.
+ *
+ * Memory of class SWAP counts against the device as far as it is on it (stay.on). What is granted
+ * must fit in the long run: everything that cannot leave, and beside it each tenant's SWAP memory
+ * by itself. If only the moment is wrong, others leave for it (rotation.c) and the request waits.
  */
 #include "state.h"
 
@@ -19,43 +23,85 @@ static uint64_t below(uint64_t used, uint64_t limit)
     return used < limit ? limit - used : 0;
 }
 
+static uint64_t held(const struct use *u)
+{
+    return u->leased[HARP_MEM_DEVICE] + u->leased[HARP_MEM_SWAP];
+}
+
 static uint64_t charged(const struct use *u)
 {
-    return u->leased[HARP_MEM_DEVICE] + u->draining[HARP_MEM_DEVICE] + u->counted;
+    return held(u) + u->draining[HARP_MEM_DEVICE] + u->draining[HARP_MEM_SWAP] + u->counted;
+}
+
+/* The same once the dead have drained. */
+static uint64_t charged_then(const struct use *u)
+{
+    return held(u) + u->counted;
+}
+
+static int limited(uint32_t cls)
+{
+    return cls == HARP_MEM_DEVICE || cls == HARP_MEM_SWAP;
 }
 
 /* What tenants with a limit may still come for, their first context included: who has no limit does
- * not get it, neither as memory nor as contexts. */
-static uint64_t promised(const struct harp_core *k, uint32_t dev, int when_drained)
+ * not get it, neither as memory nor as contexts. Who swaps does not get it either, and is himself
+ * promised a context only. */
+static uint64_t promised(const struct harp_core *k, uint32_t dev, uint32_t asker, int when_drained)
 {
     uint64_t sum = 0;
     for (uint32_t t = 0; t < k->n_tenants; t++) {
         const struct use *u = &k->tenant[t].use[dev];
-        if (k->tenant[t].id == 0 || k->tenant[t].deleted || !u->granted || u->limit == 0)
+        if (k->tenant[t].id == 0 || k->tenant[t].deleted || !u->granted || t == asker ||
+            (u->limit == 0 && !u->swaps))
             continue;
         uint64_t context = u->leased[HARP_MEM_OVERHEAD] + u->extra - u->counted;
         if (!when_drained)
             context += u->draining[HARP_MEM_OVERHEAD];
-        sum += below(charged(u) - (when_drained ? u->draining[HARP_MEM_DEVICE] : 0), u->limit);
+        if (!u->swaps)
+            sum += below(when_drained ? charged_then(u) : charged(u), u->limit);
         sum += below(context, k->device[dev].overhead);
     }
     return sum;
 }
 
-static uint64_t room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained)
+static uint64_t free_beside(const struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t used,
+                            int when_drained)
 {
     const struct device *d = &k->device[dev];
-    uint64_t used = mem_occupied(d) - (when_drained ? d->draining : 0);
-    uint64_t free = below(used, d->capacity);
-    if (k->tenant[tenant].use[dev].limit == 0)
-        free = below(promised(k, dev, when_drained), free);
+    const struct use *u = &k->tenant[tenant].use[dev];
+    uint64_t free = below(used - (when_drained ? d->draining : 0), d->capacity);
+    if (u->limit == 0 || u->swaps)
+        free = below(promised(k, dev, tenant, when_drained), free);
     return free;
+}
+
+/* Room as the device is filled. */
+uint64_t mem_room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained)
+{
+    return free_beside(k, dev, tenant, mem_occupied(&k->device[dev]), when_drained);
+}
+
+/* Room for memory of that class if all had left for it that can leave. SWAP memory shares the
+ * device with nobody else's SWAP memory; what stays must leave room for the largest of them. */
+static uint64_t room_alone(const struct harp_core *k, uint32_t dev, uint32_t tenant, uint32_t cls,
+                           int when_drained)
+{
+    const struct device *d = &k->device[dev];
+    uint64_t most = 0;
+    for (uint32_t t = 0; d->swap.used && t < k->n_tenants; t++) {
+        const struct use *u = &k->tenant[t].use[dev];
+        uint64_t movable = u->leased[HARP_MEM_SWAP] - u->swap.pinned;
+        if (movable > most && (cls != HARP_MEM_SWAP || t == tenant))
+            most = movable;
+    }
+    return free_beside(k, dev, tenant, mem_occupied(d) - d->swap.on + most, when_drained);
 }
 
 uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant)
 {
     const struct use *u = &k->tenant[tenant].use[dev];
-    uint64_t free = room(k, dev, tenant, 0);
+    uint64_t free = room_alone(k, dev, tenant, u->swaps ? HARP_MEM_SWAP : HARP_MEM_DEVICE, 0);
     if (u->limit != 0 && below(charged(u), u->limit) < free)
         free = below(charged(u), u->limit);
     return free / HARP_GRANULE_BYTES * HARP_GRANULE_BYTES;
@@ -63,8 +109,8 @@ uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant)
 
 static int limit_stops(const struct use *u, const struct request *r, int when_drained)
 {
-    uint64_t used = charged(u) - (when_drained ? u->draining[HARP_MEM_DEVICE] : 0);
-    return r->cls == HARP_MEM_DEVICE && u->limit != 0 && below(used, u->limit) < r->bytes;
+    uint64_t used = when_drained ? charged_then(u) : charged(u);
+    return limited(r->cls) && u->limit != 0 && below(used, u->limit) < r->bytes;
 }
 
 /* Overhead that the leases of its class do not cover is charged on top: against the device, and
@@ -90,6 +136,20 @@ void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t byte
     k->device[dev].unsettled = 1;
 }
 
+/* So much of a client's SWAP memory counts against the device from now on. */
+void mem_stay(struct harp_core *k, struct client *c, uint32_t dev, uint64_t on)
+{
+    struct hold *h = &c->hold[dev];
+    struct use *u = &k->tenant[c->tenant].use[dev];
+    uint64_t more = on - h->stay.on;
+    if (on < h->stay.on)
+        k->device[dev].unsettled = 1;
+    h->stay.on = on;
+    u->swap.on += more;
+    k->device[dev].leased += more;
+    *(h->stay.pinned ? &u->swap.pinned : &k->device[dev].swap.on) += more;
+}
+
 static void add_lease(struct harp_core *k, struct client *c, uint32_t dev, uint32_t cls,
                       uint64_t bytes)
 {
@@ -97,9 +157,12 @@ static void add_lease(struct harp_core *k, struct client *c, uint32_t dev, uint3
     c->hold[dev].leased[cls] += bytes;
     c->hold[dev].changes++;
     u->leased[cls] += bytes;
-    k->device[dev].leased += bytes;
-    if (u->leased[HARP_MEM_DEVICE] > u->peak)
-        u->peak = u->leased[HARP_MEM_DEVICE];
+    if (cls != HARP_MEM_SWAP)
+        k->device[dev].leased += bytes;
+    else if (residency_leased(k, c, dev))
+        mem_stay(k, c, dev, c->hold[dev].stay.on + bytes);
+    if (held(u) > u->peak)
+        u->peak = held(u);
     cover(k, c, dev);
 }
 
@@ -114,7 +177,10 @@ static void take_lease(struct harp_core *k, struct client *c, uint32_t dev, uint
     h->leased[cls] -= bytes;
     h->changes++;
     k->tenant[c->tenant].use[dev].leased[cls] -= bytes;
-    k->device[dev].leased -= bytes;
+    if (cls != HARP_MEM_SWAP)
+        k->device[dev].leased -= bytes;
+    else if (h->stay.on > h->leased[cls])
+        mem_stay(k, c, dev, h->leased[cls]);
     cover(k, c, dev);
     if (bytes != 0)
         k->device[dev].unsettled = 1;
@@ -130,6 +196,8 @@ void mem_state(const struct harp_core *k, uint32_t tenant, uint32_t dev, struct 
     m->capacity_bytes = k->device[dev].capacity;
     m->overhead_bytes = k->device[dev].overhead;
     m->free_bytes = mem_free(k, dev, tenant);
+    if (m->op == HARP_MEM_STATE)
+        m->a = use_flags(u);
 }
 
 static void deny(struct harp_core *k, struct client *c, uint32_t dev, const struct request *r,
@@ -154,12 +222,15 @@ static void deny(struct harp_core *k, struct client *c, uint32_t dev, const stru
 }
 
 /* Grants or denies if it can be decided now; 0 if it has to wait. */
-static int decide(struct harp_core *k, uint32_t dev, struct client *c, const struct request *r)
+static int decide(struct harp_core *k, uint32_t dev, struct client *c, struct request *r)
 {
     struct device *d = &k->device[dev];
     struct use *u = &k->tenant[c->tenant].use[dev];
     uint32_t tenant = (uint32_t)c->tenant;
-    int by_limit = limit_stops(u, r, 0), by_capacity = room(k, dev, tenant, 0) < r->bytes;
+    int away = r->cls == HARP_MEM_SWAP && residency_away(k, c, dev);
+    int by_limit = limit_stops(u, r, 0);
+    int by_capacity = room_alone(k, dev, tenant, r->cls, 0) < r->bytes ||
+                      (!away && mem_room(k, dev, tenant, 0) < r->bytes);
     if (!by_limit && !by_capacity) {
         struct harp_msg m = {
             .op = HARP_MEM_GRANT, .dev = dev, .seq = r->seq, .cls = r->cls, .bytes = r->bytes};
@@ -168,23 +239,33 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
         return 1;
     }
     int for_good_limit = limit_stops(u, r, 1);
-    int for_good = for_good_limit || room(k, dev, tenant, 1) < r->bytes;
+    int for_good = for_good_limit || room_alone(k, dev, tenant, r->cls, 1) < r->bytes;
     uint32_t reason = !for_good        ? HARP_DENY_DRAINING
                       : for_good_limit ? HARP_DENY_LIMIT
                                        : HARP_DENY_CAPACITY;
     /* What the client holds itself is all in use, or it would not ask (for overhead it may still
-     * have unused lease: that is another class). */
-    uint64_t own = r->cls == HARP_MEM_DEVICE ? c->hold[dev].leased[HARP_MEM_DEVICE] : 0;
-    if (r->cls == HARP_MEM_DEVICE && u->limit != 0 && below(own, u->limit) < r->bytes)
+     * have unused lease: that is another class, as DEVICE is for SWAP). */
+    uint64_t own = limited(r->cls) ? c->hold[dev].leased[HARP_MEM_SWAP] : 0;
+    if (r->cls == HARP_MEM_DEVICE)
+        own += c->hold[dev].leased[HARP_MEM_DEVICE];
+    if (limited(r->cls) && u->limit != 0 && below(own, u->limit) < r->bytes)
         reason = HARP_DENY_LIMIT;
     else if (below(own, d->capacity) < r->bytes)
         reason = HARP_DENY_CAPACITY;
-    else if (k->now < r->deadline) {
-        if (by_limit && !recall_settled(k, dev, tenant, r->mark, 0))
+    else if (k->now < r->latest_ns) {
+        int in_time = k->now < r->deadline;
+        if (in_time && by_limit && !recall_settled(k, dev, tenant, r->mark, 0))
             return 0;
-        if (by_capacity && !recall_all_settled(k, dev, tenant, r->mark))
+        if (in_time && by_capacity && !recall_all_settled(k, dev, tenant, r->mark))
             return 0;
-        if (!for_good)
+        if (!for_good && !away && mem_room(k, dev, tenant, 1) < r->bytes &&
+            rotation_clear(k, dev, tenant, r->cls, r->bytes)) {
+            r->deadline = k->now + HARP_MEM_WAIT_NS;
+            if (r->deadline > r->latest_ns)
+                r->deadline = r->latest_ns;
+            return 0;
+        }
+        if (!for_good && in_time)
             return 0;
     }
     deny(k, c, dev, r, reason);
@@ -227,13 +308,16 @@ static void lease(struct harp_core *k, struct client *c, const struct harp_msg *
     struct tenant *t = &k->tenant[c->tenant];
     struct request wish = {.seq = m->seq, .cls = m->cls, .bytes = m->bytes};
     c->may_adopt = 0;
-    if (m->dev >= k->n_devices || !t->use[m->dev].granted) {
+    if (m->dev >= k->n_devices || !t->use[m->dev].granted ||
+        (m->cls == HARP_MEM_SWAP && !t->use[m->dev].swaps)) {
         deny(k, c, m->dev, &wish, HARP_DENY_UNKNOWN);
         return;
     }
     struct device *d = &k->device[m->dev];
     wish.client = (int32_t)core_slot(k, c);
     wish.deadline = k->now + HARP_MEM_WAIT_NS;
+    wish.latest_ns = k->now + HARP_SWAP_WAIT_NS;
+    d->swap.used |= m->cls == HARP_MEM_SWAP;
     wish.mark = d->round_no;
     /* Nobody may take more places in the queue than he leaves to others. */
     int full = c->waiting >= HARP_MAX_WAITING || t->waiting >= k->free_requests;
@@ -268,6 +352,8 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
     uint64_t bytes = m->bytes;
     if (m->cls == HARP_MEM_DEVICE)
         bytes = expect_claim(k, c, m->dev, bytes);
+    if (m->cls == HARP_MEM_SWAP)
+        residency_adopt(k, c, m->dev, m->a == 1);
     for (int32_t i = k->tenant[c->tenant].first; i >= 0; i = k->client[i].next) {
         struct client *old = &k->client[i];
         if (old->state != HARP_CLIENT_DRAINING || !old->ghost || old->pid != c->pid)
@@ -280,13 +366,13 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
         add_lease(k, c, m->dev, m->cls, part);
         bytes -= part;
     }
-    uint64_t most = below(u->leased[HARP_MEM_DEVICE] + u->leased[HARP_MEM_OVERHEAD], d->capacity);
-    if (m->cls == HARP_MEM_DEVICE && u->limit != 0 && below(charged(u), u->limit) < most)
+    uint64_t most = below(held(u) + u->leased[HARP_MEM_OVERHEAD], d->capacity);
+    if (limited(m->cls) && u->limit != 0 && below(charged(u), u->limit) < most)
         most = below(charged(u), u->limit);
     if (bytes > most)
         core_log(k, c, m->dev, bytes - most, "adoption_beyond_limit");
     bytes = bytes < most ? bytes : most;
-    if (bytes > below(mem_occupied(d), d->capacity))
+    if (bytes > below(mem_occupied(d), d->capacity) && !c->hold[m->dev].stay.away)
         core_log(k, c, m->dev, bytes, "adoption_overfills_device");
     add_lease(k, c, m->dev, m->cls, bytes);
     d->unsettled = 1; /* what drained may have been waited for */
@@ -348,13 +434,16 @@ void mem_dead(struct harp_core *k, struct client *c)
         if (c->waiting > 0)
             drop_requests(k, c, d);
         recall_dead(k, c, dev);
-        uint64_t held = h->leased[HARP_MEM_DEVICE] + h->leased[HARP_MEM_OVERHEAD];
-        d->leased -= held;
+        d->leased -= h->leased[HARP_MEM_DEVICE] + h->leased[HARP_MEM_OVERHEAD];
         d->extra -= h->extra;
         u->extra -= h->extra;
         u->counted -= h->counted;
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
             u->leased[cls] -= h->leased[cls];
+        uint64_t on = h->stay.on;
+        mem_stay(k, c, dev, 0);
+        h->leased[HARP_MEM_SWAP] = on; /* the rest is gone with the process */
+        h->stay = (struct stay){0};
         /* The dead's overhead is one sum; what counted against the limit goes on to. */
         h->leased[HARP_MEM_DEVICE] += h->counted;
         h->leased[HARP_MEM_OVERHEAD] += h->extra - h->counted;
@@ -378,13 +467,23 @@ void mem_drained(struct harp_core *k, struct client *c, uint32_t dev)
     k->device[dev].unsettled = 1;
 }
 
+/* Requests stand in the order of their deadlines, unless some were put off. */
+static uint64_t first_deadline(const struct harp_core *k, const struct device *d)
+{
+    uint64_t first = HARP_NEVER;
+    for (int32_t i = d->first; i >= 0; i = d->swap.used ? k->request[i].next : -1)
+        if (k->request[i].deadline < first)
+            first = k->request[i].deadline;
+    return first;
+}
+
 void mem_tick(struct harp_core *k)
 {
     for (uint32_t dev = 0; dev < k->n_devices; dev++) {
         struct device *d = &k->device[dev];
-        if (d->first < 0)
+        if (d->first < 0 && !d->swap.used)
             continue;
-        if (k->request[d->first].deadline <= k->now)
+        if (first_deadline(k, d) <= k->now)
             d->unsettled = 1;
         recall_tick(k, dev);
     }
@@ -395,10 +494,10 @@ uint64_t mem_next(const struct harp_core *k)
     uint64_t next = HARP_NEVER;
     for (uint32_t dev = 0; dev < k->n_devices; dev++) {
         const struct device *d = &k->device[dev];
-        if (d->first < 0)
+        if (d->first < 0 && !d->swap.used)
             continue;
-        uint64_t at = recall_next(k, dev);
-        at = k->request[d->first].deadline < at ? k->request[d->first].deadline : at;
+        uint64_t at = recall_next(k, dev), first = first_deadline(k, d);
+        at = first < at ? first : at;
         next = at < next ? at : next;
     }
     return next;

@@ -58,7 +58,7 @@ struct choice policy_pick(struct harp_core *k, struct lane *l)
          i = account_of(k, l, (uint32_t)i)->next) {
         uint32_t t = (uint32_t)i;
         struct account *a = account_of(k, l, t);
-        if (a->wants == 0)
+        if (a->wants == 0 || !residency_in(k, l->dev, t))
             continue;
         cap_refill(k, a);
         enum gang_role role = gang_role(k, l, t);

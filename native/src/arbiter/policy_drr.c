@@ -125,7 +125,7 @@ static void serve(struct harp_core *k, struct lane *l, uint32_t tenant)
         const struct account *a = account_of(k, l, (uint32_t)t);
         int drains = l->before.open > 0 && l->before.tenant == t; /* likely to want again */
         if ((a->wants == 0 && !drains) || !cap_allows(k, a) || a->vtime >= least ||
-            (!best_only && a->group == 1))
+            !residency_in(k, l->dev, (uint32_t)t) || (!best_only && a->group == 1))
             continue;
         least = a->vtime;
     }

@@ -18,7 +18,7 @@ int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t 
 {
     struct device *d = &k->device[dev];
     struct use *u = &k->tenant[tenant].use[dev];
-    if (u->leased[HARP_MEM_DEVICE] == 0 || u->round_done > mark)
+    if (u->leased[HARP_MEM_DEVICE] + u->leased[HARP_MEM_SWAP] == 0 || u->round_done > mark)
         return 1;
     if (u->awaiting > 0 || (foreign && k->now < u->round_earliest))
         return 0;
@@ -28,7 +28,9 @@ int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t 
     u->round_deadline = k->now + HARP_RECALL_NS;
     for (int32_t i = k->tenant[tenant].first; i >= 0; i = k->client[i].next) {
         struct client *c = &k->client[i];
-        if (c->state != HARP_CLIENT_LIVE || c->mute || c->hold[dev].leased[HARP_MEM_DEVICE] == 0)
+        const uint64_t *leased = c->hold[dev].leased;
+        if (c->state != HARP_CLIENT_LIVE || c->mute ||
+            leased[HARP_MEM_DEVICE] + leased[HARP_MEM_SWAP] == 0)
             continue;
         struct harp_msg m = {
             .op = HARP_RECALL_MEM, .dev = dev, .seq = (uint32_t)d->round_no, .bytes = d->capacity};

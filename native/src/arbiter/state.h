@@ -10,6 +10,7 @@
 
 #include "core.h"
 #include "lanes.h"
+#include "residency.h"
 
 #define HARP_REQUESTS 4096u
 
@@ -27,6 +28,7 @@ struct hold {
     uint64_t claim;        /* most of class DEVICE it may adopt, if `claimable` */
     uint8_t claimable;
     struct gate gate[HARP_TIME_LANES];
+    struct stay stay;
 };
 
 struct client {
@@ -65,8 +67,10 @@ struct use {
     uint64_t round_earliest; /* for the shortage of another tenant */
     uint32_t awaiting;       /* answers the running round still needs */
     uint8_t alone;           /* no gang: its turns on this device do not wait for those on others */
+    uint8_t swaps;           /* HARP_GRANT_OVERSUBSCRIBE */
     uint64_t copy_ns, launches;
     struct account account[HARP_TIME_LANES];
+    struct residency swap;
 };
 
 struct tenant {
@@ -85,11 +89,12 @@ struct tenant {
 struct device {
     uint8_t uuid[16];
     uint64_t capacity, overhead;
-    uint64_t leased, extra, draining; /* leased: both classes */
+    uint64_t leased, extra, draining; /* leased: what of all classes is on the device */
     uint64_t round_no;
     uint32_t tenants; /* granted, with live clients; of these, class latency */
     uint32_t latency;
     struct lane lane[HARP_TIME_LANES];
+    struct rotation swap;
     int32_t first, last; /* waiting requests, oldest first */
     uint8_t unsettled;   /* something happened that may let one of them go on */
 };
@@ -99,7 +104,8 @@ struct request {
     int32_t client; /* slot; -1: free */
     uint32_t seq, cls;
     uint64_t bytes, deadline;
-    uint64_t mark; /* a recall round counts for it if its number is higher */
+    uint64_t latest_ns; /* the deadline is never put off beyond that */
+    uint64_t mark;      /* a recall round counts for it if its number is higher */
 };
 
 struct harp_core {
@@ -120,6 +126,11 @@ struct harp_core {
     struct tenant *tenant;
     struct client *client;
 };
+
+static inline uint32_t use_flags(const struct use *u) /* HARP_GRANT_* */
+{
+    return (u->alone ? HARP_GRANT_NO_GANG : 0) | (u->swaps ? HARP_GRANT_OVERSUBSCRIBE : 0);
+}
 
 /* core.c */
 void core_emit(struct harp_core *k, uint32_t kind, uint32_t client, const struct harp_msg *msg);
@@ -149,6 +160,8 @@ void core_admin(struct harp_core *k, const struct harp_msg *msg);
 /* memory.c */
 uint64_t mem_occupied(const struct device *d);
 uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant);
+uint64_t mem_room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained);
+void mem_stay(struct harp_core *k, struct client *c, uint32_t dev, uint64_t on);
 void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes,
               uint64_t counted);
 /* Fills in what a tenant may see of a device. */
@@ -177,6 +190,9 @@ void recall_answered(struct harp_core *k, struct client *c, uint32_t dev, uint32
 void recall_dead(struct harp_core *k, struct client *c, uint32_t dev);
 void recall_tick(struct harp_core *k, uint32_t dev);
 uint64_t recall_next(const struct harp_core *k, uint32_t dev);
+
+/* check_swap.c */
+const char *check_residency(const struct harp_core *k, uint32_t dev);
 
 /* check_time.c */
 const char *check_lane(const struct harp_core *k, const struct lane *l);

@@ -11,6 +11,8 @@ static void want(struct harp_core *k, struct lane *l, struct client *c)
     struct gate *g = gate_of(l, c);
     if (g->state == HARP_GATE_OVERDUE)
         g->state = HARP_GATE_CLOSED; /* it says that its gate is closed: believe it */
+    if (residency_want(k, c, l->dev, l->number))
+        return;
     if (g->state != HARP_GATE_CLOSED || !k->tenant[c->tenant].use[l->dev].granted)
         return; /* WANT and OPEN crossed */
     turn_want(k, l, c);
@@ -218,7 +220,7 @@ static uint64_t capped_ready_ns(const struct harp_core *k, const struct lane *l)
     for (int32_t i = first_of(l); i >= 0; i = account_of(k, l, (uint32_t)i)->next) {
         const struct account *a = account_of(k, l, (uint32_t)i);
         if (i == turn->tenant || a->wants == 0 || a->cap_ppm == 0 ||
-            (turn->tenant < 0 && cap_allows(k, a)))
+            !residency_in(k, l->dev, (uint32_t)i) || (turn->tenant < 0 && cap_allows(k, a)))
             continue;
         uint64_t at = cap_ready_ns(k, a);
         ready = at < ready ? at : ready;
