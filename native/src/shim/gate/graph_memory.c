@@ -19,6 +19,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/ledger.h"
 #include "src/shim/gate/pool.h"
+#include "src/shim/gate/swap.h"
 
 bool harp_graphs_allocate;
 
@@ -215,7 +216,10 @@ static CUresult upload(CUgraphExec exec, CUstream stream, CUstream on, harp_fn_c
         r = harp_graph_launch_begin(&turn, exec, on);
     if (r != CUDA_SUCCESS)
         return r;
+    struct harp_timegate *held = harp_swap_touch();
     HARP_INSIDE(r, real(exec, stream));
+    if (held != NULL)
+        harp_touch_end(held);
     harp_graph_launch_end(&turn, r, false);
     return r;
 }

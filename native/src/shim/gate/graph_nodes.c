@@ -10,6 +10,7 @@
 #include "src/shim/gate/footprint.h"
 #include "src/shim/gate/graph_memory.h"
 #include "src/shim/gate/pool.h"
+#include "src/shim/gate/swap.h"
 
 static bool allocations; /* a graph of this process was given one */
 
@@ -217,40 +218,52 @@ static CUresult instantiated(CUresult r, CUgraph graph, const CUgraphExec *exec)
     return r;
 }
 
+/* Round a call in which the driver looks at memory that may have left the device. */
+static CUresult touched(struct harp_timegate *held, CUresult r)
+{
+    if (held != NULL)
+        harp_touch_end(held);
+    return r;
+}
+
 CUresult harp_hook_cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph,
                                       CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
 {
-    return instantiated(
-        HARP_REAL(cuGraphInstantiate)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize),
-        hGraph, phGraphExec);
+    struct harp_timegate *held = harp_swap_touch();
+    CUresult r =
+        HARP_REAL(cuGraphInstantiate)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
+    return touched(held, instantiated(r, hGraph, phGraphExec));
 }
 
 CUresult harp_hook_cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph,
                                          CUgraphNode *phErrorNode, char *logBuffer,
                                          size_t bufferSize)
 {
-    return instantiated(
-        HARP_REAL(cuGraphInstantiate_v2)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize),
-        hGraph, phGraphExec);
+    struct harp_timegate *held = harp_swap_touch();
+    CUresult r =
+        HARP_REAL(cuGraphInstantiate_v2)(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
+    return touched(held, instantiated(r, hGraph, phGraphExec));
 }
 
 CUresult harp_hook_cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph,
                                                unsigned long long flags)
 {
-    return instantiated(HARP_REAL(cuGraphInstantiateWithFlags)(phGraphExec, hGraph, flags), hGraph,
-                        phGraphExec);
+    struct harp_timegate *held = harp_swap_touch();
+    CUresult r = HARP_REAL(cuGraphInstantiateWithFlags)(phGraphExec, hGraph, flags);
+    return touched(held, instantiated(r, hGraph, phGraphExec));
 }
 
 /* One that is to be uploaded at once is uploaded when it is known what that may need. */
 static CUresult with_params(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params,
                             harp_fn_cuGraphInstantiateWithParams real, bool per_thread)
 {
+    struct harp_timegate *held = harp_swap_touch();
     if (params == NULL || exec == NULL || harp_inside() ||
         (params->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD) == 0 ||
         !__atomic_load_n(&allocations, __ATOMIC_RELAXED))
-        return instantiated(real(exec, graph, params), graph, exec);
+        return touched(held, instantiated(real(exec, graph, params), graph, exec));
     params->flags &= ~(cuuint64_t)CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD;
-    CUresult r = instantiated(real(exec, graph, params), graph, exec);
+    CUresult r = touched(held, instantiated(real(exec, graph, params), graph, exec));
     params->flags |= CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD;
     if (r != CUDA_SUCCESS)
         return r;
@@ -298,8 +311,9 @@ CUresult harp_hook_cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                   CUgraphNodeParams *nodeParams)
 {
     adding(nodeParams);
-    return HARP_REAL(cuGraphAddNode)(phGraphNode, hGraph, dependencies, numDependencies,
-                                     nodeParams);
+    struct harp_timegate *held = harp_swap_touch();
+    return touched(held, HARP_REAL(cuGraphAddNode)(phGraphNode, hGraph, dependencies,
+                                                   numDependencies, nodeParams));
 }
 
 CUresult harp_hook_cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
@@ -308,6 +322,7 @@ CUresult harp_hook_cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                                      CUgraphNodeParams *nodeParams)
 {
     adding(nodeParams);
-    return HARP_REAL(cuGraphAddNode_v2)(phGraphNode, hGraph, dependencies, dependencyData,
-                                        numDependencies, nodeParams);
+    struct harp_timegate *held = harp_swap_touch();
+    return touched(held, HARP_REAL(cuGraphAddNode_v2)(phGraphNode, hGraph, dependencies,
+                                                      dependencyData, numDependencies, nodeParams));
 }
