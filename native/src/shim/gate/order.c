@@ -259,7 +259,7 @@ int64_t harp_order_round(void)
     while ((pool = harp_pool_next(pool, -1)) != NULL) {
         any = true;
         if (pool->held != 0 && !__atomic_load_n(&harp_time_exiting, __ATOMIC_SEQ_CST))
-            harp_pool_settle(pool);
+            harp_pool_look(pool);
     }
     __atomic_store_n(&asking, false, __ATOMIC_SEQ_CST);
     if (!any)

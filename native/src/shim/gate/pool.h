@@ -89,6 +89,8 @@ void harp_pool_touched(struct harp_pool *pool);
 bool harp_pool_has_room(struct harp_pool *pool, uint64_t bytes, uintptr_t stream);
 /* Asks what it has; bytes given back. */
 uint64_t harp_pool_settle(struct harp_pool *pool);
+/* The same for the service thread, which must not wait for the arbiter. */
+void harp_pool_look(struct harp_pool *pool);
 /* No call counts on its free memory from begin to end. */
 void harp_pool_shrink_begin(struct harp_pool *pool);
 uint64_t harp_pool_shrink_end(struct harp_pool *pool);

@@ -75,7 +75,8 @@ static CUresult managed(const struct request *q)
 static CUresult begin_again(struct harp_growth *g, const struct request *q, struct harp_pool *pool)
 {
     uintptr_t key = harp_order_key(q->on);
-    if (harp_pool_has_room(pool, q->bytes, key) || harp_order_wait(pool))
+    bool waited = harp_pool_has_room(pool, q->bytes, key) || harp_order_wait(pool);
+    if (harp_order_wait(NULL) || waited)
         return harp_pool_begin(g, pool, q->bytes, key);
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
