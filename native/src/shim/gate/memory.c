@@ -205,7 +205,7 @@ static void free_end(struct freeing *f, CUresult r, CUdeviceptr ptr, bool ordere
     else if (f->linear) {
         harp_linear_release(&f->block);
         if (__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
-            harp_order_settle(false);
+            harp_order_settle();
     } else if (r == CUDA_SUCCESS && __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED))
         harp_graph_memory_freed(ptr);
 }

@@ -104,7 +104,7 @@ bool harp_capturing(CUstream stream);
 /* pool_set.c: what pools and graphs of the process do not need goes back to the device; bytes. */
 uint64_t harp_pools_trim(int dev);
 /* A context of the device is gone. */
-void harp_pools_context_gone(int dev);
+void harp_pools_context_gone(CUcontext ctx, int dev);
 /* context.c: contexts that are known, of a device or of all (-1). */
 int harp_context_count(int dev);
 

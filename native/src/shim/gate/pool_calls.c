@@ -75,7 +75,7 @@ static CUresult managed(const struct request *q)
 static CUresult begin_again(struct harp_growth *g, const struct request *q, struct harp_pool *pool)
 {
     uintptr_t key = harp_order_key(q->on);
-    if (harp_pool_has_room(pool, q->bytes, key) || harp_order_wait(pool))
+    if (harp_pool_has_room(pool, q->bytes, key) || harp_order_wait(pool) || harp_order_wait(NULL))
         return harp_pool_begin(g, pool, q->bytes, key);
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
@@ -327,7 +327,7 @@ CUresult harp_hook_cuMemPoolDestroy(CUmemoryPool pool)
     harp_pool_current_changed();
     if (r == CUDA_SUCCESS) {
         harp_pool_touched(p);
-        harp_order_settle(false); /* frees that are over let it go now */
+        harp_order_settle(); /* frees that are over let it go now */
     }
     harp_pool_put(p);
     return r;
