@@ -1,8 +1,10 @@
 # The shim's pure parts under ASan and UBSan.
-foreach(name image ledger pieces predict span)
+foreach(name image ledger pieces predict share span)
   add_executable(shim_${name}_test ${CMAKE_CURRENT_LIST_DIR}/shim_${name}_test.c
                  ${CMAKE_SOURCE_DIR}/src/shim/gate/${name}.c)
   target_link_libraries(shim_${name}_test PRIVATE harp_options harp_sanitize)
   add_test(NAME shim_${name} COMMAND shim_${name}_test)
 endforeach()
 target_sources(shim_pieces_test PRIVATE ${CMAKE_SOURCE_DIR}/src/shim/gate/footprint.c)
+target_sources(shim_ledger_test PRIVATE ${CMAKE_SOURCE_DIR}/src/shim/gate/share.c)
+target_sources(shim_share_test PRIVATE ${CMAKE_SOURCE_DIR}/src/shim/gate/ledger.c)

@@ -229,7 +229,7 @@ static void gone(CUcontext ctx)
     harp_host_owner_gone((uint64_t)(uintptr_t)ctx);
     harp_code_owner_gone(ctx);
     harp_limit_owner_gone(ctx);
-    harp_packed_owner_gone(ctx);
+    harp_packed_owner_gone(ctx, c.dev);
     harp_unlease(c.dev, HARP_MEM_OVERHEAD, c.overhead);
 }
 

@@ -351,8 +351,8 @@ static CUresult waited(CUresult r, CUcontext ctx)
 {
     if (!harp_inside() && __atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
         settle(r == CUDA_SUCCESS ? ctx : NULL);
-    if (ctx != NULL && r == CUDA_SUCCESS && __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED) &&
-        one_context())
+    if (ctx != NULL && r == CUDA_SUCCESS &&
+        __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED) && one_context())
         harp_graph_memory_idle();
     return r;
 }

@@ -63,9 +63,9 @@ static struct harp_pool *pool_for(const struct request *q)
 static CUresult managed(const struct request *q)
 {
     struct harp_linear l;
-    CUresult r = harp_linear_begin(&l, q->bytes);
+    CUresult r = harp_linear_begin(&l, q->bytes, true);
     if (r != CUDA_SUCCESS && !l.straight && harp_order_wait(NULL))
-        r = harp_linear_begin(&l, q->bytes);
+        r = harp_linear_begin(&l, q->bytes, true);
     if (r != CUDA_SUCCESS)
         return l.straight ? call(q) : r;
     return harp_linear_end(&l, call(q), q->dptr, q->bytes);
