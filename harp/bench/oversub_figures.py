@@ -131,7 +131,6 @@ class Pair:
     @property
     def longest_wait_s(self) -> float:
         """Of anything a program did on the device, beyond what that took alone."""
-
         here, alone = self.together, self.alone
         waits_ns = (
             max(side.made_ns for side in here) - min(side.made_ns for side in alone),

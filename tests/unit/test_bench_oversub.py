@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harp.bench.oversub_figures import Control, Job, OversubOutcome, Pair, Side
 
+SCRIPT = Path(__file__).resolve().parents[2] / "tests" / "bench" / "readme.py"
 S = 1_000_000_000
 BURSTY = Job(rounds=3, host_s=1.0, burst_s=1.0)
 STEADY = Job(rounds=1, host_s=0.0, burst_s=6.0)
@@ -139,3 +142,17 @@ def test_the_gain_is_the_worst_bursty_pairs_and_the_rest_is_of_all() -> None:
     said = outcome(pair(), worse, steady).json(load_1min=0.0, label="software")
     assert said["speedup_vs_sequential"] == round(12 / 8.4, 4)
     assert said["swap_ratio"] == round(0.7 / 8.0, 4)
+
+
+def test_the_readme_has_it_in_a_table() -> None:
+    late = pair(job=STEADY, together=(side(13.5, overrun_ns=20), side(13.5)))
+    result = {
+        "command": "harp bench oversub --json",
+        "date": "today",
+        "result": outcome(pair(), late).json(load_1min=0.5, label="software GPU"),
+    }
+    lines = runpy.run_path(str(SCRIPT))["_oversub"](result)
+    assert "| bursty.small | 1.50 | 1.60 | 5.0% | 0.0 s | 10.0% |" in lines
+    assert any(line.startswith("| steady.small **not to be believed** | 0.89 |") for line in lines)
+    assert "Controls, without HARP and with a word changed: refused, as they must be." in lines
+    assert "- steady.small: speedup_vs_sequential 0.889, held to 0.9" in lines
