@@ -76,6 +76,8 @@ class Op(enum.IntEnum):
     SNAPSHOT = 70
     SUBSCRIBE = 71
     SHUTDOWN = 72
+    SUSPEND = 73
+    RESUME = 74
     OK = 96
     ERR = 97
     SNAP_DEVICE = 98

@@ -24,7 +24,7 @@ QUANTUM = 5 * MS
 SECOND = 1_000_000_000
 PPM = 1_000_000
 
-SOURCES = ("bridge", "core", "memory", "recall", "admin_ops", "check", "check_time")
+SOURCES = ("bridge", "core", "memory", "recall", "suspend", "admin_ops", "check", "check_time")
 SOURCES += ("time", "turns", "handover", "charge", "caps", "classes", "gang")
 SOURCES += ("policy", "policy_drr", "policy_priority", "policy_fifo")
 STANDARD, LATENCY, BEST_EFFORT = range(3)

@@ -107,7 +107,7 @@ void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev)
             core_device(k, &k->client[i], dev);
 }
 
-void core_device(struct harp_core *k, struct client *c, uint32_t dev)
+static void say_device(struct harp_core *k, struct client *c, uint32_t dev, uint64_t was)
 {
     const struct device *d = &k->device[dev];
     const struct use *u = &k->tenant[c->tenant].use[dev];
@@ -122,9 +122,21 @@ void core_device(struct harp_core *k, struct client *c, uint32_t dev)
                              u->limit != 0 ? k->config.slack_bytes : k->config.slack_free_bytes,
                          .b = u->account[HARP_LANE_COMPUTE].share_ppm,
                          .c = u->account[HARP_LANE_COMPUTE].cap_ppm,
-                         .d = u->cls};
+                         .d = u->cls,
+                         .epoch = was};
     memcpy(m.uuid, d->uuid, sizeof m.uuid);
     core_send(k, c, &m);
+}
+
+void core_device(struct harp_core *k, struct client *c, uint32_t dev)
+{
+    say_device(k, c, dev, 0);
+}
+
+/* A client that was restored elsewhere: all that it has on `from` is on `to`. */
+void core_moved(struct harp_core *k, struct client *c, uint32_t from, uint32_t to)
+{
+    say_device(k, c, to, from + 1);
 }
 
 static void join(struct harp_core *k, const struct harp_msg *m)
@@ -304,6 +316,10 @@ static void message(struct harp_core *k, struct client *c, const struct harp_msg
         return;
     }
     c->mute = 0;
+    struct harp_msg here = *m;
+    if (m->dev < k->n_devices && c->moved[m->dev] != 0) /* it may not have heard of it yet */
+        here.dev = c->moved[m->dev] - 1u;
+    m = &here;
     if (m->op == HARP_HELLO) {
         hello(k, c, m);
     } else {

@@ -7,11 +7,13 @@
  * barrier: whatever it gave back earlier has been read), and memory of the dead that would make
  * room has drained. Both waits are bounded by HARP_MEM_WAIT_NS, the first also by HARP_RECALL_NS.
  */
+#include <string.h>
+
 #include "state.h"
 
 uint64_t mem_occupied(const struct device *d)
 {
-    return d->leased + d->extra + d->draining;
+    return d->leased + d->extra + d->draining + d->reserved;
 }
 
 static uint64_t below(uint64_t used, uint64_t limit)
@@ -31,7 +33,7 @@ static uint64_t promised(const struct harp_core *k, uint32_t dev, int when_drain
     uint64_t sum = 0;
     for (uint32_t t = 0; t < k->n_tenants; t++) {
         const struct use *u = &k->tenant[t].use[dev];
-        if (k->tenant[t].id == 0 || k->tenant[t].deleted || !u->granted || u->limit == 0)
+        if (k->tenant[t].id == 0 || k->tenant[t].deleted || !u->granted || u->limit == 0 || u->away)
             continue;
         uint64_t context = u->leased[HARP_MEM_OVERHEAD] + u->extra;
         if (!when_drained)
@@ -42,7 +44,7 @@ static uint64_t promised(const struct harp_core *k, uint32_t dev, int when_drain
     return sum;
 }
 
-static uint64_t room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained)
+uint64_t mem_room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained)
 {
     const struct device *d = &k->device[dev];
     uint64_t used = mem_occupied(d) - (when_drained ? d->draining : 0);
@@ -55,7 +57,7 @@ static uint64_t room(const struct harp_core *k, uint32_t dev, uint32_t tenant, i
 uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant)
 {
     const struct use *u = &k->tenant[tenant].use[dev];
-    uint64_t free = room(k, dev, tenant, 0);
+    uint64_t free = mem_room(k, dev, tenant, 0);
     if (u->limit != 0 && below(charged(u), u->limit) < free)
         free = below(charged(u), u->limit);
     return free / HARP_GRANULE_BYTES * HARP_GRANULE_BYTES;
@@ -68,20 +70,21 @@ static int limit_stops(const struct use *u, const struct request *r, int when_dr
 }
 
 /* Overhead that the leases of its class do not cover is charged on top. */
-static void cover(struct harp_core *k, struct client *c, uint32_t dev)
+void mem_cover(struct harp_core *k, struct client *c, uint32_t dev)
 {
     struct hold *h = &c->hold[dev];
     uint64_t extra = below(h->leased[HARP_MEM_OVERHEAD], h->told);
     struct use *u = &k->tenant[c->tenant].use[dev];
     u->extra += extra - h->extra;
-    k->device[dev].extra += extra - h->extra;
+    if (!u->away)
+        k->device[dev].extra += extra - h->extra;
     h->extra = extra;
 }
 
 void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes)
 {
     c->hold[dev].told = bytes;
-    cover(k, c, dev);
+    mem_cover(k, c, dev);
     k->device[dev].unsettled = 1;
 }
 
@@ -91,24 +94,27 @@ static void add_lease(struct harp_core *k, struct client *c, uint32_t dev, uint3
     struct use *u = &k->tenant[c->tenant].use[dev];
     c->hold[dev].leased[cls] += bytes;
     u->leased[cls] += bytes;
-    k->device[dev].leased += bytes;
+    if (!u->away)
+        k->device[dev].leased += bytes;
     if (u->leased[HARP_MEM_DEVICE] > u->peak)
         u->peak = u->leased[HARP_MEM_DEVICE];
-    cover(k, c, dev);
+    mem_cover(k, c, dev);
 }
 
 static void take_lease(struct harp_core *k, struct client *c, uint32_t dev, uint32_t cls,
                        uint64_t bytes)
 {
     struct hold *h = &c->hold[dev];
+    struct use *u = &k->tenant[c->tenant].use[dev];
     if (bytes > h->leased[cls]) {
         core_log(k, c, dev, bytes - h->leased[cls], "returned_more_than_leased");
         bytes = h->leased[cls];
     }
     h->leased[cls] -= bytes;
-    k->tenant[c->tenant].use[dev].leased[cls] -= bytes;
-    k->device[dev].leased -= bytes;
-    cover(k, c, dev);
+    u->leased[cls] -= bytes;
+    if (!u->away)
+        k->device[dev].leased -= bytes;
+    mem_cover(k, c, dev);
     if (bytes != 0)
         k->device[dev].unsettled = 1;
 }
@@ -150,7 +156,14 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
     struct device *d = &k->device[dev];
     struct use *u = &k->tenant[c->tenant].use[dev];
     uint32_t tenant = (uint32_t)c->tenant;
-    int by_limit = limit_stops(u, r, 0), by_capacity = room(k, dev, tenant, 0) < r->bytes;
+    int by_limit = limit_stops(u, r, 0), by_capacity = mem_room(k, dev, tenant, 0) < r->bytes;
+    if (u->away) {
+        /* Who holds something is suspended and comes to the driver when it is back; another would
+         * take what is not the tenant's now. While room is being made for the return, all wait. */
+        by_capacity = u->reserved_on != 0 || c->hold[dev].leased[HARP_MEM_OVERHEAD] == 0;
+        if (by_capacity && !by_limit && k->now < r->deadline)
+            return 0;
+    }
     if (!by_limit && !by_capacity) {
         struct harp_msg m = {
             .op = HARP_MEM_GRANT, .dev = dev, .seq = r->seq, .cls = r->cls, .bytes = r->bytes};
@@ -159,7 +172,7 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, const str
         return 1;
     }
     int for_good_limit = limit_stops(u, r, 1);
-    int for_good = for_good_limit || room(k, dev, tenant, 1) < r->bytes;
+    int for_good = for_good_limit || mem_room(k, dev, tenant, 1) < r->bytes;
     uint32_t reason = !for_good        ? HARP_DENY_DRAINING
                       : for_good_limit ? HARP_DENY_LIMIT
                                        : HARP_DENY_CAPACITY;
@@ -334,12 +347,17 @@ void mem_dead(struct harp_core *k, struct client *c)
             drop_requests(k, c, d);
         recall_dead(k, c, dev);
         uint64_t held = h->leased[HARP_MEM_DEVICE] + h->leased[HARP_MEM_OVERHEAD];
-        d->leased -= held;
-        d->extra -= h->extra;
+        if (!u->away) {
+            d->leased -= held;
+            d->extra -= h->extra;
+        }
         u->extra -= h->extra;
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
             u->leased[cls] -= h->leased[cls];
-        h->leased[HARP_MEM_OVERHEAD] += h->extra; /* the dead's overhead is one sum */
+        if (u->away) /* the device has nothing of it */
+            memset(h->leased, 0, sizeof h->leased);
+        else
+            h->leased[HARP_MEM_OVERHEAD] += h->extra; /* the dead's overhead is one sum */
         h->told = h->extra = 0;
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++) {
             u->draining[cls] += h->leased[cls];

@@ -35,6 +35,7 @@ struct client {
     uint8_t state;    /* 0 before HELLO, then enum harp_client_state */
     uint8_t mute;     /* did not answer a recall; cleared by any message */
     uint8_t may_adopt;
+    uint8_t moved[HARP_MAX_DEVICES]; /* where what it calls so is, + 1; 0: there */
     uint8_t ghost; /* dead connection of a process that came back: drains by itself */
     uint64_t dead_ns;
     char program[HARP_NAME_BYTES];
@@ -47,7 +48,11 @@ struct use {
     uint32_t cls;
     uint64_t leased[HARP_MEM_CLASSES]; /* sums over live clients */
     uint64_t draining[HARP_MEM_CLASSES];
-    uint64_t extra; /* live clients' */
+    uint64_t extra;       /* live clients' */
+    uint8_t away;         /* suspended: what is leased does not lie on the device; see suspend.c */
+    uint64_t reserved;    /* for its return, on device `reserved_on` */
+    uint32_t reserved_on; /* + 1 */
+    uint64_t return_mark; /* recall rounds its return waits for are newer; + 1; 0: none */
     uint64_t peak;
     uint64_t denials;
     uint64_t round_started, round_done; /* numbers of recall rounds (device.round_no) */
@@ -64,9 +69,10 @@ struct tenant {
     uint32_t uid;
     int32_t first; /* client list */
     uint32_t clients, live;
-    uint32_t waiting; /* unanswered LEASE_MEM of all its clients */
-    int32_t gang;     /* device whose turn the other devices follow; -1: none */
-    uint8_t deleted;  /* goes when its last client has drained */
+    uint32_t waiting;  /* unanswered LEASE_MEM of all its clients */
+    int32_t gang;      /* device whose turn the other devices follow; -1: none */
+    uint8_t deleted;   /* goes when its last client has drained */
+    uint8_t suspended; /* its gates stay closed */
     char name[HARP_NAME_BYTES];
     struct use use[HARP_MAX_DEVICES];
 };
@@ -75,6 +81,7 @@ struct device {
     uint8_t uuid[16];
     uint64_t capacity, overhead;
     uint64_t leased, extra, draining; /* leased: both classes */
+    uint64_t reserved;                /* for tenants that are about to return */
     uint64_t round_no;
     uint32_t tenants; /* granted, with live clients; of these, class latency */
     uint32_t latency;
@@ -121,6 +128,7 @@ struct client *core_client(struct harp_core *k, uint32_t id);
 void core_kill(struct harp_core *k, struct client *c);
 void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev);
 void core_device(struct harp_core *k, struct client *c, uint32_t dev);
+void core_moved(struct harp_core *k, struct client *c, uint32_t from, uint32_t to);
 void core_drained(struct harp_core *k, struct client *c, uint32_t dev);
 static inline uint32_t core_slot(const struct harp_core *k, const struct client *c)
 {
@@ -133,6 +141,10 @@ void core_admin(struct harp_core *k, const struct harp_msg *msg);
 /* memory.c */
 uint64_t mem_occupied(const struct device *d);
 uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant);
+/* Bytes that the tenant could get of the device, its limit left out; `when_drained`: once the dead
+ * are gone. */
+uint64_t mem_room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained);
+void mem_cover(struct harp_core *k, struct client *c, uint32_t dev);
 void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes);
 void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *msg);
 void mem_settle(struct harp_core *k, uint32_t dev); /* grants, recalls or denies who waits */
@@ -140,6 +152,12 @@ void mem_dead(struct harp_core *k, struct client *c);
 void mem_drained(struct harp_core *k, struct client *c, uint32_t dev);
 void mem_tick(struct harp_core *k);
 uint64_t mem_next(const struct harp_core *k);
+
+/* suspend.c. 0, or an errno with a text of HARP_NAME_BYTES. */
+int suspend_step(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t phase, char *text);
+int resume_step(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t to, uint32_t phase,
+                char *text);
+void suspend_forget(struct harp_core *k, struct tenant *t); /* it goes */
 
 /* recall.c */
 int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark, int foreign);
