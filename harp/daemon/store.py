@@ -31,6 +31,7 @@ _MIGRATIONS = (
         "ALTER TABLE tenant ADD COLUMN device_uuids TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE tenant ADD COLUMN gang INTEGER NOT NULL DEFAULT 1",
     ),
+    ("ALTER TABLE tenant ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -79,7 +80,7 @@ class Store:
         """Write a tenant, new or changed."""
         limits = tenant.limits
         self._db.execute(
-            "INSERT OR REPLACE INTO tenant VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO tenant VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 tenant.tenant_id,
                 tenant.name,
@@ -96,6 +97,7 @@ class Store:
                 tenant.created_s,
                 ",".join(tenant.device_uuids),
                 int(limits.gang),
+                int(tenant.suspended),
             ),
         )
 
@@ -135,4 +137,5 @@ def _tenant(row: sqlite3.Row) -> Tenant:
         ),
         policy=Policy(row["policy"]),
         created_s=row["created_s"],
+        suspended=bool(row["suspended"]),
     )

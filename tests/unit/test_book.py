@@ -250,6 +250,7 @@ def test_what_a_tenant_used_is_shown_per_device_and_in_all() -> None:
         book=cast("Any", None),
         link=cast("Any", None),
         harpd=cast("Any", SimpleNamespace(used_ratio=lambda _tenant, uuid: rates[uuid])),
+        suspender=cast("Any", None),
         default_policy=Policy.WARN,
         stop=lambda _all: None,
     )
