@@ -41,9 +41,9 @@ def test_tenants_survive_a_store_that_was_never_closed(tmp_path: Path) -> None:
     path = tmp_path / "harpd.db"
     first = Store(path)
     first.put(TENANT)
-    first.put(replace(TENANT, tenant_id=2, name="other"))
+    first.put(replace(TENANT, tenant_id=2, name="other", suspended=True))
     second = Store(path)  # as after SIGKILL: the first still has it open
-    assert [t.name for t in second.tenants()] == ["other", "train"]
+    assert [(t.name, t.suspended) for t in second.tenants()] == [("other", True), ("train", False)]
     assert second.tenants()[1] == TENANT
     first.close()
     second.close()
@@ -96,7 +96,7 @@ def test_a_newer_harpds_store_is_not_touched(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as newer:
         newer.execute("PRAGMA user_version = 99")
     with pytest.raises(
-        DaemonError, match="version 99, this harpd reads versions up to 2"
+        DaemonError, match="version 99, this harpd reads versions up to 4"
     ) as caught:
         Store(path)
     assert "newer harpd" in caught.value.hint
@@ -124,7 +124,9 @@ def test_a_cost_that_an_older_harpd_measured_is_kept(tmp_path: Path) -> None:
             "DROP TABLE overhead; CREATE TABLE overhead (model TEXT NOT NULL, driver TEXT NOT NULL,"
             " bytes INTEGER NOT NULL, PRIMARY KEY (model, driver)) STRICT;"
             "INSERT INTO overhead VALUES ('H100', '580.1', 5); PRAGMA user_version = 1;"
-            "ALTER TABLE tenant DROP COLUMN host_bytes"
+            "ALTER TABLE tenant DROP COLUMN host_bytes;"
+            "ALTER TABLE tenant DROP COLUMN oversubscribe;"
+            "ALTER TABLE tenant DROP COLUMN suspended"
         )
     store = Store(path)
     assert store.context_cost("H100", "580.1") == ContextCost(5, "measured")
