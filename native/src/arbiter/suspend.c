@@ -113,9 +113,6 @@ static int reserve(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t
         return 0;
     if (u->reserved_on != 0)
         give_back(k, u);
-    say(text, "SWAP memory of it is on both devices");
-    if (dev != to && u->leased[HARP_MEM_SWAP] != 0 && t->use[to].leased[HARP_MEM_SWAP] != 0)
-        return EBUSY;
     if (mem_room(k, to, tenant, 0) >= held(u)) {
         u->reserved = held(u);
         u->reserved_on = to + 1;
@@ -254,6 +251,10 @@ int resume_step(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t to
         return ENOENT;
     if (!t->suspended)
         return 0;
+    say(text, "memory of it that can leave a device is on both; not to that one");
+    if (dev != to && t->use[dev].leased[HARP_MEM_SWAP] != 0 &&
+        t->use[to].leased[HARP_MEM_SWAP] != 0)
+        return EBUSY;
     if (phase == RESERVE)
         return reserve(k, t, dev, to, text);
     if (phase == GIVE_UP) {
