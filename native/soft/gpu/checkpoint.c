@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuCheckpointProcess*: the side that asks. Codes as drivers of release 580 give them: a living
- * process without CUDA is 3, another state than the call wants is 401, what the kernel does not let
- * this user do is 304.
+ * cuCheckpointProcess*: the side that asks. Codes as driver 580 gave them on an H200: no such
+ * process, or one that the kernel does not let this user look into, is 304; a living process
+ * without CUDA is 3, another state than the call wants is 401.
  */
 #include "soft/gpu/checkpoint.h"
 
@@ -47,8 +47,10 @@ static bool may(int pid)
 static CUresult find(int pid, struct target *t)
 {
     t->state = soft_fault_state();
-    if (pid <= 0 || (kill(pid, 0) != 0 && errno == ESRCH))
+    if (pid <= 0)
         return CUDA_ERROR_INVALID_VALUE;
+    if (kill(pid, 0) != 0 && errno == ESRCH)
+        return CUDA_ERROR_OPERATING_SYSTEM;
     t->slot = t->state != NULL ? soft_mail_slot(t->state, pid, &t->inc) : -1;
     if (t->slot < 0)
         return CUDA_ERROR_NOT_INITIALIZED;

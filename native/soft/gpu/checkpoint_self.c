@@ -7,9 +7,10 @@
  * back is all that the device counts. Room for them is taken on the host all the same, for a driver
  * needs it.
  *
- * An error on the way leaves a process that only its end helps, as documented of drivers up to 580:
- * memory that a checkpoint cannot hold (managed, IPC) or no room on the host: state FAILED. No room
- * on the device when it comes back: CHECKPOINTED for good, 304 from then on.
+ * What fails leaves the process where it was, as seen on an H200 (driver 580): locked where it has
+ * memory that a checkpoint cannot hold (managed: 801), CHECKPOINTED where the device has no room
+ * for it (2), and both may be tried again. Memory of another process, and no room on the host, were
+ * not tried there; a host without room is taken for what the documents say: FAILED, for good.
  */
 #include "soft/gpu/checkpoint.h"
 
@@ -39,7 +40,6 @@ static struct {
     uint64_t mem_bytes[SOFT_MAX_DEVICES], context_bytes[SOFT_MAX_DEVICES]; /* by ordinal */
     void *room;
     uint64_t room_bytes;
-    bool spoilt; /* a restore failed half-way */
 } away;
 
 void soft_checkpoint_wait(unsigned flags)
@@ -148,8 +148,7 @@ static CUresult leave_devices(struct soft_shared_mail *mail)
     uint64_t all = 0;
 
     if (soft_managed_first() != NULL || soft_phys_shared()) {
-        soft_log("no checkpoint of managed memory, or of memory that other processes can reach: "
-                 "this process only can be ended now");
+        soft_log("no checkpoint of managed memory, or of memory that processes share");
         return CUDA_ERROR_NOT_SUPPORTED;
     }
     for (int i = 0; i < soft_state_device_count(state); i++) {
@@ -235,24 +234,31 @@ static void give_back(const int8_t places[SOFT_MAX_DEVICES], int count)
         soft_slot_release(soft_the_state, places[i], away.mem_bytes[i], away.context_bytes[i]);
 }
 
+/* Contexts before `end` have entered. */
+static void leave_again(const struct soft_ctx *end, const int8_t places[SOFT_MAX_DEVICES])
+{
+    for (struct soft_ctx *c = soft_ctx_first(); c != end; c = c->next) {
+        if (!atomic_load(&c->alive))
+            continue;
+        for (int e = 0; e < SOFT_ENGINES; e++)
+            soft_turn_leave_device(&c->turn[e]);
+        soft_client_leave(soft_the_state, places[c->ordinal], c->client);
+    }
+}
+
 static CUresult enter_devices(struct soft_shared_mail *mail, const struct soft_mail_args *args)
 {
     struct soft_state *state = soft_the_state;
     int8_t places[SOFT_MAX_DEVICES];
     int count = soft_state_device_count(state);
 
-    if (away.spoilt)
-        return CUDA_ERROR_OPERATING_SYSTEM;
     if (!new_places(args, places))
         return CUDA_ERROR_INVALID_VALUE;
     for (int i = 0; i < count; i++) {
         if (soft_slot_charge(state, places[i], away.mem_bytes[i], away.context_bytes[i]) == 0)
             continue;
         give_back(places, i);
-        away.spoilt = true;
-        soft_log("no room on device %d for what is to come back: this process only can be ended "
-                 "now",
-                 places[i]);
+        soft_log("no room on device %d for what is to come back", places[i]);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     for (struct soft_ctx *c = soft_ctx_first(); c != NULL; c = c->next) {
@@ -260,8 +266,8 @@ static CUresult enter_devices(struct soft_shared_mail *mail, const struct soft_m
             continue;
         c->client = soft_client_take(state, places[c->ordinal]);
         if (c->client < 0) {
+            leave_again(c, places);
             give_back(places, count);
-            away.spoilt = true;
             return CUDA_ERROR_OUT_OF_MEMORY;
         }
         for (int e = 0; e < SOFT_ENGINES; e++)
@@ -302,7 +308,7 @@ static CUresult carry_out(struct soft_shared_mail *mail, enum soft_mail_op op,
         r = enter_devices(mail, args);
     if (r == CUDA_SUCCESS)
         atomic_store(&mail->state, (uint32_t)steps[op].to);
-    else if (op == SOFT_MAIL_CHECKPOINT)
+    else if (op == SOFT_MAIL_CHECKPOINT && r == CUDA_ERROR_OUT_OF_MEMORY)
         atomic_store(&mail->state, CU_PROCESS_STATE_FAILED);
     if (op == SOFT_MAIL_UNLOCK) {
         unlock();

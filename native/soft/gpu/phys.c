@@ -28,7 +28,7 @@ pthread_mutex_t soft_phys_lock = PTHREAD_MUTEX_INITIALIZER;
 /* guarded by it */
 static struct soft_file common = {.fd = -1};
 static uint64_t next_offset;
-_Atomic int soft_phys_ipc; /* pieces that legacy IPC handles are of, here or elsewhere */
+_Atomic int soft_phys_ipc; /* pieces opened by legacy IPC handles: another process's */
 
 /* The common file; made anew where the program closed its descriptor (what is mapped stays). With
  * the lock. */
@@ -174,8 +174,6 @@ int soft_phys_mark(struct soft_phys *phys, uint64_t offset, uint64_t id)
         return 0;
     if (!soft_file_is(&phys->file))
         return -EBADF;
-    if (!phys->marked)
-        atomic_fetch_add(&soft_phys_ipc, 1);
     phys->marked = true;
     return pwrite(phys->file.fd, &id, sizeof id, mark_at(phys->offset + offset)) == sizeof id
                ? 0
@@ -219,7 +217,7 @@ void soft_phys_end(struct soft_phys *phys)
 {
     if (phys->alone)
         soft_phys_forget(phys);
-    if (phys->marked || phys->borrowed)
+    if (phys->borrowed)
         atomic_fetch_sub(&soft_phys_ipc, 1);
     if (!soft_file_is(&phys->file))
         return;
