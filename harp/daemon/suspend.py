@@ -4,8 +4,8 @@
 (1) The store says that a tenant is to be suspended before the first process is locked, and that it
     runs after the last is unlocked. Whoever finds that word after a crash drives to suspended; from
     there a resume is tried again.
-(2) The arbiter reserves before the driver restores: a restore that finds no room spoils the process
-    for good (cuda-checkpoint#44).
+(2) The arbiter reserves before the driver restores. On an H200 (driver 580) a restore that finds no
+    room can be tried again; with others it spoils the process for good (cuda-checkpoint#44).
 (3) What fails is undone in the opposite order. A process that ends on the way is none any more.
 """
 
@@ -29,7 +29,7 @@ from harp.errors import CheckpointFailed, HarpError, NoDevice, QuotaExceeded
 from harp.grants import select
 from harp.lease_wire import ALL_DEVICES, ArbiterRefused, Msg, Op
 from harp.model import ClientState, Device, Tenant
-from harp.procs import read
+from harp.procs import all_procs, read
 
 __all__ = ["Driver", "Suspender"]
 
@@ -238,11 +238,7 @@ class Suspender:
         goals = replace(tenant, device_uuids=tuple(d.uuid for d in moves.values()))
         numbers = [(book.number_of(old), book.number_of(d.uuid)) for old, d in moves.items()]
         await book.admit_return(goals)
-        pids = [
-            pid
-            for pid in await self._pids(tenant)
-            if await _state(driver, pid) is ProcessState.CHECKPOINTED
-        ]
+        pids = await self._suspended_pids(tenant, driver)
         restored: list[int] = []
         try:
             for dev, to in numbers:
@@ -272,6 +268,18 @@ class Suspender:
                 f"tenant {tenant.name} is back, but the driver does not unlock {failed}",
                 "end these processes",
             )
+
+    async def _suspended_pids(self, tenant: Tenant, driver: Driver) -> list[int]:
+        """Its processes that are put away, also those that a new arbiter has not heard of yet."""
+        end = time.monotonic() + _ROOM_S
+        family = [pid for pid in _family(tenant.root_pid) if await _is_away(driver, pid)]
+        while True:
+            clients = await self._pids(tenant)
+            if set(family) <= set(clients) or time.monotonic() > end:
+                break
+            await asyncio.sleep(_ROOM_PERIOD_S)
+        found = {p for p in clients if await _state(driver, p) is ProcessState.CHECKPOINTED}
+        return sorted(found.union(family))
 
     async def _reserve(self, tenant: Tenant, dev: int, to: int) -> None:
         end = time.monotonic() + _ROOM_S
@@ -324,17 +332,33 @@ def _after(pid: int, code: int, what: str, state: ProcessState) -> ProcessState 
     """The state after a call; None: it ended meanwhile."""
     if code == Code.SUCCESS:
         return state
-    if code == Code.NOT_INITIALIZED or _is_gone(pid):
+    if _is_gone(pid) or (code == Code.NOT_INITIALIZED and what != "restore"):
         return None
     hint = "see `harp ps`; the process goes on"
-    if what == "checkpoint":
-        hint = (
-            "managed memory, memory shared by IPC and a full host are not put away; whether the"
-            " process can go on `harp ps` and its own calls tell"
+    if what == "checkpoint" and code == Code.NOT_SUPPORTED:
+        raise CheckpointFailed(
+            f"process {pid} has memory that a driver does not put away (CUDA error {code}): managed"
+            " memory, or memory that it shares with other processes",
+            "the tenant goes on; one of --oversubscribe leaves the device when others need it",
         )
+    if what == "checkpoint":
+        hint = "the host needs room for what is on the GPUs; `harp ps` tells what goes on"
     elif what == "restore":
-        hint = "a process whose restore failed for want of memory can only be ended"
+        hint = "it stays suspended; resume it again when there is more room"
     raise CheckpointFailed(f"the driver answered {code} to the {what} of process {pid}", hint)
+
+
+def _family(root_pid: int) -> list[int]:
+    procs = all_procs()
+    found = [root_pid] if root_pid in procs else []
+    for pid in found:  # grows on the way
+        found += [one.pid for one in procs.values() if one.ppid == pid]
+    return found
+
+
+async def _is_away(driver: Driver, pid: int) -> bool:
+    code, state = await driver.state(pid)
+    return code == Code.SUCCESS and state == ProcessState.CHECKPOINTED
 
 
 def _is_gone(pid: int) -> bool:

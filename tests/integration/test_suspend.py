@@ -237,6 +237,7 @@ def test_managed_memory_is_refused_and_says_what_that_means(box: Machine) -> Non
     assert refused.returncode == 1
     assert "managed memory" in refused.stderr
     assert not tenant(box, "one")["suspended"]
+    assert does(one, "same").startswith("True")  # unlocked again: it goes on
 
 
 def test_a_driver_without_checkpoints_says_so(native_dir: Path) -> None:
