@@ -28,23 +28,30 @@ from harp.daemon.link import ArbiterLink
 from harp.errors import CheckpointFailed, HarpError, NoDevice, QuotaExceeded
 from harp.grants import select
 from harp.lease_wire import ALL_DEVICES, ArbiterRefused, Msg, Op
-from harp.model import ClientState, Device, Tenant
+from harp.model import ClientState, Device, Residency, ResidencyState, Tenant
 from harp.procs import all_procs, read
+from harp.units import format_size
 
 __all__ = ["Driver", "Suspender"]
 
 _log = structlog.get_logger(__name__)
-_CLOSE, _AWAY = 1, 2
+_CLOSE, _AWAY, _EVICT = 1, 2, 3
 _RESERVE, _BACK, _GIVE_UP = 1, 2, 3
 #: how long a return may wait for slack of others and memory of the dead; as a lease (lease.h)
 _ROOM_S = 5.0
 _ROOM_PERIOD_S = 0.05
+#: how long an eviction may take beyond the work that is to end first
+_EVICT_S = 60.0
 #: processes may begin while others are put away; the gates are closed, so this ends
 _ROUNDS = 4
 _NO_CHECKPOINTS = (
     "driver 570 (CUDA 12.8) or newer has them; with an older one run the tenant with"
     " --oversubscribe: its memory then leaves the device when others need it"
 )
+
+
+class _NoCheckpoints(CheckpointFailed):
+    """The driver has no such calls."""
 
 
 class Driver(Protocol):
@@ -96,7 +103,12 @@ class Suspender:
         """
         async with self._moving(name, uid) as tenant, self._driver() as driver:
             began = time.monotonic()
-            pids = await self._drive(tenant, driver, timeout_s)
+            try:
+                pids = await self._drive(tenant, driver, timeout_s)
+            except _NoCheckpoints:
+                if not tenant.limits.oversubscribe:
+                    raise
+                pids = await self._evict(tenant, timeout_s)
             _log.info("tenant_suspended", tenant=name, pids=pids, took_s=time.monotonic() - began)
             return self._book.tenants[tenant.tenant_id]
 
@@ -162,6 +174,35 @@ class Suspender:
             raise
         return [pid for pid, state in states.items() if state is ProcessState.CHECKPOINTED]
 
+    async def _evict(self, tenant: Tenant, timeout_s: float) -> list[int]:
+        """Its own memory leaves, its contexts stay: an arbiter's work, without the driver."""
+        end = time.monotonic() + timeout_s + _EVICT_S
+        fresh = not tenant.suspended
+        self._book.mark(tenant, suspended=True)
+        try:
+            for phase in (_CLOSE, _EVICT):
+                await self._ask(Op.SUSPEND, tenant, dev=ALL_DEVICES, a=phase)
+            while stays := await self._stays(tenant):
+                _check_leaves(tenant, stays, end)
+                await asyncio.sleep(_ROOM_PERIOD_S)
+        except BaseException:
+            if fresh:
+                await self._open_again(tenant)
+            raise
+        return await self._pids(tenant)
+
+    async def _stays(self, tenant: Tenant) -> Residency | None:
+        """Where its memory still is on a device; None: nowhere."""
+        picture = await self._book.look()
+        for uuid in tenant.device_uuids:
+            use = picture.uses.get((tenant.tenant_id, uuid))
+            found = use.residency if use else None
+            if not found or not found.swap_bytes:
+                continue
+            if found.stuck or found.state is not ResidencyState.SUSPENDED:
+                return found
+        return None
+
     async def _put_away(
         self,
         tenant: Tenant,
@@ -196,6 +237,9 @@ class Suspender:
                     )
                 if states[pid] is ProcessState.LOCKED:
                     await driver.unlock(pid)
+        await self._open_again(tenant)
+
+    async def _open_again(self, tenant: Tenant) -> None:
         with contextlib.suppress(HarpError):
             for uuid in tenant.device_uuids:
                 dev = self._book.number_of(uuid)
@@ -238,7 +282,12 @@ class Suspender:
         goals = replace(tenant, device_uuids=tuple(d.uuid for d in moves.values()))
         numbers = [(book.number_of(old), book.number_of(d.uuid)) for old, d in moves.items()]
         await book.admit_return(goals)
-        pids = await self._suspended_pids(tenant, driver)
+        try:
+            pids = await self._suspended_pids(tenant, driver)
+        except _NoCheckpoints:
+            if goals.device_uuids != tenant.device_uuids:
+                raise
+            pids = []  # evicted: it comes back as its turn comes
         restored: list[int] = []
         try:
             for dev, to in numbers:
@@ -312,7 +361,7 @@ async def _state(driver: Driver, pid: int) -> ProcessState | None:
     """
     code, state = await driver.state(pid)
     if code == Code.NOT_SUPPORTED:
-        raise CheckpointFailed("this driver has no checkpoints of processes", _NO_CHECKPOINTS)
+        raise _NoCheckpoints("this driver has no checkpoints of processes", _NO_CHECKPOINTS)
     if code in (Code.NOT_INITIALIZED, Code.INVALID_VALUE) or (code and _is_gone(pid)):
         return None
     if code == Code.OPERATING_SYSTEM:
@@ -346,6 +395,14 @@ def _after(pid: int, code: int, what: str, state: ProcessState) -> ProcessState 
     elif what == "restore":
         hint = "it stays suspended; resume it again when there is more room"
     raise CheckpointFailed(f"the driver answered {code} to the {what} of process {pid}", hint)
+
+
+def _check_leaves(tenant: Tenant, stays: Residency, end: float) -> None:
+    if stays.stuck or time.monotonic() > end:
+        raise CheckpointFailed(
+            f"{format_size(stays.on_device_bytes)} of tenant {tenant.name} stays on its device",
+            "shim.log in its grant folder says why; the tenant goes on",
+        )
 
 
 def _family(root_pid: int) -> list[int]:

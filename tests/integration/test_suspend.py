@@ -240,6 +240,24 @@ def test_managed_memory_is_refused_and_says_what_that_means(box: Machine) -> Non
     assert does(one, "same").startswith("True")  # unlocked again: it goes on
 
 
+def test_without_checkpoints_memory_that_can_leave_is_evicted(native_dir: Path) -> None:
+    with machine(native_dir, HARP_SOFT_DEVICES="tiny", HARP_SOFT_DRIVER="12.4") as box:
+        box.start_harpd()
+        one = run(box, "one", 500, "--mem", "700MiB", "--oversubscribe")
+        shown = box.json("suspend", "one")["tenant"]
+        assert shown["suspended"]
+        assert shown["devices"][0]["residency"]["state"] == "suspended"
+        assert held(box, one.pid) < 100 * MIB  # its context stays
+        told(one, "same")  # waits
+        other = run(box, "other", 700)
+        other.kill()
+        other.wait()
+        assert tenant(box, "one")["suspended"]
+        assert not box.json("resume", "one")["tenant"]["suspended"]
+        assert hears(one).startswith("True")
+        assert held(box, one.pid) > 500 * MIB
+
+
 def test_a_driver_without_checkpoints_says_so(native_dir: Path) -> None:
     with machine(native_dir, HARP_SOFT_DEVICES="tiny", HARP_SOFT_DRIVER="12.4") as box:
         box.start_harpd()

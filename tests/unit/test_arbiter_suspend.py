@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harp.lease_wire import ALL_DEVICES, MemClass, Op
+from harp.lease_wire import ALL_DEVICES, GRANT_OVERSUBSCRIBE, MemClass, Op
 from tests.unit.arbiter_core import (
     EVENT,
     GRANULE,
@@ -20,7 +20,7 @@ from tests.unit.arbiter_core import (
     sends,
 )
 
-CLOSE, AWAY = 1, 2
+CLOSE, AWAY, EVICT = 1, 2, 3
 RESERVE, BACK, GIVE_UP = 1, 2, 3
 GONE = 3
 
@@ -217,3 +217,48 @@ def test_phases_out_of_order_are_refused_and_said_twice_harm_nothing(core: Core)
     for phase in (RESERVE, RESERVE, BACK, BACK, GIVE_UP):
         assert resume(core, a, phase).op == Op.OK
     assert core.use(a).leased_bytes == 3 * GRANULE
+
+
+def swapping(core: Core) -> tuple[int, int]:
+    """A tenant with a granule of context and six that can leave."""
+    a = core.add_tenant(limit=8 * GRANULE, flags=GRANT_OVERSUBSCRIBE)
+    one = core.join(a, pid=1)
+    assert granted(core, one, 1, cls=MemClass.OVERHEAD)
+    assert granted(core, one, 6, cls=MemClass.SWAP)
+    return a, one
+
+
+def test_memory_that_can_leave_is_away_with_the_rest_and_returns_with_it(core: Core) -> None:
+    core.add_device(10 * GRANULE)
+    core.add_device(10 * GRANULE, number=2)
+    a, one = swapping(core)
+    core.set_tenant(a, 1, limit=8 * GRANULE, flags=GRANT_OVERSUBSCRIBE)
+    b = core.add_tenant()
+    other = core.join(b, pid=2)
+    suspend(core, a)
+    assert granted(core, other, 9)
+    assert resume(core, a, RESERVE).a == errno.EAGAIN  # its slack is asked for
+    list(core.advance(2 * SECOND))
+    assert resume(core, a, RESERVE).a == errno.ENOMEM
+    assert resume(core, a, RESERVE, to=1).op == Op.OK
+    assert resume(core, a, BACK, to=1).op == Op.OK
+    assert granted(core, one, 2, dev=1, cls=MemClass.SWAP)
+    assert not granted(core, one, 1, dev=1, cls=MemClass.SWAP)  # its limit
+    assert granted(core, other, 1)
+
+
+def test_where_no_driver_stops_it_its_memory_is_evicted_and_stays_away(core: Core) -> None:
+    core.add_device(10 * GRANULE)
+    a, one = swapping(core)
+    b = core.add_tenant()
+    other = core.join(b, pid=2)
+    assert core.admin(Op.SUSPEND, tenant=a, dev=ALL_DEVICES, a=CLOSE).op == Op.OK
+    core.admin(Op.SUSPEND, tenant=a, dev=ALL_DEVICES, a=EVICT)
+    asked = next(m for _, m in sends(core.last, one) if m.op == Op.EVICT)
+    core.tell(one, Op.EVICTED, seq=asked.seq, bytes=6 * GRANULE)
+    assert granted(core, other, 9)  # the context stays
+    assert not ops(core.tell(one, Op.WANT_TIME), one)
+    core.tell(other, Op.RETURN_MEM, bytes=9 * GRANULE)
+    assert Op.RESTORE not in ops(core.advance(SECOND), one)
+    assert resume(core, a, BACK).op == Op.OK
+    assert Op.RESTORE in ops([*core.last, *core.advance(SECOND)], one)  # it wants

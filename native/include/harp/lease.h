@@ -168,7 +168,9 @@ enum harp_op {
                         * nobody waits for an answer of its clients. 2: its memory has left dev
                         * (ALL_DEVICES: all): what is leased no longer counts against the capacity,
                         * still against its limit; of its clients, who holds a context may lease on
-                        * (it is stopped in the driver), who holds none waits. Said again: OK */
+                        * (it is stopped in the driver), who holds none waits. 3, instead of 2: no
+                        * driver stops them; their SWAP memory is evicted (SNAP_RESIDENCY tells),
+                        * the rest stays and counts. Said again: OK */
     HARP_RESUME =
         74, /* seq, tenant, dev, b=device it comes back to, a=phase. 1: reserves there what
              * it holds on dev. EAGAIN: peers are asked for slack, or memory of the dead

@@ -94,7 +94,8 @@ static uint64_t room_alone(const struct harp_core *k, uint32_t dev, uint32_t ten
     for (uint32_t t = 0; d->swap.used && t < k->n_tenants; t++) {
         const struct use *u = &k->tenant[t].use[dev];
         uint64_t movable = u->leased[HARP_MEM_SWAP] - u->swap.pinned;
-        if (!u->away && movable > most && (cls != HARP_MEM_SWAP || t == tenant))
+        int waits = u->away || (k->tenant[t].suspended && u->swap.on == 0); /* for its resume */
+        if (!waits && movable > most && (cls != HARP_MEM_SWAP || t == tenant))
             most = movable;
     }
     return free_beside(k, dev, tenant, mem_occupied(d) - d->swap.on + most, when_drained);

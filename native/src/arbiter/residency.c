@@ -416,7 +416,7 @@ void residency_snapshot(struct harp_core *k, uint32_t dev, uint32_t tenant)
         return;
     uint64_t away = r->state > HARP_RESIDENT ? k->now - r->left_ns : 0;
     uint32_t state = r->state != 0 ? r->state : HARP_RESIDENT;
-    if (u->away)
+    if (u->away || (k->tenant[tenant].suspended && r->state == HARP_AWAY))
         state = HARP_SUSPENDED;
     struct harp_msg m = {.op = HARP_SNAP_RESIDENCY,
                          .tenant = k->tenant[tenant].id,

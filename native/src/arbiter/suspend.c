@@ -10,7 +10,7 @@
 
 #include "policy.h"
 
-enum { CLOSE = 1, AWAY = 2 };
+enum { CLOSE = 1, AWAY = 2, EVICT = 3 };
 enum { RESERVE = 1, BACK = 2, GIVE_UP = 3 };
 
 static void say(char *text, const char *what)
@@ -80,17 +80,28 @@ static void put_away(struct harp_core *k, struct tenant *t, uint32_t dev)
     d->unsettled = 1;
 }
 
+static void land(struct harp_core *k, struct use *u, uint32_t dev);
+
+/* Its processes are not stopped in a driver: contexts stay, and what can leave is told to. */
+static void evict(struct harp_core *k, struct tenant *t, uint32_t dev)
+{
+    uint32_t tenant = (uint32_t)(t - k->tenant);
+    land(k, &t->use[dev], dev);
+    if (k->device[dev].swap.used && residency_in(k, dev, tenant))
+        residency_evict(k, dev, tenant);
+}
+
 int suspend_step(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t phase, char *text)
 {
-    say(text, "phase is 1 (close), then 2 (away); of a known device, or all");
-    if ((phase != CLOSE && phase != AWAY) || (phase == AWAY && !t->suspended) ||
+    say(text, "phase is 1 (close), then 2 (away) or 3 (evict); of a known device, or all");
+    if (phase < CLOSE || phase > EVICT || (phase != CLOSE && !t->suspended) ||
         (dev >= k->n_devices && dev != HARP_ALL_DEVICES))
         return EINVAL;
     if (phase == CLOSE)
         close_tenant(k, t);
-    for (uint32_t i = 0; phase == AWAY && i < k->n_devices; i++)
+    for (uint32_t i = 0; phase != CLOSE && i < k->n_devices; i++)
         if (dev == i || dev == HARP_ALL_DEVICES)
-            put_away(k, t, i);
+            (phase == AWAY ? put_away : evict)(k, t, i);
     return 0;
 }
 
