@@ -26,6 +26,8 @@ from harp.rundir import RunDir, find
 __all__ = ["Client"]
 
 _TIMEOUT_S = 15.0
+#: memory of several processes is copied, some GiB a second
+_MOVE_S = 900.0
 _AUTH_TIMEOUT_S = 5.0
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
@@ -91,6 +93,14 @@ class Client:
         """Change a tenant's limits."""
         return self._call(self._stub.SetTenant, request).tenant
 
+    def suspend(self, request: pb.SuspendTenantRequest) -> pb.Tenant:
+        """Take a tenant's memory off its devices; as long as that takes."""
+        return self._call(self._stub.SuspendTenant, request, _MOVE_S + request.timeout_s).tenant
+
+    def resume(self, request: pb.ResumeTenantRequest) -> pb.Tenant:
+        """Bring it back; as long as that takes."""
+        return self._call(self._stub.ResumeTenant, request, _MOVE_S).tenant
+
     def remove(self, name: str) -> None:
         """Take a tenant's grant back."""
         self._call(self._stub.RemoveTenant, pb.RemoveTenantRequest(name=name))
@@ -99,19 +109,21 @@ class Client:
         """End the daemon."""
         self._call(self._stub.Stop, pb.StopRequest(with_arbiter=with_arbiter))
 
-    def _call(self, method: Callable[..., _Reply], request: _Request) -> _Reply:
+    def _call(
+        self, method: Callable[..., _Reply], request: _Request, timeout_s: float = _TIMEOUT_S
+    ) -> _Reply:
         try:
-            return self._try(method, request)
+            return self._try(method, request, timeout_s)
         except Unauthenticated:
             # The daemon was restarted since; its tokens went with it.
             self._token = self._ask({"op": "token"})["token"]
-            return self._try(method, request)
+            return self._try(method, request, timeout_s)
 
-    def _try(self, method: Callable[..., _Reply], request: _Request) -> _Reply:
+    def _try(self, method: Callable[..., _Reply], request: _Request, timeout_s: float) -> _Reply:
         try:
             return method(
                 request,
-                timeout=_TIMEOUT_S,
+                timeout=timeout_s,
                 metadata=(("authorization", f"Bearer {self._token}"),),
             )
         except grpc.RpcError as error:

@@ -7,6 +7,7 @@
       DeviceError
         NoDevice                    no device, or none of that name
         DeviceBusy                  another run directory's arbiter owns the device
+        CheckpointFailed            the driver could not put a process away, or bring it back
       TenantError
         UnknownTenant               no tenant of that name
         TenantExists                the name is taken
@@ -29,6 +30,7 @@ from __future__ import annotations
 __all__ = [
     "ArbiterError",
     "BuildMissing",
+    "CheckpointFailed",
     "ConfigError",
     "DaemonError",
     "DaemonUnreachable",
@@ -81,6 +83,10 @@ class NoDevice(DeviceError):
 
 class DeviceBusy(DeviceError):
     """Another run directory's arbiter owns the device."""
+
+
+class CheckpointFailed(DeviceError):
+    """The driver could not put a process away, or bring it back."""
 
 
 class TenantError(HarpError):

@@ -87,6 +87,8 @@ class Op(enum.IntEnum):
     SNAPSHOT = 70
     SUBSCRIBE = 71
     SHUTDOWN = 72
+    SUSPEND = 73
+    RESUME = 74
     EXPECT = 75
     OK = 96
     ERR = 97

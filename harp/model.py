@@ -108,6 +108,7 @@ class Tenant:
     limits: Limits
     policy: Policy
     created_s: float  #: wall clock, seconds since the epoch
+    suspended: bool = False  #: its device memory lies on the host, or is on its way
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ _CODES: dict[type[errors.HarpError], grpc.StatusCode] = {
     errors.ConfigError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NoDevice: grpc.StatusCode.NOT_FOUND,
     errors.DeviceBusy: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.CheckpointFailed: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnknownTenant: grpc.StatusCode.NOT_FOUND,
     errors.TenantExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.NotOwner: grpc.StatusCode.PERMISSION_DENIED,

@@ -23,6 +23,8 @@ COMMANDS = {
     "ps": ("harp.cli.show:ps", "List tenants, their processes, and who evades."),
     "top": ("harp.cli.top:top", "Watch the tenants."),
     "set": ("harp.cli.change:set_limits", "Change a tenant's limits."),
+    "suspend": ("harp.cli.suspend:suspend", "Take a tenant's memory off its GPUs."),
+    "resume": ("harp.cli.suspend:resume", "Bring a suspended tenant back."),
     "doctor": ("harp.cli.doctor:doctor", "Find out why something does not work."),
     "demo": ("harp.cli.demo:demo", "Two trainings share a software GPU."),
     "sim": ("harp.cli.sim:sim", "Try policies on a virtual clock."),

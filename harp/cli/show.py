@@ -115,6 +115,14 @@ def ps(*, as_json: bool) -> None:
         print(f"uncovered: pid {one.pid} ({name}) {whose} uses the GPU without a session")
 
 
+def _state(tenant: pb.Tenant, client: pb.Client) -> str:
+    if client.state != pb.CLIENT_STATE_LIVE:
+        return "draining"
+    if tenant.suspended:
+        return f"suspended, {short_size(client.leased_bytes)} on the host"
+    return where_memory_is(tenant) or "live"
+
+
 def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device]) -> None:
     soft = any(is_software(by_uuid[u]) for u in tenant.device_uuids if u in by_uuid)
     gets = f"{tenant.used_ratio:.1%}" if tenant.window_s else "-"
@@ -135,8 +143,6 @@ def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device])
             str(client.pid),
             printable(client.program),
             f"{short_size(client.leased_bytes)}/{limit}",
-            (where_memory_is(tenant) or "live")
-            if client.state == pb.CLIENT_STATE_LIVE
-            else "draining",
+            _state(tenant, client),
         )
         head = ("", "", "", "", "")

@@ -101,6 +101,8 @@ def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, o
         "launches": tenant.launches,
         "denials": tenant.denials,
         "wants": tenant.wants,
+        "suspended": tenant.suspended,
+        "host_bytes": tenant.host_bytes,
         "created_s": tenant.created_s,
         "devices": [_use_json(use, devices.get(use.uuid)) for use in tenant.uses],
         "clients": [

@@ -118,6 +118,8 @@ class Answers:
             window_s=min(windows),
             grant_dir=tenant.grant_dir,
             uses=uses,
+            suspended=tenant.suspended,
+            host_bytes=sum(u.leased_bytes for u in uses) if tenant.suspended else 0,
             clients=[
                 pb.Client(
                     client_id=c.client_id,

@@ -26,11 +26,13 @@ from harp.api.v1 import control_pb2_grpc
 from harp.config import Config
 from harp.daemon.auth import Auth
 from harp.daemon.book import Book
+from harp.daemon.checkpoint import driver_calls
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.overheads import ContextCost
 from harp.daemon.service import ControlService
 from harp.daemon.store import Store
+from harp.daemon.suspend import Suspender
 from harp.discovery import Found, discover, measure_overhead
 from harp.errors import DaemonError, HarpError
 from harp.model import Device, Policy
@@ -101,6 +103,7 @@ async def run(
     book = Book(store, link, run_dir.path, config.admission)
     harpd = Harpd(config, book, link, found, store)
     link.on_event = harpd.on_event
+    suspender = Suspender(book, link, lambda: driver_calls(found.cuda_path, env))
     auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)
     end = asyncio.Event()
     with_arbiter = False
@@ -128,6 +131,7 @@ async def run(
                 book=book,
                 link=link,
                 harpd=harpd,
+                suspender=suspender,
                 default_policy=Policy(config.watchdog.policy),
                 stop=stop,
             ),
@@ -143,6 +147,7 @@ async def run(
                 group.create_task(harpd.keep_arbiter(pump)),
                 group.create_task(harpd.watch()),
                 group.create_task(harpd.drain()),
+                group.create_task(suspender.settle()),
             ]
             _log.info("harpd_ready", run_dir=str(run_dir.path), pid=os.getpid())
             await end.wait()

@@ -32,7 +32,14 @@ from harp.errors import (
     UnknownTenant,
 )
 from harp.grants import Promise, admit, choose, select, shrinks
-from harp.lease_wire import GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, ArbiterRefused, Msg, Op
+from harp.lease_wire import (
+    ALL_DEVICES,
+    GRANT_NO_GANG,
+    GRANT_OVERSUBSCRIBE,
+    ArbiterRefused,
+    Msg,
+    Op,
+)
 from harp.model import Device, Limits, Policy, Tenant, TenantClass, uuid_bytes
 from harp.procs import read
 
@@ -164,7 +171,11 @@ class Book:
                     fresh[tenant.tenant_id] = tenant
                 else:
                     self._lose(tenant)
-            expected = await self._expect(await find_held(fresh)) if find_held and fresh else set()
+            # What is suspended lies on the host: no device has it, nobody need keep room for it.
+            there = {number: t for number, t in fresh.items() if not t.suspended}
+            expected = set[int]()
+            if find_held and there:
+                expected = await self._expect(await find_held(there))
             for tenant in fresh.values():
                 if await self._let_in(tenant):
                     self.tenants[tenant.tenant_id] = tenant
@@ -231,6 +242,29 @@ class Book:
         _log.info("tenant_set", tenant=tenant.name, limits=str(limits))
         return changed
 
+    def mark(self, tenant: Tenant, *, suspended: bool) -> None:
+        """Write down that a tenant is suspended, or runs on the devices that `tenant` names."""
+        known = self.tenants.get(tenant.tenant_id)
+        if known is None:
+            return  # it ended meanwhile
+        changed = replace(known, device_uuids=tenant.device_uuids, suspended=suspended)
+        self._store.put(changed)
+        self.tenants[tenant.tenant_id] = changed
+
+    async def admit_return(self, tenant: Tenant) -> None:
+        """A suspended tenant is to come back to the devices that `tenant` names: grant it there.
+
+        Raises:
+            QuotaExceeded: what was promised to others meanwhile leaves no room for its limits.
+        """
+        async with self._lock:
+            picture = await self.look()
+            held = self.promises(picture)
+            asked = Promise(tenant.limits, len(picture.clients_of(tenant.tenant_id)))
+            for uuid in tenant.device_uuids:
+                admit(self.devices[uuid], held[uuid], asked, self._overcommit_ratio)
+            await self._grant(tenant)
+
     async def remove(self, tenant: Tenant, reason: str) -> None:
         """Take a tenant's grant back. Its clients, if any, are disconnected."""
         async with self._lock:
@@ -243,10 +277,13 @@ class Book:
         _log.info("tenant_removed", tenant=tenant.name, reason=reason)
 
     def promises(self, picture: Picture, without: int = 0) -> dict[str, list[Promise]]:
-        """What is promised on each device, by UUID; every device has an entry."""
+        """What is promised on each device, by UUID; every device has an entry.
+
+        Who is suspended is promised nothing: it comes back when there is room.
+        """
         found: dict[str, list[Promise]] = {uuid: [] for uuid in self.devices}
         for tenant in self.tenants.values():
-            if tenant.tenant_id == without:
+            if tenant.tenant_id == without or tenant.suspended:
                 continue
             clients = len(picture.clients_of(tenant.tenant_id))
             for uuid in tenant.device_uuids:
@@ -370,6 +407,8 @@ class Book:
             with deaf_socket(self._run_dir) as deaf:
                 await self._link.client.request(_known(tenant), [deaf.fileno()])
             await self._grant(tenant)
+            if tenant.suspended:
+                await self._suspend_again(tenant)
         except ArbiterRefused as error:
             _log.warning("tenant_not_readmitted", tenant=tenant.name, reason=error.message)
             return False
@@ -424,6 +463,13 @@ class Book:
     def _lose(self, tenant: Tenant) -> None:
         _log.warning("tenant_lost", tenant=tenant.name, grant_dir=tenant.grant_dir)
         self._forget(tenant.tenant_id)
+
+    async def _suspend_again(self, tenant: Tenant) -> None:
+        """A new arbiter must not count what lies on the host when its clients say they hold it."""
+        for phase in (1, 2):
+            await self._link.client.request(
+                Msg(op=Op.SUSPEND, tenant=tenant.tenant_id, dev=ALL_DEVICES, a=phase)
+            )
 
     def _forget(self, tenant_id: int) -> None:
         self._store.remove(tenant_id)

@@ -96,9 +96,11 @@ class Reconciler:
                     continue
                 if pids.count(client.pid) > 1:
                     continue  # two sessions of one process: NVML cannot say whose bytes
+                tenant = self._book.tenants.get(client.tenant_id)
+                if tenant and tenant.suspended:
+                    continue  # on its way: what it held is what it comes back with
                 key = (client.client_id, uuid)
                 was, now = before.holds.get(key, Hold()), after.holds.get(key, Hold())
-                tenant = self._book.tenants.get(client.tenant_id)
                 yield Reading(
                     client_id=client.client_id,
                     device_uuid=uuid,

@@ -20,6 +20,7 @@ from harp.daemon.auth import Auth, Deposit
 from harp.daemon.book import Book, Wish
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
+from harp.daemon.suspend import Suspender
 from harp.errors import ConfigError, DaemonError, HarpError, NotOwner, Unauthenticated
 from harp.lease_wire import GRANULE_BYTES
 from harp.model import Limits, Policy, TenantClass
@@ -30,6 +31,8 @@ from harp.units import PPM, format_percent, format_size
 __all__ = ["ControlService"]
 
 _log = structlog.get_logger(__name__)
+#: for what a process has submitted to end before it is locked, where the caller does not say
+_LOCK_S = 10.0
 Context = grpc.aio.ServicerContext[Any, Any]
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
@@ -56,6 +59,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         book: Book,
         link: ArbiterLink,
         harpd: Harpd,
+        suspender: Suspender,
         default_policy: Policy,
         stop: Callable[[bool], None],
     ) -> None:
@@ -65,6 +69,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._book = book
         self._link = link
         self._harpd = harpd
+        self._suspender = suspender
         self._default_policy = default_policy
         self._stop = stop
         self._answers = Answers(book, harpd)
@@ -89,6 +94,18 @@ class ControlService(control_pb2_grpc.ControlServicer):
     ) -> pb.SetTenantReply:
         """Change a tenant's limits."""
         return await self._answer(self._set_tenant, request, context)
+
+    async def SuspendTenant(  # noqa: N802
+        self, request: pb.SuspendTenantRequest, context: Context
+    ) -> pb.SuspendTenantReply:
+        """Take a tenant's memory off its devices."""
+        return await self._answer(self._suspend_tenant, request, context)
+
+    async def ResumeTenant(  # noqa: N802
+        self, request: pb.ResumeTenantRequest, context: Context
+    ) -> pb.ResumeTenantReply:
+        """Bring it back."""
+        return await self._answer(self._resume_tenant, request, context)
 
     async def RemoveTenant(  # noqa: N802
         self, request: pb.RemoveTenantRequest, context: Context
@@ -223,6 +240,19 @@ class ControlService(control_pb2_grpc.ControlServicer):
         )
         changed = await self._book.set_limits(tenant, limits)
         return pb.SetTenantReply(tenant=self._answers.tenant(changed, await self._book.look()))
+
+    async def _suspend_tenant(
+        self, request: pb.SuspendTenantRequest, uid: int
+    ) -> pb.SuspendTenantReply:
+        timeout_s = request.timeout_s or _LOCK_S
+        tenant = await self._suspender.suspend(request.name, uid, timeout_s)
+        return pb.SuspendTenantReply(tenant=self._answers.tenant(tenant, await self._book.look()))
+
+    async def _resume_tenant(
+        self, request: pb.ResumeTenantRequest, uid: int
+    ) -> pb.ResumeTenantReply:
+        tenant = await self._suspender.resume(request.name, uid, request.gpu)
+        return pb.ResumeTenantReply(tenant=self._answers.tenant(tenant, await self._book.look()))
 
     async def _remove_tenant(
         self, request: pb.RemoveTenantRequest, uid: int

@@ -40,6 +40,7 @@ _MIGRATIONS = (
         "ALTER TABLE overhead ADD COLUMN unlisted INTEGER NOT NULL DEFAULT 0",
     ),
     ("ALTER TABLE tenant ADD COLUMN oversubscribe INTEGER NOT NULL DEFAULT 0",),
+    ("ALTER TABLE tenant ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -105,6 +106,7 @@ class Store:
             "gang": int(limits.gang),
             "host_bytes": limits.host_bytes,
             "oversubscribe": int(limits.oversubscribe),
+            "suspended": int(tenant.suspended),
         }
         self._put("tenant", row)
 
@@ -164,4 +166,5 @@ def _tenant(row: sqlite3.Row) -> Tenant:
         ),
         policy=Policy(row["policy"]),
         created_s=row["created_s"],
+        suspended=bool(row["suspended"]),
     )

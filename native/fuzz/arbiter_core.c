@@ -172,6 +172,13 @@ static void consume(struct run *run, const uint8_t *data, size_t size)
         } else if (what == 1) {
             step(run, HARP_EV_DEAD, run->ids[slot], &m);
             run->ids[slot] = 0;
+        } else if (what == 2 && m.b != 0) {
+            step(run, HARP_EV_ADMIN, 0,
+                 &(struct harp_msg){.op = m.c != 0 ? HARP_RESUME : HARP_SUSPEND,
+                                    .tenant = 1,
+                                    .dev = m.c == 0 && m.a != 0 ? HARP_ALL_DEVICES : m.dev,
+                                    .b = m.cls,
+                                    .a = 1 + m.seq / 8 % 3u});
         } else if (what == 2) {
             step(run, HARP_EV_TICK, 0, &m);
         } else if (what == 3) {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from native.api import cuda, nvml
 from native.api.model import Charge, Function, Gate, Symbol
 from native.api.nvml import NvmlFunction
-from native.api.rows import pool, vmm
+from native.api.rows import init, pool, vmm
 from native.api.types.device_attribute import SINCE
 from native.gen.output import Target
 
@@ -53,6 +53,7 @@ def _flags(row: Function) -> str:
         "SOFT_DOOR_POOL": row.name in _POOL,
         "SOFT_DOOR_IPC": row.name.startswith("cuIpc"),
         "SOFT_DOOR_MANAGED": row.name in _MANAGED,
+        "SOFT_DOOR_FREE": row in init.ROWS,
     }
     return " | ".join(name for name, holds in sets.items() if holds) or "0"
 

@@ -6,36 +6,6 @@
 #include "generated/soft_symbols.h"
 #include "soft/gpu/soft.h"
 
-CUresult cuCheckpointProcessCheckpoint(int pid, CUcheckpointCheckpointArgs *args)
-{
-    soft_unimplemented(SOFT_SYM_cuCheckpointProcessCheckpoint);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCheckpointProcessGetRestoreThreadId(int pid, int *tid)
-{
-    soft_unimplemented(SOFT_SYM_cuCheckpointProcessGetRestoreThreadId);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCheckpointProcessGetState(int pid, CUprocessState *state)
-{
-    soft_unimplemented(SOFT_SYM_cuCheckpointProcessGetState);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCheckpointProcessLock(int pid, CUcheckpointLockArgs *args)
-{
-    soft_unimplemented(SOFT_SYM_cuCheckpointProcessLock);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCheckpointProcessRestore(int pid, CUcheckpointRestoreArgs *args)
-{
-    soft_unimplemented(SOFT_SYM_cuCheckpointProcessRestore);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-CUresult cuCheckpointProcessUnlock(int pid, CUcheckpointUnlockArgs *args)
-{
-    soft_unimplemented(SOFT_SYM_cuCheckpointProcessUnlock);
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
 CUresult cuCoredumpGetAttribute(CUcoredumpSettings attrib, void *value, size_t *size)
 {
     soft_unimplemented(SOFT_SYM_cuCoredumpGetAttribute);

@@ -9,9 +9,12 @@ from native.api import cuda, soft
 
 NOT_INITIALIZED, NOT_PERMITTED, NOT_SUPPORTED = 3, 800, 801
 
-#: No driver need be there for these (what begins a life, versions, names, ways to functions).
+#: No driver need be there for these (what begins a life, versions, names, ways to functions; what
+#: is asked of another process).
 FREE = ("cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString", "cuGetProcAddress",
-        "cuGetProcAddress_v2", "cuGetExportTable")  # fmt: skip
+        "cuGetProcAddress_v2", "cuGetExportTable", "cuCheckpointProcessGetRestoreThreadId",
+        "cuCheckpointProcessGetState", "cuCheckpointProcessLock", "cuCheckpointProcessCheckpoint",
+        "cuCheckpointProcessRestore", "cuCheckpointProcessUnlock")  # fmt: skip
 
 ASK = """
 import ctypes as c, json, os, sys

@@ -41,9 +41,9 @@ def test_tenants_survive_a_store_that_was_never_closed(tmp_path: Path) -> None:
     path = tmp_path / "harpd.db"
     first = Store(path)
     first.put(TENANT)
-    first.put(replace(TENANT, tenant_id=2, name="other"))
+    first.put(replace(TENANT, tenant_id=2, name="other", suspended=True))
     second = Store(path)  # as after SIGKILL: the first still has it open
-    assert [t.name for t in second.tenants()] == ["other", "train"]
+    assert [(t.name, t.suspended) for t in second.tenants()] == [("other", True), ("train", False)]
     assert second.tenants()[1] == TENANT
     first.close()
     second.close()

@@ -460,6 +460,8 @@ class Tenant(google.protobuf.message.Message):
     HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     HOST_LEASED_BYTES_FIELD_NUMBER: builtins.int
     OVERSUBSCRIBE_FIELD_NUMBER: builtins.int
+    SUSPENDED_FIELD_NUMBER: builtins.int
+    HOST_BYTES_FIELD_NUMBER: builtins.int
     tenant_id: builtins.int
     """the arbiter's number"""
     name: builtins.str
@@ -526,6 +528,10 @@ class Tenant(google.protobuf.message.Message):
     """pinned host memory held"""
     oversubscribe: builtins.bool
     """its memory may leave a device while others have it"""
+    suspended: builtins.bool
+    """its device memory lies on the host, or is on its way"""
+    host_bytes: builtins.int
+    """of leased_bytes, what lies on the host"""
     @property
     def clients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Client]:
         """its processes"""
@@ -577,8 +583,10 @@ class Tenant(google.protobuf.message.Message):
         host_limit_bytes: builtins.int = ...,
         host_leased_bytes: builtins.int = ...,
         oversubscribe: builtins.bool = ...,
+        suspended: builtins.bool = ...,
+        host_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["charged_bytes", b"charged_bytes", "clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "oversubscribe", b"oversubscribe", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged_bytes", b"charged_bytes", "clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "host_bytes", b"host_bytes", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "oversubscribe", b"oversubscribe", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "suspended", b"suspended", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
 
 global___Tenant = Tenant
 
@@ -970,6 +978,84 @@ class SetTenantReply(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["tenant", b"tenant"]) -> None: ...
 
 global___SetTenantReply = SetTenantReply
+
+@typing.final
+class SuspendTenantRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    TIMEOUT_S_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """which"""
+    timeout_s: builtins.float
+    """longest time for the work of each of its processes to end; 0: 10"""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        timeout_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "timeout_s", b"timeout_s"]) -> None: ...
+
+global___SuspendTenantRequest = SuspendTenantRequest
+
+@typing.final
+class SuspendTenantReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    @property
+    def tenant(self) -> global___Tenant:
+        """as it is now"""
+
+    def __init__(
+        self,
+        *,
+        tenant: global___Tenant | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["tenant", b"tenant"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["tenant", b"tenant"]) -> None: ...
+
+global___SuspendTenantReply = SuspendTenantReply
+
+@typing.final
+class ResumeTenantRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    GPU_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """which"""
+    gpu: builtins.str
+    """devices to come back to, as in CreateTenant, as many as it has, of the same"""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        gpu: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "name", b"name"]) -> None: ...
+
+global___ResumeTenantRequest = ResumeTenantRequest
+
+@typing.final
+class ResumeTenantReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    @property
+    def tenant(self) -> global___Tenant:
+        """as it is now"""
+
+    def __init__(
+        self,
+        *,
+        tenant: global___Tenant | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["tenant", b"tenant"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["tenant", b"tenant"]) -> None: ...
+
+global___ResumeTenantReply = ResumeTenantReply
 
 @typing.final
 class RemoveTenantRequest(google.protobuf.message.Message):

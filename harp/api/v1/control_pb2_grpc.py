@@ -54,6 +54,16 @@ class ControlStub(object):
                 request_serializer=harp_dot_api_dot_v1_dot_control__pb2.SetTenantRequest.SerializeToString,
                 response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.SetTenantReply.FromString,
                 _registered_method=True)
+        self.SuspendTenant = channel.unary_unary(
+                '/harp.api.v1.Control/SuspendTenant',
+                request_serializer=harp_dot_api_dot_v1_dot_control__pb2.SuspendTenantRequest.SerializeToString,
+                response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.SuspendTenantReply.FromString,
+                _registered_method=True)
+        self.ResumeTenant = channel.unary_unary(
+                '/harp.api.v1.Control/ResumeTenant',
+                request_serializer=harp_dot_api_dot_v1_dot_control__pb2.ResumeTenantRequest.SerializeToString,
+                response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.ResumeTenantReply.FromString,
+                _registered_method=True)
         self.RemoveTenant = channel.unary_unary(
                 '/harp.api.v1.Control/RemoveTenant',
                 request_serializer=harp_dot_api_dot_v1_dot_control__pb2.RemoveTenantRequest.SerializeToString,
@@ -98,6 +108,23 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SuspendTenant(self, request, context):
+        """Takes all of a tenant's memory off its devices; its programs wait in their next call of the
+        driver until it is resumed. FAILED_PRECONDITION if the driver cannot, or their work does not
+        end in time. Only its owner and root.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTenant(self, request, context):
+        """Brings it back. RESOURCE_EXHAUSTED if there is no room: it stays suspended. Only its owner and
+        root.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveTenant(self, request, context):
         """Disconnects a tenant's clients and takes its grant back. Processes go on running; what they
         hold drains as they end. Only its owner and root.
@@ -135,6 +162,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.SetTenant,
                     request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.SetTenantRequest.FromString,
                     response_serializer=harp_dot_api_dot_v1_dot_control__pb2.SetTenantReply.SerializeToString,
+            ),
+            'SuspendTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendTenant,
+                    request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.SuspendTenantRequest.FromString,
+                    response_serializer=harp_dot_api_dot_v1_dot_control__pb2.SuspendTenantReply.SerializeToString,
+            ),
+            'ResumeTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTenant,
+                    request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.ResumeTenantRequest.FromString,
+                    response_serializer=harp_dot_api_dot_v1_dot_control__pb2.ResumeTenantReply.SerializeToString,
             ),
             'RemoveTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveTenant,
@@ -255,6 +292,60 @@ class Control(object):
             '/harp.api.v1.Control/SetTenant',
             harp_dot_api_dot_v1_dot_control__pb2.SetTenantRequest.SerializeToString,
             harp_dot_api_dot_v1_dot_control__pb2.SetTenantReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/harp.api.v1.Control/SuspendTenant',
+            harp_dot_api_dot_v1_dot_control__pb2.SuspendTenantRequest.SerializeToString,
+            harp_dot_api_dot_v1_dot_control__pb2.SuspendTenantReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/harp.api.v1.Control/ResumeTenant',
+            harp_dot_api_dot_v1_dot_control__pb2.ResumeTenantRequest.SerializeToString,
+            harp_dot_api_dot_v1_dot_control__pb2.ResumeTenantReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,23 @@ class ControlStub:
     ]
     """Changes a living tenant's limits, at once. Only its owner and root: else PERMISSION_DENIED."""
 
+    SuspendTenant: grpc.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.SuspendTenantRequest,
+        harp.api.v1.control_pb2.SuspendTenantReply,
+    ]
+    """Takes all of a tenant's memory off its devices; its programs wait in their next call of the
+    driver until it is resumed. FAILED_PRECONDITION if the driver cannot, or their work does not
+    end in time. Only its owner and root.
+    """
+
+    ResumeTenant: grpc.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.ResumeTenantRequest,
+        harp.api.v1.control_pb2.ResumeTenantReply,
+    ]
+    """Brings it back. RESOURCE_EXHAUSTED if there is no room: it stays suspended. Only its owner and
+    root.
+    """
+
     RemoveTenant: grpc.UnaryUnaryMultiCallable[
         harp.api.v1.control_pb2.RemoveTenantRequest,
         harp.api.v1.control_pb2.RemoveTenantReply,
@@ -99,6 +116,23 @@ class ControlAsyncStub:
         harp.api.v1.control_pb2.SetTenantReply,
     ]
     """Changes a living tenant's limits, at once. Only its owner and root: else PERMISSION_DENIED."""
+
+    SuspendTenant: grpc.aio.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.SuspendTenantRequest,
+        harp.api.v1.control_pb2.SuspendTenantReply,
+    ]
+    """Takes all of a tenant's memory off its devices; its programs wait in their next call of the
+    driver until it is resumed. FAILED_PRECONDITION if the driver cannot, or their work does not
+    end in time. Only its owner and root.
+    """
+
+    ResumeTenant: grpc.aio.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.ResumeTenantRequest,
+        harp.api.v1.control_pb2.ResumeTenantReply,
+    ]
+    """Brings it back. RESOURCE_EXHAUSTED if there is no room: it stays suspended. Only its owner and
+    root.
+    """
 
     RemoveTenant: grpc.aio.UnaryUnaryMultiCallable[
         harp.api.v1.control_pb2.RemoveTenantRequest,
@@ -148,6 +182,27 @@ class ControlServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[harp.api.v1.control_pb2.SetTenantReply, collections.abc.Awaitable[harp.api.v1.control_pb2.SetTenantReply]]:
         """Changes a living tenant's limits, at once. Only its owner and root: else PERMISSION_DENIED."""
+
+    @abc.abstractmethod
+    def SuspendTenant(
+        self,
+        request: harp.api.v1.control_pb2.SuspendTenantRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[harp.api.v1.control_pb2.SuspendTenantReply, collections.abc.Awaitable[harp.api.v1.control_pb2.SuspendTenantReply]]:
+        """Takes all of a tenant's memory off its devices; its programs wait in their next call of the
+        driver until it is resumed. FAILED_PRECONDITION if the driver cannot, or their work does not
+        end in time. Only its owner and root.
+        """
+
+    @abc.abstractmethod
+    def ResumeTenant(
+        self,
+        request: harp.api.v1.control_pb2.ResumeTenantRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[harp.api.v1.control_pb2.ResumeTenantReply, collections.abc.Awaitable[harp.api.v1.control_pb2.ResumeTenantReply]]:
+        """Brings it back. RESOURCE_EXHAUSTED if there is no room: it stays suspended. Only its owner and
+        root.
+        """
 
     @abc.abstractmethod
     def RemoveTenant(

@@ -49,15 +49,15 @@ ROWS: tuple[Function, ...] = (
         cuCheckpointProcessGetRestoreThreadId 12080 (int pid, int *tid)"""),
     fn("cuCheckpointProcessGetState", Cls.QUERY, Gate.NONE, """
         cuCheckpointProcessGetState 12080 (int pid, CUprocessState *state)"""),
-    fn("cuCheckpointProcessLock", Cls.OTHER, Gate.NONE, """
+    fn("cuCheckpointProcessLock", Cls.OTHER, Gate.REFUSE, """
         cuCheckpointProcessLock 12080 (int pid, CUcheckpointLockArgs *args)"""),
-    fn("cuCheckpointProcessCheckpoint", Cls.FREE, Gate.NONE, """
+    fn("cuCheckpointProcessCheckpoint", Cls.FREE, Gate.REFUSE, """
         cuCheckpointProcessCheckpoint 12080 (int pid, CUcheckpointCheckpointArgs *args)"""),
-    fn("cuCheckpointProcessRestore", Cls.ALLOC, Gate.NONE, """
+    fn("cuCheckpointProcessRestore", Cls.ALLOC, Gate.REFUSE, """
         cuCheckpointProcessRestore 12080 (int pid, CUcheckpointRestoreArgs *args)""",
         charge=Charge.NOTHING,
-        why="brings back what is charged already; room is reserved before"),
-    fn("cuCheckpointProcessUnlock", Cls.OTHER, Gate.NONE, """
+        why="refused; harpd's brings back what is charged already, and room is reserved before"),
+    fn("cuCheckpointProcessUnlock", Cls.OTHER, Gate.REFUSE, """
         cuCheckpointProcessUnlock 12080 (int pid, CUcheckpointUnlockArgs *args)"""),
     fn("cuProfilerInitialize", Cls.OTHER, Gate.NONE, """
         cuProfilerInitialize 4000 (const char *configFile, const char *outputFile,

@@ -112,7 +112,8 @@ enum harp_op {
                         * free_bytes=quota of pinned host memory (0: none).
                         * Only devices the tenant has a grant for (SET_TENANT) are announced; on
                         * another one everything is refused. Sent again whenever something changes
-                        * or is granted later. */
+                        * or is granted later. epoch != 0: what this client called device epoch - 1
+                        * is this device from now on, with all that it holds there (version 2). */
     HARP_MEM_GRANT,    /* dev, seq, cls, bytes */
     HARP_MEM_DENY,     /* dev, seq, cls, bytes=asked, a=enum harp_deny, limit_bytes, leased_bytes
                         * (whole tenant, with what drains), capacity_bytes, free_bytes */
@@ -163,11 +164,25 @@ enum harp_op {
                         * drain after HARP_DRAIN_ALONE_NS */
     HARP_SHUTDOWN,     /* seq: arbiter ends; clients keep what they hold. From version 2: a=1 hands
                         * over: SNAP_* of the moment after which nothing is granted, and then OK */
-    HARP_EXPECT = 75,  /* from version 2. seq, tenant, pid, dev, bytes (class DEVICE),
-                        * overhead_bytes, text=program: a process that held so much under the arbiter
-                        * before. Charged as what drains is, until it comes back and adopts (or
-                        * DRAINED). a=1: limit_bytes is the most of class DEVICE that it may adopt
-                        * there. One client for all devices; OK carries it */
+    HARP_SUSPEND = 73, /* from version 2. seq, tenant, a=phase. 1: its gates close and stay closed;
+                        * nobody waits for an answer of its clients. 2: its memory has left dev
+                        * (ALL_DEVICES: all): what is leased no longer counts against the capacity,
+                        * still against its limit; of its clients, who holds a context may lease on
+                        * (it is stopped in the driver), who holds none waits. 3, instead of 2: no
+                        * driver stops them; their SWAP memory is evicted (SNAP_RESIDENCY tells),
+                        * the rest stays and counts. Said again: OK */
+    HARP_RESUME =
+        74, /* seq, tenant, dev, b=device it comes back to, a=phase. 1: reserves there what
+             * it holds on dev. EAGAIN: peers are asked for slack, or memory of the dead
+             * is awaited; ask again. ENOMEM: text=what is missing. 2: it is back: leases
+             * lie on b from now on, its clients hear of it (DEVICE with epoch), the
+             * reservation ends. Of a device it never left: nothing. With the last device
+             * its gates may open. 3: the reservation is given back; still suspended */
+    HARP_EXPECT = 75, /* from version 2. seq, tenant, pid, dev, bytes (class DEVICE),
+                       * overhead_bytes, text=program: a process that held so much under the arbiter
+                       * before. Charged as what drains is, until it comes back and adopts (or
+                       * DRAINED). a=1: limit_bytes is the most of class DEVICE that it may adopt
+                       * there. One client for all devices; OK carries it */
 
     /* --- arbiter -> harpd -------------------------------------------------------------------- */
     HARP_OK = 96,     /* seq, dev/tenant/client where one was made */

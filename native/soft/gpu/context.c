@@ -3,6 +3,7 @@
  * Contexts: made, current, poisoned, gone.
  */
 #include "soft/gpu/context.h"
+#include "soft/gpu/checkpoint.h"
 #include "soft/gpu/managed.h"
 
 #include "soft/gpu/fault.h"
@@ -52,20 +53,21 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
         return soft_broken();
     ctx->ordinal = soft_visible_ordinal(ctx->device);
     ctx->profile = state->profile[ctx->ordinal];
-    if (soft_fault_lost(state, ctx->ordinal)) {
+    if (soft_fault_lost(state, soft_at(ctx->ordinal))) {
         soft_log("device %d is lost: no context", ctx->ordinal);
         return CUDA_ERROR_UNKNOWN;
     }
-    if (soft_slot_take(state) < 0) {
+    if (soft_present(state) < 0) {
         soft_log("the device has %d processes already", SOFT_MAX_SLOTS);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    ctx->client = soft_client_take(state, ctx->ordinal);
+    ctx->client = soft_client_take(state, soft_at(ctx->ordinal));
     if (ctx->client < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     soft_unlock(); /* it may wait for memory of the dead */
     do
-        charged = soft_slot_charge(state, ctx->ordinal, 0, ctx->profile->context_bytes) == 0;
+        charged =
+            soft_slot_charge(state, soft_at(ctx->ordinal), 0, ctx->profile->context_bytes) == 0;
     while (!charged && soft_reclaim(ctx->ordinal, ctx->profile->context_bytes));
     soft_lock();
     if (!charged)
@@ -93,7 +95,8 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
     for (int i = 0; i < SOFT_LIMITS; i++)
         ctx->fixed_limits[i] = false;
     for (int e = 0; e < SOFT_ENGINES; e++)
-        soft_turn_init(&ctx->turn[e], state, ctx->ordinal, ctx->client, (enum soft_engine)e);
+        soft_turn_init(&ctx->turn[e], state, soft_at(ctx->ordinal), ctx->client,
+                       (enum soft_engine)e);
     if (soft_handle_add(SOFT_H_CONTEXT, ctx) != 0) {
         soft_arena_end(ctx);
         goto no_charge;
@@ -109,9 +112,9 @@ CUresult soft_ctx_make(struct soft_ctx *ctx)
     atomic_store(&ctx->alive, 1);
     return CUDA_SUCCESS;
 no_charge:
-    soft_slot_release(state, ctx->ordinal, 0, ctx->profile->context_bytes);
+    soft_slot_release(state, soft_at(ctx->ordinal), 0, ctx->profile->context_bytes);
 no_client:
-    soft_client_leave(state, ctx->ordinal, ctx->client);
+    soft_client_leave(state, soft_at(ctx->ordinal), ctx->client);
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
@@ -157,10 +160,11 @@ void soft_ctx_end(struct soft_ctx *ctx)
     atomic_store(&ctx->alive, 0);
     for (int e = 0; e < SOFT_ENGINES; e++)
         soft_turn_destroy(&ctx->turn[e]);
-    soft_client_leave(state, ctx->ordinal, ctx->client);
+    soft_client_leave(state, soft_at(ctx->ordinal), ctx->client);
     soft_pools_ctx_end(ctx);
     soft_arena_end(ctx);
-    soft_slot_release(state, ctx->ordinal, 0, ctx->profile->context_bytes + ctx->limit_bytes);
+    soft_slot_release(state, soft_at(ctx->ordinal), 0,
+                      ctx->profile->context_bytes + ctx->limit_bytes);
     soft_unlock();
 }
 
@@ -244,7 +248,7 @@ CUresult soft_ctx_sticky(const struct soft_ctx *ctx)
     if (r == CUDA_SUCCESS)
         r = soft_broken();
     if (r == CUDA_SUCCESS && atomic_load_explicit(&ctx->alive, memory_order_relaxed))
-        r = (CUresult)soft_fault_killed(soft_the_state, ctx->ordinal, ctx->client);
+        r = (CUresult)soft_fault_killed(soft_the_state, soft_at(ctx->ordinal), ctx->client);
     return r;
 }
 
@@ -310,7 +314,7 @@ uint64_t soft_ctx_id(const struct soft_ctx *ctx)
 
 void soft_ledger_kernel(struct soft_ctx *ctx, uint64_t launches, uint64_t instructions)
 {
-    struct soft_shared_slot_dev *ledger = soft_slot_ledger(soft_the_state, ctx->ordinal);
+    struct soft_shared_slot_dev *ledger = soft_slot_ledger(soft_the_state, soft_at(ctx->ordinal));
 
     if (atomic_load(&soft_ending))
         return;

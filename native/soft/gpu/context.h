@@ -173,6 +173,16 @@ bool soft_forked(void);
 int soft_visible_count(void);
 int soft_visible_ordinal(CUdevice device); /* -1: no such device */
 CUdevice soft_visible_device(int ordinal); /* CU_DEVICE_INVALID: not visible, or host memory */
+/* A process that was restored on other devices goes on calling them by the ordinals that it began
+ * with. soft_at(): which device of the state file that is; soft_from(): the other way round. What
+ * is no device (-1) stays so. Changed only while the process is checkpointed. */
+extern _Atomic int8_t soft_places[SOFT_MAX_DEVICES];
+static inline int soft_at(int ordinal)
+{
+    return ordinal < 0 ? ordinal
+                       : atomic_load_explicit(&soft_places[ordinal], memory_order_relaxed);
+}
+int soft_from(int dev);
 struct soft_visible {
     uint8_t uuid[16], board_uuid[16];
     int board;

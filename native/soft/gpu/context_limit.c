@@ -47,10 +47,10 @@ static CUresult charge(struct soft_ctx *ctx, int limit, size_t value)
     }
     want = (want + SOFT_GRANULE - 1) / SOFT_GRANULE * SOFT_GRANULE;
     if (want > ctx->limit_bytes &&
-        soft_slot_charge(soft_the_state, ctx->ordinal, 0, want - ctx->limit_bytes) != 0)
+        soft_slot_charge(soft_the_state, soft_at(ctx->ordinal), 0, want - ctx->limit_bytes) != 0)
         r = CUDA_ERROR_OUT_OF_MEMORY;
     else if (want < ctx->limit_bytes)
-        soft_slot_release(soft_the_state, ctx->ordinal, 0, ctx->limit_bytes - want);
+        soft_slot_release(soft_the_state, soft_at(ctx->ordinal), 0, ctx->limit_bytes - want);
     if (r == CUDA_SUCCESS)
         ctx->limit_bytes = want;
     if (r == CUDA_SUCCESS && limit == CU_LIMIT_STACK_SIZE)

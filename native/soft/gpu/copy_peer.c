@@ -51,7 +51,7 @@ CUresult soft_copy_peer_run(struct soft_cmd *cmd, struct soft_run *run)
 {
     struct soft_copy *c = (struct soft_copy *)cmd;
     uint64_t ready = run->start_ns;
-    uint64_t took = soft_fault_stretch(soft_the_state, run->ctx->ordinal, modelled(c));
+    uint64_t took = soft_fault_stretch(soft_the_state, soft_at(run->ctx->ordinal), modelled(c));
     bool out_first = c->from.ordinal < c->to.ordinal;
     struct leg legs[2];
 

@@ -111,7 +111,7 @@ SOFT_API CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev)
     CUresult r = device(dev, uuid, &profile);
 
     if (r == CUDA_SUCCESS)
-        soft_state_uuid(soft_the_state, soft_visible_ordinal(dev), (uint8_t *)uuid);
+        soft_state_uuid(soft_the_state, soft_at(soft_visible_ordinal(dev)), (uint8_t *)uuid);
     return r;
 }
 
@@ -129,7 +129,7 @@ SOFT_API CUresult cuDeviceGetPCIBusId(char *text, int bytes, CUdevice dev)
     if (r != CUDA_SUCCESS)
         return r;
     snprintf(id, sizeof id, "0000:%02X:00.0",
-             soft_state_pci_bus(soft_the_state, soft_visible_ordinal(dev)));
+             soft_state_pci_bus(soft_the_state, soft_at(soft_visible_ordinal(dev))));
     if (bytes <= (int)strlen(id))
         return CUDA_ERROR_INVALID_VALUE;
     memcpy(text, id, strlen(id) + 1);
@@ -157,7 +157,7 @@ SOFT_API CUresult cuDeviceGetByPCIBusId(CUdevice *dev, const char *text)
     }
     for (int i = 0; i < soft_visible_count(); i++)
         if (domain == 0 && unit == 0 && function == 0 &&
-            soft_state_pci_bus(soft_the_state, soft_visible_ordinal(i)) == bus) {
+            soft_state_pci_bus(soft_the_state, soft_at(soft_visible_ordinal(i))) == bus) {
             *dev = i;
             return CUDA_SUCCESS;
         }
@@ -344,12 +344,12 @@ SOFT_API CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, C
         *out = p->cc_major >= 8 ? 1024 : 0;
         break;
     case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
-        *out = (int)soft_state_pci_bus(soft_the_state, soft_visible_ordinal(dev));
+        *out = (int)soft_state_pci_bus(soft_the_state, soft_at(soft_visible_ordinal(dev)));
         break;
     default:
         break;
     }
-    if (is_taken_away(soft_fault_lacks(soft_visible_ordinal(dev)), attribute))
+    if (is_taken_away(soft_fault_lacks(soft_at(soft_visible_ordinal(dev))), attribute))
         *out = 0;
     return CUDA_SUCCESS;
 }

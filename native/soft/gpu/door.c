@@ -7,6 +7,7 @@
 #include <errno.h>
 
 #include "generated/soft_symbols.h"
+#include "soft/gpu/checkpoint.h"
 #include "soft/gpu/context.h"
 #include "soft/gpu/fault.h"
 
@@ -32,17 +33,19 @@ static int device_of(const struct soft_door_info *info, const uint64_t *args)
     if (soft_ready() == CUDA_ERROR_NOT_INITIALIZED)
         return -1;
     if (info->device_arg >= 0)
-        return soft_visible_ordinal((CUdevice)args[info->device_arg]);
+        return soft_at(soft_visible_ordinal((CUdevice)args[info->device_arg]));
     t = soft_thread();
-    return t != NULL && t->depth > 0 ? t->stack[t->depth - 1]->ordinal : -1;
+    return t != NULL && t->depth > 0 ? soft_at(t->stack[t->depth - 1]->ordinal) : -1;
 }
 
 uint64_t soft_door(uint32_t symbol, const uint64_t *args)
 {
     const struct soft_door_info *info = &soft_doors_cuda[symbol];
     int saved = errno, result = -1;
-    struct soft_state *state = soft_fault_state();
+    struct soft_state *state;
 
+    soft_checkpoint_wait(info->flags);
+    state = soft_fault_state();
     if (state != NULL && info->since > state->map->driver) {
         say_hidden(info, symbol, state->map->driver);
         result = CUDA_ERROR_NOT_SUPPORTED;

@@ -18,11 +18,12 @@
 #define SOFT_DOOR_MANAGED 32u
 #define SOFT_DOOR_HANDLE  64u  /* its device argument is an nvmlDevice_t ... */
 #define SOFT_DOOR_INDEX   128u /* ... or NVML's index */
+#define SOFT_DOOR_FREE    256u /* goes on in a process that is locked for a checkpoint */
 
 struct soft_door_info { /* by symbol number; generated */
     const char *name;
     uint16_t since; /* CUDA version that brought it; 0: not known to cuGetProcAddress */
-    uint8_t flags;
+    uint16_t flags;
     int8_t device_arg; /* which argument names the device; -1: none */
 };
 extern const struct soft_door_info soft_doors_cuda[], soft_doors_nvml[];

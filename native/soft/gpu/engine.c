@@ -3,11 +3,12 @@
  * The turn of one context on one engine: admission, and a command from its start to its end. See
  * engine.h; engine_slice.c has what holds the engine.
  */
-#include "soft/gpu/engine.h"
+#include "soft/gpu/checkpoint.h"
 #include "soft/gpu/fault.h"
 #include "soft/gpu/state_knobs.h"
 
 #include <time.h>
+#include <unistd.h>
 
 atomic_bool soft_ending;
 
@@ -39,6 +40,30 @@ void soft_turn_destroy(struct soft_turn *turn)
 {
     pthread_mutex_destroy(&turn->lock);
     pthread_cond_destroy(&turn->changed);
+}
+
+void soft_turn_leave_device(struct soft_turn *turn)
+{
+    pthread_mutex_lock(&turn->lock);
+    while (turn->admitted > 0 || turn->driving) { /* a stream is just letting go */
+        pthread_mutex_unlock(&turn->lock);
+        usleep(200);
+        pthread_mutex_lock(&turn->lock);
+    }
+    if (turn->owned)
+        soft_turn_settle(turn, turn->last_ns > turn->grant_ns ? turn->last_ns : turn->grant_ns);
+    pthread_mutex_unlock(&turn->lock);
+}
+
+void soft_turn_enter_device(struct soft_turn *turn, int dev, int client)
+{
+    pthread_mutex_lock(&turn->lock);
+    turn->dev = dev;
+    turn->device = &turn->state->map->dev[dev];
+    turn->engine = &turn->device->engine[turn->which];
+    turn->client = client;
+    turn->epoch = 0;
+    pthread_mutex_unlock(&turn->lock);
 }
 
 static void run_on(struct soft_turn *turn, struct soft_use *use)

@@ -109,7 +109,7 @@ CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
     if ((Flags & CU_EVENT_INTERPROCESS) != 0) {
         if ((Flags & CU_EVENT_DISABLE_TIMING) == 0)
             return CUDA_ERROR_INVALID_VALUE;
-        if ((soft_fault_lacks(ctx->ordinal) & SOFT_DOOR_IPC) != 0)
+        if ((soft_fault_lacks(soft_at(ctx->ordinal)) & SOFT_DOOR_IPC) != 0)
             return CUDA_ERROR_NOT_SUPPORTED;
         ipc = soft_ipc_event_make();
         if (ipc == NULL)

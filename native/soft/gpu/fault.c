@@ -57,6 +57,14 @@ void soft_fault_attach(struct soft_state *state)
     __atomic_store_n(&soft_door_word, &state->map->fault.door, __ATOMIC_RELEASE);
 }
 
+void soft_fault_doors(bool all_ask)
+{
+    const struct soft_state *state = atomic_load(&machine);
+
+    __atomic_store_n(&soft_door_word, all_ask ? &nobody_knows : &state->map->fault.door,
+                     __ATOMIC_RELEASE);
+}
+
 struct soft_state *soft_fault_state(void)
 {
     struct soft_state *state = atomic_load_explicit(&machine, memory_order_acquire);

@@ -103,5 +103,7 @@ int soft_fault_decide(struct soft_state *state, unsigned symbol, int dev);
 /* SOFT_DOOR_* of what `dev` is to lack. */
 unsigned soft_fault_lacks(int dev);
 extern const soft_u32 *soft_door_word; /* what the doors look at */
+/* All doors of this process ask from now on, or as the machine says again. */
+void soft_fault_doors(bool all_ask);
 
 #endif

@@ -93,7 +93,7 @@ CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
                                                                                : SOFT_GRANULE,
                              .id = span.id,
                              .unit = (uint32_t)(at / UNIT),
-                             .ordinal = phys->ordinal};
+                             .ordinal = soft_at(phys->ordinal)};
         soft_ipc_name(&name.of, MAGIC, &phys->file);
         memcpy(pHandle, &name, sizeof name);
     }
@@ -230,6 +230,7 @@ CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsign
     if (r == CUDA_SUCCESS &&
         (name.bytes == 0 || name.bytes > 1ull << 46 || (uint64_t)name.unit * UNIT >= name.bytes))
         r = CUDA_ERROR_INVALID_VALUE;
+    name.ordinal = soft_from(name.ordinal);
     if (r == CUDA_SUCCESS)
         r = check_device(ctx, name.ordinal);
     if (r == CUDA_SUCCESS)

@@ -119,7 +119,8 @@ static void work(void *arg)
 /* What locked clocks leave of the rate. */
 static double clock_share(const struct soft_ctx *ctx)
 {
-    double most_khz = (double)soft_state_sm_most_mhz(soft_the_state, soft_ctx_ordinal(ctx)) * 1000;
+    double most_khz =
+        (double)soft_state_sm_most_mhz(soft_the_state, soft_at(soft_ctx_ordinal(ctx))) * 1000;
     return most_khz / (double)soft_ctx_profile(ctx)->clock_khz;
 }
 

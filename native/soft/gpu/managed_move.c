@@ -60,14 +60,15 @@ const struct soft_area_ops soft_managed_ops = {
 /* ------------------------------------------------------------------------------- charges ------ */
 static bool charge(CUdevice device)
 {
-    return soft_slot_charge(soft_the_state, soft_visible_ordinal(device), SOFT_GRANULE, 0) == 0;
+    return soft_slot_charge(soft_the_state, soft_at(soft_visible_ordinal(device)), SOFT_GRANULE,
+                            0) == 0;
 }
 
 static void discharge(uint32_t devices)
 {
     for (CUdevice d = 0; devices != 0; d++, devices >>= 1)
         if ((devices & 1) != 0)
-            soft_slot_release(soft_the_state, soft_visible_ordinal(d), SOFT_GRANULE, 0);
+            soft_slot_release(soft_the_state, soft_at(soft_visible_ordinal(d)), SOFT_GRANULE, 0);
 }
 
 /* It is there from now on; who gained it was charged, who lost it is not any more. */
@@ -148,7 +149,8 @@ bool soft_managed_reclaim(int ordinal, uint64_t bytes)
     if (device < 0 || soft_granules(bytes) > most)
         return false;
     soft_space_lock();
-    while ((!any || soft_state_used_bytes(soft_the_state, ordinal) > most - soft_granules(bytes)) &&
+    while ((!any || soft_state_used_bytes(soft_the_state, soft_at(ordinal)) >
+                        most - soft_granules(bytes)) &&
            evict(device, &ns))
         any = true;
     soft_space_unlock();

@@ -20,7 +20,7 @@ CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
     if (free_bytes == NULL || total == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     soft_phys_sweep();
-    used = soft_state_used_bytes(soft_the_state, ctx->ordinal);
+    used = soft_state_used_bytes(soft_the_state, soft_at(ctx->ordinal));
     *total = ctx->profile->memory_bytes;
     *free_bytes = used < *total ? *total - used : 0;
     return CUDA_SUCCESS;

@@ -42,7 +42,7 @@ CUresult soft_variables_check(const struct soft_image *image, int ordinal, char 
 {
     for (uint32_t i = 0; i < image->index.variable_count; i++)
         if (image->index.variables[i].managed) {
-            if ((soft_fault_lacks(ordinal) & SOFT_DOOR_MANAGED) == 0)
+            if ((soft_fault_lacks(soft_at(ordinal)) & SOFT_DOOR_MANAGED) == 0)
                 return CUDA_SUCCESS;
             snprintf(why, why_bytes,
                      "ptx input: %s is managed memory, which the device does not support",

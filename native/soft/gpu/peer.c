@@ -9,7 +9,7 @@
 
 bool soft_devices_peer(int ordinal, int other)
 {
-    return soft_state_peers(soft_the_state, ordinal, other);
+    return soft_state_peers(soft_the_state, soft_at(ordinal), soft_at(other));
 }
 
 static int peer_at(const struct soft_ctx *ctx, const struct soft_ctx *owner)

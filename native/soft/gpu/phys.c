@@ -28,6 +28,7 @@ pthread_mutex_t soft_phys_lock = PTHREAD_MUTEX_INITIALIZER;
 /* guarded by it */
 static struct soft_file common = {.fd = -1};
 static uint64_t next_offset;
+_Atomic int soft_phys_ipc; /* pieces opened by legacy IPC handles: another process's */
 
 /* The common file; made anew where the program closed its descriptor (what is mapped stays). With
  * the lock. */
@@ -51,9 +52,9 @@ static int charge(struct soft_phys *phys, enum soft_phys_kind kind)
     if (phys->ordinal == SOFT_PHYS_HOST)
         return 0;
     if (kind == SOFT_PHYS_PRIVATE)
-        return phys->growing ? 0 : soft_slot_charge(state, phys->ordinal, phys->bytes, 0);
-    phys->object =
-        soft_object_make(state, phys->ordinal, phys->growing ? 0 : phys->bytes, &phys->object_word);
+        return phys->growing ? 0 : soft_slot_charge(state, soft_at(phys->ordinal), phys->bytes, 0);
+    phys->object = soft_object_make(state, soft_at(phys->ordinal), phys->growing ? 0 : phys->bytes,
+                                    &phys->object_word);
     if (phys->object == -ENOSPC)
         soft_log("%d pieces of exportable memory are in use on this machine, the most there can be",
                  SOFT_MAX_OBJECTS);
@@ -67,7 +68,7 @@ void soft_phys_discharge(struct soft_phys *phys)
     if (phys->object >= 0)
         soft_object_leave(soft_the_state, phys->object, phys->object_word);
     else
-        soft_slot_release(soft_the_state, phys->ordinal,
+        soft_slot_release(soft_the_state, soft_at(phys->ordinal),
                           phys->growing ? phys->charged : phys->bytes, 0);
 }
 
@@ -126,8 +127,8 @@ int soft_phys_grow(struct soft_phys *phys, uint64_t bytes, uint64_t *offset)
         return -ENOMEM;
     if (phys->ordinal != SOFT_PHYS_HOST)
         err = phys->object >= 0
-                  ? soft_object_charge(soft_the_state, phys->object, phys->ordinal, bytes)
-                  : soft_slot_charge(soft_the_state, phys->ordinal, bytes, 0);
+                  ? soft_object_charge(soft_the_state, phys->object, soft_at(phys->ordinal), bytes)
+                  : soft_slot_charge(soft_the_state, soft_at(phys->ordinal), bytes, 0);
     if (err != 0)
         return err;
     if (phys->alone) {
@@ -157,9 +158,9 @@ void soft_phys_shrink(struct soft_phys *phys, uint64_t offset, uint64_t bytes)
     if (phys->ordinal == SOFT_PHYS_HOST)
         return;
     if (phys->object >= 0)
-        soft_object_release(soft_the_state, phys->object, phys->ordinal, bytes);
+        soft_object_release(soft_the_state, phys->object, soft_at(phys->ordinal), bytes);
     else
-        soft_slot_release(soft_the_state, phys->ordinal, bytes, 0);
+        soft_slot_release(soft_the_state, soft_at(phys->ordinal), bytes, 0);
 }
 
 static off_t mark_at(uint64_t offset)
@@ -200,6 +201,7 @@ struct soft_phys *soft_phys_borrow(int fd, int ordinal, uint64_t offset, uint64_
     phys->id = soft_span_next_id();
     phys->offset = offset;
     phys->alone = phys->borrowed = true;
+    atomic_fetch_add(&soft_phys_ipc, 1);
     phys->object = -1;
     phys->refs = 1;
     return phys;
@@ -215,6 +217,8 @@ void soft_phys_end(struct soft_phys *phys)
 {
     if (phys->alone)
         soft_phys_forget(phys);
+    if (phys->borrowed)
+        atomic_fetch_sub(&soft_phys_ipc, 1);
     if (!soft_file_is(&phys->file))
         return;
     if (phys->alone) {

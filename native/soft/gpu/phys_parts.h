@@ -10,6 +10,7 @@
 #include "soft/gpu/phys.h"
 
 extern pthread_mutex_t soft_phys_lock; /* guards the common file, and what is shared */
+extern _Atomic int soft_phys_ipc;      /* phys.c */
 
 /* phys.c */
 void soft_phys_discharge(struct soft_phys *phys); /* without the lock */

@@ -54,13 +54,24 @@ void soft_phys_forget(const struct soft_phys *phys)
         }
 }
 
+bool soft_phys_shared(void)
+{
+    bool shared = atomic_load(&soft_phys_ipc) > 0;
+
+    pthread_mutex_lock(&soft_phys_lock);
+    for (const struct known *k = knowns; k != NULL; k = k->next)
+        shared = shared || k->phys->ordinal != SOFT_PHYS_HOST;
+    pthread_mutex_unlock(&soft_phys_lock);
+    return shared;
+}
+
 int soft_phys_place(struct soft_phys *phys)
 {
     struct tag tag = {.magic = TAG_MAGIC,
                       .machine = soft_the_state->map->birth,
                       .bytes = phys->bytes,
                       .object_word = phys->object_word,
-                      .ordinal = phys->ordinal,
+                      .ordinal = soft_at(phys->ordinal),
                       .object = phys->object,
                       .growing = phys->growing};
     int err = soft_file_make(&phys->file, SOFT_GRANULE + phys->bytes);
@@ -118,7 +129,7 @@ static struct soft_phys *import(int fd, int *why, bool growing)
     *why = ENOMEM;
     if (phys == NULL)
         goto out;
-    *phys = (struct soft_phys){.ordinal = tag.ordinal,
+    *phys = (struct soft_phys){.ordinal = soft_from(tag.ordinal),
                                .bytes = tag.bytes,
                                .id = soft_span_next_id(),
                                .offset = SOFT_GRANULE,

@@ -168,7 +168,7 @@ static bool value_of(CUpointer_attribute attribute, uint64_t ptr, const struct s
         return true;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
         *value = span->kind == SOFT_SPAN_LINEAR &&
-                 (soft_fault_lacks(span->ordinal) & SOFT_DOOR_IPC) == 0;
+                 (soft_fault_lacks(soft_at(span->ordinal)) & SOFT_DOOR_IPC) == 0;
         return true;
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
         *value = (uint64_t)soft_visible_device(span->ordinal);

@@ -19,7 +19,7 @@ CUresult soft_pool_managed_locate(const CUmemLocation *location, CUresult none, 
 
     /* documented: every device has to let host and kernels use it at the same time */
     for (CUdevice d = 0; d < soft_visible_count(); d++)
-        if ((soft_fault_lacks(soft_visible_ordinal(d)) & SOFT_DOOR_MANAGED) != 0)
+        if ((soft_fault_lacks(soft_at(soft_visible_ordinal(d))) & SOFT_DOOR_MANAGED) != 0)
             return CUDA_ERROR_NOT_SUPPORTED;
     *at = *location;
     if ((int)at->type == CU_MEM_LOCATION_TYPE_NONE) {

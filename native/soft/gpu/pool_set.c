@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "soft/gpu/checkpoint.h"
 #include "soft/gpu/shared.h"
 
 #define HANDLES_KNOWN                                                                              \
@@ -281,7 +282,7 @@ CUresult cuMemPoolCreate(CUmemoryPool *out, const CUmemPoolProps *poolProps)
     if (r != CUDA_SUCCESS)
         return r;
     /* what others may hold is charged to a row that only a process with a slot can make */
-    if (props.handleTypes != CU_MEM_HANDLE_TYPE_NONE && soft_slot_take(soft_the_state) < 0)
+    if (props.handleTypes != CU_MEM_HANDLE_TYPE_NONE && soft_present(soft_the_state) < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     if (!is_managed(&props))
         phys = soft_phys_make_growing(ordinal, props.handleTypes != CU_MEM_HANDLE_TYPE_NONE

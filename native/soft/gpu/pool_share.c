@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "soft/gpu/checkpoint.h"
 #include "soft/gpu/pool.h"
 #include "soft/gpu/shared.h"
 
@@ -98,7 +99,7 @@ CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *handle
         return CUDA_ERROR_INVALID_VALUE;
     if (!type_fits(handleType, flags, &reason))
         return reason;
-    if (soft_slot_take(soft_the_state) < 0)
+    if (soft_present(soft_the_state) < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     phys = soft_phys_import_growing((int)(intptr_t)handle, &why);
     if (phys == NULL)

@@ -90,6 +90,40 @@ _Static_assert(sizeof(struct soft_shared_slot_dev) == sizeof(struct soft_slot_de
 #define SOFT_SLOT_IS(word)              ((uint32_t)((word) & 0xff))
 #define SOFT_SLOT_INC(word)             ((word) >> 8)
 
+/* What other processes ask of the slot's own one (state_mail.c). Requests are numbered; each is
+ * answered, or withdrawn before it was taken. */
+enum soft_mail_op {
+    SOFT_MAIL_NONE,
+    SOFT_MAIL_LOCK,
+    SOFT_MAIL_CHECKPOINT,
+    SOFT_MAIL_RESTORE,
+    SOFT_MAIL_UNLOCK
+};
+#define SOFT_MAIL_TAKEN       0x80u
+#define SOFT_MAIL_WORD(n, op) ((uint64_t)(n) << 8 | (op))
+#define SOFT_MAIL_NUMBER(w)   ((uint32_t)((w) >> 8))
+#define SOFT_MAIL_OP(w)       ((uint32_t)((w) & 0x7f))
+
+#define SOFT_MAIL_NOBODY UINT32_MAX
+
+struct soft_mail_args {
+    uint64_t until_ns; /* 0: for ever */
+    uint32_t pairs;
+    uint32_t own;                                                 /* the process asks itself */
+    uint8_t from[SOFT_MAX_DEVICES][16], to[SOFT_MAX_DEVICES][16]; /* UUIDs */
+};
+
+struct soft_shared_mail {
+    soft_u32 bell, answered; /* futexes: for the process, and for who asked it */
+    soft_u64 request;        /* SOFT_MAIL_WORD, | SOFT_MAIL_TAKEN */
+    soft_u64 answer;         /* number of the request << 32 | CUresult */
+    soft_u64 given_up;       /* number of a request whose asker is gone */
+    soft_u32 state;          /* CUprocessState */
+    soft_u32 thread;         /* that answers; 0: it is about to */
+    soft_u64 host_bytes;     /* device memory that waits in the process */
+    struct soft_mail_args args;
+};
+
 struct soft_shared_slot {
     soft_u64 state; /* incarnation << 8 | state: a use of the slot is never taken for another */
     soft_u64 told;  /* incarnation whose ledger is among the gone ones */
@@ -99,6 +133,7 @@ struct soft_shared_slot {
     uint64_t start_ns, dead_ns;
     soft_u64 left; /* 1: its process exits, and holds nothing any more */
     char name[64];
+    struct soft_shared_mail mail;
     struct soft_shared_slot_dev dev[SOFT_MAX_DEVICES];
 };
 
@@ -229,6 +264,20 @@ void soft_hold_sub(struct soft_state *state, int dev, int slot, uint64_t bytes);
 void soft_hold_retire(struct soft_state *state, int dev, int slot, uint64_t word);
 uint64_t soft_hold_bytes(struct soft_state *state, int dev, int slot);
 uint64_t soft_hold_total(struct soft_state *state, int dev);
+
+/* state_mail.c: what one process asks of another, by its slot.
+ * The slot of the living process that this one calls `pid`; -1: it has none. *inc: of its use. */
+int soft_mail_slot(struct soft_state *state, int32_t pid, uint64_t *inc);
+/* Asks and waits for the answer: a CUresult; -ESRCH: that process is gone; -ETIME: it did not take
+ * it by args->until_ns. One request at a time; whoever is killed while he asks holds nobody up. */
+int soft_mail_ask(struct soft_state *state, int slot, uint64_t inc, enum soft_mail_op op,
+                  const struct soft_mail_args *args);
+/* In the process itself, on the one thread that answers: the next request, with what came with it.
+ */
+enum soft_mail_op soft_mail_next(struct soft_shared_mail *mail, struct soft_mail_args *args);
+void soft_mail_answer(struct soft_shared_mail *mail, int result);
+/* Does anybody wait for the answer that is being worked on? */
+bool soft_mail_is_awaited(struct soft_state *state);
 
 /* Truth ledger of our slot, which we have. */
 struct soft_shared_slot_dev *soft_slot_ledger(struct soft_state *state, int dev);

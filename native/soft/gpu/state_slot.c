@@ -60,6 +60,7 @@ static int take(struct soft_state *state)
         slot->birth = state->birth;
         slot->dead_ns = 0;
         atomic_store(&slot->left, 0);
+        memset((void *)&slot->mail, 0, sizeof slot->mail);
         program_name(slot->name, sizeof slot->name);
         while (high <= (uint32_t)i &&
                !atomic_compare_exchange_weak(&state->map->slot_high, &high, (uint32_t)i + 1)) {

@@ -75,7 +75,8 @@ static void tell_xid(const struct soft_ctx *ctx, CUresult r)
         xid = 31;
     else if (r == CUDA_ERROR_ASSERT)
         xid = 43;
-    soft_state_event_post(soft_the_state, ctx->ordinal, SOFT_EVENT_XID, xid, (int32_t)getpid());
+    soft_state_event_post(soft_the_state, soft_at(ctx->ordinal), SOFT_EVENT_XID, xid,
+                          (int32_t)getpid());
 }
 
 static void latch(struct soft_ctx *ctx, CUresult r)
@@ -138,7 +139,7 @@ static uint64_t carry_out(struct soft_stream *stream, struct soft_cmd *cmd, uint
     stream->held[engine] = keep;
     return soft_turn_finish(
         turn, &use,
-        soft_fault_stretch(soft_the_state, ctx->ordinal, run.modelled_ns + run.moved_ns),
+        soft_fault_stretch(soft_the_state, soft_at(ctx->ordinal), run.modelled_ns + run.moved_ns),
         keep ? &stream->next_up : NULL);
 }
 

@@ -155,6 +155,17 @@ CUdevice soft_visible_device(int ordinal)
     return CU_DEVICE_INVALID;
 }
 
+_Atomic int8_t soft_places[SOFT_MAX_DEVICES] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                8, 9, 10, 11, 12, 13, 14, 15};
+
+int soft_from(int dev)
+{
+    for (int i = 0; i < SOFT_MAX_DEVICES; i++)
+        if (soft_at(i) == dev)
+            return i;
+    return -1;
+}
+
 int soft_visible_ordinal(CUdevice device)
 {
     return device >= 0 && device < soft_visible_count() ? visible[device] : -1;

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "soft/gpu/checkpoint.h"
+
 #define KNOWN_USAGE (CU_MEM_CREATE_USAGE_TILE_POOL | CU_MEM_CREATE_USAGE_HW_DECOMPRESS)
 
 struct soft_vmm_alloc *soft_vmm_alloc_of(CUmemGenericAllocationHandle handle)
@@ -197,7 +199,7 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
     if (size == 0 || size % SOFT_GRANULE != 0)
         return CUDA_ERROR_INVALID_VALUE;
     if (size > (ordinal < 0 ? 1ull << 46 : costs(ordinal)->memory_bytes) ||
-        soft_slot_take(soft_the_state) < 0) /* no context need be there yet */
+        soft_present(soft_the_state) < 0) /* no context need be there yet */
         return CUDA_ERROR_OUT_OF_MEMORY;
     kind = prop->requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE ? SOFT_PHYS_SHAREABLE
                                                                  : SOFT_PHYS_PRIVATE;
@@ -324,7 +326,7 @@ CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, vo
                        shHandleType == CU_MEM_HANDLE_TYPE_FABRIC
                    ? CUDA_ERROR_NOT_SUPPORTED
                    : CUDA_ERROR_INVALID_VALUE;
-    if (soft_slot_take(soft_the_state) < 0)
+    if (soft_present(soft_the_state) < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     phys = soft_phys_import((int)(intptr_t)osHandle, &why);
     if (phys == NULL)

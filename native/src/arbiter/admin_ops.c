@@ -126,6 +126,7 @@ static void del_tenant(struct harp_core *k, const struct harp_msg *m)
         return;
     }
     t->deleted = 1;
+    suspend_forget(k, t);
     for (uint32_t dev = 0; dev < k->n_devices; dev++)
         k->device[dev].unsettled = 1; /* what it was promised is free */
     t->clients++;                     /* keeps the slot while its clients go */
@@ -185,6 +186,21 @@ static void expect_client(struct harp_core *k, const struct harp_msg *m)
         err(k, m, number, number == EEXIST ? "it is back already" : "too many clients");
     else
         ok(k, &named, m->dev, t->id);
+}
+
+static void suspend(struct harp_core *k, const struct harp_msg *m)
+{
+    struct tenant *t = find_tenant(k, m->tenant);
+    char text[HARP_NAME_BYTES] = "no such tenant";
+    int r = ENOENT;
+    if (t != NULL && m->op == HARP_SUSPEND)
+        r = suspend_step(k, t, m->dev, m->a, text);
+    else if (t != NULL)
+        r = resume_step(k, t, m->dev, m->b, m->a, text);
+    if (r == 0)
+        ok(k, m, m->dev, t->id);
+    else
+        err(k, m, r, text);
 }
 
 static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
@@ -247,7 +263,9 @@ static void snapshot(struct harp_core *k, const struct harp_msg *m)
         const struct lane *l = &d->lane[HARP_LANE_COMPUTE];
         uint64_t leased = 0, occupied = mem_occupied(d);
         for (uint32_t t = 0; t < k->n_tenants; t++)
-            leased += k->tenant[t].use[dev].leased[HARP_MEM_DEVICE] + k->tenant[t].use[dev].swap.on;
+            if (!k->tenant[t].use[dev].away)
+                leased +=
+                    k->tenant[t].use[dev].leased[HARP_MEM_DEVICE] + k->tenant[t].use[dev].swap.on;
         struct harp_msg r = {.op = HARP_SNAP_DEVICE,
                              .dev = dev,
                              .capacity_bytes = d->capacity,
@@ -303,6 +321,10 @@ void core_admin(struct harp_core *k, const struct harp_msg *m)
         break;
     case HARP_EXPECT:
         expect_client(k, m);
+        break;
+    case HARP_SUSPEND:
+    case HARP_RESUME:
+        suspend(k, m);
         break;
     case HARP_SNAPSHOT:
         snapshot(k, m);

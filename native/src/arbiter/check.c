@@ -42,17 +42,27 @@ static const char *check_tenant(const struct harp_core *k, uint32_t t)
     return waiting == k->tenant[t].waiting ? NULL : "tenant's number of requests";
 }
 
+/* What of a class counts against the device. */
 static uint64_t on_device(const struct use *u, uint32_t cls)
 {
-    if (cls == HARP_MEM_HOST)
+    if (cls == HARP_MEM_HOST || u->away)
         return 0;
     return cls == HARP_MEM_SWAP ? u->swap.on : u->leased[cls];
+}
+
+static uint64_t reserved_for(const struct tenant *t, uint32_t dev)
+{
+    uint64_t bytes = 0;
+    for (uint32_t from = 0; from < HARP_MAX_DEVICES; from++)
+        if (t->use[from].reserved_on == dev + 1)
+            bytes += t->use[from].reserved;
+    return bytes;
 }
 
 static const char *check_device(const struct harp_core *k, uint32_t dev)
 {
     const struct device *d = &k->device[dev];
-    uint64_t leased = 0, draining = 0, extra = 0;
+    uint64_t leased = 0, draining = 0, extra = 0, reserved = 0;
     for (uint32_t t = 0; t < k->n_tenants; t++) {
         const struct use *u = &k->tenant[t].use[dev];
         if (k->tenant[t].id == 0)
@@ -66,10 +76,13 @@ static const char *check_device(const struct harp_core *k, uint32_t dev)
         }
         if (n.extra != u->extra || n.counted != u->counted || n.awaiting != u->awaiting)
             return "extra or awaited answers miscounted";
-        extra += n.extra;
+        extra += u->away ? 0 : n.extra;
+        reserved += reserved_for(&k->tenant[t], dev);
     }
     if (leased != d->leased || draining != d->draining || extra != d->extra)
         return "device is not the sum of its uses";
+    if (reserved != d->reserved)
+        return "device is not the sum of its reservations";
     for (int32_t i = d->first; i >= 0; i = k->request[i].next)
         if (k->request[i].client < 0 || k->client[k->request[i].client].id == 0)
             return "a request without a client";

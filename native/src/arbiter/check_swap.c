@@ -57,7 +57,7 @@ const char *check_residency(const struct harp_core *k, uint32_t dev)
         if (k->tenant[t].id == 0)
             continue;
         broken = check_tenant(k, t, dev);
-        on += u->swap.on - u->swap.pinned;
+        on += u->away ? 0 : u->swap.on - u->swap.pinned;
     }
     if (broken == NULL && on != k->device[dev].swap.on)
         return "SWAP memory that can leave miscounted";

@@ -109,7 +109,7 @@ void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev)
             core_device(k, &k->client[i], dev);
 }
 
-void core_device(struct harp_core *k, struct client *c, uint32_t dev)
+static void say_device(struct harp_core *k, struct client *c, uint32_t dev, uint64_t was)
 {
     const struct device *d = &k->device[dev];
     const struct use *u = &k->tenant[c->tenant].use[dev];
@@ -126,9 +126,21 @@ void core_device(struct harp_core *k, struct client *c, uint32_t dev)
                          .c = u->account[HARP_LANE_COMPUTE].cap_ppm,
                          .a = use_flags(u),
                          .d = u->cls,
-                         .free_bytes = k->tenant[c->tenant].host_quota};
+                         .free_bytes = k->tenant[c->tenant].host_quota,
+                         .epoch = was};
     memcpy(m.uuid, d->uuid, sizeof m.uuid);
     core_send(k, c, &m);
+}
+
+void core_device(struct harp_core *k, struct client *c, uint32_t dev)
+{
+    say_device(k, c, dev, 0);
+}
+
+/* A client that was restored elsewhere: all that it has on `from` is on `to`. */
+void core_moved(struct harp_core *k, struct client *c, uint32_t from, uint32_t to)
+{
+    say_device(k, c, to, from + 1);
 }
 
 static void join(struct harp_core *k, const struct harp_msg *m)
@@ -339,6 +351,10 @@ static void message(struct harp_core *k, struct client *c, const struct harp_msg
     c->mute = 0;
     if (c->returning && m->op != HARP_ADOPT_MEM)
         expect_done(k, c);
+    struct harp_msg here = *m;
+    if (m->dev < k->n_devices && c->moved[m->dev] != 0) /* it may not have heard of it yet */
+        here.dev = c->moved[m->dev] - 1u;
+    m = &here;
     if (m->op == HARP_HELLO && (m->b & HARP_HELLO_LOOK) != 0) {
         core_look(k, c, m);
     } else if (m->op == HARP_HELLO) {

@@ -64,6 +64,7 @@ struct gate {
     uint8_t state;    /* enum harp_gate */
     uint8_t want;     /* has work and no open gate */
     uint8_t backlog;  /* announced: has more */
+    uint8_t later;    /* suspended: will want when it is back */
 };
 
 struct account {
@@ -156,6 +157,7 @@ struct use;
 enum rank { RANK_LATENCY, RANK_GANG, RANK_STARVED, RANK_STANDARD, RANK_BEST };
 
 /* time.c: messages and time */
+void time_want(struct harp_core *k, struct lane *l, struct client *c);
 void time_message(struct harp_core *k, struct client *c, const struct harp_msg *msg);
 void time_dead(struct harp_core *k, struct client *c); /* while its holds are still those of life */
 void time_company(struct harp_core *k, uint32_t dev);  /* who is on the device has changed */

@@ -11,11 +11,13 @@
  * must fit in the long run: everything that cannot leave, and beside it each tenant's SWAP memory
  * by itself. If only the moment is wrong, others leave for it (rotation.c) and the request waits.
  */
+#include <string.h>
+
 #include "state.h"
 
 uint64_t mem_occupied(const struct device *d)
 {
-    return d->leased + d->extra + d->draining;
+    return d->leased + d->extra + d->draining + d->reserved;
 }
 
 static uint64_t below(uint64_t used, uint64_t limit)
@@ -52,7 +54,7 @@ static uint64_t promised(const struct harp_core *k, uint32_t dev, uint32_t asker
     uint64_t sum = 0;
     for (uint32_t t = 0; t < k->n_tenants; t++) {
         const struct use *u = &k->tenant[t].use[dev];
-        if (k->tenant[t].id == 0 || k->tenant[t].deleted || !u->granted || t == asker ||
+        if (k->tenant[t].id == 0 || k->tenant[t].deleted || !u->granted || t == asker || u->away ||
             (u->limit == 0 && !u->swaps))
             continue;
         uint64_t context = u->leased[HARP_MEM_OVERHEAD] + u->extra - u->counted;
@@ -92,7 +94,8 @@ static uint64_t room_alone(const struct harp_core *k, uint32_t dev, uint32_t ten
     for (uint32_t t = 0; d->swap.used && t < k->n_tenants; t++) {
         const struct use *u = &k->tenant[t].use[dev];
         uint64_t movable = u->leased[HARP_MEM_SWAP] - u->swap.pinned;
-        if (movable > most && (cls != HARP_MEM_SWAP || t == tenant))
+        int waits = u->away || (k->tenant[t].suspended && u->swap.on == 0); /* for its resume */
+        if (!waits && movable > most && (cls != HARP_MEM_SWAP || t == tenant))
             most = movable;
     }
     return free_beside(k, dev, tenant, mem_occupied(d) - d->swap.on + most, when_drained);
@@ -115,13 +118,14 @@ static int limit_stops(const struct use *u, const struct request *r, int when_dr
 
 /* Overhead that the leases of its class do not cover is charged on top: against the device, and
  * what of it is the tenant's doing against its limit as well. */
-static void cover(struct harp_core *k, struct client *c, uint32_t dev)
+void mem_cover(struct harp_core *k, struct client *c, uint32_t dev)
 {
     struct hold *h = &c->hold[dev];
     uint64_t extra = below(h->leased[HARP_MEM_OVERHEAD], h->told);
     struct use *u = &k->tenant[c->tenant].use[dev];
     u->extra += extra - h->extra;
-    k->device[dev].extra += extra - h->extra;
+    if (!u->away)
+        k->device[dev].extra += extra - h->extra;
     h->extra = extra;
     uint64_t counted = h->told_counted < extra ? h->told_counted : extra;
     u->counted += counted - h->counted;
@@ -132,7 +136,7 @@ void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t byte
 {
     c->hold[dev].told = bytes;
     c->hold[dev].told_counted = counted;
-    cover(k, c, dev);
+    mem_cover(k, c, dev);
     k->device[dev].unsettled = 1;
 }
 
@@ -147,8 +151,13 @@ void mem_stay(struct harp_core *k, struct client *c, uint32_t dev, uint64_t on)
     h->stay.on = on;
     h->changes++;
     u->swap.on += more;
+    if (h->stay.pinned)
+        u->swap.pinned += more;
+    if (u->away)
+        return;
     k->device[dev].leased += more;
-    *(h->stay.pinned ? &u->swap.pinned : &k->device[dev].swap.on) += more;
+    if (!h->stay.pinned)
+        k->device[dev].swap.on += more;
 }
 
 static void add_lease(struct harp_core *k, struct client *c, uint32_t dev, uint32_t cls,
@@ -158,31 +167,36 @@ static void add_lease(struct harp_core *k, struct client *c, uint32_t dev, uint3
     c->hold[dev].leased[cls] += bytes;
     c->hold[dev].changes++;
     u->leased[cls] += bytes;
-    if (cls != HARP_MEM_SWAP)
+    if (cls == HARP_MEM_SWAP) {
+        if (residency_leased(k, c, dev))
+            mem_stay(k, c, dev, c->hold[dev].stay.on + bytes);
+    } else if (!u->away) {
         k->device[dev].leased += bytes;
-    else if (residency_leased(k, c, dev))
-        mem_stay(k, c, dev, c->hold[dev].stay.on + bytes);
+    }
     if (held(u) > u->peak)
         u->peak = held(u);
-    cover(k, c, dev);
+    mem_cover(k, c, dev);
 }
 
 static void take_lease(struct harp_core *k, struct client *c, uint32_t dev, uint32_t cls,
                        uint64_t bytes)
 {
     struct hold *h = &c->hold[dev];
+    struct use *u = &k->tenant[c->tenant].use[dev];
     if (bytes > h->leased[cls]) {
         core_log(k, c, dev, bytes - h->leased[cls], "returned_more_than_leased");
         bytes = h->leased[cls];
     }
     h->leased[cls] -= bytes;
     h->changes++;
-    k->tenant[c->tenant].use[dev].leased[cls] -= bytes;
-    if (cls != HARP_MEM_SWAP)
+    u->leased[cls] -= bytes;
+    if (cls == HARP_MEM_SWAP) {
+        if (h->stay.on > h->leased[cls])
+            mem_stay(k, c, dev, h->leased[cls]);
+    } else if (!u->away) {
         k->device[dev].leased -= bytes;
-    else if (h->stay.on > h->leased[cls])
-        mem_stay(k, c, dev, h->leased[cls]);
-    cover(k, c, dev);
+    }
+    mem_cover(k, c, dev);
     if (bytes != 0)
         k->device[dev].unsettled = 1;
 }
@@ -232,6 +246,13 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, struct re
     int by_limit = limit_stops(u, r, 0);
     int by_capacity = room_alone(k, dev, tenant, r->cls, 0) < r->bytes ||
                       (!away && mem_room(k, dev, tenant, 0) < r->bytes);
+    if (u->away) {
+        /* Who holds something is suspended and comes to the driver when it is back; another would
+         * take what is not the tenant's now. While room is being made for the return, all wait. */
+        by_capacity = u->reserved_on != 0 || c->hold[dev].leased[HARP_MEM_OVERHEAD] == 0;
+        if (by_capacity && !by_limit && k->now < r->deadline)
+            return 0;
+    }
     if (!by_limit && !by_capacity) {
         struct harp_msg m = {
             .op = HARP_MEM_GRANT, .dev = dev, .seq = r->seq, .cls = r->cls, .bytes = r->bytes};
@@ -259,7 +280,7 @@ static int decide(struct harp_core *k, uint32_t dev, struct client *c, struct re
             return 0;
         if (in_time && by_capacity && !recall_all_settled(k, dev, tenant, r->mark))
             return 0;
-        if (!for_good && !away && mem_room(k, dev, tenant, 1) < r->bytes &&
+        if (!for_good && !away && !u->away && mem_room(k, dev, tenant, 1) < r->bytes &&
             rotation_clear(k, dev, tenant, r->cls, r->bytes)) {
             r->deadline = k->now + HARP_MEM_WAIT_NS;
             if (r->deadline > r->latest_ns)
@@ -373,7 +394,7 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
     if (bytes > most)
         core_log(k, c, m->dev, bytes - most, "adoption_beyond_limit");
     bytes = bytes < most ? bytes : most;
-    if (bytes > below(mem_occupied(d), d->capacity) && !c->hold[m->dev].stay.away)
+    if (bytes > below(mem_occupied(d), d->capacity) && !c->hold[m->dev].stay.away && !u->away)
         core_log(k, c, m->dev, bytes, "adoption_overfills_device");
     add_lease(k, c, m->dev, m->cls, bytes);
     d->unsettled = 1; /* what drained may have been waited for */
@@ -435,8 +456,10 @@ void mem_dead(struct harp_core *k, struct client *c)
         if (c->waiting > 0)
             drop_requests(k, c, d);
         recall_dead(k, c, dev);
-        d->leased -= h->leased[HARP_MEM_DEVICE] + h->leased[HARP_MEM_OVERHEAD];
-        d->extra -= h->extra;
+        if (!u->away) {
+            d->leased -= h->leased[HARP_MEM_DEVICE] + h->leased[HARP_MEM_OVERHEAD];
+            d->extra -= h->extra;
+        }
         u->extra -= h->extra;
         u->counted -= h->counted;
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
@@ -449,6 +472,8 @@ void mem_dead(struct harp_core *k, struct client *c)
         h->leased[HARP_MEM_DEVICE] += h->counted;
         h->leased[HARP_MEM_OVERHEAD] += h->extra - h->counted;
         h->told = h->told_counted = h->extra = h->counted = 0;
+        if (u->away) /* the device has nothing of it */
+            memset(h->leased, 0, sizeof h->leased);
         for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++) {
             u->draining[cls] += h->leased[cls];
             d->draining += h->leased[cls];

@@ -18,7 +18,8 @@ int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t 
 {
     struct device *d = &k->device[dev];
     struct use *u = &k->tenant[tenant].use[dev];
-    if (u->leased[HARP_MEM_DEVICE] + u->leased[HARP_MEM_SWAP] == 0 || u->round_done > mark)
+    if (u->leased[HARP_MEM_DEVICE] + u->leased[HARP_MEM_SWAP] == 0 || u->round_done > mark ||
+        k->tenant[tenant].suspended)
         return 1;
     if (u->awaiting > 0 || (foreign && k->now < u->round_earliest))
         return 0;

@@ -189,6 +189,10 @@ static void wants_again(struct harp_core *k, struct client *c, uint32_t dev)
         struct lane *l = &k->device[dev].lane[n];
         if ((s->wanted & 1u << n) == 0 || gate_of(l, c)->state != HARP_GATE_CLOSED)
             continue;
+        if (k->tenant[c->tenant].suspended) {
+            gate_of(l, c)->later = 1;
+            continue;
+        }
         turn_want(k, l, c);
         if (l->turn.tenant == c->tenant)
             turn_join(k, l, c);
@@ -208,7 +212,8 @@ static void evicted(struct harp_core *k, struct client *c, const struct harp_msg
         why.text[sizeof why.text - 1] = 0;
         core_log(k, c, m->dev, h->stay.on, "evict_failed");
         core_log(k, c, m->dev, 0, why.text);
-        d->on -= h->stay.on;
+        if (!k->tenant[c->tenant].use[m->dev].away)
+            d->on -= h->stay.on;
         r->pinned += h->stay.on;
         h->stay.pinned = 1;
         return;
@@ -410,15 +415,18 @@ void residency_snapshot(struct harp_core *k, uint32_t dev, uint32_t tenant)
     if (!u->swaps && u->leased[HARP_MEM_SWAP] == 0)
         return;
     uint64_t away = r->state > HARP_RESIDENT ? k->now - r->left_ns : 0;
+    uint32_t state = r->state != 0 ? r->state : HARP_RESIDENT;
+    if (u->away || (k->tenant[tenant].suspended && r->state == HARP_AWAY))
+        state = HARP_SUSPENDED;
     struct harp_msg m = {.op = HARP_SNAP_RESIDENCY,
                          .tenant = k->tenant[tenant].id,
                          .dev = dev,
-                         .a = r->state != 0 ? r->state : HARP_RESIDENT,
+                         .a = state,
                          .b = r->pinned != 0,
                          .c = (u->alone ? HARP_GRANT_NO_GANG : 0) |
                               (u->swaps ? HARP_GRANT_OVERSUBSCRIBE : 0),
                          .leased_bytes = u->leased[HARP_MEM_SWAP],
-                         .bytes = r->on,
+                         .bytes = u->away ? 0 : r->on,
                          .wait_ns = r->away_ns + away,
                          .window_ns = away,
                          .used_ns = r->swap_ns,

@@ -65,6 +65,8 @@ static int idle(const struct harp_core *k, uint32_t dev, uint32_t tenant)
 static uint64_t leaves_behind(const struct harp_core *k, uint32_t dev, uint32_t tenant)
 {
     uint64_t bytes = 0;
+    if (k->tenant[tenant].suspended)
+        return 0; /* its processes are stopped in the driver, or their memory is gone already */
     for (int32_t i = k->tenant[tenant].first; i >= 0; i = k->client[i].next) {
         const struct stay *s = &k->client[i].hold[dev].stay;
         if (k->client[i].state == HARP_CLIENT_LIVE && !s->pinned && !s->late)
@@ -275,7 +277,8 @@ int rotation_clear(struct harp_core *k, uint32_t dev, uint32_t tenant, uint32_t 
 
 static int waits_outside(const struct harp_core *k, uint32_t dev, uint32_t tenant)
 {
-    return lives(k, tenant) && of(k, dev, tenant)->state == HARP_AWAY && wants(k, dev, tenant);
+    return lives(k, tenant) && !k->tenant[tenant].suspended &&
+           of(k, dev, tenant)->state == HARP_AWAY && wants(k, dev, tenant);
 }
 
 /* Does no SWAP memory, and nothing that drains, stand in its way? Then it may as well try: leases
@@ -284,7 +287,7 @@ static int is_alone(const struct harp_core *k, uint32_t dev)
 {
     uint64_t others = k->device[dev].draining;
     for (uint32_t t = 0; t < k->n_tenants; t++)
-        others += of(k, dev, t)->on;
+        others += k->tenant[t].use[dev].away ? 0 : of(k, dev, t)->on;
     return others == 0;
 }
 

@@ -42,6 +42,7 @@ struct client {
     uint8_t state;    /* 0 before HELLO, then enum harp_client_state */
     uint8_t mute;     /* did not answer a recall; cleared by any message */
     uint8_t may_adopt;
+    uint8_t moved[HARP_MAX_DEVICES]; /* where what it calls so is, + 1; 0: there */
     uint8_t ghost;     /* dead connection of a process that came back: drains by itself */
     uint8_t returning; /* adopts what is kept for it; its next message of another kind ends that */
     uint8_t expected;  /* was an earlier arbiter's client and has not come back to this one */
@@ -60,6 +61,10 @@ struct use {
     uint64_t leased[HARP_MEM_CLASSES]; /* sums over live clients */
     uint64_t draining[HARP_MEM_CLASSES];
     uint64_t extra, counted; /* live clients' */
+    uint8_t away;         /* suspended: what is leased does not lie on the device; see suspend.c */
+    uint64_t reserved;    /* for its return, on device `reserved_on` */
+    uint32_t reserved_on; /* + 1 */
+    uint64_t return_mark; /* recall rounds its return waits for are newer; + 1; 0: none */
     uint64_t peak;
     uint64_t denials;
     uint64_t round_started, round_done; /* numbers of recall rounds (device.round_no) */
@@ -81,6 +86,7 @@ struct tenant {
     uint32_t waiting;          /* unanswered LEASE_MEM of all its clients */
     int32_t gang;              /* device whose turn the other devices follow; -1: none */
     uint8_t deleted;           /* goes when its last client has drained */
+    uint8_t suspended;         /* its gates stay closed */
     uint64_t host, host_quota; /* pinned host memory: sum over live clients; 0: no quota */
     char name[HARP_NAME_BYTES];
     struct use use[HARP_MAX_DEVICES];
@@ -90,6 +96,7 @@ struct device {
     uint8_t uuid[16];
     uint64_t capacity, overhead;
     uint64_t leased, extra, draining; /* leased: what of all classes is on the device */
+    uint64_t reserved;                /* for tenants that are about to return */
     uint64_t round_no;
     uint32_t tenants; /* granted, with live clients; of these, class latency */
     uint32_t latency;
@@ -145,6 +152,7 @@ struct client *core_new_client(struct harp_core *k, struct tenant *t, int32_t pi
 void core_kill(struct harp_core *k, struct client *c);
 void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev);
 void core_device(struct harp_core *k, struct client *c, uint32_t dev);
+void core_moved(struct harp_core *k, struct client *c, uint32_t from, uint32_t to);
 void core_drained(struct harp_core *k, struct client *c, uint32_t dev);
 static inline uint32_t core_slot(const struct harp_core *k, const struct client *c)
 {
@@ -160,8 +168,12 @@ void core_admin(struct harp_core *k, const struct harp_msg *msg);
 /* memory.c */
 uint64_t mem_occupied(const struct device *d);
 uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant);
+/* Bytes that the tenant could get of the device as it is filled, its limit left out;
+ * `when_drained`: once the dead are gone. */
 uint64_t mem_room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained);
+/* So much of a client's SWAP memory counts against the device from now on. */
 void mem_stay(struct harp_core *k, struct client *c, uint32_t dev, uint64_t on);
+void mem_cover(struct harp_core *k, struct client *c, uint32_t dev);
 void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes,
               uint64_t counted);
 /* Fills in what a tenant may see of a device. */
@@ -182,6 +194,11 @@ void expect_done(struct harp_core *k, struct client *c);
 int host_message(struct harp_core *k, struct client *c, const struct harp_msg *m); /* 1: its own */
 void host_dead(struct harp_core *k, struct client *c);
 const char *host_check(const struct harp_core *k, const struct tenant *t);
+/* suspend.c. 0, or an errno with a text of HARP_NAME_BYTES. */
+int suspend_step(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t phase, char *text);
+int resume_step(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t to, uint32_t phase,
+                char *text);
+void suspend_forget(struct harp_core *k, struct tenant *t); /* it goes */
 
 /* recall.c */
 int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t mark, int foreign);

@@ -6,7 +6,7 @@
 
 #include "policy.h"
 
-static void want(struct harp_core *k, struct lane *l, struct client *c)
+void time_want(struct harp_core *k, struct lane *l, struct client *c)
 {
     struct gate *g = gate_of(l, c);
     if (g->state == HARP_GATE_OVERDUE)
@@ -15,6 +15,10 @@ static void want(struct harp_core *k, struct lane *l, struct client *c)
         return;
     if (g->state != HARP_GATE_CLOSED || !k->tenant[c->tenant].use[l->dev].granted)
         return; /* WANT and OPEN crossed */
+    if (k->tenant[c->tenant].suspended) {
+        g->later = 1;
+        return;
+    }
     turn_want(k, l, c);
     if (l->turn.tenant == c->tenant)
         turn_join(k, l, c);
@@ -36,7 +40,7 @@ static void yield(struct harp_core *k, struct lane *l, struct client *c, const s
         g->ends_ns = 0;
         turn->open--;
         charge_report(k, l, turn, m->used_ns, m->age_ns, 0);
-        if (m->a)
+        if (m->a && !k->tenant[c->tenant].suspended)
             turn_want(k, l, c);
         if (turn->open == 0)
             turn_left(k, l, turn);
@@ -44,7 +48,7 @@ static void yield(struct harp_core *k, struct lane *l, struct client *c, const s
             handover_announced(k, l);
     }
     if (m->a)
-        want(k, l, c);
+        time_want(k, l, c);
 }
 
 static void used(struct harp_core *k, struct lane *l, struct client *c, const struct harp_msg *m)
@@ -70,7 +74,7 @@ void time_message(struct harp_core *k, struct client *c, const struct harp_msg *
     struct lane *l = &k->device[m->dev].lane[m->cls];
     switch (m->op) {
     case HARP_WANT_TIME:
-        want(k, l, c);
+        time_want(k, l, c);
         break;
     case HARP_YIELD_TIME:
         yield(k, l, c, m);

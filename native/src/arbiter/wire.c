@@ -46,9 +46,9 @@ int wire_narrow(uint32_t version, struct harp_msg *m)
     case HARP_WELCOME: /* memory classes */
         m->c = 0;
         break;
-    case HARP_DEVICE: /* flags, host quota */
+    case HARP_DEVICE: /* flags, host quota, moves */
         m->a = 0;
-        m->free_bytes = 0;
+        m->free_bytes = m->epoch = 0;
         break;
     case HARP_SNAP_TENANT: /* its socket */
         m->b = 0;

@@ -116,9 +116,26 @@ static int place_for(const uint8_t uuid[16])
     return -1;
 }
 
+/* Restored on another device: what was ours on the one we have on the other, by the same number of
+ * ours, which programs' handles hang on. */
+static void device_moved(uint32_t from_wire, const uint8_t uuid[16])
+{
+    int i = device_at(from_wire), j = place_for(uuid);
+    if (i < 0 || j < 0 || i == j)
+        return;
+    struct harp_device was = s->devices[i];
+    s->devices[i] = s->devices[j];
+    s->devices[j] = was;
+    s->devices[i].ever = s->devices[i].known = true; /* nothing of it is to be adopted */
+    memcpy(s->devices[i].uuid, uuid, sizeof was.uuid);
+    harp_log("device_moved number=%d", i);
+}
+
 /* What we hold on it is said before anything is asked for there. */
 static bool device_said(int fd, const struct harp_msg *msg)
 {
+    if (msg->epoch != 0)
+        device_moved((uint32_t)msg->epoch - 1, msg->uuid);
     int i = place_for(msg->uuid);
     if (i < 0)
         return true;

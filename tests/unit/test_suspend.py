@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order in which a tenant is put away and brought back, and what is undone, with doubles."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harp.daemon.checkpoint import Code, ProcessState
+from harp.daemon.suspend import Driver, Suspender
+from harp.errors import CheckpointFailed, NoDevice
+from harp.lease_wire import Msg, Op
+from harp.model import ClientState, Device, DeviceKind, Limits, Policy, Tenant
+
+ONE, TWO = 11, 12
+HERE, THERE = "GPU-1", "GPU-2"
+TENANT = Tenant(
+    tenant_id=3,
+    name="t",
+    uid=1,
+    root_pid=ONE,
+    root_start=1,
+    grant_dir="",
+    device_uuids=(HERE,),
+    limits=Limits(),
+    policy=Policy.WARN,
+    created_s=0,
+)
+
+
+class World:
+    """A driver, an arbiter and a book that write down what they are asked."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.states = {ONE: ProcessState.RUNNING, TWO: ProcessState.RUNNING}
+        #: {call: result instead of success}
+        self.fails: dict[str, int] = {}
+        device = Device(0, HERE, "tiny", DeviceKind.SOFTWARE, 1 << 30, 0, "default", "1")
+        self.devices = {HERE: device, THERE: replace(device, index=1, uuid=THERE)}
+        self.tenants = {3: TENANT}
+        self.client = self
+        self.suspender = Suspender(cast("Any", self), cast("Any", self), self.driver)
+
+    @contextlib.asynccontextmanager
+    async def driver(self) -> AsyncIterator[Driver]:
+        yield self
+
+    def _does(self, call: str, pid: int, state: ProcessState) -> int:
+        self.said.append(f"{call} {pid}")
+        code = self.fails.get(f"{call} {pid}", 0)
+        if code == 0:
+            self.states[pid] = state
+        return code
+
+    async def lock(self, pid: int, timeout_s: float) -> int:
+        assert timeout_s == 5
+        return self._does("lock", pid, ProcessState.LOCKED)
+
+    async def checkpoint(self, pid: int) -> int:
+        return self._does("away", pid, ProcessState.CHECKPOINTED)
+
+    async def restore(self, pid: int, pairs: Sequence[tuple[str, str]]) -> int:
+        assert list(pairs) in ([], [(HERE, THERE)])
+        return self._does("restore", pid, ProcessState.LOCKED)
+
+    async def unlock(self, pid: int) -> int:
+        return self._does("unlock", pid, ProcessState.RUNNING)
+
+    async def state(self, pid: int) -> tuple[int, int]:
+        return self.fails.get(f"state {pid}", 0), self.states[pid]
+
+    async def request(self, message: Msg) -> None:
+        name = {Op.SUSPEND: "suspend", Op.RESUME: "resume"}[Op(message.op)]
+        where = f" on {message.b}" if message.op == Op.RESUME else ""
+        self.said.append(f"{name} {message.a}{where}")
+
+    async def look(self) -> Any:
+        live = [SimpleNamespace(pid=pid, state=ClientState.LIVE) for pid in (ONE, TWO)]
+        return SimpleNamespace(clients_of=lambda _id: live)
+
+    def by_name(self, _name: str) -> Tenant:
+        return self.tenants[3]
+
+    def check_owner(self, _tenant: Tenant, _uid: int) -> None:
+        """Everybody may."""
+
+    def number_of(self, uuid: str) -> int:
+        return [HERE, THERE].index(uuid)
+
+    async def admit_return(self, _tenant: Tenant) -> None:
+        self.said.append("admit")
+
+    def mark(self, tenant: Tenant, *, suspended: bool) -> None:
+        self.said.append(f"store {suspended}")
+        changed = replace(self.tenants[3], device_uuids=tenant.device_uuids, suspended=suspended)
+        self.tenants[3] = changed
+
+    def suspend(self) -> list[str]:
+        asyncio.run(self.suspender.suspend("t", 1, 5))
+        return self.took()
+
+    def resume(self, gpu: str = "") -> list[str]:
+        asyncio.run(self.suspender.resume("t", 1, gpu))
+        return self.took()
+
+    def took(self) -> list[str]:
+        said, self.said = self.said, []
+        return said
+
+
+AWAY = ["store True", "suspend 1", "lock 11", "lock 12", "away 11", "away 12", "suspend 2"]
+
+
+def test_all_are_locked_before_any_is_put_away_and_room_is_reserved_before_any_returns() -> None:
+    world = World()
+    assert world.suspend() == AWAY
+    assert world.resume() == [
+        *["admit", "resume 1 on 0", "restore 11", "restore 12", "resume 2 on 0"],
+        *["unlock 11", "unlock 12", "store False"],
+    ]
+    assert world.tenants[3] == TENANT
+
+
+def test_a_return_elsewhere_is_written_down_when_it_is_done() -> None:
+    world = World()
+    world.suspend()
+    assert "resume 2 on 1" in world.resume("1")
+    assert world.tenants[3].device_uuids == (THERE,)
+    world.mark(TENANT, suspended=True)
+    with pytest.raises(NoDevice, match="names 2 GPUs"):
+        world.resume("0,1")
+
+
+@pytest.mark.parametrize("call", ["lock 12", "away 11", "away 12"])
+def test_what_fails_to_be_put_away_goes_on_as_before(call: str) -> None:
+    world = World()
+    world.fails[call] = Code.OPERATING_SYSTEM
+    with pytest.raises(CheckpointFailed, match="304"):
+        asyncio.run(_as_if_alive(world, world.suspender.suspend("t", 1, 5)))
+    assert set(world.states.values()) == {ProcessState.RUNNING}
+    assert world.took()[-2:] == ["resume 2 on 0", "store False"]
+
+
+def test_what_fails_to_return_stays_away_whole() -> None:
+    world = World()
+    world.suspend()
+    world.fails["restore 12"] = Code.OPERATING_SYSTEM
+    with pytest.raises(CheckpointFailed, match="restore of process 12"):
+        asyncio.run(_as_if_alive(world, world.suspender.resume("t", 1, "")))
+    assert world.took()[2:] == ["restore 11", "restore 12", "away 11", "resume 3 on 0"]
+    assert world.tenants[3].suspended
+
+
+def test_a_harpd_that_was_killed_puts_away_what_was_on_its_way() -> None:
+    world = World()
+    world.states = {ONE: ProcessState.CHECKPOINTED, TWO: ProcessState.LOCKED}
+    world.mark(TENANT, suspended=True)
+    world.took()
+    asyncio.run(world.suspender.settle())
+    assert world.took() == ["store True", "suspend 1", "away 12", "suspend 2"]
+
+
+def test_a_process_that_ended_or_has_no_cuda_is_left_out() -> None:
+    world = World()
+    world.fails = {"state 11": Code.NOT_INITIALIZED, "away 12": Code.NOT_INITIALIZED}
+    assert world.suspend() == ["store True", "suspend 1", "lock 12", "away 12", "suspend 2"]
+
+
+async def _as_if_alive(world: World, what: Any) -> None:
+    """The doubles' processes are not there: an error must not be taken for their end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harp.daemon.suspend.read", lambda _pid: SimpleNamespace(zombie=False))
+        await what
+    assert world
