@@ -93,7 +93,7 @@ static void evict(struct harp_core *k, struct tenant *t, uint32_t dev)
 
 int suspend_step(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t phase, char *text)
 {
-    say(text, "phase is 1 (close), then 2 (away) or 3 (evict); of a known device, or all");
+    say(text, "phase is 1 (close), 2 (away), 3 (evict); known device, or all");
     if (phase < CLOSE || phase > EVICT || (phase != CLOSE && !t->suspended) ||
         (dev >= k->n_devices && dev != HARP_ALL_DEVICES))
         return EINVAL;
@@ -262,7 +262,7 @@ int resume_step(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t to
         return ENOENT;
     if (!t->suspended)
         return 0;
-    say(text, "memory of it that can leave a device is on both; not to that one");
+    say(text, "it has memory that can leave on both devices; not to that one");
     if (dev != to && t->use[dev].leased[HARP_MEM_SWAP] != 0 &&
         t->use[to].leased[HARP_MEM_SWAP] != 0)
         return EBUSY;
