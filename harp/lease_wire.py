@@ -8,7 +8,6 @@ with the header.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import os
 import socket
@@ -248,6 +247,8 @@ def version_of(datagram: bytes) -> int:
 ALIASES = {"age_ns": "wait_ns", "estimated_ns": "quantum_ns"}
 GRANT_NO_GANG = 1
 GRANT_OVERSUBSCRIBE = 2
+#: messages taken before other tasks get their turn
+_AT_ONCE = 256
 
 
 class AdminClient:
@@ -270,6 +271,8 @@ class AdminClient:
         self.lost = asyncio.Event()
         #: of the protocol, agreed on in connect()
         self.version = OLDEST
+        #: of pump(), while it runs
+        self._ended: asyncio.Future[None] | None = None
 
     @classmethod
     async def connect(cls, path: Path, timeout_s: float) -> AdminClient:
@@ -305,35 +308,53 @@ class AdminClient:
 
     async def pump(self) -> None:
         """Read until the connection ends; then `lost` is set and every waiter has its error."""
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        loop.add_reader(self._sock, self._read)
         try:
-            while True:
-                datagram, fds = await self._receive()
-                if not datagram:
-                    return
-                self._take(Msg.unpack(datagram), fds)
+            await self._ended
         except OSError:
             return
         finally:
             self.close()
 
-    async def _receive(self) -> tuple[bytes, list[int]]:
-        """One datagram and what came along; asyncio has no recvmsg."""
-        loop = asyncio.get_running_loop()
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                datagram, fds, _, _ = socket.recv_fds(self._sock, MSG_BYTES, 1)
+    def _read(self) -> None:
+        """Take what is there.
+
+        Called by the loop itself: a task that waits for each message costs harpd twice as much,
+        and there are three for each program that starts.
+        """
+        try:
+            for _ in range(_AT_ONCE):
+                try:
+                    datagram, fds, _, _ = socket.recv_fds(self._sock, MSG_BYTES, 1)
+                except BlockingIOError:
+                    return
                 for fd in fds:  # Python 3.11 passes no flags on to recvmsg
                     os.set_inheritable(fd, False)  # noqa: FBT003 - os's own signature
-                return datagram, fds
-            readable = asyncio.Event()
-            loop.add_reader(self._sock, readable.set)
-            try:
-                await readable.wait()
-            finally:
-                loop.remove_reader(self._sock)
+                if not datagram:
+                    self._end(None)
+                    return
+                self._take(Msg.unpack(datagram), fds)
+        except Exception as error:  # noqa: BLE001 - pump() raises it
+            self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        """Read no more; let pump() return, or raise."""
+        if self._ended is None:
+            return
+        self._ended.get_loop().remove_reader(self._sock)
+        if self._ended.done():
+            return
+        if error is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(error)
 
     def close(self) -> None:
         """End the connection. Safe to call again."""
+        self._end(None)
+        self._ended = None
         self.lost.set()
         for future in self._waiting.values():
             if not future.done():

@@ -13,6 +13,7 @@ from harp.bench.crash import CrashOutcome
 from harp.bench.latency import LatencyOutcome
 from harp.bench.machine import LABEL
 from harp.bench.memory_figures import MemoryOutcome
+from harp.bench.oversub_figures import OversubOutcome
 from harp.bench.share import ShareOutcome
 from harp.bench.verdict import Case, Target, worst_figure
 
@@ -21,6 +22,7 @@ __all__ = [
     "show_crash",
     "show_latency",
     "show_memory",
+    "show_oversub",
     "show_share",
     "show_targets",
 ]
@@ -164,4 +166,30 @@ def show_memory(outcome: MemoryOutcome) -> None:
         console.print(f"WRONG {violation}")
     if not outcome.can_tell:
         console.print("Without HARP the limit was kept as well: this bench cannot tell.")
+    console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))
+
+
+def show_oversub(outcome: OversubOutcome) -> None:
+    """Tables and the verdict, on stdout."""
+    console = _console()
+    console.print(LABEL)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("pair", "sequential", "together", "gain", "bound", "swapping", "longest wait"):
+        table.add_column(heading, no_wrap=True)
+    for pair in outcome.pairs:
+        table.add_row(
+            pair.name,
+            f"{pair.sequential_s:.1f} s",
+            f"{pair.wall_s:.1f} s",
+            f"x{pair.speedup:.2f}",
+            f"x{pair.bound:.2f}",
+            f"{pair.swap_ratio:.1%}",
+            f"{pair.longest_wait_s:.1f} s",
+        )
+    console.print(table)
+    show_targets(outcome.targets)
+    for violation in outcome.violations:
+        console.print(f"WRONG {violation}")
+    if not outcome.can_tell:
+        console.print("Without HARP both had room, or a changed word was not seen: cannot tell.")
     console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench`: shares, latency, memory, crashes and upgrades, and HARP's own cost.
+"""`harp bench`: shares, latency, memory, oversubscription, crashes, and HARP's own cost.
 
 harp.bench is imported by the commands that need it: `harp bench --help` need not be slow.
 """
@@ -202,6 +202,25 @@ def memory(*, quick: bool, as_json: bool) -> None:
         print_json(outcome.json(load_1min=os.getloadavg()[0], label=LABEL))
     else:
         report.show_memory(outcome)
+    sys.exit(0 if outcome.ok else 1)
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="One bursty pair; ends within 30 s.")
+@json_option
+def oversub(*, quick: bool, as_json: bool) -> None:
+    """What jobs that do not fit together gain. Exit status 1: data lost, or it cannot tell."""
+    from harp.bench import report  # noqa: PLC0415
+    from harp.bench.machine import LABEL  # noqa: PLC0415
+    from harp.bench.oversub import Plan, expected_s, run_oversub  # noqa: PLC0415
+
+    plans = Plan.all(quick=quick)
+    progress(f"{len(plans)} pairs: some {expected_s(plans):.0f} s ({LABEL})")
+    outcome = run_oversub(os.environ, plans, progress=progress)
+    if as_json:
+        print_json(outcome.json(load_1min=os.getloadavg()[0], label=LABEL))
+    else:
+        report.show_oversub(outcome)
     sys.exit(0 if outcome.ok else 1)
 
 

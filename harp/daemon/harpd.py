@@ -39,6 +39,9 @@ _RETRY_S = 0.5
 #: after a restart of harpd or the arbiter clients need this long to come back (they try every
 #: second at least); until then a process without a session is no evader
 _SETTLE_S = 3.0
+#: from a death to the first look whether its memory is back. No driver is faster than that, and
+#: of many that end together a look each would cost more than they did.
+_GATHER_S = 0.01
 #: most lease that a process without a limit may keep unused on a device (harp-arbiter's main.c)
 _SLACK_BYTES = 32 * GRANULE_BYTES
 
@@ -176,22 +179,25 @@ class Harpd:
 
     async def drain(self) -> None:
         """While memory of the dead is awaited, look often; else sleep."""
+        pause_s = _GATHER_S
         while True:
             await self._draining.wait()
             await self._connected.wait()
+            await asyncio.sleep(pause_s)
             self._draining.clear()
+            pause_s = _GATHER_S
             try:
                 if await self._drain_once():
                     self._draining.set()
-                    await asyncio.sleep(self._config.watchdog.drain_period_s)
+                    pause_s = self._config.watchdog.drain_period_s
             except (ArbiterError, NvmlError) as error:
                 _log.warning("drain_failed", reason=error.message)
                 self._draining.set()
-                await asyncio.sleep(_RETRY_S)
+                pause_s = _RETRY_S
             except Exception:  # noqa: BLE001 - as in watch()
                 _log.exception("drain_broken")
                 self._draining.set()
-                await asyncio.sleep(_RETRY_S)
+                pause_s = _RETRY_S
 
     async def tick(self) -> None:
         """One look: uncovered processes, what the ledger missed, shares, tenants that ended."""

@@ -23,7 +23,7 @@ from harp.native import NativeDir, find, scrub
 __all__ = ["DEFAULT_DEVICES", "PROFILES", "SoftGpu", "binaries", "compiler", "software_gpu"]
 
 #: what a device can be; native/soft/gpu/profile.c has their figures
-PROFILES = ("h100-80g", "h100-mig-2x40g", "a100-40g", "t4-16g", "tiny")
+PROFILES = ("h100-80g", "h100-mig-2x40g", "a100-40g", "t4-16g", "h100-mini", "tiny")
 DEFAULT_DEVICES = ("h100-80g",)
 _MOST_DEVICES = 8
 #: settings of another machine lead nowhere here; how long slices last is a wish of whoever asks

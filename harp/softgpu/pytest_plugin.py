@@ -81,7 +81,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--softgpu-devices",
         default="h100-80g",
         metavar="LIST",
-        help="which, for --softgpu and the fixture: h100-80g, a100-40g, t4-16g, tiny",
+        help="which, for --softgpu and the fixture: h100-80g, a100-40g, t4-16g, tiny, h100-mini",
     )
     group.addoption("--softgpu-keep", action="store_true", help="leave its folder afterwards")
     group.addoption("--softgpu-verbose", action="store_true", help="its log on stderr")

@@ -214,6 +214,8 @@ def bench(results: list[dict[str, Any]]) -> Section:
     lines += _overhead(by_name["overhead"])
     if "memory" in by_name:
         lines += ["", *_memory(by_name["memory"])]
+    if "oversub" in by_name:
+        lines += ["", *_oversub(by_name["oversub"])]
     if "crash" in by_name:
         lines += _crash(by_name["crash"])
     return Section("bench", "\n".join(lines) + "\n")
@@ -399,6 +401,32 @@ def _memory(r: dict[str, Any]) -> list[str]:
     ]
 
 
+def _oversub(r: dict[str, Any]) -> list[str]:
+    found = r["result"]
+    lines = _wrapped(
+        f"Oversubscription: {_taken(r)}. Two jobs of 80 % of the device each, together against one"
+        " after the other; bursty: half of the time is the host's. Bound: the most that any"
+        " schedule could reach. Waits are beyond what the same took alone."
+    )
+    lines += ["", "| pair | gain | bound | swapping | longest wait | host late |"]
+    lines += ["|---|---|---|---|---|---|"]
+    wrong = {one["cell"] for one in found["violations"]}
+    for pair in found["pairs"]:
+        name = f"{pair['name']}{' **not to be believed**' if pair['name'] in wrong else ''}"
+        figures = [f"{pair['speedup_vs_sequential']:.2f}", f"{pair['bound']:.2f}"]
+        figures += [f"{pair['swap_ratio']:.1%}", f"{pair['longest_wait_s']:.1f} s"]
+        figures += [f"{pair['overrun_ratio']:.1%}"]
+        lines.append(f"| {name} | {' | '.join(figures)} |")
+    said = "refused, as they must be" if found["can_tell"] else "**not refused**"
+    missed = [one for one in found["targets"] if not one["met"]]
+    lines += ["", f"Controls, without HARP and with a word changed: {said}."]
+    lines += [f"Of {len(found['targets'])} figures held to a limit {len(missed)} are missed:"]
+    return lines + [
+        f"- {one['cell']}: {one['figure']} {one['value']:.3f}, held to {one['limit']:g}"
+        for one in missed
+    ]
+
+
 def machine() -> str:
     """Cores, model and kernel; nothing that names this machine."""
     cpu = Path("/proc/cpuinfo").read_text()
@@ -415,12 +443,13 @@ def run(*, everything: bool, repeat: int) -> None:
     if not everything:
         share += ["--cell", f"*.{SLICE_US}us.{SWITCH_US}us"]
     latency = ["bench", "latency", "--seconds", str(LATENCY_SECONDS), "--repeat", str(repeat)]
-    memory, crash = ["bench", "memory"], ["bench", "crash"]
+    memory, crash, oversub = (["bench", name] for name in ("memory", "crash", "oversub"))
     for name, arguments in (
         ("share", share),
         ("latency", latency),
         ("memory", memory),
         ("crash", crash),
+        ("oversub", oversub),
     ):
         _keep(
             name,

@@ -129,7 +129,7 @@ def an_exported_pool_is_used_by_another_process(d: Driver) -> None:
     assert attribute(d, pool, RESERVED) == UNIT
 
 
-@case(waived={"local": "who holds exported memory after its maker is for harpd's reconcile"})
+@case
 def what_is_imported_outlives_its_maker(d: Driver) -> None:
     """The maker is killed: its bytes stay charged until the importer has let go of them."""
     before = free_bytes(d)

@@ -177,9 +177,11 @@ static void report(unsigned long kills, double seconds, int processes)
 {
     uint64_t low = 0, high = 0;
 
+    for (int i = 0; i < PATHS; i++) /* a default pool keeps its last chunk */
+        high += chosen[i] && paths[i].make == async_make ? (unsigned)processes * CHUNK : 0;
     for (int i = 0; i < processes; i++) {
         low += shared->holds[i].low;
-        high += shared->holds[i].high + CHUNK; /* the default pool's last chunk */
+        high += shared->holds[i].high;
     }
     printf("{\"ops\": %lu, \"kills\": %lu, \"seconds\": %.2f, \"holds_low\": %llu, "
            "\"holds_high\": %llu, \"free\": %zu, \"bad\": %lu, \"what\": \"%s\", \"paths\": {",

@@ -54,7 +54,7 @@ class Arbiter:
         self.link.settimeout(WAIT_S)
         hello = Msg.unpack(self.link.recv(4096))
         assert hello.op == Op.HELLO
-        self.say(op=Op.WELCOME, a=len(uuids), b=2, client=1, text="t")
+        self.say(op=Op.WELCOME, a=len(uuids), b=2, c=4, client=1, text="t")
         for dev, uuid in enumerate(uuids):
             self.say(
                 op=Op.DEVICE,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench share`, `latency` and `crash` end to end, small; and the client they measure."""
+"""`harp bench share`, `latency`, `crash`, `oversub` end to end, small; the client they measure."""
 
 from __future__ import annotations
 
@@ -145,6 +145,31 @@ def test_bench_crash_says_all_its_fields(native_dir: Path) -> None:
         assert one["killed_ns"] < one["heard_ns"] < one["back_ns"]
         assert one["got_ns"] > one["killed_ns"] + 100_000_000
     assert {t["figure"] for t in found["targets"]} >= {"detect_ms_p99", "regrant_ms_p99"}
+    assert found["ok"] is (not found["violations"])
+    assert status == (0 if found["ok"] else 1)
+
+
+def test_bench_oversub_says_all_its_fields(native_dir: Path) -> None:
+    status, found, errors = _bench(native_dir, "oversub", "--quick")
+    assert LABEL in errors
+    assert found["label"] == LABEL
+    assert found["software"] is True
+    (pair,) = found["pairs"]
+    assert pair["name"] == "bursty.h100-mini"
+    # Both had 80 % of the device, and never more than it has.
+    assert 2 * pair["each_bytes"] > 1.5 * pair["memory_bytes"]
+    assert pair["each_bytes"] < pair["peak_bytes"] <= pair["memory_bytes"]
+    assert pair["swaps"] > 0
+    assert 1 < found["bound"] < 2
+    assert 0 < found["speedup_vs_sequential"] < found["bound"] * 1.2
+    assert found["swap_ratio"] > 0
+    assert found["longest_wait_s"] > 0
+    assert found["can_tell"] is True
+    assert found["control"]["refused"] == 1
+    assert found["control"]["found_wrong"] == 1
+    assert {t["figure"] for t in found["targets"]} == {"speedup_vs_sequential", "swap_ratio"}
+    # What a busy host does to times is the only reason left to fail.
+    assert {v["figure"] for v in found["violations"]} <= {"sample_ms", "overrun_ratio"}
     assert found["ok"] is (not found["violations"])
     assert status == (0 if found["ok"] else 1)
 

@@ -315,3 +315,41 @@ def test_no_underflow(world: World) -> None:
         assert free_mib() == 256, free_mib()
         """,
     )
+
+
+def test_a_context_that_goes_leaves_the_frees_of_others_known(world: World) -> None:
+    """What is freed in a living stream comes back when its context has been waited for."""
+    world.tenant("a", mem=48 * MIB)
+    body = """
+    stream = handle("cuStreamCreate", 1)
+    held = [alloc(20 * MIB, stream)]
+    held.append(alloc(15 * MIB, stream))         # no second unit: beside the pool
+    assert free_mib() == 0, free_mib()
+    other = handle("cuCtxCreate_v2", 0, 0)
+    gone = handle("cuCtxCreate_v2", 0, 0)
+    do("cuCtxPopCurrent_v2", C.byref(ptr()))
+    do("cuCtxPopCurrent_v2", C.byref(ptr()))
+    word = handle("cuMemHostAlloc", n(4096), 0)
+    C.memset(word, 0, 4)
+    do("cuStreamWaitValue32_v2", stream, u64(word.value), 1, 0)
+    do("cuMemFreeAsync", held.pop(), stream)     # not before the stream gets there
+    do("cuCtxDestroy_v2", gone)
+    assert free_mib() == 0, free_mib()
+    C.memset(word, 1, 4)
+    sync()
+    assert free_mib() == 16, free_mib()
+    held.append(alloc(15 * MIB, stream))
+    do("cuMemFreeAsync", held.pop(), stream)
+    do("cuStreamDestroy_v2", stream)
+    do("cuCtxDestroy_v2", other)
+    sync()
+    assert free_mib() == 16, free_mib()
+    last = handle("cuCtxCreate_v2", 0, 0)
+    stream = handle("cuStreamCreate", 1)
+    held.append(alloc(15 * MIB, stream))
+    do("cuMemFreeAsync", held.pop(), stream)
+    do("cuCtxDestroy_v2", last)                  # and takes the memory along
+    assert free_mib() == 16, free_mib()
+    """
+    world.python("a", PRELUDE + textwrap.dedent(body))
+    assert world.usage("a").leased_bytes == 0

@@ -1,5 +1,5 @@
 # The shim's pure parts under ASan and UBSan.
-foreach(name image ledger pieces predict slab span)
+foreach(name image ledger pieces predict share slab span)
   add_executable(shim_${name}_test ${CMAKE_CURRENT_LIST_DIR}/shim_${name}_test.c
                  ${CMAKE_SOURCE_DIR}/src/shim/gate/${name}.c
                  $<$<STREQUAL:${name},slab>:${CMAKE_SOURCE_DIR}/src/shim/gate/ledger.c>)
@@ -7,3 +7,5 @@ foreach(name image ledger pieces predict slab span)
   add_test(NAME shim_${name} COMMAND shim_${name}_test)
 endforeach()
 target_sources(shim_pieces_test PRIVATE ${CMAKE_SOURCE_DIR}/src/shim/gate/footprint.c)
+target_sources(shim_ledger_test PRIVATE ${CMAKE_SOURCE_DIR}/src/shim/gate/share.c)
+target_sources(shim_share_test PRIVATE ${CMAKE_SOURCE_DIR}/src/shim/gate/ledger.c)

@@ -291,6 +291,44 @@ def test_listening_sockets_come_along_and_are_ours(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_what_has_come_is_taken_in_one_go(tmp_path: Path) -> None:
+    """Three events come with each program that starts; a round of the loop for each adds up."""
+
+    async def scenario() -> None:
+        taken: list[int] = []
+        many = [Msg(op=Op.EVENT_CLIENT, client=i) for i in range(1, 65)]
+        answers = [*many, Msg(op=Op.OK, seq=1)]
+        async with _fake_arbiter(tmp_path, lambda _q, _f: answers) as client:
+            rounds = 0
+
+            def count() -> None:
+                nonlocal rounds
+                rounds += 1
+                if len(taken) < len(many):
+                    asyncio.get_running_loop().call_soon(count)
+
+            client.on_event = lambda message: taken.append(message.client)
+            await asyncio.sleep(0)  # the pump begins
+            asking = asyncio.create_task(client.request(Msg(op=Op.SNAPSHOT)))
+            count()
+            await asking
+        assert taken == [message.client for message in many]
+        assert rounds < 10
+
+    asyncio.run(scenario())
+
+
+def test_who_closes_ends_the_reading(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with _fake_arbiter(tmp_path, lambda _q, _f: []) as client:
+            await asyncio.sleep(0)  # the pump begins
+            client.close()
+            with pytest.raises(ArbiterError, match="gone"):
+                await client.request(Msg(op=Op.SNAPSHOT))
+
+    asyncio.run(scenario())
+
+
 def test_silence_and_death_are_errors_not_hangs(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with _fake_arbiter(tmp_path, lambda _q, _f: []) as client:

@@ -96,7 +96,7 @@ def test_a_newer_harpds_store_is_not_touched(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as newer:
         newer.execute("PRAGMA user_version = 99")
     with pytest.raises(
-        DaemonError, match="version 99, this harpd reads versions up to 4"
+        DaemonError, match=r"version 99, this harpd reads versions up to \d$"
     ) as caught:
         Store(path)
     assert "newer harpd" in caught.value.hint
@@ -118,15 +118,11 @@ def test_costs_of_contexts_are_kept_by_model_and_driver(tmp_path: Path) -> None:
 
 def test_a_cost_that_an_older_harpd_measured_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "harpd.db"
-    Store(path).close()
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(
-            "DROP TABLE overhead; CREATE TABLE overhead (model TEXT NOT NULL, driver TEXT NOT NULL,"
+            _VERSION_0 + "CREATE TABLE overhead (model TEXT NOT NULL, driver TEXT NOT NULL,"
             " bytes INTEGER NOT NULL, PRIMARY KEY (model, driver)) STRICT;"
-            "INSERT INTO overhead VALUES ('H100', '580.1', 5); PRAGMA user_version = 1;"
-            "ALTER TABLE tenant DROP COLUMN host_bytes;"
-            "ALTER TABLE tenant DROP COLUMN oversubscribe;"
-            "ALTER TABLE tenant DROP COLUMN suspended"
+            "INSERT INTO overhead VALUES ('H100', '580.1', 5)"
         )
     store = Store(path)
     assert store.context_cost("H100", "580.1") == ContextCost(5, "measured")

@@ -20,9 +20,9 @@
 #define H100_BOARD                                                                                 \
     .cc_major = 9, .cc_minor = 0, .clock_khz = 1980000, .memory_clock_khz = 2619000,               \
     .shared_per_sm = 233472, .shared_optin = 232448, .regs_per_sm = 65536, .threads_per_sm = 2048, \
-    .blocks_per_sm = 32, .pcie_bytes_per_ns = 50.0, .launch_ns = 2000, .copy_ns = 1500,            \
-    .slice_ns = 2000000, .switch_ns = 20000, .idle_w = 70, .power_w = 700, .power_min_w = 200,     \
-    .idle_c = 32, .load_c = 68, .max_c = 87, .slow_c = 92, .shutdown_c = 95, .max_memory_c = 95,   \
+    .blocks_per_sm = 32, .launch_ns = 2000, .copy_ns = 1500, .slice_ns = 2000000,                  \
+    .switch_ns = 20000, .idle_w = 70, .power_w = 700, .power_min_w = 200, .idle_c = 32,            \
+    .load_c = 68, .max_c = 87, .slow_c = 92, .shutdown_c = 95, .max_memory_c = 95,                 \
     .idle_clock_khz = 345000, .idle_memory_clock_khz = 2619000, .pcie_generation = 5,              \
     .nvlinks = 18, .cores_per_sm = 128, .bar1_bytes = 131072 * MIB, .remaps_rows = true,           \
     .has_mig = true
@@ -39,6 +39,7 @@ static const struct soft_profile profiles[] = {
         .l2_bytes = 52428800,
         .flops_per_ns = 12000.0,
         .hbm_bytes_per_ns = 2600.0,
+        .pcie_bytes_per_ns = 50.0,
         H100_BOARD,
         VMM_COSTS,
     },
@@ -55,6 +56,7 @@ static const struct soft_profile profiles[] = {
         .l2_bytes = 26214400,
         .flops_per_ns = 5450.0,
         .hbm_bytes_per_ns = 1300.0,
+        .pcie_bytes_per_ns = 50.0,
         .board_key = "h100-80g",
         .instances = 2,
         .slices = 3,
@@ -148,6 +150,23 @@ static const struct soft_profile profiles[] = {
         .bar1_bytes = 256 * MIB,
         .remaps_rows = false,
         .has_mig = false,
+        VMM_COSTS,
+    },
+    /* An H100 in small, for what is about moving memory: 1/2048 of its memory, and rates by which
+     * to move, read or fill all of it takes 1/40 of an H100's time: a host can keep to that. */
+    {
+        .key = "h100-mini",
+        .name = "HARP Software GPU (H100 1/2048 model)",
+        .memory_bytes = 40 * MIB,
+        .nvml_bytes = 41 * MIB,
+        .context_bytes = 1 * MIB,
+        .sm_count = 132,
+        .bus_bits = 5120,
+        .l2_bytes = 2097152,
+        .flops_per_ns = 234.0,
+        .hbm_bytes_per_ns = 51.0,
+        .pcie_bytes_per_ns = 0.98,
+        H100_BOARD,
         VMM_COSTS,
     },
     {

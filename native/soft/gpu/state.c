@@ -89,7 +89,7 @@ static int read_config(const char *config, const struct soft_profile **profiles,
             snprintf(
                 why, why_bytes,
                 "HARP_SOFT_DEVICES: %s '%.*s'; remedy: up to %d of h100-80g, a100-40g, t4-16g, "
-                "tiny, h100-mig-2x40g (counts twice), with commas between",
+                "tiny, h100-mini, h100-mig-2x40g (counts twice), with commas between",
                 profile == NULL ? "no profile is called" : "too many devices at", (int)bytes, p,
                 SOFT_MAX_DEVICES);
             return -EINVAL;

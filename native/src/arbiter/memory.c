@@ -149,6 +149,7 @@ void mem_stay(struct harp_core *k, struct client *c, uint32_t dev, uint64_t on)
     if (on < h->stay.on)
         k->device[dev].unsettled = 1;
     h->stay.on = on;
+    h->changes++;
     u->swap.on += more;
     if (h->stay.pinned)
         u->swap.pinned += more;

@@ -187,7 +187,7 @@ static void wants_again(struct harp_core *k, struct client *c, uint32_t dev)
     struct stay *s = &c->hold[dev].stay;
     for (uint32_t n = 0; n < HARP_TIME_LANES; n++) {
         struct lane *l = &k->device[dev].lane[n];
-        if (!(s->wanted >> n & 1u) || gate_of(l, c)->state != HARP_GATE_CLOSED)
+        if ((s->wanted & 1u << n) == 0 || gate_of(l, c)->state != HARP_GATE_CLOSED)
             continue;
         if (k->tenant[c->tenant].suspended) {
             gate_of(l, c)->later = 1;

@@ -63,7 +63,9 @@ def test_hooks_and_gates_agree() -> None:
     made = ROOT / "native" / "generated"
     files = [*SHIM.rglob("*.c"), made / "shim_time.c", made / "shim_touch.c"]
     text = "\n".join(path.read_text() for path in files)
-    written = set(re.findall(r"^(?:\w+\s+)?harp_hook_(cu\w+)\(", text, re.MULTILINE))
+    found = re.findall(r"^(?:\w+\s+)?harp_hook_(cu\w+)\([^;]*?\)\s*\{", text, re.MULTILINE)
+    written = set(found)
+    assert len(found) == len(written), {name for name in found if found.count(name) > 1}
     need = {s.name for s in cuda.SYMBOLS if cuda.function_of(s.name).gate is not Gate.NONE}
     assert need - written - HOOKLESS == set()
     assert written - need == set()

@@ -16,7 +16,9 @@
 /* Memory comes later, through cuMemCreate, which is charged itself. */
 #define MEMORY_LATER (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING)
 
-#define UNIT (64ull << 10)
+#define UNIT  (64ull << 10)
+#define ROW   64u /* bytes that a row is padded to; rows, and slices or layers, go by LINES */
+#define LINES 8u
 
 static uint64_t element_bytes(CUarray_format format)
 {
@@ -42,6 +44,11 @@ static uint64_t one_if_zero(uint64_t n)
     return n != 0 ? n : 1;
 }
 
+static uint64_t up(uint64_t n, uint64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
 static uint64_t by_formula(const CUDA_ARRAY3D_DESCRIPTOR *d, unsigned int levels)
 {
     if ((d->Flags & MEMORY_LATER) != 0)
@@ -53,7 +60,9 @@ static uint64_t by_formula(const CUDA_ARRAY3D_DESCRIPTOR *d, unsigned int levels
         if (w > (1ull << 40) || h > (1ull << 40) || n > (1ull << 40) ||
             (double)w * (double)h * (double)n * (double)element > 1e15)
             return 1ull << 50; /* no device has it: denied */
-        total += (w * h * n * element + UNIT - 1) & ~(UNIT - 1);
+        total += up(up(w * element, ROW) * up(h, d->Height != 0 ? LINES : 1) *
+                        up(n, d->Depth != 0 ? LINES : 1),
+                    UNIT);
         w = one_if_zero(w / 2);
         h = one_if_zero(h / 2);
         n = layered ? n : one_if_zero(n / 2);

@@ -228,11 +228,11 @@ static void gone(CUcontext ctx)
     if (c.dev < 0)
         return;
     harp_memory_owner_gone((uint64_t)(uintptr_t)ctx);
-    harp_pools_context_gone(c.dev);
+    harp_pools_context_gone(ctx, c.dev);
     harp_host_owner_gone((uint64_t)(uintptr_t)ctx);
     harp_code_owner_gone(ctx);
     harp_limit_owner_gone(ctx);
-    harp_packed_owner_gone(ctx);
+    harp_packed_owner_gone(ctx, c.dev);
     harp_swap_context_gone(ctx);
     harp_unlease(c.dev, HARP_MEM_OVERHEAD, c.overhead);
 }

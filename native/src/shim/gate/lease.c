@@ -185,11 +185,12 @@ void harp_unlease(int dev, uint32_t cls, uint64_t bytes)
     give_back(dev, cls, back);
 }
 
-int harp_linear_charge(uint64_t ptr, uint64_t bytes, uint64_t owner, int dev, uint64_t leased,
-                       uint64_t *charged)
+int harp_linear_charge(uint64_t ptr, uint64_t bytes, uint64_t owner, int dev, bool apart,
+                       uint64_t leased, uint64_t *charged)
 {
     pthread_mutex_lock(&m.lock);
-    int failed = harp_ledger_add(&m.ledger, ptr, bytes, owner, dev, charged);
+    int failed = (apart ? harp_ledger_add_apart : harp_ledger_add)(&m.ledger, ptr, bytes, owner,
+                                                                   dev, charged);
     uint64_t spare = failed != 0 ? leased : leased > *charged ? leased - *charged : 0;
     uint64_t back = spare != 0 ? unused(dev, HARP_MEM_DEVICE, spare) : 0;
     pthread_mutex_unlock(&m.lock);

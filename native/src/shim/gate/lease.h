@@ -14,8 +14,8 @@ void harp_ledger_unlock(void);
 /* Linear memory that the driver made, of which `leased` is paid: recorded, and what is paid too
  * much goes back. *charged: what it costs; if that is more, the rest is the caller's affair. -1: no
  * host memory; nothing is recorded, all is given back. */
-int harp_linear_charge(uint64_t ptr, uint64_t bytes, uint64_t owner, int dev, uint64_t leased,
-                       uint64_t *charged);
+int harp_linear_charge(uint64_t ptr, uint64_t bytes, uint64_t owner, int dev, bool apart,
+                       uint64_t leased, uint64_t *charged);
 /* A block that was taken out is freed: what it cost goes back. */
 void harp_linear_release(const struct harp_block *block);
 

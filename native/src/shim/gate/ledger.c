@@ -99,6 +99,11 @@ void harp_map_free(struct harp_map *map)
 
 /* --- granules -------------------------------------------------------------------------------- */
 
+static uint64_t units(uint64_t bytes)
+{
+    return (bytes + SMALL - 1) / SMALL;
+}
+
 static uint64_t live_bytes(uint64_t ptr, uint64_t bytes, uint64_t granule)
 {
     uint64_t from = granule << SHIFT, to = from + HARP_GRANULE_BYTES;
@@ -115,6 +120,17 @@ static uint64_t last_granule(const struct harp_block *b)
     return (b->key + (b->bytes != 0 ? b->bytes - 1 : 0)) >> SHIFT;
 }
 
+static bool is_small(const struct harp_block *b)
+{
+    return b->bytes <= SHARE && b->cls == 0;
+}
+
+/* Small blocks of the block's owner, in granules that pieces may share. */
+static struct harp_share *share_of(struct harp_ledger *l, const struct harp_block *b)
+{
+    return is_small(b) ? harp_share_find(l->shares, b->owner) : NULL;
+}
+
 static int granule_ref(struct harp_ledger *l, const struct harp_block *b, uint64_t granule,
                        uint64_t *charged)
 {
@@ -127,9 +143,15 @@ static int granule_ref(struct harp_ledger *l, const struct harp_block *b, uint64
         g->owner = b->owner;
     g->dev = b->dev;
     g->bytes += live_bytes(b->key, b->bytes, granule);
-    g->charged += b->bytes > SHARE;
+    struct harp_share *s = share_of(l, b);
+    bool opened = s != NULL && g->refs == g->charged, held = g->refs != 0;
+    g->charged += !is_small(b);
     if (g->refs++ == 0)
         *charged += HARP_GRANULE_BYTES;
+    if (opened && held)
+        s->granules++;
+    else if (opened)
+        *charged -= harp_share_opened(s, b->bytes) * HARP_GRANULE_BYTES;
     return 0;
 }
 
@@ -139,22 +161,31 @@ static uint64_t granule_unref(struct harp_ledger *l, const struct harp_block *b,
     if (g == NULL)
         return 0;
     g->bytes -= live_bytes(b->key, b->bytes, granule);
-    g->charged -= b->bytes > SHARE;
-    if (--g->refs != 0)
-        return 0;
-    harp_map_remove(&l->granules, g);
-    return HARP_GRANULE_BYTES;
+    g->charged -= !is_small(b);
+    uint64_t freed = --g->refs == 0 ? HARP_GRANULE_BYTES : 0;
+    struct harp_share *s = g->refs == g->charged ? share_of(l, b) : NULL;
+    if (s != NULL && g->refs != 0)
+        s->granules -= s->granules != 0; /* a large one holds it */
+    else if (s != NULL && harp_share_closed(s) != 0)
+        freed = 0;
+    if (g->refs == 0)
+        harp_map_remove(&l->granules, g);
+    return freed;
 }
 
-int harp_ledger_add(struct harp_ledger *l, uint64_t ptr, uint64_t bytes, uint64_t owner, int dev,
-                    uint64_t *charged)
+static int add(struct harp_ledger *l, uint64_t ptr, uint64_t bytes, uint64_t owner, int dev,
+               bool apart, uint64_t *charged)
 {
     *charged = 0;
     struct harp_block *b = harp_map_add(&l->blocks, ptr);
     if (b == NULL)
         return -1;
-    *b = (struct harp_block){.key = ptr, .bytes = bytes, .owner = owner, .dev = dev};
+    *b = (struct harp_block){.key = ptr, .bytes = bytes, .owner = owner, .dev = dev, .cls = apart};
     struct harp_block copy = *b;
+    if (is_small(&copy) && harp_share_of(&l->shares, owner, dev) == NULL) {
+        harp_map_remove(&l->blocks, b);
+        return -1;
+    }
     uint64_t first = ptr >> SHIFT, last = last_granule(&copy);
     int failed = granule_ref(l, &copy, first, charged);
     if (failed == 0 && last != first) {
@@ -164,11 +195,28 @@ int harp_ledger_add(struct harp_ledger *l, uint64_t ptr, uint64_t bytes, uint64_
         else
             *charged += (last - first - 1) << SHIFT;
     }
+    struct harp_share *s = share_of(l, &copy);
+    if (failed == 0 && s != NULL) {
+        s->blocks++;
+        s->block_bytes += units(bytes) * SMALL;
+    }
     if (failed == 0)
         return 0;
     harp_map_remove(&l->blocks, harp_map_find(&l->blocks, ptr));
     *charged = 0;
     return -1;
+}
+
+int harp_ledger_add(struct harp_ledger *l, uint64_t ptr, uint64_t bytes, uint64_t owner, int dev,
+                    uint64_t *charged)
+{
+    return add(l, ptr, bytes, owner, dev, false, charged);
+}
+
+int harp_ledger_add_apart(struct harp_ledger *l, uint64_t ptr, uint64_t bytes, uint64_t owner,
+                          int dev, uint64_t *charged)
+{
+    return add(l, ptr, bytes, owner, dev, true, charged);
 }
 
 bool harp_ledger_take(struct harp_ledger *l, uint64_t ptr, struct harp_block *out)
@@ -183,6 +231,11 @@ bool harp_ledger_take(struct harp_ledger *l, uint64_t ptr, struct harp_block *ou
 
 uint64_t harp_ledger_release(struct harp_ledger *l, const struct harp_block *block)
 {
+    struct harp_share *s = share_of(l, block);
+    if (s != NULL && s->blocks != 0) { /* else its context is gone, and was made again */
+        s->blocks--;
+        s->block_bytes -= units(block->bytes) * SMALL;
+    }
     uint64_t first = block->key >> SHIFT, last = last_granule(block);
     uint64_t freed = granule_unref(l, block, first);
     if (last != first)
@@ -222,6 +275,9 @@ bool harp_ledger_has_room(const struct harp_ledger *l, int dev, uint64_t owner, 
     int tries = 0;
     if (bytes > SHARE)
         return false;
+    const struct harp_share *s = harp_share_find(l->shares, owner);
+    if (s != NULL && s->pieces != 0) /* which may lie in any gap */
+        return harp_share_fits(s, units(bytes) * SMALL);
     for (size_t i = 0; i < l->granules.places && tries < TRIES; i++) {
         const struct harp_block *g = &l->granules.at[i];
         if (g->key == 0 || g->dev != dev || g->owner != owner || g->charged != 0 ||
@@ -262,4 +318,6 @@ void harp_ledger_clear(struct harp_ledger *l)
     harp_map_free(&l->blocks);
     harp_map_free(&l->granules);
     harp_map_free(&l->handles);
+    while (l->shares != NULL)
+        harp_share_end(&l->shares, l->shares->owner);
 }

@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/shim/gate/share.h"
+
 struct harp_block {   /* one allocation */
     uint64_t key;     /* device pointer, or handle; 0: empty place */
     uint64_t bytes;   /* as asked */
@@ -23,7 +25,7 @@ struct harp_block {   /* one allocation */
     uint64_t owner;   /* context */
     int dev;
     uint32_t refs; /* physical handles: references and mappings */
-    uint32_t cls;  /* handles: enum harp_mem_class */
+    uint32_t cls;  /* handles: enum harp_mem_class. Linear memory: whether it shares no granule */
 };
 
 struct harp_map { /* open addressing, linear probing, backward-shift deletion */
@@ -34,9 +36,10 @@ struct harp_map { /* open addressing, linear probing, backward-shift deletion */
 struct harp_ledger {
     struct harp_map blocks; /* linear memory, by pointer */
     struct harp_map
-        granules;            /* shared edge granules, by number: refs, bytes = live bytes in it,
-                              * charged = blocks in it that are not small, owner (MIXED: several) */
-    struct harp_map handles; /* all else */
+        granules;              /* shared edge granules, by number: refs, bytes = live bytes in it,
+                                * charged = blocks in it that are not small, owner (MIXED: several) */
+    struct harp_map handles;   /* all else */
+    struct harp_share *shares; /* by owner: what is small */
 };
 
 uint64_t harp_granules(uint64_t bytes); /* bytes rounded up to whole granules */
@@ -51,6 +54,9 @@ void harp_map_free(struct harp_map *map);
  * -1: no host memory, nothing recorded. */
 int harp_ledger_add(struct harp_ledger *l, uint64_t ptr, uint64_t bytes, uint64_t owner, int dev,
                     uint64_t *charged);
+/* The same of memory that shares no granule with other kinds, however small: managed memory. */
+int harp_ledger_add_apart(struct harp_ledger *l, uint64_t ptr, uint64_t bytes, uint64_t owner,
+                          int dev, uint64_t *charged);
 /* Takes a block out but keeps its granules: before the driver frees it. False: unknown. */
 bool harp_ledger_take(struct harp_ledger *l, uint64_t ptr, struct harp_block *out);
 /* After the driver freed a block that was taken: bytes of the granules that are now free. */

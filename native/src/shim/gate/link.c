@@ -51,17 +51,18 @@ int harp_link_connect(const char *grant)
 bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms)
 {
     for (;;) {
+        ssize_t got = recv(fd, msg, sizeof *msg, MSG_DONTWAIT);
+        if (got >= 0)
+            return got == (ssize_t)sizeof *msg && msg->version >= HARP_LEASE_OLDEST &&
+                   msg->version <= HARP_LEASE_VERSION;
+        if (errno == EINTR)
+            continue;
+        if (errno != EAGAIN)
+            return false;
         struct pollfd p = {.fd = fd, .events = POLLIN};
         int n = poll(&p, 1, timeout_ms);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
+        if (n == 0 || (n < 0 && errno != EINTR))
             return false;
-        ssize_t got = recv(fd, msg, sizeof *msg, MSG_DONTWAIT);
-        if (got < 0 && (errno == EINTR || errno == EAGAIN))
-            continue;
-        return got == (ssize_t)sizeof *msg && msg->version >= HARP_LEASE_OLDEST &&
-               msg->version <= HARP_LEASE_VERSION;
     }
 }
 

@@ -15,10 +15,13 @@
 #include "src/shim/gate/swap.h"
 
 /* Records what the driver made and settles the lease. */
-static CUresult settle(CUdeviceptr ptr, uint64_t bytes, CUcontext ctx, int dev, uint64_t leased)
+static CUresult settle(const struct harp_linear *li, CUdeviceptr ptr, uint64_t bytes)
 {
+    CUcontext ctx = li->ctx;
+    int dev = li->dev;
+    uint64_t leased = li->leased;
     uint64_t charged, owner = (uint64_t)(uintptr_t)ctx;
-    if (harp_linear_charge(ptr, bytes, owner, dev, leased, &charged) != 0)
+    if (harp_linear_charge(ptr, bytes, owner, dev, li->apart, leased, &charged) != 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     if (charged <= leased)
         return CUDA_SUCCESS;
@@ -52,10 +55,16 @@ static void open_begin(void)
     }
 }
 
+bool harp_linear_opening(void)
+{
+    return __atomic_load_n(&opening, __ATOMIC_SEQ_CST) != 0;
+}
+
 /* True: the caller is alone, and there is room for its `bytes` in what is held. */
 static bool squeeze_begin(const struct harp_linear *l, uint64_t bytes)
 {
-    if (bytes >= HARP_GRANULE_BYTES || l->dev < 0 || __atomic_load_n(&unsure, __ATOMIC_RELAXED))
+    if (bytes >= HARP_GRANULE_BYTES || l->dev < 0 || l->apart ||
+        __atomic_load_n(&unsure, __ATOMIC_RELAXED))
         return false;
     while (__atomic_exchange_n(&squeezing, true, __ATOMIC_SEQ_CST))
         sched_yield();
@@ -97,8 +106,9 @@ static CUresult lease_for(struct harp_linear *l, uint64_t bytes)
     return l->squeezed ? CUDA_SUCCESS : r;
 }
 
-CUresult harp_linear_begin(struct harp_linear *l, uint64_t bytes)
+CUresult harp_linear_begin(struct harp_linear *l, uint64_t bytes, bool apart)
 {
+    l->apart = apart;
     CUresult r = harp_device_current(&l->dev, &l->ctx);
     l->straight = r != CUDA_SUCCESS; /* the driver's own error */
     return l->straight ? r : lease_for(l, bytes);
@@ -111,7 +121,7 @@ CUresult harp_linear_end(struct harp_linear *l, CUresult r, CUdeviceptr *dptr, u
         harp_unlease(l->dev, HARP_MEM_DEVICE, l->leased);
         return r;
     }
-    r = settle(*dptr, held, l->ctx, l->dev, l->leased);
+    r = settle(l, *dptr, held);
     call_end(l);
     if (r != CUDA_SUCCESS) {
         if (l->squeezed)
@@ -127,13 +137,13 @@ CUresult harp_linear_end(struct harp_linear *l, CUresult r, CUdeviceptr *dptr, u
 /* The common course of cuMemAlloc and its kin: `call` is the driver's, which sets *dptr; `held` is
  * evaluated after it (the size may be known only then). A full device may have room once our pools
  * have given back. */
-#define ALLOCATE(dptr, bytes, call, held)                                                          \
+#define ALLOCATE(separate, dptr, bytes, call, held)                                                \
     do {                                                                                           \
         struct harp_linear harp_l;                                                                 \
         CUresult harp_r;                                                                           \
         if (harp_inside() || (dptr) == NULL || (bytes) == 0)                                       \
             return call;                                                                           \
-        harp_r = harp_linear_begin(&harp_l, (bytes));                                              \
+        harp_r = harp_linear_begin(&harp_l, (bytes), (separate));                                  \
         if (harp_r != CUDA_SUCCESS)                                                                \
             return harp_l.straight ? call : harp_r;                                                \
         HARP_INSIDE(harp_r, call);                                                                 \
@@ -147,7 +157,7 @@ CUresult harp_hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
     CUresult r;
     if (harp_swap_alloc(dptr, bytesize, &r))
         return r;
-    ALLOCATE(dptr, bytesize, HARP_REAL(cuMemAlloc_v2)(dptr, bytesize), bytesize);
+    ALLOCATE(false, dptr, bytesize, HARP_REAL(cuMemAlloc_v2)(dptr, bytesize), bytesize);
 }
 
 CUresult harp_hook_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes,
@@ -164,14 +174,14 @@ CUresult harp_hook_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t 
             *pPitch = pitch;
         return r;
     }
-    ALLOCATE(dptr, guess,
+    ALLOCATE(false, dptr, guess,
              HARP_REAL(cuMemAllocPitch_v2)(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes),
              *pPitch * Height);
 }
 
 CUresult harp_hook_cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
 {
-    ALLOCATE(dptr, bytesize, HARP_REAL(cuMemAllocManaged)(dptr, bytesize, flags), bytesize);
+    ALLOCATE(true, dptr, bytesize, HARP_REAL(cuMemAllocManaged)(dptr, bytesize, flags), bytesize);
 }
 
 bool harp_capturing(CUstream stream)
@@ -217,7 +227,7 @@ static void free_end(struct freeing *f, CUresult r, CUdeviceptr ptr, bool ordere
     else if (f->linear) {
         harp_linear_release(&f->block);
         if (__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
-            harp_order_settle(false);
+            harp_order_settle();
     } else if (r == CUDA_SUCCESS && __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED))
         harp_graph_memory_freed(ptr);
 }

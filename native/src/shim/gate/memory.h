@@ -70,7 +70,7 @@ void harp_host_owner_gone(uint64_t owner);
 #define HARP_PACKED_MOST (1u << 20) /* what is larger has granules of its own */
 CUresult harp_packed_lease(CUcontext ctx, int dev, uint64_t bytes);
 void harp_packed_unlease(CUcontext ctx, int dev, uint64_t bytes);
-void harp_packed_owner_gone(CUcontext ctx); /* after all others */
+void harp_packed_owner_gone(CUcontext ctx, int dev); /* after all others */
 
 /* code.c, limit.c */
 void harp_code_owner_gone(CUcontext ctx);
@@ -92,8 +92,11 @@ struct harp_linear {
     CUcontext ctx;
     uint64_t leased;
     bool straight, squeezed; /* squeezed: into what is held already */
+    bool apart;              /* in granules that other kinds do not share */
 };
-CUresult harp_linear_begin(struct harp_linear *l, uint64_t bytes);
+CUresult harp_linear_begin(struct harp_linear *l, uint64_t bytes, bool apart);
+/* Some allocation is under way that may take a gap. */
+bool harp_linear_opening(void);
 CUresult harp_linear_end(struct harp_linear *l, CUresult r, CUdeviceptr *dptr, uint64_t held);
 
 void harp_linear_forked(void);
@@ -104,7 +107,7 @@ bool harp_capturing(CUstream stream);
 /* pool_set.c: what pools and graphs of the process do not need goes back to the device; bytes. */
 uint64_t harp_pools_trim(int dev);
 /* A context of the device is gone. */
-void harp_pools_context_gone(int dev);
+void harp_pools_context_gone(CUcontext ctx, int dev);
 /* context.c: contexts that are known, of a device or of all (-1). */
 int harp_context_count(int dev);
 

@@ -24,6 +24,7 @@ struct late { /* linear memory that cuMemFreeAsync was given */
     struct late *next;
     struct harp_block block;
     uintptr_t stream;
+    CUcontext ctx; /* of the stream; NULL: not known */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -67,8 +68,28 @@ static bool is_idle(uintptr_t key)
     CUresult r;
     if (!HARP_HAS(cuStreamQuery) || harp_capturing(stream))
         return false;
+    if (!own_handle(stream) && !one_context()) /* it may be another context's by now */
+        return false;
     HARP_INSIDE(r, HARP_REAL(cuStreamQuery)(stream));
     return r == CUDA_SUCCESS;
+}
+
+static CUcontext current(void)
+{
+    CUcontext ctx = NULL;
+    CUresult r;
+    HARP_INSIDE(r, HARP_REAL(cuCtxGetCurrent)(&ctx));
+    return r == CUDA_SUCCESS ? ctx : NULL;
+}
+
+static CUcontext context_of(CUstream stream)
+{
+    CUcontext ctx = NULL;
+    CUresult r;
+    if (!own_handle(stream) || !HARP_HAS(cuStreamGetCtx))
+        return current();
+    HARP_INSIDE(r, HARP_REAL(cuStreamGetCtx)(stream, &ctx));
+    return r == CUDA_SUCCESS ? ctx : NULL;
 }
 
 void harp_order_freed(const struct harp_block *block, CUstream stream)
@@ -80,6 +101,7 @@ void harp_order_freed(const struct harp_block *block, CUstream stream)
     }
     l->block = *block;
     l->stream = harp_order_key(stream);
+    l->ctx = context_of(stream);
     pthread_mutex_lock(&lock);
     l->next = linear;
     linear = l;
@@ -87,8 +109,9 @@ void harp_order_freed(const struct harp_block *block, CUstream stream)
     __atomic_store_n(&harp_order_pending, true, __ATOMIC_RELAXED);
 }
 
-/* True: some are still to come. */
-static bool settle_linear(bool all)
+/* `over`: the host has waited for all in that context; NULL: for none. True: some are still to
+ * come. */
+static bool settle_linear(CUcontext over)
 {
     pthread_mutex_lock(&lock);
     struct late *list = linear;
@@ -99,7 +122,8 @@ static bool settle_linear(bool all)
     while (list != NULL) {
         struct late *l = list;
         list = l->next;
-        if (!all && (l->stream == HARP_NOBODY || l->stream == busy || !is_idle(l->stream))) {
+        if ((over == NULL || l->ctx != over) &&
+            (l->stream == HARP_NOBODY || l->stream == busy || !is_idle(l->stream))) {
             busy = l->stream;
             *end = l;
             end = &l->next;
@@ -136,13 +160,14 @@ static bool settle_pieces(struct harp_pool *pool, bool all)
     return left;
 }
 
-void harp_order_settle(bool all)
+/* `over`: as above. */
+static void settle(CUcontext over)
 {
     if (!__atomic_exchange_n(&harp_order_pending, false, __ATOMIC_RELAXED))
         return;
     CUstreamCaptureMode mode = harp_relaxed(CU_STREAM_CAPTURE_MODE_RELAXED);
-    all = all && one_context();
-    bool left = settle_linear(all);
+    bool all = over != NULL && one_context();
+    bool left = settle_linear(over);
     struct harp_pool *pool = NULL;
     while ((pool = harp_pool_next(pool, -1)) != NULL) {
         if (!__atomic_exchange_n(&pool->dirty, false, __ATOMIC_RELAXED))
@@ -156,6 +181,11 @@ void harp_order_settle(bool all)
     harp_relaxed(mode);
     if (left)
         __atomic_store_n(&harp_order_pending, true, __ATOMIC_RELAXED);
+}
+
+void harp_order_settle(void)
+{
+    settle(NULL);
 }
 
 static bool wait_for(uintptr_t key)
@@ -187,7 +217,7 @@ static bool wait_for_linear(void)
     while ((stream = late_stream(stream)) != 0)
         waited |= wait_for(stream);
     if (waited)
-        settle_linear(false);
+        settle_linear(NULL);
     harp_relaxed(mode);
     return waited;
 }
@@ -217,9 +247,9 @@ bool harp_order_wait(struct harp_pool *pool)
     return waited;
 }
 
-void harp_order_stream_gone(CUstream stream)
+/* 0: streams of a context that is gone: perhaps every one. */
+static void pieces_stream_gone(uintptr_t key)
 {
-    uintptr_t key = stream != NULL ? harp_order_key(stream) : 0;
     if (!__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
         return;
     struct harp_pool *pool = NULL;
@@ -228,11 +258,43 @@ void harp_order_stream_gone(CUstream stream)
         harp_pieces_stream_gone(&pool->pieces, key);
         harp_pools_unlock();
     }
+}
+
+void harp_order_stream_gone(CUstream stream)
+{
+    uintptr_t key = harp_order_key(stream);
+    pieces_stream_gone(key);
     pthread_mutex_lock(&lock);
     for (struct late *l = linear; l != NULL; l = l->next)
-        if (key == 0 || l->stream == key)
+        if (l->stream == key)
             l->stream = HARP_NOBODY;
     pthread_mutex_unlock(&lock);
+}
+
+void harp_order_context_gone(CUcontext ctx)
+{
+    struct late *over = NULL;
+    pieces_stream_gone(0);
+    pthread_mutex_lock(&lock);
+    for (struct late **at = &linear; *at != NULL;) {
+        struct late *l = *at;
+        if (l->ctx != ctx && l->block.owner != (uint64_t)(uintptr_t)ctx) {
+            if (l->ctx == NULL) /* perhaps one of its streams: not to be asked any more */
+                l->stream = HARP_NOBODY;
+            at = &l->next;
+            continue;
+        }
+        *at = l->next;
+        l->next = over;
+        over = l;
+    }
+    pthread_mutex_unlock(&lock);
+    while (over != NULL) {
+        struct late *l = over;
+        over = l->next;
+        harp_linear_release(&l->block);
+        free(l);
+    }
 }
 
 void harp_order_forked(void)
@@ -259,7 +321,7 @@ int64_t harp_order_round(void)
     while ((pool = harp_pool_next(pool, -1)) != NULL) {
         any = true;
         if (pool->held != 0 && !__atomic_load_n(&harp_time_exiting, __ATOMIC_SEQ_CST))
-            harp_pool_settle(pool);
+            harp_pool_look(pool);
     }
     __atomic_store_n(&asking, false, __ATOMIC_SEQ_CST);
     if (!any)
@@ -277,37 +339,46 @@ void harp_order_exiting(void)
 /* --- where the host waits ----------------------------------------------------------------------
  */
 
-static CUresult waited(CUresult r, bool all)
+/* Something comes of the host having waited for all. */
+static bool needs_context(void)
+{
+    return !harp_inside() && (__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED) ||
+                              __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED));
+}
+
+/* `ctx`: the host has waited for all in it; NULL: for some of it. */
+static CUresult waited(CUresult r, CUcontext ctx)
 {
     if (!harp_inside() && __atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
-        harp_order_settle(all && r == CUDA_SUCCESS);
-    if (all && r == CUDA_SUCCESS && __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED) &&
-        one_context())
+        settle(r == CUDA_SUCCESS ? ctx : NULL);
+    if (ctx != NULL && r == CUDA_SUCCESS &&
+        __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED) && one_context())
         harp_graph_memory_idle();
     return r;
 }
 
 CUresult harp_hook_cuCtxSynchronize(void)
 {
-    return waited(HARP_REAL(cuCtxSynchronize)(), true);
+    CUresult r = HARP_REAL(cuCtxSynchronize)();
+    return waited(r, needs_context() ? current() : NULL);
 }
 
 CUresult harp_hook_cuCtxSynchronize_v2(CUcontext ctx)
 {
-    return waited(HARP_REAL(cuCtxSynchronize_v2)(ctx), true);
+    return waited(HARP_REAL(cuCtxSynchronize_v2)(ctx), ctx);
 }
 
 CUresult harp_hook_cuStreamSynchronize(CUstream hStream)
 {
-    return waited(HARP_REAL(cuStreamSynchronize)(hStream), false);
+    return waited(HARP_REAL(cuStreamSynchronize)(hStream), NULL);
 }
 
 CUresult harp_hook_cuStreamSynchronize_ptsz(CUstream hStream)
 {
-    return waited(HARP_REAL(cuStreamSynchronize_ptsz)(hStream), false);
+    return waited(HARP_REAL(cuStreamSynchronize_ptsz)(hStream), NULL);
 }
 
 CUresult harp_hook_cuEventSynchronize(CUevent hEvent)
 {
-    return waited(HARP_REAL(cuEventSynchronize)(hEvent), false);
+    return waited(HARP_REAL(cuEventSynchronize)(hEvent), NULL);
 }

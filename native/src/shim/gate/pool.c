@@ -107,17 +107,30 @@ static CUresult pay(const struct harp_pool *pool, uint64_t missing)
     return r;
 }
 
-uint64_t harp_pool_settle(struct harp_pool *pool)
+static uint64_t settle(struct harp_pool *pool, uint64_t *missing)
 {
-    uint64_t missing;
     struct answer a = ask(pool);
     harp_pools_lock();
     heard(pool, &a);
-    uint64_t back = spare(pool, &missing);
+    uint64_t back = spare(pool, missing);
     harp_pools_unlock();
     harp_unlease(pool->dev, HARP_MEM_DEVICE, back);
+    return back;
+}
+
+uint64_t harp_pool_settle(struct harp_pool *pool)
+{
+    uint64_t missing, back = settle(pool, &missing);
     pay(pool, missing);
     return back;
+}
+
+void harp_pool_look(struct harp_pool *pool)
+{
+    uint64_t missing;
+    settle(pool, &missing);
+    if (missing != 0) /* the answer to a question would come to this very thread */
+        harp_overdrawn(pool->dev, missing);
 }
 
 void harp_pool_touched(struct harp_pool *pool)

@@ -89,6 +89,8 @@ void harp_pool_touched(struct harp_pool *pool);
 bool harp_pool_has_room(struct harp_pool *pool, uint64_t bytes, uintptr_t stream);
 /* Asks what it has; bytes given back. */
 uint64_t harp_pool_settle(struct harp_pool *pool);
+/* The same for the service thread, which must not wait for the arbiter. */
+void harp_pool_look(struct harp_pool *pool);
 /* No call counts on its free memory from begin to end. */
 void harp_pool_shrink_begin(struct harp_pool *pool);
 uint64_t harp_pool_shrink_end(struct harp_pool *pool);
@@ -101,14 +103,14 @@ extern bool harp_order_pending;
 uintptr_t harp_order_key(CUstream stream);
 /* Linear memory was freed in a stream's order: charged until its place is reached. */
 void harp_order_freed(const struct harp_block *block, CUstream stream);
-/* Streams that have done all are asked for; pools with frees are asked what they have. `all`: the
- * host has waited for everything. */
-void harp_order_settle(bool all);
+/* Streams that have done all are asked for; pools with frees are asked what they have. */
+void harp_order_settle(void);
 /* Waits for all frees in a pool (NULL: of linear memory) that are to come. True: there were some.
  */
 bool harp_order_wait(struct harp_pool *pool);
-/* NULL: a context is gone, with streams of its own. */
 void harp_order_stream_gone(CUstream stream);
+/* With all its streams and all its memory. */
+void harp_order_context_gone(CUcontext ctx);
 
 /* On the service thread: pools are asked, and when again; -1: there are none. */
 int64_t harp_order_round(void);

@@ -63,9 +63,9 @@ static struct harp_pool *pool_for(const struct request *q)
 static CUresult managed(const struct request *q)
 {
     struct harp_linear l;
-    CUresult r = harp_linear_begin(&l, q->bytes);
+    CUresult r = harp_linear_begin(&l, q->bytes, true);
     if (r != CUDA_SUCCESS && !l.straight && harp_order_wait(NULL))
-        r = harp_linear_begin(&l, q->bytes);
+        r = harp_linear_begin(&l, q->bytes, true);
     if (r != CUDA_SUCCESS)
         return l.straight ? call(q) : r;
     return harp_linear_end(&l, call(q), q->dptr, q->bytes);
@@ -75,7 +75,8 @@ static CUresult managed(const struct request *q)
 static CUresult begin_again(struct harp_growth *g, const struct request *q, struct harp_pool *pool)
 {
     uintptr_t key = harp_order_key(q->on);
-    if (harp_pool_has_room(pool, q->bytes, key) || harp_order_wait(pool))
+    bool waited = harp_pool_has_room(pool, q->bytes, key) || harp_order_wait(pool);
+    if (harp_order_wait(NULL) || waited)
         return harp_pool_begin(g, pool, q->bytes, key);
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
@@ -327,7 +328,7 @@ CUresult harp_hook_cuMemPoolDestroy(CUmemoryPool pool)
     harp_pool_current_changed();
     if (r == CUDA_SUCCESS) {
         harp_pool_touched(p);
-        harp_order_settle(false); /* frees that are over let it go now */
+        harp_order_settle(); /* frees that are over let it go now */
     }
     harp_pool_put(p);
     return r;

@@ -195,11 +195,11 @@ struct harp_pool *harp_pool_freeing(CUdeviceptr ptr)
 }
 
 /* With its last context a device takes back what pools have of it. */
-void harp_pools_context_gone(int dev)
+void harp_pools_context_gone(CUcontext ctx, int dev)
 {
     struct harp_pool *p = NULL;
     bool last = harp_context_count(dev) == 0;
-    harp_order_stream_gone(NULL);
+    harp_order_context_gone(ctx);
     while ((p = harp_pool_next(p, dev)) != NULL) {
         harp_pool_shrink_begin(p);
         harp_pool_shrink_end(p);
@@ -217,7 +217,7 @@ uint64_t harp_pools_trim(int dev)
     uint64_t back = 0;
     CUstreamCaptureMode mode = harp_relaxed(CU_STREAM_CAPTURE_MODE_RELAXED);
     uint64_t before = harp_slack(dev);
-    harp_order_settle(false);
+    harp_order_settle();
     while ((p = harp_pool_next(p, dev)) != NULL) {
         CUmemoryPool handle = p->handle;
         CUresult r;

@@ -53,7 +53,6 @@ void harp_session_check_fork(void)
         harp_memory_forked();
         harp_contexts_forked();
         harp_host_forked();
-        harp_packed_forked();
         harp_code_forked();
         harp_limit_forked();
         harp_time_forked();

@@ -67,7 +67,6 @@ uint64_t harp_memory_leased(int dev, uint32_t cls);
 void harp_memory_forked(void);
 void harp_contexts_forked(void);
 void harp_host_forked(void);
-void harp_packed_forked(void);
 void harp_code_forked(void);
 void harp_limit_forked(void);
 void harp_time_open_gate(const struct harp_msg *msg);

@@ -70,7 +70,7 @@ static void view(CUdevice device, uint64_t *free, uint64_t *total)
 CUresult harp_hook_cuMemGetInfo_v2(size_t *free, size_t *total)
 {
     if (__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED) && !harp_inside())
-        harp_order_settle(false);
+        harp_order_settle();
     CUresult known, r = HARP_REAL(cuMemGetInfo_v2)(free, total);
     CUdevice device;
     if (r != CUDA_SUCCESS || harp_inside() || free == NULL || total == NULL)
