@@ -77,7 +77,7 @@ static void *symbol(const char *name)
 #define CALL(name, ...) ((__typeof__(&name))symbol(#name))(__VA_ARGS__)
 #define NEED(name, ...)                                                                            \
     do {                                                                                           \
-        CUresult need_r = CALL(name, __VA_ARGS__);                                                 \
+        CUresult need_r = ((__typeof__(&name))symbol(#name))(__VA_ARGS__);                         \
         if (need_r != CUDA_SUCCESS) {                                                              \
             fprintf(stderr, "harp-bench-swap: %s answered %d\n", #name, (int)need_r);              \
             exit(1);                                                                               \
@@ -112,6 +112,7 @@ static CUresult make(void)
         }
         NEED(cuMemsetD32_v2, block[i], filling(i), size_of(i) / 4);
     }
+    NEED(cuCtxSynchronize); /* the bursts' stream does not wait for this one */
     return CUDA_SUCCESS;
 }
 
