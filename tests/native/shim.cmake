@@ -2,7 +2,8 @@
 foreach(name image ledger pieces predict share slab span)
   add_executable(shim_${name}_test ${CMAKE_CURRENT_LIST_DIR}/shim_${name}_test.c
                  ${CMAKE_SOURCE_DIR}/src/shim/gate/${name}.c
-                 $<$<STREQUAL:${name},slab>:${CMAKE_SOURCE_DIR}/src/shim/gate/ledger.c>)
+                 $<$<STREQUAL:${name},slab>:${CMAKE_SOURCE_DIR}/src/shim/gate/ledger.c>
+                 $<$<STREQUAL:${name},slab>:${CMAKE_SOURCE_DIR}/src/shim/gate/share.c>)
   target_link_libraries(shim_${name}_test PRIVATE harp_options harp_sanitize)
   add_test(NAME shim_${name} COMMAND shim_${name}_test)
 endforeach()
