@@ -72,6 +72,16 @@ CLAIMS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "test_what_nvcc_builds",
         ),
     ),
+    (
+        "a suspended tenant frees the device's memory and goes on with the same bytes",
+        ("test_a_suspended_tenant_frees_the_device_and_goes_on",),
+    ),
+    ("tenants that do not fit together take turns (`--oversubscribe`)", ("test_more_than_fits",)),
+    ("pools keep to the limit", ("test_pools_keep_to_the_limit",)),
+    (
+        "harpd and the arbiter are upgraded under a running program",
+        ("test_an_upgrade_under_a_running_program",),
+    ),
     ("two trainings of PyTorch, 30 beside 70", ("test_two_trainings_30_beside_70",)),
     ("the software GPU answers as the driver does (`tests/contract`)", ("test_case",)),
     ("the watchdog's comparison of NVML's process list with the sessions", ()),
@@ -146,8 +156,8 @@ def _figures(results: list[dict[str, Any]]) -> list[str]:
     for result in results:
         kept = found.setdefault(str(result["device"]), {})
         for name, test in result["tests"].items():
-            if test["outcome"] == "passed":
-                kept[name.split("::")[-1]] = test.get("recorded", {})
+            if test["outcome"] == "passed" and test.get("recorded"):
+                kept[name.split("::")[-1]] = test["recorded"]
     lines = []
     for device, kept in sorted(found.items()):
         parts = []
