@@ -126,6 +126,7 @@ def faults(d: Driver, name: str, address: int) -> None:
 def every_access_to_nowhere_is_sticky(d: Driver) -> None:
     for name in ACCESSES:
         d.apart(faults, name, WILD)
+    d.start()
     a = d.up(np.zeros(8, "u4"))
     d.launch(d.function(d.module(PTX), "atom_add"), Params(a))
     d.sync()
