@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 
+#include "soft/gpu/context.h"
 #include "soft/gpu/shared.h"
 
 #define THREADS 8
@@ -34,7 +35,7 @@ bool good_(struct player *p, CUresult r, const char *what, const char *file, int
         atomic_fetch_add(&fuzz.short_of_memory, 1);
         return false;
     }
-    if (r == CUDA_ERROR_ILLEGAL_ADDRESS && p->poisoned)
+    if (r == CUDA_ERROR_ASSERT && p->poisoned)
         return false;
     fprintf(stderr, "%s:%d: thread %d: %s is %d\n", file, line, p->number, what, (int)r);
     _exit(1);
@@ -76,8 +77,10 @@ static void launch_one(struct player *p)
     void *params[] = {&ptr};
 
     if (p->now == p->own && !p->poisoned && below(p, 40) == 0) {
-        ptr = 4096; /* nowhere */
-        p->poisoned = true;
+        p->poisoned = true; /* by what breaks a context alone; a fault would break the process */
+        soft_lock();
+        soft_ctx_poison(soft_ctx_of(p->own), CUDA_ERROR_ASSERT);
+        soft_unlock();
     }
     if (below(p, 6) == 0)
         GOOD(cuLaunchKernel((CUfunction)fuzz.nap, 1, 1, 1, 1, 1, 1, 0, some_stream(p), NULL, NULL));
