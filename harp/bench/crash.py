@@ -40,6 +40,7 @@ _LEAST_SAMPLES_PER_S = 200
 _PROGRAMS = 3
 _PAUSE_US, _CALLS_PER_S = 100, 5000  #: a program that hogs a core measures the host's scheduler
 _LIMIT_BYTES = 96 << 20
+_CODE_MIB = 4  #: of an heir's limit, for its kernel
 _HELD_RATIO = 0.6  #: of the small device: two do not fit
 _TEARDOWN_MS = 150  #: how long a device keeps what a dead process held
 _LINE_S = 60.0
@@ -299,7 +300,7 @@ def _deaths(
 ) -> list[Death]:
     found: list[Death] = []
     held_bytes = _most_bytes(box)
-    options = ["--mem", f"{held_bytes >> 20}MiB"]
+    options = ["--mem", f"{(held_bytes >> 20) + _CODE_MIB}MiB"]
     with closing(Deaths(box)) as deaths, _programs() as programs:
         for number in range(count + 1):
             heir = _Program(box, f"heir-{number}", options, ["--hold", str(held_bytes)])

@@ -19,6 +19,7 @@ CASES = (
     "module",
     "jit_log",
     "faults",
+    "trap",
     "graph_explicit",
     "graph_captured",
 )
