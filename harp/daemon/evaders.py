@@ -31,7 +31,7 @@ class Evaders:
         self._config = config
         self._book = book
         #: whose children everybody is
-        self.lineage = Lineage()
+        self.lineage = Lineage(os.getpid())
         #: {sight: times in a row}
         self._sights: dict[Sight, int] = {}
         #: {sight: what is shown of it}

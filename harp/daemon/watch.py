@@ -25,7 +25,9 @@ __all__ = ["Lineage", "Sight", "attribute", "confirm"]
 class Lineage:
     """Who descends from which tenant, also after the parents are gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, daemon_pid: int = 0) -> None:
+        #: nobody's child, though a tenant's `harp run` may have begun it
+        self._daemon_pid = daemon_pid
         #: {(pid, start): tenant_id} of living processes
         self._known: dict[tuple[int, int], int] = {}
 
@@ -44,7 +46,9 @@ class Lineage:
         # A child is never older than its parent, so parents come first in this order.
         for proc in sorted(procs.values(), key=lambda p: (p.start, p.pid)):
             parent = procs.get(proc.ppid)
-            if parent is None or (proc.pid, proc.start) in self._known:
+            if proc.pid == self._daemon_pid or parent is None:
+                continue
+            if (proc.pid, proc.start) in self._known:
                 continue
             tenant_id = self._known.get((parent.pid, parent.start))
             if tenant_id is not None:

@@ -36,6 +36,21 @@ def test_the_first_run_starts_a_daemon_and_the_tenant_ends_with_its_program(box:
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
+def test_the_tenant_whose_run_started_the_daemon_ends_like_any_other(box: Machine) -> None:
+    """The daemon is a child of its first process, which has become the program: no part of it."""
+    first = box.tenant(
+        "--name", "t", "--share", "100%", command=["sh", "-c", "echo up; exec sleep 60"]
+    )
+    assert first.stdout
+    assert first.stdout.readline() == "up\n"
+    time.sleep(2.5)  # until the daemon has looked at who descends from whom
+    first.kill()
+    first.wait()
+    wait_for(lambda: box.ps("t") is None, "tenant t ends")
+    again = box.harp("run", "--name", "t", "--share", "100%", "--", "true")
+    assert again.returncode == 0, again.stderr
+
+
 def test_what_has_ended_makes_room_at_once(box: Machine) -> None:
     """Run after run with one name and the whole device: none meets the one before."""
     box.start_harpd()

@@ -62,6 +62,14 @@ def test_a_grandchild_is_its_tenants_also_after_its_parents_are_gone() -> None:
     assert whose(late, lineage, tenant()) == ("t1", "ancestry")
 
 
+def test_the_daemon_is_no_child_of_the_run_that_started_it() -> None:
+    lineage = Lineage(daemon_pid=101)
+    daemon, arbiter, child = proc(101, 100, 11), proc(102, 101, 12), proc(103, 100, 13)
+    lineage.update(table(proc(100, start=10), daemon, arbiter, child), [tenant()])
+    assert not lineage.has_members(1, table(daemon, arbiter))
+    assert lineage.has_members(1, table(child))
+
+
 def test_members_are_looked_up_in_the_newest_view() -> None:
     lineage = Lineage()
     lineage.update(table(proc(100, start=10), proc(101, 100, 11)), [tenant()])
