@@ -43,14 +43,14 @@ def say(**fact: object) -> None:
     print(json.dumps(fact), flush=True)
 
 
-def _network(torch: Any) -> tuple[Any, Any, Any, Any]:
+def _network(torch: Any, width: int, batch: int) -> tuple[Any, Any, Any, Any]:
     torch.manual_seed(7)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     model = torch.nn.Sequential(
-        torch.nn.Linear(1024, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 1024)
+        torch.nn.Linear(1024, width), torch.nn.ReLU(), torch.nn.Linear(width, 1024)
     ).cuda()
-    x = torch.randn(512, 1024, device="cuda")
-    y = torch.randn(512, 1024, device="cuda")
+    x = torch.randn(batch, 1024, device="cuda")
+    y = torch.randn(batch, 1024, device="cuda")
     return model, torch.optim.SGD(model.parameters(), lr=0.01), x, y
 
 
@@ -58,7 +58,7 @@ def train() -> None:
     """A small training: losses and the weights' digest; what torch sees; its error past a limit."""
     import torch
 
-    model, optimizer, x, y = _network(torch)
+    model, optimizer, x, y = _network(torch, 2048, 512)
     for step in range(50):
         optimizer.zero_grad()
         loss = torch.nn.functional.mse_loss(model(x), y)
@@ -97,10 +97,14 @@ def limits() -> None:
 
 
 def steps() -> None:
-    """Trains until it is killed: how many steps are done, ten times a second."""
+    """Trains until it is killed: how many steps are done, ten times a second.
+
+    Steps of some ms, so that the device is the bottleneck and not the host: only then is there
+    anything to divide.
+    """
     import torch
 
-    model, optimizer, x, y = _network(torch)
+    model, optimizer, x, y = _network(torch, 16384, 4096)
     done, told_s = 0, 0.0
     while True:
         for _ in range(10):
