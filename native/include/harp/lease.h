@@ -178,11 +178,11 @@ enum harp_op {
              * lie on b from now on, its clients hear of it (DEVICE with epoch), the
              * reservation ends. Of a device it never left: nothing. With the last device
              * its gates may open. 3: the reservation is given back; still suspended */
-    HARP_EXPECT = 75, /* from version 2. seq, tenant, pid, dev, bytes (class DEVICE),
-                       * overhead_bytes, text=program: a process that held so much under the arbiter
-                       * before. Charged as what drains is, until it comes back and adopts (or
-                       * DRAINED). a=1: limit_bytes is the most of class DEVICE that it may adopt
-                       * there. One client for all devices; OK carries it */
+    HARP_EXPECT = 75, /* from version 2. seq, tenant, pid, dev, bytes (classes DEVICE and SWAP,
+                       * there), overhead_bytes, text=program: a process that held so much under the
+                       * arbiter before. Charged as what drains is, until it comes back and adopts
+                       * (or DRAINED). a=1: limit_bytes is the most of class DEVICE that it may
+                       * adopt there. One client for all devices; OK carries it */
 
     /* --- arbiter -> harpd -------------------------------------------------------------------- */
     HARP_OK = 96,     /* seq, dev/tenant/client where one was made */

@@ -380,10 +380,12 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
         struct client *old = &k->client[i];
         if (old->state != HARP_CLIENT_DRAINING || !old->ghost || old->pid != c->pid)
             continue;
-        uint64_t part = old->hold[m->dev].leased[m->cls];
+        /* Of who is expected, memory of both classes that are limited is kept as one. */
+        uint32_t cls = old->expected && limited(m->cls) ? HARP_MEM_DEVICE : m->cls;
+        uint64_t part = old->hold[m->dev].leased[cls];
         part = part < bytes ? part : bytes;
-        old->hold[m->dev].leased[m->cls] -= part;
-        u->draining[m->cls] -= part;
+        old->hold[m->dev].leased[cls] -= part;
+        u->draining[cls] -= part;
         d->draining -= part;
         add_lease(k, c, m->dev, m->cls, part);
         bytes -= part;
