@@ -195,6 +195,17 @@ def test_a_return_to_another_device_moves_the_leases(core: Core) -> None:
     assert core.use(a, 1).leased_bytes == 0
 
 
+def test_a_peer_that_is_silent_does_not_hold_a_return_up(core: Core) -> None:
+    a, _, one, other = two(core)
+    assert granted(core, one, 6)
+    suspend(core, a)
+    assert granted(core, other, 8)
+    assert resume(core, a, RESERVE).a == errno.EAGAIN
+    list(core.advance(SECOND))
+    assert core.log == ["recall_unanswered"]
+    assert resume(core, a, RESERVE).a == errno.ENOMEM
+
+
 def test_a_suspended_tenant_that_goes_gives_its_reservation_back(core: Core) -> None:
     a, _, one, other = two(core)
     assert granted(core, one, 6)

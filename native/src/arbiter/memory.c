@@ -495,6 +495,12 @@ void mem_drained(struct harp_core *k, struct client *c, uint32_t dev)
     k->device[dev].unsettled = 1;
 }
 
+/* Nobody waits for an answer there, and nothing has a deadline. */
+static int quiet(const struct device *d)
+{
+    return d->first < 0 && !d->swap.used && d->rounds == 0;
+}
+
 /* Requests stand in the order of their deadlines, unless some were put off. */
 static uint64_t first_deadline(const struct harp_core *k, const struct device *d)
 {
@@ -509,7 +515,7 @@ void mem_tick(struct harp_core *k)
 {
     for (uint32_t dev = 0; dev < k->n_devices; dev++) {
         struct device *d = &k->device[dev];
-        if (d->first < 0 && !d->swap.used)
+        if (quiet(d))
             continue;
         if (first_deadline(k, d) <= k->now)
             d->unsettled = 1;
@@ -522,7 +528,7 @@ uint64_t mem_next(const struct harp_core *k)
     uint64_t next = HARP_NEVER;
     for (uint32_t dev = 0; dev < k->n_devices; dev++) {
         const struct device *d = &k->device[dev];
-        if (d->first < 0 && !d->swap.used)
+        if (quiet(d))
             continue;
         uint64_t at = recall_next(k, dev), first = first_deadline(k, d);
         at = first < at ? first : at;

@@ -98,6 +98,7 @@ struct device {
     uint64_t leased, extra, draining; /* leased: what of all classes is on the device */
     uint64_t reserved;                /* for tenants that are about to return */
     uint64_t round_no;
+    uint32_t rounds;  /* recall rounds that run */
     uint32_t tenants; /* granted, with live clients; of these, class latency */
     uint32_t latency;
     struct lane lane[HARP_TIME_LANES];
