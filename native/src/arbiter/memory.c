@@ -209,10 +209,11 @@ void mem_state(const struct harp_core *k, uint32_t tenant, uint32_t dev, struct 
     m->limit_bytes = u->limit;
     m->leased_bytes = charged(u);
     m->capacity_bytes = k->device[dev].capacity;
-    m->overhead_bytes = k->device[dev].overhead;
     m->free_bytes = mem_free(k, dev, tenant);
-    if (m->op == HARP_MEM_STATE)
+    if (m->op == HARP_MEM_STATE) {
+        m->overhead_bytes = k->device[dev].overhead;
         m->a = use_flags(u);
+    }
 }
 
 static void deny(struct harp_core *k, struct client *c, uint32_t dev, const struct request *r,
