@@ -423,8 +423,7 @@ void residency_snapshot(struct harp_core *k, uint32_t dev, uint32_t tenant)
                          .dev = dev,
                          .a = state,
                          .b = r->pinned != 0,
-                         .c = (u->alone ? HARP_GRANT_NO_GANG : 0) |
-                              (u->swaps ? HARP_GRANT_OVERSUBSCRIBE : 0),
+                         .c = use_flags(u),
                          .leased_bytes = u->leased[HARP_MEM_SWAP],
                          .bytes = u->away ? 0 : r->on,
                          .wait_ns = r->away_ns + away,
