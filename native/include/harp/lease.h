@@ -170,7 +170,8 @@ enum harp_op {
                         * still against its limit; of its clients, who holds a context may lease on
                         * (it is stopped in the driver), who holds none waits. 3, instead of 2: no
                         * driver stops them; their SWAP memory is evicted (SNAP_RESIDENCY tells),
-                        * the rest stays and counts. Said again: OK */
+                        * the rest stays and counts. Said again: OK; what was reserved for its
+                        * return is given back */
     HARP_RESUME =
         74, /* seq, tenant, dev, b=device it comes back to, a=phase. 1: reserves there what
              * it holds on dev. EAGAIN: peers are asked for slack, or memory of the dead

@@ -326,6 +326,23 @@ void mem_settle(struct harp_core *k, uint32_t dev)
     }
 }
 
+/* From now on, and for recalls and the dead of that device. */
+static void begin(struct harp_core *k, uint32_t dev, struct request *r)
+{
+    r->deadline = k->now + HARP_MEM_WAIT_NS;
+    r->latest_ns = k->now + HARP_SWAP_WAIT_NS;
+    r->mark = k->device[dev].round_no;
+    k->device[dev].swap.used |= r->cls == HARP_MEM_SWAP;
+}
+
+static void enqueue(struct harp_core *k, uint32_t dev, int32_t i)
+{
+    struct device *d = &k->device[dev];
+    k->request[i].next = -1;
+    *(d->last < 0 ? &d->first : &k->request[d->last].next) = i;
+    d->last = i;
+}
+
 static void lease(struct harp_core *k, struct client *c, const struct harp_msg *m)
 {
     struct tenant *t = &k->tenant[c->tenant];
@@ -336,12 +353,8 @@ static void lease(struct harp_core *k, struct client *c, const struct harp_msg *
         deny(k, c, m->dev, &wish, HARP_DENY_UNKNOWN);
         return;
     }
-    struct device *d = &k->device[m->dev];
     wish.client = (int32_t)core_slot(k, c);
-    wish.deadline = k->now + HARP_MEM_WAIT_NS;
-    wish.latest_ns = k->now + HARP_SWAP_WAIT_NS;
-    d->swap.used |= m->cls == HARP_MEM_SWAP;
-    wish.mark = d->round_no;
+    begin(k, m->dev, &wish);
     /* Nobody may take more places in the queue than he leaves to others. */
     int full = c->waiting >= HARP_MAX_WAITING || t->waiting >= k->free_requests;
     if (full) {
@@ -355,10 +368,8 @@ static void lease(struct harp_core *k, struct client *c, const struct harp_msg *
     k->free_requests--;
     c->waiting++;
     t->waiting++;
-    wish.next = -1;
     k->request[i] = wish;
-    *(d->last < 0 ? &d->first : &k->request[d->last].next) = i;
-    d->last = i;
+    enqueue(k, m->dev, i);
 }
 
 /* What a client says it holds after its connection or the arbiter was lost. It is there, so it is
@@ -432,21 +443,35 @@ void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *m
     }
 }
 
-static void drop_requests(struct harp_core *k, const struct client *c, struct device *d)
+/* Takes what a client waits for out of the queue; -1, or the first of a list. */
+static int32_t take_requests(struct harp_core *k, const struct client *c, struct device *d)
 {
-    int32_t previous = -1, slot = (int32_t)core_slot(k, c);
-    for (int32_t i = d->first; i >= 0;) {
+    int32_t previous = -1, slot = (int32_t)core_slot(k, c), taken = -1, last = -1;
+    for (int32_t i = c->waiting > 0 ? d->first : -1; i >= 0;) {
         int32_t next = k->request[i].next;
         if (k->request[i].client == slot) {
             *(previous < 0 ? &d->first : &k->request[previous].next) = next;
             if (d->last == i)
                 d->last = previous;
-            release_request(k, i);
+            k->request[i].next = -1;
+            *(last < 0 ? &taken : &k->request[last].next) = i;
+            last = i;
         } else {
             previous = i;
         }
         i = next;
     }
+    return taken;
+}
+
+void mem_moved(struct harp_core *k, struct client *c, uint32_t dev, uint32_t to)
+{
+    for (int32_t i = take_requests(k, c, &k->device[dev]), next; i >= 0; i = next) {
+        next = k->request[i].next;
+        begin(k, to, &k->request[i]);
+        enqueue(k, to, i);
+    }
+    k->device[to].unsettled = 1;
 }
 
 void mem_dead(struct harp_core *k, struct client *c)
@@ -456,8 +481,10 @@ void mem_dead(struct harp_core *k, struct client *c)
         struct device *d = &k->device[dev];
         struct use *u = &k->tenant[c->tenant].use[dev];
         struct hold *h = &c->hold[dev];
-        if (c->waiting > 0)
-            drop_requests(k, c, d);
+        for (int32_t i = take_requests(k, c, d), next; i >= 0; i = next) {
+            next = k->request[i].next;
+            release_request(k, i);
+        }
         recall_dead(k, c, dev);
         if (!u->away) {
             d->leased -= h->leased[HARP_MEM_DEVICE] + h->leased[HARP_MEM_OVERHEAD];

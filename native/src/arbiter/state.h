@@ -182,6 +182,8 @@ void mem_state(const struct harp_core *k, uint32_t tenant, uint32_t dev, struct 
 void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *msg);
 void mem_settle(struct harp_core *k, uint32_t dev); /* grants, recalls or denies who waits */
 void mem_dead(struct harp_core *k, struct client *c);
+/* What a client waits for on `dev` it waits for on `to`. */
+void mem_moved(struct harp_core *k, struct client *c, uint32_t dev, uint32_t to);
 void mem_drained(struct harp_core *k, struct client *c, uint32_t dev);
 void mem_tick(struct harp_core *k);
 uint64_t mem_next(const struct harp_core *k);
