@@ -419,7 +419,7 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
         break;
     case HARP_EV_TICK:
         time_tick(k);
-        mem_tick(k);
+        request_tick(k);
         drain_alone(k);
         break;
     default:
@@ -431,7 +431,7 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
         int again = k->device[dev].unsettled || k->device[dev].swap.used;
         while (again) {
             if (k->device[dev].unsettled)
-                mem_settle(k, dev);
+                request_settle(k, dev);
             again = residency_settle(k, dev);
             moved |= again;
         }
@@ -448,7 +448,7 @@ uint32_t harp_core_clients(const struct harp_core *k)
 
 uint64_t harp_core_next(const struct harp_core *k)
 {
-    uint64_t next = time_next(k), other = mem_next(k);
+    uint64_t next = time_next(k), other = request_next(k);
     next = other < next ? other : next;
     other = residency_next(k);
     next = other < next ? other : next;

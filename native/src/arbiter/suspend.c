@@ -216,7 +216,7 @@ static void move(struct harp_core *k, struct client *c, uint32_t dev, uint32_t t
     h->changes++;
     mem_cover(k, c, dev);
     mem_cover(k, c, to);
-    mem_moved(k, c, dev, to);
+    request_moved(k, c, dev, to);
     move_gates(h, goal);
     c->moved[dev] = (uint8_t)(to + 1);
     c->moved[to] = 0;
