@@ -150,16 +150,23 @@ void core_emit(struct harp_core *k, uint32_t kind, uint32_t client, const struct
 void core_send(struct harp_core *k, const struct client *c, struct harp_msg *msg);
 void core_log(struct harp_core *k, const struct client *c, uint32_t dev, uint64_t bytes,
               const char *text);
+void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev);
+void core_device(struct harp_core *k, struct client *c, uint32_t dev);
+void core_moved(struct harp_core *k, struct client *c, uint32_t from, uint32_t to);
+
+/* clients.c */
+#define HARP_SLOT_BITS   14u
+#define HARP_CLIENTS_MAX ((1u << HARP_SLOT_BITS) - 2u)
+void core_join(struct harp_core *k, const struct harp_msg *msg);
 void core_client_event(struct harp_core *k, const struct client *c);
 void core_fill_client(const struct harp_core *k, const struct client *c, struct harp_msg *msg);
 struct client *core_client(struct harp_core *k, uint32_t id);
 /* A client in a free slot; NULL: none is left for this tenant. */
 struct client *core_new_client(struct harp_core *k, struct tenant *t, int32_t pid, uint32_t uid);
 void core_kill(struct harp_core *k, struct client *c);
-void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev);
-void core_device(struct harp_core *k, struct client *c, uint32_t dev);
-void core_moved(struct harp_core *k, struct client *c, uint32_t from, uint32_t to);
 void core_drained(struct harp_core *k, struct client *c, uint32_t dev);
+void core_drain_tick(struct harp_core *k); /* the dead that drain by themselves */
+uint64_t core_drain_next(const struct harp_core *k);
 static inline uint32_t core_slot(const struct harp_core *k, const struct client *c)
 {
     return (uint32_t)(c - k->client);
