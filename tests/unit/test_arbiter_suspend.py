@@ -7,18 +7,9 @@ import errno
 from collections.abc import Iterator
 
 import pytest
+from arbiter_core import EVENT, GRANULE, MS, SECOND, Core, Msg, ops, sends
 
 from harp.lease_wire import ALL_DEVICES, GRANT_OVERSUBSCRIBE, MemClass, Op
-from tests.unit.arbiter_core import (
-    EVENT,
-    GRANULE,
-    MS,
-    SECOND,
-    Core,
-    Msg,
-    ops,
-    sends,
-)
 
 CLOSE, AWAY, EVICT = 1, 2, 3
 RESERVE, BACK, GIVE_UP = 1, 2, 3
