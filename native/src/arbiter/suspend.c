@@ -106,7 +106,7 @@ static void evict(struct harp_core *k, struct tenant *t, uint32_t dev)
 {
     uint32_t tenant = (uint32_t)(t - k->tenant);
     land(k, &t->use[dev], dev);
-    if (k->device[dev].swap.used && residency_in(k, dev, tenant))
+    if (k->device[dev].swap.used && t->use[dev].swap.state != HARP_AWAY)
         residency_evict(k, dev, tenant);
 }
 
