@@ -145,6 +145,7 @@ static void consume(struct run *run, const uint8_t *data, size_t size)
                              .b = data[4] >> 1 & 1u,
                              .c = data[4] >> 2 & 1u,
                              .tenant = data[5] % 2 != 0 ? 1 : 3,
+                             .pid = (int32_t)slot + 1,
                              .epoch = data[5] % 16 == 0 ? data[5] : epoch_of(run, data, what),
                              .used_ns = (uint64_t)data[6] << (data[7] % 64),
                              .age_ns = (uint64_t)(data[7] / 64) << (data[5] % 32),
@@ -181,6 +182,16 @@ static void consume(struct run *run, const uint8_t *data, size_t size)
                                     .a = 1 + m.seq / 8 % 3u});
         } else if (what == 2) {
             step(run, HARP_EV_TICK, 0, &m);
+        } else if (what == 3 && m.b != 0) {
+            step(run, HARP_EV_ADMIN, 0,
+                 &(struct harp_msg){.op = HARP_EXPECT,
+                                    .tenant = m.tenant,
+                                    .pid = m.pid,
+                                    .dev = m.dev,
+                                    .bytes = m.bytes,
+                                    .overhead_bytes = HARP_GRANULE_BYTES,
+                                    .limit_bytes = m.bytes,
+                                    .a = m.a});
         } else if (what == 3) {
             m.client = run->ids[slot];
             step(run, HARP_EV_ADMIN, 0,

@@ -12,6 +12,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,16 @@ from pathlib import Path
 import pytest
 from arbiter_world import UUID, Admin, Client, Link, World, program, until, world
 
-from harp.lease_wire import GRANULE_BYTES, MSG_BYTES, Kind, Msg, Op
+from harp.lease_wire import (
+    GRANT_OVERSUBSCRIBE,
+    GRANULE_BYTES,
+    MSG_BYTES,
+    VERSION,
+    Kind,
+    MemClass,
+    Msg,
+    Op,
+)
 
 NOBODY = 65534
 TURNED_AWAY = (EOFError, ConnectionError)  # before or after the first word, as it happens
@@ -303,6 +313,27 @@ def test_slow_harpd_gets_every_answer(w: World, admin: Admin) -> None:
             answers.append(answer.seq)
     assert answers == list(range(100))
     assert rows == 100 * 30
+
+
+@pytest.mark.parametrize("version", [1, VERSION])
+def test_harpd_of_version_1_is_told_nothing_of_version_2(
+    w: World, admin: Admin, version: int
+) -> None:
+    client = Client(w.tenant(admin, 1))
+    admin.ok(Op.SET_TENANT, tenant=1, dev=0, a=GRANT_OVERSUBSCRIBE, free_bytes=1 << 20)
+    client.lease(1, cls=MemClass.OVERHEAD)
+    client.lease(1, cls=MemClass.SWAP)
+    sock = w.admin().sock
+    rows: dict[int, Msg] = {}
+    sock.send(Msg(op=Op.SNAPSHOT).pack(version))
+    while Op.OK not in rows:
+        data = sock.recv(MSG_BYTES)
+        assert int.from_bytes(data[:2], sys.byteorder) == version
+        rows[Msg.unpack(data).op] = Msg.unpack(data)
+    lease, use = rows[Op.SNAP_LEASE], rows[Op.SNAP_USE]
+    assert (lease.leased_bytes, lease.overhead_bytes) == (GRANULE_BYTES, GRANULE_BYTES)
+    news = [Op.SNAP_RESIDENCY in rows, lease.amount_bytes, lease.epoch, use.capacity_bytes]
+    assert all(news) if version > 1 else not any(news)
 
 
 def test_nobody_there_ends_it_and_anybody_keeps_it(tmp_path: Path, w: World) -> None:

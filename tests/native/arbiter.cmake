@@ -1,6 +1,6 @@
 # The arbiter's core under ASan and UBSan: cases in C, and arbitrary events.
 set(arbiter_core_sources)
-foreach(name core look wire memory host expect recall residency rotation suspend admin_ops check check_time check_swap time turns handover charge caps classes gang
+foreach(name core clients look wire memory requests host expect recall residency rotation suspend admin_ops check check_time check_swap time turns handover charge caps classes gang
         policy policy_drr policy_priority policy_fifo)
   list(APPEND arbiter_core_sources ${CMAKE_SOURCE_DIR}/src/arbiter/${name}.c)
 endforeach()

@@ -24,8 +24,8 @@ QUANTUM = 5 * MS
 SECOND = 1_000_000_000
 PPM = 1_000_000
 
-SOURCES = ("bridge", "core", "look", "memory", "host", "recall", "admin_ops", "check", "check_time")
-SOURCES += ("check_swap", "residency", "rotation", "suspend")
+SOURCES = ("bridge", "core", "clients", "look", "memory", "requests", "host", "recall")
+SOURCES += ("admin_ops", "check", "check_time", "check_swap", "residency", "rotation", "suspend")
 SOURCES += ("time", "turns", "handover", "charge", "caps", "classes", "gang")
 SOURCES += ("wire", "expect", "policy", "policy_drr", "policy_priority", "policy_fifo")
 STANDARD, LATENCY, BEST_EFFORT = range(3)

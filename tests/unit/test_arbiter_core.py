@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from harp.lease_wire import Deny, Op
+from harp.lease_wire import VERSION, Deny, Op
 
 CAPACITY = 12
 CONTEXT = 1  # what a context is expected to take
@@ -299,7 +299,7 @@ class Arbiter(RuleBasedStateMachine):
         client = self.core.join(self.tenants[2])
         self.handle(self.core.last)
         msg = Msg.from_buffer_copy(body)
-        msg.version, msg.op = 1, msg.op % 12
+        msg.version, msg.op = VERSION, msg.op % 12
         if msg.op in (Op.LEASE_MEM, Op.ADOPT_MEM, Op.WANT_TIME):
             msg.op = Op.RETURN_MEM
         self.handle(self.core.step(MESSAGE, client, msg))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from arbiter_core import DEAD, GRANULE, SECOND, WATCHED, Core, Msg, ops, sends
 
-from harp.lease_wire import ALL_DEVICES, Deny, Op
+from harp.lease_wire import ALL_DEVICES, GRANT_OVERSUBSCRIBE, Deny, MemClass, Op
 
 CAPACITY = 100 * GRANULE
 
@@ -60,6 +60,18 @@ def test_less_than_expected_sets_the_rest_free_at_once(core: Core) -> None:
     assert ops(core.lease(back, 5 * GRANULE)) == [Op.MEM_GRANT]
     use = core.use(tenant)
     assert (use.leased_bytes, use.bytes) == (20 * GRANULE, 0)
+
+
+@pytest.mark.parametrize("away", [0, 1])
+def test_memory_that_can_leave_is_expected_with_the_rest(core: Core, away: int) -> None:
+    """harpd says one sum. Were it kept beside what is adopted, that would look beyond the limit."""
+    tenant = core.add_tenant(limit=20 * GRANULE, flags=GRANT_OVERSUBSCRIBE)
+    expect(core, tenant, 7, 16)
+    back = core.join(tenant, pid=7, flags=1)
+    core.tell(back, Op.ADOPT_MEM, bytes=2 * GRANULE)
+    core.tell(back, Op.ADOPT_MEM, bytes=14 * GRANULE, cls=MemClass.SWAP, a=away)
+    use = core.use(tenant)
+    assert (use.leased_bytes, use.bytes) == (16 * GRANULE, 0)
 
 
 def test_who_claims_more_than_the_device_says_is_logged_and_clamped(core: Core) -> None:

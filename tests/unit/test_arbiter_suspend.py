@@ -7,18 +7,9 @@ import errno
 from collections.abc import Iterator
 
 import pytest
+from arbiter_core import EVENT, GRANULE, MS, SECOND, Core, Msg, ops, sends
 
 from harp.lease_wire import ALL_DEVICES, GRANT_OVERSUBSCRIBE, MemClass, Op
-from tests.unit.arbiter_core import (
-    EVENT,
-    GRANULE,
-    MS,
-    SECOND,
-    Core,
-    Msg,
-    ops,
-    sends,
-)
 
 CLOSE, AWAY, EVICT = 1, 2, 3
 RESERVE, BACK, GIVE_UP = 1, 2, 3
@@ -96,6 +87,17 @@ def test_gates_stay_closed_until_it_is_back(core: Core) -> None:
     resume(core, a, BACK)
     assert {c for c, m in sends(core.last) if m.op == Op.OPEN_GATE} == {one, late}
     assert core.use(b).a == 0
+
+
+def test_the_announced_end_of_its_turn_does_not_renew_it(core: Core) -> None:
+    a, _, one, _ = two(core)
+    core.tell(one, Op.WANT_TIME, dev=0)
+    core.admin(Op.SUSPEND, tenant=a, dev=ALL_DEVICES, a=CLOSE)
+    acts = core.tell(one, Op.USED_TIME, dev=0, epoch=1, a=1, c=1, window_ns=MS)
+    assert not ops(acts, one)
+    assert not ops(core.tell(one, Op.YIELD_TIME, dev=0, epoch=1, a=1), one)
+    resume(core, a, BACK)
+    assert ops(core.last, one) == [Op.OPEN_GATE]
 
 
 def test_an_open_turn_of_a_stopped_client_ends_when_it_is_away(core: Core) -> None:
@@ -193,6 +195,46 @@ def test_a_return_to_another_device_moves_the_leases(core: Core) -> None:
     assert granted(core, other, 10)
     core.tell(one, Op.RETURN_MEM, dev=1, bytes=6 * GRANULE)
     assert core.use(a, 1).leased_bytes == 0
+
+
+def test_what_it_wants_and_waits_for_comes_along(core: Core) -> None:
+    a, _, one, _ = two(core)
+    core.add_device(10 * GRANULE, number=2)
+    core.set_tenant(a, 1)
+    assert granted(core, one, 1, cls=MemClass.OVERHEAD)
+    core.tell(one, Op.WANT_TIME, dev=0)
+    core.admin(Op.SUSPEND, tenant=a, dev=ALL_DEVICES, a=CLOSE)
+    core.tell(one, Op.YIELD_TIME, dev=0, epoch=1, a=1)
+    core.admin(Op.SUSPEND, tenant=a, dev=ALL_DEVICES, a=AWAY)
+    assert resume(core, a, RESERVE, to=1).op == Op.OK
+    assert not ops(core.lease(one, 3 * GRANULE), one)  # all wait while it returns
+    assert resume(core, a, BACK, to=1).op == Op.OK
+    told = [(m.op, m.dev) for _, m in sends(core.last, one)]
+    assert told[0] == (Op.DEVICE, 1)
+    assert sorted(told[1:]) == [(Op.MEM_GRANT, 1), (Op.OPEN_GATE, 1)]
+    assert [core.use(a, dev).leased_bytes for dev in (0, 1)] == [0, 3 * GRANULE]
+    assert [core.use(a, dev).overhead_bytes for dev in (0, 1)] == [0, GRANULE]
+
+
+def test_a_peer_that_is_silent_does_not_hold_a_return_up(core: Core) -> None:
+    a, _, one, other = two(core)
+    assert granted(core, one, 6)
+    suspend(core, a)
+    assert granted(core, other, 8)
+    assert resume(core, a, RESERVE).a == errno.EAGAIN
+    list(core.advance(SECOND))
+    assert core.log == ["recall_unanswered"]
+    assert resume(core, a, RESERVE).a == errno.ENOMEM
+
+
+def test_suspended_again_it_gives_its_reservation_back(core: Core) -> None:
+    """harpd ended in the middle of a return; the next one puts all of it away."""
+    a, _, one, other = two(core)
+    assert granted(core, one, 6)
+    suspend(core, a)
+    assert resume(core, a, RESERVE).op == Op.OK
+    suspend(core, a)
+    assert granted(core, other, 10)
 
 
 def test_a_suspended_tenant_that_goes_gives_its_reservation_back(core: Core) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 from arbiter_core import CLOSE, GRANULE, JOIN, MESSAGE, Act, Core, Msg, ops, sends
 
-from harp.lease_wire import VERSION, Kind, Op
+from harp.lease_wire import GRANT_OVERSUBSCRIBE, VERSION, Kind, Op
+
+LOOK = 2  # HARP_HELLO_LOOK
 
 
 @pytest.fixture
@@ -61,6 +63,23 @@ def test_version_1_carries_nothing_of_version_2(core: Core) -> None:
         client, _ = hello(core, tenant, 1, 0)
         acts = core.step(MESSAGE, client, Msg(version=1, seq=1, **fields))
         assert [act.client for act in acts if act.kind == CLOSE] == [client], fields
+
+
+@pytest.mark.parametrize("version", [1, VERSION])
+def test_fields_that_version_1_has_not_are_left_out(core: Core, version: int) -> None:
+    core.add_device(100 * GRANULE, overhead=GRANULE)
+    tenant = core.add_tenant(flags=GRANT_OVERSUBSCRIBE)
+    core.admin(Op.SET_TENANT, tenant=tenant, a=GRANT_OVERSUBSCRIBE, free_bytes=GRANULE)
+    client, acts = hello(core, tenant, version, 0)
+    (_, welcome), (_, device) = sends(acts)
+    ((_, state),) = sends(core.step(MESSAGE, client, Msg(version=version, op=Op.MEM_INFO, seq=1)))
+    look = Msg(version=version, op=Op.HELLO, b=LOOK, uuid=device.uuid)
+    acts = core.step(JOIN, msg=Msg(tenant=tenant, pid=8, uid=1000))
+    ((_, seen),) = sends(core.step(MESSAGE, next(a.client for a in acts if a.client), look))
+    assert (state.version, seen.version) == (version, version)
+    news = [welcome.c, device.a, device.free_bytes]
+    news += [number for said in (state, seen) for number in (said.a, said.overhead_bytes)]
+    assert all(news) if version > 1 else not any(news)
 
 
 def test_what_is_not_known_is_ignored_and_logged_once_from_version_2_on(core: Core) -> None:

@@ -27,7 +27,7 @@ ENUMS = {
 }
 
 MACROS = ("VERSION", "MSG_BYTES", "NAME_BYTES", "GRANULE_BYTES", "ALL_DEVICES", "TIME_LANES")
-MACROS += ("GRANT_NO_GANG", "GRANT_OVERSUBSCRIBE")
+MACROS += ("OLDEST", "GRANT_NO_GANG", "GRANT_OVERSUBSCRIBE")
 
 
 def c_name(field: str) -> str:
@@ -56,7 +56,9 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     offsets += "".join(f'P("offset {n}", offsetof(struct harp_msg, {n}));' for n in ALIASES)
     numbers = "".join(f'P("{name}", {name});' for enum in ENUMS for name in names_in(enum))
     macros = MACROS
-    defines = "".join(f'P("{m}", HARP_{"LEASE_VERSION" if m == "VERSION" else m});' for m in macros)
+    defines = "".join(
+        f'P("{m}", HARP_{"LEASE_" if m in ("VERSION", "OLDEST") else ""}{m});' for m in macros
+    )
     (folder / "facts.c").write_text(
         "#include <stddef.h>\n#include <stdio.h>\n#include <harp/lease.h>\n"
         '#define P(n, v) printf("%s=%llu\\n", n, (unsigned long long)(v))\n'

@@ -170,7 +170,8 @@ enum harp_op {
                         * still against its limit; of its clients, who holds a context may lease on
                         * (it is stopped in the driver), who holds none waits. 3, instead of 2: no
                         * driver stops them; their SWAP memory is evicted (SNAP_RESIDENCY tells),
-                        * the rest stays and counts. Said again: OK */
+                        * the rest stays and counts. Said again: OK; what was reserved for its
+                        * return is given back */
     HARP_RESUME =
         74, /* seq, tenant, dev, b=device it comes back to, a=phase. 1: reserves there what
              * it holds on dev. EAGAIN: peers are asked for slack, or memory of the dead
@@ -178,11 +179,11 @@ enum harp_op {
              * lie on b from now on, its clients hear of it (DEVICE with epoch), the
              * reservation ends. Of a device it never left: nothing. With the last device
              * its gates may open. 3: the reservation is given back; still suspended */
-    HARP_EXPECT = 75, /* from version 2. seq, tenant, pid, dev, bytes (class DEVICE),
-                       * overhead_bytes, text=program: a process that held so much under the arbiter
-                       * before. Charged as what drains is, until it comes back and adopts (or
-                       * DRAINED). a=1: limit_bytes is the most of class DEVICE that it may adopt
-                       * there. One client for all devices; OK carries it */
+    HARP_EXPECT = 75, /* from version 2. seq, tenant, pid, dev, bytes (classes DEVICE and SWAP,
+                       * there), overhead_bytes, text=program: a process that held so much under the
+                       * arbiter before. Charged as what drains is, until it comes back and adopts
+                       * (or DRAINED). a=1: limit_bytes is the most of class DEVICE that it may
+                       * adopt there. One client for all devices; OK carries it */
 
     /* --- arbiter -> harpd -------------------------------------------------------------------- */
     HARP_OK = 96,     /* seq, dev/tenant/client where one was made */

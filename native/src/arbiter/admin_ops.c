@@ -231,6 +231,33 @@ static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
     core_emit(k, HARP_ACT_REPLY, 0, &r);
 }
 
+/* Where a tenant's SWAP memory is. */
+static void snap_residency(struct harp_core *k, const struct tenant *t, uint32_t dev)
+{
+    const struct use *u = &t->use[dev];
+    const struct residency *r = &u->swap;
+    if (!u->swaps && u->leased[HARP_MEM_SWAP] == 0)
+        return;
+    uint64_t away = r->state > HARP_RESIDENT ? k->now - r->left_ns : 0;
+    uint32_t state = r->state != 0 ? r->state : HARP_RESIDENT;
+    if (u->away || (t->suspended && r->state == HARP_AWAY))
+        state = HARP_SUSPENDED;
+    struct harp_msg m = {.op = HARP_SNAP_RESIDENCY,
+                         .tenant = t->id,
+                         .dev = dev,
+                         .a = state,
+                         .b = r->pinned != 0,
+                         .c = use_flags(u),
+                         .leased_bytes = u->leased[HARP_MEM_SWAP],
+                         .bytes = u->away ? 0 : r->on,
+                         .wait_ns = r->away_ns + away,
+                         .window_ns = away,
+                         .used_ns = r->swap_ns,
+                         .launches = r->swaps,
+                         .quantum_ns = rotation_quantum_ns(k, dev, (uint32_t)(t - k->tenant))};
+    core_emit(k, HARP_ACT_REPLY, 0, &m);
+}
+
 static void snap_client(struct harp_core *k, const struct client *c)
 {
     struct harp_msg r = {.op = HARP_SNAP_CLIENT};
@@ -289,7 +316,7 @@ static void snapshot(struct harp_core *k, const struct harp_msg *m)
         for (uint32_t dev = 0; dev < k->n_devices; dev++)
             if (t->use[dev].granted) {
                 snap_use(k, t, dev);
-                residency_snapshot(k, dev, i);
+                snap_residency(k, t, dev);
             }
         for (int32_t c = t->first; c >= 0; c = k->client[c].next)
             if (k->client[c].state != 0)

@@ -63,6 +63,7 @@ static const char *check_device(const struct harp_core *k, uint32_t dev)
 {
     const struct device *d = &k->device[dev];
     uint64_t leased = 0, draining = 0, extra = 0, reserved = 0;
+    uint32_t rounds = 0;
     for (uint32_t t = 0; t < k->n_tenants; t++) {
         const struct use *u = &k->tenant[t].use[dev];
         if (k->tenant[t].id == 0)
@@ -77,12 +78,15 @@ static const char *check_device(const struct harp_core *k, uint32_t dev)
         if (n.extra != u->extra || n.counted != u->counted || n.awaiting != u->awaiting)
             return "extra or awaited answers miscounted";
         extra += u->away ? 0 : n.extra;
+        rounds += u->awaiting > 0;
         reserved += reserved_for(&k->tenant[t], dev);
     }
     if (leased != d->leased || draining != d->draining || extra != d->extra)
         return "device is not the sum of its uses";
     if (reserved != d->reserved)
         return "device is not the sum of its reservations";
+    if (rounds != d->rounds)
+        return "recall rounds that run miscounted";
     for (int32_t i = d->first; i >= 0; i = k->request[i].next)
         if (k->request[i].client < 0 || k->client[k->request[i].client].id == 0)
             return "a request without a client";

@@ -43,6 +43,8 @@ static const char *check_account(const struct harp_core *k, const struct lane *l
         *open += g->state == HARP_GATE_OPEN || g->state == HARP_GATE_CLOSING;
         if (g->want && g->state != HARP_GATE_CLOSED)
             return "a gate that is open and wanted";
+        if (k->tenant[t].suspended && (g->want || g->state == HARP_GATE_OPEN))
+            return "a gate of who is suspended is open or wanted";
     }
     if (wants != a->wants)
         return "wants miscounted";

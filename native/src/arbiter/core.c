@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The step function: clients come, speak and go; what they say of memory goes to memory.c, of time
- * to time.c; what harpd says to admin_ops.c.
+ * The step function: clients come and go (clients.c); what they say of memory goes to memory.c, of
+ * time to time.c; what harpd says to admin_ops.c.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "state.h"
-
-#define SLOT_BITS 14u
-#define SLOT_MAX  ((1u << SLOT_BITS) - 2u)
 
 static size_t aligned(size_t bytes)
 {
@@ -18,8 +15,8 @@ static size_t aligned(size_t bytes)
 
 size_t harp_core_bytes(const struct harp_core_config *config)
 {
-    if (config->max_clients == 0 || config->max_clients > SLOT_MAX || config->max_tenants == 0 ||
-        config->max_tenants > 4096 || config->max_tenant_clients == 0 ||
+    if (config->max_clients == 0 || config->max_clients > HARP_CLIENTS_MAX ||
+        config->max_tenants == 0 || config->max_tenants > 4096 || config->max_tenant_clients == 0 ||
         config->quantum_ns < 1000000 || config->quantum_ns > 50000000 ||
         config->burst_ns > 1000000000 || config->policy > HARP_POLICY_FIFO)
         return 0;
@@ -73,33 +70,6 @@ void core_log(struct harp_core *k, const struct client *c, uint32_t dev, uint64_
     core_emit(k, HARP_ACT_LOG, m.client, &m);
 }
 
-void core_fill_client(const struct harp_core *k, const struct client *c, struct harp_msg *m)
-{
-    m->client = c->id;
-    m->tenant = k->tenant[c->tenant].id;
-    m->uid = c->uid;
-    m->pid = c->pid;
-    m->a = c->kind;
-    m->b = (uint32_t)c->inner_pid;
-    m->d = c->state;
-    memcpy(m->text, c->program, sizeof m->text);
-}
-
-void core_client_event(struct harp_core *k, const struct client *c)
-{
-    struct harp_msg m = {.op = HARP_EVENT_CLIENT};
-    core_fill_client(k, c, &m);
-    core_emit(k, HARP_ACT_EVENT, 0, &m);
-}
-
-struct client *core_client(struct harp_core *k, uint32_t id)
-{
-    uint32_t slot = (id & ((1u << SLOT_BITS) - 1u)) - 1u;
-    if (slot >= k->n_clients || k->client[slot].id != id || id == 0)
-        return NULL;
-    return &k->client[slot];
-}
-
 /* Tells the clients of a tenant what they may have on a device. */
 void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev)
 {
@@ -141,123 +111,6 @@ void core_device(struct harp_core *k, struct client *c, uint32_t dev)
 void core_moved(struct harp_core *k, struct client *c, uint32_t from, uint32_t to)
 {
     say_device(k, c, to, from + 1);
-}
-
-static void join(struct harp_core *k, const struct harp_msg *m)
-{
-    struct harp_msg none = {.op = 0};
-    struct tenant *t = NULL;
-    for (uint32_t i = 0; i < k->n_tenants && t == NULL; i++)
-        if (m->tenant != 0 && k->tenant[i].id == m->tenant)
-            t = &k->tenant[i];
-    const char *refusal = NULL;
-    struct client *c = NULL;
-    if (t == NULL || t->deleted)
-        refusal = "join_refused_no_tenant";
-    else if (m->uid != t->uid && m->uid != 0)
-        refusal = "join_refused_uid";
-    else if ((c = core_new_client(k, t, m->pid, m->uid)) == NULL)
-        refusal = "join_refused_too_many_clients";
-    if (refusal != NULL) {
-        struct harp_msg log = {.tenant = m->tenant, .pid = m->pid, .uid = m->uid};
-        snprintf(log.text, sizeof log.text, "%s", refusal);
-        core_emit(k, HARP_ACT_LOG, 0, &log);
-        core_emit(k, HARP_ACT_JOINED, 0, &none);
-        return;
-    }
-    core_emit(k, HARP_ACT_JOINED, c->id, &none);
-}
-
-struct client *core_new_client(struct harp_core *k, struct tenant *t, int32_t pid, uint32_t uid)
-{
-    uint32_t slot, free_slots = k->config.max_clients - k->used_clients;
-    if (t->clients >= k->config.max_tenant_clients || t->clients >= free_slots)
-        return NULL; /* nobody takes more than he leaves to others */
-    if (k->free_client >= 0) {
-        slot = (uint32_t)k->free_client;
-        k->free_client = k->client[slot].next;
-    } else {
-        slot = k->n_clients++;
-    }
-    struct client *c = &k->client[slot];
-    k->generation = (k->generation + 1) & ((1u << (32 - SLOT_BITS)) - 1u);
-    *c = (struct client){.id = k->generation << SLOT_BITS | (slot + 1),
-                         .uid = uid,
-                         .pid = pid,
-                         .version = HARP_LEASE_OLDEST,
-                         .tenant = (int32_t)(t - k->tenant),
-                         .prev = -1,
-                         .next = t->first};
-    if (t->first >= 0)
-        k->client[t->first].prev = (int32_t)slot;
-    t->first = (int32_t)slot;
-    t->clients++;
-    k->used_clients++;
-    return c;
-}
-
-/* Forgets a client that holds nothing any more, and its tenant if that was to go. */
-static void forget(struct harp_core *k, struct client *c)
-{
-    struct tenant *t = &k->tenant[c->tenant];
-    uint32_t slot = core_slot(k, c);
-    if (c->state == HARP_CLIENT_DRAINING)
-        k->draining--;
-    if (c->state != 0) {
-        c->state = HARP_CLIENT_GONE;
-        core_client_event(k, c);
-    }
-    *(c->prev < 0 ? &t->first : &k->client[c->prev].next) = c->next;
-    if (c->next >= 0)
-        k->client[c->next].prev = c->prev;
-    c->id = 0;
-    c->next = k->free_client;
-    k->free_client = (int32_t)slot;
-    k->used_clients--;
-    if (--t->clients == 0 && t->deleted) {
-        time_forget(k, (uint32_t)(t - k->tenant));
-        memset(t, 0, sizeof *t);
-        t->first = -1;
-    }
-}
-
-static int holds_nothing(const struct harp_core *k, const struct client *c)
-{
-    for (uint32_t dev = 0; dev < k->n_devices; dev++)
-        for (uint32_t cls = 0; cls < HARP_MEM_CLASSES; cls++)
-            if (c->hold[dev].leased[cls] != 0)
-                return 0;
-    return 1;
-}
-
-void core_kill(struct harp_core *k, struct client *c)
-{
-    if (c->state == HARP_CLIENT_DRAINING)
-        return;
-    c->dead_ns = k->now;
-    if (c->state == HARP_CLIENT_LIVE) {
-        k->tenant[c->tenant].live--;
-        time_dead(k, c);
-        mem_dead(k, c);
-        for (uint32_t dev = 0; dev < k->n_devices; dev++)
-            time_company(k, dev);
-        if (!holds_nothing(k, c)) {
-            c->state = HARP_CLIENT_DRAINING;
-            k->draining++;
-            core_client_event(k, c);
-            return;
-        }
-    }
-    forget(k, c);
-}
-
-void core_drained(struct harp_core *k, struct client *c, uint32_t dev)
-{
-    for (uint32_t i = 0; i < k->n_devices; i++)
-        if (dev == i || dev == HARP_ALL_DEVICES)
-            mem_drained(k, c, i);
-    if (holds_nothing(k, c))
-        forget(k, c);
 }
 
 static void hello(struct harp_core *k, struct client *c, const struct harp_msg *m)
@@ -368,28 +221,6 @@ static void message(struct harp_core *k, struct client *c, const struct harp_msg
     }
 }
 
-/* When the leases of a dead client go back by themselves. */
-static uint64_t alone_ns(const struct harp_core *k, const struct client *c)
-{
-    if (c->ghost)
-        return c->dead_ns + HARP_DRAIN_ALONE_NS;
-    if (k->watchers > 0)
-        return HARP_NEVER;
-    return (c->dead_ns > k->unwatched_ns ? c->dead_ns : k->unwatched_ns) + HARP_DRAIN_ALONE_NS;
-}
-
-static void drain_alone(struct harp_core *k)
-{
-    for (uint32_t i = 0; k->draining > 0 && i < k->n_clients; i++) {
-        struct client *c = &k->client[i];
-        if (c->id == 0 || c->state != HARP_CLIENT_DRAINING || alone_ns(k, c) > k->now)
-            continue;
-        core_log(k, c, HARP_ALL_DEVICES, 0,
-                 c->ghost ? "drained_after_return" : "drained_unwatched");
-        core_drained(k, c, HARP_ALL_DEVICES);
-    }
-}
-
 void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_t now_ns,
                     const struct harp_sink *sink)
 {
@@ -399,7 +230,7 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
     rotation_account(k);
     switch (event->kind) {
     case HARP_EV_JOIN:
-        join(k, &event->msg);
+        core_join(k, &event->msg);
         break;
     case HARP_EV_MESSAGE:
         if (c != NULL)
@@ -419,8 +250,8 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
         break;
     case HARP_EV_TICK:
         time_tick(k);
-        mem_tick(k);
-        drain_alone(k);
+        request_tick(k);
+        core_drain_tick(k);
         break;
     default:
         break;
@@ -431,7 +262,7 @@ void harp_core_step(struct harp_core *k, const struct harp_event *event, uint64_
         int again = k->device[dev].unsettled || k->device[dev].swap.used;
         while (again) {
             if (k->device[dev].unsettled)
-                mem_settle(k, dev);
+                request_settle(k, dev);
             again = residency_settle(k, dev);
             moved |= again;
         }
@@ -448,18 +279,11 @@ uint32_t harp_core_clients(const struct harp_core *k)
 
 uint64_t harp_core_next(const struct harp_core *k)
 {
-    uint64_t next = time_next(k), other = mem_next(k);
+    uint64_t next = time_next(k), other = request_next(k);
     next = other < next ? other : next;
     other = residency_next(k);
     next = other < next ? other : next;
-    uint32_t seen = 0;
-    for (uint32_t i = 0; seen < k->draining && i < k->n_clients; i++) {
-        const struct client *c = &k->client[i];
-        if (c->id == 0 || c->state != HARP_CLIENT_DRAINING)
-            continue;
-        seen++;
-        other = alone_ns(k, c);
-        next = other < next ? other : next;
-    }
+    other = core_drain_next(k);
+    next = other < next ? other : next;
     return next;
 }

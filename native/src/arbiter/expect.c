@@ -80,8 +80,7 @@ uint64_t expect_claim(struct harp_core *k, struct client *c, uint32_t dev, uint6
     const struct hold *h = &c->hold[dev];
     if (!h->claimable)
         return bytes;
-    uint64_t held = h->leased[HARP_MEM_DEVICE];
-    uint64_t most = held < h->claim ? h->claim - held : 0;
+    uint64_t most = below(h->leased[HARP_MEM_DEVICE], h->claim);
     if (bytes <= most)
         return bytes;
     core_log(k, c, dev, bytes - most, "adoption_beyond_device");

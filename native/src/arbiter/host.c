@@ -11,8 +11,7 @@
 
 static uint64_t left(const struct tenant *t)
 {
-    uint64_t quota = t->host_quota != 0 ? t->host_quota : HOST_MOST;
-    return t->host < quota ? quota - t->host : 0;
+    return below(t->host, t->host_quota != 0 ? t->host_quota : HOST_MOST);
 }
 
 static void add(struct harp_core *k, struct client *c, uint64_t bytes)

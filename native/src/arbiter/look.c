@@ -12,6 +12,7 @@ void core_look(struct harp_core *k, struct client *c, const struct harp_msg *m)
 {
     struct harp_msg answer = {.op = HARP_MEM_STATE, .seq = m->seq}, none = {.op = 0};
     uint32_t dev = 0;
+    c->version = (uint8_t)wire_agreed(m);
     while (dev < k->n_devices && memcmp(k->device[dev].uuid, m->uuid, sizeof m->uuid) != 0)
         dev++;
     if (dev < k->n_devices) {

@@ -9,6 +9,7 @@
 static void finish_round(struct harp_core *k, struct use *u, uint32_t dev)
 {
     u->round_done = u->round_started;
+    k->device[dev].rounds--;
     k->device[dev].unsettled = 1;
 }
 
@@ -39,8 +40,10 @@ int recall_settled(struct harp_core *k, uint32_t dev, uint32_t tenant, uint64_t 
         u->awaiting++;
         core_send(k, c, &m);
     }
-    if (u->awaiting > 0)
+    if (u->awaiting > 0) {
+        d->rounds++;
         return 0;
+    }
     u->round_done = u->round_started;
     return 1;
 }

@@ -407,30 +407,3 @@ uint64_t residency_next(const struct harp_core *k)
     }
     return next;
 }
-
-void residency_snapshot(struct harp_core *k, uint32_t dev, uint32_t tenant)
-{
-    const struct use *u = &k->tenant[tenant].use[dev];
-    const struct residency *r = &u->swap;
-    if (!u->swaps && u->leased[HARP_MEM_SWAP] == 0)
-        return;
-    uint64_t away = r->state > HARP_RESIDENT ? k->now - r->left_ns : 0;
-    uint32_t state = r->state != 0 ? r->state : HARP_RESIDENT;
-    if (u->away || (k->tenant[tenant].suspended && r->state == HARP_AWAY))
-        state = HARP_SUSPENDED;
-    struct harp_msg m = {.op = HARP_SNAP_RESIDENCY,
-                         .tenant = k->tenant[tenant].id,
-                         .dev = dev,
-                         .a = state,
-                         .b = r->pinned != 0,
-                         .c = (u->alone ? HARP_GRANT_NO_GANG : 0) |
-                              (u->swaps ? HARP_GRANT_OVERSUBSCRIBE : 0),
-                         .leased_bytes = u->leased[HARP_MEM_SWAP],
-                         .bytes = u->away ? 0 : r->on,
-                         .wait_ns = r->away_ns + away,
-                         .window_ns = away,
-                         .used_ns = r->swap_ns,
-                         .launches = r->swaps,
-                         .quantum_ns = rotation_quantum_ns(k, dev, tenant)};
-    core_emit(k, HARP_ACT_REPLY, 0, &m);
-}

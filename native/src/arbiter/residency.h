@@ -96,7 +96,6 @@ void residency_evict(struct harp_core *k, uint32_t dev, uint32_t tenant);
 void residency_restore(struct harp_core *k, uint32_t dev, uint32_t tenant);
 int residency_settle(struct harp_core *k, uint32_t dev); /* true: something has changed */
 uint64_t residency_next(const struct harp_core *k);
-void residency_snapshot(struct harp_core *k, uint32_t dev, uint32_t tenant);
 
 /* rotation.c */
 void rotation_account(struct harp_core *k); /* before a step: time has passed */

@@ -98,6 +98,7 @@ struct device {
     uint64_t leased, extra, draining; /* leased: what of all classes is on the device */
     uint64_t reserved;                /* for tenants that are about to return */
     uint64_t round_no;
+    uint32_t rounds;  /* recall rounds that run */
     uint32_t tenants; /* granted, with live clients; of these, class latency */
     uint32_t latency;
     struct lane lane[HARP_TIME_LANES];
@@ -139,21 +140,33 @@ static inline uint32_t use_flags(const struct use *u) /* HARP_GRANT_* */
     return (u->alone ? HARP_GRANT_NO_GANG : 0) | (u->swaps ? HARP_GRANT_OVERSUBSCRIBE : 0);
 }
 
+static inline uint64_t below(uint64_t used, uint64_t limit)
+{
+    return used < limit ? limit - used : 0;
+}
+
 /* core.c */
 void core_emit(struct harp_core *k, uint32_t kind, uint32_t client, const struct harp_msg *msg);
 void core_send(struct harp_core *k, const struct client *c, struct harp_msg *msg);
 void core_log(struct harp_core *k, const struct client *c, uint32_t dev, uint64_t bytes,
               const char *text);
+void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev);
+void core_device(struct harp_core *k, struct client *c, uint32_t dev);
+void core_moved(struct harp_core *k, struct client *c, uint32_t from, uint32_t to);
+
+/* clients.c */
+#define HARP_SLOT_BITS   14u
+#define HARP_CLIENTS_MAX ((1u << HARP_SLOT_BITS) - 2u)
+void core_join(struct harp_core *k, const struct harp_msg *msg);
 void core_client_event(struct harp_core *k, const struct client *c);
 void core_fill_client(const struct harp_core *k, const struct client *c, struct harp_msg *msg);
 struct client *core_client(struct harp_core *k, uint32_t id);
 /* A client in a free slot; NULL: none is left for this tenant. */
 struct client *core_new_client(struct harp_core *k, struct tenant *t, int32_t pid, uint32_t uid);
 void core_kill(struct harp_core *k, struct client *c);
-void core_announce(struct harp_core *k, uint32_t tenant, uint32_t dev);
-void core_device(struct harp_core *k, struct client *c, uint32_t dev);
-void core_moved(struct harp_core *k, struct client *c, uint32_t from, uint32_t to);
 void core_drained(struct harp_core *k, struct client *c, uint32_t dev);
+void core_drain_tick(struct harp_core *k); /* the dead that drain by themselves */
+uint64_t core_drain_next(const struct harp_core *k);
 static inline uint32_t core_slot(const struct harp_core *k, const struct client *c)
 {
     return (uint32_t)(c - k->client);
@@ -171,6 +184,12 @@ uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant);
 /* Bytes that the tenant could get of the device as it is filled, its limit left out;
  * `when_drained`: once the dead are gone. */
 uint64_t mem_room(const struct harp_core *k, uint32_t dev, uint32_t tenant, int when_drained);
+/* The same for memory of that class if all had left for it that can leave. */
+uint64_t mem_room_alone(const struct harp_core *k, uint32_t dev, uint32_t tenant, uint32_t cls,
+                        int when_drained);
+int mem_limited(uint32_t cls); /* counts against a tenant's limit */
+int mem_limit_stops(const struct use *u, const struct request *r, int when_drained);
+void mem_lease(struct harp_core *k, struct client *c, uint32_t dev, uint32_t cls, uint64_t bytes);
 /* So much of a client's SWAP memory counts against the device from now on. */
 void mem_stay(struct harp_core *k, struct client *c, uint32_t dev, uint64_t on);
 void mem_cover(struct harp_core *k, struct client *c, uint32_t dev);
@@ -179,11 +198,17 @@ void mem_told(struct harp_core *k, struct client *c, uint32_t dev, uint64_t byte
 /* Fills in what a tenant may see of a device. */
 void mem_state(const struct harp_core *k, uint32_t tenant, uint32_t dev, struct harp_msg *m);
 void mem_message(struct harp_core *k, struct client *c, const struct harp_msg *msg);
-void mem_settle(struct harp_core *k, uint32_t dev); /* grants, recalls or denies who waits */
 void mem_dead(struct harp_core *k, struct client *c);
 void mem_drained(struct harp_core *k, struct client *c, uint32_t dev);
-void mem_tick(struct harp_core *k);
-uint64_t mem_next(const struct harp_core *k);
+
+/* requests.c */
+void request_new(struct harp_core *k, struct client *c, const struct harp_msg *msg);
+void request_settle(struct harp_core *k, uint32_t dev); /* grants, recalls or denies who waits */
+/* What a client waits for on `dev` it waits for on `to`. */
+void request_moved(struct harp_core *k, struct client *c, uint32_t dev, uint32_t to);
+void request_dead(struct harp_core *k, const struct client *c, uint32_t dev);
+void request_tick(struct harp_core *k);
+uint64_t request_next(const struct harp_core *k);
 
 /* expect.c */
 int expect(struct harp_core *k, struct tenant *t, const struct harp_msg *m, uint32_t *id);

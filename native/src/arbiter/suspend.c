@@ -30,6 +30,16 @@ static uint64_t held(const struct use *u)
     return stands(u) + u->extra;
 }
 
+static void give_back(struct harp_core *k, struct use *u)
+{
+    if (u->reserved_on != 0) {
+        k->device[u->reserved_on - 1].reserved -= u->reserved;
+        k->device[u->reserved_on - 1].unsettled = 1;
+    }
+    u->reserved = u->reserved_on = 0;
+    u->return_mark = 0;
+}
+
 /* What its clients want they want later; a turn of theirs ends as turns do. */
 static void close_gates(struct harp_core *k, struct lane *l, uint32_t tenant)
 {
@@ -80,14 +90,23 @@ static void put_away(struct harp_core *k, struct tenant *t, uint32_t dev)
     d->unsettled = 1;
 }
 
-static void land(struct harp_core *k, struct use *u, uint32_t dev);
+static void land(struct harp_core *k, struct use *u, uint32_t dev)
+{
+    if (!u->away)
+        return;
+    u->away = 0;
+    k->device[dev].leased += stands(u);
+    k->device[dev].swap.on += u->swap.on - u->swap.pinned;
+    k->device[dev].extra += u->extra;
+    k->device[dev].unsettled = 1;
+}
 
 /* Its processes are not stopped in a driver: contexts stay, and what can leave is told to. */
 static void evict(struct harp_core *k, struct tenant *t, uint32_t dev)
 {
     uint32_t tenant = (uint32_t)(t - k->tenant);
     land(k, &t->use[dev], dev);
-    if (k->device[dev].swap.used && residency_in(k, dev, tenant))
+    if (k->device[dev].swap.used && t->use[dev].swap.state != HARP_AWAY)
         residency_evict(k, dev, tenant);
 }
 
@@ -99,20 +118,13 @@ int suspend_step(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t p
         return EINVAL;
     if (phase == CLOSE)
         close_tenant(k, t);
-    for (uint32_t i = 0; phase != CLOSE && i < k->n_devices; i++)
-        if (dev == i || dev == HARP_ALL_DEVICES)
-            (phase == AWAY ? put_away : evict)(k, t, i);
-    return 0;
-}
-
-static void give_back(struct harp_core *k, struct use *u)
-{
-    if (u->reserved_on != 0) {
-        k->device[u->reserved_on - 1].reserved -= u->reserved;
-        k->device[u->reserved_on - 1].unsettled = 1;
+    for (uint32_t i = 0; phase != CLOSE && i < k->n_devices; i++) {
+        if (dev != i && dev != HARP_ALL_DEVICES)
+            continue;
+        give_back(k, &t->use[i]); /* of a return that came to nothing */
+        (phase == AWAY ? put_away : evict)(k, t, i);
     }
-    u->reserved = u->reserved_on = 0;
-    u->return_mark = 0;
+    return 0;
 }
 
 static int reserve(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t to, char *text)
@@ -175,7 +187,16 @@ static void move_residency(struct harp_core *k, struct tenant *t, uint32_t dev, 
     *from = (struct residency){0};
 }
 
-/* All that a client holds on `dev` lies on `to` from now on. */
+/* What it wants there it wants here; of its turns there nothing is left. */
+static void move_gates(struct hold *from, struct hold *into)
+{
+    for (uint32_t n = 0; n < HARP_TIME_LANES; n++) {
+        into->gate[n].later |= from->gate[n].later;
+        from->gate[n] = (struct gate){.state = HARP_GATE_CLOSED};
+    }
+}
+
+/* All that a client holds on `dev` lies on `to` from now on, and there is what it waits for. */
 static void move(struct harp_core *k, struct client *c, uint32_t dev, uint32_t to)
 {
     struct use *from = &k->tenant[c->tenant].use[dev], *into = &k->tenant[c->tenant].use[to];
@@ -195,20 +216,11 @@ static void move(struct harp_core *k, struct client *c, uint32_t dev, uint32_t t
     h->changes++;
     mem_cover(k, c, dev);
     mem_cover(k, c, to);
+    request_moved(k, c, dev, to);
+    move_gates(h, goal);
     c->moved[dev] = (uint8_t)(to + 1);
     c->moved[to] = 0;
     core_moved(k, c, dev, to);
-}
-
-static void land(struct harp_core *k, struct use *u, uint32_t dev)
-{
-    if (!u->away)
-        return;
-    u->away = 0;
-    k->device[dev].leased += stands(u);
-    k->device[dev].swap.on += u->swap.on - u->swap.pinned;
-    k->device[dev].extra += u->extra;
-    k->device[dev].unsettled = 1;
 }
 
 static void bring_back(struct harp_core *k, struct tenant *t, uint32_t dev, uint32_t to)

@@ -63,7 +63,7 @@ static void used(struct harp_core *k, struct lane *l, struct client *c, const st
         return;
     uint64_t rest = m->window_ns < HARP_HUNG_NS ? m->window_ns : HARP_HUNG_NS;
     g->ends_ns = k->now + rest;
-    g->backlog = m->c == 1;
+    g->backlog = m->c == 1 && !k->tenant[c->tenant].suspended;
     if (turn == &l->turn)
         handover_announced(k, l);
 }

@@ -50,6 +50,13 @@ int wire_narrow(uint32_t version, struct harp_msg *m)
         m->a = 0;
         m->free_bytes = m->epoch = 0;
         break;
+    case HARP_MEM_STATE: /* flags, expected context */
+        m->a = 0;
+        m->overhead_bytes = 0;
+        break;
+    case HARP_SNAP_LEASE: /* of its overhead, what is leased and what counts; changes */
+        m->bytes = m->limit_bytes = m->epoch = 0;
+        break;
     case HARP_SNAP_TENANT: /* its socket */
         m->b = 0;
         break;
