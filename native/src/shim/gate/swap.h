@@ -36,9 +36,12 @@ bool harp_swap_find(CUdeviceptr at, struct harp_seen *seen);
  * True unless it is ours and could not; logged with the name of the call. */
 bool harp_swap_pin(CUdeviceptr at, const char *call);
 
-/* A context is there, or gone. */
+/* A context is there, or gone: no memory is on its way from before the driver's call that ends it
+ * until that is said, for the mover works in contexts. */
 void harp_swap_context_made(CUcontext ctx, CUdevice device, int dev);
+void harp_swap_hold(void);
 void harp_swap_context_gone(CUcontext ctx);
+void harp_swap_let_go(void);
 /* For generated/shim_touch.c. The driver looks at what a call names: it must be on the device. */
 struct harp_timegate *harp_swap_touch(void);
 void harp_touch_end(struct harp_timegate *g);

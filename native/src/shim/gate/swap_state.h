@@ -46,7 +46,8 @@ struct harp_swap {
     struct harp_realm *realms;
     struct harp_swapdev dev[HARP_MAX_DEVICES];
     unsigned captures;
-    unsigned making;            /* slabs being made or given back by callers: the mover waits */
+    unsigned making;            /* callers that make or give back slabs, or end a context: the
+                                 * mover waits */
     unsigned moving;            /* devices whose memory is leaving or coming: callers wait */
     bool used;                  /* atomic: a slab has been made */
     bool thread, alone_no_more; /* contexts on two devices */
