@@ -148,10 +148,10 @@ CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes)
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-void harp_overdrawn(int dev, uint64_t bytes)
+void harp_overdrawn(int dev, uint32_t cls, uint64_t bytes)
 {
     pthread_mutex_lock(&m.lock);
-    m.account[dev][HARP_MEM_DEVICE].used += bytes;
+    m.account[dev][cls].used += bytes;
     pthread_mutex_unlock(&m.lock);
 }
 

@@ -34,7 +34,7 @@ static CUresult settle(const struct harp_linear *li, CUdeviceptr ptr, uint64_t b
     harp_ledger_unlock();
     uint64_t stay = charged - freed; /* somebody else lies in that granule by now */
     if (stay > leased)
-        harp_overdrawn(dev, stay - leased);
+        harp_overdrawn(dev, HARP_MEM_DEVICE, stay - leased);
     else
         harp_unlease(dev, HARP_MEM_DEVICE, leased - stay);
     return r;
