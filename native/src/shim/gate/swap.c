@@ -129,9 +129,9 @@ static uint64_t take(struct harp_realm *realm, uint64_t bytes)
     return ptr;
 }
 
-/* A slab with one block in it, if the device has the memory. */
-static CUresult make(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bool managed,
-                     uint64_t *ptr)
+/* A slab with one block in it, if the device has the memory. NOT_READY: that came back meanwhile. */
+static CUresult make_once(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bool managed,
+                          uint64_t *ptr)
 {
     struct harp_slab slab = {.bytes = harp_slab_bytes(bytes), .dev = dev, .managed = managed};
     CUresult r = reserve(&slab, device);
@@ -171,6 +171,16 @@ static CUresult make(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bo
     return late ? CUDA_ERROR_NOT_READY : r != CUDA_SUCCESS ? r : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
+static CUresult make(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bool managed,
+                     uint64_t *ptr)
+{
+    CUresult r;
+    do
+        r = make_once(ctx, device, dev, bytes, managed, ptr);
+    while (r == CUDA_ERROR_NOT_READY);
+    return r;
+}
+
 static CUresult leased(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bool managed,
                        uint64_t *ptr)
 {
@@ -182,10 +192,9 @@ static CUresult leased(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, 
         r = harp_lease(dev, HARP_MEM_SWAP, size);
     if (r != CUDA_SUCCESS)
         return r;
-    do
-        r = make(ctx, device, dev, bytes, managed, ptr);
-    while (r == CUDA_ERROR_NOT_READY);
-    if (r == CUDA_ERROR_OUT_OF_MEMORY && harp_swap_drop_spares(dev, false))
+    r = make(ctx, device, dev, bytes, managed, ptr);
+    if (r == CUDA_ERROR_OUT_OF_MEMORY &&
+        (harp_swap_drop_spares(dev, false) || harp_pools_trim(dev) != 0))
         r = make(ctx, device, dev, bytes, managed, ptr);
     if (r != CUDA_SUCCESS)
         harp_unlease(dev, HARP_MEM_SWAP, size);
