@@ -99,9 +99,7 @@ static bool copy_realm(struct move *m, struct harp_realm *realm, bool out)
         return false;
     CUresult r = streams_made(realm);
     if (!failed(m, r, "stream") && parked != 0)
-        failed(m,
-               r = harp_arena_grow(&realm->arena, m->dev, parked, w->dev[m->dev].host_bytes != 0),
-               "pinned host memory");
+        failed(m, r = harp_arena_grow(&realm->arena, m->dev, parked), "pinned host memory");
     for (size_t i = 0; i < w->heap.count && r == CUDA_SUCCESS; i++) {
         const struct harp_slab *slab = w->heap.slabs[i];
         if (slab->owner != owner || slab->pinned)

@@ -129,7 +129,8 @@ static uint64_t take(struct harp_realm *realm, uint64_t bytes)
     return ptr;
 }
 
-/* A slab with one block in it, if the device has the memory. NOT_READY: that came back meanwhile. */
+/* A slab with one block in it, if the device has the memory. NOT_READY: that came back meanwhile.
+ */
 static CUresult make_once(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bool managed,
                           uint64_t *ptr)
 {

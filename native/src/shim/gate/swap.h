@@ -51,8 +51,8 @@ void harp_swap_capturing(int step);
 
 /* --- for the session and the gate; no driver call, no wait ------------------------------------ */
 
-/* HARP_DEVICE: flags and quota of pinned host memory. Session lock held. */
-void harp_swap_granted(int dev, uint32_t flags, uint64_t host_bytes);
+/* HARP_DEVICE: flags. Session lock held. */
+void harp_swap_granted(int dev, uint32_t flags);
 bool harp_swap_granted_on(int dev);
 /* EVICT, RESTORE; 0: the device is ours, so be there. */
 void harp_swap_move(int dev, uint32_t seq, uint16_t op);

@@ -29,8 +29,7 @@ struct harp_realm { /* a context whose memory may leave */
 struct harp_swapdev {
     enum harp_place place;
     enum harp_tier tier;
-    uint32_t flags;
-    uint64_t host_bytes; /* quota of pinned host memory; 0: none */
+    uint32_t flags; /* atomic, as HARP_DEVICE said last */
     /* what the arbiter wants next */
     uint16_t op; /* HARP_EVICT, HARP_RESTORE; 0: nothing */
     uint32_t seq;
