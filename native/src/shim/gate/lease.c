@@ -200,6 +200,10 @@ int harp_linear_charge(uint64_t ptr, uint64_t bytes, uint64_t owner, int dev, bo
 
 void harp_linear_release(const struct harp_block *block)
 {
+    if (block->cls == HARP_MEM_HOST) {
+        harp_unlease(block->dev, HARP_MEM_HOST, block->charged);
+        return;
+    }
     pthread_mutex_lock(&m.lock);
     uint64_t freed = harp_ledger_release(&m.ledger, block);
     uint64_t back = freed != 0 ? unused(block->dev, HARP_MEM_DEVICE, freed) : 0;

@@ -25,7 +25,8 @@ struct harp_block {   /* one allocation */
     uint64_t owner;   /* context */
     int dev;
     uint32_t refs; /* physical handles: references and mappings */
-    uint32_t cls;  /* handles: enum harp_mem_class. Linear memory: whether it shares no granule */
+    uint32_t cls;  /* handles, host memory: enum harp_mem_class. Linear memory: whether it shares no
+                    * granule */
 };
 
 struct harp_map { /* open addressing, linear probing, backward-shift deletion */
