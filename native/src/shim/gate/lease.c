@@ -340,13 +340,15 @@ void harp_handle_dropped(const struct harp_drop *drop, bool freed)
 void harp_memory_owner_gone(uint64_t owner)
 {
     for (;;) {
-        int dev = -1;
+        struct harp_block gone;
         uint64_t freed = 0;
         struct harp_ledger *l = harp_ledger_lock();
-        bool more = harp_ledger_drop(l, owner, &dev, &freed);
+        bool more = harp_ledger_drop(l, owner, &gone, &freed);
         harp_ledger_unlock();
         if (!more)
             return;
-        harp_unlease(dev, HARP_MEM_DEVICE, freed);
+        harp_unlease(gone.dev, HARP_MEM_DEVICE, freed);
+        if (gone.cls == HARP_PACKED) /* an array: perhaps a sparse one */
+            harp_keeper_gone(gone.key);
     }
 }

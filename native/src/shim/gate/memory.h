@@ -45,8 +45,7 @@ uint64_t harp_slack(int dev);
 #define HARP_KEY_PHYSICAL 0x4000000000000000ull
 #define HARP_KEY_KEPT     0x2000000000000000ull
 CUresult harp_handle_made(uint64_t key, uint64_t owner, int dev, uint64_t charged);
-/* The same of another class: HARP_MEM_HOST, or one of this process alone. Owners that go take the
- * handle along, not what it holds. */
+/* The same of another class: HARP_MEM_HOST, or one of this process alone. */
 #define HARP_PACKED    0x100u /* bytes in granules that are shared; owner is a context: packed.c */
 #define HARP_REFERENCE 0x101u /* `charged` is a handle of HARP_KEY_PHYSICAL: vmm.c */
 #define HARP_KEEPER    0x102u /* holds references and no memory; owner is itself: vmm.c */
