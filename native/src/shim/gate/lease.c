@@ -87,16 +87,11 @@ CUresult harp_device_current(int *dev, CUcontext *ctx)
     return r;
 }
 
-bool harp_limited(int dev)
-{
-    return dev < 0 || harp_session_about(dev).limit_bytes != 0;
-}
-
 bool harp_refused(const char *name)
 {
     if (!harp_env()->strict && !harp_session_limited())
         return false;
-    harp_log("refused call=%s why=\"its memory is not charged yet and this tenant has a limit, or "
+    harp_log("refused call=%s why=\"its memory is not charged and this tenant has a limit, or "
              "HARP_STRICT is set\"",
              name);
     return true;

@@ -31,9 +31,7 @@ CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes);
 void harp_unlease(int dev, uint32_t cls, uint64_t bytes);
 /* In use without a lease; the next lease asks for it too. */
 void harp_overdrawn(int dev, uint32_t cls, uint64_t bytes);
-/* Whether the tenant has a memory limit on the device. */
-bool harp_limited(int dev);
-/* A path that is not charged yet: for a tenant with a limit an honest refusal, logged by name. */
+/* A path that is not charged: for a tenant with a limit an honest refusal, logged by name. */
 bool harp_refused(const char *name);
 
 /* Bytes leased but not in use here. */
