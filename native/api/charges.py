@@ -50,11 +50,17 @@ RULES: dict[Charge, Rule] = {
         "after the last handle and the last mapping of this process are gone (*)",
     ),
     Charge.POOL: Rule(
-        "as linear, of what is allocated from it",
-        "before the call",
-        "when freed, or with its context",
+        "what its pools have of the device, whatever is allocated from them; pools of managed "
+        "memory as `managed`, of the host as `host`",
+        "before the call the most that the pool may grow by, settled by what it then says",
+        "when a pool says that it has less: after frees, waits and trims, or with its context",
     ),
-    Charge.GRAPH: Rule("refused where there is a memory limit", "-", "-"),
+    Charge.GRAPH: Rule(
+        "what the device keeps for graphs: at most what the nodes of those that may run together "
+        "ask for",
+        "before a launch or an upload, settled by what the device then says",
+        "after a trim (libharp's own too, before it refuses anything), or with its context",
+    ),
     Charge.CONTEXT: Rule(
         "what a context of this device is known to cost, in class `overhead`: against the device, "
         "not against the limit",
@@ -70,7 +76,8 @@ RULES: dict[Charge, Rule] = {
     ),
     Charge.LIMIT: Rule(
         "what stack (of all threads that can be resident), heap and printf buffer are beyond the "
-        "context's first values (*: what depth and number of launches from kernels take)",
+        "context's first values (*: what depth and number of launches from kernels take, and local "
+        "memory that a launch of large frames adds)",
         "before the call, settled by what the driver made of the value",
         "after a call that lowers it, or with the context",
     ),

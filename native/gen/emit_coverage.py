@@ -90,7 +90,7 @@ def emit() -> str:
     twins = sum(s.plain in have and s.name not in have for s in cuda.SYMBOLS)
     allocs, _ = _count(r for r in rows if r.cls is Cls.ALLOC)
     jumps, _ = _count(r for r in rows if r.cls is Cls.ALLOC and r.gate is Gate.NONE)
-    refused, _ = _count(r for r in rows if r.gate is Gate.REFUSE)
+    refused, _ = _count(r for r in rows if r.cls is Cls.ALLOC and r.gate is Gate.REFUSE)
     timed, timed_symbols = _count(r for r in rows if r.gate in TIME_GATES)
     nvml_have = nvml.implemented()
     return f"""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Arbiter:
         opens: bool = True,
     ) -> None:
         self.limit = limit
+        #: quota of pinned host memory; 0: none
         self.host = host
         #: {(device, class): bytes leased}
         self.leased: dict[tuple[int, int], int] = {}
@@ -79,7 +80,7 @@ class Arbiter:
         host = msg.cls == MemClass.HOST
         classes = (MemClass.HOST,) if host else (MemClass.DEVICE, MemClass.SWAP)
         most = self.host if host else self.limit
-        counts = msg.cls != MemClass.OVERHEAD
+        counts = self.host != 0 if host else msg.cls != MemClass.OVERHEAD
         if counts and self._used(classes) + msg.amount_bytes > most:
             self.say(op=Op.MEM_DENY, seq=msg.seq, dev=msg.dev, cls=msg.cls, a=1)
             return
@@ -281,4 +282,69 @@ def tenant(world: World, code: str, folder: Path, **env: str) -> Iterator[Tenant
         yield made
 
 
-__all__ = ["MIB", "Arbiter", "Tenant", "soft_world", "tenant"]
+@contextmanager
+def faults(world: World, *rules: str) -> Iterator[None]:
+    """The software GPU's rules, of this process's calls."""
+    tool = world.native / "harp-soft-fault"
+    subprocess.run([tool, "set", *rules], env=world.bare_env(), check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([tool, "clear"], env=world.bare_env(), check=True)
+
+
+def swap_bytes(arbiter: Arbiter) -> int:
+    return arbiter.leased.get((0, MemClass.SWAP), 0)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """What the arbiter's thread has still to read."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+FILL = """
+sizes = [100, 70_000, 3 << 20, 40 << 20, 1 << 20, 5]
+blocks = [alloc(size) for size in sizes]
+for seed, (at, size) in enumerate(zip(blocks, sizes)):
+    put(at, pattern(seed, size))
+tell("filled")
+wait()
+for seed, (at, size) in enumerate(zip(blocks, sizes)):
+    assert get(at, size) == pattern(seed, size), (seed, size)
+tell("same")
+wait()
+for at in blocks:
+    free(at)
+tell("freed")
+wait()
+"""
+FILLED = 46 * MIB
+
+
+def check_same(made: Tenant) -> None:
+    """Its data is what it was, and can be freed."""
+    made.go()
+    assert made.told() == "same"
+    made.go()
+    assert made.told() == "freed"
+    eventually(lambda: swap_bytes(made.links[-1]) <= 2 * MIB)  # a granule is kept for the next
+    made.go()
+    made.ended()
+
+
+__all__ = [
+    "FILL",
+    "FILLED",
+    "MIB",
+    "Arbiter",
+    "Tenant",
+    "check_same",
+    "eventually",
+    "faults",
+    "soft_world",
+    "swap_bytes",
+    "tenant",
+]

@@ -138,6 +138,14 @@ def test_tiles_of_sparse_arrays_keep_their_memory_charged(world: World) -> None:
         assert free() == 54
         do("cuArrayDestroy", a)
         assert free() == 64
+        status, a = array(1000, 1024, 0x40)
+        h = physical(4)
+        do("cuMemMapArrayAsync", C.byref(Tile(array=a, op=1, memory=h.value)), 1, None)
+        do("cuMemRelease", h)
+        assert free() == 60
+        do("cuCtxDestroy_v2", ctx)  # takes the array along, and that its tiles
+        context()
+        assert free() == 64
         """),
     )
 

@@ -168,6 +168,44 @@ def test_physical_memory_on_the_host_is_pinned_memory_too(machine: World) -> Non
     )
 
 
+@pytest.mark.parametrize("where", [2, 3], ids=["host", "node"])
+def test_a_pool_of_the_host_is_pinned_memory_too(machine: World, where: int) -> None:
+    tenant(machine, f"pool{where}", 8 * MIB)
+    machine.python(
+        f"pool{where}",
+        program(f"""
+        class Props(C.Structure):
+            _fields_ = [("type", C.c_int), ("handles", C.c_int), ("where", C.c_int),
+                        ("id", C.c_int), ("rest", C.c_char * 72)]
+        pool, stream, word = C.c_void_p(), C.c_void_p(), C.c_void_p()
+        do("cuMemPoolCreate", C.byref(pool), C.byref(Props(1, 0, {where}, 0)))
+        do("cuStreamCreate", C.byref(stream), 1)
+        def take(size):
+            at = C.c_uint64()
+            return raw("cuMemAllocFromPoolAsync", C.byref(at), C.c_size_t(size), pool, stream), at
+        assert take(9 * MIB)[0] == 2
+        status, word = pin(PAGE)
+        C.memset(word, 0, 4)
+        status, at = take(7 * MIB)
+        assert status == 0, status
+        assert pin(MIB)[0] == 2
+        assert raw("cuMemFree_v2", C.c_uint64(at.value + 512)) == 1
+        do("cuStreamWaitValue32_v2", stream, C.c_uint64(word.value), 1, 0)
+        do("cuMemFreeAsync", at, stream)
+        assert pin(MIB)[0] == 2                # not before the stream gets there
+        C.memset(word, 1, 4)
+        do("cuStreamSynchronize", stream)
+        status, p = pin(7 * MIB)
+        assert status == 0
+        unpin(p)
+        status, at = take(7 * MIB)
+        assert status == 0 and pin(MIB)[0] == 2
+        do("cuMemFree_v2", at)
+        assert pin(7 * MIB)[0] == 0
+        """),
+    )
+
+
 def test_an_arbiter_that_comes_back_hears_what_is_pinned(machine: World) -> None:
     tenant(machine, "again", 10 * PAGE)
     child = machine.start(

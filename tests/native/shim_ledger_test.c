@@ -102,9 +102,9 @@ static void release(struct harp_ledger *l)
 static void drop_owner(struct harp_ledger *l)
 {
     uint64_t owner = 1 + rnd(4), freed;
-    int dev;
-    while (harp_ledger_drop(l, owner, &dev, &freed)) {
-        CHECK(dev == 3);
+    struct harp_block gone;
+    while (harp_ledger_drop(l, owner, &gone, &freed)) {
+        CHECK(gone.dev == 3 && gone.owner == owner);
         held -= freed;
     }
     for (size_t i = 0; i < count;) {
@@ -121,7 +121,7 @@ static void handles(void)
 {
     struct harp_ledger l = {0};
     uint64_t freed;
-    int dev;
+    struct harp_block gone;
     for (uint64_t k = 1; k <= 500; k++) {
         struct harp_block *b = harp_map_add(&l.handles, k);
         CHECK(b != NULL);
@@ -137,7 +137,7 @@ static void handles(void)
         CHECK((harp_map_find(&l.handles, k) != NULL) == (k % 3 != 0));
         want += k % 3 != 0 && k % 2 == 0 ? k : 0;
     }
-    while (harp_ledger_drop(&l, 1, &dev, &freed))
+    while (harp_ledger_drop(&l, 1, &gone, &freed))
         sum += freed;
     CHECK(sum == want);
     CHECK(harp_map_add(&l.handles, 0) == NULL && harp_map_find(&l.handles, 0) == NULL);

@@ -35,7 +35,7 @@ static CUresult add(struct harp_arena *arena, uint64_t bytes)
     return CUDA_SUCCESS;
 }
 
-CUresult harp_arena_grow(struct harp_arena *arena, int dev, uint64_t bytes, bool quota)
+CUresult harp_arena_grow(struct harp_arena *arena, int dev, uint64_t bytes)
 {
     CUresult r = CUDA_SUCCESS;
     while (arena->bytes < bytes && r == CUDA_SUCCESS) {
@@ -43,13 +43,11 @@ CUresult harp_arena_grow(struct harp_arena *arena, int dev, uint64_t bytes, bool
         if (more < arena->bytes / 4) /* a little each time would be many pieces */
             more = arena->bytes / 4;
         more = harp_granules(more < PIECE_BYTES ? more : PIECE_BYTES);
-        if (quota && (r = harp_lease(dev, HARP_MEM_HOST, more)) != CUDA_SUCCESS)
+        if ((r = harp_lease(dev, HARP_MEM_HOST, more)) != CUDA_SUCCESS)
             break;
         r = add(arena, more);
-        if (quota && r != CUDA_SUCCESS)
+        if (r != CUDA_SUCCESS)
             harp_unlease(dev, HARP_MEM_HOST, more);
-        else if (quota)
-            arena->charged += more;
     }
     return r;
 }
@@ -72,6 +70,6 @@ void harp_arena_forget(struct harp_arena *arena, int dev)
         arena->first = piece->next;
         free(piece);
     }
-    harp_unlease(dev, HARP_MEM_HOST, arena->charged);
+    harp_unlease(dev, HARP_MEM_HOST, arena->bytes);
     *arena = (struct harp_arena){0};
 }

@@ -121,11 +121,6 @@ static CUresult keep(CUresult r, const void *array, CUcontext ctx, int dev, uint
     return r;
 }
 
-static void harp_ignore(CUresult r)
-{
-    (void)r;
-}
-
 #define MAKE(handle, bytes, call, undo)                                                            \
     do {                                                                                           \
         int harp_dev;                                                                              \
@@ -139,8 +134,11 @@ static void harp_ignore(CUresult r)
         HARP_INSIDE(harp_r, call);                                                                 \
         bool harp_made = harp_r == CUDA_SUCCESS;                                                   \
         harp_r = keep(harp_r, *(handle), harp_ctx, harp_dev, harp_bytes);                          \
-        if (harp_made && harp_r != CUDA_SUCCESS)                                                   \
-            harp_ignore(undo(*(handle)));                                                          \
+        if (harp_made && harp_r != CUDA_SUCCESS) {                                                 \
+            CUresult harp_ignored;                                                                 \
+            HARP_INSIDE(harp_ignored, undo(*(handle)));                                            \
+            (void)harp_ignored;                                                                    \
+        }                                                                                          \
         return harp_r;                                                                             \
     } while (0)
 

@@ -5,31 +5,21 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
-#include <time.h>
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/session_state.h"
 #include "src/shim/gate/swap.h"
+#include "src/shim/gate/thread.h"
 
 #define ASK_NS   (HARP_MEM_WAIT_NS + 500 * MS) /* the arbiter's own limit comes first */
 #define SWAP_NS  (HARP_SWAP_WAIT_NS + 500 * MS)
 #define AGAIN_NS (1000 * MS) /* after a failure: deny at once for so long */
 
-static void wait_changed(uint64_t ns)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t); /* the default clock of a condition, in glibc and musl */
-    uint64_t at = (uint64_t)t.tv_nsec + ns;
-    t.tv_sec += (time_t)(at / 1000000000ull);
-    t.tv_nsec = (long)(at % 1000000000ull);
-    pthread_cond_timedwait(&s->changed, &s->lock, &t);
-}
-
 /* Lets time pass until something may have changed. Without a service thread we read ourselves. */
 static void await(uint64_t ns)
 {
     if (s->thread || s->fd < 0) {
-        wait_changed(ns);
+        harp_wait_ns(&s->changed, &s->lock, ns);
         return;
     }
     struct pollfd p = {.fd = s->fd, .events = POLLIN};
@@ -48,7 +38,7 @@ static bool ready_until(uint64_t deadline)
         uint64_t now = harp_now_ns();
         if (now >= deadline)
             break;
-        wait_changed(50 * MS);
+        harp_wait_ns(&s->changed, &s->lock, 50 * MS);
     }
     if (s->failed_ns == 0)
         harp_log("arbiter_unreachable grant=%s effect=\"new memory is refused\" remedy=\"is harp "

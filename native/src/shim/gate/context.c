@@ -242,10 +242,12 @@ static CUresult destroy(CUcontext ctx, CUresult (*call)(CUcontext))
     if (harp_inside() || ctx == NULL)
         return call(ctx);
     harp_time_context_going(ctx); /* our events live in it */
+    harp_swap_hold();
     CUresult r;
     HARP_INSIDE(r, call(ctx));
     if (r == CUDA_SUCCESS)
         gone(ctx);
+    harp_swap_let_go();
     return r;
 }
 
@@ -283,9 +285,11 @@ static CUresult let_go(CUdevice device, CUresult (*call)(CUdevice))
     if (ctx == NULL)
         return call(device);
     harp_time_context_going(ctx);
+    harp_swap_hold();
     CUresult r;
     HARP_INSIDE(r, call(device));
     released(ctx, device, r);
+    harp_swap_let_go();
     return r;
 }
 
@@ -324,8 +328,10 @@ CUresult harp_hook_cuGreenCtxDestroy(CUgreenCtx hCtx)
     pthread_mutex_unlock(&lock);
     for (size_t i = 0; i < n; i++)
         harp_time_context_going(primaries[i].ctx);
+    harp_swap_hold();
     HARP_INSIDE(r, HARP_REAL(cuGreenCtxDestroy)(hCtx));
     for (size_t i = 0; i < n; i++)
         released(primaries[i].ctx, primaries[i].device, r);
+    harp_swap_let_go();
     return r;
 }

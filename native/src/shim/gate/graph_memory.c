@@ -69,7 +69,7 @@ static uint64_t settle(int dev)
     harp_unlease(dev, HARP_MEM_DEVICE, back);
     /* a launch cannot be taken back */
     if (missing != 0 && harp_lease_once(dev, HARP_MEM_DEVICE, missing) != CUDA_SUCCESS) {
-        harp_overdrawn(dev, missing);
+        harp_overdrawn(dev, HARP_MEM_DEVICE, missing);
         harp_log("graph_memory_overdrawn dev=%d bytes=%llu", dev, (unsigned long long)missing);
     }
     return back;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Pinned host memory: allocated by the driver or registered with it, charged by pages to the
- * tenant's own quota of it (class HOST), never to a device. Without a quota it is counted.
+ * Pinned host memory: allocated by the driver, by itself or from a pool of the host, or registered
+ * with it, charged by pages to the tenant's own quota of it (class HOST), never to a device.
+ * Without a quota it is counted.
  *
  * A page that two registrations share is charged twice, as it is locked twice.
  */
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "src/shim/entry/entry.h"
+#include "src/shim/gate/lease.h"
 #include "src/shim/gate/ledger.h"
 #include "src/shim/gate/memory.h"
 #include "src/shim/gate/session.h"
@@ -29,24 +31,30 @@ uint64_t harp_host_pages(uint64_t at, uint64_t bytes)
     return ((at + bytes + PAGE - 1) & ~(PAGE - 1)) - first;
 }
 
-static bool note(const void *p, CUcontext ctx, int dev, uint64_t charged)
+bool harp_host_note(const struct harp_block *block)
 {
     pthread_mutex_lock(&h.lock);
-    struct harp_block *b = harp_map_add(&h.blocks, (uint64_t)(uintptr_t)p);
+    struct harp_block *b = harp_map_add(&h.blocks, block->key);
     if (b != NULL)
-        *b = (struct harp_block){.key = (uint64_t)(uintptr_t)p,
-                                 .charged = charged,
-                                 .owner = (uint64_t)(uintptr_t)ctx,
-                                 .dev = dev};
+        *b = *block;
     pthread_mutex_unlock(&h.lock);
     return b != NULL;
 }
 
+static bool note(const void *p, CUcontext ctx, int dev, uint64_t charged)
+{
+    return harp_host_note(&(struct harp_block){.key = (uint64_t)(uintptr_t)p,
+                                               .charged = charged,
+                                               .owner = (uint64_t)(uintptr_t)ctx,
+                                               .dev = dev,
+                                               .cls = HARP_MEM_HOST});
+}
+
 /* Before the driver is asked to free it, so that an address is never there twice. */
-static bool take(const void *p, struct harp_block *out)
+bool harp_host_take(uint64_t at, struct harp_block *out)
 {
     pthread_mutex_lock(&h.lock);
-    struct harp_block *b = harp_map_find(&h.blocks, (uint64_t)(uintptr_t)p);
+    struct harp_block *b = harp_map_find(&h.blocks, at);
     if (b != NULL) {
         *out = *b;
         harp_map_remove(&h.blocks, b);
@@ -137,13 +145,13 @@ CUresult harp_hook_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int F
     do {                                                                                           \
         struct harp_block harp_block;                                                              \
         CUresult harp_r;                                                                           \
-        if (harp_inside() || !take((p), &harp_block))                                              \
+        if (harp_inside() || !harp_host_take((uint64_t)(uintptr_t)(p), &harp_block))               \
             return call;                                                                           \
         HARP_INSIDE(harp_r, call);                                                                 \
         if (harp_r == CUDA_SUCCESS)                                                                \
             harp_unlease(harp_block.dev, HARP_MEM_HOST, harp_block.charged);                       \
         else                                                                                       \
-            note((p), (CUcontext)(uintptr_t)harp_block.owner, harp_block.dev, harp_block.charged); \
+            harp_host_note(&harp_block);                                                           \
         return harp_r;                                                                             \
     } while (0)
 

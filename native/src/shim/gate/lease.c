@@ -87,16 +87,11 @@ CUresult harp_device_current(int *dev, CUcontext *ctx)
     return r;
 }
 
-bool harp_limited(int dev)
-{
-    return dev < 0 || harp_session_about(dev).limit_bytes != 0;
-}
-
 bool harp_refused(const char *name)
 {
     if (!harp_env()->strict && !harp_session_limited())
         return false;
-    harp_log("refused call=%s why=\"its memory is not charged yet and this tenant has a limit, or "
+    harp_log("refused call=%s why=\"its memory is not charged and this tenant has a limit, or "
              "HARP_STRICT is set\"",
              name);
     return true;
@@ -148,10 +143,10 @@ CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes)
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-void harp_overdrawn(int dev, uint64_t bytes)
+void harp_overdrawn(int dev, uint32_t cls, uint64_t bytes)
 {
     pthread_mutex_lock(&m.lock);
-    m.account[dev][HARP_MEM_DEVICE].used += bytes;
+    m.account[dev][cls].used += bytes;
     pthread_mutex_unlock(&m.lock);
 }
 
@@ -200,6 +195,10 @@ int harp_linear_charge(uint64_t ptr, uint64_t bytes, uint64_t owner, int dev, bo
 
 void harp_linear_release(const struct harp_block *block)
 {
+    if (block->cls == HARP_MEM_HOST) {
+        harp_unlease(block->dev, HARP_MEM_HOST, block->charged);
+        return;
+    }
     pthread_mutex_lock(&m.lock);
     uint64_t freed = harp_ledger_release(&m.ledger, block);
     uint64_t back = freed != 0 ? unused(block->dev, HARP_MEM_DEVICE, freed) : 0;
@@ -336,13 +335,15 @@ void harp_handle_dropped(const struct harp_drop *drop, bool freed)
 void harp_memory_owner_gone(uint64_t owner)
 {
     for (;;) {
-        int dev = -1;
+        struct harp_block gone;
         uint64_t freed = 0;
         struct harp_ledger *l = harp_ledger_lock();
-        bool more = harp_ledger_drop(l, owner, &dev, &freed);
+        bool more = harp_ledger_drop(l, owner, &gone, &freed);
         harp_ledger_unlock();
         if (!more)
             return;
-        harp_unlease(dev, HARP_MEM_DEVICE, freed);
+        harp_unlease(gone.dev, HARP_MEM_DEVICE, freed);
+        if (gone.cls == HARP_PACKED) /* an array: perhaps a sparse one */
+            harp_keeper_gone(gone.key);
     }
 }

@@ -16,7 +16,12 @@ void harp_ledger_unlock(void);
  * host memory; nothing is recorded, all is given back. */
 int harp_linear_charge(uint64_t ptr, uint64_t bytes, uint64_t owner, int dev, bool apart,
                        uint64_t leased, uint64_t *charged);
-/* A block that was taken out is freed: what it cost goes back. */
+/* A block that was taken out is freed: what it cost goes back. Host memory too. */
 void harp_linear_release(const struct harp_block *block);
+
+/* host.c: pinned host memory, a block with `charged` and class HOST. False: no host memory for the
+ * note; not known. */
+bool harp_host_note(const struct harp_block *block);
+bool harp_host_take(uint64_t at, struct harp_block *out);
 
 #endif

@@ -290,14 +290,15 @@ bool harp_ledger_has_room(const struct harp_ledger *l, int dev, uint64_t owner, 
     return false;
 }
 
-bool harp_ledger_drop(struct harp_ledger *l, uint64_t owner, int *dev, uint64_t *freed)
+bool harp_ledger_drop(struct harp_ledger *l, uint64_t owner, struct harp_block *gone,
+                      uint64_t *freed)
 {
     for (size_t i = 0; i < l->blocks.places; i++) {
         struct harp_block b = l->blocks.at[i];
         if (b.key == 0 || b.owner != owner)
             continue;
         harp_map_remove(&l->blocks, &l->blocks.at[i]);
-        *dev = b.dev;
+        *gone = b;
         *freed = harp_ledger_release(l, &b);
         return true;
     }
@@ -306,7 +307,7 @@ bool harp_ledger_drop(struct harp_ledger *l, uint64_t owner, int *dev, uint64_t 
         if (b.key == 0 || b.owner != owner)
             continue;
         harp_map_remove(&l->handles, &l->handles.at[i]);
-        *dev = b.dev;
+        *gone = b;
         *freed = b.cls == HARP_MEM_DEVICE ? b.charged : 0; /* of others the account goes itself */
         return true;
     }

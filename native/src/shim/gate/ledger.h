@@ -25,7 +25,8 @@ struct harp_block {   /* one allocation */
     uint64_t owner;   /* context */
     int dev;
     uint32_t refs; /* physical handles: references and mappings */
-    uint32_t cls;  /* handles: enum harp_mem_class. Linear memory: whether it shares no granule */
+    uint32_t cls;  /* handles, host memory: enum harp_mem_class. Linear memory: whether it shares no
+                    * granule */
 };
 
 struct harp_map { /* open addressing, linear probing, backward-shift deletion */
@@ -67,7 +68,8 @@ void harp_ledger_put_back(struct harp_ledger *l, const struct harp_block *block)
  * one of small blocks alone, all of that owner. */
 bool harp_ledger_has_room(const struct harp_ledger *l, int dev, uint64_t owner, uint64_t bytes);
 /* Takes out one block or handle of `owner` on each call; false: no more. *freed: bytes released. */
-bool harp_ledger_drop(struct harp_ledger *l, uint64_t owner, int *dev, uint64_t *freed);
+bool harp_ledger_drop(struct harp_ledger *l, uint64_t owner, struct harp_block *gone,
+                      uint64_t *freed);
 void harp_ledger_clear(struct harp_ledger *l);
 
 #endif

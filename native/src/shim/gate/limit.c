@@ -130,7 +130,7 @@ static CUresult settle(CUcontext ctx, int dev, int limit, size_t value, uint64_t
     harp_unlease(dev, HARP_MEM_DEVICE, back);
     CUresult r = harp_lease(dev, HARP_MEM_DEVICE, more);
     if (r != CUDA_SUCCESS) /* it is there all the same: the next lease asks for it too */
-        harp_overdrawn(dev, more);
+        harp_overdrawn(dev, HARP_MEM_DEVICE, more);
     return r;
 }
 

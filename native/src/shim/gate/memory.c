@@ -34,7 +34,7 @@ static CUresult settle(const struct harp_linear *li, CUdeviceptr ptr, uint64_t b
     harp_ledger_unlock();
     uint64_t stay = charged - freed; /* somebody else lies in that granule by now */
     if (stay > leased)
-        harp_overdrawn(dev, stay - leased);
+        harp_overdrawn(dev, HARP_MEM_DEVICE, stay - leased);
     else
         harp_unlease(dev, HARP_MEM_DEVICE, leased - stay);
     return r;
@@ -200,17 +200,29 @@ bool harp_capturing(CUstream stream)
 /* --- free ------------------------------------------------------------------------------------ */
 
 struct freeing {
-    struct harp_block block;
+    struct harp_block block; /* linear memory, or of a pool of the host */
     struct harp_pool *pool;
-    bool linear;
+    bool taken;
 };
 
 static void free_begin(struct freeing *f, CUdeviceptr ptr)
 {
     struct harp_ledger *l = harp_ledger_lock();
-    f->linear = harp_ledger_take(l, ptr, &f->block);
+    f->taken = harp_ledger_take(l, ptr, &f->block);
     harp_ledger_unlock();
-    f->pool = f->linear ? NULL : harp_pool_freeing(ptr);
+    f->pool = f->taken ? NULL : harp_pool_freeing(ptr);
+    f->taken |= f->pool == NULL && harp_host_take(ptr, &f->block);
+}
+
+static void put_back(const struct harp_block *block)
+{
+    if (block->cls == HARP_MEM_HOST) {
+        harp_host_note(block);
+        return;
+    }
+    struct harp_ledger *l = harp_ledger_lock();
+    harp_ledger_put_back(l, block);
+    harp_ledger_unlock();
 }
 
 /* `ordered`: when `stream` gets there; else the driver has waited for all that used it. */
@@ -218,13 +230,11 @@ static void free_end(struct freeing *f, CUresult r, CUdeviceptr ptr, bool ordere
 {
     if (f->pool != NULL)
         harp_pool_freed(f->pool, ptr, r, ordered ? harp_order_key(stream) : HARP_ANYBODY);
-    else if (f->linear && r != CUDA_SUCCESS) {
-        struct harp_ledger *l = harp_ledger_lock();
-        harp_ledger_put_back(l, &f->block);
-        harp_ledger_unlock();
-    } else if (f->linear && ordered)
+    else if (f->taken && r != CUDA_SUCCESS)
+        put_back(&f->block);
+    else if (f->taken && ordered)
         harp_order_freed(&f->block, stream);
-    else if (f->linear) {
+    else if (f->taken) {
         harp_linear_release(&f->block);
         if (__atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
             harp_order_settle();

@@ -30,10 +30,8 @@ CUresult harp_lease(int dev, uint32_t cls, uint64_t bytes);
 CUresult harp_lease_once(int dev, uint32_t cls, uint64_t bytes);
 void harp_unlease(int dev, uint32_t cls, uint64_t bytes);
 /* In use without a lease; the next lease asks for it too. */
-void harp_overdrawn(int dev, uint64_t bytes);
-/* Whether the tenant has a memory limit on the device. */
-bool harp_limited(int dev);
-/* A path that is not charged yet: for a tenant with a limit an honest refusal, logged by name. */
+void harp_overdrawn(int dev, uint32_t cls, uint64_t bytes);
+/* A path that is not charged: for a tenant with a limit an honest refusal, logged by name. */
 bool harp_refused(const char *name);
 
 /* Bytes leased but not in use here. */
@@ -45,8 +43,7 @@ uint64_t harp_slack(int dev);
 #define HARP_KEY_PHYSICAL 0x4000000000000000ull
 #define HARP_KEY_KEPT     0x2000000000000000ull
 CUresult harp_handle_made(uint64_t key, uint64_t owner, int dev, uint64_t charged);
-/* The same of another class: HARP_MEM_HOST, or one of this process alone. Owners that go take the
- * handle along, not what it holds. */
+/* The same of another class: HARP_MEM_HOST, or one of this process alone. */
 #define HARP_PACKED    0x100u /* bytes in granules that are shared; owner is a context: packed.c */
 #define HARP_REFERENCE 0x101u /* `charged` is a handle of HARP_KEY_PHYSICAL: vmm.c */
 #define HARP_KEEPER    0x102u /* holds references and no memory; owner is itself: vmm.c */

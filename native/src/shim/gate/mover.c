@@ -8,7 +8,6 @@
  * what fails leaves all as it was, or is put back. A restore that fails leaves the copy on the
  * host.
  */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +17,7 @@
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/session.h"
 #include "src/shim/gate/swap_state.h"
+#include "src/shim/gate/thread.h"
 
 #define MS       1000000ull
 #define SHUT_NS  (5000 * MS) /* waiting for the gate to be shut and drained */
@@ -99,9 +99,7 @@ static bool copy_realm(struct move *m, struct harp_realm *realm, bool out)
         return false;
     CUresult r = streams_made(realm);
     if (!failed(m, r, "stream") && parked != 0)
-        failed(m,
-               r = harp_arena_grow(&realm->arena, m->dev, parked, w->dev[m->dev].host_bytes != 0),
-               "pinned host memory");
+        failed(m, r = harp_arena_grow(&realm->arena, m->dev, parked), "pinned host memory");
     for (size_t i = 0; i < w->heap.count && r == CUDA_SUCCESS; i++) {
         const struct harp_slab *slab = w->heap.slabs[i];
         if (slab->owner != owner || slab->pinned)
@@ -313,13 +311,8 @@ static void answer_recall(int dev)
 
 static void sleep_until(uint64_t at)
 {
-    struct timespec t;
     uint64_t now = harp_now_ns();
-    clock_gettime(CLOCK_REALTIME, &t);
-    uint64_t ns = (uint64_t)t.tv_nsec + (at > now ? at - now : 0);
-    t.tv_sec += (time_t)(ns / 1000000000ull);
-    t.tv_nsec = (long)(ns % 1000000000ull);
-    pthread_cond_timedwait(&w->changed, &w->lock, &t);
+    harp_wait_ns(&w->changed, &w->lock, at > now ? at - now : 0);
 }
 
 static void *run(void *arg)
@@ -353,19 +346,7 @@ static void *run(void *arg)
 
 static bool start(void)
 {
-    pthread_attr_t attr;
-    pthread_t thread;
-    sigset_t all, before;
-    if (w->thread)
-        return true;
-    sigfillset(&all);
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, 256 << 10);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    w->thread = pthread_create(&thread, &attr, run, NULL) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
+    w->thread = w->thread || harp_thread_start(run);
     return w->thread;
 }
 

@@ -103,7 +103,7 @@ static CUresult pay(const struct harp_pool *pool, uint64_t missing)
         return CUDA_SUCCESS;
     CUresult r = harp_lease_once(pool->dev, HARP_MEM_DEVICE, missing);
     if (r != CUDA_SUCCESS)
-        harp_overdrawn(pool->dev, missing);
+        harp_overdrawn(pool->dev, HARP_MEM_DEVICE, missing);
     return r;
 }
 
@@ -130,7 +130,7 @@ void harp_pool_look(struct harp_pool *pool)
     uint64_t missing;
     settle(pool, &missing);
     if (missing != 0) /* the answer to a question would come to this very thread */
-        harp_overdrawn(pool->dev, missing);
+        harp_overdrawn(pool->dev, HARP_MEM_DEVICE, missing);
 }
 
 void harp_pool_touched(struct harp_pool *pool)

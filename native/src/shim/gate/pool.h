@@ -20,7 +20,7 @@
 enum harp_pool_kind {
     HARP_POOL_DEVICE,
     HARP_POOL_MANAGED,  /* charged as managed memory is */
-    HARP_POOL_HOST,     /* not of a device */
+    HARP_POOL_HOST,     /* as other pinned host memory: what is allocated from it */
     HARP_POOL_IMPORTED, /* its exporter's */
 };
 
@@ -101,7 +101,8 @@ uint64_t harp_pool_shrink_end(struct harp_pool *pool);
 extern bool harp_order_pending;
 /* How streams are told apart in pieces. */
 uintptr_t harp_order_key(CUstream stream);
-/* Linear memory was freed in a stream's order: charged until its place is reached. */
+/* Linear memory (or of the host) was freed in a stream's order: charged until its place is
+ * reached. */
 void harp_order_freed(const struct harp_block *block, CUstream stream);
 /* Streams that have done all are asked for; pools with frees are asked what they have. */
 void harp_order_settle(void);

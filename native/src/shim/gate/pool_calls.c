@@ -13,7 +13,9 @@
 
 #include "harp/lease.h"
 #include "src/shim/entry/entry.h"
+#include "src/shim/gate/lease.h"
 #include "src/shim/gate/ledger.h"
+#include "src/shim/gate/session.h"
 
 struct request {
     CUdeviceptr *dptr;
@@ -69,6 +71,30 @@ static CUresult managed(const struct request *q)
     if (r != CUDA_SUCCESS)
         return l.straight ? call(q) : r;
     return harp_linear_end(&l, call(q), q->dptr, q->bytes);
+}
+
+/* Of a pool of the host. No context takes it along. */
+static CUresult pinned(const struct request *q)
+{
+    uint64_t bytes = harp_host_pages(0, q->bytes);
+    int dev = harp_session_any();
+    CUresult r = harp_lease(dev, HARP_MEM_HOST, bytes);
+    if (r != CUDA_SUCCESS && harp_order_wait(NULL))
+        r = harp_lease(dev, HARP_MEM_HOST, bytes);
+    if (r != CUDA_SUCCESS)
+        return r;
+    r = call(q);
+    struct harp_block block = {.charged = bytes, .dev = dev, .cls = HARP_MEM_HOST};
+    block.key = r == CUDA_SUCCESS ? *q->dptr : 0;
+    if (r == CUDA_SUCCESS && !harp_host_note(&block)) {
+        CUresult ignored;
+        HARP_INSIDE(ignored, HARP_REAL(cuMemFreeAsync)(*q->dptr, q->on));
+        (void)ignored;
+        r = CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    if (r != CUDA_SUCCESS)
+        harp_unlease(dev, HARP_MEM_HOST, bytes);
+    return r;
 }
 
 /* Begins again, if that may help after the growth could not be had. */
@@ -139,6 +165,9 @@ static CUresult allocate(const struct request *q)
         break;
     case HARP_POOL_MANAGED:
         r = managed(q);
+        break;
+    case HARP_POOL_HOST:
+        r = pinned(q);
         break;
     default:
         r = call(q);

@@ -135,7 +135,7 @@ void harp_swap_context_made(CUcontext ctx, CUdevice device, int dev)
     pthread_mutex_unlock(&w->lock);
     if (second && harp_swap_used())
         harp_swap_pin_all();
-    if ((w->dev[dev].flags & HARP_GRANT_OVERSUBSCRIBE) != 0 && tier != TIER_VMM)
+    if (harp_swap_granted_on(dev) && tier != TIER_VMM)
         harp_log("swap_tier dev=%d tier=%s", dev,
                  tier == TIER_MANAGED ? "managed" : "none effect=\"memory stays on the device\"");
 }
@@ -151,12 +151,9 @@ void harp_swap_capturing(int step)
 /* --- what the session says ---------------------------------------------------------------------
  */
 
-void harp_swap_granted(int dev, uint32_t flags, uint64_t host_bytes)
+void harp_swap_granted(int dev, uint32_t flags)
 {
-    pthread_mutex_lock(&w->lock);
     __atomic_store_n(&w->dev[dev].flags, flags, __ATOMIC_RELAXED);
-    w->dev[dev].host_bytes = host_bytes;
-    pthread_mutex_unlock(&w->lock);
 }
 
 bool harp_swap_away(int dev)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Ways to device memory that are not charged yet. A tenant with a memory limit gets an honest
+ * Ways to device memory that are not charged. A tenant with a memory limit gets an honest
  * NOT_SUPPORTED, logged by name; without a limit they pass. Never a hole.
  */
 #include <limits.h>

@@ -37,8 +37,10 @@ static CUresult move_lease(int dev, uint64_t bytes)
 {
     harp_unlease(dev, HARP_MEM_SWAP, bytes);
     CUresult r = harp_lease(dev, HARP_MEM_DEVICE, bytes);
-    if (r != CUDA_SUCCESS && harp_lease(dev, HARP_MEM_SWAP, bytes) != CUDA_SUCCESS)
+    if (r != CUDA_SUCCESS && harp_lease(dev, HARP_MEM_SWAP, bytes) != CUDA_SUCCESS) {
+        harp_overdrawn(dev, HARP_MEM_SWAP, bytes);
         harp_log("swap_unleased dev=%d bytes=%llu", dev, (unsigned long long)bytes);
+    }
     return r;
 }
 

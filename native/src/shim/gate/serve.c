@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -13,6 +12,7 @@
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/session_state.h"
+#include "src/shim/gate/thread.h"
 
 static void sleep_ns(uint64_t ns)
 {
@@ -60,26 +60,18 @@ static void *serve(void *arg)
 
 bool harp_session_serve(void)
 {
+    int saved = errno;
     harp_session_check_fork();
     pthread_mutex_lock(&s->lock);
     if (!s->thread) {
-        pthread_attr_t attr;
-        pthread_t thread;
-        sigset_t all, before;
-        sigfillset(&all);
         s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        pthread_attr_init(&attr);
-        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-        pthread_attr_setstacksize(&attr, 256 << 10); /* drivers want some stack in a query */
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        s->thread = s->wake >= 0 && pthread_create(&thread, &attr, serve, NULL) == 0;
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-        pthread_attr_destroy(&attr);
+        s->thread = s->wake >= 0 && harp_thread_start(serve);
         if (!s->thread)
             harp_log("no_service_thread errno=%d effect=\"time is not shared\"", errno);
     }
     bool there = s->thread;
     pthread_mutex_unlock(&s->lock);
+    errno = saved;
     return there;
 }
 

@@ -151,7 +151,7 @@ static bool device_said(int fd, const struct harp_msg *msg)
     d->overhead_bytes = msg->overhead_bytes;
     d->share_ppm = msg->b;
     d->limit_ppm = msg->c;
-    harp_swap_granted(i, msg->a, msg->free_bytes);
+    harp_swap_granted(i, msg->a);
     for (uint32_t cls = 0; fresh && cls < HARP_MEM_CLASSES && harp_session_counts(cls); cls++) {
         struct harp_msg adopt = {.version = s->version,
                                  .op = HARP_ADOPT_MEM,

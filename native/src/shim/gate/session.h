@@ -3,8 +3,8 @@
  * The connection to harp-arbiter (include/harp/lease.h): one per process, made at the first use
  * that needs an answer, made again when it is lost, dropped in a forked child.
  *
- * Lock order: session > (ledger, gate) > send. Incoming messages are handled with the session lock
- * held; handlers never call the driver and never wait.
+ * Lock order: session > gate > swap > all others, each taken alone > send. Incoming messages are
+ * handled with the session lock held; handlers never call the driver and never wait.
  */
 #ifndef HARP_SHIM_SESSION_H
 #define HARP_SHIM_SESSION_H

@@ -57,6 +57,22 @@ static void unreserve(const struct harp_slab *slab)
     harp_leave();
 }
 
+void harp_swap_hold(void)
+{
+    pthread_mutex_lock(&w->lock);
+    harp_swap_settled();
+    w->making++;
+    pthread_mutex_unlock(&w->lock);
+}
+
+void harp_swap_let_go(void)
+{
+    pthread_mutex_lock(&w->lock);
+    w->making--;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+}
+
 /* A slab that is in the heap no more: all of it goes. `here`: counted in `making`. */
 static void give_back(const struct harp_slab *slab, bool here)
 {
@@ -64,12 +80,8 @@ static void give_back(const struct harp_slab *slab, bool here)
         harp_slab_unback(slab);
     unreserve(slab);
     harp_unlease(slab->dev, class_of(slab), slab->bytes);
-    if (!here)
-        return;
-    pthread_mutex_lock(&w->lock);
-    w->making--;
-    pthread_cond_broadcast(&w->changed);
-    pthread_mutex_unlock(&w->lock);
+    if (here)
+        harp_swap_let_go();
 }
 
 /* Takes an empty slab out of the heap. Lock held. */
@@ -117,9 +129,10 @@ static uint64_t take(struct harp_realm *realm, uint64_t bytes)
     return ptr;
 }
 
-/* A slab with one block in it, if the device has the memory. */
-static CUresult make(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bool managed,
-                     uint64_t *ptr)
+/* A slab with one block in it, if the device has the memory. NOT_READY: that came back meanwhile.
+ */
+static CUresult make_once(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bool managed,
+                          uint64_t *ptr)
 {
     struct harp_slab slab = {.bytes = harp_slab_bytes(bytes), .dev = dev, .managed = managed};
     CUresult r = reserve(&slab, device);
@@ -159,6 +172,16 @@ static CUresult make(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bo
     return late ? CUDA_ERROR_NOT_READY : r != CUDA_SUCCESS ? r : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
+static CUresult make(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bool managed,
+                     uint64_t *ptr)
+{
+    CUresult r;
+    do
+        r = make_once(ctx, device, dev, bytes, managed, ptr);
+    while (r == CUDA_ERROR_NOT_READY);
+    return r;
+}
+
 static CUresult leased(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, bool managed,
                        uint64_t *ptr)
 {
@@ -170,10 +193,9 @@ static CUresult leased(CUcontext ctx, CUdevice device, int dev, uint64_t bytes, 
         r = harp_lease(dev, HARP_MEM_SWAP, size);
     if (r != CUDA_SUCCESS)
         return r;
-    do
-        r = make(ctx, device, dev, bytes, managed, ptr);
-    while (r == CUDA_ERROR_NOT_READY);
-    if (r == CUDA_ERROR_OUT_OF_MEMORY && harp_swap_drop_spares(dev, false))
+    r = make(ctx, device, dev, bytes, managed, ptr);
+    if (r == CUDA_ERROR_OUT_OF_MEMORY &&
+        (harp_swap_drop_spares(dev, false) || harp_pools_trim(dev) != 0))
         r = make(ctx, device, dev, bytes, managed, ptr);
     if (r != CUDA_SUCCESS)
         harp_unlease(dev, HARP_MEM_SWAP, size);
@@ -312,14 +334,8 @@ void harp_swap_context_gone(CUcontext ctx)
     while (*at != NULL && (*at)->ctx != ctx)
         at = &(*at)->next;
     struct harp_realm *realm = *at;
-    if (realm != NULL) {
-        harp_swap_settled();
-        at = &w->realms; /* waiting let the lock go */
-        while (*at != NULL && *at != realm)
-            at = &(*at)->next;
-        if (*at != NULL)
-            *at = realm->next;
-    }
+    if (realm != NULL)
+        *at = realm->next;
     for (size_t i = w->heap.count; realm != NULL && i-- > 0;) {
         struct harp_slab gone, *slab = w->heap.slabs[i];
         if (slab->owner != owner)
@@ -330,6 +346,9 @@ void harp_swap_context_gone(CUcontext ctx)
         pthread_mutex_lock(&w->lock);
         i = w->heap.count;
     }
+    w->dead = 0; /* its own are no more */
+    for (size_t i = 0; i < w->heap.blocks.places; i++)
+        w->dead += w->heap.blocks.at[i].key != 0 && w->heap.blocks.at[i].charged != 0;
     pthread_mutex_unlock(&w->lock);
     if (realm == NULL)
         return;

@@ -36,9 +36,12 @@ bool harp_swap_find(CUdeviceptr at, struct harp_seen *seen);
  * True unless it is ours and could not; logged with the name of the call. */
 bool harp_swap_pin(CUdeviceptr at, const char *call);
 
-/* A context is there, or gone. */
+/* A context is there, or gone: no memory is on its way from before the driver's call that ends it
+ * until that is said, for the mover works in contexts. */
 void harp_swap_context_made(CUcontext ctx, CUdevice device, int dev);
+void harp_swap_hold(void);
 void harp_swap_context_gone(CUcontext ctx);
+void harp_swap_let_go(void);
 /* For generated/shim_touch.c. The driver looks at what a call names: it must be on the device. */
 struct harp_timegate *harp_swap_touch(void);
 void harp_touch_end(struct harp_timegate *g);
@@ -48,8 +51,8 @@ void harp_swap_capturing(int step);
 
 /* --- for the session and the gate; no driver call, no wait ------------------------------------ */
 
-/* HARP_DEVICE: flags and quota of pinned host memory. Session lock held. */
-void harp_swap_granted(int dev, uint32_t flags, uint64_t host_bytes);
+/* HARP_DEVICE: flags. Session lock held. */
+void harp_swap_granted(int dev, uint32_t flags);
 bool harp_swap_granted_on(int dev);
 /* EVICT, RESTORE; 0: the device is ours, so be there. */
 void harp_swap_move(int dev, uint32_t seq, uint16_t op);

@@ -29,8 +29,7 @@ struct harp_realm { /* a context whose memory may leave */
 struct harp_swapdev {
     enum harp_place place;
     enum harp_tier tier;
-    uint32_t flags;
-    uint64_t host_bytes; /* quota of pinned host memory; 0: none */
+    uint32_t flags; /* atomic, as HARP_DEVICE said last */
     /* what the arbiter wants next */
     uint16_t op; /* HARP_EVICT, HARP_RESTORE; 0: nothing */
     uint32_t seq;
@@ -46,7 +45,8 @@ struct harp_swap {
     struct harp_realm *realms;
     struct harp_swapdev dev[HARP_MAX_DEVICES];
     unsigned captures;
-    unsigned making;            /* slabs being made or given back by callers: the mover waits */
+    unsigned making;            /* callers that make or give back slabs, or end a context: the
+                                 * mover waits */
     unsigned moving;            /* devices whose memory is leaving or coming: callers wait */
     bool used;                  /* atomic: a slab has been made */
     bool thread, alone_no_more; /* contexts on two devices */

@@ -3,10 +3,9 @@
  * Waiting for the turn, and in it for room in the queue. The gate's lock is held, and let go while
  * waiting.
  */
-#include <time.h>
-
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/gate/thread.h"
 
 #define MS             1000000ull
 #define LATER_LIMIT_NS (5 * MS)    /* a launch waits so much longer than predicted for room */
@@ -14,12 +13,7 @@
 
 void harp_gate_wait(struct harp_timegate *g, pthread_cond_t *on, uint64_t ns)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    uint64_t at = (uint64_t)t.tv_nsec + ns;
-    t.tv_sec += (time_t)(at / 1000000000ull);
-    t.tv_nsec = (long)(at % 1000000000ull);
-    pthread_cond_timedwait(on, &g->lock, &t);
+    harp_wait_ns(on, &g->lock, ns);
 }
 
 void harp_gate_settle(struct harp_timegate *g, int ms)
