@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README.md shows what the result files say, and the check notices when it does not."""
+"""README.md shows what the result files say, tests/README.md names tests that exist."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,24 @@ def test_the_tests_behind_the_claims_exist() -> None:
     named = [name for _, names in hardware.CLAIMS for name in names]
     assert len(named) > 5
     assert [name for name in named if f"def {name}(" not in code] == []
+
+
+def test_the_tests_that_answer_complaints_exist() -> None:
+    rows = [
+        (re.findall(r"`([a-z0-9_]+)`", names), re.findall(r"([iu])/(test_\w+\.py)", where))
+        for _, _, names, where, _ in (
+            line.split("|")
+            for line in (ROOT / "tests" / "README.md").read_text().splitlines()
+            if line.startswith("|") and re.search(r" [iu]/test_", line)
+        )
+    ]
+    assert len(rows) > 10
+    for names, where in rows:
+        code = {
+            name: (ROOT / "tests" / {"i": "integration", "u": "unit"}[tier] / name).read_text()
+            for tier, name in where
+        }
+        assert names
+        assert [n for n in names if f"def test_{n}" not in "".join(code.values())] == []
+        for text in code.values():
+            assert any(f"def test_{name}" in text for name in names)
