@@ -31,44 +31,49 @@ class NativeDir:
     @property
     def libharp(self) -> Path:
         """The interposer; its SONAME is libcuda.so.1."""
-        return self._file("libharp.so")
+        return self.file("libharp.so")
 
     @property
     def libharp_nvml(self) -> Path:
         """Its NVML twin."""
-        return self._file("libharp-nvml.so")
+        return self.file("libharp-nvml.so")
 
     @property
     def soft_cuda(self) -> Path:
         """The software GPU as libcuda."""
-        return self._file("soft/libcuda.so.1")
+        return self.file("soft/libcuda.so.1")
 
     @property
     def soft_nvml(self) -> Path:
         """The same as libnvidia-ml."""
-        return self._file("soft/libnvidia-ml.so.1")
+        return self.file("soft/libnvidia-ml.so.1")
 
     @property
     def arbiter(self) -> Path:
         """The arbiter program."""
-        return self._file("harp-arbiter")
+        return self.file("harp-arbiter")
 
     @property
     def arbiter_core(self) -> Path:
         """The arbiter's pure core as a library, for `harp sim`."""
-        return self._file("libharp-arbiter-core.so")
+        return self.file("libharp-arbiter-core.so")
 
     @property
     def ptxc(self) -> Path:
         """The software GPU's compiler driver."""
-        return self._file("harp-ptxc")
+        return self.file("harp-ptxc")
 
     def optional(self, name: str) -> Path | None:
         """A file that may be missing."""
         path = self.path / name
         return path if path.exists() else None
 
-    def _file(self, name: str) -> Path:
+    def file(self, name: str) -> Path:
+        """A file that must be there.
+
+        Raises:
+            BuildMissing: it was not built.
+        """
         path = self.path / name
         if not path.exists():
             raise BuildMissing(

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from harp.bench.figures import interpolate
 from harp.errors import HarpError
 
-__all__ = ["Client", "Request", "calibrate", "running"]
+__all__ = ["Client", "Request", "asked", "calibrate", "running"]
 
 _START_TIMEOUT_S = 60.0
 _TIMEOUT_S = 30.0
@@ -160,13 +159,10 @@ class Client:
         self._errors.extend(line.strip() for line in self._process.stderr)
 
 
-def under_harp(
-    command: Sequence[str], *, tenant: str, share: int, options: Sequence[str] = ()
-) -> list[str]:
-    """The same command as `harp run` starts it; `share` in percent, 0: none asked."""
+def asked(tenant: str, share: int) -> list[str]:
+    """Options of `harp run`; `share` in percent, 0: none asked."""
     shared = ["--share", f"{share}%"] if share else []
-    run = [sys.executable, "-m", "harp", "run", "--name", tenant, "--mem", "1GiB"]
-    return [*run, *shared, *options, "--", *command]
+    return ["--name", tenant, "--mem", "1GiB", *shared]
 
 
 @contextmanager

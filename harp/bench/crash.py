@@ -12,24 +12,23 @@ program without HARP on a software GPU of its own says how long the host makes c
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
 from harp.bench.figures import percentile
 from harp.bench.follow import Deaths, Ledger, following, wait_until
 from harp.bench.machine import LABEL, Machine, machine
+from harp.bench.program import CODE_BYTES, Program, programs
 from harp.bench.verdict import Target, Violation, as_json
 from harp.bench.watch import device_name
 from harp.client import Client
-from harp.errors import BuildMissing, HarpError
+from harp.errors import HarpError
 
 __all__ = ["CrashOutcome", "Death", "run_crash"]
 
@@ -40,10 +39,9 @@ _LEAST_SAMPLES_PER_S = 200
 _PROGRAMS = 3
 _PAUSE_US, _CALLS_PER_S = 100, 5000  #: a program that hogs a core measures the host's scheduler
 _LIMIT_BYTES = 96 << 20
-_CODE_MIB = 4  #: of an heir's limit, for its kernel
 _HELD_RATIO = 0.6  #: of the small device: two do not fit
 _TEARDOWN_MS = 150  #: how long a device keeps what a dead process held
-_LINE_S = 60.0
+_UPGRADE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,90 +161,6 @@ class CrashOutcome:
         }
 
 
-class _Program:
-    """A tenant that runs harp-bench-churn."""
-
-    def __init__(
-        self, box: Machine, name: str, options: Sequence[str], work: Sequence[str]
-    ) -> None:
-        program = box.native.optional("harp-bench-churn")
-        if program is None:
-            raise BuildMissing(f"{box.native.path} has no harp-bench-churn", "build native/bench")
-        run = [sys.executable, "-m", "harp", "run", "--name", name, *options, "--"]
-        if not box.has_harp:
-            run = []
-        self._process = subprocess.Popen(
-            [*run, str(program), *work],
-            env=dict(box.env),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    @property
-    def pid(self) -> int:
-        """The tenant's: `harp run` becomes it."""
-        return self._process.pid
-
-    def read(self) -> dict[str, int]:
-        """The next thing it says.
-
-        Raises:
-            HarpError: it ended, or says nothing.
-        """
-        assert self._process.stdout is not None
-        watchdog = threading.Timer(_LINE_S, self._process.kill)
-        watchdog.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            watchdog.cancel()
-        if not line:
-            assert self._process.stderr is not None
-            words = self._process.stderr.read().strip()[-300:]
-            raise HarpError(f"a program ended with {self._process.wait()}: {words}")
-        said: dict[str, int] = json.loads(line)
-        return said
-
-    def go(self) -> None:
-        """Let it begin."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("g")
-        self._process.stdin.flush()
-
-    def finish(self) -> dict[str, int]:
-        """End it in peace; what it counted."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        return self.read()
-
-    def kill(self) -> int:
-        """SIGKILL; when (CLOCK_MONOTONIC)."""
-        now_ns = time.monotonic_ns()
-        os.kill(self.pid, signal.SIGKILL)
-        return now_ns
-
-    def close(self) -> None:
-        """End it and forget it."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-@contextmanager
-def _programs() -> Iterator[list[_Program]]:
-    """Ends those that are in the list afterwards."""
-    found: list[_Program] = []
-    try:
-        yield found
-    finally:
-        for one in found:
-            one.close()
-
-
 def run_crash(
     env: Mapping[str, str],
     *,
@@ -260,8 +174,8 @@ def run_crash(
     Args:
         env: the environment to measure in.
         deaths: how many.
-        upgrades: at least so many, and on until
-        calls: so many calls were made.
+        upgrades: how many.
+        calls: how many must be made meanwhile: it goes on for as long as that may take.
         progress: called with a line per step.
 
     Raises:
@@ -280,9 +194,9 @@ def run_crash(
         machine(env, harp=False) as bare,
         machine(env, harp=True) as box,
         following(box) as ledger,
-        _programs() as programs,
+        programs() as running,
     ):
-        _start(bare, box, programs)
+        _start(bare, box, running)
         begun_s, before = time.monotonic(), ledger.samples
         for number in range(1, upgrades + 1):
             took_s = _upgrade(box)
@@ -291,7 +205,7 @@ def run_crash(
         # At the least rate that any machine has shown; too few calls are said in the targets.
         time.sleep(max(1.0, calls / _CALLS_PER_S - (time.monotonic() - begun_s)))
         outcome.samples_per_s = (ledger.samples - before) / (time.monotonic() - begun_s)
-        _count(programs, ledger, outcome)
+        _count(running, ledger, outcome)
     return outcome
 
 
@@ -300,20 +214,20 @@ def _deaths(
 ) -> list[Death]:
     found: list[Death] = []
     held_bytes = _most_bytes(box)
-    options = ["--mem", f"{(held_bytes >> 20) + _CODE_MIB}MiB"]
-    with closing(Deaths(box)) as deaths, _programs() as programs:
+    limit = ("--mem", f"{held_bytes + CODE_BYTES}")
+    with closing(Deaths(box)) as deaths, programs() as running:
         for number in range(count + 1):
-            heir = _Program(box, f"heir-{number}", options, ["--hold", str(held_bytes)])
-            programs.append(heir)
+            heir = _holder(box, held_bytes, "--name", f"heir-{number}", *limit)
+            running.append(heir)
             heir.read()
             if number == 0:
                 heir.go()
                 if heir.read()["result"] != 0:
                     raise HarpError("the first tenant did not get its memory", "harp doctor")
                 continue
-            death = _kill(programs[-2], heir, deaths, ledger)
+            death = _kill(running[-2], heir, deaths, ledger)
             found.append(death)
-            programs.pop(-2).close()
+            running.pop(-2).close()
             progress(
                 f"death {number}: told after {death.detect_ms:.1f} ms, given on"
                 f" {death.regrant_ms:.1f} ms after the device had it back, result {death.result}"
@@ -323,10 +237,11 @@ def _deaths(
     return found
 
 
-def _kill(victim: _Program, heir: _Program, deaths: Deaths, ledger: Ledger) -> Death:
+def _kill(victim: Program, heir: Program, deaths: Deaths, ledger: Ledger) -> Death:
     """Before its death is known the heir would be refused at once, and rightly."""
     pid = victim.pid
-    killed_ns = victim.kill()
+    killed_ns = time.monotonic_ns()
+    os.kill(pid, signal.SIGKILL)
     wait_until(lambda: deaths.heard_ns(pid) > 0, "the death is told")
     heir.go()
     said = heir.read()
@@ -336,36 +251,46 @@ def _kill(victim: _Program, heir: _Program, deaths: Deaths, ledger: Ledger) -> D
     return Death(killed_ns, deaths.heard_ns(pid), seen.last_ns, said["got_ns"], said["result"])
 
 
+def _churn(box: Machine) -> str:
+    return str(box.native.file("harp-bench-churn"))
+
+
+def _holder(box: Machine, held_bytes: int, *options: str) -> Program:
+    return Program(box, [_churn(box), "--hold", str(held_bytes)], *options)
+
+
 def _most_bytes(box: Machine) -> int:
     """So much that two tenants cannot have it at once."""
-    with _programs() as programs:
-        programs.append(_Program(box, "probe", [], ["--hold", str(2 << 20)]))
-        programs[0].read()
+    with programs() as running:
+        probe = _holder(box, 2 << 20, "--name", "probe")
+        running.append(probe)
+        probe.read()
         with Client.connect(box.env) as client:
             (device,) = client.state().devices
     free = device.memory_bytes - 2 * device.context_bytes
     return int(free * _HELD_RATIO) >> 21 << 21
 
 
-def _start(bare: Machine, box: Machine, programs: list[_Program]) -> None:
+def _start(bare: Machine, box: Machine, running: list[Program]) -> None:
     """The first is the one without HARP."""
-    options = ["--mem", f"{_LIMIT_BYTES >> 20}MiB", "--share", f"{90 // _PROGRAMS}%"]
+    options = ("--mem", f"{_LIMIT_BYTES}", "--share", f"{90 // _PROGRAMS}%")
     for number in range(_PROGRAMS + 1):
-        work = ["--seed", str(number), "--pause-us", str(_PAUSE_US)]
-        programs.append(_Program(box if number else bare, f"program-{number}", options, work))
-    for one in programs:
+        side = box if number else bare
+        work = [_churn(side), "--seed", str(number), "--pause-us", str(_PAUSE_US)]
+        running.append(Program(side, work, "--name", f"program-{number}", *options))
+    for one in running:
         one.read()
-    for one in programs:
+    for one in running:
         one.go()
 
 
-def _count(programs: Sequence[_Program], ledger: Ledger, outcome: CrashOutcome) -> None:
-    bare, *counted = [one.finish() for one in programs]
+def _count(running: Sequence[Program], ledger: Ledger, outcome: CrashOutcome) -> None:
+    bare, *counted = [one.finish() for one in running]
     outcome.host_stall_ms = bare["stall_ns"] / 1e6
     outcome.calls = sum(said["calls"] for said in counted)
     outcome.failed_calls = sum(said["failed"] for said in counted)
     outcome.longest_stall_ms = max(said["stall_ns"] for said in counted) / 1e6
-    for one in programs[1:]:
+    for one in running[1:]:
         seen = ledger.of(one.pid)
         if seen is None:
             raise HarpError(f"the ledger never saw process {one.pid}", "see harpd.log")
@@ -380,7 +305,7 @@ def _upgrade(box: Machine) -> float:
         env=dict(box.env),
         capture_output=True,
         text=True,
-        timeout=_LINE_S,
+        timeout=_UPGRADE_S,
         check=False,
     )
     if done.returncode != 0:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harp.bench.machine import Machine
-from harp.errors import BuildMissing, HarpError
+from harp.errors import HarpError
 from harp.lease_wire import MSG_BYTES, Msg, Op
 from harp.model import ClientState
 
@@ -38,9 +38,7 @@ class Ledger:
     """Follows harp-soft-truth; all moments are the engine's own (CLOCK_MONOTONIC)."""
 
     def __init__(self, machine: Machine) -> None:
-        program = machine.native.optional("harp-soft-truth")
-        if program is None:
-            raise BuildMissing(f"{machine.native.path} has no harp-soft-truth", "build native/")
+        program = machine.native.file("harp-soft-truth")
         self.samples = 0
         self._seen: dict[int, Seen] = {}
         self._process = subprocess.Popen(

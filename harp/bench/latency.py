@@ -16,13 +16,12 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from harp.bench.clients import Client, Request, running, under_harp
+from harp.bench.clients import Client, Request, asked, running
 from harp.bench.figures import measure, percentile
-from harp.bench.machine import LABEL, Machine, busy_program, machine
+from harp.bench.machine import LABEL, Machine, machine
 from harp.bench.verdict import OVERRUN_RATIO, Target, Violation, as_json
 from harp.bench.watch import Raw, Watch, device_name
 from harp.errors import HarpError
-from harp.native import find
 
 __all__ = ["LatencyOutcome", "LatencyRun", "inside", "latency_row", "run_latency"]
 
@@ -236,7 +235,7 @@ def run_latency(
 
 
 def _one(box: Machine, name: str, kernel_us: int | None, seconds: float, number: int) -> LatencyRun:
-    program = str(busy_program(find(box.env)))
+    program = str(box.native.file("harp-bench-busy"))
     asking = [program, "--mode", "requests", "--kernel-us", str(REQUEST_KERNEL_US)]
     asking += ["--request-kernels", str(REQUEST_KERNELS), "--rate", str(RATE)]
     asking += ["--seed", str(number + 1), "--go"]
@@ -246,12 +245,10 @@ def _one(box: Machine, name: str, kernel_us: int | None, seconds: float, number:
         commands.append(("best-effort", filling, 0))
     clients: list[Client] = []
     with running(clients):
-        for klass, command, share in commands:
+        for klass, work, share in commands:
             tenant = f"{klass}-{name}"
-            full = command
-            if box.has_harp:
-                full = under_harp(command, tenant=tenant, share=share, options=["--class", klass])
-            clients.append(Client(full, box.env, tenant))
+            command = box.under_harp(work, *asked(tenant, share), "--class", klass)
+            clients.append(Client(command, box.env, tenant))
         for client in clients:
             client.wait_ready(1)
         with closing(Watch(box, clients)) as watch:

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harp.errors import BuildMissing, HarpError
+from harp.errors import HarpError
 from harp.native import NativeDir, find
 
-__all__ = ["LABEL", "Machine", "busy_program", "machine"]
+__all__ = ["LABEL", "Machine", "machine"]
 
 LABEL = "software GPU, not evidence for hardware"
 _MEMORY = "/dev/shm"  # noqa: S108 - the engine's state lies in memory where it can
@@ -33,17 +33,11 @@ class Machine:
     native: NativeDir
     has_harp: bool  #: harpd runs
 
-
-def busy_program(native: NativeDir) -> Path:
-    """The client that counts its own work.
-
-    Raises:
-        BuildMissing: it was not built.
-    """
-    found = native.optional("harp-bench-busy")
-    if found is None:
-        raise BuildMissing(f"{native.path} has no harp-bench-busy", "build native/bench as well")
-    return found
+    def under_harp(self, command: Sequence[str], *options: str) -> list[str]:
+        """The command as `harp run OPTIONS` starts it; as it is where harpd does not run."""
+        if not self.has_harp:
+            return list(command)
+        return [sys.executable, "-m", "harp", "run", *options, "--", *command]
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,15 @@ from typing import Any
 
 from harp.bench.machine import Machine, machine
 from harp.bench.memory_figures import FEWER, MANY, SOME, Calls, MemoryOutcome, Race, Start
+from harp.bench.program import Program, programs
 from harp.bench.sampler import sampling
 from harp.bench.watch import device_name
 from harp.client import Client
-from harp.errors import BuildMissing, HarpError
+from harp.errors import HarpError
 
 __all__ = ["Effort", "run_memory"]
 
+_PROGRAM = "harp-bench-memory"
 _TIMEOUT_S = 240.0
 #: after which nothing of the ended may be in the engine's ledger
 _SETTLE_S = 1.0
@@ -37,6 +38,7 @@ _MIB = 1 << 20
 _DEVICES = {"HARP_SOFT_DEVICES": "h100-80g,h100-80g"}
 _LIVE = (0, 500)
 _LIMIT_BYTES = 1024 * _MIB
+_LIMIT = ("--mem", f"{_LIMIT_BYTES}")
 _RACE_BYTES = 256 * _MIB
 _RACERS = (8, 64)
 
@@ -109,23 +111,9 @@ def _said(race: Race, side: str) -> str:
     )
 
 
-def _program(box: Machine) -> str:
-    found = box.native.optional("harp-bench-memory")
-    if found is None:
-        raise BuildMissing(
-            f"{box.native.path} has no harp-bench-memory", "build native/bench as well"
-        )
-    return str(found)
-
-
-def _harp_run(limit_bytes: int, command: Sequence[str], *options: str) -> list[str]:
-    run = [sys.executable, "-m", "harp", "run", "--mem", f"{limit_bytes // _MIB}MiB"]
-    return [*run, *options, "--", *command]
-
-
-def _json_of(box: Machine, command: Sequence[str]) -> dict[str, Any]:
+def _json_of(box: Machine, command: Sequence[str], *options: str) -> dict[str, Any]:
     done = subprocess.run(
-        list(command),
+        box.under_harp(command, *options),
         env=dict(box.env),
         capture_output=True,
         text=True,
@@ -145,9 +133,9 @@ def _calls(box: Machine, live: int, effort: Effort) -> Calls:
     # The program loads both libraries by itself: preloaded, ours would answer for the driver too.
     driver = box.native.soft_cuda
     command = ["env", "-u", "LD_PRELOAD", "-u", "LD_LIBRARY_PATH", f"HARP_CUDA_REAL={driver}"]
-    command += [_program(box), "calls", str(driver), str(box.native.libharp)]
+    command += [str(box.native.file(_PROGRAM)), "calls", str(driver), str(box.native.libharp)]
     command += ["--live", str(live), "--rounds", str(effort.call_rounds)]
-    runs = [_json_of(box, _harp_run(_LIMIT_BYTES, command)) for _ in range(effort.repeat)]
+    runs = [_json_of(box, command, *_LIMIT) for _ in range(effort.repeat)]
     if any(run["memory_bytes"] != _LIMIT_BYTES for run in runs):
         raise HarpError("no limit was in force: the figures are of something else", "harp doctor")
 
@@ -169,14 +157,13 @@ def _calls(box: Machine, live: int, effort: Effort) -> Calls:
 
 def _start(bare: Machine, harp: Machine, processes: int, at_once: int, effort: Effort) -> Start:
     lone = processes == 1
-    command = [_program(harp), "start", str(effort.alone if lone else processes)]
+    command = [str(harp.native.file(_PROGRAM)), "start", str(effort.alone if lone else processes)]
     command += ["--at-once", str(at_once), "--devices", "2", *(["--leave"] if lone else [])]
-    limited = _harp_run(_LIMIT_BYTES, command, "--gpu", "0,1")
     sides: dict[str, list[dict[str, Any]]] = {"bare": [], "harp": []}
     begin_ns = _arbiter_ns(harp)
     for _ in range(effort.repeat):
         sides["bare"].append(_json_of(bare, command))
-        sides["harp"].append(_json_of(harp, limited))
+        sides["harp"].append(_json_of(harp, command, *_LIMIT, "--gpu", "0,1"))
     spent_ns = _arbiter_ns(harp) - begin_ns
     times = {
         side: tuple(ms for run in runs for ms in run["init_ms"]) for side, runs in sides.items()
@@ -205,32 +192,16 @@ def _arbiter_ns(box: Machine) -> int:
 
 def _race(box: Machine, processes: int, seconds: float) -> Race:
     each_mib = 2 * _RACE_BYTES // _MIB // processes
-    command = [_program(box), "race", str(processes)]
+    command = [str(box.native.file(_PROGRAM)), "race", str(processes)]
     command += ["--seconds", str(seconds), "--each-mib", str(each_mib)]
-    if box.has_harp:
-        command = _harp_run(_RACE_BYTES, command, "--gpu", "0")
-    with sampling(box.native.path, box.env) as sampler:
-        racing = subprocess.Popen(
-            command,
-            env=dict(box.env),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert racing.stdout is not None
-            racing.stdout.readline()  # all have their contexts
-            out, err = racing.communicate("go\n", timeout=_TIMEOUT_S)
-        finally:
-            if racing.poll() is None:
-                racing.kill()
-                racing.communicate()
+    with sampling(box.native.path, box.env) as sampler, programs() as racing:
+        race = Program(box, command, "--mem", f"{_RACE_BYTES}", "--gpu", "0")
+        racing.append(race)
+        race.read()  # all have their contexts
+        race.go()
+        said = race.finish()
         time.sleep(_SETTLE_S)
         seen = sampler.stop()
-    if racing.returncode != 0:
-        raise HarpError(f"the race ended with {racing.returncode}: {err.strip()[-300:]}")
-    said: dict[str, Any] = json.loads(out.splitlines()[-1])
     return Race(
         processes=processes,
         limit_bytes=_RACE_BYTES,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from harp.bench.figures import percentile
-from harp.bench.verdict import Target, Violation
+from harp.bench.verdict import Target, Violation, as_json
 
 __all__ = ["Calls", "MemoryOutcome", "Race", "Start"]
 
@@ -198,8 +198,8 @@ class MemoryOutcome:
             "growth_from_64": _round(self.growth),
             "races": [_race(race) for race in self.races],
             "control": None if self.control is None else _race(self.control),
-            "violations": [asdict(one) for one in self.violations],
-            "targets": [asdict(one) for one in self.targets],
+            "violations": as_json(self.violations),
+            "targets": as_json(self.targets),
             "load_1min": round(load_1min, 2),
         }
 

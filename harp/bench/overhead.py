@@ -21,7 +21,7 @@ from harp.api.v1 import control_pb2 as pb
 from harp.bench.machine import LABEL
 from harp.bench.verdict import Target, as_json
 from harp.client import Client
-from harp.errors import BuildMissing, HarpError, NoDevice
+from harp.errors import HarpError, NoDevice
 from harp.model import uuid_bytes
 from harp.native import NativeDir, find, scrub
 
@@ -156,12 +156,7 @@ def _run(
     *,
     rounds: int,
 ) -> dict[str, float]:
-    program, null = native.optional("harp-bench-launch"), native.optional("harp-bench-null.so")
-    if program is None or null is None:
-        raise BuildMissing(
-            f"{native.path} has no harp-bench-launch and harp-bench-null.so",
-            "build native/bench as well",
-        )
+    program, null = native.file("harp-bench-launch"), native.file("harp-bench-null.so")
     driver = null if variant.noop else Path(info.cuda_path)
     command = [sys.executable, "-m", "harp", "run", *variant.run_options, "--"]
     # The program loads both libraries by itself: preloaded, ours would answer for the driver too.

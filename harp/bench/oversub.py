@@ -10,28 +10,22 @@ the sly must be found.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from harp.bench.machine import Machine, machine
 from harp.bench.oversub_figures import Control, Job, OversubOutcome, Pair, Side
+from harp.bench.program import CODE_BYTES, Program, programs
 from harp.bench.sampler import sampling
 from harp.client import Client
-from harp.errors import BuildMissing, HarpError
+from harp.demo.truth import Use
+from harp.demo.truth import read as read_truth
 
 __all__ = ["Plan", "expected_s", "run_oversub"]
 
 _MIB = 1 << 20
 _GRANULE = 2 * _MIB
 _PART = 0.8  #: of the device, for each program
-_SLACK_BYTES = _GRANULE  #: of the limit: what is charged beside a program's own allocations
-_LINE_S = 120.0
 _SAID = ("result", "wrong", "begun_ns", "ended_ns", "made_ns", "longest_ns", "checked_ns")
 _WHO = ("first", "second")
 #: contexts of these profiles in granules: harpd's own default is a large card's
@@ -104,75 +98,6 @@ def run_oversub(
     return outcome
 
 
-class _Program:
-    """A tenant that runs harp-bench-swap, or the same without HARP."""
-
-    def __init__(self, box: Machine, run: Sequence[str], work: Sequence[str]) -> None:
-        program = box.native.optional("harp-bench-swap")
-        if program is None:
-            raise BuildMissing(f"{box.native.path} has no harp-bench-swap", "build native/bench")
-        self._process = subprocess.Popen(
-            [*run, str(program), *work],
-            env=dict(box.env),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._read()
-
-    @property
-    def pid(self) -> int:
-        """The tenant's: `harp run` becomes it."""
-        return self._process.pid
-
-    def _read(self) -> dict[str, int]:
-        assert self._process.stdout is not None
-        watchdog = threading.Timer(_LINE_S, self._process.kill)
-        watchdog.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            watchdog.cancel()
-        if not line:
-            assert self._process.stderr is not None
-            words = self._process.stderr.read().strip()[-300:]
-            raise HarpError(f"a program ended with {self._process.wait()}: {words}")
-        said: dict[str, int] = json.loads(line)
-        return said
-
-    def go(self) -> None:
-        """Let it begin."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("g")
-        self._process.stdin.flush()
-
-    def ended(self) -> Side:
-        """What it says when all is checked; it stays, without its memory."""
-        said = self._read()
-        return Side(*(said[name] for name in _SAID))
-
-    def close(self) -> None:
-        """End it and forget it."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                with suppress(OSError):
-                    stream.close()
-
-
-@contextmanager
-def _programs() -> Iterator[list[_Program]]:
-    """Ends those that are in the list afterwards."""
-    found: list[_Program] = []
-    try:
-        yield found
-    finally:
-        for one in found:
-            one.close()
-
-
 def _work(job: Job, number: int, each_bytes: int) -> list[str]:
     counts = {
         "bytes": each_bytes,
@@ -187,7 +112,7 @@ def _work(job: Job, number: int, each_bytes: int) -> list[str]:
 def _pair(box: Machine, plan: Plan) -> Pair:
     memory_bytes = _memory_bytes(box)
     each_bytes = int(memory_bytes * _PART) // _GRANULE * _GRANULE
-    limit = ["--mem", f"{each_bytes + _SLACK_BYTES}"]
+    limit = ["--mem", f"{each_bytes + CODE_BYTES}"]
     work = [_work(plan.job, number, each_bytes) for number in range(len(_WHO))]
 
     def alone(number: int) -> Side:
@@ -224,25 +149,25 @@ def _run(
     at_end: Callable[[], None] = lambda: None,
 ) -> list[Side]:
     """Start them all at once; what each says. `at_end` is called while they are still there."""
-    with _programs() as programs:
+    program = str(box.native.file("harp-bench-swap"))
+    with programs() as running:
         for (name, options), told in zip(tenants, work, strict=True):
-            run = [sys.executable, "-m", "harp", "run", "--name", name, *options, "--"]
-            programs.append(_Program(box, run if box.has_harp else [], told))
-        for one in programs:
+            running.append(Program(box, [program, *told], "--name", name, *options))
+            running[-1].read()
+        for one in running:
             one.go()
-        sides = [one.ended() for one in programs]
+        said = [one.read() for one in running]  # they stay, without their memory
         at_end()
-        used = {row["pid"]: row for row in _ledger(box)["processes"]}
-        return [_with(side, used[one.pid]) for side, one in zip(sides, programs, strict=True)]
+        uses = read_truth(box.native.path, box.env).uses
+        return [_side(words, uses[one.pid]) for words, one in zip(said, running, strict=True)]
 
 
-def _with(side: Side, used: Mapping[str, Any]) -> Side:
-    busy = used["busy_ns"]
-    return replace(
-        side,
-        copy_ns=busy["copy_in"] + busy["copy_out"],
-        busy_ns=sum(busy.values()),
-        overrun_ns=used["overrun_ns"],
+def _side(said: Mapping[str, int], use: Use) -> Side:
+    return Side(
+        **{name: said[name] for name in _SAID},
+        copy_ns=use.copy_ns,
+        busy_ns=use.compute_ns + use.copy_ns,
+        overrun_ns=use.overrun_ns,
     )
 
 
@@ -266,17 +191,5 @@ def _control(bare: Machine, plan: Plan) -> Control:
     return Control(refused=sum(side.result != 0 for side in both), found_wrong=spoilt.wrong)
 
 
-def _ledger(box: Machine) -> dict[str, list[dict[str, Any]]]:
-    said = subprocess.run(
-        [box.native.path / "harp-soft-truth", "--json"],
-        env=dict(box.env),
-        capture_output=True,
-        check=True,
-        timeout=_LINE_S,
-    )
-    found: dict[str, list[dict[str, Any]]] = json.loads(said.stdout)
-    return found
-
-
 def _memory_bytes(box: Machine) -> int:
-    return int(_ledger(box)["devices"][0]["capacity_bytes"])
+    return read_truth(box.native.path, box.env).capacity_bytes

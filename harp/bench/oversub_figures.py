@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from harp.bench.verdict import Target, Violation
+from harp.bench.verdict import Target, Violation, as_json
 
 __all__ = ["Control", "Job", "OversubOutcome", "Pair", "Side"]
 
@@ -247,7 +247,7 @@ class OversubOutcome:
             "longest_wait_s": round(max(pair.longest_wait_s for pair in self.pairs), 3),
             "pairs": [pair.json() for pair in self.pairs],
             "control": None if self.control is None else asdict(self.control),
-            "violations": [asdict(one) for one in self.violations],
-            "targets": [asdict(one) for one in self.targets],
+            "violations": as_json(self.violations),
+            "targets": as_json(self.targets),
             "load_1min": round(load_1min, 2),
         }

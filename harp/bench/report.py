@@ -15,7 +15,7 @@ from harp.bench.machine import LABEL
 from harp.bench.memory_figures import MemoryOutcome
 from harp.bench.oversub_figures import OversubOutcome
 from harp.bench.share import ShareOutcome
-from harp.bench.verdict import Case, Target, worst_figure
+from harp.bench.verdict import Case, Target, Violation, worst_figure
 
 __all__ = [
     "expected",
@@ -24,7 +24,6 @@ __all__ = [
     "show_memory",
     "show_oversub",
     "show_share",
-    "show_targets",
 ]
 
 
@@ -65,9 +64,7 @@ def show_share(outcome: ShareOutcome) -> None:
         console.print(f"{name}: right without HARP as well, which says little of HARP")
     for reason in outcome.not_run:
         console.print(f"not run: {reason}")
-    show_targets(outcome.targets)
-    for violation in outcome.violations:
-        console.print(f"WRONG {violation}")
+    _judged(console, outcome.targets, outcome.violations)
     for broken in outcome.failed:
         console.print(f"WRONG {broken}")
     worst = outcome.worst
@@ -78,14 +75,14 @@ def show_share(outcome: ShareOutcome) -> None:
     console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))
 
 
-def show_targets(found: Sequence[Target]) -> None:
-    """The stricter figures, on stdout."""
-    console = _console()
-    for target in found:
+def _judged(console: Console, targets: Sequence[Target], violations: Sequence[Violation]) -> None:
+    for target in targets:
         sign = "met   " if target.met else "MISSED"
         console.print(
             f"{sign} {target.cell}: {target.figure} {target.value:.3f} (limit {target.limit:g})"
         )
+    for violation in violations:
+        console.print(f"WRONG {violation}")
 
 
 def _row(case: Case) -> list[str]:
@@ -114,9 +111,7 @@ def show_latency(outcome: LatencyOutcome) -> None:
         cells = [*(f"{f:.1f}" for f in figures), *(f"{r:.2f}" for r in ratios)]
         table.add_row(row.name, *cells)
     console.print(table)
-    show_targets(outcome.targets)
-    for violation in outcome.violations:
-        console.print(f"WRONG {violation}")
+    _judged(console, outcome.targets, outcome.violations)
     if not outcome.can_tell:
         console.print("Requests are in time without HARP as well: this bench cannot tell.")
 
@@ -133,9 +128,7 @@ def show_crash(outcome: CrashOutcome) -> None:
         f"{outcome.upgrades} upgrades under {outcome.calls} calls: {outcome.failed_calls} failed,"
         f" longest {outcome.longest_stall_ms:.1f} ms, {outcome.over_limit_bytes} bytes over a limit"
     )
-    show_targets(outcome.targets)
-    for violation in outcome.violations:
-        console.print(f"WRONG {violation}")
+    _judged(console, outcome.targets, outcome.violations)
     console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))
 
 
@@ -161,9 +154,7 @@ def show_memory(outcome: MemoryOutcome) -> None:
         figures = (bare, start.added_ms_p50, start.added_ms_p99)
         table.add_row(start.name, *(f"{f:.2f}" for f in figures), "ms")
     console.print(table)
-    show_targets(outcome.targets)
-    for violation in outcome.violations:
-        console.print(f"WRONG {violation}")
+    _judged(console, outcome.targets, outcome.violations)
     if not outcome.can_tell:
         console.print("Without HARP the limit was kept as well: this bench cannot tell.")
     console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))
@@ -187,9 +178,7 @@ def show_oversub(outcome: OversubOutcome) -> None:
             f"{pair.longest_wait_s:.1f} s",
         )
     console.print(table)
-    show_targets(outcome.targets)
-    for violation in outcome.violations:
-        console.print(f"WRONG {violation}")
+    _judged(console, outcome.targets, outcome.violations)
     if not outcome.can_tell:
         console.print("Without HARP both had room, or a changed word was not seen: cannot tell.")
     console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harp.bench.cells import Cell, Plan
-from harp.bench.clients import Client, calibrate, running, under_harp
+from harp.bench.clients import Client, asked, calibrate, running
 from harp.bench.figures import Mark, Measured, measure
-from harp.bench.machine import LABEL, Machine, busy_program, machine
+from harp.bench.machine import LABEL, Machine, machine
 from harp.bench.verdict import (
     Case,
     Target,
@@ -267,8 +267,7 @@ class _Bench:
                 self._tenants += 1
                 tenant = f"tenant-{self._tenants}"
                 command = self._client(cell, number, share)
-                if box.has_harp:
-                    command = under_harp(command, tenant=tenant, share=share)
+                command = box.under_harp(command, *asked(tenant, share))
                 clients.append(Client(command, {**box.env, **(extra or {})}, tenant))
             with closing(Watch(box, clients)) as watch:
                 if ours:
@@ -293,7 +292,7 @@ class _Bench:
         return [*self._busy(cell, number), "--processes", str(processes), "--go"]
 
     def _busy(self, cell: Cell, number: int) -> list[str]:
-        program = busy_program(find(self._env))
+        program = find(self._env).file("harp-bench-busy")
         return [str(program), "--mode", cell.mode, "--kernel-us", str(cell.kernel_us(number))]
 
     def _calibrated(self, cell: Cell, number: int, native: Machine) -> float:

@@ -25,6 +25,7 @@ class Use:
 
     pid: int
     compute_ns: int
+    copy_ns: int  #: of both copy engines
     modelled_ns: int
     overrun_ns: int
     launches: int
@@ -39,6 +40,7 @@ class Truth:
 
     now_ns: int  #: device clock
     device: str  #: name of device 0
+    capacity_bytes: int  #: its memory
     uses: Mapping[int, Use]  #: by pid, device 0 only
 
     def shares(self, since: Truth, pids: list[int]) -> list[float]:
@@ -89,6 +91,7 @@ def read(native_dir: Path, env: Mapping[str, str]) -> Truth:
             row["pid"]: Use(
                 pid=row["pid"],
                 compute_ns=row["busy_ns"]["compute"],
+                copy_ns=row["busy_ns"]["copy_in"] + row["busy_ns"]["copy_out"],
                 modelled_ns=row["modelled_ns"],
                 overrun_ns=row["overrun_ns"],
                 launches=row["launches"],
@@ -99,10 +102,11 @@ def read(native_dir: Path, env: Mapping[str, str]) -> Truth:
             for row in data["processes"]
             if row["device"] == 0
         }
-        name = data["devices"][0]["name"]
+        device = data["devices"][0]
+        name, capacity_bytes = device["name"], device["capacity_bytes"]
     except (OSError, subprocess.SubprocessError) as error:
         detail = (getattr(error, "stderr", "") or "").strip()
         raise NativeError(f"{command[0]} failed: {detail or error}", "harp doctor") from error
     except (ValueError, KeyError, IndexError) as error:
         raise NativeError(f"{command[0]} printed no ledger: {error!r}", "harp doctor") from error
-    return Truth(now_ns=data["now_ns"], device=name, uses=uses)
+    return Truth(data["now_ns"], name, capacity_bytes, uses)

@@ -18,7 +18,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bench/busy.h"
@@ -53,14 +52,6 @@ struct busy_options busy = {
     .processes = 1,
     .report_ms = 50,
 };
-
-uint64_t busy_now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
 
 /* One write, so that lines of several processes stay whole in a pipe. */
 void busy_say(const char *format, ...)

@@ -33,7 +33,6 @@ struct busy_options {
 
 extern struct busy_options busy; /* constant once main() has read the command line, but the seed */
 
-uint64_t busy_now_ns(void);
 const char *busy_mode_name(void);
 void busy_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int busy_work(void); /* exit status */

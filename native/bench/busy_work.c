@@ -3,7 +3,6 @@
  * The work of harp-bench-busy, through the plain driver API of whatever libcuda.so.1 the loader
  * finds. See busy.c.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
@@ -12,8 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/bench.h"
 #include "bench/busy.h"
-#include "generated/cuda_abi.h"
 
 /* Queued work: so much behind one event, and so many events. Enough for a program that is not on a
  * CPU for some ms, and little enough for the software GPU's queue of 1024. */
@@ -27,12 +26,7 @@
 #define CALIBRATION_ROUNDS 7
 #define LEAST_SLEEP_NS     50000u
 
-static const char ptx[] = ".version 7.0\n.target sm_70\n.address_size 64\n"
-                          ".visible .entry sleeper(.param .u32 loops, .param .u32 each)\n{\n"
-                          ".reg .pred %p;\n.reg .b32 %r<3>;\n"
-                          "ld.param.u32 %r1, [loops];\nld.param.u32 %r2, [each];\n"
-                          "AGAIN:\nnanosleep.u32 %r2;\nsub.u32 %r1, %r1, 1;\n"
-                          "setp.ne.u32 %p, %r1, 0;\n@%p bra AGAIN;\nret;\n}\n";
+static const char ptx[] = BENCH_PTX BENCH_SLEEPER;
 
 static void *driver;
 static CUfunction sleeper;
@@ -43,33 +37,7 @@ static void *here;
 static unsigned loops, each_ns;
 static uint64_t iterations, reported_ns, deadline_ns;
 
-static void *symbol(const char *name)
-{
-    void *f = dlsym(driver, name);
-
-    if (f == NULL) {
-        fprintf(stderr, "harp-bench-busy: the driver has no %s\n", name);
-        exit(1);
-    }
-    return f;
-}
-
-static void check(const char *name, CUresult result)
-{
-    if (result != CUDA_SUCCESS) {
-        fprintf(stderr, "harp-bench-busy: %s answered %d\n", name, (int)result);
-        exit(1);
-    }
-}
-
-/* Looked up once for each place that calls. */
-#define DO(name, ...)                                                                              \
-    do {                                                                                           \
-        static __typeof__(&name) do_f;                                                             \
-        if (do_f == NULL)                                                                          \
-            do_f = (__typeof__(&name))symbol(#name);                                               \
-        check(#name, do_f(__VA_ARGS__));                                                           \
-    } while (0)
+#define DO(name, ...) BENCH_DO(driver, name, __VA_ARGS__)
 
 static void launch_kernel(void)
 {
@@ -117,7 +85,7 @@ static unsigned submit(void)
 
 static bool go_on(void)
 {
-    return deadline_ns == 0 || busy_now_ns() < deadline_ns;
+    return deadline_ns == 0 || bench_now_ns() < deadline_ns;
 }
 
 /* Whoever started this holds the other end of stdin for as long as it lives. */
@@ -130,7 +98,7 @@ static bool is_left_alone(void)
 
 static void count(uint64_t ended)
 {
-    uint64_t now = busy_now_ns();
+    uint64_t now = bench_now_ns();
 
     iterations += ended;
     if (now - reported_ns < (uint64_t)(unsigned)busy.report_ms * 1000000)
@@ -195,7 +163,7 @@ static double uniform(void)
  */
 static void requests(void)
 {
-    double next_ns = (double)busy_now_ns(), mean_ns = 1e9 / busy.rate;
+    double next_ns = (double)bench_now_ns(), mean_ns = 1e9 / busy.rate;
 
     for (long n = 0; (busy.requests == 0 || n < busy.requests) && go_on(); n++) {
         uint64_t arrived, begun;
@@ -206,14 +174,14 @@ static void requests(void)
         t = (struct timespec){(time_t)(arrived / 1000000000ull), (long)(arrived % 1000000000ull)};
         while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {
         }
-        begun = busy_now_ns();
+        begun = bench_now_ns();
         for (int i = 0; i < busy.request_kernels; i++)
             launch_kernel();
         DO(cuStreamSynchronize, stream);
         busy_say("{\"pid\": %d, \"request\": %ld, \"arrived_ns\": %llu, \"begun_ns\": %llu, "
                  "\"ended_ns\": %llu}\n",
                  (int)getpid(), n, (unsigned long long)arrived, (unsigned long long)begun,
-                 (unsigned long long)busy_now_ns());
+                 (unsigned long long)bench_now_ns());
         count((uint64_t)busy.request_kernels);
     }
 }
@@ -252,11 +220,7 @@ static void start(void)
     CUcontext context;
     CUmodule module;
 
-    driver = dlopen("libcuda.so.1", RTLD_NOW);
-    if (driver == NULL) {
-        fprintf(stderr, "harp-bench-busy: %s\n", dlerror());
-        exit(1);
-    }
+    driver = bench_open("libcuda.so.1");
     loops = busy.kernel_us * 1000 / LEAST_SLEEP_NS;
     loops = loops < 1 ? 1 : loops;
     each_ns = busy.kernel_us * 1000 / loops;
@@ -290,7 +254,7 @@ int busy_work(void)
     if (busy.go && read(STDIN_FILENO, &byte, 1) != 1)
         return 1; /* who started this is gone */
     if (busy.seconds > 0)
-        deadline_ns = busy_now_ns() + (uint64_t)(unsigned)busy.seconds * 1000000000;
+        deadline_ns = bench_now_ns() + (uint64_t)(unsigned)busy.seconds * 1000000000;
     if (busy.mode == BUSY_REQUESTS)
         requests();
     else if (busy.mode == BUSY_SYNC)

@@ -9,16 +9,14 @@
  *   {"pid", "asked_ns", "got_ns", "result"}       --hold: its one allocation; CLOCK_MONOTONIC
  * It begins when a byte comes on stdin.
  */
-#include <dlfcn.h>
 #include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "generated/cuda_abi.h"
+#include "bench/bench.h"
 
 #define BLOCKS        16u
 #define LEAST_BYTES   1024u
@@ -33,36 +31,15 @@ static const char usage[] =
     "  --pause-us N   between two rounds of an allocation or free and two launches (0)\n"
     "  --hold BYTES   allocate so much once, and keep it until stdin is closed\n";
 
-static const char ptx[] = ".version 7.0\n.target sm_70\n.address_size 64\n"
-                          ".visible .entry sleeper(.param .u32 each)\n{\n.reg .b32 %r<2>;\n"
-                          "ld.param.u32 %r1, [each];\nnanosleep.u32 %r1;\nret;\n}\n";
+static const char ptx[] = BENCH_PTX BENCH_SLEEPER;
 
 static void *driver;
-static uint64_t calls, failed, stall_ns, stalled_ns;
+static uint64_t begun_ns, calls, failed, stall_ns, stalled_ns;
 static int first_error;
 
-static uint64_t now_ns(void)
+static int counted(CUresult result)
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-static void *symbol(const char *name)
-{
-    void *f = dlsym(driver, name);
-
-    if (f == NULL) {
-        fprintf(stderr, "harp-bench-churn: the driver has no %s\n", name);
-        exit(1);
-    }
-    return f;
-}
-
-static int counted(uint64_t begun_ns, CUresult result)
-{
-    uint64_t took_ns = now_ns() - begun_ns;
+    uint64_t took_ns = bench_now_ns() - begun_ns;
 
     calls++;
     if (took_ns > stall_ns) {
@@ -74,17 +51,11 @@ static int counted(uint64_t begun_ns, CUresult result)
     return result == CUDA_SUCCESS;
 }
 
-#define CALL(name, ...) counted(now_ns(), ((__typeof__(&name))symbol(#name))(__VA_ARGS__))
+/* In this order: arguments of one call have none. */
+#define CALL(name, ...) (begun_ns = bench_now_ns(), counted(BENCH_CALL(driver, name)(__VA_ARGS__)))
 
 /* Before the counting begins: what fails here ends the program. */
-#define NEED(name, ...)                                                                            \
-    do {                                                                                           \
-        CUresult need_r = ((__typeof__(&name))symbol(#name))(__VA_ARGS__);                         \
-        if (need_r != CUDA_SUCCESS) {                                                              \
-            fprintf(stderr, "harp-bench-churn: %s answered %d\n", #name, (int)need_r);             \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
+#define NEED(name, ...) BENCH_DO(driver, name, __VA_ARGS__)
 
 static int is_over(void)
 {
@@ -97,9 +68,9 @@ static int is_over(void)
 static void churn(CUfunction kernel, CUstream stream, uint64_t random, unsigned pause_us)
 {
     CUdeviceptr block[BLOCKS] = {0};
-    unsigned each_ns = KERNEL_US * 1000;
-    void *parameters[] = {&each_ns};
-    uint64_t looked_ns = now_ns();
+    unsigned loops = 1, each_ns = KERNEL_US * 1000;
+    void *parameters[] = {&loops, &each_ns};
+    uint64_t looked_ns = bench_now_ns();
 
     for (uint64_t round = 1;; round++) {
         random = random * 6364136223846793005ull + 1442695040888963407ull;
@@ -119,10 +90,10 @@ static void churn(CUfunction kernel, CUstream stream, uint64_t random, unsigned 
             CALL(cuStreamSynchronize, stream);
         if (pause_us != 0)
             usleep(pause_us);
-        if (now_ns() - looked_ns > LOOK_EVERY_NS) {
+        if (bench_now_ns() - looked_ns > LOOK_EVERY_NS) {
             if (is_over())
                 break;
-            looked_ns = now_ns();
+            looked_ns = bench_now_ns();
         }
     }
     CALL(cuStreamSynchronize, stream);
@@ -134,11 +105,11 @@ static void churn(CUfunction kernel, CUstream stream, uint64_t random, unsigned 
 static void hold(size_t bytes)
 {
     CUdeviceptr there = 0;
-    uint64_t asked_ns = now_ns();
-    CUresult result = ((__typeof__(&cuMemAlloc_v2))symbol("cuMemAlloc_v2"))(&there, bytes);
+    uint64_t asked_ns = bench_now_ns();
+    CUresult result = BENCH_CALL(driver, cuMemAlloc_v2)(&there, bytes);
 
     printf("{\"pid\": %d, \"asked_ns\": %llu, \"got_ns\": %llu, \"result\": %d}\n", (int)getpid(),
-           (unsigned long long)asked_ns, (unsigned long long)now_ns(), (int)result);
+           (unsigned long long)asked_ns, (unsigned long long)bench_now_ns(), (int)result);
     fflush(stdout);
     while (!is_over())
         poll(&(struct pollfd){.fd = STDIN_FILENO, .events = POLLIN}, 1, -1);
@@ -164,8 +135,8 @@ int main(int argc, char **argv)
     CUmodule module;
     CUfunction kernel;
     CUstream stream;
-    unsigned each_ns = KERNEL_US * 1000;
-    void *parameters[] = {&each_ns};
+    unsigned loops = 1, each_ns = KERNEL_US * 1000;
+    void *parameters[] = {&loops, &each_ns};
     char byte;
 
     for (int i = 1; i < argc; i += 2) {
@@ -179,11 +150,7 @@ int main(int argc, char **argv)
         else
             number("", 1);
     }
-    driver = dlopen("libcuda.so.1", RTLD_NOW);
-    if (driver == NULL) {
-        fprintf(stderr, "harp-bench-churn: %s\n", dlerror());
-        return 1;
-    }
+    driver = bench_open("libcuda.so.1");
     NEED(cuInit, 0);
     NEED(cuDeviceGet, &device, 0);
     NEED(cuCtxCreate_v2, &context, 0, device);

@@ -13,7 +13,6 @@
  * the difference, and of the time until the device had done the batch (`*_done_ns`, per call);
  * and the memory libharp shows, by which the caller knows that its limits are in force.
  */
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -22,7 +21,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "generated/cuda_abi.h"
+#include "bench/bench.h"
 
 #define MOST_THREADS 64
 #define MOST_ROUNDS  20001
@@ -63,36 +62,9 @@ struct round {
 /* [rounds] of each thread */
 static struct round *bare_took[MOST_THREADS], *harp_took[MOST_THREADS];
 
-static const char ptx[] = ".version 7.0\n.target sm_70\n.address_size 64\n"
-                          ".visible .entry nothing()\n{\nret;\n}\n";
+static const char ptx[] = BENCH_PTX ".visible .entry nothing()\n{\nret;\n}\n";
 
-static double now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
-
-static void fail(const char *what, int code)
-{
-    fprintf(stderr, "harp-bench-launch: %s: %d\n", what, code);
-    exit(1);
-}
-
-static void *symbol(void *lib, const char *name)
-{
-    void *f = dlsym(lib, name);
-    if (f == NULL)
-        fail(name, -1);
-    return f;
-}
-
-#define DO(name, ...)                                                                              \
-    do {                                                                                           \
-        CUresult do_r = ((__typeof__(&name))symbol(b.harp, #name))(__VA_ARGS__);                   \
-        if (do_r != CUDA_SUCCESS)                                                                  \
-            fail(#name, (int)do_r);                                                                \
-    } while (0)
+#define DO(name, ...) BENCH_DO(b.harp, name, __VA_ARGS__)
 
 static CUresult call_many(void *call)
 {
@@ -117,19 +89,20 @@ static CUresult call_many(void *call)
 static struct round measure(void *call)
 {
     struct timespec pause = {b.pause_us / 1000000, (long)(b.pause_us % 1000000) * 1000};
-    double start, end;
+    uint64_t start, end;
     CUresult r;
 
     if (b.pause_us > 0)
         nanosleep(&pause, NULL);
-    start = now_ns();
+    start = bench_now_ns();
     r = call_many(call);
-    end = now_ns();
+    end = bench_now_ns();
     if (r != CUDA_SUCCESS)
-        fail(call_symbols[b.call], (int)r);
+        bench_fail(call_symbols[b.call], (int)r);
     if (b.kernel)
         b.sync();
-    return (struct round){(end - start) / b.batch, (now_ns() - start) / b.batch};
+    return (struct round){(double)(end - start) / b.batch,
+                          (double)(bench_now_ns() - start) / b.batch};
 }
 
 static void together(void)
@@ -157,18 +130,6 @@ static void *run(void *arg)
     return NULL;
 }
 
-static int by_value(const void *x, const void *y)
-{
-    double a = *(const double *)x, c = *(const double *)y;
-    return a < c ? -1 : a > c;
-}
-
-static double at(double *values, size_t n, double part)
-{
-    qsort(values, n, sizeof *values, by_value);
-    return values[(size_t)((double)(n - 1) * part)];
-}
-
 static void report(void)
 {
     size_t n = (size_t)b.rounds * (size_t)b.threads, k = 0;
@@ -176,7 +137,7 @@ static void report(void)
     double *bare = values, *harp = bare + n, *added = harp + n, *bare_done = added + n,
            *harp_done = bare_done + n;
     if (values == NULL)
-        fail("memory", -1);
+        bench_fail("memory", -1);
     for (int t = 0; t < b.threads; t++)
         for (int i = 0; i < b.rounds; i++, k++) {
             bare[k] = bare_took[t][i].call_ns;
@@ -185,25 +146,16 @@ static void report(void)
             bare_done[k] = bare_took[t][i].done_ns;
             harp_done[k] = harp_took[t][i].done_ns;
         }
-    printf("{\"bare_ns\": %.2f, \"harp_ns\": %.2f, ", at(bare, n, 0.5), at(harp, n, 0.5));
+    printf("{\"bare_ns\": %.2f, \"harp_ns\": %.2f, ", bench_at(bare, n, 0.5),
+           bench_at(harp, n, 0.5));
     printf("\"added_ns\": %.2f, \"added_p10_ns\": %.2f, \"added_p90_ns\": %.2f, ",
-           at(added, n, 0.5), at(added, n, 0.1), at(added, n, 0.9));
-    printf("\"bare_done_ns\": %.2f, \"harp_done_ns\": %.2f, ", at(bare_done, n, 0.5),
-           at(harp_done, n, 0.5));
+           bench_at(added, n, 0.5), bench_at(added, n, 0.1), bench_at(added, n, 0.9));
+    printf("\"bare_done_ns\": %.2f, \"harp_done_ns\": %.2f, ", bench_at(bare_done, n, 0.5),
+           bench_at(harp_done, n, 0.5));
     printf("\"memory_bytes\": %zu, ", b.memory_bytes);
     printf("\"call\": \"%s\", \"rounds\": %d, \"batch\": %d, \"threads\": %d}\n",
            call_names[b.call], b.rounds, b.batch, b.threads);
     free(values);
-}
-
-static void *open_library(const char *path)
-{
-    void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (lib == NULL) {
-        fprintf(stderr, "harp-bench-launch: %s\n", dlerror());
-        exit(1);
-    }
-    return lib;
 }
 
 static enum call call_of(const char *name)
@@ -211,8 +163,7 @@ static enum call call_of(const char *name)
     for (int i = 0; i < CALLS; i++)
         if (strcmp(name, call_names[i]) == 0)
             return (enum call)i;
-    fail(name, 2);
-    return CALLS;
+    bench_fail(name, 2);
 }
 
 /* What the calls are of. Without a device that executes any words will do. */
@@ -230,7 +181,7 @@ static void prepare(void)
 
     b.here = calloc(1, COPY_BYTES);
     if (b.here == NULL)
-        fail("memory", -1);
+        bench_fail("memory", -1);
     if (!b.kernel) {
         b.exec = (CUgraphExec)&b;
         return;
@@ -272,14 +223,14 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--call") == 0 && i + 1 < argc)
             b.call = call_of(argv[++i]);
         else
-            fail(argv[i], 2);
+            bench_fail(argv[i], 2);
     }
-    b.driver = open_library(argv[1]);
-    b.harp = open_library(argv[2]);
-    b.bare_call = symbol(b.driver, call_symbols[b.call]);
-    b.harp_call = symbol(b.harp, call_symbols[b.call]);
-    b.sync = (CUresult (*)(void))symbol(b.driver, "cuCtxSynchronize");
-    b.set_current = (CUresult (*)(CUcontext))symbol(b.driver, "cuCtxSetCurrent");
+    b.driver = bench_open(argv[1]);
+    b.harp = bench_open(argv[2]);
+    b.bare_call = bench_symbol(b.driver, call_symbols[b.call]);
+    b.harp_call = bench_symbol(b.harp, call_symbols[b.call]);
+    b.sync = (CUresult (*)(void))bench_symbol(b.driver, "cuCtxSynchronize");
+    b.set_current = (CUresult (*)(CUcontext))bench_symbol(b.driver, "cuCtxSetCurrent");
     DO(cuInit, 0);
     DO(cuCtxCreate_v2, &b.ctx, 0, 0);
     DO(cuMemGetInfo_v2, &unused, &b.memory_bytes);
@@ -288,7 +239,7 @@ int main(int argc, char **argv)
         bare_took[i] = calloc((size_t)b.rounds, sizeof *bare_took[i]);
         harp_took[i] = calloc((size_t)b.rounds, sizeof *harp_took[i]);
         if (bare_took[i] == NULL || harp_took[i] == NULL)
-            fail("memory", -1);
+            bench_fail("memory", -1);
     }
     pthread_t threads[MOST_THREADS];
     if (b.threads == 1) {

@@ -13,48 +13,13 @@
  * driver is the one that `libcuda.so.1` leads to, as for any program.
  * race: N processes, each with a context; when all have it they allocate and free 1 to 8 MiB at
  * random, up to --each-mib each, and must be told 0 or 2 (out of memory) and nothing else.
- * Each prints one JSON object. `race` prints {"ready": true} before, and begins when a line comes.
+ * Each prints one JSON object. `race` prints {"ready": true} before, and begins when a byte comes.
  */
 #include "bench/memory.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-double memory_now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
-
-void memory_fail(const char *what, int code)
-{
-    fprintf(stderr, "harp-bench-memory: %s: %d\n", what, code);
-    _exit(1);
-}
-
-void *memory_symbol(void *lib, const char *name)
-{
-    void *f = lib != NULL ? dlsym(lib, name) : NULL;
-    if (f == NULL)
-        memory_fail(name, -1);
-    return f;
-}
-
-static int by_value(const void *x, const void *y)
-{
-    double a = *(const double *)x, c = *(const double *)y;
-    return a < c ? -1 : a > c;
-}
-
-double memory_at(double *values, size_t n, double part)
-{
-    qsort(values, n, sizeof *values, by_value);
-    return values[(size_t)((double)(n - 1) * part)];
-}
 
 /* --- calls ----------------------------------------------------------------------------------- */
 
@@ -69,42 +34,42 @@ struct side {
 static double pair(const struct side *side)
 {
     CUdeviceptr p = 0;
-    double start = memory_now_ns();
+    uint64_t start = bench_now_ns();
     CUresult r = side->alloc(&p, SIZE);
     if (r == CUDA_SUCCESS)
         r = side->free(p);
-    double end = memory_now_ns();
+    uint64_t end = bench_now_ns();
     if (r != CUDA_SUCCESS)
-        memory_fail("alloc and free", (int)r);
-    return end - start;
+        bench_fail("alloc and free", (int)r);
+    return (double)(end - start);
 }
 
 static int calls(const char *driver, const char *libharp, int live, int rounds)
 {
-    void *bare = dlopen(driver, RTLD_NOW | RTLD_LOCAL), *harp = dlopen(libharp, RTLD_NOW);
-    struct side side[2] = {{MEMORY_CALL(bare, cuMemAlloc_v2), MEMORY_CALL(bare, cuMemFree_v2),
+    void *bare = bench_open(driver), *harp = bench_open(libharp);
+    struct side side[2] = {{BENCH_CALL(bare, cuMemAlloc_v2), BENCH_CALL(bare, cuMemFree_v2),
                             calloc((size_t)rounds, sizeof(double))},
-                           {MEMORY_CALL(harp, cuMemAlloc_v2), MEMORY_CALL(harp, cuMemFree_v2),
+                           {BENCH_CALL(harp, cuMemAlloc_v2), BENCH_CALL(harp, cuMemFree_v2),
                             calloc((size_t)rounds, sizeof(double))}};
     size_t unused, limit, n = (size_t)rounds;
     CUcontext ctx;
     CUdeviceptr p;
 
     if (side[0].took == NULL || side[1].took == NULL)
-        memory_fail("memory", -1);
-    MEMORY_DO(harp, cuInit, 0);
-    MEMORY_DO(harp, cuCtxCreate_v2, &ctx, 0, 0);
-    MEMORY_DO(harp, cuMemGetInfo_v2, &unused, &limit);
+        bench_fail("memory", -1);
+    BENCH_DO(harp, cuInit, 0);
+    BENCH_DO(harp, cuCtxCreate_v2, &ctx, 0, 0);
+    BENCH_DO(harp, cuMemGetInfo_v2, &unused, &limit);
     for (int i = 0; i < live; i++)
-        MEMORY_DO(harp, cuMemAlloc_v2, &p, SIZE);
+        BENCH_DO(harp, cuMemAlloc_v2, &p, SIZE);
     for (int i = 0; i < 100; i++)
         pair(&side[i % 2]);
     for (int i = 0; i < rounds; i++) {
         side[i % 2].took[i] = pair(&side[i % 2]);
         side[1 - i % 2].took[i] = pair(&side[1 - i % 2]);
     }
-    double bare_p50 = memory_at(side[0].took, n, 0.5), bare_p99 = memory_at(side[0].took, n, 0.99);
-    double harp_p50 = memory_at(side[1].took, n, 0.5), harp_p99 = memory_at(side[1].took, n, 0.99);
+    double bare_p50 = bench_at(side[0].took, n, 0.5), bare_p99 = bench_at(side[0].took, n, 0.99);
+    double harp_p50 = bench_at(side[1].took, n, 0.5), harp_p99 = bench_at(side[1].took, n, 0.99);
     printf("{\"bare_p50_ns\": %.1f, \"bare_p99_ns\": %.1f, \"harp_p50_ns\": %.1f, "
            "\"harp_p99_ns\": %.1f, \"live\": %d, \"rounds\": %d, \"memory_bytes\": %zu}\n",
            bare_p50, bare_p99, harp_p50, harp_p99, live, rounds, limit);

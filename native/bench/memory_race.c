@@ -4,11 +4,11 @@
  */
 #include "bench/memory.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 enum { MOST_BLOCKS = 4096, MOST_MIB = 8 };
 
@@ -20,22 +20,22 @@ struct shared {
 
 static void run(struct shared *shared, unsigned seed, double seconds, int each_mib)
 {
-    void *lib = dlopen("libcuda.so.1", RTLD_NOW);
+    void *lib = bench_open("libcuda.so.1");
     static CUdeviceptr block[MOST_BLOCKS];
     static int mib[MOST_BLOCKS];
     unsigned long allocated = 0, denied = 0;
     int n = 0, held = 0;
     CUcontext ctx;
 
-    MEMORY_DO(lib, cuInit, 0);
-    MEMORY_DO(lib, cuCtxCreate_v2, &ctx, 0, 0);
-    __typeof__(&cuMemAlloc_v2) alloc = MEMORY_CALL(lib, cuMemAlloc_v2);
-    __typeof__(&cuMemFree_v2) give_back = MEMORY_CALL(lib, cuMemFree_v2);
+    BENCH_DO(lib, cuInit, 0);
+    BENCH_DO(lib, cuCtxCreate_v2, &ctx, 0, 0);
+    __typeof__(&cuMemAlloc_v2) alloc = BENCH_CALL(lib, cuMemAlloc_v2);
+    __typeof__(&cuMemFree_v2) give_back = BENCH_CALL(lib, cuMemFree_v2);
     __atomic_add_fetch(&shared->ready, 1, __ATOMIC_ACQ_REL);
     while (__atomic_load_n(&shared->go, __ATOMIC_ACQUIRE) == 0)
         usleep(2000);
-    double until = memory_now_ns() + seconds * 1e9;
-    while (memory_now_ns() < until) {
+    uint64_t until_ns = bench_now_ns() + (uint64_t)(seconds * 1e9);
+    while (bench_now_ns() < until_ns) {
         int size = 1 + rand_r(&seed) % MOST_MIB;
         if (n < MOST_BLOCKS && held + size <= each_mib && rand_r(&seed) % 3 != 0) {
             CUresult r = alloc(&block[n], (size_t)size << 20);
@@ -55,7 +55,7 @@ static void run(struct shared *shared, unsigned seed, double seconds, int each_m
             int i = (int)((unsigned)rand_r(&seed) % (unsigned)n);
             CUresult r = give_back(block[i]);
             if (r != CUDA_SUCCESS)
-                memory_fail("cuMemFree", (int)r);
+                bench_fail("cuMemFree", (int)r);
             held -= mib[i];
             block[i] = block[--n];
             mib[i] = mib[n];
@@ -65,7 +65,7 @@ static void run(struct shared *shared, unsigned seed, double seconds, int each_m
     __atomic_add_fetch(&shared->denied, denied, __ATOMIC_RELAXED);
     while (n > 0)
         give_back(block[--n]);
-    MEMORY_DO(lib, cuCtxDestroy_v2, ctx);
+    BENCH_DO(lib, cuCtxDestroy_v2, ctx);
 }
 
 int memory_race(int processes, double seconds, int each_mib)
@@ -73,14 +73,14 @@ int memory_race(int processes, double seconds, int each_mib)
     struct shared *shared =
         mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int failed = 0, status = 0;
-    char line[16];
+    char byte;
 
     if (shared == MAP_FAILED)
-        memory_fail("memory", -1);
+        bench_fail("memory", -1);
     for (int i = 0; i < processes; i++) {
         pid_t pid = fork();
         if (pid < 0)
-            memory_fail("fork", i);
+            bench_fail("fork", i);
         if (pid == 0) {
             run(shared, (unsigned)i + 1, seconds, each_mib);
             _exit(0);
@@ -88,13 +88,13 @@ int memory_race(int processes, double seconds, int each_mib)
     }
     while (__atomic_load_n(&shared->ready, __ATOMIC_ACQUIRE) < processes) {
         if (waitpid(-1, &status, WNOHANG) > 0)
-            memory_fail("one ended before the race", status);
+            bench_fail("one ended before the race", status);
         usleep(2000);
     }
     puts("{\"ready\": true}");
     fflush(stdout);
-    if (fgets(line, sizeof line, stdin) == NULL)
-        memory_fail("nobody says go", -1);
+    if (read(STDIN_FILENO, &byte, 1) != 1)
+        bench_fail("nobody says go", -1);
     __atomic_store_n(&shared->go, 1, __ATOMIC_RELEASE);
     while (wait(&status) > 0)
         failed |= status != 0;

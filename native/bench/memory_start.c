@@ -4,11 +4,11 @@
  */
 #include "bench/memory.h"
 
-#include <dlfcn.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 extern char **environ;
 
@@ -19,18 +19,18 @@ struct said {
 
 int memory_started(int device)
 {
-    double start = memory_now_ns();
-    void *lib = dlopen("libcuda.so.1", RTLD_NOW);
+    uint64_t start_ns = bench_now_ns();
+    void *lib = bench_open("libcuda.so.1");
     CUcontext ctx;
     CUdeviceptr p;
     char unused;
 
-    MEMORY_DO(lib, cuInit, 0);
-    MEMORY_DO(lib, cuCtxCreate_v2, &ctx, 0, device);
-    MEMORY_DO(lib, cuMemAlloc_v2, &p, 1u << 20);
-    struct said said = {.init_ms = (memory_now_ns() - start) / 1e6};
+    BENCH_DO(lib, cuInit, 0);
+    BENCH_DO(lib, cuCtxCreate_v2, &ctx, 0, device);
+    BENCH_DO(lib, cuMemAlloc_v2, &p, 1u << 20);
+    struct said said = {.init_ms = (double)(bench_now_ns() - start_ns) / 1e6};
     if (write(3, &said, sizeof said) != (ssize_t)sizeof said)
-        memory_fail("nobody listens", -1);
+        bench_fail("nobody listens", -1);
     return read(4, &unused, 1) == 0 ? 0 : 1;
 }
 
@@ -48,19 +48,20 @@ static pid_t spawn(int number, const int *tell, const int *hold)
     if (hold[1] >= 0)
         posix_spawn_file_actions_addclose(&files, hold[1]);
     if (posix_spawn(&pid, "/proc/self/exe", &files, NULL, argv, environ) != 0)
-        memory_fail("spawn", -1);
+        bench_fail("spawn", -1);
     posix_spawn_file_actions_destroy(&files);
     return pid;
 }
 
 int memory_start(int processes, int at_once, int devices, bool leave)
 {
-    double *took = calloc((size_t)processes, sizeof *took), begin;
+    double *took = calloc((size_t)processes, sizeof *took);
+    uint64_t begin_ns;
     int tell[2], hold[2], started = 0, heard = 0;
 
     /* clear of 3 and 4, which become the children's */
     if (took == NULL || pipe(tell) != 0 || pipe(hold) != 0)
-        memory_fail("pipes", -1);
+        bench_fail("pipes", -1);
     for (int i = 0; i < 2; i++) {
         tell[i] = dup2(tell[i], 10 + i);
         hold[i] = dup2(hold[i], 20 + i);
@@ -71,7 +72,7 @@ int memory_start(int processes, int at_once, int devices, bool leave)
         close(hold[1]); /* it has ended already: none waits for the others */
         hold[1] = -1;
     }
-    begin = memory_now_ns();
+    begin_ns = bench_now_ns();
     while (heard < processes) {
         struct said said;
 
@@ -80,19 +81,19 @@ int memory_start(int processes, int at_once, int devices, bool leave)
         if (started == processes)
             close(tell[1]); /* so that the end of all of them is seen */
         if (read(tell[0], &said, sizeof said) != (ssize_t)sizeof said)
-            memory_fail("one ended before its allocation; started", started);
+            bench_fail("one ended before its allocation; started", started);
         took[heard++] = said.init_ms;
         if (leave)
             wait(NULL);
     }
-    double wall_ms = (memory_now_ns() - begin) / 1e6;
+    double wall_ms = (double)(bench_now_ns() - begin_ns) / 1e6;
     /* in the order of their ends: does it take the later ones longer? */
     int quarter = processes / 4 > 0 ? processes / 4 : 1;
-    double first = memory_at(took, (size_t)quarter, 0.5);
-    double last = memory_at(took + processes - quarter, (size_t)quarter, 0.5);
+    double first = bench_at(took, (size_t)quarter, 0.5);
+    double last = bench_at(took + processes - quarter, (size_t)quarter, 0.5);
     printf("{\"processes\": %d, \"at_once\": %d, \"wall_ms\": %.3f, \"init_ms_first\": %.4f, "
            "\"init_ms_last\": %.4f, \"init_ms_p50\": %.4f, \"init_ms\": [",
-           processes, at_once, wall_ms, first, last, memory_at(took, (size_t)processes, 0.5));
+           processes, at_once, wall_ms, first, last, bench_at(took, (size_t)processes, 0.5));
     for (int i = 0; i < processes; i++)
         printf("%s%.4f", i ? ", " : "", took[i]);
     puts("]}");

@@ -9,7 +9,6 @@
  *                   took to allocate and fill, the longest burst, to read all back
  * It begins when a byte comes on stdin, and leaves when stdin is closed: without its memory.
  */
-#include <dlfcn.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "generated/cuda_abi.h"
+#include "bench/bench.h"
 
 #define BLOCK_BYTES  (16ull << 20)
 #define STRIDE_BYTES 65536u /* a burst changes one word of each so many bytes */
@@ -36,13 +35,7 @@ static const char usage[] = "usage: harp-bench-swap --bytes N [--rounds N] [--gp
                             "  --seed N      of the data (1)\n"
                             "  --spoil 1     change a word on the sly, which must be found\n";
 
-static const char ptx[] =
-    ".version 7.0\n.target sm_70\n.address_size 64\n"
-    ".visible .entry sleeper(.param .u32 loops, .param .u32 each)\n{\n"
-    ".reg .pred %p;\n.reg .b32 %r<3>;\n"
-    "ld.param.u32 %r1, [loops];\nld.param.u32 %r2, [each];\n"
-    "AGAIN:\nnanosleep.u32 %r2;\nsub.u32 %r1, %r1, 1;\n"
-    "setp.ne.u32 %p, %r1, 0;\n@%p bra AGAIN;\nret;\n}\n"
+static const char ptx[] = BENCH_PTX BENCH_SLEEPER
     ".visible .entry bump(.param .u64 at, .param .u32 stride)\n{\n"
     ".reg .b32 %r<4>;\n.reg .b64 %d<3>;\n"
     "ld.param.u64 %d1, [at];\nld.param.u32 %r1, [stride];\nmov.u32 %r2, %tid.x;\n"
@@ -55,34 +48,7 @@ static CUstream stream;
 static CUdeviceptr block[MOST_BLOCKS];
 static unsigned long long bytes, rounds = 3, gpu_ms = 1000, host_ms = 1000, seed = 1, spoil;
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-static void *symbol(const char *name)
-{
-    void *f = dlsym(driver, name);
-
-    if (f == NULL) {
-        fprintf(stderr, "harp-bench-swap: the driver has no %s\n", name);
-        exit(1);
-    }
-    return f;
-}
-
-#define CALL(name, ...) ((__typeof__(&name))symbol(#name))(__VA_ARGS__)
-#define NEED(name, ...)                                                                            \
-    do {                                                                                           \
-        CUresult need_r = ((__typeof__(&name))symbol(#name))(__VA_ARGS__);                         \
-        if (need_r != CUDA_SUCCESS) {                                                              \
-            fprintf(stderr, "harp-bench-swap: %s answered %d\n", #name, (int)need_r);              \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
+#define NEED(name, ...) BENCH_DO(driver, name, __VA_ARGS__)
 
 static unsigned blocks(void)
 {
@@ -103,7 +69,7 @@ static uint32_t filling(unsigned i)
 static CUresult make(void)
 {
     for (unsigned i = 0; i < blocks(); i++) {
-        CUresult r = CALL(cuMemAlloc_v2, &block[i], size_of(i));
+        CUresult r = BENCH_CALL(driver, cuMemAlloc_v2)(&block[i], size_of(i));
 
         if (r != CUDA_SUCCESS) {
             while (i-- > 0)
@@ -120,7 +86,7 @@ static uint64_t burst(void)
 {
     unsigned loops = KERNEL_NS / SLEEP_NS, each_ns = SLEEP_NS, stride = STRIDE_BYTES;
     void *sleeping[] = {&loops, &each_ns};
-    uint64_t begun_ns = now_ns();
+    uint64_t begun_ns = bench_now_ns();
 
     for (unsigned i = 0; i < blocks(); i++) {
         void *bumping[] = {&block[i], &stride};
@@ -134,7 +100,7 @@ static uint64_t burst(void)
             NEED(cuStreamSynchronize, stream);
     }
     NEED(cuStreamSynchronize, stream);
-    return now_ns() - begun_ns;
+    return bench_now_ns() - begun_ns;
 }
 
 static unsigned long long wrong(void)
@@ -154,11 +120,11 @@ static unsigned long long wrong(void)
 
 static void work(void)
 {
-    uint64_t begun_ns = now_ns(), made_ns, longest_ns = 0, check_ns, ended_ns;
+    uint64_t begun_ns = bench_now_ns(), made_ns, longest_ns = 0, check_ns, ended_ns;
     unsigned long long bad = 0;
     CUresult result = make();
 
-    made_ns = now_ns() - begun_ns;
+    made_ns = bench_now_ns() - begun_ns;
 
     for (unsigned long long n = 0; result == CUDA_SUCCESS && n < rounds; n++) {
         struct timespec rest = {(time_t)(host_ms / 1000), (long)(host_ms % 1000) * 1000000};
@@ -170,10 +136,10 @@ static void work(void)
     }
     if (result == CUDA_SUCCESS && spoil)
         NEED(cuMemsetD8_v2, block[blocks() - 1] + 5, 1, 1);
-    check_ns = now_ns();
+    check_ns = bench_now_ns();
     if (result == CUDA_SUCCESS)
         bad = wrong();
-    ended_ns = now_ns();
+    ended_ns = bench_now_ns();
     printf("{\"pid\": %d, \"result\": %d, \"wrong\": %llu, \"begun_ns\": %llu, \"ended_ns\": %llu,"
            " \"made_ns\": %llu, \"longest_ns\": %llu, \"checked_ns\": %llu}\n",
            (int)getpid(), (int)result, bad, (unsigned long long)begun_ns,
@@ -218,11 +184,7 @@ int main(int argc, char **argv)
         fputs(usage, stderr);
         return 2;
     }
-    driver = dlopen("libcuda.so.1", RTLD_NOW);
-    if (driver == NULL) {
-        fprintf(stderr, "harp-bench-swap: %s\n", dlerror());
-        return 1;
-    }
+    driver = bench_open("libcuda.so.1");
     NEED(cuInit, 0);
     NEED(cuDeviceGet, &device, 0);
     NEED(cuCtxCreate_v2, &context, 0, device);

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["Machine", "machine", "wait_for"]
+__all__ = ["Machine", "machine", "seed_of_this_run", "wait_for"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("gpu_program.py")
@@ -32,6 +33,13 @@ def wait_for(look: Callable[[], _T | None], what: str, timeout_s: float = 20) ->
             return found
         time.sleep(0.03)
     raise AssertionError(f"not within {timeout_s:g} s: {what}")
+
+
+def seed_of_this_run() -> int:
+    """Printed; HARP_TEST_SEED repeats it."""
+    seed = int(os.environ.get("HARP_TEST_SEED", random.SystemRandom().getrandbits(31)))
+    print(f"HARP_TEST_SEED={seed}")
+    return seed
 
 
 class Machine:
@@ -123,6 +131,13 @@ class Machine:
         """A tenant as `harp ps` shows it."""
         found = [t for t in self.json("ps")["tenants"] if t["name"] == name]
         return found[0] if found else None
+
+    def truth(self) -> dict[str, Any]:
+        """The engine's own ledger now."""
+        command = [str(self.native_dir / "harp-soft-truth"), "--json"]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=True)
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
 
     def log(self) -> list[dict[str, Any]]:
         """Events of harpd's log."""

@@ -6,7 +6,8 @@
  *     syscall_killer PROGRAM [ARGUMENT]
  *
  * Each line on stdin is an N (0: not killed). For each it prints one line: the pid, whether it was
- * killed (else it had ended before), the number of calls it made, and the number of the call.
+ * killed (else it had ended before), the number of calls it made, the number of the call, and its
+ * exit status (-1: none).
  */
 #include <errno.h>
 #include <signal.h>

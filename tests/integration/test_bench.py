@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -231,6 +233,35 @@ def test_a_client_ends_with_who_started_it(busy: str, soft_env: dict[str, str]) 
         client.stdin.write("g")
         client.stdin.close()
         assert client.wait(30) == 1
+
+
+def test_a_program_that_is_stopped_says_how_long_it_stood_still(
+    native_dir: Path, soft_env: dict[str, str]
+) -> None:
+    """As long as one call: between calls it does next to nothing."""
+    with subprocess.Popen(
+        [native_dir / "harp-bench-churn"],
+        env=soft_env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as churn:
+        assert churn.stdout is not None
+        assert churn.stdin is not None
+        assert json.loads(churn.stdout.readline())["ready"] is True
+        churn.stdin.write("\n")
+        churn.stdin.flush()
+        for _ in range(5):
+            time.sleep(0.05)
+            churn.send_signal(signal.SIGSTOP)
+            time.sleep(0.2)
+            churn.send_signal(signal.SIGCONT)
+        churn.stdin.close()
+        said = json.loads(churn.stdout.readline())
+        assert churn.wait(30) == 0
+    assert said["failed"] == 0
+    assert said["calls"] > 100
+    assert said["stall_ns"] > 150_000_000
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from shim_world import MIB, World, compile_c, soft_world
-from test_memory_stress import seed_of_this_run
 
 from native.api.cuda import FUNCTIONS
 from native.api.model import Charge, Gate
+from tests.integration.machine import seed_of_this_run
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 500
@@ -62,7 +62,7 @@ def answers(world: World, tenant: str | None, program: Path, asked: list[str]) -
 
 @pytest.mark.parametrize("pattern", ["nulls", "buffer"])
 @pytest.mark.parametrize("state", ["bare", "init", "context"])
-def test_arguments_that_mean_nothing_get_the_drivers_own_code(
+def test_null_args_fuzz_gets_the_drivers_own_code(
     world: World, tmp_path: Path, state: str, pattern: str
 ) -> None:
     program = compile_c(HERE / "null_calls.c", tmp_path / "null_calls", "-w")
@@ -134,7 +134,7 @@ LATER = (Charge.CODE, Charge.GRAPH, Charge.HOST, Charge.FOREIGN)
 ELSEWHERE |= {s.name for f in HOOKED if f.charge in LATER for s in f.symbols}
 
 
-def test_oom_is_code_2_of_every_allocator(world: World) -> None:
+def test_oom_code_is_2_of_every_allocator(world: World) -> None:
     """Above the limit each says 2, and below it each works: so the 2 is the limit's."""
     world.tenant("b", mem=256 * MIB)
     said = dict(
@@ -149,7 +149,7 @@ def test_oom_is_code_2_of_every_allocator(world: World) -> None:
 
 
 @pytest.mark.parametrize("free", ["cuMemFree_v2", "cuMemRelease", "cuArrayDestroy"])
-def test_unknown_free_passes_through_and_changes_nothing(world: World, free: str) -> None:
+def test_unknown_free_passthrough_changes_nothing(world: World, free: str) -> None:
     code = f"""
 import ctypes as C
 cuda = C.CDLL("libcuda.so.1")
@@ -168,7 +168,7 @@ print(free(0x7777), free(p.value + 512 if "{free}" == "cuMemFree_v2" else 0x1234
     assert under[1].split()[0] == str(4 * MIB)
 
 
-def test_two_processes_ask_at_once_and_one_gets_it(world: World, tmp_path: Path) -> None:
+def test_two_allocs_one_fits_and_one_gets_it(world: World, tmp_path: Path) -> None:
     """The same with the arbiter's core alone, in every order: test_arbiter_interleavings.py."""
     seed = seed_of_this_run()
     program = compile_c(HERE / "two_allocs.c", tmp_path / "two_allocs")

@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from harp.client import Client
-from tests.integration.machine import Machine, machine, wait_for
+from tests.integration.machine import Machine, machine, seed_of_this_run, wait_for
 from tests.integration.shim_world import GRANULE, compile_c
-from tests.integration.test_memory_stress import seed_of_this_run, truth
 
 HERE = Path(__file__).resolve().parent
 PEER_MS = 100  #: a peer's wait, promised
@@ -46,7 +45,7 @@ def files(box: Machine) -> set[str]:
 
 def alive(box: Machine) -> set[int]:
     """Processes that the engine still has something of."""
-    return {row["pid"] for row in truth(box)["processes"] if row["state"] != "gone"}
+    return {row["pid"] for row in box.truth()["processes"] if row["state"] != "gone"}
 
 
 def sessions(box: Machine) -> dict[int, int]:
@@ -136,7 +135,7 @@ def sweep(scene: Scene, dice: random.Random, most: int | None, seconds: float) -
     ("most", "seconds"),
     [pytest.param(FAST_KILLS, 20.0, id="some"), pytest.param(None, SLOW_S, marks=pytest.mark.slow)],
 )
-def test_sigkill_at_every_syscall_leaves_nothing_and_holds_up_nobody(
+def test_sigkill_every_syscall_leaves_nothing_and_holds_up_nobody(
     native_dir: Path, tmp_path: Path, most: int | None, seconds: float
 ) -> None:
     dice = random.Random(seed_of_this_run())

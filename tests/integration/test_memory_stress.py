@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,10 @@ import pytest
 
 from harp.bench.sampler import Sampled, sampling
 from harp.client import Client
-from tests.integration.machine import Machine, machine, wait_for
+from tests.integration.machine import Machine, machine, seed_of_this_run, wait_for
 from tests.integration.shim_world import GRANULE, MIB, compile_c
 
 SOURCE = Path(__file__).with_name("memory_ops.c")
-
 
 #: paths that are exact to the byte
 EXACT = "linear,pitch,managed,async,pool,vmm,context,pinned"
@@ -50,25 +47,10 @@ BOUND = replace(FAST, paths=ALL)
 FULL = Load(4, 16, limit_mib=512, ops=1_000_000, seconds=90, kills_per_s=2)
 
 
-def seed_of_this_run() -> int:
-    """Printed; HARP_TEST_SEED repeats it."""
-    seed = int(os.environ.get("HARP_TEST_SEED", random.SystemRandom().getrandbits(31)))
-    print(f"HARP_TEST_SEED={seed}")
-    return seed
-
-
-def truth(box: Machine) -> dict[str, Any]:
-    """The engine's own ledger now."""
-    command = [str(box.native_dir / "harp-soft-truth"), "--json"]
-    done = subprocess.run(command, env=box.env, capture_output=True, text=True, check=True)
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
-
-
 def held_by_group(box: Machine, groups: list[int]) -> list[int]:
     """Bytes that the engine says the living of each process group hold."""
     held = dict.fromkeys(groups, 0)
-    for row in truth(box)["processes"]:
+    for row in box.truth()["processes"]:
         if row["state"] == "live":
             held[os.getpgid(row["pid"])] += row["mem_bytes"]
     return [held[group] for group in groups]
@@ -81,7 +63,7 @@ def leased(box: Machine) -> dict[str, int]:
 
 
 def nothing_is_left(box: Machine) -> bool:
-    told = truth(box)
+    told = box.truth()
     held = [row for row in told["processes"] if row["state"] != "gone"]
     return told["devices"][0]["used_bytes"] == 0 and not held and not any(leased(box).values())
 

@@ -100,14 +100,7 @@ def test_oversub_1_5x_trainings_end_as_if_alone(
             child.stdin.flush()
         said = [json.loads(line(child)) for child in children]
         found = [made.ps(f"seed-{seed}") for seed in SEEDS]
-        ledger = json.loads(
-            subprocess.run(
-                [native_dir / "harp-soft-truth", "--json"],
-                env=made.env,
-                capture_output=True,
-                check=True,
-            ).stdout
-        )
+        ledger = made.truth()
         for child in children:
             _, err = child.communicate(timeout=TIMEOUT_S)
             assert child.returncode == 0, err

@@ -280,7 +280,7 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     made.core.close()
 
 
-def test_two_allocations_of_which_one_fits(stage: Stage) -> None:
+def test_two_allocs_one_fits(stage: Stage) -> None:
     if stage.case.exhaustive:
         print(f"{sum(1 for _ in every(stage))} schedules, all there are")
         return

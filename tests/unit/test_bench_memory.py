@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import runpy
-from pathlib import Path
 
 import pytest
 
 from harp.bench.memory_figures import Calls, MemoryOutcome, Race, Start
+from tests.bench import tables
 
 MIB = 1 << 20
-SCRIPT = Path(__file__).resolve().parents[2] / "tests" / "bench" / "readme.py"
 
 RACE = Race(
     processes=8,
@@ -102,7 +100,7 @@ def test_the_readme_has_it_in_a_table() -> None:
         "date": "today",
         "result": outcome().json(load_1min=0.5, label="software GPU"),
     }
-    lines = " ".join(runpy.run_path(str(SCRIPT))["_memory"](result))
+    lines = " ".join(tables.memory(result))
     assert "| alloc and free beside 500 | 10.00 µs | 0.70 µs | 1.00 µs | 100 |" in lines
     assert "8 processes: 0 bytes over in 2000 samples" in lines
     assert "44 MiB over, refused, as it must be." in lines

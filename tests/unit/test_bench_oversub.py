@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harp.bench.oversub_figures import Control, Job, OversubOutcome, Pair, Side
+from tests.bench import tables
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tests" / "bench" / "readme.py"
 S = 1_000_000_000
 BURSTY = Job(rounds=3, host_s=1.0, burst_s=1.0)
 STEADY = Job(rounds=1, host_s=0.0, burst_s=6.0)
@@ -151,7 +149,7 @@ def test_the_readme_has_it_in_a_table() -> None:
         "date": "today",
         "result": outcome(pair(), late).json(load_1min=0.5, label="software GPU"),
     }
-    lines = runpy.run_path(str(SCRIPT))["_oversub"](result)
+    lines = tables.oversub(result)
     assert "| bursty.small | 1.50 | 1.60 | 5.0% | 0.0 s | 10.0% |" in lines
     assert any(line.startswith("| steady.small **not to be believed** | 0.89 |") for line in lines)
     assert "Controls, without HARP and with a word changed: refused, as they must be." in lines

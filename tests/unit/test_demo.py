@@ -16,11 +16,11 @@ from harp.errors import ConfigError, NativeError
 
 
 def use(pid: int, compute_ns: int, overrun_ns: int = 0) -> truth.Use:
-    return truth.Use(pid, compute_ns, compute_ns, overrun_ns, 1, 1, 1, 0)
+    return truth.Use(pid, compute_ns, 0, compute_ns, overrun_ns, 1, 1, 1, 0)
 
 
 def ledger(now_ns: int, *uses: truth.Use) -> truth.Truth:
-    return truth.Truth(now_ns, "HARP Software GPU", {one.pid: one for one in uses})
+    return truth.Truth(now_ns, "HARP Software GPU", 1 << 30, {one.pid: one for one in uses})
 
 
 def test_shares_are_parts_of_what_was_used_in_the_window() -> None:
@@ -67,10 +67,11 @@ def test_ledger_is_read_from_the_program(tmp_path: Path) -> None:
         "context_bytes": 2,
         "peak_bytes": 8,
     }
-    data = {"now_ns": 99, "devices": [{"name": "soft"}], "processes": [row, {**row, "device": 1}]}
+    device = {"name": "soft", "capacity_bytes": 77}
+    data = {"now_ns": 99, "devices": [device], "processes": [row, {**row, "device": 1}]}
     read = truth.read(_program(tmp_path, f"echo '{json.dumps(data)}'"), {})
-    assert (read.now_ns, read.device) == (99, "soft")
-    assert read.uses == {7: truth.Use(7, 11, 5, 6, 3, 4, 8, 2)}
+    assert (read.now_ns, read.device, read.capacity_bytes) == (99, "soft", 77)
+    assert read.uses == {7: truth.Use(7, 11, 3, 5, 6, 3, 4, 8, 2)}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README.md shows what the result files say, and the check notices when it does not."""
+"""README.md shows what the result files say, tests/README.md names tests that exist."""
 
 from __future__ import annotations
 
 import json
-import runpy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.bench import hardware, tables
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "bench" / "readme.py"
-LABEL = "software GPU: not a GPU result"
 
 
 def _check(readme: Path) -> subprocess.CompletedProcess[str]:
@@ -27,8 +28,7 @@ def _check(readme: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _hardware(*results: dict[str, Any]) -> str:
-    text: str = runpy.run_path(str(SCRIPT))["hardware"](list(results)).text
-    return text
+    return hardware.text(list(results))
 
 
 def _run(**outcomes: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_every_bench_file_is_labelled_and_names_no_place() -> None:
     assert files
     for path in files:
         text = path.read_text()
-        assert json.loads(text)["label"] == LABEL
+        assert json.loads(text)["label"] == tables.LABEL
         assert str(ROOT) not in text
         assert '"/' not in text
 
@@ -99,8 +99,28 @@ def test_a_result_of_the_software_gpu_is_refused() -> None:
 
 
 def test_the_tests_behind_the_claims_exist() -> None:
-    claims = runpy.run_path(str(SCRIPT))["CLAIMS"]
     code = "".join(path.read_text() for path in (ROOT / "tests" / "gpu").glob("test_*.py"))
-    named = [name for _, names in claims for name in names]
+    named = [name for _, names in hardware.CLAIMS for name in names]
     assert len(named) > 5
     assert [name for name in named if f"def {name}(" not in code] == []
+
+
+def test_the_tests_that_answer_complaints_exist() -> None:
+    rows = [
+        (re.findall(r"`([a-z0-9_]+)`", names), re.findall(r"([iu])/(test_\w+\.py)", where))
+        for _, _, names, where, _ in (
+            line.split("|")
+            for line in (ROOT / "tests" / "README.md").read_text().splitlines()
+            if line.startswith("|") and re.search(r" [iu]/test_", line)
+        )
+    ]
+    assert len(rows) > 10
+    for names, where in rows:
+        code = {
+            name: (ROOT / "tests" / {"i": "integration", "u": "unit"}[tier] / name).read_text()
+            for tier, name in where
+        }
+        assert names
+        assert [n for n in names if f"def test_{n}" not in "".join(code.values())] == []
+        for text in code.values():
+            assert any(f"def test_{name}" in text for name in names)
