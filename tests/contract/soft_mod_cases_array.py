@@ -114,6 +114,26 @@ def the_ledger_has_what_an_array_costs(d: Driver) -> None:
 
 
 @case
+def rows_and_slices_are_padded(d: Driver) -> None:
+    """MiB that an H200 took: rows to 64 bytes, their number and that of slices to 8."""
+    for shape, mib in (
+        ((100, 100, 100, FLOAT, 1), 6),
+        ((100, 100, 100, FLOAT, 4), 18),
+        ((1000, 1000, 0, FLOAT, 1), 4),
+        ((1000, 1000, 0, FLOAT, 4), 16),
+    ):
+        before = d.free_bytes()
+        made = d.handle("cuArray3DCreate_v2", c.byref(Desc(*shape, 0)))
+        assert before - d.free_bytes() == mib << 20, shape
+        d.ok("cuArrayDestroy", made)
+        assert d.free_bytes() == before
+    levels = Desc(1024, 1024, 0, FLOAT, 4, 0)
+    made = d.handle("cuMipmappedArrayCreate", c.byref(levels), 11)
+    assert before - d.free_bytes() == 22 << 20
+    d.ok("cuMipmappedArrayDestroy", made)
+
+
+@case
 def a_graph_copies_arrays(d: Driver) -> None:
     data, got = np.arange(64 * 32, dtype="f4").reshape(32, 64), np.zeros((32, 64), "f4")
     a, b = array(d, 64, 32), array(d, 64, 32)

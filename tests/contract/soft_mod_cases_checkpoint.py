@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from soft_mod_cases_management import Nvml
 from soft_mod_driver import (
     ILLEGAL_STATE,
     INVALID_VALUE,
@@ -182,18 +183,12 @@ def other(d: Driver) -> Iterator[Other]:
         one.process.communicate()
 
 
-def free_bytes(d: Driver) -> int:
-    free, total = c.c_size_t(), c.c_size_t()
-    d.ok("cuMemGetInfo_v2", c.byref(free), c.byref(total))
-    return free.value
-
-
 def settled(d: Driver, least: int) -> bool:
     """As much is free; the dead count until they are torn down."""
     end = time.monotonic() + 20
-    while free_bytes(d) < least and time.monotonic() < end:
+    while d.free_bytes() < least and time.monotonic() < end:
         time.sleep(0.01)
-    return free_bytes(d) >= least
+    return d.free_bytes() >= least
 
 
 @case(only=UNLIMITED, why=HARPS)
@@ -238,15 +233,18 @@ def a_lock_waits_for_what_was_submitted_and_gives_up_in_time(d: Driver) -> None:
 
 @case(only=UNLIMITED, why=HARPS)
 def a_checkpoint_gives_all_of_the_device_back(d: Driver) -> None:
-    before = free_bytes(d)
+    before, nvml = d.free_bytes(), Nvml(d)
     with other(d) as one:
         one.does("add")
-        held = before - free_bytes(d)
+        held = before - d.free_bytes()
         assert held >= N * 4
+        assert one.pid in nvml.processes()
         one.put_away()
-        assert free_bytes(d) >= before - held // 100
+        assert one.pid not in nvml.processes()
+        assert d.free_bytes() >= before - held // 100
         assert one.restore() == 0
-        assert before - free_bytes(d) >= held * 99 // 100
+        assert before - d.free_bytes() >= held * 99 // 100
+        assert one.pid in nvml.processes()
         one.unlock()
         one.does("add")
         assert one.does("same").startswith("True")
@@ -268,7 +266,7 @@ def a_restore_goes_to_other_devices(d: Driver) -> None:
             assert one.state() == CHECKPOINTED
             assert one.restore() == 0
             one.unlock()
-        before = free_bytes(d)
+        before = d.free_bytes()
         for names, at in (
             (((a, b), (b, a), (third, third)), b),
             (((b, third), (third, b), (a, a)), third),
@@ -278,7 +276,7 @@ def a_restore_goes_to_other_devices(d: Driver) -> None:
             one.unlock()
             one.does("add")
             assert one.does("same").split() == ["True", at.hex()]
-        assert free_bytes(d) >= before + N * 4  # of the first
+        assert d.free_bytes() >= before + N * 4  # of the first
 
 
 @case(devices="tiny,t4-16g", only="soft", why=HARPS)
@@ -296,7 +294,7 @@ def a_restore_that_finds_no_room_can_be_tried_again(d: Driver) -> None:
     with other(d) as one:
         one.does("add")
         one.put_away()
-        ours = d.alloc(free_bytes(d))
+        ours = d.alloc(d.free_bytes())
         for _ in range(2):
             assert one.restore() == OUT_OF_MEMORY
             assert one.state() == CHECKPOINTED
@@ -391,7 +389,7 @@ def stop(pid: int) -> None:
 
 @case(only="soft", why="how long a driver takes to notice is its own")
 def a_killed_or_stopped_target_holds_nobody_up(d: Driver) -> None:
-    before = free_bytes(d)
+    before = d.free_bytes()
     for kill_in in ("locked", "away", "asked"):
         with other(d) as one:
             if kill_in == "locked":

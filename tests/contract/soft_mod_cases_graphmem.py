@@ -18,7 +18,6 @@ from soft_mod_cases_pool import (
     Access,
     Location,
     Props,
-    free_bytes,
     pointer,
 )
 from soft_mod_driver import (
@@ -97,9 +96,9 @@ def up_down_graph(d: Driver, n: int = 1000) -> tuple[Graph, c.c_uint64, c.c_uint
 
 @case
 def a_graph_has_its_memory_while_it_runs(d: Driver) -> None:
-    before = free_bytes(d)
+    before = d.free_bytes()
     g, ptr, sink, last = up_down_graph(d)
-    taken = before - free_bytes(d)  # what the test itself took
+    taken = before - d.free_bytes()  # what the test itself took
     release(g, ptr, last)
     assert memory(d) == 0  # addresses cost nothing
     executable = g.instantiate()
@@ -109,7 +108,7 @@ def a_graph_has_its_memory_while_it_runs(d: Driver) -> None:
     d.sync()
     assert (d.down(sink, 1000) == np.arange(1000) + 2).all()
     assert [memory(d, i) for i in range(4)] == [UNIT] * 4
-    assert free_bytes(d) == before - taken - UNIT
+    assert d.free_bytes() == before - taken - UNIT
     assert pointer(d, ptr, 12) == 4000
     d.fails(INVALID_VALUE, "cuMemFree_v2", ptr)  # its own graph frees it
     d.fails(INVALID_VALUE, "cuMemFreeAsync", ptr, None)
@@ -118,7 +117,7 @@ def a_graph_has_its_memory_while_it_runs(d: Driver) -> None:
     assert (memory(d, USED), memory(d)) == (0, UNIT)  # kept for other graphs
     trim(d)
     assert memory(d) == 0
-    assert free_bytes(d) == before - taken
+    assert d.free_bytes() == before - taken
     assert memory(d, RESERVED_HIGH) == UNIT
     zero, one = c.c_uint64(0), c.c_uint64(1)
     set_high = "cuDeviceSetGraphMemAttribute"
@@ -320,7 +319,7 @@ def uploads_map_ahead(d: Driver) -> None:
 @case(waived={"local": "libharp gives back what graphs do not need before it refuses memory"})
 def what_graphs_had_is_theirs_until_trimmed(d: Driver) -> None:
     g = Graph(d)
-    node, ptr = allocate(g, free_bytes(d) // UNIT * UNIT)
+    node, ptr = allocate(g, d.free_bytes() // UNIT * UNIT)
     release(g, ptr, node)
     d.ok("cuGraphLaunch", g.instantiate(), None)
     d.sync()
@@ -332,7 +331,7 @@ def what_graphs_had_is_theirs_until_trimmed(d: Driver) -> None:
 
 @case
 def graphs_cannot_have_more_than_there_is(d: Driver) -> None:
-    size = free_bytes(d) // UNIT * UNIT
+    size = d.free_bytes() // UNIT * UNIT
     g, h = Graph(d), Graph(d)
     node, ptr = allocate(g, size)
     release(g, ptr, node)

@@ -75,12 +75,6 @@ FRAME = b"""
 """
 
 
-def free_bytes(d: Driver) -> int:
-    left, total = c.c_size_t(), c.c_size_t()
-    d.ok("cuMemGetInfo_v2", c.byref(left), c.byref(total))
-    return left.value
-
-
 @case(waived={"local": "libharp does not charge local memory: harpd sees it, a second later"})
 def launches_take_local_memory(d: Driver) -> None:
     """Of all threads that can be resident, beyond the stack they have; as seen on an H200."""
@@ -88,17 +82,17 @@ def launches_take_local_memory(d: Driver) -> None:
     d.ok("cuDeviceGetAttribute", c.byref(sms), 16, d.device)
     d.ok("cuDeviceGetAttribute", c.byref(threads), 39, d.device)
     deep = d.function(d.module(FRAME), "deep")
-    before, granule = free_bytes(d), 2 << 20
+    before, granule = d.free_bytes(), 2 << 20
     takes = (sms.value * threads.value * (16384 - limit(d, 0)) + granule - 1) // granule * granule
     for launches in (1, 2):  # the second finds it there
         d.launch(deep, Params(out, c.c_uint32(64)))
         d.sync()
-        assert before - free_bytes(d) == takes, launches
+        assert before - d.free_bytes() == takes, launches
     assert d.down(out, 1, "u4")[0] == 64
     d.ok("cuCtxSetLimit", 0, c.c_size_t(16384))
-    assert before - free_bytes(d) == takes
+    assert before - d.free_bytes() == takes
     d.ok("cuCtxSetLimit", 0, c.c_size_t(1024))
-    assert free_bytes(d) == before
+    assert d.free_bytes() == before
     rest = d.alloc(before - takes + granule)  # now it does not fit
     assert d.try_launch(deep, Params(out, c.c_uint32(0))) == 2
     d.ok("cuMemFree_v2", rest)
@@ -108,23 +102,18 @@ def launches_take_local_memory(d: Driver) -> None:
 
 @case
 def limits_take_device_memory(d: Driver) -> None:
-    def free() -> int:
-        left, total = c.c_size_t(), c.c_size_t()
-        d.ok("cuMemGetInfo_v2", c.byref(left), c.byref(total))
-        return left.value
-
-    before = free()
+    before = d.free_bytes()
     d.ok("cuCtxSetLimit", 2, c.c_size_t((8 << 20) + (64 << 20)))  # the heap
-    assert before - free() == 64 << 20
+    assert before - d.free_bytes() == 64 << 20
     d.ok("cuCtxSetLimit", 2, c.c_size_t(1 << 20))  # less than a context has anyway
-    assert free() == before
+    assert d.free_bytes() == before
     extra = d.handle("cuCtxCreate_v2", 0, d.device)
-    with_two = free()
+    with_two = d.free_bytes()
     d.ok("cuCtxSetLimit", 1, c.c_size_t(33 << 20))  # what kernels print
-    assert with_two - free() == 32 << 20
+    assert with_two - d.free_bytes() == 32 << 20
     d.ok("cuCtxDestroy_v2", extra)
     d.ok("cuCtxSetCurrent", d.ctx)
-    assert free() == before
+    assert d.free_bytes() == before
 
 
 PRINTS = b""".version 8.0

@@ -41,12 +41,6 @@ def big(name: bytes, lines: int) -> bytes:
     )
 
 
-def free(d: Driver) -> int:
-    left, total = c.c_size_t(), c.c_size_t()
-    d.ok("cuMemGetInfo_v2", c.byref(left), c.byref(total))
-    return left.value
-
-
 def truth() -> int:
     """Device memory of this process, as the machine's own ledger has it."""
     program = Path(os.environ["HARP_NATIVE_DIR"]) / "harp-soft-truth"
@@ -96,27 +90,27 @@ def eager_loading_loads_all_or_nothing(d: Driver) -> None:
     assert mode(d) == EAGER
     module = d.module()
     assert set(states(d, module)) == {LOADED}
-    before = free(d)
+    before = d.free_bytes()
     d.fails(NOT_SUPPORTED, "cuModuleLoadData", c.byref(c.c_void_p()), ODD)
-    assert free(d) == before
+    assert d.free_bytes() == before
     out = c.c_void_p()
     d.fails(NOT_SUPPORTED, "cuLibraryLoadData", c.byref(out), ODD, None, None, 0, None, None, 0)
-    assert free(d) == before
+    assert d.free_bytes() == before
 
 
 @case(env={"CUDA_MODULE_LOADING": "EAGER"})
 def eager_libraries_come_into_all_contexts(d: Driver) -> None:
     contexts = [d.ctx, d.handle("cuCtxCreate_v2", 0, d.device)]
     text = HEAD + b".visible .global .b8 room[%d];\n" % (8 * MIB) + big(b"one", 10)
-    before = free(d)
+    before = d.free_bytes()
     library = d.handle("cuLibraryLoadData", text, None, None, 0, None, None, 0)
-    assert before - free(d) >= 16 * MIB
+    assert before - d.free_bytes() >= 16 * MIB
     for ctx in contexts:
         d.ok("cuCtxSetCurrent", ctx)
         module = d.handle("cuLibraryGetModule", library)
         assert states(d, module) == [LOADED]
     d.ok("cuLibraryUnload", library)
-    assert free(d) == before
+    assert d.free_bytes() == before
 
 
 @case(env={"CUDA_MODULE_LOADING": "LAZY"})
@@ -131,28 +125,28 @@ def lazy_loading_sees_only_what_is_used(d: Driver) -> None:
 def code_and_variables_are_charged_and_given_back(d: Driver) -> None:
     # 3 MiB of text: half of it is what the code takes
     text = HEAD + b".visible .global .b8 room[%d];\n" % (32 * MIB) + big(b"large", 150000)
-    small, ledger = free(d), truth()
+    small, ledger = d.free_bytes(), truth()
     module = d.module(text)
-    placed = free(d)
+    placed = d.free_bytes()
     assert 32 * MIB <= small - placed <= 34 * MIB
     assert truth() - ledger == small - placed
     count, functions = c.c_uint(1), (c.c_void_p * 1)()
     d.ok("cuModuleEnumerateFunctions", functions, count, module)
     d.ok("cuFuncLoad", c.c_void_p(functions[0]))
-    loaded = free(d)
+    loaded = d.free_bytes()
     assert 1 * MIB <= placed - loaded <= 4 * MIB
     assert truth() - ledger == small - loaded
     d.ok("cuFuncLoad", c.c_void_p(functions[0]))
-    assert free(d) == loaded
+    assert d.free_bytes() == loaded
     d.ok("cuModuleUnload", module)
-    assert free(d) == small
+    assert d.free_bytes() == small
     assert truth() == ledger
     # with the context as well
     module = d.module(text)
     d.function(module, "large")
     d.ok("cuCtxDestroy_v2", d.ctx)
     d.ctx = d.handle("cuCtxCreate_v2", 0, d.device)
-    assert free(d) == small
+    assert d.free_bytes() == small
     assert truth() == ledger
     d.fails(INVALID_HANDLE, "cuModuleUnload", module)
 

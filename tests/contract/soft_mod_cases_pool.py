@@ -75,12 +75,6 @@ def alloc(
     return out
 
 
-def free_bytes(d: Driver) -> int:
-    free, total = c.c_size_t(), c.c_size_t()
-    d.ok("cuMemGetInfo_v2", c.byref(free), c.byref(total))
-    return free.value
-
-
 def pointer(d: Driver, ptr: c.c_uint64, which: int, kind: Any = c.c_uint64) -> Any:
     value = kind()
     d.ok("cuPointerGetAttribute", c.byref(value), which, ptr)
@@ -105,6 +99,19 @@ def kernels_use_memory_in_stream_order(d: Driver) -> None:
         d.ok("cuStreamSynchronize", stream)
         assert (back == data + 1).all()
     assert attribute(d, d.handle("cuDeviceGetDefaultMemPool", d.device), RESERVED) == 0
+
+
+@case
+def what_is_used_is_counted_as_asked(d: Driver) -> None:
+    """To the byte, out of whole units; seen on an H200."""
+    pool, asked, held = d.handle("cuDeviceGetDefaultMemPool", d.device), 0, []
+    for size in (1, 1024, 1025, MIB):
+        held.append(alloc(d, size))
+        asked += size
+        assert (attribute(d, pool, USED), attribute(d, pool, RESERVED)) == (asked, UNIT)
+    for ptr in held:
+        d.ok("cuMemFreeAsync", ptr, None)
+    assert (attribute(d, pool, USED), attribute(d, pool, RESERVED)) == (0, UNIT)
 
 
 @case
@@ -286,7 +293,7 @@ def host_pools_are_the_hosts_and_open_to_devices(d: Driver) -> None:
     n = 1000
     add1 = d.function(d.module(), "add1")
     for kind in (HOST, HOST_NUMA):
-        before = free_bytes(d)
+        before = d.free_bytes()
         pool = create(d, place=(kind, 0))
         flags = c.c_int()
         d.ok("cuMemPoolGetAccess", c.byref(flags), pool, c.byref(Location(DEVICE, 0)))
@@ -294,7 +301,7 @@ def host_pools_are_the_hosts_and_open_to_devices(d: Driver) -> None:
         d.ok("cuMemPoolGetAccess", c.byref(flags), pool, c.byref(Location(HOST, 0)))
         assert flags.value == READWRITE
         ptr = alloc(d, 4 * n, pool=pool)
-        assert free_bytes(d) == before  # no device is charged
+        assert d.free_bytes() == before  # no device is charged
         assert attribute(d, pool, RESERVED) == UNIT
         assert pointer(d, ptr, 2, c.c_int) == 1
         assert pointer(d, ptr, 4) == ptr.value
@@ -359,14 +366,14 @@ def a_sticky_error_stops_pools_too(d: Driver) -> None:
 @case
 def no_more_than_there_is(d: Driver) -> None:
     """A pool cannot have more than its device, and what others took is missing."""
-    units = free_bytes(d) // UNIT
+    units = d.free_bytes() // UNIT
     exportable = create(d, FD)
     alloc(d, units // 2 * UNIT, pool=exportable)
     ptr = c.c_uint64()
     rest = c.c_size_t((units - units // 2 + 1) * UNIT)
     d.fails(OUT_OF_MEMORY, "cuMemAllocAsync", c.byref(ptr), rest, None)
     alloc(d, (units - units // 2) * UNIT)
-    assert free_bytes(d) < UNIT
+    assert d.free_bytes() < UNIT
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from soft_mod_cases_pool import (
     alloc,
     attribute,
     create,
-    free_bytes,
     pointer,
 )
 from soft_mod_driver import INVALID_VALUE, NOT_SUPPORTED, SUCCESS, Driver, Params, case, main
@@ -70,11 +69,11 @@ def importer(d: Driver, wire: socket.socket) -> None:
     _, fds, _, _ = socket.recv_fds(wire, 1, 1)
     pool = imported(d, fds[0])
     os.close(fds[0])
-    before = free_bytes(d)
+    before = d.free_bytes()
     data = (c.c_ubyte * 64).from_buffer_copy(wire.recv(64, socket.MSG_WAITALL))
     ptr = c.c_uint64()
     d.ok("cuMemPoolImportPointer", c.byref(ptr), pool, data)
-    assert free_bytes(d) == before  # the exporter's
+    assert d.free_bytes() == before  # the exporter's
     assert pointer(d, ptr, 12) == 4000
     assert pointer(d, ptr, 17) == pool.value
     assert attribute(d, pool, USED) == 4096
@@ -132,7 +131,7 @@ def an_exported_pool_is_used_by_another_process(d: Driver) -> None:
 @case
 def what_is_imported_outlives_its_maker(d: Driver) -> None:
     """The maker is killed: its bytes stay charged until the importer has let go of them."""
-    before = free_bytes(d)
+    before = d.free_bytes()
     peer = Peer("maker")
     _, fds, _, _ = socket.recv_fds(peer.socket, 1, 1)
     pool = imported(d, fds[0])
@@ -142,11 +141,11 @@ def what_is_imported_outlives_its_maker(d: Driver) -> None:
     d.ok("cuMemPoolImportPointer", c.byref(ptr), pool, data)
     peer.process.kill()
     peer.process.wait(60)
-    _until(lambda: free_bytes(d) == before - UNIT)
+    _until(lambda: d.free_bytes() == before - UNIT)
     assert (d.down(ptr, 100) == 7).all()
     d.ok("cuMemPoolDestroy", pool)
     d.ok("cuMemFree_v2", ptr)
-    _until(lambda: free_bytes(d) == before)
+    _until(lambda: d.free_bytes() == before)
 
 
 def maker(d: Driver, wire: socket.socket) -> None:

@@ -216,6 +216,12 @@ class Driver:
         self.ok("cuMemAlloc_v2", c.byref(out), c.c_size_t(size))
         return out
 
+    def free_bytes(self) -> int:
+        """Of the device, as the driver says."""
+        free, total = c.c_size_t(), c.c_size_t()
+        self.ok("cuMemGetInfo_v2", c.byref(free), c.byref(total))
+        return free.value
+
     def up(self, data: np.ndarray[Any, Any]) -> c.c_uint64:
         ptr = self.alloc(data.nbytes)
         self.ok("cuMemcpyHtoD_v2", ptr, c.c_void_p(data.ctypes.data), c.c_size_t(data.nbytes))

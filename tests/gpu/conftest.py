@@ -57,19 +57,18 @@ class Gpu:
     bare_env: dict[str, str]  #: for programs without HARP
     children: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def command(self, what: str, *arguments: object, run: tuple[str, ...] | None) -> list[str]:
-        """A program of gpu_client.py; run: options of `harp run`, None for no HARP at all."""
-        plain = [sys.executable, str(CLIENT), what, *map(str, arguments)]
+    def command(self, plain: list[str], run: tuple[str, ...] | None) -> list[str]:
+        """run: options of `harp run`, None for no HARP at all."""
         if run is None:
             return plain
         return [sys.executable, "-m", "harp", "run", "--gpu", self.uuid, *run, "--", *plain]
 
-    def start(
-        self, what: str, *arguments: object, run: tuple[str, ...] | None, **env: str
+    def begin(
+        self, plain: list[str], run: tuple[str, ...] | None, **env: str
     ) -> subprocess.Popen[str]:
-        """Starts a program; it is ended when the test is over."""
+        """Starts a command; it is ended when the test is over."""
         child = subprocess.Popen(
-            self.command(what, *arguments, run=run),
+            self.command(plain, run),
             env={**(self.bare_env if run is None else self.env), **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -78,10 +77,10 @@ class Gpu:
         self.children.append(child)
         return child
 
-    def ask(self, what: str, *arguments: object, run: tuple[str, ...] | None) -> str:
-        """Runs a program to its end; it must succeed. Its output."""
+    def finish(self, plain: list[str], run: tuple[str, ...] | None) -> str:
+        """Runs a command to its end; it must succeed. Its output."""
         done = subprocess.run(
-            self.command(what, *arguments, run=run),
+            self.command(plain, run),
             env=self.bare_env if run is None else self.env,
             capture_output=True,
             text=True,
@@ -90,6 +89,16 @@ class Gpu:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def start(
+        self, what: str, *arguments: object, run: tuple[str, ...] | None, **env: str
+    ) -> subprocess.Popen[str]:
+        """Starts a program of gpu_client.py."""
+        return self.begin([sys.executable, str(CLIENT), what, *map(str, arguments)], run, **env)
+
+    def ask(self, what: str, *arguments: object, run: tuple[str, ...] | None) -> str:
+        """Runs a program of gpu_client.py to its end."""
+        return self.finish([sys.executable, str(CLIENT), what, *map(str, arguments)], run)
 
     def harp(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A `harp` command."""

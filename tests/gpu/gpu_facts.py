@@ -182,7 +182,7 @@ def graphs() -> dict[str, Any]:
     look("destroyed")
     do("cuDeviceGraphMemTrim", device)
     look("trimmed")
-    return {"steps [reserved, used, lost]": found}
+    return {"steps [used, reserved, lost]": found}
 
 
 def code_memory() -> dict[str, Any]:

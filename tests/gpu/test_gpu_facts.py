@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,19 +33,8 @@ Record = Callable[[str, object], None]
 
 def ask(gpu: Gpu, what: str, *run: str) -> dict[str, object]:
     """One kind of fact, from a process of its own; `run`: under `harp run` with these options."""
-    command = [sys.executable, str(PROGRAM), what]
-    if run:
-        command = [sys.executable, "-m", "harp", "run", "--gpu", gpu.uuid, *run, "--", *command]
-    done = subprocess.run(
-        command,
-        env=gpu.env if run else gpu.bare_env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    said = gpu.finish([sys.executable, str(PROGRAM), what], run or None)
+    found = json.loads(said.splitlines()[-1])
     assert found
     return dict(found)
 

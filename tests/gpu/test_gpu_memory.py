@@ -27,17 +27,7 @@ class Held:
     """A program under `harp run`, which answers lines."""
 
     def __init__(self, gpu: Gpu, *run: str, what: tuple[str, ...]) -> None:
-        self.child = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "harp", "run", "--gpu", gpu.uuid, *run, "--"),
-                *(sys.executable, str(PROGRAMS), *what),
-            ],
-            env=gpu.env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        gpu.children.append(self.child)
+        self.child = gpu.begin([sys.executable, str(PROGRAMS), *what], run)
 
     def hear(self) -> dict[str, Any]:
         assert self.child.stdout is not None
@@ -45,16 +35,14 @@ class Held:
         assert line, f"it ended: {self.child.wait(10)}"
         return dict(json.loads(line))
 
-    def ask(self) -> dict[str, Any]:
-        assert self.child.stdin is not None
-        self.child.stdin.write("?\n")
-        self.child.stdin.flush()
-        return self.hear()
-
     def go(self) -> None:
         assert self.child.stdin is not None
         self.child.stdin.write("go\n")
         self.child.stdin.flush()
+
+    def ask(self) -> dict[str, Any]:
+        self.go()
+        return self.hear()
 
 
 def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

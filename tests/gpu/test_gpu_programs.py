@@ -8,14 +8,13 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_gpu_share import Marks, _at
+from counting import count
 
 if TYPE_CHECKING:
     from conftest import Gpu
@@ -35,22 +34,10 @@ def need(*modules: str) -> None:
             pytest.skip(f"{module} is not installed here")
 
 
-def harp(gpu: Gpu, *run: str) -> list[str]:
-    return [sys.executable, "-m", "harp", "run", "--gpu", gpu.uuid, *run, "--"]
-
-
 def ask(gpu: Gpu, command: list[str], *run: str) -> list[dict[str, Any]]:
     """The JSON lines of a command; bare when no options of `harp run` are given."""
-    done = subprocess.run(
-        [*(harp(gpu, *run) if run else []), *command],
-        env=gpu.env if run else gpu.bare_env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    said = gpu.finish(command, run or None)
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
 def python(what: str) -> list[str]:
@@ -101,41 +88,12 @@ def test_what_nvcc_builds(gpu: Gpu, tmp_path: Path, record_property: Record) -> 
 
 def _counts(gpu: Gpu, **env: str) -> list[float]:
     """Steps a second of two trainings side by side, 30 beside 70."""
-    marks: list[Marks] = [[], []]
-
-    def read(number: int, stream: Any) -> None:
-        for line in stream:
-            if line.startswith("{"):
-                said = json.loads(line)
-                marks[number].append((said["t"], said["done"]))
-
     children = []
-    for number, share in enumerate((30, 70)):
-        run = (
-            "--name",
-            f"torch-{share}{'-free' if env else ''}",
-            "--mem",
-            "8GiB",
-            "--share",
-            f"{share}%",
-        )
-        child = subprocess.Popen(
-            [*harp(gpu, *run), *python("steps")],
-            env={**gpu.env, **env},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        children.append(child)
-        gpu.children.append(child)
-        threading.Thread(target=read, args=(number, child.stdout), daemon=True).start()
-    deadline_s = time.monotonic() + 60
-    while not all(marks) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    assert all(marks), "a training did not begin"
-    begin_s = time.monotonic() + 1
-    time.sleep(SECONDS + 2.5)
-    assert [child.poll() for child in children] == [None, None]
-    return [(_at(m, begin_s + SECONDS) - _at(m, begin_s)) / SECONDS for m in marks]
+    for share in (30, 70):
+        name = f"torch-{share}{'-free' if env else ''}"
+        run = ("--name", name, "--mem", "8GiB", "--share", f"{share}%")
+        children.append(gpu.begin(python("steps"), run, **env))
+    return [done / SECONDS for done in count(children, SECONDS)]
 
 
 def test_two_trainings_30_beside_70(gpu: Gpu, record_property: Record) -> None:
@@ -157,14 +115,7 @@ def test_memory_of_a_killed_program_comes_back(gpu: Gpu, record_property: Record
         "context(); alloc(16 << 30); say(ready=True); sys.stdin.read()\n"
     )
     holder = [sys.executable, "-c", text, str(PROGRAMS.parent)]
-    child = subprocess.Popen(
-        [*harp(gpu, "--mem", "17GiB", "--name", "killed"), *holder],
-        env=gpu.env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    gpu.children.append(child)
+    child = gpu.begin(holder, ("--mem", "17GiB", "--name", "killed"))
     assert child.stdout is not None
     assert "ready" in child.stdout.readline()
     used = gpu.nvml.memory_used(gpu.uuid)

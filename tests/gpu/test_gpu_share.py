@@ -8,13 +8,11 @@ arithmetic: it gets on only while it has the device, so the count cannot flatter
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
+from counting import count
 
 if TYPE_CHECKING:
     from conftest import Gpu
@@ -26,46 +24,16 @@ TOLERANCE = 0.05
 KERNEL_US = 200
 SECONDS = 10.0
 Record = Callable[[str, object], None]
-Marks = list[tuple[float, int]]
-
-
-def _at(marks: Marks, t: float) -> float:
-    """Launches completed at a time, between the two nearest counts."""
-    for (t0, n0), (t1, n1) in pairwise(marks):
-        if t0 <= t <= t1:
-            return n0 + (n1 - n0) * (t - t0) / (t1 - t0)
-    raise AssertionError(f"no counts around {t}: {marks[:1]} to {marks[-1:]}")
 
 
 def _divide(gpu: Gpu, **env: str) -> dict[str, object]:
     kind = "sleep" if gpu.software else "work"
     alone = json.loads(gpu.ask("alone", kind, KERNEL_US, run=None))
-    marks: list[Marks] = [[] for _ in SHARES]
-
-    def read(number: int, stream: object) -> None:
-        for line in stream:  # type: ignore[attr-defined]
-            said = json.loads(line)
-            marks[number].append((said["t"], said["done"]))
-
-    threads = []
-    for number, share in enumerate(SHARES):
+    children = []
+    for share in SHARES:
         run = ("--name", f"busy-{share}", "--mem", "256MiB", "--share", f"{share}%")
-        child = gpu.start("busy", kind, alone["rounds"], run=run, **env)
-        threads.append(threading.Thread(target=read, args=(number, child.stdout), daemon=True))
-        threads[-1].start()
-    deadline_s = time.monotonic() + 60
-    while not all(marks) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    assert all(marks), "a program did not begin"
-    begin_s = time.monotonic() + 1
-    time.sleep(SECONDS + 2.5)
-    alive = [child.poll() for child in gpu.children] == [None] * len(SHARES)
-    for child in gpu.children:
-        child.kill()
-    for thread in threads:
-        thread.join()
-    assert alive, "a program ended too early"
-    counted = [_at(m, begin_s + SECONDS) - _at(m, begin_s) for m in marks]
+        children.append(gpu.start("busy", kind, alone["rounds"], run=run, **env))
+    counted = count(children, SECONDS)
     took = [n * alone["kernel_us"] / 1e6 for n in counted]
     got = [t / sum(took) for t in took]
     return {

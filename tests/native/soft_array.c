@@ -45,6 +45,13 @@ static void accounting(void *arg)
     CHECK_IS(3 * GRANULE, device_used());
     OK(cuMipmappedArrayDestroy(mip));
     CHECK_IS(0, device_used());
+    /* slices are padded as rows are: 1600 x 104 x 104 bytes; layers are as many as there are */
+    a = make(100, 100, 100, CU_AD_FORMAT_FLOAT, 4, 0);
+    CHECK_IS(9 * GRANULE, device_used());
+    OK(cuArrayDestroy(a));
+    a = make(100, 100, 100, CU_AD_FORMAT_FLOAT, 4, CUDA_ARRAY3D_LAYERED);
+    CHECK_IS(8 * GRANULE, device_used());
+    OK(cuArrayDestroy(a));
     /* a full device */
     rest = (1000ull << 20);
     a = make(16384, 8192, 0, CU_AD_FORMAT_FLOAT, 1, 0); /* 512 MiB */

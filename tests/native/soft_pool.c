@@ -25,29 +25,29 @@ static void reserved_is_what_the_device_lacks(void *arg)
     CHECK_IS(UNIT, reserved(pool));
     CHECK_IS(UNIT, device_used());
     CHECK_IS(UNIT, my_ledger().mem_bytes);
-    CHECK_IS(512, used(pool));
+    CHECK_IS(1, used(pool));
     OK(cuMemAllocAsync(&q, UNIT + 1, s));
     CHECK_IS(3 * UNIT, reserved(pool));
     CHECK_IS(3 * UNIT, device_used());
-    CHECK_IS(UNIT + 1024, used(pool));
+    CHECK_IS(UNIT + 2, used(pool));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemFreeAsync(q + 512, s));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemFreeAsync(0, s));
     OK(cuMemFreeAsync(q, s));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemFreeAsync(q, s));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemFree_v2(q));
-    CHECK_IS(512, used(pool));
+    CHECK_IS(1, used(pool));
     CHECK_IS(3 * UNIT, reserved(pool)); /* until a wait */
     OK(cuStreamSynchronize(s));
     CHECK_IS(UNIT, reserved(pool)); /* the threshold is 0 */
     CHECK_IS(UNIT, device_used());
     CHECK_IS(3 * UNIT, attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH));
-    CHECK_IS(UNIT + 1024, attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH));
+    CHECK_IS(UNIT + 2, attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE,
              cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, &one));
     OK(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, &zero));
     OK(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH, &zero));
     CHECK_IS(UNIT, attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH));
-    CHECK_IS(512, attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH));
+    CHECK_IS(1, attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE,
              cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &zero));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemPoolGetAttribute(pool, (CUmemPool_attribute)9, &zero));

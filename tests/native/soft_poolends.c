@@ -68,7 +68,7 @@ static void random_against_a_model(void *arg)
                 continue;
             OK(r);
             OK(cuMemsetD32Async(l->p, l->stamp, l->bytes / 4, s[l->on]));
-            sum += (l->bytes + 511) / 512 * 512;
+            sum += l->bytes;
             count++;
         } else if (dice < 93 && count > 0) {
             int i = rand_r(&seed) % count;
@@ -78,7 +78,7 @@ static void random_against_a_model(void *arg)
             *c = (struct checkpoint){l->p, (unsigned)(l->bytes / 4), l->stamp, &bad};
             OK(cuLaunchHostFunc(s[l->on], check_words, c));
             OK(cuMemFreeAsync(l->p, s[l->on]));
-            sum -= (l->bytes + 511) / 512 * 512;
+            sum -= l->bytes;
             *l = live[--count];
         } else if (dice < 97) {
             int from = rand_r(&seed) % MODEL_STREAMS, to = rand_r(&seed) % MODEL_STREAMS;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #define ROW_ALIGN  64u  /* bytes */
+#define LINES      8u   /* rows, and slices of three dimensions, go by so many (as on an H200) */
 #define PART_ALIGN 512u /* bytes: levels and planes */
 
 struct soft_array_home { /* one per context that ever had an array, until the context goes */
@@ -44,6 +45,12 @@ static uint64_t round_up(uint64_t bytes, uint64_t to)
     return (bytes + to - 1) / to * to;
 }
 
+/* Depth is one: not a number of layers. */
+static bool is_deep(const CUDA_ARRAY3D_DESCRIPTOR *d)
+{
+    return d->Depth != 0 && (d->Flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP)) == 0;
+}
+
 /* Extents are within the device's limits: nothing overflows. */
 static void lay_out(struct soft_array *a)
 {
@@ -55,7 +62,9 @@ static void lay_out(struct soft_array *a)
     a->pitch = round_up(a->row, ROW_ALIGN);
     a->rows = d->Height == 0 ? 1 : (d->Height + side - 1) / side;
     a->slices = d->Depth == 0 ? 1 : d->Depth;
-    a->bytes = round_up((uint64_t)a->pitch * a->rows * a->slices, PART_ALIGN);
+    a->bytes = a->pitch * (d->Height == 0 ? 1 : round_up(a->rows, LINES)) *
+               (is_deep(d) ? round_up(a->slices, LINES) : a->slices);
+    a->bytes = round_up(a->bytes, PART_ALIGN);
 }
 
 static size_t halved(size_t extent, unsigned level)
@@ -68,7 +77,7 @@ static unsigned levels_most(const CUDA_ARRAY3D_DESCRIPTOR *d)
     size_t longest = d->Width > d->Height ? d->Width : d->Height;
     unsigned levels = 1;
 
-    if ((d->Flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP)) == 0 && d->Depth > longest)
+    if (is_deep(d) && d->Depth > longest)
         longest = d->Depth;
     while (longest > 1) {
         longest >>= 1;
@@ -83,7 +92,7 @@ static void level_desc(const CUDA_ARRAY3D_DESCRIPTOR *whole, unsigned level,
     *d = *whole;
     d->Width = halved(whole->Width, level);
     d->Height = halved(whole->Height, level);
-    if ((whole->Flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP)) == 0)
+    if (is_deep(whole))
         d->Depth = halved(whole->Depth, level);
 }
 

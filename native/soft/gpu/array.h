@@ -2,10 +2,11 @@
  *
  * CUDA arrays: texels that only copies reach, since the translator has no texture instructions.
  *
- * Layout, and so what an array costs: rows are padded to 64 bytes, each level of a mipmap and each
- * plane begins at a multiple of 512, and the whole is an allocation like cuMemAlloc's: what is
- * larger than 1 MiB gets granules (2 MiB) of its own, what is smaller shares one. Compressed
- * formats are kept and copied as rows of 4 x 4 blocks; planar ones are copied plane by plane.
+ * Layout, and so what an array costs: rows are padded to 64 bytes, their number and that of slices
+ * to 8 (as on an H200), each level of a mipmap and each plane begins at a multiple of 512, and the
+ * whole is an allocation like cuMemAlloc's: what is larger than 1 MiB gets granules (2 MiB) of its
+ * own, what is smaller shares one. Compressed formats are kept and copied as rows of 4 x 4 blocks;
+ * planar ones are copied plane by plane.
  */
 #ifndef HARP_SOFT_ARRAY_H
 #define HARP_SOFT_ARRAY_H

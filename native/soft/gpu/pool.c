@@ -8,16 +8,17 @@
 
 struct soft_pool *soft_pools;
 
-void soft_piece_use(struct soft_piece *p)
+void soft_piece_use(struct soft_piece *p, uint64_t asked)
 {
     struct soft_pool *pool = p->chunk->pool;
 
     soft_piece_unlist(p);
     soft_piece_over(p);
     p->is = SOFT_PIECE_USED;
+    p->asked = asked;
     p->id = soft_span_next_id();
     p->chunk->used++;
-    pool->used += p->bytes;
+    pool->used += asked;
     if (pool->used > pool->used_high)
         pool->used_high = pool->used;
 }
@@ -80,11 +81,16 @@ static int need_add(struct soft_pool_need *need, const struct soft_piece *p,
     return 0;
 }
 
-/* One piece of `bytes` out of the run that begins with `p`. */
-static struct soft_piece *cut(struct soft_pool *pool, struct soft_piece *p, uint64_t bytes,
+static uint64_t padded(uint64_t asked)
+{
+    return (asked + SOFT_POOL_ALIGN - 1) / SOFT_POOL_ALIGN * SOFT_POOL_ALIGN;
+}
+
+/* One piece for `asked` bytes out of the run that begins with `p`. */
+static struct soft_piece *cut(struct soft_pool *pool, struct soft_piece *p, uint64_t asked,
                               const struct soft_stream *stream, struct soft_pool_need *need)
 {
-    uint64_t room = 0;
+    uint64_t bytes = padded(asked), room = 0;
     bool early = false;
 
     /* all that can fail first: what is absorbed forgets whom it waited for */
@@ -110,13 +116,13 @@ static struct soft_piece *cut(struct soft_pool *pool, struct soft_piece *p, uint
     }
     if (p->bytes > bytes)
         soft_piece_split(p, bytes); /* without memory for the rest it gets it all */
-    soft_piece_use(p);
+    soft_piece_use(p, asked);
     p->early = early;
     return p;
 }
 
 struct soft_piece *soft_piece_take(struct soft_pool *pool, struct soft_stream *stream,
-                                   uint64_t bytes, struct soft_pool_need *need)
+                                   uint64_t asked, struct soft_pool_need *need)
 {
     uint64_t at = soft_order_submitted(stream);
     struct soft_chunk *chunk;
@@ -124,23 +130,23 @@ struct soft_piece *soft_piece_take(struct soft_pool *pool, struct soft_stream *s
 
     for (p = pool->free; p != NULL; p = p->free_next)
         p->usable = may_use(pool, stream, at, p);
-    p = best_run(pool, bytes);
+    p = best_run(pool, padded(asked));
     if (p == NULL) {
-        chunk = soft_chunk_make(pool, bytes);
+        chunk = soft_chunk_make(pool, asked);
         p = chunk != NULL ? chunk->pieces : NULL;
     }
-    return p != NULL ? cut(pool, p, bytes, stream, need) : NULL;
+    return p != NULL ? cut(pool, p, asked, stream, need) : NULL;
 }
 
-struct soft_piece *soft_piece_take_pending(struct soft_pool *pool, uint64_t bytes,
+struct soft_piece *soft_piece_take_pending(struct soft_pool *pool, uint64_t asked,
                                            struct soft_pool_need *need)
 {
     struct soft_piece *p;
 
     for (p = pool->free; p != NULL; p = p->free_next)
         p->usable = true;
-    p = best_run(pool, bytes);
-    return p != NULL ? cut(pool, p, bytes, NULL, need) : NULL;
+    p = best_run(pool, padded(asked));
+    return p != NULL ? cut(pool, p, asked, NULL, need) : NULL;
 }
 
 /* Those behind it that are free on the same terms become part of it. */
@@ -168,7 +174,7 @@ void soft_piece_free(struct soft_piece *piece, struct soft_stream *stream, uint6
         piece->seq = seq;
     }
     piece->chunk->used--;
-    pool->used -= piece->bytes;
+    pool->used -= piece->asked;
     atomic_store(&soft_pools_dirty, true);
     soft_piece_list(piece);
     join(piece);

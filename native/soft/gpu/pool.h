@@ -5,7 +5,8 @@
  * A pool takes chunks of whole units (32 MiB) from its device and deals them out in pieces. A piece
  * freed in stream order remembers where (stream, place); it may be used again by whoever comes
  * after that place for sure: the same stream; a stream that waited for it; anybody, once the stream
- * has got there. That memory is what "reserved" counts, "used" counts living pieces.
+ * has got there. That memory is what "reserved" counts; "used" counts what living pieces were asked
+ * for, to the byte (seen on an H200).
  *
  * Lock: space.lock guards all pools. It is never held while a command is submitted.
  */
@@ -76,16 +77,16 @@ struct soft_pool_need {
     struct soft_dep *deps; /* malloc'ed, streams counted */
     size_t count;
 };
-/* A piece of at least `bytes` that work submitted to `stream` from now on may use, out of what is
+/* A piece for `asked` bytes that work submitted to `stream` from now on may use, out of what is
  * free by the pool's rules, or out of a new chunk; NULL: neither. `need`: what `stream` is to wait
  * for, so that a wait of the host for it is one for that. */
 struct soft_piece *soft_piece_take(struct soft_pool *pool, struct soft_stream *stream,
-                                   uint64_t bytes, struct soft_pool_need *need);
+                                   uint64_t asked, struct soft_pool_need *need);
 /* The same out of what will be free, if `stream` waits for `need`. */
-struct soft_piece *soft_piece_take_pending(struct soft_pool *pool, uint64_t bytes,
+struct soft_piece *soft_piece_take_pending(struct soft_pool *pool, uint64_t asked,
                                            struct soft_pool_need *need);
-/* FREE -> USED. */
-void soft_piece_use(struct soft_piece *piece);
+/* FREE -> USED, by `asked` bytes of it. */
+void soft_piece_use(struct soft_piece *piece, uint64_t asked);
 /* USED or FREEING -> FREE, over when `stream` has completed `seq` (NULL: now). */
 void soft_piece_free(struct soft_piece *piece, struct soft_stream *stream, uint64_t seq);
 /* The piece that begins at `ptr` and `is` that; NULL: none in any pool. */

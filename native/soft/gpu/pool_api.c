@@ -102,7 +102,7 @@ static bool has_come(struct soft_stream *stream, uint64_t seq, const void *arg)
 
 /* The last resort. Locked, but not while it waits; the pool may be gone afterwards: NULL then. */
 static struct soft_piece *take_after_wait(CUmemoryPool handle, struct soft_stream *stream,
-                                          uint64_t bytes, struct soft_pool_need *need)
+                                          uint64_t asked, struct soft_pool_need *need)
 {
     struct soft_pool *pool = soft_pool_of(handle);
     struct soft_pool_need frees = pending(pool);
@@ -118,13 +118,12 @@ static struct soft_piece *take_after_wait(CUmemoryPool handle, struct soft_strea
         return NULL;
     soft_pool_settle(pool, has_come, NULL);
     soft_pool_trim(pool, 0);
-    return soft_piece_take(pool, stream, bytes, need);
+    return soft_piece_take(pool, stream, asked, need);
 }
 
 static CUresult alloc(CUmemoryPool handle, struct soft_stream *stream, uint64_t asked,
                       CUdeviceptr *out)
 {
-    uint64_t bytes = (asked + SOFT_POOL_ALIGN - 1) / SOFT_POOL_ALIGN * SOFT_POOL_ALIGN;
     struct soft_pool_need need = {NULL, 0};
     struct soft_pool *pool;
     struct soft_piece *p;
@@ -133,33 +132,31 @@ static CUresult alloc(CUmemoryPool handle, struct soft_stream *stream, uint64_t 
 
     soft_space_lock();
     pool = soft_pool_of(handle);
-    p = pool != NULL ? soft_piece_take(pool, stream, bytes, &need) : NULL;
+    p = pool != NULL ? soft_piece_take(pool, stream, asked, &need) : NULL;
     if (pool != NULL && p == NULL) {
         soft_pool_trim(pool, 0);
-        p = soft_piece_take(pool, stream, bytes, &need);
+        p = soft_piece_take(pool, stream, asked, &need);
     }
     if (pool != NULL && p == NULL && pool->internal)
-        p = soft_piece_take_pending(pool, bytes, &need);
+        p = soft_piece_take_pending(pool, asked, &need);
     while (pool != NULL && p == NULL && pool->ordinal != SOFT_PHYS_HOST) {
         int ordinal = pool->ordinal;
         bool again;
 
         soft_space_unlock();
-        again = soft_reclaim(ordinal, bytes);
+        again = soft_reclaim(ordinal, asked);
         soft_space_lock();
         pool = soft_pool_of(handle);
         if (pool == NULL || !again)
             break;
-        p = soft_piece_take(pool, stream, bytes, &need);
+        p = soft_piece_take(pool, stream, asked, &need);
     }
     if (pool != NULL && p == NULL && pool->internal) {
         drop_need(&need);
-        p = take_after_wait(handle, stream, bytes, &need);
+        p = take_after_wait(handle, stream, asked, &need);
     }
-    if (p != NULL) {
-        p->asked = asked;
+    if (p != NULL)
         ptr = p->start;
-    }
     soft_space_unlock();
     if (ptr == 0) {
         drop_need(&need);

@@ -215,7 +215,7 @@ static void chunk_delete(struct soft_chunk *chunk)
         if (gone->is == SOFT_PIECE_FREE)
             soft_piece_unlist(gone);
         else if (gone->is != SOFT_PIECE_GONE)
-            chunk->pool->used -= gone->bytes;
+            chunk->pool->used -= gone->asked;
         soft_piece_over(gone);
         free(gone);
     }

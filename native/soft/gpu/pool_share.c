@@ -179,8 +179,7 @@ CUresult cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool handle,
     } else {
         p = soft_space_make() == 0 ? soft_chunk_import(pool, e.offset, e.bytes) : NULL;
         if (p != NULL) {
-            soft_piece_use(p);
-            p->asked = e.asked;
+            soft_piece_use(p, e.asked);
             *ptr_out = p->start;
         }
         r = p != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;

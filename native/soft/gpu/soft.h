@@ -59,6 +59,7 @@ struct soft_profile {
     int slices, memory_slices; /* of the board's 7 and 8 */
     /* how long the VMM's calls take */
     uint64_t vmm_reserve_ns, vmm_create_ns, vmm_map_ns, vmm_access_ns, vmm_unmap_ns, vmm_release_ns;
+    uint64_t vmm_release_granule_ns; /* of each, beyond the call's own */
 };
 const struct soft_profile *soft_profile_find(const char *key, size_t key_bytes); /* NULL: none */
 const struct soft_profile *soft_profile_at(int index); /* NULL past the end */

@@ -20,6 +20,7 @@
 #include "soft/gpu/soft.h"
 
 #define MOST_GROUPS 4096
+#define MOST_SEEN   (4 * SOFT_MAX_SLOTS)
 #define TRIES       4 /* to catch a moment in which nobody changes anything */
 
 struct group { /* of processes, as the kernel knows it; 0: ended before it was seen */
@@ -54,15 +55,13 @@ static int group_at(pid_t id)
 /* The group outlives its process here: what the dead hold is theirs until the device has it. */
 static int group_of(const struct soft_slot *slot)
 {
-    for (int i = seen_count; i-- > 0;)
+    for (int i = seen_count < MOST_SEEN ? seen_count : MOST_SEEN; i-- > 0;)
         if (seen[i].pid == slot->pid && seen[i].start_ns == slot->start_ns)
             return seen[i].group;
     pid_t id = getpgid(slot->pid);
     int at = group_at(id > 0 ? id : 0);
-    seen[seen_count % (4 * SOFT_MAX_SLOTS)] =
+    seen[seen_count++ % MOST_SEEN] = /* the latest: more than there can be slots */
         (struct seen){.pid = slot->pid, .start_ns = slot->start_ns, .group = at};
-    if (seen_count < 4 * SOFT_MAX_SLOTS - 1)
-        seen_count++;
     return at;
 }
 
@@ -187,7 +186,7 @@ int truth_sample(struct soft_state *state, double hz)
     uint64_t step_ns = (uint64_t)(1e9 / hz), begin = soft_now_ns(), last = begin, next = begin;
 
     group = calloc(MOST_GROUPS, sizeof *group);
-    seen = calloc(4 * SOFT_MAX_SLOTS, sizeof *seen);
+    seen = calloc(MOST_SEEN, sizeof *seen);
     slots = calloc(SOFT_MAX_SLOTS, sizeof *slots);
     if (group == NULL || seen == NULL || slots == NULL) {
         fputs("harp-soft-truth: out of memory\n", stderr);

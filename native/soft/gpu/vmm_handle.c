@@ -213,6 +213,13 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
     return r;
 }
 
+static uint64_t release_cost(const struct soft_phys *phys)
+{
+    const struct soft_profile *p = costs(phys->ordinal);
+
+    return p->vmm_release_ns + phys->bytes / SOFT_GRANULE * p->vmm_release_granule_ns;
+}
+
 CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
 {
     uint64_t from = soft_now_ns(), cost = 0;
@@ -227,7 +234,7 @@ CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
         r = CUDA_ERROR_INVALID_VALUE;
     } else if (--alloc->handles == 0) {
         soft_handle_remove(SOFT_H_MEMORY, alloc);
-        cost = costs(alloc->phys->ordinal)->vmm_release_ns;
+        cost = release_cost(alloc->phys);
         soft_vmm_drop(alloc);
     }
     soft_space_unlock();
