@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harp.api.v1 import control_pb2 as pb
-from harp.cli.view import memory_notes, printable
+from harp.cli.view import memory_notes, printable, swapping_lines
 from harp.errors import BuildMissing, HarpError
 from harp.native import NativeDir, driver_paths, is_injected
 from harp.procs import environ_of, name_of, read
@@ -114,13 +114,20 @@ def machine(
             "harpd",
             Verdict.WARN,
             f"harpd is {info.version}, this is {version}",
-            "harp daemon --stop, harp daemon: tenants go on meanwhile",
+            "harp daemon --upgrade: tenants go on meanwhile",
         )
     else:
         yield Check("harpd", Verdict.OK, f"pid {info.pid}, uid {info.uid}, in {run_dir.path}")
     arbiter = read(info.arbiter_pid)
     if arbiter is None or arbiter.zombie:
         yield Check("arbiter", Verdict.FAIL, f"process {info.arbiter_pid} is gone", "see its log")
+    elif older := _other_program(info):
+        yield Check(
+            "arbiter",
+            Verdict.WARN,
+            f"pid {info.arbiter_pid} runs {older}, which is not the one installed",
+            "harp daemon --upgrade: tenants go on meanwhile",
+        )
     else:
         again = f", restarted {info.arbiter_restarts} times" if info.arbiter_restarts else ""
         yield Check("arbiter", Verdict.OK, f"pid {info.arbiter_pid}{again}")
@@ -141,6 +148,7 @@ def machine(
             yield Check(f"GPU {device.index}", Verdict.OK, f"{device.name} ({kind}){tenants}")
     yield from _contexts(state)
     yield from _above_limit(state)
+    yield from _elsewhere(state)
     if info.kind == pb.DEVICE_KIND_SOFTWARE:
         yield Check(
             "cudart",
@@ -197,6 +205,47 @@ def _above_limit(state: pb.GetStateReply) -> Iterator[Check]:
             )
 
 
+def _elsewhere(state: pb.GetStateReply) -> Iterator[Check]:
+    """Tenants' memory that lies on the host, by request, in turn, or pinned by themselves."""
+    devices = {d.uuid: d for d in state.devices}
+    for tenant in state.tenants:
+        if tenant.suspended:
+            yield Check(
+                "suspended",
+                Verdict.NOTE,
+                f"{tenant.name}: its programs wait, {format_size(tenant.host_bytes)} on the host",
+                f"harp resume {tenant.name}",
+            )
+        stuck = any(use.residency.stuck for use in tenant.uses)
+        for line in swapping_lines(tenant, devices, state.now_s):
+            yield Check(
+                "oversubscription",
+                Verdict.WARN if stuck else Verdict.NOTE,
+                line,
+                f"{tenant.grant_dir}/shim.log says why it stays" if stuck else "",
+            )
+        if tenant.host_limit_bytes:
+            full = tenant.host_leased_bytes >= tenant.host_limit_bytes
+            yield Check(
+                "pinned memory",
+                Verdict.WARN if full else Verdict.OK,
+                f"{tenant.name}: {format_size(tenant.host_leased_bytes)} of"
+                f" {format_size(tenant.host_limit_bytes)}",
+                f"harp set {tenant.name} --host-mem ..., or free some in the program"
+                if full
+                else "",
+            )
+
+
+def _other_program(info: pb.GetInfoReply) -> str:
+    """The arbiter's program, if it is not harpd's; "" too if it is not to be seen."""
+    with contextlib.suppress(OSError):
+        runs = os.readlink(f"/proc/{info.arbiter_pid}/exe")  # noqa: PTH115 - may end in " (deleted)"
+        ours = Path(info.native_dir, "harp-arbiter").resolve(strict=True)
+        return "" if runs == str(ours) else runs
+    return ""
+
+
 def _time(info: pb.GetInfoReply) -> Check:
     """How the arbiter that runs divides GPU time."""
     said = f"policy {info.time_policy}, quantum {info.quantum_us} us, burst {info.burst_us} us"
@@ -205,7 +254,7 @@ def _time(info: pb.GetInfoReply) -> Check:
             "GPU time",
             Verdict.WARN,
             f"{said}; the arbiter was started with other settings: {info.time_stale}",
-            "harp daemon --stop --all when no tenant runs, then start again",
+            "harp daemon --upgrade, with the --set of now: tenants go on meanwhile",
         )
     return Check("GPU time", Verdict.OK, said)
 

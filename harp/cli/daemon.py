@@ -15,7 +15,8 @@ from harp.cli.start import spawn
 from harp.client import Client
 from harp.daemon import app
 from harp.errors import DaemonError, DaemonUnreachable, HarpError
-from harp.lease_wire import AdminClient, Msg, Op
+from harp.lease_admin import AdminClient
+from harp.lease_wire import Msg, Op
 from harp.native import find as find_native
 from harp.rundir import RunDir, find
 

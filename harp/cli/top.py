@@ -108,7 +108,10 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
     moves = [
         Text(line, no_wrap=True, overflow="ellipsis")
         for tenant in tenants
-        for line in swapping_lines(tenant, by_uuid, state.now_s)
+        for line in (
+            *_suspended_lines(tenant),
+            *swapping_lines(tenant, by_uuid, state.now_s),
+        )
     ]
     moves = moves if height is None else moves[:4]
     room = len(tenants)
@@ -132,6 +135,11 @@ def render(state: pb.GetStateReply, sort: str, height: int | None) -> Renderable
     if not tenants:
         rest = [Text("no tenants; harp run -- CMD makes one")]
     return Group(*head, table, *rest, *moves, *(alarms[:4] if height is not None else alarms))
+
+
+def _suspended_lines(tenant: pb.Tenant) -> list[str]:
+    held = short_size(tenant.host_bytes)
+    return [f"suspended: {tenant.name}, {held} on the host"] if tenant.suspended else []
 
 
 def _duration(ns: int) -> str:

@@ -147,7 +147,7 @@ async def run(
                 group.create_task(harpd.keep_arbiter(pump)),
                 group.create_task(harpd.watch()),
                 group.create_task(harpd.drain()),
-                group.create_task(suspender.settle()),
+                group.create_task(suspender.keep(harpd.replaced)),
             ]
             _log.info("harpd_ready", run_dir=str(run_dir.path), pid=os.getpid())
             await end.wait()

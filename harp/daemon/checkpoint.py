@@ -14,13 +14,31 @@ import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from harp.errors import CheckpointFailed
 from harp.model import uuid_bytes
 from harp.native import scrub
+from harp.procs import read
 
-__all__ = ["Calls", "Code", "ProcessState", "driver_calls"]
+__all__ = [
+    "STOPPED",
+    "Calls",
+    "Code",
+    "Driver",
+    "NoCheckpoints",
+    "ProcessState",
+    "driver_calls",
+    "is_stopped",
+    "state_after",
+    "state_of",
+]
 
+_SEE = "`harp ps` tells whether it is suspended; ask again, or end the process"
+_NO_CHECKPOINTS = (
+    "driver 570 (CUDA 12.8) or newer has them; with an older one run the tenant with"
+    " --oversubscribe: its memory then leaves the device when others need it"
+)
 #: longest time for one call but Lock, which has its own: some hundred GiB at a few GiB/s
 _CALL_S = 300.0
 
@@ -72,6 +90,32 @@ class ProcessState(enum.IntEnum):
     FAILED = 3
 
 
+STOPPED = (ProcessState.LOCKED, ProcessState.CHECKPOINTED)
+
+
+class NoCheckpoints(CheckpointFailed):
+    """The driver has no such calls."""
+
+
+class Driver(Protocol):
+    """What takes a process's memory off the device and brings it back; results are CUresults."""
+
+    async def lock(self, pid: int, timeout_s: float) -> int:
+        """RUNNING to LOCKED."""
+
+    async def checkpoint(self, pid: int) -> int:
+        """LOCKED to CHECKPOINTED."""
+
+    async def restore(self, pid: int, pairs: Sequence[tuple[str, str]]) -> int:
+        """CHECKPOINTED to LOCKED."""
+
+    async def unlock(self, pid: int) -> int:
+        """LOCKED to RUNNING."""
+
+    async def state(self, pid: int) -> tuple[int, int]:
+        """(result, state)."""
+
+
 class Calls:
     """The process that makes the calls; one at a time."""
 
@@ -113,10 +157,12 @@ class Calls:
                 line = await stdout.readline()
         except (TimeoutError, OSError) as error:
             raise CheckpointFailed(
-                f"the driver did not answer to {do} of process {pid} within {timeout_s:g} s"
+                f"the driver did not answer to {do} of process {pid} within {timeout_s:g} s", _SEE
             ) from error
         if not line:
-            raise CheckpointFailed(f"the process that calls the driver ended at {do} of {pid}")
+            raise CheckpointFailed(
+                f"the process that calls the driver ended at {do} of {pid}", _SEE
+            )
         code, value = json.loads(line)
         return int(code), int(value)
 
@@ -143,3 +189,58 @@ async def driver_calls(cuda_path: Path, env: Mapping[str, str]) -> AsyncIterator
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+async def state_of(driver: Driver, pid: int) -> ProcessState | None:
+    """State of a process; None: it is gone, or has no CUDA.
+
+    Raises:
+        CheckpointFailed: it cannot be asked, or is beyond help.
+    """
+    code, state = await driver.state(pid)
+    if code == Code.NOT_SUPPORTED:
+        raise NoCheckpoints("this driver has no checkpoints of processes", _NO_CHECKPOINTS)
+    if code in (Code.NOT_INITIALIZED, Code.INVALID_VALUE) or (code and _is_gone(pid)):
+        return None
+    if code == Code.OPERATING_SYSTEM:
+        raise CheckpointFailed(
+            f"harpd may not look into process {pid} (CUDA error {code})",
+            "only a harpd of the same user, or root's, can suspend it",
+        )
+    if code or state == ProcessState.FAILED:
+        raise CheckpointFailed(
+            f"process {pid} cannot be put away or brought back (CUDA error {code}, state {state})",
+            "end it",
+        )
+    return ProcessState(state)
+
+
+def state_after(pid: int, code: int, what: str, state: ProcessState) -> ProcessState | None:
+    """The state after a call; None: it ended meanwhile."""
+    if code == Code.SUCCESS:
+        return state
+    if _is_gone(pid) or (code == Code.NOT_INITIALIZED and what != "restore"):
+        return None
+    hint = "see `harp ps`; the process goes on"
+    if what == "checkpoint" and code == Code.NOT_SUPPORTED:
+        raise CheckpointFailed(
+            f"process {pid} has memory that a driver does not put away (CUDA error {code}): managed"
+            " memory, or memory that it shares with other processes",
+            "the tenant goes on; one of --oversubscribe leaves the device when others need it",
+        )
+    if what == "checkpoint":
+        hint = "the host needs room for what is on the GPUs; `harp ps` tells what goes on"
+    elif what == "restore":
+        hint = "it stays suspended; resume it again when there is more room"
+    raise CheckpointFailed(f"the driver answered {code} to the {what} of process {pid}", hint)
+
+
+async def is_stopped(driver: Driver, pid: int) -> bool:
+    """Whether it is locked or put away; also asked of processes that may have no CUDA."""
+    code, state = await driver.state(pid)
+    return code == Code.SUCCESS and state in STOPPED
+
+
+def _is_gone(pid: int) -> bool:
+    found = read(pid)
+    return found is None or found.zombie

@@ -28,7 +28,8 @@ from harp.daemon.reconcile import Reconciler
 from harp.daemon.store import Store
 from harp.discovery import Found, ProcessUse
 from harp.errors import ArbiterError, NvmlError
-from harp.lease_wire import ALL_DEVICES, GRANULE_BYTES, AdminClient, ArbiterRefused, Msg, Op
+from harp.lease_admin import AdminClient, ArbiterRefused
+from harp.lease_wire import ALL_DEVICES, GRANULE_BYTES, Msg, Op
 from harp.model import Client, ClientState, Device, Tenant
 from harp.procs import Proc, all_procs, environ_of, start_of
 
@@ -68,6 +69,8 @@ class Harpd:
         self._settled_s = 0.0
         self._draining = asyncio.Event()
         self._connected = asyncio.Event()
+        #: set when another arbiter serves
+        self.replaced = asyncio.Event()
         #: what the arbiter before knew last: said by itself, or as we saw it; None: nothing
         self._handed_over: Picture | None = None
         self._last_seen = Picture()
@@ -132,6 +135,7 @@ class Harpd:
         self._handed_over = await self._book.last_look()
         await asyncio.wait([pump])
         pump = await self._replace_arbiter()
+        self._handed_over = None  # unused if there was nobody to expect; stale from here on
         _log.info("arbiter_renewed", before=before, pid=self._link.pid)
         return pump
 
@@ -148,6 +152,7 @@ class Harpd:
                 await asyncio.sleep(_RETRY_S)
             else:
                 _log.info("arbiter_found", pid=self._link.pid)
+                self.replaced.set()
                 return pump
 
     async def _find_held(self, tenants: Mapping[int, Tenant]) -> list[Held]:

@@ -19,7 +19,8 @@ import structlog
 
 from harp.config import TimeConfig
 from harp.errors import ArbiterError
-from harp.lease_wire import AdminClient, Msg, Op
+from harp.lease_admin import AdminClient
+from harp.lease_wire import Msg, Op
 from harp.native import NativeDir, scrub
 from harp.rundir import RunDir
 

@@ -30,7 +30,8 @@ from harp.daemon.store import Store
 from harp.daemon.watch import Sight as Stranger
 from harp.daemon.watch import confirm
 from harp.discovery import ProcessUse
-from harp.lease_wire import GRANULE_BYTES, ArbiterRefused, Msg, Op
+from harp.lease_admin import ArbiterRefused
+from harp.lease_wire import GRANULE_BYTES, Msg, Op
 from harp.model import ClientState, Device
 
 __all__ = ["Reconciler"]

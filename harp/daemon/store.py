@@ -32,15 +32,15 @@ _MIGRATIONS = (
         "ALTER TABLE tenant ADD COLUMN device_uuids TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE tenant ADD COLUMN gang INTEGER NOT NULL DEFAULT 1",
     ),
-    # A quota of pinned host memory; costs that real clients refined (seen: bytes, comma separated).
+    # What a tenant's memory may do; costs that real clients refined (seen: bytes, comma separated).
     (
         "ALTER TABLE tenant ADD COLUMN host_bytes INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE tenant ADD COLUMN oversubscribe INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE tenant ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE overhead ADD COLUMN source TEXT NOT NULL DEFAULT 'measured'",
         "ALTER TABLE overhead ADD COLUMN seen TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE overhead ADD COLUMN unlisted INTEGER NOT NULL DEFAULT 0",
     ),
-    ("ALTER TABLE tenant ADD COLUMN oversubscribe INTEGER NOT NULL DEFAULT 0",),
-    ("ALTER TABLE tenant ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",),
 )
 
 

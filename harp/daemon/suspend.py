@@ -15,24 +15,34 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Protocol
 
 import structlog
 
 from harp.daemon.book import Book
-from harp.daemon.checkpoint import Code, ProcessState
+from harp.daemon.checkpoint import (
+    STOPPED,
+    Code,
+    Driver,
+    NoCheckpoints,
+    ProcessState,
+    is_stopped,
+    state_after,
+    state_of,
+)
 from harp.daemon.link import ArbiterLink
-from harp.errors import CheckpointFailed, HarpError, NoDevice, QuotaExceeded
+from harp.errors import ArbiterError, CheckpointFailed, HarpError, NoDevice, QuotaExceeded
 from harp.grants import select
-from harp.lease_wire import ALL_DEVICES, ArbiterRefused, Msg, Op
+from harp.lease_admin import ArbiterRefused
+from harp.lease_wire import ALL_DEVICES, Msg, Op
 from harp.model import ClientState, Device, Residency, ResidencyState, Tenant
-from harp.procs import all_procs, read
+from harp.procs import all_procs
 from harp.units import format_size
 
-__all__ = ["Driver", "Suspender"]
+__all__ = ["Suspender"]
 
 _log = structlog.get_logger(__name__)
 _CLOSE, _AWAY, _EVICT = 1, 2, 3
@@ -42,35 +52,10 @@ _ROOM_S = 5.0
 _ROOM_PERIOD_S = 0.05
 #: how long an eviction may take beyond the work that is to end first
 _EVICT_S = 60.0
+#: clients need so long to come back to another arbiter; who has not is not seen
+_RETURN_S = 3.0
 #: processes may begin while others are put away; the gates are closed, so this ends
 _ROUNDS = 4
-_NO_CHECKPOINTS = (
-    "driver 570 (CUDA 12.8) or newer has them; with an older one run the tenant with"
-    " --oversubscribe: its memory then leaves the device when others need it"
-)
-
-
-class _NoCheckpoints(CheckpointFailed):
-    """The driver has no such calls."""
-
-
-class Driver(Protocol):
-    """What takes a process's memory off the device and brings it back; results are CUresults."""
-
-    async def lock(self, pid: int, timeout_s: float) -> int:
-        """RUNNING to LOCKED."""
-
-    async def checkpoint(self, pid: int) -> int:
-        """LOCKED to CHECKPOINTED."""
-
-    async def restore(self, pid: int, pairs: Sequence[tuple[str, str]]) -> int:
-        """CHECKPOINTED to LOCKED."""
-
-    async def unlock(self, pid: int) -> int:
-        """LOCKED to RUNNING."""
-
-    async def state(self, pid: int) -> tuple[int, int]:
-        """(result, state)."""
 
 
 class Suspender:
@@ -103,12 +88,14 @@ class Suspender:
         """
         async with self._moving(name, uid) as tenant, self._driver() as driver:
             began = time.monotonic()
-            try:
-                pids = await self._drive(tenant, driver, timeout_s)
-            except _NoCheckpoints:
-                if not tenant.limits.oversubscribe:
-                    raise
-                pids = await self._evict(tenant, timeout_s)
+            self._link.client.check(Op.SUSPEND)
+            with self._book.leaving(tenant):
+                try:
+                    pids = await self._drive(tenant, driver, timeout_s)
+                except NoCheckpoints:
+                    if not tenant.limits.oversubscribe:
+                        raise
+                    pids = await self._evict(tenant, timeout_s)
             _log.info("tenant_suspended", tenant=name, pids=pids, took_s=time.monotonic() - began)
             return self._book.tenants[tenant.tenant_id]
 
@@ -129,8 +116,20 @@ class Suspender:
             _log.info("tenant_resumed", tenant=name, gpus=[new.index for new in moves.values()])
             return self._book.tenants[tenant.tenant_id]
 
+    async def keep(self, replaced: asyncio.Event) -> None:
+        """After a restart of harpd, and of the arbiter: what was on its way is put away, all of it.
+
+        Args:
+            replaced: set when there is another arbiter.
+        """
+        while True:
+            replaced.clear()
+            await asyncio.sleep(_RETURN_S)
+            await self.settle()
+            await replaced.wait()
+
     async def settle(self) -> None:
-        """After a restart: what was on its way is put away, all of it."""
+        """Put away what is on its way, and say of what is away in which manner."""
         for tenant in [t for t in self._book.tenants.values() if t.suspended]:
             try:
                 await self.suspend(tenant.name, tenant.uid, _ROOM_S)
@@ -155,8 +154,8 @@ class Suspender:
     async def _drive(self, tenant: Tenant, driver: Driver, timeout_s: float) -> list[int]:
         """Everything of it is put away; what was so already stays so."""
         fresh = not tenant.suspended
-        states = {pid: await _state(driver, pid) for pid in await self._pids(tenant)}
-        self._book.mark(tenant, suspended=True)
+        states = {pid: await state_of(driver, pid) for pid in await self._pids(tenant)}
+        await self._book.mark(tenant, suspended=True)
         try:
             await self._ask(Op.SUSPEND, tenant, dev=ALL_DEVICES, a=_CLOSE)
             for _ in range(_ROUNDS):
@@ -164,7 +163,7 @@ class Suspender:
                 known = set(states)
                 for pid in await self._pids(tenant):
                     if states.get(pid) is None:  # new, or without CUDA until now
-                        states[pid] = await _state(driver, pid)
+                        states[pid] = await state_of(driver, pid)
                 if all(states[pid] is None for pid in set(states) - known):
                     break
             await self._ask(Op.SUSPEND, tenant, dev=ALL_DEVICES, a=_AWAY)
@@ -178,7 +177,7 @@ class Suspender:
         """Its own memory leaves, its contexts stay: an arbiter's work, without the driver."""
         end = time.monotonic() + timeout_s + _EVICT_S
         fresh = not tenant.suspended
-        self._book.mark(tenant, suspended=True)
+        await self._book.mark(tenant, suspended=True)
         try:
             for phase in (_CLOSE, _EVICT):
                 await self._ask(Op.SUSPEND, tenant, dev=ALL_DEVICES, a=phase)
@@ -219,32 +218,44 @@ class Suspender:
                     f" {tenant.name} goes on",
                     "give it longer (--timeout), or ask again when it has less to do",
                 )
-            states[pid] = _after(pid, code, "lock", ProcessState.LOCKED)
+            states[pid] = state_after(pid, code, "lock", ProcessState.LOCKED)
         for pid in [p for p, s in states.items() if s is ProcessState.LOCKED]:
             code = await driver.checkpoint(pid)
-            states[pid] = _after(pid, code, "checkpoint", ProcessState.CHECKPOINTED)
+            states[pid] = state_after(pid, code, "checkpoint", ProcessState.CHECKPOINTED)
 
     async def _undo_suspend(
         self, tenant: Tenant, driver: Driver, states: dict[int, ProcessState | None]
     ) -> None:
-        """Its memory still counts on its devices, so there is room for what comes back."""
+        """Its memory still counts on its devices, so there is room for what comes back.
+
+        A process that does not come back leaves the tenant suspended: a resume tries again.
+        """
         for pid in list(states):
             with contextlib.suppress(HarpError):
-                states[pid] = await _state(driver, pid)
+                states[pid] = await state_of(driver, pid)
                 if states[pid] is ProcessState.CHECKPOINTED:
-                    states[pid] = _after(
+                    states[pid] = state_after(
                         pid, await driver.restore(pid, ()), "restore", ProcessState.LOCKED
                     )
                 if states[pid] is ProcessState.LOCKED:
-                    await driver.unlock(pid)
-        await self._open_again(tenant)
+                    states[pid] = state_after(
+                        pid, await driver.unlock(pid), "unlock", ProcessState.RUNNING
+                    )
+        left = [p for p, s in states.items() if s not in (None, ProcessState.RUNNING)]
+        if left:
+            _log.warning("suspend_not_undone", tenant=tenant.name, pids=left)
+        else:
+            await self._open_again(tenant)
 
     async def _open_again(self, tenant: Tenant) -> None:
-        with contextlib.suppress(HarpError):
+        try:
             for uuid in tenant.device_uuids:
                 dev = self._book.number_of(uuid)
                 await self._ask(Op.RESUME, tenant, dev=dev, b=dev, a=_BACK)
-        self._book.mark(tenant, suspended=False)
+        except ArbiterError as error:  # the next arbiter is told that it is suspended: see keep()
+            _log.warning("suspend_not_undone", tenant=tenant.name, reason=str(error))
+            return
+        await self._book.mark(tenant, suspended=False)
         _log.warning("suspend_undone", tenant=tenant.name)
 
     def _moves(self, tenant: Tenant, gpu: str) -> dict[str, Device]:
@@ -281,54 +292,59 @@ class Suspender:
         book = self._book
         goals = replace(tenant, device_uuids=tuple(d.uuid for d in moves.values()))
         numbers = [(book.number_of(old), book.number_of(d.uuid)) for old, d in moves.items()]
-        await book.admit_return(goals)
-        try:
-            pids = await self._suspended_pids(tenant, driver)
-        except _NoCheckpoints:
-            if goals.device_uuids != tenant.device_uuids:
-                raise
-            pids = []  # evicted: it comes back as its turn comes
-        restored: list[int] = []
-        try:
-            for dev, to in numbers:
-                await self._reserve(tenant, dev, to)
-            moved = goals.device_uuids != tenant.device_uuids
-            pairs = [(old, d.uuid) for old, d in moves.items()] if moved else []
-            for pid in pids:
-                code = await driver.restore(pid, pairs)
-                if _after(pid, code, "restore", ProcessState.LOCKED) is not None:
-                    restored.append(pid)
-        except BaseException:
-            for pid in reversed(restored):
-                with contextlib.suppress(HarpError):
-                    await driver.checkpoint(pid)
-            with contextlib.suppress(HarpError):
+        async with book.returning(goals):
+            try:
+                stopped = await self._stopped(tenant, driver)
+            except NoCheckpoints:
+                if goals.device_uuids != tenant.device_uuids:
+                    raise
+                stopped = {}  # evicted: it comes back as its turn comes
+            restored: list[int] = []
+            try:
                 for dev, to in numbers:
-                    await self._ask(Op.RESUME, tenant, dev=dev, b=to, a=_GIVE_UP)
-            _log.warning("resume_undone", tenant=tenant.name)
-            raise
-        # Leases first: a program that goes on asks for more where it is now.
-        for dev, to in numbers:
-            await self._ask(Op.RESUME, tenant, dev=dev, b=to, a=_BACK)
-        failed = [pid for pid in restored if await driver.unlock(pid) not in _LIVES]
-        book.mark(goals, suspended=False)
+                    await self._reserve(tenant, dev, to)
+                moved = goals.device_uuids != tenant.device_uuids
+                pairs = [(old, d.uuid) for old, d in moves.items()] if moved else []
+                for pid in [p for p, s in stopped.items() if s is ProcessState.CHECKPOINTED]:
+                    code = await driver.restore(pid, pairs)
+                    if state_after(pid, code, "restore", ProcessState.LOCKED) is not None:
+                        restored.append(pid)
+            except BaseException:
+                for pid in reversed(restored):
+                    with contextlib.suppress(HarpError):
+                        await driver.checkpoint(pid)
+                with contextlib.suppress(HarpError):
+                    for dev, to in numbers:
+                        await self._ask(Op.RESUME, tenant, dev=dev, b=to, a=_GIVE_UP)
+                _log.warning("resume_undone", tenant=tenant.name)
+                raise
+            # Leases first: a program that goes on asks for more where it is now.
+            for dev, to in numbers:
+                await self._ask(Op.RESUME, tenant, dev=dev, b=to, a=_BACK)
+            locked = [p for p, s in stopped.items() if p in restored or s is ProcessState.LOCKED]
+            failed = [pid for pid in locked if await driver.unlock(pid) not in _LIVES]
+            await book.mark(goals, suspended=False)
         if failed:
             raise CheckpointFailed(
                 f"tenant {tenant.name} is back, but the driver does not unlock {failed}",
                 "end these processes",
             )
 
-    async def _suspended_pids(self, tenant: Tenant, driver: Driver) -> list[int]:
-        """Its processes that are put away, also those that a new arbiter has not heard of yet."""
+    async def _stopped(self, tenant: Tenant, driver: Driver) -> dict[int, ProcessState]:
+        """Its processes that are put away, or locked on the way there; by pid.
+
+        Also those that a new arbiter has not heard of yet.
+        """
         end = time.monotonic() + _ROOM_S
-        family = [pid for pid in _family(tenant.root_pid) if await _is_away(driver, pid)]
+        others = {t.root_pid for t in self._book.tenants.values()} - {tenant.root_pid}
+        family = {p for p in _family(tenant.root_pid, others) if await is_stopped(driver, p)}
         while True:
             clients = await self._pids(tenant)
-            if set(family) <= set(clients) or time.monotonic() > end:
+            if family <= set(clients) or time.monotonic() > end:
                 break
             await asyncio.sleep(_ROOM_PERIOD_S)
-        found = {p for p in clients if await _state(driver, p) is ProcessState.CHECKPOINTED}
-        return sorted(found.union(family))
+        states = {pid: await state_of(driver, pid) for pid in sorted(family.union(clients))}
+        return {pid: state for pid, state in states.items() if state in STOPPED}
 
     async def _reserve(self, tenant: Tenant, dev: int, to: int) -> None:
         end = time.monotonic() + _ROOM_S
@@ -353,50 +369,6 @@ class Suspender:
 _LIVES = (Code.SUCCESS, Code.NOT_INITIALIZED)
 
 
-async def _state(driver: Driver, pid: int) -> ProcessState | None:
-    """State of a process; None: it is gone, or has no CUDA.
-
-    Raises:
-        CheckpointFailed: it cannot be asked, or is beyond help.
-    """
-    code, state = await driver.state(pid)
-    if code == Code.NOT_SUPPORTED:
-        raise _NoCheckpoints("this driver has no checkpoints of processes", _NO_CHECKPOINTS)
-    if code in (Code.NOT_INITIALIZED, Code.INVALID_VALUE) or (code and _is_gone(pid)):
-        return None
-    if code == Code.OPERATING_SYSTEM:
-        raise CheckpointFailed(
-            f"harpd may not look into process {pid} (CUDA error {code})",
-            "only a harpd of the same user, or root's, can suspend it",
-        )
-    if code or state == ProcessState.FAILED:
-        raise CheckpointFailed(
-            f"process {pid} cannot be put away or brought back (CUDA error {code}, state {state})",
-            "end it",
-        )
-    return ProcessState(state)
-
-
-def _after(pid: int, code: int, what: str, state: ProcessState) -> ProcessState | None:
-    """The state after a call; None: it ended meanwhile."""
-    if code == Code.SUCCESS:
-        return state
-    if _is_gone(pid) or (code == Code.NOT_INITIALIZED and what != "restore"):
-        return None
-    hint = "see `harp ps`; the process goes on"
-    if what == "checkpoint" and code == Code.NOT_SUPPORTED:
-        raise CheckpointFailed(
-            f"process {pid} has memory that a driver does not put away (CUDA error {code}): managed"
-            " memory, or memory that it shares with other processes",
-            "the tenant goes on; one of --oversubscribe leaves the device when others need it",
-        )
-    if what == "checkpoint":
-        hint = "the host needs room for what is on the GPUs; `harp ps` tells what goes on"
-    elif what == "restore":
-        hint = "it stays suspended; resume it again when there is more room"
-    raise CheckpointFailed(f"the driver answered {code} to the {what} of process {pid}", hint)
-
-
 def _check_leaves(tenant: Tenant, stays: Residency, end: float) -> None:
     if stays.stuck or time.monotonic() > end:
         raise CheckpointFailed(
@@ -405,19 +377,10 @@ def _check_leaves(tenant: Tenant, stays: Residency, end: float) -> None:
         )
 
 
-def _family(root_pid: int) -> list[int]:
+def _family(root_pid: int, others: AbstractSet[int]) -> list[int]:
+    """It and its descendants; a tenant that was started inside belongs to itself."""
     procs = all_procs()
     found = [root_pid] if root_pid in procs else []
     for pid in found:  # grows on the way
-        found += [one.pid for one in procs.values() if one.ppid == pid]
+        found += [one.pid for one in procs.values() if one.ppid == pid and one.pid not in others]
     return found
-
-
-async def _is_away(driver: Driver, pid: int) -> bool:
-    code, state = await driver.state(pid)
-    return code == Code.SUCCESS and state == ProcessState.CHECKPOINTED
-
-
-def _is_gone(pid: int) -> bool:
-    found = read(pid)
-    return found is None or found.zombie

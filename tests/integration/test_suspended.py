@@ -258,6 +258,28 @@ def test_without_checkpoints_memory_that_can_leave_is_evicted(native_dir: Path) 
         assert held(box, one.pid) > 500 * MIB
 
 
+def test_what_an_eviction_leaves_on_the_device_counts_under_the_next_arbiter(
+    native_dir: Path,
+) -> None:
+    def contexts() -> int:
+        done = box.harp("devices", "--json")
+        if done.returncode:
+            return 0
+        return int(json.loads(done.stdout)["devices"][0]["overhead_bytes"])
+
+    with machine(native_dir, HARP_SOFT_DEVICES="tiny", HARP_SOFT_DRIVER="12.4") as box:
+        pid = box.start_harpd()["arbiter_pid"]
+        one = run(box, "one", 500, "--mem", "700MiB", "--oversubscribe")
+        box.json("suspend", "one")
+        assert contexts() > 0
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: box.events("arbiter_found"), "another")
+        wait_for(lambda: contexts() > 0, "its context counts again")
+        assert tenant(box, "one")["suspended"]
+        box.json("resume", "one")
+        assert does(one, "same").startswith("True")
+
+
 def test_a_driver_without_checkpoints_says_so(native_dir: Path) -> None:
     with machine(native_dir, HARP_SOFT_DEVICES="tiny", HARP_SOFT_DRIVER="12.4") as box:
         box.start_harpd()

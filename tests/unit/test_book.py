@@ -20,7 +20,8 @@ from harp.daemon.link import ArbiterLink
 from harp.daemon.picture import Picture
 from harp.daemon.store import Store
 from harp.errors import ConfigError, NoDevice, QuotaExceeded
-from harp.lease_wire import GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, ArbiterRefused, Msg, Op
+from harp.lease_admin import ArbiterRefused
+from harp.lease_wire import GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, Msg, Op
 from harp.model import Device, DeviceKind, Limits, Policy, Tenant, TenantClass, Use
 
 GIB = 1 << 30
@@ -279,6 +280,44 @@ def test_a_lost_store_is_rebuilt_with_all_devices(desk: Desk) -> None:
         assert found.limits.oversubscribe
         assert desk.store.tenants() == [found]
         after.close()
+
+    do(desk, steps)
+
+
+def test_what_is_promised_stays_so_on_the_way_off_a_device_and_back(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        one = await book.create(wish("0", mem_bytes=6 * GIB), listening())
+        other = replace(wish("0", mem_bytes=6 * GIB), name="u")
+        with book.leaving(one):
+            await book.mark(one, suspended=True)
+            with pytest.raises(QuotaExceeded, match="2GiB left"):
+                await book.create(other, listening())  # it may yet stay
+        assert book.promises(book.picture)[UUIDS[0]] == []
+        async with book.returning(replace(one, device_uuids=(UUIDS[1],))):
+            assert book.tenants[one.tenant_id].suspended
+            with pytest.raises(QuotaExceeded, match="2GiB left"):
+                await book.create(replace(other, gpu="1"), listening())
+            await book.create(other, listening())
+        assert book.promises(book.picture)[UUIDS[1]] == []
+        with pytest.raises(QuotaExceeded, match="2GiB left"):
+            async with book.returning(one):
+                pytest.fail("the other one came first")
+
+    do(desk, steps)
+
+
+def test_limits_that_are_set_while_a_tenant_moves_hold_where_it_comes_to(desk: Desk) -> None:
+    async def steps(book: Book) -> None:
+        before = await book.create(wish("0", mem_bytes=GIB), listening())
+        await book.mark(before, suspended=True)
+        goal = replace(before, device_uuids=(UUIDS[1],))
+        async with book.returning(goal):
+            await book.set_limits(before, Limits(mem_bytes=2 * GIB))
+            assert book.tenants[before.tenant_id].suspended
+            await book.mark(goal, suspended=False)
+        assert desk.arbiter.grants[before.tenant_id, 1].limit_bytes == 2 * GIB
+        (kept,) = desk.store.tenants()
+        assert (kept.device_uuids, kept.limits.mem_bytes) == ((UUIDS[1],), 2 * GIB)
 
     do(desk, steps)
 

@@ -45,6 +45,51 @@ def test_a_dead_arbiter_and_an_unmeasured_context_are_said(tmp_path: Path) -> No
     assert "cudart" not in checks
 
 
+def test_memory_that_is_elsewhere_is_said_with_the_remedy(tmp_path: Path) -> None:
+    away = pb.Residency(state=pb.RESIDENCY_STATE_AWAY, swaps=2, away_ns=10**9)
+    stays = pb.Residency(state=pb.RESIDENCY_STATE_RESIDENT, stuck=True)
+    state = pb.GetStateReply(
+        now_s=10,
+        tenants=[
+            pb.Tenant(name="a", suspended=True, host_bytes=3 << 30),
+            pb.Tenant(name="b", uses=[pb.DeviceUse(residency=away)]),
+            pb.Tenant(name="c", uses=[pb.DeviceUse(residency=stays)], grant_dir="/g"),
+            pb.Tenant(name="d", host_limit_bytes=2 << 30, host_leased_bytes=2 << 30),
+            pb.Tenant(name="e", host_limit_bytes=2 << 30),
+        ],
+    )
+    said = [
+        (c.name, c.verdict, c.text.split(":")[-2 if c.name == "oversubscription" else 0], c.remedy)
+        for c in machine(RunDir(tmp_path), INFO, state, "1")
+        if c.name in ("suspended", "oversubscription", "pinned memory")
+    ]
+    assert said == [
+        ("suspended", Verdict.NOTE, "a", "harp resume a"),
+        ("oversubscription", Verdict.NOTE, " b on GPU ?", ""),
+        ("oversubscription", Verdict.WARN, " c on GPU ?", "/g/shim.log says why it stays"),
+        (
+            "pinned memory",
+            Verdict.WARN,
+            "d",
+            "harp set d --host-mem ..., or free some in the program",
+        ),
+        ("pinned memory", Verdict.OK, "e", ""),
+    ]
+
+
+def test_what_an_upgrade_would_mend_is_said(tmp_path: Path) -> None:
+    (tmp_path / "harp-arbiter").touch()
+    info = pb.GetInfoReply()
+    info.CopyFrom(INFO)
+    info.native_dir, info.time_stale = str(tmp_path), "time.policy is drr, set is fifo"
+    state = pb.GetStateReply()
+    checks = {c.name: c for c in machine(RunDir(tmp_path), info, state, "2")}
+    for name in ("harpd", "arbiter", "GPU time"):
+        assert checks[name].verdict is Verdict.WARN
+        assert checks[name].remedy.startswith("harp daemon --upgrade")
+    assert os.path.realpath("/proc/self/exe") in checks["arbiter"].text
+
+
 def test_strangers_names_do_not_reach_the_terminal_raw(tmp_path: Path) -> None:
     state = pb.GetStateReply(uncovered=[pb.Uncovered(pid=7, name="\x1b[2Jx", action="seen")])
     verdict, text = found(state, tmp_path)["uncovered"]

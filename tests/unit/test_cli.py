@@ -207,6 +207,15 @@ def test_json_tells_each_gpus_use_apart() -> None:
     assert [(d["gpu"], d["used_ns"], d["estimated_ns"]) for d in devices] == [(1, 7, 3), (0, 0, 0)]
 
 
+def test_who_is_suspended_is_shown_by_top() -> None:
+    state = _state(2)
+    state.tenants[1].suspended, state.tenants[1].host_bytes = True, 3 << 30
+    name = state.tenants[1].name
+    assert [x for x in _lines(state) if "suspended" in x] == [
+        f"suspended: {name}, 3GiB on the host"
+    ]
+
+
 def test_who_is_away_is_shown_with_how_long_and_what_swapping_costs() -> None:
     away = pb.Residency(
         state=pb.RESIDENCY_STATE_AWAY,
@@ -260,7 +269,7 @@ def test_the_doctor_names_settings_that_are_not_in_force() -> None:
     (stale,) = (c for c in _checks(info) if c.name == "GPU time")
     assert stale.verdict is Verdict.WARN
     assert "set is fifo" in stale.text
-    assert "--stop --all" in stale.remedy
+    assert stale.remedy.startswith("harp daemon --upgrade")
 
 
 def _checks(info: pb.GetInfoReply) -> list[Check]:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 from harp.config import Config
 from harp.daemon.harpd import Harpd
+from harp.daemon.picture import Picture, parse
 from harp.lease_wire import Msg, Op
 from harp.model import ClientState
 
@@ -27,6 +29,31 @@ class _Looking(Harpd):
     async def _drain_once(self) -> bool:
         self.looks += 1
         return self.left.pop(0) if self.left else False
+
+
+class _Renewed(Harpd):
+    """Its arbiters are followed by others; none of them asks what processes hold."""
+
+    async def _replace_arbiter(self) -> asyncio.Task[None]:
+        return asyncio.create_task(asyncio.sleep(0))
+
+
+def test_the_last_word_of_an_arbiter_is_for_its_heir_alone() -> None:
+    """With no tenants at an upgrade nobody asks for it; the next death is another matter."""
+    client = Msg(op=Op.SNAP_CLIENT, tenant=1, client=1, pid=7, d=ClientState.LIVE.value)
+    lease = Msg(op=Op.SNAP_LEASE, tenant=1, client=1, dev=0, leased_bytes=1 << 30)
+
+    async def last_look() -> Picture:
+        return parse([client, lease], {0: "GPU-1"})
+
+    async def scenario() -> None:
+        book, link = SimpleNamespace(last_look=last_look), SimpleNamespace(pid=1)
+        harpd = _Renewed(Config(), cast("Any", book), cast("Any", link), _NOTHING, _NOTHING)
+        await harpd.renew_arbiter(asyncio.create_task(asyncio.sleep(0)))
+        tenant = cast("Any", SimpleNamespace(tenant_id=1, root_pid=0, root_start=0))
+        assert await harpd._find_held({1: tenant}) == []
+
+    asyncio.run(scenario())
 
 
 def _died(client: int) -> Msg:

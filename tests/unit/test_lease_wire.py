@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 
 from harp import lease_wire
 from harp.errors import ArbiterError
+from harp.lease_admin import AdminClient, ArbiterRefused
 from harp.lease_wire import (
     ALIASES,
-    AdminClient,
-    ArbiterRefused,
     Deny,
     Gate,
     Kind,

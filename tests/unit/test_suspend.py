@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from harp.daemon.checkpoint import Code, ProcessState
-from harp.daemon.suspend import Driver, Suspender
-from harp.errors import CheckpointFailed, NoDevice
+from harp.daemon.checkpoint import Code, Driver, ProcessState
+from harp.daemon.suspend import Suspender
+from harp.errors import ArbiterError, CheckpointFailed, NoDevice
 from harp.lease_wire import Msg, Op
 from harp.model import ClientState, Device, DeviceKind, Limits, Policy, Tenant
 
@@ -42,6 +42,9 @@ class World:
         self.states = {ONE: ProcessState.RUNNING, TWO: ProcessState.RUNNING}
         #: {call: result instead of success}
         self.fails: dict[str, int] = {}
+        self.too_old = False
+        #: call after which there is no arbiter
+        self.lost = ""
         device = Device(0, HERE, "tiny", DeviceKind.SOFTWARE, 1 << 30, 0, "default", "1")
         self.devices = {HERE: device, THERE: replace(device, index=1, uuid=THERE)}
         self.tenants = {3: TENANT}
@@ -76,7 +79,13 @@ class World:
     async def state(self, pid: int) -> tuple[int, int]:
         return self.fails.get(f"state {pid}", 0), self.states[pid]
 
+    def check(self, _op: int) -> None:
+        if self.too_old:
+            raise ArbiterError("the arbiter speaks lease protocol 1", "harp daemon --upgrade")
+
     async def request(self, message: Msg) -> None:
+        if self.lost in self.said:
+            raise ArbiterError("the arbiter is being restarted")
         name = {Op.SUSPEND: "suspend", Op.RESUME: "resume"}[Op(message.op)]
         where = f" on {message.b}" if message.op == Op.RESUME else ""
         self.said.append(f"{name} {message.a}{where}")
@@ -94,10 +103,15 @@ class World:
     def number_of(self, uuid: str) -> int:
         return [HERE, THERE].index(uuid)
 
-    async def admit_return(self, _tenant: Tenant) -> None:
-        self.said.append("admit")
+    def leaving(self, _tenant: Tenant) -> contextlib.nullcontext[None]:
+        return contextlib.nullcontext()
 
-    def mark(self, tenant: Tenant, *, suspended: bool) -> None:
+    @contextlib.asynccontextmanager
+    async def returning(self, _tenant: Tenant) -> AsyncIterator[None]:
+        self.said.append("admit")
+        yield
+
+    async def mark(self, tenant: Tenant, *, suspended: bool) -> None:
         self.said.append(f"store {suspended}")
         changed = replace(self.tenants[3], device_uuids=tenant.device_uuids, suspended=suspended)
         self.tenants[3] = changed
@@ -133,7 +147,7 @@ def test_a_return_elsewhere_is_written_down_when_it_is_done() -> None:
     world.suspend()
     assert "resume 2 on 1" in world.resume("1")
     assert world.tenants[3].device_uuids == (THERE,)
-    world.mark(TENANT, suspended=True)
+    asyncio.run(world.mark(TENANT, suspended=True))
     with pytest.raises(NoDevice, match="names 2 GPUs"):
         world.resume("0,1")
 
@@ -161,10 +175,66 @@ def test_what_fails_to_return_stays_away_whole() -> None:
 def test_a_harpd_that_was_killed_puts_away_what_was_on_its_way() -> None:
     world = World()
     world.states = {ONE: ProcessState.CHECKPOINTED, TWO: ProcessState.LOCKED}
-    world.mark(TENANT, suspended=True)
+    asyncio.run(world.mark(TENANT, suspended=True))
     world.took()
     asyncio.run(world.suspender.settle())
     assert world.took() == ["store True", "suspend 1", "away 12", "suspend 2"]
+
+
+def test_a_return_unlocks_what_was_locked_on_the_way_to_suspension() -> None:
+    world = World()
+    world.states = {ONE: ProcessState.CHECKPOINTED, TWO: ProcessState.LOCKED}
+    asyncio.run(world.mark(TENANT, suspended=True))
+    world.took()
+    said = world.resume()
+    assert [s for s in said if s.startswith("restore")] == ["restore 11"]
+    assert said[-3:] == ["unlock 11", "unlock 12", "store False"]
+
+
+@pytest.mark.parametrize("call", ["restore 11", "unlock 12"])
+def test_a_suspension_that_cannot_be_undone_can_be_resumed(call: str) -> None:
+    world = World()
+    world.fails = {"away 12": Code.OUT_OF_MEMORY, call: Code.OUT_OF_MEMORY}
+    with pytest.raises(CheckpointFailed, match="checkpoint of process 12"):
+        asyncio.run(_as_if_alive(world, world.suspender.suspend("t", 1, 5)))
+    assert world.tenants[3].suspended
+    world.fails = {}
+    assert world.resume()[-1] == "store False"
+    assert set(world.states.values()) == {ProcessState.RUNNING}
+
+
+def test_an_arbiter_that_ends_meanwhile_leaves_what_the_next_one_is_told() -> None:
+    world = World()
+    world.lost = "away 12"
+    world.fails["away 12"] = Code.OUT_OF_MEMORY
+    with pytest.raises(CheckpointFailed):
+        asyncio.run(_as_if_alive(world, world.suspender.suspend("t", 1, 5)))
+    assert world.tenants[3].suspended
+
+
+def test_an_arbiter_that_is_too_old_is_asked_for_nothing() -> None:
+    world = World()
+    world.too_old = True
+    with pytest.raises(ArbiterError, match="protocol 1"):
+        world.suspend()
+    assert world.took() == []
+
+
+def test_another_arbiter_is_told_again_what_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.suspend()
+    monkeypatch.setattr("harp.daemon.suspend._RETURN_S", 0)
+
+    async def another_comes() -> None:
+        replaced = asyncio.Event()
+        keeping = asyncio.create_task(world.suspender.keep(replaced))
+        for _ in range(2):
+            replaced.set()
+            await asyncio.sleep(0.05)
+        keeping.cancel()
+
+    asyncio.run(another_comes())
+    assert world.took() == 2 * ["store True", "suspend 1", "suspend 2"]
 
 
 def test_a_process_that_ended_or_has_no_cuda_is_left_out() -> None:
@@ -176,6 +246,6 @@ def test_a_process_that_ended_or_has_no_cuda_is_left_out() -> None:
 async def _as_if_alive(world: World, what: Any) -> None:
     """The doubles' processes are not there: an error must not be taken for their end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harp.daemon.suspend.read", lambda _pid: SimpleNamespace(zombie=False))
+        patch.setattr("harp.daemon.checkpoint.read", lambda _pid: SimpleNamespace(zombie=False))
         await what
     assert world
