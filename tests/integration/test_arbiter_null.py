@@ -78,11 +78,13 @@ def test_thirty_beside_seventy_by_the_engines_own_ledger(
     assert charged[0] / sum(charged) == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.slow
 def test_without_the_gate_the_same_check_fails(w: World, program: Path) -> None:
     _, share = both(w, program, "--kernel-us", 1000, "--no-gate")
     assert abs(share - 0.3) > 0.05
 
 
+@pytest.mark.slow
 def test_two_processes_of_one_tenant_share_its_part(w: World, program: Path) -> None:
     admin = w.admin()
     w.device(admin, 100)
@@ -112,6 +114,7 @@ def test_null_accelerator_takes_memory_beside_others(w: World, program: Path) ->
     assert admin.use(1).leased_bytes == 30 * GRANULE_BYTES
 
 
+@pytest.mark.slow
 def test_bursts_with_idle_time_leave_the_engine_to_the_other(w: World, program: Path) -> None:
     admin = w.admin()
     w.device(admin, 100)

@@ -336,6 +336,7 @@ def test_harpd_of_version_1_is_told_nothing_of_version_2(
     assert all(news) if version > 1 else not any(news)
 
 
+@pytest.mark.slow
 def test_nobody_there_ends_it_and_anybody_keeps_it(tmp_path: Path, w: World) -> None:
     lone = w.start(tmp_path / "run", HARP_IDLE_EXIT_S="2")
     link = Admin(tmp_path / "run" / "admin.sock")

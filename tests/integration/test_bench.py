@@ -45,6 +45,7 @@ def busy(native_dir: Path) -> str:
     return str(program)
 
 
+@pytest.mark.slow
 def test_bench_share_says_all_its_fields(native_dir: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     own = ["--shares", "30,70", "--seconds", "2", "--repeat", "1", "--raw", str(raw)]
@@ -120,6 +121,7 @@ def test_bench_share_says_why_a_program_did_not_run(native_dir: Path) -> None:
     assert "ended" in found["error"]["text"]
 
 
+@pytest.mark.slow
 def test_bench_latency_says_all_its_fields(native_dir: Path) -> None:
     status, found, _ = _bench(native_dir, "latency", "--quick", "--seconds", "2")
     assert found["label"] == LABEL
@@ -132,6 +134,7 @@ def test_bench_latency_says_all_its_fields(native_dir: Path) -> None:
     assert status == (0 if found["ok"] else 1)
 
 
+@pytest.mark.slow
 def test_bench_crash_says_all_its_fields(native_dir: Path) -> None:
     status, found, errors = _bench(native_dir, "crash", "--deaths", "2", "--upgrades", "1")
     assert LABEL in errors
@@ -151,6 +154,7 @@ def test_bench_crash_says_all_its_fields(native_dir: Path) -> None:
     assert status == (0 if found["ok"] else 1)
 
 
+@pytest.mark.slow
 def test_bench_oversub_says_all_its_fields(native_dir: Path) -> None:
     status, found, errors = _bench(native_dir, "oversub", "--quick")
     assert LABEL in errors

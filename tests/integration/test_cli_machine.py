@@ -59,6 +59,7 @@ def test_an_overwritten_preload_is_named(box: Machine) -> None:
     assert "it was overwritten" in verdicts["LD_PRELOAD"]["text"]
 
 
+@pytest.mark.slow
 def test_two_devices_are_told_apart(native_dir: Path) -> None:
     with machine(native_dir, HARP_SOFT_DEVICES="tiny,tiny") as box:
         box.start_harpd()
@@ -101,6 +102,7 @@ def test_bench_overhead_says_all_its_fields(box: Machine) -> None:
     assert all(value < 500 for value in found["noop_added_ns"].values()), found
 
 
+@pytest.mark.slow
 def test_time_settings_are_in_force_and_the_doctor_says_which(box: Machine) -> None:
     done = box.harp("daemon", "--set", "time.quantum_us=500")
     assert done.returncode == 1
@@ -122,7 +124,15 @@ def test_time_settings_are_in_force_and_the_doctor_says_which(box: Machine) -> N
     assert "policy fifo, quantum 2000 us" in check["text"]
     assert "time.policy is fifo, set is priority" in check["text"]
     assert "time.quantum_us is 2000, set is 5000" in check["text"]
-    assert "--stop --all" in check["remedy"]
+    assert "harp daemon --upgrade" in check["remedy"]
+    done = box.harp("daemon", "--upgrade", "--set", "time.policy=priority")
+    assert done.returncode == 0, done.stderr
+    check = _checks(box)["GPU time"]
+    assert (check["verdict"], check["text"]) == (
+        "ok",
+        "policy priority, quantum 5000 us, burst 50000 us",
+    )
+    assert box.ps("t"), "tenants go on meanwhile"
 
 
 def _checks(box: Machine) -> dict[str, dict[str, str]]:

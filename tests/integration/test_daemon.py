@@ -119,6 +119,7 @@ def test_set_holds_at_once(box: Machine) -> None:
     assert box.harp("set", "nobody", "--mem", "1GiB").returncode == 1
 
 
+@pytest.mark.slow
 def test_admission_says_what_is_left_and_what_to_do(box: Machine) -> None:
     box.tenant("--name", "a", "--mem", "512MiB", "--share", "70%")
     wait_for(lambda: box.harp("ps").returncode == 0 and box.ps("a"), "tenant a")
@@ -221,6 +222,7 @@ def test_stop_leaves_tenants_and_their_arbiter_alone(box: Machine) -> None:
     assert "1 processes of tenants hold memory" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_arbiter_that_outlived_its_daemon_can_be_ended(box: Machine) -> None:
     status = box.start_harpd()
     child = box.gpu_tenant("--name", "t", mib=10)
@@ -259,6 +261,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_tenant_is_seen_within_a_second_and_its_memory_comes_back(box: Machine) -> None:
     box.start_harpd()
     child = box.gpu_tenant("--name", "t", "--mem", "256MiB", mib=100)
@@ -273,6 +276,7 @@ def test_a_killed_tenant_is_seen_within_a_second_and_its_memory_comes_back(box: 
     assert (device["leased_bytes"], device["overhead_bytes"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_what_was_promised_is_kept_from_a_neighbour_without_a_limit(box: Machine) -> None:
     """A tenant's limit and its first context are there whenever it comes for them."""
     start = ["sh", "-c", f"read go; exec {sys.executable} {PROGRAM} 400"]

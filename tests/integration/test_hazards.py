@@ -53,6 +53,7 @@ def ends(process: subprocess.Popen[str], code: int = 0, timeout_s: float = 60) -
     return out
 
 
+@pytest.mark.slow
 def test_spin_across_gated_kernels(world: World, hazard: Path, busy: Path) -> None:
     """Kernel A spins on what kernel B sets, and B is still at the gate when A's turn is over."""
     other = world.start("large", busy, "deep", "200", "60")
@@ -191,6 +192,7 @@ def test_one_kernel_per_sync(world: World, busy: Path) -> None:
     assert shares["small"] == pytest.approx(0.3, abs=0.06), (shares, world.log("small"))
 
 
+@pytest.mark.slow
 def test_one_50ms_kernel_against_tiny_ones(world: World, busy: Path) -> None:
     """Ten turns long, each: it pays its debt before it is let again."""
     runs = {"small": ("deep", "50000"), "large": ("deep", "50")}
@@ -198,6 +200,7 @@ def test_one_50ms_kernel_against_tiny_ones(world: World, busy: Path) -> None:
     assert shares["small"] == pytest.approx(0.3, abs=0.03), (shares, world.log("small"))
 
 
+@pytest.mark.slow
 def test_arbiter_killed_mid_quantum(world: World, busy: Path) -> None:
     """Each keeps to its share of wall time by itself, for a while; then they are free; then again
     there is one who knows."""

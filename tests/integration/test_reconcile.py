@@ -68,6 +68,7 @@ def ledger(found: pb.GetStateReply) -> int:
     return int(device.leased_bytes + device.overhead_bytes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_ledger_vs_nvml(box: Machine, seed: int) -> None:
     """Random programs of all kinds of memory: after a second truth and ledger are one."""
@@ -104,6 +105,7 @@ def test_ledger_vs_nvml(box: Machine, seed: int) -> None:
     assert len(kinds) >= 6, kinds
 
 
+@pytest.mark.slow
 def test_who_allocates_and_frees_all_the_time_is_charged_for_nothing(native_dir: Path) -> None:
     """NVML and the arbiter are asked one after the other; memory comes and goes between."""
     with machine(native_dir, HARP_CONFIG_WATCHDOG_PERIOD_S="0.1") as box:
@@ -154,6 +156,7 @@ def test_limit_below_use_loses_nothing_and_is_said(box: Machine) -> None:
     assert (found["mem_over_limit_bytes"], found["mem_limit_bytes"]) == (0, 600 * MIB)
 
 
+@pytest.mark.slow
 def test_context_costs_are_learnt_for_two_models_and_survive_a_restart(native_dir: Path) -> None:
     with machine(
         native_dir, HARP_SOFT_DEVICES="tiny,t4-16g", HARP_CONFIG_WATCHDOG_PERIOD_S="0.2"
@@ -244,6 +247,7 @@ def test_overdraft_kill_ends_the_offender_alone_after_its_grace(native_dir: Path
         assert len(box.events("process_overdrawn")) == 1
 
 
+@pytest.mark.slow
 def test_a_quota_of_pinned_memory_reaches_the_grant_and_is_shown(box: Machine) -> None:
     told(box, "--name", "t", "--host-mem", "2GiB")
     assert shown(box, "t").host_limit_bytes == 2 << 30

@@ -169,6 +169,7 @@ def test_jobs_that_fit_together_stay(w: World) -> None:
     assert [jobs.residency(n).a for n in range(3)] == [Residency.RESIDENT] * 3
 
 
+@pytest.mark.slow
 def test_a_killed_job_makes_room_wherever_it_was(w: World) -> None:
     jobs = Jobs(w, [80, 80, 80, 80])
     for which, turns in enumerate((1, 3, 5)):
@@ -183,6 +184,7 @@ def test_a_killed_job_makes_room_wherever_it_was(w: World) -> None:
     assert not jobs.shared.overfull()
 
 
+@pytest.mark.slow
 def test_a_stopped_job_keeps_its_memory_and_others_that_fit_go_on(w: World) -> None:
     jobs = Jobs(w, [80, 80, 15])
     jobs.work_on(0, 1, 2)

@@ -115,6 +115,7 @@ def test_set_changes_all_gpus_and_says_what_is_in_force(box: Machine) -> None:
     assert [d["promised_ratio"] for d in box.json("devices")["devices"]] == [0.5, 0.8]
 
 
+@pytest.mark.slow
 def test_a_killed_harpd_and_a_killed_arbiter_leave_every_grant(box: Machine) -> None:
     box.gpu_tenant("--name", "t", "--gpu", "1,0", "--mem", "64MiB", "--no-gang", mib=32, gpus=2)
     before = box.ps("t")

@@ -273,6 +273,7 @@ def test_a_green_context_that_is_refused_leaves_nothing(world: World) -> None:
 # --- rules against the truth ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ledger_of_code_arrays_and_limits_is_the_devices(native_dir: Path) -> None:
     """What the engine says of the process, beyond its context, is what was charged."""
     with soft_world(native_dir, devices="h100-80g") as world:

@@ -34,6 +34,7 @@ def world(native_dir: Path, tmp_path: Path) -> Iterator[World]:
 
 
 # The fake, unlike a driver, works in a child: all the better to see what libharp does there.
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "count"), [("free", 2000), ("use", 200), ("exec", 40)])
 def test_forks_while_other_threads_hold_its_locks(
     world: World, program: Path, how: str, count: int

@@ -68,6 +68,7 @@ def two(world: World) -> None:
     world.tenant("large", mem=256 * MIB, share_ppm=700_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("small", "large"),
     [
@@ -110,12 +111,14 @@ def test_meter_agrees_with_the_engine(world: World, busy: Path) -> None:
     assert metered == pytest.approx(truth, rel=0.15)
 
 
+@pytest.mark.slow
 def test_alone_it_has_the_whole_device(world: World, busy: Path) -> None:
     two(world)
     measure(world, busy, {"small": ("deep", "200")}, 2)
     assert world.usage("small").launches > 10_000
 
 
+@pytest.mark.slow
 def test_idle_share_is_handed_over(world: World, busy: Path) -> None:
     """A tenant that has a context and no work costs the other nothing."""
     two(world)
@@ -214,6 +217,7 @@ def parts(
     )
 
 
+@pytest.mark.slow
 def test_processes_of_a_tenant_share_one_account(world: World, busy: Path) -> None:
     """Two processes against one, half each: what both say of a turn is charged once."""
     world.tenant("one", mem=256 * MIB, share_ppm=500_000)
@@ -229,6 +233,7 @@ def test_processes_of_a_tenant_share_one_account(world: World, busy: Path) -> No
     assert error < 0.02, windows
 
 
+@pytest.mark.slow
 def test_a_running_tenants_share_class_and_limit_are_changed(world: World, busy: Path) -> None:
     two(world)
     processes = running(world, busy, [("small", "deep", "200"), ("large", "deep", "200")])

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.machine import wait_for
 from tests.integration.shim_world import compile_c
 
@@ -149,6 +151,7 @@ def _kill_many(program: Path, env: dict[str, str], seed: int) -> collections.Cou
     return where
 
 
+@pytest.mark.slow
 def test_killed_anywhere_nothing_is_left(
     native_dir: Path, soft_env: dict[str, str], tmp_path: Path
 ) -> None:

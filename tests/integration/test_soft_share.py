@@ -64,6 +64,7 @@ def off(shares: list[float]) -> float:
     return max(abs(share - 1 / len(shares)) for share in shares)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels_us", [[200, 200], [200, 200, 200], [50, 1000]], ids=str)
 def test_saturating_processes_have_equal_parts(
     native_dir: Path, soft_env: dict[str, str], kernels_us: list[int]

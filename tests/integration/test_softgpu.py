@@ -305,6 +305,7 @@ def test_fixture_gives_a_driver_to_this_process_and_others(project: Path) -> Non
     assert not home.exists()
 
 
+@pytest.mark.slow
 def test_option_comes_before_all_imports(project: Path) -> None:
     done = pytest_in(project, "--softgpu", "test_early.py")
     assert done.returncode == 0, done.stdout

@@ -102,6 +102,7 @@ def test_a_suspended_tenant_frees_its_device_and_comes_back_as_it_was(box: Machi
     assert does(one, "same").startswith("True")
 
 
+@pytest.mark.slow
 def test_it_comes_back_on_another_gpu(box: Machine) -> None:
     one = run(box, "one", 200, "--mem", "400MiB")
     first, second = (d["uuid"] for d in box.json("devices")["devices"])
@@ -121,6 +122,7 @@ def test_it_comes_back_on_another_gpu(box: Machine) -> None:
     assert does(one, "same").startswith("True")
 
 
+@pytest.mark.slow
 def test_ckpt_reserve_before_restore(box: Machine) -> None:
     """Who came meanwhile keeps what he has, and the return is refused before the driver tries."""
     one = run(box, "one", 500)
@@ -138,6 +140,7 @@ def test_ckpt_reserve_before_restore(box: Machine) -> None:
     assert does(one, "same").startswith("True")
 
 
+@pytest.mark.slow
 def test_ckpt_fail_rolls_back(box: Machine) -> None:
     one = run(box, "one", 100, "--mem", "300MiB")
     before = used(box)
@@ -169,6 +172,7 @@ def test_ckpt_fail_rolls_back(box: Machine) -> None:
     assert does(two, "same").startswith("True")
 
 
+@pytest.mark.slow
 def test_several_processes_are_locked_before_any_is_put_away(box: Machine) -> None:
     two = (
         "import subprocess as s, sys;"
@@ -189,6 +193,7 @@ def test_several_processes_are_locked_before_any_is_put_away(box: Machine) -> No
     assert used(box) == before
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_a_suspended_tenant_leaves_nothing(box: Machine) -> None:
     one = run(box, "one", 300, "--mem", "500MiB")
     box.json("suspend", "one")
@@ -199,6 +204,7 @@ def test_a_killed_process_of_a_suspended_tenant_leaves_nothing(box: Machine) -> 
     assert box.harp("run", "--mem", "900MiB", "--gpu", "0", "--", "true").returncode == 0
 
 
+@pytest.mark.slow
 def test_suspension_survives_harpd_and_the_arbiter(box: Machine) -> None:
     one = run(box, "one", 300, "--mem", "500MiB")
     box.json("suspend", "one")
@@ -214,6 +220,7 @@ def test_suspension_survives_harpd_and_the_arbiter(box: Machine) -> None:
     assert does(one, "same").startswith("True")
 
 
+@pytest.mark.slow
 def test_harpd_killed_half_way_leaves_a_tenant_that_is_suspended_whole(box: Machine) -> None:
     one = run(box, "one", 100, "--mem", "300MiB")
     fault(box, "slow cuCheckpointProcessCheckpoint 2s")
@@ -240,6 +247,7 @@ def test_managed_memory_is_refused_and_says_what_that_means(box: Machine) -> Non
     assert does(one, "same").startswith("True")  # unlocked again: it goes on
 
 
+@pytest.mark.slow
 def test_without_checkpoints_memory_that_can_leave_is_evicted(native_dir: Path) -> None:
     with machine(native_dir, HARP_SOFT_DEVICES="tiny", HARP_SOFT_DRIVER="12.4") as box:
         box.start_harpd()
@@ -258,6 +266,7 @@ def test_without_checkpoints_memory_that_can_leave_is_evicted(native_dir: Path) 
         assert held(box, one.pid) > 500 * MIB
 
 
+@pytest.mark.slow
 def test_what_an_eviction_leaves_on_the_device_counts_under_the_next_arbiter(
     native_dir: Path,
 ) -> None:

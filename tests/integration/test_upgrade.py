@@ -120,6 +120,7 @@ def test_an_upgrade_without_a_daemon_starts_one(box: Machine) -> None:
     assert box.harp("daemon", "--upgrade", "--stop").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_program_that_cannot_follow_leaves_the_arbiter_alone(
     box: Machine, native_dir: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_program_that_cannot_follow_leaves_the_arbiter_alone(
     assert leased_mib(box, "holder") == 10
 
 
+@pytest.mark.slow
 def test_versions_go_up_and_down_under_load(
     native_dir: Path, tmp_path: Path, old_parts: dict[str, Path]
 ) -> None:
@@ -161,6 +163,7 @@ def test_versions_go_up_and_down_under_load(
         assert "protocol_error" not in (box.run_dir / "arbiter.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_harpd_of_version_1_serves_beside_an_arbiter_of_version_2(box: Machine) -> None:
     status = box.start_harpd()
     churn = Churn(box, "churn")
@@ -180,6 +183,7 @@ def test_a_harpd_of_version_1_serves_beside_an_arbiter_of_version_2(box: Machine
     churn.lost_nothing()
 
 
+@pytest.mark.slow
 def test_a_killed_arbiter_comes_back_under_load(box: Machine) -> None:
     status = box.start_harpd()
     churns = [Churn(box, f"churn-{n}") for n in range(2)]
@@ -199,6 +203,7 @@ def other_arbiter(box: Machine, than: int) -> int:
     return 0 if found == than else int(found)
 
 
+@pytest.mark.slow
 def test_what_a_stopped_tenant_holds_is_kept_for_it_by_the_next_arbiter(box: Machine) -> None:
     """It cannot say what it holds: the device can. A neighbour waits and is denied by HARP."""
     status = box.start_harpd("--set", "admission.overcommit_ratio=3")
@@ -246,6 +251,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_liar_is_logged_and_gets_what_the_device_says(box: Machine) -> None:
     """It held four granules and claims two hundred; the device has nothing of it."""
     status = box.start_harpd()
@@ -262,6 +268,7 @@ def test_a_liar_is_logged_and_gets_what_the_device_says(box: Machine) -> None:
     assert int(liar.stdout.readline()) == slack
 
 
+@pytest.mark.slow
 def test_epochs_of_the_next_arbiter_are_later(box: Machine) -> None:
     """What is said late about a turn of the arbiter before fits none of this one's."""
     box.start_harpd()
@@ -324,6 +331,7 @@ def test_another_users_tenant_comes_back_when_all_of_harp_died(
             child.kill()
 
 
+@pytest.mark.slow
 def test_shim_overwrite_while_mapped(native_dir: Path, tmp_path: Path) -> None:
     """An installation over the running one, in place even: who runs goes on, who comes is new."""
     native = tmp_path / "native"

@@ -42,6 +42,7 @@ def uncovered(box: Machine) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_covered_tenant_is_never_called_uncovered(box: Machine) -> None:
     child = box.gpu_tenant("--name", "t", "--policy", "kill", mib=16)
     wait_for(lambda: (box.ps("t") or {}).get("window_s", 0) > 1, "several looks")
@@ -49,6 +50,7 @@ def test_a_covered_tenant_is_never_called_uncovered(box: Machine) -> None:
     assert box.json("ps")["uncovered_total"] == 0
 
 
+@pytest.mark.slow
 def test_an_evading_child_is_shown_under_its_tenant(box: Machine) -> None:
     child = box.tenant("--name", "t", command=["sh", "-c", " ".join(evader(box)) + "; true"])
     (one,) = wait_for(lambda: uncovered(box), "the child is seen")
