@@ -17,7 +17,7 @@ __all__ = ["CODE_BYTES", "Program", "programs"]
 
 #: of a limit: a program's kernels, which are charged beside what it allocates, by the granule
 CODE_BYTES = 2 << 20
-_LINE_S = 120.0
+_LINE_S = 600.0
 
 
 class Program:
@@ -46,12 +46,20 @@ class Program:
             HarpError: it ended, or says nothing.
         """
         assert self._process.stdout is not None
-        watchdog = threading.Timer(_LINE_S, self._process.kill)
+        silent = threading.Event()
+
+        def end() -> None:
+            silent.set()
+            self._process.kill()
+
+        watchdog = threading.Timer(_LINE_S, end)
         watchdog.start()
         try:
             line = self._process.stdout.readline()
         finally:
             watchdog.cancel()
+        if silent.is_set():
+            raise HarpError(f"a program said nothing for {_LINE_S:g} s and was ended")
         if not line:
             raise self._ended()
         said: dict[str, Any] = json.loads(line)
