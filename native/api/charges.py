@@ -76,10 +76,12 @@ RULES: dict[Charge, Rule] = {
     ),
     Charge.LIMIT: Rule(
         "what stack (of all threads that can be resident), heap and printf buffer are beyond the "
-        "context's first values (*: what depth and number of launches from kernels take, and local "
-        "memory that a launch of large frames adds)",
-        "before the call, settled by what the driver made of the value",
-        "after a call that lowers it, or with the context",
+        "context's first values; the stack also of the largest frame launched since (*: what "
+        "depth and number of launches from kernels take, and frames in conditional nodes)",
+        "before the call, settled by what the driver made of the value; for a frame before its "
+        "first launch, also a graph's",
+        "after a call that lowers it, or with the context; what a failed launch did not take, at "
+        "once",
     ),
     Charge.HOST: Rule(
         "pages of 4 KiB, against the tenant's quota of pinned host memory, no device",

@@ -45,6 +45,7 @@ class Gate(Enum):
     REFUSE = "refuse"  # cannot be charged: a tenant with a memory limit gets NOT_SUPPORTED
     INFO = "info"  # answers with the tenant's own numbers
     STREAM = "stream"  # the time gate forgets a stream
+    KERNEL = "kernel"  # changes the kernels of a graph: their frames are charged when it runs
     TOUCH = "touch"  # names memory that may be off the device: waits until it is back
     STAY = "stay"  # has memory that may leave the device stay there for good
     SEEN = "seen"  # answers of such memory as of any other, or refuses

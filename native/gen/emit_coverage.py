@@ -44,6 +44,7 @@ def _gates() -> str:
         Gate.MEM_FREE: "hook: gives it back",
         Gate.TRACK: "hook: follows references to memory charged elsewhere",
         Gate.REFUSE: "hook: NOT_SUPPORTED for a tenant with a memory limit",
+        Gate.KERNEL: "hook: asks what local memory a graph's kernels need",
         Gate.TOUCH: "hook: waits until memory that is off the device is back",
         Gate.STAY: "hook: memory that may leave the device stays there for good",
         Gate.SEEN: "hook: answers of memory that may leave the device as of any other, or refuses",

@@ -153,9 +153,34 @@ def _work(function: Function, symbol: Symbol) -> tuple[str, str]:
     raise ValueError(f"{symbol.name}: no rule for its size")
 
 
+def _taken(function: Function, symbol: Symbol, key: str) -> tuple[str, list[str], str]:
+    """Memory that a launch takes: when it takes none for sure, what leases it, what ends that.
+
+    What is sure is asked before the time gate, and then nothing else is; else all is leased first.
+    """
+    if function.gate is Gate.GRAPH_LAUNCH:
+        fast, taken = "", "harp_graph_turn"
+    elif function.gate is Gate.LAUNCH and symbol.params[0].type != "CUDA_LAUNCH_PARAMS *":
+        fast, taken = f"harp_local_open({key}) && ", "harp_local"
+    else:
+        return "", [], "{}"
+    lease = [
+        f"    struct {taken} taken;",
+        f"    {function.ret} denied = {taken}_begin(&taken, {key}, on);",
+        "    if (denied != CUDA_SUCCESS)",
+        "        return denied;",
+    ]
+    return fast, lease, f"{taken}_end(&taken, {{}})"
+
+
 def time_c(functions: Sequence[Function]) -> str:
     """The hooks of launches, copies and fills: all pass the same time gate."""
-    lines = ['#include "src/shim/gate/graph_memory.h"', '#include "src/shim/gate/time.h"', ""]
+    lines = [
+        '#include "src/shim/gate/graph_memory.h"',
+        '#include "src/shim/gate/local.h"',
+        '#include "src/shim/gate/time.h"',
+        "",
+    ]
     for f, s in _symbols(functions):
         if f.gate not in TIME_GATES:
             continue
@@ -173,8 +198,7 @@ def time_c(functions: Sequence[Function]) -> str:
                 f"        return HARP_REAL({s.name})({s.call});",
             ]
         )
-        graph = f.gate is Gate.GRAPH_LAUNCH
-        done = "harp_graph_turn_end(&graph, {})" if graph else "{}"
+        fast, before, done = _taken(f, s, key)
         lines += [
             f"{f.ret} harp_hook_{s.name}({s.args})",
             "{",
@@ -185,18 +209,10 @@ def time_c(functions: Sequence[Function]) -> str:
                 if s.per_thread
                 else []
             ),
-            *(
-                [
-                    "    struct harp_graph_turn graph;",
-                    f"    {f.ret} denied = harp_graph_turn_begin(&graph, {key}, on);",
-                    "    if (denied != CUDA_SUCCESS)",
-                    "        return denied;",
-                ]
-                if graph
-                else []
-            ),
-            f"    if (harp_time_open(on, {kind}))",
-            f"        return {done.format(f'HARP_REAL({s.name})({s.call})')};",
+            *(before if not fast else []),
+            f"    if ({fast}harp_time_open(on, {kind}))",
+            f"        return {(done if not fast else '{}').format(f'HARP_REAL({s.name})({s.call})')};",
+            *(before if fast else []),
             "    struct harp_turn turn;",
             f"    harp_turn_begin(&turn, on, {kind}, {key}, {size});",
             f"    {f.ret} result = HARP_REAL({s.name})({s.call});",

@@ -53,38 +53,6 @@ CUresult harp_hook_cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgrap
     return result;
 }
 
-CUresult harp_hook_cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                            CUgraphNodeParams *nodeParams)
-{
-    struct harp_timegate *held = harp_swap_touch();
-    CUresult result = HARP_REAL(cuGraphExecNodeSetParams)(hGraphExec, hNode, nodeParams);
-    if (held != NULL)
-        harp_touch_end(held);
-    return result;
-}
-
-CUresult harp_hook_cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph,
-                                     CUgraphNode *hErrorNode_out,
-                                     CUgraphExecUpdateResult *updateResult_out)
-{
-    struct harp_timegate *held = harp_swap_touch();
-    CUresult result =
-        HARP_REAL(cuGraphExecUpdate)(hGraphExec, hGraph, hErrorNode_out, updateResult_out);
-    if (held != NULL)
-        harp_touch_end(held);
-    return result;
-}
-
-CUresult harp_hook_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
-                                        CUgraphExecUpdateResultInfo *resultInfo)
-{
-    struct harp_timegate *held = harp_swap_touch();
-    CUresult result = HARP_REAL(cuGraphExecUpdate_v2)(hGraphExec, hGraph, resultInfo);
-    if (held != NULL)
-        harp_touch_end(held);
-    return result;
-}
-
 CUresult harp_hook_cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams)
 {
     struct harp_timegate *held = harp_swap_touch();
@@ -99,15 +67,6 @@ CUresult harp_hook_cuGraphMemsetNodeSetParams(CUgraphNode hNode,
 {
     struct harp_timegate *held = harp_swap_touch();
     CUresult result = HARP_REAL(cuGraphMemsetNodeSetParams)(hNode, nodeParams);
-    if (held != NULL)
-        harp_touch_end(held);
-    return result;
-}
-
-CUresult harp_hook_cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
-{
-    struct harp_timegate *held = harp_swap_touch();
-    CUresult result = HARP_REAL(cuGraphNodeSetParams)(hNode, nodeParams);
     if (held != NULL)
         harp_touch_end(held);
     return result;

@@ -9,7 +9,7 @@ from native.api.model import Charge, Cls, Function, Gate, fn
 ROWS: tuple[Function, ...] = (
     fn("cuGraphCreate", Cls.OTHER, Gate.NONE, """
         cuGraphCreate 10000 (CUgraph *phGraph, unsigned int flags)"""),
-    fn("cuGraphAddKernelNode", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphAddKernelNode", Cls.OTHER, Gate.KERNEL, """
         cuGraphAddKernelNode 10000 (CUgraphNode *phGraphNode, CUgraph hGraph,
             const CUgraphNode *dependencies, size_t numDependencies,
             const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
@@ -21,7 +21,7 @@ ROWS: tuple[Function, ...] = (
             CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
         cuGraphKernelNodeGetParams_v2 12000 (CUgraphNode hNode,
             CUDA_KERNEL_NODE_PARAMS *nodeParams)"""),
-    fn("cuGraphKernelNodeSetParams", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphKernelNodeSetParams", Cls.OTHER, Gate.KERNEL, """
         cuGraphKernelNodeSetParams 10000 (CUgraphNode hNode,
             const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
         cuGraphKernelNodeSetParams_v2 12000 (CUgraphNode hNode,
@@ -171,7 +171,7 @@ ROWS: tuple[Function, ...] = (
         charge=Charge.GRAPH),
     fn("cuGraphExecGetFlags", Cls.QUERY, Gate.NONE, """
         cuGraphExecGetFlags 12000 (CUgraphExec hGraphExec, cuuint64_t *flags)"""),
-    fn("cuGraphExecKernelNodeSetParams", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphExecKernelNodeSetParams", Cls.OTHER, Gate.KERNEL, """
         cuGraphExecKernelNodeSetParams 10010 (CUgraphExec hGraphExec, CUgraphNode hNode,
             const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
         cuGraphExecKernelNodeSetParams_v2 12000 (CUgraphExec hGraphExec, CUgraphNode hNode,
@@ -185,7 +185,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuGraphExecHostNodeSetParams", Cls.OTHER, Gate.NONE, """
         cuGraphExecHostNodeSetParams 10020 (CUgraphExec hGraphExec, CUgraphNode hNode,
             const CUDA_HOST_NODE_PARAMS *nodeParams)"""),
-    fn("cuGraphExecChildGraphNodeSetParams", Cls.OTHER, Gate.NONE, """
+    fn("cuGraphExecChildGraphNodeSetParams", Cls.OTHER, Gate.KERNEL, """
         cuGraphExecChildGraphNodeSetParams 11010 (CUgraphExec hGraphExec, CUgraphNode hNode,
             CUgraph childGraph)"""),
     fn("cuGraphExecEventRecordNodeSetEvent", Cls.OTHER, Gate.NONE, """
@@ -215,7 +215,7 @@ ROWS: tuple[Function, ...] = (
         cuGraphExecDestroy 10000 (CUgraphExec hGraphExec)"""),
     fn("cuGraphDestroy", Cls.FREE, Gate.NONE, """
         cuGraphDestroy 10000 (CUgraph hGraph)"""),
-    fn("cuGraphExecUpdate", Cls.OTHER, Gate.TOUCH, """
+    fn("cuGraphExecUpdate", Cls.OTHER, Gate.KERNEL, """
         cuGraphExecUpdate 10020 (CUgraphExec hGraphExec, CUgraph hGraph,
             CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out)
         cuGraphExecUpdate_v2 12000 (CUgraphExec hGraphExec, CUgraph hGraph,
@@ -250,9 +250,9 @@ ROWS: tuple[Function, ...] = (
             const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
             size_t numDependencies, CUgraphNodeParams *nodeParams)""",
         charge=Charge.GRAPH),
-    fn("cuGraphNodeSetParams", Cls.OTHER, Gate.TOUCH, """
+    fn("cuGraphNodeSetParams", Cls.OTHER, Gate.KERNEL, """
         cuGraphNodeSetParams 12020 (CUgraphNode hNode, CUgraphNodeParams *nodeParams)"""),
-    fn("cuGraphExecNodeSetParams", Cls.OTHER, Gate.TOUCH, """
+    fn("cuGraphExecNodeSetParams", Cls.OTHER, Gate.KERNEL, """
         cuGraphExecNodeSetParams 12020 (CUgraphExec hGraphExec, CUgraphNode hNode,
             CUgraphNodeParams *nodeParams)"""),
     fn("cuGraphConditionalHandleCreate", Cls.OTHER, Gate.NONE, """

@@ -11,6 +11,7 @@
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/ledger.h"
+#include "src/shim/gate/local.h"
 #include "src/shim/gate/memory.h"
 #include "src/shim/gate/session.h"
 #include "src/shim/gate/swap.h"
@@ -47,6 +48,8 @@ static bool note(CUcontext ctx, CUdevice device, int dev, uint64_t overhead, boo
         contexts = c;
     }
     pthread_mutex_unlock(&lock);
+    if (fresh) /* what had room in the one that there was may have none in this one */
+        harp_local_forget();
     return fresh;
 }
 
@@ -242,6 +245,7 @@ static CUresult destroy(CUcontext ctx, CUresult (*call)(CUcontext))
     if (harp_inside() || ctx == NULL)
         return call(ctx);
     harp_time_context_going(ctx); /* our events live in it */
+    harp_local_forget();          /* its functions' handles may be reused */
     harp_swap_hold();
     CUresult r;
     HARP_INSIDE(r, call(ctx));
@@ -285,6 +289,7 @@ static CUresult let_go(CUdevice device, CUresult (*call)(CUdevice))
     if (ctx == NULL)
         return call(device);
     harp_time_context_going(ctx);
+    harp_local_forget();
     harp_swap_hold();
     CUresult r;
     HARP_INSIDE(r, call(device));
@@ -328,6 +333,7 @@ CUresult harp_hook_cuGreenCtxDestroy(CUgreenCtx hCtx)
     pthread_mutex_unlock(&lock);
     for (size_t i = 0; i < n; i++)
         harp_time_context_going(primaries[i].ctx);
+    harp_local_forget();
     harp_swap_hold();
     HARP_INSIDE(r, HARP_REAL(cuGreenCtxDestroy)(hCtx));
     for (size_t i = 0; i < n; i++)

@@ -177,6 +177,7 @@ void harp_touch_end(struct harp_timegate *g);
 /* --- no lock needed --------------------------------------------------------------------------- */
 
 struct harp_timegate *harp_gate_of(CUcontext ctx); /* NULL: none */
+CUcontext harp_stream_context(CUstream stream);    /* whose work it carries; NULL: none */
 int harp_gate_contexts(void);
 void harp_mark_record(struct harp_mark *mark, CUstream stream);
 /* Launches counted on the fast path and off it, by kind of work; of a lane. */

@@ -173,19 +173,32 @@ CUresult harp_graph_launch_begin(struct harp_graph_turn *turn, CUgraphExec exec,
         return r;
     pthread_mutex_lock(&lock);
     struct harp_graph_exec *e = find(exec);
-    if (e != NULL)
+    struct harp_graph_frame frames[HARP_GRAPH_CONTEXTS];
+    unsigned frame_count = 0;
+    if (e != NULL) {
         e->users++;
+        frame_count = e->frame_count;
+        memcpy(frames, e->frames, sizeof frames);
+    }
     pthread_mutex_unlock(&lock);
     if (e == NULL)
         return r;
     turn->exec = e;
     turn->devices = 0;
+    turn->locals = 0;
+    if (frame_count != 0 && harp_capturing(on))
+        frame_count = 0; /* a child of another graph: that one's launch takes it */
     for (int dev = 0; r == CUDA_SUCCESS && dev < (int)HARP_MAX_DEVICES; dev++) {
         turn->leased[dev] = 0;
         if (e->bytes[dev] != 0)
             r = begin(dev, e, key, &turn->leased[dev]);
         if (r == CUDA_SUCCESS)
             turn->devices = dev + 1;
+    }
+    for (unsigned i = 0; r == CUDA_SUCCESS && i < frame_count; i++) {
+        r = harp_local_grow_by(&turn->local[i], frames[i].ctx, frames[i].frame);
+        if (r == CUDA_SUCCESS)
+            turn->locals = i + 1;
     }
     if (r != CUDA_SUCCESS)
         harp_graph_launch_end(turn, r, false);
@@ -200,6 +213,8 @@ void harp_graph_launch_end(struct harp_graph_turn *turn, CUresult r, bool launch
     for (int dev = 0; dev < turn->devices; dev++)
         if (e->bytes[dev] != 0)
             end(dev, turn->leased[dev]);
+    for (unsigned i = 0; i < turn->locals; i++)
+        harp_local_end(&turn->local[i], r);
     pthread_mutex_lock(&lock);
     if (r == CUDA_SUCCESS && launch)
         launched(e);
@@ -253,6 +268,42 @@ void harp_graph_exec_made(struct harp_graph_exec *e, const CUdevice device[HARP_
     for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++)
         if (e->bytes[dev] != 0)
             settle(dev); /* one that is uploaded at once has it already */
+}
+
+/* Contexts beyond those that there is room for are left to harpd's reconcile. */
+static bool widen(struct harp_graph_exec *e, CUcontext ctx, size_t frame)
+{
+    unsigned i = 0;
+    while (i < e->frame_count && e->frames[i].ctx != ctx)
+        i++;
+    if (i == HARP_GRAPH_CONTEXTS)
+        return false;
+    if (i == e->frame_count)
+        e->frames[e->frame_count++] = (struct harp_graph_frame){.ctx = ctx};
+    if (frame > e->frames[i].frame)
+        e->frames[i].frame = frame;
+    return true;
+}
+
+void harp_graph_exec_frame(CUgraphExec exec, CUcontext ctx, size_t frame)
+{
+    struct harp_graph_exec *fresh = calloc(1, sizeof *fresh);
+    pthread_mutex_lock(&lock);
+    struct harp_graph_exec *e = find(exec);
+    if (e == NULL && fresh != NULL) {
+        e = fresh;
+        fresh = NULL;
+        e->exec = exec;
+        e->next = execs;
+        execs = e;
+    }
+    bool charged = e != NULL && widen(e, ctx, frame);
+    pthread_mutex_unlock(&lock);
+    free(fresh);
+    __atomic_store_n(&harp_graphs_allocate, true, __ATOMIC_RELEASE);
+    if (!charged)
+        harp_log("graph_frame_not_charged bytes=%llu effect=\"seen by harpd's reconcile\"",
+                 (unsigned long long)frame);
 }
 
 CUresult harp_hook_cuGraphExecDestroy(CUgraphExec hGraphExec)

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Executable graphs that allocate: launches (generated/shim_time.c), and what graph_nodes.c reads
- * from a graph for graph_memory.c.
+ * Executable graphs that take memory: launches (generated/shim_time.c), and what graph_nodes.c
+ * reads from a graph for graph_memory.c.
  */
 #ifndef HARP_SHIM_GRAPH_MEMORY_H
 #define HARP_SHIM_GRAPH_MEMORY_H
 
 #include "harp/lease.h"
+#include "src/shim/gate/local.h"
 #include "src/shim/gate/memory.h"
+
+#define HARP_GRAPH_CONTEXTS 8 /* of one graph's kernels with large frames */
 
 struct harp_graph_exec {
     struct harp_graph_exec *next;
@@ -19,15 +22,22 @@ struct harp_graph_exec {
     size_t outlive_count, living;
     CUdeviceptr *frees; /* what others allocated and it frees */
     size_t free_count;
+    struct harp_graph_frame { /* the largest of its kernels in a context */
+        CUcontext ctx;
+        size_t frame;
+    } frames[HARP_GRAPH_CONTEXTS];
+    unsigned frame_count;
 };
 
 struct harp_graph_turn {          /* between begin and end of a launch; on the caller's stack */
-    struct harp_graph_exec *exec; /* NULL: does not allocate */
+    struct harp_graph_exec *exec; /* NULL: takes nothing */
     int devices;
     uint64_t leased[HARP_MAX_DEVICES];
+    unsigned locals;
+    struct harp_local local[HARP_GRAPH_CONTEXTS];
 };
 
-/* An executable graph that allocates exists. */
+/* An executable graph that allocates exists, or one whose kernels have large frames. */
 extern bool harp_graphs_allocate;
 
 /* Leases what a launch (or upload) may need. Before the time gate, for it may wait. */
@@ -52,6 +62,14 @@ static inline CUresult harp_graph_turn_end(struct harp_graph_turn *turn, CUresul
 
 /* `e` is known from now on; `device`: ordinals of the devices that it allocates on. */
 void harp_graph_exec_made(struct harp_graph_exec *e, const CUdevice device[HARP_MAX_DEVICES]);
+
+/* One of its kernels has such a frame. */
+void harp_graph_exec_frame(CUgraphExec exec, CUcontext ctx, size_t frame);
+
+/* graph_nodes.c: it has that graph's kernels now. */
+void harp_graph_kernels_changed(CUgraphExec exec, CUgraph graph);
+/* graph_kernels.c: a graph is about to be given a kernel. */
+void harp_graph_kernel_given(CUfunction func, CUkernel kern, CUcontext ctx);
 
 /* graph_nodes.c; graph_memory.c's lock held */
 void harp_graph_exec_freed(struct harp_graph_exec *list, CUdeviceptr ptr);

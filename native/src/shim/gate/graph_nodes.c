@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What graphs allocate, read from their nodes when they are instantiated. Programs whose graphs
- * have no allocations pay one load.
+ * What graphs allocate and which large frames their kernels have, read from their nodes when they
+ * are instantiated. Programs that have neither pay one load. Not read: bodies of conditional nodes.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -9,14 +9,15 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/footprint.h"
 #include "src/shim/gate/graph_memory.h"
+#include "src/shim/gate/local.h"
 #include "src/shim/gate/pool.h"
 #include "src/shim/gate/swap.h"
 
-static bool allocations; /* a graph of this process was given one */
+static bool matter; /* a graph may have something that is charged */
 
-void harp_graph_allocates(void)
+void harp_graphs_matter(void)
 {
-    __atomic_store_n(&allocations, true, __ATOMIC_RELAXED);
+    __atomic_store_n(&matter, true, __ATOMIC_RELAXED);
 }
 
 /* --- reading -----------------------------------------------------------------------------------
@@ -49,8 +50,13 @@ struct alloc {
     CUdevice device;
 };
 
+struct kernel {
+    CUcontext ctx;
+    size_t frame;
+};
+
 struct reading {
-    struct list allocs, frees;
+    struct list allocs, frees, kernels;
 };
 
 static void read_node(struct reading *out, CUgraphNode node);
@@ -72,10 +78,25 @@ static void read_graph(struct reading *out, CUgraph graph)
     free(nodes);
 }
 
+/* A kernel with a large frame. Inside the driver. */
+static bool large(CUgraphNode node, struct kernel *kernel)
+{
+    CUDA_KERNEL_NODE_PARAMS params = {0};
+    CUresult r = CUDA_ERROR_NOT_SUPPORTED;
+    if (HARP_HAS(cuGraphKernelNodeGetParams_v2))
+        r = HARP_REAL(cuGraphKernelNodeGetParams_v2)(node, &params);
+    else if (HARP_HAS(cuGraphKernelNodeGetParams)) /* its struct is the first part of the other */
+        r = HARP_REAL(cuGraphKernelNodeGetParams)(node, (CUDA_KERNEL_NODE_PARAMS_v1 *)&params);
+    CUfunction f = params.func != NULL ? params.func : (CUfunction)(void *)params.kern;
+    kernel->ctx = params.ctx;
+    return r == CUDA_SUCCESS && harp_local_large(f, &kernel->ctx, &kernel->frame);
+}
+
 static void read_node(struct reading *out, CUgraphNode node)
 {
     CUgraphNodeType type;
     CUDA_MEM_ALLOC_NODE_PARAMS params;
+    struct kernel kernel;
     CUdeviceptr ptr;
     CUgraph child;
     if (HARP_REAL(cuGraphNodeGetType)(node, &type) != CUDA_SUCCESS)
@@ -95,6 +116,13 @@ static void read_node(struct reading *out, CUgraphNode node)
             CUdeviceptr *f = more(&out->frees);
             if (f != NULL)
                 *f = ptr;
+        }
+        break;
+    case CU_GRAPH_NODE_TYPE_KERNEL:
+        if (large(node, &kernel)) {
+            struct kernel *k = more(&out->kernels);
+            if (k != NULL)
+                *k = kernel;
         }
         break;
     case CU_GRAPH_NODE_TYPE_GRAPH:
@@ -163,22 +191,52 @@ static struct harp_graph_exec *exec_of(struct reading *in, CUgraphExec exec,
     return e;
 }
 
-static void note(CUgraph graph, CUgraphExec exec)
+static struct reading read_all(CUgraph graph)
 {
     struct reading in = {.allocs = {.each = sizeof(struct alloc)},
-                         .frees = {.each = sizeof(CUdeviceptr)}};
-    CUdevice device[HARP_MAX_DEVICES] = {0};
+                         .frees = {.each = sizeof(CUdeviceptr)},
+                         .kernels = {.each = sizeof(struct kernel)}};
     harp_enter();
     read_graph(&in, graph);
     harp_leave();
+    return in;
+}
+
+static void read_end(struct reading *in)
+{
+    free(in->allocs.at);
+    free(in->frees.at);
+    free(in->kernels.at);
+}
+
+static void add_frames(CUgraphExec exec, const struct reading *in)
+{
+    const struct kernel *k = in->kernels.at;
+    for (size_t i = 0; i < in->kernels.count; i++)
+        harp_graph_exec_frame(exec, k[i].ctx, k[i].frame);
+}
+
+static void note(CUgraph graph, CUgraphExec exec)
+{
+    CUdevice device[HARP_MAX_DEVICES] = {0};
+    struct reading in = read_all(graph);
     struct harp_graph_exec *e =
         in.allocs.count + in.frees.count != 0 ? exec_of(&in, exec, device) : NULL;
     if (e != NULL)
         harp_graph_exec_made(e, device);
-    if (in.allocs.lost || in.frees.lost || (e == NULL && in.allocs.count != 0))
+    add_frames(exec, &in);
+    if (in.allocs.lost || in.frees.lost || in.kernels.lost || (e == NULL && in.allocs.count != 0))
         harp_log("graph_not_charged why=\"no host memory\" effect=\"seen by harpd's reconcile\"");
-    free(in.allocs.at);
-    free(in.frees.at);
+    read_end(&in);
+}
+
+void harp_graph_kernels_changed(CUgraphExec exec, CUgraph graph)
+{
+    if (harp_inside() || !__atomic_load_n(&matter, __ATOMIC_RELAXED))
+        return;
+    struct reading in = read_all(graph);
+    add_frames(exec, &in);
+    read_end(&in);
 }
 
 void harp_graph_exec_freed(struct harp_graph_exec *list, CUdeviceptr ptr)
@@ -213,7 +271,7 @@ void harp_graph_exec_reap(struct harp_graph_exec **list)
 
 static CUresult instantiated(CUresult r, CUgraph graph, const CUgraphExec *exec)
 {
-    if (r == CUDA_SUCCESS && !harp_inside() && __atomic_load_n(&allocations, __ATOMIC_RELAXED))
+    if (r == CUDA_SUCCESS && !harp_inside() && __atomic_load_n(&matter, __ATOMIC_RELAXED))
         note(graph, *exec);
     return r;
 }
@@ -260,7 +318,7 @@ static CUresult with_params(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANT
     struct harp_timegate *held = harp_swap_touch();
     if (params == NULL || exec == NULL || harp_inside() ||
         (params->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD) == 0 ||
-        !__atomic_load_n(&allocations, __ATOMIC_RELAXED))
+        !__atomic_load_n(&matter, __ATOMIC_RELAXED))
         return touched(held, instantiated(real(exec, graph, params), graph, exec));
     params->flags &= ~(cuuint64_t)CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD;
     CUresult r = touched(held, instantiated(real(exec, graph, params), graph, exec));
@@ -295,7 +353,7 @@ CUresult harp_hook_cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGra
                                           const CUgraphNode *dependencies, size_t numDependencies,
                                           CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)
 {
-    harp_graph_allocates();
+    harp_graphs_matter();
     return HARP_REAL(cuGraphAddMemAllocNode)(phGraphNode, hGraph, dependencies, numDependencies,
                                              nodeParams);
 }
@@ -303,7 +361,9 @@ CUresult harp_hook_cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGra
 static void adding(const CUgraphNodeParams *params)
 {
     if (params != NULL && params->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC)
-        harp_graph_allocates();
+        harp_graphs_matter();
+    else if (params != NULL && params->type == CU_GRAPH_NODE_TYPE_KERNEL)
+        harp_graph_kernel_given(params->kernel.func, params->kernel.kern, params->kernel.ctx);
 }
 
 CUresult harp_hook_cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph,

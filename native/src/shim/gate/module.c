@@ -14,6 +14,7 @@
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/code.h"
+#include "src/shim/gate/local.h"
 #include "src/shim/gate/memory.h"
 
 static void told(const struct harp_image *image)
@@ -68,6 +69,7 @@ static bool read_file(const void *name, struct harp_image *image)
         CUresult harp_r;                                                                           \
         if (harp_inside())                                                                         \
             return call;                                                                           \
+        harp_local_forget();                                                                       \
         struct harp_loaded *harp_l = harp_code_unloading(handle);                                  \
         HARP_INSIDE(harp_r, call);                                                                 \
         harp_code_unloaded(harp_l, harp_r == CUDA_SUCCESS);                                        \

@@ -120,8 +120,9 @@ void harp_order_exiting(void);
 
 /* --- graph_memory.c --------------------------------------------------------------------------- */
 
-/* A graph was given an allocation, by hand or by a capture. */
-void harp_graph_allocates(void);
+/* A graph was given an allocation, by hand or by a capture, or there is a kernel with a large
+ * frame: from now on graphs are read when they are instantiated. */
+void harp_graphs_matter(void);
 /* Memory that graphs do not need goes back; bytes of it. The rest: what was freed outside of
  * graphs; nothing runs any more; a context is gone, and all if it was the device's last. */
 uint64_t harp_graph_memory_trim(int dev);

@@ -152,7 +152,7 @@ static CUresult allocate(const struct request *q)
     if (!HARP_HAS(cuMemPoolGetAttribute) || !HARP_HAS(cuDeviceGetMemPool))
         return harp_refused("cuMemAllocAsync") ? CUDA_ERROR_NOT_SUPPORTED : call(q);
     if (harp_capturing(q->on)) {
-        harp_graph_allocates();
+        harp_graphs_matter();
         return call(q);
     }
     struct harp_pool *pool = pool_for(q);

@@ -55,6 +55,7 @@ void harp_session_check_fork(void)
         harp_host_forked();
         harp_code_forked();
         harp_limit_forked();
+        harp_local_forked();
         harp_time_forked();
         harp_swap_forked();
         s->pid = pid;

@@ -69,6 +69,7 @@ void harp_contexts_forked(void);
 void harp_host_forked(void);
 void harp_code_forked(void);
 void harp_limit_forked(void);
+void harp_local_forked(void);
 void harp_time_open_gate(const struct harp_msg *msg);
 void harp_time_close_gate(const struct harp_msg *msg);
 void harp_time_connection(bool up, unsigned lanes);

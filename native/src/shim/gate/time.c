@@ -51,7 +51,7 @@ static bool own_handle(CUstream stream)
     return (uintptr_t)stream > 2; /* not the default ones */
 }
 
-static CUcontext context_for(CUstream stream)
+CUcontext harp_stream_context(CUstream stream)
 {
     CUcontext ctx = NULL, of = NULL;
     harp_enter();
@@ -269,7 +269,7 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
     if (harp_inside() || __atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED))
         return;
     int saved = errno;
-    CUcontext ctx = context_for(stream);
+    CUcontext ctx = harp_stream_context(stream);
     if (!own_handle(stream) && harp_ctx_seen(ctx, stream, work))
         goto out;
     __atomic_fetch_add(&shard->slow[work], 1, __ATOMIC_RELAXED);
