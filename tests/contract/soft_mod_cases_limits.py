@@ -75,7 +75,7 @@ FRAME = b"""
 """
 
 
-@case(waived={"local": "libharp does not charge local memory: harpd sees it, a second later"})
+@case
 def launches_take_local_memory(d: Driver) -> None:
     """Of all threads that can be resident, beyond the stack they have; as seen on an H200."""
     out, sms, threads = d.alloc(4), c.c_int(), c.c_int()
