@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Frames, packs, and two sides with different tables.
+ */
+#include "src/wire/frame.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "check.h"
+#include "generated/wire_ops.h"
+
+static void round_trips(void)
+{
+    static const struct harp_frame frames[] = {
+        {.seq = 1, .op = HARP_OP_cuInit, .flags = HARP_FRAME_WANTED, .bytes = 4},
+        {.seq = UINT64_MAX, .ack = UINT64_MAX, .op = UINT32_MAX, .flags = UINT32_MAX, .bytes = 300},
+        {.seq = 0, .op = 1},
+    };
+    for (unsigned i = 0; i < sizeof frames / sizeof *frames; i++) {
+        uint8_t bytes[HARP_FRAME_HEADER_BYTES + 300] = {0};
+        size_t header = harp_frame_put(bytes, &frames[i]);
+        CHECK(header <= HARP_FRAME_HEADER_BYTES);
+        struct harp_frame read;
+        CHECK(harp_frame_get(&read, bytes, header + frames[i].bytes) == 0);
+        CHECK(read.seq == frames[i].seq && read.ack == frames[i].ack && read.op == frames[i].op);
+        CHECK(read.flags == frames[i].flags && read.bytes == frames[i].bytes);
+        CHECK(read.bytes == 0 || read.body == bytes + header);
+        for (size_t size = 1; read.bytes != 0 && size < frames[i].bytes; size++)
+            CHECK(harp_frame_get(&read, bytes, header + size) == -EINVAL);
+    }
+}
+
+static void foreign_fields(void)
+{
+    /* What a later HARP may add, in any order: field 9 fixed64, 10 fixed32, 11 bytes, 12 varint. */
+    static const uint8_t bytes[] = {0x49, 1, 2,    3,  4,    5, 6, 7, 8,    0x55, 1, 2,
+                                    3,    4, 0x10, 70, 0x5a, 2, 9, 9, 0x60, 0xff, 1};
+    struct harp_frame read;
+    CHECK(harp_frame_get(&read, bytes, sizeof bytes) == 0 && read.op == 70);
+    static const uint8_t bad[][4] = {{0x0b}, {0x10, 0x80}, {0x2a, 9}, {0x0d, 1, 2}};
+    for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(harp_frame_get(&read, bad[i], i == 0 ? 1 : i == 3 ? 3 : 2) == -EINVAL);
+}
+
+static void packs(void)
+{
+    uint8_t data[64];
+    size_t used = 0;
+    CHECK(harp_pack_put(data, sizeof data, &used, HARP_OP_cuLaunchKernel, 4, 8) == 0);
+    memset(data + used, 7, 8);
+    used += 8;
+    CHECK(harp_pack_put(data, sizeof data, &used, HARP_OP_cuEventRecord, 0, 0) == 0);
+    CHECK(harp_pack_put(data, sizeof data, &used, HARP_OP_cuEventRecord, 0, 64) == -E2BIG);
+    size_t size = used, at = 0;
+    struct harp_frame call;
+    CHECK(harp_pack_get(&call, data, size, &at) == 1);
+    CHECK(call.op == HARP_OP_cuLaunchKernel && call.flags == 4 && call.bytes == 8);
+    CHECK(call.body[7] == 7);
+    CHECK(harp_pack_get(&call, data, size, &at) == 1 && call.op == HARP_OP_cuEventRecord);
+    CHECK(harp_pack_get(&call, data, size, &at) == 0);
+    at = 0;
+    CHECK(harp_pack_get(&call, data, 15, &at) == -EINVAL); /* the body is cut */
+    uint16_t own = HARP_OP_PACK;
+    memcpy(data, &own, sizeof own); /* a pack in a pack */
+    at = 0;
+    CHECK(harp_pack_get(&call, data, size, &at) == -EINVAL);
+}
+
+static void tables(void)
+{
+    struct harp_table_id own, other;
+    char text[512] = "";
+    harp_table_own(&own, "0.1.0");
+    harp_table_own(&other, "0.1.1");
+    CHECK(harp_table_compare(&own, &other, text, sizeof text) == 0); /* the version may differ */
+    other.hash[0] ^= 1;
+    other.cuda = 13010;
+    CHECK(harp_table_compare(&own, &other, text, sizeof text) == -EPROTO);
+    CHECK(strstr(text, "here HARP 0.1.0 (format 1, CUDA 13.0, table ") != NULL);
+    CHECK(strstr(text, "there HARP 0.1.1 (format 1, CUDA 13.1, table ") != NULL);
+    CHECK(strstr(text, "remedy: ") != NULL);
+    memset(other.version, '\n', sizeof other.version); /* no NUL, nothing to print */
+    CHECK(harp_table_compare(&own, &other, text, sizeof text) == -EPROTO);
+    CHECK(strchr(text, '\n') == NULL && strstr(text, "remedy: ") != NULL);
+}
+
+int main(void)
+{
+    round_trips();
+    foreign_fields();
+    packs();
+    tables();
+    return 0;
+}
