@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 
-from native.api import cuda
+from native.api import cuda, session
 from native.api.members import Member, members
 from native.api.model import Function, Param, Symbol, Type
 from native.api.wire import (
@@ -35,7 +35,7 @@ from native.api.wire import (
 
 __all__ = ["CALLS", "STRUCTS", "call_of", "calls_of", "program_of"]
 
-_TYPES = {t.name: t for t in cuda.TYPES}
+_TYPES = {t.name: t for t in (*cuda.TYPES, *session.TYPES)}
 
 _SCALARS = {
     "char": 1,
@@ -52,19 +52,8 @@ _SCALARS = {
     "uint64_t": 8,
 }
 
-#: Structs of our own in slots that the client prepares (native/src/wire/codec.h).
+#: Structs of our own in slots that the client prepares (session.py).
 _PREPARED = {"packed": "struct harp_wire_packed", "image": "struct harp_wire_image"}
-_OWN_STRUCTS = {
-    "struct harp_wire_packed": Type(
-        "struct",
-        "struct harp_wire_packed",
-        "uint64_t bytes; const void *data;",
-        wire="data=[bytes]",
-    ),
-    "struct harp_wire_image": Type(
-        "struct", "struct harp_wire_image", "unsigned char sha256[32]; uint64_t bytes;"
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +103,6 @@ def _value(name: str, ctype: str) -> Field:
         return Field(name, Item.DEVICE)
     if base in _SCALARS:
         return Field(name, Item.SCALAR, type=_SCALARS[base])
-    if base in _OWN_STRUCTS:
-        return Field(name, Item.STRUCT, type=base)
     found = _TYPES.get(base)
     if found is None or found.kind in ("callback", "handle"):
         raise UndecidedError(f"{name}: {ctype} is undecided")
@@ -348,7 +335,7 @@ def program_of(name: str) -> Program:
     Raises:
         UndecidedError: one of its members is undecided.
     """
-    item = _OWN_STRUCTS.get(name) or _TYPES[name]
+    item = _TYPES[name]
     if item.kind == "union" and not item.wire:
         raise UndecidedError(f"{name}: a union, and nothing says which member counts")
     tagged = re.fullmatch(r"\s*tagged\(([^)]*)\)\s*", item.wire)
@@ -426,7 +413,7 @@ def call_of(row: Function, symbol: Symbol) -> Call:
             says what the type says already.
     """
     flags, said = _columns(row.remote.partition(" ")[2])
-    if set(flags) - {"always", "resident"}:
+    if set(flags) - {"always", "resident", "reverse"}:
         raise UndecidedError(f"{row.name}: no such flag: {' '.join(flags)}")
     names = {p.name: p.type for p in symbol.params}
     fields = []
@@ -451,6 +438,7 @@ def call_of(row: Function, symbol: Symbol) -> Call:
         Program(symbol.name, tuple(sorted(fields))),
         always="always" in flags,
         resident="resident" in flags,
+        reverse="reverse" in flags,
         prepared=frozenset(prepared),
     )
 
@@ -485,8 +473,10 @@ def _structs(calls: tuple[Call, ...]) -> tuple[str, ...]:
     return tuple(out)
 
 
-#: Every op, in the order of its symbol.
-CALLS: tuple[Call, ...] = tuple(call for row in cuda.FUNCTIONS for call in calls_of(row))
+#: Every op: calls of the driver API in the order of their names, then what sessions say beside.
+CALLS: tuple[Call, ...] = tuple(
+    call for row in (*cuda.FUNCTIONS, *session.ROWS) for call in calls_of(row)
+)
 
 #: Every struct and union of theirs, what is held before what holds it.
 STRUCTS: tuple[str, ...] = _structs(CALLS)

@@ -14,6 +14,7 @@ does not say everything:
 
     always      outputs are carried also when the call answers an error
     resident    structs may name no memory of the host: they are used after the call has returned
+    reverse     said by the worker (session.py)
     in out inout             direction of what a pointer points to
     [n] [n-1] [*n] [a*b] [4] how many elements: by parameters, by what one points to, always so many
     (tag)                    what a union, or a void *, holds is said by this parameter or member
@@ -214,6 +215,7 @@ class Call:
     program: Program
     always: bool = False
     resident: bool = False
+    reverse: bool = False
     prepared: frozenset[str] = field(
         default_factory=frozenset
     )  # parameters that are not the program's own

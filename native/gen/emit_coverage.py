@@ -88,6 +88,10 @@ def _charged() -> str:
     return "\n".join(lines)
 
 
+def _cuda_calls() -> list[wire.Call]:
+    return [call for call in CALLS if call.name.startswith("cu")]
+
+
 def _remote() -> str:
     told: dict[wire.Cls, str] = {
         wire.Cls.ASYNC: "queued; a failure is latched and told at the next call that waits",
@@ -99,7 +103,7 @@ def _remote() -> str:
     lines = []
     for cls in wire.Cls:
         names, _ = _count(row for row in cuda.FUNCTIONS if wire.remote_class(row) is cls)
-        listed = sum(call.cls is cls for call in CALLS)
+        listed = sum(call.cls is cls for call in _cuda_calls())
         lines.append(f"| {cls.value} | {names} | {listed} | {told[cls]} |")
     return "\n".join(lines)
 
@@ -144,7 +148,7 @@ NVML: {len(nvml.SYMBOLS)} functions, {sum(f.params is not None for f in nvml.FUN
 - Time gate: {timed} functions ({timed_symbols} symbols).
 - Memory: {allocs} functions allocate, and each has a charge rule; {allocs - jumps - refused} of them are hooked, {refused} are refused to tenants with a memory limit, {jumps} are jumps with a reason.
 - Software GPU: {len(have)} symbols by hand, {twins} per-thread twins of them generated, {len(cuda.SYMBOLS) - len(have) - twins} answer an error and log their name once.
-- Remote: {len(CALLS)} ops; {sum(bool(wire.why_not(r, s)) for r in rows for s in r.symbols)} symbols are not on the wire, each with its reason; the rest are per-thread twins of ops.
+- Remote: {len(_cuda_calls())} ops ({len(CALLS) - len(_cuda_calls())} more are HARP's own, native/api/session.py); {sum(bool(wire.why_not(r, s)) for r in rows for s in r.symbols)} symbols are not on the wire, each with its reason; the rest are per-thread twins of ops.
 
 ## By class
 

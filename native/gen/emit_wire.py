@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from functools import cache
 
-from native.api import cuda, ops
+from native.api import cuda, ops, session
 from native.api.marshal import CALLS, STRUCTS, program_of
 from native.api.wire import (
     ATTRIBUTE_BYTES,
@@ -48,7 +48,7 @@ def describe() -> str:
     lines += [f"policy {name} {sorted(v.items())}" for name, v in _POLICIES.items()]
     lines += [f"struct {n} {' '.join(map(_text, program_of(n).fields))}" for n in STRUCTS]
     lines += [
-        f"op {numbers[c.name]} {c.name} {c.cls.value} {c.always} {c.resident} "
+        f"op {numbers[c.name]} {c.name} {c.cls.value} {c.always} {c.resident} {c.reverse} "
         f"{' '.join(map(_text, c.program.fields))}"
         for c in sorted(CALLS, key=lambda c: numbers[c.name])
     ]
@@ -87,7 +87,7 @@ class _Tables:
         self.fields += [f"/* {label} */ {row}" if i == 0 else row for i, row in enumerate(rows)]
         size = "0, 1" if call else f"sizeof({ctype}), _Alignof({ctype})"
         check = f"harp_wire_check_{ctype}" if program.check else "NULL"
-        name = label if label.startswith("cu") else ctype
+        name = label if call else ctype
         self.programs.append(f'{{"{name}", {start}, {len(rows)}, {size}, {check}}},')
         return len(self.programs) - 1
 
@@ -154,11 +154,20 @@ def ops_h() -> str:
     numbers = ops.numbers()
     op_lines = "\n".join(f"HARP_OP_{name} = {number}," for name, number in numbers.items())
     kinds = "\n".join(f"HARP_HANDLE_{name} = {i}," for i, name in enumerate(HANDLES, 1))
+    structs = "\n".join(
+        f'{t.name} {{ {t.body} }};\n_Static_assert(sizeof({t.name}) == {t.size}, "{t.name}");'
+        for t in session.TYPES
+    )
     digest = ", ".join(f"0x{byte:02x}" for byte in table_hash())
     return f"""
 /* Numbers are those of native/api/ops.lock: for good. */
 #ifndef HARP_WIRE_OPS_H
 #define HARP_WIRE_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "generated/cuda_abi.h"
 
 #define HARP_WIRE_FORMAT {FORMAT}
 #define HARP_WIRE_CUDA {cuda.VERSION}
@@ -174,6 +183,10 @@ enum harp_op {{
 {op_lines}
 HARP_OPS
 }};
+
+/* What HARP's own ops, and slots that a client prepares, point to: native/api/session.py. */
+#define HARP_WIRE_ATTRIBUTES {session.ATTRIBUTES}
+{structs}
 
 #endif
 """
@@ -192,6 +205,7 @@ def _op_row(call: Call, program: int) -> str:
             ("HARP_WIRE_ALWAYS", call.always),
             ("HARP_WIRE_RESIDENT", call.resident),
             ("HARP_WIRE_PREPARED", bool(call.prepared)),
+            ("HARP_WIRE_REVERSE", call.reverse),
         )
         if holds
     ]

@@ -6,14 +6,19 @@
 #ifndef HARP_WIRE_OPS_H
 #define HARP_WIRE_OPS_H
 
+#include <stddef.h>
+#include <stdint.h>
+
+#include "generated/cuda_abi.h"
+
 #define HARP_WIRE_FORMAT 1
 #define HARP_WIRE_CUDA   13000
 /* What both ends must have the same of: ops, their numbers and how they are marshalled. */
 #define HARP_WIRE_TABLE_HASH                                                                       \
     {                                                                                              \
-        0x8e, 0xea, 0xfc, 0x8d, 0xd1, 0xff, 0x5f, 0x9d, 0xee, 0x90, 0x4d,                          \
-        0x5a, 0xaa, 0x25, 0x7b, 0xc2, 0xb3, 0x1c, 0x83, 0xf9, 0xd2, 0x91,                          \
-        0xe3, 0xc0, 0x8c, 0x9f, 0x6b, 0xba, 0x8a, 0xd9, 0x9e, 0xfa}
+        0xfc, 0x4f, 0xe3, 0x5c, 0xc9, 0xe7, 0x06, 0x77, 0x10, 0xf2, 0xa7,                          \
+        0x94, 0x51, 0xfc, 0xf0, 0x50, 0x94, 0x35, 0x78, 0xb3, 0xe7, 0xd5,                          \
+        0x80, 0x18, 0xbb, 0x08, 0xc8, 0x9a, 0x53, 0x76, 0xf3, 0x7f}
 
 enum harp_handle {
     HARP_HANDLE_CUcontext = 1,
@@ -409,7 +414,46 @@ enum harp_op {
     HARP_OP_cuUserObjectCreate = 431,
     HARP_OP_cuUserObjectRelease = 432,
     HARP_OP_cuUserObjectRetain = 433,
+    HARP_OP_harpSession = 434,
+    HARP_OP_harpSnapshot = 435,
+    HARP_OP_harpArena = 436,
+    HARP_OP_harpMemLease = 437,
+    HARP_OP_harpImageFind = 438,
+    HARP_OP_harpImagePut = 439,
+    HARP_OP_harpHostCall = 440,
+    HARP_OP_harpLatched = 441,
+    HARP_OP_harpProgress = 442,
+    HARP_OP_harpJitLog = 443,
+    HARP_OP_harpRevoked = 444,
     HARP_OPS
 };
+
+/* What HARP's own ops, and slots that a client prepares, point to: native/api/session.py. */
+#define HARP_WIRE_ATTRIBUTES 160
+struct harp_wire_packed {
+    uint64_t bytes;
+    const void *data;
+};
+_Static_assert(sizeof(struct harp_wire_packed) == 16, "struct harp_wire_packed");
+struct harp_wire_image {
+    unsigned char sha256[32];
+    uint64_t bytes;
+};
+_Static_assert(sizeof(struct harp_wire_image) == 40, "struct harp_wire_image");
+struct harp_wire_device {
+    char name[256];
+    char pci_bus_id[16];
+    unsigned char uuid[16];
+    char luid[8];
+    unsigned int luid_mask, compute_major, compute_minor, primary_flags;
+    size_t total_bytes, free_bytes;
+    int attributes[160];
+};
+_Static_assert(sizeof(struct harp_wire_device) == 968, "struct harp_wire_device");
+struct harp_wire_progress {
+    CUstream stream;
+    uint64_t seq;
+};
+_Static_assert(sizeof(struct harp_wire_progress) == 16, "struct harp_wire_progress");
 
 #endif

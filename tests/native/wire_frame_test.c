@@ -75,6 +75,15 @@ static void tables(void)
     harp_table_own(&own, "0.1.0");
     harp_table_own(&other, "0.1.1");
     CHECK(harp_table_compare(&own, &other, text, sizeof text) == 0); /* the version may differ */
+    char line[HARP_TABLE_TEXT];
+    struct harp_table_id read;
+    harp_table_put(line, &other);
+    CHECK(harp_table_get(&read, line) == 0 && memcmp(&read, &other, sizeof read) == 0);
+    for (size_t size = strlen(line); size-- > 0;) {
+        line[size] = '\0'; /* numbers, hash and a blank are 73 characters; a version may be cut */
+        CHECK(harp_table_get(&read, line) == (size >= 73 ? 0 : -EINVAL));
+    }
+    CHECK(harp_table_get(&read, "") == -EINVAL && harp_table_get(&read, "1 13000 xyz") == -EINVAL);
     other.hash[0] ^= 1;
     other.cuda = 13010;
     CHECK(harp_table_compare(&own, &other, text, sizeof text) == -EPROTO);

@@ -16,12 +16,16 @@
  * bytes.
  *
  * All functions: thread-safe on different calls, no allocation, no I/O, errno untouched. They
- * answer 0, a hook's error, or -EINVAL   no such op, or a body that says something else than its op
+ * answer 0, a hook's error, or:
+ *
+ *   -EINVAL   no such op, or a body that says something else than its op
  *   -E2BIG    more than HARP_WIRE_BODY_BYTES, or than the arena has room for
  *   -ENOTSUP  an attribute, option or union member that the rows do not describe; host memory in a
  *             call that may name none; a pointer that must be NULL and is not
+ *
  * A slot of the class "prepared" (native/api/wire.py: packed, image, ticket) is not what the
- * program passed: the client has put the address of a struct below, or a ticket, there.
+ * program passed: the client has put the address of a harp_wire_packed (a kernel's parameters as
+ * the kernel reads them) or harp_wire_image (an image's hash), or a ticket, there.
  */
 #ifndef HARP_WIRE_CODEC_H
 #define HARP_WIRE_CODEC_H
@@ -37,18 +41,6 @@
 /* An arena of this size is enough for every body that put_request makes. */
 #define HARP_WIRE_ARENA_BYTES (2 * HARP_WIRE_BODY_BYTES)
 #define HARP_WIRE_SLOTS       16u
-
-/* Parameters of a kernel, laid out as the kernel reads them. */
-struct harp_wire_packed {
-    uint64_t bytes;
-    const void *data;
-};
-
-/* A code image by its content; the bytes themselves go once per server. */
-struct harp_wire_image {
-    unsigned char sha256[32];
-    uint64_t bytes;
-};
 
 enum harp_wire_way {
     HARP_WIRE_SEND,  /* host bytes to the worker */

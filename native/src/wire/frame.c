@@ -159,6 +159,37 @@ void harp_table_own(struct harp_table_id *id, const char *version)
     snprintf(id->version, sizeof id->version, "%s", version);
 }
 
+void harp_table_put(char text[HARP_TABLE_TEXT], const struct harp_table_id *id)
+{
+    size_t at = (size_t)snprintf(text, HARP_TABLE_TEXT, "%u %u ", id->format, id->cuda);
+    for (size_t i = 0; i < sizeof id->hash; i++)
+        at += (size_t)snprintf(text + at, HARP_TABLE_TEXT - at, "%02x", id->hash[i]);
+    snprintf(text + at, HARP_TABLE_TEXT - at, " %.*s", (int)sizeof id->version - 1, id->version);
+}
+
+static int hex(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int harp_table_get(struct harp_table_id *id, const char *text)
+{
+    int at = 0;
+    *id = (struct harp_table_id){.format = 0};
+    if (sscanf(text, "%9u %9u %n", &id->format, &id->cuda, &at) != 2 || at == 0)
+        return -EINVAL;
+    for (size_t i = 0; i < sizeof id->hash; i++, at += 2) {
+        int high = hex(text[at]), low = high < 0 ? -1 : hex(text[at + 1]);
+        if (low < 0)
+            return -EINVAL;
+        id->hash[i] = (uint8_t)(high << 4 | low);
+    }
+    if (text[at] != ' ' || strlen(text + at + 1) >= sizeof id->version)
+        return -EINVAL;
+    snprintf(id->version, sizeof id->version, "%s", text + at + 1);
+    return 0;
+}
+
 /* `HARP 0.1.0 (format 1, CUDA 13.0, table 3f2a11c0)`; what came off the wire is made printable. */
 static void name(const struct harp_table_id *id, char *text, size_t size)
 {

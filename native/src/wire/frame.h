@@ -66,6 +66,14 @@ struct harp_table_id {
 /* This build's. */
 void harp_table_own(struct harp_table_id *id, const char *version);
 
+/* As the metadata `harp-table` has it: `format cuda hash version`, the hash in hex. `text` of
+ * HARP_TABLE_TEXT bytes. */
+#define HARP_TABLE_TEXT 128u
+void harp_table_put(char text[HARP_TABLE_TEXT], const struct harp_table_id *id);
+
+/* 0, or -EINVAL: that is none. */
+int harp_table_get(struct harp_table_id *id, const char *text);
+
 /* 0: they may talk. -EPROTO: not, and `text` says why, with both versions, and what to do. */
 int harp_table_compare(const struct harp_table_id *own, const struct harp_table_id *other,
                        char *text, size_t size);

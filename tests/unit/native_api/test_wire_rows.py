@@ -59,15 +59,15 @@ def test_no_pointer_is_undecided() -> None:
     for call in CALLS.values():
         held = {f.name for f in call.program.fields}
         silent = [p for p in call.symbol.params if p.name not in held]
-        function = cuda.function_of(call.name)
-        assert [p.name for p in silent if f"{p.name}=none" not in function.remote] == []
+        remote = cuda.function_of(call.name).remote if call.name.startswith("cu") else ""
+        assert [p.name for p in silent if f"{p.name}=none" not in remote] == []
 
 
 @pytest.mark.parametrize(
     ("args", "remote", "what"),
     [
-        ("void *p", "sync", "p: void * is undecided"),
-        ("const void *p", "sync", "p: const void * is undecided"),
+        ("void *p", "sync", "p: void \\* is undecided"),
+        ("const void *p", "sync", "p: const void \\* is undecided"),
         ("void **p", "sync", r"p: void \*\* is undecided"),
         ("char *text, int size", "sync", "text: char \\* is undecided"),
         ("const char **name", "sync", "name: const char \\*\\* is undecided"),
@@ -128,7 +128,8 @@ def test_at_most_one_handle_is_made_by_a_call() -> None:
 
 def test_no_path_and_no_host_pointer_is_carried() -> None:
     """Texts on the wire are names in images and bus ids; whoever adds another one looks here."""
-    texts = {f.name for c in CALLS.values() for f in c.program.fields if f.length.name == "TEXT"}
+    calls = [c for c in CALLS.values() if c.name.startswith("cu")]
+    texts = {f.name for c in calls for f in c.program.fields if f.length.name == "TEXT"}
     assert texts == {"name", "pciBusId"}
     for function in cuda.FUNCTIONS:
         paths = [
@@ -148,7 +149,7 @@ def test_calls_before_3_2_are_refused_where_newer_ones_are_there() -> None:
 
 #: The first so many lines of ops.lock, by their digest. Longer lists may be frozen here; nothing
 #: that was frozen may change: programs, traces and other HARPs go by these numbers.
-FROZEN = (370, "7262bf1b12109226")
+FROZEN = (381, "31765836417426ca")
 FROZEN_HANDLES = (19, "37914dfcc0085e58")
 
 
