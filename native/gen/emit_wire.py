@@ -258,9 +258,66 @@ const struct harp_wire_op harp_wire_ops[HARP_OPS] = {{
 """
 
 
+def _python(field: Field) -> str:
+    """A field as harp/wire/codec.py has it: the arguments of its Field."""
+    parts = [repr(field.name), repr(field.item.name), repr(field.hold.name), str(field.dir)]
+    named = {
+        "kind": (field.type, 0),
+        "new": (field.own is Own.NEW, False),
+        "length": (field.length.name, "FIXED"),
+        "fixed": (field.fixed, 1),
+        "by": (field.by, ()),
+        "less": (field.less, 0),
+        "tag": (field.tag, ""),
+    }
+    parts += [f"{name}={value!r}" for name, (value, plain) in named.items() if value != plain]
+    if field.cases:
+        cases = "".join(f"{tag}: {_python_list(fields)}, " for tag, fields in field.cases)
+        parts.append(f"cases={{{cases}}}")
+    return f"F({', '.join(parts)})"
+
+
+def _python_list(fields: tuple[Field, ...]) -> str:
+    return "(" + "".join(f"{_python(f)}, " for f in fields) + ")"
+
+
+def tables_py() -> str:
+    """The tables for harp/wire/codec.py."""
+    numbers = ops.numbers()
+    structs = "\n".join(f"    {n!r}: {_python_list(program_of(n).fields)}," for n in STRUCTS)
+    rows = "\n".join(
+        f"    {numbers[c.name]}: Op({numbers[c.name]}, {c.name!r}, {c.cls.value!r}, {c.always}, "
+        f"{_python_list(c.program.fields)}),"
+        for c in sorted(CALLS, key=lambda c: numbers[c.name])
+    )
+    meanings = "\n".join(f"    {name!r}: {table!r}," for name, table in _POLICIES.items())
+    return f'''"""Ops, and the structs that they hold."""
+
+from __future__ import annotations
+
+from harp.wire.fields import Field as F
+from harp.wire.fields import Op
+
+TABLE_HASH = "{table_hash().hex()}"
+
+MEANINGS: dict[str, dict[int, int] | dict[int, str]] = {{
+{meanings}
+}}
+
+STRUCTS: dict[str, tuple[F, ...]] = {{
+{structs}
+}}
+
+OPS: dict[int, Op] = {{
+{rows}
+}}
+'''
+
+
 _ME = "native/gen/emit_wire.py"
 TARGETS: tuple[Target, ...] = (
     Target("api/ops.lock", ops.lines, _ME),
     Target("generated/wire_ops.h", ops_h, _ME),
     Target("generated/wire_ops.c", ops_c, _ME),
+    Target("../harp/wire/_tables.py", tables_py, _ME),
 )

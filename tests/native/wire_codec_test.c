@@ -350,9 +350,47 @@ static void results(void)
     CHECK(client.result == CUDA_ERROR_OUT_OF_MEMORY && address == 42);
 }
 
-int main(void)
+/* Made-up calls for the Python codec: `op request reply` in hex, one a line. */
+static void print_hex(const struct bytes *body)
+{
+    putchar(' ');
+    for (uint64_t i = 0; i < body->size; i++)
+        printf("%02x", body->data[i]);
+}
+
+static void vector(unsigned op, uint64_t seed)
+{
+    struct wire_fill fill = {.seed = seed};
+    struct harp_wire_call call = {.op = (uint16_t)op}, worker = call;
+    static uint8_t first[HARP_WIRE_BODY_BYTES];
+    struct harp_wire_buffer out = {.data = first, .size = sizeof first};
+    do {
+        out.used = 0;
+        wire_fill_request(&fill, &call);
+    } while (harp_wire_put_request(&call, &wire_side, &out) == -ENOTSUP);
+    struct bytes body = {first, out.used};
+    CHECK(decode(&worker, &body, sizeof arena_bytes) == 0);
+    static uint8_t second[HARP_WIRE_BODY_BYTES];
+    do {
+        out = (struct harp_wire_buffer){.data = second, .size = sizeof second};
+        wire_fill_reply(&fill, &worker);
+    } while (harp_wire_put_reply(&worker, &wire_side, &out) == -ENOTSUP);
+    struct bytes reply = {second, out.used};
+    printf("%u", op);
+    print_hex(&body);
+    print_hex(&reply);
+    putchar('\n');
+    wire_fill_free(&fill);
+}
+
+int main(int argc, char **argv)
 {
     unsigned count = 0;
+    for (unsigned op = 0; argc > 1 && op < HARP_OPS; op++)
+        for (unsigned round = 0; harp_wire_op(op) != NULL && (int)round < atoi(argv[1]); round++)
+            vector(op, op * 77u + round);
+    if (argc > 1)
+        return 0;
     for (unsigned op = 0; op < HARP_OPS; op++)
         for (unsigned round = 0; harp_wire_op(op) != NULL && round < ROUNDS; round++, count++)
             battery(op, round);

@@ -89,9 +89,7 @@ enum harp_wire_class { HARP_WIRE_ASYNC, HARP_WIRE_SYNC, HARP_WIRE_CACHED };
 #define HARP_WIRE_ALWAYS   1u /* outputs count also when the result is an error */
 #define HARP_WIRE_RESIDENT 2u /* may name no host memory */
 #define HARP_WIRE_PREPARED 4u /* has slots that the client prepares */
-#define HARP_WIRE_REVERSE                                                                          \
-    8u /* said by the worker: it puts the request                                                  \
-        */
+#define HARP_WIRE_REVERSE  8u /* said by the worker */
 
 struct harp_wire_op {
     const char *name; /* NULL: the number is not taken */
