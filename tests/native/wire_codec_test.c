@@ -108,8 +108,7 @@ static void changes(struct wire_fill *fill, unsigned op, const struct bytes *bod
 
 static void room(struct harp_wire_call *call, const struct bytes *body)
 {
-    for (uint64_t size = 0; size <= body->size;
-         size += size < body->size && body->size - size > 64 ? 16 : 4) {
+    for (uint64_t size = 0; size <= body->size; size += body->size - size > 64 ? 16 : 1) {
         uint8_t *exact = malloc(size == 0 ? 1 : size);
         CHECK(exact != NULL);
         struct harp_wire_buffer out = {.data = exact, .size = size};
@@ -162,10 +161,16 @@ static void replies(struct wire_fill *fill, struct harp_wire_call *client, const
     free(twice.data);
     for (uint64_t i = 0; i < sent.size && i < 512; i++) {
         struct harp_wire_call copy = *client;
-        sent.data[i] ^= (uint8_t)wire_random(fill);
+        uint8_t was = sent.data[i];
+        sent.data[i] ^= (uint8_t)(1u << wire_random(fill) % 8);
         in = (struct harp_wire_buffer){.data = sent.data, .size = sent.size};
         arena = (struct harp_wire_buffer){.data = answers, .size = sizeof answers};
-        (void)harp_wire_get_reply(&copy, &wire_side, &in, &arena); /* ASan judges */
+        if (harp_wire_get_reply(&copy, &wire_side, &in, &arena) == 0) {
+            twice = encode(&copy, &wire_side, true);
+            CHECK(same(&sent, &twice));
+            free(twice.data);
+        }
+        sent.data[i] = was;
     }
     free(sent.data);
 }
@@ -269,15 +274,32 @@ static void refusals(void)
     out.used = 0;
     CHECK(harp_wire_put_request(&call, NULL, &out) == 0);
 
-    /* Rows further apart than the bytes that came: the driver would read on. */
+    /* Nor may a worker believe that one does: the same body behind the id of a node. */
     uint64_t used = out.used;
+    static uint8_t node[8 + sizeof data] = {5};
+    memcpy(node + 8, data, used);
+    call = (struct harp_wire_call){.op = HARP_OP_cuGraphMemcpyNodeSetParams};
+    CHECK(get(&call, NULL, node, 8 + used) == -ENOTSUP);
+
+    /* Rows further apart than the bytes that came: the driver would read on. */
+    call = (struct harp_wire_call){.op = HARP_OP_cuMemcpy3D_v2};
     CHECK(get(&call, NULL, data, used) == 0);
     const CUDA_MEMCPY3D *decoded = (const void *)(uintptr_t)call.args[0];
     CHECK(memcmp(decoded->srcHost, copy.srcHost, 4) == 0);
-    copy.srcPitch = 1 << 20;
-    call.args[0] = (uintptr_t)&copy;
+    const CUDA_MEMCPY3D good = copy;
+    size_t *const apart[] = {&copy.srcPitch, &copy.srcHeight, &copy.srcXInBytes, &copy.srcY,
+                             &copy.srcZ};
+    for (unsigned i = 0; i < sizeof apart / sizeof *apart; i++) {
+        copy = good;
+        *apart[i] = 1 << 20;
+        call.args[0] = (uintptr_t)&copy;
+        out.used = 0;
+        CHECK(harp_wire_put_request(&call, NULL, &out) == -ENOTSUP);
+    }
+    copy = good;
+    copy.WidthInBytes = copy.Height = (size_t)1 << 32; /* 2^64 bytes: not 0 */
     out.used = 0;
-    CHECK(harp_wire_put_request(&call, NULL, &out) == -ENOTSUP);
+    CHECK(harp_wire_put_request(&call, NULL, &out) == -E2BIG);
     bool seen = false;
     for (uint64_t i = 0; i + 8 <= used; i += 4) { /* and the worker refuses it as well */
         uint64_t was, huge = 1 << 20;
@@ -304,6 +326,19 @@ static void refusals(void)
     call = (struct harp_wire_call){.op = HARP_OP_cuMemPoolGetAttribute,
                                    .args = {5, 99, (uintptr_t)&value}};
     CHECK(harp_wire_put_request(&call, NULL, &out) == -ENOTSUP);
+}
+
+static void null_members(void)
+{
+    uint8_t data[256];
+    CUmemAllocationProp prop = {.win32HandleMetaData = data};
+    CUmemGenericAllocationHandle handle;
+    struct harp_wire_buffer out = {.data = data, .size = sizeof data};
+    struct harp_wire_call call = {.op = HARP_OP_cuMemCreate,
+                                  .args = {(uintptr_t)&handle, 1, (uintptr_t)&prop}};
+    CHECK(harp_wire_put_request(&call, NULL, &out) == -ENOTSUP);
+    prop.win32HandleMetaData = NULL;
+    CHECK(harp_wire_put_request(&call, NULL, &out) == 0);
 }
 
 static void bounds(void)
@@ -396,6 +431,7 @@ int main(int argc, char **argv)
             battery(op, round);
     hooks();
     refusals();
+    null_members();
     bounds();
     results();
     printf("%u calls\n", count);

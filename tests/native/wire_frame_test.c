@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "generated/wire_ops.h"
+#include "src/wire/codec.h"
 
 static void round_trips(void)
 {
@@ -42,6 +42,15 @@ static void foreign_fields(void)
     static const uint8_t bad[][4] = {{0x0b}, {0x10, 0x80}, {0x2a, 9}, {0x0d, 1, 2}};
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++)
         CHECK(harp_frame_get(&read, bad[i], i == 0 ? 1 : i == 3 ? 3 : 2) == -EINVAL);
+}
+
+static void large_bodies(void)
+{
+    static uint8_t bytes[HARP_FRAME_HEADER_BYTES + HARP_WIRE_BODY_BYTES + 1];
+    struct harp_frame frame = {.op = 70, .bytes = HARP_WIRE_BODY_BYTES}, read;
+    CHECK(harp_frame_get(&read, bytes, harp_frame_put(bytes, &frame) + frame.bytes) == 0);
+    frame.bytes++;
+    CHECK(harp_frame_get(&read, bytes, harp_frame_put(bytes, &frame) + frame.bytes) == -E2BIG);
 }
 
 static void packs(void)
@@ -99,6 +108,7 @@ int main(void)
 {
     round_trips();
     foreign_fields();
+    large_bodies();
     packs();
     tables();
     return 0;

@@ -76,6 +76,7 @@ def test_no_pointer_is_undecided() -> None:
         ("CUlaunchAttributeValue *v, int id", "sync", "what CUlaunchAttributeValue holds"),
         ("CUmemcpy3DOperand *op", "sync", "CUmemcpy3DOperand_v1.op: a union, and nothing says"),
         ("const CUctxCigParam *p", "sync", "sharedData: void \\* is undecided"),
+        ("const CUcheckpointRestoreArgs *p", "sync", "gpuPairs: CUcheckpointGpuPair \\* is undec"),
         ("const int *p, size_t count", "sync", "nothing says what count counts"),
         ("const int *p", "sync p=in[n]", "its length names n, which is not there"),
         ("void *p, CUjit_target t", "sync p=in(t)", "CUjit_target are undecided"),
