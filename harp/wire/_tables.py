@@ -8,7 +8,7 @@ from __future__ import annotations
 from harp.wire.fields import Field as F
 from harp.wire.fields import Op
 
-TABLE_HASH = "fc4fe35cc9e7067710f2a79451fcf050943578b3e7d58018bb08c89a5376f37f"
+TABLE_HASH = "4c8a527ebf2e83de03d86022effd923b46fa971491353ed7d28a5f82ed105481"
 
 MEANINGS: dict[str, dict[int, int] | dict[int, str]] = {
     'CUmemPool_attribute': {1: 4, 2: 4, 3: 4, 4: 8, 5: 8, 6: 8, 7: 8, 8: 8},
@@ -452,7 +452,7 @@ OPS: dict[int, Op] = {
     438: Op(438, 'harpImageFind', 'sync', False, (F('image', 'STRUCT', 'POINTER', 1, kind='struct harp_wire_image'), F('found', 'SCALAR', 'POINTER', 2, kind=4), )),
     439: Op(439, 'harpImagePut', 'sync', False, (F('bytes', 'SCALAR', 'VALUE', 1, kind=8), F('image', 'STRUCT', 'POINTER', 1, kind='struct harp_wire_image'), F('data', 'SENT', 'POINTER', 1, length='BY', by=('bytes',)), )),
     440: Op(440, 'harpHostCall', 'sync', False, (F('ticket', 'SCALAR', 'VALUE', 1, kind=8), F('stream', 'HANDLE', 'VALUE', 1, kind='CUstream'), F('status', 'SCALAR', 'VALUE', 1, kind=4), )),
-    441: Op(441, 'harpLatched', 'async', False, (F('seq', 'SCALAR', 'VALUE', 1, kind=8), F('op', 'SCALAR', 'VALUE', 1, kind=4), F('result', 'SCALAR', 'VALUE', 1, kind=4), )),
+    441: Op(441, 'harpLatched', 'async', False, (F('seq', 'SCALAR', 'VALUE', 1, kind=8), F('place', 'SCALAR', 'VALUE', 1, kind=4), F('op', 'SCALAR', 'VALUE', 1, kind=4), F('result', 'SCALAR', 'VALUE', 1, kind=4), )),
     442: Op(442, 'harpProgress', 'async', False, (F('count', 'SCALAR', 'VALUE', 1, kind=4), F('streams', 'STRUCT', 'POINTER', 1, kind='struct harp_wire_progress', length='BY', by=('count',)), )),
     443: Op(443, 'harpJitLog', 'async', False, (F('which', 'SCALAR', 'VALUE', 1, kind=4), F('text', 'SCALAR', 'POINTER', 1, kind=1, length='TEXT'), )),
     444: Op(444, 'harpRevoked', 'async', False, (F('deadline_ms', 'SCALAR', 'VALUE', 1, kind=4), F('reason', 'SCALAR', 'POINTER', 1, kind=1, length='TEXT'), )),

@@ -57,9 +57,9 @@ ROWS: tuple[Function, ...] = (
     fn("harpHostCall", Cls.OTHER, Gate.NONE, """
         harpHostCall - (uint64_t ticket, CUstream stream, CUresult status)""",
         remote="sync reverse"),
-    # The first failure of calls that nobody waited for, and which it was.
+    # The first failure of calls that nobody waited for, and which it was: frame, place in its pack.
     fn("harpLatched", Cls.OTHER, Gate.NONE, """
-        harpLatched - (uint64_t seq, unsigned int op, CUresult result)""",
+        harpLatched - (uint64_t seq, unsigned int place, unsigned int op, CUresult result)""",
         remote="async reverse"),
     # How far streams have come: up to which seq all their calls have ended.
     fn("harpProgress", Cls.OTHER, Gate.NONE, """

@@ -1507,6 +1507,7 @@ const struct harp_wire_field harp_wire_fields[] = {
 /* harpLatched */ {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 0, .type = 8, .fixed = 1},
 {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 8, .type = 4, .fixed = 1},
 {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 16, .type = 4, .fixed = 1},
+{HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 24, .type = 4, .fixed = 1},
 /* harpProgress */ {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 8, .type = 4, .fixed = 1},
 {HARP_WIRE_STRUCT, HARP_WIRE_POINTER, 1, .at = 0, .type = 118, .fixed = 1, .length = HARP_WIRE_BY, .by = {{8, sizeof(unsigned int)}}},
 /* harpJitLog */ {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 0, .type = 4, .fixed = 1},
@@ -2012,10 +2013,10 @@ const struct harp_wire_program harp_wire_programs[] = {
 {"harpImageFind", 1483, 2, 0, 1, NULL},
 {"harpImagePut", 1485, 3, 0, 1, NULL},
 {"harpHostCall", 1488, 3, 0, 1, NULL},
-{"harpLatched", 1491, 3, 0, 1, NULL},
-{"harpProgress", 1494, 2, 0, 1, NULL},
-{"harpJitLog", 1496, 2, 0, 1, NULL},
-{"harpRevoked", 1498, 2, 0, 1, NULL},
+{"harpLatched", 1491, 4, 0, 1, NULL},
+{"harpProgress", 1495, 2, 0, 1, NULL},
+{"harpJitLog", 1497, 2, 0, 1, NULL},
+{"harpRevoked", 1499, 2, 0, 1, NULL},
 };
 
 const struct harp_wire_case harp_wire_case_rows[] = {
@@ -2529,7 +2530,7 @@ const struct harp_wire_op harp_wire_ops[HARP_OPS] = {
 [HARP_OP_harpImageFind] = {"harpImageFind", 493, 2, HARP_WIRE_SYNC, 0},
 [HARP_OP_harpImagePut] = {"harpImagePut", 494, 3, HARP_WIRE_SYNC, 0},
 [HARP_OP_harpHostCall] = {"harpHostCall", 495, 3, HARP_WIRE_SYNC, HARP_WIRE_REVERSE},
-[HARP_OP_harpLatched] = {"harpLatched", 496, 3, HARP_WIRE_ASYNC, HARP_WIRE_REVERSE},
+[HARP_OP_harpLatched] = {"harpLatched", 496, 4, HARP_WIRE_ASYNC, HARP_WIRE_REVERSE},
 [HARP_OP_harpProgress] = {"harpProgress", 497, 2, HARP_WIRE_ASYNC, HARP_WIRE_REVERSE},
 [HARP_OP_harpJitLog] = {"harpJitLog", 498, 2, HARP_WIRE_ASYNC, HARP_WIRE_REVERSE},
 [HARP_OP_harpRevoked] = {"harpRevoked", 499, 2, HARP_WIRE_ASYNC, HARP_WIRE_REVERSE},

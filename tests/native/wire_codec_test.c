@@ -360,6 +360,14 @@ static void bounds(void)
     uint32_t word = (1u << 18) + 1;
     memcpy(data + 20, &word, 4);
     CHECK(get(&call, NULL, data, out.used) == -E2BIG);
+    /* The most that the arena must have room for: three outputs as large as a body. */
+    room = HARP_WIRE_BODY_BYTES / sizeof *nodes;
+    uintptr_t place = (uintptr_t)nodes;
+    call = (struct harp_wire_call){.op = HARP_OP_cuGraphGetEdges_v2,
+                                   .args = {5, place, place, place, (uintptr_t)&room}};
+    out.used = 0;
+    CHECK(harp_wire_put_request(&call, NULL, &out) == 0);
+    CHECK(get(&call, NULL, data, out.used) == 0);
     /* Larger host bytes than a body takes, and nobody to transfer them. */
     call = (struct harp_wire_call){.op = HARP_OP_cuMemcpyHtoD_v2,
                                    .args = {1, (uintptr_t)data, HARP_WIRE_INLINE_BYTES + 1}};

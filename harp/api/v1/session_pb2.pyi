@@ -42,7 +42,7 @@ class _FrameFlagEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     FRAME_FLAG_NONE: _FrameFlag.ValueType  # 0
     """a call whose result nobody waits for"""
     FRAME_FLAG_REPLY: _FrameFlag.ValueType  # 1
-    """body: CUresult, then outputs; in the order of the calls that asked"""
+    """body: CUresult, then outputs; in the order in which the lane asked"""
     FRAME_FLAG_WANTED: _FrameFlag.ValueType  # 2
     """a reply is waited for"""
     FRAME_FLAG_PER_THREAD: _FrameFlag.ValueType  # 4
@@ -60,7 +60,7 @@ class FrameFlag(_FrameFlag, metaclass=_FrameFlagEnumTypeWrapper):
 FRAME_FLAG_NONE: FrameFlag.ValueType  # 0
 """a call whose result nobody waits for"""
 FRAME_FLAG_REPLY: FrameFlag.ValueType  # 1
-"""body: CUresult, then outputs; in the order of the calls that asked"""
+"""body: CUresult, then outputs; in the order in which the lane asked"""
 FRAME_FLAG_WANTED: FrameFlag.ValueType  # 2
 """a reply is waited for"""
 FRAME_FLAG_PER_THREAD: FrameFlag.ValueType  # 4
@@ -85,6 +85,7 @@ class Frame(google.protobuf.message.Message):
     OP_FIELD_NUMBER: builtins.int
     FLAGS_FIELD_NUMBER: builtins.int
     ACK_FIELD_NUMBER: builtins.int
+    LANE_FIELD_NUMBER: builtins.int
     BODY_FIELD_NUMBER: builtins.int
     seq: builtins.int
     """of this direction, from 1, without gaps; 0: outside the order (Bulk)"""
@@ -94,8 +95,12 @@ class Frame(google.protobuf.message.Message):
     """FrameFlag, or-ed"""
     ack: builtins.int
     """the last seq taken in of the other direction; of a chunk: its transfer"""
+    lane: builtins.int
+    """thread of the program, from 1: calls of a lane are made in order, by a"""
     body: builtins.bytes
-    """by the op's row in native/api, little-endian (native/src/wire/codec.h)"""
+    """thread of the worker's own; 0: the session itself. Replies have their call's
+    by the op's row in native/api, little-endian (native/src/wire/codec.h)
+    """
     def __init__(
         self,
         *,
@@ -103,8 +108,9 @@ class Frame(google.protobuf.message.Message):
         op: builtins.int = ...,
         flags: builtins.int = ...,
         ack: builtins.int = ...,
+        lane: builtins.int = ...,
         body: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "body", b"body", "flags", b"flags", "op", b"op", "seq", b"seq"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "body", b"body", "flags", b"flags", "lane", b"lane", "op", b"op", "seq", b"seq"]) -> None: ...
 
 global___Frame = Frame

@@ -38,8 +38,9 @@
 #define HARP_WIRE_BODY_BYTES (1u << 20)
 /* Host bytes up to this size lie in the body, more go as a transfer. */
 #define HARP_WIRE_INLINE_BYTES (64u << 10)
-/* An arena of this size is enough for every body that put_request makes. */
-#define HARP_WIRE_ARENA_BYTES (2 * HARP_WIRE_BODY_BYTES)
+/* An arena of this size is enough for every body that put_request makes: of one op, the arrays that
+ * the body does not hold itself are at most three. */
+#define HARP_WIRE_ARENA_BYTES (4 * HARP_WIRE_BODY_BYTES)
 #define HARP_WIRE_SLOTS       16u
 
 enum harp_wire_way {
@@ -99,7 +100,8 @@ int harp_wire_put_request(struct harp_wire_call *call, const struct harp_wire_si
 int harp_wire_get_request(struct harp_wire_call *call, const struct harp_wire_side *side,
                           struct harp_wire_buffer *body, struct harp_wire_buffer *arena);
 
-/* Append result and outputs of a call that get_request read. */
+/* Append result and outputs of a call that get_request read. -E2BIG: there are more than a body has
+ * room for, and the worker answers an error instead. */
 int harp_wire_put_reply(struct harp_wire_call *call, const struct harp_wire_side *side,
                         struct harp_wire_buffer *body);
 

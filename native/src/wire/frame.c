@@ -12,7 +12,7 @@
 #include "src/wire/codec.h"
 
 /* Field numbers of harp.api.v1.Frame. */
-enum { SEQ = 1, OP = 2, FLAGS = 3, ACK = 4, BODY = 5 };
+enum { SEQ = 1, OP = 2, FLAGS = 3, ACK = 4, LANE = 5, BODY = 15 };
 
 static uint8_t *put_varint(uint8_t *at, uint64_t value)
 {
@@ -39,6 +39,7 @@ size_t harp_frame_put(uint8_t header[HARP_FRAME_HEADER_BYTES], const struct harp
     at = put_number(at, OP, frame->op);
     at = put_number(at, FLAGS, frame->flags);
     at = put_number(at, ACK, frame->ack);
+    at = put_number(at, LANE, frame->lane);
     if (frame->bytes != 0) {
         *at++ = BODY << 3 | 2;
         at = put_varint(at, frame->bytes);
@@ -79,6 +80,8 @@ static int get_field(struct harp_frame *frame, const uint8_t *data, size_t size,
         err = get_varint(data, size, used, &value);
         if (err != 0)
             return err;
+        if (key >> 3 >= OP && key >> 3 <= LANE && key >> 3 != ACK && value > UINT32_MAX)
+            return -EINVAL;
         if (key >> 3 == SEQ)
             frame->seq = value;
         else if (key >> 3 == ACK)
@@ -87,7 +90,9 @@ static int get_field(struct harp_frame *frame, const uint8_t *data, size_t size,
             frame->op = (uint32_t)value;
         else if (key >> 3 == FLAGS)
             frame->flags = (uint32_t)value;
-        return (key >> 3 == OP || key >> 3 == FLAGS) && value > UINT32_MAX ? -EINVAL : 0;
+        else if (key >> 3 == LANE)
+            frame->lane = (uint32_t)value;
+        return 0;
     case 1:
         return skip(size, used, 8);
     case 2:

@@ -15,8 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* seq, ack: 1 + 10; op, flags: 1 + 5; body: 1 + 5 bytes of length */
-#define HARP_FRAME_HEADER_BYTES 40u
+/* seq, ack: 1 + 10; op, flags, lane: 1 + 5; body: 1 + 5 bytes of length */
+#define HARP_FRAME_HEADER_BYTES 46u
 /* Calls of one pack lie at multiples of 4: u16 op, u16 flags, u32 bytes, body. */
 #define HARP_PACK_HEADER_BYTES 8u
 
@@ -38,6 +38,7 @@ struct harp_frame {
     uint64_t seq; /* of this direction, from 1; 0: outside the order (bulk) */
     uint64_t ack; /* the last seq that the sender has taken in */
     uint32_t op, flags;
+    uint32_t lane; /* which thread of the program; 0: none */
     const uint8_t *body;
     uint32_t bytes; /* of body */
 };

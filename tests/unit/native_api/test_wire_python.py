@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from harp import wire
+from harp.api.v1 import session_pb2
 from harp.wire import _tables
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,6 +93,31 @@ def test_a_launch_reads_like_one() -> None:
         wire.encode_request(op.number, {"f": 4711})
     with pytest.raises(wire.WireError, match="no op has the number 63"):
         wire.decode_request(63, b"")
+
+
+def test_frames_of_the_c_code_are_those_of_protobuf(cc: str, tmp_path: Path) -> None:
+    flags = ("-std=gnu17", "-D_GNU_SOURCE", "-w", "-Inative", "-Inative/include")
+    sources = ("tests/native/wire_frame_test.c", "native/src/wire/frame.c")
+    subprocess.run([cc, *flags, *sources, "-o", str(tmp_path / "frames")], cwd=ROOT, check=True)
+    done = subprocess.run(
+        [str(tmp_path / "frames"), "vectors"], capture_output=True, text=True, check=True
+    )
+    for line in done.stdout.splitlines():
+        seq, ack, op, flag, lane, size, header = line.split()
+        frame = session_pb2.Frame(
+            seq=int(seq), ack=int(ack), op=int(op), flags=int(flag), lane=int(lane)
+        )
+        frame.body = bytes(int(size))
+        assert frame.SerializeToString() == bytes.fromhex(header) + frame.body
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_flags_of_frames_are_the_same_on_both_sides() -> None:
+    text = (ROOT / "native" / "src" / "wire" / "frame.h").read_text()
+    ours = {name: 1 << int(bit) for name, bit in re.findall(r"HARP_FRAME_(\w+) = 1u << (\d)", text)}
+    theirs = {n.removeprefix("FRAME_FLAG_"): v for n, v in session_pb2.FrameFlag.items() if v}
+    assert ours == theirs
+    assert len(ours) == 6
 
 
 def test_both_codecs_are_of_one_table() -> None:
