@@ -21,6 +21,8 @@
       NativeError
         BuildMissing                a library or program of HARP is not where it must be
         NvmlError                   NVML answered with an error
+      RemoteError
+        WireError                   bytes that are no call, or no answer to one
 
 Each carries a `hint`: what the reader can do about it.
 """
@@ -42,12 +44,14 @@ __all__ = [
     "NotOwner",
     "NvmlError",
     "QuotaExceeded",
+    "RemoteError",
     "RunDirUnsafe",
     "TenantError",
     "TenantExists",
     "Unauthenticated",
     "UnitError",
     "UnknownTenant",
+    "WireError",
 ]
 
 
@@ -139,3 +143,11 @@ class BuildMissing(NativeError):
 
 class NvmlError(NativeError):
     """NVML answered with an error."""
+
+
+class RemoteError(HarpError):
+    """Something about a GPU elsewhere, or what was recorded of one."""
+
+
+class WireError(RemoteError):
+    """Bytes that are no call, or no answer to one."""

@@ -28,6 +28,7 @@ _CODES: dict[type[errors.HarpError], grpc.StatusCode] = {
     errors.RunDirUnsafe: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BuildMissing: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NvmlError: grpc.StatusCode.INTERNAL,
+    errors.WireError: grpc.StatusCode.INVALID_ARGUMENT,
 }
 
 

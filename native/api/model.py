@@ -132,6 +132,7 @@ class Function:
     ret: str = "CUresult"
     charge: Charge | None = None  # of all that allocate
     why: str = ""  # of what allocates and is a bare jump all the same
+    remote: str = ""  # how it goes over a wire, or why it does not: wire.py reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Type:
     body: str = ""  # alias: the type; handle: its struct tag; struct, union: members in C
     members: tuple[tuple[str, int], ...] = ()  # enum: in order, values written out
     size: int = 0  # struct, union: bytes on LP64
+    wire: str = ""  # struct, union: what its members' types do not say: wire.py reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,7 @@ def fn(
     ret: str = "CUresult",
     charge: Charge | None = None,
     why: str = "",
+    remote: str = "",
 ) -> Function:
     """Make a row from its text (see the head of this file).
 
@@ -219,7 +222,7 @@ def fn(
             f"{name} allocates and nothing hooks it; remedy: why=... in its row says why no memory "
             "is missed, or gate=Gate.MEM_ALLOC and a harp_hook in native/src/shim/gate"
         )
-    return Function(name, cls, gate, symbols(text), fail, ret, charge, why)
+    return Function(name, cls, gate, symbols(text), fail, ret, charge, why, remote)
 
 
 def enum(name: str, text: str) -> Type:
@@ -232,14 +235,14 @@ def enum(name: str, text: str) -> Type:
     return Type("enum", name, members=tuple(members))
 
 
-def struct(name: str, size: int, body: str) -> Type:
+def struct(name: str, size: int, body: str, wire: str = "") -> Type:
     """Members in C, and the size that the generated header asserts."""
-    return Type("struct", name, body.strip(), size=size)
+    return Type("struct", name, body.strip(), size=size, wire=wire)
 
 
-def union(name: str, size: int, body: str) -> Type:
+def union(name: str, size: int, body: str, wire: str = "") -> Type:
     """Members in C, and the size that the generated header asserts."""
-    return Type("union", name, body.strip(), size=size)
+    return Type("union", name, body.strip(), size=size, wire=wire)
 
 
 def alias(name: str, of: str) -> Type:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable
 
-from native.api import charges, cuda, nvml, soft
+from native.api import charges, cuda, nvml, soft, wire
+from native.api.marshal import CALLS
 from native.api.model import TIME_GATES, Charge, Cls, Function, Gate
 from native.gen.output import Target
 
@@ -16,6 +17,11 @@ Test = Callable[[Function], bool]
 def _names(rows: Iterable[Function]) -> str:
     text = ", ".join(row.name for row in rows) or "none"
     return textwrap.fill(text, width=100, break_long_words=False, break_on_hyphens=False)
+
+
+def _wrap(text: str) -> str:
+    flat = " ".join(text.split())
+    return textwrap.fill(flat, width=100, break_long_words=False, break_on_hyphens=False)
 
 
 def _count(rows: Iterable[Function]) -> tuple[int, int]:
@@ -83,6 +89,46 @@ def _charged() -> str:
     return "\n".join(lines)
 
 
+def _cuda_calls() -> list[wire.Call]:
+    return [call for call in CALLS if call.name.startswith("cu")]
+
+
+def _remote() -> str:
+    told: dict[wire.Cls, str] = {
+        wire.Cls.ASYNC: "queued; a failure is latched and told at the next call that waits",
+        wire.Cls.SYNC: "a round trip",
+        wire.Cls.CACHED: "answered by the client from what it knows, else a round trip",
+        wire.Cls.LOCAL: "done by the client, never on the wire",
+        wire.Cls.REFUSED: "refused, with the reason below",
+    }
+    lines = []
+    for cls in wire.Cls:
+        names, _ = _count(row for row in cuda.FUNCTIONS if wire.remote_class(row) is cls)
+        listed = sum(call.cls is cls for call in _cuda_calls())
+        lines.append(f"| {cls.value} | {names} | {listed} | {told[cls]} |")
+    return "\n".join(lines)
+
+
+def _remote_names() -> str:
+    parts = []
+    for cls in (wire.Cls.ASYNC, wire.Cls.SYNC, wire.Cls.CACHED):
+        rows = [row for row in cuda.FUNCTIONS if wire.remote_class(row) is cls]
+        parts.append(f"**{cls.value}**: {_names(rows)}.")
+    return "\n\n".join(_wrap(part) for part in parts)
+
+
+def _not_remote() -> str:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in cuda.FUNCTIONS:
+        cls = wire.remote_class(row)
+        if cls in (wire.Cls.LOCAL, wire.Cls.REFUSED):
+            key = (cls.value, row.remote.partition(": ")[2])
+            reasons.setdefault(key, []).append(row.name)
+    return "\n".join(
+        f"| {cls} | {why} | {', '.join(names)} |" for (cls, why), names in sorted(reasons.items())
+    )
+
+
 def emit() -> str:
     """The whole page."""
     have = soft.implemented()
@@ -103,7 +149,7 @@ NVML: {len(nvml.SYMBOLS)} functions, {sum(f.params is not None for f in nvml.FUN
 - Time gate: {timed} functions ({timed_symbols} symbols).
 - Memory: {allocs} functions allocate, and each has a charge rule; {allocs - jumps - refused} of them are hooked, {refused} are refused to tenants with a memory limit, {jumps} are jumps with a reason.
 - Software GPU: {len(have)} symbols by hand, {twins} per-thread twins of them generated, {len(cuda.SYMBOLS) - len(have) - twins} answer an error and log their name once.
-- Marshalling (remote): 0 of {len(cuda.SYMBOLS)} symbols are described.
+- Remote: {len(_cuda_calls())} ops ({len(CALLS) - len(_cuda_calls())} more are HARP's own, native/api/session.py); {sum(bool(wire.why_not(r, s)) for r in rows for s in r.symbols)} symbols are not on the wire, each with its reason; the rest are per-thread twins of ops.
 
 ## By class
 
@@ -129,6 +175,21 @@ the device says of each process, a second later.
 | function | rule | by |
 |---|---|---|
 {_charged()}
+
+## Remote
+
+Undecided pointers: 0; with one, nothing is generated. Ops are symbols: versions of a function that
+are marshalled differently have one each, those from before CUDA 3.2 (32-bit addresses) none.
+
+| class | functions | ops | what happens |
+|---|---|---|---|
+{_remote()}
+
+{_remote_names()}
+
+| not on the wire | why | functions |
+|---|---|---|
+{_not_remote()}
 
 ## Symbols the software GPU implements
 

@@ -11,6 +11,7 @@ from native.gen import (
     emit_shim,
     emit_soft,
     emit_softgpu,
+    emit_wire,
 )
 from native.gen.output import Target
 
@@ -22,4 +23,5 @@ TARGETS: tuple[Target, ...] = (
     *emit_coverage.TARGETS,
     *emit_shim.TARGETS,
     *emit_softgpu.TARGETS,
+    *emit_wire.TARGETS,
 )

@@ -20,6 +20,7 @@ LAYERS = {
     "harp.model": 2,
     "harp.config": 3,
     "harp.lease_wire": 4,
+    "harp.wire": 4,
     "harp.lease_admin": 5,
     "harp.native": 4,
     "harp.rundir": 4,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Version 1 of the control API; `control.proto` is the contract."""
+"""Version 1 of the API; the protos are the contract."""
 
 from __future__ import annotations
 

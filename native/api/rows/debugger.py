@@ -9,7 +9,8 @@ from native.api.model import Cls, Function, Gate, fn
 NO_API = 4  # CUDBG_ERROR_INITIALIZATION_FAILURE
 
 ROWS: tuple[Function, ...] = tuple(
-    fn(name, Cls.OTHER, Gate.NONE, f"{name} - ({args})", fail=NO_API, ret="int")
+    fn(name, Cls.OTHER, Gate.NONE, f"{name} - ({args})", fail=NO_API, ret="int",
+       remote="refused: the debugger's back end is on the GPU's machine")
     for name, args in (
         ("cudbgGetAPI",
          "unsigned int major, unsigned int minor, unsigned int revision, const void **api"),

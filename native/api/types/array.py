@@ -57,7 +57,8 @@ TYPES: tuple[Type, ...] = (
         CUarray_format format; unsigned int numChannels; size_t sizeInBytes; } linear;
         struct { CUdeviceptr devPtr; CUarray_format format; unsigned int numChannels;
         size_t width, height, pitchInBytes; } pitch2D; struct { int reserved[32]; } reserved;
-        } res; unsigned int flags;"""),
+        } res; unsigned int flags;""",
+        wire="res=case(resType,0:res.array,1:res.mipmap,2:res.linear,3:res.pitch2D)"),
     struct("CUDA_TEXTURE_DESC_v1", 104, """
         CUaddress_mode addressMode[3]; CUfilter_mode filterMode;
         unsigned int flags, maxAnisotropy; CUfilter_mode mipmapFilterMode;
@@ -119,7 +120,11 @@ TYPES: tuple[Type, ...] = (
         } sparseLevel; struct { unsigned int layer; unsigned long long offset, size; } miptail;
         } subresource; CUmemOperationType memOperationType; CUmemHandleType memHandleType;
         union { CUmemGenericAllocationHandle memHandle; } memHandle; unsigned long long offset;
-        unsigned int deviceBitMask, flags, reserved[2];"""),
+        unsigned int deviceBitMask, flags, reserved[2];""",
+        wire="""
+        resource=case(resourceType,0:resource.array,1:resource.mipmap)
+        subresource=case(subresourceType,0:subresource.sparseLevel,1:subresource.miptail)
+        memHandle=case(memHandleType,0:memHandle.memHandle)"""),
     struct("CUoffset3D_v1", 24, """
         size_t x, y, z;"""),
     struct("CUextent3D_v1", 24, """

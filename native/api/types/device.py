@@ -39,10 +39,12 @@ TYPES: tuple[Type, ...] = (
     struct("CUexecAffinitySmCount_v1", 4, """
         unsigned int val;"""),
     struct("CUexecAffinityParam_v1", 8, """
-        CUexecAffinityType type; union { CUexecAffinitySmCount smCount; } param;"""),
+        CUexecAffinityType type; union { CUexecAffinitySmCount smCount; } param;""",
+        wire="param=case(type,0:param.smCount)"),
     struct("CUctxCreateParams", 24, """
         CUexecAffinityParam *execAffinityParams; int numExecAffinityParams;
-        CUctxCigParam *cigParams;"""),
+        CUctxCigParam *cigParams;""",
+        wire="execAffinityParams=[numExecAffinityParams] cigParams=null"),
     enum("CUdevice_P2PAttribute", """
         CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK 1, CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED 2,
         CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED 3,

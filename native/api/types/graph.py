@@ -9,36 +9,44 @@ from native.api.model import Type, enum, struct
 TYPES: tuple[Type, ...] = (
     struct("CUDA_BATCH_MEM_OP_NODE_PARAMS_v1", 32, """
         CUcontext ctx; unsigned int count; CUstreamBatchMemOpParams *paramArray;
-        unsigned int flags;"""),
+        unsigned int flags;""",
+        wire="paramArray=[count]"),
     struct("CUDA_BATCH_MEM_OP_NODE_PARAMS_v2", 32, """
         CUcontext ctx; unsigned int count; CUstreamBatchMemOpParams *paramArray;
-        unsigned int flags;"""),
+        unsigned int flags;""",
+        wire="paramArray=[count]"),
     struct("CUDA_KERNEL_NODE_PARAMS_v1", 56, """
         CUfunction func;
         unsigned int gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
-        void **kernelParams; void **extra;"""),
+        void **kernelParams; void **extra;""",
+        wire="kernelParams=packed extra=none"),
     struct("CUDA_KERNEL_NODE_PARAMS_v2", 72, """
         CUfunction func;
         unsigned int gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
-        void **kernelParams; void **extra; CUkernel kern; CUcontext ctx;"""),
+        void **kernelParams; void **extra; CUkernel kern; CUcontext ctx;""",
+        wire="kernelParams=packed extra=none"),
     struct("CUDA_KERNEL_NODE_PARAMS_v3", 72, """
         CUfunction func;
         unsigned int gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
-        void **kernelParams; void **extra; CUkernel kern; CUcontext ctx;"""),
+        void **kernelParams; void **extra; CUkernel kern; CUcontext ctx;""",
+        wire="kernelParams=packed extra=none"),
     struct("CUDA_MEMSET_NODE_PARAMS_v1", 40, """
         CUdeviceptr dst; size_t pitch; unsigned int value, elementSize; size_t width, height;"""),
     struct("CUDA_MEMSET_NODE_PARAMS_v2", 48, """
         CUdeviceptr dst; size_t pitch; unsigned int value, elementSize; size_t width, height;
         CUcontext ctx;"""),
     struct("CUDA_HOST_NODE_PARAMS_v1", 16, """
-        CUhostFn fn; void *userData;"""),
+        CUhostFn fn; void *userData;""",
+        wire="fn=ticket userData=none"),
     struct("CUDA_HOST_NODE_PARAMS_v2", 16, """
-        CUhostFn fn; void *userData;"""),
+        CUhostFn fn; void *userData;""",
+        wire="fn=ticket userData=none"),
     enum("CUgraphConditionalNodeType", """
         CU_GRAPH_COND_TYPE_IF 0, CU_GRAPH_COND_TYPE_WHILE 1, CU_GRAPH_COND_TYPE_SWITCH 2"""),
     struct("CUDA_CONDITIONAL_NODE_PARAMS", 32, """
         CUgraphConditionalHandle handle; CUgraphConditionalNodeType type; unsigned int size;
-        CUgraph *phGraph_out; CUcontext ctx;"""),
+        CUgraph *phGraph_out; CUcontext ctx;""",
+        wire="phGraph_out=lent[size]"),
     enum("CUgraphNodeType", """
         CU_GRAPH_NODE_TYPE_KERNEL 0, CU_GRAPH_NODE_TYPE_MEMCPY 1, CU_GRAPH_NODE_TYPE_MEMSET 2,
         CU_GRAPH_NODE_TYPE_HOST 3, CU_GRAPH_NODE_TYPE_GRAPH 4, CU_GRAPH_NODE_TYPE_EMPTY 5,
@@ -58,7 +66,8 @@ TYPES: tuple[Type, ...] = (
         CUDA_GRAPH_INSTANTIATE_CONDITIONAL_HANDLE_UNUSED 5"""),
     struct("CUDA_GRAPH_INSTANTIATE_PARAMS", 32, """
         cuuint64_t flags; CUstream hUploadStream; CUgraphNode hErrNode_out;
-        CUgraphInstantiateResult result_out;"""),
+        CUgraphInstantiateResult result_out;""",
+        wire="hErrNode_out=out result_out=out"),
     struct("CUDA_MEMCPY_NODE_PARAMS", 216, """
         int flags, reserved; CUcontext copyCtx; CUDA_MEMCPY3D copyParams;"""),
     enum("CUgraphExecUpdateResult", """
@@ -74,10 +83,12 @@ TYPES: tuple[Type, ...] = (
         CUgraphExecUpdateResult result; CUgraphNode errorNode, errorFromNode;"""),
     struct("CUDA_MEM_ALLOC_NODE_PARAMS_v1", 120, """
         CUmemPoolProps poolProps; const CUmemAccessDesc *accessDescs;
-        size_t accessDescCount, bytesize; CUdeviceptr dptr;"""),
+        size_t accessDescCount, bytesize; CUdeviceptr dptr;""",
+        wire="accessDescs=[accessDescCount] dptr=out"),
     struct("CUDA_MEM_ALLOC_NODE_PARAMS_v2", 120, """
         CUmemPoolProps poolProps; const CUmemAccessDesc *accessDescs;
-        size_t accessDescCount, bytesize; CUdeviceptr dptr;"""),
+        size_t accessDescCount, bytesize; CUdeviceptr dptr;""",
+        wire="accessDescs=[accessDescCount] dptr=out"),
     struct("CUDA_MEM_FREE_NODE_PARAMS", 8, """
         CUdeviceptr dptr;"""),
     enum("CUgraphMem_attribute", """
@@ -100,7 +111,10 @@ TYPES: tuple[Type, ...] = (
         CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_v2 extSemSignal;
         CUDA_EXT_SEM_WAIT_NODE_PARAMS_v2 extSemWait; CUDA_MEM_ALLOC_NODE_PARAMS_v2 alloc;
         CUDA_MEM_FREE_NODE_PARAMS free; CUDA_BATCH_MEM_OP_NODE_PARAMS_v2 memOp;
-        CUDA_CONDITIONAL_NODE_PARAMS conditional; }; long long reserved2;"""),
+        CUDA_CONDITIONAL_NODE_PARAMS conditional; }; long long reserved2;""",
+        wire="""
+        union=case(type,0:kernel,1:memcpy,2:memset,3:host,4:graph,5:-,6:eventWait,
+        7:eventRecord,10:alloc,11:free,12:memOp,13:conditional)"""),
     enum("CUgraphDebugDot_flags", """
         CU_GRAPH_DEBUG_DOT_FLAGS_VERBOSE 1, CU_GRAPH_DEBUG_DOT_FLAGS_RUNTIME_TYPES 2,
         CU_GRAPH_DEBUG_DOT_FLAGS_KERNEL_NODE_PARAMS 4,

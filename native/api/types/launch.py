@@ -38,7 +38,14 @@ TYPES: tuple[Type, ...] = (
         union { cuuint32_t value; cuuint64_t value64; }; unsigned int flags; CUdeviceptr alias;
         } writeValue; struct { CUstreamBatchMemOpType operation; unsigned int flags;
         } flushRemoteWrites; struct { CUstreamBatchMemOpType operation; unsigned int flags;
-        } memoryBarrier; cuuint64_t pad[6];"""),
+        } memoryBarrier; cuuint64_t pad[6];""",
+        wire="""
+        waitValue=waitValue.value64 writeValue=writeValue.value64
+        waitValue.operation=none waitValue.alias=none
+        writeValue.operation=none writeValue.alias=none
+        flushRemoteWrites.operation=none memoryBarrier.operation=none pad=none
+        what=case(operation,1:waitValue,4:waitValue,2:writeValue,5:writeValue,
+        3:flushRemoteWrites,6:memoryBarrier)"""),
     enum("CUstreamUpdateCaptureDependencies_flags", """
         CU_STREAM_ADD_CAPTURE_DEPENDENCIES 0, CU_STREAM_SET_CAPTURE_DEPENDENCIES 1"""),
     enum("CUasyncNotificationType", """
@@ -50,7 +57,8 @@ TYPES: tuple[Type, ...] = (
         CU_ACCESS_PROPERTY_NORMAL 0, CU_ACCESS_PROPERTY_STREAMING 1,
         CU_ACCESS_PROPERTY_PERSISTING 2"""),
     struct("CUaccessPolicyWindow_v1", 32, """
-        void *base_ptr; size_t num_bytes; float hitRatio; CUaccessProperty hitProp, missProp;"""),
+        void *base_ptr; size_t num_bytes; float hitRatio; CUaccessProperty hitProp, missProp;""",
+        wire="base_ptr=device"),
     enum("CUsynchronizationPolicy", """
         CU_SYNC_POLICY_AUTO 1, CU_SYNC_POLICY_SPIN 2, CU_SYNC_POLICY_YIELD 3,
         CU_SYNC_POLICY_BLOCKING_SYNC 4"""),
@@ -84,12 +92,20 @@ TYPES: tuple[Type, ...] = (
         CUlaunchMemSyncDomain memSyncDomain; struct { unsigned int x, y, z;
         } preferredClusterDim; struct { int deviceUpdatable; CUgraphDeviceNode devNode;
         } deviceUpdatableKernelNode;
-        unsigned int sharedMemCarveout, nvlinkUtilCentricScheduling;"""),
+        unsigned int sharedMemCarveout, nvlinkUtilCentricScheduling;""",
+        wire="""
+        tagged(0:-,1:accessPolicyWindow,2:cooperative,3:syncPolicy,4:clusterDim,
+        5:clusterSchedulingPolicyPreference,6:programmaticStreamSerializationAllowed,
+        7:programmaticEvent,8:priority,9:memSyncDomainMap,10:memSyncDomain,
+        11:preferredClusterDim,12:launchCompletionEvent,14:sharedMemCarveout,
+        16:nvlinkUtilCentricScheduling)"""),
     struct("CUlaunchAttribute", 72, """
-        CUlaunchAttributeID id; char pad[4]; CUlaunchAttributeValue value;"""),
+        CUlaunchAttributeID id; char pad[4]; CUlaunchAttributeValue value;""",
+        wire="pad=none value=tag(id)"),
     struct("CUlaunchConfig", 56, """
         unsigned int gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
-        CUstream hStream; CUlaunchAttribute *attrs; unsigned int numAttrs;"""),
+        CUstream hStream; CUlaunchAttribute *attrs; unsigned int numAttrs;""",
+        wire="attrs=[numAttrs]"),
     enum("CUstreamCaptureStatus", """
         CU_STREAM_CAPTURE_STATUS_NONE 0, CU_STREAM_CAPTURE_STATUS_ACTIVE 1,
         CU_STREAM_CAPTURE_STATUS_INVALIDATED 2"""),

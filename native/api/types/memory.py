@@ -41,19 +41,32 @@ TYPES: tuple[Type, ...] = (
         size_t srcXInBytes, srcY; CUmemorytype srcMemoryType; const void *srcHost;
         CUdeviceptr srcDevice; CUarray srcArray; size_t srcPitch, dstXInBytes, dstY;
         CUmemorytype dstMemoryType; void *dstHost; CUdeviceptr dstDevice; CUarray dstArray;
-        size_t dstPitch, WidthInBytes, Height;"""),
+        size_t dstPitch, WidthInBytes, Height;""",
+        wire="""
+        check srcHost=send[WidthInBytes*Height] dstHost=fetch[WidthInBytes*Height]
+        src=case(srcMemoryType,1:srcHost,2:srcDevice,3:srcArray,4:srcDevice)
+        dst=case(dstMemoryType,1:dstHost,2:dstDevice,3:dstArray,4:dstDevice)"""),
     struct("CUDA_MEMCPY3D_v2", 200, """
         size_t srcXInBytes, srcY, srcZ, srcLOD; CUmemorytype srcMemoryType; const void *srcHost;
         CUdeviceptr srcDevice; CUarray srcArray; void *reserved0;
         size_t srcPitch, srcHeight, dstXInBytes, dstY, dstZ, dstLOD; CUmemorytype dstMemoryType;
         void *dstHost; CUdeviceptr dstDevice; CUarray dstArray; void *reserved1;
-        size_t dstPitch, dstHeight, WidthInBytes, Height, Depth;"""),
+        size_t dstPitch, dstHeight, WidthInBytes, Height, Depth;""",
+        wire="""
+        check reserved0=null reserved1=null
+        srcHost=send[WidthInBytes*Height*Depth] dstHost=fetch[WidthInBytes*Height*Depth]
+        src=case(srcMemoryType,1:srcHost,2:srcDevice,3:srcArray,4:srcDevice)
+        dst=case(dstMemoryType,1:dstHost,2:dstDevice,3:dstArray,4:dstDevice)"""),
     struct("CUDA_MEMCPY3D_PEER_v1", 200, """
         size_t srcXInBytes, srcY, srcZ, srcLOD; CUmemorytype srcMemoryType; const void *srcHost;
         CUdeviceptr srcDevice; CUarray srcArray; CUcontext srcContext;
         size_t srcPitch, srcHeight, dstXInBytes, dstY, dstZ, dstLOD; CUmemorytype dstMemoryType;
         void *dstHost; CUdeviceptr dstDevice; CUarray dstArray; CUcontext dstContext;
-        size_t dstPitch, dstHeight, WidthInBytes, Height, Depth;"""),
+        size_t dstPitch, dstHeight, WidthInBytes, Height, Depth;""",
+        wire="""
+        check srcHost=send[WidthInBytes*Height*Depth] dstHost=fetch[WidthInBytes*Height*Depth]
+        src=case(srcMemoryType,1:srcHost,2:srcDevice+srcContext,3:srcArray,4:srcDevice)
+        dst=case(dstMemoryType,1:dstHost,2:dstDevice+dstContext,3:dstArray,4:dstDevice)"""),
     enum("CUDA_POINTER_ATTRIBUTE_ACCESS_FLAGS", """
         CU_POINTER_ATTRIBUTE_ACCESS_FLAG_NONE 0, CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READ 1,
         CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE 3"""),
@@ -90,7 +103,8 @@ TYPES: tuple[Type, ...] = (
         CUmemAllocationType type; CUmemAllocationHandleType requestedHandleTypes;
         CUmemLocation location; void *win32HandleMetaData;
         struct { unsigned char compressionType, gpuDirectRDMACapable; unsigned short usage;
-        unsigned char reserved[4]; } allocFlags;"""),
+        unsigned char reserved[4]; } allocFlags;""",
+        wire="win32HandleMetaData=null"),
     enum("CUmulticastGranularity_flags", """
         CU_MULTICAST_GRANULARITY_MINIMUM 0, CU_MULTICAST_GRANULARITY_RECOMMENDED 1"""),
     struct("CUmulticastObjectProp_v1", 32, """
@@ -107,7 +121,8 @@ TYPES: tuple[Type, ...] = (
     struct("CUmemPoolProps_v1", 88, """
         CUmemAllocationType allocType; CUmemAllocationHandleType handleTypes;
         CUmemLocation location; void *win32SecurityAttributes; size_t maxSize;
-        unsigned short usage; unsigned char reserved[54];"""),
+        unsigned short usage; unsigned char reserved[54];""",
+        wire="win32SecurityAttributes=null"),
     struct("CUmemPoolPtrExportData_v1", 64, """
         unsigned char reserved[64];"""),
     enum("CUmemcpyFlags", """

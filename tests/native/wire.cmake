@@ -1,0 +1,21 @@
+# The wire's codec and frames under ASan and UBSan: every op of the rows, and arbitrary bytes.
+set(wire_sources ${CMAKE_SOURCE_DIR}/generated/wire_ops.c)
+foreach(name codec check frame)
+  list(APPEND wire_sources ${CMAKE_SOURCE_DIR}/src/wire/${name}.c)
+endforeach()
+
+add_executable(wire_codec_test ${CMAKE_CURRENT_SOURCE_DIR}/wire_codec_test.c
+                               ${CMAKE_CURRENT_SOURCE_DIR}/wire_fill.c ${wire_sources})
+target_link_libraries(wire_codec_test PRIVATE harp_options harp_sanitize)
+add_test(NAME wire_codec COMMAND wire_codec_test)
+
+add_executable(wire_frame_test ${CMAKE_CURRENT_SOURCE_DIR}/wire_frame_test.c ${wire_sources})
+target_link_libraries(wire_frame_test PRIVATE harp_options harp_sanitize)
+add_test(NAME wire_frame COMMAND wire_frame_test)
+
+add_executable(wire_fuzz ${CMAKE_SOURCE_DIR}/fuzz/wire_codec.c
+                         ${CMAKE_CURRENT_SOURCE_DIR}/wire_fill.c ${wire_sources})
+target_include_directories(wire_fuzz PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_compile_definitions(wire_fuzz PRIVATE HARP_FUZZ_MAIN)
+target_link_libraries(wire_fuzz PRIVATE harp_options harp_sanitize)
+add_test(NAME wire_fuzz COMMAND wire_fuzz 1 1000000)
