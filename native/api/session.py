@@ -69,6 +69,11 @@ ROWS: tuple[Function, ...] = (
     fn("harpJitLog", Cls.OTHER, Gate.NONE, """
         harpJitLog - (unsigned int which, const char *text)""",
         remote="async reverse"),
+    # A link keeps the array of option values that it was made with: what a call has changed in it,
+    # before its reply.
+    fn("harpLinkValues", Cls.OTHER, Gate.NONE, """
+        harpLinkValues - (CUlinkState state, const uint64_t *values, unsigned int count)""",
+        remote="async reverse values=in[count]"),
     # The lease has run out, or the node drains: no call is answered after so long.
     fn("harpRevoked", Cls.OTHER, Gate.NONE, """
         harpRevoked - (unsigned int deadline_ms, const char *reason)""",

@@ -258,6 +258,54 @@ const struct harp_wire_op harp_wire_ops[HARP_OPS] = {{
 """
 
 
+def _argument(ctype: str, slot: int) -> str:
+    """A slot as C passes it."""
+    if ctype == "float":
+        return f"number(args[{slot}])"
+    pointer = ctype.endswith("*") or _is_handle(ctype)
+    return f"({ctype})(uintptr_t)args[{slot}]" if pointer else f"({ctype})args[{slot}]"
+
+
+def _is_handle(ctype: str) -> bool:
+    """Whether a type is a pointer in C, though it does not look like one."""
+    return any(t.name == ctype and t.kind in ("handle", "callback") for t in cuda.TYPES)
+
+
+def invoke_c() -> str:
+    """What the worker does with a decoded call."""
+    rows = []
+    for call in CALLS:
+        if call.name.startswith("harp"):
+            continue
+        types = ", ".join(p.type for p in call.symbol.params) or "void"
+        given = ", ".join(_argument(p.type, i) for i, p in enumerate(call.symbol.params))
+        rows.append(f"case HARP_OP_{call.name}:\nreturn ((CUresult(*)({types}))fn)({given});")
+    return f"""
+#include "src/wire/invoke.h"
+
+#include <string.h>
+
+#include "generated/cuda_abi.h"
+#include "generated/wire_ops.h"
+
+static float number(uint64_t slot)
+{{
+    float value;
+    memcpy(&value, &slot, sizeof value);
+    return value;
+}}
+
+uint32_t harp_wire_invoke(unsigned op, void (*fn)(void), const uint64_t *args)
+{{
+    switch (op) {{
+    {chr(10).join(rows)}
+    default:
+    return CUDA_ERROR_NOT_SUPPORTED;
+    }}
+}}
+"""
+
+
 def _python(field: Field) -> str:
     """A field as harp/wire/codec.py has it: the arguments of its Field."""
     parts = [repr(field.name), repr(field.item.name), repr(field.hold.name), str(field.dir)]
@@ -319,5 +367,6 @@ TARGETS: tuple[Target, ...] = (
     Target("api/ops.lock", ops.lines, _ME),
     Target("generated/wire_ops.h", ops_h, _ME),
     Target("generated/wire_ops.c", ops_c, _ME),
+    Target("generated/wire_invoke.c", invoke_c, _ME),
     Target("../harp/wire/_tables.py", tables_py, _ME),
 )

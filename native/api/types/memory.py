@@ -65,8 +65,10 @@ TYPES: tuple[Type, ...] = (
         size_t dstPitch, dstHeight, WidthInBytes, Height, Depth;""",
         wire="""
         check srcHost=send[WidthInBytes*Height*Depth] dstHost=fetch[WidthInBytes*Height*Depth]
-        src=case(srcMemoryType,1:srcHost,2:srcDevice+srcContext,3:srcArray,4:srcDevice)
-        dst=case(dstMemoryType,1:dstHost,2:dstDevice+dstContext,3:dstArray,4:dstDevice)"""),
+        src=case(srcMemoryType,1:srcHost,2:srcDevice+srcContext,3:srcArray+srcContext,
+        4:srcDevice)
+        dst=case(dstMemoryType,1:dstHost,2:dstDevice+dstContext,3:dstArray+dstContext,
+        4:dstDevice)"""),
     enum("CUDA_POINTER_ATTRIBUTE_ACCESS_FLAGS", """
         CU_POINTER_ATTRIBUTE_ACCESS_FLAG_NONE 0, CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READ 1,
         CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE 3"""),
