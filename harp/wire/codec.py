@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The body codec from Python: a mirror of native/src/wire/codec.c, for traces and tests.
+"""The body codec from Python: a mirror of native/src/wire, for traces and tests.
 
 A call is a dict of its parameters; structs are dicts of their members, nested ones by their path
 ("allocFlags.usage"). What a pointer points to is in its place:

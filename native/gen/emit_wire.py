@@ -24,7 +24,7 @@ from native.gen.output import Target
 
 __all__ = ["FORMAT", "TARGETS", "describe", "table_hash"]
 
-#: Version of the encoding itself: what native/src/wire/codec.c does with the tables.
+#: Version of the encoding itself: what native/src/wire does with the tables.
 FORMAT = 1
 
 #: What numbers mean, by the enum they are of: {policy: {number: bytes, or a letter}}.

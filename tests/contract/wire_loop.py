@@ -17,8 +17,7 @@ _SOURCES = (
     "tests/contract/wire_loop.c",
     "native/generated/wire_ops.c",
     "native/generated/wire_invoke.c",
-    "native/src/wire/codec.c",
-    "native/src/wire/check.c",
+    *map(str, sorted((ROOT / "native/src/wire").glob("*.c"))),
 )
 
 

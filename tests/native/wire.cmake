@@ -1,6 +1,6 @@
 # The wire's codec and frames under ASan and UBSan: every op of the rows, and arbitrary bytes.
 set(wire_sources ${CMAKE_SOURCE_DIR}/generated/wire_ops.c)
-foreach(name codec check frame)
+foreach(name walk put get check frame)
   list(APPEND wire_sources ${CMAKE_SOURCE_DIR}/src/wire/${name}.c)
 endforeach()
 

@@ -19,8 +19,7 @@ SOURCES = (
     "tests/native/wire_codec_test.c",
     "tests/native/wire_fill.c",
     "native/generated/wire_ops.c",
-    "native/src/wire/codec.c",
-    "native/src/wire/check.c",
+    *map(str, sorted((ROOT / "native/src/wire").glob("*.c"))),
 )
 Vector = tuple[int, bytes, bytes]
 
