@@ -17,6 +17,7 @@ __all__ = ["CODE_BYTES", "Program", "programs"]
 
 #: of a limit: a program's kernels, which are charged beside what it allocates, by the granule
 CODE_BYTES = 2 << 20
+#: longest silence; the longest job of `oversub` takes a minute, on a slow host a few
 _LINE_S = 600.0
 
 
