@@ -6,6 +6,7 @@
  *  - spin: a kernel waits for a flag that a later kernel on another stream sets
  *  - barrier: kernels on two devices wait for each other
  *  - capture: captures in global mode beside launches, replays the graphs, and counts
+ *  - late: the same, with time for our service thread to be at work on the stream
  *  - held: its last launches wait at the gate in threads while main() returns 7
  *  - until: launches and waits until the driver refuses; prints the code
  */
@@ -132,7 +133,7 @@ static void count(CUstream stream, CUdeviceptr at)
     DO(cuLaunchKernel, dev[0].count, 1, 1, 1, 1, 1, 1, 0, stream, params, NULL);
 }
 
-static int capture(void)
+static int capture_with(int before_us, long inside_ms)
 {
     CUdeviceptr at;
     unsigned seen = 0, want = 0;
@@ -145,10 +146,11 @@ static int capture(void)
         CUgraphExec exec;
         size_t nodes = 0;
         count(dev[0].stream[0], at); /* a bracket is open when the capture begins */
+        usleep((useconds_t)before_us);
         DO(cuStreamBeginCapture_v2, dev[0].stream[0], CU_STREAM_CAPTURE_MODE_GLOBAL);
         for (int k = 0; k < 10; k++)
             count(dev[0].stream[0], at);
-        pause_ms(3); /* the service thread would end that bracket now */
+        pause_ms(inside_ms); /* the service thread would end that bracket now */
         DO(cuStreamEndCapture, dev[0].stream[0], &graph);
         DO(cuGraphGetNodes, graph, NULL, &nodes);
         if (nodes != 10) /* what we did not launch is ours nowhere */
@@ -166,6 +168,16 @@ static int capture(void)
         _exit(4);
     printf("ok %d\n", rounds);
     return 0;
+}
+
+static int capture(void)
+{
+    return capture_with(0, 3);
+}
+
+static int late(void)
+{
+    return capture_with(400, 20);
 }
 
 static void *launch_on(void *arg)
@@ -218,6 +230,7 @@ int main(int argc, char **argv)
     } modes[] = {{"spin", spin},
                  {"barrier", barrier},
                  {"capture", capture},
+                 {"late", late},
                  {"held", held},
                  {"until", until}};
     if (argc < 3)

@@ -84,6 +84,16 @@ def test_capture(world: World, hazard: Path, busy: Path) -> None:
     assert use.used_ns > 0
 
 
+def test_capture_that_begins_beside_our_own_record(world: World, hazard: Path, busy: Path) -> None:
+    """The service thread found no capture, and the event it then records lies in one."""
+    other = world.start("large", busy, "deep", "200", "60")
+    mine = world.start("small", hazard, "late", "30")
+    fault = [world.native / "harp-soft-fault", "set", "slow cuEventRecord 600us program=hazard"]
+    subprocess.run(fault, env=world.bare_env(), check=True, capture_output=True)
+    begin(other, mine)
+    assert ends(mine) == "ok 30\n"
+
+
 def test_capture_over_a_driver_that_aborts(native_dir: Path, tmp_path: Path, busy: Path) -> None:
     """The fake driver aborts when an event is recorded on a capturing stream."""
     fake = build_fake(tmp_path / "fake")

@@ -67,6 +67,14 @@ static bool capturing(CUstream stream)
             status != CU_STREAM_CAPTURE_STATUS_NONE);
 }
 
+/* A capture that begins between the question and the record gets the event, and asking for such an
+ * event would spoil the capture: then it is as if it had not been recorded. */
+static bool record_outside(CUevent event, CUstream stream)
+{
+    return !capturing(stream) && HARP_REAL(cuEventRecord)(event, stream) == CUDA_SUCCESS &&
+           !capturing(stream);
+}
+
 static bool to_end(const struct harp_timegate *g, const struct harp_meter_stream *s, unsigned lane,
                    uint64_t now)
 {
@@ -109,8 +117,7 @@ bool harp_meter_end_one(struct harp_timegate *g, uint64_t now)
     harp_mark_unref(s->last); /* no bracket may start before this one's work */
     s->last = NULL;
     pthread_mutex_unlock(&g->lock);
-    bool ok = enter_context(end->ctx->ctx) && !capturing(stream) &&
-              HARP_REAL(cuEventRecord)(end->event, stream) == CUDA_SUCCESS;
+    bool ok = enter_context(end->ctx->ctx) && record_outside(end->event, stream);
     pthread_mutex_lock(&g->lock); /* streams go only while we do not poll */
     if (ok && s->touched_ns == touched_ns && s->last == NULL) {
         s->last = end;
