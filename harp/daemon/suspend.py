@@ -86,17 +86,8 @@ class Suspender:
             CheckpointFailed: the driver cannot; the tenant runs as before, unless it says
                 otherwise.
         """
-        async with self._moving(name, uid) as tenant, self._driver() as driver:
-            began = time.monotonic()
-            self._link.client.check(Op.SUSPEND)
-            with self._book.leaving(tenant):
-                try:
-                    pids = await self._drive(tenant, driver, timeout_s)
-                except NoCheckpoints:
-                    if not tenant.limits.oversubscribe:
-                        raise
-                    pids = await self._evict(tenant, timeout_s)
-            _log.info("tenant_suspended", tenant=name, pids=pids, took_s=time.monotonic() - began)
+        async with self._moving(name, uid) as tenant:
+            await self._suspend(tenant, timeout_s)
             return self._book.tenants[tenant.tenant_id]
 
     async def resume(self, name: str, uid: int, gpu: str) -> Tenant:
@@ -130,11 +121,13 @@ class Suspender:
 
     async def settle(self) -> None:
         """Put away what is on its way, and say of what is away in which manner."""
-        for tenant in [t for t in self._book.tenants.values() if t.suspended]:
+        for found in [t for t in self._book.tenants.values() if t.suspended]:
             try:
-                await self.suspend(tenant.name, tenant.uid, _ROOM_S)
+                async with self._moving(found.name, found.uid) as tenant:
+                    if tenant.suspended:  # its owner's resume may have come first
+                        await self._suspend(tenant, _ROOM_S)
             except (HarpError, KeyError) as error:
-                _log.warning("tenant_not_settled", tenant=tenant.name, reason=str(error))
+                _log.warning("tenant_not_settled", tenant=found.name, reason=str(error))
 
     @contextlib.asynccontextmanager
     async def _moving(self, name: str, uid: int) -> AsyncIterator[Tenant]:
@@ -142,6 +135,21 @@ class Suspender:
         self._book.check_owner(tenant, uid)
         async with self._locks.setdefault(tenant.tenant_id, asyncio.Lock()):
             yield self._book.by_name(name)
+
+    async def _suspend(self, tenant: Tenant, timeout_s: float) -> None:
+        """With the tenant's lock."""
+        began = time.monotonic()
+        async with self._driver() as driver:
+            self._link.client.check(Op.SUSPEND)
+            with self._book.leaving(tenant):
+                try:
+                    pids = await self._drive(tenant, driver, timeout_s)
+                except NoCheckpoints:
+                    if not tenant.limits.oversubscribe:
+                        raise
+                    pids = await self._evict(tenant, timeout_s)
+        took_s = time.monotonic() - began
+        _log.info("tenant_suspended", tenant=tenant.name, pids=pids, took_s=took_s)
 
     async def _pids(self, tenant: Tenant) -> list[int]:
         picture = await self._book.look()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,6 +34,10 @@ TENANT = Tenant(
 )
 
 
+async def nothing() -> None:
+    """What most do meanwhile."""
+
+
 class World:
     """A driver, an arbiter and a book that write down what they are asked."""
 
@@ -46,6 +50,8 @@ class World:
         #: call after which there is no arbiter
         self.lost = ""
         device = Device(0, HERE, "tiny", DeviceKind.SOFTWARE, 1 << 30, 0, "default", "1")
+        #: what others do while a process is restored
+        self.meanwhile: Callable[[], Awaitable[None]] = nothing
         self.devices = {HERE: device, THERE: replace(device, index=1, uuid=THERE)}
         self.tenants = {3: TENANT}
         self.client = self
@@ -71,6 +77,7 @@ class World:
 
     async def restore(self, pid: int, pairs: Sequence[tuple[str, str]]) -> int:
         assert list(pairs) in ([], [(HERE, THERE)])
+        await self.meanwhile()
         return self._does("restore", pid, ProcessState.LOCKED)
 
     async def unlock(self, pid: int) -> int:
@@ -235,6 +242,27 @@ def test_another_arbiter_is_told_again_what_is_suspended(monkeypatch: pytest.Mon
 
     asyncio.run(another_comes())
     assert world.took() == 2 * ["store True", "suspend 1", "suspend 2"]
+
+
+def test_who_is_being_resumed_is_not_put_away_again() -> None:
+    """After a start harpd looks for what is suspended, and its owner's resume is under way."""
+    world = World()
+    world.suspend()
+
+    settling: list[asyncio.Task[None]] = []
+
+    async def harpd_starts() -> None:
+        settling.append(asyncio.create_task(world.suspender.settle()))
+        await asyncio.sleep(0)
+
+    async def both() -> None:
+        world.meanwhile = harpd_starts
+        await world.suspender.resume("t", 1, "")
+        await asyncio.gather(*settling)
+
+    asyncio.run(_as_if_alive(world, both()))
+    assert world.took()[-1] == "store False"
+    assert not world.tenants[3].suspended
 
 
 def test_a_process_that_ended_or_has_no_cuda_is_left_out() -> None:
