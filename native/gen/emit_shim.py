@@ -242,9 +242,11 @@ def _touch(function: Function, symbol: Symbol) -> list[str]:
         ]
     if "Begin" in function.name:
         return [
+            "    harp_edge_begin();",
             f"    {function.ret} result = {call};",
             "    if (result == CUDA_SUCCESS)",
             "        harp_swap_capturing(1);",
+            "    harp_edge_begun();",
             "    return result;",
         ]
     default = "CU_STREAM_PER_THREAD" if symbol.per_thread else "NULL"
@@ -266,6 +268,7 @@ def touch_c(functions: Sequence[Function]) -> str:
         "#include <stddef.h>",
         "",
         '#include "src/shim/backend/table.h"',
+        '#include "src/shim/gate/edge.h"',
         "",
     ]
     for f, s in _symbols(functions):

@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "src/shim/backend/table.h"
+#include "src/shim/gate/edge.h"
 
 CUresult harp_hook_cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                         const CUgraphNode *dependencies, size_t numDependencies,
@@ -94,9 +95,11 @@ CUresult harp_hook_cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise
 
 CUresult harp_hook_cuStreamBeginCapture(CUstream hStream)
 {
+    harp_edge_begin();
     CUresult result = HARP_REAL(cuStreamBeginCapture)(hStream);
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
+    harp_edge_begun();
     return result;
 }
 
@@ -105,10 +108,12 @@ CUresult harp_hook_cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph,
                                                const CUgraphEdgeData *dependencyData,
                                                size_t numDependencies, CUstreamCaptureMode mode)
 {
+    harp_edge_begin();
     CUresult result = HARP_REAL(cuStreamBeginCaptureToGraph)(hStream, hGraph, dependencies,
                                                              dependencyData, numDependencies, mode);
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
+    harp_edge_begun();
     return result;
 }
 
@@ -118,34 +123,42 @@ CUresult harp_hook_cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hG
                                                     size_t numDependencies,
                                                     CUstreamCaptureMode mode)
 {
+    harp_edge_begin();
     CUresult result = HARP_REAL(cuStreamBeginCaptureToGraph_ptsz)(
         hStream, hGraph, dependencies, dependencyData, numDependencies, mode);
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
+    harp_edge_begun();
     return result;
 }
 
 CUresult harp_hook_cuStreamBeginCapture_ptsz(CUstream hStream)
 {
+    harp_edge_begin();
     CUresult result = HARP_REAL(cuStreamBeginCapture_ptsz)(hStream);
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
+    harp_edge_begun();
     return result;
 }
 
 CUresult harp_hook_cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
 {
+    harp_edge_begin();
     CUresult result = HARP_REAL(cuStreamBeginCapture_v2)(hStream, mode);
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
+    harp_edge_begun();
     return result;
 }
 
 CUresult harp_hook_cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
 {
+    harp_edge_begin();
     CUresult result = HARP_REAL(cuStreamBeginCapture_v2_ptsz)(hStream, mode);
     if (result == CUDA_SUCCESS)
         harp_swap_capturing(1);
+    harp_edge_begun();
     return result;
 }
 

@@ -7,6 +7,8 @@
  *  - barrier: kernels on two devices wait for each other
  *  - capture: captures in global mode beside launches, replays the graphs, and counts
  *  - late: the same, with time for our service thread to be at work on the stream
+ *  - asked: captures on a stream with frees in its order, which are settled at another thread's
+ * waits
  *  - held: its last launches wait at the gate in threads while main() returns 7
  *  - until: launches and waits until the driver refuses; prints the code
  */
@@ -180,6 +182,38 @@ static int late(void)
     return capture_with(400, 20);
 }
 
+static void *wait_on(void *arg)
+{
+    CALL(cuCtxSetCurrent, dev[0].ctx);
+    for (;;)
+        if (CALL(cuStreamSynchronize, dev[0].stream[1]) != CUDA_SUCCESS)
+            return arg;
+}
+
+static int asked(void)
+{
+    pthread_t thread;
+    CUdeviceptr at, part;
+    ready(1);
+    DO(cuMemAlloc_v2, &at, 4);
+    DO(cuMemsetD32_v2, at, 0, 1);
+    pthread_create(&thread, NULL, wait_on, NULL);
+    for (int i = 0; i < rounds; i++) {
+        CUgraph graph;
+        DO(cuMemAllocAsync, &part, 1 << 20, dev[0].stream[0]);
+        DO(cuMemFreeAsync, part, dev[0].stream[0]);
+        usleep((useconds_t)(i % 8 * 100));
+        DO(cuStreamBeginCapture_v2, dev[0].stream[0], CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+        count(dev[0].stream[0], at);
+        pause_ms(3);
+        DO(cuStreamEndCapture, dev[0].stream[0], &graph);
+        DO(cuGraphDestroy, graph);
+    }
+    printf("ok %d\n", rounds);
+    fflush(stdout);
+    _exit(0);
+}
+
 static void *launch_on(void *arg)
 {
     CALL(cuCtxSetCurrent, dev[0].ctx);
@@ -227,12 +261,8 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(void);
-    } modes[] = {{"spin", spin},
-                 {"barrier", barrier},
-                 {"capture", capture},
-                 {"late", late},
-                 {"held", held},
-                 {"until", until}};
+    } modes[] = {{"spin", spin},   {"barrier", barrier}, {"capture", capture}, {"late", late},
+                 {"asked", asked}, {"held", held},       {"until", until}};
     if (argc < 3)
         return 2;
     rounds = atoi(argv[2]);

@@ -94,6 +94,15 @@ def test_capture_that_begins_beside_our_own_record(world: World, hazard: Path, b
     assert ends(mine) == "ok 30\n"
 
 
+def test_capture_that_begins_while_its_stream_is_asked(world: World, hazard: Path) -> None:
+    """Frees in the stream's order are pending: another thread's wait asks whether they are over."""
+    mine = world.start("small", hazard, "asked", "100")
+    fault = [world.native / "harp-soft-fault", "set", "slow cuStreamQuery 600us program=hazard"]
+    subprocess.run(fault, env=world.bare_env(), check=True, capture_output=True)
+    begin(mine)
+    assert ends(mine) == "ok 100\n"
+
+
 def test_capture_over_a_driver_that_aborts(native_dir: Path, tmp_path: Path, busy: Path) -> None:
     """The fake driver aborts when an event is recorded on a capturing stream."""
     fake = build_fake(tmp_path / "fake")

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "src/shim/entry/entry.h"
+#include "src/shim/gate/edge.h"
 #include "src/shim/gate/session.h"
 
 #define STALE_NS 100000ull /* an open bracket with no launch for so long is closed */
@@ -67,12 +68,15 @@ static bool capturing(CUstream stream)
             status != CU_STREAM_CAPTURE_STATUS_NONE);
 }
 
-/* A capture that begins between the question and the record gets the event, and asking for such an
- * event would spoil the capture: then it is as if it had not been recorded. */
+/* A capture that the stream joins between the question and the record gets the event, and asking
+ * for such an event would spoil the capture: then it is as if it had not been recorded. */
 static bool record_outside(CUevent event, CUstream stream)
 {
-    return !capturing(stream) && HARP_REAL(cuEventRecord)(event, stream) == CUDA_SUCCESS &&
-           !capturing(stream);
+    if (!harp_edge_enter())
+        return false;
+    bool recorded = !capturing(stream) && HARP_REAL(cuEventRecord)(event, stream) == CUDA_SUCCESS;
+    harp_edge_leave();
+    return recorded && !capturing(stream);
 }
 
 static bool to_end(const struct harp_timegate *g, const struct harp_meter_stream *s, unsigned lane,

@@ -9,6 +9,7 @@
 
 #include "harp/lease.h"
 #include "src/shim/entry/entry.h"
+#include "src/shim/gate/edge.h"
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/graph_memory.h"
 #include "src/shim/gate/lease.h"
@@ -65,12 +66,13 @@ CUstreamCaptureMode harp_relaxed(CUstreamCaptureMode mode)
 static bool is_idle(uintptr_t key)
 {
     CUstream stream = (CUstream)(key - 1);
-    CUresult r;
-    if (!HARP_HAS(cuStreamQuery) || harp_capturing(stream))
+    CUresult r = CUDA_ERROR_NOT_READY;
+    if (!HARP_HAS(cuStreamQuery) || !harp_edge_enter())
         return false;
-    if (!own_handle(stream) && !one_context()) /* it may be another context's by now */
-        return false;
-    HARP_INSIDE(r, HARP_REAL(cuStreamQuery)(stream));
+    /* a default stream may be another context's by now */
+    if (!harp_capturing(stream) && (own_handle(stream) || one_context()))
+        HARP_INSIDE(r, HARP_REAL(cuStreamQuery)(stream));
+    harp_edge_leave();
     return r == CUDA_SUCCESS;
 }
 
@@ -302,6 +304,7 @@ void harp_order_forked(void)
     pthread_mutex_init(&lock, NULL);
     linear = NULL;
     harp_order_pending = asking = false;
+    harp_edge_forked();
 }
 
 /* --- the service thread ------------------------------------------------------------------------
