@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from shim_world import MIB, World, build_fake, soft_world
 
@@ -36,10 +37,30 @@ def engine(world: World) -> dict[int, int]:
     return {p["pid"]: p["busy_ns"]["compute"] for p in truth["processes"] if p["device"] == 0}
 
 
+#: an engine that is idle for longer had nothing queued: its clients were not let run by the host
+_FED_RATIO = 0.85
+_TRIES = 3
+
+
 def measure(
     world: World, busy: Path, runs: dict[str, tuple[str, str]], seconds: float, **more: str
 ) -> dict[str, float]:
-    """Run `busy MODE KERNEL_US` for each tenant; each one's part of the engine's busy time."""
+    """Run `busy MODE KERNEL_US` for each tenant; each one's part of the engine's busy time.
+
+    Where others had the processors meanwhile it is run again, at most twice.
+    """
+    for _ in range(_TRIES):
+        spent, idle_ratio = _spent(world, busy, runs, seconds, **more)
+        if sum(spent.values()) > _FED_RATIO * seconds * 1e9 or idle_ratio > 0.1:
+            break
+    assert sum(spent.values()) > 0.5 * seconds * 1e9, spent
+    return {name: ns / sum(spent.values()) for name, ns in spent.items()}
+
+
+def _spent(
+    world: World, busy: Path, runs: dict[str, tuple[str, str]], seconds: float, **more: str
+) -> tuple[dict[str, int], float]:
+    """{tenant: ns of the engine}, and how idle the machine's processors were."""
     processes = {
         name: world.start(name, busy, mode, us, str(seconds + 2), **more)
         for name, (mode, us) in runs.items()
@@ -53,14 +74,15 @@ def measure(
         process.stdin.flush()
     time.sleep(1)
     before = engine(world)
+    psutil.cpu_times_percent()
     time.sleep(seconds)
+    idle_ratio = psutil.cpu_times_percent().idle / 100
     after = engine(world)
     spent = {name: after[p.pid] - before.get(p.pid, 0) for name, p in processes.items()}
-    assert sum(spent.values()) > 0.5 * seconds * 1e9, spent  # the machine may be busy
     for process in processes.values():
         process.communicate(timeout=30)
         assert process.returncode == 0
-    return {name: ns / sum(spent.values()) for name, ns in spent.items()}
+    return spent, idle_ratio
 
 
 def two(world: World) -> None:
