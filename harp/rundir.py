@@ -12,6 +12,7 @@ folders and the injected libraries: a tenant's process loads no file that anothe
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -80,6 +81,20 @@ class RunDir:
             except OSError:
                 return False
             return True
+
+    def held(self) -> bool:
+        """Whether a harpd holds the folder's lock: one that ends does so a little longer."""
+        try:
+            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def check(self) -> None:
         """Refuse a folder that another user could tamper with.

@@ -120,7 +120,7 @@ def _stop(*, with_arbiter: bool) -> None:
         run_dir = client.run_dir
         client.stop(with_arbiter=with_arbiter)
     deadline = time.monotonic() + _STOP_S
-    while run_dir.alive():
+    while run_dir.alive() or run_dir.held():
         if time.monotonic() > deadline:
             raise DaemonUnreachable(
                 f"harpd in {run_dir.path} did not end within {_STOP_S:g} s", f"see {run_dir.log}"

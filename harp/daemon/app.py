@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
@@ -43,6 +44,9 @@ __all__ = ["AlreadyRuns", "main", "run"]
 
 _log = structlog.get_logger(__name__)
 _GRACE_S = 1.0
+#: how long another harpd may hold the folder's lock without answering
+_QUIET_S = 5.0
+_QUIET_PERIOD_S = 0.02
 
 
 class AlreadyRuns(DaemonError):  # noqa: N818 - as its tree
@@ -209,16 +213,28 @@ async def _devices(
     return devices
 
 
+def _locked(fd: int, run_dir: RunDir) -> bool:
+    """Whether the lock is ours. Who has it and answers nobody is about to begin, or to end."""
+    end = time.monotonic() + _QUIET_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if run_dir.alive() or time.monotonic() > end:
+                return False
+            time.sleep(_QUIET_PERIOD_S)
+        else:
+            return True
+
+
 @contextlib.contextmanager
 def _only_one(run_dir: RunDir) -> Iterator[None]:
     """Hold the folder's lock; the kernel drops it however we end."""
     fd = os.open(run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(fd, run_dir):
             pid = os.pread(fd, 32, 0).decode().strip()
-            raise AlreadyRuns(f"harpd runs already in {run_dir.path} (pid {pid})") from error
+            raise AlreadyRuns(f"harpd runs already in {run_dir.path} (pid {pid})")
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.machine import PROGRAM, Machine, machine, wait_for
+from harp.rundir import RunDir
+from tests.integration.machine import PROGRAM, ROOT, Machine, machine, wait_for
 
 MIB = 1 << 20
 
@@ -207,6 +209,25 @@ def test_a_second_start_joins_the_first(box: Machine) -> None:
     done = box.harp("daemon", "--foreground")
     assert done.returncode == 0
     assert f"runs already in {box.run_dir} (pid {first['pid']})" in done.stderr
+
+
+def test_one_that_ends_still_is_waited_for_by_the_next(box: Machine) -> None:
+    """It answers nobody any more and has the folder's lock for a while."""
+    box.start_harpd()
+    assert box.harp("daemon", "--stop").returncode == 0
+    assert not RunDir(box.run_dir).held()
+    with (box.run_dir / "harpd.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert RunDir(box.run_dir).held()
+        harpd = subprocess.Popen(
+            [sys.executable, "-m", "harp", "daemon", "--foreground"], env=box.env, cwd=ROOT
+        )
+        time.sleep(1.5)
+        assert harpd.poll() is None
+    wait_for(lambda: box.harp("ps").returncode == 0, "it serves")
+    assert box.json("daemon", "--status")["pid"] == harpd.pid
+    harpd.terminate()
+    assert harpd.wait(20) == 0
 
 
 def test_stop_leaves_tenants_and_their_arbiter_alone(box: Machine) -> None:

@@ -138,6 +138,33 @@ def test_between_hello_and_adoption_nobody_may_call_it_drained(core: Core) -> No
     assert core.use(tenant).leased_bytes == 20 * GRANULE
 
 
+def test_one_that_stops_between_hello_and_adoption_is_waited_for(core: Core) -> None:
+    """It says when it has adopted all (HARP_HELLO_ENDS): till then what it held is kept."""
+    tenant = core.add_tenant(limit=20 * GRANULE)
+    gone = expect(core, tenant, 7, 20).client
+    back = core.join(tenant, pid=7, flags=1 | 4)
+    core.tell(back, Op.ADOPT_MEM, bytes=5 * GRANULE)
+    list(core.advance(60 * SECOND))
+    assert core.admin(Op.DRAINED, client=gone, dev=ALL_DEVICES).op == Op.ERR
+    use = core.use(tenant)
+    assert (use.leased_bytes, use.bytes) == (5 * GRANULE, 15 * GRANULE)
+    core.tell(back, Op.ADOPT_MEM, bytes=14 * GRANULE)
+    ((_, state),) = sends(core.tell(back, Op.MEM_INFO))
+    assert state.op == Op.MEM_STATE
+    use = core.use(tenant)
+    assert (use.leased_bytes, use.bytes) == (19 * GRANULE, 0)
+
+
+def test_one_that_dies_between_hello_and_adoption_drains(core: Core) -> None:
+    tenant = core.add_tenant(limit=20 * GRANULE)
+    gone = expect(core, tenant, 7, 20).client
+    back = core.join(tenant, pid=7, flags=1 | 4)
+    core.step(DEAD, back)
+    list(core.advance(2 * SECOND))
+    assert core.admin(Op.DRAINED, client=gone, dev=ALL_DEVICES).op == Op.OK
+    assert core.use(tenant).bytes == 0
+
+
 def test_it_may_die_again_before_and_after_it_adopts(core: Core) -> None:
     tenant = core.add_tenant(limit=20 * GRANULE)
     expect(core, tenant, 7, 20)

@@ -164,7 +164,7 @@ static void drained(struct harp_core *k, const struct harp_msg *m)
         err(k, m, EBUSY, "client is alive");
         return;
     }
-    if (c != NULL && c->ghost && k->now < c->dead_ns + HARP_RECALL_NS) {
+    if (c != NULL && c->ghost && (k->now < c->dead_ns + HARP_RECALL_NS || expect_awaited(k, c))) {
         err(k, m, EBUSY, "its process is back and may still adopt; ask again in a second");
         return;
     }

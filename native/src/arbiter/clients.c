@@ -155,6 +155,8 @@ void core_drained(struct harp_core *k, struct client *c, uint32_t dev)
 /* When the leases of a dead client go back by themselves. */
 static uint64_t alone_ns(const struct harp_core *k, const struct client *c)
 {
+    if (c->ghost && expect_awaited(k, c))
+        return HARP_NEVER;
     if (c->ghost)
         return c->dead_ns + HARP_DRAIN_ALONE_NS;
     if (k->watchers > 0)

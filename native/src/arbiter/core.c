@@ -121,6 +121,7 @@ static void hello(struct harp_core *k, struct client *c, const struct harp_msg *
     c->kind = m->a;
     c->inner_pid = m->pid;
     c->may_adopt = (m->b & HARP_HELLO_READOPT) != 0;
+    c->ends = (m->b & HARP_HELLO_ENDS) != 0;
     memcpy(c->program, m->text, sizeof c->program);
     c->program[sizeof c->program - 1] = 0;
     t->live++;

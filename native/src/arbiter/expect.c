@@ -66,7 +66,7 @@ void expect_back(struct harp_core *k, struct client *c)
             continue;
         old->ghost = 1;
         old->dead_ns = k->now;
-        c->returning |= old->expected;
+        c->returning |= old->expected || c->ends;
         for (uint32_t dev = 0; old->expected && dev < k->n_devices; dev++) {
             c->hold[dev].claimable = old->hold[dev].claimable;
             c->hold[dev].claim = old->hold[dev].claim;
@@ -97,4 +97,14 @@ void expect_done(struct harp_core *k, struct client *c)
         if (old->ghost && old->expected && old->pid == c->pid)
             core_drained(k, old, HARP_ALL_DEVICES);
     }
+}
+
+int expect_awaited(const struct harp_core *k, const struct client *ghost)
+{
+    for (int32_t i = k->tenant[ghost->tenant].first; i >= 0; i = k->client[i].next) {
+        const struct client *c = &k->client[i];
+        if (c->state == HARP_CLIENT_LIVE && c->pid == ghost->pid && c->returning && c->ends)
+            return 1;
+    }
+    return 0;
 }

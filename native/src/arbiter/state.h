@@ -42,6 +42,7 @@ struct client {
     uint8_t state;    /* 0 before HELLO, then enum harp_client_state */
     uint8_t mute;     /* did not answer a recall; cleared by any message */
     uint8_t may_adopt;
+    uint8_t ends; /* says when it has adopted all: till then it may be slow, or stopped */
     uint8_t moved[HARP_MAX_DEVICES]; /* where what it calls so is, + 1; 0: there */
     uint8_t ghost;     /* dead connection of a process that came back: drains by itself */
     uint8_t returning; /* adopts what is kept for it; its next message of another kind ends that */
@@ -215,6 +216,8 @@ int expect(struct harp_core *k, struct tenant *t, const struct harp_msg *m, uint
 void expect_back(struct harp_core *k, struct client *c);
 uint64_t expect_claim(struct harp_core *k, struct client *c, uint32_t dev, uint64_t bytes);
 void expect_done(struct harp_core *k, struct client *c);
+/* Whether the process of this dead connection is here, and has not yet adopted all. */
+int expect_awaited(const struct harp_core *k, const struct client *ghost);
 /* host.c */
 int host_message(struct harp_core *k, struct client *c, const struct harp_msg *m); /* 1: its own */
 void host_dead(struct harp_core *k, struct client *c);

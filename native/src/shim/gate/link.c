@@ -81,7 +81,7 @@ bool harp_link_hello(int fd, int pid, bool again, struct harp_msg *welcome)
     struct harp_msg *msg = welcome;
     *msg = (struct harp_msg){.version = HARP_LEASE_OLDEST, .op = HARP_HELLO, .pid = pid};
     msg->a = HARP_KIND_CUDA;
-    msg->b = again ? HARP_HELLO_READOPT : 0;
+    msg->b = again ? HARP_HELLO_READOPT | HARP_HELLO_ENDS : 0;
     msg->c = HARP_LEASE_VERSION > HARP_LEASE_OLDEST ? HARP_LEASE_VERSION : 0;
     program_name(msg->text, sizeof msg->text);
     return harp_link_send(fd, msg) && harp_link_receive(fd, msg, HARP_HANDSHAKE_MS) &&

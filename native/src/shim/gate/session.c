@@ -184,7 +184,8 @@ static bool handshake(int fd)
             !device_said(fd, &msg))
             return false;
     }
-    return true;
+    msg = (struct harp_msg){.version = s->version, .op = HARP_MEM_INFO};
+    return !s->ever || harp_link_send(fd, &msg); /* that was all we hold */
 }
 
 bool harp_session_connect(void)
