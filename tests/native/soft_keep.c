@@ -5,6 +5,7 @@
  */
 #include <sys/stat.h>
 
+#include "soft/gpu/shared.h"
 #include "soft_vmm_test.h"
 
 #define PIECE 4u /* granules */
@@ -223,6 +224,75 @@ static void together(void *arg)
     CHECK_IS(PIECE, granules_there());
 }
 
+/* ------------------------------------------------------------------------ many, that die ---- */
+#define MANY   12u
+#define HELD   6u
+#define ROUNDS 6
+
+/* Makes and drops at random until it is killed; what is new must be empty, what is held its own. */
+static void churns(void *arg)
+{
+    unsigned seed = *(unsigned *)arg, size[HELD] = {0}, pick;
+    CUmemGenericAllocationHandle h[HELD];
+    unsigned char *got;
+
+    begin();
+    for (;;) {
+        unsigned i = below(&seed, HELD), at = i * 8;
+
+        if (size[i] != 0) {
+            pick = below(&seed, size[i]);
+            got = read_back(at + pick, 1);
+            for (size_t b = 0; b < GRANULE; b += 512)
+                CHECK_IS(i + 1, got[b]);
+            free(got);
+            drop(at, size[i], h[i]);
+            size[i] = 0;
+            continue;
+        }
+        size[i] = 1 + below(&seed, 3);
+        h[i] = mapped(at, size[i]);
+        pick = below(&seed, size[i]);
+        got = read_back(at + pick, 1);
+        for (size_t b = 0; b < GRANULE; b += 512)
+            CHECK_IS(0, got[b]);
+        free(got);
+        fill(at, size[i], (unsigned char)(i + 1));
+    }
+}
+
+static void killed(void *arg)
+{
+    struct soft_state *state;
+    char why[256];
+    pid_t pids[MANY];
+    unsigned seed = 5, seeds[MANY];
+    int status;
+
+    setenv("HARP_SOFT_KEEP_MIB", "64", 1);
+    for (unsigned i = 0; i < MANY; i++) {
+        seeds[i] = i + 1;
+        pids[i] = child(churns, &seeds[i]);
+    }
+    for (unsigned n = 0; n < ROUNDS * MANY; n++) {
+        unsigned i = n % MANY;
+
+        sleep_ns((1 + below(&seed, 20)) * MS);
+        CHECK(kill(pids[i], SIGKILL) == 0 && waitpid(pids[i], &status, 0) == pids[i]);
+        CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* no check of its failed */
+        if (n < (ROUNDS - 1) * MANY) {
+            seeds[i] = n + 100;
+            pids[i] = child(churns, &seeds[i]);
+        }
+    }
+    state = soft_state_open(why, sizeof why);
+    CHECK(state != NULL);
+    CHECK_IS(0, soft_state_used_bytes(state, 0));
+    CHECK_IS(0, soft_slot_take(state)); /* nobody else is left */
+    CHECK(!soft_slot_keeps(state, 65 * MIB, 64 * MIB));
+    CHECK(soft_slot_keeps(state, 64 * MIB, 64 * MIB));
+}
+
 int main(void)
 {
     test_run("kept, and empty", "tiny", "0", kept_and_empty);
@@ -232,5 +302,6 @@ int main(void)
     test_run("not before the end", "tiny", "0", not_before_the_end);
     test_run("keeps nothing", "tiny", "0", keeps_nothing);
     test_run("together", "tiny", "0", together);
+    test_run("killed", "tiny", "0", killed);
     return 0;
 }
