@@ -40,17 +40,30 @@ static uint64_t page_bytes(void)
     return (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Of all processes: both of two that take turns on a device that one of them fills. */
+/* Of all processes: both of two that take turns on a device that one of them fills. Locked. */
 static uint64_t most_bytes(void)
 {
+    static uint64_t most = UINT64_MAX; /* not looked at yet */
     const char *given = getenv("HARP_SOFT_KEEP_MIB");
-    uint64_t most = 0, host = (uint64_t)sysconf(_SC_PHYS_PAGES) * page_bytes();
+    uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * page_bytes();
+    char *end = NULL;
 
-    if (given != NULL && given[0] != '\0')
-        return strtoull(given, NULL, 10) * MIB;
+    if (most != UINT64_MAX)
+        return most;
+    most = 0;
     for (int i = 0; i < soft_visible_count(); i++)
         most += 2 * soft_the_state->profile[soft_visible_ordinal(i)]->memory_bytes;
-    return most < host / 4 ? most : host / 4;
+    most = most < host / 4 ? most : host / 4;
+    if (given != NULL && given[0] >= '0' && given[0] <= '9') {
+        unsigned long long mib = strtoull(given, &end, 10);
+
+        if (*end == '\0' && mib <= UINT32_MAX)
+            return most = mib * MIB;
+    }
+    if (given != NULL && given[0] != '\0')
+        soft_log("HARP_SOFT_KEEP_MIB=%.32s: it takes whole MiB from 0 to %u; as if it were unset",
+                 given, UINT32_MAX);
+    return most;
 }
 
 /* ---------------------------------------------------------------------- one piece's mapping --- */
