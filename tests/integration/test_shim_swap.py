@@ -165,6 +165,27 @@ wait()
         made.ended()
 
 
+def test_host_memory_is_pinned_once_and_told_apart(world: World, tmp_path: Path) -> None:
+    code = """
+at = alloc(6 << 20)
+for seed in range(2):
+    put(at, pattern(seed, 6 << 20))
+    tell("put")
+    wait()
+    assert get(at, 6 << 20) == pattern(seed, 6 << 20), seed
+"""
+    with faults(world, "slow cuMemHostAlloc 500ms"), tenant(world, code, tmp_path) as made:
+        arbiter = made.arbiter()
+        for pins in (True, False):
+            assert made.told() == "put"
+            answer = arbiter.evict()
+            assert (answer.wait_ns >= 500_000_000) is pins
+            assert answer.wait_ns <= answer.used_ns
+            arbiter.restore()
+            made.go()
+        made.ended()
+
+
 def test_an_order_overtaken_by_the_next_moves_nothing_old(world: World, tmp_path: Path) -> None:
     code = """
 at = alloc(6 << 20)

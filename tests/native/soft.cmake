@@ -5,7 +5,7 @@ list(FILTER soft_core_sources EXCLUDE REGEX "/(module|function|launch|occupancy|
 list(APPEND soft_core_sources ${soft_gpu}/capture_weak.c)
 add_library(soft_core_test OBJECT ${soft_core_sources})
 target_link_libraries(soft_core_test PUBLIC harp_options harp_sanitize)
-foreach(name array array_copy board copy engine ipc knobs managed managed_advice managed_move memop memory peer
+foreach(name array array_copy board copy engine ipc keep knobs managed managed_advice managed_move memop memory peer
              pool poolends poolmanaged share share_rows state stream stream_race visible vmm)
   add_executable(test_soft_${name} soft_${name}.c)
   target_link_libraries(test_soft_${name} PRIVATE soft_core_test m pthread)

@@ -8,6 +8,10 @@
 
 #include "soft/gpu/phys.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 static void accounting(void *arg)
 {
     CUdeviceptr p[6000], q, base;
@@ -133,6 +137,22 @@ static void freed_memory_is_gone(void *arg)
     CHECK_IS(GRANULES * GRANULE / 512, before.st_blocks - after.st_blocks);
     soft_phys_unref(probe);
     CHECK_IS(0, device_used());
+}
+
+/* Pinned memory is there when the call returns (from Linux 5.14 on). */
+static void pinned_is_there(void *arg)
+{
+    enum { PAGES = 1024 };
+    static unsigned char there[PAGES];
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void *p, *probe = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    context();
+    OK(cuMemHostAlloc(&p, PAGES * page, 0));
+    CHECK(mincore(p, PAGES * page, there) == 0);
+    for (int i = 0; i < PAGES && madvise(probe, page, MADV_POPULATE_WRITE) == 0; i++)
+        CHECK_IS(1, there[i] & 1);
+    OK(cuMemFreeHost(p));
 }
 
 static void touch(void *arg)
@@ -377,6 +397,7 @@ int main(void)
     test_run("freed memory is gone", "tiny", "0", freed_memory_is_gone);
     test_run("device pointers are not the host's", "tiny", "0", device_pointers_are_not_the_hosts);
     test_run("fills against a model", "tiny", "0", fills_against_a_model);
+    test_run("pinned memory is there", "tiny", "0", pinned_is_there);
     test_run("pinned memory", "tiny", "0", pinned_memory);
     test_run("pointers", "tiny", "0", pointers);
     test_run("pitch", "tiny", "0", pitch);

@@ -293,6 +293,23 @@ def test_a_turn_goes_over_in_order() -> None:
     assert two.state(0) == Residency.AWAY
 
 
+@pytest.mark.parametrize("pinning", [0, SECOND - 10 * MS])
+def test_what_was_done_once_for_all_makes_no_stay_longer(pinning: int) -> None:
+    two = Two()
+    seq = two.open_and_evict()
+    two.core.now += SECOND
+    acts = two.say(0, Op.EVICTED, seq, used_ns=SECOND, wait_ns=pinning, bytes=80 * GRANULE)
+    two.core.now += 10 * MS
+    two.say(1, Op.RESTORED, two.seq(acts, 1, Op.RESTORE), used_ns=10 * MS)
+    two.say(0, Op.WANT_TIME)
+    two.say(1, Op.YIELD_TIME, epoch=2, used_ns=MS)  # idle: it may leave after its shortest stay
+    stays = 10 * (SECOND - pinning + 10 * MS)
+    assert Op.EVICT not in ops(two.pass_time(stays - 20 * MS))
+    assert Op.EVICT in ops(two.pass_time(100 * MS), two.clients[1])
+    rows = [m for m in two.core.snapshot() if m.op == Op.SNAP_RESIDENCY]
+    assert sum(m.used_ns for m in rows) == SECOND + 10 * MS  # yet it is swapping
+
+
 def test_no_gate_of_who_is_away_opens_on_either_lane() -> None:
     two = Two()
     two.lease(0, 80)

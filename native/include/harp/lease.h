@@ -96,8 +96,9 @@ enum harp_op {
                       * Answered at once, also while an own LEASE_MEM waits: lease put aside for
                       * that request is not unused. Who does not answer in HARP_RECALL_NS is
                       * waited for no more until it says something. */
-    HARP_EVICTED,  /* dev, seq, bytes = what left the device, used_ns = how long it took: answer to
-                    * EVICT. b=1: it could not, text=why; then all is on the device as before */
+    HARP_EVICTED,  /* dev, seq, bytes = what left the device, used_ns = how long it took, wait_ns =
+                    * of that, what it will not take again (host memory was pinned): answer to EVICT.
+                    * b=1: it could not, text=why; then all is on the device as before */
     HARP_RESTORED, /* dev, seq, bytes, used_ns: answer to RESTORE. b=1: it could not, text=why; then
                     * nothing of it is on the device and nothing is lost */
 

@@ -9,6 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 #define REGISTER_FLAGS 0x0fu
 #define ALLOC_FLAGS    0x07u
@@ -117,6 +122,16 @@ void soft_host_forget(struct soft_ctx *ctx)
     pthread_mutex_unlock(&lock);
 }
 
+/* Pinned memory is there when the call returns: no copy waits for it later. Where the host has not
+ * got it to spare it comes page by page, as it is touched; so it does before Linux 5.14. */
+static void pin(void *p, uint64_t bytes)
+{
+    long free_pages = sysconf(_SC_AVPHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+
+    if (free_pages > 0 && bytes <= (uint64_t)free_pages / 2 * (uint64_t)page_bytes)
+        madvise(p, bytes, MADV_POPULATE_WRITE);
+}
+
 CUresult cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
 {
     struct soft_ctx *ctx;
@@ -145,6 +160,7 @@ CUresult cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
         munmap(p, bytesize);
         return r;
     }
+    pin(p, bytesize);
     *pp = p;
     return CUDA_SUCCESS;
 }

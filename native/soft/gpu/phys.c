@@ -36,8 +36,10 @@ static int common_file(struct soft_file *file)
 {
     int err = 0;
 
-    if (!soft_file_is(&common))
+    if (!soft_file_is(&common)) {
+        soft_keep_forget();
         err = soft_file_make(&common, FILE_BYTES);
+    }
     if (err == 0)
         *file = common;
     else
@@ -96,8 +98,10 @@ static struct soft_phys *make(int ordinal, uint64_t bytes, enum soft_phys_kind k
         err = soft_phys_place(phys);
     } else {
         err = common_file(&phys->file);
-        phys->offset = growing ? 0 : next_offset; /* growing: offsets are the common file's */
-        next_offset += growing ? 0 : phys->bytes;
+        if (err == 0 && !growing && !soft_keep_take(phys)) { /* growing: the file's offsets */
+            phys->offset = next_offset;
+            next_offset += phys->bytes;
+        }
     }
     pthread_mutex_unlock(&soft_phys_lock);
     if (err != 0) {
@@ -148,6 +152,14 @@ static void punch(const struct soft_phys *phys, uint64_t offset, uint64_t bytes)
 {
     fallocate(phys->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
               (off_t)bytes);
+}
+
+void soft_phys_punch(uint64_t offset, uint64_t bytes)
+{
+    const struct soft_phys in_it = {.file = common};
+
+    if (soft_file_is(&common))
+        punch(&in_it, offset, bytes);
 }
 
 void soft_phys_shrink(struct soft_phys *phys, uint64_t offset, uint64_t bytes)
@@ -219,8 +231,10 @@ void soft_phys_end(struct soft_phys *phys)
         soft_phys_forget(phys);
     if (phys->borrowed)
         atomic_fetch_sub(&soft_phys_ipc, 1);
-    if (!soft_file_is(&phys->file))
+    if (!soft_file_is(&phys->file)) {
+        soft_keep_drop(phys);
         return;
+    }
     if (phys->alone) {
         if (phys->grown > 0) /* a mapping that lingers would hold what is in it */
             punch(phys, phys->offset, phys->grown);
@@ -231,6 +245,9 @@ void soft_phys_end(struct soft_phys *phys)
         return;
     if (phys->marked) /* first, so that nobody opens what is being emptied */
         punch(phys, (uint64_t)mark_at(phys->offset), phys->bytes / MARK_UNIT * sizeof(uint64_t));
+    if (soft_keep_put(phys))
+        return;
+    soft_keep_drop(phys);
     punch(phys, phys->offset, phys->bytes);
 }
 
@@ -243,6 +260,8 @@ int soft_phys_map(struct soft_phys *phys, uint64_t offset, uint64_t bytes, void 
                  "mapped any more; remedy: close only descriptors that the program opened");
         return -EBADF;
     }
+    if (offset == 0 && soft_keep_unpark(phys, at, bytes))
+        return 0;
     if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
              phys->file.fd, (off_t)(phys->offset + offset)) == MAP_FAILED)
         return -errno;

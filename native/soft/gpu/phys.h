@@ -32,6 +32,7 @@ struct soft_phys {
     bool borrowed;    /* another process's, which is charged for it */
     bool marked;      /* legacy IPC handles name parts of it */
     bool exported;    /* descriptors of it were given away */
+    void *parked;     /* phys_keep.c: a mapping of all of it that waits for the next; or NULL */
     bool growing;     /* charged in steps; `bytes` is what there may be of it */
     uint64_t grown;   /* growing, with a file of its own: given out up to here */
     uint64_t charged; /* growing: what it is charged for; 0 where imported */
@@ -72,6 +73,12 @@ void soft_phys_ref(struct soft_phys *phys);
 void soft_phys_unref(struct soft_phys *phys);
 /* Maps [offset, offset + bytes) of it at `at`, shared, readable and writable. 0 or -errno. */
 int soft_phys_map(struct soft_phys *phys, uint64_t offset, uint64_t bytes, void *at);
+
+/* phys_keep.c. It is mapped at `at`, all of it, and is to be unmapped there: what it takes to map
+ * it again is put aside (the addresses stay, mapped, for the caller to use). With the piece's
+ * owner's lock, as soft_phys_map, which uses it. */
+void soft_keep_park(struct soft_phys *phys, void *at, uint64_t bytes);
+bool soft_keep_unpark(struct soft_phys *phys, void *at, uint64_t bytes);
 
 /* phys_file.c. A new file of zeroes that nobody can make smaller; 0 or -errno. */
 int soft_file_make(struct soft_file *file, uint64_t bytes);

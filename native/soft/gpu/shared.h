@@ -132,6 +132,7 @@ struct soft_shared_slot {
     uint64_t pidns, birth;           /* with pid: which process it is, in that namespace */
     uint64_t start_ns, dead_ns;
     soft_u64 left; /* 1: its process exits, and holds nothing any more */
+    soft_u64 kept; /* bytes of the host's that it keeps for memory to come (phys_keep.c) */
     char name[64];
     struct soft_shared_mail mail;
     struct soft_shared_slot_dev dev[SOFT_MAX_DEVICES];
@@ -226,6 +227,9 @@ bool soft_slot_is_ours(const struct soft_state *state);
 /* Adds bytes to what `row` of state_hold.c has of `dev`; waits, the mutex open, for memory of the
  * dead. False: no room, or the slot was left meanwhile. */
 bool soft_slot_hold(struct soft_state *state, int dev, int row, uint64_t bytes);
+/* This process keeps so many bytes; false, and nothing is said: with what the others keep that is
+ * more than `most`. */
+bool soft_slot_keeps(struct soft_state *state, uint64_t bytes, uint64_t most);
 int soft_client_take(struct soft_state *state, int dev); /* >= 0: client; -ENOSPC */
 void soft_client_leave(struct soft_state *state, int dev, int client);
 

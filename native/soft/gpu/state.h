@@ -20,7 +20,7 @@
 
 #include "soft/gpu/soft.h"
 
-#define SOFT_STATE_VERSION 8u
+#define SOFT_STATE_VERSION 9u
 #define SOFT_MAX_SLOTS     1024
 #define SOFT_BUCKETS       64 /* of SOFT_BUCKET_NS each: utilisation history for NVML */
 #define SOFT_BUCKET_NS     100000000ull

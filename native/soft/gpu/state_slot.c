@@ -60,6 +60,7 @@ static int take(struct soft_state *state)
         slot->birth = state->birth;
         slot->dead_ns = 0;
         atomic_store(&slot->left, 0);
+        atomic_store(&slot->kept, 0);
         memset((void *)&slot->mail, 0, sizeof slot->mail);
         program_name(slot->name, sizeof slot->name);
         while (high <= (uint32_t)i &&
@@ -195,6 +196,36 @@ void soft_slot_release(struct soft_state *state, int dev, uint64_t mem_bytes,
         put(&d->context_bytes, get(&d->context_bytes) - context_bytes);
     }
     pthread_mutex_unlock(&state->mutex);
+}
+
+static uint64_t kept_by_others(const struct soft_state *state)
+{
+    uint32_t high = soft_slots_high(state);
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < high; i++)
+        if ((int)i != state->slot &&
+            SOFT_SLOT_IS(atomic_load(&state->map->slot[i].state)) == SOFT_SLOT_LIVE)
+            bytes += get(&state->map->slot[i].kept);
+    return bytes;
+}
+
+bool soft_slot_keeps(struct soft_state *state, uint64_t bytes, uint64_t most)
+{
+    bool fits = false;
+
+    pthread_mutex_lock(&state->mutex);
+    for (int tries = 0; tries < 2 && state->slot >= 0 && !fits; tries++) {
+        uint64_t others = kept_by_others(state);
+
+        fits = others <= most && bytes <= most - others;
+        if (!fits)
+            soft_slots_reap(state); /* the dead keep nothing */
+    }
+    if (fits)
+        put(&state->map->slot[state->slot].kept, bytes);
+    pthread_mutex_unlock(&state->mutex);
+    return fits;
 }
 
 int soft_client_take(struct soft_state *state, int dev)

@@ -261,6 +261,7 @@ static CUresult unmap(uint64_t ptr, uint64_t size, size_t *count)
         struct soft_vmm_map *map = &range->maps[i];
 
         unmap_host(map);
+        soft_keep_park(map->alloc->phys, soft_space_host(map->start), map->bytes);
         soft_area_unmap(&range->area, map->start, map->bytes);
         map->alloc->mappings--;
         soft_vmm_drop(map->alloc);

@@ -92,7 +92,7 @@ void residency_evict(struct harp_core *k, uint32_t dev, uint32_t tenant)
     r->state = HARP_EVICTING;
     r->asked = 0;
     r->deadline_ns = HARP_NEVER;
-    r->phase_ns = r->phase_bytes = 0;
+    r->phase_ns = r->phase_bytes = r->lasting_ns = 0;
     for (uint32_t n = 0; n < HARP_TIME_LANES; n++)
         if (k->device[dev].lane[n].turn.tenant == (int32_t)tenant)
             turn_close(k, &k->device[dev].lane[n]);
@@ -156,7 +156,7 @@ void residency_restore(struct harp_core *k, uint32_t dev, uint32_t tenant)
     int32_t i = k->tenant[tenant].first;
     r->state = HARP_RESTORING;
     r->failed = 0;
-    r->phase_ns = r->phase_bytes = 0;
+    r->phase_ns = r->phase_bytes = r->lasting_ns = 0;
     if (d->vtime < r->vtime)
         d->vtime = r->vtime;
     for (struct client *c; (c = next_live(k, &i)) != NULL;) {
@@ -177,7 +177,9 @@ static void moved(struct harp_core *k, struct residency *r, const struct stay *s
 {
     uint64_t wall = k->now - s->sent_ns;
     uint64_t ns = m->used_ns != 0 && m->used_ns < wall ? m->used_ns : wall;
+    uint64_t lasting = m->wait_ns < ns ? ns - m->wait_ns : 0;
     r->phase_ns = ns > r->phase_ns ? ns : r->phase_ns;
+    r->lasting_ns = lasting > r->lasting_ns ? lasting : r->lasting_ns;
     r->phase_bytes += s->on;
 }
 
@@ -312,7 +314,7 @@ static void is_away(struct harp_core *k, uint32_t dev, uint32_t tenant)
     r->deadline_ns = HARP_NEVER;
     if (r->phase_bytes != 0) {
         r->swaps++;
-        r->out_ns = r->phase_ns;
+        r->out_ns = r->lasting_ns;
         r->swap_ns += r->phase_ns;
         rotation_learn(&k->device[dev].swap, r, 1);
     }
@@ -328,7 +330,7 @@ static void is_back(struct harp_core *k, uint32_t dev, uint32_t tenant)
     r->away_ns += k->now - r->left_ns;
     r->again_ns = 0;
     if (r->phase_bytes != 0) {
-        r->in_ns = r->phase_ns;
+        r->in_ns = r->lasting_ns;
         r->swap_ns += r->phase_ns;
         rotation_learn(&k->device[dev].swap, r, 0);
     }

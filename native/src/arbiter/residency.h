@@ -66,6 +66,7 @@ struct residency {
     uint64_t not_before_ns;
     uint64_t deadline_ns;           /* of the answers that are missing */
     uint64_t phase_ns, phase_bytes; /* longest answer so far; moved so far */
+    uint64_t lasting_ns;            /* longest so far without what was done once and for all */
     uint64_t out_ns, in_ns;         /* what it took last time */
     uint64_t again_ns;              /* how long it waited after it could not come back */
     uint64_t vtime;                 /* ns resident while others waited, times PPM / weight */

@@ -148,7 +148,7 @@ void rotation_learn(struct rotation *d, const struct residency *r, int out)
     uint64_t *mib_ns = out ? &d->out_mib : &d->in_mib;
     if (r->phase_bytes < 8 * MIB)
         return;
-    uint64_t seen = r->phase_ns / (r->phase_bytes / MIB);
+    uint64_t seen = r->lasting_ns / (r->phase_bytes / MIB);
     seen = seen > 0 ? seen : 1;
     *mib_ns = *mib_ns == 0 ? seen : (*mib_ns + seen) / 2;
 }

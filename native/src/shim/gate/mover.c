@@ -28,6 +28,7 @@ static struct harp_swap *const w = &harp_swap_state;
 struct move {
     int dev;
     uint64_t bytes;
+    uint64_t pinning_ns;        /* made the arena larger, which lasts */
     char text[HARP_NAME_BYTES]; /* what failed */
 };
 
@@ -98,8 +99,11 @@ static bool copy_realm(struct move *m, struct harp_realm *realm, bool out)
     if (failed(m, HARP_REAL(cuCtxPushCurrent_v2)(realm->ctx), "context"))
         return false;
     CUresult r = streams_made(realm);
-    if (!failed(m, r, "stream") && parked != 0)
+    if (!failed(m, r, "stream") && parked != 0) {
+        uint64_t from = harp_now_ns();
         failed(m, r = harp_arena_grow(&realm->arena, m->dev, parked), "pinned host memory");
+        m->pinning_ns += harp_now_ns() - from;
+    }
     for (size_t i = 0; i < w->heap.count && r == CUDA_SUCCESS; i++) {
         const struct harp_slab *slab = w->heap.slabs[i];
         if (slab->owner != owner || slab->pinned)
@@ -236,10 +240,12 @@ static void answer(const struct move *m, uint16_t op, uint32_t seq, bool good, u
                            .seq = seq,
                            .bytes = m->bytes,
                            .used_ns = harp_now_ns() - began,
+                           .wait_ns = m->pinning_ns,
                            .b = !good};
     memcpy(msg.text, m->text, sizeof msg.text);
-    harp_log("%s dev=%d bytes=%llu us=%llu%s%s%s", op == HARP_EVICT ? "evicted" : "restored",
-             m->dev, (unsigned long long)m->bytes, (unsigned long long)(msg.used_ns / 1000),
+    harp_log("%s dev=%d bytes=%llu us=%llu pinning_us=%llu%s%s%s",
+             op == HARP_EVICT ? "evicted" : "restored", m->dev, (unsigned long long)m->bytes,
+             (unsigned long long)(msg.used_ns / 1000), (unsigned long long)(m->pinning_ns / 1000),
              good ? "" : " failed=\"", good ? "" : m->text, good ? "" : "\"");
     harp_session_tell(&msg);
 }
