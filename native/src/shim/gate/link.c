@@ -4,11 +4,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include "src/shim/gate/session.h"
+
+/* An answer takes 20 to 60 us, of which going to sleep and waking up may be more than half. */
+#define SOON_NS 100000u
 
 bool harp_link_send(int fd, const struct harp_msg *msg)
 {
@@ -48,6 +54,18 @@ int harp_link_connect(const char *grant)
     return fd;
 }
 
+bool harp_link_soon(int fd, const bool *done)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    uint64_t begin_ns = harp_now_ns();
+    do {
+        if (poll(&p, 1, 0) > 0 || (done != NULL && __atomic_load_n(done, __ATOMIC_RELAXED)))
+            return true;
+        sched_yield();
+    } while (harp_now_ns() - begin_ns < SOON_NS);
+    return false;
+}
+
 bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms)
 {
     for (;;) {
@@ -59,6 +77,8 @@ bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms)
             continue;
         if (errno != EAGAIN)
             return false;
+        if (harp_link_soon(fd, NULL))
+            continue;
         struct pollfd p = {.fd = fd, .events = POLLIN};
         int n = poll(&p, 1, timeout_ms);
         if (n == 0 || (n < 0 && errno != EINTR))

@@ -3,7 +3,8 @@
  * The connection: handshake, pushes, loss and return, fork.
  *
  * Before the service thread runs (a program that only asks for the size of a device) the asking
- * thread reads the socket itself; afterwards the service thread does.
+ * thread reads the socket itself; afterwards the service thread does, and an asking thread what
+ * comes at once.
  */
 #include <errno.h>
 #include <string.h>
@@ -242,17 +243,18 @@ static void not_known(const struct harp_msg *msg)
     s->odd = true;
 }
 
-static void handle(struct harp_msg *msg)
+/* True: a gate has been opened. */
+static bool handle(struct harp_msg *msg)
 {
     struct question *q = NULL;
     if (msg->op == HARP_DEVICE) {
         device_said(s->fd, msg);
         pthread_cond_broadcast(&s->changed);
-        return;
+        return false;
     }
     int dev = device_at(msg->dev);
     if (dev < 0)
-        return;
+        return false;
     uint32_t wire = msg->dev;
     msg->dev = (uint32_t)dev;
     switch (msg->op) {
@@ -264,7 +266,7 @@ static void handle(struct harp_msg *msg)
             harp_memory_granted(msg, q != NULL);
         if (q != NULL) {
             q->answer = *msg;
-            q->done = true;
+            __atomic_store_n(&q->done, true, __ATOMIC_RELAXED); /* looked at without the lock */
             pthread_cond_broadcast(&s->changed);
         }
         break;
@@ -281,7 +283,7 @@ static void handle(struct harp_msg *msg)
         break;
     case HARP_OPEN_GATE:
         harp_time_open_gate(msg);
-        break;
+        return true;
     case HARP_CLOSE_GATE:
         harp_time_close_gate(msg);
         break;
@@ -289,23 +291,25 @@ static void handle(struct harp_msg *msg)
         not_known(msg);
         break;
     }
+    return false;
 }
 
-/* Reads all that is there. */
-void harp_session_drain(void)
+bool harp_session_drain(void)
 {
+    bool opened = false;
     while (s->fd >= 0) {
         struct harp_msg msg;
         ssize_t n = recv(s->fd, &msg, sizeof msg, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN)
-            return;
+            break;
         if (n != (ssize_t)sizeof msg || msg.version != s->version)
             harp_session_disconnect();
         else
-            handle(&msg);
+            opened |= handle(&msg);
     }
+    return opened;
 }
 
 bool harp_session_own(void)

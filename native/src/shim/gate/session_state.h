@@ -53,7 +53,8 @@ bool harp_session_connect(void);
 void harp_session_disconnect(void);
 /* `msg` speaks of our own number of a device. */
 bool harp_session_send(const struct harp_msg *msg);
-/* Reads and handles all that is there. */
-void harp_session_drain(void);
+/* Reads and handles all that is there. True: a gate has been opened, whose turn the service thread
+ * has to end. */
+bool harp_session_drain(void);
 
 #endif
