@@ -117,6 +117,8 @@ int harp_session_ask(struct harp_msg *msg)
         }
         uint64_t connection = s->connection;
         uint64_t until = answer_by(msg, deadline);
+        if (s->serve_soon)
+            harp_session_start();
         await_soon(q);
         while (!q->done && s->fd >= 0 && s->connection == connection && harp_now_ns() < until)
             await(100 * MS);

@@ -47,7 +47,7 @@ void harp_session_check_fork(void)
         if (s->wake >= 0)
             close(s->wake);
         s->fd = s->wake = -1;
-        s->thread = s->ever = false;
+        s->thread = s->ever = s->serve_soon = false;
         s->failed_ns = s->backoff_ns = 0;
         memset(s->asked, 0, sizeof s->asked);
         memset(s->devices, 0, sizeof s->devices);
