@@ -84,13 +84,43 @@ assert any(int(m, 16) & 0x4000 for m in masks), masks      # our thread takes no
 
 
 CREATE = """
-import ctypes as C, sys
-cuda = C.CDLL("libcuda.so.1")
+import ctypes as C, sys, threading
+PR_SET_NAME = 15
+libc, cuda = C.CDLL(None), C.CDLL("libcuda.so.1")
 ctx, p = C.c_void_p(), C.c_uint64()
 def create():
     assert cuda.cuInit(0) == 0
     return cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0)
 """
+
+
+@pytest.mark.parametrize("thread", ["first", "second"])
+def test_a_program_is_called_by_the_name_of_its_first_thread(world: World, thread: str) -> None:
+    process = world.start(
+        "a",
+        sys.executable,
+        "-c",
+        CREATE
+        + """
+def second():
+    libc.prctl(PR_SET_NAME, b"second")
+    if sys.argv[1] == "second":
+        create()
+libc.prctl(PR_SET_NAME, b"the-first-one-of")   # the kernel keeps 15 bytes
+work = threading.Thread(target=second)
+work.start()
+work.join()
+if sys.argv[1] == "first":
+    create()
+print("there", flush=True)
+input()
+""",
+        thread,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    assert [c.text for c in world.clients()] == ["the-first-one-o"]
+    process.communicate("\n")
 
 
 NO_THREAD = "int pthread_create() { return 11; }\n"
