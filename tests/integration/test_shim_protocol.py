@@ -436,8 +436,6 @@ while True:
 def test_who_waits_for_memory_may_read_that_a_turn_begins(native_dir: Path, tmp_path: Path) -> None:
     """Then the service thread, which ends the turn, learns of it."""
     with client(native_dir, tmp_path, sys.executable, "-c", LEASES) as made:
-        # On one core the service thread, woken as well, comes too late more often.
-        os.sched_setaffinity(made.process.pid, {min(os.sched_getaffinity(0))})
         script = made.arbiter()
         for epoch in range(1, 201):
             while (msg := Msg.unpack(script.link.recv(4096))).op != Op.LEASE_MEM:

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -15,8 +14,9 @@
 
 #include "src/shim/gate/session.h"
 
-/* An answer takes 20 to 60 us, of which going to sleep and waking up may be more than half. */
-#define SOON_NS 100000u
+/* An answer takes 20 to 60 us, and going to sleep and waking up as long. In a crowd, where it takes
+ * longer, more than this would be taken from others; who yields instead is served last. */
+#define SOON_NS 30000u
 
 #define COMM_BYTES 16u /* that the kernel writes, the ending 0 among them */
 
@@ -65,7 +65,6 @@ bool harp_link_soon(int fd, const bool *done)
     do {
         if (poll(&p, 1, 0) > 0 || (done != NULL && __atomic_load_n(done, __ATOMIC_RELAXED)))
             return true;
-        sched_yield();
     } while (harp_now_ns() - begin_ns < SOON_NS);
     return false;
 }
