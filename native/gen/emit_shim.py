@@ -23,6 +23,22 @@ _WEAK = '__attribute__((weak, visibility("hidden")))'
 PUBLIC = ("dlopen", "dlmopen", "harp_shim_v1")
 
 
+def gnu_hash(name: str) -> int:
+    """The hash of a symbol's name in DT_GNU_HASH."""
+    value = 5381
+    for byte in name.encode():
+        value = (value * 33 + byte) & 0xFFFFFFFF
+    return value
+
+
+def _hashes(names: Sequence[str]) -> list[str]:
+    return [
+        "const uint32_t harp_sym_hash[] = {",
+        *(f"    {gnu_hash(n):#010x}u," for n in names),
+        "};",
+    ]
+
+
 def _symbols(functions: Sequence[Function]) -> list[tuple[Function, Symbol]]:
     pairs = [(f, s) for f in functions for s in f.symbols]
     return sorted(pairs, key=lambda pair: pair[1].name)
@@ -65,6 +81,7 @@ def table_c(functions: Sequence[Function]) -> str:
         "const char *const harp_sym_name[] = {",
         *(f'    "{s.name}",' for _, s in pairs),
         "};",
+        *_hashes([s.name for _, s in pairs]),
         "void *const harp_sym_stub[] = {",
         *(f"    {s.name}," for _, s in pairs),
         "};",
@@ -289,6 +306,7 @@ def nvml_table_c(names: Sequence[str]) -> str:
         "const char *const harp_sym_name[] = {",
         *(f'    "{n}",' for n in names),
         "};",
+        *_hashes(names),
         "void *const harp_sym_stub[] = {",
         *(f"    {n}," for n in names),
         "};",

@@ -83,6 +83,74 @@ assert any(int(m, 16) & 0x4000 for m in masks), masks      # our thread takes no
     )
 
 
+CREATE = """
+import ctypes as C, sys, threading
+PR_SET_NAME = 15
+libc, cuda = C.CDLL(None), C.CDLL("libcuda.so.1")
+ctx, p = C.c_void_p(), C.c_uint64()
+def create():
+    assert cuda.cuInit(0) == 0
+    return cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0)
+"""
+
+
+@pytest.mark.parametrize("thread", ["first", "second"])
+def test_a_program_is_called_by_the_name_of_its_first_thread(world: World, thread: str) -> None:
+    process = world.start(
+        "a",
+        sys.executable,
+        "-c",
+        CREATE
+        + """
+def second():
+    libc.prctl(PR_SET_NAME, b"second")
+    if sys.argv[1] == "second":
+        create()
+libc.prctl(PR_SET_NAME, b"the-first-one-of")   # the kernel keeps 15 bytes
+work = threading.Thread(target=second)
+work.start()
+work.join()
+if sys.argv[1] == "first":
+    create()
+print("there", flush=True)
+input()
+""",
+        thread,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    assert [c.text for c in world.clients()] == ["the-first-one-o"]
+    process.communicate("\n")
+
+
+NO_THREAD = "int pthread_create() { return 11; }\n"
+
+
+@pytest.mark.parametrize("strict", ["0", "1"])
+def test_without_a_thread_memory_is_limited_all_the_same(
+    world: World, tmp_path: Path, strict: str
+) -> None:
+    source = tmp_path / "no_thread.c"
+    source.write_text(NO_THREAD)
+    library = compile_c(source, tmp_path / "no_thread.so", "-shared", "-fPIC")
+    preload = f"{world.env('a')['LD_PRELOAD']}:{library}"
+    code = (
+        CREATE
+        + """
+OPERATING_SYSTEM = 304
+if sys.argv[1] == "1":
+    assert create() == OPERATING_SYSTEM
+    sys.exit()
+assert create() == 0
+assert cuda.cuMemAlloc_v2(C.byref(p), C.c_size_t(65 << 20)) == 2
+assert cuda.cuMemAlloc_v2(C.byref(p), C.c_size_t(8 << 20)) == 0
+assert cuda.cuMemFree_v2(p) == 0
+"""
+    )
+    world.python("a", code, strict, LD_PRELOAD=preload, HARP_STRICT=strict)
+    assert world.log("a").count("no_service_thread errno=11") == 1
+
+
 def test_the_library_has_no_thread_local_storage_and_no_constructor(native_dir: Path) -> None:
     for name in ("libharp.so", "libharp-nvml.so"):
         read = subprocess.run(

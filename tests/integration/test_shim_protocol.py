@@ -419,3 +419,28 @@ def test_an_arbiter_that_knows_no_looks_is_asked_in_earnest(
         )
         assert made.process.stdout
         assert made.process.stdout.readline() == "48\n"
+
+
+LEASES = """
+import ctypes as C
+cuda = C.CDLL("libcuda.so.1")
+ctx, p = C.c_void_p(), C.c_uint64()
+assert cuda.cuInit(0) == 0 and cuda.cuCtxCreate_v2(C.byref(ctx), 0, 0) == 0
+while True:
+    assert cuda.cuMemAlloc_v2(C.byref(p), C.c_size_t(4 << 20)) == 0
+    assert cuda.cuMemFree_v2(p) == 0
+    input()
+"""
+
+
+def test_who_waits_for_memory_may_read_that_a_turn_begins(native_dir: Path, tmp_path: Path) -> None:
+    """Then the service thread, which ends the turn, learns of it."""
+    with client(native_dir, tmp_path, sys.executable, "-c", LEASES) as made:
+        script = made.arbiter()
+        for epoch in range(1, 201):
+            while (msg := Msg.unpack(script.link.recv(4096))).op != Op.LEASE_MEM:
+                continue
+            script.say(op=Op.OPEN_GATE, epoch=epoch, quantum_ns=QUANTUM_NS)
+            script.until(Op.YIELD_TIME, epoch=epoch)
+            script.say(op=Op.MEM_GRANT, seq=msg.seq, cls=msg.cls, amount_bytes=msg.amount_bytes)
+            made.go()

@@ -25,7 +25,8 @@ def sanitized(native_dir: Path, out: Path) -> Path:
         shutil.copy(native_dir / name, out)
     shim = NATIVE / "src" / "shim"
     entry = [
-        shim / "entry" / f"{n}.c" for n in ["env", "loader", "entry", "dlopen", "getproc", "api"]
+        shim / "entry" / f"{n}.c"
+        for n in ["env", "loader", "symbols", "entry", "dlopen", "getproc", "api"]
     ]
     generated = [NATIVE / "generated" / n for n in ("shim_table.c", "shim_time.c", "shim_stubs.S")]
     command = [

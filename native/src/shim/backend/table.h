@@ -9,6 +9,8 @@
 #ifndef HARP_SHIM_TABLE_H
 #define HARP_SHIM_TABLE_H
 
+#include <stdint.h>
+
 struct harp_proc_row { /* what cuGetProcAddress answers: sorted by name, since */
     const char *name;
     int since;
@@ -17,6 +19,7 @@ struct harp_proc_row { /* what cuGetProcAddress answers: sorted by name, since *
 };
 
 extern const char *const harp_sym_name[];
+extern const uint32_t harp_sym_hash[]; /* of DT_GNU_HASH */
 extern void *const harp_sym_stub[];
 extern void *const harp_sym_hook[];
 extern const unsigned harp_sym_count;

@@ -27,8 +27,8 @@ static const char soname[] = "libcuda.so.1", other[] = "libnvidia-ml.so.1";
 static char own[PATH_MAX], sibling[PATH_MAX]; /* written once under `path_once` */
 static pthread_once_t path_once = PTHREAD_ONCE_INIT;
 
-static void *handle;          /* of the real library; written once under `load_once` */
-static const void *real_base; /* same */
+static void *handle;              /* of the real library; written once under `load_once` */
+static const void *real_function; /* some function of it; written once under `load_once`, atomic */
 static pthread_once_t load_once = PTHREAD_ONCE_INIT;
 static pthread_t loader_thread; /* valid while `loading` */
 static volatile int loading;
@@ -80,7 +80,9 @@ const char *harp_sibling_path(void)
 
 const void *harp_real_base(void)
 {
-    return real_base;
+    Dl_info info;
+    const void *function = __atomic_load_n(&real_function, __ATOMIC_ACQUIRE);
+    return function != NULL && dladdr(function, &info) != 0 ? info.dli_fbase : NULL;
 }
 
 static void load(void)
@@ -96,8 +98,9 @@ static void load(void)
     handle = harp_loader_open(env->cuda_real, soname);
 #endif
     harp_leave();
+    if (handle != NULL)
+        harp_symbols(handle, harp_sym_name, harp_sym_hash, harp_sym_count, harp_real);
     for (unsigned i = 0; i < harp_sym_count; i++) {
-        harp_real[i] = handle != NULL ? dlsym(handle, harp_sym_name[i]) : NULL;
         void *to = harp_real[i];
         if (to != NULL && to == harp_sym_stub[i])
             to = harp_real[i] = NULL; /* that would be ourselves */
@@ -105,11 +108,8 @@ static void load(void)
             to = handle != NULL ? (void *)no_function : (void *)no_library;
         else if (env->grant != NULL && harp_sym_hook[i] != NULL)
             to = harp_sym_hook[i];
-        if (harp_real[i] != NULL && real_base == NULL) {
-            Dl_info info;
-            if (dladdr(harp_real[i], &info) != 0)
-                real_base = info.dli_fbase;
-        }
+        if (harp_real[i] != NULL && real_function == NULL)
+            __atomic_store_n(&real_function, harp_real[i], __ATOMIC_RELEASE);
         __atomic_store_n(&harp_entry[i], to, __ATOMIC_RELEASE);
     }
     loading = 0;

@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct harp_env {
     const char *grant; /* folder of the tenant; NULL: no limits, everything passes through */
@@ -34,6 +35,10 @@ void harp_leave(void);
 
 /* Loads the real library and fills the tables; false if there is none. Once per process. */
 bool harp_entry_load(void);
+/* symbols.c: what dlsym(handle, name) answers, for each of the names. `hashes` are those of
+ * DT_GNU_HASH. */
+void harp_symbols(void *handle, const char *const *names, const uint32_t *hashes, unsigned count,
+                  void **found);
 /* Base address of the real library, NULL before it is loaded. */
 const void *harp_real_base(void);
 

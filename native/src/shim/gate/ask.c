@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "src/shim/entry/entry.h"
+#include "src/shim/gate/link.h"
 #include "src/shim/gate/session_state.h"
 #include "src/shim/gate/swap.h"
 #include "src/shim/gate/thread.h"
@@ -26,6 +27,18 @@ static void await(uint64_t ns)
     uint64_t before = s->connection;
     if (poll(&p, 1, (int)(ns / MS)) > 0 && s->fd >= 0 && s->connection == before)
         harp_session_drain();
+}
+
+/* Most answers come within the time that it takes to fall asleep and wake up: we read that one
+ * ourselves, also beside the service thread. Others may ask meanwhile. */
+static void await_soon(const struct question *q)
+{
+    int fd = s->fd;
+    pthread_mutex_unlock(&s->lock);
+    bool soon = harp_link_soon(fd, &q->done);
+    pthread_mutex_lock(&s->lock);
+    if (soon && !q->done && harp_session_drain())
+        harp_session_wake(); /* it has been woken by what we read, and found nothing */
 }
 
 static bool ready_until(uint64_t deadline)
@@ -104,6 +117,9 @@ int harp_session_ask(struct harp_msg *msg)
         }
         uint64_t connection = s->connection;
         uint64_t until = answer_by(msg, deadline);
+        if (s->serve_soon)
+            harp_session_start();
+        await_soon(q);
         while (!q->done && s->fd >= 0 && s->connection == connection && harp_now_ns() < until)
             await(100 * MS);
     }

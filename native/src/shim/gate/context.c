@@ -3,7 +3,8 @@
  * Contexts: their overhead is leased (class OVERHEAD: against the device, not against the limit)
  * before the driver makes one, and everything a context held is un-charged when it is gone.
  *
- * The service thread starts with the first context: a program that only looks has no thread.
+ * The service thread starts with the first context, while the arbiter is asked for its overhead: a
+ * program that only looks has no thread.
  */
 
 #include <pthread.h>
@@ -115,6 +116,7 @@ static CUresult before(CUdevice device, int *dev, uint64_t *overhead)
     if (*dev < 0) /* nobody answered, or not this tenant's device */
         return harp_session_live() ? CUDA_ERROR_NOT_PERMITTED : CUDA_ERROR_OUT_OF_MEMORY;
     *overhead = harp_granules(harp_session_about(*dev).overhead_bytes);
+    harp_session_serve_soon();
     return harp_lease(*dev, HARP_MEM_OVERHEAD, *overhead);
 }
 

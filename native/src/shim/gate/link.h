@@ -17,6 +17,9 @@ int harp_link_connect(const char *grant);
 bool harp_link_send(int fd, const struct harp_msg *msg);
 /* One datagram; false: none came in time, or not one of this protocol. */
 bool harp_link_receive(int fd, struct harp_msg *msg, int timeout_ms);
+/* Whether there is something to read, or `done` became true (NULL: nothing to look at), within a
+ * moment that is too short to sleep for. */
+bool harp_link_soon(int fd, const bool *done);
 /* Says who we are, and which versions we speak; `welcome` is the answer, in the one agreed on. */
 bool harp_link_hello(int fd, int pid, bool again, struct harp_msg *welcome);
 

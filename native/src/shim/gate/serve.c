@@ -58,19 +58,32 @@ static void *serve(void *arg)
     return NULL;
 }
 
+bool harp_session_start(void)
+{
+    s->serve_soon = false;
+    if (s->wake < 0)
+        s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!s->thread && s->wake >= 0)
+        s->thread = harp_thread_start(serve);
+    return s->thread;
+}
+
+void harp_session_serve_soon(void)
+{
+    pthread_mutex_lock(&s->lock);
+    s->serve_soon = !s->thread;
+    pthread_mutex_unlock(&s->lock);
+}
+
 bool harp_session_serve(void)
 {
     int saved = errno;
     harp_session_check_fork();
     pthread_mutex_lock(&s->lock);
-    if (!s->thread) {
-        s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        s->thread = s->wake >= 0 && harp_thread_start(serve);
-        if (!s->thread)
-            harp_log("no_service_thread errno=%d effect=\"time is not shared\"", errno);
-    }
-    bool there = s->thread;
+    bool there = harp_session_start();
     pthread_mutex_unlock(&s->lock);
+    if (!there)
+        harp_log("no_service_thread errno=%d effect=\"time is not shared\"", errno);
     errno = saved;
     return there;
 }

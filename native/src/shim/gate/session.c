@@ -3,7 +3,8 @@
  * The connection: handshake, pushes, loss and return, fork.
  *
  * Before the service thread runs (a program that only asks for the size of a device) the asking
- * thread reads the socket itself; afterwards the service thread does.
+ * thread reads the socket itself; afterwards the service thread does, and an asking thread what
+ * comes at once.
  */
 #include <errno.h>
 #include <string.h>
@@ -46,7 +47,7 @@ void harp_session_check_fork(void)
         if (s->wake >= 0)
             close(s->wake);
         s->fd = s->wake = -1;
-        s->thread = s->ever = false;
+        s->thread = s->ever = s->serve_soon = false;
         s->failed_ns = s->backoff_ns = 0;
         memset(s->asked, 0, sizeof s->asked);
         memset(s->devices, 0, sizeof s->devices);
@@ -243,17 +244,18 @@ static void not_known(const struct harp_msg *msg)
     s->odd = true;
 }
 
-static void handle(struct harp_msg *msg)
+/* True: a gate has been opened. */
+static bool handle(struct harp_msg *msg)
 {
     struct question *q = NULL;
     if (msg->op == HARP_DEVICE) {
         device_said(s->fd, msg);
         pthread_cond_broadcast(&s->changed);
-        return;
+        return false;
     }
     int dev = device_at(msg->dev);
     if (dev < 0)
-        return;
+        return false;
     uint32_t wire = msg->dev;
     msg->dev = (uint32_t)dev;
     switch (msg->op) {
@@ -265,7 +267,7 @@ static void handle(struct harp_msg *msg)
             harp_memory_granted(msg, q != NULL);
         if (q != NULL) {
             q->answer = *msg;
-            q->done = true;
+            __atomic_store_n(&q->done, true, __ATOMIC_RELAXED); /* looked at without the lock */
             pthread_cond_broadcast(&s->changed);
         }
         break;
@@ -282,7 +284,7 @@ static void handle(struct harp_msg *msg)
         break;
     case HARP_OPEN_GATE:
         harp_time_open_gate(msg);
-        break;
+        return true;
     case HARP_CLOSE_GATE:
         harp_time_close_gate(msg);
         break;
@@ -290,23 +292,25 @@ static void handle(struct harp_msg *msg)
         not_known(msg);
         break;
     }
+    return false;
 }
 
-/* Reads all that is there. */
-void harp_session_drain(void)
+bool harp_session_drain(void)
 {
+    bool opened = false;
     while (s->fd >= 0) {
         struct harp_msg msg;
         ssize_t n = recv(s->fd, &msg, sizeof msg, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN)
-            return;
+            break;
         if (n != (ssize_t)sizeof msg || msg.version != s->version)
             harp_session_disconnect();
         else
-            handle(&msg);
+            opened |= handle(&msg);
     }
+    return opened;
 }
 
 bool harp_session_own(void)

@@ -56,6 +56,8 @@ void harp_session_tell(struct harp_msg *msg);
 
 /* Starts the service thread (all signals blocked, small stack). Idempotent. False: no thread. */
 bool harp_session_serve(void);
+/* The same at the next question, while its answer is on its way: it takes about as long. */
+void harp_session_serve_soon(void);
 /* Wakes the service thread: the time gate has something to do. */
 void harp_session_wake(void);
 

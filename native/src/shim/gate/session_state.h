@@ -26,7 +26,8 @@ struct harp_session_state {
     uint64_t connection; /* its number: that of a descriptor comes again */
     int pid;             /* whose connection it is: a forked child starts again */
     bool ever, thread;
-    bool odd; /* the arbiter said something we do not know; that is logged once */
+    bool serve_soon; /* the thread is wanted with the next question */
+    bool odd;        /* the arbiter said something we do not know; that is logged once */
     unsigned lanes, classes;
     uint16_t version; /* of the protocol, on this connection */
     int wake;
@@ -51,9 +52,12 @@ void harp_fork_watch(void);
 /* True: connected, now or already. */
 bool harp_session_connect(void);
 void harp_session_disconnect(void);
+/* serve.c: the service thread, now or already. False: none. */
+bool harp_session_start(void);
 /* `msg` speaks of our own number of a device. */
 bool harp_session_send(const struct harp_msg *msg);
-/* Reads and handles all that is there. */
-void harp_session_drain(void);
+/* Reads and handles all that is there. True: a gate has been opened, whose turn the service thread
+ * has to end. */
+bool harp_session_drain(void);
 
 #endif
