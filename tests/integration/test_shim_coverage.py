@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 import pytest
+from shim_script import client
 from shim_world import ROOT, compile_c
-from test_shim_protocol import client
 
 from harp.lease_wire import Op
 from native.api.cuda import FUNCTIONS

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shim_script import client
 from shim_world import MIB, ROOT, World, compile_c, soft_world
-from test_shim_protocol import client
 
 from harp.lease_wire import MemClass, Msg, Op
 

@@ -3,143 +3,22 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from shim_world import MIB, build_fake, compile_c
+from shim_script import UUID, Client, Script, client
+from shim_world import MIB, compile_c
 
 from harp.lease_wire import Msg, Op
 
 BUSY = Path(__file__).with_name("shim_busy.c")
-UUID = b"fake-device-0001"
 EPOCH = 7
 QUANTUM_NS = 5_000_000
-
-
-class Script:
-    """The arbiter's end of one client's connection; grants all memory."""
-
-    def __init__(
-        self, listener: socket.socket, *, lanes: int = 0, devices: int = 1, classes: int = 0
-    ) -> None:
-        listener.settimeout(20)
-        self.link, _ = listener.accept()
-        assert Msg.unpack(self.link.recv(4096)).op == Op.HELLO
-        self.say(op=Op.WELCOME, a=devices, b=lanes, c=classes, client=1, text="t")
-        for dev in range(devices):
-            uuid = UUID[:-1] + str(dev + 1).encode()
-            self.say(
-                op=Op.DEVICE,
-                dev=dev,
-                uuid=uuid,
-                limit_bytes=64 * MIB,
-                capacity_bytes=1024 * MIB,
-                b=500_000,
-            )
-
-    def say(self, **fields: object) -> None:
-        self.link.send(Msg(**fields).pack())  # type: ignore[arg-type]
-
-    def hear(self, timeout_s: float) -> Msg | None:
-        """The next message that is not about memory; None: none in time."""
-        end = time.monotonic() + timeout_s
-        while (left := end - time.monotonic()) > 0:
-            self.link.settimeout(left)
-            try:
-                packed = self.link.recv(4096)
-            except TimeoutError:
-                return None
-            if not packed:
-                return None  # it has ended
-            msg = Msg.unpack(packed)
-            if msg.op == Op.LEASE_MEM:
-                self.say(op=Op.MEM_GRANT, seq=msg.seq, cls=msg.cls, amount_bytes=msg.amount_bytes)
-            elif msg.op not in (Op.RETURN_MEM, Op.MEM_INFO):
-                return msg
-        return None
-
-    def lease(self, cls: int) -> int:
-        """Grants memory until some of that class is asked for; how much of it."""
-        while True:
-            msg = Msg.unpack(self.link.recv(4096))
-            if msg.op == Op.LEASE_MEM:
-                self.say(op=Op.MEM_GRANT, seq=msg.seq, cls=msg.cls, amount_bytes=msg.amount_bytes)
-                if msg.cls == cls:
-                    return msg.amount_bytes
-
-    def until(self, op: Op, **fields: int) -> Msg:
-        """Reads on until `op` with these values."""
-        end = time.monotonic() + 20  # a client that wants says so again each second
-        while True:
-            heard = self.hear(end - time.monotonic())
-            assert heard is not None, f"no {op.name}"
-            if heard.op == op and all(getattr(heard, k) == v for k, v in fields.items()):
-                return heard
-
-
-@dataclass
-class Client:
-    """A program under libharp, over the fake driver, before a scripted arbiter."""
-
-    process: subprocess.Popen[str]
-    listener: socket.socket
-    log: Path
-    scripts: list[Script] = field(default_factory=list)
-
-    def arbiter(self, *, lanes: int = 0, devices: int = 1, classes: int = 0) -> Script:
-        """Takes its next connection."""
-        self.scripts.append(Script(self.listener, lanes=lanes, devices=devices, classes=classes))
-        return self.scripts[-1]
-
-    def go(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-
-
-@contextmanager
-def client(native_dir: Path, folder: Path, *command: object, **more: str) -> Iterator[Client]:
-    """Starts `command`; killed at the end."""
-    shim, grant = folder / "shim", folder / "grant"
-    shim.mkdir()
-    grant.mkdir()
-    (shim / "libcuda.so.1").symlink_to(native_dir / "libharp.so")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LD_", "CUDA_"))}
-    env |= {
-        "LD_PRELOAD": str(shim / "libcuda.so.1"),
-        "HARP_GRANT": str(grant),
-        "HARP_CUDA_REAL": str(build_fake(folder / "fake")),
-        "HARP_LOG": str(folder / "log"),
-        "FAKE_DRIVER": "1",
-        **more,
-    }
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as listener:
-        listener.bind(str(grant / "arbiter.sock"))
-        listener.listen(1)
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        made = Client(process, listener, folder / "log")
-        try:
-            yield made
-        finally:
-            for script in made.scripts:
-                script.link.close()
-            process.kill()
-            process.communicate()
 
 
 @pytest.fixture
@@ -199,17 +78,20 @@ def test_a_turns_end_is_announced_and_its_work_told_once(script: Script) -> None
 def test_a_turn_is_renewed_while_it_drains(script: Script) -> None:
     """A queue may be as long as the turn: the new one is for what comes behind it."""
     script.until(Op.WANT_TIME)
-    script.say(op=Op.OPEN_GATE, epoch=EPOCH, quantum_ns=QUANTUM_NS, window_ns=QUANTUM_NS)
-    used = 0
-    for _ in range(10):
-        while (heard := script.hear(20)) is not None and heard.op != Op.YIELD_TIME:
-            used += heard.used_ns
-            if heard.op == Op.USED_TIME and heard.a == 1:
-                break
+    epoch, used, announced, renewed, asked = EPOCH, 0, 0, 0, False
+    script.say(op=Op.OPEN_GATE, epoch=epoch, quantum_ns=QUANTUM_NS, window_ns=QUANTUM_NS)
+    while renewed < 10:
+        assert announced < 100, "it yields turns that have been renewed in time"
+        heard = script.hear(20)
         assert heard is not None
-        assert heard.op == Op.USED_TIME, "it yielded a turn that had been renewed in time"
-        more = heard.window_ns + QUANTUM_NS
-        script.say(op=Op.OPEN_GATE, epoch=EPOCH, a=1, quantum_ns=more, window_ns=QUANTUM_NS)
+        used += heard.used_ns
+        if heard.op == Op.YIELD_TIME:  # we were not let run in time
+            epoch, asked = epoch + 1, False
+            script.say(op=Op.OPEN_GATE, epoch=epoch, quantum_ns=QUANTUM_NS, window_ns=QUANTUM_NS)
+        elif heard.op == Op.USED_TIME and heard.a == 1:
+            announced, renewed, asked = announced + 1, renewed + asked, True
+            more = heard.window_ns + QUANTUM_NS
+            script.say(op=Op.OPEN_GATE, epoch=epoch, a=1, quantum_ns=more, window_ns=QUANTUM_NS)
     over = script.until(Op.YIELD_TIME)
     assert used + over.used_ns > 9 * QUANTUM_NS / 2, "work of renewed turns is missing"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from shim_script import UUID, client
 from shim_world import MIB
-from test_shim_protocol import UUID, client
 
 from harp.lease_wire import MSG_BYTES, VERSION, Msg, Op
 
