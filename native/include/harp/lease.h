@@ -272,8 +272,9 @@ enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BE
 
 #define HARP_HELLO_READOPT 1u /* reconnect: ADOPT_MEM messages follow */
 #define HARP_HELLO_LOOK    2u /* one question by who uses no device: see HELLO */
-#define HARP_HELLO_ENDS    4u /* with READOPT: a MEM_INFO with seq=0 says at once that this was all \
-                               */
+#define HARP_HELLO_ENDS                                                                            \
+    4u /* with READOPT: a MEM_INFO with seq=0 says at once that this was all                       \
+        */
 
 struct harp_msg {
     uint16_t version; /* HARP_LEASE_OLDEST to HARP_LEASE_VERSION */

@@ -12,6 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LOOK_NS 10000000l
+#define LOOKS   10 /* a call inside may wait for what the capturing thread has yet to do */
+
 static uint32_t inside, beginning;
 
 bool harp_edge_enter(void)
@@ -32,11 +35,11 @@ void harp_edge_leave(void)
 
 void harp_edge_begin(void)
 {
-    static const struct timespec look = {0, 10000000};
+    static const struct timespec look = {0, LOOK_NS};
     uint32_t seen;
     int saved = errno;
     __atomic_fetch_add(&beginning, 1, __ATOMIC_SEQ_CST);
-    while ((seen = __atomic_load_n(&inside, __ATOMIC_SEQ_CST)) != 0)
+    for (int n = 0; n < LOOKS && (seen = __atomic_load_n(&inside, __ATOMIC_SEQ_CST)) != 0; n++)
         syscall(SYS_futex, &inside, FUTEX_WAIT_PRIVATE, seen, &look, NULL, 0);
     errno = saved;
 }

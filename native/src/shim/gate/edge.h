@@ -14,7 +14,8 @@
 bool harp_edge_enter(void);
 void harp_edge_leave(void);
 
-/* For generated/shim_touch.c, round a call that begins a capture. */
+/* For generated/shim_touch.c, round a call that begins a capture. Waits 0.1 s at most: a driver
+ * whose queue is full keeps who is inside, perhaps until the caller has gone on. */
 void harp_edge_begin(void);
 void harp_edge_begun(void);
 
