@@ -60,7 +60,8 @@ def from_rpc(error: grpc.RpcError) -> errors.HarpError:
     """The error that the daemon raised."""
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return errors.DaemonUnreachable(f"the daemon did not answer: {error}")
-    trailers: dict[str, str | bytes] = dict(error.trailing_metadata() or ())
+    # By way of a list: grpc.aio's metadata of 1.71 says it is a mapping, and is none.
+    trailers: dict[str, str | bytes] = dict([*(error.trailing_metadata() or ())])
     name = trailers.get(ERROR_KEY, "")
     hint = trailers.get(HINT_KEY, b"")
     text = error.details() or str(error.code())
