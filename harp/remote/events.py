@@ -33,6 +33,7 @@ class NodeState(enum.Enum):
 
     READY = 1
     DRAINING = 2
+    LOST = 3  #: only a pool says so, of others
 
 
 @dataclass(frozen=True, slots=True)
