@@ -32,13 +32,14 @@ from cryptography.x509.oid import NameOID
 from harp.errors import CertificateError, ConfigError
 from harp.remote.certificate import Certificate, Kind, made_by, purpose, read, read_key
 
-__all__ = ["DAYS", "DAYS_MAX", "found", "init", "issue", "renew"]
+__all__ = ["DAYS", "DAYS_MAX", "check", "found", "init", "issue", "renew"]
 
 AUTHORITY_DAYS = 3650
 DAYS = 365
 DAYS_MAX = 3650
 #: a host whose clock is behind must not find a new certificate "not yet valid"
 _EARLIER = dt.timedelta(hours=1)
+_ELSEWHERE = "name a folder that you may write to with --dir"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _HOST = re.compile(r"(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}")
 
@@ -52,7 +53,10 @@ def init(base: Path, now: dt.datetime) -> bool:
     Raises:
         CertificateError: the folder is not what it must be.
     """
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CertificateError(f"cannot make {base}: {error.strerror}", _ELSEWHERE) from error
     if base.stat().st_mode & stat.S_IWOTH:
         raise CertificateError(
             f"{base} is writable by everybody: so would the pool be", f"chmod 700 {base}"
@@ -71,6 +75,20 @@ def init(base: Path, now: dt.datetime) -> bool:
     return _appear(
         base / Kind.AUTHORITY.value, {"ca.crt": _pem(certificate), "ca.key": _key_pem(key)}
     )
+
+
+def check(kind: Kind, name: str, hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """The hosts as a certificate has them.
+
+    Raises:
+        ConfigError: a name or host that cannot be.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} is no name for a {kind.value}",
+            "1 to 63 letters, digits, dots, dashes or underscores, the first no sign",
+        )
+    return [_host(host) for host in hosts]
 
 
 def issue(
@@ -99,13 +117,8 @@ def issue(
         ConfigError: a name, host or number that cannot be.
         CertificateError: the authority is not there, has run out, or is not what it must be.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} is no name for a {kind.value}",
-            "1 to 63 letters, digits, dots, dashes or underscores, the first no sign",
-        )
+    alternatives = check(kind, name, hosts)
     _check_days(days)
-    alternatives = [_host(host) for host in hosts]
     folder = base / f"{kind.value}-{name}"
     if folder.exists():
         return False
@@ -278,6 +291,13 @@ def _check_days(days: int) -> None:
 
 def _appear(folder: Path, files: Mapping[str, bytes]) -> bool:
     """Make a folder with its files at once; False if another was faster."""
+    try:
+        return _renamed(folder, files)
+    except OSError as error:
+        raise CertificateError(f"cannot make {folder}: {error.strerror}", _ELSEWHERE) from error
+
+
+def _renamed(folder: Path, files: Mapping[str, bytes]) -> bool:
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
         fresh = Path(scratch) / "x"
         fresh.mkdir(mode=0o700)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import ipaddress
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import grpc.aio
 from harp.api.status import ERROR_KEY, from_rpc
 from harp.errors import CertificateError, ConfigError, HarpError, NodeUnreachable
 from harp.remote.certificate import Certificate, Kind, day, made_by, read, read_key
+from harp.remote.floor import CIPHERS
 
 __all__ = ["Callers", "Identity", "bearer", "channel", "explain", "listen", "load"]
 
@@ -97,14 +99,19 @@ def listen(
         The port.
 
     Raises:
-        ConfigError: plaintext where others could listen in, or no such address.
-        HarpError: the address cannot be had.
+        ConfigError: plaintext where others could listen in, TLS 1.2, or no such address.
+        NodeUnreachable: the address cannot be had.
     """
     _split(address)
     try:
         if identity is None:
             _plaintext(address, insecure=insecure)
             return int(server.add_insecure_port(address))
+        if os.environ.get(CIPHERS[0]) != CIPHERS[1]:
+            raise ConfigError(
+                f"grpcio would let TLS 1.2 in at {address}",
+                "call harp.remote.floor.tls13_only() before grpcio is imported",
+            )
         mutual = callers is Callers.CERTIFICATE
         credentials = grpc.ssl_server_credentials(
             [(identity.key_pem, identity.chain_pem)],

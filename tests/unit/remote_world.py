@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,14 @@ from harp.model import Device, DeviceKind
 from harp.remote import authority
 from harp.remote.certificate import Kind
 from harp.remote.events import Lease, Session
+from harp.remote.floor import CIPHERS
 from harp.remote.room import Room
 from harp.remote.service import Node, RemoteService
 from harp.remote.sessions import Worker
 from harp.remote.trust import Callers, Identity, channel, listen, load
 
+# As a node's process has it; tests run in one where grpcio may have been imported before.
+os.environ.setdefault(*CIPHERS)
 GIB = 1 << 30
 UTC = dt.UTC
 TABLE = pb.TableId(format=1, cuda=13000, hash=bytes(range(32)), version="0.1.0")

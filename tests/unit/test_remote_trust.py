@@ -248,10 +248,11 @@ def test_plaintext_is_refused_where_tls_was_meant() -> None:
 
 _SERVE = """
 import os, sys, pathlib, ssl, socket, datetime
+from harp.remote.floor import CIPHERS, tls13_only
 if sys.argv[2] == "floor":
-    from harp.remote.floor import tls13_only
     tls13_only(os.environ, sys.modules.keys())
 import grpc
+os.environ.setdefault(*CIPHERS)  # too late for grpcio, unless it is there
 from concurrent import futures
 from harp.remote.certificate import Kind
 from harp.remote.trust import Callers, listen, load
@@ -298,6 +299,14 @@ def test_the_floor_comes_before_grpcio_or_says_so() -> None:
     tls13_only(env, {"grpc"})
     with pytest.raises(ConfigError, match="imported before"):
         tls13_only({}, {"grpc"})
+
+
+def test_a_node_does_not_listen_without_the_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CIPHERS[0])
+    with pytest.raises(ConfigError, match=r"TLS 1\.2"):
+        took(lease(None), node(pool(tmp_path / "p")))
 
 
 def test_a_key_is_in_no_text(tmp_path: Path) -> None:
