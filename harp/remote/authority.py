@@ -303,8 +303,8 @@ def _renamed(folder: Path, files: Mapping[str, bytes]) -> bool:
         fresh.mkdir(mode=0o700)
         for name, content in files.items():
             mode = 0o600 if name.endswith(".key") else 0o644
-            # The mode is there from the first byte on, whatever the umask adds or takes.
-            fd = os.open(fresh / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & 0o600)
+            # A key is its owner's from the first byte on; what the umask took is given below.
+            fd = os.open(fresh / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             with os.fdopen(fd, "wb") as file:
                 file.write(content)
                 file.flush()

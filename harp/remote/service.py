@@ -379,8 +379,7 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
 
     async def _do(self, actions: Sequence[Action]) -> dict[str, int]:
         freed = await self._seats.do(actions)
-        if freed:
-            self._notify()  # there is room again
+        self._notify()  # there may be room again
         return freed
 
 

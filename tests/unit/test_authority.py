@@ -68,6 +68,14 @@ def test_nothing_is_made_twice(tmp_path: Path) -> None:
     assert tree(base) == before
 
 
+def test_what_is_there_needs_no_key_to_be_left_alone(tmp_path: Path) -> None:
+    base = pool(tmp_path / "p", NOW)
+    (base / "authority" / "ca.key").unlink()
+    assert not authority.issue(base, Kind.CLIENT, "ann", hosts=[], now=NOW)
+    with pytest.raises(CertificateError, match="cannot read"):
+        authority.issue(base, Kind.CLIENT, "new", hosts=[], now=NOW)
+
+
 def test_of_two_that_make_it_at_once_one_does(tmp_path: Path) -> None:
     made: list[bool] = []
     barrier = threading.Barrier(4)

@@ -120,6 +120,13 @@ def test_an_ancestors_rpath_counts_and_its_runpath_does_not(tmp_path: Path) -> N
         assert names(made.write(tmp_path / "app"))[1] == missing
 
 
+def test_who_has_a_runpath_is_not_served_by_an_ancestors_rpath(tmp_path: Path) -> None:
+    Made(needed=["libb.so"], runpath="/none").write(tmp_path / "lib" / "liba.so")
+    Made().write(tmp_path / "lib" / "libb.so")
+    program = Made(needed=["liba.so"], rpath=str(tmp_path / "lib")).write(tmp_path / "app")
+    assert names(program)[1] == ["libb.so"]
+
+
 def test_a_library_of_another_machine_is_passed_over(tmp_path: Path) -> None:
     Made(machine=183).write(tmp_path / "arm" / "liba.so")
     (tmp_path / "text").mkdir()
@@ -240,7 +247,7 @@ def _cache(entries: list[tuple[str, str]]) -> bytes:
 ENTRY = st.tuples(st.text("abc.", min_size=1, max_size=6), st.text("ab/", min_size=1, max_size=6))
 
 
-@given(st.lists(ENTRY, max_size=8), st.binary(max_size=20))
+@given(st.lists(ENTRY, max_size=8), st.binary(max_size=19))
 def test_the_loaders_cache_is_read(entries: list[tuple[str, str]], older: bytes) -> None:
     wanted: dict[str, tuple[str, ...]] = {}
     for name, path in entries:

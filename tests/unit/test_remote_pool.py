@@ -184,8 +184,8 @@ def test_who_is_chosen_may_be_asked(
     views: list[NodeView], ask: Ask, seed: int, rtts_s: dict[str, float], without: set[str]
 ) -> None:
     made, twin = Pool(), Pool()
-    for one in (made, twin):
-        one.heard(views, 0.0)
+    for one, order in ((made, views), (twin, views[::-1])):
+        one.heard(order, 0.0)
         for name, rtt_s in rtts_s.items():
             one.measured(name, rtt_s)
     weights = made.weights(ask, 0.0, without)
@@ -210,8 +210,17 @@ def test_who_is_chosen_may_be_asked(
     assert 0 <= chosen.chance <= 1
     if any(weights.values()):
         assert chosen.weight > 0
-    # The same seed, the same choice, whatever the order in which nodes were heard of.
     assert twin.choose(ask, 0.0, random.Random(seed), without) == chosen
+
+
+def test_the_same_seed_chooses_the_same_whatever_the_order_of_news() -> None:
+    views = [view(name) for name in "abcd"]
+    for seed in range(20):
+        chosen = {
+            pool(*order).choose(Ask(), 0.0, random.Random(seed)).node.node_id
+            for order in (views, views[::-1])
+        }
+        assert len(chosen) == 1
 
 
 @given(st.integers(1, PPM - 1), st.floats(0.1, 50), st.floats(200e-6, 0.5), st.sampled_from("fcr"))

@@ -24,6 +24,7 @@ from harp.errors import (
     TableMismatch,
     UnknownLease,
 )
+from harp.remote import service
 from harp.remote.trust import explain
 
 Ask = Callable[[World], Awaitable[None]]
@@ -328,6 +329,28 @@ def test_watchers_hear_of_changes_and_that_the_node_is_there() -> None:
             seen.append(await watch.read())
         versions = [reply.version for reply in seen]
         assert versions == sorted(versions)
+        watch.cancel()
+
+    on(ask)
+
+
+@pytest.mark.parametrize("sessions", [0, 1])
+def test_watchers_hear_of_room_without_a_heartbeat(
+    monkeypatch: pytest.MonkeyPatch, sessions: int
+) -> None:
+    monkeypatch.setattr(service, "HEARTBEAT_S", 600.0)
+
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        watch = stub.Watch(pb.WatchRequest())
+        lease = await stub.Lease(pb.LeaseRequest(share_ppm=300_000, ttl_s=60), timeout=10)
+        for _ in range(sessions):
+            await stub.Attach(pb.AttachRequest(lease_id=lease.lease_id, table=TABLE), timeout=10)
+        while (await watch.read()).nodes[0].devices[0].free_ppm != 700_000:
+            pass
+        await stub.Release(pb.ReleaseRequest(lease_id=lease.lease_id), timeout=10)
+        while (await watch.read()).nodes[0].devices[0].free_ppm != 1_000_000:
+            pass
         watch.cancel()
 
     on(ask)
