@@ -11,8 +11,8 @@ from harp.remote.events import Caller
 
 __all__ = ["LOOPBACK", "caller", "same_table"]
 
-#: who calls where plaintext was allowed: any program of this machine
-LOOPBACK = "loopback"
+#: who calls where plaintext was allowed: any program of this machine; no certificate has this name
+LOOPBACK = "(loopback)"
 _BEARER = "Bearer "
 
 

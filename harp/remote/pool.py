@@ -162,6 +162,10 @@ class Pool:
         chance = weights[node_id] / total if total else 1 / len(names)
         return Choice(known.view, weights[node_id], chance)
 
+    def endpoints(self) -> dict[str, str]:
+        """{node_id: endpoint} of all that were heard of."""
+        return {node_id: known.view.endpoint for node_id, known in self._nodes.items()}
+
     def moves(self, node_id: str, now_s: float) -> bool:
         """Whether a session without state does better elsewhere: its node drains or is lost."""
         known = self._nodes.get(node_id)

@@ -24,7 +24,7 @@ from harp.errors import CertificateError, ConfigError, HarpError, NodeUnreachabl
 from harp.remote.certificate import Certificate, Kind, day, made_by, read, read_key
 from harp.remote.floor import CIPHERS
 
-__all__ = ["Callers", "Identity", "bearer", "channel", "explain", "listen", "load"]
+__all__ = ["Callers", "Identity", "address", "bearer", "channel", "explain", "listen", "load"]
 
 #: without a proxy: it would see what is said in plaintext, and end what is not
 _OPTIONS = (("grpc.enable_http_proxy", 0),)
@@ -87,13 +87,13 @@ def load(folder: Path, kind: Kind, now: dt.datetime) -> Identity:
 
 def listen(
     server: grpc.Server | grpc.aio.Server,
-    address: str,
+    where: str,
     identity: Identity | None,
     callers: Callers = Callers.CERTIFICATE,
     *,
     insecure: bool = False,
 ) -> int:
-    """Let a server listen at `address` (host:port).
+    """Let a server listen at `where` (host:port).
 
     Returns:
         The port.
@@ -102,14 +102,14 @@ def listen(
         ConfigError: plaintext where others could listen in, TLS 1.2, or no such address.
         NodeUnreachable: the address cannot be had.
     """
-    _split(address)
+    address(where)
     try:
         if identity is None:
-            _plaintext(address, insecure=insecure)
-            return int(server.add_insecure_port(address))
+            _plaintext(where, insecure=insecure)
+            return int(server.add_insecure_port(where))
         if os.environ.get(CIPHERS[0]) != CIPHERS[1]:
             raise ConfigError(
-                f"grpcio would let TLS 1.2 in at {address}",
+                f"grpcio would let TLS 1.2 in at {where}",
                 "call harp.remote.floor.tls13_only() before grpcio is imported",
             )
         mutual = callers is Callers.CERTIFICATE
@@ -118,10 +118,10 @@ def listen(
             root_certificates=identity.authority_pem if mutual else None,
             require_client_auth=mutual,
         )
-        return int(server.add_secure_port(address, credentials))
+        return int(server.add_secure_port(where, credentials))
     except RuntimeError as error:
         raise NodeUnreachable(
-            f"cannot listen at {address}: {error}", "another program has the port: choose another"
+            f"cannot listen at {where}: {error}", "another program has the port: choose another"
         ) from error
 
 
@@ -143,7 +143,7 @@ def channel(
     Raises:
         ConfigError: plaintext to elsewhere, nobody to trust, or no such address.
     """
-    _split(endpoint)
+    address(endpoint)
     if identity is None and not authority_pem:
         _plaintext(endpoint, insecure=insecure)
         return grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
@@ -209,12 +209,12 @@ def explain(error: grpc.RpcError, endpoint: str) -> HarpError:
     return NodeUnreachable(f"{endpoint} did not answer: {details}", "is it up, and reachable?")
 
 
-def _plaintext(address: str, *, insecure: bool) -> None:
+def _plaintext(where: str, *, insecure: bool) -> None:
     """Refuse plaintext, but on loopback where it was asked for."""
-    host, _ = _split(address)
+    host, _ = address(where)
     if not insecure:
         raise ConfigError(
-            f"no certificate is given for {address}",
+            f"no certificate is given for {where}",
             "`harp remote init` makes some; on loopback alone --insecure does without",
         )
     try:
@@ -223,17 +223,21 @@ def _plaintext(address: str, *, insecure: bool) -> None:
         loopback = False
     if not loopback:
         raise ConfigError(
-            f"{address} is not loopback, and plaintext there could be read and changed on its way",
+            f"{where} is not loopback, and plaintext there could be read and changed on its way",
             "use certificates (harp remote init), or 127.0.0.1 with --insecure",
         )
 
 
-def _split(address: str) -> tuple[str, int]:
-    """Host and port of host:port or [host]:port."""
-    host, _, port = address.rpartition(":")
+def address(text: str) -> tuple[str, int]:
+    """Host and port of host:port or [host]:port.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    host, _, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
     if not bare or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{address!r} is no address", "write HOST:PORT, e.g. gpu1:7443")
+        raise ConfigError(f"{text!r} is no address", "write HOST:PORT, e.g. gpu1:7443")
     if ":" in bare and bare == host:
-        raise ConfigError(f"{address!r} is no address", f"write [{host}]:{port}")
+        raise ConfigError(f"{text!r} is no address", f"write [{host}]:{port}")
     return bare, int(port)

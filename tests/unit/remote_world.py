@@ -90,8 +90,13 @@ class World:
     service: RemoteService
     sessions: CountedSessions
     room: Room
+    server: grpc.aio.Server
     port: int
     channels: list[grpc.aio.Channel] = field(default_factory=list)
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     def stub(
         self,
@@ -113,19 +118,22 @@ async def serving(
     *,
     administrators: frozenset[str] = frozenset(),
     devices: tuple[Device, ...] = (),
+    node_id: str = "n1",
+    port: int = 0,
 ) -> AsyncIterator[World]:
     """A node that listens on loopback; plaintext without an identity."""
     room = Room(devices or (device(),), dict)
     sessions = CountedSessions()
-    node = Node("n1", "n1:7443", TABLE, administrators, insecure=identity is None)
-    service = RemoteService(node, room, sessions)
     server = grpc.aio.server()
+    port = listen(server, f"127.0.0.1:{port}", identity, callers, insecure=identity is None)
+    endpoint = "n1:7443" if node_id == "n1" else f"127.0.0.1:{port}"
+    node = Node(node_id, endpoint, TABLE, administrators, insecure=identity is None)
+    service = RemoteService(node, room, sessions)
     remote_pb2_grpc.add_RemoteServicer_to_server(service, server)
-    port = listen(server, "127.0.0.1:0", identity, callers, insecure=identity is None)
     await server.start()
     ticking = asyncio.create_task(service.serve())
     await asyncio.sleep(0)
-    world = World(service, sessions, room, port)
+    world = World(service, sessions, room, server, port)
     try:
         yield world
     finally:

@@ -25,6 +25,7 @@ from harp.errors import (
     UnknownLease,
 )
 from harp.remote import service
+from harp.remote.callers import LOOPBACK
 from harp.remote.trust import explain
 
 Ask = Callable[[World], Awaitable[None]]
@@ -387,7 +388,7 @@ def test_draining_tells_refuses_and_ends() -> None:
         assert (reply.state, reply.leases) == (pb.NODE_STATE_READY, 0)
         await stub.Lease(pb.LeaseRequest(ttl_s=60), timeout=10)
 
-    on(ask, administrators=frozenset({"loopback"}))
+    on(ask, administrators=frozenset({LOOPBACK}))
 
 
 def test_a_lease_is_its_owners_across_connections(tmp_path: Path) -> None:

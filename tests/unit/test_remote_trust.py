@@ -19,7 +19,7 @@ from remote_world import TABLE, World, client, node, now, pool, serving
 from harp.api.v1 import remote_pb2 as pb
 from harp.errors import ConfigError, HarpError, NodeUnreachable, NotOwner, Unauthenticated
 from harp.remote import authority
-from harp.remote.callers import caller
+from harp.remote.callers import LOOPBACK, caller
 from harp.remote.certificate import Kind
 from harp.remote.events import Caller
 from harp.remote.floor import CIPHERS, tls13_only
@@ -240,7 +240,7 @@ def test_an_older_tls_is_refused_where_grpcio_says_it(version: bytes | None, tak
 def test_plaintext_is_refused_where_tls_was_meant() -> None:
     for insecure in (False, True):
         if insecure:
-            assert caller({}, (), Caller, insecure=True) == Caller("loopback")
+            assert caller({}, (), Caller, insecure=True) == Caller(LOOPBACK)
         else:
             with pytest.raises(Unauthenticated, match="not encrypted"):
                 caller({}, (), Caller, insecure=False)
