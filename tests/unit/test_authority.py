@@ -21,6 +21,7 @@ from remote_world import client, node, pool
 
 from harp.errors import CertificateError, ConfigError
 from harp.remote import authority
+from harp.remote.callers import LOOPBACK
 from harp.remote.certificate import Kind, read
 from harp.remote.trust import load
 
@@ -218,6 +219,12 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="no name"):
         authority.issue(tmp_path, Kind.CLIENT, name, hosts=[], now=NOW)
     assert [p.name for p in tmp_path.iterdir()] == ["authority"]
+
+
+def test_nobody_gets_the_name_of_who_calls_in_plaintext(tmp_path: Path) -> None:
+    authority.init(tmp_path, NOW)
+    with pytest.raises(ConfigError, match="no name"):
+        authority.issue(tmp_path, Kind.CLIENT, LOOPBACK, hosts=[], now=NOW)
 
 
 @pytest.mark.parametrize("host", ["", "a b", "1.2.3", "a..b", "a/b", "x" * 64, "host:1", "a\n"])

@@ -102,7 +102,25 @@ def test_what_others_took_is_heard_of() -> None:
     on(ask)
 
 
-def test_distances_are_measured() -> None:
+def test_news_wake_who_waits() -> None:
+    async def main() -> None:
+        watcher = Watcher(Pool(), ["p:1"], plain, random.Random(1))
+        waiting = asyncio.create_task(watcher.choose(Ask(), random.Random(1), timeout_s=600))
+        await asyncio.sleep(0)
+        itself = pb.Node(node_id="a", state=pb.NODE_STATE_READY, devices=[pb.NodeDevice()])
+        watcher._heard("p:1", pb.WatchReply(nodes=[itself]))
+        for _ in range(5):  # turns of the loop: no time goes by
+            await asyncio.sleep(0)
+        assert waiting.done()
+        assert (await waiting).node.node_id == "a"
+
+    asyncio.run(main())
+
+
+def test_distances_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    # At once, not with the next round: a newcomer's distance is not guessed for long.
+    monkeypatch.setattr("harp.remote.watcher._MEASURE_S", 600.0)
+
     async def ask(a: World, b: World) -> None:
         async with watching([a.endpoint, b.endpoint]) as (_, known):
             await until(
