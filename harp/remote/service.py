@@ -94,8 +94,11 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         self._clock = clock
         self._state = Leases()
         self._seats = Seats(sessions, room)
-        #: set and replaced at each change
+        #: set and replaced at each change that watchers see, and how many there were
         self._changed = asyncio.Event()
+        self._version = 1
+        #: set when the next deadline has moved
+        self._moved = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
 
     async def serve(self) -> None:
@@ -104,11 +107,11 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 while True:
-                    changed = self._changed
+                    self._moved.clear()
                     wait_s = next_s(self._state) - self._clock()
                     try:
                         async with asyncio.timeout(wait_s if math.isfinite(wait_s) else None):
-                            await changed.wait()
+                            await self._moved.wait()
                     except TimeoutError:
                         self._later(self._step(Tick()))
         finally:
@@ -160,7 +163,7 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
             await _refuse(context, error)
         while True:
             changed = self._changed
-            yield pb.WatchReply(nodes=[self._itself()], version=self._state.version)
+            yield pb.WatchReply(nodes=[self._itself()], version=self._version)
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
                     await changed.wait()
@@ -352,17 +355,20 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         """Let the core decide; what begins, begins here, so that its end finds it."""
         if self._group is None:
             raise DaemonError("this node's remote service starts or stops", "try again")
-        before = self._state.version, next_s(self._state)
+        version, deadline_s = self._state.version, next_s(self._state)
         actions = step(self._state, event, self._clock())
         for action in actions:
             if isinstance(action, Start):
                 self._seats.begin(action, self._group)
-        if before != (self._state.version, next_s(self._state)):
+        if version != self._state.version:
             self._notify()
+        if deadline_s != next_s(self._state):  # renewals alone are no news to watchers
+            self._moved.set()
         return actions
 
     def _notify(self) -> None:
-        """Wake serve() and all watchers."""
+        """Wake all watchers."""
+        self._version += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -335,6 +335,24 @@ def test_watchers_hear_of_changes_and_that_the_node_is_there() -> None:
     on(ask)
 
 
+def test_renewals_are_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "HEARTBEAT_S", 600.0)
+
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        lease = await stub.Lease(pb.LeaseRequest(ttl_s=60), timeout=10)
+        watch = stub.Watch(pb.WatchRequest())
+        first = await watch.read()
+        for _ in range(5):
+            await stub.Renew(pb.RenewRequest(lease_id=lease.lease_id), timeout=10)
+        await stub.Attach(pb.AttachRequest(lease_id=lease.lease_id, table=TABLE), timeout=10)
+        second = await watch.read()
+        assert (first.nodes[0].sessions, second.nodes[0].sessions) == (0, 1)
+        watch.cancel()
+
+    on(ask)
+
+
 @pytest.mark.parametrize("sessions", [0, 1])
 def test_watchers_hear_of_room_without_a_heartbeat(
     monkeypatch: pytest.MonkeyPatch, sessions: int
@@ -347,12 +365,16 @@ def test_watchers_hear_of_room_without_a_heartbeat(
         lease = await stub.Lease(pb.LeaseRequest(share_ppm=300_000, ttl_s=60), timeout=10)
         for _ in range(sessions):
             await stub.Attach(pb.AttachRequest(lease_id=lease.lease_id, table=TABLE), timeout=10)
-        while (await watch.read()).nodes[0].devices[0].free_ppm != 700_000:
-            pass
+        seen = [await watch.read()]
+        while seen[-1].nodes[0].devices[0].free_ppm != 700_000:
+            seen.append(await watch.read())
         await stub.Release(pb.ReleaseRequest(lease_id=lease.lease_id), timeout=10)
-        while (await watch.read()).nodes[0].devices[0].free_ppm != 1_000_000:
-            pass
+        while seen[-1].nodes[0].devices[0].free_ppm != 1_000_000:
+            seen.append(await watch.read())
         watch.cancel()
+        # One version, one content.
+        versions = [reply.version for reply in seen]
+        assert versions == sorted(set(versions))
 
     on(ask)
 
