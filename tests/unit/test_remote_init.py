@@ -137,12 +137,19 @@ def test_days_out_of_range_are_wrong_usage(tmp_path: Path, days: str) -> None:
     assert not (tmp_path / "p").exists()
 
 
-def test_it_lies_beside_the_settings_and_is_one_object_and_no_key(tmp_path: Path) -> None:
+def test_it_lies_beside_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 987_654)  # nobody's number
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("HARP_CONFIG", str(tmp_path / "else" / "x.toml"))
+    done = CliRunner().invoke(cli, ["remote", "init"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "harp" / "remote" / "client-uid-987654" / "tls.key").exists()
+    assert not (tmp_path / "else").exists()
+
+
+def test_it_is_one_object_and_no_key(tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "XDG_"))}
-    if os.geteuid() == 0:
-        arguments = ["--dir", str(tmp_path / "harp" / "remote")]
-    else:
-        arguments, env["XDG_CONFIG_HOME"] = [], str(tmp_path)
+    arguments = ["--dir", str(tmp_path / "harp" / "remote")]
     done = subprocess.run(
         [sys.executable, "-m", "harp", "remote", "init", "--json", *arguments],
         cwd=ROOT,
