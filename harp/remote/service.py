@@ -90,7 +90,6 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
     ) -> None:
         self._node = node
         self._room = room
-        self._sessions = sessions
         self._clock = clock
         self._state = Leases()
         self._seats = Seats(sessions, room)
