@@ -10,6 +10,7 @@ import sys
 import click
 
 import harp
+from harp.cli import environment
 from harp.cli.output import fail
 from harp.errors import HarpError
 
@@ -64,9 +65,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: errors become one line and a hint; exit status 1, or 2 for wrong usage."""
-    # gRPC has threads of its own; its fork handlers would warn at every child we start.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    environment.prepare()
     try:
         cli.main(prog_name="harp", standalone_mode=True)
     except HarpError as error:
