@@ -23,6 +23,11 @@
         NvmlError                   NVML answered with an error
       RemoteError
         WireError                   bytes that are no call, or no answer to one
+        UnknownLease                no lease or session of that name, or somebody else's
+        TableMismatch               the two sides describe CUDA calls differently
+        NodeDraining                the node takes nobody new
+        NodeUnreachable             a node is not there, or the two do not trust each other
+        CertificateError            a certificate, key or authority is not what it must be
 
 Each carries a `hint`: what the reader can do about it.
 """
@@ -32,6 +37,7 @@ from __future__ import annotations
 __all__ = [
     "ArbiterError",
     "BuildMissing",
+    "CertificateError",
     "CheckpointFailed",
     "ConfigError",
     "DaemonError",
@@ -41,15 +47,19 @@ __all__ = [
     "HarpError",
     "NativeError",
     "NoDevice",
+    "NodeDraining",
+    "NodeUnreachable",
     "NotOwner",
     "NvmlError",
     "QuotaExceeded",
     "RemoteError",
     "RunDirUnsafe",
+    "TableMismatch",
     "TenantError",
     "TenantExists",
     "Unauthenticated",
     "UnitError",
+    "UnknownLease",
     "UnknownTenant",
     "WireError",
 ]
@@ -151,3 +161,23 @@ class RemoteError(HarpError):
 
 class WireError(RemoteError):
     """Bytes that are no call, or no answer to one."""
+
+
+class UnknownLease(RemoteError):
+    """No lease or session has that name, or it is somebody else's."""
+
+
+class TableMismatch(RemoteError):
+    """The two sides of a session describe CUDA calls differently."""
+
+
+class NodeDraining(RemoteError):
+    """The node takes no new leases or sessions."""
+
+
+class NodeUnreachable(RemoteError):
+    """A node is not there, or the two sides do not trust each other."""
+
+
+class CertificateError(RemoteError):
+    """A certificate, a key or an authority is missing, has run out or does not fit."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import grpc
+import grpc.aio
 
 from harp import errors
 
@@ -29,6 +30,11 @@ _CODES: dict[type[errors.HarpError], grpc.StatusCode] = {
     errors.BuildMissing: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NvmlError: grpc.StatusCode.INTERNAL,
     errors.WireError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownLease: grpc.StatusCode.NOT_FOUND,
+    errors.TableMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NodeDraining: grpc.StatusCode.UNAVAILABLE,
+    errors.NodeUnreachable: grpc.StatusCode.UNAVAILABLE,
+    errors.CertificateError: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 
@@ -52,15 +58,19 @@ def trailers_of(error: errors.HarpError) -> tuple[tuple[str, str | bytes], ...]:
 
 def from_rpc(error: grpc.RpcError) -> errors.HarpError:
     """The error that the daemon raised."""
-    if not isinstance(error, grpc.Call):
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return errors.DaemonUnreachable(f"the daemon did not answer: {error}")
-    trailers = dict(error.trailing_metadata() or ())
+    # By way of a list: grpc.aio's metadata of 1.71 says it is a mapping, and is none.
+    trailers: dict[str, str | bytes] = dict([*(error.trailing_metadata() or ())])
     name = trailers.get(ERROR_KEY, "")
     hint = trailers.get(HINT_KEY, b"")
     text = error.details() or str(error.code())
-    for cls in (*_CODES, errors.HarpError):
+    if isinstance(hint, bytes):
+        hint = hint.decode(errors="replace")  # another machine's word
+    kinds: tuple[type[errors.HarpError], ...] = (*_CODES, errors.HarpError)
+    for cls in kinds:
         if cls.__name__ == name:
-            return cls(text, hint.decode() if isinstance(hint, bytes) else hint)
+            return cls(text, hint)
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
         return errors.Unauthenticated(text)
     return errors.DaemonUnreachable(

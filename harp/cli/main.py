@@ -10,6 +10,7 @@ import sys
 import click
 
 import harp
+from harp.cli import environment
 from harp.cli.output import fail
 from harp.errors import HarpError
 
@@ -25,6 +26,7 @@ COMMANDS = {
     "set": ("harp.cli.change:set_limits", "Change a tenant's limits."),
     "suspend": ("harp.cli.suspend:suspend", "Take a tenant's memory off its GPUs."),
     "resume": ("harp.cli.suspend:resume", "Bring a suspended tenant back."),
+    "remote": ("harp.cli.remote:remote", "GPUs for programs on other hosts: certificates."),
     "doctor": ("harp.cli.doctor:doctor", "Find out why something does not work."),
     "demo": ("harp.cli.demo:demo", "Two trainings share a software GPU."),
     "sim": ("harp.cli.sim:sim", "Try policies on a virtual clock."),
@@ -63,9 +65,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: errors become one line and a hint; exit status 1, or 2 for wrong usage."""
-    # gRPC has threads of its own; its fork handlers would warn at every child we start.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    environment.prepare()
     try:
         cli.main(prog_name="harp", standalone_mode=True)
     except HarpError as error:

@@ -24,6 +24,7 @@ from typing import NoReturn
 import click
 
 from harp.api.v1 import control_pb2 as pb
+from harp.cli.environment import as_given
 from harp.cli.output import CLASS_HELP, CLASSES, HOST_HELP, PERCENT, SIZE, fail, progress
 from harp.cli.program import locate, obstacle
 from harp.cli.start import connect_or_start
@@ -110,7 +111,7 @@ def run(
     command: tuple[str, ...],
 ) -> NoReturn:
     """Run CMD under a grant: -- CMD [ARG]..."""
-    env = dict(os.environ)
+    env = as_given()
     program = locate(command[0], env)
     if program is None:
         progress(f"harp: {command[0]}: no such program")

@@ -11,7 +11,7 @@ from harp.errors import ConfigError, TenantExists
 
 __all__ = ["tenant_name"]
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 
 
 def tenant_name(asked: str, program: str, pid: int, taken: AbstractSet[str]) -> str:
@@ -28,7 +28,7 @@ def tenant_name(asked: str, program: str, pid: int, taken: AbstractSet[str]) -> 
         TenantExists: taken.
     """
     if asked:
-        if not _NAME.match(asked):
+        if not _NAME.fullmatch(asked):
             raise ConfigError(
                 f"{asked!r} is no tenant name",
                 "1 to 48 letters, digits, dots, dashes or underscores, the first no sign",

@@ -13,7 +13,7 @@ def test_the_name_asked_for_is_kept() -> None:
     assert tenant_name("a.b-c_1", "python", 7, set()) == "a.b-c_1"
 
 
-@pytest.mark.parametrize("name", ["-a", ".a", "a b", "a/b", "\u00e4", "a" * 49])
+@pytest.mark.parametrize("name", ["-a", ".a", "a b", "a/b", "a\n", "\u00e4", "a" * 49])
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="is no tenant name"):
         tenant_name(name, "python", 7, set())

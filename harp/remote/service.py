@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The remote API's servicer: who calls, and what becomes of leases and sessions.
+
+Decisions are leases.step()'s, which is called without waiting in between. What it wants done is
+finished even if the caller goes away meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import grpc.aio
+import structlog
+
+from harp.api.status import code_of, trailers_of
+from harp.api.v1 import remote_pb2 as pb
+from harp.api.v1 import remote_pb2_grpc
+from harp.errors import (
+    ConfigError,
+    DaemonError,
+    HarpError,
+    NotOwner,
+    Unauthenticated,
+    UnknownLease,
+)
+from harp.model import DeviceKind, Limits, TenantClass
+from harp.remote.callers import caller, same_table
+from harp.remote.events import (
+    Action,
+    Attach,
+    Caller,
+    Detach,
+    Drain,
+    End,
+    Ended,
+    Event,
+    Release,
+    Renew,
+    Start,
+    Take,
+    Tick,
+)
+from harp.remote.leases import Leases, digest, holder, next_s, step
+from harp.remote.room import Room, limits
+from harp.remote.seats import Seats
+from harp.remote.sessions import Sessions
+
+__all__ = ["HEARTBEAT_S", "Node", "RemoteService"]
+
+_log = structlog.get_logger(__name__)
+Context = grpc.aio.ServicerContext[Any, Any]
+_Request = TypeVar("_Request")
+_Reply = TypeVar("_Reply")
+
+#: a watcher hears from the node at least so often
+HEARTBEAT_S = 0.5
+_NAME_CHARS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What this node says of itself."""
+
+    node_id: str
+    endpoint: str  #: host:port of this service, as clients reach it
+    table: pb.TableId
+    administrators: AbstractSet[str] = frozenset()  #: names of certificates that may drain it
+    insecure: bool = False  #: plaintext on loopback: whoever calls is LOOPBACK
+    used_ratio: Callable[[str], float] = lambda _uuid: 0.0  #: of a device, lately
+    capacity: Callable[[str], float] = lambda _uuid: 1.0  #: of a device; 1: the slowest
+
+
+class RemoteService(remote_pb2_grpc.RemoteServicer):
+    """Remote, for one node. serve() must run while calls are answered."""
+
+    def __init__(
+        self,
+        node: Node,
+        room: Room,
+        sessions: Sessions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._node = node
+        self._room = room
+        self._clock = clock
+        self._state = Leases()
+        self._seats = Seats(sessions, room)
+        #: set and replaced at each change that watchers see, and how many there were
+        self._changed = asyncio.Event()
+        self._version = 1
+        #: set when the next deadline has moved
+        self._moved = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+
+    async def serve(self) -> None:
+        """Let time pass until cancelled; then all leases are over, and their workers ended."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                while True:
+                    self._moved.clear()
+                    wait_s = next_s(self._state) - self._clock()
+                    try:
+                        async with asyncio.timeout(wait_s if math.isfinite(wait_s) else None):
+                            await self._moved.wait()
+                    except TimeoutError:
+                        self._later(self._step(Tick()))
+        finally:
+            self._group = None
+            self._state = Leases()
+            await self._seats.end_all("harpd stops")
+
+    def worker_ended(self, session_id: str) -> None:
+        """A worker ended by itself; from the loop's own thread."""
+        self._later(self._step(Ended(session_id)))
+
+    async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:  # noqa: N802
+        """Take a share of this node's devices."""
+        return await self._answer(self._lease, request, context)
+
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
+        """Let a lease run on."""
+        return await self._answer(self._renew, request, context)
+
+    async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:  # noqa: N802
+        """Give a lease back."""
+        return await self._answer(self._release, request, context)
+
+    async def Attach(self, request: pb.AttachRequest, context: Context) -> pb.AttachReply:  # noqa: N802
+        """Make a session under a lease."""
+        return await self._answer(self._attach, request, context)
+
+    async def Detach(self, request: pb.DetachRequest, context: Context) -> pb.DetachReply:  # noqa: N802
+        """End a session."""
+        return await self._answer(self._detach, request, context)
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainReply:  # noqa: N802
+        """Empty the node, or stop doing so."""
+        return await self._answer(self._drain, request, context)
+
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, context: Context
+    ) -> AsyncIterator[pb.WatchReply]:
+        """Say how the node is, now, at each change, and every HEARTBEAT_S."""
+        try:
+            self._caller(context)
+            if request.pool not in ("", self._node.endpoint):
+                raise ConfigError(
+                    f"this node knows no pool at {request.pool!r}, only itself"
+                    f" ({self._node.endpoint})",
+                    "list the nodes, and watch each",
+                )
+        except HarpError as error:
+            await _refuse(context, error)
+        while True:
+            changed = self._changed
+            yield pb.WatchReply(nodes=[self._itself()], version=self._version)
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _answer(
+        self,
+        method: Callable[[_Request, Caller], Awaitable[_Reply]],
+        request: _Request,
+        context: Context,
+    ) -> _Reply:
+        try:
+            return await method(request, self._caller(context))
+        except HarpError as error:
+            await _refuse(context, error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not look like the caller's
+            _log.exception("call_broken")
+            await _refuse(context, DaemonError(f"harpd failed: {type(error).__name__}: {error}"))
+
+    def _caller(self, context: Context) -> Caller:
+        return caller(
+            context.auth_context(),
+            context.invocation_metadata() or (),
+            lambda token: holder(self._state, token, self._clock()),
+            insecure=self._node.insecure,
+        )
+
+    async def _lease(self, request: pb.LeaseRequest, caller: Caller) -> pb.LeaseReply:
+        if caller.lease_id:
+            raise Unauthenticated(
+                f"a lease token stands for its own lease {caller.lease_id}; it takes no other",
+                "take leases with a client certificate",
+            )
+        asked = limits(
+            Limits(
+                request.mem_limit_bytes,
+                request.share_ppm,
+                request.limit_ppm,
+                _class(request.lease_class),
+            )
+        )
+        if len(request.name) > _NAME_CHARS or not request.name.isprintable():
+            raise ConfigError(
+                f"the name of {len(request.name)} characters is none for a tenant",
+                f"at most {_NAME_CHARS} characters, all of them printable",
+            )
+        lease_id = secrets.token_hex(8)
+        token = f"{lease_id}.{secrets.token_urlsafe(32)}"
+        take = Take(
+            lease_id,
+            caller.owner,
+            digest(token),
+            request.name,
+            request.ttl_s,
+            request.max_sessions,
+        )
+        self._later(self._step(take))
+        try:
+            devices = self._room.take(lease_id, request.gpu, asked)
+        except HarpError:
+            self._later(self._step(Release(caller, lease_id)))
+            raise
+        lease = self._state.leases[lease_id]
+        _log.info("lease_taken", lease=lease_id, owner=caller.owner, ttl_s=lease.ttl_s)
+        return pb.LeaseReply(
+            lease_id=lease_id,
+            token=token,
+            ttl_s=lease.ttl_s,
+            endpoint=self._node.endpoint,
+            devices=[
+                pb.LeasedDevice(
+                    uuid=d.uuid,
+                    name=d.name,
+                    software=d.kind is DeviceKind.SOFTWARE,
+                    mem_limit_bytes=asked.mem_bytes,
+                    share_ppm=asked.share_ppm,
+                    limit_ppm=asked.limit_ppm,
+                )
+                for d in devices
+            ],
+            table=self._node.table,
+        )
+
+    async def _renew(self, request: pb.RenewRequest, caller: Caller) -> pb.RenewReply:
+        self._later(self._step(Renew(caller, request.lease_id)))
+        now_s = self._clock()
+        return pb.RenewReply(
+            ttl_s=max(0.0, self._state.leases[request.lease_id].expires_s - now_s),
+            state=_state(self._state),
+            drain_s=self._state.drain_s(now_s),
+        )
+
+    async def _release(self, request: pb.ReleaseRequest, caller: Caller) -> pb.ReleaseReply:
+        actions = self._step(Release(caller, request.lease_id))
+        ended = [
+            a for a in actions if isinstance(a, End) and a.session.lease_id == request.lease_id
+        ]
+        freed = await self._finish(actions)
+        return pb.ReleaseReply(
+            sessions=len(ended), freed_bytes=sum(freed[a.session.session_id] for a in ended)
+        )
+
+    async def _attach(self, request: pb.AttachRequest, caller: Caller) -> pb.AttachReply:
+        same_table(self._node.table, request.table)
+        session_id = secrets.token_hex(8)
+        token = f"{session_id}.{secrets.token_urlsafe(32)}"
+        actions = self._step(
+            Attach(
+                caller,
+                request.lease_id,
+                session_id,
+                digest(token),
+                request.program[:_NAME_CHARS],
+                request.resume_s,
+            )
+        )
+        try:
+            await self._finish(actions)
+            worker = await self._seats.worker(session_id)
+        except asyncio.CancelledError:
+            # Nobody was told of it, so nobody would detach it.
+            with contextlib.suppress(DaemonError):
+                self.worker_ended(session_id)
+            raise
+        if isinstance(worker, HarpError):
+            await self._finish(self._step(Ended(session_id)))
+            raise worker
+        found = next((s for s in self._state.sessions() if s.session_id == session_id), None)
+        if found is None:
+            raise UnknownLease(
+                f"lease {request.lease_id!r} was over before its worker had started",
+                "renew a lease before half of its ttl is over",
+            )
+        return pb.AttachReply(
+            session_id=session_id,
+            token=token,
+            endpoint=worker.endpoint,
+            table=self._node.table,
+            resume_s=found.resume_s,
+            bulk_streams=worker.bulk_streams,
+        )
+
+    async def _detach(self, request: pb.DetachRequest, caller: Caller) -> pb.DetachReply:
+        freed = await self._finish(self._step(Detach(caller, request.session_id)))
+        return pb.DetachReply(freed_bytes=freed.get(request.session_id, 0))
+
+    async def _drain(self, request: pb.DrainRequest, caller: Caller) -> pb.DrainReply:
+        if caller.lease_id or caller.owner not in self._node.administrators:
+            raise NotOwner(
+                f"{caller.owner} is no administrator of this node",
+                "drain with the certificate of one",
+            )
+        actions = self._step(Drain(request.deadline_s, request.stop))
+        self._later(actions)
+        _log.info("node_drains", stop=request.stop, deadline_s=request.deadline_s)
+        return pb.DrainReply(
+            state=_state(self._state),
+            leases=len(self._state.leases),
+            sessions=sum(1 for _ in self._state.sessions()),
+        )
+
+    def _itself(self) -> pb.Node:
+        devices = []
+        for d in self._room.devices:
+            left = self._room.left(d)
+            devices.append(
+                pb.NodeDevice(
+                    uuid=d.uuid,
+                    name=d.name,
+                    software=d.kind is DeviceKind.SOFTWARE,
+                    memory_bytes=d.memory_bytes,
+                    free_bytes=left.free_bytes,
+                    free_ppm=left.free_ppm,
+                    used_ratio=self._node.used_ratio(d.uuid),
+                    capacity=self._node.capacity(d.uuid),
+                )
+            )
+        return pb.Node(
+            node_id=self._node.node_id,
+            endpoint=self._node.endpoint,
+            state=_state(self._state),
+            devices=devices,
+            sessions=sum(1 for _ in self._state.sessions()),
+            table=self._node.table,
+        )
+
+    def _step(self, event: Event) -> list[Action]:
+        """Let the core decide; what begins, begins here, so that its end finds it."""
+        if self._group is None:
+            raise DaemonError("this node's remote service starts or stops", "try again")
+        version, deadline_s = self._state.version, next_s(self._state)
+        actions = step(self._state, event, self._clock())
+        for action in actions:
+            if isinstance(action, Start):
+                self._seats.begin(action, self._group)
+        if version != self._state.version:
+            self._notify()
+        if deadline_s != next_s(self._state):  # renewals alone are no news to watchers
+            self._moved.set()
+        return actions
+
+    def _notify(self) -> None:
+        """Wake all watchers."""
+        self._version += 1
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _later(self, actions: Sequence[Action]) -> None:
+        """Do it without waiting."""
+        if actions and self._group is not None:
+            self._group.create_task(self._do(actions))
+
+    async def _finish(self, actions: Sequence[Action]) -> dict[str, int]:
+        """Do it and wait; it is finished even if the caller is gone."""
+        if not actions or self._group is None:
+            return {}
+        return await asyncio.shield(self._group.create_task(self._do(actions)))
+
+    async def _do(self, actions: Sequence[Action]) -> dict[str, int]:
+        freed = await self._seats.do(actions)
+        self._notify()  # there may be room again
+        return freed
+
+
+def _state(state: Leases) -> pb.NodeState.ValueType:
+    return pb.NodeState.ValueType(state.state.value)
+
+
+def _class(value: pb.LeaseClass.ValueType) -> TenantClass:
+    try:
+        return TenantClass(value)
+    except ValueError as error:
+        raise ConfigError(
+            f"lease class {value} is unknown here", "0 standard, 1 latency, 2 best effort"
+        ) from error
+
+
+async def _refuse(context: Context, error: HarpError) -> NoReturn:
+    _log.info("call_refused", error=type(error).__name__, message=error.message)
+    await context.abort(code_of(error), error.message, trailers_of(error))
+    raise AssertionError("abort() raises")
