@@ -124,7 +124,7 @@ static void metadata_is_judged(void)
     } cases[] = {
         {{0}, {0}, HARP_GRPC_OK, ""},
         {{":path", HARP_GRPC_BULK_PATH}, {0}, HARP_GRPC_OK, ""},
-        {{":path", "/harp.api.v1.GpuSession/Sessio"}, {0}, HARP_GRPC_UNIMPLEMENTED, "GpuSession"},
+        {{":path", "/harp.api.v1.GpuSession/Sessions"}, {0}, HARP_GRPC_UNIMPLEMENTED, "GpuSession"},
         {{":method", "GET"}, {0}, HARP_GRPC_UNIMPLEMENTED, ""},
         {{"te", NULL}, {0}, HARP_GRPC_INVALID_ARGUMENT, "te: trailers"},
         {{"authorization", NULL}, {0}, HARP_GRPC_UNAUTHENTICATED, "no token"},

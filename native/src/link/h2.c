@@ -23,7 +23,7 @@ static struct harp_h2_stream *stream_of(struct harp_h2 *h2, int32_t id)
     return nghttp2_session_get_stream_user_data(h2->session, id);
 }
 
-static struct harp_h2_stream *new_stream(struct harp_h2 *h2)
+struct harp_h2_stream *h2_new_stream(struct harp_h2 *h2)
 {
     struct harp_h2_stream *s = calloc(1, sizeof *s);
     if (s == NULL)
@@ -40,7 +40,7 @@ static struct harp_h2_stream *new_stream(struct harp_h2 *h2)
     return s;
 }
 
-static void free_stream(struct harp_h2_stream *s)
+void h2_free_stream(struct harp_h2_stream *s)
 {
     *s->link = s->next;
     if (s->next != NULL)
@@ -58,7 +58,7 @@ void h2_end(struct harp_h2_stream *s, enum harp_grpc_status status, const char *
         s->told = true;
         s->h2->handler.end(s->h2->handler.ctx, s, status, text);
     }
-    free_stream(s);
+    h2_free_stream(s);
 }
 
 /* A peer that makes nothing but calls that fail, or takes them back at once, is sent away. */
@@ -89,7 +89,7 @@ static int on_begin(nghttp2_session *session, const nghttp2_frame *frame, void *
     struct harp_h2 *h2 = user;
     if (!h2->server || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
-    struct harp_h2_stream *s = new_stream(h2);
+    struct harp_h2_stream *s = h2_new_stream(h2);
     if (s == NULL)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     s->id = frame->hd.stream_id;
@@ -377,39 +377,4 @@ void harp_h2_drain(struct harp_h2 *h2)
 void **harp_h2_data(struct harp_h2_stream *stream)
 {
     return &stream->data;
-}
-
-int harp_h2_call(struct harp_h2 *h2, const struct harp_h2_request *request,
-                 struct harp_h2_stream **out)
-{
-    char bearer[HARP_GRPC_TOKEN_BYTES + 8];
-    snprintf(bearer, sizeof bearer, "Bearer %s", request->token != NULL ? request->token : "");
-    nghttp2_nv nv[9] = {
-        h2_header(":method", "POST"),
-        h2_header(":scheme", request->tls ? "https" : "http"),
-        h2_header(":path",
-                  request->method == HARP_GRPC_BULK ? HARP_GRPC_BULK_PATH : HARP_GRPC_SESSION_PATH),
-        h2_header(":authority", request->authority),
-        h2_header("te", "trailers"),
-        h2_header("content-type", "application/grpc"),
-        h2_header("harp-session", request->session),
-        h2_header("harp-table", request->table),
-        h2_header("authorization", bearer),
-    };
-    nv[8].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* kept out of the compression's memory */
-    struct harp_h2_stream *s = h2->draining ? NULL : new_stream(h2);
-    if (s == NULL)
-        return h2->draining ? -EPIPE : -ENOMEM;
-    nghttp2_data_provider provider = h2_provider(s);
-    s->data = request->data;
-    s->began = true;
-    s->id =
-        nghttp2_submit_request(h2->session, NULL, nv, request->token != NULL ? 9 : 8, &provider, s);
-    if (s->id < 0) {
-        int err = s->id == NGHTTP2_ERR_NOMEM ? -ENOMEM : -EPIPE;
-        free_stream(s);
-        return err;
-    }
-    *out = s;
-    return 0;
 }

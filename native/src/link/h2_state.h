@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the parts of an HTTP/2 connection share: h2.c (session and callbacks), stream.c (messages
- * that come), out.c (what goes).
+ * What the parts of an HTTP/2 connection share: h2.c (session and callbacks), call.c (headers),
+ * stream.c (messages that come), out.c (what goes).
  */
 #ifndef HARP_LINK_H2_STATE_H
 #define HARP_LINK_H2_STATE_H
@@ -74,6 +74,8 @@ struct harp_h2 {
 };
 
 /* h2.c */
+struct harp_h2_stream *h2_new_stream(struct harp_h2 *h2);
+void h2_free_stream(struct harp_h2_stream *stream);
 void h2_end(struct harp_h2_stream *stream, enum harp_grpc_status status, const char *text);
 
 /* stream.c */
@@ -82,13 +84,15 @@ void h2_peer_closed(struct harp_h2_stream *stream);
 void h2_fail(struct harp_h2_stream *stream, enum harp_grpc_status status, const char *text);
 void h2_drop_held(struct harp_h2_stream *stream);
 
-/* out.c */
+/* call.c */
 nghttp2_nv h2_header(const char *name, const char *value);
+void h2_answer(struct harp_h2_stream *stream);
+void h2_refuse(struct harp_h2_stream *stream);
+
+/* out.c */
 nghttp2_data_provider h2_provider(struct harp_h2_stream *stream);
 int h2_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t length,
                  nghttp2_data_source *source, void *user);
-void h2_answer(struct harp_h2_stream *stream);
-void h2_refuse(struct harp_h2_stream *stream);
 void h2_drop_queue(struct harp_h2_stream *stream);
 void h2_release(struct harp_h2_message *list);
 

@@ -16,14 +16,6 @@
 /* A write of this many bytes is long enough. */
 #define GATHER_BYTES (1u << 20)
 
-nghttp2_nv h2_header(const char *name, const char *value)
-{
-    return (nghttp2_nv){.name = (uint8_t *)(uintptr_t)name,
-                        .value = (uint8_t *)(uintptr_t)value,
-                        .namelen = strlen(name),
-                        .valuelen = strlen(value)};
-}
-
 void h2_release(struct harp_h2_message *list)
 {
     while (list != NULL) {
@@ -154,32 +146,6 @@ static ssize_t read_queue(nghttp2_session *session, int32_t id, uint8_t *data, s
 nghttp2_data_provider h2_provider(struct harp_h2_stream *s)
 {
     return (nghttp2_data_provider){.source.ptr = s, .read_callback = read_queue};
-}
-
-void h2_answer(struct harp_h2_stream *s)
-{
-    const nghttp2_nv nv[] = {
-        h2_header(":status", "200"),
-        h2_header("content-type", "application/grpc"),
-        h2_header("harp-table", s->h2->table != NULL ? s->h2->table : ""),
-    };
-    nghttp2_data_provider provider = h2_provider(s);
-    nghttp2_submit_response(s->h2->session, s->id, nv, s->h2->table != NULL ? 3 : 2, &provider);
-}
-
-/* "Trailers-Only": one block of headers, with the status. */
-void h2_refuse(struct harp_h2_stream *s)
-{
-    char status[8], text[3 * HARP_GRPC_TEXT_BYTES + 1];
-    snprintf(status, sizeof status, "%d", s->status);
-    harp_grpc_percent(text, s->text);
-    const nghttp2_nv nv[] = {
-        h2_header(":status", "200"),
-        h2_header("content-type", "application/grpc"),
-        h2_header("grpc-status", status),
-        h2_header("grpc-message", text),
-    };
-    nghttp2_submit_response(s->h2->session, s->id, nv, 4, NULL);
 }
 
 /* --- what users put --- */

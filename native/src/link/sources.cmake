@@ -4,7 +4,7 @@ set(HARP_LINK_DIR ${CMAKE_CURRENT_LIST_DIR})
 set(harp_link_core ${HARP_LINK_DIR}/grpc.c ${HARP_LINK_DIR}/metadata.c
                    ${HARP_LINK_DIR}/../wire/frame.c)
 set(harp_link_h2 ${harp_link_core})
-foreach(name h2 stream out)
+foreach(name h2 call stream out)
   list(APPEND harp_link_h2 ${HARP_LINK_DIR}/${name}.c)
 endforeach()
 set(harp_link ${harp_link_h2})
