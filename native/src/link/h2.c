@@ -147,11 +147,20 @@ static void on_headers(struct harp_h2_stream *s, const nghttp2_frame *frame)
         s->h2->handler.answered(s->h2->handler.ctx, s, &s->answer);
 }
 
+static void note(struct harp_h2 *h2, const nghttp2_frame *frame, const char *who)
+{
+    if (frame->goaway.error_code != NGHTTP2_NO_ERROR && h2->why[0] == '\0')
+        snprintf(h2->why, sizeof h2->why, "%s (HTTP/2: %s)", who,
+                 nghttp2_http2_strerror(frame->goaway.error_code));
+}
+
 static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
     struct harp_h2 *h2 = user;
-    if (frame->hd.type == NGHTTP2_GOAWAY)
+    if (frame->hd.type == NGHTTP2_GOAWAY) {
         h2->draining = true;
+        note(h2, frame, "the other side broke off");
+    }
     if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA)
         return 0;
     struct harp_h2_stream *s = stream_of(h2, frame->hd.stream_id);
@@ -180,6 +189,8 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
 static int on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
     struct harp_h2 *h2 = user;
+    if (frame->hd.type == NGHTTP2_GOAWAY)
+        note(h2, frame, "the other side does not speak HTTP/2 as it should");
     if (h2->server && frame->hd.type == NGHTTP2_HEADERS &&
         (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0 &&
         nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id) == 0)
@@ -349,6 +360,11 @@ bool harp_h2_over(const struct harp_h2 *h2)
     if (h2->from != h2->count || nghttp2_session_want_write(h2->session))
         return false;
     return (h2->draining && h2->calls == 0) || !nghttp2_session_want_read(h2->session);
+}
+
+const char *harp_h2_why(const struct harp_h2 *h2)
+{
+    return h2->why;
 }
 
 bool harp_h2_heard(const struct harp_h2 *h2)

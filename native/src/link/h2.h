@@ -93,6 +93,8 @@ int harp_h2_readable(struct harp_h2 *h2);
 /* Write what is to be written. 0: all; 1: the byte stream takes no more now; or an errno. */
 int harp_h2_flush(struct harp_h2 *h2);
 
+/* Which error of HTTP/2 one of the two sides has told the other, as a sentence; "": none. */
+const char *harp_h2_why(const struct harp_h2 *h2);
 /* Whether anything has ever come. */
 bool harp_h2_heard(const struct harp_h2 *h2);
 /* No call any more and none to come: close it. */

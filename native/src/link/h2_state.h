@@ -63,6 +63,7 @@ struct harp_h2 {
     bool server, draining, failed, heard;
     struct harp_h2_stream *streams;
     unsigned calls, bad;
+    char why[128];
     size_t held;
 
     struct iovec pieces[H2_PIECES + 1];
