@@ -188,7 +188,8 @@ void harp_ring_wake(struct harp_ring *ring)
 
 bool harp_ring_some(struct harp_ring *ring)
 {
-    return __atomic_load_n(&ring->take.way->tail, __ATOMIC_ACQUIRE) != ring->take.head;
+    return __atomic_load_n(&ring->take.way->tail, __ATOMIC_ACQUIRE) !=
+           __atomic_load_n(&ring->take.head, __ATOMIC_RELAXED);
 }
 
 static bool sound(const struct harp_ring *ring, const struct harp_ring_record *record)
@@ -240,7 +241,7 @@ int harp_ring_take(struct harp_ring *ring, struct harp_ring_record *record, uint
     }
     if ((record->flags & HARP_FRAME_BULK) == 0)
         ring->take.seq = record->seq;
-    ring->take.head = head;
+    __atomic_store_n(&ring->take.head, head, __ATOMIC_RELAXED);
     __atomic_store_n(&ring->take.way->head, head, __ATOMIC_RELEASE);
     wake(&ring->take.way->room, &ring->take.way->writer_sleeps);
     return 1;
@@ -295,6 +296,8 @@ int harp_ring_wait(struct harp_ring *ring, enum harp_ring_waiter who, int timeou
         uint32_t value = __atomic_load_n(&way->data, __ATOMIC_ACQUIRE);
         if (who == HARP_RING_SECOND) {
             /* Not records wake the second, but a writer that has read of it. */
+            if (__atomic_exchange_n(&ring->summoned, false, __ATOMIC_ACQ_REL))
+                return 0;
             if (__atomic_load_n(&ring->standing_by, __ATOMIC_ACQUIRE) &&
                 __atomic_load_n(&way->reader_sleeps, __ATOMIC_ACQUIRE) != HARP_RING_SECOND)
                 return 0;
@@ -337,22 +340,27 @@ int harp_ring_wait_room(struct harp_ring *ring, uint32_t bytes, int timeout_ms)
     return err;
 }
 
-bool harp_ring_stand_by(struct harp_ring *ring)
+void harp_ring_stand_by(struct harp_ring *ring)
 {
-    uint32_t *sleeps = &ring->take.way->reader_sleeps;
-    __atomic_store_n(sleeps, HARP_RING_SECOND, __ATOMIC_RELEASE);
+    struct harp_ring_way *way = ring->take.way;
+    __atomic_store_n(&way->reader_sleeps, HARP_RING_SECOND, __ATOMIC_RELEASE);
     __atomic_store_n(&ring->standing_by, true, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* (2) */
-    if (!harp_ring_some(ring))
-        return false;
-    harp_ring_stand_down(ring);
-    return true;
+    if (harp_ring_some(ring))
+        wake(&way->data, &way->reader_sleeps);
 }
 
-bool harp_ring_stand_down(struct harp_ring *ring)
+void harp_ring_stand_down(struct harp_ring *ring)
 {
     uint32_t said = HARP_RING_SECOND;
     __atomic_store_n(&ring->standing_by, false, __ATOMIC_RELEASE);
-    return !__atomic_compare_exchange_n(&ring->take.way->reader_sleeps, &said, 0, false,
-                                        __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    __atomic_compare_exchange_n(&ring->take.way->reader_sleeps, &said, 0, false, __ATOMIC_ACQ_REL,
+                                __ATOMIC_RELAXED);
+}
+
+void harp_ring_summon(struct harp_ring *ring)
+{
+    __atomic_store_n(&ring->summoned, true, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&ring->take.way->data, 1, __ATOMIC_RELEASE);
+    futex_wake(&ring->take.way->data, HARP_RING_SECOND);
 }

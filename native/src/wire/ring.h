@@ -58,7 +58,7 @@ struct harp_ring_record {
     uint32_t flags; /* enum harp_frame_flags */
     uint32_t lane;
     uint64_t seq; /* of this direction, from 1 without gaps; BULK: 0 */
-    uint64_t ack; /* the last seq taken in; BULK: the transfer */
+    uint64_t ack; /* of a reply: the seq of the record that it answers; BULK: the transfer */
 };
 #define HARP_RING_SKIP 0xffffffffu
 
@@ -96,7 +96,7 @@ struct harp_ring {
     uint8_t *bulk;
     int sock; /* the session's; -1: liveness is not looked at. Not closed by harp_ring_close */
     unsigned spin_us;
-    bool broken, standing_by;
+    bool broken, standing_by, summoned;
     struct {
         struct harp_ring_way *way;
         uint8_t *data;
@@ -177,11 +177,13 @@ int harp_ring_take(struct harp_ring *ring, struct harp_ring_record *record, uint
  * stand_by. 0, -ETIMEDOUT, -EPIPE, -EPROTO. */
 int harp_ring_wait(struct harp_ring *ring, enum harp_ring_waiter who, int timeout_ms);
 
-/* By who takes, before and after a time in which it does not: SECOND is to be woken from now on,
- * and no more. No syscall. stand_by answers whether there is a record already: then nothing has
- * been said. stand_down answers whether SECOND may have been woken. */
-bool harp_ring_stand_by(struct harp_ring *ring);
-bool harp_ring_stand_down(struct harp_ring *ring);
+/* By who takes, before and after a time in which it does not: SECOND is to be woken by the next
+ * record, or by one that is there; and no more. No syscall if there is none. It may have been woken
+ * when `down` returns: who takes is agreed upon by the two themselves. */
+void harp_ring_stand_by(struct harp_ring *ring);
+void harp_ring_stand_down(struct harp_ring *ring);
+/* Wake SECOND, whatever is there. */
+void harp_ring_summon(struct harp_ring *ring);
 
 /* --- bulk --- */
 
