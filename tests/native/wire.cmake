@@ -19,3 +19,25 @@ target_include_directories(wire_fuzz PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_definitions(wire_fuzz PRIVATE HARP_FUZZ_MAIN)
 target_link_libraries(wire_fuzz PRIVATE harp_options harp_sanitize)
 add_test(NAME wire_fuzz COMMAND wire_fuzz 1 1000000)
+
+# Rings: the same test under ASan and, for its threads, under TSan.
+set(wire_ring_sources ${wire_sources})
+foreach(name ring ring_open ring_bulk)
+  list(APPEND wire_ring_sources ${CMAKE_SOURCE_DIR}/src/wire/${name}.c)
+endforeach()
+
+add_executable(wire_ring_test ${CMAKE_CURRENT_SOURCE_DIR}/wire_ring_test.c ${wire_ring_sources})
+target_link_libraries(wire_ring_test PRIVATE harp_options harp_sanitize pthread)
+add_test(NAME wire_ring COMMAND wire_ring_test)
+
+add_executable(wire_ring_tsan ${CMAKE_CURRENT_SOURCE_DIR}/wire_ring_test.c ${wire_ring_sources})
+# gcc says that TSan does not follow fences; what they order is found by the tests' timeouts.
+target_compile_options(wire_ring_tsan PRIVATE -fsanitize=thread -Wno-error=tsan)
+target_link_options(wire_ring_tsan PRIVATE -fsanitize=thread)
+target_link_libraries(wire_ring_tsan PRIVATE harp_options pthread)
+add_test(NAME wire_ring_tsan COMMAND wire_ring_tsan)
+
+add_executable(wire_ring_fuzz ${CMAKE_SOURCE_DIR}/fuzz/ring.c ${wire_ring_sources})
+target_compile_definitions(wire_ring_fuzz PRIVATE HARP_FUZZ_MAIN)
+target_link_libraries(wire_ring_fuzz PRIVATE harp_options harp_sanitize)
+add_test(NAME wire_ring_fuzz COMMAND wire_ring_fuzz 1 100000)

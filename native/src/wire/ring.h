@@ -14,8 +14,11 @@
  * What a peer writes there costs its own session only: -EPROTO, for good.
  *
  * libc only, no allocation, no thread; errno untouched. An end is used by one thread a direction at
- * a time: who has several brings a mutex for each (reserve..commit, take; wait is free). Not usable
- * in a child after fork.
+ * a time: who has several brings a mutex for putting (reserve to commit, wait_room) and one for
+ * taking (some, take, wait). wake, gone and region are free. Not usable in a child after fork.
+ *
+ * A client goes on taking while it waits for room: a worker that has no room for answers takes no
+ * calls.
  *
  *   -EAGAIN     no room, no record        -ETIMEDOUT  not within the time
  *   -EPIPE      the peer is gone          -EPROTO     it wrote nonsense
@@ -55,7 +58,7 @@ struct harp_ring_record {
     uint32_t flags; /* enum harp_frame_flags */
     uint32_t lane;
     uint64_t seq; /* of this direction, from 1 without gaps; BULK: 0 */
-    uint64_t ack; /* the last seq taken in; BULK: the transfer */
+    uint64_t ack; /* of a reply: the seq of the record that it answers; BULK: the transfer */
 };
 #define HARP_RING_SKIP 0xffffffffu
 
@@ -93,7 +96,7 @@ struct harp_ring {
     uint8_t *bulk;
     int sock; /* the session's; -1: liveness is not looked at. Not closed by harp_ring_close */
     unsigned spin_us;
-    bool broken;
+    bool broken, standing_by, summoned;
     struct {
         struct harp_ring_way *way;
         uint8_t *data;
@@ -130,12 +133,15 @@ int harp_ring_join(struct harp_ring *ring, enum harp_ring_end end,
 
 void harp_ring_close(struct harp_ring *ring);
 
+/* For ring->spin_us: the wish, or 0 where spinning would take a CPU that the peer needs. */
+unsigned harp_ring_spin_us(unsigned wish_us);
+
 /* Whether the peer's end of the socket is closed. One syscall. */
 bool harp_ring_gone(const struct harp_ring *ring);
 
 /* --- putting --- */
 
-/* Largest body of a record of this end. */
+/* Largest body that this end can put. Of the other's, HARP_WIRE_BODY_BYTES is the bound. */
 uint32_t harp_ring_largest(const struct harp_ring *ring);
 
 /* Room for a record of up to `bytes` of body, to be written at *body (never read: the peer sees it)
@@ -166,15 +172,18 @@ bool harp_ring_some(struct harp_ring *ring);
 int harp_ring_take(struct harp_ring *ring, struct harp_ring_record *record, uint8_t *body,
                    uint32_t size);
 
-/* Until a record is there: spins spin_us first, then sleeps as `who`. The peer's death is seen
- * within 50 ms, where `sock` is. 0, -ETIMEDOUT, -EPIPE, -EPROTO. */
+/* FIRST: until a record is there; spins spin_us, then sleeps. The peer's death is seen within 50
+ * ms, where `sock` is; what it has put before is still to be taken. SECOND: until a writer has seen
+ * stand_by. 0, -ETIMEDOUT, -EPIPE, -EPROTO. */
 int harp_ring_wait(struct harp_ring *ring, enum harp_ring_waiter who, int timeout_ms);
 
-/* Say that HARP_RING_SECOND, which waits, is to be woken from now on, and take it back. No syscall.
- * stand_by answers whether there is a record already: then nothing has been said. stand_down
- * answers whether it has been woken meanwhile. */
-bool harp_ring_stand_by(struct harp_ring *ring);
-bool harp_ring_stand_down(struct harp_ring *ring);
+/* By who takes, before and after a time in which it does not: SECOND is to be woken by the next
+ * record, or by one that is there; and no more. No syscall if there is none. It may have been woken
+ * when `down` returns: who takes is agreed upon by the two themselves. */
+void harp_ring_stand_by(struct harp_ring *ring);
+void harp_ring_stand_down(struct harp_ring *ring);
+/* Wake SECOND, whatever is there. */
+void harp_ring_summon(struct harp_ring *ring);
 
 /* --- bulk --- */
 
