@@ -219,6 +219,8 @@ static void texts_survive(void)
     harp_grpc_unpercent(back, sizeof back, encoded, strlen(encoded));
     for (int i = 0; i < 255; i++) /* control characters are no text */
         CHECK(back[i] == ((unsigned char)all[i] < ' ' || all[i] == 0x7f ? '?' : all[i]));
+    harp_grpc_percent(encoded, "%41");
+    CHECK(strcmp(encoded, "%2541") == 0);
     harp_grpc_unpercent(back, 4, "abcdef", 6);
     CHECK(strcmp(back, "abc") == 0);
 }

@@ -266,6 +266,8 @@ static ssize_t read_length(nghttp2_session *session, uint8_t type, int32_t id,
 
 static int settle(struct harp_h2 *h2)
 {
+    /* Bytes on their way, of all calls: it opens as they come, so it keeps nobody waiting. */
+    uint32_t connection = h2->limits.window < INT32_MAX / 16 ? 16 * h2->limits.window : INT32_MAX;
     const nghttp2_settings_entry entries[] = {
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, h2->limits.window},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, H2_FRAME_BYTES},
@@ -277,7 +279,7 @@ static int settle(struct harp_h2 *h2)
                                       sizeof entries / sizeof *entries);
     return err != 0 ? err
                     : nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0,
-                                                            INT32_MAX);
+                                                            (int32_t)connection);
 }
 
 static int open_session(struct harp_h2 *h2)
