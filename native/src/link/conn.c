@@ -42,6 +42,11 @@ struct harp_h2 *harp_conn_h2(struct harp_conn *c)
     return c->h2;
 }
 
+struct harp_conn *harp_conn_of(const struct harp_h2_stream *stream)
+{
+    return harp_h2_owner(stream);
+}
+
 void harp_conn_kick(struct harp_conn *c)
 {
     if (c->now.link == NULL)
@@ -102,6 +107,16 @@ static void settle(struct harp_conn *c)
         lost(c, -ENOMEM);
 }
 
+void harp_conn_write(struct harp_conn *c)
+{
+    int blocked = c->closing ? -EPIPE : harp_h2_flush(c->h2);
+    if (blocked >= 0 && !harp_h2_over(c->h2) &&
+        harp_loop_watch(c->loop, &c->watch, EPOLLIN | (blocked ? EPOLLOUT : 0)) == 0)
+        return;
+    harp_conn_kick(c); /* the loop's thread sees what is wrong, and it alone may end it */
+    harp_loop_wake(c->loop);
+}
+
 static void read_on(struct harp_conn *c)
 {
     int more = harp_h2_readable(c->h2);
@@ -130,6 +145,7 @@ static void opened(struct harp_conn *c)
         return;
     }
     c->state = OPEN;
+    harp_h2_own(c->h2, c);
     harp_timer_set(c->loop, &c->late, c->server ? FIRST_MS : DIAL_MS);
     if (c->user->open != NULL)
         c->user->open(c->user->ctx, c);

@@ -36,9 +36,14 @@ int harp_conn_take(struct harp_conn **out, struct harp_loop *loop, int fd, struc
                    const struct harp_conn_user *user);
 
 struct harp_h2 *harp_conn_h2(struct harp_conn *conn);
+/* Which one a call is on. */
+struct harp_conn *harp_conn_of(const struct harp_h2_stream *stream);
 
 /* After putting something from outside a handler: it is written in this round of the loop. */
 void harp_conn_kick(struct harp_conn *conn);
+
+/* The same from another thread that holds the loop's lock: what can be written is, by itself. */
+void harp_conn_write(struct harp_conn *conn);
 
 /* Close it in this round of the loop; `why` as gone has it. */
 void harp_conn_close(struct harp_conn *conn, const char *why);

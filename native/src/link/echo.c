@@ -13,10 +13,6 @@
 
 #include "src/link/conn.h"
 
-#ifndef HARP_LINK_VERSION
-#define HARP_LINK_VERSION "0.1.0"
-#endif
-
 struct options {
     bool serve, bulk;
     const char *address, *token, *session, *name;
@@ -363,7 +359,7 @@ int main(int argc, char **argv)
     char why[HARP_WHY_BYTES];
     if (parse(argc, argv, &o) != 0)
         return usage();
-    harp_table_own(&own_table, HARP_LINK_VERSION);
+    harp_table_own(&own_table, HARP_VERSION);
     int err = harp_address_parse(&address, o.address, why);
     if (err == 0 && (o.files.certificate != NULL || o.files.ca != NULL))
         err = harp_tls_open(&tls, o.serve, &o.files, why);

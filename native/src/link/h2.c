@@ -396,3 +396,13 @@ void **harp_h2_data(struct harp_h2_stream *stream)
 {
     return &stream->data;
 }
+
+void harp_h2_own(struct harp_h2 *h2, void *owner)
+{
+    h2->owner = owner;
+}
+
+void *harp_h2_owner(const struct harp_h2_stream *stream)
+{
+    return stream->h2->owner;
+}

@@ -132,6 +132,9 @@ void harp_h2_resume(struct harp_h2_stream *stream);
 
 /* The user's pointer of a stream. */
 void **harp_h2_data(struct harp_h2_stream *stream);
+/* And that of the connection that the stream is on. */
+void harp_h2_own(struct harp_h2 *h2, void *owner);
+void *harp_h2_owner(const struct harp_h2_stream *stream);
 
 /* For tests: bytes received and not taken yet, of all calls. */
 size_t harp_h2_held(const struct harp_h2 *h2);

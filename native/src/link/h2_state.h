@@ -60,6 +60,7 @@ struct harp_h2 {
     struct harp_io io;
     struct harp_h2_limits limits;
     const char *table;
+    void *owner;
     bool server, draining, failed, heard;
     struct harp_h2_stream *streams;
     unsigned calls, bad;

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,13 +19,28 @@ uint64_t harp_now_ms(void)
     return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
+static void woken(struct harp_watch *watch, uint32_t events)
+{
+    uint64_t count;
+    ssize_t n = read(watch->fd, &count, sizeof count);
+    (void)n;
+}
+
+void harp_loop_wake(struct harp_loop *loop)
+{
+    const uint64_t one = 1;
+    ssize_t n = write(loop->wake.fd, &one, sizeof one);
+    (void)n;
+}
+
 int harp_loop_open(struct harp_loop *loop)
 {
     *loop = (struct harp_loop){.epoll = epoll_create1(EPOLL_CLOEXEC)};
-    if (loop->epoll < 0)
+    loop->wake = (struct harp_watch){.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = woken};
+    if (loop->epoll < 0 || loop->wake.fd < 0)
         return -errno;
     (void)signal(SIGPIPE, SIG_IGN);
-    return 0;
+    return harp_loop_watch(loop, &loop->wake, EPOLLIN);
 }
 
 void harp_loop_close(struct harp_loop *loop)
@@ -33,7 +49,9 @@ void harp_loop_close(struct harp_loop *loop)
         harp_timer_clear(loop->timers);
     if (loop->epoll >= 0)
         close(loop->epoll);
-    loop->epoll = -1;
+    if (loop->wake.fd >= 0)
+        close(loop->wake.fd);
+    loop->epoll = loop->wake.fd = -1;
 }
 
 int harp_loop_watch(struct harp_loop *loop, struct harp_watch *watch, uint32_t events)
@@ -106,13 +124,26 @@ static void fire(struct harp_loop *loop)
     harp_timer_clear(&mark);
 }
 
-int harp_loop_run(struct harp_loop *loop)
+/* The only time in which others may have the lock. */
+static int wait_events(struct harp_loop *loop)
+{
+    int timeout_ms = wait_ms(loop);
+    if (loop->lock != NULL)
+        pthread_mutex_unlock(loop->lock);
+    int n = epoll_wait(loop->epoll, loop->events, HARP_LOOP_EVENTS, timeout_ms);
+    int err = errno;
+    if (loop->lock != NULL)
+        pthread_mutex_lock(loop->lock);
+    return n >= 0 ? n : err == EINTR ? 0 : -err;
+}
+
+static int run(struct harp_loop *loop)
 {
     while (!loop->stop) {
-        int n = epoll_wait(loop->epoll, loop->events, HARP_LOOP_EVENTS, wait_ms(loop));
-        if (n < 0 && errno != EINTR)
-            return -errno;
-        loop->count = n > 0 ? n : 0;
+        int n = wait_events(loop);
+        if (n < 0)
+            return n;
+        loop->count = n;
         for (loop->from = 0; loop->from < loop->count;) {
             struct epoll_event event = loop->events[loop->from++];
             struct harp_watch *watch = event.data.ptr;
@@ -122,4 +153,14 @@ int harp_loop_run(struct harp_loop *loop)
         fire(loop);
     }
     return 0;
+}
+
+int harp_loop_run(struct harp_loop *loop)
+{
+    if (loop->lock != NULL)
+        pthread_mutex_lock(loop->lock);
+    int err = run(loop);
+    if (loop->lock != NULL)
+        pthread_mutex_unlock(loop->lock);
+    return err;
 }

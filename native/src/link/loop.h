@@ -6,6 +6,7 @@
 #ifndef HARP_LINK_LOOP_H
 #define HARP_LINK_LOOP_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -27,6 +28,10 @@ struct harp_timer {
 struct harp_loop {
     int epoll;
     bool stop; /* set it to leave run */
+    /* NULL, or held by run but while it waits: other threads may then do everything but take
+     * watches and connections away, and call harp_loop_wake if they set a timer or stop. */
+    pthread_mutex_t *lock;
+    struct harp_watch wake;
     struct harp_timer *timers;
     struct epoll_event events[HARP_LOOP_EVENTS];
     int from, count; /* of events: to be handled */
@@ -44,6 +49,8 @@ void harp_loop_forget(struct harp_loop *loop, struct harp_watch *watch);
 /* Once, in `ms`; 0: when the events at hand have been handled. */
 void harp_timer_set(struct harp_loop *loop, struct harp_timer *timer, uint64_t ms);
 void harp_timer_clear(struct harp_timer *timer);
+
+void harp_loop_wake(struct harp_loop *loop);
 
 /* Until stop. 0 or an errno. */
 int harp_loop_run(struct harp_loop *loop);

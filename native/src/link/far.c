@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The end beside the worker: a client of the ring, that gives out regions of its bulk area for the
+ * bytes that come, and for those that are to come back.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/link/bridge.h"
+
+static void free_region(struct bridge *b, struct bridge_transfer **at)
+{
+    harp_bulk_give(&b->bulk, (*at)->region.offset, (*at)->region.bytes);
+    bridge_forget(at);
+}
+
+/* Room for `bytes` of the transfer, announced to the worker. 0, -EAGAIN or -EPROTO. */
+static int announce(struct bridge *b, const struct harp_frame *frame, uint64_t bytes, bool fetch)
+{
+    struct bridge_transfer *t = calloc(1, sizeof *t);
+    if (t == NULL)
+        return -EPROTO;
+    int err = bytes == 0 ? -EMSGSIZE : harp_bulk_take(&b->bulk, bytes, &t->region.offset);
+    if (err != 0) {
+        free(t);
+        return err == -EAGAIN ? err : -EPROTO;
+    }
+    t->region.bytes = bytes;
+    t->id = frame->ack;
+    t->lane = frame->lane;
+    t->fetch = fetch;
+    t->next = b->transfers;
+    b->transfers = t;
+    if (!fetch)
+        memcpy(b->ring.bulk + t->region.offset, frame->body, bytes);
+    struct harp_ring_record record = {.bytes = sizeof t->region,
+                                      .flags = HARP_FRAME_BULK | (frame->flags & HARP_FRAME_END),
+                                      .lane = frame->lane,
+                                      .ack = frame->ack};
+    bridge_put(b, &record, &t->region);
+    return 0;
+}
+
+static int far_bulk(struct bridge *b, const struct harp_frame *frame)
+{
+    uint64_t bytes = frame->bytes;
+    const bool fetch = (frame->flags & HARP_FRAME_REVERSE) != 0;
+    if (frame->ack == 0 || frame->ack >= BRIDGE_WORKER_ID)
+        return -EPROTO;
+    if (fetch && (frame->bytes != sizeof bytes || (frame->flags & HARP_FRAME_END) == 0))
+        return -EPROTO;
+    if (fetch)
+        memcpy(&bytes, frame->body, sizeof bytes);
+    return announce(b, frame, bytes, fetch);
+}
+
+/* A region whose bytes are on their way is free. */
+static void sent(struct bridge *b, const struct harp_ring_region *region)
+{
+    harp_bulk_give(&b->bulk, region->offset, region->bytes);
+    harp_timer_set(b->loop, &b->again, 0); /* what waits for one goes on: not from within a write */
+    harp_loop_wake(b->loop);
+}
+
+/* The worker has taken a part in. */
+static int part_done(struct bridge *b, const struct harp_ring_record *record, const uint8_t *body)
+{
+    struct harp_ring_region region;
+    if (record->bytes != sizeof region)
+        return -EPROTO;
+    memcpy(&region, body, sizeof region);
+    for (struct bridge_transfer **at = &b->transfers; *at != NULL; at = &(*at)->next)
+        if ((*at)->id == record->ack && (*at)->region.offset == region.offset) {
+            free_region(b, at);
+            harp_timer_set(b->loop, &b->again, 0);
+            harp_loop_wake(b->loop);
+            return 0;
+        }
+    return -EPROTO;
+}
+
+/* The worker is done with a transfer: what came for it goes back. */
+static int all_done(struct bridge *b, const struct harp_ring_record *record)
+{
+    struct harp_frame frame = {.flags = HARP_FRAME_BULK | HARP_FRAME_END, .ack = record->ack};
+    bool fetched = false;
+    for (struct bridge_transfer **at = bridge_find(b, record->ack); *at != NULL;
+         at = bridge_find(b, record->ack)) {
+        if ((*at)->fetch) {
+            const struct harp_ring_region region = (*at)->region;
+            bridge_forget(at);
+            fetched = true;
+            bridge_send_region(b, &frame, &region, true, sent);
+        } else {
+            free_region(b, at);
+        }
+    }
+    if (!fetched)
+        bridge_send(b, &frame);
+    harp_timer_set(b->loop, &b->again, 0);
+    harp_loop_wake(b->loop);
+    return 0;
+}
+
+static int far_record(struct bridge *b, struct harp_ring_record *record, const uint8_t *body)
+{
+    const bool bulk = (record->flags & HARP_FRAME_BULK) != 0;
+    if (bulk && record->ack < BRIDGE_WORKER_ID)
+        return (record->flags & HARP_FRAME_END) != 0 ? all_done(b, record)
+                                                     : part_done(b, record, body);
+    const struct harp_frame frame = {.seq = record->seq,
+                                     .ack = record->ack,
+                                     .op = record->op,
+                                     .flags = record->flags,
+                                     .lane = record->lane,
+                                     .body = body,
+                                     .bytes = record->bytes};
+    bridge_send(b, &frame);
+    return 0;
+}
+
+/* The worker has ended, by itself or because the program has. */
+static void worker_gone(struct bridge *b)
+{
+    harp_h2_finish(b->stream, b->closed ? HARP_GRPC_OK : HARP_GRPC_UNAVAILABLE,
+                   b->closed ? "" : "the worker has ended; remedy: attach again");
+    bridge_ends(b);
+}
+
+const struct bridge_side bridge_far = {
+    .record = far_record, .bulk = far_bulk, .peer_gone = worker_gone};
