@@ -47,16 +47,24 @@ static void fail(struct bridge *b, const char *why)
     harp_loop_wake(b->loop);
 }
 
-/* Hand it over; while too much waits already, the taker waits, and the loop does not: of what it
- * sends on its own account there is little. */
+/* Put, after a write that may have made room. */
+static int put_somehow(struct bridge *b, struct harp_h2_message *message)
+{
+    int err = b->stream != NULL && !b->ended ? harp_h2_put(b->stream, message) : -EPIPE;
+    if (err != -EAGAIN)
+        return err;
+    harp_conn_write(b->conn);
+    return b->stream != NULL && !b->ended ? harp_h2_put(b->stream, message) : -EPIPE;
+}
+
+/* Hand it over. By the taker alone: while too much waits already, it waits, and the loop, which
+ * makes room, does not. */
 static void hand(struct bridge *b, struct harp_h2_message *message)
 {
-    int err = -EPIPE;
-    while (b->stream != NULL && !b->ended && (err = harp_h2_put(b->stream, message)) == -EAGAIN) {
-        harp_conn_write(b->conn);
+    int err;
+    while ((err = put_somehow(b, message)) == -EAGAIN)
         pthread_cond_wait(&b->room, b->loop->lock);
-    }
-    if (b->stream == NULL || err != 0)
+    if (err != 0)
         message->release(message);
 }
 
