@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -302,6 +303,35 @@ def test_statuses_of_a_stock_server(native_dir: Path) -> None:
     with stock_server(status=grpc.StatusCode.RESOURCE_EXHAUSTED, details=details) as port:
         answer = echo_call(native_dir, f"127.0.0.1:{port}", "--frames", "3")
     assert (answer["status"], answer["text"]) == ("RESOURCE_EXHAUSTED", details)
+
+
+def test_a_peer_with_large_windows_that_reads_late(native_dir: Path) -> None:
+    """What waits then is TCP alone: nothing comes that would set writing going again."""
+    echo_program(native_dir)
+    count, got = 24, 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def read() -> None:
+            nonlocal got
+            peer, _ = listener.accept()
+            with peer:
+                windows = struct.pack(">HIHI", 4, (1 << 31) - 1, 5, 1 << 20)
+                peer.sendall(b"\0\0\x0c\4\0\0\0\0\0" + windows)  # SETTINGS
+                peer.sendall(b"\0\0\4\x08\0\0\0\0\0" + struct.pack(">I", (1 << 31) - 1 - 65535))
+                time.sleep(0.5)
+                peer.settimeout(10)
+                while got < count * MIB:
+                    piece = peer.recv(1 << 20)
+                    assert piece, "the client has gone"
+                    got += len(piece)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        answer = echo_call(native_dir, address, "--frames", str(count), "--bytes", str(MIB))
+        thread.join()
+    assert got >= count * MIB
+    assert answer["status"] == "UNAVAILABLE"  # it never answered
 
 
 def test_nobody_there(native_dir: Path) -> None:

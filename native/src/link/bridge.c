@@ -36,8 +36,7 @@ struct referred {
 
 /* --- to the stream --- */
 
-/* Nothing can go on. The connection ends as it must, and with it the process. */
-static void fail(struct bridge *b, const char *why)
+void bridge_fail(struct bridge *b, const char *why)
 {
     fprintf(stderr, "harp-link: %s: the session is over\n", why);
     b->ended = true;
@@ -77,7 +76,7 @@ void bridge_send(struct bridge *b, const struct harp_frame *frame)
 {
     struct copied *c = malloc(sizeof *c + frame->bytes);
     if (c == NULL) {
-        fail(b, "no memory for a frame");
+        bridge_fail(b, "no memory for a frame");
         return;
     }
     struct harp_frame copy = *frame;
@@ -105,7 +104,7 @@ void bridge_send_region(struct bridge *b, const struct harp_frame *as,
         uint64_t left = region->bytes - at;
         struct referred *r = calloc(1, sizeof *r);
         if (r == NULL) {
-            fail(b, "no memory for a frame");
+            bridge_fail(b, "no memory for a frame");
             return;
         }
         struct harp_frame frame = *as;
@@ -153,7 +152,7 @@ static bool put_late(struct bridge *b)
     else if (err == -EAGAIN)
         harp_timer_set(b->loop, &b->again, AGAIN_MS);
     else
-        fail(b, "a record does not go into the ring");
+        bridge_fail(b, "a record does not go into the ring");
     harp_ring_wake(&b->ring);
     return b->late == NULL;
 }
@@ -167,8 +166,8 @@ void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *b
     }
     struct bridge_late *late = err == -EAGAIN ? malloc(sizeof *late + record->bytes) : NULL;
     if (late == NULL) {
-        fail(b, err == -EMSGSIZE ? "a frame is larger than what the ring here takes"
-                                 : "a record does not go into the ring");
+        bridge_fail(b, err == -EMSGSIZE ? "a frame is larger than what the ring here takes"
+                                        : "a record does not go into the ring");
         return;
     }
     *late = (struct bridge_late){.record = *record};
@@ -204,6 +203,9 @@ int bridge_message(struct bridge *b, const uint8_t *data, uint32_t bytes)
     if (!b->taking || (b->late != NULL && !put_late(b)))
         return -EAGAIN;
     int err = harp_frame_get(&frame, data, bytes);
+    /* What means something else in a ring (HARP_RING_SKIP), or nothing, does not get there. */
+    if (err == 0 && (frame.op > UINT16_MAX || frame.flags >= 2 * HARP_FRAME_END))
+        err = -EPROTO;
     if (err == 0 && (frame.flags & HARP_FRAME_BULK) != 0) {
         err = b->side->bulk(b, &frame);
         if (err == -EAGAIN)
@@ -220,7 +222,7 @@ int bridge_message(struct bridge *b, const uint8_t *data, uint32_t bytes)
         err = -EPROTO;
     }
     if (err != 0)
-        fail(b, "the other side has sent what is no frame, or not the next one");
+        b->side->bad_frame(b, "what came is no frame, or not the next one");
     return 0;
 }
 
@@ -251,7 +253,7 @@ static void *take(void *arg)
         int n = err == 0 || err == -EPIPE ? take_batch(b) : err;
         on = n >= 0 && !b->ended && b->stream != NULL;
         if (n < 0)
-            fail(b, "nonsense in the ring");
+            bridge_fail(b, "nonsense in the ring");
         else if (on && err == -EPIPE && n < BATCH)
             b->side->peer_gone(b);
         if (on)
@@ -267,7 +269,7 @@ static void *take(void *arg)
 static void give_up(struct harp_timer *timer)
 {
     struct bridge *b = HARP_AROUND(timer, struct bridge, last);
-    fail(b, "the other side does not end the session");
+    bridge_fail(b, "the other side does not end the session");
 }
 
 void bridge_ends(struct bridge *b)
@@ -289,9 +291,12 @@ int bridge_open(struct bridge *b, struct harp_loop *loop, const struct bridge_si
 
 int bridge_start(struct bridge *b)
 {
-    int err = pthread_create(&b->taker, NULL, take, b);
-    b->taking = err == 0;
-    return -err;
+    pthread_t taker;
+    int err = pthread_create(&taker, NULL, take, b);
+    if (err != 0)
+        return -err;
+    b->taking = true;
+    return -pthread_detach(taker); /* it ends with the process, at the latest */
 }
 
 struct bridge_transfer **bridge_find(struct bridge *b, uint64_t id)

@@ -37,6 +37,8 @@ struct bridge_side {
     int (*bulk)(struct bridge *b, const struct harp_frame *frame);
     /* By the taker: the ring's peer has closed it, and all it said is taken. */
     void (*peer_gone)(struct bridge *b);
+    /* By the loop: the other side has sent what is no frame, or not the next one. */
+    void (*bad_frame)(struct bridge *b, const char *why);
 };
 
 /* A record that had no room in the ring. */
@@ -59,7 +61,6 @@ struct bridge {
     struct harp_h2_stream *stream; /* NULL: over */
     bool taking, ended;
     bool closed; /* far: the program has said that it sends no more */
-    pthread_t taker;
     pthread_cond_t room;
     struct harp_timer again, last;
     uint64_t seq; /* of the last frame */
@@ -82,6 +83,8 @@ void bridge_go_on(struct bridge *b);
 /* The stream is no more: whoever waits for it goes on. */
 void bridge_stream_over(struct bridge *b);
 
+/* Nothing can go on: the connection ends as it must, and with it the process. */
+void bridge_fail(struct bridge *b, const char *why);
 /* The stream has been told to end: it has 5 s for it. */
 void bridge_ends(struct bridge *b);
 

@@ -5,11 +5,11 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "src/link/conn.h"
 
@@ -18,6 +18,7 @@ struct options {
     const char *address, *token, *session, *name;
     struct harp_tls_files files;
     unsigned frames, bytes, window, streams;
+    unsigned depth; /* frames without an answer at a time; 1: one after the other */
 };
 
 /* A frame with a copy of its body behind it. */
@@ -152,7 +153,7 @@ static void pump(struct one *one)
 {
     struct client *c = one->client;
     one->full = false;
-    while (one->sent < c->o->frames && !one->full) {
+    while (one->sent < c->o->frames && one->sent - one->back < c->o->depth && !one->full) {
         struct harp_frame frame = {.seq = one->sent + 1,
                                    .op = 4711,
                                    .flags = HARP_FRAME_WANTED,
@@ -189,6 +190,8 @@ static int reply(void *ctx, struct harp_h2_stream *stream, const uint8_t *data, 
         frame.lane != 1 + (one->back - 1) % 7 || frame.bytes != c->o->bytes ||
         (frame.bytes != 0 && memcmp(frame.body, c->body, frame.bytes) != 0))
         c->wrong++;
+    if (one->sent < c->o->frames)
+        pump(one);
     return 0;
 }
 
@@ -292,7 +295,7 @@ static int usage(void)
 {
     fputs("usage: harp-link-echo serve|call ADDRESS [--token T] [--session S] [--window BYTES]\n"
           "         [--cert FILE --key FILE] [--ca FILE] [--name NAME]\n"
-          "         [--frames N] [--bytes N] [--streams N] [--bulk]\n",
+          "         [--frames N] [--bytes N] [--depth N] [--streams N] [--bulk]\n",
           stderr);
     return 2;
 }
@@ -303,7 +306,8 @@ static int parse(int argc, char **argv, struct options *o)
         {"token", 1, NULL, 't'},   {"session", 1, NULL, 's'}, {"window", 1, NULL, 'w'},
         {"cert", 1, NULL, 'c'},    {"key", 1, NULL, 'k'},     {"ca", 1, NULL, 'a'},
         {"name", 1, NULL, 'n'},    {"frames", 1, NULL, 'f'},  {"bytes", 1, NULL, 'b'},
-        {"streams", 1, NULL, 'm'}, {"bulk", 0, NULL, 'u'},    {NULL, 0, NULL, 0}};
+        {"streams", 1, NULL, 'm'}, {"depth", 1, NULL, 'd'},   {"bulk", 0, NULL, 'u'},
+        {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         unsigned n = optarg != NULL ? (unsigned)strtoul(optarg, NULL, 0) : 0;
         switch (c) {
@@ -334,6 +338,9 @@ static int parse(int argc, char **argv, struct options *o)
         case 'b':
             o->bytes = n;
             break;
+        case 'd':
+            o->depth = n;
+            break;
         case 'm':
             o->streams = n;
             break;
@@ -353,7 +360,11 @@ static int parse(int argc, char **argv, struct options *o)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.frames = 1, .bytes = 64, .streams = 1, .window = harp_h2_default.window};
+    struct options o = {.frames = 1,
+                        .bytes = 64,
+                        .streams = 1,
+                        .depth = UINT_MAX,
+                        .window = harp_h2_default.window};
     struct harp_address address;
     struct harp_tls *tls = NULL;
     char why[HARP_WHY_BYTES];

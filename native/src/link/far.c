@@ -128,5 +128,13 @@ static void worker_gone(struct bridge *b)
     bridge_ends(b);
 }
 
+/* A stock client may be at the other end: it is told. */
+static void bad_frame(struct bridge *b, const char *why)
+{
+    b->ended = true;
+    harp_h2_finish(b->stream, HARP_GRPC_INVALID_ARGUMENT, why);
+    bridge_ends(b);
+}
+
 const struct bridge_side bridge_far = {
-    .record = far_record, .bulk = far_bulk, .peer_gone = worker_gone};
+    .record = far_record, .bulk = far_bulk, .peer_gone = worker_gone, .bad_frame = bad_frame};

@@ -176,5 +176,5 @@ int far_main(const struct ends_options *options)
     fflush(stdout);
     err = harp_loop_run(&loop);
     end_worker();
-    return err != 0;
+    _exit(err != 0); /* the taker may still be in the ring: nothing is taken down under it */
 }

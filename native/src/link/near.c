@@ -194,4 +194,4 @@ static void program_gone(struct bridge *b)
 }
 
 const struct bridge_side bridge_near = {
-    .record = near_record, .bulk = near_bulk, .peer_gone = program_gone};
+    .record = near_record, .bulk = near_bulk, .peer_gone = program_gone, .bad_frame = bridge_fail};
