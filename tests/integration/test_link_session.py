@@ -10,6 +10,7 @@ import random
 import signal
 import struct
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,31 @@ def test_many_calls_and_their_order(plain: Pair) -> None:
             if record.lane == lane + 1:
                 assert record.ack == seq or record.ack < seqs[-1]
     assert not any(r.flags & REPLY for r in client.got)
+
+
+def test_a_program_that_takes_nothing_holds_its_worker_back(plain: Pair) -> None:
+    client = plain.client
+    client.context()
+    at, size, count = alloc(client, 60_000), 60_000, 2000
+    data = random.Random(1).randbytes(size)
+    to_device(client, at, data)
+    session = plain.near.session()
+
+    def most_kib(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0])
+
+    idle = most_kib(session), most_kib(plain.far.process.pid)
+    seqs = [
+        client.send("cuMemcpyDtoH_v2", flags=WANTED, dstHost=1, srcDevice=at, ByteCount=size)
+        for _ in range(count)
+    ]
+    time.sleep(1)  # 120 MB want to come, and nobody takes them
+    assert most_kib(session) - idle[0] < 32 << 10
+    assert most_kib(plain.far.process.pid) - idle[1] < 32 << 10
+    for seq in seqs:
+        record = client.until(lambda r: r.flags & REPLY)
+        assert record.ack == seq
+        assert record.body.endswith(data)
 
 
 def test_asynchronous_copies_share_the_area(plain: Pair) -> None:
