@@ -116,6 +116,13 @@ def alloc(c: Client, size: int = 4096) -> int:
     return int(c.must("cuMemAlloc_v2", dptr=1, bytesize=size)["dptr"])
 
 
+def zero(c: Client) -> int:
+    """A word that is 0, whatever streams do next."""
+    at = alloc(c)
+    c.must("cuMemcpyHtoD_v2", dstDevice=at, srcHost=bytes(4), ByteCount=4)
+    return at
+
+
 def read(c: Client, at: int, size: int = 4) -> bytes:
     return bytes(c.must("cuMemcpyDtoH_v2", dstHost=b"", srcDevice=at, ByteCount=size)["dstHost"])
 
@@ -224,8 +231,7 @@ def test_a_graph_and_a_cooperative_launch_take_packed_parameters(client: Client)
 
 def test_the_per_thread_stream_is_the_lanes_own(client: Client) -> None:
     """Its work does not wait for another lane's that never ends."""
-    flag, at = alloc(client), alloc(client)
-    client.send("cuMemsetD32_v2", dstDevice=flag, ui=0, N=1)
+    flag, at = zero(client), alloc(client)
     client.send("cuCtxSetCurrent", lane=2, ctx=client.current)
     assert sync(client) == SUCCESS
     client.send("cuStreamWaitValue32_v2", how=PER_THREAD, stream=0, addr=flag, value=1, flags=1)
@@ -369,8 +375,7 @@ def test_large_copies_go_through_the_bulk_area(client: Client) -> None:
 
 def test_async_copies_are_done_when_their_stream_has_passed(client: Client) -> None:
     size, on = 1 << 20, stream(client)
-    at, flag, data = alloc(client, size), alloc(client), os.urandom(size)
-    fill(client, flag, 0, on)
+    at, flag, data = alloc(client, size), zero(client), os.urandom(size)
     client.send("cuStreamWaitValue32_v2", stream=on, addr=flag, value=1, flags=1)
     there, _ = client.announce(size, data)
     client.send("cuMemcpyHtoDAsync_v2", dstDevice=at, srcHost=there, ByteCount=size, hStream=on)
@@ -481,14 +486,13 @@ def test_lanes_keep_the_programs_order(client: Client) -> None:
 
 
 def test_a_thread_that_waits_keeps_no_other_from_calling(client: Client) -> None:
-    flag, on, other = alloc(client), stream(client), stream(client)
+    flag, on, other = zero(client), stream(client), stream(client)
     client.send("cuCtxSetCurrent", ctx=client.current, lane=2)
-    for turn in range(20):
-        fill(client, flag, 0, on)
-        client.send("cuStreamWaitValue32_v2", stream=on, addr=flag, value=1, flags=1)
+    for turn in range(1, 21):
+        client.send("cuStreamWaitValue32_v2", stream=on, addr=flag, value=turn, flags=0)  # >=
         asked = client.send("cuStreamSynchronize", how=WANTED, hStream=on)
         assert client.ask("cuStreamQuery", hStream=on, lane=2)[0] == 600, turn  # NOT_READY
-        fill(client, flag, 1, other, lane=2)
+        fill(client, flag, turn, other, lane=2)
         assert client.reply(asked, "cuStreamSynchronize", {})[0] == SUCCESS
 
 
@@ -629,8 +633,8 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(world: World) -> No
     with start(world) as worker:
         c = worker.dial()
         c.context()
-        on, flag = stream(c), alloc(c, 64 * MIB)
-        fill(c, flag, 0, on)
+        on, flag = stream(c), zero(c)
+        alloc(c, 64 * MIB)
         c.send("cuStreamWaitValue32_v2", stream=on, addr=flag, value=1, flags=1)
         c.send("cuStreamSynchronize", how=WANTED, hStream=on)  # for ever
         c.sock.close()
