@@ -210,19 +210,19 @@ class Client(Ring):
 
     def __init__(self, sock: socket.socket, *, table: str = "") -> None:
         super().__init__(sock, table=table)
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(3)  # 1 and 2 are streams
         self._room = itertools.count()
+        #: what a ticket stands for: called with the values of harpHostCall
         self.functions: dict[int, Any] = {}
+        self.current = 0
 
     def new(self) -> int:
         """An id."""
         return next(self._ids)
 
-    def send(self, name: str, /, *, lane: int = 1, flags: int = 0, **values: Any) -> int:
-        """A call that nobody waits for."""
-        return self.put(
-            NUMBERS[name], encode_request(NUMBERS[name], values), flags=flags, lane=lane
-        )
+    def send(self, name: str, /, *, lane: int = 1, how: int = 0, **values: Any) -> int:
+        """A call that nobody waits for, unless `how` has WANTED."""
+        return self.put(NUMBERS[name], encode_request(NUMBERS[name], values), flags=how, lane=lane)
 
     def reply(self, seq: int, name: str, values: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         record = self.until(lambda r: r.flags & REPLY and r.ack == seq)
@@ -232,11 +232,11 @@ class Client(Ring):
         return decode_reply(record.op, dict(values), record.body)
 
     def ask(
-        self, name: str, /, *, lane: int = 1, flags: int = 0, **values: Any
+        self, name: str, /, *, lane: int = 1, how: int = 0, **values: Any
     ) -> tuple[int, dict[str, Any]]:
         """A call and its reply: result, and parameters with what was answered."""
         self.round_trips += 1
-        seq = self.send(name, lane=lane, flags=flags | WANTED, **values)
+        seq = self.send(name, lane=lane, how=how | WANTED, **values)
         return self.reply(seq, name, values)
 
     def must(self, name: str, /, **values: Any) -> dict[str, Any]:
@@ -269,6 +269,19 @@ class Client(Ring):
         self.put(0, body, flags=BULK_FLAG | END, lane=lane, ack=transfer.id)
         return transfer, offset
 
+    def parts(self, data: bytes, size: int) -> Transfer:
+        """A transfer of several regions, each taken in before the next one is announced."""
+        transfer = Transfer(self.new())
+        for at in range(0, len(data), size):
+            part, offset = data[at : at + size], self.region(size)
+            place = PAGE + 2 * RING + offset
+            self.map[place : place + len(part)] = part
+            body = struct.pack("<QQ", offset, len(part))
+            end = END if at + size >= len(data) else 0
+            self.put(0, body, flags=BULK_FLAG | end, ack=transfer.id)
+            self.until(lambda r, b=body: r.ack == transfer.id and r.body == b)
+        return transfer
+
     def done(self, transfer: Transfer) -> None:
         """Until the worker has said that it is done with it."""
         self.until(lambda r: r.flags & BULK_FLAG and r.flags & END and r.ack == transfer.id)
@@ -283,9 +296,9 @@ class Client(Ring):
         """A context, current in the lane."""
         self.must("harpSession", devices=1, driver_version=1, loading_mode=1, lane=lane)
         answer = self.must("cuDevicePrimaryCtxRetain", pctx=1, dev=0, lane=lane)
-        context = answer["pctx"]
-        self.send("cuCtxSetCurrent", ctx=context, lane=lane)
-        return int(context)
+        self.current = int(answer["pctx"])
+        self.send("cuCtxSetCurrent", ctx=self.current, lane=lane)
+        return self.current
 
     def image(self, data: bytes) -> dict[str, Any]:
         """An image, put if it is not there."""
@@ -363,7 +376,9 @@ class Worker:
     ) -> None:
         self.sock.close()
         try:
-            self.process.wait(timeout=5)
+            status = self.process.wait(timeout=5)
+            if isinstance(error, WorkerGoneError):
+                error.add_note(f"harp-worker ended with {status}: {self.words()}")
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()

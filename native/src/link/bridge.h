@@ -11,6 +11,8 @@
  * Host bytes on the stream (session.proto, BULK):
  *
  *   BULK [END], bytes            of transfer `ack`, either way
+ *   BULK | REVERSE, u64          to the worker: so many bytes of `ack` are coming, and belong into
+ *                                one region; else each frame is a part, which the worker gathers
  *   BULK | END | REVERSE, u64    to the worker: so many bytes of `ack` are to come back
  *   BULK | END, nothing          from the worker: it is done with `ack`
  *
@@ -48,7 +50,7 @@ struct bridge_transfer {
     struct bridge_transfer *next;
     uint64_t id, done; /* bytes that have come */
     unsigned lane;
-    bool parts, fetch;
+    bool parts, fetch, coming;
     struct harp_ring_region region;
 };
 

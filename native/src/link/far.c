@@ -15,8 +15,9 @@ static void free_region(struct bridge *b, struct bridge_transfer **at)
     bridge_forget(at);
 }
 
-/* Room for `bytes` of the transfer, announced to the worker. 0, -EAGAIN or -EPROTO. */
-static int announce(struct bridge *b, const struct harp_frame *frame, uint64_t bytes, bool fetch)
+/* A region of `bytes` for the transfer. 0, -EAGAIN or -EPROTO. */
+static int make_room(struct bridge *b, const struct harp_frame *frame, uint64_t bytes,
+                     struct bridge_transfer **out)
 {
     struct bridge_transfer *t = calloc(1, sizeof *t);
     if (t == NULL)
@@ -29,30 +30,62 @@ static int announce(struct bridge *b, const struct harp_frame *frame, uint64_t b
     t->region.bytes = bytes;
     t->id = frame->ack;
     t->lane = frame->lane;
-    t->fetch = fetch;
     t->next = b->transfers;
     b->transfers = t;
-    if (!fetch)
-        memcpy(b->ring.bulk + t->region.offset, frame->body, bytes);
-    struct harp_ring_record record = {.bytes = sizeof t->region,
-                                      .flags = HARP_FRAME_BULK | (frame->flags & HARP_FRAME_END),
-                                      .lane = frame->lane,
-                                      .ack = frame->ack};
+    *out = t;
+    return 0;
+}
+
+static void announce(struct bridge *b, const struct bridge_transfer *t, unsigned flags)
+{
+    struct harp_ring_record record = {
+        .bytes = sizeof t->region, .flags = HARP_FRAME_BULK | flags, .lane = t->lane, .ack = t->id};
     bridge_put(b, &record, &t->region);
+}
+
+/* A size: of what is coming, or (END) is to come back. */
+static int size_told(struct bridge *b, const struct harp_frame *frame)
+{
+    const bool fetch = (frame->flags & HARP_FRAME_END) != 0;
+    struct bridge_transfer *t;
+    uint64_t bytes;
+    if (frame->bytes != sizeof bytes || *bridge_find(b, frame->ack) != NULL)
+        return -EPROTO;
+    memcpy(&bytes, frame->body, sizeof bytes);
+    int err = make_room(b, frame, bytes, &t);
+    if (err != 0)
+        return err;
+    t->fetch = fetch;
+    t->coming = !fetch;
+    if (fetch)
+        announce(b, t, HARP_FRAME_END);
     return 0;
 }
 
 static int far_bulk(struct bridge *b, const struct harp_frame *frame)
 {
-    uint64_t bytes = frame->bytes;
-    const bool fetch = (frame->flags & HARP_FRAME_REVERSE) != 0;
+    const unsigned end = frame->flags & HARP_FRAME_END;
     if (frame->ack == 0 || frame->ack >= BRIDGE_WORKER_ID)
         return -EPROTO;
-    if (fetch && (frame->bytes != sizeof bytes || (frame->flags & HARP_FRAME_END) == 0))
+    if ((frame->flags & HARP_FRAME_REVERSE) != 0)
+        return size_told(b, frame);
+    struct bridge_transfer *t = *bridge_find(b, frame->ack);
+    const bool part = t == NULL || !t->coming;
+    int err = part ? make_room(b, frame, frame->bytes, &t) : 0;
+    if (err != 0)
+        return err;
+    if (frame->bytes > t->region.bytes - t->done)
         return -EPROTO;
-    if (fetch)
-        memcpy(&bytes, frame->body, sizeof bytes);
-    return announce(b, frame, bytes, fetch);
+    if (frame->bytes != 0)
+        memcpy(b->ring.bulk + t->region.offset + t->done, frame->body, frame->bytes);
+    t->done += frame->bytes;
+    if (!part && end == 0)
+        return 0;
+    if (t->done != t->region.bytes)
+        return -EPROTO;
+    t->coming = false;
+    announce(b, t, end);
+    return 0;
 }
 
 /* A region whose bytes are on their way is free. */

@@ -39,10 +39,24 @@ static void tell(struct bridge *b, uint64_t id, unsigned flags,
     bridge_put(b, &record, region);
 }
 
-static void send_bytes(struct bridge *b, const struct bridge_transfer *t, bool end)
+/* What the worker is to know of a transfer ahead of its bytes. */
+static void send_size(struct bridge *b, const struct bridge_transfer *t, unsigned flags)
+{
+    uint64_t size = t->region.bytes;
+    const struct harp_frame frame = {.flags = HARP_FRAME_BULK | HARP_FRAME_REVERSE | flags,
+                                     .lane = t->lane,
+                                     .ack = t->id,
+                                     .body = (const uint8_t *)&size,
+                                     .bytes = sizeof size};
+    bridge_send(b, &frame);
+}
+
+static void send_bytes(struct bridge *b, const struct bridge_transfer *t)
 {
     const struct harp_frame as = {.lane = t->lane, .ack = t->id};
-    bridge_send_region(b, &as, &t->region, end, NULL);
+    if (t->region.bytes > BRIDGE_CHUNK_BYTES)
+        send_size(b, t, 0);
+    bridge_send_region(b, &as, &t->region, true, NULL);
 }
 
 /* A region. Parts of a transfer go at once, as bytes: they can be nothing else. They are copied, so
@@ -92,18 +106,12 @@ static int named(void *ctx, enum harp_wire_way way, uint64_t bytes, void **data,
     if (way == HARP_WIRE_LEND || t == NULL || t->lane != r->lane || t->parts || t->fetch)
         return 0; /* the worker judges it */
     if (way == HARP_WIRE_SEND) {
-        send_bytes(r->b, t, true);
+        send_bytes(r->b, t);
         bridge_forget(bridge_find(r->b, *id));
         return 0;
     }
     t->fetch = true;
-    uint64_t size = t->region.bytes;
-    const struct harp_frame frame = {.flags = HARP_FRAME_BULK | HARP_FRAME_END | HARP_FRAME_REVERSE,
-                                     .lane = t->lane,
-                                     .ack = t->id,
-                                     .body = (const uint8_t *)&size,
-                                     .bytes = sizeof size};
-    bridge_send(r->b, &frame);
+    send_size(r->b, t, HARP_FRAME_END);
     return 0;
 }
 

@@ -222,7 +222,7 @@ int harp_ring_dial(struct harp_ring *ring, int sock, const struct harp_ring_size
     snprintf(hello.table, sizeof hello.table, "%s", table);
     err = send_all(sock, &hello, sizeof hello, memfd);
     close(memfd);
-    if (err == 0)
+    if (err == 0 || err == -EPIPE) /* who has hung up may have said why */
         err = take_all(sock, &answer, sizeof answer, NULL, now_ms() + timeout_ms);
     if (err != 0) {
         snprintf(text, text_size, "the worker does not answer: %s", strerror(-err));

@@ -222,6 +222,30 @@ static bool captures(const struct lane *lane, uint64_t stream)
     return r == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+/* The bulk area as pinned memory, once there is a context: else a driver would make async copies
+ * from and to it wait. Contexts that go may take that with them. Where it cannot be had, they wait.
+ */
+static void pin(const struct lane *lane, unsigned op, const uint64_t *args)
+{
+    static atomic_bool pinned;
+    switch (op) {
+    case HARP_OP_cuCtxSetCurrent:
+        if (args[0] != 0 && !atomic_exchange(&pinned, true))
+            DRIVER(cuMemHostRegister_v2)(lane->session->ring.bulk, lane->session->ring.sizes.bulk,
+                                         CU_MEMHOSTREGISTER_PORTABLE);
+        break;
+    case HARP_OP_cuCtxDestroy_v2:
+    case HARP_OP_cuCtxDestroy:
+    case HARP_OP_cuCtxDetach:
+    case HARP_OP_cuDevicePrimaryCtxRelease_v2:
+    case HARP_OP_cuDevicePrimaryCtxReset_v2:
+        atomic_store(&pinned, false);
+        break;
+    default:
+        break;
+    }
+}
+
 /* Handles that the call has ended, and the one that it has made. */
 static CUresult settle(const struct harp_wire_op *op, const struct harp_wire_call *call)
 {
@@ -266,6 +290,7 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
     if (in_stream)
         transfer_done_after(lane, stream);
     ranges_after(call->op, call->args);
+    pin(lane, call->op, call->args);
     return settle(op, call);
 }
 

@@ -93,7 +93,7 @@ static int bind(enum harp_handle kind, uint64_t id, uint64_t value)
 int handles_free(uint64_t id)
 {
     pthread_mutex_lock(&lock);
-    int err = id == 0 || id >= HARP_WORKER_ID || find(id) != NULL ? -EEXIST : 0;
+    int err = id <= 2 || id >= HARP_WORKER_ID || find(id) != NULL ? -EEXIST : 0;
     pthread_mutex_unlock(&lock);
     return err;
 }

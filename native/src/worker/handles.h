@@ -10,7 +10,8 @@
 
 #include "generated/wire_ops.h"
 
-/* Ids of the client's are below this bit, the worker's have it. */
+/* Ids of the client's are below this bit, the worker's have it. 1 and 2 are streams by themselves.
+ */
 #define HARP_WORKER_ID (1ull << 63)
 
 /* A client may name `id` for what it makes. 0, or -EEXIST: it is taken, or not one of its own. */

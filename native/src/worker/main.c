@@ -75,15 +75,16 @@ int main(int argc, char **argv)
     fcntl(sock, F_SETFD, FD_CLOEXEC);
     struct harp_table_id own;
     harp_table_own(&own, "harp-worker");
-    /* The driver first: a client is told that there is none, and not that its calls fail. */
-    int err = driver_open(driver, text, sizeof text);
+    int err = harp_ring_accept(&session.ring, sock, &own, HELLO_MS, text, sizeof text);
+    /* Before the answer: a client is told that there is no driver, and not that its calls fail. */
     if (err == 0)
-        err = harp_ring_accept(&session.ring, sock, &own, HELLO_MS, text, sizeof text);
+        err = driver_open(driver, text, sizeof text);
     if (err != 0) {
         fprintf(stderr, "harp-worker: %s\n", text);
         harp_ring_refuse(sock, text);
         return 1;
     }
+    prepare_begin();
     session.ring.spin_us = harp_ring_spin_us((unsigned)spin);
     pthread_mutex_init(&session.put, NULL);
     pthread_mutex_init(&session.lock, NULL);

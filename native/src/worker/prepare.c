@@ -14,9 +14,22 @@
 
 #define LOG_MAX (64u << 10)
 
-static bool is(const struct harp_wire_program *p, const char *name)
+/* What is looked for: programs of the tables, found by name before the first call. */
+static const struct harp_wire_program *packed_program, *image_program, *host_programs[2];
+
+void prepare_begin(void)
 {
-    return strcmp(p->name, name) == 0;
+    static const struct {
+        const char *name;
+        const struct harp_wire_program **to;
+    } wanted[] = {{"struct harp_wire_packed", &packed_program},
+                  {"struct harp_wire_image", &image_program},
+                  {"CUDA_HOST_NODE_PARAMS_v1", &host_programs[0]},
+                  {"CUDA_HOST_NODE_PARAMS_v2", &host_programs[1]}};
+    for (unsigned i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        for (const struct harp_wire_program *p = harp_wire_programs;
+             strcmp(p->name, wanted[i].name) != 0 || (*wanted[i].to = p) == NULL; p++)
+            ;
 }
 
 /* kernelParams at `at`; `extra` comes right after it, in parameters as in structs. */
@@ -84,7 +97,7 @@ static void buffers(struct lane *lane, const struct harp_wire_field *f, const ui
 static CUresult fix(struct lane *lane, const struct harp_wire_program *p, uint8_t *base)
 {
     CUresult r = CUDA_SUCCESS;
-    if (is(p, "CUDA_HOST_NODE_PARAMS_v1") || is(p, "CUDA_HOST_NODE_PARAMS_v2")) {
+    if (p == host_programs[0] || p == host_programs[1]) {
         CUDA_HOST_NODE_PARAMS_v1 *host = (CUDA_HOST_NODE_PARAMS_v1 *)base;
         uint64_t number = (uintptr_t)host->fn;
         return host_function(lane->session, number, false, &host->fn, &host->userData) == 0
@@ -98,11 +111,11 @@ static CUresult fix(struct lane *lane, const struct harp_wire_program *p, uint8_
         uint8_t *at = base + f->at;
         const struct harp_wire_program *inner =
             f->item == HARP_WIRE_STRUCT ? &harp_wire_programs[f->type] : NULL;
-        if (inner != NULL && is(inner, "struct harp_wire_packed")) {
+        if (inner != NULL && inner == packed_program) {
             r = pack(lane, at);
             continue;
         }
-        if (inner != NULL && is(inner, "struct harp_wire_image")) {
+        if (inner != NULL && inner == image_program) {
             r = image(lane, at);
             continue;
         }
@@ -180,8 +193,6 @@ CUresult prepare_call(struct lane *lane, unsigned *op, uint64_t *args)
     lane->packed_count = 0;
     lane->log_bytes[0] = lane->log_bytes[1] = 0;
     lane->image = NULL;
-    if ((harp_wire_op(*op)->flags & HARP_WIRE_PREPARED) == 0)
-        return CUDA_SUCCESS;
     if (tickets(lane, *op, args) != 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     CUresult r = fix(lane, &harp_wire_programs[harp_wire_op(*op)->program], (uint8_t *)args);

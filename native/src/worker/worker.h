@@ -89,6 +89,8 @@ void call_record(struct lane *lane, const struct harp_ring_record *record, uint8
 /* A call of the worker's to the client, which nobody waits for. */
 void call_tell(struct session *s, unsigned op, unsigned lane, const uint64_t *args);
 
+/* Before all others. */
+void prepare_begin(void);
 /* Replace prepared slots of a decoded call, in `args`. 0 or a CUresult. */
 CUresult prepare_call(struct lane *lane, unsigned *op, uint64_t *args);
 /* After the call: logs to the client, memory of one call. `args` as the driver had them. */
