@@ -125,7 +125,7 @@ def test_many_calls_and_their_order(plain: Pair) -> None:
     client = plain.client
     client.context()
     seqs = [
-        client.send("cuDeviceGetName", flags=WANTED, lane=1 + n % 3, name=1, len=700, dev=0)
+        client.send("cuDeviceGetName", how=WANTED, lane=1 + n % 3, name=1, len=700, dev=0)
         for n in range(6000)  # replies are more than the ring of answers holds
     ]
     for lane in range(3):
@@ -151,7 +151,7 @@ def test_a_program_that_takes_nothing_holds_its_worker_back(plain: Pair) -> None
 
     idle = most_kib(session), most_kib(plain.far.process.pid)
     seqs = [
-        client.send("cuMemcpyDtoH_v2", flags=WANTED, dstHost=1, srcDevice=at, ByteCount=size)
+        client.send("cuMemcpyDtoH_v2", how=WANTED, dstHost=1, srcDevice=at, ByteCount=size)
         for _ in range(count)
     ]
     time.sleep(1)  # 120 MB want to come, and nobody takes them
