@@ -235,7 +235,7 @@ def test_host_functions_come_back(plain: Pair) -> None:
     assert ran == list(range(1, 21))
 
 
-@pytest.mark.parametrize("victim", ["program", "near", "far", "worker"])
+@pytest.mark.parametrize("victim", ["program", "near", "far", "worker", "stopped worker"])
 def test_any_of_the_four_dies(plain: Pair, victim: str) -> None:
     client, far, near = plain.client, plain.far, plain.near
     client.context()
@@ -243,13 +243,16 @@ def test_any_of_the_four_dies(plain: Pair, victim: str) -> None:
     session, worker = near.session(), far.worker()
     if victim == "program":
         client.close()
+    elif victim == "stopped worker":  # which sees nothing of its program's end
+        os.kill(worker, signal.SIGSTOP)
+        client.close()
     else:
         pid = {"near": session, "far": far.process.pid, "worker": worker}[victim]
         os.kill(pid, signal.SIGKILL)
     far.process.wait(timeout=20)
     until("the worker's end", lambda: not alive(worker))
     until("the session's end", lambda: not alive(session))
-    if victim != "program":
+    if victim in ("near", "far", "worker"):
         with pytest.raises(WorkerGoneError):
             client.look()
     if victim == "worker":
