@@ -76,11 +76,13 @@ class Far:
         self.process.stdout.close()
         assert words[:1] == ["ready"], self.log.read_text()
         self.address = f"localhost:{words[1]}"
+        self.workers: set[int] = set()
 
     def worker(self) -> int:
         """Its pid, once there is one."""
         until("a worker", lambda: children(self.process.pid))
-        return children(self.process.pid)[0]
+        self.workers.update(children(self.process.pid))
+        return max(self.workers)
 
     def ends(self, seconds: float = 15) -> int:
         """Its exit code; whoever it started is gone by then."""
@@ -88,9 +90,10 @@ class Far:
 
     def close(self) -> None:
         """Whatever is left of it."""
-        for pid in children(self.process.pid):
+        for pid in self.workers.union(children(self.process.pid)):
             with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+                if Path(f"/proc/{pid}/exe").readlink().name == "harp-worker":
+                    os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
 
