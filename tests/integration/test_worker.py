@@ -259,8 +259,31 @@ def test_unknown_handles_and_addresses_are_refused(client: Client) -> None:
         assert ask("cuMemsetD8_v2", dstDevice=wrong, uc=1, N=1)[0] == INVALID_VALUE
     assert ask("cuMemFree_v2", dptr=at)[0] == SUCCESS
     assert ask("cuMemsetD8_v2", dstDevice=at, uc=1, N=1)[0] == INVALID_VALUE
-    client.send("cuStreamDestroy_v2", hStream=on)
-    assert ask("cuStreamSynchronize", hStream=on)[0] == INVALID_HANDLE
+
+
+def test_an_id_does_not_outlive_its_handle(client: Client) -> None:
+    """Also when the driver gives what was at that address to another one."""
+    for _ in range(20):
+        first = stream(client)
+        client.send("cuStreamDestroy_v2", hStream=first)
+        second = stream(client)
+        assert client.ask("cuStreamSynchronize", hStream=first)[0] == INVALID_HANDLE
+        assert client.ask("cuStreamSynchronize", hStream=second)[0] == SUCCESS
+        client.send("cuStreamDestroy_v2", hStream=second)
+
+
+def test_the_workers_own_memory_is_not_copied(world: World) -> None:
+    """With unified addresses a driver would: cuMemcpy takes pointers of any kind."""
+    with start(world) as worker:
+        c = worker.dial()
+        c.context()
+        at = alloc(c)
+        lines = Path(f"/proc/{worker.process.pid}/maps").read_text().splitlines()
+        stack = next(line for line in lines if line.endswith("[stack]"))
+        inside = int(stack.split("-")[1].split()[0], 16) - 64
+        assert c.ask("cuMemcpy", dst=at, src=inside, ByteCount=8)[0] == INVALID_VALUE
+        assert c.ask("cuMemcpy", dst=inside, src=at, ByteCount=8)[0] == INVALID_VALUE
+        assert sync(c) == SUCCESS
 
 
 def test_an_id_is_minted_once_and_below_the_workers_bit(client: Client) -> None:
@@ -273,6 +296,8 @@ def test_an_id_is_minted_once_and_below_the_workers_bit(client: Client) -> None:
 
 def test_what_no_client_may_say_is_refused(client: Client) -> None:
     assert client.ask("harpProgress", streams=[], count=0)[0] == NOT_SUPPORTED
+    link = {"numOptions": 0, "options": None, "optionValues": None, "stateOut": client.new()}
+    assert client.ask("cuLinkCreate_v2", **link)[0] == NOT_SUPPORTED
     seq = client.put(60000, b"", flags=WANTED)
     assert client.until(lambda r: r.ack == seq).body == struct.pack("<I", INVALID_VALUE)
     seq = client.put(OPS["cuStreamSynchronize"], b"12345", flags=WANTED)
@@ -383,6 +408,8 @@ def test_async_copies_are_done_when_their_stream_has_passed(client: Client) -> N
     client.send("cuMemcpyDtoHAsync_v2", dstHost=back, srcDevice=at, ByteCount=size, hStream=on)
     few, few_at = client.announce(4)
     client.send("cuMemcpyDtoHAsync_v2", dstHost=few, srcDevice=at, ByteCount=4, hStream=on)
+    client.must("cuMemGetInfo_v2", free=1, total=1)
+    assert not [r for r in client.got if r.flags & BULK_FLAG]  # their stream waits
     other = stream(client)
     fill(client, flag, 1, other)
     assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
@@ -504,13 +531,14 @@ def test_a_host_function_holds_its_stream_up(client: Client) -> None:
         ran.append((asked["ticket"], asked["status"]))
 
     client.functions[77] = client.functions[78] = function
+    client.send("cuCtxSetCurrent", ctx=client.current, lane=2)
     fill(client, at, 1, on)
     client.send("cuLaunchHostFunc", hStream=on, fn=77, userData=None)
     # More than a stream has room for: the worker's thread blocks in a launch, and the answer comes
     # after the calls that are behind it.
     for _ in range(5000):
         client.launch(twice, struct.pack("<Q", at), blocks=1, threads=1, stream=on)
-    fill(client, at, 9, on)
+    fill(client, at, 9, on, lane=2)
     client.send("cuStreamAddCallback", hStream=on, callback=78, userData=None, flags=0)
     assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
     assert ran == [(77, SUCCESS), (78, SUCCESS)]

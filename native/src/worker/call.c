@@ -269,7 +269,7 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
 {
     uint64_t args[HARP_WIRE_SLOTS];
     unsigned made = call->op;
-    if (op->flags & HARP_WIRE_REVERSE || left_out(made))
+    if (left_out(made))
         return CUDA_ERROR_NOT_SUPPORTED;
     if (strncmp(op->name, "harp", 4) == 0)
         return own_call(lane, call);
