@@ -159,8 +159,6 @@ static bool left_out(unsigned op)
     case HARP_OP_cuGraphHostNodeGetParams:
     case HARP_OP_cuGraphKernelNodeGetParams:
     case HARP_OP_cuGraphKernelNodeGetParams_v2:
-    case HARP_OP_cuLinkCreate:
-    case HARP_OP_cuLinkCreate_v2:
         return true;
     default:
         return false;
@@ -285,6 +283,7 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
     prepare_end(lane);
+    link_after(lane, call->op, r, call->args);
     if (r != CUDA_SUCCESS)
         return r;
     if (in_stream)
