@@ -587,6 +587,19 @@ def test_a_host_function_holds_its_stream_up(client: Client) -> None:
     assert number(client, at) == 9
 
 
+def test_a_captured_host_function_is_run_by_each_launch(client: Client) -> None:
+    on, graph, executable, ran = stream(client), client.new(), client.new(), []
+    client.functions[6] = lambda asked: ran.append(asked["ticket"])
+    client.must("cuStreamBeginCapture_v2", hStream=on, mode=2)
+    client.send("cuLaunchHostFunc", hStream=on, fn=6, userData=None)
+    client.must("cuStreamEndCapture", hStream=on, phGraph=graph)
+    client.must("cuGraphInstantiateWithFlags", phGraphExec=executable, hGraph=graph, flags=0)
+    for _ in range(5):
+        client.send("cuGraphLaunch", hGraph=executable, hStream=on)
+    assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
+    assert ran == [6] * 5
+
+
 def test_a_host_function_is_run_while_its_thread_waits(client: Client) -> None:
     on, ran = stream(client), []
     client.functions[5] = lambda asked: ran.append(asked["ticket"])

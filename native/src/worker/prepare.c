@@ -148,7 +148,8 @@ static int tickets(struct lane *lane, unsigned op, uint64_t *args)
     CUstreamCallback callback = NULL;
     int err = 0;
     if (op == HARP_OP_cuLaunchHostFunc) {
-        err = host_function(s, args[1], true, &fn, &data);
+        /* Captured, it is called whenever the graph runs. */
+        err = host_function(s, args[1], !call_captures(lane, args[0]), &fn, &data);
         args[1] = (uintptr_t)fn;
         args[2] = (uintptr_t)data;
     } else if (op == HARP_OP_cuStreamAddCallback) {

@@ -88,6 +88,8 @@ void session_put(struct session *s, struct harp_ring_record *record, const void 
 
 /* Make the calls of a record, which lies in lane->body or in `body`. */
 void call_record(struct lane *lane, const struct harp_ring_record *record, uint8_t *body);
+/* Whether a stream captures, by the call's own idea of stream 0. */
+bool call_captures(const struct lane *lane, uint64_t stream);
 /* A call of the worker's to the client, which nobody waits for. */
 void call_tell(struct session *s, unsigned op, unsigned lane, const uint64_t *args);
 
