@@ -120,6 +120,7 @@ def zero(c: Client) -> int:
     """A word that is 0, whatever streams do next."""
     at = alloc(c)
     c.must("cuMemcpyHtoD_v2", dstDevice=at, srcHost=bytes(4), ByteCount=4)
+    assert sync(c) == SUCCESS  # a small copy returns before the device is done
     return at
 
 
