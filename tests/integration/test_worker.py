@@ -120,6 +120,7 @@ def zero(c: Client) -> int:
     """A word that is 0, whatever streams do next."""
     at = alloc(c)
     c.must("cuMemcpyHtoD_v2", dstDevice=at, srcHost=bytes(4), ByteCount=4)
+    assert sync(c) == SUCCESS  # a small copy returns before the device is done
     return at
 
 
@@ -259,8 +260,31 @@ def test_unknown_handles_and_addresses_are_refused(client: Client) -> None:
         assert ask("cuMemsetD8_v2", dstDevice=wrong, uc=1, N=1)[0] == INVALID_VALUE
     assert ask("cuMemFree_v2", dptr=at)[0] == SUCCESS
     assert ask("cuMemsetD8_v2", dstDevice=at, uc=1, N=1)[0] == INVALID_VALUE
-    client.send("cuStreamDestroy_v2", hStream=on)
-    assert ask("cuStreamSynchronize", hStream=on)[0] == INVALID_HANDLE
+
+
+def test_an_id_does_not_outlive_its_handle(client: Client) -> None:
+    """Also when the driver gives what was at that address to another one."""
+    for _ in range(20):
+        first = stream(client)
+        client.send("cuStreamDestroy_v2", hStream=first)
+        second = stream(client)
+        assert client.ask("cuStreamSynchronize", hStream=first)[0] == INVALID_HANDLE
+        assert client.ask("cuStreamSynchronize", hStream=second)[0] == SUCCESS
+        client.send("cuStreamDestroy_v2", hStream=second)
+
+
+def test_the_workers_own_memory_is_not_copied(world: World) -> None:
+    """With unified addresses a driver would: cuMemcpy takes pointers of any kind."""
+    with start(world) as worker:
+        c = worker.dial()
+        c.context()
+        at = alloc(c)
+        lines = Path(f"/proc/{worker.process.pid}/maps").read_text().splitlines()
+        stack = next(line for line in lines if line.endswith("[stack]"))
+        inside = int(stack.split("-")[1].split()[0], 16) - 64
+        assert c.ask("cuMemcpy", dst=at, src=inside, ByteCount=8)[0] == INVALID_VALUE
+        assert c.ask("cuMemcpy", dst=inside, src=at, ByteCount=8)[0] == INVALID_VALUE
+        assert sync(c) == SUCCESS
 
 
 def test_an_id_is_minted_once_and_below_the_workers_bit(client: Client) -> None:
@@ -273,6 +297,7 @@ def test_an_id_is_minted_once_and_below_the_workers_bit(client: Client) -> None:
 
 def test_what_no_client_may_say_is_refused(client: Client) -> None:
     assert client.ask("harpProgress", streams=[], count=0)[0] == NOT_SUPPORTED
+    assert client.ask("cuGraphHostNodeGetParams", hNode=0, nodeParams={})[0] == NOT_SUPPORTED
     seq = client.put(60000, b"", flags=WANTED)
     assert client.until(lambda r: r.ack == seq).body == struct.pack("<I", INVALID_VALUE)
     seq = client.put(OPS["cuStreamSynchronize"], b"12345", flags=WANTED)
@@ -383,6 +408,8 @@ def test_async_copies_are_done_when_their_stream_has_passed(client: Client) -> N
     client.send("cuMemcpyDtoHAsync_v2", dstHost=back, srcDevice=at, ByteCount=size, hStream=on)
     few, few_at = client.announce(4)
     client.send("cuMemcpyDtoHAsync_v2", dstHost=few, srcDevice=at, ByteCount=4, hStream=on)
+    client.must("cuMemGetInfo_v2", free=1, total=1)
+    assert not [r for r in client.got if r.flags & BULK_FLAG]  # their stream waits
     other = stream(client)
     fill(client, flag, 1, other)
     assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
@@ -467,6 +494,49 @@ def test_logs_of_the_compiler_come_before_the_reply(client: Client) -> None:
     assert answer["optionValues"][1] in (4096, len(told["text"]), len(told["text"]) + 1)
 
 
+def test_a_link_is_made_and_tells_what_it_changes(client: Client) -> None:
+    def create() -> int:
+        state = client.new()
+        options = {"numOptions": 3, "options": [5, 6, 2], "optionValues": [0, 4096, 0]}
+        client.must("cuLinkCreate_v2", stateOut=state, **options)
+        return state
+
+    def add(state: int, data: bytes, size: int) -> int:
+        none = {"name": None, "numOptions": 0, "options": None, "optionValues": None}
+        image = client.image(data)
+        asked = {"state": state, "type": 1, "data": image, "size": size} | none
+        return client.ask("cuLinkAddData_v2", **asked)[0]
+
+    link, many = create(), PTX
+    for i in range(600):  # more than a reply has room for
+        many += PTX[PTX.index(b".visible .entry twice") :].replace(b"twice", b"twice%d" % i)
+    assert add(link, many, len(many) + 1) == INVALID_VALUE  # more than there is
+    assert add(link, many, len(many)) == SUCCESS
+    made = client.must("cuLinkComplete", state=link, cubinOut=1, sizeOut=1)
+    lent = [r.body for r in client.got if r.ack == made["cubinOut"].id]
+    assert [len(part) for part in lent[:-1]] == [64 << 10] * (len(lent) - 1)
+    assert made["sizeOut"] == len(b"".join(lent))
+    image = client.image(b"".join(lent))
+    client.send("cuLinkDestroy", state=link)
+    module, twice, at = client.new(), client.new(), zero(client)
+    client.must("cuModuleLoadData", module=module, image=image)
+    client.must("cuModuleGetFunction", hfunc=twice, hmod=module, name="twice")
+    client.send("cuMemsetD32_v2", dstDevice=at, ui=4, N=1)
+    client.launch(twice, struct.pack("<Q", at), blocks=1, threads=1)
+    assert number(client, at) == 8
+
+    link = create()
+    client.got.clear()
+    bad = b".version 7.0\n.target sm_70\n.address_size 64\n.entry x() { nonsense; }\0"
+    result = add(link, bad, len(bad))
+    assert result or client.ask("cuLinkComplete", state=link, cubinOut=1, sizeOut=1)[0]
+    told = {r.name: decode_request(r.op, r.body) for r in client.got}
+    assert "nonsense" in told["harpJitLog"]["text"]
+    assert told["harpLinkValues"]["state"] == link
+    assert told["harpLinkValues"]["values"][0] == 0  # an address of the worker's
+    client.must("cuLinkDestroy", state=link)
+
+
 # --- threads, and functions of the client's -------------------------------------------------------
 
 
@@ -504,17 +574,31 @@ def test_a_host_function_holds_its_stream_up(client: Client) -> None:
         ran.append((asked["ticket"], asked["status"]))
 
     client.functions[77] = client.functions[78] = function
+    client.send("cuCtxSetCurrent", ctx=client.current, lane=2)
     fill(client, at, 1, on)
     client.send("cuLaunchHostFunc", hStream=on, fn=77, userData=None)
     # More than a stream has room for: the worker's thread blocks in a launch, and the answer comes
     # after the calls that are behind it.
     for _ in range(5000):
         client.launch(twice, struct.pack("<Q", at), blocks=1, threads=1, stream=on)
-    fill(client, at, 9, on)
+    fill(client, at, 9, on, lane=2)
     client.send("cuStreamAddCallback", hStream=on, callback=78, userData=None, flags=0)
     assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
     assert ran == [(77, SUCCESS), (78, SUCCESS)]
     assert number(client, at) == 9
+
+
+def test_a_captured_host_function_is_run_by_each_launch(client: Client) -> None:
+    on, graph, executable, ran = stream(client), client.new(), client.new(), []
+    client.functions[6] = lambda asked: ran.append(asked["ticket"])
+    client.must("cuStreamBeginCapture_v2", hStream=on, mode=2)
+    client.send("cuLaunchHostFunc", hStream=on, fn=6, userData=None)
+    client.must("cuStreamEndCapture", hStream=on, phGraph=graph)
+    client.must("cuGraphInstantiateWithFlags", phGraphExec=executable, hGraph=graph, flags=0)
+    for _ in range(5):
+        client.send("cuGraphLaunch", hGraph=executable, hStream=on)
+    assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
+    assert ran == [6] * 5
 
 
 def test_a_host_function_is_run_while_its_thread_waits(client: Client) -> None:

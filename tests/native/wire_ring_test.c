@@ -246,6 +246,28 @@ static void skip_to_nothing(struct harp_ring *c)
     *second(c) = (struct harp_ring_record){.op = HARP_RING_SKIP, .bytes = SMALL - 72 - 32};
     c->put.way->tail = SMALL;
 }
+/* All is well but for the size of what is skipped. */
+static void skip_of_another_size(struct harp_ring *c)
+{
+    struct harp_ring_record r = {.seq = 2};
+    *second(c) = (struct harp_ring_record){.op = HARP_RING_SKIP, .bytes = 8};
+    memcpy(c->put.data, &r, sizeof r);
+    c->put.way->tail = SMALL + 32;
+}
+
+static void test_a_tail_that_goes_back_is_a_lie(void)
+{
+    struct harp_ring client, worker;
+    struct harp_ring_record r = {.bytes = 0};
+    both(&client, &worker);
+    for (int i = 0; i < 3; i++)
+        CHECK(harp_ring_put(&client, &r, NULL) == 0);
+    CHECK(harp_ring_take(&worker, &r, got, sizeof got) == 1);
+    client.put.way->tail = 64; /* as if only the second one had ever been there */
+    CHECK(harp_ring_take(&worker, &r, got, sizeof got) == -EPROTO);
+    harp_ring_close(&client);
+    harp_ring_close(&worker);
+}
 
 static void test_a_lie_ends_the_session(void)
 {
@@ -260,6 +282,7 @@ static void test_a_lie_ends_the_session(void)
     lie(bulk_in_order);
     lie(skip_short);
     lie(skip_to_nothing);
+    lie(skip_of_another_size);
     struct harp_ring client, worker;
     for (int i = 0; i < 2; i++) {
         struct harp_ring_record r = {.bytes = SMALL / 2 - 32};
@@ -585,6 +608,7 @@ int main(void)
     test_an_empty_ring_has_room_for_the_largest();
     test_a_region_lies_in_the_bulk_area();
     test_regions_do_not_overlap();
+    test_a_tail_that_goes_back_is_a_lie();
     test_a_lie_ends_the_session();
     test_two_threads_wake_each_other();
     test_the_second_is_woken_when_the_first_is_away();
