@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Headers that we send: of calls, and of answers to them.
+ * Headers that we send, of calls and of answers to them; what belongs to a call.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -75,4 +75,19 @@ int harp_h2_call(struct harp_h2 *h2, const struct harp_h2_request *request,
     }
     *out = s;
     return 0;
+}
+
+void **harp_h2_data(struct harp_h2_stream *stream)
+{
+    return &stream->data;
+}
+
+void harp_h2_own(struct harp_h2 *h2, void *owner)
+{
+    h2->owner = owner;
+}
+
+void *harp_h2_owner(const struct harp_h2_stream *stream)
+{
+    return stream->h2->owner;
 }

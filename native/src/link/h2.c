@@ -391,18 +391,3 @@ void harp_h2_drain(struct harp_h2 *h2)
                           nghttp2_session_get_last_proc_stream_id(h2->session), NGHTTP2_NO_ERROR,
                           NULL, 0);
 }
-
-void **harp_h2_data(struct harp_h2_stream *stream)
-{
-    return &stream->data;
-}
-
-void harp_h2_own(struct harp_h2 *h2, void *owner)
-{
-    h2->owner = owner;
-}
-
-void *harp_h2_owner(const struct harp_h2_stream *stream)
-{
-    return stream->h2->owner;
-}
