@@ -78,6 +78,7 @@ def test_binaries_ask_for_no_newer_glibc(unpacked: Path) -> None:
         ("libharp.so", LIBC),
         ("libharp-nvml.so", LIBC),
         ("libharp-arbiter-core.so", LIBC),
+        ("harp-worker", LIBC),
         ("soft/libcuda.so.1", LIBC | {"libm.so.6"}),
         ("soft/libnvidia-ml.so.1", LIBC | {"libm.so.6"}),
     ],
@@ -94,7 +95,13 @@ def test_injected_libraries_need_libc_only(unpacked: Path, name: str, needed: se
 
 def test_programs_keep_their_x_bit(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        for name in ("harp-arbiter", "harp-ptxc", "harp-soft-truth", "harp-soft-fault"):
+        for name in (
+            "harp-arbiter",
+            "harp-worker",
+            "harp-ptxc",
+            "harp-soft-truth",
+            "harp-soft-fault",
+        ):
             mode = archive.getinfo(f"harp/_lib/{name}").external_attr >> 16
             assert mode & 0o111, f"{name} has mode {mode:o}"
 

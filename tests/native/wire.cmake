@@ -19,3 +19,26 @@ target_include_directories(wire_fuzz PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_definitions(wire_fuzz PRIVATE HARP_FUZZ_MAIN)
 target_link_libraries(wire_fuzz PRIVATE harp_options harp_sanitize)
 add_test(NAME wire_fuzz COMMAND wire_fuzz 1 1000000)
+
+# Rings: the same test under ASan and, for its threads, under TSan.
+set(wire_ring_sources ${wire_sources})
+foreach(name ring ring_open ring_bulk)
+  list(APPEND wire_ring_sources ${CMAKE_SOURCE_DIR}/src/wire/${name}.c)
+endforeach()
+
+add_executable(wire_ring_test ${CMAKE_CURRENT_SOURCE_DIR}/wire_ring_test.c ${wire_ring_sources})
+target_link_libraries(wire_ring_test PRIVATE harp_options harp_sanitize pthread)
+add_test(NAME wire_ring COMMAND wire_ring_test)
+
+add_executable(wire_ring_tsan ${CMAKE_CURRENT_SOURCE_DIR}/wire_ring_test.c ${wire_ring_sources})
+# TSan does not follow fences, and gcc says so; what they order shows in waits that do not end.
+target_compile_options(wire_ring_tsan PRIVATE -fsanitize=thread
+                       $<$<C_COMPILER_ID:GNU>:-Wno-tsan>)
+target_link_options(wire_ring_tsan PRIVATE -fsanitize=thread)
+target_link_libraries(wire_ring_tsan PRIVATE harp_options pthread)
+add_test(NAME wire_ring_tsan COMMAND wire_ring_tsan)
+
+add_executable(wire_ring_fuzz ${CMAKE_SOURCE_DIR}/fuzz/ring.c ${wire_ring_sources})
+target_compile_definitions(wire_ring_fuzz PRIVATE HARP_FUZZ_MAIN)
+target_link_libraries(wire_ring_fuzz PRIVATE harp_options harp_sanitize)
+add_test(NAME wire_ring_fuzz COMMAND wire_ring_fuzz 1 100000)

@@ -50,9 +50,13 @@ class _FrameFlagEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     FRAME_FLAG_REVERSE: _FrameFlag.ValueType  # 8
     """a call of the worker's, to the client"""
     FRAME_FLAG_BULK: _FrameFlag.ValueType  # 16
-    """body: the next bytes of transfer `ack`"""
+    """body: the next bytes of transfer `ack`, to the worker ahead of the"""
     FRAME_FLAG_END: _FrameFlag.ValueType  # 32
-    """and the last ones"""
+    """call that names it, from it ahead of the reply that waits for them;
+    with REVERSE and END: a u64, how many bytes of it are to come back;
+    with END and no body: the worker is done with it
+    and the last ones
+    """
 
 class FrameFlag(_FrameFlag, metaclass=_FrameFlagEnumTypeWrapper):
     """Bits of Frame.flags, and of the flags of a packed call."""
@@ -68,9 +72,13 @@ FRAME_FLAG_PER_THREAD: FrameFlag.ValueType  # 4
 FRAME_FLAG_REVERSE: FrameFlag.ValueType  # 8
 """a call of the worker's, to the client"""
 FRAME_FLAG_BULK: FrameFlag.ValueType  # 16
-"""body: the next bytes of transfer `ack`"""
+"""body: the next bytes of transfer `ack`, to the worker ahead of the"""
 FRAME_FLAG_END: FrameFlag.ValueType  # 32
-"""and the last ones"""
+"""call that names it, from it ahead of the reply that waits for them;
+with REVERSE and END: a u64, how many bytes of it are to come back;
+with END and no body: the worker is done with it
+and the last ones
+"""
 global___FrameFlag = FrameFlag
 
 @typing.final
@@ -94,9 +102,11 @@ class Frame(google.protobuf.message.Message):
     flags: builtins.int
     """FrameFlag, or-ed"""
     ack: builtins.int
-    """the last seq taken in of the other direction; of a chunk: its transfer"""
+    """of a reply: the seq that it answers; of BULK: its transfer; else the last seq"""
     lane: builtins.int
-    """thread of the program, from 1: calls of a lane are made in order, by a"""
+    """taken in of the other direction, or 0
+    thread of the program, from 1: calls of a lane are made in order, by a
+    """
     body: builtins.bytes
     """thread of the worker's own; 0: the session itself. Replies have their call's
     by the op's row in native/api, little-endian (native/src/wire/codec.h)

@@ -60,6 +60,7 @@ class GpuSessionServicer(object):
     def Bulk(self, request_iterator, context):
         """Bytes of transfers that frames of Session name, in chunks, over as many streams as AttachReply
         allows: each has a window, and a core for its cipher, of its own. Order is per transfer only.
+        Where AttachReply allows none, they go on Session itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

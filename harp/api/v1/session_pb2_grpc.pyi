@@ -49,6 +49,7 @@ class GpuSessionStub:
     ]
     """Bytes of transfers that frames of Session name, in chunks, over as many streams as AttachReply
     allows: each has a window, and a core for its cipher, of its own. Order is per transfer only.
+    Where AttachReply allows none, they go on Session itself.
     """
 
 class GpuSessionAsyncStub:
@@ -66,6 +67,7 @@ class GpuSessionAsyncStub:
     ]
     """Bytes of transfers that frames of Session name, in chunks, over as many streams as AttachReply
     allows: each has a window, and a core for its cipher, of its own. Order is per transfer only.
+    Where AttachReply allows none, they go on Session itself.
     """
 
 class GpuSessionServicer(metaclass=abc.ABCMeta):
@@ -87,6 +89,7 @@ class GpuSessionServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[harp.api.v1.session_pb2.Frame], collections.abc.AsyncIterator[harp.api.v1.session_pb2.Frame]]:
         """Bytes of transfers that frames of Session name, in chunks, over as many streams as AttachReply
         allows: each has a window, and a core for its cipher, of its own. Order is per transfer only.
+        Where AttachReply allows none, they go on Session itself.
         """
 
 def add_GpuSessionServicer_to_server(servicer: GpuSessionServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -29,14 +29,15 @@ enum harp_frame_flags {
     HARP_FRAME_REPLY = 1u << 0,      /* body: CUresult, outputs */
     HARP_FRAME_WANTED = 1u << 1,     /* a reply is waited for */
     HARP_FRAME_PER_THREAD = 1u << 2, /* stream 0 is the calling thread's own (_ptsz, _ptds) */
-    HARP_FRAME_REVERSE = 1u << 3,    /* from the worker, on its own account */
-    HARP_FRAME_BULK = 1u << 4,       /* body: bytes of the transfer `ack` names; Bulk only */
-    HARP_FRAME_END = 1u << 5,        /* the last bytes of a transfer */
+    HARP_FRAME_REVERSE = 1u
+        << 3,                  /* from the worker, on its own account; BULK: bytes to come back */
+    HARP_FRAME_BULK = 1u << 4, /* body: bytes of the transfer `ack` names */
+    HARP_FRAME_END = 1u << 5,  /* the last bytes of a transfer */
 };
 
 struct harp_frame {
     uint64_t seq; /* of this direction, from 1; 0: outside the order (bulk) */
-    uint64_t ack; /* the last seq that the sender has taken in */
+    uint64_t ack; /* of a reply: what it answers; BULK: its transfer; else the last seq taken in */
     uint32_t op, flags;
     uint32_t lane; /* which thread of the program; 0: none */
     const uint8_t *body;

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What both ends of a session do: take, put, wait.
+ */
+#include "src/link/bridge.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* How long until a full ring is looked at again, and a session that is over is given up. */
+#define AGAIN_MS 1
+#define LAST_MS  5000
+/* Records taken before what they made is written. */
+#define BATCH 64
+
+struct bridge_late {
+    struct bridge_late *next;
+    struct harp_ring_record record;
+    uint8_t body[];
+};
+
+struct copied {
+    struct harp_h2_message message;
+    uint8_t body[];
+};
+
+struct referred {
+    struct harp_h2_message message;
+    struct bridge *bridge;
+    struct harp_ring_region region; /* bytes 0: not the last one */
+    void (*sent)(struct bridge *b, const struct harp_ring_region *region);
+};
+
+/* --- to the stream --- */
+
+void bridge_fail(struct bridge *b, const char *why)
+{
+    fprintf(stderr, "harp-link: %s: the session is over\n", why);
+    b->ended = true;
+    pthread_cond_broadcast(&b->room);
+    if (b->conn != NULL)
+        harp_conn_close(b->conn, why);
+    harp_loop_wake(b->loop);
+}
+
+/* Put, after a write that may have made room. */
+static int put_somehow(struct bridge *b, struct harp_h2_message *message)
+{
+    int err = b->stream != NULL && !b->ended ? harp_h2_put(b->stream, message) : -EPIPE;
+    if (err != -EAGAIN)
+        return err;
+    harp_conn_write(b->conn);
+    return b->stream != NULL && !b->ended ? harp_h2_put(b->stream, message) : -EPIPE;
+}
+
+/* Hand it over. By the taker alone: while too much waits already, it waits, and the loop, which
+ * makes room, does not. */
+static void hand(struct bridge *b, struct harp_h2_message *message)
+{
+    int err;
+    while ((err = put_somehow(b, message)) == -EAGAIN)
+        pthread_cond_wait(&b->room, b->loop->lock);
+    if (err != 0)
+        message->release(message);
+}
+
+static void free_copied(struct harp_h2_message *message)
+{
+    free(message);
+}
+
+void bridge_send(struct bridge *b, const struct harp_frame *frame)
+{
+    struct copied *c = malloc(sizeof *c + frame->bytes);
+    if (c == NULL) {
+        bridge_fail(b, "no memory for a frame");
+        return;
+    }
+    struct harp_frame copy = *frame;
+    if (frame->bytes != 0)
+        memcpy(c->body, frame->body, frame->bytes);
+    copy.body = c->body;
+    harp_h2_frame(&c->message, &copy);
+    c->message.release = free_copied;
+    hand(b, &c->message);
+}
+
+static void free_referred(struct harp_h2_message *message)
+{
+    struct referred *r = (struct referred *)message;
+    if (r->sent != NULL && r->region.bytes != 0)
+        r->sent(r->bridge, &r->region);
+    free(r);
+}
+
+void bridge_send_region(struct bridge *b, const struct harp_frame *as,
+                        const struct harp_ring_region *region, bool end,
+                        void (*sent)(struct bridge *b, const struct harp_ring_region *region))
+{
+    for (uint64_t at = 0; at < region->bytes;) {
+        uint64_t left = region->bytes - at;
+        struct referred *r = calloc(1, sizeof *r);
+        if (r == NULL) {
+            bridge_fail(b, "no memory for a frame");
+            return;
+        }
+        struct harp_frame frame = *as;
+        frame.bytes = left < BRIDGE_CHUNK_BYTES ? (uint32_t)left : BRIDGE_CHUNK_BYTES;
+        frame.body = b->ring.bulk + region->offset + at;
+        frame.flags = HARP_FRAME_BULK | (frame.bytes == left && end ? HARP_FRAME_END : 0);
+        harp_h2_frame(&r->message, &frame);
+        r->message.release = free_referred;
+        r->bridge = b;
+        r->sent = sent;
+        if (frame.bytes == left)
+            r->region = *region;
+        at += frame.bytes;
+        hand(b, &r->message);
+    }
+}
+
+void bridge_room(struct bridge *b)
+{
+    pthread_cond_signal(&b->room);
+}
+
+void bridge_stream_over(struct bridge *b)
+{
+    b->stream = NULL;
+    pthread_cond_broadcast(&b->room);
+}
+
+/* --- to the ring --- */
+
+/* What came too early, as far as there is room. True: all of it. */
+static bool put_late(struct bridge *b)
+{
+    int err = 0;
+    while (b->late != NULL && err == 0) {
+        struct bridge_late *late = b->late;
+        err = harp_ring_put(&b->ring, &late->record, late->body);
+        if (err == 0) {
+            b->late = late->next;
+            free(late);
+        }
+    }
+    if (b->late == NULL)
+        b->late_end = &b->late;
+    else if (err == -EAGAIN)
+        harp_timer_set(b->loop, &b->again, AGAIN_MS);
+    else
+        bridge_fail(b, "a record does not go into the ring");
+    harp_ring_wake(&b->ring);
+    return b->late == NULL;
+}
+
+void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *body)
+{
+    int err = b->late == NULL ? harp_ring_put(&b->ring, record, body) : -EAGAIN;
+    if (err == 0) {
+        harp_ring_wake(&b->ring);
+        return;
+    }
+    struct bridge_late *late = err == -EAGAIN ? malloc(sizeof *late + record->bytes) : NULL;
+    if (late == NULL) {
+        bridge_fail(b, err == -EMSGSIZE ? "a frame is larger than what the ring here takes"
+                                        : "a record does not go into the ring");
+        return;
+    }
+    *late = (struct bridge_late){.record = *record};
+    if (record->bytes != 0)
+        memcpy(late->body, body, record->bytes);
+    *b->late_end = late;
+    b->late_end = &late->next;
+    harp_timer_set(b->loop, &b->again, AGAIN_MS);
+    harp_loop_wake(b->loop);
+}
+
+static void again(struct harp_timer *timer)
+{
+    struct bridge *b = HARP_AROUND(timer, struct bridge, again);
+    if (!b->ended && put_late(b))
+        bridge_go_on(b);
+}
+
+void bridge_go_on(struct bridge *b)
+{
+    if (b->stream == NULL || b->ended)
+        return;
+    harp_h2_resume(b->stream);
+    harp_conn_kick(b->conn); /* windows have opened */
+    harp_loop_wake(b->loop);
+}
+
+int bridge_message(struct bridge *b, const uint8_t *data, uint32_t bytes)
+{
+    struct harp_frame frame;
+    if (b->ended)
+        return 0;
+    if (!b->taking || (b->late != NULL && !put_late(b)))
+        return -EAGAIN;
+    int err = harp_frame_get(&frame, data, bytes);
+    /* What means something else in a ring (HARP_RING_SKIP), or nothing, does not get there. */
+    if (err == 0 && (frame.op > UINT16_MAX || frame.flags >= 2 * HARP_FRAME_END))
+        err = -EPROTO;
+    if (err == 0 && (frame.flags & HARP_FRAME_BULK) != 0) {
+        err = b->side->bulk(b, &frame);
+        if (err == -EAGAIN)
+            return err;
+    } else if (err == 0 && frame.seq == b->seq + 1) {
+        struct harp_ring_record record = {.bytes = frame.bytes,
+                                          .op = frame.op,
+                                          .flags = frame.flags,
+                                          .lane = frame.lane,
+                                          .ack = frame.ack};
+        b->seq = frame.seq;
+        bridge_put(b, &record, frame.body);
+    } else {
+        err = -EPROTO;
+    }
+    if (err != 0)
+        b->side->bad_frame(b, "what came is no frame, or not the next one");
+    return 0;
+}
+
+/* --- from the ring --- */
+
+/* Records that are there, up to a batch. Answers how many, or -EPROTO. */
+static int take_batch(struct bridge *b)
+{
+    int taken = 0, n = 1;
+    while (taken < BATCH && !b->ended) {
+        struct harp_ring_record record;
+        n = harp_ring_take(&b->ring, &record, b->scratch, HARP_WIRE_BODY_BYTES);
+        if (n == 1 && b->side->record(b, &record, b->scratch) != 0)
+            n = -EPROTO;
+        if (n != 1)
+            break;
+        taken++;
+    }
+    return n < 0 ? n : taken;
+}
+
+static void *take(void *arg)
+{
+    struct bridge *b = arg;
+    for (bool on = true; on;) {
+        int err = harp_ring_wait(&b->ring, HARP_RING_FIRST, -1);
+        pthread_mutex_lock(b->loop->lock);
+        int n = err == 0 || err == -EPIPE ? take_batch(b) : err;
+        on = n >= 0 && !b->ended && b->stream != NULL;
+        if (n < 0)
+            bridge_fail(b, "nonsense in the ring");
+        else if (on && err == -EPIPE && n < BATCH)
+            b->side->peer_gone(b);
+        if (on)
+            harp_conn_write(b->conn);
+        on &= err != -EPIPE || n == BATCH;
+        pthread_mutex_unlock(b->loop->lock);
+    }
+    return NULL;
+}
+
+/* --- opening --- */
+
+static void give_up(struct harp_timer *timer)
+{
+    struct bridge *b = HARP_AROUND(timer, struct bridge, last);
+    bridge_fail(b, "the other side does not end the session");
+}
+
+void bridge_ends(struct bridge *b)
+{
+    harp_timer_set(b->loop, &b->last, LAST_MS);
+    harp_loop_wake(b->loop);
+}
+
+int bridge_open(struct bridge *b, struct harp_loop *loop, const struct bridge_side *side)
+{
+    *b = (struct bridge){.loop = loop, .side = side, .sock = -1, .ring.sock = -1};
+    b->late_end = &b->late;
+    b->again.fire = again;
+    b->last.fire = give_up;
+    b->scratch = malloc(HARP_WIRE_BODY_BYTES);
+    b->arena = malloc(HARP_WIRE_ARENA_BYTES);
+    return b->scratch == NULL || b->arena == NULL ? -ENOMEM : -pthread_cond_init(&b->room, NULL);
+}
+
+int bridge_start(struct bridge *b)
+{
+    pthread_t taker;
+    int err = pthread_create(&taker, NULL, take, b);
+    if (err != 0)
+        return -err;
+    b->taking = true;
+    return -pthread_detach(taker); /* it ends with the process, at the latest */
+}
+
+struct bridge_transfer **bridge_find(struct bridge *b, uint64_t id)
+{
+    struct bridge_transfer **at = &b->transfers;
+    while (*at != NULL && (*at)->id != id)
+        at = &(*at)->next;
+    return at;
+}
+
+void bridge_forget(struct bridge_transfer **at)
+{
+    struct bridge_transfer *t = *at;
+    *at = t->next;
+    free(t);
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Headers that we send, of calls and of answers to them; what belongs to a call.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "src/link/h2_state.h"
+
+nghttp2_nv h2_header(const char *name, const char *value)
+{
+    return (nghttp2_nv){.name = (uint8_t *)(uintptr_t)name,
+                        .value = (uint8_t *)(uintptr_t)value,
+                        .namelen = strlen(name),
+                        .valuelen = strlen(value)};
+}
+
+void h2_answer(struct harp_h2_stream *s)
+{
+    const nghttp2_nv nv[] = {
+        h2_header(":status", "200"),
+        h2_header("content-type", "application/grpc"),
+        h2_header("harp-table", s->h2->table != NULL ? s->h2->table : ""),
+    };
+    nghttp2_data_provider provider = h2_provider(s);
+    nghttp2_submit_response(s->h2->session, s->id, nv, s->h2->table != NULL ? 3 : 2, &provider);
+}
+
+/* "Trailers-Only": one block of headers, with the status. */
+void h2_refuse(struct harp_h2_stream *s)
+{
+    char status[8], text[3 * HARP_GRPC_TEXT_BYTES + 1];
+    snprintf(status, sizeof status, "%d", s->status);
+    harp_grpc_percent(text, s->text);
+    const nghttp2_nv nv[] = {
+        h2_header(":status", "200"),
+        h2_header("content-type", "application/grpc"),
+        h2_header("grpc-status", status),
+        h2_header("grpc-message", text),
+    };
+    nghttp2_submit_response(s->h2->session, s->id, nv, 4, NULL);
+}
+
+int harp_h2_call(struct harp_h2 *h2, const struct harp_h2_request *request,
+                 struct harp_h2_stream **out)
+{
+    char bearer[HARP_GRPC_TOKEN_BYTES + 8];
+    snprintf(bearer, sizeof bearer, "Bearer %s", request->token != NULL ? request->token : "");
+    nghttp2_nv nv[9] = {
+        h2_header(":method", "POST"),
+        h2_header(":scheme", request->tls ? "https" : "http"),
+        h2_header(":path",
+                  request->method == HARP_GRPC_BULK ? HARP_GRPC_BULK_PATH : HARP_GRPC_SESSION_PATH),
+        h2_header(":authority", request->authority),
+        h2_header("te", "trailers"),
+        h2_header("content-type", "application/grpc"),
+        h2_header("harp-session", request->session),
+        h2_header("harp-table", request->table),
+        h2_header("authorization", bearer),
+    };
+    nv[8].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* kept out of the compression's memory */
+    struct harp_h2_stream *s = h2->draining ? NULL : h2_new_stream(h2);
+    if (s == NULL)
+        return h2->draining ? -EPIPE : -ENOMEM;
+    nghttp2_data_provider provider = h2_provider(s);
+    s->data = request->data;
+    s->began = true;
+    s->id =
+        nghttp2_submit_request(h2->session, NULL, nv, request->token != NULL ? 9 : 8, &provider, s);
+    if (s->id < 0) {
+        int err = s->id == NGHTTP2_ERR_NOMEM ? -ENOMEM : -EPIPE;
+        h2_free_stream(s);
+        return err;
+    }
+    *out = s;
+    return 0;
+}
+
+void **harp_h2_data(struct harp_h2_stream *stream)
+{
+    return &stream->data;
+}
+
+void harp_h2_own(struct harp_h2 *h2, void *owner)
+{
+    h2->owner = owner;
+}
+
+void *harp_h2_owner(const struct harp_h2_stream *stream)
+{
+    return stream->h2->owner;
+}

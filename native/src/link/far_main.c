@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Beside the worker: one session. Its first call starts the worker, on one end of a socket pair;
+ * its end, whatever that is, ends worker and process.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "src/link/bridge.h"
+#include "src/link/ends.h"
+
+/* Opening a driver takes its time. */
+#define OPEN_MS 20000
+/* Strangers that may be connected meanwhile. */
+#define CONNECTIONS 64
+/* Room for every body there may be; for chunks that wait and bytes that are to come. */
+static const struct harp_ring_sizes sizes = {4u << 20, 4u << 20, 64u << 20};
+
+static const struct ends_options *given;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct harp_loop loop;
+static struct bridge bridge;
+static bool began;
+static pid_t worker = -1;
+static uint64_t taken[(64u << 20) / HARP_RING_PAGE / 64];
+
+static void run_worker(int sock)
+{
+    char number[16], *arguments[64];
+    unsigned n = 0;
+    for (; n < given->worker_args && n < 60; n++)
+        arguments[n] = given->worker[n];
+    snprintf(number, sizeof number, "%d", sock);
+    arguments[n++] = (char[]){"--socket"};
+    arguments[n++] = number;
+    arguments[n] = NULL;
+    fcntl(sock, F_SETFD, 0);
+    (void)signal(SIGPIPE, SIG_DFL);
+    execv(arguments[0], arguments);
+    fprintf(stderr, "harp-link: %s: %s\n", arguments[0], strerror(errno));
+    _exit(127);
+}
+
+/* The worker's ring is open, or `text` says why not. */
+static int start_worker(char *text, size_t size)
+{
+    char table[HARP_TABLE_TEXT];
+    int pair[2];
+    snprintf(text, size, "no worker can be started");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+        return -errno;
+    worker = fork();
+    if (worker == 0)
+        run_worker(pair[1]);
+    close(pair[1]);
+    bridge.sock = pair[0];
+    if (worker < 0)
+        return -errno;
+    harp_table_put(table, &given->own);
+    int err = harp_ring_dial(&bridge.ring, bridge.sock, &sizes, table, OPEN_MS, text, size);
+    bridge.ring.spin_us = harp_ring_spin_us(20);
+    bridge.bulk =
+        (struct harp_bulk){.taken = taken, .pages = (uint32_t)(sizes.bulk / HARP_RING_PAGE)};
+    return err != 0 ? err : bridge_start(&bridge);
+}
+
+static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
+                                   const struct harp_grpc_call *call, char *text)
+{
+    const struct harp_grpc_rule rule = {.token = given->token[0] ? given->token : NULL,
+                                        .session = given->session,
+                                        .own = &given->own};
+    enum harp_grpc_status status = harp_grpc_check(call, &rule, text);
+    if (status != HARP_GRPC_OK)
+        return status;
+    if (call->method == HARP_GRPC_BULK) {
+        snprintf(text, HARP_GRPC_TEXT_BYTES, "host bytes go on the session's own stream here");
+        return HARP_GRPC_UNIMPLEMENTED;
+    }
+    if (began) {
+        snprintf(text, HARP_GRPC_TEXT_BYTES, "the session is in use; remedy: attach again");
+        return HARP_GRPC_RESOURCE_EXHAUSTED;
+    }
+    began = true;
+    bridge.conn = harp_conn_of(stream);
+    if (start_worker(text, HARP_GRPC_TEXT_BYTES) != 0) {
+        bridge_ends(&bridge); /* the refusal is written, and the other side hangs up */
+        return HARP_GRPC_UNAVAILABLE;
+    }
+    bridge.stream = stream;
+    return HARP_GRPC_OK;
+}
+
+static int message(void *ctx, struct harp_h2_stream *stream, const uint8_t *data, uint32_t bytes)
+{
+    return bridge_message(&bridge, data, bytes);
+}
+
+static void room(void *ctx, struct harp_h2_stream *stream)
+{
+    bridge_room(&bridge);
+}
+
+/* The program wants no more: the worker ends, and then the taker says so. */
+static void closed(void *ctx, struct harp_h2_stream *stream)
+{
+    bridge.closed = true;
+    shutdown(bridge.sock, SHUT_RDWR);
+}
+
+static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_status status,
+                  const char *text)
+{
+    if (status != HARP_GRPC_OK)
+        fprintf(stderr, "harp-link: %s: %s\n", harp_grpc_name(status), text);
+    shutdown(bridge.sock, SHUT_RDWR);
+    bridge_stream_over(&bridge);
+    harp_conn_close(bridge.conn, "");
+}
+
+static void gone(void *ctx, struct harp_conn *conn, const char *why)
+{
+    if (why[0] != '\0')
+        fprintf(stderr, "harp-link: connection: %s\n", why);
+    if (conn == bridge.conn)
+        loop.stop = true;
+}
+
+/* It ends by itself when its socket does; after 2 s it is ended. */
+static void end_worker(void)
+{
+    if (worker <= 0)
+        return;
+    shutdown(bridge.sock, SHUT_RDWR);
+    for (unsigned i = 0; i < 200; i++) {
+        if (waitpid(worker, NULL, WNOHANG) != 0)
+            return;
+        usleep(10000);
+    }
+    kill(worker, SIGKILL);
+    waitpid(worker, NULL, 0);
+}
+
+int far_main(const struct ends_options *options)
+{
+    struct harp_server server;
+    char why[HARP_WHY_BYTES] = "no memory", table[HARP_TABLE_TEXT];
+    given = options;
+    harp_table_put(table, &options->own);
+    const struct harp_conn_user user = {
+        .gone = gone,
+        .handler =
+            {.begin = begin, .message = message, .closed = closed, .room = room, .end = ended},
+        .limits = harp_h2_default,
+        .own_table = table,
+    };
+    int err = harp_loop_open(&loop);
+    loop.lock = &lock;
+    if (err == 0)
+        err = bridge_open(&bridge, &loop, &bridge_far);
+    if (err == 0)
+        err = harp_server_open(&server, &loop, &options->address, options->tls, CONNECTIONS, &user,
+                               why);
+    if (err != 0) {
+        fprintf(stderr, "harp-link: %s\n", why);
+        return 1;
+    }
+    printf("ready %u\n", server.port);
+    fflush(stdout);
+    err = harp_loop_run(&loop);
+    end_worker();
+    _exit(err != 0); /* the taker may still be in the ring: nothing is taken down under it */
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * harp-link: options.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "src/link/ends.h"
+
+static int usage(FILE *to, int code)
+{
+    fputs("usage: harp-link near --socket PATH --to HOST:PORT --session ID [options]\n"
+          "       harp-link far --listen HOST:PORT --session ID [options] -- WORKER [ARGUMENT...]\n"
+          "  near: beside programs; each that connects at PATH gets a session at HOST:PORT\n"
+          "  far:  beside the worker, which is started with --socket FD for the one session\n"
+          "  --token-file FILE     the session's token; its first line\n"
+          "  --cert FILE, --key FILE\n"
+          "                        own certificate (PEM); far: what makes it TLS\n"
+          "  --ca FILE             who signs the other side; near: what makes it TLS; far: and\n"
+          "                        whom it asks for a certificate\n"
+          "  --name NAME           what the other side's certificate is for (default: HOST)\n"
+          "Without TLS only addresses of this machine itself are taken.\n",
+          to);
+    return code;
+}
+
+/* A token in the arguments would be seen by everybody. */
+static int read_token(const char *path, char *token)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, token, HARP_GRPC_TOKEN_BYTES) : -1;
+    int err = n < 0 ? errno : 0;
+    if (fd >= 0)
+        close(fd);
+    if (n > 0) {
+        size_t size = (size_t)n;
+        const char *end = memchr(token, '\n', size);
+        size = end != NULL ? (size_t)(end - token) : size;
+        if (size > 0 && size < HARP_GRPC_TOKEN_BYTES) {
+            token[size] = '\0';
+            return 0;
+        }
+    }
+    fprintf(stderr, "harp-link: --token-file %s: %s\n", path,
+            err != 0 ? strerror(err) : "no line of 1 to 511 bytes");
+    return -EINVAL;
+}
+
+struct arguments {
+    const char *address, *token_file;
+    struct harp_tls_files files;
+};
+
+static int parse(int argc, char **argv, struct ends_options *o, struct arguments *a)
+{
+    static const struct option table[] = {
+        {"socket", 1, NULL, 's'},  {"to", 1, NULL, 'a'},   {"listen", 1, NULL, 'a'},
+        {"session", 1, NULL, 'i'}, {"cert", 1, NULL, 'c'}, {"key", 1, NULL, 'k'},
+        {"ca", 1, NULL, 'r'},      {"name", 1, NULL, 'n'}, {"token-file", 1, NULL, 't'},
+        {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
+    for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
+        switch (c) {
+        case 's':
+            o->socket = optarg;
+            break;
+        case 'a':
+            a->address = optarg;
+            break;
+        case 'i':
+            o->session = optarg;
+            break;
+        case 'c':
+            a->files.certificate = optarg;
+            break;
+        case 'k':
+            a->files.key = optarg;
+            break;
+        case 'r':
+            a->files.ca = optarg;
+            break;
+        case 'n':
+            o->name = optarg;
+            break;
+        case 't':
+            a->token_file = optarg;
+            break;
+        case 'h':
+            exit(usage(stdout, 0));
+        default:
+            return -EINVAL;
+        }
+    }
+    o->worker = argv + optind;
+    o->worker_args = (unsigned)(argc - optind);
+    return a->address != NULL && o->session != NULL ? 0 : -EINVAL;
+}
+
+int main(int argc, char **argv)
+{
+    static struct ends_options o;
+    struct arguments a = {.address = NULL};
+    char why[HARP_WHY_BYTES];
+    const char *end = argc > 1 ? argv[1] : "";
+    const bool far = strcmp(end, "far") == 0;
+    if (strcmp(end, "--help") == 0)
+        return usage(stdout, 0);
+    if ((!far && strcmp(end, "near") != 0) || parse(argc - 1, argv + 1, &o, &a) != 0 ||
+        far != (o.worker_args != 0) || far == (o.socket != NULL))
+        return usage(stderr, 2);
+    harp_table_own(&o.own, HARP_VERSION);
+    if (a.token_file != NULL && read_token(a.token_file, o.token) != 0)
+        return 1;
+    int err = harp_address_parse(&o.address, a.address, why);
+    if (err == 0 && (a.files.certificate != NULL || a.files.ca != NULL))
+        err = harp_tls_open(&o.tls, far, &a.files, why);
+    if (err != 0) {
+        fprintf(stderr, "harp-link: %s\n", why);
+        return 1;
+    }
+    /* Whoever finds the port could use it otherwise. */
+    if (far && a.token_file == NULL && (o.tls == NULL || a.files.ca == NULL)) {
+        fprintf(stderr, "harp-link: neither a token nor a CA for certificates of clients: anybody "
+                        "could use the session; remedy: --token-file, or --ca\n");
+        return 1;
+    }
+    return far ? far_main(&o) : near_main(&o);
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Beside programs: each that connects gets a process, a ring, a connection and a session of its
+ * own. The program is answered when the other side has accepted the session, or refused in its
+ * words.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "src/link/bridge.h"
+#include "src/link/ends.h"
+
+#define HELLO_MS 5000
+
+static const struct ends_options *given;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct harp_loop loop;
+static struct bridge bridge;
+static bool refused;
+
+/* Once, and only as long as the program has not been answered. */
+static void refuse(const char *why)
+{
+    if (bridge.taking || refused)
+        return;
+    char text[HARP_WHY_BYTES + 300];
+    snprintf(text, sizeof text, "%s: %s", given->address.text, why);
+    harp_ring_refuse(bridge.sock, text);
+    refused = true;
+}
+
+static void dialled(void *ctx, struct harp_conn *conn)
+{
+    char table[HARP_TABLE_TEXT];
+    harp_table_put(table, &given->own);
+    const struct harp_h2_request request = {.method = HARP_GRPC_SESSION,
+                                            .tls = given->tls != NULL,
+                                            .authority = given->address.text,
+                                            .token = given->token[0] ? given->token : NULL,
+                                            .session = given->session,
+                                            .table = table};
+    bridge.conn = conn;
+    if (harp_h2_call(harp_conn_h2(conn), &request, &bridge.stream) != 0)
+        harp_conn_close(conn, "the other side takes no sessions any more");
+}
+
+static void answered(void *ctx, struct harp_h2_stream *stream,
+                     const struct harp_grpc_answer *answer)
+{
+    if (harp_ring_answer(&bridge.ring) != 0 || bridge_start(&bridge) != 0)
+        harp_conn_close(bridge.conn, "the program has gone");
+}
+
+static int message(void *ctx, struct harp_h2_stream *stream, const uint8_t *data, uint32_t bytes)
+{
+    return bridge_message(&bridge, data, bytes);
+}
+
+static void room(void *ctx, struct harp_h2_stream *stream)
+{
+    bridge_room(&bridge);
+}
+
+/* The program sees the end of its socket, when this process has ended. */
+static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_status status,
+                  const char *text)
+{
+    if (status != HARP_GRPC_OK)
+        fprintf(stderr, "harp-link: %s: %s: %s\n", given->address.text, harp_grpc_name(status),
+                text);
+    refuse(text[0] != '\0' ? text : harp_grpc_name(status));
+    bridge_stream_over(&bridge);
+    harp_conn_close(bridge.conn, "");
+}
+
+static void gone(void *ctx, struct harp_conn *conn, const char *why)
+{
+    refuse(why);
+    bridge.conn = NULL;
+    loop.stop = true;
+}
+
+static int serve_program(int sock)
+{
+    const struct harp_conn_user user = {
+        .open = dialled,
+        .gone = gone,
+        .handler = {.answered = answered, .message = message, .room = room, .end = ended},
+        .limits = harp_h2_default,
+    };
+    char text[HARP_WHY_BYTES];
+    struct harp_conn *conn;
+    int err = harp_loop_open(&loop);
+    loop.lock = &lock;
+    if (err == 0)
+        err = bridge_open(&bridge, &loop, &bridge_near);
+    if (err != 0)
+        return 1;
+    bridge.sock = sock;
+    err = harp_ring_accept(&bridge.ring, sock, &given->own, HELLO_MS, text, sizeof text);
+    if (err != 0) {
+        harp_ring_refuse(sock, text);
+        return 1;
+    }
+    bridge.ring.spin_us = harp_ring_spin_us(20);
+    err = harp_conn_dial(&conn, &loop, &given->address, given->tls, given->name, &user, text);
+    if (err != 0) {
+        refuse(text);
+        return 1;
+    }
+    return harp_loop_run(&loop) != 0;
+}
+
+static int listen_at(const char *path)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (strlen(path) >= sizeof at.sun_path) {
+        fprintf(stderr, "harp-link: --socket %s is longer than %zu bytes\n", path,
+                sizeof at.sun_path - 1);
+        return -1;
+    }
+    memcpy(at.sun_path, path, strlen(path));
+    mode_t before = umask(0177); /* its owner's programs, nobody else's */
+    int bound = fd >= 0 ? bind(fd, (struct sockaddr *)&at, sizeof at) : -1;
+    umask(before);
+    if (bound != 0 || listen(fd, 64) != 0) {
+        fprintf(stderr, "harp-link: cannot listen at %s: %s\n", path, strerror(errno));
+        return -1;
+    }
+    return fd;
+}
+
+int near_main(const struct ends_options *options)
+{
+    char why[HARP_WHY_BYTES];
+    given = options;
+    if (options->tls == NULL && harp_address_plain(&options->address, why) != 0) {
+        fprintf(stderr, "harp-link: %s\n", why);
+        return 1;
+    }
+    int listener = listen_at(options->socket);
+    if (listener < 0)
+        return 1;
+    (void)signal(SIGCHLD, SIG_IGN); /* the kernel takes them in */
+    printf("ready\n");
+    fflush(stdout);
+    for (;;) {
+        int sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        if (sock < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+            usleep(100000);
+        if (sock < 0)
+            continue;
+        if (fork() == 0) {
+            close(listener);
+            _exit(serve_program(sock));
+        }
+        close(sock);
+    }
+}

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One call: its body decoded, made, and answered; or its failure kept for the next observation
+ * point of its context (SESSION.md, "Errors of unwanted calls").
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "src/wire/invoke.h"
+#include "src/wire/table.h"
+#include "src/wire/walk.h"
+#include "src/worker/handles.h"
+#include "src/worker/ranges.h"
+#include "src/worker/worker.h"
+
+/* --- errors of calls that nobody waited for --- */
+
+#define LATCHES_MAX 64u
+
+/* Guarded by latch_lock; session.latches counts them. */
+static pthread_mutex_t latch_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+    CUcontext context;
+    CUresult result; /* CUDA_SUCCESS: free */
+} latched[LATCHES_MAX];
+
+/* After these the driver itself says so at every call. */
+static bool sticky(CUresult r)
+{
+    switch (r) {
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+    case CUDA_ERROR_ASSERT:
+    case CUDA_ERROR_HARDWARE_STACK_ERROR:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
+    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+    case CUDA_ERROR_INVALID_PC:
+    case CUDA_ERROR_LAUNCH_FAILED:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool observes(unsigned op)
+{
+    switch (op) {
+    case HARP_OP_cuCtxSynchronize:
+    case HARP_OP_cuCtxSynchronize_v2:
+    case HARP_OP_cuStreamSynchronize:
+    case HARP_OP_cuStreamQuery:
+    case HARP_OP_cuEventSynchronize:
+    case HARP_OP_cuEventQuery:
+    case HARP_OP_cuStreamEndCapture:
+    case HARP_OP_cuGraphInstantiateWithFlags:
+    case HARP_OP_cuGraphInstantiateWithParams:
+        return true;
+    default: /* copies and memsets of no stream */
+        return (strncmp(harp_wire_op(op)->name, "cuMemcpy", 8) == 0 ||
+                strncmp(harp_wire_op(op)->name, "cuMemset", 8) == 0) &&
+               strstr(harp_wire_op(op)->name, "Async") == NULL;
+    }
+}
+
+static CUcontext current(void)
+{
+    CUcontext context = NULL;
+    return DRIVER(cuCtxGetCurrent)(&context) == CUDA_SUCCESS ? context : NULL;
+}
+
+static void latch(struct lane *lane, unsigned op, CUresult result)
+{
+    CUcontext context = current();
+    bool first = true;
+    unsigned place = LATCHES_MAX;
+    if (sticky(result))
+        return;
+    pthread_mutex_lock(&latch_lock);
+    for (unsigned i = 0; i < LATCHES_MAX; i++) {
+        if (latched[i].result == CUDA_SUCCESS)
+            place = place == LATCHES_MAX ? i : place;
+        else if (latched[i].context == context)
+            first = false;
+    }
+    if (first && place != LATCHES_MAX) {
+        latched[place].context = context;
+        latched[place].result = result;
+        atomic_fetch_add(&lane->session->latches, 1);
+    }
+    pthread_mutex_unlock(&latch_lock);
+    uint64_t args[HARP_WIRE_SLOTS] = {lane->seq, lane->place, op, result};
+    if (first)
+        call_tell(lane->session, HARP_OP_harpLatched, lane->id, args);
+}
+
+static CUresult surfaced(struct lane *lane, unsigned op, CUresult result)
+{
+    if (result != CUDA_SUCCESS || atomic_load(&lane->session->latches) == 0 || !observes(op))
+        return result;
+    CUcontext context = current();
+    pthread_mutex_lock(&latch_lock);
+    for (unsigned i = 0; i < LATCHES_MAX; i++)
+        if (latched[i].result != CUDA_SUCCESS && latched[i].context == context) {
+            result = latched[i].result;
+            latched[i].result = CUDA_SUCCESS;
+            atomic_fetch_sub(&lane->session->latches, 1);
+            break;
+        }
+    pthread_mutex_unlock(&latch_lock);
+    return result;
+}
+
+/* --- the codec's hooks --- */
+
+static int value_of(void *ctx, enum harp_handle kind, uint64_t id, uint64_t *value)
+{
+    struct lane *lane = ctx;
+    int err = handles_value(kind, id, value);
+    if (err != 0)
+        lane->missed = kind;
+    return err;
+}
+
+static int id_of(void *ctx, enum harp_handle kind, uint64_t value, uint64_t *id)
+{
+    return handles_id(kind, value, id);
+}
+
+static int device(void *ctx, uint64_t address)
+{
+    return ranges_have(address) ? 0 : -EFAULT;
+}
+
+static CUresult refused(const struct lane *lane, int err)
+{
+    switch (err) {
+    case -ENOENT:
+        return lane->missed == HARP_HANDLE_CUcontext ? CUDA_ERROR_INVALID_CONTEXT
+                                                     : CUDA_ERROR_INVALID_HANDLE;
+    case -ENOTSUP:
+    case -E2BIG:
+        return CUDA_ERROR_NOT_SUPPORTED;
+    case -ENOMEM:
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+}
+
+/* --- one call --- */
+
+/* Not made: what they would answer, or keep, is the worker's own memory. */
+static bool left_out(unsigned op)
+{
+    switch (op) {
+    case HARP_OP_cuGraphHostNodeGetParams:
+    case HARP_OP_cuGraphKernelNodeGetParams:
+    case HARP_OP_cuGraphKernelNodeGetParams_v2:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* The stream of a call: its last parameter of that kind. */
+static uint64_t stream_of(const struct harp_wire_op *op, const uint64_t *args)
+{
+    const struct harp_wire_program *p = &harp_wire_programs[op->program];
+    uint64_t stream = 0;
+    for (unsigned i = 0; i < p->count; i++) {
+        const struct harp_wire_field *f = &harp_wire_fields[p->first + i];
+        if (f->item == HARP_WIRE_HANDLE && f->hold == HARP_WIRE_VALUE &&
+            f->type == HARP_HANDLE_CUstream)
+            stream = args[f->at / 8];
+    }
+    return stream;
+}
+
+/* Whether a decoded call names host memory. */
+static bool names_host(const struct harp_wire_program *p, const uint8_t *base)
+{
+    for (unsigned i = 0; i < p->count; i++) {
+        const struct harp_wire_field *f = &harp_wire_fields[p->first + i];
+        const uint8_t *at = base + f->at;
+        if (f->hold != HARP_WIRE_VALUE && f->hold != HARP_WIRE_POINTER)
+            continue;
+        if (f->item == HARP_WIRE_SENT || f->item == HARP_WIRE_FETCHED) {
+            if (harp_walk_load_pointer(base, f->at) != NULL)
+                return true;
+            continue;
+        }
+        if (f->item != HARP_WIRE_STRUCT && f->item != HARP_WIRE_CASE)
+            continue;
+        const struct harp_wire_program *inner =
+            f->item == HARP_WIRE_STRUCT ? &harp_wire_programs[f->type] : harp_walk_chosen(f, base);
+        if (f->hold == HARP_WIRE_POINTER)
+            at = harp_walk_load_pointer(base, f->at);
+        if (inner != NULL && at != NULL && names_host(inner, at))
+            return true;
+    }
+    return false;
+}
+
+/* Whether a call copies host memory in the order of a stream. */
+static bool host_async(const struct harp_wire_op *op, const uint64_t *args)
+{
+    return op->cls == HARP_WIRE_ASYNC && strncmp(op->name, "cuMemcpy", 8) == 0 &&
+           names_host(&harp_wire_programs[op->program], (const uint8_t *)args);
+}
+
+bool call_captures(const struct lane *lane, uint64_t stream)
+{
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+    CUstream on = (CUstream)(uintptr_t)stream;
+    CUresult r = lane->flags & HARP_FRAME_PER_THREAD ? DRIVER(cuStreamIsCapturing_ptsz)(on, &status)
+                                                     : DRIVER(cuStreamIsCapturing)(on, &status);
+    return r == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+/* The bulk area as pinned memory, once there is a context: else a driver would make async copies
+ * from and to it wait. Contexts that go may take that with them. Where it cannot be had, they wait.
+ */
+static void pin(const struct lane *lane, unsigned op, const uint64_t *args)
+{
+    static atomic_bool pinned;
+    switch (op) {
+    case HARP_OP_cuCtxSetCurrent:
+        if (args[0] != 0 && !atomic_exchange(&pinned, true))
+            DRIVER(cuMemHostRegister_v2)(lane->session->ring.bulk, lane->session->ring.sizes.bulk,
+                                         CU_MEMHOSTREGISTER_PORTABLE);
+        break;
+    case HARP_OP_cuCtxDestroy_v2:
+    case HARP_OP_cuCtxDestroy:
+    case HARP_OP_cuCtxDetach:
+    case HARP_OP_cuDevicePrimaryCtxRelease_v2:
+    case HARP_OP_cuDevicePrimaryCtxReset_v2:
+        atomic_store(&pinned, false);
+        break;
+    default:
+        break;
+    }
+}
+
+/* Handles that the call has ended, and the one that it has made. */
+static CUresult settle(const struct harp_wire_op *op, const struct harp_wire_call *call)
+{
+    const struct harp_wire_program *p = &harp_wire_programs[op->program];
+    for (unsigned i = 0; i < p->count; i++) {
+        const struct harp_wire_field *f = &harp_wire_fields[p->first + i];
+        if (f->item == HARP_WIRE_HANDLE && f->hold == HARP_WIRE_VALUE && f->own == HARP_WIRE_DEL)
+            handles_drop((enum harp_handle)f->type, call->args[f->at / 8]);
+    }
+    if (call->made_kind == 0 || call->args[call->made_slot] == 0)
+        return CUDA_SUCCESS;
+    uint64_t value;
+    memcpy(&value, (const void *)(uintptr_t)call->args[call->made_slot], sizeof value);
+    int err = handles_bind(call->made_kind, call->made_id, value);
+    return err == 0         ? CUDA_SUCCESS
+           : err == -ENOMEM ? CUDA_ERROR_OUT_OF_MEMORY
+                            : CUDA_ERROR_INVALID_VALUE;
+}
+
+static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct harp_wire_call *call)
+{
+    uint64_t args[HARP_WIRE_SLOTS];
+    unsigned made = call->op;
+    if (left_out(made))
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (strncmp(op->name, "harp", 4) == 0)
+        return own_call(lane, call);
+    if (call->made_kind != 0 && call->args[call->made_slot] != 0 && handles_free(call->made_id))
+        return CUDA_ERROR_INVALID_VALUE;
+    const bool in_stream = host_async(op, call->args);
+    const uint64_t stream = in_stream ? stream_of(op, call->args) : 0;
+    if (in_stream && call_captures(lane, stream))
+        return CUDA_ERROR_NOT_SUPPORTED;
+    memcpy(args, call->args, sizeof args);
+    CUresult r = prepare_call(lane, &made, args);
+    void (*fn)(void) = driver_fn(made, (lane->flags & HARP_FRAME_PER_THREAD) != 0);
+    if (r == CUDA_SUCCESS)
+        r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
+    prepare_end(lane);
+    link_after(lane, call->op, r, call->args);
+    if (r != CUDA_SUCCESS)
+        return r;
+    if (in_stream)
+        transfer_done_after(lane, stream);
+    ranges_after(call->op, call->args);
+    pin(lane, call->op, call->args);
+    return settle(op, call);
+}
+
+static void reply(struct lane *lane, struct harp_wire_call *call, bool decoded,
+                  const struct harp_wire_side *side)
+{
+    struct harp_wire_buffer out = {lane->reply, HARP_WIRE_BODY_BYTES, 0};
+    struct harp_ring_record r = {
+        .op = call->op, .flags = HARP_FRAME_REPLY, .lane = lane->id, .ack = lane->seq};
+    int err = decoded ? harp_wire_put_reply(call, side, &out) : 0;
+    if (!decoded || err != 0 || out.used > harp_ring_largest(&lane->session->ring)) {
+        uint32_t alone = decoded ? (uint32_t)CUDA_ERROR_NOT_SUPPORTED : call->result;
+        memcpy(lane->reply, &alone, sizeof alone);
+        out.used = sizeof alone;
+    }
+    r.bytes = (uint32_t)out.used;
+    session_put(lane->session, &r, lane->reply);
+    harp_ring_wake(&lane->session->ring);
+}
+
+static void call_one(struct lane *lane, unsigned op_number, unsigned flags, uint8_t *body,
+                     uint32_t bytes)
+{
+    const struct harp_wire_side side = {.ctx = lane,
+                                        .id_of = id_of,
+                                        .value_of = value_of,
+                                        .device = device,
+                                        .transfer = transfer_hook};
+    const struct harp_wire_op *op = harp_wire_op(op_number);
+    struct harp_wire_call call = {.op = (uint16_t)op_number};
+    struct harp_wire_buffer in = {body, bytes, 0};
+    struct harp_wire_buffer arena = {lane->arena, HARP_WIRE_ARENA_BYTES, 0};
+    const bool wanted = (flags & HARP_FRAME_WANTED) != 0;
+    lane->flags = flags;
+    lane->missed = 0;
+    session_away(lane->session, lane, wanted);
+    int err = op == NULL ? -EINVAL : harp_wire_get_request(&call, &side, &in, &arena);
+    const bool decoded = err == 0;
+    if (decoded)
+        call.result = make(lane, op, &call);
+    else
+        call.result = refused(lane, err);
+    transfer_done(lane); /* those that no stream has taken along */
+    transfer_unused(lane, lane->seq);
+    session_back(lane->session, lane, wanted);
+    if (wanted) {
+        if (decoded)
+            call.result = surfaced(lane, op_number, (CUresult)call.result);
+        reply(lane, &call, decoded, &side);
+    } else if (call.result != CUDA_SUCCESS) {
+        latch(lane, op_number, (CUresult)call.result);
+    }
+}
+
+void call_record(struct lane *lane, const struct harp_ring_record *record, uint8_t *body)
+{
+    struct harp_frame call = {
+        .op = record->op, .flags = record->flags, .body = body, .bytes = record->bytes};
+    size_t used = 0;
+    const bool pack = record->op == HARP_OP_PACK;
+    int more = pack ? harp_pack_get(&call, body, record->bytes, &used) : 1;
+    bool wanted = false;
+    lane->seq = record->seq;
+    lane->place = 0;
+    while (more == 1) {
+        wanted = (call.flags & HARP_FRAME_WANTED) != 0;
+        /* Whom the client does not wait for, nothing may overtake: a wanted call comes last. */
+        if (pack && wanted && ((record->flags & HARP_FRAME_WANTED) == 0 || used != record->bytes))
+            session_end("a pack in which a call that is not the last one is waited for");
+        call_one(lane, call.op, call.flags, body + (call.body - body), call.bytes);
+        lane->place++;
+        more = pack ? harp_pack_get(&call, body, record->bytes, &used) : 0;
+    }
+    if (more < 0)
+        session_end("a pack that is none");
+    if (!wanted)
+        session_ended(lane);
+}
+
+void call_tell(struct session *s, unsigned op, unsigned lane, const uint64_t *args)
+{
+    /* One of the worker's own at a time, and of any thread. */
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static uint8_t body[(64u << 10) + 256];
+    struct harp_wire_call call = {.op = (uint16_t)op};
+    struct harp_wire_buffer out = {body, sizeof body, 0};
+    struct harp_ring_record r = {.op = op, .flags = HARP_FRAME_REVERSE, .lane = lane};
+    memcpy(call.args, args, sizeof call.args);
+    pthread_mutex_lock(&lock);
+    if (harp_wire_put_request(&call, NULL, &out) == 0 && out.used <= harp_ring_largest(&s->ring)) {
+        r.bytes = (uint32_t)out.used;
+        session_put(s, &r, body);
+    }
+    pthread_mutex_unlock(&lock);
+    harp_ring_wake(&s->ring);
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Device memory of the session: what its calls have been given. An address from outside is not
+ * passed to a driver, which with unified addresses would take it for memory of the worker.
+ * All functions: thread-safe.
+ */
+#ifndef HARP_WORKER_RANGES_H
+#define HARP_WORKER_RANGES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* -ENOMEM: not kept, and so not usable. */
+int ranges_add(uint64_t base, uint64_t bytes);
+void ranges_drop(uint64_t base);
+/* Whether it lies in one, or just at its end. */
+bool ranges_have(uint64_t address);
+
+struct harp_wire_call;
+/* What a call that has succeeded did to them. `args`: as the driver was given them. */
+void ranges_after(unsigned op, const uint64_t *args);
+
+#endif

@@ -1,0 +1,26 @@
+# The link's decoders and connections under ASan and UBSan, in one process, without a network.
+include(${CMAKE_SOURCE_DIR}/src/link/sources.cmake)
+
+add_executable(link_grpc_test ${CMAKE_CURRENT_SOURCE_DIR}/link_grpc_test.c ${harp_link_core})
+target_link_libraries(link_grpc_test PRIVATE harp_options harp_sanitize)
+add_test(NAME link_grpc COMMAND link_grpc_test)
+
+add_executable(link_grpc_fuzz ${CMAKE_SOURCE_DIR}/fuzz/link_grpc.c ${harp_link_core})
+target_compile_definitions(link_grpc_fuzz PRIVATE HARP_FUZZ_MAIN)
+target_link_libraries(link_grpc_fuzz PRIVATE harp_options harp_sanitize)
+add_test(NAME link_grpc_fuzz COMMAND link_grpc_fuzz 1 300000)
+
+if(HARP_LINK_WITHOUT)
+  add_test(NAME link_h2 COMMAND ${CMAKE_COMMAND} -E echo "skipped, missing:${HARP_LINK_WITHOUT}")
+  set_tests_properties(link_h2 PROPERTIES SKIP_REGULAR_EXPRESSION "skipped, missing")
+  return()
+endif()
+
+add_executable(link_h2_test ${CMAKE_CURRENT_SOURCE_DIR}/link_h2_test.c ${harp_link_h2})
+target_link_libraries(link_h2_test PRIVATE harp_options harp_sanitize harp_link_needs)
+add_test(NAME link_h2 COMMAND link_h2_test)
+
+add_executable(link_h2_fuzz ${CMAKE_SOURCE_DIR}/fuzz/link_h2.c ${harp_link_h2})
+target_compile_definitions(link_h2_fuzz PRIVATE HARP_FUZZ_MAIN)
+target_link_libraries(link_h2_fuzz PRIVATE harp_options harp_sanitize harp_link_needs)
+add_test(NAME link_h2_fuzz COMMAND link_h2_fuzz 1 100000)

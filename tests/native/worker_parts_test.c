@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A worker's tables: ids and handles, memory of the session, images.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "check.h"
+#include "soft/ptxc/sha256.h"
+#include "src/worker/handles.h"
+#include "src/worker/ranges.h"
+#include "src/worker/worker.h"
+
+#define STREAM HARP_HANDLE_CUstream
+#define EVENT  HARP_HANDLE_CUevent
+
+static void test_an_id_stands_for_one_handle_of_its_kind(void)
+{
+    uint64_t value = 0;
+    CHECK(handles_free(3) == 0 && handles_free(0) == -EEXIST && handles_free(2) == -EEXIST);
+    CHECK(handles_free(HARP_WORKER_ID) == -EEXIST && handles_free(HARP_WORKER_ID - 1) == 0);
+    CHECK(handles_bind(STREAM, 3, 0x1000) == 0);
+    CHECK(handles_free(3) == -EEXIST && handles_bind(EVENT, 3, 0x2000) == -EEXIST);
+    CHECK(handles_value(STREAM, 3, &value) == 0 && value == 0x1000);
+    CHECK(handles_value(EVENT, 3, &value) == -ENOENT);
+    CHECK(handles_value(STREAM, 4, &value) == -ENOENT);
+    CHECK(handles_bind(EVENT, 4, 0x1000) == 0); /* the same number, another kind */
+    handles_drop(STREAM, 0x1000);
+    CHECK(handles_value(STREAM, 3, &value) == -ENOENT);
+    CHECK(handles_value(EVENT, 4, &value) == 0 && value == 0x1000);
+    handles_drop(EVENT, 0x1000);
+}
+
+static void test_a_kernel_is_taken_for_a_function_and_not_the_other_way(void)
+{
+    uint64_t value;
+    CHECK(handles_bind(HARP_HANDLE_CUkernel, 10, 0x77) == 0);
+    CHECK(handles_value(HARP_HANDLE_CUfunction, 10, &value) == 0 && value == 0x77);
+    CHECK(handles_bind(HARP_HANDLE_CUfunction, 11, 0x78) == 0);
+    CHECK(handles_value(HARP_HANDLE_CUkernel, 11, &value) == -ENOENT);
+}
+
+static void test_what_a_driver_answers_has_one_id(void)
+{
+    uint64_t first, again, value;
+    CHECK(handles_id(EVENT, 0x5000, &first) == 0 && first >= HARP_WORKER_ID);
+    CHECK(handles_id(EVENT, 0x5000, &again) == 0 && again == first);
+    CHECK(handles_value(EVENT, first, &value) == 0 && value == 0x5000);
+    CHECK(handles_id(STREAM, 0x5000, &again) == 0 && again != first);
+    handles_drop(EVENT, 0x5000);
+    CHECK(handles_id(EVENT, 0x5000, &again) == 0 && again != first); /* another one by then */
+    CHECK(handles_bind(HARP_HANDLE_CUfunction, 20, 0x6000) == 0);
+    CHECK(handles_bind(HARP_HANDLE_CUfunction, 21, 0x6000) == 0); /* asked for twice */
+    CHECK(handles_value(HARP_HANDLE_CUfunction, 20, &value) == 0 && value == 0x6000);
+    CHECK(handles_id(HARP_HANDLE_CUfunction, 0x6000, &again) == 0 && again == 21);
+    handles_drop(HARP_HANDLE_CUfunction, 0x6000);
+    CHECK(handles_value(HARP_HANDLE_CUfunction, 20, &value) == -ENOENT);
+    CHECK(handles_value(HARP_HANDLE_CUfunction, 21, &value) == -ENOENT);
+}
+
+static void test_many_handles_and_a_bound(void)
+{
+    uint64_t value;
+    for (uint64_t i = 0; i < 100000; i++)
+        CHECK(handles_bind(EVENT, 1000 + i, 0x100000 + 16 * i) == 0);
+    for (uint64_t i = 0; i < 100000; i += 2)
+        handles_drop(EVENT, 0x100000 + 16 * i);
+    for (uint64_t i = 0; i < 100000; i++)
+        CHECK(handles_value(EVENT, 1000 + i, &value) == (i % 2 == 0 ? -ENOENT : 0));
+    int err = 0;
+    uint64_t bound = 0;
+    for (uint64_t i = 0; err == 0 && bound < 2000000; i++, bound++)
+        err = handles_bind(EVENT, 1000000 + i, 0x80000000 + i);
+    CHECK(err == -ENOMEM && bound > 900000 && bound <= 1 << 20);
+}
+
+static void test_an_address_is_the_sessions_or_not(void)
+{
+    CHECK(!ranges_have(0x1000) && !ranges_have(0) && !ranges_have(UINT64_MAX));
+    CHECK(ranges_add(0x2000, 0x1000) == 0 && ranges_add(0x8000, 0x1000) == 0);
+    CHECK(ranges_add(0x1000, 0x100) == 0);
+    CHECK(ranges_have(0x1000) && ranges_have(0x1100) && !ranges_have(0x1101));
+    CHECK(ranges_have(0x2fff) && ranges_have(0x3000) && !ranges_have(0x3001));
+    CHECK(!ranges_have(0x1fff) && !ranges_have(0x7fff) && ranges_have(0x8000));
+    ranges_drop(0x2000);
+    CHECK(!ranges_have(0x2800) && ranges_have(0x8800) && ranges_have(0x1080));
+    ranges_drop(0x2800);                                         /* in the middle of nothing */
+    CHECK(ranges_add(0x8000, 0x10) == 0 && ranges_have(0x8800)); /* a part of the same */
+    for (uint64_t i = 0; i < 3000; i++)
+        CHECK(ranges_add(0x100000 + (i * 7919 % 3000) * 0x100, 0x80) == 0);
+    for (uint64_t i = 0; i < 3000; i++)
+        CHECK(ranges_have(0x100040 + i * 0x100) && !ranges_have(0x1000c0 + i * 0x100));
+}
+
+static void test_calls_add_and_take_away_memory(void)
+{
+    uint64_t at = 0x7000000, pitch = 512, bytes = 64;
+    CUDA_MEM_ALLOC_NODE_PARAMS_v1 old = {.dptr = 0x7100000, .bytesize = 4096};
+    CUgraphNodeParams params = {.type = CU_GRAPH_NODE_TYPE_MEM_ALLOC};
+    params.alloc.dptr = 0x7200000;
+    params.alloc.bytesize = 4096;
+    uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, (uintptr_t)&pitch, 500, 100};
+    ranges_after(HARP_OP_cuMemAllocPitch_v2, args);
+    CHECK(ranges_have(at + 51200) && !ranges_have(at + 51201));
+    args[4] = (uintptr_t)&old;
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, args);
+    CHECK(ranges_have(0x7100fff) && !ranges_have(0x7101001));
+    args[4] = args[5] = (uintptr_t)&params;
+    ranges_after(HARP_OP_cuGraphAddNode, args);
+    CHECK(ranges_have(0x7200fff));
+    params.alloc.dptr = 0x7300000;
+    ranges_after(HARP_OP_cuGraphAddNode_v2, args);
+    CHECK(ranges_have(0x7300fff));
+    params.type = CU_GRAPH_NODE_TYPE_KERNEL; /* what looks like an address there is none */
+    params.alloc.dptr = 0x7400000;
+    ranges_after(HARP_OP_cuGraphAddNode_v2, args);
+    CHECK(!ranges_have(0x7400000));
+    at = 0x7500000;
+    args[1] = (uintptr_t)&bytes;
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
+    CHECK(ranges_have(0x7500000 + 64) && !ranges_have(0x7500000 + 65));
+    args[0] = 0x7200000;
+    ranges_after(HARP_OP_cuMemFreeAsync, args);
+    CHECK(!ranges_have(0x7200fff));
+}
+
+static void hash(struct harp_wire_image *image, const char *data)
+{
+    struct sha256 sha;
+    char hex[65];
+    sha256_init(&sha);
+    sha256_add(&sha, data, image->bytes);
+    sha256_hex(&sha, hex);
+    for (unsigned i = 0; i < 32; i++) {
+        unsigned byte;
+        CHECK(sscanf(hex + 2 * i, "%2x", &byte) == 1);
+        image->sha256[i] = (unsigned char)byte;
+    }
+}
+
+static void test_an_image_is_what_its_hash_says(void)
+{
+    const char text[] = "version 7"; /* without its end: a driver finds one all the same */
+    struct harp_wire_image image = {.bytes = 9}, other;
+    hash(&image, text);
+    CHECK(image_take(&image) == NULL);
+    other = image;
+    other.sha256[31] ^= 1;
+    CHECK(image_put(&other, text, 9) == -EBADMSG && image_take(&other) == NULL);
+    CHECK(image_put(&image, text, 8) == -EBADMSG && image_put(&image, text, 10) == -EBADMSG);
+    CHECK(image_put(&image, text, 9) == 0 && image_put(&image, text, 9) == 0);
+    struct image *found = image_take(&image);
+    CHECK(found != NULL && strcmp(image_data(found), text) == 0);
+    image_give(found);
+    other = image;
+    other.bytes = 10;
+    CHECK(image_take(&other) == NULL);
+}
+
+static void test_the_image_used_longest_ago_goes_first(void)
+{
+    enum { BYTES = KEPT_MAX / 4 };
+    static char data[BYTES];
+    struct harp_wire_image images[6];
+    struct image *held = NULL;
+    for (unsigned i = 0; i < 6; i++) {
+        images[i] = (struct harp_wire_image){.bytes = BYTES};
+        data[0] = (char)i;
+        hash(&images[i], data);
+        CHECK(image_put(&images[i], data, BYTES) == 0);
+        struct image *used = image_take(&images[0]); /* always the latest */
+        CHECK(used != NULL);
+        image_give(used);
+        if (i == 1)
+            held = image_take(&images[1]); /* in a call */
+    }
+    CHECK(held != NULL && *(const char *)image_data(held) == 1);
+    CHECK(image_take(&images[2]) == NULL && image_take(&images[3]) == NULL);
+    CHECK(image_take(&images[4]) != NULL || image_take(&images[5]) != NULL);
+}
+
+int main(void)
+{
+    test_an_id_stands_for_one_handle_of_its_kind();
+    test_a_kernel_is_taken_for_a_function_and_not_the_other_way();
+    test_what_a_driver_answers_has_one_id();
+    test_many_handles_and_a_bound();
+    test_an_address_is_the_sessions_or_not();
+    test_calls_add_and_take_away_memory();
+    test_an_image_is_what_its_hash_says();
+    test_the_image_used_longest_ago_goes_first();
+    return 0;
+}
