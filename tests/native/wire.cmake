@@ -31,8 +31,9 @@ target_link_libraries(wire_ring_test PRIVATE harp_options harp_sanitize pthread)
 add_test(NAME wire_ring COMMAND wire_ring_test)
 
 add_executable(wire_ring_tsan ${CMAKE_CURRENT_SOURCE_DIR}/wire_ring_test.c ${wire_ring_sources})
-# gcc says that TSan does not follow fences; what they order is found by the tests' timeouts.
-target_compile_options(wire_ring_tsan PRIVATE -fsanitize=thread -Wno-error=tsan)
+# TSan does not follow fences, and gcc says so; what they order shows in waits that do not end.
+target_compile_options(wire_ring_tsan PRIVATE -fsanitize=thread
+                       $<$<C_COMPILER_ID:GNU>:-Wno-tsan>)
 target_link_options(wire_ring_tsan PRIVATE -fsanitize=thread)
 target_link_libraries(wire_ring_tsan PRIVATE harp_options pthread)
 add_test(NAME wire_ring_tsan COMMAND wire_ring_tsan)
