@@ -53,6 +53,10 @@ DECLARE(cuModuleUnload);
 DECLARE(cuLaunchKernel);
 DECLARE(cuLaunchHostFunc);
 DECLARE(cuStreamAddCallback);
+DECLARE(cuCtxSetCacheConfig);
+DECLARE(cuStreamWaitEvent);
+DECLARE(cuGraphLaunch);
+DECLARE(cuGraphInstantiateWithFlags);
 DECLARE(cuGraphCreate);
 DECLARE(cuGraphAddKernelNode_v2);
 DECLARE(cuGraphKernelNodeGetParams_v2);
@@ -387,6 +391,52 @@ static void layouts_by_the_image(void)
     CHECK(cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 0, NULL, params, NULL) == CUDA_ERROR_INVALID_HANDLE);
 }
 
+static unsigned waits_of(CUresult r)
+{
+    static unsigned before;
+    CHECK(r == CUDA_SUCCESS);
+    unsigned now = peer_wanted(&peer), more = now - before;
+    before = now;
+    return more;
+}
+
+/* To be told is for calls with which nothing can be wrong: each of these has something. */
+static void what_may_fail_is_asked(void)
+{
+    CUcontext a = begin(), b = NULL;
+    CUstream s = NULL;
+    CUevent e = NULL, other = NULL;
+    CUgraph g = NULL;
+    CUgraphExec x = NULL;
+    CUdeviceptr at = 0;
+    waits_of(CUDA_SUCCESS);
+    CHECK(waits_of(cuCtxSetCacheConfig(CU_FUNC_CACHE_PREFER_L1)) == 1); /* its row is async */
+    CHECK(waits_of(cuStreamCreate(&s, 1)) == 0 && waits_of(cuStreamCreate(&s, 9)) == 1);
+    CHECK(waits_of(cuEventCreate(&e, 0)) == 0 && waits_of(cuEventCreate(&e, 64)) == 1);
+    CHECK(waits_of(cuEventRecord(e, s)) == 0 && waits_of(cuStreamWaitEvent(s, e, 0)) == 0);
+    CHECK(waits_of(cuStreamWaitEvent(s, e, 8)) == 1);
+    CHECK(cuGraphCreate(&g, 0) == CUDA_SUCCESS);
+    CHECK(cuGraphInstantiateWithFlags(&x, g, 0) == CUDA_SUCCESS);
+    waits_of(CUDA_SUCCESS);
+    CHECK(waits_of(cuGraphLaunch(x, s)) == 1 && waits_of(cuGraphLaunch(x, s)) == 0);
+    CHECK(cuMemAlloc_v2(&at, MIB) == CUDA_SUCCESS);
+    CHECK(cuCtxCreate_v2(&b, 0, 0) == CUDA_SUCCESS && cuEventCreate(&other, 0) == CUDA_SUCCESS);
+    waits_of(CUDA_SUCCESS);
+    CHECK(waits_of(cuEventRecord(other, s)) == 1 && waits_of(cuEventRecord(other, NULL)) == 0);
+    CHECK(waits_of(cuEventRecord(e, s)) == 0);
+    /* With its context, memory has gone, and what was made of graphs may have. */
+    CHECK(cuCtxDestroy_v2(a) == CUDA_SUCCESS);
+    waits_of(CUDA_SUCCESS);
+    CHECK(waits_of(cuMemFree_v2(at)) == 1 && waits_of(cuGraphLaunch(x, NULL)) == 1);
+    CHECK(cuEventRecord(e, NULL) == CUDA_ERROR_INVALID_HANDLE);
+    /* After an error that stays, everything would answer it. */
+    CHECK(waits_of(cuEventRecord(other, NULL)) == 0);
+    peer_fail(&peer, HARP_OP_cuCtxSynchronize, CUDA_ERROR_ILLEGAL_ADDRESS);
+    CHECK(cuCtxSynchronize() == CUDA_ERROR_ILLEGAL_ADDRESS);
+    waits_of(CUDA_SUCCESS);
+    CHECK(waits_of(cuEventRecord(other, NULL)) == 1);
+}
+
 static void graph_nodes(void)
 {
     begin();
@@ -691,6 +741,7 @@ static const struct {
     {"handles", handles},
     {"launches", launches},
     {"layouts_by_the_image", layouts_by_the_image},
+    {"what_may_fail_is_asked", what_may_fail_is_asked},
     {"graph_nodes", graph_nodes},
     {"host_functions", host_functions},
     {"copies", copies},
