@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A driver-API program for a GPU elsewhere: adds vectors, and counts what it waited for.
 
-argv: `add` prints the counts as JSON; `wait` prints "ready" after its first allocation and
+argv: `add` prints the counts as JSON; `chain` copies what a host function writes in the same
+stream, and prints what arrived; `wait` prints "ready" after its first allocation and
 synchronises until that fails, then prints the code.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes as c
 import json
 import sys
+import time
 from typing import Any
 
 PTX = b"""
@@ -111,6 +113,26 @@ def add(gpu: Gpu, count: int) -> dict[str, Any]:
     return told
 
 
+def chain(gpu: Gpu) -> None:
+    """A stream's host function fills pinned memory, and its next copy takes that."""
+    size = 1 << 20
+    at, pinned, stream = gpu.alloc(size), c.c_void_p(), c.c_void_p()
+    gpu.ok("cuMemAllocHost_v2", c.byref(pinned), c.c_size_t(size))
+    gpu.ok("cuStreamCreate", c.byref(stream), 1)
+
+    def fill(_data: object) -> None:
+        time.sleep(0.1)
+        c.memset(pinned, 7, size)
+
+    function = c.CFUNCTYPE(None, c.c_void_p)(fill)
+    gpu.ok("cuLaunchHostFunc", stream, function, None)
+    gpu.ok("cuMemcpyHtoDAsync_v2", at, pinned, c.c_size_t(size), stream)
+    gpu.ok("cuStreamSynchronize", stream)
+    back = (c.c_ubyte * size)()
+    gpu.ok("cuMemcpyDtoH_v2", back, at, c.c_size_t(size))
+    print(sorted(set(back)))
+
+
 def wait(gpu: Gpu) -> None:
     gpu.alloc(1 << 20)
     print("ready", flush=True)
@@ -123,6 +145,8 @@ def main() -> None:
     gpu = Gpu()
     if sys.argv[1] == "wait":
         wait(gpu)
+    elif sys.argv[1] == "chain":
+        chain(gpu)
     else:
         print(json.dumps(add(gpu, int(sys.argv[2]))))
 

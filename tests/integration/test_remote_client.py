@@ -88,6 +88,12 @@ def test_little_address_space_is_enough(env: dict[str, str]) -> None:
     assert told["right"]
 
 
+def test_a_copy_takes_what_the_stream_wrote_before(env: dict[str, str]) -> None:
+    command = [sys.executable, str(PROGRAM), "chain"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "[7]\n"), done.stderr
+
+
 def ready(env: dict[str, str]) -> subprocess.Popen[str]:
     child = subprocess.Popen(
         [sys.executable, str(PROGRAM), "wait"], env=env, stdout=subprocess.PIPE, text=True

@@ -489,6 +489,7 @@ static void held(void *data)
     while (host.calls < 1000)
         pthread_cond_wait(&host.changed, &host.lock);
     host.calls++;
+    pthread_cond_signal(&host.changed);
     pthread_mutex_unlock(&host.lock);
     (void)data;
 }

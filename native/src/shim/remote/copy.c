@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/host.h"
 #include "src/shim/remote/memory.h"
 #include "src/wire/codec.h"
 
@@ -73,6 +74,9 @@ CUresult harp_remote_cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *src
                                           size_t ByteCount, CUstream hStream)
 {
     CUresult r = harp_remote_ready();
+    if (r == CUDA_SUCCESS && harp_remote_pinned(srcHost, ByteCount) && !harp_remote_capturing(0) &&
+        harp_remote_host_may_write())
+        r = harp_sent_cuStreamSynchronize(hStream);
     if (r == CUDA_SUCCESS)
         r = settled(srcHost, ByteCount);
     bool known = srcHost != NULL && harp_remote_on_device(dstDevice, ByteCount);

@@ -52,23 +52,39 @@ void harp_remote_ticket_of(uint64_t number, CUhostFn *fn, void **data)
 
 /* --- running ---------------------------------------------------------------------------------- */
 
+static void drop(uint64_t number)
+{
+    pthread_mutex_lock(&lock);
+    struct ticket **at = find(number), *gone = *at;
+    if (gone != NULL) {
+        *at = gone->next;
+        free(gone);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+bool harp_remote_host_may_write(void)
+{
+    pthread_mutex_lock(&lock);
+    bool may = tickets != NULL;
+    pthread_mutex_unlock(&lock);
+    return may;
+}
+
 static void run_one(const struct call *c)
 {
     struct ticket t = {.number = 0};
     pthread_mutex_lock(&lock);
-    struct ticket **at = find(c->ticket), *found = *at;
-    if (found != NULL) {
+    const struct ticket *found = *find(c->ticket);
+    if (found != NULL)
         t = *found;
-        if (!t.kept) {
-            *at = found->next;
-            free(found);
-        }
-    }
     pthread_mutex_unlock(&lock);
     if (t.callback != NULL)
         t.callback((CUstream)(uintptr_t)c->stream, c->status, t.data);
     else if (t.fn != NULL)
         t.fn(t.data);
+    if (found != NULL && !t.kept)
+        drop(c->ticket);
 }
 
 static int answer(const struct call *c)
@@ -156,13 +172,8 @@ CUresult harp_remote_ticket(CUhostFn fn, void *data, bool kept, uint64_t *ticket
 
 static CUresult dropped(CUresult r, uint64_t ticket)
 {
-    pthread_mutex_lock(&lock);
-    struct ticket **at = find(ticket), *gone = *at;
-    if (r != CUDA_SUCCESS && gone != NULL) {
-        *at = gone->next;
-        free(gone);
-    }
-    pthread_mutex_unlock(&lock);
+    if (r != CUDA_SUCCESS)
+        drop(ticket);
     return r;
 }
 
