@@ -22,6 +22,7 @@ from typing import Any, Self
 import harp
 from harp.wire import OPS, Transfer, decode_reply, decode_request, encode_request
 from harp.wire._tables import TABLE_HASH
+from harp.wire.codec import INLINE_BYTES
 
 RING, BULK, PAGE = 1 << 20, 16 << 20, 4096
 REPLY, WANTED, PER_THREAD, REVERSE, BULK_FLAG, END = (1 << i for i in range(6))
@@ -271,6 +272,8 @@ class Client(Ring):
 
     def parts(self, data: bytes, size: int) -> Transfer:
         """A transfer of several regions, each taken in before the next one is announced."""
+        if len(data) <= size:
+            return self.announce(len(data), data)[0]
         transfer = Transfer(self.new())
         for at in range(0, len(data), size):
             part, offset = data[at : at + size], self.region(size)
@@ -304,7 +307,9 @@ class Client(Ring):
         """An image, put if it is not there."""
         image = {"sha256": hashlib.sha256(data).digest(), "bytes": len(data)}
         if not self.must("harpImageFind", image=image, found=1)["found"]:
-            self.must("harpImagePut", image=image, data=data, bytes=len(data))
+            large = len(data) > INLINE_BYTES
+            sent = self.parts(data, 128 << 10) if large else data
+            self.must("harpImagePut", image=image, data=sent, bytes=len(data))
         return image
 
     def function(self, ptx: bytes, name: str) -> int:

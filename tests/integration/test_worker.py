@@ -296,8 +296,7 @@ def test_an_id_is_minted_once_and_below_the_workers_bit(client: Client) -> None:
 
 def test_what_no_client_may_say_is_refused(client: Client) -> None:
     assert client.ask("harpProgress", streams=[], count=0)[0] == NOT_SUPPORTED
-    link = {"numOptions": 0, "options": None, "optionValues": None, "stateOut": client.new()}
-    assert client.ask("cuLinkCreate_v2", **link)[0] == NOT_SUPPORTED
+    assert client.ask("cuGraphHostNodeGetParams", hNode=0, nodeParams={})[0] == NOT_SUPPORTED
     seq = client.put(60000, b"", flags=WANTED)
     assert client.until(lambda r: r.ack == seq).body == struct.pack("<I", INVALID_VALUE)
     seq = client.put(OPS["cuStreamSynchronize"], b"12345", flags=WANTED)
@@ -494,6 +493,49 @@ def test_logs_of_the_compiler_come_before_the_reply(client: Client) -> None:
     assert answer["optionValues"][1] in (4096, len(told["text"]), len(told["text"]) + 1)
 
 
+def test_a_link_is_made_and_tells_what_it_changes(client: Client) -> None:
+    def create() -> int:
+        state = client.new()
+        options = {"numOptions": 3, "options": [5, 6, 2], "optionValues": [0, 4096, 0]}
+        client.must("cuLinkCreate_v2", stateOut=state, **options)
+        return state
+
+    def add(state: int, data: bytes, size: int) -> int:
+        none = {"name": None, "numOptions": 0, "options": None, "optionValues": None}
+        image = client.image(data)
+        asked = {"state": state, "type": 1, "data": image, "size": size} | none
+        return client.ask("cuLinkAddData_v2", **asked)[0]
+
+    link, many = create(), PTX
+    for i in range(600):  # more than a reply has room for
+        many += PTX[PTX.index(b".visible .entry twice") :].replace(b"twice", b"twice%d" % i)
+    assert add(link, many, len(many) + 1) == INVALID_VALUE  # more than there is
+    assert add(link, many, len(many)) == SUCCESS
+    made = client.must("cuLinkComplete", state=link, cubinOut=1, sizeOut=1)
+    lent = [r.body for r in client.got if r.ack == made["cubinOut"].id]
+    assert [len(part) for part in lent[:-1]] == [64 << 10] * (len(lent) - 1)
+    assert made["sizeOut"] == len(b"".join(lent))
+    image = client.image(b"".join(lent))
+    client.send("cuLinkDestroy", state=link)
+    module, twice, at = client.new(), client.new(), zero(client)
+    client.must("cuModuleLoadData", module=module, image=image)
+    client.must("cuModuleGetFunction", hfunc=twice, hmod=module, name="twice")
+    client.send("cuMemsetD32_v2", dstDevice=at, ui=4, N=1)
+    client.launch(twice, struct.pack("<Q", at), blocks=1, threads=1)
+    assert number(client, at) == 8
+
+    link = create()
+    client.got.clear()
+    bad = b".version 7.0\n.target sm_70\n.address_size 64\n.entry x() { nonsense; }\0"
+    result = add(link, bad, len(bad))
+    assert result or client.ask("cuLinkComplete", state=link, cubinOut=1, sizeOut=1)[0]
+    told = {r.name: decode_request(r.op, r.body) for r in client.got}
+    assert "nonsense" in told["harpJitLog"]["text"]
+    assert told["harpLinkValues"]["state"] == link
+    assert told["harpLinkValues"]["values"][0] == 0  # an address of the worker's
+    client.must("cuLinkDestroy", state=link)
+
+
 # --- threads, and functions of the client's -------------------------------------------------------
 
 
@@ -543,6 +585,19 @@ def test_a_host_function_holds_its_stream_up(client: Client) -> None:
     assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
     assert ran == [(77, SUCCESS), (78, SUCCESS)]
     assert number(client, at) == 9
+
+
+def test_a_captured_host_function_is_run_by_each_launch(client: Client) -> None:
+    on, graph, executable, ran = stream(client), client.new(), client.new(), []
+    client.functions[6] = lambda asked: ran.append(asked["ticket"])
+    client.must("cuStreamBeginCapture_v2", hStream=on, mode=2)
+    client.send("cuLaunchHostFunc", hStream=on, fn=6, userData=None)
+    client.must("cuStreamEndCapture", hStream=on, phGraph=graph)
+    client.must("cuGraphInstantiateWithFlags", phGraphExec=executable, hGraph=graph, flags=0)
+    for _ in range(5):
+        client.send("cuGraphLaunch", hGraph=executable, hStream=on)
+    assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
+    assert ran == [6] * 5
 
 
 def test_a_host_function_is_run_while_its_thread_waits(client: Client) -> None:

@@ -92,6 +92,38 @@ static void test_an_address_is_the_sessions_or_not(void)
         CHECK(ranges_have(0x100040 + i * 0x100) && !ranges_have(0x1000c0 + i * 0x100));
 }
 
+static void test_calls_add_and_take_away_memory(void)
+{
+    uint64_t at = 0x7000000, pitch = 512, bytes = 64;
+    CUDA_MEM_ALLOC_NODE_PARAMS_v1 old = {.dptr = 0x7100000, .bytesize = 4096};
+    CUgraphNodeParams params = {.type = CU_GRAPH_NODE_TYPE_MEM_ALLOC};
+    params.alloc.dptr = 0x7200000;
+    params.alloc.bytesize = 4096;
+    uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, (uintptr_t)&pitch, 500, 100};
+    ranges_after(HARP_OP_cuMemAllocPitch_v2, args);
+    CHECK(ranges_have(at + 51200) && !ranges_have(at + 51201));
+    args[4] = (uintptr_t)&old;
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, args);
+    CHECK(ranges_have(0x7100fff) && !ranges_have(0x7101001));
+    args[4] = args[5] = (uintptr_t)&params;
+    ranges_after(HARP_OP_cuGraphAddNode, args);
+    CHECK(ranges_have(0x7200fff));
+    params.alloc.dptr = 0x7300000;
+    ranges_after(HARP_OP_cuGraphAddNode_v2, args);
+    CHECK(ranges_have(0x7300fff));
+    params.type = CU_GRAPH_NODE_TYPE_KERNEL; /* what looks like an address there is none */
+    params.alloc.dptr = 0x7400000;
+    ranges_after(HARP_OP_cuGraphAddNode_v2, args);
+    CHECK(!ranges_have(0x7400000));
+    at = 0x7500000;
+    args[1] = (uintptr_t)&bytes;
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
+    CHECK(ranges_have(0x7500000 + 64) && !ranges_have(0x7500000 + 65));
+    args[0] = 0x7200000;
+    ranges_after(HARP_OP_cuMemFreeAsync, args);
+    CHECK(!ranges_have(0x7200fff));
+}
+
 static void hash(struct harp_wire_image *image, const char *data)
 {
     struct sha256 sha;
@@ -154,6 +186,7 @@ int main(void)
     test_what_a_driver_answers_has_one_id();
     test_many_handles_and_a_bound();
     test_an_address_is_the_sessions_or_not();
+    test_calls_add_and_take_away_memory();
     test_an_image_is_what_its_hash_says();
     test_the_image_used_longest_ago_goes_first();
     return 0;

@@ -159,8 +159,6 @@ static bool left_out(unsigned op)
     case HARP_OP_cuGraphHostNodeGetParams:
     case HARP_OP_cuGraphKernelNodeGetParams:
     case HARP_OP_cuGraphKernelNodeGetParams_v2:
-    case HARP_OP_cuLinkCreate:
-    case HARP_OP_cuLinkCreate_v2:
         return true;
     default:
         return false;
@@ -213,7 +211,7 @@ static bool host_async(const struct harp_wire_op *op, const uint64_t *args)
            names_host(&harp_wire_programs[op->program], (const uint8_t *)args);
 }
 
-static bool captures(const struct lane *lane, uint64_t stream)
+bool call_captures(const struct lane *lane, uint64_t stream)
 {
     CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
     CUstream on = (CUstream)(uintptr_t)stream;
@@ -277,7 +275,7 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
         return CUDA_ERROR_INVALID_VALUE;
     const bool in_stream = host_async(op, call->args);
     const uint64_t stream = in_stream ? stream_of(op, call->args) : 0;
-    if (in_stream && captures(lane, stream))
+    if (in_stream && call_captures(lane, stream))
         return CUDA_ERROR_NOT_SUPPORTED;
     memcpy(args, call->args, sizeof args);
     CUresult r = prepare_call(lane, &made, args);
@@ -285,6 +283,7 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
     prepare_end(lane);
+    link_after(lane, call->op, r, call->args);
     if (r != CUDA_SUCCESS)
         return r;
     if (in_stream)

@@ -54,6 +54,11 @@ const void *image_data(const struct image *image)
     return image->data;
 }
 
+uint64_t image_bytes(const struct image *image)
+{
+    return image->what.bytes;
+}
+
 void image_give(struct image *image)
 {
     pthread_mutex_lock(&lock);

@@ -148,7 +148,8 @@ static int tickets(struct lane *lane, unsigned op, uint64_t *args)
     CUstreamCallback callback = NULL;
     int err = 0;
     if (op == HARP_OP_cuLaunchHostFunc) {
-        err = host_function(s, args[1], true, &fn, &data);
+        /* Captured, it is called whenever the graph runs. */
+        err = host_function(s, args[1], !call_captures(lane, args[0]), &fn, &data);
         args[1] = (uintptr_t)fn;
         args[2] = (uintptr_t)data;
     } else if (op == HARP_OP_cuStreamAddCallback) {
@@ -193,9 +194,15 @@ CUresult prepare_call(struct lane *lane, unsigned *op, uint64_t *args)
     lane->packed_count = 0;
     lane->log_bytes[0] = lane->log_bytes[1] = 0;
     lane->image = NULL;
+    if (*op == HARP_OP_cuLinkCreate || *op == HARP_OP_cuLinkCreate_v2)
+        return link_prepare(lane, args);
     if (tickets(lane, *op, args) != 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     CUresult r = fix(lane, &harp_wire_programs[harp_wire_op(*op)->program], (uint8_t *)args);
+    /* The size is the client's word, and the image's is known. */
+    if ((*op == HARP_OP_cuLinkAddData || *op == HARP_OP_cuLinkAddData_v2) && r == CUDA_SUCCESS &&
+        lane->image != NULL && args[3] > image_bytes(lane->image))
+        return CUDA_ERROR_INVALID_VALUE;
     if (*op == HARP_OP_cuLaunchCooperativeKernel)
         cooperative(lane, op, args);
     return r;

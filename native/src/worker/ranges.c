@@ -92,6 +92,14 @@ static uint64_t pointed(uint64_t slot)
     return value;
 }
 
+/* A node of a graph may be memory. */
+static void node(uint64_t slot)
+{
+    const CUgraphNodeParams *params = (const void *)(uintptr_t)slot;
+    if (params != NULL && params->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC)
+        ranges_add(params->alloc.dptr, params->alloc.bytesize);
+}
+
 void ranges_after(unsigned op, const uint64_t *args)
 {
     switch (op) {
@@ -114,6 +122,12 @@ void ranges_after(unsigned op, const uint64_t *args)
         ranges_add(p->dptr, p->bytesize);
         break;
     }
+    case HARP_OP_cuGraphAddNode:
+        node(args[4]);
+        break;
+    case HARP_OP_cuGraphAddNode_v2:
+        node(args[5]);
+        break;
     case HARP_OP_cuMemFree_v2:
     case HARP_OP_cuMemFreeAsync:
     case HARP_OP_cuMemAddressFree:

@@ -6,7 +6,8 @@
  *   call.c     one call: decode, prepare, make, answer or latch
  *   prepare.c  what a driver takes in place of what was carried; put back by nobody
  *   transfer.c host bytes beyond a body's      host.c  functions of the client's
- *   image.c    module images by content        own.c   ops of HARP's own
+ *   image.c    module images by content        link.c  options of links, for as long as they live
+ *   own.c      ops of HARP's own
  */
 #ifndef HARP_WORKER_H
 #define HARP_WORKER_H
@@ -48,6 +49,7 @@ struct lane {
     char *logs[2];
     size_t log_bytes[2];
     struct image *image;
+    struct link *link; /* that the call makes */
     /* session.c's. */
     pthread_cond_t go;
     struct order *first, **end;
@@ -86,6 +88,8 @@ void session_put(struct session *s, struct harp_ring_record *record, const void 
 
 /* Make the calls of a record, which lies in lane->body or in `body`. */
 void call_record(struct lane *lane, const struct harp_ring_record *record, uint8_t *body);
+/* Whether a stream captures, by the call's own idea of stream 0. */
+bool call_captures(const struct lane *lane, uint64_t stream);
 /* A call of the worker's to the client, which nobody waits for. */
 void call_tell(struct session *s, unsigned op, unsigned lane, const uint64_t *args);
 
@@ -95,6 +99,11 @@ void prepare_begin(void);
 CUresult prepare_call(struct lane *lane, unsigned *op, uint64_t *args);
 /* After the call: logs to the client, memory of one call. `args` as the driver had them. */
 void prepare_end(struct lane *lane);
+
+/* cuLinkCreate's slots: arrays that live as long as the link. */
+CUresult link_prepare(struct lane *lane, uint64_t *args);
+/* After a call of the JIT linker: what it has changed is told. `carried`: the call's own slots. */
+void link_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *carried);
 
 /* An op of HARP's own. */
 CUresult own_call(struct lane *lane, struct harp_wire_call *call);
@@ -118,6 +127,7 @@ struct harp_wire_image;
 /* The image, kept until image_give; NULL: not there. */
 struct image *image_take(const struct harp_wire_image *wanted);
 const void *image_data(const struct image *image);
+uint64_t image_bytes(const struct image *image);
 void image_give(struct image *image);
 /* Keep a copy of it. 0, -EBADMSG: it is another one; -ENOMEM. */
 int image_put(const struct harp_wire_image *image, const void *data, uint64_t bytes);

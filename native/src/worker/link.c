@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Links of the JIT. A driver keeps the arrays of options that a link was made with, and the buffers
+ * they name, until it is destroyed: here they are ours. What calls change in them is told before
+ * their reply (harpLinkValues, harpJitLog), as it would be seen in the client's own.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/worker/handles.h"
+#include "src/worker/worker.h"
+
+#define OPTIONS_MAX 64u
+#define LOG_MAX     (64u << 10)
+
+struct link {
+    CUlinkState state;
+    unsigned count;
+    CUjit_option options[OPTIONS_MAX];
+    void *values[OPTIONS_MAX];
+    uint64_t told[OPTIONS_MAX];
+    char *logs[2]; /* info, errors */
+    struct link *next;
+};
+
+/* Guarded by lock; a link itself by the program, which must not use it twice at a time. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct link *links;
+
+static struct link **find(uint64_t state)
+{
+    struct link **at = &links;
+    while (*at != NULL && (uintptr_t)(*at)->state != state)
+        at = &(*at)->next;
+    return at;
+}
+
+static void forget(struct link *link)
+{
+    free(link->logs[0]);
+    free(link->logs[1]);
+    free(link);
+}
+
+static bool is_buffer(CUjit_option option, unsigned *which)
+{
+    *which = option == CU_JIT_ERROR_LOG_BUFFER;
+    return option == CU_JIT_INFO_LOG_BUFFER || option == CU_JIT_ERROR_LOG_BUFFER;
+}
+
+static bool is_size(CUjit_option option, unsigned *which)
+{
+    *which = option == CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES;
+    return option == CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES ||
+           option == CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES;
+}
+
+CUresult link_prepare(struct lane *lane, uint64_t *args)
+{
+    const uint64_t options = args[0], *values = (const uint64_t *)(uintptr_t)args[2];
+    unsigned which;
+    if (options > OPTIONS_MAX)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    struct link *link = calloc(1, sizeof *link);
+    if (link == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    link->count = args[1] == 0 || values == NULL ? 0 : (unsigned)options;
+    uint64_t bytes[2] = {0, 0};
+    for (unsigned i = 0; i < link->count; i++) {
+        memcpy(&link->options[i], (const uint8_t *)(uintptr_t)args[1] + 4 * i, 4);
+        link->values[i] = (void *)(uintptr_t)values[i];
+        if (!is_size(link->options[i], &which))
+            continue;
+        bytes[which] = (uint32_t)values[i] < LOG_MAX ? (uint32_t)values[i] : LOG_MAX;
+        link->values[i] = (void *)(uintptr_t)bytes[which];
+    }
+    for (unsigned i = 0; i < link->count; i++)
+        if (is_buffer(link->options[i], &which) && bytes[which] != 0) {
+            if (link->logs[which] == NULL)
+                link->logs[which] = calloc(1, bytes[which] + 1);
+            link->values[i] = link->logs[which];
+        }
+    if (link->count != 0) {
+        args[1] = (uintptr_t)link->options;
+        args[2] = (uintptr_t)link->values;
+    }
+    lane->link = link;
+    return CUDA_SUCCESS;
+}
+
+/* The values as the client may see them: addresses are ours. */
+static void seen(const struct link *link, uint64_t *values)
+{
+    unsigned which;
+    for (unsigned i = 0; i < link->count; i++)
+        values[i] = is_buffer(link->options[i], &which) ? 0 : (uintptr_t)link->values[i];
+}
+
+static void tell(struct lane *lane, struct link *link, uint64_t id)
+{
+    uint64_t values[OPTIONS_MAX];
+    seen(link, values);
+    for (unsigned which = 0; which < 2; which++) {
+        uint64_t args[HARP_WIRE_SLOTS] = {which, (uintptr_t)link->logs[which]};
+        if (link->logs[which] != NULL && link->logs[which][0] != '\0')
+            call_tell(lane->session, HARP_OP_harpJitLog, lane->id, args);
+    }
+    if (memcmp(values, link->told, link->count * sizeof *values) == 0)
+        return;
+    memcpy(link->told, values, sizeof values);
+    uint64_t args[HARP_WIRE_SLOTS] = {id, (uintptr_t)values, link->count};
+    call_tell(lane->session, HARP_OP_harpLinkValues, lane->id, args);
+}
+
+static void created(struct lane *lane, CUresult result, const uint64_t *carried)
+{
+    struct link *link = lane->link;
+    lane->link = NULL;
+    if (link == NULL)
+        return;
+    seen(link, link->told);
+    if (link->count != 0) /* the reply has what the driver has answered */
+        memcpy((void *)(uintptr_t)carried[2], link->told, link->count * sizeof *link->told);
+    if (result != CUDA_SUCCESS || carried[3] == 0) {
+        forget(link);
+        return;
+    }
+    memcpy(&link->state, (const void *)(uintptr_t)carried[3], sizeof link->state);
+    pthread_mutex_lock(&lock);
+    link->next = links;
+    links = link;
+    pthread_mutex_unlock(&lock);
+}
+
+void link_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *carried)
+{
+    uint64_t id;
+    switch (op) {
+    case HARP_OP_cuLinkCreate:
+    case HARP_OP_cuLinkCreate_v2:
+        created(lane, result, carried);
+        return;
+    case HARP_OP_cuLinkAddData:
+    case HARP_OP_cuLinkAddData_v2:
+    case HARP_OP_cuLinkComplete:
+    case HARP_OP_cuLinkDestroy:
+        break;
+    default:
+        return;
+    }
+    pthread_mutex_lock(&lock);
+    struct link **at = find(carried[0]), *link = *at;
+    const bool ends = op == HARP_OP_cuLinkDestroy && result == CUDA_SUCCESS && link != NULL;
+    if (ends)
+        *at = link->next;
+    pthread_mutex_unlock(&lock);
+    if (link != NULL && handles_id(HARP_HANDLE_CUlinkState, carried[0], &id) == 0)
+        tell(lane, link, id);
+    if (ends)
+        forget(link);
+}
