@@ -42,7 +42,6 @@ _BY_REASON: dict[str, str] = {
     "addresses of graphs, mappings and pools are not known to the client yet": """
         graphmem.a_graph_has_its_memory_while_it_runs
         graphmem.what_outlives_its_graph
-        graphmemnodes.nodes_are_checked
         pool.current_and_default_pools
         pool.what_a_pointer_of_a_pool_is
         vmm.pointers_know_their_range_and_mapping
@@ -72,24 +71,16 @@ _BY_REASON: dict[str, str] = {
         vmm.a_killed_importer_holds_nothing
         vmm.only_whole_descriptors_of_ours_are_taken
     """,
-    "harp-worker does not link yet": """
-        link.a_name_is_defined_once
-        link.fat_binaries_are_linked
+    "what a link says of its options after it was made is not told to the program yet": """
         link.files_are_linked
         link.functions_and_variables_are_found_in_other_inputs
         link.link_options_are_checked
         link.logs_are_cut_to_their_buffers
-        link.the_calls_of_numba_work
-        link.weak_definitions_give_way
-        link.what_cannot_be_linked_is_refused
         link.what_nobody_defines_is_named
     """,
     "harp-worker does not read nodes back yet": """
         graph.graphs_are_read_back
         graphnodes.captured_host_functions_can_be_read
-    """,
-    "harp-worker forgets a captured host function after its first run": """
-        capture.captured_work_runs_at_the_launch_only
     """,
     "harp-worker's thread is still in a capture whose context has gone": """
         capture2.a_capture_ends_with_its_context

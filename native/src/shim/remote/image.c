@@ -240,6 +240,43 @@ CUresult harp_remote_cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, co
     return r;
 }
 
+/* A link writes to the buffers that it was made with, whatever call has something to say. */
+static void link_logs(CUlinkState state)
+{
+    const struct harp_thing *link = harp_thing_of(HARP_HANDLE_CUlinkState, (uintptr_t)state);
+    if (link != NULL && link->facts != NULL)
+        harp_remote_jit_end(link->facts);
+}
+
+CUresult harp_remote_cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options,
+                                     void **optionValues, CUlinkState *stateOut)
+{
+    struct harp_jit jit;
+    harp_remote_jit_begin(&jit, numOptions, options, optionValues);
+    CUresult r = harp_sent_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
+    struct harp_thing *link =
+        r == CUDA_SUCCESS ? harp_thing_of(HARP_HANDLE_CUlinkState, (uintptr_t)*stateOut) : NULL;
+    struct harp_jit *kept = link != NULL ? malloc(sizeof *kept) : NULL;
+    if (kept != NULL) {
+        *kept = jit;
+        link->facts = kept;
+    }
+    return r;
+}
+
+CUresult harp_remote_cuLinkCreate(unsigned int numOptions, CUjit_option *options,
+                                  void **optionValues, CUlinkState *stateOut)
+{
+    return harp_remote_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
+}
+
+CUresult harp_remote_cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut)
+{
+    CUresult r = harp_sent_cuLinkComplete(state, cubinOut, sizeOut);
+    link_logs(state);
+    return r;
+}
+
 CUresult harp_remote_cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void *data,
                                       size_t size, const char *name, unsigned int numOptions,
                                       CUjit_option *options, void **optionValues)
@@ -248,7 +285,9 @@ CUresult harp_remote_cuLinkAddData_v2(CUlinkState state, CUjitInputType type, vo
                        (uintptr_t)name,  numOptions, (uintptr_t)options, (uintptr_t)optionValues};
     if (data == NULL || size == 0)
         return CUDA_ERROR_INVALID_VALUE;
-    return with(HARP_OP_cuLinkAddData_v2, args, 8, 2, data, size);
+    CUresult r = with(HARP_OP_cuLinkAddData_v2, args, 8, 2, data, size);
+    link_logs(state);
+    return r;
 }
 
 /* Whether a file has all that its headers speak of. A wrapper holds an address: that is no file. */
