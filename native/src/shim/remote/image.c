@@ -123,9 +123,8 @@ static bool has_managed(const char *image, size_t bytes)
            memchr(image, '\0', bytes) != NULL && strstr(image, ".attribute(.managed)") != NULL;
 }
 
-/* Make a call with an image: `args` with the image's slot at `at`. */
-static CUresult with(unsigned op, uint64_t *args, unsigned count, unsigned at, const void *data,
-                     size_t bytes)
+CUresult harp_remote_with_image(unsigned op, uint64_t *args, unsigned count, unsigned at,
+                                const void *data, size_t bytes)
 {
     struct harp_wire_image image;
     CUresult r = harp_remote_ready();
@@ -168,7 +167,7 @@ static CUresult given(unsigned op, uint64_t *args, unsigned count, unsigned at)
     size_t bytes = harp_remote_image_bytes(data, &data);
     if (bytes == 0)
         return CUDA_ERROR_INVALID_IMAGE;
-    r = with(op, args, count, at, data, bytes);
+    r = harp_remote_with_image(op, args, count, at, data, bytes);
     if (r == CUDA_SUCCESS)
         keep_text(op == HARP_OP_cuLibraryLoadData ? HARP_HANDLE_CUlibrary : HARP_HANDLE_CUmodule,
                   (const uint64_t *)(uintptr_t)args[0], data, bytes);
@@ -240,56 +239,6 @@ CUresult harp_remote_cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, co
     return r;
 }
 
-/* A link writes to the buffers that it was made with, whatever call has something to say. */
-static void link_logs(CUlinkState state)
-{
-    const struct harp_thing *link = harp_thing_of(HARP_HANDLE_CUlinkState, (uintptr_t)state);
-    if (link != NULL && link->facts != NULL)
-        harp_remote_jit_end(link->facts);
-}
-
-CUresult harp_remote_cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options,
-                                     void **optionValues, CUlinkState *stateOut)
-{
-    struct harp_jit jit;
-    harp_remote_jit_begin(&jit, numOptions, options, optionValues);
-    CUresult r = harp_sent_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
-    struct harp_thing *link =
-        r == CUDA_SUCCESS ? harp_thing_of(HARP_HANDLE_CUlinkState, (uintptr_t)*stateOut) : NULL;
-    struct harp_jit *kept = link != NULL ? malloc(sizeof *kept) : NULL;
-    if (kept != NULL) {
-        *kept = jit;
-        link->facts = kept;
-    }
-    return r;
-}
-
-CUresult harp_remote_cuLinkCreate(unsigned int numOptions, CUjit_option *options,
-                                  void **optionValues, CUlinkState *stateOut)
-{
-    return harp_remote_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
-}
-
-CUresult harp_remote_cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut)
-{
-    CUresult r = harp_sent_cuLinkComplete(state, cubinOut, sizeOut);
-    link_logs(state);
-    return r;
-}
-
-CUresult harp_remote_cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void *data,
-                                      size_t size, const char *name, unsigned int numOptions,
-                                      CUjit_option *options, void **optionValues)
-{
-    uint64_t args[] = {(uintptr_t)state, type,       (uintptr_t)data,    size,
-                       (uintptr_t)name,  numOptions, (uintptr_t)options, (uintptr_t)optionValues};
-    if (data == NULL || size == 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    CUresult r = with(HARP_OP_cuLinkAddData_v2, args, 8, 2, data, size);
-    link_logs(state);
-    return r;
-}
-
 /* Whether a file has all that its headers speak of. A wrapper holds an address: that is no file. */
 static bool whole(const char *data, size_t bytes)
 {
@@ -311,8 +260,7 @@ static bool whole(const char *data, size_t bytes)
            elf_bytes((const unsigned char *)data) <= bytes;
 }
 
-/* A file of this machine; the caller frees. */
-static CUresult read_file(const char *name, char **data, size_t *bytes)
+CUresult harp_remote_read_file(const char *name, char **data, size_t *bytes)
 {
     struct stat st;
     int fd = open(name, O_RDONLY | O_CLOEXEC | O_NOCTTY);
@@ -348,10 +296,10 @@ CUresult harp_remote_cuModuleLoad(CUmodule *module, const char *fname)
     if (r == CUDA_SUCCESS && (module == NULL || fname == NULL))
         r = CUDA_ERROR_INVALID_VALUE;
     if (r == CUDA_SUCCESS)
-        r = read_file(fname, &data, &bytes);
+        r = harp_remote_read_file(fname, &data, &bytes);
     uint64_t args[] = {(uintptr_t)module, 0};
     if (r == CUDA_SUCCESS)
-        r = with(HARP_OP_cuModuleLoadData, args, 2, 1, data, bytes);
+        r = harp_remote_with_image(HARP_OP_cuModuleLoadData, args, 2, 1, data, bytes);
     free(data);
     return r;
 }
@@ -369,7 +317,7 @@ CUresult harp_remote_cuLibraryLoadFromFile(CUlibrary *library, const char *fileN
     if (r == CUDA_SUCCESS && (library == NULL || fileName == NULL))
         r = CUDA_ERROR_INVALID_VALUE;
     if (r == CUDA_SUCCESS)
-        r = read_file(fileName, &data, &bytes);
+        r = harp_remote_read_file(fileName, &data, &bytes);
     uint64_t args[] = {(uintptr_t)library,
                        0,
                        (uintptr_t)jitOptions,
@@ -379,41 +327,7 @@ CUresult harp_remote_cuLibraryLoadFromFile(CUlibrary *library, const char *fileN
                        (uintptr_t)libraryOptionValues,
                        numLibraryOptions};
     if (r == CUDA_SUCCESS)
-        r = with(HARP_OP_cuLibraryLoadData, args, 8, 1, data, bytes);
+        r = harp_remote_with_image(HARP_OP_cuLibraryLoadData, args, 8, 1, data, bytes);
     free(data);
     return r;
-}
-
-CUresult harp_remote_cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char *path,
-                                      unsigned int numOptions, CUjit_option *options,
-                                      void **optionValues)
-{
-    char *data = NULL;
-    size_t bytes;
-    CUresult r = harp_remote_ready();
-    if (r == CUDA_SUCCESS && path == NULL)
-        r = CUDA_ERROR_INVALID_VALUE;
-    if (r == CUDA_SUCCESS)
-        r = read_file(path, &data, &bytes);
-    if (r == CUDA_SUCCESS)
-        r = harp_remote_cuLinkAddData_v2(state, type, data, bytes, path, numOptions, options,
-                                         optionValues);
-    free(data);
-    return r;
-}
-
-/* The first interface differs in nothing that goes over the wire. */
-CUresult harp_remote_cuLinkAddData(CUlinkState state, CUjitInputType type, void *data, size_t size,
-                                   const char *name, unsigned int numOptions, CUjit_option *options,
-                                   void **optionValues)
-{
-    return harp_remote_cuLinkAddData_v2(state, type, data, size, name, numOptions, options,
-                                        optionValues);
-}
-
-CUresult harp_remote_cuLinkAddFile(CUlinkState state, CUjitInputType type, const char *path,
-                                   unsigned int numOptions, CUjit_option *options,
-                                   void **optionValues)
-{
-    return harp_remote_cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues);
 }

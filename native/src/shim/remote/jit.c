@@ -68,3 +68,90 @@ void harp_remote_jit_end(const struct harp_jit *jit)
         free(said);
     }
 }
+
+/* --- links -------------------------------------------------------------------------------------
+ */
+
+/* A link writes to the buffers that it was made with, whatever call has something to say. */
+static void link_logs(CUlinkState state)
+{
+    const struct harp_thing *link = harp_thing_of(HARP_HANDLE_CUlinkState, (uintptr_t)state);
+    if (link != NULL && link->facts != NULL)
+        harp_remote_jit_end(link->facts);
+}
+
+CUresult harp_remote_cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options,
+                                     void **optionValues, CUlinkState *stateOut)
+{
+    struct harp_jit jit;
+    harp_remote_jit_begin(&jit, numOptions, options, optionValues);
+    CUresult r = harp_sent_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
+    struct harp_thing *link =
+        r == CUDA_SUCCESS ? harp_thing_of(HARP_HANDLE_CUlinkState, (uintptr_t)*stateOut) : NULL;
+    struct harp_jit *kept = link != NULL ? malloc(sizeof *kept) : NULL;
+    if (kept != NULL) {
+        *kept = jit;
+        link->facts = kept;
+    }
+    return r;
+}
+
+CUresult harp_remote_cuLinkCreate(unsigned int numOptions, CUjit_option *options,
+                                  void **optionValues, CUlinkState *stateOut)
+{
+    return harp_remote_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
+}
+
+CUresult harp_remote_cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut)
+{
+    CUresult r = harp_sent_cuLinkComplete(state, cubinOut, sizeOut);
+    link_logs(state);
+    return r;
+}
+
+CUresult harp_remote_cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void *data,
+                                      size_t size, const char *name, unsigned int numOptions,
+                                      CUjit_option *options, void **optionValues)
+{
+    uint64_t args[] = {(uintptr_t)state, type,       (uintptr_t)data,    size,
+                       (uintptr_t)name,  numOptions, (uintptr_t)options, (uintptr_t)optionValues};
+    if (data == NULL || size == 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult r = harp_remote_with_image(HARP_OP_cuLinkAddData_v2, args, 8, 2, data, size);
+    link_logs(state);
+    return r;
+}
+
+CUresult harp_remote_cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char *path,
+                                      unsigned int numOptions, CUjit_option *options,
+                                      void **optionValues)
+{
+    char *data = NULL;
+    size_t bytes;
+    CUresult r = harp_remote_ready();
+    if (r == CUDA_SUCCESS && path == NULL)
+        r = CUDA_ERROR_INVALID_VALUE;
+    if (r == CUDA_SUCCESS)
+        r = harp_remote_read_file(path, &data, &bytes);
+    if (r == CUDA_SUCCESS)
+        r = harp_remote_cuLinkAddData_v2(state, type, data, bytes, path, numOptions, options,
+                                         optionValues);
+    free(data);
+    return r;
+}
+
+/* The first interface differs in nothing that goes over the wire. */
+CUresult harp_remote_cuLinkAddData(CUlinkState state, CUjitInputType type, void *data, size_t size,
+                                   const char *name, unsigned int numOptions, CUjit_option *options,
+                                   void **optionValues)
+{
+    return harp_remote_cuLinkAddData_v2(state, type, data, size, name, numOptions, options,
+                                        optionValues);
+}
+
+CUresult harp_remote_cuLinkAddFile(CUlinkState state, CUjitInputType type, const char *path,
+                                   unsigned int numOptions, CUjit_option *options,
+                                   void **optionValues)
+{
+    return harp_remote_cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues);
+}

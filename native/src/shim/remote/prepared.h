@@ -40,6 +40,12 @@ void harp_remote_note_layout(CUfunction f, const char *ptx, const char *name);
  * which for a wrapper is elsewhere. */
 size_t harp_remote_image_bytes(const void *image, const void **from);
 
+/* Make a call with an image, whose slot is at `at`: the server has it then. */
+CUresult harp_remote_with_image(unsigned op, uint64_t *args, unsigned count, unsigned at,
+                                const void *data, size_t bytes);
+/* A file of this machine with all that its headers speak of; the caller frees. */
+CUresult harp_remote_read_file(const char *name, char **data, size_t *bytes);
+
 /* Where a call wants logs of the JIT. */
 struct harp_jit {
     char *text[2]; /* information, errors */
