@@ -6,6 +6,7 @@ from __future__ import annotations
 from native.api import cuda
 from native.api.model import Function, Symbol
 from native.api.soft import implemented
+from native.api.texts import TEXTS
 from native.gen.output import Target
 
 _RESULTS = {v: n for t in cuda.TYPES if t.name == "CUresult" for n, v in reversed(t.members)}
@@ -181,8 +182,9 @@ def exports_map() -> str:
 
 
 def results_inc() -> str:
-    """One SOFT_RESULT(name) per CUresult, for cuGetErrorName."""
-    return "".join(f"SOFT_RESULT({name})\n" for _, name in sorted(_RESULTS.items()))
+    """One HARP_RESULT(name, text) per CUresult, for cuGetErrorName and cuGetErrorString."""
+    rows = (name for _, name in sorted(_RESULTS.items()))
+    return "".join(f'HARP_RESULT({name}, "{TEXTS[name]}")\n' for name in rows)
 
 
 #: exports that no driver has: native/soft/gpu/function_counters.h
@@ -193,6 +195,6 @@ TARGETS: tuple[Target, ...] = (
     Target("generated/soft_symbols.h", symbols_h, _ME),
     Target("generated/soft_symbols.c", symbols_c, _ME),
     Target("generated/soft_default.c", default_c, _ME),
-    Target("generated/soft_results.inc", results_inc, _ME),
+    Target("generated/results.inc", results_inc, _ME),
     Target("generated/soft_exports.map", exports_map, _ME),
 )

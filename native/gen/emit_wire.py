@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from native.api import cuda, ops, session
@@ -198,13 +198,28 @@ def _meanings() -> Iterator[str]:
             yield f"{{{policy}, {means if isinstance(means, int) else repr(means)}, {number}}},"
 
 
+_PREPARED = ("struct harp_wire_packed", "struct harp_wire_image")
+
+
+def _prepares(fields: Iterable[Field]) -> bool:
+    """Whether structs of these hold what the client puts there in place of the program's own."""
+    for f in fields:
+        if str(f.type) in _PREPARED or str(f.type).startswith("CUDA_HOST_NODE_PARAMS"):
+            return True
+        held = isinstance(f.type, str) and f.item in (Item.STRUCT, Item.CASE)
+        inner = program_of(str(f.type)).fields if held else ()
+        if _prepares(inner) or any(_prepares(case) for _, case in f.cases):
+            return True
+    return False
+
+
 def _op_row(call: Call, program: int) -> str:
     flags = [
         name
         for name, holds in (
             ("HARP_WIRE_ALWAYS", call.always),
             ("HARP_WIRE_RESIDENT", call.resident),
-            ("HARP_WIRE_PREPARED", bool(call.prepared)),
+            ("HARP_WIRE_PREPARED", bool(call.prepared) or _prepares(call.program.fields)),
             ("HARP_WIRE_REVERSE", call.reverse),
         )
         if holds

@@ -8,6 +8,7 @@ from native.gen import (
     emit_coverage,
     emit_door,
     emit_nvml,
+    emit_remote,
     emit_shim,
     emit_soft,
     emit_softgpu,
@@ -24,4 +25,5 @@ TARGETS: tuple[Target, ...] = (
     *emit_shim.TARGETS,
     *emit_softgpu.TARGETS,
     *emit_wire.TARGETS,
+    *emit_remote.TARGETS,
 )

@@ -21,8 +21,6 @@ MARKS = re.compile(r"(?s)(<!-- generated: table -->\n).*?(<!-- end -->)")
 
 def cell(cases: list[Any], backend: suite.Backend) -> str:
     """`12`, or `12 + 1 waived + 3 elsewhere`."""
-    if backend.absent:
-        return "-"
     kinds = [suite.standing(one, backend.name).kind for one in cases]
     parts = [str(kinds.count(suite.RUNS))]
     parts += [
@@ -35,8 +33,6 @@ def cell(cases: list[Any], backend: suite.Backend) -> str:
 
 def reasons(cases: list[Any], backend: suite.Backend) -> list[str]:
     """Why cases do not run on the backend; a waiver names its cases."""
-    if backend.absent:
-        return [f"- **{backend.name}**: {backend.absent}."]
     found: dict[tuple[str, str], list[str]] = {}
     for one in cases:
         stands = suite.standing(one, backend.name)

@@ -36,7 +36,7 @@ def test_what_does_not_run_says_why() -> None:
     )
     elsewhere = Case("area", "name", print, ("soft",), "a reason", {})
     assert suite.standing(elsewhere, "local") == suite.Standing(suite.ELSEWHERE, "a reason")
-    assert suite.standing(elsewhere, "remote").kind == suite.ABSENT
+    assert suite.standing(elsewhere, "remote").kind == suite.ELSEWHERE
     for wrong in ({"only": "soft"}, {"why": "because"}, {"waived": {"local": ""}}):
         with pytest.raises(AssertionError):
             case(**wrong)(print_nothing)  # type: ignore[call-overload]

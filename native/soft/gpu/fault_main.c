@@ -22,10 +22,11 @@ static const char usage[] =
     "  WHEN: nth=N | every=N | from=N, count=process|machine\n"
     "set replaces all rules there are; each set carries its xid and ecc rules out once.\n";
 
-#define SOFT_RESULT(name) name,
+#define HARP_RESULT(name, text) name,
 static const CUresult results[] = {
-#include "generated/soft_results.inc"
+#include "generated/results.inc"
 };
+#undef HARP_RESULT
 
 static bool is_result(const struct soft_fault_rule *rule)
 {

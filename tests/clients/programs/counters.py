@@ -4,8 +4,8 @@
 A library that answered success without running a kernel would pass many a test by luck; it cannot
 count instructions that it did not execute.
 
-Under `harp run` libcuda is libharp, which has no such export: there nothing is watched, and the
-tests compare outputs with those of a watched run.
+Under `harp run`, and where the GPU is elsewhere, libcuda is libharp, which has no such export:
+there nothing is watched, and the tests compare outputs with those of a watched run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Row(ctypes.Structure):
 
 
 #: whether counts can be read here
-WATCHED = "HARP_GRANT" not in os.environ
+WATCHED = not {"HARP_GRANT", "HARP_REMOTE"} & set(os.environ)
 
 
 @dataclass(frozen=True)

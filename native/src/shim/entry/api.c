@@ -17,6 +17,6 @@ static int memory(const uint8_t uuid[16], uint64_t *free, uint64_t *total,
 
 __attribute__((visibility("default"))) const struct harp_shim_api *harp_shim_v1(void)
 {
-    static const struct harp_shim_api api = {memory};
+    static const struct harp_shim_api api = {memory, harp_remote_trips};
     return &api;
 }

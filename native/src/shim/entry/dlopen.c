@@ -32,7 +32,8 @@ static const char *rewrite(const char *file, const void *caller)
 {
     int saved = errno;
     const char *to = file;
-    if (file != NULL && harp_env()->grant != NULL && !harp_inside()) {
+    if (file != NULL && (harp_env()->grant != NULL || harp_env()->remote != NULL) &&
+        !harp_inside()) {
         int kind = harp_loader_which(file);
         if (kind != 0 && !from_driver(caller)) {
             const char *ours = kind == 1 ? harp_own_path() : harp_sibling_path();

@@ -16,6 +16,10 @@
 
 #include "src/shim/backend/table.h"
 
+#ifndef HARP_ENTRY_NVML
+#include "src/shim/remote/calls.h"
+#endif
+
 #ifdef HARP_ENTRY_NVML
 enum { NO_LIBRARY = 12, NO_FUNCTION = 13 }; /* LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND */
 static const char soname[] = "libnvidia-ml.so.1", other[] = "libcuda.so.1";
@@ -85,10 +89,28 @@ const void *harp_real_base(void)
     return function != NULL && dladdr(function, &info) != 0 ? info.dli_fbase : NULL;
 }
 
+/* A GPU elsewhere: there is no library below us. */
+static bool load_remote(void)
+{
+#ifndef HARP_ENTRY_NVML
+    for (unsigned i = 0; i < harp_sym_count && harp_env()->remote != NULL; i++)
+        __atomic_store_n(&harp_entry[i],
+                         harp_remote_own[i] != NULL ? harp_remote_own[i] : harp_remote_sent[i],
+                         __ATOMIC_RELEASE);
+    return harp_env()->remote != NULL;
+#else
+    return false;
+#endif
+}
+
 static void load(void)
 {
     int saved = errno;
     const struct harp_env *env = harp_env();
+    if (load_remote()) {
+        errno = saved;
+        return;
+    }
     loader_thread = pthread_self();
     loading = 1;
     harp_enter(); /* what the driver loads and calls while it starts is its own affair */

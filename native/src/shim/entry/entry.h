@@ -16,6 +16,7 @@ struct harp_env {
     const char *grant; /* folder of the tenant; NULL: no limits, everything passes through */
     const char *cuda_real;
     const char *nvml_real;
+    const char *remote; /* socket of a worker or link; NULL: the GPUs are this machine's */
     const char *log;
     bool strict;   /* HARP_STRICT=1: what HARP cannot do is an error, never a quiet pass */
     bool gate_off; /* HARP_GATE=off: memory limits stay, GPU time is not shared out (benches) */

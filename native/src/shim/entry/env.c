@@ -43,6 +43,7 @@ static void env_read(void)
     env.grant = text("HARP_GRANT");
     env.cuda_real = text("HARP_CUDA_REAL");
     env.nvml_real = text("HARP_NVML_REAL");
+    env.remote = text("HARP_REMOTE");
     env.log = text("HARP_LOG");
     env.strict = strict != NULL && strcmp(strict, "1") == 0;
     env.gate_off = gate != NULL && strcmp(gate, "off") == 0;

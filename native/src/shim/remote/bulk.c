@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Regions of the bulk area: given out here, the worker's from its announcement until it says that
+ * it is done. Fetched bytes go to the program's memory when that is read, which is before the reply
+ * of whatever call the program has waited with.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/shim/remote/session_state.h"
+
+#define GIFT_MOST (256u << 20)
+
+static struct harp_remote_session *const s = &harp_remote_session;
+
+uint64_t harp_remote_piece(void)
+{
+    return harp_bulk_largest(&s->bulk);
+}
+
+static struct harp_moving **find(uint64_t id)
+{
+    struct harp_moving **at = &s->moving;
+    while (*at != NULL && ((*at)->id != id || (*at)->piece))
+        at = &(*at)->next;
+    return at;
+}
+
+static void drop(struct harp_moving **at)
+{
+    struct harp_moving *gone = *at;
+    *at = gone->next;
+    if (gone->bytes != 0)
+        harp_bulk_give(&s->bulk, gone->offset, gone->bytes);
+    free(gone);
+}
+
+static void deliver(const struct harp_moving *m)
+{
+    uint8_t *from = harp_ring_region(&s->ring, m->offset, m->bytes);
+    if (m->to != NULL && from != NULL)
+        memcpy(m->to, from, m->bytes);
+}
+
+/* Waits for room if others have it all. */
+static struct harp_moving *begin(uint64_t id, uint64_t bytes, void *to, int *err)
+{
+    struct harp_moving *m = malloc(sizeof *m);
+    *err = m == NULL ? -ENOMEM : 0;
+    if (m == NULL)
+        return NULL;
+    *m = (struct harp_moving){.id = id, .bytes = bytes, .to = to};
+    pthread_mutex_lock(&s->answers);
+    while (bytes != 0 && (*err = harp_bulk_take(&s->bulk, bytes, &m->offset)) == -EAGAIN)
+        if ((*err = harp_remote_read()) != 0)
+            break;
+    if (*err == 0) {
+        m->next = s->moving;
+        s->moving = m;
+    }
+    pthread_mutex_unlock(&s->answers);
+    if (*err == 0)
+        return m;
+    free(m);
+    return NULL;
+}
+
+int harp_remote_send(const void *data, uint64_t bytes, uint64_t *id)
+{
+    int err;
+    *id = harp_thing_mint();
+    struct harp_moving *m = begin(*id, bytes, NULL, &err);
+    if (m != NULL)
+        memcpy(harp_ring_region(&s->ring, m->offset, bytes), data, bytes);
+    return err;
+}
+
+int harp_remote_fetch(void *data, uint64_t bytes, bool held, uint64_t *id)
+{
+    int err;
+    *id = harp_thing_mint();
+    struct harp_moving *m = begin(*id, bytes, data, &err);
+    if (m != NULL)
+        m->held = held;
+    return err;
+}
+
+static int announce(uint32_t lane, const struct harp_moving *m, uint32_t flags)
+{
+    struct harp_ring_region region = {m->offset, m->bytes};
+    struct harp_ring_record record = {
+        .bytes = sizeof region, .flags = HARP_FRAME_BULK | flags, .lane = lane, .ack = m->id};
+    return harp_remote_put(&record, &region);
+}
+
+int harp_remote_announce(uint32_t lane, uint64_t id)
+{
+    pthread_mutex_lock(&s->answers);
+    struct harp_moving *m = *find(id);
+    pthread_mutex_unlock(&s->answers);
+    return m == NULL ? -EPIPE : announce(lane, m, HARP_FRAME_END); /* nobody else's before that */
+}
+
+void harp_remote_cancel(uint64_t id)
+{
+    pthread_mutex_lock(&s->answers);
+    struct harp_moving **at = find(id);
+    if (*at != NULL)
+        drop(at);
+    pthread_mutex_unlock(&s->answers);
+}
+
+int harp_remote_send_all(struct harp_lane *lane, const void *data, uint64_t bytes, uint64_t *id)
+{
+    uint64_t most = harp_remote_piece(), at = 0;
+    *id = harp_thing_mint();
+    pthread_mutex_lock(&s->put);
+    int err = harp_remote_tell_context(lane); /* not between the bytes and the call */
+    pthread_mutex_unlock(&s->put);
+    if (err == 0 || err == -ESTALE)
+        begin(*id, 0, NULL, &err);
+    while (err == 0 && at < bytes) {
+        uint64_t piece = bytes - at < most ? bytes - at : most;
+        struct harp_moving *m = begin(*id, piece, NULL, &err);
+        if (m == NULL)
+            break;
+        m->piece = true; /* before anybody is told */
+        memcpy(harp_ring_region(&s->ring, m->offset, piece), (const uint8_t *)data + at, piece);
+        at += piece;
+        pthread_mutex_lock(&s->put);
+        err = announce(lane->number, m, at == bytes ? HARP_FRAME_END : 0);
+        if (err == 0)
+            harp_ring_wake(&s->ring);
+        pthread_mutex_unlock(&s->put);
+    }
+    return err;
+}
+
+void harp_remote_collect(uint64_t id, bool succeeded)
+{
+    pthread_mutex_lock(&s->answers);
+    struct harp_moving **at = find(id);
+    if (*at != NULL && (*at)->done) {
+        if (succeeded)
+            deliver(*at);
+        drop(at);
+    } else if (*at != NULL) {
+        (*at)->held = false; /* the worker has not said so: it may still write there */
+        (*at)->to = succeeded ? (*at)->to : NULL;
+    }
+    pthread_mutex_unlock(&s->answers);
+}
+
+int harp_remote_await(uint64_t id)
+{
+    int err = 0;
+    pthread_mutex_lock(&s->answers);
+    while (err == 0 && *find(id) != NULL)
+        err = harp_remote_read();
+    pthread_mutex_unlock(&s->answers);
+    return err;
+}
+
+static bool fetched_to(uintptr_t from, uintptr_t to)
+{
+    for (const struct harp_moving *m = s->moving; m != NULL; m = m->next)
+        if (m->to != NULL && (uintptr_t)m->to < to && from < (uintptr_t)m->to + m->bytes)
+            return true;
+    return false;
+}
+
+int harp_remote_settle(const void *data, uint64_t bytes)
+{
+    int err = 0;
+    pthread_mutex_lock(&s->answers);
+    while (err == 0 && fetched_to((uintptr_t)data, (uintptr_t)data + bytes))
+        err = harp_remote_read();
+    pthread_mutex_unlock(&s->answers);
+    return err;
+}
+
+/* --- what comes ------------------------------------------------------------------------------- */
+
+static int gift_came(const struct harp_ring_record *record, const uint8_t *body)
+{
+    struct harp_gift *g = s->gifts;
+    while (g != NULL && g->id != record->ack)
+        g = g->next;
+    if (g == NULL) {
+        g = calloc(1, sizeof *g);
+        if (g == NULL)
+            return -ENOMEM;
+        g->id = record->ack;
+        g->next = s->gifts;
+        s->gifts = g;
+    }
+    if (record->bytes > GIFT_MOST - g->bytes)
+        return -EPROTO;
+    uint8_t *more = realloc(g->data, g->bytes + record->bytes + 1);
+    if (more == NULL)
+        return -ENOMEM;
+    memcpy(more + g->bytes, body, record->bytes);
+    g->data = more;
+    g->bytes += record->bytes;
+    return 0;
+}
+
+uint8_t *harp_remote_lent(uint64_t id, uint64_t bytes)
+{
+    uint8_t *data = NULL;
+    pthread_mutex_lock(&s->answers);
+    for (struct harp_gift **at = &s->gifts; *at != NULL; at = &(*at)->next) {
+        struct harp_gift *g = *at;
+        if (g->id != id || g->bytes != bytes)
+            continue;
+        data = g->data;
+        *at = g->next;
+        free(g);
+        break;
+    }
+    pthread_mutex_unlock(&s->answers);
+    return data;
+}
+
+int harp_remote_bulk_came(const struct harp_ring_record *record, const uint8_t *body)
+{
+    if (record->ack >> 63 != 0)
+        return gift_came(record, body);
+    struct harp_moving **at = find(record->ack);
+    if (!(record->flags & HARP_FRAME_END)) { /* of one piece among several */
+        struct harp_ring_region region;
+        if (record->bytes != sizeof region)
+            return -EPROTO;
+        memcpy(&region, body, sizeof region);
+        for (at = &s->moving; *at != NULL; at = &(*at)->next)
+            if ((*at)->piece && (*at)->id == record->ack && (*at)->offset == region.offset)
+                break;
+    }
+    if (*at == NULL)
+        return -EPROTO;
+    if ((*at)->held) {
+        (*at)->done = true;
+        return 0;
+    }
+    deliver(*at);
+    drop(at);
+    return 0;
+}

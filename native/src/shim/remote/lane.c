@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Threads of the program, and the stack of contexts that each has. The stack is this side's alone:
+ * the worker hears of the current context when a call needs it (ask.c).
+ */
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "src/shim/remote/state.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the two below */
+static uint32_t threads[HARP_REMOTE_LANES];              /* that have a number; [0]: number 1 */
+static bool key_made;
+static pthread_key_t key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void lane_end(void *at)
+{
+    struct harp_lane *lane = at;
+    pthread_mutex_lock(&lock);
+    threads[lane->number - 1]--;
+    pthread_mutex_unlock(&lock);
+    free(lane->scratch);
+    if (lane->lent_used == 0) /* else somebody may still read there */
+        free(lane->lent);
+    free(lane);
+}
+
+static void make_key(void)
+{
+    key_made = pthread_key_create(&key, lane_end) == 0;
+}
+
+/* The first of those that the fewest threads have. */
+static uint32_t number(void)
+{
+    uint32_t best = 0;
+    pthread_mutex_lock(&lock);
+    for (uint32_t i = 1; i < HARP_REMOTE_LANES; i++)
+        if (threads[i] < threads[best])
+            best = i;
+    threads[best]++;
+    pthread_mutex_unlock(&lock);
+    return best + 1;
+}
+
+struct harp_lane *harp_lane(void)
+{
+    pthread_once(&once, make_key);
+    struct harp_lane *lane = key_made ? pthread_getspecific(key) : NULL;
+    if (lane != NULL || !key_made)
+        return lane;
+    lane = calloc(1, sizeof *lane);
+    if (lane == NULL)
+        return NULL;
+    lane->scratch = malloc(HARP_REMOTE_SCRATCH);
+    if (lane->scratch == NULL || pthread_setspecific(key, lane) != 0) {
+        free(lane->scratch);
+        free(lane);
+        return NULL;
+    }
+    lane->number = number();
+    return lane;
+}
+
+bool harp_lane_lends(struct harp_lane *lane, uint64_t bytes)
+{
+    if (lane->lent_size - lane->lent_used >= bytes)
+        return true;
+    uint64_t size = bytes > HARP_REMOTE_LENT ? bytes : HARP_REMOTE_LENT;
+    uint8_t *more = malloc(size); /* the one before stays: somebody may still read there */
+    if (more == NULL)
+        return false;
+    lane->lent = more;
+    lane->lent_size = size;
+    lane->lent_used = 0;
+    return true;
+}
+
+uint64_t harp_lane_current(const struct harp_lane *lane)
+{
+    return lane->depth == 0 ? 0 : lane->stack[lane->depth - 1].id;
+}
+
+static CUresult put(struct harp_lane *lane, unsigned at, CUcontext ctx)
+{
+    struct harp_thing *thing = harp_thing_of(HARP_HANDLE_CUcontext, (uintptr_t)ctx);
+    if (thing == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    if (at == HARP_REMOTE_STACK)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    lane->stack[at].ctx = ctx;
+    lane->stack[at].id = thing->id;
+    if (lane->depth == at)
+        lane->depth++;
+    return CUDA_SUCCESS;
+}
+
+CUresult harp_lane_push(struct harp_lane *lane, CUcontext ctx)
+{
+    return put(lane, lane->depth, ctx);
+}
+
+CUresult harp_lane_pop(struct harp_lane *lane, CUcontext *ctx)
+{
+    if (lane->depth == 0)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    lane->depth--;
+    if (ctx != NULL)
+        *ctx = lane->stack[lane->depth].ctx;
+    return CUDA_SUCCESS;
+}
+
+CUresult harp_lane_set(struct harp_lane *lane, CUcontext ctx)
+{
+    if (ctx != NULL)
+        return put(lane, lane->depth == 0 ? 0 : lane->depth - 1, ctx);
+    if (lane->depth > 0)
+        lane->depth--;
+    return CUDA_SUCCESS;
+}
+
+void harp_lane_lost(struct harp_lane *lane, uint64_t id)
+{
+    if (harp_lane_current(lane) == id)
+        lane->depth--;
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which memory the program has: the device's, and this machine's that it has pinned.
+ */
+#ifndef HARP_SHIM_REMOTE_MEMORY_H
+#define HARP_SHIM_REMOTE_MEMORY_H
+
+#include "src/shim/remote/ranges.h"
+
+/* Whether all these bytes lie in one allocation of the device. */
+bool harp_remote_on_device(uint64_t address, uint64_t bytes);
+/* The same of pinned memory. */
+bool harp_remote_pinned(const void *data, uint64_t bytes);
+/* A copy of the allocation's range; false: there is none. */
+bool harp_remote_range(uint64_t address, bool *device, struct harp_range *out);
+
+/* New memory of the device, where the addresses are free here too: else -EEXIST. */
+int harp_remote_reserve(uint64_t base, uint64_t bytes);
+void harp_remote_add_memory(uint64_t base, uint64_t bytes);
+/* It is given back; false: it was none of ours. */
+bool harp_remote_drop_memory(uint64_t base);
+
+/* All that was allocated in a context is gone with it. */
+void harp_remote_forget_memory(uint64_t ctx);
+
+#endif

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What session.c and bulk.c share. Lock order: put > answers; neither is held while one waits, but
+ * for `put` while the ring is full.
+ */
+#ifndef HARP_SHIM_REMOTE_SESSION_STATE_H
+#define HARP_SHIM_REMOTE_SESSION_STATE_H
+
+#include <pthread.h>
+
+#include "src/shim/remote/session.h"
+#include "src/wire/ring.h"
+
+#define HARP_REMOTE_ANOTHER UINT64_MAX /* told: nobody knows which context */
+
+struct harp_waiting { /* for an answer; on its thread's stack */
+    struct harp_waiting *next;
+    uint8_t *body;
+    uint32_t bytes;
+    bool done;
+};
+
+struct harp_moving { /* a region, until the worker says that it is done with it */
+    struct harp_moving *next;
+    uint64_t id, offset, bytes;
+    uint8_t *to; /* where fetched bytes belong; NULL: sent ones */
+    bool held, done;
+    bool piece; /* one of several; the last of these has no bytes, and stands for all */
+};
+
+struct harp_gift { /* lent bytes, as they come in */
+    struct harp_gift *next;
+    uint64_t id, bytes;
+    uint8_t *data;
+};
+
+struct harp_remote_session {
+    struct harp_ring ring; /* set by open, before `state` is OPEN */
+
+    pthread_mutex_t put;                  /* guards putting, and the next two */
+    uint64_t told[HARP_REMOTE_LANES];     /* id of the context that the worker's thread has */
+    uint32_t contexts[HARP_REMOTE_LANES]; /* on that thread's stack, at most */
+
+    pthread_mutex_t answers; /* guards all that follows */
+    struct harp_bulk bulk;
+    pthread_cond_t changed;
+    bool reading;                                        /* a thread reads, without the lock */
+    unsigned waiters;                                    /* that wait for the one who reads */
+    struct harp_waiting *waiting[HARP_REMOTE_LANES + 1]; /* first asked, first answered */
+    struct harp_moving *moving;
+    struct harp_gift *gifts;
+    uint64_t taken; /* last seq of an answer */
+    uint8_t *in;    /* one body; the reader's */
+    bool over;
+};
+extern struct harp_remote_session harp_remote_session;
+
+/* With `put` held: a record, however long it takes. */
+int harp_remote_put(struct harp_ring_record *record, const void *body);
+/* The same: the worker's thread shall have the lane's context. -ESTALE: it has been destroyed. */
+int harp_remote_tell_context(const struct harp_lane *lane);
+/* The same: the lane's next call names this transfer. */
+int harp_remote_announce(uint32_t lane, uint64_t id);
+/* With `answers` held, which is given up meanwhile: something comes, and is taken in by this thread
+ * or by the one that reads. The caller looks whether it was what it waits for. -EPIPE. */
+int harp_remote_read(void);
+/* With `answers` held: a record of bulk bytes. -EPROTO, -ENOMEM. */
+int harp_remote_bulk_came(const struct harp_ring_record *record, const uint8_t *body);
+
+#endif

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A driver-API program for a GPU elsewhere: adds vectors, and counts what it waited for.
+
+argv: `add` prints the counts as JSON; `chain` copies what a host function writes in the same
+stream, and prints what arrived; `wait` prints "ready" after its first allocation and
+synchronises until that fails, then prints the code.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import json
+import sys
+import time
+from typing import Any
+
+PTX = b"""
+.version 7.8
+.target sm_80
+.address_size 64
+.visible .entry add(.param .u64 a, .param .u64 b, .param .u32 n)
+{
+    .reg .pred %p;
+    .reg .b32 %r<6>;
+    .reg .b64 %rd<6>;
+    .reg .f32 %f<4>;
+    ld.param.u64 %rd1, [a];
+    ld.param.u64 %rd2, [b];
+    ld.param.u32 %r1, [n];
+    mov.u32 %r2, %ctaid.x;
+    mov.u32 %r3, %ntid.x;
+    mov.u32 %r4, %tid.x;
+    mad.lo.u32 %r5, %r2, %r3, %r4;
+    setp.ge.u32 %p, %r5, %r1;
+    @%p bra done;
+    mul.wide.u32 %rd3, %r5, 4;
+    add.u64 %rd4, %rd1, %rd3;
+    add.u64 %rd5, %rd2, %rd3;
+    ld.global.f32 %f1, [%rd4];
+    ld.global.f32 %f2, [%rd5];
+    add.f32 %f3, %f1, %f2;
+    st.global.f32 [%rd5], %f3;
+done:
+    ret;
+}
+"""
+
+
+class Api(c.Structure):
+    """native/src/shim/entry/api.h."""
+
+    _fields_ = (("memory", c.c_void_p), ("remote_trips", c.CFUNCTYPE(c.c_uint64)))
+
+
+class Gpu:
+    """The first device, and how often a call has waited."""
+
+    def __init__(self) -> None:
+        self.cu = c.CDLL("libcuda.so.1")
+        get = self.cu.harp_shim_v1
+        get.restype = c.POINTER(Api)
+        self._api = get().contents
+        self.ok("cuInit", 0)
+        self.ctx = c.c_void_p()
+        self.ok("cuDevicePrimaryCtxRetain", c.byref(self.ctx), 0)
+        self.ok("cuCtxSetCurrent", self.ctx)
+
+    def trips(self) -> int:
+        count: int = self._api.remote_trips()
+        return count
+
+    def ok(self, name: str, *args: Any) -> None:
+        result = getattr(self.cu, name)(*args)
+        if result:
+            print(name, result, flush=True)
+            raise SystemExit(3)
+
+    def alloc(self, size: int) -> c.c_uint64:
+        at = c.c_uint64()
+        self.ok("cuMemAlloc_v2", c.byref(at), c.c_size_t(size))
+        return at
+
+
+def add(gpu: Gpu, count: int) -> dict[str, Any]:
+    a, b = gpu.alloc(4 * count), gpu.alloc(4 * count)
+    told = {"first_allocation": gpu.trips()}
+    module, function = c.c_void_p(), c.c_void_p()
+    gpu.ok("cuModuleLoadData", c.byref(module), PTX)
+    gpu.ok("cuModuleGetFunction", c.byref(function), module, b"add")
+    floats = c.c_float * count
+    one, two, out = floats(*range(count)), floats(*([0.5] * count)), floats()
+    size = c.c_size_t(4 * count)
+    gpu.ok("cuMemcpyHtoD_v2", a, one, size)
+    gpu.ok("cuMemcpyHtoD_v2", b, two, size)
+    number = c.c_uint32(count)
+    params = (c.c_void_p * 3)(*(c.cast(c.byref(p), c.c_void_p) for p in (a, b, number)))
+
+    def launch() -> None:
+        grid = (count + 127) // 128
+        gpu.ok("cuLaunchKernel", function, grid, 1, 1, 128, 1, 1, 0, None, params, None)
+
+    launch()
+    gpu.ok("cuMemcpyDtoH_v2", out, b, size)
+    told["vector_add"] = gpu.trips()
+    told["right"] = list(out) == [i + 0.5 for i in range(count)]
+    before = gpu.trips()
+    for _ in range(1000):
+        launch()
+    gpu.ok("cuCtxSynchronize")
+    told["thousand"] = gpu.trips() - before
+    gpu.ok("cuMemcpyDtoH_v2", out, b, size)
+    told["right"] = told["right"] and list(out)[:2] == [0.5, 1001.5]
+    return told
+
+
+def chain(gpu: Gpu) -> None:
+    """A stream's host function fills pinned memory, and its next copy takes that."""
+    size = 1 << 20
+    at, pinned, stream = gpu.alloc(size), c.c_void_p(), c.c_void_p()
+    gpu.ok("cuMemAllocHost_v2", c.byref(pinned), c.c_size_t(size))
+    gpu.ok("cuStreamCreate", c.byref(stream), 1)
+
+    def fill(_data: object) -> None:
+        time.sleep(0.1)
+        c.memset(pinned, 7, size)
+
+    function = c.CFUNCTYPE(None, c.c_void_p)(fill)
+    gpu.ok("cuLaunchHostFunc", stream, function, None)
+    gpu.ok("cuMemcpyHtoDAsync_v2", at, pinned, c.c_size_t(size), stream)
+    gpu.ok("cuStreamSynchronize", stream)
+    back = (c.c_ubyte * size)()
+    gpu.ok("cuMemcpyDtoH_v2", back, at, c.c_size_t(size))
+    print(sorted(set(back)))
+
+
+def wait(gpu: Gpu) -> None:
+    gpu.alloc(1 << 20)
+    print("ready", flush=True)
+    while not (result := gpu.cu.cuCtxSynchronize()):
+        pass
+    print(result, flush=True)
+
+
+def main() -> None:
+    gpu = Gpu()
+    if sys.argv[1] == "wait":
+        wait(gpu)
+    elif sys.argv[1] == "chain":
+        chain(gpu)
+    else:
+        print(json.dumps(add(gpu, int(sys.argv[2]))))
+
+
+main()

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A listener that starts a harp-worker for each connection, as a node's daemon does."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+__all__ = ["Serving", "serving"]
+
+
+class Serving:
+    """Sessions on one socket; `env` is that of the workers to come, and may be changed."""
+
+    def __init__(self, native: Path, folder: Path, env: Mapping[str, str]) -> None:
+        self.env = dict(env)
+        self.path = folder / "remote.sock"
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self._native = native
+        self._folder = folder / "remote-lib"
+        self._folder.mkdir()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self.path))
+        self._listener.listen(16)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        driver = self._native / "soft" / "libcuda.so.1"
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                fd = connection.fileno()
+                command = [self._native / "harp-worker", "--socket", str(fd), "--driver", driver]
+                self.workers.append(
+                    subprocess.Popen(command, env=self.env, pass_fds=(fd,), close_fds=True)
+                )
+
+    def client_env(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Of a program whose GPU is behind the socket."""
+        library = self._native / "libharp.so"
+        for name in ("libcuda.so", "libcuda.so.1"):  # for who looks for files
+            if not (self._folder / name).exists():
+                (self._folder / name).symlink_to(library)
+        return {
+            **env,
+            "HARP_REMOTE": str(self.path),
+            "LD_PRELOAD": str(library),
+            "LD_LIBRARY_PATH": str(self._folder),
+        }
+
+    def settle(self, timeout_s: float = 20) -> None:
+        """All workers have gone; they do when their programs have."""
+        while self.workers:
+            self.workers.pop().wait(timeout_s)
+
+    def close(self) -> None:
+        """No more sessions."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+        self.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def serving(native: Path, folder: Path, env: Mapping[str, str]) -> Iterator[Serving]:
+    """Sessions while the block runs."""
+    served = Serving(native, folder, env)
+    try:
+        yield served
+    finally:
+        served.close()

@@ -1,0 +1,22 @@
+# The client of remote sessions under ASan and UBSan, with a peer that is a thread of the test.
+set(remote ${CMAKE_SOURCE_DIR}/src/shim/remote)
+add_executable(client_state_test ${CMAKE_CURRENT_LIST_DIR}/client_state_test.c
+                                 ${remote}/state.c ${remote}/lane.c ${remote}/ranges.c)
+target_link_libraries(client_state_test PRIVATE harp_options harp_sanitize pthread)
+add_test(NAME client_state COMMAND client_state_test)
+
+add_executable(client_layout_test ${CMAKE_CURRENT_LIST_DIR}/client_layout_test.c
+                                  ${remote}/layout.c)
+target_link_libraries(client_layout_test PRIVATE harp_options harp_sanitize)
+add_test(NAME client_layout COMMAND client_layout_test)
+
+# Of libharp: the exported jumps, first use, and the remote backend; no gate.
+set(entry ${CMAKE_SOURCE_DIR}/src/shim/entry)
+add_executable(client_test ${CMAKE_CURRENT_LIST_DIR}/client_test.c
+                           ${CMAKE_CURRENT_LIST_DIR}/client_peer.c
+                           ${entry}/env.c ${entry}/loader.c ${entry}/entry.c
+                           ${CMAKE_SOURCE_DIR}/src/shim/gate/thread.c
+                           ${CMAKE_SOURCE_DIR}/generated/shim_table.c
+                           ${CMAKE_SOURCE_DIR}/generated/shim_stubs.S ${HARP_SHIM_REMOTE})
+target_link_libraries(client_test PRIVATE harp_options harp_sanitize pthread dl)
+add_test(NAME client COMMAND client_test)
