@@ -43,6 +43,23 @@ static void deliver(const struct harp_moving *m)
         memcpy(m->to, from, m->bytes);
 }
 
+/* With `answers` held, and no room: something changes. Not by reading while a thread has what it
+ * waited for and only has to take it: nothing more may come. */
+static int wait_for_room(void)
+{
+    for (const struct harp_moving *m = s->moving; m != NULL; m = m->next)
+        if (m->held && m->done)
+            return harp_remote_wait();
+    return harp_remote_read();
+}
+
+/* With `answers` held: there may be room now. */
+static void tell_changed(void)
+{
+    if (s->waiters > 0)
+        pthread_cond_broadcast(&s->changed);
+}
+
 /* Waits for room if others have it all. */
 static struct harp_moving *begin(uint64_t id, uint64_t bytes, void *to, int *err)
 {
@@ -53,7 +70,7 @@ static struct harp_moving *begin(uint64_t id, uint64_t bytes, void *to, int *err
     *m = (struct harp_moving){.id = id, .bytes = bytes, .to = to};
     pthread_mutex_lock(&s->answers);
     while (bytes != 0 && (*err = harp_bulk_take(&s->bulk, bytes, &m->offset)) == -EAGAIN)
-        if ((*err = harp_remote_read()) != 0)
+        if ((*err = wait_for_room()) != 0)
             break;
     if (*err == 0) {
         m->next = s->moving;
@@ -108,6 +125,7 @@ void harp_remote_cancel(uint64_t id)
     struct harp_moving **at = find(id);
     if (*at != NULL)
         drop(at);
+    tell_changed();
     pthread_mutex_unlock(&s->answers);
 }
 
@@ -149,6 +167,7 @@ void harp_remote_collect(uint64_t id, bool succeeded)
         (*at)->held = false; /* the worker has not said so: it may still write there */
         (*at)->to = succeeded ? (*at)->to : NULL;
     }
+    tell_changed();
     pthread_mutex_unlock(&s->answers);
 }
 

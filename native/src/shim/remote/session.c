@@ -211,16 +211,19 @@ static int read_all(bool wait)
     return s->over ? -EPIPE : 0;
 }
 
-int harp_remote_read(void)
+int harp_remote_wait(void)
 {
     if (s->over)
         return -EPIPE;
-    if (!s->reading)
-        return read_all(true);
     s->waiters++;
     pthread_cond_wait(&s->changed, &s->answers);
     s->waiters--;
     return s->over ? -EPIPE : 0;
+}
+
+int harp_remote_read(void)
+{
+    return s->over || s->reading ? harp_remote_wait() : read_all(true);
 }
 
 /* --- putting ---------------------------------------------------------------------------------- */

@@ -44,8 +44,8 @@ struct harp_remote_session {
     pthread_mutex_t answers; /* guards all that follows */
     struct harp_bulk bulk;
     pthread_cond_t changed;
-    bool reading;                                        /* a thread reads, without the lock */
-    unsigned waiters;                                    /* that wait for the one who reads */
+    bool reading;     /* a thread reads, without the lock */
+    unsigned waiters; /* for `changed`: the one who reads, or who has room to give back */
     struct harp_waiting *waiting[HARP_REMOTE_LANES + 1]; /* first asked, first answered */
     struct harp_moving *moving;
     struct harp_gift *gifts;
@@ -64,6 +64,8 @@ int harp_remote_announce(uint32_t lane, uint64_t id);
 /* With `answers` held, which is given up meanwhile: something comes, and is taken in by this thread
  * or by the one that reads. The caller looks whether it was what it waits for. -EPIPE. */
 int harp_remote_read(void);
+/* The same, but never by this thread: what it waits for is another's to do. */
+int harp_remote_wait(void);
 /* With `answers` held: a record of bulk bytes. -EPROTO, -ENOMEM. */
 int harp_remote_bulk_came(const struct harp_ring_record *record, const uint8_t *body);
 
