@@ -353,10 +353,13 @@ bool harp_remote_per_thread(bool on)
 int harp_remote_said(const struct harp_ring_record *record, const uint8_t *body)
 {
     static uint8_t memory[1 << 20]; /* under `answers` */
+    const struct harp_wire_op *row = harp_wire_op(record->op);
     struct harp_wire_call call = {.op = (uint16_t)record->op};
     struct harp_wire_buffer in = {(uint8_t *)(uintptr_t)body, record->bytes, 0};
     struct harp_wire_buffer arena = {memory, sizeof memory, 0};
-    if (record->op >= HARP_OPS || harp_wire_get_request(&call, &hooks, &in, &arena) != 0)
+    if (row == NULL || !(row->flags & HARP_WIRE_REVERSE)) /* others' rows need a call of ours */
+        return -EPROTO;
+    if (harp_wire_get_request(&call, &hooks, &in, &arena) != 0)
         return -EPROTO;
     switch (record->op) {
     case HARP_OP_harpLatched:
