@@ -43,33 +43,36 @@ static void deliver(const struct harp_moving *m)
         memcpy(m->to, from, m->bytes);
 }
 
-/* With `answers` held, and no room: something changes. Not by reading while a thread has what it
- * waited for and only has to take it: nothing more may come. */
-static int wait_for_room(void)
-{
-    for (const struct harp_moving *m = s->moving; m != NULL; m = m->next)
-        if (m->held && m->done)
-            return harp_remote_wait();
-    return harp_remote_read();
-}
-
-/* With `answers` held: there may be room now. */
+/* With `answers` held: there may be room now, or soon. */
 static void tell_changed(void)
 {
     if (s->waiters > 0)
         pthread_cond_broadcast(&s->changed);
 }
 
-/* Waits for room if others have it all. */
-static struct harp_moving *begin(uint64_t id, uint64_t bytes, void *to, int *err)
+/* With `answers` held, and no room: something changes. Not by reading while the next move is that
+ * of a thread of this process, which has what it waited for or has not begun: nothing may come. */
+static int wait_for_room(void)
+{
+    bool owed = false;
+    for (const struct harp_moving *m = s->moving; m != NULL; m = m->next) {
+        if (m->held && m->done)
+            return harp_remote_wait();
+        owed |= m->announced;
+    }
+    return owed ? harp_remote_read() : harp_remote_wait();
+}
+
+/* Waits for room if others have it all. Until it is announced, it is its caller's. */
+static struct harp_moving *begin(const struct harp_moving *as, int *err)
 {
     struct harp_moving *m = malloc(sizeof *m);
     *err = m == NULL ? -ENOMEM : 0;
     if (m == NULL)
         return NULL;
-    *m = (struct harp_moving){.id = id, .bytes = bytes, .to = to};
+    *m = *as;
     pthread_mutex_lock(&s->answers);
-    while (bytes != 0 && (*err = harp_bulk_take(&s->bulk, bytes, &m->offset)) == -EAGAIN)
+    while (m->bytes != 0 && (*err = harp_bulk_take(&s->bulk, m->bytes, &m->offset)) == -EAGAIN)
         if ((*err = wait_for_room()) != 0)
             break;
     if (*err == 0) {
@@ -87,7 +90,7 @@ int harp_remote_send(const void *data, uint64_t bytes, uint64_t *id)
 {
     int err;
     *id = harp_thing_mint();
-    struct harp_moving *m = begin(*id, bytes, NULL, &err);
+    struct harp_moving *m = begin(&(struct harp_moving){.id = *id, .bytes = bytes}, &err);
     if (m != NULL)
         memcpy(harp_ring_region(&s->ring, m->offset, bytes), data, bytes);
     return err;
@@ -97,17 +100,23 @@ int harp_remote_fetch(void *data, uint64_t bytes, bool held, uint64_t *id)
 {
     int err;
     *id = harp_thing_mint();
-    struct harp_moving *m = begin(*id, bytes, data, &err);
-    if (m != NULL)
-        m->held = held;
+    begin(&(struct harp_moving){.id = *id, .bytes = bytes, .to = data, .held = held}, &err);
     return err;
 }
 
-static int announce(uint32_t lane, const struct harp_moving *m, uint32_t flags)
+/* With `put` held. It is the worker's from now on: this thread must not look at it any more. */
+static int announce(uint32_t lane, struct harp_moving *m, uint32_t flags)
 {
     struct harp_ring_region region = {m->offset, m->bytes};
     struct harp_ring_record record = {
         .bytes = sizeof region, .flags = HARP_FRAME_BULK | flags, .lane = lane, .ack = m->id};
+    pthread_mutex_lock(&s->answers);
+    m->announced = true;
+    struct harp_moving *all = m->piece && (flags & HARP_FRAME_END) ? *find(m->id) : NULL;
+    if (all != NULL)
+        all->announced = true;
+    tell_changed();
+    pthread_mutex_unlock(&s->answers);
     return harp_remote_put(&record, &region);
 }
 
@@ -137,13 +146,13 @@ int harp_remote_send_all(struct harp_lane *lane, const void *data, uint64_t byte
     int err = harp_remote_tell_context(lane); /* not between the bytes and the call */
     pthread_mutex_unlock(&s->put);
     if (err == 0 || err == -ESTALE)
-        begin(*id, 0, NULL, &err);
+        begin(&(struct harp_moving){.id = *id}, &err);
     while (err == 0 && at < bytes) {
         uint64_t piece = bytes - at < most ? bytes - at : most;
-        struct harp_moving *m = begin(*id, piece, NULL, &err);
+        struct harp_moving *m =
+            begin(&(struct harp_moving){.id = *id, .bytes = piece, .piece = true}, &err);
         if (m == NULL)
             break;
-        m->piece = true; /* before anybody is told */
         memcpy(harp_ring_region(&s->ring, m->offset, piece), (const uint8_t *)data + at, piece);
         at += piece;
         pthread_mutex_lock(&s->put);
@@ -256,7 +265,7 @@ int harp_remote_bulk_came(const struct harp_ring_record *record, const uint8_t *
             if ((*at)->piece && (*at)->id == record->ack && (*at)->offset == region.offset)
                 break;
     }
-    if (*at == NULL)
+    if (*at == NULL || !(*at)->announced)
         return -EPROTO;
     if ((*at)->held) {
         (*at)->done = true;

@@ -25,7 +25,8 @@ struct harp_moving { /* a region, until the worker says that it is done with it 
     uint64_t id, offset, bytes;
     uint8_t *to; /* where fetched bytes belong; NULL: sent ones */
     bool held, done;
-    bool piece; /* one of several; the last of these has no bytes, and stands for all */
+    bool announced; /* the worker has been told of it, and may say that it is done */
+    bool piece;     /* one of several; the last of these has no bytes, and stands for all */
 };
 
 struct harp_gift { /* lent bytes, as they come in */
