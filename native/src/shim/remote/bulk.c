@@ -164,20 +164,26 @@ int harp_remote_send_all(struct harp_lane *lane, const void *data, uint64_t byte
     return err;
 }
 
-void harp_remote_collect(uint64_t id, bool succeeded)
+int harp_remote_collect(uint64_t id, bool succeeded, bool now)
 {
+    int err = 0;
     pthread_mutex_lock(&s->answers);
-    struct harp_moving **at = find(id);
-    if (*at != NULL && (*at)->done) {
+    struct harp_moving **at = find(id), *m = *at;
+    if (m != NULL && m->done) {
         if (succeeded)
-            deliver(*at);
+            deliver(m);
         drop(at);
-    } else if (*at != NULL) {
-        (*at)->held = false; /* the worker has not said so: it may still write there */
-        (*at)->to = succeeded ? (*at)->to : NULL;
+    } else if (m != NULL) {
+        bool lied = succeeded && now && m->to != NULL;
+        m->held = false; /* the worker has not said so: it may still write there */
+        if (lied || !succeeded)
+            m->to = NULL;
+        if (lied)
+            err = harp_remote_over(-EPROTO);
     }
     tell_changed();
     pthread_mutex_unlock(&s->answers);
+    return err;
 }
 
 int harp_remote_await(uint64_t id)
@@ -190,10 +196,16 @@ int harp_remote_await(uint64_t id)
     return err;
 }
 
-static bool fetched_to(uintptr_t from, uintptr_t to)
+static bool over_these(const struct harp_moving *m, const void *data, uint64_t bytes)
+{
+    uintptr_t from = (uintptr_t)data, at = (uintptr_t)m->to;
+    return m->to != NULL && at < from + bytes && from < at + m->bytes;
+}
+
+static bool fetched_to(const void *data, uint64_t bytes)
 {
     for (const struct harp_moving *m = s->moving; m != NULL; m = m->next)
-        if (m->to != NULL && (uintptr_t)m->to < to && from < (uintptr_t)m->to + m->bytes)
+        if (over_these(m, data, bytes))
             return true;
     return false;
 }
@@ -202,10 +214,21 @@ int harp_remote_settle(const void *data, uint64_t bytes)
 {
     int err = 0;
     pthread_mutex_lock(&s->answers);
-    while (err == 0 && fetched_to((uintptr_t)data, (uintptr_t)data + bytes))
+    while (err == 0 && fetched_to(data, bytes))
         err = harp_remote_read();
+    if (s->over)
+        err = -EPIPE; /* what had not come by then, never will */
     pthread_mutex_unlock(&s->answers);
     return err;
+}
+
+void harp_remote_forget(const void *data, uint64_t bytes)
+{
+    pthread_mutex_lock(&s->answers);
+    for (struct harp_moving *m = s->moving; m != NULL; m = m->next)
+        if (over_these(m, data, bytes))
+            m->to = NULL;
+    pthread_mutex_unlock(&s->answers);
 }
 
 /* --- what comes ------------------------------------------------------------------------------- */

@@ -300,11 +300,15 @@ CUresult harp_remote_make(unsigned op, const uint64_t *args, unsigned count)
         r = err == -ENOENT ? m.result : harp_remote_failed(op, err);
     else
         r = go(&m, &call, (uint32_t)body.used);
+    bool now = row->cls != HARP_WIRE_ASYNC;
     for (unsigned i = 0; i < m.moves; i++)
         if (!m.sent)
             harp_remote_cancel(m.move[i]);
-        else if (m.fetches && m.wanted)
-            harp_remote_collect(m.move[i], r == CUDA_SUCCESS);
+        else if (m.fetches && m.wanted &&
+                 harp_remote_collect(m.move[i], r == CUDA_SUCCESS, now) != 0)
+            err = -EPROTO;
+    if (r == CUDA_SUCCESS && err != 0)
+        r = harp_remote_failed(op, err);
     if (sticky(r))
         __atomic_store_n(&poisoned, true, __ATOMIC_RELAXED);
     if (r == CUDA_SUCCESS || (m.row->flags & HARP_WIRE_ALWAYS))

@@ -29,6 +29,16 @@ static CUresult settled(const void *data, size_t bytes)
     return harp_remote_settle(data, bytes) == 0 ? CUDA_SUCCESS : CUDA_ERROR_DEVICE_UNAVAILABLE;
 }
 
+/* What nobody may write to after the call: all bytes are there, or none will come any more. */
+static CUresult arrived(const void *data, size_t bytes, CUresult r)
+{
+    if (r == CUDA_SUCCESS)
+        return settled(data, bytes);
+    if (harp_remote_ready() == CUDA_SUCCESS)
+        harp_remote_forget(data, bytes);
+    return r;
+}
+
 /* --- to and from this machine ----------------------------------------------------------------- */
 
 /* Small ones need not wait: the bytes have been read, as a driver does it. */
@@ -65,7 +75,7 @@ CUresult harp_remote_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_
         if (last)
             break;
     }
-    return r;
+    return ByteCount > harp_remote_piece() ? arrived(dstHost, ByteCount, r) : r;
 }
 
 /* The bytes are read now. What is still on its way to them, an earlier copy of the same stream it
@@ -108,9 +118,7 @@ CUresult harp_remote_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, 
         if (at == ByteCount)
             break;
     }
-    if (r == CUDA_SUCCESS && !harp_remote_pinned(dstHost, ByteCount))
-        r = settled(dstHost, ByteCount);
-    return r;
+    return harp_remote_pinned(dstHost, ByteCount) ? r : arrived(dstHost, ByteCount, r);
 }
 
 /* --- by address alone ------------------------------------------------------------------------- */

@@ -153,14 +153,18 @@ void harp_remote_initialised(void)
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-static void end_session(int err)
+int harp_remote_over(int err)
 {
     if (s->over)
-        return;
+        return err;
     __atomic_store_n(&s->over, true, __ATOMIC_RELAXED);
+    for (struct harp_moving *m = s->moving; m != NULL; m = m->next)
+        if (!m->done)
+            m->to = NULL;
     harp_log("remote_session_over error=%d why=\"%s\" remedy=\"start the program again\"", -err,
              err == -EPROTO ? "what came is not of this protocol"
                             : "the worker or the link is gone");
+    return err;
 }
 
 static int reply_came(const struct harp_ring_record *record, const uint8_t *body)
@@ -205,7 +209,7 @@ static int read_all(bool wait)
     }
     s->reading = false;
     if (got < 0)
-        end_session(got);
+        harp_remote_over(got);
     if (s->waiters > 0)
         pthread_cond_broadcast(&s->changed);
     return s->over ? -EPIPE : 0;
@@ -247,7 +251,7 @@ int harp_remote_put(struct harp_ring_record *record, const void *body)
     }
     if (err == -EPIPE || err == -EPROTO) {
         pthread_mutex_lock(&s->answers);
-        end_session(err);
+        harp_remote_over(err);
         pthread_cond_broadcast(&s->changed);
         pthread_mutex_unlock(&s->answers);
         err = -EPIPE;

@@ -55,12 +55,15 @@ void harp_remote_cancel(uint64_t id);
 /* Bytes of which there are more than a region holds. The worker has been told of all of them, and
  * the lane's next call names them. */
 int harp_remote_send_all(struct harp_lane *lane, const void *data, uint64_t bytes, uint64_t *id);
-/* Of a call that has been answered: what it fetched is put in its place if it has succeeded. */
-void harp_remote_collect(uint64_t id, bool succeeded);
+/* Of a call that has been answered: what it fetched is put in its place if it has succeeded. `now`:
+ * it has to be there by then, else -EPROTO, and the session is over. */
+int harp_remote_collect(uint64_t id, bool succeeded, bool now);
 /* Until a transfer is over. */
 int harp_remote_await(uint64_t id);
 /* Until all are that fetch to any of these bytes. */
 int harp_remote_settle(const void *data, uint64_t bytes);
+/* Nothing that is still to come is written there: the program has been told of a failure. */
+void harp_remote_forget(const void *data, uint64_t bytes);
 /* What a call has lent: its caller's to free. NULL: there is no such thing. */
 uint8_t *harp_remote_lent(uint64_t id, uint64_t bytes);
 

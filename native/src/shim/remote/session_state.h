@@ -67,6 +67,9 @@ int harp_remote_announce(uint32_t lane, uint64_t id);
 int harp_remote_read(void);
 /* The same, but never by this thread: what it waits for is another's to do. */
 int harp_remote_wait(void);
+/* With `answers` held: the session has ended. Nothing is written to the program's memory any more
+ * but what was there before. Answers `err`. */
+int harp_remote_over(int err);
 /* With `answers` held: a record of bulk bytes. -EPROTO, -ENOMEM. */
 int harp_remote_bulk_came(const struct harp_ring_record *record, const uint8_t *body);
 
