@@ -107,6 +107,7 @@ static CUresult open_now(void)
         return failed(fd, err, text);
     if (s->ring.mapped != 0)
         madvise(s->ring.map, s->ring.mapped, MADV_DONTFORK);
+    s->sock = fd;
     s->ring.spin_us = harp_ring_spin_us(SPIN_US);
     ever = true;
     __atomic_store_n(&life->state, OPEN, __ATOMIC_RELEASE);
@@ -161,6 +162,7 @@ int harp_remote_over(int err)
     for (struct harp_moving *m = s->moving; m != NULL; m = m->next)
         if (!m->done)
             m->to = NULL;
+    shutdown(s->sock, SHUT_RDWR); /* who writes nonsense is not to wait for us */
     harp_log("remote_session_over error=%d why=\"%s\" remedy=\"start the program again\"", -err,
              err == -EPROTO ? "what came is not of this protocol"
                             : "the worker or the link is gone");

@@ -37,6 +37,7 @@ struct harp_gift { /* lent bytes, as they come in */
 
 struct harp_remote_session {
     struct harp_ring ring; /* set by open, before `state` is OPEN */
+    int sock;              /* the same */
 
     pthread_mutex_t put;                  /* guards putting, and the next two */
     uint64_t told[HARP_REMOTE_LANES];     /* id of the context that the worker's thread has */
