@@ -2,7 +2,8 @@
  *
  * Copies and fills. Bytes of this machine go through regions of the bulk area, in pieces of which
  * several are under way at a time; only the last piece is waited for, and only where a driver
- * waits. What cannot be wrong (memory of known allocations) is told, the rest asked.
+ * waits. What cannot be wrong (memory of known allocations) is told, the rest asked: of memory that
+ * is not known (variables, mapped memory, that of graphs) each piece.
  */
 #include <stdlib.h>
 
@@ -17,11 +18,11 @@ static void sure(CUdeviceptr at, uint64_t bytes)
         harp_remote_doubt();
 }
 
-/* What one piece holds; the last one is what is left. */
-static size_t piece(size_t left)
+/* What one piece holds; the last one is what is left. No host memory: the driver's to refuse. */
+static size_t piece(const void *data, size_t left)
 {
     size_t most = (size_t)harp_remote_piece();
-    return left < most ? left : most;
+    return data == NULL || left < most ? left : most;
 }
 
 static CUresult settled(const void *data, size_t bytes)
@@ -49,7 +50,7 @@ CUresult harp_remote_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost,
         r = settled(srcHost, ByteCount);
     bool known = srcHost != NULL && harp_remote_on_device(dstDevice, ByteCount);
     for (size_t at = 0; r == CUDA_SUCCESS;) {
-        size_t n = known ? piece(ByteCount - at) : ByteCount;
+        size_t n = piece(srcHost, ByteCount - at);
         bool last = at + n == ByteCount;
         if (known && (!last || ByteCount <= HARP_WIRE_INLINE_BYTES))
             harp_remote_hurry();
@@ -66,9 +67,9 @@ CUresult harp_remote_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_
     CUresult r = harp_remote_ready();
     bool known = dstHost != NULL && harp_remote_on_device(srcDevice, ByteCount);
     for (size_t at = 0; r == CUDA_SUCCESS;) {
-        size_t n = known ? piece(ByteCount - at) : ByteCount;
+        size_t n = piece(dstHost, ByteCount - at);
         bool last = at + n == ByteCount;
-        if (!last)
+        if (known && !last)
             harp_remote_hurry();
         r = harp_sent_cuMemcpyDtoH_v2((uint8_t *)dstHost + at, srcDevice + at, n);
         at += n;
@@ -91,7 +92,7 @@ CUresult harp_remote_cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *src
         r = settled(srcHost, ByteCount);
     bool known = srcHost != NULL && harp_remote_on_device(dstDevice, ByteCount);
     for (size_t at = 0; r == CUDA_SUCCESS;) {
-        size_t n = known ? piece(ByteCount - at) : ByteCount;
+        size_t n = piece(srcHost, ByteCount - at);
         if (!known)
             harp_remote_doubt();
         r = harp_sent_cuMemcpyHtoDAsync_v2(dstDevice + at, (const uint8_t *)srcHost + at, n,
@@ -110,7 +111,7 @@ CUresult harp_remote_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, 
     CUresult r = harp_remote_ready();
     bool known = dstHost != NULL && harp_remote_on_device(srcDevice, ByteCount);
     for (size_t at = 0; r == CUDA_SUCCESS;) {
-        size_t n = known ? piece(ByteCount - at) : ByteCount;
+        size_t n = piece(dstHost, ByteCount - at);
         if (!known)
             harp_remote_doubt();
         r = harp_sent_cuMemcpyDtoHAsync_v2((uint8_t *)dstHost + at, srcDevice + at, n, hStream);

@@ -156,6 +156,7 @@ void harp_remote_initialised(void)
 
 int harp_remote_over(int err)
 {
+    int saved = errno;
     if (s->over)
         return err;
     __atomic_store_n(&s->over, true, __ATOMIC_RELAXED);
@@ -166,6 +167,7 @@ int harp_remote_over(int err)
     harp_log("remote_session_over error=%d why=\"%s\" remedy=\"start the program again\"", -err,
              err == -EPROTO ? "what came is not of this protocol"
                             : "the worker or the link is gone");
+    errno = saved;
     return err;
 }
 
