@@ -126,13 +126,27 @@ CUresult harp_remote_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, 
 
 enum side { HOST, DEVICE };
 
-/* Memory that is none of the session's allocations is this machine's: or a variable's, which a
- * client copies by the calls that say so. */
-static enum side side_of(CUdeviceptr at)
+/* What is none of the allocations may be a variable, mapped memory, or a graph's: the worker knows
+ * all of the session's, and refuses what is none of it. That is this machine's. */
+static CUresult side_of(CUdeviceptr at, enum side *side)
 {
     bool on_device;
     struct harp_range range;
-    return harp_remote_range(at, &on_device, &range) && on_device ? DEVICE : HOST;
+    CUdeviceptr base;
+    size_t bytes;
+    CUresult r = CUDA_SUCCESS;
+    if (!harp_remote_range(at, &on_device, &range)) {
+        r = harp_sent_cuMemGetAddressRange_v2(&base, &bytes, at);
+        on_device = r == CUDA_SUCCESS || r == CUDA_ERROR_NOT_FOUND;
+    }
+    *side = on_device ? DEVICE : HOST;
+    return on_device || r == CUDA_ERROR_INVALID_VALUE ? CUDA_SUCCESS : r;
+}
+
+static CUresult sides(CUdeviceptr dst, CUdeviceptr src, enum side *to, enum side *from)
+{
+    CUresult r = side_of(dst, to);
+    return r == CUDA_SUCCESS ? side_of(src, from) : r;
 }
 
 static void *host(CUdeviceptr at)
@@ -142,7 +156,10 @@ static void *host(CUdeviceptr at)
 
 CUresult harp_remote_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
-    enum side to = side_of(dst), from = side_of(src);
+    enum side to, from;
+    CUresult r = sides(dst, src, &to, &from);
+    if (r != CUDA_SUCCESS)
+        return r;
     if (to == DEVICE && from == DEVICE) {
         harp_remote_doubt();
         return harp_sent_cuMemcpy(dst, src, ByteCount);
@@ -151,7 +168,7 @@ CUresult harp_remote_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount
         return harp_remote_cuMemcpyHtoD_v2(dst, host(src), ByteCount);
     if (from == DEVICE)
         return harp_remote_cuMemcpyDtoH_v2(host(dst), src, ByteCount);
-    CUresult r = harp_sent_cuStreamSynchronize(NULL);
+    r = harp_sent_cuStreamSynchronize(NULL);
     if (r == CUDA_SUCCESS)
         memmove(host(dst), host(src), ByteCount);
     return r;
@@ -160,7 +177,10 @@ CUresult harp_remote_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount
 CUresult harp_remote_cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount,
                                    CUstream hStream)
 {
-    enum side to = side_of(dst), from = side_of(src);
+    enum side to, from;
+    CUresult r = sides(dst, src, &to, &from);
+    if (r != CUDA_SUCCESS)
+        return r;
     if (to == DEVICE && from == DEVICE) {
         sure(dst, ByteCount);
         sure(src, ByteCount);
@@ -170,7 +190,7 @@ CUresult harp_remote_cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t Byte
         return harp_remote_cuMemcpyHtoDAsync_v2(dst, host(src), ByteCount, hStream);
     if (from == DEVICE)
         return harp_remote_cuMemcpyDtoHAsync_v2(host(dst), src, ByteCount, hStream);
-    CUresult r = harp_sent_cuStreamSynchronize(hStream);
+    r = harp_sent_cuStreamSynchronize(hStream);
     if (r == CUDA_SUCCESS)
         memmove(host(dst), host(src), ByteCount);
     return r;
