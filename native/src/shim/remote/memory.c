@@ -85,12 +85,26 @@ void harp_remote_add_memory(uint64_t base, uint64_t bytes)
     pthread_mutex_unlock(&lock);
 }
 
-bool harp_remote_drop_memory(uint64_t base)
+static bool drop(uint64_t base, struct harp_range *was)
 {
     pthread_mutex_lock(&lock);
-    bool was = harp_ranges_remove(&device, base);
+    const struct harp_range *r = harp_ranges_find(&device, base);
+    bool there = r != NULL && r->base == base;
+    if (there) {
+        *was = *r;
+        harp_ranges_remove(&device, base);
+    }
     pthread_mutex_unlock(&lock);
-    return was;
+    return there;
+}
+
+/* Before the call, for others may have its addresses as soon as that is made; and back if it was
+ * not. */
+static void undrop(const struct harp_range *range)
+{
+    pthread_mutex_lock(&lock);
+    harp_ranges_add(&device, range);
+    pthread_mutex_unlock(&lock);
 }
 
 void harp_remote_forget_memory(uint64_t ctx)
@@ -189,9 +203,14 @@ CUresult harp_remote_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_
 /* What is known to be one may be told; else the driver says what it is. */
 CUresult harp_remote_cuMemFree_v2(CUdeviceptr dptr)
 {
-    if (!harp_remote_drop_memory(dptr))
+    struct harp_range was;
+    bool known = drop(dptr, &was);
+    if (!known)
         harp_remote_doubt();
-    return harp_sent_cuMemFree_v2(dptr);
+    CUresult r = harp_sent_cuMemFree_v2(dptr);
+    if (r != CUDA_SUCCESS && known)
+        undrop(&was);
+    return r;
 }
 
 /* From pools: addresses that are not free here cannot be had again elsewhere, only given back. */
@@ -247,9 +266,14 @@ CUresult harp_remote_cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, 
 
 CUresult harp_remote_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
-    if (!harp_remote_drop_memory(dptr))
+    struct harp_range was;
+    bool known = drop(dptr, &was);
+    if (!known)
         harp_remote_doubt();
-    return harp_sent_cuMemFreeAsync(dptr, hStream);
+    CUresult r = harp_sent_cuMemFreeAsync(dptr, hStream);
+    if (r != CUDA_SUCCESS && known)
+        undrop(&was);
+    return r;
 }
 
 /* --- pinned memory ---------------------------------------------------------------------------- */

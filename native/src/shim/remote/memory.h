@@ -17,8 +17,6 @@ bool harp_remote_range(uint64_t address, bool *device, struct harp_range *out);
 /* New memory of the device, where the addresses are free here too: else -EEXIST. */
 int harp_remote_reserve(uint64_t base, uint64_t bytes);
 void harp_remote_add_memory(uint64_t base, uint64_t bytes);
-/* It is given back; false: it was none of ours. */
-bool harp_remote_drop_memory(uint64_t base);
 
 /* All that was allocated in a context is gone with it. */
 void harp_remote_forget_memory(uint64_t ctx);
