@@ -51,7 +51,7 @@ void harp_remote_jit_begin(struct harp_jit *jit, unsigned count, const CUjit_opt
 
 void harp_remote_jit_end(const struct harp_jit *jit)
 {
-    const struct harp_lane *lane = harp_lane();
+    const struct harp_lane *lane = harp_remote_ready() == CUDA_SUCCESS ? harp_lane() : NULL;
     if (lane == NULL)
         return;
     for (unsigned i = 0; i < 2; i++) {

@@ -8,8 +8,8 @@
 
 #include "src/shim/remote/state.h"
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the two below */
-static uint32_t threads[HARP_REMOTE_LANES];              /* that have a number; [0]: number 1 */
+/* That have a number; [0]: number 1. Atomic, and no lock: a child made by fork has threads, too. */
+static uint32_t threads[HARP_REMOTE_LANES];
 static bool key_made;
 static pthread_key_t key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -17,9 +17,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void lane_end(void *at)
 {
     struct harp_lane *lane = at;
-    pthread_mutex_lock(&lock);
-    threads[lane->number - 1]--;
-    pthread_mutex_unlock(&lock);
+    __atomic_sub_fetch(&threads[lane->number - 1], 1, __ATOMIC_RELAXED);
     free(lane->scratch);
     if (lane->lent_used == 0) /* else somebody may still read there */
         free(lane->lent);
@@ -31,17 +29,22 @@ static void make_key(void)
     key_made = pthread_key_create(&key, lane_end) == 0;
 }
 
-/* The first of those that the fewest threads have. */
+/* The first of those that the fewest threads have: unless another thread takes it meanwhile. */
 static uint32_t number(void)
 {
-    uint32_t best = 0;
-    pthread_mutex_lock(&lock);
-    for (uint32_t i = 1; i < HARP_REMOTE_LANES; i++)
-        if (threads[i] < threads[best])
-            best = i;
-    threads[best]++;
-    pthread_mutex_unlock(&lock);
-    return best + 1;
+    for (;;) {
+        uint32_t best = 0, fewest = UINT32_MAX;
+        for (uint32_t i = 0; i < HARP_REMOTE_LANES && fewest != 0; i++) {
+            uint32_t have = __atomic_load_n(&threads[i], __ATOMIC_RELAXED);
+            if (have < fewest) {
+                fewest = have;
+                best = i;
+            }
+        }
+        if (__atomic_compare_exchange_n(&threads[best], &fewest, fewest + 1, false,
+                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            return best + 1;
+    }
 }
 
 struct harp_lane *harp_lane(void)

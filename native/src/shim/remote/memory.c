@@ -28,6 +28,16 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the four belo
 static struct harp_ranges device, host, reserved;
 static uint64_t ids;
 
+/* In a child made by fork another thread may have had it, and never gives it back: who comes
+ * without having asked whether there is a session, asks here. */
+static bool locked(void)
+{
+    bool ready = harp_remote_ready() == CUDA_SUCCESS;
+    if (ready)
+        pthread_mutex_lock(&lock);
+    return ready;
+}
+
 /* --- addresses of the device ------------------------------------------------------------------ */
 
 /* A run of chunks that are not ours yet. Without room for it (ulimit -v) nothing is reserved, and
@@ -87,7 +97,8 @@ void harp_remote_add_memory(uint64_t base, uint64_t bytes)
 
 static bool drop(uint64_t base, struct harp_range *was)
 {
-    pthread_mutex_lock(&lock);
+    if (!locked())
+        return false;
     const struct harp_range *r = harp_ranges_find(&device, base);
     bool there = r != NULL && r->base == base;
     if (there) {
@@ -116,7 +127,8 @@ void harp_remote_forget_memory(uint64_t ctx)
 
 bool harp_remote_on_device(uint64_t address, uint64_t bytes)
 {
-    pthread_mutex_lock(&lock);
+    if (!locked())
+        return false;
     bool there = harp_ranges_hold(&device, address, bytes);
     pthread_mutex_unlock(&lock);
     return there;
@@ -124,7 +136,8 @@ bool harp_remote_on_device(uint64_t address, uint64_t bytes)
 
 bool harp_remote_pinned(const void *data, uint64_t bytes)
 {
-    pthread_mutex_lock(&lock);
+    if (!locked())
+        return false;
     bool there = harp_ranges_hold(&host, (uintptr_t)data, bytes);
     pthread_mutex_unlock(&lock);
     return there;
@@ -132,7 +145,8 @@ bool harp_remote_pinned(const void *data, uint64_t bytes)
 
 bool harp_remote_range(uint64_t address, bool *on_device, struct harp_range *out)
 {
-    pthread_mutex_lock(&lock);
+    if (!locked())
+        return false;
     const struct harp_range *r = harp_ranges_find(&device, address);
     *on_device = r != NULL;
     if (r == NULL)
