@@ -170,6 +170,14 @@ CUresult harp_remote_cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hG
                                             nodeParams);
 }
 
+/* A ticket is the node's, if there is one. */
+static CUresult ticketed(CUresult r, CUhostFn ticket)
+{
+    if (r != CUDA_SUCCESS)
+        harp_remote_ticket_end((uintptr_t)ticket);
+    return r;
+}
+
 /* --- nodes of any type ------------------------------------------------------------------------ */
 
 /* What of `given` has to be prepared; the others go as they are. */
@@ -191,6 +199,7 @@ static CUresult from_any(struct node *n, const CUgraphNodeParams *given, CUgraph
         uint64_t ticket = 0;
         r = harp_remote_ticket(given->host.fn, given->host.userData, true, &ticket);
         out->host.fn = (CUhostFn)(uintptr_t)ticket;
+        out->host.userData = NULL; /* the ticket knows it */
     }
     return r;
 }
@@ -199,9 +208,11 @@ static CUresult from_any(struct node *n, const CUgraphNodeParams *given, CUgraph
 static CUresult answered(const struct node *n, CUresult r, const CUgraphNodeParams *sent,
                          CUgraphNodeParams *given)
 {
+    if (given->type == CU_GRAPH_NODE_TYPE_HOST)
+        return ticketed(r, sent->host.fn);
     if (r == CUDA_SUCCESS && given->type == CU_GRAPH_NODE_TYPE_KERNEL)
         return accepted(n, r);
-    if (r == CUDA_SUCCESS && given->type != CU_GRAPH_NODE_TYPE_HOST)
+    if (r == CUDA_SUCCESS)
         *given = *sent;
     return r;
 }
@@ -275,7 +286,8 @@ CUresult harp_remote_cuGraphAddHostNode(CUgraphNode *phGraphNode, CUgraph hGraph
     CUresult r = from_host(&ours, nodeParams);
     if (r != CUDA_SUCCESS)
         return r;
-    return harp_sent_cuGraphAddHostNode(phGraphNode, hGraph, dependencies, numDependencies, &ours);
+    r = harp_sent_cuGraphAddHostNode(phGraphNode, hGraph, dependencies, numDependencies, &ours);
+    return ticketed(r, ours.fn);
 }
 
 CUresult harp_remote_cuGraphHostNodeSetParams(CUgraphNode hNode,
@@ -283,7 +295,9 @@ CUresult harp_remote_cuGraphHostNodeSetParams(CUgraphNode hNode,
 {
     CUDA_HOST_NODE_PARAMS ours;
     CUresult r = from_host(&ours, nodeParams);
-    return r != CUDA_SUCCESS ? r : harp_sent_cuGraphHostNodeSetParams(hNode, &ours);
+    if (r != CUDA_SUCCESS)
+        return r;
+    return ticketed(harp_sent_cuGraphHostNodeSetParams(hNode, &ours), ours.fn);
 }
 
 CUresult harp_remote_cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
@@ -291,7 +305,9 @@ CUresult harp_remote_cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgrap
 {
     CUDA_HOST_NODE_PARAMS ours;
     CUresult r = from_host(&ours, nodeParams);
-    return r != CUDA_SUCCESS ? r : harp_sent_cuGraphExecHostNodeSetParams(hGraphExec, hNode, &ours);
+    if (r != CUDA_SUCCESS)
+        return r;
+    return ticketed(harp_sent_cuGraphExecHostNodeSetParams(hGraphExec, hNode, &ours), ours.fn);
 }
 
 CUresult harp_remote_cuGraphHostNodeGetParams(CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *nodeParams)

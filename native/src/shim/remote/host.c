@@ -52,7 +52,7 @@ void harp_remote_ticket_of(uint64_t number, CUhostFn *fn, void **data)
 
 /* --- running ---------------------------------------------------------------------------------- */
 
-static void drop(uint64_t number)
+void harp_remote_ticket_end(uint64_t number)
 {
     pthread_mutex_lock(&lock);
     struct ticket **at = find(number), *gone = *at;
@@ -84,7 +84,7 @@ static void run_one(const struct call *c)
     else if (t.fn != NULL)
         t.fn(t.data);
     if (found != NULL && !t.kept)
-        drop(c->ticket);
+        harp_remote_ticket_end(c->ticket);
 }
 
 static int answer(const struct call *c)
@@ -173,7 +173,7 @@ CUresult harp_remote_ticket(CUhostFn fn, void *data, bool kept, uint64_t *ticket
 static CUresult dropped(CUresult r, uint64_t ticket)
 {
     if (r != CUDA_SUCCESS)
-        drop(ticket);
+        harp_remote_ticket_end(ticket);
     return r;
 }
 

@@ -10,6 +10,8 @@
 
 /* A number that stands for a function; `kept`: it may be called again and again. */
 CUresult harp_remote_ticket(CUhostFn fn, void *data, bool kept, uint64_t *ticket);
+/* Nobody will call it. */
+void harp_remote_ticket_end(uint64_t ticket);
 void harp_remote_ticket_of(uint64_t ticket, CUhostFn *fn, void **data);
 /* Whether some function may still run, and write to the program's memory. */
 bool harp_remote_host_may_write(void);
