@@ -71,6 +71,37 @@ static void ended_handles_stay_unknown(void)
     }
 }
 
+static struct harp_thing *made_in(enum harp_handle kind, const struct harp_thing *in)
+{
+    struct harp_thing *thing = harp_thing_add(kind, harp_thing_mint(), in == NULL ? 0 : in->id);
+    CHECK(thing != NULL);
+    return thing;
+}
+
+/* With a context its modules end, their functions, and what was made of those; nothing else. */
+static void all_that_was_made_in_it_ends(void)
+{
+    struct harp_thing *a = made_in(HARP_HANDLE_CUcontext, NULL);
+    struct harp_thing *b = made_in(HARP_HANDLE_CUcontext, NULL);
+    /* a record is used again: what is made in it may lie before it */
+    struct harp_thing *f = made_in(HARP_HANDLE_CUfunction, NULL);
+    struct harp_thing *m = made_in(HARP_HANDLE_CUmodule, a);
+    struct harp_thing *other = made_in(HARP_HANDLE_CUmodule, b);
+    struct harp_thing *g = made_in(HARP_HANDLE_CUfunction, other);
+    f->owner = m->id;
+    uint64_t id = a->id;
+    harp_thing_end(a);
+    harp_thing_end_owned(id);
+    CHECK(harp_thing_of(HARP_HANDLE_CUmodule, value(m)) == NULL);
+    CHECK(harp_thing_of(HARP_HANDLE_CUfunction, value(f)) == NULL);
+    CHECK(harp_thing_of(HARP_HANDLE_CUmodule, value(other)) == other);
+    CHECK(harp_thing_of(HARP_HANDLE_CUfunction, value(g)) == g);
+    CHECK(harp_thing_of(HARP_HANDLE_CUcontext, value(b)) == b);
+    harp_thing_end(g);
+    harp_thing_end(other);
+    harp_thing_end(b);
+}
+
 static void *in_thread(void *number)
 {
     struct harp_lane *lane = harp_lane();
@@ -143,6 +174,7 @@ int main(void)
 {
     handles();
     ended_handles_stay_unknown();
+    all_that_was_made_in_it_ends();
     stacks();
     ranges();
     return 0;

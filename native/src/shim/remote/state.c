@@ -214,17 +214,50 @@ void harp_thing_end(struct harp_thing *thing)
     pthread_mutex_unlock(&things.lock);
 }
 
-void harp_thing_end_owned(uint64_t owner)
+bool harp_handle_owns(enum harp_handle kind)
 {
-    pthread_mutex_lock(&things.lock);
+    switch (kind) {
+    case HARP_HANDLE_CUcontext:
+    case HARP_HANDLE_CUmodule:
+    case HARP_HANDLE_CUlibrary:
+    case HARP_HANDLE_CUkernel:
+    case HARP_HANDLE_CUgraph:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Whether it was made in this one, or in what has ended: ids are never used again. */
+static bool owned(const struct harp_thing *thing, uint64_t owner)
+{
+    uint32_t at;
+    return thing->kind != 0 && thing->owner != 0 &&
+           (thing->owner == owner || find(thing->owner, &at) == NULL);
+}
+
+/* One look at all records. Whether something ended that may own others. */
+static bool end_all(uint64_t owner)
+{
+    bool again = false;
     uint32_t left = things.used;
     for (unsigned i = 0; left > 0; i++) {
         uint32_t here = left < slab_records(i) ? left : slab_records(i);
-        for (uint32_t k = 0; k < here; k++) /* what it owns may own others: functions of modules */
-            if (things.slab[i][k].kind != 0 && things.slab[i][k].owner == owner)
-                end(&things.slab[i][k]);
+        for (struct harp_thing *t = things.slab[i]; t < things.slab[i] + here; t++)
+            if (owned(t, owner)) {
+                again |= harp_handle_owns((enum harp_handle)t->kind);
+                end(t);
+            }
         left -= here;
     }
+    return again;
+}
+
+void harp_thing_end_owned(uint64_t owner)
+{
+    pthread_mutex_lock(&things.lock);
+    while (end_all(owner)) /* functions of modules of the context */
+        ;
     pthread_mutex_unlock(&things.lock);
 }
 

@@ -36,8 +36,10 @@ struct harp_thing *harp_thing_of(enum harp_handle kind, uint64_t value);
 struct harp_thing *harp_thing_by_id(enum harp_handle kind, uint64_t id, bool make);
 /* It has ended: its handle is nobody's, its memory will be another's later. */
 void harp_thing_end(struct harp_thing *thing);
-/* And so have all that were made in it. */
+/* And so have all that were made in it, and in those. It looks at every record. */
 void harp_thing_end_owned(uint64_t owner);
+/* Whether others can be made in one of this kind. */
+bool harp_handle_owns(enum harp_handle kind);
 /* What a driver answers of a handle that is none of this kind. */
 CUresult harp_thing_missing(enum harp_handle kind);
 /* A new id: 3 to 2^63 - 1, in order. */
