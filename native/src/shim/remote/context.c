@@ -141,12 +141,14 @@ uint32_t harp_remote_contexts_ended(void)
 void harp_remote_end(struct harp_thing *thing)
 {
     uint64_t id = thing->id;
+    bool owner = harp_handle_owns((enum harp_handle)thing->kind);
     if (thing->kind == HARP_HANDLE_CUcontext) {
         __atomic_add_fetch(&ended, 1, __ATOMIC_RELAXED);
         harp_remote_forget_memory(id);
     }
     harp_thing_end(thing);
-    harp_thing_end_owned(id);
+    if (owner)
+        harp_thing_end_owned(id);
 }
 
 static void gone(struct harp_lane *lane, uint64_t id)
