@@ -71,9 +71,11 @@ bool harp_lane_lends(struct harp_lane *lane, uint64_t bytes)
     if (lane->lent_size - lane->lent_used >= bytes)
         return true;
     uint64_t size = bytes > HARP_REMOTE_LENT ? bytes : HARP_REMOTE_LENT;
-    uint8_t *more = malloc(size); /* the one before stays: somebody may still read there */
+    uint8_t *more = malloc(size); /* one that is used stays: somebody may still read there */
     if (more == NULL)
         return false;
+    if (lane->lent_used == 0)
+        free(lane->lent);
     lane->lent = more;
     lane->lent_size = size;
     lane->lent_used = 0;
