@@ -5,7 +5,8 @@
 #include <signal.h>
 #include <time.h>
 
-bool harp_thread_start(void *(*run)(void *))
+/* `stack` 0: as large as the program's own threads have. */
+static bool start(void *(*run)(void *), size_t stack)
 {
     pthread_attr_t attr;
     pthread_t thread;
@@ -13,7 +14,8 @@ bool harp_thread_start(void *(*run)(void *))
     sigfillset(&all);
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, 256 << 10); /* drivers want some stack in a query */
+    if (stack != 0)
+        pthread_attr_setstacksize(&attr, stack);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = pthread_create(&thread, &attr, run, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -21,6 +23,16 @@ bool harp_thread_start(void *(*run)(void *))
     if (error != 0)
         errno = error;
     return error == 0;
+}
+
+bool harp_thread_start(void *(*run)(void *))
+{
+    return start(run, 256 << 10); /* drivers want some stack in a query */
+}
+
+bool harp_thread_start_roomy(void *(*run)(void *))
+{
+    return start(run, 0);
 }
 
 void harp_wait_ns(pthread_cond_t *on, pthread_mutex_t *lock, uint64_t ns)

@@ -153,7 +153,7 @@ static CUresult take(CUhostFn fn, CUstreamCallback callback, void *data, bool ke
     *number = t->number;
     pthread_mutex_lock(&lock);
     if (!running)
-        running = harp_thread_start(run);
+        running = harp_thread_start_roomy(run);
     bool runs = running;
     if (runs) {
         t->next = tickets;
