@@ -151,6 +151,7 @@ static CUresult take(CUhostFn fn, CUstreamCallback callback, void *data, bool ke
     *t = (struct ticket){
         .number = harp_thing_mint(), .fn = fn, .callback = callback, .data = data, .kept = kept};
     *number = t->number;
+    int saved = errno;
     pthread_mutex_lock(&lock);
     if (!running)
         running = harp_thread_start_roomy(run);
@@ -162,6 +163,7 @@ static CUresult take(CUhostFn fn, CUstreamCallback callback, void *data, bool ke
         free(t);
     }
     pthread_mutex_unlock(&lock);
+    errno = saved;
     return runs ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 

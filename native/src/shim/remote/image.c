@@ -260,7 +260,7 @@ static bool whole(const char *data, size_t bytes)
            elf_bytes((const unsigned char *)data) <= bytes;
 }
 
-CUresult harp_remote_read_file(const char *name, char **data, size_t *bytes)
+static CUresult read_file(const char *name, char **data, size_t *bytes)
 {
     struct stat st;
     int fd = open(name, O_RDONLY | O_CLOEXEC | O_NOCTTY);
@@ -286,6 +286,14 @@ CUresult harp_remote_read_file(const char *name, char **data, size_t *bytes)
     free(*data);
     *data = NULL;
     return CUDA_ERROR_INVALID_IMAGE;
+}
+
+CUresult harp_remote_read_file(const char *name, char **data, size_t *bytes)
+{
+    int saved = errno;
+    CUresult r = read_file(name, data, bytes);
+    errno = saved;
+    return r;
 }
 
 CUresult harp_remote_cuModuleLoad(CUmodule *module, const char *fname)
