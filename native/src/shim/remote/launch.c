@@ -19,16 +19,19 @@
 
 struct shape {
     uint32_t block[3], shared, bytes;
-    uint64_t ctx; /* 0: none yet */
+    uint32_t limits; /* as they were */
+    uint64_t ctx;    /* 0: none yet */
 };
 
 struct function { /* facts of a CUfunction or CUkernel */
     struct shape went[SHAPES];
     unsigned next;
+    unsigned allowed;          /* 1 more than the shared memory that the program has said; atomic */
     struct harp_layout layout; /* last: it has its parameters behind it */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards shapes, and making facts */
+static uint32_t limits; /* how often an attribute may have made some launch too large; atomic */
 
 /* --- layouts ---------------------------------------------------------------------------------- */
 
@@ -166,7 +169,7 @@ static uint64_t context_of(CUstream stream)
 static bool same(const struct shape *a, const struct shape *b)
 {
     return a->ctx == b->ctx && a->bytes == b->bytes && a->shared == b->shared &&
-           memcmp(a->block, b->block, sizeof a->block) == 0;
+           a->limits == b->limits && memcmp(a->block, b->block, sizeof a->block) == 0;
 }
 
 static bool has_gone(struct function *f, const struct shape *shape)
@@ -202,7 +205,10 @@ static bool within(uint64_t ctx, const uint32_t grid[3])
 
 static struct shape shape_of(const struct harp_launch *l)
 {
-    struct shape shape = {.shared = l->shared, .bytes = (uint32_t)l->packed.bytes, .ctx = l->ctx};
+    struct shape shape = {.shared = l->shared,
+                          .bytes = (uint32_t)l->packed.bytes,
+                          .limits = __atomic_load_n(&limits, __ATOMIC_RELAXED),
+                          .ctx = l->ctx};
     memcpy(shape.block, l->block, sizeof shape.block);
     return shape;
 }
@@ -251,6 +257,34 @@ void **harp_remote_unpack(CUfunction f, const struct harp_wire_packed *packed)
         if (l->param[i].offset + l->param[i].bytes <= packed->bytes)
             params[i] = (void *)(uintptr_t)(data + l->param[i].offset);
     return params;
+}
+
+/* What went may be refused now, by whatever handle: each shape is asked again. Not where a program
+ * says before each launch what it has said before. */
+static CUresult limited(const void *f, CUfunction_attribute attribute, int value, CUresult r)
+{
+    const struct harp_thing *thing = harp_thing_of(HARP_HANDLE_CUfunction, (uintptr_t)f);
+    struct function *known =
+        thing == NULL ? NULL : __atomic_load_n((struct function **)&thing->facts, __ATOMIC_ACQUIRE);
+    bool shared = attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    if (r != CUDA_SUCCESS || attribute == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT)
+        return r;
+    unsigned now = (unsigned)value + 1;
+    if (!shared || known == NULL ||
+        __atomic_exchange_n(&known->allowed, now, __ATOMIC_RELAXED) != now)
+        __atomic_add_fetch(&limits, 1, __ATOMIC_RELAXED);
+    return r;
+}
+
+CUresult harp_remote_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
+{
+    return limited(hfunc, attrib, value, harp_sent_cuFuncSetAttribute(hfunc, attrib, value));
+}
+
+CUresult harp_remote_cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel,
+                                          CUdevice dev)
+{
+    return limited(kernel, attrib, val, harp_sent_cuKernelSetAttribute(attrib, val, kernel, dev));
 }
 
 /* --- calls ------------------------------------------------------------------------------------ */
