@@ -233,16 +233,26 @@ CUresult harp_remote_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
     return r;
 }
 
+/* Takes one away, if there is one. How many there were. */
+static uint32_t release(struct harp_thing *thing)
+{
+    uint32_t uses = thing == NULL ? 0 : __atomic_load_n(&thing->uses, __ATOMIC_RELAXED);
+    while (uses > 0 && !__atomic_compare_exchange_n(&thing->uses, &uses, uses - 1, false,
+                                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+    return uses;
+}
+
 /* The last release ends what is in the context: whoever asks afterwards shall find it so. */
 CUresult harp_remote_cuDevicePrimaryCtxRelease_v2(CUdevice dev)
 {
     struct harp_thing *thing = primary_of(dev);
-    uint32_t uses = thing == NULL ? 0 : __atomic_load_n(&thing->uses, __ATOMIC_RELAXED);
+    uint32_t uses = release(thing);
     if (uses < 2)
         harp_remote_doubt();
     CUresult r = harp_sent_cuDevicePrimaryCtxRelease_v2(dev);
-    if (r == CUDA_SUCCESS && uses > 0)
-        __atomic_sub_fetch(&thing->uses, 1, __ATOMIC_RELAXED);
+    if (r != CUDA_SUCCESS && uses > 0)
+        __atomic_add_fetch(&thing->uses, 1, __ATOMIC_RELAXED);
     if (r == CUDA_SUCCESS && uses == 1)
         emptied(thing);
     return r;
