@@ -32,10 +32,7 @@ static uint64_t ids;
  * without having asked whether there is a session, asks here. */
 static bool locked(void)
 {
-    bool ready = harp_remote_ready() == CUDA_SUCCESS;
-    if (ready)
-        pthread_mutex_lock(&lock);
-    return ready;
+    return harp_remote_ready() == CUDA_SUCCESS && pthread_mutex_lock(&lock) == 0;
 }
 
 /* --- addresses of the device ------------------------------------------------------------------ */
@@ -95,27 +92,33 @@ void harp_remote_add_memory(uint64_t base, uint64_t bytes)
     pthread_mutex_unlock(&lock);
 }
 
-static bool drop(uint64_t base, struct harp_range *was)
+/* Before the call, for others may have its addresses as soon as that is made. None of ours (bytes
+ * 0): the driver is asked what it is. */
+static struct harp_range drop(uint64_t base)
 {
+    struct harp_range was = {.bytes = 0};
     if (!locked())
-        return false;
+        return was;
     const struct harp_range *r = harp_ranges_find(&device, base);
-    bool there = r != NULL && r->base == base;
-    if (there) {
-        *was = *r;
+    if (r != NULL && r->base == base) {
+        was = *r;
         harp_ranges_remove(&device, base);
     }
     pthread_mutex_unlock(&lock);
-    return there;
+    if (was.bytes == 0)
+        harp_remote_doubt();
+    return was;
 }
 
-/* Before the call, for others may have its addresses as soon as that is made; and back if it was
- * not. */
-static void undrop(const struct harp_range *range)
+/* It is still there if it could not be given back. */
+static CUresult dropped(const struct harp_range *was, CUresult r)
 {
+    if (r == CUDA_SUCCESS || was->bytes == 0)
+        return r;
     pthread_mutex_lock(&lock);
-    harp_ranges_add(&device, range);
+    harp_ranges_add(&device, was);
     pthread_mutex_unlock(&lock);
+    return r;
 }
 
 void harp_remote_forget_memory(uint64_t ctx)
@@ -214,17 +217,10 @@ CUresult harp_remote_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_
     return alloc(dptr, WidthInBytes, pPitch, Height, ElementSizeBytes);
 }
 
-/* What is known to be one may be told; else the driver says what it is. */
 CUresult harp_remote_cuMemFree_v2(CUdeviceptr dptr)
 {
-    struct harp_range was;
-    bool known = drop(dptr, &was);
-    if (!known)
-        harp_remote_doubt();
-    CUresult r = harp_sent_cuMemFree_v2(dptr);
-    if (r != CUDA_SUCCESS && known)
-        undrop(&was);
-    return r;
+    struct harp_range was = drop(dptr);
+    return dropped(&was, harp_sent_cuMemFree_v2(dptr));
 }
 
 /* From pools: addresses that are not free here cannot be had again elsewhere, only given back. */
@@ -280,14 +276,8 @@ CUresult harp_remote_cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, 
 
 CUresult harp_remote_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
-    struct harp_range was;
-    bool known = drop(dptr, &was);
-    if (!known)
-        harp_remote_doubt();
-    CUresult r = harp_sent_cuMemFreeAsync(dptr, hStream);
-    if (r != CUDA_SUCCESS && known)
-        undrop(&was);
-    return r;
+    struct harp_range was = drop(dptr);
+    return dropped(&was, harp_sent_cuMemFreeAsync(dptr, hStream));
 }
 
 /* --- pinned memory ---------------------------------------------------------------------------- */
