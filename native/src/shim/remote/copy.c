@@ -5,7 +5,7 @@
  * waits. What cannot be wrong (memory of known allocations) is told, the rest asked: of memory that
  * is not known (variables, mapped memory, that of graphs) each piece.
  */
-#include <stdlib.h>
+#include "src/shim/remote/copy.h"
 
 #include "src/shim/remote/calls.h"
 #include "src/shim/remote/host.h"
@@ -30,8 +30,16 @@ static CUresult settled(const void *data, size_t bytes)
     return harp_remote_settle(data, bytes) == 0 ? CUDA_SUCCESS : CUDA_ERROR_DEVICE_UNAVAILABLE;
 }
 
-/* What nobody may write to after the call: all bytes are there, or none will come any more. */
-static CUresult arrived(const void *data, size_t bytes, CUresult r)
+CUresult harp_remote_before_read(const void *data, size_t bytes, const CUstream *stream)
+{
+    CUresult r = harp_remote_ready();
+    if (r == CUDA_SUCCESS && stream != NULL && harp_remote_pinned(data, bytes) &&
+        !harp_remote_capturing(0) && harp_remote_host_may_write())
+        r = harp_sent_cuStreamSynchronize(*stream);
+    return r == CUDA_SUCCESS ? settled(data, bytes) : r;
+}
+
+CUresult harp_remote_arrived(const void *data, size_t bytes, CUresult r)
 {
     if (r == CUDA_SUCCESS)
         return settled(data, bytes);
@@ -40,14 +48,17 @@ static CUresult arrived(const void *data, size_t bytes, CUresult r)
     return r;
 }
 
+CUresult harp_remote_arrived_in_stream(const void *data, size_t bytes, CUresult r)
+{
+    return harp_remote_pinned(data, bytes) ? r : harp_remote_arrived(data, bytes, r);
+}
+
 /* --- to and from this machine ----------------------------------------------------------------- */
 
 /* Small ones need not wait: the bytes have been read, as a driver does it. */
 CUresult harp_remote_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
 {
-    CUresult r = harp_remote_ready();
-    if (r == CUDA_SUCCESS)
-        r = settled(srcHost, ByteCount);
+    CUresult r = harp_remote_before_read(srcHost, ByteCount, NULL);
     bool known = srcHost != NULL && harp_remote_on_device(dstDevice, ByteCount);
     for (size_t at = 0; r == CUDA_SUCCESS;) {
         size_t n = piece(srcHost, ByteCount - at);
@@ -76,7 +87,7 @@ CUresult harp_remote_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_
         if (last)
             break;
     }
-    return ByteCount > harp_remote_piece() ? arrived(dstHost, ByteCount, r) : r;
+    return ByteCount > harp_remote_piece() ? harp_remote_arrived(dstHost, ByteCount, r) : r;
 }
 
 /* The bytes are read now. What is still on its way to them, an earlier copy of the same stream it
@@ -84,12 +95,7 @@ CUresult harp_remote_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_
 CUresult harp_remote_cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *srcHost,
                                           size_t ByteCount, CUstream hStream)
 {
-    CUresult r = harp_remote_ready();
-    if (r == CUDA_SUCCESS && harp_remote_pinned(srcHost, ByteCount) && !harp_remote_capturing(0) &&
-        harp_remote_host_may_write())
-        r = harp_sent_cuStreamSynchronize(hStream);
-    if (r == CUDA_SUCCESS)
-        r = settled(srcHost, ByteCount);
+    CUresult r = harp_remote_before_read(srcHost, ByteCount, &hStream);
     bool known = srcHost != NULL && harp_remote_on_device(dstDevice, ByteCount);
     for (size_t at = 0; r == CUDA_SUCCESS;) {
         size_t n = piece(srcHost, ByteCount - at);
@@ -119,7 +125,63 @@ CUresult harp_remote_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, 
         if (at == ByteCount)
             break;
     }
-    return harp_remote_pinned(dstHost, ByteCount) ? r : arrived(dstHost, ByteCount, r);
+    return harp_remote_arrived_in_stream(dstHost, ByteCount, r);
+}
+
+/* --- arrays ----------------------------------------------------------------------------------- */
+
+CUresult harp_remote_cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void *srcHost,
+                                     size_t ByteCount)
+{
+    CUresult r = harp_remote_before_read(srcHost, ByteCount, NULL);
+    for (size_t at = 0, n; r == CUDA_SUCCESS; at += n) {
+        n = piece(srcHost, ByteCount - at);
+        r = harp_sent_cuMemcpyHtoA_v2(dstArray, dstOffset + at, (const uint8_t *)srcHost + at, n);
+        if (at + n == ByteCount)
+            break;
+    }
+    return r;
+}
+
+CUresult harp_remote_cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void *srcHost,
+                                          size_t ByteCount, CUstream hStream)
+{
+    CUresult r = harp_remote_before_read(srcHost, ByteCount, &hStream);
+    for (size_t at = 0, n; r == CUDA_SUCCESS; at += n) {
+        n = piece(srcHost, ByteCount - at);
+        r = harp_sent_cuMemcpyHtoAAsync_v2(dstArray, dstOffset + at, (const uint8_t *)srcHost + at,
+                                           n, hStream);
+        if (at + n == ByteCount)
+            break;
+    }
+    return r;
+}
+
+CUresult harp_remote_cuMemcpyAtoH_v2(void *dstHost, CUarray srcArray, size_t srcOffset,
+                                     size_t ByteCount)
+{
+    CUresult r = harp_remote_ready();
+    for (size_t at = 0, n; r == CUDA_SUCCESS; at += n) {
+        n = piece(dstHost, ByteCount - at);
+        r = harp_sent_cuMemcpyAtoH_v2((uint8_t *)dstHost + at, srcArray, srcOffset + at, n);
+        if (at + n == ByteCount)
+            break;
+    }
+    return r;
+}
+
+CUresult harp_remote_cuMemcpyAtoHAsync_v2(void *dstHost, CUarray srcArray, size_t srcOffset,
+                                          size_t ByteCount, CUstream hStream)
+{
+    CUresult r = harp_remote_ready();
+    for (size_t at = 0, n; r == CUDA_SUCCESS; at += n) {
+        n = piece(dstHost, ByteCount - at);
+        r = harp_sent_cuMemcpyAtoHAsync_v2((uint8_t *)dstHost + at, srcArray, srcOffset + at, n,
+                                           hStream);
+        if (at + n == ByteCount)
+            break;
+    }
+    return harp_remote_arrived_in_stream(dstHost, ByteCount, r);
 }
 
 /* --- by address alone ------------------------------------------------------------------------- */
