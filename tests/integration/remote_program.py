@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A driver-API program for a GPU elsewhere: adds vectors, and counts what it waited for.
 
-argv: `add` prints the counts as JSON; `chain` copies what a host function writes in the same
+argv: `add` prints the counts as JSON; `large` allocates 512 MiB, and prints what its last bytes are
+after a fill; `chain` copies what a host function writes in the same
 stream, and prints what arrived; `wait` prints "ready" after its first allocation and
 synchronises until that fails, then prints the code.
 """
@@ -133,6 +134,16 @@ def chain(gpu: Gpu) -> None:
     print(sorted(set(back)))
 
 
+def large(gpu: Gpu) -> None:
+    size, end = 512 << 20, 100
+    at = gpu.alloc(size)
+    last = c.c_uint64(at.value + size - end)
+    gpu.ok("cuMemsetD8_v2", last, c.c_ubyte(7), c.c_size_t(end))
+    back = (c.c_ubyte * end)()
+    gpu.ok("cuMemcpyDtoH_v2", back, last, c.c_size_t(end))
+    print(sorted(set(back)))
+
+
 def wait(gpu: Gpu) -> None:
     gpu.alloc(1 << 20)
     print("ready", flush=True)
@@ -143,10 +154,9 @@ def wait(gpu: Gpu) -> None:
 
 def main() -> None:
     gpu = Gpu()
-    if sys.argv[1] == "wait":
-        wait(gpu)
-    elif sys.argv[1] == "chain":
-        chain(gpu)
+    modes = {"wait": wait, "chain": chain, "large": large}
+    if mode := modes.get(sys.argv[1]):
+        mode(gpu)
     else:
         print(json.dumps(add(gpu, int(sys.argv[2]))))
 

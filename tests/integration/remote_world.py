@@ -7,6 +7,7 @@ import contextlib
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -55,6 +56,13 @@ class Serving:
             "LD_PRELOAD": str(library),
             "LD_LIBRARY_PATH": str(self._folder),
         }
+
+    def worker(self, timeout_s: float = 20) -> subprocess.Popen[bytes]:
+        """The first; a program may have its answers before it is in the list."""
+        until = time.monotonic() + timeout_s
+        while not self.workers and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.workers[0]
 
     def settle(self, timeout_s: float = 20) -> None:
         """All workers have gone; they do when their programs have."""

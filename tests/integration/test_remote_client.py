@@ -39,9 +39,9 @@ def env(served: Serving) -> dict[str, str]:
     return served.client_env(plain)
 
 
-def add(env: dict[str, str], count: int = 1000, **more: Any) -> dict[str, Any]:
+def run(env: dict[str, str], *argv: str, **more: Any) -> str:
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), "add", str(count)],
+        [sys.executable, str(PROGRAM), *argv],
         env=env,
         capture_output=True,
         text=True,
@@ -50,7 +50,11 @@ def add(env: dict[str, str], count: int = 1000, **more: Any) -> dict[str, Any]:
         **more,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
+    return done.stdout
+
+
+def add(env: dict[str, str], count: int = 1000) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(run(env, "add", str(count)))
     return told
 
 
@@ -84,14 +88,11 @@ def test_little_address_space_is_enough(env: dict[str, str]) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
 
-    told = add(env, preexec_fn=limit)
-    assert told["right"]
+    assert run(env, "large", preexec_fn=limit) == "[7]\n"
 
 
 def test_a_copy_takes_what_the_stream_wrote_before(env: dict[str, str]) -> None:
-    command = [sys.executable, str(PROGRAM), "chain"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (0, "[7]\n"), done.stderr
+    assert run(env, "chain") == "[7]\n"
 
 
 def ready(env: dict[str, str]) -> subprocess.Popen[str]:
@@ -105,7 +106,7 @@ def ready(env: dict[str, str]) -> subprocess.Popen[str]:
 
 def test_a_dead_worker_is_a_clean_error(served: Serving, env: dict[str, str]) -> None:
     child = ready(env)
-    served.workers[0].send_signal(signal.SIGKILL)
+    served.worker().send_signal(signal.SIGKILL)
     out, _ = child.communicate(timeout=30)
     assert (int(out), child.returncode) == (DEVICE_UNAVAILABLE, 0)
 
