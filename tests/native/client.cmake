@@ -12,11 +12,16 @@ add_test(NAME client_layout COMMAND client_layout_test)
 
 # Of libharp: the exported jumps, first use, and the remote backend; no gate.
 set(entry ${CMAKE_SOURCE_DIR}/src/shim/entry)
-add_executable(client_test ${CMAKE_CURRENT_LIST_DIR}/client_test.c
-                           ${CMAKE_CURRENT_LIST_DIR}/client_peer.c
-                           ${entry}/env.c ${entry}/loader.c ${entry}/entry.c
-                           ${CMAKE_SOURCE_DIR}/src/shim/gate/thread.c
-                           ${CMAKE_SOURCE_DIR}/generated/shim_table.c
-                           ${CMAKE_SOURCE_DIR}/generated/shim_stubs.S ${HARP_SHIM_REMOTE})
-target_link_libraries(client_test PRIVATE harp_options harp_sanitize pthread dl)
-add_test(NAME client COMMAND client_test)
+add_library(client_parts OBJECT ${CMAKE_CURRENT_LIST_DIR}/client_peer.c
+                                ${entry}/env.c ${entry}/loader.c ${entry}/entry.c
+                                ${CMAKE_SOURCE_DIR}/src/shim/gate/thread.c
+                                ${CMAKE_SOURCE_DIR}/generated/shim_table.c
+                                ${CMAKE_SOURCE_DIR}/generated/shim_stubs.S ${HARP_SHIM_REMOTE})
+target_link_libraries(client_parts PRIVATE harp_options harp_sanitize)
+foreach(name client client_copy client_guard)
+  add_executable(${name}_test ${CMAKE_CURRENT_LIST_DIR}/${name}_test.c
+                              $<TARGET_OBJECTS:client_parts>)
+  target_link_libraries(${name}_test PRIVATE harp_options harp_sanitize pthread dl)
+  add_test(NAME ${name} COMMAND ${name}_test)
+  set_tests_properties(${name} PROPERTIES TIMEOUT 120)
+endforeach()

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -136,7 +137,7 @@ static void call_came(struct peer *p, const struct harp_ring_record *record, uin
         call.result = p->answer(p, &call);
     }
     for (unsigned i = 0; i < 64; i++)
-        if (p->region[i].used)
+        if (p->region[i].used && !p->silent)
             done(p, i);
     if (p->gathered != NULL)
         all_done(p);
@@ -241,4 +242,25 @@ void peer_say(struct peer *p, uint32_t op, uint32_t lane, const uint64_t *args, 
         .bytes = (uint32_t)body.used, .op = op, .flags = flags, .lane = lane};
     put(p, &record, out);
     p->said = record.seq;
+}
+
+int peer_scenarios(const struct peer_scenario *all, size_t count, int argc, char **argv)
+{
+    int failed = 0;
+    for (size_t i = 0; i < count; i++) {
+        int status = 0;
+        if (argc > 1 && strcmp(argv[1], all[i].name) != 0)
+            continue;
+        pid_t pid = fork();
+        if (pid == 0) {
+            alarm(100);
+            all[i].run();
+            exit(0);
+        }
+        CHECK(waitpid(pid, &status, 0) == pid);
+        if (status != 0)
+            fprintf(stderr, "%s: %#x\n", all[i].name, (unsigned)status);
+        failed += status != 0;
+    }
+    return failed;
 }

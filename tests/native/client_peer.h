@@ -33,6 +33,7 @@ struct peer {
     uint32_t fail_op, fail_result;
     bool leave;    /* at the next record: as if killed */
     bool nonsense; /* the next reply is none */
+    bool silent;   /* it never says that it is done with a region */
     uint64_t said; /* seq of what was said last */
     struct {
         uint64_t id, offset, bytes;
@@ -56,5 +57,13 @@ unsigned peer_wanted(struct peer *peer);
 void peer_fail(struct peer *peer, uint32_t op, uint32_t result);
 /* Say something that nobody asked for; from `answer` only. */
 void peer_say(struct peer *peer, uint32_t op, uint32_t lane, const uint64_t *args, unsigned count);
+
+/* Each in a process of its own, which does not outlive two minutes: all, or the one that argv
+ * names. How many have failed. */
+struct peer_scenario {
+    const char *name;
+    void (*run)(void);
+};
+int peer_scenarios(const struct peer_scenario *all, size_t count, int argc, char **argv);
 
 #endif

@@ -478,7 +478,7 @@ static void called(void *data)
     pthread_mutex_lock(&host.lock);
     host.inside = cuCtxSynchronize();
     host.calls += *(int *)data;
-    pthread_cond_signal(&host.changed);
+    pthread_cond_broadcast(&host.changed);
     pthread_mutex_unlock(&host.lock);
 }
 
@@ -489,7 +489,7 @@ static void held(void *data)
     while (host.calls < 1000)
         pthread_cond_wait(&host.changed, &host.lock);
     host.calls++;
-    pthread_cond_signal(&host.changed);
+    pthread_cond_broadcast(&host.changed);
     pthread_mutex_unlock(&host.lock);
     (void)data;
 }
@@ -537,7 +537,7 @@ static void host_functions(void)
         CHECK(cuCtxSynchronize() == CUDA_SUCCESS);
     pthread_mutex_lock(&host.lock);
     host.calls = 1000;
-    pthread_cond_signal(&host.changed);
+    pthread_cond_broadcast(&host.changed);
     pthread_mutex_unlock(&host.lock);
     until(1001);
     while (peer_count(&peer, HARP_OP_harpHostCall, &last) < 203)
@@ -733,10 +733,7 @@ static void nobody(void)
     CHECK(cuDeviceGetCount(&n) == CUDA_ERROR_NOT_INITIALIZED);
 }
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} scenarios[] = {
+static const struct peer_scenario scenarios[] = {
     {"before_and_at_init", before_and_at_init},
     {"contexts", contexts},
     {"handles", handles},
@@ -756,20 +753,5 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    int failed = 0;
-    for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {
-        int status = 0;
-        if (argc > 1 && strcmp(argv[1], scenarios[i].name) != 0)
-            continue;
-        pid_t pid = fork();
-        if (pid == 0) {
-            scenarios[i].run();
-            exit(0);
-        }
-        CHECK(waitpid(pid, &status, 0) == pid);
-        if (status != 0)
-            fprintf(stderr, "%s: %#x\n", scenarios[i].name, (unsigned)status);
-        failed += status != 0;
-    }
-    return failed != 0;
+    return peer_scenarios(scenarios, sizeof scenarios / sizeof *scenarios, argc, argv);
 }
