@@ -174,7 +174,7 @@ int harp_remote_collect(uint64_t id, bool succeeded, bool now)
             deliver(m);
         drop(at);
     } else if (m != NULL) {
-        bool lied = succeeded && now && m->to != NULL;
+        bool lied = succeeded && now && m->held;
         m->held = false; /* the worker has not said so: it may still write there */
         if (lied || !succeeded)
             m->to = NULL;
