@@ -187,7 +187,7 @@ static bool deep;
 
 static __attribute__((noinline)) void needs_stack(void *data)
 {
-    volatile uint8_t much[2 * MIB];
+    volatile uint8_t much[MIB];
     for (size_t i = 0; i < sizeof much; i += 4096)
         much[i] = 1;
     __atomic_store_n(&deep, much[0] == 1, __ATOMIC_RELEASE);
