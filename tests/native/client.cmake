@@ -13,7 +13,7 @@ add_test(NAME client_layout COMMAND client_layout_test)
 # Of libharp: the exported jumps, first use, and the remote backend; no gate.
 set(entry ${CMAKE_SOURCE_DIR}/src/shim/entry)
 add_library(client_parts OBJECT ${CMAKE_CURRENT_LIST_DIR}/client_peer.c
-                                ${entry}/env.c ${entry}/loader.c ${entry}/entry.c
+                                ${entry}/env.c ${entry}/loader.c ${entry}/entry.c ${entry}/symbols.c
                                 ${CMAKE_SOURCE_DIR}/src/shim/gate/thread.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_table.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_stubs.S ${HARP_SHIM_REMOTE})
