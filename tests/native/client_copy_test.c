@@ -148,6 +148,13 @@ static CUstream begin(void)
     return s;
 }
 
+static void late(bool is)
+{
+    pthread_mutex_lock(&peer.lock);
+    peer.late = is;
+    pthread_mutex_unlock(&peer.lock);
+}
+
 /* Variables, mapped memory: the worker has them, this side has not heard of them. */
 static void of_unknown_memory(void)
 {
@@ -158,9 +165,11 @@ static void of_unknown_memory(void)
     CHECK(cuMemcpyDtoH_v2(down, UNKNOWN, n) == CUDA_SUCCESS && peer.pieces == 6);
     CHECK(memcmp(down, up, n) == 0);
     memset(down, 0, n);
+    late(true);
     CHECK(cuMemcpyHtoDAsync_v2(UNKNOWN + 16 * MIB, up, n, s) == CUDA_SUCCESS);
     CHECK(cuMemcpyDtoHAsync_v2(down, UNKNOWN + 16 * MIB, n, s) == CUDA_SUCCESS);
     CHECK(peer.pieces == 12 && memcmp(down, up, n) == 0);
+    late(false);
     /* What cannot be is found out by the first piece. */
     peer_fail(&peer, HARP_OP_cuMemcpyDtoH_v2, CUDA_ERROR_INVALID_VALUE);
     CHECK(cuMemcpyDtoH_v2(down, UNKNOWN, n) == CUDA_ERROR_INVALID_VALUE && peer.pieces == 13);
@@ -190,7 +199,9 @@ static void of_arrays(void)
     CHECK(cuMemcpyAtoH_v2(down, a, 64, n) == CUDA_SUCCESS && memcmp(down, up, n) == 0);
     memset(down, 0, n);
     /* To pageable memory it waits for the bytes. */
+    late(true);
     CHECK(cuMemcpyAtoHAsync_v2(down, a, 64, n, s) == CUDA_SUCCESS && memcmp(down, up, n) == 0);
+    late(false);
     /* What is on its way to pinned memory comes before that is read. */
     CHECK(cuMemAllocHost_v2(&pinned, MIB) == CUDA_SUCCESS);
     memcpy(device, up + MIB, MIB);
@@ -244,11 +255,13 @@ static void of_rectangles(void)
     void *pinned = NULL;
     const CUstream streams[] = {NULL, s};
     for (int i = 0; i < 2; i++) {
+        late(i == 1);
         there_and_back(1000, 9, 1000, streams[i]);
         there_and_back(MIB + 3, 11, MIB + 3, streams[i]); /* three rows at a time */
         there_and_back(MIB, 11, MIB + 100, streams[i]);   /* not packed */
         there_and_back(5 * MIB, 3, 5 * MIB, streams[i]);  /* a row in two blocks */
     }
+    late(false);
     /* What is on its way to pinned memory comes before that is read. */
     CHECK(cuMemAllocHost_v2(&pinned, MIB) == CUDA_SUCCESS);
     const CUDA_MEMCPY2D on = {.srcMemoryType = CU_MEMORYTYPE_HOST,

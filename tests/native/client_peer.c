@@ -58,6 +58,14 @@ static void done(struct peer *p, unsigned i)
     put(p, &record, &region);
 }
 
+/* With what the last call has named. */
+static void named_done(struct peer *p)
+{
+    for (unsigned i = 0; i < 64; i++)
+        if (p->region[i].used && !p->silent)
+            done(p, i);
+}
+
 /* And with all of what came in pieces. */
 static void all_done(struct peer *p)
 {
@@ -136,14 +144,17 @@ static void call_came(struct peer *p, const struct harp_ring_record *record, uin
     } else {
         call.result = p->answer(p, &call);
     }
-    for (unsigned i = 0; i < 64; i++)
-        if (p->region[i].used && !p->silent)
-            done(p, i);
+    if (!p->late)
+        named_done(p);
     if (p->gathered != NULL)
         all_done(p);
     if (record->flags & HARP_FRAME_WANTED) {
         p->wanted++;
         reply(p, &call, &side, record);
+    }
+    if (p->late) {
+        usleep(5000); /* who does not wait for it is gone by then */
+        named_done(p);
     }
 }
 

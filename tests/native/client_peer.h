@@ -34,6 +34,7 @@ struct peer {
     bool leave;    /* at the next record: as if killed */
     bool nonsense; /* the next reply is none */
     bool silent;   /* it never says that it is done with a region */
+    bool late;     /* it says so after the reply, as of a copy that its stream has not reached */
     uint64_t said; /* seq of what was said last */
     struct {
         uint64_t id, offset, bytes;
