@@ -2,9 +2,9 @@
 """A driver-API program for a GPU elsewhere: adds vectors, and counts what it waited for.
 
 argv: `add` prints the counts as JSON; `large` allocates 512 MiB, and prints what its last bytes are
-after a fill; `chain` copies what a host function writes in the same
-stream, and prints what arrived; `wait` prints "ready" after its first allocation and
-synchronises until that fails, then prints the code.
+after a fill; `variable` copies to a module's variable and back, and prints whether it is the same;
+`chain` copies what a host function writes in the same stream, and prints what arrived; `wait`
+prints "ready" after its first allocation and synchronises until that fails, then prints the code.
 """
 
 from __future__ import annotations
@@ -44,6 +44,15 @@ PTX = b"""
 done:
     ret;
 }
+"""
+
+
+VARIABLE = b"""
+.version 7.8
+.target sm_80
+.address_size 64
+.visible .global .align 4 .b8 large[10000000];
+.visible .entry none() { ret; }
 """
 
 
@@ -144,6 +153,20 @@ def large(gpu: Gpu) -> None:
     print(sorted(set(back)))
 
 
+def variable(gpu: Gpu) -> None:
+    """More than one region holds, at an address that only the worker knows."""
+    module, at, size = c.c_void_p(), c.c_uint64(), c.c_size_t()
+    gpu.ok("cuModuleLoadData", c.byref(module), VARIABLE)
+    gpu.ok("cuModuleGetGlobal_v2", c.byref(at), c.byref(size), module, b"large")
+    data = bytes(i * 7 % 251 for i in range(size.value))
+    there, back, again = (c.create_string_buffer(size.value) for _ in range(3))
+    c.memmove(there, data, size.value)
+    gpu.ok("cuMemcpy", at, c.c_uint64(c.addressof(there)), size)
+    gpu.ok("cuMemcpyDtoH_v2", back, at, size)
+    gpu.ok("cuMemcpyAsync", c.c_uint64(c.addressof(again)), at, size, None)
+    print(back.raw == data, again.raw == data)
+
+
 def wait(gpu: Gpu) -> None:
     gpu.alloc(1 << 20)
     print("ready", flush=True)
@@ -154,7 +177,7 @@ def wait(gpu: Gpu) -> None:
 
 def main() -> None:
     gpu = Gpu()
-    modes = {"wait": wait, "chain": chain, "large": large}
+    modes = {"wait": wait, "chain": chain, "large": large, "variable": variable}
     if mode := modes.get(sys.argv[1]):
         mode(gpu)
     else:
