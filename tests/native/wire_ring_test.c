@@ -457,6 +457,23 @@ static void test_the_second_is_woken_when_the_first_is_away(void)
 
 #ifndef __SANITIZE_THREAD__
 
+static void test_a_stray_byte_hides_no_end(void)
+{
+    struct harp_ring ring;
+    int memfd, sock[2];
+    CHECK(harp_ring_make(&ring, &small, &memfd) == 0);
+    close(memfd);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) == 0);
+    ring.sock = sock[0];
+    CHECK(!harp_ring_gone(&ring));
+    CHECK(send(sock[1], "x", 1, MSG_NOSIGNAL) == 1);
+    close(sock[1]);
+    CHECK(harp_ring_gone(&ring));
+    CHECK(harp_ring_wait(&ring, HARP_RING_FIRST, 20000) == -EPIPE);
+    harp_ring_close(&ring);
+    close(sock[0]);
+}
+
 static struct harp_table_id own;
 static char own_text[HARP_TABLE_TEXT];
 
@@ -616,6 +633,7 @@ int main(void)
     harp_table_own(&own, "1.2.3");
     harp_table_put(own_text, &own);
     test_two_processes_wake_each_other();
+    test_a_stray_byte_hides_no_end();
     test_a_session_opens_and_both_see_the_other_die();
     test_other_tables_are_refused_with_both_versions();
     test_segments_that_could_be_pulled_away_are_refused();

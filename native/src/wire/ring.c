@@ -90,7 +90,8 @@ bool harp_ring_gone(const struct harp_ring *ring)
         return false;
     int saved = errno;
     ssize_t got = recv(ring->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    bool gone = got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
+    /* A byte is as good as the end: none is ever sent, and the end would not be seen behind it. */
+    bool gone = got >= 0 || (errno != EAGAIN && errno != EINTR);
     errno = saved;
     return gone;
 }

@@ -136,7 +136,7 @@ void harp_ring_close(struct harp_ring *ring);
 /* For ring->spin_us: the wish, or 0 where spinning would take a CPU that the peer needs. */
 unsigned harp_ring_spin_us(unsigned wish_us);
 
-/* Whether the peer's end of the socket is closed. One syscall. */
+/* Whether the peer's end of the socket is closed, or says what no peer does. One syscall. */
 bool harp_ring_gone(const struct harp_ring *ring);
 
 /* --- putting --- */
