@@ -344,8 +344,10 @@ int harp_ring_wait_room(struct harp_ring *ring, uint32_t bytes, int timeout_ms)
 void harp_ring_stand_by(struct harp_ring *ring)
 {
     struct harp_ring_way *way = ring->take.way;
-    __atomic_store_n(&way->reader_sleeps, HARP_RING_SECOND, __ATOMIC_RELEASE);
+    /* In this order: a writer may wake SECOND as soon as the word says so, and who is woken and
+     * does not see that it stands by would sleep on, with nobody to be woken. */
     __atomic_store_n(&ring->standing_by, true, __ATOMIC_RELEASE);
+    __atomic_store_n(&way->reader_sleeps, HARP_RING_SECOND, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* (2) */
     if (harp_ring_some(ring))
         wake(&way->data, &way->reader_sleeps);

@@ -179,7 +179,7 @@ int harp_ring_wait(struct harp_ring *ring, enum harp_ring_waiter who, int timeou
 
 /* By who takes, before and after a time in which it does not: SECOND is to be woken by the next
  * record, or by one that is there; and no more. No syscall if there is none. It may have been woken
- * when `down` returns: who takes is agreed upon by the two themselves. */
+ * without a record, and when `down` returns: who takes is agreed upon by the two themselves. */
 void harp_ring_stand_by(struct harp_ring *ring);
 void harp_ring_stand_down(struct harp_ring *ring);
 /* Wake SECOND, whatever is there. */
