@@ -18,6 +18,7 @@
  * waits in `held`.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,18 +59,25 @@ void session_put(struct session *s, struct harp_ring_record *record, const void 
         session_end("the client has written what cannot be in its ring");
 }
 
+static bool leads(const struct session *s, unsigned id)
+{
+    return atomic_load(&s->lead) == LEAD(id, HERE);
+}
+
 /* --- away and back --- */
 
 void session_away(struct session *s, struct lane *lane, bool wanted)
 {
-    uint32_t here = LEAD(lane->id, HERE);
     atomic_store(&lane->active, true);
     atomic_store(&lane->holding, !wanted);
-    if (!atomic_compare_exchange_strong(&s->lead, &here, LEAD(lane->id, wanted ? AWAY : BUSY)))
+    if (!leads(s, lane->id))
         return; /* somebody else reads already */
+    /* While it leads, and nobody can take that from it (1): a deputy that led already would sleep
+     * as FIRST, and this would have writers wake SECOND only. */
     if (wanted)
         harp_ring_stand_by(&s->ring);
-    else if (atomic_load(&s->host_calls) != 0)
+    atomic_store(&s->lead, LEAD(lane->id, wanted ? AWAY : BUSY));
+    if (!wanted && atomic_load(&s->host_calls) != 0)
         session_attend(s);
 }
 
@@ -234,11 +242,6 @@ static bool session_record(struct session *s, const struct harp_ring_record *r, 
     return false;
 }
 
-static bool leads(const struct session *s, unsigned id)
-{
-    return atomic_load(&s->lead) == LEAD(id, HERE);
-}
-
 /* Take records as long as `self` (NULL: the deputy) leads. */
 static void lead(struct session *s, struct lane *self, uint8_t *body)
 {
@@ -309,11 +312,13 @@ void session_run(struct session *s)
         lead(s, NULL, body);
         if (harp_ring_wait(&s->ring, HARP_RING_SECOND, -1) != 0)
             session_end("the ring is broken");
-        /* Woken for a leader that is away; it may have come back. */
+        /* Woken for a leader that is away; it may be about to go, or have come back. */
         uint32_t away = atomic_load(&s->lead);
         if ((away & 3u) == AWAY)
             atomic_compare_exchange_strong(&s->lead, &away, LEAD(0, HERE));
         if (leads(s, 0))
             harp_ring_stand_down(&s->ring);
+        else
+            sched_yield();
     }
 }
