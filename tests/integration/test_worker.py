@@ -734,7 +734,7 @@ def test_a_killed_worker_is_seen_at_once(world: World) -> None:
         began = time.monotonic()
         with pytest.raises(WorkerGoneError):
             sync(c)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10  # and not the 30 s that a client waits
 
 
 def test_other_tables_are_refused_with_both_versions(world: World) -> None:
