@@ -566,6 +566,31 @@ def test_a_thread_that_waits_keeps_no_other_from_calling(client: Client) -> None
         assert client.reply(asked, "cuStreamSynchronize", {})[0] == SUCCESS
 
 
+def test_calls_that_wait_for_a_busy_lane_are_bounded(world: World) -> None:
+    """12 MiB are answered once it goes on; more than 16 MiB end the session with a sentence."""
+    size = 60 << 10
+    with start(world) as worker:
+        c = worker.dial()
+        c.context()
+        flag, at, on, other = zero(c), alloc(c, size), stream(c), stream(c)
+        c.send("cuCtxSetCurrent", ctx=c.current, lane=2)
+        copy = {"dstDevice": at, "srcHost": bytes(size), "ByteCount": size, "hStream": other}
+        name = "cuMemcpyHtoDAsync_v2"
+
+        def ask(count: int, turn: int) -> int:
+            c.send("cuStreamWaitValue32_v2", stream=on, addr=flag, value=turn, flags=0)  # >=
+            c.send("cuStreamSynchronize", how=WANTED, hStream=on, lane=2)
+            asked = [c.send(name, how=WANTED, lane=2, **copy) for _ in range(count)]
+            fill(c, flag, turn, other)
+            return c.reply(asked[-1], name, {})[0]
+
+        assert ask(205, 1) == SUCCESS
+        with pytest.raises(WorkerGoneError):
+            ask(300, 2)
+        assert worker.process.wait(timeout=10) == 2
+        assert "more than 16 MiB of calls wait" in worker.words()
+
+
 def test_a_host_function_holds_its_stream_up(client: Client) -> None:
     at, on, ran = alloc(client), stream(client), []
     twice = client.function(PTX, "twice")

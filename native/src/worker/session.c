@@ -32,6 +32,9 @@ enum doing { HERE, BUSY, AWAY, COMING };
 
 /* What may be held back before reading stops. */
 #define HELD_MAX (16u << 20)
+/* What may wait in queues, all together. A thread has one call at a time that it waits for: more in
+ * a lane are of threads that share it. */
+#define QUEUED_MAX (16u << 20)
 /* How often it is looked whether what is held back may go on. */
 #define HELD_MS 1
 
@@ -151,10 +154,14 @@ static struct order *order_of(const struct harp_ring_record *record, const uint8
     return o;
 }
 
-static void queue(struct lane *lane, struct order *o)
+/* With s->lock held. */
+static void queue(struct session *s, struct lane *lane, struct order *o)
 {
     *lane->end = o;
     lane->end = &o->next;
+    s->queued_bytes += sizeof *o + o->record.bytes;
+    if (s->queued_bytes > QUEUED_MAX)
+        session_end("more than 16 MiB of calls wait for others of their lanes");
     pthread_cond_signal(&lane->go);
 }
 
@@ -187,7 +194,7 @@ static bool hand_over(struct session *s, struct order *o)
             atomic_store(&to->holding, true);
         if (!busy && s->held == NULL)
             atomic_store(&s->lead, LEAD(to->id, COMING));
-        queue(to, o);
+        queue(s, to, o);
     }
     pthread_mutex_unlock(&s->lock);
     return can;
@@ -293,6 +300,7 @@ static void *lane_main(void *arg)
         lane->first = o->next;
         if (lane->first == NULL)
             lane->end = &lane->first;
+        s->queued_bytes -= sizeof *o + o->record.bytes;
         pthread_mutex_unlock(&s->lock);
         call_record(lane, &o->record, o->body);
         free(o);

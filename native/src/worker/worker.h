@@ -60,8 +60,9 @@ struct session {
     struct harp_ring ring;
     pthread_mutex_t put; /* ring.put */
     pthread_mutex_t lock;
-    /* session.c's. lanes, first, end: guarded by lock. */
+    /* session.c's. lanes, first, end, queued_bytes: guarded by lock. */
     struct lane *lanes[LANES + 1];
+    uint64_t queued_bytes;
     _Atomic uint32_t lead;
     struct order *held, **held_end;
     uint64_t held_bytes;
