@@ -613,6 +613,29 @@ def test_a_host_function_holds_its_stream_up(client: Client) -> None:
     assert number(client, at) == 9
 
 
+def test_a_host_functions_answer_is_read_behind_many_calls(client: Client) -> None:
+    """The worker's thread blocks in a launch, and more calls are behind it than are held back."""
+    size = 60 << 10
+    at, to, on, ran = alloc(client), alloc(client, size), stream(client), []
+    twice = client.function(PTX, "twice")
+    copy = {"dstDevice": to, "srcHost": bytes(size), "ByteCount": size, "hStream": on}
+
+    def function(asked: dict[str, int]) -> None:
+        for _ in range(290):  # 17 MiB; another thread of a program does that
+            client.send("cuMemcpyHtoDAsync_v2", lane=2, **copy)
+        ran.append(asked["ticket"])
+
+    client.functions[77] = function
+    client.send("cuCtxSetCurrent", ctx=client.current, lane=2)
+    client.send("cuLaunchHostFunc", hStream=on, fn=77, userData=None)
+    for _ in range(5000):  # more than a stream has room for
+        client.launch(twice, struct.pack("<Q", at), blocks=1, threads=1, stream=on)
+    fill(client, at, 9, on, lane=2)
+    assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
+    assert ran == [77]
+    assert number(client, at) == 9
+
+
 def test_a_captured_host_function_is_run_by_each_launch(client: Client) -> None:
     on, graph, executable, ran = stream(client), client.new(), client.new(), []
     client.functions[6] = lambda asked: ran.append(asked["ticket"])

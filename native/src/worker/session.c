@@ -30,8 +30,11 @@
 enum doing { HERE, BUSY, AWAY, COMING };
 #define LEAD(lane, doing) ((uint32_t)(lane) << 2 | (uint32_t)(doing))
 
-/* What may be held back before reading stops. */
-#define HELD_MAX (16u << 20)
+/* What may be held back before reading stops. If a host function has not been answered, it may be
+ * what everything waits for, and lie behind in the ring: then reading goes on, but slowly, so that
+ * a program which does not wait is slowed down as well; until there is too much. */
+#define HELD_MAX   (16u << 20)
+#define HELD_LIMIT (256u << 20)
 /* What may wait in queues, all together. A thread has one call at a time that it waits for: more in
  * a lane are of threads that share it. */
 #define QUEUED_MAX (16u << 20)
@@ -205,6 +208,10 @@ static void hold_back(struct session *s, struct order *o)
     *s->held_end = o;
     s->held_end = &o->next;
     s->held_bytes += sizeof *o + o->record.bytes;
+    if (s->held_bytes > HELD_LIMIT)
+        session_end("more than 256 MiB of calls wait for a function of the program's");
+    if (s->held_bytes > HELD_MAX)
+        usleep((useconds_t)(sizeof o->record + o->record.bytes)); /* a ring, of a MiB, in 1 s */
 }
 
 /* By the deputy: what is held back goes to its lanes, as far as it may; with the last one, the lead
@@ -260,8 +267,11 @@ static void lead(struct session *s, struct lane *self, uint8_t *body)
             if (!leads(s, 0))
                 return;
         }
-        int n =
-            s->held_bytes > HELD_MAX ? 0 : harp_ring_take(&s->ring, &r, body, HARP_WIRE_BODY_BYTES);
+        if (s->held_bytes > HELD_MAX && atomic_load(&s->host_calls) == 0) {
+            usleep(HELD_MS * 1000);
+            continue;
+        }
+        int n = harp_ring_take(&s->ring, &r, body, HARP_WIRE_BODY_BYTES);
         if (n == 0) {
             n = harp_ring_wait(&s->ring, HARP_RING_FIRST, s->held != NULL ? HELD_MS : -1);
             n = n == -ETIMEDOUT ? 0 : n;
