@@ -466,6 +466,20 @@ def test_an_image_is_put_once_and_is_what_it_says(client: Client) -> None:
     client.must("cuModuleLoadData", module=client.new(), image=image)
 
 
+def test_a_library_whose_binary_is_preserved_is_loaded(client: Client) -> None:
+    """That it is, is the client's to say and of no use here: images of the worker's may go."""
+    none = {"jitOptions": None, "jitOptionsValues": None, "numJitOptions": 0}
+    told = {"libraryOptions": [1], "libraryOptionValues": [1], "numLibraryOptions": 1}
+    library, kernel, at = client.new(), client.new(), zero(client)
+    asked = {"library": library, "code": client.image(PTX)} | none | told
+    answer = client.must("cuLibraryLoadData", **asked)
+    assert answer["libraryOptionValues"] == [1]
+    client.must("cuLibraryGetKernel", pKernel=kernel, library=library, name="twice")
+    client.send("cuMemsetD32_v2", dstDevice=at, ui=4, N=1)
+    client.launch(kernel, struct.pack("<Q", at), blocks=1, threads=1)
+    assert number(client, at) == 8
+
+
 def test_an_image_in_parts_is_gathered(client: Client) -> None:
     ptx = PTX + b"// " + b"x" * (300 << 10) + b"\n"
     image = {"sha256": hashlib.sha256(ptx).digest(), "bytes": len(ptx)}

@@ -22,9 +22,10 @@
 #include "src/wire/ring.h"
 #include "src/worker/transfer.h"
 
-#define LANES      64u
-#define USED_MAX   8u  /* transfers of one call */
-#define PACKED_MAX 16u /* parameter buffers of one call */
+#define LANES       64u
+#define USED_MAX    8u  /* transfers of one call */
+#define PACKED_MAX  16u /* parameter buffers of one call */
+#define LIBRARY_MAX 16u /* options of a library */
 
 struct session;
 
@@ -45,6 +46,10 @@ struct lane {
         size_t bytes;
     } packed[PACKED_MAX];
     unsigned packed_count;
+    struct {
+        CUlibraryOption options[LIBRARY_MAX];
+        void *values[LIBRARY_MAX];
+    } library;
     CUlaunchConfig config;
     char *logs[2];
     size_t log_bytes[2];
