@@ -179,6 +179,33 @@ static void test_the_image_used_longest_ago_goes_first(void)
     CHECK(image_take(&images[4]) != NULL || image_take(&images[5]) != NULL);
 }
 
+enum { PUTTERS = 8 };
+static struct harp_wire_image put_images[PUTTERS];
+static char put_data[PUTTERS][KEPT_MAX];
+
+static void *put_one(void *arg)
+{
+    uintptr_t i = (uintptr_t)arg;
+    for (unsigned turn = 0; turn < 5; turn++)
+        CHECK(image_put(&put_images[i], put_data[i], KEPT_MAX) == 0);
+    return NULL;
+}
+
+/* Each is as much as is kept: they are taken in one after the other. */
+static void test_the_largest_images_are_put_by_many_at_once(void)
+{
+    pthread_t threads[PUTTERS];
+    for (uintptr_t i = 0; i < PUTTERS; i++) {
+        put_images[i] = (struct harp_wire_image){.bytes = KEPT_MAX};
+        memset(put_data[i], (int)i + 1, KEPT_MAX);
+        hash(&put_images[i], put_data[i]);
+    }
+    for (uintptr_t i = 0; i < PUTTERS; i++)
+        CHECK(pthread_create(&threads[i], NULL, put_one, (void *)i) == 0);
+    for (unsigned i = 0; i < PUTTERS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
 int main(void)
 {
     test_an_id_stands_for_one_handle_of_its_kind();
@@ -189,5 +216,6 @@ int main(void)
     test_calls_add_and_take_away_memory();
     test_an_image_is_what_its_hash_says();
     test_the_image_used_longest_ago_goes_first();
+    test_the_largest_images_are_put_by_many_at_once();
     return 0;
 }
