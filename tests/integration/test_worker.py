@@ -375,6 +375,20 @@ def test_an_error_is_latched_for_its_context(client: Client) -> None:
     client.must("cuCtxDestroy_v2", ctx=other, lane=2)
 
 
+def test_an_error_goes_with_its_context(client: Client) -> None:
+    """Also when the next one is where it was."""
+    for _ in range(5):
+        other = client.new()
+        client.must("cuCtxCreate_v2", pctx=other, flags=0, dev=0, lane=2)
+        assert sync(client, lane=2) == SUCCESS
+        client.send("cuEventDestroy_v2", hEvent=4242, lane=2)
+        client.must("cuCtxDestroy_v2", ctx=other, lane=2)
+    client.send("cuEventDestroy_v2", hEvent=4242)
+    client.must("cuDevicePrimaryCtxReset_v2", dev=0)
+    client.context()
+    assert sync(client) == SUCCESS
+
+
 def test_a_call_that_makes_nothing_leaves_its_id_unbound(client: Client) -> None:
     lost, on = client.new(), client.new()
     client.send("cuStreamCreate", phStream=lost, Flags=99)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One call: its body decoded, made, and answered; or its failure kept for the next observation
- * point of its context (SESSION.md, "Errors of unwanted calls").
+ * One call: its body decoded, made, and answered, or its failure kept (latch.c).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,105 +12,6 @@
 #include "src/worker/handles.h"
 #include "src/worker/ranges.h"
 #include "src/worker/worker.h"
-
-/* --- errors of calls that nobody waited for --- */
-
-#define LATCHES_MAX 64u
-
-/* Guarded by latch_lock; session.latches counts them. */
-static pthread_mutex_t latch_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct {
-    CUcontext context;
-    CUresult result; /* CUDA_SUCCESS: free */
-} latched[LATCHES_MAX];
-
-/* After these the driver itself says so at every call. */
-static bool sticky(CUresult r)
-{
-    switch (r) {
-    case CUDA_ERROR_ECC_UNCORRECTABLE:
-    case CUDA_ERROR_ILLEGAL_ADDRESS:
-    case CUDA_ERROR_LAUNCH_TIMEOUT:
-    case CUDA_ERROR_ASSERT:
-    case CUDA_ERROR_HARDWARE_STACK_ERROR:
-    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
-    case CUDA_ERROR_MISALIGNED_ADDRESS:
-    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
-    case CUDA_ERROR_INVALID_PC:
-    case CUDA_ERROR_LAUNCH_FAILED:
-        return true;
-    default:
-        return false;
-    }
-}
-
-static bool observes(unsigned op)
-{
-    switch (op) {
-    case HARP_OP_cuCtxSynchronize:
-    case HARP_OP_cuCtxSynchronize_v2:
-    case HARP_OP_cuStreamSynchronize:
-    case HARP_OP_cuStreamQuery:
-    case HARP_OP_cuEventSynchronize:
-    case HARP_OP_cuEventQuery:
-    case HARP_OP_cuStreamEndCapture:
-    case HARP_OP_cuGraphInstantiateWithFlags:
-    case HARP_OP_cuGraphInstantiateWithParams:
-        return true;
-    default: /* copies and memsets of no stream */
-        return (strncmp(harp_wire_op(op)->name, "cuMemcpy", 8) == 0 ||
-                strncmp(harp_wire_op(op)->name, "cuMemset", 8) == 0) &&
-               strstr(harp_wire_op(op)->name, "Async") == NULL;
-    }
-}
-
-static CUcontext current(void)
-{
-    CUcontext context = NULL;
-    return DRIVER(cuCtxGetCurrent)(&context) == CUDA_SUCCESS ? context : NULL;
-}
-
-static void latch(struct lane *lane, unsigned op, CUresult result)
-{
-    CUcontext context = current();
-    bool first = true;
-    unsigned place = LATCHES_MAX;
-    if (sticky(result))
-        return;
-    pthread_mutex_lock(&latch_lock);
-    for (unsigned i = 0; i < LATCHES_MAX; i++) {
-        if (latched[i].result == CUDA_SUCCESS)
-            place = place == LATCHES_MAX ? i : place;
-        else if (latched[i].context == context)
-            first = false;
-    }
-    if (first && place != LATCHES_MAX) {
-        latched[place].context = context;
-        latched[place].result = result;
-        atomic_fetch_add(&lane->session->latches, 1);
-    }
-    pthread_mutex_unlock(&latch_lock);
-    uint64_t args[HARP_WIRE_SLOTS] = {lane->seq, lane->place, op, result};
-    if (first)
-        call_tell(lane->session, HARP_OP_harpLatched, lane->id, args);
-}
-
-static CUresult surfaced(struct lane *lane, unsigned op, CUresult result)
-{
-    if (result != CUDA_SUCCESS || atomic_load(&lane->session->latches) == 0 || !observes(op))
-        return result;
-    CUcontext context = current();
-    pthread_mutex_lock(&latch_lock);
-    for (unsigned i = 0; i < LATCHES_MAX; i++)
-        if (latched[i].result != CUDA_SUCCESS && latched[i].context == context) {
-            result = latched[i].result;
-            latched[i].result = CUDA_SUCCESS;
-            atomic_fetch_sub(&lane->session->latches, 1);
-            break;
-        }
-    pthread_mutex_unlock(&latch_lock);
-    return result;
-}
 
 /* --- the codec's hooks --- */
 
@@ -236,7 +136,9 @@ static void pin(const struct lane *lane, unsigned op, const uint64_t *args)
     case HARP_OP_cuCtxDestroy:
     case HARP_OP_cuCtxDetach:
     case HARP_OP_cuDevicePrimaryCtxRelease_v2:
+    case HARP_OP_cuDevicePrimaryCtxRelease:
     case HARP_OP_cuDevicePrimaryCtxReset_v2:
+    case HARP_OP_cuDevicePrimaryCtxReset:
         atomic_store(&pinned, false);
         break;
     default:
@@ -290,6 +192,7 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
         transfer_done_after(lane, stream);
     ranges_after(call->op, call->args);
     pin(lane, call->op, call->args);
+    latch_ended(lane->session, call->op, call->args);
     return settle(op, call);
 }
 
@@ -337,10 +240,10 @@ static void call_one(struct lane *lane, unsigned op_number, unsigned flags, uint
     session_back(lane->session, lane, wanted);
     if (wanted) {
         if (decoded)
-            call.result = surfaced(lane, op_number, (CUresult)call.result);
+            call.result = latch_surfaced(lane, op_number, (CUresult)call.result);
         reply(lane, &call, decoded, &side);
     } else if (call.result != CUDA_SUCCESS) {
-        latch(lane, op_number, (CUresult)call.result);
+        latch_keep(lane, op_number, (CUresult)call.result);
     }
 }
 

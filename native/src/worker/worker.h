@@ -4,6 +4,7 @@
  *
  *   session.c  who reads the ring, and on which thread a call is made
  *   call.c     one call: decode, prepare, make, answer or latch
+ *   latch.c    errors of calls that nobody waited for
  *   prepare.c  what a driver takes in place of what was carried; put back by nobody
  *   transfer.c host bytes beyond a body's      host.c  functions of the client's
  *   image.c    module images by content        link.c  options of links, for as long as they live
@@ -110,6 +111,13 @@ void prepare_end(struct lane *lane);
 CUresult link_prepare(struct lane *lane, uint64_t *args);
 /* After a call of the JIT linker: what it has changed is told. `carried`: the call's own slots. */
 void link_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *carried);
+
+/* A call that nobody waits for has failed. */
+void latch_keep(struct lane *lane, unsigned op, CUresult result);
+/* What a call that is waited for answers: `result`, or what is kept. */
+CUresult latch_surfaced(struct lane *lane, unsigned op, CUresult result);
+/* A call that has succeeded may have ended a context, and what is kept for it. */
+void latch_ended(struct session *s, unsigned op, const uint64_t *args);
 
 /* An op of HARP's own. */
 CUresult own_call(struct lane *lane, struct harp_wire_call *call);
