@@ -84,8 +84,8 @@ static void test_an_address_is_the_sessions_or_not(void)
     CHECK(!ranges_have(0x1fff) && !ranges_have(0x7fff) && ranges_have(0x8000));
     ranges_drop(0x2000);
     CHECK(!ranges_have(0x2800) && ranges_have(0x8800) && ranges_have(0x1080));
-    ranges_drop(0x2800);                                         /* in the middle of nothing */
-    CHECK(ranges_add(0x8000, 0x10) == 0 && ranges_have(0x8800)); /* a part of the same */
+    ranges_drop(0x2800);                                          /* in the middle of nothing */
+    CHECK(ranges_add(0x8000, 0x10) == 0 && !ranges_have(0x8800)); /* given out again */
     for (uint64_t i = 0; i < 3000; i++)
         CHECK(ranges_add(0x100000 + (i * 7919 % 3000) * 0x100, 0x80) == 0);
     for (uint64_t i = 0; i < 3000; i++)
@@ -119,9 +119,73 @@ static void test_calls_add_and_take_away_memory(void)
     args[1] = (uintptr_t)&bytes;
     ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
     CHECK(ranges_have(0x7500000 + 64) && !ranges_have(0x7500000 + 65));
-    args[0] = 0x7200000;
-    ranges_after(HARP_OP_cuMemFreeAsync, args);
-    CHECK(!ranges_have(0x7200fff));
+    CHECK(ranges_add(0x7600000, 4096) == 0);
+    args[0] = 0x7600000;
+    uint64_t dropped = ranges_before(HARP_OP_cuMemFreeAsync, args);
+    CHECK(dropped == 4096 && !ranges_have(0x7600fff)); /* before the driver has freed it */
+    ranges_failed(args, dropped);
+    CHECK(ranges_have(0x7600fff) && !ranges_have(0x7601001));
+}
+
+static void test_memory_of_earlier_hides_no_later_one(void)
+{
+    CHECK(ranges_add(0x8100000, 0x100) == 0 && ranges_add(0x8200000, 0x100) == 0);
+    CHECK(ranges_add(0x80f0000, 0x100000) == 0); /* over the first: it was free */
+    CHECK(ranges_have(0x8100101) && ranges_have(0x8180000) && ranges_have(0x8200080));
+    CHECK(ranges_drop(0x8100000) == 0 && ranges_drop(0x80f0000) == 0x100000);
+    CHECK(!ranges_have(0x8100080) && ranges_have(0x8200080));
+    CHECK(ranges_add(0x8300000, 0x10000) == 0 && ranges_add(0x8308000, 0x10000) == 0);
+    CHECK(ranges_add(0x8304000, 0x100) == 0); /* in the middle, as the first has not been freed */
+    CHECK(ranges_have(0x8304200) && ranges_have(0x8317fff) && !ranges_have(0x8318001));
+    CHECK(ranges_drop(0x8308000) == 0x10000);
+    CHECK(ranges_have(0x830ffff) && !ranges_have(0x8310001));
+    for (uint64_t i = 0; i < 1000; i++)
+        CHECK(ranges_add(0x9000000 + i * 0x1000, 0x1000) == 0);
+    CHECK(ranges_add(0x9000800, 998 * 0x1000) == 0); /* all but the first and the last two */
+    CHECK(ranges_drop(0x9001000) == 0 && ranges_drop(0x9000000) == 0x1000);
+    CHECK(ranges_drop(0x93e6000) == 0x1000 && ranges_drop(0x93e7000) == 0x1000);
+    CHECK(!ranges_have(0x9000400) && ranges_have(0x93e6800) && !ranges_have(0x93e6801));
+}
+
+static void test_globals_go_with_their_module(void)
+{
+    uint64_t at = 0xa000000, bytes = 256;
+    uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, (uintptr_t)&bytes, 0x51};
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args); /* asked for twice */
+    at = 0xa001000;
+    args[2] = 0x52;
+    ranges_after(HARP_OP_cuLibraryGetGlobal, args);
+    args[0] = 0xa000000;
+    CHECK(ranges_before(HARP_OP_cuMemFree_v2, args) == 0 && ranges_have(0xa000080));
+    args[0] = 0x51;
+    CHECK(ranges_before(HARP_OP_cuModuleUnload, args) == 0);
+    CHECK(!ranges_have(0xa000080) && ranges_have(0xa001080));
+    args[0] = 0x52;
+    CHECK(ranges_before(HARP_OP_cuLibraryUnload, args) == 0 && !ranges_have(0xa001080));
+}
+
+/* Memory of a graph's node: there again with each launch, and that of the last may be kept. */
+static void test_memory_of_a_graph_goes_with_what_launches_it(void)
+{
+    CUDA_MEM_ALLOC_NODE_PARAMS_v1 params = {.dptr = 0xb000000, .bytesize = 4096};
+    uint64_t exec = 0x62, add[HARP_WIRE_SLOTS] = {0, 0x61, 0, 0, (uintptr_t)&params};
+    uint64_t make[HARP_WIRE_SLOTS] = {(uintptr_t)&exec, 0x61}, at[HARP_WIRE_SLOTS] = {0xb000000};
+    uint64_t graph[HARP_WIRE_SLOTS] = {0x61}, launched[HARP_WIRE_SLOTS] = {0x62};
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    ranges_before(HARP_OP_cuGraphDestroy, graph); /* never launched */
+    CHECK(!ranges_have(0xb000800));
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    params.bytesize = 64; /* another node, later in the graph */
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    CHECK(ranges_have(0xb000800));
+    ranges_after(HARP_OP_cuGraphInstantiateWithFlags, make);
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 0 && ranges_have(0xb000800));
+    ranges_before(HARP_OP_cuGraphDestroy, graph);
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 0 && ranges_have(0xb000800));
+    ranges_before(HARP_OP_cuGraphExecDestroy, launched);
+    CHECK(ranges_have(0xb000800));
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 4096 && !ranges_have(0xb000800));
 }
 
 static void hash(struct harp_wire_image *image, const char *data)
@@ -214,6 +278,9 @@ int main(void)
     test_many_handles_and_a_bound();
     test_an_address_is_the_sessions_or_not();
     test_calls_add_and_take_away_memory();
+    test_memory_of_earlier_hides_no_later_one();
+    test_globals_go_with_their_module();
+    test_memory_of_a_graph_goes_with_what_launches_it();
     test_an_image_is_what_its_hash_says();
     test_the_image_used_longest_ago_goes_first();
     test_the_largest_images_are_put_by_many_at_once();

@@ -181,13 +181,16 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
         return CUDA_ERROR_NOT_SUPPORTED;
     memcpy(args, call->args, sizeof args);
     CUresult r = prepare_call(lane, &made, args);
+    const uint64_t dropped = ranges_before(call->op, call->args);
     void (*fn)(void) = driver_fn(made, (lane->flags & HARP_FRAME_PER_THREAD) != 0);
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
     prepare_end(lane);
     link_after(lane, call->op, r, call->args);
-    if (r != CUDA_SUCCESS)
+    if (r != CUDA_SUCCESS) {
+        ranges_failed(call->args, dropped);
         return r;
+    }
     if (in_stream)
         transfer_done_after(lane, stream);
     ranges_after(call->op, call->args);
