@@ -25,10 +25,10 @@ static void test_an_id_stands_for_one_handle_of_its_kind(void)
     CHECK(handles_value(EVENT, 3, &value) == -ENOENT);
     CHECK(handles_value(STREAM, 4, &value) == -ENOENT);
     CHECK(handles_bind(EVENT, 4, 0x1000) == 0); /* the same number, another kind */
-    handles_drop(STREAM, 0x1000);
+    handles_drop(handles_take(STREAM, 0x1000));
     CHECK(handles_value(STREAM, 3, &value) == -ENOENT);
     CHECK(handles_value(EVENT, 4, &value) == 0 && value == 0x1000);
-    handles_drop(EVENT, 0x1000);
+    handles_drop(handles_take(EVENT, 0x1000));
 }
 
 static void test_a_kernel_is_taken_for_a_function_and_not_the_other_way(void)
@@ -47,15 +47,33 @@ static void test_what_a_driver_answers_has_one_id(void)
     CHECK(handles_id(EVENT, 0x5000, &again) == 0 && again == first);
     CHECK(handles_value(EVENT, first, &value) == 0 && value == 0x5000);
     CHECK(handles_id(STREAM, 0x5000, &again) == 0 && again != first);
-    handles_drop(EVENT, 0x5000);
+    handles_drop(handles_take(EVENT, 0x5000));
     CHECK(handles_id(EVENT, 0x5000, &again) == 0 && again != first); /* another one by then */
     CHECK(handles_bind(HARP_HANDLE_CUfunction, 20, 0x6000) == 0);
     CHECK(handles_bind(HARP_HANDLE_CUfunction, 21, 0x6000) == 0); /* asked for twice */
     CHECK(handles_value(HARP_HANDLE_CUfunction, 20, &value) == 0 && value == 0x6000);
     CHECK(handles_id(HARP_HANDLE_CUfunction, 0x6000, &again) == 0 && again == 21);
-    handles_drop(HARP_HANDLE_CUfunction, 0x6000);
+    handles_drop(handles_take(HARP_HANDLE_CUfunction, 0x6000));
     CHECK(handles_value(HARP_HANDLE_CUfunction, 20, &value) == -ENOENT);
     CHECK(handles_value(HARP_HANDLE_CUfunction, 21, &value) == -ENOENT);
+}
+
+static void test_a_handle_that_a_call_ends_is_none_until_it_fails(void)
+{
+    uint64_t value, last;
+    CHECK(handles_bind(EVENT, 30, 0x7000) == 0 && handles_bind(EVENT, 31, 0x7000) == 0);
+    struct node *taken = handles_take(EVENT, 0x7000);
+    CHECK(handles_value(EVENT, 30, &value) == -ENOENT && handles_take(EVENT, 0x7000) == NULL);
+    /* another lane has been given the same: its id is not the one that ends */
+    CHECK(handles_bind(EVENT, 32, 0x7000) == 0);
+    handles_drop(taken);
+    CHECK(handles_value(EVENT, 32, &value) == 0 && value == 0x7000);
+    CHECK(handles_value(EVENT, 31, &value) == -ENOENT);
+    CHECK(handles_bind(EVENT, 33, 0x7000) == 0);
+    handles_put_back(handles_take(EVENT, 0x7000));
+    CHECK(handles_value(EVENT, 32, &value) == 0 && handles_value(EVENT, 33, &value) == 0);
+    CHECK(handles_id(EVENT, 0x7000, &last) == 0 && last == 33);
+    handles_drop(handles_take(EVENT, 0x7000));
 }
 
 static void test_many_handles_and_a_bound(void)
@@ -64,7 +82,7 @@ static void test_many_handles_and_a_bound(void)
     for (uint64_t i = 0; i < 100000; i++)
         CHECK(handles_bind(EVENT, 1000 + i, 0x100000 + 16 * i) == 0);
     for (uint64_t i = 0; i < 100000; i += 2)
-        handles_drop(EVENT, 0x100000 + 16 * i);
+        handles_drop(handles_take(EVENT, 0x100000 + 16 * i));
     for (uint64_t i = 0; i < 100000; i++)
         CHECK(handles_value(EVENT, 1000 + i, &value) == (i % 2 == 0 ? -ENOENT : 0));
     int err = 0;
@@ -275,6 +293,7 @@ int main(void)
     test_an_id_stands_for_one_handle_of_its_kind();
     test_a_kernel_is_taken_for_a_function_and_not_the_other_way();
     test_what_a_driver_answers_has_one_id();
+    test_a_handle_that_a_call_ends_is_none_until_it_fails();
     test_many_handles_and_a_bound();
     test_an_address_is_the_sessions_or_not();
     test_calls_add_and_take_away_memory();

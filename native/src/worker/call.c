@@ -146,15 +146,21 @@ static void pin(const struct lane *lane, unsigned op, const uint64_t *args)
     }
 }
 
-/* Handles that the call has ended, and the one that it has made. */
-static CUresult settle(const struct harp_wire_op *op, const struct harp_wire_call *call)
+/* The ids of the handle that a call ends; no call ends two. */
+static struct node *take_ended(const struct harp_wire_op *op, const struct harp_wire_call *call)
 {
     const struct harp_wire_program *p = &harp_wire_programs[op->program];
     for (unsigned i = 0; i < p->count; i++) {
         const struct harp_wire_field *f = &harp_wire_fields[p->first + i];
         if (f->item == HARP_WIRE_HANDLE && f->hold == HARP_WIRE_VALUE && f->own == HARP_WIRE_DEL)
-            handles_drop((enum harp_handle)f->type, call->args[f->at / 8]);
+            return handles_take((enum harp_handle)f->type, call->args[f->at / 8]);
     }
+    return NULL;
+}
+
+/* The handle that the call has made. */
+static CUresult settle(const struct harp_wire_call *call)
+{
     if (call->made_kind == 0 || call->args[call->made_slot] == 0)
         return CUDA_SUCCESS;
     uint64_t value;
@@ -181,7 +187,9 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
         return CUDA_ERROR_NOT_SUPPORTED;
     memcpy(args, call->args, sizeof args);
     CUresult r = prepare_call(lane, &made, args);
+    link_before(lane, call->op, call->args);
     const uint64_t dropped = ranges_before(call->op, call->args);
+    struct node *ended = take_ended(op, call);
     void (*fn)(void) = driver_fn(made, (lane->flags & HARP_FRAME_PER_THREAD) != 0);
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
@@ -189,14 +197,16 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
     link_after(lane, call->op, r, call->args);
     if (r != CUDA_SUCCESS) {
         ranges_failed(call->args, dropped);
+        handles_put_back(ended);
         return r;
     }
+    handles_drop(ended);
     if (in_stream)
         transfer_done_after(lane, stream);
     ranges_after(call->op, call->args);
     pin(lane, call->op, call->args);
     latch_ended(lane->session, call->op, call->args);
-    return settle(op, call);
+    return settle(call);
 }
 
 static void reply(struct lane *lane, struct harp_wire_call *call, bool decoded,

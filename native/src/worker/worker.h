@@ -55,7 +55,7 @@ struct lane {
     char *logs[2];
     size_t log_bytes[2];
     struct image *image;
-    struct link *link; /* that the call makes */
+    struct link *link; /* that the call makes, or ends */
     /* session.c's. */
     pthread_cond_t go;
     struct order *first, **end;
@@ -109,6 +109,8 @@ void prepare_end(struct lane *lane);
 
 /* cuLinkCreate's slots: arrays that live as long as the link. */
 CUresult link_prepare(struct lane *lane, uint64_t *args);
+/* Before one that ends a link: after it another may have the same handle. */
+void link_before(struct lane *lane, unsigned op, const uint64_t *args);
 /* After a call of the JIT linker: what it has changed is told. `carried`: the call's own slots. */
 void link_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *carried);
 
