@@ -695,6 +695,63 @@ def test_a_captured_host_function_is_run_by_each_launch(client: Client) -> None:
         client.send("cuGraphLaunch", hGraph=executable, hStream=on)
     assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
     assert ran == [6] * 5
+    client.send("cuGraphDestroy", hGraph=graph)  # what it was made into goes on
+    for _ in range(2):
+        client.send("cuGraphLaunch", hGraph=executable, hStream=on)
+    assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
+    assert ran == [6] * 7
+
+
+#: more host functions than a worker has tickets at a time
+MANY = 66000
+
+
+def test_a_host_function_that_is_refused_costs_nothing(client: Client) -> None:
+    on, ran = stream(client), []
+    client.functions[7] = lambda asked: ran.append(asked["ticket"])
+    for _ in range(MANY):
+        client.send("cuStreamAddCallback", hStream=on, callback=7, userData=None, flags=1)
+    assert sync(client) == INVALID_VALUE
+    client.send("cuStreamAddCallback", hStream=on, callback=7, userData=None, flags=0)
+    assert sync(client) == SUCCESS
+    assert ran == [7]
+
+
+def host_node(c: Client, graph: int, ticket: int) -> int:
+    node = c.new()
+    none = {"dependencies": None, "numDependencies": 0}
+    params = {"fn": ticket, "userData": None}
+    c.send("cuGraphAddHostNode", phGraphNode=node, hGraph=graph, nodeParams=params, **none)
+    return node
+
+
+def test_host_functions_go_with_their_graph(client: Client) -> None:
+    for _ in range(MANY // 1000):
+        graph = client.new()
+        client.send("cuGraphCreate", phGraph=graph, flags=0)
+        for _ in range(1000):
+            host_node(client, graph, 8)
+        client.send("cuGraphDestroy", hGraph=graph)
+        assert sync(client) == SUCCESS
+
+
+def test_a_nodes_host_function_may_be_replaced_again_and_again(client: Client) -> None:
+    on, graph, executable, ran = stream(client), client.new(), client.new(), []
+    client.functions[8] = client.functions[9] = lambda asked: ran.append(asked["ticket"])
+    client.send("cuGraphCreate", phGraph=graph, flags=0)
+    node = host_node(client, graph, 8)
+    client.must("cuGraphInstantiateWithFlags", phGraphExec=executable, hGraph=graph, flags=0)
+    for i in range(MANY + 1):
+        params = {"fn": 8 + i % 2, "userData": None}
+        client.send(
+            "cuGraphExecHostNodeSetParams", hGraphExec=executable, hNode=node, nodeParams=params
+        )
+        if i % 30000 == 9:
+            client.send("cuGraphLaunch", hGraph=executable, hStream=on)
+    assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
+    client.send("cuGraphLaunch", hGraph=executable, hStream=on)
+    assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
+    assert ran == [9, 9, 9, 8]
 
 
 def test_a_host_function_is_run_while_its_thread_waits(client: Client) -> None:

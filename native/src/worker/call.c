@@ -194,6 +194,7 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
     prepare_end(lane);
+    host_after(lane, call->op, r, call->args);
     link_after(lane, call->op, r, call->args);
     if (r != CUDA_SUCCESS) {
         ranges_failed(call->args, dropped);

@@ -100,7 +100,7 @@ static CUresult fix(struct lane *lane, const struct harp_wire_program *p, uint8_
     if (p == host_programs[0] || p == host_programs[1]) {
         CUDA_HOST_NODE_PARAMS_v1 *host = (CUDA_HOST_NODE_PARAMS_v1 *)base;
         uint64_t number = (uintptr_t)host->fn;
-        return host_function(lane->session, number, false, &host->fn, &host->userData) == 0
+        return host_function(lane, number, false, &host->fn, &host->userData) == 0
                    ? CUDA_SUCCESS
                    : CUDA_ERROR_OUT_OF_MEMORY;
     }
@@ -142,22 +142,22 @@ static CUresult fix(struct lane *lane, const struct harp_wire_program *p, uint8_
 /* Functions of the client's, among the parameters themselves. */
 static int tickets(struct lane *lane, unsigned op, uint64_t *args)
 {
-    struct session *s = lane->session;
     void *data = NULL;
     CUhostFn fn = NULL;
     CUstreamCallback callback = NULL;
     int err = 0;
     if (op == HARP_OP_cuLaunchHostFunc) {
         /* Captured, it is called whenever the graph runs. */
-        err = host_function(s, args[1], !call_captures(lane, args[0]), &fn, &data);
+        lane->captured = call_captures(lane, args[0]);
+        err = host_function(lane, args[1], !lane->captured, &fn, &data);
         args[1] = (uintptr_t)fn;
         args[2] = (uintptr_t)data;
     } else if (op == HARP_OP_cuStreamAddCallback) {
-        err = host_callback(s, args[1], &callback, &data);
+        err = host_callback(lane, args[1], &callback, &data);
         args[1] = (uintptr_t)callback;
         args[2] = (uintptr_t)data;
     } else if (op == HARP_OP_cuUserObjectCreate) {
-        err = host_destructor(s, args[2], &fn, &data);
+        err = host_destructor(lane, args[2], &fn, &data);
         args[1] = (uintptr_t)data;
         args[2] = (uintptr_t)fn;
     }

@@ -55,6 +55,8 @@ struct lane {
     char *logs[2];
     size_t log_bytes[2];
     struct image *image;
+    void *ticket;      /* that the call was given; see host.c */
+    bool captured;     /* cuLaunchHostFunc */
     struct link *link; /* that the call makes, or ends */
     /* session.c's. */
     pthread_cond_t go;
@@ -132,10 +134,12 @@ void (*driver_named(const char *name))(void);
 int driver_open(const char *path, char *text, size_t size);
 #define DRIVER(name) ((__typeof__(&name))(void *)driver_named(#name))
 
-/* A host function's two slots: what the driver calls, and with what. -ENOMEM. */
-int host_function(struct session *s, uint64_t ticket, bool once, CUhostFn *fn, void **data);
-int host_callback(struct session *s, uint64_t ticket, CUstreamCallback *fn, void **data);
-int host_destructor(struct session *s, uint64_t ticket, CUhostFn *fn, void **data);
+/* A host function's two slots: what the driver calls, and with what. One a call. -ENOMEM. */
+int host_function(struct lane *lane, uint64_t ticket, bool once, CUhostFn *fn, void **data);
+int host_callback(struct lane *lane, uint64_t ticket, CUstreamCallback *fn, void **data);
+int host_destructor(struct lane *lane, uint64_t ticket, CUhostFn *fn, void **data);
+/* After the call: how long its ticket lives. `args`: the call's own slots. */
+void host_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *args);
 /* The client's answer to a call with that seq. */
 void host_answered(struct session *s, uint64_t seq);
 
