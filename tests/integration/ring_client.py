@@ -352,8 +352,14 @@ class Client(Ring):
 class Worker:
     """A harp-worker for one client."""
 
-    def __init__(self, native: Path, driver: Path, env: Mapping[str, str]) -> None:
-        self.sock, theirs = socket.socketpair()
+    def __init__(
+        self,
+        native: Path,
+        driver: Path,
+        env: Mapping[str, str],
+        pair: tuple[socket.socket, socket.socket] | None = None,
+    ) -> None:
+        self.sock, theirs = pair or socket.socketpair()
         self.process = subprocess.Popen(
             [native / "harp-worker", "--socket", str(theirs.fileno()), "--driver", driver],
             env=dict(env),

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -864,6 +865,30 @@ def test_a_killed_clients_memory_is_back_in_three_seconds(world: World, how: str
         is_back(world, worker)
         if child:
             os.kill(child, signal.SIGKILL)
+
+
+#: sends both ends of a connection that is its own, and dies
+MAKER = """
+import socket, sys
+made = socket.socketpair()
+to = socket.socket(fileno=int(sys.argv[1]))
+socket.send_fds(to, [b"2"], [end.fileno() for end in made])
+"""
+
+
+def test_a_client_that_is_dead_before_it_is_watched_leaves_nothing(world: World) -> None:
+    """Somebody else has its socket, and nobody has its pid any more."""
+    here, there = socket.socketpair()
+    with here, there:
+        asked = [sys.executable, "-c", MAKER, str(there.fileno())]
+        subprocess.run(asked, pass_fds=[there.fileno()], check=True)
+        _, (ours, theirs), _, _ = socket.recv_fds(here, 1, 2)
+    env = world.env("remote")
+    del env["LD_PRELOAD"]
+    pair = socket.socket(fileno=ours), socket.socket(fileno=theirs)
+    with Worker(world.native, world.shim / "libcuda.so.1", env, pair) as worker:
+        worker.dial()
+        assert worker.process.wait(timeout=10) == 0
 
 
 def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(world: World) -> None:

@@ -460,6 +460,24 @@ static void test_the_second_is_woken_when_the_first_is_away(void)
     harp_ring_close(&worker);
 }
 
+/* It looks again and again, whatever the first has still to do before it is away. */
+static void test_the_second_is_told_until_the_first_is_back(void)
+{
+    struct harp_ring client, worker;
+    struct harp_ring_record r = {.bytes = 8};
+    both(&client, &worker);
+    harp_ring_stand_by(&worker);
+    CHECK(harp_ring_wait(&worker, HARP_RING_SECOND, 20) == -ETIMEDOUT);
+    CHECK(harp_ring_put(&client, &r, body) == 0);
+    harp_ring_wake(&client);
+    for (int i = 0; i < 3; i++)
+        CHECK(harp_ring_wait(&worker, HARP_RING_SECOND, 20000) == 0);
+    harp_ring_stand_down(&worker);
+    CHECK(harp_ring_wait(&worker, HARP_RING_SECOND, 20) == -ETIMEDOUT);
+    harp_ring_close(&client);
+    harp_ring_close(&worker);
+}
+
 /* --- opening, and its end: by processes, which TSan does not follow --- */
 
 #ifndef __SANITIZE_THREAD__
@@ -636,6 +654,7 @@ int main(void)
     test_a_lie_ends_the_session();
     test_two_threads_wake_each_other();
     test_the_second_is_woken_when_the_first_is_away();
+    test_the_second_is_told_until_the_first_is_back();
 #ifndef __SANITIZE_THREAD__
     harp_table_own(&own, "1.2.3");
     harp_table_put(own_text, &own);
