@@ -703,6 +703,28 @@ def test_a_captured_host_function_is_run_by_each_launch(client: Client) -> None:
     assert ran == [6] * 7
 
 
+def test_a_host_function_goes_with_what_was_updated_by_its_graph(client: Client) -> None:
+    on, executable, ran = stream(client), client.new(), []
+    client.functions[5] = client.functions[6] = lambda asked: ran.append(asked["ticket"])
+
+    def captured(ticket: int) -> int:
+        graph = client.new()
+        client.must("cuStreamBeginCapture_v2", hStream=on, mode=2)
+        client.send("cuLaunchHostFunc", hStream=on, fn=ticket, userData=None)
+        client.must("cuStreamEndCapture", hStream=on, phGraph=graph)
+        return graph
+
+    first, second = captured(5), captured(6)
+    client.must("cuGraphInstantiateWithFlags", phGraphExec=executable, hGraph=first, flags=0)
+    client.must("cuGraphExecUpdate_v2", hGraphExec=executable, hGraph=second, resultInfo=1)
+    for graph in (first, second):
+        client.send("cuGraphDestroy", hGraph=graph)
+    for _ in range(2):
+        client.send("cuGraphLaunch", hGraph=executable, hStream=on)
+    assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
+    assert ran == [6] * 2
+
+
 #: more host functions than a worker has tickets at a time
 MANY = 66000
 
