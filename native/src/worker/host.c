@@ -10,6 +10,8 @@
 #include "src/worker/worker.h"
 
 #define TICKETS_MAX 65536u
+/* Launches that are under way are fewer. */
+#define RETIRED_MIN 4096u
 
 /* A driver is given index and generation, and no address: what it still calls when the ticket is
  * another's is seen. */
@@ -35,8 +37,9 @@ static struct waiting *all_waiting;
 static struct ticket tickets[TICKETS_MAX], *free_ones, *set_ones;
 static unsigned ever; /* used */
 /* Set, and replaced: launches that are under way may still call them. They are taken again when
- * there are no others, the oldest first. */
+ * there are no others, the oldest first, and the latest not at all. */
 static struct ticket *retired, **retired_end = &retired;
+static unsigned retired_count;
 
 static void *data_of(const struct ticket *t)
 {
@@ -148,10 +151,10 @@ static int issue(struct lane *lane, uint64_t number, bool once, void **data)
         free_ones = t->next;
     } else if (ever < TICKETS_MAX) {
         t = &tickets[ever++];
-    } else if (retired != NULL) {
+    } else if (retired_count > RETIRED_MIN) {
+        retired_count--;
         t = retired;
         retired = t->next;
-        retired_end = retired == NULL ? &retired : retired_end;
     }
     if (t != NULL) {
         *t = (struct ticket){.session = lane->session,
@@ -229,6 +232,7 @@ static void retire(uint64_t exec, uint64_t node)
         t->next = NULL;
         *retired_end = t;
         retired_end = &t->next;
+        retired_count++;
     }
 }
 
