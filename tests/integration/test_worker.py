@@ -620,26 +620,6 @@ def test_calls_that_wait_for_a_busy_lane_are_bounded(world: World) -> None:
         assert "more than 16 MiB of calls wait" in worker.words()
 
 
-def test_what_one_lane_ends_another_may_be_given(client: Client) -> None:
-    """A driver gives out at once what it has taken back, and both calls are waited for."""
-    client.send("cuCtxSetCurrent", ctx=client.current, lane=2)
-    at, on = alloc(client), stream(client)
-    for _ in range(300):
-        free = client.send("cuMemFree_v2", how=WANTED, lane=2, dptr=at)
-        made = {"dptr": 1, "bytesize": 4096}
-        seq = client.send("cuMemAlloc_v2", how=WANTED, **made)
-        at = client.reply(seq, "cuMemAlloc_v2", made)[1]["dptr"]
-        assert client.reply(free, "cuMemFree_v2", {})[0] == SUCCESS
-        assert client.ask("cuMemsetD8_v2", dstDevice=at, uc=1, N=4096)[0] == SUCCESS
-        destroy = client.send("cuStreamDestroy_v2", how=WANTED, lane=2, hStream=on)
-        new = {"phStream": client.new(), "Flags": 1}
-        seq = client.send("cuStreamCreate", how=WANTED, **new)
-        assert client.reply(seq, "cuStreamCreate", new)[0] == SUCCESS
-        assert client.reply(destroy, "cuStreamDestroy_v2", {})[0] == SUCCESS
-        on = new["phStream"]
-        assert client.ask("cuStreamSynchronize", hStream=on)[0] == SUCCESS
-
-
 def test_a_host_function_holds_its_stream_up(client: Client) -> None:
     at, on, ran = alloc(client), stream(client), []
     twice = client.function(PTX, "twice")
