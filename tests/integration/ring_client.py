@@ -103,11 +103,14 @@ class Ring:
     def put(self, op: int, body: bytes, *, flags: int = 0, lane: int = 1, ack: int = 0) -> int:
         """Append a record, and wake the worker if it sleeps. Answers its seq."""
         need = 32 + len(body) + -len(body) % 8
-        to_end = RING - self.tail % RING
-        skip = to_end if to_end < need else 0
         end = time.monotonic() + self.timeout_s
-        while RING - (self.tail - self._word(_HEAD, ctypes.c_uint64).value) < skip + need:
-            self.pump()
+        while True:
+            to_end = RING - self.tail % RING
+            skip = to_end if to_end < need else 0
+            if RING - (self.tail - self._word(_HEAD, ctypes.c_uint64).value) >= skip + need:
+                break
+            if self.pump() is None:  # what is heard may put, too
+                self.look()
             assert time.monotonic() < end, "no room"
         if skip >= 32:
             at = PAGE + self.tail % RING
@@ -349,8 +352,14 @@ class Client(Ring):
 class Worker:
     """A harp-worker for one client."""
 
-    def __init__(self, native: Path, driver: Path, env: Mapping[str, str]) -> None:
-        self.sock, theirs = socket.socketpair()
+    def __init__(
+        self,
+        native: Path,
+        driver: Path,
+        env: Mapping[str, str],
+        pair: tuple[socket.socket, socket.socket] | None = None,
+    ) -> None:
+        self.sock, theirs = pair or socket.socketpair()
         self.process = subprocess.Popen(
             [native / "harp-worker", "--socket", str(theirs.fileno()), "--driver", driver],
             env=dict(env),

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -395,9 +396,11 @@ static void test_two_processes_wake_each_other(void)
 }
 #endif
 
-/* A second thread stands by while the first is away; nobody wakes it at other times. */
+/* A second thread stands by while the first is away; nobody wakes it at other times. It may have
+ * been told as the first came back (ring.h), and then looks again. */
 static struct {
     struct harp_ring *ring;
+    atomic_bool away;
     sem_t woken, on;
 } deputy;
 enum { TURNS = 200 };
@@ -405,7 +408,9 @@ enum { TURNS = 200 };
 static void *stand(void *arg)
 {
     for (int i = 0; i < TURNS; i++) {
-        CHECK(harp_ring_wait(deputy.ring, HARP_RING_SECOND, 20000) == 0);
+        do
+            CHECK(harp_ring_wait(deputy.ring, HARP_RING_SECOND, 20000) == 0);
+        while (!atomic_load(&deputy.away));
         sem_post(&deputy.woken);
         sem_wait(&deputy.on);
     }
@@ -429,6 +434,7 @@ static void test_the_second_is_woken_when_the_first_is_away(void)
         harp_ring_stand_by(&worker);
         harp_ring_stand_down(&worker); /* and back, before anything came */
         CHECK(sem_trywait(&deputy.woken) != 0);
+        atomic_store(&deputy.away, true);
         if (i % 2 == 0)
             usleep(200); /* it sleeps, or is about to */
         r = (struct harp_ring_record){.bytes = 8};
@@ -445,6 +451,7 @@ static void test_the_second_is_woken_when_the_first_is_away(void)
         }
         sem_wait(&deputy.woken);
         harp_ring_stand_down(&worker);
+        atomic_store(&deputy.away, false);
         sem_post(&deputy.on);
         CHECK(harp_ring_take(&worker, &r, got, sizeof got) == 1);
     }
@@ -453,9 +460,44 @@ static void test_the_second_is_woken_when_the_first_is_away(void)
     harp_ring_close(&worker);
 }
 
+/* It looks again and again, whatever the first has still to do before it is away. */
+static void test_the_second_is_told_until_the_first_is_back(void)
+{
+    struct harp_ring client, worker;
+    struct harp_ring_record r = {.bytes = 8};
+    both(&client, &worker);
+    harp_ring_stand_by(&worker);
+    CHECK(harp_ring_wait(&worker, HARP_RING_SECOND, 20) == -ETIMEDOUT);
+    CHECK(harp_ring_put(&client, &r, body) == 0);
+    harp_ring_wake(&client);
+    for (int i = 0; i < 3; i++)
+        CHECK(harp_ring_wait(&worker, HARP_RING_SECOND, 20000) == 0);
+    harp_ring_stand_down(&worker);
+    CHECK(harp_ring_wait(&worker, HARP_RING_SECOND, 20) == -ETIMEDOUT);
+    harp_ring_close(&client);
+    harp_ring_close(&worker);
+}
+
 /* --- opening, and its end: by processes, which TSan does not follow --- */
 
 #ifndef __SANITIZE_THREAD__
+
+static void test_a_stray_byte_hides_no_end(void)
+{
+    struct harp_ring ring;
+    int memfd, sock[2];
+    CHECK(harp_ring_make(&ring, &small, &memfd) == 0);
+    close(memfd);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) == 0);
+    ring.sock = sock[0];
+    CHECK(!harp_ring_gone(&ring));
+    CHECK(send(sock[1], "x", 1, MSG_NOSIGNAL) == 1);
+    close(sock[1]);
+    CHECK(harp_ring_gone(&ring));
+    CHECK(harp_ring_wait(&ring, HARP_RING_FIRST, 20000) == -EPIPE);
+    harp_ring_close(&ring);
+    close(sock[0]);
+}
 
 static struct harp_table_id own;
 static char own_text[HARP_TABLE_TEXT];
@@ -612,10 +654,12 @@ int main(void)
     test_a_lie_ends_the_session();
     test_two_threads_wake_each_other();
     test_the_second_is_woken_when_the_first_is_away();
+    test_the_second_is_told_until_the_first_is_back();
 #ifndef __SANITIZE_THREAD__
     harp_table_own(&own, "1.2.3");
     harp_table_put(own_text, &own);
     test_two_processes_wake_each_other();
+    test_a_stray_byte_hides_no_end();
     test_a_session_opens_and_both_see_the_other_die();
     test_other_tables_are_refused_with_both_versions();
     test_segments_that_could_be_pulled_away_are_refused();

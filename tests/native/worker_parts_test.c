@@ -25,10 +25,10 @@ static void test_an_id_stands_for_one_handle_of_its_kind(void)
     CHECK(handles_value(EVENT, 3, &value) == -ENOENT);
     CHECK(handles_value(STREAM, 4, &value) == -ENOENT);
     CHECK(handles_bind(EVENT, 4, 0x1000) == 0); /* the same number, another kind */
-    handles_drop(STREAM, 0x1000);
+    handles_drop(handles_take(STREAM, 0x1000));
     CHECK(handles_value(STREAM, 3, &value) == -ENOENT);
     CHECK(handles_value(EVENT, 4, &value) == 0 && value == 0x1000);
-    handles_drop(EVENT, 0x1000);
+    handles_drop(handles_take(EVENT, 0x1000));
 }
 
 static void test_a_kernel_is_taken_for_a_function_and_not_the_other_way(void)
@@ -47,15 +47,33 @@ static void test_what_a_driver_answers_has_one_id(void)
     CHECK(handles_id(EVENT, 0x5000, &again) == 0 && again == first);
     CHECK(handles_value(EVENT, first, &value) == 0 && value == 0x5000);
     CHECK(handles_id(STREAM, 0x5000, &again) == 0 && again != first);
-    handles_drop(EVENT, 0x5000);
+    handles_drop(handles_take(EVENT, 0x5000));
     CHECK(handles_id(EVENT, 0x5000, &again) == 0 && again != first); /* another one by then */
     CHECK(handles_bind(HARP_HANDLE_CUfunction, 20, 0x6000) == 0);
     CHECK(handles_bind(HARP_HANDLE_CUfunction, 21, 0x6000) == 0); /* asked for twice */
     CHECK(handles_value(HARP_HANDLE_CUfunction, 20, &value) == 0 && value == 0x6000);
     CHECK(handles_id(HARP_HANDLE_CUfunction, 0x6000, &again) == 0 && again == 21);
-    handles_drop(HARP_HANDLE_CUfunction, 0x6000);
+    handles_drop(handles_take(HARP_HANDLE_CUfunction, 0x6000));
     CHECK(handles_value(HARP_HANDLE_CUfunction, 20, &value) == -ENOENT);
     CHECK(handles_value(HARP_HANDLE_CUfunction, 21, &value) == -ENOENT);
+}
+
+static void test_a_handle_that_a_call_ends_is_none_until_it_fails(void)
+{
+    uint64_t value, last;
+    CHECK(handles_bind(EVENT, 30, 0x7000) == 0 && handles_bind(EVENT, 31, 0x7000) == 0);
+    struct node *taken = handles_take(EVENT, 0x7000);
+    CHECK(handles_value(EVENT, 30, &value) == -ENOENT && handles_take(EVENT, 0x7000) == NULL);
+    /* another lane has been given the same: its id is not the one that ends */
+    CHECK(handles_bind(EVENT, 32, 0x7000) == 0);
+    handles_drop(taken);
+    CHECK(handles_value(EVENT, 32, &value) == 0 && value == 0x7000);
+    CHECK(handles_value(EVENT, 31, &value) == -ENOENT);
+    CHECK(handles_bind(EVENT, 33, 0x7000) == 0);
+    handles_put_back(handles_take(EVENT, 0x7000));
+    CHECK(handles_value(EVENT, 32, &value) == 0 && handles_value(EVENT, 33, &value) == 0);
+    CHECK(handles_id(EVENT, 0x7000, &last) == 0 && last == 33);
+    handles_drop(handles_take(EVENT, 0x7000));
 }
 
 static void test_many_handles_and_a_bound(void)
@@ -64,7 +82,7 @@ static void test_many_handles_and_a_bound(void)
     for (uint64_t i = 0; i < 100000; i++)
         CHECK(handles_bind(EVENT, 1000 + i, 0x100000 + 16 * i) == 0);
     for (uint64_t i = 0; i < 100000; i += 2)
-        handles_drop(EVENT, 0x100000 + 16 * i);
+        handles_drop(handles_take(EVENT, 0x100000 + 16 * i));
     for (uint64_t i = 0; i < 100000; i++)
         CHECK(handles_value(EVENT, 1000 + i, &value) == (i % 2 == 0 ? -ENOENT : 0));
     int err = 0;
@@ -84,8 +102,8 @@ static void test_an_address_is_the_sessions_or_not(void)
     CHECK(!ranges_have(0x1fff) && !ranges_have(0x7fff) && ranges_have(0x8000));
     ranges_drop(0x2000);
     CHECK(!ranges_have(0x2800) && ranges_have(0x8800) && ranges_have(0x1080));
-    ranges_drop(0x2800);                                         /* in the middle of nothing */
-    CHECK(ranges_add(0x8000, 0x10) == 0 && ranges_have(0x8800)); /* a part of the same */
+    ranges_drop(0x2800);                                          /* in the middle of nothing */
+    CHECK(ranges_add(0x8000, 0x10) == 0 && !ranges_have(0x8800)); /* given out again */
     for (uint64_t i = 0; i < 3000; i++)
         CHECK(ranges_add(0x100000 + (i * 7919 % 3000) * 0x100, 0x80) == 0);
     for (uint64_t i = 0; i < 3000; i++)
@@ -119,9 +137,73 @@ static void test_calls_add_and_take_away_memory(void)
     args[1] = (uintptr_t)&bytes;
     ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
     CHECK(ranges_have(0x7500000 + 64) && !ranges_have(0x7500000 + 65));
-    args[0] = 0x7200000;
-    ranges_after(HARP_OP_cuMemFreeAsync, args);
-    CHECK(!ranges_have(0x7200fff));
+    CHECK(ranges_add(0x7600000, 4096) == 0);
+    args[0] = 0x7600000;
+    uint64_t dropped = ranges_before(HARP_OP_cuMemFreeAsync, args);
+    CHECK(dropped == 4096 && !ranges_have(0x7600fff)); /* before the driver has freed it */
+    ranges_failed(args, dropped);
+    CHECK(ranges_have(0x7600fff) && !ranges_have(0x7601001));
+}
+
+static void test_memory_of_earlier_hides_no_later_one(void)
+{
+    CHECK(ranges_add(0x8100000, 0x100) == 0 && ranges_add(0x8200000, 0x100) == 0);
+    CHECK(ranges_add(0x80f0000, 0x100000) == 0); /* over the first: it was free */
+    CHECK(ranges_have(0x8100101) && ranges_have(0x8180000) && ranges_have(0x8200080));
+    CHECK(ranges_drop(0x8100000) == 0 && ranges_drop(0x80f0000) == 0x100000);
+    CHECK(!ranges_have(0x8100080) && ranges_have(0x8200080));
+    CHECK(ranges_add(0x8300000, 0x10000) == 0 && ranges_add(0x8308000, 0x10000) == 0);
+    CHECK(ranges_add(0x8304000, 0x100) == 0); /* in the middle, as the first has not been freed */
+    CHECK(ranges_have(0x8304200) && ranges_have(0x8317fff) && !ranges_have(0x8318001));
+    CHECK(ranges_drop(0x8308000) == 0x10000);
+    CHECK(ranges_have(0x830ffff) && !ranges_have(0x8310001));
+    for (uint64_t i = 0; i < 1000; i++)
+        CHECK(ranges_add(0x9000000 + i * 0x1000, 0x1000) == 0);
+    CHECK(ranges_add(0x9000800, 998 * 0x1000) == 0); /* all but the first and the last two */
+    CHECK(ranges_drop(0x9001000) == 0 && ranges_drop(0x9000000) == 0x1000);
+    CHECK(ranges_drop(0x93e6000) == 0x1000 && ranges_drop(0x93e7000) == 0x1000);
+    CHECK(!ranges_have(0x9000400) && ranges_have(0x93e6800) && !ranges_have(0x93e6801));
+}
+
+static void test_globals_go_with_their_module(void)
+{
+    uint64_t at = 0xa000000, bytes = 256;
+    uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, (uintptr_t)&bytes, 0x51};
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args); /* asked for twice */
+    at = 0xa001000;
+    args[2] = 0x52;
+    ranges_after(HARP_OP_cuLibraryGetGlobal, args);
+    args[0] = 0xa000000;
+    CHECK(ranges_before(HARP_OP_cuMemFree_v2, args) == 0 && ranges_have(0xa000080));
+    args[0] = 0x51;
+    CHECK(ranges_before(HARP_OP_cuModuleUnload, args) == 0);
+    CHECK(!ranges_have(0xa000080) && ranges_have(0xa001080));
+    args[0] = 0x52;
+    CHECK(ranges_before(HARP_OP_cuLibraryUnload, args) == 0 && !ranges_have(0xa001080));
+}
+
+/* Memory of a graph's node: there again with each launch, and that of the last may be kept. */
+static void test_memory_of_a_graph_goes_with_what_launches_it(void)
+{
+    CUDA_MEM_ALLOC_NODE_PARAMS_v1 params = {.dptr = 0xb000000, .bytesize = 4096};
+    uint64_t exec = 0x62, add[HARP_WIRE_SLOTS] = {0, 0x61, 0, 0, (uintptr_t)&params};
+    uint64_t make[HARP_WIRE_SLOTS] = {(uintptr_t)&exec, 0x61}, at[HARP_WIRE_SLOTS] = {0xb000000};
+    uint64_t graph[HARP_WIRE_SLOTS] = {0x61}, launched[HARP_WIRE_SLOTS] = {0x62};
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    ranges_before(HARP_OP_cuGraphDestroy, graph); /* never launched */
+    CHECK(!ranges_have(0xb000800));
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    params.bytesize = 64; /* another node, later in the graph */
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    CHECK(ranges_have(0xb000800));
+    ranges_after(HARP_OP_cuGraphInstantiateWithFlags, make);
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 0 && ranges_have(0xb000800));
+    ranges_before(HARP_OP_cuGraphDestroy, graph);
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 0 && ranges_have(0xb000800));
+    ranges_before(HARP_OP_cuGraphExecDestroy, launched);
+    CHECK(ranges_have(0xb000800));
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 4096 && !ranges_have(0xb000800));
 }
 
 static void hash(struct harp_wire_image *image, const char *data)
@@ -179,15 +261,47 @@ static void test_the_image_used_longest_ago_goes_first(void)
     CHECK(image_take(&images[4]) != NULL || image_take(&images[5]) != NULL);
 }
 
+enum { PUTTERS = 8 };
+static struct harp_wire_image put_images[PUTTERS];
+static char put_data[PUTTERS][KEPT_MAX];
+
+static void *put_one(void *arg)
+{
+    uintptr_t i = (uintptr_t)arg;
+    for (unsigned turn = 0; turn < 5; turn++)
+        CHECK(image_put(&put_images[i], put_data[i], KEPT_MAX) == 0);
+    return NULL;
+}
+
+/* Each is as much as is kept: they are taken in one after the other. */
+static void test_the_largest_images_are_put_by_many_at_once(void)
+{
+    pthread_t threads[PUTTERS];
+    for (uintptr_t i = 0; i < PUTTERS; i++) {
+        put_images[i] = (struct harp_wire_image){.bytes = KEPT_MAX};
+        memset(put_data[i], (int)i + 1, KEPT_MAX);
+        hash(&put_images[i], put_data[i]);
+    }
+    for (uintptr_t i = 0; i < PUTTERS; i++)
+        CHECK(pthread_create(&threads[i], NULL, put_one, (void *)i) == 0);
+    for (unsigned i = 0; i < PUTTERS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
 int main(void)
 {
     test_an_id_stands_for_one_handle_of_its_kind();
     test_a_kernel_is_taken_for_a_function_and_not_the_other_way();
     test_what_a_driver_answers_has_one_id();
+    test_a_handle_that_a_call_ends_is_none_until_it_fails();
     test_many_handles_and_a_bound();
     test_an_address_is_the_sessions_or_not();
     test_calls_add_and_take_away_memory();
+    test_memory_of_earlier_hides_no_later_one();
+    test_globals_go_with_their_module();
+    test_memory_of_a_graph_goes_with_what_launches_it();
     test_an_image_is_what_its_hash_says();
     test_the_image_used_longest_ago_goes_first();
+    test_the_largest_images_are_put_by_many_at_once();
     return 0;
 }

@@ -90,7 +90,8 @@ bool harp_ring_gone(const struct harp_ring *ring)
         return false;
     int saved = errno;
     ssize_t got = recv(ring->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    bool gone = got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
+    /* A byte is as good as the end: none is ever sent, and the end would not be seen behind it. */
+    bool gone = got >= 0 || (errno != EAGAIN && errno != EINTR);
     errno = saved;
     return gone;
 }
@@ -343,8 +344,10 @@ int harp_ring_wait_room(struct harp_ring *ring, uint32_t bytes, int timeout_ms)
 void harp_ring_stand_by(struct harp_ring *ring)
 {
     struct harp_ring_way *way = ring->take.way;
-    __atomic_store_n(&way->reader_sleeps, HARP_RING_SECOND, __ATOMIC_RELEASE);
+    /* In this order: a writer may wake SECOND as soon as the word says so, and who is woken and
+     * does not see that it stands by would sleep on, with nobody to be woken. */
     __atomic_store_n(&ring->standing_by, true, __ATOMIC_RELEASE);
+    __atomic_store_n(&way->reader_sleeps, HARP_RING_SECOND, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* (2) */
     if (harp_ring_some(ring))
         wake(&way->data, &way->reader_sleeps);

@@ -136,7 +136,7 @@ void harp_ring_close(struct harp_ring *ring);
 /* For ring->spin_us: the wish, or 0 where spinning would take a CPU that the peer needs. */
 unsigned harp_ring_spin_us(unsigned wish_us);
 
-/* Whether the peer's end of the socket is closed. One syscall. */
+/* Whether the peer's end of the socket is closed, or says what no peer does. One syscall. */
 bool harp_ring_gone(const struct harp_ring *ring);
 
 /* --- putting --- */
@@ -179,7 +179,7 @@ int harp_ring_wait(struct harp_ring *ring, enum harp_ring_waiter who, int timeou
 
 /* By who takes, before and after a time in which it does not: SECOND is to be woken by the next
  * record, or by one that is there; and no more. No syscall if there is none. It may have been woken
- * when `down` returns: who takes is agreed upon by the two themselves. */
+ * without a record, and when `down` returns: who takes is agreed upon by the two themselves. */
 void harp_ring_stand_by(struct harp_ring *ring);
 void harp_ring_stand_down(struct harp_ring *ring);
 /* Wake SECOND, whatever is there. */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One call: its body decoded, made, and answered; or its failure kept for the next observation
- * point of its context (SESSION.md, "Errors of unwanted calls").
+ * One call: its body decoded, made, and answered, or its failure kept (latch.c).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,105 +12,6 @@
 #include "src/worker/handles.h"
 #include "src/worker/ranges.h"
 #include "src/worker/worker.h"
-
-/* --- errors of calls that nobody waited for --- */
-
-#define LATCHES_MAX 64u
-
-/* Guarded by latch_lock; session.latches counts them. */
-static pthread_mutex_t latch_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct {
-    CUcontext context;
-    CUresult result; /* CUDA_SUCCESS: free */
-} latched[LATCHES_MAX];
-
-/* After these the driver itself says so at every call. */
-static bool sticky(CUresult r)
-{
-    switch (r) {
-    case CUDA_ERROR_ECC_UNCORRECTABLE:
-    case CUDA_ERROR_ILLEGAL_ADDRESS:
-    case CUDA_ERROR_LAUNCH_TIMEOUT:
-    case CUDA_ERROR_ASSERT:
-    case CUDA_ERROR_HARDWARE_STACK_ERROR:
-    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
-    case CUDA_ERROR_MISALIGNED_ADDRESS:
-    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
-    case CUDA_ERROR_INVALID_PC:
-    case CUDA_ERROR_LAUNCH_FAILED:
-        return true;
-    default:
-        return false;
-    }
-}
-
-static bool observes(unsigned op)
-{
-    switch (op) {
-    case HARP_OP_cuCtxSynchronize:
-    case HARP_OP_cuCtxSynchronize_v2:
-    case HARP_OP_cuStreamSynchronize:
-    case HARP_OP_cuStreamQuery:
-    case HARP_OP_cuEventSynchronize:
-    case HARP_OP_cuEventQuery:
-    case HARP_OP_cuStreamEndCapture:
-    case HARP_OP_cuGraphInstantiateWithFlags:
-    case HARP_OP_cuGraphInstantiateWithParams:
-        return true;
-    default: /* copies and memsets of no stream */
-        return (strncmp(harp_wire_op(op)->name, "cuMemcpy", 8) == 0 ||
-                strncmp(harp_wire_op(op)->name, "cuMemset", 8) == 0) &&
-               strstr(harp_wire_op(op)->name, "Async") == NULL;
-    }
-}
-
-static CUcontext current(void)
-{
-    CUcontext context = NULL;
-    return DRIVER(cuCtxGetCurrent)(&context) == CUDA_SUCCESS ? context : NULL;
-}
-
-static void latch(struct lane *lane, unsigned op, CUresult result)
-{
-    CUcontext context = current();
-    bool first = true;
-    unsigned place = LATCHES_MAX;
-    if (sticky(result))
-        return;
-    pthread_mutex_lock(&latch_lock);
-    for (unsigned i = 0; i < LATCHES_MAX; i++) {
-        if (latched[i].result == CUDA_SUCCESS)
-            place = place == LATCHES_MAX ? i : place;
-        else if (latched[i].context == context)
-            first = false;
-    }
-    if (first && place != LATCHES_MAX) {
-        latched[place].context = context;
-        latched[place].result = result;
-        atomic_fetch_add(&lane->session->latches, 1);
-    }
-    pthread_mutex_unlock(&latch_lock);
-    uint64_t args[HARP_WIRE_SLOTS] = {lane->seq, lane->place, op, result};
-    if (first)
-        call_tell(lane->session, HARP_OP_harpLatched, lane->id, args);
-}
-
-static CUresult surfaced(struct lane *lane, unsigned op, CUresult result)
-{
-    if (result != CUDA_SUCCESS || atomic_load(&lane->session->latches) == 0 || !observes(op))
-        return result;
-    CUcontext context = current();
-    pthread_mutex_lock(&latch_lock);
-    for (unsigned i = 0; i < LATCHES_MAX; i++)
-        if (latched[i].result != CUDA_SUCCESS && latched[i].context == context) {
-            result = latched[i].result;
-            latched[i].result = CUDA_SUCCESS;
-            atomic_fetch_sub(&lane->session->latches, 1);
-            break;
-        }
-    pthread_mutex_unlock(&latch_lock);
-    return result;
-}
 
 /* --- the codec's hooks --- */
 
@@ -236,7 +136,9 @@ static void pin(const struct lane *lane, unsigned op, const uint64_t *args)
     case HARP_OP_cuCtxDestroy:
     case HARP_OP_cuCtxDetach:
     case HARP_OP_cuDevicePrimaryCtxRelease_v2:
+    case HARP_OP_cuDevicePrimaryCtxRelease:
     case HARP_OP_cuDevicePrimaryCtxReset_v2:
+    case HARP_OP_cuDevicePrimaryCtxReset:
         atomic_store(&pinned, false);
         break;
     default:
@@ -244,15 +146,21 @@ static void pin(const struct lane *lane, unsigned op, const uint64_t *args)
     }
 }
 
-/* Handles that the call has ended, and the one that it has made. */
-static CUresult settle(const struct harp_wire_op *op, const struct harp_wire_call *call)
+/* The ids of the handle that a call ends; no call ends two. */
+static struct node *take_ended(const struct harp_wire_op *op, const struct harp_wire_call *call)
 {
     const struct harp_wire_program *p = &harp_wire_programs[op->program];
     for (unsigned i = 0; i < p->count; i++) {
         const struct harp_wire_field *f = &harp_wire_fields[p->first + i];
         if (f->item == HARP_WIRE_HANDLE && f->hold == HARP_WIRE_VALUE && f->own == HARP_WIRE_DEL)
-            handles_drop((enum harp_handle)f->type, call->args[f->at / 8]);
+            return handles_take((enum harp_handle)f->type, call->args[f->at / 8]);
     }
+    return NULL;
+}
+
+/* The handle that the call has made. */
+static CUresult settle(const struct harp_wire_call *call)
+{
     if (call->made_kind == 0 || call->args[call->made_slot] == 0)
         return CUDA_SUCCESS;
     uint64_t value;
@@ -279,18 +187,27 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
         return CUDA_ERROR_NOT_SUPPORTED;
     memcpy(args, call->args, sizeof args);
     CUresult r = prepare_call(lane, &made, args);
+    link_before(lane, call->op, call->args);
+    const uint64_t dropped = ranges_before(call->op, call->args);
+    struct node *ended = take_ended(op, call);
     void (*fn)(void) = driver_fn(made, (lane->flags & HARP_FRAME_PER_THREAD) != 0);
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
     prepare_end(lane);
+    host_after(lane, call->op, r, call->args);
     link_after(lane, call->op, r, call->args);
-    if (r != CUDA_SUCCESS)
+    if (r != CUDA_SUCCESS) {
+        ranges_failed(call->args, dropped);
+        handles_put_back(ended);
         return r;
+    }
+    handles_drop(ended);
     if (in_stream)
         transfer_done_after(lane, stream);
     ranges_after(call->op, call->args);
     pin(lane, call->op, call->args);
-    return settle(op, call);
+    latch_ended(lane->session, call->op, call->args);
+    return settle(call);
 }
 
 static void reply(struct lane *lane, struct harp_wire_call *call, bool decoded,
@@ -337,10 +254,10 @@ static void call_one(struct lane *lane, unsigned op_number, unsigned flags, uint
     session_back(lane->session, lane, wanted);
     if (wanted) {
         if (decoded)
-            call.result = surfaced(lane, op_number, (CUresult)call.result);
+            call.result = latch_surfaced(lane, op_number, (CUresult)call.result);
         reply(lane, &call, decoded, &side);
     } else if (call.result != CUDA_SUCCESS) {
-        latch(lane, op_number, (CUresult)call.result);
+        latch_keep(lane, op_number, (CUresult)call.result);
     }
 }
 

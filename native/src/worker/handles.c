@@ -135,8 +135,9 @@ int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id)
     return err;
 }
 
-void handles_drop(enum harp_handle kind, uint64_t value)
+struct node *handles_take(enum harp_handle kind, uint64_t value)
 {
+    struct node *taken = NULL;
     pthread_mutex_lock(&lock);
     struct node **at = buckets == 0 ? NULL : place_of(kind, value);
     while (at != NULL && *at != NULL) {
@@ -150,6 +151,29 @@ void handles_drop(enum harp_handle kind, uint64_t value)
             id = &(*id)->by_id;
         *id = n->by_id;
         *at = n->by_value;
+        n->by_id = taken;
+        taken = n;
+    }
+    pthread_mutex_unlock(&lock);
+    return taken;
+}
+
+/* They have been counted all the while: there is room. */
+void handles_put_back(struct node *taken)
+{
+    pthread_mutex_lock(&lock);
+    for (struct node *n = taken, *next; n != NULL; n = next) {
+        next = n->by_id;
+        hang(n);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+void handles_drop(struct node *taken)
+{
+    pthread_mutex_lock(&lock);
+    for (struct node *n = taken, *next; n != NULL; n = next) {
+        next = n->by_id;
         free(n);
         count--;
     }

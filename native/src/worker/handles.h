@@ -26,7 +26,12 @@ int handles_value(enum harp_handle kind, uint64_t id, uint64_t *value);
 /* The id of a handle that the driver has answered: its last one, or a new one of the worker's. */
 int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id);
 
-/* The handle is no more: nor are its ids. */
-void handles_drop(enum harp_handle kind, uint64_t value);
+/* Before a call that ends the handle: after it another lane may have been given the same one. Its
+ * ids stand for nothing from then on, until they are put back, as the call has failed, or dropped.
+ */
+struct node;
+struct node *handles_take(enum harp_handle kind, uint64_t value);
+void handles_put_back(struct node *taken);
+void handles_drop(struct node *taken);
 
 #endif

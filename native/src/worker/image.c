@@ -25,6 +25,9 @@ struct image {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct image *images;
 static uint64_t kept_bytes;
+/* Copies that are being hashed: together no more than is kept. Who comes later waits. */
+static uint64_t coming_bytes;
+static pthread_cond_t fewer_come = PTHREAD_COND_INITIALIZER;
 
 static struct image **find(const struct harp_wire_image *wanted)
 {
@@ -82,10 +85,25 @@ static void forget(uint64_t need)
     }
 }
 
-int image_put(const struct harp_wire_image *image, const void *data, uint64_t bytes)
+static void comes(uint64_t bytes)
 {
-    if (bytes != image->bytes || bytes == 0 || bytes > KEPT_MAX)
-        return -EBADMSG;
+    pthread_mutex_lock(&lock);
+    while (coming_bytes + bytes > KEPT_MAX)
+        pthread_cond_wait(&fewer_come, &lock);
+    coming_bytes += bytes;
+    pthread_mutex_unlock(&lock);
+}
+
+static void has_come(uint64_t bytes)
+{
+    pthread_mutex_lock(&lock);
+    coming_bytes -= bytes;
+    pthread_cond_broadcast(&fewer_come);
+    pthread_mutex_unlock(&lock);
+}
+
+static int take_in(const struct harp_wire_image *image, const void *data, uint64_t bytes)
+{
     /* A copy first: what lies in shared memory may change while it is hashed. A zero behind it, for
      * drivers that read PTX as a text. */
     struct image *made = malloc(sizeof *made + bytes + 1);
@@ -119,4 +137,14 @@ int image_put(const struct harp_wire_image *image, const void *data, uint64_t by
     }
     pthread_mutex_unlock(&lock);
     return 0;
+}
+
+int image_put(const struct harp_wire_image *image, const void *data, uint64_t bytes)
+{
+    if (bytes != image->bytes || bytes == 0 || bytes > KEPT_MAX)
+        return -EBADMSG;
+    comes(bytes);
+    int err = take_in(image, data, bytes);
+    has_come(bytes);
+    return err;
 }

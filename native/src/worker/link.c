@@ -20,6 +20,7 @@ struct link {
     void *values[OPTIONS_MAX];
     uint64_t told[OPTIONS_MAX];
     char *logs[2]; /* info, errors */
+    uint64_t id;   /* while it is being destroyed */
     struct link *next;
 };
 
@@ -112,6 +113,14 @@ static void tell(struct lane *lane, struct link *link, uint64_t id)
     call_tell(lane->session, HARP_OP_harpLinkValues, lane->id, args);
 }
 
+static void keep(struct link *link)
+{
+    pthread_mutex_lock(&lock);
+    link->next = links;
+    links = link;
+    pthread_mutex_unlock(&lock);
+}
+
 static void created(struct lane *lane, CUresult result, const uint64_t *carried)
 {
     struct link *link = lane->link;
@@ -126,10 +135,35 @@ static void created(struct lane *lane, CUresult result, const uint64_t *carried)
         return;
     }
     memcpy(&link->state, (const void *)(uintptr_t)carried[3], sizeof link->state);
+    keep(link);
+}
+
+void link_before(struct lane *lane, unsigned op, const uint64_t *args)
+{
+    if (op != HARP_OP_cuLinkDestroy)
+        return;
     pthread_mutex_lock(&lock);
-    link->next = links;
-    links = link;
+    struct link **at = find(args[0]), *link = *at;
+    if (link != NULL)
+        *at = link->next;
     pthread_mutex_unlock(&lock);
+    if (link != NULL && handles_id(HARP_HANDLE_CUlinkState, args[0], &link->id) != 0)
+        link->id = 0;
+    lane->link = link;
+}
+
+static void destroyed(struct lane *lane, CUresult result)
+{
+    struct link *link = lane->link;
+    lane->link = NULL;
+    if (link == NULL)
+        return;
+    if (link->id != 0)
+        tell(lane, link, link->id);
+    if (result == CUDA_SUCCESS)
+        forget(link);
+    else
+        keep(link);
 }
 
 void link_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *carried)
@@ -140,22 +174,19 @@ void link_after(struct lane *lane, unsigned op, CUresult result, const uint64_t 
     case HARP_OP_cuLinkCreate_v2:
         created(lane, result, carried);
         return;
+    case HARP_OP_cuLinkDestroy:
+        destroyed(lane, result);
+        return;
     case HARP_OP_cuLinkAddData:
     case HARP_OP_cuLinkAddData_v2:
     case HARP_OP_cuLinkComplete:
-    case HARP_OP_cuLinkDestroy:
         break;
     default:
         return;
     }
     pthread_mutex_lock(&lock);
-    struct link **at = find(carried[0]), *link = *at;
-    const bool ends = op == HARP_OP_cuLinkDestroy && result == CUDA_SUCCESS && link != NULL;
-    if (ends)
-        *at = link->next;
+    struct link *link = *find(carried[0]);
     pthread_mutex_unlock(&lock);
     if (link != NULL && handles_id(HARP_HANDLE_CUlinkState, carried[0], &id) == 0)
         tell(lane, link, id);
-    if (ends)
-        forget(link);
 }

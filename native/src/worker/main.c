@@ -36,8 +36,11 @@ static void *watch(void *arg)
     struct pollfd fds[2] = {{.fd = *(const int *)arg, .events = POLLIN}, {.fd = -1}};
     /* A forked child may keep the socket open after its parent's death. */
     if (getsockopt(fds[0].fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid > 0 &&
-        peer.pid != getpid())
+        peer.pid != getpid()) {
         fds[1].fd = (int)syscall(SYS_pidfd_open, peer.pid, 0);
+        if (fds[1].fd < 0 && errno == ESRCH)
+            _exit(0); /* dead already; without the call (Linux < 5.3) the socket has to do */
+    }
     fds[1].events = POLLIN;
     while (poll(fds, 2, -1) < 0 && errno == EINTR)
         ;

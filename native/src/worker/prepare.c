@@ -100,7 +100,7 @@ static CUresult fix(struct lane *lane, const struct harp_wire_program *p, uint8_
     if (p == host_programs[0] || p == host_programs[1]) {
         CUDA_HOST_NODE_PARAMS_v1 *host = (CUDA_HOST_NODE_PARAMS_v1 *)base;
         uint64_t number = (uintptr_t)host->fn;
-        return host_function(lane->session, number, false, &host->fn, &host->userData) == 0
+        return host_function(lane, number, false, &host->fn, &host->userData) == 0
                    ? CUDA_SUCCESS
                    : CUDA_ERROR_OUT_OF_MEMORY;
     }
@@ -142,22 +142,22 @@ static CUresult fix(struct lane *lane, const struct harp_wire_program *p, uint8_
 /* Functions of the client's, among the parameters themselves. */
 static int tickets(struct lane *lane, unsigned op, uint64_t *args)
 {
-    struct session *s = lane->session;
     void *data = NULL;
     CUhostFn fn = NULL;
     CUstreamCallback callback = NULL;
     int err = 0;
     if (op == HARP_OP_cuLaunchHostFunc) {
         /* Captured, it is called whenever the graph runs. */
-        err = host_function(s, args[1], !call_captures(lane, args[0]), &fn, &data);
+        lane->captured = call_captures(lane, args[0]);
+        err = host_function(lane, args[1], !lane->captured, &fn, &data);
         args[1] = (uintptr_t)fn;
         args[2] = (uintptr_t)data;
     } else if (op == HARP_OP_cuStreamAddCallback) {
-        err = host_callback(s, args[1], &callback, &data);
+        err = host_callback(lane, args[1], &callback, &data);
         args[1] = (uintptr_t)callback;
         args[2] = (uintptr_t)data;
     } else if (op == HARP_OP_cuUserObjectCreate) {
-        err = host_destructor(s, args[2], &fn, &data);
+        err = host_destructor(lane, args[2], &fn, &data);
         args[1] = (uintptr_t)data;
         args[2] = (uintptr_t)fn;
     }
@@ -189,6 +189,32 @@ static void cooperative(struct lane *lane, unsigned *op, uint64_t *args)
     args[3] = args[10];
 }
 
+/* The client's image may be preserved; ours is forgotten when there are newer ones. Whether the
+ * option is as good as off with a value of 0, nobody says: it is left out. */
+static CUresult library(struct lane *lane, uint64_t *args)
+{
+    const uint8_t *options = (const uint8_t *)(uintptr_t)args[5];
+    void *const *values = (void *const *)(uintptr_t)args[6];
+    const unsigned count = (unsigned)args[7];
+    unsigned kept = 0;
+    if (options == NULL || values == NULL)
+        return CUDA_SUCCESS; /* the driver says what it thinks of it */
+    for (unsigned i = 0; i < count; i++) {
+        CUlibraryOption option;
+        memcpy(&option, options + 4ull * i, sizeof option);
+        if (option == CU_LIBRARY_BINARY_IS_PRESERVED)
+            continue;
+        if (kept == LIBRARY_MAX)
+            return CUDA_ERROR_NOT_SUPPORTED;
+        lane->library.options[kept] = option;
+        lane->library.values[kept++] = values[i];
+    }
+    args[5] = kept == 0 ? 0 : (uintptr_t)lane->library.options;
+    args[6] = kept == 0 ? 0 : (uintptr_t)lane->library.values;
+    args[7] = kept;
+    return CUDA_SUCCESS;
+}
+
 CUresult prepare_call(struct lane *lane, unsigned *op, uint64_t *args)
 {
     lane->packed_count = 0;
@@ -203,6 +229,8 @@ CUresult prepare_call(struct lane *lane, unsigned *op, uint64_t *args)
     if ((*op == HARP_OP_cuLinkAddData || *op == HARP_OP_cuLinkAddData_v2) && r == CUDA_SUCCESS &&
         lane->image != NULL && args[3] > image_bytes(lane->image))
         return CUDA_ERROR_INVALID_VALUE;
+    if (*op == HARP_OP_cuLibraryLoadData && r == CUDA_SUCCESS)
+        r = library(lane, args);
     if (*op == HARP_OP_cuLaunchCooperativeKernel)
         cooperative(lane, op, args);
     return r;

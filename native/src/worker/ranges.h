@@ -12,12 +12,17 @@
 
 /* -ENOMEM: not kept, and so not usable. */
 int ranges_add(uint64_t base, uint64_t bytes);
-void ranges_drop(uint64_t base);
+/* Its size; 0: there is none, or it goes with something else. */
+uint64_t ranges_drop(uint64_t base);
 /* Whether it lies in one, or just at its end. */
 bool ranges_have(uint64_t address);
 
 struct harp_wire_call;
-/* What a call that has succeeded did to them. `args`: as the driver was given them. */
+/* What a call takes away it takes before it is made: after it another lane may have been given the
+ * same memory. Answers what ranges_failed puts back. `args`: as the driver is given them. */
+uint64_t ranges_before(unsigned op, const uint64_t *args);
+void ranges_failed(const uint64_t *args, uint64_t dropped);
+/* What a call that has succeeded added. */
 void ranges_after(unsigned op, const uint64_t *args);
 
 #endif

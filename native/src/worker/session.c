@@ -18,6 +18,7 @@
  * waits in `held`.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,8 +30,14 @@
 enum doing { HERE, BUSY, AWAY, COMING };
 #define LEAD(lane, doing) ((uint32_t)(lane) << 2 | (uint32_t)(doing))
 
-/* What may be held back before reading stops. */
-#define HELD_MAX (16u << 20)
+/* What may be held back before reading stops. If a host function has not been answered, it may be
+ * what everything waits for, and lie behind in the ring: then reading goes on, but slowly, so that
+ * a program which does not wait is slowed down as well; until there is too much. */
+#define HELD_MAX   (16u << 20)
+#define HELD_LIMIT (256u << 20)
+/* What may wait in queues, all together. A thread has one call at a time that it waits for: more in
+ * a lane are of threads that share it. */
+#define QUEUED_MAX (16u << 20)
 /* How often it is looked whether what is held back may go on. */
 #define HELD_MS 1
 
@@ -58,18 +65,25 @@ void session_put(struct session *s, struct harp_ring_record *record, const void 
         session_end("the client has written what cannot be in its ring");
 }
 
+static bool leads(const struct session *s, unsigned id)
+{
+    return atomic_load(&s->lead) == LEAD(id, HERE);
+}
+
 /* --- away and back --- */
 
 void session_away(struct session *s, struct lane *lane, bool wanted)
 {
-    uint32_t here = LEAD(lane->id, HERE);
     atomic_store(&lane->active, true);
     atomic_store(&lane->holding, !wanted);
-    if (!atomic_compare_exchange_strong(&s->lead, &here, LEAD(lane->id, wanted ? AWAY : BUSY)))
+    if (!leads(s, lane->id))
         return; /* somebody else reads already */
+    /* While it leads, and nobody can take that from it (1): a deputy that led already would sleep
+     * as FIRST, and this would have writers wake SECOND only. */
     if (wanted)
         harp_ring_stand_by(&s->ring);
-    else if (atomic_load(&s->host_calls) != 0)
+    atomic_store(&s->lead, LEAD(lane->id, wanted ? AWAY : BUSY));
+    if (!wanted && atomic_load(&s->host_calls) != 0)
         session_attend(s);
 }
 
@@ -143,10 +157,14 @@ static struct order *order_of(const struct harp_ring_record *record, const uint8
     return o;
 }
 
-static void queue(struct lane *lane, struct order *o)
+/* With s->lock held. */
+static void queue(struct session *s, struct lane *lane, struct order *o)
 {
     *lane->end = o;
     lane->end = &o->next;
+    s->queued_bytes += sizeof *o + o->record.bytes;
+    if (s->queued_bytes > QUEUED_MAX)
+        session_end("more than 16 MiB of calls wait for others of their lanes");
     pthread_cond_signal(&lane->go);
 }
 
@@ -179,7 +197,7 @@ static bool hand_over(struct session *s, struct order *o)
             atomic_store(&to->holding, true);
         if (!busy && s->held == NULL)
             atomic_store(&s->lead, LEAD(to->id, COMING));
-        queue(to, o);
+        queue(s, to, o);
     }
     pthread_mutex_unlock(&s->lock);
     return can;
@@ -190,6 +208,10 @@ static void hold_back(struct session *s, struct order *o)
     *s->held_end = o;
     s->held_end = &o->next;
     s->held_bytes += sizeof *o + o->record.bytes;
+    if (s->held_bytes > HELD_LIMIT)
+        session_end("more than 256 MiB of calls wait for a function of the program's");
+    if (s->held_bytes > HELD_MAX)
+        usleep((useconds_t)(sizeof o->record + o->record.bytes)); /* a ring, of a MiB, in 1 s */
 }
 
 /* By the deputy: what is held back goes to its lanes, as far as it may; with the last one, the lead
@@ -234,11 +256,6 @@ static bool session_record(struct session *s, const struct harp_ring_record *r, 
     return false;
 }
 
-static bool leads(const struct session *s, unsigned id)
-{
-    return atomic_load(&s->lead) == LEAD(id, HERE);
-}
-
 /* Take records as long as `self` (NULL: the deputy) leads. */
 static void lead(struct session *s, struct lane *self, uint8_t *body)
 {
@@ -250,8 +267,11 @@ static void lead(struct session *s, struct lane *self, uint8_t *body)
             if (!leads(s, 0))
                 return;
         }
-        int n =
-            s->held_bytes > HELD_MAX ? 0 : harp_ring_take(&s->ring, &r, body, HARP_WIRE_BODY_BYTES);
+        if (s->held_bytes > HELD_MAX && atomic_load(&s->host_calls) == 0) {
+            usleep(HELD_MS * 1000);
+            continue;
+        }
+        int n = harp_ring_take(&s->ring, &r, body, HARP_WIRE_BODY_BYTES);
         if (n == 0) {
             n = harp_ring_wait(&s->ring, HARP_RING_FIRST, s->held != NULL ? HELD_MS : -1);
             n = n == -ETIMEDOUT ? 0 : n;
@@ -290,6 +310,7 @@ static void *lane_main(void *arg)
         lane->first = o->next;
         if (lane->first == NULL)
             lane->end = &lane->first;
+        s->queued_bytes -= sizeof *o + o->record.bytes;
         pthread_mutex_unlock(&s->lock);
         call_record(lane, &o->record, o->body);
         free(o);
@@ -309,11 +330,13 @@ void session_run(struct session *s)
         lead(s, NULL, body);
         if (harp_ring_wait(&s->ring, HARP_RING_SECOND, -1) != 0)
             session_end("the ring is broken");
-        /* Woken for a leader that is away; it may have come back. */
+        /* Woken for a leader that is away; it may be about to go, or have come back. */
         uint32_t away = atomic_load(&s->lead);
         if ((away & 3u) == AWAY)
             atomic_compare_exchange_strong(&s->lead, &away, LEAD(0, HERE));
         if (leads(s, 0))
             harp_ring_stand_down(&s->ring);
+        else
+            sched_yield();
     }
 }

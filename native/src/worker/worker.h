@@ -4,6 +4,7 @@
  *
  *   session.c  who reads the ring, and on which thread a call is made
  *   call.c     one call: decode, prepare, make, answer or latch
+ *   latch.c    errors of calls that nobody waited for
  *   prepare.c  what a driver takes in place of what was carried; put back by nobody
  *   transfer.c host bytes beyond a body's      host.c  functions of the client's
  *   image.c    module images by content        link.c  options of links, for as long as they live
@@ -22,9 +23,10 @@
 #include "src/wire/ring.h"
 #include "src/worker/transfer.h"
 
-#define LANES      64u
-#define USED_MAX   8u  /* transfers of one call */
-#define PACKED_MAX 16u /* parameter buffers of one call */
+#define LANES       64u
+#define USED_MAX    8u  /* transfers of one call */
+#define PACKED_MAX  16u /* parameter buffers of one call */
+#define LIBRARY_MAX 16u /* options of a library */
 
 struct session;
 
@@ -45,11 +47,17 @@ struct lane {
         size_t bytes;
     } packed[PACKED_MAX];
     unsigned packed_count;
+    struct {
+        CUlibraryOption options[LIBRARY_MAX];
+        void *values[LIBRARY_MAX];
+    } library;
     CUlaunchConfig config;
     char *logs[2];
     size_t log_bytes[2];
     struct image *image;
-    struct link *link; /* that the call makes */
+    void *ticket;      /* that the call was given; see host.c */
+    bool captured;     /* cuLaunchHostFunc */
+    struct link *link; /* that the call makes, or ends */
     /* session.c's. */
     pthread_cond_t go;
     struct order *first, **end;
@@ -60,8 +68,9 @@ struct session {
     struct harp_ring ring;
     pthread_mutex_t put; /* ring.put */
     pthread_mutex_t lock;
-    /* session.c's. lanes, first, end: guarded by lock. */
+    /* session.c's. lanes, first, end, queued_bytes: guarded by lock. */
     struct lane *lanes[LANES + 1];
+    uint64_t queued_bytes;
     _Atomic uint32_t lead;
     struct order *held, **held_end;
     uint64_t held_bytes;
@@ -102,8 +111,17 @@ void prepare_end(struct lane *lane);
 
 /* cuLinkCreate's slots: arrays that live as long as the link. */
 CUresult link_prepare(struct lane *lane, uint64_t *args);
+/* Before one that ends a link: after it another may have the same handle. */
+void link_before(struct lane *lane, unsigned op, const uint64_t *args);
 /* After a call of the JIT linker: what it has changed is told. `carried`: the call's own slots. */
 void link_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *carried);
+
+/* A call that nobody waits for has failed. */
+void latch_keep(struct lane *lane, unsigned op, CUresult result);
+/* What a call that is waited for answers: `result`, or what is kept. */
+CUresult latch_surfaced(struct lane *lane, unsigned op, CUresult result);
+/* A call that has succeeded may have ended a context, and what is kept for it. */
+void latch_ended(struct session *s, unsigned op, const uint64_t *args);
 
 /* An op of HARP's own. */
 CUresult own_call(struct lane *lane, struct harp_wire_call *call);
@@ -116,10 +134,12 @@ void (*driver_named(const char *name))(void);
 int driver_open(const char *path, char *text, size_t size);
 #define DRIVER(name) ((__typeof__(&name))(void *)driver_named(#name))
 
-/* A host function's two slots: what the driver calls, and with what. -ENOMEM. */
-int host_function(struct session *s, uint64_t ticket, bool once, CUhostFn *fn, void **data);
-int host_callback(struct session *s, uint64_t ticket, CUstreamCallback *fn, void **data);
-int host_destructor(struct session *s, uint64_t ticket, CUhostFn *fn, void **data);
+/* A host function's two slots: what the driver calls, and with what. One a call. -ENOMEM. */
+int host_function(struct lane *lane, uint64_t ticket, bool once, CUhostFn *fn, void **data);
+int host_callback(struct lane *lane, uint64_t ticket, CUstreamCallback *fn, void **data);
+int host_destructor(struct lane *lane, uint64_t ticket, CUhostFn *fn, void **data);
+/* After the call: how long its ticket lives. `args`: the call's own slots. */
+void host_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *args);
 /* The client's answer to a call with that seq. */
 void host_answered(struct session *s, uint64_t seq);
 
