@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from link_session import until
 from link_world import (
     SESSION,
     TOKEN,
@@ -367,12 +368,18 @@ def test_another_kind_of_server(native_dir: Path) -> None:
 
 def test_a_server_that_dies(native_dir: Path, tmp_path: Path) -> None:
     with echo_server(native_dir, tmp_path, dies=True) as server:
-        timer = threading.Timer(0.5, server.process.kill)
-        timer.start()
+        idle = server.rss_kib()
+
+        def kill() -> None:
+            until("a message at the server", lambda: server.rss_kib() - idle > 1024)
+            server.process.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
         answer = echo_call(
             native_dir, f"127.0.0.1:{server.port}", "--frames", "100000", "--bytes", str(MIB)
         )
-        timer.join()
+        killer.join()
         assert answer["status"] == "UNAVAILABLE"
         assert "connection broke" in answer["text"]
         assert answer["wrong"] == 0
