@@ -10,18 +10,23 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "src/link/bridge.h"
 #include "src/link/ends.h"
 
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
 #define HELLO_MS 5000
 
 static const struct ends_options *given;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct harp_loop loop;
 static struct bridge bridge;
+static struct harp_watch life;
 static bool refused;
 
 /* Once, and only as long as the program has not been answered. */
@@ -45,7 +50,6 @@ static void dialled(void *ctx, struct harp_conn *conn)
                                             .token = given->token[0] ? given->token : NULL,
                                             .session = given->session,
                                             .table = table};
-    bridge.conn = conn;
     if (harp_h2_call(harp_conn_h2(conn), &request, &bridge.stream) != 0)
         harp_conn_close(conn, "the other side takes no sessions any more");
 }
@@ -86,6 +90,32 @@ static void gone(void *ctx, struct harp_conn *conn, const char *why)
     loop.stop = true;
 }
 
+/* What the program has said already is still taken and sent. */
+static void program_gone(struct harp_watch *watch, uint32_t events)
+{
+    harp_loop_forget(&loop, watch);
+    shutdown(bridge.sock, SHUT_RDWR); /* by which the taker sees it */
+    if (bridge.taking)
+        bridge_ends(&bridge);
+    else if (bridge.conn != NULL)
+        harp_conn_close(bridge.conn, "the program has gone");
+}
+
+/* A forked child may keep the socket open after the program's death. */
+static void watch_program(void)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (getsockopt(bridge.sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0)
+        return;
+    life = (struct harp_watch){.fd = (int)syscall(SYS_pidfd_open, peer.pid, 0)};
+    life.ready = program_gone;
+    if (life.fd >= 0)
+        (void)harp_loop_watch(&loop, &life, EPOLLIN);
+    else if (errno == ESRCH)
+        program_gone(&life, 0);
+}
+
 static int serve_program(int sock)
 {
     const struct harp_conn_user user = {
@@ -114,6 +144,8 @@ static int serve_program(int sock)
         refuse(text);
         return 1;
     }
+    bridge.conn = conn;
+    watch_program();
     return harp_loop_run(&loop) != 0;
 }
 
