@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -309,17 +310,16 @@ def test_refusals(native_dir: Path, tmp_path: Path, soft_env: dict[str, str]) ->
 
 
 def test_no_driver_and_nobody(native_dir: Path, tmp_path: Path, soft_env: dict[str, str]) -> None:
-    far = Far(native_dir, tmp_path, soft_env, driver=tmp_path / "nothing.so")
-    near = Near(native_dir, tmp_path, far.address, "--token-file", str(far.token))
-    try:
-        with pytest.raises(ConnectionRefusedError, match=r"nothing\.so"):
-            near.dial()
-        assert far.ends() == 0
-        with pytest.raises(ConnectionRefusedError, match="refused; remedy"):
-            near.dial()
-    finally:
-        near.close()
-        far.close()
+    with contextlib.closing(
+        Far(native_dir, tmp_path, soft_env, driver=tmp_path / "nothing.so")
+    ) as far:
+        options = ("--token-file", str(far.token))
+        with contextlib.closing(Near(native_dir, tmp_path, far.address, *options)) as near:
+            with pytest.raises(ConnectionRefusedError, match=r"nothing\.so"):
+                near.dial()
+            assert far.ends() == 0
+            with pytest.raises(ConnectionRefusedError, match="refused; remedy"):
+                near.dial()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,22 +17,26 @@ from shim_world import World
 world = test_worker.world
 
 
-@pytest.fixture
-def client(world: World, native_dir: Path, tmp_path: Path) -> Iterator[Client]:
-    """A session that has a context, over two links and TCP."""
+@contextlib.contextmanager
+def linked(world: World, native: Path, folder: Path) -> Iterator[tuple[Far, Near]]:
+    """Two links with TCP between them."""
     env = world.env("remote")
     del env["LD_PRELOAD"]
-    far = Far(native_dir, tmp_path, env, driver=world.shim / "libcuda.so.1")
-    near = Near(native_dir, tmp_path, far.address, "--token-file", str(far.token))
-    try:
+    with contextlib.closing(Far(native, folder, env, driver=world.shim / "libcuda.so.1")) as far:
+        options = ("--token-file", str(far.token))
+        with contextlib.closing(Near(native, folder, far.address, *options)) as near:
+            yield far, near
+
+
+@pytest.fixture
+def client(world: World, native_dir: Path, tmp_path: Path) -> Iterator[Client]:
+    """A session that has a context."""
+    with linked(world, native_dir, tmp_path) as (far, near):
         made = near.dial()
         made.context()
         yield made
         assert far.process.poll() is None, far.log.read_text()
         assert near.process.poll() is None
-    finally:
-        near.close()
-        far.close()
 
 
 #: all that need nothing but a session
