@@ -145,19 +145,24 @@ def test_a_program_that_takes_nothing_holds_its_worker_back(plain: Pair) -> None
     at, size, count = alloc(client, 60_000), 60_000, 2000
     data = random.Random(1).randbytes(size)
     to_device(client, at, data)
-    session = plain.near.session()
+    session, far = plain.near.session(), plain.far.process.pid
 
-    def most_kib(pid: int) -> int:
-        return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0])
+    def most_kib() -> list[int]:
+        texts = (Path(f"/proc/{pid}/status").read_text() for pid in (session, far))
+        return [int(text.split("VmHWM:")[1].split()[0]) for text in texts]
 
-    idle = most_kib(session), most_kib(plain.far.process.pid)
+    idle, before = most_kib(), [0, 0]
     seqs = [
         client.send("cuMemcpyDtoH_v2", how=WANTED, dstHost=1, srcDevice=at, ByteCount=size)
         for _ in range(count)
     ]
-    time.sleep(1)  # 120 MB want to come, and nobody takes them
-    assert most_kib(session) - idle[0] < 32 << 10
-    assert most_kib(plain.far.process.pid) - idle[1] < 32 << 10
+    # 120 MB want to come, and nobody takes them: more than the ring waits here, and no more comes.
+    until("replies", lambda: most_kib()[0] - idle[0] > 2 << 10)
+    while before != (now := most_kib()):
+        before = now
+        time.sleep(0.5)
+    assert now[0] - idle[0] < 32 << 10
+    assert now[1] - idle[1] < 32 << 10
     for seq in seqs:
         record = client.until(lambda r: r.flags & REPLY)
         assert record.ack == seq
