@@ -40,6 +40,14 @@ def until(what: str, holds: object, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
+def link_program(native: Path) -> Path:
+    """harp-link, or the test is skipped: the host may lack what it is built from."""
+    program = native / "harp-link"
+    if not program.exists():
+        pytest.skip("harp-link is not built: libnghttp2-dev or libssl-dev is missing")
+    return program
+
+
 class Far:
     """harp-link beside its worker, for one session."""
 
@@ -51,9 +59,7 @@ class Far:
         *options: str,
         driver: Path | None = None,
     ) -> None:
-        program = native / "harp-link"
-        if not program.exists():
-            pytest.skip("harp-link is not built: libnghttp2-dev or libssl-dev is missing")
+        program = link_program(native)
         self.token = folder / "token"
         self.token.write_text(f"{TOKEN}\n")
         self.log = folder / "far.log"
@@ -108,7 +114,7 @@ class Near:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [
-                    *(native / "harp-link", "near", "--socket", self.path, "--to", address),
+                    *(link_program(native), "near", "--socket", self.path, "--to", address),
                     *("--session", session, *options),
                 ],
                 stdout=subprocess.PIPE,

@@ -16,9 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from link_session import Far, Near, Pair, alive, pair, until
+from link_session import Far, Near, Pair, alive, link_program, pair, until
 from link_world import Authority
-from ring_client import BULK_FLAG, END, REPLY, WANTED, Client, WorkerGoneError, table_text
+from ring_client import (
+    BULK_FLAG,
+    END,
+    REPLY,
+    WANTED,
+    Client,
+    WorkerGoneError,
+    table_text,
+)
 
 from harp.wire import Transfer
 
@@ -345,16 +353,10 @@ def test_no_driver_and_nobody(native_dir: Path, tmp_path: Path, soft_env: dict[s
 def test_what_cannot_be_started(
     native_dir: Path, tmp_path: Path, arguments: list[str], says: str
 ) -> None:
-    if not (native_dir / "harp-link").exists():
-        pytest.skip("harp-link is not built: libnghttp2-dev or libssl-dev is missing")
     (tmp_path / "t").write_text("token\n")
     words = [word.format(t=tmp_path / "t", d=tmp_path) for word in arguments]
     done = subprocess.run(
-        [native_dir / "harp-link", *words], capture_output=True, text=True, check=False, timeout=20
+        [link_program(native_dir), *words], capture_output=True, text=True, check=False, timeout=20
     )
     assert done.returncode != 0
     assert says in done.stderr
-
-
-def test_only_its_owner_may_connect(plain: Pair) -> None:
-    assert plain.near.path.stat().st_mode & 0o777 == 0o600

@@ -21,12 +21,15 @@
 #define SYS_pidfd_open 434
 #endif
 #define HELLO_MS 5000
+/* For the call to be answered: the worker there may take 20 s to open its driver. */
+#define ANSWER_MS 25000
 
 static const struct ends_options *given;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct harp_loop loop;
 static struct bridge bridge;
-static struct harp_watch life;
+static struct harp_watch life, hangup;
+static struct harp_timer unanswered;
 static bool refused;
 
 /* Once, and only as long as the program has not been answered. */
@@ -50,13 +53,27 @@ static void dialled(void *ctx, struct harp_conn *conn)
                                             .token = given->token[0] ? given->token : NULL,
                                             .session = given->session,
                                             .table = table};
+    harp_timer_set(&loop, &unanswered, ANSWER_MS);
     if (harp_h2_call(harp_conn_h2(conn), &request, &bridge.stream) != 0)
         harp_conn_close(conn, "the other side takes no sessions any more");
+}
+
+static void not_answered(struct harp_timer *timer)
+{
+    char why[HARP_WHY_BYTES];
+    snprintf(why, sizeof why,
+             "the session is not answered within %u s; remedy: see whether the "
+             "worker's host is overloaded",
+             ANSWER_MS / 1000);
+    if (bridge.conn != NULL)
+        harp_conn_close(bridge.conn, why);
 }
 
 static void answered(void *ctx, struct harp_h2_stream *stream,
                      const struct harp_grpc_answer *answer)
 {
+    harp_timer_clear(&unanswered);
+    harp_loop_forget(&loop, &hangup); /* from now on the taker looks */
     if (harp_ring_answer(&bridge.ring) != 0 || bridge_start(&bridge) != 0)
         harp_conn_close(bridge.conn, "the program has gone");
 }
@@ -101,11 +118,13 @@ static void program_gone(struct harp_watch *watch, uint32_t events)
         harp_conn_close(bridge.conn, "the program has gone");
 }
 
-/* A forked child may keep the socket open after the program's death. */
 static void watch_program(void)
 {
     struct ucred peer;
     socklen_t size = sizeof peer;
+    hangup = (struct harp_watch){.fd = bridge.sock, .ready = program_gone};
+    (void)harp_loop_watch(&loop, &hangup, EPOLLRDHUP);
+    /* A forked child may keep the socket open after the program's death. */
     if (getsockopt(bridge.sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0)
         return;
     life = (struct harp_watch){.fd = (int)syscall(SYS_pidfd_open, peer.pid, 0)};
@@ -145,6 +164,7 @@ static int serve_program(int sock)
         return 1;
     }
     bridge.conn = conn;
+    unanswered.fire = not_answered;
     watch_program();
     return harp_loop_run(&loop) != 0;
 }

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end beside programs: its socket, and programs and servers that leave it waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from link_session import Near, alive, until
+from ring_client import Ring
+
+
+@contextlib.contextmanager
+def mute_server() -> Iterator[str]:
+    """One that speaks HTTP/2, and answers no call; its address. Takes one connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+
+        def hear() -> None:
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(ConnectionResetError):
+                peer.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))  # SETTINGS
+                peer.settimeout(100)
+                while peer.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=hear)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            thread.join()
+
+
+def test_a_program_that_leaves_before_the_answer(native_dir: Path, tmp_path: Path) -> None:
+    with (
+        mute_server() as address,
+        contextlib.closing(Near(native_dir, tmp_path, address)) as near,
+    ):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(near.path))
+            with pytest.raises(TimeoutError):
+                Ring(sock, timeout_s=1)
+            session = near.session()
+            assert alive(session)
+        until("the session's end", lambda: not alive(session))
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer(native_dir: Path, tmp_path: Path) -> None:
+    with (
+        mute_server() as address,
+        contextlib.closing(Near(native_dir, tmp_path, address)) as near,
+        socket.socket(socket.AF_UNIX) as sock,
+    ):
+        sock.connect(str(near.path))
+        with pytest.raises(ConnectionRefusedError, match="not answered within 25 s; remedy"):
+            Ring(sock, timeout_s=250)
+
+
+def test_only_its_owner_may_connect(native_dir: Path, tmp_path: Path) -> None:
+    with contextlib.closing(Near(native_dir, tmp_path, "127.0.0.1:1")) as near:
+        assert near.path.stat().st_mode & 0o777 == 0o600
