@@ -18,15 +18,7 @@ from pathlib import Path
 import pytest
 from link_session import Far, Near, Pair, alive, link_program, pair, until
 from link_world import Authority
-from ring_client import (
-    BULK_FLAG,
-    END,
-    REPLY,
-    WANTED,
-    Client,
-    WorkerGoneError,
-    table_text,
-)
+from ring_client import BULK_FLAG, END, REPLY, WANTED, Client, WorkerGoneError, table_text
 
 from harp.wire import Transfer
 
