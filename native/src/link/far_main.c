@@ -129,8 +129,10 @@ static void gone(void *ctx, struct harp_conn *conn, const char *why)
 {
     if (why[0] != '\0')
         fprintf(stderr, "harp-link: connection: %s\n", why);
-    if (conn == bridge.conn)
-        loop.stop = true;
+    if (conn != bridge.conn)
+        return;
+    bridge.conn = NULL;
+    loop.stop = true;
 }
 
 /* It ends by itself when its socket does; after 2 s it is ended. */
