@@ -31,6 +31,7 @@ static struct bridge bridge;
 static struct harp_watch life, hangup;
 static struct harp_timer unanswered;
 static bool refused;
+static pid_t listening;
 
 /* Once, and only as long as the program has not been answered. */
 static void refuse(const char *why)
@@ -169,6 +170,23 @@ static int serve_program(int sock)
     return harp_loop_run(&loop) != 0;
 }
 
+/* A socket at which nobody listens: one that was killed left it. */
+static bool left_behind(const struct sockaddr_un *at)
+{
+    struct stat st;
+    int saved = errno;
+    bool dead = false;
+    if (lstat(at->sun_path, &st) == 0 && S_ISSOCK(st.st_mode)) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        dead = fd >= 0 && connect(fd, (const struct sockaddr *)at, sizeof *at) != 0 &&
+               errno == ECONNREFUSED;
+        if (fd >= 0)
+            close(fd);
+    }
+    errno = saved;
+    return dead;
+}
+
 static int listen_at(const char *path)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
@@ -181,12 +199,22 @@ static int listen_at(const char *path)
     memcpy(at.sun_path, path, strlen(path));
     mode_t before = umask(0177); /* its owner's programs, nobody else's */
     int bound = fd >= 0 ? bind(fd, (struct sockaddr *)&at, sizeof at) : -1;
+    if (fd >= 0 && bound != 0 && errno == EADDRINUSE && left_behind(&at) && unlink(path) == 0)
+        bound = bind(fd, (struct sockaddr *)&at, sizeof at);
     umask(before);
     if (bound != 0 || listen(fd, 64) != 0) {
         fprintf(stderr, "harp-link: cannot listen at %s: %s\n", path, strerror(errno));
         return -1;
     }
     return fd;
+}
+
+/* Also what a session of its own does, which has inherited it. */
+static void stop(int number)
+{
+    if (getpid() == listening)
+        (void)unlink(given->socket);
+    _exit(0);
 }
 
 int near_main(const struct ends_options *options)
@@ -200,6 +228,8 @@ int near_main(const struct ends_options *options)
     int listener = listen_at(options->socket);
     if (listener < 0)
         return 1;
+    listening = getpid();
+    (void)signal(SIGTERM, stop);
     (void)signal(SIGCHLD, SIG_IGN); /* the kernel takes them in */
     printf("ready\n");
     fflush(stdout);
