@@ -148,7 +148,7 @@ class Near:
                 os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
 
 class Pair:

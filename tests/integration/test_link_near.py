@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from link_session import Near, alive, until
+from link_session import Near, alive, link_program, until
 from ring_client import Ring
 
 
@@ -65,3 +68,60 @@ def test_a_server_that_does_not_answer(native_dir: Path, tmp_path: Path) -> None
 def test_only_its_owner_may_connect(native_dir: Path, tmp_path: Path) -> None:
     with contextlib.closing(Near(native_dir, tmp_path, "127.0.0.1:1")) as near:
         assert near.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_killed_ones_socket_is_taken_over(native_dir: Path, tmp_path: Path) -> None:
+    with contextlib.closing(Near(native_dir, tmp_path, "127.0.0.1:1")) as killed:
+        killed.process.kill()
+        killed.process.wait()
+        assert killed.path.is_socket()
+        with (
+            contextlib.closing(Near(native_dir, tmp_path, "127.0.0.1:1")) as near,
+            pytest.raises(ConnectionRefusedError, match="refused; remedy"),
+        ):
+            near.dial()
+
+
+def test_a_living_ones_socket_is_not(native_dir: Path, tmp_path: Path) -> None:
+    with contextlib.closing(Near(native_dir, tmp_path, "127.0.0.1:1")) as near:
+        assert "in use" in cannot_listen(native_dir, near.path)
+        with pytest.raises(ConnectionRefusedError, match="refused; remedy"):
+            near.dial()
+
+
+def test_nor_is_what_is_no_socket(native_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("somebody's")
+    assert "in use" in cannot_listen(native_dir, file)
+    assert file.read_text() == "somebody's"
+
+
+def cannot_listen(native: Path, path: Path) -> str:
+    """What it says then."""
+    done = subprocess.run(
+        [link_program(native), "near", "--socket", path, "--to", "127.0.0.1:1", "--session", "s"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_one_that_is_ended_leaves_no_socket(native_dir: Path, tmp_path: Path) -> None:
+    with (
+        mute_server() as address,
+        contextlib.closing(Near(native_dir, tmp_path, address)) as near,
+        socket.socket(socket.AF_UNIX) as sock,
+    ):
+        sock.connect(str(near.path))
+        with pytest.raises(TimeoutError):
+            Ring(sock, timeout_s=1)  # so that it has dialled
+        session = near.session()
+        os.kill(session, signal.SIGTERM)  # takes no more than itself away
+        until("the session's end", lambda: not alive(session))
+        assert near.path.is_socket()
+        near.process.terminate()
+        assert near.process.wait(timeout=20) == 0
+        assert not near.path.exists()
