@@ -108,7 +108,13 @@ class Near:
     """harp-link beside programs."""
 
     def __init__(
-        self, native: Path, folder: Path, address: str, *options: str, session: str = SESSION
+        self,
+        native: Path,
+        folder: Path,
+        address: str,
+        *options: str,
+        session: str = SESSION,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.log = folder / "near.sock", folder / "near.log"
         with self.log.open("w") as log:
@@ -120,6 +126,7 @@ class Near:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                env=env,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from link_session import Near, alive, link_program, until
 from ring_client import Ring
+from shim_world import compile_c
 
 
 @contextlib.contextmanager
@@ -125,3 +126,18 @@ def test_one_that_is_ended_leaves_no_socket(native_dir: Path, tmp_path: Path) ->
         near.process.terminate()
         assert near.process.wait(timeout=20) == 0
         assert not near.path.exists()
+
+
+def test_no_process_for_a_session(native_dir: Path, tmp_path: Path) -> None:
+    source = tmp_path / "fork.c"
+    source.write_text("#include <errno.h>\nint fork(void) { errno = EAGAIN; return -1; }\n")
+    preload = compile_c(source, tmp_path / "fork.so", "-shared", "-fPIC")
+    env = os.environ | {"LD_PRELOAD": str(preload)}
+    with (
+        contextlib.closing(Near(native_dir, tmp_path, "127.0.0.1:1", env=env)) as near,
+        socket.socket(socket.AF_UNIX) as sock,
+    ):
+        sock.settimeout(20)
+        sock.connect(str(near.path))
+        assert b"no process for the session: Resource" in sock.recv(256, socket.MSG_WAITALL)
+        assert "remedy" in near.log.read_text()

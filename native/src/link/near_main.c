@@ -217,6 +217,16 @@ static void stop(int number)
     _exit(0);
 }
 
+static void no_process(int sock)
+{
+    char text[HARP_WHY_BYTES];
+    snprintf(text, sizeof text,
+             "no process for the session: %s; remedy: more of them (ulimit -u, pids.max)",
+             strerror(errno));
+    fprintf(stderr, "harp-link: %s\n", text);
+    harp_ring_refuse(sock, text);
+}
+
 int near_main(const struct ends_options *options)
 {
     char why[HARP_WHY_BYTES];
@@ -239,10 +249,13 @@ int near_main(const struct ends_options *options)
             usleep(100000);
         if (sock < 0)
             continue;
-        if (fork() == 0) {
+        pid_t session = fork();
+        if (session == 0) {
             close(listener);
             _exit(serve_program(sock));
         }
+        if (session < 0)
+            no_process(sock);
         close(sock);
     }
 }
