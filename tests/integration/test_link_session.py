@@ -265,6 +265,26 @@ def test_any_of_the_four_dies(plain: Pair, victim: str) -> None:
         assert "UNAVAILABLE: the worker has ended; remedy" in near.log.read_text()
 
 
+def test_a_program_leaves_while_nothing_has_room(plain: Pair) -> None:
+    client, far = plain.client, plain.far
+    client.context()
+    at, data = alloc(client, MIB), bytes(60_000)
+    session, worker = plain.near.session(), far.worker()
+    os.kill(worker, signal.SIGSTOP)
+    client.timeout_s = 2
+
+    def fill() -> None:
+        for _ in range(4000):  # 240 MB
+            client.send("cuMemcpyHtoD_v2", dstDevice=at, srcHost=data, ByteCount=len(data))
+
+    with pytest.raises(AssertionError, match="no room"):
+        fill()
+    client.close()
+    until("the session's end", lambda: not alive(session))
+    far.process.wait(timeout=20)
+    until("the worker's end", lambda: not alive(worker))
+
+
 def spoil_region(client: Client) -> None:
     client.put(0, struct.pack("<QQ", 1 << 50, 4096), flags=BULK_FLAG | END, lane=1, ack=9)
 

@@ -91,7 +91,8 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
     began = true;
     bridge.conn = harp_conn_of(stream);
     if (start_worker(text, HARP_GRPC_TEXT_BYTES) != 0) {
-        bridge_ends(&bridge); /* the refusal is written, and the other side hangs up */
+        /* The refusal is written, and the other side hangs up. */
+        bridge_ends(&bridge, BRIDGE_LAST_MS);
         return HARP_GRPC_UNAVAILABLE;
     }
     bridge.stream = stream;

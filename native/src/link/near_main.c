@@ -74,7 +74,6 @@ static void answered(void *ctx, struct harp_h2_stream *stream,
                      const struct harp_grpc_answer *answer)
 {
     harp_timer_clear(&unanswered);
-    harp_loop_forget(&loop, &hangup); /* from now on the taker looks */
     if (harp_ring_answer(&bridge.ring) != 0 || bridge_start(&bridge) != 0)
         harp_conn_close(bridge.conn, "the program has gone");
 }
@@ -108,13 +107,13 @@ static void gone(void *ctx, struct harp_conn *conn, const char *why)
     loop.stop = true;
 }
 
-/* What the program has said already is still taken and sent. */
+/* What the program has said already is still taken and sent, if there is room for it. */
 static void program_gone(struct harp_watch *watch, uint32_t events)
 {
     harp_loop_forget(&loop, watch);
     shutdown(bridge.sock, SHUT_RDWR); /* by which the taker sees it */
     if (bridge.taking)
-        bridge_ends(&bridge);
+        bridge_ends(&bridge, BRIDGE_LAST_GONE_MS);
     else if (bridge.conn != NULL)
         harp_conn_close(bridge.conn, "the program has gone");
 }
