@@ -49,7 +49,7 @@ def link_program(native: Path) -> Path:
 
 
 class Far:
-    """harp-link beside its worker, for one session."""
+    """harp-link beside its worker, for one session, or for those of a folder."""
 
     def __init__(
         self,
@@ -58,18 +58,23 @@ class Far:
         env: Mapping[str, str],
         *options: str,
         driver: Path | None = None,
+        sessions: Path | None = None,
     ) -> None:
         program = link_program(native)
         self.token = folder / "token"
         self.token.write_text(f"{TOKEN}\n")
         self.log = folder / "far.log"
         worker = [native / "harp-worker", "--driver", driver or native / "soft" / "libcuda.so.1"]
-        if "--ca" not in options:
+        if sessions is not None:
+            options += ("--sessions", str(sessions))
+        else:
+            options += ("--session", SESSION)
+        if "--ca" not in options and sessions is None:
             options += ("--token-file", str(self.token))
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [
-                    *(program, "far", "--listen", "127.0.0.1:0", "--session", SESSION),
+                    *(program, "far", "--listen", "127.0.0.1:0"),
                     *(*options, "--", *worker),
                 ],
                 stdout=subprocess.PIPE,
@@ -96,9 +101,10 @@ class Far:
 
     def close(self) -> None:
         """Whatever is left of it."""
-        for pid in self.workers.union(children(self.process.pid)):
+        mine = children(self.process.pid)
+        for pid in self.workers.union(mine, *map(children, mine)):
             with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/exe").readlink().name == "harp-worker":
+                if Path(f"/proc/{pid}/exe").readlink().name in ("harp-worker", "harp-link"):
                     os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
