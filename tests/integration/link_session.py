@@ -40,8 +40,16 @@ def until(what: str, holds: object, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
+def link_program(native: Path) -> Path:
+    """harp-link, or the test is skipped: the host may lack what it is built from."""
+    program = native / "harp-link"
+    if not program.exists():
+        pytest.skip("harp-link is not built: libnghttp2-dev or libssl-dev is missing")
+    return program
+
+
 class Far:
-    """harp-link beside its worker, for one session."""
+    """harp-link beside its worker, for one session, or for those of a folder."""
 
     def __init__(
         self,
@@ -50,20 +58,23 @@ class Far:
         env: Mapping[str, str],
         *options: str,
         driver: Path | None = None,
+        sessions: Path | None = None,
     ) -> None:
-        program = native / "harp-link"
-        if not program.exists():
-            pytest.skip("harp-link is not built: libnghttp2-dev or libssl-dev is missing")
+        program = link_program(native)
         self.token = folder / "token"
         self.token.write_text(f"{TOKEN}\n")
         self.log = folder / "far.log"
         worker = [native / "harp-worker", "--driver", driver or native / "soft" / "libcuda.so.1"]
-        if "--ca" not in options:
+        if sessions is not None:
+            options += ("--sessions", str(sessions))
+        else:
+            options += ("--session", SESSION)
+        if "--ca" not in options and sessions is None:
             options += ("--token-file", str(self.token))
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [
-                    *(program, "far", "--listen", "127.0.0.1:0", "--session", SESSION),
+                    *(program, "far", "--listen", "127.0.0.1:0"),
                     *(*options, "--", *worker),
                 ],
                 stdout=subprocess.PIPE,
@@ -90,9 +101,10 @@ class Far:
 
     def close(self) -> None:
         """Whatever is left of it."""
-        for pid in self.workers.union(children(self.process.pid)):
+        mine = children(self.process.pid)
+        for pid in self.workers.union(mine, *map(children, mine)):
             with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/exe").readlink().name == "harp-worker":
+                if Path(f"/proc/{pid}/exe").readlink().name in ("harp-worker", "harp-link"):
                     os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
@@ -102,18 +114,25 @@ class Near:
     """harp-link beside programs."""
 
     def __init__(
-        self, native: Path, folder: Path, address: str, *options: str, session: str = SESSION
+        self,
+        native: Path,
+        folder: Path,
+        address: str,
+        *options: str,
+        session: str = SESSION,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.log = folder / "near.sock", folder / "near.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [
-                    *(native / "harp-link", "near", "--socket", self.path, "--to", address),
+                    *(link_program(native), "near", "--socket", self.path, "--to", address),
                     *("--session", session, *options),
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                env=env,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -142,7 +161,7 @@ class Near:
                 os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
 
 class Pair:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import struct
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from link_session import until
 from link_world import (
     SESSION,
     TOKEN,
@@ -366,12 +368,18 @@ def test_another_kind_of_server(native_dir: Path) -> None:
 
 def test_a_server_that_dies(native_dir: Path, tmp_path: Path) -> None:
     with echo_server(native_dir, tmp_path, dies=True) as server:
-        timer = threading.Timer(0.5, server.process.kill)
-        timer.start()
+        idle = server.rss_kib()
+
+        def kill() -> None:
+            until("a message at the server", lambda: server.rss_kib() - idle > 1024)
+            server.process.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
         answer = echo_call(
             native_dir, f"127.0.0.1:{server.port}", "--frames", "100000", "--bytes", str(MIB)
         )
-        timer.join()
+        killer.join()
         assert answer["status"] == "UNAVAILABLE"
         assert "connection broke" in answer["text"]
         assert answer["wrong"] == 0
@@ -398,13 +406,17 @@ def test_what_is_no_address(native_dir: Path, address: str) -> None:
 
 
 @pytest.mark.slow
-def test_who_says_nothing_is_sent_away(server: Echo) -> None:
-    with (
-        socket.create_connection(("127.0.0.1", server.port)) as silent,
-        socket.create_connection(("127.0.0.1", server.port)) as slow,
-    ):
-        slow.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-        for peer in (silent, slow):
+def test_who_makes_no_call_is_sent_away(server: Echo) -> None:
+    hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    half = bytes([0, 0, 1, 1, 0, 0, 0, 0, 1, 0x83])  # HEADERS (:method POST), and more to come
+    with contextlib.ExitStack() as stack:
+        peers = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            for _ in range(3)
+        ]
+        for peer, says in zip(peers, (b"", hello, hello + half), strict=True):
+            peer.sendall(says)
+        for peer in peers:
             peer.settimeout(100)  # 10 s are meant
             while peer.recv(4096):
                 pass

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from link_session import Far, Near, Pair, alive, pair, until
+from link_session import Far, Near, Pair, alive, link_program, pair, until
 from link_world import Authority
 from ring_client import BULK_FLAG, END, REPLY, WANTED, Client, WorkerGoneError, table_text
 
@@ -124,17 +125,17 @@ def test_calls_copies_and_kernels(joined: Pair) -> None:
 def test_many_calls_and_their_order(plain: Pair) -> None:
     client = plain.client
     client.context()
-    seqs = [
-        client.send("cuDeviceGetName", how=WANTED, lane=1 + n % 3, name=1, len=700, dev=0)
-        for n in range(6000)  # replies are more than the ring of answers holds
-    ]
-    for lane in range(3):
-        for seq in seqs[lane::3]:
-            record = client.until(lambda r: r.flags & REPLY)  # the first there is
-            assert record.name == "cuDeviceGetName"
-            assert record.ack in seqs
-            if record.lane == lane + 1:
-                assert record.ack == seq or record.ack < seqs[-1]
+    sent: dict[int, list[int]] = {1: [], 2: [], 3: []}
+    back: dict[int, list[int]] = {1: [], 2: [], 3: []}
+    for n in range(6000):  # replies are more than the ring of answers holds
+        lane = 1 + n % 3
+        seq = client.send("cuDeviceGetName", how=WANTED, lane=lane, name=1, len=700, dev=0)
+        sent[lane].append(seq)
+    for _ in range(6000):
+        record = client.until(lambda r: r.flags & REPLY)  # the first there is
+        assert record.name == "cuDeviceGetName"
+        back[record.lane].append(record.ack)
+    assert back == sent
     assert not any(r.flags & REPLY for r in client.got)
 
 
@@ -144,19 +145,24 @@ def test_a_program_that_takes_nothing_holds_its_worker_back(plain: Pair) -> None
     at, size, count = alloc(client, 60_000), 60_000, 2000
     data = random.Random(1).randbytes(size)
     to_device(client, at, data)
-    session = plain.near.session()
+    session, far = plain.near.session(), plain.far.process.pid
 
-    def most_kib(pid: int) -> int:
-        return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0])
+    def most_kib() -> list[int]:
+        texts = (Path(f"/proc/{pid}/status").read_text() for pid in (session, far))
+        return [int(text.split("VmHWM:")[1].split()[0]) for text in texts]
 
-    idle = most_kib(session), most_kib(plain.far.process.pid)
+    idle, before = most_kib(), [0, 0]
     seqs = [
         client.send("cuMemcpyDtoH_v2", how=WANTED, dstHost=1, srcDevice=at, ByteCount=size)
         for _ in range(count)
     ]
-    time.sleep(1)  # 120 MB want to come, and nobody takes them
-    assert most_kib(session) - idle[0] < 32 << 10
-    assert most_kib(plain.far.process.pid) - idle[1] < 32 << 10
+    # 120 MB want to come, and nobody takes them: more than the ring waits here, and no more comes.
+    until("replies", lambda: most_kib()[0] - idle[0] > 2 << 10)
+    while before != (now := most_kib()):
+        before = now
+        time.sleep(0.5)
+    assert now[0] - idle[0] < 32 << 10
+    assert now[1] - idle[1] < 32 << 10
     for seq in seqs:
         record = client.until(lambda r: r.flags & REPLY)
         assert record.ack == seq
@@ -259,6 +265,26 @@ def test_any_of_the_four_dies(plain: Pair, victim: str) -> None:
         assert "UNAVAILABLE: the worker has ended; remedy" in near.log.read_text()
 
 
+def test_a_program_leaves_while_nothing_has_room(plain: Pair) -> None:
+    client, far = plain.client, plain.far
+    client.context()
+    at, data = alloc(client, MIB), bytes(60_000)
+    session, worker = plain.near.session(), far.worker()
+    os.kill(worker, signal.SIGSTOP)
+    client.timeout_s = 2
+
+    def fill() -> None:
+        for _ in range(4000):  # 240 MB
+            client.send("cuMemcpyHtoD_v2", dstDevice=at, srcHost=data, ByteCount=len(data))
+
+    with pytest.raises(AssertionError, match="no room"):
+        fill()
+    client.close()
+    until("the session's end", lambda: not alive(session))
+    far.process.wait(timeout=20)
+    until("the worker's end", lambda: not alive(worker))
+
+
 def spoil_region(client: Client) -> None:
     client.put(0, struct.pack("<QQ", 1 << 50, 4096), flags=BULK_FLAG | END, lane=1, ack=9)
 
@@ -309,17 +335,16 @@ def test_refusals(native_dir: Path, tmp_path: Path, soft_env: dict[str, str]) ->
 
 
 def test_no_driver_and_nobody(native_dir: Path, tmp_path: Path, soft_env: dict[str, str]) -> None:
-    far = Far(native_dir, tmp_path, soft_env, driver=tmp_path / "nothing.so")
-    near = Near(native_dir, tmp_path, far.address, "--token-file", str(far.token))
-    try:
-        with pytest.raises(ConnectionRefusedError, match=r"nothing\.so"):
-            near.dial()
-        assert far.ends() == 0
-        with pytest.raises(ConnectionRefusedError, match="refused; remedy"):
-            near.dial()
-    finally:
-        near.close()
-        far.close()
+    with contextlib.closing(
+        Far(native_dir, tmp_path, soft_env, driver=tmp_path / "nothing.so")
+    ) as far:
+        options = ("--token-file", str(far.token))
+        with contextlib.closing(Near(native_dir, tmp_path, far.address, *options)) as near:
+            with pytest.raises(ConnectionRefusedError, match=r"nothing\.so"):
+                near.dial()
+            assert far.ends() == 0
+            with pytest.raises(ConnectionRefusedError, match="refused; remedy"):
+                near.dial()
 
 
 @pytest.mark.parametrize(
@@ -340,16 +365,10 @@ def test_no_driver_and_nobody(native_dir: Path, tmp_path: Path, soft_env: dict[s
 def test_what_cannot_be_started(
     native_dir: Path, tmp_path: Path, arguments: list[str], says: str
 ) -> None:
-    if not (native_dir / "harp-link").exists():
-        pytest.skip("harp-link is not built: libnghttp2-dev or libssl-dev is missing")
     (tmp_path / "t").write_text("token\n")
     words = [word.format(t=tmp_path / "t", d=tmp_path) for word in arguments]
     done = subprocess.run(
-        [native_dir / "harp-link", *words], capture_output=True, text=True, check=False, timeout=20
+        [link_program(native_dir), *words], capture_output=True, text=True, check=False, timeout=20
     )
     assert done.returncode != 0
     assert says in done.stderr
-
-
-def test_only_its_owner_may_connect(plain: Pair) -> None:
-    assert plain.near.path.stat().st_mode & 0o777 == 0o600

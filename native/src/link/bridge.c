@@ -10,9 +10,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* How long until a full ring is looked at again, and a session that is over is given up. */
+/* How long until a full ring is looked at again. */
 #define AGAIN_MS 1
-#define LAST_MS  5000
 /* Records taken before what they made is written. */
 #define BATCH 64
 
@@ -272,9 +271,9 @@ static void give_up(struct harp_timer *timer)
     bridge_fail(b, "the other side does not end the session");
 }
 
-void bridge_ends(struct bridge *b)
+void bridge_ends(struct bridge *b, unsigned ms)
 {
-    harp_timer_set(b->loop, &b->last, LAST_MS);
+    harp_timer_set(b->loop, &b->last, ms);
     harp_loop_wake(b->loop);
 }
 

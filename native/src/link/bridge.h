@@ -87,8 +87,11 @@ void bridge_stream_over(struct bridge *b);
 
 /* Nothing can go on: the connection ends as it must, and with it the process. */
 void bridge_fail(struct bridge *b, const char *why);
-/* The stream has been told to end: it has 5 s for it. */
-void bridge_ends(struct bridge *b);
+/* The stream has been told to end: it has this long for it. A program that has gone keeps its GPU
+ * memory meanwhile. */
+#define BRIDGE_LAST_MS      5000u
+#define BRIDGE_LAST_GONE_MS 2000u
+void bridge_ends(struct bridge *b, unsigned ms);
 
 /* To the peer, body copied. By the taker: waits for room. */
 void bridge_send(struct bridge *b, const struct harp_frame *frame);

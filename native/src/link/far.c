@@ -158,7 +158,7 @@ static void worker_gone(struct bridge *b)
 {
     harp_h2_finish(b->stream, b->closed ? HARP_GRPC_OK : HARP_GRPC_UNAVAILABLE,
                    b->closed ? "" : "the worker has ended; remedy: attach again");
-    bridge_ends(b);
+    bridge_ends(b, BRIDGE_LAST_MS);
 }
 
 /* A stock client may be at the other end: it is told. */
@@ -166,7 +166,7 @@ static void bad_frame(struct bridge *b, const char *why)
 {
     b->ended = true;
     harp_h2_finish(b->stream, HARP_GRPC_INVALID_ARGUMENT, why);
-    bridge_ends(b);
+    bridge_ends(b, BRIDGE_LAST_MS);
 }
 
 const struct bridge_side bridge_far = {

@@ -18,6 +18,8 @@
 
 /* Opening a driver takes its time. */
 #define OPEN_MS 20000
+/* How soon it is seen that a session was taken back. */
+#define LOOK_MS 500
 /* Strangers that may be connected meanwhile. */
 #define CONNECTIONS 64
 /* Room for every body there may be; for chunks that wait and bytes that are to come. */
@@ -25,9 +27,12 @@ static const struct harp_ring_sizes sizes = {4u << 20, 4u << 20, 64u << 20};
 
 static const struct ends_options *given;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static char table[HARP_TABLE_TEXT];
 static struct harp_loop loop;
 static struct bridge bridge;
-static bool began;
+static struct far_session session = {.fd = -1};
+static struct harp_timer look;
+static bool began, *begun;
 static pid_t worker = -1;
 static uint64_t taken[(64u << 20) / HARP_RING_PAGE / 64];
 
@@ -42,6 +47,8 @@ static void run_worker(int sock)
     arguments[n++] = number;
     arguments[n] = NULL;
     fcntl(sock, F_SETFD, 0);
+    if (given->sessions != NULL)
+        far_session_environment(&session);
     (void)signal(SIGPIPE, SIG_DFL);
     execv(arguments[0], arguments);
     fprintf(stderr, "harp-link: %s: %s\n", arguments[0], strerror(errno));
@@ -51,7 +58,6 @@ static void run_worker(int sock)
 /* The worker's ring is open, or `text` says why not. */
 static int start_worker(char *text, size_t size)
 {
-    char table[HARP_TABLE_TEXT];
     int pair[2];
     snprintf(text, size, "no worker can be started");
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
@@ -63,7 +69,6 @@ static int start_worker(char *text, size_t size)
     bridge.sock = pair[0];
     if (worker < 0)
         return -errno;
-    harp_table_put(table, &given->own);
     int err = harp_ring_dial(&bridge.ring, bridge.sock, &sizes, table, OPEN_MS, text, size);
     bridge.ring.spin_us = harp_ring_spin_us(20);
     bridge.bulk =
@@ -71,12 +76,40 @@ static int start_worker(char *text, size_t size)
     return err != 0 ? err : bridge_start(&bridge);
 }
 
+/* What a call must bring: the one session's token, or that of the session which it names. */
+static struct harp_grpc_rule rule_for(const struct harp_grpc_call *call)
+{
+    if (given->sessions == NULL)
+        return (struct harp_grpc_rule){.token = given->token[0] ? given->token : NULL,
+                                       .session = given->session,
+                                       .own = &given->own};
+    if (!began)
+        far_session_open(&session, given->sessions, call->session);
+    return (struct harp_grpc_rule){
+        .token = session.token, .session = session.name, .own = &given->own};
+}
+
+/* Whoever granted the session has taken it back. */
+static void look_again(struct harp_timer *timer)
+{
+    if (!far_session_taken_away(&session)) {
+        harp_timer_set(&loop, timer, LOOK_MS);
+        return;
+    }
+    bridge.ended = true;
+    shutdown(bridge.sock, SHUT_RDWR);
+    if (bridge.stream != NULL)
+        harp_h2_finish(bridge.stream, HARP_GRPC_UNAVAILABLE,
+                       "the session was taken back; remedy: attach again");
+    if (bridge.conn != NULL)
+        harp_conn_kick(bridge.conn);
+    bridge_ends(&bridge, BRIDGE_LAST_MS);
+}
+
 static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
                                    const struct harp_grpc_call *call, char *text)
 {
-    const struct harp_grpc_rule rule = {.token = given->token[0] ? given->token : NULL,
-                                        .session = given->session,
-                                        .own = &given->own};
+    const struct harp_grpc_rule rule = rule_for(call);
     enum harp_grpc_status status = harp_grpc_check(call, &rule, text);
     if (status != HARP_GRPC_OK)
         return status;
@@ -84,14 +117,19 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
         snprintf(text, HARP_GRPC_TEXT_BYTES, "host bytes go on the session's own stream here");
         return HARP_GRPC_UNIMPLEMENTED;
     }
-    if (began) {
+    if (began || (given->sessions != NULL && !far_session_lock(&session))) {
         snprintf(text, HARP_GRPC_TEXT_BYTES, "the session is in use; remedy: attach again");
         return HARP_GRPC_RESOURCE_EXHAUSTED;
     }
     began = true;
+    if (given->sessions != NULL) {
+        *begun = true;
+        harp_timer_set(&loop, &look, LOOK_MS);
+    }
     bridge.conn = harp_conn_of(stream);
     if (start_worker(text, HARP_GRPC_TEXT_BYTES) != 0) {
-        bridge_ends(&bridge); /* the refusal is written, and the other side hangs up */
+        /* The refusal is written, and the other side hangs up. */
+        bridge_ends(&bridge, BRIDGE_LAST_MS);
         return HARP_GRPC_UNAVAILABLE;
     }
     bridge.stream = stream;
@@ -129,8 +167,10 @@ static void gone(void *ctx, struct harp_conn *conn, const char *why)
 {
     if (why[0] != '\0')
         fprintf(stderr, "harp-link: connection: %s\n", why);
-    if (conn == bridge.conn)
-        loop.stop = true;
+    if (conn != bridge.conn && given->sessions == NULL)
+        return;
+    bridge.conn = NULL;
+    loop.stop = true;
 }
 
 /* It ends by itself when its socket does; after 2 s it is ended. */
@@ -148,23 +188,36 @@ static void end_worker(void)
     waitpid(worker, NULL, 0);
 }
 
+static struct harp_conn_user user = {
+    .gone = gone,
+    .handler = {.begin = begin, .message = message, .closed = closed, .room = room, .end = ended},
+    .own_table = table,
+};
+
+static int open_all(const struct ends_options *options)
+{
+    given = options;
+    user.limits = harp_h2_default;
+    look.fire = look_again;
+    harp_table_put(table, &options->own);
+    int err = harp_loop_open(&loop);
+    loop.lock = &lock;
+    return err != 0 ? err : bridge_open(&bridge, &loop, &bridge_far);
+}
+
+/* Until the session's end. */
+static int run(void)
+{
+    int err = harp_loop_run(&loop);
+    end_worker();
+    _exit(err != 0); /* the taker may still be in the ring: nothing is taken down under it */
+}
+
 int far_main(const struct ends_options *options)
 {
     struct harp_server server;
-    char why[HARP_WHY_BYTES] = "no memory", table[HARP_TABLE_TEXT];
-    given = options;
-    harp_table_put(table, &options->own);
-    const struct harp_conn_user user = {
-        .gone = gone,
-        .handler =
-            {.begin = begin, .message = message, .closed = closed, .room = room, .end = ended},
-        .limits = harp_h2_default,
-        .own_table = table,
-    };
-    int err = harp_loop_open(&loop);
-    loop.lock = &lock;
-    if (err == 0)
-        err = bridge_open(&bridge, &loop, &bridge_far);
+    char why[HARP_WHY_BYTES] = "no memory";
+    int err = open_all(options);
     if (err == 0)
         err = harp_server_open(&server, &loop, &options->address, options->tls, CONNECTIONS, &user,
                                why);
@@ -174,7 +227,15 @@ int far_main(const struct ends_options *options)
     }
     printf("ready %u\n", server.port);
     fflush(stdout);
-    err = harp_loop_run(&loop);
-    end_worker();
-    _exit(err != 0); /* the taker may still be in the ring: nothing is taken down under it */
+    return run();
+}
+
+int far_one(const struct ends_options *options, int fd, bool *accepted)
+{
+    struct harp_conn *conn;
+    begun = accepted;
+    int err = open_all(options);
+    if (err == 0)
+        err = harp_conn_take(&conn, &loop, fd, options->tls, &user);
+    return err != 0 ? 1 : run();
 }

@@ -376,7 +376,10 @@ bool harp_h2_heard(const struct harp_h2 *h2)
 
 unsigned harp_h2_calls(const struct harp_h2 *h2)
 {
-    return h2->calls;
+    unsigned count = 0;
+    for (const struct harp_h2_stream *s = h2->streams; s != NULL; s = s->next)
+        count += s->began;
+    return count;
 }
 
 size_t harp_h2_held(const struct harp_h2 *h2)

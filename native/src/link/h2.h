@@ -99,7 +99,7 @@ const char *harp_h2_why(const struct harp_h2 *h2);
 bool harp_h2_heard(const struct harp_h2 *h2);
 /* No call any more and none to come: close it. */
 bool harp_h2_over(const struct harp_h2 *h2);
-/* Calls under way. */
+/* Calls under way. One whose headers are not all here, or that was refused, is none. */
 unsigned harp_h2_calls(const struct harp_h2 *h2);
 /* Say that no new calls are taken (GOAWAY); those there go on. */
 void harp_h2_drain(struct harp_h2 *h2);

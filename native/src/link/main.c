@@ -16,8 +16,11 @@ static int usage(FILE *to, int code)
 {
     fputs("usage: harp-link near --socket PATH --to HOST:PORT --session ID [options]\n"
           "       harp-link far --listen HOST:PORT --session ID [options] -- WORKER [ARGUMENT...]\n"
+          "       harp-link far --listen HOST:PORT --sessions FOLDER [options] -- WORKER ...\n"
           "  near: beside programs; each that connects at PATH gets a session at HOST:PORT\n"
-          "  far:  beside the worker, which is started with --socket FD for the one session\n"
+          "  far:  beside the worker, which is started with --socket FD for the one session; or\n"
+          "        for each session of FOLDER: files ID hold the token, then lines NAME=VALUE for\n"
+          "        the worker's environment; a file that is removed ends its session\n"
           "  --token-file FILE     the session's token; its first line\n"
           "  --cert FILE, --key FILE\n"
           "                        own certificate (PEM); far: what makes it TLS\n"
@@ -59,10 +62,10 @@ struct arguments {
 static int parse(int argc, char **argv, struct ends_options *o, struct arguments *a)
 {
     static const struct option table[] = {
-        {"socket", 1, NULL, 's'},  {"to", 1, NULL, 'a'},   {"listen", 1, NULL, 'a'},
-        {"session", 1, NULL, 'i'}, {"cert", 1, NULL, 'c'}, {"key", 1, NULL, 'k'},
-        {"ca", 1, NULL, 'r'},      {"name", 1, NULL, 'n'}, {"token-file", 1, NULL, 't'},
-        {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
+        {"socket", 1, NULL, 's'},   {"to", 1, NULL, 'a'},   {"listen", 1, NULL, 'a'},
+        {"session", 1, NULL, 'i'},  {"cert", 1, NULL, 'c'}, {"key", 1, NULL, 'k'},
+        {"ca", 1, NULL, 'r'},       {"name", 1, NULL, 'n'}, {"token-file", 1, NULL, 't'},
+        {"sessions", 1, NULL, 'f'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
         switch (c) {
         case 's':
@@ -73,6 +76,9 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
             break;
         case 'i':
             o->session = optarg;
+            break;
+        case 'f':
+            o->sessions = optarg;
             break;
         case 'c':
             a->files.certificate = optarg;
@@ -97,7 +103,7 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
     }
     o->worker = argv + optind;
     o->worker_args = (unsigned)(argc - optind);
-    return a->address != NULL && o->session != NULL ? 0 : -EINVAL;
+    return a->address != NULL && (o->session != NULL) != (o->sessions != NULL) ? 0 : -EINVAL;
 }
 
 int main(int argc, char **argv)
@@ -110,7 +116,8 @@ int main(int argc, char **argv)
     if (strcmp(end, "--help") == 0)
         return usage(stdout, 0);
     if ((!far && strcmp(end, "near") != 0) || parse(argc - 1, argv + 1, &o, &a) != 0 ||
-        far != (o.worker_args != 0) || far == (o.socket != NULL))
+        far != (o.worker_args != 0) || far == (o.socket != NULL) ||
+        (o.sessions != NULL && (!far || a.token_file != NULL)))
         return usage(stderr, 2);
     harp_table_own(&o.own, HARP_VERSION);
     if (a.token_file != NULL && read_token(a.token_file, o.token) != 0)
@@ -123,10 +130,11 @@ int main(int argc, char **argv)
         return 1;
     }
     /* Whoever finds the port could use it otherwise. */
-    if (far && a.token_file == NULL && (o.tls == NULL || a.files.ca == NULL)) {
+    if (far && o.sessions == NULL && a.token_file == NULL &&
+        (o.tls == NULL || a.files.ca == NULL)) {
         fprintf(stderr, "harp-link: neither a token nor a CA for certificates of clients: anybody "
                         "could use the session; remedy: --token-file, or --ca\n");
         return 1;
     }
-    return far ? far_main(&o) : near_main(&o);
+    return !far ? near_main(&o) : o.sessions != NULL ? far_many(&o) : far_main(&o);
 }

@@ -198,7 +198,7 @@ static int near_bulk(struct bridge *b, const struct harp_frame *frame)
 static void program_gone(struct bridge *b)
 {
     harp_h2_close(b->stream);
-    bridge_ends(b);
+    bridge_ends(b, BRIDGE_LAST_GONE_MS);
 }
 
 const struct bridge_side bridge_near = {

@@ -10,19 +10,28 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "src/link/bridge.h"
 #include "src/link/ends.h"
 
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
 #define HELLO_MS 5000
+/* For the call to be answered: the worker there may take 20 s to open its driver. */
+#define ANSWER_MS 25000
 
 static const struct ends_options *given;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct harp_loop loop;
 static struct bridge bridge;
+static struct harp_watch life, hangup;
+static struct harp_timer unanswered;
 static bool refused;
+static pid_t listening;
 
 /* Once, and only as long as the program has not been answered. */
 static void refuse(const char *why)
@@ -45,14 +54,26 @@ static void dialled(void *ctx, struct harp_conn *conn)
                                             .token = given->token[0] ? given->token : NULL,
                                             .session = given->session,
                                             .table = table};
-    bridge.conn = conn;
+    harp_timer_set(&loop, &unanswered, ANSWER_MS);
     if (harp_h2_call(harp_conn_h2(conn), &request, &bridge.stream) != 0)
         harp_conn_close(conn, "the other side takes no sessions any more");
+}
+
+static void not_answered(struct harp_timer *timer)
+{
+    char why[HARP_WHY_BYTES];
+    snprintf(why, sizeof why,
+             "the session is not answered within %u s; remedy: see whether the "
+             "worker's host is overloaded",
+             ANSWER_MS / 1000);
+    if (bridge.conn != NULL)
+        harp_conn_close(bridge.conn, why);
 }
 
 static void answered(void *ctx, struct harp_h2_stream *stream,
                      const struct harp_grpc_answer *answer)
 {
+    harp_timer_clear(&unanswered);
     if (harp_ring_answer(&bridge.ring) != 0 || bridge_start(&bridge) != 0)
         harp_conn_close(bridge.conn, "the program has gone");
 }
@@ -86,6 +107,34 @@ static void gone(void *ctx, struct harp_conn *conn, const char *why)
     loop.stop = true;
 }
 
+/* What the program has said already is still taken and sent, if there is room for it. */
+static void program_gone(struct harp_watch *watch, uint32_t events)
+{
+    harp_loop_forget(&loop, watch);
+    shutdown(bridge.sock, SHUT_RDWR); /* by which the taker sees it */
+    if (bridge.taking)
+        bridge_ends(&bridge, BRIDGE_LAST_GONE_MS);
+    else if (bridge.conn != NULL)
+        harp_conn_close(bridge.conn, "the program has gone");
+}
+
+static void watch_program(void)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    hangup = (struct harp_watch){.fd = bridge.sock, .ready = program_gone};
+    (void)harp_loop_watch(&loop, &hangup, EPOLLRDHUP);
+    /* A forked child may keep the socket open after the program's death. */
+    if (getsockopt(bridge.sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0)
+        return;
+    life = (struct harp_watch){.fd = (int)syscall(SYS_pidfd_open, peer.pid, 0)};
+    life.ready = program_gone;
+    if (life.fd >= 0)
+        (void)harp_loop_watch(&loop, &life, EPOLLIN);
+    else if (errno == ESRCH)
+        program_gone(&life, 0);
+}
+
 static int serve_program(int sock)
 {
     const struct harp_conn_user user = {
@@ -114,7 +163,27 @@ static int serve_program(int sock)
         refuse(text);
         return 1;
     }
+    bridge.conn = conn;
+    unanswered.fire = not_answered;
+    watch_program();
     return harp_loop_run(&loop) != 0;
+}
+
+/* A socket at which nobody listens: one that was killed left it. */
+static bool left_behind(const struct sockaddr_un *at)
+{
+    struct stat st;
+    int saved = errno;
+    bool dead = false;
+    if (lstat(at->sun_path, &st) == 0 && S_ISSOCK(st.st_mode)) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        dead = fd >= 0 && connect(fd, (const struct sockaddr *)at, sizeof *at) != 0 &&
+               errno == ECONNREFUSED;
+        if (fd >= 0)
+            close(fd);
+    }
+    errno = saved;
+    return dead;
 }
 
 static int listen_at(const char *path)
@@ -129,12 +198,32 @@ static int listen_at(const char *path)
     memcpy(at.sun_path, path, strlen(path));
     mode_t before = umask(0177); /* its owner's programs, nobody else's */
     int bound = fd >= 0 ? bind(fd, (struct sockaddr *)&at, sizeof at) : -1;
+    if (fd >= 0 && bound != 0 && errno == EADDRINUSE && left_behind(&at) && unlink(path) == 0)
+        bound = bind(fd, (struct sockaddr *)&at, sizeof at);
     umask(before);
     if (bound != 0 || listen(fd, 64) != 0) {
         fprintf(stderr, "harp-link: cannot listen at %s: %s\n", path, strerror(errno));
         return -1;
     }
     return fd;
+}
+
+/* Also what a session of its own does, which has inherited it. */
+static void stop(int number)
+{
+    if (getpid() == listening)
+        (void)unlink(given->socket);
+    _exit(0);
+}
+
+static void no_process(int sock)
+{
+    char text[HARP_WHY_BYTES];
+    snprintf(text, sizeof text,
+             "no process for the session: %s; remedy: more of them (ulimit -u, pids.max)",
+             strerror(errno));
+    fprintf(stderr, "harp-link: %s\n", text);
+    harp_ring_refuse(sock, text);
 }
 
 int near_main(const struct ends_options *options)
@@ -148,6 +237,8 @@ int near_main(const struct ends_options *options)
     int listener = listen_at(options->socket);
     if (listener < 0)
         return 1;
+    listening = getpid();
+    (void)signal(SIGTERM, stop);
     (void)signal(SIGCHLD, SIG_IGN); /* the kernel takes them in */
     printf("ready\n");
     fflush(stdout);
@@ -157,10 +248,13 @@ int near_main(const struct ends_options *options)
             usleep(100000);
         if (sock < 0)
             continue;
-        if (fork() == 0) {
+        pid_t session = fork();
+        if (session == 0) {
             close(listener);
             _exit(serve_program(sock));
         }
+        if (session < 0)
+            no_process(sock);
         close(sock);
     }
 }

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Several sessions behind one port. A process for each connection, which becomes its session's; and
+ * a file for each session, in a folder of whoever grants them:
+ *
+ *   FOLDER/ID     the token; then lines NAME=VALUE, for the environment of its worker
+ *
+ * The file is locked while the session runs. With it the session is taken away.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "src/link/ends.h"
+
+/* Processes, and those of them that may be strangers': without a call that was accepted. */
+#define PROCESSES 256
+#define STRANGERS 64
+
+/* --- a session's file --- */
+
+static void forget(struct far_session *s)
+{
+    if (s->fd >= 0)
+        close(s->fd);
+    s->fd = -1;
+    s->token = "\n"; /* which no header can hold */
+    s->environment = NULL;
+}
+
+void far_session_open(struct far_session *s, const char *folder, const char *name)
+{
+    char path[4096];
+    forget(s);
+    snprintf(s->name, sizeof s->name, "%s", name);
+    int n = snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (name[0] == '\0' || name[0] == '.' || strchr(name, '/') != NULL || n < 0 ||
+        (size_t)n >= sizeof path)
+        return;
+    s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    ssize_t got = s->fd >= 0 ? read(s->fd, s->text, sizeof s->text - 1) : -1;
+    if (got <= 0 || (size_t)got == sizeof s->text - 1)
+        return;
+    s->text[got] = '\0';
+    char *end = strchr(s->text, '\n');
+    if (end == NULL || end == s->text || end - s->text >= (ptrdiff_t)HARP_GRPC_TOKEN_BYTES)
+        return;
+    *end = '\0';
+    s->token = s->text;
+    s->environment = end + 1;
+}
+
+bool far_session_lock(const struct far_session *s)
+{
+    return flock(s->fd, LOCK_EX | LOCK_NB) == 0;
+}
+
+bool far_session_taken_away(const struct far_session *s)
+{
+    struct stat st;
+    return fstat(s->fd, &st) != 0 || st.st_nlink == 0;
+}
+
+void far_session_environment(struct far_session *s)
+{
+    char *rest = NULL;
+    for (char *line = strtok_r(s->environment, "\n", &rest); line != NULL;
+         line = strtok_r(NULL, "\n", &rest))
+        if (strchr(line, '=') != NULL)
+            (void)putenv(line);
+}
+
+/* --- processes --- */
+
+static pid_t processes[PROCESSES];
+/* Shared with them: whether a call was accepted there. */
+static bool *begun;
+static sigset_t usual;
+
+static void child_ended(int number)
+{
+}
+
+static void reap(void)
+{
+    for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
+        for (unsigned i = 0; i < PROCESSES; i++)
+            if (processes[i] == pid)
+                processes[i] = 0;
+}
+
+/* Where a process has room; PROCESSES: nowhere. */
+static unsigned room(void)
+{
+    unsigned at = PROCESSES, strangers = 0;
+    for (unsigned i = 0; i < PROCESSES; i++) {
+        if (processes[i] == 0)
+            at = i;
+        else
+            strangers += !begun[i];
+    }
+    return strangers < STRANGERS ? at : PROCESSES;
+}
+
+static void serve(const struct ends_options *options, int listener, int fd)
+{
+    unsigned at = room();
+    if (at == PROCESSES) {
+        close(fd);
+        return;
+    }
+    begun[at] = false;
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(listener);
+        (void)signal(SIGCHLD, SIG_DFL);
+        sigprocmask(SIG_SETMASK, &usual, NULL);
+        _exit(far_one(options, fd, &begun[at]));
+    }
+    if (pid < 0)
+        fprintf(stderr, "harp-link: no process for a connection: %s\n", strerror(errno));
+    else
+        processes[at] = pid;
+    close(fd);
+}
+
+/* SIGCHLD comes while ppoll waits, and at no other time. */
+static void hear_of_ends(void)
+{
+    const struct sigaction ended = {.sa_handler = child_ended};
+    sigset_t ends;
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &ends, &usual);
+    sigaction(SIGCHLD, &ended, NULL);
+}
+
+int far_many(const struct ends_options *options)
+{
+    char why[HARP_WHY_BYTES] = "no memory";
+    unsigned port;
+    int listener = -1;
+    int err = options->tls == NULL ? harp_address_plain(&options->address, why) : 0;
+    if (err == 0)
+        begun = mmap(NULL, PROCESSES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (begun != MAP_FAILED && err == 0)
+        err = harp_tcp_listen(&options->address, &listener, &port, why);
+    if (begun == MAP_FAILED || err != 0) {
+        fprintf(stderr, "harp-link: %s\n", why);
+        return 1;
+    }
+    hear_of_ends();
+    printf("ready %u\n", port);
+    fflush(stdout);
+    for (;;) {
+        struct pollfd come = {.fd = listener, .events = POLLIN};
+        int ready = ppoll(&come, 1, NULL, &usual);
+        reap();
+        int fd = ready > 0 ? harp_tcp_accept(listener) : -EAGAIN;
+        if (fd >= 0)
+            serve(options, listener, fd);
+        else if (fd != -EAGAIN)
+            usleep(100000); /* out of descriptors: the next ones wait in the kernel meanwhile */
+    }
+}
