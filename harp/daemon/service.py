@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
-import grpc.aio
 import structlog
 
 from harp import __version__
-from harp.api.status import code_of, trailers_of
+from harp.api.answer import Context, answer
 from harp.api.v1 import control_pb2 as pb
 from harp.api.v1 import control_pb2_grpc
 from harp.daemon.answers import KINDS, POLICIES, Answers, uncovered
@@ -21,7 +20,7 @@ from harp.daemon.book import Book, Wish
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.suspend import Suspender
-from harp.errors import ConfigError, DaemonError, HarpError, NotOwner, Unauthenticated
+from harp.errors import ConfigError, DaemonError, NotOwner, Unauthenticated
 from harp.lease_wire import GRANULE_BYTES
 from harp.model import Limits, Policy, TenantClass
 from harp.native import NativeDir
@@ -33,7 +32,6 @@ __all__ = ["ControlService"]
 _log = structlog.get_logger(__name__)
 #: for what a process has submitted to end before it is locked, where the caller does not say
 _LOCK_S = 10.0
-Context = grpc.aio.ServicerContext[Any, Any]
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
@@ -123,18 +121,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
         request: _Request,
         context: Context,
     ) -> _Reply:
-        try:
-            return await method(request, self._caller(context))
-        except HarpError as error:
-            await _refuse(context, error)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not look like the caller's
-            _log.exception("call_broken")
-            await _refuse(
-                context,
-                DaemonError(
-                    f"harpd failed: {type(error).__name__}: {error}", f"see {self._run_dir.log}"
-                ),
-            )
+        return await answer(
+            lambda: method(request, self._caller(context)), context, f"see {self._run_dir.log}"
+        )
 
     def _caller(self, context: Context) -> int:
         for key, value in context.invocation_metadata() or ():
@@ -313,9 +302,3 @@ def _stranger(deposit: Deposit, uid: int, root_pid: int) -> str:
     if uid and deposit.caller.pid != root_pid:
         return f"process {root_pid} is not the one that asks ({deposit.caller.pid})"
     return ""
-
-
-async def _refuse(context: Context, error: HarpError) -> NoReturn:
-    _log.info("call_refused", error=type(error).__name__, message=error.message)
-    await context.abort(code_of(error), error.message, trailers_of(error))
-    raise AssertionError("abort() raises")

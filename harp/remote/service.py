@@ -15,12 +15,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
-import grpc.aio
 import structlog
 
-from harp.api.status import code_of, trailers_of
+from harp.api.answer import Context, answer, refuse
 from harp.api.v1 import remote_pb2 as pb
 from harp.api.v1 import remote_pb2_grpc
 from harp.errors import (
@@ -56,7 +55,6 @@ from harp.remote.sessions import Sessions
 __all__ = ["HEARTBEAT_S", "Node", "RemoteService"]
 
 _log = structlog.get_logger(__name__)
-Context = grpc.aio.ServicerContext[Any, Any]
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
@@ -159,7 +157,7 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
                     "list the nodes, and watch each",
                 )
         except HarpError as error:
-            await _refuse(context, error)
+            await refuse(context, error)
         while True:
             changed = self._changed
             yield pb.WatchReply(nodes=[self._itself()], version=self._version)
@@ -175,13 +173,7 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         request: _Request,
         context: Context,
     ) -> _Reply:
-        try:
-            return await method(request, self._caller(context))
-        except HarpError as error:
-            await _refuse(context, error)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not look like the caller's
-            _log.exception("call_broken")
-            await _refuse(context, DaemonError(f"harpd failed: {type(error).__name__}: {error}"))
+        return await answer(lambda: method(request, self._caller(context)), context)
 
     def _caller(self, context: Context) -> Caller:
         return caller(
@@ -399,9 +391,3 @@ def _class(value: pb.LeaseClass.ValueType) -> TenantClass:
         raise ConfigError(
             f"lease class {value} is unknown here", "0 standard, 1 latency, 2 best effort"
         ) from error
-
-
-async def _refuse(context: Context, error: HarpError) -> NoReturn:
-    _log.info("call_refused", error=type(error).__name__, message=error.message)
-    await context.abort(code_of(error), error.message, trailers_of(error))
-    raise AssertionError("abort() raises")

@@ -295,8 +295,37 @@ static void each_place(void *arg)
     CHECK(made[0] > 80);
 }
 
+static void slow(void *data)
+{
+    usleep(50 * 1000);
+    atomic_fetch_add((_Atomic long *)data, 1);
+}
+
+/* What was waited for is unmapped next: a wait that gives up for want of memory is a crash. */
+static void a_wait_needs_no_memory(void *arg)
+{
+    static _Atomic long ended;
+    CUstream s[3];
+    CUcontext ctx;
+
+    OK(cuInit(0));
+    OK(cuCtxCreate_v2(&ctx, 0, 0));
+    for (int i = 0; i < 3; i++)
+        OK(cuStreamCreate(&s[i], i == 1 ? CU_STREAM_NON_BLOCKING : 0));
+    for (int i = 0; i < 3; i++)
+        OK(cuLaunchHostFunc(s[i], slow, (void *)&ended));
+    atomic_store(&count, 0);
+    atomic_store(&fails_at, 1);
+    OK(cuCtxSynchronize());
+    CHECK_IS(3, atomic_load(&ended));
+    CHECK(atomic_load(&count) >= 1); /* it was refused one */
+    atomic_store(&fails_at, 0);
+    OK(cuCtxDestroy_v2(ctx));
+}
+
 int main(void)
 {
+    test_run("a_wait_needs_no_memory", "tiny", "0", a_wait_needs_no_memory);
     test_run("each_place", "tiny", "0", each_place);
     return 0;
 }

@@ -198,6 +198,40 @@ struct pending {
     uint64_t seq;
 };
 
+/* What of it a wait on the context is for; 0: nothing. */
+static uint64_t awaited(struct soft_stream *s, bool only_blocking)
+{
+    return s->blocking || s->legacy || !only_blocking ? soft_stream_pending(s) : 0;
+}
+
+/* Without memory for the list: stream by stream, by their numbers. What other threads enqueue
+ * meanwhile may be waited for as well; none that was there at the call is left out. */
+static void wait_each(struct soft_ctx *ctx, bool only_blocking)
+{
+    uint64_t after = 0, until = 0;
+
+    for (;;) {
+        struct pending next = {NULL, 0};
+
+        pthread_mutex_lock(&ctx->submit_lock);
+        for (struct soft_stream *s = ctx->streams; s != NULL && after == 0; s = s->next)
+            until = s->id > until ? s->id : until;
+        for (struct soft_stream *s = ctx->streams; s != NULL; s = s->next)
+            if (s->id > after && s->id <= until && (next.stream == NULL || s->id < next.stream->id))
+                next.stream = s;
+        if (next.stream != NULL) {
+            soft_stream_ref(next.stream);
+            next.seq = awaited(next.stream, only_blocking);
+        }
+        pthread_mutex_unlock(&ctx->submit_lock);
+        if (next.stream == NULL)
+            return;
+        after = next.stream->id;
+        soft_stream_wait_seq(next.stream, next.seq);
+        soft_stream_unref(next.stream);
+    }
+}
+
 static CUresult wait_all(struct soft_ctx *ctx, bool only_blocking)
 {
     struct pending *list = NULL;
@@ -209,7 +243,7 @@ static CUresult wait_all(struct soft_ctx *ctx, bool only_blocking)
     if (count > 0)
         list = calloc(count, sizeof *list);
     for (struct soft_stream *s = ctx->streams; s != NULL && list != NULL; s = s->next) {
-        uint64_t seq = s->blocking || s->legacy || !only_blocking ? soft_stream_pending(s) : 0;
+        uint64_t seq = awaited(s, only_blocking);
 
         if (seq == 0)
             continue;
@@ -218,7 +252,7 @@ static CUresult wait_all(struct soft_ctx *ctx, bool only_blocking)
     }
     pthread_mutex_unlock(&ctx->submit_lock);
     if (count > 0 && list == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
+        wait_each(ctx, only_blocking);
     for (size_t i = 0; i < at; i++) {
         soft_stream_wait_seq(list[i].stream, list[i].seq);
         soft_stream_unref(list[i].stream);
