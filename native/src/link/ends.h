@@ -12,7 +12,7 @@ struct ends_options {
     struct harp_address address;
     struct harp_tls *tls;
     const char *name, *session;
-    const char *sessions; /* far: folder of their files, instead of session and token */
+    const char *sessions; /* folder of their files, instead of session and token */
     char *const *worker;  /* far: its command line */
     unsigned worker_args;
     char token[HARP_GRPC_TOKEN_BYTES]; /* "": none */
@@ -41,5 +41,21 @@ bool far_session_lock(const struct far_session *session);
 bool far_session_taken_away(const struct far_session *session);
 /* By the worker's process, before exec. */
 void far_session_environment(struct far_session *session);
+
+/* offers.c: near's sessions by their files. Zeroed but for fd -1 at first. */
+struct near_offer {
+    int fd;
+    char name[HARP_GRPC_SESSION_BYTES], token[HARP_GRPC_TOKEN_BYTES], text[2048];
+    const char *peer; /* whom the certificate must be for; NULL: the host */
+    struct harp_address address;
+};
+/* By a session's process: one for the program at `sock`, which may have to wait for it. 0, or an
+ * errno and why (HARP_WHY_BYTES). */
+int near_offer_take(struct near_offer *offer, const struct ends_options *options, int sock,
+                    char *why);
+/* Until stdout's reader has gone: `serve` in a process for each program that connects, or
+ * `no_process` where there cannot be one more. */
+void near_offers(const struct ends_options *options, int listener, int (*serve)(int sock),
+                 void (*no_process)(int sock));
 
 #endif

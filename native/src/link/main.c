@@ -14,21 +14,25 @@
 
 static int usage(FILE *to, int code)
 {
-    fputs("usage: harp-link near --socket PATH --to HOST:PORT --session ID [options]\n"
-          "       harp-link far --listen HOST:PORT --session ID [options] -- WORKER [ARGUMENT...]\n"
-          "       harp-link far --listen HOST:PORT --sessions FOLDER [options] -- WORKER ...\n"
-          "  near: beside programs; each that connects at PATH gets a session at HOST:PORT\n"
-          "  far:  beside the worker, which is started with --socket FD for the one session; or\n"
-          "        for each session of FOLDER: files ID hold the token, then lines NAME=VALUE for\n"
-          "        the worker's environment; a file that is removed ends its session\n"
-          "  --token-file FILE     the session's token; its first line\n"
-          "  --cert FILE, --key FILE\n"
-          "                        own certificate (PEM); far: what makes it TLS\n"
-          "  --ca FILE             who signs the other side; near: what makes it TLS; far: and\n"
-          "                        whom it asks for a certificate\n"
-          "  --name NAME           what the other side's certificate is for (default: HOST)\n"
-          "Without TLS only addresses of this machine itself are taken.\n",
-          to);
+    fputs(
+        "usage: harp-link near --socket PATH --to HOST:PORT --session ID [options]\n"
+        "       harp-link near --socket PATH --sessions FOLDER [options]\n"
+        "       harp-link far --listen HOST:PORT --session ID [options] -- WORKER [ARGUMENT...]\n"
+        "       harp-link far --listen HOST:PORT --sessions FOLDER [options] -- WORKER ...\n"
+        "  near: beside programs; each that connects at PATH gets a session at HOST:PORT, or one\n"
+        "        of FOLDER: files ID hold the token, then lines to=HOST:PORT and name=NAME; says\n"
+        "        `taken ID` and `ended ID` on stdout, and ends with its reader\n"
+        "  far:  beside the worker, which is started with --socket FD for the one session; or\n"
+        "        for each session of FOLDER: files ID hold the token, then lines NAME=VALUE for\n"
+        "        the worker's environment; a file that is removed ends its session\n"
+        "  --token-file FILE     the session's token; its first line\n"
+        "  --cert FILE, --key FILE\n"
+        "                        own certificate (PEM); far: what makes it TLS\n"
+        "  --ca FILE             who signs the other side; near: what makes it TLS; far: and\n"
+        "                        whom it asks for a certificate\n"
+        "  --name NAME           what the other side's certificate is for (default: HOST)\n"
+        "Without TLS only addresses of this machine itself are taken.\n",
+        to);
     return code;
 }
 
@@ -103,7 +107,7 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
     }
     o->worker = argv + optind;
     o->worker_args = (unsigned)(argc - optind);
-    return a->address != NULL && (o->session != NULL) != (o->sessions != NULL) ? 0 : -EINVAL;
+    return (o->session != NULL) != (o->sessions != NULL) ? 0 : -EINVAL;
 }
 
 int main(int argc, char **argv)
@@ -117,12 +121,13 @@ int main(int argc, char **argv)
         return usage(stdout, 0);
     if ((!far && strcmp(end, "near") != 0) || parse(argc - 1, argv + 1, &o, &a) != 0 ||
         far != (o.worker_args != 0) || far == (o.socket != NULL) ||
-        (o.sessions != NULL && (!far || a.token_file != NULL)))
+        (a.address == NULL && (far || o.sessions == NULL)) ||
+        (o.sessions != NULL && a.token_file != NULL))
         return usage(stderr, 2);
     harp_table_own(&o.own, HARP_VERSION);
     if (a.token_file != NULL && read_token(a.token_file, o.token) != 0)
         return 1;
-    int err = harp_address_parse(&o.address, a.address, why);
+    int err = a.address != NULL ? harp_address_parse(&o.address, a.address, why) : 0;
     if (err == 0 && (a.files.certificate != NULL || a.files.ca != NULL))
         err = harp_tls_open(&o.tls, far, &a.files, why);
     if (err != 0) {
