@@ -50,6 +50,7 @@ PURE = (
     "harp.remote.floor",
     "harp.remote.events",
     "harp.remote.leases",
+    "harp.remote.hold",
     "harp.remote.elf",
     "harp.remote.pool",
     "harp.sim.scenario",
