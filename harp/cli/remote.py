@@ -14,6 +14,7 @@ import click
 from rich.table import Table
 
 from harp.cli.output import json_option, print_json, print_wide, progress
+from harp.cli.remote_attach import attach, detach
 from harp.config import config_path
 from harp.errors import CertificateError, ConfigError
 from harp.remote.authority import DAYS, DAYS_MAX, check, found, init, issue, renew
@@ -25,6 +26,10 @@ __all__ = ["remote"]
 @click.group()
 def remote() -> None:
     """GPUs for programs on other hosts."""
+
+
+remote.add_command(attach)
+remote.add_command(detach)
 
 
 @remote.command("init")

@@ -108,6 +108,11 @@ _ENV_FROM_DAEMON = (
     help="With --remote: the client's folder.  [the one of `harp remote init`]",
 )
 @click.option("--insecure", is_flag=True, help="With --remote: plaintext, on loopback alone.")
+@click.option(
+    "--detached",
+    is_flag=True,
+    help="With --remote: start without a GPU, until `harp remote attach`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say the grant as one JSON line on stderr.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -125,6 +130,7 @@ def run(
     remote: str,
     client_dir: Path | None,
     insecure: bool,
+    detached: bool,
     as_json: bool,
     command: tuple[str, ...],
 ) -> NoReturn:
@@ -138,8 +144,8 @@ def run(
                 "--policy": policy,
             }
         )
-    elif client_dir or insecure:
-        raise click.UsageError("--dir and --insecure go with --remote")
+    elif client_dir or insecure or detached:
+        raise click.UsageError("--dir, --insecure and --detached go with --remote")
     env = as_given()
     program = locate(command[0], env)
     if program is None:
@@ -155,7 +161,7 @@ def run(
         # A local run shall not wait for the modules of the other kind.
         from harp.cli import run_remote as elsewhere  # noqa: PLC0415
 
-        where = elsewhere.Where(remote, client_dir, insecure)
+        where = elsewhere.Where(remote, client_dir, insecure, detached)
         want = elsewhere.wanted(
             Limits(mem, share, limit, TenantClass.of(klass)), gpu=gpu, name=name
         )

@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
@@ -30,6 +30,7 @@ from typing import IO, NoReturn
 from harp.api.v1 import remote_pb2 as pb
 from harp.cli.child import Child
 from harp.cli.output import fail, progress
+from harp.cli.switch import SOCKET, detached, listening
 from harp.cli.view import printable
 from harp.config import config_path
 from harp.errors import HarpError, NativeError, RunDirUnsafe
@@ -60,6 +61,7 @@ class Where:
     remote: str  #: HOST:PORT[,...], or a pool
     folder: Path | None  #: of the client; None: the one there is
     insecure: bool  #: plaintext, on loopback
+    detached: bool = False  #: without a lease, until `harp remote attach`
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +137,8 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
             say=progress,
         )
         child_env = remote_env(env, shim=shim, socket=place / "near.sock", log=place / "shim.log")
-        return await _serve(holder, child, said, child_env, tell=tell)
-
-    def tell(taking: Taking, pid: int) -> None:
-        if as_json:
-            sys.stderr.write(json.dumps(_described(taking, pid, want)) + "\n")
-            sys.stderr.flush()
-        elif sys.stderr.isatty():
-            progress(f"harp: {_sentence(taking)}")
+        serving = _Serving(holder, child, place, child_env, want, as_json=as_json)
+        return await serving.run(said, take=not where.detached)
 
     # The child last: gRPC has no threads yet, which a fork would not take along, and harp-link must
     # not inherit the signals that are blocked for it.
@@ -154,47 +150,69 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
         return asyncio.run(hold(child, said, place))
 
 
-async def _serve(
-    holder: Holder,
-    child: Child,
-    said: IO[bytes],
-    env: Mapping[str, str],
-    tell: Callable[[Taking, int], None],
-) -> int:
-    """From the lease to the child's end; its exit status."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), said
-    )
-    ended = asyncio.create_task(child.ended())
-    hearing = asyncio.create_task(holder.hear(reader))
-    try:
-        async with holder.running():
-            taking = asyncio.create_task(holder.take())
-            await asyncio.wait({ended, taking}, return_when=asyncio.FIRST_COMPLETED)
-            if not taking.done():  # a signal came first
-                taking.cancel()
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """A command that runs, and who holds its lease."""
+
+    holder: Holder
+    child: Child
+    place: Path
+    env: Mapping[str, str]
+    want: pb.LeaseRequest
+    as_json: bool
+
+    async def run(self, said: IO[bytes], *, take: bool) -> int:
+        """From the lease to the child's end; its exit status."""
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), said
+        )
+        ended = asyncio.create_task(self.child.ended())
+        hearing = asyncio.create_task(self.holder.hear(reader))
+        try:
+            async with self.holder.running(), listening(self.holder, self.place):
+                if not take:
+                    await self.holder.drop(detached(self.place))
+                    self._tell(None)
+                elif taking := await self._first(ended):
+                    self._tell(taking)
+                self.child.start(self.env)
+                await asyncio.wait({ended, hearing}, return_when=asyncio.FIRST_COMPLETED)
+                if not ended.done():
+                    progress("harp: harp-link has ended: programs of CMD get no GPU any more")
                 return await ended
-            tell(taking.result(), child.pid)
-            child.start(env)
-            await asyncio.wait({ended, hearing}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                progress("harp: harp-link has ended: programs of CMD get no GPU any more")
-            return await ended
-    finally:
-        ended.cancel()
-        hearing.cancel()
+        finally:
+            ended.cancel()
+            hearing.cancel()
+
+    async def _first(self, ended: asyncio.Task[int]) -> Taking | None:
+        """The first lease; None: a signal came first, and has ended the child."""
+        taking = asyncio.create_task(self.holder.take())
+        await asyncio.wait({ended, taking}, return_when=asyncio.FIRST_COMPLETED)
+        if taking.done():
+            return taking.result()
+        taking.cancel()
+        return None
+
+    def _tell(self, taking: Taking | None) -> None:
+        if self.as_json:
+            about = {"run": self.place.name, "pid": self.child.pid, **_described(self.want, taking)}
+            sys.stderr.write(json.dumps(about) + "\n")
+            sys.stderr.flush()
+        elif sys.stderr.isatty():
+            progress(f"harp: {_sentence(taking) if taking else detached(self.place)}")
 
 
-def _described(taking: Taking, pid: int, want: pb.LeaseRequest) -> dict[str, object]:
+def _described(want: pb.LeaseRequest, taking: Taking | None) -> dict[str, object]:
+    asked = {"name": want.name, "class": TenantClass(want.lease_class).label}
+    if taking is None:
+        return {**asked, "lease": None}
     lease = taking.lease
     return {
+        **asked,
         "node": taking.node_id,
         "endpoint": taking.endpoint,
         "lease": lease.lease_id,
-        "pid": pid,
-        "name": want.name,
-        "class": TenantClass(want.lease_class).label,
         "software": any(d.software for d in lease.devices),
         "ttl_s": lease.ttl_s,
         "devices": [
@@ -231,9 +249,10 @@ def _place(base: Path, name: str) -> Iterator[Path]:
     _sweep(base)
     stem = "".join(c for c in Path(name).name if c.isalnum())[:16]
     place = base / f"{stem or 'run'}-{secrets.token_hex(4)}"
-    if len(os.fsencode(place / "near.sock")) > _SOCKET_PATH_MAX:
+    longest = place / SOCKET
+    if len(os.fsencode(longest)) > _SOCKET_PATH_MAX:
         raise RunDirUnsafe(
-            f"{place / 'near.sock'} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
+            f"{longest} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
             "set XDG_RUNTIME_DIR to a shorter path",
         )
     (place / "sessions").mkdir(mode=0o700, parents=True)

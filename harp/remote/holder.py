@@ -23,6 +23,7 @@ import grpc.aio
 from harp.api.v1 import remote_pb2 as pb
 from harp.api.v1 import remote_pb2_grpc
 from harp.errors import (
+    ConfigError,
     DaemonUnreachable,
     HarpError,
     NodeDraining,
@@ -138,6 +139,7 @@ class Holder:
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()  #: the next deadline is another one
+        self._taking = asyncio.Lock()
         self._moving = False
         self._move_s = 0.0  #: not before
 
@@ -170,23 +172,40 @@ class Holder:
         if refusal is not None:
             raise refusal
 
-    async def take(self) -> Taking:
-        """Take a lease on the node that is best, or that does not refuse.
+    async def take(self, at: str = "") -> Taking:
+        """Take a lease on the node that is best, or that does not refuse; or on the one named.
 
         Raises:
+            ConfigError: there is one already.
             NodeUnreachable: no node; why, node by node.
             HarpError: what one node said, where only that one was asked.
         """
-        self._held = await self._lease(frozenset())
-        self._step(self._held, Tick())
-        return self._held.taking
+        async with self._taking:
+            old = self._held
+            if old is not None and not old.hold.over:
+                raise ConfigError(
+                    f"the command has a lease on {old.taking.node_id} already", "detach it first"
+                )
+            fresh = await (self._lease_at(at) if at else self._lease(frozenset()))
+            if old is not None:
+                await _give_back(old)
+            self._begin(fresh)
+            return fresh.taking
 
-    async def release(self) -> None:
+    async def drop(self, why: str) -> bool:
+        """Give the lease back, and tell programs why there is none; False: there was none."""
+        async with self._taking:
+            self._offers.deny(why)
+            return await self.release()
+
+    async def release(self) -> bool:
         """Give the lease back; what the node does not hear of in time runs out by itself."""
         gone, self._held = self._held, None
-        if gone is not None:
-            self._offers.end_all()
-            await _give_back(gone)
+        if gone is None:
+            return False
+        self._offers.end_all()
+        await _give_back(gone)
+        return not gone.hold.over
 
     async def hear(self, reader: asyncio.StreamReader) -> None:
         """Follow what harp-link says of its sessions, until it ends."""
@@ -240,13 +259,23 @@ class Holder:
                 refusals[node.node_id] = error
                 self._pool.refused(node.node_id, time.monotonic())
                 continue
-            try:
-                self._same_table(found.taking)
-            except TableMismatch as error:
-                refusals[node.node_id] = error
+            if other := self._other_table(found.taking):
+                refusals[node.node_id] = other
                 await _give_back(found)
                 continue
             return found
+
+    async def _lease_at(self, endpoint: str) -> _Held:
+        found = await self._ask(endpoint, endpoint)
+        if other := self._other_table(found.taking):
+            await _give_back(found)
+            raise other
+        return found
+
+    def _begin(self, fresh: _Held) -> None:
+        self._held = fresh
+        self._offers.admit()
+        self._step(fresh, Tick())
 
     async def _ask(self, node_id: str, endpoint: str) -> _Held:
         """A lease of this node.
@@ -269,12 +298,12 @@ class Holder:
         hold = held(reply.ttl_s, asked_s)
         return _Held(Taking(node_id, endpoint, reply), hold, channel, stub, {})
 
-    def _same_table(self, taking: Taking) -> None:
+    def _other_table(self, taking: Taking) -> TableMismatch | None:
         own, other = self._table, taking.lease.table
         if (own.format, own.hash) == (other.format, other.hash):
-            return
+            return None
         version = "".join(c for c in other.version[:32] if c.isprintable()) or "of unknown version"
-        raise TableMismatch(
+        return TableMismatch(
             f"{taking.endpoint} is HARP {version} and this is HARP {own.version}: they describe"
             " CUDA calls differently",
             "install the same version of HARP on both sides",
@@ -282,30 +311,29 @@ class Holder:
 
     async def _move(self, without: AbstractSet[str]) -> None:
         """Another lease for programs to come; none of them has a session of the present one."""
+        old = self._held
+        assert old is not None  # its core has asked for this
         try:
             fresh = await self._lease(without)
         except HarpError as error:
-            if self._held is None or self._held.hold.over:
+            if self._held is old and old.hold.over:
                 self._offers.deny(f"{error.message}; remedy: {error.hint}")
             self._move_s = time.monotonic() + _MOVE_AGAIN_S
             return
         finally:
             self._moving = False
-        old = self._held
-        if old is not None:
-            kept = not old.hold.over and (
-                old.hold.running or not all(map(self._offers.withdraw, old.hold.offered))
-            )
-            if kept:  # a program was faster: it stays where it is, and we with it
-                await _give_back(fresh)
-                return
-            self._held = fresh
-            await _give_back(old)
-        self._offers.admit()
+        kept = self._held is not old or (
+            not old.hold.over
+            and (old.hold.running or not all(map(self._offers.withdraw, old.hold.offered)))
+        )
+        if kept:  # a program was faster, or it was attached or detached meanwhile
+            await _give_back(fresh)
+            return
+        self._begin(fresh)
         self._say(
             f"harp: the lease is now one of {fresh.taking.node_id} at {fresh.taking.endpoint}"
         )
-        self._step(fresh, Tick())
+        await _give_back(old)
 
     # --- what the core wants done ---
 

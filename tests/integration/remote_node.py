@@ -40,6 +40,7 @@ class FakeNode(remote_pb2_grpc.RemoteServicer):
         self.full = False
         self.draining = False
         self.silent = False
+        self.away = False
         self.leases: dict[str, pb.LeaseRequest] = {}
         self.sessions: set[str] = set()
         self.said: list[str] = []
@@ -67,6 +68,8 @@ class FakeNode(remote_pb2_grpc.RemoteServicer):
         self.said.append("renew")
         while self.silent and context.is_active():
             time.sleep(0.05)
+        if self.away:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "away")
         self._known(request.lease_id, context)
         state = pb.NODE_STATE_DRAINING if self.draining else pb.NODE_STATE_READY
         return pb.RenewReply(ttl_s=TTL_S, state=state)

@@ -9,11 +9,14 @@ import datetime as dt
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -28,14 +31,17 @@ from tests.unit.elf_files import Made
 PROGRAM = str(Path(__file__).with_name("remote_program.py"))
 
 
+#: CUDA_ERROR_DEVICE_UNAVAILABLE, or what a call gets that waited meanwhile
+_LOST = (46, 999)
+
+
 class Here:
     """A host without GPU, harpd and driver."""
 
-    def __init__(self, native: Path, base: Path) -> None:
+    def __init__(self, native: Path) -> None:
         keep = ("HARP_", "LD_", "CUDA_", "XDG_", "GRPC_")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(keep)}
-        self.user = base / "user"
-        self.user.mkdir(mode=0o700)
+        self.user = Path(tempfile.mkdtemp(prefix="harp-"))  # short: sockets lie in it
         self.env |= {
             "HARP_NATIVE_DIR": str(native),
             "XDG_RUNTIME_DIR": str(self.user),
@@ -56,11 +62,30 @@ class Here:
         self.children.append(child)
         return child
 
+    def ready(self, *words: str) -> subprocess.Popen[str]:
+        """The same, with a command that says so once it has something on the GPU."""
+        child = self.start(*words)
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        if line != "ready\n":
+            pytest.fail(f"{line}{child.communicate(timeout=60)}")
+        return child
+
     def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         """The same to its end."""
         child = self.start(*words, **env)
         out, err = child.communicate(timeout=120)
         return subprocess.CompletedProcess(words, child.returncode, out, err)
+
+    def remote(self, *words: str) -> dict[str, Any]:
+        """`harp remote WORDS --json`; it may fail."""
+        done = subprocess.run(
+            [sys.executable, "-m", "harp", "remote", *words, "--json"],
+            env=self.env, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        said: dict[str, Any] = json.loads(done.stdout)
+        assert (done.returncode == 0) == ("error" not in said), done.stderr
+        return said
 
     def left(self) -> list[str]:
         """Folders of runs."""
@@ -73,11 +98,12 @@ class Here:
             if child.poll() is None:
                 child.kill()
             child.communicate()
+        shutil.rmtree(self.user)
 
 
 @pytest.fixture
-def here(native_dir: Path, tmp_path: Path) -> Iterator[Here]:
-    with contextlib.closing(Here(native_dir, tmp_path)) as made:
+def here(native_dir: Path) -> Iterator[Here]:
+    with contextlib.closing(Here(native_dir)) as made:
         yield made
 
 
@@ -150,9 +176,7 @@ def test_what_cannot_be_run(here: Here, node: FakeNode, tmp_path: Path) -> None:
 def test_signals_are_passed_on(here: Here, node: FakeNode, number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
     wait = f"trap 'echo heard; exit 5' {name}; echo ready; while :; do sleep 0.05; done"
-    child = here.start(*remote(node), "sh", "-c", wait)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
+    child = here.ready(*remote(node), "sh", "-c", wait)
     os.kill(child.pid, number)
     out, _ = child.communicate(timeout=60)
     assert (out, child.returncode) == ("heard\n", 5)
@@ -225,9 +249,7 @@ def test_another_table_is_said_before_the_start(here: Here, node: FakeNode) -> N
 @pytest.mark.parametrize("how", ["unknown", "silent"])
 def test_a_lost_lease_is_an_error_of_cuda(here: Here, node: FakeNode, how: str) -> None:
     """Silent: the node keeps the session, and it is ended here all the same."""
-    child = here.start(*remote(node), sys.executable, PROGRAM, "wait")
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
+    child = here.ready(*remote(node), sys.executable, PROGRAM, "wait")
     node.full = True
     if how == "unknown":
         node.leases.clear()
@@ -236,7 +258,7 @@ def test_a_lost_lease_is_an_error_of_cuda(here: Here, node: FakeNode, how: str) 
     out, err = child.communicate(timeout=60)
     node.silent = False
     assert child.returncode == 0
-    assert out.strip() in ("46", "999", "101"), out
+    assert int(out) in _LOST
     (lost,) = [line for line in err.splitlines() if "is lost" in line]
     assert "the programs that used it get errors from CUDA" in lost
     assert here.left() == []
@@ -301,10 +323,72 @@ def test_no_more_sessions_is_an_error_with_a_reason(
     assert "harp-link: the lease has 1 sessions; remedy: detach one first" in done.stderr
 
 
-def test_a_killed_run_leaves_nothing(here: Here, node: FakeNode) -> None:
-    child = here.start(*remote(node), sys.executable, PROGRAM, "wait")
+def test_attach_and_detach_while_it_runs(
+    here: Here, node: FakeNode, native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
+) -> None:
+    program = (
+        "import ctypes, os, sys\n"
+        "cu = ctypes.CDLL('libcuda.so.1')\n"
+        "for line in sys.stdin:\n"
+        "    if line == 'fork\\n' and os.fork() == 0:\n"
+        "        os.execv(sys.executable, [sys.executable, '-c',\n"
+        "            'import ctypes; print(ctypes.CDLL(\"libcuda.so.1\").cuInit(0))'])\n"
+        "    elif line != 'fork\\n':\n"
+        "        context = ctypes.c_void_p()\n"
+        "        print(cu.cuInit(0) or cu.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0),\n"
+        "            flush=True)\n"
+    )
+    words = (sys.executable, "-c", program)
+    child = here.start(*remote(node, "--detached", "--name", "late", "--json"), *words)
+    assert child.stdin is not None
     assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
+    assert child.stderr is not None
+
+    def asked(line: str = "init") -> int:
+        child.stdin.write(f"{line}\n")  # type: ignore[union-attr]
+        child.stdin.flush()  # type: ignore[union-attr]
+        return int(child.stdout.readline())  # type: ignore[union-attr]
+
+    said = json.loads(child.stderr.readline())
+    assert (said["name"], said["lease"]) == ("late", None)
+    assert asked() == 100
+    assert "remedy: harp remote attach late-" in child.stderr.readline()
+    assert node.said == []
+    assert here.remote("attach", "late")["node"] == "n1"
+    assert asked() == 0
+    assert "has a lease on n1 already" in here.remote("attach", "late")["error"]["text"]
+    assert here.remote("detach", said["run"]) == {"detached": True}
+    assert node.leases == {}
+    assert asked("fork") == 100
+    assert here.remote("detach", "late") == {"detached": False}
+    with fake_node(native_dir, tmp_path, soft_env, name="n2") as other:
+        taken = here.remote("attach", "late", "--to", other.endpoint)
+        assert taken["endpoint"] == other.endpoint
+        assert asked("fork") == 0
+        assert asked() in _LOST, "its session has ended, for good"
+        child.communicate(timeout=60)
+        assert child.returncode == 0
+        assert other.leases == {}
+    assert "no command called" in here.remote("attach", "late")["error"]["text"]
+    assert here.left() == []
+
+
+def test_a_node_that_is_away_for_a_moment(here: Here, node: FakeNode) -> None:
+    child = here.ready(*remote(node), sys.executable, PROGRAM, "wait")
+    node.away = True
+    before = len(node.said)
+    until("some renewals that failed", lambda: len(node.said) > before + 3)
+    node.away = False
+    before = len(node.said)
+    until("some that did not", lambda: len(node.said) > before + 3)
+    child.terminate()
+    _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (128 + signal.SIGTERM, "")
+    assert node.said.count("lease") == 1
+
+
+def test_a_killed_run_leaves_nothing(here: Here, node: FakeNode) -> None:
+    child = here.ready(*remote(node), sys.executable, PROGRAM, "wait")
     mine = children(child.pid)
     mine += [pid for one in mine for pid in children(one)]
     assert len(mine) == 3  # the command, harp-link, and its one session
