@@ -15,6 +15,8 @@ from rich.table import Table
 
 from harp.cli.output import json_option, print_json, print_wide, progress
 from harp.cli.remote_attach import attach, detach
+from harp.cli.remote_node import drain, sessions
+from harp.cli.remote_serve import serve
 from harp.config import config_path
 from harp.errors import CertificateError, ConfigError
 from harp.remote.authority import DAYS, DAYS_MAX, check, found, init, issue, renew
@@ -28,8 +30,8 @@ def remote() -> None:
     """GPUs for programs on other hosts."""
 
 
-remote.add_command(attach)
-remote.add_command(detach)
+for _command in (serve, sessions, drain, attach, detach):
+    remote.add_command(_command)
 
 
 @remote.command("init")

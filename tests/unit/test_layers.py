@@ -30,7 +30,7 @@ LAYERS = {
     "harp.discovery": 5,
     "harp.api": 5,
     "harp.client": 6,
-    "harp.remote": 6,
+    "harp.remote": 7,
     "harp.daemon": 7,
     "harp.sim": 8,
     "harp.demo": 8,

@@ -5,6 +5,9 @@
 #ifndef HARP_LINK_ENDS_H
 #define HARP_LINK_ENDS_H
 
+#include <stdbool.h>
+#include <sys/types.h>
+
 #include "src/link/conn.h"
 
 struct ends_options {
@@ -15,6 +18,7 @@ struct ends_options {
     const char *sessions; /* folder of their files, instead of session and token */
     char *const *worker;  /* far: its command line */
     unsigned worker_args;
+    bool attended; /* far, of a folder: began and ended are said, and stdin's end is the end */
     char token[HARP_GRPC_TOKEN_BYTES]; /* "": none */
     struct harp_table_id own;
 };
@@ -25,8 +29,17 @@ int near_main(const struct ends_options *options);
 int far_main(const struct ends_options *options);
 int far_many(const struct ends_options *options);
 
-/* What has come by the connection `fd`; *begun: a call was accepted. */
-int far_one(const struct ends_options *options, int fd, bool *begun);
+/* A process of far_many's, shared with it. */
+struct far_place {
+    bool begun;                            /* a call was accepted */
+    char session[HARP_GRPC_SESSION_BYTES]; /* whose, by then */
+};
+
+/* What has come by the connection `fd`. */
+int far_one(const struct ends_options *options, int fd, struct far_place *place);
+
+/* many.c: to whoever attends, in one write: lines of several processes do not mix. pid 0: none. */
+void far_say(const struct ends_options *options, const char *what, const char *session, pid_t pid);
 
 /* many.c: a session by its file. Zeroed but for fd -1 at first. */
 struct far_session {

@@ -25,6 +25,8 @@ static int usage(FILE *to, int code)
         "  far:  beside the worker, which is started with --socket FD for the one session; or\n"
         "        for each session of FOLDER: files ID hold the token, then lines NAME=VALUE for\n"
         "        the worker's environment; a file that is removed ends its session\n"
+        "  --attended            far, with --sessions: say `began ID PID` and `ended ID` on\n"
+        "                        stdout, and end all when stdin does\n"
         "  --token-file FILE     the session's token; its first line\n"
         "  --cert FILE, --key FILE\n"
         "                        own certificate (PEM); far: what makes it TLS\n"
@@ -66,14 +68,18 @@ struct arguments {
 static int parse(int argc, char **argv, struct ends_options *o, struct arguments *a)
 {
     static const struct option table[] = {
-        {"socket", 1, NULL, 's'},   {"to", 1, NULL, 'a'},   {"listen", 1, NULL, 'a'},
-        {"session", 1, NULL, 'i'},  {"cert", 1, NULL, 'c'}, {"key", 1, NULL, 'k'},
-        {"ca", 1, NULL, 'r'},       {"name", 1, NULL, 'n'}, {"token-file", 1, NULL, 't'},
-        {"sessions", 1, NULL, 'f'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+        {"socket", 1, NULL, 's'},   {"to", 1, NULL, 'a'},       {"listen", 1, NULL, 'a'},
+        {"session", 1, NULL, 'i'},  {"cert", 1, NULL, 'c'},     {"key", 1, NULL, 'k'},
+        {"ca", 1, NULL, 'r'},       {"name", 1, NULL, 'n'},     {"token-file", 1, NULL, 't'},
+        {"sessions", 1, NULL, 'f'}, {"attended", 0, NULL, 'w'}, {"help", 0, NULL, 'h'},
+        {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
         switch (c) {
         case 's':
             o->socket = optarg;
+            break;
+        case 'w':
+            o->attended = true;
             break;
         case 'a':
             a->address = optarg;
@@ -122,7 +128,8 @@ int main(int argc, char **argv)
     if ((!far && strcmp(end, "near") != 0) || parse(argc - 1, argv + 1, &o, &a) != 0 ||
         far != (o.worker_args != 0) || far == (o.socket != NULL) ||
         (a.address == NULL && (far || o.sessions == NULL)) ||
-        (o.sessions != NULL && a.token_file != NULL))
+        (o.sessions != NULL && a.token_file != NULL) ||
+        (o.attended && (!far || o.sessions == NULL)))
         return usage(stderr, 2);
     harp_table_own(&o.own, HARP_VERSION);
     if (a.token_file != NULL && read_token(a.token_file, o.token) != 0)
