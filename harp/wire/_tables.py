@@ -8,6 +8,8 @@ from __future__ import annotations
 from harp.wire.fields import Field as F
 from harp.wire.fields import Op
 
+FORMAT = 1
+CUDA = 13000
 TABLE_HASH = "16771474b184e6f54b1e6866f87efe8638791326f439b3d84e743a5ab48df475"
 
 MEANINGS: dict[str, dict[int, int] | dict[int, str]] = {

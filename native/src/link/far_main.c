@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -32,16 +33,21 @@ static struct harp_loop loop;
 static struct bridge bridge;
 static struct far_session session = {.fd = -1};
 static struct harp_timer look;
-static bool began, *begun;
+static bool began;
+static struct far_place *place;
 static pid_t worker = -1;
 static uint64_t taken[(64u << 20) / HARP_RING_PAGE / 64];
 
-static void run_worker(int sock)
+static void run_worker(int sock, pid_t beside)
 {
     char number[16], *arguments[64];
     unsigned n = 0;
     for (; n < given->worker_args && n < 60; n++)
         arguments[n] = given->worker[n];
+    /* Should this session's process be killed, nobody would end a worker that is stopped. */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != beside)
+        _exit(1);
     snprintf(number, sizeof number, "%d", sock);
     arguments[n++] = (char[]){"--socket"};
     arguments[n++] = number;
@@ -49,6 +55,12 @@ static void run_worker(int sock)
     fcntl(sock, F_SETFD, 0);
     if (given->sessions != NULL)
         far_session_environment(&session);
+    if (given->attended) { /* stdout is for what is said of sessions */
+        int none = open("/dev/null", O_RDONLY);
+        if (none < 0 || dup2(none, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
+            _exit(127);
+        close(none);
+    }
     (void)signal(SIGPIPE, SIG_DFL);
     execv(arguments[0], arguments);
     fprintf(stderr, "harp-link: %s: %s\n", arguments[0], strerror(errno));
@@ -62,9 +74,10 @@ static int start_worker(char *text, size_t size)
     snprintf(text, size, "no worker can be started");
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return -errno;
+    const pid_t own = getpid();
     worker = fork();
     if (worker == 0)
-        run_worker(pair[1]);
+        run_worker(pair[1], own);
     close(pair[1]);
     bridge.sock = pair[0];
     if (worker < 0)
@@ -123,7 +136,9 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
     }
     began = true;
     if (given->sessions != NULL) {
-        *begun = true;
+        snprintf(place->session, sizeof place->session, "%s", session.name);
+        place->begun = true;
+        far_say(given, "began", session.name, getpid());
         harp_timer_set(&loop, &look, LOOK_MS);
     }
     bridge.conn = harp_conn_of(stream);
@@ -230,10 +245,10 @@ int far_main(const struct ends_options *options)
     return run();
 }
 
-int far_one(const struct ends_options *options, int fd, bool *accepted)
+int far_one(const struct ends_options *options, int fd, struct far_place *own)
 {
     struct harp_conn *conn;
-    begun = accepted;
+    place = own;
     int err = open_all(options);
     if (err == 0)
         err = harp_conn_take(&conn, &loop, fd, options->tls, &user);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Beside programs: each that connects gets a process, a ring, a connection and a session of its
- * own. The program is answered when the other side has accepted the session, or refused in its
- * words.
+ * own; the one that is given, or one of those that a folder offers (offers.c). The program is
+ * answered when the other side has accepted the session, or refused in its words.
  */
 #include <errno.h>
 #include <signal.h>
@@ -23,15 +23,19 @@
 #define HELLO_MS 5000
 /* For the call to be answered: the worker there may take 20 s to open its driver. */
 #define ANSWER_MS 25000
+/* How soon it is seen that a session was taken back. */
+#define LOOK_MS 500
 
 static const struct ends_options *given;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct harp_loop loop;
 static struct bridge bridge;
 static struct harp_watch life, hangup;
-static struct harp_timer unanswered;
+static struct harp_timer unanswered, look;
 static bool refused;
 static pid_t listening;
+static struct near_offer offer = {.fd = -1};
+static struct ends_options offered; /* what is given, with what the offer says in its place */
 
 /* Once, and only as long as the program has not been answered. */
 static void refuse(const char *why)
@@ -135,6 +139,37 @@ static void watch_program(void)
         program_gone(&life, 0);
 }
 
+/* Whoever offered the session has taken it back. */
+static void look_again(struct harp_timer *timer)
+{
+    struct stat st;
+    if (fstat(offer.fd, &st) == 0 && st.st_nlink != 0) {
+        harp_timer_set(&loop, timer, LOOK_MS);
+        return;
+    }
+    if (bridge.conn != NULL)
+        harp_conn_close(bridge.conn, "the session was taken back");
+}
+
+/* A session of the folder's, in place of the one that is given. */
+static int take_offer(int sock, char *why)
+{
+    int err = near_offer_take(&offer, given, sock, why);
+    if (err == 0 && given->tls == NULL)
+        err = harp_address_plain(&offer.address, why);
+    if (err != 0)
+        return err;
+    offered = *given;
+    offered.address = offer.address;
+    offered.name = offer.peer;
+    offered.session = offer.name;
+    snprintf(offered.token, sizeof offered.token, "%s", offer.token);
+    given = &offered;
+    look.fire = look_again;
+    harp_timer_set(&loop, &look, LOOK_MS);
+    return 0;
+}
+
 static int serve_program(int sock)
 {
     const struct harp_conn_user user = {
@@ -158,6 +193,12 @@ static int serve_program(int sock)
         return 1;
     }
     bridge.ring.spin_us = harp_ring_spin_us(20);
+    if (given->sessions != NULL && (err = take_offer(sock, text)) != 0) {
+        if (err != -EPIPE)
+            fprintf(stderr, "harp-link: %s\n", text);
+        harp_ring_refuse(sock, text);
+        return 1;
+    }
     err = harp_conn_dial(&conn, &loop, &given->address, given->tls, given->name, &user, text);
     if (err != 0) {
         refuse(text);
@@ -230,7 +271,8 @@ int near_main(const struct ends_options *options)
 {
     char why[HARP_WHY_BYTES];
     given = options;
-    if (options->tls == NULL && harp_address_plain(&options->address, why) != 0) {
+    if (options->tls == NULL && options->address.count != 0 &&
+        harp_address_plain(&options->address, why) != 0) {
         fprintf(stderr, "harp-link: %s\n", why);
         return 1;
     }
@@ -239,6 +281,11 @@ int near_main(const struct ends_options *options)
         return 1;
     listening = getpid();
     (void)signal(SIGTERM, stop);
+    if (options->sessions != NULL) {
+        near_offers(options, listener, serve_program, no_process);
+        (void)unlink(options->socket);
+        return 1;
+    }
     (void)signal(SIGCHLD, SIG_IGN); /* the kernel takes them in */
     printf("ready\n");
     fflush(stdout);
