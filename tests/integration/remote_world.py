@@ -17,8 +17,12 @@ __all__ = ["Serving", "serving"]
 class Serving:
     """Sessions on one socket; `env` is that of the workers to come, and may be changed."""
 
-    def __init__(self, native: Path, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, native: Path, folder: Path, env: Mapping[str, str], driver: Path | None = None
+    ) -> None:
         self.env = dict(env)
+        #: what workers open: the software GPU, or libharp, whose tenants they are then
+        self.driver = driver or native / "soft" / "libcuda.so.1"
         self.path = folder / "remote.sock"
         self.workers: list[subprocess.Popen[bytes]] = []
         self._native = native
@@ -31,7 +35,6 @@ class Serving:
         self._thread.start()
 
     def _serve(self) -> None:
-        driver = self._native / "soft" / "libcuda.so.1"
         while True:
             try:
                 connection, _ = self._listener.accept()
@@ -39,7 +42,8 @@ class Serving:
                 return
             with connection:
                 fd = connection.fileno()
-                command = [self._native / "harp-worker", "--socket", str(fd), "--driver", driver]
+                command = [self._native / "harp-worker", "--socket", str(fd)]
+                command += ["--driver", self.driver]
                 self.workers.append(
                     subprocess.Popen(command, env=self.env, pass_fds=(fd,), close_fds=True)
                 )
@@ -81,9 +85,11 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(native: Path, folder: Path, env: Mapping[str, str]) -> Iterator[Serving]:
+def serving(
+    native: Path, folder: Path, env: Mapping[str, str], driver: Path | None = None
+) -> Iterator[Serving]:
     """Sessions while the block runs."""
-    served = Serving(native, folder, env)
+    served = Serving(native, folder, env, driver)
     try:
         yield served
     finally:
