@@ -11,7 +11,22 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["Serving", "serving"]
+__all__ = ["Serving", "client_env", "serving"]
+
+
+def client_env(native: Path, folder: Path, remote: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """Of a program whose GPU is behind the socket `remote`; what it needs is put into `folder`."""
+    library, libraries = native / "libharp.so", folder / "remote-lib"
+    libraries.mkdir(exist_ok=True)
+    for name in ("libcuda.so", "libcuda.so.1"):  # for who looks for files
+        if not (libraries / name).exists():
+            (libraries / name).symlink_to(library)
+    return {
+        **env,
+        "HARP_REMOTE": str(remote),
+        "LD_PRELOAD": str(library),
+        "LD_LIBRARY_PATH": str(libraries),
+    }
 
 
 class Serving:
@@ -26,8 +41,7 @@ class Serving:
         self.path = folder / "remote.sock"
         self.workers: list[subprocess.Popen[bytes]] = []
         self._native = native
-        self._folder = folder / "remote-lib"
-        self._folder.mkdir()
+        self._folder = folder
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.path))
         self._listener.listen(16)
@@ -50,16 +64,7 @@ class Serving:
 
     def client_env(self, env: Mapping[str, str]) -> dict[str, str]:
         """Of a program whose GPU is behind the socket."""
-        library = self._native / "libharp.so"
-        for name in ("libcuda.so", "libcuda.so.1"):  # for who looks for files
-            if not (self._folder / name).exists():
-                (self._folder / name).symlink_to(library)
-        return {
-            **env,
-            "HARP_REMOTE": str(self.path),
-            "LD_PRELOAD": str(library),
-            "LD_LIBRARY_PATH": str(self._folder),
-        }
+        return client_env(self._native, self._folder, self.path, env)
 
     def worker(self, timeout_s: float = 20) -> subprocess.Popen[bytes]:
         """The first; a program may have its answers before it is in the list."""
