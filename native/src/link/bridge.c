@@ -156,18 +156,17 @@ static bool put_late(struct bridge *b)
     return b->late == NULL;
 }
 
-void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *body)
+/* True: it lies in the ring, and its peer is to be woken; else later, or never. */
+static bool put(struct bridge *b, struct harp_ring_record *record, const void *body)
 {
     int err = b->late == NULL ? harp_ring_put(&b->ring, record, body) : -EAGAIN;
-    if (err == 0) {
-        harp_ring_wake(&b->ring);
-        return;
-    }
+    if (err == 0)
+        return true;
     struct bridge_late *late = err == -EAGAIN ? malloc(sizeof *late + record->bytes) : NULL;
     if (late == NULL) {
         bridge_fail(b, err == -EMSGSIZE ? "a frame is larger than what the ring here takes"
                                         : "a record does not go into the ring");
-        return;
+        return false;
     }
     *late = (struct bridge_late){.record = *record};
     if (record->bytes != 0)
@@ -176,6 +175,23 @@ void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *b
     b->late_end = &late->next;
     harp_timer_set(b->loop, &b->again, AGAIN_MS);
     harp_loop_wake(b->loop);
+    return false;
+}
+
+void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *body)
+{
+    if (put(b, record, body))
+        harp_ring_wake(&b->ring);
+}
+
+/* By the loop, when it has done all and holds nothing: on a CPU that both share, who is woken runs
+ * at once, and its answer would find the lock taken. */
+static void wake_told(void *ctx)
+{
+    struct bridge *b = ctx;
+    if (b->told)
+        harp_ring_wake(&b->ring);
+    b->told = false;
 }
 
 static void again(struct harp_timer *timer)
@@ -216,7 +232,7 @@ int bridge_message(struct bridge *b, const uint8_t *data, uint32_t bytes)
                                           .lane = frame.lane,
                                           .ack = frame.ack};
         b->seq = frame.seq;
-        bridge_put(b, &record, frame.body);
+        b->told |= put(b, &record, frame.body);
     } else {
         err = -EPROTO;
     }
@@ -283,6 +299,8 @@ int bridge_open(struct bridge *b, struct harp_loop *loop, const struct bridge_si
     b->late_end = &b->late;
     b->again.fire = again;
     b->last.fire = give_up;
+    loop->unlocked = wake_told;
+    loop->unlocked_ctx = b;
     b->scratch = malloc(HARP_WIRE_BODY_BYTES);
     b->arena = malloc(HARP_WIRE_ARENA_BYTES);
     return b->scratch == NULL || b->arena == NULL ? -ENOMEM : -pthread_cond_init(&b->room, NULL);

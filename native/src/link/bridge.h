@@ -62,6 +62,7 @@ struct bridge {
     struct harp_conn *conn;
     struct harp_h2_stream *stream; /* NULL: over */
     bool taking, ended;
+    bool told;   /* by the loop's thread alone: the ring's peer has yet to be woken */
     bool closed; /* far: the program has said that it sends no more */
     pthread_cond_t room;
     struct harp_timer again, last;

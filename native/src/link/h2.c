@@ -353,6 +353,8 @@ int harp_h2_readable(struct harp_h2 *h2)
             h2->failed = true;
             return -EPROTO;
         }
+        if (h2->io.drains && sizeof h2->read - (size_t)n >= HARP_IO_ROOM)
+            return 0;
     }
     return 1;
 }

@@ -19,11 +19,16 @@
 
 #include "src/link/grpc.h"
 
+#define HARP_IO_ROOM (16u << 10)
+
 /* A byte stream that does not wait. recv: bytes; 0: its end. send: bytes taken of all pieces. Both
  * -EAGAIN, or another negative errno: it is broken. Called again after -EAGAIN, send gets the same
  * bytes again. */
 struct harp_io {
     void *ctx;
+    /* A recv that leaves HARP_IO_ROOM or more of its room empty has taken all there was, and what
+     * comes later, the end too, is told by who waits: asking again would be a syscall in vain. */
+    bool drains;
     ssize_t (*recv)(void *ctx, void *data, size_t size);
     ssize_t (*send)(void *ctx, const struct iovec *pieces, int count);
 };
