@@ -2,7 +2,8 @@
  *
  * harp-worker: started for one session, on a connection that has been accepted, and gone with it.
  *
- *   harp-worker --socket FD --driver PATH [--user UID[:GID]] [--no-seccomp] [--spin US]
+ *   harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] [--no-seccomp]
+ *               [--spin US]
  *
  * Whose tenant the session is, and how much it may have, is what libharp at PATH finds in the
  * environment (HARP_GRANT); the worker itself trusts nobody and owns nothing.
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 #include "src/worker/confine.h"
+#include "src/worker/store.h"
 #include "src/worker/worker.h"
 
 #ifndef SYS_pidfd_open
@@ -50,7 +52,7 @@ static void *watch(void *arg)
 
 struct options {
     int sock, spin;
-    const char *driver;
+    const char *driver, *images;
     bool other_user, no_filter;
     struct confine_user user;
 };
@@ -72,6 +74,8 @@ static bool take(struct options *o, const char *name, const char *value)
         return (o->driver = value) != NULL;
     if (strcmp(name, "--spin") == 0)
         return (o->spin = number(value, 1000)) >= 0;
+    if (strcmp(name, "--images") == 0)
+        return (o->images = value) != NULL;
     if (strcmp(name, "--user") == 0)
         return o->other_user = confine_parse(value, &o->user) == 0;
     return false;
@@ -94,7 +98,10 @@ static bool read_options(int argc, char **argv, struct options *o)
 /* Before anything of the client's or the driver's is looked at. */
 static int give_up(const struct options *o, char *text, size_t size)
 {
-    int err = o->other_user ? confine_become(&o->user, text, size) : 0;
+    uid_t owner = o->other_user ? o->user.uid : geteuid();
+    int err = o->images != NULL ? store_open(o->images, owner, text, size) : 0;
+    if (err == 0 && o->other_user)
+        err = confine_become(&o->user, text, size);
     return err == 0 ? confine_self(text, size) : err;
 }
 
@@ -124,8 +131,8 @@ int main(int argc, char **argv)
     struct options o;
     char text[512] = "";
     if (!read_options(argc, argv, &o)) {
-        fputs("usage: harp-worker --socket FD --driver PATH [--user UID[:GID]] [--no-seccomp] "
-              "[--spin US]\n",
+        fputs("usage: harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] "
+              "[--no-seccomp] [--spin US]\n",
               stderr);
         return 1;
     }
