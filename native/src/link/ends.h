@@ -16,6 +16,7 @@ struct ends_options {
     char *const *worker;  /* far: its command line */
     unsigned worker_args;
     char token[HARP_GRPC_TOKEN_BYTES]; /* "": none */
+    unsigned resume_ms; /* far: how long a session outlives its connection, if it says nothing */
     struct harp_table_id own;
 };
 
@@ -39,7 +40,13 @@ void far_session_open(struct far_session *session, const char *folder, const cha
 /* False: it runs in another process. */
 bool far_session_lock(const struct far_session *session);
 bool far_session_taken_away(const struct far_session *session);
+/* How long it outlives its connection: `resume_s=` of its file, or what is given. */
+unsigned far_session_resume_ms(const struct far_session *session, unsigned given_ms);
 /* By the worker's process, before exec. */
 void far_session_environment(struct far_session *session);
+
+/* Seconds of a user's as ms; -1: not 0 to 3600. */
+#define ENDS_RESUME_MAX_S 3600
+int ends_resume_ms(const char *text);
 
 #endif

@@ -14,21 +14,24 @@
 
 static int usage(FILE *to, int code)
 {
-    fputs("usage: harp-link near --socket PATH --to HOST:PORT --session ID [options]\n"
-          "       harp-link far --listen HOST:PORT --session ID [options] -- WORKER [ARGUMENT...]\n"
-          "       harp-link far --listen HOST:PORT --sessions FOLDER [options] -- WORKER ...\n"
-          "  near: beside programs; each that connects at PATH gets a session at HOST:PORT\n"
-          "  far:  beside the worker, which is started with --socket FD for the one session; or\n"
-          "        for each session of FOLDER: files ID hold the token, then lines NAME=VALUE for\n"
-          "        the worker's environment; a file that is removed ends its session\n"
-          "  --token-file FILE     the session's token; its first line\n"
-          "  --cert FILE, --key FILE\n"
-          "                        own certificate (PEM); far: what makes it TLS\n"
-          "  --ca FILE             who signs the other side; near: what makes it TLS; far: and\n"
-          "                        whom it asks for a certificate\n"
-          "  --name NAME           what the other side's certificate is for (default: HOST)\n"
-          "Without TLS only addresses of this machine itself are taken.\n",
-          to);
+    fputs(
+        "usage: harp-link near --socket PATH --to HOST:PORT --session ID [options]\n"
+        "       harp-link far --listen HOST:PORT --session ID [options] -- WORKER [ARGUMENT...]\n"
+        "       harp-link far --listen HOST:PORT --sessions FOLDER [options] -- WORKER ...\n"
+        "  near: beside programs; each that connects at PATH gets a session at HOST:PORT\n"
+        "  far:  beside the worker, which is started with --socket FD for the one session; or\n"
+        "        for each session of FOLDER: files ID hold the token, then lines NAME=VALUE for\n"
+        "        the worker's environment; a file that is removed ends its session\n"
+        "  --resume SECONDS      far: how long a session outlives its connection, where its file\n"
+        "                        has no line resume_s=SECONDS (default: 0, not at all)\n"
+        "  --token-file FILE     the session's token; its first line\n"
+        "  --cert FILE, --key FILE\n"
+        "                        own certificate (PEM); far: what makes it TLS\n"
+        "  --ca FILE             who signs the other side; near: what makes it TLS; far: and\n"
+        "                        whom it asks for a certificate\n"
+        "  --name NAME           what the other side's certificate is for (default: HOST)\n"
+        "Without TLS only addresses of this machine itself are taken.\n",
+        to);
     return code;
 }
 
@@ -54,6 +57,15 @@ static int read_token(const char *path, char *token)
     return -EINVAL;
 }
 
+int ends_resume_ms(const char *text)
+{
+    char *end;
+    double seconds = strtod(text, &end);
+    if (end == text || *end != '\0' || !(seconds >= 0 && seconds <= ENDS_RESUME_MAX_S))
+        return -1;
+    return (int)(seconds * 1000);
+}
+
 struct arguments {
     const char *address, *token_file;
     struct harp_tls_files files;
@@ -62,10 +74,11 @@ struct arguments {
 static int parse(int argc, char **argv, struct ends_options *o, struct arguments *a)
 {
     static const struct option table[] = {
-        {"socket", 1, NULL, 's'},   {"to", 1, NULL, 'a'},   {"listen", 1, NULL, 'a'},
-        {"session", 1, NULL, 'i'},  {"cert", 1, NULL, 'c'}, {"key", 1, NULL, 'k'},
-        {"ca", 1, NULL, 'r'},       {"name", 1, NULL, 'n'}, {"token-file", 1, NULL, 't'},
-        {"sessions", 1, NULL, 'f'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+        {"socket", 1, NULL, 's'},   {"to", 1, NULL, 'a'},     {"listen", 1, NULL, 'a'},
+        {"session", 1, NULL, 'i'},  {"cert", 1, NULL, 'c'},   {"key", 1, NULL, 'k'},
+        {"ca", 1, NULL, 'r'},       {"name", 1, NULL, 'n'},   {"token-file", 1, NULL, 't'},
+        {"sessions", 1, NULL, 'f'}, {"resume", 1, NULL, 'w'}, {"help", 0, NULL, 'h'},
+        {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
         switch (c) {
         case 's':
@@ -94,6 +107,11 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
             break;
         case 't':
             a->token_file = optarg;
+            break;
+        case 'w':
+            if (ends_resume_ms(optarg) < 0)
+                return -EINVAL;
+            o->resume_ms = (unsigned)ends_resume_ms(optarg);
             break;
         case 'h':
             exit(usage(stdout, 0));

@@ -3,7 +3,8 @@
  * Several sessions behind one port. A process for each connection, which becomes its session's; and
  * a file for each session, in a folder of whoever grants them:
  *
- *   FOLDER/ID     the token; then lines NAME=VALUE, for the environment of its worker
+ *   FOLDER/ID     the token; then lines NAME=VALUE, for the environment of its worker, but
+ *                 resume_s=SECONDS: how long it outlives its connection
  *
  * The file is locked while the session runs. With it the session is taken away.
  */
@@ -21,12 +22,15 @@
 #include <unistd.h>
 
 #include "src/link/ends.h"
+#include "src/link/join.h"
 
 /* Processes, and those of them that may be strangers': without a call that was accepted. */
 #define PROCESSES 256
 #define STRANGERS 64
 
 /* --- a session's file --- */
+
+static const char resume[] = "resume_s=";
 
 static void forget(struct far_session *s)
 {
@@ -75,8 +79,29 @@ void far_session_environment(struct far_session *s)
     char *rest = NULL;
     for (char *line = strtok_r(s->environment, "\n", &rest); line != NULL;
          line = strtok_r(NULL, "\n", &rest))
-        if (strchr(line, '=') != NULL)
+        if (strchr(line, '=') != NULL && strncmp(line, resume, strlen(resume)) != 0)
             (void)putenv(line);
+}
+
+unsigned far_session_resume_ms(const struct far_session *s, unsigned given_ms)
+{
+    const char *at = s->environment;
+    while (at != NULL && strncmp(at, resume, strlen(resume)) != 0) {
+        at = strchr(at, '\n');
+        at = at != NULL ? at + 1 : NULL;
+    }
+    if (at == NULL)
+        return given_ms;
+    char text[32];
+    snprintf(text, sizeof text, "%.*s", (int)strcspn(at, "\n") - (int)strlen(resume),
+             at + strlen(resume));
+    int ms = ends_resume_ms(text);
+    if (ms < 0)
+        fprintf(
+            stderr,
+            "harp-link: resume_s=%s of session %s is not 0 to %d: it ends with its connection\n",
+            text, s->name, ENDS_RESUME_MAX_S);
+    return ms < 0 ? 0 : (unsigned)ms;
 }
 
 /* --- processes --- */
@@ -94,8 +119,10 @@ static void reap(void)
 {
     for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
         for (unsigned i = 0; i < PROCESSES; i++)
-            if (processes[i] == pid)
+            if (processes[i] == pid) {
                 processes[i] = 0;
+                harp_join_gone(i);
+            }
 }
 
 /* Where a process has room; PROCESSES: nowhere. */
@@ -114,22 +141,26 @@ static unsigned room(void)
 static void serve(const struct ends_options *options, int listener, int fd)
 {
     unsigned at = room();
-    if (at == PROCESSES) {
+    if (at == PROCESSES || harp_join_make(at) != 0) {
         close(fd);
         return;
     }
     begun[at] = false;
     pid_t pid = fork();
     if (pid == 0) {
+        harp_join_child(at);
         close(listener);
         (void)signal(SIGCHLD, SIG_DFL);
         sigprocmask(SIG_SETMASK, &usual, NULL);
         _exit(far_one(options, fd, &begun[at]));
     }
-    if (pid < 0)
+    harp_join_parent(at);
+    if (pid < 0) {
         fprintf(stderr, "harp-link: no process for a connection: %s\n", strerror(errno));
-    else
+        harp_join_gone(at);
+    } else {
         processes[at] = pid;
+    }
     close(fd);
 }
 
@@ -152,6 +183,8 @@ int far_many(const struct ends_options *options)
     int err = options->tls == NULL ? harp_address_plain(&options->address, why) : 0;
     if (err == 0)
         begun = mmap(NULL, PROCESSES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (begun != MAP_FAILED && err == 0)
+        err = harp_join_open(PROCESSES);
     if (begun != MAP_FAILED && err == 0)
         err = harp_tcp_listen(&options->address, &listener, &port, why);
     if (begun == MAP_FAILED || err != 0) {
