@@ -236,18 +236,72 @@ def test_a_death_is_no_broken_connection(
         assert said[victim] in near.log.read_text()
 
 
+@pytest.mark.parametrize("back", [True, False], ids=["heard", "unheard"])
 def test_a_program_that_ends_meanwhile(
-    native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
+    native_dir: Path, tmp_path: Path, soft_env: dict[str, str], back: bool
 ) -> None:
-    with contextlib.closing(World(native_dir, tmp_path, soft_env, resume_s=3)) as world:
+    resume_s = 60 if back else 3
+    with contextlib.closing(World(native_dir, tmp_path, soft_env, resume_s=resume_s)) as world:
         near = world.near()
         program = Program(near.dial())
         mine = near.session()
         world.proxy.budget = lambda: 0
         world.proxy.cut()
         program.client.close()
+        if back:
+            world.proxy.budget = lambda: None
         until("near's end", lambda: not alive(mine))
         until("the session's end", world.gone)
+
+
+def test_a_worker_that_ends_meanwhile(world: World) -> None:
+    near = world.near()
+    program = Program(near.dial())
+    asked = program.client.send("cuCtxSynchronize", how=WANTED)
+    world.proxy.budget = lambda: 0
+    until("a reply", lambda: program.client.pump() is not None)
+    world.proxy.cut()
+    os.kill(world.worker()[0], signal.SIGKILL)
+    world.proxy.budget = lambda: None
+    with pytest.raises(WorkerGoneError):
+        program.client.until(lambda record: record.op == "none", 20)
+    assert any(record.ack == asked for record in program.client.got)
+    assert "the worker has ended; remedy" in near.log.read_text()
+    until("the session's end", world.gone)
+
+
+def test_a_relay_is_no_more_than_a_connection(world: World) -> None:
+    program = Program(world.near().dial())
+    _, session = world.worker()
+    for _ in range(3):
+        world.proxy.cut()
+        program.launch(50)
+        assert program.counted() == program.launched
+        (relay,) = set(children(world.far.process.pid)) - {session}
+        os.kill(relay, signal.SIGKILL)
+        program.launch(50)
+        assert program.counted() == program.launched
+    assert world.worker()[1] == session
+
+
+def test_one_session_without_a_folder(
+    native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
+) -> None:
+    with (
+        contextlib.closing(Far(native_dir, tmp_path, soft_env, "--resume", "20")) as far,
+        Cutting(far.address) as proxy,
+        contextlib.closing(
+            Near(native_dir, tmp_path, proxy.address, "--token-file", str(far.token))
+        ) as near,
+    ):
+        program = Program(near.dial())
+        for way in (RESET, HALF, FINISH):
+            program.launch(50)
+            proxy.cut(way)
+            program.launch(50)
+            assert program.counted() == program.launched
+        program.client.close()
+        assert far.ends() == 0
 
 
 def test_a_session_taken_back_meanwhile_ends_at_once(world: World) -> None:

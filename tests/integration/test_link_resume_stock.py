@@ -18,9 +18,10 @@ from ring_client import NUMBERS, table_text
 
 from harp.api.v1 import session_pb2 as pb
 from harp.api.v1 import session_pb2_grpc as rpc
-from harp.wire import encode_request
+from harp.wire import Transfer, decode_reply, encode_request
 
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
+MIB = 1 << 20
 CALL, TAKEN = "cuCtxSynchronize", 2
 
 
@@ -51,6 +52,20 @@ class Connection:
         body = encode_request(op, values)
         flags = pb.FRAME_FLAG_WANTED
         self.frames.put(pb.Frame(seq=seq, op=op, flags=flags, lane=1, body=body))
+
+    def ask(self, seq: int, name: str, **values: Any) -> dict[str, Any]:
+        """A call and what its reply says."""
+        self.send(seq, name, **values)
+        frame = next(self.call)
+        while frame.op == TAKEN:
+            frame = next(self.call)
+        assert (frame.op, frame.ack) == (NUMBERS[name], seq)
+        if len(frame.body) == 4:
+            assert frame.body == bytes(4), name
+            return values
+        result, answer = decode_reply(frame.op, values, frame.body)
+        assert result == 0, name
+        return answer
 
     def acks(self, count: int) -> list[int]:
         """Of so many replies."""
@@ -213,3 +228,52 @@ def test_a_client_that_does_not_ask_for_it_has_none(world: World) -> None:
     assert first.acks(1) == [1]
     world.proxy.cut()
     until("all ends", lambda: not children(world.far.process.pid))
+
+
+def pull(connection: Connection, seq: int, at: int, size: int) -> None:
+    """A copy from the device by a transfer; all of it is read, nothing acknowledged."""
+    told = pb.Frame(
+        flags=pb.FRAME_FLAG_BULK | pb.FRAME_FLAG_REVERSE | pb.FRAME_FLAG_END,
+        lane=1,
+        ack=seq,
+        body=size.to_bytes(8, "little"),
+    )
+    connection.frames.put(told)
+    connection.send(seq, "cuMemcpyDtoH_v2", dstHost=Transfer(seq), srcDevice=at, ByteCount=size)
+    got, replied = 0, False
+    while got < size or not replied:
+        frame = next(connection.call)
+        got += len(frame.body) if frame.flags & pb.FRAME_FLAG_BULK else 0
+        replied |= bool(frame.flags & pb.FRAME_FLAG_REPLY)
+
+
+def test_who_acknowledges_nothing_has_room_and_no_second_connection(world: World) -> None:
+    size = 4 * MIB
+    first = world.dial(f"{KEY} 0 0")
+    first.ask(1, "harpSession", devices=1, driver_version=1, loading_mode=1)
+    context = first.ask(2, "cuDevicePrimaryCtxRetain", pctx=1, dev=0)["pctx"]
+    first.ask(3, "cuCtxSetCurrent", ctx=context)
+    at, seq = first.ask(4, "cuMemAlloc_v2", dptr=1, bytesize=size)["dptr"], 4
+    for _ in range(7):  # 28 MiB are kept, in regions of the worker's area of 64 MiB
+        seq += 1
+        pull(first, seq, at, size)
+    # What is coming for these needs what those hold: a word for it would be behind this one.
+    for transfer in (100, 101, 102):
+        first.frames.put(
+            pb.Frame(
+                flags=pb.FRAME_FLAG_BULK | pb.FRAME_FLAG_REVERSE,
+                lane=1,
+                ack=transfer,
+                body=(16 * MIB).to_bytes(8, "little"),
+            )
+        )
+    first.send(seq + 1)
+    assert first.acks(1) == [seq + 1]
+    seq += 1
+    for _ in range(3):  # and this is more than is kept
+        seq += 1
+        pull(first, seq, at, size)
+    world.proxy.cut()
+    code, text = world.refused(f"{KEY} 1 4")
+    assert code == grpc.StatusCode.UNAVAILABLE
+    assert "no longer kept" in text

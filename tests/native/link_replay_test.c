@@ -298,6 +298,22 @@ static void what_is_not_kept_leaves_when_given(void)
     CHECK(living == 0);
 }
 
+/* Letting go of what a connection has sets no memory free. */
+static void what_is_lent_is_not_let_go(void)
+{
+    static struct end e;
+    open_end(&e, 1);
+    make(&e);
+    make(&e);
+    send_some(&e);
+    send_some(&e);
+    harp_replay_trim(&e.replay);
+    CHECK(harp_replay_can(&e.replay, 0) == 0 && living == 2);
+    lose(&e);
+    harp_replay_trim(&e.replay);
+    CHECK(harp_replay_can(&e.replay, 0) == -ENODATA && living == 0);
+}
+
 static void telling(void)
 {
     struct harp_replay r;
@@ -351,6 +367,7 @@ int main(int argc, char **argv)
     drops_at_any_byte(2000, true);
     what_is_not_so_is_refused();
     what_is_not_kept_leaves_when_given();
+    what_is_lent_is_not_let_go();
     telling();
     texts();
     return 0;

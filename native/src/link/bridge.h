@@ -118,6 +118,11 @@ void bridge_fail(struct bridge *b, const char *why);
 #define BRIDGE_LAST_GONE_MS 2000u
 void bridge_ends(struct bridge *b, unsigned ms);
 
+/* A message of so many bytes has come and is taken in. */
+void bridge_took(struct bridge *b, uint32_t bytes);
+/* By bridge_open. */
+void bridge_send_open(struct bridge *b);
+
 /* To the peer, body copied. By the taker: waits for room. */
 void bridge_send(struct bridge *b, const struct harp_frame *frame);
 /* So many bytes of the bulk area, in chunks, from where they lie; the last one with END if `end`.
