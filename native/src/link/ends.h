@@ -20,6 +20,7 @@ struct ends_options {
     unsigned worker_args;
     bool attended; /* far, of a folder: began and ended are said, and stdin's end is the end */
     char token[HARP_GRPC_TOKEN_BYTES]; /* "": none */
+    unsigned resume_ms; /* far: how long a session outlives its connection, if it says nothing */
     struct harp_table_id own;
 };
 
@@ -52,6 +53,8 @@ void far_session_open(struct far_session *session, const char *folder, const cha
 /* False: it runs in another process. */
 bool far_session_lock(const struct far_session *session);
 bool far_session_taken_away(const struct far_session *session);
+/* How long it outlives its connection: `resume_s=` of its file, or what is given. */
+unsigned far_session_resume_ms(const struct far_session *session, unsigned given_ms);
 /* By the worker's process, before exec. */
 void far_session_environment(struct far_session *session);
 
@@ -70,5 +73,9 @@ int near_offer_take(struct near_offer *offer, const struct ends_options *options
  * `no_process` where there cannot be one more. */
 void near_offers(const struct ends_options *options, int listener, int (*serve)(int sock),
                  void (*no_process)(int sock));
+
+/* Seconds of a user's as ms; -1: not 0 to 3600. */
+#define ENDS_RESUME_MAX_S 3600
+int ends_resume_ms(const char *text);
 
 #endif

@@ -27,6 +27,8 @@ static int usage(FILE *to, int code)
         "        the worker's environment; a file that is removed ends its session\n"
         "  --attended            far, with --sessions: say `began ID PID` and `ended ID` on\n"
         "                        stdout, and end all when stdin does\n"
+        "  --resume SECONDS      far: how long a session outlives its connection, where its file\n"
+        "                        has no line resume_s=SECONDS (default: 0, not at all)\n"
         "  --token-file FILE     the session's token; its first line\n"
         "  --cert FILE, --key FILE\n"
         "                        own certificate (PEM); far: what makes it TLS\n"
@@ -60,6 +62,15 @@ static int read_token(const char *path, char *token)
     return -EINVAL;
 }
 
+int ends_resume_ms(const char *text)
+{
+    char *end;
+    double seconds = strtod(text, &end);
+    if (end == text || *end != '\0' || !(seconds >= 0 && seconds <= ENDS_RESUME_MAX_S))
+        return -1;
+    return (int)(seconds * 1000);
+}
+
 struct arguments {
     const char *address, *token_file;
     struct harp_tls_files files;
@@ -71,14 +82,14 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
         {"socket", 1, NULL, 's'},   {"to", 1, NULL, 'a'},       {"listen", 1, NULL, 'a'},
         {"session", 1, NULL, 'i'},  {"cert", 1, NULL, 'c'},     {"key", 1, NULL, 'k'},
         {"ca", 1, NULL, 'r'},       {"name", 1, NULL, 'n'},     {"token-file", 1, NULL, 't'},
-        {"sessions", 1, NULL, 'f'}, {"attended", 0, NULL, 'w'}, {"help", 0, NULL, 'h'},
-        {NULL, 0, NULL, 0}};
+        {"sessions", 1, NULL, 'f'}, {"attended", 0, NULL, 'A'}, {"resume", 1, NULL, 'w'},
+        {"help", 0, NULL, 'h'},     {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
         switch (c) {
         case 's':
             o->socket = optarg;
             break;
-        case 'w':
+        case 'A':
             o->attended = true;
             break;
         case 'a':
@@ -104,6 +115,11 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
             break;
         case 't':
             a->token_file = optarg;
+            break;
+        case 'w':
+            if (ends_resume_ms(optarg) < 0)
+                return -EINVAL;
+            o->resume_ms = (unsigned)ends_resume_ms(optarg);
             break;
         case 'h':
             exit(usage(stdout, 0));

@@ -3,7 +3,8 @@
  * Several sessions behind one port. A process for each connection, which becomes its session's; and
  * a file for each session, in a folder of whoever grants them:
  *
- *   FOLDER/ID     the token; then lines NAME=VALUE, for the environment of its worker
+ *   FOLDER/ID     the token; then lines NAME=VALUE, for the environment of its worker, but
+ *                 resume_s=SECONDS: how long it outlives its connection
  *
  * The file is locked while the session runs. With it the session is taken away. No session outlives
  * this process, and no worker its session's.
@@ -23,12 +24,15 @@
 #include <unistd.h>
 
 #include "src/link/ends.h"
+#include "src/link/join.h"
 
 /* Processes, and those of them that may be strangers': without a call that was accepted. */
 #define PROCESSES 256
 #define STRANGERS 64
 
 /* --- a session's file --- */
+
+static const char resume[] = "resume_s=";
 
 static void forget(struct far_session *s)
 {
@@ -77,8 +81,29 @@ void far_session_environment(struct far_session *s)
     char *rest = NULL;
     for (char *line = strtok_r(s->environment, "\n", &rest); line != NULL;
          line = strtok_r(NULL, "\n", &rest))
-        if (strchr(line, '=') != NULL)
+        if (strchr(line, '=') != NULL && strncmp(line, resume, strlen(resume)) != 0)
             (void)putenv(line);
+}
+
+unsigned far_session_resume_ms(const struct far_session *s, unsigned given_ms)
+{
+    const char *at = s->environment;
+    while (at != NULL && strncmp(at, resume, strlen(resume)) != 0) {
+        at = strchr(at, '\n');
+        at = at != NULL ? at + 1 : NULL;
+    }
+    if (at == NULL)
+        return given_ms;
+    char text[32];
+    snprintf(text, sizeof text, "%.*s", (int)strcspn(at, "\n") - (int)strlen(resume),
+             at + strlen(resume));
+    int ms = ends_resume_ms(text);
+    if (ms < 0)
+        fprintf(
+            stderr,
+            "harp-link: resume_s=%s of session %s is not 0 to %d: it ends with its connection\n",
+            text, s->name, ENDS_RESUME_MAX_S);
+    return ms < 0 ? 0 : (unsigned)ms;
 }
 
 /* --- processes --- */
@@ -108,8 +133,9 @@ static void reap(const struct ends_options *options)
         for (unsigned i = 0; i < PROCESSES; i++)
             if (processes[i] == pid) {
                 processes[i] = 0;
-                if (places[i].begun)
+                if (places[i].session[0] != '\0')
                     far_say(options, "ended", places[i].session, 0);
+                harp_join_gone(i);
             }
 }
 
@@ -129,26 +155,30 @@ static unsigned room(void)
 static void serve(const struct ends_options *options, int listener, int fd)
 {
     unsigned at = room();
-    if (at == PROCESSES) {
+    if (at == PROCESSES || harp_join_make(at) != 0) {
         close(fd);
         return;
     }
     const pid_t own = getpid();
-    places[at].begun = false;
+    places[at] = (struct far_place){.begun = false};
     pid_t pid = fork();
     if (pid == 0) {
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != own)
             _exit(1);
+        harp_join_child(at);
         close(listener);
         (void)signal(SIGCHLD, SIG_DFL);
         sigprocmask(SIG_SETMASK, &usual, NULL);
         _exit(far_one(options, fd, &places[at]));
     }
-    if (pid < 0)
+    harp_join_parent(at);
+    if (pid < 0) {
         fprintf(stderr, "harp-link: no process for a connection: %s\n", strerror(errno));
-    else
+        harp_join_gone(at);
+    } else {
         processes[at] = pid;
+    }
     close(fd);
 }
 
@@ -180,6 +210,8 @@ int far_many(const struct ends_options *options)
     if (err == 0)
         places = mmap(NULL, PROCESSES * sizeof *places, PROT_READ | PROT_WRITE,
                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (places != MAP_FAILED && err == 0)
+        err = harp_join_open(PROCESSES);
     if (places != MAP_FAILED && err == 0)
         err = harp_tcp_listen(&options->address, &listener, &port, why);
     if (places == MAP_FAILED || err != 0) {

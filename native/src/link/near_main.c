@@ -2,7 +2,8 @@
  *
  * Beside programs: each that connects gets a process, a ring, a connection and a session of its
  * own; the one that is given, or one of those that a folder offers (offers.c). The program is
- * answered when the other side has accepted the session, or refused in its words.
+ * answered when the other side has accepted the session, or refused in its words. Once it has been,
+ * a broken connection is followed by another (near_again.c).
  */
 #include <errno.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 
 #include "src/link/bridge.h"
 #include "src/link/ends.h"
+#include "src/link/near_again.h"
 
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
@@ -30,6 +32,7 @@ static const struct ends_options *given;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct harp_loop loop;
 static struct bridge bridge;
+static struct harp_conn *conn_now;
 static struct harp_watch life, hangup;
 static struct harp_timer unanswered, look;
 static bool refused;
@@ -51,15 +54,19 @@ static void refuse(const char *why)
 static void dialled(void *ctx, struct harp_conn *conn)
 {
     char table[HARP_TABLE_TEXT];
+    char resume[HARP_RESUME_TEXT];
     harp_table_put(table, &given->own);
+    near_again_text(resume, &bridge);
+    struct harp_h2_stream *call;
     const struct harp_h2_request request = {.method = HARP_GRPC_SESSION,
                                             .tls = given->tls != NULL,
                                             .authority = given->address.text,
                                             .token = given->token[0] ? given->token : NULL,
                                             .session = given->session,
-                                            .table = table};
-    harp_timer_set(&loop, &unanswered, ANSWER_MS);
-    if (harp_h2_call(harp_conn_h2(conn), &request, &bridge.stream) != 0)
+                                            .table = table,
+                                            .resume = resume};
+    harp_timer_set(&loop, &unanswered, bridge.taking ? NEAR_AGAIN_ANSWER_MS : ANSWER_MS);
+    if (harp_h2_call(harp_conn_h2(conn), &request, &call) != 0)
         harp_conn_close(conn, "the other side takes no sessions any more");
 }
 
@@ -69,22 +76,29 @@ static void not_answered(struct harp_timer *timer)
     snprintf(why, sizeof why,
              "the session is not answered within %u s; remedy: see whether the "
              "worker's host is overloaded",
-             ANSWER_MS / 1000);
-    if (bridge.conn != NULL)
-        harp_conn_close(bridge.conn, why);
+             (bridge.taking ? NEAR_AGAIN_ANSWER_MS : ANSWER_MS) / 1000);
+    if (conn_now != NULL)
+        harp_conn_close(conn_now, why);
 }
 
 static void answered(void *ctx, struct harp_h2_stream *stream,
                      const struct harp_grpc_answer *answer)
 {
     harp_timer_clear(&unanswered);
+    if (bridge.taking) {
+        near_again_answered(&bridge, harp_conn_of(stream), stream, answer);
+        return;
+    }
+    bridge.conn = harp_conn_of(stream);
+    bridge.stream = stream;
+    bridge.replay.keeps = near_again_first(answer);
     if (harp_ring_answer(&bridge.ring) != 0 || bridge_start(&bridge) != 0)
         harp_conn_close(bridge.conn, "the program has gone");
 }
 
 static int message(void *ctx, struct harp_h2_stream *stream, const uint8_t *data, uint32_t bytes)
 {
-    return bridge_message(&bridge, data, bytes);
+    return stream == bridge.stream ? bridge_message(&bridge, data, bytes) : -EAGAIN;
 }
 
 static void room(void *ctx, struct harp_h2_stream *stream)
@@ -99,15 +113,24 @@ static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_statu
     if (status != HARP_GRPC_OK)
         fprintf(stderr, "harp-link: %s: %s: %s\n", given->address.text, harp_grpc_name(status),
                 text);
+    if (bridge.replay.keeps && harp_h2_broke(stream) && !bridge.ended) {
+        bridge_lost(&bridge);
+        return;
+    }
     refuse(text[0] != '\0' ? text : harp_grpc_name(status));
     bridge_stream_over(&bridge);
-    harp_conn_close(bridge.conn, "");
+    harp_conn_close(conn_now, "");
 }
 
 static void gone(void *ctx, struct harp_conn *conn, const char *why)
 {
+    conn_now = bridge.conn = NULL;
+    harp_timer_clear(&unanswered);
+    if (bridge.replay.keeps && !bridge.ended && !loop.stop) {
+        near_again_lost(&bridge, why);
+        return;
+    }
     refuse(why);
-    bridge.conn = NULL;
     loop.stop = true;
 }
 
@@ -118,8 +141,8 @@ static void program_gone(struct harp_watch *watch, uint32_t events)
     shutdown(bridge.sock, SHUT_RDWR); /* by which the taker sees it */
     if (bridge.taking)
         bridge_ends(&bridge, BRIDGE_LAST_GONE_MS);
-    else if (bridge.conn != NULL)
-        harp_conn_close(bridge.conn, "the program has gone");
+    else if (conn_now != NULL)
+        harp_conn_close(conn_now, "the program has gone");
 }
 
 static void watch_program(void)
@@ -147,8 +170,10 @@ static void look_again(struct harp_timer *timer)
         harp_timer_set(&loop, timer, LOOK_MS);
         return;
     }
-    if (bridge.conn != NULL)
-        harp_conn_close(bridge.conn, "the session was taken back");
+    if (bridge.taking)
+        bridge_fail(&bridge, "the session was taken back");
+    if (conn_now != NULL)
+        harp_conn_close(conn_now, "the session was taken back");
 }
 
 /* A session of the folder's, in place of the one that is given. */
@@ -170,17 +195,22 @@ static int take_offer(int sock, char *why)
     return 0;
 }
 
+static struct harp_conn_user user = {
+    .open = dialled,
+    .gone = gone,
+    .handler = {.answered = answered, .message = message, .room = room, .end = ended},
+};
+
+static int dial(char *why)
+{
+    return harp_conn_dial(&conn_now, &loop, &given->address, given->tls, given->name, &user, why);
+}
+
 static int serve_program(int sock)
 {
-    const struct harp_conn_user user = {
-        .open = dialled,
-        .gone = gone,
-        .handler = {.answered = answered, .message = message, .room = room, .end = ended},
-        .limits = harp_h2_default,
-    };
     char text[HARP_WHY_BYTES];
-    struct harp_conn *conn;
     int err = harp_loop_open(&loop);
+    user.limits = harp_h2_default;
     loop.lock = &lock;
     if (err == 0)
         err = bridge_open(&bridge, &loop, &bridge_near);
@@ -199,12 +229,13 @@ static int serve_program(int sock)
         harp_ring_refuse(sock, text);
         return 1;
     }
-    err = harp_conn_dial(&conn, &loop, &given->address, given->tls, given->name, &user, text);
+    err = near_again_open(&bridge, dial);
+    if (err == 0)
+        err = dial(text);
     if (err != 0) {
         refuse(text);
         return 1;
     }
-    bridge.conn = conn;
     unanswered.fire = not_answered;
     watch_program();
     return harp_loop_run(&loop) != 0;

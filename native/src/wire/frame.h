@@ -21,7 +21,8 @@
 #define HARP_PACK_HEADER_BYTES 8u
 
 enum harp_own_op {
-    HARP_OP_PACK = 1, /* body: calls one after another, none of them a pack */
+    HARP_OP_PACK = 1,  /* body: calls one after another, none of them a pack */
+    HARP_OP_TAKEN = 2, /* between links: `ack` messages of the other direction are taken in */
     HARP_OP_FIRST = 64,
 };
 
