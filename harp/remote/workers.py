@@ -71,7 +71,8 @@ class Workers:
         if not far.up:
             raise DaemonUnreachable("the node's data side is being started again", "try again")
         path = far.options.sessions / session.session_id
-        _write(path, text_of(token, self._tenants.environment(lease.lease_id)))
+        environment = self._tenants.environment(lease.lease_id)
+        _write(path, text_of(token, environment, session.resume_s))
         self._places[session.session_id] = _Place(far, path)
         return Worker(endpoint=f"{self._host}:{far.port}")
 
@@ -127,13 +128,14 @@ class Workers:
         return None
 
 
-def text_of(token: str, environment: Mapping[str, str]) -> str:
-    """A session's file: its token, then the environment of its worker.
+def text_of(token: str, environment: Mapping[str, str], resume_s: float) -> str:
+    """A session's file: its token, how long it outlives its connection, its worker's environment.
 
     Raises:
         DaemonError: it cannot be written so.
     """
-    lines = [token, *(f"{name}={value}" for name, value in sorted(environment.items()))]
+    lines = [token, f"resume_s={resume_s:.3f}"]
+    lines += [f"{name}={value}" for name, value in sorted(environment.items())]
     text = "".join(f"{line}\n" for line in lines)
     if any("\n" in line or "\0" in line for line in lines):
         raise DaemonError(
