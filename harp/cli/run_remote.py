@@ -30,7 +30,7 @@ from typing import IO, NoReturn
 from harp.api.v1 import remote_pb2 as pb
 from harp.cli.child import Child
 from harp.cli.output import fail, progress
-from harp.cli.switch import SOCKET, detached, listening
+from harp.cli.switch import RUNS, SOCKET, detached, listening
 from harp.cli.view import printable
 from harp.config import config_path
 from harp.errors import HarpError, NativeError, RunDirUnsafe
@@ -143,7 +143,7 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     # The child last: gRPC has no threads yet, which a fork would not take along, and harp-link must
     # not inherit the signals that are blocked for it.
     with (
-        _place(user / "remote", want.name or command.words[0]) as place,
+        _place(user / RUNS, want.name or command.words[0]) as place,
         _near(native, place, folder if me else None, env) as said,
         Child(command.program, command.words) as child,
     ):
