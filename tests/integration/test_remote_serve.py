@@ -114,21 +114,21 @@ def test_here_and_elsewhere_share_one_ledger(node: Remote) -> None:
 
 def test_who_does_not_renew_has_nothing_in_three_seconds(node: Remote) -> None:
     client = node.client()
-    lease = client.lease(mem_limit_bytes=512 * MIB, ttl_s=4)
+    lease = client.lease(mem_limit_bytes=512 * MIB, ttl_s=3)
     with client.renewing(lease):
         holder = client.holder(lease, 300)
         (worker,) = node.workers()
-        time.sleep(5)  # longer than the lease would have lasted
+        time.sleep(4)  # longer than the lease would have lasted
         assert alive(worker)
     ended = time.monotonic()
-    wait_for(lambda: not node.leases(), "the lease's end", 4 + BACK_S)
+    wait_for(lambda: not node.leases(), "the lease's end", 3 + BACK_S)
     with pytest.raises(grpc.RpcError) as error:
         client.stub.Renew(pb.RenewRequest(lease_id=lease.lease_id), timeout=30)
     assert isinstance(from_rpc(error.value), UnknownLease)
     wait_for(lambda: not alive(worker), "the worker's end", BACK_S)
     wait_for(lambda: node.at.json("devices")["devices"][0]["leased_bytes"] == 0, "memory", BACK_S)
     wait_for(lambda: node.at.json("ps")["tenants"] == [], "the tenant's end", BACK_S)
-    assert time.monotonic() - ended < 4 + BACK_S
+    assert time.monotonic() - ended < 3 + BACK_S
     holder.kill()
 
 

@@ -175,7 +175,7 @@ class LeaseRequest(google.protobuf.message.Message):
     lease_class: global___LeaseClass.ValueType
     """scheduling class"""
     name: builtins.str
-    """of the tenant, as the node's own users see it; empty: made up"""
+    """in the tenant's name, as the node's own users see it; empty: the owner's"""
     max_sessions: builtins.int
     """processes that may be attached at once; 0: 16"""
     ttl_s: builtins.float
