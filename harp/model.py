@@ -109,6 +109,7 @@ class Tenant:
     policy: Policy
     created_s: float  #: wall clock, seconds since the epoch
     suspended: bool = False  #: its device memory lies on the host, or is on its way
+    for_root: bool = False  #: root made it for processes of `uid`; they may not change it
 
 
 @dataclass(frozen=True, slots=True)

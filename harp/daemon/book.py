@@ -19,7 +19,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -29,39 +29,24 @@ from harp.daemon.arbiter import Arbiter, as_tenant
 from harp.daemon.held import Held
 from harp.daemon.link import ArbiterLink
 from harp.daemon.naming import tenant_name
+from harp.daemon.owners import Wish, check_user
 from harp.daemon.picture import Picture
 from harp.daemon.store import Store
 from harp.errors import (
     ArbiterError,
     ConfigError,
     NoDevice,
-    NotOwner,
-    QuotaExceeded,
     UnknownTenant,
 )
 from harp.grants import Promise, admit, choose, memory_left, promised_ppm, select, shrinks
-from harp.model import Device, Limits, Policy, Tenant
+from harp.model import Device, Limits, Tenant
 from harp.procs import read
 from harp.units import PPM
 
-__all__ = ["Book", "Wish"]
+__all__ = ["Book"]
 
 _log = structlog.get_logger(__name__)
 FindHeld = Callable[[Mapping[int, Tenant]], Awaitable[Iterable[Held]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A tenant asked for."""
-
-    name: str  #: "": made from `program` and `root_pid`
-    program: str
-    uid: int
-    gpu: str  #: names of devices; "": the least promised one that can take it
-    limits: Limits
-    policy: Policy
-    root_pid: int
-    grant_dir: str
 
 
 class Book:
@@ -310,30 +295,13 @@ class Book:
         """The largest share that it could have."""
         return min(PPM, max(0, int(PPM * self._overcommit_ratio) - promised_ppm(promises)))
 
-    def check_owner(self, tenant: Tenant, uid: int) -> None:
-        """Only the owner and root may change a tenant.
-
-        Raises:
-            NotOwner: it is another user's.
-        """
-        if uid not in (tenant.uid, 0):
-            raise NotOwner(
-                f"tenant {tenant.name} belongs to uid {tenant.uid}, not {uid}",
-                "its owner or root may change it",
-            )
-
     async def _create(self, wish: Wish, listening: int) -> Tenant:
         taken = {t.name for t in self.tenants.values()}
         name = tenant_name(wish.name, wish.program, wish.root_pid, taken)
         root = read(wish.root_pid)
         if root is None or root.zombie:
             raise ConfigError(f"process {wish.root_pid} is gone")
-        held = sum(t.uid == wish.uid for t in self.tenants.values())
-        if held >= self._tenants_per_user:
-            raise QuotaExceeded(
-                f"uid {wish.uid} has {held} tenants, the most one user may have",
-                "wait for one to end, or let the daemon's owner raise admission.tenants_per_user",
-            )
+        check_user(wish, self.tenants.values(), self._tenants_per_user)
         picture = await self.look()
         promises = self.promises(picture)
         devices = list(self.devices.values())
@@ -355,6 +323,7 @@ class Book:
             limits=wish.limits,
             policy=wish.policy,
             created_s=time.time(),
+            for_root=wish.for_root,
         )
         try:
             await self._arbiter.grant(tenant)

@@ -16,9 +16,10 @@ from harp.api.v1 import control_pb2 as pb
 from harp.api.v1 import control_pb2_grpc
 from harp.daemon.answers import KINDS, POLICIES, Answers, uncovered
 from harp.daemon.auth import Auth, Deposit
-from harp.daemon.book import Book, Wish
+from harp.daemon.book import Book
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
+from harp.daemon.owners import Wish, check_owner
 from harp.daemon.suspend import Suspender
 from harp.errors import ConfigError, DaemonError, NotOwner, Unauthenticated
 from harp.lease_wire import GRANULE_BYTES
@@ -172,7 +173,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         wish = Wish(
             name=request.name,
             program=request.program,
-            uid=uid,
+            uid=request.for_uid or uid,
             gpu=request.gpu,
             limits=_limits(
                 request.mem_limit_bytes,
@@ -186,8 +187,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
             policy=_policy(request.policy, self._default_policy),
             root_pid=request.root_pid,
             grant_dir=request.grant_dir,
+            for_root=request.for_uid != 0,
         )
-        if problem := _stranger(deposit, uid, request.root_pid):
+        if problem := _stranger(deposit, uid, request.root_pid, request.for_uid):
             os.close(deposit.fd)
             raise NotOwner(problem)
         try:
@@ -210,7 +212,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def _set_tenant(self, request: pb.SetTenantRequest, uid: int) -> pb.SetTenantReply:
         tenant = self._book.by_name(request.name)
-        self._book.check_owner(tenant, uid)
+        check_owner(tenant, uid)
         old = tenant.limits
         limits = _limits(
             request.mem_limit_bytes if request.HasField("mem_limit_bytes") else old.mem_bytes,
@@ -247,7 +249,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self, request: pb.RemoveTenantRequest, uid: int
     ) -> pb.RemoveTenantReply:
         tenant = self._book.by_name(request.name)
-        self._book.check_owner(tenant, uid)
+        check_owner(tenant, uid)
         await self._book.remove(tenant, f"removed by uid {uid}")
         self._harpd.evaders.lineage.forget(tenant.tenant_id)
         return pb.RemoveTenantReply()
@@ -296,8 +298,10 @@ def _policy(value: pb.Policy.ValueType, default: Policy) -> Policy:
     return next((ours for ours, theirs in POLICIES.items() if theirs == value), default)
 
 
-def _stranger(deposit: Deposit, uid: int, root_pid: int) -> str:
+def _stranger(deposit: Deposit, uid: int, root_pid: int, for_uid: int) -> str:
     """Why a ticket is not for this caller; "" if it is."""
+    if uid and for_uid:
+        return f"uid {uid} asks for a tenant of uid {for_uid}, which only root may"
     if deposit.caller.uid != uid:
         return f"the ticket belongs to uid {deposit.caller.uid}, not {uid}"
     if uid and deposit.caller.pid != root_pid:

@@ -41,6 +41,8 @@ _MIGRATIONS = (
         "ALTER TABLE overhead ADD COLUMN seen TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE overhead ADD COLUMN unlisted INTEGER NOT NULL DEFAULT 0",
     ),
+    # Tenants that root makes for processes of another uid.
+    ("ALTER TABLE tenant ADD COLUMN for_root INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -107,6 +109,7 @@ class Store:
             "host_bytes": limits.host_bytes,
             "oversubscribe": int(limits.oversubscribe),
             "suspended": int(tenant.suspended),
+            "for_root": int(tenant.for_root),
         }
         self._put("tenant", row)
 
@@ -167,4 +170,5 @@ def _tenant(row: sqlite3.Row) -> Tenant:
         policy=Policy(row["policy"]),
         created_s=row["created_s"],
         suspended=bool(row["suspended"]),
+        for_root=bool(row["for_root"]),
     )

@@ -34,6 +34,7 @@ from harp.daemon.checkpoint import (
     state_of,
 )
 from harp.daemon.link import ArbiterLink
+from harp.daemon.owners import check_owner
 from harp.errors import ArbiterError, CheckpointFailed, HarpError, NoDevice, QuotaExceeded
 from harp.grants import select
 from harp.lease_admin import ArbiterRefused
@@ -123,7 +124,7 @@ class Suspender:
         """Put away what is on its way, and say of what is away in which manner."""
         for found in [t for t in self._book.tenants.values() if t.suspended]:
             try:
-                async with self._moving(found.name, found.uid) as tenant:
+                async with self._moving(found.name, 0) as tenant:
                     if tenant.suspended:  # its owner's resume may have come first
                         await self._suspend(tenant, _ROOM_S)
             except (HarpError, KeyError) as error:
@@ -132,7 +133,7 @@ class Suspender:
     @contextlib.asynccontextmanager
     async def _moving(self, name: str, uid: int) -> AsyncIterator[Tenant]:
         tenant = self._book.by_name(name)
-        self._book.check_owner(tenant, uid)
+        check_owner(tenant, uid)
         async with self._locks.setdefault(tenant.tenant_id, asyncio.Lock()):
             yield self._book.by_name(name)
 

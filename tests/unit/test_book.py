@@ -15,8 +15,9 @@ import pytest
 
 from harp.config import AdmissionConfig
 from harp.daemon.answers import Answers
-from harp.daemon.book import Book, Wish
+from harp.daemon.book import Book
 from harp.daemon.link import ArbiterLink
+from harp.daemon.owners import Wish
 from harp.daemon.picture import Picture
 from harp.daemon.store import Store
 from harp.errors import ConfigError, NoDevice, QuotaExceeded

@@ -104,9 +104,6 @@ class World:
     def by_name(self, _name: str) -> Tenant:
         return self.tenants[3]
 
-    def check_owner(self, _tenant: Tenant, _uid: int) -> None:
-        """Everybody may."""
-
     def number_of(self, uuid: str) -> int:
         return [HERE, THERE].index(uuid)
 

@@ -800,6 +800,7 @@ class CreateTenantRequest(google.protobuf.message.Message):
     NO_GANG_FIELD_NUMBER: builtins.int
     HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     OVERSUBSCRIBE_FIELD_NUMBER: builtins.int
+    FOR_UID_FIELD_NUMBER: builtins.int
     name: builtins.str
     """empty: made from the program's name"""
     gpu: builtins.str
@@ -830,6 +831,8 @@ class CreateTenantRequest(google.protobuf.message.Message):
     """pinned host memory, all devices together; 0: no limit"""
     oversubscribe: builtins.bool
     """its memory may leave a device while others have it"""
+    for_uid: builtins.int
+    """the uid of its processes, where that is not the caller's; only root"""
     def __init__(
         self,
         *,
@@ -847,8 +850,9 @@ class CreateTenantRequest(google.protobuf.message.Message):
         no_gang: builtins.bool = ...,
         host_limit_bytes: builtins.int = ...,
         oversubscribe: builtins.bool = ...,
+        for_uid: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "grant_dir", b"grant_dir", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["for_uid", b"for_uid", "gpu", b"gpu", "grant_dir", b"grant_dir", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
 
 global___CreateTenantRequest = CreateTenantRequest
 

@@ -94,7 +94,7 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateTenant(self, request, context):
-        """Makes a tenant of the caller's uid. RESOURCE_EXHAUSTED if the device has not that much left to
+        """Makes a tenant of the caller's uid, or of one that root names. RESOURCE_EXHAUSTED if the device has not that much left to
         promise; ALREADY_EXISTS if the name is taken; NOT_FOUND if there is no such device.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

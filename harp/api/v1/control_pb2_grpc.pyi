@@ -49,7 +49,7 @@ class ControlStub:
         harp.api.v1.control_pb2.CreateTenantRequest,
         harp.api.v1.control_pb2.CreateTenantReply,
     ]
-    """Makes a tenant of the caller's uid. RESOURCE_EXHAUSTED if the device has not that much left to
+    """Makes a tenant of the caller's uid, or of one that root names. RESOURCE_EXHAUSTED if the device has not that much left to
     promise; ALREADY_EXISTS if the name is taken; NOT_FOUND if there is no such device.
     """
 
@@ -107,7 +107,7 @@ class ControlAsyncStub:
         harp.api.v1.control_pb2.CreateTenantRequest,
         harp.api.v1.control_pb2.CreateTenantReply,
     ]
-    """Makes a tenant of the caller's uid. RESOURCE_EXHAUSTED if the device has not that much left to
+    """Makes a tenant of the caller's uid, or of one that root names. RESOURCE_EXHAUSTED if the device has not that much left to
     promise; ALREADY_EXISTS if the name is taken; NOT_FOUND if there is no such device.
     """
 
@@ -171,7 +171,7 @@ class ControlServicer(metaclass=abc.ABCMeta):
         request: harp.api.v1.control_pb2.CreateTenantRequest,
         context: _ServicerContext,
     ) -> typing.Union[harp.api.v1.control_pb2.CreateTenantReply, collections.abc.Awaitable[harp.api.v1.control_pb2.CreateTenantReply]]:
-        """Makes a tenant of the caller's uid. RESOURCE_EXHAUSTED if the device has not that much left to
+        """Makes a tenant of the caller's uid, or of one that root names. RESOURCE_EXHAUSTED if the device has not that much left to
         promise; ALREADY_EXISTS if the name is taken; NOT_FOUND if there is no such device.
         """
 
