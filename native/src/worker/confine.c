@@ -38,6 +38,8 @@ int confine_parse(const char *user, struct confine_user *to)
 int confine_become(const struct confine_user *user, char *text, size_t size)
 {
     const char *step = "setgroups";
+    int death = 0;
+    (void)prctl(PR_GET_PDEATHSIG, &death);
     int err = setgroups(0, NULL);
     if (err == 0) {
         step = "setresgid";
@@ -59,6 +61,8 @@ int confine_become(const struct confine_user *user, char *text, size_t size)
                  (unsigned)user->uid);
         return -EPERM;
     }
+    /* It goes with the ids. Of a parent that has died meanwhile the socket tells. */
+    (void)prctl(PR_SET_PDEATHSIG, death);
     return 0;
 }
 

@@ -5,6 +5,8 @@
  *   harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] [--no-seccomp]
  *               [--no-wipe] [--spin US]
  *
+ * HARP_WORKER_USER and HARP_WORKER_IMAGES say the same as the options, where these do not.
+ *
  * Whose tenant the session is, and how much it may have, is what libharp at PATH finds in the
  * environment (HARP_GRANT); the worker itself trusts nobody and owns nothing.
  */
@@ -112,6 +114,18 @@ static bool read_options(int argc, char **argv, struct options *o)
     return o->sock >= 0 && o->driver != NULL;
 }
 
+/* What differs between sessions of one command line (harp-link far). Whom it cannot read it does
+ * not serve as root. */
+static bool read_environment(struct options *o)
+{
+    const char *user = getenv("HARP_WORKER_USER");
+    if (o->images == NULL)
+        o->images = getenv("HARP_WORKER_IMAGES");
+    if (user == NULL || o->other_user)
+        return true;
+    return o->other_user = confine_parse(user, &o->user) == 0;
+}
+
 /* Before anything of the client's or the driver's is looked at. */
 static int give_up(const struct options *o, char *text, size_t size)
 {
@@ -147,9 +161,10 @@ int main(int argc, char **argv)
 {
     struct options o;
     char text[512] = "";
-    if (!read_options(argc, argv, &o)) {
+    if (!read_options(argc, argv, &o) || !read_environment(&o)) {
         fputs("usage: harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] "
-              "[--no-seccomp] [--no-wipe] [--spin US]\n",
+              "[--no-seccomp] [--no-wipe] [--spin US]\n"
+              "HARP_WORKER_USER and HARP_WORKER_IMAGES: as --user and --images\n",
               stderr);
         return 1;
     }
