@@ -25,6 +25,7 @@ from harp.errors import CertificateError, ConfigError, HarpError
 from harp.native import find
 from harp.remote.certificate import Kind
 from harp.remote.floor import CIPHERS, tls13_only
+from harp.remote.uids import DEFAULT, parse
 from harp.units import format_size
 
 if TYPE_CHECKING:
@@ -70,6 +71,13 @@ _PORT = 7443
     help="This host as clients reach it.  [the first name of its certificate]",
 )
 @click.option("--admin", "admins", multiple=True, metavar="CLIENT", help="Who may drain this node.")
+@click.option(
+    "--worker-uids",
+    default="",
+    metavar="FIRST-LAST",
+    help="Users of leases where root serves: each lease has one of its own. none: all are root."
+    f"  [{DEFAULT}]",
+)
 @click.option("--insecure", is_flag=True, help="No certificates: for programs of this host only.")
 @json_option
 def serve(
@@ -80,6 +88,7 @@ def serve(
     folder: Path | None,
     name: str,
     admins: tuple[str, ...],
+    worker_uids: str,
     insecure: bool,
     as_json: bool,
 ) -> None:
@@ -115,6 +124,7 @@ def serve(
         token_listen=token_listen,
         name=name,
         administrators=frozenset(admins),
+        uids=parse(worker_uids or (str(DEFAULT) if os.geteuid() == 0 else "none")),
     )
     env.pop(CIPHERS[0], None)
     client, started = connect_or_start(env)

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +25,17 @@ from harp import __version__
 from harp.api.v1 import remote_pb2 as pb
 from harp.api.v1 import remote_pb2_grpc
 from harp.errors import ConfigError, HarpError
-from harp.inject import shim_dir
 from harp.native import NativeDir
 from harp.remote.callers import LOOPBACK
 from harp.remote.far import Far, FarOptions
+from harp.remote.homes import Homes, passable, serving_folder
 from harp.remote.room import Place
 from harp.remote.service import Node, RemoteService
 from harp.remote.tenants import Harpd, Tenants
 from harp.remote.trust import Callers, Identity, address, listen
+from harp.remote.uids import Range, Uids, lock_dir
 from harp.remote.workers import Workers
-from harp.rundir import make_user_dir
+from harp.rundir import find, make_user_dir
 from harp.wire import CUDA, FORMAT, TABLE_HASH
 
 __all__ = ["Options", "Ready", "serve"]
@@ -55,6 +54,7 @@ class Options:
     token_listen: str = ""  #: host:port for those that have no certificate; "": nobody
     name: str = ""  #: by which clients reach this host; "": as its certificate says
     administrators: AbstractSet[str] = frozenset()
+    uids: Range | None = None  #: of leases, if we are root; None: ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,29 @@ async def serve(
         HarpError: it cannot begin.
     """
     base = make_user_dir(env)
-    with _folder(base / "remote") as folder:
-        await _Serving(options, native, base, folder, env).run(ready)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(serving_folder(base / "remote", 0o700))
+        homes = Homes(folder, base, native, None)
+        if options.uids is not None:
+            homes = _homes_of_others(options.uids, native, env, stack)
+        elif os.geteuid() == 0:
+            _log.warning("workers_run_as_root", reason="--worker-uids none")
+        await _Serving(options, native, folder, homes, env).run(ready)
+
+
+def _homes_of_others(
+    uids: Range, native: NativeDir, env: Mapping[str, str], stack: contextlib.ExitStack
+) -> Homes:
+    """Where users without any other right get to: below harpd's folder, which is root's."""
+    if os.geteuid() != 0:
+        raise ConfigError(f"only root can run workers as {uids}", "leave out --worker-uids")
+    run_dir = find(env).path
+    passable(run_dir / "remote", owner=0)
+    folder = stack.enter_context(serving_folder(run_dir / "remote", 0o711))
+    homes = Homes(folder, run_dir, native, Uids(uids, lock_dir(env.get("HARP_LOCK_DIR", ""))))
+    stack.callback(homes.close)
+    homes.check(env)
+    return homes
 
 
 class _Serving:
@@ -95,8 +116,8 @@ class _Serving:
         self,
         options: Options,
         native: NativeDir,
-        base: Path,
         folder: Path,
+        homes: Homes,
         env: Mapping[str, str],
     ) -> None:
         if options.token_listen and options.identity is None:
@@ -106,13 +127,13 @@ class _Serving:
             )
         self._options = options
         self._folder = folder
-        self._shim = shim_dir(native, base)
+        self._shim = homes.shim()
         self._worker = [
             str(native.file("harp-worker")), "--driver", str(self._shim / "libcuda.so.1")
         ]  # fmt: skip
         self._link = native.file("harp-link")
         self._harpd = Harpd(env)
-        self._tenants = Tenants(self._harpd, native, base, self._shim, env)
+        self._tenants = Tenants(self._harpd, homes, self._shim, env)
         self._far = self._data_side(Callers.CERTIFICATE, options.listen, options.data_port)
         self._token_far: Far | None = None
         if options.token_listen:
@@ -240,34 +261,3 @@ def _reached_at(options: Options) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
-@contextlib.contextmanager
-def _folder(base: Path) -> Iterator[Path]:
-    """A folder for the files of sessions, for us alone; those of the killed are swept."""
-    base.mkdir(mode=0o700, exist_ok=True)
-    for old in base.iterdir():
-        with contextlib.suppress(OSError), _locked(old) as ours:
-            if ours:
-                shutil.rmtree(old, ignore_errors=True)
-    folder = base / f"serve-{os.getpid()}"
-    folder.mkdir(mode=0o700)
-    try:
-        with _locked(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Whether nobody else has it; held meanwhile."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(fd)

@@ -8,15 +8,11 @@ memory, limits and admission are harpd's; nothing is booked here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import re
-import secrets
-import shutil
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,10 +21,11 @@ import structlog
 
 from harp.api.v1 import control_pb2 as pb
 from harp.client import Client
-from harp.errors import DaemonError, DaemonUnreachable, HarpError, RunDirUnsafe, UnknownTenant
-from harp.inject import Backing, soft_dir, tenant_env
+from harp.errors import DaemonError, DaemonUnreachable, HarpError, UnknownTenant
+from harp.inject import Backing, tenant_env
 from harp.model import Limits, TenantClass
-from harp.native import NativeDir, driver_paths
+from harp.native import driver_paths
+from harp.remote.homes import Home, Homes
 from harp.remote.room import Place, Taken, Wish
 
 __all__ = ["Harpd", "Tenants", "tenant_name"]
@@ -38,8 +35,6 @@ _T = TypeVar("_T")
 _LOOK_S = 1.0
 #: longer than harp.client waits for an answer
 _UNSURE_S = 30.0
-_SOCKET_PATH_MAX = 107
-_BACKLOG = 128
 _NAME_CHARS = 48
 #: what a worker gets of our own environment; the rest is nobody's elsewhere
 _PASSED = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ", "XDG_CACHE_HOME")
@@ -97,7 +92,7 @@ class _Held:
     """A lease's tenant."""
 
     taken: Taken
-    folder: Path
+    home: Home
     environment: Mapping[str, str]  #: of its workers
 
 
@@ -105,7 +100,7 @@ class _Held:
 class _Owed:
     """A tenant that is to be removed."""
 
-    folder: Path
+    home: Home
     unsure_s: float = -math.inf  #: until then it may yet come to be: who asked for it did not hear
 
 
@@ -114,19 +109,15 @@ class Tenants:
 
     Args:
         harpd: whose tenants they are.
-        native: the built files.
-        base: this user's own folder.
+        homes: their folders and users.
         shim: the folder of the libraries that workers load.
         env: our environment.
     """
 
-    def __init__(
-        self, harpd: Harpd, native: NativeDir, base: Path, shim: Path, env: Mapping[str, str]
-    ) -> None:
+    def __init__(self, harpd: Harpd, homes: Homes, shim: Path, env: Mapping[str, str]) -> None:
         self._harpd = harpd
-        self._native = native
+        self._homes = homes
         self._shim = shim
-        self._base = base
         self._env = env
         #: {lease_id: its tenant}
         self._held: dict[str, _Held] = {}
@@ -140,8 +131,8 @@ class Tenants:
     async def take(self, wish: Wish) -> Taken:
         """Make a tenant of a lease; see Room."""
         name = tenant_name(wish.name or wish.owner, wish.lease_id)
-        with _listening(self._base / "grants") as (folder, sock):
-            request = _request(wish, name, folder)
+        with self._homes.make() as (home, sock):
+            request = _request(wish, name, home)
 
             def make(client: Client) -> tuple[pb.GetInfoReply, pb.CreateTenantReply]:
                 info = client.info()
@@ -152,20 +143,20 @@ class Tenants:
                 info, reply = await self._harpd.ask(make)
             except (DaemonUnreachable, asyncio.CancelledError):
                 # It may have been made, or may yet be.
-                self._owed[name] = _Owed(folder, time.monotonic() + _UNSURE_S)
+                self._owed[name] = _Owed(home, time.monotonic() + _UNSURE_S)
                 raise
             except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
+                self._homes.remove(home)
                 raise
         try:
-            environment = self._environment(folder, info, reply)
+            environment = self._environment(home, info, reply)
         except HarpError:
-            self._owed[name] = _Owed(folder)
+            self._owed[name] = _Owed(home)
             await self._settle()
             raise
         places = tuple(_place(d, 0.0) for d in reply.devices)
         taken = Taken(name, places, replace(wish.limits, mem_bytes=reply.tenant.mem_limit_bytes))
-        self._held[wish.lease_id] = _Held(taken, folder, environment)
+        self._held[wish.lease_id] = _Held(taken, home, environment)
         await self._look_soon()
         return taken
 
@@ -174,7 +165,7 @@ class Tenants:
         held = self._held.pop(lease_id, None)
         if held is None:
             return
-        self._owed[held.taken.tenant] = _Owed(held.folder)
+        self._owed[held.taken.tenant] = _Owed(held.home)
         await self._settle()
         await self._look_soon()
 
@@ -240,7 +231,7 @@ class Tenants:
     async def close(self) -> None:
         """Remove all that is left."""
         for held in self._held.values():
-            self._owed[held.taken.tenant] = _Owed(held.folder)
+            self._owed[held.taken.tenant] = _Owed(held.home)
         self._held.clear()
         await self._settle()
 
@@ -268,14 +259,14 @@ class Tenants:
                 _log.warning("tenant_not_removed", tenant=name, reason=error.message)
                 continue
             self._owed.pop(name, None)
-            shutil.rmtree(owed.folder, ignore_errors=True)
+            self._homes.remove(owed.home)
 
     def _environment(
-        self, folder: Path, info: pb.GetInfoReply, reply: pb.CreateTenantReply
+        self, home: Home, info: pb.GetInfoReply, reply: pb.CreateTenantReply
     ) -> dict[str, str]:
         env = tenant_env(
             {name: self._env[name] for name in _PASSED if name in self._env},
-            grant_dir=folder,
+            grant_dir=home.folder,
             shim=self._shim,
             backing=self._backing(info),
         )
@@ -284,12 +275,13 @@ class Tenants:
         env |= {name: reply.env[name] for name in _FROM_DAEMON if name in reply.env}
         if reply.device_count > 1:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(d.uuid for d in reply.devices)
-        return env
+        self._homes.check(env)
+        return env | home.environment()
 
     def _backing(self, info: pb.GetInfoReply) -> Backing:
         """The driver libraries; a daemon of another plain user may not say which we load."""
         if info.kind == pb.DEVICE_KIND_SOFTWARE:
-            return soft_dir(self._native, self._base)
+            return self._homes.soft()
         if info.uid in (0, os.geteuid()):
             return Backing(Path(info.cuda_path), Path(info.nvml_path))
         paths = driver_paths(self._env)
@@ -312,7 +304,7 @@ def tenant_name(asked: str, lease_id: str) -> str:
     return f"remote-{stem[: _NAME_CHARS - len('remote--') - len(end)]}-{end}"
 
 
-def _request(wish: Wish, name: str, folder: Path) -> pb.CreateTenantRequest:
+def _request(wish: Wish, name: str, home: Home) -> pb.CreateTenantRequest:
     limits: Limits = wish.limits
     return pb.CreateTenantRequest(
         name=name,
@@ -322,7 +314,8 @@ def _request(wish: Wish, name: str, folder: Path) -> pb.CreateTenantRequest:
         limit_ppm=limits.limit_ppm,
         tenant_class=_CLASSES[limits.tenant_class],
         root_pid=os.getpid(),
-        grant_dir=str(folder),
+        grant_dir=str(home.folder),
+        for_uid=home.uid,
         program="harp-worker",
     )
 
@@ -337,21 +330,3 @@ def _place(device: pb.Device, used_ratio: float) -> Place:
         free_ppm=device.free_ppm,
         used_ratio=used_ratio,
     )
-
-
-@contextlib.contextmanager
-def _listening(grants: Path) -> Iterator[tuple[Path, socket.socket]]:
-    """A new grant folder with its listening socket."""
-    folder = grants / f"remote-{secrets.token_hex(4)}"
-    path = folder / "arbiter.sock"
-    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-        raise RunDirUnsafe(
-            f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
-            "set XDG_RUNTIME_DIR to a shorter path",
-        )
-    grants.mkdir(mode=0o700, exist_ok=True)
-    folder.mkdir(mode=0o700)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
-        sock.bind(str(path))
-        sock.listen(_BACKLOG)
-        yield folder, sock

@@ -18,6 +18,7 @@ from harp.errors import DaemonError, DaemonUnreachable, HarpError, QuotaExceeded
 from harp.model import Limits, TenantClass
 from harp.native import find
 from harp.remote import tenants as module
+from harp.remote.homes import Homes
 from harp.remote.room import Wish
 from harp.remote.tenants import Harpd, Tenants, tenant_name
 from harp.remote.workers import text_of
@@ -107,11 +108,13 @@ def wish(lease_id: str = "0123456789abcdef", **more: Any) -> Wish:
 
 
 def made(base: Path, env: dict[str, str] | None = None) -> Tenants:
-    return Tenants(Harpd({}), find({}), base, base / "shim", env or {})
+    (base / "homes").mkdir(exist_ok=True)
+    homes = Homes(base / "homes", base, find({}), None)
+    return Tenants(Harpd({}), homes, base / "shim", env or {})
 
 
 def folders(base: Path) -> list[Path]:
-    return list((base / "grants").iterdir())
+    return list((base / "homes").iterdir())
 
 
 def test_a_lease_is_a_tenant_with_its_limits(told: ToldClient, tmp_path: Path) -> None:
@@ -140,6 +143,7 @@ def test_a_lease_is_a_tenant_with_its_limits(told: ToldClient, tmp_path: Path) -
             "HARP_LOG": f"{grant}/shim.log",
             "HARP_SOFT_DIR": "/soft",
             "CUDA_VISIBLE_DEVICES": "GPU-0,GPU-1",
+            "HARP_WORKER_IMAGES": f"{grant}/images",
         }
         assert [(p.free_ppm, p.used_ratio) for p in tenants.places] == [(9, 0.25)]
         assert await tenants.all_clients() == {7: GIB}

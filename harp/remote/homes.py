@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lease's own folder, and its own user where root serves.
+
+    HOME/arbiter.sock, shim.log   its tenant's: the folder is the grant (harp/daemon/service.py)
+    HOME/images                   modules that its processes have put
+    HOME/cache                    where the driver and the compiler of kernels keep theirs
+
+A folder is its user's with mode 0700. Where that is another one, all above it are passable for
+everybody and only root's to change: a worker loads libraries from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harp.errors import ConfigError, RunDirUnsafe
+from harp.inject import Backing, shim_dir, soft_dir
+from harp.native import NativeDir
+from harp.remote.uids import Uids
+
+__all__ = ["Home", "Homes", "passable", "serving_folder"]
+
+_SOCKET_PATH_MAX = 107
+_BACKLOG = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What a lease has of this host beside its share."""
+
+    folder: Path
+    uid: int = 0  #: of its processes; 0: ours
+
+    def environment(self) -> dict[str, str]:
+        """Of its workers, beside what makes them a tenant's."""
+        found = {"HARP_WORKER_IMAGES": str(self.folder / "images")}
+        if self.uid:
+            cache = str(self.folder / "cache")
+            found |= dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), cache)
+            found["HARP_WORKER_USER"] = str(self.uid)
+        return found
+
+
+class Homes:
+    """Those of one service.
+
+    Args:
+        folder: where they lie; swept by whoever serves next.
+        libraries: below it are the folders of libraries that workers load.
+        native: the built files.
+        uids: users for them; None: all are ours.
+    """
+
+    def __init__(self, folder: Path, libraries: Path, native: NativeDir, uids: Uids | None) -> None:
+        self._folder = folder
+        self._libraries = libraries
+        self._native = native
+        self._uids = uids
+
+    def shim(self) -> Path:
+        """The folder of the injected libraries."""
+        return self._for_all(shim_dir(self._native, self._libraries))
+
+    def soft(self) -> Backing:
+        """The software GPU's libraries."""
+        found = soft_dir(self._native, self._libraries)
+        self._for_all(found.cuda.parent)
+        return found
+
+    @contextlib.contextmanager
+    def make(self) -> Iterator[tuple[Home, socket.socket]]:
+        """A new one, and its listening socket until it is handed in. Removing it is the caller's.
+
+        Raises:
+            DaemonError: no uid is free.
+            RunDirUnsafe: its path is too long.
+        """
+        folder = self._folder / secrets.token_hex(4)
+        path = folder / "arbiter.sock"
+        if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+            raise RunDirUnsafe(
+                f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
+                "set HARP_RUN to a shorter path" if self._uids else "set XDG_RUNTIME_DIR to one",
+            )
+        home = Home(folder, self._uids.take() if self._uids else 0)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
+            try:
+                _furnish(home, path, sock)
+            except BaseException:
+                self.remove(home)
+                raise
+            yield home, sock
+
+    def remove(self, home: Home) -> None:
+        """Its processes have ended, or have nothing any more."""
+        shutil.rmtree(home.folder, ignore_errors=True)
+        if self._uids and home.uid:
+            self._uids.give_back(home.uid)
+
+    def close(self) -> None:
+        """Give its users back."""
+        if self._uids:
+            self._uids.close()
+
+    def check(self, environment: Mapping[str, str]) -> None:
+        """Whether its user reaches what a worker opens.
+
+        Raises:
+            ConfigError: not so.
+        """
+        if self._uids:
+            for name in ("HARP_CUDA_REAL", "HARP_SOFT_DIR"):
+                if name in environment:
+                    passable(Path(environment[name]))
+
+    def _for_all(self, folder: Path) -> Path:
+        """Whatever the umask."""
+        if self._uids:
+            for path in (folder, folder.parent):
+                path.chmod(0o755)
+        return folder
+
+
+def _furnish(home: Home, path: Path, sock: socket.socket) -> None:
+    inner = [home.folder / name for name in (("images", "cache") if home.uid else ("images",))]
+    for folder in (home.folder, *inner):
+        folder.mkdir(mode=0o700)
+    sock.bind(str(path))
+    sock.listen(_BACKLOG)
+    if home.uid:
+        for its in (path, *inner, home.folder):
+            os.chown(its, home.uid, home.uid)
+
+
+def passable(path: Path, owner: int | None = None) -> None:
+    """Whether other users can go through all folders above, and `owner` alone can change them.
+
+    Raises:
+        ConfigError: the first folder where not.
+    """
+    for folder in reversed(path.resolve().parents):
+        try:
+            found = folder.stat()
+        except FileNotFoundError:
+            return
+        if not found.st_mode & stat.S_IXOTH:
+            raise ConfigError(
+                f"workers run as users of their own, who cannot enter {folder}: {path} is below",
+                f"chmod o+x {folder}, or serve with --worker-uids none",
+            )
+        others = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid else 0)
+        if found.st_mode & stat.S_ISVTX:
+            others = 0  # what lies there is its owner's to move
+        if owner is not None and (found.st_uid != owner or found.st_mode & others):
+            raise ConfigError(
+                f"{folder} is not root's alone (uid {found.st_uid}, mode"
+                f" {stat.S_IMODE(found.st_mode):o}): workers would load libraries from below it",
+                "let HARP_RUN name another folder, or serve with --worker-uids none",
+            )
+
+
+@contextlib.contextmanager
+def serving_folder(base: Path, mode: int) -> Iterator[Path]:
+    """A folder of this process's in `base`; those of the killed are swept.
+
+    Args:
+        base: made if need be.
+        mode: of both.
+    """
+    base.mkdir(mode=mode, exist_ok=True)
+    base.chmod(mode)  # whatever the umask
+    for old in base.iterdir():
+        with contextlib.suppress(OSError), _locked(old) as ours:
+            if ours:
+                shutil.rmtree(old, ignore_errors=True)
+    folder = base / f"serve-{os.getpid()}"
+    folder.mkdir(mode=mode)
+    folder.chmod(mode)
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether nobody else has it; held meanwhile."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(fd)
