@@ -133,4 +133,5 @@ def _ticket(client: Client) -> str:
         return client.deposit(listening)
 
 
-main()
+if __name__ == "__main__":
+    main()

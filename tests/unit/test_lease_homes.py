@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders and users of leases: which uids are free, which folders serve; whose a tenant is then."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harp.daemon.owners import Wish, check_owner, check_user
+from harp.errors import ConfigError, DaemonError, NotOwner, QuotaExceeded
+from harp.model import Limits, Policy, Tenant
+from harp.native import find
+from harp.remote import homes as module
+from harp.remote.homes import Homes, passable, serving_folder
+from harp.remote.uids import DEFAULT, Range, Uids, parse
+
+TENANT = Tenant(
+    tenant_id=1, name="t", uid=70_000, root_pid=7, root_start=1, grant_dir="/g",
+    device_uuids=("GPU-0",), limits=Limits(), policy=Policy.WARN, created_s=0.0, for_root=True,
+)  # fmt: skip
+WISH = Wish("w", "", 0, "", Limits(), Policy.WARN, 7, "/h")
+
+
+def test_a_range_is_two_uids() -> None:
+    assert parse("1000-4294967294") == Range(1000, 4294967294)
+    assert parse("none") is None
+    assert DEFAULT.last - DEFAULT.first + 1 == 65536
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "70000", "-70000", "999-2000", "2000-1999", "1000-4294967295", "0-0", "a-b", "1-2-3"],
+)
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"no range of uids|do not lie in 1000-4294967294"):
+        parse(text)
+
+
+def host(base: Path, mapped: str = "0 0 4294967295", **running: str) -> Path:
+    """Its /proc: processes by their uids."""
+    proc = base / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "uid_map").write_text(mapped + "\n")
+    for pid, uids in running.items():
+        (proc / pid[1:]).mkdir()
+        (proc / pid[1:] / "status").write_text(f"Name:\tUid:\nState:\tS\nUid:\t{uids}\nGid:\t1\n")
+    return proc
+
+
+def test_the_lowest_uid_that_nobody_has_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def account(uid: int) -> None:
+        if uid != 70_003:
+            raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", account)
+    proc = host(tmp_path, p5="70000\t1\t1\t1", p6="1\t1\t70001\t1", p7="69999\t70009\t0\t0")
+    uids = Uids(Range(70_000, 70_005), tmp_path, proc)
+    assert [uids.take(), uids.take()] == [70_002, 70_004]  # 70003 is somebody's account
+    (proc / "5" / "status").unlink()
+    uids.give_back(70_004)
+    assert [uids.take() for _ in range(3)] == [70_000, 70_004, 70_005]
+    with pytest.raises(DaemonError, match="all uids of 70000-70005 are in use"):
+        uids.take()
+    uids.close()
+
+
+@pytest.mark.parametrize(
+    ("mapped", "there"),
+    [
+        ("0 0 65536", False),
+        ("0 100000 70010", True),
+        ("0 0 70005\n70005 900000 5", True),
+        ("70005 900000 5\n0 0 70005", True),
+        ("0 0 70004\n70005 900000 5", False),
+        ("0 0 70009", False),
+    ],
+)
+def test_uids_of_another_user_namespace_are_none(tmp_path: Path, mapped: str, there: bool) -> None:
+    proc = host(tmp_path, mapped)
+    if there:
+        Uids(Range(70_000, 70_009), tmp_path, proc).close()
+    else:
+        with pytest.raises(ConfigError, match="not all there in this user namespace"):
+            Uids(Range(70_000, 70_009), tmp_path, proc)
+
+
+def test_locks_that_are_a_link_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "harp-worker-uids.lock").symlink_to("elsewhere")
+    with pytest.raises(ConfigError, match="cannot open"):
+        Uids(Range(70_000, 70_009), tmp_path, host(tmp_path))
+
+
+def test_a_folder_on_the_way_is_named() -> None:
+    """Of what is there: the rest is made with the right modes."""
+    with tempfile.TemporaryDirectory() as text:  # pytest's own folders are closed to others
+        base = Path(text)
+        base.chmod(0o711)
+        inner = base / "a" / "b"
+        inner.mkdir(parents=True)
+        passable(inner / "c" / "d")
+        inner.parent.chmod(0o710)
+        with pytest.raises(ConfigError, match=f"cannot enter {inner.parent}: {inner}/c/d is below"):
+            passable(inner / "c" / "d")
+        inner.parent.chmod(0o777)
+        passable(inner / "c")
+        with pytest.raises(ConfigError, match="not root's alone"):
+            passable(inner / "c", 0)
+        inner.parent.chmod(0o755)
+        if os.geteuid() == 0:
+            passable(inner / "c", 0)
+            os.chown(inner.parent, 70_000, 70_000)
+        with pytest.raises(ConfigError, match="not root's alone"):
+            passable(inner / "c", 0)
+
+
+def test_each_lease_of_a_plain_user_has_a_folder_that_is_swept(tmp_path: Path) -> None:
+    with serving_folder(tmp_path / "remote", 0o700) as folder:
+        homes = Homes(folder, tmp_path, find({}), None)
+        made = []
+        for _ in range(2):
+            with homes.make() as (home, sock):
+                assert sock.getsockname() == str(home.folder / "arbiter.sock")
+            made.append(home)
+        one, other = made
+        assert [p.stat().st_mode & 0o777 for p in (one.folder, one.folder / "images")] == [
+            0o700
+        ] * 2
+        assert one.environment() == {"HARP_WORKER_IMAGES": f"{one.folder}/images"}
+        homes.remove(one)
+        assert list(folder.iterdir()) == [other.folder]
+        (folder.parent / "serve-1").mkdir()
+        script = (
+            "import pathlib, sys\nfrom harp.remote.homes import serving_folder\n"
+            "with serving_folder(pathlib.Path(sys.argv[1]), 0o700): pass"
+        )
+        subprocess.run([sys.executable, "-c", script, folder.parent], check=True, timeout=60)
+        assert list(folder.parent.iterdir()) == [folder]  # its service is there
+        assert other.folder.exists()
+    assert list((tmp_path / "remote").iterdir()) == []
+
+
+def test_a_home_that_cannot_be_furnished_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_args: object) -> None:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(module.os, "chown", fails)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    uids = Uids(Range(70_000, 70_000), tmp_path, host(tmp_path))
+    homes = Homes(tmp_path / "homes", tmp_path, find({}), uids)
+    (tmp_path / "homes").mkdir()
+    for _ in range(2):  # its user is free again
+        with pytest.raises(OSError, match="no space"), homes.make():
+            pass
+    assert list((tmp_path / "homes").iterdir()) == []
+    homes.close()
+
+
+def test_what_root_makes_for_another_uid_is_roots() -> None:
+    check_owner(TENANT, 0)
+    with pytest.raises(NotOwner, match="belongs to uid 0, not 70000"):
+        check_owner(TENANT, 70_000)
+    check_owner(replace(TENANT, for_root=False), 70_000)
+    with pytest.raises(NotOwner, match="uid 70000 is that of tenant t's processes"):
+        check_user(replace(WISH, uid=70_000), [TENANT], 256)
+    check_user(replace(WISH, uid=70_001), [TENANT], 256)
+
+
+def test_what_root_makes_for_others_counts_as_roots() -> None:
+    with pytest.raises(QuotaExceeded, match="uid 0 has 2 tenants"):
+        check_user(
+            replace(WISH, uid=70_002, for_root=True),
+            [TENANT, replace(TENANT, uid=70_001), replace(TENANT, uid=5, for_root=False)],
+            2,
+        )
