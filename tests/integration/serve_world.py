@@ -42,10 +42,14 @@ def below(pid: int) -> set[int]:
 
 
 def exe(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/exe").readlink().name
-    except OSError:
-        return ""
+    """Its program's name; as the kernel has it where the process cannot be looked into."""
+    proc = Path(f"/proc/{pid}")
+    with contextlib.suppress(OSError):
+        try:
+            return (proc / "exe").readlink().name
+        except PermissionError:
+            return (proc / "comm").read_text().strip()
+    return ""
 
 
 class Remote:
