@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harp.errors import ConfigError, RunDirUnsafe
+from harp.errors import ConfigError, DaemonError, RunDirUnsafe
 from harp.inject import Backing, shim_dir, soft_dir
 from harp.native import NativeDir
 from harp.remote.uids import Uids
@@ -81,7 +81,7 @@ class Homes:
         """A new one, and its listening socket until it is handed in. Removing it is the caller's.
 
         Raises:
-            DaemonError: no uid is free.
+            DaemonError: no uid is free, or no folder can be made.
             RunDirUnsafe: its path is too long.
         """
         folder = self._folder / secrets.token_hex(4)
@@ -95,9 +95,9 @@ class Homes:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
             try:
                 _furnish(home, path, sock)
-            except BaseException:
+            except OSError as error:
                 self.remove(home)
-                raise
+                raise DaemonError(f"cannot make {folder}: {error.strerror}") from error
             yield home, sock
 
     def remove(self, home: Home) -> None:
@@ -118,9 +118,9 @@ class Homes:
             ConfigError: not so.
         """
         if self._uids:
-            for name in ("HARP_CUDA_REAL", "HARP_SOFT_DIR"):
+            for name, within in (("HARP_CUDA_REAL", ""), ("HARP_SOFT_DIR", "state")):
                 if name in environment:
-                    passable(Path(environment[name]))
+                    passable(Path(environment[name], within))
 
     def _for_all(self, folder: Path) -> Path:
         """Whatever the umask."""

@@ -160,7 +160,7 @@ def test_a_home_that_cannot_be_furnished_is_not_left(
     homes = Homes(tmp_path / "homes", tmp_path, find({}), uids)
     (tmp_path / "homes").mkdir()
     for _ in range(2):  # its user is free again
-        with pytest.raises(OSError, match="no space"), homes.make():
+        with pytest.raises(DaemonError, match="no space"), homes.make():
             pass
     assert list((tmp_path / "homes").iterdir()) == []
     homes.close()

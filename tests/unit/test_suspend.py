@@ -176,8 +176,10 @@ def test_what_fails_to_return_stays_away_whole() -> None:
     assert world.tenants[3].suspended
 
 
-def test_a_harpd_that_was_killed_puts_away_what_was_on_its_way() -> None:
+@pytest.mark.parametrize("for_root", [False, True])
+def test_a_harpd_that_was_killed_puts_away_what_was_on_its_way(*, for_root: bool) -> None:
     world = World()
+    world.tenants[3] = replace(TENANT, for_root=for_root)
     world.states = {ONE: ProcessState.CHECKPOINTED, TWO: ProcessState.LOCKED}
     asyncio.run(world.mark(TENANT, suspended=True))
     world.took()

@@ -820,7 +820,7 @@ class CreateTenantRequest(google.protobuf.message.Message):
     root_pid: builtins.int
     """the process that becomes the program; must be the caller's uid's"""
     grant_dir: builtins.str
-    """folder, mode 0700, owned by the caller"""
+    """folder, mode 0700, owned by the tenant's uid"""
     ticket: builtins.str
     """stands for the listening socket handed in on auth.sock"""
     program: builtins.str
