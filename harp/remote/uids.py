@@ -120,8 +120,11 @@ class Uids:
         found: set[int] = set()
         for entry in self._proc.glob("[0-9]*/status"):
             with contextlib.suppress(OSError):  # it ended meanwhile
-                words = entry.read_text(errors="replace").partition("\nUid:")[2].split("\n")[0]
-                found.update(uid for uid in map(int, words.split()) if uid in self._range)
+                lines = entry.read_text(errors="replace").splitlines()
+                told = {name: words.split() for name, _, words in (x.partition(":") for x in lines)}
+                # Of one that has ended, and whose parent does not ask, one thread is left to see.
+                if told["State"][0] != "Z" or int(told["Threads"][0]) > 1:
+                    found.update(uid for uid in map(int, told["Uid"]) if uid in self._range)
         return found
 
     def _account(self, uid: int) -> bool:

@@ -24,16 +24,22 @@ from serve_world import MIB, Client, Remote, exe, serving
 from harp.api.v1 import remote_pb2 as pb
 from harp.client import Client as Harpd
 from harp.procs import read
-from harp.remote.uids import DEFAULT
 
 FOLDER = Path(__file__).parent
-FIRST = DEFAULT.first
+#: of this run alone: a uid that a process of another run has is not free
+FIRST = 2_000_000_000 + os.getpid() % 1_000_000 * 100
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
+
+
+def options(first: int = FIRST) -> list[str]:
+    """Of `harp remote serve`."""
+    uids = ["--worker-uids", f"{first}-{first + 49}"] if os.geteuid() == 0 else []
+    return ["--insecure", "--listen", "127.0.0.1:0", *uids]
 
 
 @pytest.fixture(scope="module")
 def shared(native_dir: Path) -> Iterator[Remote]:
-    with serving(native_dir) as found:
+    with serving(native_dir, *options()) as found:
         yield found
 
 
@@ -195,7 +201,7 @@ def test_a_user_is_free_once_its_lease_and_its_last_process_have_ended(node: Rem
 def test_two_services_of_a_host_share_no_user(node: Remote) -> None:
     client = node.client()
     client.lease()
-    beside = Remote(node.at, "--insecure", "--listen", "127.0.0.1:0")
+    beside = Remote(node.at, *options())
     try:
         lease = beside.client().lease()
         assert home(node, lease).stat().st_uid == FIRST + 1
@@ -235,7 +241,8 @@ def test_a_leases_tenant_is_suspended_and_resumed(node: Remote) -> None:
 
 @root_only
 def test_nothing_is_left_of_a_killed_service_after_the_next_start(native_dir: Path) -> None:
-    with serving(native_dir) as node:
+    first = FIRST + 50
+    with serving(native_dir, *options(first)) as node:
         client = node.client()
         client.holder(client.lease(), 10)
         (worker,) = node.workers()
@@ -243,12 +250,12 @@ def test_nothing_is_left_of_a_killed_service_after_the_next_start(native_dir: Pa
         node.process.wait()
         wait_for(lambda: not alive(worker), "the worker's end")
         wait_for(lambda: not tenants(node), "the tenant's end")
-        again = Remote(node.at, "--insecure", "--listen", "127.0.0.1:0")
+        again = Remote(node.at, *options(first))
         try:
             client = again.client()
             lease = client.lease()
             assert [path.name for path in homes(node)] == [home(node, lease).name]
-            assert home(node, lease).stat().st_uid == FIRST
+            assert home(node, lease).stat().st_uid == first
         finally:
             again.stop()
         assert list((node.at.run_dir / "remote").iterdir()) == []
@@ -274,8 +281,7 @@ def test_a_folder_that_users_cannot_enter_is_refused(native_dir: Path) -> None:
 
 @root_only
 def test_workers_are_roots_if_it_says_so(native_dir: Path) -> None:
-    options = ("--insecure", "--listen", "127.0.0.1:0", "--worker-uids", "none")
-    with serving(native_dir, *options) as node:
+    with serving(native_dir, *options()[:3], "--worker-uids", "none") as node:
         node.at.base.chmod(0o700)
         client = node.client()
         for _ in range(2):
@@ -293,8 +299,7 @@ def test_a_plain_users_workers_are_his(native_dir: Path) -> None:
         (worker,) = node.workers()
         assert status(worker)["Uid"] == [str(os.geteuid())] * 4
         assert not node.events("workers_run_as_root")
-        options = ("--insecure", "--listen", "127.0.0.1:0", "--worker-uids", "70000-70009")
-        done = node.at.harp("remote", "serve", *options)
+        done = node.at.harp("remote", "serve", *options(), "--worker-uids", "70000-70009")
         assert "only root can run workers as 70000-70009" in done.stderr
 
 

@@ -50,7 +50,9 @@ def host(base: Path, mapped: str = "0 0 4294967295", **running: str) -> Path:
     (proc / "self" / "uid_map").write_text(mapped + "\n")
     for pid, uids in running.items():
         (proc / pid[1:]).mkdir()
-        (proc / pid[1:] / "status").write_text(f"Name:\tUid:\nState:\tS\nUid:\t{uids}\nGid:\t1\n")
+        state, threads, *ids = uids.split()
+        text = "Name:\tUid:\nState:\t{} (x)\nUid:\t{}\nThreads:\t{}\nGid:\t1\n"
+        (proc / pid[1:] / "status").write_text(text.format(state, "\t".join(ids), threads))
     return proc
 
 
@@ -62,7 +64,13 @@ def test_the_lowest_uid_that_nobody_has_is_taken(
             raise KeyError
 
     monkeypatch.setattr(pwd, "getpwuid", account)
-    proc = host(tmp_path, p5="70000\t1\t1\t1", p6="1\t1\t70001\t1", p7="69999\t70009\t0\t0")
+    proc = host(
+        tmp_path,
+        p5="S 1 70000 1 1 1",
+        p6="Z 2 1 1 70001 1",  # its first thread has ended, and another goes on
+        p7="S 9 69999 70009 0 0",
+        p8="Z 1 70002 70002 70002 70002",
+    )
     uids = Uids(Range(70_000, 70_005), tmp_path, proc)
     assert [uids.take(), uids.take()] == [70_002, 70_004]  # 70003 is somebody's account
     (proc / "5" / "status").unlink()
