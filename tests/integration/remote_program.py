@@ -3,8 +3,9 @@
 
 argv: `add` prints the counts as JSON; `large` allocates 512 MiB, and prints what its last bytes are
 after a fill; `variable` copies to a module's variable and back, and prints whether it is the same;
-`chain` copies what a host function writes in the same stream, and prints what arrived; `wait`
-prints "ready" after its first allocation and synchronises until that fails, then prints the code.
+`chain` copies what a host function writes in the same stream, and prints what arrived; `busy` does
+all kinds of calls for ever, and checks what it reads; `wait` prints "ready" after its first
+allocation and synchronises until that fails, then prints the code.
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ class Gpu:
 
 
 def add(gpu: Gpu, count: int) -> dict[str, Any]:
+    value = c.c_int()
+    for attribute in range(1, 120):  # as frameworks do, before anything else
+        gpu.cu.cuDeviceGetAttribute(c.byref(value), attribute, 0)
     a, b = gpu.alloc(4 * count), gpu.alloc(4 * count)
     told = {"first_allocation": gpu.trips()}
     module, function = c.c_void_p(), c.c_void_p()
@@ -167,6 +171,33 @@ def variable(gpu: Gpu) -> None:
     print(back.raw == data, again.raw == data)
 
 
+def busy(gpu: Gpu) -> None:
+    """Copies by regions and in pieces, launches, host functions, events: until a call fails."""
+    kept = gpu.alloc(64 << 20)
+    module, function, stream = c.c_void_p(), c.c_void_p(), c.c_void_p()
+    gpu.ok("cuModuleLoadData", c.byref(module), PTX)
+    gpu.ok("cuModuleGetFunction", c.byref(function), module, b"add")
+    gpu.ok("cuStreamCreate", c.byref(stream), 1)
+    hook = c.CFUNCTYPE(None, c.c_void_p)(lambda _data: None)
+    size, count = 5 << 20, 1024
+    data, pinned = bytes(i * 7 % 251 for i in range(1000)) * 5243, c.c_void_p()
+    there, back = c.create_string_buffer(data, len(data)), c.create_string_buffer(size)
+    gpu.ok("cuMemAllocHost_v2", c.byref(pinned), c.c_size_t(size))
+    while True:
+        at, number = gpu.alloc(size), c.c_uint32(count)
+        gpu.ok("cuMemcpyHtoD_v2", at, there, c.c_size_t(size))
+        gpu.ok("cuMemcpyDtoHAsync_v2", pinned, at, c.c_size_t(size), stream)
+        params = (c.c_void_p * 3)(*(c.cast(c.byref(p), c.c_void_p) for p in (kept, kept, number)))
+        for _ in range(50):
+            gpu.ok("cuLaunchKernel", function, 8, 1, 1, 128, 1, 1, 0, stream, params, None)
+        gpu.ok("cuLaunchHostFunc", stream, hook, None)
+        gpu.ok("cuStreamSynchronize", stream)
+        gpu.ok("cuMemcpyDtoH_v2", back, at, c.c_size_t(size))
+        assert back.raw == data[:size]
+        assert c.string_at(pinned, size) == data[:size]
+        gpu.ok("cuMemFree_v2", at)
+
+
 def wait(gpu: Gpu) -> None:
     gpu.alloc(1 << 20)
     print("ready", flush=True)
@@ -177,7 +208,7 @@ def wait(gpu: Gpu) -> None:
 
 def main() -> None:
     gpu = Gpu()
-    modes = {"wait": wait, "chain": chain, "large": large, "variable": variable}
+    modes = {"wait": wait, "chain": chain, "busy": busy, "large": large, "variable": variable}
     if mode := modes.get(sys.argv[1]):
         mode(gpu)
     else:

@@ -14,7 +14,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -358,10 +358,14 @@ class Worker:
         driver: Path,
         env: Mapping[str, str],
         pair: tuple[socket.socket, socket.socket] | None = None,
+        *,
+        options: Sequence[str | Path] = (),
+        through: Sequence[str | Path] = (),
     ) -> None:
         self.sock, theirs = pair or socket.socketpair()
+        command = [native / "harp-worker", "--socket", str(theirs.fileno()), "--driver", driver]
         self.process = subprocess.Popen(
-            [native / "harp-worker", "--socket", str(theirs.fileno()), "--driver", driver],
+            [*through, *command, *options],
             env=dict(env),
             pass_fds=[theirs.fileno()],
             stderr=subprocess.PIPE,

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A worker's tables: ids and handles, memory of the session, images.
+ * A worker's tables: ids and handles, memory of the session, images in memory and in a folder.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "soft/ptxc/sha256.h"
 #include "src/worker/handles.h"
 #include "src/worker/ranges.h"
+#include "src/worker/store.h"
 #include "src/worker/worker.h"
 
 #define STREAM HARP_HANDLE_CUstream
@@ -288,6 +292,107 @@ static void test_the_largest_images_are_put_by_many_at_once(void)
         CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
+/* In the folder, which the first of these opens. */
+static char folder[] = "/tmp/harp-store-XXXXXX";
+
+static const char *path_of(const struct harp_wire_image *image)
+{
+    static char path[128];
+    int n = snprintf(path, sizeof path, "%s/", folder);
+    for (unsigned i = 0; i < 32; i++)
+        n += snprintf(path + n, sizeof path - (size_t)n, "%02x", image->sha256[i]);
+    return path;
+}
+
+static bool is_there(const struct harp_wire_image *image)
+{
+    return access(path_of(image), F_OK) == 0;
+}
+
+static void put_file(const struct harp_wire_image *image, const char *data, size_t bytes)
+{
+    FILE *f = fopen(path_of(image), "w");
+    CHECK(f != NULL && fwrite(data, 1, bytes, f) == bytes && fclose(f) == 0);
+}
+
+static void test_a_folder_is_the_users_and_nobody_elses(void)
+{
+    char text[512] = "";
+    CHECK(mkdtemp(folder) != NULL && chmod(folder, 0750) == 0);
+    CHECK(store_open("/nowhere", getuid(), text, sizeof text) == -ENOENT);
+    CHECK(store_open(folder, getuid(), text, sizeof text) == -EPERM);
+    CHECK(strstr(text, "mode 750") != NULL);
+    CHECK(chmod(folder, 0700) == 0);
+    CHECK(store_open(folder, getuid() + 1, text, sizeof text) == -EPERM);
+    CHECK(store_open(folder, getuid(), text, sizeof text) == 0);
+}
+
+static void test_an_image_of_the_folder_is_what_its_hash_says(void)
+{
+    const char text[] = "by somebody", lie[] = "by anybody!";
+    struct harp_wire_image image = {.bytes = 11}, shorter = {.bytes = 10};
+    char target[64];
+    hash(&image, text);
+    put_file(&image, lie, 11);
+    CHECK(image_take(&image) == NULL && !is_there(&image)); /* and is gone */
+    put_file(&image, text, 10);
+    CHECK(image_take(&image) == NULL);
+    snprintf(target, sizeof target, "%s/target", folder);
+    CHECK(rename(path_of(&image), target) == 0 && symlink(target, path_of(&image)) == 0);
+    CHECK(image_take(&image) == NULL);
+    CHECK(unlink(path_of(&image)) == 0 && mkfifo(path_of(&image), 0600) == 0);
+    CHECK(image_take(&image) == NULL); /* and nobody waits for a writer */
+    CHECK(unlink(path_of(&image)) == 0 && unlink(target) == 0);
+    put_file(&image, text, 11);
+    memcpy(shorter.sha256, image.sha256, sizeof image.sha256);
+    CHECK(image_take(&shorter) == NULL);
+    struct image *found = image_take(&image);
+    CHECK(found != NULL && strcmp(image_data(found), text) == 0);
+    image_give(found);
+}
+
+/* STORE_MAX is 1000. */
+static void test_the_folder_has_a_bound(void)
+{
+    char data[400] = "";
+    struct harp_wire_image images[5];
+    uint64_t there = 0;
+    for (unsigned i = 0; i < 5; i++) {
+        images[i] = (struct harp_wire_image){.bytes = sizeof data - i};
+        data[0] = (char)(i + 100);
+        hash(&images[i], data);
+        CHECK(image_put(&images[i], data, images[i].bytes) == 0);
+        CHECK(is_there(&images[i]));
+        usleep(20000); /* files are as old as the kernel's clock ticks */
+        if (i == 1) {  /* used again: now the other one is older */
+            int fd = store_find(&images[0]);
+            CHECK(fd >= 0 && store_read(fd, data, images[0].bytes) == 0);
+            usleep(20000);
+        }
+        if (i == 2)
+            CHECK(is_there(&images[0]) && !is_there(&images[1]));
+    }
+    for (unsigned i = 0; i < 5; i++)
+        there += is_there(&images[i]) ? images[i].bytes : 0;
+    CHECK(there > 400 && there <= 1000);
+    for (unsigned i = 0; i < 5; i++)
+        unlink(path_of(&images[i]));
+}
+
+static void test_images_of_a_few_bytes_are_bounded_by_number(void)
+{
+    struct harp_wire_image first = {.bytes = 4}, image = {.bytes = 4};
+    hash(&first, "abcd");
+    CHECK(image_put(&first, "abcd", 4) == 0);
+    CHECK(unlink(path_of(&first)) == 0);
+    for (uint32_t i = 0; i < 4096; i++) {
+        hash(&image, (const char *)&i);
+        CHECK(image_put(&image, &i, 4) == 0);
+        CHECK(unlink(path_of(&image)) == 0);
+    }
+    CHECK(image_take(&first) == NULL);
+}
+
 int main(void)
 {
     test_an_id_stands_for_one_handle_of_its_kind();
@@ -303,5 +408,10 @@ int main(void)
     test_an_image_is_what_its_hash_says();
     test_the_image_used_longest_ago_goes_first();
     test_the_largest_images_are_put_by_many_at_once();
+    test_a_folder_is_the_users_and_nobody_elses();
+    test_an_image_of_the_folder_is_what_its_hash_says();
+    test_the_folder_has_a_bound();
+    test_images_of_a_few_bytes_are_bounded_by_number();
+    CHECK(rmdir(folder) == 0);
     return 0;
 }

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Module images by content. In memory and this session's: who asks for a hash learns nothing of
- * what others have loaded.
+ * Module images by content: in memory, and behind that in a folder of the tenant's (store.c). Who
+ * asks for a hash learns nothing of what others have loaded.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "soft/ptxc/sha256.h"
+#include "src/worker/store.h"
 #include "src/worker/worker.h"
 
 #ifndef KEPT_MAX /* tests have less */
 #define KEPT_MAX (256ull << 20)
 #endif
+#define IMAGES_MAX 4096u
 
 struct image {
     struct harp_wire_image what;
@@ -25,6 +28,7 @@ struct image {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct image *images;
 static uint64_t kept_bytes;
+static unsigned kept_count;
 /* Copies that are being hashed: together no more than is kept. Who comes later waits. */
 static uint64_t coming_bytes;
 static pthread_cond_t fewer_come = PTHREAD_COND_INITIALIZER;
@@ -38,7 +42,7 @@ static struct image **find(const struct harp_wire_image *wanted)
     return at;
 }
 
-struct image *image_take(const struct harp_wire_image *wanted)
+static struct image *kept(const struct harp_wire_image *wanted)
 {
     pthread_mutex_lock(&lock);
     struct image **at = find(wanted), *image = *at;
@@ -72,7 +76,7 @@ void image_give(struct image *image)
 /* Make room by forgetting what was used longest ago. */
 static void forget(uint64_t need)
 {
-    while (kept_bytes + need > KEPT_MAX) {
+    while (kept_bytes + need > KEPT_MAX || kept_count >= IMAGES_MAX) {
         struct image **last = NULL;
         for (struct image **at = &images; *at != NULL; at = &(*at)->next)
             last = (*at)->users == 0 ? at : last;
@@ -81,6 +85,7 @@ static void forget(uint64_t need)
         struct image *gone = *last;
         *last = gone->next;
         kept_bytes -= gone->what.bytes;
+        kept_count--;
         free(gone);
     }
 }
@@ -102,49 +107,96 @@ static void has_come(uint64_t bytes)
     pthread_mutex_unlock(&lock);
 }
 
-static int take_in(const struct harp_wire_image *image, const void *data, uint64_t bytes)
+/* A zero behind it, for drivers that read PTX as a text. */
+static struct image *room_for(const struct harp_wire_image *what)
 {
-    /* A copy first: what lies in shared memory may change while it is hashed. A zero behind it, for
-     * drivers that read PTX as a text. */
-    struct image *made = malloc(sizeof *made + bytes + 1);
-    if (made == NULL)
-        return -ENOMEM;
-    *made = (struct image){.what = *image};
-    memcpy(made->data, data, bytes);
-    made->data[bytes] = 0;
+    struct image *made = malloc(sizeof *made + what->bytes + 1);
+    if (made != NULL) {
+        *made = (struct image){.what = *what};
+        made->data[what->bytes] = 0;
+    }
+    return made;
+}
+
+static bool is_what_it_says(const struct image *made)
+{
     struct sha256 sha;
     char hex[65], said[65];
     sha256_init(&sha);
-    sha256_add(&sha, made->data, bytes);
+    sha256_add(&sha, made->data, made->what.bytes);
     sha256_hex(&sha, hex);
     for (unsigned i = 0; i < 32; i++) {
         static const char digits[] = "0123456789abcdef";
-        said[2 * i] = digits[image->sha256[i] >> 4];
-        said[2 * i + 1] = digits[image->sha256[i] & 15];
+        said[2 * i] = digits[made->what.sha256[i] >> 4];
+        said[2 * i + 1] = digits[made->what.sha256[i] & 15];
     }
-    if (memcmp(hex, said, 64) != 0) {
-        free(made);
-        return -EBADMSG;
-    }
+    return memcmp(hex, said, 64) == 0;
+}
+
+static void keep(struct image *made)
+{
     pthread_mutex_lock(&lock);
-    if (*find(image) != NULL) {
+    if (*find(&made->what) != NULL) {
         free(made);
     } else {
-        forget(bytes);
+        forget(made->what.bytes);
         made->next = images;
         images = made;
-        kept_bytes += bytes;
+        kept_bytes += made->what.bytes;
+        kept_count++;
     }
     pthread_mutex_unlock(&lock);
-    return 0;
+}
+
+/* From the folder: another process of the tenant has put it. What lies there is believed as little
+ * as what a client sends. */
+static void load(const struct harp_wire_image *wanted, int fd)
+{
+    struct image *made = room_for(wanted);
+    if (made == NULL) {
+        close(fd);
+    } else if (store_read(fd, made->data, wanted->bytes) == 0 && is_what_it_says(made)) {
+        keep(made);
+    } else {
+        store_drop(wanted);
+        free(made);
+    }
+}
+
+struct image *image_take(const struct harp_wire_image *wanted)
+{
+    struct image *image = kept(wanted);
+    if (image != NULL || wanted->bytes == 0 || wanted->bytes > KEPT_MAX)
+        return image;
+    int fd = store_find(wanted);
+    if (fd < 0)
+        return NULL;
+    comes(wanted->bytes);
+    load(wanted, fd);
+    has_come(wanted->bytes);
+    return kept(wanted);
 }
 
 int image_put(const struct harp_wire_image *image, const void *data, uint64_t bytes)
 {
+    int err = 0;
     if (bytes != image->bytes || bytes == 0 || bytes > KEPT_MAX)
         return -EBADMSG;
     comes(bytes);
-    int err = take_in(image, data, bytes);
+    /* A copy first: what lies in shared memory may change while it is hashed. */
+    struct image *made = room_for(image);
+    if (made == NULL) {
+        err = -ENOMEM;
+    } else {
+        memcpy(made->data, data, bytes);
+        if (is_what_it_says(made)) {
+            store_write(image, made->data);
+            keep(made);
+        } else {
+            err = -EBADMSG;
+            free(made);
+        }
+    }
     has_come(bytes);
     return err;
 }

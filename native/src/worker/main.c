@@ -2,7 +2,8 @@
  *
  * harp-worker: started for one session, on a connection that has been accepted, and gone with it.
  *
- *   harp-worker --socket FD --driver PATH [--spin US]
+ *   harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] [--no-seccomp]
+ *               [--spin US]
  *
  * Whose tenant the session is, and how much it may have, is what libharp at PATH finds in the
  * environment (HARP_GRANT); the worker itself trusts nobody and owns nothing.
@@ -18,6 +19,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "src/worker/confine.h"
+#include "src/worker/store.h"
 #include "src/worker/worker.h"
 
 #ifndef SYS_pidfd_open
@@ -47,6 +50,13 @@ static void *watch(void *arg)
     _exit(0);
 }
 
+struct options {
+    int sock, spin;
+    const char *driver, *images;
+    bool other_user, no_filter;
+    struct confine_user user;
+};
+
 static int number(const char *text, long most)
 {
     char *end;
@@ -55,47 +65,93 @@ static int number(const char *text, long most)
     return errno != 0 || *end != '\0' || end == text || value < 0 || value > most ? -1 : (int)value;
 }
 
+/* An option that has a value. */
+static bool take(struct options *o, const char *name, const char *value)
+{
+    if (strcmp(name, "--socket") == 0)
+        return (o->sock = number(value, 1 << 20)) >= 0;
+    if (strcmp(name, "--driver") == 0)
+        return (o->driver = value) != NULL;
+    if (strcmp(name, "--spin") == 0)
+        return (o->spin = number(value, 1000)) >= 0;
+    if (strcmp(name, "--images") == 0)
+        return (o->images = value) != NULL;
+    if (strcmp(name, "--user") == 0)
+        return o->other_user = confine_parse(value, &o->user) == 0;
+    return false;
+}
+
+static bool read_options(int argc, char **argv, struct options *o)
+{
+    *o = (struct options){.sock = -1};
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--no-seccomp") == 0)
+            o->no_filter = true;
+        else if (i + 1 == argc || !take(o, argv[i], argv[i + 1]))
+            return false;
+        else
+            i++;
+    }
+    return o->sock >= 0 && o->driver != NULL;
+}
+
+/* Before anything of the client's or the driver's is looked at. */
+static int give_up(const struct options *o, char *text, size_t size)
+{
+    uid_t owner = o->other_user ? o->user.uid : geteuid();
+    int err = o->images != NULL ? store_open(o->images, owner, text, size) : 0;
+    if (err == 0 && o->other_user)
+        err = confine_become(&o->user, text, size);
+    return err == 0 ? confine_self(text, size) : err;
+}
+
+/* The filter comes last: a driver may need more while it is loaded. */
+static int open_all(const struct options *o, char *text, size_t size)
+{
+    char other[512];
+    struct harp_table_id own;
+    harp_table_own(&own, "harp-worker");
+    int given = give_up(o, text, size);
+    /* Also for a refusal: it is not heard before the hello is taken. */
+    int err = harp_ring_accept(&session.ring, o->sock, &own, HELLO_MS, given == 0 ? text : other,
+                               given == 0 ? size : sizeof other);
+    if (given != 0 || err != 0)
+        return given != 0 ? given : err;
+    /* Before the answer: a client is told that there is no driver, and not that its calls fail. */
+    err = driver_open(o->driver, text, size);
+    if (err == 0 && o->no_filter)
+        fputs("harp-worker: no seccomp filter, as --no-seccomp says\n", stderr);
+    else if (err == 0)
+        err = filter_install(text, size);
+    return err;
+}
+
 int main(int argc, char **argv)
 {
-    const char *driver = NULL;
-    char text[512];
-    int sock = -1, spin = 0;
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (strcmp(argv[i], "--socket") == 0)
-            sock = number(argv[i + 1], 1 << 20);
-        else if (strcmp(argv[i], "--driver") == 0)
-            driver = argv[i + 1];
-        else if (strcmp(argv[i], "--spin") == 0)
-            spin = number(argv[i + 1], 1000);
-        else
-            argc = 0;
-    }
-    if (argc % 2 == 0 || sock < 0 || driver == NULL || spin < 0) {
-        fputs("usage: harp-worker --socket FD --driver PATH [--spin US]\n", stderr);
+    struct options o;
+    char text[512] = "";
+    if (!read_options(argc, argv, &o)) {
+        fputs("usage: harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] "
+              "[--no-seccomp] [--spin US]\n",
+              stderr);
         return 1;
     }
     signal(SIGPIPE, SIG_IGN);
-    fcntl(sock, F_SETFD, FD_CLOEXEC);
-    struct harp_table_id own;
-    harp_table_own(&own, "harp-worker");
-    int err = harp_ring_accept(&session.ring, sock, &own, HELLO_MS, text, sizeof text);
-    /* Before the answer: a client is told that there is no driver, and not that its calls fail. */
-    if (err == 0)
-        err = driver_open(driver, text, sizeof text);
-    if (err != 0) {
+    fcntl(o.sock, F_SETFD, FD_CLOEXEC);
+    if (open_all(&o, text, sizeof text) != 0) {
         fprintf(stderr, "harp-worker: %s\n", text);
-        harp_ring_refuse(sock, text);
+        harp_ring_refuse(o.sock, text);
         return 1;
     }
     prepare_begin();
-    session.ring.spin_us = harp_ring_spin_us((unsigned)spin);
+    session.ring.spin_us = harp_ring_spin_us((unsigned)o.spin);
     pthread_mutex_init(&session.put, NULL);
     pthread_mutex_init(&session.lock, NULL);
     if (harp_ring_answer(&session.ring) != 0)
         return 0;           /* gone already */
     session.ring.sock = -1; /* a thread sees to it: those that wait for records just wait */
     pthread_t thread;
-    if (pthread_create(&thread, NULL, watch, &sock) != 0)
+    if (pthread_create(&thread, NULL, watch, &o.sock) != 0)
         session_end("no thread to watch the client with");
     session_run(&session);
 }
