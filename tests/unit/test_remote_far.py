@@ -151,7 +151,7 @@ def test_a_session_is_a_file_for_us_alone_that_goes_when_it_ends(tmp_path: Path)
             worker = await workers.start(ANN, session(), "s.t")
             assert (worker.endpoint, worker.bulk_streams) == ("n1:4711", 0)
             (path,) = far.options.sessions.iterdir()
-            assert (path.name, path.read_text()) == ("s", "s.t\nHARP_GRANT=/g\n")
+            assert (path.name, path.read_text()) == ("s", "s.t\nresume_s=10.000\nHARP_GRANT=/g\n")
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             assert await workers.held() == {"s": 0}
             assert await workers.end(session(), "it was detached") == 0
