@@ -3,7 +3,9 @@
  * Nodes of graphs: a kernel's parameters are packed as a launch's are, a host function goes as a
  * ticket.
  */
+#include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "src/shim/remote/calls.h"
 #include "src/shim/remote/host.h"
@@ -106,6 +108,53 @@ CUresult harp_remote_cuGraphKernelNodeSetParams_v2(CUgraphNode hNode,
     return accepted(&n, harp_sent_cuGraphKernelNodeSetParams_v2(hNode, &n.params));
 }
 
+/* --- nodes of what runs ----------------------------------------------------------------------- */
+
+/* What a node of a graph that runs was last set to, but for the values of its parameters, which no
+ * driver judges. Programs replace those before each launch: the first time is asked. */
+struct set {
+    uint64_t exec, f; /* ids */
+    uint32_t grid[3], block[3];
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct set set_of(const struct node *n, CUgraphExec exec)
+{
+    const struct harp_launch *l = &n->launch;
+    const struct harp_thing *of = harp_thing_of(HARP_HANDLE_CUgraphExec, (uintptr_t)exec);
+    const struct harp_thing *f = harp_thing_of(HARP_HANDLE_CUfunction, (uintptr_t)l->f);
+    struct set set = {.exec = of != NULL ? of->id : 0, .f = f != NULL ? f->id : 0};
+    memcpy(set.grid, l->grid, sizeof set.grid);
+    memcpy(set.block, l->block, sizeof set.block);
+    return set;
+}
+
+static void doubt_unless_set(const struct node *n, CUgraphExec exec, CUgraphNode node)
+{
+    const struct set set = set_of(n, exec);
+    pthread_mutex_lock(&lock);
+    const struct harp_thing *thing = harp_thing_of(HARP_HANDLE_CUgraphNode, (uintptr_t)node);
+    const struct set *known = thing != NULL ? thing->facts : NULL; /* nodes have no others */
+    bool same = known != NULL && memcmp(known, &set, sizeof set) == 0;
+    pthread_mutex_unlock(&lock);
+    if (!same)
+        harp_remote_doubt();
+}
+
+static CUresult now_set(const struct node *n, CUgraphExec exec, CUgraphNode node, CUresult r)
+{
+    const struct set set = set_of(n, exec);
+    pthread_mutex_lock(&lock);
+    struct harp_thing *thing = harp_thing_of(HARP_HANDLE_CUgraphNode, (uintptr_t)node);
+    if (r == CUDA_SUCCESS && thing != NULL && thing->facts == NULL)
+        thing->facts = malloc(sizeof set);
+    if (r == CUDA_SUCCESS && thing != NULL && thing->facts != NULL)
+        memcpy(thing->facts, &set, sizeof set);
+    pthread_mutex_unlock(&lock);
+    return accepted(n, r);
+}
+
 CUresult harp_remote_cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                                     const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
@@ -113,8 +162,10 @@ CUresult harp_remote_cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgr
     CUresult r = from_v1(&n, nodeParams);
     if (r != CUDA_SUCCESS)
         return r;
-    return accepted(&n, harp_sent_cuGraphExecKernelNodeSetParams(
-                            hGraphExec, hNode, (const CUDA_KERNEL_NODE_PARAMS_v1 *)&n.params));
+    doubt_unless_set(&n, hGraphExec, hNode);
+    r = harp_sent_cuGraphExecKernelNodeSetParams(hGraphExec, hNode,
+                                                 (const CUDA_KERNEL_NODE_PARAMS_v1 *)&n.params);
+    return now_set(&n, hGraphExec, hNode, r);
 }
 
 CUresult harp_remote_cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode,
@@ -124,7 +175,9 @@ CUresult harp_remote_cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, C
     CUresult r = from_v2(&n, nodeParams);
     if (r != CUDA_SUCCESS)
         return r;
-    return accepted(&n, harp_sent_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, &n.params));
+    doubt_unless_set(&n, hGraphExec, hNode);
+    r = harp_sent_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, &n.params);
+    return now_set(&n, hGraphExec, hNode, r);
 }
 
 /* What a program reads of a node: pointers to each parameter, in memory that is lent to it. */
