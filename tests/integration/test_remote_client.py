@@ -19,7 +19,7 @@ from tests.integration.remote_world import Serving, serving
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = HERE / "remote_program.py"
-DEVICE_UNAVAILABLE, NO_DEVICE = 46, 100
+INVALID_VALUE, DEVICE_UNAVAILABLE, NO_DEVICE = 1, 46, 100
 
 
 @pytest.fixture
@@ -61,6 +61,14 @@ def test_it_waits_as_often_as_it_must(served: Serving, env: dict[str, str]) -> N
     assert told["vector_add"] <= 20
     assert told["thousand"] == 1
     served.settle()
+
+
+def test_a_graphs_node_is_set_again_without_waiting(env: dict[str, str]) -> None:
+    told = json.loads(run(env, "graph"))
+    assert (told["more"], told["wrong"]) == (0, INVALID_VALUE)
+    assert told["first"] == 2  # and its first launch
+    assert (told["another grid"], told["another graph that runs"]) == (1, 1)
+    assert told["sums"] == [1.0 + 2.0 * 100 + 1.0]
 
 
 def test_strict_waits_for_every_call_and_computes_the_same(env: dict[str, str]) -> None:
