@@ -128,7 +128,8 @@ class _Serving:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end.set)
-        server = grpc.aio.server()
+        # Or two of us could have one port, and each half of the clients.
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         fars = [far for far in (self._far, self._token_far) if far is not None]
         try:
             await self._tenants.look()
@@ -246,28 +247,24 @@ def _bracketed(host: str) -> str:
 def _folder(base: Path) -> Iterator[Path]:
     """A folder for the files of sessions, for us alone; those of the killed are swept."""
     base.mkdir(mode=0o700, exist_ok=True)
-    for old in base.iterdir():
-        with contextlib.suppress(OSError), _locked(old) as ours:
-            if ours:
-                shutil.rmtree(old, ignore_errors=True)
     folder = base / f"serve-{os.getpid()}"
-    folder.mkdir(mode=0o700)
-    try:
-        with _locked(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        with _locked(base, fcntl.LOCK_EX):  # nobody sweeps what is not locked yet
+            for old in base.iterdir():
+                with contextlib.suppress(OSError), _locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(old, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            held.enter_context(_locked(folder, fcntl.LOCK_EX))
+        yield folder
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Whether nobody else has it; held meanwhile."""
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold its lock; BlockingIOError: somebody has it."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
+        fcntl.flock(fd, how)
+        yield
     finally:
         os.close(fd)
