@@ -249,6 +249,32 @@ static void there_and_back(size_t width, size_t height, size_t pitch, CUstream s
     }
 }
 
+/* One row, of memory that has no pitch: more than a region holds. */
+static void a_lone_row(size_t width)
+{
+    CUDA_MEMCPY2D to = {.srcMemoryType = CU_MEMORYTYPE_HOST,
+                        .srcHost = up,
+                        .dstMemoryType = CU_MEMORYTYPE_DEVICE,
+                        .dstDevice = BASE,
+                        .dstXInBytes = 64,
+                        .WidthInBytes = width,
+                        .Height = 1};
+    CUDA_MEMCPY2D back = {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+                          .srcDevice = BASE,
+                          .srcXInBytes = 64,
+                          .dstMemoryType = CU_MEMORYTYPE_HOST,
+                          .dstHost = down,
+                          .WidthInBytes = width,
+                          .Height = 1};
+    memset(device, 0, 32 * MIB);
+    memset(down, 7, sizeof down);
+    CHECK(cuMemcpy2D_v2(&to) == CUDA_SUCCESS && memcmp(device + 64, up, width) == 0);
+    CHECK(cuMemcpy2D_v2(&back) == CUDA_SUCCESS && memcmp(down, up, width) == 0);
+    back.Height = 2; /* where the second one lies nobody here knows */
+    memset(down, 7, sizeof down);
+    CHECK(cuMemcpy2D_v2(&back) == CUDA_ERROR_NOT_SUPPORTED && down[0] == 7);
+}
+
 static void of_rectangles(void)
 {
     CUstream s = begin();
@@ -262,6 +288,7 @@ static void of_rectangles(void)
         there_and_back(5 * MIB, 3, 5 * MIB, streams[i]);  /* a row in two blocks */
     }
     late(false);
+    a_lone_row(7 * MIB + 5);
     /* What is on its way to pinned memory comes before that is read. */
     CHECK(cuMemAllocHost_v2(&pinned, MIB) == CUDA_SUCCESS);
     const CUDA_MEMCPY2D on = {.srcMemoryType = CU_MEMORYTYPE_HOST,
