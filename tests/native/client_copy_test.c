@@ -34,6 +34,7 @@ DECLARE(cuMemcpyHtoAAsync_v2);
 DECLARE(cuMemcpyHtoA_v2);
 DECLARE(cuMemcpyHtoDAsync_v2);
 DECLARE(cuMemcpyHtoD_v2);
+DECLARE(cuPointerGetAttribute);
 DECLARE(cuStreamCreate);
 
 static struct peer peer;
@@ -93,7 +94,11 @@ static uint32_t answer(struct peer *p, struct harp_wire_call *call)
         *(uint64_t *)(uintptr_t)a[0] = BASE;
         return 0;
     case HARP_OP_cuMemGetAddressRange_v2:
-        return a[2] >= BASE && a[2] < BASE + 64 * MIB ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+        if (a[2] < BASE || a[2] >= BASE + 64 * MIB)
+            return CUDA_ERROR_INVALID_VALUE;
+        *(uint64_t *)(uintptr_t)a[0] = BASE;
+        *(uint64_t *)(uintptr_t)a[1] = 64 * MIB;
+        return CUDA_SUCCESS;
     case HARP_OP_cuMemcpyHtoD_v2:
     case HARP_OP_cuMemcpyHtoDAsync_v2:
         memcpy(device + (a[0] - BASE), (void *)(uintptr_t)a[1], a[2]);
@@ -211,6 +216,29 @@ static void of_arrays(void)
     CHECK(cuMemcpyDtoHAsync_v2(pinned, BASE + MIB, MIB, s) == CUDA_SUCCESS);
     CHECK(cuMemcpyHtoA_v2(a, 0, pinned, MIB) == CUDA_SUCCESS);
     CHECK(memcmp(array, device + MIB, MIB) == 0);
+}
+
+/* Of a variable, say: the worker knows where it lies. */
+static void what_unknown_memory_is(void)
+{
+    unsigned type = 0, ordinal = 7;
+    size_t bytes = 0;
+    CUdeviceptr base = 0;
+    CUcontext ctx = NULL;
+    char managed = 1;
+    begin();
+    const CUdeviceptr at = UNKNOWN + 77;
+    CHECK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at) == CUDA_SUCCESS);
+    CHECK(cuPointerGetAttribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, at) == 0);
+    CHECK(cuPointerGetAttribute(&base, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, at) == 0);
+    CHECK(cuPointerGetAttribute(&bytes, CU_POINTER_ATTRIBUTE_RANGE_SIZE, at) == CUDA_SUCCESS);
+    CHECK(cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, at) == CUDA_SUCCESS);
+    CHECK(type == CU_MEMORYTYPE_DEVICE && ordinal == 0 && !managed);
+    CHECK(base == BASE && bytes == 64 * MIB);
+    CHECK(cuPointerGetAttribute(&ctx, CU_POINTER_ATTRIBUTE_CONTEXT, at) ==
+          CUDA_ERROR_NOT_SUPPORTED);
+    CHECK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, (uintptr_t)up) ==
+          CUDA_ERROR_INVALID_VALUE);
 }
 
 /* Rows of `width` at a pitch of the host's, and of the device's. */
@@ -347,8 +375,12 @@ static void of_boxes(void)
 }
 
 static const struct peer_scenario scenarios[] = {
-    {"of_unknown_memory", of_unknown_memory}, {"by_address", by_address}, {"of_arrays", of_arrays},
-    {"of_rectangles", of_rectangles},         {"of_boxes", of_boxes},
+    {"of_unknown_memory", of_unknown_memory},
+    {"what_unknown_memory_is", what_unknown_memory_is},
+    {"by_address", by_address},
+    {"of_arrays", of_arrays},
+    {"of_rectangles", of_rectangles},
+    {"of_boxes", of_boxes},
 };
 
 int main(int argc, char **argv)
