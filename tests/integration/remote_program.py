@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A driver-API program for a GPU elsewhere: adds vectors, and counts what it waited for.
 
-argv: `add` and `graph` print the counts as JSON; `large` allocates 512 MiB, and prints what its
-last bytes are after a fill; `variable` copies to a module's variable and back, and prints whether
-it is the same; `chain` copies what a host function writes in the same stream, and prints what
-arrived; `busy` does all kinds of calls for ever, and checks what it reads; `wait` prints "ready"
-after its first allocation and synchronises until that fails, then prints the code.
+argv: `add` and `graph` print the counts as JSON; `large` allocates 512 MiB, and prints what its last
+bytes are
+after a fill; `variable` copies to a module's variable and back, and prints whether it is the same,
+and known as memory of the device; `chain` copies what a host function writes in the same stream,
+and prints what arrived; `busy` does all kinds of calls for ever, and checks what it reads; `wait`
+prints "ready" after its first allocation and synchronises until that fails, then prints the code.
 """
 
 from __future__ import annotations
@@ -230,7 +231,9 @@ def variable(gpu: Gpu) -> None:
     gpu.ok("cuMemcpy", at, c.c_uint64(c.addressof(there)), size)
     gpu.ok("cuMemcpyDtoH_v2", back, at, size)
     gpu.ok("cuMemcpyAsync", c.c_uint64(c.addressof(again)), at, size, None)
-    print(back.raw == data, again.raw == data)
+    kind = c.c_uint()
+    gpu.ok("cuPointerGetAttribute", c.byref(kind), 2, c.c_uint64(at.value + 5))
+    print(back.raw == data, again.raw == data, kind.value == 2)
 
 
 def busy(gpu: Gpu) -> None:

@@ -96,7 +96,7 @@ def test_little_address_space_is_enough(env: dict[str, str]) -> None:
 
 
 def test_a_variable_is_copied_by_its_address(env: dict[str, str]) -> None:
-    assert run(env, "variable") == "True True\n"
+    assert run(env, "variable") == "True True True\n"
 
 
 def test_a_copy_takes_what_the_stream_wrote_before(env: dict[str, str]) -> None:
