@@ -13,7 +13,7 @@
 #include "src/worker/worker.h"
 
 #ifndef KEPT_MAX /* tests have less */
-#define KEPT_MAX (256ull << 20)
+#define KEPT_MAX IMAGE_MAX
 #endif
 #define IMAGES_MAX 4096u
 
