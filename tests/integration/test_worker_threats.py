@@ -262,6 +262,7 @@ def fatbin(body: bytes, size: int | None = None) -> bytes:
     return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body) if size is None else size) + body
 
 
+ELF = b"\x7fELF\x02\x01"
 #: LZ4: a literal, and then a match as long as its bytes of 255 say
 BOMB = b"\x1f.\x01\x00" + b"\xff" * 60000 + b"\x00"
 
@@ -282,8 +283,8 @@ BOMB = b"\x1f.\x01\x00" + b"\xff" * 60000 + b"\x00"
         pytest.param(
             fatbin(entry(BOMB, packed=1 << 30, whole=4096)), id="packed bytes beyond the entry"
         ),
-        pytest.param(b"\x7fELF" + bytes(36) + b"\xff" * 24, id="machine code without its sections"),
-        pytest.param(b"\x7fELF", id="machine code of four bytes"),
+        pytest.param(ELF + bytes(34) + b"\xff" * 24, id="machine code without its sections"),
+        pytest.param(ELF, id="machine code of six bytes"),
     ],
 )
 def test_an_image_that_says_more_than_it_is(worker: Worker, client: Client, image: bytes) -> None:

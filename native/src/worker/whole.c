@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A driver is given an image by its address alone, and believes what the image says of its own
- * size. So that is looked at before: containers (as nvcc lays them out), the entries in them, and
- * tables and sections of machine code. What else an image may be ends with a 0, which is there.
+ * size. So that is looked at before: containers (as nvcc lays them out) and the entries in them, or
+ * tables and sections of machine code. In a container it may be a device's that is not here, and
+ * nobody looks at it. What else an image may be ends with a 0, which is there
+ * (image.c).
  */
 #include <string.h>
 
@@ -11,7 +13,6 @@
 #define FATBIN      0xba55ed50u
 #define ENTRY_BYTES 64u
 #define PACKED      0xa000u /* LZ4 or Zstandard */
-#define MACHINE     2u      /* kind of an entry */
 #define NOTHING     8u      /* SHT_NOBITS */
 
 static uint64_t number(const uint8_t *at, unsigned bytes)
@@ -51,8 +52,11 @@ static bool is_elf(const uint8_t *data, uint64_t bytes)
     return bytes >= 4 && memcmp(data, "\177ELF", 4) == 0;
 }
 
+/* One of another class or byte order no driver goes on with. */
 static bool whole_elf(const uint8_t *elf, uint64_t bytes)
 {
+    if (bytes < 6 || elf[4] != 2 || elf[5] != 1)
+        return true;
     return bytes >= 64 &&
            table(elf, bytes, number(elf + 32, 8), number(elf + 54, 2), number(elf + 56, 2),
                  false) &&
@@ -61,17 +65,13 @@ static bool whole_elf(const uint8_t *elf, uint64_t bytes)
 
 static bool whole_entry(const uint8_t *entry, uint64_t bytes, uint64_t *used)
 {
-    if (bytes < ENTRY_BYTES)
-        return false;
     const uint64_t header = number(entry + 4, 4), size = number(entry + 8, 8);
     if (header < ENTRY_BYTES || !within(header, size, bytes))
         return false;
     *used = header + size;
     /* What it says that it is when unpacked is what a driver makes room for. */
-    if (number(entry + 40, 8) & PACKED)
-        return number(entry + 16, 4) <= size && number(entry + 56, 8) <= IMAGE_MAX;
-    return number(entry, 2) != MACHINE || !is_elf(entry + header, size) ||
-           whole_elf(entry + header, size);
+    return !(number(entry + 40, 8) & PACKED) ||
+           (number(entry + 16, 4) <= size && number(entry + 56, 8) <= IMAGE_MAX);
 }
 
 static bool whole_fatbin(const uint8_t *data, uint64_t bytes)
@@ -79,7 +79,7 @@ static bool whole_fatbin(const uint8_t *data, uint64_t bytes)
     if (bytes < 16 || !within(number(data + 6, 2), number(data + 8, 8), bytes))
         return false;
     const uint64_t end = number(data + 6, 2) + number(data + 8, 8);
-    for (uint64_t at = number(data + 6, 2), used; at < end; at += used)
+    for (uint64_t at = number(data + 6, 2), used; end - at >= ENTRY_BYTES; at += used)
         if (at < 16 || !whole_entry(data + at, end - at, &used))
             return false;
     return true;
