@@ -238,6 +238,8 @@ static void test_what_is_held_goes_by_its_counts_and_with_its_context(void)
     CHECK(held_count(HELD_PHYSICAL, 1, 0, -1, &got) && !held_get(HELD_PHYSICAL, 1, &got));
     CHECK(!held_count(HELD_PHYSICAL, 1, 0, -1, &got));
     CHECK(held_put(&context) == 0 && held_stream(7, 70) == 70 && held_stream(7, 71) == 70);
+    CHECK(held_context(0, false, &got) && got.key == 7 && !held_context(0, true, &got));
+    CHECK(!held_context(1, false, &got));
     CHECK(held_put(&of_it) == 0 && held_put(&pool) == 0);
     const uint64_t then = held_now();
     struct held later = {.kind = HELD_LINEAR, .key = 10, .context = 7}; /* of the next one there */
