@@ -1,6 +1,6 @@
 # A worker's tables under ASan and UBSan; the whole of it runs in tests/integration/test_worker.py.
 set(worker_parts ${CMAKE_SOURCE_DIR}/soft/ptxc/sha256.c)
-foreach(name handles ranges image store)
+foreach(name handles ranges held image store whole)
   list(APPEND worker_parts ${CMAKE_SOURCE_DIR}/src/worker/${name}.c)
 endforeach()
 add_executable(worker_parts_test ${CMAKE_CURRENT_SOURCE_DIR}/worker_parts_test.c ${worker_parts})
