@@ -86,7 +86,9 @@ def run_remote(
         _judge(command)
         status = _run(where, want, command, as_json=as_json)
     except HarpError as error:
-        status = fail(error, as_json=False, status=_FAILED)
+        # The words may be another machine's.
+        told = HarpError(printable(" ".join(error.message.split())), printable(error.hint))
+        status = fail(told, as_json=False, status=_FAILED)
     sys.exit(status)
 
 
@@ -134,7 +136,7 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
             connector(me, insecure=where.insecure),
             offers=Offers(place / "sessions"),
             program=Path(command.words[0]).name,
-            say=progress,
+            say=lambda text: progress(printable(text)),
         )
         child_env = remote_env(env, shim=shim, socket=place / "near.sock", log=place / "shim.log")
         serving = _Serving(holder, child, place, child_env, want, as_json=as_json)
@@ -180,6 +182,7 @@ class _Serving:
                 await asyncio.wait({ended, hearing}, return_when=asyncio.FIRST_COMPLETED)
                 if not ended.done():
                     progress("harp: harp-link has ended: programs of CMD get no GPU any more")
+                    await self.holder.drop("harp-link has ended")
                 return await ended
         finally:
             ended.cancel()

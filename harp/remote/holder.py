@@ -69,6 +69,9 @@ _Reply = TypeVar("_Reply")
 
 #: what all listed nodes get to say something before one is chosen
 _SETTLE_S = 2.0
+#: a stall of this host or of the network for some seconds shall cost nobody his work; and who dies
+#: gives memory back at once, since his connections end
+_TTL_S = 10.0
 #: how long a node is looked for, of which one can be asked
 _CHOOSE_S = 5.0
 _LEASE_S = 10.0
@@ -80,7 +83,7 @@ RELEASE_S = 2.0
 _MOVE_AGAIN_S = 5.0
 _LINE_BYTES = 512
 #: what one node says does not hold for the next
-_NEXT = (QuotaExceeded, NodeDraining, NodeUnreachable, DaemonUnreachable)
+_NEXT = (QuotaExceeded, NodeDraining, NodeUnreachable, DaemonUnreachable, TableMismatch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Holder:
         say: Callable[[str], None],
     ) -> None:
         self._want = want
+        self._want.ttl_s = _TTL_S
         self._nodes = nodes
         self._connect = connect
         self._offers = offers
@@ -133,8 +137,6 @@ class Holder:
         self._say = say
         self._table = own_table()
         self._rng = random.Random()  # noqa: S311 - draws nodes and pauses, no secrets
-        self._pool = Pool()
-        self._watcher = Watcher(self._pool, nodes, connect, self._rng)
         self._held: _Held | None = None
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,7 +147,7 @@ class Holder:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Nodes are watched and the lease is kept while the block runs; then it is given back.
+        """What lease there is is kept while the block runs; then it is given back.
 
         Raises:
             ConfigError: an address that may not be used.
@@ -157,7 +159,6 @@ class Holder:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                self._later(self._watcher.run())
                 self._later(self._keep_time())
                 try:
                     yield
@@ -186,7 +187,7 @@ class Holder:
                 raise ConfigError(
                     f"the command has a lease on {old.taking.node_id} already", "detach it first"
                 )
-            fresh = await (self._lease_at(at) if at else self._lease(frozenset()))
+            fresh = await (self._ask(at, at) if at else self._lease(frozenset()))
             if old is not None:
                 await _give_back(old)
             self._begin(fresh)
@@ -234,43 +235,39 @@ class Holder:
     # --- taking ---
 
     async def _lease(self, without: AbstractSet[str]) -> _Held:
+        """Nodes are watched while one is looked for, and no longer: there may be many of us."""
+        pool = Pool()
+        watcher = Watcher(pool, self._nodes, self._connect, self._rng)
+        watching = asyncio.create_task(watcher.run())
+        try:
+            return await self._lease_of(pool, watcher, without)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _lease_of(self, pool: Pool, watcher: Watcher, without: AbstractSet[str]) -> _Held:
         ask = Ask(
             self._want.share_ppm,
             self._want.mem_limit_bytes,
             max(1, len(list(filter(None, self._want.gpu.split(","))))),
             self._table.hash,
         )
-        await self._watcher.settle(_SETTLE_S)
+        await watcher.settle(_SETTLE_S)
         refusals: dict[str, HarpError] = {}
         while True:
             tried = without | refusals.keys()
+            wait_s = 0.0 if refusals else _CHOOSE_S
             try:
-                choice = await self._watcher.choose(
-                    ask, self._rng, tried, 0.0 if refusals else _CHOOSE_S
-                )
+                node = (await watcher.choose(ask, self._rng, tried, wait_s)).node
             except NodeUnreachable:
                 if not refusals:
                     raise
                 raise _none(refusals) from None
-            node = choice.node
             try:
-                found = await self._ask(node.node_id, node.endpoint)
+                return await self._ask(node.node_id, node.endpoint)
             except _NEXT as error:
                 refusals[node.node_id] = error
-                self._pool.refused(node.node_id, time.monotonic())
-                continue
-            if other := self._other_table(found.taking):
-                refusals[node.node_id] = other
-                await _give_back(found)
-                continue
-            return found
-
-    async def _lease_at(self, endpoint: str) -> _Held:
-        found = await self._ask(endpoint, endpoint)
-        if other := self._other_table(found.taking):
-            await _give_back(found)
-            raise other
-        return found
+                pool.refused(node.node_id, time.monotonic())
 
     def _begin(self, fresh: _Held) -> None:
         self._held = fresh
@@ -281,6 +278,7 @@ class Holder:
         """A lease of this node.
 
         Raises:
+            TableMismatch: it describes CUDA calls differently.
             HarpError: what it said, or why it could not be reached.
         """
         channel = self._connect(endpoint)
@@ -295,8 +293,12 @@ class Holder:
         except BaseException:
             await channel.close()
             raise
-        hold = held(reply.ttl_s, asked_s)
-        return _Held(Taking(node_id, endpoint, reply), hold, channel, stub, {})
+        hold = held(reply.ttl_s, asked_s, time.monotonic())
+        found = _Held(Taking(node_id, endpoint, reply), hold, channel, stub, {})
+        if other_table := self._other_table(found.taking):
+            await _give_back(found)
+            raise other_table
+        return found
 
     def _other_table(self, taking: Taking) -> TableMismatch | None:
         own, other = self._table, taking.lease.table
@@ -371,6 +373,7 @@ class Holder:
         self._offers.end_all()
         what = "; the programs that used it get errors from CUDA" if lost.sessions else ""
         self._say(f"harp: the lease on {on.taking.node_id} is lost: {lost.why}{what}")
+        self._move_s = 0.0
         self._look_elsewhere(frozenset())
 
     def _look_elsewhere(self, without: AbstractSet[str]) -> None:

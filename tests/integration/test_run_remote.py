@@ -24,6 +24,7 @@ from harp.remote import authority
 from harp.remote.certificate import Kind
 from tests.unit.elf_files import Made
 
+HOLDS = str(Path(__file__).with_name("gpu_program.py"))
 PROGRAM = str(Path(__file__).with_name("remote_program.py"))
 
 
@@ -116,11 +117,10 @@ def test_a_terminals_interrupt_comes_once(here: Here, node: FakeNode) -> None:
     """To the command, by the terminal; and nothing of HARP's dies of it."""
     program = (
         "import signal, sys, time\n"
-        "heard = []\n"
-        "signal.signal(signal.SIGINT, lambda *_: heard.append(1))\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
         "print('ready', flush=True)\n"
-        "while not heard: time.sleep(0.01)\n"
-        "time.sleep(0.5)\n"
+        "heard = [signal.sigwaitinfo({signal.SIGINT})]\n"
+        "heard += filter(None, [signal.sigtimedwait({signal.SIGINT}, 1)])\n"
         "import ctypes\n"
         "print(len(heard), ctypes.CDLL('libcuda.so.1').cuInit(0), flush=True)\n"
     )
@@ -318,7 +318,7 @@ def test_a_node_that_is_away_for_a_moment(here: Here, node: FakeNode) -> None:
 
 
 def test_a_killed_run_leaves_nothing(here: Here, node: FakeNode) -> None:
-    child = here.ready(*remote(node), sys.executable, PROGRAM, "wait")
+    child = here.ready(*remote(node), sys.executable, HOLDS, "1")
     mine = children(child.pid)
     mine += [pid for one in mine for pid in children(one)]
     assert len(mine) == 3  # the command, harp-link, and its one session
