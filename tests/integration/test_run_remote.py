@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,31 +114,42 @@ def test_signals_are_passed_on(here: Here, node: FakeNode, number: signal.Signal
     assert (out, child.returncode) == ("heard\n", 5)
 
 
-def test_a_terminals_interrupt_comes_once(here: Here, node: FakeNode) -> None:
-    """To the command, by the terminal; and nothing of HARP's dies of it."""
+@pytest.mark.parametrize(("own_group", "times"), [(False, 1), (True, 0)])
+def test_a_terminals_interrupt_is_the_terminals(
+    here: Here, node: FakeNode, own_group: bool, times: int
+) -> None:
+    """It reaches whom the terminal sends it to, and is not passed on; nothing of HARP's dies."""
     program = (
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
+        f"if {own_group}: os.setpgid(0, 0)\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
         "print('ready', flush=True)\n"
-        "heard = [signal.sigwaitinfo({signal.SIGINT})]\n"
-        "heard += filter(None, [signal.sigtimedwait({signal.SIGINT}, 1)])\n"
+        "wait_s = 3\n"
+        "heard = 0\n"
+        "while signal.sigtimedwait({signal.SIGINT}, wait_s): heard, wait_s = heard + 1, 0.5\n"
         "import ctypes\n"
-        "print(len(heard), ctypes.CDLL('libcuda.so.1').cuInit(0), flush=True)\n"
+        "print(heard, ctypes.CDLL('libcuda.so.1').cuInit(0), flush=True)\n"
     )
-    words = [sys.executable, "-m", "harp", "run", *remote(node), sys.executable, "-c", program]
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(sys.executable, words, here.env)
+    # Who leads a session and opens a terminal has it as his own.
+    own = "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR)\n"
+    own += "for i in range(3): os.dup2(fd, i)\n"
+    own += "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    words = ["-m", "harp", "run", *remote(node), sys.executable, "-c", program]
+    terminal, other = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", own, os.ttyname(other), *words], env=here.env, start_new_session=True
+    )
     with os.fdopen(terminal, "r+b", buffering=0) as tty:
         said = b""
-        while b"ready" not in said:
+        while not said.endswith(b"ready\r\n"):
             said += tty.read(4096)
+        os.close(other)
         tty.write(b"\x03")
         with contextlib.suppress(OSError):  # as a terminal whose last user has gone says it
             while data := tty.read(4096):
                 said += data
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, said
-    assert said.rstrip().endswith(b"1 0"), said
+    assert child.wait(timeout=60) == 0, said
+    assert said.rstrip().endswith(b"%d 0" % times), said
 
 
 def test_a_program_with_the_cuda_runtime_is_refused_before_it_starts(
