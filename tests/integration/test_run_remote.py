@@ -180,6 +180,20 @@ def test_no_node_is_a_sentence(here: Here) -> None:
     assert here.left() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--remote", "a:1", "--oversubscribe"], "--oversubscribe is for GPUs of this host"),
+        (["--remote", "a:1", "--host-mem", "1GiB"], "--host-mem is for GPUs of this host"),
+        (["--insecure"], "go with --remote"),
+        (["--detached"], "go with --remote"),
+    ],
+)
+def test_options_of_the_other_kind_are_wrong_usage(here: Here, words: list[str], why: str) -> None:
+    done = here.run(*words, "--", "true")
+    assert (done.returncode, why in done.stderr) == (2, True), done.stderr
+
+
 def test_another_table_is_said_before_the_start(here: Here, node: FakeNode) -> None:
     node.table.hash = bytes(32)
     node.table.version = "9.9"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
@@ -16,6 +17,9 @@ from link_session import children
 from machine import wait_for
 from run_remote_world import Here
 from serve_world import MIB, Remote, exe, serving
+
+from harp.remote import authority
+from harp.remote.certificate import Kind
 
 FOLDER = Path(__file__).parent
 PROGRAM = str(FOLDER / "remote_program.py")
@@ -88,6 +92,21 @@ def test_the_nodes_end_is_an_error_of_cuda(here: Here, node: Remote) -> None:
     out, err = child.communicate(timeout=60)
     assert int(out) in (46, 999)
     assert "is lost" in err or "UNAVAILABLE" in err
+
+
+def test_certificates_hold_for_leases_and_for_calls(
+    here: Here, native_dir: Path, tmp_path: Path
+) -> None:
+    now = dt.datetime.now(dt.UTC)
+    authority.init(tmp_path, now)
+    authority.issue(tmp_path, Kind.NODE, "n1", hosts=["127.0.0.1"], now=now)
+    authority.issue(tmp_path, Kind.CLIENT, "ann", hosts=[], now=now)
+    options = ("--dir", str(tmp_path / "node-n1"), "--listen", "127.0.0.1:0")
+    with serving(native_dir, *options) as node:
+        place = ["--remote", node.endpoint, "--dir", str(tmp_path / "client-ann"), "--"]
+        done = here.run(*place, sys.executable, PROGRAM, "add", "1000")
+        assert json.loads(done.stdout)["right"] is True, done.stderr
+        assert [e["owner"] for e in node.events("lease_taken")] == ["ann"]
 
 
 def test_a_killed_link_is_an_error_of_cuda_and_no_hang(here: Here, node: Remote) -> None:
