@@ -33,14 +33,14 @@ from harp.cli.output import fail, progress
 from harp.cli.switch import RUNS, SOCKET, detached, listening
 from harp.cli.view import printable
 from harp.config import config_path
-from harp.errors import HarpError, NativeError, RunDirUnsafe
+from harp.errors import ConfigError, HarpError, NativeError, RunDirUnsafe
 from harp.inject import remote_env, shim_dir
 from harp.model import Limits, TenantClass
 from harp.native import NativeDir, find, scrub
 from harp.remote.cudart import judge
 from harp.remote.holder import Holder, Taking
 from harp.remote.offers import Offers
-from harp.remote.places import client_folder, endpoints, identity
+from harp.remote.places import authority, client_folder, endpoints, identity, read_token
 from harp.remote.trust import connector
 from harp.rundir import make_user_dir
 from harp.units import format_percent, format_size
@@ -61,6 +61,7 @@ class Where:
     remote: str  #: HOST:PORT[,...], or a pool
     folder: Path | None  #: of the client; None: the one there is
     insecure: bool  #: plaintext, on loopback
+    token: Path | None = None  #: file with that of a lease that somebody took
     detached: bool = False  #: without a lease, until `harp remote attach`
 
 
@@ -120,8 +121,16 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     env = command.env
     base = config_path({n: v for n, v in env.items() if n != "HARP_CONFIG"}).parent / "remote"
     nodes = endpoints(where.remote, base)
-    me, folder = None, where.folder
-    if not where.insecure:
+    me, folder, trust = None, where.folder, b""
+    token = read_token(where.token) if where.token else ""
+    if token and len(nodes) != 1:
+        raise ConfigError(f"a lease's token is for one node, not for {len(nodes)}", "name it alone")
+    if where.insecure:
+        folder = None
+    elif token:
+        folder = folder or client_folder(base)
+        trust = authority(folder)
+    else:
         folder = folder or client_folder(base)
         me = identity(folder, dt.datetime.now(dt.UTC))
         if me.warning:
@@ -133,10 +142,11 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
         holder = Holder(
             want,
             nodes,
-            connector(me, insecure=where.insecure),
+            connector(me, trust, insecure=where.insecure),
             offers=Offers(place / "sessions"),
             program=Path(command.words[0]).name,
             say=lambda text: progress(printable(text)),
+            token=token,
         )
         child_env = remote_env(env, shim=shim, socket=place / "near.sock", log=place / "shim.log")
         serving = _Serving(holder, child, place, child_env, want, as_json=as_json)
@@ -146,7 +156,7 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     # not inherit the signals that are blocked for it.
     with (
         _place(user / RUNS, want.name or command.words[0]) as place,
-        _near(native, place, folder if me else None, env) as said,
+        _near(native, place, folder, env, certificate=me is not None) as said,
         Child(command.program, command.words) as child,
     ):
         return asyncio.run(hold(child, said, place))
@@ -283,14 +293,20 @@ def _sweep(base: Path) -> None:
 
 @contextlib.contextmanager
 def _near(
-    native: NativeDir, place: Path, folder: Path | None, env: Mapping[str, str]
+    native: NativeDir,
+    place: Path,
+    folder: Path | None,
+    env: Mapping[str, str],
+    *,
+    certificate: bool,
 ) -> Iterator[IO[bytes]]:
     """harp-link beside the programs; yields what it says of its sessions. It ends with us."""
     options: list[str | Path] = [native.link, "near", "--socket", place / "near.sock"]
     options += ["--sessions", place / "sessions"]
     if folder is not None:
-        options += ["--ca", folder / "ca.crt", "--cert", folder / "tls.crt"]
-        options += ["--key", folder / "tls.key"]
+        options += ["--ca", folder / "ca.crt"]
+    if folder is not None and certificate:
+        options += ["--cert", folder / "tls.crt", "--key", folder / "tls.key"]
     # In a session of its own: what the terminal sends is for CMD, which may go on.
     process = subprocess.Popen(
         options,

@@ -60,7 +60,7 @@ from harp.remote.hold import (
 from harp.remote.offers import Offers, check
 from harp.remote.pool import Ask, Pool
 from harp.remote.table import own_table
-from harp.remote.trust import explain
+from harp.remote.trust import bearer, explain
 from harp.remote.watcher import Watcher
 
 __all__ = ["RELEASE_S", "Holder", "Taking"]
@@ -104,6 +104,7 @@ class _Held:
     channel: grpc.aio.Channel
     stub: remote_pb2_grpc.RemoteAsyncStub
     made: dict[str, tuple[str, str]]  #: {session_id: token, endpoint} on its way to be offered
+    given: bool = False  #: it is somebody else's
 
 
 class Holder:
@@ -116,6 +117,7 @@ class Holder:
         offers: where programs' sessions are put.
         program: what it is, to be shown at the node.
         say: tells the user a sentence.
+        token: of a lease that somebody else has taken; it is used and renewed, and not given back.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Holder:
         offers: Offers,
         program: str,
         say: Callable[[str], None],
+        token: str = "",
     ) -> None:
         self._want = want
         self._want.ttl_s = _TTL_S
@@ -135,6 +138,8 @@ class Holder:
         self._offers = offers
         self._program = program
         self._say = say
+        self._token = token
+        self._metadata = bearer(token) if token else ()
         self._table = own_table()
         self._rng = random.Random()  # noqa: S311 - draws nodes and pauses, no secrets
         self._held: _Held | None = None
@@ -187,7 +192,7 @@ class Holder:
                 raise ConfigError(
                     f"the command has a lease on {old.taking.node_id} already", "detach it first"
                 )
-            fresh = await (self._ask(at, at) if at else self._lease(frozenset()))
+            fresh = await self._found(at)
             if old is not None:
                 await _give_back(old)
             self._begin(fresh)
@@ -205,6 +210,10 @@ class Holder:
         if gone is None:
             return False
         self._offers.end_all()
+        if gone.given and not gone.hold.over:
+            await asyncio.gather(
+                *(self._detach(gone, s, RELEASE_S) for s in gone.hold.offered | gone.hold.running)
+            )
         await _give_back(gone)
         return not gone.hold.over
 
@@ -233,6 +242,30 @@ class Holder:
                     self._step(self._held, Tick())
 
     # --- taking ---
+
+    async def _found(self, at: str) -> _Held:
+        if self._token:
+            return await self._given(at or self._nodes[0])
+        return await (self._ask(at, at) if at else self._lease(frozenset()))
+
+    async def _given(self, endpoint: str) -> _Held:
+        """The lease that our token stands for."""
+        channel = self._connect(endpoint)
+        try:
+            stub = _stub(channel)
+            leases = stub.Leases(pb.LeasesRequest(), timeout=_LEASE_S, metadata=self._metadata)
+            known = (await _said(leases, endpoint)).leases
+            asked_s, lease_id = time.monotonic(), self._token.partition(".")[0]
+            request = pb.RenewRequest(lease_id=lease_id)
+            renewal = stub.Renew(request, timeout=_LEASE_S, metadata=self._metadata)
+            ttl_s = (await _said(renewal, endpoint)).ttl_s
+        except BaseException:
+            await channel.close()
+            raise
+        devices = [d for lease in known if lease.lease_id == lease_id for d in lease.devices]
+        lease = pb.LeaseReply(lease_id=lease_id, ttl_s=ttl_s, endpoint=endpoint, devices=devices)
+        hold = held(ttl_s, asked_s, time.monotonic())
+        return _Held(Taking(endpoint, endpoint, lease), hold, channel, stub, {}, given=True)
 
     async def _lease(self, without: AbstractSet[str]) -> _Held:
         """Nodes are watched while one is looked for, and no longer: there may be many of us."""
@@ -373,11 +406,13 @@ class Holder:
         self._offers.end_all()
         what = "; the programs that used it get errors from CUDA" if lost.sessions else ""
         self._say(f"harp: the lease on {on.taking.node_id} is lost: {lost.why}{what}")
+        if on.given:
+            self._offers.deny(f"the lease is over: {lost.why}; remedy: the token of another one")
         self._move_s = 0.0
         self._look_elsewhere(frozenset())
 
     def _look_elsewhere(self, without: AbstractSet[str]) -> None:
-        if not self._moving and time.monotonic() >= self._move_s:
+        if not self._token and not self._moving and time.monotonic() >= self._move_s:
             self._moving = True
             self._later(self._move(without))
 
@@ -392,7 +427,8 @@ class Holder:
         asked_s = time.monotonic()
         request = pb.RenewRequest(lease_id=on.taking.lease.lease_id)
         try:
-            reply = await _said(on.stub.Renew(request, timeout=timeout_s), on.taking.endpoint)
+            call = on.stub.Renew(request, timeout=timeout_s, metadata=self._metadata)
+            reply = await _said(call, on.taking.endpoint)
         except HarpError as error:
             self._step(on, NotRenewed(error.message, final=isinstance(error, UnknownLease)))
             return
@@ -404,7 +440,8 @@ class Holder:
             lease_id=on.taking.lease.lease_id, table=self._table, program=self._program
         )
         try:
-            reply = await _said(on.stub.Attach(request, timeout=_ATTACH_S), on.taking.endpoint)
+            call = on.stub.Attach(request, timeout=_ATTACH_S, metadata=self._metadata)
+            reply = await _said(call, on.taking.endpoint)
             endpoint = reply.endpoint or on.taking.endpoint
             check(reply.session_id, reply.token, endpoint)
         except HarpError as error:
@@ -414,17 +451,18 @@ class Holder:
         on.made[reply.session_id] = reply.token, endpoint
         self._step(on, Attached(reply.session_id))
 
-    async def _detach(self, on: _Held, session_id: str) -> None:
+    async def _detach(self, on: _Held, session_id: str, timeout_s: float = _LEASE_S) -> None:
+        request = pb.DetachRequest(session_id=session_id)
         # What the node does not hear of ends with the lease.
         with contextlib.suppress(grpc.RpcError):
-            await on.stub.Detach(pb.DetachRequest(session_id=session_id), timeout=_LEASE_S)
+            await on.stub.Detach(request, timeout=timeout_s, metadata=self._metadata)
         self._step(on, Detached())
 
 
 async def _give_back(gone: _Held) -> None:
     """What the node does not hear of in time runs out by itself."""
     try:
-        if not gone.hold.over:
+        if not gone.hold.over and not gone.given:
             request = pb.ReleaseRequest(lease_id=gone.taking.lease.lease_id)
             with contextlib.suppress(grpc.RpcError):
                 await gone.stub.Release(request, timeout=RELEASE_S)

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from link_session import children
 from machine import wait_for
 from run_remote_world import Here
 from serve_world import MIB, Remote, exe, serving
 
+from harp.api.v1 import remote_pb2 as pb
 from harp.remote import authority
 from harp.remote.certificate import Kind
 
@@ -107,6 +109,34 @@ def test_certificates_hold_for_leases_and_for_calls(
         done = here.run(*place, sys.executable, PROGRAM, "add", "1000")
         assert json.loads(done.stdout)["right"] is True, done.stderr
         assert [e["owner"] for e in node.events("lease_taken")] == ["ann"]
+
+
+def test_a_leases_token_is_enough_for_a_job(here: Here, native_dir: Path, tmp_path: Path) -> None:
+    now = dt.datetime.now(dt.UTC)
+    authority.init(tmp_path, now)
+    authority.issue(tmp_path, Kind.NODE, "n1", hosts=["127.0.0.1"], now=now)
+    authority.issue(tmp_path, Kind.CLIENT, "ann", hosts=[], now=now)
+    (trust := tmp_path / "trust").mkdir()
+    (trust / "ca.crt").write_bytes((tmp_path / "client-ann" / "ca.crt").read_bytes())
+    options = ("--dir", str(tmp_path / "node-n1"), "--listen", "127.0.0.1:0")
+    with serving(native_dir, *options, "--token-listen", "127.0.0.1:0") as node:
+        pem = [(tmp_path / "client-ann" / f).read_bytes() for f in ("ca.crt", "tls.key", "tls.crt")]
+        ann = node.client(grpc.secure_channel(node.endpoint, grpc.ssl_channel_credentials(*pem)))
+        lease = ann.lease(mem_limit_bytes=256 * MIB, ttl_s=4)
+        (token := tmp_path / "token").write_text(f"{lease.token}\n")
+        place = ["--remote", node.told["token_endpoint"], "--token", str(token)]
+        place += ["--dir", str(trust), "--json", "--"]
+        done = here.run(*place, "sh", "-c", f"sleep 6; exec {sys.executable} {PROGRAM} add 1000")
+        assert json.loads(done.stdout)["right"] is True, done.stderr
+        said = json.loads(done.stderr.splitlines()[0])
+        assert said["lease"] == lease.lease_id
+        assert said["devices"][0]["mem_limit_bytes"] == 256 * MIB
+        (left,) = ann.stub.Leases(pb.LeasesRequest(), timeout=30).leases
+        assert (left.lease_id, list(left.sessions)) == (lease.lease_id, [])
+        ann.release(lease)
+        done = here.run(*place, "echo", "started")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "the lease token is unknown here" in done.stderr
 
 
 def test_a_killed_link_is_an_error_of_cuda_and_no_hang(here: Here, node: Remote) -> None:
