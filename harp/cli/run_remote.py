@@ -38,9 +38,10 @@ from harp.inject import remote_env, shim_dir
 from harp.model import Limits, TenantClass
 from harp.native import NativeDir, find, scrub
 from harp.remote.cudart import judge
-from harp.remote.holder import Holder, Taking
+from harp.remote.holder import Holder
 from harp.remote.offers import Offers
 from harp.remote.places import authority, client_folder, endpoints, identity, read_token
+from harp.remote.taking import Taker, Taking
 from harp.remote.trust import connector
 from harp.rundir import make_user_dir
 from harp.units import format_percent, format_size
@@ -139,14 +140,12 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     shim = shim_dir(native, user)
 
     async def hold(child: Child, said: IO[bytes], place: Path) -> int:
+        taker = Taker(want, nodes, connector(me, trust, insecure=where.insecure), token)
         holder = Holder(
-            want,
-            nodes,
-            connector(me, trust, insecure=where.insecure),
-            offers=Offers(place / "sessions"),
-            program=Path(command.words[0]).name,
+            taker,
+            Offers(place / "sessions"),
+            Path(command.words[0]).name,
             say=lambda text: progress(printable(text)),
-            token=token,
         )
         child_env = remote_env(env, shim=shim, socket=place / "near.sock", log=place / "shim.log")
         serving = _Serving(holder, child, place, child_env, want, as_json=as_json)
