@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A driver-API program for a GPU elsewhere: adds vectors, and counts what it waited for.
 
-argv: `add` and `graph` print the counts as JSON; `large` allocates 512 MiB, and prints what its last
-bytes are
-after a fill; `variable` copies to a module's variable and back, and prints whether it is the same,
-and known as memory of the device; `chain` copies what a host function writes in the same stream,
-and prints what arrived; `busy` does all kinds of calls for ever, and checks what it reads; `wait`
-prints "ready" after its first allocation and synchronises until that fails, then prints the code.
+argv: `add` and `graph` print the counts as JSON; `large` allocates 512 MiB, and prints what its
+last bytes are after a fill; `variable` copies to a module's variable and back, and prints if it
+is the same and known as memory of the device; `chain` copies what a host function writes in the
+same stream, and prints what arrived; `busy` does all kinds of calls for ever, and checks what it
+reads; `wait` prints "ready" after its first allocation and synchronises until that fails, then
+prints the code.
 """
 
 from __future__ import annotations
