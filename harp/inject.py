@@ -21,7 +21,7 @@ from pathlib import Path
 from harp.errors import RunDirUnsafe
 from harp.native import MARKER, NativeDir, scrub
 
-__all__ = ["Backing", "shim_dir", "soft_dir", "tenant_env"]
+__all__ = ["Backing", "remote_env", "shim_dir", "soft_dir", "tenant_env"]
 
 #: a folder handed out so lately may be on its way into a process that does not show it yet
 _FRESH_S = 60.0
@@ -69,6 +69,27 @@ def tenant_env(
     Raises:
         RunDirUnsafe: a path has a character that separates entries of LD_PRELOAD.
     """
+    env = _injected(base, shim)
+    env["HARP_GRANT"] = str(grant_dir)
+    env["HARP_CUDA_REAL"] = str(backing.cuda)
+    env["HARP_NVML_REAL"] = str(backing.nvml)
+    env.setdefault("HARP_LOG", str(grant_dir / "shim.log"))
+    return env
+
+
+def remote_env(base: Mapping[str, str], *, shim: Path, socket: Path, log: Path) -> dict[str, str]:
+    """The same of a process whose GPU is elsewhere: no driver of this host is asked.
+
+    Raises:
+        RunDirUnsafe: as tenant_env().
+    """
+    env = _injected(base, shim)
+    env["HARP_REMOTE"] = str(socket)
+    env.setdefault("HARP_LOG", str(log))
+    return env
+
+
+def _injected(base: Mapping[str, str], shim: Path) -> dict[str, str]:
     if any(c in str(shim) for c in " :"):
         raise RunDirUnsafe(
             f"{shim} has a blank or a colon, which LD_PRELOAD cannot hold",
@@ -79,10 +100,6 @@ def tenant_env(
         p for p in (str(shim / "libcuda.so.1"), env.get("LD_PRELOAD")) if p
     )
     env["LD_LIBRARY_PATH"] = ":".join(p for p in (str(shim), env.get("LD_LIBRARY_PATH")) if p)
-    env["HARP_GRANT"] = str(grant_dir)
-    env["HARP_CUDA_REAL"] = str(backing.cuda)
-    env["HARP_NVML_REAL"] = str(backing.nvml)
-    env.setdefault("HARP_LOG", str(grant_dir / "shim.log"))
     return env
 
 

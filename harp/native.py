@@ -63,6 +63,21 @@ class NativeDir:
         """The software GPU's compiler driver."""
         return self.file("harp-ptxc")
 
+    @property
+    def link(self) -> Path:
+        """harp-link, which only hosts with remote GPUs need.
+
+        Raises:
+            BuildMissing: it was not built.
+        """
+        path = self.path / "harp-link"
+        if not path.exists():
+            raise BuildMissing(
+                f"{path} is not there: wheels do not hold it",
+                "apt-get install libnghttp2-dev libssl-dev, then deploy/bootstrap in a checkout",
+            )
+        return path
+
     def optional(self, name: str) -> Path | None:
         """A file that may be missing."""
         path = self.path / name

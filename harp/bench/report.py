@@ -14,6 +14,7 @@ from harp.bench.latency import LatencyOutcome
 from harp.bench.machine import LABEL
 from harp.bench.memory_figures import MemoryOutcome
 from harp.bench.oversub_figures import OversubOutcome
+from harp.bench.remote_figures import RemoteOutcome
 from harp.bench.share import ShareOutcome
 from harp.bench.verdict import Case, Target, Violation, worst_figure
 
@@ -181,4 +182,32 @@ def show_oversub(outcome: OversubOutcome) -> None:
     _judged(console, outcome.targets, outcome.violations)
     if not outcome.can_tell:
         console.print("Without HARP both had room, or a changed word was not seen: cannot tell.")
+    console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))
+
+
+def show_remote(outcome: RemoteOutcome) -> None:
+    """Tables and the verdict, on stdout."""
+    console = _console()
+    console.print(LABEL)
+    there, back = outcome.frame_bytes
+    console.print(f"a call that waits: {there} bytes there, {back} back; p50 and p99 in us")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "raw", "raw p99", "HARP", "HARP p99", "ratio", "least", "most"):
+        table.add_column(heading, no_wrap=True)
+    for one in outcome.compared:
+        times = [one.us(side, percent) for side in ("raw", "harp") for percent in (50, 99)]
+        ratios = [one.ratio(), min(one.ratios()), max(one.ratios())]
+        table.add_row(one.name, *(f"{f:.1f}" for f in times), *(f"{r:.2f}" for r in ratios))
+    console.print(table)
+    for step in outcome.steps:
+        said = step.json()
+        console.print(
+            f"a step of {step.program}, {step.delay_ms:g} ms each way: here {said['local_ms']} ms,"
+            f" there {said['remote_ms']} ms (x{step.ratio:.2f})"
+        )
+    for reason in outcome.not_run:
+        console.print(f"not run: {reason}")
+    _judged(console, outcome.targets, outcome.violations)
+    if not outcome.can_tell:
+        console.print("Where every call must wait none was seen to: this bench cannot tell.")
     console.print("verdict: " + ("good" if outcome.ok else "NOT GOOD"))

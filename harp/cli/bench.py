@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench`: shares, latency, memory, oversubscription, crashes, and HARP's own cost.
+"""`harp bench`: shares, latency, memory, oversubscription, crashes, remote, HARP's own cost.
 
 harp.bench is imported by the commands that need it: `harp bench --help` need not be slow.
 """
@@ -221,6 +221,25 @@ def oversub(*, quick: bool, as_json: bool) -> None:
         print_json(outcome.json(load_1min=os.getloadavg()[0], label=LABEL))
     else:
         report.show_oversub(outcome)
+    sys.exit(0 if outcome.ok else 1)
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="Fewer rounds; ends within a minute.")
+@json_option
+def remote(*, quick: bool, as_json: bool) -> None:
+    """What a GPU elsewhere costs, beside a raw connection. Exit status 1: it cannot tell."""
+    from harp.bench import report  # noqa: PLC0415
+    from harp.bench.machine import LABEL  # noqa: PLC0415
+    from harp.bench.remote import Effort, run_remote  # noqa: PLC0415
+
+    progress(f"some {40 if quick else 420} s ({LABEL})")
+    effort = Effort.quick() if quick else Effort()
+    outcome = run_remote(os.environ, effort, progress=progress)
+    if as_json:
+        print_json(outcome.json(load_1min=os.getloadavg()[0], label=LABEL))
+    else:
+        report.show_remote(outcome)
     sys.exit(0 if outcome.ok else 1)
 
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 
 import os
 
+from harp.remote.floor import CIPHERS
+
 __all__ = ["as_given", "prepare"]
 
 #: gRPC has threads of its own; its fork handlers would warn at every child we start
 _OWN = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
-_added: set[str] = set()
+#: {name: what the user had set, None: nothing}
+_given: dict[str, str | None] = {}
 
 
 def prepare() -> None:
-    """Before gRPC is used; what the user has set stays."""
-    for name, value in _OWN.items():
-        if name not in os.environ:
+    """Before gRPC is imported; what the user has set stays, but for what TLS must be."""
+    _given.clear()
+    for name, value in {**_OWN, CIPHERS[0]: CIPHERS[1]}.items():
+        if name not in os.environ or name == CIPHERS[0]:
+            _given[name] = os.environ.get(name)
             os.environ[name] = value
-            _added.add(name)
 
 
 def as_given() -> dict[str, str]:
     """For a program of the user's: it may use gRPC itself, and in another way."""
-    return {name: value for name, value in os.environ.items() if name not in _added}
+    env = {name: value for name, value in os.environ.items() if name not in _given}
+    return env | {name: value for name, value in _given.items() if value is not None}

@@ -14,6 +14,9 @@ import click
 from rich.table import Table
 
 from harp.cli.output import json_option, print_json, print_wide, progress
+from harp.cli.remote_attach import attach, detach
+from harp.cli.remote_node import drain, sessions
+from harp.cli.remote_serve import serve
 from harp.config import config_path
 from harp.errors import CertificateError, ConfigError
 from harp.remote.authority import DAYS, DAYS_MAX, check, found, init, issue, renew
@@ -25,6 +28,10 @@ __all__ = ["remote"]
 @click.group()
 def remote() -> None:
     """GPUs for programs on other hosts."""
+
+
+for _command in (serve, sessions, drain, attach, detach):
+    remote.add_command(_command)
 
 
 @remote.command("init")

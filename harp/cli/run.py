@@ -30,7 +30,7 @@ from harp.cli.program import locate, obstacle
 from harp.cli.start import connect_or_start
 from harp.errors import HarpError, RunDirUnsafe
 from harp.inject import Backing, shim_dir, soft_dir, tenant_env
-from harp.model import Policy, TenantClass
+from harp.model import Limits, Policy, TenantClass
 from harp.native import driver_paths, find
 from harp.rundir import make_user_dir
 from harp.units import format_percent, format_size
@@ -93,6 +93,33 @@ _ENV_FROM_DAEMON = (
     default=None,
     help="What to do with processes of CMD that evade HARP.",
 )
+@click.option(
+    "--remote",
+    default="",
+    metavar="HOST:PORT[,...]|POOL",
+    help="GPUs of another host: of a node, the best of several, or of those that a pool's file"
+    " lists (./FILE, or NAME for remote/NAME.pool beside HARP's settings).",
+)
+@click.option(
+    "--dir",
+    "client_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="With --remote: the client's folder.  [the one of `harp remote init`]",
+)
+@click.option(
+    "--token",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="With --remote HOST:PORT: a file with the token of a lease that somebody took for CMD. No"
+    " certificate is needed, only ca.crt in --dir. The lease is renewed, and not given back.",
+)
+@click.option("--insecure", is_flag=True, help="With --remote: plaintext, on loopback alone.")
+@click.option(
+    "--detached",
+    is_flag=True,
+    help="With --remote: start without a GPU, until `harp remote attach`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say the grant as one JSON line on stderr.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -107,10 +134,26 @@ def run(
     oversubscribe: bool,
     name: str,
     policy: str | None,
+    remote: str,
+    client_dir: Path | None,
+    token: Path | None,
+    insecure: bool,
+    detached: bool,
     as_json: bool,
     command: tuple[str, ...],
 ) -> NoReturn:
     """Run CMD under a grant: -- CMD [ARG]..."""
+    if remote:
+        _only_local(
+            {
+                "--host-mem": host_mem,
+                "--no-gang": no_gang,
+                "--oversubscribe": oversubscribe,
+                "--policy": policy,
+            }
+        )
+    elif client_dir or token or insecure or detached:
+        raise click.UsageError("--dir, --token, --insecure and --detached go with --remote")
     env = as_given()
     program = locate(command[0], env)
     if program is None:
@@ -119,7 +162,19 @@ def run(
     if not program.is_file() or not os.access(program, os.X_OK):
         progress(f"harp: {command[0]}: cannot be run")
         sys.exit(_CANNOT_RUN)
-    if why := obstacle(program):
+    why = obstacle(program)
+    if remote:
+        if why:
+            progress(f"harp: warning: {why}; it will find no GPU")
+        # A local run shall not wait for the modules of the other kind.
+        from harp.cli import run_remote as elsewhere  # noqa: PLC0415
+
+        where = elsewhere.Where(remote, client_dir, insecure, token, detached)
+        want = elsewhere.wanted(
+            Limits(mem, share, limit, TenantClass.of(klass)), gpu=gpu, name=name
+        )
+        elsewhere.run_remote(where, want, program, command, env, as_json=as_json)
+    if why:
         progress(f"harp: warning: {why}; its GPU use is seen by the watchdog, but not limited")
     request = pb.CreateTenantRequest(
         name=name,
@@ -164,6 +219,13 @@ def run(
         )
         sys.stderr.flush()
     _become(program, command, child_env)
+
+
+def _only_local(given: Mapping[str, object]) -> None:
+    """Refuse options that a node does not know for leases."""
+    for option, value in given.items():
+        if value:
+            raise click.UsageError(f"{option} is for GPUs of this host: leases do not have it")
 
 
 def describe(reply: pb.CreateTenantReply) -> str:

@@ -74,6 +74,8 @@ class Answers:
             promised_ppm=promised_ppm(promises),
             driver_version=device.driver_version,
             holder=held.holder if held else 0,
+            free_bytes=self._book.free_bytes(device, promises),
+            free_ppm=self._book.free_ppm(promises),
         )
 
     def tenant(self, tenant: Tenant, picture: Picture) -> pb.Tenant:

@@ -10,7 +10,15 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,9 +39,10 @@ from harp.errors import (
     QuotaExceeded,
     UnknownTenant,
 )
-from harp.grants import Promise, admit, choose, select, shrinks
+from harp.grants import Promise, admit, choose, memory_left, promised_ppm, select, shrinks
 from harp.model import Device, Limits, Policy, Tenant
 from harp.procs import read
+from harp.units import PPM
 
 __all__ = ["Book", "Wish"]
 
@@ -292,6 +301,14 @@ class Book:
                 held = use.charged_bytes if use else 0
                 found[uuid].append(Promise(tenant.limits, clients, held, swap))
         return found
+
+    def free_bytes(self, device: Device, promises: Sequence[Promise]) -> int:
+        """The largest memory limit that a new tenant of one process could have."""
+        return memory_left(device, promises, self._overcommit_ratio)
+
+    def free_ppm(self, promises: Sequence[Promise]) -> int:
+        """The largest share that it could have."""
+        return min(PPM, max(0, int(PPM * self._overcommit_ratio) - promised_ppm(promises)))
 
     def check_owner(self, tenant: Tenant, uid: int) -> None:
         """Only the owner and root may change a tenant.

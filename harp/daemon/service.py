@@ -249,6 +249,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         tenant = self._book.by_name(request.name)
         self._book.check_owner(tenant, uid)
         await self._book.remove(tenant, f"removed by uid {uid}")
+        self._harpd.evaders.lineage.forget(tenant.tenant_id)
         return pb.RemoveTenantReply()
 
     async def _stop_daemon(self, request: pb.StopRequest, uid: int) -> pb.StopReply:

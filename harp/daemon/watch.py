@@ -38,21 +38,33 @@ class Lineage:
             for key, tenant in self._known.items()
             if key[0] in procs and procs[key[0]].start == key[1]
         }
+        roots: dict[tuple[int, int], list[int]] = {}
         for tenant in tenants:
             root = procs.get(tenant.root_pid)
             if root is not None and root.start == tenant.root_start:
+                roots.setdefault((root.pid, root.start), []).append(tenant.tenant_id)
+        # A server of leases is the root of several tenants: whose its children are, ancestry cannot
+        # tell, though it could as long as there was one.
+        torn = {tenant for owners in roots.values() if len(owners) > 1 for tenant in owners}
+        self._known = {key: tenant for key, tenant in self._known.items() if tenant not in torn}
+        for root_key, owners in roots.items():
+            if len(owners) == 1:
                 # A tenant started inside another one belongs to itself.
-                self._known[root.pid, root.start] = tenant.tenant_id
+                self._known[root_key] = owners[0]
         # A child is never older than its parent, so parents come first in this order.
         for proc in sorted(procs.values(), key=lambda p: (p.start, p.pid)):
             parent = procs.get(proc.ppid)
             if proc.pid == self._daemon_pid or parent is None:
                 continue
-            if (proc.pid, proc.start) in self._known:
+            if (proc.pid, proc.start) in self._known or (proc.pid, proc.start) in roots:
                 continue
             tenant_id = self._known.get((parent.pid, parent.start))
             if tenant_id is not None:
                 self._known[proc.pid, proc.start] = tenant_id
+
+    def forget(self, tenant_id: int) -> None:
+        """A tenant was removed; its processes may go on, and its number goes to another."""
+        self._known = {key: tenant for key, tenant in self._known.items() if tenant != tenant_id}
 
     def tenant_of(self, proc: Proc) -> int | None:
         """The tenant a process descends from."""

@@ -53,6 +53,7 @@ class Session:
     token_hash: bytes
     program: str
     resume_s: float  #: how long it outlives a broken connection
+    by_token: bool = False  #: whoever attached it has no certificate
 
 
 @dataclass(slots=True)
@@ -107,6 +108,7 @@ class Attach:
     token_hash: bytes
     program: str = ""
     resume_s: float = 0.0  #: 0: the node's own
+    token: str = field(default="", repr=False)  #: only passed on
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class Start:
 
     lease: Lease
     session: Session
+    token: str = field(default="", repr=False)  #: by which its client will be known
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from harp.remote.events import (
 )
 from harp.units import format_duration
 
-__all__ = ["Leases", "digest", "holder", "next_s", "step"]
+__all__ = ["Leases", "check", "digest", "holder", "next_s", "step"]
 
 TTL_S = 2.0
 TTL_MAX_S = 60.0
@@ -131,6 +131,15 @@ def step(state: Leases, event: Event, now_s: float) -> list[Action]:
         return _expire(state, now_s)
     _check(state, event, frozenset())
     return _do(state, event, now_s)
+
+
+def check(state: Leases, event: Event, now_s: float) -> None:
+    """Refuse what step() would refuse, and change nothing.
+
+    Raises:
+        As step().
+    """
+    _check(state, event, _over(state, now_s))
 
 
 def _over(state: Leases, now_s: float) -> frozenset[str]:
@@ -262,10 +271,11 @@ def _do(state: Leases, event: Event, now_s: float) -> list[Action]:
                 event.token_hash,
                 event.program,
                 event.resume_s or RESUME_S,
+                by_token=bool(event.caller.lease_id),
             )
             lease.sessions[session.session_id] = session
             state.version += 1
-            return [Start(lease, session)]
+            return [Start(lease, session, event.token)]
         case Detach():
             found = _session(state, event.session_id)
             # One that is gone is no error; one of another's looks the same.

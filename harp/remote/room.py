@@ -1,102 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node has promised to leases, beside what its own tenants were promised."""
+"""The seam between leases and who promises shares of devices: one ledger for here and elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from harp import grants
-from harp.errors import ConfigError, NoDevice
-from harp.grants import Promise
+from harp.errors import ConfigError
 from harp.lease_wire import GRANULE_BYTES
-from harp.model import Device, Limits
+from harp.model import Limits
 from harp.units import PPM, format_percent, format_size
 
-__all__ = ["Left", "Room", "limits"]
-
-_LocalPromises = Callable[[], Mapping[str, Sequence[Promise]]]
+__all__ = ["Place", "Room", "Taken", "Wish", "limits"]
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What of a device nobody was promised."""
+class Place:
+    """A device, and what of it nobody was promised."""
 
-    free_bytes: int
+    uuid: str
+    name: str
+    software: bool
+    memory_bytes: int
+    free_bytes: int  #: the largest memory limit that a newcomer could have
     free_ppm: int
+    used_ratio: float = 0.0  #: device time of the last seconds that was used
 
 
-class Room:
-    """Promises of one node; admission is that of its own tenants (harp/grants.py).
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A share asked for."""
 
-    Args:
-        devices: at least one, in NVML's order.
-        local: {device UUID: promises} of what is not a lease.
-        overcommit_ratio: as in grants.admit().
-    """
+    lease_id: str
+    owner: str
+    name: str  #: "": made up
+    gpu: str  #: as `harp run --gpu`; "": the freest
+    limits: Limits
 
-    def __init__(
-        self, devices: Sequence[Device], local: _LocalPromises, overcommit_ratio: float = 1.0
-    ) -> None:
-        self.devices = tuple(devices)
-        self._local = local
-        self._overcommit_ratio = overcommit_ratio
-        #: {lease_id: (devices, limits)}
-        self._held: dict[str, tuple[tuple[Device, ...], Limits]] = {}
-        #: {lease_id: processes that have, or may have, a context}
-        self._clients: dict[str, int] = {}
 
-    def take(self, lease_id: str, gpu: str, asked: Limits) -> tuple[Device, ...]:
-        """Promise `asked` on each of the devices named, or on the freest.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A share promised: the same of each device."""
+
+    tenant: str  #: as the node's own users see it
+    places: tuple[Place, ...]  #: in the order asked for; what was free is as of then
+    limits: Limits
+
+
+class Room(Protocol):
+    """What a node has promised, to its own tenants and to leases alike."""
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """The devices, in NVML's order, as last seen."""
+
+    async def take(self, wish: Wish) -> Taken:
+        """Promise it. What is raised leaves nothing promised.
 
         Raises:
             NoDevice: there is none, or none of that name.
             ConfigError: a device is named twice.
             QuotaExceeded: a device has not that much left; then nothing is promised on any.
+            DaemonError: nobody is there to promise it.
         """
-        if not self.devices:
-            raise NoDevice("this node has no GPU", "ask another node")
-        promise = Promise(asked)
-        if gpu:
-            chosen = grants.select(self.devices, gpu)
-            for device in chosen:
-                grants.admit(device, self._on(device), promise, self._overcommit_ratio)
-        else:
-            held = {d.uuid: self._on(d) for d in self.devices}
-            chosen = (grants.choose(self.devices, held, promise, self._overcommit_ratio),)
-        self._held[lease_id] = (chosen, asked)
-        return chosen
 
-    def count(self, lease_id: str, clients: int) -> None:
-        """So many processes of a lease have a context: each costs its device memory."""
-        if lease_id in self._held:
-            self._clients[lease_id] = clients
-
-    def give_back(self, lease_id: str) -> None:
+    async def give_back(self, lease_id: str) -> None:
         """Promise it to others. One that holds nothing is no error."""
-        self._held.pop(lease_id, None)
-        self._clients.pop(lease_id, None)
 
-    def held(self, lease_id: str) -> tuple[tuple[Device, ...], Limits]:
-        """What a lease was promised; KeyError if it holds nothing."""
-        return self._held[lease_id]
-
-    def promises(self, uuid: str) -> tuple[Promise, ...]:
-        """What leases were promised of a device: for the admission of the node's own tenants."""
-        return tuple(
-            Promise(asked, self._clients.get(lease_id, 0))
-            for lease_id, (devices, asked) in self._held.items()
-            if any(d.uuid == uuid for d in devices)
-        )
-
-    def left(self, device: Device) -> Left:
-        """What a newcomer could be promised of a device."""
-        on = self._on(device)
-        room_ppm = int(PPM * self._overcommit_ratio) - grants.promised_ppm(on)
-        return Left(grants.memory_left(device, on, self._overcommit_ratio), max(0, room_ppm))
-
-    def _on(self, device: Device) -> tuple[Promise, ...]:
-        return (*self._local().get(device.uuid, ()), *self.promises(device.uuid))
+    def taken(self, lease_id: str) -> Taken | None:
+        """What a lease was promised; None: nothing."""
 
 
 def limits(asked: Limits) -> Limits:

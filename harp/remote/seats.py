@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from harp.errors import DaemonError, HarpError
-from harp.remote.events import Action, End, GiveBack, Lease, Session, Start, Tell
+from harp.remote.events import Action, End, GiveBack, Session, Start, Tell
 from harp.remote.room import Room
 from harp.remote.sessions import Sessions, Worker
 
@@ -43,9 +43,8 @@ class Seats:
     def begin(self, action: Start, group: asyncio.TaskGroup) -> None:
         """Start a worker; `group` owns the start."""
         session = action.session
-        start = group.create_task(self._start(action.lease, session))
+        start = group.create_task(self._start(action))
         self._seats[session.session_id] = _Seat(session, start, asyncio.Lock())
-        self._count(session.lease_id)
 
     async def worker(self, session_id: str) -> Worker | HarpError:
         """What became of a start; waits for it."""
@@ -62,8 +61,6 @@ class Seats:
         freed = await asyncio.gather(*(self._end(a.session, a.reason) for a in ends))
         await asyncio.gather(*tells)
         failed = {a.session.lease_id for a, it in zip(ends, freed, strict=True) if it is None}
-        for lease_id in {a.session.lease_id for a in ends}:
-            self._count(lease_id)
         for action in actions:
             if not isinstance(action, GiveBack):
                 continue
@@ -71,7 +68,7 @@ class Seats:
                 # Its memory may still be there: who is promised it now would meet a full device.
                 _log.error("room_kept", lease=action.lease_id, reason="a worker did not end")
             else:
-                self._room.give_back(action.lease_id)
+                await self._room.give_back(action.lease_id)
         return {a.session.session_id: it or 0 for a, it in zip(ends, freed, strict=True)}
 
     async def end_all(self, reason: str) -> None:
@@ -79,20 +76,20 @@ class Seats:
         left = [seat.session for seat in self._seats.values()]
         await asyncio.gather(*(self._end(session, reason) for session in left))
 
-    def _count(self, lease_id: str) -> None:
-        seats = sum(seat.session.lease_id == lease_id for seat in self._seats.values())
-        self._room.count(lease_id, seats)
+    async def held(self) -> Mapping[str, int]:
+        """{session_id: device memory} of workers that hold some."""
+        return await self._sessions.held()
 
-    async def _start(self, lease: Lease, session: Session) -> Worker | HarpError:
+    async def _start(self, action: Start) -> Worker | HarpError:
         try:
             async with asyncio.timeout(_START_S):
-                return await self._sessions.start(lease, session)
+                return await self._sessions.start(action.lease, action.session, action.token)
         except HarpError as error:
             return error
         except TimeoutError:
             return DaemonError(f"the worker was not ready within {_START_S:g} s", "try again")
         except Exception as error:  # noqa: BLE001 - one session's fault must not end the others
-            _log.exception("start_broken", session=session.session_id)
+            _log.exception("start_broken", session=action.session.session_id)
             return DaemonError(f"the worker did not start: {type(error).__name__}: {error}")
 
     async def _end(self, session: Session, reason: str) -> int | None:

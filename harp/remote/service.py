@@ -26,11 +26,12 @@ from harp.errors import (
     ConfigError,
     DaemonError,
     HarpError,
+    NodeDraining,
     NotOwner,
     Unauthenticated,
     UnknownLease,
 )
-from harp.model import DeviceKind, Limits, TenantClass
+from harp.model import Limits, TenantClass
 from harp.remote.callers import caller, same_table
 from harp.remote.events import (
     Action,
@@ -41,14 +42,16 @@ from harp.remote.events import (
     End,
     Ended,
     Event,
+    GiveBack,
     Release,
     Renew,
     Start,
     Take,
     Tick,
 )
-from harp.remote.leases import Leases, digest, holder, next_s, step
-from harp.remote.room import Room, limits
+from harp.remote.leases import Leases, check, digest, holder, next_s, step
+from harp.remote.replies import held_lease, leased, node_devices, node_state
+from harp.remote.room import Room, Taken, Wish, limits
 from harp.remote.seats import Seats
 from harp.remote.sessions import Sessions
 
@@ -72,7 +75,6 @@ class Node:
     table: pb.TableId
     administrators: AbstractSet[str] = frozenset()  #: names of certificates that may drain it
     insecure: bool = False  #: plaintext on loopback: whoever calls is LOOPBACK
-    used_ratio: Callable[[str], float] = lambda _uuid: 0.0  #: of a device, lately
     capacity: Callable[[str], float] = lambda _uuid: 1.0  #: of a device; 1: the slowest
 
 
@@ -97,6 +99,7 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         #: set when the next deadline has moved
         self._moved = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
+        self._closed = False
 
     async def serve(self) -> None:
         """Let time pass until cancelled; then all leases are over, and their workers ended."""
@@ -113,12 +116,18 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
                         self._later(self._step(Tick()))
         finally:
             self._group = None
-            self._state = Leases()
-            await self._seats.end_all("harpd stops")
+            self._closed = True
+            left, self._state = self._state.leases, Leases()
+            await self._seats.end_all("the node stops")
+            await asyncio.gather(*(self._room.give_back(lease_id) for lease_id in left))
 
     def worker_ended(self, session_id: str) -> None:
         """A worker ended by itself; from the loop's own thread."""
         self._later(self._step(Ended(session_id)))
+
+    def room_changed(self) -> None:
+        """There is more or less room than before, by what others did."""
+        self._notify()
 
     async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:  # noqa: N802
         """Take a share of this node's devices."""
@@ -139,6 +148,10 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
     async def Detach(self, request: pb.DetachRequest, context: Context) -> pb.DetachReply:  # noqa: N802
         """End a session."""
         return await self._answer(self._detach, request, context)
+
+    async def Leases(self, request: pb.LeasesRequest, context: Context) -> pb.LeasesReply:  # noqa: N802
+        """Say what is leased, as far as it is the caller's to know."""
+        return await self._answer(self._leases, request, context)
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainReply:  # noqa: N802
         """Empty the node, or stop doing so."""
@@ -212,39 +225,60 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
             request.ttl_s,
             request.max_sessions,
         )
-        self._later(self._step(take))
+        check(self._state, take, self._clock())  # before anybody is asked for room
+        wish = Wish(lease_id, caller.owner, request.name, request.gpu, asked)
+        work = self._running().create_task(self._take(take, wish))
         try:
-            devices = self._room.take(lease_id, request.gpu, asked)
-        except HarpError:
-            self._later(self._step(Release(caller, lease_id)))
+            taken = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # Nobody was told of it, so nobody would give it back.
+            if self._group is not None:
+                self._group.create_task(self._undo(work, Release(caller, lease_id)))
             raise
-        lease = self._state.leases[lease_id]
-        _log.info("lease_taken", lease=lease_id, owner=caller.owner, ttl_s=lease.ttl_s)
+        if isinstance(taken, HarpError):
+            raise taken
+        lease = self._state.leases.get(lease_id)
+        if lease is None:
+            raise UnknownLease(
+                f"lease {lease_id!r} was over before it was told of", "take one with a longer ttl"
+            )
         return pb.LeaseReply(
             lease_id=lease_id,
             token=token,
             ttl_s=lease.ttl_s,
             endpoint=self._node.endpoint,
-            devices=[
-                pb.LeasedDevice(
-                    uuid=d.uuid,
-                    name=d.name,
-                    software=d.kind is DeviceKind.SOFTWARE,
-                    mem_limit_bytes=asked.mem_bytes,
-                    share_ppm=asked.share_ppm,
-                    limit_ppm=asked.limit_ppm,
-                )
-                for d in devices
-            ],
+            devices=leased(taken),
             table=self._node.table,
         )
+
+    async def _take(self, take: Take, wish: Wish) -> Taken | HarpError:
+        """Find room, then begin the lease: it runs from when there is something to have."""
+        try:
+            taken = await self._room.take(wish)
+        except HarpError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - one lease's fault must not end the others
+            _log.exception("take_broken", lease=wish.lease_id)
+            return DaemonError(f"no share was promised: {type(error).__name__}: {error}")
+        try:
+            self._later(self._step(take))
+        except HarpError as error:  # the node drains since
+            await self._seats.do([GiveBack(wish.lease_id)])
+            return error
+        _log.info("lease_taken", lease=wish.lease_id, owner=wish.owner, tenant=taken.tenant)
+        return taken
+
+    async def _undo(self, work: asyncio.Task[Taken | HarpError], release: Event) -> None:
+        if not isinstance(await work, HarpError):
+            with contextlib.suppress(HarpError):
+                await self._do(self._step(release))
 
     async def _renew(self, request: pb.RenewRequest, caller: Caller) -> pb.RenewReply:
         self._later(self._step(Renew(caller, request.lease_id)))
         now_s = self._clock()
         return pb.RenewReply(
             ttl_s=max(0.0, self._state.leases[request.lease_id].expires_s - now_s),
-            state=_state(self._state),
+            state=node_state(self._state),
             drain_s=self._state.drain_s(now_s),
         )
 
@@ -268,8 +302,9 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
                 request.lease_id,
                 session_id,
                 digest(token),
-                request.program[:_NAME_CHARS],
+                "".join(c for c in request.program if c.isprintable())[:_NAME_CHARS],
                 request.resume_s,
+                token,
             )
         )
         try:
@@ -277,7 +312,7 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
             worker = await self._seats.worker(session_id)
         except asyncio.CancelledError:
             # Nobody was told of it, so nobody would detach it.
-            with contextlib.suppress(DaemonError):
+            with contextlib.suppress(NodeDraining):
                 self.worker_ended(session_id)
             raise
         if isinstance(worker, HarpError):
@@ -302,60 +337,72 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         freed = await self._finish(self._step(Detach(caller, request.session_id)))
         return pb.DetachReply(freed_bytes=freed.get(request.session_id, 0))
 
+    async def _leases(self, _request: pb.LeasesRequest, caller: Caller) -> pb.LeasesReply:
+        mine = [
+            lease
+            for lease in self._state.leases.values()
+            if self._administers(caller)
+            or (caller.owner == lease.owner and caller.lease_id in ("", lease.lease_id))
+        ]
+        held = await self._seats.held() if mine else {}
+        now_s = self._clock()
+        return pb.LeasesReply(
+            state=node_state(self._state),
+            leases=[
+                held_lease(lease, self._room.taken(lease.lease_id), held, now_s)
+                for lease in mine
+                if lease.lease_id in self._state.leases
+            ],
+        )
+
+    def _administers(self, caller: Caller) -> bool:
+        return not caller.lease_id and caller.owner in self._node.administrators
+
     async def _drain(self, request: pb.DrainRequest, caller: Caller) -> pb.DrainReply:
-        if caller.lease_id or caller.owner not in self._node.administrators:
+        if not self._administers(caller):
             raise NotOwner(
                 f"{caller.owner} is no administrator of this node",
-                "drain with the certificate of one",
+                "drain with the certificate of one: `harp remote serve --admin NAME` says who is",
             )
         actions = self._step(Drain(request.deadline_s, request.stop))
         self._later(actions)
         _log.info("node_drains", stop=request.stop, deadline_s=request.deadline_s)
         return pb.DrainReply(
-            state=_state(self._state),
+            state=node_state(self._state),
             leases=len(self._state.leases),
             sessions=sum(1 for _ in self._state.sessions()),
         )
 
     def _itself(self) -> pb.Node:
-        devices = []
-        for d in self._room.devices:
-            left = self._room.left(d)
-            devices.append(
-                pb.NodeDevice(
-                    uuid=d.uuid,
-                    name=d.name,
-                    software=d.kind is DeviceKind.SOFTWARE,
-                    memory_bytes=d.memory_bytes,
-                    free_bytes=left.free_bytes,
-                    free_ppm=left.free_ppm,
-                    used_ratio=self._node.used_ratio(d.uuid),
-                    capacity=self._node.capacity(d.uuid),
-                )
-            )
+        sessions = sum(1 for _ in self._state.sessions())
+        devices = node_devices(self._room.places, self._node.capacity)
         return pb.Node(
             node_id=self._node.node_id,
             endpoint=self._node.endpoint,
-            state=_state(self._state),
+            state=node_state(self._state),
             devices=devices,
-            sessions=sum(1 for _ in self._state.sessions()),
+            sessions=sessions,
             table=self._node.table,
         )
 
     def _step(self, event: Event) -> list[Action]:
         """Let the core decide; what begins, begins here, so that its end finds it."""
-        if self._group is None:
-            raise DaemonError("this node's remote service starts or stops", "try again")
+        group = self._running()
         version, deadline_s = self._state.version, next_s(self._state)
         actions = step(self._state, event, self._clock())
         for action in actions:
             if isinstance(action, Start):
-                self._seats.begin(action, self._group)
+                self._seats.begin(action, group)
         if version != self._state.version:
             self._notify()
         if deadline_s != next_s(self._state):  # renewals alone are no news to watchers
             self._moved.set()
         return actions
+
+    def _running(self) -> asyncio.TaskGroup:
+        if self._closed or self._group is None:
+            raise NodeDraining("this node's remote service starts or stops", "ask another node")
+        return self._group
 
     def _notify(self) -> None:
         """Wake all watchers."""
@@ -378,10 +425,6 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         freed = await self._seats.do(actions)
         self._notify()  # there may be room again
         return freed
-
-
-def _state(state: Leases) -> pb.NodeState.ValueType:
-    return pb.NodeState.ValueType(state.state.value)
 
 
 def _class(value: pb.LeaseClass.ValueType) -> TenantClass:

@@ -13,6 +13,7 @@ import datetime as dt
 import enum
 import ipaddress
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,25 @@ from harp.errors import CertificateError, ConfigError, HarpError, NodeUnreachabl
 from harp.remote.certificate import Certificate, Kind, day, made_by, read, read_key
 from harp.remote.floor import CIPHERS
 
-__all__ = ["Callers", "Identity", "address", "bearer", "channel", "explain", "listen", "load"]
+__all__ = [
+    "Callers",
+    "Identity",
+    "address",
+    "bearer",
+    "channel",
+    "connector",
+    "explain",
+    "listen",
+    "load",
+]
 
-#: without a proxy: it would see what is said in plaintext, and end what is not
-_OPTIONS = (("grpc.enable_http_proxy", 0),)
+_OPTIONS = (
+    # A proxy would see what is said in plaintext, and end what is not.
+    ("grpc.enable_http_proxy", 0),
+    # A lease runs out in 2 s: a connection that broke must be tried again well before.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
 
 
 class Callers(enum.Enum):
@@ -154,6 +170,13 @@ def channel(
             identity.authority_pem, identity.key_pem, identity.chain_pem
         )
     return grpc.aio.secure_channel(endpoint, credentials, options=_OPTIONS)
+
+
+def connector(
+    identity: Identity | None, authority_pem: bytes = b"", *, insecure: bool = False
+) -> Callable[[str], grpc.aio.Channel]:
+    """What makes connections as channel() does, of one client."""
+    return lambda endpoint: channel(endpoint, identity, authority_pem, insecure=insecure)
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:

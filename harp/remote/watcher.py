@@ -65,6 +65,8 @@ class Watcher:
         self._listed: dict[str, set[str]] = {}
         self._news = asyncio.Event()
         self._strangers = asyncio.Event()  #: a node has come whose distance is not known
+        #: endpoints of nodes whose distance was measured, or could not be
+        self._tried: set[str] = set()
 
     async def run(self) -> None:
         """Follow all of them until cancelled."""
@@ -99,6 +101,24 @@ class Watcher:
                 async with asyncio.timeout(min(left_s, LOST_S / 4)):
                     await news.wait()
 
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until all of them have said something and are measured, or until the time is over.
+
+        Who chooses earlier chooses the first one that answers.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._settled():
+                    await self._news.wait()
+
+    def _settled(self) -> bool:
+        known = set(self._pool.endpoints().values())
+        return known <= self._tried and set(self._endpoints) <= {*self._listed, *self._silent}
+
+    def _tell(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
     def _why(self, error: NodeUnreachable) -> NodeUnreachable:
         if not self._silent:
             return error
@@ -120,6 +140,7 @@ class Watcher:
                 except grpc.RpcError as error:
                     problem = explain(error, endpoint)
             self._silent[endpoint] = problem
+            self._tell()
             await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, _RETRY_MAX_S)
 
@@ -133,8 +154,7 @@ class Watcher:
         self._pool.heard(found, time.monotonic())
         if any(known.get(v.node_id) != v.endpoint for v in found):
             self._strangers.set()
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._tell()
 
     async def _measure(self) -> None:
         while True:
@@ -144,6 +164,8 @@ class Watcher:
             for node_id, rtt_s in zip(nodes, rtts_s, strict=True):
                 if rtt_s is not None:
                     self._pool.measured(node_id, rtt_s)
+            self._tried = set(nodes.values())
+            self._tell()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_MEASURE_S):
                     await self._strangers.wait()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from harp.errors import WireError
+from harp.wire._tables import CUDA, FORMAT, TABLE_HASH
 from harp.wire.codec import (
     OPS,
     Transfer,
@@ -14,7 +15,10 @@ from harp.wire.codec import (
 )
 
 __all__ = [
+    "CUDA",
+    "FORMAT",
     "OPS",
+    "TABLE_HASH",
     "Transfer",
     "WireError",
     "decode_reply",

@@ -8,7 +8,9 @@ from __future__ import annotations
 from harp.wire.fields import Field as F
 from harp.wire.fields import Op
 
-TABLE_HASH = "16771474b184e6f54b1e6866f87efe8638791326f439b3d84e743a5ab48df475"
+FORMAT = 1
+CUDA = 13000
+TABLE_HASH = "5d84b083690a8c3de305a92a68cfac2c7781f228e4e359f435ef1b73d2d91738"
 
 MEANINGS: dict[str, dict[int, int] | dict[int, str]] = {
     'CUmemPool_attribute': {1: 4, 2: 4, 3: 4, 4: 8, 5: 8, 6: 8, 7: 8, 8: 8},
@@ -70,7 +72,7 @@ STRUCTS: dict[str, tuple[F, ...]] = {
     'CUtensorMap': (F('opaque', 'SCALAR', 'VALUE', 3, kind=8, fixed=16), ),
     'CUDA_TEXTURE_DESC_v1': (F('addressMode', 'SCALAR', 'VALUE', 3, kind=4, fixed=3), F('filterMode', 'SCALAR', 'VALUE', 3, kind=4), F('flags', 'SCALAR', 'VALUE', 3, kind=4), F('maxAnisotropy', 'SCALAR', 'VALUE', 3, kind=4), F('mipmapFilterMode', 'SCALAR', 'VALUE', 3, kind=4), F('mipmapLevelBias', 'SCALAR', 'VALUE', 3, kind=4), F('minMipmapLevelClamp', 'SCALAR', 'VALUE', 3, kind=4), F('maxMipmapLevelClamp', 'SCALAR', 'VALUE', 3, kind=4), F('borderColor', 'SCALAR', 'VALUE', 3, kind=4, fixed=4), F('reserved', 'SCALAR', 'VALUE', 3, kind=4, fixed=12), ),
     'CUDA_RESOURCE_VIEW_DESC_v1': (F('format', 'SCALAR', 'VALUE', 3, kind=4), F('width', 'SCALAR', 'VALUE', 3, kind=8), F('height', 'SCALAR', 'VALUE', 3, kind=8), F('depth', 'SCALAR', 'VALUE', 3, kind=8), F('firstMipmapLevel', 'SCALAR', 'VALUE', 3, kind=4), F('lastMipmapLevel', 'SCALAR', 'VALUE', 3, kind=4), F('firstLayer', 'SCALAR', 'VALUE', 3, kind=4), F('lastLayer', 'SCALAR', 'VALUE', 3, kind=4), F('reserved', 'SCALAR', 'VALUE', 3, kind=4, fixed=16), ),
-    'struct harp_wire_device': (F('name', 'SCALAR', 'VALUE', 3, kind=1, fixed=256), F('pci_bus_id', 'SCALAR', 'VALUE', 3, kind=1, fixed=16), F('uuid', 'SCALAR', 'VALUE', 3, kind=1, fixed=16), F('luid', 'SCALAR', 'VALUE', 3, kind=1, fixed=8), F('luid_mask', 'SCALAR', 'VALUE', 3, kind=4), F('compute_major', 'SCALAR', 'VALUE', 3, kind=4), F('compute_minor', 'SCALAR', 'VALUE', 3, kind=4), F('primary_flags', 'SCALAR', 'VALUE', 3, kind=4), F('total_bytes', 'SCALAR', 'VALUE', 3, kind=8), F('free_bytes', 'SCALAR', 'VALUE', 3, kind=8), F('attributes', 'SCALAR', 'VALUE', 3, kind=4, fixed=160), ),
+    'struct harp_wire_device': (F('name', 'SCALAR', 'VALUE', 3, kind=1, fixed=256), F('pci_bus_id', 'SCALAR', 'VALUE', 3, kind=1, fixed=16), F('uuid', 'SCALAR', 'VALUE', 3, kind=1, fixed=16), F('luid', 'SCALAR', 'VALUE', 3, kind=1, fixed=8), F('luid_mask', 'SCALAR', 'VALUE', 3, kind=4), F('compute_major', 'SCALAR', 'VALUE', 3, kind=4), F('compute_minor', 'SCALAR', 'VALUE', 3, kind=4), F('primary_flags', 'SCALAR', 'VALUE', 3, kind=4), F('total_bytes', 'SCALAR', 'VALUE', 3, kind=8), F('free_bytes', 'SCALAR', 'VALUE', 3, kind=8), F('attributes', 'SCALAR', 'VALUE', 3, kind=4, fixed=160), F('answered', 'SCALAR', 'VALUE', 3, kind=1, fixed=20), ),
     'struct harp_wire_progress': (F('stream', 'HANDLE', 'VALUE', 3, kind='CUstream'), F('seq', 'SCALAR', 'VALUE', 3, kind=8), ),
 }
 

@@ -12,7 +12,8 @@ from native.api.model import Cls, Function, Gate, Type, fn, struct
 
 __all__ = ["ATTRIBUTES", "ROWS", "TYPES"]
 
-#: Device attributes that a snapshot has: numbers 0 to this, less one. Later ones are asked for.
+#: Device attributes that a snapshot has: numbers 0 to this, less one. Later ones are asked for, and
+#: those that its driver has not answered: `answered` has a bit for each, the lowest first.
 ATTRIBUTES = 160
 
 TYPES: tuple[Type, ...] = (
@@ -21,10 +22,11 @@ TYPES: tuple[Type, ...] = (
         wire="data=[bytes]"),
     struct("struct harp_wire_image", 40, """
         unsigned char sha256[32]; uint64_t bytes;"""),
-    struct("struct harp_wire_device", 968, f"""
+    struct("struct harp_wire_device", 992, f"""
         char name[256]; char pci_bus_id[16]; unsigned char uuid[16]; char luid[8];
         unsigned int luid_mask, compute_major, compute_minor, primary_flags;
-        size_t total_bytes, free_bytes; int attributes[{ATTRIBUTES}];"""),
+        size_t total_bytes, free_bytes; int attributes[{ATTRIBUTES}];
+        unsigned char answered[{ATTRIBUTES // 8}];"""),
     struct("struct harp_wire_progress", 16, """
         CUstream stream; uint64_t seq;"""),
 )

@@ -70,7 +70,7 @@ static void metadata(const uint8_t *data, size_t size)
 {
     static const char *const names[] = {":method",       ":path",        "content-type", "te",
                                         "authorization", "harp-session", "harp-table",   ":status",
-                                        "grpc-status",   "grpc-message"};
+                                        "grpc-status",   "grpc-message", "harp-resume"};
     struct harp_grpc_call call = {.post = false};
     struct harp_grpc_answer answer = {.http = 0};
     struct harp_table_id own;
@@ -85,6 +85,13 @@ static void metadata(const uint8_t *data, size_t size)
         data += 2 + n;
         size -= 2 + n;
     }
+    struct harp_resume resume;
+    uint64_t taken;
+    unsigned window_ms;
+    if (harp_resume_get(&resume, call.resume) == 0 &&
+        strlen(resume.key) != HARP_RESUME_KEY_BYTES - 1)
+        broken("a key that is none");
+    (void)harp_resume_answered(&taken, &window_ms, answer.resume);
     const struct harp_grpc_rule rule = {.token = "geheim", .own = &own};
     if (harp_grpc_check(&call, &rule, text) == HARP_GRPC_OK)
         broken("a call is accepted that never knew the token");

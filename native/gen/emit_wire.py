@@ -361,6 +361,8 @@ from __future__ import annotations
 from harp.wire.fields import Field as F
 from harp.wire.fields import Op
 
+FORMAT = {FORMAT}
+CUDA = {cuda.VERSION}
 TABLE_HASH = "{table_hash().hex()}"
 
 MEANINGS: dict[str, dict[int, int] | dict[int, str]] = {{

@@ -16,9 +16,9 @@
 /* What both ends must have the same of: ops, their numbers and how they are marshalled. */
 #define HARP_WIRE_TABLE_HASH                                                                       \
     {                                                                                              \
-        0x16, 0x77, 0x14, 0x74, 0xb1, 0x84, 0xe6, 0xf5, 0x4b, 0x1e, 0x68,                          \
-        0x66, 0xf8, 0x7e, 0xfe, 0x86, 0x38, 0x79, 0x13, 0x26, 0xf4, 0x39,                          \
-        0xb3, 0xd8, 0x4e, 0x74, 0x3a, 0x5a, 0xb4, 0x8d, 0xf4, 0x75}
+        0x5d, 0x84, 0xb0, 0x83, 0x69, 0x0a, 0x8c, 0x3d, 0xe3, 0x05, 0xa9,                          \
+        0x2a, 0x68, 0xcf, 0xac, 0x2c, 0x77, 0x81, 0xf2, 0x28, 0xe4, 0xe3,                          \
+        0x59, 0xf4, 0x35, 0xef, 0x1b, 0x73, 0xd2, 0xd9, 0x17, 0x38}
 
 enum harp_handle {
     HARP_HANDLE_CUcontext = 1,
@@ -449,8 +449,9 @@ struct harp_wire_device {
     unsigned int luid_mask, compute_major, compute_minor, primary_flags;
     size_t total_bytes, free_bytes;
     int attributes[160];
+    unsigned char answered[20];
 };
-_Static_assert(sizeof(struct harp_wire_device) == 968, "struct harp_wire_device");
+_Static_assert(sizeof(struct harp_wire_device) == 992, "struct harp_wire_device");
 struct harp_wire_progress {
     CUstream stream;
     uint64_t seq;

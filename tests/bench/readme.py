@@ -5,6 +5,7 @@
     python tests/bench/readme.py --check    fails if README.md differs from what they say
     python tests/bench/readme.py --run      runs the benches first (some 20 minutes)
     python tests/bench/readme.py --run --everything   with the whole matrix (some 50)
+    python tests/bench/readme.py --run --only remote  one bench; the others' files stay
 
 `hardware` comes from tests/gpu/results (hardware.py), `bench` from tests/bench/results
 (tables.py). No figure is typed by hand, and none of the software GPU appears without its label.
@@ -30,6 +31,7 @@ from harp.bench.machine import machine as private_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 HARDWARE, BENCH = ROOT / "tests/gpu/results", ROOT / "tests/bench/results"
+BENCHES = ("share", "latency", "memory", "crash", "oversub", "remote", "overhead")
 RUNS, SHARE_SECONDS, LATENCY_SECONDS = 3, 5, 10
 SLICE_US, SWITCH_US = 2000, 20  #: of the cells that a plain --run takes
 
@@ -56,26 +58,32 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {name}, Linux {kernel}"
 
 
-def run(*, everything: bool, repeat: int) -> None:
+def run(*, everything: bool, repeat: int, only: str | None = None) -> None:
     """Takes the figures; the matrix of all slices and switches only if `everything`."""
     about = {"machine": machine(), "label": tables.LABEL, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     share = ["bench", "share", "--seconds", str(SHARE_SECONDS), "--repeat", str(repeat)]
     if not everything:
         share += ["--cell", f"*.{SLICE_US}us.{SWITCH_US}us"]
     latency = ["bench", "latency", "--seconds", str(LATENCY_SECONDS), "--repeat", str(repeat)]
-    memory, crash, oversub = (["bench", name] for name in ("memory", "crash", "oversub"))
+    plain = ("memory", "crash", "oversub", "remote")
+    memory, crash, oversub, remote = (["bench", name] for name in plain)
     for name, arguments in (
         ("share", share),
         ("latency", latency),
         ("memory", memory),
         ("crash", crash),
         ("oversub", oversub),
+        ("remote", remote),
     ):
+        if only not in {None, name}:
+            continue
         _keep(
             name,
             {"bench": name, **about, "command": _shown(arguments)}
             | {"result": _last_json(arguments)},
         )
+    if only not in {None, "overhead"}:
+        return
     with private_machine(os.environ, harp=True) as box:
         costs = [_last_json(["bench", "overhead"], dict(box.env)) for _ in range(repeat)]
     _keep(
@@ -117,11 +125,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if stale")
     parser.add_argument("--run", action="store_true", help="run the benches first")
     parser.add_argument("--everything", action="store_true", help="the whole matrix of shares")
+    parser.add_argument("--only", choices=BENCHES, help="run this one alone")
     parser.add_argument("--repeat", type=int, default=RUNS, help="runs of everything")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     args = parser.parse_args()
     if args.run:
-        run(everything=args.everything, repeat=args.repeat)
+        run(everything=args.everything, repeat=args.repeat, only=args.only)
     now = args.readme.read_text()
     want = put(now, "hardware", hardware.text(load(HARDWARE)))
     want = put(want, "bench", tables.text(load(BENCH)))

@@ -24,6 +24,8 @@ def text(results: list[dict[str, Any]]) -> str:
         lines += ["", *oversub(by_name["oversub"])]
     if "crash" in by_name:
         lines += _crash(by_name["crash"])
+    if "remote" in by_name:
+        lines += ["", *remote(by_name["remote"])]
     return "\n".join(lines) + "\n"
 
 
@@ -225,4 +227,58 @@ def oversub(r: dict[str, Any]) -> list[str]:
         lines.append(f"| {name} | {' | '.join(figures)} |")
     said = "refused, as they must be" if found["can_tell"] else "**not refused**"
     lines += ["", f"Controls, without HARP and with a word changed: {said}."]
+    return lines + _missed(found, "figures held to a limit")
+
+
+_COMPARED = {
+    "rtt": "a call that waits, TCP",
+    "rtt_tls": "a call that waits, TLS 1.3",
+    "shm": "a call that waits, same host (shared memory)",
+    "bulk": "a copy of 64 MiB, TCP",
+    "bulk_tls": "a copy of 64 MiB, TLS 1.3",
+}
+
+
+def remote(r: dict[str, Any]) -> list[str]:
+    found = r["result"]
+    there, back = found["frame_bytes"]
+    lines = _wrapped(
+        f"A GPU elsewhere: {_taken(r)}. Two hosts are two halves of this one's CPUs. A call that"
+        f" waits: {found['call']}; {there} bytes go there, {back} come back, and as many on a raw"
+        " connection (`native/bench/raw_tcp.c`, `raw_tls.c`), which runs in turn with it, on the"
+        " same CPUs. Medians of the runs; ratio: of neighbouring runs, and its least and most."
+        + "".join(
+            f" **Not to be believed: {one['cell']}: {one['figure']} {one['value']:.2f}, limit"
+            f" {one['limit']:g}: the host was busy.**"
+            for one in found["violations"]
+        )
+    )
+    lines += ["", "| what | raw, p50 | HARP, p50 | raw, p99 | HARP, p99 | ratio of p50 | n runs |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for one in found["compared"]:
+        raw, ours = one["raw_us_p50_p99"], one["harp_us_p50_p99"]
+        times = [f"{us:.1f} µs" for us in (raw[0], ours[0], raw[1], ours[1])]
+        least, most = one["ratio_p50_least_most"]
+        ratio = f"{one['ratio_p50']:.2f} ({least:.2f} to {most:.2f})"
+        lines.append(f"| {' | '.join([_COMPARED[one['name']], *times, ratio, str(one['runs'])])} |")
+    plain, local = (found[f"init_{name}_ms_p50_p99"][0] for name in ("plain", "local"))
+    lines += [
+        "",
+        *_wrapped(
+            f"A launch takes the program {found['async_us']:.2f} µs. 1000 of them and a"
+            f" synchronisation wait {found['launches_1000_rt']:.0f} time(s), and"
+            f" {found['strict_trips']} where every call has to. From main() to the first"
+            f" allocation: {found['init_ms']:.1f} ms over TLS, {plain:.1f} ms without it,"
+            f" {local:.1f} ms on the same GPU in this host. A second process sends"
+            f" {found['second_module_bytes']:.0f} bytes for a module of {found['module_bytes']}."
+            f" Memory is back {found['back_s']:.2f} s after SIGKILL of the program."
+        ),
+    ]
+    for step in found["steps"]:
+        lines += _wrapped(
+            f"A step of {step['program']}, {step['delay_ms']:g} ms each way:"
+            f" {step['local_ms']:.1f} ms here, {step['remote_ms']:.1f} ms there"
+            f" ({step['ratio']:.2f}); a call that waits takes {step['rtt_us']:.0f} µs there."
+        )
+    lines += [f"Not run: {reason}." for reason in found["not_run"]]
     return lines + _missed(found, "figures held to a limit")

@@ -36,6 +36,7 @@ BACKENDS = (
         "gpu", "the real driver; `tests/gpu/test_gpu_contract.py`, skipped where there is none"
     ),
     Backend("remote", "the software GPU behind a harp-worker: libharp has no driver below it"),
+    Backend("remote-local", "the same, and the worker is a tenant as in local"),
 )
 NAMES = tuple(backend.name for backend in BACKENDS)
 #: what `only="soft"` and the like say of another backend
@@ -65,6 +66,9 @@ def cases() -> list[Any]:
 
 def standing(one: Any, backend: str) -> Standing:
     """Whether the case runs on the backend, and if not, why."""
+    if backend == "remote-local":  # lacks what either lacks, and no more
+        remote = standing(one, "remote")
+        return remote if remote.kind != RUNS else standing(one, "local")
     if one.only and backend not in one.only:
         return Standing(ELSEWHERE, one.why)
     if backend in one.waived:

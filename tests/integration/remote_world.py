@@ -11,19 +11,39 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["Serving", "serving"]
+__all__ = ["Serving", "client_env", "serving"]
+
+
+def client_env(native: Path, folder: Path, remote: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """Of a program whose GPU is behind the socket `remote`; what it needs is put into `folder`."""
+    library, libraries = native / "libharp.so", folder / "remote-lib"
+    libraries.mkdir(exist_ok=True)
+    for name in ("libcuda.so", "libcuda.so.1"):  # for who looks for files
+        if not (libraries / name).exists():
+            (libraries / name).symlink_to(library)
+    return {
+        **env,
+        "HARP_REMOTE": str(remote),
+        "LD_PRELOAD": str(library),
+        "LD_LIBRARY_PATH": str(libraries),
+    }
 
 
 class Serving:
     """Sessions on one socket; `env` is that of the workers to come, and may be changed."""
 
-    def __init__(self, native: Path, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, native: Path, folder: Path, env: Mapping[str, str], driver: Path | None = None
+    ) -> None:
         self.env = dict(env)
+        #: what workers are started by, before their own command
+        self.by: list[str] = []
+        #: what workers open: the software GPU, or libharp, whose tenants they are then
+        self.driver = driver or native / "soft" / "libcuda.so.1"
         self.path = folder / "remote.sock"
         self.workers: list[subprocess.Popen[bytes]] = []
         self._native = native
-        self._folder = folder / "remote-lib"
-        self._folder.mkdir()
+        self._folder = folder
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.path))
         self._listener.listen(16)
@@ -31,7 +51,6 @@ class Serving:
         self._thread.start()
 
     def _serve(self) -> None:
-        driver = self._native / "soft" / "libcuda.so.1"
         while True:
             try:
                 connection, _ = self._listener.accept()
@@ -39,23 +58,15 @@ class Serving:
                 return
             with connection:
                 fd = connection.fileno()
-                command = [self._native / "harp-worker", "--socket", str(fd), "--driver", driver]
+                command = [*self.by, self._native / "harp-worker", "--socket", str(fd)]
+                command += ["--driver", self.driver]
                 self.workers.append(
                     subprocess.Popen(command, env=self.env, pass_fds=(fd,), close_fds=True)
                 )
 
     def client_env(self, env: Mapping[str, str]) -> dict[str, str]:
         """Of a program whose GPU is behind the socket."""
-        library = self._native / "libharp.so"
-        for name in ("libcuda.so", "libcuda.so.1"):  # for who looks for files
-            if not (self._folder / name).exists():
-                (self._folder / name).symlink_to(library)
-        return {
-            **env,
-            "HARP_REMOTE": str(self.path),
-            "LD_PRELOAD": str(library),
-            "LD_LIBRARY_PATH": str(self._folder),
-        }
+        return client_env(self._native, self._folder, self.path, env)
 
     def worker(self, timeout_s: float = 20) -> subprocess.Popen[bytes]:
         """The first; a program may have its answers before it is in the list."""
@@ -81,9 +92,11 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(native: Path, folder: Path, env: Mapping[str, str]) -> Iterator[Serving]:
+def serving(
+    native: Path, folder: Path, env: Mapping[str, str], driver: Path | None = None
+) -> Iterator[Serving]:
     """Sessions while the block runs."""
-    served = Serving(native, folder, env)
+    served = Serving(native, folder, env, driver)
     try:
         yield served
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench share`, `latency`, `crash`, `oversub` end to end, small; the client they measure."""
+"""`harp bench share`, `latency`, `crash`, `oversub`, `remote` end to end, small; their client."""
 
 from __future__ import annotations
 
@@ -301,3 +301,27 @@ def test_bench_memory_sees_limits_kept_and_passed_without_harp(native_dir: Path)
     names = [start["name"] for start in found["starts"]]
     assert len(names) == 5
     assert "start.256.together" in names
+
+
+@pytest.mark.slow
+def test_bench_remote_says_all_its_fields(native_dir: Path) -> None:
+    if not (native_dir / "harp-link").exists():
+        pytest.skip("harp-link is not built: libnghttp2-dev or libssl-dev is missing")
+    status, found, errors = _bench(native_dir, "remote", "--quick")
+    assert LABEL in errors
+    assert (found["bench"], found["label"], found["software"]) == ("remote", LABEL, True)
+    # The verdict is the figures' and the status the verdict's, whatever they are on a busy host.
+    assert found["ok"] is (not found["violations"] and found["can_tell"])
+    assert status == (0 if found["ok"] else 1)
+    assert found["can_tell"] is True, found
+    names = ["rtt", "shm", "bulk", "rtt_tls", "bulk_tls"]
+    assert [one["name"] for one in found["compared"]] == names
+    assert found["launches_1000_rt"] == 1
+    # Ten times worse than what is promised is not a busy host.
+    assert found["back_s"] < 30
+    assert found["async_us"] < 20
+    assert all(0 < ratio < 20 for ratio in (found["rtt_ratio"], found["rtt_tls_ratio"]))
+    if not found["not_run"]:
+        assert [step["delay_ms"] for step in found["steps"]] == [0.0, 0.2, 1.0]
+        # A call that waits goes there and comes back.
+        assert all(step["rtt_us"] >= 2000 * step["delay_ms"] for step in found["steps"])

@@ -273,6 +273,34 @@ def test_plain_and_tls_do_not_meet(native_dir: Path, tmp_path: Path, papers: Pap
         echo.waits_for("connection: ")
 
 
+def test_an_end_that_came_with_bytes_is_seen(
+    native_dir: Path, tmp_path: Path, papers: Papers
+) -> None:
+    """TLS's own end in one segment with data, from a client that then keeps its socket open."""
+    context = ssl.create_default_context(cafile=str(papers.ca))
+    context.set_alpn_protocols(["h2"])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with (
+        server(native_dir, tmp_path, papers) as echo,
+        socket.create_connection(("127.0.0.1", echo.port), timeout=5) as raw,
+    ):
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                raw.sendall(outgoing.read())
+                incoming.write(raw.recv(1 << 16))
+        raw.sendall(outgoing.read())
+        tls.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.unwrap()
+        raw.sendall(outgoing.read())
+        while raw.recv(1 << 16):  # a connection without calls is closed after 10 s anyway
+            pass
+
+
 def test_a_bad_token_within_tls(native_dir: Path, tmp_path: Path, papers: Papers) -> None:
     with server(native_dir, tmp_path, papers) as echo:
         address = f"127.0.0.1:{echo.port}"

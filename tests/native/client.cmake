@@ -10,15 +10,27 @@ add_executable(client_layout_test ${CMAKE_CURRENT_LIST_DIR}/client_layout_test.c
 target_link_libraries(client_layout_test PRIVATE harp_options harp_sanitize)
 add_test(NAME client_layout COMMAND client_layout_test)
 
+set(cubin ${CMAKE_CURRENT_LIST_DIR}/made_cubin.c ${remote}/cubin.c ${remote}/layout.c)
+add_executable(client_cubin_test ${CMAKE_CURRENT_LIST_DIR}/client_cubin_test.c ${cubin})
+target_link_libraries(client_cubin_test PRIVATE harp_options harp_sanitize)
+add_test(NAME client_cubin COMMAND client_cubin_test)
+
+add_executable(client_layout_fuzz ${CMAKE_SOURCE_DIR}/fuzz/client_layout.c ${cubin})
+target_include_directories(client_layout_fuzz PRIVATE ${CMAKE_CURRENT_LIST_DIR})
+target_compile_definitions(client_layout_fuzz PRIVATE HARP_FUZZ_MAIN)
+target_link_libraries(client_layout_fuzz PRIVATE harp_options harp_sanitize)
+add_test(NAME client_layout_fuzz COMMAND client_layout_fuzz 1 300000)
+
 # Of libharp: the exported jumps, first use, and the remote backend; no gate.
 set(entry ${CMAKE_SOURCE_DIR}/src/shim/entry)
 add_library(client_parts OBJECT ${CMAKE_CURRENT_LIST_DIR}/client_peer.c
+                                ${CMAKE_CURRENT_LIST_DIR}/made_cubin.c
                                 ${entry}/env.c ${entry}/loader.c ${entry}/entry.c ${entry}/symbols.c
                                 ${CMAKE_SOURCE_DIR}/src/shim/gate/thread.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_table.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_stubs.S ${HARP_SHIM_REMOTE})
 target_link_libraries(client_parts PRIVATE harp_options harp_sanitize)
-foreach(name client client_copy client_guard)
+foreach(name client client_copy client_guard client_rounds)
   add_executable(${name}_test ${CMAKE_CURRENT_LIST_DIR}/${name}_test.c
                               $<TARGET_OBJECTS:client_parts>)
   target_link_libraries(${name}_test PRIVATE harp_options harp_sanitize pthread dl)

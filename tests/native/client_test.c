@@ -106,6 +106,8 @@ static void snapshot(struct harp_wire_device *d)
     d->attributes[CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z] = 10;
     d->attributes[CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY] = 1;
     d->attributes[CU_DEVICE_ATTRIBUTE_WARP_SIZE] = 32;
+    memset(d->answered, 0xff, sizeof d->answered);
+    d->answered[CU_DEVICE_ATTRIBUTE_TCC_DRIVER / 8] = 0; /* what another driver may not know */
 }
 
 /* A worker with two devices and one kernel (uint64, uint32). */
@@ -225,11 +227,12 @@ static void before_and_at_init(void)
     CHECK(cuDeviceGetName(name, 64, 2) == CUDA_ERROR_INVALID_DEVICE);
     CHECK(cuDeviceTotalMem_v2(&total, 0) == CUDA_SUCCESS && total == 80ull << 30);
     CHECK(cuDeviceGetAttribute(&n, CU_DEVICE_ATTRIBUTE_WARP_SIZE, 0) == CUDA_SUCCESS && n == 32);
-    /* what no GPU elsewhere can do, and asked once what a snapshot cannot tell */
+    CHECK(cuDeviceGetAttribute(&n, CU_DEVICE_ATTRIBUTE_INTEGRATED, 0) == CUDA_SUCCESS && n == 0);
+    /* what no GPU elsewhere can do, and asked what a snapshot cannot tell */
     CHECK(cuDeviceGetAttribute(&n, CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY, 0) == CUDA_SUCCESS);
     CHECK(n == 0 && peer_wanted(&peer) == 2);
-    for (int i = 0; i < 3; i++)
-        CHECK(cuDeviceGetAttribute(&n, CU_DEVICE_ATTRIBUTE_INTEGRATED, 0) == CUDA_SUCCESS);
+    peer_fail(&peer, HARP_OP_cuDeviceGetAttribute, CUDA_ERROR_INVALID_VALUE);
+    CHECK(cuDeviceGetAttribute(&n, CU_DEVICE_ATTRIBUTE_TCC_DRIVER, 0) == CUDA_ERROR_INVALID_VALUE);
     CHECK(peer_wanted(&peer) == 3);
     CHECK(cuMemAllocManaged(&ptr, 1, 1) == CUDA_ERROR_NOT_SUPPORTED);
     CHECK(peer_wanted(&peer) == 3);

@@ -10,6 +10,11 @@ target_compile_definitions(link_grpc_fuzz PRIVATE HARP_FUZZ_MAIN)
 target_link_libraries(link_grpc_fuzz PRIVATE harp_options harp_sanitize)
 add_test(NAME link_grpc_fuzz COMMAND link_grpc_fuzz 1 300000)
 
+add_executable(link_replay_test ${CMAKE_CURRENT_SOURCE_DIR}/link_replay_test.c
+  ${HARP_LINK_DIR}/replay.c ${HARP_LINK_DIR}/resume.c)
+target_link_libraries(link_replay_test PRIVATE harp_options harp_sanitize)
+add_test(NAME link_replay COMMAND link_replay_test)
+
 if(HARP_LINK_WITHOUT)
   add_test(NAME link_h2 COMMAND ${CMAKE_COMMAND} -E echo "skipped, missing:${HARP_LINK_WITHOUT}")
   set_tests_properties(link_h2 PROPERTIES SKIP_REGULAR_EXPRESSION "skipped, missing")

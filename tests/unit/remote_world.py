@@ -14,14 +14,17 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
+from harp import grants
 from harp.api.v1 import remote_pb2 as pb
 from harp.api.v1 import remote_pb2_grpc
-from harp.model import Device, DeviceKind
+from harp.grants import Promise
+from harp.model import Device, DeviceKind, Limits
 from harp.remote import authority
 from harp.remote.certificate import Kind
 from harp.remote.events import Lease, Session
 from harp.remote.floor import CIPHERS
-from harp.remote.room import Room
+from harp.remote.leases import digest
+from harp.remote.room import Place, Taken, Wish
 from harp.remote.service import Node, RemoteService
 from harp.remote.sessions import Worker
 from harp.remote.trust import Callers, Identity, channel, listen, load
@@ -62,7 +65,8 @@ class CountedSessions:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def start(self, lease: Lease, session: Session) -> Worker:
+    async def start(self, lease: Lease, session: Session, token: str) -> Worker:
+        assert digest(token) == session.token_hash
         self.said.append(("start", session.session_id))
         self.started.set()
         assert session.session_id in lease.sessions
@@ -84,12 +88,75 @@ class CountedSessions:
         assert session.session_id in self.running
         self.said.append((f"tell {drain_s:g}", session.session_id))
 
+    async def held(self) -> dict[str, int]:
+        return dict.fromkeys(self.running, GIB)
+
+
+class OwnRoom:
+    """Promises that nobody else has a part in; admission is that of a node's own tenants."""
+
+    def __init__(self, devices: tuple[Device, ...]) -> None:
+        self.devices = devices
+        self._held: dict[str, tuple[tuple[Device, ...], Limits]] = {}
+        self.go = asyncio.Event()
+        self.go.set()
+        self.asked: list[Wish] = []
+        self.given_back: list[str] = []
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(map(self._place, self.devices))
+
+    def _place(self, device: Device) -> Place:
+        on = self.promises(device.uuid)
+        return Place(
+            uuid=device.uuid,
+            name=device.name,
+            software=True,
+            memory_bytes=device.memory_bytes,
+            free_bytes=grants.memory_left(device, on, 1.0),
+            free_ppm=1_000_000 - grants.promised_ppm(on),
+        )
+
+    async def take(self, wish: Wish) -> Taken:
+        self.asked.append(wish)
+        await self.go.wait()
+        promise = Promise(wish.limits)
+        held = {d.uuid: self.promises(d.uuid) for d in self.devices}
+        if wish.gpu:
+            chosen = grants.select(self.devices, wish.gpu)
+            for one in chosen:
+                grants.admit(one, held[one.uuid], promise, 1.0)
+        else:
+            chosen = (grants.choose(self.devices, held, promise, 1.0),)
+        self._held[wish.lease_id] = (chosen, wish.limits)
+        found = self.taken(wish.lease_id)
+        assert found
+        return found
+
+    async def give_back(self, lease_id: str) -> None:
+        self._held.pop(lease_id, None)
+        self.given_back.append(lease_id)
+
+    def taken(self, lease_id: str) -> Taken | None:
+        if lease_id not in self._held:
+            return None
+        devices, limits = self._held[lease_id]
+        return Taken(f"t-{lease_id}", tuple(map(self._place, devices)), limits)
+
+    def promises(self, uuid: str) -> tuple[Promise, ...]:
+        return tuple(
+            Promise(limits)
+            for devices, limits in self._held.values()
+            if any(d.uuid == uuid for d in devices)
+        )
+
 
 @dataclass
 class World:
     service: RemoteService
     sessions: CountedSessions
-    room: Room
+    room: OwnRoom
     server: grpc.aio.Server
     port: int
     channels: list[grpc.aio.Channel] = field(default_factory=list)
@@ -122,7 +189,7 @@ async def serving(
     port: int = 0,
 ) -> AsyncIterator[World]:
     """A node that listens on loopback; plaintext without an identity."""
-    room = Room(devices or (device(),), dict)
+    room = OwnRoom(devices or (device(),))
     sessions = CountedSessions()
     server = grpc.aio.server()
     port = listen(server, f"127.0.0.1:{port}", identity, callers, insecure=identity is None)
@@ -143,6 +210,8 @@ async def serving(
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)
     assert sessions.running == set()
+    if not sessions.end_error:
+        assert not any(room.promises(d.uuid) for d in room.devices)
 
 
 def pool(base: Path, when: dt.datetime | None = None, days: int = 365) -> Path:

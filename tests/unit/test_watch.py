@@ -50,6 +50,36 @@ def whose(
     return (found.name if found else None), evidence
 
 
+def test_the_children_of_a_root_of_several_are_told_by_their_environment() -> None:
+    """A server of leases: as long as it has one tenant, its children are that one's."""
+    lineage = Lineage()
+    first, second = tenant(1), tenant(2)
+    root, child = proc(100, start=10), proc(101, 100, 11)
+    lineage.update(table(root, child), [first])
+    assert whose(child, lineage, first) == ("t1", "ancestry")
+    late = proc(102, 101, 12)
+    procs = table(root, child, late)
+    lineage.update(procs, [first, second])
+    for one in (child, late):
+        assert whose(one, lineage, first, second) == (None, "")
+        assert whose(one, lineage, first, second, grant=second.grant_dir) == ("t2", "environ")
+    assert not lineage.has_members(1, procs)
+    lineage.update(procs, [second])
+    assert whose(late, lineage, second) == ("t2", "ancestry")
+
+
+def test_a_removed_tenants_processes_are_not_those_of_the_next_with_its_number() -> None:
+    lineage = Lineage()
+    root, child = proc(100, start=10), proc(101, 100, 11)
+    procs = table(root, child)
+    lineage.update(procs, [tenant(1)])
+    assert lineage.has_members(1, procs)
+    lineage.forget(1)
+    assert not lineage.has_members(1, procs)
+    lineage.update(procs, [tenant(1, root_pid=200)])
+    assert whose(child, lineage, tenant(1, root_pid=200)) == (None, "")
+
+
 def test_a_grandchild_is_its_tenants_also_after_its_parents_are_gone() -> None:
     lineage = Lineage()
     root, child, grandchild = proc(100, start=10), proc(101, 100, 11), proc(102, 101, 12)

@@ -190,6 +190,8 @@ class Device(google.protobuf.message.Message):
     DRIVER_VERSION_FIELD_NUMBER: builtins.int
     HOLDER_FIELD_NUMBER: builtins.int
     CONTEXT_SEEN_FIELD_NUMBER: builtins.int
+    FREE_BYTES_FIELD_NUMBER: builtins.int
+    FREE_PPM_FIELD_NUMBER: builtins.int
     index: builtins.int
     """place in NVML's order, from 0"""
     uuid: builtins.str
@@ -220,6 +222,10 @@ class Device(google.protobuf.message.Message):
     """tenant_id that holds the time gate now; 0: none or several"""
     context_seen: builtins.int
     """real clients that context_bytes was compared with, the last ones"""
+    free_bytes: builtins.int
+    """the largest memory limit that a new tenant could have"""
+    free_ppm: builtins.int
+    """the largest share that it could have, parts per million"""
     def __init__(
         self,
         *,
@@ -238,8 +244,10 @@ class Device(google.protobuf.message.Message):
         driver_version: builtins.str = ...,
         holder: builtins.int = ...,
         context_seen: builtins.int = ...,
+        free_bytes: builtins.int = ...,
+        free_ppm: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context_bytes", b"context_bytes", "context_seen", b"context_seen", "context_source", b"context_source", "driver_version", b"driver_version", "holder", b"holder", "index", b"index", "kind", b"kind", "leased_bytes", b"leased_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "overhead_bytes", b"overhead_bytes", "promised_bytes", b"promised_bytes", "promised_ppm", b"promised_ppm", "used_bytes", b"used_bytes", "uuid", b"uuid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_bytes", b"context_bytes", "context_seen", b"context_seen", "context_source", b"context_source", "driver_version", b"driver_version", "free_bytes", b"free_bytes", "free_ppm", b"free_ppm", "holder", b"holder", "index", b"index", "kind", b"kind", "leased_bytes", b"leased_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "overhead_bytes", b"overhead_bytes", "promised_bytes", b"promised_bytes", "promised_ppm", b"promised_ppm", "used_bytes", b"used_bytes", "uuid", b"uuid"]) -> None: ...
 
 global___Device = Device
 

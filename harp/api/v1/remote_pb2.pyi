@@ -3,8 +3,8 @@
 isort:skip_file
 SPDX-License-Identifier: Apache-2.0
 
-Remote API of harpd, version 1: leases on this node's GPUs for programs elsewhere. Served over
-TLS 1.3; in plaintext only on loopback, with --insecure. What a session then says goes through
+Remote API of a node, version 1: leases on its GPUs for programs elsewhere. `harp remote serve`
+serves it, over TLS 1.3; in plaintext only on loopback, with --insecure. What a session then says goes through
 session.proto.
 
 Who calls: a client certificate of the pool's authority, or the metadata `authorization: Bearer
@@ -175,7 +175,7 @@ class LeaseRequest(google.protobuf.message.Message):
     lease_class: global___LeaseClass.ValueType
     """scheduling class"""
     name: builtins.str
-    """of the tenant, as the node's own users see it; empty: made up"""
+    """in the tenant's name, as the node's own users see it; empty: the owner's"""
     max_sessions: builtins.int
     """processes that may be attached at once; 0: 16"""
     ttl_s: builtins.float
@@ -545,6 +545,110 @@ class WatchReply(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["nodes", b"nodes", "version", b"version"]) -> None: ...
 
 global___WatchReply = WatchReply
+
+@typing.final
+class LeasesRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___LeasesRequest = LeasesRequest
+
+@typing.final
+class HeldSession(google.protobuf.message.Message):
+    """A process elsewhere, and the worker that stands for it here."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    PROGRAM_FIELD_NUMBER: builtins.int
+    HELD_BYTES_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """names it"""
+    program: builtins.str
+    """what the process calls itself"""
+    held_bytes: builtins.int
+    """device memory that its worker holds, on all devices together"""
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        program: builtins.str = ...,
+        held_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["held_bytes", b"held_bytes", "program", b"program", "session_id", b"session_id"]) -> None: ...
+
+global___HeldSession = HeldSession
+
+@typing.final
+class HeldLease(google.protobuf.message.Message):
+    """A lease as it is now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
+    SESSIONS_FIELD_NUMBER: builtins.int
+    MAX_SESSIONS_FIELD_NUMBER: builtins.int
+    EXPIRES_S_FIELD_NUMBER: builtins.int
+    lease_id: builtins.str
+    """names it"""
+    owner: builtins.str
+    """name of the certificate that took it"""
+    tenant: builtins.str
+    """what it is among the node's tenants"""
+    max_sessions: builtins.int
+    """that it may have at once"""
+    expires_s: builtins.float
+    """seconds until it is over, unless it is renewed"""
+    @property
+    def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LeasedDevice]:
+        """in the order in which programs see them"""
+
+    @property
+    def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HeldSession]:
+        """in the order in which they began"""
+
+    def __init__(
+        self,
+        *,
+        lease_id: builtins.str = ...,
+        owner: builtins.str = ...,
+        tenant: builtins.str = ...,
+        devices: collections.abc.Iterable[global___LeasedDevice] | None = ...,
+        sessions: collections.abc.Iterable[global___HeldSession] | None = ...,
+        max_sessions: builtins.int = ...,
+        expires_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["devices", b"devices", "expires_s", b"expires_s", "lease_id", b"lease_id", "max_sessions", b"max_sessions", "owner", b"owner", "sessions", b"sessions", "tenant", b"tenant"]) -> None: ...
+
+global___HeldLease = HeldLease
+
+@typing.final
+class LeasesReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: builtins.int
+    LEASES_FIELD_NUMBER: builtins.int
+    state: global___NodeState.ValueType
+    """of the node"""
+    @property
+    def leases(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HeldLease]:
+        """in the order in which they were taken"""
+
+    def __init__(
+        self,
+        *,
+        state: global___NodeState.ValueType = ...,
+        leases: collections.abc.Iterable[global___HeldLease] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["leases", b"leases", "state", b"state"]) -> None: ...
+
+global___LeasesReply = LeasesReply
 
 @typing.final
 class DrainRequest(google.protobuf.message.Message):

@@ -64,6 +64,11 @@ class RemoteStub(object):
                 request_serializer=harp_dot_api_dot_v1_dot_remote__pb2.WatchRequest.SerializeToString,
                 response_deserializer=harp_dot_api_dot_v1_dot_remote__pb2.WatchReply.FromString,
                 _registered_method=True)
+        self.Leases = channel.unary_unary(
+                '/harp.api.v1.Remote/Leases',
+                request_serializer=harp_dot_api_dot_v1_dot_remote__pb2.LeasesRequest.SerializeToString,
+                response_deserializer=harp_dot_api_dot_v1_dot_remote__pb2.LeasesReply.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/harp.api.v1.Remote/Drain',
                 request_serializer=harp_dot_api_dot_v1_dot_remote__pb2.DrainRequest.SerializeToString,
@@ -123,6 +128,14 @@ class RemoteServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Leases(self, request, context):
+        """The leases there are: to an administrator all of them, to others their own. With a lease's token:
+        that lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Takes no new leases and sessions, and ends those there are by a deadline. Sessions are told, so
         that a program without state may go elsewhere. Only the node's administrator: else
@@ -164,6 +177,11 @@ def add_RemoteServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=harp_dot_api_dot_v1_dot_remote__pb2.WatchRequest.FromString,
                     response_serializer=harp_dot_api_dot_v1_dot_remote__pb2.WatchReply.SerializeToString,
+            ),
+            'Leases': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leases,
+                    request_deserializer=harp_dot_api_dot_v1_dot_remote__pb2.LeasesRequest.FromString,
+                    response_serializer=harp_dot_api_dot_v1_dot_remote__pb2.LeasesReply.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -333,6 +351,33 @@ class Remote(object):
             '/harp.api.v1.Remote/Watch',
             harp_dot_api_dot_v1_dot_remote__pb2.WatchRequest.SerializeToString,
             harp_dot_api_dot_v1_dot_remote__pb2.WatchReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/harp.api.v1.Remote/Leases',
+            harp_dot_api_dot_v1_dot_remote__pb2.LeasesRequest.SerializeToString,
+            harp_dot_api_dot_v1_dot_remote__pb2.LeasesReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,8 +3,8 @@
 isort:skip_file
 SPDX-License-Identifier: Apache-2.0
 
-Remote API of harpd, version 1: leases on this node's GPUs for programs elsewhere. Served over
-TLS 1.3; in plaintext only on loopback, with --insecure. What a session then says goes through
+Remote API of a node, version 1: leases on its GPUs for programs elsewhere. `harp remote serve`
+serves it, over TLS 1.3; in plaintext only on loopback, with --insecure. What a session then says goes through
 session.proto.
 
 Who calls: a client certificate of the pool's authority, or the metadata `authorization: Bearer
@@ -80,6 +80,14 @@ class RemoteStub:
     outside a pool knows itself.
     """
 
+    Leases: grpc.UnaryUnaryMultiCallable[
+        harp.api.v1.remote_pb2.LeasesRequest,
+        harp.api.v1.remote_pb2.LeasesReply,
+    ]
+    """The leases there are: to an administrator all of them, to others their own. With a lease's token:
+    that lease.
+    """
+
     Drain: grpc.UnaryUnaryMultiCallable[
         harp.api.v1.remote_pb2.DrainRequest,
         harp.api.v1.remote_pb2.DrainReply,
@@ -136,6 +144,14 @@ class RemoteAsyncStub:
     ]
     """The nodes that this one knows, now and whenever one changes: what a client chooses by. A node
     outside a pool knows itself.
+    """
+
+    Leases: grpc.aio.UnaryUnaryMultiCallable[
+        harp.api.v1.remote_pb2.LeasesRequest,
+        harp.api.v1.remote_pb2.LeasesReply,
+    ]
+    """The leases there are: to an administrator all of them, to others their own. With a lease's token:
+    that lease.
     """
 
     Drain: grpc.aio.UnaryUnaryMultiCallable[
@@ -206,6 +222,16 @@ class RemoteServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[harp.api.v1.remote_pb2.WatchReply], collections.abc.AsyncIterator[harp.api.v1.remote_pb2.WatchReply]]:
         """The nodes that this one knows, now and whenever one changes: what a client chooses by. A node
         outside a pool knows itself.
+        """
+
+    @abc.abstractmethod
+    def Leases(
+        self,
+        request: harp.api.v1.remote_pb2.LeasesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[harp.api.v1.remote_pb2.LeasesReply, collections.abc.Awaitable[harp.api.v1.remote_pb2.LeasesReply]]:
+        """The leases there are: to an administrator all of them, to others their own. With a lease's token:
+        that lease.
         """
 
     @abc.abstractmethod

@@ -16,6 +16,19 @@ session is kept for resume_s, then as if closed); its lease runs out or is revok
 (UNAVAILABLE, after a frame that says until when). Others: UNAUTHENTICATED bad token,
 INVALID_ARGUMENT what is no frame of this protocol, RESOURCE_EXHAUSTED beyond the lease.
 
+How a session outlives its connection, where both sides want to. Messages of Session are counted,
+each way from 1: all but those of op 2, which say in `ack` how many of the other direction have
+been taken in; the count itself is not sent. Metadata of a call: `harp-resume: <key> <n> <taken>`;
+key: 32 hex digits of the client's own, the same for the whole session; n: 0 of the call that
+begins it, and larger with each later one; taken: messages of the worker's that it has taken in.
+The answer's initial metadata: `harp-resume: <taken> <window in ms>`; without it there is none.
+Each side sends again what is behind the other's count, and nothing else. A call with a larger n
+takes the place of one whose connection is not known to be dead yet; another key: RESOURCE_EXHAUSTED
+(in use); n not larger: ABORTED; no such session any more: FAILED_PRECONDITION. A side keeps what
+it has sent until it is acknowledged, but no more than 32 MiB: without a connection it takes no
+more calls then, with one it lets the oldest go. Who is asked for what it has let go ends the
+session (UNAVAILABLE). A side acknowledges each 64 KiB, and after 50 ms.
+
 Fields are only ever added; a removed one is `reserved`.
 """
 
@@ -98,13 +111,13 @@ class Frame(google.protobuf.message.Message):
     seq: builtins.int
     """of this direction, from 1, without gaps; 0: outside the order (Bulk)"""
     op: builtins.int
-    """what the body is: native/api/ops.lock, or 1: a pack of calls"""
+    """what the body is: native/api/ops.lock, 1: a pack of calls; 2: none, see above"""
     flags: builtins.int
     """FrameFlag, or-ed"""
     ack: builtins.int
-    """of a reply: the seq that it answers; of BULK: its transfer; else the last seq"""
+    """of a reply: the seq that it answers; of BULK: its transfer; of op 2: messages"""
     lane: builtins.int
-    """taken in of the other direction, or 0
+    """of the other direction taken in
     thread of the program, from 1: calls of a lane are made in order, by a
     """
     body: builtins.bytes

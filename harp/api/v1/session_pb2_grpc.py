@@ -51,7 +51,7 @@ class GpuSessionServicer(object):
 
     def Session(self, request_iterator, context):
         """The calls of one process, and what they answer. One stream a session; a second one takes its
-        place, and goes on where the first one was (Frame.ack): frames are done exactly once.
+        place, and goes on where the first one was (harp-resume): frames are done exactly once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -16,6 +16,19 @@ session is kept for resume_s, then as if closed); its lease runs out or is revok
 (UNAVAILABLE, after a frame that says until when). Others: UNAUTHENTICATED bad token,
 INVALID_ARGUMENT what is no frame of this protocol, RESOURCE_EXHAUSTED beyond the lease.
 
+How a session outlives its connection, where both sides want to. Messages of Session are counted,
+each way from 1: all but those of op 2, which say in `ack` how many of the other direction have
+been taken in; the count itself is not sent. Metadata of a call: `harp-resume: <key> <n> <taken>`;
+key: 32 hex digits of the client's own, the same for the whole session; n: 0 of the call that
+begins it, and larger with each later one; taken: messages of the worker's that it has taken in.
+The answer's initial metadata: `harp-resume: <taken> <window in ms>`; without it there is none.
+Each side sends again what is behind the other's count, and nothing else. A call with a larger n
+takes the place of one whose connection is not known to be dead yet; another key: RESOURCE_EXHAUSTED
+(in use); n not larger: ABORTED; no such session any more: FAILED_PRECONDITION. A side keeps what
+it has sent until it is acknowledged, but no more than 32 MiB: without a connection it takes no
+more calls then, with one it lets the oldest go. Who is asked for what it has let go ends the
+session (UNAVAILABLE). A side acknowledges each 64 KiB, and after 50 ms.
+
 Fields are only ever added; a removed one is `reserved`.
 """
 
@@ -40,7 +53,7 @@ class GpuSessionStub:
         harp.api.v1.session_pb2.Frame,
     ]
     """The calls of one process, and what they answer. One stream a session; a second one takes its
-    place, and goes on where the first one was (Frame.ack): frames are done exactly once.
+    place, and goes on where the first one was (harp-resume): frames are done exactly once.
     """
 
     Bulk: grpc.StreamStreamMultiCallable[
@@ -58,7 +71,7 @@ class GpuSessionAsyncStub:
         harp.api.v1.session_pb2.Frame,
     ]
     """The calls of one process, and what they answer. One stream a session; a second one takes its
-    place, and goes on where the first one was (Frame.ack): frames are done exactly once.
+    place, and goes on where the first one was (harp-resume): frames are done exactly once.
     """
 
     Bulk: grpc.aio.StreamStreamMultiCallable[
@@ -78,7 +91,7 @@ class GpuSessionServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[harp.api.v1.session_pb2.Frame], collections.abc.AsyncIterator[harp.api.v1.session_pb2.Frame]]:
         """The calls of one process, and what they answer. One stream a session; a second one takes its
-        place, and goes on where the first one was (Frame.ack): frames are done exactly once.
+        place, and goes on where the first one was (harp-resume): frames are done exactly once.
         """
 
     @abc.abstractmethod

@@ -21,20 +21,6 @@ struct bridge_late {
     uint8_t body[];
 };
 
-struct copied {
-    struct harp_h2_message message;
-    uint8_t body[];
-};
-
-struct referred {
-    struct harp_h2_message message;
-    struct bridge *bridge;
-    struct harp_ring_region region; /* bytes 0: not the last one */
-    void (*sent)(struct bridge *b, const struct harp_ring_region *region);
-};
-
-/* --- to the stream --- */
-
 void bridge_fail(struct bridge *b, const char *why)
 {
     fprintf(stderr, "harp-link: %s: the session is over\n", why);
@@ -42,94 +28,9 @@ void bridge_fail(struct bridge *b, const char *why)
     pthread_cond_broadcast(&b->room);
     if (b->conn != NULL)
         harp_conn_close(b->conn, why);
+    else
+        b->loop->stop = true;
     harp_loop_wake(b->loop);
-}
-
-/* Put, after a write that may have made room. */
-static int put_somehow(struct bridge *b, struct harp_h2_message *message)
-{
-    int err = b->stream != NULL && !b->ended ? harp_h2_put(b->stream, message) : -EPIPE;
-    if (err != -EAGAIN)
-        return err;
-    harp_conn_write(b->conn);
-    return b->stream != NULL && !b->ended ? harp_h2_put(b->stream, message) : -EPIPE;
-}
-
-/* Hand it over. By the taker alone: while too much waits already, it waits, and the loop, which
- * makes room, does not. */
-static void hand(struct bridge *b, struct harp_h2_message *message)
-{
-    int err;
-    while ((err = put_somehow(b, message)) == -EAGAIN)
-        pthread_cond_wait(&b->room, b->loop->lock);
-    if (err != 0)
-        message->release(message);
-}
-
-static void free_copied(struct harp_h2_message *message)
-{
-    free(message);
-}
-
-void bridge_send(struct bridge *b, const struct harp_frame *frame)
-{
-    struct copied *c = malloc(sizeof *c + frame->bytes);
-    if (c == NULL) {
-        bridge_fail(b, "no memory for a frame");
-        return;
-    }
-    struct harp_frame copy = *frame;
-    if (frame->bytes != 0)
-        memcpy(c->body, frame->body, frame->bytes);
-    copy.body = c->body;
-    harp_h2_frame(&c->message, &copy);
-    c->message.release = free_copied;
-    hand(b, &c->message);
-}
-
-static void free_referred(struct harp_h2_message *message)
-{
-    struct referred *r = (struct referred *)message;
-    if (r->sent != NULL && r->region.bytes != 0)
-        r->sent(r->bridge, &r->region);
-    free(r);
-}
-
-void bridge_send_region(struct bridge *b, const struct harp_frame *as,
-                        const struct harp_ring_region *region, bool end,
-                        void (*sent)(struct bridge *b, const struct harp_ring_region *region))
-{
-    for (uint64_t at = 0; at < region->bytes;) {
-        uint64_t left = region->bytes - at;
-        struct referred *r = calloc(1, sizeof *r);
-        if (r == NULL) {
-            bridge_fail(b, "no memory for a frame");
-            return;
-        }
-        struct harp_frame frame = *as;
-        frame.bytes = left < BRIDGE_CHUNK_BYTES ? (uint32_t)left : BRIDGE_CHUNK_BYTES;
-        frame.body = b->ring.bulk + region->offset + at;
-        frame.flags = HARP_FRAME_BULK | (frame.bytes == left && end ? HARP_FRAME_END : 0);
-        harp_h2_frame(&r->message, &frame);
-        r->message.release = free_referred;
-        r->bridge = b;
-        r->sent = sent;
-        if (frame.bytes == left)
-            r->region = *region;
-        at += frame.bytes;
-        hand(b, &r->message);
-    }
-}
-
-void bridge_room(struct bridge *b)
-{
-    pthread_cond_signal(&b->room);
-}
-
-void bridge_stream_over(struct bridge *b)
-{
-    b->stream = NULL;
-    pthread_cond_broadcast(&b->room);
 }
 
 /* --- to the ring --- */
@@ -156,18 +57,17 @@ static bool put_late(struct bridge *b)
     return b->late == NULL;
 }
 
-void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *body)
+/* True: it lies in the ring, and its peer is to be woken; else later, or never. */
+static bool put(struct bridge *b, struct harp_ring_record *record, const void *body)
 {
     int err = b->late == NULL ? harp_ring_put(&b->ring, record, body) : -EAGAIN;
-    if (err == 0) {
-        harp_ring_wake(&b->ring);
-        return;
-    }
+    if (err == 0)
+        return true;
     struct bridge_late *late = err == -EAGAIN ? malloc(sizeof *late + record->bytes) : NULL;
     if (late == NULL) {
         bridge_fail(b, err == -EMSGSIZE ? "a frame is larger than what the ring here takes"
                                         : "a record does not go into the ring");
-        return;
+        return false;
     }
     *late = (struct bridge_late){.record = *record};
     if (record->bytes != 0)
@@ -176,6 +76,23 @@ void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *b
     b->late_end = &late->next;
     harp_timer_set(b->loop, &b->again, AGAIN_MS);
     harp_loop_wake(b->loop);
+    return false;
+}
+
+void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *body)
+{
+    if (put(b, record, body))
+        harp_ring_wake(&b->ring);
+}
+
+/* By the loop, when it has done all and holds nothing: on a CPU that both share, who is woken runs
+ * at once, and its answer would find the lock taken. */
+static void wake_told(void *ctx)
+{
+    struct bridge *b = ctx;
+    if (b->told)
+        harp_ring_wake(&b->ring);
+    b->told = false;
 }
 
 static void again(struct harp_timer *timer)
@@ -209,6 +126,12 @@ int bridge_message(struct bridge *b, const uint8_t *data, uint32_t bytes)
         err = b->side->bulk(b, &frame);
         if (err == -EAGAIN)
             return err;
+    } else if (err == 0 && b->replay.keeps && frame.op == HARP_OP_TAKEN && frame.seq == 0) {
+        if (harp_replay_acked(&b->replay, frame.ack) == 0) {
+            pthread_cond_signal(&b->room);
+            return 0;
+        }
+        err = -EPROTO;
     } else if (err == 0 && frame.seq == b->seq + 1) {
         struct harp_ring_record record = {.bytes = frame.bytes,
                                           .op = frame.op,
@@ -216,12 +139,14 @@ int bridge_message(struct bridge *b, const uint8_t *data, uint32_t bytes)
                                           .lane = frame.lane,
                                           .ack = frame.ack};
         b->seq = frame.seq;
-        bridge_put(b, &record, frame.body);
+        b->told |= put(b, &record, frame.body);
     } else {
         err = -EPROTO;
     }
     if (err != 0)
         b->side->bad_frame(b, "what came is no frame, or not the next one");
+    else
+        bridge_took(b, bytes);
     return 0;
 }
 
@@ -250,12 +175,12 @@ static void *take(void *arg)
         int err = harp_ring_wait(&b->ring, HARP_RING_FIRST, -1);
         pthread_mutex_lock(b->loop->lock);
         int n = err == 0 || err == -EPIPE ? take_batch(b) : err;
-        on = n >= 0 && !b->ended && b->stream != NULL;
+        on = n >= 0 && !b->ended;
         if (n < 0)
             bridge_fail(b, "nonsense in the ring");
         else if (on && err == -EPIPE && n < BATCH)
             b->side->peer_gone(b);
-        if (on)
+        if (on && b->conn != NULL)
             harp_conn_write(b->conn);
         on &= err != -EPIPE || n == BATCH;
         pthread_mutex_unlock(b->loop->lock);
@@ -283,6 +208,9 @@ int bridge_open(struct bridge *b, struct harp_loop *loop, const struct bridge_si
     b->late_end = &b->late;
     b->again.fire = again;
     b->last.fire = give_up;
+    loop->unlocked = wake_told;
+    loop->unlocked_ctx = b;
+    bridge_send_open(b);
     b->scratch = malloc(HARP_WIRE_BODY_BYTES);
     b->arena = malloc(HARP_WIRE_ARENA_BYTES);
     return b->scratch == NULL || b->arena == NULL ? -ENOMEM : -pthread_cond_init(&b->room, NULL);

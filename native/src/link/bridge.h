@@ -17,6 +17,11 @@
  *   BULK | END, nothing          from the worker: it is done with `ack`
  *
  * Of ids with bit 63 (what a call lends) bytes go as they are.
+ *
+ * Where both ends resume (replay.keeps), connections come and go under a session: bridge_lost,
+ * bridge_resume. What is to be sent waits meanwhile, up to BRIDGE_KEEP_BYTES. With a connection
+ * nobody waits for an acknowledgement: it could be behind what waits for just that. Then the oldest
+ * is let go, and the session does not outlive this connection.
  */
 #ifndef HARP_LINK_BRIDGE_H
 #define HARP_LINK_BRIDGE_H
@@ -24,11 +29,14 @@
 #include <pthread.h>
 
 #include "src/link/conn.h"
+#include "src/link/replay.h"
 #include "src/wire/ring.h"
 
 #define BRIDGE_WORKER_ID (1ull << 63)
 /* Bytes of a transfer in one frame: several are under way at a time. */
 #define BRIDGE_CHUNK_BYTES (256u << 10)
+/* What is kept until it is acknowledged: several times what windows and queues let be under way. */
+#define BRIDGE_KEEP_BYTES (32u << 20)
 
 struct bridge;
 
@@ -60,11 +68,17 @@ struct bridge {
     struct harp_ring ring;
     int sock; /* of the ring */
     struct harp_conn *conn;
-    struct harp_h2_stream *stream; /* NULL: over */
+    struct harp_h2_stream *stream; /* NULL: none now */
     bool taking, ended;
+    bool told;       /* by the loop's thread alone: the ring's peer has yet to be woken */
+    bool cramped;    /* far: a region is waited for, and what was written may hold one */
+    bool last_words; /* behind all that was put: end the stream */
+    enum harp_grpc_status status;
+    char text[HARP_GRPC_TEXT_BYTES];
     bool closed; /* far: the program has said that it sends no more */
     pthread_cond_t room;
-    struct harp_timer again, last;
+    struct harp_timer again, last, tell;
+    struct harp_replay replay;
     uint64_t seq; /* of the last frame */
     struct bridge_late *late, **late_end;
     struct bridge_transfer *transfers;
@@ -82,8 +96,20 @@ int bridge_message(struct bridge *b, const uint8_t *data, uint32_t bytes);
 void bridge_room(struct bridge *b);
 /* What made -EAGAIN may be over. */
 void bridge_go_on(struct bridge *b);
-/* The stream is no more: whoever waits for it goes on. */
+/* The stream is no more, and the session with it: whoever waits goes on. */
 void bridge_stream_over(struct bridge *b);
+
+/* End the stream behind all that was put: near half-closes, far has a status. */
+void bridge_finish(struct bridge *b, enum harp_grpc_status status, const char *text);
+
+/* The connection broke, and its end has given everything back: the session waits for another. */
+void bridge_lost(struct bridge *b);
+/* There it is; the other end has taken `taken` messages in. 0, or what harp_replay_from answers:
+ * then nothing is changed. */
+int bridge_resume(struct bridge *b, struct harp_conn *conn, struct harp_h2_stream *stream,
+                  uint64_t taken);
+/* The user's words for what that answers. */
+const char *bridge_no_resume(int err);
 
 /* Nothing can go on: the connection ends as it must, and with it the process. */
 void bridge_fail(struct bridge *b, const char *why);
@@ -93,6 +119,11 @@ void bridge_fail(struct bridge *b, const char *why);
 #define BRIDGE_LAST_GONE_MS 2000u
 void bridge_ends(struct bridge *b, unsigned ms);
 
+/* A message of so many bytes has come and is taken in. */
+void bridge_took(struct bridge *b, uint32_t bytes);
+/* By bridge_open. */
+void bridge_send_open(struct bridge *b);
+
 /* To the peer, body copied. By the taker: waits for room. */
 void bridge_send(struct bridge *b, const struct harp_frame *frame);
 /* So many bytes of the bulk area, in chunks, from where they lie; the last one with END if `end`.
@@ -100,6 +131,8 @@ void bridge_send(struct bridge *b, const struct harp_frame *frame);
 void bridge_send_region(struct bridge *b, const struct harp_frame *as,
                         const struct harp_ring_region *region, bool end,
                         void (*sent)(struct bridge *b, const struct harp_ring_region *region));
+/* Nothing waits for an acknowledgement in regions of the bulk area: what is written is copied. */
+void bridge_free_regions(struct bridge *b);
 /* Into the ring, now or as soon as there is room. */
 void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *body);
 

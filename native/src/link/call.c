@@ -18,13 +18,14 @@ nghttp2_nv h2_header(const char *name, const char *value)
 
 void h2_answer(struct harp_h2_stream *s)
 {
-    const nghttp2_nv nv[] = {
-        h2_header(":status", "200"),
-        h2_header("content-type", "application/grpc"),
-        h2_header("harp-table", s->h2->table != NULL ? s->h2->table : ""),
-    };
+    nghttp2_nv nv[4] = {h2_header(":status", "200"), h2_header("content-type", "application/grpc")};
+    size_t n = 2;
+    if (s->h2->table != NULL)
+        nv[n++] = h2_header("harp-table", s->h2->table);
+    if (s->resume[0] != '\0')
+        nv[n++] = h2_header("harp-resume", s->resume);
     nghttp2_data_provider provider = h2_provider(s);
-    nghttp2_submit_response(s->h2->session, s->id, nv, s->h2->table != NULL ? 3 : 2, &provider);
+    nghttp2_submit_response(s->h2->session, s->id, nv, n, &provider);
 }
 
 /* "Trailers-Only": one block of headers, with the status. */
@@ -42,12 +43,41 @@ void h2_refuse(struct harp_h2_stream *s)
     nghttp2_submit_response(s->h2->session, s->id, nv, 4, NULL);
 }
 
+void harp_h2_say_resume(struct harp_h2_stream *s, const char *text)
+{
+    snprintf(s->resume, sizeof s->resume, "%s", text);
+}
+
+void harp_h2_accept(struct harp_h2_stream *s)
+{
+    if (!s->later)
+        return;
+    s->later = false;
+    h2_answer(s);
+}
+
+void harp_h2_refuse(struct harp_h2_stream *s, enum harp_grpc_status status, const char *text)
+{
+    if (!s->later)
+        return;
+    s->later = false;
+    s->mute = s->closing = true;
+    s->status = status;
+    snprintf(s->text, sizeof s->text, "%s", text);
+    h2_refuse(s);
+}
+
+bool harp_h2_broke(const struct harp_h2_stream *s)
+{
+    return s->broken;
+}
+
 int harp_h2_call(struct harp_h2 *h2, const struct harp_h2_request *request,
                  struct harp_h2_stream **out)
 {
     char bearer[HARP_GRPC_TOKEN_BYTES + 8];
     snprintf(bearer, sizeof bearer, "Bearer %s", request->token != NULL ? request->token : "");
-    nghttp2_nv nv[9] = {
+    nghttp2_nv nv[10] = {
         h2_header(":method", "POST"),
         h2_header(":scheme", request->tls ? "https" : "http"),
         h2_header(":path",
@@ -57,17 +87,21 @@ int harp_h2_call(struct harp_h2 *h2, const struct harp_h2_request *request,
         h2_header("content-type", "application/grpc"),
         h2_header("harp-session", request->session),
         h2_header("harp-table", request->table),
-        h2_header("authorization", bearer),
     };
-    nv[8].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* kept out of the compression's memory */
+    size_t n = 8;
+    if (request->token != NULL) {
+        nv[n] = h2_header("authorization", bearer);
+        nv[n++].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* kept out of the compression's memory */
+    }
+    if (request->resume != NULL)
+        nv[n++] = h2_header("harp-resume", request->resume);
     struct harp_h2_stream *s = h2->draining ? NULL : h2_new_stream(h2);
     if (s == NULL)
         return h2->draining ? -EPIPE : -ENOMEM;
     nghttp2_data_provider provider = h2_provider(s);
     s->data = request->data;
     s->began = true;
-    s->id =
-        nghttp2_submit_request(h2->session, NULL, nv, request->token != NULL ? 9 : 8, &provider, s);
+    s->id = nghttp2_submit_request(h2->session, NULL, nv, n, &provider, s);
     if (s->id < 0) {
         int err = s->id == NGHTTP2_ERR_NOMEM ? -ENOMEM : -EPIPE;
         h2_free_stream(s);

@@ -27,6 +27,7 @@ struct harp_conn {
     struct harp_timer now, late;
     enum state state;
     bool server, closing;
+    bool joined; /* a client that has no need to dial */
     const struct harp_conn_user *user;
     const struct harp_address *address;
     unsigned which; /* of its addresses */
@@ -79,6 +80,13 @@ static void drop(struct harp_conn *c)
     if (c->user->gone != NULL)
         c->user->gone(c->user->ctx, c, c->why);
     free(c);
+}
+
+void harp_conn_abandon(struct harp_conn *c, const char *why)
+{
+    if (c->why[0] == '\0')
+        snprintf(c->why, sizeof c->why, "%s", why);
+    drop(c);
 }
 
 /* Nothing more can be said on it. */
@@ -221,7 +229,7 @@ static void connected(struct harp_conn *c)
 static void ready(struct harp_watch *watch, uint32_t events)
 {
     struct harp_conn *c = HARP_AROUND(watch, struct harp_conn, watch);
-    if (c->state == CONNECTING && c->server)
+    if (c->state == CONNECTING && (c->server || c->joined))
         secure(c);
     else if (c->state == CONNECTING)
         connected(c);
@@ -301,6 +309,17 @@ int harp_conn_dial(struct harp_conn **out, struct harp_loop *loop,
     return 0;
 }
 
+static int begin(struct harp_conn *c, uint32_t events)
+{
+    int err = harp_loop_watch(c->loop, &c->watch, events);
+    if (err != 0) {
+        harp_timer_clear(&c->late);
+        close(c->watch.fd);
+        free(c);
+    }
+    return err;
+}
+
 int harp_conn_take(struct harp_conn **out, struct harp_loop *loop, int fd, struct harp_tls *tls,
                    const struct harp_conn_user *user)
 {
@@ -313,11 +332,19 @@ int harp_conn_take(struct harp_conn **out, struct harp_loop *loop, int fd, struc
     *out = c;
     harp_timer_set(loop, &c->late, FIRST_MS);
     /* Its first bytes, or its turn, begin it. */
-    int err = harp_loop_watch(loop, &c->watch, EPOLLIN);
-    if (err != 0) {
-        harp_timer_clear(&c->late);
+    return begin(c, EPOLLIN);
+}
+
+int harp_conn_join(struct harp_conn **out, struct harp_loop *loop, int fd,
+                   const struct harp_conn_user *user)
+{
+    struct harp_conn *c = new_conn(loop, NULL, user, fd);
+    if (c == NULL) {
         close(fd);
-        free(c);
+        return -ENOMEM;
     }
-    return err;
+    c->joined = true;
+    *out = c;
+    harp_timer_set(loop, &c->late, DIAL_MS);
+    return begin(c, EPOLLOUT);
 }

@@ -35,6 +35,10 @@ int harp_conn_dial(struct harp_conn **out, struct harp_loop *loop,
 int harp_conn_take(struct harp_conn **out, struct harp_loop *loop, int fd, struct harp_tls *tls,
                    const struct harp_conn_user *user);
 
+/* One end of a socket pair, as a client's. As harp_conn_take. */
+int harp_conn_join(struct harp_conn **out, struct harp_loop *loop, int fd,
+                   const struct harp_conn_user *user);
+
 struct harp_h2 *harp_conn_h2(struct harp_conn *conn);
 /* Which one a call is on. */
 struct harp_conn *harp_conn_of(const struct harp_h2_stream *stream);
@@ -44,6 +48,10 @@ void harp_conn_kick(struct harp_conn *conn);
 
 /* The same from another thread that holds the loop's lock: what can be written is, by itself. */
 void harp_conn_write(struct harp_conn *conn);
+
+/* At once and without a word: gone is called, with `why`. By the loop's thread; not from within
+ * what this connection calls. */
+void harp_conn_abandon(struct harp_conn *conn, const char *why);
 
 /* Close it in this round of the loop; `why` as gone has it. */
 void harp_conn_close(struct harp_conn *conn, const char *why);

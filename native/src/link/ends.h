@@ -5,6 +5,9 @@
 #ifndef HARP_LINK_ENDS_H
 #define HARP_LINK_ENDS_H
 
+#include <stdbool.h>
+#include <sys/types.h>
+
 #include "src/link/conn.h"
 
 struct ends_options {
@@ -12,10 +15,12 @@ struct ends_options {
     struct harp_address address;
     struct harp_tls *tls;
     const char *name, *session;
-    const char *sessions; /* far: folder of their files, instead of session and token */
+    const char *sessions; /* folder of their files, instead of session and token */
     char *const *worker;  /* far: its command line */
     unsigned worker_args;
+    bool attended; /* far, of a folder: began and ended are said, and stdin's end is the end */
     char token[HARP_GRPC_TOKEN_BYTES]; /* "": none */
+    unsigned resume_ms; /* far: how long a session outlives its connection, if it says nothing */
     struct harp_table_id own;
 };
 
@@ -25,8 +30,17 @@ int near_main(const struct ends_options *options);
 int far_main(const struct ends_options *options);
 int far_many(const struct ends_options *options);
 
-/* What has come by the connection `fd`; *begun: a call was accepted. */
-int far_one(const struct ends_options *options, int fd, bool *begun);
+/* A process of far_many's, shared with it. */
+struct far_place {
+    bool begun;                            /* a call was accepted */
+    char session[HARP_GRPC_SESSION_BYTES]; /* whose, by then */
+};
+
+/* What has come by the connection `fd`. */
+int far_one(const struct ends_options *options, int fd, struct far_place *place);
+
+/* many.c: to whoever attends, in one write: lines of several processes do not mix. pid 0: none. */
+void far_say(const struct ends_options *options, const char *what, const char *session, pid_t pid);
 
 /* many.c: a session by its file. Zeroed but for fd -1 at first. */
 struct far_session {
@@ -39,7 +53,29 @@ void far_session_open(struct far_session *session, const char *folder, const cha
 /* False: it runs in another process. */
 bool far_session_lock(const struct far_session *session);
 bool far_session_taken_away(const struct far_session *session);
+/* How long it outlives its connection: `resume_s=` of its file, or what is given. */
+unsigned far_session_resume_ms(const struct far_session *session, unsigned given_ms);
 /* By the worker's process, before exec. */
 void far_session_environment(struct far_session *session);
+
+/* offers.c: near's sessions by their files. Zeroed but for fd -1 at first. */
+struct near_offer {
+    int fd;
+    char name[HARP_GRPC_SESSION_BYTES], token[HARP_GRPC_TOKEN_BYTES], text[2048];
+    const char *peer; /* whom the certificate must be for; NULL: the host */
+    struct harp_address address;
+};
+/* By a session's process: one for the program at `sock`, which may have to wait for it. 0, or an
+ * errno and why (HARP_WHY_BYTES). */
+int near_offer_take(struct near_offer *offer, const struct ends_options *options, int sock,
+                    char *why);
+/* Until stdout's reader has gone: `serve` in a process for each program that connects, or
+ * `no_process` where there cannot be one more. */
+void near_offers(const struct ends_options *options, int listener, int (*serve)(int sock),
+                 void (*no_process)(int sock));
+
+/* Seconds of a user's as ms; -1: not 0 to 3600. */
+#define ENDS_RESUME_MAX_S 3600
+int ends_resume_ms(const char *text);
 
 #endif

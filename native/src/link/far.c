@@ -23,6 +23,11 @@ static int make_room(struct bridge *b, const struct harp_frame *frame, uint64_t 
     if (t == NULL)
         return -EPROTO;
     int err = bytes == 0 ? -EMSGSIZE : harp_bulk_take(&b->bulk, bytes, &t->region.offset);
+    if (err == -EAGAIN && b->replay.keeps) { /* an acknowledgement could be behind this frame */
+        bridge_free_regions(b);
+        err = harp_bulk_take(&b->bulk, bytes, &t->region.offset);
+        b->cramped = err == -EAGAIN;
+    }
     if (err != 0) {
         free(t);
         return err == -EAGAIN ? err : -EPROTO;
@@ -156,8 +161,8 @@ static int far_record(struct bridge *b, struct harp_ring_record *record, const u
 /* The worker has ended, by itself or because the program has. */
 static void worker_gone(struct bridge *b)
 {
-    harp_h2_finish(b->stream, b->closed ? HARP_GRPC_OK : HARP_GRPC_UNAVAILABLE,
-                   b->closed ? "" : "the worker has ended; remedy: attach again");
+    bridge_finish(b, b->closed ? HARP_GRPC_OK : HARP_GRPC_UNAVAILABLE,
+                  b->closed ? "" : "the worker has ended; remedy: attach again");
     bridge_ends(b, BRIDGE_LAST_MS);
 }
 
@@ -165,7 +170,7 @@ static void worker_gone(struct bridge *b)
 static void bad_frame(struct bridge *b, const char *why)
 {
     b->ended = true;
-    harp_h2_finish(b->stream, HARP_GRPC_INVALID_ARGUMENT, why);
+    bridge_finish(b, HARP_GRPC_INVALID_ARGUMENT, why);
     bridge_ends(b, BRIDGE_LAST_MS);
 }
 

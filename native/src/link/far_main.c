@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Beside the worker: one session. Its first call starts the worker, on one end of a socket pair;
- * its end, whatever that is, ends worker and process.
+ * its end, whatever that is, ends worker and process. Where the program's side can resume, that is
+ * not the end of its connection, but of the time without one.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -9,12 +10,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "src/link/bridge.h"
 #include "src/link/ends.h"
+#include "src/link/join.h"
+#include "src/link/relay.h"
 
 /* Opening a driver takes its time. */
 #define OPEN_MS 20000
@@ -32,16 +36,27 @@ static struct harp_loop loop;
 static struct bridge bridge;
 static struct far_session session = {.fd = -1};
 static struct harp_timer look;
-static bool began, *begun;
+static bool began;
+static struct far_place alone, *place = &alone;
+/* What the program's side calls the session, its connection so far, and how long it may be without.
+ */
+static struct harp_resume resume;
+static unsigned window_ms;
+static struct harp_timer window;
+static struct harp_watch inbox;
 static pid_t worker = -1;
 static uint64_t taken[(64u << 20) / HARP_RING_PAGE / 64];
 
-static void run_worker(int sock)
+static void run_worker(int sock, pid_t beside)
 {
     char number[16], *arguments[64];
     unsigned n = 0;
     for (; n < given->worker_args && n < 60; n++)
         arguments[n] = given->worker[n];
+    /* Should this session's process be killed, nobody would end a worker that is stopped. */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != beside)
+        _exit(1);
     snprintf(number, sizeof number, "%d", sock);
     arguments[n++] = (char[]){"--socket"};
     arguments[n++] = number;
@@ -49,6 +64,12 @@ static void run_worker(int sock)
     fcntl(sock, F_SETFD, 0);
     if (given->sessions != NULL)
         far_session_environment(&session);
+    if (given->attended) { /* stdout is for what is said of sessions */
+        int none = open("/dev/null", O_RDONLY);
+        if (none < 0 || dup2(none, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
+            _exit(127);
+        close(none);
+    }
     (void)signal(SIGPIPE, SIG_DFL);
     execv(arguments[0], arguments);
     fprintf(stderr, "harp-link: %s: %s\n", arguments[0], strerror(errno));
@@ -62,9 +83,10 @@ static int start_worker(char *text, size_t size)
     snprintf(text, size, "no worker can be started");
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return -errno;
+    const pid_t own = getpid();
     worker = fork();
     if (worker == 0)
-        run_worker(pair[1]);
+        run_worker(pair[1], own);
     close(pair[1]);
     bridge.sock = pair[0];
     if (worker < 0)
@@ -103,7 +125,92 @@ static void look_again(struct harp_timer *timer)
                        "the session was taken back; remedy: attach again");
     if (bridge.conn != NULL)
         harp_conn_kick(bridge.conn);
+    else
+        loop.stop = true;
     bridge_ends(&bridge, BRIDGE_LAST_MS);
+}
+
+/* --- connections of a session --- */
+
+static bool without_connection(void)
+{
+    return bridge.replay.keeps && bridge.stream == NULL && !bridge.ended;
+}
+
+static void too_long(struct harp_timer *timer)
+{
+    char why[HARP_WHY_BYTES];
+    snprintf(why, sizeof why, "no connection for %u ms", window_ms);
+    bridge_fail(&bridge, why);
+}
+
+static enum harp_grpc_status in_use(char *text)
+{
+    snprintf(text, HARP_GRPC_TEXT_BYTES, "the session is in use; remedy: attach again");
+    return HARP_GRPC_RESOURCE_EXHAUSTED;
+}
+
+/* The session goes on, on the connection of `stream`; one that is there still is half dead. */
+static enum harp_grpc_status take_place(struct harp_h2_stream *stream,
+                                        const struct harp_resume *asked, char *text)
+{
+    struct harp_conn *conn = harp_conn_of(stream);
+    if (!bridge.replay.keeps || strcmp(asked->key, resume.key) != 0 || conn == bridge.conn)
+        return in_use(text);
+    if (asked->attempt <= resume.attempt) {
+        snprintf(text, HARP_GRPC_TEXT_BYTES, "a later connection has the place of this one");
+        return HARP_GRPC_ABORTED;
+    }
+    if (bridge.ended || bridge.closed) {
+        snprintf(text, HARP_GRPC_TEXT_BYTES, "the session has ended; remedy: attach again");
+        return HARP_GRPC_UNAVAILABLE;
+    }
+    int err = harp_replay_can(&bridge.replay, asked->taken);
+    if (err != 0) {
+        snprintf(text, HARP_GRPC_TEXT_BYTES, "%s", bridge_no_resume(err));
+        fprintf(stderr, "harp-link: %s\n", text);
+        bridge.ended = true;
+        bridge_ends(&bridge, BRIDGE_LAST_GONE_MS);
+        return HARP_GRPC_UNAVAILABLE;
+    }
+    if (bridge.conn != NULL)
+        harp_conn_abandon(bridge.conn, "another connection has its place");
+    char answer[HARP_RESUME_TEXT];
+    harp_resume_answer(answer, bridge.replay.taken, window_ms);
+    harp_h2_say_resume(stream, answer);
+    resume.attempt = asked->attempt;
+    harp_timer_clear(&window);
+    (void)bridge_resume(&bridge, conn, stream, asked->taken);
+    return HARP_GRPC_OK;
+}
+
+static struct harp_conn_user user;
+
+static void given_over(struct harp_watch *watch, uint32_t events)
+{
+    struct harp_conn *conn;
+    int fd = harp_join_next();
+    if (fd >= 0)
+        (void)harp_conn_take(&conn, &loop, fd, NULL, &user);
+    else if ((events & ~(uint32_t)EPOLLIN) != 0)
+        harp_loop_forget(&loop, watch); /* nobody is left who could give any */
+}
+
+/* Both sides can, and want to. */
+static void resumes(struct harp_h2_stream *stream, const struct harp_resume *asked)
+{
+    char answer[HARP_RESUME_TEXT];
+    window_ms = given->sessions != NULL ? far_session_resume_ms(&session, given->resume_ms)
+                                        : given->resume_ms;
+    if (window_ms == 0)
+        return;
+    harp_resume_answer(answer, 0, window_ms);
+    harp_h2_say_resume(stream, answer);
+    resume = *asked;
+    bridge.replay.keeps = true;
+    inbox = (struct harp_watch){.fd = harp_join_here(session.name), .ready = given_over};
+    if (inbox.fd >= 0)
+        (void)harp_loop_watch(&loop, &inbox, EPOLLIN);
 }
 
 static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
@@ -117,13 +224,25 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
         snprintf(text, HARP_GRPC_TEXT_BYTES, "host bytes go on the session's own stream here");
         return HARP_GRPC_UNIMPLEMENTED;
     }
-    if (began || (given->sessions != NULL && !far_session_lock(&session))) {
-        snprintf(text, HARP_GRPC_TEXT_BYTES, "the session is in use; remedy: attach again");
-        return HARP_GRPC_RESOURCE_EXHAUSTED;
+    struct harp_resume asked = {.attempt = 0};
+    const bool can = call->resume[0] != '\0';
+    if (can && harp_resume_get(&asked, call->resume) != 0) {
+        snprintf(text, HARP_GRPC_TEXT_BYTES, "harp-resume is not `key attempt taken`");
+        return HARP_GRPC_INVALID_ARGUMENT;
     }
+    if (relay_on())
+        return in_use(text);
+    if (began)
+        return can ? take_place(stream, &asked, text) : in_use(text);
+    if (asked.attempt != 0)
+        return relay_begin(&loop, stream, call, &place->begun, text);
+    if (given->sessions != NULL && !far_session_lock(&session))
+        return in_use(text);
     began = true;
     if (given->sessions != NULL) {
-        *begun = true;
+        snprintf(place->session, sizeof place->session, "%s", session.name);
+        place->begun = true;
+        far_say(given, "began", session.name, getpid());
         harp_timer_set(&loop, &look, LOOK_MS);
     }
     bridge.conn = harp_conn_of(stream);
@@ -133,22 +252,35 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
         return HARP_GRPC_UNAVAILABLE;
     }
     bridge.stream = stream;
+    if (can)
+        resumes(stream, &asked);
     return HARP_GRPC_OK;
 }
 
+/* --- what connections say --- */
+
 static int message(void *ctx, struct harp_h2_stream *stream, const uint8_t *data, uint32_t bytes)
 {
-    return bridge_message(&bridge, data, bytes);
+    if (relay_on())
+        return relay_message(stream, data, bytes);
+    return stream == bridge.stream ? bridge_message(&bridge, data, bytes) : 0;
 }
 
 static void room(void *ctx, struct harp_h2_stream *stream)
 {
-    bridge_room(&bridge);
+    if (relay_on())
+        relay_room();
+    else
+        bridge_room(&bridge);
 }
 
 /* The program wants no more: the worker ends, and then the taker says so. */
 static void closed(void *ctx, struct harp_h2_stream *stream)
 {
+    if (relay_on()) {
+        relay_closed();
+        return;
+    }
     bridge.closed = true;
     shutdown(bridge.sock, SHUT_RDWR);
 }
@@ -158,6 +290,15 @@ static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_statu
 {
     if (status != HARP_GRPC_OK)
         fprintf(stderr, "harp-link: %s: %s\n", harp_grpc_name(status), text);
+    if (relay_on()) {
+        relay_ended(stream);
+        return;
+    }
+    if (bridge.replay.keeps && harp_h2_broke(stream) && !bridge.ended && !bridge.closed) {
+        bridge_lost(&bridge);
+        harp_timer_set(&loop, &window, window_ms);
+        return;
+    }
     shutdown(bridge.sock, SHUT_RDWR);
     bridge_stream_over(&bridge);
     harp_conn_close(bridge.conn, "");
@@ -167,10 +308,14 @@ static void gone(void *ctx, struct harp_conn *conn, const char *why)
 {
     if (why[0] != '\0')
         fprintf(stderr, "harp-link: connection: %s\n", why);
-    if (conn != bridge.conn && given->sessions == NULL)
-        return;
-    bridge.conn = NULL;
-    loop.stop = true;
+    if (relay_on()) {
+        relay_gone(conn);
+    } else if (conn != bridge.conn) {
+        loop.stop |= given->sessions != NULL && !began; /* a stranger's process */
+    } else {
+        bridge.conn = NULL;
+        loop.stop |= !without_connection();
+    }
 }
 
 /* It ends by itself when its socket does; after 2 s it is ended. */
@@ -199,6 +344,7 @@ static int open_all(const struct ends_options *options)
     given = options;
     user.limits = harp_h2_default;
     look.fire = look_again;
+    window.fire = too_long;
     harp_table_put(table, &options->own);
     int err = harp_loop_open(&loop);
     loop.lock = &lock;
@@ -230,10 +376,10 @@ int far_main(const struct ends_options *options)
     return run();
 }
 
-int far_one(const struct ends_options *options, int fd, bool *accepted)
+int far_one(const struct ends_options *options, int fd, struct far_place *own)
 {
     struct harp_conn *conn;
-    begun = accepted;
+    place = own;
     int err = open_all(options);
     if (err == 0)
         err = harp_conn_take(&conn, &loop, fd, options->tls, &user);

@@ -22,6 +22,7 @@ enum harp_grpc_status {
     HARP_GRPC_PERMISSION_DENIED = 7,
     HARP_GRPC_RESOURCE_EXHAUSTED = 8,
     HARP_GRPC_FAILED_PRECONDITION = 9,
+    HARP_GRPC_ABORTED = 10,
     HARP_GRPC_UNIMPLEMENTED = 12,
     HARP_GRPC_INTERNAL = 13,
     HARP_GRPC_UNAVAILABLE = 14,
@@ -72,13 +73,16 @@ enum harp_grpc_method { HARP_GRPC_OTHER, HARP_GRPC_SESSION, HARP_GRPC_BULK };
 #define HARP_GRPC_SESSION_PATH "/harp.api.v1.GpuSession/Session"
 #define HARP_GRPC_BULK_PATH    "/harp.api.v1.GpuSession/Bulk"
 
+/* `harp-resume`, either way. */
+#define HARP_RESUME_TEXT 96u
+
 /* What a client's headers said. Zeroed at first. */
 struct harp_grpc_call {
     enum harp_grpc_method method;
     bool post, grpc, trailers;
     bool damaged; /* a header of ours was there twice, or too long */
     char token[HARP_GRPC_TOKEN_BYTES], session[HARP_GRPC_SESSION_BYTES];
-    char table[HARP_TABLE_TEXT];
+    char table[HARP_TABLE_TEXT], resume[HARP_RESUME_TEXT];
 };
 
 /* Take in one header, pseudo headers too; those that mean nothing to us are passed over. */
@@ -97,13 +101,31 @@ struct harp_grpc_rule {
 enum harp_grpc_status harp_grpc_check(const struct harp_grpc_call *call,
                                       const struct harp_grpc_rule *rule, char *text);
 
+/* --- going on after a broken connection (replay.h) --- */
+
+#define HARP_RESUME_KEY_BYTES 33u
+
+/* What a client says of its session: its own name for it, so that no other's is taken for it; the
+ * number of this connection, 0: the first, which begins the session; messages taken so far. */
+struct harp_resume {
+    char key[HARP_RESUME_KEY_BYTES]; /* 32 hex digits */
+    uint64_t attempt, taken;
+};
+void harp_resume_put(char text[HARP_RESUME_TEXT], const struct harp_resume *resume);
+/* 0, or -EINVAL: that is none. */
+int harp_resume_get(struct harp_resume *resume, const char *text);
+
+/* What a server answers: messages taken so far, and how long it keeps the session (ms). */
+void harp_resume_answer(char text[HARP_RESUME_TEXT], uint64_t taken, unsigned window_ms);
+int harp_resume_answered(uint64_t *taken, unsigned *window_ms, const char *text);
+
 /* --- what a server answers --- */
 
 struct harp_grpc_answer {
     unsigned http; /* :status */
     bool grpc, told;
     enum harp_grpc_status status; /* where told */
-    char text[HARP_GRPC_TEXT_BYTES], table[HARP_TABLE_TEXT];
+    char text[HARP_GRPC_TEXT_BYTES], table[HARP_TABLE_TEXT], resume[HARP_RESUME_TEXT];
 };
 
 /* Take in one header or trailer. */

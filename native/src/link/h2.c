@@ -127,9 +127,11 @@ static void begin(struct harp_h2_stream *s)
         return;
     }
     enum harp_grpc_status status = h2->handler.begin(h2->handler.ctx, s, &s->call, s->text);
-    if (status == HARP_GRPC_OK) {
+    if (status == HARP_GRPC_OK || status == HARP_H2_LATER) {
         s->began = true;
-        h2_answer(s);
+        s->later = status != HARP_GRPC_OK;
+        if (!s->later)
+            h2_answer(s);
         return;
     }
     s->mute = s->closing = true;
@@ -334,9 +336,10 @@ void harp_h2_free(struct harp_h2 *h2, const char *why)
 {
     if (h2 == NULL)
         return;
-    while (h2->streams != NULL)
-        h2_end(h2->streams, h2->streams->over ? h2->streams->status : HARP_GRPC_UNAVAILABLE,
-               h2->streams->over ? h2->streams->text : why);
+    for (struct harp_h2_stream *s; (s = h2->streams) != NULL;) {
+        s->broken = !s->over;
+        h2_end(s, s->over ? s->status : HARP_GRPC_UNAVAILABLE, s->over ? s->text : why);
+    }
     h2_release(h2->done);
     nghttp2_session_del(h2->session);
     free(h2);
@@ -353,6 +356,8 @@ int harp_h2_readable(struct harp_h2 *h2)
             h2->failed = true;
             return -EPROTO;
         }
+        if (h2->io.drains && sizeof h2->read - (size_t)n >= HARP_IO_ROOM)
+            return 0;
     }
     return 1;
 }

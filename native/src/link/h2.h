@@ -19,11 +19,16 @@
 
 #include "src/link/grpc.h"
 
+#define HARP_IO_ROOM (16u << 10)
+
 /* A byte stream that does not wait. recv: bytes; 0: its end. send: bytes taken of all pieces. Both
  * -EAGAIN, or another negative errno: it is broken. Called again after -EAGAIN, send gets the same
  * bytes again. */
 struct harp_io {
     void *ctx;
+    /* A recv that leaves HARP_IO_ROOM or more of its room empty has taken all there was, and what
+     * comes later, the end too, is told by who waits: asking again would be a syscall in vain. */
+    bool drains;
     ssize_t (*recv)(void *ctx, void *data, size_t size);
     ssize_t (*send)(void *ctx, const struct iovec *pieces, int count);
 };
@@ -53,11 +58,14 @@ void harp_h2_frame(struct harp_h2_message *message, const struct harp_frame *fra
 struct harp_h2;
 struct harp_h2_stream;
 
+#define HARP_H2_LATER ((enum harp_grpc_status)1000)
+
 struct harp_h2_handler {
     void *ctx;
     /* Server: a call has come, with right gRPC headers; whether they suffice is judged here. OK
-     * begins it, and `table`, where not NULL, is answered as harp-table; any other refuses it, with
-     * `text` (HARP_GRPC_TEXT_BYTES), and nothing of it is kept. */
+     * begins it, and `table`, where not NULL, is answered as harp-table; HARP_H2_LATER begins it,
+     * and harp_h2_accept or harp_h2_refuse answers; any other refuses it, with `text`
+     * (HARP_GRPC_TEXT_BYTES), and nothing of it is kept. */
     enum harp_grpc_status (*begin)(void *ctx, struct harp_h2_stream *stream,
                                    const struct harp_grpc_call *call, char *text);
     /* Client: the server's first metadata is there. */
@@ -104,16 +112,24 @@ unsigned harp_h2_calls(const struct harp_h2 *h2);
 /* Say that no new calls are taken (GOAWAY); those there go on. */
 void harp_h2_drain(struct harp_h2 *h2);
 
-/* Client: begin a call. Strings are copied. `token` may be NULL. 0, -ENOMEM, or -EPIPE: the server
+/* Client: begin a call. Strings are copied. 0, -ENOMEM, or -EPIPE: the server
  * takes no more. */
 struct harp_h2_request {
     enum harp_grpc_method method;
     bool tls;
-    const char *authority, *token, *session, *table;
-    void *data; /* harp_h2_data */
+    const char *authority, *token, *session, *table, *resume; /* token, resume: may be NULL */
+    void *data;                                               /* harp_h2_data */
 };
 int harp_h2_call(struct harp_h2 *h2, const struct harp_h2_request *request,
                  struct harp_h2_stream **out);
+
+/* Server, from begin on until it is answered: `harp-resume` of the answer. */
+void harp_h2_say_resume(struct harp_h2_stream *stream, const char *text);
+/* Server: what begin has put off. */
+void harp_h2_accept(struct harp_h2_stream *stream);
+void harp_h2_refuse(struct harp_h2_stream *stream, enum harp_grpc_status status, const char *text);
+/* In end: neither side has said so, the connection broke. */
+bool harp_h2_broke(const struct harp_h2_stream *stream);
 
 /* Hand over a message. 0: it will be released, sent or not; -EAGAIN: too many wait (room); -EPIPE:
  * this side has ended. Then it is still the caller's. */

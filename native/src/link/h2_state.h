@@ -33,6 +33,7 @@ struct harp_h2_stream {
         struct harp_grpc_answer answer;
     };
     bool began;   /* the handler knows of it */
+    bool later;   /* and has not answered it yet; server */
     bool told;    /* end has been called, or must not be */
     bool mute;    /* what comes is passed over */
     bool ended;   /* the peer has half-closed */
@@ -41,9 +42,10 @@ struct harp_h2_stream {
     bool full;    /* put has said -EAGAIN */
     bool waiting; /* the reader holds a message that the handler would not take */
     bool over;    /* nghttp2 has forgotten it, and the handler has not taken all yet; client */
+    bool broken;  /* the connection was, before its end */
     bool busy;    /* in take: resume from within does nothing */
     enum harp_grpc_status status;
-    char text[HARP_GRPC_TEXT_BYTES];
+    char text[HARP_GRPC_TEXT_BYTES], resume[HARP_RESUME_TEXT]; /* resume: of our answer */
 
     struct harp_grpc_reader reader;
     uint32_t waiting_bytes;

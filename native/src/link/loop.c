@@ -130,6 +130,8 @@ static int wait_events(struct harp_loop *loop)
     int timeout_ms = wait_ms(loop);
     if (loop->lock != NULL)
         pthread_mutex_unlock(loop->lock);
+    if (loop->unlocked != NULL)
+        loop->unlocked(loop->unlocked_ctx);
     int n = epoll_wait(loop->epoll, loop->events, HARP_LOOP_EVENTS, timeout_ms);
     int err = errno;
     if (loop->lock != NULL)
@@ -162,5 +164,7 @@ int harp_loop_run(struct harp_loop *loop)
     int err = run(loop);
     if (loop->lock != NULL)
         pthread_mutex_unlock(loop->lock);
+    if (loop->unlocked != NULL)
+        loop->unlocked(loop->unlocked_ctx);
     return err;
 }

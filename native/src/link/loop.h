@@ -31,6 +31,10 @@ struct harp_loop {
     /* NULL, or held by run but while it waits: other threads may then do everything but take
      * watches and connections away, and call harp_loop_wake if they set a timer or stop. */
     pthread_mutex_t *lock;
+    /* NULL, or called before it waits and at its end, without the lock: what wakes others comes
+     * last, who would else run, on a busy CPU, in the middle of it. */
+    void (*unlocked)(void *ctx);
+    void *unlocked_ctx;
     struct harp_watch wake;
     struct harp_timer *timers;
     struct epoll_event events[HARP_LOOP_EVENTS];

@@ -14,21 +14,29 @@
 
 static int usage(FILE *to, int code)
 {
-    fputs("usage: harp-link near --socket PATH --to HOST:PORT --session ID [options]\n"
-          "       harp-link far --listen HOST:PORT --session ID [options] -- WORKER [ARGUMENT...]\n"
-          "       harp-link far --listen HOST:PORT --sessions FOLDER [options] -- WORKER ...\n"
-          "  near: beside programs; each that connects at PATH gets a session at HOST:PORT\n"
-          "  far:  beside the worker, which is started with --socket FD for the one session; or\n"
-          "        for each session of FOLDER: files ID hold the token, then lines NAME=VALUE for\n"
-          "        the worker's environment; a file that is removed ends its session\n"
-          "  --token-file FILE     the session's token; its first line\n"
-          "  --cert FILE, --key FILE\n"
-          "                        own certificate (PEM); far: what makes it TLS\n"
-          "  --ca FILE             who signs the other side; near: what makes it TLS; far: and\n"
-          "                        whom it asks for a certificate\n"
-          "  --name NAME           what the other side's certificate is for (default: HOST)\n"
-          "Without TLS only addresses of this machine itself are taken.\n",
-          to);
+    fputs(
+        "usage: harp-link near --socket PATH --to HOST:PORT --session ID [options]\n"
+        "       harp-link near --socket PATH --sessions FOLDER [options]\n"
+        "       harp-link far --listen HOST:PORT --session ID [options] -- WORKER [ARGUMENT...]\n"
+        "       harp-link far --listen HOST:PORT --sessions FOLDER [options] -- WORKER ...\n"
+        "  near: beside programs; each that connects at PATH gets a session at HOST:PORT, or one\n"
+        "        of FOLDER: files ID hold the token, then lines to=HOST:PORT and name=NAME; says\n"
+        "        `taken ID` and `ended ID` on stdout, and ends with its reader\n"
+        "  far:  beside the worker, which is started with --socket FD for the one session; or\n"
+        "        for each session of FOLDER: files ID hold the token, then lines NAME=VALUE for\n"
+        "        the worker's environment; a file that is removed ends its session\n"
+        "  --attended            far, with --sessions: say `began ID PID` and `ended ID` on\n"
+        "                        stdout, and end all when stdin does\n"
+        "  --resume SECONDS      far: how long a session outlives its connection, where its file\n"
+        "                        has no line resume_s=SECONDS (default: 0, not at all)\n"
+        "  --token-file FILE     the session's token; its first line\n"
+        "  --cert FILE, --key FILE\n"
+        "                        own certificate (PEM); far: what makes it TLS\n"
+        "  --ca FILE             who signs the other side; near: what makes it TLS; far: and\n"
+        "                        whom it asks for a certificate\n"
+        "  --name NAME           what the other side's certificate is for (default: HOST)\n"
+        "Without TLS only addresses of this machine itself are taken.\n",
+        to);
     return code;
 }
 
@@ -54,6 +62,15 @@ static int read_token(const char *path, char *token)
     return -EINVAL;
 }
 
+int ends_resume_ms(const char *text)
+{
+    char *end;
+    double seconds = strtod(text, &end);
+    if (end == text || *end != '\0' || !(seconds >= 0 && seconds <= ENDS_RESUME_MAX_S))
+        return -1;
+    return (int)(seconds * 1000);
+}
+
 struct arguments {
     const char *address, *token_file;
     struct harp_tls_files files;
@@ -62,14 +79,18 @@ struct arguments {
 static int parse(int argc, char **argv, struct ends_options *o, struct arguments *a)
 {
     static const struct option table[] = {
-        {"socket", 1, NULL, 's'},   {"to", 1, NULL, 'a'},   {"listen", 1, NULL, 'a'},
-        {"session", 1, NULL, 'i'},  {"cert", 1, NULL, 'c'}, {"key", 1, NULL, 'k'},
-        {"ca", 1, NULL, 'r'},       {"name", 1, NULL, 'n'}, {"token-file", 1, NULL, 't'},
-        {"sessions", 1, NULL, 'f'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+        {"socket", 1, NULL, 's'},   {"to", 1, NULL, 'a'},       {"listen", 1, NULL, 'a'},
+        {"session", 1, NULL, 'i'},  {"cert", 1, NULL, 'c'},     {"key", 1, NULL, 'k'},
+        {"ca", 1, NULL, 'r'},       {"name", 1, NULL, 'n'},     {"token-file", 1, NULL, 't'},
+        {"sessions", 1, NULL, 'f'}, {"attended", 0, NULL, 'A'}, {"resume", 1, NULL, 'w'},
+        {"help", 0, NULL, 'h'},     {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
         switch (c) {
         case 's':
             o->socket = optarg;
+            break;
+        case 'A':
+            o->attended = true;
             break;
         case 'a':
             a->address = optarg;
@@ -95,6 +116,11 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
         case 't':
             a->token_file = optarg;
             break;
+        case 'w':
+            if (ends_resume_ms(optarg) < 0)
+                return -EINVAL;
+            o->resume_ms = (unsigned)ends_resume_ms(optarg);
+            break;
         case 'h':
             exit(usage(stdout, 0));
         default:
@@ -103,7 +129,7 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
     }
     o->worker = argv + optind;
     o->worker_args = (unsigned)(argc - optind);
-    return a->address != NULL && (o->session != NULL) != (o->sessions != NULL) ? 0 : -EINVAL;
+    return (o->session != NULL) != (o->sessions != NULL) ? 0 : -EINVAL;
 }
 
 int main(int argc, char **argv)
@@ -117,12 +143,14 @@ int main(int argc, char **argv)
         return usage(stdout, 0);
     if ((!far && strcmp(end, "near") != 0) || parse(argc - 1, argv + 1, &o, &a) != 0 ||
         far != (o.worker_args != 0) || far == (o.socket != NULL) ||
-        (o.sessions != NULL && (!far || a.token_file != NULL)))
+        (a.address == NULL && (far || o.sessions == NULL)) ||
+        (o.sessions != NULL && a.token_file != NULL) ||
+        (o.attended && (!far || o.sessions == NULL)))
         return usage(stderr, 2);
     harp_table_own(&o.own, HARP_VERSION);
     if (a.token_file != NULL && read_token(a.token_file, o.token) != 0)
         return 1;
-    int err = harp_address_parse(&o.address, a.address, why);
+    int err = a.address != NULL ? harp_address_parse(&o.address, a.address, why) : 0;
     if (err == 0 && (a.files.certificate != NULL || a.files.ca != NULL))
         err = harp_tls_open(&o.tls, far, &a.files, why);
     if (err != 0) {

@@ -3,9 +3,11 @@
  * Several sessions behind one port. A process for each connection, which becomes its session's; and
  * a file for each session, in a folder of whoever grants them:
  *
- *   FOLDER/ID     the token; then lines NAME=VALUE, for the environment of its worker
+ *   FOLDER/ID     the token; then lines NAME=VALUE, for the environment of its worker, but
+ *                 resume_s=SECONDS: how long it outlives its connection
  *
- * The file is locked while the session runs. With it the session is taken away.
+ * The file is locked while the session runs. With it the session is taken away. No session outlives
+ * this process, and no worker its session's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,17 +18,21 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "src/link/ends.h"
+#include "src/link/join.h"
 
 /* Processes, and those of them that may be strangers': without a call that was accepted. */
 #define PROCESSES 256
 #define STRANGERS 64
 
 /* --- a session's file --- */
+
+static const char resume[] = "resume_s=";
 
 static void forget(struct far_session *s)
 {
@@ -75,27 +81,62 @@ void far_session_environment(struct far_session *s)
     char *rest = NULL;
     for (char *line = strtok_r(s->environment, "\n", &rest); line != NULL;
          line = strtok_r(NULL, "\n", &rest))
-        if (strchr(line, '=') != NULL)
+        if (strchr(line, '=') != NULL && strncmp(line, resume, strlen(resume)) != 0)
             (void)putenv(line);
+}
+
+unsigned far_session_resume_ms(const struct far_session *s, unsigned given_ms)
+{
+    const char *at = s->environment;
+    while (at != NULL && strncmp(at, resume, strlen(resume)) != 0) {
+        at = strchr(at, '\n');
+        at = at != NULL ? at + 1 : NULL;
+    }
+    if (at == NULL)
+        return given_ms;
+    char text[32];
+    snprintf(text, sizeof text, "%.*s", (int)strcspn(at, "\n") - (int)strlen(resume),
+             at + strlen(resume));
+    int ms = ends_resume_ms(text);
+    if (ms < 0)
+        fprintf(
+            stderr,
+            "harp-link: resume_s=%s of session %s is not 0 to %d: it ends with its connection\n",
+            text, s->name, ENDS_RESUME_MAX_S);
+    return ms < 0 ? 0 : (unsigned)ms;
 }
 
 /* --- processes --- */
 
 static pid_t processes[PROCESSES];
-/* Shared with them: whether a call was accepted there. */
-static bool *begun;
+static struct far_place *places; /* shared with them */
 static sigset_t usual;
+
+void far_say(const struct ends_options *options, const char *what, const char *session, pid_t pid)
+{
+    if (!options->attended)
+        return;
+    if (pid != 0)
+        printf("%s %s %d\n", what, session, (int)pid);
+    else
+        printf("%s %s\n", what, session);
+    fflush(stdout);
+}
 
 static void child_ended(int number)
 {
 }
 
-static void reap(void)
+static void reap(const struct ends_options *options)
 {
     for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
         for (unsigned i = 0; i < PROCESSES; i++)
-            if (processes[i] == pid)
+            if (processes[i] == pid) {
                 processes[i] = 0;
+                if (places[i].session[0] != '\0')
+                    far_say(options, "ended", places[i].session, 0);
+                harp_join_gone(i);
+            }
 }
 
 /* Where a process has room; PROCESSES: nowhere. */
@@ -106,7 +147,7 @@ static unsigned room(void)
         if (processes[i] == 0)
             at = i;
         else
-            strangers += !begun[i];
+            strangers += !places[i].begun;
     }
     return strangers < STRANGERS ? at : PROCESSES;
 }
@@ -114,22 +155,30 @@ static unsigned room(void)
 static void serve(const struct ends_options *options, int listener, int fd)
 {
     unsigned at = room();
-    if (at == PROCESSES) {
+    if (at == PROCESSES || harp_join_make(at) != 0) {
         close(fd);
         return;
     }
-    begun[at] = false;
+    const pid_t own = getpid();
+    places[at] = (struct far_place){.begun = false};
     pid_t pid = fork();
     if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != own)
+            _exit(1);
+        harp_join_child(at);
         close(listener);
         (void)signal(SIGCHLD, SIG_DFL);
         sigprocmask(SIG_SETMASK, &usual, NULL);
-        _exit(far_one(options, fd, &begun[at]));
+        _exit(far_one(options, fd, &places[at]));
     }
-    if (pid < 0)
+    harp_join_parent(at);
+    if (pid < 0) {
         fprintf(stderr, "harp-link: no process for a connection: %s\n", strerror(errno));
-    else
+        harp_join_gone(at);
+    } else {
         processes[at] = pid;
+    }
     close(fd);
 }
 
@@ -144,6 +193,14 @@ static void hear_of_ends(void)
     sigaction(SIGCHLD, &ended, NULL);
 }
 
+/* Nobody attends any more. What is said meanwhile is no order. */
+static bool deserted(void)
+{
+    char said[64];
+    ssize_t n = read(STDIN_FILENO, said, sizeof said);
+    return n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN);
+}
+
 int far_many(const struct ends_options *options)
 {
     char why[HARP_WHY_BYTES] = "no memory";
@@ -151,10 +208,13 @@ int far_many(const struct ends_options *options)
     int listener = -1;
     int err = options->tls == NULL ? harp_address_plain(&options->address, why) : 0;
     if (err == 0)
-        begun = mmap(NULL, PROCESSES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (begun != MAP_FAILED && err == 0)
+        places = mmap(NULL, PROCESSES * sizeof *places, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (places != MAP_FAILED && err == 0)
+        err = harp_join_open(PROCESSES);
+    if (places != MAP_FAILED && err == 0)
         err = harp_tcp_listen(&options->address, &listener, &port, why);
-    if (begun == MAP_FAILED || err != 0) {
+    if (places == MAP_FAILED || err != 0) {
         fprintf(stderr, "harp-link: %s\n", why);
         return 1;
     }
@@ -162,10 +222,13 @@ int far_many(const struct ends_options *options)
     printf("ready %u\n", port);
     fflush(stdout);
     for (;;) {
-        struct pollfd come = {.fd = listener, .events = POLLIN};
-        int ready = ppoll(&come, 1, NULL, &usual);
-        reap();
-        int fd = ready > 0 ? harp_tcp_accept(listener) : -EAGAIN;
+        struct pollfd come[2] = {{.fd = listener, .events = POLLIN},
+                                 {.fd = options->attended ? STDIN_FILENO : -1, .events = POLLIN}};
+        int ready = ppoll(come, 2, NULL, &usual);
+        reap(options);
+        if (ready > 0 && come[1].revents != 0 && deserted())
+            return 0;
+        int fd = ready > 0 && come[0].revents != 0 ? harp_tcp_accept(listener) : -EAGAIN;
         if (fd >= 0)
             serve(options, listener, fd);
         else if (fd != -EAGAIN)

@@ -65,6 +65,8 @@ void harp_grpc_header(struct harp_grpc_call *call, const char *name, size_t name
         ok = keep(call->session, sizeof call->session, value, value_size);
     else if (is(name, name_size, "harp-table"))
         ok = keep(call->table, sizeof call->table, value, value_size);
+    else if (is(name, name_size, "harp-resume"))
+        ok = keep(call->resume, sizeof call->resume, value, value_size);
     call->damaged |= !ok;
 }
 
@@ -103,8 +105,9 @@ enum harp_grpc_status harp_grpc_check(const struct harp_grpc_call *call,
                             "again, and use the token of AttachReply"
                           : "the token is not this session's, or no longer; remedy: attach again");
     if (call->damaged)
-        return refuse(HARP_GRPC_INVALID_ARGUMENT, text,
-                      "authorization, harp-session or harp-table is there twice, or too long");
+        return refuse(
+            HARP_GRPC_INVALID_ARGUMENT, text,
+            "authorization, harp-session, harp-table or harp-resume is there twice, or too long");
     if (rule->session != NULL && strcmp(rule->session, call->session) != 0)
         return refuse(HARP_GRPC_INVALID_ARGUMENT, text,
                       "harp-session is not the session that this worker is for; remedy: use the "
@@ -150,6 +153,9 @@ void harp_grpc_answer_header(struct harp_grpc_answer *answer, const char *name, 
     } else if (is(name, name_size, "harp-table")) {
         if (!keep(answer->table, sizeof answer->table, value, value_size))
             answer->table[0] = '\0'; /* twice: then none */
+    } else if (is(name, name_size, "harp-resume")) {
+        if (!keep(answer->resume, sizeof answer->resume, value, value_size))
+            answer->resume[0] = '\0';
     }
 }
 

@@ -197,7 +197,7 @@ static int near_bulk(struct bridge *b, const struct harp_frame *frame)
 /* The program has ended, or wants no GPU any more. */
 static void program_gone(struct bridge *b)
 {
-    harp_h2_close(b->stream);
+    bridge_finish(b, HARP_GRPC_OK, "");
     bridge_ends(b, BRIDGE_LAST_GONE_MS);
 }
 

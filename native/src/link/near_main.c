@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Beside programs: each that connects gets a process, a ring, a connection and a session of its
- * own. The program is answered when the other side has accepted the session, or refused in its
- * words.
+ * own; the one that is given, or one of those that a folder offers (offers.c). The program is
+ * answered when the other side has accepted the session, or refused in its words. Once it has been,
+ * a broken connection is followed by another (near_again.c).
  */
 #include <errno.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 
 #include "src/link/bridge.h"
 #include "src/link/ends.h"
+#include "src/link/near_again.h"
 
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
@@ -23,15 +25,20 @@
 #define HELLO_MS 5000
 /* For the call to be answered: the worker there may take 20 s to open its driver. */
 #define ANSWER_MS 25000
+/* How soon it is seen that a session was taken back. */
+#define LOOK_MS 500
 
 static const struct ends_options *given;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct harp_loop loop;
 static struct bridge bridge;
+static struct harp_conn *conn_now;
 static struct harp_watch life, hangup;
-static struct harp_timer unanswered;
+static struct harp_timer unanswered, look;
 static bool refused;
 static pid_t listening;
+static struct near_offer offer = {.fd = -1};
+static struct ends_options offered; /* what is given, with what the offer says in its place */
 
 /* Once, and only as long as the program has not been answered. */
 static void refuse(const char *why)
@@ -47,15 +54,19 @@ static void refuse(const char *why)
 static void dialled(void *ctx, struct harp_conn *conn)
 {
     char table[HARP_TABLE_TEXT];
+    char resume[HARP_RESUME_TEXT];
     harp_table_put(table, &given->own);
+    near_again_text(resume, &bridge);
+    struct harp_h2_stream *call;
     const struct harp_h2_request request = {.method = HARP_GRPC_SESSION,
                                             .tls = given->tls != NULL,
                                             .authority = given->address.text,
                                             .token = given->token[0] ? given->token : NULL,
                                             .session = given->session,
-                                            .table = table};
-    harp_timer_set(&loop, &unanswered, ANSWER_MS);
-    if (harp_h2_call(harp_conn_h2(conn), &request, &bridge.stream) != 0)
+                                            .table = table,
+                                            .resume = resume};
+    harp_timer_set(&loop, &unanswered, bridge.taking ? NEAR_AGAIN_ANSWER_MS : ANSWER_MS);
+    if (harp_h2_call(harp_conn_h2(conn), &request, &call) != 0)
         harp_conn_close(conn, "the other side takes no sessions any more");
 }
 
@@ -65,22 +76,29 @@ static void not_answered(struct harp_timer *timer)
     snprintf(why, sizeof why,
              "the session is not answered within %u s; remedy: see whether the "
              "worker's host is overloaded",
-             ANSWER_MS / 1000);
-    if (bridge.conn != NULL)
-        harp_conn_close(bridge.conn, why);
+             (bridge.taking ? NEAR_AGAIN_ANSWER_MS : ANSWER_MS) / 1000);
+    if (conn_now != NULL)
+        harp_conn_close(conn_now, why);
 }
 
 static void answered(void *ctx, struct harp_h2_stream *stream,
                      const struct harp_grpc_answer *answer)
 {
     harp_timer_clear(&unanswered);
+    if (bridge.taking) {
+        near_again_answered(&bridge, harp_conn_of(stream), stream, answer);
+        return;
+    }
+    bridge.conn = harp_conn_of(stream);
+    bridge.stream = stream;
+    bridge.replay.keeps = near_again_first(answer);
     if (harp_ring_answer(&bridge.ring) != 0 || bridge_start(&bridge) != 0)
         harp_conn_close(bridge.conn, "the program has gone");
 }
 
 static int message(void *ctx, struct harp_h2_stream *stream, const uint8_t *data, uint32_t bytes)
 {
-    return bridge_message(&bridge, data, bytes);
+    return stream == bridge.stream ? bridge_message(&bridge, data, bytes) : -EAGAIN;
 }
 
 static void room(void *ctx, struct harp_h2_stream *stream)
@@ -95,15 +113,24 @@ static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_statu
     if (status != HARP_GRPC_OK)
         fprintf(stderr, "harp-link: %s: %s: %s\n", given->address.text, harp_grpc_name(status),
                 text);
+    if (bridge.replay.keeps && harp_h2_broke(stream) && !bridge.ended) {
+        bridge_lost(&bridge);
+        return;
+    }
     refuse(text[0] != '\0' ? text : harp_grpc_name(status));
     bridge_stream_over(&bridge);
-    harp_conn_close(bridge.conn, "");
+    harp_conn_close(conn_now, "");
 }
 
 static void gone(void *ctx, struct harp_conn *conn, const char *why)
 {
+    conn_now = bridge.conn = NULL;
+    harp_timer_clear(&unanswered);
+    if (bridge.replay.keeps && !bridge.ended && !loop.stop) {
+        near_again_lost(&bridge, why);
+        return;
+    }
     refuse(why);
-    bridge.conn = NULL;
     loop.stop = true;
 }
 
@@ -114,8 +141,8 @@ static void program_gone(struct harp_watch *watch, uint32_t events)
     shutdown(bridge.sock, SHUT_RDWR); /* by which the taker sees it */
     if (bridge.taking)
         bridge_ends(&bridge, BRIDGE_LAST_GONE_MS);
-    else if (bridge.conn != NULL)
-        harp_conn_close(bridge.conn, "the program has gone");
+    else if (conn_now != NULL)
+        harp_conn_close(conn_now, "the program has gone");
 }
 
 static void watch_program(void)
@@ -135,17 +162,55 @@ static void watch_program(void)
         program_gone(&life, 0);
 }
 
+/* Whoever offered the session has taken it back. */
+static void look_again(struct harp_timer *timer)
+{
+    struct stat st;
+    if (fstat(offer.fd, &st) == 0 && st.st_nlink != 0) {
+        harp_timer_set(&loop, timer, LOOK_MS);
+        return;
+    }
+    if (bridge.taking)
+        bridge_fail(&bridge, "the session was taken back");
+    if (conn_now != NULL)
+        harp_conn_close(conn_now, "the session was taken back");
+}
+
+/* A session of the folder's, in place of the one that is given. */
+static int take_offer(int sock, char *why)
+{
+    int err = near_offer_take(&offer, given, sock, why);
+    if (err == 0 && given->tls == NULL)
+        err = harp_address_plain(&offer.address, why);
+    if (err != 0)
+        return err;
+    offered = *given;
+    offered.address = offer.address;
+    offered.name = offer.peer;
+    offered.session = offer.name;
+    snprintf(offered.token, sizeof offered.token, "%s", offer.token);
+    given = &offered;
+    look.fire = look_again;
+    harp_timer_set(&loop, &look, LOOK_MS);
+    return 0;
+}
+
+static struct harp_conn_user user = {
+    .open = dialled,
+    .gone = gone,
+    .handler = {.answered = answered, .message = message, .room = room, .end = ended},
+};
+
+static int dial(char *why)
+{
+    return harp_conn_dial(&conn_now, &loop, &given->address, given->tls, given->name, &user, why);
+}
+
 static int serve_program(int sock)
 {
-    const struct harp_conn_user user = {
-        .open = dialled,
-        .gone = gone,
-        .handler = {.answered = answered, .message = message, .room = room, .end = ended},
-        .limits = harp_h2_default,
-    };
     char text[HARP_WHY_BYTES];
-    struct harp_conn *conn;
     int err = harp_loop_open(&loop);
+    user.limits = harp_h2_default;
     loop.lock = &lock;
     if (err == 0)
         err = bridge_open(&bridge, &loop, &bridge_near);
@@ -158,12 +223,19 @@ static int serve_program(int sock)
         return 1;
     }
     bridge.ring.spin_us = harp_ring_spin_us(20);
-    err = harp_conn_dial(&conn, &loop, &given->address, given->tls, given->name, &user, text);
+    if (given->sessions != NULL && (err = take_offer(sock, text)) != 0) {
+        if (err != -EPIPE)
+            fprintf(stderr, "harp-link: %s\n", text);
+        harp_ring_refuse(sock, text);
+        return 1;
+    }
+    err = near_again_open(&bridge, dial);
+    if (err == 0)
+        err = dial(text);
     if (err != 0) {
         refuse(text);
         return 1;
     }
-    bridge.conn = conn;
     unanswered.fire = not_answered;
     watch_program();
     return harp_loop_run(&loop) != 0;
@@ -230,7 +302,8 @@ int near_main(const struct ends_options *options)
 {
     char why[HARP_WHY_BYTES];
     given = options;
-    if (options->tls == NULL && harp_address_plain(&options->address, why) != 0) {
+    if (options->tls == NULL && options->address.count != 0 &&
+        harp_address_plain(&options->address, why) != 0) {
         fprintf(stderr, "harp-link: %s\n", why);
         return 1;
     }
@@ -239,6 +312,11 @@ int near_main(const struct ends_options *options)
         return 1;
     listening = getpid();
     (void)signal(SIGTERM, stop);
+    if (options->sessions != NULL) {
+        near_offers(options, listener, serve_program, no_process);
+        (void)unlink(options->socket);
+        return 1;
+    }
     (void)signal(SIGCHLD, SIG_IGN); /* the kernel takes them in */
     printf("ready\n");
     fflush(stdout);

@@ -1,7 +1,7 @@
 # Parts of the link, and whether this host has what they need. Sets HARP_LINK_WITHOUT to what is
 # missing, or makes the target harp_link_needs.
 set(HARP_LINK_DIR ${CMAKE_CURRENT_LIST_DIR})
-set(harp_link_core ${HARP_LINK_DIR}/grpc.c ${HARP_LINK_DIR}/metadata.c
+set(harp_link_core ${HARP_LINK_DIR}/grpc.c ${HARP_LINK_DIR}/metadata.c ${HARP_LINK_DIR}/resume.c
                    ${HARP_LINK_DIR}/../wire/frame.c)
 set(harp_link_h2 ${harp_link_core})
 foreach(name h2 call stream out)

@@ -178,5 +178,5 @@ static ssize_t tcp_send(void *ctx, const struct iovec *pieces, int count)
 
 struct harp_io harp_tcp_io(int *fd)
 {
-    return (struct harp_io){.ctx = fd, .recv = tcp_recv, .send = tcp_send};
+    return (struct harp_io){.ctx = fd, .drains = true, .recv = tcp_recv, .send = tcp_send};
 }

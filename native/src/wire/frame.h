@@ -21,7 +21,8 @@
 #define HARP_PACK_HEADER_BYTES 8u
 
 enum harp_own_op {
-    HARP_OP_PACK = 1, /* body: calls one after another, none of them a pack */
+    HARP_OP_PACK = 1,  /* body: calls one after another, none of them a pack */
+    HARP_OP_TAKEN = 2, /* between links: `ack` messages of the other direction are taken in */
     HARP_OP_FIRST = 64,
 };
 
@@ -29,10 +30,9 @@ enum harp_frame_flags {
     HARP_FRAME_REPLY = 1u << 0,      /* body: CUresult, outputs */
     HARP_FRAME_WANTED = 1u << 1,     /* a reply is waited for */
     HARP_FRAME_PER_THREAD = 1u << 2, /* stream 0 is the calling thread's own (_ptsz, _ptds) */
-    HARP_FRAME_REVERSE = 1u
-        << 3,                  /* from the worker, on its own account; BULK: bytes to come back */
-    HARP_FRAME_BULK = 1u << 4, /* body: bytes of the transfer `ack` names */
-    HARP_FRAME_END = 1u << 5,  /* the last bytes of a transfer */
+    HARP_FRAME_REVERSE = 1u << 3,    /* the worker's own; BULK: bytes that are to come back */
+    HARP_FRAME_BULK = 1u << 4,       /* body: bytes of the transfer `ack` names */
+    HARP_FRAME_END = 1u << 5,        /* the last bytes of a transfer */
 };
 
 struct harp_frame {

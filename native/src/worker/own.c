@@ -49,8 +49,11 @@ static CUresult snapshot(const uint64_t *args)
     DRIVER(cuDeviceGetLuid)(facts->luid, &facts->luid_mask, device);
     DRIVER(cuDevicePrimaryCtxGetState)(device, &facts->primary_flags, &active);
     facts->free_bytes = facts->total_bytes; /* without a context; who has one asks */
-    for (int i = 0; i < (int)(sizeof facts->attributes / sizeof *facts->attributes); i++)
-        DRIVER(cuDeviceGetAttribute)(&facts->attributes[i], (CUdevice_attribute)i, device);
+    for (int i = 0; i < (int)(sizeof facts->attributes / sizeof *facts->attributes); i++) {
+        r = DRIVER(cuDeviceGetAttribute)(&facts->attributes[i], (CUdevice_attribute)i, device);
+        if (r == CUDA_SUCCESS)
+            facts->answered[i / 8] |= (unsigned char)(1u << i % 8);
+    }
     major = facts->attributes[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR];
     minor = facts->attributes[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR];
     facts->compute_major = (unsigned)major;

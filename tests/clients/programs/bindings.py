@@ -52,6 +52,7 @@ class Machine:
     def read(self, pointer, like: np.ndarray) -> np.ndarray:
         out = np.empty_like(like)
         do(cu.cuMemcpyDtoH(out, pointer, out.nbytes))
+        print("read", out.tobytes().hex()[:4096])  # for runs elsewhere to be compared with
         return out
 
     def watch(self) -> Watch:

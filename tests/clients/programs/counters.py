@@ -68,7 +68,8 @@ class Watch:
 
     def __init__(self, sync) -> None:  # noqa: ANN001
         self._sync = sync
-        self._asked: dict[str, list[int]] = {}
+        #: what was launched inside: launches, blocks, threads, by kernel name
+        self.asked: dict[str, list[int]] = {}
         #: what was executed inside, by kernel name; empty where nothing is watched
         self.counts: dict[str, Count] = {}
 
@@ -79,10 +80,10 @@ class Watch:
 
     def launched(self, name: str, blocks: int, threads_per_block: int, times: int = 1) -> None:
         """Says that kernel `name` was launched `times` times."""
-        asked = self._asked.setdefault(name, [0, 0, 0])
-        asked[0] += times
-        asked[1] += times * blocks
-        asked[2] += times * blocks * threads_per_block
+        row = self.asked.setdefault(name, [0, 0, 0])
+        row[0] += times
+        row[1] += times * blocks
+        row[2] += times * blocks * threads_per_block
 
     def __exit__(self, kind, *_: object) -> None:  # noqa: ANN001
         if kind is not None:
@@ -95,8 +96,8 @@ class Watch:
             name: count - self._before.get(name, Count()) for name, count in after.items()
         }
         self.counts = {name: count for name, count in self.counts.items() if count.launches}
-        assert sorted(self.counts) == sorted(self._asked), (self.counts, self._asked)
-        for name, (launches, blocks, threads) in self._asked.items():
+        assert sorted(self.counts) == sorted(self.asked), (self.counts, self.asked)
+        for name, (launches, blocks, threads) in self.asked.items():
             count = self.counts[name]
             ran = (count.launches, count.blocks, count.threads)
             assert ran == (launches, blocks, threads), (name, count)

@@ -113,7 +113,9 @@ def test_frames_of_the_c_code_are_those_of_protobuf(cc: str, tmp_path: Path) -> 
 
 def test_flags_of_frames_are_the_same_on_both_sides() -> None:
     text = (ROOT / "native" / "src" / "wire" / "frame.h").read_text()
-    ours = {name: 1 << int(bit) for name, bit in re.findall(r"HARP_FRAME_(\w+) = 1u << (\d)", text)}
+    ours = {
+        name: 1 << int(bit) for name, bit in re.findall(r"HARP_FRAME_(\w+) = 1u\s*<< (\d)", text)
+    }
     theirs = {n.removeprefix("FRAME_FLAG_"): v for n, v in session_pb2.FrameFlag.items() if v}
     assert ours == theirs
     assert len(ours) == 6

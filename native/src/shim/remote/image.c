@@ -15,7 +15,6 @@
 #include "src/shim/remote/prepared.h"
 
 #define FILE_MOST (1ull << 30)
-#define TEXT_MOST (16u << 20)
 #define HAD       64u /* images that this process knows the server to have */
 
 /* --- how long --------------------------------------------------------------------------------- */
@@ -146,14 +145,20 @@ CUresult harp_remote_with_image(unsigned op, uint64_t *args, unsigned count, uns
     return r == CUDA_SUCCESS ? harp_remote_make(op, args, count) : r;
 }
 
-/* Texts are kept with what was made of them: they say how kernels take their parameters. */
-static void keep_text(enum harp_handle kind, const uint64_t *made, const char *image, size_t bytes)
+/* Makes a module or library, args[0], of an image; what that says of its kernels is kept with it.
+ */
+static CUresult load(unsigned op, uint64_t *args, unsigned count, unsigned at, const void *data,
+                     size_t bytes)
 {
-    struct harp_thing *thing = harp_thing_of(kind, *made);
-    bool text = bytes > SELFMAG && bytes <= TEXT_MOST && memcmp(image, ELFMAG, SELFMAG) != 0 &&
-                strlen(image) + 1 == bytes;
-    if (thing != NULL && text)
-        thing->facts = strdup(image); /* nobody has the handle yet */
+    CUresult r = harp_remote_with_image(op, args, count, at, data, bytes);
+    struct harp_thing *thing =
+        r != CUDA_SUCCESS ? NULL
+                          : harp_thing_of(op == HARP_OP_cuLibraryLoadData ? HARP_HANDLE_CUlibrary
+                                                                          : HARP_HANDLE_CUmodule,
+                                          *(const uint64_t *)(uintptr_t)args[0]);
+    if (thing != NULL)
+        thing->facts = harp_layouts_of(data, bytes); /* nobody has the handle yet */
+    return r;
 }
 
 static CUresult given(unsigned op, uint64_t *args, unsigned count, unsigned at)
@@ -167,11 +172,7 @@ static CUresult given(unsigned op, uint64_t *args, unsigned count, unsigned at)
     size_t bytes = harp_remote_image_bytes(data, &data);
     if (bytes == 0)
         return CUDA_ERROR_INVALID_IMAGE;
-    r = harp_remote_with_image(op, args, count, at, data, bytes);
-    if (r == CUDA_SUCCESS)
-        keep_text(op == HARP_OP_cuLibraryLoadData ? HARP_HANDLE_CUlibrary : HARP_HANDLE_CUmodule,
-                  (const uint64_t *)(uintptr_t)args[0], data, bytes);
-    return r;
+    return load(op, args, count, at, data, bytes);
 }
 
 /* --- calls ------------------------------------------------------------------------------------ */
@@ -307,7 +308,7 @@ CUresult harp_remote_cuModuleLoad(CUmodule *module, const char *fname)
         r = harp_remote_read_file(fname, &data, &bytes);
     uint64_t args[] = {(uintptr_t)module, 0};
     if (r == CUDA_SUCCESS)
-        r = harp_remote_with_image(HARP_OP_cuModuleLoadData, args, 2, 1, data, bytes);
+        r = load(HARP_OP_cuModuleLoadData, args, 2, 1, data, bytes);
     free(data);
     return r;
 }
@@ -335,7 +336,7 @@ CUresult harp_remote_cuLibraryLoadFromFile(CUlibrary *library, const char *fileN
                        (uintptr_t)libraryOptionValues,
                        numLibraryOptions};
     if (r == CUDA_SUCCESS)
-        r = harp_remote_with_image(HARP_OP_cuLibraryLoadData, args, 8, 1, data, bytes);
+        r = load(HARP_OP_cuLibraryLoadData, args, 8, 1, data, bytes);
     free(data);
     return r;
 }

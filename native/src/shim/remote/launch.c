@@ -80,11 +80,11 @@ static struct function *roomy(void)
     return calloc(1, sizeof *made + PARAMS_MOST * sizeof made->layout.param[0]);
 }
 
-void harp_remote_note_layout(CUfunction f, const char *ptx, const char *name)
+void harp_remote_note_layout(CUfunction f, const struct harp_layouts *image, const char *name)
 {
     struct harp_thing *thing = harp_thing_of(HARP_HANDLE_CUfunction, (uintptr_t)f);
     struct function *made = thing != NULL ? roomy() : NULL;
-    if (made != NULL && harp_layout_of(ptx, name, &made->layout, PARAMS_MOST))
+    if (made != NULL && harp_layouts_find(image, name, &made->layout, PARAMS_MOST))
         keep(thing, made);
     else
         free(made);

@@ -19,7 +19,9 @@
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
 #endif
-#define OPEN_MS 5000 /* a link may have to dial the other host */
+/* A link may have to wait for a session (10 s), to dial, and for the other side to open its driver
+ * (25 s). It refuses by itself before that; who has died is seen at once. */
+#define OPEN_MS 40000
 #define SPIN_US 50
 #define ROOM_MS 2 /* then answers are read, which the worker may have no room for */
 

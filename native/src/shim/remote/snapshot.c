@@ -18,7 +18,6 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards filling; read
 struct facts {
     bool known;
     struct harp_wire_device is;
-    bool asked[HARP_WIRE_ATTRIBUTES]; /* the driver's own answer, not the snapshot's, is there */
 };
 static struct {
     unsigned devices; /* set once, before `initialised` */
@@ -116,7 +115,7 @@ static CUresult fill(CUdevice dev)
     f->is.pci_bus_id[sizeof f->is.pci_bus_id - 1] = '\0';
     for (size_t i = 0; i < sizeof never / sizeof *never; i++) {
         f->is.attributes[never[i]] = 0;
-        f->asked[never[i]] = true;
+        f->is.answered[never[i] / 8] |= (unsigned char)(1u << never[i] % 8);
     }
     __atomic_store_n(&f->known, true, __ATOMIC_RELEASE);
     return CUDA_SUCCESS;
@@ -233,24 +232,16 @@ CUresult harp_remote_cuDeviceGetPCIBusId(char *pciBusId, int len, CUdevice dev)
     return r;
 }
 
-/* A snapshot has 0 for what is 0 and for what this driver does not know: then it is asked, once. */
+/* What the driver has not answered is asked: it says why. */
 CUresult harp_remote_cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
 {
-    CUresult r = harp_remote_ready();
-    if (r == CUDA_SUCCESS && pi == NULL)
-        r = CUDA_ERROR_INVALID_VALUE;
-    struct facts *f = r == CUDA_SUCCESS ? facts_of(dev, &r) : NULL;
-    if (f == NULL)
-        return r;
+    CUresult r;
+    const struct harp_wire_device *is = asked(dev, pi, &r);
     int at = (int)attrib;
-    if (at <= 0 || at >= HARP_WIRE_ATTRIBUTES)
-        return harp_sent_cuDeviceGetAttribute(pi, attrib, dev);
-    if (f->is.attributes[at] == 0 && !__atomic_load_n(&f->asked[at], __ATOMIC_RELAXED)) {
-        r = harp_sent_cuDeviceGetAttribute(pi, attrib, dev);
-        if (r == CUDA_SUCCESS && *pi == 0)
-            __atomic_store_n(&f->asked[at], true, __ATOMIC_RELAXED);
+    if (is == NULL)
         return r;
-    }
-    *pi = f->is.attributes[at];
+    if (at <= 0 || at >= HARP_WIRE_ATTRIBUTES || !(is->answered[at / 8] >> at % 8 & 1))
+        return harp_sent_cuDeviceGetAttribute(pi, attrib, dev);
+    *pi = is->attributes[at];
     return CUDA_SUCCESS;
 }

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who holds a lease for the programs of one command: asks, renews, offers sessions, gives back.
+
+Decisions are hold.step()'s. All of it runs in one event loop; what a reply means is judged by the
+hold it was asked for, which may not be the present one any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Set as AbstractSet
+
+from harp.api.v1 import remote_pb2 as pb
+from harp.errors import ConfigError, HarpError, UnknownLease
+from harp.remote.hold import (
+    Action,
+    Admit,
+    Attach,
+    Attached,
+    Deny,
+    Detach,
+    Detached,
+    Ended,
+    Event,
+    Lose,
+    Move,
+    NotAttached,
+    NotRenewed,
+    Offer,
+    Renew,
+    Renewed,
+    Say,
+    Taken,
+    Tick,
+    next_s,
+    step,
+)
+from harp.remote.offers import Offers, check
+from harp.remote.table import own_table
+from harp.remote.taking import Held, Taker, Taking, give_back, said
+
+__all__ = ["Holder"]
+
+#: the node opens its driver meanwhile
+_ATTACH_S = 30.0
+#: a node that drains keeps what runs: so often another one is looked for
+_MOVE_AGAIN_S = 5.0
+_LINE_BYTES = 512
+
+
+class Holder:
+    """The lease of one command.
+
+    Args:
+        taker: finds leases.
+        offers: where programs' sessions are put.
+        program: what it is, to be shown at the node.
+        say: tells the user a sentence.
+    """
+
+    def __init__(
+        self, taker: Taker, offers: Offers, program: str, say: Callable[[str], None]
+    ) -> None:
+        self._taker = taker
+        self._offers = offers
+        self._program = program
+        self._say = say
+        self._table = own_table()
+        self._held: Held | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()  #: the next deadline is another one
+        self._taking = asyncio.Lock()
+        self._moving = False
+        self._move_s = 0.0  #: not before
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """What lease there is is kept while the block runs; then it is given back.
+
+        Raises:
+            ConfigError: an address that may not be used.
+            HarpError: what the block raises.
+        """
+        await self._taker.check()
+        refusal = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                self._later(self._keep_time())
+                try:
+                    yield
+                except HarpError as error:  # the group would wrap it
+                    refusal = error
+                finally:
+                    self._group = None  # nothing new is begun
+                    for task in self._tasks:
+                        task.cancel()
+        finally:
+            await self.release()
+        if refusal is not None:
+            raise refusal
+
+    async def take(self, at: str = "") -> Taking:
+        """Take a lease on the node that is best, or that does not refuse; or on the one named.
+
+        Raises:
+            ConfigError: there is one already.
+            NodeUnreachable: no node; why, node by node.
+            HarpError: what one node said, where only that one was asked.
+        """
+        async with self._taking:
+            old = self._held
+            if old is not None and not old.hold.over:
+                raise ConfigError(
+                    f"the command has a lease on {old.taking.node_id} already", "detach it first"
+                )
+            fresh = await self._taker.find(at)
+            if old is not None:
+                await give_back(old)
+            self._begin(fresh)
+            return fresh.taking
+
+    async def drop(self, why: str) -> bool:
+        """Give the lease back, and tell programs why there is none; False: there was none."""
+        async with self._taking:
+            self._offers.deny(why)
+            return await self.release()
+
+    async def release(self) -> bool:
+        """Give the lease back; what the node does not hear of in time runs out by itself."""
+        gone, self._held = self._held, None
+        if gone is None:
+            return False
+        self._offers.end_all()
+        await give_back(gone)
+        return not gone.hold.over
+
+    async def hear(self, reader: asyncio.StreamReader) -> None:
+        """Follow what harp-link says of its sessions, until it ends."""
+        while line := await reader.readline():
+            word, _, session_id = line[:_LINE_BYTES].decode(errors="replace").strip().partition(" ")
+            if self._held is None:
+                continue
+            if word == "taken":
+                self._step(self._held, Taken(session_id))
+            elif word == "ended":
+                self._step(self._held, Ended(session_id))
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._moved.clear()
+            wait_s = math.inf
+            if self._held is not None:
+                wait_s = next_s(self._held.hold) - time.monotonic()
+            try:
+                async with asyncio.timeout(wait_s if math.isfinite(wait_s) else None):
+                    await self._moved.wait()
+            except TimeoutError:
+                if self._held is not None:
+                    self._step(self._held, Tick())
+
+    # --- taking ---
+
+    def _begin(self, fresh: Held) -> None:
+        self._held = fresh
+        self._offers.admit()
+        self._step(fresh, Tick())
+
+    async def _move(self, without: AbstractSet[str]) -> None:
+        """Another lease for programs to come; none of them has a session of the present one."""
+        old = self._held
+        assert old is not None  # its core has asked for this
+        try:
+            fresh = await self._taker.find(without=without)
+        except HarpError as error:
+            if self._held is old and old.hold.over:
+                self._offers.deny(f"{error.message}; remedy: {error.hint}")
+            self._move_s = time.monotonic() + _MOVE_AGAIN_S
+            return
+        finally:
+            self._moving = False
+        kept = self._held is not old or (
+            not old.hold.over
+            and (old.hold.running or not all(map(self._offers.withdraw, old.hold.offered)))
+        )
+        if kept:  # a program was faster, or it was attached or detached meanwhile
+            await give_back(fresh)
+            return
+        self._begin(fresh)
+        self._say(
+            f"harp: the lease is now one of {fresh.taking.node_id} at {fresh.taking.endpoint}"
+        )
+        await give_back(old)
+
+    # --- what the core wants done ---
+
+    def _step(self, on: Held, event: Event) -> None:
+        if on is not self._held:
+            return  # of a lease that was given back
+        before_s = next_s(on.hold)
+        for action in step(on.hold, event, time.monotonic()):
+            self._do(on, action)
+        if next_s(on.hold) != before_s:
+            self._moved.set()
+
+    def _do(self, on: Held, action: Action) -> None:
+        match action:
+            case Renew():
+                self._later(self._renew(on, action.timeout_s))
+            case Attach():
+                self._later(self._attach(on))
+            case Detach():
+                self._later(self._detach(on, action.session_id))
+            case Offer():
+                self._offers.offer(action.session_id, *on.made.pop(action.session_id))
+            case Deny():
+                self._offers.deny(action.why)
+            case Admit():
+                self._offers.admit()
+            case Say():
+                self._say(f"harp: {on.taking.node_id}: {action.text}")
+            case Lose():
+                self._lose(on, action)
+            case Move():
+                self._look_elsewhere(frozenset({on.taking.node_id}))
+
+    def _lose(self, on: Held, lost: Lose) -> None:
+        self._offers.end_all()
+        what = "; the programs that used it get errors from CUDA" if lost.sessions else ""
+        self._say(f"harp: the lease on {on.taking.node_id} is lost: {lost.why}{what}")
+        if on.given:
+            self._offers.deny(f"the lease is over: {lost.why}; remedy: the token of another one")
+        self._move_s = 0.0
+        self._look_elsewhere(frozenset())
+
+    def _look_elsewhere(self, without: AbstractSet[str]) -> None:
+        if not self._taker.given and not self._moving and time.monotonic() >= self._move_s:
+            self._moving = True
+            self._later(self._move(without))
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        if self._group is None:
+            work.close()  # everything is being given back
+        else:
+            self._tasks.add(task := self._group.create_task(work))
+            task.add_done_callback(self._tasks.discard)
+
+    async def _renew(self, on: Held, timeout_s: float) -> None:
+        asked_s = time.monotonic()
+        request = pb.RenewRequest(lease_id=on.taking.lease.lease_id)
+        try:
+            call = on.stub.Renew(request, timeout=timeout_s, metadata=on.metadata)
+            reply = await said(call, on.taking.endpoint)
+        except HarpError as error:
+            self._step(on, NotRenewed(error.message, final=isinstance(error, UnknownLease)))
+            return
+        draining = reply.state == pb.NODE_STATE_DRAINING
+        self._step(on, Renewed(reply.ttl_s, asked_s, draining, reply.drain_s))
+
+    async def _attach(self, on: Held) -> None:
+        request = pb.AttachRequest(
+            lease_id=on.taking.lease.lease_id, table=self._table, program=self._program
+        )
+        try:
+            call = on.stub.Attach(request, timeout=_ATTACH_S, metadata=on.metadata)
+            reply = await said(call, on.taking.endpoint)
+            endpoint = reply.endpoint or on.taking.endpoint
+            check(reply.session_id, reply.token, endpoint)
+        except HarpError as error:
+            hint = f"; remedy: {error.hint}" if error.hint else ""
+            self._step(on, NotAttached(f"{error.message}{hint}"))
+            return
+        on.made[reply.session_id] = reply.token, endpoint
+        self._step(on, Attached(reply.session_id))
+
+    async def _detach(self, on: Held, session_id: str) -> None:
+        await on.detach(session_id)
+        self._step(on, Detached())

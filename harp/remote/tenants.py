@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leases as tenants of this node's harpd: what is promised elsewhere and here is in one ledger.
+
+Each lease is one tenant, whose root process is this one: should it die, harpd ends them all. Their
+memory, limits and admission are harpd's; nothing is booked here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from harp.api.v1 import control_pb2 as pb
+from harp.client import Client
+from harp.errors import DaemonError, DaemonUnreachable, HarpError, RunDirUnsafe, UnknownTenant
+from harp.inject import Backing, soft_dir, tenant_env
+from harp.model import Limits, TenantClass
+from harp.native import NativeDir, driver_paths
+from harp.remote.room import Place, Taken, Wish
+
+__all__ = ["Harpd", "Tenants", "tenant_name"]
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+_LOOK_S = 1.0
+#: longer than harp.client waits for an answer
+_UNSURE_S = 30.0
+_SOCKET_PATH_MAX = 107
+_BACKLOG = 128
+_NAME_CHARS = 48
+#: what a worker gets of our own environment; the rest is nobody's elsewhere
+_PASSED = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ", "XDG_CACHE_HOME")
+#: what harpd may put there; anything else it says is not taken
+_FROM_DAEMON = (
+    "HARP_SOFT_DIR",
+    "HARP_SOFT_DEVICES",
+    "HARP_SOFT_TEARDOWN_MS",
+    "HARP_SOFT_SLICE_US",
+    "HARP_SOFT_SWITCH_US",
+)
+_CLASSES = {
+    TenantClass.STANDARD: pb.TENANT_CLASS_STANDARD,
+    TenantClass.LATENCY: pb.TENANT_CLASS_LATENCY,
+    TenantClass.BEST_EFFORT: pb.TENANT_CLASS_BEST_EFFORT,
+}
+
+
+class Harpd:
+    """harpd, asked from an event loop; one that was restarted is found again."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._client: Client | None = None
+
+    async def ask(self, what: Callable[[Client], _T]) -> _T:
+        """Ask in a thread.
+
+        Raises:
+            HarpError: as it answered; DaemonUnreachable: it may have done it all the same.
+        """
+        return await asyncio.to_thread(self._ask, what)
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _ask(self, what: Callable[[Client], _T]) -> _T:
+        client = self._client
+        if client is None:
+            client = self._client = Client.connect(self._env)
+        try:
+            return what(client)
+        except DaemonUnreachable:
+            # A channel waits ever longer before it tries again; a new one does not.
+            if self._client is client:
+                self._client = None
+            raise
+
+
+@dataclass(slots=True)
+class _Held:
+    """A lease's tenant."""
+
+    taken: Taken
+    folder: Path
+    environment: Mapping[str, str]  #: of its workers
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """A tenant that is to be removed."""
+
+    folder: Path
+    unsure_s: float = -math.inf  #: until then it may yet come to be: who asked for it did not hear
+
+
+class Tenants:
+    """Room of a node, as its harpd has it.
+
+    Args:
+        harpd: whose tenants they are.
+        native: the built files.
+        base: this user's own folder.
+        shim: the folder of the libraries that workers load.
+        env: our environment.
+    """
+
+    def __init__(
+        self, harpd: Harpd, native: NativeDir, base: Path, shim: Path, env: Mapping[str, str]
+    ) -> None:
+        self._harpd = harpd
+        self._native = native
+        self._shim = shim
+        self._base = base
+        self._env = env
+        #: {lease_id: its tenant}
+        self._held: dict[str, _Held] = {}
+        #: {name: what is to be removed}
+        self._owed: dict[str, _Owed] = {}
+        self.places: Sequence[Place] = ()
+        #: called when there is more or less room than before
+        self.changed: Callable[[], None] = lambda: None
+        self._silent = False
+
+    async def take(self, wish: Wish) -> Taken:
+        """Make a tenant of a lease; see Room."""
+        name = tenant_name(wish.name or wish.owner, wish.lease_id)
+        with _listening(self._base / "grants") as (folder, sock):
+            request = _request(wish, name, folder)
+
+            def make(client: Client) -> tuple[pb.GetInfoReply, pb.CreateTenantReply]:
+                info = client.info()
+                request.ticket = client.deposit(sock)
+                return info, client.create(request)
+
+            try:
+                info, reply = await self._harpd.ask(make)
+            except (DaemonUnreachable, asyncio.CancelledError):
+                # It may have been made, or may yet be.
+                self._owed[name] = _Owed(folder, time.monotonic() + _UNSURE_S)
+                raise
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        try:
+            environment = self._environment(folder, info, reply)
+        except HarpError:
+            self._owed[name] = _Owed(folder)
+            await self._settle()
+            raise
+        places = tuple(_place(d, 0.0) for d in reply.devices)
+        taken = Taken(name, places, replace(wish.limits, mem_bytes=reply.tenant.mem_limit_bytes))
+        self._held[wish.lease_id] = _Held(taken, folder, environment)
+        await self._look_soon()
+        return taken
+
+    async def give_back(self, lease_id: str) -> None:
+        """Remove a lease's tenant, now or as soon as harpd answers again."""
+        held = self._held.pop(lease_id, None)
+        if held is None:
+            return
+        self._owed[held.taken.tenant] = _Owed(held.folder)
+        await self._settle()
+        await self._look_soon()
+
+    def taken(self, lease_id: str) -> Taken | None:
+        """See Room."""
+        held = self._held.get(lease_id)
+        return held.taken if held else None
+
+    def environment(self, lease_id: str) -> Mapping[str, str]:
+        """What makes a worker a process of the lease's tenant.
+
+        Raises:
+            DaemonError: it has none any more.
+        """
+        held = self._held.get(lease_id)
+        if held is None:
+            raise DaemonError(f"lease {lease_id} holds nothing any more", "take a new one")
+        return held.environment
+
+    async def clients(self, lease_id: str) -> dict[int, int]:
+        """{pid: device memory held} of the lease's workers, as harpd sees them.
+
+        Raises:
+            DaemonError: harpd does not answer.
+        """
+        held = self._held.get(lease_id)
+        state = await self._harpd.ask(lambda client: client.state())
+        for tenant in state.tenants:
+            if held is not None and tenant.name == held.taken.tenant:
+                return {c.pid: c.leased_bytes for c in tenant.clients}
+        return {}
+
+    async def all_clients(self) -> dict[int, int]:
+        """The same of all leases."""
+        names = {held.taken.tenant for held in self._held.values()}
+        state = await self._harpd.ask(lambda client: client.state())
+        ours = (tenant for tenant in state.tenants if tenant.name in names)
+        return {c.pid: c.leased_bytes for tenant in ours for c in tenant.clients}
+
+    async def look(self) -> None:
+        """See what is free now.
+
+        Raises:
+            DaemonError: harpd does not answer.
+        """
+        state = await self._harpd.ask(lambda client: client.state())
+        used: dict[str, float] = {}
+        for tenant in state.tenants:
+            for use in tenant.uses:
+                used[use.uuid] = used.get(use.uuid, 0.0) + use.used_ratio
+        before = [replace(place, used_ratio=0.0) for place in self.places]
+        self.places = tuple(_place(d, min(1.0, used.get(d.uuid, 0.0))) for d in state.devices)
+        if before != [replace(place, used_ratio=0.0) for place in self.places]:
+            self.changed()
+
+    async def watch(self) -> None:
+        """Look again and again, and do what is owed."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self._settle()
+            await self._look_soon()
+
+    async def close(self) -> None:
+        """Remove all that is left."""
+        for held in self._held.values():
+            self._owed[held.taken.tenant] = _Owed(held.folder)
+        self._held.clear()
+        await self._settle()
+
+    async def _look_soon(self) -> None:
+        try:
+            await self.look()
+        except DaemonError as error:
+            if not self._silent:
+                _log.warning("harpd_lost", reason=error.message)
+            self._silent = True
+        else:
+            if self._silent:
+                _log.info("harpd_found")
+            self._silent = False
+
+    async def _settle(self) -> None:
+        """Remove the tenants that are to be removed; where harpd is not there, later."""
+        for name, owed in list(self._owed.items()):
+            try:
+                await self._harpd.ask(lambda client, name=name: client.remove(name))  # type: ignore[misc]
+            except UnknownTenant:
+                if time.monotonic() < owed.unsure_s:
+                    continue
+            except HarpError as error:
+                _log.warning("tenant_not_removed", tenant=name, reason=error.message)
+                continue
+            self._owed.pop(name, None)
+            shutil.rmtree(owed.folder, ignore_errors=True)
+
+    def _environment(
+        self, folder: Path, info: pb.GetInfoReply, reply: pb.CreateTenantReply
+    ) -> dict[str, str]:
+        env = tenant_env(
+            {name: self._env[name] for name in _PASSED if name in self._env},
+            grant_dir=folder,
+            shim=self._shim,
+            backing=self._backing(info),
+        )
+        # The worker opens libharp by its path; a preload would be loaded into whatever it starts.
+        del env["LD_PRELOAD"]
+        env |= {name: reply.env[name] for name in _FROM_DAEMON if name in reply.env}
+        if reply.device_count > 1:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(d.uuid for d in reply.devices)
+        return env
+
+    def _backing(self, info: pb.GetInfoReply) -> Backing:
+        """The driver libraries; a daemon of another plain user may not say which we load."""
+        if info.kind == pb.DEVICE_KIND_SOFTWARE:
+            return soft_dir(self._native, self._base)
+        if info.uid in (0, os.geteuid()):
+            return Backing(Path(info.cuda_path), Path(info.nvml_path))
+        paths = driver_paths(self._env)
+        if paths.cuda is None or paths.nvml is None:
+            raise DaemonError(
+                "harpd serves an NVIDIA GPU, but no driver library is found from here",
+                "see `harp doctor`, or set HARP_CUDA_REAL and HARP_NVML_REAL",
+            )
+        return Backing(paths.cuda, paths.nvml)
+
+
+def tenant_name(asked: str, lease_id: str) -> str:
+    """What a lease's tenant is called: told from local ones by its beginning, from all by its end.
+
+    >>> tenant_name("train", "0123456789abcdef")
+    'remote-train-01234567'
+    """
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", asked).strip("-._") or "lease"
+    end = lease_id[:8]
+    return f"remote-{stem[: _NAME_CHARS - len('remote--') - len(end)]}-{end}"
+
+
+def _request(wish: Wish, name: str, folder: Path) -> pb.CreateTenantRequest:
+    limits: Limits = wish.limits
+    return pb.CreateTenantRequest(
+        name=name,
+        gpu=wish.gpu,
+        mem_limit_bytes=limits.mem_bytes,
+        share_ppm=limits.share_ppm,
+        limit_ppm=limits.limit_ppm,
+        tenant_class=_CLASSES[limits.tenant_class],
+        root_pid=os.getpid(),
+        grant_dir=str(folder),
+        program="harp-worker",
+    )
+
+
+def _place(device: pb.Device, used_ratio: float) -> Place:
+    return Place(
+        uuid=device.uuid,
+        name=device.name,
+        software=device.kind == pb.DEVICE_KIND_SOFTWARE,
+        memory_bytes=device.memory_bytes,
+        free_bytes=device.free_bytes,
+        free_ppm=device.free_ppm,
+        used_ratio=used_ratio,
+    )
+
+
+@contextlib.contextmanager
+def _listening(grants: Path) -> Iterator[tuple[Path, socket.socket]]:
+    """A new grant folder with its listening socket."""
+    folder = grants / f"remote-{secrets.token_hex(4)}"
+    path = folder / "arbiter.sock"
+    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        raise RunDirUnsafe(
+            f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
+            "set XDG_RUNTIME_DIR to a shorter path",
+        )
+    grants.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
+        sock.bind(str(path))
+        sock.listen(_BACKLOG)
+        yield folder, sock
