@@ -22,6 +22,7 @@ from harp.bench.follow import Seen, following, wait_until
 from harp.bench.machine import Machine, machine
 from harp.bench.remote_figures import LAUNCHES, Compared, Counted, RemoteOutcome, mismatches
 from harp.bench.remote_path import Host, counts_of, far, host, near, shm
+from harp.bench.remote_step import Plan, steps
 from harp.bench.remote_tap import tap
 from harp.errors import HarpError
 
@@ -35,6 +36,8 @@ _MODULE_BYTES = 4 * _MIB
 _HELD_MIB = 256
 #: calls whose bytes are counted on the wire
 _COUNTED = 500
+_STEPS = Plan(count=60, runs=2, training=True)
+_QUICK_STEPS = Plan(count=15, runs=1, training=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,12 @@ class Effort:
     copies: int = 6  #: a run
     starts: int = 40
     kills: int = 5
-    steps: int = 60  #: of the training, a run
+    steps: Plan = _STEPS
 
     @staticmethod
     def quick() -> Effort:
         """Ends within a minute."""
-        return Effort(runs=3, calls=1500, batches=10, copies=3, starts=10, kills=2, steps=15)
+        return Effort(3, 1500, 10, copies=3, starts=10, kills=2, steps=_QUICK_STEPS)
 
 
 def run_remote(
@@ -92,6 +95,7 @@ def run_remote(
         f"to the first allocation: {sorted(outcome.init_ms)[len(outcome.init_ms) // 2]:.2f} ms;"
         f" memory back {max(outcome.back_s):.3f} s after SIGKILL"
     )
+    steps(env, outcome, effort.steps, progress=progress)
     return outcome
 
 

@@ -210,7 +210,7 @@ def _running(
         words = process.stdout.readline().split()
         process.stdout.close()
         if words[:1] != ["ready"]:
-            raise HarpError(f"{command[3]}: {log.read_text().strip()[-300:]}")
+            raise HarpError(f"{log.stem} link: {log.read_text().strip()[-300:]}")
         yield process, words
     finally:
         # Its session is its own: what it has started is in it, and nobody else.

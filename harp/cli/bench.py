@@ -233,7 +233,7 @@ def remote(*, quick: bool, as_json: bool) -> None:
     from harp.bench.machine import LABEL  # noqa: PLC0415
     from harp.bench.remote import Effort, run_remote  # noqa: PLC0415
 
-    progress(f"some {40 if quick else 180} s ({LABEL})")
+    progress(f"some {40 if quick else 420} s ({LABEL})")
     effort = Effort.quick() if quick else Effort()
     outcome = run_remote(os.environ, effort, progress=progress)
     if as_json:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from harp.cli.output import json_option, print_json, progress
-from harp.cli.switch import ask, runs
+from harp.cli.switch import RUNS, ask, runs
 from harp.cli.view import printable
 from harp.errors import ConfigError
 from harp.rundir import user_dir
@@ -46,7 +46,7 @@ def detach(*, name: str, as_json: bool) -> None:
 
 
 def _one(name: str) -> Path:
-    base = user_dir(os.environ) / "remote"
+    base = user_dir(os.environ) / RUNS
     found = runs(base, name)
     if len(found) == 1:
         return found[0]

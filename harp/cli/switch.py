@@ -22,8 +22,10 @@ from harp.errors import ConfigError, DaemonUnreachable, HarpError
 from harp.remote.holder import Holder
 from harp.remote.trust import address
 
-__all__ = ["SOCKET", "ask", "detached", "listening", "runs"]
+__all__ = ["RUNS", "SOCKET", "ask", "detached", "listening", "runs"]
 
+#: in the user's own folder: a folder for each run
+RUNS = "runs"
 SOCKET = "control.sock"
 _LINE_BYTES = 4096
 #: a node may have to be looked for, and its lease to be given back

@@ -36,6 +36,8 @@ class Serving:
         self, native: Path, folder: Path, env: Mapping[str, str], driver: Path | None = None
     ) -> None:
         self.env = dict(env)
+        #: what workers are started by, before their own command
+        self.by: list[str] = []
         #: what workers open: the software GPU, or libharp, whose tenants they are then
         self.driver = driver or native / "soft" / "libcuda.so.1"
         self.path = folder / "remote.sock"
@@ -56,7 +58,7 @@ class Serving:
                 return
             with connection:
                 fd = connection.fileno()
-                command = [self._native / "harp-worker", "--socket", str(fd)]
+                command = [*self.by, self._native / "harp-worker", "--socket", str(fd)]
                 command += ["--driver", self.driver]
                 self.workers.append(
                     subprocess.Popen(command, env=self.env, pass_fds=(fd,), close_fds=True)

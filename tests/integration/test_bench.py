@@ -321,3 +321,7 @@ def test_bench_remote_says_all_its_fields(native_dir: Path) -> None:
     assert found["back_s"] < 30
     assert found["async_us"] < 20
     assert all(0 < ratio < 20 for ratio in (found["rtt_ratio"], found["rtt_tls_ratio"]))
+    if not found["not_run"]:
+        assert [step["delay_ms"] for step in found["steps"]] == [0.0, 0.2, 1.0]
+        # A call that waits goes there and comes back.
+        assert all(step["rtt_us"] >= 2000 * step["delay_ms"] for step in found["steps"])

@@ -171,7 +171,8 @@ static CUresult settle(const struct harp_wire_call *call)
                             : CUDA_ERROR_INVALID_VALUE;
 }
 
-static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct harp_wire_call *call)
+static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
+                         struct harp_wire_call *call)
 {
     uint64_t args[HARP_WIRE_SLOTS];
     unsigned made = call->op;
@@ -181,6 +182,8 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
         return own_call(lane, call);
     if (call->made_kind != 0 && call->args[call->made_slot] != 0 && handles_free(call->made_id))
         return CUDA_ERROR_INVALID_VALUE;
+    if (!ranges_admit(call->op))
+        return CUDA_ERROR_OUT_OF_MEMORY;
     const bool in_stream = host_async(op, call->args);
     const uint64_t stream = in_stream ? stream_of(op, call->args) : 0;
     if (in_stream && call_captures(lane, stream))
@@ -190,10 +193,12 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
     link_before(lane, call->op, call->args);
     const uint64_t dropped = ranges_before(call->op, call->args);
     struct node *ended = take_ended(op, call);
+    wipe_before(lane, call->op, call->args);
     void (*fn)(void) = driver_fn(made, (lane->flags & HARP_FRAME_PER_THREAD) != 0);
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
     prepare_end(lane);
+    wipe_after(lane, call->op, r, call->args);
     host_after(lane, call->op, r, call->args);
     link_after(lane, call->op, r, call->args);
     if (r != CUDA_SUCCESS) {
@@ -208,6 +213,13 @@ static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct ha
     pin(lane, call->op, call->args);
     latch_ended(lane->session, call->op, call->args);
     return settle(call);
+}
+
+static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct harp_wire_call *call)
+{
+    CUresult r = wipe_call_begins() ? make_one(lane, op, call) : CUDA_ERROR_DEINITIALIZED;
+    wipe_call_ends();
+    return r;
 }
 
 static void reply(struct lane *lane, struct harp_wire_call *call, bool decoded,

@@ -3,7 +3,7 @@
  * harp-worker: started for one session, on a connection that has been accepted, and gone with it.
  *
  *   harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] [--no-seccomp]
- *               [--spin US]
+ *               [--no-wipe] [--spin US]
  *
  * Whose tenant the session is, and how much it may have, is what libharp at PATH finds in the
  * environment (HARP_GRANT); the worker itself trusts nobody and owns nothing.
@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -30,30 +31,44 @@
 
 static struct session session;
 
-/* The client's end, or what it has become: the process ends, and with it whatever the session had
- * of the device. Calls that are under way are not waited for. */
+/* Signals by which somebody ends us: there is something to do first. */
+static void ends_of(sigset_t *ends)
+{
+    sigemptyset(ends);
+    sigaddset(ends, SIGTERM);
+    sigaddset(ends, SIGINT);
+}
+
+/* The client's end, or what it has become, or somebody's who may end us (SIGTERM): the process
+ * ends, and with it whatever the session had of the device. Calls that are under way are not waited
+ * for.
+ */
 static void *watch(void *arg)
 {
     struct ucred peer;
     socklen_t size = sizeof peer;
-    struct pollfd fds[2] = {{.fd = *(const int *)arg, .events = POLLIN}, {.fd = -1}};
+    struct pollfd fds[3] = {{.fd = *(const int *)arg}, {.fd = -1}, {.fd = -1}};
+    sigset_t ends;
+    ends_of(&ends);
     /* A forked child may keep the socket open after its parent's death. */
     if (getsockopt(fds[0].fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid > 0 &&
         peer.pid != getpid()) {
         fds[1].fd = (int)syscall(SYS_pidfd_open, peer.pid, 0);
         if (fds[1].fd < 0 && errno == ESRCH)
-            _exit(0); /* dead already; without the call (Linux < 5.3) the socket has to do */
+            session_over(0); /* dead already; without the call (Linux < 5.3) the socket has to do */
     }
-    fds[1].events = POLLIN;
-    while (poll(fds, 2, -1) < 0 && errno == EINTR)
+    fds[2].fd = signalfd(-1, &ends, SFD_CLOEXEC);
+    for (unsigned i = 0; i < 3; i++)
+        fds[i].events = POLLIN;
+    while (poll(fds, 3, -1) < 0 && errno == EINTR)
         ;
-    _exit(0);
+    session_over(0);
 }
 
 struct options {
     int sock, spin;
     const char *driver, *images;
-    bool other_user, no_filter;
+    bool other_user, no_filter, no_wipe;
     struct confine_user user;
 };
 
@@ -87,6 +102,8 @@ static bool read_options(int argc, char **argv, struct options *o)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--no-seccomp") == 0)
             o->no_filter = true;
+        else if (strcmp(argv[i], "--no-wipe") == 0)
+            o->no_wipe = true;
         else if (i + 1 == argc || !take(o, argv[i], argv[i + 1]))
             return false;
         else
@@ -132,10 +149,13 @@ int main(int argc, char **argv)
     char text[512] = "";
     if (!read_options(argc, argv, &o)) {
         fputs("usage: harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] "
-              "[--no-seccomp] [--spin US]\n",
+              "[--no-seccomp] [--no-wipe] [--spin US]\n",
               stderr);
         return 1;
     }
+    sigset_t ends;
+    ends_of(&ends);
+    pthread_sigmask(SIG_BLOCK, &ends, NULL); /* before there are threads: watch takes them */
     signal(SIGPIPE, SIG_IGN);
     fcntl(o.sock, F_SETFD, FD_CLOEXEC);
     if (open_all(&o, text, sizeof text) != 0) {
@@ -144,6 +164,8 @@ int main(int argc, char **argv)
         return 1;
     }
     prepare_begin();
+    if (o.no_wipe)
+        wipe_not();
     session.ring.spin_us = harp_ring_spin_us((unsigned)o.spin);
     pthread_mutex_init(&session.put, NULL);
     pthread_mutex_init(&session.lock, NULL);

@@ -50,7 +50,16 @@ struct order {
 void session_end(const char *why)
 {
     fprintf(stderr, "harp-worker: %s: the session is over\n", why);
-    _exit(2);
+    session_over(2);
+}
+
+void session_over(int status)
+{
+    static atomic_flag begun = ATOMIC_FLAG_INIT;
+    while (atomic_flag_test_and_set(&begun))
+        pause();
+    wipe_all();
+    _exit(status);
 }
 
 void session_put(struct session *s, struct harp_ring_record *record, const void *body)

@@ -8,7 +8,7 @@
  *   prepare.c  what a driver takes in place of what was carried; put back by nobody
  *   transfer.c host bytes beyond a body's      host.c  functions of the client's
  *   image.c    module images by content        link.c  options of links, for as long as they live
- *   own.c      ops of HARP's own
+ *   own.c      ops of HARP's own          wipe.c  what is left for nobody to read
  */
 #ifndef HARP_WORKER_H
 #define HARP_WORKER_H
@@ -22,11 +22,13 @@
 #include "src/wire/codec.h"
 #include "src/wire/ring.h"
 #include "src/worker/transfer.h"
+#include "src/worker/wipe.h"
 
 #define LANES       64u
 #define USED_MAX    8u  /* transfers of one call */
 #define PACKED_MAX  16u /* parameter buffers of one call */
 #define LIBRARY_MAX 16u /* options of a library */
+#define IMAGE_MAX   (256ull << 20)
 
 struct session;
 
@@ -58,6 +60,10 @@ struct lane {
     void *ticket;      /* that the call was given; see host.c */
     bool captured;     /* cuLaunchHostFunc */
     struct link *link; /* that the call makes, or ends */
+    struct held freed; /* by the call; see wipe.c */
+    uint64_t freed_serial;
+    struct wipe_kept *kept;
+    unsigned kept_count, kept_room;
     /* session.c's. */
     pthread_cond_t go;
     struct order *first, **end;
@@ -78,8 +84,10 @@ struct session {
     atomic_uint latches;
 };
 
-/* Says why on stderr, and ends the process: what it had goes with it. */
+/* Says why on stderr, and ends the process: what it had goes with it, wiped. */
 _Noreturn void session_end(const char *why);
+/* The same without a word. Once: who comes later waits for the end. */
+_Noreturn void session_over(int status);
 /* Reads the ring until the session ends, by the calling thread and those of lanes. */
 _Noreturn void session_run(struct session *s);
 /* Around a call that the thread of `lane` makes while it may be the one who reads: somebody else
@@ -149,6 +157,8 @@ struct image *image_take(const struct harp_wire_image *wanted);
 const void *image_data(const struct image *image);
 uint64_t image_bytes(const struct image *image);
 void image_give(struct image *image);
+/* Whether it ends where it is said to; see whole.c. */
+bool image_is_whole(const void *image, uint64_t bytes);
 /* Keep a copy of it. 0, -EBADMSG: it is another one; -ENOMEM. */
 int image_put(const struct harp_wire_image *image, const void *data, uint64_t bytes);
 

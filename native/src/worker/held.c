@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A table of chains. How much is in it is bounded by ids (handles.c) and ranges (ranges.c).
+ */
+#include "src/worker/held.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#define BUCKETS 16384u
+
+struct node {
+    struct held held;
+    struct node *next;
+};
+
+/* Guarded by lock. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct node *buckets[BUCKETS];
+static uint64_t serials;
+static size_t count;
+
+static struct node **find(enum held_kind kind, uint64_t key)
+{
+    uint64_t mixed = (key ^ key >> 32 ^ (uint64_t)kind << 40) * 0x9e3779b97f4a7c15ull;
+    struct node **at = &buckets[mixed >> 50];
+    while (*at != NULL && ((*at)->held.kind != kind || (*at)->held.key != key))
+        at = &(*at)->next;
+    return at;
+}
+
+static void drop(struct node **at)
+{
+    struct node *gone = *at;
+    *at = gone->next;
+    free(gone);
+    count--;
+}
+
+int held_put(struct held *h)
+{
+    int err = 0;
+    pthread_mutex_lock(&lock);
+    struct node **at = find(h->kind, h->key);
+    if (*at == NULL) {
+        *at = calloc(1, sizeof **at);
+        count += *at != NULL;
+    }
+    if (*at == NULL) {
+        err = -ENOMEM;
+    } else {
+        h->serial = ++serials;
+        (*at)->held = *h;
+    }
+    pthread_mutex_unlock(&lock);
+    return err;
+}
+
+bool held_get(enum held_kind kind, uint64_t key, struct held *to)
+{
+    pthread_mutex_lock(&lock);
+    const struct node *n = *find(kind, key);
+    if (n != NULL)
+        *to = n->held;
+    pthread_mutex_unlock(&lock);
+    return n != NULL;
+}
+
+uint64_t held_now(void)
+{
+    pthread_mutex_lock(&lock);
+    uint64_t now = serials;
+    pthread_mutex_unlock(&lock);
+    return now;
+}
+
+void held_drop(const struct held *h)
+{
+    pthread_mutex_lock(&lock);
+    struct node **at = find(h->kind, h->key);
+    if (*at != NULL && (*at)->held.serial == h->serial)
+        drop(at);
+    pthread_mutex_unlock(&lock);
+}
+
+bool held_count(enum held_kind kind, uint64_t key, int uses, int maps, struct held *to)
+{
+    pthread_mutex_lock(&lock);
+    struct node **at = find(kind, key);
+    bool found = *at != NULL;
+    if (found) {
+        struct held *h = &(*at)->held;
+        h->uses = (unsigned)((int)h->uses + uses);
+        h->maps = (unsigned)((int)h->maps + maps);
+        *to = *h;
+        if (h->uses == 0 && h->maps == 0)
+            drop(at);
+    }
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+bool held_context(int device, bool primary, struct held *to)
+{
+    bool found = false;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < BUCKETS && !found; i++)
+        for (const struct node *n = buckets[i]; n != NULL && !found; n = n->next)
+            if (n->held.kind == HELD_CONTEXT && n->held.device == device &&
+                (n->held.primary || !primary)) {
+                *to = n->held;
+                found = true;
+            }
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+uint64_t held_stream(uint64_t context, uint64_t stream)
+{
+    pthread_mutex_lock(&lock);
+    struct node *n = *find(HELD_CONTEXT, context);
+    if (n != NULL && n->held.stream == 0)
+        n->held.stream = stream;
+    uint64_t has = n == NULL ? 0 : n->held.stream;
+    pthread_mutex_unlock(&lock);
+    return has;
+}
+
+struct held *held_all(size_t *all)
+{
+    pthread_mutex_lock(&lock);
+    struct held *copy = count == 0 ? NULL : malloc(count * sizeof *copy);
+    *all = 0;
+    for (size_t i = 0; copy != NULL && i < BUCKETS; i++)
+        for (const struct node *n = buckets[i]; n != NULL; n = n->next)
+            copy[(*all)++] = n->held;
+    pthread_mutex_unlock(&lock);
+    return copy;
+}
+
+void held_drop_context(uint64_t context, uint64_t serial)
+{
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < BUCKETS; i++)
+        for (struct node **at = &buckets[i]; *at != NULL;) {
+            const struct held *h = &(*at)->held;
+            bool with =
+                h->kind == HELD_LINEAR || h->kind == HELD_ARRAY || h->kind == HELD_MIPMAPPED;
+            bool gone =
+                (with && h->context == context) || (h->kind == HELD_CONTEXT && h->key == context);
+            if (gone && h->serial <= serial)
+                drop(at);
+            else
+                at = &(*at)->next;
+        }
+    pthread_mutex_unlock(&lock);
+}
