@@ -11,6 +11,7 @@ import asyncio
 import datetime as dt
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,7 +101,11 @@ def serve(
     if insecure and folder is not None:
         raise ConfigError("--insecure uses no certificates, and --dir names some", "choose one")
     if not insecure:
-        identity = load(folder or default_folder(Kind.NODE), Kind.NODE, dt.datetime.now(dt.UTC))
+        identity = load(
+            folder or default_folder(Kind.NODE, socket.gethostname()),
+            Kind.NODE,
+            dt.datetime.now(dt.UTC),
+        )
         if identity.warning:
             progress(f"harp: warning: {identity.warning}")
     options = Options(
@@ -131,21 +136,24 @@ def serve(
         raise _first(group) from None
 
 
-def default_folder(kind: Kind) -> Path:
-    """The only folder of its kind that `harp remote init` made here.
+def default_folder(kind: Kind, own: str) -> Path:
+    """The folder that `harp remote init` made: of our own name, or the only one of its kind.
 
     Raises:
-        CertificateError: there is none, or there are several.
+        CertificateError: there is none, or there are several of others.
     """
     env = {name: value for name, value in os.environ.items() if name != "HARP_CONFIG"}
     base = config.config_path(env).parent / "remote"
     found = sorted(base.glob(f"{kind.value}-*/tls.crt"))
-    if len(found) == 1:
-        return found[0].parent
-    there = ", ".join(path.parent.name for path in found) or "none"
+    ours = [path.parent for path in found if path.parent.name == f"{kind.value}-{own}"]
+    if len(found) == 1 or ours:
+        return (ours or [found[0].parent])[0]
+    there = ", ".join(path.parent.name for path in found)
     raise CertificateError(
-        f"{base} should have one folder {kind.value}-NAME, and there is {there}",
-        "name it with --dir, or make it: harp remote init" if not found else "name it with --dir",
+        f"{base} has no folder {kind.value}-{own}, but {there}"
+        if there
+        else f"{base} has no folder {kind.value}-NAME",
+        "name it with --dir" if there else "name it with --dir, or make it: harp remote init",
     )
 
 

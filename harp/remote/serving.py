@@ -128,14 +128,17 @@ class _Serving:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end.set)
-        server = grpc.aio.server()
+        # Or two of us could have one port, and each half of the clients.
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         fars = [far for far in (self._far, self._token_far) if far is not None]
         try:
             await self._tenants.look()
+            ports = self._listen(server)
             for far in fars:
                 await far.start()
-            told = self._listen(server)
-            assert self._service is not None
+            told = self._told(*ports)
+            self._service = self._serving(told)
+            remote_pb2_grpc.add_RemoteServicer_to_server(self._service, server)
             async with asyncio.TaskGroup() as group:
                 beside = [group.create_task(far.keep()) for far in fars]
                 beside.append(group.create_task(self._tenants.watch()))
@@ -157,38 +160,44 @@ class _Serving:
             self._harpd.close()
         _log.info("remote_ended")
 
-    def _listen(self, server: grpc.aio.Server) -> Ready:
+    def _listen(self, server: grpc.aio.Server) -> tuple[int, int]:
+        """The ports for certificates and for tokens; 0: none."""
         options = self._options
         insecure = options.identity is None
         port = listen(server, options.listen, options.identity, insecure=insecure)
-        token_endpoint = token_data = ""
-        host = _reached_at(options)
-        if self._token_far is not None:
-            token_port = listen(server, options.token_listen, options.identity, Callers.TOKEN)
-            token_endpoint = f"{host}:{token_port}"
-            token_data = f"{host}:{self._token_far.port}"
-        who = options.identity.certificate.name if options.identity else socket.gethostname()
-        node = Node(
-            node_id=who,
-            endpoint=f"{host}:{port}",
-            table=pb.TableId(
-                format=FORMAT, cuda=CUDA, hash=bytes.fromhex(TABLE_HASH), version=__version__
-            ),
-            administrators=options.administrators | ({LOOPBACK} if insecure else frozenset()),
-            insecure=insecure,
-        )
-        workers = Workers(self._tenants, self._far, self._token_far, host)
-        self._service = RemoteService(node, self._tenants, workers)
-        self._tenants.changed = self._service.room_changed
-        remote_pb2_grpc.add_RemoteServicer_to_server(self._service, server)
+        if not options.token_listen:
+            return port, 0
+        return port, listen(server, options.token_listen, options.identity, Callers.TOKEN)
+
+    def _told(self, port: int, token_port: int) -> Ready:
+        identity = self._options.identity
+        host = _reached_at(self._options)
+        by_token = self._token_far
         return Ready(
-            node=who,
-            endpoint=node.endpoint,
+            node=identity.certificate.name if identity else socket.gethostname(),
+            endpoint=f"{host}:{port}",
             data_endpoint=f"{host}:{self._far.port}",
-            token_endpoint=token_endpoint,
-            token_data_endpoint=token_data,
+            token_endpoint=f"{host}:{token_port}" if by_token else "",
+            token_data_endpoint=f"{host}:{by_token.port}" if by_token else "",
             places=self._tenants.places,
         )
+
+    def _serving(self, told: Ready) -> RemoteService:
+        insecure = self._options.identity is None
+        table = pb.TableId(
+            format=FORMAT, cuda=CUDA, hash=bytes.fromhex(TABLE_HASH), version=__version__
+        )
+        node = Node(
+            node_id=told.node,
+            endpoint=told.endpoint,
+            table=table,
+            administrators=self._options.administrators | ({LOOPBACK} if insecure else set()),
+            insecure=insecure,
+        )
+        workers = Workers(self._tenants, self._far, self._token_far, _reached_at(self._options))
+        service = RemoteService(node, self._tenants, workers)
+        self._tenants.changed = service.room_changed
+        return service
 
     def _data_side(self, callers: Callers, where: str, port: int) -> Far:
         sessions = self._folder / callers.value
@@ -238,28 +247,24 @@ def _bracketed(host: str) -> str:
 def _folder(base: Path) -> Iterator[Path]:
     """A folder for the files of sessions, for us alone; those of the killed are swept."""
     base.mkdir(mode=0o700, exist_ok=True)
-    for old in base.iterdir():
-        with contextlib.suppress(OSError), _locked(old) as ours:
-            if ours:
-                shutil.rmtree(old, ignore_errors=True)
     folder = base / f"serve-{os.getpid()}"
-    folder.mkdir(mode=0o700)
-    try:
-        with _locked(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        with _locked(base, fcntl.LOCK_EX):  # nobody sweeps what is not locked yet
+            for old in base.iterdir():
+                with contextlib.suppress(OSError), _locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(old, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            held.enter_context(_locked(folder, fcntl.LOCK_EX))
+        yield folder
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Whether nobody else has it; held meanwhile."""
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold its lock; BlockingIOError: somebody has it."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
+        fcntl.flock(fd, how)
+        yield
     finally:
         os.close(fd)

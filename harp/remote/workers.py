@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class _Place:
 
     far: Far
     path: Path
+    fd: int = -1  #: of the file, once it is taken back: its lock outlives its name
 
 
 class Workers:
@@ -77,14 +78,19 @@ class Workers:
 
     async def end(self, session: Session, reason: str) -> int:
         """Take it back, and wait for its process and its memory."""
-        place = self._places.pop(session.session_id)
+        place = self._places.get(session.session_id)
+        if place is None:
+            return 0  # the first call was on its way, and did it
         held = await self._held_by(session.lease_id, place.far, session.session_id)
-        with _opened(place.path) as fd:
-            place.path.unlink(missing_ok=True)
-            if fd is not None and not await _let_go(fd, _PATIENCE_S):
-                _log.warning("session_killed", session=session.session_id, reason=reason)
-                _kill(place.far, session.session_id)
-                await _let_go(fd, None)
+        if place.fd < 0:
+            place.fd = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        place.path.unlink(missing_ok=True)
+        if not await _let_go(place.fd, _PATIENCE_S):
+            _log.warning("session_killed", session=session.session_id, reason=reason)
+            _kill(place.far, session.session_id)
+            await _let_go(place.fd, None)
+        os.close(place.fd)
+        del self._places[session.session_id]
         if held is None:
             return 0
         pid, freed_bytes = held
@@ -159,20 +165,6 @@ def _write(path: Path, text: str) -> None:
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int | None]:
-    """Open it before it is gone: its lock outlives its name."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        yield None
-        return
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 async def _let_go(fd: int, patience_s: float | None) -> bool:

@@ -101,6 +101,7 @@ class OwnRoom:
         self.go = asyncio.Event()
         self.go.set()
         self.asked: list[Wish] = []
+        self.given_back: list[str] = []
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -135,6 +136,7 @@ class OwnRoom:
 
     async def give_back(self, lease_id: str) -> None:
         self._held.pop(lease_id, None)
+        self.given_back.append(lease_id)
 
     def taken(self, lease_id: str) -> Taken | None:
         if lease_id not in self._held:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 
 import pytest
@@ -36,7 +38,7 @@ from harp.remote.events import (
     Tell,
     Tick,
 )
-from harp.remote.leases import Leases, digest, holder, next_s, step
+from harp.remote.leases import Leases, check, digest, holder, next_s, step
 
 ANN, BOB = Caller("ann"), Caller("bob")
 
@@ -190,6 +192,24 @@ def test_release_ends_the_sessions_before_the_room_goes_to_others() -> None:
     actions = step(state, Release(ANN, "l"), 0.5)
     assert [type(a) for a in actions] == [End, End, GiveBack]
     assert state.leases == {}
+
+
+def test_what_would_be_refused_is_refused_before_anything_is_done() -> None:
+    state = Leases()
+    take(state)
+    for event, kind in (
+        (Take("m", "ann", b"", ttl_s=99.0), ConfigError),
+        (Renew(BOB, "l"), UnknownLease),
+        (Renew(ANN, "l"), None),
+        (Take("m", "ann", b""), None),
+    ):
+        before = copy.deepcopy(state)
+        with pytest.raises(kind) if kind else contextlib.nullcontext():
+            check(state, event, 0.1)
+        assert state == before
+    with pytest.raises(UnknownLease):
+        check(state, Renew(ANN, "l"), 1000.0)  # over, and not yet seen to be
+    assert "l" in state.leases
 
 
 def test_a_draining_node_takes_nobody_and_ends_those_there_by_the_deadline() -> None:

@@ -413,6 +413,95 @@ def test_draining_tells_refuses_and_ends() -> None:
     on(ask, administrators=frozenset({LOOPBACK}))
 
 
+def test_who_hangs_up_while_there_is_no_answer_yet_has_taken_nothing() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        world.room.go.clear()
+        call = stub.Lease(pb.LeaseRequest(ttl_s=60, share_ppm=900_000), timeout=10)
+        await until(lambda: len(world.room.asked) == 1)
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
+        lease_id = world.room.asked[0].lease_id
+        world.room.go.set()
+        await until(lambda: lease_id in world.room.given_back)
+        await stub.Lease(pb.LeaseRequest(ttl_s=60, share_ppm=900_000), timeout=10)
+
+    on(ask)
+
+
+def test_a_lease_that_comes_after_the_drain_is_given_back() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        world.room.go.clear()
+        call = asyncio.create_task(refused(stub.Lease(pb.LeaseRequest(), timeout=10)))
+        await until(lambda: len(world.room.asked) == 1)
+        await stub.Drain(pb.DrainRequest(), timeout=10)
+        world.room.go.set()
+        assert isinstance((await call)[0], NodeDraining)
+        assert world.room.given_back == [world.room.asked[0].lease_id]
+        # From then on nobody is asked for room that nobody may have.
+        error, _ = await refused(stub.Lease(pb.LeaseRequest(), timeout=10))
+        assert isinstance(error, NodeDraining)
+        assert len(world.room.asked) == 1
+
+    on(ask, administrators=frozenset({LOOPBACK}))
+
+
+def test_a_lease_runs_from_when_there_is_something_to_have() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        world.room.go.clear()
+        call = stub.Lease(pb.LeaseRequest(ttl_s=0.5), timeout=10)
+        await until(lambda: len(world.room.asked) == 1)
+        await asyncio.sleep(1)
+        world.room.go.set()
+        assert (await call).lease_id == world.room.asked[0].lease_id
+
+    on(ask)
+
+
+def test_leases_are_shown_to_whom_they_belong_and_to_administrators(tmp_path: Path) -> None:
+    base = pool(tmp_path / "p")
+
+    async def ask(world: World) -> None:
+        ann, bob = world.stub(client(base)), world.stub(client(base, "bob"))
+        lease = await ann.Lease(
+            pb.LeaseRequest(ttl_s=60, mem_limit_bytes=GIB, max_sessions=3), timeout=10
+        )
+        attach = pb.AttachRequest(lease_id=lease.lease_id, table=TABLE, program="a\x1bb.py")
+        session = await ann.Attach(attach, timeout=10)
+        (seen,) = (await ann.Leases(pb.LeasesRequest(), timeout=10)).leases
+        assert (seen.lease_id, seen.owner, seen.max_sessions) == (lease.lease_id, "ann", 3)
+        assert seen.tenant == f"t-{lease.lease_id}"
+        assert [d.mem_limit_bytes for d in seen.devices] == [GIB]
+        assert 0 < seen.expires_s <= 60
+        assert [(s.session_id, s.program, s.held_bytes) for s in seen.sessions] == [
+            (session.session_id, "ab.py", GIB)
+        ]
+        assert not (await bob.Leases(pb.LeasesRequest(), timeout=10)).leases
+        root = world.stub(client(base, "root"))
+        assert len((await root.Leases(pb.LeasesRequest(), timeout=10)).leases) == 1
+
+    on(ask, identity=node(base), administrators=frozenset({"root"}))
+
+
+def test_a_token_shows_its_own_lease_and_attaches_without_a_certificate() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        first = await stub.Lease(pb.LeaseRequest(ttl_s=60), timeout=10)
+        await stub.Lease(pb.LeaseRequest(ttl_s=60), timeout=10)
+        bearer = (("authorization", f"Bearer {first.token}"),)
+        (seen,) = (await stub.Leases(pb.LeasesRequest(), timeout=10, metadata=bearer)).leases
+        assert seen.lease_id == first.lease_id
+        attach = pb.AttachRequest(lease_id=first.lease_id, table=TABLE)
+        await stub.Attach(attach, timeout=10, metadata=bearer)
+        await stub.Attach(attach, timeout=10)
+        assert [s.by_token for s in world.service._state.sessions()] == [True, False]
+
+    on(ask, administrators=frozenset({LOOPBACK}))
+
+
 def test_a_lease_is_its_owners_across_connections(tmp_path: Path) -> None:
     base = pool(tmp_path / "p")
 

@@ -3,8 +3,8 @@
 isort:skip_file
 SPDX-License-Identifier: Apache-2.0
 
-Remote API of harpd, version 1: leases on this node's GPUs for programs elsewhere. Served over
-TLS 1.3; in plaintext only on loopback, with --insecure. What a session then says goes through
+Remote API of a node, version 1: leases on its GPUs for programs elsewhere. `harp remote serve`
+serves it, over TLS 1.3; in plaintext only on loopback, with --insecure. What a session then says goes through
 session.proto.
 
 Who calls: a client certificate of the pool's authority, or the metadata `authorization: Bearer
@@ -175,7 +175,7 @@ class LeaseRequest(google.protobuf.message.Message):
     lease_class: global___LeaseClass.ValueType
     """scheduling class"""
     name: builtins.str
-    """of the tenant, as the node's own users see it; empty: made up"""
+    """in the tenant's name, as the node's own users see it; empty: the owner's"""
     max_sessions: builtins.int
     """processes that may be attached at once; 0: 16"""
     ttl_s: builtins.float

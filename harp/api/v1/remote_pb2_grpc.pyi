@@ -3,8 +3,8 @@
 isort:skip_file
 SPDX-License-Identifier: Apache-2.0
 
-Remote API of harpd, version 1: leases on this node's GPUs for programs elsewhere. Served over
-TLS 1.3; in plaintext only on loopback, with --insecure. What a session then says goes through
+Remote API of a node, version 1: leases on its GPUs for programs elsewhere. `harp remote serve`
+serves it, over TLS 1.3; in plaintext only on loopback, with --insecure. What a session then says goes through
 session.proto.
 
 Who calls: a client certificate of the pool's authority, or the metadata `authorization: Bearer
