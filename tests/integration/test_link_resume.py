@@ -146,7 +146,7 @@ def test_cut_anywhere(
         program = Program(world.near().dial())
         worker = world.worker()
         # Some do not live to say hello, some break in the middle of what is sent again.
-        world.proxy.budget = lambda: int(10 ** rng.uniform(1, 6.6))
+        world.proxy.budget = lambda: int(10 ** rng.uniform(2, 6.6))
         world.proxy.way = lambda: rng.choice((RESET, FINISH, HALF))
         world.proxy.cut()
         rounds = 0
