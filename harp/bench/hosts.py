@@ -82,6 +82,11 @@ class TwoHosts:
         for name in (self.near, self.far):
             _ip("-n", name, "link", "set", DEVICE, "down")
 
+    def plug(self) -> None:
+        """The cable is in again."""
+        for name in (self.near, self.far):
+            _ip("-n", name, "link", "set", DEVICE, "up")
+
 
 def why_not() -> str | None:
     """Why there can be no two hosts here; None: there can."""

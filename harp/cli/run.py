@@ -107,6 +107,13 @@ _ENV_FROM_DAEMON = (
     default=None,
     help="With --remote: the client's folder.  [the one of `harp remote init`]",
 )
+@click.option(
+    "--token",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="With --remote HOST:PORT: a file with the token of a lease that somebody took for CMD. No"
+    " certificate is needed, only ca.crt in --dir. The lease is renewed, and not given back.",
+)
 @click.option("--insecure", is_flag=True, help="With --remote: plaintext, on loopback alone.")
 @click.option(
     "--detached",
@@ -129,6 +136,7 @@ def run(
     policy: str | None,
     remote: str,
     client_dir: Path | None,
+    token: Path | None,
     insecure: bool,
     detached: bool,
     as_json: bool,
@@ -144,8 +152,8 @@ def run(
                 "--policy": policy,
             }
         )
-    elif client_dir or insecure or detached:
-        raise click.UsageError("--dir, --insecure and --detached go with --remote")
+    elif client_dir or token or insecure or detached:
+        raise click.UsageError("--dir, --token, --insecure and --detached go with --remote")
     env = as_given()
     program = locate(command[0], env)
     if program is None:
@@ -161,7 +169,7 @@ def run(
         # A local run shall not wait for the modules of the other kind.
         from harp.cli import run_remote as elsewhere  # noqa: PLC0415
 
-        where = elsewhere.Where(remote, client_dir, insecure, detached)
+        where = elsewhere.Where(remote, client_dir, insecure, token, detached)
         want = elsewhere.wanted(
             Limits(mem, share, limit, TenantClass.of(klass)), gpu=gpu, name=name
         )

@@ -33,14 +33,15 @@ from harp.cli.output import fail, progress
 from harp.cli.switch import RUNS, SOCKET, detached, listening
 from harp.cli.view import printable
 from harp.config import config_path
-from harp.errors import HarpError, NativeError, RunDirUnsafe
+from harp.errors import ConfigError, HarpError, NativeError, RunDirUnsafe
 from harp.inject import remote_env, shim_dir
 from harp.model import Limits, TenantClass
 from harp.native import NativeDir, find, scrub
 from harp.remote.cudart import judge
-from harp.remote.holder import Holder, Taking
+from harp.remote.holder import Holder
 from harp.remote.offers import Offers
-from harp.remote.places import client_folder, endpoints, identity
+from harp.remote.places import authority, client_folder, endpoints, identity, read_token
+from harp.remote.taking import Taker, Taking
 from harp.remote.trust import connector
 from harp.rundir import make_user_dir
 from harp.units import format_percent, format_size
@@ -61,6 +62,7 @@ class Where:
     remote: str  #: HOST:PORT[,...], or a pool
     folder: Path | None  #: of the client; None: the one there is
     insecure: bool  #: plaintext, on loopback
+    token: Path | None = None  #: file with that of a lease that somebody took
     detached: bool = False  #: without a lease, until `harp remote attach`
 
 
@@ -86,7 +88,9 @@ def run_remote(
         _judge(command)
         status = _run(where, want, command, as_json=as_json)
     except HarpError as error:
-        status = fail(error, as_json=False, status=_FAILED)
+        # The words may be another machine's.
+        told = HarpError(printable(" ".join(error.message.split())), printable(error.hint))
+        status = fail(told, as_json=False, status=_FAILED)
     sys.exit(status)
 
 
@@ -118,8 +122,16 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     env = command.env
     base = config_path({n: v for n, v in env.items() if n != "HARP_CONFIG"}).parent / "remote"
     nodes = endpoints(where.remote, base)
-    me, folder = None, where.folder
-    if not where.insecure:
+    me, folder, trust = None, where.folder, b""
+    token = read_token(where.token) if where.token else ""
+    if token and len(nodes) != 1:
+        raise ConfigError(f"a lease's token is for one node, not for {len(nodes)}", "name it alone")
+    if where.insecure:
+        folder = None
+    elif token:
+        folder = folder or client_folder(base)
+        trust = authority(folder)
+    else:
         folder = folder or client_folder(base)
         me = identity(folder, dt.datetime.now(dt.UTC))
         if me.warning:
@@ -128,13 +140,12 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     shim = shim_dir(native, user)
 
     async def hold(child: Child, said: IO[bytes], place: Path) -> int:
+        taker = Taker(want, nodes, connector(me, trust, insecure=where.insecure), token)
         holder = Holder(
-            want,
-            nodes,
-            connector(me, insecure=where.insecure),
-            offers=Offers(place / "sessions"),
-            program=Path(command.words[0]).name,
-            say=progress,
+            taker,
+            Offers(place / "sessions"),
+            Path(command.words[0]).name,
+            say=lambda text: progress(printable(text)),
         )
         child_env = remote_env(env, shim=shim, socket=place / "near.sock", log=place / "shim.log")
         serving = _Serving(holder, child, place, child_env, want, as_json=as_json)
@@ -144,7 +155,7 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     # not inherit the signals that are blocked for it.
     with (
         _place(user / RUNS, want.name or command.words[0]) as place,
-        _near(native, place, folder if me else None, env) as said,
+        _near(native, place, folder, env, certificate=me is not None) as said,
         Child(command.program, command.words) as child,
     ):
         return asyncio.run(hold(child, said, place))
@@ -180,6 +191,7 @@ class _Serving:
                 await asyncio.wait({ended, hearing}, return_when=asyncio.FIRST_COMPLETED)
                 if not ended.done():
                     progress("harp: harp-link has ended: programs of CMD get no GPU any more")
+                    await self.holder.drop("harp-link has ended")
                 return await ended
         finally:
             ended.cancel()
@@ -280,14 +292,20 @@ def _sweep(base: Path) -> None:
 
 @contextlib.contextmanager
 def _near(
-    native: NativeDir, place: Path, folder: Path | None, env: Mapping[str, str]
+    native: NativeDir,
+    place: Path,
+    folder: Path | None,
+    env: Mapping[str, str],
+    *,
+    certificate: bool,
 ) -> Iterator[IO[bytes]]:
     """harp-link beside the programs; yields what it says of its sessions. It ends with us."""
     options: list[str | Path] = [native.link, "near", "--socket", place / "near.sock"]
     options += ["--sessions", place / "sessions"]
     if folder is not None:
-        options += ["--ca", folder / "ca.crt", "--cert", folder / "tls.crt"]
-        options += ["--key", folder / "tls.key"]
+        options += ["--ca", folder / "ca.crt"]
+    if folder is not None and certificate:
+        options += ["--cert", folder / "tls.crt", "--key", folder / "tls.key"]
     # In a session of its own: what the terminal sends is for CMD, which may go on.
     process = subprocess.Popen(
         options,

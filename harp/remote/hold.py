@@ -7,8 +7,8 @@ A session is made ahead, and offered to the programs: the first call of one then
 When a program has taken it, the next one is made.
 
 Invariants:
-(1) a lease is renewed before half of its ttl is over, and believed in no longer than it was granted
-    for, counted from when we asked: we end our sessions before the node does;
+(1) a lease is renewed before half of its ttl is over, and believed in no longer than its renewal
+    says, counted from when we asked: we end our sessions before the node does;
 (2) at most one session is offered or being made;
 (3) each session that was made is detached once, unless the lease is over, which ends them all;
 (4) what is over stays over: only Detach comes of it, for what was on its way.
@@ -68,9 +68,13 @@ class Hold:
     over: bool = False
 
 
-def held(ttl_s: float, asked_s: float) -> Hold:
-    """A lease that was granted for `ttl_s`, as was asked at `asked_s`."""
-    return Hold(ttl_s, asked_s + ttl_s, asked_s + _RENEW * ttl_s)
+def held(ttl_s: float, asked_s: float, now_s: float) -> Hold:
+    """A lease that was asked for at `asked_s`, and granted for `ttl_s`.
+
+    Granting takes its time, and only then the ttl begins. We cannot know when that was; but nothing
+    runs under it yet, and the first renewal tells.
+    """
+    return Hold(ttl_s, now_s + ttl_s, asked_s + _RENEW * ttl_s)
 
 
 @dataclass(frozen=True, slots=True)

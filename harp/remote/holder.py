@@ -10,28 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import TypeVar, cast
-
-import grpc
-import grpc.aio
 
 from harp.api.v1 import remote_pb2 as pb
-from harp.api.v1 import remote_pb2_grpc
-from harp.errors import (
-    ConfigError,
-    DaemonUnreachable,
-    HarpError,
-    NodeDraining,
-    NodeUnreachable,
-    QuotaExceeded,
-    TableMismatch,
-    UnknownLease,
-)
+from harp.errors import ConfigError, HarpError, UnknownLease
 from harp.remote.hold import (
     Action,
     Admit,
@@ -42,7 +26,6 @@ from harp.remote.hold import (
     Detached,
     Ended,
     Event,
-    Hold,
     Lose,
     Move,
     NotAttached,
@@ -53,89 +36,41 @@ from harp.remote.hold import (
     Say,
     Taken,
     Tick,
-    held,
     next_s,
     step,
 )
 from harp.remote.offers import Offers, check
-from harp.remote.pool import Ask, Pool
 from harp.remote.table import own_table
-from harp.remote.trust import explain
-from harp.remote.watcher import Watcher
+from harp.remote.taking import Held, Taker, Taking, give_back, said
 
-__all__ = ["RELEASE_S", "Holder", "Taking"]
+__all__ = ["Holder"]
 
-_Reply = TypeVar("_Reply")
-
-#: what all listed nodes get to say something before one is chosen
-_SETTLE_S = 2.0
-#: how long a node is looked for, of which one can be asked
-_CHOOSE_S = 5.0
-_LEASE_S = 10.0
 #: the node opens its driver meanwhile
 _ATTACH_S = 30.0
-#: what giving back may take when the command has ended
-RELEASE_S = 2.0
 #: a node that drains keeps what runs: so often another one is looked for
 _MOVE_AGAIN_S = 5.0
 _LINE_BYTES = 512
-#: what one node says does not hold for the next
-_NEXT = (QuotaExceeded, NodeDraining, NodeUnreachable, DaemonUnreachable)
-
-
-@dataclass(frozen=True, slots=True)
-class Taking:
-    """A lease that was taken."""
-
-    node_id: str
-    endpoint: str  #: host:port, for all that follows
-    lease: pb.LeaseReply
-
-
-@dataclass(slots=True)
-class _Held:
-    """The present lease, and how its node is reached."""
-
-    taking: Taking
-    hold: Hold
-    channel: grpc.aio.Channel
-    stub: remote_pb2_grpc.RemoteAsyncStub
-    made: dict[str, tuple[str, str]]  #: {session_id: token, endpoint} on its way to be offered
 
 
 class Holder:
     """The lease of one command.
 
     Args:
-        want: what is asked of a node.
-        nodes: host:port of nodes or of a pool, at least one.
-        connect: makes a channel to one.
+        taker: finds leases.
         offers: where programs' sessions are put.
         program: what it is, to be shown at the node.
         say: tells the user a sentence.
     """
 
     def __init__(
-        self,
-        want: pb.LeaseRequest,
-        nodes: Sequence[str],
-        connect: Callable[[str], grpc.aio.Channel],
-        *,
-        offers: Offers,
-        program: str,
-        say: Callable[[str], None],
+        self, taker: Taker, offers: Offers, program: str, say: Callable[[str], None]
     ) -> None:
-        self._want = want
-        self._nodes = nodes
-        self._connect = connect
+        self._taker = taker
         self._offers = offers
         self._program = program
         self._say = say
         self._table = own_table()
-        self._rng = random.Random()  # noqa: S311 - draws nodes and pauses, no secrets
-        self._pool = Pool()
-        self._watcher = Watcher(self._pool, nodes, connect, self._rng)
-        self._held: _Held | None = None
+        self._held: Held | None = None
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()  #: the next deadline is another one
@@ -145,19 +80,17 @@ class Holder:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Nodes are watched and the lease is kept while the block runs; then it is given back.
+        """What lease there is is kept while the block runs; then it is given back.
 
         Raises:
             ConfigError: an address that may not be used.
             HarpError: what the block raises.
         """
-        for node in self._nodes:
-            await self._connect(node).close()
+        await self._taker.check()
         refusal = None
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                self._later(self._watcher.run())
                 self._later(self._keep_time())
                 try:
                     yield
@@ -186,9 +119,9 @@ class Holder:
                 raise ConfigError(
                     f"the command has a lease on {old.taking.node_id} already", "detach it first"
                 )
-            fresh = await (self._lease_at(at) if at else self._lease(frozenset()))
+            fresh = await self._taker.find(at)
             if old is not None:
-                await _give_back(old)
+                await give_back(old)
             self._begin(fresh)
             return fresh.taking
 
@@ -204,7 +137,7 @@ class Holder:
         if gone is None:
             return False
         self._offers.end_all()
-        await _give_back(gone)
+        await give_back(gone)
         return not gone.hold.over
 
     async def hear(self, reader: asyncio.StreamReader) -> None:
@@ -233,88 +166,17 @@ class Holder:
 
     # --- taking ---
 
-    async def _lease(self, without: AbstractSet[str]) -> _Held:
-        ask = Ask(
-            self._want.share_ppm,
-            self._want.mem_limit_bytes,
-            max(1, len(list(filter(None, self._want.gpu.split(","))))),
-            self._table.hash,
-        )
-        await self._watcher.settle(_SETTLE_S)
-        refusals: dict[str, HarpError] = {}
-        while True:
-            tried = without | refusals.keys()
-            try:
-                choice = await self._watcher.choose(
-                    ask, self._rng, tried, 0.0 if refusals else _CHOOSE_S
-                )
-            except NodeUnreachable:
-                if not refusals:
-                    raise
-                raise _none(refusals) from None
-            node = choice.node
-            try:
-                found = await self._ask(node.node_id, node.endpoint)
-            except _NEXT as error:
-                refusals[node.node_id] = error
-                self._pool.refused(node.node_id, time.monotonic())
-                continue
-            if other := self._other_table(found.taking):
-                refusals[node.node_id] = other
-                await _give_back(found)
-                continue
-            return found
-
-    async def _lease_at(self, endpoint: str) -> _Held:
-        found = await self._ask(endpoint, endpoint)
-        if other := self._other_table(found.taking):
-            await _give_back(found)
-            raise other
-        return found
-
-    def _begin(self, fresh: _Held) -> None:
+    def _begin(self, fresh: Held) -> None:
         self._held = fresh
         self._offers.admit()
         self._step(fresh, Tick())
-
-    async def _ask(self, node_id: str, endpoint: str) -> _Held:
-        """A lease of this node.
-
-        Raises:
-            HarpError: what it said, or why it could not be reached.
-        """
-        channel = self._connect(endpoint)
-        try:
-            stub = _stub(channel)
-            asked_s = time.monotonic()
-            reply = await _said(stub.Lease(self._want, timeout=_LEASE_S), endpoint)
-            if reply.endpoint and reply.endpoint != endpoint:
-                other = self._connect(reply.endpoint)
-                await channel.close()
-                channel, stub, endpoint = other, _stub(other), reply.endpoint
-        except BaseException:
-            await channel.close()
-            raise
-        hold = held(reply.ttl_s, asked_s)
-        return _Held(Taking(node_id, endpoint, reply), hold, channel, stub, {})
-
-    def _other_table(self, taking: Taking) -> TableMismatch | None:
-        own, other = self._table, taking.lease.table
-        if (own.format, own.hash) == (other.format, other.hash):
-            return None
-        version = "".join(c for c in other.version[:32] if c.isprintable()) or "of unknown version"
-        return TableMismatch(
-            f"{taking.endpoint} is HARP {version} and this is HARP {own.version}: they describe"
-            " CUDA calls differently",
-            "install the same version of HARP on both sides",
-        )
 
     async def _move(self, without: AbstractSet[str]) -> None:
         """Another lease for programs to come; none of them has a session of the present one."""
         old = self._held
         assert old is not None  # its core has asked for this
         try:
-            fresh = await self._lease(without)
+            fresh = await self._taker.find(without=without)
         except HarpError as error:
             if self._held is old and old.hold.over:
                 self._offers.deny(f"{error.message}; remedy: {error.hint}")
@@ -327,17 +189,17 @@ class Holder:
             and (old.hold.running or not all(map(self._offers.withdraw, old.hold.offered)))
         )
         if kept:  # a program was faster, or it was attached or detached meanwhile
-            await _give_back(fresh)
+            await give_back(fresh)
             return
         self._begin(fresh)
         self._say(
             f"harp: the lease is now one of {fresh.taking.node_id} at {fresh.taking.endpoint}"
         )
-        await _give_back(old)
+        await give_back(old)
 
     # --- what the core wants done ---
 
-    def _step(self, on: _Held, event: Event) -> None:
+    def _step(self, on: Held, event: Event) -> None:
         if on is not self._held:
             return  # of a lease that was given back
         before_s = next_s(on.hold)
@@ -346,7 +208,7 @@ class Holder:
         if next_s(on.hold) != before_s:
             self._moved.set()
 
-    def _do(self, on: _Held, action: Action) -> None:
+    def _do(self, on: Held, action: Action) -> None:
         match action:
             case Renew():
                 self._later(self._renew(on, action.timeout_s))
@@ -367,14 +229,17 @@ class Holder:
             case Move():
                 self._look_elsewhere(frozenset({on.taking.node_id}))
 
-    def _lose(self, on: _Held, lost: Lose) -> None:
+    def _lose(self, on: Held, lost: Lose) -> None:
         self._offers.end_all()
         what = "; the programs that used it get errors from CUDA" if lost.sessions else ""
         self._say(f"harp: the lease on {on.taking.node_id} is lost: {lost.why}{what}")
+        if on.given:
+            self._offers.deny(f"the lease is over: {lost.why}; remedy: the token of another one")
+        self._move_s = 0.0
         self._look_elsewhere(frozenset())
 
     def _look_elsewhere(self, without: AbstractSet[str]) -> None:
-        if not self._moving and time.monotonic() >= self._move_s:
+        if not self._taker.given and not self._moving and time.monotonic() >= self._move_s:
             self._moving = True
             self._later(self._move(without))
 
@@ -385,23 +250,25 @@ class Holder:
             self._tasks.add(task := self._group.create_task(work))
             task.add_done_callback(self._tasks.discard)
 
-    async def _renew(self, on: _Held, timeout_s: float) -> None:
+    async def _renew(self, on: Held, timeout_s: float) -> None:
         asked_s = time.monotonic()
         request = pb.RenewRequest(lease_id=on.taking.lease.lease_id)
         try:
-            reply = await _said(on.stub.Renew(request, timeout=timeout_s), on.taking.endpoint)
+            call = on.stub.Renew(request, timeout=timeout_s, metadata=on.metadata)
+            reply = await said(call, on.taking.endpoint)
         except HarpError as error:
             self._step(on, NotRenewed(error.message, final=isinstance(error, UnknownLease)))
             return
         draining = reply.state == pb.NODE_STATE_DRAINING
         self._step(on, Renewed(reply.ttl_s, asked_s, draining, reply.drain_s))
 
-    async def _attach(self, on: _Held) -> None:
+    async def _attach(self, on: Held) -> None:
         request = pb.AttachRequest(
             lease_id=on.taking.lease.lease_id, table=self._table, program=self._program
         )
         try:
-            reply = await _said(on.stub.Attach(request, timeout=_ATTACH_S), on.taking.endpoint)
+            call = on.stub.Attach(request, timeout=_ATTACH_S, metadata=on.metadata)
+            reply = await said(call, on.taking.endpoint)
             endpoint = reply.endpoint or on.taking.endpoint
             check(reply.session_id, reply.token, endpoint)
         except HarpError as error:
@@ -411,44 +278,6 @@ class Holder:
         on.made[reply.session_id] = reply.token, endpoint
         self._step(on, Attached(reply.session_id))
 
-    async def _detach(self, on: _Held, session_id: str) -> None:
-        # What the node does not hear of ends with the lease.
-        with contextlib.suppress(grpc.RpcError):
-            await on.stub.Detach(pb.DetachRequest(session_id=session_id), timeout=_LEASE_S)
+    async def _detach(self, on: Held, session_id: str) -> None:
+        await on.detach(session_id)
         self._step(on, Detached())
-
-
-async def _give_back(gone: _Held) -> None:
-    """What the node does not hear of in time runs out by itself."""
-    try:
-        if not gone.hold.over:
-            request = pb.ReleaseRequest(lease_id=gone.taking.lease.lease_id)
-            with contextlib.suppress(grpc.RpcError):
-                await gone.stub.Release(request, timeout=RELEASE_S)
-    finally:
-        await gone.channel.close()
-
-
-def _stub(channel: grpc.aio.Channel) -> remote_pb2_grpc.RemoteAsyncStub:
-    # What the stub is depends on the channel; its type does not know that.
-    return cast("remote_pb2_grpc.RemoteAsyncStub", remote_pb2_grpc.RemoteStub(channel))
-
-
-async def _said(call: Awaitable[_Reply], endpoint: str) -> _Reply:
-    """A node's answer.
-
-    Raises:
-        HarpError: its own, or why the two did not come together.
-    """
-    try:
-        return await call
-    except grpc.RpcError as error:
-        raise explain(error, endpoint) from error
-
-
-def _none(refusals: Mapping[str, HarpError]) -> HarpError:
-    """What to say when all of them have refused."""
-    if len(refusals) == 1:
-        return next(iter(refusals.values()))
-    reasons = "; ".join(f"{name}: {error.message}" for name, error in refusals.items())
-    return NodeUnreachable(f"no node took the lease: {reasons}", next(iter(refusals.values())).hint)

@@ -178,29 +178,25 @@ def serving_folder(base: Path, mode: int) -> Iterator[Path]:
     """
     base.mkdir(mode=mode, exist_ok=True)
     base.chmod(mode)  # whatever the umask
-    for old in base.iterdir():
-        with contextlib.suppress(OSError), _locked(old) as ours:
-            if ours:
-                shutil.rmtree(old, ignore_errors=True)
     folder = base / f"serve-{os.getpid()}"
-    folder.mkdir(mode=mode)
-    folder.chmod(mode)
-    try:
-        with _locked(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        with _locked(base, fcntl.LOCK_EX):  # nobody sweeps what is not locked yet
+            for old in base.iterdir():
+                with contextlib.suppress(OSError), _locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(old, ignore_errors=True)
+            folder.mkdir(mode=mode)
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            held.enter_context(_locked(folder, fcntl.LOCK_EX))
+            folder.chmod(mode)
+        yield folder
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Whether nobody else has it; held meanwhile."""
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold its lock; BlockingIOError: somebody has it."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
+        fcntl.flock(fd, how)
+        yield
     finally:
         os.close(fd)

@@ -67,8 +67,9 @@ class Offers:
                     path.unlink()
 
     def deny(self, why: str) -> None:
-        """Tell programs that find no session why."""
-        line = " ".join(why.split()).encode()[:_WHY_BYTES].decode(errors="ignore")
+        """Tell programs that find no session why; the words may be another machine's."""
+        text = "".join(c if c.isprintable() else "?" for c in " ".join(why.split()))
+        line = text.encode()[:_WHY_BYTES].decode(errors="ignore")
         self._write(_REFUSED, f"{line}\n")
 
     def admit(self) -> None:

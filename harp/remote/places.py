@@ -9,15 +9,17 @@ settings), where the client's own folder is looked for, too.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 
 from harp.errors import CertificateError, ConfigError
-from harp.remote.certificate import Kind
+from harp.remote.certificate import Kind, read
 from harp.remote.trust import Identity, address, load
 
-__all__ = ["client_folder", "endpoints", "identity"]
+__all__ = ["authority", "client_folder", "endpoints", "identity", "read_token"]
 
 _NODES_MAX = 256
+_TOKEN = re.compile(r"[0-9a-zA-Z_-]{1,64}\.[!-~]{1,256}")
 
 
 def endpoints(where: str, base: Path) -> list[str]:
@@ -73,6 +75,32 @@ def identity(folder: Path, now: dt.datetime) -> Identity:
             f"{folder} is no folder", "name the folder client-NAME of `harp remote init`"
         )
     return load(folder, Kind.CLIENT, now)
+
+
+def read_token(path: Path) -> str:
+    """The token of a lease: a file's first line. In the arguments everybody would see it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        token = path.read_text().partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token {path} cannot be read: {error}", "name a file") from error
+    if not _TOKEN.fullmatch(token):
+        raise ConfigError(
+            f"the first line of {path} is no lease's token", "it is LEASE.SECRET, as Lease answers"
+        )
+    return token
+
+
+def authority(folder: Path) -> bytes:
+    """Whom to trust, where we have no certificate: a folder's ca.crt.
+
+    Raises:
+        CertificateError: it is not there.
+    """
+    return read(folder / "ca.crt", Kind.AUTHORITY).path.read_bytes()
 
 
 def _listed(path: Path, where: str) -> list[str]:

@@ -149,7 +149,8 @@ class _Serving:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end.set)
-        server = grpc.aio.server()
+        # Or two of us could have one port, and each half of the clients.
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         fars = [far for far in (self._far, self._token_far) if far is not None]
         try:
             await self._tenants.look()

@@ -172,9 +172,11 @@ def channel(
     return grpc.aio.secure_channel(endpoint, credentials, options=_OPTIONS)
 
 
-def connector(identity: Identity | None, *, insecure: bool) -> Callable[[str], grpc.aio.Channel]:
+def connector(
+    identity: Identity | None, authority_pem: bytes = b"", *, insecure: bool = False
+) -> Callable[[str], grpc.aio.Channel]:
     """What makes connections as channel() does, of one client."""
-    return lambda endpoint: channel(endpoint, identity, insecure=insecure)
+    return lambda endpoint: channel(endpoint, identity, authority_pem, insecure=insecure)
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:

@@ -41,7 +41,6 @@ _BY_REASON: dict[str, str] = {
     """,
     "addresses of graphs, mappings and pools are not known to the client yet": """
         graphmem.a_graph_has_its_memory_while_it_runs
-        graphmem.what_outlives_its_graph
         pool.current_and_default_pools
         pool.what_a_pointer_of_a_pool_is
         vmm.pointers_know_their_range_and_mapping
@@ -87,9 +86,6 @@ _BY_REASON: dict[str, str] = {
     """,
     "host functions run one after another, as a driver may do it": """
         graphmem.branches_run_beside_each_other_in_the_graphs_memory
-    """,
-    "images are measured by their headers, before anybody judges them": """
-        fatbin.every_way_of_packing_is_unpacked
     """,
     "managed memory is refused: its pages would cross the wire at every fault": """
         library.names_are_found_or_not

@@ -19,8 +19,11 @@ from ring_client import Client
 
 def children(pid: int) -> list[int]:
     """Direct ones."""
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(word) for word in path.read_text().split()] if path.exists() else []
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it is gone, or goes
+        return []
+    return [int(word) for word in words]
 
 
 def alive(pid: int) -> bool:

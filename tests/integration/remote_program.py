@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A driver-API program for a GPU elsewhere: adds vectors, and counts what it waited for.
 
-argv: `add` prints the counts as JSON; `large` allocates 512 MiB, and prints what its last bytes are
-after a fill; `variable` copies to a module's variable and back, and prints whether it is the same;
-`chain` copies what a host function writes in the same stream, and prints what arrived; `busy` does
-all kinds of calls for ever, and checks what it reads; `wait` prints "ready" after its first
-allocation and synchronises until that fails, then prints the code.
+argv: `add` and `graph` print the counts as JSON; `large` allocates 512 MiB, and prints what its
+last bytes are after a fill; `variable` copies to a module's variable and back, and prints if it
+is the same and known as memory of the device; `chain` copies what a host function writes in the
+same stream, and prints what arrived; `busy` does all kinds of calls for ever, and checks what it
+reads; `wait` prints "ready" after its first allocation and synchronises until that fails, then
+prints the code.
 """
 
 from __future__ import annotations
@@ -147,6 +148,68 @@ def chain(gpu: Gpu) -> None:
     print(sorted(set(back)))
 
 
+class KernelNode(c.Structure):
+    """CUDA_KERNEL_NODE_PARAMS_v1."""
+
+    _fields_ = (
+        ("func", c.c_void_p),
+        *((name, c.c_uint) for name in ("gx", "gy", "gz", "bx", "by", "bz", "shared")),
+        ("params", c.c_void_p),
+        ("extra", c.c_void_p),
+    )
+
+
+def graph(gpu: Gpu) -> None:
+    """A graph whose node gets other addresses before each launch, as tinygrad's do."""
+    count, rounds = 64, 100
+    size = c.c_size_t(4 * count)
+    ins, out = [gpu.alloc(4 * count) for _ in range(2)], gpu.alloc(4 * count)
+    for value, at in enumerate(ins, 1):
+        gpu.ok("cuMemcpyHtoD_v2", at, (c.c_float * count)(*([float(value)] * count)), size)
+    gpu.ok("cuMemcpyHtoD_v2", out, (c.c_float * count)(), size)
+    module, function = c.c_void_p(), c.c_void_p()
+    gpu.ok("cuModuleLoadData", c.byref(module), PTX)
+    gpu.ok("cuModuleGetFunction", c.byref(function), module, b"add")
+    number = c.c_uint32(count)
+
+    def node_of(at: c.c_uint64, grid: int = 1) -> KernelNode:
+        params = (c.c_void_p * 3)(*(c.cast(c.byref(p), c.c_void_p) for p in (at, out, number)))
+        made = KernelNode(function, grid, 1, 1, count, 1, 1, 0, c.addressof(params))
+        made.kept = params
+        return made
+
+    made, node, runs = c.c_void_p(), c.c_void_p(), c.c_void_p()
+    gpu.ok("cuGraphCreate", c.byref(made), 0)
+    first = node_of(ins[0])
+    gpu.ok("cuGraphAddKernelNode", c.byref(node), made, None, c.c_size_t(0), c.byref(first))
+    gpu.ok("cuGraphInstantiateWithFlags", c.byref(runs), made, c.c_uint64(0))
+    told: dict[str, Any] = {}
+
+    def trips_of(what: str, at: c.c_uint64, times: int, grid: int = 1) -> None:
+        before = gpu.trips()
+        for _ in range(times):
+            given = node_of(at, grid)
+            gpu.ok("cuGraphExecKernelNodeSetParams", runs, node, c.byref(given))
+            gpu.ok("cuGraphLaunch", runs, None)
+        told[what] = gpu.trips() - before
+
+    trips_of("first", ins[0], 1)
+    trips_of("more", ins[1], rounds)
+    trips_of("another grid", ins[0], 1, grid=2)
+    # What the driver refuses, it refuses at once, however often it has accepted another.
+    wrong = node_of(ins[0], grid=0)
+    told["wrong"] = gpu.cu.cuGraphExecKernelNodeSetParams(runs, node, c.byref(wrong))
+    other = c.c_void_p()
+    gpu.ok("cuGraphInstantiateWithFlags", c.byref(other), made, c.c_uint64(0))
+    before = gpu.trips()
+    gpu.ok("cuGraphExecKernelNodeSetParams", other, node, c.byref(node_of(ins[0], 2)))
+    told["another graph that runs"] = gpu.trips() - before
+    back = (c.c_float * count)()
+    gpu.ok("cuMemcpyDtoH_v2", back, out, size)
+    told["sums"] = sorted(set(back))
+    print(json.dumps(told))
+
+
 def large(gpu: Gpu) -> None:
     size, end = 512 << 20, 100
     at = gpu.alloc(size)
@@ -168,7 +231,9 @@ def variable(gpu: Gpu) -> None:
     gpu.ok("cuMemcpy", at, c.c_uint64(c.addressof(there)), size)
     gpu.ok("cuMemcpyDtoH_v2", back, at, size)
     gpu.ok("cuMemcpyAsync", c.c_uint64(c.addressof(again)), at, size, None)
-    print(back.raw == data, again.raw == data)
+    kind = c.c_uint()
+    gpu.ok("cuPointerGetAttribute", c.byref(kind), 2, c.c_uint64(at.value + 5))
+    print(back.raw == data, again.raw == data, kind.value == 2)
 
 
 def busy(gpu: Gpu) -> None:
@@ -208,7 +273,14 @@ def wait(gpu: Gpu) -> None:
 
 def main() -> None:
     gpu = Gpu()
-    modes = {"wait": wait, "chain": chain, "busy": busy, "large": large, "variable": variable}
+    modes = {
+        "wait": wait,
+        "graph": graph,
+        "chain": chain,
+        "busy": busy,
+        "large": large,
+        "variable": variable,
+    }
     if mode := modes.get(sys.argv[1]):
         mode(gpu)
     else:

@@ -193,7 +193,8 @@ def test_who_attends_hears_of_sessions_and_ends_all_by_hanging_up(
             (pid,) = children(session)
             process.stdin.write("what is said is no order\n")
             process.stdin.flush()
-            assert alive(session)
+            with pytest.raises(ConnectionRefusedError, match="in use; remedy"):
+                made.dial()  # it hears, and stays
             process.stdin.close()
             assert process.wait(timeout=30) == 0
             until("the ends of all", lambda: not alive(session) and not alive(pid))

@@ -61,13 +61,13 @@ class World:
         self.proxy = Cutting(self.far.address)
         self.nears: list[Near] = []
 
-    def near(self, token: str = "token-one") -> Near:
+    def near(self, token: str = "token-one", session: str = "one") -> Near:
         """Another end beside programs."""
         place = self.folder / f"near-{len(self.nears)}"
         place.mkdir()
         (place / "token").write_text(token)
         options = ["--token-file", str(place / "token"), *self.near_options]
-        near = Near(self.native, place, self.proxy.address, *options, session="one")
+        near = Near(self.native, place, self.proxy.address, *options, session=session)
         self.nears.append(near)
         return near
 
@@ -146,12 +146,12 @@ def test_cut_anywhere(
         program = Program(world.near().dial())
         worker = world.worker()
         # Some do not live to say hello, some break in the middle of what is sent again.
-        world.proxy.budget = lambda: int(10 ** rng.uniform(1, 6.6))
+        world.proxy.budget = lambda: int(10 ** rng.uniform(2, 6.6))
         world.proxy.way = lambda: rng.choice((RESET, FINISH, HALF))
         world.proxy.cut()
         rounds = 0
         end = time.monotonic() + 60
-        while world.proxy.cuts < 40 and time.monotonic() < end:
+        while world.proxy.cuts < 25 and time.monotonic() < end:
             rounds += 1
             program.launch(rng.randrange(1, 400))
             data = rng.randbytes(rng.choice((100, 60_000, MIB, 4 * MIB)))

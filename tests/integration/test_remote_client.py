@@ -19,7 +19,7 @@ from tests.integration.remote_world import Serving, serving
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = HERE / "remote_program.py"
-DEVICE_UNAVAILABLE, NO_DEVICE = 46, 100
+INVALID_VALUE, DEVICE_UNAVAILABLE, NO_DEVICE = 1, 46, 100
 
 
 @pytest.fixture
@@ -63,6 +63,14 @@ def test_it_waits_as_often_as_it_must(served: Serving, env: dict[str, str]) -> N
     served.settle()
 
 
+def test_a_graphs_node_is_set_again_without_waiting(env: dict[str, str]) -> None:
+    told = json.loads(run(env, "graph"))
+    assert (told["more"], told["wrong"]) == (0, INVALID_VALUE)
+    assert told["first"] == 2  # and its first launch
+    assert (told["another grid"], told["another graph that runs"]) == (1, 1)
+    assert told["sums"] == [1.0 + 2.0 * 100 + 1.0]
+
+
 def test_strict_waits_for_every_call_and_computes_the_same(env: dict[str, str]) -> None:
     told = add({**env, "HARP_STRICT": "1"})
     assert told["right"]
@@ -88,7 +96,7 @@ def test_little_address_space_is_enough(env: dict[str, str]) -> None:
 
 
 def test_a_variable_is_copied_by_its_address(env: dict[str, str]) -> None:
-    assert run(env, "variable") == "True True\n"
+    assert run(env, "variable") == "True True True\n"
 
 
 def test_a_copy_takes_what_the_stream_wrote_before(env: dict[str, str]) -> None:

@@ -126,4 +126,4 @@ def test_a_few_kills(chain: Chain) -> None:
 
 @pytest.mark.slow
 def test_many_kills(chain: Chain) -> None:
-    kill_some(chain, 48)
+    kill_some(chain, 32)

@@ -116,6 +116,15 @@ def test_lost_packets_cost_time_and_nothing_else(base: dict[str, str]) -> None:
         way.run("rtt", 200)
         way.run("async", 20)
         way.run("bulk", 8, 3)
+        assert sent_again(way.hosts) > 0
+
+
+def sent_again(hosts: TwoHosts) -> int:
+    """TCP segments that the near host has sent twice."""
+    words = [*hosts.on_near(), "cat", "/proc/net/snmp"]
+    told = subprocess.run(words, capture_output=True, check=True, text=True).stdout
+    names, values = (line.split() for line in told.splitlines() if line.startswith("Tcp:"))
+    return int(values[names.index("RetransSegs")])
 
 
 @pytest.mark.parametrize(("rate_mbit", "mib"), [(100, 4), (10_000, 64)])

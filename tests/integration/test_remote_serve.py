@@ -76,6 +76,8 @@ def test_a_program_computes_elsewhere_as_a_tenant_here(node: Remote) -> None:
     (session,) = shown["sessions"]
     assert session["program"] == "job.py"
     assert 100 * MIB <= session["held_bytes"] <= 256 * MIB
+    said = node.at.harp("remote", "sessions", "--insecure", "--node", node.endpoint).stdout
+    assert all(word in said for word in (name, "256MiB", "30%", "job.py"))
     done = client.release(lease)
     assert (done.sessions, done.freed_bytes) == (1, session["held_bytes"])
     assert node.at.ps(name) is None
@@ -192,6 +194,23 @@ def test_harpd_may_be_restarted(node: Remote) -> None:
     client.release(lease)
     client.release(other)
     assert node.at.json("ps")["tenants"] == []
+
+
+def test_a_port_is_one_services(node: Remote) -> None:
+    """Two on one would each have some of the clients; and a second one is no harm elsewhere."""
+    client = node.client()
+    client.lease(mem_limit_bytes=64 * MIB)
+    second = node.at.harp("remote", "serve", "--insecure", "--listen", node.endpoint)
+    assert second.returncode == 1
+    assert f"cannot listen at {node.endpoint}" in second.stderr
+    beside = Remote(node.at, "--insecure", "--listen", "127.0.0.1:0")
+    other = beside.client()
+    holder = other.holder(other.lease(mem_limit_bytes=256 * MIB), 100)
+    assert len(node.at.json("ps")["tenants"]) == 2
+    assert [len(lease["sessions"]) for lease in node.leases()] == [0]
+    holder.kill()
+    beside.stop()
+    assert len(node.at.json("ps")["tenants"]) == 1
 
 
 def test_a_killed_service_leaves_no_worker_and_no_tenant(native_dir: Path) -> None:

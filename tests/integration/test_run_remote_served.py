@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
@@ -11,11 +12,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from link_session import children
 from machine import wait_for
 from run_remote_world import Here
 from serve_world import MIB, Remote, exe, serving
+
+from harp.api.v1 import remote_pb2 as pb
+from harp.remote import authority
+from harp.remote.certificate import Kind
 
 FOLDER = Path(__file__).parent
 PROGRAM = str(FOLDER / "remote_program.py")
@@ -73,12 +79,14 @@ def test_its_limit_is_that_of_all_its_processes(here: Here, node: Remote) -> Non
     assert done.stdout == "b'ready\\n'\nb'cuMemAlloc 2\\n'\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_command_has_nothing_in_three_seconds(here: Here, node: Remote) -> None:
     child = here.ready(*remote(node, "--mem", "512MiB"), sys.executable, HOLDS, "300")
     child.kill()
     wait_for(lambda: node.workers() == [], "the worker's end", 3 * 10)
+    assert node.leases(), "it runs on for its ttl, and holds no memory"
+    wait_for(lambda: node.at.json("devices")["devices"][0]["leased_bytes"] == 0, "memory", 3 * 10)
     wait_for(lambda: not node.leases(), "the lease's end")
-    wait_for(lambda: node.at.json("devices")["devices"][0]["leased_bytes"] == 0, "memory")
 
 
 def test_the_nodes_end_is_an_error_of_cuda(here: Here, node: Remote) -> None:
@@ -88,6 +96,50 @@ def test_the_nodes_end_is_an_error_of_cuda(here: Here, node: Remote) -> None:
     out, err = child.communicate(timeout=60)
     assert int(out) in (46, 999)
     assert "is lost" in err or "UNAVAILABLE" in err
+
+
+def test_certificates_hold_for_leases_and_for_calls(
+    here: Here, native_dir: Path, tmp_path: Path
+) -> None:
+    now = dt.datetime.now(dt.UTC)
+    authority.init(tmp_path, now)
+    authority.issue(tmp_path, Kind.NODE, "n1", hosts=["127.0.0.1"], now=now)
+    authority.issue(tmp_path, Kind.CLIENT, "ann", hosts=[], now=now)
+    options = ("--dir", str(tmp_path / "node-n1"), "--listen", "127.0.0.1:0")
+    with serving(native_dir, *options) as node:
+        place = ["--remote", node.endpoint, "--dir", str(tmp_path / "client-ann"), "--"]
+        done = here.run(*place, sys.executable, PROGRAM, "add", "1000")
+        assert json.loads(done.stdout)["right"] is True, done.stderr
+        assert [e["owner"] for e in node.events("lease_taken")] == ["ann"]
+
+
+@pytest.mark.slow
+def test_a_leases_token_is_enough_for_a_job(here: Here, native_dir: Path, tmp_path: Path) -> None:
+    now = dt.datetime.now(dt.UTC)
+    authority.init(tmp_path, now)
+    authority.issue(tmp_path, Kind.NODE, "n1", hosts=["127.0.0.1"], now=now)
+    authority.issue(tmp_path, Kind.CLIENT, "ann", hosts=[], now=now)
+    (trust := tmp_path / "trust").mkdir()
+    (trust / "ca.crt").write_bytes((tmp_path / "client-ann" / "ca.crt").read_bytes())
+    options = ("--dir", str(tmp_path / "node-n1"), "--listen", "127.0.0.1:0")
+    with serving(native_dir, *options, "--token-listen", "127.0.0.1:0") as node:
+        pem = [(tmp_path / "client-ann" / f).read_bytes() for f in ("ca.crt", "tls.key", "tls.crt")]
+        ann = node.client(grpc.secure_channel(node.endpoint, grpc.ssl_channel_credentials(*pem)))
+        lease = ann.lease(mem_limit_bytes=256 * MIB, ttl_s=2)
+        (token := tmp_path / "token").write_text(f"{lease.token}\n")
+        place = ["--remote", node.told["token_endpoint"], "--token", str(token)]
+        place += ["--dir", str(trust), "--json", "--"]
+        done = here.run(*place, "sh", "-c", f"sleep 4; exec {sys.executable} {PROGRAM} add 1000")
+        assert json.loads(done.stdout)["right"] is True, done.stderr
+        said = json.loads(done.stderr.splitlines()[0])
+        assert said["lease"] == lease.lease_id
+        assert said["devices"][0]["mem_limit_bytes"] == 256 * MIB
+        (left,) = ann.stub.Leases(pb.LeasesRequest(), timeout=30).leases
+        assert (left.lease_id, list(left.sessions)) == (lease.lease_id, [])
+        ann.release(lease)
+        done = here.run(*place, "echo", "started")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "the lease token is unknown here" in done.stderr
 
 
 def test_a_killed_link_is_an_error_of_cuda_and_no_hang(here: Here, node: Remote) -> None:

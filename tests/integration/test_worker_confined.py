@@ -25,10 +25,10 @@ USER, GROUP = 48231, 48232
 #: words of worker_witness.c that the filter refuses, by what comes of them
 EPERM = """
     inet inet6 packet netlink vsock high_bits tipc_pair unshare new_user new_net sti uring_setup
-    uring_enter uring_register userfaultfd perf add_key request_key keyctl early
+    uring_enter uring_register userfaultfd perf add_key request_key keyctl pidfd_getfd early
 """
 KILLED = """
-    ptrace vm_read vm_write pidfd_getfd mount umount fsopen move_mount open_tree pivot_root chroot
+    ptrace vm_read vm_write mount umount fsopen move_mount open_tree pivot_root chroot
     setns bpf kexec init_module finit_module delete_module reboot swapon by_handle
 """
 

@@ -20,12 +20,13 @@ from pathlib import Path
 import pytest
 from ring_client import WANTED, Client, Worker
 from shim_world import MIB, World, compile_c, soft_world
-from test_worker import SUCCESS, alloc, gone, stream, sync, zero
+from test_worker import PTX, SUCCESS, alloc, gone, stream, sync, zero
 
 HERE = Path(__file__).resolve().parent
 MARK = struct.pack("<Q", 0x5EC4E75EC4E75EC4)
 SIZE = 2 * MIB
 DEVICE = {"type": 1, "id": 0}
+ILLEGAL_ADDRESS = 700
 
 root_only = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root to look into a worker, which nobody else can"
@@ -429,3 +430,16 @@ def test_freeing_ends_no_capture(world: World) -> None:
         c.send("cuMemsetD32Async", dstDevice=at, ui=1, N=1, hStream=on)
         c.must("cuMemFree_v2", dptr=other)
         c.must("cuStreamEndCapture", hStream=on, phGraph=graph)
+
+
+def test_what_a_fault_has_made_unreachable_is_said(world: World) -> None:
+    with tenant(world) as worker:
+        c = worker.dial()
+        c.context()
+        linear(c)
+        twice = c.function(PTX, "twice")
+        c.launch(twice, struct.pack("<Q", 64), blocks=1, threads=1)
+        assert sync(c) == ILLEGAL_ADDRESS
+        worker.sock.close()
+        assert worker.process.wait(timeout=10) == 0
+        assert f"{SIZE} bytes and 0 arrays of the device are not wiped" in worker.words()

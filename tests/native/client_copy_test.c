@@ -34,6 +34,7 @@ DECLARE(cuMemcpyHtoAAsync_v2);
 DECLARE(cuMemcpyHtoA_v2);
 DECLARE(cuMemcpyHtoDAsync_v2);
 DECLARE(cuMemcpyHtoD_v2);
+DECLARE(cuPointerGetAttribute);
 DECLARE(cuStreamCreate);
 
 static struct peer peer;
@@ -93,7 +94,11 @@ static uint32_t answer(struct peer *p, struct harp_wire_call *call)
         *(uint64_t *)(uintptr_t)a[0] = BASE;
         return 0;
     case HARP_OP_cuMemGetAddressRange_v2:
-        return a[2] >= BASE && a[2] < BASE + 64 * MIB ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+        if (a[2] < BASE || a[2] >= BASE + 64 * MIB)
+            return CUDA_ERROR_INVALID_VALUE;
+        *(uint64_t *)(uintptr_t)a[0] = BASE;
+        *(uint64_t *)(uintptr_t)a[1] = 64 * MIB;
+        return CUDA_SUCCESS;
     case HARP_OP_cuMemcpyHtoD_v2:
     case HARP_OP_cuMemcpyHtoDAsync_v2:
         memcpy(device + (a[0] - BASE), (void *)(uintptr_t)a[1], a[2]);
@@ -213,6 +218,29 @@ static void of_arrays(void)
     CHECK(memcmp(array, device + MIB, MIB) == 0);
 }
 
+/* Of a variable, say: the worker knows where it lies. */
+static void what_unknown_memory_is(void)
+{
+    unsigned type = 0, ordinal = 7;
+    size_t bytes = 0;
+    CUdeviceptr base = 0;
+    CUcontext ctx = NULL;
+    char managed = 1;
+    begin();
+    const CUdeviceptr at = UNKNOWN + 77;
+    CHECK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at) == CUDA_SUCCESS);
+    CHECK(cuPointerGetAttribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, at) == 0);
+    CHECK(cuPointerGetAttribute(&base, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, at) == 0);
+    CHECK(cuPointerGetAttribute(&bytes, CU_POINTER_ATTRIBUTE_RANGE_SIZE, at) == CUDA_SUCCESS);
+    CHECK(cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, at) == CUDA_SUCCESS);
+    CHECK(type == CU_MEMORYTYPE_DEVICE && ordinal == 0 && !managed);
+    CHECK(base == BASE && bytes == 64 * MIB);
+    CHECK(cuPointerGetAttribute(&ctx, CU_POINTER_ATTRIBUTE_CONTEXT, at) ==
+          CUDA_ERROR_NOT_SUPPORTED);
+    CHECK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, (uintptr_t)up) ==
+          CUDA_ERROR_INVALID_VALUE);
+}
+
 /* Rows of `width` at a pitch of the host's, and of the device's. */
 static void there_and_back(size_t width, size_t height, size_t pitch, CUstream s)
 {
@@ -249,6 +277,32 @@ static void there_and_back(size_t width, size_t height, size_t pitch, CUstream s
     }
 }
 
+/* One row, of memory that has no pitch: more than a region holds. */
+static void a_lone_row(size_t width)
+{
+    CUDA_MEMCPY2D to = {.srcMemoryType = CU_MEMORYTYPE_HOST,
+                        .srcHost = up,
+                        .dstMemoryType = CU_MEMORYTYPE_DEVICE,
+                        .dstDevice = BASE,
+                        .dstXInBytes = 64,
+                        .WidthInBytes = width,
+                        .Height = 1};
+    CUDA_MEMCPY2D back = {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+                          .srcDevice = BASE,
+                          .srcXInBytes = 64,
+                          .dstMemoryType = CU_MEMORYTYPE_HOST,
+                          .dstHost = down,
+                          .WidthInBytes = width,
+                          .Height = 1};
+    memset(device, 0, 32 * MIB);
+    memset(down, 7, sizeof down);
+    CHECK(cuMemcpy2D_v2(&to) == CUDA_SUCCESS && memcmp(device + 64, up, width) == 0);
+    CHECK(cuMemcpy2D_v2(&back) == CUDA_SUCCESS && memcmp(down, up, width) == 0);
+    back.Height = 2; /* where the second one lies nobody here knows */
+    memset(down, 7, sizeof down);
+    CHECK(cuMemcpy2D_v2(&back) == CUDA_ERROR_NOT_SUPPORTED && down[0] == 7);
+}
+
 static void of_rectangles(void)
 {
     CUstream s = begin();
@@ -262,6 +316,7 @@ static void of_rectangles(void)
         there_and_back(5 * MIB, 3, 5 * MIB, streams[i]);  /* a row in two blocks */
     }
     late(false);
+    a_lone_row(7 * MIB + 5);
     /* What is on its way to pinned memory comes before that is read. */
     CHECK(cuMemAllocHost_v2(&pinned, MIB) == CUDA_SUCCESS);
     const CUDA_MEMCPY2D on = {.srcMemoryType = CU_MEMORYTYPE_HOST,
@@ -320,8 +375,12 @@ static void of_boxes(void)
 }
 
 static const struct peer_scenario scenarios[] = {
-    {"of_unknown_memory", of_unknown_memory}, {"by_address", by_address}, {"of_arrays", of_arrays},
-    {"of_rectangles", of_rectangles},         {"of_boxes", of_boxes},
+    {"of_unknown_memory", of_unknown_memory},
+    {"what_unknown_memory_is", what_unknown_memory_is},
+    {"by_address", by_address},
+    {"of_arrays", of_arrays},
+    {"of_rectangles", of_rectangles},
+    {"of_boxes", of_boxes},
 };
 
 int main(int argc, char **argv)

@@ -265,6 +265,29 @@ static void host_nodes(void)
     CHECK(harp_remote_host_may_write() && any.host.userData == &data);
 }
 
+/* More than there are shelves for, and given back in another order. */
+static void many_tickets(void)
+{
+    static uint64_t ticket[5000];
+    CUhostFn fn;
+    void *data;
+    begin();
+    for (uintptr_t i = 0; i < 5000; i++)
+        CHECK(harp_remote_ticket(nothing_to_call, (void *)(i + 1), true, &ticket[i]) ==
+              CUDA_SUCCESS);
+    for (uintptr_t i = 0; i < 5000; i += 2)
+        harp_remote_ticket_end(ticket[i]);
+    for (uintptr_t i = 0; i < 5000; i++) {
+        harp_remote_ticket_of(ticket[i], &fn, &data);
+        CHECK(fn == (i % 2 == 0 ? NULL : nothing_to_call));
+        CHECK((uintptr_t)data == (i % 2 == 0 ? 0 : i + 1));
+        CHECK(harp_remote_host_may_write());
+        harp_remote_ticket_end(ticket[i]);
+        harp_remote_ticket_end(ticket[i]);
+    }
+    CHECK(!harp_remote_host_may_write());
+}
+
 static void memory_whose_free_fails(void)
 {
     CUdeviceptr at = 0;
@@ -322,6 +345,7 @@ static const struct peer_scenario scenarios[] = {
     {"a_host_function_has_a_stack", a_host_function_has_a_stack},
     {"a_forked_child_takes_no_lock", a_forked_child_takes_no_lock},
     {"host_nodes", host_nodes},
+    {"many_tickets", many_tickets},
     {"memory_whose_free_fails", memory_whose_free_fails},
     {"limits_of_a_function", limits_of_a_function},
 };

@@ -31,6 +31,11 @@ DECLARE(cuDevicePrimaryCtxRetain);
 DECLARE(cuCtxGetCurrent);
 DECLARE(cuCtxSetCurrent);
 DECLARE(cuCtxSynchronize);
+DECLARE(cuGraphAddKernelNode_v2);
+DECLARE(cuGraphCreate);
+DECLARE(cuGraphExecDestroy);
+DECLARE(cuGraphExecKernelNodeSetParams_v2);
+DECLARE(cuGraphInstantiateWithFlags);
 DECLARE(cuLaunchKernel);
 DECLARE(cuLibraryGetKernel);
 DECLARE(cuLibraryLoadData);
@@ -177,6 +182,85 @@ static void a_thousand_launches_are_one(void)
     CHECK(harp_remote_trips() == peer_wanted(&peer));
 }
 
+#define NODES 40
+
+static CUgraphExec graph_of(CUgraphNode node[NODES], const CUDA_KERNEL_NODE_PARAMS *kernel)
+{
+    CUgraph graph = NULL;
+    CUgraphExec exec = NULL;
+    CHECK(cuGraphCreate(&graph, 0) == CUDA_SUCCESS);
+    for (unsigned i = 0; i < NODES; i++)
+        CHECK(cuGraphAddKernelNode_v2(&node[i], graph, NULL, 0, kernel) == CUDA_SUCCESS);
+    CHECK(cuGraphInstantiateWithFlags(&exec, graph, 0) == CUDA_SUCCESS);
+    return exec;
+}
+
+/* What a training's step does to its graph before each launch. */
+static void nodes_that_were_given_a_function_are_told(void)
+{
+    static uint8_t image[4096];
+    CUmodule m = NULL;
+    CUgraphNode node[NODES];
+    uint64_t pointer = 1;
+    uint32_t number = 2;
+    void *params[] = {&pointer, &number};
+    CUDA_KERNEL_NODE_PARAMS k = {.gridDimX = 1,
+                                 .gridDimY = 1,
+                                 .gridDimZ = 1,
+                                 .blockDimX = 32,
+                                 .blockDimY = 1,
+                                 .blockDimZ = 1,
+                                 .kernelParams = params};
+    CUDA_KERNEL_NODE_PARAMS none;
+    begin();
+    made_cubin(image, two, 2);
+    CHECK(cuModuleLoadData(&m, image) == CUDA_SUCCESS);
+    CHECK(cuModuleGetFunction(&k.func, m, "k") == CUDA_SUCCESS);
+    none = k;
+    CHECK(cuModuleGetFunction(&none.func, m, "none") == CUDA_SUCCESS);
+    CUgraphExec exec = graph_of(node, &k);
+#define GIVE(n, kernel) cuGraphExecKernelNodeSetParams_v2(exec, node[n], kernel)
+    /* The first of each node is asked, and one that was refused is none. */
+    unsigned at = peer_wanted(&peer);
+    peer_fail(&peer, HARP_OP_cuGraphExecKernelNodeSetParams_v2, CUDA_ERROR_INVALID_VALUE);
+    CHECK(GIVE(0, &k) == CUDA_ERROR_INVALID_VALUE);
+    k.gridDimY = 20;
+    k.gridDimX = 20;
+    for (unsigned i = 0; i < NODES; i++)
+        CHECK(GIVE(i, &k) == CUDA_SUCCESS);
+    CHECK(peer_wanted(&peer) == at + 1 + NODES);
+    unsigned updates = count(HARP_OP_cuGraphExecKernelNodeSetParams_v2);
+    at = peer_wanted(&peer);
+    for (unsigned i = 0; i < 10 * NODES; i++) {
+        k.gridDimX = 1 + i;
+        k.gridDimY = 1;
+        CHECK(GIVE(i % NODES, &k) == CUDA_SUCCESS);
+    }
+    CHECK(peer_wanted(&peer) == at);
+    CHECK(cuCtxSynchronize() == CUDA_SUCCESS); /* by then they have come */
+    CHECK(count(HARP_OP_cuGraphExecKernelNodeSetParams_v2) == updates + 10 * NODES);
+    /* More blocks than any before (a cooperative launch may not have them), another function,
+     * another shape, another graph: asked. */
+    at = peer_wanted(&peer);
+    k.gridDimX = 401;
+    CHECK(GIVE(3, &k) == CUDA_SUCCESS && GIVE(3, &k) == CUDA_SUCCESS);
+    CHECK(peer_wanted(&peer) == at + 1);
+    at++;
+    CHECK(GIVE(3, &none) == CUDA_SUCCESS && peer_wanted(&peer) == at + 1);
+    CHECK(GIVE(3, &none) == CUDA_SUCCESS && peer_wanted(&peer) == at + 1);
+    CHECK(GIVE(3, &k) == CUDA_SUCCESS && peer_wanted(&peer) == at + 2);
+    k.blockDimX = 64;
+    CHECK(GIVE(3, &k) == CUDA_SUCCESS && peer_wanted(&peer) == at + 3);
+    CHECK(GIVE(3, &k) == CUDA_SUCCESS && peer_wanted(&peer) == at + 3);
+    CUgraphExec old = exec;
+    exec = graph_of(node, &k);
+    at = peer_wanted(&peer);
+    CHECK(GIVE(3, &k) == CUDA_SUCCESS && peer_wanted(&peer) == at + 1);
+    CHECK(cuGraphExecDestroy(old) == CUDA_SUCCESS);
+    exec = old;
+    CHECK(GIVE(3, &k) == CUDA_ERROR_INVALID_VALUE);
+}
+
 /* Nobody asks how a kernel of machine code takes its parameters, wherever that lies. */
 static void layouts_by_machine_code(void)
 {
@@ -225,6 +309,7 @@ static void layouts_by_machine_code(void)
 static const struct peer_scenario scenarios[] = {
     {"from_init_to_the_first_allocation", from_init_to_the_first_allocation},
     {"a_thousand_launches_are_one", a_thousand_launches_are_one},
+    {"nodes_that_were_given_a_function_are_told", nodes_that_were_given_a_function_are_told},
     {"layouts_by_machine_code", layouts_by_machine_code},
 };
 

@@ -1,9 +1,18 @@
 # A worker's tables under ASan and UBSan; the whole of it runs in tests/integration/test_worker.py.
 set(worker_parts ${CMAKE_SOURCE_DIR}/soft/ptxc/sha256.c)
-foreach(name handles ranges image store)
+foreach(name handles ranges held image store whole)
   list(APPEND worker_parts ${CMAKE_SOURCE_DIR}/src/worker/${name}.c)
 endforeach()
 add_executable(worker_parts_test ${CMAKE_CURRENT_SOURCE_DIR}/worker_parts_test.c ${worker_parts})
 target_compile_definitions(worker_parts_test PRIVATE KEPT_MAX=262144 STORE_MAX=1000)
 target_link_libraries(worker_parts_test PRIVATE harp_options harp_sanitize pthread)
 add_test(NAME worker_parts COMMAND worker_parts_test)
+
+# All of it, on the software GPU, fed with frames by a client that lies.
+add_executable(worker_frames_fuzz ${CMAKE_SOURCE_DIR}/fuzz/worker_frames.c
+                                  ${CMAKE_CURRENT_SOURCE_DIR}/wire_fill.c ${wire_ring_sources})
+target_include_directories(worker_frames_fuzz PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(worker_frames_fuzz PRIVATE harp_options harp_sanitize pthread)
+add_test(NAME worker_frames_fuzz COMMAND worker_frames_fuzz $<TARGET_FILE:harp-worker>
+                                         $<TARGET_FILE:harp_soft_cuda> 1 100000)
+set_tests_properties(worker_frames_fuzz PROPERTIES TIMEOUT 240)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A worker's tables: ids and handles, memory of the session, images in memory and in a folder.
+ * A worker's tables: ids and handles, memory of the session, what it has to wipe, images in memory
+ * and in a folder.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include "check.h"
 #include "soft/ptxc/sha256.h"
 #include "src/worker/handles.h"
+#include "src/worker/held.h"
 #include "src/worker/ranges.h"
 #include "src/worker/store.h"
 #include "src/worker/worker.h"
@@ -210,6 +212,169 @@ static void test_memory_of_a_graph_goes_with_what_launches_it(void)
     CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 4096 && !ranges_have(0xb000800));
 }
 
+static void test_what_is_held_is_told_from_what_comes_after_it(void)
+{
+    struct held h = {.kind = HELD_LINEAR, .key = 0x1000, .bytes = 64, .context = 7}, got;
+    CHECK(held_put(&h) == 0 && held_get(HELD_LINEAR, 0x1000, &got) && got.bytes == 64);
+    CHECK(!held_get(HELD_POOL, 0x1000, &got) && !held_get(HELD_LINEAR, 0x1001, &got));
+    struct held again = h;
+    again.bytes = 128; /* the driver has given it out again */
+    CHECK(held_put(&again) == 0 && again.serial > h.serial);
+    held_drop(&h); /* by who has freed the one before */
+    CHECK(held_get(HELD_LINEAR, 0x1000, &got) && got.bytes == 128);
+    held_drop(&again);
+    CHECK(!held_get(HELD_LINEAR, 0x1000, &got));
+}
+
+static void test_what_is_held_goes_by_its_counts_and_with_its_context(void)
+{
+    struct held p = {.kind = HELD_PHYSICAL, .key = 1, .uses = 1}, got;
+    struct held context = {.kind = HELD_CONTEXT, .key = 7, .uses = 1};
+    struct held of_it = {.kind = HELD_ARRAY, .key = 8, .context = 7};
+    struct held pool = {.kind = HELD_POOL, .key = 9, .context = 7};
+    size_t count;
+    CHECK(held_put(&p) == 0 && held_count(HELD_PHYSICAL, 1, 0, 1, &got) && got.maps == 1);
+    CHECK(held_count(HELD_PHYSICAL, 1, -1, 0, &got) && held_get(HELD_PHYSICAL, 1, &got));
+    CHECK(held_count(HELD_PHYSICAL, 1, 0, -1, &got) && !held_get(HELD_PHYSICAL, 1, &got));
+    CHECK(!held_count(HELD_PHYSICAL, 1, 0, -1, &got));
+    CHECK(held_put(&context) == 0 && held_stream(7, 70) == 70 && held_stream(7, 71) == 70);
+    CHECK(held_context(0, false, &got) && got.key == 7 && !held_context(0, true, &got));
+    CHECK(!held_context(1, false, &got));
+    CHECK(held_put(&of_it) == 0 && held_put(&pool) == 0);
+    const uint64_t then = held_now();
+    struct held later = {.kind = HELD_LINEAR, .key = 10, .context = 7}; /* of the next one there */
+    CHECK(held_put(&later) == 0);
+    held_drop_context(7, then);
+    CHECK(!held_get(HELD_CONTEXT, 7, &got) && !held_get(HELD_ARRAY, 8, &got));
+    CHECK(held_get(HELD_POOL, 9, &got) && held_get(HELD_LINEAR, 10, &got));
+    struct held *all = held_all(&count);
+    CHECK(all != NULL && count == 2);
+    free(all);
+    held_drop(&pool);
+    held_drop(&later);
+    CHECK(held_all(&count) == NULL && count == 0);
+}
+
+/* After all others of ranges. */
+static void test_ranges_are_bounded(void)
+{
+    uint64_t made = 0;
+    CHECK(ranges_admit(HARP_OP_cuMemAlloc_v2));
+    while (made < 1u << 20 && ranges_add(0xc000000000 + made * 0x1000, 0x100) == 0)
+        made++;
+    CHECK(made > 250000 && made <= 1u << 18);
+    CHECK(!ranges_have(0xc000000000 + made * 0x1000));
+    CHECK(!ranges_admit(HARP_OP_cuMemAlloc_v2) && ranges_admit(HARP_OP_cuMemFree_v2));
+    for (uint64_t i = 0; i < 1000; i++) /* the last ones: those before need not move */
+        CHECK(ranges_drop(0xc000000000 + (made - 1 - i) * 0x1000) == 0x100);
+    CHECK(ranges_admit(HARP_OP_cuMemAlloc_v2));
+}
+
+static void put_number(uint8_t *at, uint64_t value, unsigned bytes)
+{
+    for (unsigned i = 0; i < bytes; i++)
+        at[i] = (uint8_t)(value >> 8 * i);
+}
+
+/* A section, a segment, and 32 bytes that both name. */
+static uint64_t make_elf(uint8_t *to)
+{
+    memset(to, 0, 64 + 56 + 128 + 32);
+    memcpy(to, "\177ELF\2\1", 6);
+    put_number(to + 32, 64, 8);
+    put_number(to + 54, 56, 2);
+    put_number(to + 56, 1, 2);
+    put_number(to + 40, 120, 8);
+    put_number(to + 58, 64, 2);
+    put_number(to + 60, 2, 2);
+    put_number(to + 64 + 8, 248, 8);
+    put_number(to + 64 + 32, 32, 8);
+    put_number(to + 120 + 24, 248, 8);
+    put_number(to + 120 + 32, 32, 8);
+    put_number(to + 184 + 4, 8, 4); /* in memory alone, and larger than the file */
+    put_number(to + 184 + 32, 1u << 30, 8);
+    return 280;
+}
+
+static uint64_t make_fatbin(uint8_t *to)
+{
+    memset(to, 0, 16 + 64);
+    put_number(to, 0xba55ed50, 4);
+    put_number(to + 6, 16, 2);
+    uint64_t elf = make_elf(to + 80);
+    put_number(to + 16, 2, 2);
+    put_number(to + 20, 64, 4);
+    put_number(to + 24, elf, 8);
+    uint8_t *text = to + 80 + elf; /* and one that is packed */
+    memset(text, 0, 64 + 8);
+    put_number(text, 1, 2);
+    put_number(text + 4, 64, 4);
+    put_number(text + 8, 8, 8);
+    put_number(text + 16, 7, 4);
+    put_number(text + 40, 0x2011, 8);
+    put_number(text + 56, 1000, 8);
+    put_number(to + 8, 64 + elf + 72, 8);
+    return 80 + elf + 72;
+}
+
+/* At its very size, so that a byte too many is seen. */
+static bool is_whole(const uint8_t *data, uint64_t bytes)
+{
+    uint8_t *exact = malloc(bytes + (bytes == 0));
+    CHECK(exact != NULL);
+    memcpy(exact, data, bytes);
+    bool whole = image_is_whole(exact, bytes);
+    free(exact);
+    return whole;
+}
+
+static void test_an_image_ends_where_it_says(void)
+{
+    uint8_t image[512];
+    const uint64_t elf = make_elf(image);
+    CHECK(is_whole(image, elf));
+    for (uint64_t cut = 6; cut < elf; cut++)
+        CHECK(!is_whole(image, cut));
+    CHECK(is_whole(image, 4)); /* what that is supposed to be a driver has to say */
+    put_number(image + 120 + 24, UINT64_MAX - 8, 8);
+    CHECK(!is_whole(image, elf));
+    make_elf(image);
+    put_number(image + 40, elf - 2, 8); /* two rows of a byte each */
+    put_number(image + 58, 1, 2);
+    CHECK(!is_whole(image, elf));
+    const uint64_t all = make_fatbin(image);
+    CHECK(is_whole(image, all));
+    for (uint64_t cut = 4; cut < all; cut++)
+        CHECK(!is_whole(image, cut));
+    put_number(image + 80 + 120 + 32, 33, 8); /* what machine code there says nobody looks at */
+    CHECK(is_whole(image, all));
+    make_fatbin(image);
+    put_number(image + 24, UINT64_MAX - 63, 8);
+    CHECK(!is_whole(image, all));
+    make_fatbin(image);
+    put_number(image + 80 + elf + 56, 1ull << 40, 8); /* a bomb, by its own word */
+    CHECK(!is_whole(image, all));
+    make_fatbin(image);
+    put_number(image + 80 + elf + 16, 9, 4);
+    CHECK(!is_whole(image, all));
+    CHECK(is_whole((const uint8_t *)".version 7.0", 12) && is_whole(image, 3));
+}
+
+static void test_no_byte_of_an_image_makes_it_read_beyond(void)
+{
+    uint8_t image[512], good[512];
+    uint32_t seed = 6;
+    const uint64_t all = make_fatbin(good);
+    for (unsigned turn = 0; turn < 200000; turn++) {
+        memcpy(image, good, all);
+        for (unsigned i = 0; i < 3; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            image[(seed >> 8) % all] = (uint8_t)(seed & 1 ? seed >> 24 : 0xff);
+        }
+        (void)is_whole(image, all);
+    }
+}
+
 static void hash(struct harp_wire_image *image, const char *data)
 {
     struct sha256 sha;
@@ -405,6 +570,11 @@ int main(void)
     test_memory_of_earlier_hides_no_later_one();
     test_globals_go_with_their_module();
     test_memory_of_a_graph_goes_with_what_launches_it();
+    test_ranges_are_bounded();
+    test_what_is_held_is_told_from_what_comes_after_it();
+    test_what_is_held_goes_by_its_counts_and_with_its_context();
+    test_an_image_ends_where_it_says();
+    test_no_byte_of_an_image_makes_it_read_beyond();
     test_an_image_is_what_its_hash_says();
     test_the_image_used_longest_ago_goes_first();
     test_the_largest_images_are_put_by_many_at_once();

@@ -36,7 +36,7 @@ TTL_S = 2.0
 
 def begun() -> Hold:
     """At 100.0; the first session is being made."""
-    hold = held(TTL_S, 100.0)
+    hold = held(TTL_S, 100.0, 100.0)
     assert step(hold, Tick(), 100.1) == [Attach()]
     return hold
 
@@ -49,6 +49,13 @@ def test_it_is_renewed_before_half_of_its_ttl() -> None:
     assert next_s(hold) == 102.0, "one at a time"
     assert step(hold, Renewed(TTL_S, 100.9), 101.5) == []
     assert hold.expires_s == 102.9, "from when it was asked, not from when it was answered"
+
+
+def test_a_lease_that_took_long_to_be_granted_is_renewed_at_once() -> None:
+    hold = held(TTL_S, 100.0, 103.0)
+    assert [type(a) for a in step(hold, Tick(), 103.0)] == [Renew, Attach]
+    step(hold, Renewed(TTL_S, 103.0), 103.1)
+    assert hold.expires_s == 105.0
 
 
 def test_a_short_loss_is_survived_and_a_long_one_is_not() -> None:
@@ -133,7 +140,7 @@ EVENTS = st.one_of(
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 1.5))))
 def test_whatever_comes(story: list[tuple[Event, float]]) -> None:
     """(2) one session ahead, and one Renew, Attach and loss at a time."""
-    hold, now_s = held(TTL_S, 0.0), 0.0
+    hold, now_s = held(TTL_S, 0.0, 0.0), 0.0
     attaching = renewing = False
     lost = 0
     for event, wait_s in story:

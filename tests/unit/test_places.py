@@ -12,7 +12,7 @@ from harp.errors import CertificateError, ConfigError, WireError
 from harp.remote import authority
 from harp.remote.certificate import Kind
 from harp.remote.offers import Offers, check
-from harp.remote.places import client_folder, endpoints, identity
+from harp.remote.places import client_folder, endpoints, identity, read_token
 
 
 def test_addresses_and_pools(tmp_path: Path) -> None:
@@ -57,6 +57,17 @@ def test_the_one_client(tmp_path: Path) -> None:
         client_folder(tmp_path)
     with pytest.raises(CertificateError, match="is no folder"):
         identity(tmp_path / "client-eve", now)
+
+
+@pytest.mark.parametrize("text", ["", "secret", "a.b c", "a.é", ".x", "a." + "x" * 300])
+def test_what_is_no_token(tmp_path: Path, text: str) -> None:
+    (path := tmp_path / "token").write_text("abc.d-e_f\nmore")
+    assert read_token(path) == "abc.d-e_f"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="no lease's token"):
+        read_token(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_token(tmp_path / "nothing")
 
 
 def test_offers_are_whole_files_of_their_owner(tmp_path: Path) -> None:

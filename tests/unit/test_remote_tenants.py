@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -213,6 +214,31 @@ def test_what_is_given_back_while_harpd_is_away_is_removed_when_it_answers(
         await tenants._settle()
         assert told.tenants == {}
         assert folders(tmp_path) == []
+
+    asyncio.run(main())
+
+
+def test_a_harpd_that_was_away_is_asked_by_a_new_connection(
+    told: ToldClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one would wait ever longer before it tries again."""
+
+    async def main() -> None:
+        made: list[ToldClient] = []
+        monkeypatch.setattr(module.Client, "connect", lambda _env: made.append(told) or told)
+        harpd = Harpd({})
+        for down, expected in (
+            (False, 1),
+            (False, 1),
+            (True, 1),
+            (True, 2),
+            (False, 3),
+            (False, 3),
+        ):
+            told.down = down
+            with contextlib.suppress(DaemonUnreachable):
+                await harpd.ask(lambda client: client.state())
+            assert len(made) == expected
 
     asyncio.run(main())
 

@@ -153,6 +153,20 @@ def test_a_node_that_is_gone_is_left_and_found_again() -> None:
     asyncio.run(main())
 
 
+def test_who_settles_does_not_choose_the_first_one_that_answers() -> None:
+    async def ask(a: World, b: World) -> None:
+        async with watching([a.endpoint, b.endpoint, "127.0.0.1:1"]) as (watcher, known):
+            began_s = time.monotonic()
+            await watcher.settle(60)
+            assert time.monotonic() - began_s < 30, "who refuses has said something, too"
+            assert set(known.endpoints()) == {"a", "b"}
+            rng = random.Random(1)
+            chosen = {(await watcher.choose(Ask(), rng)).node.node_id for _ in range(40)}
+            assert chosen == {"a", "b"}
+
+    on(ask)
+
+
 def test_a_node_that_is_silent_says_nothing_for_ever() -> None:
     async def main() -> None:
         held: list[asyncio.StreamWriter] = []

@@ -69,10 +69,12 @@ struct near_offer {
  * errno and why (HARP_WHY_BYTES). */
 int near_offer_take(struct near_offer *offer, const struct ends_options *options, int sock,
                     char *why);
-/* Until stdout's reader has gone: `serve` in a process for each program that connects, or
- * `no_process` where there cannot be one more. */
-void near_offers(const struct ends_options *options, int listener, int (*serve)(int sock),
-                 void (*no_process)(int sock));
+/* Until stdout's reader has gone: `serve` in a process for each program that connects to the
+ * listener of `state`, or `no_process` where there cannot be one more. `come`: in the place of
+ * another (upgrade.h). */
+struct upgrade_state;
+void near_offers(const struct ends_options *options, struct upgrade_state *state, bool come,
+                 int (*serve)(int sock), void (*no_process)(int sock));
 
 /* Seconds of a user's as ms; -1: not 0 to 3600. */
 #define ENDS_RESUME_MAX_S 3600

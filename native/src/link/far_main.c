@@ -235,7 +235,7 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
     if (began)
         return can ? take_place(stream, &asked, text) : in_use(text);
     if (asked.attempt != 0)
-        return relay_begin(&loop, stream, call, &place->begun, text);
+        return relay_begin(&loop, stream, call, place != NULL ? &place->begun : NULL, text);
     if (given->sessions != NULL && !far_session_lock(&session))
         return in_use(text);
     began = true;

@@ -2,8 +2,6 @@
  *
  * The connection: nghttp2's session, and what its callbacks mean for calls.
  */
-#include "src/link/h2.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -8,11 +8,12 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define PLACES_MAX 256
+#include "src/link/upgrade.h"
+
+#define PLACES_MAX UPGRADE_PLACES
 
 /* Of a place; written by its process alone, but for `there`, which the parent takes back. */
 struct name {
@@ -24,19 +25,20 @@ static struct name *names;
 static unsigned count, mine;
 static int giving[PLACES_MAX], taking = -1;
 
-int harp_join_open(unsigned places)
+int harp_join_open(unsigned places, int *fd, const int *before)
 {
     if (places > PLACES_MAX)
         return -EINVAL;
-    void *at = mmap(NULL, places * sizeof *names, PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED)
-        return -errno;
-    names = at;
+    names = upgrade_share(places * sizeof *names, fd);
     count = places;
     for (unsigned i = 0; i < PLACES_MAX; i++)
-        giving[i] = -1;
-    return 0;
+        giving[i] = before != NULL ? before[i] : -1;
+    return names != NULL ? 0 : -ENOMEM;
+}
+
+const int *harp_join_giving(void)
+{
+    return giving;
 }
 
 int harp_join_make(unsigned place)

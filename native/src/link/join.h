@@ -11,8 +11,11 @@
 
 #include "src/link/grpc.h"
 
-/* 0 or an errno. */
-int harp_join_open(unsigned places);
+/* The shared memory is that of `fd`, or a new one; `giving`: what another of us had (upgrade.h), or
+ * NULL. 0 or an errno. */
+int harp_join_open(unsigned places, int *fd, const int *giving);
+/* What this one has, -1 where there is none. */
+const int *harp_join_giving(void);
 
 /* By the parent: before it forks the process of a place, after that in either, and when the process
  * is gone. */

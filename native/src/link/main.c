@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "src/link/ends.h"
+#include "src/link/upgrade.h"
 
 static int usage(FILE *to, int code)
 {
@@ -139,6 +140,7 @@ int main(int argc, char **argv)
     char why[HARP_WHY_BYTES];
     const char *end = argc > 1 ? argv[1] : "";
     const bool far = strcmp(end, "far") == 0;
+    upgrade_open(argv);
     if (strcmp(end, "--help") == 0)
         return usage(stdout, 0);
     if ((!far && strcmp(end, "near") != 0) || parse(argc - 1, argv + 1, &o, &a) != 0 ||
@@ -164,5 +166,7 @@ int main(int argc, char **argv)
                         "could use the session; remedy: --token-file, or --ca\n");
         return 1;
     }
+    if (upgrade_tried())
+        return 0;
     return !far ? near_main(&o) : o.sessions != NULL ? far_many(&o) : far_main(&o);
 }

@@ -25,9 +25,10 @@
 
 #include "src/link/ends.h"
 #include "src/link/join.h"
+#include "src/link/upgrade.h"
 
 /* Processes, and those of them that may be strangers': without a call that was accepted. */
-#define PROCESSES 256
+#define PROCESSES UPGRADE_PLACES
 #define STRANGERS 64
 
 /* --- a session's file --- */
@@ -111,6 +112,7 @@ unsigned far_session_resume_ms(const struct far_session *s, unsigned given_ms)
 static pid_t processes[PROCESSES];
 static struct far_place *places; /* shared with them */
 static sigset_t usual;
+static int shared[2] = {-1, -1}, listener = -1;
 
 void far_say(const struct ends_options *options, const char *what, const char *session, pid_t pid)
 {
@@ -152,7 +154,7 @@ static unsigned room(void)
     return strangers < STRANGERS ? at : PROCESSES;
 }
 
-static void serve(const struct ends_options *options, int listener, int fd)
+static void serve(const struct ends_options *options, int fd)
 {
     unsigned at = room();
     if (at == PROCESSES || harp_join_make(at) != 0) {
@@ -191,6 +193,7 @@ static void hear_of_ends(void)
     sigaddset(&ends, SIGCHLD);
     sigprocmask(SIG_BLOCK, &ends, &usual);
     sigaction(SIGCHLD, &ended, NULL);
+    upgrade_hear(&usual);
 }
 
 /* Nobody attends any more. What is said meanwhile is no order. */
@@ -201,36 +204,62 @@ static bool deserted(void)
     return n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN);
 }
 
-int far_many(const struct ends_options *options)
+/* As nobody before us, or as the one that has become us: then all are there already. */
+static int open_all(const struct ends_options *options)
 {
     char why[HARP_WHY_BYTES] = "no memory";
+    struct upgrade_state before;
+    const bool come = upgrade_come(&before);
     unsigned port;
-    int listener = -1;
     int err = options->tls == NULL ? harp_address_plain(&options->address, why) : 0;
-    if (err == 0)
-        places = mmap(NULL, PROCESSES * sizeof *places, PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (places != MAP_FAILED && err == 0)
-        err = harp_join_open(PROCESSES);
-    if (places != MAP_FAILED && err == 0)
+    if (come) {
+        memcpy(processes, before.processes, sizeof processes);
+        memcpy(shared, before.shared, sizeof shared);
+        listener = before.listener;
+    }
+    places = upgrade_share(PROCESSES * sizeof *places, &shared[0]);
+    if (err == 0 && places != NULL)
+        err = harp_join_open(PROCESSES, &shared[1], come ? before.giving : NULL);
+    if (err == 0 && places != NULL && !come)
         err = harp_tcp_listen(&options->address, &listener, &port, why);
-    if (places == MAP_FAILED || err != 0) {
+    if (err != 0 || places == NULL) {
         fprintf(stderr, "harp-link: %s\n", why);
-        return 1;
+        return -1;
     }
     hear_of_ends();
-    printf("ready %u\n", port);
-    fflush(stdout);
+    if (!come) {
+        printf("ready %u\n", port);
+        fflush(stdout);
+    }
+    return 0;
+}
+
+static void give_over(void)
+{
+    struct upgrade_state state;
+    upgrade_begin(&state, listener);
+    memcpy(state.shared, shared, sizeof shared);
+    memcpy(state.processes, processes, sizeof processes);
+    memcpy(state.giving, harp_join_giving(), sizeof state.giving);
+    upgrade_go(&state, &usual);
+}
+
+int far_many(const struct ends_options *options)
+{
+    if (open_all(options) != 0)
+        return 1;
     for (;;) {
         struct pollfd come[2] = {{.fd = listener, .events = POLLIN},
                                  {.fd = options->attended ? STDIN_FILENO : -1, .events = POLLIN}};
         int ready = ppoll(come, 2, NULL, &usual);
         reap(options);
+        if (upgrade_asked())
+            give_over();
         if (ready > 0 && come[1].revents != 0 && deserted())
             return 0;
         int fd = ready > 0 && come[0].revents != 0 ? harp_tcp_accept(listener) : -EAGAIN;
         if (fd >= 0)
-            serve(options, listener, fd);
+            serve(options, fd);
         else if (fd != -EAGAIN)
             usleep(100000); /* out of descriptors: the next ones wait in the kernel meanwhile */
     }

@@ -18,6 +18,7 @@
 #include "src/link/bridge.h"
 #include "src/link/ends.h"
 #include "src/link/near_again.h"
+#include "src/link/upgrade.h"
 
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
@@ -307,20 +308,30 @@ int near_main(const struct ends_options *options)
         fprintf(stderr, "harp-link: %s\n", why);
         return 1;
     }
-    int listener = listen_at(options->socket);
+    struct upgrade_state state;
+    sigset_t usual;
+    const bool come = upgrade_come(&state);
+    int listener = come ? state.listener : listen_at(options->socket);
     if (listener < 0)
         return 1;
+    if (!come)
+        upgrade_begin(&state, listener);
     listening = getpid();
     (void)signal(SIGTERM, stop);
     if (options->sessions != NULL) {
-        near_offers(options, listener, serve_program, no_process);
+        near_offers(options, &state, come, serve_program, no_process);
         (void)unlink(options->socket);
         return 1;
     }
     (void)signal(SIGCHLD, SIG_IGN); /* the kernel takes them in */
-    printf("ready\n");
-    fflush(stdout);
+    if (!come) {
+        printf("ready\n");
+        fflush(stdout);
+    }
+    sigprocmask(SIG_SETMASK, NULL, &usual);
+    upgrade_hear(&usual);
     for (;;) {
+        upgrade_wait(&state, &usual);
         int sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         if (sock < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
             usleep(100000);
@@ -329,6 +340,7 @@ int near_main(const struct ends_options *options)
         pid_t session = fork();
         if (session == 0) {
             close(listener);
+            sigprocmask(SIG_SETMASK, &usual, NULL);
             _exit(serve_program(sock));
         }
         if (session < 0)

@@ -17,16 +17,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "src/link/conn.h"
 #include "src/link/ends.h"
+#include "src/link/upgrade.h"
 
 /* Programs of one lease; a node has fewer sessions for it. */
-#define PROCESSES 256
+#define PROCESSES UPGRADE_PLACES
 /* How long a program waits for a session to be offered, and how often it looks. */
 #define OFFER_MS 10000
 #define LOOK_MS  20
@@ -210,24 +210,29 @@ static void hear_of_ends(void)
     sigprocmask(SIG_BLOCK, &ends, &usual);
     sigdelset(&usual, SIGCHLD); /* whoever started us may have had it blocked */
     sigaction(SIGCHLD, &ended, NULL);
+    upgrade_hear(&usual);
 }
 
-void near_offers(const struct ends_options *options, int listener, int (*serve)(int sock),
-                 void (*no_process)(int sock))
+void near_offers(const struct ends_options *options, struct upgrade_state *state, bool come,
+                 int (*serve)(int sock), void (*no_process)(int sock))
 {
-    processes = mmap(NULL, PROCESSES * sizeof *processes, PROT_READ | PROT_WRITE,
-                     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (processes == MAP_FAILED) {
+    const int listener = state->listener;
+    processes = upgrade_share(PROCESSES * sizeof *processes, &state->shared[0]);
+    if (processes == NULL) {
         fprintf(stderr, "harp-link: no memory for the list of sessions\n");
         return;
     }
     hear_of_ends();
-    printf("ready\n");
-    fflush(stdout);
+    if (!come) {
+        printf("ready\n");
+        fflush(stdout);
+    }
     for (;;) {
         struct pollfd all[2] = {{.fd = listener, .events = POLLIN}, {.fd = STDOUT_FILENO}};
         int ready = ppoll(all, 2, NULL, &usual);
         reap(options->sessions);
+        if (upgrade_asked())
+            upgrade_go(state, &usual);
         if (ready <= 0)
             continue;
         if ((all[1].revents & POLLERR) != 0)

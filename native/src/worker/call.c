@@ -182,6 +182,8 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
         return own_call(lane, call);
     if (call->made_kind != 0 && call->args[call->made_slot] != 0 && handles_free(call->made_id))
         return CUDA_ERROR_INVALID_VALUE;
+    if (!ranges_admit(call->op))
+        return CUDA_ERROR_OUT_OF_MEMORY;
     const bool in_stream = host_async(op, call->args);
     const uint64_t stream = in_stream ? stream_of(op, call->args) : 0;
     if (in_stream && call_captures(lane, stream))

@@ -67,7 +67,7 @@ static const struct rule {
     {SYS_ptrace, KILL, ALWAYS, 0, 0},
     {SYS_process_vm_readv, KILL, ALWAYS, 0, 0},
     {SYS_process_vm_writev, KILL, ALWAYS, 0, 0},
-    {438 /* pidfd_getfd */, KILL, ALWAYS, 0, 0},
+    {438 /* pidfd_getfd */, FAIL(EPERM), ALWAYS, 0, 0},
     {440 /* process_madvise */, FAIL(EPERM), ALWAYS, 0, 0},
     {SYS_kcmp, FAIL(EPERM), ALWAYS, 0, 0},
     {SYS_ioctl, FAIL(EPERM), IF, 1, TIOCSTI},

@@ -101,6 +101,21 @@ bool held_count(enum held_kind kind, uint64_t key, int uses, int maps, struct he
     return found;
 }
 
+bool held_context(int device, bool primary, struct held *to)
+{
+    bool found = false;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < BUCKETS && !found; i++)
+        for (const struct node *n = buckets[i]; n != NULL && !found; n = n->next)
+            if (n->held.kind == HELD_CONTEXT && n->held.device == device &&
+                (n->held.primary || !primary)) {
+                *to = n->held;
+                found = true;
+            }
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
 uint64_t held_stream(uint64_t context, uint64_t stream)
 {
     pthread_mutex_lock(&lock);

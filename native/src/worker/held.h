@@ -41,6 +41,8 @@ uint64_t held_now(void);
 void held_drop(const struct held *h);
 /* Add to its counts; `to` is what it is then, and it is dropped when both are 0. */
 bool held_count(enum held_kind kind, uint64_t key, int uses, int maps, struct held *to);
+/* A context of a device, or (`primary`) its primary one. */
+bool held_context(int device, bool primary, struct held *to);
 /* A context's stream, unless it has one; answers the one that it has then. */
 uint64_t held_stream(uint64_t context, uint64_t stream);
 /* A copy of all that is there, for free(); NULL: there is nothing, or no memory. */

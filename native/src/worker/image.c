@@ -13,9 +13,10 @@
 #include "src/worker/worker.h"
 
 #ifndef KEPT_MAX /* tests have less */
-#define KEPT_MAX (256ull << 20)
+#define KEPT_MAX IMAGE_MAX
 #endif
-#define IMAGES_MAX 4096u
+#define IMAGES_MAX   4096u
+#define HEADER_BYTES 64u /* of ELF */
 
 struct image {
     struct harp_wire_image what;
@@ -107,13 +108,13 @@ static void has_come(uint64_t bytes)
     pthread_mutex_unlock(&lock);
 }
 
-/* A zero behind it, for drivers that read PTX as a text. */
+/* Zeros behind it: a driver reads PTX as a text, and of machine code a header, however short. */
 static struct image *room_for(const struct harp_wire_image *what)
 {
-    struct image *made = malloc(sizeof *made + what->bytes + 1);
+    struct image *made = malloc(sizeof *made + what->bytes + HEADER_BYTES);
     if (made != NULL) {
         *made = (struct image){.what = *what};
-        made->data[what->bytes] = 0;
+        memset(made->data + what->bytes, 0, HEADER_BYTES);
     }
     return made;
 }

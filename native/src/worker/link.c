@@ -12,6 +12,7 @@
 
 #define OPTIONS_MAX 64u
 #define LOG_MAX     (64u << 10)
+#define LINKS_MAX   1024u /* each has logs */
 
 struct link {
     CUlinkState state;
@@ -27,6 +28,7 @@ struct link {
 /* Guarded by lock; a link itself by the program, which must not use it twice at a time. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct link *links;
+static atomic_uint count; /* also those that a call makes or ends */
 
 static struct link **find(uint64_t state)
 {
@@ -41,6 +43,7 @@ static void forget(struct link *link)
     free(link->logs[0]);
     free(link->logs[1]);
     free(link);
+    atomic_fetch_sub(&count, 1);
 }
 
 static bool is_buffer(CUjit_option option, unsigned *which)
@@ -62,9 +65,13 @@ CUresult link_prepare(struct lane *lane, uint64_t *args)
     unsigned which;
     if (options > OPTIONS_MAX)
         return CUDA_ERROR_NOT_SUPPORTED;
-    struct link *link = calloc(1, sizeof *link);
-    if (link == NULL)
+    struct link *link = NULL;
+    if (atomic_fetch_add(&count, 1) < LINKS_MAX)
+        link = calloc(1, sizeof *link);
+    if (link == NULL) {
+        atomic_fetch_sub(&count, 1);
         return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     link->count = args[1] == 0 || values == NULL ? 0 : (unsigned)options;
     uint64_t bytes[2] = {0, 0};
     for (unsigned i = 0; i < link->count; i++) {

@@ -66,6 +66,8 @@ static CUresult image(struct lane *lane, uint8_t *at)
     if (lane->image == NULL)
         return CUDA_ERROR_FILE_NOT_FOUND;
     const void *data = image_data(lane->image);
+    if (!image_is_whole(data, image_bytes(lane->image)))
+        return CUDA_ERROR_INVALID_IMAGE;
     memcpy(at, &data, sizeof data);
     return CUDA_SUCCESS;
 }

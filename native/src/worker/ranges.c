@@ -22,6 +22,11 @@ struct range {
     bool made; /* into one, ever: its memory may outlive both */
 };
 
+/* Far more than a program has allocations at a time; graphs have a range for each of their nodes.
+ */
+#define RANGES_MAX (1u << 18)
+#define LANES_MOST 64u /* that may add one each, once they are admitted */
+
 /* Guarded by lock; by base, which is one's alone. Ranges may overlap: a reservation and what is
  * mapped there, nodes of a graph, what a driver has given out again without our knowing that it was
  * free. */
@@ -57,6 +62,10 @@ static int add(uint64_t base, uint64_t bytes, uint64_t owner)
 {
     int err = 0;
     pthread_rwlock_wrlock(&lock);
+    if (count == RANGES_MAX) {
+        err = -ENOMEM;
+        goto out;
+    }
     if (count == room) {
         size_t want = room == 0 ? 256 : room * 2;
         struct range *more = realloc(ranges, want * sizeof *ranges);
@@ -165,6 +174,29 @@ static void node(uint64_t slot, uint64_t graph)
     const CUgraphNodeParams *params = (const void *)(uintptr_t)slot;
     if (params != NULL && params->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC)
         add(params->alloc.dptr, params->alloc.bytesize, graph);
+}
+
+bool ranges_admit(unsigned op)
+{
+    switch (op) {
+    case HARP_OP_cuMemAlloc_v2:
+    case HARP_OP_cuMemAllocAsync:
+    case HARP_OP_cuMemAllocFromPoolAsync:
+    case HARP_OP_cuMemAddressReserve:
+    case HARP_OP_cuMemAllocPitch_v2:
+    case HARP_OP_cuModuleGetGlobal_v2:
+    case HARP_OP_cuLibraryGetGlobal:
+    case HARP_OP_cuGraphAddMemAllocNode:
+    case HARP_OP_cuGraphAddNode:
+    case HARP_OP_cuGraphAddNode_v2:
+        break;
+    default:
+        return true;
+    }
+    pthread_rwlock_rdlock(&lock);
+    bool room_left = count + LANES_MOST < RANGES_MAX;
+    pthread_rwlock_unlock(&lock);
+    return room_left;
 }
 
 uint64_t ranges_before(unsigned op, const uint64_t *args)

@@ -123,20 +123,6 @@ static void end_context(struct lane *lane, const struct held *context)
     lane->freed_serial = held_now();
 }
 
-bool wipe_primary(int device, struct held *to)
-{
-    size_t count;
-    struct held *all = held_all(&count);
-    bool found = false;
-    for (size_t i = 0; i < count && !found; i++)
-        if (all[i].kind == HELD_CONTEXT && all[i].primary && all[i].device == device) {
-            *to = all[i];
-            found = true;
-        }
-    free(all);
-    return found;
-}
-
 bool wipe_next_mapping(uint64_t *at, uint64_t end, struct held *to)
 {
     if (*at >= end || !held_get(HELD_MAPPING, *at, to))
@@ -222,12 +208,12 @@ void wipe_before(struct lane *lane, unsigned op, const uint64_t *args)
         break;
     case HARP_OP_cuDevicePrimaryCtxRelease_v2:
     case HARP_OP_cuDevicePrimaryCtxRelease:
-        if (wipe_primary((int)args[0], &h) && h.uses == 1)
+        if (held_context((int)args[0], true, &h) && h.uses == 1)
             end_context(lane, &h);
         break;
     case HARP_OP_cuDevicePrimaryCtxReset_v2:
     case HARP_OP_cuDevicePrimaryCtxReset:
-        if (wipe_primary((int)args[0], &h))
+        if (held_context((int)args[0], true, &h))
             end_context(lane, &h);
         break;
     default:

@@ -30,8 +30,6 @@ void wipe_all(void);
 
 extern atomic_uint wipe_captures; /* that are open */
 bool wipe_is_off(void);
-/* A device's primary context. */
-bool wipe_primary(int device, struct held *to);
 /* By the mappings of a range: true as long as there is one more. */
 bool wipe_next_mapping(uint64_t *at, uint64_t end, struct held *to);
 /* With the last of its handles, which is still there. */

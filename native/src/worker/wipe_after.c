@@ -173,7 +173,7 @@ static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
         break;
     case HARP_OP_cuDevicePrimaryCtxRelease_v2:
     case HARP_OP_cuDevicePrimaryCtxRelease:
-        context_left(lane, wipe_primary((int)args[0], &h) ? h.key : 0);
+        context_left(lane, held_context((int)args[0], true, &h) ? h.key : 0);
         break;
     case HARP_OP_cuMemAlloc_v2:
         made(HELD_LINEAR, pointed(args[0]), args[1], 0);

@@ -13,18 +13,7 @@
 
 static bool context_of(uint64_t context, int device, struct held *to)
 {
-    if (context != 0 && held_get(HELD_CONTEXT, context, to))
-        return true;
-    size_t count;
-    struct held *all = held_all(&count);
-    bool found = false;
-    for (size_t i = 0; i < count && !found; i++)
-        if (all[i].kind == HELD_CONTEXT && all[i].device == device) {
-            *to = all[i];
-            found = true;
-        }
-    free(all);
-    return found;
+    return (context != 0 && held_get(HELD_CONTEXT, context, to)) || held_context(device, false, to);
 }
 
 static uint64_t stream_of(const struct held *context)

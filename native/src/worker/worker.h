@@ -28,6 +28,7 @@
 #define USED_MAX    8u  /* transfers of one call */
 #define PACKED_MAX  16u /* parameter buffers of one call */
 #define LIBRARY_MAX 16u /* options of a library */
+#define IMAGE_MAX   (256ull << 20)
 
 struct session;
 
@@ -156,6 +157,8 @@ struct image *image_take(const struct harp_wire_image *wanted);
 const void *image_data(const struct image *image);
 uint64_t image_bytes(const struct image *image);
 void image_give(struct image *image);
+/* Whether it ends where it is said to; see whole.c. */
+bool image_is_whole(const void *image, uint64_t bytes);
 /* Keep a copy of it. 0, -EBADMSG: it is another one; -ENOMEM. */
 int image_put(const struct harp_wire_image *image, const void *data, uint64_t bytes);
 

@@ -16,7 +16,9 @@
 
 #include "src/shim/backend/table.h"
 
-#ifndef HARP_ENTRY_NVML
+#ifdef HARP_ENTRY_NVML
+#include "generated/shim_nvml_symbols.h"
+#else
 #include "src/shim/remote/calls.h"
 #endif
 
@@ -45,6 +47,28 @@ static int no_library(void)
 static int no_function(void)
 {
     return NO_FUNCTION;
+}
+
+#ifdef HARP_ENTRY_NVML
+/* nvmlErrorString, which answers no code but words. */
+static const char *no_words(int code)
+{
+    return code == 0             ? "Success"
+           : code == NO_LIBRARY  ? "NVML is not there"
+           : code == NO_FUNCTION ? "NVML lacks this function"
+                                 : "an NVML error";
+}
+#endif
+
+/* What answers for a function that the library lacks, or that has no library. */
+static void *missing(unsigned symbol, bool library)
+{
+#ifdef HARP_ENTRY_NVML
+    if (symbol == HARP_SYM_nvmlErrorString)
+        return (void *)no_words;
+#endif
+    (void)symbol;
+    return library ? (void *)no_function : (void *)no_library;
 }
 
 static void find_paths(void)
@@ -89,18 +113,26 @@ const void *harp_real_base(void)
     return function != NULL && dladdr(function, &info) != 0 ? info.dli_fbase : NULL;
 }
 
-/* A GPU elsewhere: there is no library below us. */
+/* A GPU elsewhere: there is no library below us. This machine's NVML, if it has one, is of other
+ * devices, and that of a session is not carried. */
 static bool load_remote(void)
 {
-#ifndef HARP_ENTRY_NVML
-    for (unsigned i = 0; i < harp_sym_count && harp_env()->remote != NULL; i++)
-        __atomic_store_n(&harp_entry[i],
-                         harp_remote_own[i] != NULL ? harp_remote_own[i] : harp_remote_sent[i],
-                         __ATOMIC_RELEASE);
-    return harp_env()->remote != NULL;
+    if (harp_env()->remote == NULL)
+        return false;
+    for (unsigned i = 0; i < harp_sym_count; i++) {
+#ifdef HARP_ENTRY_NVML
+        void *to = missing(i, false);
 #else
-    return false;
+        void *to = harp_remote_own[i] != NULL ? harp_remote_own[i] : harp_remote_sent[i];
 #endif
+        __atomic_store_n(&harp_entry[i], to, __ATOMIC_RELEASE);
+    }
+#ifdef HARP_ENTRY_NVML
+    harp_log("nvml_elsewhere why=\"the GPU is elsewhere, and NVML is not carried there\" "
+             "effect=\"all of it answers NVML_ERROR_LIBRARY_NOT_FOUND\" "
+             "remedy=\"ask the driver API, or NVML where the GPU is\"");
+#endif
+    return true;
 }
 
 static void load(void)
@@ -127,7 +159,7 @@ static void load(void)
         if (to != NULL && to == harp_sym_stub[i])
             to = harp_real[i] = NULL; /* that would be ourselves */
         if (to == NULL)
-            to = handle != NULL ? (void *)no_function : (void *)no_library;
+            to = missing(i, handle != NULL);
         else if (env->grant != NULL && harp_sym_hook[i] != NULL)
             to = harp_sym_hook[i];
         if (harp_real[i] != NULL && real_function == NULL)

@@ -167,6 +167,8 @@ static bool tellable(unsigned op)
     switch (op) {
     case HARP_OP_cuLaunchKernel:
     case HARP_OP_cuGraphLaunch:
+    case HARP_OP_cuGraphExecKernelNodeSetParams:
+    case HARP_OP_cuGraphExecKernelNodeSetParams_v2:
     case HARP_OP_cuLaunchHostFunc:
     case HARP_OP_cuEventCreate:
     case HARP_OP_cuEventDestroy_v2:

@@ -6,9 +6,9 @@
  * (0x45). 0x19 is a number, the bytes of all. Nobody documents this: what does not add up to that
  * number is not believed, and the kernel is asked for.
  *
- * Of a fat binary (its format: soft/gpu/module_fatbin.c) the entries that are not packed. The
- * others say the same: a kernel's parameters may not depend on the device (CUDA C++ Programming
- * Guide, __CUDA_ARCH__). Entries that are read and differ: it is asked for.
+ * Of a fat binary (its format: the software GPU's module_fatbin.c) the entries that are not
+ * packed. The others say the same: a kernel's parameters may not depend on the device (CUDA C++
+ * Programming Guide, __CUDA_ARCH__). Entries that are read and differ: it is asked for.
  */
 #include <elf.h>
 #include <stdlib.h>

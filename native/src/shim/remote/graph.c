@@ -106,6 +106,15 @@ CUresult harp_remote_cuGraphKernelNodeSetParams_v2(CUgraphNode hNode,
     return accepted(&n, harp_sent_cuGraphKernelNodeSetParams_v2(hNode, &n.params));
 }
 
+/* `before`: as harp_remote_updated() said. */
+static CUresult updated(const struct node *n, CUgraphExec exec, CUgraphNode node, bool before,
+                        CUresult r)
+{
+    if (r == CUDA_SUCCESS && !before)
+        harp_remote_note_update(exec, node, n->launch.f, n->launch.grid);
+    return accepted(n, r);
+}
+
 CUresult harp_remote_cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                                                     const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
@@ -113,8 +122,12 @@ CUresult harp_remote_cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgr
     CUresult r = from_v1(&n, nodeParams);
     if (r != CUDA_SUCCESS)
         return r;
-    return accepted(&n, harp_sent_cuGraphExecKernelNodeSetParams(
-                            hGraphExec, hNode, (const CUDA_KERNEL_NODE_PARAMS_v1 *)&n.params));
+    bool before = harp_remote_updated(hGraphExec, hNode, n.launch.f, n.launch.grid);
+    if (!before)
+        harp_remote_doubt();
+    r = harp_sent_cuGraphExecKernelNodeSetParams(hGraphExec, hNode,
+                                                 (const CUDA_KERNEL_NODE_PARAMS_v1 *)&n.params);
+    return updated(&n, hGraphExec, hNode, before, r);
 }
 
 CUresult harp_remote_cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode,
@@ -124,7 +137,11 @@ CUresult harp_remote_cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, C
     CUresult r = from_v2(&n, nodeParams);
     if (r != CUDA_SUCCESS)
         return r;
-    return accepted(&n, harp_sent_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, &n.params));
+    bool before = harp_remote_updated(hGraphExec, hNode, n.launch.f, n.launch.grid);
+    if (!before)
+        harp_remote_doubt();
+    r = harp_sent_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, &n.params);
+    return updated(&n, hGraphExec, hNode, before, r);
 }
 
 /* What a program reads of a node: pointers to each parameter, in memory that is lent to it. */

@@ -28,14 +28,17 @@ struct call {
 };
 
 static struct harp_remote_session *const s = &harp_remote_session;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards tickets and `running` */
-static struct ticket *tickets;
+#define SHELVES 1024u /* tickets are numbered in order: so many of a row are each on their own */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the three below */
+static struct ticket *shelf[SHELVES];
+static uint64_t tickets;
 static bool running;
-static struct call *calls; /* first come, first run; under `answers` */
+static struct call *calls, **last = &calls; /* first come, first run; under `answers` */
 
 static struct ticket **find(uint64_t number)
 {
-    struct ticket **at = &tickets;
+    struct ticket **at = &shelf[number % SHELVES];
     while (*at != NULL && (*at)->number != number)
         at = &(*at)->next;
     return at;
@@ -58,6 +61,7 @@ void harp_remote_ticket_end(uint64_t number)
     struct ticket **at = find(number), *gone = *at;
     if (gone != NULL) {
         *at = gone->next;
+        tickets--;
         free(gone);
     }
     pthread_mutex_unlock(&lock);
@@ -66,7 +70,7 @@ void harp_remote_ticket_end(uint64_t number)
 bool harp_remote_host_may_write(void)
 {
     pthread_mutex_lock(&lock);
-    bool may = tickets != NULL;
+    bool may = tickets != 0;
     pthread_mutex_unlock(&lock);
     return may;
 }
@@ -115,6 +119,8 @@ static void *run(void *arg)
         struct call *c = calls;
         if (c != NULL)
             calls = c->next;
+        if (calls == NULL)
+            last = &calls;
         pthread_mutex_unlock(&s->answers);
         if (c == NULL)
             break;
@@ -127,13 +133,12 @@ static void *run(void *arg)
 
 int harp_remote_host_call(uint64_t ticket, uint64_t stream, CUresult status, uint64_t seq)
 {
-    struct call *c = malloc(sizeof *c), **last;
+    struct call *c = malloc(sizeof *c);
     if (c == NULL)
         return -ENOMEM;
     *c = (struct call){.ticket = ticket, .stream = stream, .status = status, .seq = seq};
-    for (last = &calls; *last != NULL; last = &(*last)->next)
-        ;
     *last = c;
+    last = &c->next;
     return 0;
 }
 
@@ -157,8 +162,9 @@ static CUresult take(CUhostFn fn, CUstreamCallback callback, void *data, bool ke
         running = harp_thread_start_roomy(run);
     bool runs = running;
     if (runs) {
-        t->next = tickets;
-        tickets = t;
+        t->next = shelf[t->number % SHELVES];
+        shelf[t->number % SHELVES] = t;
+        tickets++;
     } else {
         free(t);
     }

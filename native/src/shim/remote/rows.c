@@ -144,14 +144,21 @@ static bool pitchless(CUmemorytype type, size_t pitch)
     return type != CU_MEMORYTYPE_ARRAY && pitch == 0;
 }
 
+/* But of one row, its first one, no pitch is needed. */
+static bool lone(const CUDA_MEMCPY2D *c)
+{
+    return c->Height == 1 && c->srcY == 0 && c->dstY == 0;
+}
+
 static CUresult in_blocks(const CUDA_MEMCPY2D *c, CUstream stream, copy_fn *copy)
 {
     const struct block all = {.width = c->WidthInBytes, .height = c->Height, .depth = 1};
     bool from = c->srcMemoryType == CU_MEMORYTYPE_HOST;
+    bool no_pitch =
+        from ? pitchless(c->dstMemoryType, c->dstPitch) : pitchless(c->srcMemoryType, c->srcPitch);
     struct block size, b;
     if (from == (c->dstMemoryType == CU_MEMORYTYPE_HOST) || !flat(c) || !blocks(&all, &size) ||
-        (from ? pitchless(c->dstMemoryType, c->dstPitch)
-              : pitchless(c->srcMemoryType, c->srcPitch)))
+        (no_pitch && !lone(c)))
         return copy(c, stream);
     CUresult r;
     b = size;
@@ -163,12 +170,14 @@ static CUresult in_blocks(const CUDA_MEMCPY2D *c, CUstream stream, copy_fn *copy
         if (from) {
             part.srcHost = (const uint8_t *)c->srcHost + at;
             part.srcPitch = b.width;
-            part.dstXInBytes += b.x;
+            part.dstDevice += no_pitch ? b.x : 0;
+            part.dstXInBytes += no_pitch ? 0 : b.x;
             part.dstY += b.y;
         } else {
             part.dstHost = (uint8_t *)c->dstHost + at;
             part.dstPitch = b.width;
-            part.srcXInBytes += b.x;
+            part.srcDevice += no_pitch ? b.x : 0;
+            part.srcXInBytes += no_pitch ? 0 : b.x;
             part.srcY += b.y;
         }
         r = copy(&part, stream);

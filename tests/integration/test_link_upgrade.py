@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Another harp-link in the place of one that runs, under a program that computes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from link_session import Far, Near, alive, children, link_program, until
+from ring_client import Client
+from test_link_offers import Offering
+from test_link_resume import Program, World
+
+
+def inode(process: subprocess.Popen[str]) -> int:
+    """Of the program that a process runs."""
+    return Path(f"/proc/{process.pid}/exe").stat().st_ino
+
+
+class Installed:
+    """A folder of programs, in which harp-link can be replaced."""
+
+    def __init__(self, native: Path, folder: Path) -> None:
+        self.native, self.folder = native, folder / "lib"
+        self.folder.mkdir()
+        for name in ("harp-worker", "soft"):
+            (self.folder / name).symlink_to(native / name)
+        self.path = self.folder / "harp-link"
+        shutil.copy(link_program(native), self.path)
+
+    def replace(self, by: Path | None = None) -> int:
+        """As an installation does; the new one's inode."""
+        new = self.folder / "new"
+        shutil.copy(by or link_program(self.native), new)
+        new.rename(self.path)
+        return self.path.stat().st_ino
+
+
+@pytest.fixture
+def installed(native_dir: Path, tmp_path: Path) -> Installed:
+    return Installed(native_dir, tmp_path)
+
+
+@pytest.fixture
+def world(installed: Installed, tmp_path: Path, soft_env: dict[str, str]) -> Iterator[World]:
+    with contextlib.closing(World(installed.folder, tmp_path, soft_env)) as made:
+        yield made
+
+
+def upgrade(installed: Installed, *processes: subprocess.Popen[str]) -> None:
+    """Both run the new one, and are who they were."""
+    new = installed.replace()
+    for process in processes:
+        assert inode(process) != new
+        process.send_signal(signal.SIGUSR2)
+    for process in processes:
+        until("the new one", lambda p=process: inode(p) == new)
+        assert process.poll() is None
+
+
+def test_a_program_goes_on(installed: Installed, world: World) -> None:
+    near = world.near()
+    program = Program(near.dial())
+    worker, session, mine = *world.worker(), near.session()
+    for _ in range(2):
+        program.launch(50)
+        upgrade(installed, near.process, world.far.process)
+        program.launch(50)
+        assert program.counted() == program.launched
+        world.proxy.cut()  # the new one accepts what goes on, and finds whose it is
+        program.launch(50)
+        assert program.counted() == program.launched
+    assert (*world.worker(), near.session()) == (worker, session, mine)
+    (world.sessions / "two").write_text("token-two\nWHOSE=two\n")
+    with contextlib.closing(world.near("token-two", "two")) as other:
+        client: Client = other.dial()
+        client.context()
+        assert len([pid for pid in children(world.far.process.pid) if children(pid)]) == 2
+        client.close()
+    program.client.close()
+    until("the ends", world.gone)
+    until("and near's", lambda: not alive(mine))
+    Program(near.dial())  # its file is free again
+
+
+@pytest.mark.parametrize("what", ["/bin/false", "nothing"])
+def test_one_that_does_not_come_up_is_not_become(
+    installed: Installed, world: World, what: str
+) -> None:
+    near = world.near()
+    program = Program(near.dial())
+    before = inode(near.process), inode(world.far.process)
+    if what == "nothing":
+        installed.path.unlink()
+    else:
+        installed.replace(Path(what))
+    for process, log in ((near.process, near.log), (world.far.process, world.far.log)):
+        process.send_signal(signal.SIGUSR2)
+        until("a word", lambda path=log: "all stays as it is; remedy" in path.read_text())
+    assert (inode(near.process), inode(world.far.process)) == before
+    program.launch(50)
+    world.proxy.cut()
+    assert program.counted() == program.launched
+    program.client.close()
+    until("the ends", world.gone)
+    Program(near.dial())
+    upgrade(installed, near.process, world.far.process)  # and a later one is
+
+
+def test_a_session_is_none_that_accepts(installed: Installed, world: World) -> None:
+    near = world.near()
+    program = Program(near.dial())
+    worker, session = world.worker()
+    installed.replace()
+    for pid in (near.session(), session):
+        os.kill(pid, signal.SIGUSR2)
+    program.launch(50)
+    assert program.counted() == program.launched
+    at = struct.pack("<Q", program.counter)
+    assert program.copy(at) == at
+    assert world.worker() == (worker, session)
+
+
+def test_what_is_offered_goes_on(
+    installed: Installed, tmp_path: Path, soft_env: dict[str, str]
+) -> None:
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / name).write_text(f"token-{name}\n")
+    with (
+        contextlib.closing(Far(installed.folder, tmp_path, soft_env, sessions=folder)) as far,
+        contextlib.closing(Offering(installed.folder, tmp_path, far)) as near,
+    ):
+        near.offer("one")
+        program = Program(near.dial())
+        assert near.says() == "taken one"
+        upgrade(installed, near.process)
+        program.launch(50)
+        assert program.counted() == program.launched
+        near.hang_up()
+        assert near.says() == "ended one"
+        near.offer("two")
+        Program(near.dial())
+        assert near.says() == "taken two"
+
+
+def test_who_attends_hears_of_no_change(
+    installed: Installed, tmp_path: Path, soft_env: dict[str, str]
+) -> None:
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    (folder / "one").write_text("token-one\n")
+    (tmp_path / "token").write_text("token-one\n")
+    driver = installed.folder / "soft" / "libcuda.so.1"
+    far = subprocess.Popen(
+        [
+            *(installed.path, "far", "--listen", "127.0.0.1:0", "--sessions", folder),
+            *("--attended", "--", installed.folder / "harp-worker", "--driver", driver),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=soft_env,
+    )
+    assert far.stdin is not None
+    assert far.stdout is not None
+    with far.stdin, far.stdout:
+        try:
+            word, port = far.stdout.readline().split()
+            assert word == "ready"
+            options = ("--token-file", str(tmp_path / "token"))
+            address = f"127.0.0.1:{port}"
+            with contextlib.closing(
+                Near(installed.folder, tmp_path, address, *options, session="one")
+            ) as near:
+                for _ in range(2):
+                    program = Program(near.dial())
+                    assert far.stdout.readline().startswith("began one ")
+                    upgrade(installed, far)
+                    program.launch(50)
+                    assert program.counted() == program.launched
+                    program.client.close()
+                    assert far.stdout.readline() == "ended one\n"
+            far.stdin.close()
+            assert far.wait(timeout=20) == 0
+        finally:
+            far.kill()
+            far.wait()
