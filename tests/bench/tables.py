@@ -257,7 +257,10 @@ def remote(r: dict[str, Any]) -> list[str]:
     lines += ["|---|---|---|---|---|---|---|"]
     for one in found["compared"]:
         raw, ours = one["raw_us_p50_p99"], one["harp_us_p50_p99"]
-        times = [f"{us:.1f} µs" for us in (raw[0], ours[0], raw[1], ours[1])]
+        times = [
+            f"{us:.1f} µs" if us < 10_000 else f"{us / 1000:.1f} ms"
+            for us in (raw[0], ours[0], raw[1], ours[1])
+        ]
         least, most = one["ratio_p50_least_most"]
         ratio = f"{one['ratio_p50']:.2f} ({least:.2f} to {most:.2f})"
         lines.append(f"| {' | '.join([_COMPARED[one['name']], *times, ratio, str(one['runs'])])} |")

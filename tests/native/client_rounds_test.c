@@ -224,6 +224,8 @@ static void nodes_that_were_given_a_function_are_told(void)
     unsigned at = peer_wanted(&peer);
     peer_fail(&peer, HARP_OP_cuGraphExecKernelNodeSetParams_v2, CUDA_ERROR_INVALID_VALUE);
     CHECK(GIVE(0, &k) == CUDA_ERROR_INVALID_VALUE);
+    k.gridDimY = 20;
+    k.gridDimX = 20;
     for (unsigned i = 0; i < NODES; i++)
         CHECK(GIVE(i, &k) == CUDA_SUCCESS);
     CHECK(peer_wanted(&peer) == at + 1 + NODES);
@@ -231,21 +233,25 @@ static void nodes_that_were_given_a_function_are_told(void)
     at = peer_wanted(&peer);
     for (unsigned i = 0; i < 10 * NODES; i++) {
         k.gridDimX = 1 + i;
+        k.gridDimY = 1;
         CHECK(GIVE(i % NODES, &k) == CUDA_SUCCESS);
     }
     CHECK(peer_wanted(&peer) == at);
     CHECK(cuCtxSynchronize() == CUDA_SUCCESS); /* by then they have come */
     CHECK(count(HARP_OP_cuGraphExecKernelNodeSetParams_v2) == updates + 10 * NODES);
-    /* Another function, another shape, a grid that no device takes, another graph: asked. */
+    /* More blocks than any before (a cooperative launch may not have them), another function,
+     * another shape, another graph: asked. */
     at = peer_wanted(&peer);
+    k.gridDimX = 401;
+    CHECK(GIVE(3, &k) == CUDA_SUCCESS && GIVE(3, &k) == CUDA_SUCCESS);
+    CHECK(peer_wanted(&peer) == at + 1);
+    at++;
     CHECK(GIVE(3, &none) == CUDA_SUCCESS && peer_wanted(&peer) == at + 1);
     CHECK(GIVE(3, &none) == CUDA_SUCCESS && peer_wanted(&peer) == at + 1);
     CHECK(GIVE(3, &k) == CUDA_SUCCESS && peer_wanted(&peer) == at + 2);
     k.blockDimX = 64;
     CHECK(GIVE(3, &k) == CUDA_SUCCESS && peer_wanted(&peer) == at + 3);
-    k.gridDimX = 1001;
-    CHECK(GIVE(3, &k) == CUDA_SUCCESS && peer_wanted(&peer) == at + 4);
-    k.gridDimX = 1;
+    CHECK(GIVE(3, &k) == CUDA_SUCCESS && peer_wanted(&peer) == at + 3);
     CUgraphExec old = exec;
     exec = graph_of(node, &k);
     at = peer_wanted(&peer);

@@ -183,6 +183,9 @@ def test_spinning_gangs_always_progress(seed: int, gangs: list[tuple[int, ...]])
     overlap=st.booleans(),
     seed=st.integers(0, 99),
 )
+@example(
+    kernels=[(50 * US, 3 * MS), (50 * US, 3 * MS), MS, MS], announces=True, overlap=True, seed=56
+)
 def test_gangs_over_overlapping_devices_get_time(
     kernels: list[int | tuple[int, int]], announces: bool, overlap: bool, seed: int
 ) -> None:

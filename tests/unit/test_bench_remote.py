@@ -140,6 +140,14 @@ def test_a_busy_host_is_not_believed() -> None:
     assert not busy.ok
 
 
+def test_a_step_that_is_slower_here_now_and_then_is_not_believed() -> None:
+    busy = outcome()
+    busy.steps[1] = Step("tinygrad", 0.2, (25.0,), (26.0,), 400.0)
+    (violation,) = busy.violations
+    assert (violation.cell, violation.figure) == ("steps", "local_spread")
+    assert not busy.ok
+
+
 def test_other_counts_are_named() -> None:
     asked = Counted(syncs=10, launches=5, copied_bytes=4096, sum=7)
     assert mismatches(asked, asked) == []

@@ -58,11 +58,15 @@ void handover_decide(struct harp_core *k, struct lane *l)
     }
 }
 
-/* Opens another tenant's gate while the current turn still drains. */
+/* Opens another tenant's gate while the current turn still drains. A turn that leads closes those
+ * which follow; what is decided there may come back to this lane, and is the same decision. */
 void handover_now(struct harp_core *k, struct lane *l, uint32_t tenant, uint32_t eligible,
                   int follows)
 {
+    uint64_t epoch = l->turn.epoch;
     turn_close(k, l);
+    if (l->turn.epoch != epoch)
+        return;
     turn_promote(k, l);
     turn_open(k, l, tenant, eligible, follows);
 }

@@ -18,7 +18,8 @@ struct confine_user {
 int confine_parse(const char *user, struct confine_user *to);
 /* Become that user for good: no group, id or capability is left to come back by. */
 int confine_become(const struct confine_user *user, char *text, size_t size);
-/* No privileges by exec, no core file, nobody of the same user who looks into this process. */
+/* No privileges by exec, no core file, nobody of the same user who looks into this process. What a
+ * driver would have made by a program with privileges (nvidia-modprobe) must be there before. */
 int confine_self(char *text, size_t size);
 
 /* System calls that no driver needs are refused from here on, in every thread and what they start:

@@ -111,7 +111,7 @@ static CUresult updated(const struct node *n, CUgraphExec exec, CUgraphNode node
                         CUresult r)
 {
     if (r == CUDA_SUCCESS && !before)
-        harp_remote_note_update(exec, node, n->launch.f);
+        harp_remote_note_update(exec, node, n->launch.f, n->launch.grid);
     return accepted(n, r);
 }
 
@@ -122,7 +122,7 @@ CUresult harp_remote_cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgr
     CUresult r = from_v1(&n, nodeParams);
     if (r != CUDA_SUCCESS)
         return r;
-    bool before = harp_remote_updated(hGraphExec, hNode, n.launch.f);
+    bool before = harp_remote_updated(hGraphExec, hNode, n.launch.f, n.launch.grid);
     if (!before)
         harp_remote_doubt();
     r = harp_sent_cuGraphExecKernelNodeSetParams(hGraphExec, hNode,
@@ -137,7 +137,7 @@ CUresult harp_remote_cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, C
     CUresult r = from_v2(&n, nodeParams);
     if (r != CUDA_SUCCESS)
         return r;
-    bool before = harp_remote_updated(hGraphExec, hNode, n.launch.f);
+    bool before = harp_remote_updated(hGraphExec, hNode, n.launch.f, n.launch.grid);
     if (!before)
         harp_remote_doubt();
     r = harp_sent_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, &n.params);

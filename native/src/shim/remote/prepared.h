@@ -33,9 +33,11 @@ void harp_remote_accepted(const struct harp_launch *launch);
  */
 void **harp_remote_unpack(CUfunction f, const struct harp_wire_packed *packed);
 
-/* A kernel node of an executable graph has been given this function before, and may be again. */
-bool harp_remote_updated(CUgraphExec exec, CUgraphNode node, CUfunction f);
-void harp_remote_note_update(CUgraphExec exec, CUgraphNode node, CUfunction f);
+/* A kernel node of an executable graph has been given this function on so large a grid before, and
+ * may be again. */
+bool harp_remote_updated(CUgraphExec exec, CUgraphNode node, CUfunction f, const uint32_t grid[3]);
+void harp_remote_note_update(CUgraphExec exec, CUgraphNode node, CUfunction f,
+                             const uint32_t grid[3]);
 
 /* The kernel is one of this image: its layout need not be asked for, if that says it. */
 void harp_remote_note_layout(CUfunction f, const struct harp_layouts *image, const char *name);

@@ -2,8 +2,9 @@
  *
  * Which kernel nodes of an executable graph have been given which function, and were accepted.
  *
- * What a driver says about an update is said of node, function and shape. So the first of each is
- * asked; with the same function again, in a shape that went, there is nothing left to refuse.
+ * What a driver says about an update is said of node, function, shape, and, for a node that
+ * launches cooperatively, of how many blocks there are. So the first of each is asked, and one of
+ * more blocks than any before; for all others, in a shape that went, nothing is left to refuse.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@ struct updates { /* facts of a CUgraphExec: a hash table, at most half full */
     uint32_t count, room;
     struct {
         uint64_t node, function; /* ids; node 0: free */
+        uint64_t blocks;         /* the most that were accepted */
     } at[];
 };
 
@@ -51,6 +53,12 @@ static struct updates *roomier(struct updates *old)
     return made;
 }
 
+static uint64_t blocks_of(const uint32_t grid[3])
+{
+    uint64_t plane = (uint64_t)grid[0] * grid[1]; /* at most 2^31 by 2^16 by 2^16 on any device */
+    return plane != 0 && grid[2] > UINT64_MAX / plane ? UINT64_MAX : plane * grid[2];
+}
+
 static bool ids(CUgraphExec exec, CUgraphNode node, CUfunction f, struct harp_thing *out[3])
 {
     out[0] = harp_thing_of(HARP_HANDLE_CUgraphExec, (uintptr_t)exec);
@@ -59,20 +67,22 @@ static bool ids(CUgraphExec exec, CUgraphNode node, CUfunction f, struct harp_th
     return out[0] != NULL && out[1] != NULL && out[2] != NULL;
 }
 
-bool harp_remote_updated(CUgraphExec exec, CUgraphNode node, CUfunction f)
+bool harp_remote_updated(CUgraphExec exec, CUgraphNode node, CUfunction f, const uint32_t grid[3])
 {
     struct harp_thing *is[3];
     if (!ids(exec, node, f, is))
         return false;
     pthread_mutex_lock(&lock);
     const struct updates *u = is[0]->facts;
-    bool known = u != NULL && u->at[place_of(u, is[1]->id)].node == is[1]->id &&
-                 u->at[place_of(u, is[1]->id)].function == is[2]->id;
+    uint32_t i = u != NULL ? place_of(u, is[1]->id) : 0;
+    bool known = u != NULL && u->at[i].node != 0 && u->at[i].function == is[2]->id &&
+                 u->at[i].blocks >= blocks_of(grid);
     pthread_mutex_unlock(&lock);
     return known;
 }
 
-void harp_remote_note_update(CUgraphExec exec, CUgraphNode node, CUfunction f)
+void harp_remote_note_update(CUgraphExec exec, CUgraphNode node, CUfunction f,
+                             const uint32_t grid[3])
 {
     struct harp_thing *is[3];
     if (!ids(exec, node, f, is))
@@ -92,6 +102,7 @@ void harp_remote_note_update(CUgraphExec exec, CUgraphNode node, CUfunction f)
         uint32_t i = place_of(u, is[1]->id);
         u->at[i].node = is[1]->id;
         u->at[i].function = is[2]->id;
+        u->at[i].blocks = blocks_of(grid);
     }
     pthread_mutex_unlock(&lock);
 }
