@@ -247,6 +247,21 @@ def test_a_death_is_no_broken_connection(
         assert said[victim] in near.log.read_text()
 
 
+def test_an_end_on_purpose_is_no_broken_connection(world: World) -> None:
+    """What near is told when whoever started it has gone: nobody comes back for the session."""
+    near = world.near()
+    program = Program(near.dial())
+    assert program.counted() == 0
+    worker, _ = world.worker()
+    began_s = time.monotonic()
+    os.kill(near.session(), signal.SIGTERM)
+    with pytest.raises(WorkerGoneError):
+        program.client.until(lambda record: record.op == "none", 20)
+    until("memory back", lambda: not alive(worker))
+    until("the session's end", world.gone)
+    assert time.monotonic() - began_s < 10  # of a window of 20 s
+
+
 @pytest.mark.parametrize("back", [True, False], ids=["heard", "unheard"])
 def test_a_program_that_ends_meanwhile(
     native_dir: Path, tmp_path: Path, soft_env: dict[str, str], back: bool
