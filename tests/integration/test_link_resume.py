@@ -43,7 +43,7 @@ class World:
         folder: Path,
         env: dict[str, str],
         *,
-        resume_s: float = 20,
+        resume_s: float | str = 20,
         tls: bool = False,
     ) -> None:
         self.native, self.folder = native, folder
@@ -79,6 +79,10 @@ class World:
             for pid in children(session)
         ]
         return found
+
+    def relays(self, session: int) -> list[int]:
+        """Processes of connections that are not the session's first."""
+        return [pid for pid in children(self.far.process.pid) if pid != session]
 
     def gone(self) -> bool:
         """Nothing is left of any session."""
@@ -184,7 +188,8 @@ def test_a_peer_that_is_half_dead_is_replaced(world: World) -> None:
         world.proxy.cut(HALF)  # far hears nothing of it
         program.launch(20)
         assert program.counted() == program.launched
-    assert len(children(world.far.process.pid)) == 2  # the session, and a relay
+    # The session, and one relay.
+    until("earlier ones' ends", lambda: len(children(world.far.process.pid)) == 2)
 
 
 def test_too_long_without_a_connection(
@@ -206,15 +211,21 @@ def test_too_long_without_a_connection(
         assert "no connection for 1000 ms" in near.log.read_text()
 
 
+@pytest.mark.parametrize("resume_s", [0, "-1", "3601", "nan", "2 s", ""])
 def test_without_a_window_a_connection_is_all(
-    native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
+    native_dir: Path, tmp_path: Path, soft_env: dict[str, str], resume_s: float | str
 ) -> None:
-    with contextlib.closing(World(native_dir, tmp_path, soft_env, resume_s=0)) as world:
+    with contextlib.closing(World(native_dir, tmp_path, soft_env, resume_s=resume_s)) as world:
         program = Program(world.near().dial())
+        environ = Path(f"/proc/{world.worker()[0]}/environ").read_bytes().split(b"\0")
+        assert b"WHOSE=one" in environ
+        assert not any(word.startswith(b"resume_s") for word in environ)
         world.proxy.cut()
         with pytest.raises(WorkerGoneError):
             program.client.until(lambda record: record.op == "none", 20)
         until("the session's end", world.gone)
+        said = f"resume_s={resume_s} of session one is not 0 to 3600" in world.far.log.read_text()
+        assert said == (resume_s != 0)
 
 
 @pytest.mark.parametrize("victim", ["near", "far", "worker"])
@@ -234,6 +245,21 @@ def test_a_death_is_no_broken_connection(
         until("the session's end", world.gone)
         said = {"near": "", "far": "the session is here no more", "worker": "the worker has ended"}
         assert said[victim] in near.log.read_text()
+
+
+def test_an_end_on_purpose_is_no_broken_connection(world: World) -> None:
+    """What near is told when whoever started it has gone: nobody comes back for the session."""
+    near = world.near()
+    program = Program(near.dial())
+    assert program.counted() == 0
+    worker, _ = world.worker()
+    began_s = time.monotonic()
+    os.kill(near.session(), signal.SIGTERM)
+    with pytest.raises(WorkerGoneError):
+        program.client.until(lambda record: record.op == "none", 20)
+    until("memory back", lambda: not alive(worker))
+    until("the session's end", world.gone)
+    assert time.monotonic() - began_s < 10  # of a window of 20 s
 
 
 @pytest.mark.parametrize("back", [True, False], ids=["heard", "unheard"])
@@ -277,8 +303,8 @@ def test_a_relay_is_no_more_than_a_connection(world: World) -> None:
         world.proxy.cut()
         program.launch(50)
         assert program.counted() == program.launched
-        (relay,) = set(children(world.far.process.pid)) - {session}
-        os.kill(relay, signal.SIGKILL)
+        until("an earlier one's end", lambda: len(world.relays(session)) == 1)
+        os.kill(world.relays(session)[0], signal.SIGKILL)
         program.launch(50)
         assert program.counted() == program.launched
     assert world.worker()[1] == session

@@ -359,6 +359,8 @@ def test_no_driver_and_nobody(native_dir: Path, tmp_path: Path, soft_env: dict[s
         (["near", "--to", "127.0.0.1:1", "--session", "s"], "usage"),
         (["near", "--socket", "{d}/s", "--to", "127.0.0.1:1", "--session", "s", "--token-file",
           "{d}/none"], "No such file"),
+        (["far", "--listen", "127.0.0.1:0", "--session", "s", "--resume", "x", "--token-file",
+          "{t}", "--", "x"], "usage"),
         (["sideways"], "usage"),
     ],
 )  # fmt: skip

@@ -128,13 +128,14 @@ static int give(int to, int fd)
 int harp_join_give(const char *session, int fd)
 {
     char name[HARP_GRPC_SESSION_BYTES];
+    int err = -ENOENT;
     for (unsigned i = 0; i < count; i++) {
         if (giving[i] < 0 || !atomic_load(&names[i].there))
             continue;
         memcpy(name, names[i].session, sizeof name);
         name[sizeof name - 1] = '\0';
-        if (strcmp(name, session) == 0)
-            return give(giving[i], fd);
+        if (strcmp(name, session) == 0 && (err = give(giving[i], fd)) == 0)
+            return 0; /* else it has just ended */
     }
-    return -ENOENT;
+    return err;
 }

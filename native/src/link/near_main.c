@@ -38,6 +38,7 @@ static struct harp_watch life, hangup;
 static struct harp_timer unanswered, look;
 static bool refused;
 static pid_t listening;
+static volatile sig_atomic_t in_session = -1; /* the program's socket */
 static struct near_offer offer = {.fd = -1};
 static struct ends_options offered; /* what is given, with what the offer says in its place */
 
@@ -239,6 +240,7 @@ static int serve_program(int sock)
     }
     unanswered.fire = not_answered;
     watch_program();
+    in_session = sock;
     return harp_loop_run(&loop) != 0;
 }
 
@@ -281,9 +283,14 @@ static int listen_at(const char *path)
     return fd;
 }
 
-/* Also what a session of its own does, which has inherited it. */
+/* A session's process ends as if its program had gone: the other side is told, and does not wait
+ * for another connection. */
 static void stop(int number)
 {
+    if (getpid() != listening && in_session >= 0) {
+        (void)shutdown(in_session, SHUT_RDWR);
+        return;
+    }
     if (getpid() == listening)
         (void)unlink(given->socket);
     _exit(0);

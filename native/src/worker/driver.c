@@ -31,6 +31,18 @@ void (*driver_named(const char *name))(void)
     return (void (*)(void))dlsym(driver, name);
 }
 
+/* In place of a function that a driver does not have: an old one is no reason to end a session. */
+static CUresult absent(void)
+{
+    return CUDA_ERROR_NOT_FOUND;
+}
+
+void (*driver_own(const char *name))(void)
+{
+    void (*fn)(void) = driver_named(name);
+    return fn != NULL ? fn : (void (*)(void))absent;
+}
+
 static void *look(unsigned op, bool per_thread)
 {
     static const char *const ends[] = {"_ptsz", "_ptds"};

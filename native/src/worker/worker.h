@@ -140,7 +140,9 @@ void (*driver_fn(unsigned op, bool per_thread))(void);
 void (*driver_named(const char *name))(void);
 /* 0, or `text` says why. */
 int driver_open(const char *path, char *text, size_t size);
-#define DRIVER(name) ((__typeof__(&name))(void *)driver_named(#name))
+/* The same for the worker's own calls: what it has not, answers CUDA_ERROR_NOT_FOUND. */
+void (*driver_own(const char *name))(void);
+#define DRIVER(name) ((__typeof__(&name))(void *)driver_own(#name))
 
 /* A host function's two slots: what the driver calls, and with what. One a call. -ENOMEM. */
 int host_function(struct lane *lane, uint64_t ticket, bool once, CUhostFn *fn, void **data);
