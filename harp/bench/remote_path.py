@@ -149,7 +149,8 @@ class Host:
 
     def worker(self) -> list[str]:
         """The worker's command, without its socket."""
-        return [str(self.native.file("harp-worker")), "--driver", str(self.driver)]
+        images = ["--images", str(self.folder / "images")]  # as `harp remote serve` has it a lease
+        return [str(self.native.file("harp-worker")), "--driver", str(self.driver), *images]
 
     def whole_env(self) -> dict[str, str]:
         """The worker's environment."""
@@ -180,6 +181,7 @@ def host(
         token = secrets.token_hex(16)
         (folder / "token").write_text(f"{token}\n")
         (folder / "sessions").mkdir(mode=0o700)
+        (folder / "images").mkdir(mode=0o700)
         (folder / "sessions" / _SESSION).write_text(f"{token}\n")
         now = dt.datetime.now(dt.UTC)
         init(folder / "pool", now)
