@@ -3,7 +3,8 @@
 
 harp_sent_<symbol> is generated for every symbol. What has to be done by hand goes before it as
 harp_remote_<symbol> (native/src/shim/remote); the table refers to each of these weakly, so that
-there is no list of them.
+there is no list of them. The exported name leads to entered_<symbol>, which says where the call of
+the program's begins and ends.
 """
 
 from __future__ import annotations
@@ -27,6 +28,31 @@ LOCAL: tuple[str, ...] = tuple(
     for s in f.symbols
     if remote_class(f) is Cls.LOCAL and not s.plain
 )
+
+
+#: Answered whatever becomes of a session, at any time.
+_FREE = (
+    "cuDriverGetVersion",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuGetExportTable",
+    "cuGetProcAddress",
+)
+#: Programs begin with these; when the session is over, with another one.
+_BEGINS = ("cuDeviceGet", "cuDeviceGetCount", "cuDevicePrimaryCtxRetain")
+_FACTS = ("cuDeviceGet", "cuDeviceTotalMem", "cuDeviceComputeCapability")
+
+
+def _opens(name: str) -> str:
+    if name == "cuInit":
+        return "BEGINS"
+    if name in _BEGINS or name.startswith("cuCtxCreate"):
+        return "LOOKS"
+    return "OPENS" if name.startswith(_FACTS) else "STAYS"
+
+
+def _needs(row: Function, symbol: Symbol) -> bool:
+    return row.ret == "CUresult" and not symbol.name.startswith(_FREE)
 
 
 def _pairs() -> list[tuple[Function, Symbol]]:
@@ -86,10 +112,34 @@ def _sent(row: Function, symbol: Symbol) -> str:
     return f"{head}    {refused};\n    return {row.fail};\n}}\n"
 
 
+_ENTERED = """
+#define ENTERED(symbol, opens, params, args)                                                       \\
+    static CUresult entered_##symbol params                                                        \\
+    {                                                                                              \\
+        CUresult r = harp_remote_enter(HARP_REMOTE_##opens);                                       \\
+        if (r != CUDA_SUCCESS)                                                                     \\
+            return r;                                                                              \\
+        r = harp_remote_##symbol != NULL ? harp_remote_##symbol args : harp_sent_##symbol args;    \\
+        harp_remote_leave();                                                                       \\
+        return r;                                                                                  \\
+    }
+"""
+
+
+def _entered(symbol: Symbol) -> str:
+    name = symbol.name
+    return f"ENTERED({name}, {_opens(name)}, ({symbol.args}), ({symbol.call}))\n"
+
+
 def source() -> str:
     """All functions, and the tables by symbol."""
     sent = "\n".join(f"    (void *)harp_sent_{s.name}," for _, s in _pairs())
     own = "\n".join(f"    (void *)harp_remote_{s.name}," for _, s in _pairs())
+    entered = "".join(_entered(s) for f, s in _pairs() if _needs(f, s))
+    entries = "\n".join(
+        f"    (void *)entered_{s.name}," if _needs(f, s) else f"    NULL, /* {s.name} */"
+        for f, s in _pairs()
+    )
     absent = "\n".join(
         f"    {'false' if (s.plain or s.name) in _OPS else 'true'}, /* {s.name} */"
         for _, s in _pairs()
@@ -98,11 +148,16 @@ def source() -> str:
 #include "src/shim/remote/calls.h"
 
 {"".join(_sent(f, s) for f, s in _pairs())}
+{_ENTERED}
+{entered}
 void *const harp_remote_own[] = {{
 {own}
 }};
 void *const harp_remote_sent[] = {{
 {sent}
+}};
+void *const harp_remote_entered[] = {{
+{entries}
 }};
 const bool harp_remote_absent[] = {{
 {absent}

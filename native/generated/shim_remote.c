@@ -4509,6 +4509,1648 @@ int harp_sent_cudbgReportDriverInternalError(void)
     return 4;
 }
 
+#define ENTERED(symbol, opens, params, args)                                                       \
+    static CUresult entered_##symbol params                                                        \
+    {                                                                                              \
+        CUresult r = harp_remote_enter(HARP_REMOTE_##opens);                                       \
+        if (r != CUDA_SUCCESS)                                                                     \
+            return r;                                                                              \
+        r = harp_remote_##symbol != NULL ? harp_remote_##symbol args : harp_sent_##symbol args;    \
+        harp_remote_leave();                                                                       \
+        return r;                                                                                  \
+    }
+
+ENTERED(cuArray3DCreate, STAYS,
+        (CUarray * pHandle, const CUDA_ARRAY3D_DESCRIPTOR_v1 *pAllocateArray),
+        (pHandle, pAllocateArray))
+ENTERED(cuArray3DCreate_v2, STAYS,
+        (CUarray * pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray),
+        (pHandle, pAllocateArray))
+ENTERED(cuArray3DGetDescriptor, STAYS,
+        (CUDA_ARRAY3D_DESCRIPTOR_v1 * pArrayDescriptor, CUarray hArray), (pArrayDescriptor, hArray))
+ENTERED(cuArray3DGetDescriptor_v2, STAYS,
+        (CUDA_ARRAY3D_DESCRIPTOR * pArrayDescriptor, CUarray hArray), (pArrayDescriptor, hArray))
+ENTERED(cuArrayCreate, STAYS, (CUarray * pHandle, const CUDA_ARRAY_DESCRIPTOR_v1 *pAllocateArray),
+        (pHandle, pAllocateArray))
+ENTERED(cuArrayCreate_v2, STAYS, (CUarray * pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray),
+        (pHandle, pAllocateArray))
+ENTERED(cuArrayDestroy, STAYS, (CUarray hArray), (hArray))
+ENTERED(cuArrayGetDescriptor, STAYS, (CUDA_ARRAY_DESCRIPTOR_v1 * pArrayDescriptor, CUarray hArray),
+        (pArrayDescriptor, hArray))
+ENTERED(cuArrayGetDescriptor_v2, STAYS, (CUDA_ARRAY_DESCRIPTOR * pArrayDescriptor, CUarray hArray),
+        (pArrayDescriptor, hArray))
+ENTERED(cuArrayGetMemoryRequirements, STAYS,
+        (CUDA_ARRAY_MEMORY_REQUIREMENTS * memoryRequirements, CUarray array, CUdevice device),
+        (memoryRequirements, array, device))
+ENTERED(cuArrayGetPlane, STAYS, (CUarray * pPlaneArray, CUarray hArray, unsigned int planeIdx),
+        (pPlaneArray, hArray, planeIdx))
+ENTERED(cuArrayGetSparseProperties, STAYS,
+        (CUDA_ARRAY_SPARSE_PROPERTIES * sparseProperties, CUarray array), (sparseProperties, array))
+ENTERED(cuCheckpointProcessCheckpoint, STAYS, (int pid, CUcheckpointCheckpointArgs *args),
+        (pid, args))
+ENTERED(cuCheckpointProcessGetRestoreThreadId, STAYS, (int pid, int *tid), (pid, tid))
+ENTERED(cuCheckpointProcessGetState, STAYS, (int pid, CUprocessState *state), (pid, state))
+ENTERED(cuCheckpointProcessLock, STAYS, (int pid, CUcheckpointLockArgs *args), (pid, args))
+ENTERED(cuCheckpointProcessRestore, STAYS, (int pid, CUcheckpointRestoreArgs *args), (pid, args))
+ENTERED(cuCheckpointProcessUnlock, STAYS, (int pid, CUcheckpointUnlockArgs *args), (pid, args))
+ENTERED(cuCoredumpGetAttribute, STAYS, (CUcoredumpSettings attrib, void *value, size_t *size),
+        (attrib, value, size))
+ENTERED(cuCoredumpGetAttributeGlobal, STAYS, (CUcoredumpSettings attrib, void *value, size_t *size),
+        (attrib, value, size))
+ENTERED(cuCoredumpSetAttribute, STAYS, (CUcoredumpSettings attrib, void *value, size_t *size),
+        (attrib, value, size))
+ENTERED(cuCoredumpSetAttributeGlobal, STAYS, (CUcoredumpSettings attrib, void *value, size_t *size),
+        (attrib, value, size))
+ENTERED(cuCtxAttach, STAYS, (CUcontext * pctx, unsigned int flags), (pctx, flags))
+ENTERED(cuCtxCreate, LOOKS, (CUcontext * pctx, unsigned int flags, CUdevice dev),
+        (pctx, flags, dev))
+ENTERED(cuCtxCreate_v2, LOOKS, (CUcontext * pctx, unsigned int flags, CUdevice dev),
+        (pctx, flags, dev))
+ENTERED(cuCtxCreate_v3, LOOKS,
+        (CUcontext * pctx, CUexecAffinityParam *paramsArray, int numParams, unsigned int flags,
+         CUdevice dev),
+        (pctx, paramsArray, numParams, flags, dev))
+ENTERED(cuCtxCreate_v4, LOOKS,
+        (CUcontext * pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags, CUdevice dev),
+        (pctx, ctxCreateParams, flags, dev))
+ENTERED(cuCtxDestroy, STAYS, (CUcontext ctx), (ctx))
+ENTERED(cuCtxDestroy_v2, STAYS, (CUcontext ctx), (ctx))
+ENTERED(cuCtxDetach, STAYS, (CUcontext ctx), (ctx))
+ENTERED(cuCtxDisablePeerAccess, STAYS, (CUcontext peerContext), (peerContext))
+ENTERED(cuCtxEnablePeerAccess, STAYS, (CUcontext peerContext, unsigned int Flags),
+        (peerContext, Flags))
+ENTERED(cuCtxFromGreenCtx, STAYS, (CUcontext * pContext, CUgreenCtx hCtx), (pContext, hCtx))
+ENTERED(cuCtxGetApiVersion, STAYS, (CUcontext ctx, unsigned int *version), (ctx, version))
+ENTERED(cuCtxGetCacheConfig, STAYS, (CUfunc_cache * pconfig), (pconfig))
+ENTERED(cuCtxGetCurrent, STAYS, (CUcontext * pctx), (pctx))
+ENTERED(cuCtxGetDevResource, STAYS,
+        (CUcontext hCtx, CUdevResource *resource, CUdevResourceType type), (hCtx, resource, type))
+ENTERED(cuCtxGetDevice, STAYS, (CUdevice * device), (device))
+ENTERED(cuCtxGetDevice_v2, STAYS, (CUdevice * device, CUcontext ctx), (device, ctx))
+ENTERED(cuCtxGetExecAffinity, STAYS, (CUexecAffinityParam * pExecAffinity, CUexecAffinityType type),
+        (pExecAffinity, type))
+ENTERED(cuCtxGetFlags, STAYS, (unsigned int *flags), (flags))
+ENTERED(cuCtxGetId, STAYS, (CUcontext ctx, unsigned long long *ctxId), (ctx, ctxId))
+ENTERED(cuCtxGetLimit, STAYS, (size_t *pvalue, CUlimit limit), (pvalue, limit))
+ENTERED(cuCtxGetSharedMemConfig, STAYS, (CUsharedconfig * pConfig), (pConfig))
+ENTERED(cuCtxGetStreamPriorityRange, STAYS, (int *leastPriority, int *greatestPriority),
+        (leastPriority, greatestPriority))
+ENTERED(cuCtxPopCurrent, STAYS, (CUcontext * pctx), (pctx))
+ENTERED(cuCtxPopCurrent_v2, STAYS, (CUcontext * pctx), (pctx))
+ENTERED(cuCtxPushCurrent, STAYS, (CUcontext ctx), (ctx))
+ENTERED(cuCtxPushCurrent_v2, STAYS, (CUcontext ctx), (ctx))
+ENTERED(cuCtxRecordEvent, STAYS, (CUcontext hCtx, CUevent hEvent), (hCtx, hEvent))
+ENTERED(cuCtxResetPersistingL2Cache, STAYS, (void), ())
+ENTERED(cuCtxSetCacheConfig, STAYS, (CUfunc_cache config), (config))
+ENTERED(cuCtxSetCurrent, STAYS, (CUcontext ctx), (ctx))
+ENTERED(cuCtxSetFlags, STAYS, (unsigned int flags), (flags))
+ENTERED(cuCtxSetLimit, STAYS, (CUlimit limit, size_t value), (limit, value))
+ENTERED(cuCtxSetSharedMemConfig, STAYS, (CUsharedconfig config), (config))
+ENTERED(cuCtxSynchronize, STAYS, (void), ())
+ENTERED(cuCtxSynchronize_v2, STAYS, (CUcontext ctx), (ctx))
+ENTERED(cuCtxWaitEvent, STAYS, (CUcontext hCtx, CUevent hEvent), (hCtx, hEvent))
+ENTERED(cuDestroyExternalMemory, STAYS, (CUexternalMemory extMem), (extMem))
+ENTERED(cuDestroyExternalSemaphore, STAYS, (CUexternalSemaphore extSem), (extSem))
+ENTERED(cuDevResourceGenerateDesc, STAYS,
+        (CUdevResourceDesc * phDesc, CUdevResource *resources, unsigned int nbResources),
+        (phDesc, resources, nbResources))
+ENTERED(cuDevSmResourceSplitByCount, STAYS,
+        (CUdevResource * result, unsigned int *nbGroups, const CUdevResource *input,
+         CUdevResource *remaining, unsigned int useFlags, unsigned int minCount),
+        (result, nbGroups, input, remaining, useFlags, minCount))
+ENTERED(cuDeviceCanAccessPeer, STAYS, (int *canAccessPeer, CUdevice dev, CUdevice peerDev),
+        (canAccessPeer, dev, peerDev))
+ENTERED(cuDeviceComputeCapability, OPENS, (int *major, int *minor, CUdevice dev),
+        (major, minor, dev))
+ENTERED(cuDeviceGet, LOOKS, (CUdevice * device, int ordinal), (device, ordinal))
+ENTERED(cuDeviceGetAttribute, OPENS, (int *pi, CUdevice_attribute attrib, CUdevice dev),
+        (pi, attrib, dev))
+ENTERED(cuDeviceGetByPCIBusId, OPENS, (CUdevice * dev, const char *pciBusId), (dev, pciBusId))
+ENTERED(cuDeviceGetCount, LOOKS, (int *count), (count))
+ENTERED(cuDeviceGetDefaultMemPool, OPENS, (CUmemoryPool * pool_out, CUdevice dev), (pool_out, dev))
+ENTERED(cuDeviceGetDevResource, OPENS,
+        (CUdevice device, CUdevResource *resource, CUdevResourceType type),
+        (device, resource, type))
+ENTERED(cuDeviceGetExecAffinitySupport, OPENS, (int *pi, CUexecAffinityType type, CUdevice dev),
+        (pi, type, dev))
+ENTERED(cuDeviceGetGraphMemAttribute, OPENS,
+        (CUdevice device, CUgraphMem_attribute attr, void *value), (device, attr, value))
+ENTERED(cuDeviceGetHostAtomicCapabilities, OPENS,
+        (unsigned int *capabilities, const CUatomicOperation *operations, unsigned int count,
+         CUdevice dev),
+        (capabilities, operations, count, dev))
+ENTERED(cuDeviceGetLuid, OPENS, (char *luid, unsigned int *deviceNodeMask, CUdevice dev),
+        (luid, deviceNodeMask, dev))
+ENTERED(cuDeviceGetMemPool, OPENS, (CUmemoryPool * pool, CUdevice dev), (pool, dev))
+ENTERED(cuDeviceGetName, OPENS, (char *name, int len, CUdevice dev), (name, len, dev))
+ENTERED(cuDeviceGetNvSciSyncAttributes, OPENS, (void *nvSciSyncAttrList, CUdevice dev, int flags),
+        (nvSciSyncAttrList, dev, flags))
+ENTERED(cuDeviceGetP2PAtomicCapabilities, OPENS,
+        (unsigned int *capabilities, const CUatomicOperation *operations, unsigned int count,
+         CUdevice srcDevice, CUdevice dstDevice),
+        (capabilities, operations, count, srcDevice, dstDevice))
+ENTERED(cuDeviceGetP2PAttribute, OPENS,
+        (int *value, CUdevice_P2PAttribute attrib, CUdevice srcDevice, CUdevice dstDevice),
+        (value, attrib, srcDevice, dstDevice))
+ENTERED(cuDeviceGetPCIBusId, OPENS, (char *pciBusId, int len, CUdevice dev), (pciBusId, len, dev))
+ENTERED(cuDeviceGetProperties, OPENS, (CUdevprop * prop, CUdevice dev), (prop, dev))
+ENTERED(cuDeviceGetTexture1DLinearMaxWidth, OPENS,
+        (size_t *maxWidthInElements, CUarray_format format, unsigned numChannels, CUdevice dev),
+        (maxWidthInElements, format, numChannels, dev))
+ENTERED(cuDeviceGetUuid, OPENS, (CUuuid * uuid, CUdevice dev), (uuid, dev))
+ENTERED(cuDeviceGetUuid_v2, OPENS, (CUuuid * uuid, CUdevice dev), (uuid, dev))
+ENTERED(cuDeviceGraphMemTrim, STAYS, (CUdevice device), (device))
+ENTERED(cuDevicePrimaryCtxGetState, STAYS, (CUdevice dev, unsigned int *flags, int *active),
+        (dev, flags, active))
+ENTERED(cuDevicePrimaryCtxRelease, STAYS, (CUdevice dev), (dev))
+ENTERED(cuDevicePrimaryCtxRelease_v2, STAYS, (CUdevice dev), (dev))
+ENTERED(cuDevicePrimaryCtxReset, STAYS, (CUdevice dev), (dev))
+ENTERED(cuDevicePrimaryCtxReset_v2, STAYS, (CUdevice dev), (dev))
+ENTERED(cuDevicePrimaryCtxRetain, LOOKS, (CUcontext * pctx, CUdevice dev), (pctx, dev))
+ENTERED(cuDevicePrimaryCtxSetFlags, STAYS, (CUdevice dev, unsigned int flags), (dev, flags))
+ENTERED(cuDevicePrimaryCtxSetFlags_v2, STAYS, (CUdevice dev, unsigned int flags), (dev, flags))
+ENTERED(cuDeviceRegisterAsyncNotification, STAYS,
+        (CUdevice device, CUasyncCallback callbackFunc, void *userData,
+         CUasyncCallbackHandle *callback),
+        (device, callbackFunc, userData, callback))
+ENTERED(cuDeviceSetGraphMemAttribute, STAYS,
+        (CUdevice device, CUgraphMem_attribute attr, void *value), (device, attr, value))
+ENTERED(cuDeviceSetMemPool, STAYS, (CUdevice dev, CUmemoryPool pool), (dev, pool))
+ENTERED(cuDeviceTotalMem, OPENS, (unsigned int *bytes, CUdevice dev), (bytes, dev))
+ENTERED(cuDeviceTotalMem_v2, OPENS, (size_t *bytes, CUdevice dev), (bytes, dev))
+ENTERED(cuDeviceUnregisterAsyncNotification, STAYS,
+        (CUdevice device, CUasyncCallbackHandle callback), (device, callback))
+ENTERED(cuEGLStreamConsumerAcquireFrame, STAYS,
+        (CUeglStreamConnection * conn, CUgraphicsResource *pCudaResource, CUstream *pStream,
+         unsigned int timeout),
+        (conn, pCudaResource, pStream, timeout))
+ENTERED(cuEGLStreamConsumerConnect, STAYS, (CUeglStreamConnection * conn, EGLStreamKHR stream),
+        (conn, stream))
+ENTERED(cuEGLStreamConsumerConnectWithFlags, STAYS,
+        (CUeglStreamConnection * conn, EGLStreamKHR stream, unsigned int flags),
+        (conn, stream, flags))
+ENTERED(cuEGLStreamConsumerDisconnect, STAYS, (CUeglStreamConnection * conn), (conn))
+ENTERED(cuEGLStreamConsumerReleaseFrame, STAYS,
+        (CUeglStreamConnection * conn, CUgraphicsResource pCudaResource, CUstream *pStream),
+        (conn, pCudaResource, pStream))
+ENTERED(cuEGLStreamProducerConnect, STAYS,
+        (CUeglStreamConnection * conn, EGLStreamKHR stream, EGLint width, EGLint height),
+        (conn, stream, width, height))
+ENTERED(cuEGLStreamProducerDisconnect, STAYS, (CUeglStreamConnection * conn), (conn))
+ENTERED(cuEGLStreamProducerPresentFrame, STAYS,
+        (CUeglStreamConnection * conn, CUeglFrame eglframe, CUstream *pStream),
+        (conn, eglframe, pStream))
+ENTERED(cuEGLStreamProducerReturnFrame, STAYS,
+        (CUeglStreamConnection * conn, CUeglFrame *eglframe, CUstream *pStream),
+        (conn, eglframe, pStream))
+ENTERED(cuEventCreate, STAYS, (CUevent * phEvent, unsigned int Flags), (phEvent, Flags))
+ENTERED(cuEventCreateFromEGLSync, STAYS,
+        (CUevent * phEvent, EGLSyncKHR eglSync, unsigned int flags), (phEvent, eglSync, flags))
+ENTERED(cuEventDestroy, STAYS, (CUevent hEvent), (hEvent))
+ENTERED(cuEventDestroy_v2, STAYS, (CUevent hEvent), (hEvent))
+ENTERED(cuEventElapsedTime, STAYS, (float *pMilliseconds, CUevent hStart, CUevent hEnd),
+        (pMilliseconds, hStart, hEnd))
+ENTERED(cuEventElapsedTime_v2, STAYS, (float *pMilliseconds, CUevent hStart, CUevent hEnd),
+        (pMilliseconds, hStart, hEnd))
+ENTERED(cuEventQuery, STAYS, (CUevent hEvent), (hEvent))
+ENTERED(cuEventRecord, STAYS, (CUevent hEvent, CUstream hStream), (hEvent, hStream))
+ENTERED(cuEventRecordWithFlags, STAYS, (CUevent hEvent, CUstream hStream, unsigned int flags),
+        (hEvent, hStream, flags))
+ENTERED(cuEventRecordWithFlags_ptsz, STAYS, (CUevent hEvent, CUstream hStream, unsigned int flags),
+        (hEvent, hStream, flags))
+ENTERED(cuEventRecord_ptsz, STAYS, (CUevent hEvent, CUstream hStream), (hEvent, hStream))
+ENTERED(cuEventSynchronize, STAYS, (CUevent hEvent), (hEvent))
+ENTERED(cuExternalMemoryGetMappedBuffer, STAYS,
+        (CUdeviceptr * devPtr, CUexternalMemory extMem,
+         const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc),
+        (devPtr, extMem, bufferDesc))
+ENTERED(cuExternalMemoryGetMappedMipmappedArray, STAYS,
+        (CUmipmappedArray * mipmap, CUexternalMemory extMem,
+         const CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC *mipmapDesc),
+        (mipmap, extMem, mipmapDesc))
+ENTERED(cuFlushGPUDirectRDMAWrites, STAYS,
+        (CUflushGPUDirectRDMAWritesTarget target, CUflushGPUDirectRDMAWritesScope scope),
+        (target, scope))
+ENTERED(cuFuncGetAttribute, STAYS, (int *pi, CUfunction_attribute attrib, CUfunction hfunc),
+        (pi, attrib, hfunc))
+ENTERED(cuFuncGetModule, STAYS, (CUmodule * hmod, CUfunction hfunc), (hmod, hfunc))
+ENTERED(cuFuncGetName, STAYS, (const char **name, CUfunction hfunc), (name, hfunc))
+ENTERED(cuFuncGetParamInfo, STAYS,
+        (CUfunction func, size_t paramIndex, size_t *paramOffset, size_t *paramSize),
+        (func, paramIndex, paramOffset, paramSize))
+ENTERED(cuFuncIsLoaded, STAYS, (CUfunctionLoadingState * state, CUfunction function),
+        (state, function))
+ENTERED(cuFuncLoad, STAYS, (CUfunction function), (function))
+ENTERED(cuFuncSetAttribute, STAYS, (CUfunction hfunc, CUfunction_attribute attrib, int value),
+        (hfunc, attrib, value))
+ENTERED(cuFuncSetBlockShape, STAYS, (CUfunction hfunc, int x, int y, int z), (hfunc, x, y, z))
+ENTERED(cuFuncSetCacheConfig, STAYS, (CUfunction hfunc, CUfunc_cache config), (hfunc, config))
+ENTERED(cuFuncSetSharedMemConfig, STAYS, (CUfunction hfunc, CUsharedconfig config), (hfunc, config))
+ENTERED(cuFuncSetSharedSize, STAYS, (CUfunction hfunc, unsigned int bytes), (hfunc, bytes))
+ENTERED(cuGLCtxCreate, STAYS, (CUcontext * pCtx, unsigned int Flags, CUdevice device),
+        (pCtx, Flags, device))
+ENTERED(cuGLCtxCreate_v2, STAYS, (CUcontext * pCtx, unsigned int Flags, CUdevice device),
+        (pCtx, Flags, device))
+ENTERED(cuGLGetDevices, STAYS,
+        (unsigned int *pCudaDeviceCount, CUdevice *pCudaDevices, unsigned int cudaDeviceCount,
+         CUGLDeviceList deviceList),
+        (pCudaDeviceCount, pCudaDevices, cudaDeviceCount, deviceList))
+ENTERED(cuGLGetDevices_v2, STAYS,
+        (unsigned int *pCudaDeviceCount, CUdevice *pCudaDevices, unsigned int cudaDeviceCount,
+         CUGLDeviceList deviceList),
+        (pCudaDeviceCount, pCudaDevices, cudaDeviceCount, deviceList))
+ENTERED(cuGLInit, STAYS, (void), ())
+ENTERED(cuGLMapBufferObject, STAYS, (CUdeviceptr_v1 * dptr, unsigned int *size, GLuint buffer),
+        (dptr, size, buffer))
+ENTERED(cuGLMapBufferObjectAsync, STAYS,
+        (CUdeviceptr_v1 * dptr, unsigned int *size, GLuint buffer, CUstream hStream),
+        (dptr, size, buffer, hStream))
+ENTERED(cuGLMapBufferObjectAsync_v2, STAYS,
+        (CUdeviceptr * dptr, size_t *size, GLuint buffer, CUstream hStream),
+        (dptr, size, buffer, hStream))
+ENTERED(cuGLMapBufferObjectAsync_v2_ptsz, STAYS,
+        (CUdeviceptr * dptr, size_t *size, GLuint buffer, CUstream hStream),
+        (dptr, size, buffer, hStream))
+ENTERED(cuGLMapBufferObject_v2, STAYS, (CUdeviceptr * dptr, size_t *size, GLuint buffer),
+        (dptr, size, buffer))
+ENTERED(cuGLMapBufferObject_v2_ptds, STAYS, (CUdeviceptr * dptr, size_t *size, GLuint buffer),
+        (dptr, size, buffer))
+ENTERED(cuGLRegisterBufferObject, STAYS, (GLuint buffer), (buffer))
+ENTERED(cuGLSetBufferObjectMapFlags, STAYS, (GLuint buffer, unsigned int Flags), (buffer, Flags))
+ENTERED(cuGLUnmapBufferObject, STAYS, (GLuint buffer), (buffer))
+ENTERED(cuGLUnmapBufferObjectAsync, STAYS, (GLuint buffer, CUstream hStream), (buffer, hStream))
+ENTERED(cuGLUnregisterBufferObject, STAYS, (GLuint buffer), (buffer))
+ENTERED(cuGraphAddBatchMemOpNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams),
+        (phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
+ENTERED(cuGraphAddChildGraphNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, CUgraph childGraph),
+        (phGraphNode, hGraph, dependencies, numDependencies, childGraph))
+ENTERED(cuGraphAddDependencies, STAYS,
+        (CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to, size_t numDependencies),
+        (hGraph, from, to, numDependencies))
+ENTERED(cuGraphAddDependencies_v2, STAYS,
+        (CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
+         const CUgraphEdgeData *edgeData, size_t numDependencies),
+        (hGraph, from, to, edgeData, numDependencies))
+ENTERED(cuGraphAddEmptyNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies),
+        (phGraphNode, hGraph, dependencies, numDependencies))
+ENTERED(cuGraphAddEventRecordNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, CUevent event),
+        (phGraphNode, hGraph, dependencies, numDependencies, event))
+ENTERED(cuGraphAddEventWaitNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, CUevent event),
+        (phGraphNode, hGraph, dependencies, numDependencies, event))
+ENTERED(cuGraphAddExternalSemaphoresSignalNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams),
+        (phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
+ENTERED(cuGraphAddExternalSemaphoresWaitNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams),
+        (phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
+ENTERED(cuGraphAddHostNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, const CUDA_HOST_NODE_PARAMS *nodeParams),
+        (phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
+ENTERED(cuGraphAddKernelNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams),
+        (phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
+ENTERED(cuGraphAddKernelNode_v2, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS *nodeParams),
+        (phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
+ENTERED(cuGraphAddMemAllocNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams),
+        (phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
+ENTERED(cuGraphAddMemFreeNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, CUdeviceptr dptr),
+        (phGraphNode, hGraph, dependencies, numDependencies, dptr))
+ENTERED(cuGraphAddMemcpyNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, const CUDA_MEMCPY3D *copyParams, CUcontext ctx),
+        (phGraphNode, hGraph, dependencies, numDependencies, copyParams, ctx))
+ENTERED(cuGraphAddMemsetNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx),
+        (phGraphNode, hGraph, dependencies, numDependencies, memsetParams, ctx))
+ENTERED(cuGraphAddNode, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         size_t numDependencies, CUgraphNodeParams *nodeParams),
+        (phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
+ENTERED(cuGraphAddNode_v2, STAYS,
+        (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+         const CUgraphEdgeData *dependencyData, size_t numDependencies,
+         CUgraphNodeParams *nodeParams),
+        (phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams))
+ENTERED(cuGraphBatchMemOpNodeGetParams, STAYS,
+        (CUgraphNode hNode, CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams_out), (hNode, nodeParams_out))
+ENTERED(cuGraphBatchMemOpNodeSetParams, STAYS,
+        (CUgraphNode hNode, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams), (hNode, nodeParams))
+ENTERED(cuGraphChildGraphNodeGetGraph, STAYS, (CUgraphNode hNode, CUgraph *phGraph),
+        (hNode, phGraph))
+ENTERED(cuGraphClone, STAYS, (CUgraph * phGraphClone, CUgraph originalGraph),
+        (phGraphClone, originalGraph))
+ENTERED(cuGraphConditionalHandleCreate, STAYS,
+        (CUgraphConditionalHandle * pHandle_out, CUgraph hGraph, CUcontext ctx,
+         unsigned int defaultLaunchValue, unsigned int flags),
+        (pHandle_out, hGraph, ctx, defaultLaunchValue, flags))
+ENTERED(cuGraphCreate, STAYS, (CUgraph * phGraph, unsigned int flags), (phGraph, flags))
+ENTERED(cuGraphDebugDotPrint, STAYS, (CUgraph hGraph, const char *path, unsigned int flags),
+        (hGraph, path, flags))
+ENTERED(cuGraphDestroy, STAYS, (CUgraph hGraph), (hGraph))
+ENTERED(cuGraphDestroyNode, STAYS, (CUgraphNode hNode), (hNode))
+ENTERED(cuGraphEventRecordNodeGetEvent, STAYS, (CUgraphNode hNode, CUevent *event_out),
+        (hNode, event_out))
+ENTERED(cuGraphEventRecordNodeSetEvent, STAYS, (CUgraphNode hNode, CUevent event), (hNode, event))
+ENTERED(cuGraphEventWaitNodeGetEvent, STAYS, (CUgraphNode hNode, CUevent *event_out),
+        (hNode, event_out))
+ENTERED(cuGraphEventWaitNodeSetEvent, STAYS, (CUgraphNode hNode, CUevent event), (hNode, event))
+ENTERED(cuGraphExecBatchMemOpNodeSetParams, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode,
+         const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams),
+        (hGraphExec, hNode, nodeParams))
+ENTERED(cuGraphExecChildGraphNodeSetParams, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, CUgraph childGraph),
+        (hGraphExec, hNode, childGraph))
+ENTERED(cuGraphExecDestroy, STAYS, (CUgraphExec hGraphExec), (hGraphExec))
+ENTERED(cuGraphExecEventRecordNodeSetEvent, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event), (hGraphExec, hNode, event))
+ENTERED(cuGraphExecEventWaitNodeSetEvent, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event), (hGraphExec, hNode, event))
+ENTERED(cuGraphExecExternalSemaphoresSignalNodeSetParams, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode,
+         const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams),
+        (hGraphExec, hNode, nodeParams))
+ENTERED(cuGraphExecExternalSemaphoresWaitNodeSetParams, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode,
+         const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams),
+        (hGraphExec, hNode, nodeParams))
+ENTERED(cuGraphExecGetFlags, STAYS, (CUgraphExec hGraphExec, cuuint64_t *flags),
+        (hGraphExec, flags))
+ENTERED(cuGraphExecHostNodeSetParams, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *nodeParams),
+        (hGraphExec, hNode, nodeParams))
+ENTERED(cuGraphExecKernelNodeSetParams, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams),
+        (hGraphExec, hNode, nodeParams))
+ENTERED(cuGraphExecKernelNodeSetParams_v2, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams),
+        (hGraphExec, hNode, nodeParams))
+ENTERED(cuGraphExecMemcpyNodeSetParams, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMCPY3D *copyParams, CUcontext ctx),
+        (hGraphExec, hNode, copyParams, ctx))
+ENTERED(cuGraphExecMemsetNodeSetParams, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *memsetParams,
+         CUcontext ctx),
+        (hGraphExec, hNode, memsetParams, ctx))
+ENTERED(cuGraphExecNodeSetParams, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams *nodeParams),
+        (hGraphExec, hNode, nodeParams))
+ENTERED(cuGraphExecUpdate, STAYS,
+        (CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out,
+         CUgraphExecUpdateResult *updateResult_out),
+        (hGraphExec, hGraph, hErrorNode_out, updateResult_out))
+ENTERED(cuGraphExecUpdate_v2, STAYS,
+        (CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExecUpdateResultInfo *resultInfo),
+        (hGraphExec, hGraph, resultInfo))
+ENTERED(cuGraphExternalSemaphoresSignalNodeGetParams, STAYS,
+        (CUgraphNode hNode, CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *params_out), (hNode, params_out))
+ENTERED(cuGraphExternalSemaphoresSignalNodeSetParams, STAYS,
+        (CUgraphNode hNode, const CUDA_EXT_SEM_SIGNAL_NODE_PARAMS *nodeParams), (hNode, nodeParams))
+ENTERED(cuGraphExternalSemaphoresWaitNodeGetParams, STAYS,
+        (CUgraphNode hNode, CUDA_EXT_SEM_WAIT_NODE_PARAMS *params_out), (hNode, params_out))
+ENTERED(cuGraphExternalSemaphoresWaitNodeSetParams, STAYS,
+        (CUgraphNode hNode, const CUDA_EXT_SEM_WAIT_NODE_PARAMS *nodeParams), (hNode, nodeParams))
+ENTERED(cuGraphGetEdges, STAYS,
+        (CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, size_t *numEdges),
+        (hGraph, from, to, numEdges))
+ENTERED(cuGraphGetEdges_v2, STAYS,
+        (CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, CUgraphEdgeData *edgeData,
+         size_t *numEdges),
+        (hGraph, from, to, edgeData, numEdges))
+ENTERED(cuGraphGetNodes, STAYS, (CUgraph hGraph, CUgraphNode *nodes, size_t *numNodes),
+        (hGraph, nodes, numNodes))
+ENTERED(cuGraphGetRootNodes, STAYS, (CUgraph hGraph, CUgraphNode *rootNodes, size_t *numRootNodes),
+        (hGraph, rootNodes, numRootNodes))
+ENTERED(cuGraphHostNodeGetParams, STAYS, (CUgraphNode hNode, CUDA_HOST_NODE_PARAMS *nodeParams),
+        (hNode, nodeParams))
+ENTERED(cuGraphHostNodeSetParams, STAYS,
+        (CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *nodeParams), (hNode, nodeParams))
+ENTERED(cuGraphInstantiate, STAYS,
+        (CUgraphExec * phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer,
+         size_t bufferSize),
+        (phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize))
+ENTERED(cuGraphInstantiateWithFlags, STAYS,
+        (CUgraphExec * phGraphExec, CUgraph hGraph, unsigned long long flags),
+        (phGraphExec, hGraph, flags))
+ENTERED(cuGraphInstantiateWithParams, STAYS,
+        (CUgraphExec * phGraphExec, CUgraph hGraph,
+         CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams),
+        (phGraphExec, hGraph, instantiateParams))
+ENTERED(cuGraphInstantiateWithParams_ptsz, STAYS,
+        (CUgraphExec * phGraphExec, CUgraph hGraph,
+         CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams),
+        (phGraphExec, hGraph, instantiateParams))
+ENTERED(cuGraphInstantiate_v2, STAYS,
+        (CUgraphExec * phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer,
+         size_t bufferSize),
+        (phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize))
+ENTERED(cuGraphKernelNodeCopyAttributes, STAYS, (CUgraphNode dst, CUgraphNode src), (dst, src))
+ENTERED(cuGraphKernelNodeGetAttribute, STAYS,
+        (CUgraphNode hNode, CUkernelNodeAttrID attr, CUkernelNodeAttrValue *value_out),
+        (hNode, attr, value_out))
+ENTERED(cuGraphKernelNodeGetParams, STAYS,
+        (CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams), (hNode, nodeParams))
+ENTERED(cuGraphKernelNodeGetParams_v2, STAYS,
+        (CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS *nodeParams), (hNode, nodeParams))
+ENTERED(cuGraphKernelNodeSetAttribute, STAYS,
+        (CUgraphNode hNode, CUkernelNodeAttrID attr, const CUkernelNodeAttrValue *value),
+        (hNode, attr, value))
+ENTERED(cuGraphKernelNodeSetParams, STAYS,
+        (CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams), (hNode, nodeParams))
+ENTERED(cuGraphKernelNodeSetParams_v2, STAYS,
+        (CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams), (hNode, nodeParams))
+ENTERED(cuGraphLaunch, STAYS, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream))
+ENTERED(cuGraphLaunch_ptsz, STAYS, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream))
+ENTERED(cuGraphMemAllocNodeGetParams, STAYS,
+        (CUgraphNode hNode, CUDA_MEM_ALLOC_NODE_PARAMS *params_out), (hNode, params_out))
+ENTERED(cuGraphMemFreeNodeGetParams, STAYS, (CUgraphNode hNode, CUdeviceptr *dptr_out),
+        (hNode, dptr_out))
+ENTERED(cuGraphMemcpyNodeGetParams, STAYS, (CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams),
+        (hNode, nodeParams))
+ENTERED(cuGraphMemcpyNodeSetParams, STAYS, (CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams),
+        (hNode, nodeParams))
+ENTERED(cuGraphMemsetNodeGetParams, STAYS, (CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS *nodeParams),
+        (hNode, nodeParams))
+ENTERED(cuGraphMemsetNodeSetParams, STAYS,
+        (CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *nodeParams), (hNode, nodeParams))
+ENTERED(cuGraphNodeFindInClone, STAYS,
+        (CUgraphNode * phNode, CUgraphNode hOriginalNode, CUgraph hClonedGraph),
+        (phNode, hOriginalNode, hClonedGraph))
+ENTERED(cuGraphNodeGetDependencies, STAYS,
+        (CUgraphNode hNode, CUgraphNode *dependencies, size_t *numDependencies),
+        (hNode, dependencies, numDependencies))
+ENTERED(cuGraphNodeGetDependencies_v2, STAYS,
+        (CUgraphNode hNode, CUgraphNode *dependencies, CUgraphEdgeData *edgeData,
+         size_t *numDependencies),
+        (hNode, dependencies, edgeData, numDependencies))
+ENTERED(cuGraphNodeGetDependentNodes, STAYS,
+        (CUgraphNode hNode, CUgraphNode *dependentNodes, size_t *numDependentNodes),
+        (hNode, dependentNodes, numDependentNodes))
+ENTERED(cuGraphNodeGetDependentNodes_v2, STAYS,
+        (CUgraphNode hNode, CUgraphNode *dependentNodes, CUgraphEdgeData *edgeData,
+         size_t *numDependentNodes),
+        (hNode, dependentNodes, edgeData, numDependentNodes))
+ENTERED(cuGraphNodeGetEnabled, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int *isEnabled),
+        (hGraphExec, hNode, isEnabled))
+ENTERED(cuGraphNodeGetType, STAYS, (CUgraphNode hNode, CUgraphNodeType *type), (hNode, type))
+ENTERED(cuGraphNodeSetEnabled, STAYS,
+        (CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled),
+        (hGraphExec, hNode, isEnabled))
+ENTERED(cuGraphNodeSetParams, STAYS, (CUgraphNode hNode, CUgraphNodeParams *nodeParams),
+        (hNode, nodeParams))
+ENTERED(cuGraphReleaseUserObject, STAYS, (CUgraph graph, CUuserObject object, unsigned int count),
+        (graph, object, count))
+ENTERED(cuGraphRemoveDependencies, STAYS,
+        (CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to, size_t numDependencies),
+        (hGraph, from, to, numDependencies))
+ENTERED(cuGraphRemoveDependencies_v2, STAYS,
+        (CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
+         const CUgraphEdgeData *edgeData, size_t numDependencies),
+        (hGraph, from, to, edgeData, numDependencies))
+ENTERED(cuGraphRetainUserObject, STAYS,
+        (CUgraph graph, CUuserObject object, unsigned int count, unsigned int flags),
+        (graph, object, count, flags))
+ENTERED(cuGraphUpload, STAYS, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream))
+ENTERED(cuGraphUpload_ptsz, STAYS, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream))
+ENTERED(cuGraphicsEGLRegisterImage, STAYS,
+        (CUgraphicsResource * pCudaResource, EGLImageKHR image, unsigned int flags),
+        (pCudaResource, image, flags))
+ENTERED(cuGraphicsGLRegisterBuffer, STAYS,
+        (CUgraphicsResource * pCudaResource, GLuint buffer, unsigned int Flags),
+        (pCudaResource, buffer, Flags))
+ENTERED(cuGraphicsGLRegisterImage, STAYS,
+        (CUgraphicsResource * pCudaResource, GLuint image, GLenum target, unsigned int Flags),
+        (pCudaResource, image, target, Flags))
+ENTERED(cuGraphicsMapResources, STAYS,
+        (unsigned int count, CUgraphicsResource *resources, CUstream hStream),
+        (count, resources, hStream))
+ENTERED(cuGraphicsMapResources_ptsz, STAYS,
+        (unsigned int count, CUgraphicsResource *resources, CUstream hStream),
+        (count, resources, hStream))
+ENTERED(cuGraphicsResourceGetMappedEglFrame, STAYS,
+        (CUeglFrame * eglFrame, CUgraphicsResource resource, unsigned int index,
+         unsigned int mipLevel),
+        (eglFrame, resource, index, mipLevel))
+ENTERED(cuGraphicsResourceGetMappedMipmappedArray, STAYS,
+        (CUmipmappedArray * pMipmappedArray, CUgraphicsResource resource),
+        (pMipmappedArray, resource))
+ENTERED(cuGraphicsResourceGetMappedPointer, STAYS,
+        (CUdeviceptr_v1 * pDevPtr, unsigned int *pSize, CUgraphicsResource resource),
+        (pDevPtr, pSize, resource))
+ENTERED(cuGraphicsResourceGetMappedPointer_v2, STAYS,
+        (CUdeviceptr * pDevPtr, size_t *pSize, CUgraphicsResource resource),
+        (pDevPtr, pSize, resource))
+ENTERED(cuGraphicsResourceSetMapFlags, STAYS, (CUgraphicsResource resource, unsigned int flags),
+        (resource, flags))
+ENTERED(cuGraphicsResourceSetMapFlags_v2, STAYS, (CUgraphicsResource resource, unsigned int flags),
+        (resource, flags))
+ENTERED(cuGraphicsSubResourceGetMappedArray, STAYS,
+        (CUarray * pArray, CUgraphicsResource resource, unsigned int arrayIndex,
+         unsigned int mipLevel),
+        (pArray, resource, arrayIndex, mipLevel))
+ENTERED(cuGraphicsUnmapResources, STAYS,
+        (unsigned int count, CUgraphicsResource *resources, CUstream hStream),
+        (count, resources, hStream))
+ENTERED(cuGraphicsUnmapResources_ptsz, STAYS,
+        (unsigned int count, CUgraphicsResource *resources, CUstream hStream),
+        (count, resources, hStream))
+ENTERED(cuGraphicsUnregisterResource, STAYS, (CUgraphicsResource resource), (resource))
+ENTERED(cuGraphicsVDPAURegisterOutputSurface, STAYS,
+        (CUgraphicsResource * pCudaResource, VdpOutputSurface vdpSurface, unsigned int flags),
+        (pCudaResource, vdpSurface, flags))
+ENTERED(cuGraphicsVDPAURegisterVideoSurface, STAYS,
+        (CUgraphicsResource * pCudaResource, VdpVideoSurface vdpSurface, unsigned int flags),
+        (pCudaResource, vdpSurface, flags))
+ENTERED(cuGreenCtxCreate, STAYS,
+        (CUgreenCtx * phCtx, CUdevResourceDesc desc, CUdevice dev, unsigned int flags),
+        (phCtx, desc, dev, flags))
+ENTERED(cuGreenCtxDestroy, STAYS, (CUgreenCtx hCtx), (hCtx))
+ENTERED(cuGreenCtxGetDevResource, STAYS,
+        (CUgreenCtx hCtx, CUdevResource *resource, CUdevResourceType type), (hCtx, resource, type))
+ENTERED(cuGreenCtxGetId, STAYS, (CUgreenCtx greenCtx, unsigned long long *greenCtxId),
+        (greenCtx, greenCtxId))
+ENTERED(cuGreenCtxRecordEvent, STAYS, (CUgreenCtx hCtx, CUevent hEvent), (hCtx, hEvent))
+ENTERED(cuGreenCtxStreamCreate, STAYS,
+        (CUstream * phStream, CUgreenCtx greenCtx, unsigned int flags, int priority),
+        (phStream, greenCtx, flags, priority))
+ENTERED(cuGreenCtxWaitEvent, STAYS, (CUgreenCtx hCtx, CUevent hEvent), (hCtx, hEvent))
+ENTERED(cuImportExternalMemory, STAYS,
+        (CUexternalMemory * extMem_out, const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc),
+        (extMem_out, memHandleDesc))
+ENTERED(cuImportExternalSemaphore, STAYS,
+        (CUexternalSemaphore * extSem_out,
+         const CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC *semHandleDesc),
+        (extSem_out, semHandleDesc))
+ENTERED(cuInit, BEGINS, (unsigned int Flags), (Flags))
+ENTERED(cuIpcCloseMemHandle, STAYS, (CUdeviceptr dptr), (dptr))
+ENTERED(cuIpcGetEventHandle, STAYS, (CUipcEventHandle * pHandle, CUevent event), (pHandle, event))
+ENTERED(cuIpcGetMemHandle, STAYS, (CUipcMemHandle * pHandle, CUdeviceptr dptr), (pHandle, dptr))
+ENTERED(cuIpcOpenEventHandle, STAYS, (CUevent * phEvent, CUipcEventHandle handle),
+        (phEvent, handle))
+ENTERED(cuIpcOpenMemHandle, STAYS, (CUdeviceptr * pdptr, CUipcMemHandle handle, unsigned int Flags),
+        (pdptr, handle, Flags))
+ENTERED(cuIpcOpenMemHandle_v2, STAYS,
+        (CUdeviceptr * pdptr, CUipcMemHandle handle, unsigned int Flags), (pdptr, handle, Flags))
+ENTERED(cuKernelGetAttribute, STAYS,
+        (int *pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev),
+        (pi, attrib, kernel, dev))
+ENTERED(cuKernelGetFunction, STAYS, (CUfunction * pFunc, CUkernel kernel), (pFunc, kernel))
+ENTERED(cuKernelGetLibrary, STAYS, (CUlibrary * pLib, CUkernel kernel), (pLib, kernel))
+ENTERED(cuKernelGetName, STAYS, (const char **name, CUkernel hfunc), (name, hfunc))
+ENTERED(cuKernelGetParamInfo, STAYS,
+        (CUkernel kernel, size_t paramIndex, size_t *paramOffset, size_t *paramSize),
+        (kernel, paramIndex, paramOffset, paramSize))
+ENTERED(cuKernelSetAttribute, STAYS,
+        (CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev),
+        (attrib, val, kernel, dev))
+ENTERED(cuKernelSetCacheConfig, STAYS, (CUkernel kernel, CUfunc_cache config, CUdevice dev),
+        (kernel, config, dev))
+ENTERED(cuLaunch, STAYS, (CUfunction f), (f))
+ENTERED(cuLaunchCooperativeKernel, STAYS,
+        (CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
+         unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ,
+         unsigned int sharedMemBytes, CUstream hStream, void **kernelParams),
+        (f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream,
+         kernelParams))
+ENTERED(cuLaunchCooperativeKernelMultiDevice, STAYS,
+        (CUDA_LAUNCH_PARAMS * launchParamsList, unsigned int numDevices, unsigned int flags),
+        (launchParamsList, numDevices, flags))
+ENTERED(cuLaunchCooperativeKernel_ptsz, STAYS,
+        (CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
+         unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ,
+         unsigned int sharedMemBytes, CUstream hStream, void **kernelParams),
+        (f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream,
+         kernelParams))
+ENTERED(cuLaunchGrid, STAYS, (CUfunction f, int grid_width, int grid_height),
+        (f, grid_width, grid_height))
+ENTERED(cuLaunchGridAsync, STAYS, (CUfunction f, int grid_width, int grid_height, CUstream hStream),
+        (f, grid_width, grid_height, hStream))
+ENTERED(cuLaunchHostFunc, STAYS, (CUstream hStream, CUhostFn fn, void *userData),
+        (hStream, fn, userData))
+ENTERED(cuLaunchHostFunc_ptsz, STAYS, (CUstream hStream, CUhostFn fn, void *userData),
+        (hStream, fn, userData))
+ENTERED(cuLaunchKernel, STAYS,
+        (CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
+         unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ,
+         unsigned int sharedMemBytes, CUstream hStream, void **kernelParams, void **extra),
+        (f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream,
+         kernelParams, extra))
+ENTERED(cuLaunchKernelEx, STAYS,
+        (const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra),
+        (config, f, kernelParams, extra))
+ENTERED(cuLaunchKernelEx_ptsz, STAYS,
+        (const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra),
+        (config, f, kernelParams, extra))
+ENTERED(cuLaunchKernel_ptsz, STAYS,
+        (CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
+         unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ,
+         unsigned int sharedMemBytes, CUstream hStream, void **kernelParams, void **extra),
+        (f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream,
+         kernelParams, extra))
+ENTERED(cuLibraryEnumerateKernels, STAYS,
+        (CUkernel * kernels, unsigned int numKernels, CUlibrary lib), (kernels, numKernels, lib))
+ENTERED(cuLibraryGetGlobal, STAYS,
+        (CUdeviceptr * dptr, size_t *bytes, CUlibrary library, const char *name),
+        (dptr, bytes, library, name))
+ENTERED(cuLibraryGetKernel, STAYS, (CUkernel * pKernel, CUlibrary library, const char *name),
+        (pKernel, library, name))
+ENTERED(cuLibraryGetKernelCount, STAYS, (unsigned int *count, CUlibrary lib), (count, lib))
+ENTERED(cuLibraryGetManaged, STAYS,
+        (CUdeviceptr * dptr, size_t *bytes, CUlibrary library, const char *name),
+        (dptr, bytes, library, name))
+ENTERED(cuLibraryGetModule, STAYS, (CUmodule * pMod, CUlibrary library), (pMod, library))
+ENTERED(cuLibraryGetUnifiedFunction, STAYS, (void **fptr, CUlibrary library, const char *symbol),
+        (fptr, library, symbol))
+ENTERED(cuLibraryLoadData, STAYS,
+        (CUlibrary * library, const void *code, CUjit_option *jitOptions, void **jitOptionsValues,
+         unsigned int numJitOptions, CUlibraryOption *libraryOptions, void **libraryOptionValues,
+         unsigned int numLibraryOptions),
+        (library, code, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
+         libraryOptionValues, numLibraryOptions))
+ENTERED(cuLibraryLoadFromFile, STAYS,
+        (CUlibrary * library, const char *fileName, CUjit_option *jitOptions,
+         void **jitOptionsValues, unsigned int numJitOptions, CUlibraryOption *libraryOptions,
+         void **libraryOptionValues, unsigned int numLibraryOptions),
+        (library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
+         libraryOptionValues, numLibraryOptions))
+ENTERED(cuLibraryUnload, STAYS, (CUlibrary library), (library))
+ENTERED(cuLinkAddData, STAYS,
+        (CUlinkState state, CUjitInputType type, void *data, size_t size, const char *name,
+         unsigned int numOptions, CUjit_option *options, void **optionValues),
+        (state, type, data, size, name, numOptions, options, optionValues))
+ENTERED(cuLinkAddData_v2, STAYS,
+        (CUlinkState state, CUjitInputType type, void *data, size_t size, const char *name,
+         unsigned int numOptions, CUjit_option *options, void **optionValues),
+        (state, type, data, size, name, numOptions, options, optionValues))
+ENTERED(cuLinkAddFile, STAYS,
+        (CUlinkState state, CUjitInputType type, const char *path, unsigned int numOptions,
+         CUjit_option *options, void **optionValues),
+        (state, type, path, numOptions, options, optionValues))
+ENTERED(cuLinkAddFile_v2, STAYS,
+        (CUlinkState state, CUjitInputType type, const char *path, unsigned int numOptions,
+         CUjit_option *options, void **optionValues),
+        (state, type, path, numOptions, options, optionValues))
+ENTERED(cuLinkComplete, STAYS, (CUlinkState state, void **cubinOut, size_t *sizeOut),
+        (state, cubinOut, sizeOut))
+ENTERED(cuLinkCreate, STAYS,
+        (unsigned int numOptions, CUjit_option *options, void **optionValues,
+         CUlinkState *stateOut),
+        (numOptions, options, optionValues, stateOut))
+ENTERED(cuLinkCreate_v2, STAYS,
+        (unsigned int numOptions, CUjit_option *options, void **optionValues,
+         CUlinkState *stateOut),
+        (numOptions, options, optionValues, stateOut))
+ENTERED(cuLinkDestroy, STAYS, (CUlinkState state), (state))
+ENTERED(cuLogsCurrent, STAYS, (CUlogIterator * iterator_out, unsigned int flags),
+        (iterator_out, flags))
+ENTERED(cuLogsDumpToFile, STAYS,
+        (CUlogIterator * iterator, const char *pathToFile, unsigned int flags),
+        (iterator, pathToFile, flags))
+ENTERED(cuLogsDumpToMemory, STAYS,
+        (CUlogIterator * iterator, char *buffer, size_t *size, unsigned int flags),
+        (iterator, buffer, size, flags))
+ENTERED(cuLogsRegisterCallback, STAYS,
+        (CUlogsCallback callbackFunc, void *userData, CUlogsCallbackHandle *callback_out),
+        (callbackFunc, userData, callback_out))
+ENTERED(cuLogsUnregisterCallback, STAYS, (CUlogsCallbackHandle callback), (callback))
+ENTERED(cuMemAddressFree, STAYS, (CUdeviceptr ptr, size_t size), (ptr, size))
+ENTERED(cuMemAddressReserve, STAYS,
+        (CUdeviceptr * ptr, size_t size, size_t alignment, CUdeviceptr addr,
+         unsigned long long flags),
+        (ptr, size, alignment, addr, flags))
+ENTERED(cuMemAdvise, STAYS,
+        (CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device),
+        (devPtr, count, advice, device))
+ENTERED(cuMemAdvise_v2, STAYS,
+        (CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUmemLocation location),
+        (devPtr, count, advice, location))
+ENTERED(cuMemAlloc, STAYS, (CUdeviceptr_v1 * dptr, unsigned int bytesize), (dptr, bytesize))
+ENTERED(cuMemAllocAsync, STAYS, (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
+        (dptr, bytesize, hStream))
+ENTERED(cuMemAllocAsync_ptsz, STAYS, (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
+        (dptr, bytesize, hStream))
+ENTERED(cuMemAllocFromPoolAsync, STAYS,
+        (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
+        (dptr, bytesize, pool, hStream))
+ENTERED(cuMemAllocFromPoolAsync_ptsz, STAYS,
+        (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
+        (dptr, bytesize, pool, hStream))
+ENTERED(cuMemAllocHost, STAYS, (void **pp, unsigned int bytesize), (pp, bytesize))
+ENTERED(cuMemAllocHost_v2, STAYS, (void **pp, size_t bytesize), (pp, bytesize))
+ENTERED(cuMemAllocManaged, STAYS, (CUdeviceptr * dptr, size_t bytesize, unsigned int flags),
+        (dptr, bytesize, flags))
+ENTERED(cuMemAllocPitch, STAYS,
+        (CUdeviceptr_v1 * dptr, unsigned int *pPitch, unsigned int WidthInBytes,
+         unsigned int Height, unsigned int ElementSizeBytes),
+        (dptr, pPitch, WidthInBytes, Height, ElementSizeBytes))
+ENTERED(cuMemAllocPitch_v2, STAYS,
+        (CUdeviceptr * dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
+         unsigned int ElementSizeBytes),
+        (dptr, pPitch, WidthInBytes, Height, ElementSizeBytes))
+ENTERED(cuMemAlloc_v2, STAYS, (CUdeviceptr * dptr, size_t bytesize), (dptr, bytesize))
+ENTERED(cuMemBatchDecompressAsync, STAYS,
+        (CUmemDecompressParams * paramsArray, size_t count, unsigned int flags, size_t *errorIndex,
+         CUstream stream),
+        (paramsArray, count, flags, errorIndex, stream))
+ENTERED(cuMemBatchDecompressAsync_ptsz, STAYS,
+        (CUmemDecompressParams * paramsArray, size_t count, unsigned int flags, size_t *errorIndex,
+         CUstream stream),
+        (paramsArray, count, flags, errorIndex, stream))
+ENTERED(cuMemCreate, STAYS,
+        (CUmemGenericAllocationHandle * handle, size_t size, const CUmemAllocationProp *prop,
+         unsigned long long flags),
+        (handle, size, prop, flags))
+ENTERED(cuMemDiscardAndPrefetchBatchAsync, STAYS,
+        (CUdeviceptr * dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs,
+         size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags,
+         CUstream hStream),
+        (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream))
+ENTERED(cuMemDiscardAndPrefetchBatchAsync_ptsz, STAYS,
+        (CUdeviceptr * dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs,
+         size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags,
+         CUstream hStream),
+        (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream))
+ENTERED(cuMemDiscardBatchAsync, STAYS,
+        (CUdeviceptr * dptrs, size_t *sizes, size_t count, unsigned long long flags,
+         CUstream hStream),
+        (dptrs, sizes, count, flags, hStream))
+ENTERED(cuMemDiscardBatchAsync_ptsz, STAYS,
+        (CUdeviceptr * dptrs, size_t *sizes, size_t count, unsigned long long flags,
+         CUstream hStream),
+        (dptrs, sizes, count, flags, hStream))
+ENTERED(cuMemExportToShareableHandle, STAYS,
+        (void *shareableHandle, CUmemGenericAllocationHandle handle,
+         CUmemAllocationHandleType handleType, unsigned long long flags),
+        (shareableHandle, handle, handleType, flags))
+ENTERED(cuMemFree, STAYS, (CUdeviceptr_v1 dptr), (dptr))
+ENTERED(cuMemFreeAsync, STAYS, (CUdeviceptr dptr, CUstream hStream), (dptr, hStream))
+ENTERED(cuMemFreeAsync_ptsz, STAYS, (CUdeviceptr dptr, CUstream hStream), (dptr, hStream))
+ENTERED(cuMemFreeHost, STAYS, (void *p), (p))
+ENTERED(cuMemFree_v2, STAYS, (CUdeviceptr dptr), (dptr))
+ENTERED(cuMemGetAccess, STAYS,
+        (unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr),
+        (flags, location, ptr))
+ENTERED(cuMemGetAddressRange, STAYS,
+        (CUdeviceptr_v1 * pbase, unsigned int *psize, CUdeviceptr_v1 dptr), (pbase, psize, dptr))
+ENTERED(cuMemGetAddressRange_v2, STAYS, (CUdeviceptr * pbase, size_t *psize, CUdeviceptr dptr),
+        (pbase, psize, dptr))
+ENTERED(cuMemGetAllocationGranularity, STAYS,
+        (size_t *granularity, const CUmemAllocationProp *prop,
+         CUmemAllocationGranularity_flags option),
+        (granularity, prop, option))
+ENTERED(cuMemGetAllocationPropertiesFromHandle, STAYS,
+        (CUmemAllocationProp * prop, CUmemGenericAllocationHandle handle), (prop, handle))
+ENTERED(cuMemGetDefaultMemPool, STAYS,
+        (CUmemoryPool * pool_out, CUmemLocation *location, CUmemAllocationType type),
+        (pool_out, location, type))
+ENTERED(cuMemGetHandleForAddressRange, STAYS,
+        (void *handle, CUdeviceptr dptr, size_t size, CUmemRangeHandleType handleType,
+         unsigned long long flags),
+        (handle, dptr, size, handleType, flags))
+ENTERED(cuMemGetInfo, STAYS, (unsigned int *free, unsigned int *total), (free, total))
+ENTERED(cuMemGetInfo_v2, STAYS, (size_t *free, size_t *total), (free, total))
+ENTERED(cuMemGetMemPool, STAYS,
+        (CUmemoryPool * pool, CUmemLocation *location, CUmemAllocationType type),
+        (pool, location, type))
+ENTERED(cuMemHostAlloc, STAYS, (void **pp, size_t bytesize, unsigned int Flags),
+        (pp, bytesize, Flags))
+ENTERED(cuMemHostGetDevicePointer, STAYS, (CUdeviceptr_v1 * pdptr, void *p, unsigned int Flags),
+        (pdptr, p, Flags))
+ENTERED(cuMemHostGetDevicePointer_v2, STAYS, (CUdeviceptr * pdptr, void *p, unsigned int Flags),
+        (pdptr, p, Flags))
+ENTERED(cuMemHostGetFlags, STAYS, (unsigned int *pFlags, void *p), (pFlags, p))
+ENTERED(cuMemHostRegister, STAYS, (void *p, size_t bytesize, unsigned int Flags),
+        (p, bytesize, Flags))
+ENTERED(cuMemHostRegister_v2, STAYS, (void *p, size_t bytesize, unsigned int Flags),
+        (p, bytesize, Flags))
+ENTERED(cuMemHostUnregister, STAYS, (void *p), (p))
+ENTERED(cuMemImportFromShareableHandle, STAYS,
+        (CUmemGenericAllocationHandle * handle, void *osHandle,
+         CUmemAllocationHandleType shHandleType),
+        (handle, osHandle, shHandleType))
+ENTERED(cuMemMap, STAYS,
+        (CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
+         unsigned long long flags),
+        (ptr, size, offset, handle, flags))
+ENTERED(cuMemMapArrayAsync, STAYS,
+        (CUarrayMapInfo * mapInfoList, unsigned int count, CUstream hStream),
+        (mapInfoList, count, hStream))
+ENTERED(cuMemMapArrayAsync_ptsz, STAYS,
+        (CUarrayMapInfo * mapInfoList, unsigned int count, CUstream hStream),
+        (mapInfoList, count, hStream))
+ENTERED(cuMemPoolCreate, STAYS, (CUmemoryPool * pool, const CUmemPoolProps *poolProps),
+        (pool, poolProps))
+ENTERED(cuMemPoolDestroy, STAYS, (CUmemoryPool pool), (pool))
+ENTERED(cuMemPoolExportPointer, STAYS, (CUmemPoolPtrExportData * shareData_out, CUdeviceptr ptr),
+        (shareData_out, ptr))
+ENTERED(cuMemPoolExportToShareableHandle, STAYS,
+        (void *handle_out, CUmemoryPool pool, CUmemAllocationHandleType handleType,
+         unsigned long long flags),
+        (handle_out, pool, handleType, flags))
+ENTERED(cuMemPoolGetAccess, STAYS,
+        (CUmemAccess_flags * flags, CUmemoryPool memPool, CUmemLocation *location),
+        (flags, memPool, location))
+ENTERED(cuMemPoolGetAttribute, STAYS, (CUmemoryPool pool, CUmemPool_attribute attr, void *value),
+        (pool, attr, value))
+ENTERED(cuMemPoolImportFromShareableHandle, STAYS,
+        (CUmemoryPool * pool_out, void *handle, CUmemAllocationHandleType handleType,
+         unsigned long long flags),
+        (pool_out, handle, handleType, flags))
+ENTERED(cuMemPoolImportPointer, STAYS,
+        (CUdeviceptr * ptr_out, CUmemoryPool pool, CUmemPoolPtrExportData *shareData),
+        (ptr_out, pool, shareData))
+ENTERED(cuMemPoolSetAccess, STAYS, (CUmemoryPool pool, const CUmemAccessDesc *map, size_t count),
+        (pool, map, count))
+ENTERED(cuMemPoolSetAttribute, STAYS, (CUmemoryPool pool, CUmemPool_attribute attr, void *value),
+        (pool, attr, value))
+ENTERED(cuMemPoolTrimTo, STAYS, (CUmemoryPool pool, size_t minBytesToKeep), (pool, minBytesToKeep))
+ENTERED(cuMemPrefetchAsync, STAYS,
+        (CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream),
+        (devPtr, count, dstDevice, hStream))
+ENTERED(cuMemPrefetchAsync_ptsz, STAYS,
+        (CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream),
+        (devPtr, count, dstDevice, hStream))
+ENTERED(cuMemPrefetchAsync_v2, STAYS,
+        (CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags,
+         CUstream hStream),
+        (devPtr, count, location, flags, hStream))
+ENTERED(cuMemPrefetchAsync_v2_ptsz, STAYS,
+        (CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags,
+         CUstream hStream),
+        (devPtr, count, location, flags, hStream))
+ENTERED(cuMemPrefetchBatchAsync, STAYS,
+        (CUdeviceptr * dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs,
+         size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags,
+         CUstream hStream),
+        (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream))
+ENTERED(cuMemPrefetchBatchAsync_ptsz, STAYS,
+        (CUdeviceptr * dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs,
+         size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags,
+         CUstream hStream),
+        (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream))
+ENTERED(cuMemRangeGetAttribute, STAYS,
+        (void *data, size_t dataSize, CUmem_range_attribute attribute, CUdeviceptr devPtr,
+         size_t count),
+        (data, dataSize, attribute, devPtr, count))
+ENTERED(cuMemRangeGetAttributes, STAYS,
+        (void **data, size_t *dataSizes, CUmem_range_attribute *attributes, size_t numAttributes,
+         CUdeviceptr devPtr, size_t count),
+        (data, dataSizes, attributes, numAttributes, devPtr, count))
+ENTERED(cuMemRelease, STAYS, (CUmemGenericAllocationHandle handle), (handle))
+ENTERED(cuMemRetainAllocationHandle, STAYS, (CUmemGenericAllocationHandle * handle, void *addr),
+        (handle, addr))
+ENTERED(cuMemSetAccess, STAYS,
+        (CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t count),
+        (ptr, size, desc, count))
+ENTERED(cuMemSetMemPool, STAYS,
+        (CUmemLocation * location, CUmemAllocationType type, CUmemoryPool pool),
+        (location, type, pool))
+ENTERED(cuMemUnmap, STAYS, (CUdeviceptr ptr, size_t size), (ptr, size))
+ENTERED(cuMemcpy, STAYS, (CUdeviceptr dst, CUdeviceptr src, size_t ByteCount),
+        (dst, src, ByteCount))
+ENTERED(cuMemcpy2D, STAYS, (const CUDA_MEMCPY2D_v1 *pCopy), (pCopy))
+ENTERED(cuMemcpy2DAsync, STAYS, (const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStream), (pCopy, hStream))
+ENTERED(cuMemcpy2DAsync_v2, STAYS, (const CUDA_MEMCPY2D *pCopy, CUstream hStream), (pCopy, hStream))
+ENTERED(cuMemcpy2DAsync_v2_ptsz, STAYS, (const CUDA_MEMCPY2D *pCopy, CUstream hStream),
+        (pCopy, hStream))
+ENTERED(cuMemcpy2DUnaligned, STAYS, (const CUDA_MEMCPY2D_v1 *pCopy), (pCopy))
+ENTERED(cuMemcpy2DUnaligned_v2, STAYS, (const CUDA_MEMCPY2D *pCopy), (pCopy))
+ENTERED(cuMemcpy2DUnaligned_v2_ptds, STAYS, (const CUDA_MEMCPY2D *pCopy), (pCopy))
+ENTERED(cuMemcpy2D_v2, STAYS, (const CUDA_MEMCPY2D *pCopy), (pCopy))
+ENTERED(cuMemcpy2D_v2_ptds, STAYS, (const CUDA_MEMCPY2D *pCopy), (pCopy))
+ENTERED(cuMemcpy3D, STAYS, (const CUDA_MEMCPY3D_v1 *pCopy), (pCopy))
+ENTERED(cuMemcpy3DAsync, STAYS, (const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStream), (pCopy, hStream))
+ENTERED(cuMemcpy3DAsync_v2, STAYS, (const CUDA_MEMCPY3D *pCopy, CUstream hStream), (pCopy, hStream))
+ENTERED(cuMemcpy3DAsync_v2_ptsz, STAYS, (const CUDA_MEMCPY3D *pCopy, CUstream hStream),
+        (pCopy, hStream))
+ENTERED(cuMemcpy3DBatchAsync, STAYS,
+        (size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx, unsigned long long flags,
+         CUstream hStream),
+        (numOps, opList, failIdx, flags, hStream))
+ENTERED(cuMemcpy3DBatchAsync_ptsz, STAYS,
+        (size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, size_t *failIdx, unsigned long long flags,
+         CUstream hStream),
+        (numOps, opList, failIdx, flags, hStream))
+ENTERED(cuMemcpy3DBatchAsync_v2, STAYS,
+        (size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, unsigned long long flags, CUstream hStream),
+        (numOps, opList, flags, hStream))
+ENTERED(cuMemcpy3DBatchAsync_v2_ptsz, STAYS,
+        (size_t numOps, CUDA_MEMCPY3D_BATCH_OP *opList, unsigned long long flags, CUstream hStream),
+        (numOps, opList, flags, hStream))
+ENTERED(cuMemcpy3DPeer, STAYS, (const CUDA_MEMCPY3D_PEER *pCopy), (pCopy))
+ENTERED(cuMemcpy3DPeerAsync, STAYS, (const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream),
+        (pCopy, hStream))
+ENTERED(cuMemcpy3DPeerAsync_ptsz, STAYS, (const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream),
+        (pCopy, hStream))
+ENTERED(cuMemcpy3DPeer_ptds, STAYS, (const CUDA_MEMCPY3D_PEER *pCopy), (pCopy))
+ENTERED(cuMemcpy3D_v2, STAYS, (const CUDA_MEMCPY3D *pCopy), (pCopy))
+ENTERED(cuMemcpy3D_v2_ptds, STAYS, (const CUDA_MEMCPY3D *pCopy), (pCopy))
+ENTERED(cuMemcpyAsync, STAYS,
+        (CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream),
+        (dst, src, ByteCount, hStream))
+ENTERED(cuMemcpyAsync_ptsz, STAYS,
+        (CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream),
+        (dst, src, ByteCount, hStream))
+ENTERED(cuMemcpyAtoA, STAYS,
+        (CUarray dstArray, unsigned int dstOffset, CUarray srcArray, unsigned int srcOffset,
+         unsigned int ByteCount),
+        (dstArray, dstOffset, srcArray, srcOffset, ByteCount))
+ENTERED(cuMemcpyAtoA_v2, STAYS,
+        (CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount),
+        (dstArray, dstOffset, srcArray, srcOffset, ByteCount))
+ENTERED(cuMemcpyAtoA_v2_ptds, STAYS,
+        (CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount),
+        (dstArray, dstOffset, srcArray, srcOffset, ByteCount))
+ENTERED(cuMemcpyAtoD, STAYS,
+        (CUdeviceptr_v1 dstDevice, CUarray srcArray, unsigned int srcOffset,
+         unsigned int ByteCount),
+        (dstDevice, srcArray, srcOffset, ByteCount))
+ENTERED(cuMemcpyAtoD_v2, STAYS,
+        (CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount),
+        (dstDevice, srcArray, srcOffset, ByteCount))
+ENTERED(cuMemcpyAtoD_v2_ptds, STAYS,
+        (CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount),
+        (dstDevice, srcArray, srcOffset, ByteCount))
+ENTERED(cuMemcpyAtoH, STAYS,
+        (void *dstHost, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount),
+        (dstHost, srcArray, srcOffset, ByteCount))
+ENTERED(cuMemcpyAtoHAsync, STAYS,
+        (void *dstHost, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount,
+         CUstream hStream),
+        (dstHost, srcArray, srcOffset, ByteCount, hStream))
+ENTERED(cuMemcpyAtoHAsync_v2, STAYS,
+        (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream),
+        (dstHost, srcArray, srcOffset, ByteCount, hStream))
+ENTERED(cuMemcpyAtoHAsync_v2_ptsz, STAYS,
+        (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream),
+        (dstHost, srcArray, srcOffset, ByteCount, hStream))
+ENTERED(cuMemcpyAtoH_v2, STAYS,
+        (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount),
+        (dstHost, srcArray, srcOffset, ByteCount))
+ENTERED(cuMemcpyAtoH_v2_ptds, STAYS,
+        (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount),
+        (dstHost, srcArray, srcOffset, ByteCount))
+ENTERED(cuMemcpyBatchAsync, STAYS,
+        (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+         CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, size_t *failIdx,
+         CUstream hStream),
+        (dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx, hStream))
+ENTERED(cuMemcpyBatchAsync_ptsz, STAYS,
+        (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+         CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, size_t *failIdx,
+         CUstream hStream),
+        (dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx, hStream))
+ENTERED(cuMemcpyBatchAsync_v2, STAYS,
+        (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+         CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, CUstream hStream),
+        (dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, hStream))
+ENTERED(cuMemcpyBatchAsync_v2_ptsz, STAYS,
+        (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+         CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, CUstream hStream),
+        (dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, hStream))
+ENTERED(cuMemcpyDtoA, STAYS,
+        (CUarray dstArray, unsigned int dstOffset, CUdeviceptr_v1 srcDevice,
+         unsigned int ByteCount),
+        (dstArray, dstOffset, srcDevice, ByteCount))
+ENTERED(cuMemcpyDtoA_v2, STAYS,
+        (CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount),
+        (dstArray, dstOffset, srcDevice, ByteCount))
+ENTERED(cuMemcpyDtoA_v2_ptds, STAYS,
+        (CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount),
+        (dstArray, dstOffset, srcDevice, ByteCount))
+ENTERED(cuMemcpyDtoD, STAYS,
+        (CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice, unsigned int ByteCount),
+        (dstDevice, srcDevice, ByteCount))
+ENTERED(cuMemcpyDtoDAsync, STAYS,
+        (CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice, unsigned int ByteCount,
+         CUstream hStream),
+        (dstDevice, srcDevice, ByteCount, hStream))
+ENTERED(cuMemcpyDtoDAsync_v2, STAYS,
+        (CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream),
+        (dstDevice, srcDevice, ByteCount, hStream))
+ENTERED(cuMemcpyDtoDAsync_v2_ptsz, STAYS,
+        (CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream),
+        (dstDevice, srcDevice, ByteCount, hStream))
+ENTERED(cuMemcpyDtoD_v2, STAYS, (CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount),
+        (dstDevice, srcDevice, ByteCount))
+ENTERED(cuMemcpyDtoD_v2_ptds, STAYS,
+        (CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount),
+        (dstDevice, srcDevice, ByteCount))
+ENTERED(cuMemcpyDtoH, STAYS, (void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount),
+        (dstHost, srcDevice, ByteCount))
+ENTERED(cuMemcpyDtoHAsync, STAYS,
+        (void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount, CUstream hStream),
+        (dstHost, srcDevice, ByteCount, hStream))
+ENTERED(cuMemcpyDtoHAsync_v2, STAYS,
+        (void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream),
+        (dstHost, srcDevice, ByteCount, hStream))
+ENTERED(cuMemcpyDtoHAsync_v2_ptsz, STAYS,
+        (void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream),
+        (dstHost, srcDevice, ByteCount, hStream))
+ENTERED(cuMemcpyDtoH_v2, STAYS, (void *dstHost, CUdeviceptr srcDevice, size_t ByteCount),
+        (dstHost, srcDevice, ByteCount))
+ENTERED(cuMemcpyDtoH_v2_ptds, STAYS, (void *dstHost, CUdeviceptr srcDevice, size_t ByteCount),
+        (dstHost, srcDevice, ByteCount))
+ENTERED(cuMemcpyHtoA, STAYS,
+        (CUarray dstArray, unsigned int dstOffset, const void *srcHost, unsigned int ByteCount),
+        (dstArray, dstOffset, srcHost, ByteCount))
+ENTERED(cuMemcpyHtoAAsync, STAYS,
+        (CUarray dstArray, unsigned int dstOffset, const void *srcHost, unsigned int ByteCount,
+         CUstream hStream),
+        (dstArray, dstOffset, srcHost, ByteCount, hStream))
+ENTERED(cuMemcpyHtoAAsync_v2, STAYS,
+        (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount,
+         CUstream hStream),
+        (dstArray, dstOffset, srcHost, ByteCount, hStream))
+ENTERED(cuMemcpyHtoAAsync_v2_ptsz, STAYS,
+        (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount,
+         CUstream hStream),
+        (dstArray, dstOffset, srcHost, ByteCount, hStream))
+ENTERED(cuMemcpyHtoA_v2, STAYS,
+        (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount),
+        (dstArray, dstOffset, srcHost, ByteCount))
+ENTERED(cuMemcpyHtoA_v2_ptds, STAYS,
+        (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount),
+        (dstArray, dstOffset, srcHost, ByteCount))
+ENTERED(cuMemcpyHtoD, STAYS,
+        (CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount),
+        (dstDevice, srcHost, ByteCount))
+ENTERED(cuMemcpyHtoDAsync, STAYS,
+        (CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount, CUstream hStream),
+        (dstDevice, srcHost, ByteCount, hStream))
+ENTERED(cuMemcpyHtoDAsync_v2, STAYS,
+        (CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream),
+        (dstDevice, srcHost, ByteCount, hStream))
+ENTERED(cuMemcpyHtoDAsync_v2_ptsz, STAYS,
+        (CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream),
+        (dstDevice, srcHost, ByteCount, hStream))
+ENTERED(cuMemcpyHtoD_v2, STAYS, (CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount),
+        (dstDevice, srcHost, ByteCount))
+ENTERED(cuMemcpyHtoD_v2_ptds, STAYS, (CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount),
+        (dstDevice, srcHost, ByteCount))
+ENTERED(cuMemcpyPeer, STAYS,
+        (CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext,
+         size_t ByteCount),
+        (dstDevice, dstContext, srcDevice, srcContext, ByteCount))
+ENTERED(cuMemcpyPeerAsync, STAYS,
+        (CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext,
+         size_t ByteCount, CUstream hStream),
+        (dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream))
+ENTERED(cuMemcpyPeerAsync_ptsz, STAYS,
+        (CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext,
+         size_t ByteCount, CUstream hStream),
+        (dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream))
+ENTERED(cuMemcpyPeer_ptds, STAYS,
+        (CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext,
+         size_t ByteCount),
+        (dstDevice, dstContext, srcDevice, srcContext, ByteCount))
+ENTERED(cuMemcpy_ptds, STAYS, (CUdeviceptr dst, CUdeviceptr src, size_t ByteCount),
+        (dst, src, ByteCount))
+ENTERED(cuMemsetD16, STAYS, (CUdeviceptr_v1 dstDevice, unsigned short us, unsigned int N),
+        (dstDevice, us, N))
+ENTERED(cuMemsetD16Async, STAYS,
+        (CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream),
+        (dstDevice, us, N, hStream))
+ENTERED(cuMemsetD16Async_ptsz, STAYS,
+        (CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream),
+        (dstDevice, us, N, hStream))
+ENTERED(cuMemsetD16_v2, STAYS, (CUdeviceptr dstDevice, unsigned short us, size_t N),
+        (dstDevice, us, N))
+ENTERED(cuMemsetD16_v2_ptds, STAYS, (CUdeviceptr dstDevice, unsigned short us, size_t N),
+        (dstDevice, us, N))
+ENTERED(cuMemsetD2D16, STAYS,
+        (CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned short us, unsigned int Width,
+         unsigned int Height),
+        (dstDevice, dstPitch, us, Width, Height))
+ENTERED(cuMemsetD2D16Async, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height,
+         CUstream hStream),
+        (dstDevice, dstPitch, us, Width, Height, hStream))
+ENTERED(cuMemsetD2D16Async_ptsz, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height,
+         CUstream hStream),
+        (dstDevice, dstPitch, us, Width, Height, hStream))
+ENTERED(cuMemsetD2D16_v2, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height),
+        (dstDevice, dstPitch, us, Width, Height))
+ENTERED(cuMemsetD2D16_v2_ptds, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height),
+        (dstDevice, dstPitch, us, Width, Height))
+ENTERED(cuMemsetD2D32, STAYS,
+        (CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned int ui, unsigned int Width,
+         unsigned int Height),
+        (dstDevice, dstPitch, ui, Width, Height))
+ENTERED(cuMemsetD2D32Async, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height,
+         CUstream hStream),
+        (dstDevice, dstPitch, ui, Width, Height, hStream))
+ENTERED(cuMemsetD2D32Async_ptsz, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height,
+         CUstream hStream),
+        (dstDevice, dstPitch, ui, Width, Height, hStream))
+ENTERED(cuMemsetD2D32_v2, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height),
+        (dstDevice, dstPitch, ui, Width, Height))
+ENTERED(cuMemsetD2D32_v2_ptds, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height),
+        (dstDevice, dstPitch, ui, Width, Height))
+ENTERED(cuMemsetD2D8, STAYS,
+        (CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned char uc, unsigned int Width,
+         unsigned int Height),
+        (dstDevice, dstPitch, uc, Width, Height))
+ENTERED(cuMemsetD2D8Async, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height,
+         CUstream hStream),
+        (dstDevice, dstPitch, uc, Width, Height, hStream))
+ENTERED(cuMemsetD2D8Async_ptsz, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height,
+         CUstream hStream),
+        (dstDevice, dstPitch, uc, Width, Height, hStream))
+ENTERED(cuMemsetD2D8_v2, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height),
+        (dstDevice, dstPitch, uc, Width, Height))
+ENTERED(cuMemsetD2D8_v2_ptds, STAYS,
+        (CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height),
+        (dstDevice, dstPitch, uc, Width, Height))
+ENTERED(cuMemsetD32, STAYS, (CUdeviceptr_v1 dstDevice, unsigned int ui, unsigned int N),
+        (dstDevice, ui, N))
+ENTERED(cuMemsetD32Async, STAYS,
+        (CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream),
+        (dstDevice, ui, N, hStream))
+ENTERED(cuMemsetD32Async_ptsz, STAYS,
+        (CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream),
+        (dstDevice, ui, N, hStream))
+ENTERED(cuMemsetD32_v2, STAYS, (CUdeviceptr dstDevice, unsigned int ui, size_t N),
+        (dstDevice, ui, N))
+ENTERED(cuMemsetD32_v2_ptds, STAYS, (CUdeviceptr dstDevice, unsigned int ui, size_t N),
+        (dstDevice, ui, N))
+ENTERED(cuMemsetD8, STAYS, (CUdeviceptr_v1 dstDevice, unsigned char uc, unsigned int N),
+        (dstDevice, uc, N))
+ENTERED(cuMemsetD8Async, STAYS,
+        (CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream),
+        (dstDevice, uc, N, hStream))
+ENTERED(cuMemsetD8Async_ptsz, STAYS,
+        (CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream),
+        (dstDevice, uc, N, hStream))
+ENTERED(cuMemsetD8_v2, STAYS, (CUdeviceptr dstDevice, unsigned char uc, size_t N),
+        (dstDevice, uc, N))
+ENTERED(cuMemsetD8_v2_ptds, STAYS, (CUdeviceptr dstDevice, unsigned char uc, size_t N),
+        (dstDevice, uc, N))
+ENTERED(cuMipmappedArrayCreate, STAYS,
+        (CUmipmappedArray * pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
+         unsigned int numMipmapLevels),
+        (pHandle, pMipmappedArrayDesc, numMipmapLevels))
+ENTERED(cuMipmappedArrayDestroy, STAYS, (CUmipmappedArray hMipmappedArray), (hMipmappedArray))
+ENTERED(cuMipmappedArrayGetLevel, STAYS,
+        (CUarray * pLevelArray, CUmipmappedArray hMipmappedArray, unsigned int level),
+        (pLevelArray, hMipmappedArray, level))
+ENTERED(cuMipmappedArrayGetMemoryRequirements, STAYS,
+        (CUDA_ARRAY_MEMORY_REQUIREMENTS * memoryRequirements, CUmipmappedArray mipmap,
+         CUdevice device),
+        (memoryRequirements, mipmap, device))
+ENTERED(cuMipmappedArrayGetSparseProperties, STAYS,
+        (CUDA_ARRAY_SPARSE_PROPERTIES * sparseProperties, CUmipmappedArray mipmap),
+        (sparseProperties, mipmap))
+ENTERED(cuModuleEnumerateFunctions, STAYS,
+        (CUfunction * functions, unsigned int numFunctions, CUmodule mod),
+        (functions, numFunctions, mod))
+ENTERED(cuModuleGetFunction, STAYS, (CUfunction * hfunc, CUmodule hmod, const char *name),
+        (hfunc, hmod, name))
+ENTERED(cuModuleGetFunctionCount, STAYS, (unsigned int *count, CUmodule mod), (count, mod))
+ENTERED(cuModuleGetGlobal, STAYS,
+        (CUdeviceptr_v1 * dptr, unsigned int *bytes, CUmodule hmod, const char *name),
+        (dptr, bytes, hmod, name))
+ENTERED(cuModuleGetGlobal_v2, STAYS,
+        (CUdeviceptr * dptr, size_t *bytes, CUmodule hmod, const char *name),
+        (dptr, bytes, hmod, name))
+ENTERED(cuModuleGetLoadingMode, STAYS, (CUmoduleLoadingMode * mode), (mode))
+ENTERED(cuModuleGetSurfRef, STAYS, (CUsurfref * pSurfRef, CUmodule hmod, const char *name),
+        (pSurfRef, hmod, name))
+ENTERED(cuModuleGetTexRef, STAYS, (CUtexref * pTexRef, CUmodule hmod, const char *name),
+        (pTexRef, hmod, name))
+ENTERED(cuModuleLoad, STAYS, (CUmodule * module, const char *fname), (module, fname))
+ENTERED(cuModuleLoadData, STAYS, (CUmodule * module, const void *image), (module, image))
+ENTERED(cuModuleLoadDataEx, STAYS,
+        (CUmodule * module, const void *image, unsigned int numOptions, CUjit_option *options,
+         void **optionValues),
+        (module, image, numOptions, options, optionValues))
+ENTERED(cuModuleLoadFatBinary, STAYS, (CUmodule * module, const void *fatCubin), (module, fatCubin))
+ENTERED(cuModuleUnload, STAYS, (CUmodule hmod), (hmod))
+ENTERED(cuMulticastAddDevice, STAYS, (CUmemGenericAllocationHandle mcHandle, CUdevice dev),
+        (mcHandle, dev))
+ENTERED(cuMulticastBindAddr, STAYS,
+        (CUmemGenericAllocationHandle mcHandle, size_t mcOffset, CUdeviceptr memptr, size_t size,
+         unsigned long long flags),
+        (mcHandle, mcOffset, memptr, size, flags))
+ENTERED(cuMulticastBindMem, STAYS,
+        (CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
+         CUmemGenericAllocationHandle memHandle, size_t memOffset, size_t size,
+         unsigned long long flags),
+        (mcHandle, mcOffset, memHandle, memOffset, size, flags))
+ENTERED(cuMulticastCreate, STAYS,
+        (CUmemGenericAllocationHandle * mcHandle, const CUmulticastObjectProp *prop),
+        (mcHandle, prop))
+ENTERED(cuMulticastGetGranularity, STAYS,
+        (size_t *granularity, const CUmulticastObjectProp *prop,
+         CUmulticastGranularity_flags option),
+        (granularity, prop, option))
+ENTERED(cuMulticastUnbind, STAYS,
+        (CUmemGenericAllocationHandle mcHandle, CUdevice dev, size_t mcOffset, size_t size),
+        (mcHandle, dev, mcOffset, size))
+ENTERED(cuOccupancyAvailableDynamicSMemPerBlock, STAYS,
+        (size_t *dynamicSmemSize, CUfunction func, int numBlocks, int blockSize),
+        (dynamicSmemSize, func, numBlocks, blockSize))
+ENTERED(cuOccupancyMaxActiveBlocksPerMultiprocessor, STAYS,
+        (int *numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize),
+        (numBlocks, func, blockSize, dynamicSMemSize))
+ENTERED(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags, STAYS,
+        (int *numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize,
+         unsigned int flags),
+        (numBlocks, func, blockSize, dynamicSMemSize, flags))
+ENTERED(cuOccupancyMaxActiveClusters, STAYS,
+        (int *numClusters, CUfunction func, const CUlaunchConfig *config),
+        (numClusters, func, config))
+ENTERED(cuOccupancyMaxPotentialBlockSize, STAYS,
+        (int *minGridSize, int *blockSize, CUfunction func,
+         CUoccupancyB2DSize blockSizeToDynamicSMemSize, size_t dynamicSMemSize, int blockSizeLimit),
+        (minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize, blockSizeLimit))
+ENTERED(cuOccupancyMaxPotentialBlockSizeWithFlags, STAYS,
+        (int *minGridSize, int *blockSize, CUfunction func,
+         CUoccupancyB2DSize blockSizeToDynamicSMemSize, size_t dynamicSMemSize, int blockSizeLimit,
+         unsigned int flags),
+        (minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize, blockSizeLimit,
+         flags))
+ENTERED(cuOccupancyMaxPotentialClusterSize, STAYS,
+        (int *clusterSize, CUfunction func, const CUlaunchConfig *config),
+        (clusterSize, func, config))
+ENTERED(cuParamSetSize, STAYS, (CUfunction hfunc, unsigned int numbytes), (hfunc, numbytes))
+ENTERED(cuParamSetTexRef, STAYS, (CUfunction hfunc, int texunit, CUtexref hTexRef),
+        (hfunc, texunit, hTexRef))
+ENTERED(cuParamSetf, STAYS, (CUfunction hfunc, int offset, float value), (hfunc, offset, value))
+ENTERED(cuParamSeti, STAYS, (CUfunction hfunc, int offset, unsigned int value),
+        (hfunc, offset, value))
+ENTERED(cuParamSetv, STAYS, (CUfunction hfunc, int offset, void *ptr, unsigned int numbytes),
+        (hfunc, offset, ptr, numbytes))
+ENTERED(cuPointerGetAttribute, STAYS, (void *data, CUpointer_attribute attribute, CUdeviceptr ptr),
+        (data, attribute, ptr))
+ENTERED(cuPointerGetAttributes, STAYS,
+        (unsigned int numAttributes, CUpointer_attribute *attributes, void **data, CUdeviceptr ptr),
+        (numAttributes, attributes, data, ptr))
+ENTERED(cuPointerSetAttribute, STAYS,
+        (const void *value, CUpointer_attribute attribute, CUdeviceptr ptr),
+        (value, attribute, ptr))
+ENTERED(cuProfilerInitialize, STAYS,
+        (const char *configFile, const char *outputFile, CUoutput_mode outputMode),
+        (configFile, outputFile, outputMode))
+ENTERED(cuProfilerStart, STAYS, (void), ())
+ENTERED(cuProfilerStop, STAYS, (void), ())
+ENTERED(cuSignalExternalSemaphoresAsync, STAYS,
+        (const CUexternalSemaphore *extSemArray,
+         const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray, unsigned int numExtSems,
+         CUstream stream),
+        (extSemArray, paramsArray, numExtSems, stream))
+ENTERED(cuSignalExternalSemaphoresAsync_ptsz, STAYS,
+        (const CUexternalSemaphore *extSemArray,
+         const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray, unsigned int numExtSems,
+         CUstream stream),
+        (extSemArray, paramsArray, numExtSems, stream))
+ENTERED(cuStreamAddCallback, STAYS,
+        (CUstream hStream, CUstreamCallback callback, void *userData, unsigned int flags),
+        (hStream, callback, userData, flags))
+ENTERED(cuStreamAddCallback_ptsz, STAYS,
+        (CUstream hStream, CUstreamCallback callback, void *userData, unsigned int flags),
+        (hStream, callback, userData, flags))
+ENTERED(cuStreamAttachMemAsync, STAYS,
+        (CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags),
+        (hStream, dptr, length, flags))
+ENTERED(cuStreamAttachMemAsync_ptsz, STAYS,
+        (CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags),
+        (hStream, dptr, length, flags))
+ENTERED(cuStreamBatchMemOp, STAYS,
+        (CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray,
+         unsigned int flags),
+        (stream, count, paramArray, flags))
+ENTERED(cuStreamBatchMemOp_ptsz, STAYS,
+        (CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray,
+         unsigned int flags),
+        (stream, count, paramArray, flags))
+ENTERED(cuStreamBatchMemOp_v2, STAYS,
+        (CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray,
+         unsigned int flags),
+        (stream, count, paramArray, flags))
+ENTERED(cuStreamBatchMemOp_v2_ptsz, STAYS,
+        (CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray,
+         unsigned int flags),
+        (stream, count, paramArray, flags))
+ENTERED(cuStreamBeginCapture, STAYS, (CUstream hStream), (hStream))
+ENTERED(cuStreamBeginCaptureToGraph, STAYS,
+        (CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
+         const CUgraphEdgeData *dependencyData, size_t numDependencies, CUstreamCaptureMode mode),
+        (hStream, hGraph, dependencies, dependencyData, numDependencies, mode))
+ENTERED(cuStreamBeginCaptureToGraph_ptsz, STAYS,
+        (CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
+         const CUgraphEdgeData *dependencyData, size_t numDependencies, CUstreamCaptureMode mode),
+        (hStream, hGraph, dependencies, dependencyData, numDependencies, mode))
+ENTERED(cuStreamBeginCapture_ptsz, STAYS, (CUstream hStream), (hStream))
+ENTERED(cuStreamBeginCapture_v2, STAYS, (CUstream hStream, CUstreamCaptureMode mode),
+        (hStream, mode))
+ENTERED(cuStreamBeginCapture_v2_ptsz, STAYS, (CUstream hStream, CUstreamCaptureMode mode),
+        (hStream, mode))
+ENTERED(cuStreamCopyAttributes, STAYS, (CUstream dstStream, CUstream srcStream),
+        (dstStream, srcStream))
+ENTERED(cuStreamCopyAttributes_ptsz, STAYS, (CUstream dstStream, CUstream srcStream),
+        (dstStream, srcStream))
+ENTERED(cuStreamCreate, STAYS, (CUstream * phStream, unsigned int Flags), (phStream, Flags))
+ENTERED(cuStreamCreateWithPriority, STAYS, (CUstream * phStream, unsigned int flags, int priority),
+        (phStream, flags, priority))
+ENTERED(cuStreamDestroy, STAYS, (CUstream hStream), (hStream))
+ENTERED(cuStreamDestroy_v2, STAYS, (CUstream hStream), (hStream))
+ENTERED(cuStreamEndCapture, STAYS, (CUstream hStream, CUgraph *phGraph), (hStream, phGraph))
+ENTERED(cuStreamEndCapture_ptsz, STAYS, (CUstream hStream, CUgraph *phGraph), (hStream, phGraph))
+ENTERED(cuStreamGetAttribute, STAYS,
+        (CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value), (hStream, attr, value))
+ENTERED(cuStreamGetAttribute_ptsz, STAYS,
+        (CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value), (hStream, attr, value))
+ENTERED(cuStreamGetCaptureInfo, STAYS,
+        (CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out),
+        (hStream, captureStatus_out, id_out))
+ENTERED(cuStreamGetCaptureInfo_ptsz, STAYS,
+        (CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out),
+        (hStream, captureStatus_out, id_out))
+ENTERED(cuStreamGetCaptureInfo_v2, STAYS,
+        (CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
+         CUgraph *graph_out, const CUgraphNode **dependencies_out, size_t *numDependencies_out),
+        (hStream, captureStatus_out, id_out, graph_out, dependencies_out, numDependencies_out))
+ENTERED(cuStreamGetCaptureInfo_v2_ptsz, STAYS,
+        (CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
+         CUgraph *graph_out, const CUgraphNode **dependencies_out, size_t *numDependencies_out),
+        (hStream, captureStatus_out, id_out, graph_out, dependencies_out, numDependencies_out))
+ENTERED(cuStreamGetCaptureInfo_v3, STAYS,
+        (CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
+         CUgraph *graph_out, const CUgraphNode **dependencies_out,
+         const CUgraphEdgeData **edgeData_out, size_t *numDependencies_out),
+        (hStream, captureStatus_out, id_out, graph_out, dependencies_out, edgeData_out,
+         numDependencies_out))
+ENTERED(cuStreamGetCaptureInfo_v3_ptsz, STAYS,
+        (CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,
+         CUgraph *graph_out, const CUgraphNode **dependencies_out,
+         const CUgraphEdgeData **edgeData_out, size_t *numDependencies_out),
+        (hStream, captureStatus_out, id_out, graph_out, dependencies_out, edgeData_out,
+         numDependencies_out))
+ENTERED(cuStreamGetCtx, STAYS, (CUstream hStream, CUcontext *pctx), (hStream, pctx))
+ENTERED(cuStreamGetCtx_ptsz, STAYS, (CUstream hStream, CUcontext *pctx), (hStream, pctx))
+ENTERED(cuStreamGetCtx_v2, STAYS, (CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx),
+        (hStream, pCtx, pGreenCtx))
+ENTERED(cuStreamGetCtx_v2_ptsz, STAYS, (CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx),
+        (hStream, pCtx, pGreenCtx))
+ENTERED(cuStreamGetDevice, STAYS, (CUstream hStream, CUdevice *device), (hStream, device))
+ENTERED(cuStreamGetDevice_ptsz, STAYS, (CUstream hStream, CUdevice *device), (hStream, device))
+ENTERED(cuStreamGetFlags, STAYS, (CUstream hStream, unsigned int *flags), (hStream, flags))
+ENTERED(cuStreamGetFlags_ptsz, STAYS, (CUstream hStream, unsigned int *flags), (hStream, flags))
+ENTERED(cuStreamGetGreenCtx, STAYS, (CUstream hStream, CUgreenCtx *phCtx), (hStream, phCtx))
+ENTERED(cuStreamGetId, STAYS, (CUstream hStream, unsigned long long *streamId), (hStream, streamId))
+ENTERED(cuStreamGetId_ptsz, STAYS, (CUstream hStream, unsigned long long *streamId),
+        (hStream, streamId))
+ENTERED(cuStreamGetPriority, STAYS, (CUstream hStream, int *priority), (hStream, priority))
+ENTERED(cuStreamGetPriority_ptsz, STAYS, (CUstream hStream, int *priority), (hStream, priority))
+ENTERED(cuStreamIsCapturing, STAYS, (CUstream hStream, CUstreamCaptureStatus *captureStatus),
+        (hStream, captureStatus))
+ENTERED(cuStreamIsCapturing_ptsz, STAYS, (CUstream hStream, CUstreamCaptureStatus *captureStatus),
+        (hStream, captureStatus))
+ENTERED(cuStreamQuery, STAYS, (CUstream hStream), (hStream))
+ENTERED(cuStreamQuery_ptsz, STAYS, (CUstream hStream), (hStream))
+ENTERED(cuStreamSetAttribute, STAYS,
+        (CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *param),
+        (hStream, attr, param))
+ENTERED(cuStreamSetAttribute_ptsz, STAYS,
+        (CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *param),
+        (hStream, attr, param))
+ENTERED(cuStreamSynchronize, STAYS, (CUstream hStream), (hStream))
+ENTERED(cuStreamSynchronize_ptsz, STAYS, (CUstream hStream), (hStream))
+ENTERED(cuStreamUpdateCaptureDependencies, STAYS,
+        (CUstream hStream, CUgraphNode *dependencies, size_t numDependencies, unsigned int flags),
+        (hStream, dependencies, numDependencies, flags))
+ENTERED(cuStreamUpdateCaptureDependencies_ptsz, STAYS,
+        (CUstream hStream, CUgraphNode *dependencies, size_t numDependencies, unsigned int flags),
+        (hStream, dependencies, numDependencies, flags))
+ENTERED(cuStreamUpdateCaptureDependencies_v2, STAYS,
+        (CUstream hStream, CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
+         size_t numDependencies, unsigned int flags),
+        (hStream, dependencies, dependencyData, numDependencies, flags))
+ENTERED(cuStreamUpdateCaptureDependencies_v2_ptsz, STAYS,
+        (CUstream hStream, CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
+         size_t numDependencies, unsigned int flags),
+        (hStream, dependencies, dependencyData, numDependencies, flags))
+ENTERED(cuStreamWaitEvent, STAYS, (CUstream hStream, CUevent hEvent, unsigned int Flags),
+        (hStream, hEvent, Flags))
+ENTERED(cuStreamWaitEvent_ptsz, STAYS, (CUstream hStream, CUevent hEvent, unsigned int Flags),
+        (hStream, hEvent, Flags))
+ENTERED(cuStreamWaitValue32, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWaitValue32_ptsz, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWaitValue32_v2, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWaitValue32_v2_ptsz, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWaitValue64, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWaitValue64_ptsz, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWaitValue64_v2, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWaitValue64_v2_ptsz, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWriteValue32, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWriteValue32_ptsz, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWriteValue32_v2, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWriteValue32_v2_ptsz, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWriteValue64, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWriteValue64_ptsz, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWriteValue64_v2, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuStreamWriteValue64_v2_ptsz, STAYS,
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+        (stream, addr, value, flags))
+ENTERED(cuSurfObjectCreate, STAYS, (CUsurfObject * pSurfObject, const CUDA_RESOURCE_DESC *pResDesc),
+        (pSurfObject, pResDesc))
+ENTERED(cuSurfObjectDestroy, STAYS, (CUsurfObject surfObject), (surfObject))
+ENTERED(cuSurfObjectGetResourceDesc, STAYS,
+        (CUDA_RESOURCE_DESC * pResDesc, CUsurfObject surfObject), (pResDesc, surfObject))
+ENTERED(cuSurfRefGetArray, STAYS, (CUarray * phArray, CUsurfref hSurfRef), (phArray, hSurfRef))
+ENTERED(cuSurfRefSetArray, STAYS, (CUsurfref hSurfRef, CUarray hArray, unsigned int Flags),
+        (hSurfRef, hArray, Flags))
+ENTERED(cuTensorMapEncodeIm2col, STAYS,
+        (CUtensorMap * tensorMap, CUtensorMapDataType tensorDataType, cuuint32_t tensorRank,
+         void *globalAddress, const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
+         const int *pixelBoxLowerCorner, const int *pixelBoxUpperCorner,
+         cuuint32_t channelsPerPixel, cuuint32_t pixelsPerColumn, const cuuint32_t *elementStrides,
+         CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+         CUtensorMapL2promotion l2Promotion, CUtensorMapFloatOOBfill oobFill),
+        (tensorMap, tensorDataType, tensorRank, globalAddress, globalDim, globalStrides,
+         pixelBoxLowerCorner, pixelBoxUpperCorner, channelsPerPixel, pixelsPerColumn,
+         elementStrides, interleave, swizzle, l2Promotion, oobFill))
+ENTERED(cuTensorMapEncodeIm2colWide, STAYS,
+        (CUtensorMap * tensorMap, CUtensorMapDataType tensorDataType, cuuint32_t tensorRank,
+         void *globalAddress, const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
+         int pixelBoxLowerCornerWidth, int pixelBoxUpperCornerWidth, cuuint32_t channelsPerPixel,
+         cuuint32_t pixelsPerColumn, const cuuint32_t *elementStrides,
+         CUtensorMapInterleave interleave, CUtensorMapIm2ColWideMode mode,
+         CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2Promotion,
+         CUtensorMapFloatOOBfill oobFill),
+        (tensorMap, tensorDataType, tensorRank, globalAddress, globalDim, globalStrides,
+         pixelBoxLowerCornerWidth, pixelBoxUpperCornerWidth, channelsPerPixel, pixelsPerColumn,
+         elementStrides, interleave, mode, swizzle, l2Promotion, oobFill))
+ENTERED(cuTensorMapEncodeTiled, STAYS,
+        (CUtensorMap * tensorMap, CUtensorMapDataType tensorDataType, cuuint32_t tensorRank,
+         void *globalAddress, const cuuint64_t *globalDim, const cuuint64_t *globalStrides,
+         const cuuint32_t *boxDim, const cuuint32_t *elementStrides,
+         CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+         CUtensorMapL2promotion l2Promotion, CUtensorMapFloatOOBfill oobFill),
+        (tensorMap, tensorDataType, tensorRank, globalAddress, globalDim, globalStrides, boxDim,
+         elementStrides, interleave, swizzle, l2Promotion, oobFill))
+ENTERED(cuTensorMapReplaceAddress, STAYS, (CUtensorMap * tensorMap, void *globalAddress),
+        (tensorMap, globalAddress))
+ENTERED(cuTexObjectCreate, STAYS,
+        (CUtexObject * pTexObject, const CUDA_RESOURCE_DESC *pResDesc,
+         const CUDA_TEXTURE_DESC *pTexDesc, const CUDA_RESOURCE_VIEW_DESC *pResViewDesc),
+        (pTexObject, pResDesc, pTexDesc, pResViewDesc))
+ENTERED(cuTexObjectDestroy, STAYS, (CUtexObject texObject), (texObject))
+ENTERED(cuTexObjectGetResourceDesc, STAYS, (CUDA_RESOURCE_DESC * pResDesc, CUtexObject texObject),
+        (pResDesc, texObject))
+ENTERED(cuTexObjectGetResourceViewDesc, STAYS,
+        (CUDA_RESOURCE_VIEW_DESC * pResViewDesc, CUtexObject texObject), (pResViewDesc, texObject))
+ENTERED(cuTexObjectGetTextureDesc, STAYS, (CUDA_TEXTURE_DESC * pTexDesc, CUtexObject texObject),
+        (pTexDesc, texObject))
+ENTERED(cuTexRefCreate, STAYS, (CUtexref * pTexRef), (pTexRef))
+ENTERED(cuTexRefDestroy, STAYS, (CUtexref hTexRef), (hTexRef))
+ENTERED(cuTexRefGetAddress, STAYS, (CUdeviceptr_v1 * pdptr, CUtexref hTexRef), (pdptr, hTexRef))
+ENTERED(cuTexRefGetAddressMode, STAYS, (CUaddress_mode * pam, CUtexref hTexRef, int dim),
+        (pam, hTexRef, dim))
+ENTERED(cuTexRefGetAddress_v2, STAYS, (CUdeviceptr * pdptr, CUtexref hTexRef), (pdptr, hTexRef))
+ENTERED(cuTexRefGetArray, STAYS, (CUarray * phArray, CUtexref hTexRef), (phArray, hTexRef))
+ENTERED(cuTexRefGetBorderColor, STAYS, (float *pBorderColor, CUtexref hTexRef),
+        (pBorderColor, hTexRef))
+ENTERED(cuTexRefGetFilterMode, STAYS, (CUfilter_mode * pfm, CUtexref hTexRef), (pfm, hTexRef))
+ENTERED(cuTexRefGetFlags, STAYS, (unsigned int *pFlags, CUtexref hTexRef), (pFlags, hTexRef))
+ENTERED(cuTexRefGetFormat, STAYS, (CUarray_format * pFormat, int *pNumChannels, CUtexref hTexRef),
+        (pFormat, pNumChannels, hTexRef))
+ENTERED(cuTexRefGetMaxAnisotropy, STAYS, (int *pmaxAniso, CUtexref hTexRef), (pmaxAniso, hTexRef))
+ENTERED(cuTexRefGetMipmapFilterMode, STAYS, (CUfilter_mode * pfm, CUtexref hTexRef), (pfm, hTexRef))
+ENTERED(cuTexRefGetMipmapLevelBias, STAYS, (float *pbias, CUtexref hTexRef), (pbias, hTexRef))
+ENTERED(cuTexRefGetMipmapLevelClamp, STAYS,
+        (float *pminMipmapLevelClamp, float *pmaxMipmapLevelClamp, CUtexref hTexRef),
+        (pminMipmapLevelClamp, pmaxMipmapLevelClamp, hTexRef))
+ENTERED(cuTexRefGetMipmappedArray, STAYS, (CUmipmappedArray * phMipmappedArray, CUtexref hTexRef),
+        (phMipmappedArray, hTexRef))
+ENTERED(cuTexRefSetAddress, STAYS,
+        (unsigned int *ByteOffset, CUtexref hTexRef, CUdeviceptr_v1 dptr, unsigned int bytes),
+        (ByteOffset, hTexRef, dptr, bytes))
+ENTERED(cuTexRefSetAddress2D, STAYS,
+        (CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR_v1 *desc, CUdeviceptr_v1 dptr,
+         unsigned int Pitch),
+        (hTexRef, desc, dptr, Pitch))
+ENTERED(cuTexRefSetAddress2D_v2, STAYS,
+        (CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc, CUdeviceptr dptr, size_t Pitch),
+        (hTexRef, desc, dptr, Pitch))
+ENTERED(cuTexRefSetAddress2D_v3, STAYS,
+        (CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc, CUdeviceptr dptr, size_t Pitch),
+        (hTexRef, desc, dptr, Pitch))
+ENTERED(cuTexRefSetAddressMode, STAYS, (CUtexref hTexRef, int dim, CUaddress_mode am),
+        (hTexRef, dim, am))
+ENTERED(cuTexRefSetAddress_v2, STAYS,
+        (size_t *ByteOffset, CUtexref hTexRef, CUdeviceptr dptr, size_t bytes),
+        (ByteOffset, hTexRef, dptr, bytes))
+ENTERED(cuTexRefSetArray, STAYS, (CUtexref hTexRef, CUarray hArray, unsigned int Flags),
+        (hTexRef, hArray, Flags))
+ENTERED(cuTexRefSetBorderColor, STAYS, (CUtexref hTexRef, float *pBorderColor),
+        (hTexRef, pBorderColor))
+ENTERED(cuTexRefSetFilterMode, STAYS, (CUtexref hTexRef, CUfilter_mode fm), (hTexRef, fm))
+ENTERED(cuTexRefSetFlags, STAYS, (CUtexref hTexRef, unsigned int Flags), (hTexRef, Flags))
+ENTERED(cuTexRefSetFormat, STAYS, (CUtexref hTexRef, CUarray_format fmt, int NumPackedComponents),
+        (hTexRef, fmt, NumPackedComponents))
+ENTERED(cuTexRefSetMaxAnisotropy, STAYS, (CUtexref hTexRef, unsigned int maxAniso),
+        (hTexRef, maxAniso))
+ENTERED(cuTexRefSetMipmapFilterMode, STAYS, (CUtexref hTexRef, CUfilter_mode fm), (hTexRef, fm))
+ENTERED(cuTexRefSetMipmapLevelBias, STAYS, (CUtexref hTexRef, float bias), (hTexRef, bias))
+ENTERED(cuTexRefSetMipmapLevelClamp, STAYS,
+        (CUtexref hTexRef, float minMipmapLevelClamp, float maxMipmapLevelClamp),
+        (hTexRef, minMipmapLevelClamp, maxMipmapLevelClamp))
+ENTERED(cuTexRefSetMipmappedArray, STAYS,
+        (CUtexref hTexRef, CUmipmappedArray hMipmappedArray, unsigned int Flags),
+        (hTexRef, hMipmappedArray, Flags))
+ENTERED(cuThreadExchangeStreamCaptureMode, STAYS, (CUstreamCaptureMode * mode), (mode))
+ENTERED(cuUserObjectCreate, STAYS,
+        (CUuserObject * object_out, void *ptr, CUhostFn destroy, unsigned int initialRefcount,
+         unsigned int flags),
+        (object_out, ptr, destroy, initialRefcount, flags))
+ENTERED(cuUserObjectRelease, STAYS, (CUuserObject object, unsigned int count), (object, count))
+ENTERED(cuUserObjectRetain, STAYS, (CUuserObject object, unsigned int count), (object, count))
+ENTERED(cuVDPAUCtxCreate, STAYS,
+        (CUcontext * pCtx, unsigned int flags, CUdevice device, VdpDevice vdpDevice,
+         VdpGetProcAddress *vdpGetProcAddress),
+        (pCtx, flags, device, vdpDevice, vdpGetProcAddress))
+ENTERED(cuVDPAUCtxCreate_v2, STAYS,
+        (CUcontext * pCtx, unsigned int flags, CUdevice device, VdpDevice vdpDevice,
+         VdpGetProcAddress *vdpGetProcAddress),
+        (pCtx, flags, device, vdpDevice, vdpGetProcAddress))
+ENTERED(cuVDPAUGetDevice, STAYS,
+        (CUdevice * pDevice, VdpDevice vdpDevice, VdpGetProcAddress *vdpGetProcAddress),
+        (pDevice, vdpDevice, vdpGetProcAddress))
+ENTERED(cuWaitExternalSemaphoresAsync, STAYS,
+        (const CUexternalSemaphore *extSemArray,
+         const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray, unsigned int numExtSems,
+         CUstream stream),
+        (extSemArray, paramsArray, numExtSems, stream))
+ENTERED(cuWaitExternalSemaphoresAsync_ptsz, STAYS,
+        (const CUexternalSemaphore *extSemArray,
+         const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray, unsigned int numExtSems,
+         CUstream stream),
+        (extSemArray, paramsArray, numExtSems, stream))
+
 void *const harp_remote_own[] = {
     (void *)harp_remote_cuArray3DCreate,
     (void *)harp_remote_cuArray3DCreate_v2,
@@ -5872,6 +7514,688 @@ void *const harp_remote_sent[] = {
     (void *)harp_sent_cudbgMain,
     (void *)harp_sent_cudbgReportDriverApiError,
     (void *)harp_sent_cudbgReportDriverInternalError,
+};
+void *const harp_remote_entered[] = {
+    (void *)entered_cuArray3DCreate,
+    (void *)entered_cuArray3DCreate_v2,
+    (void *)entered_cuArray3DGetDescriptor,
+    (void *)entered_cuArray3DGetDescriptor_v2,
+    (void *)entered_cuArrayCreate,
+    (void *)entered_cuArrayCreate_v2,
+    (void *)entered_cuArrayDestroy,
+    (void *)entered_cuArrayGetDescriptor,
+    (void *)entered_cuArrayGetDescriptor_v2,
+    (void *)entered_cuArrayGetMemoryRequirements,
+    (void *)entered_cuArrayGetPlane,
+    (void *)entered_cuArrayGetSparseProperties,
+    (void *)entered_cuCheckpointProcessCheckpoint,
+    (void *)entered_cuCheckpointProcessGetRestoreThreadId,
+    (void *)entered_cuCheckpointProcessGetState,
+    (void *)entered_cuCheckpointProcessLock,
+    (void *)entered_cuCheckpointProcessRestore,
+    (void *)entered_cuCheckpointProcessUnlock,
+    (void *)entered_cuCoredumpGetAttribute,
+    (void *)entered_cuCoredumpGetAttributeGlobal,
+    (void *)entered_cuCoredumpSetAttribute,
+    (void *)entered_cuCoredumpSetAttributeGlobal,
+    (void *)entered_cuCtxAttach,
+    (void *)entered_cuCtxCreate,
+    (void *)entered_cuCtxCreate_v2,
+    (void *)entered_cuCtxCreate_v3,
+    (void *)entered_cuCtxCreate_v4,
+    (void *)entered_cuCtxDestroy,
+    (void *)entered_cuCtxDestroy_v2,
+    (void *)entered_cuCtxDetach,
+    (void *)entered_cuCtxDisablePeerAccess,
+    (void *)entered_cuCtxEnablePeerAccess,
+    (void *)entered_cuCtxFromGreenCtx,
+    (void *)entered_cuCtxGetApiVersion,
+    (void *)entered_cuCtxGetCacheConfig,
+    (void *)entered_cuCtxGetCurrent,
+    (void *)entered_cuCtxGetDevResource,
+    (void *)entered_cuCtxGetDevice,
+    (void *)entered_cuCtxGetDevice_v2,
+    (void *)entered_cuCtxGetExecAffinity,
+    (void *)entered_cuCtxGetFlags,
+    (void *)entered_cuCtxGetId,
+    (void *)entered_cuCtxGetLimit,
+    (void *)entered_cuCtxGetSharedMemConfig,
+    (void *)entered_cuCtxGetStreamPriorityRange,
+    (void *)entered_cuCtxPopCurrent,
+    (void *)entered_cuCtxPopCurrent_v2,
+    (void *)entered_cuCtxPushCurrent,
+    (void *)entered_cuCtxPushCurrent_v2,
+    (void *)entered_cuCtxRecordEvent,
+    (void *)entered_cuCtxResetPersistingL2Cache,
+    (void *)entered_cuCtxSetCacheConfig,
+    (void *)entered_cuCtxSetCurrent,
+    (void *)entered_cuCtxSetFlags,
+    (void *)entered_cuCtxSetLimit,
+    (void *)entered_cuCtxSetSharedMemConfig,
+    (void *)entered_cuCtxSynchronize,
+    (void *)entered_cuCtxSynchronize_v2,
+    (void *)entered_cuCtxWaitEvent,
+    (void *)entered_cuDestroyExternalMemory,
+    (void *)entered_cuDestroyExternalSemaphore,
+    (void *)entered_cuDevResourceGenerateDesc,
+    (void *)entered_cuDevSmResourceSplitByCount,
+    (void *)entered_cuDeviceCanAccessPeer,
+    (void *)entered_cuDeviceComputeCapability,
+    (void *)entered_cuDeviceGet,
+    (void *)entered_cuDeviceGetAttribute,
+    (void *)entered_cuDeviceGetByPCIBusId,
+    (void *)entered_cuDeviceGetCount,
+    (void *)entered_cuDeviceGetDefaultMemPool,
+    (void *)entered_cuDeviceGetDevResource,
+    (void *)entered_cuDeviceGetExecAffinitySupport,
+    (void *)entered_cuDeviceGetGraphMemAttribute,
+    (void *)entered_cuDeviceGetHostAtomicCapabilities,
+    (void *)entered_cuDeviceGetLuid,
+    (void *)entered_cuDeviceGetMemPool,
+    (void *)entered_cuDeviceGetName,
+    (void *)entered_cuDeviceGetNvSciSyncAttributes,
+    (void *)entered_cuDeviceGetP2PAtomicCapabilities,
+    (void *)entered_cuDeviceGetP2PAttribute,
+    (void *)entered_cuDeviceGetPCIBusId,
+    (void *)entered_cuDeviceGetProperties,
+    (void *)entered_cuDeviceGetTexture1DLinearMaxWidth,
+    (void *)entered_cuDeviceGetUuid,
+    (void *)entered_cuDeviceGetUuid_v2,
+    (void *)entered_cuDeviceGraphMemTrim,
+    (void *)entered_cuDevicePrimaryCtxGetState,
+    (void *)entered_cuDevicePrimaryCtxRelease,
+    (void *)entered_cuDevicePrimaryCtxRelease_v2,
+    (void *)entered_cuDevicePrimaryCtxReset,
+    (void *)entered_cuDevicePrimaryCtxReset_v2,
+    (void *)entered_cuDevicePrimaryCtxRetain,
+    (void *)entered_cuDevicePrimaryCtxSetFlags,
+    (void *)entered_cuDevicePrimaryCtxSetFlags_v2,
+    (void *)entered_cuDeviceRegisterAsyncNotification,
+    (void *)entered_cuDeviceSetGraphMemAttribute,
+    (void *)entered_cuDeviceSetMemPool,
+    (void *)entered_cuDeviceTotalMem,
+    (void *)entered_cuDeviceTotalMem_v2,
+    (void *)entered_cuDeviceUnregisterAsyncNotification,
+    NULL, /* cuDriverGetVersion */
+    (void *)entered_cuEGLStreamConsumerAcquireFrame,
+    (void *)entered_cuEGLStreamConsumerConnect,
+    (void *)entered_cuEGLStreamConsumerConnectWithFlags,
+    (void *)entered_cuEGLStreamConsumerDisconnect,
+    (void *)entered_cuEGLStreamConsumerReleaseFrame,
+    (void *)entered_cuEGLStreamProducerConnect,
+    (void *)entered_cuEGLStreamProducerDisconnect,
+    (void *)entered_cuEGLStreamProducerPresentFrame,
+    (void *)entered_cuEGLStreamProducerReturnFrame,
+    (void *)entered_cuEventCreate,
+    (void *)entered_cuEventCreateFromEGLSync,
+    (void *)entered_cuEventDestroy,
+    (void *)entered_cuEventDestroy_v2,
+    (void *)entered_cuEventElapsedTime,
+    (void *)entered_cuEventElapsedTime_v2,
+    (void *)entered_cuEventQuery,
+    (void *)entered_cuEventRecord,
+    (void *)entered_cuEventRecordWithFlags,
+    (void *)entered_cuEventRecordWithFlags_ptsz,
+    (void *)entered_cuEventRecord_ptsz,
+    (void *)entered_cuEventSynchronize,
+    (void *)entered_cuExternalMemoryGetMappedBuffer,
+    (void *)entered_cuExternalMemoryGetMappedMipmappedArray,
+    (void *)entered_cuFlushGPUDirectRDMAWrites,
+    (void *)entered_cuFuncGetAttribute,
+    (void *)entered_cuFuncGetModule,
+    (void *)entered_cuFuncGetName,
+    (void *)entered_cuFuncGetParamInfo,
+    (void *)entered_cuFuncIsLoaded,
+    (void *)entered_cuFuncLoad,
+    (void *)entered_cuFuncSetAttribute,
+    (void *)entered_cuFuncSetBlockShape,
+    (void *)entered_cuFuncSetCacheConfig,
+    (void *)entered_cuFuncSetSharedMemConfig,
+    (void *)entered_cuFuncSetSharedSize,
+    (void *)entered_cuGLCtxCreate,
+    (void *)entered_cuGLCtxCreate_v2,
+    (void *)entered_cuGLGetDevices,
+    (void *)entered_cuGLGetDevices_v2,
+    (void *)entered_cuGLInit,
+    (void *)entered_cuGLMapBufferObject,
+    (void *)entered_cuGLMapBufferObjectAsync,
+    (void *)entered_cuGLMapBufferObjectAsync_v2,
+    (void *)entered_cuGLMapBufferObjectAsync_v2_ptsz,
+    (void *)entered_cuGLMapBufferObject_v2,
+    (void *)entered_cuGLMapBufferObject_v2_ptds,
+    (void *)entered_cuGLRegisterBufferObject,
+    (void *)entered_cuGLSetBufferObjectMapFlags,
+    (void *)entered_cuGLUnmapBufferObject,
+    (void *)entered_cuGLUnmapBufferObjectAsync,
+    (void *)entered_cuGLUnregisterBufferObject,
+    NULL, /* cuGetErrorName */
+    NULL, /* cuGetErrorString */
+    NULL, /* cuGetExportTable */
+    NULL, /* cuGetProcAddress */
+    NULL, /* cuGetProcAddress_v2 */
+    (void *)entered_cuGraphAddBatchMemOpNode,
+    (void *)entered_cuGraphAddChildGraphNode,
+    (void *)entered_cuGraphAddDependencies,
+    (void *)entered_cuGraphAddDependencies_v2,
+    (void *)entered_cuGraphAddEmptyNode,
+    (void *)entered_cuGraphAddEventRecordNode,
+    (void *)entered_cuGraphAddEventWaitNode,
+    (void *)entered_cuGraphAddExternalSemaphoresSignalNode,
+    (void *)entered_cuGraphAddExternalSemaphoresWaitNode,
+    (void *)entered_cuGraphAddHostNode,
+    (void *)entered_cuGraphAddKernelNode,
+    (void *)entered_cuGraphAddKernelNode_v2,
+    (void *)entered_cuGraphAddMemAllocNode,
+    (void *)entered_cuGraphAddMemFreeNode,
+    (void *)entered_cuGraphAddMemcpyNode,
+    (void *)entered_cuGraphAddMemsetNode,
+    (void *)entered_cuGraphAddNode,
+    (void *)entered_cuGraphAddNode_v2,
+    (void *)entered_cuGraphBatchMemOpNodeGetParams,
+    (void *)entered_cuGraphBatchMemOpNodeSetParams,
+    (void *)entered_cuGraphChildGraphNodeGetGraph,
+    (void *)entered_cuGraphClone,
+    (void *)entered_cuGraphConditionalHandleCreate,
+    (void *)entered_cuGraphCreate,
+    (void *)entered_cuGraphDebugDotPrint,
+    (void *)entered_cuGraphDestroy,
+    (void *)entered_cuGraphDestroyNode,
+    (void *)entered_cuGraphEventRecordNodeGetEvent,
+    (void *)entered_cuGraphEventRecordNodeSetEvent,
+    (void *)entered_cuGraphEventWaitNodeGetEvent,
+    (void *)entered_cuGraphEventWaitNodeSetEvent,
+    (void *)entered_cuGraphExecBatchMemOpNodeSetParams,
+    (void *)entered_cuGraphExecChildGraphNodeSetParams,
+    (void *)entered_cuGraphExecDestroy,
+    (void *)entered_cuGraphExecEventRecordNodeSetEvent,
+    (void *)entered_cuGraphExecEventWaitNodeSetEvent,
+    (void *)entered_cuGraphExecExternalSemaphoresSignalNodeSetParams,
+    (void *)entered_cuGraphExecExternalSemaphoresWaitNodeSetParams,
+    (void *)entered_cuGraphExecGetFlags,
+    (void *)entered_cuGraphExecHostNodeSetParams,
+    (void *)entered_cuGraphExecKernelNodeSetParams,
+    (void *)entered_cuGraphExecKernelNodeSetParams_v2,
+    (void *)entered_cuGraphExecMemcpyNodeSetParams,
+    (void *)entered_cuGraphExecMemsetNodeSetParams,
+    (void *)entered_cuGraphExecNodeSetParams,
+    (void *)entered_cuGraphExecUpdate,
+    (void *)entered_cuGraphExecUpdate_v2,
+    (void *)entered_cuGraphExternalSemaphoresSignalNodeGetParams,
+    (void *)entered_cuGraphExternalSemaphoresSignalNodeSetParams,
+    (void *)entered_cuGraphExternalSemaphoresWaitNodeGetParams,
+    (void *)entered_cuGraphExternalSemaphoresWaitNodeSetParams,
+    (void *)entered_cuGraphGetEdges,
+    (void *)entered_cuGraphGetEdges_v2,
+    (void *)entered_cuGraphGetNodes,
+    (void *)entered_cuGraphGetRootNodes,
+    (void *)entered_cuGraphHostNodeGetParams,
+    (void *)entered_cuGraphHostNodeSetParams,
+    (void *)entered_cuGraphInstantiate,
+    (void *)entered_cuGraphInstantiateWithFlags,
+    (void *)entered_cuGraphInstantiateWithParams,
+    (void *)entered_cuGraphInstantiateWithParams_ptsz,
+    (void *)entered_cuGraphInstantiate_v2,
+    (void *)entered_cuGraphKernelNodeCopyAttributes,
+    (void *)entered_cuGraphKernelNodeGetAttribute,
+    (void *)entered_cuGraphKernelNodeGetParams,
+    (void *)entered_cuGraphKernelNodeGetParams_v2,
+    (void *)entered_cuGraphKernelNodeSetAttribute,
+    (void *)entered_cuGraphKernelNodeSetParams,
+    (void *)entered_cuGraphKernelNodeSetParams_v2,
+    (void *)entered_cuGraphLaunch,
+    (void *)entered_cuGraphLaunch_ptsz,
+    (void *)entered_cuGraphMemAllocNodeGetParams,
+    (void *)entered_cuGraphMemFreeNodeGetParams,
+    (void *)entered_cuGraphMemcpyNodeGetParams,
+    (void *)entered_cuGraphMemcpyNodeSetParams,
+    (void *)entered_cuGraphMemsetNodeGetParams,
+    (void *)entered_cuGraphMemsetNodeSetParams,
+    (void *)entered_cuGraphNodeFindInClone,
+    (void *)entered_cuGraphNodeGetDependencies,
+    (void *)entered_cuGraphNodeGetDependencies_v2,
+    (void *)entered_cuGraphNodeGetDependentNodes,
+    (void *)entered_cuGraphNodeGetDependentNodes_v2,
+    (void *)entered_cuGraphNodeGetEnabled,
+    (void *)entered_cuGraphNodeGetType,
+    (void *)entered_cuGraphNodeSetEnabled,
+    (void *)entered_cuGraphNodeSetParams,
+    (void *)entered_cuGraphReleaseUserObject,
+    (void *)entered_cuGraphRemoveDependencies,
+    (void *)entered_cuGraphRemoveDependencies_v2,
+    (void *)entered_cuGraphRetainUserObject,
+    (void *)entered_cuGraphUpload,
+    (void *)entered_cuGraphUpload_ptsz,
+    (void *)entered_cuGraphicsEGLRegisterImage,
+    (void *)entered_cuGraphicsGLRegisterBuffer,
+    (void *)entered_cuGraphicsGLRegisterImage,
+    (void *)entered_cuGraphicsMapResources,
+    (void *)entered_cuGraphicsMapResources_ptsz,
+    (void *)entered_cuGraphicsResourceGetMappedEglFrame,
+    (void *)entered_cuGraphicsResourceGetMappedMipmappedArray,
+    (void *)entered_cuGraphicsResourceGetMappedPointer,
+    (void *)entered_cuGraphicsResourceGetMappedPointer_v2,
+    (void *)entered_cuGraphicsResourceSetMapFlags,
+    (void *)entered_cuGraphicsResourceSetMapFlags_v2,
+    (void *)entered_cuGraphicsSubResourceGetMappedArray,
+    (void *)entered_cuGraphicsUnmapResources,
+    (void *)entered_cuGraphicsUnmapResources_ptsz,
+    (void *)entered_cuGraphicsUnregisterResource,
+    (void *)entered_cuGraphicsVDPAURegisterOutputSurface,
+    (void *)entered_cuGraphicsVDPAURegisterVideoSurface,
+    (void *)entered_cuGreenCtxCreate,
+    (void *)entered_cuGreenCtxDestroy,
+    (void *)entered_cuGreenCtxGetDevResource,
+    (void *)entered_cuGreenCtxGetId,
+    (void *)entered_cuGreenCtxRecordEvent,
+    (void *)entered_cuGreenCtxStreamCreate,
+    (void *)entered_cuGreenCtxWaitEvent,
+    (void *)entered_cuImportExternalMemory,
+    (void *)entered_cuImportExternalSemaphore,
+    (void *)entered_cuInit,
+    (void *)entered_cuIpcCloseMemHandle,
+    (void *)entered_cuIpcGetEventHandle,
+    (void *)entered_cuIpcGetMemHandle,
+    (void *)entered_cuIpcOpenEventHandle,
+    (void *)entered_cuIpcOpenMemHandle,
+    (void *)entered_cuIpcOpenMemHandle_v2,
+    (void *)entered_cuKernelGetAttribute,
+    (void *)entered_cuKernelGetFunction,
+    (void *)entered_cuKernelGetLibrary,
+    (void *)entered_cuKernelGetName,
+    (void *)entered_cuKernelGetParamInfo,
+    (void *)entered_cuKernelSetAttribute,
+    (void *)entered_cuKernelSetCacheConfig,
+    (void *)entered_cuLaunch,
+    (void *)entered_cuLaunchCooperativeKernel,
+    (void *)entered_cuLaunchCooperativeKernelMultiDevice,
+    (void *)entered_cuLaunchCooperativeKernel_ptsz,
+    (void *)entered_cuLaunchGrid,
+    (void *)entered_cuLaunchGridAsync,
+    (void *)entered_cuLaunchHostFunc,
+    (void *)entered_cuLaunchHostFunc_ptsz,
+    (void *)entered_cuLaunchKernel,
+    (void *)entered_cuLaunchKernelEx,
+    (void *)entered_cuLaunchKernelEx_ptsz,
+    (void *)entered_cuLaunchKernel_ptsz,
+    (void *)entered_cuLibraryEnumerateKernels,
+    (void *)entered_cuLibraryGetGlobal,
+    (void *)entered_cuLibraryGetKernel,
+    (void *)entered_cuLibraryGetKernelCount,
+    (void *)entered_cuLibraryGetManaged,
+    (void *)entered_cuLibraryGetModule,
+    (void *)entered_cuLibraryGetUnifiedFunction,
+    (void *)entered_cuLibraryLoadData,
+    (void *)entered_cuLibraryLoadFromFile,
+    (void *)entered_cuLibraryUnload,
+    (void *)entered_cuLinkAddData,
+    (void *)entered_cuLinkAddData_v2,
+    (void *)entered_cuLinkAddFile,
+    (void *)entered_cuLinkAddFile_v2,
+    (void *)entered_cuLinkComplete,
+    (void *)entered_cuLinkCreate,
+    (void *)entered_cuLinkCreate_v2,
+    (void *)entered_cuLinkDestroy,
+    (void *)entered_cuLogsCurrent,
+    (void *)entered_cuLogsDumpToFile,
+    (void *)entered_cuLogsDumpToMemory,
+    (void *)entered_cuLogsRegisterCallback,
+    (void *)entered_cuLogsUnregisterCallback,
+    (void *)entered_cuMemAddressFree,
+    (void *)entered_cuMemAddressReserve,
+    (void *)entered_cuMemAdvise,
+    (void *)entered_cuMemAdvise_v2,
+    (void *)entered_cuMemAlloc,
+    (void *)entered_cuMemAllocAsync,
+    (void *)entered_cuMemAllocAsync_ptsz,
+    (void *)entered_cuMemAllocFromPoolAsync,
+    (void *)entered_cuMemAllocFromPoolAsync_ptsz,
+    (void *)entered_cuMemAllocHost,
+    (void *)entered_cuMemAllocHost_v2,
+    (void *)entered_cuMemAllocManaged,
+    (void *)entered_cuMemAllocPitch,
+    (void *)entered_cuMemAllocPitch_v2,
+    (void *)entered_cuMemAlloc_v2,
+    (void *)entered_cuMemBatchDecompressAsync,
+    (void *)entered_cuMemBatchDecompressAsync_ptsz,
+    (void *)entered_cuMemCreate,
+    (void *)entered_cuMemDiscardAndPrefetchBatchAsync,
+    (void *)entered_cuMemDiscardAndPrefetchBatchAsync_ptsz,
+    (void *)entered_cuMemDiscardBatchAsync,
+    (void *)entered_cuMemDiscardBatchAsync_ptsz,
+    (void *)entered_cuMemExportToShareableHandle,
+    (void *)entered_cuMemFree,
+    (void *)entered_cuMemFreeAsync,
+    (void *)entered_cuMemFreeAsync_ptsz,
+    (void *)entered_cuMemFreeHost,
+    (void *)entered_cuMemFree_v2,
+    (void *)entered_cuMemGetAccess,
+    (void *)entered_cuMemGetAddressRange,
+    (void *)entered_cuMemGetAddressRange_v2,
+    (void *)entered_cuMemGetAllocationGranularity,
+    (void *)entered_cuMemGetAllocationPropertiesFromHandle,
+    (void *)entered_cuMemGetDefaultMemPool,
+    (void *)entered_cuMemGetHandleForAddressRange,
+    (void *)entered_cuMemGetInfo,
+    (void *)entered_cuMemGetInfo_v2,
+    (void *)entered_cuMemGetMemPool,
+    (void *)entered_cuMemHostAlloc,
+    (void *)entered_cuMemHostGetDevicePointer,
+    (void *)entered_cuMemHostGetDevicePointer_v2,
+    (void *)entered_cuMemHostGetFlags,
+    (void *)entered_cuMemHostRegister,
+    (void *)entered_cuMemHostRegister_v2,
+    (void *)entered_cuMemHostUnregister,
+    (void *)entered_cuMemImportFromShareableHandle,
+    (void *)entered_cuMemMap,
+    (void *)entered_cuMemMapArrayAsync,
+    (void *)entered_cuMemMapArrayAsync_ptsz,
+    (void *)entered_cuMemPoolCreate,
+    (void *)entered_cuMemPoolDestroy,
+    (void *)entered_cuMemPoolExportPointer,
+    (void *)entered_cuMemPoolExportToShareableHandle,
+    (void *)entered_cuMemPoolGetAccess,
+    (void *)entered_cuMemPoolGetAttribute,
+    (void *)entered_cuMemPoolImportFromShareableHandle,
+    (void *)entered_cuMemPoolImportPointer,
+    (void *)entered_cuMemPoolSetAccess,
+    (void *)entered_cuMemPoolSetAttribute,
+    (void *)entered_cuMemPoolTrimTo,
+    (void *)entered_cuMemPrefetchAsync,
+    (void *)entered_cuMemPrefetchAsync_ptsz,
+    (void *)entered_cuMemPrefetchAsync_v2,
+    (void *)entered_cuMemPrefetchAsync_v2_ptsz,
+    (void *)entered_cuMemPrefetchBatchAsync,
+    (void *)entered_cuMemPrefetchBatchAsync_ptsz,
+    (void *)entered_cuMemRangeGetAttribute,
+    (void *)entered_cuMemRangeGetAttributes,
+    (void *)entered_cuMemRelease,
+    (void *)entered_cuMemRetainAllocationHandle,
+    (void *)entered_cuMemSetAccess,
+    (void *)entered_cuMemSetMemPool,
+    (void *)entered_cuMemUnmap,
+    (void *)entered_cuMemcpy,
+    (void *)entered_cuMemcpy2D,
+    (void *)entered_cuMemcpy2DAsync,
+    (void *)entered_cuMemcpy2DAsync_v2,
+    (void *)entered_cuMemcpy2DAsync_v2_ptsz,
+    (void *)entered_cuMemcpy2DUnaligned,
+    (void *)entered_cuMemcpy2DUnaligned_v2,
+    (void *)entered_cuMemcpy2DUnaligned_v2_ptds,
+    (void *)entered_cuMemcpy2D_v2,
+    (void *)entered_cuMemcpy2D_v2_ptds,
+    (void *)entered_cuMemcpy3D,
+    (void *)entered_cuMemcpy3DAsync,
+    (void *)entered_cuMemcpy3DAsync_v2,
+    (void *)entered_cuMemcpy3DAsync_v2_ptsz,
+    (void *)entered_cuMemcpy3DBatchAsync,
+    (void *)entered_cuMemcpy3DBatchAsync_ptsz,
+    (void *)entered_cuMemcpy3DBatchAsync_v2,
+    (void *)entered_cuMemcpy3DBatchAsync_v2_ptsz,
+    (void *)entered_cuMemcpy3DPeer,
+    (void *)entered_cuMemcpy3DPeerAsync,
+    (void *)entered_cuMemcpy3DPeerAsync_ptsz,
+    (void *)entered_cuMemcpy3DPeer_ptds,
+    (void *)entered_cuMemcpy3D_v2,
+    (void *)entered_cuMemcpy3D_v2_ptds,
+    (void *)entered_cuMemcpyAsync,
+    (void *)entered_cuMemcpyAsync_ptsz,
+    (void *)entered_cuMemcpyAtoA,
+    (void *)entered_cuMemcpyAtoA_v2,
+    (void *)entered_cuMemcpyAtoA_v2_ptds,
+    (void *)entered_cuMemcpyAtoD,
+    (void *)entered_cuMemcpyAtoD_v2,
+    (void *)entered_cuMemcpyAtoD_v2_ptds,
+    (void *)entered_cuMemcpyAtoH,
+    (void *)entered_cuMemcpyAtoHAsync,
+    (void *)entered_cuMemcpyAtoHAsync_v2,
+    (void *)entered_cuMemcpyAtoHAsync_v2_ptsz,
+    (void *)entered_cuMemcpyAtoH_v2,
+    (void *)entered_cuMemcpyAtoH_v2_ptds,
+    (void *)entered_cuMemcpyBatchAsync,
+    (void *)entered_cuMemcpyBatchAsync_ptsz,
+    (void *)entered_cuMemcpyBatchAsync_v2,
+    (void *)entered_cuMemcpyBatchAsync_v2_ptsz,
+    (void *)entered_cuMemcpyDtoA,
+    (void *)entered_cuMemcpyDtoA_v2,
+    (void *)entered_cuMemcpyDtoA_v2_ptds,
+    (void *)entered_cuMemcpyDtoD,
+    (void *)entered_cuMemcpyDtoDAsync,
+    (void *)entered_cuMemcpyDtoDAsync_v2,
+    (void *)entered_cuMemcpyDtoDAsync_v2_ptsz,
+    (void *)entered_cuMemcpyDtoD_v2,
+    (void *)entered_cuMemcpyDtoD_v2_ptds,
+    (void *)entered_cuMemcpyDtoH,
+    (void *)entered_cuMemcpyDtoHAsync,
+    (void *)entered_cuMemcpyDtoHAsync_v2,
+    (void *)entered_cuMemcpyDtoHAsync_v2_ptsz,
+    (void *)entered_cuMemcpyDtoH_v2,
+    (void *)entered_cuMemcpyDtoH_v2_ptds,
+    (void *)entered_cuMemcpyHtoA,
+    (void *)entered_cuMemcpyHtoAAsync,
+    (void *)entered_cuMemcpyHtoAAsync_v2,
+    (void *)entered_cuMemcpyHtoAAsync_v2_ptsz,
+    (void *)entered_cuMemcpyHtoA_v2,
+    (void *)entered_cuMemcpyHtoA_v2_ptds,
+    (void *)entered_cuMemcpyHtoD,
+    (void *)entered_cuMemcpyHtoDAsync,
+    (void *)entered_cuMemcpyHtoDAsync_v2,
+    (void *)entered_cuMemcpyHtoDAsync_v2_ptsz,
+    (void *)entered_cuMemcpyHtoD_v2,
+    (void *)entered_cuMemcpyHtoD_v2_ptds,
+    (void *)entered_cuMemcpyPeer,
+    (void *)entered_cuMemcpyPeerAsync,
+    (void *)entered_cuMemcpyPeerAsync_ptsz,
+    (void *)entered_cuMemcpyPeer_ptds,
+    (void *)entered_cuMemcpy_ptds,
+    (void *)entered_cuMemsetD16,
+    (void *)entered_cuMemsetD16Async,
+    (void *)entered_cuMemsetD16Async_ptsz,
+    (void *)entered_cuMemsetD16_v2,
+    (void *)entered_cuMemsetD16_v2_ptds,
+    (void *)entered_cuMemsetD2D16,
+    (void *)entered_cuMemsetD2D16Async,
+    (void *)entered_cuMemsetD2D16Async_ptsz,
+    (void *)entered_cuMemsetD2D16_v2,
+    (void *)entered_cuMemsetD2D16_v2_ptds,
+    (void *)entered_cuMemsetD2D32,
+    (void *)entered_cuMemsetD2D32Async,
+    (void *)entered_cuMemsetD2D32Async_ptsz,
+    (void *)entered_cuMemsetD2D32_v2,
+    (void *)entered_cuMemsetD2D32_v2_ptds,
+    (void *)entered_cuMemsetD2D8,
+    (void *)entered_cuMemsetD2D8Async,
+    (void *)entered_cuMemsetD2D8Async_ptsz,
+    (void *)entered_cuMemsetD2D8_v2,
+    (void *)entered_cuMemsetD2D8_v2_ptds,
+    (void *)entered_cuMemsetD32,
+    (void *)entered_cuMemsetD32Async,
+    (void *)entered_cuMemsetD32Async_ptsz,
+    (void *)entered_cuMemsetD32_v2,
+    (void *)entered_cuMemsetD32_v2_ptds,
+    (void *)entered_cuMemsetD8,
+    (void *)entered_cuMemsetD8Async,
+    (void *)entered_cuMemsetD8Async_ptsz,
+    (void *)entered_cuMemsetD8_v2,
+    (void *)entered_cuMemsetD8_v2_ptds,
+    (void *)entered_cuMipmappedArrayCreate,
+    (void *)entered_cuMipmappedArrayDestroy,
+    (void *)entered_cuMipmappedArrayGetLevel,
+    (void *)entered_cuMipmappedArrayGetMemoryRequirements,
+    (void *)entered_cuMipmappedArrayGetSparseProperties,
+    (void *)entered_cuModuleEnumerateFunctions,
+    (void *)entered_cuModuleGetFunction,
+    (void *)entered_cuModuleGetFunctionCount,
+    (void *)entered_cuModuleGetGlobal,
+    (void *)entered_cuModuleGetGlobal_v2,
+    (void *)entered_cuModuleGetLoadingMode,
+    (void *)entered_cuModuleGetSurfRef,
+    (void *)entered_cuModuleGetTexRef,
+    (void *)entered_cuModuleLoad,
+    (void *)entered_cuModuleLoadData,
+    (void *)entered_cuModuleLoadDataEx,
+    (void *)entered_cuModuleLoadFatBinary,
+    (void *)entered_cuModuleUnload,
+    (void *)entered_cuMulticastAddDevice,
+    (void *)entered_cuMulticastBindAddr,
+    (void *)entered_cuMulticastBindMem,
+    (void *)entered_cuMulticastCreate,
+    (void *)entered_cuMulticastGetGranularity,
+    (void *)entered_cuMulticastUnbind,
+    (void *)entered_cuOccupancyAvailableDynamicSMemPerBlock,
+    (void *)entered_cuOccupancyMaxActiveBlocksPerMultiprocessor,
+    (void *)entered_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,
+    (void *)entered_cuOccupancyMaxActiveClusters,
+    (void *)entered_cuOccupancyMaxPotentialBlockSize,
+    (void *)entered_cuOccupancyMaxPotentialBlockSizeWithFlags,
+    (void *)entered_cuOccupancyMaxPotentialClusterSize,
+    (void *)entered_cuParamSetSize,
+    (void *)entered_cuParamSetTexRef,
+    (void *)entered_cuParamSetf,
+    (void *)entered_cuParamSeti,
+    (void *)entered_cuParamSetv,
+    (void *)entered_cuPointerGetAttribute,
+    (void *)entered_cuPointerGetAttributes,
+    (void *)entered_cuPointerSetAttribute,
+    (void *)entered_cuProfilerInitialize,
+    (void *)entered_cuProfilerStart,
+    (void *)entered_cuProfilerStop,
+    (void *)entered_cuSignalExternalSemaphoresAsync,
+    (void *)entered_cuSignalExternalSemaphoresAsync_ptsz,
+    (void *)entered_cuStreamAddCallback,
+    (void *)entered_cuStreamAddCallback_ptsz,
+    (void *)entered_cuStreamAttachMemAsync,
+    (void *)entered_cuStreamAttachMemAsync_ptsz,
+    (void *)entered_cuStreamBatchMemOp,
+    (void *)entered_cuStreamBatchMemOp_ptsz,
+    (void *)entered_cuStreamBatchMemOp_v2,
+    (void *)entered_cuStreamBatchMemOp_v2_ptsz,
+    (void *)entered_cuStreamBeginCapture,
+    (void *)entered_cuStreamBeginCaptureToGraph,
+    (void *)entered_cuStreamBeginCaptureToGraph_ptsz,
+    (void *)entered_cuStreamBeginCapture_ptsz,
+    (void *)entered_cuStreamBeginCapture_v2,
+    (void *)entered_cuStreamBeginCapture_v2_ptsz,
+    (void *)entered_cuStreamCopyAttributes,
+    (void *)entered_cuStreamCopyAttributes_ptsz,
+    (void *)entered_cuStreamCreate,
+    (void *)entered_cuStreamCreateWithPriority,
+    (void *)entered_cuStreamDestroy,
+    (void *)entered_cuStreamDestroy_v2,
+    (void *)entered_cuStreamEndCapture,
+    (void *)entered_cuStreamEndCapture_ptsz,
+    (void *)entered_cuStreamGetAttribute,
+    (void *)entered_cuStreamGetAttribute_ptsz,
+    (void *)entered_cuStreamGetCaptureInfo,
+    (void *)entered_cuStreamGetCaptureInfo_ptsz,
+    (void *)entered_cuStreamGetCaptureInfo_v2,
+    (void *)entered_cuStreamGetCaptureInfo_v2_ptsz,
+    (void *)entered_cuStreamGetCaptureInfo_v3,
+    (void *)entered_cuStreamGetCaptureInfo_v3_ptsz,
+    (void *)entered_cuStreamGetCtx,
+    (void *)entered_cuStreamGetCtx_ptsz,
+    (void *)entered_cuStreamGetCtx_v2,
+    (void *)entered_cuStreamGetCtx_v2_ptsz,
+    (void *)entered_cuStreamGetDevice,
+    (void *)entered_cuStreamGetDevice_ptsz,
+    (void *)entered_cuStreamGetFlags,
+    (void *)entered_cuStreamGetFlags_ptsz,
+    (void *)entered_cuStreamGetGreenCtx,
+    (void *)entered_cuStreamGetId,
+    (void *)entered_cuStreamGetId_ptsz,
+    (void *)entered_cuStreamGetPriority,
+    (void *)entered_cuStreamGetPriority_ptsz,
+    (void *)entered_cuStreamIsCapturing,
+    (void *)entered_cuStreamIsCapturing_ptsz,
+    (void *)entered_cuStreamQuery,
+    (void *)entered_cuStreamQuery_ptsz,
+    (void *)entered_cuStreamSetAttribute,
+    (void *)entered_cuStreamSetAttribute_ptsz,
+    (void *)entered_cuStreamSynchronize,
+    (void *)entered_cuStreamSynchronize_ptsz,
+    (void *)entered_cuStreamUpdateCaptureDependencies,
+    (void *)entered_cuStreamUpdateCaptureDependencies_ptsz,
+    (void *)entered_cuStreamUpdateCaptureDependencies_v2,
+    (void *)entered_cuStreamUpdateCaptureDependencies_v2_ptsz,
+    (void *)entered_cuStreamWaitEvent,
+    (void *)entered_cuStreamWaitEvent_ptsz,
+    (void *)entered_cuStreamWaitValue32,
+    (void *)entered_cuStreamWaitValue32_ptsz,
+    (void *)entered_cuStreamWaitValue32_v2,
+    (void *)entered_cuStreamWaitValue32_v2_ptsz,
+    (void *)entered_cuStreamWaitValue64,
+    (void *)entered_cuStreamWaitValue64_ptsz,
+    (void *)entered_cuStreamWaitValue64_v2,
+    (void *)entered_cuStreamWaitValue64_v2_ptsz,
+    (void *)entered_cuStreamWriteValue32,
+    (void *)entered_cuStreamWriteValue32_ptsz,
+    (void *)entered_cuStreamWriteValue32_v2,
+    (void *)entered_cuStreamWriteValue32_v2_ptsz,
+    (void *)entered_cuStreamWriteValue64,
+    (void *)entered_cuStreamWriteValue64_ptsz,
+    (void *)entered_cuStreamWriteValue64_v2,
+    (void *)entered_cuStreamWriteValue64_v2_ptsz,
+    (void *)entered_cuSurfObjectCreate,
+    (void *)entered_cuSurfObjectDestroy,
+    (void *)entered_cuSurfObjectGetResourceDesc,
+    (void *)entered_cuSurfRefGetArray,
+    (void *)entered_cuSurfRefSetArray,
+    (void *)entered_cuTensorMapEncodeIm2col,
+    (void *)entered_cuTensorMapEncodeIm2colWide,
+    (void *)entered_cuTensorMapEncodeTiled,
+    (void *)entered_cuTensorMapReplaceAddress,
+    (void *)entered_cuTexObjectCreate,
+    (void *)entered_cuTexObjectDestroy,
+    (void *)entered_cuTexObjectGetResourceDesc,
+    (void *)entered_cuTexObjectGetResourceViewDesc,
+    (void *)entered_cuTexObjectGetTextureDesc,
+    (void *)entered_cuTexRefCreate,
+    (void *)entered_cuTexRefDestroy,
+    (void *)entered_cuTexRefGetAddress,
+    (void *)entered_cuTexRefGetAddressMode,
+    (void *)entered_cuTexRefGetAddress_v2,
+    (void *)entered_cuTexRefGetArray,
+    (void *)entered_cuTexRefGetBorderColor,
+    (void *)entered_cuTexRefGetFilterMode,
+    (void *)entered_cuTexRefGetFlags,
+    (void *)entered_cuTexRefGetFormat,
+    (void *)entered_cuTexRefGetMaxAnisotropy,
+    (void *)entered_cuTexRefGetMipmapFilterMode,
+    (void *)entered_cuTexRefGetMipmapLevelBias,
+    (void *)entered_cuTexRefGetMipmapLevelClamp,
+    (void *)entered_cuTexRefGetMipmappedArray,
+    (void *)entered_cuTexRefSetAddress,
+    (void *)entered_cuTexRefSetAddress2D,
+    (void *)entered_cuTexRefSetAddress2D_v2,
+    (void *)entered_cuTexRefSetAddress2D_v3,
+    (void *)entered_cuTexRefSetAddressMode,
+    (void *)entered_cuTexRefSetAddress_v2,
+    (void *)entered_cuTexRefSetArray,
+    (void *)entered_cuTexRefSetBorderColor,
+    (void *)entered_cuTexRefSetFilterMode,
+    (void *)entered_cuTexRefSetFlags,
+    (void *)entered_cuTexRefSetFormat,
+    (void *)entered_cuTexRefSetMaxAnisotropy,
+    (void *)entered_cuTexRefSetMipmapFilterMode,
+    (void *)entered_cuTexRefSetMipmapLevelBias,
+    (void *)entered_cuTexRefSetMipmapLevelClamp,
+    (void *)entered_cuTexRefSetMipmappedArray,
+    (void *)entered_cuThreadExchangeStreamCaptureMode,
+    (void *)entered_cuUserObjectCreate,
+    (void *)entered_cuUserObjectRelease,
+    (void *)entered_cuUserObjectRetain,
+    (void *)entered_cuVDPAUCtxCreate,
+    (void *)entered_cuVDPAUCtxCreate_v2,
+    (void *)entered_cuVDPAUGetDevice,
+    (void *)entered_cuWaitExternalSemaphoresAsync,
+    (void *)entered_cuWaitExternalSemaphoresAsync_ptsz,
+    NULL, /* cudbgApiAttach */
+    NULL, /* cudbgApiDetach */
+    NULL, /* cudbgApiInit */
+    NULL, /* cudbgGetAPI */
+    NULL, /* cudbgGetAPIVersion */
+    NULL, /* cudbgMain */
+    NULL, /* cudbgReportDriverApiError */
+    NULL, /* cudbgReportDriverInternalError */
 };
 const bool harp_remote_absent[] = {
     true,  /* cuArray3DCreate */
