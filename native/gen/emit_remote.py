@@ -116,11 +116,12 @@ _ENTERED = """
 #define ENTERED(symbol, opens, params, args)                                                       \\
     static CUresult entered_##symbol params                                                        \\
     {                                                                                              \\
-        CUresult r = harp_remote_enter(HARP_REMOTE_##opens);                                       \\
+        struct harp_lane *lane;                                                                    \\
+        CUresult r = harp_remote_enter(HARP_REMOTE_##opens, &lane);                                \\
         if (r != CUDA_SUCCESS)                                                                     \\
             return r;                                                                              \\
         r = harp_remote_##symbol != NULL ? harp_remote_##symbol args : harp_sent_##symbol args;    \\
-        harp_remote_leave();                                                                       \\
+        harp_lane_leave(lane);                                                                     \\
         return r;                                                                                  \\
     }
 """
@@ -135,11 +136,6 @@ def source() -> str:
     """All functions, and the tables by symbol."""
     sent = "\n".join(f"    (void *)harp_sent_{s.name}," for _, s in _pairs())
     own = "\n".join(f"    (void *)harp_remote_{s.name}," for _, s in _pairs())
-    entered = "".join(_entered(s) for f, s in _pairs() if _needs(f, s))
-    entries = "\n".join(
-        f"    (void *)entered_{s.name}," if _needs(f, s) else f"    NULL, /* {s.name} */"
-        for f, s in _pairs()
-    )
     absent = "\n".join(
         f"    {'false' if (s.plain or s.name) in _OPS else 'true'}, /* {s.name} */"
         for _, s in _pairs()
@@ -148,19 +144,32 @@ def source() -> str:
 #include "src/shim/remote/calls.h"
 
 {"".join(_sent(f, s) for f, s in _pairs())}
-{_ENTERED}
-{entered}
 void *const harp_remote_own[] = {{
 {own}
 }};
 void *const harp_remote_sent[] = {{
 {sent}
 }};
-void *const harp_remote_entered[] = {{
-{entries}
-}};
 const bool harp_remote_absent[] = {{
 {absent}
+}};
+"""
+
+
+def entries() -> str:
+    """Where exported names lead. A file of its own, lest what is sent be here a second time."""
+    entered = "".join(_entered(s) for f, s in _pairs() if _needs(f, s))
+    table = "\n".join(
+        f"    (void *)entered_{s.name}," if _needs(f, s) else f"    NULL, /* {s.name} */"
+        for f, s in _pairs()
+    )
+    return f"""
+#include "src/shim/remote/calls.h"
+
+{_ENTERED}
+{entered}
+void *const harp_remote_entered[] = {{
+{table}
 }};
 """
 
@@ -169,4 +178,5 @@ _ME = "native/gen/emit_remote.py"
 TARGETS: tuple[Target, ...] = (
     Target("generated/shim_remote.h", header, _ME),
     Target("generated/shim_remote.c", source, _ME),
+    Target("generated/shim_remote_entries.c", entries, _ME),
 )

@@ -23,9 +23,9 @@ static CUresult enter(struct harp_lane *lane)
     return r == CUDA_ERROR_NOT_INITIALIZED ? r : CUDA_ERROR_DEVICE_UNAVAILABLE;
 }
 
-CUresult harp_remote_enter(enum harp_remote_opens opens)
+CUresult harp_remote_enter(enum harp_remote_opens opens, struct harp_lane **own)
 {
-    struct harp_lane *lane = harp_lane();
+    struct harp_lane *lane = *own = harp_lane();
     if (lane == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     CUresult r = enter(lane);
@@ -42,9 +42,4 @@ CUresult harp_remote_enter(enum harp_remote_opens opens)
         return r;
     harp_lane_leave(lane);
     return why;
-}
-
-void harp_remote_leave(void)
-{
-    harp_lane_leave(harp_lane());
 }
