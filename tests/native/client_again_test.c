@@ -3,6 +3,7 @@
  * A second session in a process whose first one has ended: when there may be one, and that nothing
  * is left of the first. Each scenario in a process of its own.
  */
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -39,6 +40,9 @@ DECLARE(cuEventQuery);
 DECLARE(cuEventRecord);
 DECLARE(cuGraphCreate);
 DECLARE(cuGraphDestroy);
+DECLARE(cuGraphAddMemAllocNode);
+DECLARE(cuGraphInstantiateWithFlags);
+DECLARE(cuGraphLaunch);
 DECLARE(cuStreamCreate);
 DECLARE(cuStreamBeginCapture_v2);
 DECLARE(cuStreamSynchronize);
@@ -49,6 +53,8 @@ DECLARE(cuMemAlloc_v2);
 DECLARE(cuMemAllocHost_v2);
 DECLARE(cuMemFreeHost);
 DECLARE(cuMemsetD8Async);
+DECLARE(cuMemcpyHtoD_v2);
+DECLARE(cuMemcpyHtoDAsync_v2);
 DECLARE(cuOccupancyMaxPotentialBlockSize);
 
 static struct peer one, two;
@@ -128,7 +134,7 @@ static bool mapped(uint64_t address)
 /* --- scenarios -------------------------------------------------------------------------------- */
 
 /* While a context of the first lives, all stays as it is, whoever listens. */
-static void not_under_living_contexts(void)
+static void living_contexts(bool primary_first)
 {
     CUcontext a = begin(), b = NULL, p = NULL;
     CUevent e = NULL;
@@ -144,13 +150,24 @@ static void not_under_living_contexts(void)
         CHECK(cuDeviceGetCount(&n) == CUDA_ERROR_DEVICE_UNAVAILABLE);
         CHECK(cuEventQuery(e) == CUDA_ERROR_DEVICE_UNAVAILABLE);
         CHECK(left != 4 || cuCtxDestroy_v2(b) == CUDA_SUCCESS);
-        CHECK(left != 3 || cuCtxDestroy_v2(a) == CUDA_SUCCESS);
-        CHECK(left > 2 || cuDevicePrimaryCtxRelease_v2(0) == CUDA_SUCCESS);
+        CHECK(left != (primary_first ? 1 : 3) || cuCtxDestroy_v2(a) == CUDA_SUCCESS);
+        CHECK(left == 4 || left == (primary_first ? 1 : 3) ||
+              cuDevicePrimaryCtxRelease_v2(0) == CUDA_SUCCESS);
     }
     CHECK(cuCtxDestroy_v2(a) == CUDA_ERROR_DEVICE_UNAVAILABLE); /* it is none any more */
     CHECK(cuDevicePrimaryCtxRelease_v2(0) == CUDA_ERROR_DEVICE_UNAVAILABLE);
     CHECK(two.notes == 0);
     CHECK(cuInit(0) == CUDA_SUCCESS && peer_count(&two, HARP_OP_harpSession, NULL) == 1);
+}
+
+static void not_under_living_contexts(void)
+{
+    living_contexts(false);
+}
+
+static void not_under_a_created_one(void)
+{
+    living_contexts(true);
 }
 
 /* Found out by the destruction itself, and what a reset leaves. */
@@ -167,13 +184,21 @@ static void contexts_of_a_dead_session_end_here(void)
     CHECK(cuDeviceGet(&dev, 1) == CUDA_ERROR_INVALID_DEVICE);
 }
 
+static int open_files(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 200; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
 /* Without contexts, and without cuInit: a program that asks for a device gets one. */
 static void each_way_to_begin(void)
 {
     char name[32];
     CUcontext ctx = NULL, p = NULL;
     CUdevice dev;
-    int n = 0;
+    int n = 0, files = 0;
     peer_start(&one, answer);
     CHECK(cuInit(0) == CUDA_SUCCESS && cuDeviceGetCount(&n) == CUDA_SUCCESS && n == 2);
     CHECK(cuDeviceGetName(name, sizeof name, 0) == CUDA_SUCCESS && strcmp(name, "The first") == 0);
@@ -194,6 +219,8 @@ static void each_way_to_begin(void)
         CHECK(strcmp(name, "Another") == 0);
         CHECK(peer_count(&many[i], HARP_OP_harpSession, NULL) == 1);
         dies(&many[i]);
+        files = i == 0 ? open_files() : files;
+        CHECK(open_files() == files + i); /* of each peer, where it listened */
         CHECK(i != 4 || cuDeviceGetAttribute(&n, (CUdevice_attribute)100000, 0) ==
                             CUDA_ERROR_DEVICE_UNAVAILABLE);
     }
@@ -250,6 +277,54 @@ static void nothing_is_left(void)
     if (pid == 0)
         _exit(cuInit(0) == CUDA_ERROR_NOT_INITIALIZED ? 0 : 1);
     CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+static void ignores(void *data)
+{
+    (void)data;
+}
+
+/* What is under way in the first when it ends: regions, functions that may still be called. */
+static void nothing_is_under_way(void)
+{
+    static char data[4 * MIB];
+    CUcontext ctx = begin();
+    CUstream s = NULL;
+    CUgraph g = NULL;
+    CUgraphExec runs = NULL;
+    CUgraphNode node = NULL;
+    CUDA_MEM_ALLOC_NODE_PARAMS allocates;
+    CUdeviceptr at = 0;
+    void *pinned = NULL;
+    memset(&allocates, 0, sizeof allocates);
+    CHECK(cuStreamCreate(&s, 1) == CUDA_SUCCESS && cuGraphCreate(&g, 0) == CUDA_SUCCESS);
+    cuGraphAddMemAllocNode(&node, g, NULL, 0, &allocates);
+    CHECK(cuMemAllocHost_v2(&pinned, 4096) == CUDA_SUCCESS);
+    CHECK(cuMemAlloc_v2(&at, sizeof data) == CUDA_SUCCESS);
+    pthread_mutex_lock(&one.lock);
+    one.silent = true;
+    pthread_mutex_unlock(&one.lock);
+    for (int i = 0; i < 3; i++) /* all regions but one */
+        CHECK(cuMemcpyHtoD_v2(at, data, sizeof data) == CUDA_SUCCESS);
+    CHECK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL) == CUDA_SUCCESS);
+    CHECK(cuLaunchHostFunc(s, ignores, NULL) == CUDA_SUCCESS); /* for each time the graph runs */
+    dies(&one);
+    CHECK(cuCtxDestroy_v2(ctx) == CUDA_SUCCESS);
+    second();
+    CHECK(cuCtxCreate_v2(&ctx, 0, 0) == CUDA_SUCCESS);
+    CHECK(cuMemAlloc_v2(&at, sizeof data) == CUDA_SUCCESS);
+    pthread_mutex_lock(&two.lock);
+    two.silent = true;
+    pthread_mutex_unlock(&two.lock);
+    for (int i = 0; i < 3; i++)
+        CHECK(cuMemcpyHtoD_v2(at, data, sizeof data) == CUDA_SUCCESS);
+    CHECK(cuMemcpyHtoDAsync_v2(at, pinned, 4096, NULL) == CUDA_SUCCESS);
+    CHECK(peer_count(&two, HARP_OP_cuStreamSynchronize, NULL) == 0); /* nobody may write there */
+    CHECK(cuGraphCreate(&g, 0) == CUDA_SUCCESS);
+    CHECK(cuGraphInstantiateWithFlags(&runs, g, 0) == CUDA_SUCCESS);
+    CHECK(cuGraphLaunch(runs, NULL) == CUDA_SUCCESS);
+    unsigned wanted = peer_wanted(&two);
+    CHECK(cuGraphLaunch(runs, NULL) == CUDA_SUCCESS && peer_wanted(&two) == wanted);
 }
 
 static pthread_barrier_t step;
@@ -402,14 +477,16 @@ static void with_threads_in_it(void)
     __atomic_store_n(&finished, 1, __ATOMIC_RELAXED);
     for (int i = 0; i < 3; i++)
         pthread_join(all[i], NULL);
-    CHECK(peer_count(last, HARP_OP_harpSession, NULL) == 1);
+    CHECK(peer_wanted(last) > 0);
 }
 
 static const struct peer_scenario scenarios[] = {
     {"not_under_living_contexts", not_under_living_contexts},
+    {"not_under_a_created_one", not_under_a_created_one},
     {"contexts_of_a_dead_session_end_here", contexts_of_a_dead_session_end_here},
     {"each_way_to_begin", each_way_to_begin},
     {"nothing_is_left", nothing_is_left},
+    {"nothing_is_under_way", nothing_is_under_way},
     {"stacks_are_of_one_session", stacks_are_of_one_session},
     {"a_call_comes_back_first", a_call_comes_back_first},
     {"a_host_function_comes_back_first", a_host_function_comes_back_first},
