@@ -36,7 +36,8 @@ def attach(*, name: str, to: str, as_json: bool) -> None:
 def detach(*, name: str, as_json: bool) -> None:
     """Give the lease of a command back; what it has on the GPU is lost.
 
-    A process that had a session gets errors from CUDA for good; others can be attached again.
+    A process that has a context there gets errors from CUDA until it has released that. Then, or
+    if it had none, it is attached again by cuInit once there is a lease; so are others.
     """
     said = ask(_one(name), {"do": "detach"})
     if as_json:

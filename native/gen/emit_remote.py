@@ -3,7 +3,8 @@
 
 harp_sent_<symbol> is generated for every symbol. What has to be done by hand goes before it as
 harp_remote_<symbol> (native/src/shim/remote); the table refers to each of these weakly, so that
-there is no list of them.
+there is no list of them. The exported name leads to entered_<symbol>, which says where the call of
+the program's begins and ends.
 """
 
 from __future__ import annotations
@@ -27,6 +28,31 @@ LOCAL: tuple[str, ...] = tuple(
     for s in f.symbols
     if remote_class(f) is Cls.LOCAL and not s.plain
 )
+
+
+#: Answered whatever becomes of a session, at any time.
+_FREE = (
+    "cuDriverGetVersion",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuGetExportTable",
+    "cuGetProcAddress",
+)
+#: Programs begin with these; when the session is over, with another one.
+_BEGINS = ("cuDeviceGet", "cuDeviceGetCount", "cuDevicePrimaryCtxRetain")
+_FACTS = ("cuDeviceGet", "cuDeviceTotalMem", "cuDeviceComputeCapability")
+
+
+def _opens(name: str) -> str:
+    if name == "cuInit":
+        return "BEGINS"
+    if name in _BEGINS or name.startswith("cuCtxCreate"):
+        return "LOOKS"
+    return "OPENS" if name.startswith(_FACTS) else "STAYS"
+
+
+def _needs(row: Function, symbol: Symbol) -> bool:
+    return row.ret == "CUresult" and not symbol.name.startswith(_FREE)
 
 
 def _pairs() -> list[tuple[Function, Symbol]]:
@@ -86,6 +112,26 @@ def _sent(row: Function, symbol: Symbol) -> str:
     return f"{head}    {refused};\n    return {row.fail};\n}}\n"
 
 
+_ENTERED = """
+#define ENTERED(symbol, opens, params, args)                                                       \\
+    static CUresult entered_##symbol params                                                        \\
+    {                                                                                              \\
+        struct harp_lane *lane;                                                                    \\
+        CUresult r = harp_remote_enter(HARP_REMOTE_##opens, &lane);                                \\
+        if (r != CUDA_SUCCESS)                                                                     \\
+            return r;                                                                              \\
+        r = harp_remote_##symbol != NULL ? harp_remote_##symbol args : harp_sent_##symbol args;    \\
+        harp_lane_leave(lane);                                                                     \\
+        return r;                                                                                  \\
+    }
+"""
+
+
+def _entered(symbol: Symbol) -> str:
+    name = symbol.name
+    return f"ENTERED({name}, {_opens(name)}, ({symbol.args}), ({symbol.call}))\n"
+
+
 def source() -> str:
     """All functions, and the tables by symbol."""
     sent = "\n".join(f"    (void *)harp_sent_{s.name}," for _, s in _pairs())
@@ -110,8 +156,27 @@ const bool harp_remote_absent[] = {{
 """
 
 
+def entries() -> str:
+    """Where exported names lead. A file of its own, lest what is sent be here a second time."""
+    entered = "".join(_entered(s) for f, s in _pairs() if _needs(f, s))
+    table = "\n".join(
+        f"    (void *)entered_{s.name}," if _needs(f, s) else f"    NULL, /* {s.name} */"
+        for f, s in _pairs()
+    )
+    return f"""
+#include "src/shim/remote/calls.h"
+
+{_ENTERED}
+{entered}
+void *const harp_remote_entered[] = {{
+{table}
+}};
+"""
+
+
 _ME = "native/gen/emit_remote.py"
 TARGETS: tuple[Target, ...] = (
     Target("generated/shim_remote.h", header, _ME),
     Target("generated/shim_remote.c", source, _ME),
+    Target("generated/shim_remote_entries.c", entries, _ME),
 )

@@ -6,7 +6,8 @@ last bytes are after a fill; `variable` copies to a module's variable and back, 
 is the same and known as memory of the device; `chain` copies what a host function writes in the
 same stream, and prints what arrived; `busy` does all kinds of calls for ever, and checks what it
 reads; `wait` prints "ready" after its first allocation and synchronises until that fails, then
-prints the code.
+prints the code; `again` adds at each line of its input, from cuInit to the release of its context,
+and prints if that was right, or what cuInit answers.
 """
 
 from __future__ import annotations
@@ -271,7 +272,22 @@ def wait(gpu: Gpu) -> None:
     print(result, flush=True)
 
 
+def again() -> None:
+    cu = c.CDLL("libcuda.so.1")
+    for _ in sys.stdin:
+        if code := cu.cuInit(0):
+            print(code, flush=True)
+            continue
+        gpu = Gpu()
+        right = add(gpu, 100)["right"]
+        gpu.ok("cuDevicePrimaryCtxRelease_v2", 0)
+        print(right, flush=True)
+
+
 def main() -> None:
+    if sys.argv[1] == "again":
+        again()
+        return
     gpu = Gpu()
     modes = {
         "wait": wait,

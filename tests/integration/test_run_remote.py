@@ -320,11 +320,45 @@ def test_attach_and_detach_while_it_runs(
         taken = here.remote("attach", "late", "--to", other.endpoint)
         assert taken["endpoint"] == other.endpoint
         assert asked("fork") == 0
-        assert asked() in _LOST, "its session has ended, for good"
+        assert asked() in _LOST, "it has a context of the session that has ended"
         child.communicate(timeout=60)
         assert child.returncode == 0
         assert other.leases == {}
     assert "no command called" in here.remote("attach", "late")["error"]["text"]
+    assert here.left() == []
+
+
+def test_a_program_without_contexts_is_attached_again(
+    here: Here, node: FakeNode, native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
+) -> None:
+    """It computes, gives its context back, and goes on as another: here, and on another node."""
+    words = (sys.executable, PROGRAM, "again")
+    child = here.start(*remote(node, "--detached", "--name", "twice"), *words)
+    assert child.stdin is not None
+    assert child.stdout is not None
+
+    def asked() -> str:
+        child.stdin.write("\n")  # type: ignore[union-attr]
+        child.stdin.flush()  # type: ignore[union-attr]
+        return child.stdout.readline().strip()  # type: ignore[union-attr]
+
+    def sessions() -> list[int]:
+        """Processes of harp-link's."""
+        return [pid for one in children(child.pid) for pid in children(one)]
+
+    assert asked() == "100"
+    with fake_node(native_dir, tmp_path, soft_env, name="n2") as other:
+        # the second time it has not looked meanwhile
+        for where, looks in [(node, True), (other, False), (node, True)]:
+            assert here.remote("attach", "twice", "--to", where.endpoint)["lease"]
+            assert [asked(), asked()] == ["True", "True"]
+            assert len(where.leases) == 1
+            assert here.remote("detach", "twice") == {"detached": True}
+            until("the session ends", lambda: sessions() == [])
+            assert not looks or asked() == "100"
+        out, err = child.communicate(timeout=60)
+        assert (child.returncode, out) == (0, ""), err
+        assert (node.leases, other.leases) == ({}, {})
     assert here.left() == []
 
 

@@ -30,10 +30,21 @@ add_library(client_parts OBJECT ${CMAKE_CURRENT_LIST_DIR}/client_peer.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_table.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_stubs.S ${HARP_SHIM_REMOTE})
 target_link_libraries(client_parts PRIVATE harp_options harp_sanitize)
-foreach(name client client_copy client_guard client_rounds)
+foreach(name client client_again client_copy client_guard client_rounds)
   add_executable(${name}_test ${CMAKE_CURRENT_LIST_DIR}/${name}_test.c
                               $<TARGET_OBJECTS:client_parts>)
   target_link_libraries(${name}_test PRIVATE harp_options harp_sanitize pthread dl)
   add_test(NAME ${name} COMMAND ${name}_test)
   set_tests_properties(${name} PROPERTIES TIMEOUT 120)
 endforeach()
+
+# Sessions that end and begin under threads which call: under TSan, too.
+get_target_property(client_sources client_parts SOURCES)
+add_executable(client_again_tsan ${CMAKE_CURRENT_LIST_DIR}/client_again_test.c ${client_sources})
+target_compile_options(client_again_tsan PRIVATE -fsanitize=thread
+                       $<$<C_COMPILER_ID:GNU>:-Wno-tsan>)
+target_compile_definitions(client_again_tsan PRIVATE BASE=0x4000000000ull)
+target_link_options(client_again_tsan PRIVATE -fsanitize=thread)
+target_link_libraries(client_again_tsan PRIVATE harp_options pthread dl)
+add_test(NAME client_again_tsan COMMAND client_again_tsan)
+set_tests_properties(client_again_tsan PROPERTIES TIMEOUT 120)

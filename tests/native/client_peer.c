@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -106,7 +107,7 @@ static void bulk(struct peer *p, const struct harp_ring_record *record, const ui
 static void reply(struct peer *p, struct harp_wire_call *call, const struct harp_wire_side *side,
                   const struct harp_ring_record *to)
 {
-    static uint8_t out[HARP_WIRE_BODY_BYTES];
+    static _Thread_local uint8_t out[HARP_WIRE_BODY_BYTES];
     struct harp_wire_buffer body = {out, sizeof out, 0};
     CHECK(harp_wire_put_reply(call, side, &body) == 0);
     struct harp_ring_record record = {.bytes = (uint32_t)body.used,
@@ -119,7 +120,7 @@ static void reply(struct peer *p, struct harp_wire_call *call, const struct harp
 
 static void call_came(struct peer *p, const struct harp_ring_record *record, uint8_t *data)
 {
-    static uint8_t memory[HARP_WIRE_ARENA_BYTES];
+    static _Thread_local uint8_t memory[HARP_WIRE_ARENA_BYTES];
     const struct harp_wire_side side = {.ctx = p, .transfer = transfer};
     struct harp_wire_call call = {.op = (uint16_t)record->op};
     struct harp_wire_buffer body = {data, record->bytes, 0}, arena = {memory, sizeof memory, 0};
@@ -160,7 +161,7 @@ static void call_came(struct peer *p, const struct harp_ring_record *record, uin
 
 static void *run(void *at)
 {
-    static uint8_t body[HARP_WIRE_BODY_BYTES];
+    static _Thread_local uint8_t body[HARP_WIRE_BODY_BYTES];
     struct peer *p = at;
     struct harp_table_id own;
     struct harp_ring_record record;
@@ -193,20 +194,36 @@ out:
     return NULL;
 }
 
-void peer_start(struct peer *p, uint32_t (*answer)(struct peer *, struct harp_wire_call *))
+static void listen_there(struct peer *p, uint32_t (*answer)(struct peer *, struct harp_wire_call *))
 {
-    char folder[] = "/tmp/harp-client-XXXXXX";
     struct sockaddr_un name = {.sun_family = AF_UNIX};
-    CHECK(mkdtemp(folder) != NULL);
     pthread_mutex_init(&p->lock, NULL);
     p->answer = answer;
-    snprintf(p->path, sizeof p->path, "%s/s", folder);
     memcpy(name.sun_path, p->path, sizeof name.sun_path);
     p->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CHECK(bind(p->listener, (struct sockaddr *)&name, sizeof name) == 0);
     CHECK(listen(p->listener, 1) == 0);
-    setenv("HARP_REMOTE", p->path, 1);
     CHECK(pthread_create(&p->thread, NULL, run, p) == 0);
+}
+
+void peer_start(struct peer *p, uint32_t (*answer)(struct peer *, struct harp_wire_call *))
+{
+    char folder[] = "/tmp/harp-client-XXXXXX";
+    CHECK(mkdtemp(folder) != NULL);
+    snprintf(p->path, sizeof p->path, "%s/s", folder);
+    setenv("HARP_REMOTE", p->path, 1);
+    listen_there(p, answer);
+}
+
+void peer_start_at(struct peer *p, const char *path,
+                   uint32_t (*answer)(struct peer *, struct harp_wire_call *))
+{
+    char folder[sizeof p->path];
+    memcpy(p->path, path, sizeof p->path);
+    memcpy(folder, path, sizeof folder);
+    *strrchr(folder, '/') = '\0';
+    CHECK(mkdir(folder, 0700) == 0);
+    listen_there(p, answer);
 }
 
 unsigned peer_count(struct peer *p, uint32_t op, struct peer_note *last)

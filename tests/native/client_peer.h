@@ -48,6 +48,9 @@ struct peer {
 
 /* Listens at a path in a folder of its own, and sets HARP_REMOTE. */
 void peer_start(struct peer *peer, uint32_t (*answer)(struct peer *, struct harp_wire_call *));
+/* Another one at the path of one whose client has come. */
+void peer_start_at(struct peer *peer, const char *path,
+                   uint32_t (*answer)(struct peer *, struct harp_wire_call *));
 /* Takes the path away; by itself, once a client has come. */
 void peer_end(struct peer *peer);
 

@@ -145,6 +145,38 @@ static void stacks(void)
     CHECK(number[0] == 2 && number[1] == 2);
 }
 
+static void *ends_within_a_call(void *arg)
+{
+    CHECK(harp_lane_enter(harp_lane()) && !harp_lanes_idle());
+    return arg;
+}
+
+/* Closed, no call begins; one that goes on may have another within it. */
+static void calls_under_way(void)
+{
+    struct harp_lane *lane = harp_lane();
+    struct harp_thing *a = harp_thing_add(HARP_HANDLE_CUcontext, harp_thing_mint(), 0);
+    pthread_t thread;
+    CHECK(harp_lanes_idle() && harp_lane_enter(lane) && !harp_lanes_idle());
+    CHECK(harp_lane_push(lane, (CUcontext)a) == CUDA_SUCCESS);
+    harp_lanes_close(true);
+    CHECK(harp_lane_enter(lane));
+    harp_lane_leave(lane);
+    CHECK(!harp_lanes_idle());
+    harp_lane_leave(lane);
+    CHECK(harp_lanes_idle() && !harp_lane_enter(lane) && harp_lanes_idle());
+    harp_lanes_close(false);
+    CHECK(harp_lane_enter(lane) && lane->depth == 1);
+    harp_lane_leave(lane);
+    harp_lanes_forget();
+    CHECK(harp_lane_enter(lane) && lane->depth == 0);
+    harp_lane_leave(lane);
+    CHECK(pthread_create(&thread, NULL, ends_within_a_call, NULL) == 0);
+    pthread_join(thread, NULL);
+    CHECK(harp_lanes_idle());
+    harp_thing_end(a);
+}
+
 static void ranges(void)
 {
     struct harp_ranges set = {NULL, 0, 0};
@@ -176,6 +208,7 @@ int main(void)
     ended_handles_stay_unknown();
     all_that_was_made_in_it_ends();
     stacks();
+    calls_under_way();
     ranges();
     return 0;
 }

@@ -2,7 +2,7 @@
  *
  * The client of a remote session against a peer that notes what it is told: what goes over the
  * wire, how often it waits, and what it answers when the other end fails. Each scenario in a
- * process of its own, since a process has one session.
+ * process of its own, since a process has one session at a time.
  */
 #include <errno.h>
 #include <string.h>

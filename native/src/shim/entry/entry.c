@@ -124,6 +124,7 @@ static bool load_remote(void)
         void *to = missing(i, false);
 #else
         void *to = harp_remote_own[i] != NULL ? harp_remote_own[i] : harp_remote_sent[i];
+        to = harp_remote_entered[i] != NULL ? harp_remote_entered[i] : to;
 #endif
         __atomic_store_n(&harp_entry[i], to, __ATOMIC_RELEASE);
     }

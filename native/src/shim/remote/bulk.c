@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/shim/remote/forget.h"
 #include "src/shim/remote/session_state.h"
 
 #define GIFT_MOST (256u << 20)
@@ -229,6 +230,18 @@ void harp_remote_forget(const void *data, uint64_t bytes)
         if (over_these(m, data, bytes))
             m->to = NULL;
     pthread_mutex_unlock(&s->answers);
+}
+
+void harp_remote_forget_bulk(void)
+{
+    while (s->moving != NULL)
+        drop(&s->moving);
+    while (s->gifts != NULL) {
+        struct harp_gift *g = s->gifts;
+        s->gifts = g->next;
+        free(g->data);
+        free(g);
+    }
 }
 
 /* --- what comes ------------------------------------------------------------------------------- */

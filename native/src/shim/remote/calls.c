@@ -10,6 +10,7 @@
 
 #include "src/shim/backend/table.h"
 #include "src/shim/entry/entry.h"
+#include "src/shim/remote/forget.h"
 #include "src/shim/remote/host.h"
 #include "src/shim/remote/prepared.h"
 #include "src/wire/codec.h"
@@ -352,6 +353,12 @@ bool harp_remote_per_thread(bool on)
     if (lane != NULL)
         lane->per_thread = on;
     return was;
+}
+
+void harp_remote_forget_calls(void)
+{
+    __atomic_store_n(&poisoned, false, __ATOMIC_RELAXED);
+    __atomic_store_n(&captures, 0, __ATOMIC_RELAXED);
 }
 
 /* --- what the worker says of itself ----------------------------------------------------------- */

@@ -15,10 +15,23 @@
 #include "src/wire/ring.h"
 #include "src/wire/table.h"
 
-/* By symbol: what is written by hand, or NULL; what is generated. */
+/* By symbol: what is written by hand, or NULL; what is generated; what the exported name leads to,
+ * which is one of these between harp_remote_enter and harp_lane_leave. */
 extern void *const harp_remote_own[];
 extern void *const harp_remote_sent[];
-extern const bool harp_remote_absent[]; /* never on the wire */
+extern void *const harp_remote_entered[]; /* NULL: needs no session */
+extern const bool harp_remote_absent[];   /* never on the wire */
+
+/* What a call does when the session is over. */
+enum harp_remote_opens {
+    HARP_REMOTE_STAYS, /* answers that */
+    HARP_REMOTE_OPENS, /* opens another, if it is known */
+    HARP_REMOTE_LOOKS, /* finds out first whether it is */
+    HARP_REMOTE_BEGINS /* the same, and answers why there is none: cuInit */
+};
+/* A call of the program's begins, and ends by harp_lane_leave; unless CUDA_SUCCESS: then that is
+ * all of it. In between what belongs to the session stays. */
+CUresult harp_remote_enter(enum harp_remote_opens opens, struct harp_lane **lane);
 
 /* Make a call: slots as the codec wants them. Told if its row is async, else asked. */
 CUresult harp_remote_make(unsigned op, const uint64_t *args, unsigned count);

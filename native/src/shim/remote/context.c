@@ -3,6 +3,7 @@
  * Contexts: the stacks are this side's alone, and what they are made of is remembered.
  */
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/forget.h"
 #include "src/shim/remote/memory.h"
 
 /* The thread's stack, in a session; NULL: why in *r. */
@@ -157,6 +158,19 @@ static void gone(struct harp_lane *lane, uint64_t id)
     harp_remote_moved(lane);
 }
 
+/* In a session that is over a context is only a handle: that ends here. `r`: what else is said. */
+static CUresult ended_with_it(CUcontext ctx, CUresult r)
+{
+    struct harp_lane *lane = harp_lane();
+    struct harp_thing *thing = thing_of(ctx);
+    if (!harp_remote_ended() || lane == NULL || thing == NULL || thing->id >> 63 != 0)
+        return r;
+    uint64_t id = thing->id;
+    harp_remote_end(thing);
+    harp_lane_lost(lane, id);
+    return CUDA_SUCCESS;
+}
+
 CUresult harp_remote_cuCtxDestroy_v2(CUcontext ctx)
 {
     CUresult r;
@@ -164,8 +178,10 @@ CUresult harp_remote_cuCtxDestroy_v2(CUcontext ctx)
     struct harp_thing *thing = lane == NULL ? NULL : thing_of(ctx);
     uint64_t id = thing == NULL ? 0 : thing->id;
     if (lane == NULL)
-        return r;
+        return ended_with_it(ctx, r);
     r = harp_sent_cuCtxDestroy_v2(ctx);
+    if (r != CUDA_SUCCESS && harp_remote_gone())
+        return ended_with_it(ctx, r);
     if (r == CUDA_SUCCESS)
         gone(lane, id);
     return r;
@@ -191,6 +207,8 @@ CUresult harp_remote_cuCtxDetach(CUcontext ctx)
     struct harp_thing *thing = thing_of(ctx);
     CUresult r = harp_sent_cuCtxDetach(ctx);
     struct harp_lane *lane = harp_lane();
+    if (r != CUDA_SUCCESS && harp_remote_gone())
+        return ended_with_it(ctx, r);
     if (r != CUDA_SUCCESS || thing == NULL || lane == NULL || thing->id >> 63 != 0)
         return r;
     if (__atomic_fetch_sub(&thing->uses, 1, __ATOMIC_RELAXED) != 0)
@@ -219,6 +237,12 @@ static void emptied(const struct harp_thing *thing)
     __atomic_add_fetch(&ended, 1, __ATOMIC_RELAXED);
     harp_remote_forget_memory(thing->id);
     harp_thing_end_owned(thing->id);
+}
+
+void harp_remote_forget_contexts(void)
+{
+    for (unsigned i = 0; i < PRIMARIES; i++)
+        __atomic_store_n(&primary[i], NULL, __ATOMIC_RELEASE);
 }
 
 CUresult harp_remote_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
@@ -251,6 +275,8 @@ CUresult harp_remote_cuDevicePrimaryCtxRelease_v2(CUdevice dev)
     if (uses < 2)
         harp_remote_doubt();
     CUresult r = harp_sent_cuDevicePrimaryCtxRelease_v2(dev);
+    if (r != CUDA_SUCCESS && uses > 0 && harp_remote_gone())
+        r = CUDA_SUCCESS; /* only a number is left of it */
     if (r != CUDA_SUCCESS && uses > 0)
         __atomic_add_fetch(&thing->uses, 1, __ATOMIC_RELAXED);
     if (r == CUDA_SUCCESS && uses == 1)
@@ -267,6 +293,8 @@ CUresult harp_remote_cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
     struct harp_thing *thing = primary_of(dev);
     CUresult r = harp_sent_cuDevicePrimaryCtxReset_v2(dev);
+    if (r != CUDA_SUCCESS && thing != NULL && harp_remote_gone())
+        r = CUDA_SUCCESS;
     if (r != CUDA_SUCCESS || thing == NULL)
         return r;
     __atomic_store_n(&thing->uses, 0, __ATOMIC_RELAXED);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/forget.h"
 #include "src/shim/remote/host.h"
 #include "src/shim/remote/prepared.h"
 
@@ -176,6 +177,11 @@ bool harp_remote_graph_memory(bool has)
     if (has)
         __atomic_store_n(&memory, true, __ATOMIC_RELAXED);
     return __atomic_load_n(&memory, __ATOMIC_RELAXED);
+}
+
+void harp_remote_forget_graphs(void)
+{
+    __atomic_store_n(&memory, false, __ATOMIC_RELAXED);
 }
 
 CUresult harp_remote_cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph,

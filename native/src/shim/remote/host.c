@@ -10,6 +10,7 @@
 
 #include "src/shim/gate/thread.h"
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/forget.h"
 #include "src/shim/remote/session_state.h"
 
 struct ticket {
@@ -128,7 +129,39 @@ static void *run(void *arg)
         err = c->seq != 0 ? answer(c) : 0;
         free(c);
     }
+    pthread_mutex_lock(&lock);
+    running = false;
+    pthread_mutex_unlock(&lock);
     return arg;
+}
+
+bool harp_remote_host_idle(void)
+{
+    pthread_mutex_lock(&lock);
+    bool idle = !running;
+    pthread_mutex_unlock(&lock);
+    return idle;
+}
+
+void harp_remote_forget_host(void)
+{
+    pthread_mutex_lock(&lock);
+    for (unsigned i = 0; i < SHELVES; i++)
+        while (shelf[i] != NULL) {
+            struct ticket *t = shelf[i];
+            shelf[i] = t->next;
+            free(t);
+        }
+    tickets = 0;
+    pthread_mutex_unlock(&lock);
+    pthread_mutex_lock(&s->answers);
+    while (calls != NULL) {
+        struct call *c = calls;
+        calls = c->next;
+        free(c);
+    }
+    last = &calls;
+    pthread_mutex_unlock(&s->answers);
 }
 
 int harp_remote_host_call(uint64_t ticket, uint64_t stream, CUresult status, uint64_t seq)

@@ -12,6 +12,7 @@
 
 #include "soft/ptxc/sha256.h"
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/forget.h"
 #include "src/shim/remote/prepared.h"
 
 #define FILE_MOST (1ull << 30)
@@ -80,6 +81,14 @@ static bool knows(const struct harp_wire_image *image)
         found = memcmp(&had[i], image, sizeof *image) == 0;
     pthread_mutex_unlock(&lock);
     return found;
+}
+
+void harp_remote_forget_images(void)
+{
+    pthread_mutex_lock(&lock);
+    memset(had, 0, sizeof had);
+    had_next = 0;
+    pthread_mutex_unlock(&lock);
 }
 
 static void hash(const void *data, size_t bytes, struct harp_wire_image *image)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/forget.h"
 #include "src/shim/remote/prepared.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the one below */
@@ -67,6 +68,16 @@ void harp_remote_jit_end(const struct harp_jit *jit)
         }
         free(said);
     }
+}
+
+void harp_remote_forget_logs(void)
+{
+    pthread_mutex_lock(&lock);
+    for (unsigned i = 0; i < 2 * (HARP_REMOTE_LANES + 1); i++) {
+        free(logs[i / 2][i % 2]);
+        logs[i / 2][i % 2] = NULL;
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 /* --- links -------------------------------------------------------------------------------------

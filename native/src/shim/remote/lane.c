@@ -10,6 +10,13 @@
 
 /* That have a number; [0]: number 1. Atomic, and no lock: a child made by fork has threads, too. */
 static uint32_t threads[HARP_REMOTE_LANES];
+/* Calls that are under way, by number: each on a line of its own, for threads write there all the
+ * time. Atomic, and so is whether calls may begin. */
+static struct {
+    _Alignas(64) uint32_t calls;
+} under_way[HARP_REMOTE_LANES];
+static bool closed;
+static uint32_t sessions; /* that have ended, and been forgotten; atomic */
 static bool key_made;
 static pthread_key_t key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -17,6 +24,8 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void lane_end(void *at)
 {
     struct harp_lane *lane = at;
+    if (lane->calls > 0) /* the thread has ended within one */
+        __atomic_sub_fetch(&under_way[lane->number - 1].calls, 1, __ATOMIC_RELEASE);
     __atomic_sub_fetch(&threads[lane->number - 1], 1, __ATOMIC_RELAXED);
     free(lane->scratch);
     if (lane->lent_used == 0) /* else somebody may still read there */
@@ -63,8 +72,60 @@ struct harp_lane *harp_lane(void)
         return NULL;
     }
     lane->number = number();
+    lane->session = __atomic_load_n(&sessions, __ATOMIC_RELAXED);
     return lane;
 }
+
+/* --- calls under way -------------------------------------------------------------------------- */
+
+/* Either this thread sees that it is closed, or who closes sees its call: both orders are total. */
+bool harp_lane_enter(struct harp_lane *lane)
+{
+    uint32_t *own = &under_way[lane->number - 1].calls;
+    if (lane->calls > 0) {
+        lane->calls++;
+        return true;
+    }
+    __atomic_add_fetch(own, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&closed, __ATOMIC_SEQ_CST)) {
+        __atomic_sub_fetch(own, 1, __ATOMIC_RELEASE);
+        return false;
+    }
+    lane->calls = 1;
+    uint32_t now = __atomic_load_n(&sessions, __ATOMIC_RELAXED);
+    if (lane->session != now) {
+        lane->session = now;
+        lane->depth = 0;
+        lane->doubt = lane->hurry = false;
+    }
+    return true;
+}
+
+void harp_lane_leave(struct harp_lane *lane)
+{
+    if (--lane->calls == 0)
+        __atomic_sub_fetch(&under_way[lane->number - 1].calls, 1, __ATOMIC_RELEASE);
+}
+
+void harp_lanes_close(bool close)
+{
+    __atomic_store_n(&closed, close, __ATOMIC_SEQ_CST);
+}
+
+void harp_lanes_forget(void)
+{
+    __atomic_add_fetch(&sessions, 1, __ATOMIC_RELAXED);
+}
+
+bool harp_lanes_idle(void)
+{
+    uint32_t calls = 0;
+    for (uint32_t i = 0; i < HARP_REMOTE_LANES; i++)
+        calls += __atomic_load_n(&under_way[i].calls, __ATOMIC_SEQ_CST);
+    return calls == 0;
+}
+
+/* --- lending, and the stack ------------------------------------------------------------------- */
 
 bool harp_lane_lends(struct harp_lane *lane, uint64_t bytes)
 {

@@ -13,6 +13,7 @@
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/forget.h"
 #include "src/shim/remote/snapshot.h"
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -125,6 +126,17 @@ void harp_remote_forget_memory(uint64_t ctx)
 {
     pthread_mutex_lock(&lock);
     harp_ranges_remove_of(&device, ctx);
+    pthread_mutex_unlock(&lock);
+}
+
+void harp_remote_forget_ranges(void)
+{
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < reserved.count; i++)
+        munmap((void *)(uintptr_t)reserved.at[i].base, reserved.at[i].bytes);
+    reserved.count = device.count = 0;
+    for (size_t i = 0; i < host.count; i++)
+        host.at[i].ctx = 0; /* another session's worker may name one of its own so */
     pthread_mutex_unlock(&lock);
 }
 

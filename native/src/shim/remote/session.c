@@ -1,158 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Opening, asking, reading.
+ * Asking, reading, putting.
  */
 #include "src/shim/remote/session_state.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "src/shim/entry/api.h"
 #include "src/shim/entry/entry.h"
 #include "src/shim/remote/calls.h"
 
-#ifndef MADV_WIPEONFORK
-#define MADV_WIPEONFORK 18
-#endif
-/* A link may have to wait for a session (10 s), to dial, and for the other side to open its driver
- * (25 s). It refuses by itself before that; who has died is seen at once. */
-#define OPEN_MS 40000
-#define SPIN_US 50
 #define ROOM_MS 2 /* then answers are read, which the worker may have no room for */
 
 struct harp_remote_session harp_remote_session = {.put = PTHREAD_MUTEX_INITIALIZER,
                                                   .answers = PTHREAD_MUTEX_INITIALIZER,
                                                   .changed = PTHREAD_COND_INITIALIZER};
 static struct harp_remote_session *const s = &harp_remote_session;
-
-enum { CLOSED, OPEN };
-static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
-/* A page that a child made by fork finds empty. Written under `open_lock`, then only read. */
-static struct {
-    uint32_t state;
-    uint32_t initialised;
-} *life;
-static bool ever; /* the process, or one it is a child of, has had a session */
-
-/* --- opening ---------------------------------------------------------------------------------- */
-
-static int dial(const char *path)
-{
-    struct sockaddr_un at = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof at.sun_path)
-        return -ENAMETOOLONG;
-    memcpy(at.sun_path, path, strlen(path));
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
-    while (connect(fd, (struct sockaddr *)&at, sizeof at) != 0)
-        if (errno != EINTR) {
-            int err = -errno;
-            close(fd);
-            return err;
-        }
-    return fd;
-}
-
-static CUresult failed(int fd, int err, const char *text)
-{
-    harp_log("remote_not_opened path=%s error=%d why=\"%s\" remedy=\"%s\"", harp_env()->remote,
-             -err, *text != '\0' ? text : strerror(-err),
-             err == -EPROTO ? "run the same release of HARP on both sides"
-                            : "see whether harp-worker or harp-link still listens there");
-    if (fd >= 0)
-        close(fd);
-    return err == -EPROTO   ? CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
-           : err == -ENOMEM ? CUDA_ERROR_OUT_OF_MEMORY
-                            : CUDA_ERROR_NO_DEVICE;
-}
-
-/* A child has the parent's memory but for this page: it is not connected, and says so. */
-static int prepare(void)
-{
-    if (life != NULL)
-        return 0;
-    long page = sysconf(_SC_PAGESIZE);
-    void *at = mmap(NULL, (size_t)page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED)
-        return -ENOMEM;
-    if (madvise(at, (size_t)page, MADV_WIPEONFORK) != 0)
-        harp_log("remote_fork_unsafe why=\"the kernel is older than 4.14\" remedy=\"do not use the "
-                 "GPU in a process made by fork\"");
-    s->in = malloc(HARP_REMOTE_SCRATCH);
-    s->bulk.pages = HARP_RING_BULK_BYTES / HARP_RING_PAGE;
-    s->bulk.taken = calloc((s->bulk.pages + 63) / 64, sizeof *s->bulk.taken);
-    if (s->in == NULL || s->bulk.taken == NULL)
-        return -ENOMEM; /* and once a process, what is left behind does not matter */
-    life = at;
-    return 0;
-}
-
-static CUresult open_now(void)
-{
-    struct harp_table_id own;
-    char table[HARP_TABLE_TEXT], text[256] = "";
-    int err = prepare(), fd = -1;
-    if (err == 0)
-        err = fd = dial(harp_env()->remote);
-    if (err < 0)
-        return failed(fd, err, text);
-    harp_table_own(&own, "libharp");
-    harp_table_put(table, &own);
-    err = harp_ring_dial(&s->ring, fd, NULL, table, OPEN_MS, text, sizeof text);
-    if (err != 0)
-        return failed(fd, err, text);
-    if (s->ring.mapped != 0)
-        madvise(s->ring.map, s->ring.mapped, MADV_DONTFORK);
-    s->sock = fd;
-    s->ring.spin_us = harp_ring_spin_us(SPIN_US);
-    ever = true;
-    __atomic_store_n(&life->state, OPEN, __ATOMIC_RELEASE);
-    return CUDA_SUCCESS;
-}
-
-static CUresult standing(void)
-{
-    if (life == NULL)
-        return CUDA_ERROR_NOT_INITIALIZED;
-    if (__atomic_load_n(&life->state, __ATOMIC_ACQUIRE) != OPEN)
-        return CUDA_ERROR_NOT_INITIALIZED;
-    return __atomic_load_n(&s->over, __ATOMIC_RELAXED) ? CUDA_ERROR_DEVICE_UNAVAILABLE
-                                                       : CUDA_SUCCESS;
-}
-
-CUresult harp_remote_open(void)
-{
-    CUresult r = standing();
-    if (r != CUDA_ERROR_NOT_INITIALIZED || ever)
-        return r;
-    int saved = errno;
-    pthread_mutex_lock(&open_lock);
-    r = standing();
-    if (r == CUDA_ERROR_NOT_INITIALIZED)
-        r = open_now();
-    pthread_mutex_unlock(&open_lock);
-    errno = saved;
-    return r;
-}
-
-CUresult harp_remote_ready(void)
-{
-    CUresult r = standing();
-    if (r == CUDA_SUCCESS && !__atomic_load_n(&life->initialised, __ATOMIC_ACQUIRE))
-        r = CUDA_ERROR_NOT_INITIALIZED;
-    return r;
-}
-
-void harp_remote_initialised(void)
-{
-    __atomic_store_n(&life->initialised, 1, __ATOMIC_RELEASE);
-}
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
@@ -166,9 +31,11 @@ int harp_remote_over(int err)
         if (!m->done)
             m->to = NULL;
     shutdown(s->sock, SHUT_RDWR); /* who writes nonsense is not to wait for us */
-    harp_log("remote_session_over error=%d why=\"%s\" remedy=\"start the program again\"", -err,
-             err == -EPROTO ? "what came is not of this protocol"
-                            : "the worker or the link is gone");
+    harp_log(
+        "remote_session_over error=%d why=\"%s\" remedy=\"release its contexts and call cuInit "
+        "again, or start the program again\"",
+        -err,
+        err == -EPROTO ? "what came is not of this protocol" : "the worker or the link is gone");
     errno = saved;
     return err;
 }
@@ -189,7 +56,7 @@ static int reply_came(const struct harp_ring_record *record, const uint8_t *body
 static int came(const struct harp_ring_record *record, const uint8_t *body)
 {
     if (record->seq != 0)
-        s->taken = record->seq;
+        __atomic_store_n(&s->taken, record->seq, __ATOMIC_RELAXED);
     if (record->flags & HARP_FRAME_BULK)
         return harp_remote_bulk_came(record, body);
     if (record->flags & HARP_FRAME_REVERSE)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The session on its ring (src/wire/SESSION.md): one a process, opened by the first call that needs
- * it, over for good when the peer is gone. There is no thread: who waits for an answer reads for
- * all who do.
+ * The session on its ring (src/wire/SESSION.md): one a process at a time, opened by the first call
+ * that needs it, over when the peer is gone. Another takes its place when the program asks for a
+ * device again, and has no context left of this one. There is no thread: who waits for an answer
+ * reads for all who do.
  *
  * All functions are callable from any thread. Those that answer an int answer 0 or a negative
  * errno: -EPIPE, the session is over.
@@ -22,6 +23,16 @@ CUresult harp_remote_open(void);
 /* Whether cuInit has been called, and the session is there: what all other calls ask first. */
 CUresult harp_remote_ready(void);
 void harp_remote_initialised(void);
+
+/* Whether there was a session, and it is over: calls of a forked child's parent do not count. */
+bool harp_remote_ended(void);
+/* The same, but it is found out now whether the peer is gone: then the session is over. One
+ * syscall. */
+bool harp_remote_gone(void);
+/* Another session in the place of one that is over. None of this thread's calls is under way.
+ * CUDA_SUCCESS: it is there, by whosever doing. DEVICE_UNAVAILABLE: contexts of the old one live,
+ * or calls in it do not come back. Others as harp_remote_open. */
+CUresult harp_remote_again(void);
 
 /* One call of a lane, to be answered or not. The current context goes ahead if the worker has
  * another one. */

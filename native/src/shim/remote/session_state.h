@@ -51,7 +51,7 @@ struct harp_remote_session {
     struct harp_waiting *waiting[HARP_REMOTE_LANES + 1]; /* first asked, first answered */
     struct harp_moving *moving;
     struct harp_gift *gifts;
-    uint64_t taken; /* last seq of an answer */
+    uint64_t taken; /* last seq of an answer; atomic, for who puts reads it */
     uint8_t *in;    /* one body; the reader's */
     bool over;
 };

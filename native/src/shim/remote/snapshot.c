@@ -12,6 +12,7 @@
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/forget.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards filling; read after `known` */
 
@@ -20,8 +21,8 @@ struct facts {
     struct harp_wire_device is;
 };
 static struct {
-    unsigned devices; /* set once, before `initialised` */
-    int driver_version, loading_mode;
+    unsigned devices;                 /* set once a session, before `initialised` */
+    int driver_version, loading_mode; /* the first: atomic, read at any time */
     struct facts *facts;
 } all;
 
@@ -29,11 +30,13 @@ static struct {
 
 static CUresult first_words(void)
 {
-    const uint64_t args[] = {(uintptr_t)&all.devices, (uintptr_t)&all.driver_version,
+    int version = 0;
+    const uint64_t args[] = {(uintptr_t)&all.devices, (uintptr_t)&version,
                              (uintptr_t)&all.loading_mode};
     CUresult r = harp_remote_make(HARP_OP_harpSession, args, 3);
     if (r != CUDA_SUCCESS)
         return r;
+    __atomic_store_n(&all.driver_version, version, __ATOMIC_RELAXED);
     if (all.devices == 0 || all.devices > 1024)
         return CUDA_ERROR_NO_DEVICE;
     all.facts = calloc(all.devices, sizeof *all.facts);
@@ -58,9 +61,20 @@ CUresult harp_remote_cuInit(unsigned int Flags)
     return r;
 }
 
+void harp_remote_forget_devices(void)
+{
+    pthread_mutex_lock(&lock);
+    free(all.facts);
+    all.facts = NULL;
+    all.devices = 0;
+    pthread_mutex_unlock(&lock);
+}
+
 int harp_remote_driver_version(void)
 {
-    return harp_remote_ready() == CUDA_SUCCESS ? all.driver_version : HARP_WIRE_CUDA;
+    return harp_remote_ready() == CUDA_SUCCESS
+               ? __atomic_load_n(&all.driver_version, __ATOMIC_RELAXED)
+               : HARP_WIRE_CUDA;
 }
 
 CUresult harp_remote_cuDriverGetVersion(int *driverVersion)

@@ -261,6 +261,50 @@ void harp_thing_end_owned(uint64_t owner)
     pthread_mutex_unlock(&things.lock);
 }
 
+/* A primary context lives while it is retained. Of one whose device is not known nobody knows. */
+static bool holds(struct harp_thing *t)
+{
+    if (t->kind == HARP_HANDLE_CUgreenCtx)
+        return true;
+    return t->kind == HARP_HANDLE_CUcontext &&
+           (t->id >> 63 == 0 || t->device < 0 || __atomic_load_n(&t->uses, __ATOMIC_RELAXED) != 0);
+}
+
+/* Calls `each` of every record in use until one is told true. */
+static bool any(bool (*each)(struct harp_thing *thing))
+{
+    bool found = false;
+    uint32_t left = things.used;
+    for (unsigned i = 0; left > 0 && !found; i++) {
+        uint32_t here = left < slab_records(i) ? left : slab_records(i);
+        for (struct harp_thing *t = things.slab[i]; t < things.slab[i] + here && !found; t++)
+            found = t->kind != 0 && each(t);
+        left -= here;
+    }
+    return found;
+}
+
+static bool forgotten(struct harp_thing *thing)
+{
+    end(thing);
+    return false;
+}
+
+bool harp_things_hold(void)
+{
+    pthread_mutex_lock(&things.lock);
+    bool found = any(holds);
+    pthread_mutex_unlock(&things.lock);
+    return found;
+}
+
+void harp_things_forget(void)
+{
+    pthread_mutex_lock(&things.lock);
+    any(forgotten);
+    pthread_mutex_unlock(&things.lock);
+}
+
 CUresult harp_thing_missing(enum harp_handle kind)
 {
     switch (kind) {

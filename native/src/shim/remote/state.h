@@ -40,6 +40,10 @@ void harp_thing_end(struct harp_thing *thing);
 void harp_thing_end_owned(uint64_t owner);
 /* Whether others can be made in one of this kind. */
 bool harp_handle_owns(enum harp_handle kind);
+/* Whether a context lives, of whatever kind. */
+bool harp_things_hold(void);
+/* All have ended: their session has, and another comes. */
+void harp_things_forget(void);
 /* What a driver answers of a handle that is none of this kind. */
 CUresult harp_thing_missing(enum harp_handle kind);
 /* A new id: 3 to 2^63 - 1, in order. */
@@ -62,6 +66,8 @@ struct harp_lane {
     bool per_thread;  /* the call is a _ptsz or _ptds one */
     bool doubt;       /* the next call is asked, not told: the worker may say no */
     bool hurry;       /* the next call is told, not asked: another after it will be */
+    unsigned calls;   /* that are under way: one in another's function of the program's, too */
+    uint32_t session; /* whose contexts are on its stack */
     uint8_t *scratch; /* of the call that is being made */
     uint8_t *lent;    /* what drivers lend for good */
     uint64_t lent_size, lent_used;
@@ -69,6 +75,16 @@ struct harp_lane {
 
 /* This thread's; NULL: no memory. It ends with its thread. */
 struct harp_lane *harp_lane(void);
+/* A call of this thread begins. false: none may now, for a session takes another's place. What is
+ * left of an earlier session on its stack is gone. */
+bool harp_lane_enter(struct harp_lane *lane);
+void harp_lane_leave(struct harp_lane *lane);
+/* No call begins any more, or they may again. */
+void harp_lanes_close(bool close);
+/* Stacks are of a session that has ended: each thread sees to its own. */
+void harp_lanes_forget(void);
+/* Whether none is under way: only lasting while closed. */
+bool harp_lanes_idle(void);
 /* Makes room for so much more to be lent, at lent + lent_used. false: no memory. */
 bool harp_lane_lends(struct harp_lane *lane, uint64_t bytes);
 /* The id of the current context, 0: there is none. */
