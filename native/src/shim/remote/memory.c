@@ -12,20 +12,19 @@
 #include <unistd.h>
 
 #include "src/shim/entry/entry.h"
+#include "src/shim/remote/arena.h"
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/room.h"
 #include "src/shim/remote/snapshot.h"
 
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000
-#endif
-#define CHUNK 0x200000ull /* reserved at once: drivers cut allocations out of as much */
 #define TRIES 8
 #define HOST_FLAGS                                                                                 \
     (CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_WRITECOMBINED)
 #define REGISTERED 0x80000000u /* the program's own memory */
+#define IN_ARENA   0x40000000u /* not an allocation of the driver's, but mapped in an arena */
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the four below */
-static struct harp_ranges device, host, reserved;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the three below */
+static struct harp_ranges device, host;
 static uint64_t ids;
 
 /* In a child made by fork another thread may have had it, and never gives it back: who comes
@@ -35,49 +34,9 @@ static bool locked(void)
     return harp_remote_ready() == CUDA_SUCCESS && pthread_mutex_lock(&lock) == 0;
 }
 
-/* --- addresses of the device ------------------------------------------------------------------ */
+/* --- which memory there is -------------------------------------------------------------------- */
 
-/* A run of chunks that are not ours yet. Without room for it (ulimit -v) nothing is reserved, and
- * nothing is known to be wrong. */
-static int reserve(uint64_t from, uint64_t bytes)
-{
-    void *want = (void *)(uintptr_t)from;
-    void *got = mmap(want, bytes, PROT_NONE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (got == MAP_FAILED)
-        return errno == EEXIST ? -EEXIST : 0;
-    if (got != want) { /* a kernel of before 4.17 */
-        munmap(got, bytes);
-        return -EEXIST;
-    }
-    const struct harp_range range = {.base = from, .bytes = bytes};
-    harp_ranges_add(&reserved, &range);
-    return 0;
-}
-
-int harp_remote_reserve(uint64_t base, uint64_t bytes)
-{
-    int saved = errno, err = 0;
-    uint64_t at = base & ~(CHUNK - 1), end = base + bytes;
-    pthread_mutex_lock(&lock);
-    while (err == 0 && at < end) {
-        const struct harp_range *ours = harp_ranges_find(&reserved, at);
-        if (ours != NULL) {
-            at = ours->base + ours->bytes;
-            continue;
-        }
-        uint64_t stop = at;
-        while (stop < end && harp_ranges_find(&reserved, stop) == NULL)
-            stop += CHUNK;
-        err = reserve(at, stop - at);
-        at = stop;
-    }
-    pthread_mutex_unlock(&lock);
-    errno = saved;
-    return err;
-}
-
-void harp_remote_add_memory(uint64_t base, uint64_t bytes)
+static void add_memory(uint64_t base, uint64_t bytes, uint32_t flags)
 {
     const struct harp_lane *lane = harp_lane();
     pthread_mutex_lock(&lock);
@@ -86,6 +45,7 @@ void harp_remote_add_memory(uint64_t base, uint64_t bytes)
         .bytes = bytes,
         .ctx = lane != NULL ? harp_lane_current(lane) : 0,
         .id = ++ids,
+        .flags = flags,
     };
     harp_ranges_remove(&device, base); /* it ended with its context, or its pool */
     harp_ranges_add(&device, &range);
@@ -126,6 +86,29 @@ void harp_remote_forget_memory(uint64_t ctx)
     pthread_mutex_lock(&lock);
     harp_ranges_remove_of(&device, ctx);
     pthread_mutex_unlock(&lock);
+}
+
+/* One in an arena that is of that context; bytes 0: none is. */
+static struct harp_range in_arena_of(uint64_t ctx)
+{
+    struct harp_range is = {.bytes = 0};
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < device.count && is.bytes == 0; i++)
+        if (device.at[i].ctx == ctx && (device.at[i].flags & IN_ARENA) != 0)
+            is = device.at[i];
+    if (is.bytes != 0)
+        harp_ranges_remove(&device, is.base);
+    pthread_mutex_unlock(&lock);
+    return is;
+}
+
+void harp_remote_leave_arena(uint64_t ctx)
+{
+    struct harp_range is = in_arena_of(ctx);
+    if (is.bytes != 0)
+        (void)harp_remote_arena_wait(&is); /* if that fails, nothing runs there any more */
+    for (; is.bytes != 0; is = in_arena_of(ctx))
+        harp_remote_arena_give(&is);
 }
 
 bool harp_remote_on_device(uint64_t address, uint64_t bytes)
@@ -174,32 +157,37 @@ static CUresult sent_alloc(CUdeviceptr *dptr, size_t bytes, size_t *pitch, size_
                          : harp_sent_cuMemAllocPitch_v2(dptr, pitch, bytes, rows, e);
 }
 
-/* Those whose addresses are not free here are kept until one is found whose are. */
+/* Those whose addresses are not free here are kept until one is found whose are; then there is the
+ * arena. */
 static CUresult alloc(CUdeviceptr *dptr, size_t bytes, size_t *pitch, size_t rows, unsigned e)
 {
     CUdeviceptr taken[TRIES];
-    int n = 0, err = 0;
+    int n = 0, err = 0, tries = harp_remote_has_arena() ? 0 : TRIES;
+    uint64_t size = bytes;
     CUresult r = sent_alloc(dptr, bytes, pitch, rows, e);
     while (r == CUDA_SUCCESS) {
-        uint64_t size = pitch == NULL ? bytes : *pitch * rows;
+        size = pitch == NULL ? bytes : *pitch * rows;
         err = harp_remote_reserve(*dptr, size);
         if (err == 0)
-            harp_remote_add_memory(*dptr, size);
-        if (err == 0 || n == TRIES)
+            add_memory(*dptr, size, 0);
+        if (err == 0 || n == tries)
             break;
         taken[n++] = *dptr;
         r = sent_alloc(dptr, bytes, pitch, rows, e);
     }
-    if (r == CUDA_SUCCESS && err != 0) {
-        harp_log(
-            "remote_address_taken address=%#llx bytes=%zu why=\"this process has memory of its "
-            "own there\" remedy=\"start it with fewer libraries, or with setarch -R\"",
-            (unsigned long long)*dptr, bytes);
+    uint64_t last = err == 0 ? 0 : r == CUDA_SUCCESS ? *dptr : taken[n - 1];
+    if (r == CUDA_SUCCESS && err != 0)
         harp_sent_cuMemFree_v2(*dptr);
-        r = CUDA_ERROR_OUT_OF_MEMORY;
-    }
     while (n > 0)
         harp_sent_cuMemFree_v2(taken[--n]);
+    /* Also where there was memory for some of the tries, and not for all. */
+    if (err == 0 || (r != CUDA_SUCCESS && r != CUDA_ERROR_OUT_OF_MEMORY))
+        return r;
+    r = harp_remote_arena_alloc(dptr, size, last);
+    if (r == CUDA_SUCCESS)
+        add_memory(*dptr, size, IN_ARENA);
+    else
+        harp_remote_taken(last, size);
     return r;
 }
 
@@ -217,9 +205,20 @@ CUresult harp_remote_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_
     return alloc(dptr, WidthInBytes, pPitch, Height, ElementSizeBytes);
 }
 
+/* `late`: what waiting for it has said. While something captures, nothing was waited for. */
+static CUresult free_in_arena(const struct harp_range *was, CUresult late)
+{
+    if (late != CUDA_SUCCESS && harp_remote_capturing(0))
+        return dropped(was, late);
+    CUresult r = harp_remote_arena_give(was);
+    return r != CUDA_SUCCESS ? dropped(was, r) : late;
+}
+
 CUresult harp_remote_cuMemFree_v2(CUdeviceptr dptr)
 {
     struct harp_range was = drop(dptr);
+    if (was.flags & IN_ARENA)
+        return free_in_arena(&was, harp_remote_arena_wait(&was));
     return dropped(&was, harp_sent_cuMemFree_v2(dptr));
 }
 
@@ -231,10 +230,11 @@ static CUresult pooled(CUdeviceptr *dptr, size_t bytes, CUstream stream, CUresul
     if (harp_remote_capturing(0))
         harp_remote_graph_memory(true);
     if (harp_remote_reserve(*dptr, bytes) != 0) {
+        harp_remote_taken(*dptr, bytes);
         harp_sent_cuMemFreeAsync(*dptr, stream);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    harp_remote_add_memory(*dptr, bytes);
+    add_memory(*dptr, bytes, 0);
     return r;
 }
 
@@ -277,6 +277,8 @@ CUresult harp_remote_cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, 
 CUresult harp_remote_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
     struct harp_range was = drop(dptr);
+    if (was.flags & IN_ARENA)
+        return free_in_arena(&was, harp_sent_cuStreamSynchronize(hStream));
     return dropped(&was, harp_sent_cuMemFreeAsync(dptr, hStream));
 }
 

@@ -14,10 +14,9 @@ bool harp_remote_pinned(const void *data, uint64_t bytes);
 /* A copy of the allocation's range; false: there is none. */
 bool harp_remote_range(uint64_t address, bool *device, struct harp_range *out);
 
-/* New memory of the device, where the addresses are free here too: else -EEXIST. */
-int harp_remote_reserve(uint64_t base, uint64_t bytes);
-void harp_remote_add_memory(uint64_t base, uint64_t bytes);
-
+/* The context is about to end. What is mapped in an arena would outlast it, and without a context
+ * the worker could not wipe it. */
+void harp_remote_leave_arena(uint64_t ctx);
 /* All that was allocated in a context is gone with it. */
 void harp_remote_forget_memory(uint64_t ctx);
 
