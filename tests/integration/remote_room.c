@@ -5,9 +5,9 @@
  *   remote_room [FROM MIB [LIMIT]]
  *
  * maps so many MiB at FROM (hexadecimal) and keeps to LIMIT MiB of address space. Then on each
- * device: allocations, filled and read back, and a reservation; none may lie where this process has
- * something. When all are freed the devices have their memory again. Prints where the first
- * allocation of each device lies, or the call that failed.
+ * device: allocations, filled and read back, one of a pool and a reservation; none may lie where
+ * this process has something. When all are freed the devices have their memory again. Prints where
+ * the first allocation of each device lies, or the call that failed.
  */
 #include <dlfcn.h>
 #include <stdbool.h>
@@ -90,6 +90,11 @@ static void one_device(int device, uint64_t from, uint64_t bytes)
             exit(1);
         }
     }
+    call("cuMemAllocAsync", (uintptr_t)&range, BYTES, 0);
+    check(range, BYTES, from, bytes);
+    call("cuMemsetD8_v2", range, 1, BYTES);
+    call("cuMemFreeAsync", range, 0, 0);
+    call("cuCtxSynchronize", 0, 0, 0);
     call("cuMemAddressReserve", (uintptr_t)&range, RESERVED, 0);
     check(range, RESERVED, from, bytes);
     call("cuMemAddressFree", range, RESERVED, 0);

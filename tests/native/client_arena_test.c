@@ -25,11 +25,18 @@ DECLARE(cuDevicePrimaryCtxRetain);
 DECLARE(cuDevicePrimaryCtxRelease_v2);
 DECLARE(cuCtxCreate_v2);
 DECLARE(cuCtxDestroy_v2);
+DECLARE(cuCtxDetach);
+DECLARE(cuDevicePrimaryCtxReset_v2);
 DECLARE(cuCtxSetCurrent);
 DECLARE(cuCtxSynchronize);
 DECLARE(cuStreamBeginCapture_v2);
+DECLARE(cuStreamEndCapture);
+DECLARE(cuStreamCreate);
 DECLARE(cuMemAddressReserve);
 DECLARE(cuMemAlloc_v2);
+DECLARE(cuMemAllocAsync);
+DECLARE(cuMemAllocFromPoolAsync);
+DECLARE(cuMemPoolCreate);
 DECLARE(cuMemAllocPitch_v2);
 DECLARE(cuMemFree_v2);
 DECLARE(cuMemFreeAsync);
@@ -41,6 +48,8 @@ static uint64_t
     place[16];          /* where the driver has reservations, in order; 0: where it is asked to */
 static unsigned places; /* that have been answered */
 static bool none;       /* it has none */
+static unsigned allocs = UINT32_MAX; /* that there is memory for */
+static int made_on, opened_to;       /* devices */
 
 static void out(struct harp_wire_call *call, unsigned slot, uint64_t value, size_t bytes)
 {
@@ -68,7 +77,18 @@ static uint32_t answer(struct peer *p, struct harp_wire_call *call)
     case HARP_OP_cuDevicePrimaryCtxRetain:
         out(call, 0, PRIMARY + a[1], 8);
         return 0;
+    case HARP_OP_cuMemCreate:
+        made_on = ((CUmemAllocationProp *)(uintptr_t)a[2])->location.id;
+        return 0;
+    case HARP_OP_cuMemSetAccess:
+        opened_to = ((CUmemAccessDesc *)(uintptr_t)a[2])->location.id;
+        return 0;
     case HARP_OP_cuMemAlloc_v2:
+    case HARP_OP_cuMemAllocAsync:
+    case HARP_OP_cuMemAllocFromPoolAsync:
+        if (allocs == 0)
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        allocs--;
         out(call, 0, next_address, 8);
         next_address += GRANULE;
         return 0;
@@ -153,6 +173,7 @@ static void an_arena_is_offered(void)
     CHECK(made.args[1] == 4 * MIB && mapped.args[0] == at && mapped.args[1] == 4 * MIB);
     CHECK(mapped.args[3] == made.made && last(HARP_OP_cuMemRelease).args[0] == made.made);
     CHECK(last(HARP_OP_cuMemSetAccess).args[0] == at && count(HARP_OP_cuMemSetAccess) == 1);
+    CHECK(made_on == 1 && opened_to == 1);
     /* It is as any allocation; what does not start anew at each of them is the search. */
     CHECK(cuMemGetAddressRange_v2(&base, &bytes, at + 5) == CUDA_SUCCESS);
     CHECK(base == at && bytes == 3 * MIB);
@@ -225,6 +246,60 @@ static void nothing_is_agreed_on(void)
     CHECK(count(HARP_OP_cuMemCreate) == 0);
 }
 
+/* What is kept for the search may be all that the device has. */
+static void there_is_memory_for_some_tries(void)
+{
+    CUdeviceptr at = 0;
+    begin();
+    allocs = 3;
+    CHECK(cuMemAlloc_v2(&at, MIB) == CUDA_SUCCESS && at == last(HARP_OP_cuMemMap).args[0]);
+    CHECK(count(HARP_OP_cuMemAlloc_v2) == 4 && count(HARP_OP_cuMemFree_v2) == 3);
+    CHECK(when(HARP_OP_cuMemFree_v2) < when(HARP_OP_cuMemCreate));
+    CHECK(cuMemAlloc_v2(&at, MIB) == CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK(count(HARP_OP_cuMemCreate) == 1); /* there is none, wherever it would lie */
+}
+
+/* Allocations of pools are made again, too. In the arena is what is of the current device. */
+static void pools_find_another_place(void)
+{
+    CUcontext ctx = begin(), other = NULL;
+    CUdeviceptr at = 0;
+    CUmemoryPool pool = NULL;
+    CUstream s = NULL;
+    CUgraph graph = NULL;
+    CUmemPoolProps props = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+                            .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+    CHECK(cuStreamCreate(&s, 1) == CUDA_SUCCESS);
+    CHECK(cuMemPoolCreate(&pool, &props) == CUDA_SUCCESS);
+    next_address = TAKEN + BYTES - 3 * GRANULE;
+    CHECK(cuMemAllocAsync(&at, MIB, s) == CUDA_SUCCESS && at == TAKEN + BYTES);
+    CHECK(count(HARP_OP_cuMemAllocAsync) == 4 && cuCtxSynchronize() == CUDA_SUCCESS);
+    CHECK(count(HARP_OP_cuMemFreeAsync) == 3);
+    next_address = TAKEN;
+    CHECK(cuMemAllocFromPoolAsync(&at, MIB, pool, s) == CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK(count(HARP_OP_cuMemAllocFromPoolAsync) == TRIES && cuCtxSynchronize() == CUDA_SUCCESS);
+    CHECK(count(HARP_OP_cuMemFreeAsync) == 3 + TRIES && count(HARP_OP_harpArena) == 0);
+    next_address = TAKEN;
+    CHECK(cuCtxCreate_v2(&other, 0, 0) == CUDA_SUCCESS); /* not the stream's */
+    CHECK(cuMemAllocAsync(&at, MIB, s) == CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK(cuCtxSetCurrent(ctx) == CUDA_SUCCESS && count(HARP_OP_harpArena) == 0);
+    /* A graph has its own, and each of them once. */
+    next_address = TAKEN;
+    CHECK(cuStreamBeginCapture_v2(s, 0) == CUDA_SUCCESS);
+    unsigned before = count(HARP_OP_cuMemAllocAsync);
+    CHECK(cuMemAllocAsync(&at, MIB, s) == CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK(count(HARP_OP_cuMemAllocAsync) == before + 1 && count(HARP_OP_harpArena) == 0);
+    CHECK(cuStreamEndCapture(s, &graph) == CUDA_SUCCESS);
+    next_address = TAKEN;
+    CHECK(cuMemAllocAsync(&at, MIB, s) == CUDA_SUCCESS && at == last(HARP_OP_harpArena).args[0]);
+    CHECK(count(HARP_OP_cuMemAllocAsync) == before + 1 + TRIES && made_on == 1);
+    CHECK(cuMemFreeAsync(at, s) == CUDA_SUCCESS && last(HARP_OP_cuMemUnmap).args[0] == at);
+    CHECK(cuMemAllocAsync(&at, MIB, NULL) == CUDA_SUCCESS && cuMemFree_v2(at) == CUDA_SUCCESS);
+    CHECK(count(HARP_OP_cuMemUnmap) == 2);
+    next_address = TAKEN + BYTES - 3 * GRANULE; /* with an arena, too, as it is not for this pool */
+    CHECK(cuMemAllocFromPoolAsync(&at, MIB, pool, s) == CUDA_SUCCESS && at == TAKEN + BYTES);
+}
+
 static void what_fails_there_leaves_nothing(void)
 {
     CUdeviceptr at = 0, other = 0;
@@ -263,9 +338,17 @@ static void it_ends_with_its_context(void)
     CHECK(cuCtxDestroy_v2(second) == CUDA_SUCCESS && count(HARP_OP_cuMemUnmap) == 2);
     CHECK(when(HARP_OP_cuMemUnmap) < when(HARP_OP_cuCtxDestroy_v2)); /* it is wiped in it */
     CHECK(last(HARP_OP_cuMemUnmap).args[0] == at[2] && count(HARP_OP_cuCtxSynchronize) == 1);
+    CHECK(when(HARP_OP_cuCtxSynchronize) <
+          when(HARP_OP_cuCtxSetCurrent)); /* it was for the second */
     CHECK(cuDevicePrimaryCtxRelease_v2(1) == CUDA_SUCCESS);
     CHECK(count(HARP_OP_cuMemUnmap) == 3 && last(HARP_OP_cuMemUnmap).args[0] == at[0]);
     CHECK(when(HARP_OP_cuMemUnmap) < when(HARP_OP_cuDevicePrimaryCtxRelease_v2));
+    CHECK(cuDevicePrimaryCtxRetain(&first, 1) == CUDA_SUCCESS);
+    CHECK(cuCtxSetCurrent(first) == CUDA_SUCCESS && cuMemAlloc_v2(&at[0], MIB) == CUDA_SUCCESS);
+    CHECK(cuDevicePrimaryCtxReset_v2(1) == CUDA_SUCCESS && count(HARP_OP_cuMemUnmap) == 4);
+    CHECK(cuCtxCreate_v2(&second, 0, 1) == CUDA_SUCCESS);
+    CHECK(cuMemAlloc_v2(&at[1], MIB) == CUDA_SUCCESS && cuCtxDetach(second) == CUDA_SUCCESS);
+    CHECK(count(HARP_OP_cuMemUnmap) == 5 && last(HARP_OP_cuMemUnmap).args[0] == at[1]);
 }
 
 /* A full arena is not the last one. */
@@ -310,6 +393,8 @@ static const struct peer_scenario scenarios[] = {
     {"another_place_is_agreed_on", another_place_is_agreed_on},
     {"the_drivers_place_is_taken_too", the_drivers_place_is_taken_too},
     {"nothing_is_agreed_on", nothing_is_agreed_on},
+    {"there_is_memory_for_some_tries", there_is_memory_for_some_tries},
+    {"pools_find_another_place", pools_find_another_place},
     {"what_fails_there_leaves_nothing", what_fails_there_leaves_nothing},
     {"it_ends_with_its_context", it_ends_with_its_context},
     {"there_may_be_several", there_may_be_several},

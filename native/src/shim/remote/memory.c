@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Allocations. Those of the device are made by the worker; where one lies, nothing of this process
- * may: its addresses are reserved here, and if they are not free it is made again elsewhere. Pinned
- * memory is this machine's alone.
+ * Allocations of the device. They are made by the worker; where one lies, nothing of this process
+ * may: its addresses are reserved here, and if they are not free it is made again elsewhere.
  */
 #include "src/shim/remote/memory.h"
 
-#include <errno.h>
 #include <pthread.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "src/shim/entry/entry.h"
 #include "src/shim/remote/arena.h"
@@ -17,15 +13,12 @@
 #include "src/shim/remote/room.h"
 #include "src/shim/remote/snapshot.h"
 
-#define TRIES 8
-#define HOST_FLAGS                                                                                 \
-    (CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_WRITECOMBINED)
-#define REGISTERED 0x80000000u /* the program's own memory */
-#define IN_ARENA   0x40000000u /* not an allocation of the driver's, but mapped in an arena */
+#define TRIES    8
+#define IN_ARENA 1u /* flag of a range: no allocation of the driver's, but mapped in an arena */
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the three below */
-static struct harp_ranges device, host;
-static uint64_t ids;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards it */
+static struct harp_ranges device;
+static uint64_t ids; /* atomic; of pinned memory, too */
 
 /* In a child made by fork another thread may have had it, and never gives it back: who comes
  * without having asked whether there is a session, asks here. */
@@ -36,6 +29,11 @@ static bool locked(void)
 
 /* --- which memory there is -------------------------------------------------------------------- */
 
+uint64_t harp_remote_memory_id(void)
+{
+    return __atomic_add_fetch(&ids, 1, __ATOMIC_RELAXED);
+}
+
 static void add_memory(uint64_t base, uint64_t bytes, uint32_t flags)
 {
     const struct harp_lane *lane = harp_lane();
@@ -44,7 +42,7 @@ static void add_memory(uint64_t base, uint64_t bytes, uint32_t flags)
         .base = base,
         .bytes = bytes,
         .ctx = lane != NULL ? harp_lane_current(lane) : 0,
-        .id = ++ids,
+        .id = harp_remote_memory_id(),
         .flags = flags,
     };
     harp_ranges_remove(&device, base); /* it ended with its context, or its pool */
@@ -120,33 +118,16 @@ bool harp_remote_on_device(uint64_t address, uint64_t bytes)
     return there;
 }
 
-bool harp_remote_pinned(const void *data, uint64_t bytes)
-{
-    if (!locked())
-        return false;
-    bool there = harp_ranges_hold(&host, (uintptr_t)data, bytes);
-    pthread_mutex_unlock(&lock);
-    return there;
-}
-
 bool harp_remote_range(uint64_t address, bool *on_device, struct harp_range *out)
 {
     if (!locked())
         return false;
     const struct harp_range *r = harp_ranges_find(&device, address);
     *on_device = r != NULL;
-    if (r == NULL)
-        r = harp_ranges_find(&host, address);
     if (r != NULL)
         *out = *r;
     pthread_mutex_unlock(&lock);
-    return r != NULL;
-}
-
-static CUresult no_mapping(unsigned symbol)
-{
-    return harp_remote_refused(symbol, CUDA_ERROR_NOT_SUPPORTED,
-                               "no kernel elsewhere reaches memory of this machine");
+    return *on_device || harp_remote_pinned_range(address, out);
 }
 
 /* --- allocation ------------------------------------------------------------------------------- */
@@ -222,41 +203,77 @@ CUresult harp_remote_cuMemFree_v2(CUdeviceptr dptr)
     return dropped(&was, harp_sent_cuMemFree_v2(dptr));
 }
 
-/* From pools: addresses that are not free here cannot be had again elsewhere, only given back. */
-static CUresult pooled(CUdeviceptr *dptr, size_t bytes, CUstream stream, CUresult r)
+/* --- in the order of streams ------------------------------------------------------------------ */
+
+struct pooled {
+    size_t bytes;
+    CUmemoryPool pool; /* NULL: the current one of the stream's device */
+    CUstream stream;
+};
+
+static CUresult sent_pooled(CUdeviceptr *dptr, const struct pooled *p)
 {
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (harp_remote_capturing(0))
+    return p->pool == NULL ? harp_sent_cuMemAllocAsync(dptr, p->bytes, p->stream)
+                           : harp_sent_cuMemAllocFromPoolAsync(dptr, p->bytes, p->pool, p->stream);
+}
+
+/* Whether the memory is of the current context's device, as far as is known. */
+static bool here(const struct pooled *p)
+{
+    const struct harp_lane *lane = harp_lane();
+    const uintptr_t stream = (uintptr_t)p->stream;
+    if (p->pool != NULL || lane == NULL)
+        return false;
+    if (stream <= 2) /* the context's own */
+        return true;
+    const struct harp_thing *thing = harp_thing_of(HARP_HANDLE_CUstream, stream);
+    return thing != NULL && thing->owner == harp_lane_current(lane);
+}
+
+/* The same of pools; but what a graph is to allocate is captured once. */
+static CUresult pooled(CUdeviceptr *dptr, const struct pooled *p)
+{
+    CUdeviceptr taken[TRIES + 1];
+    const bool captures = harp_remote_capturing(0), placed = !captures && here(p);
+    int n = 0, tries = captures || (placed && harp_remote_has_arena()) ? 0 : TRIES;
+    bool found = false;
+    CUresult r;
+    do {
+        r = sent_pooled(dptr, p);
+        found = r == CUDA_SUCCESS && harp_remote_reserve(*dptr, p->bytes) == 0;
+        if (r == CUDA_SUCCESS && !found)
+            taken[n++] = *dptr;
+    } while (r == CUDA_SUCCESS && !found && n <= tries);
+    if (captures && r == CUDA_SUCCESS)
         harp_remote_graph_memory(true);
-    if (harp_remote_reserve(*dptr, bytes) != 0) {
-        harp_remote_taken(*dptr, bytes);
-        harp_sent_cuMemFreeAsync(*dptr, stream);
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    add_memory(*dptr, bytes, 0);
+    const uint64_t last = n == 0 ? 0 : taken[n - 1];
+    while (n > 0)
+        harp_sent_cuMemFreeAsync(taken[--n], p->stream);
+    if (found)
+        add_memory(*dptr, p->bytes, 0);
+    if (found || last == 0 || (r != CUDA_SUCCESS && r != CUDA_ERROR_OUT_OF_MEMORY))
+        return r;
+    r = placed ? harp_remote_arena_alloc(dptr, p->bytes, last) : CUDA_ERROR_OUT_OF_MEMORY;
+    if (r == CUDA_SUCCESS)
+        add_memory(*dptr, p->bytes, IN_ARENA);
+    else
+        harp_remote_taken(last, p->bytes);
     return r;
 }
 
 CUresult harp_remote_cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
 {
-    return pooled(dptr, bytesize, hStream, harp_sent_cuMemAllocAsync(dptr, bytesize, hStream));
+    const struct pooled p = {.bytes = bytesize, .stream = hStream};
+    return dptr == NULL ? harp_sent_cuMemAllocAsync(dptr, bytesize, hStream) : pooled(dptr, &p);
 }
 
 CUresult harp_remote_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
                                              CUstream hStream)
 {
-    CUresult r = harp_sent_cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream);
-    return pooled(dptr, bytesize, hStream, r);
-}
-
-/* Pools of the host's memory, and of managed memory, would be read here without a copy. */
-CUresult harp_remote_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
-{
-    if (poolProps != NULL && (poolProps->allocType == CU_MEM_ALLOCATION_TYPE_MANAGED ||
-                              poolProps->location.type > CU_MEM_LOCATION_TYPE_DEVICE))
-        return no_mapping(HARP_SYM_cuMemPoolCreate);
-    return harp_sent_cuMemPoolCreate(pool, poolProps);
+    const struct pooled p = {.bytes = bytesize, .pool = pool, .stream = hStream};
+    return dptr == NULL || pool == NULL
+               ? harp_sent_cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream)
+               : pooled(dptr, &p);
 }
 
 CUresult harp_remote_cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)
@@ -280,121 +297,4 @@ CUresult harp_remote_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
     if (was.flags & IN_ARENA)
         return free_in_arena(&was, harp_sent_cuStreamSynchronize(hStream));
     return dropped(&was, harp_sent_cuMemFreeAsync(dptr, hStream));
-}
-
-/* --- pinned memory ---------------------------------------------------------------------------- */
-
-static CUresult with_context(void)
-{
-    CUresult r = harp_remote_ready();
-    const struct harp_lane *lane = r == CUDA_SUCCESS ? harp_lane() : NULL;
-    if (r == CUDA_SUCCESS && (lane == NULL || harp_lane_current(lane) == 0))
-        r = lane == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_INVALID_CONTEXT;
-    return r;
-}
-
-static CUresult add_host(void *at, size_t bytes, unsigned flags)
-{
-    const struct harp_lane *lane = harp_lane();
-    pthread_mutex_lock(&lock);
-    const struct harp_range range = {.base = (uintptr_t)at,
-                                     .bytes = bytes,
-                                     .ctx = lane != NULL ? harp_lane_current(lane) : 0,
-                                     .id = ++ids,
-                                     .flags = flags};
-    bool added = harp_ranges_add(&host, &range);
-    pthread_mutex_unlock(&lock);
-    return added ? CUDA_SUCCESS : CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
-}
-
-CUresult harp_remote_cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
-{
-    CUresult r = with_context();
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (pp == NULL || bytesize == 0 || (Flags & ~(unsigned)HOST_FLAGS) != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (Flags & CU_MEMHOSTALLOC_DEVICEMAP)
-        return no_mapping(HARP_SYM_cuMemHostAlloc);
-    int saved = errno;
-    void *at = mmap(NULL, bytesize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    errno = saved;
-    if (at == MAP_FAILED)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    r = add_host(at, bytesize, Flags);
-    if (r != CUDA_SUCCESS)
-        munmap(at, bytesize);
-    else
-        *pp = at;
-    return r == CUDA_SUCCESS ? r : CUDA_ERROR_OUT_OF_MEMORY;
-}
-
-CUresult harp_remote_cuMemAllocHost_v2(void **pp, size_t bytesize)
-{
-    return harp_remote_cuMemHostAlloc(pp, bytesize, 0);
-}
-
-CUresult harp_remote_cuMemAllocHost(void **pp, unsigned int bytesize)
-{
-    return harp_remote_cuMemHostAlloc(pp, bytesize, 0);
-}
-
-static CUresult end_host(void *p, bool registered, CUresult none)
-{
-    CUresult r = with_context();
-    bool on_device;
-    struct harp_range range;
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (!harp_remote_range((uintptr_t)p, &on_device, &range) || on_device ||
-        range.base != (uintptr_t)p || registered != ((range.flags & REGISTERED) != 0))
-        return none;
-    if (harp_remote_settle(p, range.bytes) != 0)
-        return CUDA_ERROR_DEVICE_UNAVAILABLE;
-    pthread_mutex_lock(&lock);
-    bool was = harp_ranges_remove(&host, range.base);
-    pthread_mutex_unlock(&lock);
-    if (was && !registered)
-        munmap(p, range.bytes);
-    return was ? CUDA_SUCCESS : none;
-}
-
-CUresult harp_remote_cuMemFreeHost(void *p)
-{
-    return end_host(p, false, CUDA_ERROR_INVALID_VALUE);
-}
-
-CUresult harp_remote_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
-{
-    CUresult r = with_context();
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (p == NULL || bytesize == 0 || Flags > 0xf)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (Flags & CU_MEMHOSTREGISTER_DEVICEMAP)
-        return no_mapping(HARP_SYM_cuMemHostRegister_v2);
-    return add_host(p, bytesize, Flags | REGISTERED);
-}
-
-CUresult harp_remote_cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
-{
-    return harp_remote_cuMemHostRegister_v2(p, bytesize, Flags);
-}
-
-CUresult harp_remote_cuMemHostUnregister(void *p)
-{
-    return end_host(p, true, CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
-}
-
-CUresult harp_remote_cuMemHostGetFlags(unsigned int *pFlags, void *p)
-{
-    bool on_device;
-    struct harp_range range;
-    CUresult r = with_context();
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (pFlags == NULL || !harp_remote_range((uintptr_t)p, &on_device, &range) || on_device)
-        return CUDA_ERROR_INVALID_VALUE;
-    *pFlags = range.flags & ~REGISTERED;
-    return CUDA_SUCCESS;
 }

@@ -11,6 +11,9 @@
 bool harp_remote_on_device(uint64_t address, uint64_t bytes);
 /* The same of pinned memory. */
 bool harp_remote_pinned(const void *data, uint64_t bytes);
+bool harp_remote_pinned_range(uint64_t address, struct harp_range *out);
+/* Of an allocation of either kind: never used twice. */
+uint64_t harp_remote_memory_id(void);
 /* A copy of the allocation's range; false: there is none. */
 bool harp_remote_range(uint64_t address, bool *device, struct harp_range *out);
 
