@@ -30,16 +30,21 @@ static struct device {
     size_t free; /* before */
 } devices[DEVICES];
 
-static int call(const char *name, uintptr_t a, uintptr_t b, uintptr_t c)
+static int call4(const char *name, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d)
 {
     typedef int fn_type(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t);
     fn_type *fn = (fn_type *)dlsym(driver, name);
-    int result = fn != NULL ? fn(a, b, c, 0, 0) : 500;
+    int result = fn != NULL ? fn(a, b, c, d, 0) : 500;
     if (result != 0) {
         printf("%s: %d\n", name, result);
         exit(1);
     }
     return result;
+}
+
+static int call(const char *name, uintptr_t a, uintptr_t b, uintptr_t c)
+{
+    return call4(name, a, b, c, 0);
 }
 
 /* What this process has mapped there, but for reservations without access. */
@@ -95,7 +100,7 @@ static void one_device(int device, uint64_t from, uint64_t bytes)
     call("cuMemsetD8_v2", range, 1, BYTES);
     call("cuMemFreeAsync", range, 0, 0);
     call("cuCtxSynchronize", 0, 0, 0);
-    call("cuMemAddressReserve", (uintptr_t)&range, RESERVED, 0);
+    call4("cuMemAddressReserve", (uintptr_t)&range, RESERVED, 0, from); /* where it cannot be */
     check(range, RESERVED, from, bytes);
     call("cuMemAddressFree", range, RESERVED, 0);
     printf("%llx\n", (unsigned long long)d->at[0]); /* kept: the next device's lie elsewhere */
