@@ -10,7 +10,7 @@ from harp.wire.fields import Op
 
 FORMAT = 1
 CUDA = 13000
-TABLE_HASH = "5d84b083690a8c3de305a92a68cfac2c7781f228e4e359f435ef1b73d2d91738"
+TABLE_HASH = "3f47bdff8f11dc71d93b58f186f52440180075b7408c5d82fd9065c4f54afd69"
 
 MEANINGS: dict[str, dict[int, int] | dict[int, str]] = {
     'CUmemPool_attribute': {1: 4, 2: 4, 3: 4, 4: 8, 5: 8, 6: 8, 7: 8, 8: 8},
@@ -271,7 +271,7 @@ OPS: dict[int, Op] = {
     255: Op(255, 'cuLinkCreate_v2', 'sync', True, (F('numOptions', 'SCALAR', 'VALUE', 1, kind=4), F('stateOut', 'HANDLE', 'POINTER', 2, kind='CUlinkState', new=True), F('options', 'SCALAR', 'POINTER', 1, kind=4, length='BY', by=('numOptions',)), F('optionValues', 'WORDS', 'POINTER', 3, kind='CUjit_option', length='BY', by=('numOptions',), tag='options'), )),
     256: Op(256, 'cuLinkDestroy', 'async', False, (F('state', 'HANDLE', 'VALUE', 1, kind='CUlinkState'), )),
     257: Op(257, 'cuMemAddressFree', 'sync', False, (F('ptr', 'DEVICE', 'VALUE', 1), F('size', 'SCALAR', 'VALUE', 1, kind=8), )),
-    258: Op(258, 'cuMemAddressReserve', 'sync', False, (F('size', 'SCALAR', 'VALUE', 1, kind=8), F('alignment', 'SCALAR', 'VALUE', 1, kind=8), F('addr', 'DEVICE', 'VALUE', 1), F('flags', 'SCALAR', 'VALUE', 1, kind=8), F('ptr', 'DEVICE', 'POINTER', 2), )),
+    258: Op(258, 'cuMemAddressReserve', 'sync', False, (F('size', 'SCALAR', 'VALUE', 1, kind=8), F('alignment', 'SCALAR', 'VALUE', 1, kind=8), F('addr', 'SCALAR', 'VALUE', 1, kind=8), F('flags', 'SCALAR', 'VALUE', 1, kind=8), F('ptr', 'DEVICE', 'POINTER', 2), )),
     259: Op(259, 'cuMemAlloc_v2', 'sync', False, (F('bytesize', 'SCALAR', 'VALUE', 1, kind=8), F('dptr', 'DEVICE', 'POINTER', 2), )),
     260: Op(260, 'cuMemAllocAsync', 'sync', False, (F('bytesize', 'SCALAR', 'VALUE', 1, kind=8), F('hStream', 'HANDLE', 'VALUE', 1, kind='CUstream'), F('dptr', 'DEVICE', 'POINTER', 2), )),
     261: Op(261, 'cuMemAllocFromPoolAsync', 'sync', False, (F('bytesize', 'SCALAR', 'VALUE', 1, kind=8), F('pool', 'HANDLE', 'VALUE', 1, kind='CUmemoryPool'), F('hStream', 'HANDLE', 'VALUE', 1, kind='CUstream'), F('dptr', 'DEVICE', 'POINTER', 2), )),

@@ -381,6 +381,8 @@ def _param(p: Param, said: _Decision | None, names: dict[str, str]) -> Field | N
     made = replace(_value(p.name, p.type), dir=IN)
     if said is None:
         return made
+    if said.word == "hint" and made.item is Item.DEVICE:
+        return Field(p.name, Item.SCALAR, dir=IN, type=8)
     if said.word != "del" or made.item is not Item.HANDLE:
         raise UndecidedError(f"{p.name}: {p.type} cannot be {said.word}")
     return replace(made, own=Own.DEL)

@@ -23,6 +23,7 @@ does not say everything:
     text[n]                  room for n characters
     lent[n]                  the driver's own memory: n elements, or a text
     device                   a void * that is a device address
+    hint                     a device address where the session need have nothing yet
     packed image ticket      prepared by the client: see native/src/wire/README.md
     words(options)[n]        values of options, by OPTION_VALUES
     null none                must be NULL; is not carried

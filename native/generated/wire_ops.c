@@ -932,7 +932,7 @@ const struct harp_wire_field harp_wire_fields[] = {
 {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 8, .type = 8, .fixed = 1},
 /* cuMemAddressReserve */ {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 8, .type = 8, .fixed = 1},
 {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 16, .type = 8, .fixed = 1},
-{HARP_WIRE_DEVICE, HARP_WIRE_VALUE, 1, .at = 24, .type = 0, .fixed = 1},
+{HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 24, .type = 8, .fixed = 1},
 {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 32, .type = 8, .fixed = 1},
 {HARP_WIRE_DEVICE, HARP_WIRE_POINTER, 2, .at = 0, .type = 0, .fixed = 1},
 /* cuMemAlloc_v2 */ {HARP_WIRE_SCALAR, HARP_WIRE_VALUE, 1, .at = 8, .type = 8, .fixed = 1},

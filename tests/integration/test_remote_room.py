@@ -20,6 +20,8 @@ SOURCE = Path(__file__).with_name("remote_room.c")
 #: no randomisation; with -L libraries lie at a third of the address space, and upwards from there
 FIXED, LOW = ["setarch", "-R"], ["setarch", "-R", "-L"]
 OUT_OF_MEMORY = "cuMemAlloc_v2: 2"
+#: more than the program has, and less than the software GPU has addresses
+TAKEN_MIB = 4096
 
 
 class Room:
@@ -111,15 +113,40 @@ def test_a_place_that_is_taken(room: Room) -> None:
 
 
 @pytest.mark.usefixtures("fixed")
-def test_no_place_is_left(room: Room) -> None:
-    """After eight tries there is no memory, which is said, and why."""
+def test_all_likely_places_are_taken(room: Room) -> None:
+    """After eight tries both ends agree on an arena beyond what is taken."""
     program = room.build()
     room.served.by = FIXED
     first, _ = places(room.run(*FIXED, program))
-    assert room.run(*FIXED, program, f"{first:x}", "4096") == [OUT_OF_MEMORY]
+    for place in places(room.run(*FIXED, program, f"{first:x}", str(TAKEN_MIB))):
+        assert place >= first + (TAKEN_MIB << 20)
+    assert "remote_arena" in room.log.read_text()
+
+
+@pytest.mark.usefixtures("fixed")
+def test_no_place_is_left(room: Room, native_dir: Path) -> None:
+    """And the driver reserves none: there is no memory, which is said, and why."""
+    program = room.build()
+    room.served.by = FIXED
+    first, _ = places(room.run(*FIXED, program))
+    rule = [native_dir / "harp-soft-fault", "set", "fail cuMemAddressReserve 2"]
+    subprocess.run(rule, env=room.served.env, check=True)
+    assert room.run(*FIXED, program, f"{first:x}", str(TAKEN_MIB)) == [OUT_OF_MEMORY]
     said = room.log.read_text()
     assert "remote_address_taken" in said
     assert "remedy=" in said
+    assert "remote_arena" not in said
+
+
+@pytest.mark.usefixtures("fixed")
+def test_little_room_and_all_likely_places_are_taken(room: Room) -> None:
+    """The arena, too, does without being reserved here."""
+    program = room.build()
+    room.served.by = FIXED
+    first, _ = places(room.run(*FIXED, program))
+    limit = str(TAKEN_MIB + 64)
+    for place in places(room.run(*FIXED, program, f"{first:x}", str(TAKEN_MIB), limit)):
+        assert place >= first + (TAKEN_MIB << 20)
 
 
 def test_an_address_space_with_little_room(room: Room) -> None:

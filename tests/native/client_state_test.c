@@ -202,6 +202,29 @@ static void ranges(void)
     free(set.at);
 }
 
+/* Room for more within one, between what is in use there. */
+static void gaps(void)
+{
+    struct harp_ranges set = {NULL, 0, 0};
+    const struct harp_range in = {.base = 0x1000, .bytes = 0x1000};
+    const struct harp_range used[] = {{.base = 0x800, .bytes = 0x900},   /* over its beginning */
+                                      {.base = 0x1300, .bytes = 0x100},  /* 0x200 before it */
+                                      {.base = 0x1800, .bytes = 0x700},  /* 0x400 */
+                                      {.base = 0x1f80, .bytes = 0x800}}; /* 0x80; over its end */
+    CHECK(harp_ranges_gap(&set, &in, 0x1000) == 0x1000 && harp_ranges_gap(&set, &in, 0x1001) == 0);
+    for (unsigned i = 0; i < sizeof used / sizeof *used; i++)
+        CHECK(harp_ranges_add(&set, &used[i]));
+    CHECK(harp_ranges_gap(&set, &in, 0x200) == 0x1100 && harp_ranges_gap(&set, &in, 1) == 0x1100);
+    CHECK(harp_ranges_gap(&set, &in, 0x201) == 0x1400 && harp_ranges_gap(&set, &in, 0x401) == 0);
+    CHECK(harp_ranges_remove(&set, 0x1800));
+    CHECK(harp_ranges_gap(&set, &in, 0x401) == 0x1400 &&
+          harp_ranges_gap(&set, &in, 0xb80) == 0x1400);
+    CHECK(harp_ranges_gap(&set, &in, 0xb81) == 0);
+    CHECK(harp_ranges_remove(&set, 0x1f80) && harp_ranges_gap(&set, &in, 0xc00) == 0x1400);
+    CHECK(harp_ranges_gap(&set, &in, 0xc01) == 0);
+    free(set.at);
+}
+
 int main(void)
 {
     handles();
@@ -210,5 +233,6 @@ int main(void)
     stacks();
     calls_under_way();
     ranges();
+    gaps();
     return 0;
 }

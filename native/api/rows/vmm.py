@@ -14,7 +14,7 @@ ROWS: tuple[Function, ...] = (
     fn("cuMemAddressReserve", Cls.OTHER, Gate.NONE, """
         cuMemAddressReserve 10020 (CUdeviceptr *ptr, size_t size, size_t alignment,
             CUdeviceptr addr, unsigned long long flags)""",
-        remote="sync"),
+        remote="sync addr=hint"),
     fn("cuMemAddressFree", Cls.FREE, Gate.NONE, """
         cuMemAddressFree 10020 (CUdeviceptr ptr, size_t size)""",
         remote="sync"),

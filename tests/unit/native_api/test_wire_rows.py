@@ -83,6 +83,7 @@ def test_no_pointer_is_undecided() -> None:
         ("const int *p", "sync p=in", "p=in is what its type says"),
         ("const int *p", "sync q=out", "no such parameter: q"),
         ("const int *p", "sync p=backwards", "no such decision: backwards"),
+        ("int a", "sync a=hint", "a: int cannot be hint"),
         ("int a", "sync always forever", "no such flag: always forever"),
         ("int a", "", "has no remote class; remedy: remote="),
         ("int a", "sometimes", "has no remote class"),
@@ -98,6 +99,7 @@ def test_what_a_type_says_is_derived() -> None:
     assert one("sync", "const CUuuid *id").dir == 1
     assert one("sync", "int *n").dir == 2
     assert one("sync", "CUdeviceptr p").item is Item.DEVICE
+    assert one("sync p=hint", "CUdeviceptr p").item is Item.SCALAR
     assert one("sync", "CUstream s").type == "CUstream"
     assert one("sync", "const CUgraphNode *deps, size_t numDeps").by == ("numDeps",)
     made = one("sync p=new", "CUstream *p")

@@ -179,6 +179,7 @@ CUresult harp_remote_cuCtxDestroy_v2(CUcontext ctx)
     uint64_t id = thing == NULL ? 0 : thing->id;
     if (lane == NULL)
         return ended_with_it(ctx, r);
+    harp_remote_leave_arena(id);
     r = harp_sent_cuCtxDestroy_v2(ctx);
     if (r != CUDA_SUCCESS && harp_remote_gone())
         return ended_with_it(ctx, r);
@@ -205,6 +206,8 @@ CUresult harp_remote_cuCtxAttach(CUcontext *pctx, unsigned int flags)
 CUresult harp_remote_cuCtxDetach(CUcontext ctx)
 {
     struct harp_thing *thing = thing_of(ctx);
+    if (thing != NULL && __atomic_load_n(&thing->uses, __ATOMIC_RELAXED) == 0)
+        harp_remote_leave_arena(thing->id);
     CUresult r = harp_sent_cuCtxDetach(ctx);
     struct harp_lane *lane = harp_lane();
     if (r != CUDA_SUCCESS && harp_remote_gone())
@@ -272,6 +275,8 @@ CUresult harp_remote_cuDevicePrimaryCtxRelease_v2(CUdevice dev)
 {
     struct harp_thing *thing = primary_of(dev);
     uint32_t uses = release(thing);
+    if (uses == 1)
+        harp_remote_leave_arena(thing->id);
     if (uses < 2)
         harp_remote_doubt();
     CUresult r = harp_sent_cuDevicePrimaryCtxRelease_v2(dev);
@@ -292,6 +297,8 @@ CUresult harp_remote_cuDevicePrimaryCtxRelease(CUdevice dev)
 CUresult harp_remote_cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
     struct harp_thing *thing = primary_of(dev);
+    if (thing != NULL)
+        harp_remote_leave_arena(thing->id);
     CUresult r = harp_sent_cuDevicePrimaryCtxReset_v2(dev);
     if (r != CUDA_SUCCESS && thing != NULL && harp_remote_gone())
         r = CUDA_SUCCESS;

@@ -19,8 +19,12 @@ void harp_remote_forget_graphs(void);
 void harp_remote_forget_host(void);
 void harp_remote_forget_images(void);
 void harp_remote_forget_logs(void);
-/* The device's memory, and its addresses here. Pinned memory is the program's, and stays. */
+/* The device's memory, and all that follows: arenas, addresses kept here, whose pinned memory is.
+ */
 void harp_remote_forget_ranges(void);
+void harp_remote_forget_arenas(void);
+void harp_remote_forget_room(void);
+void harp_remote_forget_pinned(void);
 
 /* Whether the thread of host functions is gone, or was never there. */
 bool harp_remote_host_idle(void);

@@ -1,33 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Allocations. Those of the device are made by the worker; where one lies, nothing of this process
- * may: its addresses are reserved here, and if they are not free it is made again elsewhere. Pinned
- * memory is this machine's alone.
+ * Allocations of the device. They are made by the worker; where one lies, nothing of this process
+ * may: its addresses are reserved here, and if they are not free it is made again elsewhere.
  */
 #include "src/shim/remote/memory.h"
 
-#include <errno.h>
 #include <pthread.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "src/shim/entry/entry.h"
+#include "src/shim/remote/arena.h"
 #include "src/shim/remote/calls.h"
 #include "src/shim/remote/forget.h"
+#include "src/shim/remote/room.h"
 #include "src/shim/remote/snapshot.h"
 
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000
-#endif
-#define CHUNK 0x200000ull /* reserved at once: drivers cut allocations out of as much */
-#define TRIES 8
-#define HOST_FLAGS                                                                                 \
-    (CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_WRITECOMBINED)
-#define REGISTERED 0x80000000u /* the program's own memory */
+#define TRIES    8
+#define IN_ARENA 1u /* flag of a range: no allocation of the driver's, but mapped in an arena */
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the four below */
-static struct harp_ranges device, host, reserved;
-static uint64_t ids;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards it */
+static struct harp_ranges device;
+static uint64_t ids; /* atomic; of pinned memory, too */
 
 /* In a child made by fork another thread may have had it, and never gives it back: who comes
  * without having asked whether there is a session, asks here. */
@@ -36,49 +28,14 @@ static bool locked(void)
     return harp_remote_ready() == CUDA_SUCCESS && pthread_mutex_lock(&lock) == 0;
 }
 
-/* --- addresses of the device ------------------------------------------------------------------ */
+/* --- which memory there is -------------------------------------------------------------------- */
 
-/* A run of chunks that are not ours yet. Without room for it (ulimit -v) nothing is reserved, and
- * nothing is known to be wrong. */
-static int reserve(uint64_t from, uint64_t bytes)
+uint64_t harp_remote_memory_id(void)
 {
-    void *want = (void *)(uintptr_t)from;
-    void *got = mmap(want, bytes, PROT_NONE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (got == MAP_FAILED)
-        return errno == EEXIST ? -EEXIST : 0;
-    if (got != want) { /* a kernel of before 4.17 */
-        munmap(got, bytes);
-        return -EEXIST;
-    }
-    const struct harp_range range = {.base = from, .bytes = bytes};
-    harp_ranges_add(&reserved, &range);
-    return 0;
+    return __atomic_add_fetch(&ids, 1, __ATOMIC_RELAXED);
 }
 
-int harp_remote_reserve(uint64_t base, uint64_t bytes)
-{
-    int saved = errno, err = 0;
-    uint64_t at = base & ~(CHUNK - 1), end = base + bytes;
-    pthread_mutex_lock(&lock);
-    while (err == 0 && at < end) {
-        const struct harp_range *ours = harp_ranges_find(&reserved, at);
-        if (ours != NULL) {
-            at = ours->base + ours->bytes;
-            continue;
-        }
-        uint64_t stop = at;
-        while (stop < end && harp_ranges_find(&reserved, stop) == NULL)
-            stop += CHUNK;
-        err = reserve(at, stop - at);
-        at = stop;
-    }
-    pthread_mutex_unlock(&lock);
-    errno = saved;
-    return err;
-}
-
-void harp_remote_add_memory(uint64_t base, uint64_t bytes)
+static void add_memory(uint64_t base, uint64_t bytes, uint32_t flags)
 {
     const struct harp_lane *lane = harp_lane();
     pthread_mutex_lock(&lock);
@@ -86,7 +43,8 @@ void harp_remote_add_memory(uint64_t base, uint64_t bytes)
         .base = base,
         .bytes = bytes,
         .ctx = lane != NULL ? harp_lane_current(lane) : 0,
-        .id = ++ids,
+        .id = harp_remote_memory_id(),
+        .flags = flags,
     };
     harp_ranges_remove(&device, base); /* it ended with its context, or its pool */
     harp_ranges_add(&device, &range);
@@ -132,12 +90,34 @@ void harp_remote_forget_memory(uint64_t ctx)
 void harp_remote_forget_ranges(void)
 {
     pthread_mutex_lock(&lock);
-    for (size_t i = 0; i < reserved.count; i++)
-        munmap((void *)(uintptr_t)reserved.at[i].base, reserved.at[i].bytes);
-    reserved.count = device.count = 0;
-    for (size_t i = 0; i < host.count; i++)
-        host.at[i].ctx = 0; /* another session's worker may name one of its own so */
+    device.count = 0;
     pthread_mutex_unlock(&lock);
+    harp_remote_forget_arenas();
+    harp_remote_forget_room();
+    harp_remote_forget_pinned();
+}
+
+/* One in an arena that is of that context; bytes 0: none is. */
+static struct harp_range in_arena_of(uint64_t ctx)
+{
+    struct harp_range is = {.bytes = 0};
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < device.count && is.bytes == 0; i++)
+        if (device.at[i].ctx == ctx && (device.at[i].flags & IN_ARENA) != 0)
+            is = device.at[i];
+    if (is.bytes != 0)
+        harp_ranges_remove(&device, is.base);
+    pthread_mutex_unlock(&lock);
+    return is;
+}
+
+void harp_remote_leave_arena(uint64_t ctx)
+{
+    struct harp_range is = in_arena_of(ctx);
+    if (is.bytes != 0)
+        (void)harp_remote_arena_wait(&is); /* if that fails, nothing runs there any more */
+    for (; is.bytes != 0; is = in_arena_of(ctx))
+        harp_remote_arena_give(&is);
 }
 
 bool harp_remote_on_device(uint64_t address, uint64_t bytes)
@@ -149,33 +129,16 @@ bool harp_remote_on_device(uint64_t address, uint64_t bytes)
     return there;
 }
 
-bool harp_remote_pinned(const void *data, uint64_t bytes)
-{
-    if (!locked())
-        return false;
-    bool there = harp_ranges_hold(&host, (uintptr_t)data, bytes);
-    pthread_mutex_unlock(&lock);
-    return there;
-}
-
 bool harp_remote_range(uint64_t address, bool *on_device, struct harp_range *out)
 {
     if (!locked())
         return false;
     const struct harp_range *r = harp_ranges_find(&device, address);
     *on_device = r != NULL;
-    if (r == NULL)
-        r = harp_ranges_find(&host, address);
     if (r != NULL)
         *out = *r;
     pthread_mutex_unlock(&lock);
-    return r != NULL;
-}
-
-static CUresult no_mapping(unsigned symbol)
-{
-    return harp_remote_refused(symbol, CUDA_ERROR_NOT_SUPPORTED,
-                               "no kernel elsewhere reaches memory of this machine");
+    return *on_device || harp_remote_pinned_range(address, out);
 }
 
 /* --- allocation ------------------------------------------------------------------------------- */
@@ -186,32 +149,37 @@ static CUresult sent_alloc(CUdeviceptr *dptr, size_t bytes, size_t *pitch, size_
                          : harp_sent_cuMemAllocPitch_v2(dptr, pitch, bytes, rows, e);
 }
 
-/* Those whose addresses are not free here are kept until one is found whose are. */
+/* Those whose addresses are not free here are kept until one is found whose are; then there is the
+ * arena. */
 static CUresult alloc(CUdeviceptr *dptr, size_t bytes, size_t *pitch, size_t rows, unsigned e)
 {
     CUdeviceptr taken[TRIES];
-    int n = 0, err = 0;
+    int n = 0, err = 0, tries = harp_remote_has_arena() ? 0 : TRIES;
+    uint64_t size = bytes;
     CUresult r = sent_alloc(dptr, bytes, pitch, rows, e);
     while (r == CUDA_SUCCESS) {
-        uint64_t size = pitch == NULL ? bytes : *pitch * rows;
+        size = pitch == NULL ? bytes : *pitch * rows;
         err = harp_remote_reserve(*dptr, size);
         if (err == 0)
-            harp_remote_add_memory(*dptr, size);
-        if (err == 0 || n == TRIES)
+            add_memory(*dptr, size, 0);
+        if (err == 0 || n == tries)
             break;
         taken[n++] = *dptr;
         r = sent_alloc(dptr, bytes, pitch, rows, e);
     }
-    if (r == CUDA_SUCCESS && err != 0) {
-        harp_log(
-            "remote_address_taken address=%#llx bytes=%zu why=\"this process has memory of its "
-            "own there\" remedy=\"start it with fewer libraries, or with setarch -R\"",
-            (unsigned long long)*dptr, bytes);
+    uint64_t last = err == 0 ? 0 : r == CUDA_SUCCESS ? *dptr : taken[n - 1];
+    if (r == CUDA_SUCCESS && err != 0)
         harp_sent_cuMemFree_v2(*dptr);
-        r = CUDA_ERROR_OUT_OF_MEMORY;
-    }
     while (n > 0)
         harp_sent_cuMemFree_v2(taken[--n]);
+    /* Also where there was memory for some of the tries, and not for all. */
+    if (err == 0 || (r != CUDA_SUCCESS && r != CUDA_ERROR_OUT_OF_MEMORY))
+        return r;
+    r = harp_remote_arena_alloc(dptr, size, last);
+    if (r == CUDA_SUCCESS)
+        add_memory(*dptr, size, IN_ARENA);
+    else
+        harp_remote_taken(last, size);
     return r;
 }
 
@@ -229,46 +197,94 @@ CUresult harp_remote_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_
     return alloc(dptr, WidthInBytes, pPitch, Height, ElementSizeBytes);
 }
 
+/* `late`: what waiting for it has said. While something captures, nothing was waited for. */
+static CUresult free_in_arena(const struct harp_range *was, CUresult late)
+{
+    if (late != CUDA_SUCCESS && harp_remote_capturing(0))
+        return dropped(was, late);
+    CUresult r = harp_remote_arena_give(was);
+    return r != CUDA_SUCCESS ? dropped(was, r) : late;
+}
+
 CUresult harp_remote_cuMemFree_v2(CUdeviceptr dptr)
 {
     struct harp_range was = drop(dptr);
+    if (was.flags & IN_ARENA)
+        return free_in_arena(&was, harp_remote_arena_wait(&was));
     return dropped(&was, harp_sent_cuMemFree_v2(dptr));
 }
 
-/* From pools: addresses that are not free here cannot be had again elsewhere, only given back. */
-static CUresult pooled(CUdeviceptr *dptr, size_t bytes, CUstream stream, CUresult r)
+/* --- in the order of streams ------------------------------------------------------------------ */
+
+struct pooled {
+    size_t bytes;
+    CUmemoryPool pool; /* NULL: the current one of the stream's device */
+    CUstream stream;
+};
+
+static CUresult sent_pooled(CUdeviceptr *dptr, const struct pooled *p)
 {
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (harp_remote_capturing(0))
+    return p->pool == NULL ? harp_sent_cuMemAllocAsync(dptr, p->bytes, p->stream)
+                           : harp_sent_cuMemAllocFromPoolAsync(dptr, p->bytes, p->pool, p->stream);
+}
+
+/* Whether the memory is of the current context's device, as far as is known. */
+static bool here(const struct pooled *p)
+{
+    const struct harp_lane *lane = harp_lane();
+    const uintptr_t stream = (uintptr_t)p->stream;
+    if (p->pool != NULL || lane == NULL)
+        return false;
+    if (stream <= 2) /* the context's own */
+        return true;
+    const struct harp_thing *thing = harp_thing_of(HARP_HANDLE_CUstream, stream);
+    return thing != NULL && thing->owner == harp_lane_current(lane);
+}
+
+/* The same of pools; but what a graph is to allocate is captured once. */
+static CUresult pooled(CUdeviceptr *dptr, const struct pooled *p)
+{
+    CUdeviceptr taken[TRIES + 1];
+    const bool captures = harp_remote_capturing(0), placed = !captures && here(p);
+    int n = 0, tries = captures || (placed && harp_remote_has_arena()) ? 0 : TRIES;
+    bool found = false;
+    CUresult r;
+    do {
+        r = sent_pooled(dptr, p);
+        found = r == CUDA_SUCCESS && harp_remote_reserve(*dptr, p->bytes) == 0;
+        if (r == CUDA_SUCCESS && !found)
+            taken[n++] = *dptr;
+    } while (r == CUDA_SUCCESS && !found && n <= tries);
+    if (captures && r == CUDA_SUCCESS)
         harp_remote_graph_memory(true);
-    if (harp_remote_reserve(*dptr, bytes) != 0) {
-        harp_sent_cuMemFreeAsync(*dptr, stream);
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    harp_remote_add_memory(*dptr, bytes);
+    const uint64_t last = n == 0 ? 0 : taken[n - 1];
+    while (n > 0)
+        harp_sent_cuMemFreeAsync(taken[--n], p->stream);
+    if (found)
+        add_memory(*dptr, p->bytes, 0);
+    if (found || last == 0 || (r != CUDA_SUCCESS && r != CUDA_ERROR_OUT_OF_MEMORY))
+        return r;
+    r = placed ? harp_remote_arena_alloc(dptr, p->bytes, last) : CUDA_ERROR_OUT_OF_MEMORY;
+    if (r == CUDA_SUCCESS)
+        add_memory(*dptr, p->bytes, IN_ARENA);
+    else
+        harp_remote_taken(last, p->bytes);
     return r;
 }
 
 CUresult harp_remote_cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
 {
-    return pooled(dptr, bytesize, hStream, harp_sent_cuMemAllocAsync(dptr, bytesize, hStream));
+    const struct pooled p = {.bytes = bytesize, .stream = hStream};
+    return dptr == NULL ? harp_sent_cuMemAllocAsync(dptr, bytesize, hStream) : pooled(dptr, &p);
 }
 
 CUresult harp_remote_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
                                              CUstream hStream)
 {
-    CUresult r = harp_sent_cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream);
-    return pooled(dptr, bytesize, hStream, r);
-}
-
-/* Pools of the host's memory, and of managed memory, would be read here without a copy. */
-CUresult harp_remote_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
-{
-    if (poolProps != NULL && (poolProps->allocType == CU_MEM_ALLOCATION_TYPE_MANAGED ||
-                              poolProps->location.type > CU_MEM_LOCATION_TYPE_DEVICE))
-        return no_mapping(HARP_SYM_cuMemPoolCreate);
-    return harp_sent_cuMemPoolCreate(pool, poolProps);
+    const struct pooled p = {.bytes = bytesize, .pool = pool, .stream = hStream};
+    return dptr == NULL || pool == NULL
+               ? harp_sent_cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream)
+               : pooled(dptr, &p);
 }
 
 CUresult harp_remote_cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)
@@ -289,122 +305,7 @@ CUresult harp_remote_cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, 
 CUresult harp_remote_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
     struct harp_range was = drop(dptr);
+    if (was.flags & IN_ARENA)
+        return free_in_arena(&was, harp_sent_cuStreamSynchronize(hStream));
     return dropped(&was, harp_sent_cuMemFreeAsync(dptr, hStream));
-}
-
-/* --- pinned memory ---------------------------------------------------------------------------- */
-
-static CUresult with_context(void)
-{
-    CUresult r = harp_remote_ready();
-    const struct harp_lane *lane = r == CUDA_SUCCESS ? harp_lane() : NULL;
-    if (r == CUDA_SUCCESS && (lane == NULL || harp_lane_current(lane) == 0))
-        r = lane == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_INVALID_CONTEXT;
-    return r;
-}
-
-static CUresult add_host(void *at, size_t bytes, unsigned flags)
-{
-    const struct harp_lane *lane = harp_lane();
-    pthread_mutex_lock(&lock);
-    const struct harp_range range = {.base = (uintptr_t)at,
-                                     .bytes = bytes,
-                                     .ctx = lane != NULL ? harp_lane_current(lane) : 0,
-                                     .id = ++ids,
-                                     .flags = flags};
-    bool added = harp_ranges_add(&host, &range);
-    pthread_mutex_unlock(&lock);
-    return added ? CUDA_SUCCESS : CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
-}
-
-CUresult harp_remote_cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
-{
-    CUresult r = with_context();
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (pp == NULL || bytesize == 0 || (Flags & ~(unsigned)HOST_FLAGS) != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (Flags & CU_MEMHOSTALLOC_DEVICEMAP)
-        return no_mapping(HARP_SYM_cuMemHostAlloc);
-    int saved = errno;
-    void *at = mmap(NULL, bytesize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    errno = saved;
-    if (at == MAP_FAILED)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    r = add_host(at, bytesize, Flags);
-    if (r != CUDA_SUCCESS)
-        munmap(at, bytesize);
-    else
-        *pp = at;
-    return r == CUDA_SUCCESS ? r : CUDA_ERROR_OUT_OF_MEMORY;
-}
-
-CUresult harp_remote_cuMemAllocHost_v2(void **pp, size_t bytesize)
-{
-    return harp_remote_cuMemHostAlloc(pp, bytesize, 0);
-}
-
-CUresult harp_remote_cuMemAllocHost(void **pp, unsigned int bytesize)
-{
-    return harp_remote_cuMemHostAlloc(pp, bytesize, 0);
-}
-
-static CUresult end_host(void *p, bool registered, CUresult none)
-{
-    CUresult r = with_context();
-    bool on_device;
-    struct harp_range range;
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (!harp_remote_range((uintptr_t)p, &on_device, &range) || on_device ||
-        range.base != (uintptr_t)p || registered != ((range.flags & REGISTERED) != 0))
-        return none;
-    if (harp_remote_settle(p, range.bytes) != 0)
-        return CUDA_ERROR_DEVICE_UNAVAILABLE;
-    pthread_mutex_lock(&lock);
-    bool was = harp_ranges_remove(&host, range.base);
-    pthread_mutex_unlock(&lock);
-    if (was && !registered)
-        munmap(p, range.bytes);
-    return was ? CUDA_SUCCESS : none;
-}
-
-CUresult harp_remote_cuMemFreeHost(void *p)
-{
-    return end_host(p, false, CUDA_ERROR_INVALID_VALUE);
-}
-
-CUresult harp_remote_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
-{
-    CUresult r = with_context();
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (p == NULL || bytesize == 0 || Flags > 0xf)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (Flags & CU_MEMHOSTREGISTER_DEVICEMAP)
-        return no_mapping(HARP_SYM_cuMemHostRegister_v2);
-    return add_host(p, bytesize, Flags | REGISTERED);
-}
-
-CUresult harp_remote_cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
-{
-    return harp_remote_cuMemHostRegister_v2(p, bytesize, Flags);
-}
-
-CUresult harp_remote_cuMemHostUnregister(void *p)
-{
-    return end_host(p, true, CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
-}
-
-CUresult harp_remote_cuMemHostGetFlags(unsigned int *pFlags, void *p)
-{
-    bool on_device;
-    struct harp_range range;
-    CUresult r = with_context();
-    if (r != CUDA_SUCCESS)
-        return r;
-    if (pFlags == NULL || !harp_remote_range((uintptr_t)p, &on_device, &range) || on_device)
-        return CUDA_ERROR_INVALID_VALUE;
-    *pFlags = range.flags & ~REGISTERED;
-    return CUDA_SUCCESS;
 }

@@ -11,13 +11,15 @@
 bool harp_remote_on_device(uint64_t address, uint64_t bytes);
 /* The same of pinned memory. */
 bool harp_remote_pinned(const void *data, uint64_t bytes);
+bool harp_remote_pinned_range(uint64_t address, struct harp_range *out);
+/* Of an allocation of either kind: never used twice. */
+uint64_t harp_remote_memory_id(void);
 /* A copy of the allocation's range; false: there is none. */
 bool harp_remote_range(uint64_t address, bool *device, struct harp_range *out);
 
-/* New memory of the device, where the addresses are free here too: else -EEXIST. */
-int harp_remote_reserve(uint64_t base, uint64_t bytes);
-void harp_remote_add_memory(uint64_t base, uint64_t bytes);
-
+/* The context is about to end. What is mapped in an arena would outlast it, and without a context
+ * the worker could not wipe it. */
+void harp_remote_leave_arena(uint64_t ctx);
 /* All that was allocated in a context is gone with it. */
 void harp_remote_forget_memory(uint64_t ctx);
 

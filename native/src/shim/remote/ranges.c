@@ -55,6 +55,17 @@ bool harp_ranges_hold(const struct harp_ranges *set, uint64_t address, uint64_t 
     return r != NULL && bytes <= r->bytes - (address - r->base);
 }
 
+uint64_t harp_ranges_gap(const struct harp_ranges *set, const struct harp_range *in, uint64_t bytes)
+{
+    uint64_t at = in->base, end = in->base + in->bytes;
+    size_t i = behind(set, at);
+    if (i > 0 && at - set->at[i - 1].base < set->at[i - 1].bytes)
+        at = set->at[i - 1].base + set->at[i - 1].bytes;
+    for (; i < set->count && at < end && set->at[i].base - at < bytes; i++)
+        at = set->at[i].base + set->at[i].bytes;
+    return at < end && bytes <= end - at ? at : 0;
+}
+
 bool harp_ranges_remove(struct harp_ranges *set, uint64_t base)
 {
     size_t at = behind(set, base);

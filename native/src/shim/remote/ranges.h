@@ -28,6 +28,9 @@ bool harp_ranges_add(struct harp_ranges *set, const struct harp_range *range);
 const struct harp_range *harp_ranges_find(const struct harp_ranges *set, uint64_t address);
 /* Whether all of these bytes are in one. */
 bool harp_ranges_hold(const struct harp_ranges *set, uint64_t address, uint64_t bytes);
+/* The lowest address within `in` from which so many bytes are in none; 0: there is none. */
+uint64_t harp_ranges_gap(const struct harp_ranges *set, const struct harp_range *in,
+                         uint64_t bytes);
 /* Takes out the one that begins there; false: none does. */
 bool harp_ranges_remove(struct harp_ranges *set, uint64_t base);
 /* And all of a context. */
