@@ -63,6 +63,8 @@ _Reply = TypeVar("_Reply")
 
 #: a watcher hears from the node at least so often
 HEARTBEAT_S = 0.5
+#: a worker that did not end is ended again
+_AGAIN_S = 1.0
 _NAME_CHARS = 64
 
 
@@ -106,6 +108,7 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                group.create_task(self._end_again())
                 while True:
                     self._moved.clear()
                     wait_s = next_s(self._state) - self._clock()
@@ -120,6 +123,12 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
             left, self._state = self._state.leases, Leases()
             await self._seats.end_all("the node stops")
             await asyncio.gather(*(self._room.give_back(lease_id) for lease_id in left))
+
+    async def _end_again(self) -> None:
+        while True:
+            await asyncio.sleep(_AGAIN_S)
+            if await self._seats.again():
+                self._notify()
 
     def worker_ended(self, session_id: str) -> None:
         """A worker ended by itself; from the loop's own thread."""

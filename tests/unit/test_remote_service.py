@@ -26,6 +26,7 @@ from harp.errors import (
 )
 from harp.remote import service
 from harp.remote.callers import LOOPBACK
+from harp.remote.seats import Seats
 from harp.remote.trust import explain
 
 Ask = Callable[[World], Awaitable[None]]
@@ -281,9 +282,38 @@ def test_a_worker_that_does_not_end_keeps_its_room() -> None:
         assert (done.sessions, done.freed_bytes) == (1, 0)
         error, _ = await refused(stub.Lease(pb.LeaseRequest(share_ppm=900_000), timeout=10))
         assert isinstance(error, QuotaExceeded)
-        world.sessions.running.clear()
+        assert world.room.given_back == []
+        # It is ended again until it has ended, and then its room is free.
+        world.sessions.end_error = None
+        await until(lambda: world.room.given_back == [lease.lease_id])
+        assert world.sessions.running == set()
+        await stub.Lease(pb.LeaseRequest(share_ppm=900_000, ttl_s=60), timeout=10)
 
     on(ask)
+
+
+def test_room_is_kept_for_a_worker_that_did_not_end_before_its_lease() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        lease = await stub.Lease(pb.LeaseRequest(ttl_s=60), timeout=10)
+        request = pb.AttachRequest(lease_id=lease.lease_id, table=TABLE)
+        session = await stub.Attach(request, timeout=10)
+        world.sessions.end_error = OSError("stuck")
+        await stub.Detach(pb.DetachRequest(session_id=session.session_id), timeout=10)
+        await stub.Release(pb.ReleaseRequest(lease_id=lease.lease_id), timeout=10)
+        assert world.room.given_back == []
+        world.sessions.end_error = None
+        await until(lambda: world.room.given_back == [lease.lease_id])
+
+    on(ask)
+
+
+def test_an_attach_that_finds_its_lease_released_says_so() -> None:
+    async def main() -> None:
+        seats = Seats(None, None)  # type: ignore[arg-type]
+        assert isinstance(await seats.worker("gone"), UnknownLease)
+
+    asyncio.run(main())
 
 
 def test_a_worker_that_ends_by_itself_is_no_session_any_more() -> None:
