@@ -137,13 +137,19 @@ def step(state: Leases, event: Event, now_s: float) -> list[Action]:
     return _do(state, event, now_s)
 
 
-def check(state: Leases, event: Event, now_s: float) -> None:
+def check(state: Leases, event: Event, now_s: float, pending: int = 0) -> None:
     """Refuse what step() would refuse, and change nothing.
+
+    Args:
+        state: what there is.
+        event: what is asked.
+        now_s: when.
+        pending: leases of the same owner that were checked, and wait for room.
 
     Raises:
         As step().
     """
-    _check(state, event, _over(state, now_s))
+    _check(state, event, _over(state, now_s), pending)
 
 
 def _over(state: Leases, now_s: float) -> frozenset[str]:
@@ -168,7 +174,7 @@ def _drop(state: Leases, lease: Lease, reason: str) -> list[Action]:
     return [*ends, GiveBack(lease.lease_id)]
 
 
-def _check(state: Leases, event: Event, gone: frozenset[str]) -> None:
+def _check(state: Leases, event: Event, gone: frozenset[str], pending: int = 0) -> None:
     """Refuse what must be refused; leases in `gone` are not there any more."""
     match event:
         case Take():
@@ -179,7 +185,7 @@ def _check(state: Leases, event: Event, gone: frozenset[str]) -> None:
                     f"ask for 1 to {SESSIONS_MAX}; 0 means {SESSIONS}",
                 )
             _check_open(state)
-            owned = sum(
+            owned = pending + sum(
                 lease.owner == event.owner and i not in gone for i, lease in state.leases.items()
             )
             if owned >= LEASES_PER_OWNER:

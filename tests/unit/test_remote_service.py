@@ -462,6 +462,48 @@ def test_who_hangs_up_while_there_is_no_answer_yet_has_taken_nothing() -> None:
     on(ask)
 
 
+def test_leases_that_wait_for_room_are_counted_and_few_look_for_it_at_a_time() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        world.room.go.clear()
+        request = pb.LeaseRequest(ttl_s=60)
+
+        async def one() -> None:
+            await stub.Lease(request, timeout=30)
+
+        calls = [asyncio.create_task(one()) for _ in range(70)]
+        await until(lambda: sum(call.done() for call in calls) == 6)
+        assert len(world.room.asked) == 8
+        error, code = await refused(stub.Lease(request, timeout=10))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "64 leases" in error.message
+        world.room.go.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(it, grpc.aio.AioRpcError) for it in results) == 6
+        (first, *_) = world.service._state.leases
+        await stub.Release(pb.ReleaseRequest(lease_id=first), timeout=10)
+        await stub.Lease(request, timeout=10)
+
+    on(ask)
+
+
+def test_who_watches_by_a_token_does_so_no_longer_than_its_lease() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        lease = await stub.Lease(pb.LeaseRequest(ttl_s=60), timeout=10)
+        bearer = (("authorization", f"Bearer {lease.token}"),)
+        stream = stub.Watch(pb.WatchRequest(), timeout=30, metadata=bearer)
+        replies = aiter(stream)
+        await anext(replies)
+        await stub.Release(pb.ReleaseRequest(lease_id=lease.lease_id), timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            async for _ in replies:
+                pass
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    on(ask)
+
+
 def test_a_lease_that_comes_after_the_drain_is_given_back() -> None:
     async def ask(world: World) -> None:
         stub = world.stub(insecure=True)
