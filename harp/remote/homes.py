@@ -140,11 +140,6 @@ class Homes:
         if self._uids and home.uid:
             self._uids.give_back(home.uid)
 
-    def close(self) -> None:
-        """Give its users back."""
-        if self._uids:
-            self._uids.close()
-
     def check(self, environment: Mapping[str, str]) -> None:
         """Whether its user reaches what a worker opens.
 
@@ -203,12 +198,13 @@ def passable(path: Path, owner: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def serving_folder(base: Path, mode: int) -> Iterator[Path]:
+def serving_folder(base: Path, mode: int, uids: Uids | None = None) -> Iterator[Path]:
     """A folder of this process's in `base`; those of the killed are swept.
 
     Args:
         base: made if need be.
         mode: of both.
+        uids: users that leases may have had.
     """
     base.mkdir(mode=mode, exist_ok=True)
     base.chmod(mode)  # whatever the umask
@@ -217,29 +213,40 @@ def serving_folder(base: Path, mode: int) -> Iterator[Path]:
         with _locked(base, fcntl.LOCK_EX):  # nobody sweeps what is not locked yet
             for old in base.iterdir():
                 with contextlib.suppress(OSError), _locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    _sweep(old)
+                    _sweep(old, uids)
+            while folder.exists():  # of one with our pid, and could not be deleted
+                folder = folder.with_name(f"{folder.name}+")
             folder.mkdir(mode=mode)
-            held.callback(_sweep, folder)
+            held.callback(_sweep, folder, uids)
             held.enter_context(_locked(folder, fcntl.LOCK_EX))
             folder.chmod(mode)
         yield folder
 
 
-def _sweep(folder: Path) -> None:
-    """Delete a service's folder; each lease's as its user. What cannot be deleted is left."""
+def _sweep(folder: Path, uids: Uids | None) -> None:
+    """Delete a service's folder; each lease's as its user, whose processes go first.
+
+    What cannot be deleted is left.
+    """
     for path in folder.iterdir():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             found = path.lstat()
             if not stat.S_ISDIR(found.st_mode):
                 path.unlink()
                 continue
-            command = _command("clear", found.st_uid if os.geteuid() == 0 else 0, path)
-            subprocess.run(
-                command, check=True, timeout=_CLEAR_S, stdin=DEVNULL, stderr=DEVNULL, cwd="/"
-            )
+            uid = found.st_uid if os.geteuid() == 0 else 0
+            with uids.unused(uid) if uids else contextlib.nullcontext(False) as ours:  # noqa: FBT003
+                if ours:
+                    _run(_KILL_S, "kill", uid)
+                _run(_CLEAR_S, "clear", uid, path)
             path.rmdir()
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def _run(patience_s: float, what: str, uid: int, *folders: Path) -> None:
+    command = _command(what, uid, *folders)
+    subprocess.run(command, check=True, timeout=patience_s, stdin=DEVNULL, stderr=DEVNULL, cwd="/")
 
 
 def _command(what: str, uid: int, *folders: Path) -> list[str]:

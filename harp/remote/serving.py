@@ -105,9 +105,10 @@ def _homes_of_others(
         raise ConfigError(f"only root can run workers as {uids}", "leave out --worker-uids")
     run_dir = find(env).path
     passable(run_dir / "remote", owner=0)
-    folder = stack.enter_context(serving_folder(run_dir / "remote", 0o711))
-    homes = Homes(folder, run_dir, native, Uids(uids, lock_dir(env.get("HARP_LOCK_DIR", ""))))
-    stack.callback(homes.close)
+    users = Uids(uids, lock_dir(env.get("HARP_LOCK_DIR", "")))
+    stack.callback(users.close)
+    folder = stack.enter_context(serving_folder(run_dir / "remote", 0o711, users))
+    homes = Homes(folder, run_dir, native, users)
     homes.check(env)
     return homes
 

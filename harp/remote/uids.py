@@ -14,6 +14,7 @@ import os
 import pwd
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -117,6 +118,17 @@ class Uids:
         """It is free once its last process has ended."""
         self._taken.discard(uid)
         fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, uid)
+
+    @contextlib.contextmanager
+    def unused(self, uid: int) -> Iterator[bool]:
+        """Whether it is one of ours that no service of this host uses; none does meanwhile."""
+        found = uid in self._range and uid not in self._taken and not self._account(uid)
+        found = found and self._lock(uid)
+        try:
+            yield found
+        finally:
+            if found:
+                fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, uid)
 
     def close(self) -> None:
         """Give all back."""

@@ -278,11 +278,13 @@ def test_nothing_is_left_of_a_killed_service_after_the_next_start(native_dir: Pa
         client = node.client()
         client.holder(client.lease(), 10)
         (worker,) = node.workers()
-        os.kill(node.process.pid, signal.SIGKILL)
-        node.process.wait()
-        wait_for(lambda: not alive(worker), "the worker's end")
-        wait_for(lambda: not tenants(node), "the tenant's end")
-        again = Remote(node.at, *options(first))
+        with daemon_of(first) as aside:
+            os.kill(node.process.pid, signal.SIGKILL)
+            node.process.wait()
+            wait_for(lambda: not alive(worker), "the worker's end")
+            wait_for(lambda: not tenants(node), "the tenant's end")
+            again = Remote(node.at, *options(first))
+            assert aside.wait(timeout=30) == -signal.SIGKILL
         try:
             client = again.client()
             lease = client.lease()

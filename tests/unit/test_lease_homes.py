@@ -178,7 +178,7 @@ def test_a_home_that_cannot_be_furnished_is_not_left(
         with pytest.raises(DaemonError, match="no space"), homes.make():
             pass
     assert list((tmp_path / "homes").iterdir()) == []
-    homes.close()
+    uids.close()
 
 
 @pytest.fixture
@@ -191,9 +191,10 @@ def own(tmp_path: Path) -> Iterator[tuple[Homes, Home]]:
     homes = Homes(base, tmp_path, find({}), uids)
     with homes.make() as (home, _):
         yield homes, home
-    module._sweep(base)
+    module._sweep(base, uids)
     assert not base.exists()
-    homes.close()
+    if uids:
+        uids.close()
 
 
 def nested(folder: Path, count: int, uid: int = 0) -> None:
@@ -235,20 +236,25 @@ def test_a_killed_services_leases_are_deleted_however_deep(tmp_path: Path) -> No
     assert list((tmp_path / "remote").iterdir()) == []
 
 
+@contextlib.contextmanager
+def running(code: str, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does something, and then goes on until it may end."""
+    script = f"import fcntl, os, sys; {code}; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-I", "-S", "-c", script, *argv]
+    with subprocess.Popen(command, stdin=-1, stdout=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield child
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
 def test_a_leases_processes_end_with_it_and_nobody_elses(own: tuple[Homes, Home]) -> None:
     homes, home = own
-    script = "import os, sys; os.setsid(); print(flush=True); sys.stdin.read()"
     with contextlib.ExitStack() as stack:
-        children = []
-        for uid in (home.uid, home.uid + 1, 0):
-            code = f"import os\nos.setresuid(*3 * ({uid},))\n{script}"
-            child = stack.enter_context(
-                subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdin=-1, stdout=-1)
-            )
-            assert child.stdout is not None
-            child.stdout.readline()
-            children.append(child)
+        children = [
+            stack.enter_context(running(f"os.setsid(); os.setresuid(*3 * ({uid},))"))
+            for uid in (home.uid, home.uid + 1, 0)
+        ]
         asyncio.run(homes.end(home))
         assert children[0].wait(timeout=60) == -signal.SIGKILL
         for child in children[1:]:
@@ -256,6 +262,27 @@ def test_a_leases_processes_end_with_it_and_nobody_elses(own: tuple[Homes, Home]
             child.communicate()
             assert child.returncode == 0
     asyncio.run(homes.end(home))  # there is none
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
+@pytest.mark.parametrize("used", [False, True])
+def test_a_killed_services_processes_end_unless_their_uid_is_anothers(
+    tmp_path: Path, *, used: bool
+) -> None:
+    uid = 2_100_000_000 + os.getpid() % 1_000_000 * 10
+    left = tmp_path / "remote" / "serve-1" / "lease"
+    left.mkdir(parents=True)
+    os.chown(left, uid, uid)
+    uids = Uids(Range(uid, uid), tmp_path)
+    with contextlib.ExitStack() as stack:
+        child = stack.enter_context(running(f"os.setresuid(*3 * ({uid},))"))
+        if used:
+            lock = f"fcntl.lockf(file := open(sys.argv[1], 'a'), fcntl.LOCK_EX, 1, {uid})"
+            stack.enter_context(running(lock, str(tmp_path / "harp-worker-uids.lock")))
+        with serving_folder(tmp_path / "remote", 0o711, uids):
+            assert used or child.wait(timeout=60) == -signal.SIGKILL
+            assert not used or child.poll() is None
+    uids.close()
 
 
 @pytest.mark.parametrize("uid", [0, 1, 999, os.geteuid()])
