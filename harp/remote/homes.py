@@ -41,6 +41,8 @@ _KILLS = 5
 _KILL_S = 5.0
 #: what is left by then is deleted later
 _CLEAR_S = 10.0
+#: that end and delete at a time: many leases may end together
+_CHILDREN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Homes:
         self._libraries = libraries
         self._native = native
         self._uids = uids
+        self._children = asyncio.Semaphore(_CHILDREN)
 
     def shim(self) -> Path:
         """The folder of the injected libraries."""
@@ -120,7 +123,9 @@ class Homes:
         if not self._uids or not home.uid:
             return
         for _ in range(_KILLS):
-            if await _cleared(_KILL_S, "kill", home.uid) == 0:
+            async with self._children:
+                status = await _cleared(_KILL_S, "kill", home.uid)
+            if status == 0:
                 return
         raise DaemonError(f"processes of uid {home.uid} cannot be ended")
 
@@ -130,7 +135,9 @@ class Homes:
         Raises:
             DaemonError: some of it is left; its user is not free then.
         """
-        if await _cleared(_CLEAR_S, "clear", home.uid, home.folder) != 0:
+        async with self._children:
+            status = await _cleared(_CLEAR_S, "clear", home.uid, home.folder)
+        if status != 0:
             raise DaemonError(f"{home.folder} is not deleted yet")
         with contextlib.suppress(FileNotFoundError):
             home.folder.rmdir()
