@@ -146,6 +146,7 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
             Offers(place / "sessions"),
             Path(command.words[0]).name,
             say=lambda text: progress(printable(text)),
+            name=place.name,
         )
         child_env = remote_env(env, shim=shim, socket=place / "near.sock", log=place / "shim.log")
         serving = _Serving(holder, child, place, child_env, want, as_json=as_json)

@@ -254,4 +254,7 @@ def as_tenant(found: ArbiterTenant) -> Tenant:
         ),
         policy=Policy.WARN,
         created_s=time.time(),
+        # Root may have made it for a lease, whose user must not become its owner by our loss. A
+        # plain user's own is root's to end then, and ends with its clients.
+        for_root=os.geteuid() == 0 and found.uid != 0,
     )

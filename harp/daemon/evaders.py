@@ -19,7 +19,7 @@ from harp.discovery import ProcessUse
 from harp.model import ClientState, Policy, Tenant, Uncovered
 from harp.procs import Proc, container_of, environ_of, name_of, send_signal
 
-__all__ = ["Evaders", "end"]
+__all__ = ["Evaders", "belongs", "end"]
 
 _log = structlog.get_logger(__name__)
 
@@ -139,3 +139,14 @@ def end(pid: int, start: int, number: signal.Signals) -> str:
     except PermissionError:
         return f"not permitted: harpd is uid {os.geteuid()}"
     return "stopped" if number is signal.SIGSTOP else "killed"
+
+
+def belongs(pid: int, tenant: Tenant) -> bool:
+    """Whether a process started with a tenant's HARP_GRANT, as one that may: anybody can write it.
+
+    One that cannot be looked into does not.
+    """
+    if not tenant.grant_dir or environ_of(pid, "HARP_GRANT") != tenant.grant_dir:
+        return False
+    uid = name_of(pid)[1]
+    return uid == tenant.uid or 0 in (uid, tenant.uid)

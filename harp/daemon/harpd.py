@@ -20,7 +20,7 @@ import structlog
 
 from harp.config import Config
 from harp.daemon.book import Book
-from harp.daemon.evaders import Evaders
+from harp.daemon.evaders import Evaders, belongs
 from harp.daemon.held import Held, held_by_device, held_exactly
 from harp.daemon.link import ArbiterLink
 from harp.daemon.picture import Picture, client_of
@@ -31,7 +31,7 @@ from harp.errors import ArbiterError, NvmlError
 from harp.lease_admin import AdminClient, ArbiterRefused
 from harp.lease_wire import ALL_DEVICES, GRANULE_BYTES, Msg, Op
 from harp.model import Client, ClientState, Device, Tenant
-from harp.procs import Proc, all_procs, environ_of, start_of
+from harp.procs import Proc, all_procs, start_of
 
 __all__ = ["Harpd"]
 
@@ -283,10 +283,8 @@ class Harpd:
     def _survivors(self, tenant: Tenant, procs: dict[int, Proc]) -> bool:
         if self.evaders.lineage.has_members(tenant.tenant_id, procs):
             return True
-        if not tenant.grant_dir:
-            return False
         return any(
-            environ_of(proc.pid, "HARP_GRANT") == tenant.grant_dir
+            belongs(proc.pid, tenant)
             for proc in procs.values()
             if proc.start >= tenant.root_start and not proc.zombie
         )

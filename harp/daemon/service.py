@@ -21,7 +21,7 @@ from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.owners import Wish, check_owner
 from harp.daemon.suspend import Suspender
-from harp.errors import ConfigError, DaemonError, NotOwner, Unauthenticated
+from harp.errors import ArbiterError, ConfigError, DaemonError, NotOwner, Unauthenticated
 from harp.lease_wire import GRANULE_BYTES
 from harp.model import Limits, Policy, TenantClass
 from harp.native import NativeDir
@@ -198,7 +198,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
             os.close(deposit.fd)
             raise
         tenant = await self._book.create(wish, deposit.fd)
-        picture = await self._book.look()
+        try:
+            picture = await self._book.look()
+        except ArbiterError:  # the tenant stands: its owner must hear of it
+            picture = self._book.picture
         devices = [
             self._answers.device(self._book.devices[u], picture) for u in tenant.device_uuids
         ]

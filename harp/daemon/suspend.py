@@ -33,6 +33,7 @@ from harp.daemon.checkpoint import (
     state_after,
     state_of,
 )
+from harp.daemon.evaders import belongs
 from harp.daemon.link import ArbiterLink
 from harp.daemon.owners import check_owner
 from harp.errors import ArbiterError, CheckpointFailed, HarpError, NoDevice, QuotaExceeded
@@ -345,8 +346,11 @@ class Suspender:
         Also those that a new arbiter has not heard of yet.
         """
         end = time.monotonic() + _ROOM_S
-        others = {t.root_pid for t in self._book.tenants.values()} - {tenant.root_pid}
-        family = {p for p in _family(tenant.root_pid, others) if await is_stopped(driver, p)}
+        roots = [t.root_pid for t in self._book.tenants.values()]
+        pids = _family(tenant.root_pid, {*roots} - {tenant.root_pid})
+        if roots.count(tenant.root_pid) > 1:  # as leases have: who is whose, ancestry does not say
+            pids = [pid for pid in pids if belongs(pid, tenant)]
+        family = {pid for pid in pids if await is_stopped(driver, pid)}
         while True:
             clients = await self._pids(tenant)
             if family <= set(clients) or time.monotonic() > end:

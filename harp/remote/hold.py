@@ -32,6 +32,7 @@ __all__ = [
     "Lose",
     "Move",
     "NotAttached",
+    "NotOffered",
     "NotRenewed",
     "Offer",
     "Renew",
@@ -110,6 +111,14 @@ class NotAttached:
 
 
 @dataclass(frozen=True, slots=True)
+class NotOffered:
+    """One was made, but programs cannot be told of it."""
+
+    session_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """A program has the session."""
 
@@ -133,7 +142,7 @@ class Tick:
     """Time went by."""
 
 
-Event = Renewed | NotRenewed | Attached | NotAttached | Taken | Ended | Detached | Tick
+Event = Renewed | NotRenewed | Attached | NotAttached | NotOffered | Taken | Ended | Detached | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +250,11 @@ def _do(hold: Hold, event: Event, now_s: float) -> list[Action]:
             hold.attach_s = now_s + _ATTACH_AGAIN_S
             hold.denied = True
             return [Deny(event.why)]
+        case NotOffered():
+            hold.offered.discard(event.session_id)
+            hold.attach_s = now_s + _ATTACH_AGAIN_S
+            hold.denied = True
+            return [Detach(event.session_id), Deny(event.why)]
         case Taken():
             hold.offered.discard(event.session_id)
             hold.running.add(event.session_id)
@@ -251,7 +265,8 @@ def _do(hold: Hold, event: Event, now_s: float) -> list[Action]:
             hold.denied = False  # there may be room now: who comes meanwhile waits
             return [Detach(event.session_id), *admit, *_move(hold)]
         case Detached():
-            hold.attach_s = now_s
+            if not hold.denied:
+                hold.attach_s = now_s
         case Tick():
             pass
     return []

@@ -29,6 +29,7 @@ from harp.remote.hold import (
     Lose,
     Move,
     NotAttached,
+    NotOffered,
     NotRenewed,
     Offer,
     Renew,
@@ -47,8 +48,9 @@ __all__ = ["Holder"]
 
 #: the node opens its driver meanwhile
 _ATTACH_S = 30.0
-#: a node that drains keeps what runs: so often another one is looked for
+#: so long after a search that found nothing another one is looked for, and after more of them
 _MOVE_AGAIN_S = 5.0
+_MOVE_AGAIN_MAX_S = 60.0
 _LINE_BYTES = 512
 
 
@@ -60,15 +62,17 @@ class Holder:
         offers: where programs' sessions are put.
         program: what it is, to be shown at the node.
         say: tells the user a sentence.
+        name: of the run, for `harp remote attach`.
     """
 
     def __init__(
-        self, taker: Taker, offers: Offers, program: str, say: Callable[[str], None]
+        self, taker: Taker, offers: Offers, program: str, say: Callable[[str], None], name: str
     ) -> None:
         self._taker = taker
         self._offers = offers
         self._program = program
         self._say = say
+        self._name = name
         self._table = own_table()
         self._held: Held | None = None
         self._group: asyncio.TaskGroup | None = None
@@ -77,6 +81,8 @@ class Holder:
         self._taking = asyncio.Lock()
         self._moving = False
         self._move_s = 0.0  #: not before
+        self._pause_s = _MOVE_AGAIN_S
+        self._fault = ""  #: why programs cannot be told anything, as the user was told
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -128,7 +134,7 @@ class Holder:
     async def drop(self, why: str) -> bool:
         """Give the lease back, and tell programs why there is none; False: there was none."""
         async with self._taking:
-            self._offers.deny(why)
+            self._deny(why)
             return await self.release()
 
     async def release(self) -> bool:
@@ -136,7 +142,7 @@ class Holder:
         gone, self._held = self._held, None
         if gone is None:
             return False
-        self._offers.end_all()
+        self._tell(self._offers.end_all)
         await give_back(gone)
         return not gone.hold.over
 
@@ -154,21 +160,28 @@ class Holder:
     async def _keep_time(self) -> None:
         while True:
             self._moved.clear()
-            wait_s = math.inf
-            if self._held is not None:
-                wait_s = next_s(self._held.hold) - time.monotonic()
+            wait_s = self._next_s() - time.monotonic()
             try:
                 async with asyncio.timeout(wait_s if math.isfinite(wait_s) else None):
                     await self._moved.wait()
             except TimeoutError:
                 if self._held is not None:
                     self._step(self._held, Tick())
+                    if self._held.hold.over:
+                        self._look_elsewhere(frozenset())
+
+    def _next_s(self) -> float:
+        held = self._held
+        if held is None or (held.hold.over and (self._taker.given or self._moving)):
+            return math.inf
+        return self._move_s if held.hold.over else next_s(held.hold)
 
     # --- taking ---
 
     def _begin(self, fresh: Held) -> None:
         self._held = fresh
-        self._offers.admit()
+        self._pause_s = _MOVE_AGAIN_S
+        self._tell(self._offers.admit)
         self._step(fresh, Tick())
 
     async def _move(self, without: AbstractSet[str]) -> None:
@@ -179,14 +192,19 @@ class Holder:
             fresh = await self._taker.find(without=without)
         except HarpError as error:
             if self._held is old and old.hold.over:
-                self._offers.deny(f"{error.message}; remedy: {error.hint}")
-            self._move_s = time.monotonic() + _MOVE_AGAIN_S
+                self._deny(
+                    f"the lease is lost, another one is looked for; remedy: wait, or harp remote"
+                    f" attach {self._name}; so far: {error.message}"
+                )
+            self._move_s = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _MOVE_AGAIN_MAX_S)
             return
         finally:
             self._moving = False
+            self._moved.set()
         kept = self._held is not old or (
             not old.hold.over
-            and (old.hold.running or not all(map(self._offers.withdraw, old.hold.offered)))
+            and (old.hold.running or not all(map(self._withdrawn, old.hold.offered)))
         )
         if kept:  # a program was faster, or it was attached or detached meanwhile
             await give_back(fresh)
@@ -213,15 +231,15 @@ class Holder:
             case Renew():
                 self._later(self._renew(on, action.timeout_s))
             case Attach():
-                self._later(self._attach(on))
+                on.attaching = self._later(self._attach(on))
             case Detach():
                 self._later(self._detach(on, action.session_id))
             case Offer():
-                self._offers.offer(action.session_id, *on.made.pop(action.session_id))
+                self._offer(on, action.session_id)
             case Deny():
-                self._offers.deny(action.why)
+                self._deny(action.why)
             case Admit():
-                self._offers.admit()
+                self._tell(self._offers.admit)
             case Say():
                 self._say(f"harp: {on.taking.node_id}: {action.text}")
             case Lose():
@@ -229,13 +247,39 @@ class Holder:
             case Move():
                 self._look_elsewhere(frozenset({on.taking.node_id}))
 
+    def _offer(self, on: Held, session_id: str) -> None:
+        words = on.made.pop(session_id)
+        if fault := self._tell(lambda: self._offers.offer(session_id, *words)):
+            self._step(on, NotOffered(session_id, fault))
+        else:
+            self._fault = ""
+
+    def _withdrawn(self, session_id: str) -> bool:
+        found: list[bool] = []
+        self._tell(lambda: found.append(self._offers.withdraw(session_id)))
+        return found == [True]
+
+    def _deny(self, why: str) -> None:
+        self._tell(lambda: self._offers.deny(why))
+
+    def _tell(self, what: Callable[[], None]) -> str:
+        """Write for programs; what stands in the way of that, which must not end the command."""
+        try:
+            what()
+        except HarpError as error:
+            if error.message != self._fault:
+                self._say(f"harp: {error.message}; {error.hint}")
+            self._fault = error.message
+            return error.message
+        return ""
+
     def _lose(self, on: Held, lost: Lose) -> None:
-        self._offers.end_all()
+        self._tell(self._offers.end_all)
         what = "; the programs that used it get errors from CUDA" if lost.sessions else ""
         self._say(f"harp: the lease on {on.taking.node_id} is lost: {lost.why}{what}")
         if on.given:
-            self._offers.deny(f"the lease is over: {lost.why}; remedy: the token of another one")
-        self._move_s = 0.0
+            self._deny(f"the lease is over: {lost.why}; remedy: the token of another one")
+        self._move_s, self._pause_s = 0.0, _MOVE_AGAIN_S
         self._look_elsewhere(frozenset())
 
     def _look_elsewhere(self, without: AbstractSet[str]) -> None:
@@ -243,12 +287,13 @@ class Holder:
             self._moving = True
             self._later(self._move(without))
 
-    def _later(self, work: Coroutine[None, None, None]) -> None:
+    def _later(self, work: Coroutine[None, None, None]) -> asyncio.Task[None] | None:
         if self._group is None:
             work.close()  # everything is being given back
-        else:
-            self._tasks.add(task := self._group.create_task(work))
-            task.add_done_callback(self._tasks.discard)
+            return None
+        self._tasks.add(task := self._group.create_task(work))
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _renew(self, on: Held, timeout_s: float) -> None:
         asked_s = time.monotonic()
@@ -274,6 +319,9 @@ class Holder:
         except HarpError as error:
             hint = f"; remedy: {error.hint}" if error.hint else ""
             self._step(on, NotAttached(f"{error.message}{hint}"))
+            return
+        if on.given and on is not self._held:
+            await on.detach(reply.session_id)  # given back meanwhile, and the lease goes on
             return
         on.made[reply.session_id] = reply.token, endpoint
         self._step(on, Attached(reply.session_id))

@@ -11,6 +11,7 @@ everybody and only root's to change: a worker loads libraries from there.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -18,6 +19,9 @@ import secrets
 import shutil
 import socket
 import stat
+import subprocess
+import sys
+from asyncio.subprocess import DEVNULL
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +29,20 @@ from pathlib import Path
 from harp.errors import ConfigError, DaemonError, RunDirUnsafe
 from harp.inject import Backing, shim_dir, soft_dir
 from harp.native import NativeDir
+from harp.remote import clearing
 from harp.remote.uids import Uids
 
 __all__ = ["Home", "Homes", "passable", "serving_folder"]
 
 _SOCKET_PATH_MAX = 107
 _BACKLOG = 128
+#: a process that a lease's own processes have stopped or killed is started again
+_KILLS = 5
+_KILL_S = 5.0
+#: what is left by then is deleted later
+_CLEAR_S = 10.0
+#: that end and delete at a time: many leases may end together
+_CHILDREN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,7 @@ class Homes:
         self._libraries = libraries
         self._native = native
         self._uids = uids
+        self._children = asyncio.Semaphore(_CHILDREN)
 
     def shim(self) -> Path:
         """The folder of the injected libraries."""
@@ -91,25 +104,48 @@ class Homes:
                 f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
                 "set HARP_RUN to a shorter path" if self._uids else "set XDG_RUNTIME_DIR to one",
             )
-        home = Home(folder, self._uids.take() if self._uids else 0)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
+            home = Home(folder, self._uids.take() if self._uids else 0)
             try:
                 _furnish(home, path, sock)
             except OSError as error:
-                self.remove(home)
+                shutil.rmtree(folder, ignore_errors=True)  # nobody else has been there
+                self._give_back(home)
                 raise DaemonError(f"cannot make {folder}: {error.strerror}") from error
             yield home, sock
 
-    def remove(self, home: Home) -> None:
-        """Its processes have ended, or have nothing any more."""
-        shutil.rmtree(home.folder, ignore_errors=True)
+    async def end(self, home: Home) -> None:
+        """End all processes of its user; those of a plain user's lease end with their sessions.
+
+        Raises:
+            DaemonError: one may be left.
+        """
+        if not self._uids or not home.uid:
+            return
+        for _ in range(_KILLS):
+            async with self._children:
+                status = await _cleared(_KILL_S, "kill", home.uid)
+            if status == 0:
+                return
+        raise DaemonError(f"processes of uid {home.uid} cannot be ended")
+
+    async def remove(self, home: Home) -> None:
+        """Its processes have ended, or have nothing any more.
+
+        Raises:
+            DaemonError: some of it is left; its user is not free then.
+        """
+        async with self._children:
+            status = await _cleared(_CLEAR_S, "clear", home.uid, home.folder)
+        if status != 0:
+            raise DaemonError(f"{home.folder} is not deleted yet")
+        with contextlib.suppress(FileNotFoundError):
+            home.folder.rmdir()
+        self._give_back(home)
+
+    def _give_back(self, home: Home) -> None:
         if self._uids and home.uid:
             self._uids.give_back(home.uid)
-
-    def close(self) -> None:
-        """Give its users back."""
-        if self._uids:
-            self._uids.close()
 
     def check(self, environment: Mapping[str, str]) -> None:
         """Whether its user reaches what a worker opens.
@@ -169,12 +205,13 @@ def passable(path: Path, owner: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def serving_folder(base: Path, mode: int) -> Iterator[Path]:
+def serving_folder(base: Path, mode: int, uids: Uids | None = None) -> Iterator[Path]:
     """A folder of this process's in `base`; those of the killed are swept.
 
     Args:
         base: made if need be.
         mode: of both.
+        uids: users that leases may have had.
     """
     base.mkdir(mode=mode, exist_ok=True)
     base.chmod(mode)  # whatever the umask
@@ -183,12 +220,61 @@ def serving_folder(base: Path, mode: int) -> Iterator[Path]:
         with _locked(base, fcntl.LOCK_EX):  # nobody sweeps what is not locked yet
             for old in base.iterdir():
                 with contextlib.suppress(OSError), _locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    shutil.rmtree(old, ignore_errors=True)
+                    _sweep(old, uids)
+            while folder.exists():  # of one with our pid, and could not be deleted
+                folder = folder.with_name(f"{folder.name}+")
             folder.mkdir(mode=mode)
-            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            held.callback(_sweep, folder, uids)
             held.enter_context(_locked(folder, fcntl.LOCK_EX))
             folder.chmod(mode)
         yield folder
+
+
+def _sweep(folder: Path, uids: Uids | None) -> None:
+    """Delete a service's folder; each lease's as its user, whose processes go first.
+
+    What cannot be deleted is left.
+    """
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            found = path.lstat()
+            if not stat.S_ISDIR(found.st_mode):
+                path.unlink()
+                continue
+            uid = found.st_uid if os.geteuid() == 0 else 0
+            with uids.unused(uid) if uids else contextlib.nullcontext(False) as ours:  # noqa: FBT003
+                if ours:
+                    _run(_KILL_S, "kill", uid)
+                _run(_CLEAR_S, "clear", uid, path)
+            path.rmdir()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _run(patience_s: float, what: str, uid: int, *folders: Path) -> None:
+    command = _command(what, uid, *folders)
+    subprocess.run(command, check=True, timeout=patience_s, stdin=DEVNULL, stderr=DEVNULL, cwd="/")
+
+
+def _command(what: str, uid: int, *folders: Path) -> list[str]:
+    return [sys.executable, "-I", "-S", clearing.__file__, what, str(uid), *map(str, folders)]
+
+
+async def _cleared(patience_s: float, what: str, uid: int, *folders: Path) -> int:
+    """How clearing.py ended."""
+    process = await asyncio.create_subprocess_exec(
+        *_command(what, uid, *folders), stdin=DEVNULL, stderr=DEVNULL, cwd="/"
+    )
+    try:
+        async with asyncio.timeout(patience_s):
+            return await process.wait()
+    except TimeoutError:
+        return -1
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 @contextlib.contextmanager

@@ -55,6 +55,10 @@ RESUME_MAX_S = 60.0
 DRAIN_MAX_S = 86_400.0
 #: one owner cannot fill a node's tables
 LEASES_PER_OWNER = 64
+#: harp-link far has 256 places for connections. Once so many have a session, the rest is left to
+#: others than who has most of them
+SESSIONS_BUSY = 192
+SESSIONS_PER_OWNER = 128
 #: compared with where there is no such lease: a guess takes as long as a near miss
 _NOBODY = bytes(32)
 
@@ -118,7 +122,7 @@ def step(state: Leases, event: Event, now_s: float) -> list[Action]:
     Raises:
         UnknownLease: there is none of that name for this caller.
         NodeDraining: nobody new is taken.
-        QuotaExceeded: too many leases of one owner, or too many sessions of one lease.
+        QuotaExceeded: too many leases or sessions of one owner, or too many sessions of one lease.
         ConfigError: a number that is out of range.
         In these cases only time has passed: the next Tick brings the actions of that.
     """
@@ -133,13 +137,19 @@ def step(state: Leases, event: Event, now_s: float) -> list[Action]:
     return _do(state, event, now_s)
 
 
-def check(state: Leases, event: Event, now_s: float) -> None:
+def check(state: Leases, event: Event, now_s: float, pending: int = 0) -> None:
     """Refuse what step() would refuse, and change nothing.
+
+    Args:
+        state: what there is.
+        event: what is asked.
+        now_s: when.
+        pending: leases of the same owner that were checked, and wait for room.
 
     Raises:
         As step().
     """
-    _check(state, event, _over(state, now_s))
+    _check(state, event, _over(state, now_s), pending)
 
 
 def _over(state: Leases, now_s: float) -> frozenset[str]:
@@ -164,7 +174,7 @@ def _drop(state: Leases, lease: Lease, reason: str) -> list[Action]:
     return [*ends, GiveBack(lease.lease_id)]
 
 
-def _check(state: Leases, event: Event, gone: frozenset[str]) -> None:
+def _check(state: Leases, event: Event, gone: frozenset[str], pending: int = 0) -> None:
     """Refuse what must be refused; leases in `gone` are not there any more."""
     match event:
         case Take():
@@ -175,7 +185,7 @@ def _check(state: Leases, event: Event, gone: frozenset[str]) -> None:
                     f"ask for 1 to {SESSIONS_MAX}; 0 means {SESSIONS}",
                 )
             _check_open(state)
-            owned = sum(
+            owned = pending + sum(
                 lease.owner == event.owner and i not in gone for i, lease in state.leases.items()
             )
             if owned >= LEASES_PER_OWNER:
@@ -195,10 +205,22 @@ def _check(state: Leases, event: Event, gone: frozenset[str]) -> None:
                     " taken for",
                     "detach one, or take a lease with a higher max_sessions",
                 )
+            _check_places(state, lease.owner, gone)
         case Drain():
             _within("deadline_s", event.deadline_s, 0.0, DRAIN_MAX_S)
         case _:
             pass
+
+
+def _check_places(state: Leases, owner: str, gone: frozenset[str]) -> None:
+    counts = [(x.owner, len(x.sessions)) for i, x in state.leases.items() if i not in gone]
+    total, owned = sum(n for _, n in counts), sum(n for who, n in counts if who == owner)
+    if total >= SESSIONS_BUSY and owned >= SESSIONS_PER_OWNER:
+        raise QuotaExceeded(
+            f"{owner} has {owned} of this node's {total} sessions; above {SESSIONS_BUSY} one owner"
+            f" gets no more than {SESSIONS_PER_OWNER}",
+            "detach some, or take a lease of another node",
+        )
 
 
 def _check_open(state: Leases) -> None:

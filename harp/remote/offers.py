@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from harp.errors import ConfigError, WireError
+from harp.errors import ConfigError, HarpError, WireError
 from harp.remote.trust import address
 
 __all__ = ["Offers", "check"]
@@ -42,7 +43,10 @@ def check(session_id: str, token: str, endpoint: str) -> None:
 
 
 class Offers:
-    """One folder; its reader may take a session away at any time."""
+    """One folder; its reader may take a session away at any time.
+
+    All of it raises HarpError where the folder cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -54,17 +58,19 @@ class Offers:
     def withdraw(self, session_id: str) -> bool:
         """Offer it no longer; False: a program has it."""
         try:
-            (self._folder / session_id).unlink()
+            with self._writing():
+                (self._folder / session_id).unlink()
         except FileNotFoundError:
             return False
         return True
 
     def end_all(self) -> None:
         """End all sessions, offered and taken."""
-        for path in self._folder.iterdir():
-            if path.name != _REFUSED:
-                with contextlib.suppress(FileNotFoundError):  # its process ends just now
-                    path.unlink()
+        with self._writing():
+            for path in self._folder.iterdir():
+                if path.name != _REFUSED:
+                    with contextlib.suppress(FileNotFoundError):  # its process ends just now
+                        path.unlink()
 
     def deny(self, why: str) -> None:
         """Tell programs that find no session why; the words may be another machine's."""
@@ -74,12 +80,30 @@ class Offers:
 
     def admit(self) -> None:
         """There will be sessions again."""
-        (self._folder / _REFUSED).unlink(missing_ok=True)
+        with self._writing():
+            (self._folder / _REFUSED).unlink(missing_ok=True)
 
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all: the reader looks for names without a dot."""
         scratch = self._folder / f".new.{name}"
-        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-        scratch.rename(self._folder / name)
+        with self._writing():
+            fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(fd, "w") as file:
+                    file.write(text)
+                scratch.rename(self._folder / name)
+            except OSError:
+                scratch.unlink()
+                raise
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._folder.exists():
+                raise
+            raise HarpError(
+                f"sessions cannot be written to {self._folder}: {error.strerror}",
+                "make room there, or let XDG_RUNTIME_DIR name another folder",
+            ) from error

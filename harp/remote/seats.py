@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from harp.errors import DaemonError, HarpError
+from harp.errors import DaemonError, HarpError, UnknownLease
 from harp.remote.events import Action, End, GiveBack, Session, Start, Tell
 from harp.remote.room import Room
 from harp.remote.sessions import Sessions, Worker
@@ -39,6 +39,10 @@ class Seats:
         self._room = room
         #: {session_id: its worker}, from its start until it has ended
         self._seats: dict[str, _Seat] = {}
+        #: {session_id: it} of those whose worker may be there, though it was ended
+        self._failed: dict[str, Session] = {}
+        #: lease_ids of room that is given back once their workers have ended
+        self._kept: set[str] = set()
 
     def begin(self, action: Start, group: asyncio.TaskGroup) -> None:
         """Start a worker; `group` owns the start."""
@@ -48,7 +52,12 @@ class Seats:
 
     async def worker(self, session_id: str) -> Worker | HarpError:
         """What became of a start; waits for it."""
-        return await asyncio.shield(self._seats[session_id].start)
+        seat = self._seats.get(session_id)
+        if seat is None:
+            return UnknownLease(
+                "the lease was over before its worker had started", "take a new one"
+            )
+        return await asyncio.shield(seat.start)
 
     async def do(self, actions: Sequence[Action]) -> dict[str, int]:
         """End, tell, then give back.
@@ -60,16 +69,29 @@ class Seats:
         tells = [self._tell(a) for a in actions if isinstance(a, Tell)]
         freed = await asyncio.gather(*(self._end(a.session, a.reason) for a in ends))
         await asyncio.gather(*tells)
-        failed = {a.session.lease_id for a, it in zip(ends, freed, strict=True) if it is None}
+        failed = {session.lease_id for session in self._failed.values()}
         for action in actions:
             if not isinstance(action, GiveBack):
                 continue
             if action.lease_id in failed:
                 # Its memory may still be there: who is promised it now would meet a full device.
                 _log.error("room_kept", lease=action.lease_id, reason="a worker did not end")
+                self._kept.add(action.lease_id)
             else:
                 await self._room.give_back(action.lease_id)
         return {a.session.session_id: it or 0 for a, it in zip(ends, freed, strict=True)}
+
+    async def again(self) -> bool:
+        """End what did not end, and give back what was kept for it; whether that was any."""
+        left = tuple(self._failed.values())
+        await asyncio.gather(*(self._end(session, "it did not end before") for session in left))
+        failed = {session.lease_id for session in self._failed.values()}
+        free = self._kept - failed
+        for lease_id in free:
+            self._kept.discard(lease_id)
+            _log.info("room_free", lease=lease_id)
+            await self._room.give_back(lease_id)
+        return bool(free)
 
     async def end_all(self, reason: str) -> None:
         """End every worker that is there."""
@@ -98,10 +120,16 @@ class Seats:
         if seat is None:
             return 0
         async with seat.lock:
+            if session.session_id not in self._seats:
+                return 0
             freed: int | None = 0
             if await _ran(seat):
                 freed = await self._end_worker(session, reason)
-            self._seats.pop(session.session_id, None)
+            if freed is None:
+                self._failed[session.session_id] = session
+                return None
+            self._failed.pop(session.session_id, None)
+            del self._seats[session.session_id]
         _log.info("session_ended", session=session.session_id, reason=reason, freed_bytes=freed)
         return freed
 

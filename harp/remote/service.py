@@ -12,6 +12,7 @@ import contextlib
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -63,7 +64,11 @@ _Reply = TypeVar("_Reply")
 
 #: a watcher hears from the node at least so often
 HEARTBEAT_S = 0.5
+#: a worker that did not end is ended again
+_AGAIN_S = 1.0
 _NAME_CHARS = 64
+#: leases that room is looked for at a time
+_TAKES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,9 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         self._clock = clock
         self._state = Leases()
         self._seats = Seats(sessions, room)
+        #: {owner: its leases that wait for room}
+        self._pending: Counter[str] = Counter()
+        self._taking = asyncio.Semaphore(_TAKES)
         #: set and replaced at each change that watchers see, and how many there were
         self._changed = asyncio.Event()
         self._version = 1
@@ -106,6 +114,7 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                group.create_task(self._end_again())
                 while True:
                     self._moved.clear()
                     wait_s = next_s(self._state) - self._clock()
@@ -120,6 +129,12 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
             left, self._state = self._state.leases, Leases()
             await self._seats.end_all("the node stops")
             await asyncio.gather(*(self._room.give_back(lease_id) for lease_id in left))
+
+    async def _end_again(self) -> None:
+        while True:
+            await asyncio.sleep(_AGAIN_S)
+            if await self._seats.again():
+                self._notify()
 
     def worker_ended(self, session_id: str) -> None:
         """A worker ended by itself; from the loop's own thread."""
@@ -172,6 +187,10 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
         except HarpError as error:
             await refuse(context, error)
         while True:
+            try:
+                self._caller(context)  # a token's lease may be over by now
+            except HarpError as error:
+                await refuse(context, error)
             changed = self._changed
             yield pb.WatchReply(nodes=[self._itself()], version=self._version)
             try:
@@ -225,9 +244,12 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
             request.ttl_s,
             request.max_sessions,
         )
-        check(self._state, take, self._clock())  # before anybody is asked for room
+        # Before anybody is asked for room; who waits for some counts as well.
+        check(self._state, take, self._clock(), self._pending[caller.owner])
         wish = Wish(lease_id, caller.owner, request.name, request.gpu, asked)
         work = self._running().create_task(self._take(take, wish))
+        self._pending[caller.owner] += 1
+        work.add_done_callback(lambda _done: self._pending.subtract([caller.owner]))
         try:
             taken = await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -254,7 +276,8 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
     async def _take(self, take: Take, wish: Wish) -> Taken | HarpError:
         """Find room, then begin the lease: it runs from when there is something to have."""
         try:
-            taken = await self._room.take(wish)
+            async with self._taking:
+                taken = await self._room.take(wish)
         except HarpError as error:
             return error
         except Exception as error:  # noqa: BLE001 - one lease's fault must not end the others

@@ -42,6 +42,9 @@ __all__ = ["Options", "Ready", "serve"]
 
 _log = structlog.get_logger(__name__)
 _GRACE_S = 1.0
+#: above what nodes of a pool and their clients ask at a time, who watches included; what more may
+#: cost is bounded so
+_RPCS_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +105,10 @@ def _homes_of_others(
         raise ConfigError(f"only root can run workers as {uids}", "leave out --worker-uids")
     run_dir = find(env).path
     passable(run_dir / "remote", owner=0)
-    folder = stack.enter_context(serving_folder(run_dir / "remote", 0o711))
-    homes = Homes(folder, run_dir, native, Uids(uids, lock_dir(env.get("HARP_LOCK_DIR", ""))))
-    stack.callback(homes.close)
+    users = Uids(uids, lock_dir(env.get("HARP_LOCK_DIR", "")))
+    stack.callback(users.close)
+    folder = stack.enter_context(serving_folder(run_dir / "remote", 0o711, users))
+    homes = Homes(folder, run_dir, native, users)
     homes.check(env)
     return homes
 
@@ -150,7 +154,9 @@ class _Serving:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end.set)
         # Or two of us could have one port, and each half of the clients.
-        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        server = grpc.aio.server(
+            options=(("grpc.so_reuseport", 0),), maximum_concurrent_rpcs=_RPCS_MAX
+        )
         fars = [far for far in (self._far, self._token_far) if far is not None]
         try:
             await self._tenants.look()

@@ -23,9 +23,9 @@ class Worker:
 class Sessions(Protocol):
     """Workers, one per session.
 
-    For each session: one start(); if that returned, any number of tell(), and one end() (a second
-    one only if the node stops while the first is on its way). Nothing is called while another call
-    for the same session is on its way. Each may be cancelled when it takes longer than 10 s.
+    For each session: one start(); if that returned, any number of tell(), and end(), until one has
+    returned. Nothing is called while another call for the same session is on its way. Each may be
+    cancelled when it takes longer than 10 s.
     """
 
     async def start(self, lease: Lease, session: Session, token: str) -> Worker:

@@ -70,6 +70,7 @@ class Held:
     given: bool = False  #: it is somebody else's
     #: {session_id: token, endpoint} on its way to be offered; the holder's
     made: dict[str, tuple[str, str]] = field(default_factory=dict)
+    attaching: asyncio.Task[None] | None = None  #: a session on its way, the holder's too
 
     async def detach(self, session_id: str) -> None:
         """End a session; what the node does not hear of ends with the lease."""
@@ -230,6 +231,8 @@ async def give_back(gone: Held) -> None:
     """End it, or its sessions alone. What the node does not hear of in time runs out by itself."""
     try:
         if gone.given and not gone.hold.over:
+            if gone.attaching is not None:
+                await asyncio.wait([gone.attaching], timeout=_GIVE_BACK_S)
             await asyncio.gather(*map(gone.detach, gone.hold.offered | gone.hold.running))
         elif not gone.hold.over:
             request = pb.ReleaseRequest(lease_id=gone.taking.lease.lease_id)

@@ -8,12 +8,14 @@ memory, limits and admission are harpd's; nothing is booked here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,12 +98,15 @@ class _Held:
     environment: Mapping[str, str]  #: of its workers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Owed:
-    """A tenant that is to be removed."""
+    """A tenant that is to be removed, and then its home."""
 
     home: Home
     unsure_s: float = -math.inf  #: until then it may yet come to be: who asked for it did not hear
+    ended: bool = False  #: its user has no process any more
+    removed: bool = False  #: harpd has it no more
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  #: who is at it
 
 
 class Tenants:
@@ -131,7 +136,8 @@ class Tenants:
     async def take(self, wish: Wish) -> Taken:
         """Make a tenant of a lease; see Room."""
         name = tenant_name(wish.name or wish.owner, wish.lease_id)
-        with self._homes.make() as (home, sock):
+        with contextlib.ExitStack() as stack:
+            home, sock = await _made(stack, self._homes)
             request = _request(wish, name, home)
 
             def make(client: Client) -> tuple[pb.GetInfoReply, pb.CreateTenantReply]:
@@ -141,18 +147,19 @@ class Tenants:
 
             try:
                 info, reply = await self._harpd.ask(make)
-            except (DaemonUnreachable, asyncio.CancelledError):
+            except (DaemonError, asyncio.CancelledError):
                 # It may have been made, or may yet be.
                 self._owed[name] = _Owed(home, time.monotonic() + _UNSURE_S)
                 raise
             except BaseException:
-                self._homes.remove(home)
+                self._owed[name] = _Owed(home, removed=True)
+                await self._settle(name)
                 raise
         try:
             environment = self._environment(home, info, reply)
-        except HarpError:
+        except Exception:
             self._owed[name] = _Owed(home)
-            await self._settle()
+            await self._settle(name)
             raise
         places = tuple(_place(d, 0.0) for d in reply.devices)
         taken = Taken(name, places, replace(wish.limits, mem_bytes=reply.tenant.mem_limit_bytes))
@@ -165,8 +172,9 @@ class Tenants:
         held = self._held.pop(lease_id, None)
         if held is None:
             return
-        self._owed[held.taken.tenant] = _Owed(held.home)
-        await self._settle()
+        name = held.taken.tenant
+        self._owed[name] = _Owed(held.home)
+        await self._settle(name)
         await self._look_soon()
 
     def taken(self, lease_id: str) -> Taken | None:
@@ -223,10 +231,11 @@ class Tenants:
 
     async def watch(self) -> None:
         """Look again and again, and do what is owed."""
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            await self._settle()
-            await self._look_soon()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_settling())  # to delete much takes its time
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                await self._look_soon()
 
     async def close(self) -> None:
         """Remove all that is left."""
@@ -247,19 +256,45 @@ class Tenants:
                 _log.info("harpd_found")
             self._silent = False
 
-    async def _settle(self) -> None:
-        """Remove the tenants that are to be removed; where harpd is not there, later."""
-        for name, owed in list(self._owed.items()):
+    async def _keep_settling(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self._settle()
+
+    async def _settle(self, *names: str) -> None:
+        """Remove the tenants that are to be removed, or these; what cannot be done yet, later."""
+        await asyncio.gather(*map(self._remove, names or tuple(self._owed)))
+
+    async def _remove(self, name: str) -> None:
+        owed = self._owed.get(name)
+        if owed is None:
+            return
+        async with owed.lock:
+            if self._owed.get(name) is not owed:
+                return  # another was faster, and its user may be another lease's by now
             try:
-                await self._harpd.ask(lambda client, name=name: client.remove(name))  # type: ignore[misc]
+                if not await self._removed(name, owed):
+                    return
+                await self._homes.remove(owed.home)
+            except Exception as error:  # noqa: BLE001 - one lease's fault must not end the others
+                reason = error.message if isinstance(error, HarpError) else repr(error)
+                _log.warning("tenant_not_removed", tenant=name, reason=reason)
+                return
+            del self._owed[name]
+
+    async def _removed(self, name: str, owed: _Owed) -> bool:
+        """Whether it is gone; its processes go first: one could make a tenant of its own."""
+        if not owed.ended:
+            await self._homes.end(owed.home)
+            owed.ended = True
+        if not owed.removed:
+            try:
+                await self._harpd.ask(lambda client: client.remove(name))
             except UnknownTenant:
                 if time.monotonic() < owed.unsure_s:
-                    continue
-            except HarpError as error:
-                _log.warning("tenant_not_removed", tenant=name, reason=error.message)
-                continue
-            self._owed.pop(name, None)
-            self._homes.remove(owed.home)
+                    return False
+            owed.removed = True
+        return True
 
     def _environment(
         self, home: Home, info: pb.GetInfoReply, reply: pb.CreateTenantReply
@@ -291,6 +326,16 @@ class Tenants:
                 "see `harp doctor`, or set HARP_CUDA_REAL and HARP_NVML_REAL",
             )
         return Backing(paths.cuda, paths.nvml)
+
+
+async def _made(stack: contextlib.ExitStack, homes: Homes) -> tuple[Home, socket.socket]:
+    """A home, made in a thread: for a free user all processes of the host are looked at."""
+    making = asyncio.create_task(asyncio.to_thread(stack.enter_context, homes.make()))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await asyncio.wait([making])  # its folder goes with the service's
+        raise
 
 
 def tenant_name(asked: str, lease_id: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Users of their own for leases: uids out of a range, the lowest free one first.
+"""Users of their own for leases: uids out of a range, each as long as possible after its last use.
 
 The default range is one that nobody is known to use: above the containers of systemd-nspawn, which
 end at 1879048191 (systemd's UIDS-GIDS document), and the subordinate uids of useradd (600100000);
@@ -13,7 +13,10 @@ import fcntl
 import os
 import pwd
 import re
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from harp.errors import ConfigError, DaemonError
@@ -87,21 +90,26 @@ class Uids:
                 f"name some of {proc}/self/uid_map with --worker-uids FIRST-LAST, or none",
             )
         self._taken: set[int] = set()
+        self._next = uids.first  #: who had the one before may have left something
+        self._taking = threading.Lock()
         #: {uid: it is an account's}; asking may take a directory server's time
         self._accounts: dict[int, bool] = {}
         self._locks = _open(locks / "harp-worker-uids.lock")
 
     def take(self) -> int:
-        """The lowest that is nobody's.
+        """The next that is nobody's; from any thread.
 
         Raises:
             DaemonError: there is none.
         """
-        busy = self._taken | self._running()
-        for uid in range(self._range.first, self._range.last + 1):
-            if uid not in busy and not self._account(uid) and self._lock(uid):
-                self._taken.add(uid)
-                return uid
+        with self._taking:
+            busy = self._taken | self._running()
+            first, after = self._range.first, self._range.last + 1
+            for uid in chain(range(self._next, after), range(first, self._next)):
+                if uid not in busy and not self._account(uid) and self._lock(uid):
+                    self._taken.add(uid)
+                    self._next = uid + 1
+                    return uid
         raise DaemonError(
             f"all uids of {self._range} are in use", "wait, or serve with more: --worker-uids"
         )
@@ -110,6 +118,17 @@ class Uids:
         """It is free once its last process has ended."""
         self._taken.discard(uid)
         fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, uid)
+
+    @contextlib.contextmanager
+    def unused(self, uid: int) -> Iterator[bool]:
+        """Whether it is one of ours that no service of this host uses; none does meanwhile."""
+        found = uid in self._range and uid not in self._taken and not self._account(uid)
+        found = found and self._lock(uid)
+        try:
+            yield found
+        finally:
+            if found:
+                fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, uid)
 
     def close(self) -> None:
         """Give all back."""

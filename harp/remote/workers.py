@@ -29,6 +29,8 @@ __all__ = ["Workers", "text_of"]
 
 _log = structlog.get_logger(__name__)
 _LOOK_S = 0.02
+#: so long a session may outlive its lease: to know what it has is worth no more
+_ASK_S = 1.0
 #: a session's process that has not ended by then is killed, and its worker with it
 _PATIENCE_S = 4.0
 #: so long is waited for harpd to see the memory back; its look at the device may take that
@@ -82,10 +84,16 @@ class Workers:
         place = self._places.get(session.session_id)
         if place is None:
             return 0  # the first call was on its way, and did it
-        held = await self._held_by(session.lease_id, place.far, session.session_id)
         if place.fd < 0:
             place.fd = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        place.path.unlink(missing_ok=True)
+        held = None
+        try:
+            async with asyncio.timeout(_ASK_S):
+                held = await self._held_by(session.lease_id, place.far, session.session_id)
+        except TimeoutError:
+            _log.warning("harpd_slow", session=session.session_id)
+        finally:
+            place.path.unlink(missing_ok=True)
         if not await _let_go(place.fd, _PATIENCE_S):
             _log.warning("session_killed", session=session.session_id, reason=reason)
             _kill(place.far, session.session_id)

@@ -77,6 +77,10 @@ def status(pid: int) -> dict[str, list[str]]:
     return {line.split(":")[0]: line.split(":")[1].split() for line in lines}
 
 
+def uid_of(node: Remote, lease: pb.LeaseReply) -> int:
+    return home(node, lease).stat().st_uid
+
+
 def worker_of(node: Remote, uid: int) -> int:
     (pid,) = (p for p in node.workers() if status(p)["Uid"][0] == str(uid))
     return pid
@@ -95,16 +99,34 @@ def process_of(uid: int) -> Iterator[None]:
             child.communicate()
 
 
+@contextlib.contextmanager
+def daemon_of(uid: int) -> Iterator[subprocess.Popen[bytes]]:
+    """One of its own session, which ends of nothing else."""
+    script = f"import os, sys; os.setresuid(*3 * [{uid}]); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, start_new_session=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            yield child
+        finally:
+            child.communicate()
+
+
 @root_only
 def test_each_lease_has_a_user_of_its_own(node: Remote) -> None:
     client = node.client()
-    for at in range(2):
-        client.holder(client.lease(mem_limit_bytes=256 * MIB), 10)
-        told = status(worker_of(node, FIRST + at))
-        assert (told["Uid"], told["Gid"]) == ([str(FIRST + at)] * 4, [str(FIRST + at)] * 4)
+    uids = []
+    for _ in range(2):
+        lease = client.lease(mem_limit_bytes=256 * MIB)
+        client.holder(lease, 10)
+        uids.append(uid := uid_of(node, lease))
+        told = status(worker_of(node, uid))
+        assert (told["Uid"], told["Gid"]) == ([str(uid)] * 4, [str(uid)] * 4)
         assert (told["Groups"], told["NoNewPrivs"], told["Seccomp"]) == ([], ["1"], ["2"])
         assert int(told["CapPrm"][0], 16) == 0
-    assert sorted(t.uid for t in tenants(node)) == [FIRST, FIRST + 1]
+    assert FIRST <= uids[0] < uids[1]
+    assert sorted(t.uid for t in tenants(node)) == uids
 
 
 @root_only
@@ -113,10 +135,11 @@ def test_one_lease_reaches_nothing_of_another(node: Remote) -> None:
     leases = [client.lease(mem_limit_bytes=256 * MIB) for _ in range(2)]
     for lease in leases:
         client.holder(lease, 10)
-    names = [next(t.name for t in tenants(node) if t.uid == FIRST + i) for i in range(2)]
-    other = worker_of(node, FIRST + 1)
+    uids = [uid_of(node, lease) for lease in leases]
+    names = [next(t.name for t in tenants(node) if t.uid == uid) for uid in uids]
+    other = worker_of(node, uids[1])
     told = {
-        "uid": FIRST,
+        "uid": uids[0],
         "own": str(home(node, leases[0])),
         "mine": names[0],
         "pid": other,
@@ -152,7 +175,7 @@ def test_a_program_computes_and_its_kernels_are_compiled_by_its_user(node: Remot
     lease = client.lease(mem_limit_bytes=256 * MIB)
     assert json.loads(client.run(lease, "remote_program.py", "add", "1000"))["right"]
     made = list((home(node, lease) / "cache").rglob("*.so"))
-    assert [path.stat().st_uid for path in made] == [FIRST]
+    assert [path.stat().st_uid for path in made] == [uid_of(node, lease)]
     with contextlib.closing(Here(node.at.native_dir)) as here:
         command = (sys.executable, str(FOLDER / "remote_program.py"), "add", "1000")
         done = here.run("--remote", node.endpoint, "--insecure", "--", *command)
@@ -185,26 +208,35 @@ def test_a_user_is_free_once_its_lease_and_its_last_process_have_ended(node: Rem
     client = node.client()
     first, second = client.lease(), client.lease()
     client.holder(first, 10)
-    folder = home(node, first)
-    assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (FIRST, 0o700)
+    folder, uids = home(node, first), [uid_of(node, lease) for lease in (first, second)]
+    assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (uids[0], 0o700)
     client.release(first)
     assert not folder.exists()
-    with process_of(FIRST):
-        third = client.lease()
-        assert home(node, third).stat().st_uid == FIRST + 2
-    fourth = client.lease()
-    assert home(node, fourth).stat().st_uid == FIRST
-    assert home(node, second).stat().st_uid == FIRST + 1
+    with process_of(uids[1] + 1):
+        uids.append(uid_of(node, client.lease()))
+    assert uids[2] == uids[1] + 2
+
+
+@root_only
+def test_a_leases_processes_end_with_it(node: Remote) -> None:
+    """Also one that a broken worker has put aside: it could make a tenant of its own."""
+    client = node.client()
+    lease, other = client.lease(), client.lease()
+    with daemon_of(uid_of(node, lease)) as one, daemon_of(uid_of(node, other)) as another:
+        client.release(lease)
+        assert one.wait(timeout=30) == -signal.SIGKILL
+        assert another.poll() is None
+        client.release(other)
+        assert another.wait(timeout=30) == -signal.SIGKILL
 
 
 @root_only
 def test_two_services_of_a_host_share_no_user(node: Remote) -> None:
     client = node.client()
-    client.lease()
-    beside = Remote(node.at, *options())
+    taken = uid_of(node, client.lease())
+    beside = Remote(node.at, *options(taken))
     try:
-        lease = beside.client().lease()
-        assert home(node, lease).stat().st_uid == FIRST + 1
+        assert uid_of(node, beside.client().lease()) == taken + 1
     finally:
         beside.stop()
 
@@ -246,11 +278,13 @@ def test_nothing_is_left_of_a_killed_service_after_the_next_start(native_dir: Pa
         client = node.client()
         client.holder(client.lease(), 10)
         (worker,) = node.workers()
-        os.kill(node.process.pid, signal.SIGKILL)
-        node.process.wait()
-        wait_for(lambda: not alive(worker), "the worker's end")
-        wait_for(lambda: not tenants(node), "the tenant's end")
-        again = Remote(node.at, *options(first))
+        with daemon_of(first) as aside:
+            os.kill(node.process.pid, signal.SIGKILL)
+            node.process.wait()
+            wait_for(lambda: not alive(worker), "the worker's end")
+            wait_for(lambda: not tenants(node), "the tenant's end")
+            again = Remote(node.at, *options(first))
+            assert aside.wait(timeout=30) == -signal.SIGKILL
         try:
             client = again.client()
             lease = client.lease()

@@ -13,14 +13,17 @@ from typing import Any, cast
 
 import pytest
 
+from harp.api.v1 import control_pb2 as pb
 from harp.config import AdmissionConfig
 from harp.daemon.answers import Answers
+from harp.daemon.arbiter import as_tenant
 from harp.daemon.book import Book
 from harp.daemon.link import ArbiterLink
 from harp.daemon.owners import Wish
-from harp.daemon.picture import Picture
+from harp.daemon.picture import ArbiterTenant, Picture
+from harp.daemon.service import ControlService
 from harp.daemon.store import Store
-from harp.errors import ConfigError, NoDevice, QuotaExceeded
+from harp.errors import ArbiterError, ConfigError, NoDevice, QuotaExceeded
 from harp.lease_admin import ArbiterRefused
 from harp.lease_wire import GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, Msg, Op
 from harp.model import Device, DeviceKind, Limits, Policy, Tenant, TenantClass, Use
@@ -267,6 +270,42 @@ def test_whether_memory_may_leave_is_settled_before_the_first_process(desk: Desk
     do(desk, steps)
 
 
+def test_a_tenant_that_stands_is_told_of_though_the_arbiter_went(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who asked for it would not know what to give back."""
+    deposit = SimpleNamespace(fd=-1, caller=SimpleNamespace(uid=0, pid=os.getpid()))
+
+    async def gone() -> Picture:
+        raise ArbiterError("it is being restarted")
+
+    async def create(made: Wish, _fd: int) -> Tenant:
+        tenant = await type(desk.book).create(desk.book, made, listening())
+        monkeypatch.setattr(desk.book, "look", gone)
+        return tenant
+
+    async def steps(book: Book) -> None:
+        service = ControlService.__new__(ControlService)
+        double = cast("Any", service)
+        double._auth = SimpleNamespace(redeem=lambda _ticket: deposit)
+        double._harpd = SimpleNamespace(make_room=lambda: asyncio.sleep(0))
+        harpd = SimpleNamespace(
+            physical_bytes=lambda _uuid: 0,
+            used_bytes={},
+            used_ratio=lambda _tenant, _uuid: (0.0, 0.0),
+            evaders=SimpleNamespace(uncovered={}),
+        )
+        double._book, double._answers = book, Answers(book, cast("Any", harpd))
+        double._default_policy = Policy.WARN
+        monkeypatch.setattr(book, "create", create)
+        request = pb.CreateTenantRequest(name="t", gpu="0", root_pid=os.getpid(), grant_dir="/g")
+        reply = await service._create_tenant(request, 0)
+        assert reply.tenant.name == "t"
+        assert [t.name for t in book.tenants.values()] == ["t"]
+
+    do(desk, steps)
+
+
 def test_a_lost_store_is_rebuilt_with_all_devices(desk: Desk) -> None:
     async def steps(book: Book) -> None:
         asked = wish("1,0", mem_bytes=GIB, host_bytes=3 * GIB, oversubscribe=True)
@@ -283,6 +322,14 @@ def test_a_lost_store_is_rebuilt_with_all_devices(desk: Desk) -> None:
         after.close()
 
     do(desk, steps)
+
+
+@pytest.mark.parametrize(("harpd", "uid", "for_root"), [(0, 7, True), (0, 0, False), (7, 7, False)])
+def test_a_tenant_known_from_the_arbiter_alone_is_not_given_to_a_leases_user(
+    monkeypatch: pytest.MonkeyPatch, harpd: int, uid: int, *, for_root: bool
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: harpd)
+    assert as_tenant(ArbiterTenant(1, "t", uid)).for_root is for_root
 
 
 def test_what_is_promised_stays_so_on_the_way_off_a_device_and_back(desk: Desk) -> None:

@@ -7,11 +7,15 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from harp.config import Config
+from harp.daemon import evaders
 from harp.daemon.harpd import Harpd
 from harp.daemon.picture import Picture, parse
 from harp.lease_wire import Msg, Op
 from harp.model import ClientState
+from harp.procs import Proc
 
 _DEATHS = 40
 _NOTHING = cast("Any", None)
@@ -54,6 +58,21 @@ def test_the_last_word_of_an_arbiter_is_for_its_heir_alone() -> None:
         assert await harpd._find_held({1: tenant}) == []
 
     asyncio.run(scenario())
+
+
+def test_a_tenant_is_kept_by_processes_of_its_own_user_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HARP_GRANT is anybody's to write: another user's process would keep it without end."""
+    uids = {7: 0, 8: 70_000, 9: 70_001}
+    monkeypatch.setattr(evaders, "environ_of", lambda _pid, _name: "/g")
+    monkeypatch.setattr(evaders, "name_of", lambda pid: ("x", uids[pid]))
+    tenant = cast(
+        "Any", SimpleNamespace(tenant_id=1, uid=70_000, root_pid=1, root_start=5, grant_dir="/g")
+    )
+    harpd = Harpd(Config(), _NOTHING, _NOTHING, _NOTHING, _NOTHING)
+    for pid, kept in ((7, True), (8, True), (9, False)):
+        assert harpd._survivors(tenant, {pid: Proc(pid, 1, 1, 6, zombie=False)}) is kept
 
 
 def _died(client: int) -> Msg:

@@ -19,6 +19,7 @@ from harp.remote.hold import (
     Lose,
     Move,
     NotAttached,
+    NotOffered,
     NotRenewed,
     Offer,
     Renew,
@@ -112,6 +113,17 @@ def test_after_a_refusal_it_is_tried_again_and_admits() -> None:
     assert step(hold, Attached("a"), 101.45) == [Admit(), Offer("a")]
 
 
+def test_a_session_that_cannot_be_offered_is_detached_and_not_made_again_at_once() -> None:
+    hold = begun()
+    step(hold, Attached("a"), 100.2)
+    assert step(hold, NotOffered("a", "full"), 100.2) == [Detach("a"), Deny("full")]
+    assert step(hold, Detached(), 100.3) == []
+    step(hold, Tick(), 100.8)
+    step(hold, Renewed(TTL_S, 100.8), 100.9)
+    assert step(hold, Tick(), 101.3) == [Attach()]
+    assert step(hold, Attached("b"), 101.4) == [Admit(), Offer("b")]
+
+
 def test_a_node_that_drains_is_left_when_nothing_runs_there() -> None:
     hold = begun()
     step(hold, Attached("a"), 100.2)
@@ -131,6 +143,7 @@ EVENTS = st.one_of(
     st.booleans().map(lambda draining: Renewed(TTL_S, -1.0, draining)),
     st.sampled_from("abc").map(Attached),
     st.just(NotAttached("full")),
+    st.sampled_from("abc").map(lambda name: NotOffered(name, "full")),
     st.sampled_from("abc").map(Taken),
     st.sampled_from("abc").map(Ended),
     st.just(Detached()),

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import pwd
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +21,17 @@ from harp.daemon.owners import Wish, check_owner, check_user
 from harp.errors import ConfigError, DaemonError, NotOwner, QuotaExceeded
 from harp.model import Limits, Policy, Tenant
 from harp.native import find
+from harp.remote import clearing
 from harp.remote import homes as module
-from harp.remote.homes import Homes, passable, serving_folder
+from harp.remote.homes import Home, Homes, passable, serving_folder
 from harp.remote.uids import DEFAULT, Range, Uids, parse
 
 TENANT = Tenant(
     tenant_id=1, name="t", uid=70_000, root_pid=7, root_start=1, grant_dir="/g",
     device_uuids=("GPU-0",), limits=Limits(), policy=Policy.WARN, created_s=0.0, for_root=True,
 )  # fmt: skip
+#: Python gives up before
+DEPTH = 1100
 WISH = Wish("w", "", 0, "", Limits(), Policy.WARN, 7, "/h")
 
 
@@ -56,7 +63,7 @@ def host(base: Path, mapped: str = "0 0 4294967295", **running: str) -> Path:
     return proc
 
 
-def test_the_lowest_uid_that_nobody_has_is_taken(
+def test_the_next_uid_that_nobody_has_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def account(uid: int) -> None:
@@ -74,8 +81,8 @@ def test_the_lowest_uid_that_nobody_has_is_taken(
     uids = Uids(Range(70_000, 70_005), tmp_path, proc)
     assert [uids.take(), uids.take()] == [70_002, 70_004]  # 70003 is somebody's account
     (proc / "5" / "status").unlink()
-    uids.give_back(70_004)
-    assert [uids.take() for _ in range(3)] == [70_000, 70_004, 70_005]
+    uids.give_back(70_002)  # comes last again
+    assert [uids.take() for _ in range(3)] == [70_005, 70_000, 70_002]
     with pytest.raises(DaemonError, match="all uids of 70000-70005 are in use"):
         uids.take()
     uids.close()
@@ -143,7 +150,7 @@ def test_each_lease_of_a_plain_user_has_a_folder_that_is_swept(tmp_path: Path) -
             0o700
         ] * 2
         assert one.environment() == {"HARP_WORKER_IMAGES": f"{one.folder}/images"}
-        homes.remove(one)
+        asyncio.run(homes.remove(one))
         assert list(folder.iterdir()) == [other.folder]
         (folder.parent / "serve-1").mkdir()
         script = (
@@ -171,7 +178,117 @@ def test_a_home_that_cannot_be_furnished_is_not_left(
         with pytest.raises(DaemonError, match="no space"), homes.make():
             pass
     assert list((tmp_path / "homes").iterdir()) == []
-    homes.close()
+    uids.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[tuple[Homes, Home]]:
+    """A lease's, with a uid of its own where that is possible."""
+    base = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
+    base.chmod(0o711)
+    first = 2_100_000_000 + os.getpid() % 1_000_000 * 10
+    uids = Uids(Range(first, first + 9), tmp_path) if os.geteuid() == 0 else None
+    homes = Homes(base, tmp_path, find({}), uids)
+    with homes.make() as (home, _):
+        yield homes, home
+    module._sweep(base, uids)
+    assert not base.exists()
+    if uids:
+        uids.close()
+
+
+def nested(folder: Path, count: int, uid: int = 0) -> None:
+    """So many folders in each other, which no path reaches any more."""
+    fd = os.open(folder, os.O_RDONLY)
+    for _ in range(count):
+        os.mkdir("folder", dir_fd=fd)
+        inner = os.open("folder", os.O_RDONLY, dir_fd=fd)
+        if uid:
+            os.chown(inner, uid, uid)
+        os.close(fd)
+        fd = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=fd))
+    os.close(fd)
+
+
+def theirs(home: Home, code: str) -> None:
+    """What a worker of the lease can do."""
+    user = {"user": home.uid, "group": home.uid, "extra_groups": []} if home.uid else {}
+    subprocess.run(["sh", "-c", code], cwd=home.folder, check=True, timeout=60, **user)  # type: ignore[call-overload]
+
+
+def test_a_folder_is_deleted_however_deep_and_closed(own: tuple[Homes, Home]) -> None:
+    homes, home = own
+    nested(home.folder / "images", DEPTH, home.uid)
+    theirs(home, "ln -s .. out; mkdir -p closed/inner; touch closed/inner/file; chmod 0 closed .")
+    asyncio.run(homes.remove(home))
+    assert not home.folder.exists()
+
+
+def test_a_killed_services_leases_are_deleted_however_deep(tmp_path: Path) -> None:
+    left = tmp_path / "remote" / "serve-1" / "lease"
+    left.mkdir(parents=True)
+    nested(left, DEPTH)
+    (left.parent / "file").touch()
+    with serving_folder(tmp_path / "remote", 0o700) as folder:
+        assert list(folder.parent.iterdir()) == [folder]
+        (folder / "lease").mkdir()
+    assert list((tmp_path / "remote").iterdir()) == []
+
+
+@contextlib.contextmanager
+def running(code: str, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does something, and then goes on until it may end."""
+    script = f"import fcntl, os, sys; {code}; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-I", "-S", "-c", script, *argv]
+    with subprocess.Popen(command, stdin=-1, stdout=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield child
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
+def test_a_leases_processes_end_with_it_and_nobody_elses(own: tuple[Homes, Home]) -> None:
+    homes, home = own
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(running(f"os.setsid(); os.setresuid(*3 * ({uid},))"))
+            for uid in (home.uid, home.uid + 1, 0)
+        ]
+        asyncio.run(homes.end(home))
+        assert children[0].wait(timeout=60) == -signal.SIGKILL
+        for child in children[1:]:
+            assert child.poll() is None
+            child.communicate()
+            assert child.returncode == 0
+    asyncio.run(homes.end(home))  # there is none
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
+@pytest.mark.parametrize("used", [False, True])
+def test_a_killed_services_processes_end_unless_their_uid_is_anothers(
+    tmp_path: Path, *, used: bool
+) -> None:
+    uid = 2_100_000_000 + os.getpid() % 1_000_000 * 10
+    left = tmp_path / "remote" / "serve-1" / "lease"
+    left.mkdir(parents=True)
+    os.chown(left, uid, uid)
+    uids = Uids(Range(uid, uid), tmp_path)
+    with contextlib.ExitStack() as stack:
+        child = stack.enter_context(running(f"os.setresuid(*3 * ({uid},))"))
+        if used:
+            lock = f"fcntl.lockf(file := open(sys.argv[1], 'a'), fcntl.LOCK_EX, 1, {uid})"
+            stack.enter_context(running(lock, str(tmp_path / "harp-worker-uids.lock")))
+        with serving_folder(tmp_path / "remote", 0o711, uids):
+            assert used or child.wait(timeout=60) == -signal.SIGKILL
+            assert not used or child.poll() is None
+    uids.close()
+
+
+@pytest.mark.parametrize("uid", [0, 1, 999, os.geteuid()])
+def test_nothing_is_ended_as_a_user_of_the_system(uid: int) -> None:
+    with pytest.raises(PermissionError, match=f"uid {uid} is no lease's"):
+        clearing._become(uid)
 
 
 def test_what_root_makes_for_another_uid_is_roots() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from harp.errors import DaemonError, DaemonUnreachable
 from harp.remote import far as module
+from harp.remote import workers as workers_module
 from harp.remote.events import Lease, Session
 from harp.remote.far import Far, FarOptions
 from harp.remote.workers import Workers
@@ -180,6 +181,35 @@ def test_an_end_waits_for_who_serves_the_session_also_when_it_is_asked_twice(
             os.close(fd)
             assert await again == 0
             assert await workers.end(session(), "x") == 0
+
+    asyncio.run(main())
+
+
+def test_a_harpd_that_hangs_does_not_keep_a_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_ASK_S", 0.2)
+
+    class Hanging(NoTenants):
+        async def clients(self, _lease_id: str) -> dict[int, int]:
+            await asyncio.Event().wait()
+            return {}
+
+    async def main() -> None:
+        async with kept(tmp_path) as (far, _):
+            workers = Workers(Hanging(), far, None, "n1")  # type: ignore[arg-type]
+            for cancelled in (False, True):
+                await workers.start(ANN, session(), "s.t")
+                far.running["s"] = 1
+                end = asyncio.create_task(workers.end(session(), "x"))
+                if cancelled:
+                    await asyncio.sleep(0)
+                    end.cancel()
+                    await asyncio.gather(end, return_exceptions=True)
+                    assert list(far.options.sessions.iterdir()) == []
+                    end = asyncio.create_task(workers.end(session(), "x"))
+                assert await asyncio.wait_for(end, 10) == 0
+                assert list(far.options.sessions.iterdir()) == []
 
     asyncio.run(main())
 

@@ -184,6 +184,30 @@ def test_one_owner_cannot_have_all_leases() -> None:
     step(state, Take("later", "ann", digest("x")), 2.0)
 
 
+def test_one_owner_cannot_have_all_sessions() -> None:
+    """harp-link has places for 256 connections, whoever they are."""
+    state = Leases()
+    take(state, max_sessions=256)
+    take(state, "m", max_sessions=256)
+    take(state, "b", "bob", max_sessions=256)
+    for number in range(191):
+        attach(state, f"s{number}", lease="lm"[number % 2])
+    attach(state, "s191")
+    with pytest.raises(QuotaExceeded, match=r"ann has 192 of this node's 192 sessions.* 128"):
+        attach(state, "more", lease="m")
+    for number in range(64):
+        step(state, Attach(BOB, "b", f"b{number}", b""), 0.0)
+    for number in range(64):
+        step(state, Detach(ANN, f"s{number}"), 0.0)
+    with pytest.raises(QuotaExceeded, match="ann has 128"):
+        attach(state, "more")
+    step(state, Detach(ANN, "s64"), 0.0)
+    attach(state, "more")
+    # Those that have run out do not count, though nobody has looked since.
+    take(state, "late", ttl_s=60.0)
+    step(state, Attach(ANN, "late", "late", b""), 2.0)
+
+
 def test_release_ends_the_sessions_before_the_room_goes_to_others() -> None:
     state = Leases()
     take(state)

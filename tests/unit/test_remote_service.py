@@ -26,6 +26,7 @@ from harp.errors import (
 )
 from harp.remote import service
 from harp.remote.callers import LOOPBACK
+from harp.remote.seats import Seats
 from harp.remote.trust import explain
 
 Ask = Callable[[World], Awaitable[None]]
@@ -281,9 +282,38 @@ def test_a_worker_that_does_not_end_keeps_its_room() -> None:
         assert (done.sessions, done.freed_bytes) == (1, 0)
         error, _ = await refused(stub.Lease(pb.LeaseRequest(share_ppm=900_000), timeout=10))
         assert isinstance(error, QuotaExceeded)
-        world.sessions.running.clear()
+        assert world.room.given_back == []
+        # It is ended again until it has ended, and then its room is free.
+        world.sessions.end_error = None
+        await until(lambda: world.room.given_back == [lease.lease_id])
+        assert world.sessions.running == set()
+        await stub.Lease(pb.LeaseRequest(share_ppm=900_000, ttl_s=60), timeout=10)
 
     on(ask)
+
+
+def test_room_is_kept_for_a_worker_that_did_not_end_before_its_lease() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        lease = await stub.Lease(pb.LeaseRequest(ttl_s=60), timeout=10)
+        request = pb.AttachRequest(lease_id=lease.lease_id, table=TABLE)
+        session = await stub.Attach(request, timeout=10)
+        world.sessions.end_error = OSError("stuck")
+        await stub.Detach(pb.DetachRequest(session_id=session.session_id), timeout=10)
+        await stub.Release(pb.ReleaseRequest(lease_id=lease.lease_id), timeout=10)
+        assert world.room.given_back == []
+        world.sessions.end_error = None
+        await until(lambda: world.room.given_back == [lease.lease_id])
+
+    on(ask)
+
+
+def test_an_attach_that_finds_its_lease_released_says_so() -> None:
+    async def main() -> None:
+        seats = Seats(None, None)  # type: ignore[arg-type]
+        assert isinstance(await seats.worker("gone"), UnknownLease)
+
+    asyncio.run(main())
 
 
 def test_a_worker_that_ends_by_itself_is_no_session_any_more() -> None:
@@ -428,6 +458,48 @@ def test_who_hangs_up_while_there_is_no_answer_yet_has_taken_nothing() -> None:
         world.room.go.set()
         await until(lambda: lease_id in world.room.given_back)
         await stub.Lease(pb.LeaseRequest(ttl_s=60, share_ppm=900_000), timeout=10)
+
+    on(ask)
+
+
+def test_leases_that_wait_for_room_are_counted_and_few_look_for_it_at_a_time() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        world.room.go.clear()
+        request = pb.LeaseRequest(ttl_s=60)
+
+        async def one() -> None:
+            await stub.Lease(request, timeout=30)
+
+        calls = [asyncio.create_task(one()) for _ in range(70)]
+        await until(lambda: sum(call.done() for call in calls) == 6)
+        assert len(world.room.asked) == 8
+        error, code = await refused(stub.Lease(request, timeout=10))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "64 leases" in error.message
+        world.room.go.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(it, grpc.aio.AioRpcError) for it in results) == 6
+        (first, *_) = world.service._state.leases
+        await stub.Release(pb.ReleaseRequest(lease_id=first), timeout=10)
+        await stub.Lease(request, timeout=10)
+
+    on(ask)
+
+
+def test_who_watches_by_a_token_does_so_no_longer_than_its_lease() -> None:
+    async def ask(world: World) -> None:
+        stub = world.stub(insecure=True)
+        lease = await stub.Lease(pb.LeaseRequest(ttl_s=60), timeout=10)
+        bearer = (("authorization", f"Bearer {lease.token}"),)
+        stream = stub.Watch(pb.WatchRequest(), timeout=30, metadata=bearer)
+        replies = aiter(stream)
+        await anext(replies)
+        await stub.Release(pb.ReleaseRequest(lease_id=lease.lease_id), timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            async for _ in replies:
+                pass
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
     on(ask)
 

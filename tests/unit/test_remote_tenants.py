@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,18 @@ import pytest
 
 from harp.api.v1 import control_pb2 as pb
 from harp.daemon.naming import tenant_name as accepted
-from harp.errors import DaemonError, DaemonUnreachable, HarpError, QuotaExceeded, UnknownTenant
+from harp.errors import (
+    ArbiterError,
+    DaemonError,
+    DaemonUnreachable,
+    HarpError,
+    QuotaExceeded,
+    UnknownTenant,
+)
 from harp.model import Limits, TenantClass
 from harp.native import find
 from harp.remote import tenants as module
-from harp.remote.homes import Homes
+from harp.remote.homes import Home, Homes
 from harp.remote.room import Wish
 from harp.remote.tenants import Harpd, Tenants, tenant_name
 from harp.remote.workers import text_of
@@ -36,6 +44,8 @@ class ToldClient:
         self.down = False
         self.create_error: HarpError | None = None
         self.lose_answer = False
+        self.lost: DaemonError = DaemonUnreachable("the answer was lost")
+        self.remove_s = 0.0
         self.may_create = threading.Event()
         self.may_create.set()
         self.asked = threading.Event()
@@ -59,7 +69,7 @@ class ToldClient:
         assert Path(request.grant_dir).stat().st_mode & 0o777 == 0o700
         self.tenants[request.name] = request
         if self.lose_answer:
-            raise DaemonUnreachable("the answer was lost")
+            raise self.lost
         device = pb.Device(uuid="GPU-0", name="H100", free_bytes=GIB, free_ppm=7)
         devices = [device, pb.Device(uuid="GPU-1", name="H100")][: self.devices]
         return pb.CreateTenantReply(
@@ -72,6 +82,7 @@ class ToldClient:
 
     def remove(self, name: str) -> None:
         self._there()
+        time.sleep(self.remove_s)
         if self.tenants.pop(name, None) is None:
             raise UnknownTenant(f"no tenant {name}")
 
@@ -201,6 +212,27 @@ def test_what_harpd_may_have_made_is_removed(
     asyncio.run(main())
 
 
+def test_what_harpd_made_before_it_failed_is_removed(
+    told: ToldClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        tenants = made(tmp_path)
+        told.lose_answer, told.lost = True, ArbiterError("the arbiter is away")
+        with pytest.raises(ArbiterError):
+            await tenants.take(wish())
+        assert len(told.tenants) == 1
+        await tenants._settle()
+        assert told.tenants == {}
+        told.lose_answer = False
+        monkeypatch.setattr(Homes, "check", lambda *_: Path("/nowhere").stat())
+        with pytest.raises(FileNotFoundError):
+            await tenants.take(wish())
+        assert told.tenants == {}
+        assert folders(tmp_path) == []
+
+    asyncio.run(main())
+
+
 def test_what_is_given_back_while_harpd_is_away_is_removed_when_it_answers(
     told: ToldClient, tmp_path: Path
 ) -> None:
@@ -213,6 +245,67 @@ def test_what_is_given_back_while_harpd_is_away_is_removed_when_it_answers(
         told.down = False
         await tenants._settle()
         assert told.tenants == {}
+        assert folders(tmp_path) == []
+
+    asyncio.run(main())
+
+
+def test_a_home_is_removed_once_and_after_its_processes(
+    told: ToldClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its user could be given back while another lease has it already."""
+
+    async def main() -> None:
+        tenants = made(tmp_path)
+        said: list[tuple[str, str]] = []
+        end, remove = Homes.end, Homes.remove
+
+        async def ends(homes: Homes, home: Home) -> None:
+            assert str(home.folder) in {t.grant_dir for t in told.tenants.values()}
+            said.append(("end", home.folder.name))
+            await end(homes, home)
+
+        async def removes(homes: Homes, home: Home) -> None:
+            said.append(("remove", home.folder.name))
+            await asyncio.sleep(0.05)
+            await remove(homes, home)
+
+        monkeypatch.setattr(Homes, "end", ends)
+        monkeypatch.setattr(Homes, "remove", removes)
+        a, b, c = "a" * 16, "b" * 16, "c" * 16
+        await asyncio.gather(*(tenants.take(wish(x)) for x in (a, b)))
+        told.remove_s = 0.05
+        last = tenants.take(wish(c))
+        await asyncio.gather(tenants.give_back(a), tenants.give_back(b), tenants._settle(), last)
+        assert len(said) == len(set(said)) == 4
+        assert [t[-8:] for t in told.tenants] == [c[:8]]
+        assert len(folders(tmp_path)) == 1
+
+    asyncio.run(main())
+
+
+def test_a_home_that_cannot_be_deleted_holds_up_nobody(
+    told: ToldClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        tenants = made(tmp_path)
+        bad: list[Home] = []
+        remove = Homes.remove
+
+        async def removes(homes: Homes, home: Home) -> None:
+            if home in bad:
+                raise RecursionError
+            await remove(homes, home)
+
+        a, b = "a" * 16, "b" * 16
+        await asyncio.gather(*(tenants.take(wish(x)) for x in (a, b)))
+        bad.append(tenants._held[a].home)
+        monkeypatch.setattr(Homes, "remove", removes)
+        await tenants.give_back(a)
+        await tenants.give_back(b)
+        assert told.tenants == {}
+        assert folders(tmp_path) == [bad.pop().folder]
+        await tenants._settle()
         assert folders(tmp_path) == []
 
     asyncio.run(main())

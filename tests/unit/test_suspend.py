@@ -12,11 +12,14 @@ from typing import Any, cast
 
 import pytest
 
+from harp.daemon import evaders
+from harp.daemon import suspend as module
 from harp.daemon.checkpoint import Code, Driver, ProcessState
 from harp.daemon.suspend import Suspender
 from harp.errors import ArbiterError, CheckpointFailed, NoDevice
 from harp.lease_wire import Msg, Op
 from harp.model import ClientState, Device, DeviceKind, Limits, Policy, Tenant
+from harp.procs import Proc
 
 ONE, TWO = 11, 12
 HERE, THERE = "GPU-1", "GPU-2"
@@ -268,6 +271,38 @@ def test_a_process_that_ended_or_has_no_cuda_is_left_out() -> None:
     world = World()
     world.fails = {"state 11": Code.NOT_INITIALIZED, "away 12": Code.NOT_INITIALIZED}
     assert world.suspend() == ["store True", "suspend 1", "lock 12", "away 12", "suspend 2"]
+
+
+def test_a_return_leaves_others_of_the_same_root_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases have one root process; who is whose, their grants say, and the arbiter."""
+    three, four, five = 13, 14, 15
+    world = World()
+    world.tenants = {
+        3: replace(TENANT, grant_dir="/mine"),
+        4: replace(TENANT, tenant_id=4, name="other", grant_dir="/other", uid=2),
+    }
+    procs = {ONE: 1, TWO: ONE, three: ONE, four: TWO, five: ONE}
+    monkeypatch.setattr(
+        module,
+        "all_procs",
+        lambda: {pid: Proc(pid, ppid, 1, 1, zombie=False) for pid, ppid in procs.items()},
+    )
+    grants = {three: "/other", four: "/mine", five: "/mine"}
+    monkeypatch.setattr(evaders, "environ_of", lambda pid, _name: grants.get(pid))
+    monkeypatch.setattr(evaders, "name_of", lambda pid: ("x", 2 if pid == five else 1))
+    monkeypatch.setattr(module, "_ROOM_S", 0.1)
+    world.states |= dict.fromkeys((ONE, TWO, three, four, five), ProcessState.CHECKPOINTED)
+    asyncio.run(world.mark(world.tenants[3], suspended=True))
+    world.took()
+    # Four is of a new arbiter, which does not know it yet; three is another's, five says it lies.
+    assert [s for s in world.resume() if s.startswith("restore")] == [
+        f"restore {pid}" for pid in (ONE, TWO, four)
+    ]
+    world.tenants.pop(4)
+    world.states |= dict.fromkeys((ONE, TWO, three, four), ProcessState.CHECKPOINTED)
+    asyncio.run(world.mark(world.tenants[3], suspended=True))
+    world.took()
+    assert f"restore {three}" in world.resume()  # alone, it has all
 
 
 async def _as_if_alive(world: World, what: Any) -> None:
