@@ -285,6 +285,9 @@ BOMB = b"\x1f.\x01\x00" + b"\xff" * 60000 + b"\x00"
         ),
         pytest.param(ELF + bytes(34) + b"\xff" * 24, id="machine code without its sections"),
         pytest.param(ELF, id="machine code of six bytes"),
+        pytest.param(
+            struct.pack("<IIQQ", 0x466243B1, 1, 0x10000, 0), id="where a container is in memory"
+        ),
     ],
 )
 def test_an_image_that_says_more_than_it_is(worker: Worker, client: Client, image: bytes) -> None:

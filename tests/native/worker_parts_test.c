@@ -360,6 +360,31 @@ static void test_an_image_ends_where_it_says(void)
     CHECK(is_whole((const uint8_t *)".version 7.0", 12) && is_whole(image, 3));
 }
 
+static void test_where_an_image_is_in_memory_is_none(void)
+{
+    uint8_t image[16] = {0};
+    put_number(image, 0x466243b1, 4);
+    put_number(image + 4, 1, 4);
+    put_number(image + 8, (uintptr_t)image, 8);
+    CHECK(!is_whole(image, 16) && !is_whole(image, 4) && is_whole(image, 3));
+}
+
+static void test_a_section_without_bytes_is_none_that_is_read(void)
+{
+    uint8_t image[512];
+    const uint64_t elf = make_elf(image);
+    put_number(image + 62, 1, 2); /* the names */
+    CHECK(!is_whole(image, elf));
+    put_number(image + 62, 2, 2);
+    CHECK(!is_whole(image, elf));
+    make_elf(image);
+    put_number(image + 120 + 40, 1, 4); /* what another one's are in */
+    CHECK(!is_whole(image, elf));
+    put_number(image + 184 + 4, 1, 4);
+    put_number(image + 184 + 32, 0, 8);
+    CHECK(is_whole(image, elf));
+}
+
 static void test_no_byte_of_an_image_makes_it_read_beyond(void)
 {
     uint8_t image[512], good[512];
@@ -574,6 +599,8 @@ int main(void)
     test_what_is_held_is_told_from_what_comes_after_it();
     test_what_is_held_goes_by_its_counts_and_with_its_context();
     test_an_image_ends_where_it_says();
+    test_where_an_image_is_in_memory_is_none();
+    test_a_section_without_bytes_is_none_that_is_read();
     test_no_byte_of_an_image_makes_it_read_beyond();
     test_an_image_is_what_its_hash_says();
     test_the_image_used_longest_ago_goes_first();
