@@ -82,6 +82,39 @@ static void test_a_handle_that_a_call_ends_is_none_until_it_fails(void)
     handles_drop(handles_take(EVENT, 0x7000));
 }
 
+static void test_what_ends_with_a_handle_ends_with_that(void)
+{
+    const struct owner library = {HARP_HANDLE_CUlibrary, 0xa100};
+    const struct owner module = {HARP_HANDLE_CUmodule, 0xa200};
+    const struct owner graph = {HARP_HANDLE_CUgraph, 0xa100}; /* the same number, another kind */
+    uint64_t value, id;
+    struct owner o;
+    unsigned count = 0;
+    CHECK(handles_bind_in(module, HARP_HANDLE_CUfunction, 40, 0xa300) == -ENOENT);
+    CHECK(handles_bind(HARP_HANDLE_CUlibrary, 40, 0xa100) == 0);
+    CHECK(handles_bind(HARP_HANDLE_CUgraph, 41, 0xa100) == 0);
+    CHECK(handles_bind_in(library, HARP_HANDLE_CUmodule, 42, 0xa200) == 0);
+    CHECK(handles_bind_in(module, HARP_HANDLE_CUfunction, 43, 0xa300) == 0);
+    CHECK(handles_id_in(graph, HARP_HANDLE_CUgraphNode, 0xa400, &id) == 0);
+    o = handles_owner(HARP_HANDLE_CUfunction, 0xa300);
+    CHECK(o.kind == module.kind && o.value == module.value);
+    struct node *taken = handles_take(HARP_HANDLE_CUlibrary, 0xa100);
+    for (const struct node *n = NULL; (n = handles_next(taken, n, &o)) != NULL;)
+        count++;
+    CHECK(count == 3 && handles_value(HARP_HANDLE_CUfunction, 43, &value) == -ENOENT);
+    CHECK(handles_value(HARP_HANDLE_CUmodule, 42, &value) == -ENOENT);
+    CHECK(handles_value(HARP_HANDLE_CUgraphNode, id, &value) == 0);
+    handles_put_back(taken); /* refused */
+    CHECK(handles_value(HARP_HANDLE_CUfunction, 43, &value) == 0 && value == 0xa300);
+    handles_drop(handles_take_of(library));
+    CHECK(handles_value(HARP_HANDLE_CUlibrary, 40, &value) == 0);
+    CHECK(handles_value(HARP_HANDLE_CUfunction, 43, &value) == -ENOENT);
+    handles_drop(handles_take(HARP_HANDLE_CUlibrary, 0xa100));
+    handles_drop(handles_take(HARP_HANDLE_CUgraph, 0xa100));
+    CHECK(handles_value(HARP_HANDLE_CUgraphNode, id, &value) == -ENOENT);
+    CHECK(!handles_known(HARP_HANDLE_CUgraphNode, 0xa400, &id));
+}
+
 static void test_many_handles_and_a_bound(void)
 {
     uint64_t value;
@@ -98,22 +131,43 @@ static void test_many_handles_and_a_bound(void)
     CHECK(err == -ENOMEM && bound > 900000 && bound <= 1 << 20);
 }
 
+/* The driver: what is asked of it is the thread's context. */
+static CUcontext in_context;
+
+static CUresult get_current(CUcontext *to)
+{
+    *to = in_context;
+    return CUDA_SUCCESS;
+}
+
+void (*driver_own(const char *name))(void)
+{
+    CHECK(strcmp(name, "cuCtxGetCurrent") == 0);
+    return (void (*)(void))get_current;
+}
+
+static bool have(uint64_t address)
+{
+    return ranges_place(address) == RANGES_IN;
+}
+
 static void test_an_address_is_the_sessions_or_not(void)
 {
-    CHECK(!ranges_have(0x1000) && !ranges_have(0) && !ranges_have(UINT64_MAX));
+    CHECK(!have(0x1000) && !have(0) && !have(UINT64_MAX));
     CHECK(ranges_add(0x2000, 0x1000) == 0 && ranges_add(0x8000, 0x1000) == 0);
     CHECK(ranges_add(0x1000, 0x100) == 0);
-    CHECK(ranges_have(0x1000) && ranges_have(0x1100) && !ranges_have(0x1101));
-    CHECK(ranges_have(0x2fff) && ranges_have(0x3000) && !ranges_have(0x3001));
-    CHECK(!ranges_have(0x1fff) && !ranges_have(0x7fff) && ranges_have(0x8000));
+    CHECK(have(0x1000) && have(0x10ff) && !have(0x1100));
+    CHECK(have(0x2fff) && !have(0x3000));
+    CHECK(!have(0x1fff) && !have(0x7fff) && have(0x8000));
+    CHECK(ranges_place(0x3000) == RANGES_END && ranges_place(0x3001) == RANGES_OUT);
     ranges_drop(0x2000);
-    CHECK(!ranges_have(0x2800) && ranges_have(0x8800) && ranges_have(0x1080));
-    ranges_drop(0x2800);                                          /* in the middle of nothing */
-    CHECK(ranges_add(0x8000, 0x10) == 0 && !ranges_have(0x8800)); /* given out again */
+    CHECK(!have(0x2800) && have(0x8800) && have(0x1080));
+    ranges_drop(0x2800);                                   /* in the middle of nothing */
+    CHECK(ranges_add(0x8000, 0x10) == 0 && !have(0x8800)); /* given out again */
     for (uint64_t i = 0; i < 3000; i++)
         CHECK(ranges_add(0x100000 + (i * 7919 % 3000) * 0x100, 0x80) == 0);
     for (uint64_t i = 0; i < 3000; i++)
-        CHECK(ranges_have(0x100040 + i * 0x100) && !ranges_have(0x1000c0 + i * 0x100));
+        CHECK(have(0x100040 + i * 0x100) && !have(0x1000c0 + i * 0x100));
 }
 
 static void test_calls_add_and_take_away_memory(void)
@@ -125,50 +179,50 @@ static void test_calls_add_and_take_away_memory(void)
     params.alloc.bytesize = 4096;
     uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, (uintptr_t)&pitch, 500, 100};
     ranges_after(HARP_OP_cuMemAllocPitch_v2, args);
-    CHECK(ranges_have(at + 51200) && !ranges_have(at + 51201));
+    CHECK(have(at + 51199) && !have(at + 51200));
     args[4] = (uintptr_t)&old;
     ranges_after(HARP_OP_cuGraphAddMemAllocNode, args);
-    CHECK(ranges_have(0x7100fff) && !ranges_have(0x7101001));
+    CHECK(have(0x7100fff) && !have(0x7101000));
     args[4] = args[5] = (uintptr_t)&params;
     ranges_after(HARP_OP_cuGraphAddNode, args);
-    CHECK(ranges_have(0x7200fff));
+    CHECK(have(0x7200fff));
     params.alloc.dptr = 0x7300000;
     ranges_after(HARP_OP_cuGraphAddNode_v2, args);
-    CHECK(ranges_have(0x7300fff));
+    CHECK(have(0x7300fff));
     params.type = CU_GRAPH_NODE_TYPE_KERNEL; /* what looks like an address there is none */
     params.alloc.dptr = 0x7400000;
     ranges_after(HARP_OP_cuGraphAddNode_v2, args);
-    CHECK(!ranges_have(0x7400000));
+    CHECK(!have(0x7400000));
     at = 0x7500000;
     args[1] = (uintptr_t)&bytes;
     ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
-    CHECK(ranges_have(0x7500000 + 64) && !ranges_have(0x7500000 + 65));
+    CHECK(have(0x7500000 + 63) && !have(0x7500000 + 64));
     CHECK(ranges_add(0x7600000, 4096) == 0);
     args[0] = 0x7600000;
-    uint64_t dropped = ranges_before(HARP_OP_cuMemFreeAsync, args);
-    CHECK(dropped == 4096 && !ranges_have(0x7600fff)); /* before the driver has freed it */
-    ranges_failed(args, dropped);
-    CHECK(ranges_have(0x7600fff) && !ranges_have(0x7601001));
+    const struct ranges_dropped dropped = ranges_before(HARP_OP_cuMemFreeAsync, args);
+    CHECK(dropped.bytes == 4096 && !have(0x7600fff)); /* before the driver has freed it */
+    ranges_failed(args, &dropped);
+    CHECK(have(0x7600fff) && !have(0x7601000));
 }
 
 static void test_memory_of_earlier_hides_no_later_one(void)
 {
     CHECK(ranges_add(0x8100000, 0x100) == 0 && ranges_add(0x8200000, 0x100) == 0);
     CHECK(ranges_add(0x80f0000, 0x100000) == 0); /* over the first: it was free */
-    CHECK(ranges_have(0x8100101) && ranges_have(0x8180000) && ranges_have(0x8200080));
+    CHECK(have(0x8100101) && have(0x8180000) && have(0x8200080));
     CHECK(ranges_drop(0x8100000) == 0 && ranges_drop(0x80f0000) == 0x100000);
-    CHECK(!ranges_have(0x8100080) && ranges_have(0x8200080));
+    CHECK(!have(0x8100080) && have(0x8200080));
     CHECK(ranges_add(0x8300000, 0x10000) == 0 && ranges_add(0x8308000, 0x10000) == 0);
     CHECK(ranges_add(0x8304000, 0x100) == 0); /* in the middle, as the first has not been freed */
-    CHECK(ranges_have(0x8304200) && ranges_have(0x8317fff) && !ranges_have(0x8318001));
+    CHECK(have(0x8304200) && have(0x8317fff) && !have(0x8318000));
     CHECK(ranges_drop(0x8308000) == 0x10000);
-    CHECK(ranges_have(0x830ffff) && !ranges_have(0x8310001));
+    CHECK(have(0x830ffff) && !have(0x8310000));
     for (uint64_t i = 0; i < 1000; i++)
         CHECK(ranges_add(0x9000000 + i * 0x1000, 0x1000) == 0);
     CHECK(ranges_add(0x9000800, 998 * 0x1000) == 0); /* all but the first and the last two */
     CHECK(ranges_drop(0x9001000) == 0 && ranges_drop(0x9000000) == 0x1000);
     CHECK(ranges_drop(0x93e6000) == 0x1000 && ranges_drop(0x93e7000) == 0x1000);
-    CHECK(!ranges_have(0x9000400) && ranges_have(0x93e6800) && !ranges_have(0x93e6801));
+    CHECK(!have(0x9000400) && have(0x93e67ff) && !have(0x93e6800));
 }
 
 static void test_globals_go_with_their_module(void)
@@ -181,12 +235,12 @@ static void test_globals_go_with_their_module(void)
     args[2] = 0x52;
     ranges_after(HARP_OP_cuLibraryGetGlobal, args);
     args[0] = 0xa000000;
-    CHECK(ranges_before(HARP_OP_cuMemFree_v2, args) == 0 && ranges_have(0xa000080));
+    CHECK(ranges_before(HARP_OP_cuMemFree_v2, args).bytes == 0 && have(0xa000080));
     args[0] = 0x51;
-    CHECK(ranges_before(HARP_OP_cuModuleUnload, args) == 0);
-    CHECK(!ranges_have(0xa000080) && ranges_have(0xa001080));
+    CHECK(ranges_before(HARP_OP_cuModuleUnload, args).bytes == 0);
+    CHECK(!have(0xa000080) && have(0xa001080));
     args[0] = 0x52;
-    CHECK(ranges_before(HARP_OP_cuLibraryUnload, args) == 0 && !ranges_have(0xa001080));
+    CHECK(ranges_before(HARP_OP_cuLibraryUnload, args).bytes == 0 && !have(0xa001080));
 }
 
 /* Memory of a graph's node: there again with each launch, and that of the last may be kept. */
@@ -198,18 +252,51 @@ static void test_memory_of_a_graph_goes_with_what_launches_it(void)
     uint64_t graph[HARP_WIRE_SLOTS] = {0x61}, launched[HARP_WIRE_SLOTS] = {0x62};
     ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
     ranges_before(HARP_OP_cuGraphDestroy, graph); /* never launched */
-    CHECK(!ranges_have(0xb000800));
+    CHECK(!have(0xb000800));
     ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
     params.bytesize = 64; /* another node, later in the graph */
     ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
-    CHECK(ranges_have(0xb000800));
+    CHECK(have(0xb000800));
     ranges_after(HARP_OP_cuGraphInstantiateWithFlags, make);
-    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 0 && ranges_have(0xb000800));
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at).bytes == 0 && have(0xb000800));
     ranges_before(HARP_OP_cuGraphDestroy, graph);
-    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 0 && ranges_have(0xb000800));
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at).bytes == 0 && have(0xb000800));
     ranges_before(HARP_OP_cuGraphExecDestroy, launched);
-    CHECK(ranges_have(0xb000800));
-    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 4096 && !ranges_have(0xb000800));
+    CHECK(have(0xb000800));
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at).bytes == 4096 && !have(0xb000800));
+}
+
+static void test_memory_goes_with_its_context(void)
+{
+    uint64_t at = 0xb100000, bytes = 256;
+    uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, 4096};
+    in_context = (CUcontext)0x71;
+    ranges_after(HARP_OP_cuMemAlloc_v2, args);
+    at = 0xb200000;
+    ranges_after(HARP_OP_cuMemAllocAsync, args); /* a pool's */
+    at = 0xb300000;
+    ranges_after(HARP_OP_cuMemAddressReserve, args);
+    at = 0xb400000;
+    args[1] = (uintptr_t)&bytes;
+    args[2] = 0x53;
+    ranges_after(HARP_OP_cuLibraryGetGlobal, args);
+    in_context = (CUcontext)0x72;
+    at = 0xb500000;
+    args[1] = 4096;
+    ranges_after(HARP_OP_cuMemAlloc_v2, args);
+    const uint64_t then = ranges_now();
+    in_context = (CUcontext)0x71; /* the next one there */
+    at = 0xb600000;
+    ranges_after(HARP_OP_cuMemAlloc_v2, args);
+    ranges_context_ended(0x71, then);
+    CHECK(!have(0xb100000) && have(0xb200000) && have(0xb300000) && !have(0xb400000));
+    CHECK(have(0xb500000) && have(0xb600000));
+    args[0] = 0xb600000;
+    const struct ranges_dropped dropped = ranges_before(HARP_OP_cuMemFree_v2, args);
+    ranges_failed(args, &dropped);
+    CHECK(have(0xb600000));
+    ranges_context_ended(0x71, ranges_now());
+    CHECK(!have(0xb600000) && have(0xb500000));
 }
 
 static void test_what_is_held_is_told_from_what_comes_after_it(void)
@@ -263,7 +350,7 @@ static void test_ranges_are_bounded(void)
     while (made < 1u << 20 && ranges_add(0xc000000000 + made * 0x1000, 0x100) == 0)
         made++;
     CHECK(made > 250000 && made <= 1u << 18);
-    CHECK(!ranges_have(0xc000000000 + made * 0x1000));
+    CHECK(!have(0xc000000000 + made * 0x1000));
     CHECK(!ranges_admit(HARP_OP_cuMemAlloc_v2) && ranges_admit(HARP_OP_cuMemFree_v2));
     for (uint64_t i = 0; i < 1000; i++) /* the last ones: those before need not move */
         CHECK(ranges_drop(0xc000000000 + (made - 1 - i) * 0x1000) == 0x100);
@@ -589,12 +676,14 @@ int main(void)
     test_a_kernel_is_taken_for_a_function_and_not_the_other_way();
     test_what_a_driver_answers_has_one_id();
     test_a_handle_that_a_call_ends_is_none_until_it_fails();
+    test_what_ends_with_a_handle_ends_with_that();
     test_many_handles_and_a_bound();
     test_an_address_is_the_sessions_or_not();
     test_calls_add_and_take_away_memory();
     test_memory_of_earlier_hides_no_later_one();
     test_globals_go_with_their_module();
     test_memory_of_a_graph_goes_with_what_launches_it();
+    test_memory_goes_with_its_context();
     test_ranges_are_bounded();
     test_what_is_held_is_told_from_what_comes_after_it();
     test_what_is_held_goes_by_its_counts_and_with_its_context();

@@ -26,12 +26,18 @@ static int value_of(void *ctx, enum harp_handle kind, uint64_t id, uint64_t *val
 
 static int id_of(void *ctx, enum harp_handle kind, uint64_t value, uint64_t *id)
 {
-    return handles_id(kind, value, id);
+    const struct lane *lane = ctx;
+    if (handles_known(kind, value, id))
+        return 0;
+    return handles_id_in(owner_of(lane->call, kind), kind, value, id);
 }
 
 static int device(void *ctx, uint64_t address)
 {
-    return ranges_have(address) ? 0 : -EFAULT;
+    struct lane *lane = ctx;
+    const enum ranges_place place = ranges_place(address);
+    lane->at_end |= place == RANGES_END;
+    return place == RANGES_OUT ? -EFAULT : 0;
 }
 
 static CUresult refused(const struct lane *lane, int err)
@@ -146,7 +152,7 @@ static void pin(const struct lane *lane, unsigned op, const uint64_t *args)
     }
 }
 
-/* The ids of the handle that a call ends; no call ends two. */
+/* The ids of the handle that a call ends, and of what ends with it; no call ends two. */
 static struct node *take_ended(const struct harp_wire_op *op, const struct harp_wire_call *call)
 {
     const struct harp_wire_program *p = &harp_wire_programs[op->program];
@@ -165,10 +171,26 @@ static CUresult settle(const struct harp_wire_call *call)
         return CUDA_SUCCESS;
     uint64_t value;
     memcpy(&value, (const void *)(uintptr_t)call->args[call->made_slot], sizeof value);
-    int err = handles_bind(call->made_kind, call->made_id, value);
+    int err =
+        handles_bind_in(owner_of(call, call->made_kind), call->made_kind, call->made_id, value);
     return err == 0         ? CUDA_SUCCESS
            : err == -ENOMEM ? CUDA_ERROR_OUT_OF_MEMORY
                             : CUDA_ERROR_INVALID_VALUE;
+}
+
+/* They are no more, nor is memory of modules and graphs. `then`: of ranges, before the call. */
+static void drop(struct node *ended, uint64_t then)
+{
+    struct owner o;
+    for (const struct node *n = NULL; (n = handles_next(ended, n, &o)) != NULL;)
+        if (o.kind == HARP_HANDLE_CUmodule || o.kind == HARP_HANDLE_CUgraph)
+            ranges_owner_ended(o.value, then);
+    handles_drop(ended);
+}
+
+static struct node *take_of_context(uint64_t context)
+{
+    return context == 0 ? NULL : handles_take_of((struct owner){HARP_HANDLE_CUcontext, context});
 }
 
 static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
@@ -178,6 +200,8 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     unsigned made = call->op;
     if (left_out(made))
         return CUDA_ERROR_NOT_SUPPORTED;
+    if (lane->at_end)
+        return ranges_nothing(made, call->args) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
     if (strncmp(op->name, "harp", 4) == 0)
         return own_call(lane, call);
     if (call->made_kind != 0 && call->args[call->made_slot] != 0 && handles_free(call->made_id))
@@ -191,9 +215,11 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     memcpy(args, call->args, sizeof args);
     CUresult r = prepare_call(lane, &made, args);
     link_before(lane, call->op, call->args);
-    const uint64_t dropped = ranges_before(call->op, call->args);
-    struct node *ended = take_ended(op, call);
+    const uint64_t then = ranges_now();
+    const struct ranges_dropped dropped = ranges_before(call->op, call->args);
+    struct node *ended = take_ended(op, call), *in_context = NULL;
     wipe_before(lane, call->op, call->args);
+    in_context = take_of_context(lane->ending);
     void (*fn)(void) = driver_fn(made, (lane->flags & HARP_FRAME_PER_THREAD) != 0);
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
@@ -202,11 +228,17 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     host_after(lane, call->op, r, call->args);
     link_after(lane, call->op, r, call->args);
     if (r != CUDA_SUCCESS) {
-        ranges_failed(call->args, dropped);
+        ranges_failed(call->args, &dropped);
         handles_put_back(ended);
+        handles_put_back(in_context);
         return r;
     }
-    handles_drop(ended);
+    drop(ended, then);
+    drop(in_context, then);
+    if (lane->ended != 0)
+        ranges_context_ended(lane->ended, then);
+    if (lane->ended != lane->ending) /* two calls at once: neither knew that it was the last one */
+        drop(take_of_context(lane->ended), then);
     if (in_stream)
         transfer_done_after(lane, stream);
     ranges_after(call->op, call->args);
@@ -254,6 +286,8 @@ static void call_one(struct lane *lane, unsigned op_number, unsigned flags, uint
     const bool wanted = (flags & HARP_FRAME_WANTED) != 0;
     lane->flags = flags;
     lane->missed = 0;
+    lane->at_end = false;
+    lane->call = &call;
     session_away(lane->session, lane, wanted);
     int err = op == NULL ? -EINVAL : harp_wire_get_request(&call, &side, &in, &arena);
     const bool decoded = err == 0;

@@ -101,8 +101,8 @@ static void free_now(struct lane *lane, const struct held *h)
     lane->freed = *h;
 }
 
-/* Everything that goes with a context, and then the context. */
-static void end_context(struct lane *lane, const struct held *context)
+/* Everything that goes with a context. */
+static void wipe_context(const struct held *context)
 {
     size_t count;
     struct wipe_place in;
@@ -119,8 +119,26 @@ static void end_context(struct lane *lane, const struct held *context)
         wipe_leave(&in);
     }
     free(all);
-    lane->freed = *context;
-    lane->freed_serial = held_now();
+}
+
+/* Whether a call is the end of a context, unless another one is made meanwhile. */
+static bool is_end(unsigned op, const uint64_t *args, struct held *to)
+{
+    switch (op) {
+    case HARP_OP_cuCtxDestroy_v2:
+    case HARP_OP_cuCtxDestroy:
+        return held_get(HELD_CONTEXT, args[0], to) && !to->primary;
+    case HARP_OP_cuCtxDetach:
+        return held_get(HELD_CONTEXT, args[0], to) && to->uses == 1;
+    case HARP_OP_cuDevicePrimaryCtxRelease_v2:
+    case HARP_OP_cuDevicePrimaryCtxRelease:
+        return held_context((int)args[0], true, to) && to->uses == 1;
+    case HARP_OP_cuDevicePrimaryCtxReset_v2:
+    case HARP_OP_cuDevicePrimaryCtxReset:
+        return held_context((int)args[0], true, to);
+    default:
+        return false;
+    }
 }
 
 bool wipe_next_mapping(uint64_t *at, uint64_t end, struct held *to)
@@ -173,6 +191,14 @@ void wipe_before(struct lane *lane, unsigned op, const uint64_t *args)
     struct held h;
     lane->freed = (struct held){.kind = HELD_NONE};
     lane->kept_count = 0;
+    lane->ending = lane->ended = 0;
+    if (is_end(op, args, &h)) { /* whose memory it was is asked also if nothing is wiped */
+        if (!off)
+            wipe_context(&h);
+        lane->ending = h.key;
+        lane->freed = h;
+        lane->freed_serial = held_now();
+    }
     if (off)
         return;
     switch (op) {
@@ -196,25 +222,6 @@ void wipe_before(struct lane *lane, unsigned op, const uint64_t *args)
         break;
     case HARP_OP_cuMemRelease:
         before_release(args);
-        break;
-    case HARP_OP_cuCtxDestroy_v2:
-    case HARP_OP_cuCtxDestroy:
-        if (held_get(HELD_CONTEXT, args[0], &h))
-            end_context(lane, &h);
-        break;
-    case HARP_OP_cuCtxDetach:
-        if (held_get(HELD_CONTEXT, args[0], &h) && h.uses == 1)
-            end_context(lane, &h);
-        break;
-    case HARP_OP_cuDevicePrimaryCtxRelease_v2:
-    case HARP_OP_cuDevicePrimaryCtxRelease:
-        if (held_context((int)args[0], true, &h) && h.uses == 1)
-            end_context(lane, &h);
-        break;
-    case HARP_OP_cuDevicePrimaryCtxReset_v2:
-    case HARP_OP_cuDevicePrimaryCtxReset:
-        if (held_context((int)args[0], true, &h))
-            end_context(lane, &h);
         break;
     default:
         break;

@@ -63,13 +63,16 @@ static void context_made(uint64_t context, int device, bool primary)
 }
 
 /* `lane->freed` is the context if this was the end of it. */
-static void context_left(const struct lane *lane, uint64_t context)
+static void context_left(struct lane *lane, uint64_t context)
 {
     struct held h;
-    if (lane->freed.kind == HELD_CONTEXT)
+    if (lane->freed.kind == HELD_CONTEXT) {
         held_drop_context(lane->freed.key, lane->freed_serial);
-    else if (context != 0)
-        held_count(HELD_CONTEXT, context, -1, 0, &h);
+        lane->ended = lane->freed.key;
+    } else if (context != 0 && held_count(HELD_CONTEXT, context, -1, 0, &h) && h.uses == 0) {
+        held_drop_context(context, held_now());
+        lane->ended = context;
+    }
 }
 
 static void made(enum held_kind kind, uint64_t key, uint64_t bytes, unsigned levels)
@@ -149,7 +152,8 @@ static bool capture_ended(CUresult result)
                                       result <= CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
 }
 
-static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
+/* Contexts are kept also if nothing is wiped: memory and handles end with them. */
+static bool contexts(struct lane *lane, unsigned op, const uint64_t *args)
 {
     struct held h;
     switch (op) {
@@ -175,6 +179,15 @@ static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
     case HARP_OP_cuDevicePrimaryCtxRelease:
         context_left(lane, held_context((int)args[0], true, &h) ? h.key : 0);
         break;
+    default:
+        return false;
+    }
+    return true;
+}
+
+static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
+{
+    switch (op) {
     case HARP_OP_cuMemAlloc_v2:
         made(HELD_LINEAR, pointed(args[0]), args[1], 0);
         break;
@@ -225,7 +238,7 @@ static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
 
 void wipe_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *args)
 {
-    if (wipe_is_off())
+    if ((result == CUDA_SUCCESS && contexts(lane, op, args)) || wipe_is_off())
         return;
     if (op == HARP_OP_cuMemUnmap)
         unmapped(lane, result == CUDA_SUCCESS, args[0], args[0] + args[1]);
