@@ -342,6 +342,44 @@ static void test_what_is_held_goes_by_its_counts_and_with_its_context(void)
     CHECK(held_all(&count) == NULL && count == 0);
 }
 
+static void test_what_a_capture_forbids_is_known_until_it_is_over(void)
+{
+    enum { GLOBAL, OF_THREAD, RELAXED };
+    struct held one = {.kind = HELD_CAPTURE, .key = 11, .context = 7, .lane = 1, .uses = GLOBAL};
+    CHECK(!held_captures() && !held_forbids(1, GLOBAL));
+    CHECK(held_put(&one) == 0 && held_put(&one) == 0 && held_captures());
+    CHECK(held_forbids(1, GLOBAL) && held_forbids(2, GLOBAL) && held_forbids(1, OF_THREAD));
+    CHECK(!held_forbids(2, OF_THREAD) && !held_forbids(1, RELAXED));
+    one.uses = OF_THREAD;
+    CHECK(held_put(&one) == 0 && held_forbids(1, GLOBAL) && !held_forbids(2, GLOBAL));
+    one.uses = RELAXED;
+    CHECK(held_put(&one) == 0 && !held_forbids(1, GLOBAL) && held_captures());
+    held_drop(&one);
+    CHECK(!held_captures() && held_put(&one) == 0 && held_captures());
+    held_drop_context(7, held_now());
+    CHECK(!held_captures());
+}
+
+/* Memory of the host's is mapped between those that are kept. */
+static void test_all_mappings_of_a_range_are_found(void)
+{
+    struct held m = {.kind = HELD_MAPPING, .key = 0x1000, .bytes = 0x1000}, next = m, last = m;
+    size_t count;
+    next.key = 0x3000;
+    last.key = 0x4000;
+    CHECK(held_put(&m) == 0 && held_put(&next) == 0 && held_put(&last) == 0);
+    free(held_mappings(0x1000, 0x2000, &count));
+    CHECK(count == 1);
+    free(held_mappings(0x1000, 0x4000, &count));
+    CHECK(count == 2);
+    free(held_mappings(0, 0x5000, &count));
+    CHECK(count == 3);
+    held_drop(&m);
+    held_drop(&next);
+    held_drop(&last);
+    CHECK(held_mappings(0x1000, 0x4000, &count) == NULL && count == 0);
+}
+
 /* After all others of ranges. */
 static void test_ranges_are_bounded(void)
 {
@@ -687,6 +725,8 @@ int main(void)
     test_ranges_are_bounded();
     test_what_is_held_is_told_from_what_comes_after_it();
     test_what_is_held_goes_by_its_counts_and_with_its_context();
+    test_what_a_capture_forbids_is_known_until_it_is_over();
+    test_all_mappings_of_a_range_are_found();
     test_an_image_ends_where_it_says();
     test_where_an_image_is_in_memory_is_none();
     test_a_section_without_bytes_is_none_that_is_read();

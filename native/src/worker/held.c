@@ -6,7 +6,10 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+
+#include "generated/cuda_abi.h"
 
 #define BUCKETS 16384u
 
@@ -20,6 +23,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct node *buckets[BUCKETS];
 static uint64_t serials;
 static size_t count;
+static atomic_uint captures; /* of these */
 
 static struct node **find(enum held_kind kind, uint64_t key)
 {
@@ -34,6 +38,8 @@ static void drop(struct node **at)
 {
     struct node *gone = *at;
     *at = gone->next;
+    if (gone->held.kind == HELD_CAPTURE)
+        atomic_fetch_sub(&captures, 1);
     free(gone);
     count--;
 }
@@ -46,6 +52,8 @@ int held_put(struct held *h)
     if (*at == NULL) {
         *at = calloc(1, sizeof **at);
         count += *at != NULL;
+        if (*at != NULL && h->kind == HELD_CAPTURE)
+            atomic_fetch_add(&captures, 1);
     }
     if (*at == NULL) {
         err = -ENOMEM;
@@ -127,14 +135,67 @@ uint64_t held_stream(uint64_t context, uint64_t stream)
     return has;
 }
 
+bool held_captures(void)
+{
+    return atomic_load(&captures) != 0;
+}
+
+/* As a driver says of cuThreadExchangeStreamCaptureMode. */
+static bool forbids(const struct held *h, unsigned lane, unsigned mode)
+{
+    return h->kind == HELD_CAPTURE && (h->lane == lane ? h->uses != CU_STREAM_CAPTURE_MODE_RELAXED
+                                                       : h->uses == CU_STREAM_CAPTURE_MODE_GLOBAL &&
+                                                             mode == CU_STREAM_CAPTURE_MODE_GLOBAL);
+}
+
+bool held_forbids(unsigned lane, unsigned mode)
+{
+    bool found = false;
+    if (!held_captures() || mode == CU_STREAM_CAPTURE_MODE_RELAXED)
+        return false;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < BUCKETS && !found; i++)
+        for (const struct node *n = buckets[i]; n != NULL && !found; n = n->next)
+            found = forbids(&n->held, lane, mode);
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+/* With lock held: what lies in a range, or (end 0) all. */
+static struct held *copies(uint64_t at, uint64_t end, size_t *many)
+{
+    struct held *copy = count == 0 ? NULL : malloc(count * sizeof *copy);
+    *many = 0;
+    for (size_t i = 0; copy != NULL && i < BUCKETS; i++)
+        for (const struct node *n = buckets[i]; n != NULL; n = n->next)
+            if (end == 0 ||
+                (n->held.kind == HELD_MAPPING && n->held.key >= at && n->held.key < end))
+                copy[(*many)++] = n->held;
+    return copy;
+}
+
+/* What a driver unmaps are whole mappings, mostly one. */
+struct held *held_mappings(uint64_t at, uint64_t end, size_t *many)
+{
+    struct held *copy;
+    pthread_mutex_lock(&lock);
+    const struct node *n = *find(HELD_MAPPING, at);
+    if (n != NULL && n->held.bytes >= end - at) {
+        copy = malloc(sizeof *copy);
+        *many = copy != NULL;
+        if (copy != NULL)
+            *copy = n->held;
+    } else {
+        copy = copies(at, end, many);
+    }
+    pthread_mutex_unlock(&lock);
+    return copy;
+}
+
 struct held *held_all(size_t *all)
 {
     pthread_mutex_lock(&lock);
-    struct held *copy = count == 0 ? NULL : malloc(count * sizeof *copy);
-    *all = 0;
-    for (size_t i = 0; copy != NULL && i < BUCKETS; i++)
-        for (const struct node *n = buckets[i]; n != NULL; n = n->next)
-            copy[(*all)++] = n->held;
+    struct held *copy = copies(0, 0, all);
     pthread_mutex_unlock(&lock);
     return copy;
 }
@@ -145,8 +206,8 @@ void held_drop_context(uint64_t context, uint64_t serial)
     for (size_t i = 0; i < BUCKETS; i++)
         for (struct node **at = &buckets[i]; *at != NULL;) {
             const struct held *h = &(*at)->held;
-            bool with =
-                h->kind == HELD_LINEAR || h->kind == HELD_ARRAY || h->kind == HELD_MIPMAPPED;
+            bool with = h->kind == HELD_LINEAR || h->kind == HELD_ARRAY ||
+                        h->kind == HELD_MIPMAPPED || h->kind == HELD_CAPTURE;
             bool gone =
                 (with && h->context == context) || (h->kind == HELD_CONTEXT && h->key == context);
             if (gone && h->serial <= serial)

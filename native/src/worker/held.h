@@ -20,7 +20,8 @@ enum held_kind {
     HELD_MIPMAPPED, /* and uses: its levels */
     HELD_PHYSICAL,  /* key: a number of ours; bytes, uses: of its handles, maps */
     HELD_HANDLE,    /* key: itself; uses, physical */
-    HELD_MAPPING    /* key: address; bytes, physical */
+    HELD_MAPPING,   /* key: address; bytes, physical */
+    HELD_CAPTURE    /* key: its stream; context, lane; uses: its mode. Nothing to wipe */
 };
 
 struct held {
@@ -29,7 +30,7 @@ struct held {
     uint64_t bytes, context, stream, physical;
     int device;
     bool primary;
-    unsigned uses, maps;
+    unsigned uses, maps, lane;
 };
 
 /* In place of what had the key. -ENOMEM. Sets serial. */
@@ -45,6 +46,12 @@ bool held_count(enum held_kind kind, uint64_t key, int uses, int maps, struct he
 bool held_context(int device, bool primary, struct held *to);
 /* A context's stream, unless it has one; answers the one that it has then. */
 uint64_t held_stream(uint64_t context, uint64_t stream);
+/* Whether something captures; whether that keeps a lane whose thread is in that mode from freeing:
+ * what a driver then refuses. */
+bool held_captures(void);
+bool held_forbids(unsigned lane, unsigned mode);
+/* A copy of the mappings of a range, for free(). */
+struct held *held_mappings(uint64_t at, uint64_t end, size_t *count);
 /* A copy of all that is there, for free(); NULL: there is nothing, or no memory. */
 struct held *held_all(size_t *count);
 /* What goes with a context, as far as it was there at `serial`. */

@@ -21,7 +21,6 @@
 static bool off;
 static atomic_bool over;
 static atomic_uint under_way;
-atomic_uint wipe_captures;
 
 void wipe_not(void)
 {
@@ -53,16 +52,21 @@ static bool zero(const struct wipe_place *in, const struct held *h)
     return wipe_linear(in, h->key, h->bytes);
 }
 
-static bool zero_now(const struct held *h)
+/* Not if the call will be refused: then it is the program's still. */
+static void zero_now(const struct lane *lane, const struct held *h)
 {
     struct wipe_place in;
-    if (!wipe_enter(&in, h->context, h->device))
-        return false;
-    if (atomic_load(&wipe_captures) == 0)
-        wipe_settle();
-    bool done = zero(&in, h) && wipe_finish(&in);
+    CUcontext current = NULL;
+    if (DRIVER(cuCtxGetCurrent)(&current) != CUDA_SUCCESS || current == NULL ||
+        !wipe_enter(&in, h->context, h->device))
+        return;
+    if (!held_forbids(lane->id, (unsigned)in.mode)) {
+        if (!held_captures())
+            wipe_settle();
+        if (zero(&in, h))
+            wipe_finish(&in);
+    }
     wipe_leave(&in);
-    return done;
 }
 
 bool wipe_last(uint64_t handle, const struct held *p)
@@ -97,7 +101,7 @@ static void free_in_order(struct lane *lane, const uint64_t *args)
 
 static void free_now(struct lane *lane, const struct held *h)
 {
-    zero_now(h);
+    zero_now(lane, h);
     lane->freed = *h;
 }
 
@@ -108,7 +112,7 @@ static void wipe_context(const struct held *context)
     struct wipe_place in;
     struct held *all = held_all(&count);
     if (wipe_enter(&in, context->key, context->device)) {
-        if (atomic_load(&wipe_captures) == 0)
+        if (!held_captures())
             wipe_settle();
         for (size_t i = 0; i < count; i++)
             if ((all[i].kind == HELD_LINEAR || all[i].kind == HELD_ARRAY ||
@@ -141,14 +145,6 @@ static bool is_end(unsigned op, const uint64_t *args, struct held *to)
     }
 }
 
-bool wipe_next_mapping(uint64_t *at, uint64_t end, struct held *to)
-{
-    if (*at >= end || !held_get(HELD_MAPPING, *at, to))
-        return false;
-    *at += to->bytes;
-    return to->bytes != 0;
-}
-
 static struct wipe_kept *room_for_one(struct lane *lane)
 {
     if (lane->kept_count == lane->kept_room) {
@@ -165,17 +161,20 @@ static struct wipe_kept *room_for_one(struct lane *lane)
 /* (3) */
 static void before_unmap(struct lane *lane, uint64_t at, uint64_t end)
 {
-    struct held m, p;
+    size_t count;
+    struct held p, *all = held_mappings(at, end, &count);
     struct wipe_kept *kept;
     CUmemGenericAllocationHandle handle;
-    while (wipe_next_mapping(&at, end, &m)) {
-        if (!held_get(HELD_PHYSICAL, m.physical, &p) || p.uses != 0 ||
+    for (size_t i = 0; i < count; i++) {
+        if (!held_get(HELD_PHYSICAL, all[i].physical, &p) || p.uses != 0 ||
             (kept = room_for_one(lane)) == NULL ||
-            DRIVER(cuMemRetainAllocationHandle)(&handle, (void *)(uintptr_t)m.key) != CUDA_SUCCESS)
+            DRIVER(cuMemRetainAllocationHandle)(&handle, (void *)(uintptr_t)all[i].key) !=
+                CUDA_SUCCESS)
             continue;
         *kept = (struct wipe_kept){.handle = handle, .physical = p};
         lane->kept_count++;
     }
+    free(all);
 }
 
 static void before_release(const uint64_t *args)

@@ -38,11 +38,13 @@ static int current_device(void)
 
 static void unmapped(struct lane *lane, bool done, uint64_t at, uint64_t end)
 {
-    struct held m, p;
-    while (done && wipe_next_mapping(&at, end, &m)) {
-        held_drop(&m);
-        held_count(HELD_PHYSICAL, m.physical, 0, -1, &p);
+    size_t count = 0;
+    struct held p, *all = done ? held_mappings(at, end, &count) : NULL;
+    for (size_t i = 0; i < count; i++) {
+        held_drop(&all[i]);
+        held_count(HELD_PHYSICAL, all[i].physical, 0, -1, &p);
     }
+    free(all);
     for (unsigned i = 0; i < lane->kept_count; i++) {
         const struct wipe_kept *kept = &lane->kept[i];
         if (done && !held_get(HELD_PHYSICAL, kept->physical.key, &p)) /* that was the last one */
@@ -145,6 +147,30 @@ static void released(uint64_t handle)
         held_count(HELD_PHYSICAL, h.physical, -1, 0, &h);
 }
 
+/* --- captures --- */
+
+/* A stream that is each thread's own is its lane's. */
+static uint64_t stream_of(const struct lane *lane, uint64_t stream)
+{
+    const bool own = stream == 2 || (stream == 0 && (lane->flags & HARP_FRAME_PER_THREAD) != 0);
+    return own ? lane->id : stream;
+}
+
+static void captures(const struct lane *lane, uint64_t stream, uint64_t mode)
+{
+    struct held h = {.kind = HELD_CAPTURE, .key = stream_of(lane, stream), .lane = lane->id};
+    h.context = current();
+    h.uses = (unsigned)mode;
+    keep(&h);
+}
+
+static void captures_no_more(const struct lane *lane, uint64_t stream)
+{
+    struct held h;
+    if (held_captures() && held_get(HELD_CAPTURE, stream_of(lane, stream), &h))
+        held_drop(&h);
+}
+
 /* A capture is over, however it ended. */
 static bool capture_ended(CUresult result)
 {
@@ -225,9 +251,17 @@ static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
         released(args[0]);
         break;
     case HARP_OP_cuStreamBeginCapture:
+        captures(lane, args[0], CU_STREAM_CAPTURE_MODE_GLOBAL);
+        break;
     case HARP_OP_cuStreamBeginCapture_v2:
+        captures(lane, args[0], args[1]);
+        break;
     case HARP_OP_cuStreamBeginCaptureToGraph:
-        atomic_fetch_add(&wipe_captures, 1);
+        captures(lane, args[0], args[5]);
+        break;
+    case HARP_OP_cuStreamDestroy_v2:
+    case HARP_OP_cuStreamDestroy:
+        captures_no_more(lane, args[0]);
         break;
     default:
         if (lane->freed.kind != HELD_NONE)
@@ -242,9 +276,8 @@ void wipe_after(struct lane *lane, unsigned op, CUresult result, const uint64_t 
         return;
     if (op == HARP_OP_cuMemUnmap)
         unmapped(lane, result == CUDA_SUCCESS, args[0], args[0] + args[1]);
-    if (op == HARP_OP_cuStreamEndCapture && capture_ended(result) &&
-        atomic_load(&wipe_captures) != 0)
-        atomic_fetch_sub(&wipe_captures, 1);
+    if (op == HARP_OP_cuStreamEndCapture && capture_ended(result))
+        captures_no_more(lane, args[0]);
     if (result == CUDA_SUCCESS)
         succeeded(lane, op, args);
 }
