@@ -239,6 +239,10 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
         ranges_context_ended(lane->ended, then);
     if (lane->ended != lane->ending) /* two calls at once: neither knew that it was the last one */
         drop(take_of_context(lane->ended), then);
+    /* Another lane has begun that meanwhile: each launch would use memory of ours that is
+     * another call's by then. */
+    if (in_stream && call_captures(lane, stream))
+        session_end("host memory in a capture");
     if (in_stream)
         transfer_done_after(lane, stream);
     ranges_after(call->op, call->args);
