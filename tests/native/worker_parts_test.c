@@ -131,21 +131,6 @@ static void test_many_handles_and_a_bound(void)
     CHECK(err == -ENOMEM && bound > 900000 && bound <= 1 << 20);
 }
 
-/* The driver: what is asked of it is the thread's context. */
-static CUcontext in_context;
-
-static CUresult get_current(CUcontext *to)
-{
-    *to = in_context;
-    return CUDA_SUCCESS;
-}
-
-void (*driver_own(const char *name))(void)
-{
-    CHECK(strcmp(name, "cuCtxGetCurrent") == 0);
-    return (void (*)(void))get_current;
-}
-
 static bool have(uint64_t address)
 {
     return ranges_place(address) == RANGES_IN;
@@ -178,24 +163,24 @@ static void test_calls_add_and_take_away_memory(void)
     params.alloc.dptr = 0x7200000;
     params.alloc.bytesize = 4096;
     uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, (uintptr_t)&pitch, 500, 100};
-    ranges_after(HARP_OP_cuMemAllocPitch_v2, args);
+    ranges_after(HARP_OP_cuMemAllocPitch_v2, args, 0);
     CHECK(have(at + 51199) && !have(at + 51200));
     args[4] = (uintptr_t)&old;
-    ranges_after(HARP_OP_cuGraphAddMemAllocNode, args);
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, args, 0);
     CHECK(have(0x7100fff) && !have(0x7101000));
     args[4] = args[5] = (uintptr_t)&params;
-    ranges_after(HARP_OP_cuGraphAddNode, args);
+    ranges_after(HARP_OP_cuGraphAddNode, args, 0);
     CHECK(have(0x7200fff));
     params.alloc.dptr = 0x7300000;
-    ranges_after(HARP_OP_cuGraphAddNode_v2, args);
+    ranges_after(HARP_OP_cuGraphAddNode_v2, args, 0);
     CHECK(have(0x7300fff));
     params.type = CU_GRAPH_NODE_TYPE_KERNEL; /* what looks like an address there is none */
     params.alloc.dptr = 0x7400000;
-    ranges_after(HARP_OP_cuGraphAddNode_v2, args);
+    ranges_after(HARP_OP_cuGraphAddNode_v2, args, 0);
     CHECK(!have(0x7400000));
     at = 0x7500000;
     args[1] = (uintptr_t)&bytes;
-    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args, 0);
     CHECK(have(0x7500000 + 63) && !have(0x7500000 + 64));
     CHECK(ranges_add(0x7600000, 4096) == 0);
     args[0] = 0x7600000;
@@ -229,11 +214,11 @@ static void test_globals_go_with_their_module(void)
 {
     uint64_t at = 0xa000000, bytes = 256;
     uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, (uintptr_t)&bytes, 0x51};
-    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
-    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args); /* asked for twice */
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args, 0);
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args, 0); /* asked for twice */
     at = 0xa001000;
     args[2] = 0x52;
-    ranges_after(HARP_OP_cuLibraryGetGlobal, args);
+    ranges_after(HARP_OP_cuLibraryGetGlobal, args, 0);
     args[0] = 0xa000000;
     CHECK(ranges_before(HARP_OP_cuMemFree_v2, args).bytes == 0 && have(0xa000080));
     args[0] = 0x51;
@@ -250,14 +235,14 @@ static void test_memory_of_a_graph_goes_with_what_launches_it(void)
     uint64_t exec = 0x62, add[HARP_WIRE_SLOTS] = {0, 0x61, 0, 0, (uintptr_t)&params};
     uint64_t make[HARP_WIRE_SLOTS] = {(uintptr_t)&exec, 0x61}, at[HARP_WIRE_SLOTS] = {0xb000000};
     uint64_t graph[HARP_WIRE_SLOTS] = {0x61}, launched[HARP_WIRE_SLOTS] = {0x62};
-    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add, 0);
     ranges_before(HARP_OP_cuGraphDestroy, graph); /* never launched */
     CHECK(!have(0xb000800));
-    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add, 0);
     params.bytesize = 64; /* another node, later in the graph */
-    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add, 0);
     CHECK(have(0xb000800));
-    ranges_after(HARP_OP_cuGraphInstantiateWithFlags, make);
+    ranges_after(HARP_OP_cuGraphInstantiateWithFlags, make, 0);
     CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at).bytes == 0 && have(0xb000800));
     ranges_before(HARP_OP_cuGraphDestroy, graph);
     CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at).bytes == 0 && have(0xb000800));
@@ -270,33 +255,26 @@ static void test_memory_goes_with_its_context(void)
 {
     uint64_t at = 0xb100000, bytes = 256;
     uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, 4096};
-    in_context = (CUcontext)0x71;
-    ranges_after(HARP_OP_cuMemAlloc_v2, args);
+    ranges_after(HARP_OP_cuMemAlloc_v2, args, 71);
     at = 0xb200000;
-    ranges_after(HARP_OP_cuMemAllocAsync, args); /* a pool's */
+    ranges_after(HARP_OP_cuMemAllocAsync, args, 71); /* a pool's */
     at = 0xb300000;
-    ranges_after(HARP_OP_cuMemAddressReserve, args);
+    ranges_after(HARP_OP_cuMemAddressReserve, args, 71);
     at = 0xb400000;
     args[1] = (uintptr_t)&bytes;
     args[2] = 0x53;
-    ranges_after(HARP_OP_cuLibraryGetGlobal, args);
-    in_context = (CUcontext)0x72;
+    ranges_after(HARP_OP_cuLibraryGetGlobal, args, 71);
     at = 0xb500000;
     args[1] = 4096;
-    ranges_after(HARP_OP_cuMemAlloc_v2, args);
-    const uint64_t then = ranges_now();
-    in_context = (CUcontext)0x71; /* the next one there */
-    at = 0xb600000;
-    ranges_after(HARP_OP_cuMemAlloc_v2, args);
-    ranges_context_ended(0x71, then);
-    CHECK(!have(0xb100000) && have(0xb200000) && have(0xb300000) && !have(0xb400000));
-    CHECK(have(0xb500000) && have(0xb600000));
-    args[0] = 0xb600000;
+    ranges_after(HARP_OP_cuMemAlloc_v2, args, 72);
+    args[0] = at;
     const struct ranges_dropped dropped = ranges_before(HARP_OP_cuMemFree_v2, args);
     ranges_failed(args, &dropped);
-    CHECK(have(0xb600000));
-    ranges_context_ended(0x71, ranges_now());
-    CHECK(!have(0xb600000) && have(0xb500000));
+    ranges_context_ended(71);
+    CHECK(!have(0xb100000) && have(0xb200000) && have(0xb300000) && !have(0xb400000));
+    CHECK(have(0xb500000));
+    ranges_context_ended(72);
+    CHECK(!have(0xb500000));
 }
 
 static void test_what_is_held_is_told_from_what_comes_after_it(void)
@@ -325,6 +303,9 @@ static void test_what_is_held_goes_by_its_counts_and_with_its_context(void)
     CHECK(held_count(HELD_PHYSICAL, 1, 0, -1, &got) && !held_get(HELD_PHYSICAL, 1, &got));
     CHECK(!held_count(HELD_PHYSICAL, 1, 0, -1, &got));
     CHECK(held_put(&context) == 0 && held_stream(7, 70) == 70 && held_stream(7, 71) == 70);
+    const uint64_t generation = held_generation(7);
+    CHECK(generation != 0 && held_put_or_use(&context) == 0 && held_generation(7) == generation);
+    CHECK(held_count(HELD_CONTEXT, 7, -1, 0, &got) && got.uses == 1);
     CHECK(held_context(0, false, &got) && got.key == 7 && !held_context(0, true, &got));
     CHECK(!held_context(1, false, &got));
     CHECK(held_put(&of_it) == 0 && held_put(&pool) == 0);

@@ -44,25 +44,43 @@ static void drop(struct node **at)
     count--;
 }
 
-int held_put(struct held *h)
+static int put(struct held *h, bool use)
 {
     int err = 0;
     pthread_mutex_lock(&lock);
     struct node **at = find(h->kind, h->key);
-    if (*at == NULL) {
+    const bool there = *at != NULL;
+    if (!there)
         *at = calloc(1, sizeof **at);
-        count += *at != NULL;
-        if (*at != NULL && h->kind == HELD_CAPTURE)
-            atomic_fetch_add(&captures, 1);
-    }
     if (*at == NULL) {
         err = -ENOMEM;
+    } else if (there && use) {
+        (*at)->held.uses++;
     } else {
+        count += !there;
+        if (!there && h->kind == HELD_CAPTURE)
+            atomic_fetch_add(&captures, 1);
         h->serial = ++serials;
         (*at)->held = *h;
     }
     pthread_mutex_unlock(&lock);
     return err;
+}
+
+int held_put(struct held *h)
+{
+    return put(h, false);
+}
+
+int held_put_or_use(struct held *h)
+{
+    return put(h, true);
+}
+
+uint64_t held_generation(uint64_t context)
+{
+    struct held h;
+    return context != 0 && held_get(HELD_CONTEXT, context, &h) ? h.serial : 0;
 }
 
 bool held_get(enum held_kind kind, uint64_t key, struct held *to)

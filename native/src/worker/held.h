@@ -35,6 +35,8 @@ struct held {
 
 /* In place of what had the key. -ENOMEM. Sets serial. */
 int held_put(struct held *h);
+/* Unless it is there: then its uses are one more. */
+int held_put_or_use(struct held *h);
 bool held_get(enum held_kind kind, uint64_t key, struct held *to);
 /* The latest serial. */
 uint64_t held_now(void);
@@ -44,6 +46,8 @@ void held_drop(const struct held *h);
 bool held_count(enum held_kind kind, uint64_t key, int uses, int maps, struct held *to);
 /* A context of a device, or (`primary`) its primary one. */
 bool held_context(int device, bool primary, struct held *to);
+/* Which of all contexts that ever had this handle is there; 0: none. */
+uint64_t held_generation(uint64_t context);
 /* A context's stream, unless it has one; answers the one that it has then. */
 uint64_t held_stream(uint64_t context, uint64_t stream);
 /* Whether something captures; whether that keeps a lane whose thread is in that mode from freeing:

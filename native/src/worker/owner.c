@@ -35,12 +35,20 @@ static bool given(const struct harp_wire_call *call, enum harp_handle kind, stru
     return find(call, kind, false, &owner->value);
 }
 
-static struct owner current(void)
+void owner_look(struct lane *lane)
 {
     CUcontext context = NULL;
-    if (DRIVER(cuCtxGetCurrent)(&context) != CUDA_SUCCESS || context == NULL)
-        return (struct owner){.kind = 0};
-    return (struct owner){HARP_HANDLE_CUcontext, (uintptr_t)context};
+    lane->context = 0;
+    if (DRIVER(cuCtxGetCurrent)(&context) == CUDA_SUCCESS)
+        lane->context = (uintptr_t)context;
+    lane->generation = held_generation(lane->context);
+}
+
+static struct owner current(struct lane *lane)
+{
+    if (lane->generation == 0)
+        owner_look(lane);
+    return (struct owner){lane->generation == 0 ? 0 : HARP_HANDLE_CUcontext, lane->generation};
 }
 
 /* With what another one ends. */
@@ -63,8 +71,9 @@ static struct owner of_node(const struct harp_wire_call *call)
     return find(call, HARP_HANDLE_CUgraph, true, &o.value) ? o : (struct owner){.kind = 0};
 }
 
-struct owner owner_of(const struct harp_wire_call *call, enum harp_handle kind)
+struct owner owner_of(struct lane *lane, enum harp_handle kind)
 {
+    const struct harp_wire_call *call = lane->call;
     struct owner o;
     switch (kind) {
     case HARP_HANDLE_CUgraphNode:
@@ -88,18 +97,18 @@ struct owner owner_of(const struct harp_wire_call *call, enum harp_handle kind)
     case HARP_HANDLE_CUmodule:
         if (given(call, HARP_HANDLE_CUlibrary, &o))
             return o;
-        return given(call, HARP_HANDLE_CUfunction, &o) ? of_that(&o) : current();
+        return given(call, HARP_HANDLE_CUfunction, &o) ? of_that(&o) : current(lane);
     case HARP_HANDLE_CUtexref:
     case HARP_HANDLE_CUsurfref:
-        return given(call, HARP_HANDLE_CUmodule, &o) ? o : current();
+        return given(call, HARP_HANDLE_CUmodule, &o) ? o : current(lane);
     case HARP_HANDLE_CUarray:
         if (given(call, HARP_HANDLE_CUmipmappedArray, &o) || given(call, HARP_HANDLE_CUarray, &o))
             return o; /* a level, a plane */
-        return current();
+        return current(lane);
     case HARP_HANDLE_CUmipmappedArray:
     case HARP_HANDLE_CUstream:
     case HARP_HANDLE_CUevent:
-        return current();
+        return current(lane);
     default:
         break;
     }

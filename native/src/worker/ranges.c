@@ -16,7 +16,7 @@ struct range {
     uint64_t base, end;
     uint64_t reach; /* the greatest end of all up to here */
     uint64_t serial;
-    uint64_t context; /* that it ends with; 0: with none */
+    uint64_t context; /* generation of the one that it ends with; 0: with none */
     /* What it goes with: a module, a library or a graph; and what the graph has been made into. 0
      * and 0: with its own free. */
     uint64_t owner, exec;
@@ -165,23 +165,16 @@ void ranges_owner_ended(uint64_t owner, uint64_t then)
     pthread_rwlock_unlock(&lock);
 }
 
-void ranges_context_ended(uint64_t context, uint64_t then)
+void ranges_context_ended(uint64_t context)
 {
     size_t kept = 0;
     pthread_rwlock_wrlock(&lock);
     for (size_t i = 0; i < count; i++)
-        if (ranges[i].context != context || ranges[i].serial > then)
+        if (ranges[i].context != context)
             ranges[kept++] = ranges[i];
     count = kept;
     reach_from(0);
     pthread_rwlock_unlock(&lock);
-}
-
-/* The context that a call of this thread is made in. */
-static uint64_t current(void)
-{
-    CUcontext context = NULL;
-    return DRIVER(cuCtxGetCurrent)(&context) == CUDA_SUCCESS ? (uintptr_t)context : 0;
 }
 
 /* What a graph's launches allocate may be freed and is there again with the next one. */
@@ -212,7 +205,7 @@ static void node(uint64_t slot, uint64_t graph)
         add(params->alloc.dptr, params->alloc.bytesize, graph, 0);
 }
 
-bool ranges_admit(unsigned op)
+bool ranges_adds(unsigned op)
 {
     switch (op) {
     case HARP_OP_cuMemAlloc_v2:
@@ -225,10 +218,16 @@ bool ranges_admit(unsigned op)
     case HARP_OP_cuGraphAddMemAllocNode:
     case HARP_OP_cuGraphAddNode:
     case HARP_OP_cuGraphAddNode_v2:
-        break;
-    default:
         return true;
+    default:
+        return false;
     }
+}
+
+bool ranges_admit(unsigned op)
+{
+    if (!ranges_adds(op))
+        return true;
     pthread_rwlock_rdlock(&lock);
     bool room_left = count + LANES_MOST < RANGES_MAX;
     pthread_rwlock_unlock(&lock);
@@ -308,11 +307,11 @@ bool ranges_nothing(unsigned op, const uint64_t *args)
     }
 }
 
-void ranges_after(unsigned op, const uint64_t *args)
+void ranges_after(unsigned op, const uint64_t *args, uint64_t context)
 {
     switch (op) {
     case HARP_OP_cuMemAlloc_v2:
-        add(pointed(args[0]), args[1], 0, current());
+        add(pointed(args[0]), args[1], 0, context);
         break;
     case HARP_OP_cuMemAllocAsync:
     case HARP_OP_cuMemAllocFromPoolAsync:
@@ -320,12 +319,12 @@ void ranges_after(unsigned op, const uint64_t *args)
         ranges_add(pointed(args[0]), args[1]);
         break;
     case HARP_OP_cuMemAllocPitch_v2:
-        add(pointed(args[0]), pointed(args[1]) * args[3], 0, current());
+        add(pointed(args[0]), pointed(args[1]) * args[3], 0, context);
         break;
     case HARP_OP_cuModuleGetGlobal_v2:
     case HARP_OP_cuLibraryGetGlobal:
         if (args[0] != 0)
-            add(pointed(args[0]), pointed(args[1]), args[2], current());
+            add(pointed(args[0]), pointed(args[1]), args[2], context);
         break;
     case HARP_OP_cuGraphAddMemAllocNode: {
         const CUDA_MEM_ALLOC_NODE_PARAMS *p = (const void *)(uintptr_t)args[4];

@@ -24,9 +24,10 @@ bool ranges_nothing(unsigned op, const uint64_t *args);
 uint64_t ranges_now(void);
 /* A module, library, graph or executable graph is no more; a context. */
 void ranges_owner_ended(uint64_t owner, uint64_t then);
-void ranges_context_ended(uint64_t context, uint64_t then);
+void ranges_context_ended(uint64_t generation);
 
-/* Whether there is room for what the call would add. */
+/* Whether a call may add one; whether there is room for that. */
+bool ranges_adds(unsigned op);
 bool ranges_admit(unsigned op);
 /* What a call takes away it takes before it is made: after it another lane may have been given the
  * same memory. Answers what ranges_failed puts back. `args`: as the driver is given them. */
@@ -35,7 +36,7 @@ struct ranges_dropped {
 };
 struct ranges_dropped ranges_before(unsigned op, const uint64_t *args);
 void ranges_failed(const uint64_t *args, const struct ranges_dropped *dropped);
-/* What a call that has succeeded added. */
-void ranges_after(unsigned op, const uint64_t *args);
+/* What a call that has succeeded added, in a context of that generation. */
+void ranges_after(unsigned op, const uint64_t *args, uint64_t generation);
 
 #endif

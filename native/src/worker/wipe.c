@@ -194,7 +194,7 @@ void wipe_before(struct lane *lane, unsigned op, const uint64_t *args)
     if (is_end(op, args, &h)) { /* whose memory it was is asked also if nothing is wiped */
         if (!off)
             wipe_context(&h);
-        lane->ending = h.key;
+        lane->ending = h.serial;
         lane->freed = h;
         lane->freed_serial = held_now();
     }

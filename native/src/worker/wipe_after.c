@@ -9,11 +9,17 @@
 #include "src/worker/wipe.h"
 #include "src/worker/worker.h"
 
-static void keep(struct held *h)
+static void kept(int err)
 {
     static atomic_bool said;
-    if (h->key != 0 && held_put(h) != 0 && !atomic_exchange(&said, true))
+    if (err != 0 && !atomic_exchange(&said, true))
         fputs("harp-worker: no memory for what is to be wiped: some of it will not be\n", stderr);
+}
+
+static void keep(struct held *h)
+{
+    if (h->key != 0)
+        kept(held_put(h));
 }
 
 static uint64_t pointed(uint64_t slot)
@@ -56,12 +62,9 @@ static void unmapped(struct lane *lane, bool done, uint64_t at, uint64_t end)
 
 static void context_made(uint64_t context, int device, bool primary)
 {
-    struct held h;
-    if (held_count(HELD_CONTEXT, context, 1, 0, &h))
-        return; /* retained again */
-    h = (struct held){.kind = HELD_CONTEXT, .key = context, .device = device, .primary = primary};
+    struct held h = {.kind = HELD_CONTEXT, .key = context, .device = device, .primary = primary};
     h.uses = 1;
-    keep(&h);
+    kept(held_put_or_use(&h)); /* retained again, it is the same one */
 }
 
 /* `lane->freed` is the context if this was the end of it. */
@@ -70,10 +73,10 @@ static void context_left(struct lane *lane, uint64_t context)
     struct held h;
     if (lane->freed.kind == HELD_CONTEXT) {
         held_drop_context(lane->freed.key, lane->freed_serial);
-        lane->ended = lane->freed.key;
+        lane->ended = lane->freed.serial;
     } else if (context != 0 && held_count(HELD_CONTEXT, context, -1, 0, &h) && h.uses == 0) {
         held_drop_context(context, held_now());
-        lane->ended = context;
+        lane->ended = h.serial;
     }
 }
 

@@ -66,7 +66,9 @@ struct lane {
     struct link *link; /* that the call makes, or ends */
     struct held freed; /* by the call; see wipe.c */
     uint64_t freed_serial;
-    uint64_t ending, ended; /* contexts: by what is known before the call, and after it */
+    /* Generations of contexts: the call's own, and one that it ends, by what is known before it and
+     * after it. */
+    uint64_t context, generation, ending, ended;
     struct wipe_kept *kept;
     unsigned kept_count, kept_room;
     /* session.c's. */
@@ -136,7 +138,10 @@ CUresult latch_surfaced(struct lane *lane, unsigned op, CUresult result);
 /* A call that has succeeded may have ended a context, and what is kept for it. */
 void latch_ended(struct session *s, unsigned op, const uint64_t *args);
 
-struct owner owner_of(const struct harp_wire_call *call, enum harp_handle kind);
+/* What a handle ends with that a call has answered. */
+struct owner owner_of(struct lane *lane, enum harp_handle kind);
+/* The context that is current: lane->context, and which one that is. */
+void owner_look(struct lane *lane);
 
 /* An op of HARP's own. */
 CUresult own_call(struct lane *lane, struct harp_wire_call *call);
