@@ -59,13 +59,12 @@ def module(c: Client) -> tuple[int, ...]:
 
 
 def library(c: Client) -> tuple[int, ...]:
-    made, kernel, function, inner = (c.new() for _ in range(4))
+    made, kernel, function = (c.new() for _ in range(3))
     none = {"jitOptions": None, "jitOptionsValues": None, "numJitOptions": 0}
     none |= {"libraryOptions": None, "libraryOptionValues": None, "numLibraryOptions": 0}
     c.must("cuLibraryLoadData", library=made, code=c.image(PTX), **none)
     c.must("cuLibraryGetKernel", pKernel=kernel, library=made, name="twice")
     c.must("cuKernelGetFunction", pFunc=function, kernel=kernel)
-    c.must("cuLibraryGetModule", pMod=inner, library=made)
     return made, kernel, function
 
 
@@ -120,14 +119,15 @@ def test_what_is_of_a_context_ends_with_it(client: Client) -> None:
 
 @pytest.mark.parametrize("last", ["cuDevicePrimaryCtxReset_v2", "cuDevicePrimaryCtxRelease_v2"])
 def test_what_is_of_a_primary_context_ends_with_its_last_use(client: Client, last: str) -> None:
-    ids, at = of_context(client)
+    (ids, at), (of_all, kernel, *here) = of_context(client), library(client)
     client.must("cuDevicePrimaryCtxRetain", pctx=1, dev=0)
     client.must("cuDevicePrimaryCtxRelease_v2", dev=0)
     assert not any(free(client, one) for one in ids)
     assert address(client, at) == SUCCESS
     client.must(last, dev=0)
     client.context()
-    assert all(free(client, one) for one in ids)
+    assert all(free(client, one) for one in (*ids, *here))
+    assert not any(free(client, one) for one in (of_all, kernel))
     assert address(client, at) == INVALID_VALUE
 
 

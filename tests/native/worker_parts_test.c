@@ -84,9 +84,10 @@ static void test_a_handle_that_a_call_ends_is_none_until_it_fails(void)
 
 static void test_what_ends_with_a_handle_ends_with_that(void)
 {
-    const struct owner library = {HARP_HANDLE_CUlibrary, 0xa100};
-    const struct owner module = {HARP_HANDLE_CUmodule, 0xa200};
-    const struct owner graph = {HARP_HANDLE_CUgraph, 0xa100}; /* the same number, another kind */
+    const struct owner library = {.kind = HARP_HANDLE_CUlibrary, .value = 0xa100};
+    const struct owner module = {.kind = HARP_HANDLE_CUmodule, .value = 0xa200};
+    /* The same number, another kind. */
+    const struct owner graph = {.kind = HARP_HANDLE_CUgraph, .value = 0xa100};
     uint64_t value, id;
     struct owner o;
     unsigned count = 0;

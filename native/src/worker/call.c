@@ -190,7 +190,8 @@ static void drop(struct node *ended, uint64_t then)
 static struct node *take_of_context(uint64_t generation)
 {
     return generation == 0 ? NULL
-                           : handles_take_of((struct owner){HARP_HANDLE_CUcontext, generation});
+                           : handles_take_of((struct owner){.kind = HARP_HANDLE_CUcontext,
+                                                            .value = generation});
 }
 
 static void context_ended(uint64_t generation)

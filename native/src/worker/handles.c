@@ -198,14 +198,20 @@ static int by_owner(const void *a, const void *b)
     return x->value < y->value ? -1 : x->value > y->value;
 }
 
+static bool is_one_of(const struct owner *owner, const struct owner *all, size_t many)
+{
+    const struct owner context = {.kind = HARP_HANDLE_CUcontext, .value = owner->context};
+    return (owner->kind != 0 && bsearch(owner, all, many, sizeof *all, by_owner) != NULL) ||
+           (context.value != 0 && bsearch(&context, all, many, sizeof *all, by_owner) != NULL);
+}
+
 /* What ends with any of these, which are sorted. */
 static void take_all_of(const struct owner *owners, size_t many, struct node ***end)
 {
     for (uint64_t i = 0; i < buckets; i++)
         for (struct node *n = ids[i], *next; n != NULL; n = next) {
             next = n->by_id;
-            if (n->owner.kind != 0 &&
-                bsearch(&n->owner, owners, many, sizeof *owners, by_owner) != NULL)
+            if (is_one_of(&n->owner, owners, many))
                 take(n, end);
         }
 }
@@ -239,7 +245,7 @@ static void take_owned(struct node **from, struct node **end)
         for (const struct node *n = *from; n != NULL; n = n->by_id) {
             if (!owns(n->kind))
                 continue;
-            one = (struct owner){n->kind, n->value};
+            one = (struct owner){.kind = n->kind, .value = n->value};
             if (all != NULL)
                 all[at++] = one;
             else
@@ -281,7 +287,7 @@ const struct node *handles_next(const struct node *taken, const struct node *las
 {
     const struct node *n = last == NULL ? taken : last->by_id;
     if (n != NULL)
-        *handle = (struct owner){n->kind, n->value};
+        *handle = (struct owner){.kind = n->kind, .value = n->value};
     return n;
 }
 

@@ -32,6 +32,7 @@ int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id);
 struct owner {
     enum harp_handle kind; /* 0: none */
     uint64_t value;
+    uint64_t context; /* with that one as well, whichever is first; 0: with none */
 };
 int handles_bind_in(struct owner owner, enum harp_handle kind, uint64_t id, uint64_t value);
 int handles_id_in(struct owner owner, enum harp_handle kind, uint64_t value, uint64_t *id);

@@ -31,7 +31,7 @@ static bool find(const struct harp_wire_call *call, enum harp_handle kind, bool 
 
 static bool given(const struct harp_wire_call *call, enum harp_handle kind, struct owner *owner)
 {
-    owner->kind = kind;
+    *owner = (struct owner){.kind = kind};
     return find(call, kind, false, &owner->value);
 }
 
@@ -48,7 +48,15 @@ static struct owner current(struct lane *lane)
 {
     if (lane->generation == 0)
         owner_look(lane);
-    return (struct owner){lane->generation == 0 ? 0 : HARP_HANDLE_CUcontext, lane->generation};
+    return (struct owner){.kind = lane->generation == 0 ? 0 : HARP_HANDLE_CUcontext,
+                          .value = lane->generation};
+}
+
+/* A library's, as it is loaded in a context. */
+static struct owner in_context(struct lane *lane, struct owner owner)
+{
+    owner.context = current(lane).value;
+    return owner;
 }
 
 /* With what another one ends. */
@@ -67,7 +75,7 @@ static struct owner of_node(const struct harp_wire_call *call)
         return o;
     if (given(call, HARP_HANDLE_CUgraphNode, &o))
         return of_that(&o);
-    o.kind = HARP_HANDLE_CUgraph; /* of a stream that is captured */
+    o = (struct owner){.kind = HARP_HANDLE_CUgraph}; /* of a stream that is captured */
     return find(call, HARP_HANDLE_CUgraph, true, &o.value) ? o : (struct owner){.kind = 0};
 }
 
@@ -88,7 +96,7 @@ struct owner owner_of(struct lane *lane, enum harp_handle kind)
         if (given(call, HARP_HANDLE_CUmodule, &o))
             return o;
         if (given(call, HARP_HANDLE_CUkernel, &o))
-            return of_that(&o);
+            return in_context(lane, of_that(&o));
         break;
     case HARP_HANDLE_CUkernel:
         if (given(call, HARP_HANDLE_CUlibrary, &o))
@@ -96,7 +104,7 @@ struct owner owner_of(struct lane *lane, enum harp_handle kind)
         break;
     case HARP_HANDLE_CUmodule:
         if (given(call, HARP_HANDLE_CUlibrary, &o))
-            return o;
+            return in_context(lane, o);
         return given(call, HARP_HANDLE_CUfunction, &o) ? of_that(&o) : current(lane);
     case HARP_HANDLE_CUtexref:
     case HARP_HANDLE_CUsurfref:
