@@ -30,11 +30,12 @@ from ring_client import (
     Worker,
     WorkerGoneError,
 )
-from shim_world import MIB, World, soft_world
+from shim_world import MIB, World, compile_c, soft_world
 from test_worker import PTX, SUCCESS, alloc, start, stream, sync
 
 from harp.wire import encode_request
 
+HERE = Path(__file__).resolve().parent
 INVALID_VALUE, OUT_OF_MEMORY, INVALID_IMAGE, INVALID_HANDLE = 1, 2, 200, 400
 
 
@@ -285,6 +286,9 @@ BOMB = b"\x1f.\x01\x00" + b"\xff" * 60000 + b"\x00"
         ),
         pytest.param(ELF + bytes(34) + b"\xff" * 24, id="machine code without its sections"),
         pytest.param(ELF, id="machine code of six bytes"),
+        pytest.param(
+            struct.pack("<IIQQ", 0x466243B1, 1, 0x10000, 0), id="where a container is in memory"
+        ),
     ],
 )
 def test_an_image_that_says_more_than_it_is(worker: Worker, client: Client, image: bytes) -> None:
@@ -309,6 +313,23 @@ def test_no_call_names_a_file_or_memory_of_the_host() -> None:
         *("cuIpcOpenMemHandle_v2", "cuCheckpointProcessLock", "cuGetProcAddress_v2"),
     }
     assert never & set(NUMBERS) == set()
+
+
+@pytest.mark.parametrize("size", [64, MIB], ids=["in a body", "in the bulk area"])
+def test_host_memory_that_is_captured_after_all_ends_the_session(
+    world: World, tmp_path: Path, size: int
+) -> None:
+    """By another thread, after the look at the stream: each launch would use it again."""
+    more = ["-shared", "-fPIC", "-Wl,--no-as-needed", str(world.cuda)]
+    more.append(f"-Wl,-rpath,{world.cuda.parent}")
+    driver = compile_c(HERE / "worker_begins.c", tmp_path / "libbegins.so", *more)
+    with Worker(world.native, driver, world.bare_env()) as worker:
+        c = worker.dial()
+        c.context()
+        to = {"dstDevice": alloc(c, size), "ByteCount": size, "hStream": stream(c)}
+        data = c.announce(size, bytes(size))[0] if size == MIB else bytes(size)
+        c.send("cuMemcpyHtoDAsync_v2", srcHost=data, **to)
+        ends(worker, "host memory in a capture")
 
 
 @pytest.mark.parametrize("after", [lambda c: c.image(PTX), stream, alloc])

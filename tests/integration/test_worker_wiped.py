@@ -20,13 +20,14 @@ from pathlib import Path
 import pytest
 from ring_client import WANTED, Client, Worker
 from shim_world import MIB, World, compile_c, soft_world
-from test_worker import PTX, SUCCESS, alloc, gone, stream, sync, zero
+from test_worker import PTX, SUCCESS, alloc, gone, number, stream, sync, zero
 
 HERE = Path(__file__).resolve().parent
 MARK = struct.pack("<Q", 0x5EC4E75EC4E75EC4)
 SIZE = 2 * MIB
 DEVICE = {"type": 1, "id": 0}
 ILLEGAL_ADDRESS = 700
+INVALID_CONTEXT, CAPTURE_UNSUPPORTED = 201, 900
 
 root_only = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root to look into a worker, which nobody else can"
@@ -430,6 +431,42 @@ def test_freeing_ends_no_capture(world: World) -> None:
         c.send("cuMemsetD32Async", dstDevice=at, ui=1, N=1, hStream=on)
         c.must("cuMemFree_v2", dptr=other)
         c.must("cuStreamEndCapture", hStream=on, phGraph=graph)
+
+
+@pytest.mark.parametrize("mode", [0, 1])  # global, of the thread
+def test_what_a_capture_keeps_from_being_freed_is_as_it_was(world: World, mode: int) -> None:
+    with tenant(world) as worker:
+        c = worker.dial()
+        c.context()
+        on, at = stream(c), zero(c)
+        c.must("cuMemsetD32_v2", dstDevice=at, ui=7, N=1)
+        c.must("cuStreamBeginCapture_v2", hStream=on, mode=mode)
+        assert c.ask("cuMemFree_v2", dptr=at)[0] == CAPTURE_UNSUPPORTED
+        c.ask("cuStreamEndCapture", hStream=on, phGraph=c.new())
+        assert number(c, at) == 7
+
+
+def test_what_no_context_frees_is_as_it_was(world: World) -> None:
+    with tenant(world) as worker:
+        c = worker.dial()
+        c.context()
+        at = zero(c)
+        c.must("cuMemsetD32_v2", dstDevice=at, ui=7, N=1)
+        c.must("cuCtxSetCurrent", ctx=0)
+        assert c.ask("cuMemFree_v2", dptr=at)[0] == INVALID_CONTEXT
+        c.must("cuCtxSetCurrent", ctx=c.current)
+        assert number(c, at) == 7
+
+
+@pytest.mark.parametrize("how", ["cuStreamEndCapture", "cuStreamDestroy_v2"])
+def test_after_a_capture_memory_is_wiped_again(world: World, residue: Path, how: str) -> None:
+    def use(c: Client) -> None:
+        on, at = stream(c), linear(c)
+        c.must("cuStreamBeginCapture_v2", hStream=on, mode=0)
+        c.ask(how, **({"phGraph": c.new()} if how == "cuStreamEndCapture" else {}), hStream=on)
+        c.must("cuMemFree_v2", dptr=at)
+
+    assert seen(world, residue, use) == ["cuMemFree_v2 clean"]
 
 
 def test_what_a_fault_has_made_unreachable_is_said(world: World) -> None:

@@ -39,6 +39,9 @@ DECLARE(cuGraphInstantiateWithFlags);
 DECLARE(cuLaunchKernel);
 DECLARE(cuLibraryGetKernel);
 DECLARE(cuLibraryLoadData);
+DECLARE(cuLinkAddData_v2);
+DECLARE(cuLinkAddFile_v2);
+DECLARE(cuLinkCreate_v2);
 DECLARE(cuMemAlloc_v2);
 DECLARE(cuModuleGetFunction);
 DECLARE(cuModuleLoad);
@@ -306,11 +309,40 @@ static void layouts_by_machine_code(void)
     CHECK(count(HARP_OP_cuFuncGetParamInfo) == 1);
 }
 
+/* A wrapper is sent as what it wraps: at the other end its address is nobody's. */
+static void what_is_wrapped_is_sent(void)
+{
+    static uint8_t fat[8192];
+    const struct made_entry entries[] = {{MADE_PTX, 0x2000, "packed", 6}};
+    const struct {
+        uint32_t magic, version;
+        const void *data, *name;
+    } wrapper = {0x466243b1, 1, fat, NULL};
+    char path[] = "/tmp/harp-wrapper-XXXXXX";
+    struct peer_note note;
+    CUlinkState link;
+    CUmodule m;
+    begin();
+    const size_t bytes = made_fatbin(fat, entries, 1);
+    CHECK(cuLinkCreate_v2(0, NULL, NULL, &link) == CUDA_SUCCESS);
+    CHECK(cuLinkAddData_v2(link, CU_JIT_INPUT_FATBINARY, (void *)(uintptr_t)&wrapper,
+                           sizeof wrapper, NULL, 0, NULL, NULL) == CUDA_SUCCESS);
+    CHECK(peer_count(&peer, HARP_OP_harpImagePut, &note) == 1 && note.args[2] == bytes);
+    CHECK(peer_count(&peer, HARP_OP_cuLinkAddData_v2, &note) == 1 && note.args[3] == bytes);
+    int fd = mkstemp(path); /* in a file it is the address of nothing */
+    CHECK(fd >= 0 && write(fd, &wrapper, sizeof wrapper) == sizeof wrapper && close(fd) == 0);
+    CUresult loaded = cuModuleLoad(&m, path);
+    CUresult added = cuLinkAddFile_v2(link, CU_JIT_INPUT_FATBINARY, path, 0, NULL, NULL);
+    unlink(path);
+    CHECK(loaded == CUDA_ERROR_INVALID_IMAGE && added == CUDA_ERROR_INVALID_IMAGE);
+}
+
 static const struct peer_scenario scenarios[] = {
     {"from_init_to_the_first_allocation", from_init_to_the_first_allocation},
     {"a_thousand_launches_are_one", a_thousand_launches_are_one},
     {"nodes_that_were_given_a_function_are_told", nodes_that_were_given_a_function_are_told},
     {"layouts_by_machine_code", layouts_by_machine_code},
+    {"what_is_wrapped_is_sent", what_is_wrapped_is_sent},
 };
 
 int main(int argc, char **argv)

@@ -8,6 +8,19 @@ target_compile_definitions(worker_parts_test PRIVATE KEPT_MAX=262144 STORE_MAX=1
 target_link_libraries(worker_parts_test PRIVATE harp_options harp_sanitize pthread)
 add_test(NAME worker_parts COMMAND worker_parts_test)
 
+add_executable(worker_link_test ${CMAKE_CURRENT_SOURCE_DIR}/worker_link_test.c
+                                ${CMAKE_SOURCE_DIR}/src/worker/link.c
+                                ${CMAKE_SOURCE_DIR}/src/worker/handles.c)
+target_link_libraries(worker_link_test PRIVATE harp_options harp_sanitize pthread)
+add_test(NAME worker_link COMMAND worker_link_test)
+
+add_executable(worker_host_test ${CMAKE_CURRENT_SOURCE_DIR}/worker_host_test.c
+                                ${CMAKE_SOURCE_DIR}/src/worker/host.c
+                                ${CMAKE_SOURCE_DIR}/src/worker/handles.c)
+target_link_libraries(worker_host_test PRIVATE harp_options harp_sanitize pthread)
+add_test(NAME worker_host COMMAND worker_host_test)
+set_tests_properties(worker_host PROPERTIES TIMEOUT 120)
+
 # All of it, on the software GPU, fed with frames by a client that lies.
 add_executable(worker_frames_fuzz ${CMAKE_SOURCE_DIR}/fuzz/worker_frames.c
                                   ${CMAKE_CURRENT_SOURCE_DIR}/wire_fill.c ${wire_ring_sources})

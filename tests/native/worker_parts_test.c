@@ -82,6 +82,40 @@ static void test_a_handle_that_a_call_ends_is_none_until_it_fails(void)
     handles_drop(handles_take(EVENT, 0x7000));
 }
 
+static void test_what_ends_with_a_handle_ends_with_that(void)
+{
+    const struct owner library = {.kind = HARP_HANDLE_CUlibrary, .value = 0xa100};
+    const struct owner module = {.kind = HARP_HANDLE_CUmodule, .value = 0xa200};
+    /* The same number, another kind. */
+    const struct owner graph = {.kind = HARP_HANDLE_CUgraph, .value = 0xa100};
+    uint64_t value, id;
+    struct owner o;
+    unsigned count = 0;
+    CHECK(handles_bind_in(module, HARP_HANDLE_CUfunction, 40, 0xa300) == -ENOENT);
+    CHECK(handles_bind(HARP_HANDLE_CUlibrary, 40, 0xa100) == 0);
+    CHECK(handles_bind(HARP_HANDLE_CUgraph, 41, 0xa100) == 0);
+    CHECK(handles_bind_in(library, HARP_HANDLE_CUmodule, 42, 0xa200) == 0);
+    CHECK(handles_bind_in(module, HARP_HANDLE_CUfunction, 43, 0xa300) == 0);
+    CHECK(handles_id_in(graph, HARP_HANDLE_CUgraphNode, 0xa400, &id) == 0);
+    o = handles_owner(HARP_HANDLE_CUfunction, 0xa300);
+    CHECK(o.kind == module.kind && o.value == module.value);
+    struct node *taken = handles_take(HARP_HANDLE_CUlibrary, 0xa100);
+    for (const struct node *n = NULL; (n = handles_next(taken, n, &o)) != NULL;)
+        count++;
+    CHECK(count == 3 && handles_value(HARP_HANDLE_CUfunction, 43, &value) == -ENOENT);
+    CHECK(handles_value(HARP_HANDLE_CUmodule, 42, &value) == -ENOENT);
+    CHECK(handles_value(HARP_HANDLE_CUgraphNode, id, &value) == 0);
+    handles_put_back(taken); /* refused */
+    CHECK(handles_value(HARP_HANDLE_CUfunction, 43, &value) == 0 && value == 0xa300);
+    handles_drop(handles_take_of(library));
+    CHECK(handles_value(HARP_HANDLE_CUlibrary, 40, &value) == 0);
+    CHECK(handles_value(HARP_HANDLE_CUfunction, 43, &value) == -ENOENT);
+    handles_drop(handles_take(HARP_HANDLE_CUlibrary, 0xa100));
+    handles_drop(handles_take(HARP_HANDLE_CUgraph, 0xa100));
+    CHECK(handles_value(HARP_HANDLE_CUgraphNode, id, &value) == -ENOENT);
+    CHECK(!handles_known(HARP_HANDLE_CUgraphNode, 0xa400, &id));
+}
+
 static void test_many_handles_and_a_bound(void)
 {
     uint64_t value;
@@ -98,22 +132,28 @@ static void test_many_handles_and_a_bound(void)
     CHECK(err == -ENOMEM && bound > 900000 && bound <= 1 << 20);
 }
 
+static bool have(uint64_t address)
+{
+    return ranges_place(address) == RANGES_IN;
+}
+
 static void test_an_address_is_the_sessions_or_not(void)
 {
-    CHECK(!ranges_have(0x1000) && !ranges_have(0) && !ranges_have(UINT64_MAX));
+    CHECK(!have(0x1000) && !have(0) && !have(UINT64_MAX));
     CHECK(ranges_add(0x2000, 0x1000) == 0 && ranges_add(0x8000, 0x1000) == 0);
     CHECK(ranges_add(0x1000, 0x100) == 0);
-    CHECK(ranges_have(0x1000) && ranges_have(0x1100) && !ranges_have(0x1101));
-    CHECK(ranges_have(0x2fff) && ranges_have(0x3000) && !ranges_have(0x3001));
-    CHECK(!ranges_have(0x1fff) && !ranges_have(0x7fff) && ranges_have(0x8000));
+    CHECK(have(0x1000) && have(0x10ff) && !have(0x1100));
+    CHECK(have(0x2fff) && !have(0x3000));
+    CHECK(!have(0x1fff) && !have(0x7fff) && have(0x8000));
+    CHECK(ranges_place(0x3000) == RANGES_END && ranges_place(0x3001) == RANGES_OUT);
     ranges_drop(0x2000);
-    CHECK(!ranges_have(0x2800) && ranges_have(0x8800) && ranges_have(0x1080));
-    ranges_drop(0x2800);                                          /* in the middle of nothing */
-    CHECK(ranges_add(0x8000, 0x10) == 0 && !ranges_have(0x8800)); /* given out again */
+    CHECK(!have(0x2800) && have(0x8800) && have(0x1080));
+    ranges_drop(0x2800);                                   /* in the middle of nothing */
+    CHECK(ranges_add(0x8000, 0x10) == 0 && !have(0x8800)); /* given out again */
     for (uint64_t i = 0; i < 3000; i++)
         CHECK(ranges_add(0x100000 + (i * 7919 % 3000) * 0x100, 0x80) == 0);
     for (uint64_t i = 0; i < 3000; i++)
-        CHECK(ranges_have(0x100040 + i * 0x100) && !ranges_have(0x1000c0 + i * 0x100));
+        CHECK(have(0x100040 + i * 0x100) && !have(0x1000c0 + i * 0x100));
 }
 
 static void test_calls_add_and_take_away_memory(void)
@@ -124,69 +164,69 @@ static void test_calls_add_and_take_away_memory(void)
     params.alloc.dptr = 0x7200000;
     params.alloc.bytesize = 4096;
     uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, (uintptr_t)&pitch, 500, 100};
-    ranges_after(HARP_OP_cuMemAllocPitch_v2, args);
-    CHECK(ranges_have(at + 51200) && !ranges_have(at + 51201));
+    ranges_after(HARP_OP_cuMemAllocPitch_v2, args, 0);
+    CHECK(have(at + 51199) && !have(at + 51200));
     args[4] = (uintptr_t)&old;
-    ranges_after(HARP_OP_cuGraphAddMemAllocNode, args);
-    CHECK(ranges_have(0x7100fff) && !ranges_have(0x7101001));
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, args, 0);
+    CHECK(have(0x7100fff) && !have(0x7101000));
     args[4] = args[5] = (uintptr_t)&params;
-    ranges_after(HARP_OP_cuGraphAddNode, args);
-    CHECK(ranges_have(0x7200fff));
+    ranges_after(HARP_OP_cuGraphAddNode, args, 0);
+    CHECK(have(0x7200fff));
     params.alloc.dptr = 0x7300000;
-    ranges_after(HARP_OP_cuGraphAddNode_v2, args);
-    CHECK(ranges_have(0x7300fff));
+    ranges_after(HARP_OP_cuGraphAddNode_v2, args, 0);
+    CHECK(have(0x7300fff));
     params.type = CU_GRAPH_NODE_TYPE_KERNEL; /* what looks like an address there is none */
     params.alloc.dptr = 0x7400000;
-    ranges_after(HARP_OP_cuGraphAddNode_v2, args);
-    CHECK(!ranges_have(0x7400000));
+    ranges_after(HARP_OP_cuGraphAddNode_v2, args, 0);
+    CHECK(!have(0x7400000));
     at = 0x7500000;
     args[1] = (uintptr_t)&bytes;
-    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
-    CHECK(ranges_have(0x7500000 + 64) && !ranges_have(0x7500000 + 65));
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args, 0);
+    CHECK(have(0x7500000 + 63) && !have(0x7500000 + 64));
     CHECK(ranges_add(0x7600000, 4096) == 0);
     args[0] = 0x7600000;
-    uint64_t dropped = ranges_before(HARP_OP_cuMemFreeAsync, args);
-    CHECK(dropped == 4096 && !ranges_have(0x7600fff)); /* before the driver has freed it */
-    ranges_failed(args, dropped);
-    CHECK(ranges_have(0x7600fff) && !ranges_have(0x7601001));
+    const struct ranges_dropped dropped = ranges_before(HARP_OP_cuMemFreeAsync, args);
+    CHECK(dropped.bytes == 4096 && !have(0x7600fff)); /* before the driver has freed it */
+    ranges_failed(args, &dropped);
+    CHECK(have(0x7600fff) && !have(0x7601000));
 }
 
 static void test_memory_of_earlier_hides_no_later_one(void)
 {
     CHECK(ranges_add(0x8100000, 0x100) == 0 && ranges_add(0x8200000, 0x100) == 0);
     CHECK(ranges_add(0x80f0000, 0x100000) == 0); /* over the first: it was free */
-    CHECK(ranges_have(0x8100101) && ranges_have(0x8180000) && ranges_have(0x8200080));
+    CHECK(have(0x8100101) && have(0x8180000) && have(0x8200080));
     CHECK(ranges_drop(0x8100000) == 0 && ranges_drop(0x80f0000) == 0x100000);
-    CHECK(!ranges_have(0x8100080) && ranges_have(0x8200080));
+    CHECK(!have(0x8100080) && have(0x8200080));
     CHECK(ranges_add(0x8300000, 0x10000) == 0 && ranges_add(0x8308000, 0x10000) == 0);
     CHECK(ranges_add(0x8304000, 0x100) == 0); /* in the middle, as the first has not been freed */
-    CHECK(ranges_have(0x8304200) && ranges_have(0x8317fff) && !ranges_have(0x8318001));
+    CHECK(have(0x8304200) && have(0x8317fff) && !have(0x8318000));
     CHECK(ranges_drop(0x8308000) == 0x10000);
-    CHECK(ranges_have(0x830ffff) && !ranges_have(0x8310001));
+    CHECK(have(0x830ffff) && !have(0x8310000));
     for (uint64_t i = 0; i < 1000; i++)
         CHECK(ranges_add(0x9000000 + i * 0x1000, 0x1000) == 0);
     CHECK(ranges_add(0x9000800, 998 * 0x1000) == 0); /* all but the first and the last two */
     CHECK(ranges_drop(0x9001000) == 0 && ranges_drop(0x9000000) == 0x1000);
     CHECK(ranges_drop(0x93e6000) == 0x1000 && ranges_drop(0x93e7000) == 0x1000);
-    CHECK(!ranges_have(0x9000400) && ranges_have(0x93e6800) && !ranges_have(0x93e6801));
+    CHECK(!have(0x9000400) && have(0x93e67ff) && !have(0x93e6800));
 }
 
 static void test_globals_go_with_their_module(void)
 {
     uint64_t at = 0xa000000, bytes = 256;
     uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, (uintptr_t)&bytes, 0x51};
-    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args);
-    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args); /* asked for twice */
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args, 0);
+    ranges_after(HARP_OP_cuModuleGetGlobal_v2, args, 0); /* asked for twice */
     at = 0xa001000;
     args[2] = 0x52;
-    ranges_after(HARP_OP_cuLibraryGetGlobal, args);
+    ranges_after(HARP_OP_cuLibraryGetGlobal, args, 0);
     args[0] = 0xa000000;
-    CHECK(ranges_before(HARP_OP_cuMemFree_v2, args) == 0 && ranges_have(0xa000080));
+    CHECK(ranges_before(HARP_OP_cuMemFree_v2, args).bytes == 0 && have(0xa000080));
     args[0] = 0x51;
-    CHECK(ranges_before(HARP_OP_cuModuleUnload, args) == 0);
-    CHECK(!ranges_have(0xa000080) && ranges_have(0xa001080));
+    CHECK(ranges_before(HARP_OP_cuModuleUnload, args).bytes == 0);
+    CHECK(!have(0xa000080) && have(0xa001080));
     args[0] = 0x52;
-    CHECK(ranges_before(HARP_OP_cuLibraryUnload, args) == 0 && !ranges_have(0xa001080));
+    CHECK(ranges_before(HARP_OP_cuLibraryUnload, args).bytes == 0 && !have(0xa001080));
 }
 
 /* Memory of a graph's node: there again with each launch, and that of the last may be kept. */
@@ -196,20 +236,46 @@ static void test_memory_of_a_graph_goes_with_what_launches_it(void)
     uint64_t exec = 0x62, add[HARP_WIRE_SLOTS] = {0, 0x61, 0, 0, (uintptr_t)&params};
     uint64_t make[HARP_WIRE_SLOTS] = {(uintptr_t)&exec, 0x61}, at[HARP_WIRE_SLOTS] = {0xb000000};
     uint64_t graph[HARP_WIRE_SLOTS] = {0x61}, launched[HARP_WIRE_SLOTS] = {0x62};
-    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add, 0);
     ranges_before(HARP_OP_cuGraphDestroy, graph); /* never launched */
-    CHECK(!ranges_have(0xb000800));
-    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
+    CHECK(!have(0xb000800));
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add, 0);
     params.bytesize = 64; /* another node, later in the graph */
-    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add);
-    CHECK(ranges_have(0xb000800));
-    ranges_after(HARP_OP_cuGraphInstantiateWithFlags, make);
-    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 0 && ranges_have(0xb000800));
+    ranges_after(HARP_OP_cuGraphAddMemAllocNode, add, 0);
+    CHECK(have(0xb000800));
+    ranges_after(HARP_OP_cuGraphInstantiateWithFlags, make, 0);
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at).bytes == 0 && have(0xb000800));
     ranges_before(HARP_OP_cuGraphDestroy, graph);
-    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 0 && ranges_have(0xb000800));
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at).bytes == 0 && have(0xb000800));
     ranges_before(HARP_OP_cuGraphExecDestroy, launched);
-    CHECK(ranges_have(0xb000800));
-    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at) == 4096 && !ranges_have(0xb000800));
+    CHECK(have(0xb000800));
+    CHECK(ranges_before(HARP_OP_cuMemFreeAsync, at).bytes == 4096 && !have(0xb000800));
+}
+
+static void test_memory_goes_with_its_context(void)
+{
+    uint64_t at = 0xb100000, bytes = 256;
+    uint64_t args[HARP_WIRE_SLOTS] = {(uintptr_t)&at, 4096};
+    ranges_after(HARP_OP_cuMemAlloc_v2, args, 71);
+    at = 0xb200000;
+    ranges_after(HARP_OP_cuMemAllocAsync, args, 71); /* a pool's */
+    at = 0xb300000;
+    ranges_after(HARP_OP_cuMemAddressReserve, args, 71);
+    at = 0xb400000;
+    args[1] = (uintptr_t)&bytes;
+    args[2] = 0x53;
+    ranges_after(HARP_OP_cuLibraryGetGlobal, args, 71);
+    at = 0xb500000;
+    args[1] = 4096;
+    ranges_after(HARP_OP_cuMemAlloc_v2, args, 72);
+    args[0] = at;
+    const struct ranges_dropped dropped = ranges_before(HARP_OP_cuMemFree_v2, args);
+    ranges_failed(args, &dropped);
+    ranges_context_ended(71);
+    CHECK(!have(0xb100000) && have(0xb200000) && have(0xb300000) && !have(0xb400000));
+    CHECK(have(0xb500000));
+    ranges_context_ended(72);
+    CHECK(!have(0xb500000));
 }
 
 static void test_what_is_held_is_told_from_what_comes_after_it(void)
@@ -238,6 +304,9 @@ static void test_what_is_held_goes_by_its_counts_and_with_its_context(void)
     CHECK(held_count(HELD_PHYSICAL, 1, 0, -1, &got) && !held_get(HELD_PHYSICAL, 1, &got));
     CHECK(!held_count(HELD_PHYSICAL, 1, 0, -1, &got));
     CHECK(held_put(&context) == 0 && held_stream(7, 70) == 70 && held_stream(7, 71) == 70);
+    const uint64_t generation = held_generation(7);
+    CHECK(generation != 0 && held_put_or_use(&context) == 0 && held_generation(7) == generation);
+    CHECK(held_count(HELD_CONTEXT, 7, -1, 0, &got) && got.uses == 1);
     CHECK(held_context(0, false, &got) && got.key == 7 && !held_context(0, true, &got));
     CHECK(!held_context(1, false, &got));
     CHECK(held_put(&of_it) == 0 && held_put(&pool) == 0);
@@ -255,6 +324,44 @@ static void test_what_is_held_goes_by_its_counts_and_with_its_context(void)
     CHECK(held_all(&count) == NULL && count == 0);
 }
 
+static void test_what_a_capture_forbids_is_known_until_it_is_over(void)
+{
+    enum { GLOBAL, OF_THREAD, RELAXED };
+    struct held one = {.kind = HELD_CAPTURE, .key = 11, .context = 7, .lane = 1, .uses = GLOBAL};
+    CHECK(!held_captures() && !held_forbids(1, GLOBAL));
+    CHECK(held_put(&one) == 0 && held_put(&one) == 0 && held_captures());
+    CHECK(held_forbids(1, GLOBAL) && held_forbids(2, GLOBAL) && held_forbids(1, OF_THREAD));
+    CHECK(!held_forbids(2, OF_THREAD) && !held_forbids(1, RELAXED));
+    one.uses = OF_THREAD;
+    CHECK(held_put(&one) == 0 && held_forbids(1, GLOBAL) && !held_forbids(2, GLOBAL));
+    one.uses = RELAXED;
+    CHECK(held_put(&one) == 0 && !held_forbids(1, GLOBAL) && held_captures());
+    held_drop(&one);
+    CHECK(!held_captures() && held_put(&one) == 0 && held_captures());
+    held_drop_context(7, held_now());
+    CHECK(!held_captures());
+}
+
+/* Memory of the host's is mapped between those that are kept. */
+static void test_all_mappings_of_a_range_are_found(void)
+{
+    struct held m = {.kind = HELD_MAPPING, .key = 0x1000, .bytes = 0x1000}, next = m, last = m;
+    size_t count;
+    next.key = 0x3000;
+    last.key = 0x4000;
+    CHECK(held_put(&m) == 0 && held_put(&next) == 0 && held_put(&last) == 0);
+    free(held_mappings(0x1000, 0x2000, &count));
+    CHECK(count == 1);
+    free(held_mappings(0x1000, 0x4000, &count));
+    CHECK(count == 2);
+    free(held_mappings(0, 0x5000, &count));
+    CHECK(count == 3);
+    held_drop(&m);
+    held_drop(&next);
+    held_drop(&last);
+    CHECK(held_mappings(0x1000, 0x4000, &count) == NULL && count == 0);
+}
+
 /* After all others of ranges. */
 static void test_ranges_are_bounded(void)
 {
@@ -263,7 +370,7 @@ static void test_ranges_are_bounded(void)
     while (made < 1u << 20 && ranges_add(0xc000000000 + made * 0x1000, 0x100) == 0)
         made++;
     CHECK(made > 250000 && made <= 1u << 18);
-    CHECK(!ranges_have(0xc000000000 + made * 0x1000));
+    CHECK(!have(0xc000000000 + made * 0x1000));
     CHECK(!ranges_admit(HARP_OP_cuMemAlloc_v2) && ranges_admit(HARP_OP_cuMemFree_v2));
     for (uint64_t i = 0; i < 1000; i++) /* the last ones: those before need not move */
         CHECK(ranges_drop(0xc000000000 + (made - 1 - i) * 0x1000) == 0x100);
@@ -358,6 +465,31 @@ static void test_an_image_ends_where_it_says(void)
     put_number(image + 80 + elf + 16, 9, 4);
     CHECK(!is_whole(image, all));
     CHECK(is_whole((const uint8_t *)".version 7.0", 12) && is_whole(image, 3));
+}
+
+static void test_where_an_image_is_in_memory_is_none(void)
+{
+    uint8_t image[16] = {0};
+    put_number(image, 0x466243b1, 4);
+    put_number(image + 4, 1, 4);
+    put_number(image + 8, (uintptr_t)image, 8);
+    CHECK(!is_whole(image, 16) && !is_whole(image, 4) && is_whole(image, 3));
+}
+
+static void test_a_section_without_bytes_is_none_that_is_read(void)
+{
+    uint8_t image[512];
+    const uint64_t elf = make_elf(image);
+    put_number(image + 62, 1, 2); /* the names */
+    CHECK(!is_whole(image, elf));
+    put_number(image + 62, 2, 2);
+    CHECK(!is_whole(image, elf));
+    make_elf(image);
+    put_number(image + 120 + 40, 1, 4); /* what another one's are in */
+    CHECK(!is_whole(image, elf));
+    put_number(image + 184 + 4, 1, 4);
+    put_number(image + 184 + 32, 0, 8);
+    CHECK(is_whole(image, elf));
 }
 
 static void test_no_byte_of_an_image_makes_it_read_beyond(void)
@@ -564,16 +696,22 @@ int main(void)
     test_a_kernel_is_taken_for_a_function_and_not_the_other_way();
     test_what_a_driver_answers_has_one_id();
     test_a_handle_that_a_call_ends_is_none_until_it_fails();
+    test_what_ends_with_a_handle_ends_with_that();
     test_many_handles_and_a_bound();
     test_an_address_is_the_sessions_or_not();
     test_calls_add_and_take_away_memory();
     test_memory_of_earlier_hides_no_later_one();
     test_globals_go_with_their_module();
     test_memory_of_a_graph_goes_with_what_launches_it();
+    test_memory_goes_with_its_context();
     test_ranges_are_bounded();
     test_what_is_held_is_told_from_what_comes_after_it();
     test_what_is_held_goes_by_its_counts_and_with_its_context();
+    test_what_a_capture_forbids_is_known_until_it_is_over();
+    test_all_mappings_of_a_range_are_found();
     test_an_image_ends_where_it_says();
+    test_where_an_image_is_in_memory_is_none();
+    test_a_section_without_bytes_is_none_that_is_read();
     test_no_byte_of_an_image_makes_it_read_beyond();
     test_an_image_is_what_its_hash_says();
     test_the_image_used_longest_ago_goes_first();

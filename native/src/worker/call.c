@@ -26,12 +26,17 @@ static int value_of(void *ctx, enum harp_handle kind, uint64_t id, uint64_t *val
 
 static int id_of(void *ctx, enum harp_handle kind, uint64_t value, uint64_t *id)
 {
-    return handles_id(kind, value, id);
+    if (handles_known(kind, value, id))
+        return 0;
+    return handles_id_in(owner_of(ctx, kind), kind, value, id);
 }
 
 static int device(void *ctx, uint64_t address)
 {
-    return ranges_have(address) ? 0 : -EFAULT;
+    struct lane *lane = ctx;
+    const enum ranges_place place = ranges_place(address);
+    lane->at_end |= place == RANGES_END;
+    return place == RANGES_OUT ? -EFAULT : 0;
 }
 
 static CUresult refused(const struct lane *lane, int err)
@@ -146,7 +151,7 @@ static void pin(const struct lane *lane, unsigned op, const uint64_t *args)
     }
 }
 
-/* The ids of the handle that a call ends; no call ends two. */
+/* The ids of the handle that a call ends, and of what ends with it; no call ends two. */
 static struct node *take_ended(const struct harp_wire_op *op, const struct harp_wire_call *call)
 {
     const struct harp_wire_program *p = &harp_wire_programs[op->program];
@@ -159,16 +164,52 @@ static struct node *take_ended(const struct harp_wire_op *op, const struct harp_
 }
 
 /* The handle that the call has made. */
-static CUresult settle(const struct harp_wire_call *call)
+static CUresult settle(struct lane *lane, const struct harp_wire_call *call)
 {
     if (call->made_kind == 0 || call->args[call->made_slot] == 0)
         return CUDA_SUCCESS;
     uint64_t value;
     memcpy(&value, (const void *)(uintptr_t)call->args[call->made_slot], sizeof value);
-    int err = handles_bind(call->made_kind, call->made_id, value);
+    int err =
+        handles_bind_in(owner_of(lane, call->made_kind), call->made_kind, call->made_id, value);
     return err == 0         ? CUDA_SUCCESS
            : err == -ENOMEM ? CUDA_ERROR_OUT_OF_MEMORY
                             : CUDA_ERROR_INVALID_VALUE;
+}
+
+/* They are no more, nor is memory of modules and graphs. `then`: of ranges, before the call. */
+static void drop(struct node *ended, uint64_t then)
+{
+    struct owner o;
+    for (const struct node *n = NULL; (n = handles_next(ended, n, &o)) != NULL;)
+        if (o.kind == HARP_HANDLE_CUmodule || o.kind == HARP_HANDLE_CUgraph)
+            ranges_owner_ended(o.value, then);
+    handles_drop(ended);
+}
+
+static struct node *take_of_context(uint64_t generation)
+{
+    return generation == 0 ? NULL
+                           : handles_take_of((struct owner){.kind = HARP_HANDLE_CUcontext,
+                                                            .value = generation});
+}
+
+static void context_ended(uint64_t generation)
+{
+    ranges_context_ended(generation);
+    drop(take_of_context(generation), UINT64_MAX);
+}
+
+/* What a call has made may have been ended by another lane's before it was known that it is. */
+static void look_again(const struct lane *lane, unsigned op, const uint64_t *args)
+{
+    uint64_t id;
+    if (lane->generation != 0 && held_generation(lane->context) != lane->generation)
+        context_ended(lane->generation);
+    if ((op == HARP_OP_cuModuleGetGlobal_v2 &&
+         !handles_known(HARP_HANDLE_CUmodule, args[2], &id)) ||
+        (op == HARP_OP_cuLibraryGetGlobal && !handles_known(HARP_HANDLE_CUlibrary, args[2], &id)))
+        ranges_owner_ended(args[2], UINT64_MAX);
 }
 
 static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
@@ -178,6 +219,8 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     unsigned made = call->op;
     if (left_out(made))
         return CUDA_ERROR_NOT_SUPPORTED;
+    if (lane->at_end)
+        return ranges_nothing(made, call->args) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
     if (strncmp(op->name, "harp", 4) == 0)
         return own_call(lane, call);
     if (call->made_kind != 0 && call->args[call->made_slot] != 0 && handles_free(call->made_id))
@@ -191,9 +234,13 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     memcpy(args, call->args, sizeof args);
     CUresult r = prepare_call(lane, &made, args);
     link_before(lane, call->op, call->args);
-    const uint64_t dropped = ranges_before(call->op, call->args);
+    const struct ranges_dropped dropped = ranges_before(call->op, call->args);
     struct node *ended = take_ended(op, call);
     wipe_before(lane, call->op, call->args);
+    struct node *in_context = take_of_context(lane->ending);
+    const uint64_t then = ranges_now(); /* what is added later sees what has been taken */
+    if (call->made_kind != 0 || ranges_adds(call->op))
+        owner_look(lane);
     void (*fn)(void) = driver_fn(made, (lane->flags & HARP_FRAME_PER_THREAD) != 0);
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
@@ -202,17 +249,27 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     host_after(lane, call->op, r, call->args);
     link_after(lane, call->op, r, call->args);
     if (r != CUDA_SUCCESS) {
-        ranges_failed(call->args, dropped);
+        ranges_failed(call->args, &dropped);
         handles_put_back(ended);
+        handles_put_back(in_context);
         return r;
     }
-    handles_drop(ended);
+    drop(ended, then);
+    drop(in_context, then);
+    if (lane->ended != 0)
+        context_ended(lane->ended);
+    /* Another lane has begun that meanwhile: each launch would use memory of ours that is
+     * another call's by then. */
+    if (in_stream && call_captures(lane, stream))
+        session_end("host memory in a capture");
     if (in_stream)
         transfer_done_after(lane, stream);
-    ranges_after(call->op, call->args);
+    ranges_after(call->op, call->args, lane->generation);
     pin(lane, call->op, call->args);
     latch_ended(lane->session, call->op, call->args);
-    return settle(call);
+    r = settle(lane, call);
+    look_again(lane, call->op, call->args);
+    return r;
 }
 
 static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct harp_wire_call *call)
@@ -254,6 +311,9 @@ static void call_one(struct lane *lane, unsigned op_number, unsigned flags, uint
     const bool wanted = (flags & HARP_FRAME_WANTED) != 0;
     lane->flags = flags;
     lane->missed = 0;
+    lane->at_end = false;
+    lane->generation = 0;
+    lane->call = &call;
     session_away(lane->session, lane, wanted);
     int err = op == NULL ? -EINVAL : harp_wire_get_request(&call, &side, &in, &arena);
     const bool decoded = err == 0;

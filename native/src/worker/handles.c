@@ -14,6 +14,7 @@
 struct node {
     uint64_t id, value;
     enum harp_handle kind;
+    struct owner owner;
     struct node *by_id, *by_value;
 };
 
@@ -75,16 +76,27 @@ static struct node *find(uint64_t id)
     return n;
 }
 
-static int bind(enum harp_handle kind, uint64_t id, uint64_t value)
+static struct node *find_value(enum harp_handle kind, uint64_t value)
+{
+    struct node *n = buckets == 0 ? NULL : *place_of(kind, value);
+    while (n != NULL && (n->kind != kind || n->value != value))
+        n = n->by_value;
+    return n;
+}
+
+static int bind(struct owner owner, enum harp_handle kind, uint64_t id, uint64_t value)
 {
     if (find(id) != NULL)
         return -EEXIST;
+    if (owner.kind != 0 && owner.kind != HARP_HANDLE_CUcontext &&
+        find_value(owner.kind, owner.value) == NULL)
+        return -ENOENT;
     if (count >= NODES_MAX || (count >= buckets && !grow()))
         return -ENOMEM;
     struct node *n = malloc(sizeof *n);
     if (n == NULL)
         return -ENOMEM;
-    *n = (struct node){.id = id, .value = value, .kind = kind};
+    *n = (struct node){.id = id, .value = value, .kind = kind, .owner = owner};
     hang(n);
     count++;
     return 0;
@@ -98,12 +110,17 @@ int handles_free(uint64_t id)
     return err;
 }
 
-int handles_bind(enum harp_handle kind, uint64_t id, uint64_t value)
+int handles_bind_in(struct owner owner, enum harp_handle kind, uint64_t id, uint64_t value)
 {
     pthread_mutex_lock(&lock);
-    int err = bind(kind, id, value);
+    int err = bind(owner, kind, id, value);
     pthread_mutex_unlock(&lock);
     return err;
+}
+
+int handles_bind(enum harp_handle kind, uint64_t id, uint64_t value)
+{
+    return handles_bind_in((struct owner){.kind = 0}, kind, id, value);
 }
 
 int handles_value(enum harp_handle kind, uint64_t id, uint64_t *value)
@@ -118,16 +135,14 @@ int handles_value(enum harp_handle kind, uint64_t id, uint64_t *value)
     return found ? 0 : -ENOENT;
 }
 
-int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id)
+int handles_id_in(struct owner owner, enum harp_handle kind, uint64_t value, uint64_t *id)
 {
     int err = 0;
     pthread_mutex_lock(&lock);
-    struct node *n = buckets == 0 ? NULL : *place_of(kind, value);
-    while (n != NULL && (n->kind != kind || n->value != value))
-        n = n->by_value;
+    const struct node *n = find_value(kind, value);
     if (n == NULL) {
         *id = HARP_WORKER_ID | ++minted;
-        err = bind(kind, *id, value);
+        err = bind(owner, kind, *id, value);
     } else {
         *id = n->id;
     }
@@ -135,34 +150,158 @@ int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id)
     return err;
 }
 
+int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id)
+{
+    return handles_id_in((struct owner){.kind = 0}, kind, value, id);
+}
+
+bool handles_known(enum harp_handle kind, uint64_t value, uint64_t *id)
+{
+    pthread_mutex_lock(&lock);
+    const struct node *n = find_value(kind, value);
+    if (n != NULL)
+        *id = n->id;
+    pthread_mutex_unlock(&lock);
+    return n != NULL;
+}
+
+struct owner handles_owner(enum harp_handle kind, uint64_t value)
+{
+    pthread_mutex_lock(&lock);
+    const struct node *n = find_value(kind, value);
+    struct owner owner = n == NULL ? (struct owner){.kind = 0} : n->owner;
+    pthread_mutex_unlock(&lock);
+    return owner;
+}
+
+/* --- taken: off both tables, in a list by by_id --- */
+
+static void take(struct node *n, struct node ***end)
+{
+    struct node **id = &ids[spread(n->id)], **value = place_of(n->kind, n->value);
+    while (*id != n)
+        id = &(*id)->by_id;
+    while (*value != n)
+        value = &(*value)->by_value;
+    *id = n->by_id;
+    *value = n->by_value;
+    n->by_id = NULL;
+    **end = n;
+    *end = &n->by_id;
+}
+
+static int by_owner(const void *a, const void *b)
+{
+    const struct owner *x = a, *y = b;
+    if (x->kind != y->kind)
+        return x->kind < y->kind ? -1 : 1;
+    return x->value < y->value ? -1 : x->value > y->value;
+}
+
+static bool is_one_of(const struct owner *owner, const struct owner *all, size_t many)
+{
+    const struct owner context = {.kind = HARP_HANDLE_CUcontext, .value = owner->context};
+    return (owner->kind != 0 && bsearch(owner, all, many, sizeof *all, by_owner) != NULL) ||
+           (context.value != 0 && bsearch(&context, all, many, sizeof *all, by_owner) != NULL);
+}
+
+/* What ends with any of these, which are sorted. */
+static void take_all_of(const struct owner *owners, size_t many, struct node ***end)
+{
+    for (uint64_t i = 0; i < buckets; i++)
+        for (struct node *n = ids[i], *next; n != NULL; n = next) {
+            next = n->by_id;
+            if (is_one_of(&n->owner, owners, many))
+                take(n, end);
+        }
+}
+
+static bool owns(enum harp_handle kind)
+{
+    switch (kind) {
+    case HARP_HANDLE_CUcontext:
+    case HARP_HANDLE_CUmodule:
+    case HARP_HANDLE_CUlibrary:
+    case HARP_HANDLE_CUgraph:
+    case HARP_HANDLE_CUgraphNode: /* another graph */
+    case HARP_HANDLE_CUarray:     /* of planes */
+    case HARP_HANDLE_CUmipmappedArray:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* From `*from` on: what ends with those, and with these. Without memory to sort them in, one by
+ * one. */
+static void take_owned(struct node **from, struct node **end)
+{
+    while (*from != NULL) {
+        size_t many = 0, at = 0;
+        for (const struct node *n = *from; n != NULL; n = n->by_id)
+            many += owns(n->kind);
+        struct owner one, *all = many == 0 ? NULL : malloc(many * sizeof *all);
+        struct node **next = end;
+        for (const struct node *n = *from; n != NULL; n = n->by_id) {
+            if (!owns(n->kind))
+                continue;
+            one = (struct owner){.kind = n->kind, .value = n->value};
+            if (all != NULL)
+                all[at++] = one;
+            else
+                take_all_of(&one, 1, &end);
+        }
+        if (all != NULL) {
+            qsort(all, many, sizeof *all, by_owner);
+            take_all_of(all, many, &end);
+        }
+        free(all);
+        from = next;
+    }
+}
+
 struct node *handles_take(enum harp_handle kind, uint64_t value)
 {
-    struct node *taken = NULL;
+    struct node *taken = NULL, **end = &taken, *n;
     pthread_mutex_lock(&lock);
-    struct node **at = buckets == 0 ? NULL : place_of(kind, value);
-    while (at != NULL && *at != NULL) {
-        struct node *n = *at;
-        if (n->kind != kind || n->value != value) {
-            at = &n->by_value;
-            continue;
-        }
-        struct node **id = &ids[spread(n->id)];
-        while (*id != n)
-            id = &(*id)->by_id;
-        *id = n->by_id;
-        *at = n->by_value;
-        n->by_id = taken;
-        taken = n;
-    }
+    while ((n = find_value(kind, value)) != NULL)
+        take(n, &end);
+    if (owns(kind))
+        take_owned(&taken, end);
     pthread_mutex_unlock(&lock);
     return taken;
 }
 
-/* They have been counted all the while: there is room. */
+struct node *handles_take_of(struct owner owner)
+{
+    struct node *taken = NULL, **end = &taken;
+    pthread_mutex_lock(&lock);
+    take_all_of(&owner, 1, &end);
+    take_owned(&taken, end);
+    pthread_mutex_unlock(&lock);
+    return taken;
+}
+
+const struct node *handles_next(const struct node *taken, const struct node *last,
+                                struct owner *handle)
+{
+    const struct node *n = last == NULL ? taken : last->by_id;
+    if (n != NULL)
+        *handle = (struct owner){.kind = n->kind, .value = n->value};
+    return n;
+}
+
+/* They have been counted all the while: there is room. The first of a value was its last one. */
 void handles_put_back(struct node *taken)
 {
-    pthread_mutex_lock(&lock);
+    struct node *reversed = NULL;
     for (struct node *n = taken, *next; n != NULL; n = next) {
+        next = n->by_id;
+        n->by_id = reversed;
+        reversed = n;
+    }
+    pthread_mutex_lock(&lock);
+    for (struct node *n = reversed, *next; n != NULL; n = next) {
         next = n->by_id;
         hang(n);
     }

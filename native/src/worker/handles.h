@@ -6,6 +6,7 @@
 #ifndef HARP_WORKER_HANDLES_H
 #define HARP_WORKER_HANDLES_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "generated/wire_ops.h"
@@ -26,11 +27,30 @@ int handles_value(enum harp_handle kind, uint64_t id, uint64_t *value);
 /* The id of a handle that the driver has answered: its last one, or a new one of the worker's. */
 int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id);
 
+/* Some handles end with another one: a module's functions, a graph's nodes, what is made in a
+ * context. The same for these; -ENOENT: by now nothing stands for the other one. */
+struct owner {
+    enum harp_handle kind; /* 0: none */
+    uint64_t value;
+    uint64_t context; /* with that one as well, whichever is first; 0: with none */
+};
+int handles_bind_in(struct owner owner, enum harp_handle kind, uint64_t id, uint64_t value);
+int handles_id_in(struct owner owner, enum harp_handle kind, uint64_t value, uint64_t *id);
+/* The last id of a handle. false: it has none. */
+bool handles_known(enum harp_handle kind, uint64_t value, uint64_t *id);
+/* What the handle ends with. */
+struct owner handles_owner(enum harp_handle kind, uint64_t value);
+
 /* Before a call that ends the handle: after it another lane may have been given the same one. Its
- * ids stand for nothing from then on, until they are put back, as the call has failed, or dropped.
- */
+ * ids stand for nothing from then on, until they are put back, as the call has failed, or dropped;
+ * and so do those of what ends with it, and with that. */
 struct node;
 struct node *handles_take(enum harp_handle kind, uint64_t value);
+/* Of what ends with it alone. */
+struct node *handles_take_of(struct owner owner);
+/* Which ones: NULL is before the first, and after the last. */
+const struct node *handles_next(const struct node *taken, const struct node *last,
+                                struct owner *handle);
 void handles_put_back(struct node *taken);
 void handles_drop(struct node *taken);
 

@@ -68,12 +68,14 @@ static void forget(const void *data)
 /* A copy, for it may be over when it has been called. */
 static struct ticket called(const void *data)
 {
+    struct ticket copy = {.used = false};
     pthread_mutex_lock(&lock);
     const struct ticket *t = ticket_of(data);
-    if (t == NULL) /* the stream cannot go on as if it had been run */
+    if (t != NULL)
+        copy = *t;
+    pthread_mutex_unlock(&lock); /* the end waits for others, which may want it */
+    if (!copy.used)              /* the stream cannot go on as if it had been run */
         session_end("a host function is called that was replaced or refused long ago");
-    struct ticket copy = *t;
-    pthread_mutex_unlock(&lock);
     return copy;
 }
 

@@ -25,7 +25,7 @@ struct link {
     struct link *next;
 };
 
-/* Guarded by lock; a link itself by the program, which must not use it twice at a time. */
+/* Guarded by lock, and so is a link that is listed: another lane may end it while it is told of. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct link *links;
 static atomic_uint count; /* also those that a call makes or ends */
@@ -73,21 +73,22 @@ CUresult link_prepare(struct lane *lane, uint64_t *args)
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     link->count = args[1] == 0 || values == NULL ? 0 : (unsigned)options;
-    uint64_t bytes[2] = {0, 0};
     for (unsigned i = 0; i < link->count; i++) {
         memcpy(&link->options[i], (const uint8_t *)(uintptr_t)args[1] + 4 * i, 4);
         link->values[i] = (void *)(uintptr_t)values[i];
-        if (!is_size(link->options[i], &which))
+        if (is_size(link->options[i], &which) && (uint32_t)values[i] > LOG_MAX)
+            link->values[i] = (void *)(uintptr_t)LOG_MAX;
+        if (!is_buffer(link->options[i], &which))
             continue;
-        bytes[which] = (uint32_t)values[i] < LOG_MAX ? (uint32_t)values[i] : LOG_MAX;
-        link->values[i] = (void *)(uintptr_t)bytes[which];
-    }
-    for (unsigned i = 0; i < link->count; i++)
-        if (is_buffer(link->options[i], &which) && bytes[which] != 0) {
-            if (link->logs[which] == NULL)
-                link->logs[which] = calloc(1, bytes[which] + 1);
-            link->values[i] = link->logs[which];
+        /* Said twice, a size is whichever the driver takes. */
+        if (link->logs[which] == NULL)
+            link->logs[which] = calloc(1, LOG_MAX + 1);
+        if (link->logs[which] == NULL) {
+            forget(link);
+            return CUDA_ERROR_OUT_OF_MEMORY;
         }
+        link->values[i] = link->logs[which];
+    }
     if (link->count != 0) {
         args[1] = (uintptr_t)link->options;
         args[2] = (uintptr_t)link->values;
@@ -193,7 +194,7 @@ void link_after(struct lane *lane, unsigned op, CUresult result, const uint64_t 
     }
     pthread_mutex_lock(&lock);
     struct link *link = *find(carried[0]);
-    pthread_mutex_unlock(&lock);
     if (link != NULL && handles_id(HARP_HANDLE_CUlinkState, carried[0], &id) == 0)
         tell(lane, link, id);
+    pthread_mutex_unlock(&lock);
 }

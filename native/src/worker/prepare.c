@@ -72,28 +72,35 @@ static CUresult image(struct lane *lane, uint8_t *at)
     return CUDA_SUCCESS;
 }
 
-/* Buffers for logs, and how large they are. */
-static void buffers(struct lane *lane, const struct harp_wire_field *f, const uint8_t *base,
-                    void **values, uint64_t count)
+/* Buffers for logs, and how large they are: a size that is said twice is whichever the driver
+ * takes. Without a size there is no buffer; an address from outside is never one. */
+static CUresult buffers(struct lane *lane, const struct harp_wire_field *f, const uint8_t *base,
+                        void **values, uint64_t count)
 {
     const uint32_t *options = harp_walk_load_pointer(base, f->tag.at);
     if (options == NULL)
-        return;
+        return CUDA_SUCCESS;
     for (uint64_t i = 0; i < count; i++) {
         bool info = options[i] == CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES;
         if (!info && options[i] != CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES)
             continue;
         uint64_t wish = (uintptr_t)values[i] & UINT32_MAX;
-        lane->log_bytes[!info] = wish < LOG_MAX ? wish : LOG_MAX;
-        values[i] = (void *)(uintptr_t)lane->log_bytes[!info];
-        if (lane->logs[!info] == NULL)
-            lane->logs[!info] = calloc(1, LOG_MAX + 1);
+        wish = wish < LOG_MAX ? wish : LOG_MAX;
+        values[i] = (void *)(uintptr_t)wish;
+        if (wish > lane->log_bytes[!info])
+            lane->log_bytes[!info] = wish;
     }
     for (uint64_t i = 0; i < count; i++)
-        for (unsigned which = 0; which < 2; which++)
-            if (options[i] == (which == 0 ? CU_JIT_INFO_LOG_BUFFER : CU_JIT_ERROR_LOG_BUFFER) &&
-                lane->log_bytes[which] != 0)
-                values[i] = lane->logs[which];
+        for (unsigned which = 0; which < 2; which++) {
+            if (options[i] != (which == 0 ? CU_JIT_INFO_LOG_BUFFER : CU_JIT_ERROR_LOG_BUFFER))
+                continue;
+            if (lane->logs[which] == NULL)
+                lane->logs[which] = calloc(1, LOG_MAX + 1);
+            if (lane->logs[which] == NULL)
+                return CUDA_ERROR_OUT_OF_MEMORY;
+            values[i] = lane->log_bytes[which] != 0 ? lane->logs[which] : NULL;
+        }
+    return CUDA_SUCCESS;
 }
 
 static CUresult fix(struct lane *lane, const struct harp_wire_program *p, uint8_t *base)
@@ -130,7 +137,7 @@ static CUresult fix(struct lane *lane, const struct harp_wire_program *p, uint8_
         if (items == NULL)
             continue;
         if (f->item == HARP_WIRE_WORDS) {
-            buffers(lane, f, base, (void **)items, count);
+            r = buffers(lane, f, base, (void **)items, count);
             continue;
         }
         if (inner == NULL && (inner = harp_walk_chosen(f, base)) == NULL)

@@ -10,12 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "generated/cuda_abi.h"
-#include "generated/wire_ops.h"
+#include "src/worker/worker.h"
 
 struct range {
     uint64_t base, end;
     uint64_t reach; /* the greatest end of all up to here */
+    uint64_t serial;
+    uint64_t context; /* generation of the one that it ends with; 0: with none */
     /* What it goes with: a module, a library or a graph; and what the graph has been made into. 0
      * and 0: with its own free. */
     uint64_t owner, exec;
@@ -33,6 +34,7 @@ struct range {
 static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
 static struct range *ranges;
 static size_t count, room;
+static uint64_t serials;
 
 /* The first whose base is beyond `address`. */
 static size_t after(uint64_t address)
@@ -58,7 +60,7 @@ static void reach_from(size_t at)
 }
 
 /* Memory is given out once at a time: what lies within is of earlier. */
-static int add(uint64_t base, uint64_t bytes, uint64_t owner)
+static int add(uint64_t base, uint64_t bytes, uint64_t owner, uint64_t context)
 {
     int err = 0;
     pthread_rwlock_wrlock(&lock);
@@ -76,7 +78,7 @@ static int add(uint64_t base, uint64_t bytes, uint64_t owner)
         ranges = more;
         room = want;
     }
-    struct range made = {.base = base, .end = base + bytes, .owner = owner};
+    struct range made = {.base = base, .end = base + bytes, .owner = owner, .context = context};
     size_t at = after(base);
     if (at > 0 && ranges[at - 1].base == base) {
         const struct range *was = &ranges[--at];
@@ -85,6 +87,7 @@ static int add(uint64_t base, uint64_t bytes, uint64_t owner)
             made.end = was->end > base + bytes ? was->end : base + bytes;
         }
     }
+    made.serial = ++serials;
     size_t kept = at, from = at;
     for (; from < count && (ranges[from].base < made.end || ranges[from].base == base); from++)
         if (ranges[from].base != base && ranges[from].end > made.end)
@@ -102,47 +105,73 @@ out:
 
 int ranges_add(uint64_t base, uint64_t bytes)
 {
-    return add(base, bytes, 0);
+    return add(base, bytes, 0, 0);
 }
 
-uint64_t ranges_drop(uint64_t base)
+uint64_t ranges_now(void)
 {
-    uint64_t bytes = 0;
+    pthread_rwlock_rdlock(&lock);
+    uint64_t now = serials;
+    pthread_rwlock_unlock(&lock);
+    return now;
+}
+
+static struct ranges_dropped drop(uint64_t base)
+{
+    struct ranges_dropped dropped = {.bytes = 0};
     pthread_rwlock_wrlock(&lock);
     size_t at = after(base);
     if (at > 0 && ranges[at - 1].base == base && ranges[at - 1].owner == 0 &&
         ranges[at - 1].exec == 0) {
-        bytes = ranges[at - 1].end - base;
+        dropped.bytes = ranges[at - 1].end - base;
+        dropped.context = ranges[at - 1].context;
         memmove(&ranges[at - 1], &ranges[at], (count - at) * sizeof *ranges);
         count--;
         reach_from(at - 1);
     }
     pthread_rwlock_unlock(&lock);
-    return bytes;
+    return dropped;
 }
 
-bool ranges_have(uint64_t address)
+uint64_t ranges_drop(uint64_t base)
+{
+    return drop(base).bytes;
+}
+
+enum ranges_place ranges_place(uint64_t address)
 {
     pthread_rwlock_rdlock(&lock);
     size_t at = after(address);
-    bool have = at > 0 && address <= ranges[at - 1].reach;
+    const uint64_t reach = at > 0 ? ranges[at - 1].reach : 0;
     pthread_rwlock_unlock(&lock);
-    return have;
+    return address < reach ? RANGES_IN : address == reach ? RANGES_END : RANGES_OUT;
 }
 
-/* A module, library, graph or executable graph is no more. */
-static void ended(uint64_t owner)
+void ranges_owner_ended(uint64_t owner, uint64_t then)
 {
     size_t kept = 0;
     pthread_rwlock_wrlock(&lock);
     for (size_t i = 0; i < count; i++) {
         struct range r = ranges[i];
-        if (r.owner == owner && !r.made)
+        const bool of = r.serial <= then;
+        if (of && r.owner == owner && !r.made)
             continue;
-        r.owner = r.owner == owner ? 0 : r.owner;
-        r.exec = r.exec == owner ? 0 : r.exec;
+        r.owner = of && r.owner == owner ? 0 : r.owner;
+        r.exec = of && r.exec == owner ? 0 : r.exec;
         ranges[kept++] = r;
     }
+    count = kept;
+    reach_from(0);
+    pthread_rwlock_unlock(&lock);
+}
+
+void ranges_context_ended(uint64_t context)
+{
+    size_t kept = 0;
+    pthread_rwlock_wrlock(&lock);
+    for (size_t i = 0; i < count; i++)
+        if (ranges[i].context != context)
+            ranges[kept++] = ranges[i];
     count = kept;
     reach_from(0);
     pthread_rwlock_unlock(&lock);
@@ -173,10 +202,10 @@ static void node(uint64_t slot, uint64_t graph)
 {
     const CUgraphNodeParams *params = (const void *)(uintptr_t)slot;
     if (params != NULL && params->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC)
-        add(params->alloc.dptr, params->alloc.bytesize, graph);
+        add(params->alloc.dptr, params->alloc.bytesize, graph, 0);
 }
 
-bool ranges_admit(unsigned op)
+bool ranges_adds(unsigned op)
 {
     switch (op) {
     case HARP_OP_cuMemAlloc_v2:
@@ -189,60 +218,117 @@ bool ranges_admit(unsigned op)
     case HARP_OP_cuGraphAddMemAllocNode:
     case HARP_OP_cuGraphAddNode:
     case HARP_OP_cuGraphAddNode_v2:
-        break;
-    default:
         return true;
+    default:
+        return false;
     }
+}
+
+bool ranges_admit(unsigned op)
+{
+    if (!ranges_adds(op))
+        return true;
     pthread_rwlock_rdlock(&lock);
     bool room_left = count + LANES_MOST < RANGES_MAX;
     pthread_rwlock_unlock(&lock);
     return room_left;
 }
 
-uint64_t ranges_before(unsigned op, const uint64_t *args)
+struct ranges_dropped ranges_before(unsigned op, const uint64_t *args)
 {
+    const struct ranges_dropped none = {.bytes = 0};
     switch (op) {
     case HARP_OP_cuMemFree_v2:
     case HARP_OP_cuMemFreeAsync:
     case HARP_OP_cuMemAddressFree:
-        return ranges_drop(args[0]);
+        return drop(args[0]);
     case HARP_OP_cuModuleUnload:
     case HARP_OP_cuLibraryUnload:
     case HARP_OP_cuGraphDestroy:
     case HARP_OP_cuGraphExecDestroy:
-        ended(args[0]);
-        return 0;
+        ranges_owner_ended(args[0], UINT64_MAX);
+        return none;
     default:
-        return 0;
+        return none;
     }
 }
 
-void ranges_failed(const uint64_t *args, uint64_t dropped)
+void ranges_failed(const uint64_t *args, const struct ranges_dropped *dropped)
 {
-    if (dropped != 0)
-        ranges_add(args[0], dropped);
+    if (dropped->bytes != 0)
+        add(args[0], dropped->bytes, 0, dropped->context);
 }
 
-void ranges_after(unsigned op, const uint64_t *args)
+/* By the driver itself, where nothing is copied an address is not looked at. */
+bool ranges_nothing(unsigned op, const uint64_t *args)
+{
+    switch (op) {
+    case HARP_OP_cuMemcpy:
+    case HARP_OP_cuMemcpyAsync:
+    case HARP_OP_cuMemcpyHtoD_v2:
+    case HARP_OP_cuMemcpyHtoDAsync_v2:
+    case HARP_OP_cuMemcpyDtoH_v2:
+    case HARP_OP_cuMemcpyDtoHAsync_v2:
+    case HARP_OP_cuMemcpyDtoD_v2:
+    case HARP_OP_cuMemcpyDtoDAsync_v2:
+    case HARP_OP_cuMemsetD8_v2:
+    case HARP_OP_cuMemsetD8Async:
+    case HARP_OP_cuMemsetD16_v2:
+    case HARP_OP_cuMemsetD16Async:
+    case HARP_OP_cuMemsetD32_v2:
+    case HARP_OP_cuMemsetD32Async:
+        return args[2] == 0;
+    case HARP_OP_cuMemcpyDtoA_v2:
+    case HARP_OP_cuMemcpyAtoD_v2:
+        return args[3] == 0;
+    case HARP_OP_cuMemcpyPeer:
+    case HARP_OP_cuMemcpyPeerAsync:
+        return args[4] == 0;
+    case HARP_OP_cuMemsetD2D8_v2:
+    case HARP_OP_cuMemsetD2D8Async:
+    case HARP_OP_cuMemsetD2D16_v2:
+    case HARP_OP_cuMemsetD2D16Async:
+    case HARP_OP_cuMemsetD2D32_v2:
+    case HARP_OP_cuMemsetD2D32Async:
+        return args[3] == 0 || args[4] == 0;
+    case HARP_OP_cuMemcpy2D_v2:
+    case HARP_OP_cuMemcpy2DUnaligned_v2:
+    case HARP_OP_cuMemcpy2DAsync_v2: {
+        const CUDA_MEMCPY2D *p = (const void *)(uintptr_t)args[0];
+        return p != NULL && (p->WidthInBytes == 0 || p->Height == 0);
+    }
+    case HARP_OP_cuMemcpy3D_v2:
+    case HARP_OP_cuMemcpy3DAsync_v2: {
+        const CUDA_MEMCPY3D *p = (const void *)(uintptr_t)args[0];
+        return p != NULL && (p->WidthInBytes == 0 || p->Height == 0 || p->Depth == 0);
+    }
+    default:
+        return false;
+    }
+}
+
+void ranges_after(unsigned op, const uint64_t *args, uint64_t context)
 {
     switch (op) {
     case HARP_OP_cuMemAlloc_v2:
+        add(pointed(args[0]), args[1], 0, context);
+        break;
     case HARP_OP_cuMemAllocAsync:
     case HARP_OP_cuMemAllocFromPoolAsync:
     case HARP_OP_cuMemAddressReserve:
         ranges_add(pointed(args[0]), args[1]);
         break;
     case HARP_OP_cuMemAllocPitch_v2:
-        ranges_add(pointed(args[0]), pointed(args[1]) * args[3]);
+        add(pointed(args[0]), pointed(args[1]) * args[3], 0, context);
         break;
     case HARP_OP_cuModuleGetGlobal_v2:
     case HARP_OP_cuLibraryGetGlobal:
         if (args[0] != 0)
-            add(pointed(args[0]), pointed(args[1]), args[2]);
+            add(pointed(args[0]), pointed(args[1]), args[2], context);
         break;
     case HARP_OP_cuGraphAddMemAllocNode: {
         const CUDA_MEM_ALLOC_NODE_PARAMS *p = (const void *)(uintptr_t)args[4];
-        add(p->dptr, p->bytesize, args[1]);
+        add(p->dptr, p->bytesize, args[1], 0);
         break;
     }
     case HARP_OP_cuGraphAddNode:

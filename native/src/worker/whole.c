@@ -2,15 +2,16 @@
  *
  * A driver is given an image by its address alone, and believes what the image says of its own
  * size. So that is looked at before: containers (as nvcc lays them out) and the entries in them, or
- * tables and sections of machine code. In a container it may be a device's that is not here, and
- * nobody looks at it. What else an image may be ends with a 0, which is there
- * (image.c).
+ * tables and sections of machine code. A wrapper of a container is none: it says where in memory
+ * one is, and the memory is ours. In a container it may be a device's that is not here, and nobody
+ * looks at it. What else an image may be ends with a 0, which is there (image.c).
  */
 #include <string.h>
 
 #include "src/worker/worker.h"
 
 #define FATBIN      0xba55ed50u
+#define WRAPPER     0x466243b1u
 #define ENTRY_BYTES 64u
 #define PACKED      0xa000u /* LZ4 or Zstandard */
 #define NOTHING     8u      /* SHT_NOBITS */
@@ -47,6 +48,21 @@ static bool table(const uint8_t *elf, uint64_t bytes, uint64_t at, uint64_t each
     return true;
 }
 
+/* Sections without bytes in the file have any size, so none of them may be one that is read: names
+ * of sections, and what others say that theirs are in. */
+static bool read_have_bytes(const uint8_t *elf, uint64_t at, uint64_t each, uint64_t rows,
+                            uint64_t names)
+{
+    if (rows != 0 && (names >= rows || number(elf + at + names * each + 4, 4) == NOTHING))
+        return false;
+    for (uint64_t i = 0; i < rows; i++) {
+        const uint64_t link = number(elf + at + i * each + 40, 4);
+        if (link < rows && number(elf + at + link * each + 4, 4) == NOTHING)
+            return false;
+    }
+    return true;
+}
+
 static bool is_elf(const uint8_t *data, uint64_t bytes)
 {
     return bytes >= 4 && memcmp(data, "\177ELF", 4) == 0;
@@ -60,7 +76,9 @@ static bool whole_elf(const uint8_t *elf, uint64_t bytes)
     return bytes >= 64 &&
            table(elf, bytes, number(elf + 32, 8), number(elf + 54, 2), number(elf + 56, 2),
                  false) &&
-           table(elf, bytes, number(elf + 40, 8), number(elf + 58, 2), number(elf + 60, 2), true);
+           table(elf, bytes, number(elf + 40, 8), number(elf + 58, 2), number(elf + 60, 2), true) &&
+           read_have_bytes(elf, number(elf + 40, 8), number(elf + 58, 2), number(elf + 60, 2),
+                           number(elf + 62, 2));
 }
 
 static bool whole_entry(const uint8_t *entry, uint64_t bytes, uint64_t *used)
@@ -89,5 +107,6 @@ bool image_is_whole(const void *image, uint64_t bytes)
 {
     if (is_elf(image, bytes))
         return whole_elf(image, bytes);
-    return bytes < 4 || number(image, 4) != FATBIN || whole_fatbin(image, bytes);
+    const uint64_t magic = bytes < 4 ? 0 : number(image, 4);
+    return magic != WRAPPER && (magic != FATBIN || whole_fatbin(image, bytes));
 }

@@ -21,7 +21,6 @@
 static bool off;
 static atomic_bool over;
 static atomic_uint under_way;
-atomic_uint wipe_captures;
 
 void wipe_not(void)
 {
@@ -53,16 +52,21 @@ static bool zero(const struct wipe_place *in, const struct held *h)
     return wipe_linear(in, h->key, h->bytes);
 }
 
-static bool zero_now(const struct held *h)
+/* Not if the call will be refused: then it is the program's still. */
+static void zero_now(const struct lane *lane, const struct held *h)
 {
     struct wipe_place in;
-    if (!wipe_enter(&in, h->context, h->device))
-        return false;
-    if (atomic_load(&wipe_captures) == 0)
-        wipe_settle();
-    bool done = zero(&in, h) && wipe_finish(&in);
+    CUcontext current = NULL;
+    if (DRIVER(cuCtxGetCurrent)(&current) != CUDA_SUCCESS || current == NULL ||
+        !wipe_enter(&in, h->context, h->device))
+        return;
+    if (!held_forbids(lane->id, (unsigned)in.mode)) {
+        if (!held_captures())
+            wipe_settle();
+        if (zero(&in, h))
+            wipe_finish(&in);
+    }
     wipe_leave(&in);
-    return done;
 }
 
 bool wipe_last(uint64_t handle, const struct held *p)
@@ -97,18 +101,18 @@ static void free_in_order(struct lane *lane, const uint64_t *args)
 
 static void free_now(struct lane *lane, const struct held *h)
 {
-    zero_now(h);
+    zero_now(lane, h);
     lane->freed = *h;
 }
 
-/* Everything that goes with a context, and then the context. */
-static void end_context(struct lane *lane, const struct held *context)
+/* Everything that goes with a context. */
+static void wipe_context(const struct held *context)
 {
     size_t count;
     struct wipe_place in;
     struct held *all = held_all(&count);
     if (wipe_enter(&in, context->key, context->device)) {
-        if (atomic_load(&wipe_captures) == 0)
+        if (!held_captures())
             wipe_settle();
         for (size_t i = 0; i < count; i++)
             if ((all[i].kind == HELD_LINEAR || all[i].kind == HELD_ARRAY ||
@@ -119,16 +123,26 @@ static void end_context(struct lane *lane, const struct held *context)
         wipe_leave(&in);
     }
     free(all);
-    lane->freed = *context;
-    lane->freed_serial = held_now();
 }
 
-bool wipe_next_mapping(uint64_t *at, uint64_t end, struct held *to)
+/* Whether a call is the end of a context, unless another one is made meanwhile. */
+static bool is_end(unsigned op, const uint64_t *args, struct held *to)
 {
-    if (*at >= end || !held_get(HELD_MAPPING, *at, to))
+    switch (op) {
+    case HARP_OP_cuCtxDestroy_v2:
+    case HARP_OP_cuCtxDestroy:
+        return held_get(HELD_CONTEXT, args[0], to) && !to->primary;
+    case HARP_OP_cuCtxDetach:
+        return held_get(HELD_CONTEXT, args[0], to) && to->uses == 1;
+    case HARP_OP_cuDevicePrimaryCtxRelease_v2:
+    case HARP_OP_cuDevicePrimaryCtxRelease:
+        return held_context((int)args[0], true, to) && to->uses == 1;
+    case HARP_OP_cuDevicePrimaryCtxReset_v2:
+    case HARP_OP_cuDevicePrimaryCtxReset:
+        return held_context((int)args[0], true, to);
+    default:
         return false;
-    *at += to->bytes;
-    return to->bytes != 0;
+    }
 }
 
 static struct wipe_kept *room_for_one(struct lane *lane)
@@ -147,17 +161,20 @@ static struct wipe_kept *room_for_one(struct lane *lane)
 /* (3) */
 static void before_unmap(struct lane *lane, uint64_t at, uint64_t end)
 {
-    struct held m, p;
+    size_t count;
+    struct held p, *all = held_mappings(at, end, &count);
     struct wipe_kept *kept;
     CUmemGenericAllocationHandle handle;
-    while (wipe_next_mapping(&at, end, &m)) {
-        if (!held_get(HELD_PHYSICAL, m.physical, &p) || p.uses != 0 ||
+    for (size_t i = 0; i < count; i++) {
+        if (!held_get(HELD_PHYSICAL, all[i].physical, &p) || p.uses != 0 ||
             (kept = room_for_one(lane)) == NULL ||
-            DRIVER(cuMemRetainAllocationHandle)(&handle, (void *)(uintptr_t)m.key) != CUDA_SUCCESS)
+            DRIVER(cuMemRetainAllocationHandle)(&handle, (void *)(uintptr_t)all[i].key) !=
+                CUDA_SUCCESS)
             continue;
         *kept = (struct wipe_kept){.handle = handle, .physical = p};
         lane->kept_count++;
     }
+    free(all);
 }
 
 static void before_release(const uint64_t *args)
@@ -173,6 +190,14 @@ void wipe_before(struct lane *lane, unsigned op, const uint64_t *args)
     struct held h;
     lane->freed = (struct held){.kind = HELD_NONE};
     lane->kept_count = 0;
+    lane->ending = lane->ended = 0;
+    if (is_end(op, args, &h)) { /* whose memory it was is asked also if nothing is wiped */
+        if (!off)
+            wipe_context(&h);
+        lane->ending = h.serial;
+        lane->freed = h;
+        lane->freed_serial = held_now();
+    }
     if (off)
         return;
     switch (op) {
@@ -196,25 +221,6 @@ void wipe_before(struct lane *lane, unsigned op, const uint64_t *args)
         break;
     case HARP_OP_cuMemRelease:
         before_release(args);
-        break;
-    case HARP_OP_cuCtxDestroy_v2:
-    case HARP_OP_cuCtxDestroy:
-        if (held_get(HELD_CONTEXT, args[0], &h))
-            end_context(lane, &h);
-        break;
-    case HARP_OP_cuCtxDetach:
-        if (held_get(HELD_CONTEXT, args[0], &h) && h.uses == 1)
-            end_context(lane, &h);
-        break;
-    case HARP_OP_cuDevicePrimaryCtxRelease_v2:
-    case HARP_OP_cuDevicePrimaryCtxRelease:
-        if (held_context((int)args[0], true, &h) && h.uses == 1)
-            end_context(lane, &h);
-        break;
-    case HARP_OP_cuDevicePrimaryCtxReset_v2:
-    case HARP_OP_cuDevicePrimaryCtxReset:
-        if (held_context((int)args[0], true, &h))
-            end_context(lane, &h);
         break;
     default:
         break;

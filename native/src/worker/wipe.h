@@ -6,7 +6,6 @@
 #ifndef HARP_WORKER_WIPE_H
 #define HARP_WORKER_WIPE_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -28,10 +27,7 @@ void wipe_all(void);
 
 /* --- between wipe.c, wipe_after.c and wipe_end.c --- */
 
-extern atomic_uint wipe_captures; /* that are open */
 bool wipe_is_off(void);
-/* By the mappings of a range: true as long as there is one more. */
-bool wipe_next_mapping(uint64_t *at, uint64_t end, struct held *to);
 /* With the last of its handles, which is still there. */
 bool wipe_last(uint64_t handle, const struct held *physical);
 /* What no call is about to free. */

@@ -9,11 +9,17 @@
 #include "src/worker/wipe.h"
 #include "src/worker/worker.h"
 
-static void keep(struct held *h)
+static void kept(int err)
 {
     static atomic_bool said;
-    if (h->key != 0 && held_put(h) != 0 && !atomic_exchange(&said, true))
+    if (err != 0 && !atomic_exchange(&said, true))
         fputs("harp-worker: no memory for what is to be wiped: some of it will not be\n", stderr);
+}
+
+static void keep(struct held *h)
+{
+    if (h->key != 0)
+        kept(held_put(h));
 }
 
 static uint64_t pointed(uint64_t slot)
@@ -38,11 +44,13 @@ static int current_device(void)
 
 static void unmapped(struct lane *lane, bool done, uint64_t at, uint64_t end)
 {
-    struct held m, p;
-    while (done && wipe_next_mapping(&at, end, &m)) {
-        held_drop(&m);
-        held_count(HELD_PHYSICAL, m.physical, 0, -1, &p);
+    size_t count = 0;
+    struct held p, *all = done ? held_mappings(at, end, &count) : NULL;
+    for (size_t i = 0; i < count; i++) {
+        held_drop(&all[i]);
+        held_count(HELD_PHYSICAL, all[i].physical, 0, -1, &p);
     }
+    free(all);
     for (unsigned i = 0; i < lane->kept_count; i++) {
         const struct wipe_kept *kept = &lane->kept[i];
         if (done && !held_get(HELD_PHYSICAL, kept->physical.key, &p)) /* that was the last one */
@@ -54,22 +62,22 @@ static void unmapped(struct lane *lane, bool done, uint64_t at, uint64_t end)
 
 static void context_made(uint64_t context, int device, bool primary)
 {
-    struct held h;
-    if (held_count(HELD_CONTEXT, context, 1, 0, &h))
-        return; /* retained again */
-    h = (struct held){.kind = HELD_CONTEXT, .key = context, .device = device, .primary = primary};
+    struct held h = {.kind = HELD_CONTEXT, .key = context, .device = device, .primary = primary};
     h.uses = 1;
-    keep(&h);
+    kept(held_put_or_use(&h)); /* retained again, it is the same one */
 }
 
 /* `lane->freed` is the context if this was the end of it. */
-static void context_left(const struct lane *lane, uint64_t context)
+static void context_left(struct lane *lane, uint64_t context)
 {
     struct held h;
-    if (lane->freed.kind == HELD_CONTEXT)
+    if (lane->freed.kind == HELD_CONTEXT) {
         held_drop_context(lane->freed.key, lane->freed_serial);
-    else if (context != 0)
-        held_count(HELD_CONTEXT, context, -1, 0, &h);
+        lane->ended = lane->freed.serial;
+    } else if (context != 0 && held_count(HELD_CONTEXT, context, -1, 0, &h) && h.uses == 0) {
+        held_drop_context(context, held_now());
+        lane->ended = h.serial;
+    }
 }
 
 static void made(enum held_kind kind, uint64_t key, uint64_t bytes, unsigned levels)
@@ -142,6 +150,30 @@ static void released(uint64_t handle)
         held_count(HELD_PHYSICAL, h.physical, -1, 0, &h);
 }
 
+/* --- captures --- */
+
+/* A stream that is each thread's own is its lane's. */
+static uint64_t stream_of(const struct lane *lane, uint64_t stream)
+{
+    const bool own = stream == 2 || (stream == 0 && (lane->flags & HARP_FRAME_PER_THREAD) != 0);
+    return own ? lane->id : stream;
+}
+
+static void captures(const struct lane *lane, uint64_t stream, uint64_t mode)
+{
+    struct held h = {.kind = HELD_CAPTURE, .key = stream_of(lane, stream), .lane = lane->id};
+    h.context = current();
+    h.uses = (unsigned)mode;
+    keep(&h);
+}
+
+static void captures_no_more(const struct lane *lane, uint64_t stream)
+{
+    struct held h;
+    if (held_captures() && held_get(HELD_CAPTURE, stream_of(lane, stream), &h))
+        held_drop(&h);
+}
+
 /* A capture is over, however it ended. */
 static bool capture_ended(CUresult result)
 {
@@ -149,7 +181,8 @@ static bool capture_ended(CUresult result)
                                       result <= CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
 }
 
-static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
+/* Contexts are kept also if nothing is wiped: memory and handles end with them. */
+static bool contexts(struct lane *lane, unsigned op, const uint64_t *args)
 {
     struct held h;
     switch (op) {
@@ -175,6 +208,15 @@ static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
     case HARP_OP_cuDevicePrimaryCtxRelease:
         context_left(lane, held_context((int)args[0], true, &h) ? h.key : 0);
         break;
+    default:
+        return false;
+    }
+    return true;
+}
+
+static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
+{
+    switch (op) {
     case HARP_OP_cuMemAlloc_v2:
         made(HELD_LINEAR, pointed(args[0]), args[1], 0);
         break;
@@ -212,9 +254,17 @@ static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
         released(args[0]);
         break;
     case HARP_OP_cuStreamBeginCapture:
+        captures(lane, args[0], CU_STREAM_CAPTURE_MODE_GLOBAL);
+        break;
     case HARP_OP_cuStreamBeginCapture_v2:
+        captures(lane, args[0], args[1]);
+        break;
     case HARP_OP_cuStreamBeginCaptureToGraph:
-        atomic_fetch_add(&wipe_captures, 1);
+        captures(lane, args[0], args[5]);
+        break;
+    case HARP_OP_cuStreamDestroy_v2:
+    case HARP_OP_cuStreamDestroy:
+        captures_no_more(lane, args[0]);
         break;
     default:
         if (lane->freed.kind != HELD_NONE)
@@ -225,13 +275,12 @@ static void succeeded(struct lane *lane, unsigned op, const uint64_t *args)
 
 void wipe_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *args)
 {
-    if (wipe_is_off())
+    if ((result == CUDA_SUCCESS && contexts(lane, op, args)) || wipe_is_off())
         return;
     if (op == HARP_OP_cuMemUnmap)
         unmapped(lane, result == CUDA_SUCCESS, args[0], args[0] + args[1]);
-    if (op == HARP_OP_cuStreamEndCapture && capture_ended(result) &&
-        atomic_load(&wipe_captures) != 0)
-        atomic_fetch_sub(&wipe_captures, 1);
+    if (op == HARP_OP_cuStreamEndCapture && capture_ended(result))
+        captures_no_more(lane, args[0]);
     if (result == CUDA_SUCCESS)
         succeeded(lane, op, args);
 }

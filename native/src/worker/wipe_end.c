@@ -81,7 +81,8 @@ static void wipe_each(const struct held *all, size_t count)
     atomic_store(&left_bytes, 0);
     atomic_store(&left_arrays, 0);
     for (size_t i = 0; i < count; i++)
-        if (all[i].kind != HELD_CONTEXT && all[i].kind != HELD_PHYSICAL)
+        if (all[i].kind != HELD_CONTEXT && all[i].kind != HELD_PHYSICAL &&
+            all[i].kind != HELD_CAPTURE)
             wipe_one(&all[i]);
     rest(all, count, true);
 }
@@ -114,7 +115,7 @@ static bool anything(void)
     struct held *all = held_all(&count);
     bool found = false;
     for (size_t i = 0; i < count && !found; i++)
-        found = all[i].kind != HELD_CONTEXT;
+        found = all[i].kind != HELD_CONTEXT && all[i].kind != HELD_CAPTURE;
     free(all);
     return found;
 }

@@ -9,6 +9,7 @@
  *   transfer.c host bytes beyond a body's      host.c  functions of the client's
  *   image.c    module images by content        link.c  options of links, for as long as they live
  *   own.c      ops of HARP's own          wipe.c  what is left for nobody to read
+ *   owner.c    what ends with what
  */
 #ifndef HARP_WORKER_H
 #define HARP_WORKER_H
@@ -21,6 +22,7 @@
 #include "generated/cuda_abi.h"
 #include "src/wire/codec.h"
 #include "src/wire/ring.h"
+#include "src/worker/handles.h"
 #include "src/worker/transfer.h"
 #include "src/worker/wipe.h"
 
@@ -42,6 +44,8 @@ struct lane {
     uint64_t seq;
     unsigned place, flags;
     enum harp_handle missed; /* the kind of an id that nothing stands behind */
+    bool at_end;             /* it names what is just behind memory of the session */
+    const struct harp_wire_call *call;
     struct transfer *used[USED_MAX];
     unsigned used_count;
     struct packed {
@@ -62,6 +66,9 @@ struct lane {
     struct link *link; /* that the call makes, or ends */
     struct held freed; /* by the call; see wipe.c */
     uint64_t freed_serial;
+    /* Generations of contexts: the call's own, and one that it ends, by what is known before it and
+     * after it. */
+    uint64_t context, generation, ending, ended;
     struct wipe_kept *kept;
     unsigned kept_count, kept_room;
     /* session.c's. */
@@ -130,6 +137,11 @@ void latch_keep(struct lane *lane, unsigned op, CUresult result);
 CUresult latch_surfaced(struct lane *lane, unsigned op, CUresult result);
 /* A call that has succeeded may have ended a context, and what is kept for it. */
 void latch_ended(struct session *s, unsigned op, const uint64_t *args);
+
+/* What a handle ends with that a call has answered. */
+struct owner owner_of(struct lane *lane, enum harp_handle kind);
+/* The context that is current: lane->context, and which one that is. */
+void owner_look(struct lane *lane);
 
 /* An op of HARP's own. */
 CUresult own_call(struct lane *lane, struct harp_wire_call *call);

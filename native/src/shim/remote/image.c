@@ -16,6 +16,7 @@
 #include "src/shim/remote/prepared.h"
 
 #define FILE_MOST (1ull << 30)
+#define WRAPPER   0x466243b1u
 #define HAD       64u /* images that this process knows the server to have */
 
 /* --- how long --------------------------------------------------------------------------------- */
@@ -49,7 +50,7 @@ size_t harp_remote_image_bytes(const void *image, const void **from)
     uint32_t magic;
     memcpy(&magic, image, sizeof magic); /* an image is longer than four bytes, or no image */
     *from = image;
-    if (magic == 0x466243b1u) { /* the wrapper of a linked fat binary: magic, version, data */
+    if (magic == WRAPPER) { /* the wrapper of a linked fat binary: magic, version, data */
         memcpy(from, (const char *)image + 8, sizeof *from);
         if (*from == NULL)
             return 0;
@@ -256,15 +257,15 @@ static bool whole(const char *data, size_t bytes)
     uint16_t head;
     uint64_t rest;
     Elf64_Ehdr elf;
+    memcpy(&magic, data, sizeof magic); /* there is room for it, and zeros */
     if (bytes < sizeof elf)
-        return true; /* a text, or nothing that anybody takes */
-    memcpy(&magic, data, sizeof magic);
+        return magic != WRAPPER; /* a text, or nothing that anybody takes */
     memcpy(&head, data + 6, sizeof head);
     memcpy(&rest, data + 8, sizeof rest);
     if (magic == 0xba55ed50u)
         return head <= bytes && rest <= bytes - head;
     if (memcmp(data, ELFMAG, SELFMAG) != 0)
-        return magic != 0x466243b1u;
+        return magic != WRAPPER;
     memcpy(&elf, data, sizeof elf);
     return elf.e_shoff <= bytes && elf.e_shnum * sizeof(Elf64_Shdr) <= bytes - elf.e_shoff &&
            elf_bytes((const unsigned char *)data) <= bytes;

@@ -124,11 +124,18 @@ CUresult harp_remote_cuLinkAddData_v2(CUlinkState state, CUjitInputType type, vo
                                       size_t size, const char *name, unsigned int numOptions,
                                       CUjit_option *options, void **optionValues)
 {
-    uint64_t args[] = {(uintptr_t)state, type,       (uintptr_t)data,    size,
-                       (uintptr_t)name,  numOptions, (uintptr_t)options, (uintptr_t)optionValues};
+    const void *from = data;
     if (data == NULL || size == 0)
         return CUDA_ERROR_INVALID_VALUE;
-    CUresult r = harp_remote_with_image(HARP_OP_cuLinkAddData_v2, args, 8, 2, data, size);
+    if (type == CU_JIT_INPUT_FATBINARY && size >= 16) { /* a wrapper holds an address */
+        const size_t bytes = harp_remote_image_bytes(data, &from);
+        size = from == data ? size : bytes;
+    }
+    if (size == 0)
+        return CUDA_ERROR_INVALID_IMAGE;
+    uint64_t args[] = {(uintptr_t)state, type,       (uintptr_t)from,    size,
+                       (uintptr_t)name,  numOptions, (uintptr_t)options, (uintptr_t)optionValues};
+    CUresult r = harp_remote_with_image(HARP_OP_cuLinkAddData_v2, args, 8, 2, from, size);
     link_logs(state);
     return r;
 }
