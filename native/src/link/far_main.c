@@ -71,6 +71,7 @@ static void run_worker(int sock, pid_t beside)
         close(none);
     }
     (void)signal(SIGPIPE, SIG_DFL);
+    (void)signal(SIGUSR2, SIG_DFL);
     execv(arguments[0], arguments);
     fprintf(stderr, "harp-link: %s: %s\n", arguments[0], strerror(errno));
     _exit(127);
