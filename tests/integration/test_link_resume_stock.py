@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
+import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -144,6 +147,21 @@ def test_each_side_goes_on_where_the_other_was(world: World) -> None:
     assert all(frame.op == TAKEN for frame in third.call)
     assert third.call.code() == grpc.StatusCode.OK
     until("all ends", lambda: not children(world.far.process.pid))
+
+
+def test_what_comes_ahead_of_the_answer_waits_for_it(world: World) -> None:
+    begin(world)
+    world.proxy.cut()
+    (session,) = world.sessions()
+    os.kill(session, signal.SIGSTOP)
+    try:
+        second = world.dial(f"{KEY} 1 4")
+        second.send(5)
+        until("a relay", lambda: len(children(world.far.process.pid)) == 2)
+        time.sleep(0.5)  # the call is there, and so is its first message
+    finally:
+        os.kill(session, signal.SIGCONT)
+    assert second.acks(1) == [5]
 
 
 def test_who_may_not_go_on(world: World) -> None:

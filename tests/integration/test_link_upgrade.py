@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from link_session import Far, Near, alive, children, link_program, until
@@ -42,6 +44,16 @@ class Installed:
         new.rename(self.path)
         return self.path.stat().st_ino
 
+    def replace_slowly(self) -> Path:
+        """By one that reads a line of the fifo before it comes up, each time; starts no process."""
+        go, real, new = (self.folder / name for name in ("go", "real", "new"))
+        os.mkfifo(go)
+        shutil.copy(link_program(self.native), real)
+        new.write_text(f'#!/bin/sh\nread -r line < {go}\nexec {real} "$@"\n')
+        new.chmod(0o755)
+        new.rename(self.path)
+        return go
+
 
 @pytest.fixture
 def installed(native_dir: Path, tmp_path: Path) -> Installed:
@@ -63,6 +75,38 @@ def upgrade(installed: Installed, *processes: subprocess.Popen[str]) -> None:
     for process in processes:
         until("the new one", lambda p=process: inode(p) == new)
         assert process.poll() is None
+
+
+def upgrade_meanwhile(
+    installed: Installed, process: subprocess.Popen[str], ends: Callable[[], object]
+) -> None:
+    """Something ends while another is tried, and no child does once that one is there."""
+    go, before = installed.replace_slowly(), children(process.pid)
+
+    def come_up() -> bool:
+        try:
+            fd = os.open(go, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads it yet
+            return False
+        os.write(fd, b"\n")
+        os.close(fd)
+        return True
+
+    process.send_signal(signal.SIGUSR2)
+    until("the trial", lambda: len(children(process.pid)) > len(before))
+    ends()
+    until("its end", lambda: not any(alive(pid) for pid in before))
+    until("a trial that waits", come_up)
+    until("the trial's end", lambda: not any(alive(pid) for pid in children(process.pid)))
+    until("another that waits", come_up)
+    real = (installed.folder / "real").stat().st_ino
+    until("the new one", lambda: inode(process) == real)
+
+
+def said(stream: IO[str]) -> str:
+    """The next line; there may be none for good."""
+    assert select.select([stream], [], [], 20)[0], "nothing is said"
+    return stream.readline()
 
 
 def test_a_program_goes_on(installed: Installed, world: World) -> None:
@@ -128,6 +172,21 @@ def test_a_session_is_none_that_accepts(installed: Installed, world: World) -> N
     assert world.worker() == (worker, session)
 
 
+def test_one_that_cannot_is_not_ended_by_it(
+    installed: Installed, tmp_path: Path, soft_env: dict[str, str]
+) -> None:
+    with contextlib.closing(Far(installed.folder, tmp_path, soft_env)) as far:
+        before = inode(far.process)
+        installed.replace()
+        far.process.send_signal(signal.SIGUSR2)
+        options = ("--token-file", str(far.token))
+        with contextlib.closing(Near(installed.folder, tmp_path, far.address, *options)) as near:
+            program = Program(near.dial())
+            program.launch(50)
+            assert program.counted() == program.launched
+        assert inode(far.process) == before
+
+
 def test_what_is_offered_goes_on(
     installed: Installed, tmp_path: Path, soft_env: dict[str, str]
 ) -> None:
@@ -150,6 +209,9 @@ def test_what_is_offered_goes_on(
         near.offer("two")
         Program(near.dial())
         assert near.says() == "taken two"
+        upgrade_meanwhile(installed, near.process, near.hang_up)
+        assert near.process.stdout is not None
+        assert said(near.process.stdout) == "ended two\n"
 
 
 def test_who_attends_hears_of_no_change(
@@ -189,6 +251,10 @@ def test_who_attends_hears_of_no_change(
                     assert program.counted() == program.launched
                     program.client.close()
                     assert far.stdout.readline() == "ended one\n"
+                program = Program(near.dial())
+                assert far.stdout.readline().startswith("began one ")
+                upgrade_meanwhile(installed, far, program.client.close)
+                assert said(far.stdout) == "ended one\n"
             far.stdin.close()
             assert far.wait(timeout=20) == 0
         finally:

@@ -30,6 +30,10 @@ void bridge_fail(struct bridge *b, const char *why)
         harp_conn_close(b->conn, why);
     else
         b->loop->stop = true;
+    /* The call is taken back, ahead of all that waits: far, where a connection that only ends is a
+     * broken one, would keep the session for another. */
+    if (b->side == &bridge_near && b->stream != NULL)
+        harp_h2_cancel(b->stream);
     harp_loop_wake(b->loop);
 }
 

@@ -71,6 +71,7 @@ static void run_worker(int sock, pid_t beside)
         close(none);
     }
     (void)signal(SIGPIPE, SIG_DFL);
+    (void)signal(SIGUSR2, SIG_DFL);
     execv(arguments[0], arguments);
     fprintf(stderr, "harp-link: %s: %s\n", arguments[0], strerror(errno));
     _exit(127);
@@ -204,13 +205,20 @@ static void resumes(struct harp_h2_stream *stream, const struct harp_resume *ask
                                         : given->resume_ms;
     if (window_ms == 0)
         return;
+    /* Of a folder's sessions, other processes accept what is to go on. */
+    inbox = (struct harp_watch){.fd = harp_join_here(session.name), .ready = given_over};
+    int err = inbox.fd >= 0 ? harp_loop_watch(&loop, &inbox, EPOLLIN) : 0;
+    if (err != 0) {
+        fprintf(stderr,
+                "harp-link: no other connection can be waited for: %s: the session ends "
+                "with its first\n",
+                strerror(-err));
+        return;
+    }
     harp_resume_answer(answer, 0, window_ms);
     harp_h2_say_resume(stream, answer);
     resume = *asked;
     bridge.replay.keeps = true;
-    inbox = (struct harp_watch){.fd = harp_join_here(session.name), .ready = given_over};
-    if (inbox.fd >= 0)
-        (void)harp_loop_watch(&loop, &inbox, EPOLLIN);
 }
 
 static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
@@ -234,6 +242,8 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
         return in_use(text);
     if (began)
         return can ? take_place(stream, &asked, text) : in_use(text);
+    if (asked.attempt != 0 && given->sessions == NULL)
+        return relay_no_more(text);
     if (asked.attempt != 0)
         return relay_begin(&loop, stream, call, place != NULL ? &place->begun : NULL, text);
     if (given->sessions != NULL && !far_session_lock(&session))

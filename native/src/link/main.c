@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,6 +141,7 @@ int main(int argc, char **argv)
     char why[HARP_WHY_BYTES];
     const char *end = argc > 1 ? argv[1] : "";
     const bool far = strcmp(end, "far") == 0;
+    (void)signal(SIGUSR2, SIG_IGN); /* until it is heard: upgrade_hear, of those that can */
     upgrade_open(argv);
     if (strcmp(end, "--help") == 0)
         return usage(stdout, 0);

@@ -192,6 +192,7 @@ static void hear_of_ends(void)
     sigemptyset(&ends);
     sigaddset(&ends, SIGCHLD);
     sigprocmask(SIG_BLOCK, &ends, &usual);
+    sigdelset(&usual, SIGCHLD); /* whoever started us may have had it blocked */
     sigaction(SIGCHLD, &ended, NULL);
     upgrade_hear(&usual);
 }
@@ -251,6 +252,7 @@ int far_many(const struct ends_options *options)
     for (;;) {
         struct pollfd come[2] = {{.fd = listener, .events = POLLIN},
                                  {.fd = options->attended ? STDIN_FILENO : -1, .events = POLLIN}};
+        reap(options); /* an upgrade, tried or done, takes the word of an end for itself */
         int ready = ppoll(come, 2, NULL, &usual);
         reap(options);
         if (upgrade_asked())

@@ -18,6 +18,9 @@ static struct bridge *bridge;
 static struct harp_resume resume;
 static unsigned window_ms, wait_ms;
 static struct harp_timer next, over;
+/* Of the window, what connections that were of no use have left; since when the last one is there;
+ * and what had been acknowledged and taken in when the one before was lost. */
+static uint64_t left_ms, open_ms, acked, taken_in;
 static int (*dial)(char *why);
 static char reason[HARP_WHY_BYTES];
 
@@ -59,7 +62,11 @@ void near_again_text(char text[HARP_RESUME_TEXT], const struct bridge *b)
 bool near_again_first(const struct harp_grpc_answer *answer)
 {
     uint64_t taken;
-    return harp_resume_answered(&taken, &window_ms, answer->resume) == 0 && taken == 0;
+    if (harp_resume_answered(&taken, &window_ms, answer->resume) != 0 || taken != 0)
+        return false;
+    open_ms = harp_now_ms();
+    left_ms = window_ms;
+    return true;
 }
 
 void near_again_answered(struct bridge *b, struct harp_conn *conn, struct harp_h2_stream *stream,
@@ -72,19 +79,34 @@ void near_again_answered(struct bridge *b, struct harp_conn *conn, struct harp_h
     else
         err = -EPROTO;
     if (err != 0) {
+        b->conn = conn; /* on which the other side is told */
+        b->stream = stream;
         bridge_fail(b, bridge_no_resume(err));
-        harp_conn_close(conn, "");
         return;
     }
+    open_ms = harp_now_ms();
+    left_ms = over.at_ms > open_ms ? over.at_ms - open_ms : 0;
     harp_timer_clear(&over);
-    wait_ms = 0;
+}
+
+/* Whether the connection before was of any use; else what makes each break could go on for ever. */
+static bool of_use(const struct bridge *b)
+{
+    return b->replay.acked != acked || b->replay.taken != taken_in ||
+           harp_now_ms() - open_ms >= window_ms;
 }
 
 void near_again_lost(struct bridge *b, const char *why)
 {
-    if (over.link == NULL) {
+    if (over.link == NULL) { /* not an attempt: one that was answered */
+        if (of_use(b)) {
+            left_ms = window_ms;
+            wait_ms = 0;
+        }
+        acked = b->replay.acked;
+        taken_in = b->replay.taken;
         snprintf(reason, sizeof reason, "%s", why);
-        harp_timer_set(b->loop, &over, window_ms);
+        harp_timer_set(b->loop, &over, left_ms);
     }
     harp_timer_set(b->loop, &next, wait_ms);
     wait_ms = wait_ms == 0 ? FIRST_MS : wait_ms < MOST_MS / 2 ? 2 * wait_ms : MOST_MS;

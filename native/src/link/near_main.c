@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -34,6 +35,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct harp_loop loop;
 static struct bridge bridge;
 static struct harp_conn *conn_now;
+static struct harp_h2_stream *first; /* the call that begins the session, while there is one */
 static struct harp_watch life, hangup;
 static struct harp_timer unanswered, look;
 static bool refused;
@@ -53,10 +55,24 @@ static void refuse(const char *why)
     refused = true;
 }
 
+/* The session ends for good, or is not to begin: far is told by the call's end, for a connection
+ * that only ends is a broken one there. */
+static void break_off(const char *why)
+{
+    if (bridge.taking)
+        bridge_fail(&bridge, why);
+    else if (!refused)
+        fprintf(stderr, "harp-link: %s: %s\n", given->address.text, why);
+    refuse(why);
+    if (conn_now != NULL)
+        harp_conn_close(conn_now, why);
+    if (!bridge.taking && first != NULL)
+        harp_h2_cancel(first);
+}
+
 static void dialled(void *ctx, struct harp_conn *conn)
 {
-    char table[HARP_TABLE_TEXT];
-    char resume[HARP_RESUME_TEXT];
+    char table[HARP_TABLE_TEXT], resume[HARP_RESUME_TEXT];
     harp_table_put(table, &given->own);
     near_again_text(resume, &bridge);
     struct harp_h2_stream *call;
@@ -70,6 +86,8 @@ static void dialled(void *ctx, struct harp_conn *conn)
     harp_timer_set(&loop, &unanswered, bridge.taking ? NEAR_AGAIN_ANSWER_MS : ANSWER_MS);
     if (harp_h2_call(harp_conn_h2(conn), &request, &call) != 0)
         harp_conn_close(conn, "the other side takes no sessions any more");
+    else if (!bridge.taking)
+        first = call;
 }
 
 static void not_answered(struct harp_timer *timer)
@@ -79,7 +97,9 @@ static void not_answered(struct harp_timer *timer)
              "the session is not answered within %u s; remedy: see whether the "
              "worker's host is overloaded",
              (bridge.taking ? NEAR_AGAIN_ANSWER_MS : ANSWER_MS) / 1000);
-    if (conn_now != NULL)
+    if (!bridge.taking)
+        break_off(why);
+    else if (conn_now != NULL) /* the session may still go on by another */
         harp_conn_close(conn_now, why);
 }
 
@@ -93,9 +113,11 @@ static void answered(void *ctx, struct harp_h2_stream *stream,
     }
     bridge.conn = harp_conn_of(stream);
     bridge.stream = stream;
-    bridge.replay.keeps = near_again_first(answer);
+    const bool keeps = near_again_first(answer);
     if (harp_ring_answer(&bridge.ring) != 0 || bridge_start(&bridge) != 0)
-        harp_conn_close(bridge.conn, "the program has gone");
+        break_off("the program has gone");
+    else
+        bridge.replay.keeps = keeps;
 }
 
 static int message(void *ctx, struct harp_h2_stream *stream, const uint8_t *data, uint32_t bytes)
@@ -112,7 +134,9 @@ static void room(void *ctx, struct harp_h2_stream *stream)
 static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_status status,
                   const char *text)
 {
-    if (status != HARP_GRPC_OK)
+    if (stream == first)
+        first = NULL;
+    if (status != HARP_GRPC_OK && !bridge.ended && !refused) /* else it is said already */
         fprintf(stderr, "harp-link: %s: %s: %s\n", given->address.text, harp_grpc_name(status),
                 text);
     if (bridge.replay.keeps && harp_h2_broke(stream) && !bridge.ended) {
@@ -143,8 +167,8 @@ static void program_gone(struct harp_watch *watch, uint32_t events)
     shutdown(bridge.sock, SHUT_RDWR); /* by which the taker sees it */
     if (bridge.taking)
         bridge_ends(&bridge, BRIDGE_LAST_GONE_MS);
-    else if (conn_now != NULL)
-        harp_conn_close(conn_now, "the program has gone");
+    else
+        break_off("the program has gone");
 }
 
 static void watch_program(void)
@@ -172,10 +196,7 @@ static void look_again(struct harp_timer *timer)
         harp_timer_set(&loop, timer, LOOK_MS);
         return;
     }
-    if (bridge.taking)
-        bridge_fail(&bridge, "the session was taken back");
-    if (conn_now != NULL)
-        harp_conn_close(conn_now, "the session was taken back");
+    break_off("the session was taken back");
 }
 
 /* A session of the folder's, in place of the one that is given. */
@@ -216,8 +237,12 @@ static int serve_program(int sock)
     loop.lock = &lock;
     if (err == 0)
         err = bridge_open(&bridge, &loop, &bridge_near);
-    if (err != 0)
+    if (err != 0) {
+        snprintf(text, sizeof text, "no session can be begun: %s", strerror(-err));
+        fprintf(stderr, "harp-link: %s\n", text);
+        harp_ring_refuse(sock, text);
         return 1;
+    }
     bridge.sock = sock;
     err = harp_ring_accept(&bridge.ring, sock, &given->own, HELLO_MS, text, sizeof text);
     if (err != 0) {
@@ -232,7 +257,9 @@ static int serve_program(int sock)
         return 1;
     }
     err = near_again_open(&bridge, dial);
-    if (err == 0)
+    if (err != 0)
+        snprintf(text, sizeof text, "no random numbers for the session's key: %s", strerror(-err));
+    else
         err = dial(text);
     if (err != 0) {
         refuse(text);
@@ -287,13 +314,26 @@ static int listen_at(const char *path)
  * for another connection. */
 static void stop(int number)
 {
-    if (getpid() != listening && in_session >= 0) {
-        (void)shutdown(in_session, SHUT_RDWR);
-        return;
-    }
-    if (getpid() == listening)
+    const int saved = errno;
+    const bool session = getpid() != listening;
+    if (!session)
         (void)unlink(given->socket);
-    _exit(0);
+    if (!session || in_session < 0)
+        _exit(0);
+    (void)shutdown(in_session, SHUT_RDWR);
+    errno = saved;
+}
+
+/* A terminal's Ctrl-C or its end, too, unless whoever started us wants it ignored (nohup, a shell's
+ * `&`). A program at the same terminal has heard it as well. */
+static void hear_stop(void)
+{
+    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        struct sigaction now;
+        if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN)
+            (void)signal(numbers[i], stop);
+    }
 }
 
 static void no_process(int sock)
@@ -324,7 +364,7 @@ int near_main(const struct ends_options *options)
     if (!come)
         upgrade_begin(&state, listener);
     listening = getpid();
-    (void)signal(SIGTERM, stop);
+    hear_stop();
     if (options->sessions != NULL) {
         near_offers(options, &state, come, serve_program, no_process);
         (void)unlink(options->socket);
@@ -346,6 +386,9 @@ int near_main(const struct ends_options *options)
             continue;
         pid_t session = fork();
         if (session == 0) {
+            (void)prctl(PR_SET_PDEATHSIG, SIGTERM); /* no session outlives us */
+            if (getppid() != listening)
+                _exit(1);
             close(listener);
             sigprocmask(SIG_SETMASK, &usual, NULL);
             _exit(serve_program(sock));

@@ -229,6 +229,8 @@ void near_offers(const struct ends_options *options, struct upgrade_state *state
     }
     for (;;) {
         struct pollfd all[2] = {{.fd = listener, .events = POLLIN}, {.fd = STDOUT_FILENO}};
+        reap(
+            options->sessions); /* an upgrade, tried or done, takes the word of an end for itself */
         int ready = ppoll(all, 2, NULL, &usual);
         reap(options->sessions);
         if (upgrade_asked())

@@ -18,7 +18,7 @@ static struct harp_loop *loop;
 static struct harp_h2_stream *down, *up;
 static struct harp_conn *down_conn, *up_conn;
 static struct harp_grpc_call asked;
-static bool answered, *accepted;
+static bool answered, closed, *accepted;
 
 /* A message with a copy of its bytes. */
 struct passed {
@@ -66,6 +66,8 @@ static void open_up(void *ctx, struct harp_conn *conn)
                                             .resume = asked.resume};
     if (harp_h2_call(harp_conn_h2(conn), &request, &up) != 0)
         harp_conn_close(conn, "the session takes no calls");
+    else if (closed)
+        harp_h2_close(up);
 }
 
 static void answered_up(void *ctx, struct harp_h2_stream *stream,
@@ -76,6 +78,7 @@ static void answered_up(void *ctx, struct harp_h2_stream *stream,
     answered = *accepted = true;
     harp_h2_say_resume(down, answer->resume);
     harp_h2_accept(down);
+    harp_h2_resume(down); /* what has come already */
     harp_conn_kick(down_conn);
 }
 
@@ -146,6 +149,7 @@ void relay_room(void)
 
 void relay_closed(void)
 {
+    closed = true;
     if (up != NULL) {
         harp_h2_close(up);
         harp_conn_kick(up_conn);
@@ -171,13 +175,13 @@ void relay_gone(struct harp_conn *conn)
     if (conn != down_conn)
         return;
     down_conn = NULL;
-    if (up_conn == NULL || up == NULL)
+    if (up_conn == NULL)
         loop->stop = true;
     else
-        harp_conn_close(up_conn, "");
+        harp_conn_close(up_conn, ""); /* a call that is taken back may still have to be written */
 }
 
-static enum harp_grpc_status no_more(char *text)
+enum harp_grpc_status relay_no_more(char *text)
 {
     snprintf(text, HARP_GRPC_TEXT_BYTES,
              "the session is here no more: its worker has ended, or it was without a connection "
@@ -185,30 +189,46 @@ static enum harp_grpc_status no_more(char *text)
     return HARP_GRPC_FAILED_PRECONDITION;
 }
 
-enum harp_grpc_status relay_begin(struct harp_loop *in, struct harp_h2_stream *stream,
-                                  const struct harp_grpc_call *call, bool *was_accepted, char *text)
+/* Nothing is wrong with the session: near sees a broken connection, and tries again. */
+static enum harp_grpc_status not_now(int err)
+{
+    char why[HARP_WHY_BYTES];
+    snprintf(why, sizeof why, "no way to the session's process now: %s", strerror(-err));
+    harp_conn_close(down_conn, why);
+    return HARP_H2_LATER;
+}
+
+static int open_way(const char *session)
 {
     int pair[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) {
-        snprintf(text, HARP_GRPC_TEXT_BYTES, "no way to the session's process: %s",
-                 strerror(errno));
-        return HARP_GRPC_UNAVAILABLE;
-    }
-    int err = harp_join_give(call->session, pair[1]);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0)
+        return -errno;
+    int err = harp_join_give(session, pair[1]);
     close(pair[1]);
     if (err != 0) {
         close(pair[0]);
-        return no_more(text);
+        return err;
     }
+    err = harp_conn_join(&up_conn, loop, pair[0], &user);
+    if (err != 0)
+        up_conn = NULL;
+    return err;
+}
+
+enum harp_grpc_status relay_begin(struct harp_loop *in, struct harp_h2_stream *stream,
+                                  const struct harp_grpc_call *call, bool *was_accepted, char *text)
+{
     user.limits = harp_h2_default;
     asked = *call;
-    if (harp_conn_join(&up_conn, in, pair[0], &user) != 0) {
-        snprintf(text, HARP_GRPC_TEXT_BYTES, "no memory for a connection");
-        return HARP_GRPC_UNAVAILABLE;
-    }
     loop = in;
     down = stream;
     down_conn = harp_conn_of(stream);
     accepted = was_accepted;
-    return HARP_H2_LATER;
+    int err = open_way(call->session);
+    if (err == 0)
+        return HARP_H2_LATER;
+    if (err != -ENOENT && err != -EPIPE && err != -ECONNREFUSED && err != -ECONNRESET)
+        return not_now(err);
+    loop = NULL; /* no relay */
+    return relay_no_more(text);
 }

@@ -12,6 +12,8 @@
  * a status and `text`. *accepted is set when it has been accepted there. */
 enum harp_grpc_status relay_begin(struct harp_loop *loop, struct harp_h2_stream *down,
                                   const struct harp_grpc_call *call, bool *accepted, char *text);
+/* The answer where there is no such session to go on with. */
+enum harp_grpc_status relay_no_more(char *text);
 /* Whether this process is a relay; then these are the handlers of what has come. */
 bool relay_on(void);
 int relay_message(struct harp_h2_stream *down, const uint8_t *data, uint32_t bytes);
