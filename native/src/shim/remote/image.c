@@ -49,9 +49,11 @@ size_t harp_remote_image_bytes(const void *image, const void **from)
     memcpy(&magic, image, sizeof magic); /* an image is longer than four bytes, or no image */
     *from = image;
     if (magic == 0x466243b1u) { /* the wrapper of a linked fat binary: magic, version, data */
+        uint32_t version;
+        memcpy(&version, (const char *)image + 4, sizeof version);
         memcpy(from, (const char *)image + 8, sizeof *from);
-        if (*from == NULL)
-            return 0;
+        if ((version != 1 && version != 2) || *from == NULL)
+            return 0; /* of others nobody knows what lies where */
         memcpy(&magic, *from, sizeof magic);
     }
     if (magic == 0xba55ed50u) { /* magic, version, bytes of the head, bytes after it */
