@@ -28,14 +28,21 @@ def sanitized(native_dir: Path, out: Path) -> Path:
         shim / "entry" / f"{n}.c"
         for n in ["env", "loader", "symbols", "entry", "dlopen", "getproc", "api"]
     ]
-    generated = [NATIVE / "generated" / n for n in ("shim_table.c", "shim_time.c", "shim_stubs.S")]
+    names = ("shim_table.c", "shim_time.c", "shim_stubs.S", "wire_ops.c")
+    generated = [NATIVE / "generated" / n for n in names]
+    generated += sorted((NATIVE / "generated").glob("shim_remote*.c"))
+    wire = [
+        NATIVE / "src" / "wire" / f"{n}.c"
+        for n in ["walk", "put", "get", "check", "frame", "ring", "ring_open", "ring_bulk"]
+    ]
+    remote = [*sorted((shim / "remote").glob("*.c")), *wire, NATIVE / "soft" / "ptxc" / "sha256.c"]
     command = [
         *("gcc", "-shared", "-fPIC", "-g", "-O1", "-D_GNU_SOURCE", "-fvisibility=hidden"),
         *("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover"),
         *(f"-I{NATIVE}", f"-I{NATIVE / 'include'}", "-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic"),
         f"-Wl,--version-script={NATIVE / 'generated' / 'shim.map'}",
         *("-o", str(out / "libharp.so")),
-        *(str(f) for f in [*entry, *sorted((shim / "gate").glob("*.c")), *generated]),
+        *(str(f) for f in [*entry, *sorted((shim / "gate").glob("*.c")), *remote, *generated]),
         *("-ldl", "-lpthread"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
