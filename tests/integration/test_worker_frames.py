@@ -17,6 +17,7 @@ WORKER = BUILT / "src" / "worker" / "harp-worker"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # each session that ends wipes what it had
 def test_a_million_frames() -> None:
     """ctest asks a tenth of it, with one seed."""
     [*drivers] = (BUILT / "soft" / "gpu").glob("*libcuda.so.1")
@@ -28,7 +29,7 @@ def test_a_million_frames() -> None:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=580,
+        timeout=880,
         check=False,
     )
     assert done.returncode == 0, (seed, done.stderr[-6000:])
