@@ -37,7 +37,6 @@ static struct harp_conn *conn_now;
 static struct harp_watch life, hangup;
 static struct harp_timer unanswered, look;
 static bool refused;
-static bool departed; /* the program; how the other side ends its session is news to nobody */
 static pid_t listening;
 static volatile sig_atomic_t in_session = -1; /* the program's socket */
 static struct near_offer offer = {.fd = -1};
@@ -113,7 +112,7 @@ static void room(void *ctx, struct harp_h2_stream *stream)
 static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_status status,
                   const char *text)
 {
-    if (status != HARP_GRPC_OK && !departed)
+    if (status != HARP_GRPC_OK && !harp_ring_gone(&bridge.ring)) /* else it is news to nobody */
         fprintf(stderr, "harp-link: %s: %s: %s\n", given->address.text, harp_grpc_name(status),
                 text);
     if (bridge.replay.keeps && harp_h2_broke(stream) && !bridge.ended) {
@@ -141,7 +140,6 @@ static void gone(void *ctx, struct harp_conn *conn, const char *why)
 static void program_gone(struct harp_watch *watch, uint32_t events)
 {
     harp_loop_forget(&loop, watch);
-    departed = true;
     shutdown(bridge.sock, SHUT_RDWR); /* by which the taker sees it */
     if (bridge.taking)
         bridge_ends(&bridge, BRIDGE_LAST_GONE_MS);
@@ -174,7 +172,7 @@ static void look_again(struct harp_timer *timer)
         harp_timer_set(&loop, timer, LOOK_MS);
         return;
     }
-    if (departed) /* the session ends already */
+    if (harp_ring_gone(&bridge.ring)) /* the session ends by that */
         return;
     if (bridge.taking)
         bridge_fail(&bridge, "the session was taken back");
