@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harp.errors import RunDirUnsafe
-from harp.native import MARKER, NativeDir, scrub
+from harp.errors import DaemonError, RunDirUnsafe
+from harp.native import MARKER, NativeDir, driver_paths, scrub
 
 __all__ = ["Backing", "remote_env", "shim_dir", "soft_dir", "tenant_env"]
 
@@ -33,6 +33,41 @@ class Backing:
 
     cuda: Path
     nvml: Path
+
+
+#: what harpd may say of a tenant's environment; anything else it says is not taken
+FROM_DAEMON = (
+    "HARP_SOFT_DIR",
+    "HARP_SOFT_DEVICES",
+    "HARP_SOFT_TEARDOWN_MS",
+    "HARP_SOFT_SLICE_US",
+    "HARP_SOFT_SWITCH_US",
+)
+
+
+def driver_backing(env: Mapping[str, str], uid: int, cuda: str, nvml: str) -> Backing:
+    """The real driver's libraries.
+
+    A daemon of another plain user may not say which files our processes load.
+
+    Args:
+        env: where we look for them ourselves.
+        uid: the daemon's.
+        cuda: the paths that it says.
+        nvml: the same.
+
+    Raises:
+        DaemonError: it may not, and none are found from here.
+    """
+    if uid in (0, os.geteuid()):
+        return Backing(Path(cuda), Path(nvml))
+    paths = driver_paths(env)
+    if paths.cuda is None or paths.nvml is None:
+        raise DaemonError(
+            "harpd serves an NVIDIA GPU, but no driver library is found from here",
+            "see `harp doctor`, or set HARP_CUDA_REAL and HARP_NVML_REAL",
+        )
+    return Backing(paths.cuda, paths.nvml)
 
 
 def shim_dir(native: NativeDir, base: Path) -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harp.errors import RunDirUnsafe
 
-__all__ = ["RunDir", "find", "make_user_dir", "user_dir"]
+__all__ = ["RunDir", "check_socket", "find", "make_user_dir", "user_dir"]
 
 SYSTEM = Path("/run/harp")
 RENDEZVOUS = Path("/tmp/harp-run")  # noqa: S108 - its owner and mode are checked before use
@@ -102,11 +102,7 @@ class RunDir:
         Raises:
             RunDirUnsafe: a link, no folder, writable by others, or a path too long for sockets.
         """
-        if len(os.fsencode(self.control)) > _SOCKET_PATH_MAX:
-            raise RunDirUnsafe(
-                f"{self.path} is too long: a socket's path has at most {_SOCKET_PATH_MAX} bytes",
-                "set HARP_RUN to a shorter path",
-            )
+        check_socket(self.control, "set HARP_RUN to a shorter path")
         _check_folder(self.path, "set HARP_RUN to a folder of your own")
 
     def make(self) -> None:
@@ -131,6 +127,18 @@ class RunDir:
                 f"{self.path} belongs to uid {owner}, and no daemon answers there",
                 "ask that user to start `harp daemon`, or set HARP_RUN to a folder of your own",
             )
+
+
+def check_socket(path: Path, remedy: str = "set XDG_RUNTIME_DIR to a shorter path") -> None:
+    """Refuse a path that no socket can have.
+
+    Raises:
+        RunDirUnsafe: it is too long.
+    """
+    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        raise RunDirUnsafe(
+            f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)", remedy
+        )
 
 
 def find(env: Mapping[str, str]) -> RunDir:

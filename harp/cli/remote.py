@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import pwd
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ import click
 from rich.table import Table
 
 from harp.cli.output import json_option, print_json, print_wide, progress
+from harp.cli.pool import pool_folder, this_user
 from harp.cli.remote_attach import attach, detach
 from harp.cli.remote_node import drain, sessions
 from harp.cli.remote_serve import serve
-from harp.config import config_path
 from harp.errors import CertificateError, ConfigError
 from harp.remote.authority import DAYS, DAYS_MAX, check, found, init, issue, renew
 from harp.remote.certificate import Certificate, Kind, day
@@ -79,7 +78,7 @@ def init_command(
     what they name, or show what there is. Nothing that is there is written over.
     """
     now = dt.datetime.now(dt.UTC)
-    folder = (base or _default_folder()).absolute()
+    folder = (base or pool_folder(os.environ)).absolute()
     if again:
         changed = _renew(folder, nodes, clients, now, days)
     else:
@@ -103,7 +102,7 @@ def _make(
     """Make what is named and not there; returns the certificates made."""
     first = not (folder / Kind.AUTHORITY.value).exists()
     if first and not nodes and not clients:
-        nodes, clients = (_this_host(),), (_this_user(),)
+        nodes, clients = (_this_host(),), (this_user(),)
     asked = [(Kind.NODE, *_split(text)) for text in nodes]
     asked += [(Kind.CLIENT, name, []) for name in clients]
     for kind, name, hosts in asked:
@@ -158,18 +157,6 @@ def _this_host() -> str:
     name = socket.gethostname()
     others = [socket.getfqdn(), "localhost", "127.0.0.1", "::1"]
     return ",".join([name, *(o for o in others if o != name)])
-
-
-def _this_user() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # containers run under numbers that nobody has
-        return f"uid-{os.geteuid()}"
-
-
-def _default_folder() -> Path:
-    env = {name: value for name, value in os.environ.items() if name != "HARP_CONFIG"}
-    return config_path(env).parent / "remote"
 
 
 def _note(certificate: Certificate, changed: set[Path], now: dt.datetime, *, again: bool) -> str:

@@ -18,9 +18,8 @@ import click
 from rich.table import Table
 
 from harp.cli.output import json_option, print_json, print_wide, progress
-from harp.cli.remote_serve import default_folder
+from harp.cli.pool import default_folder, pool_folder, this_user
 from harp.errors import ConfigError
-from harp.procs import user_name
 from harp.remote.certificate import Kind
 from harp.remote.floor import tls13_only
 from harp.units import format_duration, format_percent, format_size
@@ -121,7 +120,7 @@ def _identity(folder: Path | None, *, insecure: bool) -> Identity | None:
         raise ConfigError("--insecure uses no certificates, and --dir names some", "choose one")
     if insecure:
         return None
-    mine = folder or default_folder(Kind.CLIENT, user_name(os.geteuid()))
+    mine = folder or default_folder(pool_folder(os.environ), Kind.CLIENT, this_user())
     identity = load(mine, Kind.CLIENT, dt.datetime.now(dt.UTC))
     if identity.warning:
         progress(f"harp: warning: {identity.warning}")

@@ -21,7 +21,8 @@ import structlog
 
 from harp import config
 from harp.cli.output import json_option, print_json, progress
-from harp.errors import CertificateError, ConfigError, HarpError
+from harp.cli.pool import default_folder, pool_folder
+from harp.errors import ConfigError, HarpError
 from harp.native import find
 from harp.remote.certificate import Kind
 from harp.remote.floor import CIPHERS, tls13_only
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from harp.remote.serving import Ready
     from harp.remote.trust import Identity
 
-__all__ = ["default_folder", "serve"]
+__all__ = ["serve"]
 
 _PORT = 7443
 
@@ -111,7 +112,7 @@ def serve(
         raise ConfigError("--insecure uses no certificates, and --dir names some", "choose one")
     if not insecure:
         identity = load(
-            folder or default_folder(Kind.NODE, socket.gethostname()),
+            folder or default_folder(pool_folder(os.environ), Kind.NODE, socket.gethostname()),
             Kind.NODE,
             dt.datetime.now(dt.UTC),
         )
@@ -144,27 +145,6 @@ def serve(
         asyncio.run(run(options, find(env), env, ready))
     except* HarpError as group:
         raise _first(group) from None
-
-
-def default_folder(kind: Kind, own: str) -> Path:
-    """The folder that `harp remote init` made: of our own name, or the only one of its kind.
-
-    Raises:
-        CertificateError: there is none, or there are several of others.
-    """
-    env = {name: value for name, value in os.environ.items() if name != "HARP_CONFIG"}
-    base = config.config_path(env).parent / "remote"
-    found = sorted(base.glob(f"{kind.value}-*/tls.crt"))
-    ours = [path.parent for path in found if path.parent.name == f"{kind.value}-{own}"]
-    if len(found) == 1 or ours:
-        return (ours or [found[0].parent])[0]
-    there = ", ".join(path.parent.name for path in found)
-    raise CertificateError(
-        f"{base} has no folder {kind.value}-{own}, but {there}"
-        if there
-        else f"{base} has no folder {kind.value}-NAME",
-        "name it with --dir" if there else "name it with --dir, or make it: harp remote init",
-    )
 
 
 def _json(told: Ready, identity: Identity | None) -> dict[str, object]:

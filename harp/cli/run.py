@@ -28,18 +28,17 @@ from harp.cli.environment import as_given
 from harp.cli.output import CLASS_HELP, CLASSES, HOST_HELP, PERCENT, SIZE, fail, progress
 from harp.cli.program import locate, obstacle
 from harp.cli.start import connect_or_start
-from harp.errors import HarpError, RunDirUnsafe
-from harp.inject import Backing, shim_dir, soft_dir, tenant_env
+from harp.errors import HarpError
+from harp.inject import FROM_DAEMON, Backing, driver_backing, shim_dir, soft_dir, tenant_env
 from harp.model import Limits, Policy, TenantClass
-from harp.native import driver_paths, find
-from harp.rundir import make_user_dir
+from harp.native import find
+from harp.rundir import check_socket, make_user_dir
 from harp.units import format_percent, format_size
 
 __all__ = ["run"]
 
 _FAILED, _CANNOT_RUN, _NOT_FOUND = 125, 126, 127
 _STALE_S = 60.0
-_SOCKET_PATH_MAX = 107
 _BACKLOG = 128
 _POLICIES = {
     None: pb.POLICY_UNSPECIFIED,
@@ -52,14 +51,6 @@ _CLASS_OF = {
     TenantClass.LATENCY.label: pb.TENANT_CLASS_LATENCY,
     TenantClass.BEST_EFFORT.label: pb.TENANT_CLASS_BEST_EFFORT,
 }
-#: what harpd may put into a tenant's environment; anything else it says is not taken
-_ENV_FROM_DAEMON = (
-    "HARP_SOFT_DIR",
-    "HARP_SOFT_DEVICES",
-    "HARP_SOFT_TEARDOWN_MS",
-    "HARP_SOFT_SLICE_US",
-    "HARP_SOFT_SWITCH_US",
-)
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -267,7 +258,7 @@ def _grant(
             request.ticket = client.deposit(listening)
             reply = client.create(request)
     child = tenant_env(env, grant_dir=folder, shim=shim, backing=backing)
-    for key in _ENV_FROM_DAEMON:
+    for key in FROM_DAEMON:
         child.pop(key, None)
         if key in reply.env:
             child[key] = reply.env[key]
@@ -283,21 +274,10 @@ def _grant(
 
 
 def _backing(info: pb.GetInfoReply, env: Mapping[str, str], base: Path) -> Backing:
-    """The driver libraries CMD's calls end in.
-
-    A daemon of another plain user may not say which files our process loads.
-    """
+    """The driver libraries CMD's calls end in."""
     if info.kind == pb.DEVICE_KIND_SOFTWARE:
         return soft_dir(find(env), base)
-    if info.uid in (0, os.geteuid()):
-        return Backing(Path(info.cuda_path), Path(info.nvml_path))
-    paths = driver_paths(env)
-    if paths.cuda is None or paths.nvml is None:
-        raise HarpError(
-            "harpd serves an NVIDIA GPU, but no driver library is found from here",
-            "see `harp doctor`, or set HARP_CUDA_REAL and HARP_NVML_REAL",
-        )
-    return Backing(paths.cuda, paths.nvml)
+    return driver_backing(env, info.uid, info.cuda_path, info.nvml_path)
 
 
 @contextlib.contextmanager
@@ -308,11 +288,7 @@ def _grant_folder(
     stem = "".join(c for c in Path(request.name or request.program).name if c.isalnum())[:16]
     folder = grants / f"{stem or 'tenant'}-{secrets.token_hex(4)}"
     path = folder / "arbiter.sock"
-    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-        raise RunDirUnsafe(
-            f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
-            "set XDG_RUNTIME_DIR to a shorter path",
-        )
+    check_socket(path)
     folder.mkdir(mode=0o700)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:

@@ -30,26 +30,26 @@ from typing import IO, NoReturn
 from harp.api.v1 import remote_pb2 as pb
 from harp.cli.child import Child
 from harp.cli.output import fail, progress
+from harp.cli.pool import default_folder, pool_folder, this_user
 from harp.cli.switch import RUNS, SOCKET, detached, listening
 from harp.cli.view import printable
-from harp.config import config_path
-from harp.errors import ConfigError, HarpError, NativeError, RunDirUnsafe
+from harp.errors import ConfigError, HarpError, NativeError
 from harp.inject import remote_env, shim_dir
 from harp.model import Limits, TenantClass
 from harp.native import NativeDir, find, scrub
+from harp.remote.certificate import Kind
 from harp.remote.cudart import judge
 from harp.remote.holder import Holder
 from harp.remote.offers import Offers
-from harp.remote.places import authority, client_folder, endpoints, identity, read_token
+from harp.remote.places import authority, endpoints, identity, read_token
 from harp.remote.taking import Taker, Taking
 from harp.remote.trust import connector
-from harp.rundir import make_user_dir
+from harp.rundir import check_socket, make_user_dir
 from harp.units import format_percent, format_size
 
 __all__ = ["Where", "run_remote", "wanted"]
 
 _FAILED = 125
-_SOCKET_PATH_MAX = 107
 _STALE_S = 60.0
 #: until harp-link listens, and until it has ended
 _NEAR_S = 10.0
@@ -120,7 +120,7 @@ def _judge(command: _Command) -> None:
 
 def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: bool) -> int:
     env = command.env
-    base = config_path({n: v for n, v in env.items() if n != "HARP_CONFIG"}).parent / "remote"
+    base = pool_folder(env)
     nodes = endpoints(where.remote, base)
     me, folder, trust = None, where.folder, b""
     token = read_token(where.token) if where.token else ""
@@ -129,10 +129,10 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     if where.insecure:
         folder = None
     elif token:
-        folder = folder or client_folder(base)
+        folder = folder or default_folder(base, Kind.CLIENT, this_user())
         trust = authority(folder)
     else:
-        folder = folder or client_folder(base)
+        folder = folder or default_folder(base, Kind.CLIENT, this_user())
         me = identity(folder, dt.datetime.now(dt.UTC))
         if me.warning:
             progress(f"harp: warning: {me.warning}")
@@ -262,12 +262,7 @@ def _place(base: Path, name: str) -> Iterator[Path]:
     _sweep(base)
     stem = "".join(c for c in Path(name).name if c.isalnum())[:16]
     place = base / f"{stem or 'run'}-{secrets.token_hex(4)}"
-    longest = place / SOCKET
-    if len(os.fsencode(longest)) > _SOCKET_PATH_MAX:
-        raise RunDirUnsafe(
-            f"{longest} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
-            "set XDG_RUNTIME_DIR to a shorter path",
-        )
+    check_socket(place / SOCKET)
     (place / "sessions").mkdir(mode=0o700, parents=True)
     place.chmod(0o700)
     try:

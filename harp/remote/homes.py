@@ -26,15 +26,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harp.errors import ConfigError, DaemonError, RunDirUnsafe
+from harp.errors import ConfigError, DaemonError
 from harp.inject import Backing, shim_dir, soft_dir
 from harp.native import NativeDir
 from harp.remote import clearing
 from harp.remote.uids import Uids
+from harp.rundir import check_socket
 
 __all__ = ["Home", "Homes", "passable", "serving_folder"]
 
-_SOCKET_PATH_MAX = 107
 _BACKLOG = 128
 #: a process that a lease's own processes have stopped or killed is started again
 _KILLS = 5
@@ -99,11 +99,8 @@ class Homes:
         """
         folder = self._folder / secrets.token_hex(4)
         path = folder / "arbiter.sock"
-        if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-            raise RunDirUnsafe(
-                f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most)",
-                "set HARP_RUN to a shorter path" if self._uids else "set XDG_RUNTIME_DIR to one",
-            )
+        short = "HARP_RUN" if self._uids else "XDG_RUNTIME_DIR"
+        check_socket(path, f"set {short} to a shorter path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
             home = Home(folder, self._uids.take() if self._uids else 0)
             try:

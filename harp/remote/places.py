@@ -16,7 +16,7 @@ from harp.errors import CertificateError, ConfigError
 from harp.remote.certificate import Kind, read
 from harp.remote.trust import Identity, address, load
 
-__all__ = ["authority", "client_folder", "endpoints", "identity", "read_token"]
+__all__ = ["authority", "endpoints", "identity", "read_token"]
 
 _NODES_MAX = 256
 _TOKEN = re.compile(r"[0-9a-zA-Z_-]{1,64}\.[!-~]{1,256}")
@@ -43,25 +43,6 @@ def endpoints(where: str, base: Path) -> list[str]:
             f"{where!r} lists {len(found)} addresses", f"1 to {_NODES_MAX}, each HOST:PORT"
         )
     return list(dict.fromkeys(found))
-
-
-def client_folder(base: Path) -> Path:
-    """The one client's folder that `harp remote init` made, or that was copied here.
-
-    Raises:
-        CertificateError: there is none, or more than one.
-    """
-    found = sorted(p for p in base.glob(f"{Kind.CLIENT.value}-*") if p.is_dir())
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise CertificateError(
-            f"there is no client's certificate in {base}",
-            "copy the folder client-NAME there that `harp remote init` made for you, or name it"
-            " with --dir",
-        )
-    names = ", ".join(p.name for p in found)
-    raise CertificateError(f"{base} has several clients: {names}", "name one with --dir")
 
 
 def identity(folder: Path, now: dt.datetime) -> Identity:

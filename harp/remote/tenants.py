@@ -24,9 +24,8 @@ import structlog
 from harp.api.v1 import control_pb2 as pb
 from harp.client import Client
 from harp.errors import DaemonError, DaemonUnreachable, HarpError, UnknownTenant
-from harp.inject import Backing, tenant_env
+from harp.inject import FROM_DAEMON, Backing, driver_backing, tenant_env
 from harp.model import Limits, TenantClass
-from harp.native import driver_paths
 from harp.remote.homes import Home, Homes
 from harp.remote.room import Place, Taken, Wish
 
@@ -40,14 +39,6 @@ _UNSURE_S = 30.0
 _NAME_CHARS = 48
 #: what a worker gets of our own environment; the rest is nobody's elsewhere
 _PASSED = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ", "XDG_CACHE_HOME")
-#: what harpd may put there; anything else it says is not taken
-_FROM_DAEMON = (
-    "HARP_SOFT_DIR",
-    "HARP_SOFT_DEVICES",
-    "HARP_SOFT_TEARDOWN_MS",
-    "HARP_SOFT_SLICE_US",
-    "HARP_SOFT_SWITCH_US",
-)
 _CLASSES = {
     TenantClass.STANDARD: pb.TENANT_CLASS_STANDARD,
     TenantClass.LATENCY: pb.TENANT_CLASS_LATENCY,
@@ -307,25 +298,16 @@ class Tenants:
         )
         # The worker opens libharp by its path; a preload would be loaded into whatever it starts.
         del env["LD_PRELOAD"]
-        env |= {name: reply.env[name] for name in _FROM_DAEMON if name in reply.env}
+        env |= {name: reply.env[name] for name in FROM_DAEMON if name in reply.env}
         if reply.device_count > 1:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(d.uuid for d in reply.devices)
         self._homes.check(env)
         return env | home.environment()
 
     def _backing(self, info: pb.GetInfoReply) -> Backing:
-        """The driver libraries; a daemon of another plain user may not say which we load."""
         if info.kind == pb.DEVICE_KIND_SOFTWARE:
             return self._homes.soft()
-        if info.uid in (0, os.geteuid()):
-            return Backing(Path(info.cuda_path), Path(info.nvml_path))
-        paths = driver_paths(self._env)
-        if paths.cuda is None or paths.nvml is None:
-            raise DaemonError(
-                "harpd serves an NVIDIA GPU, but no driver library is found from here",
-                "see `harp doctor`, or set HARP_CUDA_REAL and HARP_NVML_REAL",
-            )
-        return Backing(paths.cuda, paths.nvml)
+        return driver_backing(self._env, info.uid, info.cuda_path, info.nvml_path)
 
 
 async def _made(stack: contextlib.ExitStack, homes: Homes) -> tuple[Home, socket.socket]:

@@ -126,6 +126,22 @@ def test_what_is_taken_back_ends(offering: Offering) -> None:
     assert offering.says() == "ended one"
 
 
+def test_how_the_session_of_a_gone_program_ends_is_not_said(offering: Offering) -> None:
+    """Whoever held the program takes it back, and near hears of that with the program's end."""
+    offering.offer("one")
+    offering.dial().context()
+    assert offering.says() == "taken one"
+    (session,) = children(offering.process.pid)
+    os.kill(session, signal.SIGSTOP)
+    offering.hang_up()
+    (offering.offers.parent / "sessions" / "one").unlink()
+    (offering.offers / ".one").unlink()
+    until("the other side's end of it", lambda: not children(offering.far.process.pid))
+    os.kill(session, signal.SIGCONT)
+    assert offering.says() == "ended one"
+    assert offering.log.read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from harp.cli.pool import default_folder
 from harp.errors import CertificateError, ConfigError, WireError
 from harp.remote import authority
 from harp.remote.certificate import Kind
 from harp.remote.offers import Offers, check
-from harp.remote.places import client_folder, endpoints, identity, read_token
+from harp.remote.places import endpoints, identity, read_token
 
 
 def test_addresses_and_pools(tmp_path: Path) -> None:
@@ -44,17 +45,20 @@ def test_what_is_neither(tmp_path: Path, where: str, why: str) -> None:
         endpoints(where, tmp_path)
 
 
-def test_the_one_client(tmp_path: Path) -> None:
+def test_which_folder_is_ours(tmp_path: Path) -> None:
     now = dt.datetime.now(dt.UTC)
-    with pytest.raises(CertificateError, match="no client's certificate"):
-        client_folder(tmp_path)
+    with pytest.raises(CertificateError, match="has no folder client-NAME"):
+        default_folder(tmp_path, Kind.CLIENT, "ann")
     authority.init(tmp_path, now)
     authority.issue(tmp_path, Kind.CLIENT, "ann", hosts=[], now=now)
-    assert client_folder(tmp_path) == tmp_path / "client-ann"
+    assert default_folder(tmp_path, Kind.CLIENT, "eve") == tmp_path / "client-ann"  # there is one
     assert identity(tmp_path / "client-ann", now).certificate.name == "ann"
     authority.issue(tmp_path, Kind.CLIENT, "bob", hosts=[], now=now)
-    with pytest.raises(CertificateError, match="several clients: client-ann, client-bob"):
-        client_folder(tmp_path)
+    assert default_folder(tmp_path, Kind.CLIENT, "bob") == tmp_path / "client-bob"
+    with pytest.raises(CertificateError, match="has no folder client-eve, but client-ann, client-"):
+        default_folder(tmp_path, Kind.CLIENT, "eve")
+    with pytest.raises(CertificateError, match="has no folder node-NAME"):
+        default_folder(tmp_path, Kind.NODE, "ann")
     with pytest.raises(CertificateError, match="is no folder"):
         identity(tmp_path / "client-eve", now)
 

@@ -136,7 +136,8 @@ static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_statu
 {
     if (stream == first)
         first = NULL;
-    if (status != HARP_GRPC_OK && !bridge.ended && !refused) /* else it is said already */
+    const bool gone_already = bridge.ended || harp_ring_gone(&bridge.ring);
+    if (status != HARP_GRPC_OK && !gone_already && !refused) /* else it is said, or no news */
         fprintf(stderr, "harp-link: %s: %s: %s\n", given->address.text, harp_grpc_name(status),
                 text);
     if (bridge.replay.keeps && harp_h2_broke(stream) && !bridge.ended) {
@@ -196,6 +197,8 @@ static void look_again(struct harp_timer *timer)
         harp_timer_set(&loop, timer, LOOK_MS);
         return;
     }
+    if (harp_ring_gone(&bridge.ring)) /* the session ends by that */
+        return;
     break_off("the session was taken back");
 }
 
