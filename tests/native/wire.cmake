@@ -20,6 +20,10 @@ target_compile_definitions(wire_fuzz PRIVATE HARP_FUZZ_MAIN)
 target_link_libraries(wire_fuzz PRIVATE harp_options harp_sanitize)
 add_test(NAME wire_fuzz COMMAND wire_fuzz 1 1000000)
 
+add_executable(wire_yield_test ${CMAKE_CURRENT_SOURCE_DIR}/wire_yield_test.c)
+target_link_libraries(wire_yield_test PRIVATE harp_options harp_sanitize)
+add_test(NAME wire_yield COMMAND wire_yield_test)
+
 # Rings: the same test under ASan and, for its threads, under TSan.
 set(wire_ring_sources ${wire_sources})
 foreach(name ring ring_open ring_bulk)

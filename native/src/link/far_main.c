@@ -93,7 +93,7 @@ static int start_worker(char *text, size_t size)
     if (worker < 0)
         return -errno;
     int err = harp_ring_dial(&bridge.ring, bridge.sock, &sizes, table, OPEN_MS, text, size);
-    bridge.ring.spin_us = harp_ring_spin_us(20);
+    bridge.ring.yield.most_us = HARP_YIELD_US;
     bridge.bulk =
         (struct harp_bulk){.taken = taken, .pages = (uint32_t)(sizes.bulk / HARP_RING_PAGE)};
     return err != 0 ? err : bridge_start(&bridge);

@@ -252,7 +252,7 @@ static int serve_program(int sock)
         harp_ring_refuse(sock, text);
         return 1;
     }
-    bridge.ring.spin_us = harp_ring_spin_us(20);
+    bridge.ring.yield.most_us = HARP_YIELD_US;
     if (given->sessions != NULL && (err = take_offer(sock, text)) != 0) {
         if (err != -EPIPE)
             fprintf(stderr, "harp-link: %s\n", text);

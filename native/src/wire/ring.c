@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -283,16 +284,37 @@ static int look_for_data(struct harp_ring *ring, bool *some)
     return is_broken(ring) ? -EPROTO : 0;
 }
 
+/* True: something is there. False: sleep. */
+static bool yield_until_some(struct harp_ring *ring)
+{
+    if (harp_ring_some(ring))
+        return true;
+    int64_t now = now_ns(), end = now + ring->yield.most_us * 1000ll;
+    if (!harp_yield_may(&ring->yield, now))
+        return false;
+    for (int64_t then = now; now < end; then = now) {
+        sched_yield();
+        now = now_ns();
+        bool go_on = harp_yield_took(&ring->yield, now, now - then);
+        if (harp_ring_some(ring)) {
+            harp_yield_came(&ring->yield);
+            return true;
+        }
+        if (!go_on)
+            return false;
+    }
+    harp_yield_missed(&ring->yield);
+    return false;
+}
+
 int harp_ring_wait(struct harp_ring *ring, enum harp_ring_waiter who, int timeout_ms)
 {
     struct harp_ring_way *way = ring->take.way;
     struct patience p = patience(timeout_ms);
     bool some;
     int err = 0;
-    if (ring->spin_us != 0 && who == HARP_RING_FIRST)
-        for (int64_t end = now_ns() + ring->spin_us * 1000ll; now_ns() < end;)
-            if (harp_ring_some(ring))
-                return is_broken(ring) ? -EPROTO : 0;
+    if (who == HARP_RING_FIRST && timeout_ms != 0 && yield_until_some(ring))
+        return is_broken(ring) ? -EPROTO : 0;
     while (err == 0) {
         uint32_t value = __atomic_load_n(&way->data, __ATOMIC_ACQUIRE);
         if (who == HARP_RING_SECOND) {

@@ -32,6 +32,7 @@
 #include <stdint.h>
 
 #include "src/wire/frame.h"
+#include "src/wire/ring_yield.h"
 
 #define HARP_RING_MAGIC   0x676e697270726168ull /* "harpring" */
 #define HARP_RING_VERSION 1u
@@ -95,7 +96,7 @@ struct harp_ring {
     struct harp_ring_sizes sizes;
     uint8_t *bulk;
     int sock; /* the session's; -1: liveness is not looked at. Not closed by harp_ring_close */
-    unsigned spin_us;
+    struct harp_yield yield;
     bool broken, standing_by, summoned;
     struct {
         struct harp_ring_way *way;
@@ -133,9 +134,6 @@ int harp_ring_join(struct harp_ring *ring, enum harp_ring_end end,
 
 void harp_ring_close(struct harp_ring *ring);
 
-/* For ring->spin_us: the wish, or 0 where spinning would take a CPU that the peer needs. */
-unsigned harp_ring_spin_us(unsigned wish_us);
-
 /* Whether the peer's end of the socket is closed, or says what no peer does. One syscall. */
 bool harp_ring_gone(const struct harp_ring *ring);
 
@@ -172,9 +170,9 @@ bool harp_ring_some(struct harp_ring *ring);
 int harp_ring_take(struct harp_ring *ring, struct harp_ring_record *record, uint8_t *body,
                    uint32_t size);
 
-/* FIRST: until a record is there; spins spin_us, then sleeps. The peer's death is seen within 50
- * ms, where `sock` is; what it has put before is still to be taken. SECOND: until a writer has seen
- * stand_by. 0, -ETIMEDOUT, -EPIPE, -EPROTO. */
+/* FIRST: until a record is there; yields (ring_yield.h), then sleeps. The peer's death is seen
+ * within 50 ms, where `sock` is; what it has put before is still to be taken. SECOND: until a
+ * writer has seen stand_by. 0, -ETIMEDOUT, -EPIPE, -EPROTO. */
 int harp_ring_wait(struct harp_ring *ring, enum harp_ring_waiter who, int timeout_ms);
 
 /* By who takes, before and after a time in which it does not: SECOND is to be woken by the next

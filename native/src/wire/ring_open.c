@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -63,13 +62,6 @@ static bool fit(const struct harp_ring_sizes *s)
 static uint64_t total(const struct harp_ring_sizes *s)
 {
     return 4096 + s->calls + s->answers + s->bulk;
-}
-
-unsigned harp_ring_spin_us(unsigned wish_us)
-{
-    cpu_set_t cpus;
-    /* With two CPUs a spinning end takes the one that the other end, or the program, needs. */
-    return sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) > 2 ? wish_us : 0;
 }
 
 int harp_ring_join(struct harp_ring *ring, enum harp_ring_end end,

@@ -3,7 +3,7 @@
  * harp-worker: started for one session, on a connection that has been accepted, and gone with it.
  *
  *   harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] [--no-seccomp]
- *               [--no-wipe] [--spin US]
+ *               [--no-wipe]
  *
  * HARP_WORKER_USER and HARP_WORKER_IMAGES say the same as the options, where these do not.
  *
@@ -68,7 +68,7 @@ static void *watch(void *arg)
 }
 
 struct options {
-    int sock, spin;
+    int sock;
     const char *driver, *images;
     bool other_user, no_filter, no_wipe;
     struct confine_user user;
@@ -89,8 +89,6 @@ static bool take(struct options *o, const char *name, const char *value)
         return (o->sock = number(value, 1 << 20)) >= 0;
     if (strcmp(name, "--driver") == 0)
         return (o->driver = value) != NULL;
-    if (strcmp(name, "--spin") == 0)
-        return (o->spin = number(value, 1000)) >= 0;
     if (strcmp(name, "--images") == 0)
         return (o->images = value) != NULL;
     if (strcmp(name, "--user") == 0)
@@ -163,7 +161,7 @@ int main(int argc, char **argv)
     char text[512] = "";
     if (!read_options(argc, argv, &o) || !read_environment(&o)) {
         fputs("usage: harp-worker --socket FD --driver PATH [--user UID[:GID]] [--images FOLDER] "
-              "[--no-seccomp] [--no-wipe] [--spin US]\n"
+              "[--no-seccomp] [--no-wipe]\n"
               "HARP_WORKER_USER and HARP_WORKER_IMAGES: as --user and --images\n",
               stderr);
         return 1;
@@ -181,7 +179,7 @@ int main(int argc, char **argv)
     prepare_begin();
     if (o.no_wipe)
         wipe_not();
-    session.ring.spin_us = harp_ring_spin_us((unsigned)o.spin);
+    session.ring.yield.most_us = HARP_YIELD_US;
     pthread_mutex_init(&session.put, NULL);
     pthread_mutex_init(&session.lock, NULL);
     if (harp_ring_answer(&session.ring) != 0)

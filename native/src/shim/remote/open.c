@@ -23,7 +23,6 @@
 /* A link may have to wait for a session (10 s), to dial, and for the other side to open its driver
  * (25 s). It refuses by itself before that; who has died is seen at once. */
 #define OPEN_MS  40000
-#define SPIN_US  50
 #define LEAVE_MS 2000 /* for calls of a session that has ended to come back */
 
 static struct harp_remote_session *const s = &harp_remote_session;
@@ -108,7 +107,7 @@ static CUresult open_ring(struct harp_ring *ring, int *sock)
     if (ring->mapped != 0)
         madvise(ring->map, ring->mapped, MADV_DONTFORK);
     *sock = fd;
-    ring->spin_us = harp_ring_spin_us(SPIN_US);
+    ring->yield.most_us = HARP_YIELD_US;
     return CUDA_SUCCESS;
 }
 
