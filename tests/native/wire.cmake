@@ -30,17 +30,23 @@ foreach(name ring ring_open ring_bulk)
   list(APPEND wire_ring_sources ${CMAKE_SOURCE_DIR}/src/wire/${name}.c)
 endforeach()
 
-add_executable(wire_ring_test ${CMAKE_CURRENT_SOURCE_DIR}/wire_ring_test.c ${wire_ring_sources})
-target_link_libraries(wire_ring_test PRIVATE harp_options harp_sanitize pthread)
-add_test(NAME wire_ring COMMAND wire_ring_test)
+foreach(name ring ring_wait ring_open)
+  add_executable(wire_${name}_test ${CMAKE_CURRENT_SOURCE_DIR}/wire_${name}_test.c
+                 ${wire_ring_sources})
+  target_link_libraries(wire_${name}_test PRIVATE harp_options harp_sanitize pthread)
+  add_test(NAME wire_${name} COMMAND wire_${name}_test)
+endforeach()
 
-add_executable(wire_ring_tsan ${CMAKE_CURRENT_SOURCE_DIR}/wire_ring_test.c ${wire_ring_sources})
-# TSan does not follow fences, and gcc says so; what they order shows in waits that do not end.
-target_compile_options(wire_ring_tsan PRIVATE -fsanitize=thread
-                       $<$<C_COMPILER_ID:GNU>:-Wno-tsan>)
-target_link_options(wire_ring_tsan PRIVATE -fsanitize=thread)
-target_link_libraries(wire_ring_tsan PRIVATE harp_options pthread)
-add_test(NAME wire_ring_tsan COMMAND wire_ring_tsan)
+foreach(name ring ring_wait)
+  add_executable(wire_${name}_tsan ${CMAKE_CURRENT_SOURCE_DIR}/wire_${name}_test.c
+                 ${wire_ring_sources})
+  # TSan does not follow fences, and gcc says so; what they order shows in waits that do not end.
+  target_compile_options(wire_${name}_tsan PRIVATE -fsanitize=thread
+                         $<$<C_COMPILER_ID:GNU>:-Wno-tsan>)
+  target_link_options(wire_${name}_tsan PRIVATE -fsanitize=thread)
+  target_link_libraries(wire_${name}_tsan PRIVATE harp_options pthread)
+  add_test(NAME wire_${name}_tsan COMMAND wire_${name}_tsan)
+endforeach()
 
 add_executable(wire_ring_fuzz ${CMAKE_SOURCE_DIR}/fuzz/ring.c ${wire_ring_sources})
 target_compile_definitions(wire_ring_fuzz PRIVATE HARP_FUZZ_MAIN)
