@@ -8,15 +8,16 @@ given the worker says itself.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ring_client import Client, Worker
+from ring_client import REPLY, WANTED, Client, Record, Worker
 from shim_world import MIB, World, soft_world
 from test_worker import PTX, SUCCESS, alloc, number, stream, sync
 
-INVALID_VALUE = 1
+INVALID_VALUE, INVALID_HANDLE = 1, 400
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +155,47 @@ def test_what_is_just_behind_memory_is_not_named(client: Client) -> None:
     assert client.ask("cuMemsetD32_v2", dstDevice=at + 4096, ui=1, N=1)[0] == INVALID_VALUE
     assert client.ask("cuMemFree_v2", dptr=at + 4096)[0] == INVALID_VALUE
     assert client.ask("cuMemsetD32_v2", dstDevice=at + 4100, ui=1, N=0)[0] == INVALID_VALUE
+
+
+# --- things of calls that are still being made ----------------------------------------------------
+
+
+def ends_what_a_call_waits_for(c: Client, wait_s: float) -> tuple[int, list[int], list[int]]:
+    """Answers to a wait for an event; to two calls that end it; to these, while it still waits."""
+    on, event, sent, early = stream(c), c.new(), [], []
+
+    def number_of(record: Record) -> int:
+        return int.from_bytes(record.body, "little")
+
+    def reply(seq: int) -> int:
+        return number_of(c.until(lambda r: r.flags & REPLY and r.ack == seq))
+
+    def function(_: dict[str, int]) -> None:
+        time.sleep(wait_s)  # the wait has begun by now
+        sent.extend(c.send("cuEventDestroy_v2", hEvent=event, lane=n, how=WANTED) for n in (2, 3))
+        c.wake()
+        time.sleep(0.1)  # they would have ended by now
+        while c.pump() is not None:
+            pass
+        early.extend(number_of(r) for r in c.got if r.flags & REPLY and r.ack in sent)
+
+    c.functions[7] = function
+    for lane in (2, 3):
+        c.send("cuCtxSetCurrent", ctx=c.current, lane=lane)
+    c.must("cuEventCreate", phEvent=event, Flags=0)
+    c.send("cuLaunchHostFunc", hStream=on, fn=7, userData=None)
+    c.send("cuEventRecord", hEvent=event, hStream=on)
+    waited = c.send("cuEventSynchronize", how=WANTED, hEvent=event)
+    answer = reply(waited)
+    return answer, sorted(map(reply, sent)), early
+
+
+def test_a_call_ends_nothing_that_another_one_uses(client: Client) -> None:
+    """A driver may not look again, after a wait, whether the event is still there."""
+    for wait_s in (0.05, 0.5, 5):
+        waited, ends, early = ends_what_a_call_waits_for(client, wait_s)
+        if waited == SUCCESS:  # else the wait had not begun
+            break
+    assert waited == SUCCESS
+    assert ends == [SUCCESS, INVALID_HANDLE]
+    assert SUCCESS not in early

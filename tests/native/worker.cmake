@@ -1,6 +1,6 @@
 # A worker's tables under ASan and UBSan; the whole of it runs in tests/integration/test_worker.py.
 set(worker_parts ${CMAKE_SOURCE_DIR}/soft/ptxc/sha256.c)
-foreach(name handles ranges held image store whole)
+foreach(name handles uses ranges held image store whole)
   list(APPEND worker_parts ${CMAKE_SOURCE_DIR}/src/worker/${name}.c)
 endforeach()
 add_executable(worker_parts_test ${CMAKE_CURRENT_SOURCE_DIR}/worker_parts_test.c ${worker_parts})
@@ -10,13 +10,15 @@ add_test(NAME worker_parts COMMAND worker_parts_test)
 
 add_executable(worker_link_test ${CMAKE_CURRENT_SOURCE_DIR}/worker_link_test.c
                                 ${CMAKE_SOURCE_DIR}/src/worker/link.c
-                                ${CMAKE_SOURCE_DIR}/src/worker/handles.c)
+                                ${CMAKE_SOURCE_DIR}/src/worker/handles.c
+                                ${CMAKE_SOURCE_DIR}/src/worker/uses.c)
 target_link_libraries(worker_link_test PRIVATE harp_options harp_sanitize pthread)
 add_test(NAME worker_link COMMAND worker_link_test)
 
 add_executable(worker_host_test ${CMAKE_CURRENT_SOURCE_DIR}/worker_host_test.c
                                 ${CMAKE_SOURCE_DIR}/src/worker/host.c
-                                ${CMAKE_SOURCE_DIR}/src/worker/handles.c)
+                                ${CMAKE_SOURCE_DIR}/src/worker/handles.c
+                                ${CMAKE_SOURCE_DIR}/src/worker/uses.c)
 target_link_libraries(worker_host_test PRIVATE harp_options harp_sanitize pthread)
 add_test(NAME worker_host COMMAND worker_host_test)
 set_tests_properties(worker_host PROPERTIES TIMEOUT 120)

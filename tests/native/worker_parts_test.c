@@ -4,6 +4,9 @@
  * and in a folder.
  */
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -114,6 +117,60 @@ static void test_what_ends_with_a_handle_ends_with_that(void)
     handles_drop(handles_take(HARP_HANDLE_CUgraph, 0xa100));
     CHECK(handles_value(HARP_HANDLE_CUgraphNode, id, &value) == -ENOENT);
     CHECK(!handles_known(HARP_HANDLE_CUgraphNode, 0xa400, &id));
+}
+
+/* Two calls hold a function of a module, one of them by the module's own id, and a third ends it.
+ */
+static struct node *ending;
+static atomic_int ends;
+
+static void *end_it(void *arg)
+{
+    const struct uses none = {0};
+    atomic_store(&ends, 1);
+    handles_wait(ending, arg != NULL ? arg : &none);
+    atomic_store(&ends, 2);
+    return NULL;
+}
+
+static void test_what_calls_hold_ends_when_they_let_go(void)
+{
+    const struct owner module = {.kind = HARP_HANDLE_CUmodule, .value = 0xb100};
+    struct uses first = {0}, second = {0}, third = {0};
+    uint64_t value = 0;
+    bool lost;
+    pthread_t thread;
+    CHECK(handles_bind(HARP_HANDLE_CUmodule, 50, 0xb100) == 0);
+    CHECK(handles_bind_in(module, HARP_HANDLE_CUfunction, 51, 0xb200) == 0);
+    CHECK(handles_use(&first, HARP_HANDLE_CUfunction, 51, &value) == 0 && value == 0xb200);
+    CHECK(handles_use(&second, HARP_HANDLE_CUfunction, 52, &value) == -ENOENT);
+    CHECK(handles_use(&second, HARP_HANDLE_CUmodule, 50, &value) == 0 && value == 0xb100);
+    CHECK(handles_use(&third, HARP_HANDLE_CUmodule, 50, &value) == 0);
+    ending = handles_take_held(&third, HARP_HANDLE_CUmodule, 0xb100, &lost);
+    CHECK(ending != NULL && !lost);
+    /* Nobody else ends it as well. */
+    CHECK(handles_take_held(&second, HARP_HANDLE_CUmodule, 0xb100, &lost) == NULL && lost);
+    CHECK(handles_use(&second, HARP_HANDLE_CUmodule, 50, &value) == -ENOENT);
+    CHECK(pthread_create(&thread, NULL, end_it, &third) == 0);
+    while (atomic_load(&ends) == 0)
+        sched_yield();
+    handles_let_go(&second);
+    usleep(20000);
+    CHECK(atomic_load(&ends) == 1);
+    handles_let_go(&first);
+    CHECK(pthread_join(thread, NULL) == 0 && atomic_load(&ends) == 2);
+    /* The call has failed: all is as before. Then it has not. */
+    handles_put_back(ending);
+    handles_let_go(&third);
+    CHECK(handles_use(&first, HARP_HANDLE_CUfunction, 51, &value) == 0);
+    ending = handles_take_held(&third, HARP_HANDLE_CUmodule, 0xb100, &lost);
+    CHECK(ending != NULL && !lost);
+    handles_drop(ending); /* the call of `first` still looks at it */
+    handles_let_go(&first);
+    CHECK(handles_use(&first, HARP_HANDLE_CUfunction, 51, &value) == -ENOENT);
+    free(first.nodes);
+    free(second.nodes);
+    free(third.nodes);
 }
 
 static void test_many_handles_and_a_bound(void)
@@ -697,6 +754,7 @@ int main(void)
     test_what_a_driver_answers_has_one_id();
     test_a_handle_that_a_call_ends_is_none_until_it_fails();
     test_what_ends_with_a_handle_ends_with_that();
+    test_what_calls_hold_ends_when_they_let_go();
     test_many_handles_and_a_bound();
     test_an_address_is_the_sessions_or_not();
     test_calls_add_and_take_away_memory();

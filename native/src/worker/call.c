@@ -18,8 +18,8 @@
 static int value_of(void *ctx, enum harp_handle kind, uint64_t id, uint64_t *value)
 {
     struct lane *lane = ctx;
-    int err = handles_value(kind, id, value);
-    if (err != 0)
+    int err = handles_use(&lane->uses, kind, id, value);
+    if (err == -ENOENT)
         lane->missed = kind;
     return err;
 }
@@ -151,16 +151,26 @@ static void pin(const struct lane *lane, unsigned op, const uint64_t *args)
     }
 }
 
-/* The ids of the handle that a call ends, and of what ends with it; no call ends two. */
-static struct node *take_ended(const struct harp_wire_op *op, const struct harp_wire_call *call)
+/* The ids of the handle that a call ends, and of what ends with it, when no other call uses them
+ * any more; no call ends two. An error: another lane's call ends it. */
+static CUresult take_ended(const struct lane *lane, const struct harp_wire_op *op,
+                           const struct harp_wire_call *call, struct node **taken)
 {
     const struct harp_wire_program *p = &harp_wire_programs[op->program];
     for (unsigned i = 0; i < p->count; i++) {
         const struct harp_wire_field *f = &harp_wire_fields[p->first + i];
-        if (f->item == HARP_WIRE_HANDLE && f->hold == HARP_WIRE_VALUE && f->own == HARP_WIRE_DEL)
-            return handles_take((enum harp_handle)f->type, call->args[f->at / 8]);
+        if (f->item != HARP_WIRE_HANDLE || f->hold != HARP_WIRE_VALUE || f->own != HARP_WIRE_DEL)
+            continue;
+        const enum harp_handle kind = (enum harp_handle)f->type;
+        bool lost;
+        *taken = handles_take_held(&lane->uses, kind, call->args[f->at / 8], &lost);
+        if (*taken == NULL && lost)
+            return kind == HARP_HANDLE_CUcontext ? CUDA_ERROR_INVALID_CONTEXT
+                                                 : CUDA_ERROR_INVALID_HANDLE;
+        handles_wait(*taken, &lane->uses);
+        break;
     }
-    return NULL;
+    return CUDA_SUCCESS;
 }
 
 /* The handle that the call has made. */
@@ -231,13 +241,19 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     const uint64_t stream = in_stream ? stream_of(op, call->args) : 0;
     if (in_stream && call_captures(lane, stream))
         return CUDA_ERROR_NOT_SUPPORTED;
-    memcpy(args, call->args, sizeof args);
-    CUresult r = prepare_call(lane, &made, args);
+    struct node *ended = NULL;
     link_before(lane, call->op, call->args);
+    CUresult r = take_ended(lane, op, call, &ended);
+    if (r != CUDA_SUCCESS) {
+        link_after(lane, call->op, r, call->args);
+        return r;
+    }
+    memcpy(args, call->args, sizeof args);
+    r = prepare_call(lane, &made, args);
     const struct ranges_dropped dropped = ranges_before(call->op, call->args);
-    struct node *ended = take_ended(op, call);
     wipe_before(lane, call->op, call->args);
     struct node *in_context = take_of_context(lane->ending);
+    handles_wait(in_context, &lane->uses);
     const uint64_t then = ranges_now(); /* what is added later sees what has been taken */
     if (call->made_kind != 0 || ranges_adds(call->op))
         owner_look(lane);
@@ -321,6 +337,7 @@ static void call_one(struct lane *lane, unsigned op_number, unsigned flags, uint
         call.result = make(lane, op, &call);
     else
         call.result = refused(lane, err);
+    handles_let_go(&lane->uses);
     transfer_done(lane); /* those that no stream has taken along */
     transfer_unused(lane, lane->seq);
     session_back(lane->session, lane, wanted);

@@ -2,7 +2,7 @@
  *
  * Two hash tables over the same nodes: by id, and by kind and value.
  */
-#include "src/worker/handles.h"
+#include "src/worker/handles_node.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -11,15 +11,8 @@
 
 #define NODES_MAX (1u << 20)
 
-struct node {
-    uint64_t id, value;
-    enum harp_handle kind;
-    struct owner owner;
-    struct node *by_id, *by_value;
-};
-
-/* Guarded by lock. */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER;
+/* Guarded by handles_lock. */
 static struct node **ids, **values;
 static uint64_t buckets, count, minted;
 
@@ -41,6 +34,7 @@ static void hang(struct node *n)
     *id = n;
     n->by_value = *value;
     *value = n;
+    n->taken = false;
 }
 
 static bool grow(void)
@@ -76,7 +70,7 @@ static struct node *find(uint64_t id)
     return n;
 }
 
-static struct node *find_value(enum harp_handle kind, uint64_t value)
+struct node *handles_find_value(enum harp_handle kind, uint64_t value)
 {
     struct node *n = buckets == 0 ? NULL : *place_of(kind, value);
     while (n != NULL && (n->kind != kind || n->value != value))
@@ -89,7 +83,7 @@ static int bind(struct owner owner, enum harp_handle kind, uint64_t id, uint64_t
     if (find(id) != NULL)
         return -EEXIST;
     if (owner.kind != 0 && owner.kind != HARP_HANDLE_CUcontext &&
-        find_value(owner.kind, owner.value) == NULL)
+        handles_find_value(owner.kind, owner.value) == NULL)
         return -ENOENT;
     if (count >= NODES_MAX || (count >= buckets && !grow()))
         return -ENOMEM;
@@ -104,17 +98,17 @@ static int bind(struct owner owner, enum harp_handle kind, uint64_t id, uint64_t
 
 int handles_free(uint64_t id)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&handles_lock);
     int err = id <= 2 || id >= HARP_WORKER_ID || find(id) != NULL ? -EEXIST : 0;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&handles_lock);
     return err;
 }
 
 int handles_bind_in(struct owner owner, enum harp_handle kind, uint64_t id, uint64_t value)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&handles_lock);
     int err = bind(owner, kind, id, value);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&handles_lock);
     return err;
 }
 
@@ -123,30 +117,37 @@ int handles_bind(enum harp_handle kind, uint64_t id, uint64_t value)
     return handles_bind_in((struct owner){.kind = 0}, kind, id, value);
 }
 
+struct node *handles_find(enum harp_handle kind, uint64_t id)
+{
+    struct node *n = find(id);
+    return n != NULL && (n->kind == kind ||
+                         (kind == HARP_HANDLE_CUfunction && n->kind == HARP_HANDLE_CUkernel))
+               ? n
+               : NULL;
+}
+
 int handles_value(enum harp_handle kind, uint64_t id, uint64_t *value)
 {
-    pthread_mutex_lock(&lock);
-    const struct node *n = find(id);
-    bool found = n != NULL && (n->kind == kind ||
-                               (kind == HARP_HANDLE_CUfunction && n->kind == HARP_HANDLE_CUkernel));
-    if (found)
+    pthread_mutex_lock(&handles_lock);
+    const struct node *n = handles_find(kind, id);
+    if (n != NULL)
         *value = n->value;
-    pthread_mutex_unlock(&lock);
-    return found ? 0 : -ENOENT;
+    pthread_mutex_unlock(&handles_lock);
+    return n != NULL ? 0 : -ENOENT;
 }
 
 int handles_id_in(struct owner owner, enum harp_handle kind, uint64_t value, uint64_t *id)
 {
     int err = 0;
-    pthread_mutex_lock(&lock);
-    const struct node *n = find_value(kind, value);
+    pthread_mutex_lock(&handles_lock);
+    const struct node *n = handles_find_value(kind, value);
     if (n == NULL) {
         *id = HARP_WORKER_ID | ++minted;
         err = bind(owner, kind, *id, value);
     } else {
         *id = n->id;
     }
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&handles_lock);
     return err;
 }
 
@@ -157,20 +158,20 @@ int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id)
 
 bool handles_known(enum harp_handle kind, uint64_t value, uint64_t *id)
 {
-    pthread_mutex_lock(&lock);
-    const struct node *n = find_value(kind, value);
+    pthread_mutex_lock(&handles_lock);
+    const struct node *n = handles_find_value(kind, value);
     if (n != NULL)
         *id = n->id;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&handles_lock);
     return n != NULL;
 }
 
 struct owner handles_owner(enum harp_handle kind, uint64_t value)
 {
-    pthread_mutex_lock(&lock);
-    const struct node *n = find_value(kind, value);
+    pthread_mutex_lock(&handles_lock);
+    const struct node *n = handles_find_value(kind, value);
     struct owner owner = n == NULL ? (struct owner){.kind = 0} : n->owner;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&handles_lock);
     return owner;
 }
 
@@ -186,6 +187,7 @@ static void take(struct node *n, struct node ***end)
     *id = n->by_id;
     *value = n->by_value;
     n->by_id = NULL;
+    n->taken = true;
     **end = n;
     *end = &n->by_id;
 }
@@ -260,25 +262,44 @@ static void take_owned(struct node **from, struct node **end)
     }
 }
 
-struct node *handles_take(enum harp_handle kind, uint64_t value)
+static bool lost(const struct uses *uses, enum harp_handle kind, uint64_t value)
+{
+    for (unsigned i = 0; i < uses->count; i++) {
+        const struct node *n = uses->nodes[i];
+        if (n->taken && n->kind == kind && n->value == value)
+            return true;
+    }
+    return false;
+}
+
+struct node *handles_take_held(const struct uses *uses, enum harp_handle kind, uint64_t value,
+                               bool *is_lost)
 {
     struct node *taken = NULL, **end = &taken, *n;
-    pthread_mutex_lock(&lock);
-    while ((n = find_value(kind, value)) != NULL)
+    pthread_mutex_lock(&handles_lock);
+    *is_lost = lost(uses, kind, value);
+    while ((n = handles_find_value(kind, value)) != NULL)
         take(n, &end);
     if (owns(kind))
         take_owned(&taken, end);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&handles_lock);
     return taken;
+}
+
+struct node *handles_take(enum harp_handle kind, uint64_t value)
+{
+    const struct uses none = {0};
+    bool is_lost;
+    return handles_take_held(&none, kind, value, &is_lost);
 }
 
 struct node *handles_take_of(struct owner owner)
 {
     struct node *taken = NULL, **end = &taken;
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&handles_lock);
     take_all_of(&owner, 1, &end);
     take_owned(&taken, end);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&handles_lock);
     return taken;
 }
 
@@ -300,21 +321,24 @@ void handles_put_back(struct node *taken)
         n->by_id = reversed;
         reversed = n;
     }
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&handles_lock);
     for (struct node *n = reversed, *next; n != NULL; n = next) {
         next = n->by_id;
         hang(n);
     }
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&handles_lock);
 }
 
 void handles_drop(struct node *taken)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&handles_lock);
     for (struct node *n = taken, *next; n != NULL; n = next) {
         next = n->by_id;
-        free(n);
+        if (n->uses != 0)
+            n->dropped = true; /* who lets go last frees it */
+        else
+            free(n);
         count--;
     }
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&handles_lock);
 }

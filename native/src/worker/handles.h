@@ -24,6 +24,17 @@ int handles_bind(enum harp_handle kind, uint64_t id, uint64_t value);
 /* What an id stands for; -ENOENT. A kernel may be used as a function. */
 int handles_value(enum harp_handle kind, uint64_t id, uint64_t *value);
 
+/* The same for a call. It holds the handle, and those that this one ends with, until it lets go:
+ * another lane's call that ends one waits for that (handles_wait). A driver need not bear that a
+ * handle ends while a call uses it. */
+struct node;
+struct uses {
+    struct node **nodes;
+    unsigned count, room;
+};
+int handles_use(struct uses *uses, enum harp_handle kind, uint64_t id, uint64_t *value);
+void handles_let_go(struct uses *uses);
+
 /* The id of a handle that the driver has answered: its last one, or a new one of the worker's. */
 int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id);
 
@@ -44,10 +55,14 @@ struct owner handles_owner(enum harp_handle kind, uint64_t value);
 /* Before a call that ends the handle: after it another lane may have been given the same one. Its
  * ids stand for nothing from then on, until they are put back, as the call has failed, or dropped;
  * and so do those of what ends with it, and with that. */
-struct node;
 struct node *handles_take(enum harp_handle kind, uint64_t value);
 /* Of what ends with it alone. */
 struct node *handles_take_of(struct owner owner);
+/* By a call that holds it. `is_lost`: another's call has taken it, and ends it. */
+struct node *handles_take_held(const struct uses *uses, enum harp_handle kind, uint64_t value,
+                               bool *is_lost);
+/* Until no call but the one with `own` holds any of these. */
+void handles_wait(const struct node *taken, const struct uses *own);
 /* Which ones: NULL is before the first, and after the last. */
 const struct node *handles_next(const struct node *taken, const struct node *last,
                                 struct owner *handle);

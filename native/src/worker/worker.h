@@ -46,6 +46,7 @@ struct lane {
     enum harp_handle missed; /* the kind of an id that nothing stands behind */
     bool at_end;             /* it names what is just behind memory of the session */
     const struct harp_wire_call *call;
+    struct uses uses; /* handles that it names */
     struct transfer *used[USED_MAX];
     unsigned used_count;
     struct packed {
