@@ -27,6 +27,7 @@ from harp.wire.codec import INLINE_BYTES
 RING, BULK, PAGE = 1 << 20, 16 << 20, 4096
 REPLY, WANTED, PER_THREAD, REVERSE, BULK_FLAG, END = (1 << i for i in range(6))
 PACK, SKIP = 1, 0xFFFFFFFF
+_END_S = 30
 MAGIC = 0x676E697270726168
 HEADER = struct.Struct("<IIIIQQ")
 NUMBERS = {op.name: number for number, op in OPS.items()}
@@ -378,6 +379,17 @@ class Worker:
         self.client = Client(self.sock, table=table)
         return self.client
 
+    def ended(self) -> int:
+        """Its status, once it has ended; it may wipe memory for 1.5 s before that."""
+        try:
+            return self.process.wait(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            tasks = sorted(Path(f"/proc/{self.process.pid}/task").iterdir())
+            where = [
+                f"{(t / 'comm').read_text().strip()} {(t / 'wchan').read_text()}" for t in tasks
+            ]
+            raise AssertionError(f"harp-worker has not ended after {_END_S} s: {where}") from None
+
     def words(self) -> str:
         """What it said at its end."""
         assert self.process.stderr is not None
@@ -394,7 +406,7 @@ class Worker:
     ) -> None:
         self.sock.close()
         try:
-            status = self.process.wait(timeout=5)
+            status = self.process.wait(timeout=_END_S)
             if isinstance(error, WorkerGoneError):
                 error.add_note(f"harp-worker ended with {status}: {self.words()}")
         except subprocess.TimeoutExpired:

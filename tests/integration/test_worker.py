@@ -326,7 +326,7 @@ def test_a_client_that_is_none_ends_its_session_only(
         liar.must("harpSession", devices=1, driver_version=1, loading_mode=1)
         bulk = {"op": 0, "flags": BULK_FLAG | END}
         liar.put(**({"op": OPS["cuInit"]} if "flags" in record else bulk) | record, ack=7)
-        assert other.process.wait(timeout=10) == 2
+        assert other.ended() == 2
         assert what in other.words()
     assert sync(client) == SUCCESS
 
@@ -616,7 +616,7 @@ def test_calls_that_wait_for_a_busy_lane_are_bounded(world: World) -> None:
         assert ask(205, 1) == SUCCESS
         with pytest.raises(WorkerGoneError):
             ask(300, 2)
-        assert worker.process.wait(timeout=10) == 2
+        assert worker.ended() == 2
         assert "more than 16 MiB of calls wait" in worker.words()
 
 
@@ -897,7 +897,7 @@ def test_a_client_that_is_dead_before_it_is_watched_leaves_nothing(world: World)
     pair = socket.socket(fileno=ours), socket.socket(fileno=theirs)
     with Worker(world.native, world.shim / "libcuda.so.1", env, pair) as worker:
         worker.dial()
-        assert worker.process.wait(timeout=10) == 0
+        assert worker.ended() == 0
 
 
 def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(world: World) -> None:
@@ -909,7 +909,7 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(world: World) -> No
         c.send("cuStreamWaitValue32_v2", stream=on, addr=flag, value=1, flags=1)
         c.send("cuStreamSynchronize", how=WANTED, hStream=on)  # for ever
         c.sock.close()
-        assert worker.process.wait(timeout=5) == 0
+        assert worker.ended() == 0
         is_back(world, worker.process.pid)
 
 
@@ -928,7 +928,7 @@ def test_other_tables_are_refused_with_both_versions(world: World) -> None:
     with start(world) as worker:
         with pytest.raises(ConnectionRefusedError, match="9\\.9\\.9"):
             worker.dial(table_text("0" * 64, "9.9.9"))
-        assert worker.process.wait(timeout=5) == 1
+        assert worker.ended() == 1
 
 
 def test_no_driver_is_said(world: World) -> None:

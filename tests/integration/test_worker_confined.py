@@ -61,7 +61,7 @@ def outcomes(world: World, witness: Path, *options: str) -> dict[str, tuple[str,
     with Worker(world.native, witness, world.bare_env(), options=options) as worker:
         worker.dial().must("harpSession", devices=1, driver_version=1, loading_mode=1)
         worker.sock.close()
-        assert worker.process.wait(timeout=10) == 0
+        assert worker.ended() == 0
         rows = [line.split() for line in worker.words().splitlines() if "harp-worker" not in line]
     return {name: (kind, int(value)) for name, kind, value in rows}
 
@@ -114,12 +114,12 @@ def test_a_kernel_without_seccomp_is_served_by_nobody_who_has_not_said_so(
         if options:
             worker.dial().must("harpSession", devices=1, driver_version=1, loading_mode=1)
             worker.sock.close()
-            assert worker.process.wait(timeout=10) == 0
+            assert worker.ended() == 0
             assert worker.words() == "harp-worker: no seccomp filter, as --no-seccomp says\n"
         else:
             with pytest.raises(ConnectionRefusedError, match="CONFIG_SECCOMP_FILTER"):
                 worker.dial()
-            assert worker.process.wait(timeout=10) == 1
+            assert worker.ended() == 1
             assert "--no-seccomp" in worker.words()
 
 
@@ -216,7 +216,7 @@ def test_who_is_not_root_becomes_nobody_else(world: World) -> None:
     ) as worker:
         with pytest.raises(ConnectionRefusedError, match="cannot become uid 48299"):
             worker.dial()
-        assert worker.process.wait(timeout=10) == 1
+        assert worker.ended() == 1
         assert "remedy: start it as root" in worker.words()
 
 
@@ -229,12 +229,12 @@ def test_a_user_who_could_become_root_again_is_not_served(world: World) -> None:
     ) as worker:
         with pytest.raises(ConnectionRefusedError, match="could become root again"):
             worker.dial()
-        assert worker.process.wait(timeout=10) == 1
+        assert worker.ended() == 1
 
 
 @pytest.mark.parametrize("user", ["", "root", "-1", "1:", ":1", "4294967295", "1:2:3", " 1", "1 "])
 def test_a_user_is_said_in_numbers(world: World, user: str) -> None:
     options = ("--user", user)
     with Worker(world.native, world.cuda, world.bare_env(), options=options) as worker:
-        assert worker.process.wait(timeout=10) == 1
+        assert worker.ended() == 1
         assert worker.words().startswith("usage: harp-worker")

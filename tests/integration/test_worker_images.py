@@ -141,7 +141,7 @@ def test_a_folder_that_others_reach_is_not_used(world: World, folder: Path, wron
     with start(world, used) as worker:
         with pytest.raises(ConnectionRefusedError, match="images folder"):
             worker.dial()
-        assert worker.process.wait(timeout=10) == 1
+        assert worker.ended() == 1
 
 
 def test_a_full_disk_is_said_once_and_costs_the_session_nothing(world: World, folder: Path) -> None:
@@ -152,5 +152,5 @@ def test_a_full_disk_is_said_once_and_costs_the_session_nothing(world: World, fo
         put(c)
         runs(c)
         worker.sock.close()
-        assert worker.process.wait(timeout=10) == 0
+        assert worker.ended() == 0
         assert worker.words().count("an image is not kept in its folder") == 1

@@ -39,4 +39,4 @@ def test_what_an_old_driver_has_not_ends_no_session(native_dir: Path, tmp_path: 
         assert client.ask("cuMemAlloc_v2", dptr=1, bytesize=4096)[0] == NOT_FOUND
         assert client.ask("cuStreamSynchronize", hStream=0)[0] == 0
         client.close()
-        assert worker.process.wait(timeout=10) == 0
+        assert worker.ended() == 0

@@ -76,7 +76,7 @@ def other(world: World) -> Iterator[Client]:
 
 
 def ends(worker: Worker, why: str) -> None:
-    assert worker.process.wait(timeout=10) == 2
+    assert worker.ended() == 2
     assert why in worker.words()
 
 
@@ -175,7 +175,7 @@ def test_who_sends_his_hello_byte_by_byte_is_not_waited_for(world: World) -> Non
             except (BrokenPipeError, ConnectionResetError):
                 break
             time.sleep(0.5)
-        assert worker.process.wait(timeout=10) == 1
+        assert worker.ended() == 1
         assert "no hello within 5000 ms" in worker.words()
 
 

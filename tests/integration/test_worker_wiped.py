@@ -204,7 +204,7 @@ def test_what_a_session_has_at_its_end_is_wiped(world: World, kind: Callable[...
             memory = Memory(worker.process.pid)
             assert memory.has_mark()
             worker.sock.close()
-            assert worker.process.wait(timeout=10) == 0
+            assert worker.ended() == 0
             assert worker.words() == ""
         assert memory.has_mark() != wiped
         memory.close()
@@ -219,7 +219,7 @@ def test_it_is_wiped_however_a_session_ends(world: World, how: Callable[[Worker]
         linear(c)
         memory = Memory(worker.process.pid)
         status = how(worker)
-        assert worker.process.wait(timeout=10) == status
+        assert worker.ended() == status
     assert not memory.has_mark()
     memory.close()
 
@@ -277,7 +277,7 @@ def test_a_device_that_does_not_come_to_rest_is_not_waited_for(world: World) -> 
         c.must("cuStreamWaitValue32_v2", stream=on, addr=flag, value=1, flags=1)  # for ever
         memory = Memory(worker.process.pid)
         worker.sock.close()
-        assert worker.process.wait(timeout=10) == 0
+        assert worker.ended() == 0
         assert "wiped, but the device was not at rest" in worker.words()
     assert not memory.has_mark()
     memory.close()
@@ -478,5 +478,5 @@ def test_what_a_fault_has_made_unreachable_is_said(world: World) -> None:
         c.launch(twice, struct.pack("<Q", 64), blocks=1, threads=1)
         assert sync(c) == ILLEGAL_ADDRESS
         worker.sock.close()
-        assert worker.process.wait(timeout=10) == 0
+        assert worker.ended() == 0
         assert f"{SIZE} bytes and 0 arrays of the device are not wiped" in worker.words()
