@@ -7,16 +7,18 @@ import asyncio
 import contextlib
 import datetime as dt
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 import grpc.aio
+import pytest
 
 from harp import grants
 from harp.api.v1 import remote_pb2 as pb
 from harp.api.v1 import remote_pb2_grpc
+from harp.errors import HarpError
 from harp.grants import Promise
 from harp.model import Device, DeviceKind, Limits
 from harp.remote import authority
@@ -27,7 +29,7 @@ from harp.remote.leases import digest
 from harp.remote.room import Place, Taken, Wish
 from harp.remote.service import Node, RemoteService
 from harp.remote.sessions import Worker
-from harp.remote.trust import Callers, Identity, channel, listen, load
+from harp.remote.trust import Callers, Identity, channel, explain, listen, load
 
 # As a node's process has it; tests run in one where grpcio may have been imported before.
 os.environ.setdefault(*CIPHERS)
@@ -231,3 +233,25 @@ def client(base: Path, name: str = "ann", when: dt.datetime | None = None) -> Id
 
 def node(base: Path, name: str = "n1", when: dt.datetime | None = None) -> Identity:
     return load(base / f"node-{name}", Kind.NODE, when or now())
+
+
+def on(ask: Callable[[World], Awaitable[None]], **more: object) -> None:
+    """Run a conversation with a node in plaintext."""
+
+    async def main() -> None:
+        async with serving(**more) as world:  # type: ignore[arg-type]
+            await asyncio.wait_for(ask(world), 60)
+
+    asyncio.run(main())
+
+
+async def refused(call: Awaitable[object]) -> tuple[HarpError, grpc.StatusCode]:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return explain(error.value, "n1:7443"), error.value.code()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - what is awaited has no event
+            await asyncio.sleep(0.01)
