@@ -4,7 +4,7 @@
 Of the list in the design these are elsewhere: unknown ops, handles of another kind or generation,
 a lane that is none, bulk regions that are none, random bodies (test_worker.py); images that are not
 what their hash says (test_worker_images.py); images that do not end where they say, and tables
-that are full (tests/native/worker_parts_test.c); TLS (test_link_tls.py).
+that are full (tests/native/worker_{handles,memory,images}_test.c); TLS (test_link_tls.py).
 """
 
 from __future__ import annotations
