@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What test_worker.py asks of a worker on its own ring, asked once more through harp-link."""
+"""What test_worker*.py ask of a worker on its own ring, asked once more through harp-link."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ring_client import Client, Worker
 from shim_world import MIB, World, compile_c, soft_world
-from test_worker import PTX
+from worker_world import PTX
 
 from harp.lease_wire import Op
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ring_client import REPLY, WANTED, Client, Record, Worker
 from shim_world import MIB, World, soft_world
-from test_worker import PTX, SUCCESS, alloc, number, stream, sync
+from worker_world import PTX, SUCCESS, alloc, number, stream, sync
 
 INVALID_VALUE, INVALID_HANDLE = 1, 400
 

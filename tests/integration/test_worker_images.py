@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ring_client import Client, Worker
 from shim_world import World, soft_world
-from test_worker import PTX
+from worker_world import PTX
 
 USER = 48241
 NAME = hashlib.sha256(PTX).hexdigest()

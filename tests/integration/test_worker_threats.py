@@ -31,7 +31,7 @@ from ring_client import (
     WorkerGoneError,
 )
 from shim_world import MIB, World, compile_c, soft_world
-from test_worker import PTX, SUCCESS, alloc, start, stream, sync
+from worker_world import PTX, SUCCESS, alloc, start, stream, sync
 
 from harp.wire import encode_request
 

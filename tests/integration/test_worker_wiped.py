@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from ring_client import WANTED, Client, Worker
 from shim_world import MIB, World, compile_c, soft_world
-from test_worker import PTX, SUCCESS, alloc, gone, number, stream, sync, zero
+from worker_world import PTX, SUCCESS, alloc, gone, number, stream, sync, zero
 
 HERE = Path(__file__).resolve().parent
 MARK = struct.pack("<Q", 0x5EC4E75EC4E75EC4)

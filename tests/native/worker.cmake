@@ -1,4 +1,4 @@
-# A worker's tables under ASan and UBSan; the whole of it runs in tests/integration/test_worker.py.
+# A worker's tables under ASan and UBSan; the whole of it runs in tests/integration/test_worker*.py.
 set(worker_parts ${CMAKE_SOURCE_DIR}/soft/ptxc/sha256.c)
 foreach(name handles uses ranges held image store whole)
   list(APPEND worker_parts ${CMAKE_SOURCE_DIR}/src/worker/${name}.c)
