@@ -38,6 +38,7 @@ def test_the_first_run_starts_a_daemon_and_the_tenant_ends_with_its_program(box:
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_the_tenant_whose_run_started_the_daemon_ends_like_any_other(box: Machine) -> None:
     """The daemon is a child of its first process, which has become the program: no part of it."""
     first = box.tenant(
@@ -319,6 +320,7 @@ def test_what_was_promised_is_kept_from_a_neighbour_without_a_limit(box: Machine
     assert modest.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teardown_ms", [0, 300, 2000])
 def test_a_neighbour_of_the_dead_never_meets_a_full_device(
     native_dir: Path, teardown_ms: int

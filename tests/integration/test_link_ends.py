@@ -40,6 +40,7 @@ def fill(client: Client, at: int) -> None:
     client.timeout_s = 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relayed", [False, True], ids=["direct", "relayed"])
 def test_an_end_overtakes_what_waits(world: World, relayed: bool) -> None:
     near = world.near()

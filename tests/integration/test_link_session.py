@@ -241,6 +241,7 @@ def test_host_functions_come_back(plain: Pair) -> None:
     assert ran == list(range(1, 21))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["program", "near", "far", "worker", "stopped worker"])
 def test_any_of_the_four_dies(plain: Pair, victim: str) -> None:
     client, far, near = plain.client, plain.far, plain.near

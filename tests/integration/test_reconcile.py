@@ -224,6 +224,7 @@ def test_above_the_limit_by_unleased_memory_there_is_no_new_memory(box: Machine)
     assert offender.do("alloc", MIB)["code"] == 0
 
 
+@pytest.mark.slow
 def test_overdraft_kill_ends_the_offender_alone_after_its_grace(native_dir: Path) -> None:
     with machine(
         native_dir,

@@ -120,6 +120,7 @@ def kill_some(chain: Chain, rounds: int) -> None:
     chain.settle()
 
 
+@pytest.mark.slow
 def test_a_few_kills(chain: Chain) -> None:
     kill_some(chain, 8)
 

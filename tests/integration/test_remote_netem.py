@@ -96,6 +96,7 @@ def net(base: dict[str, str], cable: Cable, soft: dict[str, str] | None = None) 
         yield Net(at, hosts, link, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay_ms", [0.2, 1.0, 10.0])
 def test_a_call_that_waits_takes_one_round_trip_and_launches_take_none(
     base: dict[str, str], delay_ms: float

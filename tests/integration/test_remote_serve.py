@@ -114,6 +114,7 @@ def test_here_and_elsewhere_share_one_ledger(node: Remote) -> None:
     local.wait()
 
 
+@pytest.mark.slow
 def test_who_does_not_renew_has_nothing_in_three_seconds(node: Remote) -> None:
     client = node.client()
     lease = client.lease(mem_limit_bytes=512 * MIB, ttl_s=3)
@@ -233,6 +234,7 @@ def test_a_killed_service_leaves_no_worker_and_no_tenant(native_dir: Path) -> No
         again.stop()
 
 
+@pytest.mark.slow
 def test_a_drained_node_takes_nobody_and_ends_by_the_deadline(native_dir: Path) -> None:
     with serving(native_dir, HARP_SOFT_DEVICES="tiny,tiny") as node:
         client = node.client()

@@ -165,6 +165,7 @@ def test_a_program_with_the_cuda_runtime_is_refused_before_it_starts(
     assert node.said == []
 
 
+@pytest.mark.slow
 def test_no_node_is_a_sentence(here: Here) -> None:
     done = here.run("--remote", "127.0.0.1:1", "--insecure", "--", "true")
     assert done.returncode == 125

@@ -65,6 +65,7 @@ def links(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_command_goes_on(here: Here, node: Remote) -> None:
     words = ("--remote", node.endpoint, "--insecure", "--", sys.executable, PROGRAM, "wait")
     child = here.ready(*words)

@@ -95,6 +95,7 @@ def test_admission_is_all_or_nothing(box: Machine) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_set_changes_all_gpus_and_says_what_is_in_force(box: Machine) -> None:
     box.tenant("--name", "t", "--gpu", "0,1", "--no-gang", "--share", "30%")
     wait_for(lambda: box.ps("t"), "tenant t")

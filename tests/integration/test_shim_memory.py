@@ -283,6 +283,7 @@ def test_no_grant_passes_everything_through(world: World) -> None:
     assert world.clients() == []
 
 
+@pytest.mark.slow
 def test_unreachable_arbiter_fails_closed(world: World) -> None:
     world.tenant("a", mem=64 * MIB)
     world.stop_arbiter()

@@ -108,6 +108,7 @@ def test_a_closed_turn_is_not_announced(script: Script) -> None:
     assert heard.used_ns > 50_000_000
 
 
+@pytest.mark.slow
 def test_when_it_was_done_is_known_though_nobody_looked(native_dir: Path, tmp_path: Path) -> None:
     """Stopped over the end of its turn, it says afterwards when that was."""
     turn_ns, stopped_s = 100_000_000, 0.3

@@ -115,6 +115,7 @@ def test_an_upgrade_replaces_both_and_nobody_notices(box: Machine) -> None:
         assert wrong not in log, wrong
 
 
+@pytest.mark.slow
 def test_an_upgrade_without_a_daemon_starts_one(box: Machine) -> None:
     assert upgrade(box) > 0
     assert box.harp("daemon", "--upgrade", "--stop").returncode == 2
@@ -295,6 +296,7 @@ print(said.epoch)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
 @pytest.mark.parametrize("harpd_first", [False, True])
 def test_another_users_tenant_comes_back_when_all_of_harp_died(

@@ -24,6 +24,7 @@ from ring_client import (
 from shim_world import MIB, ROOT, World
 from worker_world import (
     alloc,
+    gone,
     session,
     start,
     stream,
@@ -71,14 +72,6 @@ def held(world: World, pid: int) -> int:
     told = subprocess.run(tool, env=env, capture_output=True, check=True, text=True).stdout
     rows = json.loads(told)["processes"]
     return next((int(row["mem_bytes"]) for row in rows if row["pid"] == pid), -1)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended. Who waits for it may be gone as well."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def is_back(world: World, pid: int) -> None:

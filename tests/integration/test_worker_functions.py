@@ -118,6 +118,7 @@ def test_a_host_function_holds_its_stream_up(client: Client) -> None:
     assert number(client, at) == 9
 
 
+@pytest.mark.slow
 def test_a_host_functions_answer_is_read_behind_many_calls(client: Client) -> None:
     """The worker's thread blocks in a launch, and more calls are behind it than are held back."""
     size = 60 << 10

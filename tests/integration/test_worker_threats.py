@@ -164,6 +164,7 @@ def test_a_handle_of_another_session_is_none(client: Client, other: Client) -> N
 # --- taking all there is --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_who_sends_his_hello_byte_by_byte_is_not_waited_for(world: World) -> None:
     """All of it within 5 s."""
     with start(world) as worker:

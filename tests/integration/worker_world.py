@@ -121,3 +121,11 @@ def fill(c: Client, at: int, value: int, on: int, **more: int) -> int:
 
 def sync(c: Client, **more: int) -> int:
     return c.ask("cuCtxSynchronize", **more)[0]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended. Who waits for it may be gone as well."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
