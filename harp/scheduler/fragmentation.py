@@ -41,6 +41,8 @@ class Fragmentation:
 
     def __init__(self, shapes: Mapping[Shape, int], models: Sequence[str], width: int) -> None:
         """Tables for nodes of at most `width` GPUs of these models."""
+        #: {typical shape: how many pods it stands for}
+        self.shapes = dict(shapes)
         #: what F is to be divided by for milli-GPUs: the pods that `shapes` stands for
         self.weight = max(1, sum(shapes.values()))
         with_gpu = {shape: count for shape, count in shapes.items() if shape.num_gpu}

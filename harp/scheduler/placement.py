@@ -56,7 +56,7 @@ class Placement:
         cluster = Cluster(nodes)
         width = cluster.gpu_milli.shape[1]
         fragmentation = Fragmentation(typical(workload), cluster.models, width)
-        return cls(cluster, make(policy, fragmentation, seed), fragmentation)
+        return cls(cluster, make(policy, cluster, fragmentation, seed), fragmentation)
 
     def held(self) -> tuple[Assignment, ...]:
         """All pods that are placed, in the order in which they came."""

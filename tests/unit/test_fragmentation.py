@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from fractions import Fraction
 
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_cases import clusters, node, pod, pods, workload
 
-from harp.scheduler import Cluster, Fragmentation, Node, Placement, Pod, Shape, typical
+from harp.scheduler import Assignment, Cluster, Fragmentation, Node, Placement, Pod, Shape, typical
 from harp.scheduler.hybrid import Hybrid, Weights
+from harp.scheduler.scarcity import scarcity
 
 Free = tuple[int, list[int], str]  #: CPUs (milli), GPUs (milli), model
 
@@ -57,6 +59,24 @@ def best_literal(free: Free, one: Pod, shapes: dict[Shape, int]) -> tuple[Fracti
         after = f_literal((cpu - one.cpu_milli, left, model), shapes)
         found.append((f_literal(free, shapes) - after, left))
     return max(found, key=lambda item: item[0])  # the first of equal ones: least free, lowest index
+
+
+def scarcity_literal(nodes: list[Node], shapes: dict[Shape, int]) -> dict[str, float]:
+    """{model: expected milli that only some models can serve, per milli of it, at most 1}."""
+    capacity = collections.Counter()
+    for one in nodes:
+        capacity[one.model] += sum(one.gpu_milli)
+    asked = sum(count * s.num_gpu * s.gpu_milli for s, count in shapes.items())
+    found = {}
+    for model, there in capacity.items():
+        wanted = Fraction(0)
+        for shape, count in shapes.items():
+            if model in shape.gpu_spec and there:
+                part = Fraction(there, sum(capacity[m] for m in shape.gpu_spec))
+                demand = Fraction(count * shape.num_gpu * shape.gpu_milli, asked)
+                wanted += part * demand * capacity.total() / there
+        found[model] = float(min(Fraction(1), wanted))
+    return found
 
 
 def filled(nodes: list[Node], arriving: list[Pod], policy: str) -> Placement:
@@ -134,6 +154,7 @@ def test_hybrid_scores_as_its_formula_says(
 ) -> None:
     placement = filled(nodes, arriving, "hybrid")
     cluster, shapes, w = placement.cluster, shapes_of(arriving), Weights()
+    scarce = scarcity_literal(nodes, shapes)
     for one in asking:
         wanted = {}
         for row in cluster.feasible(one).tolist():
@@ -149,6 +170,7 @@ def test_hybrid_scores_as_its_formula_says(
                 - w.gpu_left * sum(gpus) / 1000
                 - w.imbalance * abs(uneven)
                 + w.whole_left * gpus.count(1000)
+                - w.scarcity * one.gpu_total_milli / 1000 * scarce[kind.model]
             )
         assert placement.scores(one) == pytest.approx(wanted, rel=1e-9, abs=1e-6)
 
@@ -157,7 +179,7 @@ def test_without_weights_the_hybrid_is_the_gradient_itself() -> None:
     cluster = Cluster([node("a"), node("b", 4, cpus=8)])
     f = Fragmentation(typical(workload()), cluster.models, cluster.gpu_milli.shape[1])
     one, rows = pod("p", 500), np.array([0, 1])
-    bare = Hybrid(f, Weights(0, 0, 0, 0)).score(cluster, one, rows)
+    bare = Hybrid(cluster, f, Weights(0, 0, 0, 0, 0)).score(cluster, one, rows)
     before = f.of(cluster.cpu_free, cluster.gpu_free, cluster.model)
     for row in (0, 1):
         cluster.take(one, row, (0,))
@@ -183,3 +205,33 @@ def test_a_workload_that_asks_for_no_gpu_makes_all_of_them_fragments() -> None:
     f = placement.fragmentation
     assert f.of_cluster(placement.cluster) / f.weight == 2000
     assert placement.place(pod("p", 500)) is not None
+
+
+def test_gpus_that_others_need_are_left_to_them() -> None:
+    """Half of the demand accepts B alone: who accepts any goes to A, though B's node is fuller."""
+    nodes = [node("a", 4, model="A"), node("b", 4, model="B")]
+    choosy = [pod(f"b{n}", 500, cpus=12, spec="B") for n in range(20)]
+    easy = [pod(f"e{n}", 500, cpus=12) for n in range(20)]
+    placements = [Placement.of(nodes, w, policy="hybrid") for w in (easy, easy + choosy)]
+    for placement in placements:
+        placement.hold(Assignment(pod("first", 500, cpus=12), "b", (0,)))
+    chosen = [placement.choose(pod("next", 500, cpus=12)) for placement in placements]
+    assert [c.node for c in chosen if c] == ["b", "a"]
+    last = placements[1].choose(pod("choosy", 500, cpus=12, spec="B"))
+    assert last is not None
+    assert (last.node, last.gpus) == ("b", (0,))
+
+
+def test_scarcity_is_what_cannot_go_elsewhere() -> None:
+    nodes = [node("a", 6, model="A"), node("b", 2, model="B"), node("c", 0, model="C")]
+    cluster = Cluster(nodes)
+    for asked, wanted in (
+        ({Shape(0, 1, 500): 10}, [0, 0, 0]),
+        ({Shape(0, 1, 500): 9, Shape(0, 1, 500, ("B",)): 1}, [0, 0.4, 0]),
+        ({Shape(0, 1, 500): 1, Shape(0, 1, 500, ("B",)): 1}, [0, 1, 0]),
+        ({Shape(0, 1, 500): 1, Shape(0, 1, 500, ("A", "B")): 1}, [0.5, 0.5, 0]),
+        ({Shape(0, 1, 500): 1, Shape(0, 1, 500, ("C", "nowhere")): 1}, [0, 0, 0]),
+        ({Shape(0, 0, 0, ("A",)): 5}, [0, 0, 0]),
+        ({}, [0, 0, 0]),
+    ):
+        assert scarcity(cluster, asked).tolist() == pytest.approx(wanted)

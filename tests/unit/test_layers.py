@@ -64,6 +64,7 @@ PURE = (
     "harp.scheduler.policies",
     "harp.scheduler.policy",
     "harp.scheduler.refusal",
+    "harp.scheduler.scarcity",
     "harp.scheduler.workload",
     "harp.sim.place",
     "harp.sim.scenario",

@@ -247,7 +247,7 @@ def test_a_wrong_pod_is_an_error(gpus: int, milli: int) -> None:
 def test_an_unknown_policy_names_the_nearest() -> None:
     cluster = Cluster([node("a")])
     with pytest.raises(ConfigError, match="unknown policy fdg") as error:
-        make("fdg", Fragmentation({}, cluster.models, 8), 0)
+        make("fdg", cluster, Fragmentation({}, cluster.models, 8), 0)
     assert error.value.hint == "did you mean fgd?"
 
 
