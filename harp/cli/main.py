@@ -29,7 +29,7 @@ COMMANDS = {
     "remote": ("harp.cli.remote:remote", "GPUs for programs on other hosts."),
     "doctor": ("harp.cli.doctor:doctor", "Find out why something does not work."),
     "demo": ("harp.cli.demo:demo", "Two trainings share a software GPU."),
-    "sim": ("harp.cli.sim:sim", "Try policies on a virtual clock."),
+    "sim": ("harp.cli.sim:sim", "Try policies on a model: GPU time, or placement."),
     "bench": ("harp.cli.bench:bench", "Measure shares, latency, memory and HARP's own cost."),
     "version": ("harp.cli.version:version", "Say the version."),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp sim`: what would happen, on a virtual clock."""
+"""`harp sim`: what would happen, on a virtual clock or to a list of pods."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from harp.cli.output import json_option, print_json, progress
+from harp.cli.sim_place import place
 from harp.native import find
 from harp.sim import Scenario, TenantSpec, as_text, generate, read, simulate
 from harp.sim import as_json as result_json
@@ -58,7 +59,10 @@ class _Documented(click.Command):
 
 @click.group()
 def sim() -> None:
-    """Try policies on a virtual clock: a model, not a GPU result."""
+    """Try policies on a virtual clock or a list of pods: a model, not a GPU result."""
+
+
+sim.add_command(place)
 
 
 @sim.command("time", cls=_Documented, epilog=_EXAMPLE)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures in README.md: taken, kept as JSON files, written between markers.
 
-    python tests/bench/readme.py            writes both sections from the JSON files
+    python tests/bench/readme.py            writes the three sections from the JSON files
     python tests/bench/readme.py --check    fails if README.md differs from what they say
     python tests/bench/readme.py --run      runs the benches first (some 20 minutes)
     python tests/bench/readme.py --run --everything   with the whole matrix (some 50)
     python tests/bench/readme.py --run --only remote  one bench; the others' files stay
 
 `hardware` comes from tests/gpu/results (hardware.py), `bench` from tests/bench/results
-(tables.py). No figure is typed by hand, and none of the software GPU appears without its label.
+(tables.py), `placement` from tests/bench/traces (place.py), whose figures are of no GPU and need
+the public traces: `--run --only place`. No figure is typed by hand, and none of the software GPU
+appears without its label.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import hardware
+import place
 import tables
 
 from harp.bench.machine import machine as private_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 HARDWARE, BENCH = ROOT / "tests/gpu/results", ROOT / "tests/bench/results"
+TRACED = ROOT / "tests/bench/traces"
 BENCHES = ("share", "latency", "memory", "crash", "oversub", "remote", "overhead")
 RUNS, SHARE_SECONDS, LATENCY_SECONDS = 3, 5, 10
 SLICE_US, SWITCH_US = 2000, 20  #: of the cells that a plain --run takes
@@ -60,7 +64,12 @@ def machine() -> str:
 
 def run(*, everything: bool, repeat: int, only: str | None = None) -> None:
     """Takes the figures; the matrix of all slices and switches only if `everything`."""
-    about = {"machine": machine(), "label": tables.LABEL, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    about = {"machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    if only == "place":
+        found = place.take(lambda arguments: _last_json(arguments, software=False))
+        _keep("place", {"bench": "place", **about} | found, folder=TRACED)
+        return
+    about["label"] = tables.LABEL
     share = ["bench", "share", "--seconds", str(SHARE_SECONDS), "--repeat", str(repeat)]
     if not everything:
         share += ["--cell", f"*.{SLICE_US}us.{SWITCH_US}us"]
@@ -96,7 +105,9 @@ def _shown(arguments: list[str]) -> str:
     return " ".join(["harp", *(f"'{a}'" if "*" in a else a for a in arguments), "--json"])
 
 
-def _last_json(arguments: list[str], env: dict[str, str] | None = None) -> dict[str, Any]:
+def _last_json(
+    arguments: list[str], env: dict[str, str] | None = None, *, software: bool = True
+) -> dict[str, Any]:
     """What it printed. Status 1 means figures that are not good: they are shown all the same."""
     done = subprocess.run(
         [sys.executable, "-m", "harp", *arguments, "--json"],
@@ -109,14 +120,14 @@ def _last_json(arguments: list[str], env: dict[str, str] | None = None) -> dict[
     found: dict[str, Any] = json.loads((done.stdout.splitlines() or ["{}"])[-1])
     if done.returncode not in {0, 1} or "error" in found or not found:
         sys.exit(f"{_shown(arguments)} failed: {found.get('error', done.returncode)}")
-    if found.get("software") is not True:
+    if software and found.get("software") is not True:
         sys.exit("these benches are for the software GPU; tests/gpu is for real ones")
     return found
 
 
-def _keep(name: str, result: dict[str, Any]) -> None:
-    BENCH.mkdir(exist_ok=True)
-    (BENCH / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+def _keep(name: str, result: dict[str, Any], folder: Path = BENCH) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> int:
@@ -125,7 +136,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if stale")
     parser.add_argument("--run", action="store_true", help="run the benches first")
     parser.add_argument("--everything", action="store_true", help="the whole matrix of shares")
-    parser.add_argument("--only", choices=BENCHES, help="run this one alone")
+    parser.add_argument("--only", choices=(*BENCHES, "place"), help="this one alone")
     parser.add_argument("--repeat", type=int, default=RUNS, help="runs of everything")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     args = parser.parse_args()
@@ -134,6 +145,7 @@ def main() -> int:
     now = args.readme.read_text()
     want = put(now, "hardware", hardware.text(load(HARDWARE)))
     want = put(want, "bench", tables.text(load(BENCH)))
+    want = put(want, "placement", place.text(load(TRACED)))
     if args.check:
         if now != want:
             print("README.md is stale; remedy: python tests/bench/readme.py", file=sys.stderr)

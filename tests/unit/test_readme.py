@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,17 @@ def test_every_bench_file_is_labelled_and_names_no_place() -> None:
         assert json.loads(text)["label"] == tables.LABEL
         assert str(ROOT) not in text
         assert '"/' not in text
+
+
+def test_the_placement_file_holds_what_is_promised_and_names_no_place() -> None:
+    path = ROOT / "tests" / "bench" / "traces" / "place.json"
+    assert str(ROOT.parent) not in path.read_text()
+    found = json.loads(path.read_text())["result"]
+    for workload, least in (("default", 95.5), ("gpushare100", 86.64)):
+        of_seeds = found[workload]["hybrid"]["100"]
+        assert len(of_seeds) == 10
+        assert statistics.mean(of_seeds) >= least
+        assert max(found[workload]["hybrid"]["ms"]) <= 3
 
 
 def test_nothing_is_claimed_without_a_run() -> None:
