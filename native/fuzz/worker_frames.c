@@ -24,7 +24,8 @@
 #include "wire_fill.h"
 
 #define A_SESSION 20000u /* frames */
-#define LANES     3u
+#define CONTESTED 1500u  /* of one in which soon not much is left */
+#define LANES     6u
 #define PLACES    16u
 #define KINDS     64u
 #define EACH      4u
@@ -42,7 +43,8 @@ static struct {
     uint64_t made[KINDS][EACH];    /* ids by kind */
     uint64_t place[PLACES];        /* device addresses that were answered */
     unsigned places, next, hushed; /* calls that hold a stream up for ever are not made */
-    uint64_t alloc_seq, last_ack;
+    bool contested;
+    uint64_t alloc_seq, awaited; /* awaited: a reply; 0: it has come */
 } s;
 
 static char folder[] = "/dev/shm/harp-test-XXXXXX"; /* the device's */
@@ -124,7 +126,7 @@ static bool hear(void)
     while ((got = harp_ring_take(&s.ring, &r, body, sizeof body)) == 1) {
         if (r.flags & HARP_FRAME_REPLY) {
             replies++;
-            s.last_ack = r.ack;
+            s.awaited = s.awaited == r.ack ? 0 : s.awaited;
             if (r.bytes >= 4 && memcmp(body, "\0\0\0", 4) == 0 && r.op < HARP_OPS) {
                 successes++;
                 succeeded[r.op] = true;
@@ -194,12 +196,13 @@ static bool answered(void)
         r.bytes = (uint32_t)out.used;
         if (!put(&r, room))
             return false;
+        s.awaited = r.seq;
         harp_ring_wake(&s.ring);
-        for (int tries = 0; s.last_ack != r.seq; tries++) {
-            if (!hear() || tries == 200)
+        for (int quiet = 0; s.awaited != 0;) { /* for a second */
+            if (!hear() || quiet == 200)
                 return false;
-            if (s.last_ack != r.seq)
-                harp_ring_wait(&s.ring, HARP_RING_FIRST, 5);
+            if (s.awaited != 0 && harp_ring_wait(&s.ring, HARP_RING_FIRST, 5) == -ETIMEDOUT)
+                quiet++;
         }
     }
     return true;
@@ -217,10 +220,40 @@ static bool announce(void)
     return put(&r, &region);
 }
 
+/* Lanes use and end the same few things, by calls that run beside each other. */
+static bool contested(void)
+{
+    const uint64_t any = 3, at = s.places == 0 ? 0 : s.place[draw(s.places)];
+    uint64_t out = 0;
+    const struct {
+        unsigned op;
+        uint64_t args[4];
+    } calls[] = {{HARP_OP_cuCtxCreate_v2, {(uintptr_t)&out, 0, draw(2)}},
+                 {HARP_OP_cuCtxSetCurrent, {any}},
+                 {HARP_OP_cuCtxDestroy_v2, {any}},
+                 {HARP_OP_cuCtxSynchronize, {0}},
+                 {HARP_OP_cuDevicePrimaryCtxReset_v2, {draw(2)}},
+                 {HARP_OP_cuStreamCreate, {(uintptr_t)&out, draw(2)}},
+                 {HARP_OP_cuStreamSynchronize, {any}},
+                 {HARP_OP_cuStreamDestroy_v2, {any}},
+                 {HARP_OP_cuEventRecord, {any, any}},
+                 {HARP_OP_cuStreamWaitEvent, {any, any}},
+                 {HARP_OP_cuEventDestroy_v2, {any}},
+                 {HARP_OP_cuMemAlloc_v2, {(uintptr_t)&out, 1 << 16}},
+                 {HARP_OP_cuMemFree_v2, {at}},
+                 {HARP_OP_cuMemsetD8Async, {at, 0, 64, any}}};
+    const unsigned i = draw(sizeof calls / sizeof *calls);
+    struct harp_wire_call call = {.args = {0}};
+    memcpy(call.args, calls[i].args, sizeof calls[i].args);
+    return say(calls[i].op, &call, HARP_FRAME_WANTED, 1 + draw(LANES), false);
+}
+
 static bool one(void)
 {
     unsigned op = HARP_OP_FIRST + draw(HARP_OPS - HARP_OP_FIRST);
     const struct harp_wire_op *row = harp_wire_op(op);
+    if (s.contested && draw(32) != 0)
+        return contested();
     if (draw(40) == 0)
         return announce();
     if (row == NULL || holds_up(row->name)) {
@@ -245,6 +278,7 @@ static void begin(const char *worker, const char *driver)
     struct harp_table_id own;
     memset(&s, 0, sizeof s);
     s.minted = 2;
+    s.contested = draw(2) == 0;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
         broken("no sockets", errno);
     s.sock = ends[0];
@@ -336,7 +370,8 @@ int main(int argc, char **argv)
     while (frames < wanted) {
         begin(argv[1], argv[2]);
         bool there = first_words();
-        for (unsigned i = 0; i < A_SESSION && frames < wanted && there; i++) {
+        const unsigned most = s.contested ? CONTESTED : A_SESSION;
+        for (unsigned i = 0; i < most && frames < wanted && there; i++) {
             there = one() && (i % 250 != 249 || (answered() && supplies()));
             harp_ring_wake(&s.ring);
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 
 import pytest
@@ -39,7 +40,10 @@ def test_a_million_frames() -> None:
     try:
         for n, fuzzer in enumerate(fuzzers):
             out, err = fuzzer.communicate(timeout=280)
-            assert fuzzer.returncode == 0, (seed + n, err[-6000:])
+            if fuzzer.returncode != 0:
+                at = re.search(r"==\d+==ERROR|runtime error", err)
+                report = err[at.start() :][:20000] if at else err[-6000:]
+                pytest.fail(f"seed {seed + n}: {report}\n{out}{err[-300:]}", pytrace=False)
             print(out)
     finally:
         for fuzzer in fuzzers:

@@ -8,6 +8,15 @@ static void errors_of_copies(void *arg)
 {
     CUdeviceptr p;
     char host[64];
+    CUDA_MEMCPY3D far = {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+                         .srcPitch = 1 << 16,
+                         .srcHeight = 1,
+                         .dstMemoryType = CU_MEMORYTYPE_DEVICE,
+                         .dstPitch = 1 << 16,
+                         .dstHeight = 1,
+                         .WidthInBytes = 8,
+                         .Height = (1ull << 48) + 1, /* that times the pitch is 0 */
+                         .Depth = 1};
     CUDA_MEMCPY2D m = {.srcMemoryType = CU_MEMORYTYPE_HOST,
                        .srcHost = host,
                        .srcPitch = 8,
@@ -18,7 +27,9 @@ static void errors_of_copies(void *arg)
 
     context();
     OK(cuMemAlloc_v2(&p, 64));
-    m.dstDevice = p;
+    m.dstDevice = far.srcDevice = p;
+    far.dstDevice = p + 8;
+    CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemcpy3D_v2(&far));
     OK(cuMemcpyHtoD_v2(p, host, 64));
     OK(cuMemcpyHtoD_v2(p, host, 0));
     CHECK_IS(CUDA_ERROR_INVALID_VALUE, cuMemcpyHtoD_v2(p, host, 65));

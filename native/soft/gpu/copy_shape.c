@@ -37,7 +37,7 @@ static CUresult side_of(const struct side *s, const struct soft_copy *c, struct 
 {
     size_t pitch = s->pitch != 0 ? s->pitch : s->x + c->width;
     size_t height = s->height != 0 ? s->height : s->y + c->height;
-    uint64_t offset, extent, slice;
+    uint64_t offset, extent, slice, rows;
 
     if (s->lod != 0) /* a level of a mipmap is an array of its own */
         return CUDA_ERROR_INVALID_VALUE;
@@ -54,7 +54,9 @@ static CUresult side_of(const struct side *s, const struct soft_copy *c, struct 
         return CUDA_ERROR_INVALID_VALUE;
     if (__builtin_mul_overflow(s->z, slice, &offset) ||
         __builtin_mul_overflow(c->depth - 1, slice, &extent) ||
-        __builtin_add_overflow(extent, (c->height - 1) * pitch + c->width, &extent))
+        __builtin_mul_overflow(c->height - 1, pitch, &rows) || /* one slice: of any height */
+        __builtin_add_overflow(extent, rows, &extent) ||
+        __builtin_add_overflow(extent, c->width, &extent))
         return CUDA_ERROR_INVALID_VALUE;
     offset += s->y * pitch + s->x;
     out->pitch = pitch;

@@ -187,35 +187,12 @@ static CUresult settle(struct lane *lane, const struct harp_wire_call *call)
                             : CUDA_ERROR_INVALID_VALUE;
 }
 
-/* They are no more, nor is memory of modules and graphs. `then`: of ranges, before the call. */
-static void drop(struct node *ended, uint64_t then)
-{
-    struct owner o;
-    for (const struct node *n = NULL; (n = handles_next(ended, n, &o)) != NULL;)
-        if (o.kind == HARP_HANDLE_CUmodule || o.kind == HARP_HANDLE_CUgraph)
-            ranges_owner_ended(o.value, then);
-    handles_drop(ended);
-}
-
-static struct node *take_of_context(uint64_t generation)
-{
-    return generation == 0 ? NULL
-                           : handles_take_of((struct owner){.kind = HARP_HANDLE_CUcontext,
-                                                            .value = generation});
-}
-
-static void context_ended(uint64_t generation)
-{
-    ranges_context_ended(generation);
-    drop(take_of_context(generation), UINT64_MAX);
-}
-
 /* What a call has made may have been ended by another lane's before it was known that it is. */
 static void look_again(const struct lane *lane, unsigned op, const uint64_t *args)
 {
     uint64_t id;
     if (lane->generation != 0 && held_generation(lane->context) != lane->generation)
-        context_ended(lane->generation);
+        owner_context_ended(lane->generation);
     if ((op == HARP_OP_cuModuleGetGlobal_v2 &&
          !handles_known(HARP_HANDLE_CUmodule, args[2], &id)) ||
         (op == HARP_OP_cuLibraryGetGlobal && !handles_known(HARP_HANDLE_CUlibrary, args[2], &id)))
@@ -251,13 +228,20 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     memcpy(args, call->args, sizeof args);
     r = prepare_call(lane, &made, args);
     const struct ranges_dropped dropped = ranges_before(call->op, call->args);
+    struct held context = {.serial = 0};
+    struct node *in_context = NULL;
+    if (wipe_is_end(call->op, call->args, &context)) {
+        in_context = owner_take_context(context.serial);
+        handles_wait(in_context, &lane->uses);
+        within_alone(lane, &context);
+    }
     wipe_before(lane, call->op, call->args);
-    struct node *in_context = take_of_context(lane->ending);
-    handles_wait(in_context, &lane->uses);
     const uint64_t then = ranges_now(); /* what is added later sees what has been taken */
     if (call->made_kind != 0 || ranges_adds(call->op))
         owner_look(lane);
     void (*fn)(void) = driver_fn(made, (lane->flags & HARP_FRAME_PER_THREAD) != 0);
+    if (r == CUDA_SUCCESS && wipe_is_over()) /* it has waited: what it ends is being wiped */
+        r = CUDA_ERROR_DEINITIALIZED;
     if (r == CUDA_SUCCESS)
         r = fn == NULL ? CUDA_ERROR_NOT_FOUND : (CUresult)harp_wire_invoke(made, fn, args);
     prepare_end(lane);
@@ -267,13 +251,17 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     if (r != CUDA_SUCCESS) {
         ranges_failed(call->args, &dropped);
         handles_put_back(ended);
-        handles_put_back(in_context);
+        /* Another lane may have ended it, while it was waited for. */
+        if (in_context != NULL && held_generation(context.key) != context.serial)
+            owner_drop(in_context, UINT64_MAX);
+        else
+            handles_put_back(in_context);
         return r;
     }
-    drop(ended, then);
-    drop(in_context, then);
+    owner_drop(ended, then);
+    owner_drop(in_context, then);
     if (lane->ended != 0)
-        context_ended(lane->ended);
+        owner_context_ended(lane->ended);
     /* Another lane has begun that meanwhile: each launch would use memory of ours that is
      * another call's by then. */
     if (in_stream && call_captures(lane, stream))
@@ -291,6 +279,7 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
 static CUresult make(struct lane *lane, const struct harp_wire_op *op, struct harp_wire_call *call)
 {
     CUresult r = wipe_call_begins() ? make_one(lane, op, call) : CUDA_ERROR_DEINITIALIZED;
+    within_called(lane, call->op);
     wipe_call_ends();
     return r;
 }
@@ -331,15 +320,17 @@ static void call_one(struct lane *lane, unsigned op_number, unsigned flags, uint
     lane->generation = 0;
     lane->call = &call;
     session_away(lane->session, lane, wanted);
+    within_begin(lane);
     int err = op == NULL ? -EINVAL : harp_wire_get_request(&call, &side, &in, &arena);
     const bool decoded = err == 0;
     if (decoded)
         call.result = make(lane, op, &call);
     else
         call.result = refused(lane, err);
-    handles_let_go(&lane->uses);
     transfer_done(lane); /* those that no stream has taken along */
     transfer_unused(lane, lane->seq);
+    handles_let_go(&lane->uses);
+    within_end(lane);
     session_back(lane->session, lane, wanted);
     if (wanted) {
         if (decoded)

@@ -34,6 +34,8 @@ struct uses {
 };
 int handles_use(struct uses *uses, enum harp_handle kind, uint64_t id, uint64_t *value);
 void handles_let_go(struct uses *uses);
+/* Whether one of them was made in a context of that generation. By another thread. */
+bool handles_uses_context(const struct uses *uses, uint64_t generation);
 
 /* The id of a handle that the driver has answered: its last one, or a new one of the worker's. */
 int handles_id(enum harp_handle kind, uint64_t value, uint64_t *id);

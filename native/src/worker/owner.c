@@ -7,6 +7,7 @@
 
 #include "src/wire/table.h"
 #include "src/worker/handles.h"
+#include "src/worker/ranges.h"
 #include "src/worker/worker.h"
 
 /* The first parameter of a kind; `out`: that is answered. */
@@ -121,4 +122,26 @@ struct owner owner_of(struct lane *lane, enum harp_handle kind)
         break;
     }
     return (struct owner){.kind = 0};
+}
+
+void owner_drop(struct node *ended, uint64_t then)
+{
+    struct owner o;
+    for (const struct node *n = NULL; (n = handles_next(ended, n, &o)) != NULL;)
+        if (o.kind == HARP_HANDLE_CUmodule || o.kind == HARP_HANDLE_CUgraph)
+            ranges_owner_ended(o.value, then);
+    handles_drop(ended);
+}
+
+struct node *owner_take_context(uint64_t generation)
+{
+    return generation == 0 ? NULL
+                           : handles_take_of((struct owner){.kind = HARP_HANDLE_CUcontext,
+                                                            .value = generation});
+}
+
+void owner_context_ended(uint64_t generation)
+{
+    ranges_context_ended(generation);
+    owner_drop(owner_take_context(generation), UINT64_MAX);
 }

@@ -63,6 +63,19 @@ void handles_let_go(struct uses *uses)
     pthread_mutex_unlock(&handles_lock);
 }
 
+bool handles_uses_context(const struct uses *uses, uint64_t generation)
+{
+    bool found = false;
+    pthread_mutex_lock(&handles_lock);
+    for (unsigned i = 0; i < uses->count && !found; i++) {
+        const struct owner *o = &uses->nodes[i]->owner;
+        found = o->context == generation ||
+                (o->kind == HARP_HANDLE_CUcontext && o->value == generation);
+    }
+    pthread_mutex_unlock(&handles_lock);
+    return found;
+}
+
 static unsigned own_of(const struct uses *uses, const struct node *n)
 {
     unsigned own = 0;

@@ -32,6 +32,11 @@ bool wipe_is_off(void)
     return off;
 }
 
+bool wipe_is_over(void)
+{
+    return atomic_load(&over);
+}
+
 bool wipe_call_begins(void)
 {
     atomic_fetch_add(&under_way, 1);
@@ -53,12 +58,12 @@ static bool zero(const struct wipe_place *in, const struct held *h)
 }
 
 /* Not if the call will be refused: then it is the program's still. */
-static void zero_now(const struct lane *lane, const struct held *h)
+static void zero_now(struct lane *lane, const struct held *h)
 {
     struct wipe_place in;
     CUcontext current = NULL;
     if (DRIVER(cuCtxGetCurrent)(&current) != CUDA_SUCCESS || current == NULL ||
-        !wipe_enter(&in, h->context, h->device))
+        !wipe_enter(lane, &in, h->context, h->device))
         return;
     if (!held_forbids(lane->id, (unsigned)in.mode)) {
         if (!held_captures())
@@ -69,10 +74,10 @@ static void zero_now(const struct lane *lane, const struct held *h)
     wipe_leave(&in);
 }
 
-bool wipe_last(uint64_t handle, const struct held *p)
+bool wipe_last(struct lane *lane, uint64_t handle, const struct held *p)
 {
     struct wipe_place in;
-    if (!wipe_enter(&in, 0, p->device))
+    if (!wipe_enter(lane, &in, 0, p->device))
         return false;
     bool done = wipe_physical(&in, handle, p->bytes, p->device);
     wipe_leave(&in);
@@ -106,12 +111,12 @@ static void free_now(struct lane *lane, const struct held *h)
 }
 
 /* Everything that goes with a context. */
-static void wipe_context(const struct held *context)
+static void wipe_context(struct lane *lane, const struct held *context)
 {
     size_t count;
     struct wipe_place in;
     struct held *all = held_all(&count);
-    if (wipe_enter(&in, context->key, context->device)) {
+    if (wipe_enter(lane, &in, context->key, context->device)) {
         if (!held_captures())
             wipe_settle();
         for (size_t i = 0; i < count; i++)
@@ -125,8 +130,7 @@ static void wipe_context(const struct held *context)
     free(all);
 }
 
-/* Whether a call is the end of a context, unless another one is made meanwhile. */
-static bool is_end(unsigned op, const uint64_t *args, struct held *to)
+bool wipe_is_end(unsigned op, const uint64_t *args, struct held *to)
 {
     switch (op) {
     case HARP_OP_cuCtxDestroy_v2:
@@ -177,12 +181,12 @@ static void before_unmap(struct lane *lane, uint64_t at, uint64_t end)
     free(all);
 }
 
-static void before_release(const uint64_t *args)
+static void before_release(struct lane *lane, const uint64_t *args)
 {
     struct held h, p;
     if (held_get(HELD_HANDLE, args[0], &h) && held_get(HELD_PHYSICAL, h.physical, &p) &&
         p.uses == 1 && p.maps == 0)
-        wipe_last(args[0], &p);
+        wipe_last(lane, args[0], &p);
 }
 
 void wipe_before(struct lane *lane, unsigned op, const uint64_t *args)
@@ -190,11 +194,10 @@ void wipe_before(struct lane *lane, unsigned op, const uint64_t *args)
     struct held h;
     lane->freed = (struct held){.kind = HELD_NONE};
     lane->kept_count = 0;
-    lane->ending = lane->ended = 0;
-    if (is_end(op, args, &h)) { /* whose memory it was is asked also if nothing is wiped */
+    lane->ended = 0;
+    if (wipe_is_end(op, args, &h)) { /* whose memory it was is asked also if nothing is wiped */
         if (!off)
-            wipe_context(&h);
-        lane->ending = h.serial;
+            wipe_context(lane, &h);
         lane->freed = h;
         lane->freed_serial = held_now();
     }
@@ -220,7 +223,7 @@ void wipe_before(struct lane *lane, unsigned op, const uint64_t *args)
         before_unmap(lane, args[0], args[0] + args[1]);
         break;
     case HARP_OP_cuMemRelease:
-        before_release(args);
+        before_release(lane, args);
         break;
     default:
         break;

@@ -19,6 +19,10 @@ void wipe_not(void);
 /* Around a call. false: the session is over, and it is not made. */
 bool wipe_call_begins(void);
 void wipe_call_ends(void);
+/* The session has begun to end: what is held is wiped. */
+bool wipe_is_over(void);
+/* Whether a call is the end of a context, unless another one is made meanwhile. */
+bool wipe_is_end(unsigned op, const uint64_t *args, struct held *context);
 /* Before the call is made, and when it has been. `args`: as the driver is given them. */
 void wipe_before(struct lane *lane, unsigned op, const uint64_t *args);
 void wipe_after(struct lane *lane, unsigned op, CUresult result, const uint64_t *args);
@@ -29,7 +33,7 @@ void wipe_all(void);
 
 bool wipe_is_off(void);
 /* With the last of its handles, which is still there. */
-bool wipe_last(uint64_t handle, const struct held *physical);
+bool wipe_last(struct lane *lane, uint64_t handle, const struct held *physical);
 /* What no call is about to free. */
 void wipe_held(void);
 
@@ -42,13 +46,15 @@ struct wipe_kept {
 /* --- wipe_memory.c: in a context of ours or the program's, which is as it was afterwards --- */
 
 struct wipe_place {
+    struct lane *lane;
     uint64_t context, stream;
     int mode; /* of the thread's captures */
     bool pushed;
 };
 
-/* `context`, or one of the same device. false: there is none. */
-bool wipe_enter(struct wipe_place *in, uint64_t context, int device);
+/* `context`, or one of the same device. By `lane`, or (NULL) by who makes no calls. false: there is
+ * none. */
+bool wipe_enter(struct lane *lane, struct wipe_place *in, uint64_t context, int device);
 void wipe_leave(struct wipe_place *in);
 /* Whatever may still write there has ended. */
 void wipe_settle(void);

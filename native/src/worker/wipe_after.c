@@ -54,7 +54,7 @@ static void unmapped(struct lane *lane, bool done, uint64_t at, uint64_t end)
     for (unsigned i = 0; i < lane->kept_count; i++) {
         const struct wipe_kept *kept = &lane->kept[i];
         if (done && !held_get(HELD_PHYSICAL, kept->physical.key, &p)) /* that was the last one */
-            wipe_last(kept->handle, &kept->physical);
+            wipe_last(lane, kept->handle, &kept->physical);
         DRIVER(cuMemRelease)(kept->handle);
     }
     lane->kept_count = 0;

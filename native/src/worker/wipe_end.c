@@ -47,7 +47,7 @@ static void wipe_one(const struct held *h)
     } else {
         p = *h;
     }
-    if (!done || !wipe_enter(&in, h->context, p.device)) {
+    if (!done || !wipe_enter(NULL, &in, h->context, p.device)) {
         left(h);
         return;
     }
@@ -67,7 +67,7 @@ static void rest(const struct held *all, size_t count, bool ours)
 {
     struct wipe_place in;
     for (size_t i = 0; i < count; i++)
-        if (all[i].kind == HELD_CONTEXT && wipe_enter(&in, all[i].key, all[i].device)) {
+        if (all[i].kind == HELD_CONTEXT && wipe_enter(NULL, &in, all[i].key, all[i].device)) {
             if (ours)
                 wipe_finish(&in);
             else

@@ -36,34 +36,65 @@ static void exchange(int *mode)
     *mode = (int)other;
 }
 
-bool wipe_enter(struct wipe_place *in, uint64_t context, int device)
-{
-    struct held found;
-    CUcontext current = NULL;
-    if (!context_of(context, device, &found))
-        return false;
-    *in = (struct wipe_place){.context = found.key, .mode = CU_STREAM_CAPTURE_MODE_RELAXED};
-    DRIVER(cuCtxGetCurrent)(&current);
-    if ((uintptr_t)current != found.key) {
-        in->pushed = true;
-        if (DRIVER(cuCtxPushCurrent_v2)((CUcontext)(uintptr_t)found.key) != CUDA_SUCCESS)
-            return false;
-    }
-    /* Ours is no part of what the program's thread may do while something captures. */
-    exchange(&in->mode);
-    in->stream = stream_of(&found);
-    if (in->stream != 0)
-        return true;
-    wipe_leave(in);
-    return false;
-}
-
-void wipe_leave(struct wipe_place *in)
+static void leave(struct wipe_place *in)
 {
     CUcontext popped;
     exchange(&in->mode);
     if (in->pushed)
         DRIVER(cuCtxPopCurrent_v2)(&popped);
+}
+
+/* Whoever ends it waits until that is left, or has ended it meanwhile. */
+static bool kept_alive(struct lane *lane, uint64_t context, int device, struct held *to)
+{
+    while (context_of(context, device, to)) {
+        uint64_t serial = to->serial;
+        if (lane != NULL)
+            within_enter(lane, to->key);
+        if (held_get(HELD_CONTEXT, to->key, to) && to->serial == serial)
+            return true;
+        if (lane != NULL)
+            within_leave(lane);
+    }
+    return false;
+}
+
+static bool enter(struct wipe_place *in, const struct held *found)
+{
+    CUcontext current = NULL;
+    DRIVER(cuCtxGetCurrent)(&current);
+    if ((uintptr_t)current != found->key) {
+        if (DRIVER(cuCtxPushCurrent_v2)((CUcontext)(uintptr_t)found->key) != CUDA_SUCCESS)
+            return false;
+        in->pushed = true;
+    }
+    /* Ours is no part of what the program's thread may do while something captures. */
+    exchange(&in->mode);
+    in->stream = stream_of(found);
+    if (in->stream == 0)
+        leave(in);
+    return in->stream != 0;
+}
+
+bool wipe_enter(struct lane *lane, struct wipe_place *in, uint64_t context, int device)
+{
+    struct held found;
+    if (!kept_alive(lane, context, device, &found))
+        return false;
+    *in = (struct wipe_place){
+        .lane = lane, .context = found.key, .mode = CU_STREAM_CAPTURE_MODE_RELAXED};
+    if (enter(in, &found))
+        return true;
+    if (lane != NULL)
+        within_leave(lane);
+    return false;
+}
+
+void wipe_leave(struct wipe_place *in)
+{
+    leave(in);
+    if (in->lane != NULL)
+        within_leave(in->lane);
 }
 
 void wipe_settle(void)

@@ -25,6 +25,7 @@
 #include "src/worker/handles.h"
 #include "src/worker/transfer.h"
 #include "src/worker/wipe.h"
+#include "src/worker/within.h"
 
 #define LANES       64u
 #define USED_MAX    8u  /* transfers of one call */
@@ -47,6 +48,7 @@ struct lane {
     bool at_end;             /* it names what is just behind memory of the session */
     const struct harp_wire_call *call;
     struct uses uses; /* handles that it names */
+    struct within within;
     struct transfer *used[USED_MAX];
     unsigned used_count;
     struct packed {
@@ -67,9 +69,8 @@ struct lane {
     struct link *link; /* that the call makes, or ends */
     struct held freed; /* by the call; see wipe.c */
     uint64_t freed_serial;
-    /* Generations of contexts: the call's own, and one that it ends, by what is known before it and
-     * after it. */
-    uint64_t context, generation, ending, ended;
+    /* Generations of contexts: the call's own, and one that it has ended. */
+    uint64_t context, generation, ended;
     struct wipe_kept *kept;
     unsigned kept_count, kept_room;
     /* session.c's. */
@@ -143,6 +144,11 @@ void latch_ended(struct session *s, unsigned op, const uint64_t *args);
 struct owner owner_of(struct lane *lane, enum harp_handle kind);
 /* The context that is current: lane->context, and which one that is. */
 void owner_look(struct lane *lane);
+/* What ends with a context: of its generation. */
+struct node *owner_take_context(uint64_t generation);
+/* They are no more, nor is memory of modules and graphs. `then`: of ranges, before the call. */
+void owner_drop(struct node *ended, uint64_t then);
+void owner_context_ended(uint64_t generation);
 
 /* An op of HARP's own. */
 CUresult own_call(struct lane *lane, struct harp_wire_call *call);
