@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ring_client import WANTED, Client, Worker
 from shim_world import MIB, World, soft_world
-from test_worker import INVALID_CONTEXT, INVALID_HANDLE, SUCCESS, stream, zero
+from worker_world import INVALID_CONTEXT, INVALID_HANDLE, SUCCESS, stream, zero
 
 CONTEXT_IS_DESTROYED = 709
 
