@@ -47,7 +47,7 @@ static struct {
     uint64_t alloc_seq, awaited; /* awaited: a reply; 0: it has come */
 } s;
 
-static char folder[] = "/dev/shm/harp-test-XXXXXX"; /* the device's */
+static char folder[64] = "/dev/shm/harp-test-XXXXXX"; /* the device's */
 
 static int away(const char *path, const struct stat *st, int type, struct FTW *where)
 {
@@ -356,6 +356,9 @@ static void cleared(void)
 
 int main(int argc, char **argv)
 {
+    const char *in = getenv("HARP_TEST_FOLDER"); /* whose maker clears it, whatever comes */
+    if (in != NULL)
+        snprintf(folder, sizeof folder, "%s/XXXXXX", in);
     if (argc != 5 || mkdtemp(folder) == NULL)
         return 2;
     atexit(cleared);

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import subprocess
+import tempfile
 
 import pytest
 
@@ -27,6 +28,7 @@ def test_a_million_frames() -> None:
     if not (FUZZER.exists() and WORKER.exists() and drivers):
         pytest.skip("no sanitized build here; remedy: tests/check --only native")
     seed = int(os.environ.get("HARP_TEST_SEED") or random.randrange(1 << 30))
+    folder = tempfile.TemporaryDirectory(dir="/dev/shm", prefix="harp-test-")
     fuzzers = [
         subprocess.Popen(
             [FUZZER, WORKER, drivers[0], str(seed + n), "250000"],
@@ -34,6 +36,7 @@ def test_a_million_frames() -> None:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            env=os.environ | {"HARP_TEST_FOLDER": folder.name},
         )
         for n in range(4)
     ]
@@ -49,3 +52,4 @@ def test_a_million_frames() -> None:
         for fuzzer in fuzzers:
             fuzzer.kill()
             fuzzer.communicate()
+        folder.cleanup()
