@@ -5,6 +5,10 @@ add_executable(client_state_test ${CMAKE_CURRENT_LIST_DIR}/client_state_test.c
 target_link_libraries(client_state_test PRIVATE harp_options harp_sanitize pthread)
 add_test(NAME client_state COMMAND client_state_test)
 
+add_executable(client_stock_test ${CMAKE_CURRENT_LIST_DIR}/client_stock_test.c ${remote}/stock.c)
+target_link_libraries(client_stock_test PRIVATE harp_options harp_sanitize)
+add_test(NAME client_stock COMMAND client_stock_test)
+
 add_executable(client_layout_test ${CMAKE_CURRENT_LIST_DIR}/client_layout_test.c
                                   ${remote}/layout.c)
 target_link_libraries(client_layout_test PRIVATE harp_options harp_sanitize)
@@ -30,7 +34,7 @@ add_library(client_parts OBJECT ${CMAKE_CURRENT_LIST_DIR}/client_peer.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_table.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_stubs.S ${HARP_SHIM_REMOTE})
 target_link_libraries(client_parts PRIVATE harp_options harp_sanitize)
-foreach(name client client_again client_arena client_copy client_guard client_rounds)
+foreach(name client client_again client_arena client_copy client_guard client_lease client_rounds)
   add_executable(${name}_test ${CMAKE_CURRENT_LIST_DIR}/${name}_test.c
                               $<TARGET_OBJECTS:client_parts>)
   target_link_libraries(${name}_test PRIVATE harp_options harp_sanitize pthread dl)
