@@ -25,6 +25,7 @@ DECLARE(cuCtxCreate_v2);
 DECLARE(cuCtxDestroy_v2);
 DECLARE(cuCtxSetCurrent);
 DECLARE(cuCtxSynchronize);
+DECLARE(cuDevicePrimaryCtxReset_v2);
 DECLARE(cuDevicePrimaryCtxRetain);
 DECLARE(cuMemAlloc_v2);
 DECLARE(cuMemAllocAsync);
@@ -189,7 +190,7 @@ static void no_memory_is_said_when_nothing_is_spare(void)
     refusals = 1;
     CHECK(cuMemAlloc_v2(&large, 64 * MIB) == CUDA_SUCCESS && large != 0);
     CHECK(count(HARP_OP_cuMemAlloc_v2) == 3 && last(HARP_OP_cuMemFree_v2).args[0] == three[2]);
-    CHECK(last(HARP_OP_harpMemTake).args[0] == three[2]);
+    CHECK(last(HARP_OP_harpMemTake).args[0] == three[2] && count(HARP_OP_harpMemTake) == 2);
     CHECK(after(HARP_OP_harpMemTake, HARP_OP_cuMemFree_v2) == 1);
     CHECK(after(HARP_OP_cuMemFree_v2, HARP_OP_cuMemAlloc_v2) == 1);
     /* There is none, and nothing to give back: once is enough. */
@@ -288,6 +289,8 @@ static void it_is_of_its_context(void)
     CUdeviceptr its[2];
     CHECK(cuMemAlloc_v2(&its[0], 4096) == CUDA_SUCCESS && cuMemFree_v2(at) == CUDA_SUCCESS);
     CHECK(cuCtxSynchronize() == CUDA_SUCCESS && last(HARP_OP_harpMemKeep).args[0] == at);
+    CHECK(cuMemFree_v2(three[0]) == CUDA_SUCCESS && cuCtxSynchronize() == CUDA_SUCCESS);
+    CHECK(last(HARP_OP_cuMemFree_v2).args[0] == three[0]);
     CHECK(cuCtxDestroy_v2(other) == CUDA_SUCCESS);
     /* What was of it has gone with it. */
     unsigned frees = count(HARP_OP_cuMemFree_v2);
@@ -304,6 +307,18 @@ static void it_is_of_its_context(void)
     CHECK(cuDevicePrimaryCtxRetain(&first, 0) == CUDA_SUCCESS);
     CHECK(count(HARP_OP_cuMemFree_v2) > frees && peer_wanted(&peer) == waited + 2);
     CHECK(cuCtxSetCurrent(first) == CUDA_SUCCESS && cuCtxSynchronize() == CUDA_SUCCESS);
+}
+
+/* A primary context's handle is good again, what was in it is not. */
+static void none_outlasts_a_reset(void)
+{
+    CUdeviceptr three[3], at = 0;
+    begin();
+    warm(three, 4096);
+    unsigned takes = count(HARP_OP_harpMemTake);
+    CHECK(cuDevicePrimaryCtxReset_v2(0) == CUDA_SUCCESS);
+    CHECK(cuMemAlloc_v2(&at, 4096) == CUDA_SUCCESS && at != three[2]);
+    CHECK(cuCtxSynchronize() == CUDA_SUCCESS && count(HARP_OP_harpMemTake) == takes);
 }
 
 static void nothing_is_spare_in_a_capture(void)
@@ -360,6 +375,7 @@ static const struct peer_scenario scenarios[] = {
     {"it_is_recalled", it_is_recalled},
     {"it_goes_back_after_a_while", it_goes_back_after_a_while},
     {"it_is_of_its_context", it_is_of_its_context},
+    {"none_outlasts_a_reset", none_outlasts_a_reset},
     {"nothing_is_spare_in_a_capture", nothing_is_spare_in_a_capture},
     {"a_place_that_is_taken_goes_back", a_place_that_is_taken_goes_back},
     {"strict_waits_for_each", strict_waits_for_each},
