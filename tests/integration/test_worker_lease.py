@@ -174,6 +174,7 @@ def test_where_little_is_left_there_is_none_and_what_was_is_wanted_back(
         assert said.flags == REVERSE
         assert decode_request(said.op, said.body)["free_bytes"] < LEAVES
         assert len(lease(c, 4096, 4)) == 1
+        alloc(c, MIB)
         assert len(recalled()) == 1  # once
         free = c.must("cuMemGetInfo_v2", free=1, total=1)["free"]
         size = (free // MIB) * MIB

@@ -7,7 +7,6 @@
 #include <pthread.h>
 
 #include "src/wire/lease.h"
-#include "src/worker/held.h"
 #include "src/worker/ranges.h"
 #include "src/worker/wipe.h"
 #include "src/worker/worker.h"
@@ -163,7 +162,6 @@ CUresult lease_keep(struct lane *lane, const uint64_t *args)
         r = DRIVER(cuCtxSynchronize)();
     else
         wipe_before(lane, HARP_OP_cuMemFree_v2, args);
-    lane->freed = (struct held){.kind = HELD_NONE}; /* it is held still */
     if (r == CUDA_SUCCESS && add(&one))
         return CUDA_SUCCESS;
     ranges_failed(args, &was);
