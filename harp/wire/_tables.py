@@ -10,7 +10,7 @@ from harp.wire.fields import Op
 
 FORMAT = 1
 CUDA = 13000
-TABLE_HASH = "3f47bdff8f11dc71d93b58f186f52440180075b7408c5d82fd9065c4f54afd69"
+TABLE_HASH = "e5d9daf8568a03e702203fa01ceb85caf152c0f6a5ab2dccd98ec71220c27480"
 
 MEANINGS: dict[str, dict[int, int] | dict[int, str]] = {
     'CUmemPool_attribute': {1: 4, 2: 4, 3: 4, 4: 8, 5: 8, 6: 8, 7: 8, 8: 8},
@@ -450,7 +450,7 @@ OPS: dict[int, Op] = {
     434: Op(434, 'harpSession', 'sync', False, (F('devices', 'SCALAR', 'POINTER', 2, kind=4), F('driver_version', 'SCALAR', 'POINTER', 2, kind=4), F('loading_mode', 'SCALAR', 'POINTER', 2, kind=4), )),
     435: Op(435, 'harpSnapshot', 'sync', False, (F('device', 'SCALAR', 'VALUE', 1, kind=4), F('facts', 'STRUCT', 'POINTER', 2, kind='struct harp_wire_device'), )),
     436: Op(436, 'harpArena', 'sync', False, (F('base', 'SCALAR', 'VALUE', 1, kind=8), F('bytes', 'SCALAR', 'VALUE', 1, kind=8), F('agreed', 'SCALAR', 'POINTER', 2, kind=8), )),
-    437: Op(437, 'harpMemLease', 'sync', False, (F('device', 'SCALAR', 'VALUE', 1, kind=4), F('bytes', 'SCALAR', 'VALUE', 1, kind=8), F('granted', 'SCALAR', 'POINTER', 2, kind=8), )),
+    437: Op(437, 'harpMemLease', 'sync', False, (F('bytes', 'SCALAR', 'VALUE', 1, kind=8), F('count', 'SCALAR', 'VALUE', 1, kind=4), F('addresses', 'SCALAR', 'POINTER', 2, kind=8, length='BY', by=('count',)), )),
     438: Op(438, 'harpImageFind', 'sync', False, (F('image', 'STRUCT', 'POINTER', 1, kind='struct harp_wire_image'), F('found', 'SCALAR', 'POINTER', 2, kind=4), )),
     439: Op(439, 'harpImagePut', 'sync', False, (F('bytes', 'SCALAR', 'VALUE', 1, kind=8), F('image', 'STRUCT', 'POINTER', 1, kind='struct harp_wire_image'), F('data', 'SENT', 'POINTER', 1, length='BY', by=('bytes',)), )),
     440: Op(440, 'harpHostCall', 'sync', False, (F('ticket', 'SCALAR', 'VALUE', 1, kind=8), F('stream', 'HANDLE', 'VALUE', 1, kind='CUstream'), F('status', 'SCALAR', 'VALUE', 1, kind=4), )),
@@ -459,4 +459,7 @@ OPS: dict[int, Op] = {
     443: Op(443, 'harpJitLog', 'async', False, (F('which', 'SCALAR', 'VALUE', 1, kind=4), F('text', 'SCALAR', 'POINTER', 1, kind=1, length='TEXT'), )),
     444: Op(444, 'harpRevoked', 'async', False, (F('deadline_ms', 'SCALAR', 'VALUE', 1, kind=4), F('reason', 'SCALAR', 'POINTER', 1, kind=1, length='TEXT'), )),
     445: Op(445, 'harpLinkValues', 'async', False, (F('state', 'HANDLE', 'VALUE', 1, kind='CUlinkState'), F('count', 'SCALAR', 'VALUE', 1, kind=4), F('values', 'SCALAR', 'POINTER', 1, kind=8, length='BY', by=('count',)), )),
+    446: Op(446, 'harpMemTake', 'async', False, (F('address', 'SCALAR', 'VALUE', 1, kind=8), )),
+    447: Op(447, 'harpMemKeep', 'async', False, (F('address', 'SCALAR', 'VALUE', 1, kind=8), )),
+    448: Op(448, 'harpMemRecall', 'async', False, (F('free_bytes', 'SCALAR', 'VALUE', 1, kind=8), )),
 }

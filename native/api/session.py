@@ -43,11 +43,23 @@ ROWS: tuple[Function, ...] = (
     fn("harpArena", Cls.OTHER, Gate.NONE, """
         harpArena - (uint64_t base, uint64_t bytes, uint64_t *agreed)""",
         remote="sync"),
-    # Memory that the client may hand out by itself: so an allocation without a round trip still
-    # says at once that there is none.
+    # Memory that the client may hand out by itself, so an allocation without a round trip still
+    # says at once that there is none: an allocation of the driver's, and as many spare ones of its
+    # size as the worker sees fit; 0: no more. A spare one is the program's from harpMemTake on,
+    # and by harpMemKeep one of the program's is spare, waited for and wiped as if freed.
     fn("harpMemLease", Cls.OTHER, Gate.NONE, """
-        harpMemLease - (unsigned int device, uint64_t bytes, uint64_t *granted)""",
-        remote="sync"),
+        harpMemLease - (uint64_t bytes, unsigned int count, uint64_t *addresses)""",
+        remote="sync addresses=out[count]"),
+    fn("harpMemTake", Cls.OTHER, Gate.NONE, """
+        harpMemTake - (uint64_t address)""",
+        remote="async"),
+    fn("harpMemKeep", Cls.OTHER, Gate.NONE, """
+        harpMemKeep - (uint64_t address)""",
+        remote="async"),
+    # The worker's: little is left of the device, so what is spare is wanted back.
+    fn("harpMemRecall", Cls.OTHER, Gate.NONE, """
+        harpMemRecall - (uint64_t free_bytes)""",
+        remote="async reverse"),
     # Images by content: asked for first, sent once a server. Another tenant's is as if not there.
     fn("harpImageFind", Cls.OTHER, Gate.NONE, """
         harpImageFind - (const struct harp_wire_image *image, unsigned int *found)""",

@@ -303,4 +303,5 @@ def main() -> None:
         print(json.dumps(add(gpu, int(sys.argv[2]))))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,10 @@ add_executable(client_state_test ${CMAKE_CURRENT_LIST_DIR}/client_state_test.c
 target_link_libraries(client_state_test PRIVATE harp_options harp_sanitize pthread)
 add_test(NAME client_state COMMAND client_state_test)
 
+add_executable(client_stock_test ${CMAKE_CURRENT_LIST_DIR}/client_stock_test.c ${remote}/stock.c)
+target_link_libraries(client_stock_test PRIVATE harp_options harp_sanitize)
+add_test(NAME client_stock COMMAND client_stock_test)
+
 add_executable(client_layout_test ${CMAKE_CURRENT_LIST_DIR}/client_layout_test.c
                                   ${remote}/layout.c)
 target_link_libraries(client_layout_test PRIVATE harp_options harp_sanitize)
@@ -30,7 +34,7 @@ add_library(client_parts OBJECT ${CMAKE_CURRENT_LIST_DIR}/client_peer.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_table.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_stubs.S ${HARP_SHIM_REMOTE})
 target_link_libraries(client_parts PRIVATE harp_options harp_sanitize)
-foreach(name client client_again client_arena client_copy client_guard client_rounds)
+foreach(name client client_again client_arena client_copy client_guard client_lease client_rounds)
   add_executable(${name}_test ${CMAKE_CURRENT_LIST_DIR}/${name}_test.c
                               $<TARGET_OBJECTS:client_parts>)
   target_link_libraries(${name}_test PRIVATE harp_options harp_sanitize pthread dl)
@@ -38,13 +42,16 @@ foreach(name client client_again client_arena client_copy client_guard client_ro
   set_tests_properties(${name} PROPERTIES TIMEOUT 120)
 endforeach()
 
-# Sessions that end and begin under threads which call: under TSan, too.
+# Sessions that end and begin under threads which call, and memory that these share: under TSan, too.
 get_target_property(client_sources client_parts SOURCES)
-add_executable(client_again_tsan ${CMAKE_CURRENT_LIST_DIR}/client_again_test.c ${client_sources})
-target_compile_options(client_again_tsan PRIVATE -fsanitize=thread
-                       $<$<C_COMPILER_ID:GNU>:-Wno-tsan>)
-target_compile_definitions(client_again_tsan PRIVATE BASE=0x4000000000ull)
-target_link_options(client_again_tsan PRIVATE -fsanitize=thread)
-target_link_libraries(client_again_tsan PRIVATE harp_options pthread dl)
-add_test(NAME client_again_tsan COMMAND client_again_tsan)
-set_tests_properties(client_again_tsan PROPERTIES TIMEOUT 120)
+foreach(name client_again client_lease)
+  add_executable(${name}_tsan ${CMAKE_CURRENT_LIST_DIR}/${name}_test.c ${client_sources})
+  target_compile_options(${name}_tsan PRIVATE -fsanitize=thread
+                         $<$<C_COMPILER_ID:GNU>:-Wno-tsan>)
+  target_compile_definitions(${name}_tsan PRIVATE BASE=0x4000000000ull)
+  target_link_options(${name}_tsan PRIVATE -fsanitize=thread)
+  target_link_libraries(${name}_tsan PRIVATE harp_options pthread dl)
+  set(scenario_client_lease no_two_threads_have_the_same)
+  add_test(NAME ${name}_tsan COMMAND ${name}_tsan ${scenario_${name}})
+  set_tests_properties(${name}_tsan PROPERTIES TIMEOUT 120)
+endforeach()

@@ -241,7 +241,7 @@ static void nothing_is_agreed_on(void)
         place[i] = TAKEN;
     unsigned before = count(HARP_OP_harpArena);
     next_address = TAKEN;
-    CHECK(cuMemAlloc_v2(&at, MIB) == CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK(cuMemAlloc_v2(&at, 2 * MIB) == CUDA_ERROR_OUT_OF_MEMORY);
     CHECK(count(HARP_OP_harpArena) == before + 8 && count(HARP_OP_cuMemAddressFree) == 8);
     CHECK(count(HARP_OP_cuMemCreate) == 0);
 }

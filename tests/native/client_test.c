@@ -642,7 +642,7 @@ static void memory(void)
                0) == (void *)(BASE + 4 * MIB));
     next_address = BASE + 4 * MIB;
     unsigned allocs = count(HARP_OP_cuMemAlloc_v2), frees = count(HARP_OP_cuMemFree_v2);
-    CHECK(cuMemAlloc_v2(&at, MIB) == CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK(cuMemAlloc_v2(&at, 2 * MIB) == CUDA_ERROR_OUT_OF_MEMORY);
     CHECK(cuCtxSynchronize() == CUDA_SUCCESS);
     CHECK(count(HARP_OP_cuMemAlloc_v2) == allocs + 9 && count(HARP_OP_cuMemFree_v2) == frees + 9);
 }

@@ -208,8 +208,11 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
         return CUDA_ERROR_NOT_SUPPORTED;
     if (lane->at_end)
         return ranges_nothing(made, call->args) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-    if (strncmp(op->name, "harp", 4) == 0)
-        return own_call(lane, call);
+    if (strncmp(op->name, "harp", 4) == 0) {
+        CUresult own = own_call(lane, call);
+        look_again(lane, call->op, call->args);
+        return own;
+    }
     if (call->made_kind != 0 && call->args[call->made_slot] != 0 && handles_free(call->made_id))
         return CUDA_ERROR_INVALID_VALUE;
     if (!ranges_admit(call->op))
@@ -273,6 +276,7 @@ static CUresult make_one(struct lane *lane, const struct harp_wire_op *op,
     latch_ended(lane->session, call->op, call->args);
     r = settle(lane, call);
     look_again(lane, call->op, call->args);
+    lease_look(lane, call);
     return r;
 }
 

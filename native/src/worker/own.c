@@ -111,10 +111,12 @@ CUresult own_call(struct lane *lane, struct harp_wire_call *call)
         return snapshot(call->args);
     case HARP_OP_harpArena:
         return arena(call->args);
-    case HARP_OP_harpMemLease: /* nothing without asking, for now: every allocation is waited for */
-        if (call->args[2] != 0)
-            *POINTED(uint64_t, call->args[2]) = 0;
-        return CUDA_SUCCESS;
+    case HARP_OP_harpMemLease:
+        return lease_ask(lane, call->args);
+    case HARP_OP_harpMemTake:
+        return lease_take(call->args);
+    case HARP_OP_harpMemKeep:
+        return lease_keep(lane, call->args);
     case HARP_OP_harpImageFind:
         return find(call->args);
     case HARP_OP_harpImagePut:

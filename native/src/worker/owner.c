@@ -143,5 +143,6 @@ struct node *owner_take_context(uint64_t generation)
 void owner_context_ended(uint64_t generation)
 {
     ranges_context_ended(generation);
+    lease_context_ended(generation);
     owner_drop(owner_take_context(generation), UINT64_MAX);
 }

@@ -26,7 +26,8 @@ struct range {
 /* Far more than a program has allocations at a time; graphs have a range for each of their nodes.
  */
 #define RANGES_MAX (1u << 18)
-#define LANES_MOST 64u /* that may add one each, once they are admitted */
+#define ADDS_MOST                                                                                  \
+    1088u /* lanes may add one each, once they are admitted, and spare ones (lease.c) */
 
 /* Guarded by lock; by base, which is one's alone. Ranges may overlap: a reservation and what is
  * mapped there, nodes of a graph, what a driver has given out again without our knowing that it was
@@ -229,7 +230,7 @@ bool ranges_admit(unsigned op)
     if (!ranges_adds(op))
         return true;
     pthread_rwlock_rdlock(&lock);
-    bool room_left = count + LANES_MOST < RANGES_MAX;
+    bool room_left = count + ADDS_MOST < RANGES_MAX;
     pthread_rwlock_unlock(&lock);
     return room_left;
 }

@@ -153,6 +153,15 @@ void owner_context_ended(uint64_t generation);
 /* An op of HARP's own. */
 CUresult own_call(struct lane *lane, struct harp_wire_call *call);
 
+/* Memory that the client hands out by itself: asks for some, has given one to its program, has one
+ * of its program's back. */
+CUresult lease_ask(struct lane *lane, const uint64_t *args);
+CUresult lease_take(const uint64_t *args);
+CUresult lease_keep(struct lane *lane, const uint64_t *args);
+void lease_context_ended(uint64_t generation);
+/* After a call that has succeeded: what is spare is wanted back if little is left. */
+void lease_look(struct lane *lane, const struct harp_wire_call *call);
+
 /* The driver's function of an op, or its per-thread twin; NULL: it has none. */
 void (*driver_fn(unsigned op, bool per_thread))(void);
 /* A function by name; NULL: it has none. */

@@ -39,7 +39,7 @@ static void *no_dlopen(const char *file, int flags)
 static void env_read(void)
 {
     int saved = errno;
-    const char *strict = text("HARP_STRICT"), *gate = text("HARP_GATE");
+    const char *strict = secure_getenv("HARP_STRICT"), *gate = secure_getenv("HARP_GATE");
     env.grant = text("HARP_GRANT");
     env.cuda_real = text("HARP_CUDA_REAL");
     env.nvml_real = text("HARP_NVML_REAL");

@@ -12,6 +12,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/remote/forget.h"
 #include "src/shim/remote/host.h"
+#include "src/shim/remote/lease.h"
 #include "src/shim/remote/prepared.h"
 #include "src/wire/codec.h"
 #include "src/wire/frame.h"
@@ -32,13 +33,6 @@ struct making {
 
 static bool poisoned; /* a context has failed for good: what is told would not say so; atomic */
 static int captures;  /* that have begun and not ended; atomic */
-static uint64_t said[(HARP_OPS + 63) / 64]; /* once an op: logged; atomic */
-
-static bool first_time(unsigned op)
-{
-    uint64_t bit = 1ull << op % 64;
-    return (__atomic_fetch_or(&said[op / 64], bit, __ATOMIC_RELAXED) & bit) == 0;
-}
 
 /* --- the codec's questions -------------------------------------------------------------------- */
 
@@ -118,46 +112,6 @@ static int transfer(void *ctx, enum harp_wire_way way, uint64_t bytes, void **da
 static const struct harp_wire_side hooks = {
     .id_of = id_of, .value_of = value_of, .mint = mint, .transfer = transfer};
 
-/* --- errors ----------------------------------------------------------------------------------- */
-
-CUresult harp_remote_failed(unsigned op, int err)
-{
-    const char *name = harp_wire_op(op)->name;
-    switch (err) {
-    case -ENOMEM:
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    case -ESTALE:
-        return CUDA_ERROR_CONTEXT_IS_DESTROYED;
-    case -ENOTSUP:
-        if (first_time(op))
-            harp_log("remote_refused name=%s why=\"an option, an attribute or host memory that may "
-                     "not cross to another machine\" remedy=\"leave it out, or run this program "
-                     "where the GPU is\"",
-                     name);
-        return CUDA_ERROR_NOT_SUPPORTED;
-    case -E2BIG:
-    case -EMSGSIZE:
-        if (first_time(op))
-            harp_log(
-                "remote_refused name=%s why=\"more bytes than one call carries\" remedy=\"do it "
-                "in parts\"",
-                name);
-        return CUDA_ERROR_NOT_SUPPORTED;
-    default:
-        return CUDA_ERROR_DEVICE_UNAVAILABLE;
-    }
-}
-
-CUresult harp_remote_refused(unsigned symbol, CUresult fail, const char *why)
-{
-    static uint64_t told[(HARP_SYMS + 63) / 64];
-    uint64_t bit = 1ull << symbol % 64;
-    if ((__atomic_fetch_or(&told[symbol / 64], bit, __ATOMIC_RELAXED) & bit) == 0)
-        harp_log("remote_refused name=%s why=\"%s\" remedy=\"run what needs it where the GPU is\"",
-                 harp_sym_name[symbol], why);
-    return fail;
-}
-
 /* --- one call --------------------------------------------------------------------------------- */
 
 /* Calls that a driver has nothing to say about once handles are right, and what this side looks at
@@ -192,6 +146,8 @@ static bool tellable(unsigned op)
     case HARP_OP_cuMemsetD32Async:
     case HARP_OP_cuModuleUnload:
     case HARP_OP_cuDevicePrimaryCtxRelease_v2:
+    case HARP_OP_harpMemTake:
+    case HARP_OP_harpMemKeep:
         return true;
     default:
         return false;
@@ -201,7 +157,9 @@ static bool tellable(unsigned op)
 /* What the call may be made without: then a destroyed context does not matter. */
 static bool anywhere(const char *name)
 {
-    static const char *const free_of_it[] = {"cuDevice", "cuCtxCreate", "cuCtxDestroy", "harp"};
+    static const char *const free_of_it[] = {"cuDevice",    "cuCtxCreate",  "cuCtxDestroy",
+                                             "harpSession", "harpSnapshot", "harpArena",
+                                             "harpImage"};
     for (size_t i = 0; i < sizeof free_of_it / sizeof *free_of_it; i++)
         if (strncmp(name, free_of_it[i], strlen(free_of_it[i])) == 0)
             return true;
@@ -278,20 +236,19 @@ static CUresult go(struct making *m, struct harp_wire_call *call, uint32_t bytes
     return err == 0 ? (CUresult)call->result : harp_remote_failed(call->op, err);
 }
 
-CUresult harp_remote_make(unsigned op, const uint64_t *args, unsigned count)
+bool harp_remote_tells(const struct harp_lane *lane)
+{
+    return !harp_env()->strict && harp_lane_current(lane) != 0 &&
+           !__atomic_load_n(&poisoned, __ATOMIC_RELAXED) && !harp_remote_capturing(0);
+}
+
+static CUresult make(struct harp_lane *lane, unsigned op, const uint64_t *args, unsigned count)
 {
     const struct harp_wire_op *row = harp_wire_op(op);
-    /* HARP's own come first: cuInit is made of them */
-    CUresult r = strncmp(row->name, "harp", 4) == 0 ? harp_remote_open() : harp_remote_ready();
-    struct harp_lane *lane = r == CUDA_SUCCESS ? harp_lane() : NULL;
-    if (lane == NULL)
-        return r != CUDA_SUCCESS ? r : CUDA_ERROR_OUT_OF_MEMORY;
-    if (lane->inside)
-        return CUDA_ERROR_NOT_PERMITTED;
     struct making m = {.lane = lane, .row = row, .args = args};
+    CUresult r;
     bool doubt = lane->doubt || (m.row->cls != HARP_WIRE_ASYNC || !tellable(op));
-    m.wanted = (doubt && !lane->hurry) || harp_env()->strict || harp_lane_current(lane) == 0 ||
-               __atomic_load_n(&poisoned, __ATOMIC_RELAXED) || harp_remote_capturing(0);
+    m.wanted = (doubt && !lane->hurry) || !harp_remote_tells(lane);
     lane->doubt = lane->hurry = false;
     struct harp_wire_call call = {.op = (uint16_t)op};
     memcpy(call.args, args, count * sizeof *args);
@@ -321,6 +278,24 @@ CUresult harp_remote_make(unsigned op, const uint64_t *args, unsigned count)
     else if (m.made != NULL && !(m.row->flags & HARP_WIRE_ALWAYS))
         harp_thing_end(m.made);
     return r;
+}
+
+CUresult harp_remote_make(unsigned op, const uint64_t *args, unsigned count)
+{
+    /* HARP's own come first: cuInit is made of them */
+    CUresult r =
+        strncmp(harp_wire_op(op)->name, "harp", 4) == 0 ? harp_remote_open() : harp_remote_ready();
+    struct harp_lane *lane = r == CUDA_SUCCESS ? harp_lane() : NULL;
+    if (lane == NULL)
+        return r != CUDA_SUCCESS ? r : CUDA_ERROR_OUT_OF_MEMORY;
+    if (lane->inside)
+        return CUDA_ERROR_NOT_PERMITTED;
+    harp_remote_lease_look(lane);
+    r = make(lane, op, args, count);
+    if (r != CUDA_ERROR_OUT_OF_MEMORY || !harp_remote_lease_back())
+        return r;
+    lane->doubt = true; /* what is leased has gone back, and may be what was missing */
+    return make(lane, op, args, count);
 }
 
 void harp_remote_doubt(void)
@@ -393,6 +368,9 @@ int harp_remote_said(const struct harp_ring_record *record, const uint8_t *body)
     case HARP_OP_harpJitLog:
         return harp_remote_jit_came(record->lane, (unsigned)call.args[0],
                                     (const char *)(uintptr_t)call.args[1]);
+    case HARP_OP_harpMemRecall:
+        harp_remote_lease_recalled();
+        return 0;
     case HARP_OP_harpHostCall:
         return harp_remote_host_call(call.args[0], call.args[1], (CUresult)call.args[2],
                                      record->flags & HARP_FRAME_WANTED ? record->seq : 0);

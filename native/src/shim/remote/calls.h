@@ -35,6 +35,8 @@ CUresult harp_remote_enter(enum harp_remote_opens opens, struct harp_lane **lane
 
 /* Make a call: slots as the codec wants them. Told if its row is async, else asked. */
 CUresult harp_remote_make(unsigned op, const uint64_t *args, unsigned count);
+/* Whether calls of the lane with which nothing can be wrong are told. */
+bool harp_remote_tells(const struct harp_lane *lane);
 /* The next call of this thread is asked, whatever its row says. */
 void harp_remote_doubt(void);
 /* The next call of this thread is told, whatever its row says, if nobody minds. */

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 
 #include "src/shim/remote/calls.h"
+#include "src/shim/remote/lease.h"
 
+/* What is leased has gone back: nothing can be freed while something captures. */
 static CUresult begun(CUresult r)
 {
     if (r == CUDA_SUCCESS)
@@ -36,11 +38,13 @@ static CUgraph remembered(CUstream stream)
 
 CUresult harp_remote_cuStreamBeginCapture(CUstream hStream)
 {
+    harp_remote_lease_back();
     return begun(harp_sent_cuStreamBeginCapture(hStream));
 }
 
 CUresult harp_remote_cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
 {
+    harp_remote_lease_back();
     return begun(harp_sent_cuStreamBeginCapture_v2(hStream, mode));
 }
 
@@ -49,6 +53,7 @@ CUresult harp_remote_cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGrap
                                                  const CUgraphEdgeData *dependencyData,
                                                  size_t numDependencies, CUstreamCaptureMode mode)
 {
+    harp_remote_lease_back();
     CUresult r = harp_sent_cuStreamBeginCaptureToGraph(hStream, hGraph, dependencies,
                                                        dependencyData, numDependencies, mode);
     if (r == CUDA_SUCCESS)

@@ -19,11 +19,12 @@ void harp_remote_forget_graphs(void);
 void harp_remote_forget_host(void);
 void harp_remote_forget_images(void);
 void harp_remote_forget_logs(void);
-/* The device's memory, and all that follows: arenas, addresses kept here, whose pinned memory is.
- */
+/* The device's memory, and all that follows: arenas, addresses kept here, what is leased, whose
+ * pinned memory is. */
 void harp_remote_forget_ranges(void);
 void harp_remote_forget_arenas(void);
 void harp_remote_forget_room(void);
+void harp_remote_forget_leases(void);
 void harp_remote_forget_pinned(void);
 
 /* Whether the thread of host functions is gone, or was never there. */

@@ -11,11 +11,13 @@
 #include "src/shim/remote/arena.h"
 #include "src/shim/remote/calls.h"
 #include "src/shim/remote/forget.h"
+#include "src/shim/remote/lease.h"
 #include "src/shim/remote/room.h"
 #include "src/shim/remote/snapshot.h"
 
 #define TRIES    8
 #define IN_ARENA 1u /* flag of a range: no allocation of the driver's, but mapped in an arena */
+#define PLAIN    2u /* cuMemAlloc's */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards it */
 static struct harp_ranges device;
@@ -85,6 +87,7 @@ void harp_remote_forget_memory(uint64_t ctx)
     pthread_mutex_lock(&lock);
     harp_ranges_remove_of(&device, ctx);
     pthread_mutex_unlock(&lock);
+    harp_remote_forget_lease(ctx);
 }
 
 void harp_remote_forget_ranges(void)
@@ -93,6 +96,7 @@ void harp_remote_forget_ranges(void)
     device.count = 0;
     pthread_mutex_unlock(&lock);
     harp_remote_forget_arenas();
+    harp_remote_forget_leases();
     harp_remote_forget_room();
     harp_remote_forget_pinned();
 }
@@ -156,12 +160,15 @@ static CUresult alloc(CUdeviceptr *dptr, size_t bytes, size_t *pitch, size_t row
     CUdeviceptr taken[TRIES];
     int n = 0, err = 0, tries = harp_remote_has_arena() ? 0 : TRIES;
     uint64_t size = bytes;
-    CUresult r = sent_alloc(dptr, bytes, pitch, rows, e);
+    if (pitch != NULL)
+        harp_remote_lease_back();
+    CUresult r = pitch == NULL && tries != 0 ? harp_remote_lease_ask(dptr, bytes)
+                                             : sent_alloc(dptr, bytes, pitch, rows, e);
     while (r == CUDA_SUCCESS) {
         size = pitch == NULL ? bytes : *pitch * rows;
         err = harp_remote_reserve(*dptr, size);
         if (err == 0)
-            add_memory(*dptr, size, 0);
+            add_memory(*dptr, size, pitch == NULL ? PLAIN : 0);
         if (err == 0 || n == tries)
             break;
         taken[n++] = *dptr;
@@ -185,8 +192,12 @@ static CUresult alloc(CUdeviceptr *dptr, size_t bytes, size_t *pitch, size_t row
 
 CUresult harp_remote_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
 {
-    return dptr == NULL ? harp_sent_cuMemAlloc_v2(dptr, bytesize)
-                        : alloc(dptr, bytesize, NULL, 0, 0);
+    if (dptr == NULL)
+        return harp_sent_cuMemAlloc_v2(dptr, bytesize);
+    if (!harp_remote_lease_take(dptr, bytesize))
+        return alloc(dptr, bytesize, NULL, 0, 0);
+    add_memory(*dptr, bytesize, PLAIN);
+    return CUDA_SUCCESS;
 }
 
 CUresult harp_remote_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes,
@@ -211,7 +222,10 @@ CUresult harp_remote_cuMemFree_v2(CUdeviceptr dptr)
     struct harp_range was = drop(dptr);
     if (was.flags & IN_ARENA)
         return free_in_arena(&was, harp_remote_arena_wait(&was));
-    return dropped(&was, harp_sent_cuMemFree_v2(dptr));
+    CUresult r;
+    if ((was.flags & PLAIN) == 0 || !harp_remote_lease_keep(&was, &r))
+        r = harp_sent_cuMemFree_v2(dptr);
+    return dropped(&was, r);
 }
 
 /* --- in the order of streams ------------------------------------------------------------------ */
