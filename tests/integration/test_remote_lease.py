@@ -22,7 +22,7 @@ from tests.integration.remote_world import Serving, serving
 
 PROGRAM = Path(__file__).resolve().parent / "lease_program.py"
 INVALID_VALUE, NOT_FOUND, OUT_OF_MEMORY = 1, 500, 2
-LIMIT, MOST = 160 * MIB, 8 * MIB
+LIMIT, MOST = 160 * MIB, 2 * MIB
 #: what is to be soon; a loaded machine gets as long
 SOON_S = 30.0
 
@@ -194,9 +194,10 @@ def test_what_is_not_used_goes_back(local: Serving, world: World, tenant: str) -
     with asked(local, "idle") as process:
         assert line(process) == "warm"
         spare = world.usage(tenant).leased_bytes
-        # A program that makes no call keeps it from the tenant's others: so much, and no more.
-        assert 0 < spare <= MOST
-        assert run(local, "limit", "1024")["count"] >= (LIMIT - MOST) // MIB
+        # A program that makes no call keeps it from the tenant's others: so much, and no more. A
+        # block of its own, and one that libharp leases ahead, are in it.
+        assert 0 < spare <= MOST + 4 * MIB
+        assert run(local, "limit", "1024")["count"] >= (LIMIT - MOST - 4 * MIB) // MIB
         local.workers.pop().wait(SOON_S)
         time.sleep(1.2)
         go_on(process)

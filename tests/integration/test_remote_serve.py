@@ -187,6 +187,7 @@ def test_harpd_may_be_restarted(node: Remote) -> None:
     assert len(shown.sessions) == 1
     error = refused(client, mem_limit_bytes=64 * MIB)
     assert "no harpd" in error.message or "did not answer" in error.message
+    wait_for(lambda: node.events("harpd_lost"), "harpd's end", BACK_S)  # it looks now and then
     node.at.start_harpd()
     wait_for(lambda: node.events("harpd_found"), "harpd", BACK_S)
     assert [len(x["sessions"]) for x in node.leases()] == [1]

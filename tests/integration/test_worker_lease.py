@@ -17,7 +17,7 @@ from worker_world import INVALID_VALUE, OUT_OF_MEMORY, SUCCESS, alloc, read, sta
 from harp.wire import decode_request
 
 KIB = 1 << 10
-LARGEST, MOST, LEAVES = MIB, 8 * MIB, 64 * MIB  # native/src/wire/lease.h
+LARGEST, MOST, LEAVES = MIB, 2 * MIB, 64 * MIB  # native/src/wire/lease.h
 #: what has gone with its process; a loaded machine gets as long
 GONE_S = 30.0
 
@@ -189,8 +189,8 @@ def test_a_client_that_dies_gives_it_back(world: World, tenant: str) -> None:
     with start(world, tenant) as worker:
         c = worker.dial()
         c.context()
-        assert len(lease(c, LARGEST, 8)) == 8
-        assert world.usage(tenant).leased_bytes >= 8 * MIB
+        assert len(lease(c, LARGEST, 3)) == 3
+        assert world.usage(tenant).leased_bytes >= 3 * MIB
         c.sock.close()
         assert worker.process.wait(GONE_S) == 0
     until = time.monotonic() + GONE_S
