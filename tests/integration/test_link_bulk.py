@@ -187,16 +187,14 @@ def test_the_session_is_cut_while_bytes_are_spread(
         at = alloc(program, 24 * MIB)
         world.proxy.cut_one(0)
         end = time.monotonic() + 60
-        while world.proxy.cuts < 15 and time.monotonic() < end:
+        while world.proxy.cuts < 15 or min(world.proxy.carried()[1:3]) < 10 * MIB:
+            assert time.monotonic() < end, world.proxy.carried()[:3]
             data = rng.randbytes(rng.choice((MIB, 5 * MIB, 24 * MIB)))
             program.launch(rng.randrange(1, 100))
             copy_there(program.client, at, data)
             program.launch(rng.randrange(1, 100))
             assert copy_back(program.client, at, len(data)) == data
             assert program.counted() == program.launched
-        print(f"{world.proxy.cuts} cuts")
-        assert world.proxy.cuts >= 10
-        assert min(world.proxy.carried()[1:3]) > 10 * MIB  # spread all the time
         assert world.worker() == worker
         program.client.close()
         until("the session's end", world.gone)
