@@ -178,6 +178,25 @@ def test_who_may_add_a_stream(far: Far, stock: Stock) -> None:
         assert (code, "is here no more" in text) == (FAILED_PRECONDITION, True)
 
 
+def test_a_stream_that_is_lost_at_one_end_is_given_up(stock: Stock) -> None:
+    """And what went there is asked for elsewhere: a connection may be dead one way only."""
+    beside, other = stock.bulk(0), stock.bulk(1)
+    other.initial_metadata()  # it is there
+    first = next(beside)  # what is there of what was spread: nothing
+    assert (first.op, first.flags, first.ack) == (TAKEN, pb.FRAME_FLAG_END, 0)
+    stock.frames["bulk 1"].put(chunk(1, 90, 2 * CHUNK, bytes(2 * MIB)))
+    stock.frames["bulk 0"].put(chunk(1, 90, 0, bytes(2 * MIB)))
+    stock.frames["bulk 0"].put(pb.Frame(op=TAKEN, at=1 << 1))
+    assert other.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+    states = [first]
+    while not (states[-1].at == 1 << 1 and states[-1].flags == pb.FRAME_FLAG_END):
+        states.append(next(beside))
+    there = states[-2]
+    assert (there.flags, there.seq) == (pb.FRAME_FLAG_BULK, 1)
+    assert there.ack in (0b001, 0b101)  # the other one may not have come
+    assert refused(stock.bulk(1))[0] == INVALID_ARGUMENT  # a number is used once
+
+
 def test_where_none_is_agreed(native_dir: Path, tmp_path: Path, soft_env: dict[str, str]) -> None:
     with linked(native_dir, tmp_path, soft_env, 0) as world:
         for bulk in ("2", ""):
