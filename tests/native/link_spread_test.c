@@ -191,7 +191,7 @@ static void what_is_there_is_not_sent_again(void)
     harp_spread_add(&spread, &all[1].item);
     living++;
     for (int chunk = 0; chunk < 16; chunk++)
-        CHECK(harp_spread_next(&spread, chunk % 2, &item) == chunk);
+        CHECK(harp_spread_next(&spread, (unsigned)chunk % 2, &item) == chunk);
     CHECK(harp_spread_next(&spread, 0, &item) < 0 && !harp_spread_some(&spread));
     harp_spread_lost(&spread, 1);
     CHECK(harp_spread_next(&spread, 0, &item) < 0);
