@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from link_proxy import FINISH, HALF, RESET
-from link_session import children, until
+from link_session import alive, children, until
 from ring_client import WANTED, Client
 from test_link_resume import MIB, Program, World
 
@@ -111,6 +111,8 @@ def test_copies_arrive_whole(
             assert 64 * MIB <= sum(way) < 66 * MIB  # each byte once
             assert len(way) == 1 + others
             assert all(n > MIB for n in way)
+        # More than may be under way: what was taken in is said.
+        assert others == 0 or sum(there[1:]) + sum(back[1:]) > 2 * 17 * MIB
 
 
 def both_ways(program: Program, data: bytes) -> None:
@@ -167,6 +169,26 @@ def test_one_after_the_other_is_killed(
             until("its other end", lambda n=left: len(world.relays(session)) == n)
         assert world.worker()[1] == session
         assert "host bytes go on 1 now" in near.log.read_text()
+
+
+@pytest.mark.parametrize("victim", ["program", "near", "far"])
+def test_nothing_is_left_of_them(
+    native_dir: Path, tmp_path: Path, soft_env: dict[str, str], victim: str
+) -> None:
+    with linked(native_dir, tmp_path, soft_env, 2, resume_s=1) as world:
+        near = world.near()
+        program = Program(near.dial())
+        ready(world, program)
+        mine = near.session()
+        relays = children(mine)
+        _, session = world.worker()
+        assert len(relays) == 2
+        if victim == "program":
+            program.client.close()
+        else:
+            os.kill(mine if victim == "near" else session, signal.SIGKILL)
+        until("near's end", lambda: not any(map(alive, [mine, *relays])))
+        until("far's end", world.gone)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import queue
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,56 @@ def test_chunks_in_any_order_and_twice(stock: Stock) -> None:
         pass
     client.frames["bulk 0"].put(chunk(1, 90, 0, bytes(len(data))))  # late, and passed over
     back = client.ask("cuMemcpyDtoH_v2", dstHost=1, srcDevice=at, ByteCount=60_000)
+    assert bytes(back["dstHost"]) == data[:60_000]
+
+
+def read_all(*calls: Any) -> queue.Queue[pb.Frame]:
+    """What comes by any of them, as it comes, until they end."""
+    came: queue.Queue[pb.Frame] = queue.Queue()
+
+    def read(call: Any) -> None:
+        with contextlib.suppress(grpc.RpcError):
+            for frame in call:
+                came.put(frame)
+
+    for call in calls:
+        threading.Thread(target=read, args=[call], daemon=True).start()
+    return came
+
+
+def test_what_is_not_taken_in_does_not_keep_others_out(stock: Stock) -> None:
+    """All of far's bulk area is given out, a fourth of it to what is on its way and nobody has
+    acknowledged: what comes next has room, or the acknowledgement could be behind it."""
+    calls = stock.bulk(0), stock.bulk(1)
+    for call in calls:
+        call.initial_metadata()
+    came = read_all(*calls)
+    stock.ask("harpSession", devices=1, driver_version=1, loading_mode=1)
+    context = stock.ask("cuDevicePrimaryCtxRetain", pctx=1, dev=0)["pctx"]
+    stock.ask("cuCtxSetCurrent", ctx=context)
+    size, data = 2 * MIB, random.Random(7).randbytes(2 * MIB)
+    at = stock.ask("cuMemAlloc_v2", dptr=1, bytesize=size)["dptr"]
+    stock.ask("cuMemsetD8_v2", dstDevice=at, uc=7, N=size)
+    asks = pb.FRAME_FLAG_BULK | pb.FRAME_FLAG_REVERSE | pb.FRAME_FLAG_END
+    for transfer in range(100, 108):
+        body = size.to_bytes(8, "little")
+        stock.frames["session"].put(pb.Frame(flags=asks, lane=1, ack=transfer, body=body))
+        stock.ask("cuMemcpyDtoH_v2", dstHost=Transfer(transfer), srcDevice=at, ByteCount=size)
+    chunks = 8 * size // CHUNK
+    while chunks != 0:
+        frame = came.get(timeout=20)
+        if frame.op != TAKEN:
+            assert (frame.of, frame.body) == (size, bytes([7]) * CHUNK)
+            chunks -= 1
+    for transfer in (200, 201, 202):
+        body = (16 * MIB).to_bytes(8, "little")
+        stock.frames["session"].put(pb.Frame(flags=asks, lane=2, ack=transfer, body=body))
+    for start in range(0, size, CHUNK):
+        stock.frames["bulk 1"].put(chunk(1, 300, start, data))
+    stock.frames["session"].put(stands_for(300, size))
+    stock.ask("cuMemcpyHtoD_v2", dstDevice=at, srcHost=Transfer(300), ByteCount=size)
+    stock.frames["bulk 1"].put(pb.Frame(op=TAKEN, ack=8))
+    back = stock.ask("cuMemcpyDtoH_v2", dstHost=1, srcDevice=at, ByteCount=60_000)
     assert bytes(back["dstHost"]) == data[:60_000]
 
 
