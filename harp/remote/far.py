@@ -44,6 +44,7 @@ class FarOptions:
     port: int  #: 0: any
     tls: Mapping[str, Path] = field(default_factory=dict)  #: {"cert": ..., "key": ..., "ca": ...}
     environment: Mapping[str, str] = field(default_factory=dict)
+    bulk_streams: int = 0  #: connections beside a session's own that its large copies may have
 
 
 class Far:
@@ -161,4 +162,5 @@ class Far:
         where = ["--listen", f"{options.host}:{self.port}", "--sessions", str(options.sessions)]
         tls = [word for name, path in options.tls.items() for word in (f"--{name}", str(path))]
         program = os.fspath(options.program)
-        return [program, "far", *where, "--attended", *tls, "--", *options.worker]
+        bulk = ["--bulk-streams", str(options.bulk_streams)]
+        return [program, "far", *where, "--attended", *bulk, *tls, "--", *options.worker]

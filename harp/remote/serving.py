@@ -246,6 +246,7 @@ class _Serving:
                 tls=tls,
                 # Named here the libraries are not swept away as unused (harp/inject.py).
                 environment={"HARP_SHIM": str(self._shim)},
+                bulk_streams=_bulk_streams(tls=bool(tls)),
             ),
             self._worker_ended,
         )
@@ -254,6 +255,11 @@ class _Serving:
         if self._service is not None:
             with contextlib.suppress(HarpError):  # we stop: it is ended with the others
                 self._service.worker_ended(session_id)
+
+
+def _bulk_streams(*, tls: bool) -> int:
+    """As harp-link beside the program does it by itself: a cipher, and CPUs for several of it."""
+    return 2 if tls and (os.cpu_count() or 1) >= 4 else 0
 
 
 def _reached_at(options: Options) -> str:

@@ -17,7 +17,7 @@ class Worker:
     """What a client must know of the worker that waits for it."""
 
     endpoint: str = ""  #: host:port of GpuSession; "": that of Remote
-    bulk_streams: int = 0  #: streams of Bulk that it takes
+    bulk_streams: int = 0  #: connections for streams of Bulk, beside Session's, that it takes
 
 
 class Sessions(Protocol):

@@ -77,7 +77,7 @@ class Workers:
         environment = self._tenants.environment(lease.lease_id)
         _write(path, text_of(token, environment, session.resume_s))
         self._places[session.session_id] = _Place(far, path)
-        return Worker(endpoint=f"{self._host}:{far.port}")
+        return Worker(f"{self._host}:{far.port}", far.options.bulk_streams)
 
     async def end(self, session: Session, reason: str) -> int:
         """Take it back, and wait for its process and its memory."""

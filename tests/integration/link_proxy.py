@@ -62,6 +62,17 @@ class Cutting:
         for connection in live:
             connection.cut(way)
 
+    def cut_one(self, which: int, way: str = RESET) -> None:
+        """A connection by its number, from 0 in the order in which they came."""
+        with self._lock:
+            connection = self._live[which]
+        connection.cut(way)
+
+    def carried(self) -> list[int]:
+        """Bytes of each connection so far, both ways."""
+        with self._lock:
+            return [connection.carried for connection in self._live]
+
     def broken(self) -> None:
         with self._lock:
             self.cuts += 1
@@ -95,6 +106,7 @@ class _Connection:
         self.owner, self.client, self.server, self.left = owner, client, server, budget
         self._lock = threading.Lock()
         self._over = False
+        self.carried = 0
         self._threads = [
             threading.Thread(target=self._pump, args=ends)
             for ends in ((client, server), (server, client))
@@ -115,6 +127,8 @@ class _Connection:
                         passed = min(passed, self.left)
                         self.left -= passed
                 target.sendall(data[:passed])
+                with self._lock:
+                    self.carried += passed
                 if passed < len(data) or self.left == 0:
                     self.owner.broken()
                     self.cut(self.owner.way())

@@ -9,7 +9,7 @@ import random
 import signal
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -45,21 +45,23 @@ class World:
         *,
         resume_s: float | str = 20,
         tls: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
         self.native, self.folder = native, folder
         self.sessions = folder / "sessions"
         self.sessions.mkdir()
         self.file = self.sessions / "one"
         self.file.write_text(f"token-one\nresume_s={resume_s}\nWHOSE=one\n")
-        far_options, self.near_options = [], []
+        far_options, self.near_options = list(options), list(options)
         if tls:
             authority = Authority(folder)
             certificate, key = authority.issue("server")
-            far_options = ["--cert", str(certificate), "--key", str(key)]
-            self.near_options = ["--ca", str(authority.pem)]
+            far_options += ["--cert", str(certificate), "--key", str(key)]
+            self.near_options += ["--ca", str(authority.pem)]
         self.far = Far(native, folder, env, *far_options, sessions=self.sessions)
         self.proxy = Cutting(self.far.address)
         self.nears: list[Near] = []
+        self.others = 0
 
     def near(self, token: str = "token-one", session: str = "one") -> Near:
         """Another end beside programs."""

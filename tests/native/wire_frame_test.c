@@ -18,8 +18,11 @@ static const struct harp_frame frames[] = {
      .op = UINT32_MAX,
      .flags = UINT32_MAX,
      .lane = UINT32_MAX,
+     .at = UINT64_MAX,
+     .of = UINT64_MAX,
      .bytes = 300},
     {.ack = 5, .op = 1},
+    {.ack = 5, .flags = HARP_FRAME_BULK, .at = 256u << 10, .of = 4u << 20, .bytes = 7},
 };
 
 static void round_trips(void)
@@ -33,6 +36,7 @@ static void round_trips(void)
         CHECK(read.seq == frames[i].seq && read.ack == frames[i].ack && read.op == frames[i].op);
         CHECK(read.flags == frames[i].flags && read.bytes == frames[i].bytes);
         CHECK(read.lane == frames[i].lane);
+        CHECK(read.at == frames[i].at && read.of == frames[i].of);
         CHECK(read.bytes == 0 || read.body == bytes + header);
         for (size_t size = 1; read.bytes != 0 && size < frames[i].bytes; size++)
             CHECK(harp_frame_get(&read, bytes, header + size) == -EINVAL);

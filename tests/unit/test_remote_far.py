@@ -75,7 +75,7 @@ async def kept(folder: Path) -> AsyncIterator[tuple[Far, list[str]]]:
     sessions = folder / "sessions"
     sessions.mkdir()
     options = FarOptions(
-        program(folder), ("worker",), sessions, "127.0.0.1", 0, {"cert": Path("/c")}, {"A": "1"}
+        program(folder), ("worker",), sessions, "127.0.0.1", 0, {"cert": Path("/c")}, {"A": "1"}, 3
     )
     made = Far(options, ended.append)
     await made.start()
@@ -103,8 +103,8 @@ def test_it_says_who_came_and_who_is_over(tmp_path: Path) -> None:
         await until((tmp_path / "orderly").exists)
         assert not far.up
         assert (tmp_path / "argv").read_text().split("\n")[0] == (
-            f"far --listen 127.0.0.1:0 --sessions {tmp_path}/sessions --attended --cert /c"
-            " -- worker"
+            f"far --listen 127.0.0.1:0 --sessions {tmp_path}/sessions --attended"
+            " --bulk-streams 3 --cert /c -- worker"
         )
 
     asyncio.run(main())
@@ -150,7 +150,8 @@ def test_a_session_is_a_file_for_us_alone_that_goes_when_it_ends(tmp_path: Path)
         async with kept(tmp_path) as (far, _):
             workers = Workers(NoTenants(), far, None, "n1")  # type: ignore[arg-type]
             worker = await workers.start(ANN, session(), "s.t")
-            assert (worker.endpoint, worker.bulk_streams) == ("n1:4711", 0)
+            assert (worker.endpoint, worker.bulk_streams) == ("n1:4711", 3)
+            assert "--bulk-streams 3 " in (tmp_path / "argv").read_text().splitlines()[-1]
             (path,) = far.options.sessions.iterdir()
             assert (path.name, path.read_text()) == ("s", "s.t\nresume_s=10.000\nHARP_GRANT=/g\n")
             assert stat.S_IMODE(path.stat().st_mode) == 0o600

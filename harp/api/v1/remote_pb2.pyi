@@ -363,7 +363,7 @@ class AttachReply(google.protobuf.message.Message):
     resume_s: builtins.float
     """how long it outlives a broken connection"""
     bulk_streams: builtins.int
-    """Bulk streams that it takes, beside Session; 0: all goes through Session"""
+    """connections for Bulk that it takes, beside Session's own (`harp-bulk` of"""
     @property
     def table(self) -> global___TableId:
         """the worker's"""

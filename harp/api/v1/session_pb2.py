@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19harp/api/v1/session.proto\x12\x0bharp.api.v1\"X\n\x05\x46rame\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\n\n\x02op\x18\x02 \x01(\r\x12\r\n\x05\x66lags\x18\x03 \x01(\r\x12\x0b\n\x03\x61\x63k\x18\x04 \x01(\x04\x12\x0c\n\x04lane\x18\x05 \x01(\r\x12\x0c\n\x04\x62ody\x18\x0f \x01(\x0c*\xa9\x01\n\tFrameFlag\x12\x13\n\x0f\x46RAME_FLAG_NONE\x10\x00\x12\x14\n\x10\x46RAME_FLAG_REPLY\x10\x01\x12\x15\n\x11\x46RAME_FLAG_WANTED\x10\x02\x12\x19\n\x15\x46RAME_FLAG_PER_THREAD\x10\x04\x12\x16\n\x12\x46RAME_FLAG_REVERSE\x10\x08\x12\x13\n\x0f\x46RAME_FLAG_BULK\x10\x10\x12\x12\n\x0e\x46RAME_FLAG_END\x10 2w\n\nGpuSession\x12\x35\n\x07Session\x12\x12.harp.api.v1.Frame\x1a\x12.harp.api.v1.Frame(\x01\x30\x01\x12\x32\n\x04\x42ulk\x12\x12.harp.api.v1.Frame\x1a\x12.harp.api.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19harp/api/v1/session.proto\x12\x0bharp.api.v1\"p\n\x05\x46rame\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\n\n\x02op\x18\x02 \x01(\r\x12\r\n\x05\x66lags\x18\x03 \x01(\r\x12\x0b\n\x03\x61\x63k\x18\x04 \x01(\x04\x12\x0c\n\x04lane\x18\x05 \x01(\r\x12\n\n\x02\x61t\x18\x06 \x01(\x04\x12\n\n\x02of\x18\x07 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x0f \x01(\x0c*\xa9\x01\n\tFrameFlag\x12\x13\n\x0f\x46RAME_FLAG_NONE\x10\x00\x12\x14\n\x10\x46RAME_FLAG_REPLY\x10\x01\x12\x15\n\x11\x46RAME_FLAG_WANTED\x10\x02\x12\x19\n\x15\x46RAME_FLAG_PER_THREAD\x10\x04\x12\x16\n\x12\x46RAME_FLAG_REVERSE\x10\x08\x12\x13\n\x0f\x46RAME_FLAG_BULK\x10\x10\x12\x12\n\x0e\x46RAME_FLAG_END\x10 2w\n\nGpuSession\x12\x35\n\x07Session\x12\x12.harp.api.v1.Frame\x1a\x12.harp.api.v1.Frame(\x01\x30\x01\x12\x32\n\x04\x42ulk\x12\x12.harp.api.v1.Frame\x1a\x12.harp.api.v1.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'harp.api.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FRAMEFLAG']._serialized_start=133
-  _globals['_FRAMEFLAG']._serialized_end=302
+  _globals['_FRAMEFLAG']._serialized_start=157
+  _globals['_FRAMEFLAG']._serialized_end=326
   _globals['_FRAME']._serialized_start=42
-  _globals['_FRAME']._serialized_end=130
-  _globals['_GPUSESSION']._serialized_start=304
-  _globals['_GPUSESSION']._serialized_end=423
+  _globals['_FRAME']._serialized_end=154
+  _globals['_GPUSESSION']._serialized_start=328
+  _globals['_GPUSESSION']._serialized_end=447
 # @@protoc_insertion_point(module_scope)

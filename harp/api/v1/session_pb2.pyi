@@ -29,6 +29,24 @@ it has sent until it is acknowledged, but no more than 32 MiB: without a connect
 more calls then, with one it lets the oldest go. Who is asked for what it has let go ends the
 session (UNAVAILABLE). A side acknowledges each 64 KiB, and after 50 ms.
 
+How bytes of a transfer are spread over several connections, where both sides want to. Metadata of
+the call of Session that begins a session, and of its answer: `harp-bulk: <n>`, how many connections
+beside its own the client would open, and how many of them the server takes: 1 to 8; without it, or
+without an answer, all goes through Session. Then calls of Bulk, with token, session and table as
+those of Session: one on each connection of Session, as soon as that is answered, and up to <n> on
+others, which say `harp-bulk: <k>`, 1 to <n>, each once a session. What a side spreads has 2 to 16
+MiB, and all that it has spread and the other has not taken in has at most 16 MiB. Chunks (BULK,
+`at`, `of`) begin at multiples of 256 KiB of their transfer and have as many bytes, the last one
+what is left. They come on any stream, in any order, ahead of or behind their frame on Session
+(BULK, END, `of`, no body), which is where the transfer has to be whole: who takes that frame in
+waits for what is missing. Transfers are numbered by these frames (`seq` of chunks). Op 2 on a
+stream of Bulk says in `ack` how many of the other direction are taken in, and in bit <k> of `at`
+that the k-th stream has ended, which the other side may not see by itself. When a stream begins or
+ends, there or here, that is said again, with END, behind an op 2 with BULK for each transfer that
+is not taken in: `ack` has a bit for each chunk of `seq` that is there. What went to a stream that
+is no more, and is not there then, is sent again on others. What comes twice is passed over. The
+session goes on without streams that have ended, but for that beside Session.
+
 Fields are only ever added; a removed one is `reserved`.
 """
 
@@ -107,23 +125,31 @@ class Frame(google.protobuf.message.Message):
     FLAGS_FIELD_NUMBER: builtins.int
     ACK_FIELD_NUMBER: builtins.int
     LANE_FIELD_NUMBER: builtins.int
+    AT_FIELD_NUMBER: builtins.int
+    OF_FIELD_NUMBER: builtins.int
     BODY_FIELD_NUMBER: builtins.int
     seq: builtins.int
-    """of this direction, from 1, without gaps; 0: outside the order (Bulk)"""
+    """of this direction, from 1, without gaps; 0: outside the order (BULK); of a"""
     op: builtins.int
-    """what the body is: native/api/ops.lock, 1: a pack of calls; 2: none, see above"""
+    """chunk on Bulk: which of the transfers that are spread this way, from 1
+    what the body is: native/api/ops.lock, 1: a pack of calls; 2: none, see above
+    """
     flags: builtins.int
     """FrameFlag, or-ed"""
     ack: builtins.int
     """of a reply: the seq that it answers; of BULK: its transfer; of op 2: messages"""
     lane: builtins.int
-    """of the other direction taken in
+    """of the other direction taken in; on Bulk: transfers of the other direction
     thread of the program, from 1: calls of a lane are made in order, by a
     """
-    body: builtins.bytes
+    at: builtins.int
     """thread of the worker's own; 0: the session itself. Replies have their call's
-    by the op's row in native/api, little-endian (native/src/wire/codec.h)
+    of a chunk on Bulk: where in its transfer it belongs; of op 2: see above
     """
+    of: builtins.int
+    """of BULK: bytes of the whole transfer, which go on Bulk; 0: they go on Session"""
+    body: builtins.bytes
+    """by the op's row in native/api, little-endian (native/src/wire/codec.h)"""
     def __init__(
         self,
         *,
@@ -132,8 +158,10 @@ class Frame(google.protobuf.message.Message):
         flags: builtins.int = ...,
         ack: builtins.int = ...,
         lane: builtins.int = ...,
+        at: builtins.int = ...,
+        of: builtins.int = ...,
         body: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "body", b"body", "flags", b"flags", "lane", b"lane", "op", b"op", "seq", b"seq"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "at", b"at", "body", b"body", "flags", b"flags", "lane", b"lane", "of", b"of", "op", b"op", "seq", b"seq"]) -> None: ...
 
 global___Frame = Frame

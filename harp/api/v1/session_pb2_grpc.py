@@ -58,9 +58,9 @@ class GpuSessionServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Bulk(self, request_iterator, context):
-        """Bytes of transfers that frames of Session name, in chunks, over as many streams as AttachReply
-        allows: each has a window, and a core for its cipher, of its own. Order is per transfer only.
-        Where AttachReply allows none, they go on Session itself.
+        """Bytes of transfers that frames of Session name, in chunks, over several streams at a time: one
+        on Session's own connection, and as many more as were agreed, each on a connection of its own,
+        which gives it a window, and a core for its cipher, of its own. See above.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

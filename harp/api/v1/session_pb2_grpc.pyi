@@ -29,6 +29,24 @@ it has sent until it is acknowledged, but no more than 32 MiB: without a connect
 more calls then, with one it lets the oldest go. Who is asked for what it has let go ends the
 session (UNAVAILABLE). A side acknowledges each 64 KiB, and after 50 ms.
 
+How bytes of a transfer are spread over several connections, where both sides want to. Metadata of
+the call of Session that begins a session, and of its answer: `harp-bulk: <n>`, how many connections
+beside its own the client would open, and how many of them the server takes: 1 to 8; without it, or
+without an answer, all goes through Session. Then calls of Bulk, with token, session and table as
+those of Session: one on each connection of Session, as soon as that is answered, and up to <n> on
+others, which say `harp-bulk: <k>`, 1 to <n>, each once a session. What a side spreads has 2 to 16
+MiB, and all that it has spread and the other has not taken in has at most 16 MiB. Chunks (BULK,
+`at`, `of`) begin at multiples of 256 KiB of their transfer and have as many bytes, the last one
+what is left. They come on any stream, in any order, ahead of or behind their frame on Session
+(BULK, END, `of`, no body), which is where the transfer has to be whole: who takes that frame in
+waits for what is missing. Transfers are numbered by these frames (`seq` of chunks). Op 2 on a
+stream of Bulk says in `ack` how many of the other direction are taken in, and in bit <k> of `at`
+that the k-th stream has ended, which the other side may not see by itself. When a stream begins or
+ends, there or here, that is said again, with END, behind an op 2 with BULK for each transfer that
+is not taken in: `ack` has a bit for each chunk of `seq` that is there. What went to a stream that
+is no more, and is not there then, is sent again on others. What comes twice is passed over. The
+session goes on without streams that have ended, but for that beside Session.
+
 Fields are only ever added; a removed one is `reserved`.
 """
 
@@ -60,9 +78,9 @@ class GpuSessionStub:
         harp.api.v1.session_pb2.Frame,
         harp.api.v1.session_pb2.Frame,
     ]
-    """Bytes of transfers that frames of Session name, in chunks, over as many streams as AttachReply
-    allows: each has a window, and a core for its cipher, of its own. Order is per transfer only.
-    Where AttachReply allows none, they go on Session itself.
+    """Bytes of transfers that frames of Session name, in chunks, over several streams at a time: one
+    on Session's own connection, and as many more as were agreed, each on a connection of its own,
+    which gives it a window, and a core for its cipher, of its own. See above.
     """
 
 class GpuSessionAsyncStub:
@@ -78,9 +96,9 @@ class GpuSessionAsyncStub:
         harp.api.v1.session_pb2.Frame,
         harp.api.v1.session_pb2.Frame,
     ]
-    """Bytes of transfers that frames of Session name, in chunks, over as many streams as AttachReply
-    allows: each has a window, and a core for its cipher, of its own. Order is per transfer only.
-    Where AttachReply allows none, they go on Session itself.
+    """Bytes of transfers that frames of Session name, in chunks, over several streams at a time: one
+    on Session's own connection, and as many more as were agreed, each on a connection of its own,
+    which gives it a window, and a core for its cipher, of its own. See above.
     """
 
 class GpuSessionServicer(metaclass=abc.ABCMeta):
@@ -100,9 +118,9 @@ class GpuSessionServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[harp.api.v1.session_pb2.Frame],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[harp.api.v1.session_pb2.Frame], collections.abc.AsyncIterator[harp.api.v1.session_pb2.Frame]]:
-        """Bytes of transfers that frames of Session name, in chunks, over as many streams as AttachReply
-        allows: each has a window, and a core for its cipher, of its own. Order is per transfer only.
-        Where AttachReply allows none, they go on Session itself.
+        """Bytes of transfers that frames of Session name, in chunks, over several streams at a time: one
+        on Session's own connection, and as many more as were agreed, each on a connection of its own,
+        which gives it a window, and a core for its cipher, of its own. See above.
         """
 
 def add_GpuSessionServicer_to_server(servicer: GpuSessionServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -106,13 +106,29 @@ static void again(struct harp_timer *timer)
         bridge_go_on(b);
 }
 
+static void go_on(struct harp_h2_stream *stream, struct harp_conn *conn)
+{
+    if (stream == NULL)
+        return;
+    harp_h2_resume(stream);
+    harp_conn_kick(conn); /* windows have opened */
+}
+
 void bridge_go_on(struct bridge *b)
 {
-    if (b->stream == NULL || b->ended)
+    if (b->ended)
         return;
-    harp_h2_resume(b->stream);
-    harp_conn_kick(b->conn); /* windows have opened */
+    for (unsigned i = 0; i < HARP_SPREAD_WAYS; i++)
+        go_on(b->ways[i].stream, b->ways[i].conn);
+    go_on(b->stream, b->conn);
     harp_loop_wake(b->loop);
+}
+
+/* What is spread, and has to be there by now. */
+static bool stands_for_bytes(const struct bridge *b, const struct harp_frame *frame)
+{
+    return b->others != 0 && frame->flags == (HARP_FRAME_BULK | HARP_FRAME_END) &&
+           frame->bytes == 0 && frame->ack != 0 && frame->ack < BRIDGE_WORKER_ID;
 }
 
 int bridge_message(struct bridge *b, const uint8_t *data, uint32_t bytes)
@@ -125,6 +141,8 @@ int bridge_message(struct bridge *b, const uint8_t *data, uint32_t bytes)
     int err = harp_frame_get(&frame, data, bytes);
     /* What means something else in a ring (HARP_RING_SKIP), or nothing, does not get there. */
     if (err == 0 && (frame.op > UINT16_MAX || frame.flags >= 2 * HARP_FRAME_END))
+        err = -EPROTO;
+    if (err == 0 && (frame.at != 0 || (frame.of != 0 && !stands_for_bytes(b, &frame))))
         err = -EPROTO;
     if (err == 0 && (frame.flags & HARP_FRAME_BULK) != 0) {
         err = b->side->bulk(b, &frame);
@@ -215,6 +233,7 @@ int bridge_open(struct bridge *b, struct harp_loop *loop, const struct bridge_si
     loop->unlocked = wake_told;
     loop->unlocked_ctx = b;
     bridge_send_open(b);
+    bridge_bulk_open(b);
     b->scratch = malloc(HARP_WIRE_BODY_BYTES);
     b->arena = malloc(HARP_WIRE_ARENA_BYTES);
     return b->scratch == NULL || b->arena == NULL ? -ENOMEM : -pthread_cond_init(&b->room, NULL);

@@ -16,7 +16,8 @@
  *   BULK | END | REVERSE, u64    to the worker: so many bytes of `ack` are to come back
  *   BULK | END, nothing          from the worker: it is done with `ack`
  *
- * Of ids with bit 63 (what a call lends) bytes go as they are.
+ * Of ids with bit 63 (what a call lends) bytes go as they are. Larger transfers are spread over
+ * streams of Bulk, where there are some (bridge_bulk.c): BULK | END with `of` stands for the bytes.
  *
  * Where both ends resume (replay.keeps), connections come and go under a session: bridge_lost,
  * bridge_resume. What is to be sent waits meanwhile, up to BRIDGE_KEEP_BYTES. With a connection
@@ -30,6 +31,7 @@
 
 #include "src/link/conn.h"
 #include "src/link/replay.h"
+#include "src/link/spread.h"
 #include "src/wire/ring.h"
 
 #define BRIDGE_WORKER_ID (1ull << 63)
@@ -49,6 +51,16 @@ struct bridge_side {
     void (*peer_gone)(struct bridge *b);
     /* By the loop: the other side has sent what is no frame, or not the next one. */
     void (*bad_frame)(struct bridge *b, const char *why);
+    /* By the loop: where in the bulk area the chunks of transfer `id` belong, which is not known
+     * yet. 0, -EAGAIN or -EPROTO, as for bulk. */
+    int (*place)(struct bridge *b, uint64_t id, uint64_t bytes, uint64_t *offset);
+};
+
+/* A stream of Bulk. */
+struct bridge_way {
+    struct harp_conn *conn;
+    struct harp_h2_stream *stream; /* NULL: none */
+    unsigned lent, serial;         /* chunks that it has; which one this is of those here */
 };
 
 /* A record that had no room in the ring. */
@@ -83,6 +95,15 @@ struct bridge {
     struct bridge_late *late, **late_end;
     struct bridge_transfer *transfers;
     struct harp_bulk bulk; /* far */
+    unsigned others;       /* connections that were agreed, beside this one; 0: nothing is spread */
+    struct bridge_way ways[HARP_SPREAD_WAYS]; /* by number; 0: that on Session's connection */
+    struct harp_spread spread;
+    struct harp_gather gather;
+    uint64_t lost, lost_there; /* numbers of those that have ended here, and at the other side */
+    bool untold;               /* that, or how many transfers are taken in */
+    bool restate;              /* and which chunks of the others are there */
+    uint64_t moved;            /* chunks that have come, and news of those that have gone */
+    struct harp_timer next;    /* chunks, for streams that have written theirs */
     uint8_t *scratch, *arena;
 };
 
@@ -123,6 +144,7 @@ void bridge_ends(struct bridge *b, unsigned ms);
 void bridge_took(struct bridge *b, uint32_t bytes);
 /* By bridge_open. */
 void bridge_send_open(struct bridge *b);
+void bridge_bulk_open(struct bridge *b);
 
 /* To the peer, body copied. By the taker: waits for room. */
 void bridge_send(struct bridge *b, const struct harp_frame *frame);
@@ -140,6 +162,32 @@ void bridge_put(struct bridge *b, struct harp_ring_record *record, const void *b
 struct bridge_transfer **bridge_find(struct bridge *b, uint64_t id);
 /* Forget it. */
 void bridge_forget(struct bridge_transfer **at);
+
+/* --- streams of Bulk (bridge_bulk.c) --- */
+
+/* One more; what waits goes there, too. False: no such number was agreed, or it was used before. */
+bool bridge_way_add(struct bridge *b, struct harp_conn *conn, struct harp_h2_stream *stream,
+                    unsigned number);
+unsigned bridge_ways(const struct bridge *b);
+/* Its handler's. False: it is none. */
+bool bridge_way_ended(struct bridge *b, const struct harp_h2_stream *stream);
+/* A connection for one is no more; the other side may have taken it for one. */
+void bridge_way_failed(struct bridge *b, unsigned number);
+/* Whether a connection that is gone had a stream of Bulk, and was not Session's. */
+bool bridge_way_had(const struct bridge *b, const struct harp_conn *conn);
+bool bridge_way_room(struct bridge *b, const struct harp_h2_stream *stream);
+int bridge_way_message(struct bridge *b, struct harp_h2_stream *stream, const uint8_t *data,
+                       uint32_t bytes);
+
+/* By the taker: the bytes of a region, and the frame that stands for them. False: they are to go on
+ * Session. `sent` as above, when the other side has taken them in. */
+bool bridge_spread(struct bridge *b, const struct harp_frame *as,
+                   const struct harp_ring_region *region,
+                   void (*sent)(struct bridge *b, const struct harp_ring_region *region));
+/* As bridge_free_regions. */
+void bridge_spread_free(struct bridge *b);
+/* By the loop: that frame has come. 0: they are all there, at *offset; -EAGAIN or -EPROTO. */
+int bridge_gathered(struct bridge *b, const struct harp_frame *frame, uint64_t *offset);
 
 extern const struct bridge_side bridge_near, bridge_far;
 

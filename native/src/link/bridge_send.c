@@ -148,6 +148,7 @@ void bridge_send_region(struct bridge *b, const struct harp_frame *as,
 
 void bridge_free_regions(struct bridge *b)
 {
+    bridge_spread_free(b);
     for (struct harp_replay_item *item = b->replay.first; item != b->replay.next && !item->lent;
          item = item->next) {
         struct kept *k = HARP_AROUND(item, struct kept, item);

@@ -18,12 +18,14 @@ nghttp2_nv h2_header(const char *name, const char *value)
 
 void h2_answer(struct harp_h2_stream *s)
 {
-    nghttp2_nv nv[4] = {h2_header(":status", "200"), h2_header("content-type", "application/grpc")};
+    nghttp2_nv nv[5] = {h2_header(":status", "200"), h2_header("content-type", "application/grpc")};
     size_t n = 2;
     if (s->h2->table != NULL)
         nv[n++] = h2_header("harp-table", s->h2->table);
     if (s->resume[0] != '\0')
         nv[n++] = h2_header("harp-resume", s->resume);
+    if (s->bulk[0] != '\0')
+        nv[n++] = h2_header("harp-bulk", s->bulk);
     nghttp2_data_provider provider = h2_provider(s);
     nghttp2_submit_response(s->h2->session, s->id, nv, n, &provider);
 }
@@ -46,6 +48,11 @@ void h2_refuse(struct harp_h2_stream *s)
 void harp_h2_say_resume(struct harp_h2_stream *s, const char *text)
 {
     snprintf(s->resume, sizeof s->resume, "%s", text);
+}
+
+void harp_h2_say_bulk(struct harp_h2_stream *s, unsigned others)
+{
+    snprintf(s->bulk, sizeof s->bulk, "%u", others);
 }
 
 void harp_h2_accept(struct harp_h2_stream *s)
@@ -77,7 +84,7 @@ int harp_h2_call(struct harp_h2 *h2, const struct harp_h2_request *request,
 {
     char bearer[HARP_GRPC_TOKEN_BYTES + 8];
     snprintf(bearer, sizeof bearer, "Bearer %s", request->token != NULL ? request->token : "");
-    nghttp2_nv nv[10] = {
+    nghttp2_nv nv[11] = {
         h2_header(":method", "POST"),
         h2_header(":scheme", request->tls ? "https" : "http"),
         h2_header(":path",
@@ -95,6 +102,8 @@ int harp_h2_call(struct harp_h2 *h2, const struct harp_h2_request *request,
     }
     if (request->resume != NULL)
         nv[n++] = h2_header("harp-resume", request->resume);
+    if (request->bulk != NULL)
+        nv[n++] = h2_header("harp-bulk", request->bulk);
     struct harp_h2_stream *s = h2->draining ? NULL : h2_new_stream(h2);
     if (s == NULL)
         return h2->draining ? -EPIPE : -ENOMEM;

@@ -21,6 +21,7 @@ struct ends_options {
     bool attended; /* far, of a folder: began and ended are said, and stdin's end is the end */
     char token[HARP_GRPC_TOKEN_BYTES]; /* "": none */
     unsigned resume_ms; /* far: how long a session outlives its connection, if it says nothing */
+    unsigned others;    /* connections for streams of Bulk, beside Session's */
     struct harp_table_id own;
 };
 
@@ -29,6 +30,9 @@ struct ends_options {
 int near_main(const struct ends_options *options);
 int far_main(const struct ends_options *options);
 int far_many(const struct ends_options *options);
+
+/* near_listen.c: a socket of its owner's programs. -1: there is none, and why is said. */
+int near_listen(const char *path);
 
 /* A process of far_many's, shared with it. */
 struct far_place {
@@ -57,6 +61,11 @@ bool far_session_taken_away(const struct far_session *session);
 unsigned far_session_resume_ms(const struct far_session *session, unsigned given_ms);
 /* By the worker's process, before exec. */
 void far_session_environment(struct far_session *session);
+
+/* far_worker.c: a session's worker, on one end of a socket pair, the other is *sock. 0 or an errno.
+ * It ends by itself when its socket does; after 2 s it is ended. */
+int far_worker_start(const struct ends_options *options, struct far_session *session, int *sock);
+void far_worker_end(int sock);
 
 /* offers.c: near's sessions by their files. Zeroed but for fd -1 at first. */
 struct near_offer {

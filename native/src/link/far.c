@@ -15,30 +15,49 @@ static void free_region(struct bridge *b, struct bridge_transfer **at)
     bridge_forget(at);
 }
 
-/* A region of `bytes` for the transfer. 0, -EAGAIN or -EPROTO. */
-static int make_room(struct bridge *b, const struct harp_frame *frame, uint64_t bytes,
-                     struct bridge_transfer **out)
+/* A region of `bytes`. 0, -EAGAIN or -EPROTO. */
+static int take_region(struct bridge *b, uint64_t bytes, uint64_t *offset)
+{
+    int err = bytes == 0 ? -EMSGSIZE : harp_bulk_take(&b->bulk, bytes, offset);
+    if (err == -EAGAIN && (b->replay.keeps || b->others != 0)) {
+        bridge_free_regions(b); /* an acknowledgement could be behind this frame */
+        err = harp_bulk_take(&b->bulk, bytes, offset);
+        b->cramped = err == -EAGAIN;
+    }
+    return err == 0 || err == -EAGAIN ? err : -EPROTO;
+}
+
+static struct bridge_transfer *new_transfer(struct bridge *b, const struct harp_frame *frame)
 {
     struct bridge_transfer *t = calloc(1, sizeof *t);
     if (t == NULL)
-        return -EPROTO;
-    int err = bytes == 0 ? -EMSGSIZE : harp_bulk_take(&b->bulk, bytes, &t->region.offset);
-    if (err == -EAGAIN && b->replay.keeps) { /* an acknowledgement could be behind this frame */
-        bridge_free_regions(b);
-        err = harp_bulk_take(&b->bulk, bytes, &t->region.offset);
-        b->cramped = err == -EAGAIN;
-    }
-    if (err != 0) {
-        free(t);
-        return err == -EAGAIN ? err : -EPROTO;
-    }
-    t->region.bytes = bytes;
+        return NULL;
     t->id = frame->ack;
     t->lane = frame->lane;
     t->next = b->transfers;
     b->transfers = t;
+    return t;
+}
+
+/* A region of `bytes` for the transfer. 0, -EAGAIN or -EPROTO. */
+static int make_room(struct bridge *b, const struct harp_frame *frame, uint64_t bytes,
+                     struct bridge_transfer **out)
+{
+    uint64_t offset;
+    int err = take_region(b, bytes, &offset);
+    if (err != 0)
+        return err;
+    struct bridge_transfer *t = new_transfer(b, frame);
+    if (t == NULL)
+        return -EPROTO;
+    t->region = (struct harp_ring_region){offset, bytes};
     *out = t;
     return 0;
+}
+
+static int far_place(struct bridge *b, uint64_t id, uint64_t bytes, uint64_t *offset)
+{
+    return *bridge_find(b, id) == NULL ? take_region(b, bytes, offset) : -EPROTO;
 }
 
 static void announce(struct bridge *b, const struct bridge_transfer *t, unsigned flags)
@@ -67,11 +86,28 @@ static int size_told(struct bridge *b, const struct harp_frame *frame)
     return 0;
 }
 
+/* All has come that was spread. */
+static int gathered(struct bridge *b, const struct harp_frame *frame)
+{
+    uint64_t offset;
+    int err = bridge_gathered(b, frame, &offset);
+    if (err != 0)
+        return err;
+    struct bridge_transfer *t = new_transfer(b, frame);
+    if (t == NULL)
+        return -EPROTO;
+    t->region = (struct harp_ring_region){offset, frame->of};
+    announce(b, t, HARP_FRAME_END);
+    return 0;
+}
+
 static int far_bulk(struct bridge *b, const struct harp_frame *frame)
 {
     const unsigned end = frame->flags & HARP_FRAME_END;
     if (frame->ack == 0 || frame->ack >= BRIDGE_WORKER_ID)
         return -EPROTO;
+    if (frame->of != 0)
+        return gathered(b, frame);
     if ((frame->flags & HARP_FRAME_REVERSE) != 0)
         return size_told(b, frame);
     struct bridge_transfer *t = *bridge_find(b, frame->ack);
@@ -129,7 +165,8 @@ static int all_done(struct bridge *b, const struct harp_ring_record *record)
             const struct harp_ring_region region = (*at)->region;
             bridge_forget(at);
             fetched = true;
-            bridge_send_region(b, &frame, &region, true, sent);
+            if (!bridge_spread(b, &frame, &region, sent))
+                bridge_send_region(b, &frame, &region, true, sent);
         } else {
             free_region(b, at);
         }
@@ -175,4 +212,9 @@ static void bad_frame(struct bridge *b, const char *why)
 }
 
 const struct bridge_side bridge_far = {
-    .record = far_record, .bulk = far_bulk, .peer_gone = worker_gone, .bad_frame = bad_frame};
+    .record = far_record,
+    .bulk = far_bulk,
+    .peer_gone = worker_gone,
+    .bad_frame = bad_frame,
+    .place = far_place,
+};

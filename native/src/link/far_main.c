@@ -44,55 +44,16 @@ static struct harp_resume resume;
 static unsigned window_ms;
 static struct harp_timer window;
 static struct harp_watch inbox;
-static pid_t worker = -1;
 static uint64_t taken[(64u << 20) / HARP_RING_PAGE / 64];
-
-static void run_worker(int sock, pid_t beside)
-{
-    char number[16], *arguments[64];
-    unsigned n = 0;
-    for (; n < given->worker_args && n < 60; n++)
-        arguments[n] = given->worker[n];
-    /* Should this session's process be killed, nobody would end a worker that is stopped. */
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != beside)
-        _exit(1);
-    snprintf(number, sizeof number, "%d", sock);
-    arguments[n++] = (char[]){"--socket"};
-    arguments[n++] = number;
-    arguments[n] = NULL;
-    fcntl(sock, F_SETFD, 0);
-    if (given->sessions != NULL)
-        far_session_environment(&session);
-    if (given->attended) { /* stdout is for what is said of sessions */
-        int none = open("/dev/null", O_RDONLY);
-        if (none < 0 || dup2(none, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
-            _exit(127);
-        close(none);
-    }
-    (void)signal(SIGPIPE, SIG_DFL);
-    (void)signal(SIGUSR2, SIG_DFL);
-    execv(arguments[0], arguments);
-    fprintf(stderr, "harp-link: %s: %s\n", arguments[0], strerror(errno));
-    _exit(127);
-}
 
 /* The worker's ring is open, or `text` says why not. */
 static int start_worker(char *text, size_t size)
 {
-    int pair[2];
     snprintf(text, size, "no worker can be started");
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
-        return -errno;
-    const pid_t own = getpid();
-    worker = fork();
-    if (worker == 0)
-        run_worker(pair[1], own);
-    close(pair[1]);
-    bridge.sock = pair[0];
-    if (worker < 0)
-        return -errno;
-    int err = harp_ring_dial(&bridge.ring, bridge.sock, &sizes, table, OPEN_MS, text, size);
+    int err = far_worker_start(given, &session, &bridge.sock);
+    if (err != 0)
+        return err;
+    err = harp_ring_dial(&bridge.ring, bridge.sock, &sizes, table, OPEN_MS, text, size);
     bridge.ring.yield.most_us = HARP_YIELD_US;
     bridge.bulk =
         (struct harp_bulk){.taken = taken, .pages = (uint32_t)(sizes.bulk / HARP_RING_PAGE)};
@@ -197,6 +158,15 @@ static void given_over(struct harp_watch *watch, uint32_t events)
         harp_loop_forget(&loop, watch); /* nobody is left who could give any */
 }
 
+/* Of a folder's sessions, other processes accept what comes later. 0 or an errno. */
+static int hear_others(void)
+{
+    if (inbox.ready != NULL)
+        return 0;
+    inbox = (struct harp_watch){.fd = harp_join_here(session.name), .ready = given_over};
+    return inbox.fd >= 0 ? harp_loop_watch(&loop, &inbox, EPOLLIN) : 0;
+}
+
 /* Both sides can, and want to. */
 static void resumes(struct harp_h2_stream *stream, const struct harp_resume *asked)
 {
@@ -205,9 +175,7 @@ static void resumes(struct harp_h2_stream *stream, const struct harp_resume *ask
                                         : given->resume_ms;
     if (window_ms == 0)
         return;
-    /* Of a folder's sessions, other processes accept what is to go on. */
-    inbox = (struct harp_watch){.fd = harp_join_here(session.name), .ready = given_over};
-    int err = inbox.fd >= 0 ? harp_loop_watch(&loop, &inbox, EPOLLIN) : 0;
+    int err = hear_others();
     if (err != 0) {
         fprintf(stderr,
                 "harp-link: no other connection can be waited for: %s: the session ends "
@@ -221,6 +189,40 @@ static void resumes(struct harp_h2_stream *stream, const struct harp_resume *ask
     bridge.replay.keeps = true;
 }
 
+/* So do they as to streams of Bulk. */
+static void spreads(struct harp_h2_stream *stream, unsigned asked)
+{
+    const unsigned others = asked < given->others ? asked : given->others;
+    if (others == 0 || hear_others() != 0)
+        return;
+    bridge.others = others;
+    harp_h2_say_bulk(stream, others);
+}
+
+/* A stream of Bulk, which is the session's, here or in another process. */
+static enum harp_grpc_status bulk_begin(struct harp_h2_stream *stream,
+                                        const struct harp_grpc_call *call, char *text)
+{
+    if (relay_on() || (!began && given->sessions != NULL && given->others != 0))
+        return relay_begin(&loop, stream, call, &relay_to_session,
+                           place != NULL ? &place->begun : NULL, text);
+    if (bridge.others == 0) {
+        snprintf(text, HARP_GRPC_TEXT_BYTES, "host bytes go on the session's own stream here");
+        return HARP_GRPC_UNIMPLEMENTED;
+    }
+    unsigned number;
+    const bool own = harp_conn_of(stream) == bridge.conn;
+    if (harp_bulk_wish(&number, call->bulk) != 0 || own != (number == 0) ||
+        !bridge_way_add(&bridge, harp_conn_of(stream), stream, number)) {
+        snprintf(text, HARP_GRPC_TEXT_BYTES,
+                 "harp-bulk is not 1 to %u, each once, of connections beside the session's, nor "
+                 "missing on the session's own",
+                 bridge.others);
+        return HARP_GRPC_INVALID_ARGUMENT;
+    }
+    return HARP_GRPC_OK;
+}
+
 static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
                                    const struct harp_grpc_call *call, char *text)
 {
@@ -228,9 +230,12 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
     enum harp_grpc_status status = harp_grpc_check(call, &rule, text);
     if (status != HARP_GRPC_OK)
         return status;
-    if (call->method == HARP_GRPC_BULK) {
-        snprintf(text, HARP_GRPC_TEXT_BYTES, "host bytes go on the session's own stream here");
-        return HARP_GRPC_UNIMPLEMENTED;
+    if (call->method == HARP_GRPC_BULK)
+        return bulk_begin(stream, call, text);
+    unsigned others;
+    if (harp_bulk_wish(&others, call->bulk) != 0) {
+        snprintf(text, HARP_GRPC_TEXT_BYTES, "harp-bulk is not 1 to %u", HARP_BULK_MOST);
+        return HARP_GRPC_INVALID_ARGUMENT;
     }
     struct harp_resume asked = {.attempt = 0};
     const bool can = call->resume[0] != '\0';
@@ -245,7 +250,8 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
     if (asked.attempt != 0 && given->sessions == NULL)
         return relay_no_more(text);
     if (asked.attempt != 0)
-        return relay_begin(&loop, stream, call, place != NULL ? &place->begun : NULL, text);
+        return relay_begin(&loop, stream, call, &relay_to_session,
+                           place != NULL ? &place->begun : NULL, text);
     if (given->sessions != NULL && !far_session_lock(&session))
         return in_use(text);
     began = true;
@@ -264,6 +270,7 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
     bridge.stream = stream;
     if (can)
         resumes(stream, &asked);
+    spreads(stream, others);
     return HARP_GRPC_OK;
 }
 
@@ -273,14 +280,15 @@ static int message(void *ctx, struct harp_h2_stream *stream, const uint8_t *data
 {
     if (relay_on())
         return relay_message(stream, data, bytes);
-    return stream == bridge.stream ? bridge_message(&bridge, data, bytes) : 0;
+    return stream == bridge.stream ? bridge_message(&bridge, data, bytes)
+                                   : bridge_way_message(&bridge, stream, data, bytes);
 }
 
 static void room(void *ctx, struct harp_h2_stream *stream)
 {
     if (relay_on())
         relay_room();
-    else
+    else if (!bridge_way_room(&bridge, stream))
         bridge_room(&bridge);
 }
 
@@ -288,9 +296,11 @@ static void room(void *ctx, struct harp_h2_stream *stream)
 static void closed(void *ctx, struct harp_h2_stream *stream)
 {
     if (relay_on()) {
-        relay_closed();
+        relay_closed(stream);
         return;
     }
+    if (stream != bridge.stream)
+        return;
     bridge.closed = true;
     shutdown(bridge.sock, SHUT_RDWR);
 }
@@ -298,7 +308,11 @@ static void closed(void *ctx, struct harp_h2_stream *stream)
 static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_status status,
                   const char *text)
 {
-    if (status != HARP_GRPC_OK)
+    if (!relay_on() && stream != bridge.stream) { /* the program's side says what became of it */
+        (void)bridge_way_ended(&bridge, stream);
+        return;
+    }
+    if (status != HARP_GRPC_OK && !relay_of_bulk())
         fprintf(stderr, "harp-link: %s: %s\n", harp_grpc_name(status), text);
     if (relay_on()) {
         relay_ended(stream);
@@ -316,7 +330,7 @@ static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_statu
 
 static void gone(void *ctx, struct harp_conn *conn, const char *why)
 {
-    if (why[0] != '\0')
+    if (why[0] != '\0' && !relay_of_bulk() && !bridge_way_had(&bridge, conn))
         fprintf(stderr, "harp-link: connection: %s\n", why);
     if (relay_on()) {
         relay_gone(conn);
@@ -326,21 +340,6 @@ static void gone(void *ctx, struct harp_conn *conn, const char *why)
         bridge.conn = NULL;
         loop.stop |= !without_connection();
     }
-}
-
-/* It ends by itself when its socket does; after 2 s it is ended. */
-static void end_worker(void)
-{
-    if (worker <= 0)
-        return;
-    shutdown(bridge.sock, SHUT_RDWR);
-    for (unsigned i = 0; i < 200; i++) {
-        if (waitpid(worker, NULL, WNOHANG) != 0)
-            return;
-        usleep(10000);
-    }
-    kill(worker, SIGKILL);
-    waitpid(worker, NULL, 0);
 }
 
 static struct harp_conn_user user = {
@@ -365,7 +364,7 @@ static int open_all(const struct ends_options *options)
 static int run(void)
 {
     int err = harp_loop_run(&loop);
-    end_worker();
+    far_worker_end(bridge.sock);
     _exit(err != 0); /* the taker may still be in the ring: nothing is taken down under it */
 }
 

@@ -75,6 +75,8 @@ enum harp_grpc_method { HARP_GRPC_OTHER, HARP_GRPC_SESSION, HARP_GRPC_BULK };
 
 /* `harp-resume`, either way. */
 #define HARP_RESUME_TEXT 96u
+/* `harp-bulk`, either way: connections for streams of Bulk, beside Session's own. */
+#define HARP_BULK_TEXT 4u
 
 /* What a client's headers said. Zeroed at first. */
 struct harp_grpc_call {
@@ -82,7 +84,7 @@ struct harp_grpc_call {
     bool post, grpc, trailers;
     bool damaged; /* a header of ours was there twice, or too long */
     char token[HARP_GRPC_TOKEN_BYTES], session[HARP_GRPC_SESSION_BYTES];
-    char table[HARP_TABLE_TEXT], resume[HARP_RESUME_TEXT];
+    char table[HARP_TABLE_TEXT], resume[HARP_RESUME_TEXT], bulk[HARP_BULK_TEXT];
 };
 
 /* Take in one header, pseudo headers too; those that mean nothing to us are passed over. */
@@ -119,6 +121,10 @@ int harp_resume_get(struct harp_resume *resume, const char *text);
 void harp_resume_answer(char text[HARP_RESUME_TEXT], uint64_t taken, unsigned window_ms);
 int harp_resume_answered(uint64_t *taken, unsigned *window_ms, const char *text);
 
+/* What `harp-bulk` says; "": 0. -EINVAL: not 1 to HARP_BULK_MOST. */
+#define HARP_BULK_MOST 8u
+int harp_bulk_wish(unsigned *others, const char *text);
+
 /* --- what a server answers --- */
 
 struct harp_grpc_answer {
@@ -126,6 +132,7 @@ struct harp_grpc_answer {
     bool grpc, told;
     enum harp_grpc_status status; /* where told */
     char text[HARP_GRPC_TEXT_BYTES], table[HARP_TABLE_TEXT], resume[HARP_RESUME_TEXT];
+    char bulk[HARP_BULK_TEXT];
 };
 
 /* Take in one header or trailer. */

@@ -117,14 +117,16 @@ void harp_h2_drain(struct harp_h2 *h2);
 struct harp_h2_request {
     enum harp_grpc_method method;
     bool tls;
-    const char *authority, *token, *session, *table, *resume; /* token, resume: may be NULL */
-    void *data;                                               /* harp_h2_data */
+    const char *authority, *token, *session, *table;
+    const char *resume, *bulk; /* as token: may be NULL */
+    void *data;                /* harp_h2_data */
 };
 int harp_h2_call(struct harp_h2 *h2, const struct harp_h2_request *request,
                  struct harp_h2_stream **out);
 
-/* Server, from begin on until it is answered: `harp-resume` of the answer. */
+/* Server, from begin on until it is answered: `harp-resume` and `harp-bulk` of the answer. */
 void harp_h2_say_resume(struct harp_h2_stream *stream, const char *text);
+void harp_h2_say_bulk(struct harp_h2_stream *stream, unsigned others);
 /* Server: what begin has put off. */
 void harp_h2_accept(struct harp_h2_stream *stream);
 void harp_h2_refuse(struct harp_h2_stream *stream, enum harp_grpc_status status, const char *text);

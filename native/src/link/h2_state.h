@@ -45,7 +45,8 @@ struct harp_h2_stream {
     bool broken;  /* the connection was, before its end */
     bool busy;    /* in take: resume from within does nothing */
     enum harp_grpc_status status;
-    char text[HARP_GRPC_TEXT_BYTES], resume[HARP_RESUME_TEXT]; /* resume: of our answer */
+    char text[HARP_GRPC_TEXT_BYTES];
+    char resume[HARP_RESUME_TEXT], bulk[HARP_BULK_TEXT]; /* of our answer */
 
     struct harp_grpc_reader reader;
     uint32_t waiting_bytes;

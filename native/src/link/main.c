@@ -31,6 +31,9 @@ static int usage(FILE *to, int code)
         "                        stdout, and end all when stdin does\n"
         "  --resume SECONDS      far: how long a session outlives its connection, where its file\n"
         "                        has no line resume_s=SECONDS (default: 0, not at all)\n"
+        "  --bulk-streams N      how many connections beside a session's own host bytes of large\n"
+        "                        copies are spread over, 0 to 8, if the other side takes as many\n"
+        "                        (default: 2 with TLS on 4 CPUs or more, else 0)\n"
         "  --token-file FILE     the session's token; its first line\n"
         "  --cert FILE, --key FILE\n"
         "                        own certificate (PEM); far: what makes it TLS\n"
@@ -75,17 +78,34 @@ int ends_resume_ms(const char *text)
 
 struct arguments {
     const char *address, *token_file;
+    int others; /* -1: not said */
     struct harp_tls_files files;
 };
+
+static int bulk_streams(const char *text, int *others)
+{
+    char *end;
+    const long n = strtol(text, &end, 10);
+    if (end == text || *end != '\0' || n < 0 || n > (long)HARP_BULK_MOST)
+        return -EINVAL;
+    *others = (int)n;
+    return 0;
+}
+
+/* Several connections are of use where a cipher is, and CPUs for several of them. */
+static unsigned default_others(bool tls)
+{
+    return tls && sysconf(_SC_NPROCESSORS_ONLN) >= 4 ? 2 : 0;
+}
 
 static int parse(int argc, char **argv, struct ends_options *o, struct arguments *a)
 {
     static const struct option table[] = {
-        {"socket", 1, NULL, 's'},   {"to", 1, NULL, 'a'},       {"listen", 1, NULL, 'a'},
-        {"session", 1, NULL, 'i'},  {"cert", 1, NULL, 'c'},     {"key", 1, NULL, 'k'},
-        {"ca", 1, NULL, 'r'},       {"name", 1, NULL, 'n'},     {"token-file", 1, NULL, 't'},
-        {"sessions", 1, NULL, 'f'}, {"attended", 0, NULL, 'A'}, {"resume", 1, NULL, 'w'},
-        {"help", 0, NULL, 'h'},     {NULL, 0, NULL, 0}};
+        {"socket", 1, NULL, 's'},       {"to", 1, NULL, 'a'},       {"listen", 1, NULL, 'a'},
+        {"session", 1, NULL, 'i'},      {"cert", 1, NULL, 'c'},     {"key", 1, NULL, 'k'},
+        {"ca", 1, NULL, 'r'},           {"name", 1, NULL, 'n'},     {"token-file", 1, NULL, 't'},
+        {"sessions", 1, NULL, 'f'},     {"attended", 0, NULL, 'A'}, {"resume", 1, NULL, 'w'},
+        {"bulk-streams", 1, NULL, 'b'}, {"help", 0, NULL, 'h'},     {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
         switch (c) {
         case 's':
@@ -123,6 +143,10 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
                 return -EINVAL;
             o->resume_ms = (unsigned)ends_resume_ms(optarg);
             break;
+        case 'b':
+            if (bulk_streams(optarg, &a->others) != 0)
+                return -EINVAL;
+            break;
         case 'h':
             exit(usage(stdout, 0));
         default:
@@ -137,7 +161,7 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
 int main(int argc, char **argv)
 {
     static struct ends_options o;
-    struct arguments a = {.address = NULL};
+    struct arguments a = {.others = -1};
     char why[HARP_WHY_BYTES];
     const char *end = argc > 1 ? argv[1] : "";
     const bool far = strcmp(end, "far") == 0;
@@ -161,6 +185,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "harp-link: %s\n", why);
         return 1;
     }
+    o.others = a.others >= 0 ? (unsigned)a.others : default_others(o.tls != NULL);
     /* Whoever finds the port could use it otherwise. */
     if (far && o.sessions == NULL && a.token_file == NULL &&
         (o.tls == NULL || a.files.ca == NULL)) {

@@ -67,6 +67,8 @@ void harp_grpc_header(struct harp_grpc_call *call, const char *name, size_t name
         ok = keep(call->table, sizeof call->table, value, value_size);
     else if (is(name, name_size, "harp-resume"))
         ok = keep(call->resume, sizeof call->resume, value, value_size);
+    else if (is(name, name_size, "harp-bulk"))
+        ok = keep(call->bulk, sizeof call->bulk, value, value_size);
     call->damaged |= !ok;
 }
 
@@ -107,7 +109,8 @@ enum harp_grpc_status harp_grpc_check(const struct harp_grpc_call *call,
     if (call->damaged)
         return refuse(
             HARP_GRPC_INVALID_ARGUMENT, text,
-            "authorization, harp-session, harp-table or harp-resume is there twice, or too long");
+            "authorization, harp-session, harp-table, harp-resume or harp-bulk is there twice, or "
+            "too long");
     if (rule->session != NULL && strcmp(rule->session, call->session) != 0)
         return refuse(HARP_GRPC_INVALID_ARGUMENT, text,
                       "harp-session is not the session that this worker is for; remedy: use the "
@@ -135,6 +138,13 @@ static int small_number(const char *value, size_t size)
     return n;
 }
 
+int harp_bulk_wish(unsigned *others, const char *text)
+{
+    int n = text[0] == '\0' ? 0 : small_number(text, strlen(text));
+    *others = n > 0 ? (unsigned)n : 0;
+    return text[0] != '\0' && (n < 1 || n > (int)HARP_BULK_MOST) ? -EINVAL : 0;
+}
+
 void harp_grpc_answer_header(struct harp_grpc_answer *answer, const char *name, size_t name_size,
                              const char *value, size_t value_size)
 {
@@ -156,6 +166,9 @@ void harp_grpc_answer_header(struct harp_grpc_answer *answer, const char *name, 
     } else if (is(name, name_size, "harp-resume")) {
         if (!keep(answer->resume, sizeof answer->resume, value, value_size))
             answer->resume[0] = '\0';
+    } else if (is(name, name_size, "harp-bulk")) {
+        if (!keep(answer->bulk, sizeof answer->bulk, value, value_size))
+            answer->bulk[0] = '\0';
     }
 }
 

@@ -54,6 +54,8 @@ static void send_size(struct bridge *b, const struct bridge_transfer *t, unsigne
 static void send_bytes(struct bridge *b, const struct bridge_transfer *t)
 {
     const struct harp_frame as = {.lane = t->lane, .ack = t->id};
+    if (bridge_spread(b, &as, &t->region, NULL))
+        return;
     if (t->region.bytes > BRIDGE_CHUNK_BYTES)
         send_size(b, t, 0);
     bridge_send_region(b, &as, &t->region, true, NULL);
@@ -165,6 +167,15 @@ static int near_record(struct bridge *b, struct harp_ring_record *record, const 
     return 0;
 }
 
+static int near_place(struct bridge *b, uint64_t id, uint64_t bytes, uint64_t *offset)
+{
+    const struct bridge_transfer *t = *bridge_find(b, id);
+    if (t == NULL || !t->fetch || t->done != 0 || t->region.bytes != bytes)
+        return -EPROTO; /* nobody has asked for it */
+    *offset = t->region.offset;
+    return 0;
+}
+
 /* Bytes that were asked for, bytes that are lent, or the word that a transfer is done. */
 static int near_bulk(struct bridge *b, const struct harp_frame *frame)
 {
@@ -178,6 +189,15 @@ static int near_bulk(struct bridge *b, const struct harp_frame *frame)
     struct bridge_transfer **at = bridge_find(b, frame->ack), *t = *at;
     if (t != NULL && !t->fetch)
         return -EPROTO; /* not even announced there */
+    if (frame->of != 0) {
+        uint64_t offset;
+        int err = t != NULL && t->done == 0 ? bridge_gathered(b, frame, &offset) : -EPROTO;
+        if (err != 0)
+            return err;
+        bridge_forget(at);
+        tell(b, frame->ack, HARP_FRAME_END, NULL);
+        return 0;
+    }
     if (frame->bytes != 0) {
         if (t == NULL || frame->bytes > t->region.bytes - t->done)
             return -EPROTO;
@@ -202,4 +222,9 @@ static void program_gone(struct bridge *b)
 }
 
 const struct bridge_side bridge_near = {
-    .record = near_record, .bulk = near_bulk, .peer_gone = program_gone, .bad_frame = bridge_fail};
+    .record = near_record,
+    .bulk = near_bulk,
+    .peer_gone = program_gone,
+    .bad_frame = bridge_fail,
+    .place = near_place,
+};

@@ -20,7 +20,7 @@ static unsigned window_ms, wait_ms;
 static struct harp_timer next, over;
 /* Of the window, what connections that were of no use have left; since when the last one is there;
  * and what had been acknowledged and taken in when the one before was lost. */
-static uint64_t left_ms, open_ms, acked, taken_in;
+static uint64_t left_ms, open_ms, acked, taken_in, moved;
 static int (*dial)(char *why);
 static char reason[HARP_WHY_BYTES];
 
@@ -92,7 +92,7 @@ void near_again_answered(struct bridge *b, struct harp_conn *conn, struct harp_h
 /* Whether the connection before was of any use; else what makes each break could go on for ever. */
 static bool of_use(const struct bridge *b)
 {
-    return b->replay.acked != acked || b->replay.taken != taken_in ||
+    return b->replay.acked != acked || b->replay.taken != taken_in || b->moved != moved ||
            harp_now_ms() - open_ms >= window_ms;
 }
 
@@ -105,6 +105,7 @@ void near_again_lost(struct bridge *b, const char *why)
         }
         acked = b->replay.acked;
         taken_in = b->replay.taken;
+        moved = b->moved;
         snprintf(reason, sizeof reason, "%s", why);
         harp_timer_set(b->loop, &over, left_ms);
     }

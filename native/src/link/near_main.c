@@ -19,6 +19,7 @@
 #include "src/link/bridge.h"
 #include "src/link/ends.h"
 #include "src/link/near_again.h"
+#include "src/link/near_bulk.h"
 #include "src/link/upgrade.h"
 
 #ifndef SYS_pidfd_open
@@ -72,9 +73,10 @@ static void break_off(const char *why)
 
 static void dialled(void *ctx, struct harp_conn *conn)
 {
-    char table[HARP_TABLE_TEXT], resume[HARP_RESUME_TEXT];
+    char table[HARP_TABLE_TEXT], resume[HARP_RESUME_TEXT], others[HARP_BULK_TEXT];
     harp_table_put(table, &given->own);
     near_again_text(resume, &bridge);
+    snprintf(others, sizeof others, "%u", given->others % 10);
     struct harp_h2_stream *call;
     const struct harp_h2_request request = {.method = HARP_GRPC_SESSION,
                                             .tls = given->tls != NULL,
@@ -82,7 +84,8 @@ static void dialled(void *ctx, struct harp_conn *conn)
                                             .token = given->token[0] ? given->token : NULL,
                                             .session = given->session,
                                             .table = table,
-                                            .resume = resume};
+                                            .resume = resume,
+                                            .bulk = given->others != 0 ? others : NULL};
     harp_timer_set(&loop, &unanswered, bridge.taking ? NEAR_AGAIN_ANSWER_MS : ANSWER_MS);
     if (harp_h2_call(harp_conn_h2(conn), &request, &call) != 0)
         harp_conn_close(conn, "the other side takes no sessions any more");
@@ -106,34 +109,49 @@ static void not_answered(struct harp_timer *timer)
 static void answered(void *ctx, struct harp_h2_stream *stream,
                      const struct harp_grpc_answer *answer)
 {
+    if (near_bulk_answered(stream))
+        return;
     harp_timer_clear(&unanswered);
     if (bridge.taking) {
         near_again_answered(&bridge, harp_conn_of(stream), stream, answer);
+        near_bulk_go_on(&bridge, given);
         return;
     }
     bridge.conn = harp_conn_of(stream);
     bridge.stream = stream;
     const bool keeps = near_again_first(answer);
-    if (harp_ring_answer(&bridge.ring) != 0 || bridge_start(&bridge) != 0)
+    bool there = harp_ring_answer(&bridge.ring) == 0;
+    if (there)
+        near_bulk_first(&bridge, given, answer); /* forks, and so comes before any thread */
+    if (!there || bridge_start(&bridge) != 0)
         break_off("the program has gone");
     else
         bridge.replay.keeps = keeps;
+    near_bulk_go_on(&bridge, given);
 }
 
 static int message(void *ctx, struct harp_h2_stream *stream, const uint8_t *data, uint32_t bytes)
 {
+    if (near_bulk_is(stream))
+        return bridge_way_message(&bridge, stream, data, bytes);
     return stream == bridge.stream ? bridge_message(&bridge, data, bytes) : -EAGAIN;
 }
 
 static void room(void *ctx, struct harp_h2_stream *stream)
 {
-    bridge_room(&bridge);
+    if (!bridge_way_room(&bridge, stream))
+        bridge_room(&bridge);
 }
 
 /* The program sees the end of its socket, when this process has ended. */
 static void ended(void *ctx, struct harp_h2_stream *stream, enum harp_grpc_status status,
                   const char *text)
 {
+    if (near_bulk_ended(&bridge, stream)) {
+        if (!harp_h2_broke(stream) && !bridge.ended) /* and what was spread had no way left */
+            break_off(text[0] != '\0' ? text : "the other side ends a stream of Bulk");
+        return;
+    }
     if (stream == first)
         first = NULL;
     const bool gone_already = bridge.ended || harp_ring_gone(&bridge.ring);
@@ -274,45 +292,6 @@ static int serve_program(int sock)
     return harp_loop_run(&loop) != 0;
 }
 
-/* A socket at which nobody listens: one that was killed left it. */
-static bool left_behind(const struct sockaddr_un *at)
-{
-    struct stat st;
-    int saved = errno;
-    bool dead = false;
-    if (lstat(at->sun_path, &st) == 0 && S_ISSOCK(st.st_mode)) {
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        dead = fd >= 0 && connect(fd, (const struct sockaddr *)at, sizeof *at) != 0 &&
-               errno == ECONNREFUSED;
-        if (fd >= 0)
-            close(fd);
-    }
-    errno = saved;
-    return dead;
-}
-
-static int listen_at(const char *path)
-{
-    struct sockaddr_un at = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (strlen(path) >= sizeof at.sun_path) {
-        fprintf(stderr, "harp-link: --socket %s is longer than %zu bytes\n", path,
-                sizeof at.sun_path - 1);
-        return -1;
-    }
-    memcpy(at.sun_path, path, strlen(path));
-    mode_t before = umask(0177); /* its owner's programs, nobody else's */
-    int bound = fd >= 0 ? bind(fd, (struct sockaddr *)&at, sizeof at) : -1;
-    if (fd >= 0 && bound != 0 && errno == EADDRINUSE && left_behind(&at) && unlink(path) == 0)
-        bound = bind(fd, (struct sockaddr *)&at, sizeof at);
-    umask(before);
-    if (bound != 0 || listen(fd, 64) != 0) {
-        fprintf(stderr, "harp-link: cannot listen at %s: %s\n", path, strerror(errno));
-        return -1;
-    }
-    return fd;
-}
-
 /* A session's process ends as if its program had gone: the other side is told, and does not wait
  * for another connection. */
 static void stop(int number)
@@ -361,7 +340,7 @@ int near_main(const struct ends_options *options)
     struct upgrade_state state;
     sigset_t usual;
     const bool come = upgrade_come(&state);
-    int listener = come ? state.listener : listen_at(options->socket);
+    int listener = come ? state.listener : near_listen(options->socket);
     if (listener < 0)
         return 1;
     if (!come)

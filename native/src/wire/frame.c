@@ -12,7 +12,7 @@
 #include "src/wire/codec.h"
 
 /* Field numbers of harp.api.v1.Frame. */
-enum { SEQ = 1, OP = 2, FLAGS = 3, ACK = 4, LANE = 5, BODY = 15 };
+enum { SEQ = 1, OP = 2, FLAGS = 3, ACK = 4, LANE = 5, AT = 6, OF = 7, BODY = 15 };
 
 static uint8_t *put_varint(uint8_t *at, uint64_t value)
 {
@@ -40,6 +40,8 @@ size_t harp_frame_put(uint8_t header[HARP_FRAME_HEADER_BYTES], const struct harp
     at = put_number(at, FLAGS, frame->flags);
     at = put_number(at, ACK, frame->ack);
     at = put_number(at, LANE, frame->lane);
+    at = put_number(at, AT, frame->at);
+    at = put_number(at, OF, frame->of);
     if (frame->bytes != 0) {
         *at++ = BODY << 3 | 2;
         at = put_varint(at, frame->bytes);
@@ -92,6 +94,10 @@ static int get_field(struct harp_frame *frame, const uint8_t *data, size_t size,
             frame->flags = (uint32_t)value;
         else if (key >> 3 == LANE)
             frame->lane = (uint32_t)value;
+        else if (key >> 3 == AT)
+            frame->at = value;
+        else if (key >> 3 == OF)
+            frame->of = value;
         return 0;
     case 1:
         return skip(size, used, 8);

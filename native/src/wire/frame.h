@@ -15,8 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* seq, ack: 1 + 10; op, flags, lane: 1 + 5; body: 1 + 5 bytes of length */
-#define HARP_FRAME_HEADER_BYTES 46u
+/* seq, ack, at, of: 1 + 10; op, flags, lane: 1 + 5; body: 1 + 5 bytes of length */
+#define HARP_FRAME_HEADER_BYTES 68u
 /* Calls of one pack lie at multiples of 4: u16 op, u16 flags, u32 bytes, body. */
 #define HARP_PACK_HEADER_BYTES 8u
 
@@ -39,7 +39,8 @@ struct harp_frame {
     uint64_t seq; /* of this direction, from 1; 0: outside the order (bulk) */
     uint64_t ack; /* of a reply: what it answers; BULK: its transfer; else the last seq taken in */
     uint32_t op, flags;
-    uint32_t lane; /* which thread of the program; 0: none */
+    uint32_t lane;   /* which thread of the program; 0: none */
+    uint64_t at, of; /* of BULK that is spread: where in its transfer, and the bytes of that one */
     const uint8_t *body;
     uint32_t bytes; /* of body */
 };
