@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 import test_worker
+import test_worker_bytes
+import test_worker_functions
 from link_session import Far, Near, alive, until
 from ring_client import Client
 from shim_world import MIB, ROOT, World
+from worker_world import held, is_back
 
 world = test_worker.world
 
@@ -44,9 +47,10 @@ def client(world: World, native_dir: Path, tmp_path: Path) -> Iterator[Client]:
 
 
 #: all that need nothing but a session
-for _name, _test in vars(test_worker).items():
-    if _name.startswith("test_") and set(inspect.signature(_test).parameters) == {"client"}:
-        globals()[_name] = _test
+for _module in (test_worker, test_worker_bytes, test_worker_functions):
+    for _name, _test in vars(_module).items():
+        if _name.startswith("test_") and set(inspect.signature(_test).parameters) == {"client"}:
+            globals()[_name] = _test
 
 
 #: a program of its own: it has 256 MiB, perhaps a child, and waits to be killed
@@ -82,9 +86,9 @@ def test_a_killed_programs_memory_is_back_in_three_seconds(
         try:
             child = int(program.stdout.readline())
             worker, session = far.worker(), near.session()
-            assert test_worker.held(world, worker) >= 256 * MIB
+            assert held(world, worker) >= 256 * MIB
             program.kill()
-            test_worker.is_back(world, worker)
+            is_back(world, worker)
             until("the session's end", lambda: not alive(session))
         finally:
             program.kill()

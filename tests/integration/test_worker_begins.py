@@ -24,7 +24,8 @@ from ring_client import (
 from shim_world import MIB, ROOT, World
 from worker_world import (
     alloc,
-    gone,
+    held,
+    is_back,
     session,
     start,
     stream,
@@ -63,23 +64,6 @@ if not forks or child:
     print(worker.process.pid, child, flush=True)
 time.sleep(100)
 """
-
-
-def held(world: World, pid: int) -> int:
-    """Bytes that a process has, by the engine's ledger; -1: it is not there."""
-    tool = [world.native / "harp-soft-truth", "--json"]
-    env = world.bare_env()
-    told = subprocess.run(tool, env=env, capture_output=True, check=True, text=True).stdout
-    rows = json.loads(told)["processes"]
-    return next((int(row["mem_bytes"]) for row in rows if row["pid"] == pid), -1)
-
-
-def is_back(world: World, pid: int) -> None:
-    """In three seconds, as is promised: the worker is gone, and what it had is the device's."""
-    end = time.monotonic() + 3
-    while held(world, pid) > 0 or not gone(pid):
-        assert time.monotonic() < end, held(world, pid)
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("how", ["alone", "forks"])

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,3 +132,20 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def held(world: World, pid: int) -> int:
+    """Bytes that a process has, by the engine's ledger; -1: it is not there."""
+    tool = [world.native / "harp-soft-truth", "--json"]
+    env = world.bare_env()
+    told = subprocess.run(tool, env=env, capture_output=True, check=True, text=True).stdout
+    rows = json.loads(told)["processes"]
+    return next((int(row["mem_bytes"]) for row in rows if row["pid"] == pid), -1)
+
+
+def is_back(world: World, pid: int) -> None:
+    """In three seconds, as is promised: the worker is gone, and what it had is the device's."""
+    end = time.monotonic() + 3
+    while held(world, pid) > 0 or not gone(pid):
+        assert time.monotonic() < end, held(world, pid)
+        time.sleep(0.02)
