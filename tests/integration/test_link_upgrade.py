@@ -10,6 +10,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -49,7 +50,10 @@ class Installed:
         go, real, new = (self.folder / name for name in ("go", "real", "new"))
         os.mkfifo(go)
         shutil.copy(link_program(self.native), real)
-        new.write_text(f'#!/bin/sh\nread -r line < {go}\nexec {real} "$@"\n')
+        # No shell: it would take in children that it has not started.
+        lines = ("import os, sys", f"open({str(go)!r}).readline()")
+        run = f"os.execv({str(real)!r}, sys.argv)"
+        new.write_text("\n".join((f"#!{sys.executable} -IS", *lines, run, "")))
         new.chmod(0o755)
         new.rename(self.path)
         return go
