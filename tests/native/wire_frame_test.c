@@ -122,7 +122,8 @@ static void vectors(void)
         const struct harp_frame *f = &frames[i];
         uint8_t header[HARP_FRAME_HEADER_BYTES];
         size_t bytes = harp_frame_put(header, f);
-        printf("%llu %llu %u %u %u %u ", (unsigned long long)f->seq, (unsigned long long)f->ack,
+        printf("%llu %llu %llu %llu %u %u %u %u ", (unsigned long long)f->seq,
+               (unsigned long long)f->ack, (unsigned long long)f->at, (unsigned long long)f->of,
                f->op, f->flags, f->lane, f->bytes);
         for (size_t b = 0; b < bytes; b++)
             printf("%02x", header[b]);

@@ -102,13 +102,12 @@ def test_frames_of_the_c_code_are_those_of_protobuf(cc: str, tmp_path: Path) -> 
         [str(tmp_path / "frames"), "vectors"], capture_output=True, text=True, check=True
     )
     for line in done.stdout.splitlines():
-        seq, ack, op, flag, lane, size, header = line.split()
-        frame = session_pb2.Frame(
-            seq=int(seq), ack=int(ack), op=int(op), flags=int(flag), lane=int(lane)
-        )
-        frame.body = bytes(int(size))
+        *numbers, header = line.split()
+        seq, ack, at, of, op, flag, lane, size = map(int, numbers)
+        frame = session_pb2.Frame(seq=seq, ack=ack, at=at, of=of, op=op, flags=flag, lane=lane)
+        frame.body = bytes(size)
         assert frame.SerializeToString() == bytes.fromhex(header) + frame.body
-    assert len(done.stdout.splitlines()) == 3
+    assert len(done.stdout.splitlines()) == 4
 
 
 def test_flags_of_frames_are_the_same_on_both_sides() -> None:
