@@ -27,16 +27,19 @@ static int take_region(struct bridge *b, uint64_t bytes, uint64_t *offset)
     return err == 0 || err == -EAGAIN ? err : -EPROTO;
 }
 
-static struct bridge_transfer *new_transfer(struct bridge *b, const struct harp_frame *frame)
+/* 0 or -EPROTO. */
+static int new_transfer(struct bridge *b, const struct harp_frame *frame, uint64_t offset,
+                        uint64_t bytes, struct bridge_transfer **out)
 {
     struct bridge_transfer *t = calloc(1, sizeof *t);
     if (t == NULL)
-        return NULL;
+        return -EPROTO;
     t->id = frame->ack;
     t->lane = frame->lane;
+    t->region = (struct harp_ring_region){offset, bytes};
     t->next = b->transfers;
-    b->transfers = t;
-    return t;
+    *out = b->transfers = t;
+    return 0;
 }
 
 /* A region of `bytes` for the transfer. 0, -EAGAIN or -EPROTO. */
@@ -45,14 +48,7 @@ static int make_room(struct bridge *b, const struct harp_frame *frame, uint64_t 
 {
     uint64_t offset;
     int err = take_region(b, bytes, &offset);
-    if (err != 0)
-        return err;
-    struct bridge_transfer *t = new_transfer(b, frame);
-    if (t == NULL)
-        return -EPROTO;
-    t->region = (struct harp_ring_region){offset, bytes};
-    *out = t;
-    return 0;
+    return err != 0 ? err : new_transfer(b, frame, offset, bytes, out);
 }
 
 static int far_place(struct bridge *b, uint64_t id, uint64_t bytes, uint64_t *offset)
@@ -90,15 +86,13 @@ static int size_told(struct bridge *b, const struct harp_frame *frame)
 static int gathered(struct bridge *b, const struct harp_frame *frame)
 {
     uint64_t offset;
+    struct bridge_transfer *t;
     int err = bridge_gathered(b, frame, &offset);
-    if (err != 0)
-        return err;
-    struct bridge_transfer *t = new_transfer(b, frame);
-    if (t == NULL)
-        return -EPROTO;
-    t->region = (struct harp_ring_region){offset, frame->of};
-    announce(b, t, HARP_FRAME_END);
-    return 0;
+    if (err == 0)
+        err = new_transfer(b, frame, offset, frame->of, &t);
+    if (err == 0)
+        announce(b, t, HARP_FRAME_END);
+    return err;
 }
 
 static int far_bulk(struct bridge *b, const struct harp_frame *frame)

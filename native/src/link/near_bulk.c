@@ -105,17 +105,23 @@ static int run_relay(int fd, pid_t parent)
 
 /* --- the session's --- */
 
+struct harp_h2_request near_request(const struct ends_options *options,
+                                    enum harp_grpc_method method, const char *own_table)
+{
+    return (struct harp_h2_request){.method = method,
+                                    .tls = options->tls != NULL,
+                                    .authority = options->address.text,
+                                    .token = options->token[0] ? options->token : NULL,
+                                    .session = options->session,
+                                    .table = own_table};
+}
+
 static int call(struct harp_conn *conn, unsigned number, struct harp_h2_stream **stream)
 {
     char text[HARP_BULK_TEXT];
     snprintf(text, sizeof text, "%u", number % 10);
-    const struct harp_h2_request request = {.method = HARP_GRPC_BULK,
-                                            .tls = given->tls != NULL,
-                                            .authority = given->address.text,
-                                            .token = given->token[0] ? given->token : NULL,
-                                            .session = given->session,
-                                            .table = table,
-                                            .bulk = number != 0 ? text : NULL};
+    struct harp_h2_request request = near_request(given, HARP_GRPC_BULK, table);
+    request.bulk = number != 0 ? text : NULL;
     return harp_h2_call(harp_conn_h2(conn), &request, stream);
 }
 

@@ -10,6 +10,10 @@
 #include "src/link/bridge.h"
 #include "src/link/ends.h"
 
+/* What a call of the session's says, whichever it is; `own_table` (harp_table_put). */
+struct harp_h2_request near_request(const struct ends_options *options,
+                                    enum harp_grpc_method method, const char *own_table);
+
 /* Session is answered for the first time: start processes, and call. By a process without threads.
  */
 void near_bulk_first(struct bridge *b, const struct ends_options *options,

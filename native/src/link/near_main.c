@@ -78,14 +78,9 @@ static void dialled(void *ctx, struct harp_conn *conn)
     near_again_text(resume, &bridge);
     snprintf(others, sizeof others, "%u", given->others % 10);
     struct harp_h2_stream *call;
-    const struct harp_h2_request request = {.method = HARP_GRPC_SESSION,
-                                            .tls = given->tls != NULL,
-                                            .authority = given->address.text,
-                                            .token = given->token[0] ? given->token : NULL,
-                                            .session = given->session,
-                                            .table = table,
-                                            .resume = resume,
-                                            .bulk = given->others != 0 ? others : NULL};
+    struct harp_h2_request request = near_request(given, HARP_GRPC_SESSION, table);
+    request.resume = resume;
+    request.bulk = given->others != 0 ? others : NULL;
     harp_timer_set(&loop, &unanswered, bridge.taking ? NEAR_AGAIN_ANSWER_MS : ANSWER_MS);
     if (harp_h2_call(harp_conn_h2(conn), &request, &call) != 0)
         harp_conn_close(conn, "the other side takes no sessions any more");
