@@ -16,17 +16,18 @@ import grpc
 import pytest
 from link_session import Far, children, until
 from ring_client import NUMBERS, table_text
+from stock_calls import TAKEN, call_frame, reply_of
 from test_link_bulk import linked, spread
 from test_link_resume import MIB
 
 from harp.api.v1 import session_pb2 as pb
 from harp.api.v1 import session_pb2_grpc as rpc
-from harp.wire import Transfer, decode_reply, encode_request
+from harp.wire import Transfer
 
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
-TAKEN, CHUNK = 2, 256 << 10
+CHUNK = 256 << 10
 
 
 class Stock:
@@ -70,24 +71,12 @@ class Stock:
 
     def send(self, name: str, **values: Any) -> None:
         self.seq += 1
-        op = NUMBERS[name]
-        frame = pb.Frame(seq=self.seq, op=op, lane=1, body=encode_request(op, values))
-        frame.flags = pb.FRAME_FLAG_WANTED
-        self.frames["session"].put(frame)
+        self.frames["session"].put(call_frame(self.seq, name, values))
 
     def ask(self, name: str, **values: Any) -> dict[str, Any]:
-        """A call, and its reply: the next frame that is none of a transfer."""
+        """A call, and what its reply says."""
         self.send(name, **values)
-        frame = next(self.session)
-        while frame.flags & pb.FRAME_FLAG_BULK or frame.op == TAKEN:
-            frame = next(self.session)
-        assert (frame.op, frame.ack) == (NUMBERS[name], self.seq)
-        if len(frame.body) == 4:
-            assert frame.body == bytes(4), name
-            return values
-        result, answer = decode_reply(frame.op, values, frame.body)
-        assert result == 0, name
-        return answer
+        return reply_of(self.session, self.seq, name, values)
 
     def close(self) -> None:
         for frames in self.frames.values():

@@ -17,15 +17,16 @@ import grpc
 import pytest
 from link_proxy import HALF, Cutting
 from link_session import Far, alive, children, until
-from ring_client import NUMBERS, table_text
+from ring_client import table_text
+from stock_calls import TAKEN, call_frame, reply_of
 
 from harp.api.v1 import session_pb2 as pb
 from harp.api.v1 import session_pb2_grpc as rpc
-from harp.wire import Transfer, decode_reply, encode_request
+from harp.wire import Transfer
 
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
 MIB = 1 << 20
-CALL, TAKEN = "cuCtxSynchronize", 2
+CALL = "cuCtxSynchronize"
 
 
 class Connection:
@@ -51,24 +52,12 @@ class Connection:
         return str(told["harp-resume"])
 
     def send(self, seq: int, name: str = CALL, **values: Any) -> None:
-        op = NUMBERS[name]
-        body = encode_request(op, values)
-        flags = pb.FRAME_FLAG_WANTED
-        self.frames.put(pb.Frame(seq=seq, op=op, flags=flags, lane=1, body=body))
+        self.frames.put(call_frame(seq, name, values))
 
     def ask(self, seq: int, name: str, **values: Any) -> dict[str, Any]:
         """A call and what its reply says."""
         self.send(seq, name, **values)
-        frame = next(self.call)
-        while frame.op == TAKEN:
-            frame = next(self.call)
-        assert (frame.op, frame.ack) == (NUMBERS[name], seq)
-        if len(frame.body) == 4:
-            assert frame.body == bytes(4), name
-            return values
-        result, answer = decode_reply(frame.op, values, frame.body)
-        assert result == 0, name
-        return answer
+        return reply_of(self.call, seq, name, values)
 
     def acks(self, count: int) -> list[int]:
         """Of so many replies."""
