@@ -21,7 +21,15 @@ from pathlib import Path
 from harp.errors import DaemonError, RunDirUnsafe
 from harp.native import MARKER, NativeDir, driver_paths, scrub
 
-__all__ = ["Backing", "remote_env", "shim_dir", "soft_dir", "tenant_env"]
+__all__ = [
+    "FROM_DAEMON",
+    "Backing",
+    "driver_backing",
+    "remote_env",
+    "shim_dir",
+    "soft_dir",
+    "tenant_env",
+]
 
 #: a folder handed out so lately may be on its way into a process that does not show it yet
 _FRESH_S = 60.0
