@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which slots a container had best get, whether those it got are a share, and what that means. Pure.
+"""Which slots a container had best get, whether those it got are a share, what that means. Pure.
 
     GetPreferredAllocation ── prefer() ── placement core (which GPU) ── ids
     Allocate               ── check() ─── Share, or Refused with a remedy ── limits() ── Limits
@@ -15,13 +15,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from device_plugin.slots import Gpu, Slots
 from harp.errors import QuotaExceeded
 from harp.model import Limits
 from harp.scheduler import WHOLE_MILLI, Fragmentation, Node, Placement, Pod, make, typical
 from harp.scheduler.cluster import Cluster
 from harp.units import PPM, format_size
-
-from device_plugin.slots import Gpu, Slots
 
 __all__ = ["Chooser", "Reason", "Refused", "Share", "check", "limits", "prefer"]
 

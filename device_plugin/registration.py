@@ -27,6 +27,7 @@ __all__ = [
     "Served",
     "SocketFile",
     "State",
+    "StreamBegan",
     "StreamEnded",
     "step",
 ]
@@ -77,11 +78,20 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamBegan:
+    """Kubelet listens to our list: it knows us."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamEnded:
-    """Kubelet ended the last of its ListAndWatch streams: to it we are gone."""
+    """Kubelet ended the last of its streams: to it we are gone, or it is about to begin another.
+
+    One that takes a registration ends the stream of the one before. So the next registration comes
+    later, and not at all if a stream begins meanwhile: else each would bring about the next.
+    """
 
 
-Event = Look | Served | Registered | Failed | StreamEnded
+Event = Look | Served | Registered | Failed | StreamBegan | StreamEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,9 @@ def step(state: State, event: Event, now_s: float) -> tuple[State, tuple[Action,
             state = replace(state, with_kubelet=kubelet, doing=None, registered_s=now_s)
         case Failed(_):
             state = _later(replace(state, doing=None), now_s)
+        case StreamBegan():
+            if state.own is not None and state.doing is None:
+                state = replace(state, with_kubelet=state.kubelet, registered_s=now_s)
         case StreamEnded():
             if state.with_kubelet is not None:
                 if now_s - state.registered_s >= _SETTLED_S:

@@ -58,7 +58,7 @@ def test_the_list_is_as_long_as_said(per_gpu: int, numa: int) -> None:
 
 
 def test_a_list_that_is_too_long_is_refused() -> None:
-    with pytest.raises(ConfigError, match="120 GPUs of 400 slots .* above the 1048576") as said:
+    with pytest.raises(ConfigError, match=r"120 GPUs of 400 slots .* above the 1048576") as said:
         slots_of(120, 400)
     assert "fewer slots" in said.value.hint
     assert LIST_BYTES_MAX * 0.8 < slots_of(90, 400).list_bytes <= LIST_BYTES_MAX
