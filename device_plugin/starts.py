@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container is about to start: find out whose it is, and give it what its slots stand for.
+
+Tenants are made here and not at Allocate. At Allocate an init container's slots may be given to the
+containers after it while it is yet to run: two tenants of one share would be promised. Here whoever
+had the slots before has ended. And Allocate, which kubelet calls under a lock of its own, asks
+nobody.
+
+Fail-static: while harpd is away, a container whose tenant lives starts again, others wait.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from device_plugin.allocator import check, limits
+from device_plugin.annotations import refine
+from device_plugin.book import Book, Grant, grant_id, missing
+from device_plugin.identity import Ambiguous, Holding, Match, Owner, Pod, Unknown, find
+from device_plugin.slots import Slots
+from device_plugin.tenants import Tenants, alive, drop_folder, make_folder, tenant_name
+from harp.errors import DaemonError, DaemonUnreachable, HarpError
+
+__all__ = ["Events", "Holders", "LoggedEvents", "NoPods", "Patience", "Pods", "Starts"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Holders(Protocol):
+    """Kubelet's list of who has which slots."""
+
+    def holdings(self) -> Sequence[Holding]:
+        """All of the node.
+
+        Raises:
+            DaemonUnreachable: kubelet does not answer.
+        """
+        ...
+
+
+class Pods(Protocol):
+    """The API server, as far as the plugin needs it."""
+
+    def on_node(self) -> Sequence[Pod]:
+        """Pods of this node.
+
+        Raises:
+            DaemonUnreachable: it does not answer.
+        """
+        ...
+
+
+class Events(Protocol):
+    """Where something is said of a pod, for its owner to read."""
+
+    def tell(self, pod: Pod, reason: str, message: str) -> None:
+        """One event; never fails."""
+        ...
+
+
+class NoPods:
+    """No API server: containers get what their slots say, annotations are not read."""
+
+    def on_node(self) -> Sequence[Pod]:
+        """None is known."""
+        return ()
+
+
+class LoggedEvents:
+    """No API server: what would be an event is in the plugin's log alone."""
+
+    def tell(self, pod: Pod, reason: str, message: str) -> None:
+        """One line."""
+        _log.warning("pod_event", pod=f"{pod.namespace}/{pod.name}", reason=reason, message=message)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a start waits; kubelet waits 30 s and then tries again."""
+
+    identity_s: float = 5.0  #: for kubelet to list the container
+    harpd_s: float = 15.0  #: for a harpd that is being restarted
+    pause_s: float = 0.1  #: between two looks
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One start at a time of the same slots."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    waiting: int = 0
+
+
+class Starts:
+    """All starts of this node. Called from several threads.
+
+    Args:
+        slots: of the node.
+        book: living grants, as the checkpoint knew them.
+        grants: folder of grant folders.
+        node: this node's name.
+        tenants: harpd.
+        holders: kubelet.
+        pods: the API server.
+        events: the same.
+        save: writes the book down.
+        patience: how long to wait for others.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        book: Book,
+        grants: Path,
+        *,
+        node: str,
+        tenants: Tenants,
+        holders: Holders,
+        pods: Pods,
+        events: Events,
+        save: Callable[[Sequence[Grant]], None],
+        patience: Patience | None = None,
+    ) -> None:
+        self._slots = slots
+        self._book = book
+        self._grants = grants
+        self._node = node
+        self._tenants = tenants
+        self._holders = holders
+        self._pods = pods
+        self._events = events
+        self._save = save
+        self._patience = patience or Patience()
+        #: guards _book, _turns, _missing and _changes
+        self._lock = threading.Lock()
+        #: of the book, so far, and how many of them are written; one writes at a time
+        self._changes = self._written = 0
+        self._writing = threading.Lock()
+        #: {grant id: who is at it}
+        self._turns: dict[str, _Turn] = {}
+        #: see book.missing()
+        self._missing: dict[str, float] = {}
+        #: {what came of it: how often}
+        self.counts: Counter[str] = Counter()
+
+    def start(self, ids: Collection[str]) -> Grant:
+        """Give a container its grant; when this returns it may run.
+
+        Raises:
+            HarpError: not now.
+        """
+        share = check(self._slots, ids)
+        uuids = tuple(self._slots.gpus[gpu].uuid for gpu in share.gpus)
+        bare = Grant(grant_id(ids), frozenset(ids), uuids, limits(self._slots, share))
+        turn = self._enter(bare.id)
+        try:
+            with turn.lock:
+                grant = self._named(bare)
+                self._give(grant)
+        finally:
+            self._leave(bare.id)
+        return grant
+
+    def living(self) -> tuple[Grant, ...]:
+        """The grants as they are now."""
+        with self._lock:
+            return tuple(self._book)
+
+    def sweep(self) -> None:
+        """End the grants of containers that are gone; make tenants again that are.
+
+        Raises:
+            DaemonError: kubelet or harpd does not answer; nothing was ended that lives.
+        """
+        listed = {holding.ids for holding in self._holders.holdings()}
+        with self._lock:
+            self._missing, ended = missing(
+                tuple(self._book), listed, self._missing, time.monotonic()
+            )
+        for grant in ended:
+            self._end_unless_given_anew(grant)
+        names = self._tenants.names()
+        for grant in self.living():
+            if tenant_name(grant) not in names and grant.ids in listed:
+                # harpd ends a tenant that has no process while its maker was away.
+                self._again(grant)
+
+    def _enter(self, key: str) -> _Turn:
+        with self._lock:
+            turn = self._turns.setdefault(key, _Turn())
+            turn.waiting += 1
+            return turn
+
+    def _leave(self, key: str) -> None:
+        with self._lock:
+            turn = self._turns[key]
+            turn.waiting -= 1
+            if not turn.waiting:
+                del self._turns[key]
+
+    def _named(self, bare: Grant) -> Grant:
+        """The grant with its owner and its limits; bare if nobody can be named."""
+        found = self._find(bare)
+        match found:
+            case Match(owner, None):
+                self.counts["named"] += 1
+                return replace(bare, owner=owner)
+            case Match(owner, pod) if pod is not None:
+                self.counts["named"] += 1
+                refined, problems = refine(bare.limits, pod.annotations)
+                for problem in problems:
+                    self._events.tell(pod, "HarpAnnotation", problem.message)
+                return replace(bare, owner=owner, pod_uid=pod.uid, limits=refined)
+            case Ambiguous(candidates):
+                self.counts["ambiguous"] += 1
+                self._say_unsure(candidates)
+            case _:
+                self.counts["unknown"] += 1
+                _log.warning("owner_unknown", grant=bare.id)
+        return bare
+
+    def _find(self, bare: Grant) -> Match | Ambiguous | Unknown:
+        deadline = time.monotonic() + self._patience.identity_s
+        while True:
+            try:
+                holdings = self._holders.holdings()
+                found = find(bare.ids, holdings, self._known(), self._node)
+            except DaemonUnreachable as error:
+                _log.warning("kubelet_silent", reason=error.message)
+                found = Unknown()
+            # Two that kubelet lists will be one when it has cleared up; one that the API server
+            # does not know yet it may know soon, but a static pod's start must not wait for that.
+            if isinstance(found, Match) or time.monotonic() >= deadline:
+                return found
+            time.sleep(self._patience.pause_s)
+
+    def _known(self) -> Sequence[Pod]:
+        try:
+            return self._pods.on_node()
+        except DaemonUnreachable as error:
+            _log.warning("api_silent", reason=error.message)
+            return ()
+
+    def _say_unsure(self, candidates: Sequence[Owner]) -> None:
+        names = ", ".join(map(str, candidates))
+        _log.warning("owner_ambiguous", candidates=names)
+        known = {pod.key: pod for pod in self._known()}
+        for key in sorted({owner.pod_key for owner in candidates} & set(known)):
+            self._events.tell(
+                known[key],
+                "HarpOwnerAmbiguous",
+                f"kubelet lists the same slots for {names}: annotations are not read, the container"
+                " gets what its harp.dev/gpu-share says",
+            )
+
+    def _give(self, grant: Grant) -> None:
+        with self._lock:
+            before = self._book.get(grant.id)
+            others = self._book.overlapping(grant)
+        same = (
+            before is not None and before.owner == grant.owner and (before.pod_uid == grant.pod_uid)
+        )
+        folder = self._grants / grant.id
+        deadline = time.monotonic() + self._patience.harpd_s
+        while True:
+            try:
+                for other in others:
+                    self._end(other)
+                others = ()
+                if before is not None and not same:
+                    self._end(before)
+                    before = None
+                folder = make_folder(self._grants, grant.id)
+                self._tenants.ensure(grant, folder)
+            except DaemonUnreachable as error:
+                if same and alive(folder):
+                    _log.warning("started_without_harpd", grant=grant.id, reason=error.message)
+                    return
+                if time.monotonic() >= deadline:
+                    raise DaemonUnreachable(
+                        f"harpd does not answer, and grant {grant.id} is new: {error.message}",
+                        "kubelet tries again; see the daemon's pod on this node",
+                    ) from error
+                time.sleep(self._patience.pause_s)
+            else:
+                break
+        with self._lock:
+            self._book.put(grant)
+            self._missing.pop(grant.id, None)
+            self._changes += 1
+        self._write()
+        _log.info("grant_given", grant=grant.id, owner=str(grant.owner), gpus=grant.uuids)
+
+    def _again(self, grant: Grant) -> None:
+        turn = self._enter(grant.id)
+        try:
+            with turn.lock:
+                with self._lock:
+                    if self._book.get(grant.id) != grant:
+                        return  # it was given anew meanwhile
+                self._tenants.ensure(grant, make_folder(self._grants, grant.id))
+        except DaemonError:
+            raise
+        except HarpError as error:
+            _log.error("tenant_not_made_again", grant=grant.id, reason=error.message)
+        else:
+            _log.info("tenant_made_again", grant=grant.id)
+        finally:
+            self._leave(grant.id)
+
+    def _end_unless_given_anew(self, grant: Grant) -> None:
+        turn = self._enter(grant.id)
+        try:
+            with turn.lock:
+                with self._lock:
+                    if self._book.get(grant.id) != grant:
+                        return  # its folder is another's by now
+                self._end(grant)
+                _log.info("grant_ended", grant=grant.id, owner=str(grant.owner))
+        finally:
+            self._leave(grant.id)
+
+    def _end(self, grant: Grant) -> None:
+        self._tenants.remove(grant)
+        drop_folder(self._grants / grant.id)
+        with self._lock:
+            self._book.remove(grant.id)
+            self._changes += 1
+        self._write()
+
+    def _write(self) -> None:
+        """Have the book written as it is now; one write serves all who waited for it."""
+        with self._lock:
+            mine = self._changes
+        with self._writing:
+            if self._written >= mine:
+                return
+            with self._lock:
+                grants, upto = tuple(self._book), self._changes
+            self._save(grants)
+            self._written = upto
