@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from device_plugin.slots import Gpu, Slots
 from harp.errors import QuotaExceeded
 from harp.model import Limits
-from harp.scheduler import WHOLE_MILLI, Fragmentation, Node, Placement, Pod, make, typical
+from harp.scheduler import WHOLE_MILLI, Fragmentation, Node, Pod, make, typical
 from harp.scheduler.cluster import Cluster
 from harp.units import PPM, format_size
 
@@ -65,6 +65,8 @@ class Chooser:
     def __init__(self, workload: Iterable[Pod] = (), policy: str = "hybrid") -> None:
         self._shapes = typical(workload)
         self._policy = policy
+        #: {GPUs of a node: tables of the workload}
+        self._tables: dict[int, Fragmentation] = {}
 
     def choose(self, free: Sequence[int], per_gpu: int, slots: int, count: int) -> tuple[int, ...]:
         """`count` GPUs for `slots` slots of each; () where they do not fit.
@@ -75,15 +77,21 @@ class Chooser:
             slots: asked for, of each.
             count: how many GPUs.
         """
+        fitting = tuple(gpu for gpu, have in enumerate(free) if have >= slots)
+        if len(fitting) <= count:  # nothing to choose
+            return fitting if len(fitting) == count else ()
         # Thousandths cannot say every number of 400 slots, so what fits is decided in slots; the
         # core chooses among those that do.
-        fitting = tuple(_milli(have, per_gpu) if have >= slots else 0 for have in free)
-        cluster = Cluster([Node("node", 0, 0, fitting)])
-        fragmentation = Fragmentation(self._shapes, cluster.models, max(1, len(fitting)))
-        policy = make(self._policy, cluster, fragmentation, 0)
-        pod = Pod("pod", 0, 0, count, _milli(slots, per_gpu))
-        chosen = Placement(cluster, policy, fragmentation).choose(pod)
-        return tuple(sorted(chosen.gpus)) if chosen else ()
+        milli = tuple(_milli(have, per_gpu) if have >= slots else 0 for have in free)
+        cluster = Cluster([Node("node", 0, 0, milli)])
+        tables = self._tables.get(len(milli))
+        if tables is None:
+            tables = Fragmentation(self._shapes, cluster.models, len(milli))
+            self._tables[len(milli)] = tables
+        policy = make(self._policy, cluster, tables, 0)
+        return tuple(
+            sorted(policy.gpus(cluster, Pod("pod", 0, 0, count, _milli(slots, per_gpu)), 0))
+        )
 
 
 def _milli(slots: int, per_gpu: int) -> int:
@@ -119,7 +127,8 @@ def prefer(
     if not gpus:
         return ()
     # Low numbers first, so that the same questions always have the same answers.
-    rest = sorted(place for place in places if place.gpu == gpus[0] and slots.id(place) not in must)
+    rest = [place for place in places if place.gpu == gpus[0] and slots.id(place) not in must]
+    rest.sort(key=lambda place: place.number)
     return (*sorted(must), *(slots.id(place) for place in rest[: size - len(must)]))
 
 
