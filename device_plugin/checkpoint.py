@@ -8,6 +8,7 @@ Allocate answered is not in it: that follows from the slots (device_plugin/book.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -20,8 +21,9 @@ import structlog
 from device_plugin.book import Grant
 from device_plugin.identity import Owner
 from device_plugin.slots import Gpu
+from device_plugin.tenants import NodeView
 from harp.errors import ConfigError
-from harp.model import Limits, TenantClass
+from harp.model import DeviceKind, Limits, TenantClass
 
 __all__ = ["VERSION", "Checkpoint", "load", "save"]
 
@@ -33,29 +35,38 @@ VERSION = 1
 class Checkpoint:
     """What was known."""
 
-    gpus: tuple[Gpu, ...] = ()
-    per_gpu: int = 0  #: slots; 0: nothing was known
+    node: NodeView | None = None  #: as harpd said it, with the GPUs' NUMA nodes
+    per_gpu: int = 0  #: slots
     grants: tuple[Grant, ...] = ()
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it: whoever reads sees the one before or this one, also after a power failure."""
-    text = json.dumps(
-        {
-            "version": VERSION,
-            "per_gpu": checkpoint.per_gpu,
-            "gpus": [asdict(gpu) for gpu in checkpoint.gpus],
-            "grants": [_grant_out(grant) for grant in checkpoint.grants],
-        }
-    )
+def save(path: Path, checkpoint: Checkpoint, *, sync: bool = True) -> None:
+    """Write it: whoever reads sees the one before or this one.
+
+    Args:
+        path: the file.
+        checkpoint: what is known.
+        sync: so too after a power failure. Grants need not: no container and no tenant outlives
+            one, and to wait for the disk at every start would cost more than the rest of it.
+    """
+    head = {
+        "version": VERSION,
+        "per_gpu": checkpoint.per_gpu,
+        "node": _node_out(checkpoint.node) if checkpoint.node else None,
+    }
+    grants = ",\n".join(map(_grant_out, checkpoint.grants))
+    text = f'{json.dumps(head)[:-1]}, "grants": [\n{grants}]}}\n'
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     fresh.rename(path)
+    if not sync:
+        return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -81,7 +92,7 @@ def load(path: Path) -> Checkpoint:
         version = data["version"]
         if version == VERSION:
             return Checkpoint(
-                gpus=tuple(Gpu(**gpu) for gpu in data["gpus"]),
+                node=_node_in(data["node"]) if data["node"] else None,
                 per_gpu=int(data["per_gpu"]),
                 grants=tuple(_grant_in(grant) for grant in data["grants"]),
             )
@@ -103,17 +114,37 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint()
 
 
-def _grant_out(grant: Grant) -> dict[str, Any]:
-    limits = asdict(grant.limits) | {"tenant_class": grant.limits.tenant_class.label}
-    owner = asdict(grant.owner) if grant.owner else None
+def _node_out(node: NodeView) -> dict[str, Any]:
     return {
-        "id": grant.id,
-        "ids": sorted(grant.ids),
-        "uuids": grant.uuids,
-        "limits": limits,
-        "owner": owner,
-        "pod_uid": grant.pod_uid,
+        "kind": node.kind.value,
+        "cuda": str(node.cuda),
+        "nvml": str(node.nvml),
+        "gpus": [asdict(gpu) for gpu in node.gpus],
     }
+
+
+def _node_in(data: dict[str, Any]) -> NodeView:
+    return NodeView(
+        DeviceKind(data["kind"]),
+        Path(data["cuda"]),
+        Path(data["nvml"]),
+        tuple(Gpu(**gpu) for gpu in data["gpus"]),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _grant_out(grant: Grant) -> str:
+    """As JSON. Kept: at every start all others are as they were."""
+    return json.dumps(
+        {
+            "id": grant.id,
+            "ids": sorted(grant.ids),
+            "uuids": grant.uuids,
+            "limits": asdict(grant.limits) | {"tenant_class": grant.limits.tenant_class.label},
+            "owner": asdict(grant.owner) if grant.owner else None,
+            "pod_uid": grant.pod_uid,
+        }
+    )
 
 
 def _grant_in(data: dict[str, Any]) -> Grant:

@@ -14,12 +14,13 @@ import enum
 import json
 import stat
 import threading
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -32,6 +33,7 @@ __all__ = ["AdmissionError", "Ask", "Devices", "FakeKubelet", "Stage"]
 
 #: grpc-go's default, which kubelet does not change
 RECEIVE_BYTES = 4 << 20
+_Reply = TypeVar("_Reply")
 PRE_START_S = 30.0
 
 
@@ -118,6 +120,11 @@ class FakeKubelet(
         #: bytes of the last list
         self.list_bytes = 0
         self.refuses = False
+        #: whether its checkpoint follows every change; as often as pods come that costs more than
+        #: they do
+        self.saves = True
+        #: {call: seconds that each took}
+        self.took_s: dict[str, list[float]] = {}
         self._lock = threading.RLock()
         #: {(namespace, pod, container): Allocate's answer}
         self._answers: dict[tuple[str, str, str], pb.ContainerAllocateResponse] = {}
@@ -194,10 +201,9 @@ class FakeKubelet(
         if options.pre_start_required:
             if stub is None:
                 raise AdmissionError("the plugin is not registered")
+            request = pb.PreStartContainerRequest(devices_ids=sorted(ids))
             try:
-                stub.PreStartContainer(
-                    pb.PreStartContainerRequest(devices_ids=sorted(ids)), timeout=PRE_START_S
-                )
+                self._timed("start", lambda: stub.PreStartContainer(request, timeout=PRE_START_S))
             except grpc.RpcError as error:
                 raise AdmissionError(why(error)) from error
         return answer
@@ -274,28 +280,37 @@ class FakeKubelet(
                 self.listed.clear()
 
     def _prefer(self, available: list[str], must: list[str], size: int) -> list[str]:
-        if self._stub is None or not self._options.get_preferred_allocation_available:
+        stub = self._stub
+        if stub is None or not self._options.get_preferred_allocation_available:
             return []
         one = pb.ContainerPreferredAllocationRequest(
             available_deviceIDs=available, must_include_deviceIDs=must, allocation_size=size
         )
+        request = pb.PreferredAllocationRequest(container_requests=[one])
         try:
-            reply = self._stub.GetPreferredAllocation(
-                pb.PreferredAllocationRequest(container_requests=[one])
-            )
+            reply = self._timed("prefer", lambda: stub.GetPreferredAllocation(request))
         except grpc.RpcError as error:
             raise AdmissionError(why(error)) from error
         return list(reply.container_responses[0].deviceIDs)
 
     def _allocate(self, ids: frozenset[str]) -> pb.ContainerAllocateResponse:
-        if self._stub is None:
+        stub = self._stub
+        if stub is None:
             raise AdmissionError("the plugin is not registered")
         one = pb.ContainerAllocateRequest(devices_ids=ids)
+        request = pb.AllocateRequest(container_requests=[one])
         try:
-            reply = self._stub.Allocate(pb.AllocateRequest(container_requests=[one]))
+            reply = self._timed("allocate", lambda: stub.Allocate(request))
         except grpc.RpcError as error:
             raise AdmissionError(why(error)) from error
         return reply.container_responses[0]
+
+    def _timed(self, call: str, work: Callable[[], _Reply]) -> _Reply:
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.took_s.setdefault(call, []).append(time.perf_counter() - began)
 
     def _serve(self, path: Path, add: Callable[[grpc.Server], Any]) -> None:
         server = grpc.server(futures.ThreadPoolExecutor(4), options=(("grpc.so_reuseport", 0),))
@@ -318,6 +333,8 @@ class FakeKubelet(
         return self.folder / "device-plugins" / "kubelet_internal_checkpoint"
 
     def _save(self) -> None:
+        if not self.saves:
+            return
         rows = [
             [*key, name, sorted(ids), b64encode(answer.SerializeToString()).decode()]
             for key, containers in self.devices.held.items()

@@ -41,7 +41,7 @@ from device_plugin.server import Listing, Served, Service, serve
 from device_plugin.settings import Settings
 from device_plugin.slots import Slots
 from device_plugin.starts import Events, Holders, Patience, Pods, Starts
-from device_plugin.tenants import Tenants
+from device_plugin.tenants import NodeView, Tenants
 from harp.errors import HarpError
 
 __all__ = ["Others", "Plugin", "Tempo"]
@@ -73,16 +73,19 @@ class Plugin:
 
     Args:
         settings: where things are.
-        slots: of this node's GPUs.
+        node: its GPUs.
         hardware: what containers are given of it.
         others: whom to ask.
         book: grants of before.
+
+    Raises:
+        ConfigError: as Slots.
     """
 
     def __init__(
         self,
         settings: Settings,
-        slots: Slots,
+        node: NodeView,
         hardware: Hardware,
         others: Others,
         book: Book,
@@ -92,7 +95,8 @@ class Plugin:
         patience: Patience | None = None,
     ) -> None:
         self._settings = settings
-        self._slots = slots
+        self._node = node
+        self._slots = slots = Slots(node.gpus, settings.slots_per_gpu)
         self._hardware = hardware
         self._others = others
         self._tempo = tempo or Tempo()
@@ -118,7 +122,7 @@ class Plugin:
 
     def start(self) -> None:
         """Begin; returns at once."""
-        self._save(self.starts.living())  # the GPUs, for a start without harpd
+        self._save(self.starts.living(), sync=True)  # the GPUs, for a start without harpd
         self._threads = [
             threading.Thread(target=work, name=work.__qualname__, daemon=True)
             for work in (self.registration.run, self._sweep, self._look_after)
@@ -148,9 +152,9 @@ class Plugin:
         folder = self._settings.grants / key
         return answer(self._hardware, uuids, folder, self._settings.library_dirs)
 
-    def _save(self, grants: Sequence[Grant]) -> None:
-        checkpoint = Checkpoint(self._slots.gpus, self._slots.per_gpu, tuple(grants))
-        save(self._settings.checkpoint, checkpoint)
+    def _save(self, grants: Sequence[Grant], *, sync: bool = False) -> None:
+        checkpoint = Checkpoint(self._node, self._slots.per_gpu, tuple(grants))
+        save(self._settings.checkpoint, checkpoint, sync=sync)
 
     def _sweep(self) -> None:
         while not self._stop.wait(self._tempo.sweep_s):
@@ -169,6 +173,9 @@ class Plugin:
                 # harpd is away: that says nothing of the GPUs.
                 _log.warning("health_unknown", reason=error.message)
                 continue
+            if new := there - set(self._health):
+                # Their slots would be others' ids; kubelet takes a changed list only from a start.
+                _log.warning("gpus_new", uuids=sorted(new), remedy="restart the plugin")
             for uuid, before in self._health.items():
                 seen = health.Probe(good=True) if uuid in there else health.Lost()
                 self._health[uuid] = health.step(before, seen, time.monotonic())

@@ -324,17 +324,18 @@ class Starts:
                     if self._book.get(grant.id) != grant:
                         return  # its folder is another's by now
                 self._end(grant)
+                self._write()
                 _log.info("grant_ended", grant=grant.id, owner=str(grant.owner))
         finally:
             self._leave(grant.id)
 
     def _end(self, grant: Grant) -> None:
+        """To be written by the caller. Should we end before, the next one ends it once more."""
         self._tenants.remove(grant)
         drop_folder(self._grants / grant.id)
         with self._lock:
             self._book.remove(grant.id)
             self._changes += 1
-        self._write()
 
     def _write(self) -> None:
         """Have the book written as it is now; one write serves all who waited for it."""

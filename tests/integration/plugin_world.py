@@ -83,7 +83,7 @@ class World:
         self.resources = PodResources(self.settings.pod_resources, self.settings.resource)
         self.plugin = Plugin(
             self.settings,
-            self.slots,
+            self.tenants.look(),
             self.hardware,
             Others(self.tenants, self.resources, self.api, self.api),
             Book(before.grants),

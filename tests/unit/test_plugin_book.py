@@ -13,8 +13,9 @@ from plugin_cases import gpus, slots_of
 from device_plugin.book import Book, Grant, grant_id, missing
 from device_plugin.checkpoint import Checkpoint, load, save
 from device_plugin.identity import Owner
+from device_plugin.tenants import NodeView
 from harp.errors import ConfigError
-from harp.model import Limits, TenantClass
+from harp.model import DeviceKind, Limits, TenantClass
 
 SLOTS = slots_of(2)
 LIMITS = Limits(1 << 30, 250_000, 0, TenantClass.BEST_EFFORT, oversubscribe=True)
@@ -73,8 +74,9 @@ def test_a_part_of_its_slots_is_not_the_grant() -> None:
     assert set(absent) == {book[0].id}
 
 
+NODE = NodeView(DeviceKind.NVIDIA, Path("/a/cuda"), Path("/a/nvml"), tuple(gpus(2, numa=1)))
 WRITTEN = Checkpoint(
-    tuple(gpus(2, numa=1)),
+    NODE,
     100,
     (grant(0, 25, owner=Owner("ns", "pod", "main")), grant(25, 30)),
 )
@@ -107,7 +109,16 @@ def test_a_write_that_fails_leaves_the_one_before(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"version": 1}', '{"version": 1, "gpus": 3}', '{"version": 0}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"version": 1}',
+        '{"version": 1, "per_gpu": 1, "node": 3, "grants": []}',
+        '{"version": 0}',
+    ],
 )
 def test_one_that_cannot_be_read_is_put_aside(tmp_path: Path, text: str) -> None:
     path = tmp_path / "checkpoint.json"
