@@ -80,9 +80,8 @@ class Chooser:
         fitting = tuple(gpu for gpu, have in enumerate(free) if have >= slots)
         if len(fitting) <= count:  # nothing to choose
             return fitting if len(fitting) == count else ()
-        # Thousandths cannot say every number of 400 slots, so what fits is decided in slots; the
-        # core chooses among those that do.
-        milli = tuple(_milli(have, per_gpu) if have >= slots else 0 for have in free)
+        # Thousandths round parts of 400 slots down, but who has fewer never seems to have enough.
+        milli = tuple(_milli(have, per_gpu) for have in free)
         cluster = Cluster([Node("node", 0, 0, milli)])
         tables = self._tables.get(len(milli))
         if tables is None:

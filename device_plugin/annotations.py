@@ -66,6 +66,7 @@ def refine(share: Limits, annotations: Mapping[str, str]) -> tuple[Limits, tuple
         The limits, none of them above the share's; what could not be done as it was said.
     """
     limits, problems = share, []
+    # By name: "compute" comes before "compute-burst".
     for name in sorted(n for n in annotations if n.startswith(PREFIX)):
         key = name.removeprefix(PREFIX)
         if key in _ELSEWHERE:
@@ -122,9 +123,7 @@ def _compute(limits: Limits, share: Limits, text: str) -> tuple[Limits, str]:
             " Ask for a larger harp.dev/gpu-share"
         )
         return limits, problem
-    # A burst, if any, was or will be said by its own annotation.
-    limit_ppm = limits.limit_ppm and asked
-    return replace(limits, share_ppm=asked, limit_ppm=limit_ppm), ""
+    return replace(limits, share_ppm=asked, limit_ppm=asked), ""  # a burst comes after this
 
 
 def _burst(limits: Limits, _share: Limits, text: str) -> tuple[Limits, str]:

@@ -77,7 +77,7 @@ def step(health: Health, event: Event, now_s: float) -> Health:
             if bad >= _FAILED_PROBES or not health.healthy:
                 why = health.why or f"{bad} probes in a row failed"
                 return replace(_unhealthy(health, why, now_s), bad=bad)
-            return replace(health, bad=bad, good=0, trouble_s=now_s)
+            return replace(health, bad=bad)
         case Probe():
             good = health.good + 1
             if health.healthy:

@@ -20,7 +20,6 @@ from device_plugin.settings import Settings
 from device_plugin.slots import Gpu, Slots
 from device_plugin.starts import Patience
 
-GIB = 1 << 30
 NODE = "n1"
 
 
@@ -49,7 +48,7 @@ def until(what: Callable[[], object], seconds: float = 20) -> None:
 class World:
     """One node."""
 
-    def __init__(self, folder: Path, gpus: int = 2, per_gpu: int = 100) -> None:
+    def __init__(self, folder: Path, gpus: int, per_gpu: int, memory_bytes: int) -> None:
         self.settings = Settings(
             kubelet_dir=folder / "k",
             state_dir=folder / "s",
@@ -59,7 +58,7 @@ class World:
         )
         self.slots = Slots(
             [
-                Gpu(f"GPU-{i:08x}-0000-4000-8000-000000000000", i, 80 * GIB, 512 << 20)
+                Gpu(f"GPU-{i:08x}-0000-4000-8000-000000000000", i, memory_bytes, 512 << 20)
                 for i in range(gpus)
             ],
             per_gpu,

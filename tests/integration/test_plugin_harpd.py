@@ -177,6 +177,23 @@ def test_a_harpd_restart_lets_containers_start_again_meanwhile(node: Node) -> No
     assert said(node.begin("b", 1)) == "ready"
 
 
+def test_a_tenant_that_harpd_ended_is_made_again_where_its_container_looks(node: Node) -> None:
+    """harpd takes away a folder that is empty; what a container has mounted must stay the same."""
+    node.kubelet.admit("ns", "a", Ask("main", 50))
+    given = node.kubelet.begin("ns", "a", "main")
+    assert node.plugin is not None
+    assert node.tenants is not None
+    (grant,) = node.plugin.starts.living()
+    folder = node.settings.grants / grant.id
+    inode = folder.stat().st_ino
+    node.tenants.remove(grant)
+    assert node.box.ps(tenant_name(grant)) is None
+    node.plugin.starts.sweep()
+    assert folder.stat().st_ino == inode
+    assert said(node.enter(given, 4)) == "ready"
+    assert node.tenant_of("a")["mem_leased_bytes"]
+
+
 def test_a_share_that_is_gone_is_the_next_ones(node: Node) -> None:
     for name in ("a", "b"):
         node.kubelet.admit("ns", name, Ask("main", 100))

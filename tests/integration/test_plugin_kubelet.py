@@ -26,10 +26,10 @@ from device_plugin.tenants import tenant_name
 
 
 @contextlib.contextmanager
-def node(gpus: int = 2, per_gpu: int = 100) -> Iterator[World]:
+def node(gpus: int = 2, per_gpu: int = 100, memory_bytes: int = 80 << 30) -> Iterator[World]:
     # pytest's own folders have names too long for sockets
     with tempfile.TemporaryDirectory(prefix="hp-") as folder:
-        world = World(Path(folder), gpus, per_gpu)
+        world = World(Path(folder), gpus, per_gpu, memory_bytes)
         try:
             yield world
         finally:
@@ -108,6 +108,15 @@ def test_scattered_slots_fail_at_admission_and_the_status_says_why(world: World)
     assert len(world.kubelet.devices.free()) == 80
     running(world, "d", 40)
     assert len(world.tenants.made) == 3
+
+
+def test_a_share_with_no_memory_in_it_fails_at_admission() -> None:
+    with node(memory_bytes=8 << 30) as world:
+        world.up()
+        with pytest.raises(AdmissionError, match="ask for at least 7"):
+            admitted(world, "a", Ask("main", 6))
+        running(world, "b", 7)
+        assert grant_of(world, "b").limits.mem_bytes == 60 << 20
 
 
 def test_whole_gpus_come_in_multiples(world: World) -> None:
@@ -229,6 +238,16 @@ def test_it_is_registered_again_after_a_kubelet_restart(world: World, downtime_s
     print("registered again after", [round(t, 3) for t in took], "s")
     assert max(took) < 20  # the bench holds it to 2 s
     assert len(world.tenants.made) == 1
+
+
+def test_a_kubelet_that_dropped_the_stream_is_told_again(world: World) -> None:
+    """Without a restart: its folder is as it was."""
+    world.up()
+    before = world.kubelet.registrations
+    world.kubelet.drop()
+    assert world.kubelet.listed.wait(20)
+    assert world.kubelet.registrations == before + 1
+    running(world, "a", 30)
 
 
 def test_a_plugin_that_restarts_knows_its_grants(world: World) -> None:

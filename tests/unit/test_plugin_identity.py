@@ -59,7 +59,10 @@ def test_the_only_holder_is_it_whatever_the_api_server_says() -> None:
         ),
         (
             "a pending one is before one that restarts",
-            [pod("old", Container("main", ended=True), started_s=9), pod("new", pending=True)],
+            [
+                pod("old", Container("main", ended=True), started_s=9),
+                pod("new", pending=True, started_s=5),
+            ],
             "new",
         ),
         (

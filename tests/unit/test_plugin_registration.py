@@ -142,6 +142,16 @@ def test_a_new_kubelet_is_told_within_two_seconds(*, wipe: bool, reuse: bool) ->
     assert world.count(Serve) == (5 if wipe else 0)
 
 
+def test_another_kubelets_socket_alone_is_enough() -> None:
+    """Before the end of the stream is noticed, and though our socket was left alone."""
+    world = started()
+    world.kubelet = world.file()
+    world.knows = None
+    world.run(0.4)
+    assert world.good
+    assert world.count(Serve) == 0
+
+
 def test_a_wiped_socket_alone_is_enough() -> None:
     world = started()
     world.own = None
