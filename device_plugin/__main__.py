@@ -8,22 +8,24 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import structlog
 
+from device_plugin.api import Access, ApiServer
 from device_plugin.book import Book
 from device_plugin.checkpoint import Checkpoint, load
 from device_plugin.hardware import survey
 from device_plugin.kubelet import PodResources
 from device_plugin.plugin import Others, Plugin
 from device_plugin.settings import Settings
+from device_plugin.signs import HarpdSigns, NvmlSigns
 from device_plugin.slots import SLOTS_PER_GPU
 from device_plugin.starts import LoggedEvents, NoPods
 from device_plugin.tenants import HarpdTenants, NodeView
-from harp.errors import DaemonError, HarpError
+from harp.errors import ConfigError, DaemonError, HarpError, NvmlError
 from harp.native import find
+from harp.rundir import find as find_run_dir
 
 __all__ = ["main"]
 
@@ -33,6 +35,14 @@ _PAUSE_S = 1.0
 
 def main() -> int:
     """Command line."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
     try:
         return run(_settings(sys.argv[1:]))
     except HarpError as error:
@@ -58,15 +68,20 @@ def run(settings: Settings) -> int:
         return 0
     hardware, node = survey(view, find(os.environ), settings.state_dir, os.environ)
     _compare(before, node, settings.slots_per_gpu)
-    _log.warning("annotations_not_read", reason="this build has no client of the API server")
+    access = Access.in_cluster(os.environ)
+    api = ApiServer(access, settings.node) if access else None
+    if api is None:
+        _log.warning("annotations_not_read", reason="this is no pod: no API server is known")
     holders = PodResources(settings.pod_resources, settings.resource)
-    others = Others(tenants, holders, NoPods(), LoggedEvents())
+    signs = _signs(node, tenants)
+    others = Others(tenants, holders, api or NoPods(), api or LoggedEvents(), signs)
     plugin = Plugin(settings, node, hardware, others, Book(before.grants))
     plugin.start()
     ended.wait()
     plugin.stop()
-    holders.close()
-    tenants.close()
+    for part in (holders, tenants, api, signs):
+        if part is not None and not isinstance(part, HarpdSigns):
+            part.close()
     return 0
 
 
@@ -89,6 +104,14 @@ def _first_look(
     return None
 
 
+def _signs(node: NodeView, tenants: HarpdTenants) -> NvmlSigns | HarpdSigns:
+    try:
+        return NvmlSigns(node.nvml, [gpu.uuid for gpu in node.gpus])
+    except NvmlError as error:
+        _log.warning("health_by_harpd_alone", reason=error.message)
+        return HarpdSigns(tenants)
+
+
 def _compare(before: Checkpoint, node: NodeView, per_gpu: int) -> None:
     """Say what has changed: kubelet has ids of before on its running pods."""
     if before.node is None:
@@ -101,12 +124,12 @@ def _compare(before: Checkpoint, node: NodeView, per_gpu: int) -> None:
 
 
 def _settings(arguments: list[str]) -> Settings:
-    usual = Settings()
+    usual = Settings(run_dir=find_run_dir(os.environ).path)
     parser = argparse.ArgumentParser(prog="device_plugin", description=__doc__)
     parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="[$NODE_NAME]")
     parser.add_argument("--kubelet-dir", type=Path, default=usual.kubelet_dir)
     parser.add_argument("--state-dir", type=Path, default=usual.state_dir, help="lasts")
-    parser.add_argument("--run-dir", type=Path, default=usual.run_dir, help="of harpd")
+    parser.add_argument("--run-dir", type=Path, default=usual.run_dir, help="of harpd [$HARP_RUN]")
     parser.add_argument("--resource", default=usual.resource)
     parser.add_argument(
         "--slots-per-gpu", type=int, choices=SLOTS_PER_GPU, default=usual.slots_per_gpu
@@ -119,6 +142,11 @@ def _settings(arguments: list[str]) -> Settings:
         help=f"where images look for the driver; several [{' '.join(usual.library_dirs)}]",
     )
     given = parser.parse_args(arguments)
+    if not given.node:
+        raise ConfigError(
+            "this node's name is not known: pods of others could not be told from its own",
+            "give --node, or set NODE_NAME by the downward API (spec.nodeName)",
+        )
     return Settings(
         kubelet_dir=given.kubelet_dir,
         state_dir=given.state_dir,
@@ -132,7 +160,4 @@ def _settings(arguments: list[str]) -> Settings:
 
 
 if __name__ == "__main__":
-    # structlog writes to stdout, where a container's log is read; times are UTC.
-    os.environ.setdefault("TZ", "UTC")
-    time.tzset()
     sys.exit(main())

@@ -35,6 +35,7 @@ from device_plugin.fake_tenants import FakeTenants
 from device_plugin.kubelet import PodResources
 from device_plugin.plugin import Others, Plugin
 from device_plugin.settings import Settings
+from device_plugin.signs import HarpdSigns
 from device_plugin.slots import Gpu, Slots
 from device_plugin.starts import LoggedEvents, NoPods
 
@@ -173,7 +174,7 @@ def _serve(folder: Path) -> int:
     tenants = FakeTenants(_slots().gpus)
     holders = PodResources(settings.pod_resources, settings.resource)
     hardware = Hardware(folder / "shim", folder / "cuda", folder / "nvml")
-    others = Others(tenants, holders, NoPods(), LoggedEvents())
+    others = Others(tenants, holders, NoPods(), LoggedEvents(), HarpdSigns(tenants))
     plugin = Plugin(settings, tenants.look(), hardware, others, Book())
     plugin.start()
     ended.wait()

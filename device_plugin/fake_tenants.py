@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class FakeTenants:
     made: dict[str, Grant] = field(default_factory=dict)
     #: {tenant's name: its listening socket}; an arbiter's, which outlives a harpd that is away
     sockets: dict[str, socket.socket] = field(default_factory=dict)
+    #: names of tenants with processes that use a GPU
+    busy: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def look(self) -> NodeView:
@@ -54,11 +56,11 @@ class FakeTenants:
                 self.sockets[name] = sock
             self.made[name] = grant
 
-    def names(self) -> Collection[str]:
+    def living(self) -> Mapping[str, bool]:
         """See Tenants."""
         self._answer()
         with self._lock:
-            return set(self.made)
+            return {name: name in self.busy for name in self.made}
 
     def remove(self, grant: Grant) -> None:
         """See Tenants."""

@@ -39,6 +39,7 @@ from device_plugin.registration import (
 from device_plugin.registration import Served as Listening
 from device_plugin.server import Listing, Served, Service, serve
 from device_plugin.settings import Settings
+from device_plugin.signs import Signs
 from device_plugin.slots import Slots
 from device_plugin.starts import Events, Holders, Patience, Pods, Starts
 from device_plugin.tenants import NodeView, Tenants
@@ -55,7 +56,8 @@ class Tempo:
 
     look_s: float = 0.2  #: at kubelet's folder: two stat calls
     sweep_s: float = 5.0
-    health_s: float = 20.0
+    health_s: float = 20.0  #: between probes; events come when they come
+    wake_s: float = 1.0  #: longest that stop() waits for a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Others:
     holders: Holders
     pods: Pods
     events: Events
+    signs: Signs
 
 
 class Plugin:
@@ -157,7 +160,10 @@ class Plugin:
         save(self._settings.checkpoint, checkpoint, sync=sync)
 
     def _sweep(self) -> None:
-        while not self._stop.wait(self._tempo.sweep_s):
+        # At once: tenants without a process ended while we were away.
+        pause_s = 0.0
+        while not self._stop.wait(pause_s):
+            pause_s = self._tempo.sweep_s
             try:
                 self.starts.sweep()
             except HarpError as error:
@@ -166,19 +172,25 @@ class Plugin:
                 _log.exception("sweep_broken")
 
     def _look_after(self) -> None:
-        while not self._stop.wait(self._tempo.health_s):
+        due_s = 0.0
+        while not self._stop.is_set():
             try:
-                there = {gpu.uuid for gpu in self._others.tenants.look().gpus}
+                seen = [*self._others.signs.wait(self._tempo.wake_s)]
+                if time.monotonic() >= due_s:
+                    due_s = time.monotonic() + self._tempo.health_s
+                    seen += self._others.signs.probe(tuple(self._health)).items()
             except HarpError as error:
-                # harpd is away: that says nothing of the GPUs.
+                # Who is asked is away: that says nothing of the GPUs.
                 _log.warning("health_unknown", reason=error.message)
                 continue
-            if new := there - set(self._health):
-                # Their slots would be others' ids; kubelet takes a changed list only from a start.
-                _log.warning("gpus_new", uuids=sorted(new), remedy="restart the plugin")
-            for uuid, before in self._health.items():
-                seen = health.Probe(good=True) if uuid in there else health.Lost()
-                self._health[uuid] = health.step(before, seen, time.monotonic())
+            except Exception:  # noqa: BLE001 - one odd answer may not end the watch
+                _log.exception("health_broken")
+                self._stop.wait(self._tempo.wake_s)
+                continue
+            for uuid, event in seen:
+                if uuid in self._health:
+                    before = self._health[uuid]
+                    self._health[uuid] = health.step(before, event, time.monotonic())
             self.listing.set_ill({u: h.why for u, h in self._health.items() if not h.healthy})
 
 
@@ -242,7 +254,9 @@ class _Registration:
                     return Registered(kubelet)
         except HarpError as error:
             _log.warning("registration_failed", action=type(action).__name__, reason=error.message)
-            return Failed(action)
+        except Exception:  # noqa: BLE001 - without this thread the node has no plugin any more
+            _log.exception("registration_broken", action=type(action).__name__)
+        return Failed(action)
 
     def _serve_anew(self) -> Event:
         if self._served is not None:

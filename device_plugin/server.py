@@ -26,8 +26,9 @@ from harp.errors import DaemonError, HarpError
 __all__ = ["Listing", "Served", "Service", "Starter", "serve"]
 
 _log = structlog.get_logger(__name__)
-#: starts wait for harpd, and a stream has a thread as long as it lasts
-_THREADS = 32
+#: the most pods a node has, whose starts may all wait for harpd at once, and then some: nothing may
+#: hold up Allocate. Threads are made as they are needed.
+_THREADS = 288
 _WAKE_S = 1.0
 
 

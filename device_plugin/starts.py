@@ -49,8 +49,8 @@ class Holders(Protocol):
 class Pods(Protocol):
     """The API server, as far as the plugin needs it."""
 
-    def on_node(self) -> Sequence[Pod]:
-        """Pods of this node.
+    def named(self, keys: Collection[tuple[str, str]]) -> Sequence[Pod]:
+        """Those of these pods, by namespace and name, that it knows.
 
         Raises:
             DaemonUnreachable: it does not answer.
@@ -69,8 +69,9 @@ class Events(Protocol):
 class NoPods:
     """No API server: containers get what their slots say, annotations are not read."""
 
-    def on_node(self) -> Sequence[Pod]:
+    def named(self, keys: Collection[tuple[str, str]]) -> Sequence[Pod]:
         """None is known."""
+        del keys
         return ()
 
 
@@ -181,15 +182,22 @@ class Starts:
             DaemonError: kubelet or harpd does not answer; nothing was ended that lives.
         """
         listed = {holding.ids for holding in self._holders.holdings()}
+        living = self._tenants.living()
         with self._lock:
-            self._missing, ended = missing(
-                tuple(self._book), listed, self._missing, time.monotonic()
-            )
+            if not listed:
+                # A kubelet that has just started knows no pod before the API server told it, be
+                # that in an hour, and their containers go on meanwhile.
+                self._missing = {}
+                return
+            now_s = time.monotonic()
+            self._missing, ended = missing(tuple(self._book), listed, self._missing, now_s)
         for grant in ended:
-            self._end_unless_given_anew(grant)
-        names = self._tenants.names()
+            if living.get(tenant_name(grant)):
+                _log.warning("grant_unlisted_but_used", grant=grant.id, owner=str(grant.owner))
+            else:
+                self._end_unless_given_anew(grant)
         for grant in self.living():
-            if tenant_name(grant) not in names and grant.ids in listed:
+            if tenant_name(grant) not in living and grant.ids in listed:
                 # harpd ends a tenant that has no process while its maker was away.
                 self._again(grant)
 
@@ -208,10 +216,14 @@ class Starts:
 
     def _named(self, bare: Grant) -> Grant:
         """The grant with its owner and its limits; bare if nobody can be named."""
-        found = self._find(bare)
+        found, sure = self._find(bare)
         match found:
             case Match(owner, None):
                 self.counts["named"] += 1
+                with self._lock:
+                    before = self._book.get(bare.id)
+                if not sure and before is not None and before.owner == owner:
+                    return before  # what the API server said when it was last asked
                 return replace(bare, owner=owner)
             case Match(owner, pod) if pod is not None:
                 self.counts["named"] += 1
@@ -227,35 +239,44 @@ class Starts:
                 _log.warning("owner_unknown", grant=bare.id)
         return bare
 
-    def _find(self, bare: Grant) -> Match | Ambiguous | Unknown:
+    def _find(self, bare: Grant) -> tuple[Match | Ambiguous | Unknown, bool]:
+        """As _look(), when it is sure or patience is at its end."""
         deadline = time.monotonic() + self._patience.identity_s
         while True:
-            try:
-                holdings = self._holders.holdings()
-                found = find(bare.ids, holdings, self._known(), self._node)
-            except DaemonUnreachable as error:
-                _log.warning("kubelet_silent", reason=error.message)
-                found = Unknown()
-            # Two that kubelet lists will be one when it has cleared up; one that the API server
-            # does not know yet it may know soon, but a static pod's start must not wait for that.
-            if isinstance(found, Match) or time.monotonic() >= deadline:
-                return found
+            found, sure = self._look(bare)
+            if sure or time.monotonic() >= deadline:
+                return found, sure
             time.sleep(self._patience.pause_s)
 
-    def _known(self) -> Sequence[Pod]:
+    def _look(self, bare: Grant) -> tuple[Match | Ambiguous | Unknown, bool]:
+        """Who it is as far as can be said now; whether to wait would tell no more.
+
+        Two that kubelet lists will be one when it has cleared up. A pod that the API server does
+        not know may be a static one, whose mirror comes when it comes: that is not waited for.
+        """
         try:
-            return self._pods.on_node()
+            holdings = self._holders.holdings()
+        except DaemonUnreachable as error:
+            _log.warning("kubelet_silent", reason=error.message)
+            return Unknown(), False
+        pods, answered = self._ask({h.owner.pod_key for h in holdings if h.ids == bare.ids})
+        found = find(bare.ids, holdings, pods, self._node)
+        return found, answered and isinstance(found, Match)
+
+    def _ask(self, keys: Collection[tuple[str, str]]) -> tuple[Sequence[Pod], bool]:
+        try:
+            return self._pods.named(keys), True
         except DaemonUnreachable as error:
             _log.warning("api_silent", reason=error.message)
-            return ()
+            return (), False
 
     def _say_unsure(self, candidates: Sequence[Owner]) -> None:
         names = ", ".join(map(str, candidates))
         _log.warning("owner_ambiguous", candidates=names)
-        known = {pod.key: pod for pod in self._known()}
-        for key in sorted({owner.pod_key for owner in candidates} & set(known)):
+        pods, _ = self._ask({owner.pod_key for owner in candidates})
+        for pod in pods:
             self._events.tell(
-                known[key],
+                pod,
                 "HarpOwnerAmbiguous",
                 f"kubelet lists the same slots for {names}: annotations are not read, the container"
                 " gets what its harp.dev/gpu-share says",
@@ -265,9 +286,10 @@ class Starts:
         with self._lock:
             before = self._book.get(grant.id)
             others = self._book.overlapping(grant)
-        same = (
-            before is not None and before.owner == grant.owner and (before.pod_uid == grant.pod_uid)
-        )
+        same = before is not None and before.owner == grant.owner
+        # Of a pod that came again under its name, where both are known.
+        if before is not None and before.pod_uid and grant.pod_uid:
+            same = same and before.pod_uid == grant.pod_uid
         folder = self._grants / grant.id
         deadline = time.monotonic() + self._patience.harpd_s
         while True:
@@ -321,8 +343,9 @@ class Starts:
         try:
             with turn.lock:
                 with self._lock:
-                    if self._book.get(grant.id) != grant:
-                        return  # its folder is another's by now
+                    # A start in between takes it off the missing, and perhaps on for another.
+                    if self._book.get(grant.id) != grant or grant.id not in self._missing:
+                        return
                 self._end(grant)
                 self._write()
                 _log.info("grant_ended", grant=grant.id, owner=str(grant.owner))

@@ -8,12 +8,13 @@ in there. harpd may be away or restarted at any moment; what it has promised hol
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -77,8 +78,8 @@ class Tenants(Protocol):
         """
         ...
 
-    def names(self) -> Collection[str]:
-        """Names of all that live.
+    def living(self) -> Mapping[str, bool]:
+        """{name of a tenant that lives: whether it has processes that use a GPU}.
 
         Raises:
             DaemonError: harpd does not answer.
@@ -158,9 +159,25 @@ class HarpdTenants:
                 self._client.close()
                 self._client = None
 
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[Client]:
+        with self._lock:
+            if self._client is None:
+                self._client = Client.connect(self._env)
+            client = self._client
+        try:
+            yield client
+        except DaemonUnreachable:
+            # A channel waits ever longer before it tries again; a new one does not. The old one is
+            # not closed: others may be in a call on it, and it goes with the last of them.
+            with self._lock:
+                if self._client is client:
+                    self._client = None
+            raise
+
     def look(self) -> NodeView:
         """See Tenants."""
-        with _Asking(self) as client:
+        with self._asking() as client:
             info, state = client.info(), client.state()
         software = info.kind == pb.DEVICE_KIND_SOFTWARE
         return NodeView(
@@ -174,7 +191,7 @@ class HarpdTenants:
         """See Tenants."""
         name = tenant_name(grant)
         limits = grant.limits
-        with _Asking(self) as client:
+        with self._asking() as client:
             # One whose socket is gone cannot be reached by its container any more: made anew.
             if alive(folder):
                 try:
@@ -214,16 +231,20 @@ class HarpdTenants:
                         program="pod",
                     )
                 )
-        self._compare(reply.env)
+            try:
+                self._compare(reply.env)
+            except ConfigError:
+                _remove(client, name)
+                raise
 
-    def names(self) -> Collection[str]:
+    def living(self) -> Mapping[str, bool]:
         """See Tenants."""
-        with _Asking(self) as client:
-            return {tenant.name for tenant in client.state().tenants}
+        with self._asking() as client:
+            return {tenant.name: bool(tenant.clients) for tenant in client.state().tenants}
 
     def remove(self, grant: Grant) -> None:
         """See Tenants."""
-        with _Asking(self) as client:
+        with self._asking() as client:
             _remove(client, tenant_name(grant))
 
     def _compare(self, theirs: Mapping[str, str]) -> None:
@@ -234,24 +255,6 @@ class HarpdTenants:
                     " harpd: containers would see other GPUs than it does",
                     "give both the same",
                 )
-
-
-class _Asking:
-    """The one client; after a failure the next one asks by a new connection."""
-
-    def __init__(self, tenants: HarpdTenants) -> None:
-        self._tenants = tenants
-
-    def __enter__(self) -> Client:
-        with self._tenants._lock:  # noqa: SLF001 - its other half
-            client = self._tenants._client or Client.connect(self._tenants._env)  # noqa: SLF001
-            self._tenants._client = client  # noqa: SLF001
-        return client
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # A channel waits ever longer before it tries again; a new one does not.
-        if kind is not None and issubclass(kind, DaemonUnreachable):
-            self._tenants.close()
 
 
 def _remove(client: Client, name: str) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from device_plugin.identity import Pod
 from device_plugin.kubelet import PodResources
 from device_plugin.plugin import Others, Plugin, Tempo
 from device_plugin.settings import Settings
+from device_plugin.signs import HarpdSigns
 from device_plugin.slots import Gpu, Slots
 from device_plugin.starts import Patience
+from harp.errors import DaemonUnreachable
 
 NODE = "n1"
 
@@ -29,9 +31,12 @@ class FakeApi:
 
     pods: list[Pod] = field(default_factory=list)
     events: list[tuple[str, str, str]] = field(default_factory=list)
+    silent: bool = False
 
-    def on_node(self) -> Sequence[Pod]:
-        return tuple(self.pods)
+    def named(self, keys: Collection[tuple[str, str]]) -> Sequence[Pod]:
+        if self.silent:
+            raise DaemonUnreachable("no API server")
+        return [pod for pod in self.pods if pod.key in keys]
 
     def tell(self, pod: Pod, reason: str, message: str) -> None:
         self.events.append((pod.name, reason, message))
@@ -84,9 +89,9 @@ class World:
             self.settings,
             self.tenants.look(),
             self.hardware,
-            Others(self.tenants, self.resources, self.api, self.api),
+            Others(self.tenants, self.resources, self.api, self.api, HarpdSigns(self.tenants)),
             Book(before.grants),
-            tempo=tempo or Tempo(look_s=0.05, sweep_s=3600, health_s=3600),
+            tempo=tempo or Tempo(look_s=0.05, sweep_s=3600, health_s=3600, wake_s=0.05),
             patience=patience or Patience(identity_s=2, harpd_s=2, pause_s=0.02),
         )
         self.plugin.start()

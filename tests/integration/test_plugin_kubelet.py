@@ -24,6 +24,8 @@ from device_plugin.proto import deviceplugin_pb2 as pb
 from device_plugin.starts import Patience
 from device_plugin.tenants import tenant_name
 
+MAIN = (Container("main"),)
+
 
 @contextlib.contextmanager
 def node(gpus: int = 2, per_gpu: int = 100, memory_bytes: int = 80 << 30) -> Iterator[World]:
@@ -137,7 +139,7 @@ def test_annotations_refine_and_what_they_cannot_is_an_event(world: World) -> No
             "a",
             "uid-a",
             NODE,
-            (Container("main"),),
+            MAIN,
             pending=True,
             annotations={"harp.dev/memory": "8Gi", "harp.dev/compute": "60"},
         )
@@ -148,6 +150,62 @@ def test_annotations_refine_and_what_they_cannot_is_an_event(world: World) -> No
     assert grant.pod_uid == "uid-a"
     assert (grant.limits.mem_bytes, grant.limits.share_ppm) == (8 << 30, 500_000)
     assert [(name, reason) for name, reason, _ in world.api.events] == [("a", "HarpAnnotation")]
+
+
+def test_a_silent_api_server_is_waited_for_and_then_done_without(world: World) -> None:
+    world.api.pods = [
+        Pod("ns", "a", "u", NODE, MAIN, pending=True, annotations={"harp.dev/memory": "8Gi"})
+    ]
+    world.api.silent = True
+    world.kubelet.start()
+    world.start_plugin(patience=Patience(identity_s=0.5, harpd_s=2, pause_s=0.02))
+    assert world.kubelet.listed.wait(20)
+    began = time.monotonic()
+    running(world, "a", 50)
+    assert time.monotonic() - began >= 0.5
+    assert grant_of(world, "a").limits.share_ppm == 500_000
+    assert grant_of(world, "a").limits.mem_bytes > 8 << 30
+    world.api.silent = False
+    world.kubelet.begin("ns", "a", "main")  # its next start finds what it says
+    assert grant_of(world, "a").limits.mem_bytes == 8 << 30
+    world.api.silent = True  # and that is known from here on
+    world.kubelet.begin("ns", "a", "main")
+    assert grant_of(world, "a").limits.mem_bytes == 8 << 30
+    assert grant_of(world, "a").pod_uid == "u"
+
+
+def test_a_pod_that_comes_again_under_its_name_is_another(world: World) -> None:
+    """As a StatefulSet's: the same names and the same slots, another UID."""
+    world.up()
+    for uid in ("u1", "u2"):
+        world.api.pods = [Pod("ns", "a", uid, NODE, MAIN, pending=True)]
+        running(world, "a", 50)
+        folder = world.settings.grants / grant_of(world, "a").id
+        assert not (folder / "left").exists()
+        (folder / "left").touch()
+        assert grant_of(world, "a").pod_uid == uid
+        world.kubelet.begin("ns", "a", "main")
+        assert (folder / "left").exists()
+        world.kubelet.remove("ns", "a")
+
+
+def test_two_pods_with_the_same_slots_get_what_the_slots_say_and_an_event(world: World) -> None:
+    """A kubelet that lists a pod twice: no annotation of either is read."""
+    world.api.pods = [
+        Pod("ns", name, name, NODE, MAIN, pending=True, annotations={"harp.dev/memory": "8Gi"})
+        for name in ("a", "b")
+    ]
+    world.kubelet.start()
+    world.start_plugin(patience=Patience(identity_s=0.2, harpd_s=2, pause_s=0.02))
+    assert world.kubelet.listed.wait(20)
+    admitted(world, "a", Ask("main", 50))
+    world.kubelet.devices.held["ns", "b"] = dict(world.kubelet.devices.held["ns", "a"])
+    world.kubelet.begin("ns", "a", "main")
+    (grant,) = world.tenants.made.values()
+    assert grant.owner is None
+    assert grant.limits.mem_bytes > 8 << 30
+    told = {(name, reason) for name, reason, _ in world.api.events}
+    assert told == {("a", "HarpOwnerAmbiguous"), ("b", "HarpOwnerAmbiguous")}
 
 
 def test_init_containers_sidecars_and_those_after_them(world: World) -> None:
@@ -310,7 +368,7 @@ def test_the_grant_of_a_pod_that_is_gone_is_swept(
 ) -> None:
     monkeypatch.setattr("device_plugin.book._GONE_S", 0.2)
     world.kubelet.start()
-    world.start_plugin(tempo=Tempo(look_s=0.05, sweep_s=0.05, health_s=3600))
+    world.start_plugin(tempo=Tempo(look_s=0.05, sweep_s=0.05, health_s=3600, wake_s=0.05))
     assert world.kubelet.listed.wait(20)
     running(world, "a", 30)
     running(world, "b", 30)
@@ -320,13 +378,63 @@ def test_the_grant_of_a_pod_that_is_gone_is_swept(
     until(lambda: len(list(world.settings.grants.iterdir())) == 1)
 
 
+def test_what_is_not_listed_ends_only_if_nobody_uses_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kubelet that started while the API server was away lists none, then only some."""
+    world.up()
+    for name in ("a", "b", "c"):
+        running(world, name, 10)
+    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
+    assert world.plugin is not None
+    world.tenants.busy.add(tenant_name(grant_of(world, "a")))
+    known = dict(world.kubelet.devices.held)
+    world.kubelet.devices.held.clear()
+    world.plugin.starts.sweep()
+    assert len(world.tenants.made) == 3
+    world.kubelet.devices.held["ns", "c"] = known["ns", "c"]
+    world.plugin.starts.sweep()
+    assert {g.owner.pod for g in world.tenants.made.values() if g.owner} == {"a", "c"}
+    world.tenants.busy.clear()
+    world.plugin.starts.sweep()
+    assert {g.owner.pod for g in world.tenants.made.values() if g.owner} == {"c"}
+
+
+@pytest.mark.parametrize("next_pod", ["a", "b"])
+def test_a_start_between_a_look_and_the_end_keeps_the_grant(
+    world: World, monkeypatch: pytest.MonkeyPatch, next_pod: str
+) -> None:
+    """Of the same container, or of another that has the slots now."""
+    world.up()
+    running(world, "a", 10)
+    running(world, "other", 10)
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    held, answers = world.kubelet.devices.held, world.kubelet._answers
+    slots = held.pop(("ns", "a"))
+    end = starts._end_unless_given_anew
+
+    def late(grant: Grant) -> None:
+        held["ns", next_pod] = slots
+        answers["ns", next_pod, "main"] = answers["ns", "a", "main"]
+        world.kubelet.begin("ns", next_pod, "main")
+        end(grant)
+
+    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
+    monkeypatch.setattr(starts, "_end_unless_given_anew", late)
+    starts.sweep()
+    grant = grant_of(world, next_pod)
+    assert grant in starts.living()
+    assert (world.settings.grants / grant.id / "arbiter.sock").exists()
+
+
 def test_a_kubelet_that_is_away_ends_no_grant(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
-    monkeypatch.setattr("device_plugin.kubelet._LIST_S", 0.1)
     world.up()
     running(world, "a", 30)
+    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
+    monkeypatch.setattr("device_plugin.kubelet._LIST_S", 0.1)
     world.kubelet.stop()
     assert world.plugin is not None
     with pytest.raises(Exception, match="kubelet does not say"):
@@ -339,7 +447,7 @@ def test_an_unhealthy_gpu_is_taken_from_the_list_and_comes_back(
 ) -> None:
     monkeypatch.setattr("device_plugin.health.CLEAN_S", 0.1)
     world.kubelet.start()
-    world.start_plugin(tempo=Tempo(look_s=0.05, sweep_s=3600, health_s=0.05))
+    world.start_plugin(tempo=Tempo(look_s=0.05, sweep_s=3600, health_s=0.05, wake_s=0.05))
     assert world.kubelet.listed.wait(20)
     running(world, "a", 30)
     gpus = world.slots.gpus
@@ -371,7 +479,7 @@ def test_110_pods_at_once_get_their_own_grants() -> None:
                 name,
                 f"uid-{name}",
                 NODE,
-                (Container("main"),),
+                MAIN,
                 pending=True,
                 annotations={"harp.dev/memory": f"{100 + n}Mi"},
             )

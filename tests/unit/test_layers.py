@@ -82,6 +82,7 @@ IMPURE = {"asyncio", "time", "os", "socket", "subprocess", "structlog", "logging
 PLUGIN_MAY = (
     "harp.api",
     "harp.client",
+    "harp.discovery",
     "harp.errors",
     "harp.inject",
     "harp.model",

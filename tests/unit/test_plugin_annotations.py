@@ -66,7 +66,7 @@ def test_what_they_do(said: dict[str, str], field: str, value: object) -> None:
         ({"compute_burst": "yes"}, "neither true nor false"),
         ({"oversubscribe": "1"}, "neither true nor false"),
         ({"class": "gold"}, "one of standard, latency, best-effort"),
-        ({"memmory": "1Gi"}, "did you mean harp.dev/memory?"),
+        ({"mem": "1Gi"}, "did you mean harp.dev/memory?"),
         ({"zzz": "1"}, "unknown annotation harp.dev/zzz"),
     ],
 )
