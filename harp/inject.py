@@ -78,19 +78,27 @@ def driver_backing(env: Mapping[str, str], uid: int, cuda: str, nvml: str) -> Ba
     return Backing(paths.cuda, paths.nvml)
 
 
-def shim_dir(native: NativeDir, base: Path) -> Path:
-    """Make the folder of injected libraries under `base` and return it."""
+def shim_dir(native: NativeDir, base: Path, *, keep_old: bool = False) -> Path:
+    """Make the folder of injected libraries under `base` and return it.
+
+    Args:
+        native: what is built.
+        base: the folder of such folders.
+        keep_old: other versions stay although no process of ours is seen to use them: containers
+            do, under other paths, and will again when they start again.
+    """
     cuda, nvml = native.libharp, native.libharp_nvml
     return _content_folder(
         base / "shim",
         {"libcuda.so.1": cuda, "libnvidia-ml.so.1": nvml},
         {"libcuda.so": "libcuda.so.1", "libnvidia-ml.so": "libnvidia-ml.so.1"},
         marker=True,
+        keep_old=keep_old,
     )
 
 
-def soft_dir(native: NativeDir, base: Path) -> Backing:
-    """Make the folder of the software GPU's libraries under `base`."""
+def soft_dir(native: NativeDir, base: Path, *, keep_old: bool = False) -> Backing:
+    """Make the folder of the software GPU's libraries under `base`; see shim_dir()."""
     folder = _content_folder(
         base / "soft",
         {
@@ -100,6 +108,7 @@ def soft_dir(native: NativeDir, base: Path) -> Backing:
         },
         {"libcuda.so": "libcuda.so.1", "libnvidia-ml.so": "libnvidia-ml.so.1"},
         marker=False,
+        keep_old=keep_old,
     )
     return Backing(folder / "libcuda.so.1", folder / "libnvidia-ml.so.1")
 
@@ -147,7 +156,12 @@ def _injected(base: Mapping[str, str], shim: Path) -> dict[str, str]:
 
 
 def _content_folder(
-    base: Path, copies: Mapping[str, Path], links: Mapping[str, str], *, marker: bool
+    base: Path,
+    copies: Mapping[str, Path],
+    links: Mapping[str, str],
+    *,
+    marker: bool,
+    keep_old: bool,
 ) -> Path:
     digest = hashlib.sha256()
     for name, source in sorted(copies.items()):
@@ -156,7 +170,8 @@ def _content_folder(
     if target.is_dir():
         with contextlib.suppress(OSError):  # swept between the two calls: made again below
             os.utime(target)
-            _sweep(base, target)
+            if not keep_old:
+                _sweep(base, target)
             return target
     base.mkdir(mode=0o755, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=base) as scratch:
@@ -175,7 +190,8 @@ def _content_folder(
             if not target.is_dir():
                 raise
             # Another `harp run` was faster; its content is the same by name.
-    _sweep(base, target)
+    if not keep_old:
+        _sweep(base, target)
     return target
 
 

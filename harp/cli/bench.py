@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench`: shares, latency, memory, oversubscription, crashes, remote, HARP's own cost.
+"""`harp bench`: shares, latency, memory, oversubscription, crashes, remote, Kubernetes, own cost.
 
 harp.bench is imported by the commands that need it: `harp bench --help` need not be slow.
 """
@@ -241,6 +241,23 @@ def remote(*, quick: bool, as_json: bool) -> None:
     else:
         report.show_remote(outcome)
     sys.exit(0 if outcome.ok else 1)
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="Fewer pods; ends within 20 s.")
+@json_option
+def plugin(*, quick: bool, as_json: bool) -> None:
+    """What the device plugin costs a kubelet. Exit status 1: a wrong grant, or it cannot tell."""
+    from harp.bench.plugin import run_plugin  # noqa: PLC0415
+
+    progress(f"a fake kubelet of 8 GPUs with 200 pods: some {10 if quick else 60} s")
+    figures, ok = run_plugin(os.environ, quick=quick)
+    if as_json:
+        print_json(figures)
+    else:
+        for name, value in figures.items():
+            print(f"{name}: {value}")
+    sys.exit(0 if ok else 1)
 
 
 def _shares(text: str) -> tuple[int, ...]:

@@ -3,8 +3,18 @@
 
 from __future__ import annotations
 
+from harp.discovery.events import GpuEvent, NvmlEvents, Trouble
 from harp.discovery.find import Found, discover
 from harp.discovery.nvml import Nvml, ProcessUse
 from harp.discovery.overhead import measure_overhead
 
-__all__ = ["Found", "Nvml", "ProcessUse", "discover", "measure_overhead"]
+__all__ = [
+    "Found",
+    "GpuEvent",
+    "Nvml",
+    "NvmlEvents",
+    "ProcessUse",
+    "Trouble",
+    "discover",
+    "measure_overhead",
+]

@@ -19,7 +19,7 @@ import pynvml
 
 from harp.errors import NvmlError
 
-__all__ = ["Nvml", "NvmlDevice", "ProcessUse"]
+__all__ = ["Nvml", "NvmlDevice", "ProcessUse", "nvml_errors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +56,34 @@ class Nvml:
             pynvml.nvmlLib = loaded
             # Pointers into the library that was there before.
             pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 - no public way
-        with _errors("nvmlInit"):
+        with nvml_errors("nvmlInit"):
             pynvml.nvmlInit()
 
     def close(self) -> None:
         """Shut it down; another library may then be opened."""
-        with _errors("nvmlShutdown"):
+        with nvml_errors("nvmlShutdown"):
             pynvml.nvmlShutdown()
 
     def driver_version(self) -> str:
         """Version of the driver."""
-        with _errors("nvmlSystemGetDriverVersion"):
+        with nvml_errors("nvmlSystemGetDriverVersion"):
             return str(pynvml.nvmlSystemGetDriverVersion())
 
     def devices(self) -> list[NvmlDevice]:
         """All devices, in NVML's order."""
-        with _errors("nvmlDeviceGetCount"):
+        with nvml_errors("nvmlDeviceGetCount"):
             count = int(pynvml.nvmlDeviceGetCount())
         return [self._device(index) for index in range(count)]
 
     def memory_used(self, uuid: str) -> int:
         """Physical bytes in use on a device, by anybody but the driver itself."""
-        return self._memory(self._handle(uuid))[1]
+        return self._memory(self.handle(uuid))[1]
 
     def processes(self, uuid: str) -> list[ProcessUse]:
         """Every process that has a context on the device."""
-        handle = self._handle(uuid)
+        handle = self.handle(uuid)
         found: dict[int, ProcessUse] = {}
-        with _errors("nvmlDeviceGetComputeRunningProcesses"):
+        with nvml_errors("nvmlDeviceGetComputeRunningProcesses"):
             for row in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
                 found[int(row.pid)] = ProcessUse(int(row.pid), row.usedGpuMemory, compute=True)
         try:
@@ -95,8 +95,19 @@ class Nvml:
             found.setdefault(use.pid, use)
         return list(found.values())
 
+    def handle(self, uuid: str) -> object:
+        """What NVML calls a device.
+
+        Raises:
+            NvmlError: it does not know it.
+        """
+        if uuid not in self._handles:
+            with nvml_errors(f"device {uuid}"):
+                self._handles[uuid] = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        return self._handles[uuid]
+
     def _device(self, index: int) -> NvmlDevice:
-        with _errors(f"device {index}"):
+        with nvml_errors(f"device {index}"):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             uuid = str(pynvml.nvmlDeviceGetUUID(handle))
             name = str(pynvml.nvmlDeviceGetName(handle))
@@ -110,20 +121,21 @@ class Nvml:
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)
             return int(memory.total) - int(memory.reserved), int(memory.used)
         # Drivers before 510 know no second version and no reserved part.
-        with _errors("nvmlDeviceGetMemoryInfo"):
+        with nvml_errors("nvmlDeviceGetMemoryInfo"):
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             return int(memory.total), int(memory.used)
 
-    def _handle(self, uuid: str) -> object:
-        if uuid not in self._handles:
-            with _errors(f"device {uuid}"):
-                self._handles[uuid] = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        return self._handles[uuid]
-
 
 @contextmanager
-def _errors(what: str) -> Iterator[None]:
+def nvml_errors(what: str) -> Iterator[None]:
+    """NVML's errors as ours; its time-out as TimeoutError.
+
+    Raises:
+        NvmlError: NVML answered with an error.
+    """
     try:
         yield
+    except pynvml.NVMLError_Timeout as error:
+        raise TimeoutError(what) from error
     except pynvml.NVMLError as error:
         raise NvmlError(f"{what}: {error}") from error

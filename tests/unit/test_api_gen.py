@@ -9,19 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from device_plugin.proto.gen import STUBS as PLUGIN
 from harp.api import gen
 
-PROTOS = sorted((Path(gen.__file__).parent / "v1").glob("*.proto"))
+STUBS = (gen.STUBS, PLUGIN)
+PROTOS = sorted(path for stubs in STUBS for path in stubs.folder.glob("*.proto"))
 
 
-def test_regeneration_gives_the_stubs_that_are_checked_in() -> None:
+@pytest.mark.parametrize("stubs", STUBS, ids=lambda s: s.folder.name)
+def test_regeneration_gives_the_stubs_that_are_checked_in(stubs: gen.Stubs) -> None:
     try:
         found = importlib.metadata.version("grpcio-tools")
     except importlib.metadata.PackageNotFoundError:
         found = "absent"
     if found != gen.FLOOR:
         pytest.skip(f"grpcio-tools is {found}; the stubs are made with {gen.FLOOR}")
-    assert gen.stale() == []
+    assert stubs.stale() == []
 
 
 @pytest.mark.parametrize("path", PROTOS, ids=lambda p: p.name)

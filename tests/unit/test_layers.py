@@ -77,6 +77,31 @@ PURE = (
 )
 IMPURE = {"asyncio", "time", "os", "socket", "subprocess", "structlog", "logging", "grpc", "pynvml"}
 
+#: the device plugin is beside harp, in an image of its own: what it may import of harp, and what of
+#: it is pure
+PLUGIN_MAY = (
+    "harp.api",
+    "harp.client",
+    "harp.discovery",
+    "harp.errors",
+    "harp.inject",
+    "harp.model",
+    "harp.native",
+    "harp.rundir",
+    "harp.scheduler",
+    "harp.units",
+)
+PLUGIN_PURE = (
+    "device_plugin.allocator",
+    "device_plugin.annotations",
+    "device_plugin.answer",
+    "device_plugin.book",
+    "device_plugin.health",
+    "device_plugin.identity",
+    "device_plugin.registration",
+    "device_plugin.slots",
+)
+
 #: the only importers of what reaches outside
 ONLY = {
     "pynvml": ("harp.discovery",),
@@ -99,9 +124,9 @@ TRUTH_READERS = (
 )
 
 
-def _modules() -> list[tuple[str, Path]]:
+def _modules(top: str = "harp") -> list[tuple[str, Path]]:
     found = []
-    for path in sorted((ROOT / "harp").rglob("*.py")):
+    for path in sorted((ROOT / top).rglob("*.py")):
         relative = path.relative_to(ROOT)
         if "_lib" in relative.parts or path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
             continue
@@ -151,6 +176,22 @@ def test_imports_go_down(module: str, path: Path) -> None:
             assert module.startswith(ONLY[top]), f"{module} imports {top}; only {ONLY[top]} may"
         if module in PURE:
             assert top not in IMPURE, f"{module} is pure and imports {top}"
+        assert top != "device_plugin", f"{module} imports {name}, which is not in the wheel"
+
+
+@pytest.mark.parametrize(("module", "path"), _modules("device_plugin"), ids=str)
+def test_the_device_plugin_imports_what_it_may(module: str, path: Path) -> None:
+    for name in _imports(path, module):
+        top = name.split(".")[0]
+        if top == "harp" and name != "harp":
+            assert (name + ".").startswith(tuple(f"{may}." for may in PLUGIN_MAY)), name
+        if top in ONLY and top != "grpc":
+            pytest.fail(f"{module} imports {top}; only {ONLY[top]} may")
+        if module in PLUGIN_PURE:
+            assert top not in IMPURE, f"{module} is pure and imports {top}"
+            if top == "device_plugin" and name.count("."):
+                pure = (f"{p}." for p in PLUGIN_PURE)
+                assert (name + ".").startswith(tuple(pure)), f"{module} is pure, {name} is not"
 
 
 def test_truth_ledger_has_no_other_reader() -> None:

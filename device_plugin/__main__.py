@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m device_plugin`: this node's plugin, until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import structlog
+
+from device_plugin.api import Access, ApiServer
+from device_plugin.book import Book
+from device_plugin.checkpoint import Checkpoint, load
+from device_plugin.hardware import survey
+from device_plugin.kubelet import PodResources
+from device_plugin.plugin import Others, Plugin
+from device_plugin.settings import Settings
+from device_plugin.signs import HarpdSigns, NvmlSigns
+from device_plugin.slots import SLOTS_PER_GPU
+from device_plugin.starts import LoggedEvents, NoPods
+from device_plugin.tenants import HarpdTenants, NodeView
+from harp.errors import ConfigError, DaemonError, HarpError, NvmlError
+from harp.native import find
+from harp.rundir import find as find_run_dir
+
+__all__ = ["main"]
+
+_log = structlog.get_logger(__name__)
+_PAUSE_S = 1.0
+
+
+def main() -> int:
+    """Command line."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+    try:
+        return run(_settings(sys.argv[1:]))
+    except HarpError as error:
+        sys.stderr.write(f"device_plugin: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"remedy: {error.hint}\n")
+        return 1
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        HarpError: it cannot begin.
+    """
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    tenants = HarpdTenants(os.environ)
+    before = load(settings.checkpoint)
+    view = _first_look(tenants, before.node, ended)
+    if view is None:
+        return 0
+    hardware, node = survey(view, find(os.environ), settings.state_dir, os.environ)
+    _compare(before, node, settings.slots_per_gpu)
+    access = Access.in_cluster(os.environ)
+    api = ApiServer(access, settings.node) if access else None
+    if api is None:
+        _log.warning("annotations_not_read", reason="this is no pod: no API server is known")
+    holders = PodResources(settings.pod_resources, settings.resource)
+    signs = _signs(node, tenants)
+    others = Others(tenants, holders, api or NoPods(), api or LoggedEvents(), signs)
+    plugin = Plugin(settings, node, hardware, others, Book(before.grants))
+    plugin.start()
+    ended.wait()
+    plugin.stop()
+    for part in (holders, tenants, api, signs):
+        if part is not None and not isinstance(part, HarpdSigns):
+            part.close()
+    return 0
+
+
+def _first_look(
+    tenants: HarpdTenants, known: NodeView | None, ended: threading.Event
+) -> NodeView | None:
+    """The node as harpd sees it, or saw it when we were here before; None: we are to end."""
+    silent = False
+    while not ended.is_set():
+        try:
+            return tenants.look()
+        except DaemonError as error:
+            if known is not None:
+                _log.warning("began_without_harpd", reason=error.message)
+                return known
+            if not silent:
+                _log.warning("harpd_awaited", reason=error.message)
+            silent = True
+            ended.wait(_PAUSE_S)
+    return None
+
+
+def _signs(node: NodeView, tenants: HarpdTenants) -> NvmlSigns | HarpdSigns:
+    try:
+        return NvmlSigns(node.nvml, [gpu.uuid for gpu in node.gpus])
+    except NvmlError as error:
+        _log.warning("health_by_harpd_alone", reason=error.message)
+        return HarpdSigns(tenants)
+
+
+def _compare(before: Checkpoint, node: NodeView, per_gpu: int) -> None:
+    """Say what has changed: kubelet has ids of before on its running pods."""
+    if before.node is None:
+        return
+    if before.per_gpu != per_gpu:
+        _log.warning("slots_changed", before=before.per_gpu, now=per_gpu)
+    gone = {gpu.uuid for gpu in before.node.gpus} - {gpu.uuid for gpu in node.gpus}
+    if gone:
+        _log.warning("gpus_gone", uuids=sorted(gone))
+
+
+def _settings(arguments: list[str]) -> Settings:
+    usual = Settings(run_dir=find_run_dir(os.environ).path)
+    parser = argparse.ArgumentParser(prog="device_plugin", description=__doc__)
+    parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="[$NODE_NAME]")
+    parser.add_argument("--kubelet-dir", type=Path, default=usual.kubelet_dir)
+    parser.add_argument("--state-dir", type=Path, default=usual.state_dir, help="lasts")
+    parser.add_argument("--run-dir", type=Path, default=usual.run_dir, help="of harpd [$HARP_RUN]")
+    parser.add_argument("--resource", default=usual.resource)
+    parser.add_argument(
+        "--slots-per-gpu", type=int, choices=SLOTS_PER_GPU, default=usual.slots_per_gpu
+    )
+    parser.add_argument("--topology", action="store_true", help="tell kubelet NUMA nodes")
+    parser.add_argument(
+        "--library-dir",
+        action="append",
+        metavar="DIR",
+        help=f"where images look for the driver; several [{' '.join(usual.library_dirs)}]",
+    )
+    given = parser.parse_args(arguments)
+    if not given.node:
+        raise ConfigError(
+            "this node's name is not known: pods of others could not be told from its own",
+            "give --node, or set NODE_NAME by the downward API (spec.nodeName)",
+        )
+    return Settings(
+        kubelet_dir=given.kubelet_dir,
+        state_dir=given.state_dir,
+        run_dir=given.run_dir,
+        node=given.node,
+        resource=given.resource,
+        slots_per_gpu=given.slots_per_gpu,
+        topology=given.topology,
+        library_dirs=tuple(given.library_dir or usual.library_dirs),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API server, as far as the plugin needs it: single pods, and events about them.
+
+No list and no watch: kubelet says who has which slots, so what is left to ask is one pod at a time,
+when a container of it starts. The service account's token is read at every call, for it is renewed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import queue
+import ssl
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import structlog
+
+from device_plugin.identity import Container, Kind, Pod
+from harp.errors import ConfigError, DaemonUnreachable
+
+__all__ = ["Access", "ApiServer", "pod_of"]
+
+_log = structlog.get_logger(__name__)
+_TIMEOUT_S = 2.0
+#: events that wait to be sent; more are dropped, for a pod that crashes in a loop says nothing new
+_EVENTS_MAX = 256
+#: a pod's message is said once
+_SAID_MAX = 4096
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the API server is, and who we are to it."""
+
+    host: str
+    port: int
+    authority: Path  #: certificates that sign its own
+    token: Path
+
+    @classmethod
+    def in_cluster(cls, env: Mapping[str, str], account: Path = _ACCOUNT) -> Access | None:
+        """As every pod is told; None: this is no pod.
+
+        Raises:
+            ConfigError: a pod without a service account's token.
+        """
+        if not env.get("KUBERNETES_SERVICE_HOST"):
+            return None
+        access = cls(
+            env["KUBERNETES_SERVICE_HOST"],
+            int(env.get("KUBERNETES_SERVICE_PORT") or 443),
+            account / "ca.crt",
+            account / "token",
+        )
+        for path in (access.authority, access.token):
+            if not path.is_file():
+                raise ConfigError(
+                    f"{path} is not there, so pods' annotations cannot be read",
+                    "let the plugin's pod have its service account's token",
+                )
+        return access
+
+
+class ApiServer:
+    """Pods and events by HTTPS. Safe to use from several threads.
+
+    Args:
+        access: where.
+        node: this node's name, the source of our events.
+    """
+
+    def __init__(self, access: Access, node: str) -> None:
+        self._access = access
+        self._node = node
+        self._tls = ssl.create_default_context(cafile=str(access.authority))
+        self._events: queue.Queue[tuple[Pod, str, str] | None] = queue.Queue(_EVENTS_MAX)
+        #: guards _said
+        self._lock = threading.Lock()
+        #: what was said, oldest first: (pod's UID, reason, message)
+        self._said: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._teller = threading.Thread(target=self._tell_all, name="events", daemon=True)
+        self._teller.start()
+
+    def close(self) -> None:
+        """Say what is left to say, and end."""
+        self._events.put(None)
+        self._teller.join(_TIMEOUT_S * 2)
+
+    def named(self, keys: Collection[tuple[str, str]]) -> Sequence[Pod]:
+        """Those of these pods that it knows.
+
+        Raises:
+            DaemonUnreachable: it does not answer, or does not let us ask.
+        """
+        found = []
+        for namespace, name in sorted(keys):
+            path = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(name)}"
+            status, body = self._ask("GET", path)
+            if status == http.client.NOT_FOUND:
+                continue
+            if status != http.client.OK:
+                raise DaemonUnreachable(
+                    f"the API server answers {status} to GET {path}",
+                    "let the plugin's service account get pods",
+                )
+            found.append(pod_of(body))
+        return found
+
+    def tell(self, pod: Pod, reason: str, message: str) -> None:
+        """One event, soon; the same thing of the same pod once."""
+        key = (pod.uid, reason, message)
+        with self._lock:
+            if key in self._said:
+                return
+            self._said[key] = None
+            if len(self._said) > _SAID_MAX:
+                self._said.popitem(last=False)
+        _log.warning("pod_event", pod=f"{pod.namespace}/{pod.name}", reason=reason, message=message)
+        try:
+            self._events.put_nowait((pod, reason, message))
+        except queue.Full:
+            _log.warning("event_dropped", pod=pod.name, reason=reason)
+
+    def _tell_all(self) -> None:
+        while (one := self._events.get()) is not None:
+            pod, reason, message = one
+            body = _event(pod, reason, message, self._node, datetime.now(UTC))
+            path = f"/api/v1/namespaces/{quote(pod.namespace)}/events"
+            try:
+                status, _ = self._ask("POST", path, body)
+            except DaemonUnreachable as error:
+                _log.warning("event_not_sent", pod=pod.name, reason=error.message)
+                continue
+            if status != http.client.CREATED:
+                _log.warning("event_not_sent", pod=pod.name, reason=f"the answer is {status}")
+
+    def _ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        where = self._access
+        connection = http.client.HTTPSConnection(
+            where.host, where.port, timeout=_TIMEOUT_S, context=self._tls
+        )
+        try:
+            headers = {
+                "Authorization": f"Bearer {where.token.read_text().strip()}",
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+            }
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, text, headers)
+            answer = connection.getresponse()
+            raw = answer.read()
+            return answer.status, json.loads(raw) if answer.status < http.client.BAD_REQUEST else {}
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise DaemonUnreachable(
+                f"the API server at {where.host}:{where.port} does not answer: {error}"
+            ) from error
+        finally:
+            connection.close()
+
+
+def pod_of(data: Mapping[str, Any]) -> Pod:
+    """A pod as the API server writes it. What it leaves out is not yet so."""
+    meta, spec, status = data["metadata"], data.get("spec", {}), data.get("status", {})
+    states = {
+        one["name"]: one.get("state", {})
+        for kind in ("initContainerStatuses", "containerStatuses")
+        for one in status.get(kind) or ()
+    }
+    containers = [
+        *(_container(one, states, init=True) for one in spec.get("initContainers") or ()),
+        *(_container(one, states, init=False) for one in spec.get("containers") or ()),
+    ]
+    phase = status.get("phase", "Pending")
+    return Pod(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        node=spec.get("nodeName", ""),
+        containers=tuple(containers),
+        ended=phase in ("Succeeded", "Failed"),
+        pending=phase == "Pending",
+        started_s=_seconds(status.get("startTime")),
+        annotations=dict(meta.get("annotations") or {}),
+    )
+
+
+def _container(spec: Mapping[str, Any], states: Mapping[str, Any], *, init: bool) -> Container:
+    kind = Kind.MAIN
+    if init:
+        kind = Kind.SIDECAR if spec.get("restartPolicy") == "Always" else Kind.INIT
+    state = states.get(spec["name"], {})
+    return Container(spec["name"], kind, "running" in state, "terminated" in state)
+
+
+def _seconds(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else math.inf
+
+
+def _event(pod: Pod, reason: str, message: str, node: str, now: datetime) -> dict[str, Any]:
+    when = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{pod.name[:200]}.", "namespace": pod.namespace},
+        "involvedObject": {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "namespace": pod.namespace,
+            "name": pod.name,
+            "uid": pod.uid,
+        },
+        "reason": reason,
+        "message": message[:1024],  # the API server takes no more
+        "type": "Warning",
+        "source": {"component": "harp-device-plugin", "host": node},
+        "firstTimestamp": when,
+        "lastTimestamp": when,
+        "count": 1,
+    }

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grants of this node: which container has which slots, and what they give it. Pure.
+
+Kubelet says when slots are given, never when they are free again. So a grant ends when slots of it
+are given anew (kubelet gives none twice: whoever had them is gone, or is an init container that has
+done its work), or when kubelet's list has not named it for a while.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from device_plugin.identity import Owner
+from harp.model import Limits
+
+__all__ = ["Book", "Grant", "grant_id", "missing"]
+
+#: kubelet's list may lag behind a start; nothing waits for a grant to end
+_GONE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a container was given."""
+
+    id: str  #: see grant_id()
+    ids: frozenset[str]  #: its slots
+    uuids: tuple[str, ...]  #: its GPUs
+    limits: Limits  #: on each of them
+    owner: Owner | None = None  #: None: not known, so the limits are what the ids say
+    pod_uid: str = ""  #: of the API server, where it was asked
+
+
+def grant_id(ids: Collection[str]) -> str:
+    """The name of a grant, the same for the same slots.
+
+    Kubelet asks for a container's slots at admission, keeps the answer, and tells us the slots
+    alone when the container starts, by then perhaps another plugin process. So what Allocate
+    answered must follow from the slots.
+    """
+    names = sorted(ids)
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    return f"{names[0]}x{len(names)}-{digest}"
+
+
+class Book:
+    """Living grants; no slot is in two of them."""
+
+    def __init__(self, grants: Iterable[Grant] = ()) -> None:
+        self._grants: dict[str, Grant] = {}
+        #: {slot: id of its grant}
+        self._holders: dict[str, str] = {}
+        for grant in grants:
+            self.put(grant)
+
+    def __iter__(self) -> Iterator[Grant]:
+        return iter(tuple(self._grants.values()))
+
+    def __len__(self) -> int:
+        return len(self._grants)
+
+    def get(self, key: str) -> Grant | None:
+        """The living grant of that id."""
+        return self._grants.get(key)
+
+    def overlapping(self, grant: Grant) -> tuple[Grant, ...]:
+        """Other grants with slots of this one: they have ended. By id."""
+        keys = {self._holders[name] for name in grant.ids if name in self._holders} - {grant.id}
+        return tuple(self._grants[key] for key in sorted(keys))
+
+    def put(self, grant: Grant) -> None:
+        """Write one down; those with slots of it are struck out, and so is one of its id."""
+        for other in (*self.overlapping(grant), *filter(None, [self._grants.get(grant.id)])):
+            self.remove(other.id)
+        self._grants[grant.id] = grant
+        self._holders.update(dict.fromkeys(grant.ids, grant.id))
+
+    def remove(self, key: str) -> None:
+        """Strike one out, if it is there."""
+        grant = self._grants.pop(key, None)
+        for name in grant.ids if grant else ():
+            del self._holders[name]
+
+
+def missing(
+    book: Iterable[Grant],
+    listed: Collection[frozenset[str]],
+    since_s: Mapping[str, float],
+    now_s: float,
+) -> tuple[dict[str, float], tuple[Grant, ...]]:
+    """Grants that kubelet's list does not name any more.
+
+    Args:
+        book: living grants.
+        listed: slots of each container in kubelet's list.
+        since_s: what this answered the last time.
+        now_s: monotonic.
+
+    Returns:
+        {grant id: since when it is not listed}; those that have ended.
+    """
+    known = set(listed)
+    absent = [grant for grant in book if grant.ids not in known]
+    now_absent = {grant.id: since_s.get(grant.id, now_s) for grant in absent}
+    ended = tuple(g for g in absent if now_s - now_absent[g.id] >= _GONE_S)
+    return now_absent, ended

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plugin as a whole: what is looked at when, and by whom.
+
+One thread per concern, each with a period of its own: registration (also woken by what kubelet does
+to our streams), the sweep of grants, the GPUs' health. They share nothing but what is said in
+Starts, Listing and the queue of events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from device_plugin import health
+from device_plugin.allocator import Chooser
+from device_plugin.answer import Answer, Hardware, answer
+from device_plugin.book import Book, Grant
+from device_plugin.checkpoint import Checkpoint, save
+from device_plugin.kubelet import register, socket_file
+from device_plugin.registration import (
+    Action,
+    Event,
+    Failed,
+    Look,
+    Register,
+    Registered,
+    Serve,
+    State,
+    StreamBegan,
+    StreamEnded,
+    step,
+)
+from device_plugin.registration import Served as Listening
+from device_plugin.server import Listing, Served, Service, serve
+from device_plugin.settings import Settings
+from device_plugin.signs import Signs
+from device_plugin.slots import Slots
+from device_plugin.starts import Events, Holders, Patience, Pods, Starts
+from device_plugin.tenants import NodeView, Tenants
+from harp.errors import HarpError
+
+__all__ = ["Others", "Plugin", "Tempo"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tempo:
+    """How often to look."""
+
+    look_s: float = 0.2  #: at kubelet's folder: two stat calls
+    sweep_s: float = 5.0
+    health_s: float = 20.0  #: between probes; events come when they come
+    wake_s: float = 1.0  #: longest that stop() waits for a thread
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Whom the plugin talks to, besides kubelet's registration."""
+
+    tenants: Tenants
+    holders: Holders
+    pods: Pods
+    events: Events
+    signs: Signs
+
+
+class Plugin:
+    """One node's plugin.
+
+    Args:
+        settings: where things are.
+        node: its GPUs.
+        hardware: what containers are given of it.
+        others: whom to ask.
+        book: grants of before.
+
+    Raises:
+        ConfigError: as Slots.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        node: NodeView,
+        hardware: Hardware,
+        others: Others,
+        book: Book,
+        *,
+        chooser: Chooser | None = None,
+        tempo: Tempo | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self._settings = settings
+        self._node = node
+        self._slots = slots = Slots(node.gpus, settings.slots_per_gpu)
+        self._hardware = hardware
+        self._others = others
+        self._tempo = tempo or Tempo()
+        self._chooser = chooser or Chooser()
+        self.starts = Starts(
+            slots,
+            book,
+            settings.grants,
+            node=settings.node,
+            tenants=others.tenants,
+            holders=others.holders,
+            pods=others.pods,
+            events=others.events,
+            save=self._save,
+            patience=patience,
+        )
+        self.listing = Listing(slots, topology=settings.topology)
+        self.registration = _Registration(settings, self._serve, self._tempo.look_s)
+        self._threads: list[threading.Thread] = []
+        self._stop = threading.Event()
+        #: {uuid: health}, of the health thread
+        self._health = {gpu.uuid: health.Health() for gpu in slots.gpus}
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._save(self.starts.living(), sync=True)  # the GPUs, for a start without harpd
+        self._threads = [
+            threading.Thread(target=work, name=work.__qualname__, daemon=True)
+            for work in (self.registration.run, self._sweep, self._look_after)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End. Containers and their tenants go on."""
+        self._stop.set()
+        self.registration.stop()
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, streams: Callable[[bool], None]) -> Served:
+        service = Service(
+            self._slots,
+            self.listing,
+            self._chooser,
+            answer=self._answer,
+            starter=self.starts,
+        )
+        service.streams = streams
+        return serve(self._settings.own_socket, service, self.listing)
+
+    def _answer(self, uuids: Sequence[str], key: str) -> Answer:
+        folder = self._settings.grants / key
+        return answer(self._hardware, uuids, folder, self._settings.library_dirs)
+
+    def _save(self, grants: Sequence[Grant], *, sync: bool = False) -> None:
+        checkpoint = Checkpoint(self._node, self._slots.per_gpu, tuple(grants))
+        save(self._settings.checkpoint, checkpoint, sync=sync)
+
+    def _sweep(self) -> None:
+        # At once: tenants without a process ended while we were away.
+        pause_s = 0.0
+        while not self._stop.wait(pause_s):
+            pause_s = self._tempo.sweep_s
+            try:
+                self.starts.sweep()
+            except HarpError as error:
+                _log.warning("sweep_failed", reason=error.message)
+            except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all
+                _log.exception("sweep_broken")
+
+    def _look_after(self) -> None:
+        due_s = 0.0
+        while not self._stop.is_set():
+            try:
+                seen = [*self._others.signs.wait(self._tempo.wake_s)]
+                if time.monotonic() >= due_s:
+                    due_s = time.monotonic() + self._tempo.health_s
+                    seen += self._others.signs.probe(tuple(self._health)).items()
+            except HarpError as error:
+                # Who is asked is away: that says nothing of the GPUs.
+                _log.warning("health_unknown", reason=error.message)
+                continue
+            except Exception:  # noqa: BLE001 - one odd answer may not end the watch
+                _log.exception("health_broken")
+                self._stop.wait(self._tempo.wake_s)
+                continue
+            for uuid, event in seen:
+                if uuid in self._health:
+                    before = self._health[uuid]
+                    self._health[uuid] = health.step(before, event, time.monotonic())
+            self.listing.set_ill({u: h.why for u, h in self._health.items() if not h.healthy})
+
+
+@dataclass(slots=True)
+class _Registration:
+    """Performs what registration.step() says. One thread, run(); the rest only queues events."""
+
+    settings: Settings
+    serve: Callable[[Callable[[bool], None]], Served]
+    look_s: float
+    #: as of the last event; written by run() alone
+    state: State = field(default_factory=State)
+    _events: queue.SimpleQueue[tuple[int, Event] | None] = field(default_factory=queue.SimpleQueue)
+    _served: Served | None = None
+    #: servers so far: what the streams of an earlier one do says nothing
+    _generation: int = 0
+
+    def run(self) -> None:
+        """Until stop()."""
+        try:
+            while True:
+                try:
+                    queued = self._events.get(timeout=self.look_s)
+                except queue.Empty:
+                    self._take(self._look())
+                    continue
+                if queued is None:
+                    return
+                generation, event = queued
+                if generation == self._generation:
+                    self._take(event)
+        finally:
+            if self._served is not None:
+                self._served.stop()
+
+    def stop(self) -> None:
+        """End run()."""
+        self._events.put(None)
+
+    def _take(self, event: Event) -> None:
+        was = self.state.registered
+        self.state, actions = step(self.state, event, time.monotonic())
+        if self.state.registered != was:
+            _log.info("registration", registered=self.state.registered)
+        for action in actions:
+            self._take(self._perform(action))
+
+    def _look(self) -> Look:
+        return Look(
+            socket_file(self.settings.own_socket), socket_file(self.settings.kubelet_socket)
+        )
+
+    def _perform(self, action: Action) -> Event:
+        try:
+            match action:
+                case Serve():
+                    return self._serve_anew()
+                case Register(kubelet):
+                    path, endpoint = self.settings.kubelet_socket, self.settings.endpoint
+                    register(path, endpoint, self.settings.resource)
+                    return Registered(kubelet)
+        except HarpError as error:
+            _log.warning("registration_failed", action=type(action).__name__, reason=error.message)
+        except Exception:  # noqa: BLE001 - without this thread the node has no plugin any more
+            _log.exception("registration_broken", action=type(action).__name__)
+        return Failed(action)
+
+    def _serve_anew(self) -> Event:
+        if self._served is not None:
+            self._served.stop()
+            self._served = None
+        self._generation += 1
+        generation = self._generation
+
+        def streams(alive: bool) -> None:  # noqa: FBT001 - one word of a callback
+            with contextlib.suppress(Exception):
+                self._events.put((generation, StreamBegan() if alive else StreamEnded()))
+
+        self._served = self.serve(streams)
+        own = socket_file(self.settings.own_socket)
+        return Failed(Serve()) if own is None else Listening(own)

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device plugin beside the real harpd, arbiter, shim and software GPU; kubelet alone is a fake.
+
+A "container" is a process with what Allocate gave: each path inside is looked up in the mounts.
+Whether a runtime does the same is for tests/kube.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from plugin_world import FakeApi
+
+from device_plugin.book import Book
+from device_plugin.checkpoint import load
+from device_plugin.fake_kubelet import AdmissionError, Ask, FakeKubelet
+from device_plugin.hardware import survey
+from device_plugin.kubelet import PodResources
+from device_plugin.plugin import Others, Plugin, Tempo
+from device_plugin.proto import deviceplugin_pb2 as pb
+from device_plugin.settings import Settings
+from device_plugin.signs import HarpdSigns
+from device_plugin.starts import Patience
+from device_plugin.tenants import HarpdTenants, tenant_name
+from harp.native import NativeDir
+from tests.integration.machine import PROGRAM, ROOT, Machine, machine, wait_for
+
+MIB = 1 << 20
+
+
+@dataclass
+class Node:
+    """A machine with a kubelet and a plugin."""
+
+    box: Machine
+    kubelet: FakeKubelet
+    settings: Settings
+    api: FakeApi = field(default_factory=FakeApi)
+    plugin: Plugin | None = None
+    tenants: HarpdTenants | None = None
+    resources: PodResources | None = None
+    containers: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start_plugin(self) -> None:
+        self.tenants = HarpdTenants(self.box.env)
+        before = load(self.settings.checkpoint)
+        native = NativeDir(self.box.native_dir)
+        view = self.tenants.look()
+        hardware, node = survey(view, native, self.settings.state_dir, self.box.env)
+        self.resources = PodResources(self.settings.pod_resources, self.settings.resource)
+        self.plugin = Plugin(
+            self.settings,
+            node,
+            hardware,
+            Others(self.tenants, self.resources, self.api, self.api, HarpdSigns(self.tenants)),
+            Book(before.grants),
+            tempo=Tempo(look_s=0.05, sweep_s=3600, health_s=3600, wake_s=0.05),
+            patience=Patience(identity_s=5, harpd_s=5, pause_s=0.05),
+        )
+        self.plugin.start()
+        assert self.kubelet.listed.wait(20)
+
+    def stop_plugin(self) -> None:
+        for part in (self.plugin, self.resources, self.tenants):
+            if isinstance(part, Plugin):
+                part.stop()
+            elif part is not None:
+                part.close()
+        self.plugin = self.resources = self.tenants = None
+
+    def begin(self, name: str, mib: int) -> subprocess.Popen[str]:
+        """Start a pod's container: a program that allocates."""
+        return self.enter(self.kubelet.begin("ns", name, "main"), mib)
+
+    def enter(self, given: pb.ContainerAllocateResponse, mib: int) -> subprocess.Popen[str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LD_", "CUDA_"))}
+        for name, value in given.envs.items():
+            env[name] = outside(given, value) if value.startswith("/") else value
+        child = subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(mib)],
+            env=env,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.containers.append(child)
+        return child
+
+    def tenant_of(self, pod: str) -> dict[str, object]:
+        assert self.plugin is not None
+        (grant,) = (g for g in self.plugin.starts.living() if g.owner and g.owner.pod == pod)
+        found = self.box.ps(tenant_name(grant))
+        assert found is not None
+        return found
+
+
+def outside(given: pb.ContainerAllocateResponse, path: str) -> str:
+    """The host's path of a container's."""
+    for mount in given.mounts:
+        if path == mount.container_path or path.startswith(f"{mount.container_path}/"):
+            return mount.host_path + path[len(mount.container_path) :]
+    pytest.fail(f"{path} is not mounted")
+
+
+def said(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+@pytest.fixture
+def node(native_dir: Path) -> Iterator[Node]:
+    with machine(native_dir) as box:
+        box.start_harpd()
+        settings = Settings(
+            kubelet_dir=box.base / "k", state_dir=box.base / "s", run_dir=box.run_dir, node="n1"
+        )
+        node = Node(box, FakeKubelet(settings.kubelet_dir), settings)
+        node.kubelet.start()
+        try:
+            node.start_plugin()
+            yield node
+        finally:
+            for child in node.containers:
+                child.kill()
+                child.communicate()
+            node.stop_plugin()
+            node.kubelet.stop()
+
+
+def test_a_program_in_a_pod_has_its_part_and_no_more(node: Node) -> None:
+    """Two pods on one GPU; each may allocate up to its limit, and is told code 2 above it."""
+    for name, size in (("a", 30), ("b", 60)):
+        node.kubelet.admit("ns", name, Ask("main", size))
+        first = node.begin(name, 1)
+        assert said(first) == "ready", first.stderr
+        limit = node.tenant_of(name)["mem_limit_bytes"]
+        assert isinstance(limit, int)
+        limit_mib = limit // MIB
+        first.kill()
+        assert said(node.begin(name, limit_mib + 2)) == "cuMemAlloc 2"
+        assert said(node.begin(name, limit_mib // 2)) == "ready"
+    shares = [t["share_ratio"] for t in node.box.json("ps")["tenants"]]
+    assert sorted(shares) == [0.3, 0.6]
+
+
+def test_a_plugin_restart_does_not_touch_a_running_program(node: Node) -> None:
+    node.kubelet.admit("ns", "a", Ask("main", 50))
+    child = node.begin("a", 4)
+    assert said(child) == "ready"
+    before = node.tenant_of("a")
+    node.stop_plugin()
+    node.start_plugin()
+    assert child.poll() is None
+    after = node.tenant_of("a")
+    assert after["tenant_id"] == before["tenant_id"]
+    assert after["mem_limit_bytes"] == before["mem_limit_bytes"]
+    again = node.begin("a", 1)  # the container starts again
+    assert said(again) == "ready"
+
+
+def test_a_harpd_restart_lets_containers_start_again_meanwhile(node: Node) -> None:
+    node.kubelet.admit("ns", "a", Ask("main", 50))
+    assert said(node.begin("a", 4)) == "ready"
+    assert node.box.harp("daemon", "--stop").returncode == 0
+    assert said(node.begin("a", 1)) == "ready"
+    node.kubelet.admit("ns", "b", Ask("main", 10))
+    with pytest.raises(AdmissionError, match="harpd does not answer"):
+        node.kubelet.begin("ns", "b", "main")
+    node.box.start_harpd()
+    assert said(node.begin("b", 1)) == "ready"
+
+
+def test_a_tenant_that_harpd_ended_is_made_again_where_its_container_looks(node: Node) -> None:
+    """harpd takes away a folder that is empty; what a container has mounted must stay the same."""
+    node.kubelet.admit("ns", "a", Ask("main", 50))
+    given = node.kubelet.begin("ns", "a", "main")
+    assert node.plugin is not None
+    assert node.tenants is not None
+    (grant,) = node.plugin.starts.living()
+    folder = node.settings.grants / grant.id
+    inode = folder.stat().st_ino
+    node.tenants.remove(grant)
+    assert node.box.ps(tenant_name(grant)) is None
+    node.plugin.starts.sweep()
+    assert folder.stat().st_ino == inode
+    assert said(node.enter(given, 4)) == "ready"
+    assert node.tenant_of("a")["mem_leased_bytes"]
+
+
+def test_a_share_that_is_gone_is_the_next_ones(node: Node) -> None:
+    for name in ("a", "b"):
+        node.kubelet.admit("ns", name, Ask("main", 100))
+        child = node.begin(name, 4)
+        assert said(child) == "ready"
+        child.kill()
+        child.wait()
+        node.kubelet.remove("ns", name)
+    assert len(node.box.json("ps")["tenants"]) == 1
+
+
+def test_a_harpd_of_another_software_gpu_is_refused(node: Node) -> None:
+    assert node.tenants is not None
+    node.kubelet.admit("ns", "a", Ask("main", 50))
+    node.box.env["HARP_SOFT_DIR"] += "-other"
+    try:
+        for _ in range(2):  # kubelet tries again
+            with pytest.raises(AdmissionError, match=r"HARP_SOFT_DIR is .* for the plugin"):
+                node.kubelet.begin("ns", "a", "main")
+    finally:
+        node.box.env["HARP_SOFT_DIR"] = node.box.env["HARP_SOFT_DIR"].removesuffix("-other")
+
+
+@contextmanager
+def program(node: Node, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """The plugin as it is run."""
+    folders = ["--kubelet-dir", str(node.settings.kubelet_dir)]
+    folders += ["--state-dir", str(node.settings.state_dir)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "device_plugin", *folders, *more],
+        env=node.box.env,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_the_program_serves_until_it_is_told_to_end(node: Node) -> None:
+    node.stop_plugin()
+    wait_for(lambda: not node.kubelet.listed.is_set(), "kubelet sees that it is gone")
+    with program(node, "--node", "n1", "--slots-per-gpu", "200") as child:
+        assert node.kubelet.listed.wait(20)
+        assert len(node.kubelet.devices.healthy) == 200
+        node.kubelet.admit("ns", "a", Ask("main", 100))
+        assert said(node.begin("a", 4)) == "ready"
+        fault = [str(node.box.native_dir / "harp-soft-fault"), "set"]
+        subprocess.run([*fault, "xid 31 dev=0"], env=node.box.env, check=True)  # a program's
+        time.sleep(1.5)
+        assert len(node.kubelet.devices.healthy) == 200
+        subprocess.run([*fault, "xid 63 dev=0"], env=node.box.env, check=True)
+        wait_for(lambda: len(node.kubelet.devices.unhealthy) == 200, "kubelet hears of it")
+        child.terminate()
+        assert child.wait(20) == 0
+    # begun again without a harpd, it knows the node from before
+    assert node.box.harp("daemon", "--stop").returncode == 0
+    wait_for(lambda: not node.kubelet.listed.is_set(), "kubelet sees that it is gone")
+    with program(node, "--node", "n1", "--slots-per-gpu", "200"):
+        assert node.kubelet.listed.wait(20)
+        assert len(node.kubelet.devices.free()) == 100
+        assert said(node.begin("a", 4)) == "ready"
+    node.box.start_harpd()
+
+
+def test_without_a_name_the_program_ends_with_the_remedy(node: Node) -> None:
+    with program(node) as child:
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "name is not known" in err
+    assert "NODE_NAME" in err
+    assert out == ""

@@ -1,0 +1,516 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device plugin on a kubelet's sockets: admission, starts, and restarts of either side."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from plugin_world import NODE, World, until
+
+from device_plugin.book import Grant
+from device_plugin.fake_kubelet import AdmissionError, Ask, Stage
+from device_plugin.identity import Container, Kind, Owner, Pod
+from device_plugin.plugin import Tempo
+from device_plugin.proto import deviceplugin_pb2 as pb
+from device_plugin.starts import Patience
+from device_plugin.tenants import tenant_name
+
+MAIN = (Container("main"),)
+
+
+@contextlib.contextmanager
+def node(gpus: int = 2, per_gpu: int = 100, memory_bytes: int = 80 << 30) -> Iterator[World]:
+    # pytest's own folders have names too long for sockets
+    with tempfile.TemporaryDirectory(prefix="hp-") as folder:
+        world = World(Path(folder), gpus, per_gpu, memory_bytes)
+        try:
+            yield world
+        finally:
+            world.down()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with node() as world:
+        yield world
+
+
+def admitted(world: World, name: str, *asks: Ask) -> None:
+    world.kubelet.admit("ns", name, *asks)
+
+
+def running(world: World, name: str, size: int) -> pb.ContainerAllocateResponse:
+    admitted(world, name, Ask("main", size))
+    return world.kubelet.begin("ns", name, "main")
+
+
+def lives(world: World, name: str, container: str = "main") -> bool:
+    owner = Owner("ns", name, container)
+    return any(grant.owner == owner for grant in world.tenants.made.values())
+
+
+def grant_of(world: World, name: str, container: str = "main") -> Grant:
+    owner = Owner("ns", name, container)
+    (found,) = (grant for grant in world.tenants.made.values() if grant.owner == owner)
+    return found
+
+
+def test_a_pod_gets_its_part_of_one_gpu(world: World) -> None:
+    world.up()
+    assert len(world.kubelet.devices.healthy) == 200
+    given = running(world, "a", 30)
+    grant = grant_of(world, "a")
+    assert grant.limits.share_ppm == grant.limits.limit_ppm == 300_000
+    assert grant.limits.mem_bytes == 24 * (1 << 30) - (512 << 20)
+    mounts = {m.container_path: (m.host_path, m.read_only) for m in given.mounts}
+    folder = world.settings.grants / grant.id
+    assert mounts["/opt/harp/grant"] == (str(folder), True)
+    assert mounts["/opt/harp/shim"] == (str(world.hardware.shim), True)
+    assert mounts["/dev/shm/soft"] == ("/dev/shm/soft", False)
+    for library in world.settings.library_dirs:
+        for name in ("libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1"):
+            host = name if name.endswith(".1") else f"{name}.1"
+            assert mounts[f"{library}/{name}"] == (f"{world.hardware.shim}/{host}", True)
+    env = dict(given.envs)
+    assert env["HARP_GRANT"] == "/opt/harp/grant"
+    assert env["LD_PRELOAD"] == "/opt/harp/shim/libcuda.so.1"
+    assert env["HARP_CUDA_REAL"] == "/opt/harp/driver/libcuda.so.1"
+    assert env["CUDA_VISIBLE_DEVICES"] == grant.uuids[0]
+    assert env["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert env["HARP_SOFT_DIR"] == "/dev/shm/soft"
+    assert "LD_LIBRARY_PATH" not in env
+
+
+def test_grants_are_closed_on_the_host_and_open_in_the_container(world: World) -> None:
+    world.up()
+    running(world, "a", 30)
+    folder = world.settings.grants / grant_of(world, "a").id
+    assert stat.S_IMODE(world.settings.grants.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert stat.S_IMODE(world.settings.own_socket.stat().st_mode) == 0o600
+
+
+def test_scattered_slots_fail_at_admission_and_the_status_says_why(world: World) -> None:
+    world.up()
+    for name in ("a", "b"):
+        running(world, name, 60)
+    with pytest.raises(AdmissionError) as said:
+        running(world, "c", 60)
+    assert "largest free share on one GPU is 40, need 60" in str(said.value)
+    assert "at most 40" in str(said.value)
+    assert len(world.kubelet.devices.free()) == 80
+    running(world, "d", 40)
+    assert len(world.tenants.made) == 3
+
+
+def test_a_share_with_no_memory_in_it_fails_at_admission() -> None:
+    with node(memory_bytes=8 << 30) as world:
+        world.up()
+        with pytest.raises(AdmissionError, match="ask for at least 7"):
+            admitted(world, "a", Ask("main", 6))
+        running(world, "b", 7)
+        assert grant_of(world, "b").limits.mem_bytes == 60 << 20
+
+
+def test_whole_gpus_come_in_multiples(world: World) -> None:
+    world.up()
+    with pytest.raises(AdmissionError, match="150 slots are more than one GPU"):
+        running(world, "a", 150)
+    env = dict(running(world, "b", 200).envs)
+    assert env["CUDA_VISIBLE_DEVICES"] == ",".join(gpu.uuid for gpu in world.slots.gpus)
+    assert grant_of(world, "b").uuids == tuple(gpu.uuid for gpu in world.slots.gpus)
+    with pytest.raises(AdmissionError, match="available: 0"):
+        running(world, "c", 1)
+
+
+def test_annotations_refine_and_what_they_cannot_is_an_event(world: World) -> None:
+    world.api.pods = [
+        Pod(
+            "ns",
+            "a",
+            "uid-a",
+            NODE,
+            MAIN,
+            pending=True,
+            annotations={"harp.dev/memory": "8Gi", "harp.dev/compute": "60"},
+        )
+    ]
+    world.up()
+    running(world, "a", 50)
+    grant = grant_of(world, "a")
+    assert grant.pod_uid == "uid-a"
+    assert (grant.limits.mem_bytes, grant.limits.share_ppm) == (8 << 30, 500_000)
+    assert [(name, reason) for name, reason, _ in world.api.events] == [("a", "HarpAnnotation")]
+
+
+def test_a_silent_api_server_is_waited_for_and_then_done_without(world: World) -> None:
+    world.api.pods = [
+        Pod("ns", "a", "u", NODE, MAIN, pending=True, annotations={"harp.dev/memory": "8Gi"})
+    ]
+    world.api.silent = True
+    world.kubelet.start()
+    world.start_plugin(patience=Patience(identity_s=0.5, harpd_s=2, pause_s=0.02))
+    assert world.kubelet.listed.wait(20)
+    began = time.monotonic()
+    running(world, "a", 50)
+    assert time.monotonic() - began >= 0.5
+    assert grant_of(world, "a").limits.share_ppm == 500_000
+    assert grant_of(world, "a").limits.mem_bytes > 8 << 30
+    world.api.silent = False
+    world.kubelet.begin("ns", "a", "main")  # its next start finds what it says
+    assert grant_of(world, "a").limits.mem_bytes == 8 << 30
+    world.api.silent = True  # and that is known from here on
+    world.kubelet.begin("ns", "a", "main")
+    assert grant_of(world, "a").limits.mem_bytes == 8 << 30
+    assert grant_of(world, "a").pod_uid == "u"
+
+
+def test_a_pod_that_comes_again_under_its_name_is_another(world: World) -> None:
+    """As a StatefulSet's: the same names and the same slots, another UID."""
+    world.up()
+    for uid in ("u1", "u2"):
+        world.api.pods = [Pod("ns", "a", uid, NODE, MAIN, pending=True)]
+        running(world, "a", 50)
+        folder = world.settings.grants / grant_of(world, "a").id
+        assert not (folder / "left").exists()
+        (folder / "left").touch()
+        assert grant_of(world, "a").pod_uid == uid
+        world.kubelet.begin("ns", "a", "main")
+        assert (folder / "left").exists()
+        world.kubelet.remove("ns", "a")
+
+
+def test_two_pods_with_the_same_slots_get_what_the_slots_say_and_an_event(world: World) -> None:
+    """A kubelet that lists a pod twice: no annotation of either is read."""
+    world.api.pods = [
+        Pod("ns", name, name, NODE, MAIN, pending=True, annotations={"harp.dev/memory": "8Gi"})
+        for name in ("a", "b")
+    ]
+    world.kubelet.start()
+    world.start_plugin(patience=Patience(identity_s=0.2, harpd_s=2, pause_s=0.02))
+    assert world.kubelet.listed.wait(20)
+    admitted(world, "a", Ask("main", 50))
+    world.kubelet.devices.held["ns", "b"] = dict(world.kubelet.devices.held["ns", "a"])
+    world.kubelet.begin("ns", "a", "main")
+    (grant,) = world.tenants.made.values()
+    assert grant.owner is None
+    assert grant.limits.mem_bytes > 8 << 30
+    told = {(name, reason) for name, reason, _ in world.api.events}
+    assert told == {("a", "HarpOwnerAmbiguous"), ("b", "HarpOwnerAmbiguous")}
+
+
+def test_init_containers_sidecars_and_those_after_them(world: World) -> None:
+    """Slots of an init container are given on; nothing is promised twice."""
+    asks = (
+        Ask("init", 100, Stage.INIT),
+        Ask("side", 20, Stage.SIDECAR),
+        Ask("one", 30),
+        Ask("two", 50),
+    )
+    kinds = {Stage.INIT: Kind.INIT, Stage.SIDECAR: Kind.SIDECAR, Stage.MAIN: Kind.MAIN}
+    containers = tuple(Container(ask.name, kinds[ask.stage]) for ask in asks)
+    world.api.pods = [Pod("ns", "a", "u", NODE, containers, pending=True)]
+    world.up()
+    running(world, "other", 100)
+    admitted(world, "a", *asks)
+    for ask in asks:
+        world.kubelet.begin("ns", "a", ask.name)
+    living = {g.owner.container: g.limits.share_ppm for g in world.tenants.made.values() if g.owner}
+    assert living == {"main": 1_000_000, "side": 200_000, "one": 300_000, "two": 500_000}
+    assert {p.name for p in world.settings.grants.iterdir()} == {
+        g.id for g in world.tenants.made.values()
+    }
+
+
+def test_the_same_slots_for_an_init_container_and_the_next(world: World) -> None:
+    containers = (Container("init", Kind.INIT), Container("main"))
+    world.api.pods = [Pod("ns", "a", "u", NODE, containers, pending=True)]
+    world.up()
+    admitted(world, "a", Ask("init", 40, Stage.INIT), Ask("main", 40))
+    world.kubelet.begin("ns", "a", "init")
+    assert grant_of(world, "a", "init").limits.share_ppm == 400_000
+    done = (Container("init", Kind.INIT, ended=True), Container("main"))
+    world.api.pods = [Pod("ns", "a", "u", NODE, done, pending=True)]
+    world.kubelet.begin("ns", "a", "main")
+    assert not lives(world, "a", "init")
+    assert grant_of(world, "a").limits.share_ppm == 400_000
+
+
+def test_a_pod_that_is_gone_leaves_its_slots_to_the_next(world: World) -> None:
+    world.up()
+    for name in ("a", "b", "c"):
+        running(world, name, 100)
+        running(world, f"{name}2", 70)
+        world.kubelet.remove("ns", name)
+        world.kubelet.remove("ns", f"{name}2")
+    assert {g.owner.pod for g in world.tenants.made.values() if g.owner} == {"c", "c2"}
+
+
+def test_a_container_starts_again_in_the_folder_it_had(world: World) -> None:
+    world.up()
+    first = running(world, "a", 30)
+    folder = world.settings.grants / grant_of(world, "a").id
+    inode = folder.stat().st_ino
+    again = world.kubelet.begin("ns", "a", "main")
+    assert again == first
+    assert folder.stat().st_ino == inode
+    assert len(world.tenants.made) == 1
+
+
+def test_another_pod_of_the_same_slots_gets_a_fresh_folder(world: World) -> None:
+    world.up()
+    running(world, "a", 30)
+    folder = world.settings.grants / grant_of(world, "a").id
+    (folder / "left").write_text("secret")
+    world.kubelet.remove("ns", "a")
+    running(world, "b", 30)
+    assert grant_of(world, "b").id == folder.name
+    assert not (folder / "left").exists()
+    assert not lives(world, "a")
+
+
+@pytest.mark.parametrize("downtime_s", [0, 1.0])
+def test_it_is_registered_again_after_a_kubelet_restart(world: World, downtime_s: float) -> None:
+    world.up()
+    running(world, "a", 30)
+    took = []
+    for _ in range(3):
+        world.kubelet.stop()
+        time.sleep(downtime_s)
+        began = time.monotonic()
+        world.kubelet.start()
+        assert world.kubelet.listed.wait(20)
+        took.append(time.monotonic() - began)
+        assert world.kubelet.registrations >= 1
+        assert len(world.kubelet.devices.free()) == 170
+        assert world.kubelet.begin("ns", "a", "main").mounts  # from kubelet's checkpoint
+    print("registered again after", [round(t, 3) for t in took], "s")
+    assert max(took) < 20  # the bench holds it to 2 s
+    assert len(world.tenants.made) == 1
+
+
+def test_a_kubelet_that_dropped_the_stream_is_told_again(world: World) -> None:
+    """Without a restart: its folder is as it was."""
+    world.up()
+    before = world.kubelet.registrations
+    world.kubelet.drop()
+    assert world.kubelet.listed.wait(20)
+    assert world.kubelet.registrations == before + 1
+    running(world, "a", 30)
+
+
+def test_a_plugin_that_restarts_knows_its_grants(world: World) -> None:
+    world.up()
+    running(world, "a", 30)
+    before = dict(world.tenants.made)
+    world.stop_plugin()
+    until(lambda: not world.kubelet.devices.healthy)
+    plugin = world.start_plugin()
+    assert world.kubelet.listed.wait(20)
+    assert {g.id: g for g in plugin.starts.living()} == {g.id: g for g in before.values()}
+    assert world.tenants.made == before
+    running(world, "b", 70)
+    assert grant_of(world, "b").uuids == grant_of(world, "a").uuids
+
+
+def test_without_harpd_containers_start_again_and_new_ones_wait(world: World) -> None:
+    world.up()
+    running(world, "a", 30)
+    world.tenants.away = True
+    world.kubelet.begin("ns", "a", "main")
+    admitted(world, "b", Ask("main", 20))  # Allocate asks nobody
+    with pytest.raises(AdmissionError, match="harpd does not answer, and grant"):
+        world.kubelet.begin("ns", "b", "main")
+    assert world.kubelet.devices.healthy  # it says nothing of the GPUs
+    world.tenants.away = False
+    world.kubelet.begin("ns", "b", "main")
+    assert grant_of(world, "b").limits.share_ppm == 200_000
+
+
+def test_a_start_waits_for_a_harpd_that_restarts(world: World) -> None:
+    world.kubelet.start()
+    world.start_plugin(patience=Patience(identity_s=2, harpd_s=30, pause_s=0.02))
+    assert world.kubelet.listed.wait(20)
+    world.tenants.away = True
+    timer = threading.Timer(0.5, lambda: setattr(world.tenants, "away", False))
+    timer.start()
+    running(world, "a", 30)
+    timer.join()
+    assert lives(world, "a")
+
+
+def test_a_tenant_that_ended_beside_its_container_is_made_again_in_its_folder(
+    world: World,
+) -> None:
+    world.up()
+    running(world, "a", 30)
+    grant = grant_of(world, "a")
+    folder = world.settings.grants / grant.id
+    inode = folder.stat().st_ino
+    world.tenants.lose(tenant_name(grant))
+    assert world.plugin is not None
+    world.plugin.starts.sweep()
+    assert grant_of(world, "a") == grant
+    assert folder.stat().st_ino == inode
+
+
+def test_the_grant_of_a_pod_that_is_gone_is_swept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("device_plugin.book._GONE_S", 0.2)
+    world.kubelet.start()
+    world.start_plugin(tempo=Tempo(look_s=0.05, sweep_s=0.05, health_s=3600, wake_s=0.05))
+    assert world.kubelet.listed.wait(20)
+    running(world, "a", 30)
+    running(world, "b", 30)
+    world.kubelet.remove("ns", "a")
+    until(lambda: not lives(world, "a"))
+    assert lives(world, "b")
+    until(lambda: len(list(world.settings.grants.iterdir())) == 1)
+
+
+def test_what_is_not_listed_ends_only_if_nobody_uses_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kubelet that started while the API server was away lists none, then only some."""
+    world.up()
+    for name in ("a", "b", "c"):
+        running(world, name, 10)
+    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
+    assert world.plugin is not None
+    world.tenants.busy.add(tenant_name(grant_of(world, "a")))
+    known = dict(world.kubelet.devices.held)
+    world.kubelet.devices.held.clear()
+    world.plugin.starts.sweep()
+    assert len(world.tenants.made) == 3
+    world.kubelet.devices.held["ns", "c"] = known["ns", "c"]
+    world.plugin.starts.sweep()
+    assert {g.owner.pod for g in world.tenants.made.values() if g.owner} == {"a", "c"}
+    world.tenants.busy.clear()
+    world.plugin.starts.sweep()
+    assert {g.owner.pod for g in world.tenants.made.values() if g.owner} == {"c"}
+
+
+@pytest.mark.parametrize("next_pod", ["a", "b"])
+def test_a_start_between_a_look_and_the_end_keeps_the_grant(
+    world: World, monkeypatch: pytest.MonkeyPatch, next_pod: str
+) -> None:
+    """Of the same container, or of another that has the slots now."""
+    world.up()
+    running(world, "a", 10)
+    running(world, "other", 10)
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    held, answers = world.kubelet.devices.held, world.kubelet._answers
+    slots = held.pop(("ns", "a"))
+    end = starts._end_unless_given_anew
+
+    def late(grant: Grant) -> None:
+        held["ns", next_pod] = slots
+        answers["ns", next_pod, "main"] = answers["ns", "a", "main"]
+        world.kubelet.begin("ns", next_pod, "main")
+        end(grant)
+
+    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
+    monkeypatch.setattr(starts, "_end_unless_given_anew", late)
+    starts.sweep()
+    grant = grant_of(world, next_pod)
+    assert grant in starts.living()
+    assert (world.settings.grants / grant.id / "arbiter.sock").exists()
+
+
+def test_a_kubelet_that_is_away_ends_no_grant(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.up()
+    running(world, "a", 30)
+    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
+    monkeypatch.setattr("device_plugin.kubelet._LIST_S", 0.1)
+    world.kubelet.stop()
+    assert world.plugin is not None
+    with pytest.raises(Exception, match="kubelet does not say"):
+        world.plugin.starts.sweep()
+    assert lives(world, "a")
+
+
+def test_an_unhealthy_gpu_is_taken_from_the_list_and_comes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("device_plugin.health.CLEAN_S", 0.1)
+    world.kubelet.start()
+    world.start_plugin(tempo=Tempo(look_s=0.05, sweep_s=3600, health_s=0.05, wake_s=0.05))
+    assert world.kubelet.listed.wait(20)
+    running(world, "a", 30)
+    gpus = world.slots.gpus
+    world.tenants.gpus = gpus[:1]
+    until(lambda: len(world.kubelet.devices.unhealthy) == 100)
+    with pytest.raises(AdmissionError, match="available: 70"):
+        running(world, "b", 100)
+    assert lives(world, "a")
+    world.tenants.gpus = gpus
+    until(lambda: len(world.kubelet.devices.healthy) == 200)
+
+
+def test_a_list_of_3200_slots_passes_kubelets_limit() -> None:
+    with node(gpus=8, per_gpu=400) as world:
+        world.up()
+        assert len(world.kubelet.devices.healthy) == 3200
+        assert world.kubelet.list_bytes < 205_000
+        running(world, "a", 10)
+        assert grant_of(world, "a").limits.share_ppm == 25_000
+
+
+def test_110_pods_at_once_get_their_own_grants() -> None:
+    with node(gpus=4) as world:
+        world.up()
+        sizes = {f"p{n}": 1 + n % 5 for n in range(110)}
+        world.api.pods = [
+            Pod(
+                "ns",
+                name,
+                f"uid-{name}",
+                NODE,
+                MAIN,
+                pending=True,
+                annotations={"harp.dev/memory": f"{100 + n}Mi"},
+            )
+            for n, name in enumerate(sizes)
+        ]
+        for name, size in sizes.items():
+            admitted(world, name, Ask("main", size))
+        with ThreadPoolExecutor(110) as pool:
+            list(pool.map(lambda name: world.kubelet.begin("ns", name, "main"), sizes))
+        assert len(world.tenants.made) == 110
+        for n, (name, size) in enumerate(sizes.items()):
+            grant = grant_of(world, name)
+            assert grant.ids == world.kubelet.devices.held["ns", name]["main"]
+            assert grant.limits.share_ppm == size * 10_000
+            assert grant.limits.mem_bytes == (100 + n) // 2 * 2 << 20
+            assert grant.pod_uid == f"uid-{name}"
+
+
+def test_slots_that_nobody_holds_get_what_they_say(world: World) -> None:
+    world.up()
+    assert world.plugin is not None
+    ids = world.slots.ids(0)[:20]
+    channel = grpc.insecure_channel(f"unix:{world.settings.own_socket}")
+    with channel:
+        call = channel.unary_unary(
+            "/v1beta1.DevicePlugin/PreStartContainer",
+            request_serializer=pb.PreStartContainerRequest.SerializeToString,
+            response_deserializer=pb.PreStartContainerResponse.FromString,
+        )
+        call(pb.PreStartContainerRequest(devices_ids=ids), timeout=20)
+    (grant,) = world.tenants.made.values()
+    assert grant.owner is None
+    assert grant.limits.share_ppm == 200_000
+    assert world.plugin.starts.counts["unknown"] == 1
