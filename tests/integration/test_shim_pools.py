@@ -61,6 +61,30 @@ def test_pool_reserved_current(world: World) -> None:
     )
 
 
+def test_pool_gives_back_at_a_wait_after_its_frees_were_seen_to_be_over(world: World) -> None:
+    judged(
+        world,
+        256 * MIB,
+        """
+        import time
+        def over():
+            while raw("cuStreamQuery", None) != 0:
+                time.sleep(0.001)
+        def asked(waits):
+            p = alloc(40 * MIB)
+            assert reserved(own) == 64 and free_mib() == 192
+            do("cuMemFreeAsync", p, None)
+            over()
+            assert free_mib() == 192                 # over, and nobody has waited
+            assert free_mib() == 192
+            waits()
+            assert reserved(own) == 0 and free_mib() == 256, (reserved(own), free_mib())
+        asked(sync)
+        asked(lambda: do("cuStreamSynchronize", None))
+        """,
+    )
+
+
 def test_pool_trim_gives_back(world: World) -> None:
     judged(
         world,

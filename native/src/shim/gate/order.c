@@ -162,8 +162,21 @@ static bool settle_pieces(struct harp_pool *pool, bool all)
     return left;
 }
 
-/* `over`: as above. */
-static void settle(CUcontext over)
+/* When it is to be asked again, which it was as `due` says: frees that are found to be over now may
+ * have ended after the wait before, which gave nothing back for them. */
+static enum harp_pool_due asked(struct harp_pool *pool, enum harp_pool_due due, bool has_waited,
+                                bool all)
+{
+    bool pending = settle_pieces(pool, all);
+    harp_pool_settle(pool);
+    if (pending)
+        return HARP_POOL_FREES;
+    bool known = has_waited && (all || due == HARP_POOL_WAIT);
+    return known || !harp_pool_above(pool) ? HARP_POOL_KNOWN : HARP_POOL_WAIT;
+}
+
+/* `has_waited`: the host has, for something; `over`: as above. */
+static void settle(bool has_waited, CUcontext over)
 {
     if (!__atomic_exchange_n(&harp_order_pending, false, __ATOMIC_RELAXED))
         return;
@@ -172,13 +185,14 @@ static void settle(CUcontext over)
     bool left = settle_linear(over);
     struct harp_pool *pool = NULL;
     while ((pool = harp_pool_next(pool, -1)) != NULL) {
-        if (!__atomic_exchange_n(&pool->dirty, false, __ATOMIC_RELAXED))
+        enum harp_pool_due known = HARP_POOL_KNOWN;
+        enum harp_pool_due due = __atomic_exchange_n(&pool->due, known, __ATOMIC_RELAXED);
+        if (due == known || (due = asked(pool, due, has_waited, all)) == known)
             continue;
-        bool pending = settle_pieces(pool, all);
-        if (pending)
-            __atomic_store_n(&pool->dirty, true, __ATOMIC_RELAXED);
-        left |= pending;
-        harp_pool_settle(pool);
+        /* unless something was freed meanwhile */
+        __atomic_compare_exchange_n(&pool->due, &known, due, false, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED);
+        left = true;
     }
     harp_relaxed(mode);
     if (left)
@@ -187,7 +201,7 @@ static void settle(CUcontext over)
 
 void harp_order_settle(void)
 {
-    settle(NULL);
+    settle(false, NULL);
 }
 
 static bool wait_for(uintptr_t key)
@@ -353,7 +367,7 @@ static bool needs_context(void)
 static CUresult waited(CUresult r, CUcontext ctx)
 {
     if (!harp_inside() && __atomic_load_n(&harp_order_pending, __ATOMIC_RELAXED))
-        settle(r == CUDA_SUCCESS ? ctx : NULL);
+        settle(r == CUDA_SUCCESS, r == CUDA_SUCCESS ? ctx : NULL);
     if (ctx != NULL && r == CUDA_SUCCESS &&
         __atomic_load_n(&harp_graphs_allocate, __ATOMIC_RELAXED) && one_context())
         harp_graph_memory_idle();

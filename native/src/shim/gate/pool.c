@@ -135,8 +135,16 @@ void harp_pool_look(struct harp_pool *pool)
 
 void harp_pool_touched(struct harp_pool *pool)
 {
-    __atomic_store_n(&pool->dirty, true, __ATOMIC_RELAXED);
+    __atomic_store_n(&pool->due, HARP_POOL_FREES, __ATOMIC_RELAXED);
     __atomic_store_n(&harp_order_pending, true, __ATOMIC_RELAXED);
+}
+
+bool harp_pool_above(struct harp_pool *pool)
+{
+    harp_pools_lock();
+    bool above = pool->reserved > pool->threshold;
+    harp_pools_unlock();
+    return above;
 }
 
 void harp_pool_freed(struct harp_pool *pool, CUdeviceptr ptr, CUresult r, uintptr_t stream)

@@ -24,19 +24,26 @@ enum harp_pool_kind {
     HARP_POOL_IMPORTED, /* its exporter's */
 };
 
+enum harp_pool_due { /* when it is to be asked what it has: each at the next wait, too */
+                     HARP_POOL_KNOWN,
+                     HARP_POOL_WAIT, /* its frees are over: a driver gives back at a wait after that
+                                      */
+                     HARP_POOL_FREES /* some are to come, or were not seen to be over */
+};
+
 struct harp_pool {
     struct harp_pool *next;
     CUmemoryPool handle; /* NULL: destroyed; what was allocated from it may live */
     enum harp_pool_kind kind;
     CUdevice device;
     int dev;
-    bool builtin;   /* the device's own default */
-    bool unsure;    /* its driver deals out otherwise than pieces.h knows: always lease */
-    bool dirty;     /* frees since it was asked last: it may have given back */
-    unsigned users; /* threads that have it; it stays in the list as long */
-    unsigned slow;  /* calls that may make it grow or shrink */
-    bool quick;     /* one call that needs no growth, nor the memory of it */
-    uint64_t begun; /* calls of both kinds, ever */
+    bool builtin;           /* the device's own default */
+    bool unsure;            /* its driver deals out otherwise than pieces.h knows: always lease */
+    enum harp_pool_due due; /* atomic */
+    unsigned users;         /* threads that have it; it stays in the list as long */
+    unsigned slow;          /* calls that may make it grow or shrink */
+    bool quick;             /* one call that needs no growth, nor the memory of it */
+    uint64_t begun;         /* calls of both kinds, ever */
     uint64_t quick_bytes, extra;  /* what the quick call would need if others take what it counts
                                    * on; of `inflight`, what is leased for that */
     uint64_t held;                /* leased for it */
@@ -86,6 +93,8 @@ CUresult harp_pool_end(const struct harp_growth *g, CUresult r, CUdeviceptr ptr,
 void harp_pool_freed(struct harp_pool *pool, CUdeviceptr ptr, CUresult r, uintptr_t stream);
 /* It may have given back, or will: ask it when the host has waited. */
 void harp_pool_touched(struct harp_pool *pool);
+/* More than it is to keep is in it. */
+bool harp_pool_above(struct harp_pool *pool);
 bool harp_pool_has_room(struct harp_pool *pool, uint64_t bytes, uintptr_t stream);
 /* Asks what it has; bytes given back. */
 uint64_t harp_pool_settle(struct harp_pool *pool);
