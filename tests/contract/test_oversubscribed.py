@@ -41,6 +41,7 @@ def oversubscribed(native_dir: Path) -> Iterator[Locals]:
         yield machines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("_backend", "area", "name"),
     [one for one in suite.params("local") if one.values[1] in AREAS],

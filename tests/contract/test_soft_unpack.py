@@ -186,6 +186,7 @@ def _streams() -> list[tuple[str, bytes, bytes]]:
     return out
 
 
+@pytest.mark.slow
 def test_every_feature_of_real_zstd_streams(unzstd: Unpack) -> None:
     seen = Seen()
     for name, data, packed in _streams():

@@ -43,6 +43,7 @@ def greedy(grant: Path, done: int, seed: int, *, slack: bool) -> None:
     client.serve()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "stopped"), [(8, False), (8, True), (64, True)])
 def test_racing_processes_fill_the_limit_exactly(w: World, processes: int, stopped: bool) -> None:
     admin = w.admin()
@@ -203,6 +204,7 @@ def test_arbiter_killed_and_started_again_adopts_what_clients_hold(w: World) -> 
     assert admin.use(1).leased_bytes == 10 * GRANULE_BYTES
 
 
+@pytest.mark.slow
 def test_256_clients_come_at_once(w: World) -> None:
     admin = w.admin()
     w.device(admin, 1000)

@@ -115,6 +115,7 @@ def test_a_program_that_lies_about_its_work_is_found_out(
         assert case["client_error_pp"] > 5
 
 
+@pytest.mark.slow
 def test_bench_share_says_why_a_program_did_not_run(native_dir: Path) -> None:
     status, found, _ = _bench(native_dir, "share", "--client", "false {share}", "--seconds", "1")
     assert status == 1

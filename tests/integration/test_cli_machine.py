@@ -32,6 +32,7 @@ def test_the_doctor_finds_a_good_machine_good(box: Machine) -> None:
     assert "libcudart" in verdicts["cudart"]["text"]
 
 
+@pytest.mark.slow
 def test_the_doctor_says_what_is_missing(box: Machine, tmp_path: Path) -> None:
     done = box.harp("doctor", HARP_NATIVE_DIR=str(tmp_path))
     assert done.returncode == 1
@@ -40,6 +41,7 @@ def test_the_doctor_says_what_is_missing(box: Machine, tmp_path: Path) -> None:
     assert "no C compiler" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_doctor_sees_harp_in_a_covered_process(box: Machine) -> None:
     child = box.gpu_tenant("--name", "t", mib=4)
     verdicts = {
@@ -51,6 +53,7 @@ def test_the_doctor_sees_harp_in_a_covered_process(box: Machine) -> None:
     assert "no process" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_overwritten_preload_is_named(box: Machine) -> None:
     child = box.tenant("--name", "t", command=["env", "LD_PRELOAD=", "sleep", "60"])
     wait_for(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n", "sleep runs")
@@ -85,6 +88,7 @@ def test_two_devices_are_told_apart(native_dir: Path) -> None:
         assert (tenant["gpu"], tenant["mem_leased_bytes"]) == (1, 64 << 20)
 
 
+@pytest.mark.slow
 def test_bench_overhead_says_all_its_fields(box: Machine) -> None:
     found = box.json("bench", "overhead", "--rounds", "21")
     assert found["software"] is True
@@ -139,6 +143,7 @@ def _checks(box: Machine) -> dict[str, dict[str, str]]:
     return {c["name"]: c for c in box.json("doctor")["checks"]}
 
 
+@pytest.mark.slow
 def test_tenants_have_the_time_slices_of_harpds_machine(native_dir: Path) -> None:
     with machine(native_dir, HARP_SOFT_SLICE_US="6000") as box:
         box.start_harpd()

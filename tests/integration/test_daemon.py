@@ -28,6 +28,7 @@ def box(native_dir: Path) -> Iterator[Machine]:
         yield found
 
 
+@pytest.mark.slow
 def test_the_first_run_starts_a_daemon_and_the_tenant_ends_with_its_program(box: Machine) -> None:
     done = box.harp("run", "--name", "t", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (done.returncode, done.stdout) == (7, "out\n")
@@ -54,6 +55,7 @@ def test_the_tenant_whose_run_started_the_daemon_ends_like_any_other(box: Machin
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_what_has_ended_makes_room_at_once(box: Machine) -> None:
     """Run after run with one name and the whole device: none meets the one before."""
     box.start_harpd()
@@ -73,6 +75,7 @@ def test_run_becomes_the_program_same_pid_signals_and_status(box: Machine) -> No
     assert child.wait(10) == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_the_program_gets_default_signals_and_no_stray_descriptors(box: Machine) -> None:
     shell = ["sh", "-c", "cat /proc/$$/status | grep SigIgn; ls /proc/$$/fd"]
     # Whatever runs the tests may ignore signals: `harp run` must add none and take none away.
@@ -146,6 +149,7 @@ def test_admission_says_what_is_left_and_what_to_do(box: Machine) -> None:
     assert not [p for p in (box.base / "user/harp/grants").iterdir() if p.name.startswith("true")]
 
 
+@pytest.mark.slow
 def test_limits_of_tenants_that_oversubscribe_need_not_fit_together(box: Machine) -> None:
     for name in ("a", "b"):
         box.gpu_tenant("--name", name, "--mem", "700MiB", "--oversubscribe", mib=16)
@@ -196,6 +200,7 @@ def test_a_killed_arbiter_is_replaced_and_tenants_come_back(box: Machine) -> Non
     assert not box.json("ps")["uncovered"]
 
 
+@pytest.mark.slow
 def test_first_runs_at_once_share_one_daemon(box: Machine) -> None:
     """Whoever is late to start it waits for the one that was not."""
     children = [box.tenant("--name", f"t{i}", command=["true"]) for i in range(6)]
@@ -204,6 +209,7 @@ def test_first_runs_at_once_share_one_daemon(box: Machine) -> None:
         assert child.returncode == 0, stderr
 
 
+@pytest.mark.slow
 def test_a_second_start_joins_the_first(box: Machine) -> None:
     first = box.start_harpd()
     assert box.start_harpd()["pid"] == first["pid"]
@@ -212,6 +218,7 @@ def test_a_second_start_joins_the_first(box: Machine) -> None:
     assert f"runs already in {box.run_dir} (pid {first['pid']})" in done.stderr
 
 
+@pytest.mark.slow
 def test_one_that_ends_still_is_waited_for_by_the_next(box: Machine) -> None:
     """It answers nobody any more and has the folder's lock for a while."""
     box.start_harpd()
@@ -231,6 +238,7 @@ def test_one_that_ends_still_is_waited_for_by_the_next(box: Machine) -> None:
     assert harpd.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_stop_leaves_tenants_and_their_arbiter_alone(box: Machine) -> None:
     status = box.start_harpd()
     child = box.gpu_tenant("--name", "t", mib=10)
@@ -260,6 +268,7 @@ def test_an_arbiter_that_outlived_its_daemon_can_be_ended(box: Machine) -> None:
     wait_for(lambda: not _runs(status["arbiter_pid"]), "the arbiter is gone")
 
 
+@pytest.mark.slow
 def test_stop_without_tenants_leaves_nothing_running(box: Machine) -> None:
     status = box.start_harpd()
     assert box.harp("daemon", "--stop").returncode == 0
@@ -348,6 +357,7 @@ def test_a_neighbour_of_the_dead_never_meets_a_full_device(
         assert second.stdout.readline() == "ready\n"
 
 
+@pytest.mark.slow
 def test_a_child_that_outlives_its_tenants_root_keeps_the_tenant(box: Machine) -> None:
     child = box.tenant("--name", "t", command=["sh", "-c", "sleep 4 & echo $!"])
     assert child.stdout
@@ -361,6 +371,7 @@ def test_a_child_that_outlives_its_tenants_root_keeps_the_tenant(box: Machine) -
     wait_for(lambda: box.ps("t") is None, "the tenant ends with its last process")
 
 
+@pytest.mark.slow
 def test_an_unsafe_run_folder_is_refused(box: Machine) -> None:
     box.run_dir.mkdir()
     box.run_dir.chmod(0o777)
@@ -371,6 +382,7 @@ def test_an_unsafe_run_folder_is_refused(box: Machine) -> None:
     box.run_dir.rmdir()
 
 
+@pytest.mark.slow
 def test_a_daemon_that_cannot_start_says_why_and_where_its_log_is(box: Machine) -> None:
     done = box.harp("run", "--", "true", HARP_SOFT_DEVICES="")
     assert done.returncode == 125
@@ -381,6 +393,7 @@ def test_a_daemon_that_cannot_start_says_why_and_where_its_log_is(box: Machine) 
     assert "hint: did you mean watchdog.period_s?" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_second_run_folder_does_not_get_a_held_device(box: Machine) -> None:
     box.start_harpd()
     other = {"HARP_RUN": str(box.base / "other")}

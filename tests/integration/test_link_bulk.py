@@ -90,6 +90,7 @@ def ready(world: World, program: Program) -> None:
         assert time.monotonic() < end, world.proxy.carried()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("others", [0, 2, 4])
 def test_copies_arrive_whole(
@@ -123,6 +124,7 @@ def both_ways(program: Program, data: bytes) -> None:
     program.client.must("cuMemFree_v2", dptr=at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [RESET, FINISH, HALF])
 def test_the_session_goes_on_without_them(
     native_dir: Path, tmp_path: Path, soft_env: dict[str, str], way: str
@@ -144,6 +146,7 @@ def test_the_session_goes_on_without_them(
         until("far's end of them", lambda: len(children(world.far.process.pid)) == 1)
 
 
+@pytest.mark.slow
 def test_one_after_the_other_is_killed(
     native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
 ) -> None:
@@ -191,6 +194,7 @@ def test_nothing_is_left_of_them(
         until("far's end", world.gone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_the_session_is_cut_while_bytes_are_spread(
     native_dir: Path, tmp_path: Path, soft_env: dict[str, str], tls: bool
@@ -222,6 +226,7 @@ def test_the_session_is_cut_while_bytes_are_spread(
         until("the session's end", world.gone)
 
 
+@pytest.mark.slow
 def test_any_of_them_is_cut(native_dir: Path, tmp_path: Path, soft_env: dict[str, str]) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")

@@ -173,6 +173,7 @@ def test_no_way_now_is_no_end(world: World) -> None:
     assert world.worker()[1] == session
 
 
+@pytest.mark.slow
 def test_connections_that_are_of_no_use_do_not_go_on_for_ever(
     native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
 ) -> None:

@@ -83,6 +83,7 @@ def check(sent: list[pb.Frame], back: list[pb.Frame]) -> None:
         assert b.body == a.body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "size"),
     [(1, 0), (1, 64), (10_000, 60), (50, MIB), (3, 2047), (3, 2048), (300, 16_384)],
@@ -232,6 +233,7 @@ def slowly(sent: list[pb.Frame]) -> Iterator[pb.Frame]:
         yield frame
 
 
+@pytest.mark.slow
 def test_who_does_not_read_is_held_back(native_dir: Path, tmp_path: Path, table: str) -> None:
     sent = 0
 

@@ -141,6 +141,7 @@ class Program:
         return client.bulk(offset, size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_cut_anywhere(
     native_dir: Path, tmp_path: Path, soft_env: dict[str, str], tls: bool
@@ -230,6 +231,7 @@ def test_without_a_window_a_connection_is_all(
         assert said == (resume_s != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["near", "far", "worker"])
 def test_a_death_is_no_broken_connection(
     native_dir: Path, tmp_path: Path, soft_env: dict[str, str], victim: str
@@ -264,6 +266,7 @@ def test_an_end_on_purpose_is_no_broken_connection(world: World) -> None:
     assert time.monotonic() - began_s < 10  # of a window of 20 s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back", [True, False], ids=["heard", "unheard"])
 def test_a_program_that_ends_meanwhile(
     native_dir: Path, tmp_path: Path, soft_env: dict[str, str], back: bool
@@ -348,6 +351,7 @@ def test_a_session_taken_back_meanwhile_ends_at_once(world: World) -> None:
     assert "token is not this session's" in near.log.read_text()
 
 
+@pytest.mark.slow
 def test_more_than_is_kept_holds_the_program_back(world: World) -> None:
     program = Program(world.near().dial())
     client, size = program.client, 60_000

@@ -178,6 +178,7 @@ def test_who_may_not_go_on(world: World) -> None:
     assert world.sessions() == [session]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("taken", "told", "says"),
     [(5, 0, "more than was sent"), (2, 3, "no longer kept")],

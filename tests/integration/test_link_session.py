@@ -274,6 +274,7 @@ def test_any_of_the_four_dies(plain: Pair, victim: str) -> None:
         assert "UNAVAILABLE: the worker has ended; remedy" in near.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_program_leaves_while_nothing_has_room(plain: Pair) -> None:
     client, far = plain.client, plain.far
     client.context()

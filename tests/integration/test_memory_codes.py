@@ -60,6 +60,7 @@ def answers(world: World, tenant: str | None, program: Path, asked: list[str]) -
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["nulls", "buffer"])
 @pytest.mark.parametrize("state", ["bare", "init", "context"])
 def test_null_args_fuzz_gets_the_drivers_own_code(

@@ -44,6 +44,7 @@ def bare(box: Machine, command: list[str]) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.slow
 def test_startup_256(box: Machine) -> None:
     """As many on their way at a time as there are cores; `harp bench memory` has the rest."""
     command = starting(box, 256, 2)

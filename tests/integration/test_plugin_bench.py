@@ -36,6 +36,7 @@ GOOD = Figures(
 )
 
 
+@pytest.mark.slow
 def test_the_command_says_the_figures() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "harp", "bench", "plugin", "--quick", "--json"],

@@ -153,6 +153,7 @@ def test_a_program_in_a_pod_has_its_part_and_no_more(node: Node) -> None:
     assert sorted(shares) == [0.3, 0.6]
 
 
+@pytest.mark.slow
 def test_a_plugin_restart_does_not_touch_a_running_program(node: Node) -> None:
     node.kubelet.admit("ns", "a", Ask("main", 50))
     child = node.begin("a", 4)
@@ -168,6 +169,7 @@ def test_a_plugin_restart_does_not_touch_a_running_program(node: Node) -> None:
     assert said(again) == "ready"
 
 
+@pytest.mark.slow
 def test_a_harpd_restart_lets_containers_start_again_meanwhile(node: Node) -> None:
     node.kubelet.admit("ns", "a", Ask("main", 50))
     assert said(node.begin("a", 4)) == "ready"
@@ -180,6 +182,7 @@ def test_a_harpd_restart_lets_containers_start_again_meanwhile(node: Node) -> No
     assert said(node.begin("b", 1)) == "ready"
 
 
+@pytest.mark.slow
 def test_a_tenant_that_harpd_ended_is_made_again_where_its_container_looks(node: Node) -> None:
     """harpd takes away a folder that is empty; what a container has mounted must stay the same."""
     node.kubelet.admit("ns", "a", Ask("main", 50))
@@ -197,6 +200,7 @@ def test_a_tenant_that_harpd_ended_is_made_again_where_its_container_looks(node:
     assert node.tenant_of("a")["mem_leased_bytes"]
 
 
+@pytest.mark.slow
 def test_a_share_that_is_gone_is_the_next_ones(node: Node) -> None:
     for name in ("a", "b"):
         node.kubelet.admit("ns", name, Ask("main", 100))
@@ -208,6 +212,7 @@ def test_a_share_that_is_gone_is_the_next_ones(node: Node) -> None:
     assert len(node.box.json("ps")["tenants"]) == 1
 
 
+@pytest.mark.slow
 def test_a_harpd_of_another_software_gpu_is_refused(node: Node) -> None:
     assert node.tenants is not None
     node.kubelet.admit("ns", "a", Ask("main", 50))
@@ -240,6 +245,7 @@ def program(node: Node, *more: str) -> Iterator[subprocess.Popen[str]]:
         child.communicate()
 
 
+@pytest.mark.slow
 def test_the_program_serves_until_it_is_told_to_end(node: Node) -> None:
     node.stop_plugin()
     wait_for(lambda: not node.kubelet.listed.is_set(), "kubelet sees that it is gone")
@@ -266,6 +272,7 @@ def test_the_program_serves_until_it_is_told_to_end(node: Node) -> None:
     node.box.start_harpd()
 
 
+@pytest.mark.slow
 def test_without_a_name_the_program_ends_with_the_remedy(node: Node) -> None:
     with program(node) as child:
         out, err = child.communicate(timeout=60)

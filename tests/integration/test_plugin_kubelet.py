@@ -322,6 +322,7 @@ def test_a_plugin_that_restarts_knows_its_grants(world: World) -> None:
     assert grant_of(world, "b").uuids == grant_of(world, "a").uuids
 
 
+@pytest.mark.slow
 def test_without_harpd_containers_start_again_and_new_ones_wait(world: World) -> None:
     world.up()
     running(world, "a", 30)
@@ -469,6 +470,7 @@ def test_a_list_of_3200_slots_passes_kubelets_limit() -> None:
         assert grant_of(world, "a").limits.share_ppm == 25_000
 
 
+@pytest.mark.slow
 def test_110_pods_at_once_get_their_own_grants() -> None:
     with node(gpus=4) as world:
         world.up()

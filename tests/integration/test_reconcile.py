@@ -115,6 +115,7 @@ def test_who_allocates_and_frees_all_the_time_is_charged_for_nothing(native_dir:
         assert shown(box, "t").unleased_bytes == 0
 
 
+@pytest.mark.slow
 def test_what_nobody_leased_counts_against_its_tenant_and_no_other(box: Machine) -> None:
     mine = told(box, "--name", "t", "--mem", "200MiB")
     other = told(box, "--name", "other", "--mem", "200MiB")
@@ -210,6 +211,7 @@ def _grown(box: Machine) -> tuple[Told, Told]:
     return offender, innocent
 
 
+@pytest.mark.slow
 def test_above_the_limit_by_unleased_memory_there_is_no_new_memory(box: Machine) -> None:
     offender, innocent = _grown(box)
     assert shown(box, "t").over_limit_bytes == 20 * MIB

@@ -190,6 +190,7 @@ def test_a_capture_is_not_disturbed(served: Serving) -> None:
     assert run(served, "captured") == {"graph": True, "sync": 0}
 
 
+@pytest.mark.slow
 def test_what_is_not_used_goes_back(local: Serving, world: World, tenant: str) -> None:
     with asked(local, "idle") as process:
         assert line(process) == "warm"

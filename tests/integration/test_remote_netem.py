@@ -112,6 +112,7 @@ def test_a_call_that_waits_takes_one_round_trip_and_launches_take_none(
         assert launches["ns"][0] < 1000 * 2e6 * delay_ms  # they do not wait for one another
 
 
+@pytest.mark.slow
 def test_lost_packets_cost_time_and_nothing_else(base: dict[str, str]) -> None:
     with net(base, Cable(delay_ms=0.2, loss_ratio=0.01)) as way:
         way.run("rtt", 200)
@@ -128,6 +129,7 @@ def sent_again(hosts: TwoHosts) -> int:
     return int(values[names.index("RetransSegs")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate_mbit", "mib"), [(100, 4), (10_000, 64)])
 def test_copies_keep_to_the_rate_and_arrive_whole(
     base: dict[str, str], rate_mbit: int, mib: int

@@ -85,6 +85,7 @@ def test_a_program_computes_elsewhere_as_a_tenant_here(node: Remote) -> None:
     holder.kill()
 
 
+@pytest.mark.slow
 def test_the_limit_is_the_programs(node: Remote) -> None:
     client = node.client()
     lease = client.lease(mem_limit_bytes=256 * MIB)
@@ -93,6 +94,7 @@ def test_the_limit_is_the_programs(node: Remote) -> None:
     assert client.run(lease, "gpu_program.py", "100") == "cuMemAlloc 2\n"  # one limit for both
 
 
+@pytest.mark.slow
 def test_here_and_elsewhere_share_one_ledger(node: Remote) -> None:
     client = node.client()
     lease = client.lease(mem_limit_bytes=512 * MIB, share_ppm=700_000)
@@ -135,6 +137,7 @@ def test_who_does_not_renew_has_nothing_in_three_seconds(node: Remote) -> None:
     holder.kill()
 
 
+@pytest.mark.slow
 def test_a_clients_death_gives_its_memory_back_and_keeps_its_lease(node: Remote) -> None:
     client = node.client()
     lease = client.lease(mem_limit_bytes=512 * MIB)
@@ -150,6 +153,7 @@ def test_a_clients_death_gives_its_memory_back_and_keeps_its_lease(node: Remote)
     client.holder(lease, 300)
 
 
+@pytest.mark.slow
 def test_a_worker_knows_nothing_of_whom_serves(node: Remote) -> None:
     client = node.client()
     client.holder(client.lease(mem_limit_bytes=256 * MIB), 10)
@@ -163,6 +167,7 @@ def test_a_worker_knows_nothing_of_whom_serves(node: Remote) -> None:
     assert [oct(path.stat().st_mode & 0o777) for path in sessions] == ["0o600"]
 
 
+@pytest.mark.slow
 def test_the_data_sides_death_ends_sessions_and_not_the_service(node: Remote) -> None:
     client = node.client()
     lease = client.lease(mem_limit_bytes=512 * MIB)
@@ -178,6 +183,7 @@ def test_the_data_sides_death_ends_sessions_and_not_the_service(node: Remote) ->
     client.holder(lease, 300)
 
 
+@pytest.mark.slow
 def test_harpd_may_be_restarted(node: Remote) -> None:
     client = node.client()
     lease = client.lease(mem_limit_bytes=256 * MIB)
@@ -198,6 +204,7 @@ def test_harpd_may_be_restarted(node: Remote) -> None:
     assert node.at.json("ps")["tenants"] == []
 
 
+@pytest.mark.slow
 def test_a_port_is_one_services(node: Remote) -> None:
     """Two on one would each have some of the clients; and a second one is no harm elsewhere."""
     client = node.client()
@@ -215,6 +222,7 @@ def test_a_port_is_one_services(node: Remote) -> None:
     assert len(node.at.json("ps")["tenants"]) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_service_leaves_no_worker_and_no_tenant(native_dir: Path) -> None:
     with serving(native_dir) as node:
         client = node.client()
@@ -254,6 +262,7 @@ def test_a_drained_node_takes_nobody_and_ends_by_the_deadline(native_dir: Path) 
         client.lease()
 
 
+@pytest.mark.slow
 def test_only_the_pools_own_clients_come(native_dir: Path, tmp_path: Path) -> None:
     pool, other = tmp_path / "pool", tmp_path / "other"
     with serving_pool(native_dir, pool) as node:

@@ -113,6 +113,7 @@ def daemon_of(uid: int) -> Iterator[subprocess.Popen[bytes]]:
             child.communicate()
 
 
+@pytest.mark.slow
 @root_only
 def test_each_lease_has_a_user_of_its_own(node: Remote) -> None:
     client = node.client()
@@ -169,6 +170,7 @@ def test_one_lease_reaches_nothing_of_another(node: Remote) -> None:
     assert alive(other)
 
 
+@pytest.mark.slow
 @root_only
 def test_a_program_computes_and_its_kernels_are_compiled_by_its_user(node: Remote) -> None:
     client = node.client()
@@ -182,6 +184,7 @@ def test_a_program_computes_and_its_kernels_are_compiled_by_its_user(node: Remot
         assert json.loads(done.stdout)["right"] is True, done.stderr
 
 
+@pytest.mark.slow
 def test_the_second_process_of_a_lease_uploads_no_image(node: Remote) -> None:
     client = node.client()
     lease, other = client.lease(), client.lease()
@@ -203,6 +206,7 @@ def test_the_second_process_of_a_lease_uploads_no_image(node: Remote) -> None:
     assert all(path.stat().st_mtime_ns > at for path, at in zip(images, used, strict=True))
 
 
+@pytest.mark.slow
 @root_only
 def test_a_user_is_free_once_its_lease_and_its_last_process_have_ended(node: Remote) -> None:
     client = node.client()
@@ -217,6 +221,7 @@ def test_a_user_is_free_once_its_lease_and_its_last_process_have_ended(node: Rem
     assert uids[2] == uids[1] + 2
 
 
+@pytest.mark.slow
 @root_only
 def test_a_leases_processes_end_with_it(node: Remote) -> None:
     """Also one that a broken worker has put aside: it could make a tenant of its own."""
@@ -230,6 +235,7 @@ def test_a_leases_processes_end_with_it(node: Remote) -> None:
         assert another.wait(timeout=30) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @root_only
 def test_two_services_of_a_host_share_no_user(node: Remote) -> None:
     client = node.client()
@@ -255,6 +261,7 @@ def test_a_stopped_worker_ends_with_its_session(node: Remote) -> None:
     wait_for(lambda: not alive(worker), "the worker's end")
 
 
+@pytest.mark.slow
 @root_only
 def test_a_leases_tenant_is_suspended_and_resumed(node: Remote) -> None:
     client = node.client()
@@ -271,6 +278,7 @@ def test_a_leases_tenant_is_suspended_and_resumed(node: Remote) -> None:
     assert child.communicate("same\n", timeout=60)[0].startswith("True ")
 
 
+@pytest.mark.slow
 @root_only
 def test_nothing_is_left_of_a_killed_service_after_the_next_start(native_dir: Path) -> None:
     first = FIRST + 50
@@ -295,6 +303,7 @@ def test_nothing_is_left_of_a_killed_service_after_the_next_start(native_dir: Pa
         assert list((node.at.run_dir / "remote").iterdir()) == []
 
 
+@pytest.mark.slow
 @root_only
 def test_a_folder_that_users_cannot_enter_is_refused(native_dir: Path) -> None:
     serve = ("remote", "serve", "--insecure", "--listen", "127.0.0.1:0")
@@ -313,6 +322,7 @@ def test_a_folder_that_users_cannot_enter_is_refused(native_dir: Path) -> None:
         assert f"cannot enter {at.base}/inner" in done.stderr
 
 
+@pytest.mark.slow
 @root_only
 def test_workers_are_roots_if_it_says_so(native_dir: Path) -> None:
     with serving(native_dir, *options()[:3], "--worker-uids", "none") as node:

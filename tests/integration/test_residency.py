@@ -153,6 +153,7 @@ def w() -> Iterator[World]:
         yield made
 
 
+@pytest.mark.slow
 def test_jobs_that_do_not_fit_together_all_get_on(w: World) -> None:
     jobs = Jobs(w, [80, 80, 30])
     for _ in range(3):

@@ -114,6 +114,7 @@ def test_signals_are_passed_on(here: Here, node: FakeNode, number: signal.Signal
     assert (out, child.returncode) == ("heard\n", 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("own_group", "times"), [(False, 1), (True, 0)])
 def test_a_terminals_interrupt_is_the_terminals(
     here: Here, node: FakeNode, own_group: bool, times: int
@@ -195,6 +196,7 @@ def test_options_of_the_other_kind_are_wrong_usage(here: Here, words: list[str],
     assert (done.returncode, why in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.slow
 def test_another_table_is_said_before_the_start(here: Here, node: FakeNode) -> None:
     node.table.hash = bytes(32)
     node.table.version = "9.9"
@@ -221,6 +223,7 @@ def test_a_lost_lease_is_an_error_of_cuda(here: Here, node: FakeNode, how: str) 
     assert here.left() == []
 
 
+@pytest.mark.slow
 def test_where_the_best_is_full_the_next_is_taken(
     here: Here, node: FakeNode, native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
 ) -> None:
@@ -238,6 +241,7 @@ def test_where_the_best_is_full_the_next_is_taken(
         assert "n1: n1 has nothing left; n2: n2 has nothing left" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_node_that_drains_is_left_before_there_is_state(
     here: Here, node: FakeNode, native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
 ) -> None:
@@ -279,6 +283,7 @@ def test_no_more_sessions_is_an_error_with_a_reason(
     assert "harp-link: the lease has 1 sessions; remedy: detach one first" in done.stderr
 
 
+@pytest.mark.slow
 def test_attach_and_detach_while_it_runs(
     here: Here, node: FakeNode, native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
 ) -> None:
@@ -329,6 +334,7 @@ def test_attach_and_detach_while_it_runs(
     assert here.left() == []
 
 
+@pytest.mark.slow
 def test_a_program_without_contexts_is_attached_again(
     here: Here, node: FakeNode, native_dir: Path, tmp_path: Path, soft_env: dict[str, str]
 ) -> None:

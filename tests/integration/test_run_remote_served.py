@@ -44,6 +44,7 @@ def remote(node: Remote, *options: str) -> list[str]:
     return ["--remote", node.endpoint, "--insecure", *options, "--"]
 
 
+@pytest.mark.slow
 def test_a_command_is_a_tenant_of_the_node(here: Here, node: Remote) -> None:
     limits = ("--mem", "256MiB", "--share", "30%", "--name", "train")
     done = here.run(*remote(node, *limits), sys.executable, PROGRAM, "add", "1000")
@@ -63,6 +64,7 @@ def test_a_command_is_a_tenant_of_the_node(here: Here, node: Remote) -> None:
     assert here.left() == []
 
 
+@pytest.mark.slow
 def test_its_limit_is_that_of_all_its_processes(here: Here, node: Remote) -> None:
     limit = remote(node, "--mem", "256MiB")
     done = here.run(*limit, sys.executable, HOLDS, "300")
@@ -89,6 +91,7 @@ def test_a_killed_command_has_nothing_in_three_seconds(here: Here, node: Remote)
     wait_for(lambda: not node.leases(), "the lease's end")
 
 
+@pytest.mark.slow
 def test_the_nodes_end_is_an_error_of_cuda(here: Here, node: Remote) -> None:
     child = here.ready(*remote(node), sys.executable, PROGRAM, "wait")
     node.process.send_signal(signal.SIGTERM)
@@ -142,6 +145,7 @@ def test_a_leases_token_is_enough_for_a_job(here: Here, native_dir: Path, tmp_pa
         assert "the lease token is unknown here" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_link_is_an_error_of_cuda_and_no_hang(here: Here, node: Remote) -> None:
     child = here.ready(*remote(node), sys.executable, PROGRAM, "wait")
     (link,) = (pid for pid in children(child.pid) if exe(pid) == "harp-link")

@@ -29,6 +29,7 @@ def _uuids(box: Machine) -> list[str]:
     return [d["uuid"] for d in box.json("devices")["devices"]]
 
 
+@pytest.mark.slow
 def test_the_program_sees_the_gpus_in_the_order_asked(box: Machine) -> None:
     first, second = _uuids(box)
     for asked in ("1,0", f"{second},0", f"1,{first[:13]}"):
@@ -36,6 +37,7 @@ def test_the_program_sees_the_gpus_in_the_order_asked(box: Machine) -> None:
         assert done.stdout.strip() == f"{second},{first}", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "says", "hint"),
     [
@@ -54,6 +56,7 @@ def test_a_wrong_list_is_refused_and_leaves_nothing(
     assert box.json("ps")["tenants"] == []
 
 
+@pytest.mark.slow
 def test_each_gpu_has_the_limit_for_itself_and_its_own_use_is_shown(box: Machine) -> None:
     box.gpu_tenant(
         "--name", "t", "--gpu", "1,0", "--mem", "64MiB", "--share", "30%", mib=64, gpus=2

@@ -135,6 +135,7 @@ int main(void)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_each_symbol_is_held_while_its_lane_is_closed(
     native_dir: Path, tmp_path: Path, lanes: int

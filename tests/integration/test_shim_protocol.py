@@ -35,6 +35,7 @@ def script(busy: Client) -> Script:
     return busy.arbiter()
 
 
+@pytest.mark.slow
 def test_a_change_that_crossed_the_yield_opens_nothing(script: Script) -> None:
     script.until(Op.WANT_TIME)
     script.say(op=Op.OPEN_GATE, epoch=EPOCH)
@@ -140,6 +141,7 @@ def test_when_it_was_done_is_known_though_nobody_looked(native_dir: Path, tmp_pa
         assert said.used_ns + over.used_ns == pytest.approx(turn_ns, rel=0.1)
 
 
+@pytest.mark.slow
 def test_alone_little_is_measured_and_called_an_estimate(native_dir: Path, tmp_path: Path) -> None:
     code = """
 import time
@@ -205,6 +207,7 @@ def test_copies_have_a_lane_where_the_arbiter_has(
         assert made.process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_bracket_holds_work_of_one_lane(native_dir: Path, tmp_path: Path) -> None:
     """On one stream by turns: 2 ms of kernels and 6 ms of copies, each charged to its lane."""
     code = """
@@ -245,6 +248,7 @@ def slow_calls(log: Path) -> tuple[int, int]:
     return int(words["launches"]), int(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others_open", [False, True], ids=["closed", "open"])
 @pytest.mark.parametrize("stream", ["stream", "None"], ids=["own", "default"])
 def test_idle_lanes_and_devices_cost_launches_nothing(

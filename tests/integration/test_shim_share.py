@@ -125,6 +125,7 @@ def test_gate_off_fails_the_same_check(world: World, busy: Path) -> None:
     assert shares["small"] != pytest.approx(0.3, abs=0.1), shares
 
 
+@pytest.mark.slow
 def test_meter_agrees_with_the_engine(world: World, busy: Path) -> None:
     two(world)
     measure(world, busy, {"small": ("deep", "500"), "large": ("deep", "500")}, 3)
@@ -296,6 +297,7 @@ print(copied)
 """
 
 
+@pytest.mark.slow
 def test_copies_are_an_account_of_their_own(world: World, busy: Path) -> None:
     """Who copies does not wait for the turns of those who compute, nor pays for compute."""
     two(world)

@@ -301,6 +301,7 @@ ok(cuda.cuStreamEndCapture(stream, C.byref(graph)))
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_calls_that_name_it_wait_until_it_is_back(world: World, tmp_path: Path, call: str) -> None:
     code = f"""

@@ -269,6 +269,7 @@ wait()
 # --- the arbiter, the context, the process go ----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_away_it_stays_until_an_arbiter_is_back(world: World, tmp_path: Path) -> None:
     code = FILL.replace('tell("same")', 'free(alloc(6 << 20))\ntell("same")')
     with tenant(world, code, tmp_path) as made:
@@ -291,6 +292,7 @@ def test_away_it_stays_until_an_arbiter_is_back(world: World, tmp_path: Path) ->
         made.ended()
 
 
+@pytest.mark.slow
 def test_an_opened_gate_is_a_device_that_is_ours(world: World, tmp_path: Path) -> None:
     """An arbiter that knows of no eviction opens the gate and says no more."""
     with tenant(world, FILL, tmp_path) as made:

@@ -81,6 +81,7 @@ def test_saturating_processes_have_equal_parts(
     print(kernels_us, seen)
 
 
+@pytest.mark.slow
 def test_the_measure_can_tell(native_dir: Path, soft_env: dict[str, str]) -> None:
     """A program that is stopped for part of the window has less, and it shows."""
     with saturating(native_dir, soft_env, [200, 200]) as pids:

@@ -131,6 +131,7 @@ def test_how_long_slices_last_may_be_said_outside() -> None:
     assert done.stdout.split() == ["6000", "300"]
 
 
+@pytest.mark.slow
 def test_the_report_tells_what_ran_on_the_device() -> None:
     done = softgpu("--json", "--devices", "tiny", "--", sys.executable, str(BINDINGS), "launch")
     assert done.returncode == 0, done.stderr

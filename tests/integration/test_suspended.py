@@ -237,6 +237,7 @@ def test_harpd_killed_half_way_leaves_a_tenant_that_is_suspended_whole(box: Mach
     assert does(one, "same").startswith("True")
 
 
+@pytest.mark.slow
 def test_managed_memory_is_refused_and_says_what_that_means(box: Machine) -> None:
     one = run(box, "one", 20)
     assert does(one, "managed") == "has"
@@ -289,6 +290,7 @@ def test_what_an_eviction_leaves_on_the_device_counts_under_the_next_arbiter(
         assert does(one, "same").startswith("True")
 
 
+@pytest.mark.slow
 def test_a_driver_without_checkpoints_says_so(native_dir: Path) -> None:
     with machine(native_dir, HARP_SOFT_DEVICES="tiny", HARP_SOFT_DRIVER="12.4") as box:
         box.start_harpd()

@@ -16,6 +16,7 @@ from tests.integration.machine import ROOT, machine
 NOBODY = 65534
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become two users")
 def test_another_user_can_only_look(native_dir: Path) -> None:
     with machine(native_dir) as box:

@@ -66,6 +66,7 @@ def test_an_evading_child_is_shown_under_its_tenant(box: Machine) -> None:
     assert device["used_bytes"] >= 64 << 20
 
 
+@pytest.mark.slow
 def test_policy_kill_ends_the_evader_and_nobody_else(box: Machine) -> None:
     shell = f"{' '.join(evader(box))}; echo status $?; sleep 60"
     child = box.tenant("--name", "t", "--policy", "kill", command=["sh", "-c", shell])
@@ -92,6 +93,7 @@ def test_policy_stop_stops_the_evader(box: Machine) -> None:
     os.kill(one["pid"], signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_process_outside_harp_is_shown_and_left_alone(box: Machine) -> None:
     box.tenant("--name", "t", "--policy", "kill")
     wait_for(lambda: box.ps("t"), "the tenant")

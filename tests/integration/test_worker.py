@@ -215,6 +215,7 @@ def test_what_no_client_may_say_is_refused(client: Client) -> None:
     assert sync(client) == SUCCESS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "record"),
     [

@@ -190,6 +190,7 @@ def test_a_session_runs_as_another_user_for_good(world: World) -> None:
     assert made == {USER}
 
 
+@pytest.mark.slow
 @root_only
 def test_a_tenant_of_somebody_elses_is_none_for_it(world: World) -> None:
     """What the arbiter does not know gets no context: it does not run beside the ledger."""

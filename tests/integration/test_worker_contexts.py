@@ -76,6 +76,7 @@ def test_nothing_begins_in_a_context_that_is_ended(client: Client) -> None:
     assert result == CONTEXT_IS_DESTROYED
 
 
+@pytest.mark.slow
 def test_a_session_ends_while_calls_wait_for_each_other(worker: Worker, client: Client) -> None:
     on = stream(client)
     wait = {"stream": on, "addr": zero(client), "value": 1, "flags": 0}

@@ -190,6 +190,7 @@ def ends_what_a_call_waits_for(c: Client, wait_s: float) -> tuple[int, list[int]
     return answer, sorted(map(reply, sent)), early
 
 
+@pytest.mark.slow
 def test_a_call_ends_nothing_that_another_one_uses(client: Client) -> None:
     """A driver may not look again, after a wait, whether the event is still there."""
     for wait_s in (0.05, 0.5, 5):

@@ -71,6 +71,7 @@ def test_a_thread_that_waits_keeps_no_other_from_calling(client: Client) -> None
         assert client.reply(asked, "cuStreamSynchronize", {})[0] == SUCCESS
 
 
+@pytest.mark.slow
 def test_calls_that_wait_for_a_busy_lane_are_bounded(world: World) -> None:
     """12 MiB are answered once it goes on; more than 16 MiB end the session with a sentence."""
     size = 60 << 10
@@ -96,6 +97,7 @@ def test_calls_that_wait_for_a_busy_lane_are_bounded(world: World) -> None:
         assert "more than 16 MiB of calls wait" in worker.words()
 
 
+@pytest.mark.slow
 def test_a_host_function_holds_its_stream_up(client: Client) -> None:
     at, on, ran = alloc(client), stream(client), []
     twice = client.function(PTX, "twice")

@@ -119,6 +119,7 @@ def test_a_record_that_was_there_before_or_comes_too_early(
     ends(worker, "what cannot be in its ring")
 
 
+@pytest.mark.slow
 @beside_another
 @pytest.mark.parametrize(
     "body",
@@ -269,6 +270,7 @@ ELF = b"\x7fELF\x02\x01"
 BOMB = b"\x1f.\x01\x00" + b"\xff" * 60000 + b"\x00"
 
 
+@pytest.mark.slow
 @beside_another
 @pytest.mark.parametrize(
     "image",

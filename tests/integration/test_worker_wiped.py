@@ -210,6 +210,7 @@ def test_what_a_session_has_at_its_end_is_wiped(world: World, kind: Callable[...
         memory.close()
 
 
+@pytest.mark.slow
 @root_only
 @pytest.mark.parametrize("how", [hang_up, end_it, lie])
 def test_it_is_wiped_however_a_session_ends(world: World, how: Callable[[Worker], int]) -> None:
@@ -266,6 +267,7 @@ def test_it_is_wiped_when_the_client_is_killed(world: World) -> None:
     memory.close()
 
 
+@pytest.mark.slow
 @root_only
 def test_a_device_that_does_not_come_to_rest_is_not_waited_for(world: World) -> None:
     """All is wiped all the same, and said to have been so while something ran."""

@@ -174,6 +174,7 @@ def test_spinning_gangs_always_progress(seed: int, gangs: list[tuple[int, ...]])
     world.core.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     kernels=st.lists(

@@ -157,6 +157,7 @@ def run(jobs: list[Job], seconds: float, quantum: int = 5 * MS) -> Engine:
     return engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [50 * US, 200 * US, MS, 20 * MS])
 @pytest.mark.parametrize("percent", [30, 10, 50])
 def test_shares_are_exact_over_ten_seconds_and_close_in_every_second(

@@ -212,6 +212,7 @@ def test_a_stopped_process_does_not_hold_up_its_own_tenant() -> None:
     assert sum(hi - lo for lo, hi in pair.procs[1].ran if lo > end - 5 * SECOND) > SECOND
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(

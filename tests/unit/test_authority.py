@@ -255,6 +255,7 @@ HOSTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(HOSTS, max_size=5, unique=True))
 def test_names_come_back_as_they_were_given(hosts: list[str]) -> None:
     found = x509.SubjectAlternativeName([authority._host(h) for h in hosts])

@@ -134,6 +134,7 @@ def test_distances_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     on(ask)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_gone_is_left_and_found_again() -> None:
     async def main() -> None:
         async with serving(node_id="a") as a:
@@ -167,6 +168,7 @@ def test_who_settles_does_not_choose_the_first_one_that_answers() -> None:
     on(ask)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_silent_says_nothing_for_ever() -> None:
     async def main() -> None:
         held: list[asyncio.StreamWriter] = []
@@ -181,6 +183,7 @@ def test_a_node_that_is_silent_says_nothing_for_ever() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_nobody_there_says_who_and_why(tmp_path: Path) -> None:
     base, other = pool(tmp_path / "p"), pool(tmp_path / "q")
 

@@ -142,6 +142,7 @@ def test_best_effort_runs_now_and_then_however_much_others_want() -> None:
     assert 900 < best.wait_max_ms < 1200  # HARP_STARVE_NS and some turns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [(10, 90), (30, 70), (50, 50), (25, 25, 25, 25)])
 @pytest.mark.parametrize("kernel_us", [10.0, 200.0, 1000.0])
 def test_drr_divides_time_as_asked(shares: tuple[int, ...], kernel_us: float) -> None:
