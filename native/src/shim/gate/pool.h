@@ -24,11 +24,11 @@ enum harp_pool_kind {
     HARP_POOL_IMPORTED, /* its exporter's */
 };
 
-enum harp_pool_due { /* when it is to be asked what it has: each at the next wait, too */
-                     HARP_POOL_KNOWN,
-                     HARP_POOL_WAIT, /* its frees are over: a driver gives back at a wait after that
-                                      */
-                     HARP_POOL_FREES /* some are to come, or were not seen to be over */
+/* When a pool is to be asked what it has. */
+enum harp_pool_due {
+    HARP_POOL_KNOWN,
+    HARP_POOL_WAIT, /* at the next wait: its frees are over, and a driver gives back at a wait */
+    HARP_POOL_FREES /* at each, and at the one after them: they were not all seen to be over */
 };
 
 struct harp_pool {
