@@ -46,8 +46,10 @@ def run_plugin(env: Mapping[str, str], *, quick: bool) -> tuple[dict[str, object
         text=True,
         check=False,
     )
-    lines = done.stdout.splitlines()
-    if not lines:
-        raise DaemonError(f"the device plugin's bench ended with {done.returncode}", "see above")
-    figures: dict[str, object] = json.loads(lines[-1])
+    try:
+        figures: dict[str, object] = json.loads(done.stdout.rstrip().rpartition("\n")[2])
+    except ValueError as error:
+        raise DaemonError(
+            f"the device plugin's bench ended with {done.returncode} and no figures", "see above"
+        ) from error
     return figures, done.returncode == 0

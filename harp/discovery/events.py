@@ -14,12 +14,6 @@ from harp.discovery.nvml import Nvml, nvml_errors
 
 __all__ = ["GpuEvent", "NvmlEvents", "Trouble"]
 
-_TYPES = {
-    pynvml.nvmlEventTypeXidCriticalError: "XID",
-    pynvml.nvmlEventTypeDoubleBitEccError: "ECC",
-    pynvml.nvmlEventTypeGpuUnavailableError: "LOST",
-}
-
 
 class Trouble(enum.Enum):
     """Kind of an event."""
@@ -27,6 +21,13 @@ class Trouble(enum.Enum):
     XID = "xid"  #: an error with a number, a program's or the GPU's
     ECC = "ecc"  #: memory with an error that cannot be corrected
     LOST = "lost"  #: the GPU is not reached any more
+
+
+_TYPES = {
+    pynvml.nvmlEventTypeXidCriticalError: Trouble.XID,
+    pynvml.nvmlEventTypeDoubleBitEccError: Trouble.ECC,
+    pynvml.nvmlEventTypeGpuUnavailableError: Trouble.LOST,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class NvmlEvents:
         except TimeoutError:
             return None
         uuid = self._uuids.get(_address(found.device), "")
-        trouble = Trouble[_TYPES.get(int(found.eventType), "XID")]
+        trouble = _TYPES.get(int(found.eventType), Trouble.XID)
         return GpuEvent(uuid, trouble, int(found.eventData) if trouble is Trouble.XID else 0)
 
 
