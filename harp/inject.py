@@ -33,6 +33,8 @@ __all__ = [
 
 #: a folder handed out so lately may be on its way into a process that does not show it yet
 _FRESH_S = 60.0
+#: how often, and how far apart, a process in execve() is looked at
+_EXEC_TRIES, _EXEC_S = 100, 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,17 +218,36 @@ def _sweep(base: Path, current: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _used(folders: list[Path]) -> set[Path]:
+def _used(folders: list[Path], proc: Path = Path("/proc")) -> set[Path]:
     """Those that a process has mapped or named in its environment.
 
     Processes that cannot be read are other users', and the folders are in ours; or have made
     themselves unreadable: what they have mapped stays whole, for the kernel keeps the file.
     """
     found: set[Path] = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (process / "maps").read_bytes() + (process / "environ").read_bytes()
-        except OSError:  # it ended meanwhile, or see above
-            continue
+    for process in proc.glob("[0-9]*"):
+        text = _held(process)
+        if text is None:
+            return set(folders)
         found.update(folder for folder in folders if os.fsencode(folder) in text)
     return found
+
+
+def _held(process: Path) -> bytes | None:
+    """What a process has mapped and its environment; None if it is in execve() all the time.
+
+    There a process has a new address space, and its environment is empty until the kernel has laid
+    it out: proc(5) has env_end, the 51st field of stat, at 0 so long.
+    """
+    for _ in range(_EXEC_TRIES):
+        try:
+            maps, environ = (process / "maps").read_bytes(), (process / "environ").read_bytes()
+            if environ or not maps:  # a kernel's thread, or a zombie, has neither
+                return maps + environ
+            fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:  # it ended meanwhile, or see above
+            return b""
+        if int(fields[48]):
+            return maps
+        time.sleep(_EXEC_S)
+    return None
