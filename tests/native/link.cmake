@@ -34,3 +34,8 @@ add_executable(link_h2_fuzz ${CMAKE_SOURCE_DIR}/fuzz/link_h2.c ${harp_link_h2})
 target_compile_definitions(link_h2_fuzz PRIVATE HARP_FUZZ_MAIN)
 target_link_libraries(link_h2_fuzz PRIVATE harp_options harp_sanitize harp_link_needs)
 add_test(NAME link_h2_fuzz COMMAND link_h2_fuzz 1 100000)
+
+add_executable(link_tls_out_test ${CMAKE_CURRENT_SOURCE_DIR}/link_tls_out_test.c
+  ${HARP_LINK_DIR}/tls_out.c)
+target_link_libraries(link_tls_out_test PRIVATE harp_options harp_sanitize harp_link_needs)
+add_test(NAME link_tls_out COMMAND link_tls_out_test)

@@ -20,7 +20,8 @@ struct side {
     size_t from, to, room, budget; /* budget: of what it may still send */
     struct harp_h2_stream *stream; /* the last that began */
     bool refuses;
-    unsigned began, messages, closes, rooms, ends, ended_after;
+    int keeps; /* 0, or the error of a flush */
+    unsigned flushes, began, messages, closes, rooms, ends, ended_after;
     size_t bytes;
     uint64_t next_seq;
     enum harp_grpc_status status;
@@ -57,6 +58,13 @@ static ssize_t side_send(void *ctx, const struct iovec *pieces, int count)
         sum += n;
     }
     return sum != 0 ? (ssize_t)sum : -EAGAIN;
+}
+
+static int side_flush(void *ctx)
+{
+    struct side *s = ctx;
+    s->flushes++;
+    return s->keeps;
 }
 
 static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
@@ -125,7 +133,7 @@ static void open_side(struct side *s, struct side *other, bool is_server)
                                           .closed = closed,
                                           .room = room,
                                           .end = end};
-    const struct harp_io io = {.ctx = s, .recv = side_recv, .send = side_send};
+    const struct harp_io io = {.ctx = s, .recv = side_recv, .send = side_send, .flush = side_flush};
     CHECK(harp_h2_open(&s->h2, is_server, &limits, &s->handler, &io, "its table") == 0);
 }
 
@@ -400,6 +408,28 @@ static void refusals(void)
 }
 
 /* Who makes nothing but calls that are refused is sent away. */
+/* What the byte stream keeps is flushed behind all that there is, and when it may go on. */
+static void what_is_kept_is_flushed(void)
+{
+    open_both();
+    struct harp_h2_stream *stream = call("t");
+    pump();
+    client.flushes = 0;
+    CHECK(put(stream, 1, 100) == 0 && harp_h2_flush(client.h2) == 0 && client.flushes == 1);
+    client.keeps = -EAGAIN;
+    CHECK(harp_h2_flush(client.h2) == 1 && client.flushes == 2);
+    client.keeps = -EPIPE;
+    CHECK(harp_h2_flush(client.h2) == -EPIPE);
+    client.keeps = 0;
+    client.budget = 0; /* first what is before it */
+    CHECK(put(stream, 2, 100) == 0 && harp_h2_flush(client.h2) == 1 && client.flushes == 3);
+    client.budget = SIZE_MAX;
+    CHECK(harp_h2_flush(client.h2) == 0 && client.flushes == 4);
+    pump();
+    CHECK(server.messages == 2);
+    close_both();
+}
+
 static void a_nuisance(void)
 {
     open_both();
@@ -487,6 +517,7 @@ int main(void)
     bodies_are_kept_until_written();
     cancelled_when_planned();
     refusals();
+    what_is_kept_is_flushed();
     a_nuisance();
     drained();
     a_connection_breaks();

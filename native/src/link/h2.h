@@ -31,6 +31,8 @@ struct harp_io {
     bool drains;
     ssize_t (*recv)(void *ctx, void *data, size_t size);
     ssize_t (*send)(void *ctx, const struct iovec *pieces, int count);
+    /* Write what send has kept; NULL: it keeps nothing. 0, or as send. */
+    int (*flush)(void *ctx);
 };
 
 struct harp_h2_limits {

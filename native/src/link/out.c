@@ -266,14 +266,22 @@ static void advance(struct harp_h2 *h2, size_t bytes)
     }
 }
 
+static int flush_kept(struct harp_h2 *h2)
+{
+    int err = h2->io.flush != NULL ? h2->io.flush(h2->io.ctx) : 0;
+    return err == -EAGAIN ? 1 : err;
+}
+
 int harp_h2_flush(struct harp_h2 *h2)
 {
     for (;;) {
         if (h2->from == h2->count) {
             written(h2);
             int err = gather(h2);
-            if (err != 0 || h2->count == 0)
+            if (err != 0)
                 return err;
+            if (h2->count == 0)
+                return flush_kept(h2);
         }
         ssize_t n = h2->io.send(h2->io.ctx, h2->pieces + h2->from, h2->count - h2->from);
         if (n < 0)

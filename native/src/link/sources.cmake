@@ -8,7 +8,7 @@ foreach(name h2 call stream out)
   list(APPEND harp_link_h2 ${HARP_LINK_DIR}/${name}.c)
 endforeach()
 set(harp_link ${harp_link_h2})
-foreach(name loop tcp tls tls_why conn serve)
+foreach(name loop tcp tls tls_out tls_why conn serve)
   list(APPEND harp_link ${HARP_LINK_DIR}/${name}.c)
 endforeach()
 

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "src/link/tls_out.h"
 #include "src/link/tls_why.h"
 
 /* What one record holds. */
@@ -30,6 +31,7 @@ struct harp_tls_stream {
     struct harp_tls *tls;
     char name[256], why[HARP_WHY_BYTES];
     uint8_t record[RECORD_BYTES];
+    struct tls_out out;
 };
 
 /* No terminal is asked for the password of a key. */
@@ -166,6 +168,20 @@ static bool expect(SSL *ssl, const char *name)
     return SSL_set1_host(ssl, name) == 1 && SSL_set_tlsext_host_name(ssl, name) == 1;
 }
 
+/* It reads from the socket, and its records are gathered. */
+static bool attach(struct harp_tls_stream *s, int fd)
+{
+    s->out.fd = fd;
+    BIO *in = BIO_new_socket(fd, BIO_NOCLOSE), *out = tls_out_bio(&s->out);
+    if (in == NULL || out == NULL) {
+        BIO_free(in);
+        BIO_free(out);
+        return false;
+    }
+    SSL_set_bio(s->ssl, in, out);
+    return true;
+}
+
 int harp_tls_start(struct harp_tls_stream **out, struct harp_tls *tls, int fd, const char *name)
 {
     struct harp_tls_stream *s = calloc(1, sizeof *s);
@@ -174,8 +190,7 @@ int harp_tls_start(struct harp_tls_stream **out, struct harp_tls *tls, int fd, c
     s->tls = tls;
     s->ssl = SSL_new(tls->ctx);
     snprintf(s->name, sizeof s->name, "%s", name != NULL ? name : "");
-    if (s->ssl == NULL || SSL_set_fd(s->ssl, fd) != 1 ||
-        (!tls->server && !expect(s->ssl, s->name))) {
+    if (s->ssl == NULL || !attach(s, fd) || (!tls->server && !expect(s->ssl, s->name))) {
         harp_tls_end(s);
         return -ENOMEM;
     }
@@ -304,7 +319,13 @@ static ssize_t tls_send(void *ctx, const struct iovec *pieces, int count)
     return result == 0 ? -EPIPE : result;
 }
 
+static int tls_flush(void *ctx)
+{
+    return tls_out_flush(&((struct harp_tls_stream *)ctx)->out);
+}
+
 struct harp_io harp_tls_io(struct harp_tls_stream *s)
 {
-    return (struct harp_io){.ctx = s, .drains = true, .recv = tls_recv, .send = tls_send};
+    return (struct harp_io){
+        .ctx = s, .drains = true, .recv = tls_recv, .send = tls_send, .flush = tls_flush};
 }
