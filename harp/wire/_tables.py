@@ -10,7 +10,7 @@ from harp.wire.fields import Op
 
 FORMAT = 1
 CUDA = 13000
-TABLE_HASH = "e5d9daf8568a03e702203fa01ceb85caf152c0f6a5ab2dccd98ec71220c27480"
+TABLE_HASH = "39fdc2b196813be89b49084aa3db4ef8f1275e8856e10eeb609262248e34c2f9"
 
 MEANINGS: dict[str, dict[int, int] | dict[int, str]] = {
     'CUmemPool_attribute': {1: 4, 2: 4, 3: 4, 4: 8, 5: 8, 6: 8, 7: 8, 8: 8},
@@ -462,4 +462,5 @@ OPS: dict[int, Op] = {
     446: Op(446, 'harpMemTake', 'async', False, (F('address', 'SCALAR', 'VALUE', 1, kind=8), )),
     447: Op(447, 'harpMemKeep', 'async', False, (F('address', 'SCALAR', 'VALUE', 1, kind=8), )),
     448: Op(448, 'harpMemRecall', 'async', False, (F('free_bytes', 'SCALAR', 'VALUE', 1, kind=8), )),
+    449: Op(449, 'harpMemPeek', 'sync', False, (F('from', 'DEVICE', 'VALUE', 1), F('bytes', 'SCALAR', 'VALUE', 1, kind=8), F('to', 'SCALAR', 'POINTER', 2, kind=1, length='BY', by=('bytes',)), )),
 }

@@ -60,6 +60,10 @@ ROWS: tuple[Function, ...] = (
     fn("harpMemRecall", Cls.OTHER, Gate.NONE, """
         harpMemRecall - (uint64_t free_bytes)""",
         remote="async reverse"),
+    # A cuMemcpyDtoH that the program has not called, but will: no point of observation.
+    fn("harpMemPeek", Cls.OTHER, Gate.NONE, """
+        harpMemPeek - (void *to, CUdeviceptr from, size_t bytes)""",
+        remote="sync to=out[bytes]"),
     # Images by content: asked for first, sent once a server. Another tenant's is as if not there.
     fn("harpImageFind", Cls.OTHER, Gate.NONE, """
         harpImageFind - (const struct harp_wire_image *image, unsigned int *found)""",

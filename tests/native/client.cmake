@@ -34,7 +34,7 @@ add_library(client_parts OBJECT ${CMAKE_CURRENT_LIST_DIR}/client_peer.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_table.c
                                 ${CMAKE_SOURCE_DIR}/generated/shim_stubs.S ${HARP_SHIM_REMOTE})
 target_link_libraries(client_parts PRIVATE harp_options harp_sanitize)
-foreach(name client client_again client_arena client_copy client_ends client_guard client_lease client_rounds)
+foreach(name client client_again client_ahead client_arena client_copy client_ends client_guard client_lease client_rounds)
   add_executable(${name}_test ${CMAKE_CURRENT_LIST_DIR}/${name}_test.c
                               $<TARGET_OBJECTS:client_parts>)
   target_link_libraries(${name}_test PRIVATE harp_options harp_sanitize pthread dl)

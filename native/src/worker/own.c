@@ -102,6 +102,17 @@ static CUresult put(const uint64_t *args)
                             : CUDA_ERROR_INVALID_IMAGE;
 }
 
+/* Its address has been looked at, as every call's. */
+static CUresult peek(const struct lane *lane, const uint64_t *args)
+{
+    CUresult (*copy)(void *, CUdeviceptr, size_t) =
+        (CUresult (*)(void *, CUdeviceptr, size_t))driver_fn(
+            HARP_OP_cuMemcpyDtoH_v2, (lane->flags & HARP_FRAME_PER_THREAD) != 0);
+    if (copy == NULL)
+        return CUDA_ERROR_NOT_FOUND;
+    return copy(POINTED(void, args[0]), args[1], args[2]);
+}
+
 CUresult own_call(struct lane *lane, struct harp_wire_call *call)
 {
     switch (call->op) {
@@ -117,6 +128,8 @@ CUresult own_call(struct lane *lane, struct harp_wire_call *call)
         return lease_take(call->args);
     case HARP_OP_harpMemKeep:
         return lease_keep(lane, call->args);
+    case HARP_OP_harpMemPeek:
+        return peek(lane, call->args);
     case HARP_OP_harpImageFind:
         return find(call->args);
     case HARP_OP_harpImagePut:

@@ -33,6 +33,7 @@ struct making {
 
 static bool poisoned; /* a context has failed for good: what is told would not say so; atomic */
 static int captures;  /* that have begun and not ended; atomic */
+static bool captured; /* one has begun, once; atomic */
 
 /* --- the codec's questions -------------------------------------------------------------------- */
 
@@ -212,6 +213,20 @@ static int decode(struct harp_lane *lane, struct harp_wire_call *call, uint32_t 
     return err;
 }
 
+int harp_remote_encode(struct harp_wire_call *call, uint8_t *body, uint32_t size, uint32_t *bytes)
+{
+    struct harp_wire_buffer out = {body, size, 0};
+    int err = harp_wire_put_request(call, &hooks, &out);
+    *bytes = (uint32_t)out.used;
+    return err;
+}
+
+CUresult harp_remote_decode(struct harp_lane *lane, struct harp_wire_call *call, uint32_t bytes)
+{
+    int err = decode(lane, call, bytes);
+    return err == 0 ? (CUresult)call->result : harp_remote_failed(call->op, err);
+}
+
 static CUresult go(struct making *m, struct harp_wire_call *call, uint32_t bytes)
 {
     struct harp_lane *lane = m->lane;
@@ -316,9 +331,16 @@ void harp_remote_hurry(void)
 bool harp_remote_capturing(int more)
 {
     int now = __atomic_add_fetch(&captures, more, __ATOMIC_RELAXED);
+    if (more > 0)
+        __atomic_store_n(&captured, true, __ATOMIC_RELAXED);
     if (now < 0)
         __atomic_store_n(&captures, 0, __ATOMIC_RELAXED);
     return now > 0;
+}
+
+bool harp_remote_captured(void)
+{
+    return __atomic_load_n(&captured, __ATOMIC_RELAXED);
 }
 
 bool harp_remote_per_thread(bool on)
@@ -332,6 +354,7 @@ bool harp_remote_per_thread(bool on)
 
 void harp_remote_forget_calls(void)
 {
+    __atomic_store_n(&captured, false, __ATOMIC_RELAXED);
     __atomic_store_n(&poisoned, false, __ATOMIC_RELAXED);
     __atomic_store_n(&captures, 0, __ATOMIC_RELAXED);
 }

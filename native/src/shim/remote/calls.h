@@ -43,6 +43,14 @@ void harp_remote_doubt(void);
 void harp_remote_hurry(void);
 /* A capture has begun (1), or ended (-1); whether there is one. */
 bool harp_remote_capturing(int more);
+/* Whether there ever was one in this session. */
+bool harp_remote_captured(void);
+/* The two halves of a call whose slots name neither handles nor transfers: its body, of `size`
+ * bytes at most, into `body` (0 or a negative errno); and what it answers, from the lane's scratch,
+ * to where the same call's outputs say. */
+struct harp_wire_call;
+int harp_remote_encode(struct harp_wire_call *call, uint8_t *body, uint32_t size, uint32_t *bytes);
+CUresult harp_remote_decode(struct harp_lane *lane, struct harp_wire_call *call, uint32_t bytes);
 /* NULL streams of this thread's calls are its own one. Answers what was before. */
 bool harp_remote_per_thread(bool on);
 

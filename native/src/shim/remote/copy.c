@@ -7,6 +7,7 @@
  */
 #include "src/shim/remote/copy.h"
 
+#include "src/shim/remote/ahead.h"
 #include "src/shim/remote/calls.h"
 #include "src/shim/remote/host.h"
 #include "src/shim/remote/memory.h"
@@ -77,6 +78,11 @@ CUresult harp_remote_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_
 {
     CUresult r = harp_remote_ready();
     bool known = dstHost != NULL && harp_remote_on_device(srcDevice, ByteCount);
+    uint64_t before = 0;
+    if (r == CUDA_SUCCESS && known && harp_remote_ahead_take(dstHost, srcDevice, ByteCount))
+        return CUDA_SUCCESS;
+    if (r == CUDA_SUCCESS && known)
+        before = harp_remote_ahead_now();
     for (size_t at = 0; r == CUDA_SUCCESS;) {
         size_t n = piece(dstHost, ByteCount - at);
         bool last = at + n == ByteCount;
@@ -87,6 +93,8 @@ CUresult harp_remote_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_
         if (last)
             break;
     }
+    if (r == CUDA_SUCCESS && known)
+        harp_remote_ahead_learn(srcDevice, ByteCount, before);
     return ByteCount > harp_remote_piece() ? harp_remote_arrived(dstHost, ByteCount, r) : r;
 }
 

@@ -10,6 +10,8 @@
 
 /* With `answers` held: transfers and lent bytes. */
 void harp_remote_forget_bulk(void);
+/* The same: what was asked ahead. */
+void harp_remote_forget_ahead(void);
 /* Errors that stay, captures. */
 void harp_remote_forget_calls(void);
 void harp_remote_forget_contexts(void);

@@ -96,7 +96,7 @@ bool harp_lane_enter(struct harp_lane *lane)
     if (lane->session != now) {
         lane->session = now;
         lane->depth = 0;
-        lane->doubt = lane->hurry = false;
+        lane->doubt = lane->hurry = lane->ahead = false;
     }
     return true;
 }

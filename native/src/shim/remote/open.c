@@ -206,6 +206,7 @@ static void replace(const struct harp_ring *ring, int sock)
     memset(s->contexts, 0, sizeof s->contexts);
     memset(s->waiting, 0, sizeof s->waiting);
     harp_remote_forget_bulk();
+    harp_remote_forget_ahead();
     s->taken = 0;
     __atomic_store_n(&life->initialised, 0, __ATOMIC_RELEASE);
     __atomic_store_n(&s->over, false, __ATOMIC_RELEASE);

@@ -43,7 +43,7 @@ int harp_remote_over(int err)
 static int reply_came(const struct harp_ring_record *record, const uint8_t *body)
 {
     struct harp_waiting *w = record->lane <= HARP_REMOTE_LANES ? s->waiting[record->lane] : NULL;
-    if (w == NULL)
+    if (w == NULL || record->bytes > w->room)
         return -EPROTO;
     s->waiting[record->lane] = w->next;
     memcpy(w->body, body, record->bytes);
@@ -57,6 +57,8 @@ static int came(const struct harp_ring_record *record, const uint8_t *body)
 {
     if (record->seq != 0)
         __atomic_store_n(&s->taken, record->seq, __ATOMIC_RELAXED);
+    if (!(record->flags & HARP_FRAME_REPLY) || record->lane != s->ahead_lane)
+        s->events++;
     if (record->flags & HARP_FRAME_BULK)
         return harp_remote_bulk_came(record, body);
     if (record->flags & HARP_FRAME_REVERSE)
@@ -122,6 +124,7 @@ int harp_remote_put(struct harp_ring_record *record, const void *body)
         if (over)
             return -EPIPE;
     }
+    __atomic_add_fetch(&s->puts, 1, __ATOMIC_RELAXED);
     if (err == -EPIPE || err == -EPROTO) {
         pthread_mutex_lock(&s->answers);
         harp_remote_over(err);
@@ -190,19 +193,38 @@ uint64_t harp_remote_trips(void)
     return __atomic_load_n(&trips, __ATOMIC_RELAXED);
 }
 
+int harp_remote_want(struct harp_lane *lane, const struct harp_remote_call *call,
+                     struct harp_waiting *waiting)
+{
+    struct harp_waiting **last;
+    pthread_mutex_lock(&s->answers);
+    for (last = &s->waiting[lane->number]; *last != NULL; last = &(*last)->next)
+        ;
+    *last = waiting;
+    pthread_mutex_unlock(&s->answers);
+    return put_call(lane, call, HARP_FRAME_WANTED);
+}
+
+void harp_remote_unwant(const struct harp_lane *lane, const struct harp_waiting *waiting)
+{
+    struct harp_waiting **at = &s->waiting[lane->number];
+    while (*at != NULL && *at != waiting)
+        at = &(*at)->next;
+    if (*at == waiting)
+        *at = waiting->next;
+}
+
 int harp_remote_ask(struct harp_lane *lane, const struct harp_remote_call *call, uint8_t *answer,
                     uint32_t *bytes)
 {
     int saved = errno;
-    struct harp_waiting own = {.body = answer}, **last;
+    struct harp_waiting own = {.body = answer, .room = HARP_REMOTE_SCRATCH};
     __atomic_add_fetch(&trips, 1, __ATOMIC_RELAXED);
     pthread_mutex_lock(&s->put); /* threads that share a lane wait in the order they ask */
-    pthread_mutex_lock(&s->answers);
-    for (last = &s->waiting[lane->number]; *last != NULL; last = &(*last)->next)
-        ;
-    *last = &own;
-    pthread_mutex_unlock(&s->answers);
-    int err = put_call(lane, call, HARP_FRAME_WANTED);
+    int err = harp_remote_want(lane, call, &own);
+    if (err == 0 && lane->ahead)
+        harp_remote_ahead_put(lane);
+    lane->ahead = false;
     pthread_mutex_unlock(&s->put);
 
     pthread_mutex_lock(&s->answers);
@@ -210,12 +232,8 @@ int harp_remote_ask(struct harp_lane *lane, const struct harp_remote_call *call,
         err = harp_remote_read();
     if (own.done)
         err = 0; /* even if it was the last that came */
-    if (!own.done) {
-        for (last = &s->waiting[lane->number]; *last != NULL && *last != &own;)
-            last = &(*last)->next;
-        if (*last == &own)
-            *last = own.next;
-    }
+    else
+        harp_remote_unwant(lane, &own);
     pthread_mutex_unlock(&s->answers);
     *bytes = own.bytes;
     errno = saved;

@@ -16,7 +16,7 @@
 struct harp_waiting { /* for an answer; on its thread's stack */
     struct harp_waiting *next;
     uint8_t *body;
-    uint32_t bytes;
+    uint32_t room, bytes;
     bool done;
 };
 
@@ -39,7 +39,8 @@ struct harp_remote_session {
     struct harp_ring ring; /* set by open, before `state` is OPEN */
     int sock;              /* the same */
 
-    pthread_mutex_t put;                  /* guards putting, and the next two */
+    pthread_mutex_t put;                  /* guards putting, and the next three */
+    uint64_t puts;                        /* records so far; atomic, for others read it, too */
     uint64_t told[HARP_REMOTE_LANES];     /* id of the context that the worker's thread has */
     uint32_t contexts[HARP_REMOTE_LANES]; /* on that thread's stack, at most */
 
@@ -49,6 +50,8 @@ struct harp_remote_session {
     bool reading;     /* a thread reads, without the lock */
     unsigned waiters; /* for `changed`: the one who reads, or who has room to give back */
     struct harp_waiting *waiting[HARP_REMOTE_LANES + 1]; /* first asked, first answered */
+    uint32_t ahead_lane; /* whose answers are not counted in the next */
+    uint64_t events;     /* what came so far, of which the program may have learned something */
     struct harp_moving *moving;
     struct harp_gift *gifts;
     uint64_t taken; /* last seq of an answer; atomic, for who puts reads it */
@@ -71,6 +74,14 @@ int harp_remote_wait(void);
 /* With `answers` held: the session has ended. Nothing is written to the program's memory any more
  * but what was there before. Answers `err`. */
 int harp_remote_over(int err);
+/* With `put` held: a call to be answered. `waiting` is the caller's until it is done. */
+int harp_remote_want(struct harp_lane *lane, const struct harp_remote_call *call,
+                     struct harp_waiting *waiting);
+/* With `answers` held: nobody waits for it any more. */
+void harp_remote_unwant(const struct harp_lane *lane, const struct harp_waiting *waiting);
+/* With `put` held, behind a call that waits for the device: what the program is likely to read then
+ * (ahead.c). */
+void harp_remote_ahead_put(struct harp_lane *lane);
 /* With `answers` held: a record of bulk bytes. -EPROTO, -ENOMEM. */
 int harp_remote_bulk_came(const struct harp_ring_record *record, const uint8_t *body);
 

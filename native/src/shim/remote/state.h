@@ -66,6 +66,7 @@ struct harp_lane {
     bool per_thread;  /* the call is a _ptsz or _ptds one */
     bool doubt;       /* the next call is asked, not told: the worker may say no */
     bool hurry;       /* the next call is told, not asked: another after it will be */
+    bool ahead;       /* the next call waits for the device, and what is read then may go along */
     bool gives;       /* leased memory goes back, in between */
     unsigned calls;   /* that are under way: one in another's function of the program's, too */
     uint32_t session; /* whose contexts are on its stack */
