@@ -20,6 +20,7 @@ from pathlib import Path
 
 from harp.errors import DaemonError, RunDirUnsafe
 from harp.native import MARKER, NativeDir, driver_paths, scrub
+from harp.procs import may_have_environ
 
 __all__ = [
     "FROM_DAEMON",
@@ -234,20 +235,13 @@ def _used(folders: list[Path], proc: Path = Path("/proc")) -> set[Path]:
 
 
 def _held(process: Path) -> bytes | None:
-    """What a process has mapped and its environment; None if it is in execve() all the time.
-
-    There a process has a new address space, and its environment is empty until the kernel has laid
-    it out: proc(5) has env_end, the 51st field of stat, at 0 so long.
-    """
+    """What a process has mapped and its environment; None if it is in execve() all the time."""
     for _ in range(_EXEC_TRIES):
         try:
             maps, environ = (process / "maps").read_bytes(), (process / "environ").read_bytes()
-            if environ or not maps:  # a kernel's thread, or a zombie, has neither
+            if environ or not may_have_environ(process):
                 return maps + environ
-            fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
         except OSError:  # it ended meanwhile, or see above
             return b""
-        if int(fields[48]):
-            return maps
         time.sleep(_EXEC_S)
     return None

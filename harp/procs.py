@@ -12,6 +12,7 @@ import os
 import pwd
 import re
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ __all__ = [
     "all_procs",
     "container_of",
     "environ_of",
+    "may_have_environ",
     "name_of",
     "read",
     "send_signal",
@@ -31,6 +33,8 @@ __all__ = [
 
 _PROC = Path("/proc")
 _CONTAINER_ID = re.compile(r"[0-9a-f]{32,}")
+#: how often, and how far apart, a process in execve() is looked at; harpd's loop waits meanwhile
+_EXEC_TRIES, _EXEC_S = 20, 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,42 @@ def all_procs() -> dict[int, Proc]:
 
 def environ_of(pid: int, name: str) -> str | None:
     """A variable of the environment the process started with; None if unset or not to be seen."""
-    with contextlib.suppress(psutil.Error, OSError):
-        return psutil.Process(pid).environ().get(name)
+    prefix = os.fsencode(name) + b"="
+    for entry in _environ(_PROC / str(pid)).split(b"\0"):
+        if entry.startswith(prefix):
+            return os.fsdecode(entry.removeprefix(prefix))
     return None
+
+
+def may_have_environ(process: Path) -> bool:
+    """Whether a process that /proc showed without an environment may have one all the same.
+
+    In execve() a process has a new address space, and its environment is empty until the kernel has
+    laid it out: proc(5) has env_end, the 51st field of stat, at 0 so long. By now that may be over;
+    then there is something between env_start and env_end. A kernel's thread and a zombie have no
+    address space at all: vsize, the 23rd, is 0.
+
+    Args:
+        process: its folder in /proc.
+
+    Raises:
+        OSError: it is gone.
+    """
+    fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
+    vsize, env_start, env_end = (int(fields[i]) for i in (20, 47, 48))
+    return vsize > 0 and (env_end == 0 or env_end > env_start)
+
+
+def _environ(process: Path) -> bytes:
+    for _ in range(_EXEC_TRIES):
+        try:
+            found = (process / "environ").read_bytes()
+            if found or not may_have_environ(process):
+                return found
+        except OSError:  # it is gone, or not to be seen
+            break
+        time.sleep(_EXEC_S)
+    return b""
 
 
 def container_of(pid: int) -> str:

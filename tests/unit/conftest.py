@@ -7,6 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from arbiter_core import GRANULE, QUANTUM, Core
+from hypothesis import HealthCheck, settings
+
+# An example that the machine held up is no fault: Hypothesis' own limits are 200 ms for one, and a
+# second for the first ten to be drawn.
+settings.register_profile("harp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("harp")
 
 
 @pytest.fixture

@@ -94,6 +94,16 @@ class CountedSessions:
         return dict.fromkeys(self.running, GIB)
 
 
+class Clock:
+    """Stands still: a machine that is held up ends no lease."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class OwnRoom:
     """Promises that nobody else has a part in; admission is that of a node's own tenants."""
 
@@ -161,11 +171,17 @@ class World:
     room: OwnRoom
     server: grpc.aio.Server
     port: int
+    clock: Clock
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     @property
     def endpoint(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def let_pass(self, s: float) -> None:
+        """Let the node's clock go on; it sees what is over."""
+        self.clock.now_s += s
+        self.service._moved.set()
 
     def stub(
         self,
@@ -197,12 +213,13 @@ async def serving(
     port = listen(server, f"127.0.0.1:{port}", identity, callers, insecure=identity is None)
     endpoint = "n1:7443" if node_id == "n1" else f"127.0.0.1:{port}"
     node = Node(node_id, endpoint, TABLE, administrators, insecure=identity is None)
-    service = RemoteService(node, room, sessions)
+    clock = Clock()
+    service = RemoteService(node, room, sessions, clock)
     remote_pb2_grpc.add_RemoteServicer_to_server(service, server)
     await server.start()
     ticking = asyncio.create_task(service.serve())
     await asyncio.sleep(0)
-    world = World(service, sessions, room, server, port)
+    world = World(service, sessions, room, server, port, clock)
     try:
         yield world
     finally:

@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from proc_files import write_stat
 
 from harp import inject
 from harp.errors import BuildMissing, RunDirUnsafe
@@ -98,37 +100,43 @@ def test_an_old_folder_goes_when_nobody_uses_it(native: NativeDir, tmp_path: Pat
     assert list((tmp_path / "shim").iterdir()) == [new]
 
 
-def stat_line(*, env_end: int) -> str:
-    """As proc(5) has it: field 2 may hold anything, env_end is field 51."""
-    return " ".join(["7", "(a) b (c)", "R", *["1"] * 47, str(env_end), "0"])
-
-
-def a_process(root: Path, pid: int, *, maps: str, environ: str, env_end: int) -> Path:
+def a_process(root: Path, pid: int, *, maps: str, environ: str, env: tuple[int, int]) -> Path:
     folder = root / str(pid)
     folder.mkdir(parents=True)
     (folder / "maps").write_text(maps)
     (folder / "environ").write_text(environ)
-    (folder / "stat").write_text(stat_line(env_end=env_end))
+    write_stat(folder, env)
     return folder
 
 
-def test_the_field_looked_at_is_the_end_of_the_environment() -> None:
-    mine = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = int(mine[47]), int(mine[48])
-    assert end - start == len(Path("/proc/self/environ").read_bytes())
-    assert stat_line(env_end=end).rpartition(")")[2].split()[48] == mine[48]
-
-
 def test_a_process_that_is_starting_a_program_shows_its_environment_a_moment_later(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
-    process = a_process(tmp_path / "proc", 7, maps="7f0 [stack]", environ="", env_end=0)
-    shown = threading.Timer(0.02, (process / "environ").write_text, [f"X={folders[0]}"])
-    shown.start()
-    found = inject._used(folders, tmp_path / "proc")
-    shown.join()
-    assert found == {folders[0]}
+    process = a_process(tmp_path / "proc", 7, maps="7f0 [stack]", environ="", env=(0, 0))
+
+    def sleep(_s: float) -> None:
+        (process / "environ").write_text(f"X={folders[0]}")
+
+    monkeypatch.setattr(inject, "time", SimpleNamespace(sleep=sleep))
+    assert inject._used(folders, tmp_path / "proc") == {folders[0]}
+
+
+def test_a_start_that_ends_between_two_looks_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its environment was empty when that was read, and is said to be there a moment later."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    process = a_process(tmp_path / "proc", 7, maps="7f0 [stack]", environ="", env=(0, 0))
+    look = inject.may_have_environ
+
+    def ends_before_the_look(folder: Path) -> bool:
+        write_stat(process, (4000, 4096))
+        (process / "environ").write_text(f"X={folders[0]}")
+        return look(folder)
+
+    monkeypatch.setattr(inject, "may_have_environ", ends_before_the_look)
+    assert inject._used(folders, tmp_path / "proc") == {folders[0]}
 
 
 def test_while_a_process_goes_on_starting_a_program_nothing_is_unused(
@@ -136,14 +144,18 @@ def test_while_a_process_goes_on_starting_a_program_nothing_is_unused(
 ) -> None:
     monkeypatch.setattr(inject, "_EXEC_S", 0.0)
     folders = [tmp_path / "one", tmp_path / "two"]
-    a_process(tmp_path / "proc", 7, maps="7f0 [stack]", environ="", env_end=0)
+    a_process(tmp_path / "proc", 7, maps="7f0 [stack]", environ="", env=(0, 0))
     assert inject._used(folders, tmp_path / "proc") == set(folders)
 
 
-def test_processes_without_an_environment_are_not_waited_for(tmp_path: Path) -> None:
+def test_processes_without_an_environment_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inject, "time", None)
     folders = [tmp_path / "one", tmp_path / "two"]
-    a_process(tmp_path / "proc", 7, maps=f"7f0 {folders[1]}/x", environ="", env_end=4096)
-    a_process(tmp_path / "proc", 8, maps="", environ="", env_end=0)  # a kernel's thread
+    a_process(tmp_path / "proc", 7, maps=f"7f0 {folders[1]}/x", environ="", env=(4096, 4096))
+    thread = a_process(tmp_path / "proc", 8, maps="", environ="", env=(0, 0))
+    write_stat(thread, (0, 0), vsize=0)  # a kernel's thread
     (tmp_path / "proc" / "9").mkdir()  # ended meanwhile
     assert inject._used(folders, tmp_path / "proc") == {folders[1]}
 

@@ -62,6 +62,17 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.fixture
+def as_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All nodes are as far away: one that a busy machine let wait would hardly be chosen."""
+
+    async def connect_s(_endpoint: str) -> float:
+        return 0.001
+
+    monkeypatch.setattr("harp.remote.watcher._connect_s", connect_s)
+
+
+@pytest.mark.usefixtures("as_near")
 def test_a_node_that_drains_is_left_for_another() -> None:
     async def ask(a: World, b: World) -> None:
         ends = {"a": a.endpoint, "b": b.endpoint}
@@ -143,6 +154,7 @@ def test_a_node_that_is_gone_is_left_and_found_again() -> None:
                 await watcher.choose(Ask(), random.Random(1))
                 await a.server.stop(None)
                 await until(lambda: not known.weights(Ask(), time.monotonic()))
+                await until(lambda: "nobody listens" in str(watcher._silent.get(a.endpoint)))
                 with pytest.raises(NodeUnreachable, match="not heard of for") as gone:
                     await watcher.choose(Ask(), random.Random(1), timeout_s=0.1)
                 assert (
@@ -154,6 +166,7 @@ def test_a_node_that_is_gone_is_left_and_found_again() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("as_near")
 def test_who_settles_does_not_choose_the_first_one_that_answers() -> None:
     async def ask(a: World, b: World) -> None:
         async with watching([a.endpoint, b.endpoint, "127.0.0.1:1"]) as (watcher, known):
@@ -175,8 +188,9 @@ def test_a_node_that_is_silent_says_nothing_for_ever() -> None:
         server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
         endpoint = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, watching([endpoint]) as (watcher, _):
+            await until(lambda: endpoint in watcher._silent)
             with pytest.raises(NodeUnreachable, match="has said nothing for 2 s"):
-                await asyncio.wait_for(watcher.choose(Ask(), random.Random(1), timeout_s=4), 30)
+                await watcher.choose(Ask(), random.Random(1), timeout_s=0.1)
         for writer in held:
             writer.close()
 
@@ -192,8 +206,9 @@ def test_nobody_there_says_who_and_why(tmp_path: Path) -> None:
             async with watching(
                 [world.endpoint], lambda endpoint: channel(endpoint, client(other))
             ) as (watcher, _):
+                await until(lambda: world.endpoint in watcher._silent)
                 with pytest.raises(NodeUnreachable, match="another authority") as refused:
-                    await watcher.choose(Ask(), random.Random(1), timeout_s=2)
+                    await watcher.choose(Ask(), random.Random(1), timeout_s=0.1)
                 assert "own pool made" in refused.value.hint
             async with watching(
                 [world.endpoint], lambda endpoint: channel(endpoint, client(base))

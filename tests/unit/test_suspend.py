@@ -239,11 +239,14 @@ def test_another_arbiter_is_told_again_what_is_suspended(monkeypatch: pytest.Mon
         keeping = asyncio.create_task(world.suspender.keep(replaced))
         for _ in range(2):
             replaced.set()
+            async with asyncio.timeout(30):
+                while len(world.said) < 3:  # noqa: ASYNC110 - what is awaited has no event
+                    await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)
+            assert world.took() == ["store True", "suspend 1", "suspend 2"]
         keeping.cancel()
 
     asyncio.run(another_comes())
-    assert world.took() == 2 * ["store True", "suspend 1", "suspend 2"]
 
 
 def test_who_is_being_resumed_is_not_put_away_again() -> None:
