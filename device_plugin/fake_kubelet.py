@@ -120,6 +120,7 @@ class FakeKubelet(
         #: bytes of the last list
         self.list_bytes = 0
         self.refuses = False
+        self._up = False
         #: whether its checkpoint follows every change; as often as pods come that costs more than
         #: they do
         self.saves = True
@@ -144,6 +145,7 @@ class FakeKubelet(
         (pods / "kubelet.sock").unlink(missing_ok=True)
         self.devices = Devices()
         self._load()
+        self._up = True
         self._serve(
             plugins / "kubelet.sock",
             lambda s: deviceplugin_pb2_grpc.add_RegistrationServicer_to_server(self, s),
@@ -155,6 +157,8 @@ class FakeKubelet(
 
     def stop(self) -> None:
         """Die. Its sockets stay where they are, as a killed kubelet's do."""
+        with self._lock:
+            self._up = False  # a plugin that registers anew at once finds nobody
         self._forget()
         for server in self._servers:
             server.stop(None).wait()
@@ -229,8 +233,13 @@ class FakeKubelet(
         )
         stub = deviceplugin_pb2_grpc.DevicePluginStub(channel)
         with self._lock:
-            self._channel, self._stub, self._options = channel, stub, request.options
-            self.registrations += 1
+            up = self._up
+            if up:
+                self._channel, self._stub, self._options = channel, stub, request.options
+                self.registrations += 1
+        if not up:
+            channel.close()
+            context.abort(grpc.StatusCode.UNAVAILABLE, "it ends")
         threading.Thread(target=self._listen, args=(stub,), daemon=True).start()
         return pb.Empty()
 

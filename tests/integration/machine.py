@@ -105,7 +105,7 @@ class Machine:
         `session`: it leads a process group of its own, by which the truth sampler tells tenants.
         """
         child = subprocess.Popen(
-            [sys.executable, "-m", "harp", "run", *options, "--", *(command or ["sleep", "60"])],
+            [sys.executable, "-m", "harp", "run", *options, "--", *(command or ["sleep", "600"])],
             env={**self.env, **env},
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -140,8 +140,9 @@ class Machine:
         return told
 
     def log(self) -> list[dict[str, Any]]:
-        """Events of harpd's log."""
-        return [json.loads(line) for line in (self.run_dir / "harpd.log").read_text().splitlines()]
+        """Events of harpd's log; its last line may still be on its way."""
+        whole, _, _ = (self.run_dir / "harpd.log").read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [e for e in self.log() if e["event"] == name]

@@ -359,7 +359,7 @@ def test_a_neighbour_of_the_dead_never_meets_a_full_device(
 
 @pytest.mark.slow
 def test_a_child_that_outlives_its_tenants_root_keeps_the_tenant(box: Machine) -> None:
-    child = box.tenant("--name", "t", command=["sh", "-c", "sleep 4 & echo $!"])
+    child = box.tenant("--name", "t", command=["sh", "-c", "sleep 600 & echo $!"])
     assert child.stdout
     sleeper = int(child.stdout.readline())
     assert child.wait(10) == 0
@@ -368,6 +368,7 @@ def test_a_child_that_outlives_its_tenants_root_keeps_the_tenant(box: Machine) -
     assert tenant
     assert tenant["root_alive"] is False
     assert _runs(sleeper)
+    os.kill(sleeper, signal.SIGKILL)
     wait_for(lambda: box.ps("t") is None, "the tenant ends with its last process")
 
 

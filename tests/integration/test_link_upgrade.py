@@ -70,8 +70,16 @@ def world(installed: Installed, tmp_path: Path, soft_env: dict[str, str]) -> Ite
         yield made
 
 
+def hears(process: subprocess.Popen[str]) -> bool:
+    """Whether it can be asked: one that has just come up ignores it, and reads its own path yet."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> signal.SIGUSR2 - 1 & 1)
+
+
 def upgrade(installed: Installed, *processes: subprocess.Popen[str]) -> None:
     """Both run the new one, and are who they were."""
+    for process in processes:
+        until("it hears", lambda p=process: hears(p))
     new = installed.replace()
     for process in processes:
         assert inode(process) != new
@@ -85,6 +93,7 @@ def upgrade_meanwhile(
     installed: Installed, process: subprocess.Popen[str], ends: Callable[[], object]
 ) -> None:
     """Something ends while another is tried, and no child does once that one is there."""
+    until("it hears", lambda: hears(process))
     go, before = installed.replace_slowly(), children(process.pid)
 
     def come_up() -> bool:

@@ -44,6 +44,22 @@ def test_it_is_registered_again_after_a_kubelet_restart(world: World, downtime_s
     assert len(world.tenants.made) == 1
 
 
+def test_a_kubelet_that_ends_takes_no_plugin(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin registers anew as soon as its stream ends, which is before the sockets' end."""
+    world.up()
+    forget = world.kubelet._forget
+
+    def slowly() -> None:
+        monkeypatch.undo()  # of this one end; that of a registration takes no time
+        forget()
+        time.sleep(0.5)
+
+    monkeypatch.setattr(world.kubelet, "_forget", slowly)
+    world.kubelet.stop()
+    assert not world.kubelet.listed.is_set()
+    assert world.kubelet.registrations == 1
+
+
 def test_a_kubelet_that_dropped_the_stream_is_told_again(world: World) -> None:
     """Without a restart: its folder is as it was."""
     world.up()

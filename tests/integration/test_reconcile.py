@@ -173,7 +173,9 @@ def test_context_costs_are_learnt_for_two_models_and_survive_a_restart(native_di
         assert costs() == [(24, "measured", 0), (104, "measured", 0)]
         doctor = [c["text"] for c in box.json("doctor")["checks"] if c["name"] == "contexts"]
         assert [text.partition(" each on ")[0] for text in doctor] == ["24MiB", "104MiB"]
-        child = box.tenant("--name", "keeps", command=["sleep", "60"])
+        child = box.tenant("--name", "keeps", command=["sh", "-c", "echo is; exec sleep 600"])
+        assert child.stdout
+        assert child.stdout.readline() == "is\n"  # else it would start a harpd of its own
         _kill_harpd(box)
         with closing(sqlite3.connect(box.run_dir / "harpd.db")) as db:  # as if no probe had run
             db.execute("UPDATE overhead SET bytes = 300 << 20, source = 'default'")
