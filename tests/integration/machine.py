@@ -141,7 +141,8 @@ class Machine:
 
     def log(self) -> list[dict[str, Any]]:
         """Events of harpd's log."""
-        return [json.loads(line) for line in (self.run_dir / "harpd.log").read_text().splitlines()]
+        whole, _, _ = (self.run_dir / "harpd.log").read_text().rpartition("\n")  # it may be writing
+        return [json.loads(line) for line in whole.splitlines()]
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [e for e in self.log() if e["event"] == name]
