@@ -26,7 +26,8 @@ from harp.remote.table import own_table
 
 __all__ = ["FakeNode", "fake_node"]
 
-TTL_S = 4.0
+#: of most tests: so long that no stall of the machine loses a lease
+TTL_S = 60.0
 
 
 class FakeNode(remote_pb2_grpc.RemoteServicer):
@@ -36,6 +37,7 @@ class FakeNode(remote_pb2_grpc.RemoteServicer):
         self.far, self.folder, self.name = far, folder, name
         self.endpoint = ""
         self.most = 16
+        self.ttl_s = TTL_S
         self.table = own_table()
         self.full = False
         self.draining = False
@@ -60,8 +62,8 @@ class FakeNode(remote_pb2_grpc.RemoteServicer):
             mem_limit_bytes=request.mem_limit_bytes, share_ppm=request.share_ppm,
         )  # fmt: skip
         return pb.LeaseReply(
-            lease_id=lease_id, token="t", ttl_s=TTL_S, endpoint=self.endpoint, devices=[device],
-            table=self.table,
+            lease_id=lease_id, token="t", ttl_s=self.ttl_s, endpoint=self.endpoint,
+            devices=[device], table=self.table,
         )  # fmt: skip
 
     def Renew(self, request: pb.RenewRequest, context: grpc.ServicerContext) -> pb.RenewReply:
@@ -72,7 +74,7 @@ class FakeNode(remote_pb2_grpc.RemoteServicer):
             context.abort(grpc.StatusCode.UNAVAILABLE, "away")
         self._known(request.lease_id, context)
         state = pb.NODE_STATE_DRAINING if self.draining else pb.NODE_STATE_READY
-        return pb.RenewReply(ttl_s=TTL_S, state=state)
+        return pb.RenewReply(ttl_s=self.ttl_s, state=state)
 
     def Release(self, request: pb.ReleaseRequest, context: grpc.ServicerContext) -> pb.ReleaseReply:
         self.said.append("release")

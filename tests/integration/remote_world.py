@@ -42,6 +42,8 @@ class Serving:
         self.driver = driver or native / "soft" / "libcuda.so.1"
         self.path = folder / "remote.sock"
         self.workers: list[subprocess.Popen[bytes]] = []
+        #: connections taken whose worker is not in the list yet
+        self._begun = 0
         self._native = native
         self._folder = folder
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -56,6 +58,7 @@ class Serving:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self._begun += 1
             with connection:
                 fd = connection.fileno()
                 command = [*self.by, self._native / "harp-worker", "--socket", str(fd)]
@@ -63,6 +66,7 @@ class Serving:
                 self.workers.append(
                     subprocess.Popen(command, env=self.env, pass_fds=(fd,), close_fds=True)
                 )
+            self._begun -= 1
 
     def client_env(self, env: Mapping[str, str]) -> dict[str, str]:
         """Of a program whose GPU is behind the socket."""
@@ -77,6 +81,9 @@ class Serving:
 
     def settle(self, timeout_s: float = 20) -> None:
         """All workers have gone; they do when their programs have."""
+        until = time.monotonic() + timeout_s
+        while self._begun and time.monotonic() < until:  # a program may end before it is listed
+            time.sleep(0.01)
         while self.workers:
             self.workers.pop().wait(timeout_s)
 

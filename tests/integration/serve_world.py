@@ -86,7 +86,8 @@ class Remote:
         return [pid for pid in below(self.process.pid) if exe(pid) == "harp-worker"]
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = [x for x in self.log.read_text().splitlines() if x.startswith("{")]
+        whole, _, _ = self.log.read_text().rpartition("\n")  # it may be writing its next line
+        lines = [x for x in whole.splitlines() if x.startswith("{")]
         return [e for e in map(json.loads, lines) if e["event"] == name]
 
     def leases(self) -> list[dict[str, Any]]:

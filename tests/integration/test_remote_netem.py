@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from link_session import alive, until
 
-from harp.bench.hosts import FAR, Cable, TwoHosts, sweep, two_hosts, why_not
+from harp.bench.hosts import DEVICE, FAR, Cable, TwoHosts, sweep, two_hosts, why_not
 from harp.bench.machine import machine
 from harp.bench.remote_figures import Counted, mismatches
 from harp.bench.remote_path import Far, Host, counts_of, far, host, near
@@ -121,6 +121,13 @@ def test_lost_packets_cost_time_and_nothing_else(base: dict[str, str]) -> None:
         assert sent_again(way.hosts) > 0
 
 
+def sent_bytes(hosts: TwoHosts) -> int:
+    """Bytes that the near host has put on the cable."""
+    words = [*hosts.on_near(), "cat", "/proc/net/dev"]
+    told = subprocess.run(words, capture_output=True, check=True, text=True).stdout
+    return int(told.split(f"{DEVICE}:")[1].split()[8])
+
+
 def sent_again(hosts: TwoHosts) -> int:
     """TCP segments that the near host has sent twice."""
     words = [*hosts.on_near(), "cat", "/proc/net/snmp"]
@@ -166,7 +173,8 @@ def test_a_pulled_cable_is_an_error_and_gives_the_memory_back(
         try:
             until("the allocation", lambda: held(way.at) >= 256 * MIB)
             worker = way.link.worker()
-            time.sleep(0.5 if busy else 0)  # of the copy, some is there
+            if busy:
+                until("some of the copy", lambda: sent_bytes(way.hosts) > MIB)
             way.hosts.pull()
             pulled_s = time.monotonic()
             if busy:
@@ -189,7 +197,11 @@ import subprocess, sys
 from harp.bench.hosts import Cable, two_hosts
 from harp.native import native_dir, NativeDir
 with two_hosts(NativeDir(native_dir()), Cable(delay_ms=1)) as hosts:
-    left = [subprocess.Popen([*way, "sleep", "1000"]) for way in (hosts.on_near(), hosts.on_far())]
+    stays = ["sh", "-c", "echo; exec sleep 1000"]
+    ways = hosts.on_near(), hosts.on_far()
+    left = [subprocess.Popen([*way, *stays], stdout=-1) for way in ways]
+    for one in left:
+        one.stdout.readline()  # ip has entered its host by now
     print(hosts.near, hosts.far, *(one.pid for one in left), flush=True)
     sys.stdin.read()
 """

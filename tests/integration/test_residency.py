@@ -130,6 +130,17 @@ class Jobs:
                 )
             )
 
+    def kill(self, which: int) -> None:
+        """Ends one, and says that the device has its memory back once the arbiter knows of it."""
+        client = next(c.client for c in self.admin.clients(which + 1))
+        self.world.kill(self.pids[which])
+        self.shared.put(which, 0, 0)
+        until(lambda: self._drains(which, client), f"the end of {which}")
+        self.admin.drain_all()
+
+    def _drains(self, which: int, client: int) -> bool:
+        return all(c.client != client or c.d == 2 for c in self.admin.clients(which + 1))
+
     def residency(self, which: int) -> Msg:
         rows = (m for m in self.admin.snapshot() if m.op == Op.SNAP_RESIDENCY)
         return next(m for m in rows if m.tenant == which + 1)
@@ -175,9 +186,7 @@ def test_a_killed_job_makes_room_wherever_it_was(w: World) -> None:
     jobs = Jobs(w, [80, 80, 80, 80])
     for which, turns in enumerate((1, 3, 5)):
         until(lambda n=turns: jobs.shared.turns(3) >= n, "some turns", timeout_s=60)  # type: ignore[misc]
-        w.kill(jobs.pids[which])
-        jobs.shared.put(which, 0, 0)
-        jobs.admin.drain_all()
+        jobs.kill(which)
         if which < 2:
             jobs.work_on(*range(which + 1, 4))
     # Alone, its turn has no end.
