@@ -140,13 +140,8 @@ class Machine:
         return told
 
     def log(self) -> list[dict[str, Any]]:
-<<<<<<< HEAD
         """Events of harpd's log; its last line may still be on its way."""
         whole, _, _ = (self.run_dir / "harpd.log").read_text().rpartition("\n")
-=======
-        """Events of harpd's log."""
-        whole, _, _ = (self.run_dir / "harpd.log").read_text().rpartition("\n")  # it may be writing
->>>>>>> r3
         return [json.loads(line) for line in whole.splitlines()]
 
     def events(self, name: str) -> list[dict[str, Any]]:
