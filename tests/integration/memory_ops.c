@@ -148,7 +148,15 @@ static void ask_for_all(void)
         paths_begin();
         if (CALL(cuMemAlloc_v2, &p, limit_bytes) != CUDA_ERROR_OUT_OF_MEMORY)
             exit(4);
-        exit(CALL(cuMemGetInfo_v2, &shared->free, &total) == CUDA_SUCCESS ? 0 : 5);
+        size_t before;
+        int rounds = 0; /* of harpd's reconcile, in which what the dead held comes back: 1 s each */
+        do {
+            before = shared->free;
+            if (CALL(cuMemGetInfo_v2, &shared->free, &total) != CUDA_SUCCESS)
+                exit(5);
+            usleep(2000000);
+        } while ((rounds++ == 0 || shared->free != before) && rounds < 15);
+        exit(0);
     }
     waitpid(pid, &status, 0);
     if (status != 0)

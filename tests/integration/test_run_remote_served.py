@@ -51,6 +51,7 @@ def test_a_command_is_a_tenant_of_the_node(here: Here, node: Remote) -> None:
     assert json.loads(done.stdout)["right"] is True, done.stderr
     wait_for(lambda: not node.leases(), "the lease's end")
     child = here.ready(*remote(node, *limits), sys.executable, HOLDS, "100")
+    wait_for(lambda: len(node.leases()[0]["sessions"]) == 2, "its session, and a spare one")
     (lease,) = node.leases()
     found = node.at.ps(lease["tenant"])
     assert found
