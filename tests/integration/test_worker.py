@@ -156,6 +156,11 @@ def test_the_per_thread_stream_is_the_lanes_own(client: Client) -> None:
 # --- what may not be ------------------------------------------------------------------------------
 
 
+def peek(client: Client, at: int, size: int = 4) -> Any:
+    """harpMemPeek's result and bytes."""
+    return client.ask("harpMemPeek", to=size, bytes=size, **{"from": at})
+
+
 def test_unknown_handles_and_addresses_are_refused(client: Client) -> None:
     at, on = alloc(client), stream(client)
     ask = client.ask
@@ -167,9 +172,23 @@ def test_unknown_handles_and_addresses_are_refused(client: Client) -> None:
     for wrong in (host, 0x1000, at - 4096, (1 << 64) - 8):
         copy = ask("cuMemcpyDtoH_v2", dstHost=b"", srcDevice=wrong, ByteCount=4)
         assert copy[0] == INVALID_VALUE
+        assert peek(client, wrong)[0] == INVALID_VALUE
         assert ask("cuMemsetD8_v2", dstDevice=wrong, uc=1, N=1)[0] == INVALID_VALUE
     assert ask("cuMemFree_v2", dptr=at)[0] == SUCCESS
     assert ask("cuMemsetD8_v2", dstDevice=at, uc=1, N=1)[0] == INVALID_VALUE
+
+
+def test_a_peek_is_a_read_of_no_more_than_there_is(client: Client) -> None:
+    at = alloc(client)
+    client.must("cuMemsetD32_v2", dstDevice=at, ui=0x1234, N=1024)
+    result, told = peek(client, at)
+    assert (result, told["to"]) == (SUCCESS, b"\x34\x12\0\0")
+    for more in (1 << 24, 1 << 31, (1 << 32) - 2):
+        assert peek(client, at, more)[0] != SUCCESS
+    for room in (0, 4, 64):  # less than what it says is read
+        lie = client.ask("harpMemPeek", to=room, bytes=1 << 20, **{"from": at})
+        assert lie[0] != SUCCESS
+    assert peek(client, at)[0] == SUCCESS
 
 
 def test_an_id_does_not_outlive_its_handle(client: Client) -> None:
@@ -269,6 +288,7 @@ def test_an_error_surfaces_at_the_next_observation_point_once(client: Client) ->
         "result": INVALID_HANDLE,
     }
     assert client.ask("cuMemGetInfo_v2", free=1, total=1)[0] == SUCCESS  # observes nothing
+    assert peek(client, at)[0] == SUCCESS  # nor does this
     assert sync(client) == INVALID_HANDLE
     assert sync(client) == SUCCESS
     client.send("cuMemsetD8_v2", dstDevice=16, uc=0, N=1)
