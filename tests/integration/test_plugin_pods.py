@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pod's processes can and cannot do, whoever they run as and whatever their environment says.
+"""What a pod's processes can do, whoever they run as and whatever their environment says.
 
 Each runs in a mount namespace with just what Allocate said, beside the real harpd and arbiter.
 """
