@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes as c
+import itertools
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -73,11 +75,10 @@ def target(d: Driver) -> None:
     d.ok("cuStreamEndCapture", stream, c.byref(graph))
     run = d.handle("cuGraphInstantiateWithFlags", graph, c.c_ulonglong(0))
     word, adds = d.up_now(np.zeros(1, "u4")), 0
-    ticks = [0]
 
     def tick() -> None:
-        while True:
-            ticks[0] += 1
+        for ticks in itertools.count(1):
+            os.pwrite(int(sys.argv[2]), ticks.to_bytes(8, "little"), 0)
             time.sleep(0.001)
 
     threading.Thread(target=tick, daemon=True).start()
@@ -90,7 +91,7 @@ def target(d: Driver) -> None:
                 d.ok("cuEventRecord", event, stream)
                 d.ok("cuEventSynchronize", event)
                 adds += 1
-                print(ticks[0], flush=True)
+                print("added", flush=True)
             case ["same"]:
                 for _ in range(adds):
                     want = want + np.float32(1)
@@ -127,8 +128,10 @@ class Other:
 
     def __init__(self, d: Driver) -> None:
         self.d = d
+        self._ticks = os.memfd_create("ticks")
         self.process = subprocess.Popen(
-            [sys.executable, "-B", __file__, "target"],
+            [sys.executable, "-B", __file__, "target", str(self._ticks)],
+            pass_fds=[self._ticks],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -148,6 +151,10 @@ class Other:
     def does(self, line: str) -> str:
         self.told(line)
         return self.hears()
+
+    def ticks(self) -> int:
+        """How often its other thread has come by."""
+        return int.from_bytes(os.pread(self._ticks, 8, 0), "little")
 
     def state(self) -> int:
         state = c.c_int(-1)
@@ -209,14 +216,22 @@ def states_follow_the_calls(d: Driver) -> None:
 @case(only=UNLIMITED, why=HARPS)
 def a_locked_program_waits_in_its_next_call_and_computes_on(d: Driver) -> None:
     with other(d) as one:
-        before = int(one.does("add"))
+        one.does("add")
         assert one.lock() == 0
         one.told("add")
-        time.sleep(0.3)
-        d.ok("cuCheckpointProcessCheckpoint", one.pid, None)
-        assert one.restore() == 0
+        for step in (
+            lambda: 0,
+            lambda: d.call("cuCheckpointProcessCheckpoint", one.pid, None),
+            one.restore,
+        ):
+            assert step() == 0
+            before, until_s = one.ticks(), time.monotonic() + 20
+            while one.ticks() <= before + 30:  # its own thread goes on all the while
+                assert time.monotonic() < until_s
+                time.sleep(0.01)
+            assert not select.select([one.process.stdout], [], [], 0)[0]  # the call does not
         one.unlock()
-        assert int(one.hears()) > before + 30  # its own thread went on all the while
+        assert one.hears() == "added"
         assert one.does("same").startswith("True")
 
 

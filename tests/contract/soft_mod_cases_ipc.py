@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes as c
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -50,10 +51,17 @@ def exporter(d: Driver) -> None:
     d.ok("cuIpcGetMemHandle", c.byref(names[1]), small)
     d.ok("cuIpcGetEventHandle", c.byref(names[2]), event)
     say(*names)
+    let = threading.Event()
+    waits = c.CFUNCTYPE(None, c.c_void_p)(lambda _: let.wait() and None)
     for line in sys.stdin:
         if line == "record\n":
             d.launch(d.function(d.module(), "nap"), Params(c.c_uint32(300)))
             d.ok("cuEventRecord", event, None)
+        elif line == "record later\n":
+            d.ok("cuLaunchHostFunc", None, waits, None)
+            d.ok("cuEventRecord", event, None)
+        elif line == "let\n":
+            let.set()
         elif line == "free\n":
             d.ok("cuMemFree_v2", large)
         elif line == "look\n":
@@ -141,15 +149,23 @@ def streams_wait_for_the_other_program(d: Driver) -> None:
     other, event = Other(), c.c_void_p()
     d.ok("cuIpcOpenEventHandle", c.byref(event), other.names[2])
     d.ok("cuEventQuery", event)
-    began = time.monotonic()
-    other.tell("record")
+    other.tell("record later")
     stream = d.stream()
     d.ok("cuStreamWaitEvent", stream, event, 0)
     d.fails(NOT_READY, "cuEventQuery", event)
     d.fails(NOT_READY, "cuStreamQuery", stream)
+    said: list[str] = []
+
+    def let() -> None:
+        said.append("let")
+        other.tell("let")
+
+    timer = threading.Timer(0.3, let)
+    timer.start()
     d.ok("cuStreamSynchronize", stream)
-    assert time.monotonic() - began >= 0.25
+    assert said == ["let"]
     d.ok("cuEventQuery", event)
+    timer.join()
     other.kill()
 
 

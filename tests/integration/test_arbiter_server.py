@@ -114,6 +114,30 @@ def test_protocol_errors_close_the_connection(
         assert closed(sock), description
 
 
+@pytest.mark.parametrize("others", [0, 120])
+def test_a_snapshot_knows_what_clients_said_before(others: int) -> None:
+    """Though the admin's socket was ready before theirs, by an earlier question."""
+    with world() as w:
+        arbiter = w.start()
+        admin = w.admin()
+        w.device(admin, 1000)
+        grant = w.tenant(admin, 1)
+        crowd = [Client(grant) for _ in range(others)]
+        client = Client(grant)
+        arbiter.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, arbiter.pid, os.WSTOPPED | os.WNOWAIT)
+        admin.send(Msg(op=Op.SNAPSHOT, seq=1))
+        for one in [*crowd, client]:
+            one.send(Msg(op=Op.LEASE_MEM, seq=1, amount_bytes=GRANULE_BYTES))
+        admin.send(Msg(op=Op.SNAPSHOT, seq=2))
+        arbiter.send_signal(signal.SIGCONT)
+        leased = []
+        while (said := admin.recv()).op != Op.OK or said.seq != 2:
+            if said.op == Op.SNAP_USE:
+                leased.append(said.leased_bytes)
+        assert leased[-1] == (others + 1) * GRANULE_BYTES
+
+
 def test_descriptors_sent_by_a_client_are_not_kept(w: World, admin: Admin) -> None:
     client = Client(w.tenant(admin, 1))
     before = w.open_files()

@@ -16,6 +16,8 @@ import pytest
 from shim_world import World, build_fake, compile_c, soft_world
 from test_shim_share import engine, measure, two
 
+pytestmark = pytest.mark.usefixtures("in_front")
+
 HAZARD = Path(__file__).with_name("hazard.c")
 
 

@@ -71,7 +71,7 @@ def world(installed: Installed, tmp_path: Path, soft_env: dict[str, str]) -> Ite
 
 
 def hears(process: subprocess.Popen[str]) -> bool:
-    """Whether it can be asked: one that has just come up ignores it, and reads its own path yet."""
+    """Whether it has come up, so far that it can be asked."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> signal.SIGUSR2 - 1 & 1)
 
@@ -145,6 +145,48 @@ def test_a_program_goes_on(installed: Installed, world: World) -> None:
     until("the ends", world.gone)
     until("and near's", lambda: not alive(mine))
     Program(near.dial())  # its file is free again
+
+
+BECOME = """
+import os, signal, sys
+if sys.argv[2] == "early":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    os.kill(os.getpid(), signal.SIGUSR2)
+os.execv(f"/proc/self/fd/{sys.argv[1]}", sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize("asked", ["early", "later"])
+def test_one_that_was_replaced_before_it_looked_becomes_the_new_one(
+    installed: Installed, tmp_path: Path, asked: str
+) -> None:
+    """`early`: it is asked before it hears, and not again."""
+    old = os.open(installed.path, os.O_RDONLY)
+    sessions = tmp_path / "sessions"
+    sessions.mkdir()
+    new = installed.replace()
+    far = subprocess.Popen(
+        [
+            *(sys.executable, "-c", BECOME, str(old), asked),
+            *(installed.path, "far", "--listen", "127.0.0.1:0"),
+            *("--sessions", sessions, "--", "true"),
+        ],
+        pass_fds=[old],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert far.stdout is not None
+    with far.stdout:
+        try:
+            assert far.stdout.readline().startswith("ready ")
+            if asked == "later":
+                assert inode(far) == os.fstat(old).st_ino != new
+                far.send_signal(signal.SIGUSR2)
+            until("the new one", lambda: inode(far) == new)
+        finally:
+            far.kill()
+            far.wait()
+            os.close(old)
 
 
 @pytest.mark.parametrize("what", ["/bin/false", "nothing"])

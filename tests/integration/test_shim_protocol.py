@@ -164,6 +164,7 @@ def test_when_it_was_done_is_known_though_nobody_looked(native_dir: Path, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_front")
 def test_alone_little_is_measured_and_called_an_estimate(native_dir: Path, tmp_path: Path) -> None:
     code = """
 import time

@@ -17,6 +17,8 @@ from shim_world import MIB, World, build_fake, soft_world
 
 from harp.model import TenantClass
 
+pytestmark = pytest.mark.usefixtures("in_front")
+
 
 @pytest.fixture
 def world(native_dir: Path) -> Iterator[World]:

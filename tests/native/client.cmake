@@ -44,13 +44,12 @@ endforeach()
 
 # Sessions that end and begin under threads which call, and memory that these share: under TSan, too.
 get_target_property(client_sources client_parts SOURCES)
+add_library(client_parts_tsan OBJECT ${client_sources})
+target_compile_definitions(client_parts_tsan PUBLIC BASE=0x4000000000ull)
+target_link_libraries(client_parts_tsan PUBLIC harp_options harp_sanitize_threads)
 foreach(name client_again client_lease)
-  add_executable(${name}_tsan ${CMAKE_CURRENT_LIST_DIR}/${name}_test.c ${client_sources})
-  target_compile_options(${name}_tsan PRIVATE -fsanitize=thread
-                         $<$<C_COMPILER_ID:GNU>:-Wno-tsan>)
-  target_compile_definitions(${name}_tsan PRIVATE BASE=0x4000000000ull)
-  target_link_options(${name}_tsan PRIVATE -fsanitize=thread)
-  target_link_libraries(${name}_tsan PRIVATE harp_options pthread dl)
+  add_executable(${name}_tsan ${CMAKE_CURRENT_LIST_DIR}/${name}_test.c)
+  target_link_libraries(${name}_tsan PRIVATE client_parts_tsan pthread dl)
   set(scenario_client_lease no_two_threads_have_the_same)
   add_test(NAME ${name}_tsan COMMAND ${name}_tsan ${scenario_${name}})
   set_tests_properties(${name}_tsan PROPERTIES TIMEOUT 120)

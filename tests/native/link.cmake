@@ -1,13 +1,15 @@
 # The link's decoders and connections under ASan and UBSan, in one process, without a network.
 include(${CMAKE_SOURCE_DIR}/src/link/sources.cmake)
 
-add_executable(link_grpc_test ${CMAKE_CURRENT_SOURCE_DIR}/link_grpc_test.c ${harp_link_core})
-target_link_libraries(link_grpc_test PRIVATE harp_options harp_sanitize)
+add_library(link_core_parts OBJECT ${harp_link_core})
+target_link_libraries(link_core_parts PUBLIC harp_options harp_sanitize)
+add_executable(link_grpc_test ${CMAKE_CURRENT_SOURCE_DIR}/link_grpc_test.c)
+target_link_libraries(link_grpc_test PRIVATE link_core_parts)
 add_test(NAME link_grpc COMMAND link_grpc_test)
 
-add_executable(link_grpc_fuzz ${CMAKE_SOURCE_DIR}/fuzz/link_grpc.c ${harp_link_core})
+add_executable(link_grpc_fuzz ${CMAKE_SOURCE_DIR}/fuzz/link_grpc.c)
 target_compile_definitions(link_grpc_fuzz PRIVATE HARP_FUZZ_MAIN)
-target_link_libraries(link_grpc_fuzz PRIVATE harp_options harp_sanitize)
+target_link_libraries(link_grpc_fuzz PRIVATE link_core_parts)
 add_test(NAME link_grpc_fuzz COMMAND link_grpc_fuzz 1 300000)
 
 add_executable(link_replay_test ${CMAKE_CURRENT_SOURCE_DIR}/link_replay_test.c
@@ -26,13 +28,16 @@ if(HARP_LINK_WITHOUT)
   return()
 endif()
 
-add_executable(link_h2_test ${CMAKE_CURRENT_SOURCE_DIR}/link_h2_test.c ${harp_link_h2})
-target_link_libraries(link_h2_test PRIVATE harp_options harp_sanitize harp_link_needs)
+list(REMOVE_ITEM harp_link_h2 ${harp_link_core})
+add_library(link_h2_parts OBJECT ${harp_link_h2})
+target_link_libraries(link_h2_parts PUBLIC harp_options harp_sanitize harp_link_needs)
+add_executable(link_h2_test ${CMAKE_CURRENT_SOURCE_DIR}/link_h2_test.c)
+target_link_libraries(link_h2_test PRIVATE link_h2_parts link_core_parts)
 add_test(NAME link_h2 COMMAND link_h2_test)
 
-add_executable(link_h2_fuzz ${CMAKE_SOURCE_DIR}/fuzz/link_h2.c ${harp_link_h2})
+add_executable(link_h2_fuzz ${CMAKE_SOURCE_DIR}/fuzz/link_h2.c)
 target_compile_definitions(link_h2_fuzz PRIVATE HARP_FUZZ_MAIN)
-target_link_libraries(link_h2_fuzz PRIVATE harp_options harp_sanitize harp_link_needs)
+target_link_libraries(link_h2_fuzz PRIVATE link_h2_parts link_core_parts)
 add_test(NAME link_h2_fuzz COMMAND link_h2_fuzz 1 100000)
 
 add_executable(link_tls_out_test ${CMAKE_CURRENT_SOURCE_DIR}/link_tls_out_test.c

@@ -3,11 +3,12 @@ set(worker_parts ${CMAKE_SOURCE_DIR}/soft/ptxc/sha256.c)
 foreach(name handles uses ranges held image store whole)
   list(APPEND worker_parts ${CMAKE_SOURCE_DIR}/src/worker/${name}.c)
 endforeach()
+add_library(worker_parts OBJECT ${worker_parts})
+target_compile_definitions(worker_parts PUBLIC KEPT_MAX=262144 STORE_MAX=1000)
+target_link_libraries(worker_parts PUBLIC harp_options harp_sanitize)
 foreach(name handles memory images)
-  add_executable(worker_${name}_test ${CMAKE_CURRENT_SOURCE_DIR}/worker_${name}_test.c
-                 ${worker_parts})
-  target_compile_definitions(worker_${name}_test PRIVATE KEPT_MAX=262144 STORE_MAX=1000)
-  target_link_libraries(worker_${name}_test PRIVATE harp_options harp_sanitize pthread)
+  add_executable(worker_${name}_test ${CMAKE_CURRENT_SOURCE_DIR}/worker_${name}_test.c)
+  target_link_libraries(worker_${name}_test PRIVATE worker_parts pthread)
   add_test(NAME worker_${name} COMMAND worker_${name}_test)
 endforeach()
 
@@ -28,9 +29,9 @@ set_tests_properties(worker_host PROPERTIES TIMEOUT 120)
 
 # All of it, on the software GPU, fed with frames by a client that lies.
 add_executable(worker_frames_fuzz ${CMAKE_SOURCE_DIR}/fuzz/worker_frames.c
-                                  ${CMAKE_CURRENT_SOURCE_DIR}/wire_fill.c ${wire_ring_sources})
+                                  ${CMAKE_CURRENT_SOURCE_DIR}/wire_fill.c)
 target_include_directories(worker_frames_fuzz PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
-target_link_libraries(worker_frames_fuzz PRIVATE harp_options harp_sanitize pthread)
+target_link_libraries(worker_frames_fuzz PRIVATE wire_parts pthread)
 add_test(NAME worker_frames_fuzz COMMAND worker_frames_fuzz $<TARGET_FILE:harp-worker>
                                          $<TARGET_FILE:harp_soft_cuda> 1 100000)
 set_tests_properties(worker_frames_fuzz PROPERTIES TIMEOUT 240)

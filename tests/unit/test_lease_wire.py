@@ -122,7 +122,10 @@ Answers = Callable[[Msg, list[int]], list[Msg]]
 
 @contextlib.asynccontextmanager
 async def _fake_arbiter(
-    tmp_path: Path, answers: Answers, version: int = lease_wire.VERSION
+    tmp_path: Path,
+    answers: Answers,
+    version: int = lease_wire.VERSION,
+    timeout_s: float = 20,
 ) -> AsyncIterator[AdminClient]:
     """An arbiter that answers as `answers` says, and a client with a running pump."""
     path = tmp_path / "admin.sock"
@@ -131,7 +134,7 @@ async def _fake_arbiter(
         listening.bind(str(path))
         listening.listen()
         listening.setblocking(False)
-        connecting = asyncio.create_task(AdminClient.connect(path, timeout_s=0.5))
+        connecting = asyncio.create_task(AdminClient.connect(path, timeout_s))
         connection, _ = await loop.sock_accept(listening)
         hello = Msg.unpack(await loop.sock_recv(connection, 256))
         assert (hello.op, hello.a, hello.c) == (Op.SUBSCRIBE, 0, lease_wire.VERSION)
@@ -331,7 +334,7 @@ def test_who_closes_ends_the_reading(tmp_path: Path) -> None:
 
 def test_silence_and_death_are_errors_not_hangs(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with _fake_arbiter(tmp_path, lambda _q, _f: []) as client:
+        async with _fake_arbiter(tmp_path, lambda _q, _f: [], timeout_s=0.5) as client:
             with pytest.raises(ArbiterError, match=r"no answer to SNAPSHOT within 0\.5 s"):
                 await client.snapshot()
             waiting = asyncio.create_task(client.request(Msg(op=Op.SHUTDOWN)))

@@ -15,6 +15,7 @@
 #include "server.h"
 
 #define LONELY_LOOK_MS 1000
+#define AT_ONCE        64
 
 uint64_t server_now_ns(void)
 {
@@ -201,16 +202,36 @@ static int lonely(struct server *s)
     return 1;
 }
 
+static int is_admins(const struct epoll_event *e)
+{
+    return e->data.u64 >> 32 == SOURCE_ADMIN;
+}
+
+/* The admins' questions come after what clients have said: an answer knows what was sent before it
+ * was asked for, however early the question before it had made the admin's socket ready. Where more
+ * is ready than fits they come again with the next ones, until all has had its turn. */
+static void dispatch_all(struct server *s, const struct epoll_event *events, int n)
+{
+    for (int i = 0; i < n && !s->stopping; i++)
+        if (!is_admins(&events[i]))
+            dispatch(s, &events[i]);
+    s->full_batches = n == AT_ONCE ? s->full_batches + 1 : 0;
+    if (s->full_batches > 0 && s->full_batches <= s->config.max_clients / AT_ONCE)
+        return;
+    for (int i = 0; i < n && !s->stopping; i++)
+        if (is_admins(&events[i]))
+            dispatch(s, &events[i]);
+}
+
 int server_run(struct server *s)
 {
-    struct epoll_event events[64];
+    struct epoll_event events[AT_ONCE];
     while (!s->stopping && !lonely(s)) {
         set_timer(s);
-        int n = epoll_wait(s->epoll, events, 64, s->idle_exit_ns != 0 ? LONELY_LOOK_MS : -1);
+        int n = epoll_wait(s->epoll, events, AT_ONCE, s->idle_exit_ns != 0 ? LONELY_LOOK_MS : -1);
         if (n < 0 && errno != EINTR)
             return fail("epoll_wait", errno);
-        for (int i = 0; i < n && !s->stopping; i++)
-            dispatch(s, &events[i]);
+        dispatch_all(s, events, n);
     }
     log_event("arbiter_stopped", "run=%s", s->run_dir);
     return 0;

@@ -52,6 +52,7 @@ struct server {
     int epoll, timer, signals, admin_listener, spare;
     uint64_t timer_ns; /* what the timer is set to */
     int stopping;
+    uint32_t full_batches;            /* of events, one after another, that left the admins out */
     uint64_t idle_exit_ns, lonely_ns; /* 0: never; since when nobody was there */
     uint64_t looked_ns;
     struct conn *conns;         /* config.max_clients */

@@ -165,7 +165,6 @@ int main(int argc, char **argv)
     char why[HARP_WHY_BYTES];
     const char *end = argc > 1 ? argv[1] : "";
     const bool far = strcmp(end, "far") == 0;
-    (void)signal(SIGUSR2, SIG_IGN); /* until it is heard: upgrade_hear, of those that can */
     upgrade_open(argv);
     if (strcmp(end, "--help") == 0)
         return usage(stdout, 0);
@@ -195,5 +194,7 @@ int main(int argc, char **argv)
     }
     if (upgrade_tried())
         return 0;
+    if (far && o.sessions == NULL)
+        upgrade_deaf();
     return !far ? near_main(&o) : o.sessions != NULL ? far_many(&o) : far_main(&o);
 }

@@ -29,10 +29,30 @@ static void ask(int number)
     asked = 1;
 }
 
-void upgrade_open(char **given)
+static void block(int how)
 {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    sigprocmask(how, &set, NULL);
+}
+
+/* Replaced already, its name says so; what is there now is the one to become. */
+static void read_path(void)
+{
+    static const char gone[] = " (deleted)";
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
     path[n > 0 ? n : 0] = '\0';
+    size_t length = strlen(path), tail = sizeof gone - 1;
+    if (length > tail && strcmp(path + length - tail, gone) == 0 && access(path, F_OK) != 0)
+        path[length - tail] = '\0';
+}
+
+void upgrade_open(char **given)
+{
+    block(SIG_BLOCK);
+    (void)signal(SIGUSR2, SIG_DFL); /* ignored, it would not wait */
+    read_path();
     arguments = given;
     const char *word = getenv(WORD);
     unsigned version = 0;
@@ -81,12 +101,15 @@ void upgrade_begin(struct upgrade_state *state, int listener)
 void upgrade_hear(sigset_t *waiting)
 {
     const struct sigaction action = {.sa_handler = ask};
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGUSR2);
-    sigprocmask(SIG_BLOCK, &set, NULL);
+    block(SIG_BLOCK);
     sigdelset(waiting, SIGUSR2);
     sigaction(SIGUSR2, &action, NULL);
+}
+
+void upgrade_deaf(void)
+{
+    (void)signal(SIGUSR2, SIG_IGN);
+    block(SIG_UNBLOCK);
 }
 
 bool upgrade_asked(void)
@@ -104,8 +127,8 @@ static void run(const char *word, int fd, unsigned version, const sigset_t *usua
     (void)fcntl(fd, F_SETFD, 0);
     snprintf(value, sizeof value, "%s %d %u", word, fd, version);
     (void)setenv(WORD, value, 1);
-    (void)signal(SIGUSR2, SIG_IGN); /* until it hears */
     sigset_t mask = *usual;
+    sigaddset(&mask, SIGUSR2); /* until it hears */
     sigprocmask(SIG_SETMASK, &mask, NULL);
     execv(path, arguments);
 }
@@ -157,8 +180,6 @@ void upgrade_go(const struct upgrade_state *state, const sigset_t *usual)
     }
     if (fd >= 0)
         close(fd);
-    const struct sigaction action = {.sa_handler = ask};
-    sigaction(SIGUSR2, &action, NULL);
     sigprocmask(SIG_SETMASK, &before, NULL);
     fprintf(stderr,
             "harp-link: %s does not take over, and all stays as it is; remedy: see what it says, "

@@ -23,7 +23,7 @@ struct upgrade_state {
     int giving[UPGRADE_PLACES];
 };
 
-/* First of all. */
+/* First of all. SIGUSR2 waits from here on, for upgrade_hear or upgrade_deaf. */
 void upgrade_open(char **arguments);
 /* All has been read that could be wrong. True: that was all that is asked. */
 bool upgrade_tried(void);
@@ -35,6 +35,8 @@ void upgrade_begin(struct upgrade_state *state, int listener);
 
 /* Hear SIGUSR2, but in `waiting` only. Children hear it, too, and nothing comes of it. */
 void upgrade_hear(sigset_t *waiting);
+/* One that cannot become another, and is not ended by it. */
+void upgrade_deaf(void);
 bool upgrade_asked(void);
 /* Become it, with signals masked as in `usual`. Returns where that cannot be, and says why. */
 void upgrade_go(const struct upgrade_state *state, const sigset_t *usual);
