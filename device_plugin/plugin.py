@@ -12,8 +12,9 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import structlog
 
@@ -23,6 +24,7 @@ from device_plugin.answer import Answer, Hardware, answer
 from device_plugin.book import Book, Grant
 from device_plugin.checkpoint import Checkpoint, save
 from device_plugin.kubelet import register, socket_file
+from device_plugin.metrics import Counts
 from device_plugin.registration import (
     Action,
     Event,
@@ -31,6 +33,7 @@ from device_plugin.registration import (
     Register,
     Registered,
     Serve,
+    SocketFile,
     State,
     StreamBegan,
     StreamEnded,
@@ -44,6 +47,8 @@ from device_plugin.slots import Slots
 from device_plugin.starts import Events, Holders, Patience, Pods, Starts
 from device_plugin.tenants import NodeView, Tenants
 from harp.errors import HarpError
+from harp.metrics import PLUGIN, Page, expose, families
+from harp.metrics.server import Route
 
 __all__ = ["Others", "Plugin", "Tempo"]
 
@@ -104,6 +109,7 @@ class Plugin:
         self._others = others
         self._tempo = tempo or Tempo()
         self._chooser = chooser or Chooser()
+        self.counts = Counts(settings.resource, [(gpu.uuid, gpu.index) for gpu in slots.gpus])
         self.starts = Starts(
             slots,
             book,
@@ -114,10 +120,11 @@ class Plugin:
             pods=others.pods,
             events=others.events,
             save=self._save,
+            counts=self.counts,
             patience=patience,
         )
         self.listing = Listing(slots, topology=settings.topology)
-        self.registration = _Registration(settings, self._serve, self._tempo.look_s)
+        self.registration = _Registration(settings, self._serve, self._tempo.look_s, self.counts)
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         #: {uuid: health}, of the health thread
@@ -140,6 +147,25 @@ class Plugin:
         for thread in self._threads:
             thread.join()
 
+    def routes(self) -> Mapping[str, Route]:
+        """Pages of this plugin by path."""
+        return {"/metrics": self._metrics, "/healthz": self._healthz}
+
+    async def _metrics(self, accept: str) -> Page:
+        samples = self.counts.samples(
+            registered=self.registration.state.registered,
+            grants=len(self.starts.living()),
+            ill=self.listing.ill,
+        )
+        return Page(*expose(PLUGIN, samples, accept))
+
+    async def _healthz(self, _accept: str) -> Page:
+        ended = [thread.name for thread in self._threads if not thread.is_alive()]
+        if not ended:
+            return Page(b"ok\n")
+        said = f"ended: {', '.join(ended)}; see the plugin's log\n"
+        return Page(said.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+
     def _serve(self, streams: Callable[[bool], None]) -> Served:
         service = Service(
             self._slots,
@@ -147,6 +173,7 @@ class Plugin:
             self._chooser,
             answer=self._answer,
             starter=self.starts,
+            counts=self.counts,
         )
         service.streams = streams
         return serve(self._settings.own_socket, service, self.listing)
@@ -191,6 +218,8 @@ class Plugin:
                 if uuid in self._health:
                     before = self._health[uuid]
                     self._health[uuid] = health.step(before, event, time.monotonic())
+                    if before.healthy and not self._health[uuid].healthy:
+                        self.counts.add_gpu(families.PLUGIN_ILL, uuid)
             self.listing.set_ill({u: h.why for u, h in self._health.items() if not h.healthy})
 
 
@@ -201,12 +230,15 @@ class _Registration:
     settings: Settings
     serve: Callable[[Callable[[bool], None]], Served]
     look_s: float
+    counts: Counts
     #: as of the last event; written by run() alone
     state: State = field(default_factory=State)
     _events: queue.SimpleQueue[tuple[int, Event] | None] = field(default_factory=queue.SimpleQueue)
     _served: Served | None = None
     #: servers so far: what the streams of an earlier one do says nothing
     _generation: int = 0
+    #: of the last kubelet that was there
+    _kubelet: SocketFile | None = None
 
     def run(self) -> None:
         """Until stop()."""
@@ -233,6 +265,13 @@ class _Registration:
     def _take(self, event: Event) -> None:
         was = self.state.registered
         self.state, actions = step(self.state, event, time.monotonic())
+        if isinstance(event, Registered):
+            self.counts.add(families.PLUGIN_REGISTRATIONS)
+        kubelet = self.state.kubelet
+        if kubelet is not None and kubelet != self._kubelet:
+            if self._kubelet is not None:
+                self.counts.add(families.PLUGIN_KUBELET_RESTARTS)
+            self._kubelet = kubelet
         if self.state.registered != was:
             _log.info("registration", registered=self.state.registered)
         for action in actions:

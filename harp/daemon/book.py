@@ -39,6 +39,7 @@ from harp.errors import (
     UnknownTenant,
 )
 from harp.grants import Promise, admit, choose, memory_left, promised_ppm, select, shrinks
+from harp.metrics import Totals
 from harp.model import Device, Limits, Tenant
 from harp.procs import read
 from harp.units import PPM
@@ -69,6 +70,8 @@ class Book:
         self._moving: dict[int, tuple[str, ...]] = {}
         #: the last picture taken
         self.picture = Picture()
+        #: what tenants used of each device, those that have ended as well
+        self.totals = Totals()
 
     def close(self) -> None:
         """Drop the listening sockets; the arbiter's own stay open."""
@@ -101,6 +104,7 @@ class Book:
     async def look(self) -> Picture:
         """Take a new picture of the arbiter."""
         self.picture = await self._arbiter.look()
+        self.totals.see(self.picture.tenants.keys(), self.picture.uses)
         return self.picture
 
     async def last_look(self) -> Picture:
@@ -349,6 +353,7 @@ class Book:
     def _forget(self, tenant_id: int) -> None:
         self._store.remove(tenant_id)
         self._arbiter.forget(tenant_id)
+        self.totals.forget(tenant_id)
 
 
 def _sweep(tenant: Tenant) -> None:

@@ -63,6 +63,8 @@ class Harpd:
         self._history: dict[tuple[int, str], deque[tuple[float, int]]] = {}
         #: {uuid: physical bytes in use}
         self.used_bytes: dict[str, int] = {}
+        #: monotonic s at the end of the last tick(); None: there was none
+        self.looked_s: float | None = None
         #: {client_id: start time of its process}, to tell a reused pid
         self._client_start = self._reconciler.client_start
         #: monotonic s before which nobody is called uncovered
@@ -224,6 +226,7 @@ class Harpd:
         await self._end_tenants(picture, procs, keep_draining=True)
         if picture.draining():
             self._draining.set()
+        self.looked_s = time.monotonic()
 
     def used_ratio(self, tenant_id: int, uuid: str) -> tuple[float, float]:
         """Share of a device's time a tenant had lately, and over how many seconds."""

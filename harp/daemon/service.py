@@ -253,6 +253,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     ) -> pb.RemoveTenantReply:
         tenant = self._book.by_name(request.name)
         check_owner(tenant, uid)
+        await self._book.look()  # what it used by now is in the devices' totals
         await self._book.remove(tenant, f"removed by uid {uid}")
         self._harpd.evaders.lineage.forget(tenant.tenant_id)
         return pb.RemoveTenantReply()

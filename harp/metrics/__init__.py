@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Prometheus is told: names, samples, exposition, and the server that hands it out."""
+
+from __future__ import annotations
+
+from harp.metrics.exposition import expose
+from harp.metrics.families import DAEMON, PLUGIN, Family, Kind, Sample
+from harp.metrics.samples import DeviceSeen, GrantSeen, Seen, samples
+from harp.metrics.server import Page, Server, ServerThread, keep
+from harp.metrics.totals import Total, Totals
+
+__all__ = [
+    "DAEMON",
+    "PLUGIN",
+    "DeviceSeen",
+    "Family",
+    "GrantSeen",
+    "Kind",
+    "Page",
+    "Sample",
+    "Seen",
+    "Server",
+    "ServerThread",
+    "Total",
+    "Totals",
+    "expose",
+    "keep",
+    "samples",
+]
