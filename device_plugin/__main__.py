@@ -121,7 +121,7 @@ def _pages(settings: Settings, plugin: Plugin) -> ServerThread | None:
     listen = listen_address(settings.metrics_listen)
     if listen is None:
         return None
-    pages = ServerThread(Server(plugin.routes()), *listen, "--metrics-listen")
+    pages = ServerThread(Server(plugin.routes()), *listen, "--metrics")
     pages.start()
     return pages
 
@@ -149,7 +149,7 @@ def _settings(arguments: list[str]) -> Settings:
         "--slots-per-gpu", type=int, choices=SLOTS_PER_GPU, default=usual.slots_per_gpu
     )
     parser.add_argument(
-        "--metrics-listen",
+        "--metrics",
         default=usual.metrics_listen,
         metavar="[HOST:]PORT",
         help="serve /metrics and /healthz there; a PORT alone: on loopback [nowhere]",
@@ -167,7 +167,7 @@ def _settings(arguments: list[str]) -> Settings:
             "this node's name is not known: pods of others could not be told from its own",
             "give --node, or set NODE_NAME by the downward API (spec.nodeName)",
         )
-    listen_address(given.metrics_listen)
+    listen_address(given.metrics)
     return Settings(
         kubelet_dir=given.kubelet_dir,
         state_dir=given.state_dir,
@@ -175,7 +175,7 @@ def _settings(arguments: list[str]) -> Settings:
         node=given.node,
         resource=given.resource,
         slots_per_gpu=given.slots_per_gpu,
-        metrics_listen=given.metrics_listen,
+        metrics_listen=given.metrics,
         topology=given.topology,
         library_dirs=tuple(given.library_dir or usual.library_dirs),
     )

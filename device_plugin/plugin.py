@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 
 import structlog
 
@@ -23,8 +22,9 @@ from device_plugin.allocator import Chooser
 from device_plugin.answer import Answer, Hardware, answer
 from device_plugin.book import Book, Grant
 from device_plugin.checkpoint import Checkpoint, save
-from device_plugin.kubelet import register, socket_file
-from device_plugin.metrics import Counts
+from device_plugin.kubelet import PodResources, register, socket_file
+from device_plugin.metrics import Counts, Part
+from device_plugin.pages import Now, Pages
 from device_plugin.registration import (
     Action,
     Event,
@@ -47,12 +47,14 @@ from device_plugin.slots import Slots
 from device_plugin.starts import Events, Holders, Patience, Pods, Starts
 from device_plugin.tenants import NodeView, Tenants
 from harp.errors import HarpError
-from harp.metrics import PLUGIN, Page, expose, families
+from harp.metrics import families
 from harp.metrics.server import Route
 
 __all__ = ["Others", "Plugin", "Tempo"]
 
 _log = structlog.get_logger(__name__)
+#: for kubelet to say at a scrape who has what; a scrape may take 10 s in all
+_LISTED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class Plugin:
         self.registration = _Registration(settings, self._serve, self._tempo.look_s, self.counts)
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
+        self._listed = PodResources(settings.pod_resources, settings.resource, _LISTED_S)
+        self._pages = Pages(slots, self.counts, self._listed, self._now, lambda: self._threads)
         #: {uuid: health}, of the health thread
         self._health = {gpu.uuid: health.Health() for gpu in slots.gpus}
 
@@ -146,25 +150,18 @@ class Plugin:
         self.registration.stop()
         for thread in self._threads:
             thread.join()
+        self._listed.close()
 
     def routes(self) -> Mapping[str, Route]:
         """Pages of this plugin by path."""
-        return {"/metrics": self._metrics, "/healthz": self._healthz}
+        return self._pages.routes()
 
-    async def _metrics(self, accept: str) -> Page:
-        samples = self.counts.samples(
+    def _now(self) -> Now:
+        return Now(
             registered=self.registration.state.registered,
             grants=len(self.starts.living()),
             ill=self.listing.ill,
         )
-        return Page(*expose(PLUGIN, samples, accept))
-
-    async def _healthz(self, _accept: str) -> Page:
-        ended = [thread.name for thread in self._threads if not thread.is_alive()]
-        if not ended:
-            return Page(b"ok\n")
-        said = f"ended: {', '.join(ended)}; see the plugin's log\n"
-        return Page(said.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _serve(self, streams: Callable[[bool], None]) -> Served:
         service = Service(
@@ -194,8 +191,10 @@ class Plugin:
             try:
                 self.starts.sweep()
             except HarpError as error:
+                self.counts.failed(Part.SWEEP)
                 _log.warning("sweep_failed", reason=error.message)
             except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all
+                self.counts.failed(Part.SWEEP)
                 _log.exception("sweep_broken")
 
     def _look_after(self) -> None:
@@ -208,15 +207,19 @@ class Plugin:
                     seen += self._others.signs.probe(tuple(self._health)).items()
             except HarpError as error:
                 # Who is asked is away: that says nothing of the GPUs.
+                self.counts.failed(Part.HEALTH)
                 _log.warning("health_unknown", reason=error.message)
                 continue
             except Exception:  # noqa: BLE001 - one odd answer may not end the watch
+                self.counts.failed(Part.HEALTH)
                 _log.exception("health_broken")
                 self._stop.wait(self._tempo.wake_s)
                 continue
             for uuid, event in seen:
                 if uuid in self._health:
                     before = self._health[uuid]
+                    if isinstance(event, health.Xid):
+                        self.counts.add_gpu(families.PLUGIN_XID, uuid, str(event.code))
                     self._health[uuid] = health.step(before, event, time.monotonic())
                     if before.healthy and not self._health[uuid].healthy:
                         self.counts.add_gpu(families.PLUGIN_ILL, uuid)
@@ -239,6 +242,8 @@ class _Registration:
     _generation: int = 0
     #: of the last kubelet that was there
     _kubelet: SocketFile | None = None
+    #: monotonic s when it was first seen, until it takes us; None: it has, or is the first one
+    _awaited_s: float | None = None
 
     def run(self) -> None:
         """Until stop()."""
@@ -271,7 +276,12 @@ class _Registration:
         if kubelet is not None and kubelet != self._kubelet:
             if self._kubelet is not None:
                 self.counts.add(families.PLUGIN_KUBELET_RESTARTS)
+                self._awaited_s = time.monotonic()
             self._kubelet = kubelet
+        if self.state.registered and self._awaited_s is not None:
+            waited_s = time.monotonic() - self._awaited_s
+            self.counts.observe(families.PLUGIN_REREGISTER, waited_s)
+            self._awaited_s = None
         if self.state.registered != was:
             _log.info("registration", registered=self.state.registered)
         for action in actions:
@@ -292,8 +302,10 @@ class _Registration:
                     register(path, endpoint, self.settings.resource)
                     return Registered(kubelet)
         except HarpError as error:
+            self.counts.failed(Part.REGISTRATION)
             _log.warning("registration_failed", action=type(action).__name__, reason=error.message)
         except Exception:  # noqa: BLE001 - without this thread the node has no plugin any more
+            self.counts.failed(Part.REGISTRATION)
             _log.exception("registration_broken", action=type(action).__name__)
         return Failed(action)
 

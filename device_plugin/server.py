@@ -179,6 +179,19 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
         self, request: pb.AllocateRequest, context: grpc.ServicerContext
     ) -> pb.AllocateResponse:
         """What the containers get, or why they get nothing."""
+        with self._counts.timing(families.PLUGIN_ALLOCATE):
+            return self._allocate(request, context)
+
+    def PreStartContainer(  # noqa: N802
+        self, request: pb.PreStartContainerRequest, context: grpc.ServicerContext
+    ) -> pb.PreStartContainerResponse:
+        """A container is about to start."""
+        with self._counts.timing(families.PLUGIN_START):
+            return self._start(request, context)
+
+    def _allocate(
+        self, request: pb.AllocateRequest, context: grpc.ServicerContext
+    ) -> pb.AllocateResponse:
         reply = pb.AllocateResponse()
         for one in request.container_requests:
             ids = list(one.devices_ids)
@@ -195,10 +208,9 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
             self._counts.add(families.PLUGIN_ALLOCATIONS)
         return reply
 
-    def PreStartContainer(  # noqa: N802
+    def _start(
         self, request: pb.PreStartContainerRequest, context: grpc.ServicerContext
     ) -> pb.PreStartContainerResponse:
-        """A container is about to start."""
         try:
             self._starter.start(list(request.devices_ids))
         except HarpError as error:

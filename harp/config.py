@@ -282,6 +282,13 @@ class DaemonConfig:
         form="PORT (loopback alone) or HOST:PORT; empty: nowhere",
         read=listen_address,
     )
+    metrics_grants: int = key(
+        2048,
+        "Tenants' GPUs that have series of their own there, who came first; the devices' totals"
+        " have all.",
+        low=1,
+        high=8192,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class Book:
     async def look(self) -> Picture:
         """Take a new picture of the arbiter."""
         self.picture = await self._arbiter.look()
-        self.totals.see(self.picture.tenants.keys(), self.picture.uses)
+        self.totals.see(self.picture.tenants.keys(), self.picture.uses, time.time())
         return self.picture
 
     async def last_look(self) -> Picture:

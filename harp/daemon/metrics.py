@@ -41,7 +41,9 @@ class Reporter:
         self._link = link
         self._harpd = harpd
         self._patience_s = max(_ILL_S, _ILL_PERIODS * config.watchdog.period_s)
+        self._most = config.daemon.metrics_grants
         self._begun_s = time.monotonic()
+        self._errors = 0
         self._rendering = asyncio.Lock()
 
     def routes(self) -> Mapping[str, Route]:
@@ -49,10 +51,18 @@ class Reporter:
         return {"/metrics": self.metrics, "/healthz": self.healthz}
 
     async def metrics(self, accept: str) -> Page:
-        """All series."""
-        async with self._rendering:
-            seen = await self.look()
-            body, kind = await asyncio.to_thread(lambda: expose(DAEMON, samples(seen), accept))
+        """All series, or an error: never some of them.
+
+        Raises:
+            Exception: a part of it is broken; the next one that succeeds counts it.
+        """
+        try:
+            async with self._rendering:
+                seen = await self.look()
+                body, kind = await asyncio.to_thread(lambda: expose(DAEMON, samples(seen), accept))
+        except Exception:
+            self._errors += 1
+            raise
         return Page(body, kind)
 
     async def healthz(self, _accept: str) -> Page:
@@ -76,6 +86,9 @@ class Reporter:
             arbiter_up=up,
             arbiter_restarts=max(0, self._link.started_count - 1),
             uncovered_total=self._harpd.evaders.uncovered_total,
+            look_errors=self._harpd.look_errors,
+            scrape_errors=self._errors,
+            most=self._most,
             last_look_s=None if looked_s is None else time.time() - time.monotonic() + looked_s,
             devices=self._devices(picture),
             grants=self._grants(picture),
@@ -105,6 +118,7 @@ class Reporter:
             GrantSeen(
                 tenant,
                 processes[tenant.tenant_id],
+                self._book.totals.active_s.get(tenant.tenant_id, tenant.created_s),
                 tuple(
                     (devices[uuid], picture.uses.get((tenant.tenant_id, uuid), Use()))
                     for uuid in tenant.device_uuids

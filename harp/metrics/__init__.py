@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from harp.metrics.exposition import expose
-from harp.metrics.families import DAEMON, PLUGIN, Family, Kind, Sample
+from harp.metrics.exposition import expose, parse
+from harp.metrics.families import DAEMON, PLUGIN, Distribution, Family, Kind, Sample
 from harp.metrics.samples import DeviceSeen, GrantSeen, Seen, samples
 from harp.metrics.server import Page, Server, ServerThread, keep
 from harp.metrics.totals import Total, Totals
@@ -13,6 +13,7 @@ __all__ = [
     "DAEMON",
     "PLUGIN",
     "DeviceSeen",
+    "Distribution",
     "Family",
     "GrantSeen",
     "Kind",
@@ -25,5 +26,6 @@ __all__ = [
     "Totals",
     "expose",
     "keep",
+    "parse",
     "samples",
 ]

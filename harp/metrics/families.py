@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["DAEMON", "PLUGIN", "Family", "Kind", "Sample"]
+__all__ = ["DAEMON", "PLUGIN", "Distribution", "Family", "Kind", "Sample"]
 
 
 class Kind(enum.Enum):
@@ -18,6 +18,7 @@ class Kind(enum.Enum):
 
     GAUGE = "gauge"
     COUNTER = "counter"
+    HISTOGRAM = "histogram"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,15 @@ class Family:
     kind: Kind
     text: str  #: HELP: one sentence
     labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()  #: of a histogram: upper bounds of its buckets, ascending
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The value of a histogram."""
+
+    counts: tuple[int, ...]  #: observations up to each of family.bounds, then all of them
+    total: float  #: sum of the observations
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,7 @@ class Sample:
 
     family: Family
     labels: tuple[str, ...]  #: values, in the order of family.labels
-    value: float
+    value: float | Distribution
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Family:
@@ -45,6 +55,10 @@ def _gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Family:
 
 def _counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Family:
     return Family(name, Kind.COUNTER, text, labels)
+
+
+def _histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> Family:
+    return Family(name, Kind.HISTOGRAM, text, labels, bounds)
 
 
 #: `kind` says what a figure was measured on: a real GPU or the software one
@@ -62,6 +76,18 @@ ARBITER_RESTARTS = _counter(
 LAST_LOOK = _gauge(
     "harp_watchdog_last_look_timestamp_seconds",
     "When harpd last compared the devices' processes with the sessions, since the epoch.",
+)
+LOOK_ERRORS = _counter(
+    "harp_watchdog_errors_total",
+    "Looks at the devices that failed; until one succeeds figures of devices are older ones.",
+)
+SCRAPE_ERRORS = _counter(
+    "harp_metrics_scrape_errors_total",
+    "Scrapes that failed, with status 500; there was no figure of that time.",
+)
+LEFT_OUT = _gauge(
+    "harp_metrics_grants_left_out",
+    "Tenants' GPUs without series, beyond daemon.metrics_grants; the devices' totals have them.",
 )
 UNCOVERED_SEEN = _counter(
     "harp_uncovered_processes_seen_total",
@@ -108,6 +134,11 @@ GRANT_INFO = _gauge(
     "harp_grant_info", "A tenant that lives; always 1.", (*_TENANT, "class", "oversubscribe")
 )
 GRANT_PROCESSES = _gauge("harp_grant_processes", "Processes of the tenant with a session.", _TENANT)
+GRANT_ACTIVITY = _gauge(
+    "harp_grant_last_activity_timestamp_seconds",
+    "When harpd last saw the tenant use GPU time or launch, since the epoch; at first: its grant.",
+    _TENANT,
+)
 GRANT_SUSPENDED = _gauge(
     "harp_grant_suspended",
     "1 while the tenant's memory lies on the host by `harp suspend`.",
@@ -165,6 +196,9 @@ DAEMON = (
     ARBITER_UP,
     ARBITER_RESTARTS,
     LAST_LOOK,
+    LOOK_ERRORS,
+    SCRAPE_ERRORS,
+    LEFT_OUT,
     UNCOVERED_SEEN,
     DEVICE_INFO,
     DEVICE_MEMORY_TOTAL,
@@ -179,6 +213,7 @@ DAEMON = (
     DEVICE_DENIED,
     GRANT_INFO,
     GRANT_PROCESSES,
+    GRANT_ACTIVITY,
     GRANT_SUSPENDED,
     GRANT_MEMORY_LIMIT,
     GRANT_MEMORY_USED,
@@ -197,6 +232,9 @@ DAEMON = (
     GRANT_SWAPPING,
 )
 
+#: a call's time, from a hundredth of what is promised to what kubelet waits for
+_CALLS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
 PLUGIN_REGISTERED = _gauge(
     "harp_plugin_registered", "Whether the kubelet that runs knows the plugin.", ("resource",)
 )
@@ -205,6 +243,12 @@ PLUGIN_REGISTRATIONS = _counter(
 )
 PLUGIN_KUBELET_RESTARTS = _counter(
     "harp_plugin_kubelet_restarts_total", "Kubelets seen after the first.", ("resource",)
+)
+PLUGIN_REREGISTER = _histogram(
+    "harp_plugin_reregister_duration_seconds",
+    "From the first sight of another kubelet to its taking the registration.",
+    ("resource",),
+    (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300),
 )
 PLUGIN_PREFERRED = _counter(
     "harp_plugin_preferences_total",
@@ -219,6 +263,12 @@ PLUGIN_REFUSED = _counter(
     "Containers that were refused slots.",
     ("resource", "reason"),
 )
+PLUGIN_ALLOCATE = _histogram(
+    "harp_plugin_allocate_duration_seconds",
+    "How long Allocate took, whether it gave or refused.",
+    ("resource",),
+    _CALLS_S,
+)
 PLUGIN_STARTS = _counter(
     "harp_plugin_starts_total", "Starts of containers that were given their grant.", ("resource",)
 )
@@ -227,17 +277,38 @@ PLUGIN_START_ERRORS = _counter(
     "Starts of containers that had to wait or failed; kubelet tries again.",
     ("resource", "reason"),
 )
+PLUGIN_START = _histogram(
+    "harp_plugin_start_duration_seconds",
+    "How long PreStartContainer took, whether it gave or failed.",
+    ("resource",),
+    _CALLS_S,
+)
 PLUGIN_UNRESOLVED = _counter(
     "harp_plugin_identity_unresolved_total",
     "Starts whose pod nobody could name; no annotation was read.",
     ("resource", "reason"),
 )
 PLUGIN_GRANTS = _gauge("harp_plugin_grants", "Grants that live on this node.", ("resource",))
+PLUGIN_SLOTS = _gauge(
+    "harp_plugin_slots",
+    "Slots that a container has, as kubelet lists it, from its admission on.",
+    ("resource", "namespace", "pod", "container", "gpu", "uuid"),
+)
+PLUGIN_ERRORS = _counter(
+    "harp_plugin_errors_total",
+    "Looks of the plugin that failed: at kubelet's list, at the GPUs, for a kubelet, at grants.",
+    ("resource", "part"),
+)
 PLUGIN_HEALTHY = _gauge(
     "harp_device_healthy", "Whether new pods may get slots of the GPU.", ("gpu", "uuid")
 )
 PLUGIN_ILL = _counter(
     "harp_device_unhealthy_total", "Times that the GPU became unhealthy.", ("gpu", "uuid")
+)
+PLUGIN_XID = _counter(
+    "harp_device_xid_errors_total",
+    "Errors that the driver reported of the GPU, those of programs too.",
+    ("gpu", "uuid", "xid"),
 )
 
 #: of the device plugin
@@ -245,13 +316,19 @@ PLUGIN = (
     PLUGIN_REGISTERED,
     PLUGIN_REGISTRATIONS,
     PLUGIN_KUBELET_RESTARTS,
+    PLUGIN_REREGISTER,
     PLUGIN_PREFERRED,
     PLUGIN_ALLOCATIONS,
     PLUGIN_REFUSED,
+    PLUGIN_ALLOCATE,
     PLUGIN_STARTS,
     PLUGIN_START_ERRORS,
+    PLUGIN_START,
     PLUGIN_UNRESOLVED,
     PLUGIN_GRANTS,
+    PLUGIN_SLOTS,
+    PLUGIN_ERRORS,
     PLUGIN_HEALTHY,
     PLUGIN_ILL,
+    PLUGIN_XID,
 )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what harpd sees to samples. Pure.
 
-A tenant's series exist from its grant on, at 0 before its first call, and go with it. So there are
-at most (tenants of the arbiter) x (their devices) of a name; no label grows beyond that.
+A tenant's series exist from its grant on, at 0 before its first call, and go with it. Of a name
+there are at most so many as Seen.most says, one for each GPU of a tenant; who came first has them,
+and how many are left out is a series of its own.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class GrantSeen:
 
     tenant: Tenant
     processes: int
+    active_s: float  #: wall clock
     uses: tuple[tuple[Device, Use], ...]  #: its devices that are there
 
 
@@ -52,6 +54,9 @@ class Seen:
     arbiter_restarts: int
     uncovered_total: int
     last_look_s: float | None  #: wall clock; None: never
+    look_errors: int
+    scrape_errors: int
+    most: int  #: tenants' GPUs that may have series
     devices: tuple[DeviceSeen, ...] = ()
     grants: tuple[GrantSeen, ...] = ()
 
@@ -60,6 +65,8 @@ _OF_DAEMON: tuple[tuple[Family, Callable[[Seen], float | None]], ...] = (
     (f.ARBITER_UP, lambda s: s.arbiter_up),
     (f.ARBITER_RESTARTS, lambda s: s.arbiter_restarts),
     (f.LAST_LOOK, lambda s: s.last_look_s),
+    (f.LOOK_ERRORS, lambda s: s.look_errors),
+    (f.SCRAPE_ERRORS, lambda s: s.scrape_errors),
     (f.UNCOVERED_SEEN, lambda s: s.uncovered_total),
 )
 _OF_DEVICE: tuple[tuple[Family, Callable[[DeviceSeen], float | None]], ...] = (
@@ -76,6 +83,7 @@ _OF_DEVICE: tuple[tuple[Family, Callable[[DeviceSeen], float | None]], ...] = (
 )
 _OF_TENANT: tuple[tuple[Family, Callable[[GrantSeen], float | None]], ...] = (
     (f.GRANT_PROCESSES, lambda g: g.processes),
+    (f.GRANT_ACTIVITY, lambda g: g.active_s),
     (f.GRANT_SUSPENDED, lambda g: g.tenant.suspended),
 )
 _OF_GRANT: tuple[tuple[Family, Callable[[Tenant, Use], float | None]], ...] = (
@@ -121,18 +129,30 @@ def _samples(seen: Seen) -> Iterator[Sample]:
         gpu = _gpu(one.device)
         yield Sample(f.DEVICE_INFO, (*gpu, one.device.name, one.device.driver_version), 1)
         yield from _some(((family, of(one)) for family, of in _OF_DEVICE), gpu)
+    room = seen.most
+    left_out = 0
     for grant in seen.grants:
-        tenant = grant.tenant
-        who = (tenant.name, *pod_of(tenant.name))
-        limits = tenant.limits
-        over = str(limits.oversubscribe).lower()
-        yield Sample(f.GRANT_INFO, (*who, limits.tenant_class.label, over), 1)
-        yield from _some(((family, of(grant)) for family, of in _OF_TENANT), who)
-        for device, use in grant.uses:
-            labels = (*who, *_gpu(device))
-            yield from _some(((family, of(tenant, use)) for family, of in _OF_GRANT), labels)
-            if (away := use.residency) is not None:
-                yield from _some(((family, of(away)) for family, of in _OF_SWAP), labels)
+        size = max(1, len(grant.uses))
+        if size > room:
+            left_out += size
+            continue
+        room -= size
+        yield from _of_tenant(grant)
+    yield Sample(f.LEFT_OUT, (), left_out)
+
+
+def _of_tenant(grant: GrantSeen) -> Iterator[Sample]:
+    tenant = grant.tenant
+    who = (tenant.name, *pod_of(tenant.name))
+    limits = tenant.limits
+    over = str(limits.oversubscribe).lower()
+    yield Sample(f.GRANT_INFO, (*who, limits.tenant_class.label, over), 1)
+    yield from _some(((family, of(grant)) for family, of in _OF_TENANT), who)
+    for device, use in grant.uses:
+        labels = (*who, *_gpu(device))
+        yield from _some(((family, of(tenant, use)) for family, of in _OF_GRANT), labels)
+        if (away := use.residency) is not None:
+            yield from _some(((family, of(away)) for family, of in _OF_SWAP), labels)
 
 
 def _some(

@@ -39,13 +39,18 @@ class Totals:
     def __init__(self) -> None:
         #: {uuid: total}
         self.of: dict[str, Total] = {}
+        #: {tenant_id: when a picture last showed that it had used something}; of tenants that live
+        self.active_s: dict[int, float] = {}
         #: {(tenant_id, uuid): counts in the picture before}; of tenants that live
         self._last: dict[tuple[int, str], tuple[int, int, int, int]] = {}
         self._begun = False
 
-    def see(self, tenants: Collection[int], uses: Mapping[tuple[int, str], Use]) -> None:
+    def see(
+        self, tenants: Collection[int], uses: Mapping[tuple[int, str], Use], now_s: float
+    ) -> None:
         """Take a picture's tenants and uses; pictures come in their order."""
         self._last = {key: counts for key, counts in self._last.items() if key[0] in tenants}
+        self.active_s = {key: at for key, at in self.active_s.items() if key in tenants}
         for key, use in uses.items():
             now = _counts(use)
             last = self._last.get(key, (0, 0, 0, 0) if self._begun else now)
@@ -53,6 +58,8 @@ class Totals:
                 last = (0, 0, 0, 0)
             self._last[key] = now
             if now != last:
+                if now[0] != last[0] or now[2] != last[2]:  # to wait, or be refused, is no use
+                    self.active_s[key[0]] = now_s
                 total = self.of.get(key[1], Total())
                 self.of[key[1]] = Total(
                     total.used_ns + now[0] - last[0],
@@ -65,3 +72,4 @@ class Totals:
     def forget(self, tenant_id: int) -> None:
         """A tenant has ended; what it used stays."""
         self._last = {key: counts for key, counts in self._last.items() if key[0] != tenant_id}
+        self.active_s.pop(tenant_id, None)

@@ -20,6 +20,7 @@ from harp.model import (
 
 GIB = 1 << 30
 MS = 1_000_000
+ACTIVE_S = 1_700_000_000.0
 
 
 def device(index: int = 0, kind: DeviceKind = DeviceKind.SOFTWARE) -> Device:
@@ -50,7 +51,11 @@ def tenant(number: int, name: str, limits: Limits | None = None, *gpus: Device) 
     )
 
 
-def seen(*grants: GrantSeen) -> Seen:
+def grant(of: Tenant, processes: int, *uses: tuple[Device, Use]) -> GrantSeen:
+    return GrantSeen(of, processes, ACTIVE_S, uses)
+
+
+def seen(*grants: GrantSeen, most: int = 2048) -> Seen:
     """A harpd of two GPUs, of which the second one was not looked at yet."""
     return Seen(
         version="0.1.0",
@@ -58,6 +63,9 @@ def seen(*grants: GrantSeen) -> Seen:
         arbiter_restarts=1,
         uncovered_total=3,
         last_look_s=1_800_000_000.5,
+        look_errors=4,
+        scrape_errors=5,
+        most=most,
         devices=(
             DeviceSeen(
                 device(0),
@@ -97,11 +105,9 @@ def everything() -> Seen:
     )
     swaps = tenant(3, "big", Limits(2 * GIB, oversubscribe=True), device(0), device(1))
     return seen(
-        GrantSeen(tenant(1, "job-7"), 0, ((device(0), Use()),)),
-        GrantSeen(tenant(2, "team/train-0/main", limits), 2, ((device(0), used),)),
-        GrantSeen(
-            replace(swaps, suspended=True),
-            1,
-            ((device(0), Use(residency=away)), (device(1), Use())),
+        grant(tenant(1, "job-7"), 0, (device(0), Use())),
+        grant(tenant(2, "team/train-0/main", limits), 2, (device(0), used)),
+        grant(
+            replace(swaps, suspended=True), 1, (device(0), Use(residency=away)), (device(1), Use())
         ),
     )

@@ -88,6 +88,7 @@ class _World:
             self.book.add(number)
         self.harpd = SimpleNamespace(
             looked_s=None,
+            look_errors=0,
             used_bytes={},
             physical_bytes=lambda _uuid: 9 * GIB,
             evaders=SimpleNamespace(uncovered={}, uncovered_total=0),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from metrics_cases import device, everything, seen, tenant
+from metrics_cases import device, everything, grant, seen, tenant
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -20,7 +20,6 @@ from harp.metrics import (
     DAEMON,
     PLUGIN,
     Family,
-    GrantSeen,
     Kind,
     Sample,
     Seen,
@@ -139,7 +138,7 @@ def test_a_name_can_say_anything() -> None:
     odd = 'a"b\\c\nd{e}=é'
     read = {
         sample.labels["tenant"]
-        for metric in parsed(text_of(seen(GrantSeen(tenant(1, odd), 0, ((device(), Use()),)))))
+        for metric in parsed(text_of(seen(grant(tenant(1, odd), 0, (device(), Use())))))
         for sample in metric.samples
         if "tenant" in sample.labels
     }
@@ -161,7 +160,7 @@ def test_a_pods_tenant_has_its_pods_labels(name: str, pod: tuple[str, str, str])
 
 
 def test_a_tenants_series_begin_at_its_grant_and_go_with_it() -> None:
-    one = GrantSeen(tenant(1, "t"), 0, ((device(), Use()),))
+    one = grant(tenant(1, "t"), 0, (device(), Use()))
     text = text_of(seen(one))
     lines = [line for line in text.splitlines() if 'tenant="t"' in line]
     zero = [line for line in lines if line.startswith("harp_grant_compute_seconds_total{")]
@@ -173,9 +172,7 @@ def test_so_many_series_and_no_more_for_a_tenant() -> None:
     """256 tenants are 255 more than one, whatever they do."""
 
     def count(tenants: int) -> int:
-        grants = [
-            GrantSeen(tenant(n, f"t{n}"), 1, ((device(), Use(used_ns=n)),)) for n in range(tenants)
-        ]
+        grants = [grant(tenant(n, f"t{n}"), 1, (device(), Use(used_ns=n))) for n in range(tenants)]
         return len(samples(seen(*grants)))
 
     each = count(1) - count(0)
@@ -186,8 +183,7 @@ def test_so_many_series_and_no_more_for_a_tenant() -> None:
 def test_every_figure_says_what_it_was_measured_on() -> None:
     nvidia = replace(device(), kind=DeviceKind.NVIDIA)
     for gpu, kind in ((device(), "software"), (nvidia, "nvidia")):
-        grant = GrantSeen(tenant(1, "t"), 0, ((gpu, Use()),))
-        for sample in samples(seen(grant)):
+        for sample in samples(seen(grant(tenant(1, "t"), 0, (gpu, Use())))):
             labels = dict(zip(sample.family.labels, sample.labels, strict=True))
             if labels.get("tenant") == "t" and "uuid" in labels:
                 assert labels["kind"] == kind

@@ -20,9 +20,9 @@ def _total(seconds: int) -> Total:
 
 def _seen(*steps: dict[tuple[int, str], int]) -> Totals:
     totals = Totals()
-    totals.see((), {})
+    totals.see((), {}, 0)
     for step in steps:
-        totals.see({tenant for tenant, _ in step}, {key: _use(n) for key, n in step.items()})
+        totals.see({tenant for tenant, _ in step}, {key: _use(n) for key, n in step.items()}, 0)
     return totals
 
 
@@ -41,22 +41,22 @@ def test_a_new_arbiter_begins_at_zero_and_the_total_does_not() -> None:
 
 def test_one_count_that_went_back_tells_that_all_did() -> None:
     totals = _seen({(1, "a"): 5})
-    totals.see([1], {(1, "a"): Use(used_ns=6, wait_ns=1, launches=1, denials=0)})
+    totals.see([1], {(1, "a"): Use(used_ns=6, wait_ns=1, launches=1, denials=0)}, 0)
     assert totals.of["a"] == Total(11, 11, 16, 20)
 
 
 def test_what_was_used_before_the_first_picture_is_not_counted() -> None:
     totals = Totals()
-    totals.see([1], {(1, "a"): _use(100)})
+    totals.see([1], {(1, "a"): _use(100)}, 0)
     assert totals.of == {}
-    totals.see([1, 2], {(1, "a"): _use(101), (2, "a"): _use(7)})
+    totals.see([1, 2], {(1, "a"): _use(101), (2, "a"): _use(7)}, 0)
     assert totals.of == {"a": _total(8)}
 
 
 def test_a_number_that_is_another_tenants_now_is_counted_from_zero() -> None:
     totals = _seen({(1, "a"): 5, (2, "a"): 1})
     totals.forget(1)
-    totals.see([1, 2], {(1, "a"): _use(7), (2, "a"): _use(1)})
+    totals.see([1, 2], {(1, "a"): _use(7), (2, "a"): _use(1)}, 0)
     assert totals.of == {"a": _total(5 + 1 + 7)}
 
 
@@ -76,7 +76,7 @@ def test_a_tenant_that_was_on_another_device_meanwhile_is_not_counted_twice() ->
 def test_no_total_ever_goes_back(steps: list[dict[tuple[int, str], int]]) -> None:
     totals, before = Totals(), dict[str, Total]()
     for step in steps:
-        totals.see({tenant for tenant, _ in step}, {key: _use(n) for key, n in step.items()})
+        totals.see({tenant for tenant, _ in step}, {key: _use(n) for key, n in step.items()}, 0)
         for uuid, total in before.items():
             now = totals.of[uuid]
             assert now.used_ns >= total.used_ns

@@ -181,9 +181,9 @@ def test_no_count_is_lost_between_threads() -> None:
 def test_where_to_serve_is_read_at_once(tmp_path: Path) -> None:
     arguments = ["--node", "n", "--state-dir", str(tmp_path)]
     assert _settings(arguments).metrics_listen == ""
-    assert _settings([*arguments, "--metrics-listen", "9408"]).metrics_listen == "9408"
+    assert _settings([*arguments, "--metrics", "9408"]).metrics_listen == "9408"
     with pytest.raises(ConfigError, match="no address"):
-        _settings([*arguments, "--metrics-listen", ":9408"])
+        _settings([*arguments, "--metrics", ":9408"])
 
 
 def test_no_resource_label_is_forgotten() -> None:
