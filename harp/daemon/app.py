@@ -110,6 +110,7 @@ async def run(
     harpd = Harpd(config, book, link, found, store)
     link.on_event = harpd.on_event
     suspender = Suspender(book, link, lambda: driver_calls(found.cuda_path, env))
+    reporter = Reporter(book, link, harpd, config)
     auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)
     end = asyncio.Event()
     with_arbiter = False
@@ -138,6 +139,7 @@ async def run(
                 link=link,
                 harpd=harpd,
                 suspender=suspender,
+                reporter=reporter,
                 default_policy=Policy(config.watchdog.policy),
                 stop=stop,
             ),
@@ -156,7 +158,7 @@ async def run(
                 group.create_task(suspender.keep(harpd.replaced)),
             ]
             if listen := listen_address(config.daemon.metrics_listen):
-                pages = Server(Reporter(book, link, harpd, config).routes())
+                pages = Server(reporter.routes())
                 tasks.append(group.create_task(keep(pages, *listen, "daemon.metrics_listen")))
             _log.info("harpd_ready", run_dir=str(run_dir.path), pid=os.getpid())
             await end.wait()

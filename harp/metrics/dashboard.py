@@ -59,12 +59,10 @@ def _grown(family: Family, where: str, time: str) -> str:
     return f"increase({_of(family, where)}[{time}])"
 
 
-def _one(
-    title: str, family: Family, where: str, legend: str, unit: str = "short", text: str = ""
-) -> Panel:
+def _one(title: str, family: Family, where: str, legend: str, unit: str = "short") -> Panel:
     rate = family.name.endswith("_total")
     expression = _rate(family, where) if rate else _of(family, where)
-    return Panel(title, ((expression, legend),), unit, text=text or family.text)
+    return Panel(title, ((expression, legend),), unit, text=family.text)
 
 
 def _p99(family: Family) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from harp.metrics.families import Distribution, Family, Kind, Sample
 
@@ -59,7 +60,7 @@ def parse(text: str) -> list[dict[str, object]]:
     """Prometheus's text as data: each family with its samples, for `--json`."""
     return [
         {
-            "name": metric.name,
+            "name": f"{metric.name}_total" if metric.type == "counter" else metric.name,
             "kind": metric.type,
             "help": metric.documentation,
             "samples": [
@@ -85,7 +86,7 @@ def _add(filled: _Filled, sample: Sample) -> None:
     value = sample.value
     if isinstance(filled, HistogramMetricFamily):
         assert isinstance(value, Distribution)
-        bounds = (*(f"{bound:g}" for bound in sample.family.bounds), "+Inf")
+        bounds = (*map(floatToGoString, sample.family.bounds), "+Inf")
         buckets = list(zip(bounds, map(float, value.counts), strict=True))
         filled.add_metric(sample.labels, buckets, value.total)
     else:

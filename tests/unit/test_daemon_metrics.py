@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ import pytest
 from metrics_cases import GIB, device, tenant
 
 import harp.daemon.metrics as daemon_metrics
-from harp.config import AdmissionConfig, Config
+from harp.config import AdmissionConfig, Config, DaemonConfig
 from harp.daemon.book import Book
 from harp.daemon.metrics import Reporter
 from harp.daemon.picture import ArbiterDevice, ArbiterTenant, Picture
@@ -82,7 +83,7 @@ class _Book(Book):
 
 
 class _World:
-    def __init__(self, tenants: int = 0) -> None:
+    def __init__(self, tenants: int = 0, most: int = 2048) -> None:
         self.book = _Book()
         for number in range(1, tenants + 1):
             self.book.add(number)
@@ -94,7 +95,8 @@ class _World:
             evaders=SimpleNamespace(uncovered={}, uncovered_total=0),
         )
         link = SimpleNamespace(started_count=0)
-        self.reporter = Reporter(self.book, cast("Any", link), cast("Any", self.harpd), Config())
+        config = Config(daemon=DaemonConfig(metrics_grants=most))
+        self.reporter = Reporter(self.book, cast("Any", link), cast("Any", self.harpd), config)
 
     def value(self, name: str, tenant: str | None = None) -> float | None:
         """A series of the next scrape."""
@@ -167,6 +169,54 @@ def test_an_arbiter_that_is_away_is_said_and_counters_do_not_go_back() -> None:
     world.book.arbiter.gone = True
     assert world.value("harp_arbiter_up") == 0
     assert world.value("harp_grant_compute_seconds_total", "t1") == 5
+
+
+def test_a_scrape_that_fails_gives_nothing_and_the_next_one_counts_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Never some of the series: who is not told of would look as if it had ended."""
+    world = _World(2)
+
+    def broken(_uuid: str) -> int:
+        raise KeyError("a device that nobody knows")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.harpd, "physical_bytes", broken)
+        for _ in range(2):
+            with pytest.raises(KeyError):
+                asyncio.run(world.reporter.metrics(""))
+    assert world.value("harp_metrics_scrape_errors_total") == 2
+
+
+def test_looks_that_failed_are_told() -> None:
+    world = _World()
+    assert world.value("harp_watchdog_errors_total") == 0
+    world.harpd.look_errors = 3
+    assert world.value("harp_watchdog_errors_total") == 3
+
+
+def test_tenants_beyond_the_setting_have_no_series() -> None:
+    world = _World(3, most=2)
+    assert world.value("harp_grant_info", "t2") == 1
+    assert world.value("harp_grant_info", "t3") is None
+    assert world.value("harp_metrics_grants_left_out") == 1
+
+
+def test_a_tenant_is_idle_since_its_grant_until_it_is_seen_to_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "harp_grant_last_activity_timestamp_seconds"
+    now = SimpleNamespace(time=lambda: 5000.0, monotonic=time.monotonic)
+    monkeypatch.setattr("harp.daemon.book.time", now)
+    world = _World(2)
+    made = world.book.tenants[1]
+    world.book.tenants[1] = replace(made, created_s=4000)
+    assert world.value(name, "t1") == 4000
+    world.book.arbiter.uses[1] = Use(used_ns=1)
+    assert world.value(name, "t1") == 5000
+    assert world.value(name, "t2") == 0
+    now.time = lambda: 6000.0
+    assert world.value(name, "t1") == 5000
 
 
 def test_what_was_not_looked_at_has_no_series() -> None:

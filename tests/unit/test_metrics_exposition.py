@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from metrics_cases import device, everything, grant, seen, tenant
@@ -19,11 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from harp.metrics import (
     DAEMON,
     PLUGIN,
+    Distribution,
     Family,
     Kind,
     Sample,
     Seen,
     expose,
+    parse,
     samples,
     series,
 )
@@ -176,8 +179,63 @@ def test_so_many_series_and_no_more_for_a_tenant() -> None:
         return len(samples(seen(*grants)))
 
     each = count(1) - count(0)
-    assert 10 < each < 20
+    assert 10 < each < 22
     assert count(256) - count(0) == 256 * each
+
+
+def test_tenants_beyond_the_budget_are_counted_and_who_came_first_has_series() -> None:
+    grants = [
+        grant(tenant(1, "two"), 0, (device(0), Use()), (device(1), Use())),
+        grant(tenant(2, "one"), 0, (device(0), Use())),
+        grant(tenant(3, "late"), 0, (device(0), Use())),
+        grant(tenant(4, "later"), 0, (device(0), Use()), (device(1), Use())),
+    ]
+
+    def told(most: int) -> tuple[set[str], float]:
+        """Tenants of the text, and how many of their GPUs it says are left out."""
+        found = [s for m in parsed(text_of(seen(*grants, most=most))) for s in m.samples]
+        (left,) = (s.value for s in found if s.name == "harp_metrics_grants_left_out")
+        return {s.labels["tenant"] for s in found if "tenant" in s.labels}, left
+
+    assert told(6) == ({"two", "one", "late", "later"}, 0)
+    assert told(5) == ({"two", "one", "late"}, 2)
+    assert told(3) == ({"two", "one"}, 3)
+    assert told(2) == ({"two"}, 4)
+
+
+def test_a_tenant_whose_gpus_are_gone_is_still_one_of_the_budget() -> None:
+    assert 'tenant="a"' in text_of(seen(grant(tenant(1, "a"), 0), most=1))
+    both = text_of(seen(grant(tenant(1, "a"), 0), grant(tenant(2, "b"), 0), most=1))
+    assert 'tenant="b"' not in both
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_a_histogram_is_told_by_its_buckets(accept: str) -> None:
+    family = Family("harp_x_seconds", Kind.HISTOGRAM, "A text.", ("a",), (0.0005, 1, 30))
+    one = Sample(family, ("1",), Distribution((2, 5, 5, 6), 40.5))
+    text = expose([family], [one], accept)[0].decode()
+    parse_ = parse_openmetrics if accept else text_string_to_metric_families
+    (metric,) = parse_(text)
+    assert metric.type == "histogram"
+    assert {(s.name, s.labels.get("le", "")): s.value for s in metric.samples} == {
+        ("harp_x_seconds_bucket", "0.0005"): 2,
+        ("harp_x_seconds_bucket", "1.0"): 5,
+        ("harp_x_seconds_bucket", "30.0"): 5,
+        ("harp_x_seconds_bucket", "+Inf"): 6,
+        ("harp_x_seconds_count", ""): 6,
+        ("harp_x_seconds_sum", ""): 40.5,
+    }
+    assert lint([family], expose([family], [one])[0].decode()) == []
+
+
+def test_the_text_as_data_is_every_sample_of_it() -> None:
+    text = text_of(everything())
+    found = parse(text)
+    assert len(found) == len(DAEMON)
+    counted: Any = next(f for f in found if f["name"] == "harp_grant_compute_seconds_total")
+    assert counted["kind"] == "counter"
+    assert counted["help"] == "GPU time the tenant used; its rate is its share."
+    assert [s["value"] for s in counted["samples"] if s["labels"]["tenant"] != "big"] == [0, 1.5]
 
 
 def test_every_figure_says_what_it_was_measured_on() -> None:

@@ -65,6 +65,35 @@ def test_a_tenant_that_was_on_another_device_meanwhile_is_not_counted_twice() ->
     assert totals.of == {"a": _total(6), "b": _total(2)}
 
 
+def test_a_tenant_was_active_when_a_picture_last_showed_that_it_used_something() -> None:
+    totals = Totals()
+    idle = Use(used_ns=1)
+    totals.see([1, 2], {(1, "a"): idle, (2, "a"): idle}, 10)
+    assert totals.active_s == {}  # of what came before nobody knows when it was
+    totals.see([1, 2], {(1, "a"): Use(used_ns=2), (2, "a"): idle}, 20)
+    totals.see([1, 2], {(1, "a"): Use(used_ns=2), (2, "a"): Use(used_ns=1, launches=1)}, 30)
+    assert totals.active_s == {1: 20, 2: 30}
+    totals.see([1, 2], {(1, "a"): Use(used_ns=2), (2, "a"): Use(used_ns=1, launches=1)}, 40)
+    assert totals.active_s == {1: 20, 2: 30}
+
+
+def test_who_only_waits_or_is_refused_is_not_active() -> None:
+    totals = _seen({(1, "a"): 0})
+    totals.see([1], {(1, "a"): Use(wait_ns=5, denials=2)}, 20)
+    assert totals.active_s == {}
+
+
+def test_a_new_arbiter_makes_nobody_active_and_the_end_of_a_tenant_forgets_it() -> None:
+    totals = _seen({(1, "a"): 0, (2, "a"): 0})
+    totals.see([1, 2], {(1, "a"): _use(5), (2, "a"): _use(5)}, 20)
+    totals.see([1, 2], {(1, "a"): _use(0), (2, "a"): _use(0)}, 30)
+    assert totals.active_s == {1: 20, 2: 20}
+    totals.forget(1)
+    assert totals.active_s == {2: 20}
+    totals.see([], {}, 40)
+    assert totals.active_s == {}
+
+
 @given(
     st.lists(
         st.dictionaries(
