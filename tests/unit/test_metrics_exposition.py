@@ -5,17 +5,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from metrics_cases import device, everything, grant, seen, tenant
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from harp.metrics import (
     DAEMON,
@@ -123,6 +132,84 @@ def test_the_librarys_parser_reads_every_sample_back() -> None:
     for one in given:
         labels = tuple(sorted(zip(one.family.labels, one.labels, strict=True)))
         assert read[one.family.name, labels] == one.value
+
+
+class _Made(Collector):
+    def __init__(self, made: Iterable[Metric]) -> None:
+        self._made = made
+
+    def collect(self) -> Iterable[Metric]:
+        return self._made
+
+
+def by_the_library(
+    families: Iterable[Family], given: Iterable[Sample], accept: str
+) -> tuple[bytes, str]:
+    """The same by its own families and its own writer."""
+    made: dict[str, Any] = {}
+    for family in families:
+        kind = {
+            Kind.GAUGE: GaugeMetricFamily,
+            Kind.COUNTER: CounterMetricFamily,
+            Kind.HISTOGRAM: HistogramMetricFamily,
+        }[family.kind]
+        made[family.name] = kind(family.name, family.text, labels=family.labels)
+    for sample in given:
+        value = sample.value
+        if isinstance(value, Distribution):
+            bounds = (*map(floatToGoString, sample.family.bounds), "+Inf")
+            buckets = list(zip(bounds, map(float, value.counts), strict=True))
+            made[sample.family.name].add_metric(sample.labels, buckets, value.total)
+        else:
+            made[sample.family.name].add_metric(sample.labels, float(value))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Made(made.values()))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+#: as Prometheus 2.42 asks
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75"
+    ",text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+ACCEPTS = ("", "text/html", "application/openmetrics-text; version=1.0.0", PROMETHEUS)
+
+
+@pytest.mark.parametrize("accept", ACCEPTS)
+def test_every_byte_is_the_librarys(accept: str) -> None:
+    odd = 'a"b\\c\nd{e}=é'
+    families = [
+        *DAEMON,
+        Family("harp_x_seconds", Kind.HISTOGRAM, "A text.", ("a", "z"), (0.0005, 1, 30)),
+        Family("harp_odd_total", Kind.COUNTER, f"What {odd} is.", ("b", "a")),
+    ]
+    given = [
+        *samples(everything()),
+        Sample(families[-2], ("1", odd), Distribution((2, 5, 5, 6), 40.5)),
+        Sample(families[-2], ("", ""), Distribution((0, 0, 0, 0), 0)),
+        *(
+            Sample(families[-1], (str(value), odd), value)
+            for value in (
+                0,
+                1e-9,
+                1 / 3,
+                999999,
+                1e6,
+                123456789.125,
+                1e21,
+                float("inf"),
+                float("nan"),
+            )
+        ),
+    ]
+    assert expose(families, given, accept) == by_the_library(families, given, accept)
+
+
+def test_a_sample_of_no_family_is_an_error_and_never_left_out() -> None:
+    other = Family("harp_x", Kind.GAUGE, "A text.")
+    with pytest.raises(KeyError):
+        expose(DAEMON, [Sample(other, (), 1)])
 
 
 def test_openmetrics_is_there_for_who_asks() -> None:
