@@ -86,7 +86,11 @@ def test_a_kubelet_that_comes_again_is_counted_and_timed(world: World) -> None:
     failed = ("harp_plugin_errors_total", "list")
     before = scrape(world)[failed]
     assert before >= 1  # the scrape that asks counts it itself
+    world.kubelet.refuses = True
     world.kubelet.start()
+    errors = world.plugin.counts
+    until(lambda: errors.value(families.PLUGIN_ERRORS, "registration") >= 2)
+    world.kubelet.refuses = False
     until(lambda: scrape(world)["harp_plugin_reregister_duration_seconds_count", ""] == 1)
     found = scrape(world)
     assert found["harp_plugin_kubelet_restarts_total", ""] == 1
