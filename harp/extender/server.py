@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kube-scheduler calls, over HTTP: POST /filter, /prioritize, /bind; and GET for others.
+
+| call | in | out |
+|---|---|---|
+| filter | Pod, Nodes or NodeNames | the same, FailedNodes, FailedAndUnresolvableNodes, Error |
+| prioritize | as filter | [{Host, Score}] |
+| bind | PodName, PodNamespace, PodUID, Node | Error |
+
+kube-scheduler sends names where its config says nodeCacheCapable, else whole nodes; it gets back
+the same kind. Field names are Go's, read without regard to case, as Go reads them: kube-scheduler
+before 1.17 wrote them small. An answer of 200 with Error makes it try the pod again; other answers
+do too, but their text is not shown.
+
+Only the leader answers: another has not seen what the leader bound a moment ago. So a replica that
+does not lead is not ready (GET /readyz), a Service sends it nothing, and who calls it all the same
+hears an error and is hung up on, so that the next call goes to the leader.
+
+Source: kube-scheduler's extender/v1/types.go, pkg/scheduler/extender.go.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import structlog
+
+from harp.errors import ConfigError
+from harp.extender.bind import Binder
+from harp.extender.core import Done, NodeSeen, Outcome, step
+from harp.extender.decide import Scorer, filter_nodes
+from harp.extender.metrics import Meter
+from harp.extender.objects import NodeInfo, PodInfo
+from harp.extender.state import View
+from harp.kube.client import Object
+
+__all__ = ["BODY_MAX", "Extender", "Server", "Tls"]
+
+_log = structlog.get_logger(__name__)
+#: whole nodes of a large cluster: 5,000 of 6 KiB
+BODY_MAX = 32 << 20
+#: kube-scheduler keeps connections; one that says nothing for so long is closed
+_IDLE_S = 60.0
+
+
+class _BadRequestError(Exception):
+    """A body that cannot be answered."""
+
+    def __init__(self, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _UnreadyError(Exception):
+    """We may not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extender:
+    """The three calls, without HTTP."""
+
+    view: View
+    lock: threading.RLock  #: of the view and the scorer
+    scorer: Scorer
+    binder: Binder
+    meter: Meter
+    synced: Callable[[], bool]
+    leads: Callable[[], bool]
+
+    @property
+    def lack(self) -> str:
+        """Why this replica does not answer; empty: it does."""
+        if not self.synced():
+            return "HARP's extender has not seen the cluster yet"
+        return "" if self.leads() else "this replica of HARP's extender is not the leader"
+
+    def filter(self, args: Object) -> Object:
+        """Nodes on which the pod fits.
+
+        Raises:
+            _BadRequestError: no pod, or no nodes.
+            _UnreadyError: see `lack`.
+        """
+        self._check()
+        pod, nodes, names = _asked(args)
+        with self.lock:
+            self._learn(nodes or [])
+            found = filter_nodes(self.view, pod, names)
+        self.meter.filtered(len(found.fitting), len(found.full), len(found.never))
+        fitting = set(found.fitting)
+        # Both maps: kube-scheduler before 1.21 knows the first alone.
+        result: dict[str, object] = {
+            "FailedNodes": {**found.full, **found.never},
+            "FailedAndUnresolvableNodes": found.never,
+            "Error": "",
+        }
+        if nodes is None:
+            result["NodeNames"] = list(found.fitting)
+        else:
+            kept = [node for node in nodes if _name_of(node) in fitting]
+            result["Nodes"] = {"apiVersion": "v1", "kind": "NodeList", "items": kept}
+        return result
+
+    def prioritize(self, args: Object) -> list[Object]:
+        """How good each is.
+
+        Raises:
+            _BadRequestError: as filter().
+            _UnreadyError: as filter().
+        """
+        self._check()
+        pod, nodes, names = _asked(args)
+        with self.lock:
+            self._learn(nodes or [])
+            scores = self.scorer.scores(self.view, pod, names)
+        return [{"Host": name, "Score": score} for name, score in scores.items()]
+
+    def bind(self, args: Object) -> Object:
+        """Bind.
+
+        Raises:
+            _BadRequestError: it does not say which pod or node.
+            _UnreadyError: as filter().
+        """
+        self._check()
+        asked = {key: _field(args, key) for key in ("PodNamespace", "PodName", "PodUID", "Node")}
+        for key, value in asked.items():
+            if not isinstance(value, str) or (not value and key != "PodUID"):
+                raise _BadRequestError(f"{key} is missing in the binding: is this kube-scheduler?")
+        done: Done = self.binder.bind(*map(str, asked.values()))
+        self.meter.bound(done.outcome)
+        return {"Error": "" if done.outcome is Outcome.BOUND else done.why}
+
+    def _check(self) -> None:
+        if lack := self.lack:
+            raise _UnreadyError(f"{lack}; the pod is tried again")
+
+    def _learn(self, nodes: list[Object]) -> None:
+        """Nodes that the watch has not told of yet; else the watch is newer."""
+        for body in nodes:
+            node = _read(NodeInfo.of, body)
+            if node.name not in self.view.nodes:
+                step(self.view, NodeSeen(node), self.binder.now_s())
+
+
+def _asked(args: Object) -> tuple[PodInfo, list[Object] | None, list[str]]:
+    body = _field(args, "Pod")
+    if not isinstance(body, Mapping):
+        raise _BadRequestError("Pod is missing: is this kube-scheduler?")
+    pod = _read(PodInfo.of, body)
+    names = _field(args, "NodeNames")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return pod, None, names
+    nodes = _field(args, "Nodes")
+    # An empty NodeList of Go is null.
+    items = (nodes.get("items") or []) if isinstance(nodes, Mapping) else None
+    if not isinstance(items, list):
+        raise _BadRequestError("neither NodeNames nor Nodes: is this kube-scheduler?")
+    return pod, items, [_name_of(node) for node in items]
+
+
+def _field(args: Object, name: str) -> object:
+    if name in args:
+        return args[name]
+    return next((args[key] for key in args if key.lower() == name.lower()), None)
+
+
+def _name_of(node: object) -> str:
+    meta = node.get("metadata") if isinstance(node, Mapping) else None
+    name = meta.get("name") if isinstance(meta, Mapping) else None
+    if not isinstance(name, str):
+        raise _BadRequestError("a node without a name")
+    return name
+
+
+def _read(of: Callable[[Object], Any], body: Object) -> Any:
+    try:
+        return of(body)
+    except (ConfigError, AttributeError, TypeError) as error:
+        raise _BadRequestError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """HTTPS, all in PEM."""
+
+    certificate: Path
+    key: Path
+    clients: Path | None = None  #: who signs those that may call; None: anybody may
+
+
+class Server:
+    """HTTP, or HTTPS. serve() until stop().
+
+    Args:
+        extender: who answers.
+        host: where to listen, and the port; 0: any.
+        tls: None: plain HTTP.
+        read_only: GET alone.
+
+    Raises:
+        ConfigError: the address is not free, or the certificate is not good.
+    """
+
+    def __init__(
+        self,
+        extender: Extender,
+        host: str,
+        port: int,
+        *,
+        tls: Tls | None = None,
+        read_only: bool = False,
+        body_max: int = BODY_MAX,
+    ) -> None:
+        its = {"extender": extender, "body_max": body_max, "read_only": read_only}
+        handler = type("_Bound", (_Handler,), its)
+        context = _context(tls) if tls else None
+        try:
+            self._http = _Listener((host, port), handler)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen at {host}:{port}: {error}", "choose another HOST:PORT"
+            ) from error
+        if context is not None:
+            # The handshake is done where the request is read: a silent client holds up nobody.
+            self._http.socket = context.wrap_socket(
+                self._http.socket, server_side=True, do_handshake_on_connect=False
+            )
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._http.server_address[1])
+
+    def serve(self) -> None:
+        """Until stop()."""
+        with self._http:
+            self._http.serve_forever(poll_interval=0.1)
+
+    def stop(self) -> None:
+        """End serve(), from another thread."""
+        self._http.shutdown()
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+        if tls.clients is not None:
+            context.load_verify_locations(tls.clients)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"the certificate {tls.certificate}, its key or {tls.clients} cannot be used: {error}",
+            "give PEM files with --tls-cert, --tls-key and --tls-client-ca",
+        ) from error
+    return context
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - theirs
+        """A connection that broke off is no error of ours."""
+        _log.debug("connection_ended", client=str(client_address))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "harp-extender"
+    sys_version = ""
+    timeout = _IDLE_S
+    extender: ClassVar[Extender]
+    body_max: ClassVar[int]
+    read_only: ClassVar[bool]
+
+    def do_GET(self) -> None:
+        """Probes and Prometheus."""
+        match self.path.partition("?")[0]:
+            case "/healthz":
+                self._say(HTTPStatus.OK, "ok")
+            case "/readyz":
+                lack = self.extender.lack
+                status = HTTPStatus.SERVICE_UNAVAILABLE if lack else HTTPStatus.OK
+                self._say(status, lack or "ok")
+            case "/metrics":
+                body, kind = self.extender.meter.page(self.headers.get("Accept", ""))
+                self._say(HTTPStatus.OK, body, kind)
+            case _:
+                self._say(HTTPStatus.NOT_FOUND, "GET /healthz, /readyz or /metrics")
+
+    def do_POST(self) -> None:
+        """The three calls."""
+        extender = self.extender
+        calls: dict[str, Callable[[Object], object]] = {
+            "filter": extender.filter,
+            "prioritize": extender.prioritize,
+            "bind": extender.bind,
+        }
+        name = self.path.partition("?")[0].removeprefix("/")
+        try:
+            body = self._body()
+            call = None if self.read_only else calls.get(name)
+            if call is None:
+                raise _BadRequestError("POST /filter, /prioritize or /bind", HTTPStatus.NOT_FOUND)  # noqa: TRY301
+            with extender.meter.timed(name):
+                answer = call(body)
+        except _UnreadyError as error:
+            self.close_connection = True
+            # An error of prioritize is a status: its answer is a list.
+            listed = name == "prioritize"
+            status = HTTPStatus.SERVICE_UNAVAILABLE if listed else HTTPStatus.OK
+            self._say(status, {"Error": str(error)})
+        except _BadRequestError as error:
+            _log.warning("bad_request", path=self.path, reason=str(error))
+            self._say(error.status, {"Error": str(error)})
+        except Exception:  # noqa: BLE001 - kube-scheduler tries again, others are served
+            _log.exception("call_broken", path=self.path)
+            self._say(HTTPStatus.INTERNAL_SERVER_ERROR, {"Error": "internal error; see the log"})
+        else:
+            self._say(HTTPStatus.OK, answer)
+
+    def _body(self) -> Object:
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit():
+            self.close_connection = True  # where its body ends is not known
+            raise _BadRequestError("Content-Length is missing", HTTPStatus.LENGTH_REQUIRED)
+        if int(length) > self.body_max:
+            self.close_connection = True
+            raise _BadRequestError(
+                f"a body of {length} bytes; {self.body_max} at most: set nodeCacheCapable: true",
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            )
+        raw = self.rfile.read(int(length))
+        try:
+            body = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise _BadRequestError(f"the body is no JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise _BadRequestError("the body is no JSON object")
+        return body
+
+    def _say(self, status: HTTPStatus, answer: object, kind: str = "") -> None:
+        if isinstance(answer, bytes):
+            raw = answer
+        elif isinstance(answer, str):
+            raw, kind = answer.encode(), "text/plain"
+        else:
+            raw, kind = json.dumps(answer).encode(), "application/json"
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(raw)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - theirs
+        """Not to stderr."""
+        _log.debug("request", line=format % args)
