@@ -107,8 +107,8 @@ def serve(
         raise click.UsageError("--tls-cert and --tls-key go together, --tls-client-ca with them")
     where = _address("--bind", bind)
     metrics_at = _address("--metrics", metrics) if metrics else None
-    _log_to_stderr(json_lines=json_log)
     access = find(kubeconfig)
+    _log_to_stderr(json_lines=json_log)
     service = Service(
         ApiServer(access),
         Options(
