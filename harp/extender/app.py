@@ -94,7 +94,14 @@ class Service:
             if options.elect
             else None
         )
-        self._binder = Binder(self.view, self.lock, api, leads=self.leads, leader=self._leader)
+        self._binder = Binder(
+            self.view,
+            self.lock,
+            api,
+            leads=self.leads,
+            leader=self._leader,
+            refresh=None if options.elect else self._acquired,
+        )
         meter = Meter(self.view, self.lock, synced=self.synced, leads=self.leads)
         scorer = Scorer(options.policy)
         extender = Extender(

@@ -41,6 +41,9 @@ _GET_S = 1.0
 _POST_S = 2.5
 #: what a binding that has begun may take at most
 _DRAIN_S = 2 * _GET_S + _POST_S + 2.0
+#: without an election: after so long without a binding another may have bound meanwhile; shorter
+#: than the time that another kube-scheduler needs to see that its leader is gone (15 s)
+_QUIET_S = 10.0
 
 
 class Binder:
@@ -52,6 +55,8 @@ class Binder:
         api: the API server.
         leads: whether we may.
         leader: who does, for people.
+        refresh: reads what is bound; called before a binding that follows a quiet time. For who
+            holds no election: kube-scheduler's own decides who is asked, and does not tell us.
         clock_s: monotonic.
     """
 
@@ -63,6 +68,7 @@ class Binder:
         *,
         leads: Callable[[], bool],
         leader: Callable[[], str] = lambda: "",
+        refresh: Callable[[], None] | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._view = view
@@ -70,7 +76,11 @@ class Binder:
         self._api = api
         self._leads = leads
         self._leader = leader
+        self._refresh = refresh
         self._clock_s = clock_s
+        #: held while refresh() runs, so that nobody binds before it has ended
+        self._refreshing = threading.Lock()
+        self._last_s: float | None = None  #: when a binding was asked for
         #: guards the two below
         self._idle = threading.Condition()
         self._running = 0
@@ -107,6 +117,7 @@ class Binder:
                 f"this replica is not the leader, who is {other}; the pod is tried again",
             )
         try:
+            self._look_again()
             pod = self._pod(namespace, name)
         except (DaemonUnreachable, ConfigError) as error:
             return Done(Outcome.REFUSED, error.message)
@@ -117,6 +128,15 @@ class Binder:
                 Outcome.REFUSED, f"{pod.key} is another pod now: its uid is {pod.uid}, not {uid}"
             )
         return self._follow(BindAsked(pod, node))
+
+    def _look_again(self) -> None:
+        if self._refresh is None:
+            return
+        with self._refreshing:
+            now_s = self._clock_s()
+            if self._last_s is None or now_s >= self._last_s + _QUIET_S:
+                self._refresh()
+            self._last_s = now_s
 
     def _follow(self, event: Event) -> Done:
         while True:

@@ -216,7 +216,7 @@ def _ask(view: View, pod: PodInfo, node: str) -> Action:
         if bound == node:
             return Done(Outcome.BOUND)
         return Done(Outcome.REFUSED, f"{pod.key} is bound to node {bound} already")
-    if pod.ended:
+    if pod.ended or view.is_gone(pod.uid):
         return Done(Outcome.REFUSED, f"{pod.key} has ended")
     if before is not None and before.asked:
         return Done(
@@ -239,7 +239,7 @@ def _ask(view: View, pod: PodInfo, node: str) -> Action:
         gpus = found
     view.assume(pod, node, gpus)
     assumed = view.assumption(pod.uid)
-    assert assumed is not None  # `known` has no node
+    assert assumed is not None  # it is not bound, and not gone
     # Where no GPU is named, what the pod's maker wrote there may not be taken for ours.
     return Post(assumed.pod, {GPU: ",".join(gpus)} if pod.claims else {})
 

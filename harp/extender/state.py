@@ -27,6 +27,8 @@ __all__ = ["CONFIRMED_S", "LOST_S", "Assumption", "Usage", "View"]
 LOST_S = 65.0
 #: one that the API server has confirmed
 CONFIRMED_S = 300.0
+#: of pods that are gone, so many are remembered: news of them that is late says nothing
+_GONE_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class View:
         self._on: dict[str, dict[str, PodInfo]] = {}
         #: {node: room}, filled as it is asked for
         self._rooms: dict[str, Room] = {}
+        #: UIDs of pods that are gone or have ended, oldest first: none comes back
+        self._gone: dict[str, None] = {}
         #: counts changes of `pods`
         self.changes = 0
 
@@ -89,6 +93,7 @@ class View:
         there = {pod.uid: pod for pod in pods}
         for uid in self.pods.keys() - there.keys():
             self._forget(uid)
+            self._end(uid)
         for pod in there.values():
             self.put_pod(pod)
 
@@ -109,12 +114,17 @@ class View:
         self.changes += 1
         self.undo(uid)
         self._forget(uid)
+        self._end(uid)
+
+    def is_gone(self, uid: str) -> bool:
+        """Whether it was there, and is not any more."""
+        return uid in self._gone
 
     def assume(self, pod: PodInfo, node: str, gpus: tuple[str, ...]) -> None:
         """It is about to be bound; what becomes of it is waited for."""
         before = self._assumed.get(pod.uid)
         self.undo(pod.uid)
-        if pod.uid in self.pods and self.pods[pod.uid].node:
+        if pod.uid in self._gone or (pod.uid in self.pods and self.pods[pod.uid].node):
             return  # the watch knows better
         pod = replace(pod, node=node, gpus=gpus)
         self._assumed[pod.uid] = Assumption(pod, lost=before is not None and before.lost)
@@ -177,6 +187,11 @@ class View:
         was = self.pods.pop(uid, None)
         if was is not None and was.node:
             self._take_off(was)
+
+    def _end(self, uid: str) -> None:
+        self._gone[uid] = None
+        if len(self._gone) > _GONE_MAX:
+            del self._gone[next(iter(self._gone))]
 
     def _put_on(self, pod: PodInfo) -> None:
         self._on.setdefault(pod.node, {})[pod.uid] = pod

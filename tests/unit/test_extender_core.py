@@ -173,6 +173,15 @@ def test_a_new_leader_counts_what_its_watch_has_not_shown() -> None:
     assert _refused(view, pod("c", 40), "n").endswith("is 30, need 40")
 
 
+def test_late_news_of_pods_that_are_gone_say_nothing() -> None:
+    view = _view(node("n", gpus=1), pods=(pod("a", 70, on="n", gpu="0"), pod("b", 30)))
+    step(view, PodGone("uid-a"), 0.0)
+    step(view, TookOver((PodInfo.of(pod("a", 70, on="n", gpu="0")),)), 0.0)
+    assert view.room("n").free == (100,)
+    step(view, PodsListed(()), 0.0)
+    assert _refused(view, pod("b", 30), "n") == "ns/b has ended"
+
+
 def test_no_gpu_is_named_where_one_would_be_guessed() -> None:
     view = _view(node("n", ill=1), pods=())
     post = _post(view, pod("a", 30, gpu="1"), "n")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from fake_kube import FakeKube, node, pod, served
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,12 +23,15 @@ from test_kube_client import kubeconfig, wait_for
 
 from harp.cli.scheduler import scheduler
 from harp.errors import ConfigError, DaemonUnreachable
+from harp.extender import bind as bind_module
 from harp.extender.app import Options, Service
+from harp.extender.objects import RESOURCE
 from harp.extender.server import Tls
 from harp.kube.access import find
 from harp.kube.client import ApiServer
 from harp.kube.lease import Tempo
 
+ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., Service]
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/harp-scheduler-extender"
 
@@ -268,6 +272,24 @@ def test_the_lease_is_given_up_after_the_last_binding(kube: FakeKube, start: Sta
     assert kube.objects[LEASE]["spec"]["holderIdentity"] is None
 
 
+def test_without_an_election_what_another_bound_is_read(kube: FakeKube, start: Start) -> None:
+    """Its kube-scheduler has begun to lead, and its watch has not shown what was bound before."""
+    service = start(elect=False)
+    wait_for(lambda: get(service, "/readyz")[0] == 200)
+    for follower in service._followers:
+        follower.stop()
+    for thread in service._watchers:
+        thread.join()
+    kube.put(pod("x", 70, on="n1", gpu="0"))
+    for name, share in (("a", 70), ("b", 70)):
+        kube.put(pod(name, share))
+    assert bind(service, pod("a", 70), "n1") == ""
+    assert bound(kube)["a"] == ("n1", "1")
+    assert "is 30, need 70" in bind(service, pod("b", 70), "n1")
+    lists = [path for method, path in kube.calls if method == "GET" and "pods?" in path]
+    assert len(lists) == 2  # once to begin with, once at the first binding
+
+
 def test_not_ready_before_the_cluster_is_seen(kube: FakeKube, start: Start) -> None:
     kube.hook = lambda _, path: 403 if path.startswith("/api/v1/pods") else None
     service = start(elect=False)
@@ -374,6 +396,20 @@ def test_what_cannot_be_served(start: Start, service: Service, tmp_path: Path) -
     (tmp_path / "x").write_text("x")
     with pytest.raises(ConfigError, match="cannot be used"):
         start(tls=Tls(tmp_path / "x", tmp_path / "x"))
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_the_configuration_that_we_hand_out(version: str) -> None:
+    text = (ROOT / f"deploy/scheduler/kube-scheduler-{version}.yaml").read_text()
+    told = yaml.safe_load(text)
+    assert told["apiVersion"] == f"kubescheduler.config.k8s.io/{version}"
+    (extender,) = told["extenders"]
+    calls = {extender[f"{verb}Verb"] for verb in ("filter", "prioritize", "bind")}
+    assert calls == {"filter", "prioritize", "bind"}
+    assert extender["managedResources"][0]["name"] == RESOURCE
+    # it may not give up before a binding's own patience is over
+    assert extender["httpTimeout"] == "5s"
+    assert 2 * bind_module._GET_S + bind_module._POST_S < 5
 
 
 @pytest.mark.parametrize(
