@@ -15,23 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from click.testing import CliRunner
 from fake_kube import FakeKube, node, pod, served
 from prometheus_client.parser import text_string_to_metric_families
 from test_kube_client import kubeconfig, wait_for
 
-from harp.cli.scheduler import scheduler
 from harp.errors import ConfigError, DaemonUnreachable
-from harp.extender import bind as bind_module
 from harp.extender.app import Options, Service
-from harp.extender.objects import RESOURCE
 from harp.extender.server import Tls
 from harp.kube.access import find
 from harp.kube.client import ApiServer
 from harp.kube.lease import Tempo
 
-ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., Service]
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/harp-scheduler-extender"
 
@@ -396,34 +390,3 @@ def test_what_cannot_be_served(start: Start, service: Service, tmp_path: Path) -
     (tmp_path / "x").write_text("x")
     with pytest.raises(ConfigError, match="cannot be used"):
         start(tls=Tls(tmp_path / "x", tmp_path / "x"))
-
-
-@pytest.mark.parametrize("version", ["v1", "v1beta1"])
-def test_the_configuration_that_we_hand_out(version: str) -> None:
-    text = (ROOT / f"deploy/scheduler/kube-scheduler-{version}.yaml").read_text()
-    told = yaml.safe_load(text)
-    assert told["apiVersion"] == f"kubescheduler.config.k8s.io/{version}"
-    (extender,) = told["extenders"]
-    calls = {extender[f"{verb}Verb"] for verb in ("filter", "prioritize", "bind")}
-    assert calls == {"filter", "prioritize", "bind"}
-    assert extender["managedResources"][0]["name"] == RESOURCE
-    # it may not give up before a binding's own patience is over
-    assert extender["httpTimeout"] == "5s"
-    assert 2 * bind_module._GET_S + bind_module._POST_S < 5
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--bind", "8888"], "is no HOST:PORT"),
-        (["--metrics", "x:y"], "--metrics 'x:y' is no HOST:PORT"),
-        (["--tls-cert", "/x"], "go together"),
-        (["--kubeconfig", "/nowhere"], "no API server is known by /nowhere"),
-        (["--kubeconfig", "in-cluster"], "no API server is known by in-cluster"),
-        (["--policy", "x"], "is not one of"),
-    ],
-)
-def test_the_command_line(arguments: list[str], said: str) -> None:
-    result = CliRunner().invoke(scheduler, ["serve", *arguments])
-    assert result.exit_code != 0
-    assert said in f"{result.output} {result.exception}"
