@@ -22,6 +22,8 @@ Source: kube-scheduler's extender/v1/types.go, pkg/scheduler/extender.go.
 from __future__ import annotations
 
 import json
+import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -269,6 +271,15 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Without its parent's look at DNS, which may take long and whose answer nobody reads."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - theirs
         """A connection that broke off is no error of ours."""
         _log.debug("connection_ended", client=str(client_address))
@@ -279,6 +290,8 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "harp-extender"
     sys_version = ""
     timeout = _IDLE_S
+    wbufsize = -1  #: an answer goes out in one piece: two would wait for each other's receipt
+    disable_nagle_algorithm = True
     extender: ClassVar[Extender]
     body_max: ClassVar[int]
     read_only: ClassVar[bool]

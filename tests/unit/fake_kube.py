@@ -102,7 +102,8 @@ class FakeKube:
             self.oldest, self.log = self.version, []
 
     def pods(self) -> list[Body]:
-        return [copy.deepcopy(one) for path, one in self.objects.items() if "/pods/" in path]
+        """As they are; not to be changed."""
+        return [one for path, one in self.objects.items() if "/pods/" in path]
 
     def ask(self, method: str, path: str, body: object = None, *, timeout_s: float = 5.0) -> Answer:
         assert timeout_s > 0
@@ -119,7 +120,7 @@ class FakeKube:
             if since < self.oldest:
                 return [{"type": "ERROR", "object": {"code": 410, "message": "too old"}}]
             return [
-                {"type": kind, "object": copy.deepcopy(one)}
+                {"type": kind, "object": one}
                 for version, kind, where, one in self.log
                 if version > since and where == collection
             ]
@@ -130,7 +131,7 @@ class FakeKube:
             return self._list(url.path, parse_qs(url.query))
         there = self.objects.get(url.path)
         if method == "GET":
-            return Answer(200, copy.deepcopy(there)) if there else _status(404, "not found")
+            return Answer(200, there) if there else _status(404, "not found")
         if url.path.endswith("/binding"):
             return self._bind(url.path.removesuffix("/binding"), body)
         if method == "POST":
@@ -169,18 +170,21 @@ class FakeKube:
         meta = {"resourceVersion": str(self.version)}
         if end < len(here):
             meta["continue"] = str(end)
-        items = [copy.deepcopy(self.objects[path]) for path in here[begin:end]]
+        items = [self.objects[path] for path in here[begin:end]]
         return Answer(200, {"kind": "List", "metadata": meta, "items": items})
 
     def _write(self, path: str, body: Body, kind: str) -> Body:
-        self.objects[path] = copy.deepcopy(body)
-        self._log(kind, path, self.objects[path])
-        return copy.deepcopy(self.objects[path])
+        self._log(kind, path, body)
+        return self.objects[path]
 
     def _log(self, kind: str, path: str, body: Body) -> None:
         self.version += 1
+        # A copy, since what stands in the log or among the objects is never changed.
+        body = copy.deepcopy(body)
         body["metadata"]["resourceVersion"] = str(self.version)
-        self.log.append((self.version, kind, _collection(path), copy.deepcopy(body)))
+        if kind != "DELETED":
+            self.objects[path] = body
+        self.log.append((self.version, kind, _collection(path), body))
         self.changed.notify_all()
 
 

@@ -314,6 +314,15 @@ def test_what_is_no_call(service: Service, path: str, body: object, status: int,
     assert said in json.loads(found[1])["Error"]
 
 
+def test_ipv6_without_dns(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.getfqdn", lambda *_: pytest.fail("DNS was asked"))
+    service = start(bind=("::1", 0))
+    connection = http.client.HTTPConnection("::1", service.server.port, timeout=20)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
 def test_bodies_without_end(service: Service) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", service.server.port, timeout=20)
     connection.putrequest("POST", "/filter")
