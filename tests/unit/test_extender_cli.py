@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from fake_kube import FakeKube, served
+from test_kube_client import kubeconfig, wait_for
 
 from harp.cli.scheduler import scheduler
 from harp.extender import bind
@@ -45,3 +51,50 @@ def test_the_command_line(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(scheduler, ["serve", *arguments])
     assert result.exit_code != 0
     assert said in f"{result.output} {result.exception}"
+
+
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/mine/leases/harp-scheduler-extender"
+
+
+def test_a_process_of_it_ends_when_it_is_told_and_gives_up_the_lease(tmp_path: Path) -> None:
+    kube = FakeKube()
+    with served(kube) as url:
+        name = kubeconfig(tmp_path / "config", url, {"token": "t"})
+        command = [
+            sys.executable,
+            "-m",
+            "harp",
+            "scheduler",
+            "serve",
+            "--kubeconfig",
+            name,
+            "--json",
+        ]
+        with subprocess.Popen(
+            [*command, "--bind", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--json-log"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            said = json.loads(process.stdout.readline())
+            assert said.keys() == {"bind", "metrics", "policy"}
+            wait_for(lambda: LEASE in kube.objects)
+            assert kube.objects[LEASE]["spec"]["holderIdentity"]
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert all(json.loads(line)["event"] for line in log.splitlines())
+        assert kube.objects[LEASE]["spec"]["holderIdentity"] is None
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    program = "import sys; sys.modules['kubernetes'] = None; from harp.cli.main import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "scheduler", "serve"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "pip install 'harp[kubernetes]'" in ended.stderr
