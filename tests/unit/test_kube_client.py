@@ -58,6 +58,20 @@ def test_a_kubeconfig_is_found_by_name_and_by_environment(tmp_path: Path) -> Non
         assert access.headers() == {"authorization": "Bearer t"}
 
 
+def test_a_pods_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("token", "t1"), ("ca.crt", "PEM"), ("namespace", "harp\n")):
+        (tmp_path / name).write_text(text)
+    its = "kubernetes.config.incluster_config.SERVICE"
+    monkeypatch.setattr(f"{its}_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(f"{its}_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr("harp.kube.access._NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    for access in (find(), find(IN_CLUSTER)):
+        assert (access.url, access.namespace) == ("https://[fd00::1]:443", "harp")
+        assert access.headers() == {"authorization": "bearer t1"}
+
+
 @pytest.mark.parametrize(
     ("name", "env"),
     [("/nowhere", {}), (IN_CLUSTER, {}), ("", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})],
