@@ -17,6 +17,7 @@ import structlog
 
 from harp.errors import ConfigError
 from harp.extender.bind import Binder
+from harp.extender.calls import Extender
 from harp.extender.core import (
     Event,
     Expired,
@@ -32,7 +33,7 @@ from harp.extender.core import (
 from harp.extender.decide import Scorer
 from harp.extender.metrics import Meter
 from harp.extender.objects import NodeInfo, PodInfo
-from harp.extender.server import Extender, Server, Tls
+from harp.extender.server import Server, Tls
 from harp.extender.state import View
 from harp.kube.client import ApiServer, Object
 from harp.kube.lease import Elector, Tempo
@@ -76,7 +77,8 @@ class Service:
 
     def __init__(self, api: ApiServer, options: Options) -> None:
         self.view = View()
-        self.lock = threading.RLock()
+        #: of the view; notified when that changes
+        self.lock = threading.Condition()
         self._api = api
         self._followers = (
             Follower(api, _NODES, _Nodes(self._happened)),
@@ -156,6 +158,7 @@ class Service:
     def _happened(self, event: Event) -> None:
         with self.lock:
             actions = step(self.view, event, time.monotonic())
+            self.lock.notify_all()
         for action in actions:
             if isinstance(action, Expired):
                 _log.warning("assumption_expired", pod=action.pod.key, node=action.pod.node)

@@ -63,7 +63,7 @@ class Binder:
     def __init__(
         self,
         view: View,
-        lock: threading.RLock,
+        lock: threading.Condition,
         api: Asking,
         *,
         leads: Callable[[], bool],
@@ -142,6 +142,7 @@ class Binder:
         while True:
             with self._lock:
                 actions = step(self._view, event, self._clock_s())
+                self._lock.notify_all()
             for action in actions:
                 match action:
                     case Expired(pod):

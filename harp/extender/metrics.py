@@ -33,7 +33,7 @@ class Meter:
     def __init__(
         self,
         view: View,
-        lock: threading.RLock,
+        lock: threading.Condition,
         *,
         synced: Callable[[], bool],
         leads: Callable[[], bool],
@@ -93,7 +93,7 @@ class _Now(Collector):
     def __init__(
         self,
         view: View,
-        lock: threading.RLock,
+        lock: threading.Condition,
         synced: Callable[[], bool],
         leads: Callable[[], bool],
     ) -> None:

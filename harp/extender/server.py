@@ -12,10 +12,6 @@ the same kind. Field names are Go's, read without regard to case, as Go reads th
 before 1.17 wrote them small. An answer of 200 with Error makes it try the pod again; other answers
 do too, but their text is not shown.
 
-Only the leader answers: another has not seen what the leader bound a moment ago. So a replica that
-does not lead is not ready (GET /readyz), a Service sends it nothing, and who calls it all the same
-hears an error and is hung up on, so that the next call goes to the leader.
-
 Source: kube-scheduler's extender/v1/types.go, pkg/scheduler/extender.go.
 """
 
@@ -25,8 +21,7 @@ import json
 import socket
 import socketserver
 import ssl
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,158 +31,16 @@ from typing import Any, ClassVar
 import structlog
 
 from harp.errors import ConfigError
-from harp.extender.bind import Binder
-from harp.extender.core import Done, NodeSeen, Outcome, step
-from harp.extender.decide import Scorer, filter_nodes
-from harp.extender.metrics import Meter
-from harp.extender.objects import NodeInfo, PodInfo
-from harp.extender.state import View
+from harp.extender.calls import BadRequestError, Extender, UnreadyError
 from harp.kube.client import Object
 
-__all__ = ["BODY_MAX", "Extender", "Server", "Tls"]
+__all__ = ["BODY_MAX", "Server", "Tls"]
 
 _log = structlog.get_logger(__name__)
 #: whole nodes of a large cluster: 5,000 of 6 KiB
 BODY_MAX = 32 << 20
 #: kube-scheduler keeps connections; one that says nothing for so long is closed
 _IDLE_S = 60.0
-
-
-class _BadRequestError(Exception):
-    """A body that cannot be answered."""
-
-    def __init__(self, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class _UnreadyError(Exception):
-    """We may not answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extender:
-    """The three calls, without HTTP."""
-
-    view: View
-    lock: threading.RLock  #: of the view and the scorer
-    scorer: Scorer
-    binder: Binder
-    meter: Meter
-    synced: Callable[[], bool]
-    leads: Callable[[], bool]
-
-    @property
-    def lack(self) -> str:
-        """Why this replica does not answer; empty: it does."""
-        if not self.synced():
-            return "HARP's extender has not seen the cluster yet"
-        return "" if self.leads() else "this replica of HARP's extender is not the leader"
-
-    def filter(self, args: Object) -> Object:
-        """Nodes on which the pod fits.
-
-        Raises:
-            _BadRequestError: no pod, or no nodes.
-            _UnreadyError: see `lack`.
-        """
-        self._check()
-        pod, nodes, names = _asked(args)
-        with self.lock:
-            self._learn(nodes or [])
-            found = filter_nodes(self.view, pod, names)
-        self.meter.filtered(len(found.fitting), len(found.full), len(found.never))
-        fitting = set(found.fitting)
-        # Both maps: kube-scheduler before 1.21 knows the first alone.
-        result: dict[str, object] = {
-            "FailedNodes": {**found.full, **found.never},
-            "FailedAndUnresolvableNodes": found.never,
-            "Error": "",
-        }
-        if nodes is None:
-            result["NodeNames"] = list(found.fitting)
-        else:
-            kept = [node for node in nodes if _name_of(node) in fitting]
-            result["Nodes"] = {"apiVersion": "v1", "kind": "NodeList", "items": kept}
-        return result
-
-    def prioritize(self, args: Object) -> list[Object]:
-        """How good each is.
-
-        Raises:
-            _BadRequestError: as filter().
-            _UnreadyError: as filter().
-        """
-        self._check()
-        pod, nodes, names = _asked(args)
-        with self.lock:
-            self._learn(nodes or [])
-            scores = self.scorer.scores(self.view, pod, names)
-        return [{"Host": name, "Score": score} for name, score in scores.items()]
-
-    def bind(self, args: Object) -> Object:
-        """Bind.
-
-        Raises:
-            _BadRequestError: it does not say which pod or node.
-            _UnreadyError: as filter().
-        """
-        self._check()
-        asked = {key: _field(args, key) for key in ("PodNamespace", "PodName", "PodUID", "Node")}
-        for key, value in asked.items():
-            if not isinstance(value, str) or (not value and key != "PodUID"):
-                raise _BadRequestError(f"{key} is missing in the binding: is this kube-scheduler?")
-        done: Done = self.binder.bind(*map(str, asked.values()))
-        self.meter.bound(done.outcome)
-        return {"Error": "" if done.outcome is Outcome.BOUND else done.why}
-
-    def _check(self) -> None:
-        if lack := self.lack:
-            raise _UnreadyError(f"{lack}; the pod is tried again")
-
-    def _learn(self, nodes: list[Object]) -> None:
-        """Nodes that the watch has not told of yet; else the watch is newer."""
-        for body in nodes:
-            node = _read(NodeInfo.of, body)
-            if node.name not in self.view.nodes:
-                step(self.view, NodeSeen(node), self.binder.now_s())
-
-
-def _asked(args: Object) -> tuple[PodInfo, list[Object] | None, list[str]]:
-    body = _field(args, "Pod")
-    if not isinstance(body, Mapping):
-        raise _BadRequestError("Pod is missing: is this kube-scheduler?")
-    pod = _read(PodInfo.of, body)
-    names = _field(args, "NodeNames")
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        return pod, None, names
-    nodes = _field(args, "Nodes")
-    # An empty NodeList of Go is null.
-    items = (nodes.get("items") or []) if isinstance(nodes, Mapping) else None
-    if not isinstance(items, list):
-        raise _BadRequestError("neither NodeNames nor Nodes: is this kube-scheduler?")
-    return pod, items, [_name_of(node) for node in items]
-
-
-def _field(args: Object, name: str) -> object:
-    if name in args:
-        return args[name]
-    return next((args[key] for key in args if key.lower() == name.lower()), None)
-
-
-def _name_of(node: object) -> str:
-    meta = node.get("metadata") if isinstance(node, Mapping) else None
-    name = meta.get("name") if isinstance(meta, Mapping) else None
-    if not isinstance(name, str):
-        raise _BadRequestError("a node without a name")
-    return name
-
-
-def _read(of: Callable[[Object], Any], body: Object) -> Any:
-    try:
-        return of(body)
-    except (ConfigError, AttributeError, TypeError) as error:
-        raise _BadRequestError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,16 +177,16 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._body()
             call = None if self.read_only else calls.get(name)
             if call is None:
-                raise _BadRequestError("POST /filter, /prioritize or /bind", HTTPStatus.NOT_FOUND)  # noqa: TRY301
+                raise BadRequestError("POST /filter, /prioritize or /bind", HTTPStatus.NOT_FOUND)  # noqa: TRY301
             with extender.meter.timed(name):
                 answer = call(body)
-        except _UnreadyError as error:
+        except UnreadyError as error:
             self.close_connection = True
             # An error of prioritize is a status: its answer is a list.
             listed = name == "prioritize"
             status = HTTPStatus.SERVICE_UNAVAILABLE if listed else HTTPStatus.OK
             self._say(status, {"Error": str(error)})
-        except _BadRequestError as error:
+        except BadRequestError as error:
             _log.warning("bad_request", path=self.path, reason=str(error))
             self._say(error.status, {"Error": str(error)})
         except Exception:  # noqa: BLE001 - kube-scheduler tries again, others are served
@@ -346,10 +199,10 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit():
             self.close_connection = True  # where its body ends is not known
-            raise _BadRequestError("Content-Length is missing", HTTPStatus.LENGTH_REQUIRED)
+            raise BadRequestError("Content-Length is missing", HTTPStatus.LENGTH_REQUIRED)
         if int(length) > self.body_max:
             self.close_connection = True
-            raise _BadRequestError(
+            raise BadRequestError(
                 f"a body of {length} bytes; {self.body_max} at most: set nodeCacheCapable: true",
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             )
@@ -357,9 +210,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise _BadRequestError(f"the body is no JSON: {error}") from error
+            raise BadRequestError(f"the body is no JSON: {error}") from error
         if not isinstance(body, dict):
-            raise _BadRequestError("the body is no JSON object")
+            raise BadRequestError("the body is no JSON object")
         return body
 
     def _say(self, status: HTTPStatus, answer: object, kind: str = "") -> None:

@@ -71,22 +71,25 @@ class View:
         self._gone: dict[str, None] = {}
         #: counts changes of `pods`
         self.changes = 0
+        #: counts changes of rooms: while it stands, so do all answers
+        self.generation = 0
 
     def replace_nodes(self, nodes: Iterable[NodeInfo]) -> None:
         """These are all."""
         self.nodes = {node.name: node for node in nodes}
         self._rooms.clear()
+        self.generation += 1
 
     def put_node(self, node: NodeInfo) -> None:
         """One is new, or has changed."""
         if self.nodes.get(node.name) != node:  # kubelet writes its node every few seconds
             self.nodes[node.name] = node
-            self._rooms.pop(node.name, None)
+            self._change(node.name)
 
     def drop_node(self, name: str) -> None:
         """One is gone. Its pods are not, until the watch says so."""
         self.nodes.pop(name, None)
-        self._rooms.pop(name, None)
+        self._change(name)
 
     def replace_pods(self, pods: Iterable[PodInfo]) -> None:
         """These are all. Assumptions stay: the list may be older than the binding."""
@@ -195,11 +198,15 @@ class View:
 
     def _put_on(self, pod: PodInfo) -> None:
         self._on.setdefault(pod.node, {})[pod.uid] = pod
-        self._rooms.pop(pod.node, None)
+        self._change(pod.node)
 
     def _take_off(self, pod: PodInfo) -> None:
         there = self._on.get(pod.node, {})
         there.pop(pod.uid, None)
         if not there:
             self._on.pop(pod.node, None)
-        self._rooms.pop(pod.node, None)
+        self._change(pod.node)
+
+    def _change(self, node: str) -> None:
+        self._rooms.pop(node, None)
+        self.generation += 1

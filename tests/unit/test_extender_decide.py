@@ -11,6 +11,7 @@ from fake_kube import container, node, pod
 
 from harp.cli.sim_place import POLICY_NAMES
 from harp.errors import ConfigError
+from harp.extender.calls import Patience
 from harp.extender.core import BindAsked, NodesListed, PodSeen, PodsListed, Post, step
 from harp.extender.decide import HIGHEST, Scorer, filter_nodes
 from harp.extender.objects import NodeInfo, PodInfo
@@ -154,3 +155,12 @@ def test_a_decision_on_a_large_cluster_takes_milliseconds() -> None:
         scorer.scores(view, asked, fitting)
     print("ms per decision", (time.process_time() - began_s) / 3 * 1000)
     assert time.process_time() - began_s < 3 * 0.5  # kube-scheduler waits 5 s
+
+
+def test_patience_is_for_all_pods_together() -> None:
+    patience = Patience()
+    assert not patience.is_over(7, 100.0)
+    patience.end(7, 100.0)
+    assert patience.is_over(7, 100.9)
+    assert not patience.is_over(8, 100.9)  # something has changed since
+    assert not patience.is_over(7, 101.0)

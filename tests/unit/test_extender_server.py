@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extender_calls import bind, bound, call, get, post
 from fake_kube import FakeKube, node, pod, served
 from prometheus_client.parser import text_string_to_metric_families
 from test_kube_client import kubeconfig, wait_for
@@ -63,50 +64,6 @@ def service(start: Start) -> Service:
     return service
 
 
-def call(
-    port: int, method: str, path: str, body: object = None, tls: ssl.SSLContext | None = None
-) -> tuple[int, str, http.client.HTTPMessage]:
-    connection = (
-        http.client.HTTPSConnection("localhost", port, timeout=20, context=tls)
-        if tls
-        else http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    )
-    try:
-        raw = body if isinstance(body, str) else json.dumps(body)
-        connection.request(method, path, None if body is None else raw)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode(), answer.headers
-    finally:
-        connection.close()
-
-
-def get(service: Service, path: str) -> tuple[int, str]:
-    return call(service.server.port, "GET", path)[:2]
-
-
-def post(service: Service, path: str, body: object) -> Any:
-    status, text, _ = call(service.server.port, "POST", path, body)
-    assert status == 200, text
-    return json.loads(text)
-
-
-def bind(service: Service, body: dict[str, Any], on: str) -> str:
-    meta = body["metadata"]
-    asked = {"PodName": meta["name"], "PodNamespace": "ns", "PodUID": meta["uid"], "Node": on}
-    return str(post(service, "/bind", asked)["Error"])
-
-
-def bound(kube: FakeKube) -> dict[str, tuple[str, str]]:
-    return {
-        one["metadata"]["name"]: (
-            one["spec"]["nodeName"],
-            one["metadata"]["annotations"].get("harp.dev/gpu", ""),
-        )
-        for one in kube.pods()
-        if one["spec"].get("nodeName")
-    }
-
-
 def test_filter_names_the_reason(kube: FakeKube, service: Service) -> None:
     kube.put(pod("x", 60, on="n1", gpu="0"))
     kube.put(pod("y", 60, on="n1", gpu="1"))
@@ -121,6 +78,25 @@ def test_filter_names_the_reason(kube: FakeKube, service: Service) -> None:
         "FailedAndUnresolvableNodes": never,
         "Error": "",
     }
+
+
+def test_a_no_waits_for_a_watch_that_is_behind(
+    kube: FakeKube, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen on a real cluster: else the pod waits for kube-scheduler's next round, minutes later."""
+    monkeypatch.setattr("harp.extender.calls._WAIT_S", 20.0)
+    for gpu in "01":
+        kube.put(pod(f"x{gpu}", 60, on="n1", gpu=gpu))
+    wait_for(lambda: len(service.view.on("n1")) == 2)
+    asked = {"Pod": pod("p", 60), "NodeNames": ["n1"]}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, service, "/filter", asked)
+        wait_for(lambda: bool(service.lock._waiters))  # type: ignore[attr-defined]
+        kube.put(pod("y", 40, on="n1", gpu="0"))  # a change, but not the right one
+        wait_for(lambda: len(service.view.on("n1")) == 3)
+        assert not answer.done()
+        kube.remove(pod("x1"))
+        assert answer.result(15)["NodeNames"] == ["n1"]
 
 
 def test_whole_nodes_come_back_as_whole_nodes(service: Service) -> None:
