@@ -28,6 +28,7 @@ COMMANDS = {
     "suspend": ("harp.cli.suspend:suspend", "Take a tenant's memory off its GPUs."),
     "resume": ("harp.cli.suspend:resume", "Bring a suspended tenant back."),
     "remote": ("harp.cli.remote:remote", "GPUs for programs on other hosts."),
+    "scheduler": ("harp.cli.scheduler:scheduler", "Place pods: Kubernetes' scheduler extender."),
     "doctor": ("harp.cli.doctor:doctor", "Find out why something does not work."),
     "demo": ("harp.cli.demo:demo", "Two trainings share a software GPU."),
     "sim": ("harp.cli.sim:sim", "Try policies on a model: GPU time, or placement."),

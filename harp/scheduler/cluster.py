@@ -8,7 +8,7 @@ package says "first", it says which node, whatever order the caller listed them 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +68,7 @@ class Pod:
 class Cluster:
     """The free resources of all nodes, as arrays whose row is the node.
 
-    The arrays are written by take() and give() alone; policies read them.
+    The arrays are written by take(), give() and set_free() alone; policies read them.
     """
 
     def __init__(self, nodes: Iterable[Node]) -> None:
@@ -148,6 +148,22 @@ class Cluster:
     def give(self, pod: Pod, row: int, gpus: tuple[int, ...]) -> None:
         """Give back exactly what take() took: integers, so nothing is lost on the way."""
         self._add(pod, row, gpus, 1)
+
+    def set_free(
+        self, row: int, cpu_milli: int, memory_bytes: int, gpu_milli: Sequence[int]
+    ) -> None:
+        """What is free on a node, where somebody else keeps count of who has what.
+
+        Raises:
+            ConfigError: below nothing, or above what the node has.
+        """
+        node = self.nodes[row]
+        _within(f"free cpu_milli of node {node.name}", cpu_milli, node.cpu_milli)
+        _within(f"free memory_bytes of node {node.name}", memory_bytes, node.memory_bytes)
+        for gpu, (milli, most) in enumerate(zip(gpu_milli, node.gpu_milli, strict=True)):
+            _within(f"free milli of GPU {gpu} of node {node.name}", milli, most)
+        self.cpu_free[row], self.memory_free[row] = cpu_milli, memory_bytes
+        self.gpu_free[row, : len(gpu_milli)] = gpu_milli
 
     def _add(self, pod: Pod, row: int, gpus: tuple[int, ...], sign: int) -> None:
         self.cpu_free[row] += sign * pod.cpu_milli

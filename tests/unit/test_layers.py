@@ -30,8 +30,10 @@ LAYERS = {
     "harp.inject": 5,
     "harp.discovery": 5,
     "harp.api": 5,
+    "harp.kube": 5,
     "harp.client": 6,
     "harp.metrics": 6,
+    "harp.extender": 6,
     "harp.remote": 7,
     "harp.daemon": 7,
     "harp.sim": 8,
@@ -71,6 +73,11 @@ PURE = (
     "harp.scheduler.refusal",
     "harp.scheduler.scarcity",
     "harp.scheduler.workload",
+    "harp.extender.core",
+    "harp.extender.decide",
+    "harp.extender.objects",
+    "harp.extender.room",
+    "harp.extender.state",
     "harp.sim.place",
     "harp.sim.scenario",
     "harp.sim.engine",
@@ -117,7 +124,9 @@ ONLY = {
     "rich": ("harp.cli", "harp.demo", "harp.bench"),
     "grpc": ("harp.api", "harp.client", "harp.daemon", "harp.remote"),
     "cryptography": ("harp.remote",),
-    "prometheus_client": ("harp.metrics",),
+    "kubernetes": ("harp.kube", "harp.extender.objects"),  # an extra: not everybody has it
+    "urllib3": ("harp.kube",),  # comes with it
+    "prometheus_client": ("harp.metrics", "harp.extender"),
     "numpy": ("harp.scheduler", "harp.demo"),  # `harp run` must start fast
     "tinygrad": ("harp.demo",),
 }

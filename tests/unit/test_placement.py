@@ -258,3 +258,15 @@ def test_the_arrays_hold_64_bit_integers() -> None:
     cluster = Cluster([node("a")])
     for array in (cluster.cpu_free, cluster.memory_free, cluster.gpu_free, cluster.model):
         assert array.dtype == np.int64
+
+
+def test_what_is_free_may_be_said_by_who_keeps_count() -> None:
+    cluster = Cluster([node("a", 2), node("b", 3)])
+    cluster.set_free(1, 5, 7, [0, 400, 1000])
+    assert cluster.gpu_free.tolist() == [[1000, 1000, 0], [0, 400, 1000]]
+    assert (cluster.cpu_free[1], cluster.memory_free[1]) == (5, 7)
+    for milli in ([-1, 0, 0], [1001, 0, 0]):
+        with pytest.raises(ConfigError, match="free milli of GPU 0 of node b"):
+            cluster.set_free(1, 0, 0, milli)
+    with pytest.raises(ConfigError, match="free cpu_milli of node b"):
+        cluster.set_free(1, 1 << 40, 0, [0, 0, 0])

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kube-scheduler calls, over HTTP: POST /filter, /prioritize, /bind; and GET for others.
+
+| call | in | out |
+|---|---|---|
+| filter | Pod, Nodes or NodeNames | the same, FailedNodes, FailedAndUnresolvableNodes, Error |
+| prioritize | as filter | [{Host, Score}] |
+| bind | PodName, PodNamespace, PodUID, Node | Error |
+
+kube-scheduler sends names where its config says nodeCacheCapable, else whole nodes; it gets back
+the same kind. Field names are Go's, read without regard to case, as Go reads them: kube-scheduler
+before 1.17 wrote them small. An answer of 200 with Error makes it try the pod again; other answers
+do too, but their text is not shown.
+
+Source: kube-scheduler's extender/v1/types.go, pkg/scheduler/extender.go.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import structlog
+
+from harp.errors import ConfigError
+from harp.extender.calls import BadRequestError, Extender, UnreadyError
+from harp.kube.client import Object
+
+__all__ = ["BODY_MAX", "Server", "Tls"]
+
+_log = structlog.get_logger(__name__)
+#: whole nodes of a large cluster: 5,000 of 6 KiB
+BODY_MAX = 32 << 20
+#: kube-scheduler keeps connections; one that says nothing for so long is closed
+_IDLE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """HTTPS, all in PEM."""
+
+    certificate: Path
+    key: Path
+    clients: Path | None = None  #: who signs those that may call; None: anybody may
+
+
+class Server:
+    """HTTP, or HTTPS. serve() until stop().
+
+    Args:
+        extender: who answers.
+        host: where to listen, and the port; 0: any.
+        tls: None: plain HTTP.
+        read_only: GET alone.
+
+    Raises:
+        ConfigError: the address is not free, or the certificate is not good.
+    """
+
+    def __init__(
+        self,
+        extender: Extender,
+        host: str,
+        port: int,
+        *,
+        tls: Tls | None = None,
+        read_only: bool = False,
+        body_max: int = BODY_MAX,
+    ) -> None:
+        its = {"extender": extender, "body_max": body_max, "read_only": read_only}
+        handler = type("_Bound", (_Handler,), its)
+        context = _context(tls) if tls else None
+        try:
+            self._http = _Listener((host, port), handler)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen at {host}:{port}: {error}", "choose another HOST:PORT"
+            ) from error
+        if context is not None:
+            # The handshake is done where the request is read: a silent client holds up nobody.
+            self._http.socket = context.wrap_socket(
+                self._http.socket, server_side=True, do_handshake_on_connect=False
+            )
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._http.server_address[1])
+
+    def serve(self) -> None:
+        """Until stop()."""
+        with self._http:
+            self._http.serve_forever(poll_interval=0.1)
+
+    def stop(self) -> None:
+        """End serve(), from another thread."""
+        self._http.shutdown()
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+        if tls.clients is not None:
+            context.load_verify_locations(tls.clients)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"the certificate {tls.certificate}, its key or {tls.clients} cannot be used: {error}",
+            "give PEM files with --tls-cert, --tls-key and --tls-client-ca",
+        ) from error
+    return context
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Without its parent's look at DNS, which may take long and whose answer nobody reads."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - theirs
+        """A connection that broke off is no error of ours."""
+        _log.debug("connection_ended", client=str(client_address))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "harp-extender"
+    sys_version = ""
+    timeout = _IDLE_S
+    wbufsize = -1  #: an answer goes out in one piece: two would wait for each other's receipt
+    disable_nagle_algorithm = True
+    extender: ClassVar[Extender]
+    body_max: ClassVar[int]
+    read_only: ClassVar[bool]
+
+    def do_GET(self) -> None:
+        """Probes and Prometheus."""
+        match self.path.partition("?")[0]:
+            case "/healthz":
+                self._say(HTTPStatus.OK, "ok")
+            case "/readyz":
+                lack = self.extender.lack
+                status = HTTPStatus.SERVICE_UNAVAILABLE if lack else HTTPStatus.OK
+                self._say(status, lack or "ok")
+            case "/metrics":
+                body, kind = self.extender.meter.page(self.headers.get("Accept", ""))
+                self._say(HTTPStatus.OK, body, kind)
+            case _:
+                self._say(HTTPStatus.NOT_FOUND, "GET /healthz, /readyz or /metrics")
+
+    def do_POST(self) -> None:
+        """The three calls."""
+        extender = self.extender
+        calls: dict[str, Callable[[Object], object]] = {
+            "filter": extender.filter,
+            "prioritize": extender.prioritize,
+            "bind": extender.bind,
+        }
+        name = self.path.partition("?")[0].removeprefix("/")
+        try:
+            body = self._body()
+            call = None if self.read_only else calls.get(name)
+            if call is None:
+                raise BadRequestError("POST /filter, /prioritize or /bind", HTTPStatus.NOT_FOUND)  # noqa: TRY301
+            with extender.meter.timed(name):
+                answer = call(body)
+        except UnreadyError as error:
+            self.close_connection = True
+            # An error of prioritize is a status: its answer is a list.
+            listed = name == "prioritize"
+            status = HTTPStatus.SERVICE_UNAVAILABLE if listed else HTTPStatus.OK
+            self._say(status, {"Error": str(error)})
+        except BadRequestError as error:
+            _log.warning("bad_request", path=self.path, reason=str(error))
+            self._say(error.status, {"Error": str(error)})
+        except Exception:  # noqa: BLE001 - kube-scheduler tries again, others are served
+            _log.exception("call_broken", path=self.path)
+            self._say(HTTPStatus.INTERNAL_SERVER_ERROR, {"Error": "internal error; see the log"})
+        else:
+            self._say(HTTPStatus.OK, answer)
+
+    def _body(self) -> Object:
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit():
+            self.close_connection = True  # where its body ends is not known
+            raise BadRequestError("Content-Length is missing", HTTPStatus.LENGTH_REQUIRED)
+        if int(length) > self.body_max:
+            self.close_connection = True
+            raise BadRequestError(
+                f"a body of {length} bytes; {self.body_max} at most: set nodeCacheCapable: true",
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            )
+        raw = self.rfile.read(int(length))
+        try:
+            body = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise BadRequestError(f"the body is no JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise BadRequestError("the body is no JSON object")
+        return body
+
+    def _say(self, status: HTTPStatus, answer: object, kind: str = "") -> None:
+        if isinstance(answer, bytes):
+            raw = answer
+        elif isinstance(answer, str):
+            raw, kind = answer.encode(), "text/plain"
+        else:
+            raw, kind = json.dumps(answer).encode(), "application/json"
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(raw)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - theirs
+        """Not to stderr."""
+        _log.debug("request", line=format % args)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cluster as the extender sees it: what was watched, and what was bound a moment ago. Pure.
+
+    watch of nodes ── put_node, drop_node ──────────┐
+    watch of pods ─── put_pod, drop_pod ────────────┼── room(node), cpu and memory in use
+    bind (core.py) ── assume, confirm, lose, undo ──┘
+
+A pod that is being bound is *assumed* on its node until the watch shows it there: the next decision
+may not give its slots again. An assumption ends with the watch, with undo(), or in time: after
+LOST_S where an answer was lost, so that nobody knows what became of the request; late where the API
+server did say that the pod is bound (then only a pod that was deleted unseen can be meant); never
+while an answer is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import inf
+
+from harp.extender.objects import NodeInfo, PodInfo
+from harp.extender.room import Room, room_of
+
+__all__ = ["CONFIRMED_S", "LOST_S", "Assumption", "Usage", "View"]
+
+#: after a lost answer: longer than the API server works on any request (60 s by default)
+LOST_S = 65.0
+#: one that the API server has confirmed
+CONFIRMED_S = 300.0
+#: of pods that are gone, so many are remembered: news of them that is late says nothing
+_GONE_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What pods ask for on a node, besides shares."""
+
+    cpu_milli: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """A pod that may be bound."""
+
+    pod: PodInfo  #: with node and GPUs as they are to be
+    until_s: float = inf  #: inf: an answer is waited for
+    lost: bool = False  #: an answer about it was lost, since when it may be bound at any moment
+
+    @property
+    def asked(self) -> bool:
+        """Whether an answer is waited for."""
+        return self.until_s == inf
+
+
+class View:
+    """All nodes and pods."""
+
+    def __init__(self) -> None:
+        #: {name: node}
+        self.nodes: dict[str, NodeInfo] = {}
+        #: {uid: pod} of the watch, without those that have ended
+        self.pods: dict[str, PodInfo] = {}
+        #: {uid: assumption}; never of a pod that is bound in `pods`
+        self._assumed: dict[str, Assumption] = {}
+        #: {node: {uid: pod}}, bound or assumed
+        self._on: dict[str, dict[str, PodInfo]] = {}
+        #: {node: room}, filled as it is asked for
+        self._rooms: dict[str, Room] = {}
+        #: UIDs of pods that are gone or have ended, oldest first: none comes back
+        self._gone: dict[str, None] = {}
+        #: counts changes of `pods`
+        self.changes = 0
+        #: counts changes of rooms: while it stands, so do all answers
+        self.generation = 0
+
+    def replace_nodes(self, nodes: Iterable[NodeInfo]) -> None:
+        """These are all."""
+        self.nodes = {node.name: node for node in nodes}
+        self._rooms.clear()
+        self.generation += 1
+
+    def put_node(self, node: NodeInfo) -> None:
+        """One is new, or has changed."""
+        if self.nodes.get(node.name) != node:  # kubelet writes its node every few seconds
+            self.nodes[node.name] = node
+            self._change(node.name)
+
+    def drop_node(self, name: str) -> None:
+        """One is gone. Its pods are not, until the watch says so."""
+        self.nodes.pop(name, None)
+        self._change(name)
+
+    def replace_pods(self, pods: Iterable[PodInfo]) -> None:
+        """These are all. Assumptions stay: the list may be older than the binding."""
+        there = {pod.uid: pod for pod in pods}
+        for uid in self.pods.keys() - there.keys():
+            self._forget(uid)
+            self._end(uid)
+        for pod in there.values():
+            self.put_pod(pod)
+
+    def put_pod(self, pod: PodInfo) -> None:
+        """One is new, or has changed."""
+        self.changes += 1
+        if pod.ended:
+            self.drop_pod(pod.uid)
+            return
+        self._forget(pod.uid)
+        self.pods[pod.uid] = pod
+        if pod.node:
+            self.undo(pod.uid)
+            self._put_on(pod)
+
+    def drop_pod(self, uid: str) -> None:
+        """One is gone, or has ended."""
+        self.changes += 1
+        self.undo(uid)
+        self._forget(uid)
+        self._end(uid)
+
+    def is_gone(self, uid: str) -> bool:
+        """Whether it was there, and is not any more."""
+        return uid in self._gone
+
+    def assume(self, pod: PodInfo, node: str, gpus: tuple[str, ...]) -> None:
+        """It is about to be bound; what becomes of it is waited for."""
+        before = self._assumed.get(pod.uid)
+        self.undo(pod.uid)
+        if pod.uid in self._gone or (pod.uid in self.pods and self.pods[pod.uid].node):
+            return  # the watch knows better
+        pod = replace(pod, node=node, gpus=gpus)
+        self._assumed[pod.uid] = Assumption(pod, lost=before is not None and before.lost)
+        self._put_on(pod)
+
+    def confirm(self, uid: str, now_s: float) -> None:
+        """The API server says that it is bound."""
+        if uid in self._assumed:
+            self._assumed[uid] = Assumption(self._assumed[uid].pod, now_s + CONFIRMED_S)
+
+    def lose(self, uid: str, now_s: float) -> None:
+        """The answer is lost: it may be bound, now or soon."""
+        if uid in self._assumed:
+            self._assumed[uid] = Assumption(self._assumed[uid].pod, now_s + LOST_S, lost=True)
+
+    def undo(self, uid: str) -> None:
+        """It was not bound, or the watch shows it."""
+        assumed = self._assumed.pop(uid, None)
+        if assumed is not None:
+            self._take_off(assumed.pod)
+
+    def expire(self, now_s: float) -> tuple[PodInfo, ...]:
+        """End assumptions whose time is over; which they were."""
+        over = [uid for uid, one in self._assumed.items() if one.until_s <= now_s]
+        pods = tuple(self._assumed[uid].pod for uid in over)
+        for uid in over:
+            self.undo(uid)
+        return pods
+
+    def assumption(self, uid: str) -> Assumption | None:
+        """What is assumed of a pod."""
+        return self._assumed.get(uid)
+
+    def assumed(self) -> tuple[PodInfo, ...]:
+        """Pods that are assumed."""
+        return tuple(one.pod for one in self._assumed.values())
+
+    def on(self, node: str) -> tuple[PodInfo, ...]:
+        """Pods that are there, or are assumed to be."""
+        return tuple(self._on.get(node, {}).values())
+
+    def room(self, name: str) -> Room:
+        """A node's shares.
+
+        Raises:
+            KeyError: no such node.
+        """
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = room_of(self.nodes[name], self.on(name))
+        return room
+
+    def usage(self, node: str) -> Usage:
+        """What the pods there ask for."""
+        pods = self.on(node)
+        return Usage(sum(pod.cpu_milli for pod in pods), sum(pod.memory_bytes for pod in pods))
+
+    def _forget(self, uid: str) -> None:
+        """What the watch said of it is void."""
+        was = self.pods.pop(uid, None)
+        if was is not None and was.node:
+            self._take_off(was)
+
+    def _end(self, uid: str) -> None:
+        self._gone[uid] = None
+        if len(self._gone) > _GONE_MAX:
+            del self._gone[next(iter(self._gone))]
+
+    def _put_on(self, pod: PodInfo) -> None:
+        self._on.setdefault(pod.node, {})[pod.uid] = pod
+        self._change(pod.node)
+
+    def _take_off(self, pod: PodInfo) -> None:
+        there = self._on.get(pod.node, {})
+        there.pop(pod.uid, None)
+        if not there:
+            self._on.pop(pod.node, None)
+        self._change(pod.node)
+
+    def _change(self, node: str) -> None:
+        self._rooms.pop(node, None)
+        self.generation += 1

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random interleavings: no GPU is ever given twice, whatever is late, lost, or somebody else's."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import pytest
+from fake_kube import FakeKube, node, pod
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harp.extender.core import (
+    BindAsked,
+    Done,
+    Event,
+    NodeSeen,
+    NodesListed,
+    Outcome,
+    PodGone,
+    PodSeen,
+    PodsListed,
+    Post,
+    Posted,
+    Read,
+    TookOver,
+    Was,
+    step,
+)
+from harp.extender.objects import NodeInfo, PodInfo
+from harp.extender.room import best
+from harp.extender.state import LOST_S, View
+
+#: a request whose client has gone may still be done for so long
+LATE_S = 60.0
+NAMES = ("n1", "n2")
+
+
+@dataclass
+class _Binding:
+    """One that has begun: its next event, when it is known."""
+
+    replica: _Replica
+    event: Event
+
+
+@dataclass
+class _Replica:
+    kube: FakeKube
+    view: View = field(default_factory=View)
+    seen: int = 0  #: of the log
+
+    def list(self) -> None:
+        nodes = [NodeInfo.of(self.kube.objects[f"/api/v1/nodes/{name}"]) for name in NAMES]
+        step(self.view, NodesListed(tuple(nodes)), 0.0)
+        step(self.view, PodsListed(tuple(map(PodInfo.of, self.kube.pods()))), 0.0)
+        self.seen = len(self.kube.log)
+
+    def watch(self, now_s: float) -> None:
+        """One change more."""
+        if self.seen < len(self.kube.log):
+            _, kind, where, body = self.kube.log[self.seen]
+            self.seen += 1
+            if where.endswith("pods"):
+                info = PodInfo.of(body)
+                gone = kind == "DELETED"
+                step(self.view, PodGone(info.uid) if gone else PodSeen(info), now_s)
+
+
+class _World:
+    """Two replicas, one of which leads, an API server, and all that can be late or lost."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.kube = FakeKube()
+        for name in NAMES:
+            self.kube.put(node(name))
+        self.replicas = [_Replica(self.kube), _Replica(self.kube)]
+        for replica in self.replicas:
+            replica.list()
+        self.leader = self.replicas[0]
+        self.now_s = 0.0
+        self.running: list[_Binding] = []
+        self.late: list[tuple[float, Post]] = []  #: until when it may be done
+        self.made = 0
+        self.bound = 0
+
+    def turn(self) -> None:
+        moves = (
+            *[self.make] * 2,
+            *[self.ask] * 3,
+            *[self.go_on] * 6,
+            *[self.watch] * 3,
+            self.arrive,
+            self.delete,
+            self.wait,
+            self.take_over,
+            self.relist,
+        )
+        self.rng.choice(moves)()
+        self.check()
+
+    def make(self) -> None:
+        if len(self.kube.pods()) < 8:
+            self.made += 1
+            shares = self.rng.choice([(20,), (30,), (50,), (60,), (100,), (200,), (30, 40)])
+            self.kube.put(pod(f"p{self.made % 10}", *shares, uid=f"uid-{self.made}"))
+
+    def ask(self) -> None:
+        """kube-scheduler, of whom there may be two, and who may be behind."""
+        if pods := self.kube.pods():
+            info = PodInfo.of(self.rng.choice(pods))
+            if self.rng.random() < 0.3:
+                info = replace(info, node="", gpus=())
+            self.running.append(_Binding(self.leader, BindAsked(info, self.rng.choice(NAMES))))
+
+    def go_on(self) -> None:
+        if not self.running:
+            return
+        binding = self.rng.choice(self.running)
+        action = step(binding.replica.view, binding.event, self.now_s)[-1]
+        match action:
+            case Done(outcome):
+                self.running.remove(binding)
+                self.bound += outcome is Outcome.BOUND
+            case Post():
+                binding.event = self.post(action)
+            case Read(pod=info, why=why):
+                known = self.rng.random() < 0.7
+                binding.event = Was(info, self.find(info) if known else None, known, why)
+
+    def post(self, post: Post) -> Posted:
+        luck = self.rng.random()
+        if luck < 0.15:
+            self.late.append((self.now_s + LATE_S, post))
+            return Posted(post.pod, Outcome.LOST, "time")
+        if luck < 0.2:
+            return Posted(post.pod, Outcome.REFUSED, "403")
+        if luck < 0.3:
+            self.do(post)
+            return Posted(post.pod, Outcome.LOST, "time")
+        outcomes = {201: Outcome.BOUND, 404: Outcome.REFUSED, 409: Outcome.CONFLICT}
+        return Posted(post.pod, outcomes[self.do(post)], "no")
+
+    def do(self, post: Post) -> int:
+        meta = {"uid": post.pod.uid, "annotations": dict(post.annotations)}
+        path = f"/api/v1/namespaces/ns/pods/{post.pod.name}/binding"
+        body = {"metadata": meta, "target": {"name": post.pod.node}}
+        return self.kube.ask("POST", path, body).status
+
+    def find(self, info: PodInfo) -> PodInfo | None:
+        path = f"/api/v1/namespaces/ns/pods/{info.name}"
+        there = self.kube.objects.get(path)
+        return PodInfo.of(there) if there else None
+
+    def watch(self) -> None:
+        replica = self.rng.choice(self.replicas)
+        for _ in range(self.rng.choice([1, 1, 5])):
+            replica.watch(self.now_s)
+
+    def relist(self) -> None:
+        self.rng.choice(self.replicas).list()
+
+    def arrive(self) -> None:
+        if self.late:
+            _, post = self.late.pop(self.rng.randrange(len(self.late)))
+            if self.rng.random() < 0.7:
+                self.do(post)
+
+    def delete(self) -> None:
+        if pods := self.kube.pods():
+            self.kube.remove(self.rng.choice(pods))
+
+    def wait(self) -> None:
+        self.now_s += self.rng.choice([1.0, 20.0, LATE_S, LOST_S, 400.0])
+        # Nothing is late for ever: the watch neither, where minutes pass.
+        self.late = [one for one in self.late if one[0] >= self.now_s]
+        for replica in self.replicas:
+            while self.now_s > 300.0 and replica.seen < len(self.kube.log):
+                replica.watch(self.now_s)
+
+    def take_over(self) -> None:
+        """All that the old leader began has ended (lease.py), then the other lists."""
+        if self.rng.random() < 0.7 or any(one.replica is self.leader for one in self.running):
+            return
+        self.late.clear()
+        self.leader = next(one for one in self.replicas if one is not self.leader)
+        pods = tuple(map(PodInfo.of, self.kube.pods()))
+        step(self.leader.view, TookOver(pods), self.now_s)
+
+    def check(self) -> None:
+        given_out: Counter[tuple[str, str]] = Counter()
+        for info in map(PodInfo.of, self.kube.pods()):
+            if info.node:
+                names = list(info.gpus)
+                for claim in info.claims:
+                    count = max(1, claim.slots // 100)
+                    for _ in range(count):
+                        given_out[info.node, names.pop(0)] += claim.slots // count
+                assert not names
+        assert all(slots <= 100 for slots in given_out.values()), given_out
+        assert all(gpu in ("0", "1") for _, gpu in given_out)
+
+
+@pytest.mark.parametrize("first", range(0, 80, 20))
+def test_no_gpu_is_given_twice(first: int) -> None:
+    bound = 0
+    for seed in range(first, first + 20):
+        world = _World(random.Random(seed))
+        for turn in range(150):
+            try:
+                world.turn()
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}, turn {turn}") from error
+        bound += world.bound
+    assert bound >= 100  # else this would be no test
+
+
+@given(st.integers(0, 1 << 32))
+def test_what_is_bound_finds_its_place_beside_pods_that_asked_nobody(seed: int) -> None:
+    """Static pods, pods with nodeName, and GPUs that fail: the node has room where we say so."""
+    rng = random.Random(seed)
+    truth, ill = [100, 100, 100], set[int]()
+    view = View()
+    step(view, NodeSeen(NodeInfo.of(node("n", gpus=3))), 0.0)
+    lies: dict[str, tuple[dict[str, object], list[tuple[int, int]]]] = {}
+    for number in range(40):
+        usable = [0 if gpu in ill else have for gpu, have in enumerate(truth)]
+        share = rng.choice([20, 30, 50, 60, 90, 100])
+        match rng.choice(["bind", "bind", "bind", "static", "end", "end", "health"]):
+            case "bind":
+                body = pod(f"p{number}", share)
+                (action,) = step(view, BindAsked(PodInfo.of(body), "n"), 0.0)
+                if isinstance(action, Post):
+                    named = action.annotations["harp.dev/gpu"]
+                    gpus = (int(named),) if named else best(usable, 1, share)
+                    assert gpus
+                    assert usable[gpus[0]] >= share
+                    body = pod(f"p{number}", share, on="n", gpu=named)
+                    lies[f"p{number}"] = body, [(gpus[0], share)]
+                    truth[gpus[0]] -= share
+                    step(view, Posted(action.pod, Outcome.BOUND), 0.0)
+                    step(view, PodSeen(PodInfo.of(body)), 0.0)
+            case "static":
+                if gpus := best(usable, 1, share):
+                    body = pod(f"s{number}", share, on="n")
+                    lies[f"s{number}"] = body, [(gpus[0], share)]
+                    truth[gpus[0]] -= share
+                    step(view, PodSeen(PodInfo.of(body)), 0.0)
+            case "end" if lies:
+                name = rng.choice(sorted(lies))
+                for gpu, slots in lies.pop(name)[1]:
+                    truth[gpu] += slots
+                step(view, PodGone(f"uid-{name}"), 0.0)
+            case "health":
+                ill = set(rng.sample(range(3), rng.choice([0, 0, 1, 2])))
+                step(view, NodeSeen(NodeInfo.of(node("n", gpus=3, ill=len(ill)))), 0.0)
