@@ -32,6 +32,7 @@ COMMANDS = {
     "doctor": ("harp.cli.doctor:doctor", "Find out why something does not work."),
     "demo": ("harp.cli.demo:demo", "Two trainings share a software GPU."),
     "sim": ("harp.cli.sim:sim", "Try policies on a model: GPU time, or placement."),
+    "estimate": ("harp.cli.estimate:estimate", "Learn what jobs will need from those before."),
     "bench": ("harp.cli.bench:bench", "Measure shares, latency, memory and HARP's own cost."),
     "version": ("harp.cli.version:version", "Say the version."),
 }

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job will need, from what jobs like it needed. Pure: same history, same answer.
+
+    estimator = Estimator(RULES["gpu_mem_bytes"])
+    found = estimator.predict(keys, request)      # before it runs
+    estimator.observe(keys, used, at_s, found)    # once it has ended, and not before
+
+`keys` say who is like it, the most alike first: the same job of the same user, ... , all jobs. The
+first key with enough runs answers. One that nobody has an answer for gets its request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from harp.estimator.calibration import Residual, Residuals
+from harp.estimator.rules import Base, Rule, Safety
+from harp.estimator.sketch import Decayed
+
+__all__ = ["Estimate", "Estimator", "Key"]
+
+#: (what kind of key, its values...)
+Key = tuple[Hashable, ...]
+#: least base, in parts of the request: a factor on 0 would be 0 for ever
+_FLOOR = 1e-6
+#: what one that exceeds its bound and goes on is taken for until it ends: e times the bound
+_BEYOND = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An answer."""
+
+    typical: float | None  #: half of such jobs need less; None: unknown
+    bounds: tuple[float | None, ...]  #: by the rule's confidences; None: unknown
+    known: bool  #: learned from runs; else the request stands in
+    level: str  #: kind of the key that answered; "request"
+    runs: int  #: of that key, before this one
+    base: float | None  #: what the bounds were made from
+    reason: str  #: one line
+    number: int = 0  #: of this answer
+
+    @property
+    def grant(self) -> float | None:
+        """The bound at the first confidence."""
+        return self.bounds[0]
+
+
+@dataclass(slots=True)
+class _Past:
+    """What a key has shown."""
+
+    sketch: Decayed
+    runs: int = 0
+    last: deque[float] = field(default_factory=lambda: deque(maxlen=3))
+
+
+@dataclass(slots=True)
+class _Pools:
+    """Residuals by level and confidence, and of all levels together."""
+
+    rule: Rule
+    pools: dict[tuple[str, int], Residuals] = field(default_factory=dict)
+
+    def of(self, level: str, index: int) -> Residuals:
+        key = (level, index)
+        if key not in self.pools:
+            rule = self.rule
+            self.pools[key] = Residuals(
+                rule.confidences[index], size=rule.pool, enough=rule.pool_min, gain=rule.gain
+            )
+        return self.pools[key]
+
+
+class Estimator:
+    """One target's.
+
+    Args:
+        rule: how.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self._past: dict[Key, _Past] = {}
+        self._pools = _Pools(rule)
+        self._said = 0
+        #: {(answer's number, confidence's index): residuals of those that run beyond their bound}
+        self._beyond: dict[tuple[int, int], list[tuple[Residuals, Residual]]] = {}
+
+    def predict(self, keys: Sequence[Key], request: float | None = None) -> Estimate:
+        """Before a job runs.
+
+        Args:
+            keys: the most specific first.
+            request: what its user asks for: never exceeded, and the answer where nobody has one.
+        """
+        found = self._answering(keys)
+        if found is None:
+            return self._unknown(request, "no run of a job like it has ended")
+        level, past = found
+        base = self._base(past)
+        typical = past.sketch.quantile(0.5)
+        bounds: list[float | None] = []
+        words: list[str] = []
+        for index, confidence in enumerate(self.rule.confidences):
+            bound, word = self._bound(base, level, index, request)
+            if bound is None:
+                return self._unknown(request, word)
+            if request is not None and bound > request:
+                bound, word = request, f"{word}, the request at most"
+            bounds.append(bound)
+            words.append(f"{bound:.6g} {self.rule.unit} at {confidence:.0%} = {word}")
+        reason = f"{'; '.join(words)} ({level}, {past.runs} runs)"
+        self._said += 1
+        return Estimate(
+            typical,
+            tuple(bounds),
+            known=True,
+            level=level,
+            runs=past.runs,
+            base=base,
+            reason=reason,
+            number=self._said,
+        )
+
+    def exceeded(self, found: Estimate, index: int) -> None:
+        """A job is beyond a bound, and goes on: that is known before it ends, and counts at once.
+
+        Else a pool would hear of short ones first, and take them for all.
+
+        Args:
+            found: what predict() had said.
+            index: which of its bounds.
+        """
+        bound = found.bounds[index]
+        if not found.known or bound is None or found.base is None:
+            return
+        residual = self._residual(found.base, bound, None) + _BEYOND
+        added = []
+        for name in (found.level, ""):
+            pool = self._pools.of(name, index)
+            pool.judge(held=False)
+            added.append((pool, pool.add(residual)))
+        self._beyond[found.number, index] = added
+
+    def observe(
+        self,
+        keys: Sequence[Key],
+        value: float,
+        at_s: float,
+        *,
+        request: float | None = None,
+        found: Estimate | None = None,
+    ) -> None:
+        """A job has ended.
+
+        Args:
+            keys: as for predict().
+            value: what it needed, >= 0.
+            at_s: when it ended.
+            request: as for predict().
+            found: what predict() had said of it, if it was asked: calibrates.
+        """
+        if found is not None and found.known:
+            self._judge(found, value, request)
+        elif self.rule.safety is not Safety.MARGIN:
+            # The pool fills from those that it could not answer for, too.
+            before = self._answering(keys)
+            if before is not None:
+                self._add(before[0], self._base(before[1]), value, request)
+        for key in keys:
+            past = self._past.get(key)
+            if past is None:
+                half_life = self.rule.half_life_s or self.rule.half_life_runs
+                past = self._past[key] = _Past(Decayed(half_life))
+            past.sketch.add(value, at_s if self.rule.half_life_s else past.runs)
+            past.runs += 1
+            past.last.append(value)
+
+    def _answering(self, keys: Sequence[Key]) -> tuple[str, _Past] | None:
+        for key in keys:
+            past = self._past.get(key)
+            if past is not None and past.runs >= self.rule.runs_min:
+                return str(key[0]), past
+        return None
+
+    def _base(self, past: _Past) -> float:
+        match self.rule.base:
+            case Base.LAST:
+                return past.last[-1]
+            case Base.LARGEST_3:
+                return max(past.last)
+            case Base.DECAYED_P90:
+                return past.sketch.quantile(0.9) or 0.0
+            case Base.DECAYED_P90_OR_LAST:
+                return max(past.sketch.quantile(0.9) or 0.0, past.last[-1])
+
+    def _bound(
+        self, base: float, level: str, index: int, request: float | None
+    ) -> tuple[float | None, str]:
+        rule = self.rule
+        name = rule.base.value
+        if rule.safety is Safety.MARGIN:
+            margin = rule.margin * (request or 1.0)
+            return base + margin, f"{name} {base:.6g} + {margin:.6g}"
+        pool = self._pools.of(level, index)
+        offset = pool.bound()
+        if offset is None:
+            pool = self._pools.of("", index)
+            offset = pool.bound()
+        if offset is None:
+            return None, f"{len(pool)} runs to calibrate from, {rule.pool_min} needed"
+        if rule.safety is Safety.FACTOR:
+            factor = math.exp(offset)
+            return base * factor, f"{name} {base:.6g} x {factor:.3g} ({len(pool)} residuals)"
+        scale = request or 1.0
+        return (
+            max(base + offset * scale, 0.0),
+            f"{name} {base:.6g} + {offset * scale:.6g} ({len(pool)} residuals)",
+        )
+
+    def _judge(self, found: Estimate, value: float, request: float | None) -> None:
+        if self.rule.safety is Safety.MARGIN or found.base is None:
+            return
+        residual = self._residual(found.base, value, request)
+        for index, bound in enumerate(found.bounds):
+            known = self._beyond.pop((found.number, index), None)
+            if known is not None:
+                for pool, one in known:
+                    pool.change(one, residual)
+                continue
+            for name in (found.level, ""):
+                pool = self._pools.of(name, index)
+                pool.judge(held=bound is not None and value <= bound)
+                pool.add(residual)
+
+    def _add(self, level: str, base: float, value: float, request: float | None) -> None:
+        residual = self._residual(base, value, request)
+        for index in range(len(self.rule.confidences)):
+            for name in (level, ""):
+                self._pools.of(name, index).add(residual)
+
+    def _residual(self, base: float, value: float, request: float | None) -> float:
+        if self.rule.safety is Safety.FACTOR:
+            return math.log(max(value, _FLOOR) / max(base, _FLOOR))
+        return (value - base) / (request or 1.0)
+
+    def _unknown(self, request: float | None, why: str) -> Estimate:
+        said = "unknown" if request is None else f"the request, {request:.6g} {self.rule.unit}"
+        bounds = (request,) * len(self.rule.confidences)
+        return Estimate(
+            None, bounds, known=False, level="request", runs=0, base=None, reason=f"{said}: {why}"
+        )
