@@ -20,8 +20,9 @@ struct soft_spawned {
     int object;       /* instead of a path: a file in memory, the caller's to close; -1: none */
 };
 
-/* By the service of $HARP_PTXC_SOCKET where that is set: see function_service.h.
- * 0 if it ran (see exit_status), else -errno with `errors` saying what to do. */
+/* By the service at /opt/harp/ptxc/sock where that is mounted, or at $HARP_PTXC_SOCKET: see
+ * function_service.h. 0 if it ran (see exit_status), else -errno with `errors` saying what to do.
+ */
 int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc,
                     struct soft_spawned *done);
 
