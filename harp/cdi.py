@@ -23,8 +23,8 @@ KIND = "harp.dev/tenant"
 INSIDE = Path("/opt/harp")
 _SHIM, _GRANT, _DRIVER = INSIDE / "shim", INSIDE / "grant", INSIDE / "driver"
 _SOFT, _PTXC = INSIDE / "soft", INSIDE / "ptxc"
-#: the oldest that has all we use
-_VERSION = "0.3.0"
+#: the oldest that have all we use: the second, names that begin with a digit
+_VERSIONS = ("0.3.0", "0.5.0")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.:-]{0,62}[A-Za-z0-9])?")
 _STEM = "harp.dev-tenant-"
 
@@ -100,7 +100,7 @@ def spec(tenant: str, things: Things) -> dict[str, object]:
     if things.nodes:
         edits["deviceNodes"] = [{"path": path} for path in things.nodes]
     return {
-        "cdiVersion": _VERSION,
+        "cdiVersion": _VERSIONS[tenant[0].isdigit()],
         "kind": KIND,
         "devices": [{"name": device_name(tenant), "containerEdits": edits}],
     }

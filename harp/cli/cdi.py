@@ -313,11 +313,12 @@ def check_path(path: Path, *, make: bool = False) -> None:
     """
     if make:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for part in (path.resolve(), *path.resolve().parents):
+    real = path.resolve()
+    for part in (real, *real.parents):
         found = part.stat()
         others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         # In a folder like /tmp others can make files, but not take ours away.
-        shared = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and part != path
+        shared = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and part != real
         if found.st_uid != 0 or (others and not shared):
             raise RunDirUnsafe(
                 f"{part} is not root's alone to write to (uid {found.st_uid}, mode"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.machine import ROOT, Machine, machine
+from tests.integration.machine import ROOT, Machine, machine, wait_for
 from tests.integration.ptx_service_world import Service
 
 CDI = Path("/etc/cdi")
@@ -168,6 +168,22 @@ def test_a_container_is_the_tenant(place: Place) -> None:
     before = Path(made["spec"]).read_text()
     assert place.cdi("harp-test-1").returncode == 0
     assert Path(made["spec"]).read_text() == before
+
+
+def test_a_tenant_that_is_there_already(place: Place) -> None:
+    program = place.host.tenant("--mem", "96MiB", "--name", "harp-test-9")
+    wait_for(lambda: "harp-test-9" in place.tenants(), "it has begun")
+    refused = place.cdi("harp-test-9", "--mem", "1GiB")
+    assert refused.returncode == 1
+    assert "harp set harp-test-9" in refused.stderr
+    assert place.cdi("harp-test-9").returncode == 0
+    done = place.podman("/contained", devices=("harp.dev/tenant=harp-test-9",))
+    assert "total_mib 96\nvalue 4711\n" in done.stdout, done.stderr
+    # The file goes, the program's tenant stays: it was not made for this.
+    assert place.host.json("cdi", "harp-test-9", "--remove")["ended"] is False
+    assert "harp-test-9" in place.tenants()
+    program.kill()
+    program.communicate()
 
 
 @pytest.mark.parametrize("order", [("stand.in/gpu=all", "ours"), ("ours", "stand.in/gpu=all")])
