@@ -27,6 +27,7 @@ COMMANDS = {
     "set": ("harp.cli.change:set_limits", "Change a tenant's limits."),
     "suspend": ("harp.cli.suspend:suspend", "Take a tenant's memory off its GPUs."),
     "resume": ("harp.cli.suspend:resume", "Bring a suspended tenant back."),
+    "cdi": ("harp.cli.cdi:cdi", "A tenant as a device of podman and docker."),
     "remote": ("harp.cli.remote:remote", "GPUs for programs on other hosts."),
     "scheduler": ("harp.cli.scheduler:scheduler", "Place pods: Kubernetes' scheduler extender."),
     "doctor": ("harp.cli.doctor:doctor", "Find out why something does not work."),

@@ -79,6 +79,7 @@ def test_binaries_ask_for_no_newer_glibc(unpacked: Path) -> None:
         ("libharp-nvml.so", LIBC),
         ("libharp-arbiter-core.so", LIBC),
         ("harp-worker", LIBC),
+        ("harp-cdi-hook", LIBC),
         ("soft/libcuda.so.1", LIBC | {"libm.so.6"}),
         ("soft/libnvidia-ml.so.1", LIBC | {"libm.so.6"}),
     ],
@@ -97,6 +98,7 @@ def test_programs_keep_their_x_bit(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name in (
             "harp-arbiter",
+            "harp-cdi-hook",
             "harp-worker",
             "harp-ptxc",
             "harp-soft-truth",

@@ -29,6 +29,7 @@ LAYERS = {
     "harp.procs": 4,
     "harp.grants": 4,
     "harp.inject": 5,
+    "harp.cdi": 6,
     "harp.discovery": 5,
     "harp.api": 5,
     "harp.kube": 5,

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the file of a CDI device says, and whom it trusts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harp.cdi import Things, device_name, file_name, spec, tenant_of
+from harp.cli.cdi import check_path
+from harp.discovery.nodes import beside_driver, device_nodes
+from harp.errors import ConfigError, NoDevice, RunDirUnsafe
+from harp.inject import Backing
+
+SOFT = Things(
+    hook=Path("/var/lib/harp/cdi/hook-1"),
+    shim=Path("/var/lib/harp/shim/1"),
+    grant=Path("/run/harp/cdi/t1"),
+    backing=Backing(Path("/var/lib/harp/soft/1/libcuda.so.1"), Path("/x/libnvidia-ml.so.1")),
+    uuids=["GPU-1", "GPU-2"],
+    soft=Path("/dev/shm/soft"),
+    ptxc=Path("/run/harp/ptxc"),
+)
+
+
+def edits(things: Things) -> dict[str, list[dict[str, object]]]:
+    (device,) = spec("t1", things)["devices"]  # type: ignore[misc]
+    found: dict[str, list[dict[str, object]]] = device["containerEdits"]
+    return found
+
+
+def mounts(things: Things) -> dict[str, tuple[str, bool]]:
+    """{inside: (host, writable)}."""
+    return {
+        str(m["containerPath"]): (str(m["hostPath"]), "rw" in m["options"])  # type: ignore[operator]
+        for m in edits(things)["mounts"]
+    }
+
+
+def test_a_software_gpus_tenant() -> None:
+    said = spec("t1", SOFT)
+    assert (said["cdiVersion"], said["kind"]) == ("0.3.0", "harp.dev/tenant")
+    assert spec("1t", SOFT)["cdiVersion"] == "0.5.0"
+    assert mounts(SOFT) == {
+        "/opt/harp/shim": ("/var/lib/harp/shim/1", False),
+        "/opt/harp/grant": ("/run/harp/cdi/t1", False),
+        "/opt/harp/driver": ("/var/lib/harp/soft/1", False),
+        "/opt/harp/soft": ("/dev/shm/soft", True),
+        "/opt/harp/ptxc": ("/run/harp/ptxc", False),
+    }
+    assert edits(SOFT)["env"] == [
+        "CUDA_VISIBLE_DEVICES=GPU-1,GPU-2",
+        "HARP_CUDA_REAL=/opt/harp/driver/libcuda.so.1",
+        "HARP_GRANT=/opt/harp/grant",
+        "HARP_NVML_REAL=/opt/harp/driver/libnvidia-ml.so.1",
+        "HARP_PTXC_SOCKET=/opt/harp/ptxc/sock",
+        "HARP_SOFT_DIR=/opt/harp/soft",
+        "LD_PRELOAD=/opt/harp/shim/libcuda.so.1",
+        "NVIDIA_VISIBLE_DEVICES=void",
+    ]
+    assert edits(SOFT)["hooks"] == [
+        {"hookName": "createContainer", "path": "/var/lib/harp/cdi/hook-1"}
+    ]
+    assert "deviceNodes" not in edits(SOFT)
+
+
+def test_a_real_gpus_tenant_has_its_driver_at_a_private_path(tmp_path: Path) -> None:
+    for name in ("libcuda.so.580.1", "libnvidia-ml.so.580.1", "libnvidia-ptxjitcompiler.so.580.1"):
+        (tmp_path / name).touch()
+        (tmp_path / name.replace(".580.1", ".1")).symlink_to(name)
+    cuda, nvml = tmp_path / "libcuda.so.1", tmp_path / "libnvidia-ml.so.1"
+    things = Things(
+        hook=Path("/h"),
+        shim=Path("/s"),
+        grant=Path("/g"),
+        backing=Backing(cuda, nvml),
+        uuids=["GPU-1"],
+        beside=beside_driver(cuda),
+        nodes=("/dev/nvidiactl", "/dev/nvidia3"),
+    )
+    found = mounts(things)
+    # Links are followed: the file that is mounted stays, whatever is installed over it.
+    assert found["/opt/harp/driver/libcuda.so.1"] == (f"{tmp_path}/libcuda.so.580.1", False)
+    assert found["/opt/harp/driver/libnvidia-ml.so.1"] == (
+        f"{tmp_path}/libnvidia-ml.so.580.1",
+        False,
+    )
+    assert found["/opt/harp/driver/libnvidia-ptxjitcompiler.so.1"] == (
+        f"{tmp_path}/libnvidia-ptxjitcompiler.so.580.1",
+        False,
+    )
+    assert len(found) == 5
+    assert edits(things)["deviceNodes"] == [{"path": "/dev/nvidiactl"}, {"path": "/dev/nvidia3"}]
+    assert not [line for line in edits(things)["env"] if "SOFT" in str(line)]
+
+
+def test_nodes_are_the_drivers_minors(tmp_path: Path) -> None:
+    for bus, uuid, minor in (("0000:01:00.0", "GPU-a", 5), ("0000:02:00.0", "GPU-b", 0)):
+        folder = tmp_path / "proc/driver/nvidia/gpus" / bus
+        folder.mkdir(parents=True)
+        (folder / "information").write_text(
+            f"Model: X\nGPU UUID:\t {uuid}\nDevice Minor: {minor}\n"
+        )
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidiactl").touch()
+    assert device_nodes(["GPU-b", "GPU-a"], tmp_path) == (
+        "/dev/nvidiactl",
+        "/dev/nvidia0",
+        "/dev/nvidia5",
+    )
+    with pytest.raises(NoDevice, match="GPU-c"):
+        device_nodes(["GPU-a", "GPU-c"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a-", "a/b", "a b", "ä", "a" * 65, "a\n", "../a"])
+def test_no_names_of_devices(name: str) -> None:
+    with pytest.raises(ConfigError):
+        device_name(name)
+    assert tenant_of(f"harp.dev-tenant-{name}.json") is None
+
+
+@pytest.mark.parametrize("name", ["a", "t1", "train.A_1:b-2", "a" * 64])
+def test_names_of_devices_and_of_their_files(name: str) -> None:
+    assert tenant_of(file_name(name)) == name
+    assert tenant_of(f"nvidia-{name}.json") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root's files, and to give them away")
+def test_what_others_may_change_is_not_run_by_root(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    path = folder / "hook"
+    folder.mkdir()
+    path.touch(mode=0o755)
+    check_path(path)  # /tmp itself is everybody's, and sticky: nobody takes away what is root's
+    for mode in (0o775, 0o757, 0o1777):
+        folder.chmod(mode)
+        if mode != 0o1777:
+            with pytest.raises(RunDirUnsafe, match=str(folder)):
+                check_path(path)
+        with pytest.raises(RunDirUnsafe, match=str(folder)):
+            check_path(folder)
+    folder.chmod(0o755)
+    path.chmod(0o777)
+    with pytest.raises(RunDirUnsafe):
+        check_path(path)
+    path.chmod(0o755)
+    os.chown(path, 61234, -1)
+    with pytest.raises(RunDirUnsafe):
+        check_path(path)
+    os.chown(path, 0, -1)
+    os.chown(folder, 61234, -1)
+    with pytest.raises(RunDirUnsafe):
+        check_path(path)
+    # A link to what is safe is as safe as where it lies.
+    os.chown(folder, 0, -1)
+    (tmp_path / "link").symlink_to(path)
+    check_path(tmp_path / "link")
+    (tmp_path / "everybodys").symlink_to("/tmp")
+    with pytest.raises(RunDirUnsafe):
+        check_path(tmp_path / "everybodys")
