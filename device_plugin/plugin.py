@@ -45,7 +45,7 @@ from device_plugin.starts import Events, Holders, Patience, Pods, Starts
 from device_plugin.tenants import NodeView, Tenants
 from harp.errors import HarpError
 
-__all__ = ["Others", "Plugin", "Tempo"]
+__all__ = ["Others", "Plugin", "Registrar", "Tempo"]
 
 _log = structlog.get_logger(__name__)
 
@@ -117,7 +117,7 @@ class Plugin:
             patience=patience,
         )
         self.listing = Listing(slots, topology=settings.topology)
-        self.registration = _Registration(settings, self._serve, self._tempo.look_s)
+        self.registration = Registrar(settings, self._serve, self._tempo.look_s)
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         #: {uuid: health}, of the health thread
@@ -195,7 +195,7 @@ class Plugin:
 
 
 @dataclass(slots=True)
-class _Registration:
+class Registrar:
     """Performs what registration.step() says. One thread, run(); the rest only queues events."""
 
     settings: Settings

@@ -28,6 +28,7 @@ from device_plugin.identity import Ambiguous, Holding, Match, Owner, Pod, Unknow
 from device_plugin.slots import Slots
 from device_plugin.tenants import Tenants, alive, drop_folder, make_folder, tenant_name
 from harp.errors import DaemonError, DaemonUnreachable, HarpError
+from harp.model import Limits
 
 __all__ = ["Events", "Holders", "LoggedEvents", "NoPods", "Patience", "Pods", "Starts"]
 
@@ -103,6 +104,8 @@ class _Turn:
 class Starts:
     """All starts of this node. Called from several threads.
 
+    What slots stand for is said by _bare() and _refined().
+
     Args:
         slots: of the node.
         book: living grants, as the checkpoint knew them.
@@ -115,6 +118,8 @@ class Starts:
         save: writes the book down.
         patience: how long to wait for others.
     """
+
+    maker = "harpd"  #: who makes tenants, in words
 
     def __init__(
         self,
@@ -158,9 +163,7 @@ class Starts:
         Raises:
             HarpError: not now.
         """
-        share = check(self._slots, ids)
-        uuids = tuple(self._slots.gpus[gpu].uuid for gpu in share.gpus)
-        bare = Grant(grant_id(ids), frozenset(ids), uuids, limits(self._slots, share))
+        bare = self._bare(ids)
         turn = self._enter(bare.id)
         try:
             with turn.lock:
@@ -169,6 +172,19 @@ class Starts:
         finally:
             self._leave(bare.id)
         return grant
+
+    def _bare(self, ids: Collection[str]) -> Grant:
+        """What these ids stand for by themselves."""
+        share = check(self._slots, ids)
+        uuids = tuple(self._slots.gpus[gpu].uuid for gpu in share.gpus)
+        return Grant(grant_id(ids), frozenset(ids), uuids, limits(self._slots, share))
+
+    def _refined(self, bare: Grant, pod: Pod) -> Limits:
+        """Its limits, as the pod's annotations say; what cannot be done so is an event."""
+        refined, problems = refine(bare.limits, pod.annotations)
+        for problem in problems:
+            self._events.tell(pod, "HarpAnnotation", problem.message)
+        return refined
 
     def living(self) -> tuple[Grant, ...]:
         """The grants as they are now."""
@@ -227,10 +243,7 @@ class Starts:
                 return replace(bare, owner=owner)
             case Match(owner, pod) if pod is not None:
                 self.counts["named"] += 1
-                refined, problems = refine(bare.limits, pod.annotations)
-                for problem in problems:
-                    self._events.tell(pod, "HarpAnnotation", problem.message)
-                return replace(bare, owner=owner, pod_uid=pod.uid, limits=refined)
+                return replace(bare, owner=owner, pod_uid=pod.uid, limits=self._refined(bare, pod))
             case Ambiguous(candidates):
                 self.counts["ambiguous"] += 1
                 self._say_unsure(candidates)
@@ -308,7 +321,8 @@ class Starts:
                     return
                 if time.monotonic() >= deadline:
                     raise DaemonUnreachable(
-                        f"harpd does not answer, and grant {grant.id} is new: {error.message}",
+                        f"{self.maker} does not answer, and grant {grant.id} is new:"
+                        f" {error.message}",
                         "kubelet tries again; see the daemon's pod on this node",
                     ) from error
                 time.sleep(self._patience.pause_s)

@@ -111,6 +111,14 @@ class Holder:
         if refusal is not None:
             raise refusal
 
+    @property
+    def present(self) -> tuple[Taking, int] | None:
+        """The lease there is, and how many programs have a session of it; None: there is none."""
+        held = self._held
+        if held is None or held.hold.over:
+            return None
+        return held.taking, len(held.hold.running)
+
     async def take(self, at: str = "") -> Taking:
         """Take a lease on the node that is best, or that does not refuse; or on the one named.
 

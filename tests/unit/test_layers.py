@@ -20,6 +20,7 @@ LAYERS = {
     "harp.model": 2,
     "harp.config": 3,
     "harp.lease_wire": 4,
+    "harp.keep_wire": 4,
     "harp.wire": 4,
     "harp.lease_admin": 5,
     "harp.native": 4,
@@ -48,6 +49,7 @@ PURE = (
     "harp.units",
     "harp.model",
     "harp.grants",
+    "harp.keep_wire",
     "harp.remote.floor",
     "harp.remote.events",
     "harp.remote.leases",
@@ -85,6 +87,7 @@ PLUGIN_MAY = (
     "harp.discovery",
     "harp.errors",
     "harp.inject",
+    "harp.keep_wire",
     "harp.model",
     "harp.native",
     "harp.rundir",
@@ -99,6 +102,7 @@ PLUGIN_PURE = (
     "device_plugin.health",
     "device_plugin.identity",
     "device_plugin.registration",
+    "device_plugin.remote_share",
     "device_plugin.slots",
 )
 
