@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts of containers whose GPU is elsewhere: as starts.py, with a lease in a tenant's place.
+
+A lease may be lost while its container runs (its node was restarted): the keeper looks for another
+one, and the pod is told. Fail-static ends there: without the pool there is no GPU to go on with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+import structlog
+
+from device_plugin.book import Grant, grant_id
+from device_plugin.identity import Pod
+from device_plugin.remote_keeper import Keeper
+from device_plugin.remote_share import PoolSlots, capped, remote_limits, remote_refine
+from device_plugin.starts import Starts
+from harp.errors import HarpError
+from harp.keep_wire import Held
+from harp.model import Limits
+
+__all__ = ["RemoteStarts"]
+
+_log = structlog.get_logger(__name__)
+#: as for a grant that kubelet does not name any more
+_ORPHAN_S = 30.0
+_REASON = "HarpRemote"
+
+
+class RemoteStarts(Starts):
+    """All starts of this node with a remote share; args as Starts, whose tenants are a Keeper."""
+
+    maker = "harp remote keep"
+    _slots: PoolSlots
+    _tenants: Keeper
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        #: {grant id: its pod}, of starts that are under way
+        self._starting: dict[str, Pod] = {}
+        #: {key: since when nobody is known to have it}; the sweep's
+        self._orphans: dict[str, float] = {}
+        #: {key: why its lease is lost, as its pod was told}; the sweep's
+        self._told: dict[str, str] = {}
+
+    def sweep(self) -> None:
+        """See Starts; also give back what nobody has, and say whose lease is lost."""
+        super().sweep()
+        listed = {grant_id(holding.ids) for holding in self._holders.holdings()}
+        held = self._tenants.held()
+        if listed:  # else kubelet has just begun: see Starts.sweep()
+            self._end_orphans(held, listed)
+        self._tell_lost(held)
+
+    def _bare(self, ids: Collection[str]) -> Grant:
+        return Grant(grant_id(ids), frozenset(ids), (), remote_limits(self._slots, ids))
+
+    def _refined(self, bare: Grant, pod: Pod) -> Limits:
+        try:
+            limits, problems = remote_refine(bare.limits, pod.annotations)
+        except HarpError as error:
+            self._events.tell(pod, _REASON, _words(error))
+            raise
+        for problem in problems:
+            self._events.tell(pod, "HarpAnnotation", problem.message)
+        self._starting[bare.id] = pod
+        return limits
+
+    def _give(self, grant: Grant) -> None:
+        try:
+            super()._give(grant)
+        except HarpError as error:
+            if pod := self._starting.pop(grant.id, None):
+                self._events.tell(pod, _REASON, _words(error))
+            raise
+        pod, held = self._starting.pop(grant.id, None), self._tenants.given(grant.id)
+        if pod is None or held is None or not grant.limits.mem_bytes:
+            return
+        got_bytes = min((d.mem_limit_bytes for d in held.devices), default=0)
+        if said := capped(grant.limits.mem_bytes, got_bytes):
+            self._events.tell(pod, "HarpAnnotation", said)
+
+    def _end_orphans(self, held: Collection[Held], listed: Collection[str]) -> None:
+        """What a plugin took that died before it wrote it down, and whose pod is gone by now."""
+        known = {grant.id for grant in self.living()} | set(listed)
+        now_s = time.monotonic()
+        self._orphans = {
+            one.key: self._orphans.get(one.key, now_s)
+            for one in held
+            if one.key not in known and not one.sessions
+        }
+        for key, since_s in self._orphans.items():
+            if now_s - since_s >= _ORPHAN_S:
+                _log.warning("orphan_lease_ended", grant=key)
+                self._tenants.release(key)
+
+    def _tell_lost(self, held: Collection[Held]) -> None:
+        lost = {one.key: one.why for one in held if not one.node}
+        owners = {g.id: g.owner for g in self.living() if g.owner is not None}
+        new = {key for key, why in lost.items() if self._told.get(key) != why and key in owners}
+        self._told = lost
+        if not new:
+            return
+        pods, _ = self._ask({owners[key].pod_key for key in new})
+        for key in sorted(new):
+            for pod in pods:
+                if pod.key == owners[key].pod_key:
+                    text = f"container {owners[key].container} has no GPU now: {lost[key]}"
+                    self._events.tell(pod, _REASON, text)
+
+
+def _words(error: HarpError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message
