@@ -30,9 +30,8 @@ from harp.remote.floor import tls13_only
 from harp.rundir import find as find_run_dir
 
 if TYPE_CHECKING:
-    import grpc.aio
-
     from harp.remote.keeping import Keeper
+    from harp.remote.trust import Connector
 
 __all__ = ["keep"]
 
@@ -82,7 +81,7 @@ def keep(
     at = find_run_dir(env)
     at = replace(at, path=run_dir) if run_dir is not None else at
 
-    def connect() -> Callable[[str], grpc.aio.Channel]:
+    def connect() -> Connector:
         """With the certificate as it is now: a Secret's files are renewed in their place."""
         me = None if folder is None else identity(folder, dt.datetime.now(dt.UTC))
         return connector(me, insecure=insecure)

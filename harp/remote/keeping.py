@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-import grpc.aio
 import structlog
 
 from harp.api.v1 import remote_pb2 as pb
@@ -46,6 +45,7 @@ from harp.remote.beside import beside
 from harp.remote.holder import Holder
 from harp.remote.offers import Offers
 from harp.remote.taking import Taker, Taking
+from harp.remote.trust import Connector
 from harp.rundir import check_socket
 
 __all__ = ["Keeper", "Pool"]
@@ -63,7 +63,7 @@ class Pool:
     nodes: Sequence[str]  #: host:port each
     folder: Path | None  #: of the client; None: plaintext, on loopback
     #: makes what makes connections, with the certificate as it is by then; may raise HarpError
-    connector: Callable[[], Callable[[str], grpc.aio.Channel]]
+    connector: Callable[[], Connector]
 
 
 @dataclass(slots=True, eq=False)

@@ -102,12 +102,12 @@ def part(asked: Limits, mem_ppm: int, gpu: str, places: Sequence[Place]) -> Limi
     Args:
         asked: with a limit of its own, or none; the smaller one counts.
         mem_ppm: the part; 0: none is asked for, `asked` is as it was.
-        gpu: as in Wish; devices that it does not name are not looked at.
+        gpu: as in Wish; devices that it surely does not name are not looked at.
         places: of the node.
 
     Raises:
         ConfigError: more than a whole device, or so little that no memory is left.
-        NoDevice: the node has no such device.
+        NoDevice: there is none at all.
     """
     if not mem_ppm:
         return asked
@@ -117,9 +117,10 @@ def part(asked: Limits, mem_ppm: int, gpu: str, places: Sequence[Place]) -> Limi
             "it is a part of each device",
         )
     words = {word.strip() for word in gpu.split(",") if word.strip()}
-    meant = [p for i, p in enumerate(places) if not words or {str(i), p.uuid} & words]
+    named = [p for i, p in enumerate(places) if {str(i), p.uuid} & words]
+    meant = named if named and len(named) == len(words) else places
     if not meant:
-        raise NoDevice(f"this node has no GPU {gpu!r}", "see `harp devices` there")
+        raise NoDevice("this node has no GPU")
     least = min(meant, key=lambda p: p.memory_bytes * mem_ppm // PPM - p.context_bytes)
     have = least.memory_bytes * mem_ppm // PPM - least.context_bytes
     if have < GRANULE_BYTES:

@@ -35,7 +35,9 @@ from device_plugin.remote_keeper import Keeper
 from device_plugin.remote_plugin import RemotePlugin, RemoteSettings
 from device_plugin.starts import Patience
 from harp.inject import shim_dir
+from harp.keep_wire import Held
 from harp.native import NativeDir
+from harp.procs import all_procs
 from harp.remote import authority
 from harp.remote.certificate import Kind
 
@@ -68,7 +70,17 @@ class Elsewhere:
     def stop(self) -> None:
         self.served.stop()
 
+    def another_authority(self) -> None:
+        """The pool is made anew, and the client still has its folder of before."""
+        base, now = self.at.base / "other", dt.datetime.now(dt.UTC)
+        authority.init(base, now)
+        authority.issue(base, Kind.NODE, "n1", hosts=["127.0.0.1"], now=now)
+        self.stop()
+        self.node = base / "node-n1"
+        self.start()
+
     def leases(self) -> list[dict[str, Any]]:
+        """As an administrator sees them."""
         asked = ("--node", self.endpoint, "--dir", str(self.client))
         told = self.at.json("remote", "sessions", *asked)
         found: list[dict[str, Any]] = told["leases"]
@@ -116,12 +128,12 @@ class PodNode:
 
     def start_keeper(self, *options: str) -> dict[str, Any]:
         """In a PID namespace of its own: of a container's processes it sees no PIDs."""
+        alone = ("unshare", "--pid", "--fork", "--kill-child")
         words = ["--pool", self.pool.endpoint, "--dir", str(self.pool.client), *options]
         words += ["--run-dir", str(self.settings.run_dir), "--json"]
         with self.keeper_log.open("a") as log:
             self.keeper = subprocess.Popen(
-                ["unshare", "--pid", "--fork", "--kill-child"]
-                + [sys.executable, "-m", "harp", "remote", "keep", *words],
+                [*alone, sys.executable, "-m", "harp", "remote", "keep", *words],
                 env=self.env,
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
@@ -146,12 +158,16 @@ class PodNode:
         wait_for(lambda: not [p for p in mine if exe(p) == "harp-link"], "its harp-links end")
         self.keeper = None
 
+    def held(self) -> tuple[Held, ...]:
+        """What the keeper says."""
+        return Keeper(self.settings.run_dir).held()
+
     def links(self) -> list[int]:
         """harp-link processes that listen for containers."""
         assert self.keeper is not None
         (child,) = (pid for pid in below(self.keeper.pid) if "python" in exe(pid))
-        children = Path(f"/proc/{child}/task/{child}/children").read_text().split()
-        return [int(pid) for pid in children if exe(int(pid)) == "harp-link"]
+        ours = [proc.pid for proc in all_procs().values() if proc.ppid == child]
+        return [pid for pid in ours if exe(pid) == "harp-link"]
 
     # --- the plugin ---
 
@@ -185,14 +201,15 @@ class PodNode:
         folders = ["--kubelet-dir", str(self.settings.kubelet_dir), "--node", "n1"]
         folders += ["--state-dir", str(self.settings.state_dir), "--library-dir", "/opt/lib"]
         folders += ["--run-dir", str(self.settings.run_dir)]
-        self.program = subprocess.Popen(
-            [sys.executable, "-m", "device_plugin", "remote", *folders],
-            env=self.env,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.base / "plugin.log").open("a"),
-            text=True,
-        )
+        with (self.base / "plugin.log").open("a") as log:
+            self.program = subprocess.Popen(
+                [sys.executable, "-m", "device_plugin", "remote", *folders],
+                env=self.env,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                text=True,
+            )
         assert self.kubelet.listed.wait(TIMEOUT_S), (self.base / "plugin.log").read_text()
 
     def kill_program(self) -> None:
@@ -200,6 +217,7 @@ class PodNode:
             self.program.kill()
             self.program.wait()
             self.program = None
+            wait_for(lambda: not self.kubelet.listed.is_set(), "kubelet sees that it is gone")
 
     # --- pods ---
 
