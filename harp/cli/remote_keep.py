@@ -31,7 +31,6 @@ from harp.rundir import find as find_run_dir
 
 if TYPE_CHECKING:
     from harp.remote.keeping import Keeper
-    from harp.remote.trust import Connector
 
 __all__ = ["keep"]
 
@@ -71,7 +70,7 @@ def keep(
     tls13_only(os.environ, sys.modules.keys())
     from harp.remote.keeping import Keeper, Pool  # noqa: PLC0415 - see above
     from harp.remote.places import endpoints, identity  # noqa: PLC0415
-    from harp.remote.trust import connector  # noqa: PLC0415
+    from harp.remote.who import Who  # noqa: PLC0415
 
     if insecure and folder is not None:
         raise ConfigError("--insecure uses no certificates, and --dir names some", "choose one")
@@ -81,13 +80,9 @@ def keep(
     at = find_run_dir(env)
     at = replace(at, path=run_dir) if run_dir is not None else at
 
-    def connect() -> Connector:
-        """With the certificate as it is now: a Secret's files are renewed in their place."""
-        me = None if folder is None else identity(folder, dt.datetime.now(dt.UTC))
-        return connector(me, insecure=insecure)
-
-    connect()  # what is of no use is said now, not when a pod starts
-    pool = Pool(endpoints(where, base), folder, connect)
+    # What is of no use is said now, not when a pod starts.
+    who = Who(None if folder is None else lambda: identity(folder, dt.datetime.now(dt.UTC)))
+    pool = Pool(endpoints(where, base), folder, who)
     configure_log()
     keeper = Keeper(at.path, find(env), pool, env)
 

@@ -159,10 +159,11 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
             folder,
             env,
             certificate=me is not None,
-        ) as said,
+        ) as link,
         Child(command.program, command.words) as child,
     ):
-        return asyncio.run(hold(child, said, place))
+        assert link.stdout is not None
+        return asyncio.run(hold(child, link.stdout, place))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import select
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 from harp.errors import NativeError
 from harp.native import NativeDir, scrub
@@ -29,8 +28,8 @@ def beside(
     env: Mapping[str, str],
     *,
     certificate: bool,
-) -> Iterator[IO[bytes]]:
-    """Run harp-link; yields what it says of its sessions. It ends with the block, and with us.
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run harp-link, which says on stdout who has which session. It ends with the block and us.
 
     Args:
         native: what is built.
@@ -62,7 +61,7 @@ def beside(
         ready, _, _ = select.select([process.stdout], [], [], _NEAR_S)
         if not ready or os.read(process.stdout.fileno(), 6) != b"ready\n":
             raise NativeError("harp-link did not start", "see what it says above")
-        yield process.stdout
+        yield process
     finally:
         process.terminate()
         try:

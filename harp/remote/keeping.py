@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import structlog
 
@@ -45,13 +46,15 @@ from harp.remote.beside import beside
 from harp.remote.holder import Holder
 from harp.remote.offers import Offers
 from harp.remote.taking import Taker, Taking
-from harp.remote.trust import Connector
+from harp.remote.who import Who
 from harp.rundir import check_socket
 
 __all__ = ["Keeper", "Pool"]
 
 _log = structlog.get_logger(__name__)
 _HEAR_S = 5.0
+#: how often a certificate is looked at; also before each start
+_RENEW_S = 30.0
 #: what a tenant at the node may be called
 _NAME_CHARS = 64
 
@@ -62,8 +65,7 @@ class Pool:
 
     nodes: Sequence[str]  #: host:port each
     folder: Path | None  #: of the client; None: plaintext, on loopback
-    #: makes what makes connections, with the certificate as it is by then; may raise HarpError
-    connector: Callable[[], Connector]
+    who: Who
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +74,9 @@ class _Kept:
 
     asked: Hold
     holder: Holder
+    stamp: bytes  #: of the certificate that its harp-link has
     said: str = ""  #: last, for people
+    link: int = 0  #: pid of that
     end: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -123,10 +127,12 @@ class Keeper:
             server = await asyncio.start_unix_server(self._hear, path, limit=LINE_BYTES)
         finally:
             os.umask(before)
+        renewing = asyncio.create_task(self._keep_renewing())
         try:
             async with server:
                 yield
         finally:
+            renewing.cancel()
             path.unlink(missing_ok=True)
             for kept in self._kept.values():
                 kept.end.set()
@@ -170,22 +176,34 @@ class Keeper:
 
     async def _hold(self, asked: Hold) -> Held:
         async with self._lock(asked.key):
+            self._renew_links()
             kept = self._kept.get(asked.key)
-            # Not for another name: it may be called otherwise by a plugin of another version.
+            # Another name is no other wish: a plugin of another version may call it otherwise.
             if kept is not None and kept.alive and replace(kept.asked, name=asked.name) == asked:
                 kept.asked = asked
-            elif kept is not None:
+                # A node that was restarted, or is away: no container shall start with that. Nothing
+                # is lost where no process uses it.
+                known = await kept.holder.look()
+                present = kept.holder.present
+                if present is not None and (known or present[1]):
+                    return self._held(asked.key, kept)
+            if kept is not None:
                 await self._end(asked.key)
-                kept = None
-            if kept is None:
-                kept = await self._begin(asked)
-            elif kept.holder.present is None:
-                try:
-                    await kept.holder.take()
-                except ConfigError:
-                    if kept.holder.present is None:  # not that it has found one by itself
-                        raise
-            return self._held(asked.key, kept)
+            return self._held(asked.key, await self._begin(asked))
+
+    def _renew_links(self) -> None:
+        """Give harp-links the certificate of now: at SIGUSR2 one reads it, and keeps its socket."""
+        self._pool.who.look()
+        for kept in self._kept.values():
+            if kept.stamp != self._pool.who.stamp and kept.link and kept.alive:
+                kept.stamp = self._pool.who.stamp
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(kept.link, signal.SIGUSR2)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_S)
+            self._renew_links()
 
     async def _release(self, key: str) -> bool:
         async with self._lock(key):
@@ -195,7 +213,6 @@ class Keeper:
         return self._locks.setdefault(key, asyncio.Lock())
 
     async def _begin(self, asked: Hold) -> _Kept:
-        connect = self._pool.connector()
         sessions, box = self._run_dir / SESSIONS / asked.key, self._run_dir / BOXES / asked.key
         if not box.is_dir():
             raise ConfigError(
@@ -203,14 +220,14 @@ class Keeper:
             )
         check_socket(box / NEAR)
         sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
-        taker = Taker(_wanted(asked), self._pool.nodes, connect)
+        taker = Taker(_wanted(asked), self._pool.nodes, self._pool.who.connect)
 
         def say(text: str) -> None:
             kept.said = text.removeprefix("harp: ")
             _log.warning("remote_lease", key=asked.key, container=asked.name, said=kept.said)
 
         holder = Holder(taker, Offers(sessions), asked.name, say, asked.key)
-        kept = _Kept(asked, holder)
+        kept = _Kept(asked, holder, self._pool.who.stamp)
         taken: asyncio.Future[Taking] = asyncio.get_running_loop().create_future()
         kept.task = asyncio.create_task(self._keep(kept, sessions, box / NEAR, taken))
         self._kept[asked.key] = kept
@@ -237,7 +254,10 @@ class Keeper:
     ) -> None:
         """From harp-link's begin to its end; what is in the way of the first lease is `taken`'s."""
         try:
-            async with self._beside(sessions, socket) as reader, kept.holder.running():
+            async with (
+                self._beside(sessions, socket) as (kept.link, reader),
+                kept.holder.running(),
+            ):
                 beside_it = {
                     "link": asyncio.create_task(kept.holder.hear(reader)),
                     "end": asyncio.create_task(kept.end.wait()),
@@ -263,7 +283,9 @@ class Keeper:
                 taken.set_exception(DaemonUnreachable("harp remote keep ends", "ask again"))
 
     @contextlib.asynccontextmanager
-    async def _beside(self, sessions: Path, socket: Path) -> AsyncIterator[asyncio.StreamReader]:
+    async def _beside(
+        self, sessions: Path, socket: Path
+    ) -> AsyncIterator[tuple[int, asyncio.StreamReader]]:
         """harp-link; to wait for its begin and its end may take seconds, which others do not."""
         with contextlib.ExitStack() as stack:
             made = beside(
@@ -274,17 +296,17 @@ class Keeper:
                 self._env,
                 certificate=self._pool.folder is not None,
             )
-            said: IO[bytes] = await asyncio.to_thread(stack.enter_context, made)
+            link = await asyncio.to_thread(stack.enter_context, made)
             leaving = stack.pop_all()
         try:
             # Any user of the container may be who uses the GPU; on the host its box is root's.
             await asyncio.to_thread(socket.chmod, 0o666)
             reader = asyncio.StreamReader()
             transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(reader), said
+                lambda: asyncio.StreamReaderProtocol(reader), link.stdout
             )
             try:
-                yield reader
+                yield link.pid, reader
             finally:
                 transport.close()
         except OSError as error:

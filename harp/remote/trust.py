@@ -27,7 +27,6 @@ from harp.remote.floor import CIPHERS
 
 __all__ = [
     "Callers",
-    "Connector",
     "Identity",
     "address",
     "bearer",
@@ -37,9 +36,6 @@ __all__ = [
     "listen",
     "load",
 ]
-
-#: host:port -> a connection there
-Connector = Callable[[str], grpc.aio.Channel]
 
 _OPTIONS = (
     # A proxy would see what is said in plaintext, and end what is not.
@@ -178,7 +174,7 @@ def channel(
 
 def connector(
     identity: Identity | None, authority_pem: bytes = b"", *, insecure: bool = False
-) -> Connector:
+) -> Callable[[str], grpc.aio.Channel]:
     """What makes connections as channel() does, of one client."""
     return lambda endpoint: channel(endpoint, identity, authority_pem, insecure=insecure)
 

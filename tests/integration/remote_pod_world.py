@@ -45,6 +45,7 @@ __all__ = ["Elsewhere", "PodNode", "elsewhere", "pod_node"]
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 30
+DAY = dt.timedelta(days=1)
 
 
 class Elsewhere:
@@ -54,9 +55,10 @@ class Elsewhere:
         self.at = at
         base = at.base / "pool"
         now = dt.datetime.now(dt.UTC)
-        authority.init(base, now)
+        authority.init(base, now - 2 * DAY)
         authority.issue(base, Kind.NODE, "n1", hosts=["127.0.0.1"], now=now)
         authority.issue(base, Kind.CLIENT, "kubernetes", hosts=[], now=now)
+        self.base = base
         self.node, self.client = base / "node-n1", base / "client-kubernetes"
         self.served = Remote(at, *self._options("127.0.0.1:0"))
         self.endpoint = self.served.endpoint
@@ -75,9 +77,23 @@ class Elsewhere:
         base, now = self.at.base / "other", dt.datetime.now(dt.UTC)
         authority.init(base, now)
         authority.issue(base, Kind.NODE, "n1", hosts=["127.0.0.1"], now=now)
+        authority.issue(base, Kind.CLIENT, "kubernetes", hosts=[], now=now)
         self.stop()
         self.node = base / "node-n1"
         self.start()
+
+    def short_client(self, seconds: float) -> Path:
+        """A client whose certificate runs out so soon."""
+        began = dt.datetime.now(dt.UTC) - DAY + dt.timedelta(seconds=seconds)
+        authority.issue(self.base, Kind.CLIENT, "short", hosts=[], now=began, days=1)
+        return self.base / "client-short"
+
+    def renew(self, client: Path, source: Path) -> None:
+        """Put another client in the place of one, as a Secret's files are renewed."""
+        for name in ("ca.crt", "tls.crt", "tls.key"):
+            fresh = client / f".{name}"
+            shutil.copy2(source / name, fresh)
+            fresh.replace(client / name)
 
     def leases(self) -> list[dict[str, Any]]:
         """As an administrator sees them."""

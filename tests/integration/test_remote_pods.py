@@ -207,6 +207,49 @@ def test_certificates_of_another_pool_are_refused_by_name(node: PodNode, pool: E
 
 
 @pytest.mark.slow
+def test_a_certificate_that_is_renewed_in_its_place_is_taken(
+    native_dir: Path, pool: Elsewhere
+) -> None:
+    """By the keeper, and by the harp-link of a container that runs on."""
+    whole, good_s = pool.client, 25.0
+    pool.client = pool.short_client(good_s)
+    over_s = time.monotonic() + good_s
+    with pod_node(native_dir, pool) as node:
+        node.start_plugin()
+        node.admit("a", 10)
+        given = node.kubelet.begin("ns", "a", "main")
+        (link,) = node.links()
+        child = node.enter(given, PROGRAM, "wait")
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        pool.renew(pool.client, whole)
+        node.admit("b", 10)  # at a start, and each 30 s, it is looked at
+        node.kubelet.begin("ns", "b", "main")
+        time.sleep(max(0.0, over_s - time.monotonic()) + 1)
+        out, err = node.enter(given, PROGRAM, "add", "10").communicate(timeout=60)
+        assert "right" in out, err + node.keeper_log.read_text()
+        assert link in node.links(), "the same process, at the same socket"
+        assert child.poll() is None
+        node.admit("c", 10)
+        node.kubelet.begin("ns", "c", "main")
+
+
+@pytest.mark.slow
+def test_a_pool_that_was_made_anew_serves_who_has_its_new_certificate(
+    node: PodNode, pool: Elsewhere
+) -> None:
+    """A start in the first seconds, when the keeper has not heard yet that its lease is lost."""
+    node.start_plugin()
+    node.admit("a", 10)
+    node.kubelet.begin("ns", "a", "main")
+    pool.another_authority()
+    pool.renew(pool.client, pool.at.base / "other" / "client-kubernetes")
+    out, err = node.begin("a", PROGRAM, "add", "10").communicate(timeout=60)
+    assert "right" in out, err + node.keeper_log.read_text()
+    assert len(node.links()) == 1
+
+
+@pytest.mark.slow
 def test_a_lease_that_no_plugin_knows_is_given_back(
     node: PodNode, pool: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
