@@ -10,7 +10,7 @@ from pathlib import Path
 
 from device_plugin.book import Grant
 from device_plugin.remote_share import part_ppm
-from device_plugin.tenants import NodeView, tenant_name
+from device_plugin.tenants import NodeView, Stray, tenant_name
 from harp.errors import DaemonUnreachable, WireError
 from harp.keep_wire import (
     LINE_BYTES,
@@ -76,9 +76,21 @@ class Keeper:
             raise _odd(looked)
         return looked.held
 
+    def held_in(self, grants: Path) -> Mapping[str, Stray]:
+        """All that is held, by grant id; see StrayTenants. It is named by that, too."""
+        del grants  # the keeper has one folder
+        return {held.key: Stray(held.key, bool(held.sessions)) for held in self.held()}
+
+    def remove_named(self, name: str) -> None:
+        """See StrayTenants."""
+        self.release(name)
+
     def living(self) -> Mapping[str, bool]:
         """See Tenants; one that has lost its lease lives: the keeper looks for another."""
-        return {held.name: bool(held.sessions) for held in self.held()}
+        found: dict[str, bool] = {}
+        for held in self.held():  # two of one name: a pod that came again, and the one before
+            found[held.name] = found.get(held.name, False) or bool(held.sessions)
+        return found
 
     def remove(self, grant: Grant) -> None:
         """See Tenants."""

@@ -20,6 +20,7 @@ from device_plugin.api import Access, ApiServer
 from device_plugin.book import Book, Grant, grant_id
 from device_plugin.checkpoint import Checkpoint, load, save
 from device_plugin.kubelet import PodResources
+from device_plugin.orphans import Orphans
 from device_plugin.plugin import Registrar, Tempo
 from device_plugin.proto import deviceplugin_pb2 as pb
 from device_plugin.remote_keeper import Keeper
@@ -133,6 +134,7 @@ class RemotePlugin:
             save=self._save,
             patience=patience,
         )
+        self.orphans = Orphans(settings.grants, self.starts, keeper, holders)
         self.listing = Listing(slots, topology=False)
         self.registration = Registrar(settings, self._serve, self._tempo.look_s)
         self._stop = threading.Event()
@@ -172,6 +174,7 @@ class RemotePlugin:
             pause_s = self._tempo.sweep_s
             try:
                 self.starts.sweep()
+                self.orphans.sweep()
             except HarpError as error:
                 _log.warning("sweep_failed", reason=error.message)
             except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all

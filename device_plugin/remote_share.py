@@ -107,7 +107,8 @@ def remote_refine(
         near = difflib.get_close_matches(said, _ANSWERS, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{name}: {said[:80]!r} is no answer{meant}", 'write "required"')
-    limits, problems = refine(replace(share, mem_bytes=_ANY_BYTES), annotations)
+    others = {key: text for key, text in annotations.items() if key != name}
+    limits, problems = refine(replace(share, mem_bytes=_ANY_BYTES), others)
     if limits.oversubscribe:
         limits = replace(limits, oversubscribe=False)
         text = f"{PREFIX}oversubscribe is not for remote shares; it is ignored"

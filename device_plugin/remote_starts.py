@@ -7,11 +7,8 @@ one, and the pod is told. Fail-static ends there: without the pool there is no G
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from typing import Any
-
-import structlog
 
 from device_plugin.book import Grant, grant_id
 from device_plugin.identity import Pod
@@ -24,9 +21,6 @@ from harp.model import Limits
 
 __all__ = ["RemoteStarts"]
 
-_log = structlog.get_logger(__name__)
-#: as for a grant that kubelet does not name any more
-_ORPHAN_S = 30.0
 _REASON = "HarpRemote"
 
 
@@ -41,19 +35,13 @@ class RemoteStarts(Starts):
         super().__init__(*args, **more)
         #: {grant id: its pod}, of starts that are under way
         self._starting: dict[str, Pod] = {}
-        #: {key: since when nobody is known to have it}; the sweep's
-        self._orphans: dict[str, float] = {}
         #: {key: why its lease is lost, as its pod was told}; the sweep's
         self._told: dict[str, str] = {}
 
     def sweep(self) -> None:
-        """See Starts; also give back what nobody has, and say whose lease is lost."""
+        """See Starts; also say whose lease is lost."""
         super().sweep()
-        listed = {grant_id(holding.ids) for holding in self._holders.holdings()}
-        held = self._tenants.held()
-        if listed:  # else kubelet has just begun: see Starts.sweep()
-            self._end_orphans(held, listed)
-        self._tell_lost(held)
+        self._tell_lost(self._tenants.held())
 
     def _bare(self, ids: Collection[str]) -> Grant:
         return Grant(grant_id(ids), frozenset(ids), (), remote_limits(self._slots, ids))
@@ -82,20 +70,6 @@ class RemoteStarts(Starts):
         got_bytes = min((d.mem_limit_bytes for d in held.devices), default=0)
         if said := capped(grant.limits.mem_bytes, got_bytes):
             self._events.tell(pod, "HarpAnnotation", said)
-
-    def _end_orphans(self, held: Collection[Held], listed: Collection[str]) -> None:
-        """What a plugin took that died before it wrote it down, and whose pod is gone by now."""
-        known = {grant.id for grant in self.living()} | set(listed)
-        now_s = time.monotonic()
-        self._orphans = {
-            one.key: self._orphans.get(one.key, now_s)
-            for one in held
-            if one.key not in known and not one.sessions
-        }
-        for key, since_s in self._orphans.items():
-            if now_s - since_s >= _ORPHAN_S:
-                _log.warning("orphan_lease_ended", grant=key)
-                self._tenants.release(key)
 
     def _tell_lost(self, held: Collection[Held]) -> None:
         lost = {one.key: one.why for one in held if not one.node}

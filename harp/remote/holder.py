@@ -124,7 +124,7 @@ class Holder:
     async def look(self) -> bool:
         """Whether the node still knows the lease: asked now, not when it is to be renewed."""
         held = self._held
-        return held is not None and not held.hold.over and await self._renew(held, _LOOK_S)
+        return held is not None and not held.hold.over and await self._renewed(held, _LOOK_S)
 
     async def take(self, at: str = "") -> Taking:
         """Take a lease on the node that is best, or that does not refuse; or on the one named.
@@ -302,7 +302,7 @@ class Holder:
             self._moving = True
             self._later(self._move(without))
 
-    def _later(self, work: Coroutine[None, None, object]) -> asyncio.Task[object] | None:
+    def _later(self, work: Coroutine[None, None, None]) -> asyncio.Task[None] | None:
         if self._group is None:
             work.close()  # everything is being given back
             return None
@@ -310,7 +310,10 @@ class Holder:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _renew(self, on: Held, timeout_s: float) -> bool:
+    async def _renew(self, on: Held, timeout_s: float) -> None:
+        await self._renewed(on, timeout_s)
+
+    async def _renewed(self, on: Held, timeout_s: float) -> bool:
         asked_s = time.monotonic()
         request = pb.RenewRequest(lease_id=on.taking.lease.lease_id)
         try:

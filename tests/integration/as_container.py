@@ -59,7 +59,7 @@ def main() -> None:
     python = f"{scratch}/py/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     os.chdir("/")
     os.execve(python, [python, f"{scratch}/tests/{told['command'][0]}", *told["command"][1:]],
-              {"LD_LIBRARY_PATH": f"{scratch}/py/lib", **told["env"]})  # fmt: skip
+              {"LD_LIBRARY_PATH": f"{scratch}/py/lib:/opt/lib", **told["env"]})  # fmt: skip
 
 
 main()

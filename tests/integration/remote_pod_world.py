@@ -250,11 +250,16 @@ class PodNode:
         return self.enter(self.kubelet.begin("ns", name, "main"), *command, uid=uid)
 
     def enter(
-        self, given: pb.ContainerAllocateResponse, *command: str, uid: int = 0, **env: str
+        self,
+        given: pb.ContainerAllocateResponse,
+        *command: str,
+        uid: int = 0,
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
-        """A program in a container that was given this."""
+        """A program in a container that was given this; env: what it says in its place."""
         mounts = [[m.container_path, m.host_path, m.read_only] for m in given.mounts]
-        told = {"mounts": mounts, "env": {**given.envs, **env}, "uid": uid, "command": command}
+        said = dict(given.envs if env is None else env)
+        told = {"mounts": mounts, "env": said, "uid": uid, "command": command}
         child = subprocess.Popen(
             [sys.executable, str(HERE / "as_container.py"), json.dumps(told)],
             stdin=subprocess.PIPE,

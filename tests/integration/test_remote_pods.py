@@ -59,6 +59,11 @@ def test_a_pod_on_a_node_without_a_gpu_has_its_part_of_one_elsewhere(
     fits = node.begin("train", HOLDS, str(limit_mib // 2))
     assert fits.stdout is not None
     assert fits.stdout.readline().strip() == "ready"
+    given = node.kubelet.begin("ns", "train", "main")
+    for env in ({}, {"HARP_REMOTE": "/tmp/x", "HARP_GRANT": "/tmp/y"}):
+        child = node.enter(given, PROGRAM, "add", "10", env=env)
+        out, err = child.communicate(timeout=60)
+        assert json.loads(out)["right"] is True, (env, err)
     assert pool.leases()[0]["lease"] == lease["lease"]  # one lease through all of it
     assert node.api.events == []
 
@@ -67,7 +72,7 @@ def test_a_pod_on_a_node_without_a_gpu_has_its_part_of_one_elsewhere(
 def test_a_lease_ends_with_its_container_and_not_before(
     node: PodNode, pool: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("device_plugin.book._GONE_S", 0.2)
+    monkeypatch.setattr("device_plugin.book.GONE_S", 0.2)
     node.start_plugin(sweep_s=0.1)
     for name in ("a", "b"):
         node.admit(name, 30)
@@ -263,8 +268,9 @@ def test_a_lease_that_no_plugin_knows_is_given_back(
     node.settings.checkpoint.unlink()
     plugin = node.start_plugin()
     node.kubelet.remove("ns", "a")
-    plugin.starts.sweep()
+    plugin.orphans.sweep()
     assert len(pool.leases()) == 2, "kubelet may be slow to list a container that starts"
-    monkeypatch.setattr("device_plugin.remote_starts._ORPHAN_S", 0)
-    plugin.starts.sweep()
+    monkeypatch.setattr("device_plugin.book.GONE_S", 0)
+    plugin.orphans.sweep()
     assert len(pool.leases()) == 1, "the other one's container is listed"
+    assert len(list(node.settings.grants.iterdir())) == 1
