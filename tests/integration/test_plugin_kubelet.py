@@ -48,7 +48,7 @@ def test_a_pod_gets_its_part_of_one_gpu(world: World) -> None:
     assert env["HARP_CUDA_REAL"] == "/opt/harp/driver/libcuda.so.1"
     assert env["CUDA_VISIBLE_DEVICES"] == grant.uuids[0]
     assert env["NVIDIA_VISIBLE_DEVICES"] == "void"
-    assert env["HARP_SOFT_DIR"] == "/dev/shm/soft"
+    assert env["HARP_SOFT_DIR"] == "/opt/harp/soft"
     assert "LD_LIBRARY_PATH" not in env
 
 

@@ -144,3 +144,15 @@ def test_commands_take_a_containers_name(node: Node) -> None:
     assert node.tenant_of("a")["suspended"]
     assert node.box.harp("resume", "ns/a/main").returncode == 0
     assert not node.tenant_of("a")["suspended"]
+
+
+@pytest.mark.slow
+def test_who_opens_the_driver_by_its_path_is_seen_as_the_containers(node: Node) -> None:
+    """Interception is cooperative; what gets past it is known by the grant it has mounted."""
+    given, limit = admitted(node, "a", 30)
+    admitted(node, "b", 30)
+    past = "sed -i 's,libcuda.so.1,/opt/harp/driver/libcuda.so.1,' /opt/program.py"
+    child = node.boxed(given, limit + 2, uid=NOBODY, env={}, setup=past)
+    assert said(child) == "ready", child.communicate()
+    (seen,) = wait_for(lambda: node.box.json("ps")["uncovered"], "the watchdog sees it")
+    assert (seen["pid"], seen["tenant"], seen["evidence"]) == (child.pid, "ns/a/main", "mount")
