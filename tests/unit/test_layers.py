@@ -20,6 +20,7 @@ LAYERS = {
     "harp.model": 2,
     "harp.config": 3,
     "harp.lease_wire": 4,
+    "harp.keep_wire": 4,
     "harp.wire": 4,
     "harp.lease_admin": 5,
     "harp.native": 4,
@@ -57,6 +58,7 @@ PURE = (
     "harp.metrics.samples",
     "harp.metrics.series",
     "harp.metrics.totals",
+    "harp.keep_wire",
     "harp.remote.floor",
     "harp.remote.events",
     "harp.remote.leases",
@@ -111,6 +113,7 @@ PLUGIN_MAY = (
     "harp.errors",
     "harp.inject",
     "harp.metrics",
+    "harp.keep_wire",
     "harp.model",
     "harp.native",
     "harp.rundir",
@@ -126,6 +129,7 @@ PLUGIN_PURE = (
     "device_plugin.hint",
     "device_plugin.identity",
     "device_plugin.registration",
+    "device_plugin.remote_share",
     "device_plugin.slots",
 )
 
