@@ -11,7 +11,7 @@ from scenarios import SCENARIOS
 CAPABILITIES = {
     ("harp-node", "folders"): {"CHOWN"},
     ("harp-node", "daemon"): {"SYS_PTRACE", "DAC_READ_SEARCH", "KILL"},
-    ("harp-pool", "serve"): {"SETUID", "SETGID", "CHOWN", "KILL"},
+    ("harp-pool", "serve"): {"SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "KILL"},
     ("harp-cleanup-node", "cleanup"): {"DAC_OVERRIDE", "FOWNER"},
     ("harp-cleanup-remote", "cleanup"): {"DAC_OVERRIDE", "FOWNER"},
 }

@@ -36,7 +36,7 @@ def cleanup(tmp_path):
     yield begin
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def _wait(path: Path) -> None:
@@ -60,7 +60,8 @@ def test_all_is_removed_and_it_stays_until_it_is_ended(cleanup, tmp_path):
     assert not socket.exists()
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
@@ -83,7 +84,7 @@ def test_nothing_is_removed_while_a_container_has_a_share(cleanup, tmp_path):
         assert not (tmp_path / "done").exists()
     finally:
         tenant.kill()
-        tenant.wait()
+        tenant.communicate()
     _wait(tmp_path / "done")
     assert not folder.exists()
 
