@@ -27,7 +27,12 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "apiServer": {"host": "10.0.0.1", "port": 6443},
     },
     "bare driver": {"nvidia": {"privileged": True, "driverDir": "/usr/lib64/nvidia"}},
-    "many GPUs": {"gpusPerNode": 8, "slotsPerGPU": 200, "podAnnotations": {"a": "b"}},
+    "many GPUs": {
+        "gpusPerNode": 8,
+        "slotsPerGPU": 200,
+        "nodeSelector": {"harp.dev/slots-per-gpu": "200"},
+        "podAnnotations": {"a": "b"},
+    },
     "own scheduler": {
         "gpusPerNode": 8,
         "extender": {"mode": "service", "replicas": 1, "tls": {"secretName": "extender-tls"}},

@@ -7,15 +7,17 @@ function, so it is given here, for whole numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import of_kind
+from conftest import Template, of_kind
 
 cel = pytest.importorskip("cel_expr_python.cel", reason="no wheel of CEL for this processor")
 ext_optional = pytest.importorskip("cel_expr_python.ext.ext_optional")
 
 POLICIES = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
+Policies = Callable[[dict[str, Any]], dict[str, dict[str, Any]]]
 OURS = "system:serviceaccount:gpu:harp-extender"
 _FACTORS = {"k": 1000, "Ki": 1024}
 
@@ -74,11 +76,13 @@ def judge(policy: dict[str, Any], new: Any, old: Any = None, user: str = "jane")
 
 
 @pytest.fixture(scope="module")
-def policies(template):
+def policies(template: Template) -> Policies:
     def of(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         objects = template(values, "1.34.0", f"--api-versions={POLICIES}")
         found = of_kind(objects, "ValidatingAdmissionPolicy")
-        bound = {b["spec"]["policyName"] for b in of_kind(objects, "ValidatingAdmissionPolicyBinding")}
+        bound = {
+            b["spec"]["policyName"] for b in of_kind(objects, "ValidatingAdmissionPolicyBinding")
+        }
         assert bound == {p["metadata"]["name"] for p in found}
         return {p["metadata"]["name"].removeprefix("harp-"): p for p in found}
 
@@ -136,14 +140,18 @@ BORROWED = "harp.dev/remote-gpu-share"
         (pod(remote="preferred"), ""),
     ],
 )
-def test_shares_that_no_gpu_can_be_cut_into_are_refused(policies, asked, words):
+def test_shares_that_no_gpu_can_be_cut_into_are_refused(
+    policies: Policies, asked: dict[str, Any], words: str
+) -> None:
     said = judge(policies({})["shares"], asked)
     assert bool(said) == bool(words)
     assert any(words in message and "remedy: " in message for message in said) or not words
 
 
-@pytest.mark.parametrize(("asked", "good"), [("150", True), ("200", True), ("400", True), ("300", False)])
-def test_a_whole_gpu_is_as_many_slots_as_it_has(policies, asked, good):
+@pytest.mark.parametrize(
+    ("asked", "good"), [("150", True), ("200", True), ("400", True), ("300", False)]
+)
+def test_a_whole_gpu_is_as_many_slots_as_it_has(policies: Policies, asked: str, good: bool) -> None:
     assert (judge(policies({"slotsPerGPU": 200})["shares"], pod(asked)) == []) == good
 
 
@@ -163,14 +171,18 @@ def test_a_whole_gpu_is_as_many_slots_as_it_has(policies, asked, good):
         (pod("30"), pod("30", gpu="0"), OURS, True),
     ],
 )
-def test_which_gpu_a_pod_has_is_written_by_harp_alone(policies, new, old, user, good):
+def test_which_gpu_a_pod_has_is_written_by_harp_alone(
+    policies: Policies, new: dict[str, Any], old: dict[str, Any] | None, user: str, good: bool
+) -> None:
     assert (judge(policies({})["placement"], new, old, user) == []) == good
 
 
 def node(labels: dict[str, str] | None = None, **annotations: str) -> dict[str, Any]:
     meta: dict[str, Any] = {"name": "n"}
     if annotations:
-        meta["annotations"] = {k.replace("_", "/", 1).replace("_", "-"): v for k, v in annotations.items()}
+        meta["annotations"] = {
+            k.replace("_", "/", 1).replace("_", "-"): v for k, v in annotations.items()
+        }
     if labels:
         meta["labels"] = labels
     return {"metadata": meta}
@@ -196,14 +208,16 @@ KUBELET = "system:node:n"
         (node(**{SLOTS: "150", "a_b": "c"}), node(**{SLOTS: "150"}), KUBELET, ""),
     ],
 )
-def test_what_is_said_of_a_node_is_said_by_administrators(policies, new, old, user, words):
+def test_what_is_said_of_a_node_is_said_by_administrators(
+    policies: Policies, new: dict[str, Any], old: dict[str, Any] | None, user: str, words: str
+) -> None:
     said = judge(policies({})["nodes"], new, old, user)
     assert bool(said) == bool(words), said
     assert all("remedy: " in message for message in said)
     assert not words or any(words in message for message in said)
 
 
-def test_the_messages_follow_the_rules_of_the_api_server(policies):
+def test_the_messages_follow_the_rules_of_the_api_server(policies: Policies) -> None:
     for policy in policies({}).values():
         for row in policy["spec"]["validations"]:
             assert "\n" not in row["message"]

@@ -7,12 +7,13 @@ import functools
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import CHART, ROOT, containers, of_kind, one, pods
+from conftest import CHART, ROOT, Ask, Helm, Template, containers, of_kind, one, pods
 from kubernetes_validate import utils
 from scenarios import SCENARIOS
 
@@ -29,21 +30,21 @@ POLICIES = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _schemas_are_read_once():
+def _schemas_are_read_once() -> Iterator[None]:
     before = utils.schema_contents
     utils.schema_contents = functools.cache(before)
     yield
     utils.schema_contents = before
 
 
-def test_it_is_linted_strictly(helm):
+def test_it_is_linted_strictly(helm: Helm) -> None:
     for name, values in SCENARIOS.items():
         done = helm("lint", "--strict", CHART, "--values=-", stdin=json.dumps(values))
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_is_of_its_strict_schema(template, version):
+def test_every_object_is_of_its_strict_schema(template: Template, version: str) -> None:
     seen = set()
     for name, values in SCENARIOS.items():
         options = [f"--api-versions={POLICIES}"] if version >= "1.30" else []
@@ -60,7 +61,7 @@ def test_every_object_is_of_its_strict_schema(template, version):
     assert kinds >= {"DaemonSet", "Deployment", "Service", "NetworkPolicy", "ClusterRole", "Role"}
 
 
-def test_the_validation_sees_a_typo(template):
+def test_the_validation_sees_a_typo(template: Template) -> None:
     wrong = one(template({}), "DaemonSet")
     wrong["spec"]["template"]["spec"]["hostPid"] = True
     with pytest.raises(kubernetes_validate.ValidationError, match="hostPid"):
@@ -68,11 +69,11 @@ def test_the_validation_sees_a_typo(template):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_1_20_has_all_of_it(template, name):
+def test_1_20_has_all_of_it(template: Template, name: str) -> None:
     assert {o["apiVersion"] for o in template(SCENARIOS[name], "1.20.2")} <= OLD
 
 
-def test_a_cluster_that_is_too_old_is_refused(ask):
+def test_a_cluster_that_is_too_old_is_refused(ask: Ask) -> None:
     done = ask({}, "1.19.3")
     assert done.returncode != 0
     assert "1.20" in done.stderr
@@ -82,7 +83,9 @@ def test_a_cluster_that_is_too_old_is_refused(ask):
     ("version", "api"),
     [("1.20.2", "v1beta1"), ("1.22.0", "v1beta1"), ("1.24.3", "v1beta3"), ("1.37.0", "v1")],
 )
-def test_kube_scheduler_gets_the_configuration_it_reads(template, version, api):
+def test_kube_scheduler_gets_the_configuration_it_reads(
+    template: Template, version: str, api: str
+) -> None:
     objects = template({"gpusPerNode": 2}, version)
     text = one(objects, "ConfigMap", "-extender")["data"]["scheduler.yaml"]
     config = yaml.safe_load(text)
@@ -99,7 +102,9 @@ def test_kube_scheduler_gets_the_configuration_it_reads(template, version, api):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_what_is_mounted_is_a_volume_and_what_is_a_volume_is_mounted(template, name):
+def test_what_is_mounted_is_a_volume_and_what_is_a_volume_is_mounted(
+    template: Template, name: str
+) -> None:
     for owner, pod in pods(template(SCENARIOS[name])):
         there = [volume["name"] for volume in pod.get("volumes", ())]
         mounted = {m["name"] for c in containers(pod) for m in c.get("volumeMounts", ())}
@@ -108,7 +113,7 @@ def test_what_is_mounted_is_a_volume_and_what_is_a_volume_is_mounted(template, n
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_selectors_find_their_own_pods_and_nobody_elses(template, name):
+def test_selectors_find_their_own_pods_and_nobody_elses(template: Template, name: str) -> None:
     objects = template(SCENARIOS[name])
     labels = {}
     for kind in ("DaemonSet", "Deployment"):
@@ -131,7 +136,7 @@ def test_selectors_find_their_own_pods_and_nobody_elses(template, name):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_accounts_and_roles_that_are_named_are_there(template, name):
+def test_accounts_and_roles_that_are_named_are_there(template: Template, name: str) -> None:
     objects = template(SCENARIOS[name])
     accounts = {o["metadata"]["name"] for o in of_kind(objects, "ServiceAccount")}
     roles = {
@@ -152,7 +157,7 @@ def test_accounts_and_roles_that_are_named_are_there(template, name):
     assert roles <= bound
 
 
-def test_names_are_apart_for_two_releases(ask):
+def test_names_are_apart_for_two_releases(ask: Ask) -> None:
     def names(release: str) -> set[tuple[str, str]]:
         done = ask({"gpusPerNode": 2}, release=release)
         assert done.returncode == 0, done.stderr
@@ -161,7 +166,7 @@ def test_names_are_apart_for_two_releases(ask):
     assert not names("harp") & names("other")
 
 
-def test_the_operator_and_grafana_get_what_they_know(template):
+def test_the_operator_and_grafana_get_what_they_know(template: Template) -> None:
     objects = template(SCENARIOS["monitoring"])
     monitor: dict[str, Any] = one(objects, "PodMonitor")
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
@@ -178,7 +183,8 @@ def test_the_operator_and_grafana_get_what_they_know(template):
     assert board["data"]["harp.json"] == (ROOT / "deploy/monitoring/dashboard.json").read_text()
 
 
-def test_what_is_checked_in_is_what_the_chart_says(helm, tmp_path):
+@pytest.mark.usefixtures("helm")
+def test_what_is_checked_in_is_what_the_chart_says() -> None:
     render = [sys.executable, ROOT / "deploy" / "render", "--check"]
     done = subprocess.run(render, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

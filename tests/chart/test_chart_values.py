@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CHART
+from conftest import CHART, Ask, Helm
 from scenarios import SCENARIOS
 
 SERVE = {"enabled": True, "secretName": "a"}
@@ -27,19 +27,23 @@ APART: list[tuple[str, dict[str, Any], str]] = [
     ("privileged without libraries", {"nvidia": {"privileged": True}}, "set nvidia.driverDir"),
     ("a path that climbs", {"hostPaths": {"run": "/run/harp/../x"}}, "write it plainly"),
     ("folders in each other", {"hostPaths": {"state": "/run/harp/state"}}, "side by side"),
-    ("folders in each other the other way", {"hostPaths": {"run": "/var/lib/harp/run"}}, "side by side"),
+    ("folders in each other, turned", {"hostPaths": {"run": "/var/lib/harp/run"}}, "side by side"),
     ("kubelet's folder", {"hostPaths": {"state": "/var/lib/kubelet/harp"}}, "side by side"),
     ("one port twice", {"daemon": {"metricsPort": 9403}}, "two ports"),
     ("one port twice in the extender", {"gpusPerNode": 2, "extender": {"port": 9404}}, "two ports"),
-    ("plain HTTP over the network", {"gpusPerNode": 2, "extender": {"mode": "service", "replicas": 1}},
+    ("plain HTTP over the network",
+     {"gpusPerNode": 2, "extender": {"mode": "service", "replicas": 1}},
      "harp-extender.gpu.svc, or extender.mode to scheduler"),
     ("a certificate nobody sees", {"gpusPerNode": 2, "extender": {"tls": {"secretName": "x"}}},
      "unset extender.tls.secretName"),
     ("replicas that are never ready",
      {"gpusPerNode": 2, "extender": {"mode": "service", "tls": {"secretName": "x"}}},
      "set extender.replicas to 1"),
-    ("the cluster's scheduler", {"gpusPerNode": 2, "extender": {"schedulerName": "default-scheduler"}},
+    ("the cluster's scheduler",
+     {"gpusPerNode": 2, "extender": {"schedulerName": "default-scheduler"}},
      "another name"),
+    ("slots that the extender does not know", {"gpusPerNode": 2, "slotsPerGPU": 400},
+     "label the nodes so"),
     ("a pool without a certificate", {"remote": {"serve": {"enabled": True}}},
      "harp remote init --node harp-pool.gpu.svc"),
     ("borrowers without one", {"remote": {"pods": {"enabled": True, "pool": ["h:7443"]}}},
@@ -48,15 +52,20 @@ APART: list[tuple[str, dict[str, Any], str]] = [
     ("one certificate for both",
      {"remote": {"serve": SERVE, "pods": {**PODS, "secretName": "a"}}}, "a Secret each"),
     ("nodes of both kinds",
-     {"remote": {"pods": {**PODS, "nodeSelector": {"harp.dev/enabled": "true", "harp.dev/remote": None}}}},
+     {"remote": {"pods": {**PODS, "nodeSelector": {"harp.dev/enabled": "true",
+                                                   "harp.dev/remote": None}}}},
      "two labels"),
     ("all nodes", {"nodeSelector": {"harp.dev/enabled": None}}, "a label that you set on nodes"),
     ("policies that are not there", {"admissionPolicy": {"enabled": True}}, "remedy: auto"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("values", "remedy"), [row[1:] for row in APART], ids=[r[0] for r in APART])
-def test_what_does_not_go_together_is_refused_with_a_remedy(ask, values, remedy):
+@pytest.mark.parametrize(
+    ("values", "remedy"), [row[1:] for row in APART], ids=[r[0] for r in APART]
+)
+def test_what_does_not_go_together_is_refused_with_a_remedy(
+    ask: Ask, values: dict[str, Any], remedy: str
+) -> None:
     done = ask(values, "1.29.0")
     assert done.returncode != 0
     assert remedy in done.stderr
@@ -64,7 +73,7 @@ def test_what_does_not_go_together_is_refused_with_a_remedy(ask, values, remedy)
     assert done.stdout == ""
 
 
-def test_every_refusal_of_the_chart_is_in_the_table(ask):
+def test_every_refusal_of_the_chart_is_in_the_table(ask: Ask) -> None:
     text = (CHART / "templates" / "validation.yaml").read_text()
     refusals = re.findall(r"\bfail .*?remedy: ([^\"%]{4,})", text)
     assert len(refusals) == text.count("{{- fail")
@@ -109,7 +118,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("values", "name"), WRONG, ids=[json.dumps(row[0])[:60] for row in WRONG])
-def test_a_value_that_is_none_is_refused_by_name(ask, values, name):
+def test_a_value_that_is_none_is_refused_by_name(
+    ask: Ask, values: dict[str, Any], name: str
+) -> None:
     done = ask(values)
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr
@@ -135,7 +146,7 @@ def _objects(schema: object, path: str = "") -> Iterator[tuple[str, dict[str, An
             yield from _objects(value, path)
 
 
-def test_the_schema_has_exactly_the_values_and_lets_no_other_in():
+def test_the_schema_has_exactly_the_values_and_lets_no_other_in() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     for path, found in _objects(schema):
         assert found.get("additionalProperties") is False, path
@@ -151,7 +162,7 @@ def test_the_schema_has_exactly_the_values_and_lets_no_other_in():
     compare(values, schema, "values")
 
 
-#: another value for each, where "another of the same kind" would be refused or would do nothing alone
+#: another value for each, where another of its kind would be refused or would do nothing alone
 OTHER: dict[str, Any] = {
     "image.pullPolicy": "Always",
     "imagePullSecrets": [{"name": "x"}],
@@ -184,7 +195,8 @@ OTHER: dict[str, Any] = {
 WITH: dict[str, dict[str, Any]] = {
     "extender": {"gpusPerNode": 2},
     "image.scheduler": {"gpusPerNode": 2},
-    "extender.tls": {"gpusPerNode": 2, "extender": {"mode": "service", "replicas": 1, "tls": {"secretName": "y"}}},
+    "extender.tls": {"gpusPerNode": 2, "extender": {"mode": "service", "replicas": 1,
+                                                     "tls": {"secretName": "y"}}},
     "extender.mode": {"gpusPerNode": 2, "extender": {"replicas": 1, "tls": {"secretName": "y"}}},
     "softwareGpu": {"softwareGpu": {"enabled": True}},
     "image.compiler": {"softwareGpu": {"enabled": True}},
@@ -199,8 +211,10 @@ _VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 
 
 @pytest.mark.parametrize("path", [".".join(p) for p in _leaves(_VALUES)])
-def test_every_value_changes_what_is_installed(ask, path):
-    near = max((key for key in WITH if path == key or path.startswith(key + ".")), key=len, default="")
+def test_every_value_changes_what_is_installed(ask: Ask, path: str) -> None:
+    near = max(
+        (key for key in WITH if path == key or path.startswith(key + ".")), key=len, default=""
+    )
     base = copy.deepcopy(WITH.get(near, {}))
     if path == "extender.mode":
         base["extender"].pop("tls")
@@ -215,7 +229,11 @@ def test_every_value_changes_what_is_installed(ask, path):
     at[name] = _another(path, at.get(name, now[name]))
     texts = []
     for values in (base, changed):
-        done = ask(values, "1.34.0", "--api-versions=admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy")
+        done = ask(
+            values,
+            "1.34.0",
+            "--api-versions=admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy",
+        )
         assert done.returncode == 0, done.stderr
         texts.append(done.stdout)
     assert texts[0] != texts[1]
@@ -248,15 +266,17 @@ def _another(path: str, value: object) -> object:
     raise AssertionError(f"{path}: say another value than {value!r} in OTHER")
 
 
-def test_whole_references_of_images_stay_as_they_are(ask):
-    values = {"image": {"registry": "r.example.org:5000/a", "daemon": "b/d@sha256:12", "plugin": "p"}}
+def test_whole_references_of_images_stay_as_they_are(ask: Ask) -> None:
+    values = {
+        "image": {"registry": "r.example.org:5000/a", "daemon": "b/d@sha256:12", "plugin": "p"}
+    }
     text = ask(values).stdout
     assert "image: b/d@sha256:12\n" in text
     assert "image: r.example.org:5000/a/p:0.1.0\n" in text
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_notes_name_what_there_is(helm, name):
+def test_notes_name_what_there_is(helm: Helm, name: str) -> None:
     done = helm(
         "install", "harp", CHART, "--namespace=gpu", "--dry-run=client", "--values=-",
         stdin=json.dumps(SCENARIOS[name]),
@@ -265,6 +285,8 @@ def test_notes_name_what_there_is(helm, name):
     notes = done.stdout.partition("NOTES:\n")[2]
     assert "<no value>" not in done.stdout
     assert "%!" not in done.stdout
-    assert ("schedulerName: harp-scheduler" in notes) == (name in ("software", "many GPUs", "monitoring"))
+    assert ("schedulerName: harp-scheduler" in notes) == (
+        name in ("software", "many GPUs", "monitoring")
+    )
     assert ("helm -n gpu uninstall harp" in notes) == (name == "cleanup")
     assert ("The extender is off" in notes) == (name == "extender off")

@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CHART, one, pods
+from conftest import CHART, Template, one, pods
 
+Begin = Callable[..., "subprocess.Popen[str]"]
 SCRIPT = CHART / "files" / "cleanup.py"
 
 
 @pytest.fixture
-def cleanup(tmp_path):
+def cleanup(tmp_path: Path) -> Iterator[Begin]:
     """It begins with this folder as /tmp; ended afterwards."""
     text = SCRIPT.read_text().replace('"/tmp/done"', repr(str(tmp_path / "done")))
     # Shares are told by a mount below /opt/harp; here by one below this test's own folder.
@@ -46,7 +48,7 @@ def _wait(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_all_is_removed_and_it_stays_until_it_is_ended(cleanup, tmp_path):
+def test_all_is_removed_and_it_stays_until_it_is_ended(cleanup: Begin, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "harp"
     (folder / "grants" / "g").mkdir(parents=True)
     (folder / "grants" / "g" / "arbiter.sock").touch()
@@ -65,7 +67,7 @@ def test_all_is_removed_and_it_stays_until_it_is_ended(cleanup, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
-def test_nothing_is_removed_while_a_container_has_a_share(cleanup, tmp_path):
+def test_nothing_is_removed_while_a_container_has_a_share(cleanup: Begin, tmp_path: Path) -> None:
     inside = tmp_path / "inside" / "grant"
     inside.mkdir(parents=True)
     folder = tmp_path / "harp"
@@ -89,7 +91,7 @@ def test_nothing_is_removed_while_a_container_has_a_share(cleanup, tmp_path):
     assert not folder.exists()
 
 
-def test_the_chart_removes_what_it_made(template):
+def test_the_chart_removes_what_it_made(template: Template) -> None:
     values = {
         "hostPaths": {"run": "/run/a/harp", "state": "/data/harp", "kubelet": "/data/kubelet"},
         "cleanup": {"enabled": True},

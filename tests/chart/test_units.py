@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""systemd's units: read by systemd itself, and what they start starts with the rights they leave."""
+"""systemd's units: read by systemd, and what they start starts with the rights they leave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, one
+from conftest import ROOT, Template, one
 
 UNITS = ROOT / "deploy" / "systemd"
 NAMES = ("harpd", "harp-pool")
@@ -36,7 +36,7 @@ def setting(name: str, key: str) -> str:
 
 
 @pytest.fixture
-def here(tmp_path) -> dict[str, Path]:
+def here(tmp_path: Path) -> dict[str, Path]:
     """The units with this checkout's harp in place of an installed one."""
     found = {}
     for name in NAMES:
@@ -49,7 +49,7 @@ def here(tmp_path) -> dict[str, Path]:
 
 
 @needs_systemd
-def test_systemd_reads_them_without_a_word(here):
+def test_systemd_reads_them_without_a_word(here: dict[str, Path]) -> None:
     done = subprocess.run(
         ["systemd-analyze", "verify", *here.values()], capture_output=True, text=True, check=False
     )
@@ -57,7 +57,7 @@ def test_systemd_reads_them_without_a_word(here):
 
 
 @needs_systemd
-def test_systemd_sees_a_wrong_key(here):
+def test_systemd_sees_a_wrong_key(here: dict[str, Path]) -> None:
     here["harpd"].write_text(here["harpd"].read_text().replace("KillMode=", "KillMod="))
     done = subprocess.run(
         ["systemd-analyze", "verify", here["harpd"]], capture_output=True, text=True, check=False
@@ -67,7 +67,7 @@ def test_systemd_sees_a_wrong_key(here):
 
 @needs_systemd
 @pytest.mark.parametrize("name", NAMES)
-def test_they_are_exposed_no_more_than_they_were(here, name):
+def test_they_are_exposed_no_more_than_they_were(here: dict[str, Path], name: str) -> None:
     """systemd's own judgement, 0 to 10: a root service without any sandbox has 9.6."""
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=38", here[name]],
@@ -76,16 +76,29 @@ def test_they_are_exposed_no_more_than_they_were(here, name):
     assert done.returncode == 0, done.stdout[-300:]
 
 
-def test_a_restart_of_harpd_takes_nothing_from_tenants():
+def test_a_restart_of_harpd_takes_nothing_from_tenants() -> None:
     assert setting("harpd", "KillMode") == "process"
     assert setting("harpd", "RuntimeDirectory") == "harp"
     assert setting("harpd", "RuntimeDirectoryPreserve") == "yes"
     text = (UNITS / "harpd.service").read_text()
-    for forbidden in ("PrivateTmp", "ProtectHome", "PrivateDevices", "MemoryDenyWriteExecute", "ProtectProc"):
-        assert f"\n{forbidden}=" not in text, "it would not find what is in users' folders, or no GPU"
+    for forbidden in (
+        "PrivateTmp",
+        "ProtectHome",
+        "PrivateDevices",
+        "MemoryDenyWriteExecute",
+        "ProtectProc",
+    ):
+        assert f"\n{forbidden}=" not in text, (
+            "it would not find what is in users' folders, or no GPU"
+        )
 
 
-def test_the_chart_and_systemd_give_the_same_capabilities(template):
+def test_workers_may_filter_their_own_calls() -> None:
+    """seccomp(2), native/src/worker/filter.c, is not in @system-service (strace showed it)."""
+    assert "seccomp" in setting("harp-pool", "SystemCallFilter").split()
+
+
+def test_the_chart_and_systemd_give_the_same_capabilities(template: Template) -> None:
     values = {"remote": {"serve": {"enabled": True, "secretName": "a"}}}
     for name, owner, container, beyond in (
         # Pods' grants lie in root's own folder; users' of a plain host do not.
@@ -100,7 +113,7 @@ def test_the_chart_and_systemd_give_the_same_capabilities(template):
 
 @pytest.fixture
 def machine() -> Iterator[dict[str, str]]:
-    """An environment of its own; whatever was started in it is gone at the end, or the test fails."""
+    """An environment of its own; what was started in it is gone at the end, or the test fails."""
     base = Path(tempfile.mkdtemp(prefix="harp-units-"))  # pytest's folders let no other user pass
     base.chmod(0o755)
     run = base / "run"
@@ -139,12 +152,13 @@ def _processes(run: Path) -> dict[int, str]:
 
 @contextlib.contextmanager
 def started(name: str, env: dict[str, str], *more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """What the unit starts, with no capability but its own, as systemd does it; ended by SIGTERM."""
+    """What the unit starts, with no capability but its own, as systemd does it."""
     program, *arguments = setting(name, "ExecStart").split()
     assert program == INSTALLED
     assert setting(name, "NoNewPrivileges") == "yes"
     kept = "".join(
-        f",+{c.removeprefix('CAP_').lower()}" for c in setting(name, "CapabilityBoundingSet").split()
+        f",+{c.removeprefix('CAP_').lower()}"
+        for c in setting(name, "CapabilityBoundingSet").split()
     )
     process = subprocess.Popen(
         ["setpriv", f"--bounding-set=-all{kept}", "--inh-caps=-all", "--no-new-privs",
@@ -190,7 +204,7 @@ print("uids", sorted(uids), flush=True)
 
 
 @needs_root
-def test_harpd_serves_other_users_and_leaves_nothing(machine):
+def test_harpd_serves_other_users_and_leaves_nothing(machine: dict[str, str]) -> None:
     with started("harpd", machine) as daemon:
         await_harp(daemon, machine, "daemon", "--status")
         done = subprocess.run(
@@ -206,7 +220,7 @@ def test_harpd_serves_other_users_and_leaves_nothing(machine):
     not (ROOT / "harp" / "_lib" / "harp-link").exists(),
     reason="harp-link is not built: apt-get install libnghttp2-dev libssl-dev",
 )
-def test_the_pool_lends_to_users_of_their_own_and_leaves_nothing(machine):
+def test_the_pool_lends_to_users_of_their_own_and_leaves_nothing(machine: dict[str, str]) -> None:
     certificates = Path(machine["BASE"]) / "pool"
     subprocess.run(
         [HARP, "remote", "init", "--dir", certificates, "--node", "localhost", "--client", "me"],
