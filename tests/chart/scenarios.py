@@ -14,7 +14,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "daemon": {"watchProcesses": False},
         "admissionPolicy": {"enabled": False},
     },
-    "software": {"softwareGpu": {"enabled": True, "devices": "h100,a100"}, "gpusPerNode": 2},
+    "software": {
+        "softwareGpu": {"enabled": True, "devices": "h100-80g,a100-40g"},
+        "gpusPerNode": 2,
+    },
     "nvidia": {
         "nvidia": {"runtimeClassName": "nvidia", "driverDir": "/usr/lib64/nvidia"},
         "image": {"registry": "registry.example.org/gpu/", "tag": "1.2"},
