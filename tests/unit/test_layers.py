@@ -31,6 +31,7 @@ LAYERS = {
     "harp.discovery": 5,
     "harp.api": 5,
     "harp.client": 6,
+    "harp.metrics": 6,
     "harp.remote": 7,
     "harp.daemon": 7,
     "harp.sim": 8,
@@ -48,6 +49,10 @@ PURE = (
     "harp.units",
     "harp.model",
     "harp.grants",
+    "harp.metrics.families",
+    "harp.metrics.samples",
+    "harp.metrics.series",
+    "harp.metrics.totals",
     "harp.remote.floor",
     "harp.remote.events",
     "harp.remote.leases",
@@ -82,9 +87,11 @@ IMPURE = {"asyncio", "time", "os", "socket", "subprocess", "structlog", "logging
 PLUGIN_MAY = (
     "harp.api",
     "harp.client",
+    "harp.config",
     "harp.discovery",
     "harp.errors",
     "harp.inject",
+    "harp.metrics",
     "harp.model",
     "harp.native",
     "harp.rundir",
@@ -110,6 +117,7 @@ ONLY = {
     "rich": ("harp.cli", "harp.demo", "harp.bench"),
     "grpc": ("harp.api", "harp.client", "harp.daemon", "harp.remote"),
     "cryptography": ("harp.remote",),
+    "prometheus_client": ("harp.metrics",),
     "numpy": ("harp.scheduler", "harp.demo"),  # `harp run` must start fast
     "tinygrad": ("harp.demo",),
 }
