@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures shared by all tests: where the built binaries are, and a private software GPU."""
+"""Shared by all tests: where the built binaries are, a private software GPU, who runs alone."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -12,6 +14,38 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def turn(*, alone: bool) -> Iterator[None]:
+    """Nothing runs beside who is `alone`, in any process that runs this tree's tests in several.
+
+    Who waits to be alone holds the first lock, so that nobody else can begin meanwhile.
+    """
+    with (
+        (ROOT / "tests" / "conftest.py").open() as door,
+        (ROOT / "pyproject.toml").open() as room,
+    ):
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In `pytest -n`, those that run alone come last: nobody waits for them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside a test's timeout
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """In `pytest -n`, nothing runs beside tests that are marked `alone`."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

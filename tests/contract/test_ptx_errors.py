@@ -230,6 +230,7 @@ def test_only_the_kernel_asked_for_is_compiled(cache: Path) -> None:
     )
 
 
+@pytest.mark.alone
 def test_large_modules_are_read_in_linear_time() -> None:
     body = "add.u32 %r1, %r2, %r3;\nLOOP: setp.lt.u32 %q1, %r1, 5;\n" * 1
     filler = "mad.lo.u32 %r4, %r5, %r6, %r7;\nst.global.u32 [%d1+4], %r4;\n" * 900

@@ -119,6 +119,7 @@ def test_fields_say_what_calls_say(machine: dict[str, str]) -> None:
     assert [t4["fields"][k] for k in ("82", "91", "142")] == ["error 3"] * 3
 
 
+@pytest.mark.alone
 def test_work_takes_power_and_warms(machine: dict[str, str]) -> None:
     before = ask(machine)[0]
     from_s = time.monotonic()

@@ -10,6 +10,23 @@ from pathlib import Path
 import pytest
 from shim_world import compile_c
 
+#: Files whose tests run alone under `pytest -n`: they measure shares of a device or of time, keep
+#: both processors busy themselves, or look at what all programs of the machine leave behind.
+ALONE = {
+    *("arbiter_memory", "arbiter_null", "bench", "context_cost", "harp_demo", "hazards"),
+    *("link_resume_cable", "memory_kills", "memory_start", "memory_stress", "one_tenant"),
+    *("oversubscribe", "plugin_bench", "remote_netem", "residency", "several_gpus", "share"),
+    *("shim_fork", "shim_protocol", "shim_share", "shim_stress", "shim_swap", "soft_kill"),
+    *("soft_share", "soft_start", "suspended", "truth_sample", "two_users", "upgrade"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks those of ALONE."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.stem[5:] in ALONE:
+            item.add_marker("alone")
+
 
 @pytest.fixture(scope="session")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -53,6 +53,7 @@ def allocations(workload: str, policy: str, seeds: range) -> list[float]:
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("workload", "least"), [("default", 95.5), ("gpushare100", 86.64)])
 def test_the_command_reaches_the_published_allocation(workload: str, least: float) -> None:
     arguments = ["--nodes", str(NODES), "--pods", str(pods_file(workload)), "--seed", "42"]
@@ -82,6 +83,7 @@ def test_policies_rank_as_published() -> None:
     assert means["random"] == pytest.approx(86.30, abs=1)
 
 
+@pytest.mark.alone
 def test_a_shape_that_never_came_before_is_decided_as_fast() -> None:
     """No decision waits for tables of the pod's own shape: the extender sees new ones all day."""
     nodes, pods = read_nodes(NODES), read_pods(pods_file("default"))
