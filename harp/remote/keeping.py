@@ -245,7 +245,6 @@ class Keeper:
             return False
         kept.end.set()
         await asyncio.wait([kept.task])
-        shutil.rmtree(self._run_dir / SESSIONS / key, ignore_errors=True)
         _log.info("lease_ended", key=key, container=kept.asked.name)
         return True
 
@@ -281,6 +280,9 @@ class Keeper:
         finally:
             if not taken.done():
                 taken.set_exception(DaemonUnreachable("harp remote keep ends", "ask again"))
+            await asyncio.to_thread(shutil.rmtree, sessions, ignore_errors=True)
+            if self._kept.get(kept.asked.key) is kept:  # nobody ended it: who asks sees it gone
+                del self._kept[kept.asked.key]
 
     @contextlib.asynccontextmanager
     async def _beside(

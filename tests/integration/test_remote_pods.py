@@ -138,6 +138,12 @@ def test_a_keeper_that_dies_takes_its_leases_along_and_the_next_one_takes_others
     assert json.loads(child.communicate(timeout=60)[0])["right"]
     wait_for(lambda: len(pool.leases()) == 1, "the one that was lost has run out")
     assert pool.leases()[0]["lease"] != before["lease"]
+    (link,) = node.links()
+    os.kill(link, signal.SIGKILL)
+    wait_for(lambda: node.held() == (), "the keeper has seen it")
+    plugin.starts.sweep()
+    child = node.enter(given, PROGRAM, "add", "10")
+    assert json.loads(child.communicate(timeout=60)[0])["right"]
 
 
 @pytest.mark.slow
