@@ -64,6 +64,7 @@ class Place:
     def podman(self, *command: str, devices: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         """Run a command in a container with devices."""
         own = ["--root", f"{self.host.base}/storage", "--runroot", f"{self.host.base}/runroot"]
+        own += ["--storage-driver", "vfs"]  # overlay's leaves a mount behind
         limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"]
         given = [word for name in devices for word in ("--device", name)]
         return subprocess.run(
@@ -136,6 +137,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, native_dir: Path) -> Iterator
         finally:
             TOOLKIT.unlink()
             compiler.end()
+            assert str(found.base) not in Path("/proc/self/mountinfo").read_text()
             for path in CDI.glob("harp.dev-tenant-harp-test-*"):
                 path.unlink()
 

@@ -142,6 +142,7 @@ def test_a_socket_where_others_may_put_theirs_is_not_asked(
         assert "kernel" not in one.text()
 
 
+@pytest.mark.slow
 def test_programs_go_on_while_the_service_is_replaced(place: Path, native_dir: Path) -> None:
     names = ",".join(f"k{i}" for i in range(8))
     one = Service(place, native_dir)

@@ -180,6 +180,7 @@ def as_user(uid: int, one: Service) -> socket.socket:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_who_asks_for_much_does_not_hold_up_the_others(
     jobs: int, tmp_path: Path, native_dir: Path
@@ -208,6 +209,7 @@ def test_who_asks_for_much_does_not_hold_up_the_others(
             sock.close()
 
 
+@pytest.mark.slow
 def test_who_asks_for_too_much_is_told_to_come_again(tmp_path: Path, native_dir: Path) -> None:
     env = wrapper(tmp_path, f'while [ -e {tmp_path}/hold ]; do sleep 0.02; done\nexec cc "$@"')
     (tmp_path / "hold").touch()
@@ -244,10 +246,11 @@ def test_memory_of_a_compile_has_an_end(tmp_path: Path, native_dir: Path) -> Non
     with service(tmp_path, native_dir, "--memory-mib", "24") as one:
         answer = one.ask(TEXT, "k1")
         assert answer.status == 6
-        assert "kernel k1" in answer.why or "memory" in answer.why or "failed" in answer.why
+        assert "cc failed: " in answer.why
     assert one.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_costs_one_compile(tmp_path: Path, native_dir: Path) -> None:
     with service(tmp_path, native_dir, "--jobs", "2") as one, one.connect() as sock:
         send(sock, PTX, "k1")
