@@ -14,7 +14,7 @@ import signal
 import time
 from pathlib import Path
 
-__all__ = ["ROOT", "end_all", "make", "members", "spawn_prefix"]
+__all__ = ["ROOT", "end_all", "make", "members", "of_pod", "spawn_prefix"]
 
 ROOT = "harp-kube"
 _MOUNT = Path("/sys/fs/cgroup")
@@ -94,3 +94,14 @@ def _remove(folder: Path, deadline: float) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def of_pod(uid: str) -> set[int]:
+    """Pids of a pod's processes."""
+    base = _MOUNT if _unified() else _MOUNT / "pids"
+    found = set[int]()
+    for pod in (base / ROOT).glob(f"*/kubepods/**/pod{uid}"):
+        for folder, _, _ in os.walk(pod):
+            with contextlib.suppress(OSError):
+                found.update(map(int, (Path(folder) / "cgroup.procs").read_text().split()))
+    return found
