@@ -7,7 +7,6 @@ import json
 import time
 
 from rig.harp import Harp
-from rig.machine import wait_for
 from rig.pods import Pod, Space, container
 
 MIB = 1 << 20
@@ -75,12 +74,3 @@ def test_two_pods_hold_30_and_70_percent_of_time_and_memory(space: Space, harp: 
     assert 0.27 < share < 0.33
     assert 0.25 < inside < 0.35
 
-
-def test_what_asks_for_too_much_stays_pending_and_the_reason_can_be_read(
-    space: Space, harp: Harp
-) -> None:
-    free = harp.allocatable()
-    pod = space.pod("large", container("main", ["gpu_job.py"], free + 100))
-    wait_for("the scheduler has said why", lambda: "Insufficient" in pod.why())
-    assert pod.phase == "Pending"
-    assert "Insufficient harp.dev/gpu-share" in pod.why()
