@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def harp(cluster: Cluster) -> Harp:
 def space(harp: Harp, request: pytest.FixtureRequest) -> Iterator[Space]:
     """A namespace, gone afterwards with its pods."""
     harp.cluster.machine.alive()
-    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).removeprefix("test-").strip("-")
-    made = Space(harp, f"hk-{words[:50]}-{secrets.token_hex(2)}")
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).removeprefix("test-")
+    made = Space(harp, words)
     yield made
     made.end()

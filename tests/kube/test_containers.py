@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from rig.harp import Harp
 from rig.machine import wait_for
 from rig.pods import Pod, Space, container
 
@@ -16,12 +15,12 @@ def memory_mib(pod: Pod, name: str) -> int:
     return int(pod.log(name).partition("memory: ")[2].partition(" MiB")[0])
 
 
-def shares(harp: Harp) -> list[float]:
-    """Of all tenants that live."""
-    return sorted(one["share_ratio"] for one in harp.cli("ps")["tenants"])
+def shares(space: Space) -> dict[str, float]:
+    """Of all containers of a test that have one."""
+    return {name: one["share_ratio"] for name, one in space.tenants().items()}
 
 
-def test_an_init_container_gives_its_share_on(space: Space, harp: Harp) -> None:
+def test_an_init_container_gives_its_share_on(space: Space) -> None:
     pod = space.pod(
         "job",
         container("main", ["sh", "-c", "gpu_job.py --steps 2 && sleep 600"], 40),
@@ -31,7 +30,7 @@ def test_an_init_container_gives_its_share_on(space: Space, harp: Harp) -> None:
     assert pod.phase == "Running"
     assert "2 steps, 0 calls failed" in pod.log("prepare")
     assert 2 < memory_mib(pod, "prepare") / memory_mib(pod, "main") < 3
-    assert shares(harp) == [0.4]
+    assert shares(space) == {"job/main": 0.4}
 
 
 def test_the_same_share_for_an_init_container_and_the_next(space: Space) -> None:
@@ -41,7 +40,7 @@ def test_the_same_share_for_an_init_container_and_the_next(space: Space) -> None
     assert memory_mib(pod, "prepare") == memory_mib(pod, "main")
 
 
-def test_containers_of_a_pod_have_shares_of_their_own(space: Space, harp: Harp) -> None:
+def test_containers_of_a_pod_have_shares_of_their_own(space: Space) -> None:
     """One with 20, one with 50, and a sidecar without a GPU, which has none of HARP's either."""
     work = ["sh", "-c", "gpu_job.py --steps 2 && sleep 600"]
     pod = space.pod(
@@ -52,13 +51,13 @@ def test_containers_of_a_pod_have_shares_of_their_own(space: Space, harp: Harp) 
     )
     for name in ("small", "large"):
         pod.says("2 steps, 0 calls failed", name)
-    assert shares(harp) == [0.2, 0.5]
+    assert shares(space) == {"several/small": 0.2, "several/large": 0.5}
     assert memory_mib(pod, "small") < memory_mib(pod, "large") / 2
     assert pod.says("demo", "log").split() == ["demo"]
     assert pod.run("gpu_job.py", "--steps", "1", name="log").returncode != 0
 
 
-def test_a_container_that_starts_again_has_what_it_had(space: Space, harp: Harp) -> None:
+def test_a_container_that_starts_again_has_what_it_had(space: Space) -> None:
     """And only that: its share is neither lost nor there twice."""
     script = "gpu_job.py --fill --steps 2; test -e /keep/seen && exec sleep 600; touch /keep/seen; exit 1"
     pod = space.pod(
@@ -73,15 +72,16 @@ def test_a_container_that_starts_again_has_what_it_had(space: Space, harp: Harp)
     wait_for("it has been started again", lambda: pod.restarts() == 1)
     pod.says("2 steps, 0 calls failed")
     assert pod.log() == first
-    assert shares(harp) == [0.6]
+    assert shares(space) == {"again/main": 0.6}
 
 
-def test_a_pod_of_the_same_name_is_another(space: Space, harp: Harp) -> None:
+def test_a_pod_of_the_same_name_is_another(space: Space) -> None:
     work = ["sh", "-c", "gpu_job.py --fill --steps 2 && sleep 600"]
     said = []
     for size in (70, 30):
-        pod = space.pod("worker", container("main", work, size))
+        pod = space.pod("worker", container("main", work, size), unique=False)
         said.append(pod.says("2 steps, 0 calls failed"))
-        assert shares(harp) == [size / 100]
+        assert shares(space) == {"worker/main": size / 100}
         pod.end()
+        space.pods.remove(pod)
     assert said[0] != said[1]

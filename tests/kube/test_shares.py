@@ -54,10 +54,9 @@ def test_two_pods_hold_30_and_70_percent_of_time_and_memory(space: Space, harp: 
     }
     for pod in pods.values():
         pod.says("iterations", limit_s=120)
-    tenants = {t["name"]: t for t in harp.cli("ps")["tenants"]}
-    assert len(tenants) == 2
+    tenants = space.tenants()
     for name, size in sizes.items():
-        (tenant,) = (t for key, t in tenants.items() if f"{name}.main" in key.replace("/", "."))
+        tenant = tenants[f"{name}/main"]
         limit_mib = tenant["mem_limit_bytes"] // MIB
         assert tenant["share_ratio"] == size / 100
         assert said_mib(pods[name], "memory: ", " MiB") == limit_mib

@@ -104,6 +104,14 @@ class Harp:
             raise RuntimeError(f"harp {' '.join(arguments)}: {done.stderr}")
         return json.loads(done.stdout.splitlines()[-1])
 
+    def tenant(self, namespace: str, pod: str, container: str) -> dict[str, Any] | None:
+        """A container's tenant, as `harp ps` has it; None: there is none."""
+        named = f"{namespace}/{pod}/{container}"
+        for one in self.cli("ps")["tenants"]:
+            if one["name"] == named or one["name"].startswith(f"{pod}.{container}-"):
+                return one
+        return None
+
     def soft(self, tool: str, *arguments: str) -> str:
         """harp-soft-truth or harp-soft-fault, of the checkout, on the node's software GPU."""
         from rig.binaries import ROOT

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,6 +82,14 @@ class Pod:
             return wait_for(f"{self.name} is {' or '.join(phases)}", look, limit_s=limit_s)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; it is {self.phase}: {self.why()}") from None
+
+    def containers(self) -> list[str]:
+        """Names of all it has, init containers first."""
+        found = self.client.find(self.path)
+        spec = found["spec"] if found else {}
+        return [
+            one["name"] for kind in ("initContainers", "containers") for one in spec.get(kind, ())
+        ]
 
     def log(self, name: str = "") -> str:
         """What a container has said."""
@@ -168,8 +177,9 @@ class Pod:
 class Space:
     """A test's namespace."""
 
-    def __init__(self, harp: Harp, name: str) -> None:
-        self.harp, self.name = harp, name
+    def __init__(self, harp: Harp, test: str) -> None:
+        self.harp, self.mark = harp, secrets.token_hex(2)
+        name = self.name = f"hk-{test[:50].strip('-')}-{self.mark}"
         self.pods: list[Pod] = []
         harp.cluster.client.create(
             "/api/v1/namespaces",
@@ -185,14 +195,16 @@ class Space:
         annotations: Mapping[str, str] | None = None,
         init: Sequence[Mapping[str, Any]] = (),
         restart: str = "Never",
+        unique: bool = True,
         **more: object,
     ) -> Pod:
         """A new pod, just created."""
-        made = Pod(self.harp, self.name, name)
+        # Tenants of pods that are gone live on for half a minute: names are not used again.
+        made = Pod(self.harp, self.name, f"{name}-{self.mark}" if unique else name)
         body = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "annotations": dict(annotations or {})},
+            "metadata": {"name": made.name, "annotations": dict(annotations or {})},
             "spec": {
                 "restartPolicy": restart,
                 "terminationGracePeriodSeconds": 1,
@@ -205,6 +217,15 @@ class Space:
         self.harp.cluster.client.create(f"/api/v1/namespaces/{self.name}/pods", body)
         self.pods.append(made)
         return made
+
+    def tenants(self) -> dict[str, dict[str, Any]]:
+        """harpd's tenants of this namespace's pods, by "pod/container"."""
+        found = {}
+        for pod in self.pods:
+            for one in pod.containers():
+                if (tenant := self.harp.tenant(self.name, pod.name, one)) is not None:
+                    found[f"{pod.name.removesuffix(f'-{self.mark}')}/{one}"] = tenant
+        return found
 
     def end(self) -> None:
         """Gone, with all its pods."""
