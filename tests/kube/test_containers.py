@@ -33,6 +33,22 @@ def test_an_init_container_gives_its_share_on(space: Space) -> None:
     assert shares(space) == {"job/main": 0.4}
 
 
+def test_an_init_container_has_its_annotations_and_keeps_its_share(space: Space) -> None:
+    """Kubelet's list leaves init containers out, so the plugin knows them by their pod."""
+    slow = ["sh", "-c", "gpu_job.py --steps 1; sleep 50; gpu_job.py --steps 2"]
+    pod = space.pod(
+        "job",
+        container("main", ["true"]),
+        init=[container("prepare", slow, 60)],
+        annotations={"harp.dev/memory": "1Gi"},
+    )
+    pod.says("1 steps, 0 calls failed", "prepare")
+    assert memory_mib(pod, "prepare") == 1024
+    assert shares(space) == {"job/prepare": 0.6}
+    pod.until("Succeeded", limit_s=120)
+    assert "2 steps, 0 calls failed" in pod.log("prepare")
+
+
 def test_the_same_share_for_an_init_container_and_the_next(space: Space) -> None:
     pod = space.pod("job", container("main", JOB, 40), init=[container("prepare", JOB, 40)])
     pod.until("Succeeded")

@@ -26,11 +26,18 @@ from plugin_world import World
 KNOWN: Mapping[str, str] = {}
 
 
+def listed(resources: PodResources, namespace: str, pod: str) -> Mapping[str, frozenset[str]]:
+    """Who has what in a pod, by kubelet's own list."""
+    key = (namespace, pod)
+    return {h.owner.container: h.ids for h in resources.holdings() if h.owner.pod_key == key}
+
+
 @dataclass
 class Fake:
     """device_plugin's."""
 
     world: World
+    resources: PodResources
 
     def admit(self, pod: str, asks: tuple[Ask, ...]) -> str:
         try:
@@ -43,7 +50,7 @@ class Fake:
         return ""
 
     def held(self, pod: str) -> Mapping[str, frozenset[str]]:
-        return self.world.kubelet.devices.held["ns", pod]
+        return listed(self.resources, "ns", pod)
 
     def gpu_of(self, slot: str) -> int:
         return self.world.slots.all[slot].gpu
@@ -84,12 +91,7 @@ class Real:
         return ""
 
     def held(self, pod: str) -> Mapping[str, frozenset[str]]:
-        key = (self.space.name, self.pods[pod].name)
-        return {
-            holding.owner.container: holding.ids
-            for holding in self.resources.holdings()
-            if holding.owner.pod_key == key
-        }
+        return listed(self.resources, self.space.name, self.pods[pod].name)
 
     def gpu_of(self, slot: str) -> int:
         return self.slots.all[slot].gpu
@@ -130,7 +132,9 @@ def real(space: Space, slots: Slots) -> Iterator[Real]:
 def fake() -> Iterator[Fake]:
     with fake_node(gpus=2) as world:
         world.up()
-        yield Fake(world)
+        resources = PodResources(world.settings.pod_resources, RESOURCE)
+        yield Fake(world, resources)
+        resources.close()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -81,6 +82,10 @@ class Cluster:
             *enter, "kubectl", f"--kubeconfig={self.control.admin}", *arguments, input=text
         )
 
+    def kubectl_env(self) -> dict[str, str]:
+        """Environment in which kubectl finds it, for shells in its network namespace."""
+        return {**os.environ, "KUBECONFIG": str(self.control.admin)}
+
     def down(self) -> None:
         """End it; nothing is left."""
         self.machine.close()
@@ -97,7 +102,7 @@ class Cluster:
         """Archives of all images that pods here use."""
         ours, pause = RUN / "harp.tar", RUN / "pause.tar"
         done = subprocess.run(
-            [sys.executable, ROOT / "deploy" / "images", "--tag", "test", "--out", ours],
+            [sys.executable, ROOT / "deploy" / "images", "--out", ours],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -146,7 +146,7 @@ class Harp:
                 "kind": "ClusterRole",
                 "metadata": role,
                 "rules": [
-                    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+                    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
                     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
                 ],
             },
@@ -184,16 +184,24 @@ class Harp:
                 {
                     **common,
                     "name": "daemon",
-                    "image": "localhost/harp-daemon:test",
+                    "image": "localhost/harp-daemon:0.1.0",
                     "env": env,
                     "volumeMounts": mounts[:2],
                 },
                 {
                     **common,
                     "name": "plugin",
-                    "image": "localhost/harp-plugin:test",
+                    "image": "localhost/harp-plugin:0.1.0",
                     "env": [*env, node_name],
                     "volumeMounts": mounts,
+                },
+                {
+                    "imagePullPolicy": "Never",
+                    "name": "compiler",
+                    "image": "localhost/harp-daemon:0.1.0",
+                    "command": ["python", "-m", "harp.softgpu", "compiler"],
+                    "args": ["--socket=/run/harp/ptxc/sock", "--jobs=2"],
+                    "volumeMounts": mounts[:1],
                 },
             ],
             "volumes": [

@@ -15,7 +15,7 @@ from rig.machine import wait_for
 
 __all__ = ["DEMO", "Pod", "Space", "container"]
 
-DEMO = "localhost/harp-demo:test"
+DEMO = "localhost/harp-demo:0.1.0"
 
 
 def container(
