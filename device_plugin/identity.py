@@ -151,9 +151,11 @@ def find(
         return Ambiguous(tuple(owners))  # (4)
     pod = known.get(keys[0])
     mine = [owner for owner in owners if owner.pod_key == keys[0]]
-    for container in pod.containers if pod else ():
-        if container.kind is Kind.INIT and container.slots == len(wanted):
-            mine.append(Owner(*keys[0], container.name))  # (5): it may have had them before
+    mine += [  # (5): one of these may have them before
+        Owner(*keys[0], c.name)
+        for c in (pod.containers if pod else ())
+        if c.kind is Kind.INIT and c.slots == len(wanted)
+    ]
     return Match(_first(mine, pod), pod)  # (2)
 
 

@@ -215,7 +215,7 @@ class Starts:
         """Those of these whose containers are gone for the API server as well.
 
         Init containers are in no list of kubelet's. And a kubelet that lists nobody has no pod, or
-        has just begun and was not told of any: be that in an hour, their containers go on meanwhile.
+        has just begun and was told of none: be that in an hour, their containers go on meanwhile.
         """
         pods, answered = self._ask({g.owner.pod_key for g in grants if g.owner is not None})
         if not answered:

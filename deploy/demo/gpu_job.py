@@ -104,9 +104,7 @@ class Adder:
         size = ctypes.c_size_t(ctypes.sizeof(self.host))
         gpu.need("cuMemAlloc_v2", ctypes.byref(self.device), size)
         data, amount = ctypes.c_uint64(self.device.value), ctypes.c_uint32(ADD)
-        self.parameters = (ctypes.c_void_p * 2)(
-            ctypes.addressof(data), ctypes.addressof(amount)
-        )
+        self.parameters = (ctypes.c_void_p * 2)(ctypes.addressof(data), ctypes.addressof(amount))
         self._kept = data, amount
 
     def step(self, number: int) -> None:
@@ -117,9 +115,7 @@ class Adder:
         self.gpu.call("cuMemcpyHtoD_v2", self.device, self.host, size)
         grid = (ctypes.c_uint(LENGTH // 256), ctypes.c_uint(1), ctypes.c_uint(1))
         block = (ctypes.c_uint(256), ctypes.c_uint(1), ctypes.c_uint(1))
-        self.gpu.call(
-            "cuLaunchKernel", self.kernel, *grid, *block, 0, None, self.parameters, None
-        )
+        self.gpu.call("cuLaunchKernel", self.kernel, *grid, *block, 0, None, self.parameters, None)
         self.gpu.call("cuMemcpyDtoH_v2", self.host, self.device, size)
         for place in (0, 1, LENGTH // 2, LENGTH - 1):
             if self.host[place] != number + place + ADD:

@@ -16,7 +16,7 @@ from rig.pods import Space
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A control plane and one node; what hinders it fails the tier, except a user who is not root."""
+    """A control plane and one node; what hinders it fails the tier, but for who is not root."""
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces, mounts and control groups of its own")
     if not Path("/usr/bin/apt-get").exists():

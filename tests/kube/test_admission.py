@@ -22,7 +22,7 @@ def test_what_asks_for_too_much_stays_pending_and_the_reason_can_be_read(
 
 
 def test_forty_and_forty_free_are_no_sixty(space: Space) -> None:
-    """No extender here: the scheduler adds up over GPUs, so the pod fails at the node, and says why."""
+    """No extender: the scheduler adds up over GPUs, so the pod fails at the node and says why."""
     for name in ("a", "b"):
         space.pod(name, container("main", SLEEP, 60)).until("Running")
     late = space.pod("c", container("main", SLEEP, 60))

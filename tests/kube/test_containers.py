@@ -75,7 +75,9 @@ def test_containers_of_a_pod_have_shares_of_their_own(space: Space) -> None:
 
 def test_a_container_that_starts_again_has_what_it_had(space: Space) -> None:
     """And only that: its share is neither lost nor there twice."""
-    script = "gpu_job.py --fill --steps 2; test -e /keep/seen && exec sleep 600; touch /keep/seen; exit 1"
+    script = (
+        "gpu_job.py --fill --steps 2; test -e /keep/seen && exec sleep 600; >/keep/seen; exit 1"
+    )
     pod = space.pod(
         "again",
         container(

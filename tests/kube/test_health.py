@@ -39,7 +39,9 @@ def test_an_ill_gpu_is_left_out_until_it_is_well(space: Space, harp: Harp, fault
 
 def test_a_pod_on_a_gpu_that_falls_ill_goes_on(space: Space, harp: Harp) -> None:
     """An application's error is its own: no slot is taken away for that."""
-    pod = space.pod("a", container("main", ["gpu_job.py", "--every", "0.5", "--seconds", "600"], 30))
+    pod = space.pod(
+        "a", container("main", ["gpu_job.py", "--every", "0.5", "--seconds", "600"], 30)
+    )
     pod.says("at ")
     harp.soft("fault", "set", "xid 31 dev=1 pid=1")
     try:

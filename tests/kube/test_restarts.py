@@ -88,7 +88,7 @@ def test_the_plugin_restarts(work: Work, space: Space, harp: Harp) -> None:
 
 
 def test_harpd_is_killed(work: Work, space: Space, harp: Harp) -> None:
-    """Its container takes the arbiter with it: pods go on with what they have until both are back."""
+    """Its container takes the arbiter along: pods go on with what they have until both are back."""
     kill(harp, "daemon")
     work.go_on()
     late = space.pod("c", container("main", ["gpu_job.py", "--steps", "1"], 10))

@@ -17,7 +17,11 @@ PIECE_MIB = 16
 def busy(name: str) -> list[str]:
     """Fill the memory once, then keep the GPU busy under a name of its own in the ledger."""
     work = f"/tmp/{name} --mode saturate --kernel-us 500"
-    return ["sh", "-ec", f"gpu_job.py --fill --steps 1; cp /opt/demo/harp-bench-busy /tmp/{name}; exec {work}"]
+    return [
+        "sh",
+        "-ec",
+        f"gpu_job.py --fill --steps 1; cp /opt/demo/harp-bench-busy /tmp/{name}; exec {work}",
+    ]
 
 
 def busy_ns(harp: Harp) -> dict[str, int]:
@@ -72,4 +76,3 @@ def test_two_pods_hold_30_and_70_percent_of_time_and_memory(space: Space, harp: 
     print(f"asked 30, the engine gave {share:.1%}, the programs counted {inside:.1%}")
     assert 0.27 < share < 0.33
     assert 0.25 < inside < 0.35
-

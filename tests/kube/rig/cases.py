@@ -125,9 +125,8 @@ def words(kubelet: Kubelet, pod: str, asks: Iterable[Ask]) -> str:
         slots = held.get(ask.name, frozenset())
         counts = Counter(map(kubelet.gpu_of, slots))
         parts = [f"{count} of GPU {gpu}" for gpu, count in sorted(counts.items())]
-        for other in before:
-            if shared := len(slots & held.get(other.name, frozenset())):
-                parts.append(f"{shared} of them {other.name}'s")
+        shared = ((len(slots & held.get(o.name, frozenset())), o.name) for o in before)
+        parts += [f"{count} of them {name}'s" for count, name in shared if count]
         said.append(f"{ask.name} {', '.join(parts) or 'none'}")
         before.append(ask)
     return "; ".join(said)

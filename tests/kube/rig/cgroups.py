@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rig's control groups: every process of it is in them, so none can be left behind.
 
-What the rig starts is put into ROOT/rig before it is executed; its children (containerd's shims) are
-there by inheritance, and containers are below ROOT/<node>, where kubelet makes their groups. Whoever
-cleans up ends what is in ROOT, by pid, and knows of no other process.
+What the rig starts is put into ROOT/rig before it is executed; its children (containerd's shims)
+are there by inheritance, and containers are below ROOT/<node>, where kubelet makes their groups.
+Whoever cleans up ends what is in ROOT, by pid, and knows of no other process.
 """
 
 from __future__ import annotations

@@ -41,9 +41,7 @@ class Cluster:
     def _begin(self, folder: Path, nodes: int) -> None:
         addresses = {f"node{n}": f"10.98.0.{n + 1}" for n in range(1, nodes + 1)}
         self.control = ControlPlane(self.machine, folder, NET, addresses)
-        self.nodes = [
-            Node(self.machine, folder, self.control.pki, n) for n in range(1, nodes + 1)
-        ]
+        self.nodes = [Node(self.machine, folder, self.control.pki, n) for n in range(1, nodes + 1)]
         self._network()
         with ThreadPoolExecutor(nodes + 2) as pool:
             images = pool.submit(self._images)
@@ -78,9 +76,7 @@ class Cluster:
             RuntimeError: it failed.
         """
         enter = ["nsenter", f"--net=/run/netns/{NET}"]
-        return sh(
-            *enter, "kubectl", f"--kubeconfig={self.control.admin}", *arguments, input=text
-        )
+        return sh(*enter, "kubectl", f"--kubeconfig={self.control.admin}", *arguments, input=text)
 
     def kubectl_env(self) -> dict[str, str]:
         """Environment in which kubectl finds it, for shells in its network namespace."""
@@ -103,6 +99,7 @@ class Cluster:
         ours, pause = RUN / "harp.tar", RUN / "pause.tar"
         done = subprocess.run(
             [sys.executable, ROOT / "deploy" / "images", "--out", ours],
+            check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -33,9 +33,7 @@ class ControlPlane:
         nodes: {name of a node: its address}.
     """
 
-    def __init__(
-        self, machine: Machine, folder: Path, net: str, nodes: Mapping[str, str]
-    ) -> None:
+    def __init__(self, machine: Machine, folder: Path, net: str, nodes: Mapping[str, str]) -> None:
         self._machine, self._folder, self._net = machine, folder, net
         self.pki = RUN / "pki"
         self._certificates(nodes)
@@ -53,24 +51,37 @@ class ControlPlane:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._run(
             "etcd",
-            ["etcd", "--name=hk", f"--data-dir={folder}", "--logger=zap"]
-            + [f"--listen-client-urls={_ETCD}", f"--advertise-client-urls={_ETCD}"]
-            + [f"--listen-peer-urls={_ETCD_PEERS}"]
-            + [f"--initial-advertise-peer-urls={_ETCD_PEERS}"]
-            + [f"--initial-cluster=hk={_ETCD_PEERS}"],
+            [
+                "etcd",
+                "--name=hk",
+                f"--data-dir={folder}",
+                "--logger=zap",
+                f"--listen-client-urls={_ETCD}",
+                f"--advertise-client-urls={_ETCD}",
+                f"--listen-peer-urls={_ETCD_PEERS}",
+                f"--initial-advertise-peer-urls={_ETCD_PEERS}",
+                f"--initial-cluster=hk={_ETCD_PEERS}",
+            ],
         )
         self._start_api()
         wait_for("the API server is ready", self._ready, limit_s=120)
         self.start_scheduler()
         self._run(
             "manager",
-            [self._folder / "kube-controller-manager", f"--kubeconfig={self._manager}"]
-            + [f"--authentication-kubeconfig={self._manager}"]
-            + [f"--authorization-kubeconfig={self._manager}"]
-            + ["--bind-address=127.0.0.1", "--port=0", "--leader-elect=false", "--v=1"]
-            + [f"--service-account-private-key-file={self.pki / 'sa.key'}"]
-            + [f"--root-ca-file={self.pki / 'ca.crt'}", "--use-service-account-credentials=true"]
-            + ["--node-monitor-grace-period=16s"],
+            [
+                self._folder / "kube-controller-manager",
+                f"--kubeconfig={self._manager}",
+                f"--authentication-kubeconfig={self._manager}",
+                f"--authorization-kubeconfig={self._manager}",
+                "--bind-address=127.0.0.1",
+                "--port=0",
+                "--leader-elect=false",
+                "--v=1",
+                f"--service-account-private-key-file={self.pki / 'sa.key'}",
+                f"--root-ca-file={self.pki / 'ca.crt'}",
+                "--use-service-account-credentials=true",
+                "--node-monitor-grace-period=16s",
+            ],
         )
 
     def start_scheduler(self, extenders: list[object] | None = None) -> None:
@@ -100,29 +111,46 @@ class ControlPlane:
         )
         self._run(
             "scheduler",
-            [self._folder / "kube-scheduler", f"--config={config}", "--port=0"]
-            + [f"--authentication-kubeconfig={self._scheduler}"]
-            + [f"--authorization-kubeconfig={self._scheduler}", "--v=1"],
+            [
+                self._folder / "kube-scheduler",
+                f"--config={config}",
+                "--port=0",
+                f"--authentication-kubeconfig={self._scheduler}",
+                f"--authorization-kubeconfig={self._scheduler}",
+                "--v=1",
+            ],
         )
 
     def _start_api(self) -> None:
         pki = self.pki
         self._run(
             "api",
-            [self._folder / "kube-apiserver", f"--etcd-servers={_ETCD}", "--v=1"]
-            + ["--bind-address=0.0.0.0", f"--secure-port={PORT}", "--insecure-port=0"]
-            + [f"--advertise-address={BRIDGE}", f"--service-cluster-ip-range={_SERVICES}"]
-            + [f"--tls-cert-file={pki / 'api.crt'}", f"--tls-private-key-file={pki / 'api.key'}"]
-            + [f"--client-ca-file={pki / 'ca.crt'}", f"--token-auth-file={pki / 'tokens.csv'}"]
-            + ["--authorization-mode=Node,RBAC", "--anonymous-auth=true"]
-            + ["--service-account-issuer=https://kubernetes.default.svc"]
-            + [f"--service-account-key-file={pki / 'sa.pub'}"]
-            + [f"--service-account-signing-key-file={pki / 'sa.key'}"]
-            + [f"--kubelet-client-certificate={pki / 'api-kubelet.crt'}"]
-            + [f"--kubelet-client-key={pki / 'api-kubelet.key'}"]
-            + [f"--kubelet-certificate-authority={pki / 'ca.crt'}"]
-            + ["--kubelet-preferred-address-types=InternalIP", "--allow-privileged=true"]
-            + ["--enable-admission-plugins=NodeRestriction", "--endpoint-reconciler-type=none"],
+            [
+                self._folder / "kube-apiserver",
+                f"--etcd-servers={_ETCD}",
+                "--v=1",
+                "--bind-address=0.0.0.0",
+                f"--secure-port={PORT}",
+                "--insecure-port=0",
+                f"--advertise-address={BRIDGE}",
+                f"--service-cluster-ip-range={_SERVICES}",
+                f"--tls-cert-file={pki / 'api.crt'}",
+                f"--tls-private-key-file={pki / 'api.key'}",
+                f"--client-ca-file={pki / 'ca.crt'}",
+                f"--token-auth-file={pki / 'tokens.csv'}",
+                "--authorization-mode=Node,RBAC",
+                "--anonymous-auth=true",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                f"--service-account-key-file={pki / 'sa.pub'}",
+                f"--service-account-signing-key-file={pki / 'sa.key'}",
+                f"--kubelet-client-certificate={pki / 'api-kubelet.crt'}",
+                f"--kubelet-client-key={pki / 'api-kubelet.key'}",
+                f"--kubelet-certificate-authority={pki / 'ca.crt'}",
+                "--kubelet-preferred-address-types=InternalIP",
+                "--allow-privileged=true",
+                "--enable-admission-plugins=NodeRestriction",
+                "--endpoint-reconciler-type=none",
+            ],
         )
 
     def _run(self, name: str, command: list[str | Path]) -> None:

@@ -94,9 +94,16 @@ class Harp:
         """`harp ... --json` in the daemon's container."""
         pid = wait_for("harpd's container runs", lambda: self.container_pid("daemon"))
         done = subprocess.run(
-            ["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root"]
-            + ["/opt/venv/bin/harp", *arguments, "--json"],
+            [
+                "nsenter",
+                f"--mount=/proc/{pid}/ns/mnt",
+                f"--root=/proc/{pid}/root",
+                "/opt/venv/bin/harp",
+                *arguments,
+                "--json",
+            ],
             env={"PATH": "/opt/venv/bin:/usr/bin:/bin", **self.settings()},
+            check=False,
             capture_output=True,
             text=True,
         )
@@ -119,6 +126,7 @@ class Harp:
         done = subprocess.run(
             [ROOT / "harp" / "_lib" / f"harp-soft-{tool}", *arguments],
             env={"HARP_SOFT_DIR": str(self.node.path(SOFT_DIR))},
+            check=False,
             capture_output=True,
             text=True,
         )

@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from rig import cgroups
 
 __all__ = ["NET", "RUN", "Machine", "connect", "sh", "wait_for"]
+
+_Said = TypeVar("_Said")
 
 #: everything of the rig's is in here, or is a network namespace or bridge of this name
 NET = "hk"
@@ -32,15 +34,18 @@ _CLONE_NEWNET = 0x40000000
 
 def sh(*command: str | Path, **more: object) -> str:
     """Run a command; what it said. What it said on stderr is in the error."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **more)
+    done = subprocess.run(
+        list(map(str, command)), check=False, capture_output=True, text=True, **more
+    )
     if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(map(str, command))}: {done.returncode}: {(done.stderr or done.stdout)[-2000:]}"
-        )
+        said = (done.stderr or done.stdout)[-2000:]
+        raise RuntimeError(f"{' '.join(map(str, command))}: {done.returncode}: {said}")
     return done.stdout
 
 
-def wait_for(what: str, look: Callable[[], object], *, limit_s: float = 60, pause_s: float = 0.1):
+def wait_for(
+    what: str, look: Callable[[], _Said], *, limit_s: float = 60, pause_s: float = 0.1
+) -> _Said:
     """What `look` says once that is true.
 
     Raises:
@@ -63,7 +68,7 @@ def connect(netns: str, host: str, port: int, timeout_s: float = 10) -> socket.s
         try:
             with (_NETNS / netns).open() as space:
                 if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), f"setns to {netns}")
+                    raise OSError(ctypes.get_errno(), f"setns to {netns}")  # noqa: TRY301
             result.append(socket.create_connection((host, port), timeout=timeout_s))
         except BaseException as error:  # noqa: BLE001 - raised again by the caller
             result.append(error)
@@ -80,7 +85,7 @@ class Machine:
     """Holds the run folder: one rig at a time. What an earlier one left is taken away first."""
 
     def __init__(self) -> None:
-        self._lock: IO[str] = Path(f"{RUN}.lock").open("w")
+        self._lock: IO[str] = Path(f"{RUN}.lock").open("w")  # noqa: SIM115 - held
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -17,8 +17,9 @@ from rig.machine import NET, RUN, Machine, sh, wait_for
 __all__ = ["Node"]
 
 _SNAPSHOTTERS = ("btrfs", "zfs", "aufs", "devmapper", "native")
-_PLUGINS_OFF = [*(f"io.containerd.snapshotter.v1.{one}" for one in _SNAPSHOTTERS)] + [
-    "io.containerd.internal.v1.opt"
+_PLUGINS_OFF = [
+    *(f"io.containerd.snapshotter.v1.{one}" for one in _SNAPSHOTTERS),
+    "io.containerd.internal.v1.opt",
 ]
 _PAUSE = "docker.io/local/pause:3"
 #: kubelet sets these for the whole machine where they are otherwise; it is shown that they are not
@@ -108,12 +109,19 @@ class Node:
         config.write_text(json.dumps(self._kubelet_config()))
         self._start(
             "kubelet",
-            [str(self._programs / "kubelet"), f"--config={config}", "--v=2"]
-            + [f"--kubeconfig={self._pki / f'{self.name}.kubeconfig'}"]
-            + [f"--hostname-override={self.name}", f"--node-ip={self.address}"]
-            + ["--container-runtime=remote", f"--container-runtime-endpoint=unix://{self.socket}"]
-            + [f"--pod-infra-container-image={_PAUSE}", "--root-dir=/var/lib/kubelet"]
-            + [f"--cert-dir={self.run / 'kubelet-pki'}"],
+            [
+                str(self._programs / "kubelet"),
+                f"--config={config}",
+                "--v=2",
+                f"--kubeconfig={self._pki / f'{self.name}.kubeconfig'}",
+                f"--hostname-override={self.name}",
+                f"--node-ip={self.address}",
+                "--container-runtime=remote",
+                f"--container-runtime-endpoint=unix://{self.socket}",
+                f"--pod-infra-container-image={_PAUSE}",
+                "--root-dir=/var/lib/kubelet",
+                f"--cert-dir={self.run / 'kubelet-pki'}",
+            ],
         )
 
     def stop_kubelet(self, *, kill: bool = False) -> None:
@@ -131,7 +139,7 @@ class Node:
     def inside(self, *command: str | Path, **more: object) -> subprocess.CompletedProcess[str]:
         """Run a command with this node's mounts and network."""
         return subprocess.run(
-            [*self.enter(), *map(str, command)], capture_output=True, text=True, **more
+            [*self.enter(), *map(str, command)], check=False, capture_output=True, text=True, **more
         )
 
     def enter(self) -> list[str]:
@@ -143,9 +151,7 @@ class Node:
         return Path(f"/proc/{self.holder}/root{inside}")
 
     def _start(self, what: str, command: list[str]) -> None:
-        self._machine.start(
-            f"{self.name}-{what}", command, netns=self.net, mounts_of=self.holder
-        )
+        self._machine.start(f"{self.name}-{what}", command, netns=self.net, mounts_of=self.holder)
 
     def _hold(self) -> None:
         """Make the mounts."""
@@ -186,7 +192,9 @@ class Node:
 
     def _containerd_answers(self) -> bool:
         self._machine.alive()
-        done = subprocess.run(["ctr", "-a", self.socket, "version"], capture_output=True)
+        done = subprocess.run(
+            ["ctr", "-a", self.socket, "version"], check=False, capture_output=True
+        )
         return done.returncode == 0
 
     def _kubelet_config(self) -> dict[str, object]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import secrets
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rig import cgroups
@@ -140,12 +141,14 @@ class Pod:
     def run(self, *command: str, name: str = "main") -> subprocess.CompletedProcess[str]:
         """Run a command in a container, as `kubectl exec` does, with its environment."""
         pid = self.pid(name)
-        with open(f"/proc/{pid}/environ", "rb") as file:
+        with Path(f"/proc/{pid}/environ").open("rb") as file:
             env = dict(
                 entry.decode().split("=", 1) for entry in file.read().split(b"\0") if b"=" in entry
             )
         enter = ["nsenter", f"--target={pid}", "--mount", "--pid", "--net", "--ipc", "--root"]
-        return subprocess.run([*enter, *command], env=env, capture_output=True, text=True)
+        return subprocess.run(
+            [*enter, *command], env=env, check=False, capture_output=True, text=True
+        )
 
     def events(self, reason: str = "") -> list[str]:
         """What was said of it."""
