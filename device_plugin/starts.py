@@ -22,9 +22,19 @@ import structlog
 
 from device_plugin.allocator import check, limits
 from device_plugin.annotations import refine
-from device_plugin.asked import Events, Holders, LoggedEvents, NoPods, Pods
+from device_plugin.asked import Events, Holders, LoggedEvents, NodePods, NoPods
 from device_plugin.book import Book, Grant, grant_id, missing
-from device_plugin.identity import Ambiguous, Match, Owner, Pod, Unknown, find
+from device_plugin.identity import (
+    Ambiguous,
+    Holding,
+    Kind,
+    Match,
+    Owner,
+    Pod,
+    Unknown,
+    find,
+    find_init,
+)
 from device_plugin.metrics import AMBIGUOUS, UNKNOWN, Counts
 from device_plugin.slots import Slots
 from device_plugin.tenants import Tenants, alive, drop_folder, make_folder, tenant_name
@@ -32,7 +42,7 @@ from harp.errors import DaemonError, DaemonUnreachable, HarpError
 from harp.metrics import families
 from harp.model import Limits
 
-__all__ = ["Events", "Holders", "LoggedEvents", "NoPods", "Patience", "Pods", "Starts"]
+__all__ = ["Events", "Holders", "LoggedEvents", "NoPods", "Patience", "Starts"]
 
 _log = structlog.get_logger(__name__)
 
@@ -84,7 +94,7 @@ class Starts:
         node: str,
         tenants: Tenants,
         holders: Holders,
-        pods: Pods,
+        pods: NodePods,
         events: Events,
         save: Callable[[Sequence[Grant]], None],
         counts: Counts | None = None,
@@ -181,8 +191,8 @@ class Starts:
         with self._lock:
             now_s = time.monotonic()
             self._missing, ended = missing(tuple(self._book), listed, self._missing, now_s)
-        if ended and not listed:
-            ended = self._gone(ended)
+        if ended:
+            ended = self._gone(ended, listed=bool(listed))
         for grant in ended:
             if living.get(tenant_name(grant)):
                 _log.warning("grant_unlisted_but_used", grant=grant.id, owner=str(grant.owner))
@@ -205,19 +215,25 @@ class Starts:
         finally:
             self._leave(key)
 
-    def _gone(self, grants: Sequence[Grant]) -> tuple[Grant, ...]:
-        """Those of these whose pods are gone for the API server as well.
+    def _gone(self, grants: Sequence[Grant], *, listed: bool) -> tuple[Grant, ...]:
+        """Those of these whose containers are gone for the API server as well.
 
-        A kubelet that lists none has no pod, or has just begun and was not told of any: be that in
-        an hour, their containers go on meanwhile.
+        Init containers are in no list of kubelet's. And a kubelet that lists nobody has no pod, or
+        has just begun and was told of none: be that in an hour, their containers go on meanwhile.
         """
         pods, answered = self._ask({g.owner.pod_key for g in grants if g.owner is not None})
         if not answered:
             with self._lock:
                 self._missing = {}  # from the beginning, when there is somebody who knows
             return ()
-        here = {pod.key for pod in pods if pod.node == self._node and not pod.ended}
-        return tuple(g for g in grants if g.owner is None or g.owner.pod_key not in here)
+        here = {
+            Owner(pod.namespace, pod.name, container.name)
+            for pod in pods
+            if pod.node == self._node and not pod.ended
+            for container in pod.containers
+            if not listed or (container.kind is Kind.INIT and not container.ended)
+        }
+        return tuple(g for g in grants if g.owner not in here)
 
     def _enter(self, key: str) -> _Turn:
         with self._lock:
@@ -274,7 +290,16 @@ class Starts:
             return Unknown(), False
         pods, answered = self._ask({h.owner.pod_key for h in holdings if h.ids == bare.ids})
         found = find(bare.ids, holdings, pods, self._node)
+        if isinstance(found, Unknown):
+            found = self._find_init(bare, holdings)
         return found, answered and isinstance(found, Match)
+
+    def _find_init(self, bare: Grant, holdings: Sequence[Holding]) -> Match | Unknown:
+        try:
+            return find_init(bare.ids, holdings, self._pods.here(pending=True), self._node)
+        except DaemonUnreachable as error:
+            _log.warning("api_silent", reason=error.message)
+            return Unknown()
 
     def _ask(self, keys: Collection[tuple[str, str]]) -> tuple[Sequence[Pod], bool]:
         try:
