@@ -17,6 +17,7 @@ import structlog
 from device_plugin.allocator import Chooser, Refused
 from device_plugin.answer import Answer
 from device_plugin.api import Access, ApiServer
+from device_plugin.asked import NodePods
 from device_plugin.book import Book, Grant, grant_id
 from device_plugin.checkpoint import Checkpoint, load, save
 from device_plugin.kubelet import PodResources
@@ -29,7 +30,7 @@ from device_plugin.remote_share import SLOTS, PoolSlots, remote_answer, remote_l
 from device_plugin.remote_starts import RemoteStarts
 from device_plugin.server import Listing, Served, Service, abort, as_message, serve
 from device_plugin.settings import Settings
-from device_plugin.starts import Events, Holders, LoggedEvents, NoPods, Patience, Pods
+from device_plugin.starts import Events, Holders, LoggedEvents, NoPods, Patience
 from harp.errors import ConfigError, HarpError
 from harp.inject import shim_dir
 from harp.keep_wire import BOXES
@@ -122,7 +123,7 @@ class RemotePlugin:
         *,
         keeper: Keeper,
         holders: Holders,
-        pods: Pods,
+        pods: NodePods,
         events: Events,
         tempo: Tempo | None = None,
         patience: Patience | None = None,

@@ -125,7 +125,7 @@ class Adder:
 
 def say(text: str) -> None:
     """One line."""
-    print(text, flush=True)  # noqa: T201
+    print(text, flush=True)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def main() -> None:
     counts = [one for one in counts if one[0] >= begin_ns]
     took_us = (counts[-1][0] - counts[0][0]) / 1000
     work_us = (counts[-1][1] - counts[0][1]) * KERNEL_US
-    print(f"had {100 * work_us / took_us:.0f} % of the GPU's time", flush=True)  # noqa: T201
+    print(f"had {100 * work_us / took_us:.0f} % of the GPU's time", flush=True)
 
 
 main()
