@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from device_plugin.api import Access, ApiServer
+from device_plugin.asked import LoggedEvents, NoPods
 from device_plugin.book import Book
 from device_plugin.checkpoint import Checkpoint, load
 from device_plugin.hardware import survey
@@ -21,7 +22,6 @@ from device_plugin.plugin import Others, Plugin
 from device_plugin.settings import Settings
 from device_plugin.signs import HarpdSigns, NvmlSigns
 from device_plugin.slots import SLOTS_PER_GPU
-from device_plugin.starts import LoggedEvents, NoPods
 from device_plugin.tenants import HarpdTenants, NodeView
 from harp.config import listen_address
 from harp.errors import ConfigError, DaemonError, HarpError, NvmlError
@@ -68,10 +68,12 @@ def run(settings: Settings) -> int:
     view = _first_look(tenants, before.node, ended)
     if view is None:
         return 0
-    hardware, node = survey(view, find(os.environ), settings.state_dir, os.environ)
+    hardware, node = survey(
+        view, find(os.environ), settings.state_dir, os.environ, run=settings.run_dir
+    )
     _compare(before, node, settings.slots_per_gpu)
     access = Access.in_cluster(os.environ)
-    api = ApiServer(access, settings.node) if access else None
+    api = ApiServer(access, settings.node, settings.resource) if access else None
     if api is None:
         _log.warning("annotations_not_read", reason="this is no pod: no API server is known")
     holders = PodResources(settings.pod_resources, settings.resource)

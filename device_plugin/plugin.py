@@ -14,16 +14,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
 from device_plugin import health
 from device_plugin.allocator import Chooser
 from device_plugin.answer import Answer, Hardware, answer
+from device_plugin.asked import Events, Holders, NodePods
 from device_plugin.book import Book, Grant
 from device_plugin.checkpoint import Checkpoint, save
+from device_plugin.edits import Edits
+from device_plugin.hint import hinted
 from device_plugin.kubelet import PodResources, register, socket_file
 from device_plugin.metrics import Counts, Part
+from device_plugin.orphans import Orphans, StrayTenants
 from device_plugin.pages import Now, Pages
 from device_plugin.registration import (
     Action,
@@ -44,9 +49,9 @@ from device_plugin.server import Listing, Served, Service, serve
 from device_plugin.settings import Settings
 from device_plugin.signs import Signs
 from device_plugin.slots import Slots
-from device_plugin.starts import Events, Holders, Patience, Pods, Starts
+from device_plugin.starts import Patience, Starts
 from device_plugin.tenants import NodeView, Tenants
-from harp.errors import HarpError
+from harp.errors import DaemonUnreachable, HarpError
 from harp.metrics import families
 from harp.metrics.server import Route
 
@@ -64,16 +69,21 @@ class Tempo:
     look_s: float = 0.2  #: at kubelet's folder: two stat calls
     sweep_s: float = 5.0
     health_s: float = 20.0  #: between probes; events come when they come
+    edits_s: float = 10.0  #: at the annotations of running pods
     wake_s: float = 1.0  #: longest that stop() waits for a thread
+
+
+class HeldTenants(Tenants, StrayTenants, Protocol):
+    """harpd, as far as the plugin needs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Others:
     """Whom the plugin talks to, besides kubelet's registration."""
 
-    tenants: Tenants
+    tenants: HeldTenants
     holders: Holders
-    pods: Pods
+    pods: NodePods
     events: Events
     signs: Signs
 
@@ -125,6 +135,8 @@ class Plugin:
             counts=self.counts,
             patience=patience,
         )
+        self.orphans = Orphans(settings.grants, self.starts, others.tenants, others.holders)
+        self.edits = Edits(self.starts, others.pods, others.events, settings.node)
         self.listing = Listing(slots, topology=settings.topology)
         self.registration = _Registration(settings, self._serve, self._tempo.look_s, self.counts)
         self._threads: list[threading.Thread] = []
@@ -139,7 +151,7 @@ class Plugin:
         self._save(self.starts.living(), sync=True)  # the GPUs, for a start without harpd
         self._threads = [
             threading.Thread(target=work, name=work.__qualname__, daemon=True)
-            for work in (self.registration.run, self._sweep, self._look_after)
+            for work in (self.registration.run, self._sweep, self._look_after, self._follow)
         ]
         for thread in self._threads:
             thread.start()
@@ -171,6 +183,7 @@ class Plugin:
             answer=self._answer,
             starter=self.starts,
             counts=self.counts,
+            hint=self._hint,
         )
         service.streams = streams
         return serve(self._settings.own_socket, service, self.listing)
@@ -184,18 +197,43 @@ class Plugin:
         save(self._settings.checkpoint, checkpoint, sync=sync)
 
     def _sweep(self) -> None:
-        # At once: tenants without a process ended while we were away.
+        # At once: of what happened while we were away nobody tells us.
         pause_s = 0.0
         while not self._stop.wait(pause_s):
             pause_s = self._tempo.sweep_s
             try:
                 self.starts.sweep()
+                self.orphans.sweep()
             except HarpError as error:
                 self.counts.failed(Part.SWEEP)
                 _log.warning("sweep_failed", reason=error.message)
             except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all
                 self.counts.failed(Part.SWEEP)
                 _log.exception("sweep_broken")
+
+    def _hint(self, size: int) -> tuple[int, ...]:
+        """What the extender has promised to whoever kubelet asks for; see hint.py."""
+        if len(self._slots.gpus) == 1:
+            return ()
+        try:
+            waiting = self._others.pods.here(pending=True)
+        except DaemonUnreachable as error:
+            self.counts.failed(Part.HINT)
+            _log.warning("hint_not_read", reason=error.message)
+            return ()
+        served = {grant.owner for grant in self.starts.living() if grant.owner is not None}
+        return hinted(self._slots, size, waiting, served, self._settings.node)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._tempo.edits_s):
+            try:
+                self.edits.look()
+            except HarpError as error:
+                self.counts.failed(Part.EDITS)
+                _log.warning("edits_failed", reason=error.message)
+            except Exception:  # noqa: BLE001 - one odd pod may not end the look at all
+                self.counts.failed(Part.EDITS)
+                _log.exception("edits_broken")
 
     def _look_after(self) -> None:
         due_s = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -113,6 +113,7 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
         answer: (UUIDs, grant id) -> what the container gets.
         starter: of containers.
         counts: what is counted of the calls.
+        hint: size -> GPUs that the container was promised, as places.
     """
 
     def __init__(
@@ -124,12 +125,14 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
         answer: Callable[[Sequence[str], str], Answer],
         starter: Starter,
         counts: Counts | None = None,
+        hint: Callable[[int], Collection[int]] = lambda _: (),
     ) -> None:
         self._slots = slots
         self._listing = listing
         self._chooser = chooser
         self._answer = answer
         self._starter = starter
+        self._hint = hint
         #: most free slots of one GPU when kubelet last asked what to choose; it asks right before
         #: Allocate and admits one pod at a time, so a refusal can say what would have fitted
         self._largest_free: int | None = None
@@ -169,7 +172,10 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
         reply = pb.PreferredAllocationResponse()
         for one in request.container_requests:
             available, must = one.available_deviceIDs, one.must_include_deviceIDs
-            ids = prefer(self._slots, available, must, one.allocation_size, self._chooser)
+            size = one.allocation_size
+            # What an init container had is given on: there is nothing to choose.
+            hint = () if must else self._hint(size)
+            ids = prefer(self._slots, available, must, size, self._chooser, hint=hint)
             self._largest_free = _largest_free(self._slots, available)
             reply.container_responses.add(deviceIDs=ids)
             self._counts.add(families.PLUGIN_PREFERRED)

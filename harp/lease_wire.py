@@ -17,6 +17,7 @@ from harp.errors import ArbiterError
 __all__ = [
     "ALIASES",
     "ALL_DEVICES",
+    "ANY_UID",
     "GRANT_NO_GANG",
     "GRANT_OVERSUBSCRIBE",
     "GRANULE_BYTES",
@@ -44,6 +45,8 @@ NAME_BYTES = 64
 TIME_LANES = 2
 GRANULE_BYTES = 2 << 20
 ALL_DEVICES = 0xFFFFFFFF
+#: of a tenant whose clients are of any uid
+ANY_UID = 0xFFFFFFFF
 
 _LAYOUT = struct.Struct("=HH5IiI4I16Q16s64s")
 

@@ -110,6 +110,9 @@ class Tenant:
     created_s: float  #: wall clock, seconds since the epoch
     suspended: bool = False  #: its device memory lies on the host, or is on its way
     for_root: bool = False  #: root made it for processes of `uid`; they may not change it
+    any_uid: bool = False  #: a container's, made by root: its processes are of any uid
+    held: bool = False  #: lives until it is removed, whatever its processes do; no root_pid
+    labels: tuple[tuple[str, str], ...] = ()  #: (name, value), by name: what it is, for metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ __all__ = [
     "all_procs",
     "container_of",
     "environ_of",
+    "has_mounted",
     "may_have_environ",
     "name_of",
     "read",
@@ -83,6 +84,18 @@ def environ_of(pid: int, name: str) -> str | None:
         if entry.startswith(prefix):
             return os.fsdecode(entry.removeprefix(prefix))
     return None
+
+
+def has_mounted(pid: int, folder: str, inside: str = "opt/harp/grant") -> bool:
+    """Whether a process sees a folder of ours at the place where containers have their grant.
+
+    Unlike its environment that is nothing a process could write. Only root gets to see it.
+    """
+    try:
+        theirs, ours = (_PROC / str(pid) / "root" / inside).stat(), Path(folder).stat()
+    except OSError:
+        return False
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def may_have_environ(process: Path) -> bool:

@@ -135,7 +135,7 @@ def _tenant_rows(table: Table, tenant: pb.Tenant, by_uuid: dict[str, pb.Device])
     )
     limit = short_size(tenant.mem_limit_bytes)
     if not tenant.clients:
-        state = "no GPU use yet" if tenant.root_alive else "ended"
+        state = "no GPU use yet" if tenant.root_alive or tenant.held else "ended"
         table.add_row(*head, str(tenant.root_pid), "", f"-/{limit}", state)
     for client in tenant.clients:
         table.add_row(

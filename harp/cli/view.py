@@ -72,6 +72,8 @@ def tenant_json(tenant: pb.Tenant, devices: dict[str, pb.Device]) -> dict[str, o
         "uid": tenant.uid,
         "pid": tenant.root_pid,
         "root_alive": tenant.root_alive,
+        "held": tenant.held,
+        "labels": dict(sorted(tenant.labels.items())),
         "gpu": held[0].index if held else None,
         "gpus": [d.index for d in held],
         "device_uuid": tenant.device_uuid,

@@ -121,6 +121,9 @@ class Answers:
             grant_dir=tenant.grant_dir,
             uses=uses,
             suspended=tenant.suspended,
+            any_uid=tenant.any_uid,
+            held=tenant.held,
+            labels=dict(tenant.labels),
             host_bytes=sum(u.leased_bytes for u in uses) if tenant.suspended else 0,
             clients=[
                 pb.Client(

@@ -18,7 +18,7 @@ from harp.daemon.link import ArbiterLink, deaf_socket, listening_socket
 from harp.daemon.picture import ArbiterTenant, Picture, parse
 from harp.errors import ArbiterError, DeviceBusy
 from harp.lease_admin import ArbiterRefused
-from harp.lease_wire import ALL_DEVICES, GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, Msg, Op
+from harp.lease_wire import ALL_DEVICES, ANY_UID, GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, Msg, Op
 from harp.model import Device, Limits, Policy, Tenant, TenantClass, uuid_bytes
 
 __all__ = ["Arbiter", "as_tenant"]
@@ -140,7 +140,8 @@ class Arbiter:
         if not any(uuid in self.devices for uuid in tenant.device_uuids):
             return False
         if tenant.tenant_id not in self._listening:
-            sock = listening_socket(Path(tenant.grant_dir) / "arbiter.sock", tenant.uid)
+            path = Path(tenant.grant_dir) / "arbiter.sock"
+            sock = listening_socket(path, tenant.uid, for_all=tenant.any_uid)
             if sock is None:
                 return False
             self._listening[tenant.tenant_id] = sock.detach()
@@ -218,7 +219,8 @@ class Arbiter:
 
 
 def _known(tenant: Tenant) -> Msg:
-    return Msg(op=Op.ADD_TENANT, tenant=tenant.tenant_id, uid=tenant.uid, text=tenant.name)
+    uid = ANY_UID if tenant.any_uid else tenant.uid
+    return Msg(op=Op.ADD_TENANT, tenant=tenant.tenant_id, uid=uid, text=tenant.name)
 
 
 def _busy(device: Device, error: ArbiterRefused) -> ArbiterError | DeviceBusy:
@@ -235,10 +237,11 @@ def _busy(device: Device, error: ArbiterRefused) -> ArbiterError | DeviceBusy:
 
 def as_tenant(found: ArbiterTenant) -> Tenant:
     """A tenant whose row the store lost."""
+    uid = 0 if found.uid == ANY_UID else found.uid
     return Tenant(
         tenant_id=found.tenant_id,
         name=found.name,
-        uid=found.uid,
+        uid=uid,
         root_pid=0,
         root_start=0,
         grant_dir="",
@@ -256,5 +259,6 @@ def as_tenant(found: ArbiterTenant) -> Tenant:
         created_s=time.time(),
         # Root may have made it for a lease, whose user must not become its owner by our loss. A
         # plain user's own is root's to end then, and ends with its clients.
-        for_root=os.geteuid() == 0 and found.uid != 0,
+        for_root=os.geteuid() == 0 and uid != 0,
+        any_uid=found.uid == ANY_UID,
     )

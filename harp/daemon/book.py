@@ -39,6 +39,7 @@ from harp.errors import (
     UnknownTenant,
 )
 from harp.grants import Promise, admit, choose, memory_left, promised_ppm, select, shrinks
+from harp.lease_wire import ANY_UID
 from harp.metrics import Totals
 from harp.model import Device, Limits, Tenant
 from harp.procs import read
@@ -301,9 +302,9 @@ class Book:
 
     async def _create(self, wish: Wish, listening: int) -> Tenant:
         taken = {t.name for t in self.tenants.values()}
-        name = tenant_name(wish.name, wish.program, wish.root_pid, taken)
-        root = read(wish.root_pid)
-        if root is None or root.zombie:
+        name = tenant_name(wish.name, wish.program, wish.root_pid, taken, container=wish.held)
+        root = None if wish.held else read(wish.root_pid)
+        if not wish.held and (root is None or root.zombie):
             raise ConfigError(f"process {wish.root_pid} is gone")
         check_user(wish, self.tenants.values(), self._tenants_per_user)
         picture = await self.look()
@@ -317,17 +318,22 @@ class Book:
         else:
             chosen = (choose(devices, promises, asked, self._overcommit_ratio),)
         tenant = Tenant(
-            tenant_id=await self._arbiter.add(name, wish.uid, listening),
+            tenant_id=await self._arbiter.add(
+                name, ANY_UID if wish.any_uid else wish.uid, listening
+            ),
             name=name,
             uid=wish.uid,
-            root_pid=wish.root_pid,
-            root_start=root.start,
+            root_pid=wish.root_pid if root else 0,
+            root_start=root.start if root else 0,
             grant_dir=wish.grant_dir,
             device_uuids=tuple(d.uuid for d in chosen),
             limits=wish.limits,
             policy=wish.policy,
             created_s=time.time(),
             for_root=wish.for_root,
+            any_uid=wish.any_uid,
+            held=wish.held,
+            labels=wish.labels,
         )
         try:
             await self._arbiter.grant(tenant)

@@ -17,7 +17,7 @@ from harp.daemon.picture import Picture
 from harp.daemon.watch import Lineage, Sight, attribute, confirm
 from harp.discovery import ProcessUse
 from harp.model import ClientState, Policy, Tenant, Uncovered
-from harp.procs import Proc, container_of, environ_of, name_of, send_signal
+from harp.procs import Proc, container_of, environ_of, has_mounted, name_of, send_signal
 
 __all__ = ["Evaders", "belongs", "end"]
 
@@ -82,6 +82,7 @@ class Evaders:
                 self.lineage,
                 environ_of=environ_of,
                 own_cgroup=container_of,
+                has_mounted=has_mounted,
             )
             return tenant.tenant_id if tenant else None
 
@@ -96,6 +97,7 @@ class Evaders:
             self.lineage,
             environ_of=environ_of,
             own_cgroup=container_of,
+            has_mounted=has_mounted,
         )
         action = _act(tenant, sight) if tenant else "seen"
         self.uncovered_total += 1

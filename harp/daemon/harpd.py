@@ -275,9 +275,12 @@ class Harpd:
     ) -> None:
         """A tenant ends when its root process and all its clients are gone and nothing drains.
 
-        Processes that outlive the root and may still make a context keep it as well.
+        Processes that outlive the root and may still make a context keep it as well. One that is
+        held ends when it is removed.
         """
         for tenant in list(self._book.tenants.values()):
+            if tenant.held:
+                continue
             root = procs.get(tenant.root_pid)
             if root is not None and root.start == tenant.root_start and not root.zombie:
                 continue

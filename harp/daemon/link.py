@@ -209,11 +209,16 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def listening_socket(path: Path, uid: int) -> socket.socket | None:
+def listening_socket(path: Path, uid: int, *, for_all: bool = False) -> socket.socket | None:
     """Bind a tenant's socket anew, for an arbiter that came while nobody had the old one open.
 
     In another user's folder only root can. The folder stays the one that was looked at, whatever
     its owner does to the path, and nothing in it is opened, followed or given away.
+
+    Args:
+        path: where.
+        uid: whose folder it is.
+        for_all: any uid may connect that gets there.
 
     Returns:
         None if the folder is not the tenant's (any more): then its clients cannot come back.
@@ -226,7 +231,8 @@ def listening_socket(path: Path, uid: int) -> socket.socket | None:
         if os.fstat(folder).st_uid != uid or os.geteuid() not in (uid, 0):
             return None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        before = os.umask(0 if uid != os.geteuid() else 0o077)  # the folder's mode keeps others out
+        # The folder's mode keeps others out, or the mode of the one around it.
+        before = os.umask(0 if for_all or uid != os.geteuid() else 0o077)
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path.name, dir_fd=folder)

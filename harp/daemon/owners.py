@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a tenant is. Root may make one for processes of another uid: then it stays root's.
+"""Whose a tenant is. Root may make one for processes of another uid, or of any: it stays root's.
 
 Such a uid is nobody's of this host but of programs that came from elsewhere (`harp remote serve`):
-what they could do as its owner would be to lift their own limits, or to take what is left.
+what they could do as its owner would be to lift their own limits, or to take what is left. A
+container's processes are of any uid: who they are, their grant folder says, which nobody else sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from harp.errors import NotOwner, QuotaExceeded
+from harp.errors import ConfigError, NotOwner, QuotaExceeded
 from harp.model import Limits, Policy, Tenant
 
-__all__ = ["Wish", "check_owner", "check_user"]
+__all__ = ["Wish", "check_container", "check_owner", "check_user"]
+
+_LABEL = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_LABELS_MAX = 8
+_VALUE_CHARS = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,10 @@ class Wish:
     policy: Policy
     root_pid: int
     grant_dir: str
-    for_root: bool = False  #: see Tenant
+    for_root: bool = False  #: this and the rest: see Tenant
+    any_uid: bool = False
+    held: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 def check_owner(tenant: Tenant, uid: int) -> None:
@@ -55,16 +66,68 @@ def check_user(wish: Wish, tenants: Iterable[Tenant], most: int) -> None:
     owner = _owner(wish)
     held = 0
     for tenant in tenants:
-        held += _owner(tenant) == owner
+        held += _owner(tenant) == owner and not tenant.held
         if tenant.for_root and tenant.uid == owner:
             raise NotOwner(
                 f"uid {owner} is that of tenant {tenant.name}'s processes: it makes no tenants",
                 "users of this host do",
             )
-    if held >= most:
+    # Of containers a node has as many as it has; it is not one user who takes all there is.
+    if held >= most and not wish.held:
         raise QuotaExceeded(
             f"uid {owner} has {held} tenants, the most one user may have",
             "wait for one to end, or let the daemon's owner raise admission.tenants_per_user",
+        )
+
+
+def check_container(uid: int, harpd_uid: int, wish: Wish) -> None:
+    """Whether a tenant may be as containers' are: of any uid, held, with labels.
+
+    Args:
+        uid: who asks.
+        harpd_uid: whose harpd is asked.
+        wish: what for.
+
+    Raises:
+        NotOwner: root alone may ask, and only harpd of root.
+        ConfigError: others than its processes could reach its socket; a label is none.
+    """
+    whats = {"of any uid": wish.any_uid, "that is held": wish.held, "with labels": wish.labels}
+    what = next((word for word, asked in whats.items() if asked), "")
+    if not what:
+        return
+    if uid != 0:
+        raise NotOwner(f"uid {uid} asks for a tenant {what}, which only root may", "use `harp run`")
+    if harpd_uid != 0:
+        raise NotOwner(f"harpd of uid {harpd_uid} makes no tenant {what}", "ask harpd of root")
+    _check_labels(dict(wish.labels))
+    if wish.any_uid:
+        if wish.for_root:
+            raise ConfigError("a tenant is of one uid or of any", "leave for_uid out")
+        _check_folder(Path(wish.grant_dir))
+
+
+def _check_folder(folder: Path) -> None:
+    for path, closed in ((folder, 0o022), (folder.parent, 0o077)):
+        try:
+            found = path.lstat()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be looked at: {error}", "make it first") from error
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & closed:
+            raise ConfigError(
+                f"{path} does not keep others from the socket of a tenant of any uid",
+                "the grant's folder is root's and others may not write to it; the one around it is"
+                " root's, mode 0700",
+            )
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    odd = [n for n, v in labels.items() if not _LABEL.fullmatch(n) or len(v) > _VALUE_CHARS]
+    if odd or len(labels) > _LABELS_MAX:
+        raise ConfigError(
+            f"no labels of a tenant: {', '.join(odd) or len(labels)}",
+            f"at most {_LABELS_MAX}; names of small letters, digits and _, values of at most"
+            f" {_VALUE_CHARS} characters",
         )
 
 

@@ -20,7 +20,7 @@ from harp.daemon.book import Book
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.metrics import Reporter
-from harp.daemon.owners import Wish, check_owner
+from harp.daemon.owners import Wish, check_container, check_owner
 from harp.daemon.suspend import Suspender
 from harp.errors import ArbiterError, ConfigError, DaemonError, NotOwner, Unauthenticated
 from harp.lease_wire import GRANULE_BYTES
@@ -179,29 +179,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
         deposit = self._auth.redeem(request.ticket)
         if deposit is None:
             raise ConfigError("the ticket is unknown or too old", "use `harp run`")
-        wish = Wish(
-            name=request.name,
-            program=request.program,
-            uid=request.for_uid or uid,
-            gpu=request.gpu,
-            limits=_limits(
-                request.mem_limit_bytes,
-                request.share_ppm,
-                request.limit_ppm,
-                TenantClass(request.tenant_class),
-                gang=not request.no_gang,
-                host_bytes=request.host_limit_bytes,
-                oversubscribe=request.oversubscribe,
-            ),
-            policy=_policy(request.policy, self._default_policy),
-            root_pid=request.root_pid,
-            grant_dir=request.grant_dir,
-            for_root=request.for_uid != 0,
-        )
-        if problem := _stranger(deposit, uid, request.root_pid, request.for_uid):
-            os.close(deposit.fd)
-            raise NotOwner(problem)
         try:
+            wish = _wish(request, uid, self._default_policy)
+            _check_caller(deposit, uid, request.root_pid, request.for_uid)
+            check_container(uid, os.geteuid(), wish)
             await self._harpd.make_room()
         except BaseException:
             os.close(deposit.fd)
@@ -286,6 +267,31 @@ class ControlService(control_pb2_grpc.ControlServicer):
         return pb.StopReply()
 
 
+def _wish(request: pb.CreateTenantRequest, uid: int, default: Policy) -> Wish:
+    return Wish(
+        name=request.name,
+        program=request.program,
+        uid=request.for_uid or uid,
+        gpu=request.gpu,
+        limits=_limits(
+            request.mem_limit_bytes,
+            request.share_ppm,
+            request.limit_ppm,
+            TenantClass(request.tenant_class),
+            gang=not request.no_gang,
+            host_bytes=request.host_limit_bytes,
+            oversubscribe=request.oversubscribe,
+        ),
+        policy=_policy(request.policy, default),
+        root_pid=request.root_pid,
+        grant_dir=request.grant_dir,
+        for_root=request.for_uid != 0,
+        any_uid=request.any_uid,
+        held=request.held,
+        labels=tuple(sorted(request.labels.items())),
+    )
+
+
 def _limits(
     mem_bytes: int,
     share_ppm: int,
@@ -315,12 +321,15 @@ def _policy(value: pb.Policy.ValueType, default: Policy) -> Policy:
     return next((ours for ours, theirs in POLICIES.items() if theirs == value), default)
 
 
-def _stranger(deposit: Deposit, uid: int, root_pid: int, for_uid: int) -> str:
-    """Why a ticket is not for this caller; "" if it is."""
+def _check_caller(deposit: Deposit, uid: int, root_pid: int, for_uid: int) -> None:
+    """Whether a ticket, a root process and a uid are this caller's to name.
+
+    Raises:
+        NotOwner: not all of them.
+    """
     if uid and for_uid:
-        return f"uid {uid} asks for a tenant of uid {for_uid}, which only root may"
+        raise NotOwner(f"uid {uid} asks for a tenant of uid {for_uid}, which only root may")
     if deposit.caller.uid != uid:
-        return f"the ticket belongs to uid {deposit.caller.uid}, not {uid}"
+        raise NotOwner(f"the ticket belongs to uid {deposit.caller.uid}, not {uid}")
     if uid and deposit.caller.pid != root_pid:
-        return f"process {root_pid} is not the one that asks ({deposit.caller.pid})"
-    return ""
+        raise NotOwner(f"process {root_pid} is not the one that asks ({deposit.caller.pid})")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 
@@ -43,6 +44,12 @@ _MIGRATIONS = (
     ),
     # Tenants that root makes for processes of another uid.
     ("ALTER TABLE tenant ADD COLUMN for_root INTEGER NOT NULL DEFAULT 0",),
+    # Containers' tenants (labels: JSON).
+    (
+        "ALTER TABLE tenant ADD COLUMN any_uid INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE tenant ADD COLUMN held INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE tenant ADD COLUMN labels TEXT NOT NULL DEFAULT '{}'",
+    ),
 )
 
 
@@ -110,6 +117,9 @@ class Store:
             "oversubscribe": int(limits.oversubscribe),
             "suspended": int(tenant.suspended),
             "for_root": int(tenant.for_root),
+            "any_uid": int(tenant.any_uid),
+            "held": int(tenant.held),
+            "labels": json.dumps(dict(tenant.labels)),
         }
         self._put("tenant", row)
 
@@ -171,4 +181,7 @@ def _tenant(row: sqlite3.Row) -> Tenant:
         created_s=row["created_s"],
         suspended=bool(row["suspended"]),
         for_root=bool(row["for_root"]),
+        any_uid=bool(row["any_uid"]),
+        held=bool(row["held"]),
+        labels=tuple(sorted(json.loads(row["labels"]).items())),
     )

@@ -6,6 +6,7 @@ sees every process that has a context, so what is on a device and not in the arb
 UNCOVERED. It belongs to a tenant by the first of these that holds, each for processes of the
 tenant's own uid only (root's tenant: of any uid):
     ancestry  it, or an ancestor of it, was once seen below the tenant's root process
+    mount     a container's: the tenant's grant folder is mounted where containers have theirs
     environ   it started with the tenant's HARP_GRANT
     session   its session's leader is the tenant's root process
     cgroup    its control group is one that the tenant's root process has for itself
@@ -94,6 +95,7 @@ def attribute(
     *,
     environ_of: Callable[[int, str], str | None],
     own_cgroup: Callable[[int], str],
+    has_mounted: Callable[[int, str], bool],
 ) -> tuple[Tenant | None, str]:
     """Whose process it is.
 
@@ -104,6 +106,7 @@ def attribute(
         lineage: updated with a view that contains `proc`.
         environ_of: reads a variable of a process's environment.
         own_cgroup: a process's control group, "" for one that everybody is in.
+        has_mounted: whether a process sees a folder of ours where containers see their grant.
 
     Returns:
         The tenant and the evidence, or (None, "").
@@ -112,12 +115,14 @@ def attribute(
     descends = lineage.tenant_of(proc)
     grant = environ_of(proc.pid, "HARP_GRANT")
     cgroup = own_cgroup(proc.pid)
-    for evidence, holds in (
+    evidences: tuple[tuple[str, Callable[[Tenant], bool]], ...] = (
         ("ancestry", lambda t: t.tenant_id == descends),
+        ("mount", lambda t: t.any_uid and has_mounted(proc.pid, t.grant_dir)),
         ("environ", lambda t: bool(grant) and t.grant_dir == grant),
         ("session", lambda t: bool(t.root_pid) and t.root_pid == proc.session),
         ("cgroup", lambda t: bool(cgroup) and own_cgroup(t.root_pid) == cgroup),
-    ):
+    )
+    for evidence, holds in evidences:
         for tenant in mine:
             if holds(tenant):
                 return tenant, evidence

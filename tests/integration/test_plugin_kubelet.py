@@ -38,7 +38,7 @@ def test_a_pod_gets_its_part_of_one_gpu(world: World) -> None:
     folder = world.settings.grants / grant.id
     assert mounts["/opt/harp/grant"] == (str(folder), True)
     assert mounts["/opt/harp/shim"] == (str(world.hardware.shim), True)
-    assert mounts["/dev/shm/soft"] == ("/dev/shm/soft", False)
+    assert mounts["/opt/harp/soft"] == ("/dev/shm/soft", False)
     for library in world.settings.library_dirs:
         for name in ("libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1"):
             host = name if name.endswith(".1") else f"{name}.1"
@@ -49,7 +49,7 @@ def test_a_pod_gets_its_part_of_one_gpu(world: World) -> None:
     assert env["HARP_CUDA_REAL"] == "/opt/harp/driver/libcuda.so.1"
     assert env["CUDA_VISIBLE_DEVICES"] == grant.uuids[0]
     assert env["NVIDIA_VISIBLE_DEVICES"] == "void"
-    assert env["HARP_SOFT_DIR"] == "/dev/shm/soft"
+    assert env["HARP_SOFT_DIR"] == "/opt/harp/soft"
     assert "LD_LIBRARY_PATH" not in env
 
 

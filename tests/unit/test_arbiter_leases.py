@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from arbiter_core import CLOSE, DEAD, EVENT, GRANULE, MS, SECOND, WATCHED, Core, Msg, ops, sends
 
-from harp.lease_wire import Deny, Op
+from harp.lease_wire import ANY_UID, Deny, Op
 
 CAPACITY = 100 * GRANULE
 
@@ -333,6 +333,17 @@ def test_foreign_uid_is_refused_and_root_is_not(core: Core) -> None:
     tenant = core.add_tenant()
     assert core.join(tenant, uid=1001) == 0
     assert core.join(tenant, uid=0) != 0
+
+
+def test_a_tenant_of_any_uid_is_joined_by_any(core: Core) -> None:
+    tenant = core.admin(Op.ADD_TENANT, uid=ANY_UID).tenant
+    core.set_tenant(tenant, limit=4 * GRANULE)
+    clients = [core.join(tenant, pid=100 + uid % 97, uid=uid) for uid in (0, 1, 1000, 65534)]
+    assert all(clients)
+    for client in clients:  # one limit for all of them
+        assert ops(core.lease(client, GRANULE), client) == [Op.MEM_GRANT]
+    assert [m.uid for m in core.snapshot() if m.op == Op.SNAP_TENANT] == [ANY_UID]
+    assert core.join(core.add_tenant(), uid=1) == 0
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from harp.daemon.service import ControlService
 from harp.daemon.store import Store
 from harp.errors import ArbiterError, ConfigError, NoDevice, QuotaExceeded
 from harp.lease_admin import ArbiterRefused
-from harp.lease_wire import GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, Msg, Op
+from harp.lease_wire import ANY_UID, GRANT_NO_GANG, GRANT_OVERSUBSCRIBE, Msg, Op
 from harp.model import Device, DeviceKind, Limits, Policy, Tenant, TenantClass, Use
 
 GIB = 1 << 30
@@ -302,6 +302,33 @@ def test_a_tenant_that_stands_is_told_of_though_the_arbiter_went(
         reply = await service._create_tenant(request, 0)
         assert reply.tenant.name == "t"
         assert [t.name for t in book.tenants.values()] == ["t"]
+
+    do(desk, steps)
+
+
+def test_a_containers_tenant_needs_no_process_and_is_of_any_uid(desk: Desk) -> None:
+    name, labels = "ns/web-0/main", (("container", "main"), ("namespace", "ns"), ("pod", "web-0"))
+    asked = replace(wish("0"), name=name, uid=0, root_pid=0, any_uid=True, held=True, labels=labels)
+
+    async def steps(book: Book) -> None:
+        tenant = await book.create(asked, listening())
+        assert (tenant.root_pid, tenant.root_start, tenant.uid) == (0, 0, 0)
+        assert desk.arbiter.tenants[tenant.tenant_id].uid == ANY_UID
+        assert book.by_name(name) is tenant
+        after = desk.new_book()
+        await after.announce_devices(DEVICES)
+        await after.recover()
+        assert after.tenants == {tenant.tenant_id: tenant}
+        after.close()
+        desk.store.remove(tenant.tenant_id)  # lost: the arbiter's word is left
+        after = desk.new_book()
+        await after.announce_devices(DEVICES)
+        await after.recover()
+        found = after.tenants[tenant.tenant_id]
+        assert (found.name, found.uid, found.any_uid, found.for_root) == (name, 0, True, False)
+        after.close()
+        with pytest.raises(ConfigError, match="is gone"):
+            await book.create(replace(asked, name="other", held=False), listening())
 
     do(desk, steps)
 

@@ -75,6 +75,21 @@ def test_a_tenant_is_kept_by_processes_of_its_own_user_alone(
         assert harpd._survivors(tenant, {pid: Proc(pid, 1, 1, 6, zombie=False)}) is kept
 
 
+def test_a_tenant_that_is_held_ends_when_it_is_removed_alone() -> None:
+    """A container has no process before it starts, and none between two runs."""
+    ended = []
+
+    async def remove(tenant: Any, reason: str) -> None:
+        ended.append((tenant.tenant_id, reason))
+
+    job = SimpleNamespace(tenant_id=1, root_pid=0, root_start=0, grant_dir="", held=False)
+    tenants = {1: job, 2: SimpleNamespace(**{**vars(job), "tenant_id": 2, "held": True})}
+    book = cast("Any", SimpleNamespace(tenants=tenants, remove=remove))
+    harpd = Harpd(Config(), book, _NOTHING, _NOTHING, _NOTHING)
+    asyncio.run(harpd._end_tenants(Picture(), {}, keep_draining=True))
+    assert ended == [(1, "ended")]
+
+
 def _died(client: int) -> Msg:
     return Msg(op=Op.EVENT_CLIENT, client=client, d=ClientState.DRAINING.value)
 

@@ -104,6 +104,7 @@ PLUGIN_PURE = (
     "device_plugin.answer",
     "device_plugin.book",
     "device_plugin.health",
+    "device_plugin.hint",
     "device_plugin.identity",
     "device_plugin.registration",
     "device_plugin.slots",

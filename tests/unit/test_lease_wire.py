@@ -82,6 +82,7 @@ def _order() -> list[str]:
 
 def test_constants_are_the_headers() -> None:
     assert f"HARP_LEASE_VERSION {lease_wire.VERSION}u" in HEADER
+    assert f"HARP_ANY_UID      {lease_wire.ANY_UID:#x}u" in HEADER
     assert re.search(rf"HARP_MSG_BYTES\s+{lease_wire.MSG_BYTES}u", HEADER)
     assert re.search(rf"HARP_NAME_BYTES\s+{lease_wire.NAME_BYTES}u", HEADER)
     assert len(Msg(op=Op.HELLO).pack()) == lease_wire.MSG_BYTES

@@ -19,6 +19,26 @@ def test_what_is_no_name_is_refused(name: str) -> None:
         tenant_name(name, "python", 7, set())
 
 
+def test_a_containers_name_has_three_parts() -> None:
+    name = "team-a/web-0.x/main"
+    assert tenant_name(name, "pod", 0, set(), container=True) == name
+    longest = "/".join(("n" * 63, "p" * 253, "c" * 63))
+    assert tenant_name(longest, "pod", 0, set(), container=True) == longest
+    with pytest.raises(TenantExists):
+        tenant_name(name, "pod", 0, {name}, container=True)
+
+
+@pytest.mark.parametrize("name", ["a/b", "a/b/c/d", "/b/c", "a//c", "a/../c", "A/b/c", "a/b/c\n"])
+def test_what_is_no_containers_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="is no tenant name"):
+        tenant_name(name, "pod", 0, set(), container=True)
+
+
+def test_only_a_container_is_called_so() -> None:
+    with pytest.raises(ConfigError, match="is no tenant name"):
+        tenant_name("a/b/c", "pod", 0, set())
+
+
 def test_a_name_that_lives_is_refused() -> None:
     with pytest.raises(TenantExists, match="runs already"):
         tenant_name("a", "python", 7, {"a"})

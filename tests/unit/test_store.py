@@ -35,6 +35,9 @@ TENANT = Tenant(
     policy=Policy.KILL,
     created_s=1.5,
     for_root=True,
+    any_uid=True,
+    held=True,
+    labels=(("namespace", "ns"), ("pod", "web-0")),
 )
 
 
@@ -80,7 +83,15 @@ def test_a_store_of_the_first_release_is_read_and_goes_on(tmp_path: Path) -> Non
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(_VERSION_0)
     limits = replace(TENANT.limits, gang=True, host_bytes=0, oversubscribe=False)
-    before = replace(TENANT, device_uuids=("GPU-1",), limits=limits, for_root=False)
+    before = replace(
+        TENANT,
+        device_uuids=("GPU-1",),
+        limits=limits,
+        for_root=False,
+        any_uid=False,
+        held=False,
+        labels=(),
+    )
     for _ in range(2):  # the second time there is nothing to migrate
         store = Store(path)
         assert store.tenants() == [before]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harp.daemon.watch import Lineage, Sight, attribute, confirm
 from harp.model import Limits, Policy, Tenant
 from harp.procs import Proc
@@ -38,6 +40,7 @@ def whose(
     uid: int = 1000,
     grant: str | None = None,
     cgroups: dict[int, str] | None = None,
+    mounted: str = "",
 ) -> tuple[str | None, str]:
     found, evidence = attribute(
         one,
@@ -46,6 +49,7 @@ def whose(
         lineage,
         environ_of=lambda _pid, _name: grant,
         own_cgroup=lambda pid: (cgroups or {}).get(pid, ""),
+        has_mounted=lambda _pid, folder: folder == mounted,
     )
     return (found.name if found else None), evidence
 
@@ -142,6 +146,16 @@ def test_environment_session_and_container_are_evidence_too() -> None:
     cgroups = {7: "/docker/abc", 200: "/docker/abc", 100: ""}
     assert whose(proc(7), lineage, one, two, cgroups=cgroups) == ("t2", "cgroup")
     assert whose(proc(7), lineage, one, two) == (None, "")
+
+
+def test_a_containers_process_is_known_by_the_grant_it_has_mounted() -> None:
+    """Whatever its user, and whatever is left of its environment."""
+    one, two = (replace(tenant(n, 0, uid=0, start=0), any_uid=True) for n in (1, 2))
+    assert whose(proc(7), Lineage(), one, two, uid=70_000, mounted=two.grant_dir) == ("t2", "mount")
+    told = whose(proc(7), Lineage(), one, two, grant="/opt/harp/grant", mounted=two.grant_dir)
+    assert told == ("t2", "mount")
+    job = tenant(1, uid=0)
+    assert whose(proc(7), Lineage(), job, mounted=job.grant_dir) == (None, "")
 
 
 def test_another_users_process_is_never_attributed_except_to_roots_tenant() -> None:

@@ -432,6 +432,22 @@ class Tenant(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     TENANT_ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     UID_FIELD_NUMBER: builtins.int
@@ -470,6 +486,9 @@ class Tenant(google.protobuf.message.Message):
     OVERSUBSCRIBE_FIELD_NUMBER: builtins.int
     SUSPENDED_FIELD_NUMBER: builtins.int
     HOST_BYTES_FIELD_NUMBER: builtins.int
+    ANY_UID_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
     tenant_id: builtins.int
     """the arbiter's number"""
     name: builtins.str
@@ -540,6 +559,10 @@ class Tenant(google.protobuf.message.Message):
     """its device memory lies on the host, or is on its way"""
     host_bytes: builtins.int
     """of leased_bytes, what lies on the host"""
+    any_uid: builtins.bool
+    """its processes are of any uid: a container's"""
+    held: builtins.bool
+    """it lives until it is removed"""
     @property
     def clients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Client]:
         """its processes"""
@@ -551,6 +574,10 @@ class Tenant(google.protobuf.message.Message):
     @property
     def uses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceUse]:
         """by device, in the order of device_uuids"""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """as given when it was made"""
 
     def __init__(
         self,
@@ -593,8 +620,11 @@ class Tenant(google.protobuf.message.Message):
         oversubscribe: builtins.bool = ...,
         suspended: builtins.bool = ...,
         host_bytes: builtins.int = ...,
+        any_uid: builtins.bool = ...,
+        held: builtins.bool = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["charged_bytes", b"charged_bytes", "clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "host_bytes", b"host_bytes", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "oversubscribe", b"oversubscribe", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "suspended", b"suspended", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["any_uid", b"any_uid", "charged_bytes", b"charged_bytes", "clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "held", b"held", "host_bytes", b"host_bytes", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "labels", b"labels", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "oversubscribe", b"oversubscribe", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "suspended", b"suspended", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
 
 global___Tenant = Tenant
 
@@ -786,6 +816,22 @@ global___GetStateReply = GetStateReply
 class CreateTenantRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NAME_FIELD_NUMBER: builtins.int
     GPU_FIELD_NUMBER: builtins.int
     MEM_LIMIT_BYTES_FIELD_NUMBER: builtins.int
@@ -801,10 +847,15 @@ class CreateTenantRequest(google.protobuf.message.Message):
     HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     OVERSUBSCRIBE_FIELD_NUMBER: builtins.int
     FOR_UID_FIELD_NUMBER: builtins.int
+    ANY_UID_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """empty: made from the program's name"""
+    """empty: made from the program's name; a held tenant's may be that of a"""
     gpu: builtins.str
-    """indices or UUIDs, comma separated: all of them, or none is granted;"""
+    """container, namespace/pod/container
+    indices or UUIDs, comma separated: all of them, or none is granted;
+    """
     mem_limit_bytes: builtins.int
     """empty: one device, of those that can take the grant the freest
     on each device; 0: no limit
@@ -833,6 +884,19 @@ class CreateTenantRequest(google.protobuf.message.Message):
     """its memory may leave a device while others have it"""
     for_uid: builtins.int
     """the uid of its processes, where that is not the caller's; only root"""
+    any_uid: builtins.bool
+    """may say so, and only root may change such a tenant
+    Containers. Root alone may ask for what follows, and only a harpd of root's does it.
+    its processes are of any uid: who sees grant_dir is its process. The
+    """
+    held: builtins.bool
+    """folder is root's, and so is the one around it, closed to others
+    it lives until it is removed, whatever its processes do; no root_pid
+    """
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """what it is, for metrics; names as Prometheus takes them"""
+
     def __init__(
         self,
         *,
@@ -851,8 +915,11 @@ class CreateTenantRequest(google.protobuf.message.Message):
         host_limit_bytes: builtins.int = ...,
         oversubscribe: builtins.bool = ...,
         for_uid: builtins.int = ...,
+        any_uid: builtins.bool = ...,
+        held: builtins.bool = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["for_uid", b"for_uid", "gpu", b"gpu", "grant_dir", b"grant_dir", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["any_uid", b"any_uid", "for_uid", b"for_uid", "gpu", b"gpu", "grant_dir", b"grant_dir", "held", b"held", "host_limit_bytes", b"host_limit_bytes", "labels", b"labels", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
 
 global___CreateTenantRequest = CreateTenantRequest
 

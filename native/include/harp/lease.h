@@ -16,7 +16,8 @@
  * logged once; one that harpd asks is answered by ERR with ENOSYS.
  *
  * Two kinds of socket:
- *   tenant socket  $HARP_GRANT/arbiter.sock, in a folder owned by the tenant's uid (mode 0700).
+ *   tenant socket  $HARP_GRANT/arbiter.sock, in a folder owned by the tenant's uid (mode 0700),
+ *                  or one that only the containers see that have it mounted (HARP_ANY_UID).
  *                  Being able to connect to it IS the identity of the tenant.
  *   admin socket   $HARP_RUN/admin.sock, owned by the arbiter's uid (mode 0600): harpd alone.
  *
@@ -38,6 +39,7 @@
 #define HARP_MAX_DEVICES  16u
 #define HARP_NAME_BYTES   64u
 #define HARP_ALL_DEVICES  0xffffffffu
+#define HARP_ANY_UID      0xffffffffu /* of a tenant: having its socket is enough, see ADD_TENANT */
 #define HARP_MAX_WAITING  64u
 #define HARP_TIME_LANES   2u
 
@@ -145,7 +147,10 @@ enum harp_op {
                            * read LOCK_DIR/device-UUID.lock: "pid uid run_dir") */
     HARP_ADD_TENANT,      /* seq, tenant (0: arbiter chooses), uid, text=name; one listening fd by
                            * SCM_RIGHTS. Known id: EEXIST, unless uid and name are the same: then the
-                           * new socket replaces the old one and clients stay */
+                           * new socket replaces the old one and clients stay. Its clients are of
+                           * that uid or root's; with HARP_ANY_UID, which is nobody's, of any: the
+                           * folder around its socket says who can reach it (an arbiter that does
+                           * not know it lets root alone in) */
     HARP_SET_TENANT,      /* seq, tenant, dev, limit_bytes, b=share ppm, c=limit ppm,
                            * d=class(HARP_CLASS_*), a=flags(HARP_GRANT_*), free_bytes=quota of
                            * pinned host memory, all devices together (0: none, the last one said

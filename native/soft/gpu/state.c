@@ -21,6 +21,7 @@
 
 #define DEFAULT_DEVICES     "h100-80g"
 #define DEFAULT_TEARDOWN_MS 50
+#define SOFT_MOUNTED_DIR    "/opt/harp/soft"
 
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the_state */
 static struct soft_state *the_state;
@@ -225,7 +226,11 @@ static void identify(struct soft_state *state)
 static void where(char *dir, size_t bytes, const char *config)
 {
     const char *given = getenv("HARP_SOFT_DIR");
+    struct stat mounted;
 
+    /* A container's: there is no other GPU for it, whatever its environment says. */
+    if (stat(SOFT_MOUNTED_DIR, &mounted) == 0 && S_ISDIR(mounted.st_mode))
+        given = SOFT_MOUNTED_DIR;
     if (given != NULL && given[0] != '\0') {
         snprintf(dir, bytes, "%s", given);
     } else {

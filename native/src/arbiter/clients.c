@@ -46,7 +46,7 @@ void core_join(struct harp_core *k, const struct harp_msg *m)
     struct client *c = NULL;
     if (t == NULL || t->deleted)
         refusal = "join_refused_no_tenant";
-    else if (m->uid != t->uid && m->uid != 0)
+    else if (t->uid != HARP_ANY_UID && m->uid != t->uid && m->uid != 0)
         refusal = "join_refused_uid";
     else if ((c = core_new_client(k, t, m->pid, m->uid)) == NULL)
         refusal = "join_refused_too_many_clients";

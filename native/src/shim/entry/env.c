@@ -13,8 +13,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+/* In a container all of ours is mounted here by who started it: device_plugin/answer.py. */
+#define INSIDE_GRANT "/opt/harp/grant"
+#define INSIDE_CUDA  "/opt/harp/driver/libcuda.so.1"
+#define INSIDE_NVML  "/opt/harp/driver/libnvidia-ml.so.1"
+#define OVERFLOW_UID 65534u /* who has no number in our user namespace */
 
 static struct harp_env env;      /* written once under `env_once` */
 static pthread_key_t inside_key; /* value: depth as an integer */
@@ -36,6 +44,50 @@ static void *no_dlopen(const char *file, int flags)
     return NULL;
 }
 
+/* Whether uids here are not the host's: its root has no number then. */
+static bool in_user_namespace(void)
+{
+    unsigned inside = 0, outside = 0, count = 0;
+    char line[64] = "";
+    int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, line, sizeof line - 1);
+    close(fd);
+    return n > 0 && sscanf(line, "%u %u %u", &inside, &outside, &count) == 3 &&
+           (inside != 0 || outside != 0 || count != UINT32_MAX);
+}
+
+/* Whether a grant was mounted for us. On a plain host none is there, and only root could put one
+ * there; a folder that others own or may write to is none, so that nobody can trap another. */
+static bool grant_is_mounted(void)
+{
+    struct stat st;
+    memset(&st, 0, sizeof st);
+    /* by number, as in loader.c */
+    if (syscall(SYS_newfstatat, AT_FDCWD, INSIDE_GRANT, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return false;
+    if (!S_ISDIR(st.st_mode) || (st.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+        return false;
+    return st.st_uid == 0 || st.st_uid == geteuid() ||
+           (st.st_uid == OVERFLOW_UID && in_user_namespace());
+}
+
+/* The grant that is mounted decides, whatever the environment says: an edited or emptied one must
+ * not give a container the whole GPU. */
+static void take_mounted_grant(void)
+{
+    if (!grant_is_mounted())
+        return;
+    env.grant = INSIDE_GRANT;
+    env.remote = NULL;
+    env.gate_off = false;
+    if (access(INSIDE_CUDA, R_OK) == 0)
+        env.cuda_real = INSIDE_CUDA;
+    if (access(INSIDE_NVML, R_OK) == 0)
+        env.nvml_real = INSIDE_NVML;
+}
+
 static void env_read(void)
 {
     int saved = errno;
@@ -47,6 +99,7 @@ static void env_read(void)
     env.log = text("HARP_LOG");
     env.strict = strict != NULL && strcmp(strict, "1") == 0;
     env.gate_off = gate != NULL && strcmp(gate, "off") == 0;
+    take_mounted_grant();
     void *(*volatile found)(const char *, int) =
         (void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen");
     env.dlopen = found != NULL ? found : no_dlopen;
