@@ -15,6 +15,7 @@ from device_plugin.annotations import PREFIX
 from device_plugin.asked import Events, NodePods
 from device_plugin.book import Grant
 from device_plugin.identity import Pod
+from device_plugin.metrics import Part
 from device_plugin.starts import Starts
 from harp.errors import DaemonUnreachable, HarpError
 
@@ -55,6 +56,7 @@ class Edits:
         try:
             pods = {pod.key: pod for pod in self._pods.here()}
         except DaemonUnreachable as error:
+            self._starts.counts.failed(Part.EDITS)
             if not self._silent:
                 _log.warning("edits_not_seen", reason=error.message)
             self._silent = True

@@ -28,6 +28,8 @@ class Part(enum.Enum):
     SWEEP = "sweep"  #: of grants
     HEALTH = "health"  #: of GPUs
     REGISTRATION = "registration"
+    EDITS = "edits"  #: of annotations while a container runs
+    HINT = "hint"  #: what the extender wrote on the pod
 
 
 class Counts:

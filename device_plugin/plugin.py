@@ -218,6 +218,7 @@ class Plugin:
         try:
             waiting = self._others.pods.here(pending=True)
         except DaemonUnreachable as error:
+            self.counts.failed(Part.HINT)
             _log.warning("hint_not_read", reason=error.message)
             return ()
         served = {grant.owner for grant in self.starts.living() if grant.owner is not None}
@@ -228,8 +229,10 @@ class Plugin:
             try:
                 self.edits.look()
             except HarpError as error:
+                self.counts.failed(Part.EDITS)
                 _log.warning("edits_failed", reason=error.message)
             except Exception:  # noqa: BLE001 - one odd pod may not end the look at all
+                self.counts.failed(Part.EDITS)
                 _log.exception("edits_broken")
 
     def _look_after(self) -> None:

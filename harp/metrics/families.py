@@ -296,7 +296,7 @@ PLUGIN_SLOTS = _gauge(
 )
 PLUGIN_ERRORS = _counter(
     "harp_plugin_errors_total",
-    "Looks of the plugin that failed: at kubelet's list, at the GPUs, for a kubelet, at grants.",
+    "Looks of the plugin that failed, by what they were for; they are made again.",
     ("resource", "part"),
 )
 PLUGIN_HEALTHY = _gauge(

@@ -101,7 +101,7 @@ def test_a_kubelet_that_comes_again_is_counted_and_timed(world: World) -> None:
 def test_what_the_plugins_loops_meet_is_counted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No harpd to ask, of grants or of GPUs, and an Xid of one of these."""
+    """No harpd to ask, of grants or of GPUs; no API server to ask of pods; an Xid of a GPU."""
     world.kubelet.start()
     uuid = world.slots.gpus[1].uuid
     turns = itertools.chain([[(uuid, Xid(79))]], itertools.repeat([]))
@@ -111,10 +111,19 @@ def test_what_the_plugins_loops_meet_is_counted(
         return next(turns)
 
     monkeypatch.setattr(HarpdSigns, "wait", wait)
-    plugin = world.start_plugin(Tempo(look_s=0.05, sweep_s=0.1, health_s=0.1, wake_s=0.05))
+    tempo = Tempo(look_s=0.05, sweep_s=0.1, health_s=0.1, edits_s=0.1, wake_s=0.05)
+    plugin = world.start_plugin(tempo)
     until(lambda: scrape(world).get(("harp_device_xid_errors_total", "79")) == 1)
     assert plugin.listing.ill == {uuid}
     assert plugin.counts.value(families.PLUGIN_ERRORS, "health") == 0
+    assert world.kubelet.listed.wait(20)
+    world.api.pods.append(Pod("ns", "p", "u1", NODE, MAIN))
+    running(world, "p", 10)
+    assert plugin.counts.value(families.PLUGIN_ERRORS, "hint") == 0
+    world.api.silent = True
+    admitted(world, "q", Ask("main", 10))
+    assert plugin.counts.value(families.PLUGIN_ERRORS, "hint") == 1
+    until(lambda: plugin.counts.value(families.PLUGIN_ERRORS, "edits") >= 1)
     world.tenants.away = True
     until(lambda: plugin.counts.value(families.PLUGIN_ERRORS, "health") >= 1)
     until(lambda: plugin.counts.value(families.PLUGIN_ERRORS, "sweep") >= 1)

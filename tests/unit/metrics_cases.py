@@ -51,6 +51,13 @@ def tenant(number: int, name: str, limits: Limits | None = None, *gpus: Device) 
     )
 
 
+def of_pod(of: Tenant) -> Tenant:
+    """With the labels that the device plugin gives it."""
+    namespace, pod, container = of.name.split("/")
+    labels = {"container": container, "namespace": namespace, "pod": pod}
+    return replace(of, labels=tuple(labels.items()))
+
+
 def grant(of: Tenant, processes: int, *uses: tuple[Device, Use]) -> GrantSeen:
     return GrantSeen(of, processes, ACTIVE_S, uses)
 
@@ -106,7 +113,7 @@ def everything() -> Seen:
     swaps = tenant(3, "big", Limits(2 * GIB, oversubscribe=True), device(0), device(1))
     return seen(
         grant(tenant(1, "job-7"), 0, (device(0), Use())),
-        grant(tenant(2, "team/train-0/main", limits), 2, (device(0), used)),
+        grant(of_pod(tenant(2, "team/train-0/main", limits)), 2, (device(0), used)),
         grant(
             replace(swaps, suspended=True), 1, (device(0), Use(residency=away)), (device(1), Use())
         ),

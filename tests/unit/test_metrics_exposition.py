@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metrics_cases import device, everything, grant, seen, tenant
+from metrics_cases import device, everything, grant, of_pod, seen, tenant
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -235,18 +235,12 @@ def test_a_name_can_say_anything() -> None:
     assert read == {odd}
 
 
-@pytest.mark.parametrize(
-    ("name", "pod"),
-    [
-        ("ns/pod/main", ("ns", "pod", "main")),
-        ("job-7", ("", "", "")),
-        ("a/b", ("", "", "")),
-        ("a/b/c/d", ("", "", "")),
-        ("a//c", ("", "", "")),
-    ],
-)
-def test_a_pods_tenant_has_its_pods_labels(name: str, pod: tuple[str, str, str]) -> None:
-    assert pod_of(name) == pod
+def test_a_pods_tenant_has_its_pods_labels_and_its_name_says_nothing() -> None:
+    """A user of the machine may call a job what they like."""
+    named = tenant(1, "ns/pod/main")
+    assert pod_of(of_pod(named)) == ("ns", "pod", "main")
+    assert pod_of(named) == ("", "", "")
+    assert pod_of(replace(named, labels=(("pod", "p"), ("team", "t")))) == ("", "p", "")
 
 
 def test_a_tenants_series_begin_at_its_grant_and_go_with_it() -> None:
