@@ -4,7 +4,8 @@
 What it does is what kubelet 1.20 does (pkg/kubelet/cm/devicemanager) where a plugin can tell: it
 wipes its folder when it starts, dials back, reads the list with gRPC's 4 MiB limit, gives slots of
 init containers on, asks GetPreferredAllocation before Allocate and PreStartContainer before every
-start, keeps Allocate's answers in a checkpoint and uses them again, and frees slots in silence.
+start, keeps Allocate's answers in a checkpoint and uses them again, frees slots in silence, and has
+no init container but sidecars in its list.
 tests/kube compares it with the real one.
 """
 
@@ -129,6 +130,8 @@ class FakeKubelet(
         self._lock = threading.RLock()
         #: {(namespace, pod, container): Allocate's answer}
         self._answers: dict[tuple[str, str, str], pb.ContainerAllocateResponse] = {}
+        #: init containers: in no list
+        self._unlisted: set[tuple[str, str, str]] = set()
         self._servers: list[grpc.Server] = []
         self._channel: grpc.Channel | None = None
         self._stub: deviceplugin_pb2_grpc.DevicePluginStub | None = None
@@ -184,6 +187,8 @@ class FakeKubelet(
                         continue
                     ids = self.devices.choose(ask, reusable, self._prefer)
                     held[ask.name] = ids
+                    if ask.stage is Stage.INIT:
+                        self._unlisted.add((*key, ask.name))
                     reusable = reusable | ids if ask.stage is Stage.INIT else reusable - ids
                     self._answers[(*key, ask.name)] = self._allocate(ids)
             except AdmissionError:
@@ -216,6 +221,7 @@ class FakeKubelet(
         with self._lock:
             for container in self.devices.held.pop((namespace, pod), {}):
                 self._answers.pop((namespace, pod, container), None)
+                self._unlisted.discard((namespace, pod, container))
             self._save()
 
     def Register(self, request: pb.RegisterRequest, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802
@@ -249,7 +255,10 @@ class FakeKubelet(
         """Who has what."""
         del request, context
         with self._lock:
-            held = {key: dict(containers) for key, containers in self.devices.held.items()}
+            held = {
+                key: {n: ids for n, ids in containers.items() if (*key, n) not in self._unlisted}
+                for key, containers in self.devices.held.items()
+            }
         return resources.ListPodResourcesResponse(
             pod_resources=[
                 resources.PodResources(
@@ -344,7 +353,13 @@ class FakeKubelet(
         if not self.saves:
             return
         rows = [
-            [*key, name, sorted(ids), b64encode(answer.SerializeToString()).decode()]
+            [
+                *key,
+                name,
+                sorted(ids),
+                b64encode(answer.SerializeToString()).decode(),
+                (*key, name) in self._unlisted,
+            ]
             for key, containers in self.devices.held.items()
             for name, ids in containers.items()
             if (answer := self._answers.get((*key, name))) is not None
@@ -355,8 +370,11 @@ class FakeKubelet(
         if not self._checkpoint.exists():
             return
         self._answers.clear()
-        for namespace, pod, name, ids, answer in json.loads(self._checkpoint.read_text()):
+        self._unlisted.clear()
+        for namespace, pod, name, ids, answer, unlisted in json.loads(self._checkpoint.read_text()):
             self.devices.held.setdefault((namespace, pod), {})[name] = frozenset(ids)
             self._answers[namespace, pod, name] = pb.ContainerAllocateResponse.FromString(
                 b64decode(answer)
             )
+            if unlisted:
+                self._unlisted.add((namespace, pod, name))

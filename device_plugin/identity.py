@@ -13,6 +13,9 @@ server says that, some moments late. So:
     or as another node's are out. Then those win that are pending, then those with a container that
     does not run, and of these the one that kubelet started last.
 (4) If that leaves two, nobody is named: the container gets what its ids alone say.
+(5) Kubelet's list leaves out init containers (but for sidecars); their pods say that they ask for
+    so many. Where nobody is listed with these ids, it is one that is yet to run: of the pod whose
+    later containers have some of the ids, else of the one pod that has none listed.
 """
 
 from __future__ import annotations
@@ -22,7 +25,18 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Ambiguous", "Container", "Holding", "Kind", "Match", "Owner", "Pod", "Unknown", "find"]
+__all__ = [
+    "Ambiguous",
+    "Container",
+    "Holding",
+    "Kind",
+    "Match",
+    "Owner",
+    "Pod",
+    "Unknown",
+    "find",
+    "find_init",
+]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -136,7 +150,47 @@ def find(
     if len(keys) != 1:
         return Ambiguous(tuple(owners))  # (4)
     pod = known.get(keys[0])
-    return Match(_first([o for o in owners if o.pod_key == keys[0]], pod), pod)  # (2)
+    mine = [owner for owner in owners if owner.pod_key == keys[0]]
+    mine += [  # (5): one of these may have them before
+        Owner(*keys[0], c.name)
+        for c in (pod.containers if pod else ())
+        if c.kind is Kind.INIT and c.slots == len(wanted)
+    ]
+    return Match(_first(mine, pod), pod)  # (2)
+
+
+def find_init(
+    ids: Collection[str], holdings: Iterable[Holding], waiting: Iterable[Pod], node: str
+) -> Match | Unknown:
+    """The init container that is about to use ids that nobody is listed with; (5).
+
+    Args:
+        ids: all that it has of our resource.
+        holdings: kubelet's list.
+        waiting: pods that have not begun, as the API server knows them.
+        node: this one's name.
+    """
+    wanted = frozenset(ids)
+    later: dict[tuple[str, str], frozenset[str]] = {}
+    for holding in holdings:
+        key = holding.owner.pod_key
+        later[key] = later.get(key, frozenset()) | holding.ids
+    found = []
+    for pod in waiting:
+        if not _may_start(pod, node):
+            continue
+        mine = [
+            c
+            for c in pod.containers
+            if c.kind is Kind.INIT and c.slots == len(wanted) and not (c.running or c.ended)
+        ]
+        if mine and (pod.key not in later or later[pod.key] & wanted):
+            found.append((pod.key in later, pod, mine[0]))
+    sure = [one for one in found if one[0]] or found
+    if len(sure) != 1:
+        return Unknown()
+    _, pod, container = sure[0]
+    return Match(Owner(pod.namespace, pod.name, container.name), pod)
 
 
 def _likely(

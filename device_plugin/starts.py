@@ -15,24 +15,35 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from device_plugin.allocator import check, limits
 from device_plugin.annotations import refine
-from device_plugin.asked import Events, Holders, LoggedEvents, NoPods, Pods
+from device_plugin.asked import Events, Holders, LoggedEvents, NodePods, NoPods
 from device_plugin.book import Book, Grant, grant_id, missing
-from device_plugin.identity import Ambiguous, Match, Owner, Pod, Unknown, find
+from device_plugin.identity import (
+    Ambiguous,
+    Holding,
+    Kind,
+    Match,
+    Owner,
+    Pod,
+    Unknown,
+    find,
+    find_init,
+)
 from device_plugin.metrics import AMBIGUOUS, UNKNOWN, Counts
 from device_plugin.slots import Slots
 from device_plugin.tenants import Tenants, alive, drop_folder, make_folder, tenant_name
+from device_plugin.turns import Turns
 from harp.errors import DaemonError, DaemonUnreachable, HarpError
 from harp.metrics import families
 from harp.model import Limits
 
-__all__ = ["Events", "Holders", "LoggedEvents", "NoPods", "Patience", "Pods", "Starts"]
+__all__ = ["Events", "Holders", "LoggedEvents", "NoPods", "Patience", "Starts"]
 
 _log = structlog.get_logger(__name__)
 
@@ -44,14 +55,6 @@ class Patience:
     identity_s: float = 5.0  #: for kubelet to list the container
     harpd_s: float = 15.0  #: for a harpd that is being restarted
     pause_s: float = 0.1  #: between two looks
-
-
-@dataclass(slots=True)
-class _Turn:
-    """One start at a time of the same slots."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    waiting: int = 0
 
 
 class Starts:
@@ -82,7 +85,7 @@ class Starts:
         node: str,
         tenants: Tenants,
         holders: Holders,
-        pods: Pods,
+        pods: NodePods,
         events: Events,
         save: Callable[[Sequence[Grant]], None],
         counts: Counts | None = None,
@@ -98,13 +101,12 @@ class Starts:
         self._events = events
         self._save = save
         self._patience = patience or Patience()
-        #: guards _book, _turns, _missing and _changes
+        self._turns = Turns()
+        #: guards _book, _missing and _changes
         self._lock = threading.Lock()
         #: of the book, so far, and how many of them are written; one writes at a time
         self._changes = self._written = 0
         self._writing = threading.Lock()
-        #: {grant id: who is at it}
-        self._turns: dict[str, _Turn] = {}
         #: see book.missing()
         self._missing: dict[str, float] = {}
         self.counts = counts or Counts()
@@ -116,13 +118,9 @@ class Starts:
             HarpError: not now.
         """
         bare = self._bare(ids)
-        turn = self._enter(bare.id)
-        try:
-            with turn.lock:
-                grant = self._named(bare)
-                self._give(grant)
-        finally:
-            self._leave(bare.id)
+        with self._turns.at(bare.id):
+            grant = self._named(bare)
+            self._give(grant)
         return grant
 
     def _bare(self, ids: Collection[str]) -> Grant:
@@ -149,21 +147,17 @@ class Starts:
         Raises:
             HarpError: harpd does not answer, or refuses; it keeps what it has.
         """
-        turn = self._enter(grant.id)
-        try:
-            with turn.lock:
-                with self._lock:
-                    if self._book.get(grant.id) != grant:
-                        return False  # it starts anew meanwhile, and reads them itself
-                refined = self._refined(self._bare(grant.ids), pod)
-                edited = replace(grant, limits=refined, pod_uid=pod.uid)
-                if edited == grant:
-                    return False
-                if refined != grant.limits:
-                    self._tenants.ensure(edited, make_folder(self._grants, grant.id))
-                self._put(edited)
-        finally:
-            self._leave(grant.id)
+        with self._turns.at(grant.id):
+            with self._lock:
+                if self._book.get(grant.id) != grant:
+                    return False  # it starts anew meanwhile, and reads them itself
+            refined = self._refined(self._bare(grant.ids), pod)
+            edited = replace(grant, limits=refined, pod_uid=pod.uid)
+            if edited == grant:
+                return False
+            if refined != grant.limits:
+                self._tenants.ensure(edited, make_folder(self._grants, grant.id))
+            self._put(edited)
         self._write()
         _log.info("grant_edited", grant=grant.id, owner=str(grant.owner))
         return refined != grant.limits
@@ -179,8 +173,8 @@ class Starts:
         with self._lock:
             now_s = time.monotonic()
             self._missing, ended = missing(tuple(self._book), listed, self._missing, now_s)
-        if ended and not listed:
-            ended = self._gone(ended)
+        if ended:
+            ended = self._gone(ended, listed=bool(listed))
         for grant in ended:
             if living.get(tenant_name(grant)):
                 _log.warning("grant_unlisted_but_used", grant=grant.id, owner=str(grant.owner))
@@ -194,41 +188,30 @@ class Starts:
     @contextlib.contextmanager
     def nobodys(self, key: str) -> Iterator[bool]:
         """Whether a grant is in nobody's hands; then nobody takes it meanwhile."""
-        turn = self._enter(key)
-        try:
-            with turn.lock:
-                with self._lock:
-                    free = self._book.get(key) is None
-                yield free
-        finally:
-            self._leave(key)
+        with self._turns.at(key):
+            with self._lock:
+                free = self._book.get(key) is None
+            yield free
 
-    def _gone(self, grants: Sequence[Grant]) -> tuple[Grant, ...]:
-        """Those of these whose pods are gone for the API server as well.
+    def _gone(self, grants: Sequence[Grant], *, listed: bool) -> tuple[Grant, ...]:
+        """Those of these whose containers are gone for the API server as well.
 
-        A kubelet that lists none has no pod, or has just begun and was not told of any: be that in
-        an hour, their containers go on meanwhile.
+        Init containers are in no list of kubelet's. And a kubelet that lists nobody has no pod, or
+        has just begun and was told of none: be that in an hour, their containers go on meanwhile.
         """
         pods, answered = self._ask({g.owner.pod_key for g in grants if g.owner is not None})
         if not answered:
             with self._lock:
                 self._missing = {}  # from the beginning, when there is somebody who knows
             return ()
-        here = {pod.key for pod in pods if pod.node == self._node and not pod.ended}
-        return tuple(g for g in grants if g.owner is None or g.owner.pod_key not in here)
-
-    def _enter(self, key: str) -> _Turn:
-        with self._lock:
-            turn = self._turns.setdefault(key, _Turn())
-            turn.waiting += 1
-            return turn
-
-    def _leave(self, key: str) -> None:
-        with self._lock:
-            turn = self._turns[key]
-            turn.waiting -= 1
-            if not turn.waiting:
-                del self._turns[key]
+        here = {
+            Owner(pod.namespace, pod.name, container.name)
+            for pod in pods
+            if pod.node == self._node and not pod.ended
+            for container in pod.containers
+            if not listed or (container.kind is Kind.INIT and not container.ended)
+        }
+        return tuple(g for g in grants if g.owner not in here)
 
     def _named(self, bare: Grant) -> Grant:
         """The grant with its owner and its limits; bare if nobody can be named."""
@@ -272,7 +255,16 @@ class Starts:
             return Unknown(), False
         pods, answered = self._ask({h.owner.pod_key for h in holdings if h.ids == bare.ids})
         found = find(bare.ids, holdings, pods, self._node)
+        if isinstance(found, Unknown):
+            found = self._find_init(bare, holdings)
         return found, answered and isinstance(found, Match)
+
+    def _find_init(self, bare: Grant, holdings: Sequence[Holding]) -> Match | Unknown:
+        try:
+            return find_init(bare.ids, holdings, self._pods.here(pending=True), self._node)
+        except DaemonUnreachable as error:
+            _log.warning("api_silent", reason=error.message)
+            return Unknown()
 
     def _ask(self, keys: Collection[tuple[str, str]]) -> tuple[Sequence[Pod], bool]:
         try:
@@ -337,9 +329,8 @@ class Starts:
             self._changes += 1
 
     def _again(self, grant: Grant) -> None:
-        turn = self._enter(grant.id)
         try:
-            with turn.lock:
+            with self._turns.at(grant.id):
                 with self._lock:
                     if self._book.get(grant.id) != grant:
                         return  # it was given anew meanwhile
@@ -350,22 +341,16 @@ class Starts:
             _log.error("tenant_not_made_again", grant=grant.id, reason=error.message)
         else:
             _log.info("tenant_made_again", grant=grant.id)
-        finally:
-            self._leave(grant.id)
 
     def _end_unless_given_anew(self, grant: Grant) -> None:
-        turn = self._enter(grant.id)
-        try:
-            with turn.lock:
-                with self._lock:
-                    # A start in between takes it off the missing, and perhaps on for another.
-                    if self._book.get(grant.id) != grant or grant.id not in self._missing:
-                        return
-                self._end(grant)
-                self._write()
-                _log.info("grant_ended", grant=grant.id, owner=str(grant.owner))
-        finally:
-            self._leave(grant.id)
+        with self._turns.at(grant.id):
+            with self._lock:
+                # A start in between takes it off the missing, and perhaps on for another.
+                if self._book.get(grant.id) != grant or grant.id not in self._missing:
+                    return
+            self._end(grant)
+            self._write()
+            _log.info("grant_ended", grant=grant.id, owner=str(grant.owner))
 
     def _end(self, grant: Grant) -> None:
         """To be written by the caller. Should we end before, the next one ends it once more."""

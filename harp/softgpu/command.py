@@ -24,6 +24,7 @@ from harp.softgpu.machine import (
     compiler,
     software_gpu,
 )
+from harp.softgpu.service import serve_compiler
 
 __all__ = ["main"]
 
@@ -32,6 +33,7 @@ python -m harp.softgpu [OPTIONS] -- CMD...     run CMD on a private software GPU
 python -m harp.softgpu devices [--json]        the devices it can be
 python -m harp.softgpu truth [ARGUMENT...]     what each process really had (harp-soft-truth)
 python -m harp.softgpu fault set RULE...|clear|show    make it misbehave (harp-soft-fault)
+python -m harp.softgpu compiler --socket PATH  compile for containers that have no compiler
 python -m harp.softgpu doc                     what it can and cannot do
 truth and fault look at the machine of $HARP_SOFT_DIR: call them inside CMD."""
 
@@ -52,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
                 return _tool("harp-soft-truth", arguments[1:])
             case ["fault"]:
                 return _fault(arguments[1:])
+            case ["compiler"]:
+                return serve_compiler(arguments[1:])
             case ["doc"]:
                 sys.stdout.write(_DOC.read_text().partition("-->\n")[2].lstrip())
                 return 0

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -180,7 +182,7 @@ def test_init_containers_sidecars_and_those_after_them(world: World) -> None:
         Ask("two", 50),
     )
     kinds = {Stage.INIT: Kind.INIT, Stage.SIDECAR: Kind.SIDECAR, Stage.MAIN: Kind.MAIN}
-    containers = tuple(Container(ask.name, kinds[ask.stage]) for ask in asks)
+    containers = tuple(Container(a.name, kinds[a.stage], slots=a.size) for a in asks)
     world.api.pods = [Pod("ns", "a", "u", NODE, containers, pending=True)]
     world.up()
     running(world, "other", 100)
@@ -195,17 +197,51 @@ def test_init_containers_sidecars_and_those_after_them(world: World) -> None:
 
 
 def test_the_same_slots_for_an_init_container_and_the_next(world: World) -> None:
-    containers = (Container("init", Kind.INIT), Container("main"))
-    world.api.pods = [Pod("ns", "a", "u", NODE, containers, pending=True)]
+    init = Container("init", Kind.INIT, slots=40)
+    world.api.pods = [Pod("ns", "a", "u", NODE, (init, Container("main", slots=40)), pending=True)]
     world.up()
     admitted(world, "a", Ask("init", 40, Stage.INIT), Ask("main", 40))
     world.kubelet.begin("ns", "a", "init")
     assert grant_of(world, "a", "init").limits.share_ppm == 400_000
-    done = (Container("init", Kind.INIT, ended=True), Container("main"))
+    done = (replace(init, ended=True), Container("main", slots=40))
     world.api.pods = [Pod("ns", "a", "u", NODE, done, pending=True)]
     world.kubelet.begin("ns", "a", "main")
     assert not lives(world, "a", "init")
     assert grant_of(world, "a").limits.share_ppm == 400_000
+
+
+def test_an_init_container_is_named_though_kubelet_does_not_list_it(world: World) -> None:
+    """And keeps its grant for as long as it runs, whatever it does with the GPU until then."""
+    init = Container("init", Kind.INIT, slots=60)
+    small = {"harp.dev/memory": "1Gi"}
+    for name, after in (("a", Container("main", slots=20)), ("b", Container("main"))):
+        world.api.pods.append(
+            Pod("ns", name, name, NODE, (init, after), pending=True, annotations=small)
+        )
+    world.up()
+    admitted(world, "a", Ask("init", 60, Stage.INIT), Ask("main", 20))
+    admitted(world, "b", Ask("init", 60, Stage.INIT))
+    for name in ("a", "b"):
+        began = time.monotonic()
+        world.kubelet.begin("ns", name, "init")
+        assert time.monotonic() - began < 4, "it was waited for, in vain"
+        assert grant_of(world, name, "init").limits.mem_bytes == 1 << 30
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    starts.sweep()
+    starts._missing = dict.fromkeys(starts._missing, -math.inf)  # long since
+    starts.sweep()
+    assert lives(world, "a", "init")
+    assert lives(world, "b", "init")
+    world.api.pods = [
+        replace(pod, containers=(replace(init, ended=True), *pod.containers[1:]))
+        for pod in world.api.pods
+    ]
+    starts.sweep()
+    starts._missing = dict.fromkeys(starts._missing, -math.inf)
+    starts.sweep()
+    assert not lives(world, "a", "init")
+    assert not lives(world, "b", "init")
 
 
 def test_a_pod_that_is_gone_leaves_its_slots_to_the_next(world: World) -> None:

@@ -1,5 +1,6 @@
 # Modules, launches, graphs and capture linked with the core into each test, sanitizers on.
 file(GLOB softmod_sources ${CMAKE_SOURCE_DIR}/soft/gpu/module*.c ${CMAKE_SOURCE_DIR}/soft/gpu/zstd*.c ${CMAKE_SOURCE_DIR}/soft/gpu/function*.c
+     ${CMAKE_SOURCE_DIR}/soft/ptxc/service.c
      ${CMAKE_SOURCE_DIR}/soft/gpu/launch*.c ${CMAKE_SOURCE_DIR}/soft/gpu/occupancy.c
      ${CMAKE_SOURCE_DIR}/soft/gpu/graph*.c ${CMAKE_SOURCE_DIR}/soft/gpu/capture.c
      ${CMAKE_SOURCE_DIR}/soft/gpu/capture_api.c ${CMAKE_SOURCE_DIR}/soft/gpu/capture_event.c)

@@ -18,6 +18,7 @@ from device_plugin.identity import (
     Pod,
     Unknown,
     find,
+    find_init,
 )
 
 NODE = "n1"
@@ -32,6 +33,48 @@ def pod(name: str, *containers: Container, **more: object) -> Pod:
 
 def held(name: str, container: str = "main", ids: frozenset[str] = IDS) -> Holding:
     return Holding(Owner("ns", name, container), ids)
+
+
+ASKS = Container("init", Kind.INIT, slots=2)
+
+
+@pytest.mark.parametrize(
+    ("holdings", "waiting", "name"),
+    [
+        ([], [pod("p", ASKS, *MAIN)], "p"),
+        ([held("p", ids=frozenset({"a-0"}))], [pod("p", ASKS, *MAIN)], "p"),  # given on
+        ([held("p", ids=frozenset({"b-0"}))], [pod("p", ASKS, *MAIN)], ""),  # another's slots
+        ([held("q", ids=frozenset({"a-0"}))], [pod("p", ASKS), pod("q", ASKS, *MAIN)], "q"),
+        ([], [pod("p", ASKS), pod("q", ASKS)], ""),  # two may be it
+        ([], [pod("p", dataclasses.replace(ASKS, slots=3))], ""),
+        ([], [pod("p", dataclasses.replace(ASKS, ended=True), *MAIN)], ""),
+        ([], [pod("p", dataclasses.replace(ASKS, running=True), *MAIN)], ""),
+        ([], [pod("p", Container("main", slots=2))], ""),  # would be listed
+        ([], [pod("p", ASKS, node="n2")], ""),
+    ],
+)
+def test_init_containers_are_in_no_list(
+    holdings: list[Holding], waiting: list[Pod], name: str
+) -> None:
+    found = find_init(IDS, holdings, waiting, NODE)
+    if name:
+        assert isinstance(found, Match)
+        assert found.owner == Owner("ns", name, "init")
+        assert found.pod in waiting
+    else:
+        assert found == Unknown()
+
+
+def test_an_init_container_of_the_same_slots_comes_before_the_listed_one() -> None:
+    listed = [held("p")]
+    assert _named(listed, [pod("p", ASKS, *MAIN)]) == "init"
+    assert _named(listed, [pod("p", dataclasses.replace(ASKS, ended=True), *MAIN)]) == "main"
+
+
+def _named(holdings: list[Holding], pods: list[Pod]) -> str:
+    found = find(IDS, holdings, pods, NODE)
+    assert isinstance(found, Match)
+    return found.owner.container
 
 
 def test_nobody_is_named_whom_kubelet_does_not_list() -> None:

@@ -4,7 +4,8 @@
  * the object it names.
  *
  * Contract with harp-ptxc (function_spawn.c runs it): PTX on standard input; on
- * success one line with the absolute path of the object on standard output.
+ * success one line with the absolute path of the object on standard output. Or a service runs it
+ * (function_service.c): the object comes as a file in memory.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -47,11 +48,21 @@ static bool trusted(const char *path, char *why, size_t why_bytes)
     return true;
 }
 
+/* The loader takes a path that it has seen for the object it had then, and descriptors' numbers
+ * come again: each load spells its path in another way. */
+static void path_of(int fd, char *path, size_t bytes)
+{
+    static _Atomic uint32_t loads;
+    uint32_t number = atomic_fetch_add_explicit(&loads, 1, memory_order_relaxed);
+    char steps[65] = "";
+    for (int bit = 0; bit < 32; bit++)
+        memcpy(steps + 2 * bit, (number >> bit) & 1 ? "/." : "//", 3);
+    snprintf(path, bytes, "/proc/self/fd%s/%d", steps, fd);
+}
+
 static CUresult open_object(struct soft_kernel *kernel, const char *path, char *why,
                             size_t why_bytes)
 {
-    if (!trusted(path, why, why_bytes))
-        return CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
     void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (object == NULL) {
         snprintf(why, why_bytes, "compiled kernel does not load: %s", dlerror());
@@ -74,15 +85,21 @@ static CUresult compile(struct soft_kernel *kernel, char *why, size_t why_bytes)
     kernel->counter = soft_counter_of(kernel->entry->name);
     if (kernel->counter == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    struct soft_spawned done = {0};
+    struct soft_spawned done = {.object = -1};
     int err = soft_spawn_ptxc(kernel->image->ptx, kernel->image->ptx_bytes, kernel->entry->name,
                               kernel->image->cc, &done);
     CUresult result = CUDA_SUCCESS;
     if (err != 0) {
         snprintf(why, why_bytes, "%s", done.errors);
         result = CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
+    } else if (done.object >= 0) {
+        char path[128];
+        path_of(done.object, path, sizeof path);
+        result = open_object(kernel, path, why, why_bytes);
+        close(done.object);
     } else if (done.path[0] != '\0') {
-        result = open_object(kernel, done.path, why, why_bytes);
+        result = trusted(done.path, why, why_bytes) ? open_object(kernel, done.path, why, why_bytes)
+                                                    : CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
     } else {
         snprintf(why, why_bytes, "%s",
                  done.errors[0] != '\0' ? done.errors : "harp-ptxc failed without a word");

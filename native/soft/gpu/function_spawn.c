@@ -23,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "soft/gpu/function_service.h"
+
 #define TIMEOUT_MS 300000 /* a huge kernel on a loaded machine */
 #ifndef SYS_memfd_create
 #define SYS_memfd_create 319
@@ -199,10 +201,13 @@ static int finish(pid_t pid, bool in_time)
 int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc,
                     struct soft_spawned *done)
 {
+    const char *service = getenv("HARP_PTXC_SOCKET");
+    if (service != NULL && service[0] != '\0')
+        return soft_ask_service(service, ptx, ptx_bytes, kernel, cc, done);
     char program[PATH_MAX + 16];
     int out[2] = {-1, -1}, errors[2] = {-1, -1}, in = -1, err = 0;
     pid_t pid = -1;
-    *done = (struct soft_spawned){.exit_status = -1};
+    *done = (struct soft_spawned){.exit_status = -1, .object = -1};
     if (find_ptxc(program, sizeof program) != 0) {
         snprintf(done->errors, sizeof done->errors,
                  "harp-ptxc is not beside the library; remedy: set HARP_PTXC to its absolute path");

@@ -17,9 +17,11 @@ struct soft_spawned {
     int exit_status;  /* -1: killed, or reaped by somebody else */
     char path[4096];  /* first line of its output; "" if none */
     char errors[512]; /* first line of its errors */
+    int object;       /* instead of a path: a file in memory, the caller's to close; -1: none */
 };
 
-/* 0 if it ran (see exit_status), else -errno with `errors` saying what to do. */
+/* By the service of $HARP_PTXC_SOCKET where that is set: see function_service.h.
+ * 0 if it ran (see exit_status), else -errno with `errors` saying what to do. */
 int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc,
                     struct soft_spawned *done);
 

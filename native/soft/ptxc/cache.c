@@ -146,7 +146,8 @@ bool cache_begin(struct job *job, struct cache_work *work, const char *folder, c
     if (cache_trusts(job, work->final))
         return true;
     sweep(job, folder);
-    char *temp = join(job, folder, "work-XXXXXX");
+    snprintf(name, sizeof(name), "work-%d-XXXXXX", (int)getpid());
+    char *temp = join(job, folder, name);
     if (!mkdtemp(temp))
         job_fail(job, PTXC_INTERNAL, "%s: %s", temp, strerror(errno));
     work->temp = temp;

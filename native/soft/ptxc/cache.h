@@ -10,6 +10,7 @@
 #define HARP_PTXC_CACHE_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "soft/ptxc/job.h"
 
@@ -29,5 +30,11 @@ bool cache_begin(struct job *job, struct cache_work *work, const char *folder, c
 void cache_publish(struct job *job, struct cache_work *work);
 /* Removes temp and lock, whatever happened. */
 void cache_end(struct cache_work *work);
+
+/* For whoever runs such processes: takes away what process `pid`, which is dead, was working on. */
+void cache_forget(const char *folder, pid_t pid);
+/* Takes away what was used least lately, until the files have no more than `bytes`, and what the
+ * dead left. */
+void cache_trim(const char *folder, uint64_t bytes);
 
 #endif

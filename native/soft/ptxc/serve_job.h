@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the service does for one request, in a process of its own.
+ */
+#ifndef HARP_PTXC_SERVE_JOB_H
+#define HARP_PTXC_SERVE_JOB_H
+
+#include "soft/ptxc/serve.h"
+
+struct serve_request {
+    int socket, text; /* descriptors */
+    uint64_t text_bytes;
+    uint32_t sm;
+    const char *kernel;
+};
+
+/* Answers with a status that is not 0. -errno. */
+int serve_refuse(int socket, uint32_t status, const char *why);
+/* Reads the text, compiles, answers. Its exit status: what was answered. */
+_Noreturn void serve_job(const struct serve_settings *settings, const struct serve_request *asked);
+
+#endif

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Where the service listens, and who asks.
+ */
+#ifndef HARP_PTXC_SERVE_PLACE_H
+#define HARP_PTXC_SERVE_PLACE_H
+
+#include "soft/ptxc/job.h"
+
+struct serve_place {
+    const char *path;
+    char lock_path[112];
+    int listener, lock;
+};
+
+/* Listens at `path`, for everybody, in place of one that has ended; fails the job if one lives. */
+void serve_place_take(struct job *job, struct serve_place *place, const char *path);
+void serve_place_leave(struct serve_place *place);
+/* Whose connection it is: the container, known by its control group, or else the user. */
+uint64_t serve_peer_key(int socket);
+
+#endif

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What our pods may do: no more than is written here."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import containers, of_kind, one, pods
+from scenarios import SCENARIOS
+
+#: {(what, container): capabilities it may add}; any other gets none
+CAPABILITIES = {
+    ("harp-node", "folders"): {"CHOWN"},
+    ("harp-node", "daemon"): {"SYS_PTRACE", "DAC_READ_SEARCH", "KILL"},
+    ("harp-pool", "serve"): {"SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "KILL"},
+    ("harp-cleanup-node", "cleanup"): {"DAC_OVERRIDE", "FOWNER"},
+    ("harp-cleanup-remote", "cleanup"): {"DAC_OVERRIDE", "FOWNER"},
+}
+#: who sees the host's processes, and why: pids are how tenants are known (cleanup: who has mounts)
+HOST_PID = {"harp-node", "harp-pool", "harp-cleanup-node", "harp-cleanup-remote"}
+NOT_ROOT = {("harp-node", "compiler"), ("harp-extender", "extender"), ("harp-extender", "scheduler")}
+#: the one container of each pod that talks to the API server
+HAS_TOKEN = {
+    ("harp-node", "plugin"),
+    ("harp-remote", "plugin"),
+    ("harp-extender", "extender"),
+    ("harp-extender", "scheduler"),
+}
+RULES = {
+    "harp-node": {("", "pods", "get"), ("", "pods", "list"), ("", "events", "create")},
+    "harp-extender": {
+        ("", "nodes", "list"),
+        ("", "nodes", "watch"),
+        ("", "pods", "get"),
+        ("", "pods", "list"),
+        ("", "pods", "watch"),
+        ("", "pods/binding", "create"),
+    },
+}
+HOST_FOLDERS = {
+    "harp-node": {
+        "/run/harp",
+        "/run/harp/lock",
+        "/run/harp/ptxc",
+        "/var/lib/harp",
+        "/var/lib/kubelet/device-plugins",
+        "/var/lib/kubelet/pod-resources",
+        "/usr/lib64/nvidia",
+    },
+    "harp-pool": {"/run/harp", "/run/harp/lock", "/usr/lib64/nvidia"},
+    "harp-remote": {
+        "/run/harp",
+        "/var/lib/harp",
+        "/var/lib/kubelet/device-plugins",
+        "/var/lib/kubelet/pod-resources",
+    },
+    "harp-cleanup-node": {"/run", "/var/lib", "/var/lib/kubelet/device-plugins"},
+    "harp-cleanup-remote": {"/run", "/var/lib", "/var/lib/kubelet/device-plugins"},
+    "harp-extender": set(),
+}
+#: host folders that only some need to write
+WRITABLE_KUBELET = {"/var/lib/kubelet/device-plugins"}
+
+all_scenarios = pytest.mark.parametrize("name", SCENARIOS)
+
+
+@all_scenarios
+def test_containers_have_no_right_beyond_the_listed(template, name):
+    for owner, pod in pods(template(SCENARIOS[name])):
+        assert not pod.get("hostNetwork")
+        assert not pod.get("hostIPC")
+        assert bool(pod.get("hostPID")) == (owner in HOST_PID), owner
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in containers(pod):
+            key = owner, container["name"]
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, key
+            if context.get("privileged"):
+                assert name == "bare driver", key
+                continue
+            assert context["allowPrivilegeEscalation"] is False, key
+            assert context["capabilities"]["drop"] == ["ALL"], key
+            assert set(context["capabilities"].get("add", ())) <= CAPABILITIES.get(key, set()), key
+            user = {**pod["securityContext"], **context}
+            assert (user["runAsUser"] != 0) == (key in NOT_ROOT), key
+            assert bool(user.get("runAsNonRoot")) == (key in NOT_ROOT), key
+
+
+def test_the_table_is_about_containers_that_are_there(template):
+    there = {
+        (owner, container["name"])
+        for values in SCENARIOS.values()
+        for owner, pod in pods(template(values))
+        for container in containers(pod)
+    }
+    assert there >= set(CAPABILITIES) | NOT_ROOT | HAS_TOKEN
+    added = {
+        (owner, c["name"])
+        for values in SCENARIOS.values()
+        for owner, pod in pods(template(values))
+        for c in containers(pod)
+        if c["securityContext"].get("capabilities", {}).get("add")
+    }
+    assert added == set(CAPABILITIES)
+
+
+def test_privileged_is_for_those_that_open_device_nodes(template):
+    objects = template(SCENARIOS["bare driver"])
+    node = one(objects, "DaemonSet", "-node")["spec"]["template"]["spec"]
+    privileged = {c["name"]: c["securityContext"].get("privileged") for c in node["containers"]}
+    assert privileged == {"daemon": True, "plugin": True}
+
+
+def test_watching_processes_is_what_takes_capabilities(template):
+    def of_daemon(values: dict[str, object]) -> list[str]:
+        pod = one(template(values), "DaemonSet", "-node")["spec"]["template"]["spec"]
+        (daemon,) = (c for c in pod["containers"] if c["name"] == "daemon")
+        return daemon["securityContext"]["capabilities"].get("add", [])
+
+    assert of_daemon({}) == ["SYS_PTRACE", "DAC_READ_SEARCH", "KILL"]
+    assert of_daemon({"daemon": {"watchProcesses": False}}) == []
+
+
+@all_scenarios
+def test_only_who_asks_the_api_server_has_a_token(template, name):
+    objects = template(SCENARIOS[name])
+    for account in of_kind(objects, "ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+    for owner, pod in pods(objects):
+        assert pod["automountServiceAccountToken"] is False
+        for container in containers(pod):
+            mounts = {m["mountPath"] for m in container.get("volumeMounts", ())}
+            token = "/var/run/secrets/kubernetes.io/serviceaccount" in mounts
+            assert token == ((owner, container["name"]) in HAS_TOKEN), (owner, container["name"])
+
+
+@all_scenarios
+def test_roles_have_exactly_the_listed_verbs(template, name):
+    objects = template(SCENARIOS[name])
+    for role in of_kind(objects, "ClusterRole"):
+        found = {
+            (group, resource, verb)
+            for rule in role["rules"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        assert found == RULES[role["metadata"]["name"]]
+    for role in of_kind(objects, "Role"):
+        create, change = role["rules"]
+        assert (create["verbs"], change["verbs"]) == (["create"], ["get", "update"])
+        assert {*create["resources"], *change["resources"]} == {"leases"}
+        assert change["resourceNames"][0] == "harp-scheduler-extender"
+    borrowed = {
+        b["roleRef"]["name"]
+        for b in of_kind(objects, "ClusterRoleBinding")
+        if b["roleRef"]["name"].startswith("system:")
+    }
+    assert borrowed in (set(), {"system:kube-scheduler", "system:volume-scheduler"})
+    assert bool(borrowed) == bool(of_kind(objects, "Deployment") and name != "own scheduler")
+
+
+@all_scenarios
+def test_host_folders_are_the_listed_ones_and_sockets_are_read_only(template, name):
+    for owner, pod in pods(template(SCENARIOS[name])):
+        folders = {v["name"]: v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v}
+        assert set(folders.values()) <= HOST_FOLDERS[owner], owner
+        for container in containers(pod):
+            for mount in container["volumeMounts"]:
+                path = folders.get(mount["name"], "")
+                if path.startswith("/var/lib/kubelet/") and path not in WRITABLE_KUBELET:
+                    assert mount["readOnly"], (owner, container["name"], path)
+                if path.startswith("/usr/"):
+                    assert mount["readOnly"], (owner, container["name"], path)
+                # Kubelet mounts from these into pods, so they are the same outside and in.
+                if path and owner in ("harp-node", "harp-pool", "harp-remote"):
+                    if container["name"] != "folders":
+                        assert mount["mountPath"] == path
+
+
+@all_scenarios
+def test_nothing_listens_on_a_node(template, name):
+    objects = template(SCENARIOS[name])
+    for service in of_kind(objects, "Service"):
+        assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
+        assert not any("nodePort" in port for port in service["spec"]["ports"])
+    for _, pod in pods(objects):
+        for container in containers(pod):
+            assert not any("hostPort" in port for port in container.get("ports", ()))
+
+
+@all_scenarios
+def test_every_port_has_a_policy_and_every_pod_is_in_one(template, name):
+    if name == "minimal":
+        assert not of_kind(template(SCENARIOS[name]), "NetworkPolicy")
+        return
+    objects = template(SCENARIOS[name])
+    for owner, pod in pods(objects):
+        if owner.startswith("harp-cleanup"):
+            continue
+        policy = one(objects, "NetworkPolicy", owner.removeprefix("harp"))["spec"]
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        opened = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
+        probed = {10259}  # kubelet's probes pass without one
+        has = {p["containerPort"] for c in containers(pod) for p in c.get("ports", ())}
+        assert has - probed == opened, owner
+        for rule in policy["ingress"]:
+            everybody = "from" not in rule
+            assert everybody == (owner == "harp-extender" and rule["ports"][0]["port"] == 8888)
+
+
+def test_nobody_reads_metrics_if_nobody_is_named(template):
+    objects = template({"networkPolicy": {"metricsFrom": []}})
+    assert one(objects, "NetworkPolicy")["spec"]["ingress"] == []
+
+
+@all_scenarios
+def test_certificates_are_read_by_those_alone_who_speak_tls(template, name):
+    holders = {
+        ("harp-pool", "serve"): "pool",
+        ("harp-remote", "keeper"): "pool",
+        ("harp-extender", "extender"): "tls",
+    }
+    for owner, pod in pods(template(SCENARIOS[name])):
+        secrets = {v["name"] for v in pod["volumes"] if "secret" in v}
+        for volume in pod["volumes"]:
+            if "secret" in volume:
+                assert volume["secret"]["defaultMode"] in (0o400, 0o440)
+        for container in containers(pod):
+            mine = {m["name"] for m in container["volumeMounts"]} & secrets
+            assert mine <= {holders.get((owner, container["name"]))}
+
+
+@all_scenarios
+def test_resources_are_asked_for_and_bounded(template, name):
+    for owner, pod in pods(template(SCENARIOS[name])):
+        for container in containers(pod):
+            key = owner, container["name"]
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), key
+            assert "memory" in container["resources"]["limits"], key

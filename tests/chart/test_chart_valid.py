@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the chart renders is what API servers of several versions take."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from conftest import CHART, ROOT, containers, of_kind, one, pods
+from kubernetes_validate import utils
+from scenarios import SCENARIOS
+
+VERSIONS = ("1.28.0", "1.34.0", "1.37.0")
+#: what is there in 1.20, the oldest that the chart promises; tests/kube installs it on that one
+OLD = {
+    "v1",
+    "apps/v1",
+    "rbac.authorization.k8s.io/v1",
+    "networking.k8s.io/v1",
+    "monitoring.coreos.com/v1",
+}
+POLICIES = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _schemas_are_read_once():
+    before = utils.schema_contents
+    utils.schema_contents = functools.cache(before)
+    yield
+    utils.schema_contents = before
+
+
+def test_it_is_linted_strictly(helm):
+    for name, values in SCENARIOS.items():
+        done = helm("lint", "--strict", CHART, "--values=-", stdin=json.dumps(values))
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_of_its_strict_schema(template, version):
+    seen = set()
+    for name, values in SCENARIOS.items():
+        options = [f"--api-versions={POLICIES}"] if version >= "1.30" else []
+        objects = template(values, version, *options)
+        assert len(objects) >= 3, name
+        for found in objects:
+            text = json.dumps(found, sort_keys=True)
+            if text in seen or found["apiVersion"] == "monitoring.coreos.com/v1":
+                continue
+            seen.add(text)
+            kubernetes_validate.validate(found, version, strict=True)
+    kinds = {json.loads(text)["kind"] for text in seen}
+    assert ("ValidatingAdmissionPolicy" in kinds) == (version >= "1.30"), kinds
+    assert kinds >= {"DaemonSet", "Deployment", "Service", "NetworkPolicy", "ClusterRole", "Role"}
+
+
+def test_the_validation_sees_a_typo(template):
+    wrong = one(template({}), "DaemonSet")
+    wrong["spec"]["template"]["spec"]["hostPid"] = True
+    with pytest.raises(kubernetes_validate.ValidationError, match="hostPid"):
+        kubernetes_validate.validate(wrong, "1.37.0", strict=True)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_1_20_has_all_of_it(template, name):
+    assert {o["apiVersion"] for o in template(SCENARIOS[name], "1.20.2")} <= OLD
+
+
+def test_a_cluster_that_is_too_old_is_refused(ask):
+    done = ask({}, "1.19.3")
+    assert done.returncode != 0
+    assert "1.20" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "api"),
+    [("1.20.2", "v1beta1"), ("1.22.0", "v1beta1"), ("1.24.3", "v1beta3"), ("1.37.0", "v1")],
+)
+def test_kube_scheduler_gets_the_configuration_it_reads(template, version, api):
+    objects = template({"gpusPerNode": 2}, version)
+    text = one(objects, "ConfigMap", "-extender")["data"]["scheduler.yaml"]
+    config = yaml.safe_load(text)
+    assert config["apiVersion"] == f"kubescheduler.config.k8s.io/{api}"
+    (extender,) = config["extenders"]
+    assert extender["managedResources"] == [
+        {"name": "harp.dev/gpu-share", "ignoredByScheduler": False}
+    ]
+    pod = one(objects, "Deployment")["spec"]["template"]["spec"]
+    serve, scheduler = pod["containers"]
+    bind = next(a for a in serve["args"] if a.startswith("--bind="))
+    assert extender["urlPrefix"] == f"http://{bind.removeprefix('--bind=')}"
+    assert scheduler["image"] == f"registry.k8s.io/kube-scheduler:v{version}"
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_what_is_mounted_is_a_volume_and_what_is_a_volume_is_mounted(template, name):
+    for owner, pod in pods(template(SCENARIOS[name])):
+        there = [volume["name"] for volume in pod.get("volumes", ())]
+        mounted = {m["name"] for c in containers(pod) for m in c.get("volumeMounts", ())}
+        assert len(there) == len(set(there)), owner
+        assert set(there) == mounted, owner
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_selectors_find_their_own_pods_and_nobody_elses(template, name):
+    objects = template(SCENARIOS[name])
+    labels = {}
+    for kind in ("DaemonSet", "Deployment"):
+        for found in of_kind(objects, kind):
+            key = (kind, found["metadata"]["name"])
+            labels[key] = found["spec"]["template"]["metadata"]["labels"]
+            matched = found["spec"]["selector"]["matchLabels"]
+            assert matched.items() <= labels[key].items(), key
+    for kind in ("DaemonSet", "Deployment"):
+        for found in of_kind(objects, kind):
+            selector = found["spec"]["selector"]["matchLabels"].items()
+            owners = [key for key, has in labels.items() if selector <= has.items()]
+            assert owners == [(kind, found["metadata"]["name"])]
+    for kind, where in (("Service", "selector"), ("NetworkPolicy", "podSelector")):
+        for found in of_kind(objects, kind):
+            selector = found["spec"][where]
+            selector = selector.get("matchLabels", selector).items()
+            owners = [key[1] for key, has in labels.items() if selector <= has.items()]
+            assert owners == [found["metadata"]["name"]], found["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_accounts_and_roles_that_are_named_are_there(template, name):
+    objects = template(SCENARIOS[name])
+    accounts = {o["metadata"]["name"] for o in of_kind(objects, "ServiceAccount")}
+    roles = {
+        (o["kind"], o["metadata"]["name"]) for o in objects if o["kind"] in ("Role", "ClusterRole")
+    }
+    used = {pod["serviceAccountName"] for _, pod in pods(objects) if "serviceAccountName" in pod}
+    assert used == accounts
+    bound = set()
+    for found in objects:
+        if not found["kind"].endswith("RoleBinding"):
+            continue
+        role = found["roleRef"]["kind"], found["roleRef"]["name"]
+        assert role in roles or role[1].startswith("system:"), role
+        bound.add(role)
+        for subject in found["subjects"]:
+            assert subject["name"] in accounts
+            assert subject["namespace"] == "gpu"
+    assert roles <= bound
+
+
+def test_names_are_apart_for_two_releases(ask):
+    def names(release: str) -> set[tuple[str, str]]:
+        done = ask({"gpusPerNode": 2}, release=release)
+        assert done.returncode == 0, done.stderr
+        return {(o["kind"], o["metadata"]["name"]) for o in yaml.safe_load_all(done.stdout) if o}
+
+    assert not names("harp") & names("other")
+
+
+def test_the_operator_and_grafana_get_what_they_know(template):
+    objects = template(SCENARIOS["monitoring"])
+    monitor: dict[str, Any] = one(objects, "PodMonitor")
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    ports = {
+        port["name"] for _, pod in pods(objects) for c in containers(pod) for port in c["ports"]
+    }
+    for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+        assert endpoint["honorLabels"] is True
+        assert endpoint["port"] in ports
+    rules = one(objects, "PrometheusRule")["spec"]
+    assert rules == yaml.safe_load((ROOT / "deploy/monitoring/rules.yaml").read_text())
+    board = one(objects, "ConfigMap", "-dashboard")
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert board["data"]["harp.json"] == (ROOT / "deploy/monitoring/dashboard.json").read_text()
+
+
+def test_what_is_checked_in_is_what_the_chart_says(helm, tmp_path):
+    render = [sys.executable, ROOT / "deploy" / "render", "--check"]
+    done = subprocess.run(render, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    static = list(yaml.safe_load_all((ROOT / "deploy/static/harp.yaml").read_text()))
+    assert [o["kind"] for o in static if o].count("DaemonSet") == 1
+    assert all("helm.sh/hook" not in json.dumps(o) for o in static)

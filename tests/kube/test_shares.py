@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shares in real containers: time and memory, judged by the engine's own ledger and from inside."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from rig.harp import Harp
+from rig.pods import Pod, Space, container
+
+MIB = 1 << 20
+#: of the software GPU t4-16g, as it says itself
+PIECE_MIB = 16
+
+
+def busy(name: str) -> list[str]:
+    """Fill the memory once, then keep the GPU busy under a name of its own in the ledger."""
+    work = f"/tmp/{name} --mode saturate --kernel-us 500"
+    return [
+        "sh",
+        "-ec",
+        f"gpu_job.py --fill --steps 1; cp /opt/demo/harp-bench-busy /tmp/{name}; exec {work}",
+    ]
+
+
+def busy_ns(harp: Harp) -> dict[str, int]:
+    """{program: time that it really had of compute engines}."""
+    truth = json.loads(harp.soft("truth"))
+    return {
+        one["name"]: one["busy_ns"]["compute"]
+        for one in truth["processes"]
+        if one["state"] == "live"
+    }
+
+
+def counted(pod: Pod, begin_ns: int, end_ns: int) -> int:
+    """Kernels that a program counted between two moments of the machine's clock."""
+    rows = []
+    for line in pod.log().splitlines():
+        if line.startswith("{") and "iterations" in line:
+            row = json.loads(line)
+            rows.append((row["t_ns"], row["iterations"]))
+    inside = [row for row in rows if begin_ns <= row[0] <= end_ns]
+    return inside[-1][1] - inside[0][1]
+
+
+def said_mib(pod: Pod, before: str, after: str) -> int:
+    """A figure of what it said."""
+    return int(pod.log().partition(before)[2].partition(after)[0])
+
+
+def test_two_pods_hold_30_and_70_percent_of_time_and_memory(space: Space, harp: Harp) -> None:
+    sizes = {"low": 30, "high": 70}
+    pods = {
+        name: space.pod(name, container("main", busy(f"busy-{name}"), size))
+        for name, size in sizes.items()
+    }
+    for pod in pods.values():
+        pod.says("iterations", limit_s=120)
+    tenants = space.tenants()
+    for name, size in sizes.items():
+        tenant = tenants[f"{name}/main"]
+        limit_mib = tenant["mem_limit_bytes"] // MIB
+        assert tenant["share_ratio"] == size / 100
+        assert said_mib(pods[name], "memory: ", " MiB") == limit_mib
+        allocated = said_mib(pods[name], "allocated ", " MiB, then out of memory")
+        assert limit_mib - 2 * PIECE_MIB < allocated <= limit_mib
+    before, begin_ns = busy_ns(harp), time.monotonic_ns()
+    time.sleep(6)
+    after, end_ns = busy_ns(harp), time.monotonic_ns()
+    had = {name: after[f"busy-{name}"] - before[f"busy-{name}"] for name in sizes}
+    share = had["low"] / sum(had.values())
+    work = {name: counted(pod, begin_ns, end_ns) for name, pod in pods.items()}
+    inside = work["low"] / sum(work.values())
+    print(f"asked 30, the engine gave {share:.1%}, the programs counted {inside:.1%}")
+    assert 0.27 < share < 0.33
+    assert 0.25 < inside < 0.35

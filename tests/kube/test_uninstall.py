@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HARP goes, and leaves nothing: no process, no object, no slot that could be asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rig import cgroups
+from rig.harp import NAMESPACE, RESOURCE, Harp
+from rig.machine import wait_for
+from rig.pods import Space, container
+
+
+def programs() -> set[str]:
+    """HARP's among the processes of the rig, pods' included."""
+    found = set()
+    for pid in cgroups.members():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if "harp-kube" in command:  # kubelet, containerd and their paths
+            continue
+        found |= {w for w in ("harp", "device_plugin") if w in command}
+    return found
+
+
+def test_uninstalling_leaves_nothing(space: Space, harp: Harp) -> None:
+    pod = space.pod("a", container("main", ["gpu_job.py", "--steps", "2"], 30))
+    pod.until("Succeeded")
+    pod.end()
+    assert programs() == {"harp", "device_plugin"}
+    try:
+        harp.uninstall()
+        wait_for("no slot is offered", lambda: harp.allocatable() == 0)
+        wait_for("no process of HARP's is left", lambda: not programs())
+        client = harp.cluster.client
+        assert client.find(f"/api/v1/namespaces/{NAMESPACE}") is None
+        for kind in ("clusterroles", "clusterrolebindings"):
+            names = client.get(f"/apis/rbac.authorization.k8s.io/v1/{kind}")["items"]
+            assert not [one for one in names if "harp" in one["metadata"]["name"]]
+        node = client.get(f"/api/v1/nodes/{harp.node.name}")
+        for marks in ("labels", "annotations"):
+            assert not [key for key in node["metadata"].get(marks, {}) if "harp.dev" in key]
+        late = space.pod("b", container("main", ["gpu_job.py"], 30))
+        wait_for("it has nowhere to go", lambda: f"Insufficient {RESOURCE}" in late.why())
+    finally:
+        harp.install()
+    late.until("Failed", "Succeeded", "Running")
+    after = space.pod("c", container("main", ["gpu_job.py", "--steps", "1"], 30))
+    after.until("Succeeded")
