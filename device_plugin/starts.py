@@ -15,7 +15,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -38,6 +38,7 @@ from device_plugin.identity import (
 from device_plugin.metrics import AMBIGUOUS, UNKNOWN, Counts
 from device_plugin.slots import Slots
 from device_plugin.tenants import Tenants, alive, drop_folder, make_folder, tenant_name
+from device_plugin.turns import Turns
 from harp.errors import DaemonError, DaemonUnreachable, HarpError
 from harp.metrics import families
 from harp.model import Limits
@@ -54,14 +55,6 @@ class Patience:
     identity_s: float = 5.0  #: for kubelet to list the container
     harpd_s: float = 15.0  #: for a harpd that is being restarted
     pause_s: float = 0.1  #: between two looks
-
-
-@dataclass(slots=True)
-class _Turn:
-    """One start at a time of the same slots."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    waiting: int = 0
 
 
 class Starts:
@@ -110,13 +103,12 @@ class Starts:
         self._events = events
         self._save = save
         self._patience = patience or Patience()
-        #: guards _book, _turns, _missing and _changes
+        self._turns = Turns()
+        #: guards _book, _missing and _changes
         self._lock = threading.Lock()
         #: of the book, so far, and how many of them are written; one writes at a time
         self._changes = self._written = 0
         self._writing = threading.Lock()
-        #: {grant id: who is at it}
-        self._turns: dict[str, _Turn] = {}
         #: see book.missing()
         self._missing: dict[str, float] = {}
         self.counts = counts or Counts()
@@ -128,13 +120,9 @@ class Starts:
             HarpError: not now.
         """
         bare = self._bare(ids)
-        turn = self._enter(bare.id)
-        try:
-            with turn.lock:
-                grant = self._named(bare)
-                self._give(grant)
-        finally:
-            self._leave(bare.id)
+        with self._turns.at(bare.id):
+            grant = self._named(bare)
+            self._give(grant)
         return grant
 
     def _bare(self, ids: Collection[str]) -> Grant:
@@ -161,21 +149,17 @@ class Starts:
         Raises:
             HarpError: harpd does not answer, or refuses; it keeps what it has.
         """
-        turn = self._enter(grant.id)
-        try:
-            with turn.lock:
-                with self._lock:
-                    if self._book.get(grant.id) != grant:
-                        return False  # it starts anew meanwhile, and reads them itself
-                refined = self._refined(self._bare(grant.ids), pod)
-                edited = replace(grant, limits=refined, pod_uid=pod.uid)
-                if edited == grant:
-                    return False
-                if refined != grant.limits:
-                    self._tenants.ensure(edited, make_folder(self._grants, grant.id))
-                self._put(edited)
-        finally:
-            self._leave(grant.id)
+        with self._turns.at(grant.id):
+            with self._lock:
+                if self._book.get(grant.id) != grant:
+                    return False  # it starts anew meanwhile, and reads them itself
+            refined = self._refined(self._bare(grant.ids), pod)
+            edited = replace(grant, limits=refined, pod_uid=pod.uid)
+            if edited == grant:
+                return False
+            if refined != grant.limits:
+                self._tenants.ensure(edited, make_folder(self._grants, grant.id))
+            self._put(edited)
         self._write()
         _log.info("grant_edited", grant=grant.id, owner=str(grant.owner))
         return refined != grant.limits
@@ -206,14 +190,10 @@ class Starts:
     @contextlib.contextmanager
     def nobodys(self, key: str) -> Iterator[bool]:
         """Whether a grant is in nobody's hands; then nobody takes it meanwhile."""
-        turn = self._enter(key)
-        try:
-            with turn.lock:
-                with self._lock:
-                    free = self._book.get(key) is None
-                yield free
-        finally:
-            self._leave(key)
+        with self._turns.at(key):
+            with self._lock:
+                free = self._book.get(key) is None
+            yield free
 
     def _gone(self, grants: Sequence[Grant], *, listed: bool) -> tuple[Grant, ...]:
         """Those of these whose containers are gone for the API server as well.
@@ -234,19 +214,6 @@ class Starts:
             if not listed or (container.kind is Kind.INIT and not container.ended)
         }
         return tuple(g for g in grants if g.owner not in here)
-
-    def _enter(self, key: str) -> _Turn:
-        with self._lock:
-            turn = self._turns.setdefault(key, _Turn())
-            turn.waiting += 1
-            return turn
-
-    def _leave(self, key: str) -> None:
-        with self._lock:
-            turn = self._turns[key]
-            turn.waiting -= 1
-            if not turn.waiting:
-                del self._turns[key]
 
     def _named(self, bare: Grant) -> Grant:
         """The grant with its owner and its limits; bare if nobody can be named."""
@@ -365,9 +332,8 @@ class Starts:
             self._changes += 1
 
     def _again(self, grant: Grant) -> None:
-        turn = self._enter(grant.id)
         try:
-            with turn.lock:
+            with self._turns.at(grant.id):
                 with self._lock:
                     if self._book.get(grant.id) != grant:
                         return  # it was given anew meanwhile
@@ -378,22 +344,16 @@ class Starts:
             _log.error("tenant_not_made_again", grant=grant.id, reason=error.message)
         else:
             _log.info("tenant_made_again", grant=grant.id)
-        finally:
-            self._leave(grant.id)
 
     def _end_unless_given_anew(self, grant: Grant) -> None:
-        turn = self._enter(grant.id)
-        try:
-            with turn.lock:
-                with self._lock:
-                    # A start in between takes it off the missing, and perhaps on for another.
-                    if self._book.get(grant.id) != grant or grant.id not in self._missing:
-                        return
-                self._end(grant)
-                self._write()
-                _log.info("grant_ended", grant=grant.id, owner=str(grant.owner))
-        finally:
-            self._leave(grant.id)
+        with self._turns.at(grant.id):
+            with self._lock:
+                # A start in between takes it off the missing, and perhaps on for another.
+                if self._book.get(grant.id) != grant or grant.id not in self._missing:
+                    return
+            self._end(grant)
+            self._write()
+            _log.info("grant_ended", grant=grant.id, owner=str(grant.owner))
 
     def _end(self, grant: Grant) -> None:
         """To be written by the caller. Should we end before, the next one ends it once more."""

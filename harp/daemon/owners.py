@@ -92,8 +92,8 @@ def check_container(uid: int, harpd_uid: int, wish: Wish) -> None:
         NotOwner: root alone may ask, and only harpd of root.
         ConfigError: others than its processes could reach its socket; a label is none.
     """
-    whats = {"of any uid": wish.any_uid, "that is held": wish.held, "with labels": wish.labels}
-    what = next((word for word, asked in whats.items() if asked), "")
+    faults = {"of any uid": wish.any_uid, "that is held": wish.held, "with labels": wish.labels}
+    what = next((word for word, asked in faults.items() if asked), "")
     if not what:
         return
     if uid != 0:

@@ -65,7 +65,7 @@ class _Starter:
         return ids
 
 
-class _Performed(_Registration):
+class _Performed(Registrar):
     """Whose actions succeed without a socket; a registration only if it is not refused."""
 
     own: SocketFile

@@ -75,6 +75,7 @@ class Pod:
 
         def look() -> str:
             phase = self.phase
+            self._check_image()
             if phase in ("Failed", "Succeeded") and phase not in phases:
                 raise AssertionError(f"{self.name} is {phase}: {self.why()}: {self.logs()}")
             return phase if phase in phases else ""
@@ -114,11 +115,18 @@ class Pod:
                 said = self.log(name)
             except ApiError:  # it has not begun
                 said = ""
+                self._check_image()
             if text not in said and self.phase == "Failed":
                 raise AssertionError(f"{self.name} failed: {self.why()}: {self.logs()}")
             return said if text in said else ""
 
         return wait_for(f"{self.name} says {text!r}", look, limit_s=limit_s)
+
+    def _check_image(self) -> None:
+        """An image that is not there will not come: nothing is to be waited for."""
+        for one in self._statuses(self.object["status"]):
+            if "ErrImage" in one.get("state", {}).get("waiting", {}).get("reason", ""):
+                raise AssertionError(f"{self.name}: {self.why()}")
 
     def restarts(self, name: str = "main") -> int:
         """How often a container has been started again."""
