@@ -98,7 +98,13 @@ def _milli(slots: int, per_gpu: int) -> int:
 
 
 def prefer(
-    slots: Slots, available: Iterable[str], must: Collection[str], size: int, chooser: Chooser
+    slots: Slots,
+    available: Iterable[str],
+    must: Collection[str],
+    size: int,
+    chooser: Chooser,
+    *,
+    hint: Collection[int] = (),
 ) -> tuple[str, ...]:
     """The ids that a container of `size` slots had best get; () where it cannot have a share.
 
@@ -108,7 +114,12 @@ def prefer(
         must: those that it has already; they are in the answer.
         size: how many in all.
         chooser: of GPUs.
+        hint: GPUs that it had best be of, if they have enough; places in Slots.gpus.
     """
+    if hint:
+        mine = {name for name in available if name in slots.all and slots.all[name].gpu in hint}
+        if ids := prefer(slots, mine, must, size, chooser):
+            return ids
     places = [slots.all[name] for name in {*available, *must} if name in slots.all]
     count = Counter(place.gpu for place in places)
     free = [count[gpu] for gpu in range(len(slots.gpus))]

@@ -159,4 +159,4 @@ _TAKEN: dict[str, Callable[[Limits, Limits, str], tuple[Limits, str]]] = {
     "oversubscribe": _oversubscribe,
 }
 #: read by other parts of HARP
-_ELSEWHERE = {"remote", "estimate"}
+_ELSEWHERE = {"remote", "estimate", "gpu", "gpu-used"}

@@ -23,6 +23,9 @@ __all__ = ["INSIDE", "Answer", "Hardware", "Mount", "answer"]
 #: our folder in a container
 INSIDE = Path("/opt/harp")
 _SHIM, _GRANT, _DRIVER = INSIDE / "shim", INSIDE / "grant", INSIDE / "driver"
+#: the software GPU's; what is here decides, as with _GRANT, whatever the environment says
+_SOFT = INSIDE / "soft"
+_PTXC = INSIDE / "ptxc"
 _NAMES = ("libcuda.so.1", "libnvidia-ml.so.1")
 
 
@@ -46,7 +49,8 @@ class Hardware:
     common_nodes: tuple[str, ...] = ()  #: device nodes of every container
     nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: by UUID
     env: Mapping[str, str] = field(default_factory=dict)  #: settings of the software GPU
-    shared: tuple[Path, ...] = ()  #: folders that containers write to
+    soft: Path | None = None  #: folder of its state, which containers write to
+    ptxc: Path | None = None  #: folder with the socket of its compiler, "sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,19 @@ def answer(
     # A node whose default runtime is NVIDIA's would add what the image asks for: all GPUs.
     env["NVIDIA_VISIBLE_DEVICES"] = ",".join(uuids) if hardware.common_nodes else "void"
     env |= hardware.env
+    if hardware.soft is not None:
+        env["HARP_SOFT_DIR"] = str(_SOFT)
+    if hardware.ptxc is not None:
+        env["HARP_PTXC_SOCKET"] = str(_PTXC / "sock")
     mounts = [
         Mount(str(_SHIM), str(hardware.shim)),
         Mount(str(_GRANT), str(grant_dir)),
         *_driver(hardware),
-        *(Mount(str(path), str(path), read_only=False) for path in hardware.shared),
     ]
+    if hardware.soft is not None:
+        mounts.append(Mount(str(_SOFT), str(hardware.soft), read_only=False))
+    if hardware.ptxc is not None:
+        mounts.append(Mount(str(_PTXC), str(hardware.ptxc)))
     for folder in library_dirs:
         for name in _NAMES:
             ours = str(hardware.shim / name)

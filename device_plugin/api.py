@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The API server, as far as the plugin needs it: single pods, and events about them.
+"""The API server, as far as the plugin needs it: pods of this node, and events about them.
 
-No list and no watch: kubelet says who has which slots, so what is left to ask is one pod at a time,
-when a container of it starts. The service account's token is read at every call, for it is renewed.
+Kubelet says who has which slots, so when a container starts its pod alone is asked for. The list of
+this node's pods is asked for at an interval (edited annotations), and that of those that have not
+begun when kubelet wants advice. The service account's token is read at every call, for it is
+renewed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from urllib.parse import quote
 
 import structlog
 
+from device_plugin.annotations import parse_quantity
 from device_plugin.identity import Container, Kind, Pod
 from harp.errors import ConfigError, DaemonUnreachable
 
@@ -30,6 +33,8 @@ __all__ = ["Access", "ApiServer", "pod_of"]
 
 _log = structlog.get_logger(__name__)
 _TIMEOUT_S = 2.0
+#: kubelet admits no other pod while it waits for our advice
+_ADVICE_S = 0.5
 #: events that wait to be sent; more are dropped, for a pod that crashes in a loop says nothing new
 _EVENTS_MAX = 256
 #: a pod's message is said once
@@ -76,11 +81,13 @@ class ApiServer:
     Args:
         access: where.
         node: this node's name, the source of our events.
+        resource: what containers ask for.
     """
 
-    def __init__(self, access: Access, node: str) -> None:
+    def __init__(self, access: Access, node: str, resource: str = "harp.dev/gpu-share") -> None:
         self._access = access
         self._node = node
+        self._resource = resource
         self._tls = ssl.create_default_context(cafile=str(access.authority))
         self._events: queue.Queue[tuple[Pod, str, str] | None] = queue.Queue(_EVENTS_MAX)
         #: guards _said
@@ -112,8 +119,28 @@ class ApiServer:
                     f"the API server answers {status} to GET {path}",
                     "let the plugin's service account get pods",
                 )
-            found.append(pod_of(body))
+            found.append(pod_of(body, self._resource))
         return found
+
+    def here(self, *, pending: bool = False) -> Sequence[Pod]:
+        """All pods of this node; or those that have not begun, asked with little patience.
+
+        Raises:
+            DaemonUnreachable: it does not answer, or does not let us ask.
+        """
+        selector = f"spec.nodeName={self._node}" + (",status.phase=Pending" if pending else "")
+        # What the API server has at hand is new enough for edits; a pod that was bound just now is
+        # asked for as it is.
+        path = f"/api/v1/pods?fieldSelector={quote(selector)}" + (
+            "" if pending else "&resourceVersion=0"
+        )
+        status, body = self._ask("GET", path, timeout_s=_ADVICE_S if pending else _TIMEOUT_S)
+        if status != http.client.OK:
+            raise DaemonUnreachable(
+                f"the API server answers {status} to GET {path}",
+                "let the plugin's service account list pods",
+            )
+        return [pod_of(one, self._resource) for one in body.get("items") or ()]
 
     def tell(self, pod: Pod, reason: str, message: str) -> None:
         """One event, soon; the same thing of the same pod once."""
@@ -143,10 +170,12 @@ class ApiServer:
             if status != http.client.CREATED:
                 _log.warning("event_not_sent", pod=pod.name, reason=f"the answer is {status}")
 
-    def _ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    def _ask(
+        self, method: str, path: str, body: object = None, timeout_s: float = _TIMEOUT_S
+    ) -> tuple[int, Any]:
         where = self._access
         connection = http.client.HTTPSConnection(
-            where.host, where.port, timeout=_TIMEOUT_S, context=self._tls
+            where.host, where.port, timeout=timeout_s, context=self._tls
         )
         try:
             headers = {
@@ -167,8 +196,13 @@ class ApiServer:
             connection.close()
 
 
-def pod_of(data: Mapping[str, Any]) -> Pod:
-    """A pod as the API server writes it. What it leaves out is not yet so."""
+def pod_of(data: Mapping[str, Any], resource: str = "") -> Pod:
+    """A pod as the API server writes it. What it leaves out is not yet so.
+
+    Args:
+        data: as it answers.
+        resource: whose numbers are read of its containers.
+    """
     meta, spec, status = data["metadata"], data.get("spec", {}), data.get("status", {})
     states = {
         one["name"]: one.get("state", {})
@@ -176,8 +210,8 @@ def pod_of(data: Mapping[str, Any]) -> Pod:
         for one in status.get(kind) or ()
     }
     containers = [
-        *(_container(one, states, init=True) for one in spec.get("initContainers") or ()),
-        *(_container(one, states, init=False) for one in spec.get("containers") or ()),
+        *(_container(one, states, resource, init=True) for one in spec.get("initContainers") or ()),
+        *(_container(one, states, resource, init=False) for one in spec.get("containers") or ()),
     ]
     phase = status.get("phase", "Pending")
     return Pod(
@@ -193,12 +227,16 @@ def pod_of(data: Mapping[str, Any]) -> Pod:
     )
 
 
-def _container(spec: Mapping[str, Any], states: Mapping[str, Any], *, init: bool) -> Container:
+def _container(
+    spec: Mapping[str, Any], states: Mapping[str, Any], resource: str, *, init: bool
+) -> Container:
     kind = Kind.MAIN
     if init:
         kind = Kind.SIDECAR if spec.get("restartPolicy") == "Always" else Kind.INIT
     state = states.get(spec["name"], {})
-    return Container(spec["name"], kind, "running" in state, "terminated" in state)
+    asked = ((spec.get("resources") or {}).get("limits") or {}).get(resource, "0")
+    slots = parse_quantity(str(asked))  # a whole number, the API server sees to that; "1k" is one
+    return Container(spec["name"], kind, "running" in state, "terminated" in state, slots)
 
 
 def _seconds(text: str | None) -> float:

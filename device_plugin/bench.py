@@ -28,6 +28,7 @@ import structlog
 
 from device_plugin.allocator import check, limits
 from device_plugin.answer import Hardware
+from device_plugin.asked import LoggedEvents, NoPods
 from device_plugin.book import Book
 from device_plugin.checkpoint import load
 from device_plugin.fake_kubelet import AdmissionError, Ask, FakeKubelet
@@ -37,7 +38,6 @@ from device_plugin.plugin import Others, Plugin
 from device_plugin.settings import Settings
 from device_plugin.signs import HarpdSigns
 from device_plugin.slots import Gpu, Slots
-from device_plugin.starts import LoggedEvents, NoPods
 
 __all__ = ["Figures", "main", "measure"]
 

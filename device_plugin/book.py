@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from device_plugin.identity import Owner
 from harp.model import Limits
 
-__all__ = ["Book", "Grant", "grant_id", "missing"]
+__all__ = ["GONE_S", "Book", "Grant", "grant_id", "missing"]
 
 #: kubelet's list may lag behind a start; nothing waits for a grant to end
-_GONE_S = 30.0
+GONE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def grant_id(ids: Collection[str]) -> str:
 
 
 class Book:
-    """Living grants; no slot is in two of them."""
+    """Living grants; no slot is in two of them, and no container has two."""
 
     def __init__(self, grants: Iterable[Grant] = ()) -> None:
         self._grants: dict[str, Grant] = {}
@@ -66,9 +66,15 @@ class Book:
         return self._grants.get(key)
 
     def overlapping(self, grant: Grant) -> tuple[Grant, ...]:
-        """Other grants with slots of this one: they have ended. By id."""
-        keys = {self._holders[name] for name in grant.ids if name in self._holders} - {grant.id}
-        return tuple(self._grants[key] for key in sorted(keys))
+        """Other grants with slots of this one, or of its container: they have ended. By id.
+
+        A container has its slots as long as it lives; one with others is a pod that came again
+        under its name.
+        """
+        keys = {self._holders[name] for name in grant.ids if name in self._holders}
+        if grant.owner is not None:
+            keys |= {one.id for one in self._grants.values() if one.owner == grant.owner}
+        return tuple(self._grants[key] for key in sorted(keys - {grant.id}))
 
     def put(self, grant: Grant) -> None:
         """Write one down; those with slots of it are struck out, and so is one of its id."""
@@ -104,5 +110,5 @@ def missing(
     known = set(listed)
     absent = [grant for grant in book if grant.ids not in known]
     now_absent = {grant.id: since_s.get(grant.id, now_s) for grant in absent}
-    ended = tuple(g for g in absent if now_s - now_absent[g.id] >= _GONE_S)
+    ended = tuple(g for g in absent if now_s - now_absent[g.id] >= GONE_S)
     return now_absent, ended

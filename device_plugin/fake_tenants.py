@@ -11,7 +11,7 @@ from pathlib import Path
 
 from device_plugin.book import Grant
 from device_plugin.slots import Gpu
-from device_plugin.tenants import NodeView, tenant_name
+from device_plugin.tenants import NodeView, Stray, tenant_name
 from harp.errors import DaemonUnreachable, QuotaExceeded
 from harp.model import DeviceKind
 from harp.units import PPM
@@ -66,6 +66,21 @@ class FakeTenants:
         """See Tenants."""
         self._answer()
         self.lose(tenant_name(grant))
+
+    def held_in(self, grants: Path) -> Mapping[str, Stray]:
+        """See device_plugin.orphans."""
+        self._answer()
+        with self._lock:
+            return {
+                grant.id: Stray(name, name in self.busy)
+                for name, grant in self.made.items()
+                if (grants / grant.id).is_dir()
+            }
+
+    def remove_named(self, name: str) -> None:
+        """See device_plugin.orphans."""
+        self._answer()
+        self.lose(name)
 
     def lose(self, name: str) -> None:
         """A tenant ended, whoever wanted it to."""

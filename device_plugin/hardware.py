@@ -34,7 +34,13 @@ class _Card:
 
 
 def survey(
-    view: NodeView, native: NativeDir, base: Path, env: Mapping[str, str], root: Path = Path("/")
+    view: NodeView,
+    native: NativeDir,
+    base: Path,
+    env: Mapping[str, str],
+    root: Path = Path("/"),
+    *,
+    run: Path | None = None,
 ) -> tuple[Hardware, NodeView]:
     """What containers are given of this node, and `view` with its GPUs' NUMA nodes.
 
@@ -44,6 +50,7 @@ def survey(
         base: folder that lasts, for the libraries that containers mount.
         env: of the plugin.
         root: where /proc, /sys and /dev are.
+        run: HARP's run folder; the software GPU's compiler may have its socket's folder there.
 
     Raises:
         NoDevice: the driver does not list a GPU that harpd has.
@@ -62,7 +69,8 @@ def survey(
             backing.cuda,
             backing.nvml,
             env={name: env[name] for name in FROM_DAEMON if name in env},
-            shared=(Path(env["HARP_SOFT_DIR"]),),
+            soft=Path(env["HARP_SOFT_DIR"]),
+            ptxc=_compiler(run),
         )
         return hardware, view
     cards = _cards(root / "proc/driver/nvidia/gpus")
@@ -83,6 +91,15 @@ def survey(
     )
     gpus = tuple(replace(gpu, numa=_numa(root, cards[gpu.uuid].bus)) for gpu in view.gpus)
     return hardware, replace(view, gpus=gpus)
+
+
+def _compiler(run: Path | None) -> Path | None:
+    """The folder of the compiler's socket, where the node has one: images have no compiler.
+
+    The folder is asked for, not the socket: a compiler that is restarted makes that anew in there.
+    """
+    folder = None if run is None else run / "ptxc"
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _cards(folder: Path) -> dict[str, _Card]:

@@ -66,6 +66,7 @@ class Container:
     kind: Kind = Kind.MAIN
     running: bool = False
     ended: bool = False  #: terminated, and not yet about to start again
+    slots: int = 0  #: that it asks for
 
 
 @dataclass(frozen=True, slots=True)

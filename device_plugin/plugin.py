@@ -12,17 +12,24 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
 from device_plugin import health
 from device_plugin.allocator import Chooser
 from device_plugin.answer import Answer, Hardware, answer
+from device_plugin.asked import Events, Holders, NodePods
 from device_plugin.book import Book, Grant
 from device_plugin.checkpoint import Checkpoint, save
-from device_plugin.kubelet import register, socket_file
+from device_plugin.edits import Edits
+from device_plugin.hint import hinted
+from device_plugin.kubelet import PodResources, register, socket_file
+from device_plugin.metrics import Counts, Part
+from device_plugin.orphans import Orphans, StrayTenants
+from device_plugin.pages import Now, Pages
 from device_plugin.registration import (
     Action,
     Event,
@@ -31,6 +38,7 @@ from device_plugin.registration import (
     Register,
     Registered,
     Serve,
+    SocketFile,
     State,
     StreamBegan,
     StreamEnded,
@@ -41,13 +49,17 @@ from device_plugin.server import Listing, Served, Service, serve
 from device_plugin.settings import Settings
 from device_plugin.signs import Signs
 from device_plugin.slots import Slots
-from device_plugin.starts import Events, Holders, Patience, Pods, Starts
+from device_plugin.starts import Patience, Starts
 from device_plugin.tenants import NodeView, Tenants
-from harp.errors import HarpError
+from harp.errors import DaemonUnreachable, HarpError
+from harp.metrics import families
+from harp.metrics.server import Route
 
 __all__ = ["Others", "Plugin", "Tempo"]
 
 _log = structlog.get_logger(__name__)
+#: for kubelet to say at a scrape who has what; a scrape may take 10 s in all
+_LISTED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +69,21 @@ class Tempo:
     look_s: float = 0.2  #: at kubelet's folder: two stat calls
     sweep_s: float = 5.0
     health_s: float = 20.0  #: between probes; events come when they come
+    edits_s: float = 10.0  #: at the annotations of running pods
     wake_s: float = 1.0  #: longest that stop() waits for a thread
+
+
+class HeldTenants(Tenants, StrayTenants, Protocol):
+    """harpd, as far as the plugin needs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Others:
     """Whom the plugin talks to, besides kubelet's registration."""
 
-    tenants: Tenants
+    tenants: HeldTenants
     holders: Holders
-    pods: Pods
+    pods: NodePods
     events: Events
     signs: Signs
 
@@ -104,6 +121,7 @@ class Plugin:
         self._others = others
         self._tempo = tempo or Tempo()
         self._chooser = chooser or Chooser()
+        self.counts = Counts(settings.resource, [(gpu.uuid, gpu.index) for gpu in slots.gpus])
         self.starts = Starts(
             slots,
             book,
@@ -114,12 +132,17 @@ class Plugin:
             pods=others.pods,
             events=others.events,
             save=self._save,
+            counts=self.counts,
             patience=patience,
         )
+        self.orphans = Orphans(settings.grants, self.starts, others.tenants, others.holders)
+        self.edits = Edits(self.starts, others.pods, others.events, settings.node)
         self.listing = Listing(slots, topology=settings.topology)
-        self.registration = _Registration(settings, self._serve, self._tempo.look_s)
+        self.registration = _Registration(settings, self._serve, self._tempo.look_s, self.counts)
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
+        self._listed = PodResources(settings.pod_resources, settings.resource, _LISTED_S)
+        self._pages = Pages(slots, self.counts, self._listed, self._now, lambda: self._threads)
         #: {uuid: health}, of the health thread
         self._health = {gpu.uuid: health.Health() for gpu in slots.gpus}
 
@@ -128,7 +151,7 @@ class Plugin:
         self._save(self.starts.living(), sync=True)  # the GPUs, for a start without harpd
         self._threads = [
             threading.Thread(target=work, name=work.__qualname__, daemon=True)
-            for work in (self.registration.run, self._sweep, self._look_after)
+            for work in (self.registration.run, self._sweep, self._look_after, self._follow)
         ]
         for thread in self._threads:
             thread.start()
@@ -139,6 +162,18 @@ class Plugin:
         self.registration.stop()
         for thread in self._threads:
             thread.join()
+        self._listed.close()
+
+    def routes(self) -> Mapping[str, Route]:
+        """Pages of this plugin by path."""
+        return self._pages.routes()
+
+    def _now(self) -> Now:
+        return Now(
+            registered=self.registration.state.registered,
+            grants=len(self.starts.living()),
+            ill=self.listing.ill,
+        )
 
     def _serve(self, streams: Callable[[bool], None]) -> Served:
         service = Service(
@@ -147,6 +182,8 @@ class Plugin:
             self._chooser,
             answer=self._answer,
             starter=self.starts,
+            hint=self._hint,
+            counts=self.counts,
         )
         service.streams = streams
         return serve(self._settings.own_socket, service, self.listing)
@@ -160,16 +197,40 @@ class Plugin:
         save(self._settings.checkpoint, checkpoint, sync=sync)
 
     def _sweep(self) -> None:
-        # At once: tenants without a process ended while we were away.
+        # At once: of what happened while we were away nobody tells us.
         pause_s = 0.0
         while not self._stop.wait(pause_s):
             pause_s = self._tempo.sweep_s
             try:
                 self.starts.sweep()
+                self.orphans.sweep()
             except HarpError as error:
+                self.counts.failed(Part.SWEEP)
                 _log.warning("sweep_failed", reason=error.message)
             except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all
+                self.counts.failed(Part.SWEEP)
                 _log.exception("sweep_broken")
+
+    def _hint(self, size: int) -> tuple[int, ...]:
+        """What the extender has promised to whoever kubelet asks for; see hint.py."""
+        if len(self._slots.gpus) == 1:
+            return ()
+        try:
+            waiting = self._others.pods.here(pending=True)
+        except DaemonUnreachable as error:
+            _log.warning("hint_not_read", reason=error.message)
+            return ()
+        served = {grant.owner for grant in self.starts.living() if grant.owner is not None}
+        return hinted(self._slots, size, waiting, served, self._settings.node)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._tempo.edits_s):
+            try:
+                self.edits.look()
+            except HarpError as error:
+                _log.warning("edits_failed", reason=error.message)
+            except Exception:  # noqa: BLE001 - one odd pod may not end the look at all
+                _log.exception("edits_broken")
 
     def _look_after(self) -> None:
         due_s = 0.0
@@ -181,16 +242,22 @@ class Plugin:
                     seen += self._others.signs.probe(tuple(self._health)).items()
             except HarpError as error:
                 # Who is asked is away: that says nothing of the GPUs.
+                self.counts.failed(Part.HEALTH)
                 _log.warning("health_unknown", reason=error.message)
                 continue
             except Exception:  # noqa: BLE001 - one odd answer may not end the watch
+                self.counts.failed(Part.HEALTH)
                 _log.exception("health_broken")
                 self._stop.wait(self._tempo.wake_s)
                 continue
             for uuid, event in seen:
                 if uuid in self._health:
                     before = self._health[uuid]
+                    if isinstance(event, health.Xid):
+                        self.counts.add_gpu(families.PLUGIN_XID, uuid, str(event.code))
                     self._health[uuid] = health.step(before, event, time.monotonic())
+                    if before.healthy and not self._health[uuid].healthy:
+                        self.counts.add_gpu(families.PLUGIN_ILL, uuid)
             self.listing.set_ill({u: h.why for u, h in self._health.items() if not h.healthy})
 
 
@@ -201,12 +268,17 @@ class _Registration:
     settings: Settings
     serve: Callable[[Callable[[bool], None]], Served]
     look_s: float
+    counts: Counts
     #: as of the last event; written by run() alone
     state: State = field(default_factory=State)
     _events: queue.SimpleQueue[tuple[int, Event] | None] = field(default_factory=queue.SimpleQueue)
     _served: Served | None = None
     #: servers so far: what the streams of an earlier one do says nothing
     _generation: int = 0
+    #: of the last kubelet that was there
+    _kubelet: SocketFile | None = None
+    #: monotonic s when it was first seen, until it takes us; None: it has, or is the first one
+    _awaited_s: float | None = None
 
     def run(self) -> None:
         """Until stop()."""
@@ -233,6 +305,18 @@ class _Registration:
     def _take(self, event: Event) -> None:
         was = self.state.registered
         self.state, actions = step(self.state, event, time.monotonic())
+        if isinstance(event, Registered):
+            self.counts.add(families.PLUGIN_REGISTRATIONS)
+        kubelet = self.state.kubelet
+        if kubelet is not None and kubelet != self._kubelet:
+            if self._kubelet is not None:
+                self.counts.add(families.PLUGIN_KUBELET_RESTARTS)
+                self._awaited_s = time.monotonic()
+            self._kubelet = kubelet
+        if self.state.registered and self._awaited_s is not None:
+            waited_s = time.monotonic() - self._awaited_s
+            self.counts.observe(families.PLUGIN_REREGISTER, waited_s)
+            self._awaited_s = None
         if self.state.registered != was:
             _log.info("registration", registered=self.state.registered)
         for action in actions:
@@ -253,8 +337,10 @@ class _Registration:
                     register(path, endpoint, self.settings.resource)
                     return Registered(kubelet)
         except HarpError as error:
+            self.counts.failed(Part.REGISTRATION)
             _log.warning("registration_failed", action=type(action).__name__, reason=error.message)
         except Exception:  # noqa: BLE001 - without this thread the node has no plugin any more
+            self.counts.failed(Part.REGISTRATION)
             _log.exception("registration_broken", action=type(action).__name__)
         return Failed(action)
 

@@ -11,76 +11,30 @@ Fail-static: while harpd is away, a container whose tenant lives starts again, o
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from device_plugin.allocator import check, limits
 from device_plugin.annotations import refine
+from device_plugin.asked import Events, Holders, LoggedEvents, NoPods, Pods
 from device_plugin.book import Book, Grant, grant_id, missing
-from device_plugin.identity import Ambiguous, Holding, Match, Owner, Pod, Unknown, find
+from device_plugin.identity import Ambiguous, Match, Owner, Pod, Unknown, find
+from device_plugin.metrics import AMBIGUOUS, UNKNOWN, Counts
 from device_plugin.slots import Slots
 from device_plugin.tenants import Tenants, alive, drop_folder, make_folder, tenant_name
 from harp.errors import DaemonError, DaemonUnreachable, HarpError
+from harp.metrics import families
+from harp.model import Limits
 
 __all__ = ["Events", "Holders", "LoggedEvents", "NoPods", "Patience", "Pods", "Starts"]
 
 _log = structlog.get_logger(__name__)
-
-
-class Holders(Protocol):
-    """Kubelet's list of who has which slots."""
-
-    def holdings(self) -> Sequence[Holding]:
-        """All of the node.
-
-        Raises:
-            DaemonUnreachable: kubelet does not answer.
-        """
-        ...
-
-
-class Pods(Protocol):
-    """The API server, as far as the plugin needs it."""
-
-    def named(self, keys: Collection[tuple[str, str]]) -> Sequence[Pod]:
-        """Those of these pods, by namespace and name, that it knows.
-
-        Raises:
-            DaemonUnreachable: it does not answer.
-        """
-        ...
-
-
-class Events(Protocol):
-    """Where something is said of a pod, for its owner to read."""
-
-    def tell(self, pod: Pod, reason: str, message: str) -> None:
-        """One event; never fails."""
-        ...
-
-
-class NoPods:
-    """No API server: containers get what their slots say, annotations are not read."""
-
-    def named(self, keys: Collection[tuple[str, str]]) -> Sequence[Pod]:
-        """None is known."""
-        del keys
-        return ()
-
-
-class LoggedEvents:
-    """No API server: what would be an event is in the plugin's log alone."""
-
-    def tell(self, pod: Pod, reason: str, message: str) -> None:
-        """One line."""
-        _log.warning("pod_event", pod=f"{pod.namespace}/{pod.name}", reason=reason, message=message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +57,8 @@ class _Turn:
 class Starts:
     """All starts of this node. Called from several threads.
 
+    What slots stand for is said by _bare() and _refined().
+
     Args:
         slots: of the node.
         book: living grants, as the checkpoint knew them.
@@ -113,6 +69,7 @@ class Starts:
         pods: the API server.
         events: the same.
         save: writes the book down.
+        counts: what is counted of them.
         patience: how long to wait for others.
     """
 
@@ -128,6 +85,7 @@ class Starts:
         pods: Pods,
         events: Events,
         save: Callable[[Sequence[Grant]], None],
+        counts: Counts | None = None,
         patience: Patience | None = None,
     ) -> None:
         self._slots = slots
@@ -149,8 +107,7 @@ class Starts:
         self._turns: dict[str, _Turn] = {}
         #: see book.missing()
         self._missing: dict[str, float] = {}
-        #: {what came of it: how often}
-        self.counts: Counter[str] = Counter()
+        self.counts = counts or Counts()
 
     def start(self, ids: Collection[str]) -> Grant:
         """Give a container its grant; when this returns it may run.
@@ -158,9 +115,7 @@ class Starts:
         Raises:
             HarpError: not now.
         """
-        share = check(self._slots, ids)
-        uuids = tuple(self._slots.gpus[gpu].uuid for gpu in share.gpus)
-        bare = Grant(grant_id(ids), frozenset(ids), uuids, limits(self._slots, share))
+        bare = self._bare(ids)
         turn = self._enter(bare.id)
         try:
             with turn.lock:
@@ -170,10 +125,48 @@ class Starts:
             self._leave(bare.id)
         return grant
 
+    def _bare(self, ids: Collection[str]) -> Grant:
+        """What these ids stand for by themselves."""
+        share = check(self._slots, ids)
+        uuids = tuple(self._slots.gpus[gpu].uuid for gpu in share.gpus)
+        return Grant(grant_id(ids), frozenset(ids), uuids, limits(self._slots, share))
+
+    def _refined(self, bare: Grant, pod: Pod) -> Limits:
+        """Its limits, as the pod's annotations say; what cannot be done so is an event."""
+        refined, problems = refine(bare.limits, pod.annotations)
+        for problem in problems:
+            self._events.tell(pod, "HarpAnnotation", problem.message)
+        return refined
+
     def living(self) -> tuple[Grant, ...]:
         """The grants as they are now."""
         with self._lock:
             return tuple(self._book)
+
+    def edit(self, grant: Grant, pod: Pod) -> bool:
+        """Give a running container what its pod's annotations say by now; whether that is new.
+
+        Raises:
+            HarpError: harpd does not answer, or refuses; it keeps what it has.
+        """
+        turn = self._enter(grant.id)
+        try:
+            with turn.lock:
+                with self._lock:
+                    if self._book.get(grant.id) != grant:
+                        return False  # it starts anew meanwhile, and reads them itself
+                refined = self._refined(self._bare(grant.ids), pod)
+                edited = replace(grant, limits=refined, pod_uid=pod.uid)
+                if edited == grant:
+                    return False
+                if refined != grant.limits:
+                    self._tenants.ensure(edited, make_folder(self._grants, grant.id))
+                self._put(edited)
+        finally:
+            self._leave(grant.id)
+        self._write()
+        _log.info("grant_edited", grant=grant.id, owner=str(grant.owner))
+        return refined != grant.limits
 
     def sweep(self) -> None:
         """End the grants of containers that are gone; make tenants again that are.
@@ -184,13 +177,10 @@ class Starts:
         listed = {holding.ids for holding in self._holders.holdings()}
         living = self._tenants.living()
         with self._lock:
-            if not listed:
-                # A kubelet that has just started knows no pod before the API server told it, be
-                # that in an hour, and their containers go on meanwhile.
-                self._missing = {}
-                return
             now_s = time.monotonic()
             self._missing, ended = missing(tuple(self._book), listed, self._missing, now_s)
+        if ended and not listed:
+            ended = self._gone(ended)
         for grant in ended:
             if living.get(tenant_name(grant)):
                 _log.warning("grant_unlisted_but_used", grant=grant.id, owner=str(grant.owner))
@@ -198,8 +188,34 @@ class Starts:
                 self._end_unless_given_anew(grant)
         for grant in self.living():
             if tenant_name(grant) not in living and grant.ids in listed:
-                # harpd ends a tenant that has no process while its maker was away.
+                # Somebody removed it, or harpd has lost it.
                 self._again(grant)
+
+    @contextlib.contextmanager
+    def nobodys(self, key: str) -> Iterator[bool]:
+        """Whether a grant is in nobody's hands; then nobody takes it meanwhile."""
+        turn = self._enter(key)
+        try:
+            with turn.lock:
+                with self._lock:
+                    free = self._book.get(key) is None
+                yield free
+        finally:
+            self._leave(key)
+
+    def _gone(self, grants: Sequence[Grant]) -> tuple[Grant, ...]:
+        """Those of these whose pods are gone for the API server as well.
+
+        A kubelet that lists none has no pod, or has just begun and was not told of any: be that in
+        an hour, their containers go on meanwhile.
+        """
+        pods, answered = self._ask({g.owner.pod_key for g in grants if g.owner is not None})
+        if not answered:
+            with self._lock:
+                self._missing = {}  # from the beginning, when there is somebody who knows
+            return ()
+        here = {pod.key for pod in pods if pod.node == self._node and not pod.ended}
+        return tuple(g for g in grants if g.owner is None or g.owner.pod_key not in here)
 
     def _enter(self, key: str) -> _Turn:
         with self._lock:
@@ -219,23 +235,18 @@ class Starts:
         found, sure = self._find(bare)
         match found:
             case Match(owner, None):
-                self.counts["named"] += 1
                 with self._lock:
                     before = self._book.get(bare.id)
                 if not sure and before is not None and before.owner == owner:
                     return before  # what the API server said when it was last asked
                 return replace(bare, owner=owner)
             case Match(owner, pod) if pod is not None:
-                self.counts["named"] += 1
-                refined, problems = refine(bare.limits, pod.annotations)
-                for problem in problems:
-                    self._events.tell(pod, "HarpAnnotation", problem.message)
-                return replace(bare, owner=owner, pod_uid=pod.uid, limits=refined)
+                return replace(bare, owner=owner, pod_uid=pod.uid, limits=self._refined(bare, pod))
             case Ambiguous(candidates):
-                self.counts["ambiguous"] += 1
+                self.counts.add(families.PLUGIN_UNRESOLVED, AMBIGUOUS)
                 self._say_unsure(candidates)
             case _:
-                self.counts["unknown"] += 1
+                self.counts.add(families.PLUGIN_UNRESOLVED, UNKNOWN)
                 _log.warning("owner_unknown", grant=bare.id)
         return bare
 
@@ -314,12 +325,16 @@ class Starts:
                 time.sleep(self._patience.pause_s)
             else:
                 break
+        self._put(grant)
+        self._write()
+        _log.info("grant_given", grant=grant.id, owner=str(grant.owner), gpus=grant.uuids)
+
+    def _put(self, grant: Grant) -> None:
+        """To be written by the caller."""
         with self._lock:
             self._book.put(grant)
             self._missing.pop(grant.id, None)
             self._changes += 1
-        self._write()
-        _log.info("grant_given", grant=grant.id, owner=str(grant.owner), gpus=grant.uuids)
 
     def _again(self, grant: Grant) -> None:
         turn = self._enter(grant.id)

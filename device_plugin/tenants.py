@@ -9,8 +9,6 @@ in there. harpd may be away or restarted at any moment; what it has promised hol
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import shutil
 import socket
 import threading
@@ -25,12 +23,13 @@ from harp.api.v1 import control_pb2 as pb
 from harp.client import Client
 from harp.errors import ConfigError, DaemonUnreachable, UnknownTenant
 from harp.inject import FROM_DAEMON
-from harp.model import DeviceKind, TenantClass
+from harp.model import DeviceKind, Limits, TenantClass
 from harp.rundir import check_socket
 
 __all__ = [
     "HarpdTenants",
     "NodeView",
+    "Stray",
     "Tenants",
     "alive",
     "drop_folder",
@@ -41,7 +40,6 @@ __all__ = [
 _BACKLOG = 128
 _SOCKET = "arbiter.sock"
 _KEEP = "keep"
-_NAME_CHARS = 48
 _CLASSES = {
     TenantClass.STANDARD: pb.TENANT_CLASS_STANDARD,
     TenantClass.LATENCY: pb.TENANT_CLASS_LATENCY,
@@ -57,6 +55,14 @@ class NodeView:
     cuda: Path
     nvml: Path
     gpus: tuple[Gpu, ...]  #: without NUMA nodes, which it does not know
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A tenant, seen from its folder."""
+
+    name: str
+    busy: bool  #: has processes that use a GPU
 
 
 class Tenants(Protocol):
@@ -96,13 +102,8 @@ class Tenants(Protocol):
 
 
 def tenant_name(grant: Grant) -> str:
-    """What `harp ps` shows: the container where it is known, and the end of the grant's id."""
-    if grant.owner is None:
-        return grant.id
-    tail = grant.id.rpartition("-")[2]
-    words = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{grant.owner.pod}.{grant.owner.container}")
-    stem = words.strip("-.")[: _NAME_CHARS - len(tail) - 1].rstrip("-.")
-    return f"{stem or 'pod'}-{tail}"
+    """What `harp ps` shows: namespace/pod/container, or the grant's id while that is not known."""
+    return grant.id if grant.owner is None else str(grant.owner)
 
 
 def make_folder(grants: Path, key: str) -> Path:
@@ -193,23 +194,9 @@ class HarpdTenants:
         limits = grant.limits
         with self._asking() as client:
             # One whose socket is gone cannot be reached by its container any more: made anew.
-            if alive(folder):
-                try:
-                    client.set(
-                        pb.SetTenantRequest(
-                            name=name,
-                            mem_limit_bytes=limits.mem_bytes,
-                            share_ppm=limits.share_ppm,
-                            limit_ppm=limits.limit_ppm,
-                            tenant_class=_CLASSES[limits.tenant_class],
-                            oversubscribe=limits.oversubscribe,
-                        )
-                    )
-                except UnknownTenant:
-                    pass
-                else:
-                    return
-            _remove(client, name)
+            if alive(folder) and self._set(client, name, folder, limits):
+                return
+            _remove_all(client, name, folder)
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
                 path = folder / _SOCKET
                 path.unlink(missing_ok=True)
@@ -225,10 +212,12 @@ class HarpdTenants:
                         limit_ppm=limits.limit_ppm,
                         tenant_class=_CLASSES[limits.tenant_class],
                         oversubscribe=limits.oversubscribe,
-                        root_pid=os.getpid(),
                         grant_dir=str(folder),
                         ticket=client.deposit(sock),
                         program="pod",
+                        any_uid=True,
+                        held=True,
+                        labels=_labels(grant),
                     )
                 )
             try:
@@ -236,6 +225,23 @@ class HarpdTenants:
             except ConfigError:
                 _remove(client, name)
                 raise
+
+    def _set(self, client: Client, name: str, folder: Path, limits: Limits) -> bool:
+        """Give the tenant of that name its limits; whether it is the one of that folder."""
+        try:
+            reply = client.set(
+                pb.SetTenantRequest(
+                    name=name,
+                    mem_limit_bytes=limits.mem_bytes,
+                    share_ppm=limits.share_ppm,
+                    limit_ppm=limits.limit_ppm,
+                    tenant_class=_CLASSES[limits.tenant_class],
+                    oversubscribe=limits.oversubscribe,
+                )
+            )
+        except UnknownTenant:
+            return False
+        return reply.grant_dir == str(folder)
 
     def living(self) -> Mapping[str, bool]:
         """See Tenants."""
@@ -247,6 +253,29 @@ class HarpdTenants:
         with self._asking() as client:
             _remove(client, tenant_name(grant))
 
+    def held_in(self, grants: Path) -> Mapping[str, Stray]:
+        """Tenants by grant id, as far as their folders lie in that one.
+
+        Raises:
+            DaemonError: harpd does not answer.
+        """
+        with self._asking() as client:
+            tenants = client.state().tenants
+        return {
+            Path(tenant.grant_dir).name: Stray(tenant.name, bool(tenant.clients))
+            for tenant in tenants
+            if tenant.held and Path(tenant.grant_dir).parent == grants
+        }
+
+    def remove_named(self, name: str) -> None:
+        """End a tenant, if it lives.
+
+        Raises:
+            DaemonError: harpd does not answer.
+        """
+        with self._asking() as client:
+            _remove(client, name)
+
     def _compare(self, theirs: Mapping[str, str]) -> None:
         for name in FROM_DAEMON:
             if self._env.get(name) != theirs.get(name):
@@ -255,6 +284,20 @@ class HarpdTenants:
                     " harpd: containers would see other GPUs than it does",
                     "give both the same",
                 )
+
+
+def _labels(grant: Grant) -> dict[str, str]:
+    owner = grant.owner
+    if owner is None:
+        return {}
+    return {"namespace": owner.namespace, "pod": owner.pod, "container": owner.container}
+
+
+def _remove_all(client: Client, name: str, folder: Path) -> None:
+    """Who has this name, and who this folder: they may be two, if our book was lost."""
+    for tenant in client.state().tenants:
+        if tenant.name == name or tenant.grant_dir == str(folder):
+            _remove(client, tenant.name)
 
 
 def _remove(client: Client, name: str) -> None:

@@ -115,13 +115,14 @@ def attribute(
     descends = lineage.tenant_of(proc)
     grant = environ_of(proc.pid, "HARP_GRANT")
     cgroup = own_cgroup(proc.pid)
-    for evidence, holds in (
+    evidences: tuple[tuple[str, Callable[[Tenant], bool]], ...] = (
         ("ancestry", lambda t: t.tenant_id == descends),
         ("mount", lambda t: t.any_uid and has_mounted(proc.pid, t.grant_dir)),
         ("environ", lambda t: bool(grant) and t.grant_dir == grant),
         ("session", lambda t: bool(t.root_pid) and t.root_pid == proc.session),
         ("cgroup", lambda t: bool(cgroup) and own_cgroup(t.root_pid) == cgroup),
-    ):
+    )
+    for evidence, holds in evidences:
         for tenant in mine:
             if holds(tenant):
                 return tenant, evidence

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc._channel  # noqa: F401 - see above
 
@@ -112,6 +113,9 @@ def main() -> None:
                     pb.CreateTenantRequest(root_pid=pid, ticket=_ticket(client), program="x")
                 )
             ),
+            "any_uid": _asked_of(client, any_uid=True),
+            "held": _asked_of(client, held=True),
+            "labels": _asked_of(client, labels={"pod": "a"}),
         }
         mine = own_tenant(client, "mine", 100_000, 64 << 20)
         folder = Path(mine.grant_dir)
@@ -125,8 +129,17 @@ def main() -> None:
     print(json.dumps(found))
 
 
+def _asked_of(client: Client, **what: Any) -> str:
+    """Ask for a tenant such as containers have."""
+    folder = os.environ["XDG_RUNTIME_DIR"]
+    more = {"root_pid": os.getpid(), "grant_dir": folder, "program": "x", **what}
+    asked = pb.CreateTenantRequest(ticket=_ticket(client), **more)
+    return outcome(lambda: client.create(asked))
+
+
 def _ticket(client: Client) -> str:
     path = Path(os.environ["XDG_RUNTIME_DIR"]) / "other.sock"
+    path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(str(path))
         listening.listen()

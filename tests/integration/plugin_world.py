@@ -38,6 +38,11 @@ class FakeApi:
             raise DaemonUnreachable("no API server")
         return [pod for pod in self.pods if pod.key in keys]
 
+    def here(self, *, pending: bool = False) -> Sequence[Pod]:
+        if self.silent:
+            raise DaemonUnreachable("no API server")
+        return [pod for pod in self.pods if pod.pending or not pending]
+
     def tell(self, pod: Pod, reason: str, message: str) -> None:
         self.events.append((pod.name, reason, message))
 
@@ -73,7 +78,7 @@ class World:
             folder / "soft" / "libcuda.so.1",
             folder / "soft" / "libnvidia-ml.so.1",
             env={"HARP_SOFT_DIR": "/dev/shm/soft"},
-            shared=(Path("/dev/shm/soft"),),
+            soft=Path("/dev/shm/soft"),
         )
         self.kubelet = FakeKubelet(self.settings.kubelet_dir)
         self.tenants = FakeTenants(self.slots.gpus)

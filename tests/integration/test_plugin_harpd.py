@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device plugin beside the real harpd, arbiter, shim and software GPU; kubelet alone is a fake.
 
-A "container" is a process with what Allocate gave: each path inside is looked up in the mounts.
-Whether a runtime does the same is for tests/kube.
+Whether a runtime does the same as plugin_machine.py is for tests/kube.
 """
 
 from __future__ import annotations
@@ -13,128 +12,24 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from plugin_world import FakeApi
+from plugin_machine import MIB, Node, plugin_machine, said
 
-from device_plugin.book import Book
-from device_plugin.checkpoint import load
-from device_plugin.fake_kubelet import AdmissionError, Ask, FakeKubelet
-from device_plugin.hardware import survey
-from device_plugin.kubelet import PodResources
-from device_plugin.plugin import Others, Plugin, Tempo
-from device_plugin.proto import deviceplugin_pb2 as pb
-from device_plugin.settings import Settings
-from device_plugin.signs import HarpdSigns
-from device_plugin.starts import Patience
-from device_plugin.tenants import HarpdTenants, tenant_name
-from harp.native import NativeDir
-from tests.integration.machine import PROGRAM, ROOT, Machine, machine, wait_for
+from device_plugin.fake_kubelet import AdmissionError, Ask
+from device_plugin.tenants import tenant_name
+from tests.integration.machine import ROOT, wait_for
 
-MIB = 1 << 20
-
-
-@dataclass
-class Node:
-    """A machine with a kubelet and a plugin."""
-
-    box: Machine
-    kubelet: FakeKubelet
-    settings: Settings
-    api: FakeApi = field(default_factory=FakeApi)
-    plugin: Plugin | None = None
-    tenants: HarpdTenants | None = None
-    resources: PodResources | None = None
-    containers: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start_plugin(self) -> None:
-        self.tenants = HarpdTenants(self.box.env)
-        before = load(self.settings.checkpoint)
-        native = NativeDir(self.box.native_dir)
-        view = self.tenants.look()
-        hardware, node = survey(view, native, self.settings.state_dir, self.box.env)
-        self.resources = PodResources(self.settings.pod_resources, self.settings.resource)
-        self.plugin = Plugin(
-            self.settings,
-            node,
-            hardware,
-            Others(self.tenants, self.resources, self.api, self.api, HarpdSigns(self.tenants)),
-            Book(before.grants),
-            tempo=Tempo(look_s=0.05, sweep_s=3600, health_s=3600, wake_s=0.05),
-            patience=Patience(identity_s=5, harpd_s=5, pause_s=0.05),
-        )
-        self.plugin.start()
-        assert self.kubelet.listed.wait(20)
-
-    def stop_plugin(self) -> None:
-        for part in (self.plugin, self.resources, self.tenants):
-            if isinstance(part, Plugin):
-                part.stop()
-            elif part is not None:
-                part.close()
-        self.plugin = self.resources = self.tenants = None
-
-    def begin(self, name: str, mib: int) -> subprocess.Popen[str]:
-        """Start a pod's container: a program that allocates."""
-        return self.enter(self.kubelet.begin("ns", name, "main"), mib)
-
-    def enter(self, given: pb.ContainerAllocateResponse, mib: int) -> subprocess.Popen[str]:
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LD_", "CUDA_"))}
-        for name, value in given.envs.items():
-            env[name] = outside(given, value) if value.startswith("/") else value
-        child = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(mib)],
-            env=env,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.containers.append(child)
-        return child
-
-    def tenant_of(self, pod: str) -> dict[str, object]:
-        assert self.plugin is not None
-        (grant,) = (g for g in self.plugin.starts.living() if g.owner and g.owner.pod == pod)
-        found = self.box.ps(tenant_name(grant))
-        assert found is not None
-        return found
-
-
-def outside(given: pb.ContainerAllocateResponse, path: str) -> str:
-    """The host's path of a container's."""
-    for mount in given.mounts:
-        if path == mount.container_path or path.startswith(f"{mount.container_path}/"):
-            return mount.host_path + path[len(mount.container_path) :]
-    pytest.fail(f"{path} is not mounted")
-
-
-def said(child: subprocess.Popen[str]) -> str:
-    assert child.stdout is not None
-    return child.stdout.readline().strip()
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="tenants of containers are made by harpd of root for root"
+)
 
 
 @pytest.fixture
 def node(native_dir: Path) -> Iterator[Node]:
-    with machine(native_dir) as box:
-        box.start_harpd()
-        settings = Settings(
-            kubelet_dir=box.base / "k", state_dir=box.base / "s", run_dir=box.run_dir, node="n1"
-        )
-        node = Node(box, FakeKubelet(settings.kubelet_dir), settings)
-        node.kubelet.start()
-        try:
-            node.start_plugin()
-            yield node
-        finally:
-            for child in node.containers:
-                child.kill()
-                child.communicate()
-            node.stop_plugin()
-            node.kubelet.stop()
+    with plugin_machine(native_dir) as node:
+        yield node
 
 
 def test_a_program_in_a_pod_has_its_part_and_no_more(node: Node) -> None:

@@ -18,6 +18,7 @@ from device_plugin.identity import Container, Kind, Pod
 from device_plugin.plugin import Tempo
 from device_plugin.proto import deviceplugin_pb2 as pb
 from device_plugin.starts import Patience
+from harp.metrics import families
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_a_pod_gets_its_part_of_one_gpu(world: World) -> None:
     folder = world.settings.grants / grant.id
     assert mounts["/opt/harp/grant"] == (str(folder), True)
     assert mounts["/opt/harp/shim"] == (str(world.hardware.shim), True)
-    assert mounts["/dev/shm/soft"] == ("/dev/shm/soft", False)
+    assert mounts["/opt/harp/soft"] == ("/dev/shm/soft", False)
     for library in world.settings.library_dirs:
         for name in ("libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1"):
             host = name if name.endswith(".1") else f"{name}.1"
@@ -48,7 +49,7 @@ def test_a_pod_gets_its_part_of_one_gpu(world: World) -> None:
     assert env["HARP_CUDA_REAL"] == "/opt/harp/driver/libcuda.so.1"
     assert env["CUDA_VISIBLE_DEVICES"] == grant.uuids[0]
     assert env["NVIDIA_VISIBLE_DEVICES"] == "void"
-    assert env["HARP_SOFT_DIR"] == "/dev/shm/soft"
+    assert env["HARP_SOFT_DIR"] == "/opt/harp/soft"
     assert "LD_LIBRARY_PATH" not in env
 
 
@@ -312,4 +313,4 @@ def test_slots_that_nobody_holds_get_what_they_say(world: World) -> None:
     (grant,) = world.tenants.made.values()
     assert grant.owner is None
     assert grant.limits.share_ppm == 200_000
-    assert world.plugin.starts.counts["unknown"] == 1
+    assert world.plugin.counts.value(families.PLUGIN_UNRESOLVED, "unknown") == 1

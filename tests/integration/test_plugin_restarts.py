@@ -129,7 +129,7 @@ def test_a_tenant_that_ended_beside_its_container_is_made_again_in_its_folder(
 def test_the_grant_of_a_pod_that_is_gone_is_swept(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("device_plugin.book._GONE_S", 0.2)
+    monkeypatch.setattr("device_plugin.book.GONE_S", 0.2)
     world.kubelet.start()
     world.start_plugin(tempo=Tempo(look_s=0.05, sweep_s=0.05, health_s=3600, wake_s=0.05))
     assert world.kubelet.listed.wait(20)
@@ -148,13 +148,15 @@ def test_what_is_not_listed_ends_only_if_nobody_uses_it(
     world.up()
     for name in ("a", "b", "c"):
         running(world, name, 10)
-    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
+    monkeypatch.setattr("device_plugin.book.GONE_S", 0)
     assert world.plugin is not None
     world.tenants.busy.add(tenant_name(grant_of(world, "a")))
     known = dict(world.kubelet.devices.held)
     world.kubelet.devices.held.clear()
+    world.api.silent = True
     world.plugin.starts.sweep()
     assert len(world.tenants.made) == 3
+    world.api.silent = False
     world.kubelet.devices.held["ns", "c"] = known["ns", "c"]
     world.plugin.starts.sweep()
     assert {g.owner.pod for g in world.tenants.made.values() if g.owner} == {"a", "c"}
@@ -183,7 +185,7 @@ def test_a_start_between_a_look_and_the_end_keeps_the_grant(
         world.kubelet.begin("ns", next_pod, "main")
         end(grant)
 
-    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
+    monkeypatch.setattr("device_plugin.book.GONE_S", 0)
     monkeypatch.setattr(starts, "_end_unless_given_anew", late)
     starts.sweep()
     grant = grant_of(world, next_pod)
@@ -196,7 +198,7 @@ def test_a_kubelet_that_is_away_ends_no_grant(
 ) -> None:
     world.up()
     running(world, "a", 30)
-    monkeypatch.setattr("device_plugin.book._GONE_S", 0)
+    monkeypatch.setattr("device_plugin.book.GONE_S", 0)
     monkeypatch.setattr("device_plugin.kubelet._LIST_S", 0.1)
     world.kubelet.stop()
     assert world.plugin is not None

@@ -53,13 +53,39 @@ static void admin(struct harp_msg msg)
     step(HARP_EV_ADMIN, 0, msg);
 }
 
-static uint32_t join(uint32_t tenant)
+static uint32_t join_as(uint32_t tenant, uint32_t uid)
 {
     joined = 0;
-    step(HARP_EV_JOIN, 0, (struct harp_msg){.tenant = tenant, .pid = 1});
+    step(HARP_EV_JOIN, 0, (struct harp_msg){.tenant = tenant, .pid = 1, .uid = uid});
     if (joined != 0)
         step(HARP_EV_MESSAGE, joined, (struct harp_msg){.op = HARP_HELLO, .a = HARP_KIND_NULL});
     return joined;
+}
+
+static uint32_t join(uint32_t tenant)
+{
+    return join_as(tenant, 0);
+}
+
+/* A container's user is the image's to choose; a job's is its own. */
+static void test_tenants_of_any_uid(void)
+{
+    admin((struct harp_msg){.op = HARP_ADD_TENANT, .tenant = 2, .uid = HARP_ANY_UID});
+    admin((struct harp_msg){.op = HARP_ADD_TENANT, .tenant = 3, .uid = 1000});
+    const uint32_t uids[] = {0, 1, 1000, 65534, HARP_ANY_UID - 1};
+    for (uint32_t i = 0; i < sizeof uids / sizeof uids[0]; i++) {
+        uint32_t client = join_as(2, uids[i]);
+        CHECK(client != 0);
+        step(HARP_EV_DEAD, client, (struct harp_msg){.op = 0});
+        client = join_as(3, uids[i]);
+        CHECK((client != 0) == (uids[i] == 0 || uids[i] == 1000));
+        step(HARP_EV_DEAD, client, (struct harp_msg){.op = 0});
+    }
+    admin((struct harp_msg){.op = HARP_ADD_TENANT, .tenant = 2, .uid = 1000}); /* another's */
+    CHECK(errors == 1);
+    admin((struct harp_msg){.op = HARP_DEL_TENANT, .tenant = 2});
+    admin((struct harp_msg){.op = HARP_DEL_TENANT, .tenant = 3});
+    errors = 0;
 }
 
 /* 200 clients fill a limit to the last granule; the 201st granule costs one round of recalls. */
@@ -146,6 +172,7 @@ int main(void)
     core = harp_core_init(memory, &config);
     admin((struct harp_msg){.op = HARP_ADD_DEVICE, .capacity_bytes = 1000 * HARP_GRANULE_BYTES});
     admin((struct harp_msg){.op = HARP_ADD_TENANT, .tenant = 1});
+    test_tenants_of_any_uid();
     test_full_house();
     test_limits_of_the_configuration();
     test_devices_and_tenants_are_bounded();

@@ -222,3 +222,20 @@ def test_a_share_without_memory_is_refused_and_the_least_is_named() -> None:
     assert said.value.reason is Reason.TOO_SMALL
     assert said.value.hint == "ask for at least 7"
     assert limits(slots, Share((0,), 7)).mem_bytes == 60 << 20
+
+
+def test_a_gpu_that_was_promised_is_preferred_while_it_has_enough() -> None:
+    slots = slots_of(3)
+    free = free_of(slots, 100, 40, 100)
+
+    def place(size: int, *hint: int) -> set[int]:
+        ids = prefer(slots, free, (), size, BEST_FIT, hint=hint)
+        assert len(ids) == size
+        return {slots.all[name].gpu for name in ids}
+
+    assert place(30) == {1}
+    assert place(30, 2) == {2}
+    assert place(30, 0) == {0}
+    assert place(60, 1) == {0}  # it has not so much: as without
+    assert place(200, 0, 2) == {0, 2}
+    assert place(100, 2) == {2}

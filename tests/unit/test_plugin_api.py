@@ -63,6 +63,7 @@ class Server:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     status: int = 0  #: instead of an answer
+    hang_s: float = 0  #: before an answer
 
     @property
     def access(self) -> Access:
@@ -104,6 +105,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.note()
+            time.sleep(found.hang_s)
             pod = found.pods.get(self.path)
             self.say(found.status or (200 if pod else 404), pod or {"kind": "Status"})
 
@@ -175,6 +177,40 @@ def test_phases(phase: str | None, pending: bool, ended: bool) -> None:
     assert (pod.pending, pod.ended) == (pending, ended)
     assert pod.started_s == math.inf
     assert not any(c.running or c.ended for c in pod.containers)
+
+
+def test_the_pods_of_this_node_are_asked_for(server: Server, api: ApiServer) -> None:
+    asks = {"limits": {"harp.dev/gpu-share": "30"}, "requests": {"harp.dev/gpu-share": "30"}}
+    many = {"name": "many", "resources": {"limits": {"harp.dev/gpu-share": "1k", "cpu": "500m"}}}
+    spec = {"nodeName": "n1", "containers": [{"name": "main", "resources": asks}, many]}
+    other = {"name": "none", "resources": {}}
+    pod = {**POD, "spec": {**spec, "containers": [*spec["containers"], other]}}
+    of_node = "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1"
+    server.pods = {
+        f"{of_node}&resourceVersion=0": {"items": [pod, POD]},
+        f"{of_node}%2Cstatus.phase%3DPending": {"items": None},
+    }
+    found, _ = api.here()
+    assert [(c.name, c.slots) for c in found.containers] == [
+        ("main", 30),
+        ("many", 1000),
+        ("none", 0),
+    ]
+    assert api.here(pending=True) == []
+    server.status = 403
+    with pytest.raises(DaemonUnreachable, match="403") as said:
+        api.here()
+    assert "list pods" in said.value.hint
+
+
+def test_advice_does_not_wait_long_for_a_server_that_hangs(server: Server, api: ApiServer) -> None:
+    """Kubelet admits no other pod meanwhile."""
+    server.hang_s = 3
+    server.pods = {"x": {}}
+    began = time.monotonic()
+    with pytest.raises(DaemonUnreachable):
+        api.here(pending=True)
+    assert time.monotonic() - began < 2
 
 
 def test_a_token_that_was_renewed_is_used(server: Server, api: ApiServer) -> None:

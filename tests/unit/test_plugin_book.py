@@ -74,6 +74,19 @@ def test_a_part_of_its_slots_is_not_the_grant() -> None:
     assert set(absent) == {book[0].id}
 
 
+def test_a_container_has_one_grant() -> None:
+    """A pod that came again under its name has other slots; who had the first ones is gone."""
+    owner = Owner("ns", "web-0", "main")
+    first, second = grant(0, 10, owner=owner), grant(50, 10, owner=owner)
+    other = grant(20, 10, owner=Owner("ns", "web-0", "side"))
+    nobody = grant(40, 10)
+    book = Book([first, other, nobody])
+    assert book.overlapping(second) == (first,)
+    assert book.overlapping(grant(60, 10)) == ()
+    book.put(second)
+    assert {g.id for g in book} == {second.id, other.id, nobody.id}
+
+
 NODE = NodeView(DeviceKind.NVIDIA, Path("/a/cuda"), Path("/a/nvml"), tuple(gpus(2, numa=1)))
 WRITTEN = Checkpoint(
     NODE,

@@ -102,16 +102,33 @@ def test_the_software_gpu_has_its_folder_shared_and_its_compiler_beside_it(
     native: NativeDir, tmp_path: Path
 ) -> None:
     env = {"HARP_SOFT_DIR": "/dev/shm/s", "HARP_SOFT_DEVICES": "tiny", "HOME": "/root"}
-    hardware, node = survey(software(), native, tmp_path / "s", env, tmp_path)
+    run = tmp_path / "run"
+    hardware, node = survey(software(), native, tmp_path / "s", env, tmp_path, run=run)
     assert node == software()
     given = answer(hardware, [node.gpus[0].uuid], tmp_path / "g", [])
     writable = [m for m in given.mounts if not m.read_only]
-    assert [(m.inside, m.host) for m in writable] == [("/dev/shm/s", "/dev/shm/s")]
+    assert [(m.inside, m.host) for m in writable] == [("/opt/harp/soft", "/dev/shm/s")]
+    assert given.env["HARP_SOFT_DIR"] == "/opt/harp/soft"
+    assert "HARP_PTXC_SOCKET" not in given.env
     (driver,) = (Path(m.host) for m in given.mounts if m.inside == "/opt/harp/driver")
     assert {p.name for p in driver.iterdir()} >= {"libcuda.so.1", "harp-ptxc"}
     assert given.env["HARP_SOFT_DEVICES"] == "tiny"
     assert "HOME" not in given.env
     assert given.nodes == ()
+
+
+def test_a_nodes_compiler_is_there_for_images_without_one(
+    native: NativeDir, tmp_path: Path
+) -> None:
+    """Its folder, for the socket in it is made anew with each compiler."""
+    (tmp_path / "run" / "ptxc").mkdir(parents=True)
+    env = {"HARP_SOFT_DIR": "/dev/shm/s"}
+    run = tmp_path / "run"
+    hardware, node = survey(software(), native, tmp_path / "s", env, tmp_path, run=run)
+    given = answer(hardware, [node.gpus[0].uuid], tmp_path / "g", [])
+    assert given.env["HARP_PTXC_SOCKET"] == "/opt/harp/ptxc/sock"
+    (mount,) = (m for m in given.mounts if m.inside == "/opt/harp/ptxc")
+    assert (mount.host, mount.read_only) == (str(run / "ptxc"), True)
 
 
 def test_a_software_gpu_that_cannot_be_shared_is_refused(native: NativeDir, tmp_path: Path) -> None:
