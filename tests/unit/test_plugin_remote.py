@@ -78,7 +78,7 @@ def test_memory_that_leaves_a_gpu_is_not_for_remote_shares() -> None:
 
 @pytest.mark.parametrize(
     ("said", "words"),
-    [("preferred", "not in this version"), ("requird", "did you mean 'required'"), ("", "answer")],
+    [("preferred", "not in this version"), ("require", "did you mean 'required'"), ("", "answer")],
 )
 def test_what_is_not_done_is_refused_in_words(said: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as error:
