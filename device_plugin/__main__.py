@@ -24,7 +24,9 @@ from device_plugin.settings import Settings
 from device_plugin.signs import HarpdSigns, NvmlSigns
 from device_plugin.slots import SLOTS_PER_GPU
 from device_plugin.tenants import HarpdTenants, NodeView
+from harp.config import listen_address
 from harp.errors import ConfigError, DaemonError, HarpError, NvmlError
+from harp.metrics import Server, ServerThread
 from harp.native import find
 from harp.rundir import find as find_run_dir
 
@@ -82,7 +84,10 @@ def run(settings: Settings) -> int:
     others = Others(tenants, holders, api or NoPods(), api or LoggedEvents(), signs)
     plugin = Plugin(settings, node, hardware, others, Book(before.grants))
     plugin.start()
+    pages = _pages(settings, plugin)
     ended.wait()
+    if pages is not None:
+        pages.stop()
     plugin.stop()
     for part in (holders, tenants, api, signs):
         if part is not None and not isinstance(part, HarpdSigns):
@@ -117,6 +122,15 @@ def _signs(node: NodeView, tenants: HarpdTenants) -> NvmlSigns | HarpdSigns:
         return HarpdSigns(tenants)
 
 
+def _pages(settings: Settings, plugin: Plugin) -> ServerThread | None:
+    listen = listen_address(settings.metrics_listen)
+    if listen is None:
+        return None
+    pages = ServerThread(Server(plugin.routes()), *listen, "--metrics")
+    pages.start()
+    return pages
+
+
 def _compare(before: Checkpoint, node: NodeView, per_gpu: int) -> None:
     """Say what has changed: kubelet has ids of before on its running pods."""
     if before.node is None:
@@ -139,6 +153,12 @@ def _settings(arguments: list[str]) -> Settings:
     parser.add_argument(
         "--slots-per-gpu", type=int, choices=SLOTS_PER_GPU, default=usual.slots_per_gpu
     )
+    parser.add_argument(
+        "--metrics",
+        default=usual.metrics_listen,
+        metavar="[HOST:]PORT",
+        help="serve /metrics and /healthz there; a PORT alone: on loopback [nowhere]",
+    )
     parser.add_argument("--topology", action="store_true", help="tell kubelet NUMA nodes")
     parser.add_argument(
         "--library-dir",
@@ -152,6 +172,7 @@ def _settings(arguments: list[str]) -> Settings:
             "this node's name is not known: pods of others could not be told from its own",
             "give --node, or set NODE_NAME by the downward API (spec.nodeName)",
         )
+    listen_address(given.metrics)
     return Settings(
         kubelet_dir=given.kubelet_dir,
         state_dir=given.state_dir,
@@ -159,6 +180,7 @@ def _settings(arguments: list[str]) -> Settings:
         node=given.node,
         resource=given.resource,
         slots_per_gpu=given.slots_per_gpu,
+        metrics_listen=given.metrics,
         topology=given.topology,
         library_dirs=tuple(given.library_dir or usual.library_dirs),
     )

@@ -59,8 +59,9 @@ def register(socket: Path, endpoint: str, resource: str) -> None:
 class PodResources:
     """Kubelet's list of who has what, of one resource."""
 
-    def __init__(self, socket: Path, resource: str) -> None:
+    def __init__(self, socket: Path, resource: str, timeout_s: float = _LIST_S) -> None:
         self._resource = resource
+        self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(f"unix:{socket}", options=CHANNEL)
         self._stub = podresources_pb2_grpc.PodResourcesListerStub(self._channel)
 
@@ -76,7 +77,7 @@ class PodResources:
         """
         try:
             reply = self._stub.List(
-                resources.ListPodResourcesRequest(), timeout=_LIST_S, wait_for_ready=True
+                resources.ListPodResourcesRequest(), timeout=self._timeout_s, wait_for_ready=True
             )
         except grpc.RpcError as error:
             raise DaemonUnreachable(

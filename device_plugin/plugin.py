@@ -12,7 +12,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,8 +26,10 @@ from device_plugin.book import Book, Grant
 from device_plugin.checkpoint import Checkpoint, save
 from device_plugin.edits import Edits
 from device_plugin.hint import hinted
-from device_plugin.kubelet import register, socket_file
+from device_plugin.kubelet import PodResources, register, socket_file
+from device_plugin.metrics import Counts, Part
 from device_plugin.orphans import Orphans, StrayTenants
+from device_plugin.pages import Now, Pages
 from device_plugin.registration import (
     Action,
     Event,
@@ -36,6 +38,7 @@ from device_plugin.registration import (
     Register,
     Registered,
     Serve,
+    SocketFile,
     State,
     StreamBegan,
     StreamEnded,
@@ -49,10 +52,14 @@ from device_plugin.slots import Slots
 from device_plugin.starts import Patience, Starts
 from device_plugin.tenants import NodeView, Tenants
 from harp.errors import DaemonUnreachable, HarpError
+from harp.metrics import families
+from harp.metrics.server import Route
 
 __all__ = ["Others", "Plugin", "Registrar", "Tempo"]
 
 _log = structlog.get_logger(__name__)
+#: for kubelet to say at a scrape who has what; a scrape may take 10 s in all
+_LISTED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,7 @@ class Plugin:
         self._others = others
         self._tempo = tempo or Tempo()
         self._chooser = chooser or Chooser()
+        self.counts = Counts(settings.resource, [(gpu.uuid, gpu.index) for gpu in slots.gpus])
         self.starts = Starts(
             slots,
             book,
@@ -124,14 +132,17 @@ class Plugin:
             pods=others.pods,
             events=others.events,
             save=self._save,
+            counts=self.counts,
             patience=patience,
         )
         self.orphans = Orphans(settings.grants, self.starts, others.tenants, others.holders)
         self.edits = Edits(self.starts, others.pods, others.events, settings.node)
         self.listing = Listing(slots, topology=settings.topology)
-        self.registration = Registrar(settings, self._serve, self._tempo.look_s)
+        self.registration = Registrar(settings, self._serve, self._tempo.look_s, self.counts)
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
+        self._listed = PodResources(settings.pod_resources, settings.resource, _LISTED_S)
+        self._pages = Pages(slots, self.counts, self._listed, self._now, lambda: self._threads)
         #: {uuid: health}, of the health thread
         self._health = {gpu.uuid: health.Health() for gpu in slots.gpus}
 
@@ -151,6 +162,18 @@ class Plugin:
         self.registration.stop()
         for thread in self._threads:
             thread.join()
+        self._listed.close()
+
+    def routes(self) -> Mapping[str, Route]:
+        """Pages of this plugin by path."""
+        return self._pages.routes()
+
+    def _now(self) -> Now:
+        return Now(
+            registered=self.registration.state.registered,
+            grants=len(self.starts.living()),
+            ill=self.listing.ill,
+        )
 
     def _serve(self, streams: Callable[[bool], None]) -> Served:
         service = Service(
@@ -160,6 +183,7 @@ class Plugin:
             answer=self._answer,
             starter=self.starts,
             hint=self._hint,
+            counts=self.counts,
         )
         service.streams = streams
         return serve(self._settings.own_socket, service, self.listing)
@@ -181,8 +205,10 @@ class Plugin:
                 self.starts.sweep()
                 self.orphans.sweep()
             except HarpError as error:
+                self.counts.failed(Part.SWEEP)
                 _log.warning("sweep_failed", reason=error.message)
             except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all
+                self.counts.failed(Part.SWEEP)
                 _log.exception("sweep_broken")
 
     def _hint(self, size: int) -> tuple[int, ...]:
@@ -216,16 +242,22 @@ class Plugin:
                     seen += self._others.signs.probe(tuple(self._health)).items()
             except HarpError as error:
                 # Who is asked is away: that says nothing of the GPUs.
+                self.counts.failed(Part.HEALTH)
                 _log.warning("health_unknown", reason=error.message)
                 continue
             except Exception:  # noqa: BLE001 - one odd answer may not end the watch
+                self.counts.failed(Part.HEALTH)
                 _log.exception("health_broken")
                 self._stop.wait(self._tempo.wake_s)
                 continue
             for uuid, event in seen:
                 if uuid in self._health:
                     before = self._health[uuid]
+                    if isinstance(event, health.Xid):
+                        self.counts.add_gpu(families.PLUGIN_XID, uuid, str(event.code))
                     self._health[uuid] = health.step(before, event, time.monotonic())
+                    if before.healthy and not self._health[uuid].healthy:
+                        self.counts.add_gpu(families.PLUGIN_ILL, uuid)
             self.listing.set_ill({u: h.why for u, h in self._health.items() if not h.healthy})
 
 
@@ -236,12 +268,17 @@ class Registrar:
     settings: Settings
     serve: Callable[[Callable[[bool], None]], Served]
     look_s: float
+    counts: Counts
     #: as of the last event; written by run() alone
     state: State = field(default_factory=State)
     _events: queue.SimpleQueue[tuple[int, Event] | None] = field(default_factory=queue.SimpleQueue)
     _served: Served | None = None
     #: servers so far: what the streams of an earlier one do says nothing
     _generation: int = 0
+    #: of the last kubelet that was there
+    _kubelet: SocketFile | None = None
+    #: monotonic s when it was first seen, until it takes us; None: it has, or is the first one
+    _awaited_s: float | None = None
 
     def run(self) -> None:
         """Until stop()."""
@@ -268,6 +305,18 @@ class Registrar:
     def _take(self, event: Event) -> None:
         was = self.state.registered
         self.state, actions = step(self.state, event, time.monotonic())
+        if isinstance(event, Registered):
+            self.counts.add(families.PLUGIN_REGISTRATIONS)
+        kubelet = self.state.kubelet
+        if kubelet is not None and kubelet != self._kubelet:
+            if self._kubelet is not None:
+                self.counts.add(families.PLUGIN_KUBELET_RESTARTS)
+                self._awaited_s = time.monotonic()
+            self._kubelet = kubelet
+        if self.state.registered and self._awaited_s is not None:
+            waited_s = time.monotonic() - self._awaited_s
+            self.counts.observe(families.PLUGIN_REREGISTER, waited_s)
+            self._awaited_s = None
         if self.state.registered != was:
             _log.info("registration", registered=self.state.registered)
         for action in actions:
@@ -288,8 +337,10 @@ class Registrar:
                     register(path, endpoint, self.settings.resource)
                     return Registered(kubelet)
         except HarpError as error:
+            self.counts.failed(Part.REGISTRATION)
             _log.warning("registration_failed", action=type(action).__name__, reason=error.message)
         except Exception:  # noqa: BLE001 - without this thread the node has no plugin any more
+            self.counts.failed(Part.REGISTRATION)
             _log.exception("registration_broken", action=type(action).__name__)
         return Failed(action)
 

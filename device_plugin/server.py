@@ -17,13 +17,15 @@ from device_plugin.allocator import Chooser, Refused, check, limits, prefer
 from device_plugin.answer import Answer
 from device_plugin.book import Grant, grant_id
 from device_plugin.kubelet import OPTIONS
+from device_plugin.metrics import Counts
 from device_plugin.proto import deviceplugin_pb2 as pb
 from device_plugin.proto import deviceplugin_pb2_grpc
 from device_plugin.slots import Slots
 from harp.api.status import code_of
 from harp.errors import DaemonError, HarpError
+from harp.metrics import families
 
-__all__ = ["Listing", "Served", "Service", "Starter", "abort", "as_message", "serve"]
+__all__ = ["Listing", "Served", "Service", "Starter", "serve"]
 
 _log = structlog.get_logger(__name__)
 #: the most pods a node has, whose starts may all wait for harpd at once, and then some: nothing may
@@ -66,6 +68,12 @@ class Listing:
             self._version += 1
             self._changed.notify_all()
 
+    @property
+    def ill(self) -> frozenset[str]:
+        """UUIDs of the GPUs that are not healthy."""
+        with self._changed:
+            return frozenset(self._ill)
+
     def wake(self) -> None:
         """Let streams see that they have ended."""
         with self._changed:
@@ -105,6 +113,7 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
         answer: (UUIDs, grant id) -> what the container gets.
         starter: of containers.
         hint: size -> GPUs that the container was promised, as places.
+        counts: what is counted of the calls.
     """
 
     def __init__(
@@ -116,6 +125,7 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
         answer: Callable[[Sequence[str], str], Answer],
         starter: Starter,
         hint: Callable[[int], Collection[int]] = lambda _: (),
+        counts: Counts | None = None,
     ) -> None:
         self._slots = slots
         self._listing = listing
@@ -126,8 +136,7 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
         #: most free slots of one GPU when kubelet last asked what to choose; it asks right before
         #: Allocate and admits one pod at a time, so a refusal can say what would have fitted
         self._largest_free: int | None = None
-        #: {reason of a refusal: how often}
-        self.refusals: Counter[str] = Counter()
+        self._counts = counts or Counts()
         #: told when the first stream begins and when the last one ends
         self.streams: Callable[[bool], None] = lambda _: None
         self._streams = 0
@@ -169,41 +178,62 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
             ids = prefer(self._slots, available, must, size, self._chooser, hint=hint)
             self._largest_free = _largest_free(self._slots, available)
             reply.container_responses.add(deviceIDs=ids)
+            self._counts.add(families.PLUGIN_PREFERRED)
         return reply
 
     def Allocate(  # noqa: N802
         self, request: pb.AllocateRequest, context: grpc.ServicerContext
     ) -> pb.AllocateResponse:
         """What the containers get, or why they get nothing."""
-        reply = pb.AllocateResponse()
-        for one in request.container_requests:
-            ids = list(one.devices_ids)
-            try:
-                share = check(self._slots, ids, self._largest_free)
-                limits(self._slots, share)  # is there memory in it?
-                uuids = [self._slots.gpus[gpu].uuid for gpu in share.gpus]
-                reply.container_responses.append(as_message(self._answer(uuids, grant_id(ids))))
-            except HarpError as error:
-                reason = error.reason.value if isinstance(error, Refused) else type(error).__name__
-                self.refusals[reason] += 1
-                _log.warning("allocate_refused", reason=reason, message=error.message)
-                abort(context, error)
-        return reply
+        with self._counts.timing(families.PLUGIN_ALLOCATE):
+            return self._allocate(request, context)
 
     def PreStartContainer(  # noqa: N802
         self, request: pb.PreStartContainerRequest, context: grpc.ServicerContext
     ) -> pb.PreStartContainerResponse:
         """A container is about to start."""
+        with self._counts.timing(families.PLUGIN_START):
+            return self._start(request, context)
+
+    def _allocate(
+        self, request: pb.AllocateRequest, context: grpc.ServicerContext
+    ) -> pb.AllocateResponse:
+        reply = pb.AllocateResponse()
+        for one in request.container_requests:
+            ids = list(one.devices_ids)
+            try:
+                reply.container_responses.append(_as_message(self._given(ids)))
+            except HarpError as error:
+                reason = error.reason.value if isinstance(error, Refused) else type(error).__name__
+                self._counts.add(families.PLUGIN_REFUSED, reason)
+                _log.warning("allocate_refused", reason=reason, message=error.message)
+                _abort(context, error)
+            self._counts.add(families.PLUGIN_ALLOCATIONS)
+        return reply
+
+    def _given(self, ids: Sequence[str]) -> Answer:
+        """What a container with these ids gets; raises HarpError if they are no share."""
+        share = check(self._slots, ids, self._largest_free)
+        limits(self._slots, share)  # is there memory in it?
+        uuids = [self._slots.gpus[gpu].uuid for gpu in share.gpus]
+        return self._answer(uuids, grant_id(ids))
+
+    def _start(
+        self, request: pb.PreStartContainerRequest, context: grpc.ServicerContext
+    ) -> pb.PreStartContainerResponse:
         try:
             self._starter.start(list(request.devices_ids))
         except HarpError as error:
+            self._counts.add(families.PLUGIN_START_ERRORS, type(error).__name__)
             _log.warning("start_refused", message=error.message)
-            abort(context, error)
+            _abort(context, error)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not look like kubelet's
+            self._counts.add(families.PLUGIN_START_ERRORS, "broken")
             _log.exception("start_broken")
-            abort(
+            _abort(
                 context, DaemonError(f"the device plugin failed: {type(error).__name__}: {error}")
             )
+        self._counts.add(families.PLUGIN_STARTS)
         return pb.PreStartContainerResponse()
 
     def _count(self, by: int) -> None:
@@ -218,8 +248,7 @@ def _largest_free(slots: Slots, available: Sequence[str]) -> int:
     return max(count.values(), default=0)
 
 
-def as_message(given: Answer) -> pb.ContainerAllocateResponse:
-    """What a container is given, in kubelet's words."""
+def _as_message(given: Answer) -> pb.ContainerAllocateResponse:
     return pb.ContainerAllocateResponse(
         envs=given.env,
         mounts=[
@@ -233,7 +262,7 @@ def as_message(given: Answer) -> pb.ContainerAllocateResponse:
     )
 
 
-def abort(context: grpc.ServicerContext, error: HarpError) -> NoReturn:
+def _abort(context: grpc.ServicerContext, error: HarpError) -> NoReturn:
     """End the call; kubelet puts the words into the pod's status."""
     context.abort(code_of(error), f"{error.message}; {error.hint}" if error.hint else error.message)
     raise AssertionError("abort() raises")

@@ -21,6 +21,7 @@ class Settings:
     resource: str = "harp.dev/gpu-share"
     endpoint: str = "harp-gpu-share.sock"
     slots_per_gpu: int = 100
+    metrics_listen: str = ""  #: PORT (loopback alone) or HOST:PORT; "": nowhere
     topology: bool = False  #: tell kubelet the GPUs' NUMA nodes: its topology manager may then
     #: insist on one, against what HARP prefers
     library_dirs: tuple[str, ...] = (

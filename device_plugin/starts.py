@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,9 +25,11 @@ from device_plugin.annotations import refine
 from device_plugin.asked import Events, Holders, LoggedEvents, NoPods, Pods
 from device_plugin.book import Book, Grant, grant_id, missing
 from device_plugin.identity import Ambiguous, Match, Owner, Pod, Unknown, find
+from device_plugin.metrics import AMBIGUOUS, UNKNOWN, Counts
 from device_plugin.slots import Slots
 from device_plugin.tenants import Tenants, alive, drop_folder, make_folder, tenant_name
 from harp.errors import DaemonError, DaemonUnreachable, HarpError
+from harp.metrics import families
 from harp.model import Limits
 
 __all__ = ["Events", "Holders", "LoggedEvents", "NoPods", "Patience", "Pods", "Starts"]
@@ -68,6 +69,7 @@ class Starts:
         pods: the API server.
         events: the same.
         save: writes the book down.
+        counts: what is counted of them.
         patience: how long to wait for others.
     """
 
@@ -85,6 +87,7 @@ class Starts:
         pods: Pods,
         events: Events,
         save: Callable[[Sequence[Grant]], None],
+        counts: Counts | None = None,
         patience: Patience | None = None,
     ) -> None:
         self._slots = slots
@@ -106,8 +109,7 @@ class Starts:
         self._turns: dict[str, _Turn] = {}
         #: see book.missing()
         self._missing: dict[str, float] = {}
-        #: {what came of it: how often}
-        self.counts: Counter[str] = Counter()
+        self.counts = counts or Counts()
 
     def start(self, ids: Collection[str]) -> Grant:
         """Give a container its grant; when this returns it may run.
@@ -235,20 +237,18 @@ class Starts:
         found, sure = self._find(bare)
         match found:
             case Match(owner, None):
-                self.counts["named"] += 1
                 with self._lock:
                     before = self._book.get(bare.id)
                 if not sure and before is not None and before.owner == owner:
                     return before  # what the API server said when it was last asked
                 return replace(bare, owner=owner)
             case Match(owner, pod) if pod is not None:
-                self.counts["named"] += 1
                 return replace(bare, owner=owner, pod_uid=pod.uid, limits=self._refined(bare, pod))
             case Ambiguous(candidates):
-                self.counts["ambiguous"] += 1
+                self.counts.add(families.PLUGIN_UNRESOLVED, AMBIGUOUS)
                 self._say_unsure(candidates)
             case _:
-                self.counts["unknown"] += 1
+                self.counts.add(families.PLUGIN_UNRESOLVED, UNKNOWN)
                 _log.warning("owner_unknown", grant=bare.id)
         return bare
 

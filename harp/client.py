@@ -29,6 +29,8 @@ _TIMEOUT_S = 15.0
 #: memory of several processes is copied, some GiB a second
 _MOVE_S = 900.0
 _AUTH_TIMEOUT_S = 5.0
+#: metrics of as many tenants as an arbiter has are several MiB
+_MESSAGE_BYTES = 64 << 20
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
@@ -40,7 +42,11 @@ class Client:
         self.run_dir = run_dir
         self._token = self._ask({"op": "token"})["token"]
         self._channel = grpc.insecure_channel(
-            f"unix:{run_dir.control}", options=[("grpc.enable_http_proxy", 0)]
+            f"unix:{run_dir.control}",
+            options=[
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+            ],
         )
         self._stub = control_pb2_grpc.ControlStub(self._channel)
 
@@ -104,6 +110,10 @@ class Client:
     def remove(self, name: str) -> None:
         """Take a tenant's grant back."""
         self._call(self._stub.RemoveTenant, pb.RemoveTenantRequest(name=name))
+
+    def metrics(self, accept: str = "") -> str:
+        """What Prometheus would be told, in one of its formats (HTTP's Accept)."""
+        return self._call(self._stub.GetMetrics, pb.GetMetricsRequest(accept=accept)).text
 
     def stop(self, *, with_arbiter: bool) -> None:
         """End the daemon."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -33,6 +34,7 @@ __all__ = [
     "all_keys",
     "config_path",
     "key",
+    "listen_address",
     "load",
 ]
 
@@ -51,6 +53,8 @@ class Key:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    form: str = ""  #: of a text, in words
+    read: Callable[[str], object] | None = None  #: raises ConfigError if a text is not of that form
 
     @property
     def env(self) -> str:
@@ -62,6 +66,8 @@ class Key:
         """Its legal values, in words."""
         if self.choices:
             return "|".join(filter(None, self.choices))
+        if self.form:
+            return self.form
         if self.low is None or self.high is None:
             return ""
         return f"{_plain(self.low)} to {_plain(self.high)}"
@@ -84,6 +90,11 @@ class Key:
             raise ConfigError(f"{self.name} = {value!r} ({source}) is not whole", legal)
         if self.choices and converted not in self.choices:
             raise ConfigError(f"{self.name} = {value!r} ({source}) is unknown", legal)
+        if self.read is not None:
+            try:
+                self.read(str(converted))
+            except ConfigError as error:
+                raise ConfigError(f"{self.name} ({source}): {error.message}", legal) from error
         if self.low is not None and self.high is not None:
             number = float(converted)
             if not self.low <= number <= self.high:
@@ -104,11 +115,35 @@ def key(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    form: str = "",
+    read: Callable[[str], object] | None = None,
 ) -> _T:
     """A dataclass field that is a setting; its own name is put in by who lists them."""
-    info = Key("", default, text, unit, low, high, choices)
+    info = Key("", default, text, unit, low, high, choices, form, read)
     field: _T = dataclasses.field(default=default, metadata={"key": info})
     return field
+
+
+_LISTEN = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):)?([0-9]{1,5})")
+
+
+def listen_address(text: str) -> tuple[str, int] | None:
+    """Host and port of "9409", "0.0.0.0:9409" or "[::]:9409"; None of "".
+
+    A port alone is one of this machine's loopback. ":9409" is none: elsewhere it means everybody.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if not text:
+        return None
+    found = _LISTEN.fullmatch(text)
+    if found is None or int(found[2]) > 65535:
+        raise ConfigError(
+            f"{text!r} is no address to listen on",
+            "a PORT (loopback alone), or HOST:PORT; 0.0.0.0:PORT is every IPv4 address",
+        )
+    return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +275,19 @@ class DaemonConfig:
         unit="s",
         low=1,
         high=60,
+    )
+    metrics_listen: str = key(
+        "",
+        "Where Prometheus finds /metrics and /healthz over HTTP, for whoever reaches it.",
+        form="PORT (loopback alone) or HOST:PORT; empty: nowhere",
+        read=listen_address,
+    )
+    metrics_grants: int = key(
+        2048,
+        "Tenants' GPUs that have series of their own there, who came first; the devices' totals"
+        " have all.",
+        low=1,
+        high=8192,
     )
 
 

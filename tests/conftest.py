@@ -42,3 +42,24 @@ def soft_env(native_dir: Path, soft_dir: Path) -> dict[str, str]:
     env["LD_LIBRARY_PATH"] = str(native_dir / "soft")
     env["HARP_NATIVE_DIR"] = str(native_dir)
     return env
+
+
+def _tool(name: str) -> Path:
+    """A program of Debian's package prometheus: where deploy/bootstrap puts it, or installed."""
+    built = ROOT / "build" / "tools" / name
+    found = built if built.exists() else shutil.which(name)
+    if not found:
+        pytest.skip(f"no {name}; remedy: deploy/bootstrap dev, or install Debian's prometheus")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """Prometheus's checker of metrics and rules."""
+    return _tool("promtool")
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    """Prometheus itself."""
+    return _tool("prometheus")

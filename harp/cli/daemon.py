@@ -35,6 +35,11 @@ _STOP_S = 10.0
     is_flag=True,
     help="Replace harpd and the arbiter by those installed now; tenants go on.",
 )
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Serve /metrics and /healthz there; a PORT alone: on loopback. As daemon.metrics_listen.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @json_option
 def daemon(
@@ -44,6 +49,7 @@ def daemon(
     with_arbiter: bool,
     status: bool,
     upgrade: bool,
+    metrics: str | None,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -52,6 +58,8 @@ def daemon(
         raise click.UsageError("--foreground, --stop and --status exclude each other")
     if with_arbiter and not stop:
         raise click.UsageError("--all goes with --stop")
+    if metrics is not None:
+        settings = (*settings, f"daemon.metrics_listen={metrics}")
     if upgrade and (stop or status):
         raise click.UsageError("--upgrade does not go with --stop or --status")
     run_dir = find(os.environ)

@@ -24,18 +24,20 @@ import structlog
 
 from harp import __version__
 from harp.api.v1 import control_pb2_grpc
-from harp.config import Config
+from harp.config import Config, listen_address
 from harp.daemon.auth import Auth
 from harp.daemon.book import Book
 from harp.daemon.checkpoint import driver_calls
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
+from harp.daemon.metrics import Reporter
 from harp.daemon.overheads import ContextCost
 from harp.daemon.service import ControlService
 from harp.daemon.store import Store
 from harp.daemon.suspend import Suspender
 from harp.discovery import Found, discover, measure_overhead
 from harp.errors import DaemonError, HarpError
+from harp.metrics import Server, keep
 from harp.model import Device, Policy
 from harp.native import NativeDir
 from harp.rundir import RunDir
@@ -108,6 +110,7 @@ async def run(
     harpd = Harpd(config, book, link, found, store)
     link.on_event = harpd.on_event
     suspender = Suspender(book, link, lambda: driver_calls(found.cuda_path, env))
+    reporter = Reporter(book, link, harpd, config)
     auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)
     end = asyncio.Event()
     with_arbiter = False
@@ -136,6 +139,7 @@ async def run(
                 link=link,
                 harpd=harpd,
                 suspender=suspender,
+                reporter=reporter,
                 default_policy=Policy(config.watchdog.policy),
                 stop=stop,
             ),
@@ -153,6 +157,9 @@ async def run(
                 group.create_task(harpd.drain()),
                 group.create_task(suspender.keep(harpd.replaced)),
             ]
+            if listen := listen_address(config.daemon.metrics_listen):
+                pages = Server(reporter.routes())
+                tasks.append(group.create_task(keep(pages, *listen, "daemon.metrics_listen")))
             _log.info("harpd_ready", run_dir=str(run_dir.path), pid=os.getpid())
             await end.wait()
             for task in tasks:

@@ -40,6 +40,7 @@ from harp.errors import (
 )
 from harp.grants import Promise, admit, choose, memory_left, promised_ppm, select, shrinks
 from harp.lease_wire import ANY_UID
+from harp.metrics import Totals
 from harp.model import Device, Limits, Tenant
 from harp.procs import read
 from harp.units import PPM
@@ -70,6 +71,8 @@ class Book:
         self._moving: dict[int, tuple[str, ...]] = {}
         #: the last picture taken
         self.picture = Picture()
+        #: what tenants used of each device, those that have ended as well
+        self.totals = Totals()
 
     def close(self) -> None:
         """Drop the listening sockets; the arbiter's own stay open."""
@@ -102,6 +105,7 @@ class Book:
     async def look(self) -> Picture:
         """Take a new picture of the arbiter."""
         self.picture = await self._arbiter.look()
+        self.totals.see(self.picture.tenants.keys(), self.picture.uses, time.time())
         return self.picture
 
     async def last_look(self) -> Picture:
@@ -355,6 +359,7 @@ class Book:
     def _forget(self, tenant_id: int) -> None:
         self._store.remove(tenant_id)
         self._arbiter.forget(tenant_id)
+        self.totals.forget(tenant_id)
 
 
 def _sweep(tenant: Tenant) -> None:

@@ -63,6 +63,10 @@ class Harpd:
         self._history: dict[tuple[int, str], deque[tuple[float, int]]] = {}
         #: {uuid: physical bytes in use}
         self.used_bytes: dict[str, int] = {}
+        #: monotonic s at the end of the last tick(); None: there was none
+        self.looked_s: float | None = None
+        #: looks that failed
+        self.look_errors = 0
         #: {client_id: start time of its process}, to tell a reused pid
         self._client_start = self._reconciler.client_start
         #: monotonic s before which nobody is called uncovered
@@ -176,8 +180,10 @@ class Harpd:
             try:
                 await self.tick()
             except (ArbiterError, NvmlError) as error:
+                self.look_errors += 1
                 _log.warning("watch_failed", reason=error.message)
             except Exception:  # noqa: BLE001 - one odd process may not end the watch over all
+                self.look_errors += 1
                 _log.exception("watch_broken")
             spent = time.monotonic() - started
             await asyncio.sleep(max(0.0, self._config.watchdog.period_s - spent))
@@ -224,6 +230,7 @@ class Harpd:
         await self._end_tenants(picture, procs, keep_draining=True)
         if picture.draining():
             self._draining.set()
+        self.looked_s = time.monotonic()
 
     def used_ratio(self, tenant_id: int, uuid: str) -> tuple[float, float]:
         """Share of a device's time a tenant had lately, and over how many seconds."""

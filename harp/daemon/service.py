@@ -19,6 +19,7 @@ from harp.daemon.auth import Auth, Deposit
 from harp.daemon.book import Book
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
+from harp.daemon.metrics import Reporter
 from harp.daemon.owners import Wish, check_container, check_owner
 from harp.daemon.suspend import Suspender
 from harp.errors import ArbiterError, ConfigError, DaemonError, NotOwner, Unauthenticated
@@ -59,6 +60,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         link: ArbiterLink,
         harpd: Harpd,
         suspender: Suspender,
+        reporter: Reporter,
         default_policy: Policy,
         stop: Callable[[bool], None],
     ) -> None:
@@ -69,6 +71,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._link = link
         self._harpd = harpd
         self._suspender = suspender
+        self._reporter = reporter
         self._default_policy = default_policy
         self._stop = stop
         self._answers = Answers(book, harpd)
@@ -111,6 +114,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
     ) -> pb.RemoveTenantReply:
         """Take a tenant's grant back."""
         return await self._answer(self._remove_tenant, request, context)
+
+    async def GetMetrics(  # noqa: N802
+        self, request: pb.GetMetricsRequest, context: Context
+    ) -> pb.GetMetricsReply:
+        """What Prometheus would be told."""
+        return await self._answer(self._get_metrics, request, context)
 
     async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
         """End harpd."""
@@ -234,9 +243,14 @@ class ControlService(control_pb2_grpc.ControlServicer):
     ) -> pb.RemoveTenantReply:
         tenant = self._book.by_name(request.name)
         check_owner(tenant, uid)
+        await self._book.look()  # what it used by now is in the devices' totals
         await self._book.remove(tenant, f"removed by uid {uid}")
         self._harpd.evaders.lineage.forget(tenant.tenant_id)
         return pb.RemoveTenantReply()
+
+    async def _get_metrics(self, request: pb.GetMetricsRequest, _uid: int) -> pb.GetMetricsReply:
+        page = await self._reporter.metrics(request.accept)
+        return pb.GetMetricsReply(text=page.body.decode())
 
     async def _stop_daemon(self, request: pb.StopRequest, uid: int) -> pb.StopReply:
         if uid not in (os.geteuid(), 0):

@@ -18,6 +18,7 @@ from device_plugin.identity import Container, Kind, Pod
 from device_plugin.plugin import Tempo
 from device_plugin.proto import deviceplugin_pb2 as pb
 from device_plugin.starts import Patience
+from harp.metrics import families
 
 
 @pytest.fixture
@@ -312,4 +313,4 @@ def test_slots_that_nobody_holds_get_what_they_say(world: World) -> None:
     (grant,) = world.tenants.made.values()
     assert grant.owner is None
     assert grant.limits.share_ppm == 200_000
-    assert world.plugin.starts.counts["unknown"] == 1
+    assert world.plugin.counts.value(families.PLUGIN_UNRESOLVED, "unknown") == 1

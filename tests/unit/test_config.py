@@ -43,6 +43,15 @@ def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
         ({}, ("time.quantum=5000",), "unknown key time.quantum", "time.quantum_us"),
         ({}, ("time.burst_us=2000000",), "out of range", "0 to 1000000 us"),
         ({}, ("log.level",), "no value", "key=value"),
+        (
+            {},
+            ("daemon.metrics_listen=:9409",),
+            "daemon.metrics_listen (--set): ':9409'",
+            "HOST:PORT",
+        ),
+        ({}, ("daemon.metrics_listen=9409x",), "no address to listen on", "PORT (loopback"),
+        ({}, ("daemon.metrics_listen=65536",), "no address to listen on", "PORT (loopback"),
+        ({}, ("daemon.metrics_listen=::1:9409",), "no address to listen on", "PORT (loopback"),
     ],
 )
 def test_a_wrong_setting_names_value_range_and_nearest_key(
@@ -83,3 +92,22 @@ def test_every_key_has_a_sentence_and_a_legal_default() -> None:
             assert key.unit == "s"
         if key.name.endswith("_bytes"):
             assert key.unit == "bytes"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", None),
+        ("9409", ("127.0.0.1", 9409)),
+        ("0", ("127.0.0.1", 0)),
+        ("0.0.0.0:9409", ("0.0.0.0", 9409)),
+        ("node-1.lan:9409", ("node-1.lan", 9409)),
+        ("[::]:9409", ("::", 9409)),
+    ],
+)
+def test_a_port_alone_is_of_this_machine_alone(
+    text: str, address: tuple[str, int] | None, tmp_path: Path
+) -> None:
+    assert config.listen_address(text) == address
+    found = config.load({"XDG_CONFIG_HOME": str(tmp_path)}, (f"daemon.metrics_listen={text}",))
+    assert found.daemon.metrics_listen == text

@@ -1163,6 +1163,38 @@ class RemoveTenantReply(google.protobuf.message.Message):
 global___RemoveTenantReply = RemoveTenantReply
 
 @typing.final
+class GetMetricsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACCEPT_FIELD_NUMBER: builtins.int
+    accept: builtins.str
+    """as HTTP's Accept: which of Prometheus's formats; empty: its text"""
+    def __init__(
+        self,
+        *,
+        accept: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accept", b"accept"]) -> None: ...
+
+global___GetMetricsRequest = GetMetricsRequest
+
+@typing.final
+class GetMetricsReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """the exposition; some MiB where there are many tenants"""
+    def __init__(
+        self,
+        *,
+        text: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["text", b"text"]) -> None: ...
+
+global___GetMetricsReply = GetMetricsReply
+
+@typing.final
 class StopRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -69,6 +69,11 @@ class ControlStub(object):
                 request_serializer=harp_dot_api_dot_v1_dot_control__pb2.RemoveTenantRequest.SerializeToString,
                 response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.RemoveTenantReply.FromString,
                 _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/harp.api.v1.Control/GetMetrics',
+                request_serializer=harp_dot_api_dot_v1_dot_control__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.GetMetricsReply.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/harp.api.v1.Control/Stop',
                 request_serializer=harp_dot_api_dot_v1_dot_control__pb2.StopRequest.SerializeToString,
@@ -133,6 +138,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetMetrics(self, request, context):
+        """What Prometheus would be told at this moment. Open to every user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Ends harpd. Tenants and the arbiter go on, unless `with_arbiter`. Only harpd's own uid and root.
         """
@@ -177,6 +189,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.RemoveTenant,
                     request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.RemoveTenantRequest.FromString,
                     response_serializer=harp_dot_api_dot_v1_dot_control__pb2.RemoveTenantReply.SerializeToString,
+            ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.GetMetricsRequest.FromString,
+                    response_serializer=harp_dot_api_dot_v1_dot_control__pb2.GetMetricsReply.SerializeToString,
             ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
@@ -373,6 +390,33 @@ class Control(object):
             '/harp.api.v1.Control/RemoveTenant',
             harp_dot_api_dot_v1_dot_control__pb2.RemoveTenantRequest.SerializeToString,
             harp_dot_api_dot_v1_dot_control__pb2.RemoveTenantReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/harp.api.v1.Control/GetMetrics',
+            harp_dot_api_dot_v1_dot_control__pb2.GetMetricsRequest.SerializeToString,
+            harp_dot_api_dot_v1_dot_control__pb2.GetMetricsReply.FromString,
             options,
             channel_credentials,
             insecure,

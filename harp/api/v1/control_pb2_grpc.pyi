@@ -84,6 +84,12 @@ class ControlStub:
     hold drains as they end. Only its owner and root.
     """
 
+    GetMetrics: grpc.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.GetMetricsRequest,
+        harp.api.v1.control_pb2.GetMetricsReply,
+    ]
+    """What Prometheus would be told at this moment. Open to every user."""
+
     Stop: grpc.UnaryUnaryMultiCallable[
         harp.api.v1.control_pb2.StopRequest,
         harp.api.v1.control_pb2.StopReply,
@@ -141,6 +147,12 @@ class ControlAsyncStub:
     """Disconnects a tenant's clients and takes its grant back. Processes go on running; what they
     hold drains as they end. Only its owner and root.
     """
+
+    GetMetrics: grpc.aio.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.GetMetricsRequest,
+        harp.api.v1.control_pb2.GetMetricsReply,
+    ]
+    """What Prometheus would be told at this moment. Open to every user."""
 
     Stop: grpc.aio.UnaryUnaryMultiCallable[
         harp.api.v1.control_pb2.StopRequest,
@@ -213,6 +225,14 @@ class ControlServicer(metaclass=abc.ABCMeta):
         """Disconnects a tenant's clients and takes its grant back. Processes go on running; what they
         hold drains as they end. Only its owner and root.
         """
+
+    @abc.abstractmethod
+    def GetMetrics(
+        self,
+        request: harp.api.v1.control_pb2.GetMetricsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[harp.api.v1.control_pb2.GetMetricsReply, collections.abc.Awaitable[harp.api.v1.control_pb2.GetMetricsReply]]:
+        """What Prometheus would be told at this moment. Open to every user."""
 
     @abc.abstractmethod
     def Stop(

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what harpd sees to samples. Pure.
+
+A tenant's series exist from its grant on, at 0 before its first call, and go with it. Of a name
+there are at most so many as Seen.most says, one for each GPU of a tenant; who came first has them,
+and how many are left out is a series of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from harp.metrics import families as f
+from harp.metrics.families import Family, Sample
+from harp.metrics.totals import Total
+from harp.model import Device, Residency, Tenant, Use
+from harp.units import PPM
+
+__all__ = ["DeviceSeen", "GrantSeen", "Seen", "pod_of", "samples"]
+
+_NS = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSeen:
+    """A device, and what is promised and used of it."""
+
+    device: Device
+    used_bytes: int | None = None  #: None: not looked at yet
+    leased_bytes: int = 0
+    promised_bytes: int = 0
+    promised_ppm: int = 0
+    uncovered: int = 0
+    total: Total = field(default_factory=Total)
+
+
+@dataclass(frozen=True, slots=True)
+class GrantSeen:
+    """A living tenant."""
+
+    tenant: Tenant
+    processes: int
+    active_s: float  #: wall clock
+    uses: tuple[tuple[Device, Use], ...]  #: its devices that are there
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """harpd's view at one moment."""
+
+    version: str
+    arbiter_up: bool
+    arbiter_restarts: int
+    uncovered_total: int
+    last_look_s: float | None  #: wall clock; None: never
+    look_errors: int
+    scrape_errors: int
+    most: int  #: tenants' GPUs that may have series
+    devices: tuple[DeviceSeen, ...] = ()
+    grants: tuple[GrantSeen, ...] = ()
+
+
+_OF_DAEMON: tuple[tuple[Family, Callable[[Seen], float | None]], ...] = (
+    (f.ARBITER_UP, lambda s: s.arbiter_up),
+    (f.ARBITER_RESTARTS, lambda s: s.arbiter_restarts),
+    (f.LAST_LOOK, lambda s: s.last_look_s),
+    (f.LOOK_ERRORS, lambda s: s.look_errors),
+    (f.SCRAPE_ERRORS, lambda s: s.scrape_errors),
+    (f.UNCOVERED_SEEN, lambda s: s.uncovered_total),
+)
+_OF_DEVICE: tuple[tuple[Family, Callable[[DeviceSeen], float | None]], ...] = (
+    (f.DEVICE_MEMORY_TOTAL, lambda d: d.device.memory_bytes),
+    (f.DEVICE_MEMORY_USED, lambda d: d.used_bytes),
+    (f.DEVICE_MEMORY_LEASED, lambda d: d.leased_bytes),
+    (f.DEVICE_MEMORY_ALLOCATED, lambda d: d.promised_bytes),
+    (f.DEVICE_COMPUTE_ALLOCATED, lambda d: d.promised_ppm / PPM),
+    (f.DEVICE_UNCOVERED, lambda d: d.uncovered),
+    (f.DEVICE_COMPUTE, lambda d: d.total.used_ns / _NS),
+    (f.DEVICE_THROTTLED, lambda d: d.total.wait_ns / _NS),
+    (f.DEVICE_LAUNCHES, lambda d: d.total.launches),
+    (f.DEVICE_DENIED, lambda d: d.total.denials),
+)
+_OF_TENANT: tuple[tuple[Family, Callable[[GrantSeen], float | None]], ...] = (
+    (f.GRANT_PROCESSES, lambda g: g.processes),
+    (f.GRANT_ACTIVITY, lambda g: g.active_s),
+    (f.GRANT_SUSPENDED, lambda g: g.tenant.suspended),
+)
+_OF_GRANT: tuple[tuple[Family, Callable[[Tenant, Use], float | None]], ...] = (
+    (f.GRANT_MEMORY_LIMIT, lambda t, _: t.limits.mem_bytes or None),
+    (f.GRANT_MEMORY_USED, lambda _, u: u.charged_bytes),
+    (f.GRANT_MEMORY_PEAK, lambda _, u: u.peak_bytes),
+    (f.GRANT_SHARE, lambda t, _: t.limits.share_ppm / PPM),
+    (f.GRANT_COMPUTE_LIMIT, lambda t, _: t.limits.limit_ppm / PPM or None),
+    (f.GRANT_COMPUTE, lambda _, u: u.used_ns / _NS),
+    (f.GRANT_ESTIMATED, lambda _, u: u.estimated_ns / _NS),
+    (f.GRANT_COPY, lambda _, u: u.copy_ns / _NS),
+    (f.GRANT_THROTTLED, lambda _, u: u.wait_ns / _NS),
+    (f.GRANT_LAUNCHES, lambda _, u: u.launches),
+    (f.GRANT_DENIED, lambda _, u: u.denials),
+)
+#: of memory that can leave its device
+_OF_SWAP: tuple[tuple[Family, Callable[[Residency], float]], ...] = (
+    (f.GRANT_SWAP, lambda r: r.swap_bytes),
+    (f.GRANT_SWAP_AWAY, lambda r: r.swap_bytes - r.on_device_bytes),
+    (f.GRANT_SWAPS, lambda r: r.swaps),
+    (f.GRANT_SWAPPING, lambda r: r.swapping_ns / _NS),
+)
+
+
+def pod_of(name: str) -> tuple[str, str, str]:
+    """Namespace, pod and container of a tenant named `namespace/pod/container`; else empty.
+
+    To Prometheus an empty label is none.
+    """
+    words = name.split("/")
+    return (words[0], words[1], words[2]) if len(words) == 3 and all(words) else ("", "", "")
+
+
+def samples(seen: Seen) -> list[Sample]:
+    """Every sample of harpd."""
+    return list(_samples(seen))
+
+
+def _samples(seen: Seen) -> Iterator[Sample]:
+    yield Sample(f.BUILD_INFO, (seen.version,), 1)
+    yield from _some(((family, of(seen)) for family, of in _OF_DAEMON), ())
+    for one in seen.devices:
+        gpu = _gpu(one.device)
+        yield Sample(f.DEVICE_INFO, (*gpu, one.device.name, one.device.driver_version), 1)
+        yield from _some(((family, of(one)) for family, of in _OF_DEVICE), gpu)
+    room = seen.most
+    left_out = 0
+    for grant in seen.grants:
+        size = max(1, len(grant.uses))
+        if size > room:
+            left_out += size
+            continue
+        room -= size
+        yield from _of_tenant(grant)
+    yield Sample(f.LEFT_OUT, (), left_out)
+
+
+def _of_tenant(grant: GrantSeen) -> Iterator[Sample]:
+    tenant = grant.tenant
+    who = (tenant.name, *pod_of(tenant.name))
+    limits = tenant.limits
+    over = str(limits.oversubscribe).lower()
+    yield Sample(f.GRANT_INFO, (*who, limits.tenant_class.label, over), 1)
+    yield from _some(((family, of(grant)) for family, of in _OF_TENANT), who)
+    for device, use in grant.uses:
+        labels = (*who, *_gpu(device))
+        yield from _some(((family, of(tenant, use)) for family, of in _OF_GRANT), labels)
+        if (away := use.residency) is not None:
+            yield from _some(((family, of(away)) for family, of in _OF_SWAP), labels)
+
+
+def _some(
+    values: Iterator[tuple[Family, float | None]], labels: tuple[str, ...]
+) -> Iterator[Sample]:
+    return (Sample(family, labels, value) for family, value in values if value is not None)
+
+
+def _gpu(device: Device) -> tuple[str, str, str]:
+    return str(device.index), device.uuid, device.kind.value

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What harpd may see, for the tests of its metrics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harp.metrics import DeviceSeen, GrantSeen, Seen, Total
+from harp.model import (
+    Device,
+    DeviceKind,
+    Limits,
+    Policy,
+    Residency,
+    ResidencyState,
+    Tenant,
+    TenantClass,
+    Use,
+)
+
+GIB = 1 << 30
+MS = 1_000_000
+ACTIVE_S = 1_700_000_000.0
+
+
+def device(index: int = 0, kind: DeviceKind = DeviceKind.SOFTWARE) -> Device:
+    return Device(
+        index=index,
+        uuid=f"GPU-{index:08x}-0000-4000-8000-000000000000",
+        name="tiny",
+        kind=kind,
+        memory_bytes=8 * GIB,
+        overhead_bytes=64 << 20,
+        overhead_source="measured",
+        driver_version="1.2.3",
+    )
+
+
+def tenant(number: int, name: str, limits: Limits | None = None, *gpus: Device) -> Tenant:
+    return Tenant(
+        tenant_id=number,
+        name=name,
+        uid=1000,
+        root_pid=1,
+        root_start=1,
+        grant_dir="/g",
+        device_uuids=tuple(gpu.uuid for gpu in gpus or (device(),)),
+        limits=limits or Limits(),
+        policy=Policy.WARN,
+        created_s=0,
+    )
+
+
+def grant(of: Tenant, processes: int, *uses: tuple[Device, Use]) -> GrantSeen:
+    return GrantSeen(of, processes, ACTIVE_S, uses)
+
+
+def seen(*grants: GrantSeen, most: int = 2048) -> Seen:
+    """A harpd of two GPUs, of which the second one was not looked at yet."""
+    return Seen(
+        version="0.1.0",
+        arbiter_up=True,
+        arbiter_restarts=1,
+        uncovered_total=3,
+        last_look_s=1_800_000_000.5,
+        look_errors=4,
+        scrape_errors=5,
+        most=most,
+        devices=(
+            DeviceSeen(
+                device(0),
+                used_bytes=3 * GIB,
+                leased_bytes=2 * GIB,
+                promised_bytes=6 * GIB,
+                promised_ppm=700_000,
+                uncovered=1,
+                total=Total(used_ns=2500 * MS, wait_ns=1250 * MS, launches=70, denials=2),
+            ),
+            DeviceSeen(device(1)),
+        ),
+        grants=grants,
+    )
+
+
+def everything() -> Seen:
+    """Each kind of tenant: without limits and idle, a pod's with all limits, one that swaps."""
+    limits = Limits(4 * GIB, 300_000, 500_000, TenantClass.LATENCY)
+    used = Use(
+        leased_bytes=GIB,
+        unleased_bytes=1 << 20,
+        peak_bytes=2 * GIB,
+        used_ns=1500 * MS,
+        estimated_ns=250 * MS,
+        copy_ns=125 * MS,
+        launches=42,
+        wait_ns=500 * MS,
+        denials=2,
+    )
+    away = Residency(
+        ResidencyState.AWAY,
+        swap_bytes=2 * GIB,
+        on_device_bytes=GIB // 2,
+        swapping_ns=750 * MS,
+        swaps=4,
+    )
+    swaps = tenant(3, "big", Limits(2 * GIB, oversubscribe=True), device(0), device(1))
+    return seen(
+        grant(tenant(1, "job-7"), 0, (device(0), Use())),
+        grant(tenant(2, "team/train-0/main", limits), 2, (device(0), used)),
+        grant(
+            replace(swaps, suspended=True), 1, (device(0), Use(residency=away)), (device(1), Use())
+        ),
+    )

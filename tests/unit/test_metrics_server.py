@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server of pages: what it answers, and that nobody can hold it up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import queue
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from harp.errors import ConfigError
+from harp.metrics import Page, Server, ServerThread, keep
+
+Asked = Callable[[Server, str, int], Coroutine[Any, Any, None]]
+LONG_S = 20.0
+BIG = 64 << 20
+
+
+async def _page(accept: str) -> Page:
+    return Page(f"accepts {accept}\n".encode())
+
+
+async def _big(_accept: str) -> Page:
+    return Page(b"x" * BIG)
+
+
+async def _broken(_accept: str) -> Page:
+    raise ConfigError("this is why")
+
+
+ROUTES = {"/metrics": _page, "/big": _big, "/broken": _broken}
+
+
+def served(what: Asked, **options: Any) -> None:
+    """Run `what` beside a server."""
+
+    async def scenario() -> None:
+        server = Server(ROUTES, **options)
+        async with server.listening("127.0.0.1", 0) as (host, port):
+            await what(server, host, port)
+
+    asyncio.run(asyncio.wait_for(scenario(), LONG_S))
+
+
+@contextlib.asynccontextmanager
+async def client(host: str, port: int) -> AsyncIterator[tuple[asyncio.StreamReader, Any]]:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def ask(host: str, port: int, request: str) -> str:
+    """The whole answer to a request."""
+    async with client(host, port) as (reader, writer):
+        writer.write(request.replace("\n", "\r\n").encode())
+        return (await reader.read()).decode()
+
+
+async def all_left(server: Server) -> None:
+    await asyncio.gather(*server._visits)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "body"),
+    [
+        ("GET /metrics HTTP/1.1\nHost: x\naccept: a/b\n\n", 200, "accepts a/b\n"),
+        ("GET /metrics?x=1 HTTP/1.0\n\n", 200, "accepts \n"),
+        ("GET / HTTP/1.1\n\n", 404, "there is /big /broken /metrics\n"),
+        ("POST /metrics HTTP/1.1\n\n", 405, "Method Not Allowed\n"),
+        ("hello\n\n", 400, "Bad Request\n"),
+        ("GET /metrics\n\n", 400, "Bad Request\n"),
+        ("GET /broken HTTP/1.1\n\n", 500, "this is why\n"),
+    ],
+    ids=["page", "query", "no-page", "post", "no-http", "http-0.9", "fault"],
+)
+def test_answers(request_: str, status: int, body: str) -> None:
+    async def what(_server: Server, host: str, port: int) -> None:
+        head, _, said = (await ask(host, port, request_)).partition("\r\n\r\n")
+        assert (head.split(" ")[1], said) == (str(status), body)
+        assert f"Content-Length: {len(body)}" in head
+        assert "Connection: close" in head
+
+    with capture_logs():
+        served(what)
+
+
+def test_head_is_the_answer_without_its_body() -> None:
+    async def what(_server: Server, host: str, port: int) -> None:
+        answer = await ask(host, port, "HEAD /metrics HTTP/1.1\n\n")
+        assert answer.startswith("HTTP/1.1 200 OK\r\n")
+        assert "Content-Length: 9\r\n" in answer
+        assert answer.endswith("\r\n\r\n")
+
+    served(what)
+
+
+def test_a_client_that_says_nothing_is_cut_off() -> None:
+    async def what(server: Server, host: str, port: int) -> None:
+        async with client(host, port) as (reader, _):
+            assert await reader.read() == b""
+        await all_left(server)
+
+    served(what, timeout_s=0.05)
+
+
+def test_a_client_that_says_a_little_at_a_time_is_cut_off_as_well() -> None:
+    async def what(_server: Server, host: str, port: int) -> None:
+        async with client(host, port) as (reader, writer):
+            writer.write(b"GET /metrics HTTP/1.1\r\n")
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    writer.write(b"a")
+                    with contextlib.suppress(TimeoutError):
+                        assert await asyncio.wait_for(reader.read(1), 0.02) == b""
+                        return
+
+    served(what, timeout_s=0.2)
+
+
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    async def what(server: Server, host: str, port: int) -> None:
+        with socket.create_connection((host, port)) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.sendall(b"GET /big HTTP/1.1\r\n\r\n")
+            # Others are served meanwhile.
+            assert (await ask(host, port, "GET /metrics HTTP/1.1\n\n")).endswith("accepts \n")
+            await all_left(server)
+
+    served(what, timeout_s=0.3)
+
+
+def test_a_head_without_end_is_not_read() -> None:
+    async def what(server: Server, host: str, port: int) -> None:
+        async with client(host, port) as (reader, writer):
+            writer.write(b"GET /metrics HTTP/1.1\r\nx: " + b"a" * 100_000)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        await all_left(server)
+
+    served(what, timeout_s=LONG_S)
+
+
+def test_one_too_many_is_turned_away_until_another_leaves() -> None:
+    async def what(server: Server, host: str, port: int) -> None:
+        async with client(host, port), client(host, port):
+            answer = await ask(host, port, "GET /metrics HTTP/1.1\n\n")
+            assert answer.startswith("HTTP/1.1 503 ")
+            async with client(host, port), client(host, port):
+                async with client(host, port) as (reader, _):
+                    assert await reader.read() == b""
+                assert len(server._visits) == 4
+        await all_left(server)
+        assert "200 OK" in await ask(host, port, "GET /metrics HTTP/1.1\n\n")
+
+    served(what, clients=2, timeout_s=LONG_S)
+
+
+def test_the_end_of_the_server_waits_for_nobody() -> None:
+    async def scenario() -> None:
+        server = Server(ROUTES, timeout_s=LONG_S)
+        async with server.listening("127.0.0.1", 0) as (host, port):
+            reader, writer = await asyncio.open_connection(host, port)
+            other = await ask(host, port, "GET / HTTP/1.1\n\n")  # ours was accepted before
+            assert "404" in other
+            assert len(server._visits) == 1
+        assert await reader.read() == b""
+        writer.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), LONG_S / 10))
+
+
+class _Tried(Server):
+    """Says when it tries to listen, and where it does."""
+
+    def __init__(self) -> None:
+        super().__init__(ROUTES)
+        self.tries = asyncio.Semaphore(0)
+        self.at: queue.Queue[int] = queue.Queue()
+
+    @contextlib.asynccontextmanager
+    async def listening(self, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
+        self.tries.release()
+        async with super().listening(host, port) as found:
+            self.at.put(found[1])
+            yield found
+
+
+def test_a_port_in_use_is_an_error_with_a_remedy_and_tried_again() -> None:
+    async def scenario() -> None:
+        holder = socket.create_server(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        server = _Tried()
+        keeping = asyncio.create_task(keep(server, "127.0.0.1", port, "a.setting", retry_s=0.01))
+        for _ in range(3):
+            await server.tries.acquire()
+        assert not keeping.done()
+        (error,) = (entry for entry in logs if entry["log_level"] == "error")
+        assert error["event"] == "metrics_not_served"
+        assert f"another program has port {port}" in error["hint"]
+        assert "a.setting" in error["hint"]
+        holder.close()
+        assert await asyncio.to_thread(server.at.get) == port
+        assert "200 OK" in await ask("127.0.0.1", port, "GET /metrics HTTP/1.1\n\n")
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    with capture_logs() as logs:
+        asyncio.run(asyncio.wait_for(scenario(), LONG_S))
+
+
+def test_an_address_of_another_machine_is_an_error_with_a_remedy() -> None:
+    async def scenario() -> None:
+        server = _Tried()
+        keeping = asyncio.create_task(keep(server, "192.0.2.1", 0, "a.setting", retry_s=0.01))
+        for _ in range(2):
+            await server.tries.acquire()
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    with capture_logs() as logs:
+        asyncio.run(asyncio.wait_for(scenario(), LONG_S))
+    assert "give a.setting an address of this machine" in logs[0]["hint"]
+
+
+def test_in_a_thread_it_serves_and_ends() -> None:
+    server = _Tried()
+    with capture_logs():
+        pages = ServerThread(server, "127.0.0.1", 0, "a.setting")
+        pages.start()
+        port = server.at.get(timeout=LONG_S)
+        silent = socket.create_connection(("127.0.0.1", port))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONG_S)
+        connection.request("GET", "/metrics", headers={"Accept": "a/b"})
+        assert connection.getresponse().read() == b"accepts a/b\n"
+        connection.close()
+        pages.stop()
+    assert silent.recv(1) == b""
+    silent.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_thread_that_is_stopped_at_once_ends() -> None:
+    with capture_logs():
+        pages = ServerThread(Server(ROUTES), "127.0.0.1", 0, "a.setting")
+        pages.start()
+        pages.stop()
