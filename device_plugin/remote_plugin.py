@@ -11,30 +11,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import structlog
 
-from device_plugin.allocator import Chooser, Refused
+from device_plugin.allocator import Chooser
 from device_plugin.answer import Answer
 from device_plugin.api import Access, ApiServer
 from device_plugin.asked import NodePods
 from device_plugin.book import Book, Grant, grant_id
 from device_plugin.checkpoint import Checkpoint, load, save
 from device_plugin.kubelet import PodResources
-from device_plugin.metrics import Counts
+from device_plugin.metrics import Counts, Part
 from device_plugin.orphans import Orphans
 from device_plugin.plugin import Registrar, Tempo
-from device_plugin.proto import deviceplugin_pb2 as pb
 from device_plugin.remote_keeper import Keeper
 from device_plugin.remote_share import SLOTS, PoolSlots, remote_answer, remote_limits
 from device_plugin.remote_starts import RemoteStarts
-from device_plugin.server import Listing, Served, Service, abort, as_message, serve
+from device_plugin.server import Listing, Served, Service, serve
 from device_plugin.settings import Settings
 from device_plugin.starts import Events, Holders, LoggedEvents, NoPods, Patience
 from harp.errors import ConfigError, HarpError
 from harp.inject import shim_dir
 from harp.keep_wire import BOXES
-from harp.metrics import families
 from harp.native import find
 from harp.rundir import find as find_run_dir
 
@@ -65,41 +62,11 @@ class RemoteSettings(Settings):
 class _Service(Service):
     """As Service, where ids are no GPU's."""
 
-    def __init__(
-        self,
-        slots: PoolSlots,
-        listing: Listing,
-        answer: Callable[[str], Answer],
-        starts: RemoteStarts,
-        counts: Counts,
-    ) -> None:
-        super().__init__(
-            slots,
-            listing,
-            Chooser(),
-            answer=lambda _, key: answer(key),
-            starter=starts,
-            counts=counts,
-        )
-        self._pool_slots = slots
+    _slots: PoolSlots
 
-    def Allocate(  # noqa: N802
-        self, request: pb.AllocateRequest, context: grpc.ServicerContext
-    ) -> pb.AllocateResponse:
-        """What the containers get, or why they get nothing. Nobody is asked."""
-        reply = pb.AllocateResponse()
-        for one in request.container_requests:
-            ids = list(one.devices_ids)
-            try:
-                remote_limits(self._pool_slots, ids)
-                reply.container_responses.append(as_message(self._answer((), grant_id(ids))))
-            except HarpError as error:
-                reason = error.reason.value if isinstance(error, Refused) else type(error).__name__
-                self._counts.add(families.PLUGIN_REFUSED, reason)
-                _log.warning("allocate_refused", reason=reason, message=error.message)
-                abort(context, error)
-            self._counts.add(families.PLUGIN_ALLOCATIONS)
-        return reply
+    def _given(self, ids: Sequence[str]) -> Answer:
+        remote_limits(self._slots, ids)  # refuses
+        return self._answer((), grant_id(ids))
 
 
 class RemotePlugin:
@@ -132,7 +99,7 @@ class RemotePlugin:
         self._shim = shim
         self._tempo = tempo or Tempo()
         self._slots = slots = PoolSlots(settings.slots)
-        self.counts = counts = Counts(settings.resource)
+        self.counts = Counts(settings.resource)
         self.starts = RemoteStarts(
             slots,
             book,
@@ -143,12 +110,12 @@ class RemotePlugin:
             pods=pods,
             events=events,
             save=self._save,
-            counts=counts,
             patience=patience,
+            counts=self.counts,
         )
         self.orphans = Orphans(settings.grants, self.starts, keeper, holders)
         self.listing = Listing(slots, topology=False)
-        self.registration = Registrar(settings, self._serve, self._tempo.look_s, counts)
+        self.registration = Registrar(settings, self._serve, self._tempo.look_s, self.counts)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -169,11 +136,18 @@ class RemotePlugin:
             thread.join()
 
     def _serve(self, streams: Callable[[bool], None]) -> Served:
-        service = _Service(self._slots, self.listing, self._answer, self.starts, self.counts)
+        service = _Service(
+            self._slots,
+            self.listing,
+            Chooser(),
+            answer=self._answer,
+            starter=self.starts,
+            counts=self.counts,
+        )
         service.streams = streams
         return serve(self._settings.own_socket, service, self.listing)
 
-    def _answer(self, key: str) -> Answer:
+    def _answer(self, _uuids: Sequence[str], key: str) -> Answer:
         box = self._settings.grants / key
         return remote_answer(str(self._shim), str(box), self._settings.library_dirs)
 
@@ -188,8 +162,10 @@ class RemotePlugin:
                 self.starts.sweep()
                 self.orphans.sweep()
             except HarpError as error:
+                self.counts.failed(Part.SWEEP)
                 _log.warning("sweep_failed", reason=error.message)
             except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all
+                self.counts.failed(Part.SWEEP)
                 _log.exception("sweep_broken")
 
 

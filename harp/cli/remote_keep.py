@@ -56,10 +56,23 @@ __all__ = ["keep"]
     default=None,
     help="The plugin's --run-dir.  [$HARP_RUN, else as for a daemon]",
 )
+@click.option(
+    "--tls-name",
+    default="",
+    metavar="NAME",
+    help="What all nodes' certificates are for; then each name in --pool is all nodes at its"
+    " addresses.  [a node's own name]",
+)
 @click.option("--insecure", is_flag=True, help="No certificates: a pool on this host.")
 @json_option
 def keep(
-    *, where: str, folder: Path | None, run_dir: Path | None, insecure: bool, as_json: bool
+    *,
+    where: str,
+    folder: Path | None,
+    run_dir: Path | None,
+    tls_name: str,
+    insecure: bool,
+    as_json: bool,
 ) -> None:
     """Hold leases of a pool for containers of this node, until SIGINT or SIGTERM.
 
@@ -72,7 +85,7 @@ def keep(
     from harp.remote.places import endpoints, identity  # noqa: PLC0415
     from harp.remote.who import Who  # noqa: PLC0415
 
-    if insecure and folder is not None:
+    if insecure and (folder is not None or tls_name):
         raise ConfigError("--insecure uses no certificates, and --dir names some", "choose one")
     base = pool_folder(env)
     if not insecure:
@@ -81,7 +94,9 @@ def keep(
     at = replace(at, path=run_dir) if run_dir is not None else at
 
     # What is of no use is said now, not when a pod starts.
-    who = Who(None if folder is None else lambda: identity(folder, dt.datetime.now(dt.UTC)))
+    who = Who(
+        None if folder is None else lambda: identity(folder, dt.datetime.now(dt.UTC)), tls_name
+    )
     pool = Pool(endpoints(where, base), folder, who)
     configure_log()
     keeper = Keeper(at.path, find(env), pool, env)

@@ -71,6 +71,14 @@ _PORT = 7443
     metavar="HOST",
     help="This host as clients reach it.  [the first name of its certificate]",
 )
+@click.option(
+    "--id",
+    "node_id",
+    default="",
+    metavar="NAME",
+    help="What this node is called in its pool, where several have one certificate."
+    "  [the certificate's name]",
+)
 @click.option("--admin", "admins", multiple=True, metavar="CLIENT", help="Who may drain this node.")
 @click.option(
     "--worker-uids",
@@ -88,6 +96,7 @@ def serve(
     token_listen: str,
     folder: Path | None,
     name: str,
+    node_id: str,
     admins: tuple[str, ...],
     worker_uids: str,
     insecure: bool,
@@ -124,6 +133,7 @@ def serve(
         identity=identity,
         token_listen=token_listen,
         name=name,
+        node_id=node_id,
         administrators=frozenset(admins),
         uids=parse(worker_uids or (str(DEFAULT) if os.geteuid() == 0 else "none")),
     )

@@ -28,6 +28,7 @@ def beside(
     env: Mapping[str, str],
     *,
     certificate: bool,
+    name: str = "",
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run harp-link, which says on stdout who has which session. It ends with the block and us.
 
@@ -37,6 +38,7 @@ def beside(
         sessions: folder of what they are offered (harp/remote/offers.py).
         folder: of the client, with its authority; None: plaintext.
         env: ours.
+        name: what nodes' certificates are for; "": each one's host.
         certificate: whether to show the client's; else sessions' tokens must do.
 
     Raises:
@@ -47,6 +49,8 @@ def beside(
         options += ["--ca", folder / "ca.crt"]
     if folder is not None and certificate:
         options += ["--cert", folder / "tls.crt", "--key", folder / "tls.key"]
+    if name:
+        options += ["--name", name]
     # In a session of its own: what a terminal sends is for the programs, which may go on.
     process = subprocess.Popen(
         options,

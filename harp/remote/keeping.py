@@ -42,6 +42,7 @@ from harp.keep_wire import (
     read_request,
 )
 from harp.native import NativeDir
+from harp.remote.addresses import addresses
 from harp.remote.beside import beside
 from harp.remote.holder import Holder
 from harp.remote.offers import Offers
@@ -220,7 +221,8 @@ class Keeper:
             )
         check_socket(box / NEAR)
         sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
-        taker = Taker(_wanted(asked), self._pool.nodes, self._pool.who.connect)
+        where = addresses if self._pool.who.name else None
+        taker = Taker(_wanted(asked), self._pool.nodes, self._pool.who.connect, addresses=where)
 
         def say(text: str) -> None:
             kept.said = text.removeprefix("harp: ")
@@ -297,6 +299,7 @@ class Keeper:
                 self._pool.folder,
                 self._env,
                 certificate=self._pool.folder is not None,
+                name=self._pool.who.name,
             )
             link = await asyncio.to_thread(stack.enter_context, made)
             leaving = stack.pop_all()

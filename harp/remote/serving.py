@@ -56,6 +56,7 @@ class Options:
     identity: Identity | None  #: None: plaintext, on loopback
     token_listen: str = ""  #: host:port for those that have no certificate; "": nobody
     name: str = ""  #: by which clients reach this host; "": as its certificate says
+    node_id: str = ""  #: in its pool; "": its certificate's name
     administrators: AbstractSet[str] = frozenset()
     uids: Range | None = None  #: of leases, if we are root; None: ours
 
@@ -201,7 +202,8 @@ class _Serving:
         host = _reached_at(self._options)
         by_token = self._token_far
         return Ready(
-            node=identity.certificate.name if identity else socket.gethostname(),
+            node=self._options.node_id
+            or (identity.certificate.name if identity else socket.gethostname()),
             endpoint=f"{host}:{port}",
             data_endpoint=f"{host}:{self._far.port}",
             token_endpoint=f"{host}:{token_port}" if by_token else "",

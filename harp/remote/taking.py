@@ -87,6 +87,7 @@ class Taker:
         nodes: host:port of nodes or of a pool, at least one.
         connect: makes a channel to one.
         token: of a lease that somebody else has taken; "": none.
+        addresses: of nodes whose names stand for several each; None: a name is one node.
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class Taker:
         nodes: Sequence[str],
         connect: Callable[[str], grpc.aio.Channel],
         token: str = "",
+        *,
+        addresses: Callable[[Sequence[str]], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
         self._want = pb.LeaseRequest()
         self._want.CopyFrom(want)
@@ -102,6 +105,7 @@ class Taker:
         self._nodes = nodes
         self._connect = connect
         self._token = token
+        self._addresses = addresses
         self._table = own_table()
         self._rng = random.Random()  # noqa: S311 - draws nodes and pauses, no secrets
 
@@ -156,8 +160,10 @@ class Taker:
 
     async def _best(self, without: AbstractSet[str]) -> Held:
         """Nodes are watched while one is looked for, and no longer: there may be many of us."""
-        pool = Pool()
-        watcher = Watcher(pool, self._nodes, self._connect, self._rng)
+        pool, nodes = Pool(), self._nodes
+        if self._addresses is not None:
+            nodes = await self._addresses(nodes)
+        watcher = Watcher(pool, nodes, self._connect, self._rng)
         watching = asyncio.create_task(watcher.run())
         try:
             return await self._best_of(pool, watcher, without)

@@ -146,6 +146,7 @@ def channel(
     identity: Identity | None = None,
     authority_pem: bytes = b"",
     *,
+    name: str = "",
     insecure: bool = False,
 ) -> grpc.aio.Channel:
     """A connection to a node.
@@ -154,6 +155,7 @@ def channel(
         endpoint: host:port.
         identity: a client's; None: calls bear a lease's token (bearer()).
         authority_pem: whom to trust where there is no identity.
+        name: what its certificate is for; "": the endpoint's host.
         insecure: plaintext, on loopback.
 
     Raises:
@@ -169,7 +171,8 @@ def channel(
         credentials = grpc.ssl_channel_credentials(
             identity.authority_pem, identity.key_pem, identity.chain_pem
         )
-    return grpc.aio.secure_channel(endpoint, credentials, options=_OPTIONS)
+    options = (*_OPTIONS, ("grpc.ssl_target_name_override", name)) if name else _OPTIONS
+    return grpc.aio.secure_channel(endpoint, credentials, options=options)
 
 
 def connector(

@@ -21,13 +21,15 @@ class Who:
 
     Args:
         load: reads what is there now; None: plaintext.
+        name: what nodes' certificates are for; "": each one's host.
 
     Raises:
         HarpError: as `load`, the first time.
     """
 
-    def __init__(self, load: Callable[[], Identity] | None) -> None:
+    def __init__(self, load: Callable[[], Identity] | None, name: str = "") -> None:
         self._load = load
+        self.name = name
         self._now = load() if load is not None else None
 
     @property
@@ -50,4 +52,4 @@ class Who:
 
     def connect(self, endpoint: str) -> grpc.aio.Channel:
         """A connection, as who we are now."""
-        return channel(endpoint, self._now, insecure=self._now is None)
+        return channel(endpoint, self._now, name=self.name, insecure=self._now is None)

@@ -51,12 +51,12 @@ DAY = dt.timedelta(days=1)
 class Elsewhere:
     """The pool: one machine that serves, with certificates; and the client's folder."""
 
-    def __init__(self, at: Machine) -> None:
-        self.at = at
+    def __init__(self, at: Machine, service: str = "") -> None:
+        self.at, self.service = at, service
         base = at.base / "pool"
         now = dt.datetime.now(dt.UTC)
         authority.init(base, now - 2 * DAY)
-        authority.issue(base, Kind.NODE, "n1", hosts=["127.0.0.1"], now=now)
+        authority.issue(base, Kind.NODE, "n1", hosts=[service or "127.0.0.1"], now=now)
         authority.issue(base, Kind.CLIENT, "kubernetes", hosts=[], now=now)
         self.base = base
         self.node, self.client = base / "node-n1", base / "client-kubernetes"
@@ -64,7 +64,8 @@ class Elsewhere:
         self.endpoint = self.served.endpoint
 
     def _options(self, where: str) -> tuple[str, ...]:
-        return ("--dir", str(self.node), "--listen", where, "--admin", "kubernetes")
+        plain = ("--dir", str(self.node), "--listen", where, "--admin", "kubernetes")
+        return (*plain, "--name", "127.0.0.1", "--id", "gpu-1") if self.service else plain
 
     def start(self) -> None:
         self.served = Remote(self.at, *self._options(self.endpoint))
@@ -104,9 +105,10 @@ class Elsewhere:
 
 
 @contextlib.contextmanager
-def elsewhere(native_dir: Path, **extra: str) -> Iterator[Elsewhere]:
+def elsewhere(native_dir: Path, *, service: str = "", **extra: str) -> Iterator[Elsewhere]:
+    """service: a name that is all nodes', and their one certificate's."""
     with machine(native_dir, **extra) as at:
-        found = Elsewhere(at)
+        found = Elsewhere(at, service)
         try:
             yield found
         finally:
@@ -145,7 +147,11 @@ class PodNode:
     def start_keeper(self, *options: str) -> dict[str, Any]:
         """In a PID namespace of its own: of a container's processes it sees no PIDs."""
         alone = ("unshare", "--pid", "--fork", "--kill-child")
-        words = ["--pool", self.pool.endpoint, "--dir", str(self.pool.client), *options]
+        where = self.pool.endpoint
+        if self.pool.service:
+            where = f"localhost:{where.rpartition(':')[2]}"
+            options = (*options, "--tls-name", self.pool.service)
+        words = ["--pool", where, "--dir", str(self.pool.client), *options]
         words += ["--run-dir", str(self.settings.run_dir), "--json"]
         with self.keeper_log.open("a") as log:
             self.keeper = subprocess.Popen(

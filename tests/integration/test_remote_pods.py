@@ -280,3 +280,20 @@ def test_a_lease_that_no_plugin_knows_is_given_back(
     plugin.orphans.sweep()
     assert len(pool.leases()) == 1, "the other one's container is listed"
     assert len(list(node.settings.grants.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_nodes_of_one_service_have_one_certificate_and_addresses_of_their_own(
+    native_dir: Path,
+) -> None:
+    """As pods of a DaemonSet behind a Service that has no address of its own."""
+    with (
+        elsewhere(native_dir, service="harp-pool.harp-system.svc") as pool,
+        pod_node(native_dir, pool) as node,
+    ):
+        node.start_plugin()
+        node.admit("a", 10)
+        out, err = node.begin("a", PROGRAM, "add", "10").communicate(timeout=60)
+        assert "right" in out, err + node.keeper_log.read_text()
+        (held,) = node.held()
+        assert (held.node, held.endpoint) == ("gpu-1", pool.endpoint)
