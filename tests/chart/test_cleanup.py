@@ -23,7 +23,7 @@ def cleanup(tmp_path: Path) -> Iterator[Begin]:
     """It begins with this folder as /tmp; ended afterwards."""
     text = SCRIPT.read_text().replace('"/tmp/done"', repr(str(tmp_path / "done")))
     # Shares are told by a mount below /opt/harp; here by one below this test's own folder.
-    text = text.replace('b" /opt/harp/"', repr(b" " + os.fsencode(tmp_path / "inside") + b"/"))
+    text = text.replace('"/opt/harp/"', repr(f"{tmp_path}/inside/"))
     own = tmp_path / "cleanup.py"
     own.write_text(text)
     started: list[subprocess.Popen[str]] = []
@@ -67,14 +67,33 @@ def test_all_is_removed_and_it_stays_until_it_is_ended(cleanup: Begin, tmp_path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_what_others_have_mounted_there_is_not_ours(cleanup: Begin, tmp_path: Path) -> None:
+    folder, other, inside = (tmp_path / name for name in ("harp", "other", "inside"))
+    for path in (folder, other, inside / "x"):
+        path.mkdir(parents=True)
+    tenant = subprocess.Popen(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c",
+         f"mount --bind {other} {inside}/x && touch {tmp_path}/mounted && read line"],
+        stdin=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        _wait(tmp_path / "mounted")
+        cleanup(folder)
+        _wait(tmp_path / "done")
+    finally:
+        tenant.kill()
+        tenant.communicate()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 def test_nothing_is_removed_while_a_container_has_a_share(cleanup: Begin, tmp_path: Path) -> None:
     inside = tmp_path / "inside" / "grant"
     inside.mkdir(parents=True)
     folder = tmp_path / "harp"
-    folder.mkdir()
+    (folder / "grants" / "g").mkdir(parents=True)
     tenant = subprocess.Popen(
         ["unshare", "-m", "--propagation", "private", "sh", "-c",
-         f"mount -t tmpfs t {inside} && touch {tmp_path}/mounted && read line"],
+         f"mount --bind {folder}/grants/g {inside} && touch {tmp_path}/mounted && read line"],
         stdin=subprocess.PIPE,
     )  # fmt: skip
     try:
