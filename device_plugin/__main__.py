@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from device_plugin import remote_plugin
 from device_plugin.api import Access, ApiServer
 from device_plugin.asked import LoggedEvents, NoPods
 from device_plugin.book import Book
@@ -46,6 +47,8 @@ def main() -> int:
         ]
     )
     try:
+        if sys.argv[1:2] == ["remote"]:
+            return remote_plugin.run(sys.argv[2:])
         return run(_settings(sys.argv[1:]))
     except HarpError as error:
         sys.stderr.write(f"device_plugin: {error.message}\n")

@@ -8,6 +8,7 @@
 | harp.dev/compute-burst | "true" | may use time that nobody else wants |
 | harp.dev/class | latency, standard, best-effort | scheduling class |
 | harp.dev/oversubscribe | "true" | its memory may leave the GPU while others have it |
+| harp.dev/remote | "required" | none here: for shares elsewhere (remote_share.py) |
 
 The share was paid for with a resource that quotas count; an annotation was not. So it may lower
 what the share gives, never raise it: what is above is cut to the share, and said as an event.
@@ -144,6 +145,14 @@ def _oversubscribe(limits: Limits, _share: Limits, text: str) -> tuple[Limits, s
     return replace(limits, oversubscribe=_answer(text)), ""
 
 
+def _remote(limits: Limits, _share: Limits, text: str) -> tuple[Limits, str]:
+    problem = (
+        f"{text!r}, but the pod asks for {PREFIX}gpu-share and has a part of its own node's GPU;"
+        f" for one elsewhere ask for {PREFIX}remote-gpu-share"
+    )
+    return limits, problem
+
+
 def _answer(text: str) -> bool:
     if text not in _ANSWERS:
         raise UnitError(f"{text!r} is neither true nor false", 'write "true"')
@@ -157,6 +166,7 @@ _TAKEN: dict[str, Callable[[Limits, Limits, str], tuple[Limits, str]]] = {
     "compute-burst": _burst,
     "class": _class,
     "oversubscribe": _oversubscribe,
+    "remote": _remote,
 }
 #: read by other parts of HARP
-_ELSEWHERE = {"remote", "estimate", "gpu", "gpu-used"}
+_ELSEWHERE = {"estimate", "gpu", "gpu-used"}

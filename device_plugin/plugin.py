@@ -55,7 +55,7 @@ from harp.errors import DaemonUnreachable, HarpError
 from harp.metrics import families
 from harp.metrics.server import Route
 
-__all__ = ["Others", "Plugin", "Tempo"]
+__all__ = ["Others", "Plugin", "Registrar", "Tempo"]
 
 _log = structlog.get_logger(__name__)
 #: for kubelet to say at a scrape who has what; a scrape may take 10 s in all
@@ -138,7 +138,7 @@ class Plugin:
         self.orphans = Orphans(settings.grants, self.starts, others.tenants, others.holders)
         self.edits = Edits(self.starts, others.pods, others.events, settings.node)
         self.listing = Listing(slots, topology=settings.topology)
-        self.registration = _Registration(settings, self._serve, self._tempo.look_s, self.counts)
+        self.registration = Registrar(settings, self._serve, self._tempo.look_s, self.counts)
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._listed = PodResources(settings.pod_resources, settings.resource, _LISTED_S)
@@ -262,13 +262,13 @@ class Plugin:
 
 
 @dataclass(slots=True)
-class _Registration:
+class Registrar:
     """Performs what registration.step() says. One thread, run(); the rest only queues events."""
 
     settings: Settings
     serve: Callable[[Callable[[bool], None]], Served]
     look_s: float
-    counts: Counts
+    counts: Counts = field(default_factory=Counts)
     #: as of the last event; written by run() alone
     state: State = field(default_factory=State)
     _events: queue.SimpleQueue[tuple[int, Event] | None] = field(default_factory=queue.SimpleQueue)

@@ -25,7 +25,7 @@ from harp.api.status import code_of
 from harp.errors import DaemonError, HarpError
 from harp.metrics import families
 
-__all__ = ["Listing", "Served", "Service", "Starter", "serve"]
+__all__ = ["Listing", "Served", "Service", "Starter", "abort", "as_message", "serve"]
 
 _log = structlog.get_logger(__name__)
 #: the most pods a node has, whose starts may all wait for harpd at once, and then some: nothing may
@@ -205,12 +205,12 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
                 share = check(self._slots, ids, self._largest_free)
                 limits(self._slots, share)  # is there memory in it?
                 uuids = [self._slots.gpus[gpu].uuid for gpu in share.gpus]
-                reply.container_responses.append(_as_message(self._answer(uuids, grant_id(ids))))
+                reply.container_responses.append(as_message(self._answer(uuids, grant_id(ids))))
             except HarpError as error:
                 reason = error.reason.value if isinstance(error, Refused) else type(error).__name__
                 self._counts.add(families.PLUGIN_REFUSED, reason)
                 _log.warning("allocate_refused", reason=reason, message=error.message)
-                _abort(context, error)
+                abort(context, error)
             self._counts.add(families.PLUGIN_ALLOCATIONS)
         return reply
 
@@ -222,11 +222,11 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
         except HarpError as error:
             self._counts.add(families.PLUGIN_START_ERRORS, type(error).__name__)
             _log.warning("start_refused", message=error.message)
-            _abort(context, error)
+            abort(context, error)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not look like kubelet's
             self._counts.add(families.PLUGIN_START_ERRORS, "broken")
             _log.exception("start_broken")
-            _abort(
+            abort(
                 context, DaemonError(f"the device plugin failed: {type(error).__name__}: {error}")
             )
         self._counts.add(families.PLUGIN_STARTS)
@@ -244,7 +244,8 @@ def _largest_free(slots: Slots, available: Sequence[str]) -> int:
     return max(count.values(), default=0)
 
 
-def _as_message(given: Answer) -> pb.ContainerAllocateResponse:
+def as_message(given: Answer) -> pb.ContainerAllocateResponse:
+    """What a container is given, in kubelet's words."""
     return pb.ContainerAllocateResponse(
         envs=given.env,
         mounts=[
@@ -258,7 +259,7 @@ def _as_message(given: Answer) -> pb.ContainerAllocateResponse:
     )
 
 
-def _abort(context: grpc.ServicerContext, error: HarpError) -> NoReturn:
+def abort(context: grpc.ServicerContext, error: HarpError) -> NoReturn:
     """End the call; kubelet puts the words into the pod's status."""
     context.abort(code_of(error), f"{error.message}; {error.hint}" if error.hint else error.message)
     raise AssertionError("abort() raises")

@@ -76,6 +76,8 @@ class Starts:
         patience: how long to wait for others.
     """
 
+    maker = "harpd"  #: who makes tenants, in words
+
     def __init__(
         self,
         slots: Slots,
@@ -311,7 +313,8 @@ class Starts:
                     return
                 if time.monotonic() >= deadline:
                     raise DaemonUnreachable(
-                        f"harpd does not answer, and grant {grant.id} is new: {error.message}",
+                        f"{self.maker} does not answer, and grant {grant.id} is new:"
+                        f" {error.message}",
                         "kubelet tries again; see the daemon's pod on this node",
                     ) from error
                 time.sleep(self._patience.pause_s)

@@ -15,6 +15,7 @@ from rich.table import Table
 from harp.cli.output import json_option, print_json, print_wide, progress
 from harp.cli.pool import pool_folder, this_user
 from harp.cli.remote_attach import attach, detach
+from harp.cli.remote_keep import keep
 from harp.cli.remote_node import drain, sessions
 from harp.cli.remote_serve import serve
 from harp.errors import CertificateError, ConfigError
@@ -29,7 +30,7 @@ def remote() -> None:
     """GPUs for programs on other hosts."""
 
 
-for _command in (serve, sessions, drain, attach, detach):
+for _command in (serve, sessions, drain, attach, detach, keep):
     remote.add_command(_command)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from harp.remote.serving import Ready
     from harp.remote.trust import Identity
 
-__all__ = ["serve"]
+__all__ = ["configure_log", "serve"]
 
 _PORT = 7443
 
@@ -133,7 +133,7 @@ def serve(
         info = client.info()
     if started:
         progress(f"harp: started harpd (pid {info.pid}, log {info.log_path})")
-    _configure_log()
+    configure_log()
 
     def ready(told: Ready) -> None:
         if as_json:
@@ -186,7 +186,8 @@ def _sentence(told: Ready, identity: Identity | None) -> str:
     )
 
 
-def _configure_log() -> None:
+def configure_log() -> None:
+    """JSON lines on stderr, at the level of HARP's settings."""
     level = config.load(os.environ).log.level.upper()
     structlog.configure(
         processors=[

@@ -14,12 +14,9 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
-import os
 import secrets
-import select
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +33,8 @@ from harp.cli.view import printable
 from harp.errors import ConfigError, HarpError, NativeError
 from harp.inject import remote_env, shim_dir
 from harp.model import Limits, TenantClass
-from harp.native import NativeDir, find, scrub
+from harp.native import find
+from harp.remote.beside import beside
 from harp.remote.certificate import Kind
 from harp.remote.cudart import judge
 from harp.remote.holder import Holder
@@ -51,8 +49,6 @@ __all__ = ["Where", "run_remote", "wanted"]
 
 _FAILED = 125
 _STALE_S = 60.0
-#: until harp-link listens, and until it has ended
-_NEAR_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +152,18 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     # not inherit the signals that are blocked for it.
     with (
         _place(user / RUNS, want.name or command.words[0]) as place,
-        _near(native, place, folder, env, certificate=me is not None) as said,
+        beside(
+            native,
+            place / "near.sock",
+            place / "sessions",
+            folder,
+            env,
+            certificate=me is not None,
+        ) as link,
         Child(command.program, command.words) as child,
     ):
-        return asyncio.run(hold(child, said, place))
+        assert link.stdout is not None
+        return asyncio.run(hold(child, link.stdout, place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,44 +288,3 @@ def _sweep(base: Path) -> None:
                     probe.connect(str(place / "near.sock"))
                 except (ConnectionRefusedError, FileNotFoundError):
                     shutil.rmtree(place, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _near(
-    native: NativeDir,
-    place: Path,
-    folder: Path | None,
-    env: Mapping[str, str],
-    *,
-    certificate: bool,
-) -> Iterator[IO[bytes]]:
-    """harp-link beside the programs; yields what it says of its sessions. It ends with us."""
-    options: list[str | Path] = [native.link, "near", "--socket", place / "near.sock"]
-    options += ["--sessions", place / "sessions"]
-    if folder is not None:
-        options += ["--ca", folder / "ca.crt"]
-    if folder is not None and certificate:
-        options += ["--cert", folder / "tls.crt", "--key", folder / "tls.key"]
-    # In a session of its own: what the terminal sends is for CMD, which may go on.
-    process = subprocess.Popen(
-        options,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        env=scrub(env),
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
-        ready, _, _ = select.select([process.stdout], [], [], _NEAR_S)
-        if not ready or os.read(process.stdout.fileno(), 6) != b"ready\n":
-            raise NativeError("harp-link did not start", "see what it says above")
-        yield process.stdout
-    finally:
-        process.terminate()
-        try:
-            process.wait(_NEAR_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()

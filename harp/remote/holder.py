@@ -51,6 +51,8 @@ _ATTACH_S = 30.0
 #: so long after a search that found nothing another one is looked for, and after more of them
 _MOVE_AGAIN_S = 5.0
 _MOVE_AGAIN_MAX_S = 60.0
+#: for a node that is asked out of turn; one that does not answer may yet have it
+_LOOK_S = 3.0
 _LINE_BYTES = 512
 
 
@@ -110,6 +112,19 @@ class Holder:
             await self.release()
         if refusal is not None:
             raise refusal
+
+    @property
+    def present(self) -> tuple[Taking, int] | None:
+        """The lease there is, and how many programs have a session of it; None: there is none."""
+        held = self._held
+        if held is None or held.hold.over:
+            return None
+        return held.taking, len(held.hold.running)
+
+    async def look(self) -> bool:
+        """Whether the node still knows the lease: asked now, not when it is to be renewed."""
+        held = self._held
+        return held is not None and not held.hold.over and await self._renewed(held, _LOOK_S)
 
     async def take(self, at: str = "") -> Taking:
         """Take a lease on the node that is best, or that does not refuse; or on the one named.
@@ -296,6 +311,9 @@ class Holder:
         return task
 
     async def _renew(self, on: Held, timeout_s: float) -> None:
+        await self._renewed(on, timeout_s)
+
+    async def _renewed(self, on: Held, timeout_s: float) -> bool:
         asked_s = time.monotonic()
         request = pb.RenewRequest(lease_id=on.taking.lease.lease_id)
         try:
@@ -303,9 +321,10 @@ class Holder:
             reply = await said(call, on.taking.endpoint)
         except HarpError as error:
             self._step(on, NotRenewed(error.message, final=isinstance(error, UnknownLease)))
-            return
+            return False
         draining = reply.state == pb.NODE_STATE_DRAINING
         self._step(on, Renewed(reply.ttl_s, asked_s, draining, reply.drain_s))
+        return True
 
     async def _attach(self, on: Held) -> None:
         request = pb.AttachRequest(

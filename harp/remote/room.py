@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from harp.errors import ConfigError
+from harp.errors import ConfigError, NoDevice
 from harp.lease_wire import GRANULE_BYTES
 from harp.model import Limits
 from harp.units import PPM, format_percent, format_size
 
-__all__ = ["Place", "Room", "Taken", "Wish", "limits"]
+__all__ = ["Place", "Room", "Taken", "Wish", "limits", "part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Place:
     free_bytes: int  #: the largest memory limit that a newcomer could have
     free_ppm: int
     used_ratio: float = 0.0  #: device time of the last seconds that was used
+    context_bytes: int = 0  #: what one process costs before its first allocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +92,43 @@ def limits(asked: Limits) -> Limits:
     # Whole granules: the rest could never be leased.
     whole = asked.mem_bytes // GRANULE_BYTES * GRANULE_BYTES
     return Limits(whole, asked.share_ppm, asked.limit_ppm, asked.tenant_class)
+
+
+def part(asked: Limits, mem_ppm: int, gpu: str, places: Sequence[Place]) -> Limits:
+    """`asked`, with a part of the devices' memory as its limit, one context included.
+
+    The part is that of the smallest device that may be meant: it never is more than was asked for.
+
+    Args:
+        asked: with a limit of its own, or none; the smaller one counts.
+        mem_ppm: the part; 0: none is asked for, `asked` is as it was.
+        gpu: as in Wish; devices that it surely does not name are not looked at.
+        places: of the node.
+
+    Raises:
+        ConfigError: more than a whole device, or so little that no memory is left.
+        NoDevice: there is none at all.
+    """
+    if not mem_ppm:
+        return asked
+    if mem_ppm > PPM:
+        raise ConfigError(
+            f"a part of {format_percent(mem_ppm)} of the memory is above 100%",
+            "it is a part of each device",
+        )
+    words = {word.strip() for word in gpu.split(",") if word.strip()}
+    named = [p for i, p in enumerate(places) if {str(i), p.uuid} & words]
+    meant = named if named and len(named) == len(words) else places
+    if not meant:
+        raise NoDevice("this node has no GPU")
+    least = min(meant, key=lambda p: p.memory_bytes * mem_ppm // PPM - p.context_bytes)
+    have = least.memory_bytes * mem_ppm // PPM - least.context_bytes
+    if have < GRANULE_BYTES:
+        raise ConfigError(
+            f"{format_percent(mem_ppm)} of {least.name} are"
+            f" {format_size(least.memory_bytes * mem_ppm // PPM)}, and a context alone takes"
+            f" {format_size(least.context_bytes)}",
+            "ask for a larger part",
+        )
+    whole = have // GRANULE_BYTES * GRANULE_BYTES
+    return replace(asked, mem_bytes=min(whole, asked.mem_bytes) if asked.mem_bytes else whole)

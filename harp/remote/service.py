@@ -52,7 +52,7 @@ from harp.remote.events import (
 )
 from harp.remote.leases import Leases, check, digest, holder, next_s, step
 from harp.remote.replies import held_lease, leased, node_devices, node_state
-from harp.remote.room import Room, Taken, Wish, limits
+from harp.remote.room import Room, Taken, Wish, limits, part
 from harp.remote.seats import Seats
 from harp.remote.sessions import Sessions
 
@@ -229,6 +229,7 @@ class RemoteService(remote_pb2_grpc.RemoteServicer):
                 _class(request.lease_class),
             )
         )
+        asked = part(asked, request.mem_ppm, request.gpu, self._room.places)
         if len(request.name) > _NAME_CHARS or not request.name.isprintable():
             raise ConfigError(
                 f"the name of {len(request.name)} characters is none for a tenant",

@@ -210,16 +210,22 @@ class Taker:
             raise
         hold = held(reply.ttl_s, asked_s, time.monotonic())
         found = Held(Taking(node_id, endpoint, reply), hold, channel, stub)
-        if other_table := self._other_table(found.taking):
+        if another := self._another_version(found.taking):
             await give_back(found)
-            raise other_table
+            raise another
         return found
 
-    def _other_table(self, taking: Taking) -> TableMismatch | None:
+    def _another_version(self, taking: Taking) -> TableMismatch | None:
         own, other = self._table, taking.lease.table
-        if (own.format, own.hash) == (other.format, other.hash):
-            return None
         version = "".join(c for c in other.version[:32] if c.isprintable()) or "of unknown version"
+        if (own.format, own.hash) == (other.format, other.hash):
+            if not self._want.mem_ppm or all(d.mem_limit_bytes for d in taking.lease.devices):
+                return None
+            return TableMismatch(
+                f"{taking.endpoint} is HARP {version}, which knows no parts of a GPU's memory: it"
+                " would set no limit",
+                "install this version of HARP there as well",
+            )
         return TableMismatch(
             f"{taking.endpoint} is HARP {version} and this is HARP {own.version}: they describe"
             " CUDA calls differently",

@@ -356,4 +356,5 @@ def _place(device: pb.Device, used_ratio: float) -> Place:
         free_bytes=device.free_bytes,
         free_ppm=device.free_ppm,
         used_ratio=used_ratio,
+        context_bytes=device.context_bytes,
     )

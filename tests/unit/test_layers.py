@@ -20,6 +20,7 @@ LAYERS = {
     "harp.model": 2,
     "harp.config": 3,
     "harp.lease_wire": 4,
+    "harp.keep_wire": 4,
     "harp.wire": 4,
     "harp.lease_admin": 5,
     "harp.native": 4,
@@ -49,6 +50,7 @@ PURE = (
     "harp.units",
     "harp.model",
     "harp.grants",
+    "harp.keep_wire",
     "harp.metrics.families",
     "harp.metrics.samples",
     "harp.metrics.series",
@@ -91,6 +93,7 @@ PLUGIN_MAY = (
     "harp.discovery",
     "harp.errors",
     "harp.inject",
+    "harp.keep_wire",
     "harp.metrics",
     "harp.model",
     "harp.native",
@@ -107,6 +110,7 @@ PLUGIN_PURE = (
     "device_plugin.hint",
     "device_plugin.identity",
     "device_plugin.registration",
+    "device_plugin.remote_share",
     "device_plugin.slots",
 )
 

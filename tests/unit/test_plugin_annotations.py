@@ -42,7 +42,7 @@ def test_without_annotations_it_is_the_share() -> None:
         ({"class": "latency"}, "tenant_class", TenantClass.LATENCY),
         ({"oversubscribe": "true"}, "oversubscribe", True),
         ({"oversubscribe": "false"}, "oversubscribe", False),
-        ({"remote": "required", "estimate": "auto"}, "mem_bytes", 20 * GIB),
+        ({"estimate": "auto"}, "mem_bytes", 20 * GIB),
     ],
 )
 def test_what_they_do(said: dict[str, str], field: str, value: object) -> None:
@@ -56,6 +56,7 @@ def test_what_they_do(said: dict[str, str], field: str, value: object) -> None:
     [
         ({"memory": "21Gi"}, "21Gi is more than the share has, 20GiB; it gets that"),
         ({"compute": "26"}, "26 is more than the share has, 25%; it gets that"),
+        ({"remote": "required"}, "has a part of its own node's GPU"),
         ({"memory": "lots"}, "no quantity"),
         ({"memory": "-1Gi"}, "no quantity"),
         ({"memory": "0"}, "below 2MiB"),

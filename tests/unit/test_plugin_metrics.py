@@ -23,7 +23,7 @@ from device_plugin.answer import Answer
 from device_plugin.identity import Holding, Owner
 from device_plugin.metrics import Counts, Part
 from device_plugin.pages import Now, Pages
-from device_plugin.plugin import _Registration
+from device_plugin.plugin import Registrar
 from device_plugin.proto import deviceplugin_pb2 as pb
 from device_plugin.registration import (
     Action,
@@ -65,7 +65,7 @@ class _Starter:
         return ids
 
 
-class _Performed(_Registration):
+class _Performed(Registrar):
     """Whose actions succeed without a socket; a registration only if it is not refused."""
 
     own: SocketFile

@@ -24,61 +24,61 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18harp/api/v1/remote.proto\x12\x0bharp.api.v1\"F\n\x07TableId\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0c\n\x04\x63uda\x18\x02 \x01(\r\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12\x0f\n\x07version\x18\x04 \x01(\t\"{\n\x0cLeasedDevice\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08software\x18\x03 \x01(\x08\x12\x17\n\x0fmem_limit_bytes\x18\x04 \x01(\x04\x12\x11\n\tshare_ppm\x18\x05 \x01(\r\x12\x11\n\tlimit_ppm\x18\x06 \x01(\r\"\xbb\x01\n\x0cLeaseRequest\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x17\n\x0fmem_limit_bytes\x18\x02 \x01(\x04\x12\x11\n\tshare_ppm\x18\x03 \x01(\r\x12\x11\n\tlimit_ppm\x18\x04 \x01(\r\x12,\n\x0blease_class\x18\x05 \x01(\x0e\x32\x17.harp.api.v1.LeaseClass\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\r\n\x05ttl_s\x18\x08 \x01(\x01\"\x9f\x01\n\nLeaseReply\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12*\n\x07\x64\x65vices\x18\x05 \x03(\x0b\x32\x19.harp.api.v1.LeasedDevice\x12#\n\x05table\x18\x06 \x01(\x0b\x32\x14.harp.api.v1.TableId\" \n\x0cRenewRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"S\n\nRenewReply\x12\r\n\x05ttl_s\x18\x01 \x01(\x01\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.harp.api.v1.NodeState\x12\x0f\n\x07\x64rain_s\x18\x03 \x01(\x01\"\"\n\x0eReleaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"5\n\x0cReleaseReply\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x04\"i\n\rAttachRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12#\n\x05table\x18\x02 \x01(\x0b\x32\x14.harp.api.v1.TableId\x12\x0f\n\x07program\x18\x03 \x01(\t\x12\x10\n\x08resume_s\x18\x04 \x01(\x01\"\x8f\x01\n\x0b\x41ttachReply\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12#\n\x05table\x18\x04 \x01(\x0b\x32\x14.harp.api.v1.TableId\x12\x10\n\x08resume_s\x18\x05 \x01(\x01\x12\x14\n\x0c\x62ulk_streams\x18\x06 \x01(\r\"#\n\rDetachRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\"\n\x0b\x44\x65tachReply\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"\x1c\n\x0cWatchRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\"\x9c\x01\n\nNodeDevice\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08software\x18\x03 \x01(\x08\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x12\n\nfree_bytes\x18\x05 \x01(\x04\x12\x10\n\x08\x66ree_ppm\x18\x06 \x01(\r\x12\x12\n\nused_ratio\x18\x07 \x01(\x01\x12\x10\n\x08\x63\x61pacity\x18\x08 \x01(\x01\"\xc2\x01\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.harp.api.v1.NodeState\x12(\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x17.harp.api.v1.NodeDevice\x12\x10\n\x08sessions\x18\x05 \x01(\r\x12\x0f\n\x07heard_s\x18\x06 \x01(\x01\x12#\n\x05table\x18\x07 \x01(\x0b\x32\x14.harp.api.v1.TableId\"?\n\nWatchReply\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.harp.api.v1.Node\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x0f\n\rLeasesRequest\"F\n\x0bHeldSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07program\x18\x02 \x01(\t\x12\x12\n\nheld_bytes\x18\x03 \x01(\x04\"\xbd\x01\n\tHeldLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12*\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x19.harp.api.v1.LeasedDevice\x12*\n\x08sessions\x18\x05 \x03(\x0b\x32\x18.harp.api.v1.HeldSession\x12\x14\n\x0cmax_sessions\x18\x06 \x01(\r\x12\x11\n\texpires_s\x18\x07 \x01(\x01\"\\\n\x0bLeasesReply\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.harp.api.v1.NodeState\x12&\n\x06leases\x18\x02 \x03(\x0b\x32\x16.harp.api.v1.HeldLease\"0\n\x0c\x44rainRequest\x12\x12\n\ndeadline_s\x18\x01 \x01(\x01\x12\x0c\n\x04stop\x18\x02 \x01(\x08\"U\n\nDrainReply\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.harp.api.v1.NodeState\x12\x0e\n\x06leases\x18\x02 \x01(\r\x12\x10\n\x08sessions\x18\x03 \x01(\r*\\\n\nLeaseClass\x12\x18\n\x14LEASE_CLASS_STANDARD\x10\x00\x12\x17\n\x13LEASE_CLASS_LATENCY\x10\x01\x12\x1b\n\x17LEASE_CLASS_BEST_EFFORT\x10\x02*k\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10NODE_STATE_READY\x10\x01\x12\x17\n\x13NODE_STATE_DRAINING\x10\x02\x12\x13\n\x0fNODE_STATE_LOST\x10\x03\x32\x81\x04\n\x06Remote\x12;\n\x05Lease\x12\x19.harp.api.v1.LeaseRequest\x1a\x17.harp.api.v1.LeaseReply\x12;\n\x05Renew\x12\x19.harp.api.v1.RenewRequest\x1a\x17.harp.api.v1.RenewReply\x12\x41\n\x07Release\x12\x1b.harp.api.v1.ReleaseRequest\x1a\x19.harp.api.v1.ReleaseReply\x12>\n\x06\x41ttach\x12\x1a.harp.api.v1.AttachRequest\x1a\x18.harp.api.v1.AttachReply\x12>\n\x06\x44\x65tach\x12\x1a.harp.api.v1.DetachRequest\x1a\x18.harp.api.v1.DetachReply\x12=\n\x05Watch\x12\x19.harp.api.v1.WatchRequest\x1a\x17.harp.api.v1.WatchReply0\x01\x12>\n\x06Leases\x12\x1a.harp.api.v1.LeasesRequest\x1a\x18.harp.api.v1.LeasesReply\x12;\n\x05\x44rain\x12\x19.harp.api.v1.DrainRequest\x1a\x17.harp.api.v1.DrainReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18harp/api/v1/remote.proto\x12\x0bharp.api.v1\"F\n\x07TableId\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0c\n\x04\x63uda\x18\x02 \x01(\r\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12\x0f\n\x07version\x18\x04 \x01(\t\"{\n\x0cLeasedDevice\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08software\x18\x03 \x01(\x08\x12\x17\n\x0fmem_limit_bytes\x18\x04 \x01(\x04\x12\x11\n\tshare_ppm\x18\x05 \x01(\r\x12\x11\n\tlimit_ppm\x18\x06 \x01(\r\"\xcc\x01\n\x0cLeaseRequest\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x17\n\x0fmem_limit_bytes\x18\x02 \x01(\x04\x12\x11\n\tshare_ppm\x18\x03 \x01(\r\x12\x11\n\tlimit_ppm\x18\x04 \x01(\r\x12,\n\x0blease_class\x18\x05 \x01(\x0e\x32\x17.harp.api.v1.LeaseClass\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\r\n\x05ttl_s\x18\x08 \x01(\x01\x12\x0f\n\x07mem_ppm\x18\t \x01(\r\"\x9f\x01\n\nLeaseReply\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12*\n\x07\x64\x65vices\x18\x05 \x03(\x0b\x32\x19.harp.api.v1.LeasedDevice\x12#\n\x05table\x18\x06 \x01(\x0b\x32\x14.harp.api.v1.TableId\" \n\x0cRenewRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"S\n\nRenewReply\x12\r\n\x05ttl_s\x18\x01 \x01(\x01\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.harp.api.v1.NodeState\x12\x0f\n\x07\x64rain_s\x18\x03 \x01(\x01\"\"\n\x0eReleaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"5\n\x0cReleaseReply\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x04\"i\n\rAttachRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12#\n\x05table\x18\x02 \x01(\x0b\x32\x14.harp.api.v1.TableId\x12\x0f\n\x07program\x18\x03 \x01(\t\x12\x10\n\x08resume_s\x18\x04 \x01(\x01\"\x8f\x01\n\x0b\x41ttachReply\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12#\n\x05table\x18\x04 \x01(\x0b\x32\x14.harp.api.v1.TableId\x12\x10\n\x08resume_s\x18\x05 \x01(\x01\x12\x14\n\x0c\x62ulk_streams\x18\x06 \x01(\r\"#\n\rDetachRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\"\n\x0b\x44\x65tachReply\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"\x1c\n\x0cWatchRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\"\x9c\x01\n\nNodeDevice\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08software\x18\x03 \x01(\x08\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x12\n\nfree_bytes\x18\x05 \x01(\x04\x12\x10\n\x08\x66ree_ppm\x18\x06 \x01(\r\x12\x12\n\nused_ratio\x18\x07 \x01(\x01\x12\x10\n\x08\x63\x61pacity\x18\x08 \x01(\x01\"\xc2\x01\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.harp.api.v1.NodeState\x12(\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x17.harp.api.v1.NodeDevice\x12\x10\n\x08sessions\x18\x05 \x01(\r\x12\x0f\n\x07heard_s\x18\x06 \x01(\x01\x12#\n\x05table\x18\x07 \x01(\x0b\x32\x14.harp.api.v1.TableId\"?\n\nWatchReply\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.harp.api.v1.Node\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x0f\n\rLeasesRequest\"F\n\x0bHeldSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07program\x18\x02 \x01(\t\x12\x12\n\nheld_bytes\x18\x03 \x01(\x04\"\xbd\x01\n\tHeldLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12*\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x19.harp.api.v1.LeasedDevice\x12*\n\x08sessions\x18\x05 \x03(\x0b\x32\x18.harp.api.v1.HeldSession\x12\x14\n\x0cmax_sessions\x18\x06 \x01(\r\x12\x11\n\texpires_s\x18\x07 \x01(\x01\"\\\n\x0bLeasesReply\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.harp.api.v1.NodeState\x12&\n\x06leases\x18\x02 \x03(\x0b\x32\x16.harp.api.v1.HeldLease\"0\n\x0c\x44rainRequest\x12\x12\n\ndeadline_s\x18\x01 \x01(\x01\x12\x0c\n\x04stop\x18\x02 \x01(\x08\"U\n\nDrainReply\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.harp.api.v1.NodeState\x12\x0e\n\x06leases\x18\x02 \x01(\r\x12\x10\n\x08sessions\x18\x03 \x01(\r*\\\n\nLeaseClass\x12\x18\n\x14LEASE_CLASS_STANDARD\x10\x00\x12\x17\n\x13LEASE_CLASS_LATENCY\x10\x01\x12\x1b\n\x17LEASE_CLASS_BEST_EFFORT\x10\x02*k\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10NODE_STATE_READY\x10\x01\x12\x17\n\x13NODE_STATE_DRAINING\x10\x02\x12\x13\n\x0fNODE_STATE_LOST\x10\x03\x32\x81\x04\n\x06Remote\x12;\n\x05Lease\x12\x19.harp.api.v1.LeaseRequest\x1a\x17.harp.api.v1.LeaseReply\x12;\n\x05Renew\x12\x19.harp.api.v1.RenewRequest\x1a\x17.harp.api.v1.RenewReply\x12\x41\n\x07Release\x12\x1b.harp.api.v1.ReleaseRequest\x1a\x19.harp.api.v1.ReleaseReply\x12>\n\x06\x41ttach\x12\x1a.harp.api.v1.AttachRequest\x1a\x18.harp.api.v1.AttachReply\x12>\n\x06\x44\x65tach\x12\x1a.harp.api.v1.DetachRequest\x1a\x18.harp.api.v1.DetachReply\x12=\n\x05Watch\x12\x19.harp.api.v1.WatchRequest\x1a\x17.harp.api.v1.WatchReply0\x01\x12>\n\x06Leases\x12\x1a.harp.api.v1.LeasesRequest\x1a\x18.harp.api.v1.LeasesReply\x12;\n\x05\x44rain\x12\x19.harp.api.v1.DrainRequest\x1a\x17.harp.api.v1.DrainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'harp.api.v1.remote_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEASECLASS']._serialized_start=2089
-  _globals['_LEASECLASS']._serialized_end=2181
-  _globals['_NODESTATE']._serialized_start=2183
-  _globals['_NODESTATE']._serialized_end=2290
+  _globals['_LEASECLASS']._serialized_start=2106
+  _globals['_LEASECLASS']._serialized_end=2198
+  _globals['_NODESTATE']._serialized_start=2200
+  _globals['_NODESTATE']._serialized_end=2307
   _globals['_TABLEID']._serialized_start=41
   _globals['_TABLEID']._serialized_end=111
   _globals['_LEASEDDEVICE']._serialized_start=113
   _globals['_LEASEDDEVICE']._serialized_end=236
   _globals['_LEASEREQUEST']._serialized_start=239
-  _globals['_LEASEREQUEST']._serialized_end=426
-  _globals['_LEASEREPLY']._serialized_start=429
-  _globals['_LEASEREPLY']._serialized_end=588
-  _globals['_RENEWREQUEST']._serialized_start=590
-  _globals['_RENEWREQUEST']._serialized_end=622
-  _globals['_RENEWREPLY']._serialized_start=624
-  _globals['_RENEWREPLY']._serialized_end=707
-  _globals['_RELEASEREQUEST']._serialized_start=709
-  _globals['_RELEASEREQUEST']._serialized_end=743
-  _globals['_RELEASEREPLY']._serialized_start=745
-  _globals['_RELEASEREPLY']._serialized_end=798
-  _globals['_ATTACHREQUEST']._serialized_start=800
-  _globals['_ATTACHREQUEST']._serialized_end=905
-  _globals['_ATTACHREPLY']._serialized_start=908
-  _globals['_ATTACHREPLY']._serialized_end=1051
-  _globals['_DETACHREQUEST']._serialized_start=1053
-  _globals['_DETACHREQUEST']._serialized_end=1088
-  _globals['_DETACHREPLY']._serialized_start=1090
-  _globals['_DETACHREPLY']._serialized_end=1124
-  _globals['_WATCHREQUEST']._serialized_start=1126
-  _globals['_WATCHREQUEST']._serialized_end=1154
-  _globals['_NODEDEVICE']._serialized_start=1157
-  _globals['_NODEDEVICE']._serialized_end=1313
-  _globals['_NODE']._serialized_start=1316
-  _globals['_NODE']._serialized_end=1510
-  _globals['_WATCHREPLY']._serialized_start=1512
-  _globals['_WATCHREPLY']._serialized_end=1575
-  _globals['_LEASESREQUEST']._serialized_start=1577
-  _globals['_LEASESREQUEST']._serialized_end=1592
-  _globals['_HELDSESSION']._serialized_start=1594
-  _globals['_HELDSESSION']._serialized_end=1664
-  _globals['_HELDLEASE']._serialized_start=1667
-  _globals['_HELDLEASE']._serialized_end=1856
-  _globals['_LEASESREPLY']._serialized_start=1858
-  _globals['_LEASESREPLY']._serialized_end=1950
-  _globals['_DRAINREQUEST']._serialized_start=1952
-  _globals['_DRAINREQUEST']._serialized_end=2000
-  _globals['_DRAINREPLY']._serialized_start=2002
-  _globals['_DRAINREPLY']._serialized_end=2087
-  _globals['_REMOTE']._serialized_start=2293
-  _globals['_REMOTE']._serialized_end=2806
+  _globals['_LEASEREQUEST']._serialized_end=443
+  _globals['_LEASEREPLY']._serialized_start=446
+  _globals['_LEASEREPLY']._serialized_end=605
+  _globals['_RENEWREQUEST']._serialized_start=607
+  _globals['_RENEWREQUEST']._serialized_end=639
+  _globals['_RENEWREPLY']._serialized_start=641
+  _globals['_RENEWREPLY']._serialized_end=724
+  _globals['_RELEASEREQUEST']._serialized_start=726
+  _globals['_RELEASEREQUEST']._serialized_end=760
+  _globals['_RELEASEREPLY']._serialized_start=762
+  _globals['_RELEASEREPLY']._serialized_end=815
+  _globals['_ATTACHREQUEST']._serialized_start=817
+  _globals['_ATTACHREQUEST']._serialized_end=922
+  _globals['_ATTACHREPLY']._serialized_start=925
+  _globals['_ATTACHREPLY']._serialized_end=1068
+  _globals['_DETACHREQUEST']._serialized_start=1070
+  _globals['_DETACHREQUEST']._serialized_end=1105
+  _globals['_DETACHREPLY']._serialized_start=1107
+  _globals['_DETACHREPLY']._serialized_end=1141
+  _globals['_WATCHREQUEST']._serialized_start=1143
+  _globals['_WATCHREQUEST']._serialized_end=1171
+  _globals['_NODEDEVICE']._serialized_start=1174
+  _globals['_NODEDEVICE']._serialized_end=1330
+  _globals['_NODE']._serialized_start=1333
+  _globals['_NODE']._serialized_end=1527
+  _globals['_WATCHREPLY']._serialized_start=1529
+  _globals['_WATCHREPLY']._serialized_end=1592
+  _globals['_LEASESREQUEST']._serialized_start=1594
+  _globals['_LEASESREQUEST']._serialized_end=1609
+  _globals['_HELDSESSION']._serialized_start=1611
+  _globals['_HELDSESSION']._serialized_end=1681
+  _globals['_HELDLEASE']._serialized_start=1684
+  _globals['_HELDLEASE']._serialized_end=1873
+  _globals['_LEASESREPLY']._serialized_start=1875
+  _globals['_LEASESREPLY']._serialized_end=1967
+  _globals['_DRAINREQUEST']._serialized_start=1969
+  _globals['_DRAINREQUEST']._serialized_end=2017
+  _globals['_DRAINREPLY']._serialized_start=2019
+  _globals['_DRAINREPLY']._serialized_end=2104
+  _globals['_REMOTE']._serialized_start=2310
+  _globals['_REMOTE']._serialized_end=2823
 # @@protoc_insertion_point(module_scope)

@@ -164,6 +164,7 @@ class LeaseRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     MAX_SESSIONS_FIELD_NUMBER: builtins.int
     TTL_S_FIELD_NUMBER: builtins.int
+    MEM_PPM_FIELD_NUMBER: builtins.int
     gpu: builtins.str
     """indices or UUIDs, comma separated; empty: one, the freest"""
     mem_limit_bytes: builtins.int
@@ -180,6 +181,8 @@ class LeaseRequest(google.protobuf.message.Message):
     """processes that may be attached at once; 0: 16"""
     ttl_s: builtins.float
     """how long without Renew; 0: the node's own, 2 s; at most 60"""
+    mem_ppm: builtins.int
+    """of each device's memory, one context included; 0: not said so. What a"""
     def __init__(
         self,
         *,
@@ -191,8 +194,9 @@ class LeaseRequest(google.protobuf.message.Message):
         name: builtins.str = ...,
         max_sessions: builtins.int = ...,
         ttl_s: builtins.float = ...,
+        mem_ppm: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "lease_class", b"lease_class", "limit_ppm", b"limit_ppm", "max_sessions", b"max_sessions", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "share_ppm", b"share_ppm", "ttl_s", b"ttl_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gpu", b"gpu", "lease_class", b"lease_class", "limit_ppm", b"limit_ppm", "max_sessions", b"max_sessions", "mem_limit_bytes", b"mem_limit_bytes", "mem_ppm", b"mem_ppm", "name", b"name", "share_ppm", b"share_ppm", "ttl_s", b"ttl_s"]) -> None: ...
 
 global___LeaseRequest = LeaseRequest
 

@@ -19,10 +19,11 @@
 #include <unistd.h>
 
 /* In a container all of ours is mounted here by who started it: device_plugin/answer.py. */
-#define INSIDE_GRANT "/opt/harp/grant"
-#define INSIDE_CUDA  "/opt/harp/driver/libcuda.so.1"
-#define INSIDE_NVML  "/opt/harp/driver/libnvidia-ml.so.1"
-#define OVERFLOW_UID 65534u /* who has no number in our user namespace */
+#define INSIDE_GRANT  "/opt/harp/grant"
+#define INSIDE_CUDA   "/opt/harp/driver/libcuda.so.1"
+#define INSIDE_NVML   "/opt/harp/driver/libnvidia-ml.so.1"
+#define INSIDE_REMOTE "/opt/harp/remote" /* ...; or this one: device_plugin/remote_share.py */
+#define OVERFLOW_UID  65534u             /* who has no number in our user namespace */
 
 static struct harp_env env;      /* written once under `env_once` */
 static pthread_key_t inside_key; /* value: depth as an integer */
@@ -58,14 +59,14 @@ static bool in_user_namespace(void)
            (inside != 0 || outside != 0 || count != UINT32_MAX);
 }
 
-/* Whether a grant was mounted for us. On a plain host none is there, and only root could put one
+/* Whether a folder was mounted for us. On a plain host none is there, and only root could put one
  * there; a folder that others own or may write to is none, so that nobody can trap another. */
-static bool grant_is_mounted(void)
+static bool is_mounted(const char *folder)
 {
     struct stat st;
     memset(&st, 0, sizeof st);
     /* by number, as in loader.c */
-    if (syscall(SYS_newfstatat, AT_FDCWD, INSIDE_GRANT, &st, AT_SYMLINK_NOFOLLOW) != 0)
+    if (syscall(SYS_newfstatat, AT_FDCWD, folder, &st, AT_SYMLINK_NOFOLLOW) != 0)
         return false;
     if (!S_ISDIR(st.st_mode) || (st.st_mode & (S_IWGRP | S_IWOTH)) != 0)
         return false;
@@ -77,8 +78,14 @@ static bool grant_is_mounted(void)
  * not give a container the whole GPU. */
 static void take_mounted_grant(void)
 {
-    if (!grant_is_mounted())
+    if (!is_mounted(INSIDE_GRANT)) {
+        /* No GPU of this host is there then: also who has no environment is to find the one. */
+        if (is_mounted(INSIDE_REMOTE)) {
+            env.grant = NULL;
+            env.remote = INSIDE_REMOTE "/near.sock";
+        }
         return;
+    }
     env.grant = INSIDE_GRANT;
     env.remote = NULL;
     env.gate_off = false;

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m device_plugin remote`: shares of GPUs elsewhere, for pods of a node without one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import structlog
+
+from device_plugin.allocator import Chooser, Refused
+from device_plugin.answer import Answer
+from device_plugin.api import Access, ApiServer
+from device_plugin.asked import Events, Holders, LoggedEvents, NodePods, NoPods
+from device_plugin.book import Book, Grant, grant_id
+from device_plugin.checkpoint import Checkpoint, load, save
+from device_plugin.kubelet import PodResources
+from device_plugin.orphans import Orphans
+from device_plugin.plugin import Registrar, Tempo
+from device_plugin.proto import deviceplugin_pb2 as pb
+from device_plugin.remote_keeper import Keeper
+from device_plugin.remote_share import SLOTS, PoolSlots, remote_answer, remote_limits
+from device_plugin.remote_starts import RemoteStarts
+from device_plugin.server import Listing, Served, Service, abort, as_message, serve
+from device_plugin.settings import Settings
+from device_plugin.starts import Patience
+from harp.errors import ConfigError, HarpError
+from harp.inject import shim_dir
+from harp.keep_wire import BOXES
+from harp.metrics import families
+from harp.native import find
+from harp.rundir import find as find_run_dir
+
+__all__ = ["RemotePlugin", "RemoteSettings", "run"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSettings(Settings):
+    """As Settings, with names of its own beside those of a local plugin."""
+
+    resource: str = "harp.dev/remote-gpu-share"
+    endpoint: str = "harp-remote-gpu-share.sock"
+    slots: int = SLOTS  #: of the node; 100 are one GPU
+
+    @property
+    def checkpoint(self) -> Path:
+        """See Settings."""
+        return self.state_dir / "device-plugin-remote.json"
+
+    @property
+    def grants(self) -> Path:
+        """Folder of the boxes."""
+        return self.run_dir / BOXES
+
+
+class _Service(Service):
+    """As Service, where ids are no GPU's."""
+
+    def __init__(
+        self,
+        slots: PoolSlots,
+        listing: Listing,
+        answer: Callable[[str], Answer],
+        starts: RemoteStarts,
+    ) -> None:
+        super().__init__(
+            slots, listing, Chooser(), answer=lambda _, key: answer(key), starter=starts
+        )
+        self._pool_slots = slots
+
+    def Allocate(  # noqa: N802
+        self, request: pb.AllocateRequest, context: grpc.ServicerContext
+    ) -> pb.AllocateResponse:
+        """What the containers get, or why they get nothing. Nobody is asked."""
+        reply = pb.AllocateResponse()
+        for one in request.container_requests:
+            ids = list(one.devices_ids)
+            try:
+                remote_limits(self._pool_slots, ids)
+                reply.container_responses.append(as_message(self._answer((), grant_id(ids))))
+            except HarpError as error:
+                reason = error.reason.value if isinstance(error, Refused) else type(error).__name__
+                self._counts.add(families.PLUGIN_REFUSED, reason)
+                _log.warning("allocate_refused", reason=reason, message=error.message)
+                abort(context, error)
+        return reply
+
+
+class RemotePlugin:
+    """One node's plugin of remote shares: registration and the sweep, each in a thread.
+
+    Args:
+        settings: where things are.
+        shim: folder of our libraries, on the host.
+        book: grants of before.
+        keeper: who holds leases.
+        holders: kubelet's list.
+        pods: the API server.
+        events: the same.
+    """
+
+    def __init__(
+        self,
+        settings: RemoteSettings,
+        shim: Path,
+        book: Book,
+        *,
+        keeper: Keeper,
+        holders: Holders,
+        pods: NodePods,
+        events: Events,
+        tempo: Tempo | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self._settings = settings
+        self._shim = shim
+        self._tempo = tempo or Tempo()
+        self._slots = slots = PoolSlots(settings.slots)
+        self.starts = RemoteStarts(
+            slots,
+            book,
+            settings.grants,
+            node=settings.node,
+            tenants=keeper,
+            holders=holders,
+            pods=pods,
+            events=events,
+            save=self._save,
+            patience=patience,
+        )
+        self.orphans = Orphans(settings.grants, self.starts, keeper, holders)
+        self.listing = Listing(slots, topology=False)
+        self.registration = Registrar(settings, self._serve, self._tempo.look_s)
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._threads = [
+            threading.Thread(target=work, name=work.__qualname__, daemon=True)
+            for work in (self.registration.run, self._sweep)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End. Containers and their leases go on."""
+        self._stop.set()
+        self.registration.stop()
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, streams: Callable[[bool], None]) -> Served:
+        service = _Service(self._slots, self.listing, self._answer, self.starts)
+        service.streams = streams
+        return serve(self._settings.own_socket, service, self.listing)
+
+    def _answer(self, key: str) -> Answer:
+        box = self._settings.grants / key
+        return remote_answer(str(self._shim), str(box), self._settings.library_dirs)
+
+    def _save(self, grants: Sequence[Grant]) -> None:
+        save(self._settings.checkpoint, Checkpoint(None, 0, tuple(grants)), sync=False)
+
+    def _sweep(self) -> None:
+        pause_s = 0.0
+        while not self._stop.wait(pause_s):
+            pause_s = self._tempo.sweep_s
+            try:
+                self.starts.sweep()
+                self.orphans.sweep()
+            except HarpError as error:
+                _log.warning("sweep_failed", reason=error.message)
+            except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all
+                _log.exception("sweep_broken")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        HarpError: it cannot begin.
+    """
+    settings = _settings(arguments)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    shim = shim_dir(find(os.environ), settings.state_dir, keep_old=True)
+    access = Access.in_cluster(os.environ)
+    api = ApiServer(access, settings.node) if access else None
+    if api is None:
+        _log.warning("annotations_not_read", reason="this is no pod: no API server is known")
+    holders = PodResources(settings.pod_resources, settings.resource)
+    plugin = RemotePlugin(
+        settings,
+        shim,
+        Book(load(settings.checkpoint).grants),
+        keeper=Keeper(settings.run_dir),
+        holders=holders,
+        pods=api or NoPods(),
+        events=api or LoggedEvents(),
+    )
+    plugin.start()
+    ended.wait()
+    plugin.stop()
+    for part in (holders, api):
+        if part is not None:
+            part.close()
+    return 0
+
+
+def _settings(arguments: Sequence[str]) -> RemoteSettings:
+    usual = RemoteSettings(run_dir=find_run_dir(os.environ).path)
+    parser = argparse.ArgumentParser(prog="device_plugin remote", description=__doc__)
+    parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="[$NODE_NAME]")
+    parser.add_argument("--kubelet-dir", type=Path, default=usual.kubelet_dir)
+    parser.add_argument("--state-dir", type=Path, default=usual.state_dir, help="lasts")
+    parser.add_argument("--run-dir", type=Path, default=usual.run_dir, help="the keeper's as well")
+    parser.add_argument("--resource", default=usual.resource)
+    parser.add_argument("--slots", type=int, default=usual.slots, help="100 are one GPU")
+    parser.add_argument("--library-dir", action="append", metavar="DIR")
+    given = parser.parse_args(arguments)
+    if not given.node:
+        raise ConfigError(
+            "this node's name is not known: pods of others could not be told from its own",
+            "give --node, or set NODE_NAME by the downward API (spec.nodeName)",
+        )
+    PoolSlots(given.slots)  # refuses
+    return RemoteSettings(
+        kubelet_dir=given.kubelet_dir,
+        state_dir=given.state_dir,
+        run_dir=given.run_dir,
+        node=given.node,
+        resource=given.resource,
+        slots=given.slots,
+        library_dirs=tuple(given.library_dir or usual.library_dirs),
+    )

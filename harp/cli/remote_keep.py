@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`harp remote keep`: leases for the containers of a node without a GPU.
+
+What needs grpcio is imported when the command runs, as in remote_serve.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harp.cli.output import json_option, print_json, progress
+from harp.cli.pool import default_folder, pool_folder, this_user
+from harp.cli.remote_serve import configure_log
+from harp.errors import ConfigError
+from harp.keep_wire import SOCKET
+from harp.native import find
+from harp.remote.certificate import Kind
+from harp.remote.floor import tls13_only
+from harp.rundir import find as find_run_dir
+
+if TYPE_CHECKING:
+    from harp.remote.keeping import Keeper
+
+__all__ = ["keep"]
+
+
+@click.command()
+@click.option(
+    "--pool",
+    "where",
+    required=True,
+    metavar="HOST:PORT[,...]",
+    help="Nodes that serve GPUs, or a pool's name or file, as for `harp run --remote`.",
+)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="The client's folder: ca.crt, tls.crt, tls.key.  [the one that is there]",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="The plugin's --run-dir.  [$HARP_RUN, else as for a daemon]",
+)
+@click.option("--insecure", is_flag=True, help="No certificates: a pool on this host.")
+@json_option
+def keep(
+    *, where: str, folder: Path | None, run_dir: Path | None, insecure: bool, as_json: bool
+) -> None:
+    """Hold leases of a pool for containers of this node, until SIGINT or SIGTERM.
+
+    Asked by HARP's device plugin (`python -m device_plugin remote`), which may be restarted
+    meanwhile: what is held ends with this process, not with the plugin.
+    """
+    env = dict(os.environ)
+    tls13_only(os.environ, sys.modules.keys())
+    from harp.remote.keeping import Keeper, Pool  # noqa: PLC0415 - see above
+    from harp.remote.places import endpoints, identity  # noqa: PLC0415
+    from harp.remote.who import Who  # noqa: PLC0415
+
+    if insecure and folder is not None:
+        raise ConfigError("--insecure uses no certificates, and --dir names some", "choose one")
+    base = pool_folder(env)
+    if not insecure:
+        folder = folder or default_folder(base, Kind.CLIENT, this_user())
+    at = find_run_dir(env)
+    at = replace(at, path=run_dir) if run_dir is not None else at
+
+    # What is of no use is said now, not when a pod starts.
+    who = Who(None if folder is None else lambda: identity(folder, dt.datetime.now(dt.UTC)))
+    pool = Pool(endpoints(where, base), folder, who)
+    configure_log()
+    keeper = Keeper(at.path, find(env), pool, env)
+
+    def ready() -> None:
+        socket = at.path / SOCKET
+        if as_json:
+            print_json({"pid": os.getpid(), "socket": str(socket), "pool": list(pool.nodes)})
+        else:
+            progress(f"harp: holding leases of {', '.join(pool.nodes)}, asked at {socket}")
+
+    asyncio.run(_until_told(keeper, ready))
+
+
+async def _until_told(keeper: Keeper, ready: Callable[[], None]) -> None:
+    end = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end.set)
+    async with keeper.running():
+        with contextlib.suppress(BrokenPipeError):
+            ready()
+        await end.wait()
