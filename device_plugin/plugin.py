@@ -271,7 +271,7 @@ class Registrar:
     settings: Settings
     serve: Callable[[Callable[[bool], None]], Served]
     look_s: float
-    counts: Counts
+    counts: Counts = field(default_factory=Counts)
     #: as of the last event; written by run() alone
     state: State = field(default_factory=State)
     _events: queue.SimpleQueue[tuple[int, Event] | None] = field(default_factory=queue.SimpleQueue)

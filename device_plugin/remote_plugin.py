@@ -16,7 +16,7 @@ import structlog
 from device_plugin.allocator import Chooser
 from device_plugin.answer import Answer
 from device_plugin.api import Access, ApiServer
-from device_plugin.asked import NodePods
+from device_plugin.asked import Events, Holders, LoggedEvents, NodePods, NoPods
 from device_plugin.book import Book, Grant, grant_id
 from device_plugin.checkpoint import Checkpoint, load, save
 from device_plugin.kubelet import PodResources
@@ -28,10 +28,11 @@ from device_plugin.remote_share import SLOTS, PoolSlots, remote_answer, remote_l
 from device_plugin.remote_starts import RemoteStarts
 from device_plugin.server import Listing, Served, Service, serve
 from device_plugin.settings import Settings
-from device_plugin.starts import Events, Holders, LoggedEvents, NoPods, Patience
+from device_plugin.starts import Patience
 from harp.errors import ConfigError, HarpError
 from harp.inject import shim_dir
 from harp.keep_wire import BOXES
+from harp.metrics import families
 from harp.native import find
 from harp.rundir import find as find_run_dir
 
