@@ -41,6 +41,16 @@ BACKENDS = (
 NAMES = tuple(backend.name for backend in BACKENDS)
 #: what `only="soft"` and the like say of another backend
 RUNS, WAIVED, ELSEWHERE = "runs", "waived", "elsewhere"
+#: cases that hold the device's times from above: nothing runs beside them (tests/conftest.py)
+ALONE = {
+    "context.events_of_whole_contexts",
+    "graph2.branches_overlap_in_device_time",
+    "graph2.events_of_branches",
+    "graph2.nodes_go_by_their_own_priority_if_asked",
+    "launch.a_sleeping_kernel_lasts_as_long_as_its_waves",
+    "launch.an_urgent_kernel_goes_first",
+    "limits.what_waits_goes_by_priority",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def params(*backends: str) -> list[Any]:
     for backend in backends:
         for one in cases():
             stands = standing(one, backend)
-            marks = []
+            marks = [pytest.mark.alone] if f"{one.area}.{one.name}" in ALONE else []
             if stands.kind != RUNS:
                 label = {WAIVED: "WAIVED", ELSEWHERE: f"only {'/'.join(one.only)}"}
                 reason = f"{label[stands.kind]} ({backend}): {stands.why}"

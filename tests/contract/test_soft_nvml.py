@@ -124,6 +124,7 @@ def test_looking_takes_nothing(machine: dict[str, str]) -> None:
     assert told[0] == told[1]
 
 
+@pytest.mark.alone
 def test_utilisation_is_the_engines_busy_time(machine: dict[str, str]) -> None:
     with busy(machine) as busy_pid:
         device = ask(machine)["devices"][0]

@@ -168,6 +168,7 @@ def test_whole_boards_have_no_instance(machine: dict[str, str]) -> None:
         holder.end()
 
 
+@pytest.mark.alone
 def test_engines_are_apart(machine: dict[str, str]) -> None:
     """Power is the board's: one busy instance of two takes half of what both would."""
 
