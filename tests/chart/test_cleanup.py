@@ -28,9 +28,9 @@ def cleanup(tmp_path: Path) -> Iterator[Begin]:
     own.write_text(text)
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*paths: Path) -> subprocess.Popen[str]:
+    def begin(*paths: Path, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, own, *map(str, paths)], stdout=subprocess.PIPE, text=True
+            [*before, sys.executable, own, *map(str, paths)], stdout=subprocess.PIPE, text=True
         )
         started.append(process)
         return process
@@ -64,6 +64,20 @@ def test_all_is_removed_and_it_stays_until_it_is_ended(cleanup: Begin, tmp_path:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_a_folder_that_is_a_mount_of_its_own_is_emptied(cleanup: Begin, tmp_path: Path) -> None:
+    folder = tmp_path / "harp"
+    (folder / "grants").mkdir(parents=True)
+    mount = f'mount --bind {folder} {folder} && exec "$@"'
+    process = cleanup(
+        folder, before=("unshare", "-m", "--propagation", "private", "sh", "-c", mount, "sh")
+    )
+    _wait(tmp_path / "done")
+    assert process.stdout is not None
+    assert "emptied" in process.stdout.readline()
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")

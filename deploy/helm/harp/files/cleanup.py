@@ -8,6 +8,7 @@ stays until it is deleted.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import sys
@@ -51,12 +52,23 @@ def users(folders: list[tuple[str, str]]) -> list[str]:
     return found
 
 
-def remove(path: Path) -> None:
-    """A folder with all in it, or a socket; it may be gone already."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+def remove(path: Path) -> str:
+    """A folder with all in it, or a socket; it may be gone already. Says what became of it."""
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return "removed"
+    for inner in path.iterdir():
+        if inner.is_dir() and not inner.is_symlink():
+            shutil.rmtree(inner)
+        else:
+            inner.unlink()
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return "emptied (something is mounted there, so it stays)"
+    return "removed"
 
 
 def main() -> None:
@@ -70,8 +82,7 @@ def main() -> None:
             said = there
         time.sleep(_PERIOD_S)
     for path in map(Path, sys.argv[1:]):
-        remove(path)
-        print(f"removed {path}", flush=True)
+        print(f"{path}: {remove(path)}", flush=True)
     Path("/tmp/done").touch()  # noqa: S108 - of this container alone
     signal.pause()
 
