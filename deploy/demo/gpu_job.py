@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job that uses a GPU and knows nothing of HARP: the driver API, by ctypes.
 
-gpu_job.py [--fill] [--hold MIB] [--steps N | --seconds S] [--every S]
+gpu_job.py [--device N] [--fill] [--hold MIB] [--steps N | --seconds S] [--every S]
 
 Says what it sees and does, one line each. A step: a vector goes to the GPU, a kernel changes it, it
 comes back and is checked. Calls that fail are counted; the end says how many, also after SIGTERM.
@@ -46,9 +46,9 @@ PTX = """
 
 
 class Gpu:
-    """The driver's first device."""
+    """One of the driver's devices."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         self.driver = ctypes.CDLL("libcuda.so.1")
         self.calls = self.failed = 0
         device, context = ctypes.c_int(), ctypes.c_void_p()
@@ -56,7 +56,7 @@ class Gpu:
         count = ctypes.c_int()
         self.need("cuDeviceGetCount", ctypes.byref(count))
         self.count = count.value
-        self.need("cuDeviceGet", ctypes.byref(device), 0)
+        self.need("cuDeviceGet", ctypes.byref(device), number)
         self.need("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self.need("cuCtxSetCurrent", context)
 
@@ -131,6 +131,7 @@ def say(text: str) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", type=int, default=0, metavar="N", help="which [0]")
     parser.add_argument("--fill", action="store_true", help="allocate until there is no more")
     parser.add_argument("--hold", type=int, default=0, metavar="MIB", help="keep so much")
     parser.add_argument("--steps", type=int, default=0)
@@ -140,7 +141,7 @@ def main() -> None:
     over: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.append(1))
-    gpu = Gpu()
+    gpu = Gpu(given.device)
     say(f"GPUs: {gpu.count}")
     say(f"memory: {gpu.total_mib()} MiB")
     if given.fill:

@@ -14,7 +14,7 @@ _LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 
 def filled_mib(pod: Pod) -> int:
     """How much its program got."""
-    said = pod.says("calls failed")
+    said = pod.says("then out of memory")
     return int(said.partition("allocated ")[2].partition(" MiB")[0])
 
 
@@ -43,16 +43,24 @@ _EDITS: dict[str, tuple[dict[str, str], list[str]]] = {
 
 @pytest.mark.parametrize("what", _EDITS)
 def test_an_edited_environment_wins_nothing(space: Space, what: str) -> None:
-    """Either the program keeps to its share or it does not run; it never gets more."""
+    """The grant that is mounted counts, whatever is said: the share, and not more of it."""
     env, first = _EDITS[what]
     keep = ["sh", "-c", '"$@"; echo "ended with $?"; exec sleep 600', "sh"]
     pod = space.pod("a", container("main", [*keep, *first, *FILL], 30, env=env))
     said = pod.says("ended with")
-    assert "allocated" in said or what == "another grant", said
-    if "allocated" in said:
-        assert "ended with 0" in said
-        assert "GPUs: 1\n" in said
-        assert 0 < filled_mib(pod) <= limit_mib(space)
+    assert "allocated" in said, said
+    assert 0 < filled_mib(pod) <= limit_mib(space)
+    # Without its environment it does not know where kernels are compiled (221), which is no harm.
+    assert "ended with 0" in said or what == "its environment is empty", said
+
+
+def test_a_gpu_of_others_can_be_seen_and_not_be_had(space: Space) -> None:
+    edit = ["env", "CUDA_VISIBLE_DEVICES=0,1", "gpu_job.py"]
+    pod = space.pod("a", container("main", [*edit, "--device", "1", "--steps", "1"], 30))
+    pod.until("Failed")
+    assert "cuDevicePrimaryCtxRetain failed with code 800" in pod.log()
+    mine = space.pod("b", container("main", [*edit, "--steps", "1"], 30))
+    mine.until("Succeeded")
 
 
 def test_a_larger_annotation_is_cut_to_the_share_and_said(space: Space) -> None:
@@ -90,7 +98,7 @@ def test_nothing_of_another_pod_is_within_reach(space: Space) -> None:
     sockets = pods[0].run("find", "/", "-xdev", "-type", "s").stdout.split()
     mounted = pods[0].run("find", "/opt/harp/", "/run/harp", "-type", "s").stdout.split()
     assert sockets == []
-    assert mounted == ["/opt/harp/grant/arbiter.sock"]
+    assert sorted(mounted) == ["/opt/harp/grant/arbiter.sock", "/opt/harp/ptxc/sock"]
     assert pods[0].run("ls", "/run/harp").stdout.split() == ["soft"]
     for path in ("/opt/harp/grant/x", "/opt/harp/shim/x", f"{_LIBRARIES}/libcuda.so.1"):
         assert pods[0].run("sh", "-c", f"echo >{path}").returncode != 0
