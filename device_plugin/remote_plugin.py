@@ -32,7 +32,6 @@ from device_plugin.starts import Patience
 from harp.errors import ConfigError, HarpError
 from harp.inject import shim_dir
 from harp.keep_wire import BOXES
-from harp.metrics import families
 from harp.native import find
 from harp.rundir import find as find_run_dir
 

@@ -17,17 +17,14 @@ from conftest import CHART, Template, containers, of_kind, pods
 from scenarios import SCENARIOS
 
 import harp
+from device_plugin import remote_plugin as remote
 from device_plugin.settings import Settings
 from device_plugin.slots import SLOTS_PER_GPU
 from harp.cli.sim_place import POLICY_NAMES
 from harp.config import all_keys
+from harp.extender import app as extender
 from harp.remote import uids
 from harp.softgpu.machine import PROFILES
-
-extender = pytest.importorskip("harp.extender.app", reason="no extender in this checkout")
-remote = pytest.importorskip("device_plugin.remote_plugin", reason="no remote shares here")
-pytest.importorskip("harp.metrics", reason="no metrics in this checkout")
-pytest.importorskip("harp.softgpu.service", reason="no compiler's service in this checkout")
 
 HARP = Path(sys.executable).with_name("harp")
 #: of other people's programs
