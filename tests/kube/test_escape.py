@@ -96,10 +96,10 @@ def test_nothing_of_another_pod_is_within_reach(space: Space) -> None:
     for pod in pods:
         pod.says("0 calls failed")
     sockets = pods[0].run("find", "/", "-xdev", "-type", "s").stdout.split()
-    mounted = pods[0].run("find", "/opt/harp/", "/run/harp", "-type", "s").stdout.split()
+    mounted = pods[0].run("find", "/opt/harp/", "-type", "s").stdout.split()
     assert sockets == []
     assert sorted(mounted) == ["/opt/harp/grant/arbiter.sock", "/opt/harp/ptxc/sock"]
-    assert pods[0].run("ls", "/run/harp").stdout.split() == ["soft"]
+    assert pods[0].run("ls", "/run/harp").returncode != 0
     for path in ("/opt/harp/grant/x", "/opt/harp/shim/x", f"{_LIBRARIES}/libcuda.so.1"):
         assert pods[0].run("sh", "-c", f"echo >{path}").returncode != 0
     inside = pods[0].run("cat", "/proc/self/mountinfo").stdout
