@@ -21,7 +21,13 @@ def locate(command: str, env: Mapping[str, str]) -> Path | None:
     """The file that execvp would run; None if there is none."""
     if "/" in command:
         path = Path(command)
-        return path if path.exists() else None
+        try:
+            path.stat()
+        except PermissionError:
+            return path  # behind a folder that we may not enter: there, for all we know
+        except OSError:
+            return None
+        return path
     found = shutil.which(command, path=env.get("PATH", os.defpath))
     return Path(found) if found else None
 

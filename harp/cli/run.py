@@ -150,7 +150,7 @@ def run(
     if program is None:
         progress(f"harp: {command[0]}: no such program")
         sys.exit(_NOT_FOUND)
-    if not program.is_file() or not os.access(program, os.X_OK):
+    if not os.path.isfile(program) or not os.access(program, os.X_OK):  # noqa: PTH113 - raises not
         progress(f"harp: {command[0]}: cannot be run")
         sys.exit(_CANNOT_RUN)
     why = obstacle(program)

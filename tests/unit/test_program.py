@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from harp.cli.program import locate, obstacle
+from harp.cli.run import run
 
 
 def _elf(path: Path, *segments: int) -> Path:
@@ -55,3 +57,22 @@ def test_programs_are_found_as_execvp_finds_them(tmp_path: Path) -> None:
     assert locate("tool", {"PATH": "/nowhere"}) is None
     assert locate(str(program), {}) == program
     assert locate(str(tmp_path / "none"), {}) is None
+
+
+def test_a_folder_that_may_not_be_entered_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # root enters every folder, so the kernel's answer is played
+    inside = tmp_path / "shut" / "program"
+    real = os.stat
+
+    def refused(path: str | os.PathLike[str], **more: bool) -> os.stat_result:
+        if "shut" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert locate(str(inside), {}) == inside
+    result = CliRunner().invoke(run, ["--", str(inside)])
+    assert result.exit_code == 126  # as a shell's
+    assert "cannot be run" in result.stderr
