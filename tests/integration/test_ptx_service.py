@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -162,12 +163,30 @@ def test_programs_go_on_while_the_service_is_replaced(place: Path, native_dir: P
 
 
 def test_two_do_not_serve_one_socket(place: Path, native_dir: Path) -> None:
+    (place / "other").mkdir()
     with service(place, native_dir) as one:
         other = Service(place, native_dir)
         assert other.process.wait(20) == 2
         assert "another compiler serves" in one.text()
+        cached_elsewhere = Service(place / "other", native_dir, socket_path=one.socket)
+        assert cached_elsewhere.process.wait(20) == 2
+        assert "another compiler serves" in cached_elsewhere.text()
         assert one.ask(KERNELS, "k1").status == 0
     assert not one.socket.exists()
+
+
+def test_nothing_beside_the_socket_locks_the_service_out(place: Path, native_dir: Path) -> None:
+    """Its folder is mounted into containers: who may read a file may hold its lock."""
+    with service(place, native_dir) as one:
+        seen = sorted(one.socket.parent.iterdir())
+        held = [path.open("rb") for path in seen if not path.is_socket()]
+        one.end(signal.SIGKILL)
+        for file in held:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        again = Service(place, native_dir)
+        assert again.ask(KERNELS, "k1").status == 0, again.text()
+        assert again.end() == 0
+        assert seen == [one.socket]
 
 
 def test_without_a_compiler_there_is_no_service(tmp_path: Path, native_dir: Path) -> None:

@@ -370,7 +370,7 @@ int serve(const struct serve_settings *settings)
         return job.code;
     }
     snprintf(server.cache, sizeof(server.cache), "%s", cache_folder(&job, settings->cache));
-    serve_place_take(&job, &place, settings->socket);
+    serve_place_take(&job, &place, settings->socket, server.cache);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < 4 * SERVE_CONNECTIONS) {
         files.rlim_cur =
             files.rlim_max < 4 * SERVE_CONNECTIONS ? files.rlim_max : 4 * SERVE_CONNECTIONS;

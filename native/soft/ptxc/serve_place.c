@@ -11,20 +11,46 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-void serve_place_take(struct job *job, struct serve_place *place, const char *path)
+#define HASH_BEGIN 0xcbf29ce484222325ull
+
+static uint64_t hash(uint64_t sum, const void *data, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        sum = (sum ^ ((const unsigned char *)data)[i]) * 0x100000001b3ull;
+    return sum;
+}
+
+/* Another's socket, served with another cache: only who listens is connected to. */
+static bool is_served(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool served = fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
+                              errno == EAGAIN);
+    if (fd >= 0)
+        close(fd);
+    return served;
+}
+
+void serve_place_take(struct job *job, struct serve_place *place, const char *path,
+                      const char *cache)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char lock[4096 + 32];
     char fresh[sizeof(address.sun_path) + 8];
     size_t bytes = strlen(path);
     *place = (struct serve_place){.path = path, .listener = -1, .lock = -1};
     if (bytes + 5 > sizeof(address.sun_path))
         job_fail(job, PTXC_USAGE, "%s: a socket's path has up to %zu bytes", path,
                  sizeof(address.sun_path) - 5);
-    snprintf(place->lock_path, sizeof(place->lock_path), "%s.lock", path);
-    place->lock = open(place->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    /* Not beside the socket: that folder is mounted into containers, and whoever can open the file
+     * for reading can hold the lock. */
+    snprintf(lock, sizeof(lock), "%s/serving-%016llx", cache,
+             (unsigned long long)hash(HASH_BEGIN, path, bytes));
+    place->lock = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (place->lock < 0)
-        job_fail(job, PTXC_USAGE, "%s: %s", place->lock_path, strerror(errno));
-    if (flock(place->lock, LOCK_EX | LOCK_NB) != 0)
+        job_fail(job, PTXC_USAGE, "%s: %s", lock, strerror(errno));
+    memcpy(address.sun_path, path, bytes + 1);
+    if (flock(place->lock, LOCK_EX | LOCK_NB) != 0 || is_served(&address))
         job_fail(job, PTXC_USAGE, "another compiler serves %s already", path);
     snprintf(fresh, sizeof(fresh), "%s.new", path);
     memcpy(address.sun_path, fresh, bytes + 5);
@@ -46,13 +72,6 @@ void serve_place_leave(struct serve_place *place)
 
 /* ------------------------------------------------------------------------------- peers -------- */
 
-static uint64_t hash(uint64_t sum, const void *data, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i++)
-        sum = (sum ^ ((const unsigned char *)data)[i]) * 0x100000001b3ull;
-    return sum;
-}
-
 static size_t control_group(const char *process, char *text, size_t room)
 {
     char path[64];
@@ -72,13 +91,12 @@ uint64_t serve_peer_key(int socket)
     struct ucred who = {0};
     socklen_t bytes = sizeof(who);
     char theirs[4096], ours[4096], name[24];
-    const uint64_t begin = 0xcbf29ce484222325ull;
     if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &who, &bytes) != 0)
-        return begin;
+        return HASH_BEGIN;
     snprintf(name, sizeof(name), "%d", (int)who.pid);
     size_t n = who.pid > 0 ? control_group(name, theirs, sizeof(theirs)) : 0;
     size_t m = control_group("self", ours, sizeof(ours));
     if (n && (n != m || memcmp(theirs, ours, n) != 0))
-        return hash(begin, theirs, n);
-    return hash(begin, &who.uid, sizeof(who.uid));
+        return hash(HASH_BEGIN, theirs, n);
+    return hash(HASH_BEGIN, &who.uid, sizeof(who.uid));
 }

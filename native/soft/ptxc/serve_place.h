@@ -9,12 +9,13 @@
 
 struct serve_place {
     const char *path;
-    char lock_path[112];
     int listener, lock;
 };
 
-/* Listens at `path`, for everybody, in place of one that has ended; fails the job if one lives. */
-void serve_place_take(struct job *job, struct serve_place *place, const char *path);
+/* Listens at `path`, for everybody, in place of one that has ended; fails the job if one lives.
+ * `cache`: a folder that nobody else can read, for the lock. */
+void serve_place_take(struct job *job, struct serve_place *place, const char *path,
+                      const char *cache);
 void serve_place_leave(struct serve_place *place);
 /* Whose connection it is: the container, known by its control group, or else the user. */
 uint64_t serve_peer_key(int socket);
