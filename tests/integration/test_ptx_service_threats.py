@@ -18,6 +18,8 @@ from ptx_service_world import (
     BUSY,
     HEAD,
     MAGIC,
+    PIECE,
+    REPLY,
     REQUEST,
     SEALS,
     VERSION,
@@ -144,6 +146,26 @@ def test_a_compiler_that_hangs_is_ended_with_its_children(tmp_path: Path, native
         (tmp_path / "hang").unlink()
         assert one.ask(TEXT, "k1").status == 0
     assert "kernel_timed_out kernel=k1" in one.text()
+
+
+def test_who_does_not_read_holds_up_nobody(tmp_path: Path, native_dir: Path) -> None:
+    """Nor is a refusal put amid the bytes of a kernel."""
+    big = 'for at; do [ "$was" = -o ] && out=$at; was=$at; done'
+    env = wrapper(tmp_path, f'{big}\ncc "$@" && truncate -s +16M "$out"')
+    with service(tmp_path, native_dir, "--timeout-s", "3", env=env) as one, one.connect() as lazy:
+        send(lazy, PTX, "k1")
+        wait_for(lambda: "kernel_timed_out" in one.text(), "its job is ended")
+        began_s = time.monotonic()
+        with one.connect() as other:
+            send(other, PTX, "k77")
+            assert read(other).status not in (0, BUSY)
+        assert time.monotonic() - began_s < 5  # it was 10 for each such reader
+        pieces = []
+        while piece := lazy.recv(1 << 20):
+            pieces.append(piece)
+        assert REPLY.unpack(pieces[0])[2] == 0
+        assert len(pieces) > 1
+        assert {len(piece) for piece in pieces[1:]} == {PIECE}
 
 
 def test_who_vanishes_is_not_compiled_for(tmp_path: Path, native_dir: Path) -> None:

@@ -2,13 +2,13 @@
 #include "soft/ptxc/serve.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -47,6 +47,7 @@ struct server {
     bool stop;
     uint64_t arrivals, trim_ms;
     struct serve_queue queue;
+    volatile bool *begun; /* of each connection: its job answers already; shared with the jobs */
     struct connection connections[SERVE_CONNECTIONS];
 };
 
@@ -162,6 +163,7 @@ static _Noreturn void become_job(struct server *server, const struct connection 
                                         .text = mine->text,
                                         .text_bytes = mine->asked.text_bytes,
                                         .sm = mine->asked.sm,
+                                        .begun = &server->begun[mine - server->connections],
                                         .kernel = mine->kernel};
     struct serve_settings settings = *server->settings;
     sigset_t none;
@@ -179,12 +181,12 @@ static _Noreturn void become_job(struct server *server, const struct connection 
             if (c->text >= 0)
                 close(c->text);
         }
-    fcntl(asked.socket, F_SETFL, 0); /* blocking, from here */
     serve_job(&settings, &asked);
 }
 
 static void start(struct server *server, struct connection *c)
 {
+    server->begun[c - server->connections] = false;
     pid_t child = fork();
     if (child == 0)
         become_job(server, c);
@@ -238,7 +240,8 @@ static void finish(struct server *server, struct connection *c, int status)
                           : "crashed",
             c->kernel, (unsigned long long)ms);
         cache_forget(server->cache, c->child);
-        if (!c->gone_ms)
+        /* Amid a kernel's bytes this would be taken for some of them. */
+        if (!c->gone_ms && !server->begun[c - server->connections])
             serve_refuse(c->socket, PTXC_INTERNAL, why);
     }
     drop(server, c);
@@ -365,10 +368,14 @@ int serve(const struct serve_settings *settings)
     sigset_t signals;
     server.settings = settings;
     server.queue.places = settings->jobs;
+    server.begun = mmap(NULL, SERVE_CONNECTIONS * sizeof(*server.begun), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (setjmp(job.out) != 0) {
         say("%s", job.why);
         return job.code;
     }
+    if (server.begun == MAP_FAILED)
+        job_fail(&job, PTXC_NO_MEMORY, "out of memory");
     snprintf(server.cache, sizeof(server.cache), "%s", cache_folder(&job, settings->cache));
     serve_place_take(&job, &place, settings->socket, server.cache);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < 4 * SERVE_CONNECTIONS) {

@@ -10,13 +10,16 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "soft/ptxc/compile.h"
 #include "soft/ptxc/service.h"
 
-enum { PIECE_S = 10, FILES_MIB = 256 }; /* a reader's patience; what a compile may write */
+enum {
+    SEND_MS = 30000, /* for all of a kernel; a reader may be slow, but not hold a place for long */
+    FILES_MIB = 256, /* what a compile may write */
+};
 
 int serve_refuse(int socket, uint32_t status, const char *why)
 {
@@ -71,20 +74,42 @@ static int open_object(struct job *job, const char *path, uint64_t *bytes)
     return fd;
 }
 
+static uint64_t now_ms(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* The socket stays one that never blocks: the service has the same one open. */
+static int send_patiently(int socket, const void *bytes, size_t count, uint64_t end_ms)
+{
+    for (;;) {
+        struct pollfd room = {.fd = socket, .events = POLLOUT};
+        int err = ptxc_send(socket, bytes, count, NULL, 0, -1);
+        if (err != -EAGAIN)
+            return err;
+        uint64_t now = now_ms();
+        if (now >= end_ms)
+            return -ETIMEDOUT;
+        if (poll(&room, 1, (int)(end_ms - now)) < 0 && errno != EINTR)
+            return -errno;
+    }
+}
+
 static void send_object(int socket, int fd, uint64_t bytes)
 {
     static char piece[PTXC_PIECE];
     struct ptxc_reply reply = {.magic = PTXC_MAGIC, .version = PTXC_VERSION, .object_bytes = bytes};
-    struct timeval patience = {.tv_sec = PIECE_S};
-    setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-    int err = ptxc_send(socket, &reply, sizeof(reply), NULL, 0, -1);
+    uint64_t end_ms = now_ms() + SEND_MS;
+    int err = send_patiently(socket, &reply, sizeof(reply), end_ms);
     for (uint64_t done = 0; !err && done < bytes;) {
         ssize_t n = read(fd, piece, sizeof(piece));
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return; /* the program sees that the end is missing */
-        err = ptxc_send(socket, piece, (size_t)n, NULL, 0, -1);
+        err = send_patiently(socket, piece, (size_t)n, end_ms);
         done += (uint64_t)n;
     }
 }
@@ -110,11 +135,13 @@ _Noreturn void serve_job(const struct serve_settings *settings, const struct ser
         }
         if (fd < 0)
             job_fail(&job, PTXC_INTERNAL, "the cache has no room for the compiled kernel");
+        *asked->begun = true;
         send_object(asked->socket, fd, bytes);
     } else {
         char why[PTXC_WHY_MAX + 1];
         cache_end(&work);
         compile_reason(&job, &wish, why, sizeof(why));
+        *asked->begun = true;
         serve_refuse(asked->socket, (uint32_t)compile_exit(&job), why);
     }
     _exit(compile_exit(&job));

@@ -12,9 +12,11 @@ struct serve_request {
     uint64_t text_bytes;
     uint32_t sm;
     const char *kernel;
+    volatile bool *begun; /* set before the first byte of the answer */
 };
 
-/* Answers with a status that is not 0. -errno. */
+/* Answers with a status that is not 0, at once or not at all: the socket must be one that never
+ * blocks. -errno. */
 int serve_refuse(int socket, uint32_t status, const char *why);
 /* Reads the text, compiles, answers. Its exit status: what was answered. */
 _Noreturn void serve_job(const struct serve_settings *settings, const struct serve_request *asked);
