@@ -8,13 +8,26 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from ptx_service_world import HEAD, Service, ended, kernel, send, service
+from ptx_service_world import (
+    HEAD,
+    MAGIC,
+    REPLY,
+    VERSION,
+    Service,
+    ended,
+    kernel,
+    send,
+    service,
+)
 from shim_world import compile_c
 
 from tests.integration.machine import ROOT, wait_for
@@ -160,6 +173,34 @@ def test_programs_go_on_while_the_service_is_replaced(place: Path, native_dir: P
         rest = program.stdout.read().split()
     three.end()
     assert (program.returncode, rest) == (0, [str(100 + i) for i in range(2, 8)])
+
+
+def test_a_service_that_ends_late_in_a_kernel_is_waited_for(place: Path) -> None:
+    """The program's patience begins when the service is lost, not when it was asked."""
+    (place / "served").mkdir(mode=0o755)
+    path = place / "served/sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(30)
+
+        def serve() -> None:
+            one, _ = listener.accept()
+            time.sleep(1)
+            one.close()
+            two, _ = listener.accept()
+            with two:
+                two.send(REPLY.pack(MAGIC, VERSION, 6, 5, 0) + b"again")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        done = run(place, HARP_PTXC_SOCKET=str(path), HARP_PTXC_WAIT_MS="500")
+        if thread.is_alive():  # it has not come again
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as last:
+                last.connect(str(path))
+                thread.join()
+    assert "again" in done.stderr
+    assert "no compiler answers" not in done.stderr
 
 
 def test_two_do_not_serve_one_socket(place: Path, native_dir: Path) -> None:

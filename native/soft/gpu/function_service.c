@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,7 @@ struct asking {
     int text, cc;
     size_t text_bytes;
     int64_t end_ms;
+    bool asked; /* the last time a service took the request */
     char why[200];
 };
 
@@ -160,6 +162,7 @@ static enum outcome ask_once(struct asking *ask, struct soft_spawned *done)
                                    .text_bytes = ask->text_bytes,
                                    .kernel_bytes = (uint32_t)strlen(ask->kernel)};
     enum outcome out;
+    ask->asked = false;
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return lost(ask, "socket", errno);
@@ -169,6 +172,7 @@ static enum outcome ask_once(struct asking *ask, struct soft_spawned *done)
     } else {
         int err =
             ptxc_send(fd, &request, sizeof request, ask->kernel, request.kernel_bytes, ask->text);
+        ask->asked = err == 0;
         out = err != 0 ? lost(ask, "send", -err) : take_answer(ask, fd, done);
     }
     close(fd);
@@ -208,8 +212,8 @@ int soft_ask_service(const char *socket, const char *ptx, size_t ptx_bytes, cons
         int64_t now = now_ms();
         if (out == ANSWERED || out == LATE || now >= ask.end_ms)
             break;
-        if (out == BUSY)
-            until_ms = now + patience_ms; /* it is there */
+        if (out == BUSY || ask.asked)
+            until_ms = now + patience_ms; /* it is there, or was until now */
         else if (now >= until_ms)
             break;
         /* not all who wait at once */
