@@ -7,6 +7,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -191,6 +193,25 @@ def test_a_compiler_that_crashes_is_told(tmp_path: Path, native_dir: Path) -> No
         answer = one.ask(TEXT, "k1")
         assert (answer.status, answer.why) == (6, "kernel k1: the compiler was ended by signal 9")
         wait_for(lambda: all_ended(pids), "what it had started has ended")
+
+
+def test_a_connection_of_a_process_that_has_ended_is_refused(
+    tmp_path: Path, native_dir: Path
+) -> None:
+    """Its control group cannot be read any more: it would be counted as another."""
+    with (
+        service(tmp_path, native_dir) as one,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left,
+    ):
+        left.settimeout(60)
+        one.process.send_signal(signal.SIGSTOP)
+        connect = f"import socket; socket.socket(fileno={left.fileno()}).connect({str(one.socket)!r})"
+        subprocess.run([sys.executable, "-c", connect], pass_fds=[left.fileno()], check=True)
+        send(left, PTX, "k1")
+        one.process.send_signal(signal.SIGCONT)
+        with pytest.raises((AssertionError, ConnectionResetError), match=r"hung up|reset"):
+            read(left)
+        assert one.ask(TEXT, "k1").status == 0
 
 
 def as_user(uid: int, one: Service) -> socket.socket:

@@ -91,23 +91,32 @@ static void refuse(struct server *server, struct connection *c, uint32_t status,
     drop(server, c);
 }
 
-static void welcome(struct server *server)
+static bool welcome(struct server *server)
 {
     struct connection *c = server->connections;
+    struct serve_peer *peer = NULL;
+    uint64_t key;
     while (c < server->connections + SERVE_CONNECTIONS && c->state != FREE)
         c++;
     int fd = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
-        return;
-    struct serve_peer *peer = c < server->connections + SERVE_CONNECTIONS
-                                  ? serve_peer_join(&server->queue, serve_peer_key(fd))
-                                  : NULL;
+        return errno == EINTR || errno == ECONNABORTED;
+    if (c < server->connections + SERVE_CONNECTIONS && serve_peer_key(fd, &key))
+        peer = serve_peer_join(&server->queue, key);
     if (!peer) {
         close(fd);
-        return;
+        return true;
     }
     *c = (struct connection){
         .state = ASKING, .socket = fd, .text = -1, .peer = peer, .since_ms = now_ms()};
+    return true;
+}
+
+/* All who have come, while it can be seen yet who they are; not without end. */
+static void welcome_all(struct server *server)
+{
+    for (int i = 0; i < SERVE_CONNECTIONS && welcome(server); i++)
+        ;
 }
 
 static void hear(struct server *server, struct connection *c)
@@ -339,7 +348,7 @@ static void turn(struct server *server)
     if (fds[0].revents)
         read_signals(server);
     if (n > known && fds[known].revents)
-        welcome(server);
+        welcome_all(server);
     look_at_clocks(server);
     start_all(server);
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -85,18 +86,23 @@ static size_t control_group(const char *process, char *text, size_t room)
     return used;
 }
 
-/* In a container anybody may be any user, so the user says nothing there. */
-uint64_t serve_peer_key(int socket)
+/* In a container anybody may be any user, so the user says nothing there: whoever has ended since
+ * it connected, and left its connection to others, would be as many as it likes. */
+bool serve_peer_key(int socket, uint64_t *key)
 {
     struct ucred who = {0};
     socklen_t bytes = sizeof(who);
     char theirs[4096], ours[4096], name[24];
     if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &who, &bytes) != 0)
-        return HASH_BEGIN;
+        return false;
     snprintf(name, sizeof(name), "%d", (int)who.pid);
     size_t n = who.pid > 0 ? control_group(name, theirs, sizeof(theirs)) : 0;
     size_t m = control_group("self", ours, sizeof(ours));
-    if (n && (n != m || memcmp(theirs, ours, n) != 0))
-        return hash(HASH_BEGIN, theirs, n);
-    return hash(HASH_BEGIN, &who.uid, sizeof(who.uid));
+    /* A process that lives and is not shown to us (hidepid) may ask; no container hides so. */
+    if (who.pid > 0 && !n && (kill(who.pid, 0) == 0 || errno != EPERM))
+        return false;
+    *key = n && (n != m || memcmp(theirs, ours, n) != 0)
+               ? hash(HASH_BEGIN, theirs, n)
+               : hash(HASH_BEGIN, &who.uid, sizeof(who.uid));
+    return true;
 }

@@ -5,6 +5,9 @@
 #ifndef HARP_PTXC_SERVE_PLACE_H
 #define HARP_PTXC_SERVE_PLACE_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "soft/ptxc/job.h"
 
 struct serve_place {
@@ -17,7 +20,8 @@ struct serve_place {
 void serve_place_take(struct job *job, struct serve_place *place, const char *path,
                       const char *cache);
 void serve_place_leave(struct serve_place *place);
-/* Whose connection it is: the container, known by its control group, or else the user. */
-uint64_t serve_peer_key(int socket);
+/* Whose connection it is: the container, known by its control group, or else the user. False: it
+ * cannot be said any more, for whoever connected has ended. */
+bool serve_peer_key(int socket, uint64_t *key);
 
 #endif
