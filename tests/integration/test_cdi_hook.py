@@ -128,6 +128,25 @@ def test_an_image_without_a_driver_gets_ours_where_its_loader_looks(bundle: Bund
         assert str(link.readlink()) == name
 
 
+def test_what_lies_beside_the_driver_is_there_again_when_it_is_started_again(
+    bundle: Bundle,
+) -> None:
+    """The files that were mounted over are empty and still there then; the mounts are not."""
+    for name in ("libnvidia-ptxjitcompiler.so.1", "libnvidia-nvvm.so.4"):
+        bundle.file(f"/opt/harp/driver/{name}", "the driver's")
+    bundle.file("/usr/lib/libnvidia-nvvm.so.4")
+    for _ in range(3):
+        done = bundle.run()
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        inside = [line.split() for line in done.stdout.splitlines() if "/libnvidia-" in line]
+        assert [
+            words[4].removeprefix(str(bundle.root))
+            for words in inside
+            if "/opt/harp/driver/" in words[3]
+        ] == [f"{LIBRARIES}/libnvidia-ptxjitcompiler.so.1"]
+
+
 def test_links_of_an_image_lead_nowhere_else(bundle: Bundle, tmp_path: Path) -> None:
     outside = tmp_path / "libcuda.so.9"
     outside.write_text("the host's")

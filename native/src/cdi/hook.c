@@ -211,12 +211,26 @@ static int loaders_folder(int root)
     return -1;
 }
 
+/* A file to mount over, as place() makes it: it stays in the container's own layer, and on its next
+ * start nothing is mounted there. */
+static bool is_bare(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == 0;
+}
+
 static void place(int folder, const char *name, int source)
 {
     int made = openat(folder, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0644);
+    bool here = made >= 0 || errno == EEXIST;
     if (made >= 0)
         close(made);
-    int target = made >= 0 ? openat(folder, name, O_PATH | O_NOFOLLOW | O_CLOEXEC) : -1;
+    int target = here ? openat(folder, name, O_PATH | O_NOFOLLOW | O_CLOEXEC) : -1;
+    if (target >= 0 && !is_bare(target)) {
+        close(target);
+        target = -1;
+        errno = EEXIST;
+    }
     if (target < 0 || root_cover(source, target) != 0)
         hook_say("warning: %s is not placed where the loader looks: %s", name, strerror(errno));
     if (target >= 0)
@@ -243,10 +257,11 @@ static bool is_anywhere(int root, const char *name)
         char path[PATH_MAX];
         snprintf(path, sizeof path, "%s/%s", folders[i], name);
         int fd = root_file(root, path, O_PATH);
-        if (fd >= 0) {
+        bool there = fd >= 0 && !is_bare(fd);
+        if (fd >= 0)
             close(fd);
+        if (there)
             return true;
-        }
     }
     return false;
 }
