@@ -187,7 +187,7 @@ def _describe(
         things = Things(
             hook,
             shim,
-            Path(one.grant_dir),
+            grant_folder(one),
             backing,
             list(one.device_uuids),
             beside=() if software else beside_driver(backing.cuda),
@@ -216,6 +216,24 @@ def _describe(
         "limit_ppm": one.limit_ppm,
         "software": software,
     }
+
+
+def grant_folder(tenant: pb.Tenant) -> Path:
+    """Where the folder of a tenant lies that containers have mounted, whatever links lead there.
+
+    Raises:
+        ConfigError: it is there no more.
+        RunDirUnsafe: its user could put another tenant's in its place, or none.
+    """
+    try:
+        folder = Path(tenant.grant_dir).resolve(strict=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder of tenant {tenant.name} is not there: {tenant.grant_dir}",
+            f"harp cdi {tenant.name} --remove; then make it with its limits",
+        ) from error
+    check_path(folder)
+    return folder
 
 
 def _make(client: Client, places: Places, asked: pb.CreateTenantRequest) -> pb.Tenant:

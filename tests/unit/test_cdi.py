@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from harp.api.v1 import control_pb2 as pb
 from harp.cdi import Things, device_name, file_name, spec, tenant_of
-from harp.cli.cdi import check_path
+from harp.cli.cdi import Places, _describe, check_path
 from harp.discovery.nodes import beside_driver, device_nodes
 from harp.errors import ConfigError, NoDevice, RunDirUnsafe
 from harp.inject import Backing
+from harp.native import find
 
 SOFT = Things(
     hook=Path("/var/lib/harp/cdi/hook-1"),
@@ -160,3 +163,41 @@ def test_what_others_may_change_is_not_run_by_root(tmp_path: Path) -> None:
     (tmp_path / "everybodys").symlink_to("/tmp")
     with pytest.raises(RunDirUnsafe):
         check_path(tmp_path / "everybodys")
+
+
+class Harpd:
+    """All that describing a tenant asks of it."""
+
+    def info(self) -> pb.GetInfoReply:
+        return pb.GetInfoReply(kind=pb.DEVICE_KIND_NVIDIA, cuda_path="/c", nvml_path="/n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root's files, and to give them away")
+def test_only_roots_tenants_are_described(
+    tmp_path: Path, native_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who can change the folder of a grant could put another's in its place, or take it away."""
+    monkeypatch.setattr("harp.cli.cdi.device_nodes", lambda _uuids: ())
+    roots, users = tmp_path / "root", tmp_path / "user"
+    for folder in (roots, roots / "grant", users, users / "grant"):
+        folder.mkdir(mode=0o755)
+    (users / "link").symlink_to(roots / "grant")
+    os.chown(users, 61234, -1)
+    os.chown(users / "grant", 61234, -1)
+    places = Places(tmp_path / "out", tmp_path / "state", tmp_path / "grants")
+    native = find({"HARP_NATIVE_DIR": str(native_dir)})
+
+    def describe(folder: Path) -> dict[str, object]:
+        tenant = pb.Tenant(name="t1", grant_dir=str(folder))
+        return _describe(Harpd(), places, tenant, native, None)  # type: ignore[arg-type]
+
+    with pytest.raises(RunDirUnsafe, match="user"):
+        describe(users / "grant")
+    with pytest.raises(ConfigError, match="is not there"):
+        describe(roots / "gone")
+    assert not places.output.exists()
+    # A link may be led elsewhere later: what is mounted is the folder that was looked at.
+    said = json.loads(Path(str(describe(users / "link")["spec"])).read_text())
+    (device,) = said["devices"]
+    sources = {m["containerPath"]: m["hostPath"] for m in device["containerEdits"]["mounts"]}
+    assert sources["/opt/harp/grant"] == str(roots / "grant")
