@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -212,6 +213,46 @@ def test_a_connection_of_a_process_that_has_ended_is_refused(
         with pytest.raises((AssertionError, ConnectionResetError), match=r"hung up|reset"):
             read(left)
         assert one.ask(TEXT, "k1").status == 0
+
+
+def test_without_descriptors_it_waits_and_does_not_spin(tmp_path: Path, native_dir: Path) -> None:
+    with service(tmp_path, native_dir) as one:
+        pid = one.process.pid
+        used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, before[1]))
+        with one.connect() as sock:
+            send(sock, PTX, "k1")
+            at = cpu_s(pid)
+            time.sleep(2)
+            assert cpu_s(pid) - at < 0.5
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            assert read(sock).status == 0
+
+
+def test_who_reads_its_log_may_end(tmp_path: Path, native_dir: Path) -> None:
+    out, into = os.pipe()
+    socket_path = tmp_path / "served" / "sock"
+    socket_path.parent.mkdir(mode=0o755)
+    command = [str(native_dir / "harp-ptxc"), "serve", "--socket", str(socket_path)]
+    command += ["--cache", str(tmp_path / "cache")]
+    with subprocess.Popen(command, stderr=into) as process:
+        os.close(into)
+        assert b"serving" in os.read(out, 4096)
+        os.close(out)
+        for name in ("k1", "k2"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                sock.settimeout(60)
+                sock.connect(str(socket_path))
+                send(sock, PTX, name)
+                assert read(sock).status == 0
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def cpu_s(pid: int) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def as_user(uid: int, one: Service) -> socket.socket:

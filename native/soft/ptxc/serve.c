@@ -43,9 +43,10 @@ struct connection {
 struct server {
     const struct serve_settings *settings;
     char cache[4096];
-    int listener, signals;
+    int listener, signals, lock;
     bool stop;
     uint64_t arrivals, trim_ms;
+    uint64_t full_ms; /* no descriptor was left for a connection, then */
     struct serve_queue queue;
     volatile bool *begun; /* of each connection: its job answers already; shared with the jobs */
     struct connection connections[SERVE_CONNECTIONS];
@@ -99,8 +100,11 @@ static bool welcome(struct server *server)
     while (c < server->connections + SERVE_CONNECTIONS && c->state != FREE)
         c++;
     int fd = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0)
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+            server->full_ms = now_ms();
         return errno == EINTR || errno == ECONNABORTED;
+    }
     if (c < server->connections + SERVE_CONNECTIONS && serve_peer_key(fd, &key))
         peer = serve_peer_join(&server->queue, key);
     if (!peer) {
@@ -183,6 +187,8 @@ static _Noreturn void become_job(struct server *server, const struct connection 
     sigprocmask(SIG_SETMASK, &none, NULL);
     close(server->listener);
     close(server->signals);
+    close(server->lock);
+    signal(SIGPIPE, SIG_DFL); /* as a compiler finds it anywhere */
     for (struct connection *c = server->connections; c < server->connections + SERVE_CONNECTIONS;
          c++)
         if (c != mine && c->state != FREE) {
@@ -335,9 +341,11 @@ static void turn(struct server *server)
         fds[n++] = (struct pollfd){.fd = c->socket, .events = c->state == ASKING ? POLLIN : 0};
     }
     nfds_t known = n;
-    if (known - 1 < SERVE_CONNECTIONS)
+    /* Who waits to be accepted would wake us at once again. */
+    bool full = server->full_ms && now_ms() - server->full_ms < TICK_MS;
+    if (known - 1 < SERVE_CONNECTIONS && !full)
         fds[n++] = (struct pollfd){.fd = server->listener, .events = POLLIN};
-    if (poll(fds, n, busy ? TICK_MS : -1) < 0)
+    if (poll(fds, n, busy || full ? TICK_MS : -1) < 0)
         return;
     for (nfds_t i = 1; i < known; i++) {
         if (fds[i].revents & POLLIN)
@@ -397,8 +405,12 @@ int serve(const struct serve_settings *settings)
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     sigprocmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN); /* whoever reads the log may end before us */
     server.signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (server.signals < 0)
+        job_fail(&job, PTXC_INTERNAL, "signalfd: %s", strerror(errno));
     server.listener = place.listener;
+    server.lock = place.lock;
     for (int i = 0; i < SERVE_CONNECTIONS; i++)
         server.connections[i] = (struct connection){.socket = -1, .text = -1};
     cache_trim(server.cache, (uint64_t)settings->cache_mib << 20);
