@@ -173,13 +173,14 @@ def _content_folder(
     if target.is_dir():
         with contextlib.suppress(OSError):  # swept between the two calls: made again below
             os.utime(target)
+            _open_to_all(base, target)
             if not keep_old:
                 _sweep(base, target)
             return target
     base.mkdir(mode=0o755, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=base) as scratch:
         fresh = Path(scratch) / "x"
-        fresh.mkdir(mode=0o755)
+        fresh.mkdir()
         for name, source in copies.items():
             shutil.copyfile(source, fresh / name)
             (fresh / name).chmod(0o755)
@@ -187,6 +188,8 @@ def _content_folder(
             (fresh / name).symlink_to(goal)
         if marker:
             (fresh / MARKER).write_text("made by harp run; scrubbed from HARP's own processes\n")
+            (fresh / MARKER).chmod(0o644)
+        _open_to_all(base, fresh)
         try:
             os.rename(fresh, target)  # noqa: PTH104 - rename(2): fails if the target is not empty
         except OSError:
@@ -196,6 +199,13 @@ def _content_folder(
     if not keep_old:
         _sweep(base, target)
     return target
+
+
+def _open_to_all(*folders: Path) -> None:
+    """Also under a strict umask: a container's processes may be any user's."""
+    for folder in folders:
+        if folder.stat().st_mode & 0o777 != 0o755:
+            folder.chmod(0o755)
 
 
 def _sweep(base: Path, current: Path) -> None:

@@ -329,8 +329,9 @@ def check_path(path: Path, *, make: bool = False) -> None:
     Raises:
         RunDirUnsafe: somebody else could.
     """
-    if make:
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if make and not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o755)  # also under a strict umask: containers run as any user
     real = path.resolve()
     for part in (real, *real.parents):
         found = part.stat()

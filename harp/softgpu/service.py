@@ -46,7 +46,9 @@ def serve_compiler(arguments: Sequence[str], env: Mapping[str, str] = os.environ
         raise NativeError("there is no C compiler here", "apt-get install gcc libc6-dev")
     socket = options.socket.absolute()
     try:
-        socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not socket.parent.is_dir():
+            socket.parent.mkdir(parents=True, exist_ok=True)
+            socket.parent.chmod(0o755)  # also under a strict umask: any user asks
     except OSError as error:
         raise ConfigError(f"{socket.parent}: {error.strerror}", "name another --socket") from error
     command = ["harp-ptxc", "serve", "--socket", str(socket)]

@@ -246,6 +246,19 @@ def test_wrong_usage_of_the_program(wrong: list[str], native_dir: Path) -> None:
     assert "serve --socket PATH" in done.stderr
 
 
+@pytest.mark.parametrize("umask", [0o027, 0o077])
+def test_any_user_gets_to_the_socket_whatever_the_umask(
+    umask: int, place: Path, native_dir: Path
+) -> None:
+    old = os.umask(umask)
+    try:
+        with service(place, native_dir) as one:
+            assert one.socket.parent.stat().st_mode & 0o777 == 0o755
+            assert one.socket.stat().st_mode & 0o777 == 0o666
+    finally:
+        os.umask(old)
+
+
 @needs_root
 def test_another_user_may_ask(place: Path, native_dir: Path) -> None:
     with (

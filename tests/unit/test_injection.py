@@ -15,6 +15,7 @@ import pytest
 from proc_files import write_stat
 
 from harp import inject
+from harp.cli.cdi import check_path
 from harp.errors import BuildMissing, RunDirUnsafe
 from harp.inject import Backing, shim_dir, soft_dir, tenant_env
 from harp.native import NativeDir, find, scrub
@@ -67,6 +68,30 @@ def test_an_upgrade_makes_a_new_folder_and_touches_no_mapped_file(
     assert (old / "libcuda.so.1").stat().st_ino == inode
     assert (old / "libcuda.so.1").read_bytes() == b"shim"
     assert (new / "libcuda.so.1").read_bytes() == b"newer shim"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_any_user_can_load_them_whatever_the_umask(
+    umask: int, native: NativeDir, tmp_path: Path
+) -> None:
+    """A container's processes may be any user's."""
+    state = tmp_path / "state"
+    for mended in (False, True):
+        old = os.umask(umask)
+        try:
+            if os.geteuid() == 0:
+                check_path(state, make=True)
+            shim, soft = shim_dir(native, state), soft_dir(native, state).cuda.parent
+        finally:
+            os.umask(old)
+        made = (state,) if os.geteuid() == 0 else ()
+        for path in (*made, shim.parent, shim, soft.parent, soft):
+            assert path.stat().st_mode & 0o777 == 0o755, (mended, path)
+        for folder in (shim, soft):
+            for path in folder.iterdir():
+                assert path.stat().st_mode & 0o444 == 0o444, path
+        for path in (shim.parent, shim):  # as an earlier version left them
+            path.chmod(0o700)
 
 
 def aged(folder: Path) -> Path:
