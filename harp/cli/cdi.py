@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ __all__ = ["cdi"]
 
 _BACKLOG = 128
 _SOCKET = "arbiter.sock"
+_LOCK = ".lock"  # no tenant of a device is called so
 _CLASS_OF = {
     TenantClass.STANDARD.label: pb.TENANT_CLASS_STANDARD,
     TenantClass.LATENCY.label: pb.TENANT_CLASS_LATENCY,
@@ -139,23 +141,24 @@ def cdi(
         if started:
             progress("harp: started harpd")
         places = Places(output.absolute(), state.absolute(), client.run_dir.path / "cdi")
-        living = {one.name: one for one in client.state().tenants}
-        gone = [name for name in _sweep(places, living) if name != tenant]
-        for name in gone:
-            progress(f"harp: tenant {name} has ended: its device is removed")
-        if remove:
-            answer = _remove(client, places, tenant, living.get(tenant))
-        else:
-            there = living.get(tenant)
-            if there is not None and wished:
-                raise ConfigError(
-                    f"tenant {tenant} is there already", f"harp set {tenant} changes its limits"
-                )
-            if there is None and not wished:
-                raise UnknownTenant(
-                    f"no tenant is called {tenant}", "say its limits to make it: --mem, --share"
-                )
-            answer = _describe(client, places, there or asked, find(env), compiler)
+        with _alone(places):
+            living = {one.name: one for one in client.state().tenants}
+            gone = [name for name in _sweep(places, living) if name != tenant]
+            for name in gone:
+                progress(f"harp: tenant {name} has ended: its device is removed")
+            if remove:
+                answer = _remove(client, places, tenant, living.get(tenant))
+            else:
+                there = living.get(tenant)
+                if there is not None and wished:
+                    raise ConfigError(
+                        f"tenant {tenant} is there already", f"harp set {tenant} changes its limits"
+                    )
+                if there is None and not wished:
+                    raise UnknownTenant(
+                        f"no tenant is called {tenant}", "say its limits to make it: --mem, --share"
+                    )
+                answer = _describe(client, places, there or asked, find(env), compiler)
     if as_json:
         print_json({**answer, "swept": gone})
     elif remove:
@@ -163,6 +166,16 @@ def cdi(
     else:
         click.echo(f"{answer['device']}  {answer['spec']}")
         click.echo(f"podman run --device {answer['device']} IMAGE CMD...")
+
+
+@contextlib.contextmanager
+def _alone(places: Places) -> Iterator[None]:
+    """One such command at a time: a second would take the first's new folder for a left one."""
+    places.grants.mkdir(mode=0o700, parents=True, exist_ok=True)
+    places.grants.chmod(0o700)
+    with (places.grants / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _describe(
@@ -241,8 +254,6 @@ def _make(client: Client, places: Places, asked: pb.CreateTenantRequest) -> pb.T
     folder = places.grants / asked.name
     path = folder / _SOCKET
     check_socket(path, "choose a shorter name")
-    places.grants.mkdir(mode=0o700, parents=True, exist_ok=True)
-    places.grants.chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     folder.chmod(0o755)

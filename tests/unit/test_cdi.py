@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 
 from harp.api.v1 import control_pb2 as pb
 from harp.cdi import Things, device_name, file_name, spec, tenant_of
-from harp.cli.cdi import Places, _describe, check_path
+from harp.cli.cdi import Places, _describe, cdi, check_path
 from harp.discovery.nodes import beside_driver, device_nodes
 from harp.errors import ConfigError, NoDevice, RunDirUnsafe
 from harp.inject import Backing
@@ -168,6 +172,30 @@ def test_what_others_may_change_is_not_run_by_root(tmp_path: Path) -> None:
 class Harpd:
     """All that describing a tenant asks of it."""
 
+    def __init__(self, run_dir: Path = Path("/none")) -> None:
+        self.run_dir = SimpleNamespace(path=run_dir)
+        self.tenants: dict[str, pb.Tenant] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def state(self) -> SimpleNamespace:
+        found = list(self.tenants.values())
+        time.sleep(0.3)  # long enough for another to ask the same
+        return SimpleNamespace(tenants=found)
+
+    def deposit(self, _sock: object) -> bytes:
+        return b"ticket"
+
+    def create(self, asked: pb.CreateTenantRequest) -> SimpleNamespace:
+        if asked.name in self.tenants:
+            raise ConfigError("there already")
+        self.tenants[asked.name] = pb.Tenant(name=asked.name, grant_dir=asked.grant_dir)
+        return SimpleNamespace(tenant=self.tenants[asked.name])
+
     def info(self) -> pb.GetInfoReply:
         return pb.GetInfoReply(kind=pb.DEVICE_KIND_NVIDIA, cuda_path="/c", nvml_path="/n")
 
@@ -201,3 +229,32 @@ def test_only_roots_tenants_are_described(
     (device,) = said["devices"]
     sources = {m["containerPath"]: m["hostPath"] for m in device["containerEdits"]["mounts"]}
     assert sources["/opt/harp/grant"] == str(roots / "grant")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root describes devices")
+def test_two_commands_for_one_tenant_make_it_once(
+    tmp_path: Path, native_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second would take the first's folder, with the socket that is served, for a left one."""
+    harpd = Harpd(tmp_path)
+    monkeypatch.setattr("harp.cli.cdi.device_nodes", lambda _uuids: ())
+    monkeypatch.setattr("harp.cli.cdi.connect_or_start", lambda _env: (harpd, False))
+    monkeypatch.setenv("HARP_NATIVE_DIR", str(native_dir))
+    words = ["t1", "--mem", "1GiB", "--json", "--output", f"{tmp_path}/out"]
+    words += ["--state", f"{tmp_path}/state"]
+    said: list[str] = []
+
+    def command() -> None:
+        try:
+            cdi.main(words, standalone_mode=False)
+            said.append("made")
+        except ConfigError as error:
+            said.append(str(error))
+
+    both = [threading.Thread(target=command) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert sorted(said, key=len) == ["made", "tenant t1 is there already"]
+    assert (tmp_path / "cdi/t1/arbiter.sock").is_socket()
