@@ -4,22 +4,20 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "soft/ptxc/cache.h"
 #include "soft/ptxc/ptx_rt.h"
 #include "soft/ptxc/serve_job.h"
+#include "soft/ptxc/serve_log.h"
 #include "soft/ptxc/serve_place.h"
 #include "soft/ptxc/serve_queue.h"
 #include "soft/ptxc/service.h"
@@ -51,24 +49,6 @@ struct server {
     volatile bool *begun; /* of each connection: its job answers already; shared with the jobs */
     struct connection connections[SERVE_CONNECTIONS];
 };
-
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
-static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static void say(const char *format, ...)
-{
-    char line[512];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof(line), format, args);
-    va_end(args);
-    fprintf(stderr, "harp-ptxc: %s\n", line);
-}
 
 /* -------------------------------------------------------------------------- connections ------- */
 
@@ -102,7 +82,7 @@ static bool welcome(struct server *server)
     int fd = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
-            server->full_ms = now_ms();
+            server->full_ms = serve_now_ms();
         return errno == EINTR || errno == ECONNABORTED;
     }
     if (c < server->connections + SERVE_CONNECTIONS && serve_peer_key(fd, &key))
@@ -112,7 +92,7 @@ static bool welcome(struct server *server)
         return true;
     }
     *c = (struct connection){
-        .state = ASKING, .socket = fd, .text = -1, .peer = peer, .since_ms = now_ms()};
+        .state = ASKING, .socket = fd, .text = -1, .peer = peer, .since_ms = serve_now_ms()};
     return true;
 }
 
@@ -154,8 +134,7 @@ static void hear(struct server *server, struct connection *c)
     }
     if (c->text < 0 || !ptxc_is_sealed(c->text, c->asked.text_bytes)) {
         refuse(server, c, PTXC_USAGE,
-               "the text is no sealed memory file of the bytes it is said "
-               "to have");
+               "the text is no sealed memory file of the bytes it is said to have");
         return;
     }
     c->kernel = strdup(kernel);
@@ -164,7 +143,7 @@ static void hear(struct server *server, struct connection *c)
         return;
     }
     c->state = WAITING;
-    c->since_ms = now_ms();
+    c->since_ms = serve_now_ms();
     c->arrival = ++server->arrivals;
 }
 
@@ -213,7 +192,7 @@ static void start(struct server *server, struct connection *c)
     serve_start(&server->queue, c->peer);
     c->state = RUNNING;
     c->child = child;
-    c->since_ms = now_ms();
+    c->since_ms = serve_now_ms();
 }
 
 static void start_all(struct server *server)
@@ -236,12 +215,12 @@ static void start_all(struct server *server)
 
 static void finish(struct server *server, struct connection *c, int status)
 {
-    uint64_t ms = now_ms() - c->since_ms;
+    uint64_t ms = serve_now_ms() - c->since_ms;
     char why[PTXC_WHY_MAX + 1];
-    bool answered = WIFEXITED(status);
-    if (answered) {
-        say("kernel_%s kernel=%.200s code=%d ms=%llu", WEXITSTATUS(status) ? "refused" : "served",
-            c->kernel, WEXITSTATUS(status), (unsigned long long)ms);
+    if (WIFEXITED(status)) {
+        serve_say("kernel_%s kernel=%.200s code=%d ms=%llu",
+                  WEXITSTATUS(status) ? "refused" : "served", c->kernel, WEXITSTATUS(status),
+                  (unsigned long long)ms);
     } else {
         if (c->too_long)
             snprintf(why, sizeof(why), "kernel %.300s: the compiler took more than %u s", c->kernel,
@@ -249,11 +228,11 @@ static void finish(struct server *server, struct connection *c, int status)
         else
             snprintf(why, sizeof(why), "kernel %.300s: the compiler was ended by signal %d",
                      c->kernel, WTERMSIG(status));
-        say("kernel_%s kernel=%.200s ms=%llu",
-            c->gone_ms    ? "dropped"
-            : c->too_long ? "timed_out"
-                          : "crashed",
-            c->kernel, (unsigned long long)ms);
+        serve_say("kernel_%s kernel=%.200s ms=%llu",
+                  c->gone_ms    ? "dropped"
+                  : c->too_long ? "timed_out"
+                                : "crashed",
+                  c->kernel, (unsigned long long)ms);
         cache_forget(server->cache, c->child);
         /* Amid a kernel's bytes this would be taken for some of them. */
         if (!c->gone_ms && !server->begun[c - server->connections])
@@ -285,7 +264,7 @@ static void reap(struct server *server)
 
 static void look_at_clocks(struct server *server)
 {
-    uint64_t now = now_ms();
+    uint64_t now = serve_now_ms();
     for (struct connection *c = server->connections; c < server->connections + SERVE_CONNECTIONS;
          c++) {
         if (c->state == ASKING && now - c->since_ms > ASK_MS) {
@@ -307,11 +286,10 @@ static void look_at_clocks(struct server *server)
 /* Whoever asked is gone: has its answer, or does not want it any more. */
 static void leave(struct server *server, struct connection *c)
 {
-    if (c->state != RUNNING) {
+    if (c->state != RUNNING)
         drop(server, c);
-    } else {
-        c->gone_ms = now_ms();
-    }
+    else
+        c->gone_ms = serve_now_ms();
 }
 
 /* -------------------------------------------------------------------------------- loop -------- */
@@ -342,7 +320,7 @@ static void turn(struct server *server)
     }
     nfds_t known = n;
     /* Who waits to be accepted would wake us at once again. */
-    bool full = server->full_ms && now_ms() - server->full_ms < TICK_MS;
+    bool full = server->full_ms && serve_now_ms() - server->full_ms < TICK_MS;
     if (known - 1 < SERVE_CONNECTIONS && !full)
         fds[n++] = (struct pollfd){.fd = server->listener, .events = POLLIN};
     if (poll(fds, n, busy || full ? TICK_MS : -1) < 0)
@@ -381,25 +359,20 @@ int serve(const struct serve_settings *settings)
     static struct server server;
     static struct job job;
     struct serve_place place;
-    struct rlimit files;
     sigset_t signals;
     server.settings = settings;
     server.queue.places = settings->jobs;
     server.begun = mmap(NULL, SERVE_CONNECTIONS * sizeof(*server.begun), PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (setjmp(job.out) != 0) {
-        say("%s", job.why);
+        serve_say("%s", job.why);
         return job.code;
     }
     if (server.begun == MAP_FAILED)
         job_fail(&job, PTXC_NO_MEMORY, "out of memory");
     snprintf(server.cache, sizeof(server.cache), "%s", cache_folder(&job, settings->cache));
     serve_place_take(&job, &place, settings->socket, server.cache);
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < 4 * SERVE_CONNECTIONS) {
-        files.rlim_cur =
-            files.rlim_max < 4 * SERVE_CONNECTIONS ? files.rlim_max : 4 * SERVE_CONNECTIONS;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    serve_raise_files(4 * SERVE_CONNECTIONS);
     sigemptyset(&signals);
     sigaddset(&signals, SIGCHLD);
     sigaddset(&signals, SIGTERM);
@@ -414,14 +387,14 @@ int serve(const struct serve_settings *settings)
     for (int i = 0; i < SERVE_CONNECTIONS; i++)
         server.connections[i] = (struct connection){.socket = -1, .text = -1};
     cache_trim(server.cache, (uint64_t)settings->cache_mib << 20);
-    server.trim_ms = now_ms();
-    say("serving socket=%s cache=%s jobs=%u timeout_s=%u", settings->socket, server.cache,
-        settings->jobs, settings->timeout_s);
+    server.trim_ms = serve_now_ms();
+    serve_say("serving socket=%s cache=%s jobs=%u timeout_s=%u", settings->socket, server.cache,
+              settings->jobs, settings->timeout_s);
     while (!server.stop)
         turn(&server);
     end_all(&server);
     serve_place_leave(&place);
-    say("stopped");
+    serve_say("stopped");
     job_free(job.chunks);
     return PTXC_OK;
 }

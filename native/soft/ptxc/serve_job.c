@@ -10,10 +10,10 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "soft/ptxc/compile.h"
+#include "soft/ptxc/serve_log.h"
 #include "soft/ptxc/service.h"
 
 enum {
@@ -74,13 +74,6 @@ static int open_object(struct job *job, const char *path, uint64_t *bytes)
     return fd;
 }
 
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 /* The socket stays one that never blocks: the service has the same one open. */
 static int send_patiently(int socket, const void *bytes, size_t count, uint64_t end_ms)
 {
@@ -89,7 +82,7 @@ static int send_patiently(int socket, const void *bytes, size_t count, uint64_t 
         int err = ptxc_send(socket, bytes, count, NULL, 0, -1);
         if (err != -EAGAIN)
             return err;
-        uint64_t now = now_ms();
+        uint64_t now = serve_now_ms();
         if (now >= end_ms)
             return -ETIMEDOUT;
         if (poll(&room, 1, (int)(end_ms - now)) < 0 && errno != EINTR)
@@ -101,7 +94,7 @@ static void send_object(int socket, int fd, uint64_t bytes)
 {
     static char piece[PTXC_PIECE];
     struct ptxc_reply reply = {.magic = PTXC_MAGIC, .version = PTXC_VERSION, .object_bytes = bytes};
-    uint64_t end_ms = now_ms() + SEND_MS;
+    uint64_t end_ms = serve_now_ms() + SEND_MS;
     int err = send_patiently(socket, &reply, sizeof(reply), end_ms);
     for (uint64_t done = 0; !err && done < bytes;) {
         ssize_t n = read(fd, piece, sizeof(piece));

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -25,8 +26,9 @@ static uint64_t hash(uint64_t sum, const void *data, size_t bytes)
 static bool is_served(const struct sockaddr_un *address)
 {
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool served = fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
-                              errno == EAGAIN);
+    bool served =
+        fd >= 0 &&
+        (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 || errno == EAGAIN);
     if (fd >= 0)
         close(fd);
     return served;
@@ -69,6 +71,15 @@ void serve_place_leave(struct serve_place *place)
     unlink(place->path);
     close(place->listener);
     close(place->lock); /* its file stays: another may wait for it by now */
+}
+
+void serve_raise_files(uint64_t count)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= count)
+        return;
+    files.rlim_cur = files.rlim_max < count ? files.rlim_max : count;
+    setrlimit(RLIMIT_NOFILE, &files);
 }
 
 /* ------------------------------------------------------------------------------- peers -------- */

@@ -20,6 +20,8 @@ struct serve_place {
 void serve_place_take(struct job *job, struct serve_place *place, const char *path,
                       const char *cache);
 void serve_place_leave(struct serve_place *place);
+/* So many descriptors, if this process may have them. */
+void serve_raise_files(uint64_t count);
 /* Whose connection it is: the container, known by its control group, or else the user. False: it
  * cannot be said any more, for whoever connected has ended. */
 bool serve_peer_key(int socket, uint64_t *key);
