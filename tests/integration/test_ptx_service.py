@@ -190,6 +190,7 @@ def test_a_service_that_ends_late_in_a_kernel_is_waited_for(place: Path) -> None
             one.close()
             two, _ = listener.accept()
             with two:
+                two.recv(1 << 16)
                 two.send(REPLY.pack(MAGIC, VERSION, 6, 5, 0) + b"again")
 
         thread = threading.Thread(target=serve)
