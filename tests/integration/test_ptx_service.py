@@ -204,6 +204,37 @@ def test_a_service_that_ends_late_in_a_kernel_is_waited_for(place: Path) -> None
     assert "no compiler answers" not in done.stderr
 
 
+@needs_root
+@pytest.mark.parametrize("owner", [0, 61234])
+def test_a_folder_of_ours_that_is_anothers_decides_nothing(
+    owner: int, place: Path, native_dir: Path
+) -> None:
+    """Only root, or who started the container, can have put root's there."""
+    shutil.copy(native_dir / "harp-ptxc", place)
+    script = (
+        "mount -t tmpfs none /opt && mkdir -p /opt/harp/ptxc /opt/harp/soft &&"
+        f' touch /opt/harp/ptxc/sock && chown {owner} /opt/harp && "$@"'
+    )
+    program = [f"{place}/client", f"{place}/libcuda.so.1", f"{place}/text.ptx", "k0", "0"]
+    done = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", *program],
+        env={"PATH": os.environ["PATH"], "HARP_SOFT_DIR": f"{place}/soft",
+             "HARP_SOFT_DEVICES": "tiny", "HARP_SOFT_VERBOSE": "1", "HARP_PTXC_WAIT_MS": "300"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )  # fmt: skip
+    mine = any((place / "soft").iterdir())
+    if owner == 0:
+        assert done.stdout.startswith("refused 221\n"), done.stderr
+        assert "HARP_PTXC_SOCKET=/opt/harp/ptxc/sock" in done.stderr
+        assert not mine
+    else:
+        assert done.stdout == "100\n", done.stderr
+        assert mine
+
+
 def test_two_do_not_serve_one_socket(place: Path, native_dir: Path) -> None:
     (place / "other").mkdir()
     with service(place, native_dir) as one:

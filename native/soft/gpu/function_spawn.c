@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "soft/gpu/function_service.h"
+#include "soft/gpu/mounted.h"
 
 /* A container's; also a program with an empty environment is compiled for. */
 #define MOUNTED_SOCKET "/opt/harp/ptxc/sock"
@@ -204,7 +205,7 @@ int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int c
                     struct soft_spawned *done)
 {
     const char *service = getenv("HARP_PTXC_SOCKET");
-    if (access(MOUNTED_SOCKET, F_OK) == 0)
+    if (soft_is_mounted(MOUNTED_SOCKET))
         service = MOUNTED_SOCKET;
     if (service != NULL && service[0] != '\0')
         return soft_ask_service(service, ptx, ptx_bytes, kernel, cc, done);

@@ -6,6 +6,7 @@
  */
 #include "soft/gpu/driver.h"
 #include "soft/gpu/fault.h"
+#include "soft/gpu/mounted.h"
 #include "soft/gpu/shared.h"
 #include "soft/gpu/state_knobs.h"
 
@@ -226,10 +227,9 @@ static void identify(struct soft_state *state)
 static void where(char *dir, size_t bytes, const char *config)
 {
     const char *given = getenv("HARP_SOFT_DIR");
-    struct stat mounted;
 
     /* A container's: there is no other GPU for it, whatever its environment says. */
-    if (stat(SOFT_MOUNTED_DIR, &mounted) == 0 && S_ISDIR(mounted.st_mode))
+    if (soft_is_mounted(SOFT_MOUNTED_DIR))
         given = SOFT_MOUNTED_DIR;
     if (given != NULL && given[0] != '\0') {
         snprintf(dir, bytes, "%s", given);
