@@ -151,11 +151,8 @@ def find(
         return Ambiguous(tuple(owners))  # (4)
     pod = known.get(keys[0])
     mine = [owner for owner in owners if owner.pod_key == keys[0]]
-    mine += [  # (5): one of these may have them before
-        Owner(*keys[0], c.name)
-        for c in (pod.containers if pod else ())
-        if c.kind is Kind.INIT and c.slots == len(wanted)
-    ]
+    if pod is not None:  # (5): an init container may have them before
+        mine += [Owner(*pod.key, name) for name in _before(pod, len(wanted), mine)]
     return Match(_first(mine, pod), pod)  # (2)
 
 
@@ -193,6 +190,26 @@ def find_init(
     return Match(Owner(pod.namespace, pod.name, container.name), pod)
 
 
+def _before(pod: Pod, size: int, listed: Collection[Owner]) -> list[str]:
+    """Init containers that have not ended and may have had the slots of a listed container.
+
+    Kubelet keeps what init containers had for those after them, and each of these takes of it
+    first: one whose slots cannot all come from there has some that no init container had.
+    """
+    names = {owner.container for owner in listed}
+    kept, seen, found = 0, [], []
+    for container in pod.containers:
+        if container.kind is Kind.INIT:
+            kept = max(kept, container.slots)
+            if container.slots == size and not container.ended:
+                seen.append(container.name)
+            continue
+        if container.name in names and kept >= size:
+            found += [name for name in seen if name not in found and name not in names]
+        kept = max(0, kept - container.slots)
+    return found
+
+
 def _likely(
     keys: Sequence[tuple[str, str]], known: Mapping[tuple[str, str], Pod], node: str
 ) -> list[tuple[str, str]]:
@@ -219,11 +236,12 @@ def _first(owners: Sequence[Owner], pod: Pod | None) -> Owner:
         return owners[0]
     by_name = {owner.container: owner for owner in owners}
     mine = [c for c in pod.containers if c.name in by_name]
-    ready = [c for c in mine if not c.running and not c.ended] or [
-        c
-        for c in mine
-        if not c.running  # one that ended starts again
-    ]
     # An init container that ended is started again only with its pod: the others come before.
-    ready.sort(key=lambda c: c.ended and c.kind is Kind.INIT)
+    later = [c for c in mine if c.kind is not Kind.INIT]
+    ready = (
+        [c for c in mine if not c.running and not c.ended]
+        or [c for c in later if not c.running]  # one that ended starts again
+        or later  # the API server is late
+        or [c for c in mine if not c.running]
+    )
     return by_name[ready[0].name] if ready else owners[0]

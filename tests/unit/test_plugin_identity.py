@@ -71,6 +71,32 @@ def test_an_init_container_of_the_same_slots_comes_before_the_listed_one() -> No
     assert _named(listed, [pod("p", dataclasses.replace(ASKS, ended=True), *MAIN)]) == "main"
 
 
+@pytest.mark.parametrize(
+    ("init", "one", "two", "of_one", "of_two"),
+    [
+        ({}, {}, {}, "init", "two"),  # it has yet to run: the first of the others has its slots
+        ({"ended": True}, {"running": True}, {}, "one", "two"),
+        ({"ended": True}, {"running": True}, {"running": True}, "one", "two"),  # it crashed: late
+        ({"running": True}, {}, {}, "one", "two"),
+    ],
+)
+def test_siblings_of_an_init_container_of_their_size_are_told_apart(
+    init: dict[str, bool], one: dict[str, bool], two: dict[str, bool], of_one: str, of_two: str
+) -> None:
+    """Whoever is named like a sibling that runs would end it."""
+    others = frozenset({"b-0", "b-1"})
+    containers = (
+        dataclasses.replace(ASKS, **init),
+        dataclasses.replace(Container("one", slots=2), **one),
+        dataclasses.replace(Container("two", slots=2), **two),
+    )
+    holdings = [held("p", "one"), held("p", "two", others)]
+    for ids, expected in ((IDS, of_one), (others, of_two)):
+        found = find(ids, holdings, [pod("p", *containers)], NODE)
+        assert isinstance(found, Match)
+        assert found.owner.container == expected
+
+
 def _named(holdings: list[Holding], pods: list[Pod]) -> str:
     found = find(IDS, holdings, pods, NODE)
     assert isinstance(found, Match)
