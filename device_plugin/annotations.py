@@ -38,13 +38,15 @@ _FACTORS = {
     "G": 10**9,
     "T": 10**12,
     "P": 10**15,
+    "E": 10**18,
     "Ki": 1 << 10,
     "Mi": 1 << 20,
     "Gi": 1 << 30,
     "Ti": 1 << 40,
     "Pi": 1 << 50,
+    "Ei": 1 << 60,
 }
-_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(?:[eE]([0-9]{1,2})|([kMGTP]|[KMGTP]i)?)")
+_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(?:[eE]([0-9]{1,2})|([kMGTPE]|[KMGTPE]i)?)")
 _ANSWERS = {"true": True, "false": False}
 
 

@@ -27,7 +27,7 @@ import structlog
 
 from device_plugin.annotations import parse_quantity
 from device_plugin.identity import Container, Kind, Pod
-from harp.errors import ConfigError, DaemonUnreachable
+from harp.errors import ConfigError, DaemonUnreachable, HarpError
 
 __all__ = ["Access", "ApiServer", "pod_of"]
 
@@ -119,8 +119,8 @@ class ApiServer:
                     f"the API server answers {status} to GET {path}",
                     "let the plugin's service account get pods",
                 )
-            found.append(pod_of(body, self._resource))
-        return found
+            found.append(body)
+        return self._read(found)
 
     def here(self, *, pending: bool = False) -> Sequence[Pod]:
         """All pods of this node; or those that have not begun, asked with little patience.
@@ -140,7 +140,18 @@ class ApiServer:
                 f"the API server answers {status} to GET {path}",
                 "let the plugin's service account list pods",
             )
-        return [pod_of(one, self._resource) for one in body.get("items") or ()]
+        return self._read(body.get("items") or ())
+
+    def _read(self, bodies: Sequence[Any]) -> list[Pod]:
+        """Pods as they are written; one that cannot be read takes no other with it."""
+        found = []
+        for body in bodies:
+            try:
+                found.append(pod_of(body, self._resource))
+            except (HarpError, AttributeError, KeyError, TypeError, ValueError) as error:
+                name = body.get("metadata", {}).get("name") if isinstance(body, dict) else None
+                _log.warning("pod_not_read", pod=name, reason=f"{type(error).__name__}: {error}")
+        return found
 
     def tell(self, pod: Pod, reason: str, message: str) -> None:
         """One event, soon; the same thing of the same pod once."""

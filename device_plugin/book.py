@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from device_plugin.identity import Owner
 from harp.model import Limits
 
-__all__ = ["GONE_S", "Book", "Grant", "grant_id", "missing"]
+__all__ = ["GONE_S", "Book", "Grant", "grant_id", "missing", "size_of"]
 
 #: kubelet's list may lag behind a start; nothing waits for a grant to end
 GONE_S = 30.0
@@ -43,6 +43,12 @@ def grant_id(ids: Collection[str]) -> str:
     names = sorted(ids)
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
     return f"{names[0]}x{len(names)}-{digest}"
+
+
+def size_of(key: str) -> int:
+    """How many slots a grant of that name has; 0: that is no grant's name."""
+    size = key.rpartition("-")[0].rpartition("x")[2]
+    return int(size) if size.isdecimal() else 0
 
 
 class Book:

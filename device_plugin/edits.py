@@ -71,7 +71,8 @@ class Edits:
 
     def _follow(self, grant: Grant, pod: Pod) -> None:
         said = {n: text for n, text in pod.annotations.items() if n.startswith(PREFIX)}
-        if self._done.get(grant.id) == (pod.uid, said):
+        # One that was begun without the API server is the pod's as soon as that is known.
+        if grant.pod_uid and self._done.get(grant.id) == (pod.uid, said):
             return
         try:
             self._starts.edit(grant, pod)

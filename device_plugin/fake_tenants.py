@@ -65,7 +65,7 @@ class FakeTenants:
     def remove(self, grant: Grant) -> None:
         """See Tenants."""
         self._answer()
-        self.lose(tenant_name(grant))
+        self._lose_of(tenant_name(grant), grant.id)
 
     def held_in(self, grants: Path) -> Mapping[str, Stray]:
         """See device_plugin.orphans."""
@@ -77,10 +77,14 @@ class FakeTenants:
                 if (grants / grant.id).is_dir()
             }
 
-    def remove_named(self, name: str) -> None:
+    def remove_named(self, name: str, folder: Path) -> None:
         """See device_plugin.orphans."""
         self._answer()
-        self.lose(name)
+        self._lose_of(name, folder.name)
+
+    def _lose_of(self, name: str, key: str) -> None:
+        if name in self.made and self.made[name].id == key:
+            self.lose(name)
 
     def lose(self, name: str) -> None:
         """A tenant ended, whoever wanted it to."""

@@ -13,16 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+from device_plugin.book import Grant
 from device_plugin.identity import Owner, Pod
 from device_plugin.slots import Slots
 
-__all__ = ["ANNOTATION", "hinted"]
+__all__ = ["ANNOTATION", "hinted", "served"]
 
 ANNOTATION = "harp.dev/gpu"
 
 
 def hinted(
-    slots: Slots, size: int, waiting: Iterable[Pod], served: Collection[Owner], node: str
+    slots: Slots, size: int, waiting: Iterable[Pod], have: Collection[Owner], node: str
 ) -> tuple[int, ...]:
     """The GPUs that a container of `size` slots was promised, as places; () where nobody can say.
 
@@ -30,7 +31,7 @@ def hinted(
         slots: of this node.
         size: slots that kubelet asks for.
         waiting: pods that have not begun, as the API server knows them.
-        served: containers that have their slots.
+        have: containers that have their slots.
         node: this one's name.
     """
     answers = {
@@ -38,13 +39,24 @@ def hinted(
         for pod in waiting
         # Kubelet says when it began with a pod, which is after it has served it.
         if pod.pending and pod.started_s == math.inf and pod.node == node
-        for answer in _answers(slots, size, pod, served)
+        for answer in _answers(slots, size, pod, have)
     }
     return answers.pop() if len(answers) == 1 else ()
 
 
+def served(living: Iterable[Grant], waiting: Iterable[Pod]) -> set[Owner]:
+    """Containers that have their slots: not those of a pod that came again under its name."""
+    uids = {pod.key: pod.uid for pod in waiting}
+    return {
+        grant.owner
+        for grant in living
+        if grant.owner is not None
+        and grant.pod_uid in ("", uids.get(grant.owner.pod_key, grant.pod_uid))
+    }
+
+
 def _answers(
-    slots: Slots, size: int, pod: Pod, served: Collection[Owner]
+    slots: Slots, size: int, pod: Pod, have: Collection[Owner]
 ) -> Iterable[tuple[int, ...]]:
     """What may be meant for containers of one pod; () stands for one of which nothing is said."""
     told = [_place(slots, word.strip()) for word in pod.annotations.get(ANNOTATION, "").split(",")]
@@ -55,7 +67,7 @@ def _answers(
         count = max(1, container.slots // slots.per_gpu)
         mine, at = told[at : at + count], at + count
         owner = Owner(pod.namespace, pod.name, container.name)
-        if container.slots == size and owner not in served:
+        if container.slots == size and owner not in have:
             yield tuple(sorted(mine)) if len(mine) == count and _all_known(mine) else ()
 
 

@@ -15,7 +15,8 @@ server says that, some moments late. So:
 (4) If that leaves two, nobody is named: the container gets what its ids alone say.
 (5) Kubelet's list leaves out init containers (but for sidecars); their pods say that they ask for
     so many. Where nobody is listed with these ids, it is one that is yet to run: of the pod whose
-    later containers have some of the ids, else of the one pod that has none listed.
+    later containers have some of the ids, else of the one pod that has none listed. Who had just
+    these ids has them as long as its pod is there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "Owner",
     "Pod",
     "Unknown",
+    "anothers",
     "find",
     "find_init",
 ]
@@ -151,46 +153,106 @@ def find(
         return Ambiguous(tuple(owners))  # (4)
     pod = known.get(keys[0])
     mine = [owner for owner in owners if owner.pod_key == keys[0]]
-    mine += [  # (5): one of these may have them before
-        Owner(*keys[0], c.name)
-        for c in (pod.containers if pod else ())
-        if c.kind is Kind.INIT and c.slots == len(wanted)
-    ]
+    if pod is not None:  # (5): an init container may have them before
+        mine += [Owner(*pod.key, name) for name in _before(pod, len(wanted), mine)]
     return Match(_first(mine, pod), pod)  # (2)
 
 
 def find_init(
-    ids: Collection[str], holdings: Iterable[Holding], waiting: Iterable[Pod], node: str
+    ids: Collection[str],
+    holdings: Iterable[Holding],
+    pods: Iterable[Pod],
+    node: str,
+    before: tuple[Owner, str] | None = None,
 ) -> Match | Unknown:
     """The init container that is about to use ids that nobody is listed with; (5).
+
+    One that runs or has ended for the API server may be about to start again: its pod is not named
+    for that alone, but then no other is either.
 
     Args:
         ids: all that it has of our resource.
         holdings: kubelet's list.
-        waiting: pods that have not begun, as the API server knows them.
+        pods: that have not begun, that have some of the ids, that had all of them: as the API
+            server knows them.
         node: this one's name.
+        before: who had exactly these ids last, with its pod's UID.
     """
     wanted = frozenset(ids)
     later: dict[tuple[str, str], frozenset[str]] = {}
     for holding in holdings:
         key = holding.owner.pod_key
         later[key] = later.get(key, frozenset()) | holding.ids
-    found = []
-    for pod in waiting:
-        if not _may_start(pod, node):
+    had, sure, may = [], [], []
+    for pod in pods:
+        mine = [c for c in pod.containers if c.kind is Kind.INIT and c.slots == len(wanted)]
+        if not mine or not _may_start(pod, node):
             continue
-        mine = [
-            c
-            for c in pod.containers
-            if c.kind is Kind.INIT and c.slots == len(wanted) and not (c.running or c.ended)
-        ]
-        if mine and (pod.key not in later or later[pod.key] & wanted):
-            found.append((pod.key in later, pod, mine[0]))
-    sure = [one for one in found if one[0]] or found
-    if len(sure) != 1:
+        waiting = [c for c in mine if not (c.running or c.ended)]
+        if before is not None and before[0].pod_key == pod.key and before[1] in ("", pod.uid):
+            had.append((pod, (waiting or [c for c in mine if c.name == before[0].container])[:1]))
+        elif pod.key not in later:
+            may.append((pod, waiting[:1]))
+        elif later[pod.key] & wanted:
+            sure.append((pod, (waiting or mine)[:1]))
+    found = had or sure or may
+    if len(found) != 1 or not found[0][1]:
         return Unknown()
-    _, pod, container = sure[0]
+    pod, (container,) = found[0]
     return Match(Owner(pod.namespace, pod.name, container.name), pod)
+
+
+def anothers(
+    ids: Collection[str],
+    holdings: Iterable[Holding],
+    pods: Iterable[Pod],
+    living: Collection[frozenset[str]],
+) -> Owner | None:
+    """Who has some of these slots, that nobody is listed with, and can share them with nobody.
+
+    A pod's containers have slots in common with its own init containers alone. So whoever starts
+    with these is none of that pod's: its start is one that nobody waits for any more.
+
+    Args:
+        ids: all that it has of our resource.
+        holdings: kubelet's list.
+        pods: those that have some of them, as far as the API server knows them.
+        living: of the pods that it was not asked for, slots of containers that may run.
+    """
+    wanted = frozenset(ids)
+    known = {pod.key: pod for pod in pods}
+    for holding in sorted(holdings, key=lambda h: h.owner):
+        if not holding.ids & wanted:
+            continue
+        pod = known.get(holding.owner.pod_key)
+        if pod is None:
+            if holding.ids in living:
+                return holding.owner
+        elif not pod.ended and not any(
+            c.kind is Kind.INIT and c.slots == len(wanted) for c in pod.containers
+        ):
+            return holding.owner
+    return None
+
+
+def _before(pod: Pod, size: int, listed: Collection[Owner]) -> list[str]:
+    """Init containers that have not ended and may have had the slots of a listed container.
+
+    Kubelet keeps what init containers had for those after them, and each of these takes of it
+    first: one whose slots cannot all come from there has some that no init container had.
+    """
+    names = {owner.container for owner in listed}
+    kept, seen, found = 0, [], []
+    for container in pod.containers:
+        if container.kind is Kind.INIT:
+            kept = max(kept, container.slots)
+            if container.slots == size and not container.ended:
+                seen.append(container.name)
+            continue
+        if container.name in names and kept >= size:
+            found += [name for name in seen if name not in found and name not in names]
+        kept = max(0, kept - container.slots)
+    return found
 
 
 def _likely(
@@ -219,11 +281,12 @@ def _first(owners: Sequence[Owner], pod: Pod | None) -> Owner:
         return owners[0]
     by_name = {owner.container: owner for owner in owners}
     mine = [c for c in pod.containers if c.name in by_name]
-    ready = [c for c in mine if not c.running and not c.ended] or [
-        c
-        for c in mine
-        if not c.running  # one that ended starts again
-    ]
     # An init container that ended is started again only with its pod: the others come before.
-    ready.sort(key=lambda c: c.ended and c.kind is Kind.INIT)
+    later = [c for c in mine if c.kind is not Kind.INIT]
+    ready = (
+        [c for c in mine if not c.running and not c.ended]
+        or [c for c in later if not c.running]  # one that ended starts again
+        or later  # the API server is late
+        or [c for c in mine if not c.running]
+    )
     return by_name[ready[0].name] if ready else owners[0]

@@ -16,7 +16,7 @@ import structlog
 
 from device_plugin import book
 from device_plugin.asked import Holders
-from device_plugin.book import grant_id
+from device_plugin.book import grant_id, size_of
 from device_plugin.starts import Starts
 from device_plugin.tenants import Stray, drop_folder
 
@@ -36,8 +36,8 @@ class StrayTenants(Protocol):
         """
         ...
 
-    def remove_named(self, name: str) -> None:
-        """End a tenant, if it lives.
+    def remove_named(self, name: str, folder: Path) -> None:
+        """End a tenant, if it lives and that folder is its own.
 
         Raises:
             DaemonError: harpd does not answer.
@@ -71,15 +71,21 @@ class Orphans:
         Raises:
             DaemonError: kubelet or harpd does not answer; nothing was ended.
         """
-        listed = {grant_id(holding.ids) for holding in self._holders.holdings()}
+        holdings = self._holders.holdings()
+        listed = {grant_id(holding.ids) for holding in holdings}
         strays = self._tenants.held_in(self._grants)
         folders = {path.name for path in self._grants.glob("*/")}
         nobodys = (folders | set(strays)) - listed - {g.id for g in self._starts.living()}
         now_s = time.monotonic()
         self._since_s = {key: self._since_s.get(key, now_s) for key in nobodys}
-        for key, since_s in sorted(self._since_s.items()):
+        due = sorted(k for k, since_s in self._since_s.items() if now_s - since_s >= book.GONE_S)
+        # Kubelet's list may be short of pods that are here; see Whose.
+        unlisted = self._starts.unlisted(holdings) if due else ()
+        if unlisted is None:
+            return
+        for key in due:
             stray = strays.get(key)
-            if now_s - since_s < book.GONE_S:
+            if size_of(key) in unlisted:
                 continue
             if stray is not None and stray.busy:
                 _log.warning("orphan_used", grant=key, tenant=stray.name)
@@ -88,6 +94,6 @@ class Orphans:
                 if not still:
                     continue  # a container starts with just these slots
                 if stray is not None:
-                    self._tenants.remove_named(stray.name)
+                    self._tenants.remove_named(stray.name, self._grants / key)
                 drop_folder(self._grants / key)
             _log.warning("orphan_ended", grant=key, tenant=stray.name if stray else "")

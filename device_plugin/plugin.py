@@ -25,7 +25,7 @@ from device_plugin.asked import Events, Holders, NodePods
 from device_plugin.book import Book, Grant
 from device_plugin.checkpoint import Checkpoint, save
 from device_plugin.edits import Edits
-from device_plugin.hint import hinted
+from device_plugin.hint import hinted, served
 from device_plugin.kubelet import PodResources, register, socket_file
 from device_plugin.metrics import Counts, Part
 from device_plugin.orphans import Orphans, StrayTenants
@@ -51,7 +51,7 @@ from device_plugin.signs import Signs
 from device_plugin.slots import Slots
 from device_plugin.starts import Patience, Starts
 from device_plugin.tenants import NodeView, Tenants
-from harp.errors import DaemonUnreachable, HarpError
+from harp.errors import HarpError
 from harp.metrics import families
 from harp.metrics.server import Route
 
@@ -217,12 +217,12 @@ class Plugin:
             return ()
         try:
             waiting = self._others.pods.here(pending=True)
-        except DaemonUnreachable as error:
+        except HarpError as error:
             self.counts.failed(Part.HINT)
             _log.warning("hint_not_read", reason=error.message)
             return ()
-        served = {grant.owner for grant in self.starts.living() if grant.owner is not None}
-        return hinted(self._slots, size, waiting, served, self._settings.node)
+        have = served(self.starts.living(), waiting)
+        return hinted(self._slots, size, waiting, have, self._settings.node)
 
     def _follow(self) -> None:
         while not self._stop.wait(self._tempo.edits_s):

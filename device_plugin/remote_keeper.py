@@ -81,8 +81,9 @@ class Keeper:
         del grants  # the keeper has one folder
         return {held.key: Stray(held.key, bool(held.sessions)) for held in self.held()}
 
-    def remove_named(self, name: str) -> None:
+    def remove_named(self, name: str, folder: Path) -> None:
         """See StrayTenants."""
+        del folder  # it has that name
         self.release(name)
 
     def living(self) -> Mapping[str, bool]:

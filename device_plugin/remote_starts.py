@@ -7,7 +7,7 @@ one, and the pod is told. Fail-static ends there: without the pool there is no G
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from device_plugin.book import Grant, grant_id
@@ -57,19 +57,20 @@ class RemoteStarts(Starts):
         self._starting[bare.id] = pod
         return limits
 
-    def _give(self, grant: Grant) -> None:
+    def _give(self, grant: Grant, others: Sequence[Grant], waited: Callable[[], bool]) -> Grant:
         try:
-            super()._give(grant)
+            given = super()._give(grant, others, waited)
         except HarpError as error:
             if pod := self._starting.pop(grant.id, None):
                 self._events.tell(pod, _REASON, _words(error))
             raise
         pod, held = self._starting.pop(grant.id, None), self._tenants.given(grant.id)
         if pod is None or held is None or not grant.limits.mem_bytes:
-            return
+            return given
         got_bytes = min((d.mem_limit_bytes for d in held.devices), default=0)
         if said := capped(grant.limits.mem_bytes, got_bytes):
             self._events.tell(pod, "HarpAnnotation", said)
+        return given
 
     def _tell_lost(self, held: Collection[Held]) -> None:
         lost = {one.key: one.why for one in held if not one.node}
@@ -78,7 +79,7 @@ class RemoteStarts(Starts):
         self._told = lost
         if not new:
             return
-        pods, _ = self._ask({owners[key].pod_key for key in new})
+        pods, _ = self._whose.ask({owners[key].pod_key for key in new})
         for key in sorted(new):
             for pod in pods:
                 if pod.key == owners[key].pod_key:

@@ -37,8 +37,8 @@ _WAKE_S = 1.0
 class Starter(Protocol):
     """Gives a container its grant (device_plugin.starts)."""
 
-    def start(self, ids: Sequence[str]) -> Grant:
-        """When it returns the container may run.
+    def start(self, ids: Sequence[str], waited: Callable[[], bool]) -> Grant:
+        """When it returns the container may run; `waited`: whether kubelet waits still.
 
         Raises:
             HarpError: not now.
@@ -222,7 +222,7 @@ class Service(deviceplugin_pb2_grpc.DevicePluginServicer):
         self, request: pb.PreStartContainerRequest, context: grpc.ServicerContext
     ) -> pb.PreStartContainerResponse:
         try:
-            self._starter.start(list(request.devices_ids))
+            self._starter.start(list(request.devices_ids), context.is_active)
         except HarpError as error:
             self._counts.add(families.PLUGIN_START_ERRORS, type(error).__name__)
             _log.warning("start_refused", message=error.message)

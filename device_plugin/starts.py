@@ -15,7 +15,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -24,37 +24,19 @@ from device_plugin.allocator import check, limits
 from device_plugin.annotations import refine
 from device_plugin.asked import Events, Holders, LoggedEvents, NodePods, NoPods
 from device_plugin.book import Book, Grant, grant_id, missing
-from device_plugin.identity import (
-    Ambiguous,
-    Holding,
-    Kind,
-    Match,
-    Owner,
-    Pod,
-    Unknown,
-    find,
-    find_init,
-)
+from device_plugin.identity import Ambiguous, Holding, Match, Pod
 from device_plugin.metrics import AMBIGUOUS, UNKNOWN, Counts
 from device_plugin.slots import Slots
 from device_plugin.tenants import Tenants, alive, drop_folder, make_folder, tenant_name
 from device_plugin.turns import Turns
-from harp.errors import DaemonError, DaemonUnreachable, HarpError
+from device_plugin.whose import Patience, Whose
+from harp.errors import DaemonError, DaemonUnreachable, HarpError, QuotaExceeded
 from harp.metrics import families
 from harp.model import Limits
 
 __all__ = ["Events", "Holders", "LoggedEvents", "NoPods", "Patience", "Starts"]
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a start waits; kubelet waits 30 s and then tries again."""
-
-    identity_s: float = 5.0  #: for kubelet to list the container
-    harpd_s: float = 15.0  #: for a harpd that is being restarted
-    pause_s: float = 0.1  #: between two looks
 
 
 class Starts:
@@ -96,13 +78,12 @@ class Starts:
         self._slots = slots
         self._book = book
         self._grants = grants
-        self._node = node
         self._tenants = tenants
         self._holders = holders
-        self._pods = pods
         self._events = events
         self._save = save
         self._patience = patience or Patience()
+        self._whose = Whose(holders, pods, events, node, self._patience)
         self._turns = Turns()
         #: guards _book, _missing and _changes
         self._lock = threading.Lock()
@@ -113,8 +94,12 @@ class Starts:
         self._missing: dict[str, float] = {}
         self.counts = counts or Counts()
 
-    def start(self, ids: Collection[str]) -> Grant:
+    def start(self, ids: Collection[str], waited: Callable[[], bool] = lambda: True) -> Grant:
         """Give a container its grant; when this returns it may run.
+
+        Args:
+            ids: its slots.
+            waited: whether somebody waits for this still. If not, its slots may be another's.
 
         Raises:
             HarpError: not now.
@@ -122,8 +107,14 @@ class Starts:
         bare = self._bare(ids)
         with self._turns.at(bare.id):
             grant = self._named(bare)
-            self._give(grant)
-        return grant
+        keys = {grant.id}
+        while True:
+            with self._turns.all(keys):
+                with self._lock:
+                    others = self._book.overlapping(grant)
+                if keys.issuperset(other.id for other in others):
+                    return self._give(grant, others, waited)
+            keys |= {other.id for other in others}
 
     def _bare(self, ids: Collection[str]) -> Grant:
         """What these ids stand for by themselves."""
@@ -170,13 +161,14 @@ class Starts:
         Raises:
             DaemonError: kubelet or harpd does not answer; nothing was ended that lives.
         """
-        listed = {holding.ids for holding in self._holders.holdings()}
+        holdings = self._holders.holdings()
+        listed = {holding.ids for holding in holdings}
         living = self._tenants.living()
         with self._lock:
             now_s = time.monotonic()
             self._missing, ended = missing(tuple(self._book), listed, self._missing, now_s)
         if ended:
-            ended = self._gone(ended, listed=bool(listed))
+            ended = self._gone(ended, holdings)
         for grant in ended:
             if living.get(tenant_name(grant)):
                 _log.warning("grant_unlisted_but_used", grant=grant.id, owner=str(grant.owner))
@@ -195,102 +187,70 @@ class Starts:
                 free = self._book.get(key) is None
             yield free
 
-    def _gone(self, grants: Sequence[Grant], *, listed: bool) -> tuple[Grant, ...]:
-        """Those of these whose containers are gone for the API server as well.
+    def unlisted(self, holdings: Sequence[Holding]) -> Collection[int] | None:
+        """See Whose."""
+        return self._whose.unlisted(holdings)
 
-        Init containers are in no list of kubelet's. And a kubelet that lists nobody has no pod, or
-        has just begun and was told of none: be that in an hour, their containers go on meanwhile.
-        """
-        pods, answered = self._ask({g.owner.pod_key for g in grants if g.owner is not None})
-        if not answered:
+    def _gone(self, grants: Sequence[Grant], holdings: Sequence[Holding]) -> tuple[Grant, ...]:
+        gone = self._whose.gone(grants, holdings)
+        if gone is None:
             with self._lock:
                 self._missing = {}  # from the beginning, when there is somebody who knows
-            return ()
-        here = {
-            Owner(pod.namespace, pod.name, container.name)
-            for pod in pods
-            if pod.node == self._node and not pod.ended
-            for container in pod.containers
-            if not listed or (container.kind is Kind.INIT and not container.ended)
-        }
-        return tuple(g for g in grants if g.owner not in here)
+        return tuple(gone or ())
 
     def _named(self, bare: Grant) -> Grant:
-        """The grant with its owner and its limits; bare if nobody can be named."""
-        found, sure = self._find(bare)
-        match found:
-            case Match(owner, None):
-                with self._lock:
-                    before = self._book.get(bare.id)
-                if not sure and before is not None and before.owner == owner:
-                    return before  # what the API server said when it was last asked
-                return replace(bare, owner=owner)
-            case Match(owner, pod) if pod is not None:
-                return replace(bare, owner=owner, pod_uid=pod.uid, limits=self._refined(bare, pod))
+        """The grant with its owner and its limits; bare if nobody can be named.
+
+        Raises:
+            DaemonError: its slots are another's.
+        """
+        with self._lock:
+            before = self._book.get(bare.id)
+            living = {grant.ids for grant in self._book}
+        found = self._whose.find(bare, before, living)
+        if found.taken is not None:
+            raise DaemonError(
+                f"{found.taken} has slots of grant {bare.id}, which kubelet lists for nobody",
+                "a pod that is gone has started late; kubelet tries again if it is not",
+            )
+        match found.who:
+            case Match(owner, pod):
+                named = replace(bare, owner=owner)
+                if pod is not None:
+                    limits = self._refined(bare, pod)
+                    named = replace(named, pod_uid=pod.uid, limits=limits)
+                elif not found.sure and before is not None and before.owner == owner:
+                    # What the API server said when it was last asked, perhaps of another pod of
+                    # that name.
+                    named = replace(before, pod_uid="")
+                return bare if self._runs_elsewhere(named, found.holdings) else named
             case Ambiguous(candidates):
                 self.counts.add(families.PLUGIN_UNRESOLVED, AMBIGUOUS)
-                self._say_unsure(candidates)
+                self._whose.say_unsure(candidates)
             case _:
                 self.counts.add(families.PLUGIN_UNRESOLVED, UNKNOWN)
                 _log.warning("owner_unknown", grant=bare.id)
         return bare
 
-    def _find(self, bare: Grant) -> tuple[Match | Ambiguous | Unknown, bool]:
-        """As _look(), when it is sure or patience is at its end."""
-        deadline = time.monotonic() + self._patience.identity_s
-        while True:
-            found, sure = self._look(bare)
-            if sure or time.monotonic() >= deadline:
-                return found, sure
-            time.sleep(self._patience.pause_s)
+    def _runs_elsewhere(self, named: Grant, holdings: Sequence[Holding]) -> bool:
+        """Whether its owner has other slots for kubelet too: then one of the two is misnamed."""
+        assert named.owner is not None
+        with self._lock:
+            others = [g for g in self._book if g.owner == named.owner and not g.ids & named.ids]
+        for other in others:
+            if other.pod_uid and named.pod_uid and other.pod_uid != named.pod_uid:
+                continue  # the one before of that name
+            for holding in holdings:
+                if holding.ids == other.ids and holding.owner.pod_key == named.owner.pod_key:
+                    _log.warning("owner_misnamed", grant=named.id, owner=str(named.owner))
+                    self.counts.add(families.PLUGIN_UNRESOLVED, AMBIGUOUS)
+                    return True
+        return False
 
-    def _look(self, bare: Grant) -> tuple[Match | Ambiguous | Unknown, bool]:
-        """Who it is as far as can be said now; whether to wait would tell no more.
-
-        Two that kubelet lists will be one when it has cleared up. A pod that the API server does
-        not know may be a static one, whose mirror comes when it comes: that is not waited for.
-        """
-        try:
-            holdings = self._holders.holdings()
-        except DaemonUnreachable as error:
-            _log.warning("kubelet_silent", reason=error.message)
-            return Unknown(), False
-        pods, answered = self._ask({h.owner.pod_key for h in holdings if h.ids == bare.ids})
-        found = find(bare.ids, holdings, pods, self._node)
-        if isinstance(found, Unknown):
-            found = self._find_init(bare, holdings)
-        return found, answered and isinstance(found, Match)
-
-    def _find_init(self, bare: Grant, holdings: Sequence[Holding]) -> Match | Unknown:
-        try:
-            return find_init(bare.ids, holdings, self._pods.here(pending=True), self._node)
-        except DaemonUnreachable as error:
-            _log.warning("api_silent", reason=error.message)
-            return Unknown()
-
-    def _ask(self, keys: Collection[tuple[str, str]]) -> tuple[Sequence[Pod], bool]:
-        try:
-            return self._pods.named(keys), True
-        except DaemonUnreachable as error:
-            _log.warning("api_silent", reason=error.message)
-            return (), False
-
-    def _say_unsure(self, candidates: Sequence[Owner]) -> None:
-        names = ", ".join(map(str, candidates))
-        _log.warning("owner_ambiguous", candidates=names)
-        pods, _ = self._ask({owner.pod_key for owner in candidates})
-        for pod in pods:
-            self._events.tell(
-                pod,
-                "HarpOwnerAmbiguous",
-                f"kubelet lists the same slots for {names}: annotations are not read, the container"
-                " gets what its harp.dev/gpu-share says",
-            )
-
-    def _give(self, grant: Grant) -> None:
+    def _give(self, grant: Grant, others: Sequence[Grant], waited: Callable[[], bool]) -> Grant:
+        """The grant as it was given; the turn is ours at it and at the others, which end."""
         with self._lock:
             before = self._book.get(grant.id)
-            others = self._book.overlapping(grant)
         same = before is not None and before.owner == grant.owner
         # Of a pod that came again under its name, where both are known.
         if before is not None and before.pod_uid and grant.pod_uid:
@@ -298,6 +258,11 @@ class Starts:
         folder = self._grants / grant.id
         deadline = time.monotonic() + self._patience.harpd_s
         while True:
+            if not waited():
+                raise DaemonError(
+                    f"nobody waits for the start of grant {grant.id} any more",
+                    "kubelet tries again, if its pod is there",
+                )
             try:
                 for other in others:
                     self._end(other)
@@ -310,7 +275,7 @@ class Starts:
             except DaemonUnreachable as error:
                 if same and alive(folder):
                     _log.warning("started_without_harpd", grant=grant.id, reason=error.message)
-                    return
+                    return grant
                 if time.monotonic() >= deadline:
                     raise DaemonUnreachable(
                         f"{self.maker} does not answer, and grant {grant.id} is new:"
@@ -318,11 +283,27 @@ class Starts:
                         "kubelet tries again; see the daemon's pod on this node",
                     ) from error
                 time.sleep(self._patience.pause_s)
+            except QuotaExceeded as error:
+                if before is None or not same or not alive(folder):
+                    raise
+                # It was lowered, others were promised the rest, and now it is to be raised again.
+                grant = replace(grant, limits=before.limits)
+                self._say_kept(grant, error)
+                break
             else:
                 break
         self._put(grant)
         self._write()
         _log.info("grant_given", grant=grant.id, owner=str(grant.owner), gpus=grant.uuids)
+        return grant
+
+    def _say_kept(self, grant: Grant, error: HarpError) -> None:
+        _log.warning("limits_kept", grant=grant.id, owner=str(grant.owner), reason=error.message)
+        if grant.owner is None:
+            return
+        for pod in self._whose.ask({grant.owner.pod_key})[0]:
+            text = f"container {grant.owner.container} keeps what it has: {error.message}"
+            self._events.tell(pod, "HarpAnnotation", text)
 
     def _put(self, grant: Grant) -> None:
         """To be written by the caller."""

@@ -251,7 +251,7 @@ class HarpdTenants:
     def remove(self, grant: Grant) -> None:
         """See Tenants."""
         with self._asking() as client:
-            _remove(client, tenant_name(grant))
+            _remove_of(client, tenant_name(grant), grant.id)
 
     def held_in(self, grants: Path) -> Mapping[str, Stray]:
         """Tenants by grant id, as far as their folders lie in that one.
@@ -267,14 +267,14 @@ class HarpdTenants:
             if tenant.held and Path(tenant.grant_dir).parent == grants
         }
 
-    def remove_named(self, name: str) -> None:
-        """End a tenant, if it lives.
+    def remove_named(self, name: str, folder: Path) -> None:
+        """End a tenant, if it lives and that folder is its own.
 
         Raises:
             DaemonError: harpd does not answer.
         """
         with self._asking() as client:
-            _remove(client, name)
+            _remove_of(client, name, folder.name)
 
     def _compare(self, theirs: Mapping[str, str]) -> None:
         for name in FROM_DAEMON:
@@ -298,6 +298,13 @@ def _remove_all(client: Client, name: str, folder: Path) -> None:
     for tenant in client.state().tenants:
         if tenant.name == name or tenant.grant_dir == str(folder):
             _remove(client, tenant.name)
+
+
+def _remove_of(client: Client, name: str, key: str) -> None:
+    """A pod that came again under its name has a tenant of that name too, in another folder."""
+    for tenant in client.state().tenants:
+        if tenant.name == name and Path(tenant.grant_dir).name == key:
+            _remove(client, name)
 
 
 def _remove(client: Client, name: str) -> None:

@@ -99,6 +99,11 @@ def test_quantities(text: str, value: int) -> None:
     assert parse_quantity(text) == value
 
 
+def test_the_largest_quantities() -> None:
+    assert (parse_quantity("1E"), parse_quantity("2Ei")) == (10**18, 2 << 60)
+    assert parse_quantity("1E1") == 10
+
+
 NONE = ["", "Gi", "1gi", "1KI", "1 Gi", "1e", "1e1Gi", "1m", "+1", "0x1", "\u0663"]
 
 

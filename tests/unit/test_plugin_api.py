@@ -179,6 +179,23 @@ def test_phases(phase: str | None, pending: bool, ended: bool) -> None:
     assert not any(c.running or c.ended for c in pod.containers)
 
 
+@pytest.mark.parametrize("odd", ["1E", "12345678901234567890123", "x"])
+def test_a_pod_that_cannot_be_read_takes_no_other_with_it(
+    server: Server, api: ApiServer, odd: str
+) -> None:
+    asks = {"name": "main", "resources": {"limits": {"harp.dev/gpu-share": odd}}}
+    broken = {**POD, "spec": {"nodeName": "n1", "containers": [asks]}}
+    path = "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1&resourceVersion=0"
+    server.pods = {
+        path: {"items": [broken, {"spec": {}}, None, POD]},
+        "/api/v1/namespaces/ns/pods/a": POD,
+        "/api/v1/namespaces/ns/pods/b": broken,
+    }
+    for found in (api.here(), api.named({("ns", "a"), ("ns", "b")})):
+        assert pod_of(POD, "harp.dev/gpu-share") in found
+        assert len(found) == (2 if odd == "1E" else 1)
+
+
 def test_the_pods_of_this_node_are_asked_for(server: Server, api: ApiServer) -> None:
     asks = {"limits": {"harp.dev/gpu-share": "30"}, "requests": {"harp.dev/gpu-share": "30"}}
     many = {"name": "many", "resources": {"limits": {"harp.dev/gpu-share": "1k", "cpu": "500m"}}}

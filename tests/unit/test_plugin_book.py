@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from plugin_cases import gpus, slots_of
 
-from device_plugin.book import Book, Grant, grant_id, missing
+from device_plugin.book import Book, Grant, grant_id, missing, size_of
 from device_plugin.checkpoint import Checkpoint, load, save
 from device_plugin.identity import Owner
 from device_plugin.tenants import NodeView
@@ -33,6 +33,11 @@ def test_the_id_of_a_grant_follows_from_its_slots_alone() -> None:
     # a tenant's name and a folder's
     assert all(c.isalnum() or c in "-." for c in grant_id(ids))
     assert len(grant_id(SLOTS.ids(1))) <= 48
+
+
+def test_the_id_of_a_grant_says_how_many_slots_it_has() -> None:
+    assert [size_of(grant(0, n).id) for n in (1, 25, 100)] == [1, 25, 100]
+    assert [size_of(key) for key in ("", "x", "lost+found", "ax-b", "a-1")] == [0] * 5
 
 
 def test_a_grant_ends_those_whose_slots_it_has() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from plugin_cases import slots_of
 
+from device_plugin.book import Grant
 from device_plugin.hint import hinted
+from device_plugin.hint import served as having
 from device_plugin.identity import Container, Owner, Pod
+from harp.model import Limits
 
 SLOTS = slots_of(3)
 UUIDS = [gpu.uuid for gpu in SLOTS.gpus]
@@ -69,3 +72,17 @@ def test_what_cannot_be_is_not_said() -> None:
         assert hint(30, pod("a", said, 30)) == (), said
     assert hint(200, pod("a", UUIDS[0], 200)) == ()
     assert hint(200, pod("a", f"{UUIDS[0]},{UUIDS[0]}", 200)) == ()
+
+
+def test_a_pod_that_came_again_under_its_name_has_nothing_yet() -> None:
+    owner = Owner("ns", "a", "c0")
+
+    def have(uid: str, *waiting: Pod) -> set[Owner]:
+        grant = Grant("g", frozenset(SLOTS.ids(0)[:30]), (), Limits(), owner, uid)
+        return having([grant], waiting)
+
+    again = pod("a", UUIDS[2], 30)
+    assert have("a", again) == {owner}
+    assert have("", again) == {owner}  # begun without the API server
+    assert have("the-one-before", again) == set()
+    assert have("the-one-before") == {owner}

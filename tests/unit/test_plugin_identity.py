@@ -17,6 +17,7 @@ from device_plugin.identity import (
     Owner,
     Pod,
     Unknown,
+    anothers,
     find,
     find_init,
 )
@@ -65,10 +66,83 @@ def test_init_containers_are_in_no_list(
         assert found == Unknown()
 
 
+@pytest.mark.parametrize("state", ["ended", "running"])
+def test_an_init_container_that_starts_again_is_no_other_pods(state: str) -> None:
+    """The API server has not heard of it yet; `other` waits for an image that never comes."""
+    again = pod("p", dataclasses.replace(ASKS, **{state: True}), *MAIN)
+    other = pod("other", ASKS, *MAIN)
+    assert find_init(IDS, [], [other, again], NODE) == Unknown()
+    for uid in ("uid-p", ""):
+        had = (Owner("ns", "p", "init"), uid)
+        assert find_init(IDS, [], [other, again], NODE, had) == Match(had[0], again)
+    had = (Owner("ns", "p", "init"), "uid-of-one-that-is-gone")
+    assert find_init(IDS, [], [other, again], NODE, had) == Unknown()
+    gone = dataclasses.replace(again, ended=True)
+    found = find_init(IDS, [], [other, gone], NODE, (had[0], "uid-p"))
+    assert found == Match(Owner("ns", "other", "init"), other)
+
+
+def test_the_next_init_container_of_the_same_slots_is_named() -> None:
+    second = dataclasses.replace(ASKS, name="second")
+    mine = pod("p", dataclasses.replace(ASKS, ended=True), second, *MAIN)
+    had = (Owner("ns", "p", "init"), "uid-p")
+    found = find_init(IDS, [], [mine, pod("other", ASKS)], NODE, had)
+    assert found == Match(Owner("ns", "p", "second"), mine)
+
+
+def test_an_init_container_runs_again_beside_what_was_given_on() -> None:
+    """Its pod was begun anew, sandbox and all: the API server says that it runs."""
+    mine = pod("p", dataclasses.replace(ASKS, ended=True), Container("main", running=True))
+    listed = [held("p", ids=frozenset({"a-0"}))]
+    found = find_init(IDS, listed, [pod("other", ASKS), mine], NODE)
+    assert found == Match(Owner("ns", "p", "init"), mine)
+
+
+def test_slots_that_another_has_are_not_taken_by_who_is_listed_nowhere() -> None:
+    """A pod that was deleted by force while its container was about to start."""
+    other = held("b", ids=frozenset({"a-0"}))
+    assert anothers(IDS, [other], [pod("b")], ()) == other.owner
+    assert anothers(IDS, [held("b", ids=frozenset({"b-0"}))], [pod("b")], ()) is None
+    assert anothers(IDS, [other], [pod("b", ended=True)], ()) is None
+    # its own init container may have had them, and have been begun anew
+    mine = dataclasses.replace(ASKS, ended=True)
+    assert anothers(IDS, [other], [pod("b", mine, *MAIN)], ()) is None
+    assert anothers(IDS, [other], [pod("b", dataclasses.replace(mine, slots=1))], ()) == other.owner
+    # of what nobody knows: who was given them may run
+    assert anothers(IDS, [other], [], ()) is None
+    assert anothers(IDS, [other], [], [other.ids]) == other.owner
+
+
 def test_an_init_container_of_the_same_slots_comes_before_the_listed_one() -> None:
     listed = [held("p")]
     assert _named(listed, [pod("p", ASKS, *MAIN)]) == "init"
     assert _named(listed, [pod("p", dataclasses.replace(ASKS, ended=True), *MAIN)]) == "main"
+
+
+@pytest.mark.parametrize(
+    ("init", "one", "two", "of_one", "of_two"),
+    [
+        ({}, {}, {}, "init", "two"),  # it has yet to run: the first of the others has its slots
+        ({"ended": True}, {"running": True}, {}, "one", "two"),
+        ({"ended": True}, {"running": True}, {"running": True}, "one", "two"),  # it crashed: late
+        ({"running": True}, {}, {}, "one", "two"),
+    ],
+)
+def test_siblings_of_an_init_container_of_their_size_are_told_apart(
+    init: dict[str, bool], one: dict[str, bool], two: dict[str, bool], of_one: str, of_two: str
+) -> None:
+    """Whoever is named like a sibling that runs would end it."""
+    others = frozenset({"b-0", "b-1"})
+    containers = (
+        dataclasses.replace(ASKS, **init),
+        dataclasses.replace(Container("one", slots=2), **one),
+        dataclasses.replace(Container("two", slots=2), **two),
+    )
+    holdings = [held("p", "one"), held("p", "two", others)]
+    for ids, expected in ((IDS, of_one), (others, of_two)):
+        found = find(ids, holdings, [pod("p", *containers)], NODE)
+        assert isinstance(found, Match)
+        assert found.owner.container == expected
 
 
 def _named(holdings: list[Holding], pods: list[Pod]) -> str:

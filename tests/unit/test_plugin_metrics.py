@@ -49,6 +49,9 @@ class _Aborted(Exception):
 
 
 class _Context:
+    def is_active(self) -> bool:
+        return True
+
     def abort(self, _code: grpc.StatusCode, _details: str) -> None:
         raise _Aborted
 
@@ -59,7 +62,8 @@ class _Starter:
     def __init__(self) -> None:
         self.error: Exception | None = None
 
-    def start(self, ids: object) -> Any:
+    def start(self, ids: object, waited: object) -> Any:
+        del waited
         if self.error is not None:
             raise self.error
         return ids

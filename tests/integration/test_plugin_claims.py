@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device plugin on a kubelet's sockets: what runs is ended by nobody else's start or sweep."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from plugin_node import MAIN, admitted, grant_of, lives, node, running
+from plugin_world import NODE, World
+
+from device_plugin.book import Grant
+from device_plugin.fake_kubelet import Ask, Stage
+from device_plugin.identity import Container, Kind, Owner, Pod
+from device_plugin.starts import Patience
+from device_plugin.tenants import tenant_name
+from harp.errors import DaemonError, QuotaExceeded
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with node() as world:
+        world.kubelet.start()
+        world.start_plugin(patience=Patience(identity_s=0.2, harpd_s=2, pause_s=0.02))
+        assert world.kubelet.listed.wait(20)
+        yield world
+
+
+def long_since(world: World) -> None:
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    starts.sweep()
+    starts._missing = dict.fromkeys(starts._missing, -math.inf)
+    starts.sweep()
+
+
+def test_a_container_that_runs_is_not_ended_by_its_siblings_crash(world: World) -> None:
+    """Both have the size of an init container of which the API server hears late."""
+    init = Container("init", Kind.INIT, slots=50)
+    mains = (Container("one", slots=50), Container("two", slots=50))
+    world.api.pods = [Pod("ns", "a", "u", NODE, (init, *mains), pending=True)]
+    admitted(world, "a", Ask("init", 50, Stage.INIT), Ask("one", 50), Ask("two", 50))
+    for name in ("init", "one"):  # a short one: it waits still, for the API server
+        world.kubelet.begin("ns", "a", name)
+    done = replace(init, ended=True)
+    late = tuple(replace(main, running=True) for main in mains)
+    world.api.pods = [Pod("ns", "a", "u", NODE, (done, *late))]
+    for _ in range(2):
+        world.kubelet.begin("ns", "a", "two")
+    assert len(world.tenants.made) == 2
+    assert lives(world, "a", "two")
+
+
+def test_who_is_misnamed_ends_nobody(world: World) -> None:
+    """A book that has it wrong already, as one of an earlier version may."""
+    world.api.pods = [Pod("ns", "a", "u", NODE, (Container("one"), Container("two")))]
+    admitted(world, "a", Ask("one", 50), Ask("two", 50))
+    world.kubelet.begin("ns", "a", "one")
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    (grant,) = starts.living()
+    wrong = replace(grant, owner=Owner("ns", "a", "two"))
+    world.tenants.made = {tenant_name(wrong): wrong}
+    starts._put(wrong)
+    given = world.kubelet.begin("ns", "a", "two")
+    assert wrong in starts.living()
+    assert len(world.tenants.made) == 2
+    assert given.mounts
+
+
+def test_a_start_that_nobody_waits_for_ends_nobody(world: World) -> None:
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    running(world, "b", 20)
+    grant = grant_of(world, "b")
+    more = sorted(grant.ids) + [n for n in world.slots.ids(0) if n not in grant.ids][:10]
+    world.api.pods = [Pod("ns", "b", "u", NODE, (Container("main", slots=20),))]
+    with pytest.raises(DaemonError, match="ns/b/main has slots of grant"):
+        starts.start(more)
+    world.api.pods = []
+    with pytest.raises(DaemonError, match="nobody waits"):
+        starts.start(more, lambda: False)
+    assert lives(world, "b")
+    assert starts.living() == (grant,)
+
+
+def test_kubelets_patience_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert world.plugin is not None
+    asked = []
+    start = world.plugin.starts.start
+
+    def note(ids: list[str], waited: object) -> Grant:
+        asked.append(waited() if callable(waited) else None)
+        return start(ids)
+
+    monkeypatch.setattr(world.plugin.starts, "start", note)
+    running(world, "a", 20)
+    assert asked == [True]
+
+
+def test_what_cannot_be_raised_again_stays_as_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"harp.dev/memory": "8Gi"}
+    world.api.pods = [Pod("ns", "a", "u", NODE, MAIN, annotations=small)]
+    running(world, "a", 50)
+    before = grant_of(world, "a")
+    world.api.pods = [replace(world.api.pods[0], annotations={})]
+
+    def refuse(*_: object) -> None:
+        raise QuotaExceeded("the rest is promised to others")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.tenants, "ensure", refuse)
+        world.kubelet.begin("ns", "a", "main")
+    assert grant_of(world, "a") == before
+    assert world.api.events == [
+        ("a", "HarpAnnotation", "container main keeps what it has: the rest is promised to others")
+    ]
+    assert world.plugin is not None
+    world.plugin.edits.look()
+    assert grant_of(world, "a").limits.mem_bytes > before.limits.mem_bytes
+
+
+def test_a_new_pod_is_followed_though_it_began_without_the_api_server(world: World) -> None:
+    world.api.pods = [Pod("ns", "a", "u1", NODE, MAIN)]
+    running(world, "a", 50)
+    world.kubelet.remove("ns", "a")
+    world.api.silent = True
+    running(world, "a", 50)
+    world.api.silent = False
+    world.api.pods = [Pod("ns", "a", "u2", NODE, MAIN, annotations={"harp.dev/memory": "8Gi"})]
+    assert world.plugin is not None
+    world.plugin.edits.look()
+    assert (grant_of(world, "a").pod_uid, grant_of(world, "a").limits.mem_bytes) == ("u2", 8 << 30)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_kubelet_that_lists_static_pods_alone_ends_nothing(world: World, *, named: bool) -> None:
+    """It was restarted and has not heard from the API server whom it has to run."""
+    asks = (Container("main", slots=30),)
+    world.api.pods = [Pod("ns", "a", "u", NODE, asks)] if named else []
+    running(world, "a", 30)
+    (made,) = world.tenants.made.values()
+    if not named:  # as one that was ambiguous
+        assert world.plugin is not None
+        world.tenants.lose(tenant_name(made))
+        made = replace(made, owner=None)
+        world.plugin.starts._put(made)
+        world.tenants.ensure(made, world.settings.grants / made.id)
+        world.api.pods = [Pod("ns", "a", "u", NODE, asks)]
+    running(world, "static", 10)
+    del world.kubelet.devices.held["ns", "a"]
+    long_since(world)
+    assert made in world.tenants.made.values()
+    world.api.silent = True
+    long_since(world)
+    assert made in world.tenants.made.values()
+    world.api.silent = False
+    world.api.pods = [Pod("ns", "a", "another", "elsewhere", asks)]
+    long_since(world)
+    assert made not in world.tenants.made.values()
+
+
+def test_orphans_are_not_ended_by_such_a_list(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.api.pods = [Pod("ns", "a", "u", NODE, (Container("main", slots=30),))]
+    running(world, "a", 30)
+    assert world.plugin is not None
+    for grant in world.plugin.starts.living():
+        world.plugin.starts._book.remove(grant.id)
+    world.kubelet.devices.held.clear()
+    monkeypatch.setattr("device_plugin.book.GONE_S", 0)
+    world.plugin.orphans.sweep()
+    assert lives(world, "a")
+    world.api.silent = True
+    world.plugin.orphans.sweep()
+    assert lives(world, "a")
+    world.api.silent = False
+    world.api.pods = []
+    world.plugin.orphans.sweep()
+    assert not lives(world, "a")
+
+
+def test_an_orphan_of_a_name_that_came_again_is_not_ended_by_name(world: World) -> None:
+    running(world, "a", 30)
+    grant = grant_of(world, "a")
+    world.tenants.remove_named(tenant_name(grant), world.settings.grants / "another")
+    world.tenants.remove(replace(grant, id="another"))
+    assert lives(world, "a")
+    world.tenants.remove_named(tenant_name(grant), world.settings.grants / grant.id)
+    assert not lives(world, "a")
+
+
+def test_a_start_waits_for_an_edit_of_the_grant_that_it_ends(world: World) -> None:
+    """Otherwise the edit makes its tenant again, and strikes the new one out of the book."""
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    running(world, "a", 30)
+    old = grant_of(world, "a")
+    world.kubelet.remove("ns", "a")
+    admitted(world, "a", Ask("main", 60))
+    began = time.monotonic()
+    with starts._turns.at(old.id):  # an edit
+        with pytest.raises(AssertionError):
+            _begun(world, 0.5)
+        assert lives(world, "a")
+        assert starts.living() == (old,)
+    assert time.monotonic() - began < 10
+    _begun(world, 10)
+    assert len(starts.living()) == 1
+    assert grant_of(world, "a").id != old.id
+
+
+def _begun(world: World, within_s: float) -> None:
+    thread = threading.Thread(target=world.kubelet.begin, args=("ns", "a", "main"))
+    thread.start()
+    thread.join(within_s)
+    assert not thread.is_alive()
