@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -34,6 +35,8 @@ __all__ = [
 
 #: a folder handed out so lately may be on its way into a process that does not show it yet
 _FRESH_S = 60.0
+#: what we put beside a folder of libraries: others, and what is being made or removed
+_OURS = re.compile(r"[0-9a-f]{16}|\.(new|gone)-.+")
 #: how often, and how far apart, a process in execve() is looked at
 _EXEC_TRIES, _EXEC_S = 100, 0.001
 
@@ -213,6 +216,8 @@ def _sweep(base: Path, current: Path) -> None:
     now_s = time.time()
     old = []
     for folder in base.iterdir():
+        if not _OURS.fullmatch(folder.name):
+            continue  # whoever put it there
         with contextlib.suppress(OSError):
             if folder != current and now_s - folder.stat().st_mtime > _FRESH_S:
                 old.append(folder)

@@ -69,6 +69,23 @@ def test_the_settings_of_harpd_are_its_own(template: Template) -> None:
                         known[key].check(value, "the chart")
 
 
+def test_the_software_gpu_has_a_folder_of_its_own(template: Template) -> None:
+    """Not one that a program of ours puts libraries into, and takes out what is old."""
+    serve = {"enabled": True, "secretName": "node-tls"}
+    values = {"softwareGpu": {"enabled": True}, "remote": {"serve": serve}}
+    seen = 0
+    for _, pod in pods(template(values)):
+        for container in containers(pod):
+            env = {one["name"]: one.get("value") for one in container.get("env", ())}
+            if "HARP_SOFT_DIR" in env:
+                seen += 1
+                taken = {
+                    f"{env['HARP_RUN']}/{name}" for name in ("shim", "soft", "grants", "remote")
+                }
+                assert env["HARP_SOFT_DIR"] not in taken
+    assert seen == 3
+
+
 def test_numbers_and_names_are_those_of_the_programs(template: Template) -> None:
     values: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())["properties"]

@@ -16,19 +16,19 @@ from rig.pods import Space
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A control plane and one node; what hinders it fails the tier, but for who is not root."""
+    """A control plane and two nodes; what hinders it fails the tier, but for who is not root."""
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces, mounts and control groups of its own")
     if not Path("/usr/bin/apt-get").exists():
         pytest.skip("needs Debian: its packages and its source of Kubernetes")
-    running = Cluster()
+    running = Cluster(nodes=2)
     yield running
     running.down()
 
 
 @pytest.fixture(scope="session")
 def harp(cluster: Cluster) -> Harp:
-    """HARP on it."""
+    """HARP on the first node; the second is as any other node of a cluster."""
     installed = Harp(cluster)
     installed.install()
     return installed

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from rig.client import ApiError
-from rig.harp import RESOURCE, Harp
+from rig.harp import PLUGIN_PORT, RESOURCE, Harp
 from rig.machine import wait_for
 from rig.pods import Space, container
 
@@ -21,14 +21,26 @@ def test_what_asks_for_too_much_stays_pending_and_the_reason_can_be_read(
     assert "Insufficient harp.dev/gpu-share" in pod.why()
 
 
-def test_forty_and_forty_free_are_no_sixty(space: Space) -> None:
+def fragmented(harp: Harp) -> float:
+    """Refusals that the plugin has counted under this word."""
+    (count,) = (
+        value
+        for name, labels, value in harp.series(PLUGIN_PORT)
+        if name == "harp_plugin_allocate_errors_total" and labels["reason"] == "fragmented"
+    )
+    return count
+
+
+def test_forty_and_forty_free_are_no_sixty(space: Space, harp: Harp) -> None:
     """No extender: the scheduler adds up over GPUs, so the pod fails at the node and says why."""
+    before = fragmented(harp)
     for name in ("a", "b"):
         space.pod(name, container("main", SLEEP, 60)).until("Running")
     late = space.pod("c", container("main", SLEEP, 60))
     late.until("Failed")
     assert "UnexpectedAdmissionError" in late.why()
     assert "largest free share on one GPU is 40, need 60" in late.why()
+    assert fragmented(harp) == before + 1
     small = space.pod("d", container("main", ["gpu_job.py", "--steps", "2"], 40))
     small.until("Succeeded")
     assert "2 steps, 0 calls failed" in small.log()

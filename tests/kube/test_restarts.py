@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kubelet, plugin, harpd and arbiter end and come back under pods that use the GPU."""
+"""Kubelet, plugin, harpd, arbiter, all of HARP: they end and come back under pods at work."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from rig.chart import NAMESPACE
 from rig.client import ApiError
 from rig.harp import Harp
 from rig.machine import RUN, wait_for
@@ -106,6 +107,36 @@ def test_the_arbiter_is_killed(work: Work, space: Space, harp: Harp) -> None:
     work.go_on()
     late = space.pod("c", container("main", ["gpu_job.py", "--steps", "1"], 10))
     late.until("Succeeded")
+
+
+def rolled_out(harp: Harp) -> None:
+    """Wait until every node has the newest of HARP's pods, and it serves."""
+    rollout = ["rollout", "status", "daemonset/harp-node", "--timeout=120s"]
+    harp.cluster.kubectl("-n", NAMESPACE, *rollout)
+    wait_for("slots are offered", harp.offered)
+
+
+def uids(harp: Harp) -> set[str]:
+    """Of HARP's pods on the node, those that are about to go as well."""
+    return {one["metadata"]["uid"] for one in harp.pods("node")}
+
+
+def test_the_node_is_upgraded(work: Work, space: Space, harp: Harp) -> None:
+    """Another template of its DaemonSet: a new pod with new containers of everything."""
+    (old,) = uids(harp)
+    grants = {name: one["tenant_id"] for name, one in space.tenants().items()}
+    harp.chart.install({"podAnnotations": {"example.org/edition": "second"}})
+    try:
+        wait_for("another pod", lambda: uids(harp) - {old})
+        work.go_on()
+        rolled_out(harp)
+        work.go_on()
+        late = space.pod("c", container("main", ["gpu_job.py", "--steps", "1"], 10))
+        late.until("Succeeded")
+        assert grants.items() <= {n: o["tenant_id"] for n, o in space.tenants().items()}.items()
+    finally:
+        harp.chart.install()
+        rolled_out(harp)
 
 
 def _clock(text: str) -> float:

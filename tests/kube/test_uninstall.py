@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HARP goes, and leaves nothing: no process, no object, no slot that could be asked for."""
+"""HARP goes, and leaves nothing: no process, no object, no file, no slot to be asked for."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rig import cgroups
-from rig.harp import NAMESPACE, RESOURCE, Harp
+from rig.harp import RESOURCE, Harp
 from rig.machine import wait_for
 from rig.pods import Space, container
 
@@ -25,20 +25,35 @@ def programs() -> set[str]:
     return found
 
 
+#: what a chart may make that is left when it has gone
+_KINDS = (
+    "all,configmap,secret,serviceaccount,role,rolebinding,networkpolicy,lease,"
+    "clusterrole,clusterrolebinding,priorityclass,runtimeclass,mutatingwebhookconfiguration,"
+    "validatingwebhookconfiguration,customresourcedefinition"
+)
+
+
+def files(harp: Harp) -> list[Path]:
+    """HARP's on the node."""
+    wanted = {"/run/harp": "*", "/var/lib/harp": "*", "/var/lib/kubelet/device-plugins": "harp*"}
+    return [one for at, names in wanted.items() for one in harp.node.path(at).glob(names)]
+
+
 def test_uninstalling_leaves_nothing(space: Space, harp: Harp) -> None:
     pod = space.pod("a", container("main", ["gpu_job.py", "--steps", "2"], 30))
     pod.until("Succeeded")
     pod.end()
     assert programs() == {"harp", "device_plugin"}
+    assert {path.name for path in files(harp)} >= {"grants", "shim", "harp-gpu-share.sock"}
     try:
-        harp.uninstall()
+        print(harp.uninstall())
         wait_for("no slot is offered", lambda: harp.allocatable() == 0)
         wait_for("no process of HARP's is left", lambda: not programs())
         client = harp.cluster.client
-        assert client.find(f"/api/v1/namespaces/{NAMESPACE}") is None
-        for kind in ("clusterroles", "clusterrolebindings"):
-            names = client.get(f"/apis/rbac.authorization.k8s.io/v1/{kind}")["items"]
-            assert not [one for one in names if "harp" in one["metadata"]["name"]]
+        assert files(harp) == []
+        assert harp.chart.helm("list", "--short") == ""
+        ours = ["--all-namespaces", "--selector=app.kubernetes.io/name=harp", "--output=name"]
+        wait_for("no object is left", lambda: not harp.cluster.kubectl("get", _KINDS, *ours))
         node = client.get(f"/api/v1/nodes/{harp.node.name}")
         for marks in ("labels", "annotations"):
             assert not [key for key in node["metadata"].get(marks, {}) if "harp.dev" in key]

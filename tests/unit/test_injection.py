@@ -191,6 +191,19 @@ def test_a_current_folder_is_never_swept_however_old(native: NativeDir, tmp_path
     assert (current / "libcuda.so.1").read_bytes() == b"shim"
 
 
+def test_what_others_have_put_there_is_never_swept(native: NativeDir, tmp_path: Path) -> None:
+    """As a software GPU's own files, whose folder may have been named so."""
+    folder = tmp_path / "soft" / "images"
+    folder.mkdir(parents=True)
+    aged(folder)
+    file = tmp_path / "soft" / "slots"
+    file.touch()
+    os.utime(file, (0, 0))
+    soft_dir(native, tmp_path)
+    assert folder.is_dir()
+    assert file.is_file()
+
+
 def test_many_at_once_make_one_folder(native: NativeDir, tmp_path: Path) -> None:
     found: list[Path] = []
     threads = [

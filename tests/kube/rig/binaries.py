@@ -18,12 +18,14 @@ from pathlib import Path
 
 from rig.machine import sh
 
-__all__ = ["COMPONENTS", "install_packages", "kube_folder", "pause_program"]
+__all__ = ["COMPONENTS", "SCHEDULER", "install_packages", "kube_folder", "pause_program"]
 
 HERE = Path(__file__).resolve().parent.parent
 ROOT = HERE.parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "harp"
 COMPONENTS = ("kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubelet")
+#: image of the second scheduler, which is a pod
+SCHEDULER = "localhost/kube-scheduler:1.20.2"
 
 #: {program or file that must be there: package of Debian's}
 _PACKAGES = {

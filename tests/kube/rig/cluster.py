@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rig.binaries import ROOT, install_packages, kube_folder, pause_program
+from rig.binaries import ROOT, SCHEDULER, install_packages, kube_folder, pause_program
 from rig.client import ApiClient
-from rig.control import BRIDGE, SERVICE, ControlPlane
+from rig.control import BRIDGE, DNS, SERVICE, ControlPlane
 from rig.machine import NET, RUN, Machine, sh, wait_for
+from rig.names import Names
 from rig.node import Node
 
 __all__ = ["Cluster"]
@@ -43,8 +44,9 @@ class Cluster:
         self.control = ControlPlane(self.machine, folder, NET, addresses)
         self.nodes = [Node(self.machine, folder, self.control.pki, n) for n in range(1, nodes + 1)]
         self._network()
+        self.names = Names(NET, DNS, self.control.client)
         with ThreadPoolExecutor(nodes + 2) as pool:
-            images = pool.submit(self._images)
+            images = pool.submit(self._images, folder)
             control = pool.submit(self.control.start)
             for started in [pool.submit(node.start) for node in self.nodes]:
                 started.result()
@@ -84,19 +86,20 @@ class Cluster:
 
     def down(self) -> None:
         """End it; nothing is left."""
+        self.names.stop()
         self.machine.close()
 
     def _network(self) -> None:
-        addresses = {NET: [f"{BRIDGE}/24", f"{SERVICE}/32"]}
+        addresses = {NET: [f"{BRIDGE}/24", f"{SERVICE}/32", f"{DNS}/32"]}
         addresses |= {node.net: [f"{node.address}/24"] for node in self.nodes}
         self.machine.network([NET, *(node.net for node in self.nodes)], addresses)
         for node in self.nodes:
             sh("ip", "-n", node.net, "route", "add", "default", "via", BRIDGE)
             sh("ip", "-n", NET, "route", "add", node.pods, "via", node.address)
 
-    def _images(self) -> list[Path]:
+    def _images(self, kube: Path) -> list[Path]:
         """Archives of all images that pods here use."""
-        ours, pause = RUN / "harp.tar", RUN / "pause.tar"
+        ours, pause, scheduler = (RUN / f"{one}.tar" for one in ("harp", "pause", "scheduler"))
         done = subprocess.run(
             [sys.executable, ROOT / "deploy" / "images", "--out", ours],
             check=False,
@@ -107,7 +110,8 @@ class Cluster:
         if done.returncode:
             raise RuntimeError(f"the images cannot be built: {done.stdout[-3000:]}")
         _one_file_image(pause_program(RUN), "docker.io/local/pause:3", pause)
-        return [ours, pause]
+        _one_file_image(kube / "kube-scheduler", SCHEDULER, scheduler)
+        return [ours, pause, scheduler]
 
     @staticmethod
     def _load(node: Node, archives: Sequence[Path]) -> None:
@@ -122,14 +126,14 @@ def _one_file_image(program: Path, name: str, out: Path) -> None:
 
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
-        archive.add(program, program.name, filter=_plain)
+        archive.add(program.resolve(), f"bin/{program.name}", filter=_plain)
     data = layer.getvalue()
     digest = hashlib.sha256(data).hexdigest()
     config = json.dumps(
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": [f"/{program.name}"]},
+            "config": {"Entrypoint": [f"/bin/{program.name}"], "Env": ["PATH=/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }
     ).encode()

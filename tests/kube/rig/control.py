@@ -11,11 +11,13 @@ from rig.certificates import Authority, Users
 from rig.client import ApiClient
 from rig.machine import RUN, Machine, wait_for
 
-__all__ = ["BRIDGE", "PORT", "SERVICE", "ControlPlane"]
+__all__ = ["BRIDGE", "DNS", "PORT", "SERVICE", "ControlPlane"]
 
 BRIDGE = "10.98.0.1"
 #: what pods are told the API server's address is; no kube-proxy runs, so the bridge has it as well
 SERVICE = "10.97.0.1"
+#: what pods ask for names
+DNS = "10.97.0.10"
 #: the service's port too, for the same reason
 PORT = 443
 _SERVICES = "10.97.0.0/16"
@@ -65,7 +67,7 @@ class ControlPlane:
         )
         self._start_api()
         wait_for("the API server is ready", self._ready, limit_s=120)
-        self.start_scheduler()
+        self._start_scheduler()
         self._run(
             "manager",
             [
@@ -84,14 +86,7 @@ class ControlPlane:
             ],
         )
 
-    def start_scheduler(self, extenders: list[object] | None = None) -> None:
-        """The scheduler, anew where it runs.
-
-        Args:
-            extenders: as in a KubeSchedulerConfiguration.
-        """
-        if "scheduler" in self._machine.processes:
-            self._machine.stop("scheduler")
+    def _start_scheduler(self) -> None:
         config = RUN / "scheduler.json"
         config.write_text(
             json.dumps(
@@ -105,7 +100,6 @@ class ControlPlane:
                     # a pod that did not fit is looked at again soon
                     "podInitialBackoffSeconds": 1,
                     "podMaxBackoffSeconds": 2,
-                    "extenders": extenders or [],
                 }
             )
         )

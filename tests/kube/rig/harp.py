@@ -1,76 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HARP on the cluster: a DaemonSet by hand, for what the tests ask of it.
-
-The chart of deploy/helm is tested by its own; what is here says what a node's pod needs at least.
-"""
+"""HARP on the cluster, by its chart, and what can be asked of it on one node."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
+from rig.binaries import ROOT
+from rig.chart import DEVICES, NAMESPACE, Chart
 from rig.cluster import Cluster
-from rig.machine import wait_for
+from rig.machine import NET, connect, wait_for
 from rig.node import Node
 
-__all__ = ["DEVICES", "NAMESPACE", "RESOURCE", "SOFT_DIR", "Harp"]
+__all__ = ["DAEMON_PORT", "PLUGIN_PORT", "RESOURCE", "SOFT_DIR", "Harp", "Series"]
 
-NAMESPACE = "harp-system"
 RESOURCE = "harp.dev/gpu-share"
-SOFT_DIR = "/run/harp/soft"
-DEVICES = ("t4-16g", "t4-16g")
-_KUBELET = "/var/lib/kubelet"
+SOFT_DIR = "/run/harp/softgpu"
+#: of their metrics, as the chart has them
+DAEMON_PORT, PLUGIN_PORT = 9402, 9403
+_LABEL = "harp.dev/enabled"
+
+Series = list[tuple[str, Mapping[str, str], float]]
 
 
 class Harp:
-    """HARP, installed."""
+    """HARP, installed; asked on one node.
 
-    def __init__(self, cluster: Cluster, devices: tuple[str, ...] = DEVICES) -> None:
-        self.cluster, self.devices = cluster, devices
+    Args:
+        cluster: where.
+        node: which; the first, if it is not said.
+    """
 
-    @property
-    def node(self) -> Node:
-        """The first node."""
-        return self.cluster.nodes[0]
+    def __init__(self, cluster: Cluster, node: Node | None = None) -> None:
+        self.cluster, self.node = cluster, node or cluster.nodes[0]
+        self.chart = Chart(cluster)
 
     def install(self) -> None:
-        """Apply the manifests; returns when every node offers all its slots."""
-        for one in self._manifests():
-            self.cluster.kubectl("apply", "-f", "-", text=json.dumps(one))
+        """Install it on this node; returns when it offers all its slots."""
+        self.mark(_LABEL, "true")
+        self.chart.install()
         wait_for("all slots are offered", self.offered, limit_s=120)
 
-    def uninstall(self) -> None:
-        """Take it away again."""
-        self.cluster.kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
-        for kind in ("clusterrole", "clusterrolebinding"):
-            self.cluster.kubectl("delete", kind, "harp-device-plugin")
+    def uninstall(self) -> str:
+        """Take it away again; what the chart's cleanup said."""
+        said = self.chart.uninstall()
+        self.mark(_LABEL, None)
+        return said
 
-    def offered(self, node: Node | None = None) -> bool:
+    def on(self, number: int) -> Harp:
+        """The same HARP, on another node; from 1."""
+        other = Harp(self.cluster, self.cluster.nodes[number - 1])
+        other.chart = self.chart
+        return other
+
+    def mark(self, label: str, value: str | None) -> None:
+        """Label the node; None: no more."""
+        change = {"metadata": {"labels": {label: value}}}
+        self.cluster.client.merge(f"/api/v1/nodes/{self.node.name}", change)
+
+    def gpus_here(self, here: bool) -> None:
+        """Make the node one of HARP's with GPUs, or one of those without; waits for that."""
+        self.mark(_LABEL, "true" if here else None)
+        if here:
+            wait_for(f"{self.node.name} offers slots", self.offered, limit_s=120)
+        else:
+            wait_for(f"{self.node.name} has none", lambda: not self.pods("node"), limit_s=60)
+
+    def offered(self) -> bool:
         """Whether all slots are there and free of illness."""
-        return self.allocatable(node) == 100 * len(self.devices)
+        return self.allocatable() == 100 * len(DEVICES)
 
-    def allocatable(self, node: Node | None = None) -> int:
-        """Slots that kubelet says can be had of a node."""
-        name = (node or self.node).name
-        status = self.cluster.client.get(f"/api/v1/nodes/{name}")["status"]
-        return int(status["allocatable"].get(RESOURCE, 0))
+    def allocatable(self, resource: str = RESOURCE) -> int:
+        """Slots that kubelet says can be had of the node."""
+        status = self.cluster.client.get(f"/api/v1/nodes/{self.node.name}")["status"]
+        return int(status["allocatable"].get(resource, 0))
 
-    def pod(self) -> dict[str, Any]:
-        """HARP's pod on the first node."""
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods"
-        (found,) = (
-            one
-            for one in self.cluster.client.get(path, labelSelector="app=harp-node")["items"]
-            if one["spec"].get("nodeName") == self.node.name
-            and not one["metadata"].get("deletionTimestamp")
-        )
+    def pods(self, component: str) -> list[dict[str, Any]]:
+        """Pods of a part of HARP's on the node, those that are about to go as well."""
+        path, label = f"/api/v1/namespaces/{NAMESPACE}/pods", "app.kubernetes.io/component"
+        found = self.cluster.client.get(path, labelSelector=f"{label}={component}")["items"]
+        return [one for one in found if one["spec"].get("nodeName") == self.node.name]
+
+    def pod(self, component: str = "node") -> dict[str, Any]:
+        """The one that is to stay."""
+        there = self.pods(component)
+        (found,) = (one for one in there if not one["metadata"].get("deletionTimestamp"))
         return found
 
-    def logs(self, container: str) -> str:
+    def logs(self, container: str, component: str = "node") -> str:
         """What one of its containers has said."""
-        name = self.pod()["metadata"]["name"]
+        name = self.pod(component)["metadata"]["name"]
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/log?container={container}"
         return self.cluster.client.text("GET", path)
 
@@ -82,27 +107,24 @@ class Harp:
         return 0
 
     def pid_of(self, container_id: str) -> int:
-        """Pid of a container's program; 0: it does not run."""
+        """Pid of a container's program, on whatever node; 0: it does not run."""
         wanted = container_id.rpartition("/")[2]
-        for line in self.node.ctr("tasks", "ls").splitlines()[1:]:
-            name, pid, state = line.split()
-            if name == wanted and state == "RUNNING":
-                return int(pid)
+        for node in self.cluster.nodes:
+            for line in node.ctr("tasks", "ls").splitlines()[1:]:
+                name, pid, state = line.split()
+                if name == wanted and state == "RUNNING":
+                    return int(pid)
         return 0
 
     def cli(self, *arguments: str) -> dict[str, Any]:
-        """`harp ... --json` in the daemon's container."""
+        """`harp ... --json` in the daemon's container, with that one's environment."""
         pid = wait_for("harpd's container runs", lambda: self.container_pid("daemon"))
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        env = dict(one.decode().split("=", 1) for one in entries if b"=" in one)
+        enter = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root"]
         done = subprocess.run(
-            [
-                "nsenter",
-                f"--mount=/proc/{pid}/ns/mnt",
-                f"--root=/proc/{pid}/root",
-                "/opt/venv/bin/harp",
-                *arguments,
-                "--json",
-            ],
-            env={"PATH": "/opt/venv/bin:/usr/bin:/bin", **self.settings()},
+            [*enter, "/opt/venv/bin/harp", *arguments, "--json"],
+            env=env,
             check=False,
             capture_output=True,
             text=True,
@@ -119,10 +141,21 @@ class Harp:
                 return one
         return None
 
+    def series(self, port: int) -> Series:
+        """All series of harpd's page or the plugin's, asked over the network of pods."""
+        host = self.pod()["status"]["podIP"]
+        connection = http.client.HTTPConnection(host, port, timeout=10)
+        connection.sock = connect(NET, host, port)
+        try:
+            connection.request("GET", "/metrics")
+            page = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+        families = text_string_to_metric_families(page)
+        return [(s.name, s.labels, s.value) for family in families for s in family.samples]
+
     def soft(self, tool: str, *arguments: str) -> str:
         """harp-soft-truth or harp-soft-fault, of the checkout, on the node's software GPU."""
-        from rig.binaries import ROOT
-
         done = subprocess.run(
             [ROOT / "harp" / "_lib" / f"harp-soft-{tool}", *arguments],
             env={"HARP_SOFT_DIR": str(self.node.path(SOFT_DIR))},
@@ -133,96 +166,3 @@ class Harp:
         if done.returncode:
             raise RuntimeError(f"harp-soft-{tool} {arguments}: {done.stderr}{done.stdout}")
         return done.stdout
-
-    def settings(self) -> Mapping[str, str]:
-        """Environment of its containers."""
-        return {
-            "HARP_RUN": "/run/harp",
-            "HARP_SOFT_DIR": SOFT_DIR,
-            "HARP_SOFT_DEVICES": ",".join(self.devices),
-        }
-
-    def _manifests(self) -> list[dict[str, Any]]:
-        account = {"name": "harp-device-plugin", "namespace": NAMESPACE}
-        role = {"name": "harp-device-plugin"}
-        rbac = "rbac.authorization.k8s.io"
-        return [
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account},
-            {
-                "apiVersion": f"{rbac}/v1",
-                "kind": "ClusterRole",
-                "metadata": role,
-                "rules": [
-                    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
-                    {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
-                ],
-            },
-            {
-                "apiVersion": f"{rbac}/v1",
-                "kind": "ClusterRoleBinding",
-                "metadata": role,
-                "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", **role},
-                "subjects": [{"kind": "ServiceAccount", **account}],
-            },
-            self._daemon_set(),
-        ]
-
-    def _daemon_set(self) -> dict[str, Any]:
-        label = {"app": "harp-node"}
-        env = [{"name": name, "value": value} for name, value in self.settings().items()]
-        node_name = {
-            "name": "NODE_NAME",
-            "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}},
-        }
-        paths = {
-            "run": "/run/harp",
-            "state": "/var/lib/harp",
-            "plugins": f"{_KUBELET}/device-plugins",
-            "resources": f"{_KUBELET}/pod-resources",
-        }
-        mounts = [{"name": name, "mountPath": path} for name, path in paths.items()]
-        common = {"imagePullPolicy": "Never", "securityContext": {"privileged": True}}
-        spec = {
-            "serviceAccountName": "harp-device-plugin",
-            "hostPID": True,
-            "terminationGracePeriodSeconds": 10,
-            "tolerations": [{"operator": "Exists"}],
-            "containers": [
-                {
-                    **common,
-                    "name": "daemon",
-                    "image": "localhost/harp-daemon:0.1.0",
-                    "env": env,
-                    "volumeMounts": mounts[:2],
-                },
-                {
-                    **common,
-                    "name": "plugin",
-                    "image": "localhost/harp-plugin:0.1.0",
-                    "env": [*env, node_name],
-                    "volumeMounts": mounts,
-                },
-                {
-                    "imagePullPolicy": "Never",
-                    "name": "compiler",
-                    "image": "localhost/harp-daemon:0.1.0",
-                    "command": ["python", "-m", "harp.softgpu", "compiler"],
-                    "args": ["--socket=/run/harp/ptxc/sock", "--jobs=2"],
-                    "volumeMounts": mounts[:1],
-                },
-            ],
-            "volumes": [
-                {"name": name, "hostPath": {"path": path, "type": "DirectoryOrCreate"}}
-                for name, path in paths.items()
-            ],
-        }
-        return {
-            "apiVersion": "apps/v1",
-            "kind": "DaemonSet",
-            "metadata": {"name": "harp-node", "namespace": NAMESPACE},
-            "spec": {
-                "selector": {"matchLabels": label},
-                "template": {"metadata": {"labels": label}, "spec": spec},
-            },
-        }

@@ -18,7 +18,7 @@ from typing import IO, TypeVar
 
 from rig import cgroups
 
-__all__ = ["NET", "RUN", "Machine", "connect", "sh", "wait_for"]
+__all__ = ["NET", "RUN", "Machine", "connect", "inside", "sh", "wait_for"]
 
 _Said = TypeVar("_Said")
 
@@ -61,19 +61,24 @@ def wait_for(
 
 
 def connect(netns: str, host: str, port: int, timeout_s: float = 10) -> socket.socket:
-    """A connection made in a network namespace: a socket stays in the one it was made in."""
+    """A connection made in a network namespace."""
+    return inside(netns, lambda: socket.create_connection((host, port), timeout=timeout_s))
+
+
+def inside(netns: str, make: Callable[[], socket.socket]) -> socket.socket:
+    """A socket made in a network namespace: it stays in the one it was made in."""
     result: list[socket.socket | BaseException] = []
 
-    def inside() -> None:
+    def enter() -> None:
         try:
             with (_NETNS / netns).open() as space:
                 if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), _CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), f"setns to {netns}")  # noqa: TRY301
-            result.append(socket.create_connection((host, port), timeout=timeout_s))
+            result.append(make())
         except BaseException as error:  # noqa: BLE001 - raised again by the caller
             result.append(error)
 
-    thread = threading.Thread(target=inside)
+    thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
     if isinstance(result[0], BaseException):

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from rig import cgroups
+from rig.control import DNS
 from rig.machine import NET, RUN, Machine, sh, wait_for
 
 __all__ = ["Node"]
@@ -86,10 +87,12 @@ class Node:
         self.space = machine.space / f"{self.name}-space"
         self.holder = 0  #: pid of the process that holds the mounts
         self.socket = self.run / "containerd.sock"
+        self.manifests = self.run / "manifests"  #: of static pods
 
     def start(self) -> None:
         """Mounts and containerd."""
-        for folder in (self.run, self.space, self.run / "cni", self.run / "kernel"):
+        parts = (self.run / "cni", self.run / "kernel", self.manifests)
+        for folder in (self.run, self.space, *parts):
             folder.mkdir(mode=0o755, exist_ok=True)
         cgroups.make(self.name)
         self._hold()
@@ -216,12 +219,14 @@ class Node:
             "makeIPTablesUtilChains": False,
             "readOnlyPort": 0,
             "podCIDR": self.pods,
-            "clusterDNS": ["10.97.0.10"],
+            "clusterDNS": [DNS],
             "clusterDomain": "cluster.local",
             "oomScoreAdj": 0,
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%"},
             "nodeStatusUpdateFrequency": "2s",
             "syncFrequency": "2s",
+            "staticPodPath": str(self.manifests),
+            "fileCheckFrequency": "2s",
             "volumePluginDir": str(self.run / "volume-plugins"),
         }

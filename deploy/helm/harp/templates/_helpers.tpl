@@ -108,7 +108,8 @@ capabilities: {drop: [ALL]}
 - {name: HARP_RUN, value: {{ .Values.hostPaths.run | quote }}}
 - {name: HARP_LOCK_DIR, value: {{ printf "%s/lock" .Values.hostPaths.run | quote }}}
 {{- if .Values.softwareGpu.enabled }}
-- {name: HARP_SOFT_DIR, value: {{ printf "%s/soft" .Values.hostPaths.run | quote }}}
+{{- /* Not "soft": there `harp remote serve` keeps copies of the software GPU's libraries. */}}
+- {name: HARP_SOFT_DIR, value: {{ printf "%s/softgpu" .Values.hostPaths.run | quote }}}
 - {name: HARP_PTXC_SOCKET, value: {{ printf "%s/ptxc/sock" .Values.hostPaths.run | quote }}}
 {{- with .Values.softwareGpu.devices }}
 - {name: HARP_SOFT_DEVICES, value: {{ . | quote }}}
