@@ -159,7 +159,8 @@ def read(sock: socket.socket) -> Answer:
         piece = sock.recv(PIECE)
         assert piece, "the end is missing"
         thing += piece
-    return Answer(status, message[REPLY.size :].decode(), thing)
+    # A refusal may name a byte that is no text.
+    return Answer(status, message[REPLY.size :].decode(errors="replace"), thing)
 
 
 def ended(pid: str) -> bool:

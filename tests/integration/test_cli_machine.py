@@ -36,7 +36,8 @@ def test_the_doctor_finds_a_good_machine_good(box: Machine) -> None:
 def test_the_doctor_says_what_is_missing(box: Machine, tmp_path: Path) -> None:
     done = box.harp("doctor", HARP_NATIVE_DIR=str(tmp_path))
     assert done.returncode == 1
-    assert "libharp.so is not there" in " ".join(done.stdout.split())
+    # Where its folder's name is long the table breaks within the word.
+    assert "libharp.soisnotthere" in "".join(done.stdout.split())
     done = box.harp("doctor", PATH=str(tmp_path))
     assert "no C compiler" in done.stdout
 
