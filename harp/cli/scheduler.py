@@ -46,7 +46,10 @@ def scheduler() -> None:
 @click.option("--tls-cert", type=_FILE, default=None, help="Serve HTTPS with this one, PEM.")
 @click.option("--tls-key", type=_FILE, default=None, help="And its key.")
 @click.option(
-    "--tls-client-ca", type=_FILE, default=None, help="Only callers that this one signed, PEM."
+    "--tls-client-ca",
+    type=_FILE,
+    default=None,
+    help="Only callers that this one signed, PEM; needed where --bind is not the loopback.",
 )
 @click.option(
     "--kubeconfig",

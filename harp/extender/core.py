@@ -17,7 +17,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harp.extender.objects import GPU, NodeInfo, PodInfo
+from harp.extender.objects import GPU, RESOURCE, NodeInfo, PodInfo
 from harp.extender.room import fit, misfit
 from harp.extender.state import View
 
@@ -218,6 +218,10 @@ def _ask(view: View, pod: PodInfo, node: str) -> Action:
         return Done(Outcome.REFUSED, f"{pod.key} is bound to node {bound} already")
     if pod.ended or view.is_gone(pod.uid):
         return Done(Outcome.REFUSED, f"{pod.key} has ended")
+    if not pod.managed:
+        return Done(
+            Outcome.REFUSED, f"{pod.key} asks for no {RESOURCE}: kube-scheduler binds it itself"
+        )
     if before is not None and before.asked:
         return Done(
             Outcome.REFUSED, f"{pod.key} is being bound to node {before.pod.node} at this moment"

@@ -129,6 +129,7 @@ class PodInfo:
     memory_bytes: int = 0
     gpus: tuple[str, ...] = ()  #: names, in the order of the claims; empty: not known
     ended: bool = False
+    managed: bool = False  #: it names the resource, be it 0: else kube-scheduler binds it itself
 
     @property
     def key(self) -> str:
@@ -164,6 +165,7 @@ class PodInfo:
             + _quantity(overhead, "memory"),
             gpus=_places(_part(meta, "annotations")),
             ended=_part(body, "status").get("phase") in ("Succeeded", "Failed"),
+            managed=any(one.named for one in (*mains, *inits)),
         )
 
 
@@ -174,6 +176,7 @@ class _Asks:
     cpu: int
     memory: int
     stays: bool  #: as long as the pod: a sidecar
+    named: bool  #: the resource stands there
 
 
 def _asks(container: Mapping[str, Any]) -> _Asks:
@@ -183,7 +186,7 @@ def _asks(container: Mapping[str, Any]) -> _Asks:
     slots = _count(asked.get(RESOURCE, "0"), f"{RESOURCE} of container {name}")
     stays = container.get("restartPolicy") == "Always"
     cpu, memory = _quantity(asked, "cpu", 1000), _quantity(asked, "memory")
-    return _Asks(name, slots, cpu, memory, stays)
+    return _Asks(name, slots, cpu, memory, stays, RESOURCE in asked)
 
 
 def _claims(staying: list[_Asks], passing: list[_Asks]) -> tuple[Claim, ...]:

@@ -17,10 +17,12 @@ Source: kube-scheduler's extender/v1/types.go, pkg/scheduler/extender.go.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import socketserver
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -34,13 +36,18 @@ from harp.errors import ConfigError
 from harp.extender.calls import BadRequestError, Extender, UnreadyError
 from harp.kube.client import Object
 
-__all__ = ["BODY_MAX", "Server", "Tls"]
+__all__ = ["BODY_MAX", "CONNECTIONS_MAX", "Server", "Tls"]
 
 _log = structlog.get_logger(__name__)
-#: whole nodes of a large cluster: 5,000 of 6 KiB
-BODY_MAX = 32 << 20
+#: names of 10,000 nodes and the largest pod there can be; whole nodes of a small cluster
+BODY_MAX = 4 << 20
+_BODY_READ_ONLY_MAX = 1 << 10
+#: each is a thread; kube-scheduler has one for its filters, and one for each pod being bound
+CONNECTIONS_MAX = 128
 #: kube-scheduler keeps connections; one that says nothing for so long is closed
 _IDLE_S = 60.0
+#: one that has not begun, be it the handshake; who asks at all asks at once
+_FIRST_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +67,11 @@ class Server:
         host: where to listen, and the port; 0: any.
         tls: None: plain HTTP.
         read_only: GET alone.
+        connections_max: at once; more are hung up on.
 
     Raises:
-        ConfigError: the address is not free, or the certificate is not good.
+        ConfigError: the address is not free, or the certificate is not good; or others than this
+            machine could call, and callers need no certificate.
     """
 
     def __init__(
@@ -74,12 +83,22 @@ class Server:
         tls: Tls | None = None,
         read_only: bool = False,
         body_max: int = BODY_MAX,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
+        if not read_only and not _is_loopback(host) and (tls is None or tls.clients is None):
+            raise ConfigError(
+                f"whoever reaches {host}:{port} could bind pods",
+                "give --tls-cert, --tls-key and --tls-client-ca, and kube-scheduler a certificate"
+                " of that authority (certFile and keyFile of its tlsConfig); or listen on"
+                " 127.0.0.1",
+            )
+        # Where nothing is called, nobody has a body to read, though one is answered properly.
+        body_max = min(body_max, _BODY_READ_ONLY_MAX) if read_only else body_max
         its = {"extender": extender, "body_max": body_max, "read_only": read_only}
         handler = type("_Bound", (_Handler,), its)
         context = _context(tls) if tls else None
         try:
-            self._http = _Listener((host, port), handler)
+            self._http = _Listener((host, port), handler, connections_max)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen at {host}:{port}: {error}", "choose another HOST:PORT"
@@ -105,6 +124,14 @@ class Server:
         self._http.shutdown()
 
 
+def _is_loopback(host: str) -> bool:
+    """Whether this machine alone comes there; other names are not looked up: they may change."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _context(tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -124,9 +151,31 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(
+        self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], connections_max: int
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._free = threading.Semaphore(connections_max)
         super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Its thread, if there may be one more. Nobody waits here: stop() would wait too."""
+        if not self._free.acquire(blocking=False):
+            _log.warning("too_many_connections", client=str(client_address))
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """To the end of the connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def server_bind(self) -> None:
         """Without its parent's look at DNS, which may take long and whose answer nobody reads."""
@@ -142,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "harp-extender"
     sys_version = ""
-    timeout = _IDLE_S
+    timeout = _FIRST_S
     wbufsize = -1  #: an answer goes out in one piece: two would wait for each other's receipt
     disable_nagle_algorithm = True
     extender: ClassVar[Extender]
@@ -151,6 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Probes and Prometheus."""
+        self.connection.settimeout(_IDLE_S)
         match self.path.partition("?")[0]:
             case "/healthz":
                 self._say(HTTPStatus.OK, "ok")
@@ -166,6 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """The three calls."""
+        self.connection.settimeout(_IDLE_S)
         extender = self.extender
         calls: dict[str, Callable[[Object], object]] = {
             "filter": extender.filter,

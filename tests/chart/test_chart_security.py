@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from conftest import Template, containers, of_kind, one, pods
 from scenarios import SCENARIOS
 
@@ -211,6 +212,16 @@ def test_every_port_has_a_policy_and_every_pod_is_in_one(template: Template, nam
         for rule in policy["ingress"]:
             everybody = "from" not in rule
             assert everybody == (owner == "harp-extender" and rule["ports"][0]["port"] == 8888)
+
+
+def test_only_known_callers_may_have_pods_bound_over_the_network(template: Template) -> None:
+    objects = template(SCENARIOS["own scheduler"])
+    ((_, pod),) = [p for p in pods(objects) if p[0] == "harp-extender"]
+    arguments = pod["containers"][0]["args"]
+    assert "--tls-client-ca=/etc/harp/tls/ca.crt" in arguments
+    entry = yaml.safe_load(one(objects, "ConfigMap", "-extender")["data"]["extender.yaml"])
+    assert entry[0]["enableHTTPS"] is True
+    assert entry[0]["tlsConfig"].keys() == {"caFile", "certFile", "keyFile"}
 
 
 def test_nobody_reads_metrics_if_nobody_is_named(template: Template) -> None:

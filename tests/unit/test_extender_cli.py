@@ -16,6 +16,7 @@ from fake_kube import FakeKube, served
 from test_kube_client import kubeconfig, wait_for
 
 from harp.cli.scheduler import scheduler
+from harp.errors import ConfigError
 from harp.extender import bind
 from harp.extender.objects import RESOURCE
 
@@ -31,6 +32,7 @@ def test_the_configuration_that_we_hand_out(version: str) -> None:
     calls = {extender[f"{verb}Verb"] for verb in ("filter", "prioritize", "bind")}
     assert calls == {"filter", "prioritize", "bind"}
     assert extender["managedResources"][0]["name"] == RESOURCE
+    assert extender["tlsConfig"].keys() == {"caFile", "certFile", "keyFile"}
     # it may not give up before a binding's own patience is over
     assert extender["httpTimeout"] == "5s"
     assert 2 * bind._GET_S + bind._POST_S < 5
@@ -51,6 +53,21 @@ def test_the_command_line(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(scheduler, ["serve", *arguments])
     assert result.exit_code != 0
     assert said in f"{result.output} {result.exception}"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.0.0.1", "node.example.org"])
+def test_nobody_binds_over_the_network_without_a_certificate(host: str, tmp_path: Path) -> None:
+    name = kubeconfig(tmp_path / "config", "http://127.0.0.1:1", {})
+    asked = ["serve", "--kubeconfig", name, "--bind", f"{host}:0"]
+    half = [*asked, "--tls-cert", str(tmp_path / "x"), "--tls-key", str(tmp_path / "x")]
+    for arguments in (asked, half):
+        error = CliRunner().invoke(scheduler, arguments).exception
+        assert isinstance(error, ConfigError)
+        assert "could bind pods" in error.message
+        assert "--tls-client-ca" in error.hint
+        assert "certFile" in error.hint
+    whole = CliRunner().invoke(scheduler, [*half, "--tls-client-ca", str(tmp_path / "x")])
+    assert "cannot be used" in str(whole.exception)  # now the files themselves are looked at
 
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/mine/leases/harp-scheduler-extender"

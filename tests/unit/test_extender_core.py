@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_kube import node, pod
+from fake_kube import container, node, pod
 
 from harp.extender.core import (
     BindAsked,
@@ -179,8 +179,14 @@ def test_no_gpu_is_named_where_one_would_be_guessed() -> None:
     assert view.room("n").adrift == (30,)
 
 
-def test_a_pod_without_shares_keeps_its_annotations() -> None:
-    assert _post(_view(node("n")), pod("a", 0), "n").annotations == {}
+def test_a_pod_that_is_none_of_ours_is_not_bound() -> None:
+    """kube-scheduler never asks for it: who does wants a pod past taints and quotas."""
+    view = _view(node("n"))
+    assert "asks for no harp.dev/gpu-share" in _refused(view, pod("a", 0), "n")
+    none = pod("none")
+    none["spec"]["containers"] = [container("c", 0)]
+    none["spec"]["containers"][0]["resources"]["limits"] = {"harp.dev/gpu-share": "0"}
+    assert _post(view, none, "n").annotations == {}  # kube-scheduler does ask for this one
 
 
 def test_unknown_nodes() -> None:
