@@ -12,9 +12,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
@@ -65,7 +66,9 @@ class Harpd:
         self.used_bytes: dict[str, int] = {}
         #: monotonic s at the end of the last tick(); None: there was none
         self.looked_s: float | None = None
-        #: looks that failed
+        #: devices that did not answer the last look: {uuid: why}
+        self.lost: dict[str, str] = {}
+        #: looks that failed, or of a device that was not lost before
         self.look_errors = 0
         #: {client_id: start time of its process}, to tell a reused pid
         self._client_start = self._reconciler.client_start
@@ -165,7 +168,7 @@ class Harpd:
             picture, self._handed_over = self._handed_over, None
             return [h for h in held_exactly(picture) if h.tenant_id in tenants]
         devices = self._reconciler.devices
-        uses = {uuid: await self._processes(uuid) for uuid in devices}
+        uses = await self._uses()
         procs = await asyncio.to_thread(all_procs)
         contexts = {d.uuid: d.overhead_bytes for d in devices.values()}
         owner_of = self.evaders.owners(procs, tenants)
@@ -213,12 +216,9 @@ class Harpd:
     async def tick(self) -> None:
         """One look: uncovered processes, what the ledger missed, shares, tenants that ended."""
         before = await self._book.look()
-        devices = self._reconciler.devices
-        uses = {uuid: await self._processes(uuid) for uuid in devices}
+        uses = await self._uses()
         picture = await self._book.look()
-        self.used_bytes = {
-            uuid: await asyncio.to_thread(self.found.nvml.memory_used, uuid) for uuid in devices
-        }
+        self.used_bytes = await self._used()
         procs = (
             await asyncio.to_thread(all_procs) if self._book.tenants or any(uses.values()) else {}
         )
@@ -245,8 +245,35 @@ class Harpd:
         """Memory of a device, whoever holds it."""
         return self._reconciler.devices[uuid].memory_bytes
 
-    async def _processes(self, uuid: str) -> list[ProcessUse]:
-        return await asyncio.to_thread(self.found.nvml.processes, uuid)
+    async def _uses(self) -> dict[str, Sequence[ProcessUse]]:
+        """Processes of each device that answers; one that fell off the bus holds up no other.
+
+        Raises:
+            NvmlError: none answers.
+        """
+        uses: dict[str, Sequence[ProcessUse]] = {}
+        lost: dict[str, str] = {}
+        for uuid in self._reconciler.devices:
+            try:
+                uses[uuid] = await asyncio.to_thread(self.found.nvml.processes, uuid)
+            except (NvmlError, TimeoutError) as error:
+                lost[uuid] = str(error)
+        for uuid in lost.keys() - self.lost.keys():
+            self.look_errors += 1
+            _log.error("device_lost", gpu=uuid, reason=lost[uuid], effect="others go on")
+        for uuid in self.lost.keys() - lost.keys():
+            _log.info("device_back", gpu=uuid)
+        self.lost = lost
+        if lost and not uses:
+            raise NvmlError("no device answers: " + "; ".join(lost.values()))
+        return uses
+
+    async def _used(self) -> dict[str, int]:
+        used: dict[str, int] = {}
+        for uuid in self._reconciler.devices.keys() - self.lost.keys():
+            with contextlib.suppress(NvmlError, TimeoutError):  # the next look says it
+                used[uuid] = await asyncio.to_thread(self.found.nvml.memory_used, uuid)
+        return used
 
     def _remember(self, picture: Picture) -> None:
         now = time.monotonic()
@@ -305,14 +332,16 @@ class Harpd:
         draining = picture.draining()
         if not draining:
             return False
-        listed: set[int] = set()
-        for uuid in self._reconciler.devices:
-            listed.update(use.pid for use in await self._processes(uuid))
+        uses = await self._uses()
+        listed = {use.pid for processes in uses.values() for use in processes}
+        unsure = {client for client, uuid in picture.holds if uuid not in uses}
         live = {c.pid for c in picture.clients.values() if c.state is ClientState.LIVE}
         left = False
         for client in draining:
             if client.client_id in self._expected and time.monotonic() < self._settled_s:
                 continue  # it may be about to come back; tick() looks again
+            if client.client_id in unsure:
+                continue  # nobody can say what it has on a lost device; tick() looks again
             if client.pid in listed and not self._replaced(client, live):
                 # One that is expected back may take long, if it is stopped: tick() looks again.
                 left |= client.client_id not in self._expected

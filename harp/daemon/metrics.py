@@ -48,7 +48,7 @@ class Reporter:
 
     def routes(self) -> Mapping[str, Route]:
         """The pages by path."""
-        return {"/metrics": self.metrics, "/healthz": self.healthz}
+        return {"/metrics": self.metrics, "/healthz": self.healthz, "/livez": self.livez}
 
     async def metrics(self, accept: str) -> Page:
         """All series, or an error: never some of them.
@@ -65,12 +65,17 @@ class Reporter:
             raise
         return Page(body, kind)
 
+    async def livez(self, _accept: str) -> Page:
+        """Whether the event loop answers: to end harpd, and its arbiter, mends no device."""
+        return Page(b"ok\n")
+
     async def healthz(self, _accept: str) -> Page:
         """Whether harpd still looks at its devices: the arbiter and NVML answer it."""
         looked_s = self._harpd.looked_s
         age_s = time.monotonic() - (self._begun_s if looked_s is None else looked_s)
         if age_s <= self._patience_s:
-            return Page(b"ok\n")
+            lost = "".join(f"no answer from device {u}\n" for u in sorted(self._harpd.lost))
+            return Page(f"ok\n{lost}".encode())
         said = f"no look at the devices for {age_s:.0f} s; see harpd's log\n"
         return Page(said.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
 

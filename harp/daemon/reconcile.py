@@ -195,6 +195,8 @@ class Reconciler:
         }
         self._strangers, confirmed = confirm(self._strangers, now, self._config.confirm_count)
         for uuid, device in self.devices.items():
+            if uuid not in uses:
+                continue  # it did not answer: as it was
             outside = sum(now[s] for s in confirmed if s.device_uuid == uuid)
             capacity = max(0, device.memory_bytes - outside)
             if abs(capacity - self._book.devices[uuid].memory_bytes) > GRANULE_BYTES:

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pynvml
+import structlog
 
 from harp.errors import NvmlError
 
 __all__ = ["Nvml", "NvmlDevice", "ProcessUse", "nvml_errors"]
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,24 @@ class Nvml:
             return str(pynvml.nvmlSystemGetDriverVersion())
 
     def devices(self) -> list[NvmlDevice]:
-        """All devices, in NVML's order."""
+        """All devices that answer, in NVML's order; one that is lost keeps no other away.
+
+        Raises:
+            NvmlError: none answers.
+        """
         with nvml_errors("nvmlDeviceGetCount"):
             count = int(pynvml.nvmlDeviceGetCount())
-        return [self._device(index) for index in range(count)]
+        found: list[NvmlDevice] = []
+        lost: NvmlError | None = None
+        for index in range(count):
+            try:
+                found.append(self._device(index))
+            except NvmlError as error:
+                lost = error
+                _log.error("device_lost", gpu=index, reason=error.message, effect="left out")
+        if lost is not None and not found:
+            raise lost
+        return found
 
     def memory_used(self, uuid: str) -> int:
         """Physical bytes in use on a device, by anybody but the driver itself."""

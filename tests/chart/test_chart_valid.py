@@ -191,3 +191,13 @@ def test_what_is_checked_in_is_what_the_chart_says() -> None:
     static = list(yaml.safe_load_all((ROOT / "deploy/static/harp.yaml").read_text()))
     assert [o["kind"] for o in static if o].count("DaemonSet") == 1
     assert all("helm.sh/hook" not in json.dumps(o) for o in static)
+
+
+def test_harpd_is_not_restarted_for_a_device_that_does_not_answer(template: Template) -> None:
+    """Its arbiter would end with it, and with that new memory of all other devices."""
+    pod = one(template({}), "DaemonSet", "-node")["spec"]["template"]["spec"]
+    (daemon,) = (c for c in pod["containers"] if c["name"] == "daemon")
+    paths = {kind: daemon[kind]["httpGet"]["path"] for kind in daemon if kind.endswith("Probe")}
+    assert paths == {
+        "startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/healthz"
+    }  # fmt: skip

@@ -90,6 +90,7 @@ class _World:
         self.harpd = SimpleNamespace(
             looked_s=None,
             look_errors=0,
+            lost={},
             used_bytes={},
             physical_bytes=lambda _uuid: 9 * GIB,
             evaders=SimpleNamespace(uncovered={}, uncovered_total=0),
@@ -242,6 +243,21 @@ def test_harpd_is_ill_when_it_has_not_looked_for_long() -> None:
     world.harpd.looked_s -= 11
     assert world.health().status == 503
     assert b"no look at the devices for 11 s" in world.health().body
+
+
+def test_harpd_that_has_not_looked_is_alive_all_the_same() -> None:
+    """A restart mends no device, and takes the arbiter of all others along."""
+    world = _World()
+    world.reporter._begun_s -= 11
+    routes = world.reporter.routes()
+    assert asyncio.run(routes["/healthz"]("")).status == 503
+    assert asyncio.run(routes["/livez"]("")) == Page(b"ok\n")
+
+
+def test_a_device_that_does_not_answer_is_named() -> None:
+    world = _World()
+    world.harpd.lost = {"GPU-7": "device GPU-7: GPU is lost"}
+    assert world.health() == Page(b"ok\nno answer from device GPU-7\n")
 
 
 def test_the_text_is_made_in_a_thread_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

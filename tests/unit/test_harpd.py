@@ -8,13 +8,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from harp.config import Config
 from harp.daemon import evaders
 from harp.daemon.harpd import Harpd
-from harp.daemon.picture import Picture, parse
+from harp.daemon.picture import Hold, Picture, parse
+from harp.discovery import ProcessUse
+from harp.errors import NvmlError
 from harp.lease_wire import Msg, Op
-from harp.model import ClientState
+from harp.model import Client, ClientState
 from harp.procs import Proc
 
 _DEATHS = 40
@@ -123,3 +126,71 @@ def test_what_is_left_is_looked_for_again() -> None:
     harpd = _Looking([True, True])
     _run(harpd, 1, 3)
     assert harpd.looks == 3
+
+
+class _Eight:
+    """NVML of two devices, of which "lost" fell off the bus; 7 and 8 use "well"."""
+
+    def __init__(self) -> None:
+        self.lost = {"lost"}
+
+    def processes(self, uuid: str) -> list[ProcessUse]:
+        if uuid in self.lost:
+            raise NvmlError(f"device {uuid}: GPU is lost")
+        return [ProcessUse(8, 1, compute=True)]
+
+    def memory_used(self, uuid: str) -> int:
+        return len(self.processes(uuid))
+
+
+def _with_a_lost_device(picture: Picture, sent: list[int]) -> Harpd:
+    async def look() -> Picture:
+        return picture
+
+    async def request(message: Msg) -> None:
+        sent.append(message.client)
+
+    async def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    book = cast("Any", SimpleNamespace(look=look, tenants={}))
+    link = cast("Any", SimpleNamespace(client=SimpleNamespace(request=request)))
+    found = cast("Any", SimpleNamespace(nvml=_Eight()))
+    harpd = Harpd(Config(), book, link, found, _NOTHING)
+    harpd._reconciler.devices = cast("Any", {"lost": 1, "well": 2})
+    harpd._reconciler.look = nothing  # type: ignore[method-assign]
+    return harpd
+
+
+def test_a_lost_device_does_not_end_the_look_at_the_others() -> None:
+    harpd = _with_a_lost_device(Picture(), [])
+    for _ in range(2):
+        with capture_logs() as logs:
+            asyncio.run(harpd.tick())
+    assert harpd.looked_s is not None
+    assert harpd.used_bytes == {"well": 1}
+    assert list(harpd.lost) == ["lost"]
+    assert harpd.look_errors == 1  # said and counted once
+    assert not [entry for entry in logs if entry["event"] == "device_lost"]
+    harpd.found.nvml.lost.clear()  # type: ignore[attr-defined]
+    asyncio.run(harpd.tick())
+    assert (harpd.lost, harpd.used_bytes) == ({}, {"lost": 1, "well": 1})
+
+
+def test_no_look_ends_where_no_device_answers() -> None:
+    harpd = _with_a_lost_device(Picture(), [])
+    harpd.found.nvml.lost.add("well")  # type: ignore[attr-defined]
+    with capture_logs(), pytest.raises(NvmlError):
+        asyncio.run(harpd.tick())
+    assert harpd.looked_s is None
+
+
+def test_the_dead_of_other_devices_are_drained_beside_a_lost_one() -> None:
+    """8 is still listed; what 9 has on the lost device nobody can say."""
+    dead = {n: Client(n, 1, n, ClientState.DRAINING, "x") for n in (7, 8, 9)}
+    holds = {(7, "well"): Hold(), (8, "well"): Hold(), (9, "lost"): Hold()}
+    sent: list[int] = []
+    harpd = _with_a_lost_device(Picture(clients=dead, holds=holds), sent)
+    with capture_logs():
+        assert asyncio.run(harpd._drain_once())
+    assert sent == [7]

@@ -136,19 +136,21 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
-{{/* Probes at /healthz of the named port. */}}
+{{/* Probes of a port: (list "port" "/path that says whether a restart would help"). */}}
 {{- define "harp.probes" -}}
+{{- $port := index . 0 }}
+{{- $alive := index . 1 -}}
 startupProbe:
-  httpGet: {path: /healthz, port: {{ . }}}
+  httpGet: {path: {{ $alive }}, port: {{ $port }}}
   periodSeconds: 2
   failureThreshold: 60
 livenessProbe:
-  httpGet: {path: /healthz, port: {{ . }}}
+  httpGet: {path: {{ $alive }}, port: {{ $port }}}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
-  httpGet: {path: /healthz, port: {{ . }}}
+  httpGet: {path: /healthz, port: {{ $port }}}
   periodSeconds: 5
   timeoutSeconds: 5
 {{- end }}
