@@ -201,3 +201,15 @@ def test_harpd_is_not_restarted_for_a_device_that_does_not_answer(template: Temp
     assert paths == {
         "startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/healthz"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["scheduler", "service"])
+def test_where_nobody_may_read_metrics_policies_are_whole(template: Template, mode: str) -> None:
+    """Kubelet's probes pass all the same; kube-scheduler's calls come in mode service alone."""
+    tls = {"replicas": 1, "tls": {"secretName": "x"}} if mode == "service" else {}
+    objects = template(
+        {"gpusPerNode": 2, "extender": {"mode": mode, **tls}, "networkPolicy": {"metricsFrom": []}}
+    )
+    calls = [{"ports": [{"port": 8888, "protocol": "TCP"}]}] if mode == "service" else []
+    assert one(objects, "NetworkPolicy", "-extender")["spec"]["ingress"] == calls
+    assert one(objects, "NetworkPolicy", "-node")["spec"]["ingress"] == []

@@ -93,6 +93,14 @@ def test_a_restart_of_harpd_takes_nothing_from_tenants() -> None:
         )
 
 
+def test_a_restart_of_harpd_does_not_restart_the_pool() -> None:
+    """Remote sessions are its workers': they go on, as other tenants do."""
+    text = (UNITS / "harp-pool.service").read_text()
+    assert "harpd.service" in re.findall(r"(?m)^Wants=(.*)$", text)
+    for binding in ("Requires", "Requisite", "BindsTo", "PartOf"):
+        assert f"\n{binding}=" not in text
+
+
 def test_workers_may_filter_their_own_calls() -> None:
     """seccomp(2), native/src/worker/filter.c, is not in @system-service (strace showed it)."""
     assert "seccomp" in setting("harp-pool", "SystemCallFilter").split()
