@@ -170,7 +170,7 @@ managedResources:
   - {name: harp.dev/gpu-share, ignoredByScheduler: false}
 {{- end }}
 
-{{/* Who reads metrics: (list policy port...). */}}
+{{/* Who reads metrics: (list policy port...); nothing where nobody may. */}}
 {{- define "harp.policy.metrics" -}}
 {{- $from := (index . 0).metricsFrom }}
 {{- if $from -}}
@@ -179,7 +179,7 @@ managedResources:
     {{- range rest . }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
-{{- else }}[]{{ end }}
+{{- end }}
 {{- end }}
 
 {{/* Way out to the API server, and to names. */}}
