@@ -35,7 +35,7 @@ __all__ = [
     "Owner",
     "Pod",
     "Unknown",
-    "anothers",
+    "of_others",
     "find",
     "find_init",
 ]
@@ -202,7 +202,7 @@ def find_init(
     return Match(Owner(pod.namespace, pod.name, container.name), pod)
 
 
-def anothers(
+def of_others(
     ids: Collection[str],
     holdings: Iterable[Holding],
     pods: Iterable[Pod],
