@@ -35,9 +35,9 @@ __all__ = [
     "Owner",
     "Pod",
     "Unknown",
-    "of_others",
     "find",
     "find_init",
+    "of_others",
 ]
 
 

@@ -19,9 +19,9 @@ from device_plugin.identity import (
     Owner,
     Pod,
     Unknown,
-    anothers,
     find,
     find_init,
+    of_others,
 )
 from harp.errors import DaemonUnreachable, HarpError
 
@@ -117,7 +117,7 @@ class Whose:
             answered = False
         if isinstance(who, Match):
             return Found(who, answered, holdings)
-        taken = anothers(bare.ids, holdings, pods, () if answered else living)
+        taken = of_others(bare.ids, holdings, pods, () if answered else living)
         return Found(who, sure=False, holdings=holdings, taken=taken)
 
     def ask(self, keys: Collection[tuple[str, str]]) -> tuple[Sequence[Pod], bool]:

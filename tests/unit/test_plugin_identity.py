@@ -17,9 +17,9 @@ from device_plugin.identity import (
     Owner,
     Pod,
     Unknown,
-    anothers,
     find,
     find_init,
+    of_others,
 )
 
 NODE = "n1"
@@ -101,16 +101,18 @@ def test_an_init_container_runs_again_beside_what_was_given_on() -> None:
 def test_slots_that_another_has_are_not_taken_by_who_is_listed_nowhere() -> None:
     """A pod that was deleted by force while its container was about to start."""
     other = held("b", ids=frozenset({"a-0"}))
-    assert anothers(IDS, [other], [pod("b")], ()) == other.owner
-    assert anothers(IDS, [held("b", ids=frozenset({"b-0"}))], [pod("b")], ()) is None
-    assert anothers(IDS, [other], [pod("b", ended=True)], ()) is None
+    assert of_others(IDS, [other], [pod("b")], ()) == other.owner
+    assert of_others(IDS, [held("b", ids=frozenset({"b-0"}))], [pod("b")], ()) is None
+    assert of_others(IDS, [other], [pod("b", ended=True)], ()) is None
     # its own init container may have had them, and have been begun anew
     mine = dataclasses.replace(ASKS, ended=True)
-    assert anothers(IDS, [other], [pod("b", mine, *MAIN)], ()) is None
-    assert anothers(IDS, [other], [pod("b", dataclasses.replace(mine, slots=1))], ()) == other.owner
+    assert of_others(IDS, [other], [pod("b", mine, *MAIN)], ()) is None
+    assert (
+        of_others(IDS, [other], [pod("b", dataclasses.replace(mine, slots=1))], ()) == other.owner
+    )
     # of what nobody knows: who was given them may run
-    assert anothers(IDS, [other], [], ()) is None
-    assert anothers(IDS, [other], [], [other.ids]) == other.owner
+    assert of_others(IDS, [other], [], ()) is None
+    assert of_others(IDS, [other], [], [other.ids]) == other.owner
 
 
 def test_an_init_container_of_the_same_slots_comes_before_the_listed_one() -> None:
