@@ -19,6 +19,7 @@ LAYERS = {
     "harp.units": 1,
     "harp.model": 2,
     "harp.config": 3,
+    "harp.csvfile": 3,
     "harp.lease_wire": 4,
     "harp.keep_wire": 4,
     "harp.wire": 4,

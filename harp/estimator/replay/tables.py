@@ -14,15 +14,13 @@ observed. Who has not ended has no duration and is no case.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harp.errors import ConfigError
+from harp import csvfile
+from harp.csvfile import Row
 from harp.estimator.estimate import Key
 
 __all__ = [
@@ -43,7 +41,6 @@ WINDOW_S = 60 * SAMPLE_S
 _SCORED_MIN = 30
 #: "whole device" of that trace, see its README
 WHOLE_DEVICE_BYTES = 50_833_129_472.0
-_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,51 +185,6 @@ def _dlrm(folder: Path) -> Iterator[Case]:
         yield Case("duration_s", app, begin_s, end_s, keys, end_s - begin_s, None)
 
 
-class _Row:
-    """One line, and where it is."""
-
-    def __init__(self, where: str, values: dict[str, str | None]) -> None:
-        self._where = where
-        self._values = values
-
-    def text(self, column: str) -> str:
-        return (self._values.get(column) or "").strip()
-
-    def number(self, column: str) -> float | None:
-        text = self.text(column)
-        if not text:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not abs(value) < float("inf"):
-            raise ConfigError(f"{self._where}: {column} is {text!r}", "a finite number, or nothing")
-        return value
-
-    def needed(self, column: str) -> float:
-        value = self.number(column)
-        if value is None:
-            raise ConfigError(f"{self._where}: {column} is empty", "a number")
-        return value
-
-
-def _rows(folder: Path, table: str, needed: Sequence[str]) -> Iterator[_Row]:
+def _rows(folder: Path, table: str, needed: Sequence[str]) -> Iterator[Row]:
     paths = [folder / f"{_FILES[table]}.csv{end}" for end in (".gz", "")]
-    path = next((p for p in paths if p.exists()), paths[0])
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw.startswith(_GZIP) else raw).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read table {table}, {path}: {error}", "a CSV file, gzipped or not"
-        ) from error
-    reader = csv.DictReader(text.splitlines())
-    has = reader.fieldnames or []
-    if lacking := [column for column in needed if column not in has]:
-        raise ConfigError(
-            f"{path} has no column {lacking[0]}; it has {', '.join(has) or 'none'}",
-            f"it needs {', '.join(needed)}",
-        )
-    for values in reader:
-        yield _Row(f"{path}, line {reader.line_num}", values)
+    return csvfile.read(next((path for path in paths if path.exists()), paths[0]), needed)
