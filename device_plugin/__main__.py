@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
 import structlog
 
@@ -20,12 +19,12 @@ from device_plugin.checkpoint import Checkpoint, load
 from device_plugin.hardware import survey
 from device_plugin.kubelet import PodResources
 from device_plugin.plugin import Others, Plugin
-from device_plugin.settings import Settings
+from device_plugin.settings import Settings, common_arguments, common_values
 from device_plugin.signs import HarpdSigns, NvmlSigns
 from device_plugin.slots import SLOTS_PER_GPU
 from device_plugin.tenants import HarpdTenants, NodeView
 from harp.config import listen_address
-from harp.errors import ConfigError, DaemonError, HarpError, NvmlError
+from harp.errors import DaemonError, HarpError, NvmlError
 from harp.metrics import Server, ServerThread
 from harp.native import find
 from harp.rundir import find as find_run_dir
@@ -145,11 +144,7 @@ def _compare(before: Checkpoint, node: NodeView, per_gpu: int) -> None:
 def _settings(arguments: list[str]) -> Settings:
     usual = Settings(run_dir=find_run_dir(os.environ).path)
     parser = argparse.ArgumentParser(prog="device_plugin", description=__doc__)
-    parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="[$NODE_NAME]")
-    parser.add_argument("--kubelet-dir", type=Path, default=usual.kubelet_dir)
-    parser.add_argument("--state-dir", type=Path, default=usual.state_dir, help="lasts")
-    parser.add_argument("--run-dir", type=Path, default=usual.run_dir, help="of harpd [$HARP_RUN]")
-    parser.add_argument("--resource", default=usual.resource)
+    common_arguments(parser, usual)
     parser.add_argument(
         "--slots-per-gpu", type=int, choices=SLOTS_PER_GPU, default=usual.slots_per_gpu
     )
@@ -160,29 +155,13 @@ def _settings(arguments: list[str]) -> Settings:
         help="serve /metrics and /healthz there; a PORT alone: on loopback [nowhere]",
     )
     parser.add_argument("--topology", action="store_true", help="tell kubelet NUMA nodes")
-    parser.add_argument(
-        "--library-dir",
-        action="append",
-        metavar="DIR",
-        help=f"where images look for the driver; several [{' '.join(usual.library_dirs)}]",
-    )
     given = parser.parse_args(arguments)
-    if not given.node:
-        raise ConfigError(
-            "this node's name is not known: pods of others could not be told from its own",
-            "give --node, or set NODE_NAME by the downward API (spec.nodeName)",
-        )
     listen_address(given.metrics)
     return Settings(
-        kubelet_dir=given.kubelet_dir,
-        state_dir=given.state_dir,
-        run_dir=given.run_dir,
-        node=given.node,
-        resource=given.resource,
+        **common_values(given, usual),
         slots_per_gpu=given.slots_per_gpu,
         metrics_listen=given.metrics,
         topology=given.topology,
-        library_dirs=tuple(given.library_dir or usual.library_dirs),
     )
 
 

@@ -27,6 +27,7 @@ from device_plugin.checkpoint import Checkpoint, save
 from device_plugin.edits import Edits
 from device_plugin.hint import hinted, served
 from device_plugin.kubelet import PodResources, register, socket_file
+from device_plugin.loops import again_and_again
 from device_plugin.metrics import Counts, Part
 from device_plugin.orphans import Orphans, StrayTenants
 from device_plugin.pages import Now, Pages
@@ -197,19 +198,13 @@ class Plugin:
         save(self._settings.checkpoint, checkpoint, sync=sync)
 
     def _sweep(self) -> None:
+        def sweep() -> None:
+            self.starts.sweep()
+            self.orphans.sweep()
+
         # At once: of what happened while we were away nobody tells us.
-        pause_s = 0.0
-        while not self._stop.wait(pause_s):
-            pause_s = self._tempo.sweep_s
-            try:
-                self.starts.sweep()
-                self.orphans.sweep()
-            except HarpError as error:
-                self.counts.failed(Part.SWEEP)
-                _log.warning("sweep_failed", reason=error.message)
-            except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all
-                self.counts.failed(Part.SWEEP)
-                _log.exception("sweep_broken")
+        period_s, part = self._tempo.sweep_s, Part.SWEEP
+        again_and_again(sweep, self._stop, period_s, part, self.counts, at_once=True)
 
     def _hint(self, size: int) -> tuple[int, ...]:
         """What the extender has promised to whoever kubelet asks for; see hint.py."""
@@ -225,15 +220,8 @@ class Plugin:
         return hinted(self._slots, size, waiting, have, self._settings.node)
 
     def _follow(self) -> None:
-        while not self._stop.wait(self._tempo.edits_s):
-            try:
-                self.edits.look()
-            except HarpError as error:
-                self.counts.failed(Part.EDITS)
-                _log.warning("edits_failed", reason=error.message)
-            except Exception:  # noqa: BLE001 - one odd pod may not end the look at all
-                self.counts.failed(Part.EDITS)
-                _log.exception("edits_broken")
+        period_s = self._tempo.edits_s
+        again_and_again(self.edits.look, self._stop, period_s, Part.EDITS, self.counts)
 
     def _look_after(self) -> None:
         due_s = 0.0

@@ -20,6 +20,7 @@ from device_plugin.asked import Events, Holders, LoggedEvents, NodePods, NoPods
 from device_plugin.book import Book, Grant, grant_id
 from device_plugin.checkpoint import Checkpoint, load, save
 from device_plugin.kubelet import PodResources
+from device_plugin.loops import again_and_again
 from device_plugin.metrics import Counts, Part
 from device_plugin.orphans import Orphans
 from device_plugin.plugin import Registrar, Tempo
@@ -27,9 +28,8 @@ from device_plugin.remote_keeper import Keeper
 from device_plugin.remote_share import SLOTS, PoolSlots, remote_answer, remote_limits
 from device_plugin.remote_starts import RemoteStarts
 from device_plugin.server import Listing, Served, Service, serve
-from device_plugin.settings import Settings
+from device_plugin.settings import Settings, common_arguments, common_values
 from device_plugin.starts import Patience
-from harp.errors import ConfigError, HarpError
 from harp.inject import shim_dir
 from harp.keep_wire import BOXES
 from harp.native import find
@@ -155,18 +155,12 @@ class RemotePlugin:
         save(self._settings.checkpoint, Checkpoint(None, 0, tuple(grants)), sync=False)
 
     def _sweep(self) -> None:
-        pause_s = 0.0
-        while not self._stop.wait(pause_s):
-            pause_s = self._tempo.sweep_s
-            try:
-                self.starts.sweep()
-                self.orphans.sweep()
-            except HarpError as error:
-                self.counts.failed(Part.SWEEP)
-                _log.warning("sweep_failed", reason=error.message)
-            except Exception:  # noqa: BLE001 - one odd grant may not end the sweep of all
-                self.counts.failed(Part.SWEEP)
-                _log.exception("sweep_broken")
+        def sweep() -> None:
+            self.starts.sweep()
+            self.orphans.sweep()
+
+        period_s, part = self._tempo.sweep_s, Part.SWEEP
+        again_and_again(sweep, self._stop, period_s, part, self.counts, at_once=True)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -206,26 +200,8 @@ def run(arguments: Sequence[str]) -> int:
 def _settings(arguments: Sequence[str]) -> RemoteSettings:
     usual = RemoteSettings(run_dir=find_run_dir(os.environ).path)
     parser = argparse.ArgumentParser(prog="device_plugin remote", description=__doc__)
-    parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="[$NODE_NAME]")
-    parser.add_argument("--kubelet-dir", type=Path, default=usual.kubelet_dir)
-    parser.add_argument("--state-dir", type=Path, default=usual.state_dir, help="lasts")
-    parser.add_argument("--run-dir", type=Path, default=usual.run_dir, help="the keeper's as well")
-    parser.add_argument("--resource", default=usual.resource)
+    common_arguments(parser, usual)
     parser.add_argument("--slots", type=int, default=usual.slots, help="100 are one GPU")
-    parser.add_argument("--library-dir", action="append", metavar="DIR")
     given = parser.parse_args(arguments)
-    if not given.node:
-        raise ConfigError(
-            "this node's name is not known: pods of others could not be told from its own",
-            "give --node, or set NODE_NAME by the downward API (spec.nodeName)",
-        )
     PoolSlots(given.slots)  # refuses
-    return RemoteSettings(
-        kubelet_dir=given.kubelet_dir,
-        state_dir=given.state_dir,
-        run_dir=given.run_dir,
-        node=given.node,
-        resource=given.resource,
-        slots=given.slots,
-        library_dirs=tuple(given.library_dir or usual.library_dirs),
-    )
+    return RemoteSettings(**common_values(given, usual), slots=given.slots)

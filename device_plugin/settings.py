@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
-__all__ = ["Settings"]
+from harp.errors import ConfigError
+
+__all__ = ["Common", "Settings", "common_arguments", "common_values"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +63,55 @@ class Settings:
     def grants(self) -> Path:
         """Folder of grant folders."""
         return self.run_dir / "grants"
+
+
+class Common(TypedDict):
+    """Settings that each plugin takes from its command line."""
+
+    kubelet_dir: Path
+    state_dir: Path
+    run_dir: Path
+    node: str
+    resource: str
+    library_dirs: tuple[str, ...]
+
+
+def common_arguments(parser: argparse.ArgumentParser, usual: Settings) -> None:
+    """Options of each plugin, with the values of `usual` where they are not given."""
+    parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="[$NODE_NAME]")
+    parser.add_argument("--kubelet-dir", type=Path, default=usual.kubelet_dir)
+    parser.add_argument("--state-dir", type=Path, default=usual.state_dir, help="lasts")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=usual.run_dir,
+        help="of harpd, or of `harp remote keep` [$HARP_RUN]",
+    )
+    parser.add_argument("--resource", default=usual.resource)
+    parser.add_argument(
+        "--library-dir",
+        action="append",
+        metavar="DIR",
+        help=f"where images look for the driver; several [{' '.join(usual.library_dirs)}]",
+    )
+
+
+def common_values(given: argparse.Namespace, usual: Settings) -> Common:
+    """What common_arguments() was given.
+
+    Raises:
+        ConfigError: nobody says what this node is called.
+    """
+    if not given.node:
+        raise ConfigError(
+            "this node's name is not known: pods of others could not be told from its own",
+            "give --node, or set NODE_NAME by the downward API (spec.nodeName)",
+        )
+    return Common(
+        kubelet_dir=given.kubelet_dir,
+        state_dir=given.state_dir,
+        run_dir=given.run_dir,
+        node=given.node,
+        resource=given.resource,
+        library_dirs=tuple(given.library_dir or usual.library_dirs),
+    )
