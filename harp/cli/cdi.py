@@ -23,12 +23,9 @@ from harp.api.v1 import control_pb2 as pb
 from harp.cdi import KIND, Things, device_name, file_name, spec, tenant_of
 from harp.cli.environment import as_given
 from harp.cli.output import (
-    CLASS_HELP,
     CLASSES,
-    HOST_HELP,
-    PERCENT,
-    SIZE,
     json_option,
+    limit_options,
     print_json,
     progress,
 )
@@ -66,11 +63,7 @@ class Places:
 @click.command()
 @click.argument("tenant")
 @click.option("--gpu", default="", metavar="I|UUID[,...]", help="As for `harp run`.")
-@click.option("--mem", type=SIZE, default=0, help="Memory limit per GPU, e.g. 8GiB.")
-@click.option("--host-mem", type=SIZE, default=0, help=HOST_HELP)
-@click.option("--share", type=PERCENT, default=0, help="Guaranteed part of each GPU's time.")
-@click.option("--limit", type=PERCENT, default=0, help="Most time of each GPU, even when alone.")
-@click.option("--class", "klass", type=click.Choice(CLASSES), default=CLASSES[0], help=CLASS_HELP)
+@limit_options
 @click.option("--oversubscribe", is_flag=True, help="As for `harp run`.")
 @click.option(
     "--output",

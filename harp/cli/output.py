@@ -25,6 +25,7 @@ __all__ = [
     "console",
     "fail",
     "json_option",
+    "limit_options",
     "print_json",
     "print_wide",
     "progress",
@@ -53,6 +54,31 @@ def json_option(command: _F) -> _F:
     return click.option(
         "--json", "as_json", is_flag=True, help="One JSON object, the last line of stdout."
     )(command)
+
+
+def limit_options(command: _F) -> _F:
+    """Add a new tenant's limits: `--mem`, `--host-mem`, `--share`, `--limit`, `--class` (klass)."""
+    for option in reversed(
+        (
+            click.option("--mem", type=SIZE, default=0, help="Memory limit per GPU, e.g. 8GiB."),
+            click.option("--host-mem", type=SIZE, default=0, help=HOST_HELP),
+            click.option(
+                "--share", type=PERCENT, default=0, help="Guaranteed part of each GPU's time."
+            ),
+            click.option(
+                "--limit", type=PERCENT, default=0, help="Most time of each GPU, even when alone."
+            ),
+            click.option(
+                "--class",
+                "klass",
+                type=click.Choice(CLASSES),
+                default=CLASSES[0],
+                help=CLASS_HELP,
+            ),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 def print_json(value: Mapping[str, object]) -> None:

@@ -25,7 +25,7 @@ import click
 
 from harp.api.v1 import control_pb2 as pb
 from harp.cli.environment import as_given
-from harp.cli.output import CLASS_HELP, CLASSES, HOST_HELP, PERCENT, SIZE, fail, progress
+from harp.cli.output import fail, limit_options, progress
 from harp.cli.program import locate, obstacle
 from harp.cli.start import connect_or_start
 from harp.errors import HarpError
@@ -61,11 +61,7 @@ _CLASS_OF = {
     help="Device or devices, by index or start of the UUID; CMD sees them in this order."
     " Default: the freest one.",
 )
-@click.option("--mem", type=SIZE, default=0, help="Memory limit per GPU, e.g. 8GiB.")
-@click.option("--host-mem", type=SIZE, default=0, help=HOST_HELP)
-@click.option("--share", type=PERCENT, default=0, help="Guaranteed part of each GPU's time.")
-@click.option("--limit", type=PERCENT, default=0, help="Most time of each GPU, even when alone.")
-@click.option("--class", "klass", type=click.Choice(CLASSES), default=CLASSES[0], help=CLASS_HELP)
+@limit_options
 @click.option(
     "--no-gang",
     is_flag=True,
