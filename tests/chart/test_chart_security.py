@@ -252,4 +252,16 @@ def test_resources_are_asked_for_and_bounded(template: Template, name: str) -> N
         for container in containers(pod):
             key = owner, container["name"]
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), key
-            assert "memory" in container["resources"]["limits"], key
+            # What ends the keeper ends all leases of its node: values.yaml says so.
+            bounded = key != ("harp-remote", "keeper")
+            assert ("memory" in container["resources"].get("limits", {})) == bounded, key
+
+
+def test_the_compiler_has_room_for_all_that_it_starts(template: Template) -> None:
+    (pod,) = (p for owner, p in pods(template(SCENARIOS["software"])) if owner == "harp-node")
+    (compiler,) = (c for c in containers(pod) if c["name"] == "compiler")
+    flags = dict(a.removeprefix("--").split("=", 1) for a in compiler["args"] if "=" in a)
+    # RLIMIT_AS is each process's, and a job is harp-ptxc and the C compiler that it started.
+    most_mib = int(flags["jobs"]) * 2 * int(flags["memory-mib"])
+    limit = compiler["resources"]["limits"]["memory"]
+    assert int(limit.removesuffix("Gi")) * 1024 > most_mib
