@@ -2,7 +2,6 @@
  *
  * Environment, log and the thread's depth inside the driver.
  */
-#include "harp/mounted.h"
 #include "src/shim/entry/entry.h"
 
 #include <dlfcn.h>
@@ -14,6 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@
 #define INSIDE_CUDA   "/opt/harp/driver/libcuda.so.1"
 #define INSIDE_NVML   "/opt/harp/driver/libnvidia-ml.so.1"
 #define INSIDE_REMOTE "/opt/harp/remote" /* ...; or this one: device_plugin/remote_share.py */
+#define OVERFLOW_UID  65534u             /* who has no number in our user namespace */
 
 static struct harp_env env;      /* written once under `env_once` */
 static pthread_key_t inside_key; /* value: depth as an integer */
@@ -43,13 +45,42 @@ static void *no_dlopen(const char *file, int flags)
     return NULL;
 }
 
+/* Whether uids here are not the host's: its root has no number then. */
+static bool in_user_namespace(void)
+{
+    unsigned inside = 0, outside = 0, count = 0;
+    char line[64] = "";
+    int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, line, sizeof line - 1);
+    close(fd);
+    return n > 0 && sscanf(line, "%u %u %u", &inside, &outside, &count) == 3 &&
+           (inside != 0 || outside != 0 || count != UINT32_MAX);
+}
+
+/* Whether a folder was mounted for us. On a plain host none is there, and only root could put one
+ * there; a folder that others own or may write to is none, so that nobody can trap another. */
+static bool is_mounted(const char *folder)
+{
+    struct stat st;
+    memset(&st, 0, sizeof st);
+    /* by number, as in loader.c */
+    if (syscall(SYS_newfstatat, AT_FDCWD, folder, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return false;
+    if (!S_ISDIR(st.st_mode) || (st.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+        return false;
+    return st.st_uid == 0 || st.st_uid == geteuid() ||
+           (st.st_uid == OVERFLOW_UID && in_user_namespace());
+}
+
 /* The grant that is mounted decides, whatever the environment says: an edited or emptied one must
  * not give a container the whole GPU. */
 static void take_mounted_grant(void)
 {
-    if (!harp_is_mounted(INSIDE_GRANT)) {
+    if (!is_mounted(INSIDE_GRANT)) {
         /* No GPU of this host is there then: also who has no environment is to find the one. */
-        if (harp_is_mounted(INSIDE_REMOTE)) {
+        if (is_mounted(INSIDE_REMOTE)) {
             env.grant = NULL;
             env.remote = INSIDE_REMOTE "/near.sock";
         }
