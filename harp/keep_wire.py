@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 #: names in HARP's run folder, the same for who asks and who answers
-FOLDER = "remote"
+FOLDER = "keep"  # not the pool server's, which sweeps its own (harp/remote/serving.py)
 BOXES = f"{FOLDER}/boxes"
 SESSIONS = f"{FOLDER}/sessions"  #: has tokens in it: no container sees it
 SOCKET = f"{FOLDER}/keep.sock"

@@ -38,7 +38,10 @@ from harp.remote.workers import Workers
 from harp.rundir import find, make_user_dir
 from harp.wire import CUDA, FORMAT, TABLE_HASH
 
-__all__ = ["Options", "Ready", "serve"]
+__all__ = ["FOLDER", "Options", "Ready", "serve"]
+
+#: in the run folder; a server that starts sweeps it, so it is nobody else's
+FOLDER = "remote"
 
 _log = structlog.get_logger(__name__)
 _GRACE_S = 1.0
@@ -105,10 +108,10 @@ def _homes_of_others(
     if os.geteuid() != 0:
         raise ConfigError(f"only root can run workers as {uids}", "leave out --worker-uids")
     run_dir = find(env).path
-    passable(run_dir / "remote", owner=0)
+    passable(run_dir / FOLDER, owner=0)
     users = Uids(uids, lock_dir(env.get("HARP_LOCK_DIR", "")))
     stack.callback(users.close)
-    folder = stack.enter_context(serving_folder(run_dir / "remote", 0o711, users))
+    folder = stack.enter_context(serving_folder(run_dir / FOLDER, 0o711, users))
     homes = Homes(folder, run_dir, native, users)
     homes.check(env)
     return homes

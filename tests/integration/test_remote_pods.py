@@ -80,7 +80,9 @@ def test_a_lease_ends_with_its_container_and_not_before(
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
     assert len(pool.leases()) == 2
-    node.kubelet.remove("ns", "a")  # kubelet may forget it while its process is still there
+    # Nobody knows the pod any more, while a process of it is still there.
+    node.kubelet.remove("ns", "a")
+    node.api.pods = [pod for pod in node.api.pods if pod.name != "a"]
     wait_for(lambda: not node.kubelet.devices.held.get(("ns", "a")), "kubelet has forgotten it")
     assert node.plugin is not None
     node.plugin.starts.sweep()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from harp import errors
 from harp.errors import ConfigError, HarpError, QuotaExceeded, WireError
 from harp.keep_wire import (
+    FOLDER,
     Device,
     Held,
     Hold,
@@ -27,6 +28,7 @@ from harp.keep_wire import (
     read_request,
 )
 from harp.model import Limits, TenantClass
+from harp.remote import serving
 
 LIMITS = Limits(5 << 30, 250_000, 250_000, TenantClass.BEST_EFFORT)
 DEVICE = Device("GPU-0", "NVIDIA H100", False, 5 << 30, 250_000, 0)
@@ -96,3 +98,8 @@ def test_whatever_comes_is_read_or_refused(line: bytes) -> None:
     for read in (read_request, read_answer):
         with contextlib.suppress(HarpError):
             read(line)
+
+
+def test_the_keepers_folder_is_not_the_pool_servers() -> None:
+    """A server that starts sweeps its own: a node that does both would lose its containers'."""
+    assert FOLDER != serving.FOLDER

@@ -95,7 +95,7 @@ def test_memory_beyond_the_part_is_told() -> None:
 
 
 def test_a_container_is_given_nothing_of_this_node_but_our_files() -> None:
-    given = remote_answer("/var/lib/harp/shim/0", "/run/harp/remote/boxes/k", ["/usr/lib64"])
+    given = remote_answer("/var/lib/harp/shim/0", "/run/harp/keep/boxes/k", ["/usr/lib64"])
     assert given.env == {
         "HARP_REMOTE": "/opt/harp/remote/near.sock",
         "LD_PRELOAD": "/opt/harp/shim/libcuda.so.1",
@@ -104,7 +104,7 @@ def test_a_container_is_given_nothing_of_this_node_but_our_files() -> None:
     assert given.nodes == ()
     mounts = {mount.inside: mount.host for mount in given.mounts}
     assert all(mount.read_only for mount in given.mounts)
-    assert mounts["/opt/harp/remote"] == "/run/harp/remote/boxes/k"
+    assert mounts["/opt/harp/remote"] == "/run/harp/keep/boxes/k"
     assert {path for path in mounts if path.startswith("/usr/lib64/")} == {
         f"/usr/lib64/lib{name}.so{end}" for name in ("cuda", "nvidia-ml") for end in ("", ".1")
     }
