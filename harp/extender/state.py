@@ -52,6 +52,11 @@ class Assumption:
         """Whether an answer is waited for."""
         return self.until_s == inf
 
+    @property
+    def confirmed(self) -> bool:
+        """Whether the API server has said that it is bound."""
+        return not self.asked and not self.lost
+
 
 class View:
     """All nodes and pods."""
