@@ -231,7 +231,7 @@ def _ask(view: View, pod: PodInfo, node: str) -> Action:
     if before is not None and before.pod.node != node:
         return Done(
             Outcome.REFUSED,
-            f"the answer to binding {pod.key} to node {before.pod.node} was lost: for a minute it"
+            f"the answer to binding {pod.key} to node {before.pod.node} was lost: for 3 minutes it"
             " may be bound there, and is bound to no other",
         )
     if before is not None:
