@@ -212,6 +212,8 @@ def step(view: View, event: Event, now_s: float) -> tuple[Action, ...]:
 def _ask(view: View, pod: PodInfo, node: str) -> Action:
     known, before = view.pods.get(pod.uid), view.assumption(pod.uid)
     bound = pod.node or (known.node if known else "")
+    if not bound and before is not None and before.confirmed:
+        bound = before.pod.node  # read before it was bound; the watch is behind
     if bound:
         if bound == node:
             return Done(Outcome.BOUND)
@@ -229,7 +231,7 @@ def _ask(view: View, pod: PodInfo, node: str) -> Action:
     if before is not None and before.pod.node != node:
         return Done(
             Outcome.REFUSED,
-            f"the answer to binding {pod.key} to node {before.pod.node} was lost: for a minute it"
+            f"the answer to binding {pod.key} to node {before.pod.node} was lost: for 3 minutes it"
             " may be bound there, and is bound to no other",
         )
     if before is not None:

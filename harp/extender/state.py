@@ -23,8 +23,9 @@ from harp.extender.room import Room, room_of
 
 __all__ = ["CONFIRMED_S", "LOST_S", "Assumption", "Usage", "View"]
 
-#: after a lost answer: longer than the API server works on any request (60 s by default)
-LOST_S = 65.0
+#: after a lost answer: the API server works on a request for 60 s at most (its default), and a
+#: watch that has died in silence shows after 106 s what came of it (harp/kube/watch.py)
+LOST_S = 180.0
 #: one that the API server has confirmed
 CONFIRMED_S = 300.0
 #: of pods that are gone, so many are remembered: news of them that is late says nothing
@@ -51,6 +52,11 @@ class Assumption:
     def asked(self) -> bool:
         """Whether an answer is waited for."""
         return self.until_s == inf
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the API server has said that it is bound."""
+        return not self.asked and not self.lost
 
 
 class View:

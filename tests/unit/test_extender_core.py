@@ -117,6 +117,16 @@ def test_a_pod_that_is_being_bound_is_not_bound_twice() -> None:
     assert _refused(view, pod("a", 50), "n") == "ns/a is being bound to node n at this moment"
 
 
+def test_what_was_read_before_it_was_bound_does_not_undo_that() -> None:
+    """Two requests about one pod have read it, and the watch shows nothing of the first yet."""
+    view = _view(node("n", gpus=1), node("m"))
+    post = _post(view, pod("a", 60), "n")
+    assert _done(view, Posted(post.pod, Outcome.BOUND)).outcome is Outcome.BOUND
+    assert _done(view, BindAsked(PodInfo.of(pod("a", 60)), "n")).outcome is Outcome.BOUND
+    assert _refused(view, pod("a", 60), "m") == "ns/a is bound to node n already"
+    assert view.room("n").free == (40,)
+
+
 def test_the_watch_may_come_before_the_answer_and_long_after() -> None:
     view = _view(node("n", gpus=1))
     early = _post(view, pod("a", 30), "n")

@@ -32,9 +32,12 @@ from harp.extender.core import (
 from harp.extender.objects import NodeInfo, PodInfo
 from harp.extender.room import best
 from harp.extender.state import LOST_S, View
+from harp.kube import watch
 
 #: a request whose client has gone may still be done for so long
 LATE_S = 60.0
+#: so far behind is a watch that has died in silence, until its list has been read anew
+BEHIND_S = watch._WATCH_S + watch._SLACK_S + 1.2 * watch._PAUSE_MAX_S + watch._LIST_S
 NAMES = ("n1", "n2")
 
 
@@ -84,6 +87,7 @@ class _World:
         self.now_s = 0.0
         self.running: list[_Binding] = []
         self.late: list[tuple[float, Post]] = []  #: until when it may be done
+        self.marks: list[tuple[float, int]] = []  #: how long the log was, and when
         self.made = 0
         self.bound = 0
 
@@ -174,11 +178,13 @@ class _World:
             self.kube.remove(self.rng.choice(pods))
 
     def wait(self) -> None:
-        self.now_s += self.rng.choice([1.0, 20.0, LATE_S, LOST_S, 400.0])
-        # Nothing is late for ever: the watch neither, where minutes pass.
+        self.marks.append((self.now_s, len(self.kube.log)))
+        self.now_s += self.rng.choice([1.0, 20.0, LATE_S, BEHIND_S, LOST_S, 400.0])
+        # Nothing is late for ever: the watch neither.
         self.late = [one for one in self.late if one[0] >= self.now_s]
+        due = max((at for when_s, at in self.marks if when_s + BEHIND_S < self.now_s), default=0)
         for replica in self.replicas:
-            while self.now_s > 300.0 and replica.seen < len(self.kube.log):
+            while replica.seen < due:
                 replica.watch(self.now_s)
 
     def take_over(self) -> None:
@@ -204,10 +210,10 @@ class _World:
         assert all(gpu in ("0", "1") for _, gpu in given_out)
 
 
-@pytest.mark.parametrize("first", range(0, 80, 20))
+@pytest.mark.parametrize("first", range(0, 320, 80))
 def test_no_gpu_is_given_twice(first: int) -> None:
     bound = 0
-    for seed in range(first, first + 20):
+    for seed in range(first, first + 80):
         world = _World(random.Random(seed))
         for turn in range(150):
             try:
@@ -215,7 +221,11 @@ def test_no_gpu_is_given_twice(first: int) -> None:
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}, turn {turn}") from error
         bound += world.bound
-    assert bound >= 100  # else this would be no test
+    assert bound >= 400  # else this would be no test
+
+
+def test_a_lost_request_is_waited_for_until_the_watch_must_have_shown_it() -> None:
+    assert LOST_S > LATE_S + BEHIND_S
 
 
 @given(st.integers(0, 1 << 32))
