@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harp.estimator import RULES, Estimator
+from harp.estimator import RULES, Estimate, Estimator
 from harp.estimator.calibration import Residuals
 from harp.estimator.sketch import Decayed
 
@@ -29,11 +30,13 @@ def test_a_quantile_is_within_a_percent() -> None:
         assert sketch.quantile(q) == pytest.approx(1000 * q, rel=0.015)
 
 
-def test_what_is_older_weighs_less() -> None:
+@pytest.mark.parametrize("before", [100, 600, 650, 701, 750, 1350])
+def test_what_is_older_weighs_less(before: int) -> None:
+    """Also while a young sketch is fed (from 600 on) and after it has taken over (from 700 on)."""
     sketch = Decayed(10.0)
-    for at in range(100):
+    for at in range(before):
         sketch.add(100.0, at)
-    for at in range(100, 120):
+    for at in range(before, before + 20):
         sketch.add(1.0, at)
     # 20 values of two half-lives hold three quarters of the weight.
     assert sketch.quantile(0.7) == pytest.approx(1.0, rel=0.02)
@@ -262,6 +265,60 @@ def test_one_that_runs_beyond_its_bound_counts_before_it_ends() -> None:
         estimator.observe([("other",)], (one.bounds[0] or 0) * 1.01, 70.0, found=one)
     after = estimator.predict([("all",)])
     assert (after.bounds[0] or 0) == pytest.approx((before.bounds[0] or 0) * 1.01, rel=0.02)
+
+
+def _residuals(found: Estimate) -> list[int]:
+    """By confidence, as the reason says."""
+    return [int(count) for count in re.findall(r"(\d+) residuals", found.reason)]
+
+
+def test_one_beyond_its_bound_is_one_residual_and_a_miss_of_every_pool() -> None:
+    estimator = Estimator(dataclasses.replace(DURATION, pool_min=5, gain=0.02, runs_min=1))
+    everybody, rng = [("all",)], random.Random(2)
+    for at in range(1001):
+        found = estimator.predict(everybody)
+        estimator.observe(everybody, rng.uniform(10, 100), float(at), found=found)
+    estimator.observe([("new",)], 10.0, 1001.0)  # a level without residuals of its own
+    levels = (everybody, [("new",)])
+    before = [estimator.predict(keys) for keys in levels]
+    running = [estimator.predict(everybody) for _ in range(4)]
+    for one in running:
+        estimator.exceeded(one, 0)
+    beyond = [estimator.predict(keys) for keys in levels]
+    for old, new in zip(before, beyond, strict=True):
+        assert _residuals(new) == [_residuals(old)[0] + 4, _residuals(old)[1]]
+        # Four misses move the rank by 72 of 1000, four more residuals by less than four.
+        assert (new.bounds[0] or 0) > 1.02 * (old.bounds[0] or 0)
+        assert new.bounds[1] == old.bounds[1]
+    for one in running:
+        estimator.observe([("other",)], (one.bounds[0] or 0) * 1.01, 1002.0, found=one)
+    after = [estimator.predict(keys) for keys in levels]
+    for old, new in zip(before, after, strict=True):
+        assert _residuals(new) == [count + 4 for count in _residuals(old)]
+
+
+def test_a_level_has_residuals_of_its_own() -> None:
+    """Who is known well is not bounded by how badly others are."""
+    estimator = Estimator(dataclasses.replace(DURATION, gain=0.0))
+    for at in range(200):
+        keys = [("user", at % 20), ("all",)]
+        found = estimator.predict(keys)
+        estimator.observe(keys, 10.0 * 1.5 ** (at % 20), float(at), found=found)
+    found = estimator.predict([("user", 7), ("all",)])
+    assert found.level == "user"
+    assert found.bounds[0] == pytest.approx(10.0 * 1.5**7, rel=0.03)
+    assert (estimator.predict([("all",)]).bounds[0] or 0) > 10.0 * 1.5**15
+
+
+def test_a_bound_is_never_below_nothing() -> None:
+    estimator = Estimator(MEMORY)
+    for key in range(60):  # each needs much once, and hardly anything then
+        name = [("container", key)]
+        for at, value in enumerate((50e9, 1e9)):
+            found = estimator.predict(name, DEVICE)
+            estimator.observe(name, value, at * 3600.0, request=DEVICE, found=found)
+    found = estimator.predict([("container", 3)], DEVICE)
+    assert (found.known, found.grant) == (True, 0.0)
 
 
 def test_the_same_history_gives_the_same_answers() -> None:

@@ -35,6 +35,10 @@ def test_what_a_tenant_used_stays_when_it_ends() -> None:
     assert _seen({(1, "a"): 5}, {}).of == {"a": _total(5)}
 
 
+def test_a_number_that_was_in_no_picture_meanwhile_is_counted_from_zero() -> None:
+    assert _seen({(1, "a"): 5}, {}, {(1, "a"): 7}).of == {"a": _total(5 + 7)}
+
+
 def test_a_new_arbiter_begins_at_zero_and_the_total_does_not() -> None:
     assert _seen({(1, "a"): 5}, {(1, "a"): 2}, {(1, "a"): 4}).of == {"a": _total(9)}
 
