@@ -48,9 +48,24 @@ def _environment(names: list[str]) -> Any:
     )
 
 
+def _is_about(constraints: dict[str, Any], resource: str, operation: str) -> bool:
+    """Whether the API server asks the policy at all."""
+    assert constraints.keys() == {"resourceRules"}
+    return any(
+        rule["apiGroups"] == [""]
+        and rule["apiVersions"] == ["v1"]
+        and resource in rule["resources"]
+        and operation in rule["operations"]
+        for rule in constraints["resourceRules"]
+    )
+
+
 def judge(policy: dict[str, Any], new: Any, old: Any = None, user: str = "jane") -> list[str]:
     """What it says against an object; empty: nothing."""
     spec = policy["spec"]
+    resource = "pods" if "spec" in new else "nodes"
+    if not _is_about(spec["matchConstraints"], resource, "CREATE" if old is None else "UPDATE"):
+        return []
     known: dict[str, Any] = {
         "object": new,
         "oldObject": old,
@@ -80,10 +95,11 @@ def policies(template: Template) -> Policies:
     def of(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         objects = template(values, "1.34.0", f"--api-versions={POLICIES}")
         found = of_kind(objects, "ValidatingAdmissionPolicy")
-        bound = {
-            b["spec"]["policyName"] for b in of_kind(objects, "ValidatingAdmissionPolicyBinding")
-        }
-        assert bound == {p["metadata"]["name"] for p in found}
+        bindings = [b["spec"] for b in of_kind(objects, "ValidatingAdmissionPolicyBinding")]
+        # Each is of a whole cluster, and what it says against something is a refusal.
+        refuses = {"validationActions": ["Deny"]}
+        wanted = [{"policyName": p["metadata"]["name"], **refuses} for p in found]
+        assert bindings == wanted
         return {p["metadata"]["name"].removeprefix("harp-"): p for p in found}
 
     return of

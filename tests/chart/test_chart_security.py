@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import yaml
 from conftest import Template, containers, of_kind, one, pods
@@ -154,7 +156,10 @@ def test_roles_have_exactly_the_listed_verbs(template: Template, name: str) -> N
         create, change = role["rules"]
         assert (create["verbs"], change["verbs"]) == (["create"], ["get", "update"])
         assert {*create["resources"], *change["resources"]} == {"leases"}
-        assert change["resourceNames"][0] == "harp-scheduler-extender"
+        leases = ["harp-scheduler-extender"]
+        if name != "own scheduler":
+            leases.append("harp-scheduler")
+        assert change["resourceNames"] == leases
     borrowed = {
         b["roleRef"]["name"]
         for b in of_kind(objects, "ClusterRoleBinding")
@@ -212,6 +217,37 @@ def test_every_port_has_a_policy_and_every_pod_is_in_one(template: Template, nam
         for rule in policy["ingress"]:
             everybody = "from" not in rule
             assert everybody == (owner == "harp-extender" and rule["ports"][0]["port"] == 8888)
+
+
+@all_scenarios
+def test_policies_let_in_and_out_who_is_named_alone(template: Template, name: str) -> None:
+    """The pool's GPUs are lent to HARP's own pods, and it calls nobody."""
+    objects = template(SCENARIOS[name])
+    for found in of_kind(objects, "NetworkPolicy"):
+        owner, spec = found["metadata"]["name"], found["spec"]
+        callers = [peer for rule in spec["ingress"] for peer in rule.get("from", ())]
+        called = [_port_of(rule) for rule in spec["egress"] if "to" not in rule]
+        assert all(rule["ports"] for rule in (*spec["ingress"], *spec["egress"])), owner
+        match owner:
+            case "harp-pool":
+                (peer,) = callers
+                labels = peer["podSelector"]["matchLabels"]
+                assert peer.keys() == {"podSelector"}
+                assert labels["app.kubernetes.io/component"] == "remote"
+                assert labels["app.kubernetes.io/name"] == "harp"
+                assert spec["egress"] == []
+            case "harp-remote":
+                assert spec["ingress"] == []
+                elsewhere = {7443, 7444, 8443, 8444} if name == "remote pool" else set()
+                assert set().union(*called) == {53} | elsewhere
+            case _:
+                monitoring = {"kubernetes.io/metadata.name": "monitoring"}
+                assert callers == [{"namespaceSelector": {"matchLabels": monitoring}}]
+                assert called == [{53}]
+
+
+def _port_of(rule: dict[str, Any]) -> set[int]:
+    return {port["port"] for port in rule["ports"]}
 
 
 def test_only_known_callers_may_have_pods_bound_over_the_network(template: Template) -> None:

@@ -34,7 +34,7 @@ class FakeApi:
     silent: bool = False
 
     def named(self, keys: Collection[tuple[str, str]]) -> Sequence[Pod]:
-        if self.silent:
+        if self.silent and keys:  # about nobody nobody is asked
             raise DaemonUnreachable("no API server")
         return [pod for pod in self.pods if pod.key in keys]
 

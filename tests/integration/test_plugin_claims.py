@@ -6,18 +6,22 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import grpc
 import pytest
 from plugin_node import MAIN, admitted, grant_of, lives, node, running
-from plugin_world import NODE, World
+from plugin_world import NODE, World, until
 
 from device_plugin.book import Grant
 from device_plugin.fake_kubelet import Ask, Stage
 from device_plugin.identity import Container, Kind, Owner, Pod
+from device_plugin.proto import deviceplugin_pb2 as pb
+from device_plugin.proto import deviceplugin_pb2_grpc
 from device_plugin.starts import Patience
-from device_plugin.tenants import tenant_name
+from device_plugin.tenants import Stray, tenant_name
 from harp.errors import DaemonError, QuotaExceeded
 
 
@@ -55,6 +59,24 @@ def test_a_container_that_runs_is_not_ended_by_its_siblings_crash(world: World) 
     assert lives(world, "a", "two")
 
 
+def test_an_init_container_that_starts_again_ends_nobody(world: World) -> None:
+    """The API server says that it runs, and knows another one of its size that is yet to."""
+    init = Container("init", Kind.INIT, slots=50)
+    small = {"harp.dev/memory": "8Gi"}
+    mine = Pod("ns", "a", "u", NODE, (init, *MAIN), annotations=small, pending=True)
+    world.api.pods = [mine]
+    admitted(world, "a", Ask("init", 50, Stage.INIT))
+    world.kubelet.begin("ns", "a", "init")
+    before = grant_of(world, "a", "init")
+    world.api.pods = [
+        replace(mine, containers=(replace(init, running=True), *MAIN)),
+        Pod("ns", "other", "v", NODE, (init, *MAIN), pending=True),
+    ]
+    world.kubelet.begin("ns", "a", "init")
+    assert list(world.tenants.made.values()) == [before]
+    assert before.limits.mem_bytes == 8 << 30
+
+
 def test_who_is_misnamed_ends_nobody(world: World) -> None:
     """A book that has it wrong already, as one of an earlier version may."""
     world.api.pods = [Pod("ns", "a", "u", NODE, (Container("one"), Container("two")))]
@@ -70,6 +92,21 @@ def test_who_is_misnamed_ends_nobody(world: World) -> None:
     assert wrong in starts.living()
     assert len(world.tenants.made) == 2
     assert given.mounts
+
+
+def test_a_pod_that_came_again_is_not_misnamed_while_the_first_is_listed(world: World) -> None:
+    world.api.pods = [Pod("ns", "a", "u1", NODE, MAIN)]
+    running(world, "a", 30)
+    (first,) = world.tenants.made.values()
+    held = world.kubelet.devices.held
+    held["ns", "gone"] = held.pop(("ns", "a"))
+    world.api.pods = [Pod("ns", "a", "u2", NODE, MAIN, pending=True)]
+    admitted(world, "a", Ask("main", 30))
+    held["ns", "a"]["of the first"] = held.pop(("ns", "gone"))["main"]
+    world.kubelet.begin("ns", "a", "main")
+    (grant,) = world.tenants.made.values()
+    assert (grant.owner, grant.pod_uid) == (first.owner, "u2")
+    assert not grant.ids & first.ids
 
 
 def test_a_start_that_nobody_waits_for_ends_nobody(world: World) -> None:
@@ -100,6 +137,24 @@ def test_kubelets_patience_is_asked(world: World, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(world.plugin.starts, "start", note)
     running(world, "a", 20)
     assert asked == [True]
+
+
+def test_a_kubelet_that_gave_up_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert world.plugin is not None
+    gave_up = threading.Event()
+
+    def wait(_ids: list[str], waited: Callable[[], bool]) -> Grant:
+        until(lambda: not waited())
+        gave_up.set()
+        raise DaemonError("nobody waits")
+
+    monkeypatch.setattr(world.plugin.starts, "start", wait)
+    with grpc.insecure_channel(f"unix:{world.settings.own_socket}") as channel:
+        stub = deviceplugin_pb2_grpc.DevicePluginStub(channel)
+        request = pb.PreStartContainerRequest(devices_ids=world.slots.ids(0)[:20])
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+            stub.PreStartContainer(request, timeout=0.5)
+    assert gave_up.wait(20)
 
 
 def test_what_cannot_be_raised_again_stays_as_it_is(
@@ -139,6 +194,20 @@ def test_a_new_pod_is_followed_though_it_began_without_the_api_server(world: Wor
     assert (grant_of(world, "a").pod_uid, grant_of(world, "a").limits.mem_bytes) == ("u2", 8 << 30)
 
 
+def test_a_pod_is_followed_that_began_again_without_the_api_server(world: World) -> None:
+    world.api.pods = [Pod("ns", "a", "u", NODE, MAIN, annotations={"harp.dev/memory": "8Gi"})]
+    running(world, "a", 50)
+    assert world.plugin is not None
+    world.plugin.edits.look()
+    before = grant_of(world, "a")
+    world.api.silent = True
+    world.kubelet.begin("ns", "a", "main")
+    assert grant_of(world, "a").pod_uid == ""
+    world.api.silent = False
+    world.plugin.edits.look()
+    assert world.plugin.starts.living() == (before,)
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_kubelet_that_lists_static_pods_alone_ends_nothing(world: World, *, named: bool) -> None:
     """It was restarted and has not heard from the API server whom it has to run."""
@@ -161,9 +230,23 @@ def test_a_kubelet_that_lists_static_pods_alone_ends_nothing(world: World, *, na
     long_since(world)
     assert made in world.tenants.made.values()
     world.api.silent = False
-    world.api.pods = [Pod("ns", "a", "another", "elsewhere", asks)]
+    world.api.pods = [Pod("ns", "a", "u", "elsewhere", asks)]
     long_since(world)
     assert made not in world.tenants.made.values()
+
+
+@pytest.mark.parametrize("now", [{"uid": "another"}, {"node": "elsewhere"}, {"ended": True}])
+def test_what_is_another_pods_by_now_is_swept(world: World, now: dict[str, object]) -> None:
+    pod = Pod("ns", "a", "u", NODE, MAIN)
+    world.api.pods = [pod]
+    running(world, "a", 30)
+    running(world, "static", 10)
+    world.kubelet.remove("ns", "a")
+    long_since(world)
+    assert lives(world, "a")
+    world.api.pods = [replace(pod, **now)]  # type: ignore[arg-type]
+    long_since(world)
+    assert not lives(world, "a")
 
 
 def test_orphans_are_not_ended_by_such_a_list(
@@ -187,14 +270,44 @@ def test_orphans_are_not_ended_by_such_a_list(
     assert not lives(world, "a")
 
 
-def test_an_orphan_of_a_name_that_came_again_is_not_ended_by_name(world: World) -> None:
+def test_an_orphan_of_a_name_that_came_again_is_not_ended_by_name(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came again between what harpd said and the end; see also test_plugin_harpd."""
     running(world, "a", 30)
-    grant = grant_of(world, "a")
-    world.tenants.remove_named(tenant_name(grant), world.settings.grants / "another")
-    world.tenants.remove(replace(grant, id="another"))
+    name = tenant_name(grant_of(world, "a"))
+    folder = world.settings.grants / "another"
+    folder.mkdir()
+    monkeypatch.setattr(world.tenants, "held_in", lambda _: {folder.name: Stray(name, False)})
+    monkeypatch.setattr("device_plugin.book.GONE_S", 0)
+    assert world.plugin is not None
+    world.plugin.orphans.sweep()
     assert lives(world, "a")
-    world.tenants.remove_named(tenant_name(grant), world.settings.grants / grant.id)
-    assert not lives(world, "a")
+    assert not folder.exists()
+
+
+def test_nobody_is_at_a_grant_while_it_is_given(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    ensure = world.tenants.ensure
+    taken = []
+
+    def note(grant: Grant, folder: Path) -> None:
+        def take() -> None:
+            with starts._turns.at(grant.id):
+                taken.append(grant.id)
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        ensure(grant, folder)
+
+    monkeypatch.setattr(world.tenants, "ensure", note)
+    running(world, "a", 30)
+    until(lambda: taken == [grant_of(world, "a").id])
 
 
 def test_a_start_waits_for_an_edit_of_the_grant_that_it_ends(world: World) -> None:

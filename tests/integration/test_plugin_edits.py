@@ -46,6 +46,7 @@ def test_a_running_container_follows_its_annotations_within_its_share(world: Wor
     assert after.tenant_class is TenantClass.LATENCY
     say(world, memory="79Gi", compute="100")  # more than the share: cut, and said
     look(world)
+    look(world)
     assert grant_of(world, "a").limits == before.limits
     assert [reason for _, reason, _ in world.api.events] == ["HarpAnnotation"] * 2
     say(world)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,10 @@ def test_a_tenant_that_harpd_ended_is_made_again_where_its_container_looks(node:
     (grant,) = node.plugin.starts.living()
     folder = node.settings.grants / grant.id
     inode = folder.stat().st_ino
+    # of a pod of that name that had another folder
+    node.tenants.remove(replace(grant, id="another"))
+    node.tenants.remove_named(tenant_name(grant), node.settings.grants / "another")
+    assert node.box.ps(tenant_name(grant)) is not None
     node.tenants.remove(grant)
     assert node.box.ps(tenant_name(grant)) is None
     node.plugin.starts.sweep()

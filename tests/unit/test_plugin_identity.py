@@ -90,6 +90,14 @@ def test_the_next_init_container_of_the_same_slots_is_named() -> None:
     assert found == Match(Owner("ns", "p", "second"), mine)
 
 
+def test_who_had_the_slots_comes_before_a_dead_pod_that_kubelet_lists_still() -> None:
+    mine = pod("p", dataclasses.replace(ASKS, running=True), *MAIN)
+    dead = pod("dead", dataclasses.replace(ASKS, ended=True), Container("main", running=True))
+    listed = [held("dead", ids=frozenset({"a-0"}))]
+    had = (Owner("ns", "p", "init"), "uid-p")
+    assert find_init(IDS, listed, [dead, mine], NODE, had) == Match(had[0], mine)
+
+
 def test_an_init_container_runs_again_beside_what_was_given_on() -> None:
     """Its pod was begun anew, sandbox and all: the API server says that it runs."""
     mine = pod("p", dataclasses.replace(ASKS, ended=True), Container("main", running=True))
@@ -244,7 +252,7 @@ def ended(one: Container) -> Container:
         ((ended(INIT), ended(SECOND), ended(MAIN[0])), "main"),  # it starts again
         ((running(INIT), SECOND, *MAIN), "second"),  # the API server is late
         ((ended(INIT), running(SIDECAR), *MAIN), "main"),
-        ((running(SIDECAR), running(MAIN[0])), "main"),  # late: it started again already
+        ((ended(INIT), running(SIDECAR), running(MAIN[0])), "side"),  # late: one started again
     ],
 )
 def test_of_one_pod_the_container_that_is_to_start_is_named(
@@ -253,9 +261,7 @@ def test_of_one_pod_the_container_that_is_to_start_is_named(
     names = [c.name for c in containers]
     found = find(IDS, [held("p", name) for name in names], [pod("p", *containers)], NODE)
     assert isinstance(found, Match)
-    assert found.owner.pod_key == ("ns", "p")
-    if not all(c.running for c in containers):
-        assert found.owner.container == expected
+    assert found.owner == Owner("ns", "p", expected)
 
 
 def test_a_static_pod_is_known_by_its_mirror() -> None:
