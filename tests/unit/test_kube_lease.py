@@ -100,7 +100,8 @@ def test_who_takes_over_leads_only_once_it_has_read_what_was_bound() -> None:
 
 
 def test_who_leads_again_reads_again() -> None:
-    kube, clock, read = FakeKube(), _Clock(), []
+    kube, clock = FakeKube(), _Clock()
+    read: list[int] = []
     a = _elector(kube, clock, "a", acquired=lambda: read.append(1))
     b = _elector(kube, clock, "b", wait=lambda _: True)
     a.step()
