@@ -12,6 +12,7 @@ chance. So the winner alone has 10 and the others at most 8.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ HIGHEST = 10
 _SECOND = 8
 #: the typical pods are counted anew after so many changes of pods
 _RECOUNT = 256
-#: in which typical pods are counted
+#: where no node says it
 _PER_GPU = 100
 
 
@@ -96,7 +97,11 @@ class Scorer:
     def _count(self, view: View) -> None:
         if view.changes - self._counted >= _RECOUNT:
             self._counted = view.changes
-            self._shapes = typical(_as_pod(pod, _PER_GPU) for pod in view.pods.values())
+            its = {name: node.per_gpu for name, node in view.nodes.items() if node.gpus}
+            # Of a pod that is on no node yet, a slot is what it is on most nodes.
+            usual = statistics.mode(its.values()) if its else _PER_GPU
+            pods = view.pods.values()
+            self._shapes = typical(_as_pod(pod, its.get(pod.node, usual)) for pod in pods)
 
     def _raw(self, view: View, pod: PodInfo, nodes: list[NodeInfo]) -> dict[str, float]:
         """The policy's word on the nodes of one number of slots where the pod likely fits."""

@@ -169,6 +169,7 @@ def test_bound_already() -> None:
 def test_a_new_leader_counts_what_its_watch_has_not_shown() -> None:
     view = _view(node("n", gpus=1))
     step(view, TookOver((PodInfo.of(pod("a", 70, on="n", gpu="0")), PodInfo.of(pod("b", 9)))), 0.0)
+    step(view, TookOver((PodInfo.of(pod("x", 30, on="n", gpu="0", phase="Failed")),)), 0.0)
     assert _refused(view, pod("c", 40), "n").endswith("is 30, need 40")
 
 

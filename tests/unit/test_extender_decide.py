@@ -50,19 +50,24 @@ def test_a_pod_without_shares_is_not_ours_to_judge() -> None:
     assert Scorer("hybrid").scores(view, info, ["n", "unknown"]) == {"n": 0, "unknown": 0}
 
 
+@pytest.mark.parametrize("per_gpu", [100, 400])
 @pytest.mark.parametrize("policy", ["hybrid", "fgd", "best-fit", "first-fit", "dot-product"])
-def test_the_placement_core_has_the_say(policy: str) -> None:
+def test_the_placement_core_has_the_say(policy: str, per_gpu: int) -> None:
     """The one node with 10 is the one that the core would choose, pods by pods."""
     rng = random.Random(3)
     names = [f"n{at}" for at in range(5)]
-    view, scorer = _view([node(name, gpus=2 + int(name[1]) % 3) for name in names]), Scorer(policy)
+    times = per_gpu // 100
+    nodes = [node(name, gpus=(2 + int(name[1]) % 3) * times) for name in names]
+    for one in nodes:
+        one["metadata"]["labels"] = {"harp.dev/slots-per-gpu": str(per_gpu)}
+    view = _view(nodes)
     core = [Node(n, 64000, 256 << 30, (WHOLE_MILLI,) * (2 + int(n[1]) % 3)) for n in names]
     placed: list[tuple[Pod, str, tuple[int, ...]]] = []
     for number in range(12):
-        body = pod(f"p{number}", rng.choice([20, 30, 50, 100]))
+        body = pod(f"p{number}", rng.choice([20, 30, 50, 100]) * times)
         body["spec"]["containers"][0]["resources"]["requests"]["cpu"] = str(rng.choice([1, 8]))
         info = PodInfo.of(body)
-        asked = Pod(info.key, info.cpu_milli, 0, 1, info.claims[0].slots * 10)
+        asked = Pod(info.key, info.cpu_milli, 0, 1, info.claims[0].slots // times * 10)
         workload = [one for one, _, _ in placed]
         placement = Placement.of(core, workload, policy=policy)
         for one, at, gpus in placed:

@@ -58,6 +58,22 @@ def test_what_is_sure_is_there_in_every_case(room: Room, slots: int) -> None:
     assert largest(room) <= min(max(free) for free in _cases(room))
 
 
+@pytest.mark.parametrize(
+    ("free", "adrift", "slots", "there"),
+    [
+        ((100, 100, 100), (90,), 90, 2),  # one share lies on one GPU
+        ((100, 100), (10, 10), 80, 2),  # both together leave 80 of it
+        ((100, 100), (10, 20), 80, 1),
+        ((100, 100, 30), (30, 30), 70, 1),
+        ((100, 50), (60,), 50, 1),
+    ],
+)
+def test_no_more_is_held_back_than_shares_can_spoil(
+    free: tuple[int, ...], adrift: tuple[int, ...], slots: int, there: int
+) -> None:
+    assert sure(Room(100, free, adrift), slots) == there
+
+
 @given(rooms(), st.lists(st.integers(1, SMALL), min_size=1, max_size=3))
 def test_containers_that_fit_are_placed_in_every_case(room: Room, asks: list[int]) -> None:
     claims = [Claim(str(at), slots) for at, slots in enumerate(asks)]

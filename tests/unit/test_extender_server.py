@@ -235,6 +235,8 @@ def test_the_lease_is_given_up_after_the_last_binding(kube: FakeKube, start: Sta
         assert there.wait(20)
         ending = pool.submit(service.stop)
         wait_for(lambda: service._binder._closed)
+        with pytest.raises(TimeoutError):
+            ending.result(0.5)
         assert kube.objects[LEASE]["spec"]["holderIdentity"] == "me"
         go_on.set()
         assert binding.result(20) == ""

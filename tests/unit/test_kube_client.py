@@ -134,6 +134,19 @@ def test_nothing_is_sent_twice(kube: FakeKube, api: ApiServer) -> None:
     assert kube.calls == [("POST", NODES)]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_nothing_is_sent_twice_where_the_answer_is_lost(
+    kube: FakeKube, api: ApiServer, method: str
+) -> None:
+    def lost(*_: object) -> None:
+        raise DaemonUnreachable("lost")
+
+    kube.after = lost
+    with pytest.raises(DaemonUnreachable):
+        api.ask(method, NODES, {"metadata": {"name": "n"}})
+    assert kube.calls == [(method, NODES)]
+
+
 def test_lists_come_in_pages(
     kube: FakeKube, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +162,7 @@ def test_lists_come_in_pages(
 class _Sink:
     def __init__(self) -> None:
         self.names: set[str] = set()
+        self.puts: list[str] = []
         self.lists = 0
         self.fail = False
 
@@ -160,6 +174,7 @@ class _Sink:
         if self.fail:
             self.fail = False
             raise RuntimeError("a bug")
+        self.puts.append(item["metadata"]["name"])
         self.names.add(item["metadata"]["name"])
 
     def gone(self, item: Object) -> None:
@@ -211,6 +226,7 @@ def test_a_watch_goes_on_where_it_broke_off(
         kube.put(pod(name, 1))
         wait_for(lambda name=name: name in sink.names)
     assert sink.lists == 1  # never anew: nothing was missed
+    assert len(sink.puts) == len(set(sink.puts))  # and none was told again
     assert sum(method == "WATCH" for method, _ in kube.calls) >= 4
 
 
@@ -226,6 +242,24 @@ def test_a_version_that_is_too_old_is_listed_anew(
         kube.compact()
         stream.close()
     wait_for(lambda: sink.names == {"b"} and sink.lists == 2)
+
+
+def test_a_watch_that_is_refused_for_its_version_is_listed_anew(
+    kube: FakeKube, sink: _Sink, follower: Follower
+) -> None:
+    refused = []
+
+    def hook(method: str, _path: str) -> int | None:
+        refused.append(method)
+        return 410 if refused == ["WATCH"] else None
+
+    wait_for(follower.synced.is_set)
+    stream = streaming(follower)
+    kube.hook = hook
+    stream.close()
+    wait_for(lambda: sink.lists == 2)
+    kube.put(pod("a", 1))
+    wait_for(lambda: sink.names == {"a"})
 
 
 def test_a_change_that_was_not_taken_is_not_lost(

@@ -99,6 +99,19 @@ def test_who_takes_over_leads_only_once_it_has_read_what_was_bound() -> None:
     assert len(read) == 2
 
 
+def test_who_leads_again_reads_again() -> None:
+    kube, clock = FakeKube(), _Clock()
+    read: list[int] = []
+    a = _elector(kube, clock, "a", acquired=lambda: read.append(1))
+    b = _elector(kube, clock, "b", wait=lambda _: True)
+    a.step()
+    b.step()
+    clock.now_s += 15.0
+    b.run()  # takes it, and gives it up; what it bound a may not have seen
+    a.step()
+    assert (a.leads(), len(read)) == (True, 2)
+
+
 def test_no_right_to_leases_is_said() -> None:
     kube = FakeKube()
     kube.hook = lambda *_: 403

@@ -12,7 +12,11 @@ import pytest
 from harp.errors import NodeUnreachable
 from harp.remote.addresses import addresses
 
-KNOWN = {"pool": ["10.0.0.1", "10.0.0.2"], "six": ["fd00::1"], "10.0.0.2": ["10.0.0.2"]}
+KNOWN = {
+    "pool": ["10.0.0.1", "10.0.0.2", "10.0.0.3"],
+    "six": ["fd00::1"],
+    "10.0.0.2": ["10.0.0.2"],
+}
 
 
 def found(monkeypatch: pytest.MonkeyPatch, *nodes: str) -> list[str]:
@@ -30,9 +34,10 @@ def found(monkeypatch: pytest.MonkeyPatch, *nodes: str) -> list[str]:
 
 
 def test_all_addresses_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert found(monkeypatch, "pool:7443", "10.0.0.2:7443", "six:1", "gone:1") == [
+    assert found(monkeypatch, "gone:1", "pool:7443", "10.0.0.2:7443", "six:1") == [
         "10.0.0.1:7443",
         "10.0.0.2:7443",
+        "10.0.0.3:7443",
         "[fd00::1]:1",
     ]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ time.sleep(20)
 """
 
 
-Harpd = Callable[[float, float], None]
+Harpd = Callable[[float, float], list[subprocess.Popen[bytes]]]
 
 
 @pytest.fixture
@@ -39,7 +40,10 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 @pytest.fixture
 def harpd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harpd]:
-    """What is started in harpd's place: computes, then sleeps. A second of sleep is too much."""
+    """What is started in harpd's place: computes, then sleeps. A second of sleep is too much.
+
+    Returns what has been started.
+    """
     begun: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
@@ -47,13 +51,14 @@ def harpd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harpd]:
         begun.append(popen(*given, **options))
         return begun[-1]
 
-    def make(computes_s: float, sleeps_s: float) -> None:
+    def make(computes_s: float, sleeps_s: float) -> list[subprocess.Popen[bytes]]:
         program = tmp_path / "python"
         program.write_text(SLOW.format(computes_s=computes_s, sleeps_s=sleeps_s))
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
         monkeypatch.setattr(start, "_READY_S", 1)
         monkeypatch.setattr(subprocess, "Popen", begin)
+        return begun
 
     yield make
     for child in begun:
@@ -68,9 +73,11 @@ def test_one_that_gets_on_slowly_is_waited_for(run_dir: RunDir, harpd: Harpd) ->
 
 
 def test_one_that_does_nothing_is_given_up(run_dir: RunDir, harpd: Harpd) -> None:
-    harpd(0, 20)
+    begun = harpd(0, 20)
     with pytest.raises(DaemonUnreachable, match=r"not ready in .* it said nothing"):
         start.spawn(run_dir, {}, ())
+    (child,) = begun
+    assert child.wait(10) == -signal.SIGTERM  # and is not left behind
 
 
 def test_one_that_computes_for_ever_is_given_up(
