@@ -21,7 +21,7 @@ SCRIPT = """
 ours="$1/root/opt/harp/shim"
 mount --bind "$1/shim" "$ours" && mount -o "remount,bind,$4" "$ours" &&
 mount --bind "$1/grant" "$1/root/opt/harp/grant" && mount --bind "$1/toolkit" "$1/root$3" &&
-"$2" < "$1/state.json" || exit 1
+$5 "$2" < "$1/state.json" || exit 1
 cat /proc/self/mountinfo
 """
 
@@ -60,9 +60,9 @@ class Bundle:
         goal.parent.mkdir(parents=True, exist_ok=True)
         goal.symlink_to(to)
 
-    def run(self, mode: str = "ro") -> subprocess.CompletedProcess[str]:
-        """Start it."""
-        arguments = [str(self.base), str(self.hook), self.toolkit, mode]
+    def run(self, mode: str = "ro", by: str = "") -> subprocess.CompletedProcess[str]:
+        """Start it; `by`: a command that runs the hook."""
+        arguments = [str(self.base), str(self.hook), self.toolkit, mode, by]
         return subprocess.run(
             ["unshare", "-m", "--propagation", "private", "sh", "-c", SCRIPT, "sh", *arguments],
             capture_output=True,
@@ -178,6 +178,13 @@ def test_ours_must_not_be_writable_in_the_container(bundle: Bundle) -> None:
 
 
 def test_a_driver_that_stays_uncovered_ends_it(bundle: Bundle) -> None:
+    done = bundle.run(by="setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin")
+    assert done.returncode == 1
+    assert f"{bundle.toolkit} cannot be covered: Operation not permitted" in done.stderr
+    assert bundle.run().returncode == 0  # who may mount covers it
+
+
+def test_ours_that_is_missing_or_anybodys_to_write_to_ends_it(bundle: Bundle) -> None:
     bundle.file(f"{LIBRARIES}/libcuda.so.1")
     (bundle.base / "shim/libnvidia-ml.so.1").chmod(0o666)
     assert bundle.run().returncode == 1

@@ -160,6 +160,10 @@ def test_what_others_may_change_is_not_run_by_root(tmp_path: Path) -> None:
     os.chown(folder, 61234, -1)
     with pytest.raises(RunDirUnsafe):
         check_path(path)
+    # Nor through a link from where nobody else may write: what it leads to is taken away there.
+    (tmp_path / "to-another's").symlink_to(path)
+    with pytest.raises(RunDirUnsafe, match=str(folder)):
+        check_path(tmp_path / "to-another's")
     # A link to what is safe is as safe as where it lies.
     os.chown(folder, 0, -1)
     (tmp_path / "link").symlink_to(path)

@@ -126,6 +126,13 @@ def test_a_tenant_is_there_from_its_grant_on_with_its_limits() -> None:
     assert world.value("harp_device_compute_allocated_ratio") == 0.25
 
 
+def test_processes_are_those_that_live() -> None:
+    world = _World(1)
+    for number, state in ((7, ClientState.LIVE), (8, ClientState.DRAINING)):
+        world.book.arbiter.clients[number] = Client(number, 1, 100 + number, state, "x")
+    assert world.value("harp_grant_processes", "t1") == 2
+
+
 def test_what_a_tenant_used_stays_in_the_devices_total_when_it_ends() -> None:
     world = _World()
     assert world.value("harp_device_compute_seconds_total") == 0

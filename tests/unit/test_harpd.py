@@ -133,6 +133,7 @@ class _Eight:
 
     def __init__(self) -> None:
         self.lost = {"lost"}
+        self.weighed: list[str] = []
 
     def processes(self, uuid: str) -> list[ProcessUse]:
         if uuid in self.lost:
@@ -140,6 +141,7 @@ class _Eight:
         return [ProcessUse(8, 1, compute=True)]
 
     def memory_used(self, uuid: str) -> int:
+        self.weighed.append(uuid)
         return len(self.processes(uuid))
 
 
@@ -169,12 +171,29 @@ def test_a_lost_device_does_not_end_the_look_at_the_others() -> None:
             asyncio.run(harpd.tick())
     assert harpd.looked_s is not None
     assert harpd.used_bytes == {"well": 1}
+    assert harpd.found.nvml.weighed == ["well"] * 2  # type: ignore[attr-defined]
     assert list(harpd.lost) == ["lost"]
     assert harpd.look_errors == 1  # said and counted once
     assert not [entry for entry in logs if entry["event"] == "device_lost"]
     harpd.found.nvml.lost.clear()  # type: ignore[attr-defined]
     asyncio.run(harpd.tick())
     assert (harpd.lost, harpd.used_bytes) == ({}, {"lost": 1, "well": 1})
+
+
+def test_a_device_lost_amid_a_look_does_not_end_it() -> None:
+    """It answered who runs on it, and then not what is used of it."""
+    harpd = _with_a_lost_device(Picture(), [])
+    nvml = cast("Any", harpd.found.nvml)
+    nvml.lost.clear()
+
+    def memory_used(uuid: str) -> int:
+        nvml.lost.add("lost")
+        return len(nvml.processes(uuid))
+
+    nvml.memory_used = memory_used
+    asyncio.run(harpd.tick())
+    assert harpd.looked_s is not None
+    assert (harpd.lost, harpd.used_bytes) == ({}, {"well": 1})
 
 
 def test_no_look_ends_where_no_device_answers() -> None:
@@ -194,3 +213,15 @@ def test_the_dead_of_other_devices_are_drained_beside_a_lost_one() -> None:
     with capture_logs():
         assert asyncio.run(harpd._drain_once())
     assert sent == [7]
+
+
+def test_who_holds_of_a_lost_device_alone_is_not_looked_for_all_the_time() -> None:
+    """It may be lost for days; tick() looks again."""
+    picture = Picture(
+        clients={9: Client(9, 1, 9, ClientState.DRAINING, "x")}, holds={(9, "lost"): Hold()}
+    )
+    sent: list[int] = []
+    harpd = _with_a_lost_device(picture, sent)
+    with capture_logs():
+        assert not asyncio.run(harpd._drain_once())
+    assert sent == []
