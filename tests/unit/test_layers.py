@@ -69,6 +69,7 @@ PURE = (
     "harp.estimator",
     "harp.estimator.calibration",
     "harp.estimator.estimate",
+    "harp.estimator.job",
     "harp.estimator.packing",
     "harp.estimator.replay.baselines",
     "harp.estimator.replay.pack",
