@@ -12,6 +12,8 @@ from rig.pods import Pod, Space, container
 MIB = 1 << 20
 #: of the software GPU t4-16g, as it says itself
 PIECE_MIB = 16
+#: more than one costs before its first allocation
+CONTEXT_MIB = 300
 
 
 def busy(name: str) -> list[str]:
@@ -63,6 +65,9 @@ def test_two_pods_hold_30_and_70_percent_of_time_and_memory(space: Space, harp: 
         tenant = tenants[f"{name}/main"]
         limit_mib = tenant["mem_limit_bytes"] // MIB
         assert tenant["share_ratio"] == size / 100
+        # Its part, a context included.
+        part_mib = harp.cli("devices")["devices"][0]["memory_bytes"] * size // 100 // MIB
+        assert part_mib - CONTEXT_MIB < limit_mib < part_mib
         assert said_mib(pods[name], "memory: ", " MiB") == limit_mib
         allocated = said_mib(pods[name], "allocated ", " MiB, then out of memory")
         assert limit_mib - 2 * PIECE_MIB < allocated <= limit_mib
