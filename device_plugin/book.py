@@ -31,6 +31,8 @@ class Grant:
     limits: Limits  #: on each of them
     owner: Owner | None = None  #: None: not known, so the limits are what the ids say
     pod_uid: str = ""  #: of the API server, where it was asked
+    share: Limits | None = None  #: what its slots meant when it was cut, before annotations; as
+    #: long as its pod lives that stays so. None: a plugin wrote it down that did not say it
 
 
 def grant_id(ids: Collection[str]) -> str:

@@ -120,11 +120,13 @@ class Starts:
         """What these ids stand for by themselves."""
         share = check(self._slots, ids)
         uuids = tuple(self._slots.gpus[gpu].uuid for gpu in share.gpus)
-        return Grant(grant_id(ids), frozenset(ids), uuids, limits(self._slots, share))
+        means = limits(self._slots, share)
+        return Grant(grant_id(ids), frozenset(ids), uuids, means, share=means)
 
-    def _refined(self, bare: Grant, pod: Pod) -> Limits:
-        """Its limits, as the pod's annotations say; what cannot be done so is an event."""
-        refined, problems = refine(bare.limits, pod.annotations)
+    def _refined(self, share: Limits, key: str, pod: Pod) -> Limits:
+        """What its share is by the pod's annotations; what cannot be done so is an event."""
+        del key  # of the grant
+        refined, problems = refine(share, pod.annotations)
         for problem in problems:
             self._events.tell(pod, "HarpAnnotation", problem.message)
         return refined
@@ -137,6 +139,8 @@ class Starts:
     def edit(self, grant: Grant, pod: Pod) -> bool:
         """Give a running container what its pod's annotations say by now; whether that is new.
 
+        Of its share as that was cut: what a context is known to cost by now is the next pods'.
+
         Raises:
             HarpError: harpd does not answer, or refuses; it keeps what it has.
         """
@@ -144,8 +148,9 @@ class Starts:
             with self._lock:
                 if self._book.get(grant.id) != grant:
                     return False  # it starts anew meanwhile, and reads them itself
-            refined = self._refined(self._bare(grant.ids), pod)
-            edited = replace(grant, limits=refined, pod_uid=pod.uid)
+            share = grant.share or grant.limits
+            refined = self._refined(share, grant.id, pod)
+            edited = replace(grant, limits=refined, pod_uid=pod.uid, share=share)
             if edited == grant:
                 return False
             if refined != grant.limits:
@@ -215,9 +220,13 @@ class Starts:
             )
         match found.who:
             case Match(owner, pod):
-                named = replace(bare, owner=owner)
+                share = bare.limits
+                if before is not None and before.owner == owner:
+                    if pod is None or before.pod_uid in ("", pod.uid):
+                        share = before.share or share  # it starts once more
+                named = replace(bare, owner=owner, limits=share, share=share)
                 if pod is not None:
-                    limits = self._refined(bare, pod)
+                    limits = self._refined(share, bare.id, pod)
                     named = replace(named, pod_uid=pod.uid, limits=limits)
                 elif not found.sure and before is not None and before.owner == owner:
                     # What the API server said when it was last asked, perhaps of another pod of
