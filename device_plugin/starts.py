@@ -221,9 +221,9 @@ class Starts:
         match found.who:
             case Match(owner, pod):
                 share = bare.limits
-                if before is not None and before.owner == owner:
-                    if pod is None or before.pod_uid in ("", pod.uid):
-                        share = before.share or share  # it starts once more
+                known = ("", pod.uid if pod is not None else "")
+                if before is not None and before.owner == owner and before.pod_uid in known:
+                    share = before.share or share  # it starts once more
                 named = replace(bare, owner=owner, limits=share, share=share)
                 if pod is not None:
                     limits = self._refined(share, bare.id, pod)

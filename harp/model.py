@@ -92,7 +92,9 @@ class Limits:
     gang: bool = True  #: turns on one of its devices wait for those on its others
     host_bytes: int = 0  #: pinned host memory, on all devices together; 0: no limit
     oversubscribe: bool = False  #: its memory may leave a device while others have it
-    context_bytes: int = 0  #: of its contexts on each device, what comes beside mem_bytes; what they
+    context_bytes: int = (
+        0  #: of its contexts on each device, what comes beside mem_bytes; what they
+    )
     #: cost beyond that counts against it. 0: nothing of them does
 
 

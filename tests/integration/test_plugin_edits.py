@@ -216,7 +216,9 @@ def test_a_refined_cost_of_a_context_does_not_cut_running_pods_again(
     look(world)
     was = grant_of(world, "a").limits
     world.stop_plugin()
-    dearer = [replace(gpu, context_bytes=gpu.context_bytes + (300 << 20)) for gpu in world.slots.gpus]
+    dearer = [
+        replace(gpu, context_bytes=gpu.context_bytes + (300 << 20)) for gpu in world.slots.gpus
+    ]
     world.tenants.gpus = dearer
     ensured: list[Limits] = []
     ensure = world.tenants.ensure
