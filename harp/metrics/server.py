@@ -3,8 +3,8 @@
 
 (1) Nobody is waited for without end: a client has `head_s` to say what it wants and `timeout_s` for
     all, then it is cut off. No thread waits for any of them.
-(2) Who has not said yet what it wants has no place. Should there be very many of those, the one that
-    has been here longest goes for each that comes: who speaks at once is heard.
+(2) Who has not said yet what it wants has no place. Should there be very many of those, the one
+    that has been here longest goes for each that comes: who speaks at once is heard.
 (3) No more than `clients` are answered at once; others hear 503. Probes have places of their own:
     whoever holds the others does not make kubelet believe that we are ill.
 """

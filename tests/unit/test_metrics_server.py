@@ -179,16 +179,16 @@ def test_probes_have_places_of_their_own(probe: str) -> None:
     async def scenario() -> None:
         routes = {**ROUTES, "/stuck": stuck, probe: _page}
         server = Server(routes, clients=4, timeout_s=LONG_S)
-        async with server.listening("127.0.0.1", 0) as (host, port):
-            async with contextlib.AsyncExitStack() as stack:
-                for path in ("/big", "/stuck", "/stuck", "/big"):
-                    sock = stack.enter_context(socket.create_connection((host, port)))
-                    sock.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
-                while "503" not in await ask(host, port, "GET /metrics HTTP/1.1\n\n"):
-                    pass
-                for _ in range(20):
-                    assert "200 OK" in await ask(host, port, f"GET {probe} HTTP/1.1\n\n")
-                    assert "200 OK" in await ask(host, port, f"GET {probe}?x HTTP/1.1\n\n")
+        async with contextlib.AsyncExitStack() as stack:
+            host, port = await stack.enter_async_context(server.listening("127.0.0.1", 0))
+            for path in ("/big", "/stuck", "/stuck", "/big"):
+                sock = stack.enter_context(socket.create_connection((host, port)))
+                sock.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+            while "503" not in await ask(host, port, "GET /metrics HTTP/1.1\n\n"):
+                pass
+            for _ in range(20):
+                assert "200 OK" in await ask(host, port, f"GET {probe} HTTP/1.1\n\n")
+                assert "200 OK" in await ask(host, port, f"GET {probe}?x HTTP/1.1\n\n")
 
     asyncio.run(asyncio.wait_for(scenario(), LONG_S))
 
