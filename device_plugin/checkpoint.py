@@ -143,6 +143,7 @@ def _grant_out(grant: Grant) -> str:
             "limits": _limits_out(grant.limits),
             "owner": asdict(grant.owner) if grant.owner else None,
             "pod_uid": grant.pod_uid,
+            "asked": _limits_out(grant.asked) if grant.asked else None,
             "share": _limits_out(grant.share) if grant.share else None,
         }
     )
@@ -157,7 +158,7 @@ def _limits_in(data: dict[str, Any]) -> Limits:
 
 
 def _grant_in(data: dict[str, Any]) -> Grant:
-    share = data.get("share")  # plugins before did not write it
+    asked, share = data.get("asked"), data.get("share")  # plugins before did not write them
     return Grant(
         id=data["id"],
         ids=frozenset(map(str, data["ids"])),
@@ -165,5 +166,6 @@ def _grant_in(data: dict[str, Any]) -> Grant:
         limits=_limits_in(data["limits"]),
         owner=Owner(**data["owner"]) if data["owner"] else None,
         pod_uid=data["pod_uid"],
+        asked=_limits_in(asked) if asked else None,
         share=_limits_in(share) if share else None,
     )

@@ -13,6 +13,7 @@ from plugin_node import MAIN, admitted, grant_of, node, running
 from plugin_world import NODE, World
 
 from device_plugin.book import Grant
+from device_plugin.checkpoint import load
 from device_plugin.fake_kubelet import Ask
 from device_plugin.identity import Pod
 from device_plugin.plugin import Tempo
@@ -265,3 +266,52 @@ def test_grants_of_a_plugin_that_did_not_say_their_share_keep_what_they_have(wor
     say(world)
     look(world)
     assert grant_of(world, "a").limits == was
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_an_edit_whose_answer_was_lost_is_told_once_more(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, restart: bool
+) -> None:
+    """It is in force, and taken back before the next look; the plugin may have ended at it too."""
+    running(world, "a", 50)
+    was = grant_of(world, "a").limits
+    say(world, memory="8Gi")
+    ensure = world.tenants.ensure
+
+    def lost(grant: Grant, folder: Path) -> None:
+        ensure(grant, folder)
+        raise DaemonUnreachable("its answer is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.tenants, "ensure", lost)
+        with pytest.raises(DaemonUnreachable):
+            look(world)
+    assert grant_of(world, "a").limits.mem_bytes == 8 << 30
+    if restart:
+        world.stop_plugin()
+        world.start_plugin()
+    say(world)
+    look(world)
+    assert grant_of(world, "a").limits == was
+    assert world.plugin is not None
+    (grant,) = world.plugin.starts.living()
+    assert (grant.limits, grant.asked) == (was, None)
+
+
+def test_an_edit_that_is_refused_leaves_nothing_to_tell(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(world, "a", 50)
+    say(world, memory="8Gi")
+
+    def refused(_grant: Grant, _folder: Path) -> None:
+        raise ConfigError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.tenants, "ensure", refused)
+        look(world)
+    assert world.plugin is not None
+    (grant,) = world.plugin.starts.living()
+    assert grant.asked is None
+    assert load(world.settings.checkpoint).grants == (grant,)
+    assert len(world.api.events) == 1
