@@ -119,10 +119,7 @@ class Starts:
     def _give_in_turn(
         self, grant: Grant, named_at: int, waited: Callable[[], bool]
     ) -> Grant | None:
-        """None: of its slots some were given since it was named, so whose they are is to be asked.
-
-        Of two starts with the same slots one is a pod's that is gone: it must not end the other's.
-        """
+        """None: slots of it were given since it was named: one of the two is a pod's that is gone."""
         keys = {grant.id}
         while True:
             with self._turns.all(keys):

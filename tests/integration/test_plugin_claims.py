@@ -408,3 +408,24 @@ def test_a_start_that_is_taken_for_an_init_container_that_runs_does_not_end_it(
     assert lives(world, "a", "init")
     assert given.owner is None
     assert len(world.tenants.made) == 2
+
+
+def test_an_init_container_that_bears_the_name_of_the_one_before_is_not_swept(
+    world: World,
+) -> None:
+    """Both have the same slots; the API server was late when the second one began."""
+    first, second = (Container(name, Kind.INIT, slots=40) for name in ("first", "second"))
+    pod = Pod("ns", "a", "u", NODE, (first, second, *MAIN), pending=True)
+    world.api.pods = [pod]
+    asks = [Ask("first", 40, Stage.INIT), Ask("second", 40, Stage.INIT), Ask("main", 100)]
+    admitted(world, "a", *asks)
+    for name in ("first", "second"):
+        world.kubelet.begin("ns", "a", name)
+    (grant,) = world.tenants.made.values()
+    ended = replace(first, ended=True)
+    world.api.pods = [replace(pod, containers=(ended, replace(second, running=True), *MAIN))]
+    long_since(world)
+    assert list(world.tenants.made.values()) == [grant]
+    world.api.pods = [replace(pod, containers=(ended, replace(second, ended=True), *MAIN))]
+    long_since(world)
+    assert not world.tenants.made
