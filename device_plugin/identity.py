@@ -182,7 +182,8 @@ def find_init(
     holdings = list(holdings)
     later = {holding.owner.pod_key for holding in holdings}
     theirs = {holding.owner.pod_key for holding in holdings if holding.ids & wanted}
-    first, had, sure, may = [], [], [], []
+    found: list[list[tuple[Pod, list[Container]]]] = [[], [], [], []]
+    first, had, sure, may = found
     for pod in pods:
         mine = [c for c in pod.containers if c.kind is Kind.INIT and c.slots == len(wanted)]
         if not mine or not _may_start(pod, node):
@@ -196,10 +197,10 @@ def find_init(
             (first if waiting else sure).append((pod, (waiting or mine)[:1]))
         elif pod.key not in later and not theirs:
             may.append((pod, waiting[:1]))
-    found = first or had or sure or may
-    if len(found) != 1 or not found[0][1]:
+    likely = first or had or sure or may
+    if len(likely) != 1 or not likely[0][1]:
         return Unknown()
-    pod, (container,) = found[0]
+    pod, (container,) = likely[0]
     return Match(Owner(pod.namespace, pod.name, container.name), pod)
 
 

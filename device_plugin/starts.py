@@ -119,7 +119,7 @@ class Starts:
     def _give_in_turn(
         self, grant: Grant, named_at: int, waited: Callable[[], bool]
     ) -> Grant | None:
-        """None: slots of it were given since it was named: one of the two is a pod's that is gone."""
+        """None: slots of it were given since it was named, so one of two pods is gone: which?"""
         keys = {grant.id}
         while True:
             with self._turns.all(keys):
