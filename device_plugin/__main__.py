@@ -18,14 +18,13 @@ from device_plugin.book import Book
 from device_plugin.checkpoint import Checkpoint, load
 from device_plugin.hardware import survey
 from device_plugin.kubelet import PodResources
+from device_plugin.pages import serve_pages
 from device_plugin.plugin import Others, Plugin
 from device_plugin.settings import Settings, common_arguments, common_values
 from device_plugin.signs import HarpdSigns, NvmlSigns
 from device_plugin.slots import SLOTS_PER_GPU
 from device_plugin.tenants import HarpdTenants, NodeView
-from harp.config import listen_address
 from harp.errors import DaemonError, HarpError, NvmlError
-from harp.metrics import Server, ServerThread
 from harp.native import find
 from harp.rundir import find as find_run_dir
 
@@ -83,7 +82,7 @@ def run(settings: Settings) -> int:
     others = Others(tenants, holders, api or NoPods(), api or LoggedEvents(), signs)
     plugin = Plugin(settings, node, hardware, others, Book(before.grants))
     plugin.start()
-    pages = _pages(settings, plugin)
+    pages = serve_pages(settings.metrics_listen, plugin.routes())
     ended.wait()
     if pages is not None:
         pages.stop()
@@ -121,15 +120,6 @@ def _signs(node: NodeView, tenants: HarpdTenants) -> NvmlSigns | HarpdSigns:
         return HarpdSigns(tenants)
 
 
-def _pages(settings: Settings, plugin: Plugin) -> ServerThread | None:
-    listen = listen_address(settings.metrics_listen)
-    if listen is None:
-        return None
-    pages = ServerThread(Server(plugin.routes()), *listen, "--metrics")
-    pages.start()
-    return pages
-
-
 def _compare(before: Checkpoint, node: NodeView, per_gpu: int) -> None:
     """Say what has changed: kubelet has ids of before on its running pods."""
     if before.node is None:
@@ -148,19 +138,11 @@ def _settings(arguments: list[str]) -> Settings:
     parser.add_argument(
         "--slots-per-gpu", type=int, choices=SLOTS_PER_GPU, default=usual.slots_per_gpu
     )
-    parser.add_argument(
-        "--metrics",
-        default=usual.metrics_listen,
-        metavar="[HOST:]PORT",
-        help="serve /metrics and /healthz there; a PORT alone: on loopback [nowhere]",
-    )
     parser.add_argument("--topology", action="store_true", help="tell kubelet NUMA nodes")
     given = parser.parse_args(arguments)
-    listen_address(given.metrics)
     return Settings(
         **common_values(given, usual),
         slots_per_gpu=given.slots_per_gpu,
-        metrics_listen=given.metrics,
         topology=given.topology,
     )
 

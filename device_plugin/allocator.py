@@ -222,28 +222,35 @@ def _scattered(slots: Slots, count: Counter[int], size: int, largest_free: int |
 def limits(slots: Slots, share: Share) -> Limits:
     """What a share means: the same part of memory and of time of each of its GPUs.
 
-    Slots of a GPU never add up to more than it has: parts are rounded down, and the memory that a
-    process costs before its first allocation comes out of its own part.
+    Slots of a GPU never add up to more than it has: parts are rounded down, and what processes cost
+    before their first allocation comes out of their own part. One context comes beside the limit;
+    each further one the arbiter takes off it (`context_bytes`).
 
     Raises:
         Refused: that leaves no memory.
     """
-    parts = [_memory_bytes(slots.gpus[gpu], share.slots, slots.per_gpu) for gpu in share.gpus]
-    smallest = min(parts)  # one limit holds on each
-    if smallest < _GRANULE_BYTES:
-        raise _too_small(slots, slots.gpus[share.gpus[parts.index(smallest)]], share.slots)
+    gpus = [slots.gpus[gpu] for gpu in share.gpus]
+    parts = [gpu.memory_bytes * share.slots // slots.per_gpu for gpu in gpus]
+    left = [part - _context_bytes(gpu) for part, gpu in zip(parts, gpus, strict=True)]
+    if min(left) < _GRANULE_BYTES:
+        raise _too_small(slots, gpus[left.index(min(left))], share.slots)
+    smallest = min(left) // _GRANULE_BYTES * _GRANULE_BYTES  # one limit holds on each
     ppm = share.slots * PPM // slots.per_gpu
     return Limits(
-        mem_bytes=smallest // _GRANULE_BYTES * _GRANULE_BYTES, share_ppm=ppm, limit_ppm=ppm
+        mem_bytes=smallest,
+        share_ppm=ppm,
+        limit_ppm=ppm,
+        context_bytes=min(map(_context_bytes, gpus)),
     )
 
 
-def _memory_bytes(gpu: Gpu, count: int, per_gpu: int) -> int:
-    return gpu.memory_bytes * count // per_gpu - gpu.context_bytes
+def _context_bytes(gpu: Gpu) -> int:
+    """What a context is leased as."""
+    return -(-gpu.context_bytes // _GRANULE_BYTES) * _GRANULE_BYTES
 
 
 def _too_small(slots: Slots, gpu: Gpu, count: int) -> Refused:
-    least = -(-(gpu.context_bytes + _GRANULE_BYTES) * slots.per_gpu // gpu.memory_bytes)
+    least = -(-(_context_bytes(gpu) + _GRANULE_BYTES) * slots.per_gpu // gpu.memory_bytes)
     part = gpu.memory_bytes * count // slots.per_gpu >> 20
     return Refused(
         Reason.TOO_SMALL,

@@ -14,11 +14,13 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ from device_plugin.checkpoint import load
 from device_plugin.fake_kubelet import AdmissionError, Ask, FakeKubelet
 from device_plugin.fake_tenants import FakeTenants
 from device_plugin.kubelet import PodResources
+from device_plugin.pages import serve_pages
 from device_plugin.plugin import Others, Plugin
 from device_plugin.settings import Settings
 from device_plugin.signs import HarpdSigns
@@ -52,7 +55,11 @@ _TARGETS = (
     ("preferred_p99_ms", 5.0, False),
     ("pods_per_s", 100.0, True),
     ("reregister_max_s", 2.0, False),
+    ("series_max_s", 2.0, False),
+    ("list_bytes", 64 << 10, False),
 )
+#: pods whose series are waited for
+_SCRAPED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class Figures:
     wrong_grants: int
     grants_checked: int
     reregister_max_s: float  #: from a kubelet's first moment to its having the list
+    series_max_s: float  #: from a pod's admission, Allocate included, to a scrape that names it
     list_bytes: int
     pods: int
     live: int
@@ -94,7 +102,13 @@ class Figures:
 def measure(rounds: int, restarts: int, live: int = _LIVE) -> Figures:
     """Churn pods on a full node, then restart kubelet."""
     rng = random.Random(_SEED)  # noqa: S311 - the same pods each time
-    with tempfile.TemporaryDirectory(prefix="hb-") as folder, _plugin(Path(folder)) as kubelet:
+    with (
+        tempfile.TemporaryDirectory(prefix="hb-") as folder,
+        _plugin(Path(folder)) as (
+            kubelet,
+            port,
+        ),
+    ):
         slots = _slots()
         pods: dict[str, int] = {}
         for number in range(live):
@@ -117,6 +131,7 @@ def measure(rounds: int, restarts: int, live: int = _LIVE) -> Figures:
         took = {call: sorted(times) for call, times in kubelet.took_s.items()}
         kubelet.saves = True
         kubelet.admit("ns", "last", Ask("main", 1))  # so that its checkpoint is whole
+        told = [_tell(kubelet, port, number) for number in range(_SCRAPED)]
         again = [_restart(kubelet) for _ in range(restarts)]
         return Figures(
             allocate_p99_ms=_p99(took["allocate"]) * 1e3,
@@ -126,6 +141,7 @@ def measure(rounds: int, restarts: int, live: int = _LIVE) -> Figures:
             wrong_grants=wrong,
             grants_checked=checked,
             reregister_max_s=max(again),
+            series_max_s=max(told),
             list_bytes=kubelet.list_bytes,
             pods=len(took["start"]),
             live=len(pods),
@@ -138,9 +154,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true", help="one object, last line of stdout")
     parser.add_argument("--plugin", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--metrics", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.plugin:
-        return _serve(given.plugin)
+        return _serve(given.plugin, given.metrics)
     found = measure(rounds=160 if given.quick else 2000, restarts=3 if given.quick else 20)
     if given.json:
         print(json.dumps(found.json()))  # noqa: T201 - a command line prints
@@ -165,7 +182,7 @@ def _settings(folder: Path) -> Settings:
     )
 
 
-def _serve(folder: Path) -> int:
+def _serve(folder: Path, listen: str) -> int:
     """The plugin's process."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
@@ -177,7 +194,10 @@ def _serve(folder: Path) -> int:
     others = Others(tenants, holders, NoPods(), LoggedEvents(), HarpdSigns(tenants))
     plugin = Plugin(settings, tenants.look(), hardware, others, Book())
     plugin.start()
+    pages = serve_pages(listen, plugin.routes())
     ended.wait()
+    if pages is not None:
+        pages.stop()
     plugin.stop()
     holders.close()
     tenants.close()
@@ -185,18 +205,21 @@ def _serve(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _plugin(folder: Path) -> Iterator[FakeKubelet]:
-    """A kubelet that knows a plugin."""
+def _plugin(folder: Path) -> Iterator[tuple[FakeKubelet, int]]:
+    """A kubelet that knows a plugin, and the port of the plugin's pages."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     kubelet = FakeKubelet(_settings(folder).kubelet_dir)
     kubelet.start()
     kubelet.saves = False
     command = [sys.executable, "-m", "device_plugin.bench", "--plugin", str(folder)]
+    command += ["--metrics", str(port)]
     root = str(Path(__file__).resolve().parent.parent)
     child = subprocess.Popen(command, cwd=root)
     try:
         if not kubelet.listed.wait(_UP_S):
             raise AdmissionError(f"the plugin did not register within {_UP_S:g} s")
-        yield kubelet
+        yield kubelet, port
     finally:
         child.terminate()
         try:
@@ -246,6 +269,18 @@ def _restart(kubelet: FakeKubelet) -> float:
     if not kubelet.listed.wait(_UP_S):
         return float("inf")
     return time.perf_counter() - began
+
+
+def _tell(kubelet: FakeKubelet, port: int, number: int) -> float:
+    """How long it takes until the plugin's page names a pod that comes."""
+    name = f"told{number}"
+    began = time.perf_counter()
+    kubelet.admit("ns", name, Ask("main", 1))
+    while time.perf_counter() - began < _UP_S:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_UP_S) as page:
+            if f'pod="{name}"' in page.read().decode():
+                return time.perf_counter() - began
+    return float("inf")
 
 
 def _p99(ascending: Sequence[float]) -> float:

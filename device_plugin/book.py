@@ -9,16 +9,18 @@ done its work), or when kubelet's list has not named it for a while.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from device_plugin.identity import Owner
+from device_plugin.identity import Holding, Owner
 from harp.model import Limits
 
-__all__ = ["GONE_S", "Book", "Grant", "grant_id", "missing", "size_of"]
+__all__ = ["GONE_S", "Book", "Grant", "grant_id", "misnamed", "missing", "size_of"]
 
 #: kubelet's list may lag behind a start; nothing waits for a grant to end
 GONE_S = 30.0
+_NAME = re.compile(r"[0-9a-z-]+x([0-9]{1,6})-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,9 @@ class Grant:
     limits: Limits  #: on each of them
     owner: Owner | None = None  #: None: not known, so the limits are what the ids say
     pod_uid: str = ""  #: of the API server, where it was asked
+    asked: Limits | None = None  #: of an edit that may be in force, or not: nobody has said so yet
+    share: Limits | None = None  #: what its slots meant when it was cut, before annotations; as
+    #: long as its pod lives that stays so. None: a plugin wrote it down that did not say it
 
 
 def grant_id(ids: Collection[str]) -> str:
@@ -47,8 +52,8 @@ def grant_id(ids: Collection[str]) -> str:
 
 def size_of(key: str) -> int:
     """How many slots a grant of that name has; 0: that is no grant's name."""
-    size = key.rpartition("-")[0].rpartition("x")[2]
-    return int(size) if size.isdecimal() else 0
+    found = _NAME.fullmatch(key)
+    return int(found[1]) if found else 0
 
 
 class Book:
@@ -94,6 +99,31 @@ class Book:
         grant = self._grants.pop(key, None)
         for name in grant.ids if grant else ():
             del self._holders[name]
+
+
+def misnamed(named: Grant, book: Iterable[Grant], holdings: Collection[Holding]) -> bool:
+    """Whether the owner of a grant that is about to be given has other slots already.
+
+    A container has the same ones as long as its pod lives. Kubelet lists who has them; of an init
+    container, which it does not list, that we gave it some is the sign.
+
+    Args:
+        named: with its owner.
+        book: living grants.
+        holdings: kubelet's list.
+    """
+    assert named.owner is not None
+    listed = {holding.owner for holding in holdings}
+    for other in book:
+        if other.owner != named.owner or other.ids & named.ids:
+            continue
+        if other.pod_uid and named.pod_uid and other.pod_uid != named.pod_uid:
+            continue  # the one before of that name
+        if other.pod_uid and named.pod_uid and named.owner not in listed:
+            return True
+        if any(h.ids == other.ids and h.owner.pod_key == named.owner.pod_key for h in holdings):
+            return True
+    return False
 
 
 def missing(

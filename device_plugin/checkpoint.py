@@ -140,20 +140,32 @@ def _grant_out(grant: Grant) -> str:
             "id": grant.id,
             "ids": sorted(grant.ids),
             "uuids": grant.uuids,
-            "limits": asdict(grant.limits) | {"tenant_class": grant.limits.tenant_class.label},
+            "limits": _limits_out(grant.limits),
             "owner": asdict(grant.owner) if grant.owner else None,
             "pod_uid": grant.pod_uid,
+            "asked": _limits_out(grant.asked) if grant.asked else None,
+            "share": _limits_out(grant.share) if grant.share else None,
         }
     )
 
 
+def _limits_out(limits: Limits) -> dict[str, Any]:
+    return asdict(limits) | {"tenant_class": limits.tenant_class.label}
+
+
+def _limits_in(data: dict[str, Any]) -> Limits:
+    return Limits(**data | {"tenant_class": TenantClass.of(data["tenant_class"])})
+
+
 def _grant_in(data: dict[str, Any]) -> Grant:
-    limits = data["limits"] | {"tenant_class": TenantClass.of(data["limits"]["tenant_class"])}
+    asked, share = data.get("asked"), data.get("share")  # plugins before did not write them
     return Grant(
         id=data["id"],
         ids=frozenset(map(str, data["ids"])),
         uuids=tuple(map(str, data["uuids"])),
-        limits=Limits(**limits),
+        limits=_limits_in(data["limits"]),
         owner=Owner(**data["owner"]) if data["owner"] else None,
         pod_uid=data["pod_uid"],
+        asked=_limits_in(asked) if asked else None,
+        share=_limits_in(share) if share else None,
     )

@@ -101,7 +101,7 @@ class FakeTenants:
     def _admit(self, gpu: Gpu, others: Sequence[Grant], grant: Grant) -> None:
         all_of = [*others, grant]
         ppm = sum(g.limits.share_ppm for g in all_of)
-        memory = sum(g.limits.mem_bytes + gpu.context_bytes for g in all_of)
+        memory = sum(g.limits.mem_bytes + g.limits.context_bytes for g in all_of)
         if ppm > PPM or memory > gpu.memory_bytes:
             raise QuotaExceeded(
                 f"GPU {gpu.index}: {ppm} ppm and {memory} bytes would be promised to"

@@ -179,11 +179,11 @@ def find_init(
         before: who had exactly these ids last, with its pod's UID.
     """
     wanted = frozenset(ids)
-    later: dict[tuple[str, str], frozenset[str]] = {}
-    for holding in holdings:
-        key = holding.owner.pod_key
-        later[key] = later.get(key, frozenset()) | holding.ids
-    had, sure, may = [], [], []
+    holdings = list(holdings)
+    later = {holding.owner.pod_key for holding in holdings}
+    theirs = {holding.owner.pod_key for holding in holdings if holding.ids & wanted}
+    found: list[list[tuple[Pod, list[Container]]]] = [[], [], [], []]
+    first, had, sure, may = found
     for pod in pods:
         mine = [c for c in pod.containers if c.kind is Kind.INIT and c.slots == len(wanted)]
         if not mine or not _may_start(pod, node):
@@ -191,14 +191,16 @@ def find_init(
         waiting = [c for c in mine if not (c.running or c.ended)]
         if before is not None and before[0].pod_key == pod.key and before[1] in ("", pod.uid):
             had.append((pod, (waiting or [c for c in mine if c.name == before[0].container])[:1]))
-        elif pod.key not in later:
+        elif pod.key in theirs:
+            # A slot is one pod's: of one that is yet to begin it is not whoever had them before,
+            # though the API server may know him still.
+            (first if waiting else sure).append((pod, (waiting or mine)[:1]))
+        elif pod.key not in later and not theirs:
             may.append((pod, waiting[:1]))
-        elif later[pod.key] & wanted:
-            sure.append((pod, (waiting or mine)[:1]))
-    found = had or sure or may
-    if len(found) != 1 or not found[0][1]:
+    likely = first or had or sure or may
+    if len(likely) != 1 or not likely[0][1]:
         return Unknown()
-    pod, (container,) = found[0]
+    pod, (container,) = likely[0]
     return Match(Owner(pod.namespace, pod.name, container.name), pod)
 
 

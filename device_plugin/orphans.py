@@ -75,7 +75,8 @@ class Orphans:
         listed = {grant_id(holding.ids) for holding in holdings}
         strays = self._tenants.held_in(self._grants)
         folders = {path.name for path in self._grants.glob("*/")}
-        nobodys = (folders | set(strays)) - listed - {g.id for g in self._starts.living()}
+        ours = {name for name in folders | set(strays) if size_of(name)}
+        nobodys = ours - listed - {g.id for g in self._starts.living()}
         now_s = time.monotonic()
         self._since_s = {key: self._since_s.get(key, now_s) for key in nobodys}
         due = sorted(k for k, since_s in self._since_s.items() if now_s - since_s >= book.GONE_S)

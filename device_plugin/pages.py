@@ -16,13 +16,16 @@ from device_plugin.identity import Holding
 from device_plugin.kubelet import PodResources
 from device_plugin.metrics import Counts, Part
 from device_plugin.slots import Slots
+from harp.config import listen_address
 from harp.errors import DaemonUnreachable
-from harp.metrics import PLUGIN, Page, Sample, expose, families
+from harp.metrics import PLUGIN, Page, Sample, Server, ServerThread, expose, families
 from harp.metrics.server import Route
 
-__all__ = ["Now", "Pages", "held"]
+__all__ = ["LISTED_S", "Now", "Pages", "held", "serve_pages"]
 
 _log = structlog.get_logger(__name__)
+#: for kubelet to say at a scrape who has what; a scrape may take 10 s in all
+LISTED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,24 @@ class Pages:
         told = self._counts.samples(registered=now.registered, grants=now.grants, ill=now.ill)
         slots = held(self._slots, self._counts.resource, holdings)
         return expose(PLUGIN, [*told, *slots], accept)
+
+
+def serve_pages(listen: str, routes: Mapping[str, Route]) -> ServerThread | None:
+    """Serve them in a thread of its own; None: nowhere.
+
+    Args:
+        listen: PORT (loopback alone) or HOST:PORT; "": nowhere.
+        routes: the pages by path.
+
+    Raises:
+        ConfigError: `listen` is no address.
+    """
+    address = listen_address(listen)
+    if address is None:
+        return None
+    pages = ServerThread(Server(routes), *address, "--metrics")
+    pages.start()
+    return pages
 
 
 def held(slots: Slots, resource: str, holdings: Iterable[Holding]) -> list[Sample]:

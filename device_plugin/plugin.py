@@ -30,7 +30,7 @@ from device_plugin.kubelet import PodResources, register, socket_file
 from device_plugin.loops import again_and_again
 from device_plugin.metrics import Counts, Part
 from device_plugin.orphans import Orphans, StrayTenants
-from device_plugin.pages import Now, Pages
+from device_plugin.pages import LISTED_S, Now, Pages
 from device_plugin.registration import (
     Action,
     Event,
@@ -59,8 +59,6 @@ from harp.metrics.server import Route
 __all__ = ["Others", "Plugin", "Registrar", "Tempo"]
 
 _log = structlog.get_logger(__name__)
-#: for kubelet to say at a scrape who has what; a scrape may take 10 s in all
-_LISTED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,7 @@ class Plugin:
         self.registration = Registrar(settings, self._serve, self._tempo.look_s, self.counts)
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
-        self._listed = PodResources(settings.pod_resources, settings.resource, _LISTED_S)
+        self._listed = PodResources(settings.pod_resources, settings.resource, LISTED_S)
         self._pages = Pages(slots, self.counts, self._listed, self._now, lambda: self._threads)
         #: {uuid: health}, of the health thread
         self._health = {gpu.uuid: health.Health() for gpu in slots.gpus}

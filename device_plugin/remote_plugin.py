@@ -7,7 +7,7 @@ import argparse
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from device_plugin.kubelet import PodResources
 from device_plugin.loops import again_and_again
 from device_plugin.metrics import Counts, Part
 from device_plugin.orphans import Orphans
+from device_plugin.pages import LISTED_S, Now, Pages, serve_pages
 from device_plugin.plugin import Registrar, Tempo
 from device_plugin.remote_keeper import Keeper
 from device_plugin.remote_share import SLOTS, PoolSlots, remote_answer, remote_limits
@@ -32,6 +33,7 @@ from device_plugin.settings import Settings, common_arguments, common_values
 from device_plugin.starts import Patience
 from harp.inject import shim_dir
 from harp.keep_wire import BOXES
+from harp.metrics.server import Route
 from harp.native import find
 from harp.rundir import find as find_run_dir
 
@@ -118,6 +120,8 @@ class RemotePlugin:
         self.registration = Registrar(settings, self._serve, self._tempo.look_s, self.counts)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._listed = PodResources(settings.pod_resources, settings.resource, LISTED_S)
+        self._pages = Pages(slots, self.counts, self._listed, self._now, lambda: self._threads)
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -134,6 +138,15 @@ class RemotePlugin:
         self.registration.stop()
         for thread in self._threads:
             thread.join()
+        self._listed.close()
+
+    def routes(self) -> Mapping[str, Route]:
+        """Pages of this plugin by path."""
+        return self._pages.routes()
+
+    def _now(self) -> Now:
+        grants = len(self.starts.living())
+        return Now(registered=self.registration.state.registered, grants=grants, ill=())
 
     def _serve(self, streams: Callable[[bool], None]) -> Served:
         service = _Service(
@@ -189,7 +202,10 @@ def run(arguments: Sequence[str]) -> int:
         events=api or LoggedEvents(),
     )
     plugin.start()
+    pages = serve_pages(settings.metrics_listen, plugin.routes())
     ended.wait()
+    if pages is not None:
+        pages.stop()
     plugin.stop()
     for part in (holders, api):
         if part is not None:

@@ -44,17 +44,18 @@ class RemoteStarts(Starts):
         self._tell_lost(self._tenants.held())
 
     def _bare(self, ids: Collection[str]) -> Grant:
-        return Grant(grant_id(ids), frozenset(ids), (), remote_limits(self._slots, ids))
+        means = remote_limits(self._slots, ids)
+        return Grant(grant_id(ids), frozenset(ids), (), means, share=means)
 
-    def _refined(self, bare: Grant, pod: Pod) -> Limits:
+    def _refined(self, share: Limits, key: str, pod: Pod) -> Limits:
         try:
-            limits, problems = remote_refine(bare.limits, pod.annotations)
+            limits, problems = remote_refine(share, pod.annotations)
         except HarpError as error:
             self._events.tell(pod, _REASON, _words(error))
             raise
         for problem in problems:
             self._events.tell(pod, "HarpAnnotation", problem.message)
-        self._starting[bare.id] = pod
+        self._starting[key] = pod
         return limits
 
     def _give(self, grant: Grant, others: Sequence[Grant], waited: Callable[[], bool]) -> Grant:

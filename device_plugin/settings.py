@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from harp.config import listen_address
 from harp.errors import ConfigError
 
 __all__ = ["Common", "Settings", "common_arguments", "common_values"]
@@ -74,6 +75,7 @@ class Common(TypedDict):
     node: str
     resource: str
     library_dirs: tuple[str, ...]
+    metrics_listen: str
 
 
 def common_arguments(parser: argparse.ArgumentParser, usual: Settings) -> None:
@@ -89,6 +91,12 @@ def common_arguments(parser: argparse.ArgumentParser, usual: Settings) -> None:
     )
     parser.add_argument("--resource", default=usual.resource)
     parser.add_argument(
+        "--metrics",
+        default=usual.metrics_listen,
+        metavar="[HOST:]PORT",
+        help="serve /metrics and /healthz there; a PORT alone: on loopback [nowhere]",
+    )
+    parser.add_argument(
         "--library-dir",
         action="append",
         metavar="DIR",
@@ -100,8 +108,9 @@ def common_values(given: argparse.Namespace, usual: Settings) -> Common:
     """What common_arguments() was given.
 
     Raises:
-        ConfigError: nobody says what this node is called.
+        ConfigError: nobody says what this node is called; or where to serve pages is no address.
     """
+    listen_address(given.metrics)
     if not given.node:
         raise ConfigError(
             "this node's name is not known: pods of others could not be told from its own",
@@ -114,4 +123,5 @@ def common_values(given: argparse.Namespace, usual: Settings) -> Common:
         node=given.node,
         resource=given.resource,
         library_dirs=tuple(given.library_dir or usual.library_dirs),
+        metrics_listen=given.metrics,
     )

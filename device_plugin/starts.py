@@ -23,7 +23,7 @@ import structlog
 from device_plugin.allocator import check, limits
 from device_plugin.annotations import refine
 from device_plugin.asked import Events, Holders, LoggedEvents, NodePods, NoPods
-from device_plugin.book import Book, Grant, grant_id, missing
+from device_plugin.book import Book, Grant, grant_id, misnamed, missing
 from device_plugin.identity import Ambiguous, Holding, Match, Pod
 from device_plugin.metrics import AMBIGUOUS, UNKNOWN, Counts
 from device_plugin.slots import Slots
@@ -89,13 +89,15 @@ class Starts:
         self._lock = threading.Lock()
         #: of the book, so far, and how many of them are written; one writes at a time
         self._changes = self._written = 0
+        #: {grant id: the change by which it was given or edited}
+        self._given_at: dict[str, int] = {}
         self._writing = threading.Lock()
         #: see book.missing()
         self._missing: dict[str, float] = {}
         self.counts = counts or Counts()
 
     def start(self, ids: Collection[str], waited: Callable[[], bool] = lambda: True) -> Grant:
-        """Give a container its grant; when this returns it may run.
+        """Give a container its grant: it may run.
 
         Args:
             ids: its slots.
@@ -105,26 +107,42 @@ class Starts:
             HarpError: not now.
         """
         bare = self._bare(ids)
-        with self._turns.at(bare.id):
-            grant = self._named(bare)
+        while True:
+            with self._turns.at(bare.id):
+                with self._lock:
+                    named_at = self._changes
+                grant = self._named(bare)
+            if given := self._give_in_turn(grant, named_at, waited):
+                return given
+            _check_waited(waited, bare)
+
+    def _give_in_turn(
+        self, grant: Grant, named_at: int, waited: Callable[[], bool]
+    ) -> Grant | None:
+        """None: slots of it were given since it was named, so one of two pods is gone: which?"""
         keys = {grant.id}
         while True:
             with self._turns.all(keys):
                 with self._lock:
                     others = self._book.overlapping(grant)
-                if keys.issuperset(other.id for other in others):
+                    there = {grant.id, *(other.id for other in others)}
+                    if any(self._given_at.get(key, 0) > named_at for key in there):
+                        return None
+                if keys.issuperset(there):
                     return self._give(grant, others, waited)
-            keys |= {other.id for other in others}
+            keys |= there
 
     def _bare(self, ids: Collection[str]) -> Grant:
         """What these ids stand for by themselves."""
         share = check(self._slots, ids)
         uuids = tuple(self._slots.gpus[gpu].uuid for gpu in share.gpus)
-        return Grant(grant_id(ids), frozenset(ids), uuids, limits(self._slots, share))
+        means = limits(self._slots, share)
+        return Grant(grant_id(ids), frozenset(ids), uuids, means, share=means)
 
-    def _refined(self, bare: Grant, pod: Pod) -> Limits:
-        """Its limits, as the pod's annotations say; what cannot be done so is an event."""
-        refined, problems = refine(bare.limits, pod.annotations)
+    def _refined(self, share: Limits, key: str, pod: Pod) -> Limits:
+        """What its share is by the pod's annotations; what cannot be done so is an event."""
+        del key  # of the grant
+        refined, problems = refine(share, pod.annotations)
         for problem in problems:
             self._events.tell(pod, "HarpAnnotation", problem.message)
         return refined
@@ -137,6 +155,8 @@ class Starts:
     def edit(self, grant: Grant, pod: Pod) -> bool:
         """Give a running container what its pod's annotations say by now; whether that is new.
 
+        Of its share as that was cut: what a context is known to cost by now is the next pods'.
+
         Raises:
             HarpError: harpd does not answer, or refuses; it keeps what it has.
         """
@@ -144,16 +164,33 @@ class Starts:
             with self._lock:
                 if self._book.get(grant.id) != grant:
                     return False  # it starts anew meanwhile, and reads them itself
-            refined = self._refined(self._bare(grant.ids), pod)
-            edited = replace(grant, limits=refined, pod_uid=pod.uid)
+            share = grant.share or grant.limits
+            refined = self._refined(share, grant.id, pod)
+            edited = replace(grant, limits=refined, pod_uid=pod.uid, share=share, asked=None)
             if edited == grant:
                 return False
-            if refined != grant.limits:
-                self._tenants.ensure(edited, make_folder(self._grants, grant.id))
+            if refined != grant.limits or grant.asked is not None:
+                # If we end here, or the answer is lost, the next look tells it once more.
+                grant = self._ask(grant, refined)
+                try:
+                    self._tenants.ensure(edited, make_folder(self._grants, grant.id))
+                except DaemonUnreachable:
+                    raise
+                except HarpError:
+                    self._ask(grant, None)  # refused: it has what it had
+                    raise
             self._put(edited)
         self._write()
         _log.info("grant_edited", grant=grant.id, owner=str(grant.owner))
         return refined != grant.limits
+
+    def _ask(self, grant: Grant, limits: Limits | None) -> Grant:
+        """Write down what a grant is about to get."""
+        asking = replace(grant, asked=limits)
+        if asking != grant:
+            self._put(asking)
+            self._write()
+        return asking
 
     def sweep(self) -> None:
         """End the grants of containers that are gone; make tenants again that are.
@@ -215,14 +252,18 @@ class Starts:
             )
         match found.who:
             case Match(owner, pod):
-                named = replace(bare, owner=owner)
+                share = bare.limits
+                known = ("", pod.uid if pod is not None else "")
+                if before is not None and before.owner == owner and before.pod_uid in known:
+                    share = before.share or share  # it starts once more
+                named = replace(bare, owner=owner, limits=share, share=share)
                 if pod is not None:
-                    limits = self._refined(bare, pod)
+                    limits = self._refined(share, bare.id, pod)
                     named = replace(named, pod_uid=pod.uid, limits=limits)
                 elif not found.sure and before is not None and before.owner == owner:
                     # What the API server said when it was last asked, perhaps of another pod of
                     # that name.
-                    named = replace(before, pod_uid="")
+                    named = replace(before, pod_uid="", asked=None)
                 return bare if self._runs_elsewhere(named, found.holdings) else named
             case Ambiguous(candidates):
                 self.counts.add(families.PLUGIN_UNRESOLVED, AMBIGUOUS)
@@ -233,19 +274,13 @@ class Starts:
         return bare
 
     def _runs_elsewhere(self, named: Grant, holdings: Sequence[Holding]) -> bool:
-        """Whether its owner has other slots for kubelet too: then one of the two is misnamed."""
-        assert named.owner is not None
+        """Whether its owner has other slots already: then one of the two is misnamed."""
         with self._lock:
-            others = [g for g in self._book if g.owner == named.owner and not g.ids & named.ids]
-        for other in others:
-            if other.pod_uid and named.pod_uid and other.pod_uid != named.pod_uid:
-                continue  # the one before of that name
-            for holding in holdings:
-                if holding.ids == other.ids and holding.owner.pod_key == named.owner.pod_key:
-                    _log.warning("owner_misnamed", grant=named.id, owner=str(named.owner))
-                    self.counts.add(families.PLUGIN_UNRESOLVED, AMBIGUOUS)
-                    return True
-        return False
+            found = misnamed(named, self._book, holdings)
+        if found:
+            _log.warning("owner_misnamed", grant=named.id, owner=str(named.owner))
+            self.counts.add(families.PLUGIN_UNRESOLVED, AMBIGUOUS)
+        return found
 
     def _give(self, grant: Grant, others: Sequence[Grant], waited: Callable[[], bool]) -> Grant:
         """The grant as it was given; the turn is ours at it and at the others, which end."""
@@ -258,11 +293,7 @@ class Starts:
         folder = self._grants / grant.id
         deadline = time.monotonic() + self._patience.harpd_s
         while True:
-            if not waited():
-                raise DaemonError(
-                    f"nobody waits for the start of grant {grant.id} any more",
-                    "kubelet tries again, if its pod is there",
-                )
+            _check_waited(waited, grant)
             try:
                 for other in others:
                     self._end(other)
@@ -311,6 +342,7 @@ class Starts:
             self._book.put(grant)
             self._missing.pop(grant.id, None)
             self._changes += 1
+            self._given_at[grant.id] = self._changes
 
     def _again(self, grant: Grant) -> None:
         try:
@@ -342,6 +374,7 @@ class Starts:
         drop_folder(self._grants / grant.id)
         with self._lock:
             self._book.remove(grant.id)
+            self._given_at.pop(grant.id, None)
             self._changes += 1
 
     def _write(self) -> None:
@@ -355,3 +388,11 @@ class Starts:
                 grants, upto = tuple(self._book), self._changes
             self._save(grants)
             self._written = upto
+
+
+def _check_waited(waited: Callable[[], bool], grant: Grant) -> None:
+    if not waited():
+        raise DaemonError(
+            f"nobody waits for the start of grant {grant.id} any more",
+            "kubelet tries again, if its pod is there",
+        )

@@ -212,6 +212,7 @@ class HarpdTenants:
                         limit_ppm=limits.limit_ppm,
                         tenant_class=_CLASSES[limits.tenant_class],
                         oversubscribe=limits.oversubscribe,
+                        context_bytes=limits.context_bytes,
                         grant_dir=str(folder),
                         ticket=client.deposit(sock),
                         program="pod",

@@ -41,7 +41,7 @@ class Promise:
 
     def cost_bytes(self, device: Device) -> int:
         """Memory of the device that is spoken for."""
-        contexts = device.overhead_bytes * max(1, self.clients)
+        contexts = self.context_bytes(device)
         if self.limits.oversubscribe:
             return self.leased_bytes - self.swap_bytes + contexts
         if not self.limits.mem_bytes:
@@ -49,6 +49,12 @@ class Promise:
             return self.leased_bytes + device.overhead_bytes * self.clients
         # So is what it held when its limit was lowered: others cannot have it before it is freed.
         return max(self.limits.mem_bytes, self.leased_bytes) + contexts
+
+    def context_bytes(self, device: Device) -> int:
+        """What its contexts take beside its limit."""
+        if self.limits.mem_bytes and self.limits.context_bytes:
+            return self.limits.context_bytes  # the others are within the limit
+        return device.overhead_bytes * max(1, self.clients)
 
     def alone_bytes(self) -> int:
         """Memory that must fit beside what everybody is promised, while others' can leave."""
@@ -75,19 +81,18 @@ def memory_left(
     device: Device,
     promises: Sequence[Promise],
     overcommit_ratio: float,
-    clients: int = 1,
-    *,
-    oversubscribe: bool = False,
+    asked: Promise | None = None,
 ) -> int:
-    """Largest memory limit a new tenant with `clients` processes could have, in whole granules.
+    """Largest memory limit that `asked`, or a new tenant, could have, in whole granules.
 
     Limits of tenants that oversubscribe are not added up; and such a one's is a limit on what must
     really be there at once, so `overcommit_ratio` does not stretch it.
     """
+    asked = asked or Promise(Limits())
     room = int(device.memory_bytes * overcommit_ratio) - promised_bytes(device, promises)
-    if oversubscribe:
+    if asked.limits.oversubscribe:
         room = device.memory_bytes - promised_bytes(device, promises) + _largest_alone(promises)
-    room -= device.overhead_bytes * max(1, clients)
+    room -= asked.context_bytes(device)
     return max(0, room // _GRANULE * _GRANULE)
 
 
@@ -104,13 +109,7 @@ def admit(
     """
     limits = asked.limits
     if limits.mem_bytes:
-        left = memory_left(
-            device,
-            promises,
-            overcommit_ratio,
-            asked.clients,
-            oversubscribe=limits.oversubscribe,
-        )
+        left = memory_left(device, promises, overcommit_ratio, asked)
         if limits.mem_bytes > left:
             raise QuotaExceeded(
                 f"{format_size(limits.mem_bytes)} of memory asked on GPU {device.index},"

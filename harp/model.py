@@ -92,6 +92,10 @@ class Limits:
     gang: bool = True  #: turns on one of its devices wait for those on its others
     host_bytes: int = 0  #: pinned host memory, on all devices together; 0: no limit
     oversubscribe: bool = False  #: its memory may leave a device while others have it
+    context_bytes: int = (
+        0  #: of its contexts on each device, what comes beside mem_bytes; what they
+    )
+    #: cost beyond that counts against it. 0: nothing of them does
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +175,13 @@ class Use:
     wants: bool = False
     denials: int = 0
     residency: Residency | None = None  #: None: nothing of it leaves
+    context_bytes: int = 0  #: of its contexts, what counts against the limit: see Limits
 
     @property
     def charged_bytes(self) -> int:
         """What counts against the memory limit."""
-        return self.leased_bytes + self.draining_bytes + self.unleased_bytes
+        held_bytes = self.leased_bytes + self.draining_bytes
+        return held_bytes + self.unleased_bytes + self.context_bytes
 
     def over_bytes(self, limit_bytes: int) -> int:
         """By how much it is above a limit; 0 is none."""

@@ -99,6 +99,7 @@ class Answers:
             tenant_class=_CLASSES[limits.tenant_class],
             no_gang=not limits.gang,
             oversubscribe=limits.oversubscribe,
+            context_bytes=limits.context_bytes,
             policy=POLICIES[tenant.policy],
             created_s=tenant.created_s,
             leased_bytes=sum(u.leased_bytes for u in uses),

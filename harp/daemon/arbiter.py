@@ -109,13 +109,14 @@ class Arbiter:
             if uuid not in self.devices:
                 _log.warning("device_of_tenant_gone", tenant=tenant.name, device=uuid)
                 continue
-            await self._link.client.request(
+            answer = await self._link.client.request(
                 Msg(
                     op=Op.SET_TENANT,
                     tenant=tenant.tenant_id,
                     dev=self.number_of(uuid),
                     limit_bytes=limits.mem_bytes,
                     free_bytes=limits.host_bytes,
+                    overhead_bytes=limits.context_bytes,
                     a=(0 if limits.gang else GRANT_NO_GANG)
                     | (GRANT_OVERSUBSCRIBE if limits.oversubscribe else 0),
                     b=limits.share_ppm,
@@ -123,6 +124,13 @@ class Arbiter:
                     d=limits.tenant_class.value,
                 )
             )
+            if answer.overhead_bytes != limits.context_bytes:
+                _log.warning(
+                    "contexts_not_counted",
+                    tenant=tenant.name,
+                    reason="the arbiter is of a version that charges contexts to the device alone",
+                    hint="harp daemon --upgrade",
+                )
 
     async def grant_again(self, tenant: Tenant) -> None:
         """The same for a tenant that the arbiter may know; a refusal is no reason to end."""
@@ -254,6 +262,7 @@ def as_tenant(found: ArbiterTenant) -> Tenant:
             TenantClass(found.class_value),
             host_bytes=found.host_bytes,
             oversubscribe=found.oversubscribe,
+            context_bytes=found.context_bytes,
         ),
         policy=Policy.WARN,
         created_s=time.time(),

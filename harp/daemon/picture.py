@@ -36,6 +36,7 @@ class ArbiterTenant:
     class_value: int = 0
     host_bytes: int = 0
     oversubscribe: bool = False
+    context_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +127,14 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
                 limit_ppm=grant.c,
                 class_value=grant.d,
                 host_bytes=grant.capacity_bytes,
+                context_bytes=grant.slack_bytes,
             )
     for key, message in residencies.items():
         if key in uses:
             uses[key] = replace(uses[key], residency=_residency(message))
         if key[0] in tenants and message.c & GRANT_OVERSUBSCRIBE:
             tenants[key[0]] = replace(tenants[key[0]], oversubscribe=True)
+    contexts: dict[tuple[int, str], int] = {}
     for (client_id, uuid), hold in holds.items():
         if client_id not in clients:
             continue
@@ -143,9 +146,15 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
             unleased_bytes=client.unleased_bytes + hold.unleased_bytes,
         )
         key = (client.tenant_id, uuid)
+        contexts[key] = contexts.get(key, 0) + hold.overhead_bytes - hold.unleased_bytes
         if key in uses and hold.unleased_bytes:
             unleased = uses[key].unleased_bytes + hold.unleased_bytes
             uses[key] = replace(uses[key], unleased_bytes=unleased)
+    number_of = {uuid: number for number, uuid in uuid_of.items()}
+    for key, held_bytes in contexts.items():
+        beside = grants[key[0]][number_of[key[1]]].slack_bytes if key in uses else 0
+        if beside and held_bytes > beside:
+            uses[key] = replace(uses[key], context_bytes=held_bytes - beside)
     return Picture(devices, tenants, uses, dict(sorted(clients.items())), holds)
 
 

@@ -221,6 +221,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             oversubscribe=request.oversubscribe
             if request.HasField("oversubscribe")
             else old.oversubscribe,
+            context_bytes=old.context_bytes,
         )
         changed = await self._book.set_limits(tenant, limits)
         return pb.SetTenantReply(tenant=self._answers.tenant(changed, await self._book.look()))
@@ -281,6 +282,7 @@ def _wish(request: pb.CreateTenantRequest, uid: int, default: Policy) -> Wish:
             gang=not request.no_gang,
             host_bytes=request.host_limit_bytes,
             oversubscribe=request.oversubscribe,
+            context_bytes=request.context_bytes,
         ),
         policy=_policy(request.policy, default),
         root_pid=request.root_pid,
@@ -301,6 +303,7 @@ def _limits(
     gang: bool,
     host_bytes: int,
     oversubscribe: bool,
+    context_bytes: int,
 ) -> Limits:
     if mem_bytes and mem_bytes < GRANULE_BYTES:
         raise ConfigError(
@@ -314,7 +317,9 @@ def _limits(
             )
     # Whole granules: the rest could never be leased.
     whole = mem_bytes // GRANULE_BYTES * GRANULE_BYTES
-    return Limits(whole, share_ppm, limit_ppm, klass, gang, host_bytes, oversubscribe)
+    return Limits(
+        whole, share_ppm, limit_ppm, klass, gang, host_bytes, oversubscribe, context_bytes
+    )
 
 
 def _policy(value: pb.Policy.ValueType, default: Policy) -> Policy:

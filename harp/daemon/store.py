@@ -50,6 +50,8 @@ _MIGRATIONS = (
         "ALTER TABLE tenant ADD COLUMN held INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE tenant ADD COLUMN labels TEXT NOT NULL DEFAULT '{}'",
     ),
+    # What of a tenant's contexts comes beside its limit.
+    ("ALTER TABLE tenant ADD COLUMN context_bytes INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -115,6 +117,7 @@ class Store:
             "gang": int(limits.gang),
             "host_bytes": limits.host_bytes,
             "oversubscribe": int(limits.oversubscribe),
+            "context_bytes": limits.context_bytes,
             "suspended": int(tenant.suspended),
             "for_root": int(tenant.for_root),
             "any_uid": int(tenant.any_uid),
@@ -176,6 +179,7 @@ def _tenant(row: sqlite3.Row) -> Tenant:
             gang=bool(row["gang"]),
             host_bytes=row["host_bytes"],
             oversubscribe=bool(row["oversubscribe"]),
+            context_bytes=row["context_bytes"],
         ),
         policy=Policy(row["policy"]),
         created_s=row["created_s"],

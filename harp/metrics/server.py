@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A read-only HTTP server for a few pages, on an event loop.
 
-(1) Nobody is waited for without end: a client has `timeout_s` for all, from its first byte to our
-    last; then it is cut off. No thread waits for any of them.
-(2) No more than `clients` are answered at once; as many again hear 503, more are cut off.
+(1) Nobody is waited for without end: a client has `head_s` to say what it wants and `timeout_s` for
+    all, then it is cut off. No thread waits for any of them.
+(2) Who has not said yet what it wants has no place. Should there be very many of those, the one
+    that has been here longest goes for each that comes: who speaks at once is heard.
+(3) No more than `clients` are answered at once; others hear 503. Probes have places of their own:
+    whoever holds the others does not make kubelet believe that we are ill.
 """
 
 from __future__ import annotations
@@ -20,12 +23,16 @@ import structlog
 
 from harp.errors import HarpError
 
-__all__ = ["Page", "Route", "Server", "ServerThread", "keep"]
+__all__ = ["PROBES", "Page", "Route", "Server", "ServerThread", "keep"]
 
 _log = structlog.get_logger(__name__)
 _HEAD_BYTES = 8192
 _CLIENTS = 8
 _TIMEOUT_S = 10.0
+_HEADS = 64
+_HEAD_S = 2.0
+#: small pages that wait for nobody
+PROBES = frozenset({"/healthz", "/livez"})
 #: between two tries to have a port that another program has
 _RETRY_S = 30.0
 _TEXT = "text/plain; charset=utf-8"
@@ -49,18 +56,32 @@ class Server:
 
     Args:
         routes: {path: what makes its page}.
-        clients: most at once.
+        clients: most that are answered at once, and as many probes.
+        heads: most of whom we do not know yet what they want.
+        head_s: for a client to say that.
         timeout_s: for a client's whole visit.
     """
 
     def __init__(
-        self, routes: Mapping[str, Route], *, clients: int = _CLIENTS, timeout_s: float = _TIMEOUT_S
+        self,
+        routes: Mapping[str, Route],
+        *,
+        clients: int = _CLIENTS,
+        heads: int = _HEADS,
+        head_s: float = _HEAD_S,
+        timeout_s: float = _TIMEOUT_S,
     ) -> None:
         self._routes = routes
         self._clients = clients
+        self._most_heads = heads
+        self._head_s = head_s
         self._timeout_s = timeout_s
         #: one for each client that is here
         self._visits: set[asyncio.Task[None]] = set()
+        #: of these, who has not said yet what it wants, oldest first
+        self._heads: dict[asyncio.StreamWriter, None] = {}
+        #: {is a probe: how many are being answered}
+        self._answered = {False: 0, True: 0}
 
     @contextlib.asynccontextmanager
     async def listening(self, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
@@ -85,20 +106,35 @@ class Server:
         assert task is not None
         self._visits.add(task)
         try:
-            full = len(self._visits) > self._clients
-            if len(self._visits) > 2 * self._clients:
-                return
             async with asyncio.timeout(self._timeout_s):
-                request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_FULL if full else await self._reply(request))
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
+                request = await self._read(reader, writer)
+                probe = _path(request) in PROBES
+                if self._answered[probe] >= self._clients:
+                    await _send(writer, _FULL)
+                    return
+                self._answered[probe] += 1
+                try:
+                    await _send(writer, await self._reply(request))
+                finally:
+                    self._answered[probe] -= 1
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # it is gone, too slow, or no HTTP client
         finally:
             writer.transport.abort()
             self._visits.discard(task)
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """What a client wants; takes its place among those who have not said it."""
+        if len(self._heads) >= self._most_heads:
+            oldest = next(iter(self._heads))
+            del self._heads[oldest]
+            oldest.transport.abort()  # its visit ends by that
+        self._heads[writer] = None
+        try:
+            async with asyncio.timeout(self._head_s):
+                return await reader.readuntil(b"\r\n\r\n")
+        finally:
+            self._heads.pop(writer, None)
 
     async def _reply(self, request: bytes) -> bytes:
         first, *lines = request.decode("latin-1").split("\r\n")
@@ -108,7 +144,7 @@ class Server:
         head = words[0] == "HEAD"
         if words[0] not in ("GET", "HEAD"):
             return _answer(_status(HTTPStatus.METHOD_NOT_ALLOWED), head=False)
-        route = self._routes.get(words[1].partition("?")[0])
+        route = self._routes.get(_path(request))
         if route is None:
             there = " ".join(sorted(self._routes))
             return _answer(Page(f"there is {there}\n".encode(), _TEXT, HTTPStatus.NOT_FOUND), head)
@@ -121,6 +157,19 @@ class Server:
             _log.exception("page_failed", path=words[1])
             failed = Page(f"{reason}\n".encode(), _TEXT, HTTPStatus.INTERNAL_SERVER_ERROR)
             return _answer(failed, head)
+
+
+def _path(request: bytes) -> str:
+    """What a request names, without its query; "" where it is no request."""
+    words = request.partition(b"\r\n")[0].decode("latin-1").split(" ")
+    return words[1].partition("?")[0] if len(words) == 3 else ""
+
+
+async def _send(writer: asyncio.StreamWriter, answer: bytes) -> None:
+    writer.write(answer)
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
 
 
 def _status(status: HTTPStatus) -> Page:

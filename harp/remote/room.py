@@ -95,8 +95,9 @@ def limits(asked: Limits) -> Limits:
 
 
 def part(asked: Limits, mem_ppm: int, gpu: str, places: Sequence[Place]) -> Limits:
-    """`asked`, with a part of the devices' memory as its limit, one context included.
+    """`asked`, with a part of the devices' memory as its limit, all contexts included.
 
+    One context comes beside the limit, each further one is taken off it.
     The part is that of the smallest device that may be meant: it never is more than was asked for.
 
     Args:
@@ -121,8 +122,8 @@ def part(asked: Limits, mem_ppm: int, gpu: str, places: Sequence[Place]) -> Limi
     meant = named if named and len(named) == len(words) else places
     if not meant:
         raise NoDevice("this node has no GPU")
-    least = min(meant, key=lambda p: p.memory_bytes * mem_ppm // PPM - p.context_bytes)
-    have = least.memory_bytes * mem_ppm // PPM - least.context_bytes
+    least = min(meant, key=lambda p: p.memory_bytes * mem_ppm // PPM - _context_bytes(p))
+    have = least.memory_bytes * mem_ppm // PPM - _context_bytes(least)
     if have < GRANULE_BYTES:
         raise ConfigError(
             f"{format_percent(mem_ppm)} of {least.name} are"
@@ -131,4 +132,13 @@ def part(asked: Limits, mem_ppm: int, gpu: str, places: Sequence[Place]) -> Limi
             "ask for a larger part",
         )
     whole = have // GRANULE_BYTES * GRANULE_BYTES
-    return replace(asked, mem_bytes=min(whole, asked.mem_bytes) if asked.mem_bytes else whole)
+    return replace(
+        asked,
+        mem_bytes=min(whole, asked.mem_bytes) if asked.mem_bytes else whole,
+        context_bytes=min(map(_context_bytes, meant)),
+    )
+
+
+def _context_bytes(place: Place) -> int:
+    """What a context is leased as."""
+    return -(-place.context_bytes // GRANULE_BYTES) * GRANULE_BYTES

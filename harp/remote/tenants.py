@@ -340,6 +340,7 @@ def _request(wish: Wish, name: str, home: Home) -> pb.CreateTenantRequest:
         share_ppm=limits.share_ppm,
         limit_ppm=limits.limit_ppm,
         tenant_class=_CLASSES[limits.tenant_class],
+        context_bytes=limits.context_bytes,
         root_pid=os.getpid(),
         grant_dir=str(home.folder),
         for_uid=home.uid,

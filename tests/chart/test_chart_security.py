@@ -222,6 +222,7 @@ def test_every_port_has_a_policy_and_every_pod_is_in_one(template: Template, nam
 @all_scenarios
 def test_policies_let_in_and_out_who_is_named_alone(template: Template, name: str) -> None:
     """The pool's GPUs are lent to HARP's own pods, and it calls nobody."""
+    monitoring = {"kubernetes.io/metadata.name": "monitoring"}
     objects = template(SCENARIOS[name])
     for found in of_kind(objects, "NetworkPolicy"):
         owner, spec = found["metadata"]["name"], found["spec"]
@@ -237,11 +238,10 @@ def test_policies_let_in_and_out_who_is_named_alone(template: Template, name: st
                 assert labels["app.kubernetes.io/name"] == "harp"
                 assert spec["egress"] == []
             case "harp-remote":
-                assert spec["ingress"] == []
+                assert callers == [{"namespaceSelector": {"matchLabels": monitoring}}]
                 elsewhere = {7443, 7444, 8443, 8444} if name == "remote pool" else set()
                 assert set().union(*called) == {53} | elsewhere
             case _:
-                monitoring = {"kubernetes.io/metadata.name": "monitoring"}
                 assert callers == [{"namespaceSelector": {"matchLabels": monitoring}}]
                 assert called == [{53}]
 
@@ -261,8 +261,9 @@ def test_only_known_callers_may_have_pods_bound_over_the_network(template: Templ
 
 
 def test_nobody_reads_metrics_if_nobody_is_named(template: Template) -> None:
-    objects = template({"networkPolicy": {"metricsFrom": []}})
-    assert one(objects, "NetworkPolicy")["spec"]["ingress"] == []
+    objects = template({**SCENARIOS["remote"], "networkPolicy": {"metricsFrom": []}})
+    for owner in ("-node", "-remote"):
+        assert one(objects, "NetworkPolicy", owner)["spec"]["ingress"] == []
 
 
 @all_scenarios

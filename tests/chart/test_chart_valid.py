@@ -203,6 +203,35 @@ def test_harpd_is_not_restarted_for_a_device_that_does_not_answer(template: Temp
     }  # fmt: skip
 
 
+def test_the_plugin_of_remote_shares_is_probed_and_scraped_as_the_other_is(
+    template: Template,
+) -> None:
+    """The keeper, whose end would end leases, is not: to start it again mends no pool."""
+    values = {**SCENARIOS["remote"], "plugin": {"metricsPort": 9555}}
+    objects = template({**values, "monitoring": {"podMonitor": {"enabled": True}}})
+    found = {}
+    for owner in ("-node", "-remote"):
+        pod = one(objects, "DaemonSet", owner)["spec"]["template"]
+        (plugin,) = (c for c in pod["spec"]["containers"] if c["name"] == "plugin")
+        assert "--metrics=0.0.0.0:9555" in plugin["args"]
+        probes = {kind: probe for kind, probe in plugin.items() if kind.endswith("Probe")}
+        found[owner] = (plugin["ports"], probes)
+        selected = one(objects, "PodMonitor")["spec"]["selector"]["matchLabels"]
+        assert selected.items() <= pod["metadata"]["labels"].items()
+    assert found["-node"] == found["-remote"]
+    (port,), probes = found["-remote"]
+    assert probes.keys() == {"startupProbe", "livenessProbe", "readinessProbe"}
+    assert all(probe["httpGet"]["port"] == port["name"] for probe in probes.values())
+    scraped = {e["port"] for e in one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]}
+    assert port["name"] in scraped
+    (keeper,) = (
+        c
+        for c in one(objects, "DaemonSet", "-remote")["spec"]["template"]["spec"]["containers"]
+        if c["name"] == "keeper"
+    )
+    assert "livenessProbe" not in keeper
+
+
 @pytest.mark.parametrize("mode", ["scheduler", "service"])
 def test_where_nobody_may_read_metrics_policies_are_whole(template: Template, mode: str) -> None:
     """Kubelet's probes pass all the same; kube-scheduler's calls come in mode service alone."""

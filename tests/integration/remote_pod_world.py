@@ -218,14 +218,14 @@ class PodNode:
             self.resources.close()
         self.plugin = self.resources = None
 
-    def start_program(self) -> None:
+    def start_program(self, *more: str) -> None:
         """As it is run, without an API server."""
         folders = ["--kubelet-dir", str(self.settings.kubelet_dir), "--node", "n1"]
         folders += ["--state-dir", str(self.settings.state_dir), "--library-dir", "/opt/lib"]
         folders += ["--run-dir", str(self.settings.run_dir)]
         with (self.base / "plugin.log").open("a") as log:
             self.program = subprocess.Popen(
-                [sys.executable, "-m", "device_plugin", "remote", *folders],
+                [sys.executable, "-m", "device_plugin", "remote", *folders, *more],
                 env=self.env,
                 cwd=ROOT,
                 stdout=log,

@@ -30,6 +30,7 @@ GOOD = Figures(
     wrong_grants=0,
     grants_checked=4000,
     reregister_max_s=0.3,
+    series_max_s=0.1,
     list_bytes=19_000,
     pods=160,
     live=200,
@@ -55,6 +56,7 @@ def test_the_command_says_the_figures() -> None:
     assert found["allocate_p99_ms"] <= 100
     assert found["pods_per_s"] >= 10
     assert found["reregister_max_s"] <= 20
+    assert found["series_max_s"] <= 20
     assert found["list_bytes"] <= 64 << 10
 
 
@@ -62,6 +64,8 @@ def test_targets_that_are_missed_are_named_and_no_failure() -> None:
     assert GOOD.json()["targets_missed"] == []
     slow = replace(GOOD, pods_per_s=99.0, allocate_p99_ms=10.1, reregister_max_s=2.0)
     assert slow.json()["targets_missed"] == ["allocate_p99_ms", "pods_per_s"]
+    late = replace(GOOD, series_max_s=2.1, list_bytes=(64 << 10) + 1)
+    assert late.json()["targets_missed"] == ["series_max_s", "list_bytes"]
     assert slow.ok
 
 

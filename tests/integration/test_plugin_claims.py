@@ -15,7 +15,7 @@ import pytest
 from plugin_node import MAIN, admitted, grant_of, lives, node, running
 from plugin_world import NODE, World, until
 
-from device_plugin.book import Grant
+from device_plugin.book import Grant, grant_id
 from device_plugin.fake_kubelet import Ask, Stage
 from device_plugin.identity import Container, Kind, Owner, Pod
 from device_plugin.proto import deviceplugin_pb2 as pb
@@ -276,7 +276,7 @@ def test_an_orphan_of_a_name_that_came_again_is_not_ended_by_name(
     """It came again between what harpd said and the end; see also test_plugin_harpd."""
     running(world, "a", 30)
     name = tenant_name(grant_of(world, "a"))
-    folder = world.settings.grants / "another"
+    folder = world.settings.grants / grant_id(world.slots.ids(1)[:30])
     folder.mkdir()
     monkeypatch.setattr(world.tenants, "held_in", lambda _: {folder.name: Stray(name, False)})
     monkeypatch.setattr("device_plugin.book.GONE_S", 0)
@@ -335,3 +335,97 @@ def _begun(world: World, within_s: float) -> None:
     thread.start()
     thread.join(within_s)
     assert not thread.is_alive()
+
+
+def test_folders_that_are_no_grants_of_ours_are_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's `harp run` has its own there, if its XDG_RUNTIME_DIR is that of HARP's run folder."""
+    running(world, "a", 30)
+    theirs = [world.settings.grants / name for name in ("train-0123abcd", "fx3-0123abcd", "x")]
+    ours = world.settings.grants / grant_id(world.slots.ids(1)[:30])
+    for folder in (*theirs, ours):
+        folder.mkdir()
+    monkeypatch.setattr("device_plugin.book.GONE_S", 0)
+    assert world.plugin is not None
+    world.plugin.orphans.sweep()
+    assert [folder.exists() for folder in (*theirs, ours)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("size", [30, 50])
+def test_a_start_that_was_named_too_early_ends_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Its pod goes while it is on its way, and the next one with its slots is faster."""
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    world.api.pods = [Pod("ns", "b", "u", NODE, (Container("main", slots=size),), pending=True)]
+    admitted(world, "a", Ask("main", 30))
+    ids = world.kubelet.devices.held["ns", "a"]["main"]
+    on = starts._give_in_turn
+    seen: list[Grant] = []
+
+    def late(grant: Grant, named_at: int, waited: Callable[[], bool]) -> Grant | None:
+        seen.append(grant)
+        if len(seen) == 1:
+            world.kubelet.remove("ns", "a")
+            running(world, "b", size)
+        return on(grant, named_at, waited)
+
+    monkeypatch.setattr(starts, "_give_in_turn", late)
+    if size == 30:  # whoever it is has b's slots, and only those
+        starts.start(ids)
+    else:
+        with pytest.raises(DaemonError, match="ns/b/main has slots of grant"):
+            starts.start(ids)
+    assert seen[0].owner == Owner("ns", "a", "main")
+    assert [grant.owner for grant in starts.living()] == [Owner("ns", "b", "main")]
+    assert lives(world, "b")
+    assert not lives(world, "a")
+
+
+def test_a_start_that_nobody_waits_for_is_not_named_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world.plugin is not None
+    starts = world.plugin.starts
+    admitted(world, "a", Ask("main", 30))
+    monkeypatch.setattr(starts, "_give_in_turn", lambda *_: None)
+    with pytest.raises(DaemonError, match="nobody waits"):
+        starts.start(world.kubelet.devices.held["ns", "a"]["main"], lambda: False)
+
+
+def test_a_start_that_is_taken_for_an_init_container_that_runs_does_not_end_it(
+    world: World,
+) -> None:
+    """A static pod's, whose mirror is not there yet; and of the other the API server is late."""
+    init = Container("init", Kind.INIT, slots=50)
+    world.api.pods = [Pod("ns", "a", "u", NODE, (init, *MAIN), pending=True)]
+    admitted(world, "a", Ask("init", 50, Stage.INIT))
+    world.kubelet.begin("ns", "a", "init")
+    assert world.plugin is not None
+    given = world.plugin.starts.start(world.slots.ids(1)[:50])
+    assert lives(world, "a", "init")
+    assert given.owner is None
+    assert len(world.tenants.made) == 2
+
+
+def test_an_init_container_that_bears_the_name_of_the_one_before_is_not_swept(
+    world: World,
+) -> None:
+    """Both have the same slots; the API server was late when the second one began."""
+    first, second = (Container(name, Kind.INIT, slots=40) for name in ("first", "second"))
+    pod = Pod("ns", "a", "u", NODE, (first, second, *MAIN), pending=True)
+    world.api.pods = [pod]
+    asks = [Ask("first", 40, Stage.INIT), Ask("second", 40, Stage.INIT), Ask("main", 100)]
+    admitted(world, "a", *asks)
+    for name in ("first", "second"):
+        world.kubelet.begin("ns", "a", name)
+    (grant,) = world.tenants.made.values()
+    ended = replace(first, ended=True)
+    world.api.pods = [replace(pod, containers=(ended, replace(second, running=True), *MAIN))]
+    long_since(world)
+    assert list(world.tenants.made.values()) == [grant]
+    world.api.pods = [replace(pod, containers=(ended, replace(second, ended=True), *MAIN))]
+    long_since(world)
+    assert not world.tenants.made

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from plugin_node import MAIN, admitted, grant_of, node, running
 from plugin_world import NODE, World
 
+from device_plugin.book import Grant
+from device_plugin.checkpoint import load
 from device_plugin.fake_kubelet import Ask
 from device_plugin.identity import Pod
 from device_plugin.plugin import Tempo
 from device_plugin.tenants import tenant_name
 from harp.errors import ConfigError, DaemonUnreachable
-from harp.model import TenantClass
+from harp.model import Limits, TenantClass
 
 
 @pytest.fixture
@@ -202,3 +206,112 @@ def test_a_node_whose_last_pod_is_gone_is_swept(
     world.plugin.starts.sweep()
     assert not world.tenants.made
     assert list(world.settings.grants.iterdir()) == []
+
+
+def test_a_refined_cost_of_a_context_does_not_cut_running_pods_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a restart of the plugin, nor an edit of something else, nor another start."""
+    running(world, "a", 50)
+    say(world, **{"class": "latency"})
+    look(world)
+    was = grant_of(world, "a").limits
+    world.stop_plugin()
+    dearer = [
+        replace(gpu, context_bytes=gpu.context_bytes + (300 << 20)) for gpu in world.slots.gpus
+    ]
+    world.tenants.gpus = dearer
+    ensured: list[Limits] = []
+    ensure = world.tenants.ensure
+
+    def noted(grant: Grant, folder: Path) -> None:
+        ensured.append(grant.limits)
+        ensure(grant, folder)
+
+    monkeypatch.setattr(world.tenants, "ensure", noted)
+    assert world.start_plugin().starts.living()[0].limits == was
+    assert world.kubelet.listed.wait(20)
+    look(world)
+    assert world.plugin is not None
+    world.plugin.starts.sweep()
+    assert ensured == [], "nobody has edited anything"
+    say(world, **{"class": "latency"}, compute="20")
+    look(world)
+    assert ensured == [replace(was, share_ppm=200_000, limit_ppm=200_000)]
+    say(world, **{"class": "latency"})
+    look(world)
+    world.kubelet.begin("ns", "a", "main")
+    assert grant_of(world, "a").limits == was
+    world.api.pods.append(Pod("ns", "b", "u2", NODE, MAIN, pending=True))
+    running(world, "b", 50)
+    mem, context = grant_of(world, "b").limits.mem_bytes, dearer[0].context_bytes
+    assert (mem, was.mem_bytes) == ((40 << 30) - context, (40 << 30) - context + (300 << 20))
+
+
+def test_grants_of_a_plugin_that_did_not_say_their_share_keep_what_they_have(world: World) -> None:
+    running(world, "a", 50)
+    was = grant_of(world, "a").limits
+    world.stop_plugin()
+    text = world.settings.checkpoint.read_text()
+    data = json.loads(text)
+    for grant in data["grants"]:
+        del grant["share"]
+    world.settings.checkpoint.write_text(json.dumps(data))
+    world.tenants.gpus = [replace(gpu, context_bytes=1 << 30) for gpu in world.slots.gpus]
+    world.start_plugin()
+    look(world)
+    say(world, memory="8Gi")
+    look(world)
+    assert grant_of(world, "a").limits == replace(was, mem_bytes=8 << 30)
+    say(world)
+    look(world)
+    assert grant_of(world, "a").limits == was
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_an_edit_whose_answer_was_lost_is_told_once_more(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, restart: bool
+) -> None:
+    """It is in force, and taken back before the next look; the plugin may have ended at it too."""
+    running(world, "a", 50)
+    was = grant_of(world, "a").limits
+    say(world, memory="8Gi")
+    ensure = world.tenants.ensure
+
+    def lost(grant: Grant, folder: Path) -> None:
+        ensure(grant, folder)
+        raise DaemonUnreachable("its answer is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.tenants, "ensure", lost)
+        with pytest.raises(DaemonUnreachable):
+            look(world)
+    assert grant_of(world, "a").limits.mem_bytes == 8 << 30
+    if restart:
+        world.stop_plugin()
+        world.start_plugin()
+    say(world)
+    look(world)
+    assert grant_of(world, "a").limits == was
+    assert world.plugin is not None
+    (grant,) = world.plugin.starts.living()
+    assert (grant.limits, grant.asked) == (was, None)
+
+
+def test_an_edit_that_is_refused_leaves_nothing_to_tell(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(world, "a", 50)
+    say(world, memory="8Gi")
+
+    def refused(_grant: Grant, _folder: Path) -> None:
+        raise ConfigError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.tenants, "ensure", refused)
+        look(world)
+    assert world.plugin is not None
+    (grant,) = world.plugin.starts.living()
+    assert grant.asked is None
+    assert load(world.settings.checkpoint).grants == (grant,)
+    assert len(world.api.events) == 1

@@ -180,3 +180,45 @@ def test_without_a_name_the_program_ends_with_the_remedy(node: Node) -> None:
     assert "name is not known" in err
     assert "NODE_NAME" in err
     assert out == ""
+
+
+def test_all_processes_of_a_pod_are_within_its_part(node: Node) -> None:
+    """Two pods fill a GPU. One's further contexts are its own: the other's part stays whole."""
+    total = node.box.truth()["devices"][0]["capacity_bytes"]
+    parts = {"a": 60, "b": 40}
+    for name, size in parts.items():
+        node.kubelet.admit("ns", name, Ask("main", size))
+    given = node.kubelet.begin("ns", "a", "main")
+    first = node.enter(given, 1)
+    assert said(first) == "ready"
+    limit = node.tenant_of("a")["mem_limit_bytes"]
+    context = node.box.json("devices")["devices"][0]["context_bytes"]
+    assert isinstance(limit, int)
+    free_mib = limit // MIB - 1
+    second = node.enter(given, 1)
+    assert said(second) == "ready"
+    free_mib -= context // MIB + 1
+    third = node.enter(given, free_mib + 2 - context // MIB)
+    assert said(third) == "cuMemAlloc 2"
+    third = node.enter(given, free_mib - context // MIB - 2)
+    assert said(third) == "ready"
+    fourth = node.enter(given, 1)
+    assert said(fourth) == "cuDevicePrimaryCtxRetain 2", "no room for one more context"
+    held = node.tenant_of("a")
+    assert isinstance(held["mem_charged_bytes"], int)
+    assert 2 * context <= held["mem_charged_bytes"] <= limit
+    assert held["mem_over_limit_bytes"] == 0
+    child = node.begin("b", 1)
+    assert said(child) == "ready"
+    whole = node.tenant_of("b")["mem_limit_bytes"]
+    assert isinstance(whole, int)
+    child.kill()
+    assert said(node.begin("b", whole // MIB)) == "ready"
+    pids = {"a": {p.pid for p in (first, second, third)}}
+    pids["b"] = {p.pid for p in node.containers} - pids["a"]
+    living = [row for row in node.box.truth()["processes"] if row["state"] == "live"]
+    for name, size in parts.items():
+        rows = [row for row in living if row["pid"] in pids[name]]
+        has = sum(row["mem_bytes"] + row["context_bytes"] for row in rows)
+        assert len(rows) == (3 if name == "a" else 1)
+        assert has <= total * size // 100, f"{name} has {has} of {total * size // 100}"

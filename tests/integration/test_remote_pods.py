@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import socket
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -299,3 +303,39 @@ def test_nodes_of_one_service_have_one_certificate_and_addresses_of_their_own(
         assert "right" in out, err + node.keeper_log.read_text()
         (held,) = node.held()
         assert (held.node, held.endpoint) == ("gpu-1", pool.endpoint)
+
+
+def test_the_plugin_tells_of_itself(node: PodNode) -> None:
+    """As the one beside GPUs: kubelet's probe and Prometheus ask it."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+    node.start_program("--metrics", str(port))
+
+    def page(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+            return str(answer.read().decode())
+
+    assert page("healthz") == "ok\n"
+    node.admit("train", 25)
+    resource = 'resource="harp.dev/remote-gpu-share"'
+    registered = f"harp_plugin_registered{{{resource}}} 1.0\n"
+    wait_for(lambda: registered in page("metrics"), "it is registered")
+    told = page("metrics")
+    assert f"harp_plugin_grants{{{resource}}} 0.0\n" in told
+    (slots,) = [line for line in told.splitlines() if line.startswith("harp_plugin_slots{")]
+    assert 'pod="train"' in slots
+    assert slots.endswith(" 25.0")
+    node.begin("train", HOLDS, "8")
+    assert f"harp_plugin_grants{{{resource}}} 1.0\n" in page("metrics")
+
+
+def test_a_plugin_whose_sweep_has_ended_says_that_it_is_ill(
+    node: PodNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = node.start_plugin()
+    healthz = plugin.routes()["/healthz"]
+    assert asyncio.run(healthz("")).status == 200
+    monkeypatch.setattr(plugin, "_threads", [*plugin._threads, threading.Thread(name="sweep")])
+    ill = asyncio.run(healthz(""))
+    assert (ill.status, ill.body) == (503, b"ended: sweep; see the plugin's log\n")
+    monkeypatch.undo()

@@ -13,6 +13,24 @@ from rig.cluster import Cluster
 from rig.harp import Harp
 from rig.pods import Space
 
+#: {case: its lines where the fake kubelet and the real one differ}, of test_kubelets.py
+KUBELETS = pytest.StashKey[dict[str, list[str]]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in what the two kubelets differ, in a run without failures too."""
+    cases = terminalreporter.config.stash.get(KUBELETS, {})
+    if not cases:
+        return
+    apart = {case: lines for case, lines in cases.items() if lines}
+    terminalreporter.write_line(
+        f"fake and real kubelet: {len(cases)} cases, {len(apart)} of them differ"
+    )
+    for case, lines in apart.items():
+        terminalreporter.write_line(f"  {case}")
+        for line in lines:
+            terminalreporter.write_line(f"    {line}")
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:

@@ -132,8 +132,10 @@ class Core:
         cap: int = 0,
         cls: int = STANDARD,
         flags: int = 0,
+        beside: int = 0,
     ) -> list[Act]:
         given = {"limit_bytes": limit, "b": share, "c": cap, "d": cls, "a": flags}
+        given["overhead_bytes"] = beside
         reply = self.admin(Op.SET_TENANT, tenant=tenant, dev=dev, **given)
         assert reply.op == Op.OK, reply.text
         return self.last

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from harp.api.v1 import control_pb2 as pb
 from harp.config import AdmissionConfig
@@ -40,6 +41,7 @@ class FakeArbiter:
         #: {(tenant, dev): its SET_TENANT}
         self.grants: dict[tuple[int, int], Msg] = {}
         self.broken = -1
+        self.knows_contexts = True
         #: {tenant: bytes it holds on each of its devices}
         self.held: dict[int, int] = {}
         self.clients: list[Msg] = []
@@ -60,6 +62,8 @@ class FakeArbiter:
                 if message.dev == self.broken:
                     raise ArbiterRefused(Msg(op=Op.ERR, a=22, text="broken"))
                 self.grants[message.tenant, message.dev] = message
+                if self.knows_contexts:
+                    answer = replace(answer, overhead_bytes=message.overhead_bytes)
             case Op.DEL_TENANT:
                 del self.tenants[message.tenant]
                 self.grants = {k: m for k, m in self.grants.items() if k[0] != message.tenant}
@@ -84,6 +88,7 @@ class FakeArbiter:
                     c=m.c,
                     d=m.d,
                     capacity_bytes=m.free_bytes,
+                    slack_bytes=m.overhead_bytes,
                     leased_bytes=self.held.get(tenant, 0),
                 )
             )
@@ -347,6 +352,47 @@ def test_a_lost_store_is_rebuilt_with_all_devices(desk: Desk) -> None:
         assert found.limits.oversubscribe
         assert desk.store.tenants() == [found]
         after.close()
+
+    do(desk, steps)
+
+
+def test_what_comes_beside_the_limit_of_a_container_is_kept(desk: Desk) -> None:
+    """By an edit of its limits, a restart, and where the store was lost."""
+
+    async def steps(book: Book) -> None:
+        asked = wish("1", mem_bytes=GIB, context_bytes=GIB // 2)
+        tenant = await book.create(asked, listening())
+        assert desk.arbiter.grants[tenant.tenant_id, 1].overhead_bytes == GIB // 2
+        service = SimpleNamespace(_book=book, _answers=SimpleNamespace(tenant=lambda *_: None))
+        request = pb.SetTenantRequest(name=tenant.name, mem_limit_bytes=GIB // 4)
+        await ControlService._set_tenant(cast("Any", service), request, 0)
+        again = desk.arbiter.grants[tenant.tenant_id, 1]
+        assert (again.limit_bytes, again.overhead_bytes) == (GIB // 4, GIB // 2)
+        for lost in (False, True):
+            if lost:
+                desk.store.remove(tenant.tenant_id)
+            after = desk.new_book()
+            await after.announce_devices(DEVICES)
+            await after.recover()
+            assert after.tenants[tenant.tenant_id].limits.context_bytes == GIB // 2
+            after.close()
+
+    do(desk, steps)
+
+
+def test_an_arbiter_that_does_not_count_contexts_is_told_of(desk: Desk) -> None:
+    desk.arbiter.knows_contexts = False
+
+    async def steps(book: Book) -> None:
+        with capture_logs() as log:
+            await book.create(wish("1", mem_bytes=GIB), listening())
+            await book.create(replace(wish("1", mem_bytes=GIB), name="u"), listening())
+        assert not [line for line in log if line["event"] == "contexts_not_counted"]
+        with capture_logs() as log:
+            asked = replace(wish("1", mem_bytes=GIB, context_bytes=GIB // 2), name="v")
+            await book.create(asked, listening())
+        (line,) = [line for line in log if line["event"] == "contexts_not_counted"]
+        assert (line["log_level"], line["hint"]) == ("warning", "harp daemon --upgrade")
 
     do(desk, steps)
 

@@ -95,6 +95,19 @@ def test_each_process_of_a_tenant_costs_its_context() -> None:
     assert memory_left(gpu, [one], 1.0) - memory_left(gpu, [four], 1.0) == 3 * 512 * MIB
 
 
+def test_a_container_has_its_contexts_within_its_part() -> None:
+    """However many they are; and its part stays the same when what one costs is refined."""
+    part = Limits(GIB, context_bytes=512 * MIB)
+    for gpu in (device(memory_bytes=3 * GIB), device(memory_bytes=3 * GIB, overhead_bytes=GIB)):
+        for clients in (0, 1, 5):
+            held = Promise(part, clients, leased_bytes=GIB)
+            assert promised_bytes(gpu, [held]) == GIB + 512 * MIB
+            admit(gpu, [held], Promise(part, clients), 1.0)
+            assert memory_left(gpu, [held], 1.0, Promise(part, clients)) == GIB
+            with pytest.raises(QuotaExceeded):
+                admit(gpu, [held, held], Promise(part), 1.0)
+
+
 def test_a_refused_share_says_what_is_left() -> None:
     with pytest.raises(QuotaExceeded) as caught:
         admit(device(), [asks(share_ppm=700_000)], asks(share_ppm=400_000), 1.0)

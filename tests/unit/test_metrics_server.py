@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from harp.errors import ConfigError
 from harp.metrics import Page, Server, ServerThread, keep
+from harp.metrics.server import PROBES
 
 Asked = Callable[[Server, str, int], Coroutine[Any, Any, None]]
 LONG_S = 20.0
@@ -150,17 +151,78 @@ def test_a_head_without_end_is_not_read() -> None:
 
 def test_one_too_many_is_turned_away_until_another_leaves() -> None:
     async def what(server: Server, host: str, port: int) -> None:
-        async with client(host, port), client(host, port):
-            answer = await ask(host, port, "GET /metrics HTTP/1.1\n\n")
-            assert answer.startswith("HTTP/1.1 503 ")
-            async with client(host, port), client(host, port):
-                async with client(host, port) as (reader, _):
-                    assert await reader.read() == b""
-                assert len(server._visits) == 4
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(2):  # who ask for much and read none of it
+                sock = stack.enter_context(socket.create_connection((host, port)))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.sendall(b"GET /big HTTP/1.1\r\n\r\n")
+            while "200" in await ask(host, port, "GET /metrics HTTP/1.1\n\n"):
+                pass  # they are not heard yet
+            for _ in range(20):
+                answer = await ask(host, port, "GET /metrics HTTP/1.1\n\n")
+                assert answer.startswith("HTTP/1.1 503 ")
         await all_left(server)
         assert "200 OK" in await ask(host, port, "GET /metrics HTTP/1.1\n\n")
 
     served(what, clients=2, timeout_s=LONG_S)
+
+
+@pytest.mark.parametrize("probe", sorted(PROBES))
+def test_probes_have_places_of_their_own(probe: str) -> None:
+    """Whoever holds all others: kubelet's question is answered."""
+    forever = asyncio.Event()
+
+    async def stuck(_accept: str) -> Page:
+        await forever.wait()
+        return Page(b"")
+
+    async def scenario() -> None:
+        routes = {**ROUTES, "/stuck": stuck, probe: _page}
+        server = Server(routes, clients=4, timeout_s=LONG_S)
+        async with contextlib.AsyncExitStack() as stack:
+            host, port = await stack.enter_async_context(server.listening("127.0.0.1", 0))
+            for path in ("/big", "/stuck", "/stuck", "/big"):
+                sock = stack.enter_context(socket.create_connection((host, port)))
+                sock.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+            while "503" not in await ask(host, port, "GET /metrics HTTP/1.1\n\n"):
+                pass
+            for _ in range(20):
+                assert "200 OK" in await ask(host, port, f"GET {probe} HTTP/1.1\n\n")
+                assert "200 OK" in await ask(host, port, f"GET {probe}?x HTTP/1.1\n\n")
+
+    asyncio.run(asyncio.wait_for(scenario(), LONG_S))
+
+
+@pytest.mark.parametrize("words", [b"", b"GET /metrics HTTP/1.1\r\n"], ids=["silent", "slow"])
+def test_who_does_not_say_what_it_wants_takes_nobody_s_place(words: bytes) -> None:
+    """The one that has been here longest goes, and nobody who speaks is turned away."""
+
+    async def what(server: Server, host: str, port: int) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            readers = []
+            for _ in range(40):
+                reader, writer = await stack.enter_async_context(client(host, port))
+                writer.write(words)
+                readers.append(reader)
+                assert "200 OK" in await ask(host, port, "GET /metrics HTTP/1.1\n\n")
+            # The last one asked took one more place than there are.
+            for reader in readers[:24]:
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            assert len(server._heads) == 15
+            assert not any(reader.at_eof() for reader in readers[25:])
+
+    served(what, heads=16, head_s=LONG_S, timeout_s=LONG_S)
+
+
+def test_a_client_has_little_time_to_say_what_it_wants() -> None:
+    async def what(server: Server, host: str, port: int) -> None:
+        async with client(host, port) as (reader, writer):
+            writer.write(b"GET /metrics HTTP/1.1\r\n")
+            assert await reader.read() == b""
+        await all_left(server)
+
+    served(what, head_s=0.05, timeout_s=10 * LONG_S)
 
 
 def test_the_end_of_the_server_waits_for_nobody() -> None:

@@ -135,3 +135,22 @@ def test_what_is_gone_or_on_an_unknown_device_is_left_out() -> None:
     assert not picture.clients
     assert not picture.devices
     assert not picture.holds
+
+
+def test_of_a_container_s_contexts_what_is_beyond_counts_those_of_the_dead_too() -> None:
+    holds = [
+        Msg(op=Op.SNAP_CLIENT, client=5, tenant=2, pid=50, d=1),
+        Msg(op=Op.SNAP_CLIENT, client=6, tenant=2, pid=51, d=2),
+        Msg(
+            op=Op.SNAP_LEASE, client=5, tenant=2, overhead_bytes=23, amount_bytes=20, limit_bytes=1
+        ),
+        Msg(op=Op.SNAP_LEASE, client=6, tenant=2, overhead_bytes=20, amount_bytes=20),
+        Msg(op=Op.SNAP_TENANT, tenant=2, uid=0, text="pod"),
+    ]
+    for beside, counted in ((0, 0), (20, 22), (42, 0), (50, 0)):
+        use = Msg(op=Op.SNAP_USE, tenant=2, limit_bytes=50, leased_bytes=3, slack_bytes=beside)
+        for order in ([*holds, use], [use, *reversed(holds)]):
+            picture = parse(order, {0: UUID})
+            assert picture.tenants[2].context_bytes == beside
+            assert picture.uses[2, UUID].context_bytes == counted
+            assert picture.uses[2, UUID].charged_bytes == 3 + 1 + counted

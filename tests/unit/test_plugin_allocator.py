@@ -196,7 +196,8 @@ def test_shares_of_a_gpu_never_add_up_to_more_than_it_has(
             continue
         assert got.mem_bytes > 0  # 0 would be no limit
         assert got.limit_ppm == got.share_ppm > 0
-        mem, ppm = mem + got.mem_bytes + context, ppm + got.share_ppm
+        assert got.context_bytes >= context, "the first context is no part of the limit"
+        mem, ppm = mem + got.mem_bytes + got.context_bytes, ppm + got.share_ppm
     assert mem <= memory
     assert ppm <= PPM
 

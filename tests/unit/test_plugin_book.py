@@ -37,7 +37,9 @@ def test_the_id_of_a_grant_follows_from_its_slots_alone() -> None:
 
 def test_the_id_of_a_grant_says_how_many_slots_it_has() -> None:
     assert [size_of(grant(0, n).id) for n in (1, 25, 100)] == [1, 25, 100]
-    assert [size_of(key) for key in ("", "x", "lost+found", "ax-b", "a-1")] == [0] * 5
+    assert [size_of(key) for key in ("", "x", "lost+found", "ax-b", "a-1", "fx3-0123abcd")] == [
+        0
+    ] * 6
 
 
 def test_a_grant_ends_those_whose_slots_it_has() -> None:

@@ -98,6 +98,19 @@ def test_who_had_the_slots_comes_before_a_dead_pod_that_kubelet_lists_still() ->
     assert find_init(IDS, listed, [dead, mine], NODE, had) == Match(had[0], mine)
 
 
+def test_an_init_container_that_is_yet_to_run_comes_before_a_pod_that_is_gone() -> None:
+    """Kubelet lists what its pod has of the slots; the API server knows the one before still."""
+    mine = pod("p", ASKS, *MAIN, pending=True)
+    before = pod("gone", dataclasses.replace(ASKS, running=True), *MAIN)
+    listed = [held("p", ids=frozenset({"a-0"}))]
+    had = (Owner("ns", "gone", "init"), "uid-gone")
+    for known in ([before, mine], [mine, before]):
+        found = find_init(IDS, listed, known, NODE, had)
+        assert found == Match(Owner("ns", "p", "init"), mine)
+    # and of a listed one that the API server does not know nobody else has them
+    assert find_init(IDS, listed, [pod("other", ASKS, *MAIN, pending=True)], NODE) == Unknown()
+
+
 def test_an_init_container_runs_again_beside_what_was_given_on() -> None:
     """Its pod was begun anew, sandbox and all: the API server says that it runs."""
     mine = pod("p", dataclasses.replace(ASKS, ended=True), Container("main", running=True))

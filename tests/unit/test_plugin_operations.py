@@ -194,7 +194,8 @@ class Node:
         for grant in self.book:
             for uuid in grant.uuids:
                 ppm[uuid] += grant.limits.share_ppm
-                memory[uuid] += grant.limits.mem_bytes + (512 << 20)
+                memory[uuid] += grant.limits.mem_bytes + grant.limits.context_bytes
+        self.count["looks"] += 1
         assert apart(grant.ids for grant in self.book), "a slot in two grants"
         assert max(ppm.values(), default=0) <= 1_000_000, "more than 100 % of a GPU's time"
         assert max(memory.values(), default=0) <= 80 << 30, "more than a GPU's memory"
@@ -221,6 +222,16 @@ def run(operations: int, seed: int, path: Path) -> Counter[str]:
     return node.count
 
 
+def went_wrong_could(count: Counter[str], operations: int) -> None:
+    """What there was; a wrong grant is a failure before. 0 of too few would say nothing."""
+    print({"operations": operations, "wrong_grants": 0, **count})
+    for what in ("admitted", "not admitted", "started", "again", "ended", "plugin restarts"):
+        assert count[what] > operations // 100, count
+    assert count["looks"] > operations // 4, count
+    assert count["fragmented"] > operations // 500, count
+    assert count["not_whole"] > operations // 2000, count
+
+
 def _seed() -> int:
     return int(os.environ.get("HARP_TEST_SEED", random.randrange(1 << 32)))
 
@@ -228,13 +239,7 @@ def _seed() -> int:
 def test_ten_thousand_operations(tmp_path: Path) -> None:
     seed = _seed()
     print("HARP_TEST_SEED", seed)
-    count = run(10_000, seed, tmp_path)
-    print(dict(count))
-    # It was there what could have gone wrong.
-    for what in ("admitted", "not admitted", "started", "again", "ended", "plugin restarts"):
-        assert count[what] > 100, count
-    assert count["fragmented"] > 20, count
-    assert count["not_whole"] > 5, count
+    went_wrong_could(run(10_000, seed, tmp_path), 10_000)
 
 
 @pytest.mark.slow
@@ -242,4 +247,4 @@ def test_ten_thousand_operations(tmp_path: Path) -> None:
 def test_a_million_operations(tmp_path: Path) -> None:
     seed = _seed()
     print("HARP_TEST_SEED", seed)
-    print(dict(run(1_000_000, seed, tmp_path)))
+    went_wrong_could(run(1_000_000, seed, tmp_path), 1_000_000)

@@ -47,7 +47,12 @@ def test_the_part_of_the_smallest_that_is_meant(
             part(limits, ppm, gpu, places)
         return
     found = part(limits, ppm, gpu, places)
-    assert found == Limits(mem_bytes=mib * MIB, share_ppm=7)
+    assert found == Limits(mem_bytes=mib * MIB, share_ppm=7, context_bytes=500 * MIB)
+
+
+def test_the_part_and_its_first_context_are_whole_granules() -> None:
+    found = part(Limits(), 250_000, "", [place(0, 80, 501)])
+    assert (found.mem_bytes, found.context_bytes) == ((20 * 1024 - 502) * MIB, 502 * MIB)
 
 
 def test_without_a_part_nothing_is_changed() -> None:

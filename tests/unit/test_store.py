@@ -31,6 +31,7 @@ TENANT = Tenant(
         gang=False,
         host_bytes=1 << 30,
         oversubscribe=True,
+        context_bytes=1 << 29,
     ),
     policy=Policy.KILL,
     created_s=1.5,
@@ -82,7 +83,7 @@ def test_a_store_of_the_first_release_is_read_and_goes_on(tmp_path: Path) -> Non
     path = tmp_path / "harpd.db"
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(_VERSION_0)
-    limits = replace(TENANT.limits, gang=True, host_bytes=0, oversubscribe=False)
+    limits = replace(TENANT.limits, gang=True, host_bytes=0, oversubscribe=False, context_bytes=0)
     before = replace(
         TENANT,
         device_uuids=("GPU-1",),

@@ -340,9 +340,11 @@ class DeviceUse(google.protobuf.message.Message):
     used_ratio: builtins.float
     """device time of the last window / that window, 0..1"""
     charged_bytes: builtins.int
-    """what counts against the memory limit: leased, draining, unleased"""
+    """what counts against the memory limit: leased, draining, unleased, of"""
     unleased_bytes: builtins.int
-    """code, heaps, local memory: seen beyond leases and contexts"""
+    """a tenant with context_bytes what contexts cost beyond those
+    code, heaps, local memory: seen beyond leases and contexts
+    """
     over_limit_bytes: builtins.int
     """by how much charged_bytes is above the limit; then no new memory"""
     @property
@@ -484,6 +486,7 @@ class Tenant(google.protobuf.message.Message):
     HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     HOST_LEASED_BYTES_FIELD_NUMBER: builtins.int
     OVERSUBSCRIBE_FIELD_NUMBER: builtins.int
+    CONTEXT_BYTES_FIELD_NUMBER: builtins.int
     SUSPENDED_FIELD_NUMBER: builtins.int
     HOST_BYTES_FIELD_NUMBER: builtins.int
     ANY_UID_FIELD_NUMBER: builtins.int
@@ -555,8 +558,12 @@ class Tenant(google.protobuf.message.Message):
     """pinned host memory held"""
     oversubscribe: builtins.bool
     """its memory may leave a device while others have it"""
+    context_bytes: builtins.int
+    """of its contexts on each device, what comes beside mem_limit_bytes; 0:"""
     suspended: builtins.bool
-    """its device memory lies on the host, or is on its way"""
+    """all of them, whatever they cost
+    its device memory lies on the host, or is on its way
+    """
     host_bytes: builtins.int
     """of leased_bytes, what lies on the host"""
     any_uid: builtins.bool
@@ -618,13 +625,14 @@ class Tenant(google.protobuf.message.Message):
         host_limit_bytes: builtins.int = ...,
         host_leased_bytes: builtins.int = ...,
         oversubscribe: builtins.bool = ...,
+        context_bytes: builtins.int = ...,
         suspended: builtins.bool = ...,
         host_bytes: builtins.int = ...,
         any_uid: builtins.bool = ...,
         held: builtins.bool = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["any_uid", b"any_uid", "charged_bytes", b"charged_bytes", "clients", b"clients", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "held", b"held", "host_bytes", b"host_bytes", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "labels", b"labels", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "oversubscribe", b"oversubscribe", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "suspended", b"suspended", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["any_uid", b"any_uid", "charged_bytes", b"charged_bytes", "clients", b"clients", "context_bytes", b"context_bytes", "copy_ns", b"copy_ns", "created_s", b"created_s", "denials", b"denials", "device_uuid", b"device_uuid", "device_uuids", b"device_uuids", "estimated_ns", b"estimated_ns", "grant_dir", b"grant_dir", "held", b"held", "host_bytes", b"host_bytes", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "labels", b"labels", "launches", b"launches", "leased_bytes", b"leased_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "over_limit_bytes", b"over_limit_bytes", "overhead_bytes", b"overhead_bytes", "oversubscribe", b"oversubscribe", "peak_bytes", b"peak_bytes", "policy", b"policy", "root_alive", b"root_alive", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "suspended", b"suspended", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "unleased_bytes", b"unleased_bytes", "used_ns", b"used_ns", "used_ratio", b"used_ratio", "user", b"user", "uses", b"uses", "wait_ns", b"wait_ns", "wants", b"wants", "window_s", b"window_s"]) -> None: ...
 
 global___Tenant = Tenant
 
@@ -846,6 +854,7 @@ class CreateTenantRequest(google.protobuf.message.Message):
     NO_GANG_FIELD_NUMBER: builtins.int
     HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     OVERSUBSCRIBE_FIELD_NUMBER: builtins.int
+    CONTEXT_BYTES_FIELD_NUMBER: builtins.int
     FOR_UID_FIELD_NUMBER: builtins.int
     ANY_UID_FIELD_NUMBER: builtins.int
     HELD_FIELD_NUMBER: builtins.int
@@ -882,8 +891,12 @@ class CreateTenantRequest(google.protobuf.message.Message):
     """pinned host memory, all devices together; 0: no limit"""
     oversubscribe: builtins.bool
     """its memory may leave a device while others have it"""
+    context_bytes: builtins.int
+    """of its contexts on each device, what comes beside mem_limit_bytes; what"""
     for_uid: builtins.int
-    """the uid of its processes, where that is not the caller's; only root"""
+    """they cost beyond that counts against it. 0: nothing of them does
+    the uid of its processes, where that is not the caller's; only root
+    """
     any_uid: builtins.bool
     """may say so, and only root may change such a tenant
     Containers. Root alone may ask for what follows, and only a harpd of root's does it.
@@ -914,12 +927,13 @@ class CreateTenantRequest(google.protobuf.message.Message):
         no_gang: builtins.bool = ...,
         host_limit_bytes: builtins.int = ...,
         oversubscribe: builtins.bool = ...,
+        context_bytes: builtins.int = ...,
         for_uid: builtins.int = ...,
         any_uid: builtins.bool = ...,
         held: builtins.bool = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["any_uid", b"any_uid", "for_uid", b"for_uid", "gpu", b"gpu", "grant_dir", b"grant_dir", "held", b"held", "host_limit_bytes", b"host_limit_bytes", "labels", b"labels", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["any_uid", b"any_uid", "context_bytes", b"context_bytes", "for_uid", b"for_uid", "gpu", b"gpu", "grant_dir", b"grant_dir", "held", b"held", "host_limit_bytes", b"host_limit_bytes", "labels", b"labels", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
 
 global___CreateTenantRequest = CreateTenantRequest
 

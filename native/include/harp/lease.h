@@ -154,8 +154,11 @@ enum harp_op {
     HARP_SET_TENANT,      /* seq, tenant, dev, limit_bytes, b=share ppm, c=limit ppm,
                            * d=class(HARP_CLASS_*), a=flags(HARP_GRANT_*), free_bytes=quota of
                            * pinned host memory, all devices together (0: none, the last one said
-                           * holds); before or after the first client. Makes the device visible to the
-                           * tenant, even with all limits 0. In force within one quantum */
+                           * holds), overhead_bytes=of its contexts, what comes beside the limit:
+                           * what they cost beyond that counts against it (0: none of it does; OK
+                           * says it back, 0 by an arbiter that does not know it); before or after
+                           * the first client. Makes the device visible to the tenant, even with
+                           * all limits 0. In force within one quantum */
     HARP_DEL_TENANT,      /* seq, tenant: clients are disconnected, leases drain */
     HARP_DRAINED,         /* seq, client, dev (HARP_ALL_DEVICES: all of them): the device no longer
                            * lists the dead client's pid. Unknown or gone client: OK all the same */
@@ -205,7 +208,8 @@ enum harp_op {
                        * estimated_ns (of used_ns, what was not measured: sampled while alone, or
                        * split among tenants whose gates were open together), capacity_bytes=quota
                        * of pinned host memory, free_bytes=what is pinned (the whole tenant's, the
-                       * same in each of its rows) */
+                       * same in each of its rows), slack_bytes=of its contexts, what comes beside
+                       * the limit (SET_TENANT) */
     HARP_SNAP_CLIENT, /* client, tenant, uid, pid (as the arbiter sees it), b=pid as it sees itself,
                        * a=kind, d=enum harp_client_state, text=program */
     HARP_SNAP_LEASE,  /* client, tenant, dev, leased_bytes (class DEVICE, and SWAP as far as it is
@@ -227,7 +231,8 @@ enum harp_kind { HARP_KIND_CUDA = 1, HARP_KIND_NULL = 2 };
 
 enum harp_mem_class {
     HARP_MEM_DEVICE = 0,   /* against the tenant's limit and the device's capacity */
-    HARP_MEM_OVERHEAD = 1, /* contexts and code: against the capacity alone */
+    HARP_MEM_OVERHEAD = 1, /* contexts and code: against the capacity; beyond what SET_TENANT says
+                            * comes beside the limit, against that as well */
     HARP_MEM_HOST = 2,     /* pinned host memory: against the tenant's own quota, on no device;
                             * multiples of HARP_PAGE_BYTES, dev = any that is granted */
     HARP_MEM_SWAP = 3,     /* device memory that can leave the device: against the limit together

@@ -108,13 +108,16 @@ static void set_tenant(struct harp_core *k, const struct harp_msg *m)
     struct use *u = &t->use[m->dev];
     u->granted = 1;
     u->limit = m->limit_bytes;
+    u->beside = m->overhead_bytes;
     t->host_quota = m->free_bytes;
     u->swaps = (m->a & HARP_GRANT_OVERSUBSCRIBE) != 0;
     k->device[m->dev].unsettled = 1;
     time_set(k, (uint32_t)(t - k->tenant), m->dev, m->b, m->c == HARP_PPM ? 0 : m->c, m->d,
              (m->a & HARP_GRANT_NO_GANG) != 0);
     core_announce(k, (uint32_t)(t - k->tenant), m->dev);
-    ok(k, m, m->dev, t->id);
+    struct harp_msg r = {
+        .op = HARP_OK, .seq = m->seq, .dev = m->dev, .tenant = t->id, .overhead_bytes = u->beside};
+    core_emit(k, HARP_ACT_REPLY, 0, &r);
 }
 
 static void del_tenant(struct harp_core *k, const struct harp_msg *m)
@@ -219,6 +222,7 @@ static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
                          .leased_bytes = u->leased[HARP_MEM_DEVICE] + u->leased[HARP_MEM_SWAP],
                          .bytes = u->draining[HARP_MEM_DEVICE] + u->draining[HARP_MEM_SWAP],
                          .overhead_bytes = u->leased[HARP_MEM_OVERHEAD] + u->extra,
+                         .slack_bytes = u->beside,
                          .peak_bytes = u->peak,
                          .used_ns = a->used_ns,
                          .copy_ns = u->copy_ns + copies->used_ns,

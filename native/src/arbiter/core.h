@@ -10,7 +10,8 @@
  * (tests/unit/test_arbiter_core.py).
  *
  * Invariants, property-tested:
- *  (1) leased + draining of a tenant <= its limit whenever something was just granted
+ *  (1) leased + draining of a tenant <= its limit whenever something was just granted; where its
+ *      grant says what of its contexts is beside the limit, all of it together <= both
  *  (2) leased + overhead + draining of a device <= its capacity whenever something was just granted
  *  (3) a request is denied only if it does not fit when every peer that answers has given back its
  *      unused lease and the dead have drained (or five seconds have passed)

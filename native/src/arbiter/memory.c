@@ -3,6 +3,10 @@
  * The memory ledger: leases in granules, what the device says beyond them, draining of what the
  * dead held. Who is granted what: requests.c.
  *
+ * Contexts are the device's, and no tenant's limit knows of them; unless a grant says how much of
+ * them comes beside the limit (use.beside): what they cost beyond that counts against the limit, so
+ * that a tenant never has more of the device than both together.
+ *
  * Memory of class SWAP counts against the device as far as it is on it (stay.on). What is granted
  * must fit in the long run: everything that cannot leave, and beside it each tenant's SWAP memory
  * by itself. If only the moment is wrong, others leave for it (rotation.c) and the request waits.
@@ -21,15 +25,29 @@ static uint64_t held(const struct use *u)
     return u->leased[HARP_MEM_DEVICE] + u->leased[HARP_MEM_SWAP];
 }
 
-static uint64_t charged(const struct use *u)
+static uint64_t charged_memory(const struct use *u, int when_drained)
 {
-    return held(u) + u->draining[HARP_MEM_DEVICE] + u->draining[HARP_MEM_SWAP] + u->counted;
+    uint64_t bytes = held(u) + u->counted;
+    return when_drained ? bytes : bytes + u->draining[HARP_MEM_DEVICE] + u->draining[HARP_MEM_SWAP];
 }
 
-/* The same once the dead have drained. */
-static uint64_t charged_then(const struct use *u)
+/* What its contexts cost, with what harpd found beyond their leases and takes for no one's. */
+static uint64_t contexts(const struct use *u, int when_drained)
 {
-    return held(u) + u->counted;
+    uint64_t bytes = u->leased[HARP_MEM_OVERHEAD] + u->extra - u->counted;
+    return when_drained ? bytes : bytes + u->draining[HARP_MEM_OVERHEAD];
+}
+
+/* Of contexts that cost so much, what counts against the limit. */
+static uint64_t beyond(const struct use *u, uint64_t bytes)
+{
+    return u->beside == 0 ? 0 : below(u->beside, bytes);
+}
+
+/* All that counts against the limit. `when_drained`: once the dead have. */
+static uint64_t charged(const struct use *u, int when_drained)
+{
+    return charged_memory(u, when_drained) + beyond(u, contexts(u, when_drained));
 }
 
 int mem_limited(uint32_t cls)
@@ -48,12 +66,9 @@ static uint64_t promised(const struct harp_core *k, uint32_t dev, uint32_t asker
         if (k->tenant[t].id == 0 || k->tenant[t].deleted || !u->granted || t == asker || u->away ||
             (u->limit == 0 && !u->swaps))
             continue;
-        uint64_t context = u->leased[HARP_MEM_OVERHEAD] + u->extra - u->counted;
-        if (!when_drained)
-            context += u->draining[HARP_MEM_OVERHEAD];
         if (!u->swaps)
-            sum += below(when_drained ? charged_then(u) : charged(u), u->limit);
-        sum += below(context, k->device[dev].overhead);
+            sum += below(charged(u, when_drained), u->limit);
+        sum += below(contexts(u, when_drained), u->beside ? u->beside : k->device[dev].overhead);
     }
     return sum;
 }
@@ -96,15 +111,20 @@ uint64_t mem_free(const struct harp_core *k, uint32_t dev, uint32_t tenant)
 {
     const struct use *u = &k->tenant[tenant].use[dev];
     uint64_t free = mem_room_alone(k, dev, tenant, u->swaps ? HARP_MEM_SWAP : HARP_MEM_DEVICE, 0);
-    if (u->limit != 0 && below(charged(u), u->limit) < free)
-        free = below(charged(u), u->limit);
+    if (u->limit != 0 && below(charged(u, 0), u->limit) < free)
+        free = below(charged(u, 0), u->limit);
     return free / HARP_GRANULE_BYTES * HARP_GRANULE_BYTES;
 }
 
 int mem_limit_stops(const struct use *u, const struct request *r, int when_drained)
 {
-    uint64_t used = when_drained ? charged_then(u) : charged(u);
-    return mem_limited(r->cls) && u->limit != 0 && below(used, u->limit) < r->bytes;
+    if (u->limit == 0)
+        return 0;
+    if (r->cls == HARP_MEM_OVERHEAD) {
+        uint64_t more = beyond(u, contexts(u, when_drained) + r->bytes);
+        return more != 0 && below(charged_memory(u, when_drained), u->limit) < more;
+    }
+    return mem_limited(r->cls) && below(charged(u, when_drained), u->limit) < r->bytes;
 }
 
 /* Overhead that the leases of its class do not cover is charged on top: against the device, and
@@ -197,7 +217,7 @@ void mem_state(const struct harp_core *k, uint32_t tenant, uint32_t dev, struct 
     if (!u->granted)
         return;
     m->limit_bytes = u->limit;
-    m->leased_bytes = charged(u);
+    m->leased_bytes = charged(u, 0);
     m->capacity_bytes = k->device[dev].capacity;
     m->free_bytes = mem_free(k, dev, tenant);
     if (m->op == HARP_MEM_STATE) {
@@ -237,8 +257,8 @@ static void adopt(struct harp_core *k, struct client *c, const struct harp_msg *
         bytes -= part;
     }
     uint64_t most = below(held(u) + u->leased[HARP_MEM_OVERHEAD], d->capacity);
-    if (mem_limited(m->cls) && u->limit != 0 && below(charged(u), u->limit) < most)
-        most = below(charged(u), u->limit);
+    if (mem_limited(m->cls) && u->limit != 0 && below(charged_memory(u, 0), u->limit) < most)
+        most = below(charged_memory(u, 0), u->limit);
     if (bytes > most)
         core_log(k, c, m->dev, bytes - most, "adoption_beyond_limit");
     bytes = bytes < most ? bytes : most;

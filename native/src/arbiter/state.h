@@ -58,6 +58,7 @@ struct client {
 struct use {
     uint8_t granted;
     uint64_t limit;
+    uint64_t beside; /* of its contexts, what does not count against the limit; 0: all of them */
     uint32_t cls;
     uint64_t leased[HARP_MEM_CLASSES]; /* sums over live clients */
     uint64_t draining[HARP_MEM_CLASSES];

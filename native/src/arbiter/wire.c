@@ -60,8 +60,8 @@ int wire_narrow(uint32_t version, struct harp_msg *m)
     case HARP_SNAP_TENANT: /* its socket */
         m->b = 0;
         break;
-    case HARP_SNAP_USE: /* host quota and use */
-        m->capacity_bytes = m->free_bytes = 0;
+    case HARP_SNAP_USE: /* host quota and use; contexts beside the limit */
+        m->capacity_bytes = m->free_bytes = m->slack_bytes = 0;
         break;
     default:
         break;
