@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import structlog
 
 from harp.cli.output import json_option, print_json, progress
 from harp.cli.pool import default_folder, pool_folder, this_user
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from harp.remote.keeping import Keeper
 
 __all__ = ["keep"]
+
+_log = structlog.get_logger(__name__)
 
 
 @click.command()
@@ -94,9 +97,8 @@ def keep(
     at = replace(at, path=run_dir) if run_dir is not None else at
 
     # What is of no use is said now, not when a pod starts.
-    who = Who(
-        None if folder is None else lambda: identity(folder, dt.datetime.now(dt.UTC)), tls_name
-    )
+    load = None if folder is None else lambda: identity(folder, dt.datetime.now(dt.UTC))
+    who = Who(load, tls_name, lambda text: _log.warning("certificate_not_taken", reason=text))
     pool = Pool(endpoints(where, base), folder, who)
     configure_log()
     keeper = Keeper(at.path, find(env), pool, env)
