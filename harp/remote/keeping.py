@@ -111,6 +111,7 @@ class Keeper:
         self._env = env
         #: {key: it}
         self._kept: dict[str, _Kept] = {}
+        self._inode = 0  #: of our socket
         #: {key: who is at it, and how many are or wait}
         self._turns: dict[str, _Turn] = {}
 
@@ -134,6 +135,7 @@ class Keeper:
             server = await asyncio.start_unix_server(self._hear, path, limit=LINE_BYTES)
         finally:
             os.umask(before)
+        self._inode = path.stat().st_ino
         renewing = asyncio.create_task(again_and_again(self._renew))
         try:
             async with server:
@@ -144,6 +146,16 @@ class Keeper:
             for kept in self._kept.values():
                 kept.end.set()
             await asyncio.gather(*map(self._release, tuple(self._kept)))
+
+    def fault(self) -> str:
+        """Why nobody can ask us any more; "": who asks is answered."""
+        path = self._run_dir / SOCKET
+        try:
+            if path.stat().st_ino == self._inode:
+                return ""
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        return f"{path} is another's"
 
     async def do(self, request: Request) -> Answer:
         """Do what is asked; what stands in the way is an answer, too."""
