@@ -48,6 +48,7 @@ from harp.remote.holder import Holder
 from harp.remote.offers import Offers
 from harp.remote.renewing import Told, again_and_again
 from harp.remote.taking import Taker, Taking
+from harp.remote.turns import Turns
 from harp.remote.who import Who
 from harp.rundir import check_socket
 
@@ -86,12 +87,6 @@ class _Kept:
         return self.task is not None and not self.task.done()
 
 
-@dataclass(slots=True)
-class _Turn:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
 class Keeper:
     """All leases of a node's containers.
 
@@ -112,8 +107,7 @@ class Keeper:
         #: {key: it}
         self._kept: dict[str, _Kept] = {}
         self._inode = 0  #: of our socket
-        #: {key: who is at it, and how many are or wait}
-        self._turns: dict[str, _Turn] = {}
+        self._turns = Turns()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -194,7 +188,7 @@ class Keeper:
     # --- one container ---
 
     async def _hold(self, asked: Hold) -> Held:
-        async with self._turn(asked.key):
+        async with self._turns.at(asked.key):
             self._renew_links()
             kept = self._kept.get(asked.key)
             # Another name is no other wish: a plugin of another version may call it otherwise.
@@ -231,21 +225,8 @@ class Keeper:
             kept.stamp = stamp
 
     async def _release(self, key: str) -> bool:
-        async with self._turn(key):
+        async with self._turns.at(key):
             return await self._end(key)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, key: str) -> AsyncIterator[None]:
-        """One at a time is at a key; of those that nobody is at nothing is kept."""
-        turn = self._turns.setdefault(key, _Turn())
-        turn.users += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[key]
 
     async def _begin(self, asked: Hold) -> _Kept:
         sessions, box = self._run_dir / SESSIONS / asked.key, self._run_dir / BOXES / asked.key

@@ -125,7 +125,7 @@ def test_of_what_was_given_back_nothing_is_left(tmp_path: Path) -> None:
         assert await there.keeper.do(Release("a")) == Released(was=True)
         for number in range(50):  # whatever a plugin asks for
             assert await there.keeper.do(Release(f"b{number}")) == Released(was=False)
-        assert there.keeper._turns == {}
+        assert len(there.keeper._turns) == 0
         assert await there.keeper.do(Look()) == Looked(())
         assert list((there.run_dir / SESSIONS).iterdir()) == []
         assert not read(link)
@@ -143,7 +143,7 @@ def test_who_asks_twice_at_once_has_one_lease(tmp_path: Path) -> None:
         assert one.lease
         assert one == other
         assert gone == Released(was=True)
-        assert there.keeper._turns == {}
+        assert len(there.keeper._turns) == 0
         assert there.world.room._held == {}
 
     told(tmp_path, ask)
@@ -157,7 +157,7 @@ def test_of_one_that_was_refused_nothing_is_left(tmp_path: Path) -> None:
         no_box = await there.keeper.do(Hold("c", "n", 0, LIMITS))
         assert isinstance(no_box, Refused)
         assert "is not there" in no_box.error.message
-        assert there.keeper._turns == {}
+        assert len(there.keeper._turns) == 0
         assert there.keeper._kept == {}
         assert list((there.run_dir / SESSIONS).iterdir()) == []
 
