@@ -107,6 +107,7 @@ class Keeper:
         #: {key: it}
         self._kept: dict[str, _Kept] = {}
         self._inode = 0  #: of our socket
+        self._ends = False  #: nothing new is begun
         self._turns = Turns()
 
     @contextlib.asynccontextmanager
@@ -133,12 +134,16 @@ class Keeper:
         renewing = asyncio.create_task(again_and_again(self._renew))
         try:
             async with server:
-                yield
+                try:
+                    yield
+                finally:  # before the server, which may wait for those that it answers
+                    self._ends = True
+                    for kept in self._kept.values():
+                        kept.end.set()
         finally:
             renewing.cancel()
-            path.unlink(missing_ok=True)
-            for kept in self._kept.values():
-                kept.end.set()
+            if not self.fault():  # another's stays
+                path.unlink()
             await asyncio.gather(*map(self._release, tuple(self._kept)))
 
     def fault(self) -> str:
@@ -230,6 +235,8 @@ class Keeper:
 
     async def _begin(self, asked: Hold) -> _Kept:
         sessions, box = self._run_dir / SESSIONS / asked.key, self._run_dir / BOXES / asked.key
+        if self._ends:
+            raise _ended()
         if not box.is_dir():
             raise ConfigError(
                 f"{box} is not there", "give the plugin and `harp remote keep` the same --run-dir"
@@ -297,7 +304,7 @@ class Keeper:
                 _log.exception("container_lost", key=kept.asked.key)
         finally:
             if not taken.done():
-                taken.set_exception(DaemonUnreachable("harp remote keep ends", "ask again"))
+                taken.set_exception(_ended())
             await asyncio.to_thread(shutil.rmtree, sessions, ignore_errors=True)
             if self._kept.get(kept.asked.key) is kept:  # nobody ended it: who asks sees it gone
                 del self._kept[kept.asked.key]
@@ -353,6 +360,10 @@ class Keeper:
             ),
             sessions,
         )
+
+
+def _ended() -> DaemonUnreachable:
+    return DaemonUnreachable("harp remote keep ends", "ask again")
 
 
 def _wanted(asked: Hold) -> pb.LeaseRequest:

@@ -65,6 +65,11 @@ class There:
     keeper: Keeper
     world: World
     run_dir: Path
+    running: contextlib.AsyncExitStack
+
+    async def end(self) -> None:
+        """End the keeper, and not its pool."""
+        await self.running.aclose()
 
     def box(self, key: str) -> Path:
         (box := self.run_dir / BOXES / key).mkdir(parents=True, exist_ok=True)
@@ -100,8 +105,9 @@ async def keeping(
         client_dir = base / "client-ann" if base is not None else None
         where = Pool([world.endpoint], client_dir, who or Who(None, "", print))
         keeper = Keeper(run_dir, NativeDir(folder), where, os.environ)
-        async with keeper.running():
-            yield There(keeper, world, run_dir)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(keeper.running())
+            yield There(keeper, world, run_dir, stack)
 
 
 def told(folder: Path, ask: Callable[[There], Awaitable[None]], **more: Any) -> None:
@@ -236,3 +242,34 @@ def test_a_certificate_that_was_renewed_is_everybodys(
     with structlog.testing.capture_logs() as logs:
         told(tmp_path, ask, who=Who(found, "", print), base=base)
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["look_failed"]
+
+
+def test_as_it_ends_nothing_is_begun_and_all_is_given_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            there = await stack.enter_async_context(keeping(tmp_path))
+            assert isinstance(await there.hold("a"), Held)
+            there.world.room.go.clear()
+            asked = len(there.world.room.asked)
+            waits = asyncio.create_task(there.hold("b"))
+            await until(lambda: len(there.world.room.asked) > asked)
+            await there.end()
+            there.world.room.go.set()
+            for refused in (await waits, await there.hold("c")):
+                assert isinstance(refused, Refused)
+                assert refused.error.message == "harp remote keep ends"
+            assert there.keeper._kept == {}
+            assert list((there.run_dir / SESSIONS).iterdir()) == []
+            assert not (there.run_dir / SOCKET).exists()
+            await until(lambda: there.world.room._held == {})
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_another_ones_socket_stays(tmp_path: Path) -> None:
+    async def ask(there: There) -> None:
+        (there.run_dir / SOCKET).unlink()
+        (there.run_dir / SOCKET).touch()
+
+    told(tmp_path, ask)
+    assert (tmp_path / "r" / SOCKET).exists()
