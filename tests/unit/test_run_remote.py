@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -42,14 +43,20 @@ class Link:
         reading, self.writing = os.pipe()
         self.stdout = os.fdopen(reading, "rb")
         self._status = status
+        self.heard: list[int] = []
 
     def poll(self) -> int | None:
         return self._status
+
+    def send_signal(self, number: int) -> None:
+        self.heard.append(number)
 
 
 class OneLease:
     def __init__(self) -> None:
         self.dropped: list[str] = []
+        self.refusals = 0
+        self.reconnects = 0
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -61,9 +68,60 @@ class OneLease:
     async def hear(self, _reader: asyncio.StreamReader) -> None:
         await asyncio.get_running_loop().create_future()
 
+    async def reconnect(self) -> bool:
+        self.reconnects += 1
+        self.refusals -= 1
+        return self.refusals < 0
+
     async def drop(self, why: str) -> bool:
         self.dropped.append(why)
         return True
+
+
+class RenewedWho:
+    """Who has been given another certificate so often."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def look(self) -> bool:
+        return False  # whoever else looks may have seen it first
+
+    @property
+    def stamp(self) -> bytes:
+        return bytes(self.times)
+
+
+def made(holder: OneLease, link: Link, who: object, place: Path) -> module._Serving:
+    return module._Serving(
+        cast("Any", holder),
+        cast("Any", EndedChild()),
+        cast("Any", link),
+        cast("Any", who),
+        place,
+        {"A": "1"},
+        pb.LeaseRequest(name="x"),
+        as_json=False,
+    )
+
+
+def test_all_that_it_began_go_on_with_a_renewed_certificate(tmp_path: Path) -> None:
+    holder, link, who = OneLease(), Link(None), RenewedWho()
+    holder.refusals = 2
+
+    async def main() -> None:
+        look = made(holder, link, who, tmp_path)._renewer()
+        await look()
+        assert (link.heard, holder.reconnects) == ([], 0)
+        who.times += 1
+        for _ in range(6):
+            await look()
+        assert link.heard == [signal.SIGUSR2] * 2, "it does not say whether it could read it"
+        assert holder.reconnects == 3, "until the node answers"
+
+    asyncio.run(main())
+    os.close(link.writing)
+    link.stdout.close()
 
 
 @pytest.mark.parametrize("status", [-9, None])
@@ -71,16 +129,7 @@ def test_why_there_was_no_gpu_any_more_is_said_though_the_command_ended_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], status: int | None
 ) -> None:
     holder, link = OneLease(), Link(status)
-    serving = module._Serving(
-        cast("Any", holder),
-        cast("Any", EndedChild()),
-        cast("Any", link),
-        Who(None, "", print),
-        tmp_path,
-        {"A": "1"},
-        pb.LeaseRequest(name="x"),
-        as_json=False,
-    )
+    serving = made(holder, link, Who(None, "", print), tmp_path)
 
     async def main() -> int:
         return await serving.run(take=True)
