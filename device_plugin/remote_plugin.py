@@ -169,8 +169,10 @@ class RemotePlugin:
 
     def _sweep(self) -> None:
         def sweep() -> None:
-            self.starts.sweep()
-            self.orphans.sweep()
+            try:
+                self.starts.sweep()
+            finally:  # what is nobody's is so whatever stands in the way of others
+                self.orphans.sweep()
 
         period_s, part = self._tempo.sweep_s, Part.SWEEP
         again_and_again(sweep, self._stop, period_s, part, self.counts, at_once=True)

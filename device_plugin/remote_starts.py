@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import structlog
+
 from device_plugin.book import Grant, grant_id
 from device_plugin.identity import Pod
 from device_plugin.remote_keeper import Keeper
 from device_plugin.remote_share import PoolSlots, capped, remote_limits, remote_refine
 from device_plugin.starts import Starts
-from harp.errors import HarpError
+from harp.errors import DaemonError, HarpError
 from harp.keep_wire import Held
 from harp.model import Limits
 
 __all__ = ["RemoteStarts"]
 
+_log = structlog.get_logger(__name__)
 _REASON = "HarpRemote"
 
 
@@ -40,8 +43,10 @@ class RemoteStarts(Starts):
 
     def sweep(self) -> None:
         """See Starts; also say whose lease is lost."""
-        super().sweep()
-        self._tell_lost(self._tenants.held())
+        try:
+            super().sweep()
+        finally:
+            self._tell_lost(self._tenants.held())
 
     def _bare(self, ids: Collection[str]) -> Grant:
         means = remote_limits(self._slots, ids)
@@ -62,10 +67,12 @@ class RemoteStarts(Starts):
         try:
             given = super()._give(grant, others, waited)
         except HarpError as error:
-            if pod := self._starting.pop(grant.id, None):
+            if pod := self._starting.get(grant.id):
                 self._events.tell(pod, _REASON, _words(error))
             raise
-        pod, held = self._starting.pop(grant.id, None), self._tenants.given(grant.id)
+        finally:
+            pod = self._starting.pop(grant.id, None)
+        held = self._tenants.given(grant.id)
         if pod is None or held is None or not grant.limits.mem_bytes:
             return given
         got_bytes = min((d.mem_limit_bytes for d in held.devices), default=0)
@@ -73,14 +80,23 @@ class RemoteStarts(Starts):
             self._events.tell(pod, "HarpAnnotation", said)
         return given
 
+    def _again(self, grant: Grant) -> None:
+        try:
+            super()._again(grant)
+        except DaemonError as error:
+            # A node's word on this one, for the keeper has just answered: others have their turn.
+            _log.error("lease_not_taken_again", grant=grant.id, reason=error.message)
+
     def _tell_lost(self, held: Collection[Held]) -> None:
         lost = {one.key: one.why for one in held if not one.node}
         owners = {g.id: g.owner for g in self.living() if g.owner is not None}
         new = {key for key, why in lost.items() if self._told.get(key) != why and key in owners}
-        self._told = lost
+        self._told = {key: why for key, why in self._told.items() if key in lost}
         if not new:
             return
-        pods, _ = self._whose.ask({owners[key].pod_key for key in new})
+        pods, answered = self._whose.ask({owners[key].pod_key for key in new})
+        if answered:  # else they are told at the next sweep
+            self._told |= {key: lost[key] for key in new}
         for key in sorted(new):
             for pod in pods:
                 if pod.key == owners[key].pod_key:

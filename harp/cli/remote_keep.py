@@ -12,18 +12,22 @@ import datetime as dt
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import structlog
 
 from harp.cli.output import json_option, print_json, progress
 from harp.cli.pool import default_folder, pool_folder, this_user
 from harp.cli.remote_serve import configure_log
+from harp.config import listen_address
 from harp.errors import ConfigError
 from harp.keep_wire import SOCKET
+from harp.metrics.server import Page, Server
 from harp.native import find
 from harp.remote.certificate import Kind
 from harp.remote.floor import tls13_only
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from harp.remote.keeping import Keeper
 
 __all__ = ["keep"]
+
+_log = structlog.get_logger(__name__)
 
 
 @click.command()
@@ -63,6 +69,12 @@ __all__ = ["keep"]
     help="What all nodes' certificates are for; then each name in --pool is all nodes at its"
     " addresses.  [a node's own name]",
 )
+@click.option(
+    "--health",
+    default="",
+    metavar="HOST:PORT",
+    help="Serve /healthz there: 200 while who asks for a lease is answered.  [nowhere]",
+)
 @click.option("--insecure", is_flag=True, help="No certificates: a pool on this host.")
 @json_option
 def keep(
@@ -71,6 +83,7 @@ def keep(
     folder: Path | None,
     run_dir: Path | None,
     tls_name: str,
+    health: str,
     insecure: bool,
     as_json: bool,
 ) -> None:
@@ -94,9 +107,8 @@ def keep(
     at = replace(at, path=run_dir) if run_dir is not None else at
 
     # What is of no use is said now, not when a pod starts.
-    who = Who(
-        None if folder is None else lambda: identity(folder, dt.datetime.now(dt.UTC)), tls_name
-    )
+    load = None if folder is None else lambda: identity(folder, dt.datetime.now(dt.UTC))
+    who = Who(load, tls_name, lambda text: _log.warning("certificate_not_taken", reason=text))
     pool = Pool(endpoints(where, base), folder, who)
     configure_log()
     keeper = Keeper(at.path, find(env), pool, env)
@@ -108,14 +120,37 @@ def keep(
         else:
             progress(f"harp: holding leases of {', '.join(pool.nodes)}, asked at {socket}")
 
-    asyncio.run(_until_told(keeper, ready))
+    asyncio.run(_until_told(keeper, listen_address(health), ready))
 
 
-async def _until_told(keeper: Keeper, ready: Callable[[], None]) -> None:
+async def _until_told(
+    keeper: Keeper, health: tuple[str, int] | None, ready: Callable[[], None]
+) -> None:
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end.set)
-    async with keeper.running():
+    async with keeper.running(), contextlib.AsyncExitStack() as stack:
+        if health is not None:
+            await stack.enter_async_context(_healthy(keeper, *health))
         with contextlib.suppress(BrokenPipeError):
             ready()
         await end.wait()
+
+
+@contextlib.asynccontextmanager
+async def _healthy(keeper: Keeper, host: str, port: int) -> AsyncIterator[None]:
+    """/healthz, on the event loop that all leases are on: it answers as long as that does."""
+
+    async def page(_accept: str) -> Page:
+        if fault := keeper.fault():
+            return Page(f"{fault}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return Page(b"ok\n")
+
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(Server({"/healthz": page}).listening(host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"--health {host}:{port}: {error.strerror}", "another port, or this host's address"
+            ) from error
+        yield

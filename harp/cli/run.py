@@ -95,6 +95,13 @@ _CLASS_OF = {
     help="With --remote: the client's folder.  [the one of `harp remote init`]",
 )
 @click.option(
+    "--tls-name",
+    default="",
+    metavar="NAME",
+    help="With --remote: what all nodes' certificates are for; each name in --remote is then all"
+    " nodes at its addresses.  [a node's own name]",
+)
+@click.option(
     "--token",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
@@ -123,6 +130,7 @@ def run(
     policy: str | None,
     remote: str,
     client_dir: Path | None,
+    tls_name: str,
     token: Path | None,
     insecure: bool,
     detached: bool,
@@ -139,8 +147,12 @@ def run(
                 "--policy": policy,
             }
         )
-    elif client_dir or token or insecure or detached:
-        raise click.UsageError("--dir, --token, --insecure and --detached go with --remote")
+        if insecure and tls_name:
+            raise click.UsageError("--insecure uses no certificates, and --tls-name is one's")
+    elif client_dir or tls_name or token or insecure or detached:
+        raise click.UsageError(
+            "--dir, --tls-name, --token, --insecure and --detached go with --remote"
+        )
     env = as_given()
     program = locate(command[0], env)
     if program is None:
@@ -156,7 +168,7 @@ def run(
         # A local run shall not wait for the modules of the other kind.
         from harp.cli import run_remote as elsewhere  # noqa: PLC0415
 
-        where = elsewhere.Where(remote, client_dir, insecure, token, detached)
+        where = elsewhere.Where(remote, client_dir, insecure, tls_name, token, detached)
         want = elsewhere.wanted(
             Limits(mem, share, limit, TenantClass.of(klass)), gpu=gpu, name=name
         )

@@ -16,13 +16,15 @@ import datetime as dt
 import json
 import secrets
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from harp.api.v1 import remote_pb2 as pb
 from harp.cli.child import Child
@@ -34,14 +36,16 @@ from harp.errors import ConfigError, HarpError, NativeError
 from harp.inject import remote_env, shim_dir
 from harp.model import Limits, TenantClass
 from harp.native import find
+from harp.remote.addresses import addresses
 from harp.remote.beside import beside
 from harp.remote.certificate import Kind
 from harp.remote.cudart import judge
 from harp.remote.holder import Holder
 from harp.remote.offers import Offers
 from harp.remote.places import authority, endpoints, identity, read_token
+from harp.remote.renewing import Told, again_and_again
 from harp.remote.taking import Taker, Taking
-from harp.remote.trust import connector
+from harp.remote.who import Who
 from harp.rundir import check_socket, make_user_dir
 from harp.units import format_percent, format_size
 
@@ -58,6 +62,7 @@ class Where:
     remote: str  #: HOST:PORT[,...], or a pool
     folder: Path | None  #: of the client; None: the one there is
     insecure: bool  #: plaintext, on loopback
+    tls_name: str = ""  #: what all nodes' certificates are for; "": each one's host
     token: Path | None = None  #: file with that of a lease that somebody took
     detached: bool = False  #: without a lease, until `harp remote attach`
 
@@ -118,7 +123,7 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
     env = command.env
     base = pool_folder(env)
     nodes = endpoints(where.remote, base)
-    me, folder, trust = None, where.folder, b""
+    load, folder, trust = None, where.folder, b""
     token = read_token(where.token) if where.token else ""
     if token and len(nodes) != 1:
         raise ConfigError(f"a lease's token is for one node, not for {len(nodes)}", "name it alone")
@@ -129,14 +134,17 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
         trust = authority(folder)
     else:
         folder = folder or default_folder(base, Kind.CLIENT, this_user())
-        me = identity(folder, dt.datetime.now(dt.UTC))
-        if me.warning:
-            progress(f"harp: warning: {me.warning}")
+        mine = folder
+        load = lambda: identity(mine, dt.datetime.now(dt.UTC))  # noqa: E731 - None elsewhere
+    who = Who(load, where.tls_name, _warn, trust)
+    if who.identity is not None and who.identity.warning:
+        _warn(who.identity.warning)
     native, user = find(env), make_user_dir(env)
     shim = shim_dir(native, user)
 
-    async def hold(child: Child, said: IO[bytes], place: Path) -> int:
-        taker = Taker(want, nodes, connector(me, trust, insecure=where.insecure), token)
+    async def hold(child: Child, link: subprocess.Popen[bytes], place: Path) -> int:
+        finds = addresses if who.name and not token else None
+        taker = Taker(want, nodes, who.connect, token, addresses=finds)
         holder = Holder(
             taker,
             Offers(place / "sessions"),
@@ -145,8 +153,8 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
             name=place.name,
         )
         child_env = remote_env(env, shim=shim, socket=place / "near.sock", log=place / "shim.log")
-        serving = _Serving(holder, child, place, child_env, want, as_json=as_json)
-        return await serving.run(said, take=not where.detached)
+        serving = _Serving(holder, child, link, who, place, child_env, want, as_json=as_json)
+        return await serving.run(take=not where.detached)
 
     # The child last: gRPC has no threads yet, which a fork would not take along, and harp-link must
     # not inherit the signals that are blocked for it.
@@ -158,12 +166,16 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
             place / "sessions",
             folder,
             env,
-            certificate=me is not None,
+            certificate=who.identity is not None,
+            name=who.name,
         ) as link,
         Child(command.program, command.words) as child,
     ):
-        assert link.stdout is not None
-        return asyncio.run(hold(child, link.stdout, place))
+        return asyncio.run(hold(child, link, place))
+
+
+def _warn(text: str) -> None:
+    progress(f"harp: warning: {printable(text)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,19 +184,22 @@ class _Serving:
 
     holder: Holder
     child: Child
+    link: subprocess.Popen[bytes]  #: harp-link
+    who: Who
     place: Path
     env: Mapping[str, str]
     want: pb.LeaseRequest
     as_json: bool
 
-    async def run(self, said: IO[bytes], *, take: bool) -> int:
+    async def run(self, *, take: bool) -> int:
         """From the lease to the child's end; its exit status."""
         reader = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), said
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self.link.stdout
         )
         ended = asyncio.create_task(self.child.ended())
         hearing = asyncio.create_task(self.holder.hear(reader))
+        renewing = asyncio.create_task(again_and_again(self._renewer(), _failed))
         try:
             async with self.holder.running(), listening(self.holder, self.place):
                 if not take:
@@ -194,13 +209,30 @@ class _Serving:
                     self._tell(taking)
                 self.child.start(self.env)
                 await asyncio.wait({ended, hearing}, return_when=asyncio.FIRST_COMPLETED)
-                if not ended.done():
+                # By its end CMD may have ended before we hear of it.
+                if hearing.done() or self.link.poll() is not None:
                     progress("harp: harp-link has ended: programs of CMD get no GPU any more")
                     await self.holder.drop("harp-link has ended")
                 return await ended
         finally:
-            ended.cancel()
-            hearing.cancel()
+            for task in (ended, hearing, renewing):
+                task.cancel()
+            pipe.close()
+
+    def _renewer(self) -> Callable[[], Awaitable[None]]:
+        """What has all go on with the certificate of now, if it is another one."""
+        told, shown = Told(self.who.stamp), self.who.stamp
+
+        async def look() -> None:
+            nonlocal shown
+            self.who.look()
+            if told.due(self.who.stamp, look=True):
+                self.link.send_signal(signal.SIGUSR2)
+            stamp = self.who.stamp
+            if shown != stamp and await self.holder.reconnect():
+                shown = stamp
+
+        return look
 
     async def _first(self, ended: asyncio.Task[int]) -> Taking | None:
         """The first lease; None: a signal came first, and has ended the child."""
@@ -218,6 +250,10 @@ class _Serving:
             sys.stderr.flush()
         elif sys.stderr.isatty():
             progress(f"harp: {_sentence(taking) if taking else detached(self.place)}")
+
+
+def _failed(error: Exception) -> None:
+    _warn(f"a renewed certificate is not looked for: {type(error).__name__}: {error}")
 
 
 def _described(want: pb.LeaseRequest, taking: Taking | None) -> dict[str, object]:

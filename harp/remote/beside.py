@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import selectors
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from harp.errors import NativeError
 from harp.native import NativeDir, scrub
@@ -62,8 +63,7 @@ def beside(
     )
     assert process.stdout is not None
     try:
-        ready, _, _ = select.select([process.stdout], [], [], _NEAR_S)
-        if not ready or os.read(process.stdout.fileno(), 6) != b"ready\n":
+        if not _says(process.stdout, _NEAR_S) or os.read(process.stdout.fileno(), 6) != b"ready\n":
             raise NativeError("harp-link did not start", "see what it says above")
         yield process
     finally:
@@ -74,3 +74,10 @@ def beside(
             process.kill()
             process.wait()
         process.stdout.close()
+
+
+def _says(pipe: IO[bytes], within_s: float) -> bool:
+    """Whether there is something to read; not by select(2), which knows 1024 descriptors."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        return bool(selector.select(within_s))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,14 @@ class Far:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+    def read_again(self) -> None:
+        """Have it read its certificate again, as at SIGUSR2 (upgrade.c): all else stays."""
+        if self._process is not None:
+            with contextlib.suppress(
+                ProcessLookupError
+            ):  # it has just ended: the next one reads it
+                self._process.send_signal(signal.SIGUSR2)
 
     async def _hear(self, process: Process) -> None:
         assert process.stdout is not None

@@ -84,6 +84,7 @@ class Holder:
         self._moving = False
         self._move_s = 0.0  #: not before
         self._pause_s = _MOVE_AGAIN_S
+        self._refused = ""  #: why a renewed certificate is not used, as the user was told
         self._fault = ""  #: why programs cannot be told anything, as the user was told
 
     @contextlib.asynccontextmanager
@@ -105,13 +106,27 @@ class Holder:
                 except HarpError as error:  # the group would wrap it
                     refusal = error
                 finally:
-                    self._group = None  # nothing new is begun
-                    for task in self._tasks:
-                        task.cancel()
+                    await self._end()
         finally:
             await self.release()
         if refusal is not None:
             raise refusal
+
+    async def _end(self) -> None:
+        """Nothing new is begun, and what is on its way ends.
+
+        A session that is being made under somebody else's lease is seen to its end before: the node
+        may have made it already, and with the call it would be told of to nobody, nor be detached.
+        """
+        self._group = None
+        making = self._held.attaching if self._held is not None and self._held.given else None
+        for task in self._tasks - {making}:
+            task.cancel()
+        try:
+            await self.release()
+        finally:
+            for task in self._tasks:
+                task.cancel()
 
     @property
     def present(self) -> tuple[Taking, int] | None:
@@ -125,6 +140,30 @@ class Holder:
         """Whether the node still knows the lease: asked now, not when it is to be renewed."""
         held = self._held
         return held is not None and not held.hold.over and await self._renewed(held, _LOOK_S)
+
+    async def reconnect(self) -> bool:
+        """Go on as who we are by now: a connection shows the certificate that it began with.
+
+        Returns:
+            False: the node does not answer so. The connection of before is used; try again.
+        """
+        on = self._held
+        if on is None or on.hold.over or on.given:
+            return True
+        try:
+            channel, stub = await self._taker.reconnected(on)
+        except HarpError as error:
+            if error.message != self._refused:
+                self._refused = error.message
+                self._say(f"harp: the renewed certificate is not used yet: {error.message}")
+            return False
+        self._refused = ""
+        if on is not self._held:  # given back meanwhile
+            await channel.close()
+            return True
+        old, on.channel, on.stub = on.channel, channel, stub
+        await old.close(_ATTACH_S)  # what is on its way there comes to its end
+        return True
 
     async def take(self, at: str = "") -> Taking:
         """Take a lease on the node that is best, or that does not refuse; or on the one named.
@@ -141,9 +180,9 @@ class Holder:
                     f"the command has a lease on {old.taking.node_id} already", "detach it first"
                 )
             fresh = await self._taker.find(at)
+            self._begin(fresh)  # before we wait again: who is cancelled gives it back
             if old is not None:
                 await give_back(old)
-            self._begin(fresh)
             return fresh.taking
 
     async def drop(self, why: str) -> bool:

@@ -46,7 +46,9 @@ from harp.remote.addresses import addresses
 from harp.remote.beside import beside
 from harp.remote.holder import Holder
 from harp.remote.offers import Offers
+from harp.remote.renewing import Told, again_and_again
 from harp.remote.taking import Taker, Taking
+from harp.remote.turns import Turns
 from harp.remote.who import Who
 from harp.rundir import check_socket
 
@@ -54,8 +56,6 @@ __all__ = ["Keeper", "Pool"]
 
 _log = structlog.get_logger(__name__)
 _HEAR_S = 5.0
-#: how often a certificate is looked at; also before each start
-_RENEW_S = 30.0
 #: what a tenant at the node may be called
 _NAME_CHARS = 64
 
@@ -75,7 +75,8 @@ class _Kept:
 
     asked: Hold
     holder: Holder
-    stamp: bytes  #: of the certificate that its harp-link has
+    told: Told  #: of which certificate its harp-link was
+    stamp: bytes  #: of the one that its lease's connection shows
     said: str = ""  #: last, for people
     link: int = 0  #: pid of that
     end: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,8 +106,9 @@ class Keeper:
         self._env = env
         #: {key: it}
         self._kept: dict[str, _Kept] = {}
-        #: {key: who is at it}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._inode = 0  #: of our socket
+        self._ends = False  #: nothing new is begun
+        self._turns = Turns()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -128,16 +130,31 @@ class Keeper:
             server = await asyncio.start_unix_server(self._hear, path, limit=LINE_BYTES)
         finally:
             os.umask(before)
-        renewing = asyncio.create_task(self._keep_renewing())
+        self._inode = path.stat().st_ino
+        renewing = asyncio.create_task(again_and_again(self._renew))
         try:
             async with server:
-                yield
+                try:
+                    yield
+                finally:  # before the server, which may wait for those that it answers
+                    self._ends = True
+                    for kept in self._kept.values():
+                        kept.end.set()
         finally:
             renewing.cancel()
-            path.unlink(missing_ok=True)
-            for kept in self._kept.values():
-                kept.end.set()
+            if not self.fault():  # another's stays
+                path.unlink()
             await asyncio.gather(*map(self._release, tuple(self._kept)))
+
+    def fault(self) -> str:
+        """Why nobody can ask us any more; "": who asks is answered."""
+        path = self._run_dir / SOCKET
+        try:
+            if path.stat().st_ino == self._inode:
+                return ""
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        return f"{path} is another's"
 
     async def do(self, request: Request) -> Answer:
         """Do what is asked; what stands in the way is an answer, too."""
@@ -176,7 +193,7 @@ class Keeper:
     # --- one container ---
 
     async def _hold(self, asked: Hold) -> Held:
-        async with self._lock(asked.key):
+        async with self._turns.at(asked.key):
             self._renew_links()
             kept = self._kept.get(asked.key)
             # Another name is no other wish: a plugin of another version may call it otherwise.
@@ -192,29 +209,34 @@ class Keeper:
                 await self._end(asked.key)
             return self._held(asked.key, await self._begin(asked))
 
-    def _renew_links(self) -> None:
+    def _renew_links(self, *, look: bool = False) -> None:
         """Give harp-links the certificate of now: at SIGUSR2 one reads it, and keeps its socket."""
-        self._pool.who.look()
+        who = self._pool.who
+        if who.look() and who.identity is not None:
+            _log.info("certificate_renewed", ends=who.identity.certificate.ends.isoformat())
         for kept in self._kept.values():
-            if kept.stamp != self._pool.who.stamp and kept.link and kept.alive:
-                kept.stamp = self._pool.who.stamp
+            if kept.link and kept.alive and kept.told.due(who.stamp, look=look):
                 with contextlib.suppress(ProcessLookupError):  # it has just ended
                     os.kill(kept.link, signal.SIGUSR2)
 
-    async def _keep_renewing(self) -> None:
-        while True:
-            await asyncio.sleep(_RENEW_S)
-            self._renew_links()
+    async def _renew(self) -> None:
+        """Have all go on with the certificate of now."""
+        self._renew_links(look=True)
+        await asyncio.gather(*map(self._reconnect, tuple(self._kept.values())))
+
+    async def _reconnect(self, kept: _Kept) -> None:
+        stamp = self._pool.who.stamp
+        if kept.stamp != stamp and kept.alive and await kept.holder.reconnect():
+            kept.stamp = stamp
 
     async def _release(self, key: str) -> bool:
-        async with self._lock(key):
+        async with self._turns.at(key):
             return await self._end(key)
-
-    def _lock(self, key: str) -> asyncio.Lock:
-        return self._locks.setdefault(key, asyncio.Lock())
 
     async def _begin(self, asked: Hold) -> _Kept:
         sessions, box = self._run_dir / SESSIONS / asked.key, self._run_dir / BOXES / asked.key
+        if self._ends:
+            raise _ended()
         if not box.is_dir():
             raise ConfigError(
                 f"{box} is not there", "give the plugin and `harp remote keep` the same --run-dir"
@@ -229,7 +251,8 @@ class Keeper:
             _log.warning("remote_lease", key=asked.key, container=asked.name, said=kept.said)
 
         holder = Holder(taker, Offers(sessions), asked.name, say, asked.key)
-        kept = _Kept(asked, holder, self._pool.who.stamp)
+        stamp = self._pool.who.stamp
+        kept = _Kept(asked, holder, Told(stamp), stamp)
         taken: asyncio.Future[Taking] = asyncio.get_running_loop().create_future()
         kept.task = asyncio.create_task(self._keep(kept, sessions, box / NEAR, taken))
         self._kept[asked.key] = kept
@@ -281,7 +304,7 @@ class Keeper:
                 _log.exception("container_lost", key=kept.asked.key)
         finally:
             if not taken.done():
-                taken.set_exception(DaemonUnreachable("harp remote keep ends", "ask again"))
+                taken.set_exception(_ended())
             await asyncio.to_thread(shutil.rmtree, sessions, ignore_errors=True)
             if self._kept.get(kept.asked.key) is kept:  # nobody ended it: who asks sees it gone
                 del self._kept[kept.asked.key]
@@ -337,6 +360,10 @@ class Keeper:
             ),
             sessions,
         )
+
+
+def _ended() -> DaemonUnreachable:
+    return DaemonUnreachable("harp remote keep ends", "ask again")
 
 
 def _wanted(asked: Hold) -> pb.LeaseRequest:

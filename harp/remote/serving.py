@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import os
 import signal
 import socket
@@ -27,12 +28,14 @@ from harp.api.v1 import remote_pb2_grpc
 from harp.errors import ConfigError, HarpError
 from harp.native import NativeDir
 from harp.remote.callers import LOOPBACK
+from harp.remote.certificate import Kind
 from harp.remote.far import Far, FarOptions
 from harp.remote.homes import Homes, passable, serving_folder
+from harp.remote.renewing import Renewing, Told, again_and_again
 from harp.remote.room import Place
 from harp.remote.service import Node, RemoteService
 from harp.remote.tenants import Harpd, Tenants
-from harp.remote.trust import Callers, Identity, address, listen
+from harp.remote.trust import Callers, Identity, address, listen, load
 from harp.remote.uids import Range, Uids, lock_dir
 from harp.remote.workers import Workers
 from harp.rundir import find, make_user_dir
@@ -150,6 +153,9 @@ class _Serving:
                 Callers.TOKEN, options.token_listen, port and port + 1
             )
         self._service: RemoteService | None = None
+        self._mine: Renewing | None = None
+        if options.identity is not None:
+            self._mine = _renewing(options.identity)
 
     async def run(self, ready: Callable[[Ready], None]) -> None:
         """Until a signal."""
@@ -173,6 +179,7 @@ class _Serving:
             async with asyncio.TaskGroup() as group:
                 beside = [group.create_task(far.keep()) for far in fars]
                 beside.append(group.create_task(self._tenants.watch()))
+                beside.append(group.create_task(self._keep_certificate(fars)))
                 serving = group.create_task(self._service.serve())
                 await server.start()
                 ready(told)
@@ -191,14 +198,32 @@ class _Serving:
             self._harpd.close()
         _log.info("remote_ended")
 
+    async def _keep_certificate(self, fars: Sequence[Far]) -> None:
+        """Show the one that lies in our folder by now: here, and at the data side."""
+        if (mine := self._mine) is None:
+            return
+        told = [(far, Told(mine.stamp)) for far in fars]
+
+        async def look() -> None:
+            if mine.look():
+                _log.info("certificate_renewed", ends=mine.now.certificate.ends.isoformat())
+            for far, heard in told:
+                if heard.due(mine.stamp, look=True):
+                    far.read_again()
+
+        await again_and_again(look)
+
     def _listen(self, server: grpc.aio.Server) -> tuple[int, int]:
         """The ports for certificates and for tokens; 0: none."""
-        options = self._options
-        insecure = options.identity is None
-        port = listen(server, options.listen, options.identity, insecure=insecure)
+        options, mine = self._options, self._mine
+        if mine is None:
+            return listen(server, options.listen, None, insecure=True), 0
+        port = listen(server, options.listen, mine.now, now=lambda: mine.now)
         if not options.token_listen:
             return port, 0
-        return port, listen(server, options.token_listen, options.identity, Callers.TOKEN)
+        return port, listen(
+            server, options.token_listen, mine.now, Callers.TOKEN, now=lambda: mine.now
+        )
 
     def _told(self, port: int, token_port: int) -> Ready:
         identity = self._options.identity
@@ -260,6 +285,14 @@ class _Serving:
         if self._service is not None:
             with contextlib.suppress(HarpError):  # we stop: it is ended with the others
                 self._service.worker_ended(session_id)
+
+
+def _renewing(identity: Identity) -> Renewing:
+    folder = identity.certificate.path.parent
+    return Renewing(
+        lambda: load(folder, Kind.NODE, dt.datetime.now(dt.UTC)),
+        lambda text: _log.warning("certificate_not_taken", reason=text),
+    )
 
 
 def _bulk_streams(*, tls: bool) -> int:

@@ -123,6 +123,25 @@ class Taker:
         for node in self._nodes:
             await self._connect(node).close()
 
+    async def reconnected(
+        self, held: Held
+    ) -> tuple[grpc.aio.Channel, remote_pb2_grpc.RemoteAsyncStub]:
+        """Another connection to a lease's node, as who we are by now; the lease is ours there, too.
+
+        Raises:
+            HarpError: what the node said, or why it could not be reached.
+        """
+        endpoint = held.taking.endpoint
+        channel = self._connect(endpoint)
+        try:
+            stub = _stub(channel)
+            request = pb.RenewRequest(lease_id=held.taking.lease.lease_id)
+            await said(stub.Renew(request, timeout=_LEASE_S), endpoint)
+        except BaseException:
+            await channel.close()
+            raise
+        return channel, stub
+
     async def find(self, at: str = "", without: AbstractSet[str] = frozenset()) -> Held:
         """A lease.
 

@@ -31,7 +31,6 @@ __all__ = [
     "address",
     "bearer",
     "channel",
-    "connector",
     "explain",
     "listen",
     "load",
@@ -107,9 +106,18 @@ def listen(
     identity: Identity | None,
     callers: Callers = Callers.CERTIFICATE,
     *,
+    now: Callable[[], Identity] | None = None,
     insecure: bool = False,
 ) -> int:
     """Let a server listen at `where` (host:port).
+
+    Args:
+        server: it.
+        where: host:port.
+        identity: who we are; None: plaintext.
+        callers: what is asked of them.
+        now: who we are by now, asked at each handshake from another thread; None: the same.
+        insecure: plaintext, on loopback.
 
     Returns:
         The port.
@@ -129,16 +137,31 @@ def listen(
                 "call harp.remote.floor.tls13_only() before grpcio is imported",
             )
         mutual = callers is Callers.CERTIFICATE
-        credentials = grpc.ssl_server_credentials(
-            [(identity.key_pem, identity.chain_pem)],
-            root_certificates=identity.authority_pem if mutual else None,
-            require_client_auth=mutual,
-        )
-        return int(server.add_secure_port(where, credentials))
+        return int(server.add_secure_port(where, _shown(identity, now, mutual=mutual)))
     except RuntimeError as error:
         raise NodeUnreachable(
             f"cannot listen at {where}: {error}", "another program has the port: choose another"
         ) from error
+
+
+def _shown(
+    first: Identity, now: Callable[[], Identity] | None, *, mutual: bool
+) -> grpc.ServerCredentials:
+    """What callers are shown, and by whom theirs are to be made; asked for at each handshake."""
+    last = first
+
+    def configuration(of: Identity) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(of.key_pem, of.chain_pem)], of.authority_pem if mutual else None
+        )
+
+    def fresh() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal last
+        before, last = last, now() if now is not None else last
+        return configuration(last) if last is not before else None
+
+    # None is "as before", which its type does not know.
+    return grpc.dynamic_ssl_server_credentials(configuration(first), fresh, mutual)  # type: ignore[arg-type]
 
 
 def channel(
@@ -175,13 +198,6 @@ def channel(
     return grpc.aio.secure_channel(endpoint, credentials, options=options)
 
 
-def connector(
-    identity: Identity | None, authority_pem: bytes = b"", *, insecure: bool = False
-) -> Callable[[str], grpc.aio.Channel]:
-    """What makes connections as channel() does, of one client."""
-    return lambda endpoint: channel(endpoint, identity, authority_pem, insecure=insecure)
-
-
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
     """Metadata of a call that bears a token."""
     return (("authorization", f"Bearer {token}"),)
@@ -193,7 +209,7 @@ _OTHER_POOL = (
 )
 _OTHER_NAME = (
     "its certificate does not hold for that name",
-    "call it by a name it has; `harp remote init --node NAME,NAME...` says which it has",
+    "call it by a name it has (`harp remote init` shows them), or say which: --tls-name NAME",
 )
 #: {what grpcio says: (what that means, what to do)}; the first that occurs
 _MEANINGS = {

@@ -10,6 +10,8 @@ import yaml
 from conftest import Template, containers, of_kind, one, pods
 from scenarios import SCENARIOS
 
+from harp.remote import uids
+
 #: {(what, container): capabilities it may add}; any other gets none
 CAPABILITIES = {
     ("harp-node", "folders"): {"CHOWN"},
@@ -211,7 +213,7 @@ def test_every_port_has_a_policy_and_every_pod_is_in_one(template: Template, nam
         policy = one(objects, "NetworkPolicy", owner.removeprefix("harp"))["spec"]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         opened = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
-        probed = {10259}  # kubelet's probes pass without one
+        probed = {10259, 9405}  # kubelet's probes pass without one
         has = {p["containerPort"] for c in containers(pod) for p in c.get("ports", ())}
         assert has - probed == opened, owner
         for rule in policy["ingress"]:
@@ -248,6 +250,50 @@ def test_policies_let_in_and_out_who_is_named_alone(template: Template, name: st
 
 def _port_of(rule: dict[str, Any]) -> set[int]:
     return {port["port"] for port in rule["ports"]}
+
+
+@pytest.mark.parametrize(("said", "ports"), [(0, [443, 6443]), (6443, [443, 6443]),
+                                             (8443, [443, 6443, 8443])])  # fmt: skip
+def test_whoever_is_told_where_the_api_server_is_may_go_there(
+    template: Template, said: int, ports: list[int]
+) -> None:
+    values = {**SCENARIOS["remote"], "gpusPerNode": 2, "apiServer": {"host": "h", "port": said}}
+    seen = 0
+    for found in of_kind(template(values), "NetworkPolicy"):
+        for rule in found["spec"]["egress"]:
+            if any("ipBlock" in peer for peer in rule.get("to", ())):
+                seen += 1
+                assert [port["port"] for port in rule["ports"]] == ports
+    assert seen == 3, "the node's, the extender's and the borrowers'"
+
+
+def test_the_compiler_has_a_user_of_its_own_in_the_hosts_pid_namespace(template: Template) -> None:
+    """It runs what pods' kernels say: of another's uid it could signal that one's processes."""
+    for values, uid in (({}, uids.DEFAULT.last + 1), ({"uid": 70001}, 70001)):
+        objects = template({"softwareGpu": {"enabled": True, "compiler": values}})
+        pod = one(objects, "DaemonSet", "-node")["spec"]["template"]["spec"]
+        assert pod["hostPID"] is True
+        by_name = {container["name"]: container for container in containers(pod)}
+        context = by_name["compiler"]["securityContext"]
+        assert (context["runAsUser"], context["runAsGroup"]) == (uid, uid)
+        assert f"os.chown('/ptxc', {uid}, {uid})" in by_name["folders"]["args"][0]
+        others = [c["securityContext"].get("runAsUser") for n, c in by_name.items()
+                  if n != "compiler"]  # fmt: skip
+        assert uid not in others
+
+
+def test_a_keeper_is_ended_for_a_long_silence_alone(template: Template) -> None:
+    """With it end all leases of its node."""
+    pod = one(template(SCENARIOS["remote"]), "DaemonSet", "-remote")["spec"]["template"]["spec"]
+    (keeper,) = (c for c in pod["containers"] if c["name"] == "keeper")
+    (port,) = keeper["ports"]
+    assert f"--health=0.0.0.0:{port['containerPort']}" in keeper["args"]
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert keeper[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+    live = keeper["livenessProbe"]
+    assert live["periodSeconds"] * live["failureThreshold"] >= 120
+    assert live["timeoutSeconds"] >= 10
+    assert "startupProbe" not in keeper, "it waits for nobody"
 
 
 def test_only_known_callers_may_have_pods_bound_over_the_network(template: Template) -> None:
@@ -289,8 +335,8 @@ def test_resources_are_asked_for_and_bounded(template: Template, name: str) -> N
         for container in containers(pod):
             key = owner, container["name"]
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), key
-            # What ends the keeper ends all leases of its node: values.yaml says so.
-            bounded = key != ("harp-remote", "keeper")
+            # What ends one of these ends all leases of its node: values.yaml says so.
+            bounded = key not in {("harp-remote", "keeper"), ("harp-pool", "serve")}
             assert ("memory" in container["resources"].get("limits", {})) == bounded, key
 
 

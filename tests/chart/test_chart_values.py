@@ -51,6 +51,10 @@ APART: list[tuple[str, dict[str, Any], str]] = [
     ("no pool", {"remote": {"pods": {"enabled": True, "secretName": "b"}}}, "set remote.pods.pool"),
     ("one certificate for both",
      {"remote": {"serve": SERVE, "pods": {**PODS, "secretName": "a"}}}, "a Secret each"),
+    ("the compiler's user in a lease's place",
+     {"softwareGpu": {"enabled": True, "compiler": {"uid": 20005}},
+      "remote": {"serve": {**SERVE, "workerUids": "20000-20005"}}},
+     "a uid outside of it"),
     ("nodes of both kinds",
      {"remote": {"pods": {**PODS, "nodeSelector": {"harp.dev/enabled": "true",
                                                    "harp.dev/remote": None}}}},
@@ -107,6 +111,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"remote": {"serve": {"workerUids": "all"}}}, "workerUids"),
     ({"remote": {"pods": {"pool": ["host"]}}}, "pool"),
     ({"remote": {"pods": {"slots": 0}}}, "slots"),
+    ({"remote": {"pods": {"tlsName": "harp-pool.gpu.svc:7443"}}}, "tlsName"),
+    ({"remote": {"pods": {"healthPort": 0}}}, "healthPort"),
+    ({"softwareGpu": {"compiler": {"uid": 0}}}, "uid"),
     ({"monitoring": {"podMonitor": {"interval": "15"}}}, "interval"),
     ({"networkPolicy": {"apiServer": {"cidrs": []}}}, "cidrs"),
     ({"image": {"pullPolicy": "always"}}, "pullPolicy"),
@@ -240,6 +247,23 @@ def test_every_value_changes_what_is_installed(ask: Ask, path: str) -> None:
         # A sum over all of the extender's values is no effect of any.
         texts.append(re.sub(r"(?m)^ *checksum/.*$", "", done.stdout))
     assert texts[0] != texts[1]
+
+
+@pytest.mark.parametrize(
+    ("pods", "named"),
+    [
+        ({}, "harp-pool.gpu.svc"),
+        ({"tlsName": "gpus.example.org"}, "gpus.example.org"),
+        ({"pool": ["h:7443"]}, ""),
+        ({"pool": ["h:7443"], "tlsName": "gpus.example.org"}, "gpus.example.org"),
+    ],
+)
+def test_a_keeper_expects_the_name_that_the_pools_certificates_are_for(
+    ask: Ask, pods: dict[str, Any], named: str
+) -> None:
+    values = {"remote": {"serve": SERVE, "pods": {"enabled": True, "secretName": "b", **pods}}}
+    found = re.findall(r"- --tls-name=(.*)", ask(values).stdout)
+    assert found == [named] * bool(named)
 
 
 def test_plugin_and_policies_cut_gpus_into_as_many_slots(ask: Ask) -> None:

@@ -189,6 +189,8 @@ def test_no_node_is_a_sentence(here: Here) -> None:
         (["--remote", "a:1", "--host-mem", "1GiB"], "--host-mem is for GPUs of this host"),
         (["--insecure"], "go with --remote"),
         (["--detached"], "go with --remote"),
+        (["--tls-name", "x"], "go with --remote"),
+        (["--remote", "a:1", "--insecure", "--tls-name", "x"], "--tls-name is one's"),
     ],
 )
 def test_options_of_the_other_kind_are_wrong_usage(here: Here, words: list[str], why: str) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from harp.remote.certificate import Kind
 FOLDER = Path(__file__).parent
 PROGRAM = str(FOLDER / "remote_program.py")
 HOLDS = str(FOLDER / "gpu_program.py")
+#: as long as `harp run` asks for: a stall of this machine for some seconds ends no lease
+TTL_S = 10
 
 
 @pytest.fixture
@@ -117,6 +120,27 @@ def test_certificates_hold_for_leases_and_for_calls(
         assert [e["owner"] for e in node.events("lease_taken")] == ["ann"]
 
 
+def test_a_pools_certificate_may_have_a_name_that_is_none_of_the_nodes(
+    here: Here, native_dir: Path, tmp_path: Path
+) -> None:
+    """As behind a Service of Kubernetes: one name, one certificate, each node at its address."""
+    now, name = dt.datetime.now(dt.UTC), "harp-pool.gpu.svc"
+    authority.init(tmp_path, now)
+    authority.issue(tmp_path, Kind.NODE, name, hosts=[name], now=now)
+    authority.issue(tmp_path, Kind.CLIENT, "ann", hosts=[], now=now)
+    options = ("--dir", str(tmp_path / f"node-{name}"), "--listen", "127.0.0.1:0")
+    with serving(native_dir, *options, "--name", "127.0.0.1") as node:
+        place = ["--remote", f"localhost:{node.endpoint.rpartition(':')[2]}"]
+        place += ["--dir", str(tmp_path / "client-ann")]
+        words = (sys.executable, PROGRAM, "add", "1000")
+        done = here.run(*place, "--tls-name", name, "--", *words)
+        assert json.loads(done.stdout)["right"] is True, done.stderr
+        done = here.run(*place, "--", *words)
+        assert done.returncode == 125
+        assert "its certificate does not hold for that name" in done.stderr
+        assert "--tls-name" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_leases_token_is_enough_for_a_job(here: Here, native_dir: Path, tmp_path: Path) -> None:
     now = dt.datetime.now(dt.UTC)
@@ -129,17 +153,23 @@ def test_a_leases_token_is_enough_for_a_job(here: Here, native_dir: Path, tmp_pa
     with serving(native_dir, *options, "--token-listen", "127.0.0.1:0") as node:
         pem = [(tmp_path / "client-ann" / f).read_bytes() for f in ("ca.crt", "tls.key", "tls.crt")]
         ann = node.client(grpc.secure_channel(node.endpoint, grpc.ssl_channel_credentials(*pem)))
-        lease = ann.lease(mem_limit_bytes=256 * MIB, ttl_s=2)
+        lease = ann.lease(mem_limit_bytes=256 * MIB, ttl_s=TTL_S)
         (token := tmp_path / "token").write_text(f"{lease.token}\n")
         place = ["--remote", node.told["token_endpoint"], "--token", str(token)]
         place += ["--dir", str(trust), "--json", "--"]
-        done = here.run(*place, "sh", "-c", f"sleep 4; exec {sys.executable} {PROGRAM} add 1000")
-        assert json.loads(done.stdout)["right"] is True, done.stderr
-        said = json.loads(done.stderr.splitlines()[0])
-        assert said["lease"] == lease.lease_id
-        assert said["devices"][0]["mem_limit_bytes"] == 256 * MIB
-        (left,) = ann.stub.Leases(pb.LeasesRequest(), timeout=30).leases
-        assert (left.lease_id, list(left.sessions)) == (lease.lease_id, [])
+        # Ours to renew until the job has begun, however long that takes; then the job's alone.
+        with ann.renewing(lease):
+            waits = f"echo ready; read go; exec {sys.executable} {PROGRAM} add 1000"
+            child = here.ready(*place, "sh", "-c", waits)
+        time.sleep(TTL_S + 1)
+        with ann.renewing(lease):  # which says so if it is over
+            out, err = child.communicate("go\n", timeout=60)
+            assert json.loads(out)["right"] is True, err
+            said = json.loads(err.splitlines()[0])
+            assert said["lease"] == lease.lease_id
+            assert said["devices"][0]["mem_limit_bytes"] == 256 * MIB
+            (left,) = ann.stub.Leases(pb.LeasesRequest(), timeout=30).leases
+            assert (left.lease_id, list(left.sessions)) == (lease.lease_id, [])
         ann.release(lease)
         done = here.run(*place, "echo", "started")
         assert (done.returncode, done.stdout) == (125, "")

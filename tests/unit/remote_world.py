@@ -205,12 +205,14 @@ async def serving(
     devices: tuple[Device, ...] = (),
     node_id: str = "n1",
     port: int = 0,
+    now: Callable[[], Identity] | None = None,
 ) -> AsyncIterator[World]:
     """A node that listens on loopback; plaintext without an identity."""
     room = OwnRoom(devices or (device(),))
     sessions = CountedSessions()
     server = grpc.aio.server()
-    port = listen(server, f"127.0.0.1:{port}", identity, callers, insecure=identity is None)
+    insecure = identity is None
+    port = listen(server, f"127.0.0.1:{port}", identity, callers, now=now, insecure=insecure)
     endpoint = "n1:7443" if node_id == "n1" else f"127.0.0.1:{port}"
     node = Node(node_id, endpoint, TABLE, administrators, insecure=identity is None)
     clock = Clock()

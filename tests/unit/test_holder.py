@@ -43,8 +43,8 @@ class Node:
     async def Release(self, _request: object, **_more: object) -> None:
         self.said.append("release")
 
-    async def close(self) -> None:
-        self.said.append("close")
+    async def close(self, grace: float | None = None) -> None:
+        self.said.append("close" if grace is None else "close, calls to their end")
 
 
 class Finds:
@@ -55,6 +55,7 @@ class Finds:
         self.refusals = 0
         self.finds = 0
         self.nodes: list[Node] = []
+        self.reconnecting = asyncio.Event()
 
     async def check(self) -> None:
         pass
@@ -70,6 +71,16 @@ class Finds:
         taking = Taking("n1", "n1:7443", pb.LeaseReply(lease_id="l", ttl_s=60))
         double = cast("Any", node)
         return Held(taking, held(60, now_s, now_s), double, double, given=self.given)
+
+    async def reconnected(self, held: Held) -> tuple[Node, Node]:
+        assert held is not None
+        self.reconnecting.set()
+        await asyncio.sleep(0)
+        if self.refusals:
+            self.refusals -= 1
+            raise NodeUnreachable("n1:7443 ended the handshake", "")
+        self.nodes.append(node := Node())
+        return node, node
 
 
 def on(folder: Path, finds: Finds, ask: Callable[[Holder], Awaitable[None]]) -> list[str]:
@@ -146,5 +157,87 @@ def test_a_session_on_its_way_is_detached_from_a_lease_that_goes_on(tmp_path: Pa
         assert await drop
         assert sorted(node.said[:2]) == ["detach s1", "detach s2"]
         assert node.said[2:] == ["close"]
+
+    on(tmp_path, finds, ask)
+
+
+def test_a_session_on_its_way_is_detached_as_the_command_ends(tmp_path: Path) -> None:
+    """A call that is broken off may have been answered already: nobody would ever detach that."""
+    finds = Finds(given=True)
+
+    async def ask(holder: Holder) -> None:
+        (node,) = finds.nodes
+        await until((tmp_path / "s1").exists)
+        node.go.clear()
+        assert holder._held is not None
+        holder._step(holder._held, core.Taken("s1"))
+        await until(lambda: node.attached == 2)
+        asyncio.get_running_loop().call_later(0.05, node.go.set)
+
+    on(tmp_path, finds, ask)
+    (node,) = finds.nodes
+    assert sorted(node.said[:2]) == ["detach s1", "detach s2"]
+    assert node.said[2:] == ["close"]
+
+
+def test_an_end_does_not_wait_for_a_session_that_does_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harp.remote.taking._GIVE_BACK_S", 0.05)
+    finds = Finds(given=True)
+
+    async def ask(holder: Holder) -> None:
+        (node,) = finds.nodes
+        await until((tmp_path / "s1").exists)
+        node.go.clear()
+        assert holder._held is not None
+        holder._step(holder._held, core.Taken("s1"))
+        await until(lambda: node.attached == 2)
+
+    on(tmp_path, finds, ask)
+    assert finds.nodes[0].said == ["detach s1", "close"]
+
+
+def test_it_goes_on_over_another_connection(tmp_path: Path) -> None:
+    finds = Finds()
+
+    async def ask(holder: Holder) -> None:
+        await until((tmp_path / "s1").exists)
+        finds.refusals = 2
+        assert not await holder.reconnect()
+        assert not await holder.reconnect()
+        assert finds.nodes[0].said == [], "the one of before is used"
+        assert await holder.reconnect()
+        old, new = finds.nodes
+        assert old.said == ["close, calls to their end"]
+        assert holder._held is not None
+        holder._step(holder._held, core.Taken("s1"))
+        await until(lambda: new.attached == 1)
+
+    (told,) = on(tmp_path, finds, ask)
+    assert told == ("harp: the renewed certificate is not used yet: n1:7443 ended the handshake")
+    assert finds.nodes[1].said == ["release", "close"]
+
+
+def test_a_lease_that_is_given_back_meanwhile_leaves_no_connection(tmp_path: Path) -> None:
+    finds = Finds()
+
+    async def ask(holder: Holder) -> None:
+        again = asyncio.create_task(holder.reconnect())
+        await finds.reconnecting.wait()
+        await holder.release()
+        assert await again
+        assert [node.said for node in finds.nodes] == [["release", "close"], ["close"]]
+        assert await holder.reconnect(), "there is nothing to do"
+
+    on(tmp_path, finds, ask)
+
+
+def test_a_lease_that_somebody_else_took_has_no_certificate_of_ours(tmp_path: Path) -> None:
+    finds = Finds(given=True)
+
+    async def ask(holder: Holder) -> None:
+        assert await holder.reconnect()
+        assert len(finds.nodes) == 1
 
     on(tmp_path, finds, ask)

@@ -23,8 +23,9 @@ from harp.remote.workers import Workers
 
 #: says what FOLDER/say holds, once it is there; dies with 3 where FOLDER/die is; writes its argv
 PROGRAM = """#!{python}
-import os, select, sys, time
+import os, select, signal, sys, time
 folder = {folder!r}
+signal.signal(signal.SIGUSR2, lambda *_: open(folder + "/read", "a").close())
 with open(folder + "/argv", "a") as out:
     print(*sys.argv[1:], file=out)
 if os.path.exists(folder + "/mute"):
@@ -91,6 +92,20 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event
             await asyncio.sleep(0.01)
+
+
+def test_it_is_told_to_read_its_certificate_again_and_goes_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kept(tmp_path) as (far, ended):
+            pid = far.pid
+            far.read_again()
+            await until((tmp_path / "read").exists)
+            (tmp_path / "say").write_text("ended a\n")
+            await until(lambda: ended == ["a"])
+            assert far.pid == pid
+        far.read_again()  # there is none
+
+    asyncio.run(main())
 
 
 def test_it_says_who_came_and_who_is_over(tmp_path: Path) -> None:

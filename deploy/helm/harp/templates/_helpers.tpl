@@ -189,7 +189,8 @@ managedResources:
     - ipBlock: {cidr: {{ . | quote }}}
     {{- end }}
   ports:
-    {{- range .Values.networkPolicy.apiServer.ports }}
+    {{- $own := compact (list .Values.apiServer.port) }}
+    {{- range concat .Values.networkPolicy.apiServer.ports $own | uniq }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
 - ports:
