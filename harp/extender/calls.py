@@ -142,6 +142,7 @@ class Extender:
         return {"Error": "" if done.outcome is Outcome.BOUND else done.why}
 
     def _judge(self, pod: PodInfo, names: Sequence[str]) -> Filtered:
+        self.view.now_s = self.binder.now_s()
         found = filter_nodes(self.view, pod, names)
         end_s = time.monotonic() + _WAIT_S
         while names and not found.fitting:
