@@ -46,6 +46,8 @@ _T = TypeVar("_T")
 LEASE = "harp-scheduler-extender"
 _NODES = "/api/v1/nodes"
 _PODS = "/api/v1/pods"
+#: watches that fail for so long show no more what others do: a restart of an API server is shorter
+_BLIND_S = 20.0
 
 Address = tuple[str, int]
 
@@ -91,6 +93,7 @@ class Service:
                 LEASE,
                 options.me,
                 acquired=self._acquired,
+                may=self.synced,
                 tempo=options.tempo,
             )
             if options.elect
@@ -140,8 +143,8 @@ class Service:
             thread.join()
 
     def synced(self) -> bool:
-        """Whether the cluster has been seen as a whole."""
-        return all(follower.synced.is_set() for follower in self._followers)
+        """Whether the cluster has been seen as a whole, and still is."""
+        return all(follower.follows(_BLIND_S) for follower in self._followers)
 
     def leads(self) -> bool:
         """Whether this replica may bind."""

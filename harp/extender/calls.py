@@ -81,7 +81,7 @@ class Extender:
     def lack(self) -> str:
         """Why this replica does not answer; empty: it does."""
         if not self.synced():
-            return "HARP's extender has not seen the cluster yet"
+            return "HARP's extender does not see the cluster, yet or any more; see its log"
         return "" if self.leads() else "this replica of HARP's extender is not the leader"
 
     def filter(self, args: Object) -> Object:

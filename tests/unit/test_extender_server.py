@@ -21,7 +21,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_kube_client import kubeconfig, wait_for
 
 from harp.errors import ConfigError, DaemonUnreachable
-from harp.extender import bind as module
 from harp.extender.app import Options, Service
 from harp.extender.server import Tls
 from harp.kube.access import find
@@ -130,46 +129,6 @@ def test_many_at_once(kube: FakeKube, service: Service) -> None:
         said = list(pool.map(lambda body: bind(service, body, "n1"), pods))
     assert said.count("") == 2
     assert sorted(bound(kube).values()) == [("n1", "0"), ("n1", "1")]
-
-
-def test_one_that_could_be_mixed_up_is_bound_once_the_other_has_begun(
-    kube: FakeKube, service: Service
-) -> None:
-    """kube-scheduler binds each pod in a thread of its own: it holds up no other."""
-    kube.kubelet = False
-    a, b = pod("a", 60), pod("b", 60)
-    kube.put(a)
-    kube.put(b)
-    assert bind(service, a, "n1") == ""
-    with ThreadPoolExecutor(1) as pool:
-        binding = pool.submit(bind, service, b, "n1")
-        wait_for(lambda: bool(service.lock._waiters))  # type: ignore[attr-defined]
-        kube.put(pod("c", 30))
-        assert bind(service, pod("c", 30), "n2") == ""  # a change, but not the one
-        assert not binding.done()
-        assert "b" not in bound(kube)
-        kube.begin(a)
-        assert binding.result(20) == ""
-    assert bound(kube) == {"a": ("n1", "0"), "b": ("n1", "1"), "c": ("n2", "0")}
-
-
-def test_kube_scheduler_hears_in_time_that_one_has_to_wait(
-    kube: FakeKube, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert module._WAIT_S + 2 * module._GET_S + module._POST_S < 15 - 0.4  # httpTimeout: 15s
-    kube.kubelet = False
-    for name in "ab":
-        kube.put(pod(name, 60))
-    assert bind(service, pod("a", 60), "n1") == ""
-    monkeypatch.setattr(module, "_WAIT_S", 0.2)
-    assert "kubelet has not begun it; the pod is tried again" in bind(service, pod("b", 60), "n1")
-    monkeypatch.setattr(module, "_WAIT_S", 20.0)
-    with ThreadPoolExecutor(1) as pool:  # and an extender that ends is not held up
-        binding = pool.submit(bind, service, pod("b", 60), "n1")
-        wait_for(lambda: bool(service.lock._waiters))  # type: ignore[attr-defined]
-        assert service._binder.close()
-        assert "not the leader" in binding.result(1)
-    assert "b" not in bound(kube)
 
 
 def test_pods_that_are_not_there_any_more(kube: FakeKube, service: Service) -> None:
@@ -307,8 +266,11 @@ def test_not_ready_before_the_cluster_is_seen(kube: FakeKube, start: Start) -> N
     kube.hook = lambda _, path: 403 if path.startswith("/api/v1/pods") else None
     service = start(elect=False)
     wait_for(lambda: get(service, "/healthz")[0] == 200)
-    assert get(service, "/readyz") == (503, "HARP's extender has not seen the cluster yet")
-    assert "has not seen the cluster" in bind(service, pod("p", 30), "n1")
+    assert get(service, "/readyz") == (
+        503,
+        "HARP's extender does not see the cluster, yet or any more; see its log",
+    )
+    assert "does not see the cluster" in bind(service, pod("p", 30), "n1")
     kube.hook = lambda *_: None
     wait_for(lambda: get(service, "/readyz")[0] == 200)
 
