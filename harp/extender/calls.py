@@ -165,9 +165,8 @@ class Extender:
     def _learn(self, nodes: list[Object]) -> None:
         """Nodes that the watch has not told of yet; else the watch is newer."""
         for body in nodes:
-            node = _read(NodeInfo.of, body)
-            if node.name not in self.view.nodes:
-                step(self.view, NodeSeen(node), self.binder.now_s())
+            if _name_of(body) not in self.view.nodes:
+                step(self.view, NodeSeen(_read(NodeInfo.of, body)), self.binder.now_s())
 
 
 def _asked(args: Object) -> tuple[PodInfo, list[Object] | None, list[str]]:
