@@ -155,7 +155,8 @@ class Service:
 
     def _acquired(self) -> None:
         """What the leader before us bound may not have reached our watch: it is read now."""
-        items, _ = list_all(self._api, _PODS)
+        keep = self._elector.keep if self._elector else lambda: None
+        items, _ = list_all(self._api, _PODS, keep)
         self._happened(TookOver(tuple(_readable(items, PodInfo.of))))
 
     def _happened(self, event: Event) -> None:

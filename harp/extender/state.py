@@ -213,7 +213,7 @@ class View:
     def waiting(self, node: str) -> tuple[PodInfo, ...]:
         """Pods that are there, or are assumed to be, and have not begun."""
         there = self._on.get(node, {})
-        return tuple(there[uid] for uid in self._waiting if uid in there)
+        return tuple(pod for uid, pod in there.items() if uid in self._waiting)
 
     def patience_s(self, uid: str) -> float:
         """How long one that waits may go on before it is doubted."""

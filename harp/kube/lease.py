@@ -142,7 +142,8 @@ class Elector:
         api: where the lease is.
         namespace: and its name: which.
         me: this candidate, unlike any other.
-        acquired: called when we have become the leader, before leads() says so.
+        acquired: called when we have become the leader, before leads() says so; if it may take
+            longer than the lease lasts it calls keep().
         may: whether this one is fit to lead at this moment.
         clock_s: monotonic.
         wait: pauses so many seconds; true: stop.
@@ -171,6 +172,8 @@ class Elector:
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
         self._release_it = True
+        #: the lease as it is while `acquired` runs, and when its renewal began
+        self._taken: tuple[Record, float] | None = None
         #: until when we do not stand
         self._rests_until_s = -math.inf
         #: written by the thread of run() alone, each time as a whole
@@ -231,15 +234,32 @@ class Elector:
         taken = self._write(write.record)
         if taken is None:
             return
-        state = written(state, taken, began_s, self._clock_s())
         if self._state.renewed_s is None:
+            self._taken = taken, began_s
             try:
                 self._acquired()
             except Exception:
                 self._rests_until_s = self._clock_s() + _REST_TRIES * self._tempo.retry_s
-                self._give_back(taken)
+                self._give_back(self._taken[0])
                 raise
-        self._state = state
+            taken, began_s = self._taken
+        self._state = written(state, taken, began_s, self._clock_s())
+
+    def keep(self) -> None:
+        """For an `acquired` that takes long, from within it, now and then: the lease stays ours.
+
+        Raises:
+            DaemonUnreachable: it is not ours any more, or nobody answers.
+        """
+        assert self._taken is not None
+        record, kept_s = self._taken
+        now_s = self._clock_s()
+        if now_s < kept_s + self._tempo.retry_s:
+            return
+        taken = self._write(replace(record, renewed=_now()))
+        if taken is None:
+            raise DaemonUnreachable("another candidate has taken the lease meanwhile")
+        self._taken = taken, now_s
 
     def _write(self, record: Record) -> Record | None:
         """The record as it is now; None: somebody was faster."""

@@ -230,8 +230,15 @@ class _Broken(DaemonUnreachable):
         self.version = version
 
 
-def list_all(api: Asking, path: str) -> tuple[list[Object], str]:
+def list_all(
+    api: Asking, path: str, between: Callable[[], None] = lambda: None
+) -> tuple[list[Object], str]:
     """All objects as they are now, and the version of that.
+
+    Args:
+        api: whom to ask.
+        path: of the collection.
+        between: called between pages, of which a large cluster has hundreds.
 
     Raises:
         DaemonUnreachable: no list.
@@ -254,3 +261,4 @@ def list_all(api: Asking, path: str) -> tuple[list[Object], str]:
             if not version:
                 raise DaemonUnreachable(f"a list of {path} without a version")
             return items, version
+        between()

@@ -25,6 +25,7 @@ from harp.kube.lease import Tempo
 
 TEMPO = Tempo(lease_s=2.0, renew_s=1.0, retry_s=0.1)
 BLIND_S = 0.3
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/harp-scheduler-extender"
 
 
 class Cable(ApiServer):
@@ -179,11 +180,31 @@ def test_one_that_cannot_read_what_was_bound_lets_the_other_lead(
     second.cable.cut = lambda path: path.startswith("/api/v1/pods?limit")
     first.service.stop()
     wait_for(lambda: any("second" in str(o.get("spec")) for _, _, _, o in kube.log))
-    lease = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/harp-scheduler-extender"
-    wait_for(lambda: kube.objects[lease]["spec"]["holderIdentity"] is None)
+    wait_for(lambda: kube.objects[LEASE]["spec"]["holderIdentity"] is None)
     assert not second.ready
     second.mend()
     wait_for(lambda: second.ready)
+
+
+def test_a_list_that_takes_longer_than_the_lease(
+    kube: FakeKube, two: tuple[Replica, Replica], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once two that had to read many pods took the lease from each other for ever."""
+    for number in range(6):
+        kube.put(pod(f"p{number}", 10))
+    third = start("third")
+    wait_for(third.service.synced)
+    monkeypatch.setattr("harp.kube.watch._PAGE", 1)
+
+    def slow(path: str) -> bool:
+        time.sleep(0.5 * ("pods?limit" in path))
+        return False
+
+    for replica in (two[1], third):
+        replica.cable.cut = slow
+    two[0].service.stop()
+    wait_for(lambda: two[1].answers() or third.answers())
+    assert kube.objects[LEASE]["spec"]["leaseTransitions"] == 1
 
 
 @pytest.mark.parametrize("arrived", [True, False])

@@ -122,6 +122,38 @@ def test_of_two_the_one_that_can_read_leads() -> None:
     raise AssertionError("nobody leads")
 
 
+def test_reading_may_take_longer_than_the_lease_lasts() -> None:
+    """Else two candidates take it from each other for ever, and neither leads."""
+    kube, clock = FakeKube(), _Clock()
+
+    def read() -> None:
+        for _ in range(20):
+            clock.now_s += 1.5
+            a.keep()
+            b.step()
+            assert not b.leads()
+
+    a, b = _elector(kube, clock, "a", acquired=read), _elector(kube, clock, "b")
+    a.step()
+    assert a.leads()
+
+
+def test_who_has_lost_the_lease_while_it_read_does_not_lead() -> None:
+    kube, clock = FakeKube(), _Clock()
+
+    def read() -> None:
+        b.step()
+        clock.now_s += 15.0
+        b.step()
+        a.keep()
+
+    a, b = _elector(kube, clock, "a", acquired=read), _elector(kube, clock, "b")
+    with pytest.raises(DaemonUnreachable, match="meanwhile"):
+        a.step()
+    assert (a.leads(), b.leads()) == (False, True)
+    assert kube.objects[LEASE]["spec"]["holderIdentity"] == "b"  # not given back for it
+
+
 def test_who_may_not_stand_does_not() -> None:
     kube, clock, may = FakeKube(), _Clock(), [False]
     a, b = _elector(kube, clock, "a", may=lambda: may[0]), _elector(kube, clock, "b")
