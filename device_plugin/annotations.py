@@ -171,4 +171,4 @@ _TAKEN: dict[str, Callable[[Limits, Limits, str], tuple[Limits, str]]] = {
     "remote": _remote,
 }
 #: read by other parts of HARP
-_ELSEWHERE = {"estimate", "gpu", "gpu-used"}
+_ELSEWHERE = {"estimate", "gpu"}

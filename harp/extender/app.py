@@ -46,6 +46,8 @@ _T = TypeVar("_T")
 LEASE = "harp-scheduler-extender"
 _NODES = "/api/v1/nodes"
 _PODS = "/api/v1/pods"
+#: watches that fail for so long show no more what others do: a restart of an API server is shorter
+_BLIND_S = 20.0
 
 Address = tuple[str, int]
 
@@ -91,6 +93,7 @@ class Service:
                 LEASE,
                 options.me,
                 acquired=self._acquired,
+                may=self.synced,
                 tempo=options.tempo,
             )
             if options.elect
@@ -140,8 +143,8 @@ class Service:
             thread.join()
 
     def synced(self) -> bool:
-        """Whether the cluster has been seen as a whole."""
-        return all(follower.synced.is_set() for follower in self._followers)
+        """Whether the cluster has been seen as a whole, and still is."""
+        return all(follower.follows(_BLIND_S) for follower in self._followers)
 
     def leads(self) -> bool:
         """Whether this replica may bind."""
@@ -152,7 +155,8 @@ class Service:
 
     def _acquired(self) -> None:
         """What the leader before us bound may not have reached our watch: it is read now."""
-        items, _ = list_all(self._api, _PODS)
+        keep = self._elector.keep if self._elector else lambda: None
+        items, _ = list_all(self._api, _PODS, keep)
         self._happened(TookOver(tuple(_readable(items, PodInfo.of))))
 
     def _happened(self, event: Event) -> None:

@@ -25,6 +25,7 @@ from harp.extender.core import (
     Post,
     Posted,
     Read,
+    Wait,
     Was,
     step,
 )
@@ -35,10 +36,15 @@ from harp.kube.client import Asking
 __all__ = ["Binder"]
 
 _log = structlog.get_logger(__name__)
-#: together below kube-scheduler's patience with an extender (5 s), and below the 5 s that a leader
-#: who has just stopped has before another begins (harp/kube/lease.py)
+#: the last two requests are together below the 5 s that a leader who has just stopped has before
+#: another begins (harp/kube/lease.py); all of it is below kube-scheduler's patience with an
+#: extender, httpTimeout: 15s
 _GET_S = 1.0
 _POST_S = 2.5
+#: for other pods to begin; a moment is usual
+_WAIT_S = 10.0
+#: after so long it is looked whether we still lead
+_LOOK_S = 0.5
 #: what a binding that has begun may take at most
 _DRAIN_S = 2 * _GET_S + _POST_S + 2.0
 #: without an election: after so long without a binding another may have bound meanwhile; shorter
@@ -107,6 +113,9 @@ class Binder:
         """Begin nothing more, and wait for what has begun; whether all of it has ended."""
         with self._idle:
             self._closed = True
+        with self._lock:
+            self._lock.notify_all()  # to those who wait for other pods
+        with self._idle:
             return self._idle.wait_for(lambda: not self._running, _DRAIN_S)
 
     def _bind(self, namespace: str, name: str, uid: str, node: str) -> Done:
@@ -139,10 +148,15 @@ class Binder:
             self._last_s = now_s
 
     def _follow(self, event: Event) -> Done:
+        end_s = self._clock_s() + _WAIT_S
         while True:
             with self._lock:
+                before = self._view.generation
                 actions = step(self._view, event, self._clock_s())
-                self._lock.notify_all()
+                if self._view.generation != before:
+                    self._lock.notify_all()
+                if isinstance(wait := actions[-1], Wait):
+                    actions = (*actions[:-1], *self._wait(wait, end_s))
             for action in actions:
                 match action:
                     case Expired(pod):
@@ -155,6 +169,20 @@ class Binder:
                         if outcome is not Outcome.BOUND:
                             _log.warning("not_bound", reason=why)
                         return action
+
+    def _wait(self, wait: Wait, end_s: float) -> tuple[Done, ...]:
+        """Until something has changed: (); or why no longer. The lock is held, but for the wait."""
+        generation, until_s = self._view.generation, self._clock_s() + wait.for_s
+        while self._view.generation == generation and self._clock_s() < until_s:
+            left_s = min(end_s, until_s) - self._clock_s()
+            if left_s <= 0:
+                return (Done(Outcome.REFUSED, wait.why),)
+            if self._closed or not self._leads():
+                return (
+                    Done(Outcome.REFUSED, "this replica is not the leader any more"),
+                )  # or ends
+            self._lock.wait(min(left_s, _LOOK_S))
+        return ()
 
     def _post(self, post: Post) -> Posted:
         pod = post.pod

@@ -81,7 +81,7 @@ class Extender:
     def lack(self) -> str:
         """Why this replica does not answer; empty: it does."""
         if not self.synced():
-            return "HARP's extender has not seen the cluster yet"
+            return "HARP's extender does not see the cluster, yet or any more; see its log"
         return "" if self.leads() else "this replica of HARP's extender is not the leader"
 
     def filter(self, args: Object) -> Object:
@@ -142,6 +142,7 @@ class Extender:
         return {"Error": "" if done.outcome is Outcome.BOUND else done.why}
 
     def _judge(self, pod: PodInfo, names: Sequence[str]) -> Filtered:
+        self.view.now_s = self.binder.now_s()
         found = filter_nodes(self.view, pod, names)
         end_s = time.monotonic() + _WAIT_S
         while names and not found.fitting:
@@ -164,9 +165,8 @@ class Extender:
     def _learn(self, nodes: list[Object]) -> None:
         """Nodes that the watch has not told of yet; else the watch is newer."""
         for body in nodes:
-            node = _read(NodeInfo.of, body)
-            if node.name not in self.view.nodes:
-                step(self.view, NodeSeen(node), self.binder.now_s())
+            if _name_of(body) not in self.view.nodes:
+                step(self.view, NodeSeen(_read(NodeInfo.of, body)), self.binder.now_s())
 
 
 def _asked(args: Object) -> tuple[PodInfo, list[Object] | None, list[str]]:

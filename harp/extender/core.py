@@ -2,24 +2,26 @@
 """What follows from what happens: step(view, event, now) -> actions. Pure.
 
     BindAsked ── does it fit? which GPU? assume ── Post ── Posted ── confirm, or undo ── Done
-                                                              └── lost, conflict ── Read ── Was ──┘
+        └── Wait, and asked again                             └── lost, conflict ── Read ── Was ──┘
 
 (1) Between BindAsked and Done a pod's slots are nobody else's, and no second Post about it is
     made.
 (2) After a lost answer the pod may be bound at any moment, for LOST_S. Meanwhile it is bound to
     that node, to those GPUs, or not at all: a second request then cannot contradict the first.
-(3) A pod whose answer says "bound" is bound where the API server says, not where we asked.
+(3) A pod that the plugin could take for another that has not begun waits for that one (waiting.py).
+(4) A pod whose answer says "bound" is bound where the API server says, not where we asked.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harp.extender.objects import GPU, RESOURCE, NodeInfo, PodInfo
 from harp.extender.room import fit, misfit
 from harp.extender.state import View
+from harp.extender.waiting import clash
 
 __all__ = [
     "Action",
@@ -38,6 +40,7 @@ __all__ = [
     "Posted",
     "Read",
     "TookOver",
+    "Wait",
     "Was",
     "step",
 ]
@@ -145,6 +148,14 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again when something has changed, after `for_s` at the latest; or give it up."""
+
+    for_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Tell kube-scheduler: bound, or why not. It tries again after the latter."""
 
@@ -171,7 +182,7 @@ Event = (
     | Posted
     | Was
 )
-Action = Post | Read | Done | Expired
+Action = Post | Read | Wait | Done | Expired
 
 
 def step(view: View, event: Event, now_s: float) -> tuple[Action, ...]:
@@ -197,6 +208,7 @@ def step(view: View, event: Event, now_s: float) -> tuple[Action, ...]:
         case PodGone(uid):
             view.drop_pod(uid)
         case TookOver(pods):
+            view.begun(pods)
             for pod in pods:
                 if pod.node and not pod.ended and pod.claims:
                     _bound(view, pod, now_s)
@@ -243,11 +255,22 @@ def _ask(view: View, pod: PodInfo, node: str) -> Action:
         if isinstance(found, str):
             return Done(Outcome.REFUSED, f"node {node}: {found}")
         gpus = found
+        if (other := _mistakable(view, replace(pod, node=node, gpus=gpus))) is not None:
+            return Wait(
+                view.patience_s(other.uid),
+                f"{pod.key} is not bound to {node} yet: {other.key} may be mixed up with it on the"
+                " node, and kubelet has not begun it; the pod is tried again",
+            )
     view.assume(pod, node, gpus)
     assumed = view.assumption(pod.uid)
     assert assumed is not None  # it is not bound, and not gone
     # Where no GPU is named, what the pod's maker wrote there may not be taken for ours.
     return Post(assumed.pod, {GPU: ",".join(gpus)} if pod.claims else {})
+
+
+def _mistakable(view: View, pod: PodInfo) -> PodInfo | None:
+    """A pod on its node for which the plugin could take it, and the reverse."""
+    return clash(view.nodes[pod.node], pod, view.waiting(pod.node))
 
 
 def _place(view: View, pod: PodInfo, node: str) -> tuple[str, ...] | str:
@@ -294,7 +317,9 @@ def _was(view: View, was: Was, now_s: float) -> Action:
 
 def _bound(view: View, pod: PodInfo, now_s: float) -> None:
     """The API server has it bound there; the watch may not know yet."""
-    view.assume(pod, pod.node, pod.gpus)
+    before = view.assumption(pod.uid)
+    if before is None or not before.confirmed:  # else we have written it ourselves
+        view.assume(pod, pod.node, pod.gpus)
     view.confirm(pod.uid, now_s)
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harp.extender.objects import NodeInfo, PodInfo
-from harp.extender.room import Room, best, fit, misfit
+from harp.extender.room import Fit, Room, best, fit, misfit
 from harp.extender.state import View
+from harp.extender.waiting import clash
 from harp.scheduler import WHOLE_MILLI, Cluster, Fragmentation, Node, Pod, Shape, make, typical
 
 __all__ = ["HIGHEST", "Filtered", "Scorer", "filter_nodes"]
@@ -46,7 +47,9 @@ def filter_nodes(view: View, pod: PodInfo, names: Iterable[str]) -> Filtered:
     fitting: list[str] = []
     full: dict[str, str] = {}
     never: dict[str, str] = {}
+    later: dict[str, str] = {}  #: of those that fit
     assumed = view.assumption(pod.uid)
+    stuck = view.stuck()
     for name in names:
         node = view.nodes.get(name)
         if not pod.claims:
@@ -65,7 +68,20 @@ def filter_nodes(view: View, pod: PodInfo, names: Iterable[str]) -> Filtered:
             full[name] = found
         else:
             fitting.append(name)
+            if name in stuck and (why := _delay(view, replace(pod, node=name), found)):
+                later[name] = why
+    if len(later) < len(fitting):  # else it is bound where it can be, be it later
+        fitting = [name for name in fitting if name not in later]
+        full |= later
     return Filtered(tuple(fitting), full, never)
+
+
+def _delay(view: View, pod: PodInfo, found: Fit) -> str:
+    """Why its binding would have to wait (waiting.py); empty: it would not."""
+    node = view.nodes[pod.node]
+    named = replace(pod, gpus=tuple(map(node.name_of, found.gpus)))
+    other = clash(node, named, view.waiting(node.name))
+    return f"{other.key} may be mixed up with it, and kubelet has not begun it" if other else ""
 
 
 @dataclass(slots=True)

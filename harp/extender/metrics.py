@@ -26,7 +26,7 @@ class Meter:
     Args:
         view: the cluster.
         lock: of the view.
-        synced: whether the cluster has been seen.
+        synced: whether the cluster is seen.
         leads: whether this replica leads.
     """
 
@@ -114,7 +114,7 @@ class _Now(Collector):
             "not_located": sum(sum(room.adrift) / room.per_gpu for room in rooms),
         }
         yield _gauge("leader", "1: this replica leads.", self._leads())
-        yield _gauge("synced", "1: this replica has seen the cluster.", self._synced())
+        yield _gauge("synced", "1: this replica sees the cluster.", self._synced())
         yield _gauge("nodes", "Nodes with shares.", len(nodes))
         yield _gauge(
             "assumed_pods", "Pods bound, or perhaps bound, that no watch shows yet.", assumed

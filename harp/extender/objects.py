@@ -4,7 +4,6 @@
 | where | name | who writes it | value |
 |---|---|---|---|
 | pod, annotation | harp.dev/gpu | the extender, with the binding | its GPUs: "GPU-4f", "0,1" |
-| pod, annotation | harp.dev/gpu-used | who knows better on the node | the same; counts more |
 | node, annotation | harp.dev/gpus | who knows on the node | [{"uuid": "GPU-4f", "healthy": true}] |
 | node, annotation or label | harp.dev/slots-per-gpu | who set it for the plugin | 100, 200, 400 |
 
@@ -12,6 +11,9 @@ A pod's GPUs are listed in the order in which kubelet serves its containers, one
 k whole GPUs, with commas between. A GPU is named by its UUID where the node's harp.dev/gpus says
 it, else by its place: its number among the node's GPUs that HARP has, in NVML's order, from 0, as
 the device plugin counts them. Both are read.
+
+A pod that kubelet took long after it was bound is on a GPU that is not known: others may have been
+bound meanwhile, and the plugin cannot tell them apart (waiting.py).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
@@ -26,15 +29,18 @@ from kubernetes.utils.quantity import parse_quantity
 
 from harp.errors import ConfigError
 
-__all__ = ["GPU", "GPUS", "GPU_USED", "RESOURCE", "SLOTS_PER_GPU", "Claim", "NodeInfo", "PodInfo"]
+__all__ = ["GPU", "GPUS", "RESOURCE", "SLOTS_PER_GPU", "SLOW_S", "Claim", "NodeInfo", "PodInfo"]
 
 RESOURCE = "harp.dev/gpu-share"
 GPU = "harp.dev/gpu"
-GPU_USED = "harp.dev/gpu-used"
 GPUS = "harp.dev/gpus"
 SLOTS_PER_GPU = "harp.dev/slots-per-gpu"
+#: from the binding to kubelet's start, by two machines' clocks; below waiting.START_S
+SLOW_S = 45.0
 _PER_GPU = 100
 _MODEL = "nvidia.com/gpu.product"
+#: kubelet's reason where Allocate says no
+_REJECTED = "UnexpectedAdmissionError"
 #: slots and GPUs a node can have; what is above is somebody's mistake
 _SLOTS_MAX = 1 << 16
 #: what a quantity of CPUs or memory counts as at most; no machine has as much
@@ -130,11 +136,20 @@ class PodInfo:
     gpus: tuple[str, ...] = ()  #: names, in the order of the claims; empty: not known
     ended: bool = False
     managed: bool = False  #: it names the resource, be it 0: else kube-scheduler binds it itself
+    asks: tuple[int, ...] = ()  #: slots of its containers, init containers first, without zeros
+    started_s: float | None = None  #: kubelet's clock; None: it has not said that it took the pod
+    placed: bool = False  #: who bound it has said which GPU, or that it is not known
+    rejected: bool = False  #: kubelet found no slots for it on its node
 
     @property
     def key(self) -> str:
         """For people."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether the plugin may yet be asked for GPUs for it."""
+        return bool(self.asks) and self.started_s is None and not self.ended
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> PodInfo:
@@ -151,6 +166,9 @@ class PodInfo:
         passing = [one for one in inits if not one.stays]
         staying = [*sidecars, *mains]
         overhead = _part(spec, "overhead")
+        status = _part(body, "status")
+        started_s = _seconds(status.get("startTime"))
+        slow = started_s is not None and started_s - (_bound_s(status) or started_s) > SLOW_S
         return cls(
             uid=str(meta.get("uid") or f"{namespace}/{name}"),
             namespace=namespace,
@@ -163,9 +181,13 @@ class PodInfo:
                 sum(one.memory for one in staying), *(one.memory for one in passing), 0
             )
             + _quantity(overhead, "memory"),
-            gpus=_places(_part(meta, "annotations")),
-            ended=_part(body, "status").get("phase") in ("Succeeded", "Failed"),
+            gpus=() if slow else _places(_part(meta, "annotations")),
+            ended=status.get("phase") in ("Succeeded", "Failed"),
             managed=any(one.named for one in (*mains, *inits)),
+            asks=tuple(one.slots for one in (*inits, *mains) if one.slots),
+            started_s=started_s,
+            placed=GPU in _part(meta, "annotations"),
+            rejected=status.get("phase") == "Failed" and status.get("reason") == _REJECTED,
         )
 
 
@@ -209,10 +231,25 @@ def _claims(staying: list[_Asks], passing: list[_Asks]) -> tuple[Claim, ...]:
 
 
 def _places(annotations: Mapping[str, Any]) -> tuple[str, ...]:
-    text = annotations.get(GPU_USED) or annotations.get(GPU)
+    text = annotations.get(GPU)
     if not isinstance(text, str) or not text:
         return ()
     return tuple(name.strip() for name in text.split(","))
+
+
+def _bound_s(status: Mapping[str, Any]) -> float | None:
+    """When the API server wrote the binding."""
+    for one in status.get("conditions") or ():
+        if isinstance(one, Mapping) and one.get("type") == "PodScheduled":
+            return _seconds(one.get("lastTransitionTime"))
+    return None
+
+
+def _seconds(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def _said(text: object, gpus: int) -> tuple[tuple[str, ...], frozenset[int]]:

@@ -8,22 +8,24 @@
 | bind | PodName, PodNamespace, PodUID, Node | Error |
 
 kube-scheduler sends names where its config says nodeCacheCapable, else whole nodes; it gets back
-the same kind. Field names are Go's, read without regard to case, as Go reads them: kube-scheduler
-before 1.17 wrote them small. An answer of 200 with Error makes it try the pod again; other answers
-do too, but their text is not shown.
+the same kind. Whole nodes are large: such bodies are worked on one at a time. Field names are Go's,
+read without regard to case, as Go reads them: kube-scheduler before 1.17 wrote them small. An
+answer of 200 with Error makes it try the pod again; other answers do too, but their text is not
+shown.
 
 Source: kube-scheduler's extender/v1/types.go, pkg/scheduler/extender.go.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,14 +38,19 @@ from harp.errors import ConfigError
 from harp.extender.calls import BadRequestError, Extender, UnreadyError
 from harp.kube.client import Object
 
-__all__ = ["BODY_MAX", "CONNECTIONS_MAX", "Server", "Tls"]
+__all__ = ["BODY_MAX", "BODY_SMALL", "CONNECTIONS_MAX", "Server", "Tls"]
 
 _log = structlog.get_logger(__name__)
-#: names of 10,000 nodes and the largest pod there can be; whole nodes of a small cluster
-BODY_MAX = 4 << 20
+#: names of 10,000 nodes and the largest pod there can be
+BODY_SMALL = 4 << 20
+#: 5,000 whole nodes of 16 KiB; one that lists 50 images is 8 to 12 KiB
+BODY_MAX = 80 << 20
+#: until the one before has been worked on; kube-scheduler asks for one pod after the other
+_LARGE_S = 10.0
 _BODY_READ_ONLY_MAX = 1 << 10
-#: each is a thread; kube-scheduler has one for its filters, and one for each pod being bound
-CONNECTIONS_MAX = 128
+#: each is a thread; kube-scheduler has one for its filters, and one for each pod being bound, of
+#: which some hundred may wait for others to begin (waiting.py)
+CONNECTIONS_MAX = 512
 #: kube-scheduler keeps connections; one that says nothing for so long is closed
 _IDLE_S = 60.0
 #: one that has not begun, be it the handshake; who asks at all asks at once
@@ -94,7 +101,8 @@ class Server:
             )
         # Where nothing is called, nobody has a body to read, though one is answered properly.
         body_max = min(body_max, _BODY_READ_ONLY_MAX) if read_only else body_max
-        its = {"extender": extender, "body_max": body_max, "read_only": read_only}
+        large = threading.Semaphore()
+        its = {"extender": extender, "body_max": body_max, "read_only": read_only, "large": large}
         handler = type("_Bound", (_Handler,), its)
         context = _context(tls) if tls else None
         try:
@@ -197,6 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
     extender: ClassVar[Extender]
     body_max: ClassVar[int]
     read_only: ClassVar[bool]
+    large: ClassVar[threading.Semaphore]  #: who has it works on a large body
 
     def do_GET(self) -> None:
         """Probes and Prometheus."""
@@ -217,20 +226,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """The three calls."""
         self.connection.settimeout(_IDLE_S)
-        extender = self.extender
-        calls: dict[str, Callable[[Object], object]] = {
-            "filter": extender.filter,
-            "prioritize": extender.prioritize,
-            "bind": extender.bind,
-        }
         name = self.path.partition("?")[0].removeprefix("/")
         try:
-            body = self._body()
-            call = None if self.read_only else calls.get(name)
-            if call is None:
-                raise BadRequestError("POST /filter, /prioritize or /bind", HTTPStatus.NOT_FOUND)  # noqa: TRY301
-            with extender.meter.timed(name):
-                answer = call(body)
+            length = self._length()
+            with self._turn() if length > BODY_SMALL else contextlib.nullcontext():
+                raw = json.dumps(self._called(name, self._body(length))).encode()
         except UnreadyError as error:
             self.close_connection = True
             # An error of prioritize is a status: its answer is a list.
@@ -244,9 +244,23 @@ class _Handler(BaseHTTPRequestHandler):
             _log.exception("call_broken", path=self.path)
             self._say(HTTPStatus.INTERNAL_SERVER_ERROR, {"Error": "internal error; see the log"})
         else:
-            self._say(HTTPStatus.OK, answer)
+            self._say(HTTPStatus.OK, raw, "application/json")
 
-    def _body(self) -> Object:
+    def _called(self, name: str, body: Object) -> object:
+        extender = self.extender
+        calls: dict[str, Callable[[Object], object]] = {
+            "filter": extender.filter,
+            "prioritize": extender.prioritize,
+            "bind": extender.bind,
+        }
+        call = None if self.read_only else calls.get(name)
+        if call is None:
+            raise BadRequestError("POST /filter, /prioritize or /bind", HTTPStatus.NOT_FOUND)
+        with extender.meter.timed(name):
+            return call(body)
+
+    def _length(self) -> int:
+        """Of the body, which is not too long."""
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit():
             self.close_connection = True  # where its body ends is not known
@@ -254,10 +268,29 @@ class _Handler(BaseHTTPRequestHandler):
         if int(length) > self.body_max:
             self.close_connection = True
             raise BadRequestError(
-                f"a body of {length} bytes; {self.body_max} at most: set nodeCacheCapable: true",
+                f"a body of {length} bytes; {self.body_max} at most; remedy: nodeCacheCapable: true"
+                " in kube-scheduler's configuration, so that it sends names of nodes alone",
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             )
-        raw = self.rfile.read(int(length))
+        return int(length)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A large body takes a multiple of its size in memory: one at a time."""
+        if not self.large.acquire(timeout=_LARGE_S):
+            self.close_connection = True
+            raise BadRequestError(
+                "another large body is worked on; remedy: nodeCacheCapable: true in"
+                " kube-scheduler's configuration",
+                HTTPStatus.SERVICE_UNAVAILABLE,
+            )
+        try:
+            yield
+        finally:
+            self.large.release()
+
+    def _body(self, length: int) -> Object:
+        raw = self.rfile.read(length)
         try:
             body = json.loads(raw)
         except (ValueError, RecursionError) as error:

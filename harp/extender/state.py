@@ -10,6 +10,11 @@ may not give its slots again. An assumption ends with the watch, with undo(), or
 LOST_S where an answer was lost, so that nobody knows what became of the request; late where the API
 server did say that the pod is bound (then only a pod that was deleted unseen can be meant); never
 while an answer is waited for.
+
+Which GPU a pod has is what was written with its binding, as it was seen first; later edits of the
+annotation count for nothing. It is doubted, for good, where the plugin may have given another:
+where it waited too long, or beside a pod it could be taken for (waiting.py), or where kubelet
+refused a pod that we had found room for.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from math import inf
 
 from harp.extender.objects import NodeInfo, PodInfo
 from harp.extender.room import Room, room_of
+from harp.extender.waiting import START_S, STUCK_S, clash
 
 __all__ = ["CONFIRMED_S", "LOST_S", "Assumption", "Usage", "View"]
 
@@ -75,6 +81,12 @@ class View:
         self._rooms: dict[str, Room] = {}
         #: UIDs of pods that are gone or have ended, oldest first: none comes back
         self._gone: dict[str, None] = {}
+        #: {uid: since when} of pods in `_on` that kubelet has not begun
+        self._waiting: dict[str, float] = {}
+        #: UIDs of pods in `_on` whose GPU is not what is written
+        self._doubted: set[str] = set()
+        #: monotonic, of the last event
+        self.now_s = 0.0
         #: counts changes of `pods`
         self.changes = 0
         #: counts changes of rooms: while it stands, so do all answers
@@ -85,12 +97,15 @@ class View:
         self.nodes = {node.name: node for node in nodes}
         self._rooms.clear()
         self.generation += 1
+        for name in {self._where(uid) for uid in self._waiting}:
+            self._look_for_mixups(name)
 
     def put_node(self, node: NodeInfo) -> None:
         """One is new, or has changed."""
         if self.nodes.get(node.name) != node:  # kubelet writes its node every few seconds
             self.nodes[node.name] = node
             self._change(node.name)
+            self._look_for_mixups(node.name)
 
     def drop_node(self, name: str) -> None:
         """One is gone. Its pods are not, until the watch says so."""
@@ -103,20 +118,36 @@ class View:
         for uid in self.pods.keys() - there.keys():
             self._forget(uid)
             self._end(uid)
-        for pod in there.values():
+        self.begun(there.values())
+        for pod in sorted(there.values(), key=lambda pod: pod.ended):
             self.put_pod(pod)
+
+    def begun(self, pods: Iterable[PodInfo]) -> None:
+        """Of these, those that have begun wait no more: ahead of a list that is gone through."""
+        for pod in pods:
+            if not pod.waits:
+                self._waiting.pop(pod.uid, None)
 
     def put_pod(self, pod: PodInfo) -> None:
         """One is new, or has changed."""
         self.changes += 1
         if pod.ended:
+            if pod.rejected and not self.is_gone(pod.uid):
+                self._rejected(pod)
             self.drop_pod(pod.uid)
             return
+        before, assumed = self.pods.get(pod.uid), self._assumed.get(pod.uid)
+        if before is not None and before.node:
+            pod = replace(pod, gpus=before.gpus)
+        elif pod.node and assumed is not None and assumed.confirmed:
+            pod = replace(pod, gpus=assumed.pod.gpus)
         self._forget(pod.uid)
         self.pods[pod.uid] = pod
         if pod.node:
-            self.undo(pod.uid)
+            self._unassume(pod.uid)
             self._put_on(pod)
+        elif assumed is None:
+            self._nowhere(pod.uid)
 
     def drop_pod(self, uid: str) -> None:
         """One is gone, or has ended."""
@@ -132,7 +163,9 @@ class View:
     def assume(self, pod: PodInfo, node: str, gpus: tuple[str, ...]) -> None:
         """It is about to be bound; what becomes of it is waited for."""
         before = self._assumed.get(pod.uid)
-        self.undo(pod.uid)
+        if before is not None and before.pod.node != node:
+            self.undo(pod.uid)
+        self._unassume(pod.uid)
         if pod.uid in self._gone or (pod.uid in self.pods and self.pods[pod.uid].node):
             return  # the watch knows better
         pod = replace(pod, node=node, gpus=gpus)
@@ -150,13 +183,15 @@ class View:
             self._assumed[uid] = Assumption(self._assumed[uid].pod, now_s + LOST_S, lost=True)
 
     def undo(self, uid: str) -> None:
-        """It was not bound, or the watch shows it."""
-        assumed = self._assumed.pop(uid, None)
-        if assumed is not None:
-            self._take_off(assumed.pod)
+        """It was not bound."""
+        if self._unassume(uid):
+            self._nowhere(uid)
 
     def expire(self, now_s: float) -> tuple[PodInfo, ...]:
-        """End assumptions whose time is over; which they were."""
+        """End assumptions whose time is over; which they were. Who waited too long is doubted."""
+        self.now_s = now_s
+        for uid in [uid for uid, since_s in self._waiting.items() if since_s + START_S <= now_s]:
+            self._doubt(uid)
         over = [uid for uid, one in self._assumed.items() if one.until_s <= now_s]
         pods = tuple(self._assumed[uid].pod for uid in over)
         for uid in over:
@@ -175,6 +210,20 @@ class View:
         """Pods that are there, or are assumed to be."""
         return tuple(self._on.get(node, {}).values())
 
+    def waiting(self, node: str) -> tuple[PodInfo, ...]:
+        """Pods that are there, or are assumed to be, and have not begun."""
+        there = self._on.get(node, {})
+        return tuple(pod for uid, pod in there.items() if uid in self._waiting)
+
+    def patience_s(self, uid: str) -> float:
+        """How long one that waits may go on before it is doubted."""
+        return max(0.0, self._waiting[uid] + START_S - self.now_s)
+
+    def stuck(self) -> set[str]:
+        """Nodes where one has waited for longer than is usual."""
+        since_s = self.now_s - STUCK_S
+        return {self._where(uid) for uid, begun_s in self._waiting.items() if begun_s <= since_s}
+
     def room(self, name: str) -> Room:
         """A node's shares.
 
@@ -191,20 +240,72 @@ class View:
         pods = self.on(node)
         return Usage(sum(pod.cpu_milli for pod in pods), sum(pod.memory_bytes for pod in pods))
 
+    def _unassume(self, uid: str) -> bool:
+        assumed = self._assumed.pop(uid, None)
+        if assumed is not None:
+            self._take_off(assumed.pod)
+        return assumed is not None
+
+    def _where(self, uid: str) -> str:
+        """The node of a pod in `_on`."""
+        assumed = self._assumed.get(uid)
+        return assumed.pod.node if assumed is not None else self.pods[uid].node
+
+    def _rejected(self, pod: PodInfo) -> None:
+        """Kubelet had no room where we saw some: those that were there lie otherwise."""
+        for other in self.on(pod.node) if pod.placed else ():
+            before = other.started_s is None or other.started_s <= (pod.started_s or inf)
+            if other.uid != pod.uid and before:
+                self._doubt(other.uid)
+
+    def _doubt(self, uid: str) -> None:
+        """What is written on it counts no more; where there is but one GPU, it is on that."""
+        node = self._where(uid)
+        pod = self._on[node][uid]
+        if node in self.nodes and self.nodes[node].gpus <= 1:
+            return
+        self._doubted.add(uid)
+        if pod.gpus:
+            self._on[node][uid] = replace(pod, gpus=())
+            self._change(node)
+
+    def _look_for_mixups(self, node: str) -> None:
+        """Pods that wait together, one of whom asked nobody."""
+        known = self.nodes.get(node)
+        waiting = self.waiting(node)
+        for pod in waiting if known and len(waiting) > 1 else ():
+            assert known is not None
+            if clash(known, pod, waiting) is not None:
+                self._doubt(pod.uid)
+
     def _forget(self, uid: str) -> None:
         """What the watch said of it is void."""
         was = self.pods.pop(uid, None)
         if was is not None and was.node:
             self._take_off(was)
 
+    def _nowhere(self, uid: str) -> None:
+        """It is on no node, so nothing is known of how it came there."""
+        self._waiting.pop(uid, None)
+        self._doubted.discard(uid)
+
     def _end(self, uid: str) -> None:
+        self._nowhere(uid)
         self._gone[uid] = None
         if len(self._gone) > _GONE_MAX:
             del self._gone[next(iter(self._gone))]
 
     def _put_on(self, pod: PodInfo) -> None:
+        if pod.uid in self._doubted:
+            pod = replace(pod, gpus=())
         self._on.setdefault(pod.node, {})[pod.uid] = pod
+        if pod.waits:
+            self._waiting.setdefault(pod.uid, self.now_s)
+        else:
+            self._waiting.pop(pod.uid, None)
         self._change(pod.node)
+        if pod.uid in self._waiting:
+            self._look_for_mixups(pod.node)
 
     def _take_off(self, pod: PodInfo) -> None:
         there = self._on.get(pod.node, {})

@@ -9,13 +9,17 @@
     lasts, by our monotonic clock.
 (2) Who leads stops 10 s after its last renewal began, without being told; who takes over waits 15 s
     after that renewal was seen. What the leader started in its last moment has 5 s to end.
-(3) Writes name the version that was read, so that of two who take over one fails.
+(3) Who may not stand (it sees nothing of what it decides about) stops at once and lets its lease
+    lapse, so that what it has begun has its time, and another leads. Who has the lease and cannot
+    begin gives it back, and lets others go first.
+(4) Writes name the version that was read, so that of two who take over one fails.
 
 Source: client-go tools/leaderelection (15 s, 10 s, 2 s are its defaults).
 """
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -35,6 +39,10 @@ _log = structlog.get_logger(__name__)
 _NOT_FOUND = 404
 _CONFLICT = 409
 _ASK_S = 3.0
+#: until it is looked again whether we may stand
+_SOON_S = 0.1
+#: so many tries of others come before ours
+_REST_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,9 @@ class Elector:
         api: where the lease is.
         namespace: and its name: which.
         me: this candidate, unlike any other.
-        acquired: called when we have become the leader, before leads() says so.
+        acquired: called when we have become the leader, before leads() says so; if it may take
+            longer than the lease lasts it calls keep().
+        may: whether this one is fit to lead at this moment.
         clock_s: monotonic.
         wait: pauses so many seconds; true: stop.
     """
@@ -147,6 +157,7 @@ class Elector:
         me: str,
         *,
         acquired: Callable[[], None] = lambda: None,
+        may: Callable[[], bool] = lambda: True,
         tempo: Tempo | None = None,
         clock_s: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
@@ -155,17 +166,22 @@ class Elector:
         self._name, self._namespace = name, namespace
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._acquired = acquired
+        self._may = may
         self._tempo = tempo or Tempo()
         self._clock_s = clock_s
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
         self._release_it = True
+        #: the lease as it is while `acquired` runs, and when its renewal began
+        self._taken: tuple[Record, float] | None = None
+        #: until when we do not stand
+        self._rests_until_s = -math.inf
         #: written by the thread of run() alone, each time as a whole
         self._state = State(me)
 
     def leads(self) -> bool:
         """Whether we are the leader now; without asking, so it is true no longer than is safe."""
-        return leads(self._state, self._clock_s(), self._tempo)
+        return leads(self._state, self._clock_s(), self._tempo) and self._may()
 
     @property
     def leader(self) -> str:
@@ -176,16 +192,18 @@ class Elector:
     def run(self) -> None:
         """Until stop(); then the lease is given up, if stop() says so."""
         while True:
-            led = self.leads()
+            led, pause_s = self.leads(), _SOON_S
             try:
-                self.step()
+                if self._may():
+                    pause_s = self._tempo.retry_s
+                    self.step()
             except HarpError as error:
                 _log.warning("election_failed", reason=error.message)
             except Exception:  # noqa: BLE001 - a candidate that stops trying never leads again
                 _log.exception("election_broken")
             if led != self.leads():
                 _log.info("leading", leads=self.leads(), leader=self.leader)
-            if self._wait(self._tempo.retry_s * random.uniform(1.0, 1.2)):  # noqa: S311 - apart
+            if self._wait(pause_s * random.uniform(1.0, 1.2)):  # noqa: S311 - apart
                 break
         try:
             if self._release_it:
@@ -211,15 +229,37 @@ class Elector:
         began_s = self._clock_s()
         state = self._state = observe(self._state, record, began_s)
         write = decide(state, began_s, _now(), self._tempo)
-        if write is None:
+        if write is None or not self._may() or began_s < self._rests_until_s:
             return
         taken = self._write(write.record)
         if taken is None:
             return
-        state = written(state, taken, began_s, self._clock_s())
         if self._state.renewed_s is None:
-            self._acquired()  # (it may raise: then we have the lease, and try again to lead)
-        self._state = state
+            self._taken = taken, began_s
+            try:
+                self._acquired()
+            except Exception:
+                self._rests_until_s = self._clock_s() + _REST_TRIES * self._tempo.retry_s
+                self._give_back(self._taken[0])
+                raise
+            taken, began_s = self._taken
+        self._state = written(state, taken, began_s, self._clock_s())
+
+    def keep(self) -> None:
+        """For an `acquired` that takes long, from within it, now and then: the lease stays ours.
+
+        Raises:
+            DaemonUnreachable: it is not ours any more, or nobody answers.
+        """
+        assert self._taken is not None
+        record, kept_s = self._taken
+        now_s = self._clock_s()
+        if now_s < kept_s + self._tempo.retry_s:
+            return
+        taken = self._write(replace(record, renewed=_now()))
+        if taken is None:
+            raise DaemonUnreachable("another candidate has taken the lease meanwhile")
+        self._taken = taken, now_s
 
     def _write(self, record: Record) -> Record | None:
         """The record as it is now; None: somebody was faster."""
@@ -250,7 +290,10 @@ class Elector:
         state = self._state
         self._state = replace(state, renewed_s=None)
         if state.record is not None and leads(state, self._clock_s(), self._tempo):
-            self._write(replace(state.record, holder="", lease_s=1.0, renewed=_now()))
+            self._give_back(state.record)
+
+    def _give_back(self, record: Record) -> None:
+        self._write(replace(record, holder="", lease_s=1.0, renewed=_now()))
 
 
 def _refused(why: str) -> DaemonUnreachable:

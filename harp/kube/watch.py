@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -103,6 +104,7 @@ class Follower:
         path: of the collection, "/api/v1/pods".
         sink: who keeps the objects.
         wait: pauses so many seconds; true: stop. A test's does not pause.
+        clock_s: monotonic.
     """
 
     def __init__(
@@ -112,17 +114,27 @@ class Follower:
         sink: Sink,
         *,
         wait: Callable[[float], bool] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._path = path
+        self._clock_s = clock_s
         self._sink = sink
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
         #: set once the sink has had a whole list
         self.synced = threading.Event()
+        #: since when each try has failed; None: the last one got as far as a watch
+        self._failing_since_s: float | None = None
         #: guards _stream
         self._lock = threading.Lock()
         self._stream: Stream | None = None
+
+    def follows(self, within_s: float) -> bool:
+        """Whether it has had a list, and its tries have not failed for so long."""
+        since_s = self._failing_since_s
+        good = since_s is None or self._clock_s() < since_s + within_s
+        return self.synced.is_set() and good
 
     def run(self) -> None:
         """Until stop()."""
@@ -134,16 +146,22 @@ class Follower:
             except HarpError as error:
                 if self._stop.is_set():
                     return
+                self._failed()
                 _log.warning("watch_failed", path=self._path, reason=error.message)
                 if isinstance(error, _Broken):
                     version = error.version
             except Exception:  # noqa: BLE001 - without this thread all decisions would be on old news
+                self._failed()
                 _log.exception("watch_broken", path=self._path)
                 version = ""
             # A watch that ended without a word is asked again after a pause too: no busy loop.
             pause_s = _PAUSE_S if version and version != before else min(pause_s * 2, _PAUSE_MAX_S)
             if self._wait(pause_s * random.uniform(0.8, 1.2)):  # noqa: S311 - so that not all ask at once
                 return
+
+    def _failed(self) -> None:
+        if self._failing_since_s is None:
+            self._failing_since_s = self._clock_s()
 
     def stop(self) -> None:
         """End run(), also where it waits for a change."""
@@ -167,6 +185,7 @@ class Follower:
         }
         try:
             with self._api.stream(self._path, query, read_s=_WATCH_S + _SLACK_S) as stream:
+                self._failing_since_s = None
                 with self._lock:
                     self._stream = stream
                     if self._stop.is_set():
@@ -211,8 +230,15 @@ class _Broken(DaemonUnreachable):
         self.version = version
 
 
-def list_all(api: Asking, path: str) -> tuple[list[Object], str]:
+def list_all(
+    api: Asking, path: str, between: Callable[[], None] = lambda: None
+) -> tuple[list[Object], str]:
     """All objects as they are now, and the version of that.
+
+    Args:
+        api: whom to ask.
+        path: of the collection.
+        between: called between pages, of which a large cluster has hundreds.
 
     Raises:
         DaemonUnreachable: no list.
@@ -235,3 +261,4 @@ def list_all(api: Asking, path: str) -> tuple[list[Object], str]:
             if not version:
                 raise DaemonUnreachable(f"a list of {path} without a version")
             return items, version
+        between()

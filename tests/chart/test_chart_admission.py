@@ -60,10 +60,12 @@ def _is_about(constraints: dict[str, Any], resource: str, operation: str) -> boo
     )
 
 
-def judge(policy: dict[str, Any], new: Any, old: Any = None, user: str = "jane") -> list[str]:
+def judge(
+    policy: dict[str, Any], new: Any, old: Any = None, user: str = "jane", resource: str = ""
+) -> list[str]:
     """What it says against an object; empty: nothing."""
     spec = policy["spec"]
-    resource = "pods" if "spec" in new else "nodes"
+    resource = resource or ("pods" if "spec" in new else "nodes")
     if not _is_about(spec["matchConstraints"], resource, "CREATE" if old is None else "UPDATE"):
         return []
     known: dict[str, Any] = {
@@ -177,9 +179,10 @@ def test_a_whole_gpu_is_as_many_slots_as_it_has(policies: Policies, asked: str, 
         (pod("30"), None, "jane", True),
         (pod("30", memory="4Gi"), None, "jane", True),
         (pod("30", gpu="0"), None, "jane", False),
-        (pod("30", gpu_used="0"), None, "jane", False),
+        (pod("30", gpu=""), None, "jane", False),
         (pod("30", gpu="0"), None, OURS, True),
         (pod("30", gpu="0"), None, "system:serviceaccount:other:harp-extender", False),
+        (pod("30", gpu="0"), None, "system:serviceaccount:gpu:harp-node", False),
         (pod("30", gpu="0", memory="4Gi"), pod("30", gpu="0"), "jane", True),
         (pod("30", gpu="1"), pod("30", gpu="0"), "jane", False),
         (pod("30", gpu="1"), pod("30"), "jane", False),
@@ -191,6 +194,34 @@ def test_which_gpu_a_pod_has_is_written_by_harp_alone(
     policies: Policies, new: dict[str, Any], old: dict[str, Any] | None, user: str, good: bool
 ) -> None:
     assert (judge(policies({})["placement"], new, old, user) == []) == good
+
+
+@pytest.mark.parametrize("resource", ["pods/binding", "bindings"])
+@pytest.mark.parametrize(
+    ("annotations", "user", "good"),
+    [
+        (None, "system:kube-scheduler", True),
+        ({"a/b": "c"}, "system:kube-scheduler", True),
+        ({"harp.dev/gpu": "0"}, OURS, True),
+        ({"harp.dev/gpu": "0"}, "jane", False),
+        ({"harp.dev/gpu": ""}, "system:kube-scheduler", False),
+    ],
+)
+def test_a_binding_that_names_a_gpu_is_the_extenders(
+    policies: Policies, annotations: dict[str, str] | None, user: str, good: bool, resource: str
+) -> None:
+    meta = {"name": "p"} | ({"annotations": annotations} if annotations else {})
+    binding = {"metadata": meta, "target": {"kind": "Node", "name": "n"}}
+    said = judge(policies({})["placement"], binding, None, user, resource)
+    assert (said == []) == good
+
+
+def test_the_status_of_a_pod_is_no_way_round(policies: Policies) -> None:
+    """The API server takes annotations with it."""
+    said = judge(
+        policies({})["placement"], pod("30", gpu="1"), pod("30", gpu="0"), "jane", "pods/status"
+    )
+    assert len(said) == 1
 
 
 def node(labels: dict[str, str] | None = None, **annotations: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 
 Kept to what the real one (1.20) does: bindings merge their annotations and are refused for pods
 that are bound (409), gone (404) or another one by uid (409); updates of a lease name the version
-that was read (409); a watch from before `compact()` gets 410 within the stream.
+that was read (409); a watch from before `compact()` gets 410 within the stream. Kubelet begins with
+a pod as soon as it is bound (`kubelet`), or when a test says so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -53,7 +55,10 @@ def pod(
     uid: str = "",
     init: tuple[Body, ...] = (),
     phase: str = "Pending",
+    begun: bool | None = None,
 ) -> Body:
+    """A pod; one that is bound has begun, if nothing else is said."""
+    begun = bool(on) if begun is None else begun
     return {
         "metadata": {
             "name": name,
@@ -66,8 +71,13 @@ def pod(
             "initContainers": list(init),
         }
         | ({"nodeName": on} if on else {}),
-        "status": {"phase": phase},
+        "status": {"phase": phase} | ({"startTime": stamp(0)} if begun else {}),
     }
+
+
+def stamp(now_s: float) -> str:
+    """As the API server writes times."""
+    return datetime.fromtimestamp(int(now_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class FakeKube:
@@ -78,6 +88,8 @@ class FakeKube:
         self.version = 1
         self.oldest = 0
         self.objects: dict[str, Body] = {}
+        self.kubelet = True
+        self.now_s = 0.0  #: of what is written as times
         self.log: list[tuple[int, str, str, Body]] = []  #: version, type, collection, object
         self.calls: list[tuple[str, str]] = []
         #: before a call is worked on: a status to answer with instead, or it raises
@@ -90,6 +102,21 @@ class FakeKube:
         with self.changed:
             path = _path_of(body)
             self._write(path, body, "MODIFIED" if path in self.objects else "ADDED")
+
+    def begin(self, body: Body) -> None:
+        """Kubelet has begun with a pod."""
+        with self.changed:
+            there = copy.deepcopy(self.objects[_path_of(body)])
+            there["status"]["startTime"] = stamp(self.now_s)
+            self._write(_path_of(body), there, "MODIFIED")
+
+    def fail(self, body: Body) -> None:
+        """Kubelet has no slots for it."""
+        with self.changed:
+            there = copy.deepcopy(self.objects[_path_of(body)])
+            there["status"] |= {"phase": "Failed", "reason": "UnexpectedAdmissionError"}
+            there["status"]["startTime"] = stamp(self.now_s)
+            self._write(_path_of(body), there, "MODIFIED")
 
     def remove(self, body: Body) -> None:
         with self.changed:
@@ -160,7 +187,11 @@ class FakeKube:
         changed = copy.deepcopy(there)
         changed["spec"]["nodeName"] = body["target"]["name"]
         changed["metadata"]["annotations"] |= body["metadata"].get("annotations") or {}
+        scheduled = {"type": "PodScheduled", "status": "True"}
+        changed["status"]["conditions"] = [scheduled | {"lastTransitionTime": stamp(self.now_s)}]
         self._write(path, changed, "MODIFIED")
+        if self.kubelet:
+            self.begin(changed)
         return Answer(201, {"kind": "Status", "status": "Success"})
 
     def _list(self, collection: str, query: Mapping[str, list[str]]) -> Answer:

@@ -34,7 +34,7 @@ def test_the_configuration_that_we_hand_out(version: str) -> None:
     assert extender["managedResources"][0]["name"] == RESOURCE
     assert extender["tlsConfig"].keys() == {"caFile", "certFile", "keyFile"}
     # it may not give up before a binding's own patience is over
-    assert extender["httpTimeout"] == "5s"
+    assert extender["httpTimeout"] == "15s"
     assert 2 * bind._GET_S + bind._POST_S < 5
 
 

@@ -56,10 +56,10 @@ def _refused(view: View, body: dict[str, object], on: str, now_s: float = 0.0) -
 def test_two_binds_at_once_get_what_is_there_once() -> None:
     view = _view(node("n", gpus=2))
     first = _post(view, pod("a", 60), "n")
-    second = _post(view, pod("b", 60), "n")
+    second = _post(view, pod("b", 50), "n")
     assert (first.annotations, second.annotations) == ({"harp.dev/gpu": "0"}, {"harp.dev/gpu": "1"})
     assert _refused(view, pod("c", 60), "n") == (
-        "node n: largest free share on one GPU is 40, need 60"
+        "node n: largest free share on one GPU is 50, need 60"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
 import pytest
 from fake_kube import container, node, pod
@@ -81,7 +82,7 @@ def test_the_placement_core_has_the_say(policy: str, per_gpu: int) -> None:
         assert all(score <= 8 for n, score in scores.items() if n != chosen.node)
         (post,) = step(view, BindAsked(info, chosen.node), 0.0)
         assert isinstance(post, Post)
-        step(view, PodSeen(post.pod), 0.0)
+        step(view, PodSeen(replace(post.pod, started_s=0.0)), 0.0)
         placed.append((asked, chosen.node, tuple(map(int, post.pod.gpus))))
 
 

@@ -266,8 +266,11 @@ def test_not_ready_before_the_cluster_is_seen(kube: FakeKube, start: Start) -> N
     kube.hook = lambda _, path: 403 if path.startswith("/api/v1/pods") else None
     service = start(elect=False)
     wait_for(lambda: get(service, "/healthz")[0] == 200)
-    assert get(service, "/readyz") == (503, "HARP's extender has not seen the cluster yet")
-    assert "has not seen the cluster" in bind(service, pod("p", 30), "n1")
+    assert get(service, "/readyz") == (
+        503,
+        "HARP's extender does not see the cluster, yet or any more; see its log",
+    )
+    assert "does not see the cluster" in bind(service, pod("p", 30), "n1")
     kube.hook = lambda *_: None
     wait_for(lambda: get(service, "/readyz")[0] == 200)
 

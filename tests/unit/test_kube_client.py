@@ -287,6 +287,24 @@ def test_refusals_are_asked_again(kube: FakeKube, sink: _Sink, follower: Followe
     assert sink.lists == 1
 
 
+@pytest.mark.parametrize("refused", ["WATCH", "GET"])
+def test_tries_that_fail_all_along_are_no_following(
+    kube: FakeKube, follower: Follower, refused: str
+) -> None:
+    """Also where there are lists, and no watch: what it has is of then."""
+    assert not Follower(follower._api, PODS, _Sink()).follows(60.0)
+    wait_for(lambda: follower.follows(0.0))
+    stream = streaming(follower)
+    kube.hook = lambda method, _path: 403 if method in (refused, "WATCH") else None
+    if refused == "GET":
+        kube.compact()
+    stream.close()
+    wait_for(lambda: not follower.follows(0.05))
+    assert follower.follows(60.0)
+    kube.hook = lambda *_: None
+    wait_for(lambda: follower.follows(0.0))
+
+
 @pytest.mark.parametrize(
     ("line", "kind"),
     [

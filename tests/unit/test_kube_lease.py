@@ -93,10 +93,100 @@ def test_who_takes_over_leads_only_once_it_has_read_what_was_bound() -> None:
     with pytest.raises(DaemonUnreachable):
         a.step()
     assert not a.leads()
+    assert kube.objects[LEASE]["spec"]["holderIdentity"] is None  # somebody else may try
+    clock.now_s += 5.9
+    a.step()
+    assert not a.leads()
+    assert kube.objects[LEASE]["spec"]["holderIdentity"] is None
+    clock.now_s += 0.1
     a.step()
     assert a.leads()
     a.step()
     assert len(read) == 2
+
+
+def test_of_two_the_one_that_can_read_leads() -> None:
+    kube, clock = FakeKube(), _Clock()
+
+    def no_list() -> None:
+        raise DaemonUnreachable("no list")
+
+    a, b = _elector(kube, clock, "a", acquired=no_list), _elector(kube, clock, "b")
+    for _ in range(10):
+        with contextlib.suppress(DaemonUnreachable):
+            a.step()
+        b.step()
+        clock.now_s += 2.0
+        if b.leads():
+            return
+    raise AssertionError("nobody leads")
+
+
+def test_reading_may_take_longer_than_the_lease_lasts() -> None:
+    """Else two candidates take it from each other for ever, and neither leads."""
+    kube, clock = FakeKube(), _Clock()
+
+    def read() -> None:
+        for _ in range(20):
+            clock.now_s += 1.5
+            a.keep()
+            b.step()
+            assert not b.leads()
+
+    a, b = _elector(kube, clock, "a", acquired=read), _elector(kube, clock, "b")
+    a.step()
+    assert a.leads()
+
+
+def test_who_has_lost_the_lease_while_it_read_does_not_lead() -> None:
+    kube, clock = FakeKube(), _Clock()
+
+    def read() -> None:
+        b.step()
+        clock.now_s += 15.0
+        b.step()
+        a.keep()
+
+    a, b = _elector(kube, clock, "a", acquired=read), _elector(kube, clock, "b")
+    with pytest.raises(DaemonUnreachable, match="meanwhile"):
+        a.step()
+    assert (a.leads(), b.leads()) == (False, True)
+    assert kube.objects[LEASE]["spec"]["holderIdentity"] == "b"  # not given back for it
+
+
+def test_who_may_not_stand_does_not() -> None:
+    kube, clock, may = FakeKube(), _Clock(), [False]
+    a, b = _elector(kube, clock, "a", may=lambda: may[0]), _elector(kube, clock, "b")
+    a.step()
+    assert LEASE not in kube.objects
+    may[0] = True
+    a.step()
+    assert a.leads()
+    may[0] = False
+    assert not a.leads()  # at once
+    for _ in range(8):
+        assert not b.leads()  # what a has begun has its time
+        a.step()
+        b.step()
+        clock.now_s += 2.0
+    b.step()
+    assert b.leads()
+    may[0] = True
+    a.step()
+    assert not a.leads()
+
+
+def test_who_may_again_before_its_lease_has_lapsed_goes_on() -> None:
+    kube, clock, may, read = FakeKube(), _Clock(), [True], list[int]()
+    a = _elector(kube, clock, "a", may=lambda: may[0], acquired=lambda: read.append(1))
+    b = _elector(kube, clock, "b")
+    for now in (True, False, True, True):
+        may[0] = now
+        a.step()
+        b.step()
+        assert (a.leads(), b.leads()) == (now, False)
+        clock.now_s += 4.0
+    assert len(read) == 1  # nobody else led
 
 
 def test_who_leads_again_reads_again() -> None:

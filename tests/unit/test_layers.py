@@ -94,6 +94,7 @@ PURE = (
     "harp.extender.objects",
     "harp.extender.room",
     "harp.extender.state",
+    "harp.extender.waiting",
     "harp.sim.place",
     "harp.sim.scenario",
     "harp.sim.engine",

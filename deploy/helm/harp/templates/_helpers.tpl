@@ -162,7 +162,8 @@ filterVerb: filter
 prioritizeVerb: prioritize
 bindVerb: bind
 weight: 10
-httpTimeout: 5s
+# It answers at once, but for a binding that waits until another pod has begun.
+httpTimeout: 15s
 nodeCacheCapable: true
 # Pods with shares wait while the extender is away; others are never held up.
 ignorable: false
