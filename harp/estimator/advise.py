@@ -218,7 +218,7 @@ class Adviser:
         return ""
 
     def _answer(self, target: str, job: Job, own: Key, usable: list[Key]) -> tuple[Estimate, Need]:
-        mind = self._minds[target]
+        mind, above = self._minds[target], self.config.above_request
         asked = [_of(target, key, job) for key in usable]
         estimate = mind.predict(asked)
         draft = Draft(mind.rule, job, own, estimate, self.config.noise_bytes)
@@ -237,8 +237,8 @@ class Adviser:
             if past is not None:
                 draft.not_below(past)
             if own in self._troubles:
-                draft.troubled(self._troubles[own], probe=self.config.probe)
-        return estimate, draft.need(past, above_request=self.config.above_request)
+                draft.troubled(self._troubles[own], probe=self.config.probe, above_request=above)
+        return estimate, draft.need(past, above_request=above)
 
     def _learn_memory(
         self, run: Run, found: list[Key], said: tuple[Estimate, Need], value: float

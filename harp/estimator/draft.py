@@ -29,9 +29,11 @@ _AGREE, _AGREE_OVER = 0.05, 5
 def request(target: str, job: Job) -> float | None:
     """What stands in for a need that is unknown; None: nothing."""
     if target == MEMORY:
-        return float(job.asked_mem_bytes or job.device_mem_bytes) or None
+        device = job.device_mem_bytes or math.inf
+        asked = min(job.asked_mem_bytes or device, device)
+        return None if asked == math.inf else float(asked)
     if target == SHARE:
-        return job.asked_share_ratio or 1.0
+        return min(job.asked_share_ratio or 1.0, 1.0)
     return None
 
 
@@ -125,12 +127,13 @@ class Draft:
             room = noise_bytes(last[-1], self.noise_bytes)
             self.raised(last[-1] + step + room, f"it grows by {self.rule.shown(step)} a run")
 
-    def troubled(self, trouble: Trouble, *, probe: bool) -> None:
+    def troubled(self, trouble: Trouble, *, probe: bool, above_request: bool) -> None:
         """What its peaks do not tell.
 
         Args:
             trouble: of its own key.
             probe: one that takes all it is given is given less, run by run.
+            above_request: as need().
         """
         shown = self.rule.shown
         enough = trouble.probe_bytes() if probe else None
@@ -143,9 +146,11 @@ class Draft:
         asked = request(self.rule.target, self.job)
         if self.bound is not None:
             self.raised(trouble.floor_bytes, trouble.why)
-        elif asked is not None and trouble.floor_bytes > asked:
+            return
+        self.made = trouble.why
+        if above_request and asked is not None and trouble.floor_bytes > asked:
             self.level, self.runs = str(self.own[0]), trouble.refusals
-            self.bound, self.made = trouble.floor_bytes, trouble.why
+            self.bound = trouble.floor_bytes
 
     def need(self, own: Past | None, *, above_request: bool) -> Need:
         """The answer.

@@ -16,6 +16,8 @@ __all__ = ["KEPT", "Past"]
 
 #: runs of a key that are kept as they are
 KEPT = 16
+#: two that weigh the same but for rounding do: the larger stands
+_TIE = 1e-9
 
 
 class Past:
@@ -67,7 +69,7 @@ class Past:
         rank = q * (sum(weight for _, weight in weighed) - 1.0)
         for value, weight in weighed:
             rank -= weight
-            if rank < 0:
+            if rank < -_TIE:
                 return value
         return weighed[-1][0]
 
