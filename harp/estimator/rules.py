@@ -5,6 +5,8 @@ GPU memory and duration are calibrated. Host memory and GPU share have a fixed m
 the request: calibrated ones held less often on later data than they said, and a factor (the
 Kubernetes autoscaler's 15 %) gives much to who uses much and little to who uses little, while both
 vary by as much. A miss of memory kills a job, one of share slows it: hence the confidences.
+Peaks of GPU memory of containers that serve one application hardly depend on which had the last:
+there all others' needs answer as soon as they prove the better bound (windows.py).
 """
 
 from __future__ import annotations
@@ -50,6 +52,10 @@ class Rule:
     runs_min: int = 1  #: fewer runs of a key ask the next wider one
     half_life_s: float | None = None  #: of the decay; None: half_life_runs
     half_life_runs: float = 20.0
+    #: what all keys needed, in parts of the request, answers too: see windows.py
+    others: bool = False
+    #: up to so many runs of a key are too few to bound it as others are: see windows.py
+    young: int = 0
     pool: int = 1000  #: residuals kept
     pool_min: int = 50
     gain: float = 0.005  #: see calibration.Residuals
@@ -84,6 +90,7 @@ RULES = {
             (0.98,),
             pool=600,
             half_life_s=_DAY_S,
+            others=True,
         ),
         Rule(
             "host_mem_frac",
@@ -93,7 +100,15 @@ RULES = {
             (0.98,),
             half_life_s=_DAY_S,
         ),
-        Rule("gpu_util_pct", "%", Base.LARGEST_3, Safety.MARGIN, (0.99,), half_life_s=_DAY_S),
+        Rule(
+            "gpu_util_pct",
+            "%",
+            Base.LARGEST_3,
+            Safety.MARGIN,
+            (0.99,),
+            half_life_s=_DAY_S,
+            young=2,
+        ),
         Rule(
             "duration_s",
             "s",

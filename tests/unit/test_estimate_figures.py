@@ -66,7 +66,7 @@ def _heard(
     monkeypatch: pytest.MonkeyPatch, target: str, rows: list[tuple[str, float, float]]
 ) -> list[tuple[object, ...]]:
     monkeypatch.setattr(_Told, "heard", [], raising=False)
-    monkeypatch.setattr("harp.estimator.replay.walk.Estimator", _Told)
+    monkeypatch.setattr("harp.estimator.replay.walk.estimator_for", _Told)
     cases = [
         Case(target, name, begin_s, begin_s + value, (("job", name),), value, None)
         for name, begin_s, value in rows

@@ -320,12 +320,46 @@ needs_traces = pytest.mark.skipif(
         ("pods", "gpu_util_pct", "saved", 0.50),
         ("requests", "duration_s", "within_25", 0.60),
         # Wanted of GPU memory is 0.17: not met, see harp/estimator/README.md.
-        ("pods", "gpu_mem_bytes", "saved", 0.13),
+        ("pods", "gpu_mem_bytes", "saved", 0.14),
     ],
 )
 def test_recorded_tables(table: str, target: str, key: str, least: float) -> None:
     found = run.replay(table, None, TRACES, begin_ratio=0.6, progress=quiet)
     assert found["targets"][target][key] >= least  # type: ignore[index]
+
+
+@needs_traces
+@pytest.mark.slow
+@pytest.mark.parametrize("unseen", [False, True], ids=["known", "unseen"])
+def test_recorded_gpu_memory_wherever_windows_begin(unseen: bool) -> None:
+    """One alignment has seven misses of 430: several say more. Keys may also all be new."""
+    samples = tables.samples(TRACES)
+    held, granted, requested, count = 0, 0.0, 0.0, 0
+    for first in (0, 15, 30, 45):
+        offset_s = first * tables.SAMPLE_S
+        moved = [
+            dataclasses.replace(
+                one,
+                at_s=one.at_s - offset_s,
+                values={k: v for k, v in one.values.items() if k == "gpu_mem_bytes"},
+            )
+            for one in samples
+            if one.at_s >= offset_s
+        ]
+        cases = sorted(tables.cases_of(moved), key=lambda c: c.begin_s)
+        before = [c for c in cases if c.begin_s < 9 * WINDOW_S]
+        after = [c for c in cases if c.begin_s >= 9 * WINDOW_S]
+        if unseen:
+            after = [dataclasses.replace(c, keys=(("container", "x", c.name),)) for c in after]
+        for one in walk(before, after):
+            assert one.found.grant is not None
+            assert one.case.request is not None
+            held += one.case.value <= one.found.grant * (1 + 1e-9)
+            granted, requested = granted + one.found.grant, requested + one.case.request
+            count += 1
+    assert count > 1600
+    assert held / count >= 0.98
+    assert 1 - granted / requested >= 0.145
 
 
 @needs_traces

@@ -82,6 +82,7 @@ PURE = (
     "harp.estimator.replay.walk",
     "harp.estimator.rules",
     "harp.estimator.sketch",
+    "harp.estimator.windows",
     "harp.scheduler",
     "harp.scheduler.baselines",
     "harp.scheduler.cluster",

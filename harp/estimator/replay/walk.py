@@ -16,6 +16,7 @@ from harp.estimator.estimate import Estimate, Estimator
 from harp.estimator.replay.baselines import BASELINES, Baseline
 from harp.estimator.replay.tables import Case
 from harp.estimator.rules import RULES
+from harp.estimator.windows import Windows, estimator_for
 
 __all__ = ["Judged", "later", "walk"]
 
@@ -57,7 +58,7 @@ def walk(
         score: later ones.
         progress: told after each 1000 cases.
     """
-    minds: dict[str, tuple[Estimator, dict[str, Baseline]]] = {}
+    minds: dict[str, tuple[Estimator | Windows, dict[str, Baseline]]] = {}
     #: (when it is known, number, index of the bound exceeded or -1: it ended, case, estimate)
     pending: list[tuple[float, int, int, Case, Estimate]] = []
     cases = [*((case, False) for case in warmup), *((case, True) for case in score)]
@@ -77,7 +78,7 @@ def walk(
     for number, (case, scored) in enumerate(cases):
         if case.target not in minds:
             others = {name: make() for name, make in BASELINES.items()}
-            minds[case.target] = Estimator(RULES[case.target]), others
+            minds[case.target] = estimator_for(RULES[case.target]), others
         tell(case.begin_s)
         estimator, others = minds[case.target]
         found = estimator.predict(case.keys, case.request)
