@@ -121,10 +121,10 @@ def test_code_and_heaps_count_beside_the_leases() -> None:
 
 def test_an_arbiter_that_counts_from_zero_takes_nothing_back() -> None:
     looks = [seen(t, mem=80, used_s=t * 0.5, denials=2, cpu_s=1.0) for t in range(1, 31)]
-    looks += [seen(30 + t, mem=10, used_s=t * 0.5, cpu_s=1.0) for t in range(1, 31)]
-    run = run_of(looks, end(61))
+    looks.append(seen(59, mem=10, used_s=2.7, cpu_s=1.0))
+    run = run_of(looks, end(59))
     assert run.used["gpu_mem_bytes"] == 80 * MIB
-    assert run.used["share_ratio"] == pytest.approx(0.5, rel=0.02)
+    assert run.used["share_ratio"] == pytest.approx((15 + 2.7) / 59, rel=0.02)
     assert run.attempted_bytes == 82 * MIB
 
 
