@@ -103,12 +103,10 @@ class Estimates:
             found = self._history.latest(limit, user)
             return pb.GetRunsReply(runs=[run_message(run) for run in found])
         reply = pb.GetRunsReply(next=request.after)
-        looked = 0
-        for run in self._history.runs(request.after):
+        for looked, run in enumerate(self._history.runs(request.after)):
             if looked == _PAGE or len(reply.runs) == limit:
                 reply.more = True
                 break
-            looked += 1
             reply.next = run.number
             if not user or run.job.user == user:
                 reply.runs.append(run_message(run))
@@ -155,7 +153,9 @@ class Estimates:
     def _told(self, request: pb.EstimateRequest, uid: int) -> Job:
         whose = request.for_uid if request.HasField("for_uid") else uid
         if uid not in (0, whose):
-            raise NotOwner(f"uid {uid} asks as uid {whose}, which only root may", "leave --user out")
+            raise NotOwner(
+                f"uid {uid} asks as uid {whose}, which only root may", "leave --user out"
+            )
         if len(request.command) > _WORDS_MAX:
             raise ConfigError(f"a command of {len(request.command)} words, {_WORDS_MAX} at most")
         if request.share_ppm > PPM:
