@@ -69,6 +69,7 @@ PURE = (
     "harp.estimator",
     "harp.estimator.advise",
     "harp.estimator.calibration",
+    "harp.estimator.draft",
     "harp.estimator.estimate",
     "harp.estimator.guard",
     "harp.estimator.job",
