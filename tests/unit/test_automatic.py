@@ -17,8 +17,8 @@ GIB, MIB = 1 << 30, 1 << 20
 UNKNOWN = Need("gpu_mem_bytes", None, 80.0 * GIB, 0.98, False, "request", 0, "the device: no run")
 
 
-def need(target: str, bound: float) -> Need:
-    return Need(target, bound / 2, bound, 0.98, True, "signature", 3, "because")
+def need(target: str, bound: float, level: str = "signature") -> Need:
+    return Need(target, bound / 2, bound, 0.98, known=True, level=level, runs=3, reason="because")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,13 @@ def test_others_are_refused(text: str) -> None:
             2 * GIB,
             "memory 2GiB: because; 2GiB at most, as asked for",
         ),
+        (
+            need("gpu_mem_bytes", 3 * GIB, "cluster"),
+            Auto(),
+            0,
+            "memory without a limit: because",
+        ),
+        (need("gpu_mem_bytes", 3 * GIB, "cluster"), Auto(4 * GIB), 3 * GIB, "memory 3GiB: because"),
         (UNKNOWN, Auto(), 0, "memory without a limit: the device: no run"),
         (UNKNOWN, Auto(12 * GIB), 12 * GIB, "memory 12GiB, as asked for: the device: no run"),
         (need("share_ratio", 0.201), Auto(), 210_000, "share 21%: because"),
@@ -74,8 +81,12 @@ class FakeClient:
         self.asked.append(request)
         return pb.EstimateReply(
             needs=[
-                pb.Need(target="gpu_mem_bytes", bound=3 * GIB, known=True, reason="m"),
-                pb.Need(target="share_ratio", bound=0.2, known=True, reason="s\n\x1b"),
+                pb.Need(
+                    target="gpu_mem_bytes", bound=3 * GIB, known=True, level="owner", reason="m"
+                ),
+                pb.Need(
+                    target="share_ratio", bound=0.2, known=True, level="shape", reason="s\n\x1b"
+                ),
             ]
         )
 
