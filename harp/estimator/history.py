@@ -128,6 +128,19 @@ class History:
                 yield self._run(row)
             since_number = rows[-1]["number"]
 
+    def latest(self, limit: int, user: str = "") -> list[Run]:
+        """The last runs, the newest first; of one user (a digest) or of all.
+
+        Raises:
+            HistoryError: it cannot be read.
+        """
+        with self._busy, _named(self.path, "read"):
+            rows = self._db.execute(
+                "SELECT * FROM run WHERE ? IN ('', user) ORDER BY number DESC LIMIT ?",
+                (user, limit),
+            ).fetchall()
+        return [self._run(row) for row in rows]
+
     def __len__(self) -> int:
         """Runs in it."""
         with self._busy, _named(self.path, "read"):

@@ -87,6 +87,16 @@ def test_numbers_go_on_and_pages_leave_none_out(tmp_path: Path) -> None:
         assert history.add(ended(9.0)).number == 1301
 
 
+def test_the_last_runs_are_a_users_or_all(tmp_path: Path) -> None:
+    with History(tmp_path / "h.db") as history:
+        for at in range(6):
+            run = ended(at * 1.0)
+            history.add(replace(run, job=replace(run.job, user="ab"[at % 2])))
+        assert [run.number for run in history.latest(4)] == [6, 5, 4, 3]
+        assert [run.number for run in history.latest(2, "a")] == [5, 3]
+        assert history.latest(2, "c") == []
+
+
 def test_old_runs_go_and_their_numbers_with_them(tmp_path: Path) -> None:
     with History(tmp_path / "h.db", days=90) as history:
         for day in (0, 1, 95, 99):

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a key has shown of one target, in a few hundred bytes. Pure.
+
+Most keys have few runs: those are kept as they are, and their quantiles are exact. From the 17th
+run on a decayed sketch is kept beside the last 16 (research/estimator.md, section 4).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from harp.estimator.sketch import Decayed
+
+__all__ = ["KEPT", "Past"]
+
+#: runs of a key that are kept as they are
+KEPT = 16
+#: two that weigh the same but for rounding do: the larger stands
+_TIE = 1e-9
+
+
+class Past:
+    """Values of one key, in the order they came.
+
+    Args:
+        half_life: of the decay, in the unit of `at`.
+        timed: `at` is a time; else it is how many runs came before.
+    """
+
+    __slots__ = ("_at", "_half_life", "_sketch", "last", "runs")
+
+    def __init__(self, half_life: float, *, timed: bool) -> None:
+        self._half_life = half_life
+        self.runs = 0
+        #: the last KEPT values, oldest first
+        self.last = array("d")
+        #: when they came, until there is a sketch; None: not timed
+        self._at = array("d") if timed else None
+        self._sketch: Decayed | None = None
+
+    def add(self, value: float, at: float = 0.0) -> None:
+        """One more run; `at` does not fall (one that does counts as the oldest)."""
+        if self._sketch is None and len(self.last) == KEPT:
+            self._sketch = Decayed(self._half_life)
+            for old, when in zip(self.last, self._when(), strict=True):
+                self._sketch.add(old, when)
+            self._at = None if self._at is None else array("d")
+        if self._sketch is not None:
+            self._sketch.add(value, self.runs if self._at is None else at)
+            del self.last[0]
+        elif self._at is not None:
+            self._at.append(at)
+        self.last.append(value)
+        self.runs += 1
+
+    def quantile(self, q: float) -> float | None:
+        """The value that a share `q` of the weight is not above; None: nothing came yet."""
+        if self._sketch is not None:
+            return self._sketch.quantile(q)
+        if not self.last:
+            return None
+        # As the sketch weighs them, so that nothing jumps at the 17th.
+        when = self._when()
+        weighed = sorted(
+            (value, 2.0 ** (max(0.0, at - when[0]) / self._half_life))
+            for value, at in zip(self.last, when, strict=True)
+        )
+        rank = q * (sum(weight for _, weight in weighed) - 1.0)
+        for value, weight in weighed:
+            rank -= weight
+            if rank < -_TIE:
+                return value
+        return weighed[-1][0]
+
+    def _when(self) -> Sequence[float]:
+        return range(self.runs) if self._at is None else self._at
+
+    def spread(self, runs: int) -> float:
+        """How far the last ones lie apart, in parts of the largest."""
+        values = self.last[-runs:]
+        largest = max(values, default=0.0)
+        return (largest - min(values)) / largest if largest > 0 else 0.0
