@@ -188,6 +188,10 @@ class Recorder:
         """Whether it does."""
         return key_of(tenant) in self._watched
 
+    def seen_s(self, tenant: Tenant) -> float:
+        """When one that is watched was last seen."""
+        return self._watched[key_of(tenant)].seen_s
+
     def job_of(self, tenant: Tenant) -> Job | None:
         """What a living tenant runs; None: not watched."""
         watch = self._watched.get(key_of(tenant))

@@ -86,6 +86,8 @@ class Recording:
         self._waiting: deque[tuple[Tenant | None, str, Run]] = deque(maxlen=_WAITING)
         #: who has no note yet
         self._unnoted: list[Tenant] = []
+        #: tenants whose root was gone when this harpd came, and of whom no process was seen since
+        self._unseen: set[int] = set()
         self._writing = asyncio.Lock()
         self._arrived = asyncio.Event()
         self._failing = False
@@ -188,11 +190,17 @@ class Recording:
         if not self._recorder.watches(tenant):
             return
         now_s = time.time()
-        self._recorder.see(tenant, Seen.of(tenant, picture, now_s))
+        lost = tenant.tenant_id in self._unseen
+        self._unseen.discard(tenant.tenant_id)
+        # What the arbiter knows of one that is lost it knew when that was last seen.
+        seen_s = self._recorder.seen_s(tenant) if lost else now_s
+        self._recorder.see(tenant, Seen.of(tenant, picture, seen_s))
         left = self._exits.of(tenant.tenant_id)
         self._exits.forget(tenant.tenant_id)
         how, at_s = How.ENDED, now_s
-        if tenant.held:
+        if lost:
+            how = How.LOST
+        elif tenant.held:
             how = How.REMOVED
         elif reason != "ended":
             live = [c for c in picture.clients_of(tenant.tenant_id) if c.state is ClientState.LIVE]
@@ -324,8 +332,11 @@ class Recording:
         for key, run in self._recorder.resume(notes, self._book.tenants.values()).items():
             self._write(None, key, run)
         for tenant in self._book.tenants.values():
-            if tenant.root_start and not tenant.held and self._recorder.watches(tenant):
-                self._exits.watch(tenant.tenant_id, tenant.root_pid, tenant.root_start)
+            if tenant.held or tenant.for_root or not tenant.root_start:
+                continue
+            self._exits.watch(tenant.tenant_id, tenant.root_pid, tenant.root_start)
+            if start_of(tenant.root_pid) != tenant.root_start:
+                self._unseen.add(tenant.tenant_id)
 
     def _see(
         self,
@@ -346,6 +357,10 @@ class Recording:
             all_bytes, shared_bytes = memory_of(pid)
             alone += max(0, all_bytes - shared_bytes)
             shared = max(shared, shared_bytes)
+        if found:
+            self._unseen.discard(tenant.tenant_id)
+        elif tenant.tenant_id in self._unseen:
+            return  # when it ended nobody knows, and not now
         host_bytes, cpu_s = (alone + shared, ticks / _TICKS) if found else (None, None)
         self._recorder.see(tenant, Seen.of(tenant, picture, wall_s, host_bytes, cpu_s))
 
