@@ -19,6 +19,7 @@ What the figures are:
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import math
@@ -27,8 +28,9 @@ import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
+from harp.daemon.picture import Picture
 from harp.estimator.job import Job, Outcome, Run
-from harp.model import Tenant
+from harp.model import Tenant, Use
 from harp.units import PPM
 
 __all__ = ["End", "How", "Recorder", "Seen", "Spread", "owner_of"]
@@ -91,6 +93,29 @@ class Seen:
     host_bytes: int | None = None  #: None: nobody looked
     cpu_s: float | None = None  #: processor time of those who live and whom they waited for
 
+    @classmethod
+    def of(
+        cls,
+        tenant: Tenant,
+        picture: Picture,
+        at_s: float,
+        host_bytes: int | None = None,
+        cpu_s: float | None = None,
+    ) -> Seen:
+        """What the arbiter says of a tenant, and /proc of its processes."""
+        uses = {u: picture.uses.get((tenant.tenant_id, u), Use()) for u in tenant.device_uuids}
+        most = max(uses.values(), key=lambda use: use.peak_bytes + use.unleased_bytes)
+        return cls(
+            at_s=at_s,
+            mem_bytes=max(use.leased_bytes + use.unleased_bytes for use in uses.values()),
+            peak_bytes=most.peak_bytes,
+            unleased_bytes=most.unleased_bytes,
+            used_ns={uuid: use.used_ns for uuid, use in uses.items()},
+            denials=sum(use.denials for use in uses.values()),
+            host_bytes=host_bytes,
+            cpu_s=cpu_s,
+        )
+
 
 class How(enum.Enum):
     """How a tenant came to its end."""
@@ -117,6 +142,7 @@ class _Watch:
     job: Job
     started_s: float
     seen_s: float
+    estimated: bool = False  #: its limit is what it was said to need
     limit_bytes: int = 0
     share_ratio: float = 0.0
     peak_bytes: int = 0
@@ -147,9 +173,20 @@ class Recorder:
         #: {note's key: what is known}
         self._watched: dict[str, _Watch] = {}
 
-    def begin(self, tenant: Tenant, job: Job) -> None:
-        """A tenant lives; one that is watched already goes on."""
-        self._watched.setdefault(_key(tenant), _Watch(job, tenant.created_s, tenant.created_s))
+    def begin(self, tenant: Tenant, job: Job, *, estimated: bool = False) -> None:
+        """A tenant lives; one that is watched already goes on.
+
+        Args:
+            tenant: whose.
+            job: what it runs.
+            estimated: its memory limit is what it was said to need.
+        """
+        watch = _Watch(job, tenant.created_s, tenant.created_s, estimated)
+        self._watched.setdefault(_key(tenant), watch)
+
+    def watches(self, tenant: Tenant) -> bool:
+        """Whether it does."""
+        return _key(tenant) in self._watched
 
     def job_of(self, tenant: Tenant) -> Job | None:
         """What a living tenant runs; None: not watched."""
@@ -208,18 +245,16 @@ class Recorder:
             notes: of the other. One that cannot be read says nothing.
             tenants: who lives.
         """
-        living = {_key(tenant) for tenant in tenants}
-        lost = []
         for key, text in notes.items():
-            try:
-                watch = _from_note(text)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
-            if key in living:
-                self._watched[key] = watch
-            else:
-                lost.append(_run(watch, End(watch.seen_s, How.LOST), watch.job.device_mem_bytes))
-        return lost
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+                self._watched.setdefault(key, _from_note(text))
+        return self.lost(tenants)
+
+    def lost(self, tenants: Iterable[Tenant]) -> list[Run]:
+        """Runs of those who live no more, and whose end nobody told."""
+        living = {_key(tenant) for tenant in tenants}
+        gone = [self._watched.pop(key) for key in list(self._watched) if key not in living]
+        return [_run(one, End(one.seen_s, How.LOST), one.job.device_mem_bytes) for one in gone]
 
 
 def owner_of(labels: Mapping[str, str]) -> str:
@@ -314,7 +349,8 @@ def _run(watch: _Watch, end: End, device_bytes: int) -> Run:
         quantiles |= {f"{target}.p50": p50, f"{target}.p95": p95}
         used.setdefault(target, p95)
     outcome = _outcome(watch, end)
-    most = watch.limit_bytes or device_bytes
+    # That it needs what it was said to need is no sign of greed.
+    most = (0 if watch.estimated else watch.limit_bytes) or device_bytes
     return Run(
         job=watch.job,
         started_s=watch.started_s,
