@@ -228,7 +228,7 @@ class Adviser:
         if past is not None:
             draft.agreed(past, mind.residuals(estimate.level, estimate.group))
         like = mind.past(next((key for key in asked if key[0] == draft.level), ()))
-        if like is not None and draft.level not in SIMILAR and draft.level != own[0]:
+        if like is not None and draft.level not in SIMILAR:
             draft.as_new(like)
         if like is not None and draft.level == "shape":
             draft.raised(max(like.last), "the largest within its numbers")
