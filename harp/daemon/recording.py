@@ -144,7 +144,7 @@ class Recording:
             command,
             image=labels.get("image", ""),
             user="" if tenant.held else self.digest_of(tenant.uid),
-            owner=owner_of(labels),
+            owner=labels.get("owner", "") or owner_of(labels),
             gpu=device.name if device else "",
             asked_mem_bytes=asked_mem_bytes or (0 if estimated else limits.mem_bytes),
             asked_share_ratio=asked_ppm / PPM,

@@ -58,6 +58,14 @@ def test_what_is_older_weighs_less_from_the_first_run_on() -> None:
     assert past.quantile(0.9) == 1.0  # four half-lives: 15 of 16 parts
 
 
+def test_what_is_older_weighs_less_by_runs_too() -> None:
+    """Whatever their times: three half-lives leave the first 16 a twentieth of the weight."""
+    past = Past(20.0, timed=False)
+    for at in range(76):
+        past.add(100.0 if at < 16 else 1.0, -float(at))
+    assert past.quantile(0.9) == pytest.approx(1.0, rel=0.01)
+
+
 def test_keys_are_the_most_alike_first() -> None:
     assert keys(_FULL) == [
         ("signature", "p", "u"),
@@ -244,6 +252,29 @@ def test_one_that_takes_all_is_given_less_until_it_is_refused() -> None:
     for _ in range(6):
         trouble.ended_well(9 * GIB, Peak.TAKEN)
     assert trouble.probe_bytes() == 9 * GIB  # 8.1 was refused: never again
+
+
+def test_what_was_enough_before_a_refusal_of_more_is_enough_no_more() -> None:
+    trouble = Trouble()
+    for _ in range(4):
+        trouble.ended_well(9 * GIB, Peak.TAKEN)
+    trouble.refused(run(job(), 10 * GIB, mem_limit_bytes=10 << 30), 10 * GIB, 0.0, 256 << 20)
+    assert trouble.probe_bytes() is None
+    trouble.ended_well(8 * GIB, Peak.TAKEN)  # by chance
+    assert trouble.probe_bytes() is None
+    for _ in range(6):
+        trouble.ended_well(15 * GIB, Peak.TAKEN)
+    assert trouble.probe_bytes() == 13.5 * GIB
+
+
+def test_a_lower_bound_is_forgotten_after_five_clean_runs_in_a_row() -> None:
+    trouble = Trouble()
+    trouble.at_least(8 * GIB, "so it was")
+    for _ in range(4):
+        trouble.ended_well(8 * GIB, Peak.NEED)
+    trouble.at_least(6 * GIB, "less than that")
+    trouble.ended_well(8 * GIB, Peak.NEED)
+    assert (trouble.floor_bytes, trouble.why) == (8 * GIB, "so it was")
 
 
 def test_one_that_leaves_room_does_not_take_all() -> None:
