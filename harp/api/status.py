@@ -27,6 +27,7 @@ _CODES: dict[type[errors.HarpError], grpc.StatusCode] = {
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.ArbiterError: grpc.StatusCode.UNAVAILABLE,
     errors.RunDirUnsafe: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.HistoryError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BuildMissing: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NvmlError: grpc.StatusCode.INTERNAL,
     errors.WireError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -73,6 +74,11 @@ def from_rpc(error: grpc.RpcError) -> errors.HarpError:
             return cls(text, hint)
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
         return errors.Unauthenticated(text)
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.DaemonError(
+            "the daemon does not know this call: it is older than this program",
+            "start the installed one in its place: harp daemon --upgrade",
+        )
     return errors.DaemonUnreachable(
         f"the daemon did not answer: {text}", "see `harp daemon --status`"
     )

@@ -302,11 +302,14 @@ def test_a_tenant_that_stands_is_told_of_though_the_arbiter_went(
         )
         double._book, double._answers = book, Answers(book, cast("Any", harpd))
         double._default_policy = Policy.WARN
+        begun: list[str] = []
+        made = lambda tenant, _command, **_: begun.append(tenant.name)  # noqa: E731
+        double._recording = SimpleNamespace(made=made)
         monkeypatch.setattr(book, "create", create)
         request = pb.CreateTenantRequest(name="t", gpu="0", root_pid=os.getpid(), grant_dir="/g")
         reply = await service._create_tenant(request, 0)
         assert reply.tenant.name == "t"
-        assert [t.name for t in book.tenants.values()] == ["t"]
+        assert [t.name for t in book.tenants.values()] == begun == ["t"]
 
     do(desk, steps)
 

@@ -60,6 +60,7 @@ PURE = (
     "harp.metrics.series",
     "harp.metrics.totals",
     "harp.keep_wire",
+    "harp.daemon.recorder",
     "harp.remote.floor",
     "harp.remote.events",
     "harp.remote.leases",
@@ -74,6 +75,7 @@ PURE = (
     "harp.estimator.guard",
     "harp.estimator.job",
     "harp.estimator.keys",
+    "harp.estimator.masks",
     "harp.estimator.packing",
     "harp.estimator.past",
     "harp.estimator.replay.baselines",
@@ -81,6 +83,7 @@ PURE = (
     "harp.estimator.replay.score",
     "harp.estimator.replay.walk",
     "harp.estimator.rules",
+    "harp.estimator.signature",
     "harp.estimator.sketch",
     "harp.estimator.windows",
     "harp.scheduler",
@@ -154,6 +157,7 @@ ONLY = {
     "prometheus_client": ("harp.metrics", "harp.extender"),
     "numpy": ("harp.scheduler", "harp.demo"),  # `harp run` must start fast
     "tinygrad": ("harp.demo",),
+    "pyarrow": ("harp.estimator.tables",),  # an extra
 }
 
 #: the engine's own ledger judges HARP; no part that is judged may read it
