@@ -202,7 +202,7 @@ def test_nothing_known_is_said(harpd: FakeHarpd) -> None:
     harpd.reply.runs = 0
     assert "no run has ended yet" in harp("a-job").output
     harpd.reply.state = "history is being read"
-    assert "history is being read; ask again" in harp("a-job").output
+    assert "nothing is known: history is being read" in harp("a-job").output
 
 
 @pytest.mark.usefixtures("harpd")
