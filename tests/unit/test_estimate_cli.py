@@ -218,7 +218,7 @@ def test_a_pod_is_asked_about_by_what_its_container_runs(harpd: FakeHarpd, tmp_p
     assert harpd.asked[0] == pb.EstimateRequest(
         command=["python", "train.py", "--batch", "64"],
         image="repo/train:1",
-        owner="red/Pod/a-pod",
+        owner="red/Pod/a-pod/train",
         labels={"team": "x"},
         mem_bytes=18 * GIB,
         share_ppm=250_000,
