@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -114,6 +114,18 @@ class Client:
     def metrics(self, accept: str = "") -> str:
         """What Prometheus would be told, in one of its formats (HTTP's Accept)."""
         return self._call(self._stub.GetMetrics, pb.GetMetricsRequest(accept=accept)).text
+
+    def estimate(self, request: pb.EstimateRequest) -> pb.EstimateReply:
+        """What a job will need."""
+        return self._call(self._stub.Estimate, request)
+
+    def runs(self, request: pb.GetRunsRequest) -> pb.GetRunsReply:
+        """A page of the runs that have ended."""
+        return self._call(self._stub.GetRuns, request)
+
+    def add_runs(self, runs: Iterable[pb.Run]) -> int:
+        """Add runs that another machine kept; how many."""
+        return self._call(self._stub.AddRuns, pb.AddRunsRequest(runs=runs)).added
 
     def stop(self, *, with_arbiter: bool) -> None:
         """End the daemon."""

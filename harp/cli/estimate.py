@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp estimate`: what jobs will need, from what jobs like them needed."""
+"""`harp estimate`: what jobs will need, from what jobs like them needed; and how good that is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from harp.cli.estimate_job import JOB, explain, job
+from harp.cli.estimate_runs import export, history, import_
 from harp.cli.output import json_option, print_json, progress
 
 __all__ = ["estimate"]
@@ -30,9 +32,28 @@ _begin = click.option(
 )
 
 
-@click.group()
+class _WithJob(click.Group):
+    """`harp estimate JOB` is `harp estimate job JOB`, where JOB is none of the commands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the command's name in where it was left out."""
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = [JOB, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_WithJob, subcommand_metavar="[COMMAND] JOB|--command LINE|--pod FILE|-- CMD...")
 def estimate() -> None:
-    """What a job will need, learned from jobs like it."""
+    """What a job will need, learned from jobs like it.
+
+    `harp estimate JOB` says it of a tenant, `harp estimate --command LINE` of a command that is not
+    run yet, `harp estimate --pod FILE` of a pod. A tenant that is called as a command is called
+    here: `harp estimate job replay`.
+    """
+
+
+for _one in (job, explain, history, export, import_):
+    estimate.add_command(_one)
 
 
 @estimate.command()

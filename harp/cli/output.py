@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -17,11 +18,15 @@ from harp.model import TenantClass
 from harp.units import parse_percent, parse_size
 
 __all__ = [
+    "AUTO_PERCENT",
+    "AUTO_SIZE",
     "CLASSES",
     "CLASS_HELP",
     "HOST_HELP",
     "PERCENT",
     "SIZE",
+    "Auto",
+    "auto_limit_options",
     "console",
     "fail",
     "json_option",
@@ -36,8 +41,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     _IntParam = click.ParamType[int]
+    _AnyParam = click.ParamType[object]
 else:
-    _IntParam = click.ParamType  # generic only in newer releases of click
+    _IntParam = _AnyParam = click.ParamType  # generic only in newer releases of click
 #: columns no table of ours needs
 _ROOM = 1000
 CLASSES = [c.label for c in TenantClass]
@@ -49,6 +55,76 @@ CLASS_HELP = (
 HOST_HELP = "Limit of pinned host memory, all GPUs together; none lifts it."
 
 
+class _Size(_IntParam):
+    """A size such as 8GiB; "none" lifts the limit."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return 0 if value == "none" else parse_size(str(value))
+        except UnitError as error:
+            self.fail(f"{error.message}; {error.hint}", param, ctx)
+
+
+class _Percent(_IntParam):
+    """A share such as 30%; "none" lifts it."""
+
+    name = "percent"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return 0 if value == "none" else parse_percent(str(value))
+        except UnitError as error:
+            self.fail(f"{error.message}; {error.hint}", param, ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """A limit that is estimated."""
+
+    most: int = 0  #: what the user would have asked for; 0: nothing said
+
+
+class _Auto(_AnyParam):
+    """As `plain`, or auto, or auto:VALUE."""
+
+    def __init__(self, plain: _IntParam) -> None:
+        self.name = plain.name
+        self._plain = plain
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Auto:
+        word, colon, most = str(value).partition(":")
+        if isinstance(value, Auto) or word != "auto":
+            return value if isinstance(value, Auto) else self._plain.convert(value, param, ctx)
+        return Auto(self._plain.convert(most, param, ctx) if colon else 0)
+
+
+SIZE = _Size()
+PERCENT = _Percent()
+AUTO_SIZE = _Auto(SIZE)
+AUTO_PERCENT = _Auto(PERCENT)
+
+_MORE_LIMITS = (
+    click.option(
+        "--limit", type=PERCENT, default=0, help="Most time of each GPU, even when alone."
+    ),
+    click.option(
+        "--class", "klass", type=click.Choice(CLASSES), default=CLASSES[0], help=CLASS_HELP
+    ),
+)
+
+
 def json_option(command: _F) -> _F:
     """Add `--json`."""
     return click.option(
@@ -58,25 +134,43 @@ def json_option(command: _F) -> _F:
 
 def limit_options(command: _F) -> _F:
     """Add a new tenant's limits: `--mem`, `--host-mem`, `--share`, `--limit`, `--class` (klass)."""
-    for option in reversed(
-        (
-            click.option("--mem", type=SIZE, default=0, help="Memory limit per GPU, e.g. 8GiB."),
-            click.option("--host-mem", type=SIZE, default=0, help=HOST_HELP),
-            click.option(
-                "--share", type=PERCENT, default=0, help="Guaranteed part of each GPU's time."
-            ),
-            click.option(
-                "--limit", type=PERCENT, default=0, help="Most time of each GPU, even when alone."
-            ),
-            click.option(
-                "--class",
-                "klass",
-                type=click.Choice(CLASSES),
-                default=CLASSES[0],
-                help=CLASS_HELP,
-            ),
-        )
-    ):
+    return _add(
+        command,
+        click.option("--mem", type=SIZE, default=0, help="Memory limit per GPU, e.g. 8GiB."),
+        click.option("--host-mem", type=SIZE, default=0, help=HOST_HELP),
+        click.option(
+            "--share", type=PERCENT, default=0, help="Guaranteed part of each GPU's time."
+        ),
+        *_MORE_LIMITS,
+    )
+
+
+def auto_limit_options(command: _F) -> _F:
+    """The same, where `--mem` and `--share` may be estimated: they are an Auto then."""
+    return _add(
+        command,
+        click.option(
+            "--mem",
+            type=AUTO_SIZE,
+            default=0,
+            metavar="SIZE|auto[:SIZE]",
+            help="Memory limit per GPU, e.g. 8GiB. auto: what runs like it have needed; auto:8GiB:"
+            " the same, 8GiB at most, and 8GiB where nobody knows.",
+        ),
+        click.option("--host-mem", type=SIZE, default=0, help=HOST_HELP),
+        click.option(
+            "--share",
+            type=AUTO_PERCENT,
+            default=0,
+            metavar="PERCENT|auto[:PERCENT]",
+            help="Guaranteed part of each GPU's time; auto as with --mem.",
+        ),
+        *_MORE_LIMITS,
+    )
+
+
+def _add(command: _F, *options: Callable[[_F], _F]) -> _F:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -118,39 +212,3 @@ def fail(error: HarpError, *, as_json: bool, status: int) -> int:
     if error.hint:
         sys.stderr.write(f"hint: {error.hint}\n")
     return status
-
-
-class _Size(_IntParam):
-    """A size such as 8GiB; "none" lifts the limit."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return 0 if value == "none" else parse_size(str(value))
-        except UnitError as error:
-            self.fail(f"{error.message}; {error.hint}", param, ctx)
-
-
-class _Percent(_IntParam):
-    """A share such as 30%; "none" lifts it."""
-
-    name = "percent"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return 0 if value == "none" else parse_percent(str(value))
-        except UnitError as error:
-            self.fail(f"{error.message}; {error.hint}", param, ctx)
-
-
-SIZE = _Size()
-PERCENT = _Percent()

@@ -8,16 +8,10 @@ as env(1) does: 125 HARP's own failure, 126 CMD cannot be run, 127 CMD is not th
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import secrets
-import shutil
 import signal
-import socket
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,21 +19,15 @@ import click
 
 from harp.api.v1 import control_pb2 as pb
 from harp.cli.environment import as_given
-from harp.cli.output import fail, limit_options, progress
+from harp.cli.grant import connected, grant, say_grant
+from harp.cli.output import Auto, auto_limit_options, fail, progress
 from harp.cli.program import locate, obstacle
-from harp.cli.start import connect_or_start
 from harp.errors import HarpError
-from harp.inject import FROM_DAEMON, Backing, driver_backing, shim_dir, soft_dir, tenant_env
 from harp.model import Limits, Policy, TenantClass
-from harp.native import find
-from harp.rundir import check_socket, make_user_dir
-from harp.units import format_percent, format_size
 
 __all__ = ["run"]
 
 _FAILED, _CANNOT_RUN, _NOT_FOUND = 125, 126, 127
-_STALE_S = 60.0
-_BACKLOG = 128
 _POLICIES = {
     None: pb.POLICY_UNSPECIFIED,
     Policy.WARN.value: pb.POLICY_WARN,
@@ -61,7 +49,7 @@ _CLASS_OF = {
     help="Device or devices, by index or start of the UUID; CMD sees them in this order."
     " Default: the freest one.",
 )
-@limit_options
+@auto_limit_options
 @click.option(
     "--no-gang",
     is_flag=True,
@@ -112,9 +100,9 @@ _CLASS_OF = {
 def run(
     *,
     gpu: str,
-    mem: int,
+    mem: int | Auto,
     host_mem: int,
-    share: int,
+    share: int | Auto,
     limit: int,
     klass: str,
     no_gang: bool,
@@ -133,6 +121,8 @@ def run(
     if remote:
         _only_local(
             {
+                "--mem auto": isinstance(mem, Auto),
+                "--share auto": isinstance(share, Auto),
                 "--host-mem": host_mem,
                 "--no-gang": no_gang,
                 "--oversubscribe": oversubscribe,
@@ -156,6 +146,8 @@ def run(
         # A local run shall not wait for the modules of the other kind.
         from harp.cli import run_remote as elsewhere  # noqa: PLC0415
 
+        assert isinstance(mem, int)
+        assert isinstance(share, int)  # _only_local has refused the rest
         where = elsewhere.Where(remote, client_dir, insecure, token, detached)
         want = elsewhere.wanted(
             Limits(mem, share, limit, TenantClass.of(klass)), gpu=gpu, name=name
@@ -166,9 +158,7 @@ def run(
     request = pb.CreateTenantRequest(
         name=name,
         gpu=gpu,
-        mem_limit_bytes=mem,
         host_limit_bytes=host_mem,
-        share_ppm=share,
         limit_ppm=limit,
         tenant_class=_CLASS_OF[klass],
         no_gang=no_gang,
@@ -176,35 +166,22 @@ def run(
         policy=_POLICIES[policy],
         root_pid=os.getpid(),
         program=command[0],
+        command=command,
     )
+    if isinstance(mem, Auto) or isinstance(share, Auto):
+        # Who says their limits shall not wait for the modules of those who do not.
+        from harp.cli import automatic  # noqa: PLC0415
+
+        told = say_grant if as_json else None
+        automatic.run_beside(automatic.Asked(mem, share), request, program, env, told)
+    request.mem_limit_bytes, request.share_ppm = mem, share
     try:
-        child_env, reply = _grant(request, env)
+        with connected(env) as (client, info):
+            child_env, reply = grant(client, info, request, env)
     except HarpError as error:
         sys.exit(fail(error, as_json=False, status=_FAILED))
-    tenant = reply.tenant
     if as_json:
-        sys.stderr.write(
-            json.dumps(
-                {
-                    "tenant": tenant.name,
-                    "pid": tenant.root_pid,
-                    "gpu": reply.device.index,
-                    "gpus": [d.index for d in reply.devices],
-                    "device": reply.device.name,
-                    "device_uuids": list(tenant.device_uuids),
-                    "software": reply.device.kind == pb.DEVICE_KIND_SOFTWARE,
-                    "mem_limit_bytes": tenant.mem_limit_bytes,
-                    "host_limit_bytes": tenant.host_limit_bytes,
-                    "share_ppm": tenant.share_ppm,
-                    "limit_ppm": tenant.limit_ppm,
-                    "class": TenantClass(tenant.tenant_class).label,
-                    "gang": not tenant.no_gang,
-                    "oversubscribe": tenant.oversubscribe,
-                }
-            )
-            + "\n"
-        )
-        sys.stderr.flush()
+        say_grant(reply, {})
     _become(program, command, child_env)
 
 
@@ -213,102 +190,6 @@ def _only_local(given: Mapping[str, object]) -> None:
     for option, value in given.items():
         if value:
             raise click.UsageError(f"{option} is for GPUs of this host: leases do not have it")
-
-
-def describe(reply: pb.CreateTenantReply) -> str:
-    """One line on what was granted."""
-    tenant = reply.tenant
-    each = " each" if len(reply.devices) > 1 else ""
-    where = ",".join(str(d.index) for d in reply.devices)
-    parts = [f"tenant {tenant.name} on GPU {where}"]
-    if tenant.mem_limit_bytes:
-        parts.append(f"memory {format_size(tenant.mem_limit_bytes)}{each}")
-    if tenant.host_limit_bytes:
-        parts.append(f"pinned host memory {format_size(tenant.host_limit_bytes)}")
-    if tenant.share_ppm:
-        parts.append(f"share {format_percent(tenant.share_ppm)}{each}")
-    if tenant.oversubscribe:
-        parts.append("oversubscribing")
-    if each and tenant.no_gang:
-        parts.append("not ganged")
-    return ", ".join(parts)
-
-
-def _grant(
-    request: pb.CreateTenantRequest, env: Mapping[str, str]
-) -> tuple[dict[str, str], pb.CreateTenantReply]:
-    """Make the tenant; returns the environment for CMD and what harpd answered."""
-    client, started = connect_or_start(env)
-    with client:
-        info = client.info()
-        if started:
-            progress(f"harp: started harpd (pid {info.pid}, log {info.log_path})")
-        base = make_user_dir(env)
-        shim = shim_dir(find(env), base)
-        backing = _backing(info, env, base)
-        grants = base / "grants"
-        grants.mkdir(mode=0o700, exist_ok=True)
-        _sweep(grants)
-        with _grant_folder(grants, request) as (folder, listening):
-            request.grant_dir = str(folder)
-            request.ticket = client.deposit(listening)
-            reply = client.create(request)
-    child = tenant_env(env, grant_dir=folder, shim=shim, backing=backing)
-    for key in FROM_DAEMON:
-        child.pop(key, None)
-        if key in reply.env:
-            child[key] = reply.env[key]
-    if reply.device_count > 1:
-        if request.gpu or "CUDA_VISIBLE_DEVICES" not in env:
-            # The granted devices are the program's 0, 1, ...; it may use no others.
-            child["CUDA_VISIBLE_DEVICES"] = ",".join(d.uuid for d in reply.devices)
-        else:
-            progress("harp: CUDA_VISIBLE_DEVICES is yours and stays; it must name the granted GPU")
-    if reply.device.kind == pb.DEVICE_KIND_SOFTWARE and sys.stderr.isatty():
-        progress(f"harp: {describe(reply)} ({reply.device.name}: not a real GPU)")
-    return child, reply
-
-
-def _backing(info: pb.GetInfoReply, env: Mapping[str, str], base: Path) -> Backing:
-    """The driver libraries CMD's calls end in."""
-    if info.kind == pb.DEVICE_KIND_SOFTWARE:
-        return soft_dir(find(env), base)
-    return driver_backing(env, info.uid, info.cuda_path, info.nvml_path)
-
-
-@contextlib.contextmanager
-def _grant_folder(
-    grants: Path, request: pb.CreateTenantRequest
-) -> Iterator[tuple[Path, socket.socket]]:
-    """A new grant folder with its listening socket; removed again if the grant fails."""
-    stem = "".join(c for c in Path(request.name or request.program).name if c.isalnum())[:16]
-    folder = grants / f"{stem or 'tenant'}-{secrets.token_hex(4)}"
-    path = folder / "arbiter.sock"
-    check_socket(path)
-    folder.mkdir(mode=0o700)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
-            sock.bind(str(path))
-            sock.listen(_BACKLOG)
-            yield folder, sock
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _sweep(grants: Path) -> None:
-    """Remove the folders of tenants that ended: on their sockets nobody listens any more."""
-    now = time.time()
-    for folder in grants.iterdir():
-        with contextlib.suppress(OSError):
-            if now - folder.stat().st_mtime < _STALE_S:
-                continue  # another `harp run` may be at work in it
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-                probe.settimeout(0.2)
-                try:
-                    probe.connect(str(folder / "arbiter.sock"))
-                except (ConnectionRefusedError, FileNotFoundError):
-                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _become(program: Path, command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:

@@ -12,13 +12,12 @@ first key with enough runs answers. One that nobody has an answer for gets its r
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from harp.estimator.calibration import Residual, Residuals
+from harp.estimator.past import Past
 from harp.estimator.rules import Base, Rule, Safety
-from harp.estimator.sketch import Decayed
 
 __all__ = ["Estimate", "Estimator", "Key"]
 
@@ -28,6 +27,11 @@ Key = tuple[Hashable, ...]
 _FLOOR = 1e-6
 #: what one that exceeds its bound and goes on is taken for until it ends: e times the bound
 _BEYOND = 1.0
+#: what is not calibrated
+_FIXED = (Safety.MARGIN, Safety.TIMES)
+#: groups of keys, as added to a pool's name, and the last runs that their spread is taken over
+_STEADY, _RESTLESS = ", steady", ", restless"
+_SPREAD_OVER = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +46,13 @@ class Estimate:
     base: float | None  #: what the bounds were made from
     reason: str  #: one line
     number: int = 0  #: of this answer
+    group: str = ""  #: of keys that spread as much; see Rule.steady
+    made: str = ""  #: how the first bound was made; empty: unknown
 
     @property
     def grant(self) -> float | None:
         """The bound at the first confidence."""
         return self.bounds[0]
-
-
-@dataclass(slots=True)
-class _Past:
-    """What a key has shown."""
-
-    sketch: Decayed
-    runs: int = 0
-    last: deque[float] = field(default_factory=lambda: deque(maxlen=3))
 
 
 @dataclass(slots=True)
@@ -84,7 +81,7 @@ class Estimator:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self._past: dict[Key, _Past] = {}
+        self._past: dict[Key, Past] = {}
         self._pools = _Pools(rule)
         self._said = 0
         #: {(answer's number, confidence's index): residuals of those that run beyond their bound}
@@ -102,11 +99,14 @@ class Estimator:
             return self._unknown(request, "no run of a job like it has ended")
         level, past = found
         base = self._base(past)
-        typical = past.sketch.quantile(0.5)
+        typical = past.quantile(0.5)
+        group = self._group(past)
         bounds: list[float | None] = []
         words: list[str] = []
+        made = ""
         for index, confidence in enumerate(self.rule.confidences):
-            bound, word = self._bound(base, level, index, request)
+            bound, word = self._bound(base, level, group, index, request)
+            made = made or word
             if bound is None:
                 return self._unknown(request, word)
             if request is not None and bound > request:
@@ -124,6 +124,8 @@ class Estimator:
             base=base,
             reason=reason,
             number=self._said,
+            group=group,
+            made=made,
         )
 
     def exceeded(self, found: Estimate, index: int) -> None:
@@ -140,7 +142,7 @@ class Estimator:
             return
         residual = self._residual(found.base, bound, None) + _BEYOND
         added = []
-        for name in (found.level, ""):
+        for name in (found.level + found.group, found.group):
             pool = self._pools.of(name, index)
             pool.judge(held=False)
             added.append((pool, pool.add(residual)))
@@ -166,56 +168,91 @@ class Estimator:
         """
         if found is not None and found.known:
             self._judge(found, value, request)
-        elif self.rule.safety is not Safety.MARGIN:
+        elif self.rule.safety not in _FIXED:
             # The pool fills from those that it could not answer for, too.
             before = self._answering(keys)
             if before is not None:
-                self._add(before[0], self._base(before[1]), value, request)
+                self._add(*before, value, request)
         for key in keys:
             past = self._past.get(key)
             if past is None:
                 half_life = self.rule.half_life_s or self.rule.half_life_runs
-                past = self._past[key] = _Past(Decayed(half_life))
-            past.sketch.add(value, at_s if self.rule.half_life_s else past.runs)
-            past.runs += 1
-            past.last.append(value)
+                past = self._past[key] = Past(half_life)
+            past.add(value, at_s if self.rule.half_life_s else past.runs)
 
-    def _answering(self, keys: Sequence[Key]) -> tuple[str, _Past] | None:
+    def past(self, key: Key) -> Past | None:
+        """What a key has shown; None: nothing."""
+        return self._past.get(key)
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """As if nothing had been seen of them."""
+        for key in keys:
+            self._past.pop(key, None)
+
+    def known(self) -> Iterator[Key]:
+        """All that something was seen of."""
+        return iter(self._past)
+
+    def residuals(self, level: str, group: str) -> int:
+        """How many a bound of this level is calibrated from; see Rule.pool_min."""
+        return max(len(self._pools.of(name, 0)) for name in (level + group, group))
+
+    def _answering(self, keys: Sequence[Key]) -> tuple[str, Past] | None:
         for key in keys:
             past = self._past.get(key)
             if past is not None and past.runs >= self.rule.runs_min:
                 return str(key[0]), past
         return None
 
-    def _base(self, past: _Past) -> float:
+    def _base(self, past: Past) -> float:
         match self.rule.base:
             case Base.LAST:
                 return past.last[-1]
             case Base.LARGEST_3:
-                return max(past.last)
+                return max(past.last[-3:])
+            case Base.LARGEST_3_OR_6:
+                return max(past.last[-6:] if self._group(past) == _RESTLESS else past.last[-3:])
             case Base.DECAYED_P90:
-                return past.sketch.quantile(0.9) or 0.0
+                return past.quantile(0.9) or 0.0
             case Base.DECAYED_P90_OR_LAST:
-                return max(past.sketch.quantile(0.9) or 0.0, past.last[-1])
+                return max(past.quantile(0.9) or 0.0, past.last[-1])
+
+    def _group(self, past: Past) -> str:
+        if self.rule.steady is None:
+            return ""
+        steady, restless = self.rule.steady
+        spread = past.spread(_SPREAD_OVER)
+        return _STEADY if spread <= steady else _RESTLESS if spread > restless else ""
 
     def _bound(
-        self, base: float, level: str, index: int, request: float | None
+        self, base: float, level: str, group: str, index: int, request: float | None
     ) -> tuple[float | None, str]:
         rule = self.rule
         name = rule.base.value
         if rule.safety is Safety.MARGIN:
             margin = rule.margin * (request or 1.0)
             return base + margin, f"{name} {base:.6g} + {margin:.6g}"
-        pool = self._pools.of(level, index)
+        if rule.safety is Safety.TIMES:
+            margin = max(rule.margin * base, rule.margin_least)
+            return base + margin, f"{name} {rule.shown(base)} + {rule.shown(margin)}"
+        pool = self._pools.of(level + group, index)
         offset = pool.bound()
         if offset is None:
-            pool = self._pools.of("", index)
+            pool = self._pools.of(group, index)
             offset = pool.bound()
+        if offset is None and rule.start_margin is not None:
+            factor = 1 + rule.start_margin
+            return base * factor, (
+                f"{name} {rule.shown(base)} x {factor:.3g} (not calibrated: {len(pool)} residuals "
+                f"of {rule.pool_min})"
+            )
         if offset is None:
             return None, f"{len(pool)} runs to calibrate from, {rule.pool_min} needed"
         if rule.safety is Safety.FACTOR:
             factor = math.exp(offset)
-            return base * factor, f"{name} {base:.6g} x {factor:.3g} ({len(pool)} residuals)"
+            return base * factor, (
+                f"{name} {rule.shown(base)} x {factor:.3g} ({len(pool)} residuals)"
+            )
         scale = request or 1.0
         return (
             max(base + offset * scale, 0.0),
@@ -223,7 +260,7 @@ class Estimator:
         )
 
     def _judge(self, found: Estimate, value: float, request: float | None) -> None:
-        if self.rule.safety is Safety.MARGIN or found.base is None:
+        if self.rule.safety in _FIXED or found.base is None:
             return
         residual = self._residual(found.base, value, request)
         for index, bound in enumerate(found.bounds):
@@ -232,15 +269,16 @@ class Estimator:
                 for pool, one in known:
                     pool.change(one, residual)
                 continue
-            for name in (found.level, ""):
+            for name in (found.level + found.group, found.group):
                 pool = self._pools.of(name, index)
                 pool.judge(held=bound is not None and value <= bound)
                 pool.add(residual)
 
-    def _add(self, level: str, base: float, value: float, request: float | None) -> None:
-        residual = self._residual(base, value, request)
+    def _add(self, level: str, past: Past, value: float, request: float | None) -> None:
+        residual = self._residual(self._base(past), value, request)
+        group = self._group(past)
         for index in range(len(self.rule.confidences)):
-            for name in (level, ""):
+            for name in (level + group, group):
                 self._pools.of(name, index).add(residual)
 
     def _residual(self, base: float, value: float, request: float | None) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["RULES", "Base", "Rule", "Safety"]
+__all__ = ["JOB_RULES", "RULES", "Base", "Rule", "Safety"]
 
 _DAY_S = 86400.0
 
@@ -24,6 +24,7 @@ class Base(enum.Enum):
     LARGEST_3 = "largest of the last 3"
     DECAYED_P90 = "decayed p90"
     DECAYED_P90_OR_LAST = "decayed p90 or last value"  #: the larger
+    LARGEST_3_OR_6 = "largest of the last few"  #: 3; 6 of a key whose runs differ much
 
 
 class Safety(enum.Enum):
@@ -32,6 +33,7 @@ class Safety(enum.Enum):
     MARGIN = "margin"  #: a fixed one, in parts of the request
     OFFSET = "offset"  #: calibrated, in parts of the request
     FACTOR = "factor"  #: calibrated, as a factor
+    TIMES = "times"  #: a fixed factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Rule:
     base: Base
     safety: Safety
     confidences: tuple[float, ...]  #: of its bounds; the first is what is granted
-    margin: float = 0.04  #: Safety.MARGIN alone
+    margin: float = 0.04  #: Safety.MARGIN, in parts of the request; Safety.TIMES, of the base
+    margin_least: float = 0.0  #: Safety.TIMES: in the target's unit
     runs_min: int = 1  #: fewer runs of a key ask the next wider one
     half_life_s: float | None = None  #: of the decay; None: half_life_runs
     half_life_runs: float = 20.0
@@ -51,6 +54,23 @@ class Rule:
     pool_min: int = 50
     gain: float = 0.005  #: see calibration.Residuals
     requested: bool = True  #: users ask for it, so the request is the ceiling
+    #: spread of a key's last runs, in parts of the largest, up to which it is steady and from which
+    #: it is restless: each group has residuals of its own. None: one group
+    steady: tuple[float, float] | None = None
+    #: margin in parts of the base until there are residuals enough; None: unknown until then
+    start_margin: float | None = None
+    #: what is put on top of three runs that agree, in parts of the largest and in the unit at
+    #: least; None: so few never answer
+    agreed_margin: tuple[float, float] | None = None
+
+    def shown(self, value: float) -> str:
+        """A value as people read it, rounded."""
+        if self.unit != "bytes":
+            return f"{value:.4g} {self.unit}"
+        for size, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+            if value >= size:
+                return f"{value / size:.4g} {name}"
+        return f"{value:.0f} bytes"
 
 
 RULES = {
@@ -84,6 +104,75 @@ RULES = {
             pool=3000,
             gain=0.001,
             requested=False,
+        ),
+    )
+}
+
+#: spreads that part steady keys from others, and others from restless ones
+_STEADY = (0.05, 0.25)
+
+#: of whole runs of jobs: advise.py. Runs of a key needed, what is calibrated and the margins of
+#: what is not are those of research/estimator.md, sections 3.4 and 4. The margin before anything is
+#: calibrated is the autoscaler's too: with it the largest of all runs held for 98.3 % (memory).
+JOB_RULES = {
+    rule.target: rule
+    for rule in (
+        Rule(
+            "gpu_mem_bytes",
+            "bytes",
+            Base.LARGEST_3_OR_6,
+            Safety.FACTOR,
+            (0.98,),
+            runs_min=5,
+            steady=_STEADY,
+            start_margin=0.15,
+            agreed_margin=(0.02, 256 << 20),
+        ),
+        Rule(
+            "share_ratio",
+            "of a GPU",
+            Base.DECAYED_P90_OR_LAST,
+            Safety.TIMES,
+            (0.99,),
+            margin=0.15,
+            margin_least=0.04,
+            runs_min=3,
+        ),
+        Rule(
+            "host_mem_bytes",
+            "bytes",
+            Base.DECAYED_P90_OR_LAST,
+            Safety.TIMES,
+            (0.98,),
+            margin=0.15,
+            margin_least=64 << 20,
+            runs_min=3,
+            requested=False,
+        ),
+        Rule(
+            "cpu_cores",
+            "cores",
+            Base.DECAYED_P90_OR_LAST,
+            Safety.TIMES,
+            (0.95,),
+            margin=0.15,
+            margin_least=0.1,
+            runs_min=3,
+            requested=False,
+        ),
+        Rule(
+            "duration_s",
+            "s",
+            Base.DECAYED_P90,
+            Safety.FACTOR,
+            (0.90,),
+            runs_min=3,
+            pool=3000,
+            gain=0.001,
+            requested=False,
+            steady=_STEADY,
+            start_margin=0.5,
+            agreed_margin=(0.15, 1.0),
         ),
     )
 }

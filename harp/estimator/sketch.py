@@ -9,13 +9,19 @@ its place once what it lacks weighs less than a thousandth.
 
 from __future__ import annotations
 
-from ddsketch import DDSketch
+from ddsketch import LogCollapsingLowestDenseDDSketch
 
 __all__ = ["Decayed"]
 
 _ACCURACY = 0.01
+#: bins of a sketch: from 1 to e**40; more put the smallest values together
+_BINS = 2048
 #: half-lives after which a young sketch begins, and for how many both are fed
 _BEGIN, _BESIDE = 60.0, 10.0
+
+
+def _empty() -> LogCollapsingLowestDenseDDSketch:
+    return LogCollapsingLowestDenseDDSketch(_ACCURACY, _BINS)
 
 
 class Decayed:
@@ -28,8 +34,8 @@ class Decayed:
     def __init__(self, half_life: float) -> None:
         self._half_life = half_life
         self._began: float | None = None
-        self._old = DDSketch(_ACCURACY)
-        self._young: DDSketch | None = None
+        self._old = _empty()
+        self._young: LogCollapsingLowestDenseDDSketch | None = None
 
     def add(self, value: float, at: float) -> None:
         """One value; `at` does not fall (one that does counts as the oldest)."""
@@ -38,9 +44,9 @@ class Decayed:
         age = max(0.0, (at - self._began) / self._half_life)
         if age > _BEGIN + _BESIDE and self._young is None:
             # Nothing came for so long that all before weighs nothing.
-            self._old, self._began, age = DDSketch(_ACCURACY), at, 0.0
+            self._old, self._began, age = _empty(), at, 0.0
         if self._young is None and age > _BEGIN:
-            self._young = DDSketch(_ACCURACY)
+            self._young = _empty()
         if self._young is not None:
             young_age = max(0.0, age - _BEGIN)
             self._young.add(value, 2.0**young_age)

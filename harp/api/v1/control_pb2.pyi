@@ -850,6 +850,10 @@ class CreateTenantRequest(google.protobuf.message.Message):
     ANY_UID_FIELD_NUMBER: builtins.int
     HELD_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    COMMAND_FIELD_NUMBER: builtins.int
+    ESTIMATED_FIELD_NUMBER: builtins.int
+    ASKED_MEM_BYTES_FIELD_NUMBER: builtins.int
+    ASKED_SHARE_PPM_FIELD_NUMBER: builtins.int
     name: builtins.str
     """empty: made from the program's name; a held tenant's may be that of a"""
     gpu: builtins.str
@@ -893,9 +897,23 @@ class CreateTenantRequest(google.protobuf.message.Message):
     """folder is root's, and so is the one around it, closed to others
     it lives until it is removed, whatever its processes do; no root_pid
     """
+    estimated: builtins.bool
+    """a limit above is what Estimate said; what its user would have asked"""
+    asked_mem_bytes: builtins.int
+    """for is below, else above
+    0: nothing said
+    """
+    asked_share_ppm: builtins.int
+    """0: nothing said"""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """what it is, for metrics; names as Prometheus takes them"""
+
+    @property
+    def command(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """For history (harp/estimator).
+        its words, a job's signature; they are not kept
+        """
 
     def __init__(
         self,
@@ -918,8 +936,12 @@ class CreateTenantRequest(google.protobuf.message.Message):
         any_uid: builtins.bool = ...,
         held: builtins.bool = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        command: collections.abc.Iterable[builtins.str] | None = ...,
+        estimated: builtins.bool = ...,
+        asked_mem_bytes: builtins.int = ...,
+        asked_share_ppm: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["any_uid", b"any_uid", "for_uid", b"for_uid", "gpu", b"gpu", "grant_dir", b"grant_dir", "held", b"held", "host_limit_bytes", b"host_limit_bytes", "labels", b"labels", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["any_uid", b"any_uid", "asked_mem_bytes", b"asked_mem_bytes", "asked_share_ppm", b"asked_share_ppm", "command", b"command", "estimated", b"estimated", "for_uid", b"for_uid", "gpu", b"gpu", "grant_dir", b"grant_dir", "held", b"held", "host_limit_bytes", b"host_limit_bytes", "labels", b"labels", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "no_gang", b"no_gang", "oversubscribe", b"oversubscribe", "policy", b"policy", "program", b"program", "root_pid", b"root_pid", "share_ppm", b"share_ppm", "tenant_class", b"tenant_class", "ticket", b"ticket"]) -> None: ...
 
 global___CreateTenantRequest = CreateTenantRequest
 
@@ -1193,6 +1215,463 @@ class GetMetricsReply(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["text", b"text"]) -> None: ...
 
 global___GetMetricsReply = GetMetricsReply
+
+@typing.final
+class Job(google.protobuf.message.Message):
+    """What is known of a job before it runs; what is empty or 0 is not known."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRAM_FIELD_NUMBER: builtins.int
+    SHAPE_FIELD_NUMBER: builtins.int
+    NUMBERS_FIELD_NUMBER: builtins.int
+    USER_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
+    FRAMEWORK_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    GPU_FIELD_NUMBER: builtins.int
+    ASKED_MEM_BYTES_FIELD_NUMBER: builtins.int
+    ASKED_SHARE_RATIO_FIELD_NUMBER: builtins.int
+    DEVICE_MEM_BYTES_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    program: builtins.str
+    """its command, a digest"""
+    shape: builtins.str
+    """the same, its numbers left out"""
+    user: builtins.str
+    """a digest, salted by the machine"""
+    image: builtins.str
+    framework: builtins.str
+    owner: builtins.str
+    """of a pod: namespace/Kind/name of what made it"""
+    gpu: builtins.str
+    """the device's name"""
+    asked_mem_bytes: builtins.int
+    """GPU memory that its user asks for"""
+    asked_share_ratio: builtins.float
+    """of a GPU's time, 0..1"""
+    device_mem_bytes: builtins.int
+    """of the device"""
+    @property
+    def numbers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___JobNumber]:
+        """those numbers, in order"""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___JobLabel]:
+        """by name"""
+
+    def __init__(
+        self,
+        *,
+        program: builtins.str = ...,
+        shape: builtins.str = ...,
+        numbers: collections.abc.Iterable[global___JobNumber] | None = ...,
+        user: builtins.str = ...,
+        image: builtins.str = ...,
+        framework: builtins.str = ...,
+        owner: builtins.str = ...,
+        gpu: builtins.str = ...,
+        asked_mem_bytes: builtins.int = ...,
+        asked_share_ratio: builtins.float = ...,
+        device_mem_bytes: builtins.int = ...,
+        labels: collections.abc.Iterable[global___JobLabel] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["asked_mem_bytes", b"asked_mem_bytes", "asked_share_ratio", b"asked_share_ratio", "device_mem_bytes", b"device_mem_bytes", "framework", b"framework", "gpu", b"gpu", "image", b"image", "labels", b"labels", "numbers", b"numbers", "owner", b"owner", "program", b"program", "shape", b"shape", "user", b"user"]) -> None: ...
+
+global___Job = Job
+
+@typing.final
+class JobNumber(google.protobuf.message.Message):
+    """A number in a command."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """of its option"""
+    value: builtins.float
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        value: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "value", b"value"]) -> None: ...
+
+global___JobNumber = JobNumber
+
+@typing.final
+class JobLabel(google.protobuf.message.Message):
+    """A label of a job."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    value: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        value: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "value", b"value"]) -> None: ...
+
+global___JobLabel = JobLabel
+
+@typing.final
+class Run(google.protobuf.message.Message):
+    """A job that has ended, or was last seen."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class UsedEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    @typing.final
+    class QuantilesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    JOB_FIELD_NUMBER: builtins.int
+    NUMBER_FIELD_NUMBER: builtins.int
+    STARTED_S_FIELD_NUMBER: builtins.int
+    ENDED_S_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    EXIT_STATUS_FIELD_NUMBER: builtins.int
+    USED_FIELD_NUMBER: builtins.int
+    QUANTILES_FIELD_NUMBER: builtins.int
+    MEM_LIMIT_BYTES_FIELD_NUMBER: builtins.int
+    SHARE_RATIO_FIELD_NUMBER: builtins.int
+    ATTEMPTED_BYTES_FIELD_NUMBER: builtins.int
+    ELASTIC_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """in the order of ending"""
+    started_s: builtins.float
+    """seconds since the epoch"""
+    ended_s: builtins.float
+    """the same"""
+    outcome: builtins.str
+    """done, failed, killed, oom, lost"""
+    exit_status: builtins.int
+    """absent: not seen"""
+    mem_limit_bytes: builtins.int
+    """it ran under; 0: none"""
+    share_ratio: builtins.float
+    """it had"""
+    attempted_bytes: builtins.int
+    """what it held and asked for when it was refused; 0: never"""
+    elastic: builtins.bool
+    """it grabs all it is given"""
+    @property
+    def job(self) -> global___Job: ...
+    @property
+    def used(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """by target: what it needed"""
+
+    @property
+    def quantiles(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """"gpu_mem_bytes.p50" and others"""
+
+    def __init__(
+        self,
+        *,
+        job: global___Job | None = ...,
+        number: builtins.int = ...,
+        started_s: builtins.float = ...,
+        ended_s: builtins.float = ...,
+        outcome: builtins.str = ...,
+        exit_status: builtins.int | None = ...,
+        used: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+        quantiles: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+        mem_limit_bytes: builtins.int = ...,
+        share_ratio: builtins.float = ...,
+        attempted_bytes: builtins.int = ...,
+        elastic: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_exit_status", b"_exit_status", "exit_status", b"exit_status", "job", b"job"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_exit_status", b"_exit_status", "attempted_bytes", b"attempted_bytes", "elastic", b"elastic", "ended_s", b"ended_s", "exit_status", b"exit_status", "job", b"job", "mem_limit_bytes", b"mem_limit_bytes", "number", b"number", "outcome", b"outcome", "quantiles", b"quantiles", "share_ratio", b"share_ratio", "started_s", b"started_s", "used", b"used"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_exit_status", b"_exit_status"]) -> typing.Literal["exit_status"] | None: ...
+
+global___Run = Run
+
+@typing.final
+class Need(google.protobuf.message.Message):
+    """What a job will need of one target."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: builtins.int
+    TYPICAL_FIELD_NUMBER: builtins.int
+    BOUND_FIELD_NUMBER: builtins.int
+    CONFIDENCE_FIELD_NUMBER: builtins.int
+    KNOWN_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    target: builtins.str
+    """gpu_mem_bytes, share_ratio, host_mem_bytes, cpu_cores, duration_s"""
+    typical: builtins.float
+    """half of such jobs need less; absent: unknown"""
+    bound: builtins.float
+    """at `confidence`; of an unknown one its request, or absent"""
+    confidence: builtins.float
+    """0..1"""
+    known: builtins.bool
+    """learned from runs"""
+    level: builtins.str
+    """which kind of likeness answered: signature, owner, ..., request"""
+    runs: builtins.int
+    """of that kind"""
+    reason: builtins.str
+    """one line"""
+    def __init__(
+        self,
+        *,
+        target: builtins.str = ...,
+        typical: builtins.float | None = ...,
+        bound: builtins.float | None = ...,
+        confidence: builtins.float = ...,
+        known: builtins.bool = ...,
+        level: builtins.str = ...,
+        runs: builtins.int = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_bound", b"_bound", "_typical", b"_typical", "bound", b"bound", "typical", b"typical"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_bound", b"_bound", "_typical", b"_typical", "bound", b"bound", "confidence", b"confidence", "known", b"known", "level", b"level", "reason", b"reason", "runs", b"runs", "target", b"target", "typical", b"typical"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_bound", b"_bound"]) -> typing.Literal["bound"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_typical", b"_typical"]) -> typing.Literal["typical"] | None: ...
+
+global___Need = Need
+
+@typing.final
+class EstimateRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TENANT_FIELD_NUMBER: builtins.int
+    COMMAND_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
+    FRAMEWORK_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    GPU_FIELD_NUMBER: builtins.int
+    MEM_BYTES_FIELD_NUMBER: builtins.int
+    SHARE_PPM_FIELD_NUMBER: builtins.int
+    FOR_UID_FIELD_NUMBER: builtins.int
+    EXPLAIN_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """of a tenant, living or lately ended; then nothing else is looked at"""
+    image: builtins.str
+    framework: builtins.str
+    """empty: guessed from the command"""
+    owner: builtins.str
+    """of a pod: namespace/Kind/name of what made it"""
+    gpu: builtins.str
+    """as in CreateTenant: the device it is meant for; empty: the first"""
+    mem_bytes: builtins.int
+    """GPU memory that its user asks for; 0: nothing said"""
+    share_ppm: builtins.int
+    """likewise of time"""
+    for_uid: builtins.int
+    """as a job of this user; another one than the caller: root alone"""
+    explain: builtins.bool
+    """also say why"""
+    @property
+    def command(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """its words; they are not kept"""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        command: collections.abc.Iterable[builtins.str] | None = ...,
+        image: builtins.str = ...,
+        framework: builtins.str = ...,
+        owner: builtins.str = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        gpu: builtins.str = ...,
+        mem_bytes: builtins.int = ...,
+        share_ppm: builtins.int = ...,
+        for_uid: builtins.int | None = ...,
+        explain: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_for_uid", b"_for_uid", "for_uid", b"for_uid"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_for_uid", b"_for_uid", "command", b"command", "explain", b"explain", "for_uid", b"for_uid", "framework", b"framework", "gpu", b"gpu", "image", b"image", "labels", b"labels", "mem_bytes", b"mem_bytes", "owner", b"owner", "share_ppm", b"share_ppm", "tenant", b"tenant"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_for_uid", b"_for_uid"]) -> typing.Literal["for_uid"] | None: ...
+
+global___EstimateRequest = EstimateRequest
+
+@typing.final
+class EstimateReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NEEDS_FIELD_NUMBER: builtins.int
+    JOB_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    EXPLAINED_FIELD_NUMBER: builtins.int
+    ENDED_FIELD_NUMBER: builtins.int
+    runs: builtins.int
+    """that were learned from, of all jobs"""
+    state: builtins.str
+    """why everything is unknown; empty: it is not"""
+    @property
+    def needs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Need]:
+        """of all targets, in their order"""
+
+    @property
+    def job(self) -> global___Job:
+        """as it was understood"""
+
+    @property
+    def explained(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """lines: what was looked at, and what it said"""
+
+    @property
+    def ended(self) -> global___Run:
+        """of a tenant that has ended: how"""
+
+    def __init__(
+        self,
+        *,
+        needs: collections.abc.Iterable[global___Need] | None = ...,
+        job: global___Job | None = ...,
+        runs: builtins.int = ...,
+        state: builtins.str = ...,
+        explained: collections.abc.Iterable[builtins.str] | None = ...,
+        ended: global___Run | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ended", b"ended", "job", b"job"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ended", b"ended", "explained", b"explained", "job", b"job", "needs", b"needs", "runs", b"runs", "state", b"state"]) -> None: ...
+
+global___EstimateReply = EstimateReply
+
+@typing.final
+class GetRunsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    NEWEST_FIELD_NUMBER: builtins.int
+    after: builtins.int
+    """those with larger numbers, oldest first"""
+    limit: builtins.int
+    """so many at most; 0: 1000, which is also the most"""
+    newest: builtins.bool
+    """the last ones, newest first; `after` is not looked at"""
+    def __init__(
+        self,
+        *,
+        after: builtins.int = ...,
+        limit: builtins.int = ...,
+        newest: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "limit", b"limit", "newest", b"newest"]) -> None: ...
+
+global___GetRunsRequest = GetRunsRequest
+
+@typing.final
+class GetRunsReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: builtins.int
+    NEXT_FIELD_NUMBER: builtins.int
+    MORE_FIELD_NUMBER: builtins.int
+    next: builtins.int
+    """`after` of the next page"""
+    more: builtins.bool
+    """there may be one"""
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Run]: ...
+    def __init__(
+        self,
+        *,
+        runs: collections.abc.Iterable[global___Run] | None = ...,
+        next: builtins.int = ...,
+        more: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["more", b"more", "next", b"next", "runs", b"runs"]) -> None: ...
+
+global___GetRunsReply = GetRunsReply
+
+@typing.final
+class AddRunsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: builtins.int
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Run]:
+        """in the order of ending"""
+
+    def __init__(
+        self,
+        *,
+        runs: collections.abc.Iterable[global___Run] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["runs", b"runs"]) -> None: ...
+
+global___AddRunsRequest = AddRunsRequest
+
+@typing.final
+class AddRunsReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDED_FIELD_NUMBER: builtins.int
+    added: builtins.int
+    def __init__(
+        self,
+        *,
+        added: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["added", b"added"]) -> None: ...
+
+global___AddRunsReply = AddRunsReply
 
 @typing.final
 class StopRequest(google.protobuf.message.Message):

@@ -74,6 +74,21 @@ class ControlStub(object):
                 request_serializer=harp_dot_api_dot_v1_dot_control__pb2.GetMetricsRequest.SerializeToString,
                 response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.GetMetricsReply.FromString,
                 _registered_method=True)
+        self.Estimate = channel.unary_unary(
+                '/harp.api.v1.Control/Estimate',
+                request_serializer=harp_dot_api_dot_v1_dot_control__pb2.EstimateRequest.SerializeToString,
+                response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.EstimateReply.FromString,
+                _registered_method=True)
+        self.GetRuns = channel.unary_unary(
+                '/harp.api.v1.Control/GetRuns',
+                request_serializer=harp_dot_api_dot_v1_dot_control__pb2.GetRunsRequest.SerializeToString,
+                response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.GetRunsReply.FromString,
+                _registered_method=True)
+        self.AddRuns = channel.unary_unary(
+                '/harp.api.v1.Control/AddRuns',
+                request_serializer=harp_dot_api_dot_v1_dot_control__pb2.AddRunsRequest.SerializeToString,
+                response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.AddRunsReply.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/harp.api.v1.Control/Stop',
                 request_serializer=harp_dot_api_dot_v1_dot_control__pb2.StopRequest.SerializeToString,
@@ -145,6 +160,28 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Estimate(self, request, context):
+        """What a job will need, learned from jobs like it that have ended. Of a command or of fields:
+        as a job of the caller's, or of the uid that root names. Of a tenant: its owner's and root's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRuns(self, request, context):
+        """Runs that have ended, as they are kept. Of the caller's own; root and harpd's user see all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddRuns(self, request, context):
+        """Adds runs that another machine kept; they are numbered anew. Only root and harpd's user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Ends harpd. Tenants and the arbiter go on, unless `with_arbiter`. Only harpd's own uid and root.
         """
@@ -194,6 +231,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.GetMetrics,
                     request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.GetMetricsRequest.FromString,
                     response_serializer=harp_dot_api_dot_v1_dot_control__pb2.GetMetricsReply.SerializeToString,
+            ),
+            'Estimate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Estimate,
+                    request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.EstimateRequest.FromString,
+                    response_serializer=harp_dot_api_dot_v1_dot_control__pb2.EstimateReply.SerializeToString,
+            ),
+            'GetRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRuns,
+                    request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.GetRunsRequest.FromString,
+                    response_serializer=harp_dot_api_dot_v1_dot_control__pb2.GetRunsReply.SerializeToString,
+            ),
+            'AddRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddRuns,
+                    request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.AddRunsRequest.FromString,
+                    response_serializer=harp_dot_api_dot_v1_dot_control__pb2.AddRunsReply.SerializeToString,
             ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
@@ -417,6 +469,87 @@ class Control(object):
             '/harp.api.v1.Control/GetMetrics',
             harp_dot_api_dot_v1_dot_control__pb2.GetMetricsRequest.SerializeToString,
             harp_dot_api_dot_v1_dot_control__pb2.GetMetricsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Estimate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/harp.api.v1.Control/Estimate',
+            harp_dot_api_dot_v1_dot_control__pb2.EstimateRequest.SerializeToString,
+            harp_dot_api_dot_v1_dot_control__pb2.EstimateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/harp.api.v1.Control/GetRuns',
+            harp_dot_api_dot_v1_dot_control__pb2.GetRunsRequest.SerializeToString,
+            harp_dot_api_dot_v1_dot_control__pb2.GetRunsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/harp.api.v1.Control/AddRuns',
+            harp_dot_api_dot_v1_dot_control__pb2.AddRunsRequest.SerializeToString,
+            harp_dot_api_dot_v1_dot_control__pb2.AddRunsReply.FromString,
             options,
             channel_credentials,
             insecure,

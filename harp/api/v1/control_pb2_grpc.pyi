@@ -90,6 +90,26 @@ class ControlStub:
     ]
     """What Prometheus would be told at this moment. Open to every user."""
 
+    Estimate: grpc.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.EstimateRequest,
+        harp.api.v1.control_pb2.EstimateReply,
+    ]
+    """What a job will need, learned from jobs like it that have ended. Of a command or of fields:
+    as a job of the caller's, or of the uid that root names. Of a tenant: its owner's and root's.
+    """
+
+    GetRuns: grpc.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.GetRunsRequest,
+        harp.api.v1.control_pb2.GetRunsReply,
+    ]
+    """Runs that have ended, as they are kept. Of the caller's own; root and harpd's user see all."""
+
+    AddRuns: grpc.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.AddRunsRequest,
+        harp.api.v1.control_pb2.AddRunsReply,
+    ]
+    """Adds runs that another machine kept; they are numbered anew. Only root and harpd's user."""
+
     Stop: grpc.UnaryUnaryMultiCallable[
         harp.api.v1.control_pb2.StopRequest,
         harp.api.v1.control_pb2.StopReply,
@@ -153,6 +173,26 @@ class ControlAsyncStub:
         harp.api.v1.control_pb2.GetMetricsReply,
     ]
     """What Prometheus would be told at this moment. Open to every user."""
+
+    Estimate: grpc.aio.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.EstimateRequest,
+        harp.api.v1.control_pb2.EstimateReply,
+    ]
+    """What a job will need, learned from jobs like it that have ended. Of a command or of fields:
+    as a job of the caller's, or of the uid that root names. Of a tenant: its owner's and root's.
+    """
+
+    GetRuns: grpc.aio.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.GetRunsRequest,
+        harp.api.v1.control_pb2.GetRunsReply,
+    ]
+    """Runs that have ended, as they are kept. Of the caller's own; root and harpd's user see all."""
+
+    AddRuns: grpc.aio.UnaryUnaryMultiCallable[
+        harp.api.v1.control_pb2.AddRunsRequest,
+        harp.api.v1.control_pb2.AddRunsReply,
+    ]
+    """Adds runs that another machine kept; they are numbered anew. Only root and harpd's user."""
 
     Stop: grpc.aio.UnaryUnaryMultiCallable[
         harp.api.v1.control_pb2.StopRequest,
@@ -233,6 +273,32 @@ class ControlServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[harp.api.v1.control_pb2.GetMetricsReply, collections.abc.Awaitable[harp.api.v1.control_pb2.GetMetricsReply]]:
         """What Prometheus would be told at this moment. Open to every user."""
+
+    @abc.abstractmethod
+    def Estimate(
+        self,
+        request: harp.api.v1.control_pb2.EstimateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[harp.api.v1.control_pb2.EstimateReply, collections.abc.Awaitable[harp.api.v1.control_pb2.EstimateReply]]:
+        """What a job will need, learned from jobs like it that have ended. Of a command or of fields:
+        as a job of the caller's, or of the uid that root names. Of a tenant: its owner's and root's.
+        """
+
+    @abc.abstractmethod
+    def GetRuns(
+        self,
+        request: harp.api.v1.control_pb2.GetRunsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[harp.api.v1.control_pb2.GetRunsReply, collections.abc.Awaitable[harp.api.v1.control_pb2.GetRunsReply]]:
+        """Runs that have ended, as they are kept. Of the caller's own; root and harpd's user see all."""
+
+    @abc.abstractmethod
+    def AddRuns(
+        self,
+        request: harp.api.v1.control_pb2.AddRunsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[harp.api.v1.control_pb2.AddRunsReply, collections.abc.Awaitable[harp.api.v1.control_pb2.AddRunsReply]]:
+        """Adds runs that another machine kept; they are numbered anew. Only root and harpd's user."""
 
     @abc.abstractmethod
     def Stop(
