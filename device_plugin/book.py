@@ -15,10 +15,29 @@ from dataclasses import dataclass
 from device_plugin.identity import Owner
 from harp.model import Limits
 
-__all__ = ["GONE_S", "Book", "Grant", "grant_id", "missing", "size_of"]
+__all__ = ["GONE_S", "Book", "Cap", "Grant", "Made", "grant_id", "missing", "size_of"]
 
 #: kubelet's list may lag behind a start; nothing waits for a grant to end
 GONE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """To what an estimate lowered a container's limits when it started; 0: not."""
+
+    mem_bytes: int = 0
+    share_ppm: int = 0
+    from_mem_bytes: int = 0  #: it would have had
+    from_share_ppm: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a container is made from, for history."""
+
+    image: str = ""
+    maker: str = ""  #: namespace/Kind/name of what made its pod
+    command: tuple[str, ...] = ()  #: as its pod says it; empty: the image's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +50,8 @@ class Grant:
     limits: Limits  #: on each of them
     owner: Owner | None = None  #: None: not known, so the limits are what the ids say
     pod_uid: str = ""  #: of the API server, where it was asked
+    cap: Cap = Cap()  #: is in `limits`
+    made: Made = Made()
 
 
 def grant_id(ids: Collection[str]) -> str:

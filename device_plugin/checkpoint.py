@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from device_plugin.book import Grant
+from device_plugin.book import Cap, Grant, Made
 from device_plugin.identity import Owner
 from device_plugin.slots import Gpu
 from device_plugin.tenants import NodeView
@@ -143,6 +143,9 @@ def _grant_out(grant: Grant) -> str:
             "limits": asdict(grant.limits) | {"tenant_class": grant.limits.tenant_class.label},
             "owner": asdict(grant.owner) if grant.owner else None,
             "pod_uid": grant.pod_uid,
+            "cap": asdict(grant.cap),
+            # Its command may hold what is nobody's business, and is needed at its start alone.
+            "made": {"image": grant.made.image, "maker": grant.made.maker},
         }
     )
 
@@ -156,4 +159,6 @@ def _grant_in(data: dict[str, Any]) -> Grant:
         limits=Limits(**limits),
         owner=Owner(**data["owner"]) if data["owner"] else None,
         pod_uid=data["pod_uid"],
+        cap=Cap(**data.get("cap", {})),  # this and the next: earlier plugins wrote none
+        made=Made(**data.get("made", {})),
     )

@@ -155,7 +155,9 @@ class Estimates:
     def _told(self, request: pb.EstimateRequest, uid: int) -> Job:
         whose = request.for_uid if request.HasField("for_uid") else uid
         if uid not in (0, whose):
-            raise NotOwner(f"uid {uid} asks as uid {whose}, which only root may", "leave --user out")
+            raise NotOwner(
+                f"uid {uid} asks as uid {whose}, which only root may", "leave --user out"
+            )
         if len(request.command) > _WORDS_MAX:
             raise ConfigError(f"a command of {len(request.command)} words, {_WORDS_MAX} at most")
         if request.share_ppm > PPM:
