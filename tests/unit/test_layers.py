@@ -18,6 +18,7 @@ LAYERS = {
     "harp.errors": 0,
     "harp.units": 1,
     "harp.model": 2,
+    "harp.estimator.modes": 2,  # settings name them
     "harp.config": 3,
     "harp.csvfile": 3,
     "harp.lease_wire": 4,
