@@ -101,7 +101,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"softwareGpu": {"devices": "h200"}}, "devices"),
     ({"estimator": {"mode": "force"}}, "mode"),
     ({"estimator": {"namespaces": {"a": "yes"}}}, "namespaces"),
-    ({"estimator": {"namespaces": {"a,b=enforce,c": "observe"}}}, "namespaces"),
+    ({"estimator": {"namespaces": {"a,b=enforce,c": "observe"}}}, "a,b=enforce,c"),
     ({"extender": {"enabled": "yes"}}, "enabled"),
     ({"extender": {"policy": "best"}}, "policy"),
     ({"extender": {"mode": "nodePort"}}, "mode"),
