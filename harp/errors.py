@@ -18,6 +18,7 @@
         Unauthenticated             the caller's token is unknown to this harpd
         ArbiterError                harp-arbiter is not there, or refused
         RunDirUnsafe                a run directory is not what it must be
+        HistoryError                history cannot be read, or written
       NativeError
         BuildMissing                a library or program of HARP is not where it must be
         NvmlError                   NVML answered with an error
@@ -45,6 +46,7 @@ __all__ = [
     "DeviceBusy",
     "DeviceError",
     "HarpError",
+    "HistoryError",
     "NativeError",
     "NoDevice",
     "NodeDraining",
@@ -141,6 +143,10 @@ class ArbiterError(DaemonError):
 
 class RunDirUnsafe(DaemonError):
     """A run directory is a link, or belongs to the wrong user, or is open to all."""
+
+
+class HistoryError(DaemonError):
+    """History of runs cannot be read, or written."""
 
 
 class NativeError(HarpError):

@@ -27,6 +27,7 @@ _CODES: dict[type[errors.HarpError], grpc.StatusCode] = {
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.ArbiterError: grpc.StatusCode.UNAVAILABLE,
     errors.RunDirUnsafe: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.HistoryError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BuildMissing: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NvmlError: grpc.StatusCode.INTERNAL,
     errors.WireError: grpc.StatusCode.INVALID_ARGUMENT,

@@ -24,6 +24,7 @@ from harp.cli.view import printable
 from harp.client import Client
 from harp.errors import HarpError
 from harp.estimator.job import Need, Outcome
+from harp.estimator.keys import SIMILAR
 from harp.lease_wire import GRANULE_BYTES
 from harp.units import PPM, format_percent, format_size
 
@@ -68,7 +69,9 @@ def limits(need: Need, auto: Auto) -> tuple[int, str]:
     memory = need.target == "gpu_mem_bytes"
     name, form = ("memory", format_size) if memory else ("share", format_percent)
     reason = printable(need.reason)
-    if not need.known or need.bound is None:
+    # What other jobs needed is no reason to hold so much for this one where nobody asked for it.
+    own = need.known and (need.level in SIMILAR or auto.most)
+    if not own or need.bound is None:
         if auto.most:
             return auto.most, f"{name} {form(auto.most)}, as asked for: {reason}"
         return 0, f"{name} without {'a limit' if memory else 'a guarantee'}: {reason}"

@@ -19,12 +19,15 @@ from harp.cli.estimate_job import figure
 from harp.cli.output import json_option, print_json, print_wide, progress
 from harp.cli.view import printable, short_size
 from harp.client import Client
-from harp.errors import ConfigError, HarpError
+from harp.errors import HarpError
 from harp.estimator.job import TARGETS, Run
+from harp.estimator.tables import export_runs, import_runs
 
 __all__ = ["export", "history", "import_"]
 
 _PAGE = 1000
+#: runs in one message to harpd, which takes 4 MiB
+_SENT = 200
 _DIGEST_COLUMNS = 8
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -77,18 +80,15 @@ def history(*, limit: int, as_json: bool) -> None:
 @click.argument("file", type=_FILE)
 @json_option
 def export(*, file: Path, as_json: bool) -> None:
-    """Write the runs to FILE: CSV, or Parquet if it is called so.
+    """Write the runs to FILE, by its name CSV (.csv, .csv.gz) or Parquet (.parquet).
 
     Your own runs; for root all.
     """
-    from harp.estimator.tables import write  # noqa: PLC0415 - Parquet's library is slow to load
-
-    _check(file)
     with Client.connect(os.environ) as client:
         runs = list(_all(client))
     if not runs:
         raise HarpError("no run is kept, so there is none to export", "run jobs with `harp run`")
-    write(file, runs)
+    export_runs(runs, file)
     if as_json:
         print_json({"file": str(file), "runs": len(runs)})
         return
@@ -100,28 +100,17 @@ def export(*, file: Path, as_json: bool) -> None:
 @json_option
 def import_(*, file: Path, as_json: bool) -> None:
     """Add the runs of FILE, which `harp estimate export` wrote: root and harpd's user alone."""
-    from harp.estimator.tables import read  # noqa: PLC0415
-
-    _check(file)
     added = 0
     with Client.connect(os.environ) as client:
-        runs = iter(read(file))
-        while page := list(islice(runs, _PAGE)):
+        runs = import_runs(file)
+        while page := list(islice(runs, _SENT)):
             added += client.add_runs(run_message(one) for one in page)
-            if added % (50 * _PAGE) == 0:
+            if added % (100 * _SENT) == 0:
                 progress(f"{added} runs")
     if as_json:
         print_json({"file": str(file), "runs": added})
         return
     print(f"{added} runs of {file} added")
-
-
-def _check(file: Path) -> None:
-    if file.suffix not in {".csv", ".parquet"}:
-        raise ConfigError(
-            f"{file} ends in {file.suffix or 'nothing'}, not in .csv or .parquet",
-            "its ending says what it is",
-        )
 
 
 def _all(client: Client) -> Iterator[Run]:

@@ -27,6 +27,7 @@ READING = "history is being read"
 #: after so many runs the reading thread lets the others have the interpreter
 _BATCH_RUNS = 64
 _PAUSE_S = 0.0005
+_PRUNE_S = 3600.0
 #: names of tenants that have ended are known for so many of them
 _NAMES = 4096
 
@@ -57,6 +58,14 @@ class Advice:
         self._waiting: list[Run] = []
         #: {name: the last tenant of that name that ended}, oldest first
         self._ended: OrderedDict[str, Ended] = OrderedDict()
+
+    async def keep(self, runs: Callable[[], Iterable[Run]]) -> None:
+        """fill(), and then forget what is too old, once an hour, for ever."""
+        await self.fill(runs)
+        while True:
+            await asyncio.sleep(_PRUNE_S)
+            if gone := self._adviser.prune(time.time()):
+                _log.info("estimates_pruned", keys=gone)
 
     async def fill(self, runs: Callable[[], Iterable[Run]]) -> None:
         """Learn from what is kept.

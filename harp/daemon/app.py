@@ -25,9 +25,11 @@ import structlog
 from harp import __version__
 from harp.api.v1 import control_pb2_grpc
 from harp.config import Config, listen_address
+from harp.daemon.advice import Advice
 from harp.daemon.auth import Auth
 from harp.daemon.book import Book
 from harp.daemon.checkpoint import driver_calls
+from harp.daemon.estimates import Estimates
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.metrics import Reporter
@@ -37,6 +39,9 @@ from harp.daemon.store import Store
 from harp.daemon.suspend import Suspender
 from harp.discovery import Found, discover, measure_overhead
 from harp.errors import DaemonError, HarpError
+from harp.estimator.advise import Adviser
+from harp.estimator.history import History
+from harp.estimator.signature import user_digest
 from harp.metrics import Server, keep
 from harp.model import Device, Policy
 from harp.native import NativeDir
@@ -111,6 +116,15 @@ async def run(
     link.on_event = harpd.on_event
     suspender = Suspender(book, link, lambda: driver_calls(found.cuda_path, env))
     reporter = Reporter(book, link, harpd, config)
+    history = History(run_dir.path / "history.sqlite")
+    advice = Advice(Adviser())
+    estimates = Estimates(
+        advice,
+        book,
+        history,
+        digest_of=lambda uid: user_digest(uid, b"x"),
+        job_of_tenant=lambda _tenant: None,
+    )
     auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)
     end = asyncio.Event()
     with_arbiter = False
@@ -140,6 +154,7 @@ async def run(
                 harpd=harpd,
                 suspender=suspender,
                 reporter=reporter,
+                estimates=estimates,
                 default_policy=Policy(config.watchdog.policy),
                 stop=stop,
             ),
@@ -152,6 +167,7 @@ async def run(
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(auth.serve()),
+                group.create_task(advice.fill(history.runs)),
                 group.create_task(harpd.keep_arbiter(pump)),
                 group.create_task(harpd.watch()),
                 group.create_task(harpd.drain()),
@@ -174,6 +190,7 @@ async def run(
         await server.stop(_GRACE_S)
         for path in (run_dir.control, run_dir.auth):
             path.unlink(missing_ok=True)
+        history.close()
         book.close()
         store.close()
         found.nvml.close()

@@ -103,12 +103,10 @@ class Estimates:
             found = self._history.latest(limit, user)
             return pb.GetRunsReply(runs=[run_message(run) for run in found])
         reply = pb.GetRunsReply(next=request.after)
-        looked = 0
-        for run in self._history.runs(request.after):
+        for looked, run in enumerate(self._history.runs(request.after)):
             if looked == _PAGE or len(reply.runs) == limit:
                 reply.more = True
                 break
-            looked += 1
             reply.next = run.number
             if not user or run.job.user == user:
                 reply.runs.append(run_message(run))

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from harp.errors import ConfigError, NotOwner, QuotaExceeded
 from harp.model import Limits, Policy, Tenant
+from harp.procs import read
 
-__all__ = ["Wish", "check_container", "check_owner", "check_user"]
+__all__ = ["Wish", "check_container", "check_owner", "check_user", "own_process"]
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _LABELS_MAX = 8
@@ -105,6 +106,24 @@ def check_container(uid: int, harpd_uid: int, wish: Wish) -> None:
         if wish.for_root:
             raise ConfigError("a tenant is of one uid or of any", "leave for_uid out")
         _check_folder(Path(wish.grant_dir))
+
+
+def own_process(pid: int, caller_pid: int, uid: int) -> bool:
+    """Whether a process is the caller, or a child of it that is the same user's.
+
+    Args:
+        pid: the one that is to become the program.
+        caller_pid: as the kernel says; it waits for our answer.
+        uid: the caller's.
+    """
+    if pid == caller_pid:
+        return True
+    found = read(pid)
+    try:
+        whose = Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return False
+    return found is not None and found.ppid == caller_pid and whose == uid
 
 
 def _check_folder(folder: Path) -> None:

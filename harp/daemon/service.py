@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -17,10 +18,11 @@ from harp.api.v1 import control_pb2_grpc
 from harp.daemon.answers import KINDS, POLICIES, Answers, uncovered
 from harp.daemon.auth import Auth, Deposit
 from harp.daemon.book import Book
+from harp.daemon.estimates import Estimates
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.metrics import Reporter
-from harp.daemon.owners import Wish, check_container, check_owner
+from harp.daemon.owners import Wish, check_container, check_owner, own_process
 from harp.daemon.suspend import Suspender
 from harp.errors import ArbiterError, ConfigError, DaemonError, NotOwner, Unauthenticated
 from harp.lease_wire import GRANULE_BYTES
@@ -61,6 +63,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         harpd: Harpd,
         suspender: Suspender,
         reporter: Reporter,
+        estimates: Estimates,
         default_policy: Policy,
         stop: Callable[[bool], None],
     ) -> None:
@@ -72,6 +75,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._harpd = harpd
         self._suspender = suspender
         self._reporter = reporter
+        self._estimates = estimates
         self._default_policy = default_policy
         self._stop = stop
         self._answers = Answers(book, harpd)
@@ -120,6 +124,20 @@ class ControlService(control_pb2_grpc.ControlServicer):
     ) -> pb.GetMetricsReply:
         """What Prometheus would be told."""
         return await self._answer(self._get_metrics, request, context)
+
+    async def Estimate(  # noqa: N802
+        self, request: pb.EstimateRequest, context: Context
+    ) -> pb.EstimateReply:
+        """What a job will need."""
+        return await self._answer(self._estimate, request, context)
+
+    async def GetRuns(self, request: pb.GetRunsRequest, context: Context) -> pb.GetRunsReply:  # noqa: N802
+        """Runs that have ended."""
+        return await self._answer(self._get_runs, request, context)
+
+    async def AddRuns(self, request: pb.AddRunsRequest, context: Context) -> pb.AddRunsReply:  # noqa: N802
+        """Runs of another machine."""
+        return await self._answer(self._add_runs, request, context)
 
     async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
         """End harpd."""
@@ -252,6 +270,17 @@ class ControlService(control_pb2_grpc.ControlServicer):
         page = await self._reporter.metrics(request.accept)
         return pb.GetMetricsReply(text=page.body.decode())
 
+    async def _estimate(self, request: pb.EstimateRequest, uid: int) -> pb.EstimateReply:
+        await self._harpd.make_room()  # who has just ended counts
+        return self._estimates.estimate(request, uid)
+
+    async def _get_runs(self, request: pb.GetRunsRequest, uid: int) -> pb.GetRunsReply:
+        await self._harpd.make_room()
+        return await asyncio.to_thread(self._estimates.page, request, uid)
+
+    async def _add_runs(self, request: pb.AddRunsRequest, uid: int) -> pb.AddRunsReply:
+        return self._estimates.add(request, uid)
+
     async def _stop_daemon(self, request: pb.StopRequest, uid: int) -> pb.StopReply:
         if uid not in (os.geteuid(), 0):
             raise NotOwner(f"harpd runs as uid {os.geteuid()}", "that user or root may stop it")
@@ -331,5 +360,7 @@ def _check_caller(deposit: Deposit, uid: int, root_pid: int, for_uid: int) -> No
         raise NotOwner(f"uid {uid} asks for a tenant of uid {for_uid}, which only root may")
     if deposit.caller.uid != uid:
         raise NotOwner(f"the ticket belongs to uid {deposit.caller.uid}, not {uid}")
-    if uid and deposit.caller.pid != root_pid:
-        raise NotOwner(f"process {root_pid} is not the one that asks ({deposit.caller.pid})")
+    if uid and not own_process(root_pid, deposit.caller.pid, uid):
+        raise NotOwner(
+            f"process {root_pid} is neither the one that asks ({deposit.caller.pid}) nor its child"
+        )

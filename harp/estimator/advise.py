@@ -15,28 +15,26 @@ Same runs in the same order, same answers: asking changes none.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
+from harp.estimator.draft import MEMORY, SHARE, Draft, request
 from harp.estimator.estimate import Estimate, Estimator, Key
-from harp.estimator.guard import AGREEING, Box, Peak, Trouble, noise_bytes, peak
+from harp.estimator.guard import Box, Peak, Trouble, noise_bytes, peak
 from harp.estimator.job import TARGETS, Job, Need, Outcome, Run
 from harp.estimator.keys import SIMILAR, keys, on_device
-from harp.estimator.past import Past
-from harp.estimator.rules import JOB_RULES
+from harp.estimator.rules import JOB_RULES, Safety
 
 __all__ = ["AdviseConfig", "Adviser", "Record"]
 
-_MEMORY, _SHARE = "gpu_mem_bytes", "share_ratio"
 #: targets that depend on how fast the device is
-_ON_DEVICE = frozenset({_SHARE, "duration_s"})
-#: what jobs that are not alike are granted at least, in parts of the request (research: G8)
-_NEW = 0.9
-#: runs of a job agree if they lie so near to each other, in parts of the largest, over the last few
-_AGREE, _AGREE_OVER = 0.05, 5
+_ON_DEVICE = frozenset({SHARE, "duration_s"})
 #: of the share it had: one that used as much would have used more
 _PRESSED, _PRESSED_NEXT = 0.97, 1.5
 #: kinds of key that a refusal is remembered for: others are of different programs
 _REMEMBERED = frozenset({"signature", "program", "owner", "user"})
+#: bounds that a record's rate is taken over, and how many it takes at least
+_LATELY, _LATELY_MIN = 200, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,7 @@ class AdviseConfig:
     """How."""
 
     above_request: bool = False  #: bounds may exceed what users ask for, up to the device
+    probe: bool = True  #: one that takes all it is given is given 10 % less, run by run
     noise_bytes: int = 256 << 20  #: that a context's memory varies by, at least
     forget_s: float = 90 * 86400.0  #: keys not seen for so long are dropped
 
@@ -56,24 +55,32 @@ class Record:
     held: int = 0
     asked: float = 0.0  #: sum of requests, of those that had one
     granted: float = 0.0  #: sum of their bounds
+    lately: deque[bool] = field(default_factory=lambda: deque(maxlen=_LATELY))  #: which held
+
+    def note(self, need: Need, value: float, asked: float | None) -> None:
+        """What a run came to, of which that had been said."""
+        if not need.known or need.bound is None:
+            return
+        held = value <= need.bound
+        self.runs += 1
+        self.held += held
+        self.lately.append(held)
+        if asked is not None:
+            self.asked += asked
+            self.granted += need.bound
+
+    def below(self, confidence: float) -> bool:
+        """Bounds have lately held more seldom than they should."""
+        count = len(self.lately)
+        return count >= _LATELY_MIN and sum(self.lately) < confidence * count
 
 
 @dataclass(slots=True)
-class _Said:
-    """An answer in the making."""
+class _Running:
+    """One that has not ended."""
 
-    bound: float | None
-    made: str  #: how
-    estimate: Estimate
-    own: Key  #: the job's, most alike
-    level: str = "request"
-    runs: int = 0
-    typical: float | None = None
-
-    def raised(self, least: float, why: str) -> None:
-        if self.bound is not None and least > self.bound:
-            self.bound = least
-            self.made = f"{self.made}; {why}"
+    said: dict[str, tuple[Estimate, Need]]  #: when it started
+    beyond: set[str] = field(default_factory=set)  #: targets
 
 
 class Adviser:
@@ -88,6 +95,8 @@ class Adviser:
         self._seen: dict[Key, float] = {}
         self._troubles: dict[Key, Trouble] = {}
         self._boxes: dict[Key, Box] = {}
+        #: {(job, when it started): ...}
+        self._running: dict[tuple[Job, float], _Running] = {}
 
     def ask(self, job: Job, now_s: float) -> dict[str, Need]:
         """What a job will need, by target.
@@ -96,12 +105,12 @@ class Adviser:
             job: before it runs.
             now_s: wall clock; keys not seen for long are not asked.
         """
-        return {target: self._need(target, job, said) for target, said in self._say(job, now_s)}
+        return {target: need for target, (_, need) in self._say(job, now_s).items()}
 
     def explain(self, job: Job, now_s: float) -> list[str]:
         """Where the answers come from, line by line: each answer, each key, the job's own runs."""
-        shown = JOB_RULES[_MEMORY].shown
-        mind = self._minds[_MEMORY]
+        shown = JOB_RULES[MEMORY].shown
+        mind = self._minds[MEMORY]
         found = keys(job)
         lines = [f"{target}: {need.reason}" for target, need in self.ask(job, now_s).items()]
         for key in found:
@@ -130,15 +139,42 @@ class Adviser:
                 )
         return lines
 
+    def still(self, run: Run) -> None:
+        """A run goes on: what it has used so far. One beyond its bound counts at once.
+
+        Else only short ones would have been heard of. Call it when a run starts, and whenever it
+        is looked at; what is said of it then is what its end is held against.
+
+        Args:
+            run: as far as it came; `ended_s` is now.
+        """
+        name = (run.job, run.started_s)
+        if name not in self._running:
+            self._running[name] = _Running(self._say(run.job, run.ended_s))
+        running = self._running[name]
+        for target, value in run.used.items():
+            estimate, need = running.said[target]
+            if need.bound is None or not need.known or not need.bound < value < math.inf:
+                continue
+            if target not in running.beyond and JOB_RULES[target].safety is Safety.FACTOR:
+                self._minds[target].exceeded(estimate, 0)
+            running.beyond.add(target)
+            if target == MEMORY:
+                self._needs_at_least(run, need, value, "a run that goes on needed more")
+
     def learn(self, run: Run) -> None:
         """A run has ended; runs come in the order of their ends."""
         found = keys(run.job)
-        for target, said in self._say(run.job, run.ended_s):
+        running = self._running.pop((run.job, run.started_s), None)
+        said = self._say(run.job, run.ended_s) if running is None else running.said
+        for target in TARGETS:
             value = run.used.get(target)
-            if target == _MEMORY:
-                self._learn_memory(run, found, said, value)
-            elif value is not None and _sane(value):
-                self._learn(target, run, found, said, value)
+            if value is not None and not 0 <= value < math.inf:
+                value = None
+            if target == MEMORY and (value is not None or run.outcome is Outcome.OOM):
+                self._learn_memory(run, found, said[target], value or 0.0)
+            elif target != MEMORY and value is not None:
+                self._learn(target, run, found, said[target], value)
         for key in found:
             self._seen[key] = max(run.ended_s, self._seen.get(key, run.ended_s))
             if key[0] == "shape" and run.outcome is Outcome.DONE:
@@ -148,27 +184,26 @@ class Adviser:
         """Drop keys not seen for long; how many."""
         # A clock that was ahead for a while may not keep a key for ever.
         self._seen = {key: min(seen, now_s) for key, seen in self._seen.items()}
-        stale = [key for key, seen in self._seen.items() if now_s - seen > self.config.forget_s]
-        for key in stale:
-            del self._seen[key]
-            self._troubles.pop(key, None)
-            self._boxes.pop(key, None)
-        gone = set(stale)
+        oldest_s = now_s - self.config.forget_s
+        gone = {key for key, seen in self._seen.items() if seen < oldest_s}
+        for kept in (self._seen, self._troubles, self._boxes):
+            for key in gone:
+                kept.pop(key, None)
         for target, mind in self._minds.items():
-            if target in _ON_DEVICE:
-                mind.forget([key for key in mind.known() if key[:-1] in gone])
-            else:
-                mind.forget(stale)
-        return len(stale)
+            part = -1 if target in _ON_DEVICE else None
+            mind.forget([key for key in mind.known() if key[:part] in gone])
+        for name in [name for name in self._running if name[1] < oldest_s]:
+            del self._running[name]
+        return len(gone)
 
     def __len__(self) -> int:
         """Keys that are known."""
         return len(self._seen)
 
-    def _say(self, job: Job, now_s: float) -> list[tuple[str, _Said]]:
+    def _say(self, job: Job, now_s: float) -> dict[str, tuple[Estimate, Need]]:
         found = keys(job)
         usable = [key for key in found if not self._not_asked(key, job, now_s)]
-        return [(target, self._answer(target, job, found, usable)) for target in TARGETS]
+        return {target: self._answer(target, job, found[0], usable) for target in TARGETS}
 
     def _not_asked(self, key: Key, job: Job, now_s: float) -> str:
         """Why a key may not answer; empty: it may."""
@@ -182,221 +217,83 @@ class Adviser:
             return box.outside(job) if box is not None else "no run of it has ended well"
         return ""
 
-    def _answer(self, target: str, job: Job, found: list[Key], usable: list[Key]) -> _Said:
-        mind = self._minds[target]
+    def _answer(self, target: str, job: Job, own: Key, usable: list[Key]) -> tuple[Estimate, Need]:
+        mind, above = self._minds[target], self.config.above_request
         asked = [_of(target, key, job) for key in usable]
         estimate = mind.predict(asked)
-        said = _Said(
-            estimate.grant, estimate.made, estimate, found[0], estimate.level, estimate.runs
-        )
-        said.typical = estimate.typical
-        past = mind.past(asked[0]) if usable[:1] == found[:1] else None
-        if target == _MEMORY and said.bound is not None:
-            noise = noise_bytes(said.bound, self.config.noise_bytes)
-            said.bound += noise
-            said.made += f" + {mind.rule.shown(noise)}"
+        draft = Draft(mind.rule, job, own, estimate, self.config.noise_bytes)
+        past = mind.past(asked[0]) if usable[:1] == [own] else None
         if past is not None:
-            self._agreed(target, said, past)
-        if said.bound is None:
-            return said
-        if said.level not in SIMILAR and said.level != said.own[0]:
-            self._as_new(target, job, said, asked)
-        if said.level == "shape":
-            like = self._answering(target, said, asked)
-            said.raised(max(like.last), "the largest within its numbers")
-        if target == _MEMORY and past is not None:
-            self._not_below(said, past)
-        return said
+            draft.agreed(past, mind.residuals(estimate.level, estimate.group))
+        like = mind.past(next((key for key in asked if key[0] == draft.level), ()))
+        if like is not None and draft.level not in SIMILAR and draft.level != own[0]:
+            draft.as_new(like)
+        if like is not None and draft.level == "shape":
+            draft.raised(max(like.last), "the largest within its numbers")
+        confidence = mind.rule.confidences[0]
+        if mind.rule.safety is Safety.TIMES and self.records[target].below(confidence):
+            draft.widened()
+        if target == MEMORY:
+            if past is not None:
+                draft.not_below(past)
+            if own in self._troubles:
+                draft.troubled(self._troubles[own], probe=self.config.probe, above_request=above)
+        return estimate, draft.need(past, above_request=above)
 
-    def _answering(self, target: str, said: _Said, asked: list[Key]) -> Past:
-        past = self._minds[target].past(next(key for key in asked if key[0] == said.level))
-        assert past is not None  # it answered
-        return past
-
-    def _agreed(self, target: str, said: _Said, past: Past) -> None:
-        """Few runs of the job itself are enough if they agree and nothing is calibrated yet."""
-        rule = self._minds[target].rule
-        kind = str(said.own[0])
-        if rule.agreed_margin is None or past.runs < AGREEING:
-            return
-        residuals = self._minds[target].residuals(said.level, said.estimate.group)
-        if said.level == kind and residuals >= rule.pool_min:
-            return
-        if kind not in SIMILAR or past.spread(_AGREE_OVER) > _AGREE:
-            return
-        largest = max(past.last[-_AGREE_OVER:])
-        ratio, least = rule.agreed_margin
-        if target == _MEMORY:
-            least = self.config.noise_bytes
-        margin = max(ratio * largest, least)
-        runs = min(past.runs, _AGREE_OVER)
-        said.bound = largest + margin
-        said.made = (
-            f"largest of {runs} runs that agree {rule.shown(largest)} + {rule.shown(margin)}"
-        )
-        said.level, said.runs, said.typical = kind, past.runs, past.quantile(0.5)
-
-    def _as_new(self, target: str, job: Job, said: _Said, asked: list[Key]) -> None:
-        """What others needed is no reason to grant a new job much less than it asks for."""
-        like = self._answering(target, said, asked)
-        said.raised(like.quantile(0.95) or 0.0, f"p95 of {said.level}")
-        request = self._request(target, job)
-        if request is not None:
-            said.raised(_NEW * request, f"{_NEW:.0%} of the request: its own runs are too few")
-
-    def _not_below(self, said: _Said, past: Past) -> None:
-        """Never below what the job itself has just needed, nor below where it is going."""
-        last = past.last
-        said.raised(max(last[-2:]), "its last runs needed more")
-        if len(last) >= AGREEING and last[-3] < last[-2] < last[-1]:
-            step = max(last[-1] - last[-2], last[-2] - last[-3])
-            room = noise_bytes(last[-1], self.config.noise_bytes)
-            shown = JOB_RULES[_MEMORY].shown(step)
-            said.raised(last[-1] + step + room, f"it grows by {shown} a run")
-
-    def _need(self, target: str, job: Job, said: _Said) -> Need:
-        rule = self._minds[target].rule
-        confidence = rule.confidences[0]
-        ceiling, whose = self._ceiling(target, job)
-        trouble = self._troubles.get(said.own) if target == _MEMORY else None
-        if trouble is not None:
-            self._trouble(said, trouble, self._request(target, job))
-        if said.bound is None or math.isinf(said.bound):
-            bound = self._request(target, job)
-            shown = "unknown" if bound is None else f"the request, {rule.shown(bound)}"
-            reason = f"{shown}: {said.made or self._too_few(target, job, said)}"
-            return Need(
-                target, None, bound, confidence, known=False, level="request", runs=0, reason=reason
-            )
-        bound, made = said.bound, said.made
-        if ceiling is not None and bound > ceiling:
-            bound, made = ceiling, f"{made}; {whose} at most"
-        typical = said.typical if said.typical is None else min(said.typical, bound)
-        reason = (
-            f"{rule.shown(bound)} at {confidence:.0%} = {made} ({said.level}, {said.runs} runs)"
-        )
-        return Need(
-            target,
-            typical,
-            bound,
-            confidence,
-            known=True,
-            level=said.level,
-            runs=said.runs,
-            reason=reason,
-        )
-
-    def _trouble(self, said: _Said, trouble: Trouble, request: float | None) -> None:
-        """What its peaks do not tell."""
-        shown = JOB_RULES[_MEMORY].shown
-        probe = trouble.probe_bytes()
-        if probe is not None:
-            said.level, said.runs = str(said.own[0]), trouble.taken
-            said.bound, said.typical = probe, None
-            said.made = f"it takes all it is given, {shown(trouble.good_bytes)} was enough"
-        if trouble.floor_bytes == 0:
-            return
-        if said.bound is not None:
-            said.raised(trouble.floor_bytes, trouble.why)
-        elif request is not None and trouble.floor_bytes > request:
-            said.level, said.runs = str(said.own[0]), trouble.refusals
-            said.bound, said.made = trouble.floor_bytes, trouble.why
-
-    def _too_few(self, target: str, job: Job, said: _Said) -> str:
-        past = self._minds[target].past(_of(target, said.own, job))
-        if past is None:
-            return "no run of a job like it has ended"
-        needed = self._minds[target].rule.runs_min
-        return f"{past.runs} runs of it have ended, {AGREEING} that agree or {needed} are needed"
-
-    def _request(self, target: str, job: Job) -> float | None:
-        """What stands in for one that is unknown; None: nothing."""
-        if target == _MEMORY:
-            return float(job.asked_mem_bytes or job.device_mem_bytes) or None
-        if target == _SHARE:
-            return job.asked_share_ratio or 1.0
-        return None
-
-    def _ceiling(self, target: str, job: Job) -> tuple[float | None, str]:
-        if target == _MEMORY:
-            device = float(job.device_mem_bytes) or None
-            asked = None if self.config.above_request else float(job.asked_mem_bytes) or None
-            if asked is not None and (device is None or asked <= device):
-                return asked, "the request"
-            return device, "the device"
-        if target == _SHARE:
-            if job.asked_share_ratio and not self.config.above_request:
-                return min(job.asked_share_ratio, 1.0), "the request"
-            return 1.0, "the device"
-        return None, ""
-
-    def _learn_memory(self, run: Run, found: list[Key], said: _Said, value: float | None) -> None:
+    def _learn_memory(
+        self, run: Run, found: list[Key], said: tuple[Estimate, Need], value: float
+    ) -> None:
         """A run's GPU memory: what it needed, what it took, or what it needed at least."""
-        mind, own = self._minds[_MEMORY], found[0]
-        held = value if value is not None and _sane(value) else 0.0
-        need = self._need(_MEMORY, run.job, said)
+        mind, own, (estimate, need) = self._minds[MEMORY], found[0], said
         remembered = own[0] in _REMEMBERED
+        how = peak(run, value, mind.past(own))
+        held = value if how is Peak.TAKEN else max(value, float(run.attempted_bytes))
         if run.outcome is Outcome.OOM:
             if remembered:
                 trouble = self._troubles.setdefault(own, Trouble())
-                trouble.refused(run, held, need.bound or 0.0, self.config.noise_bytes)
-            held = max(held, float(run.attempted_bytes))
-        elif value is None or not _sane(value):
-            return
-        how = peak(run, held, mind.past(own))
-        if how is Peak.NEED:
-            held = max(held, float(run.attempted_bytes))
-        if how is Peak.LEAST:
-            self._at_least(_MEMORY, run, need, said, held)
-            if run.outcome is not Outcome.OOM and remembered:
-                least = held + noise_bytes(held, self.config.noise_bytes)
-                if not need.known or need.bound is None or least > need.bound:
-                    why = "a run that did not end well needed more"
-                    self._troubles.setdefault(own, Trouble()).at_least(least, why)
-            return
-        if remembered and (how is Peak.TAKEN or own in self._troubles):
+                trouble.refused(run, value, need.bound or 0.0, self.config.noise_bytes)
+        elif how is Peak.LEAST:
+            self._needs_at_least(run, need, value, "a run that did not end well needed more")
+        elif remembered and (how is Peak.TAKEN or own in self._troubles):
             trouble = self._troubles.setdefault(own, Trouble())
             trouble.ended_well(float(run.mem_limit_bytes), how)
             if trouble.over:
                 del self._troubles[own]
+        if how is Peak.LEAST:
+            self._at_least(MEMORY, run, said, held)
         if how is Peak.NEED:
-            self._note(_MEMORY, run, need, held)
-            mind.observe(found, held, run.ended_s, found=said.estimate)
+            self.records[MEMORY].note(need, held, request(MEMORY, run.job))
+            mind.observe(found, held, run.ended_s, found=estimate)
 
-    def _learn(self, target: str, run: Run, found: list[Key], said: _Said, value: float) -> None:
-        need = self._need(target, run.job, said)
+    def _needs_at_least(self, run: Run, need: Need, value: float, why: str) -> None:
+        own = keys(run.job)[0]
+        least = value + noise_bytes(value, self.config.noise_bytes)
+        enough = need.known and need.bound is not None and need.bound >= least
+        if own[0] in _REMEMBERED and not enough:
+            self._troubles.setdefault(own, Trouble()).at_least(least, why)
+
+    def _learn(
+        self, target: str, run: Run, found: list[Key], said: tuple[Estimate, Need], value: float
+    ) -> None:
         if run.outcome is not Outcome.DONE:
-            self._at_least(target, run, need, said, value)
+            self._at_least(target, run, said, value)
             return
-        if target == _SHARE and 0 < run.share_ratio < 1 and value >= _PRESSED * run.share_ratio:
+        if target == SHARE and 0 < run.share_ratio < 1 and value >= _PRESSED * run.share_ratio:
             value = min(_PRESSED_NEXT * run.share_ratio, 1.0)
+        estimate, need = said
+        self.records[target].note(need, value, request(target, run.job))
         asked = [_of(target, key, run.job) for key in found]
-        self._note(target, run, need, value)
-        self._minds[target].observe(asked, value, run.ended_s, found=said.estimate)
+        self._minds[target].observe(asked, value, run.ended_s, found=estimate)
 
-    def _at_least(self, target: str, run: Run, need: Need, said: _Said, value: float) -> None:
+    def _at_least(self, target: str, run: Run, said: tuple[Estimate, Need], value: float) -> None:
         """One that did not end well teaches nothing, but a bound that it exceeded was missed."""
-        if said.estimate.grant is not None and value > said.estimate.grant:
-            self._minds[target].observe((), value, run.ended_s, found=said.estimate)
+        estimate, need = said
+        if estimate.grant is not None and value > estimate.grant:
+            self._minds[target].observe((), value, run.ended_s, found=estimate)
         if need.bound is not None and value > need.bound:
-            self._note(target, run, need, value)
-
-    def _note(self, target: str, run: Run, need: Need, value: float) -> None:
-        if not need.known or need.bound is None:
-            return
-        record = self.records[target]
-        record.runs += 1
-        record.held += value <= need.bound
-        request = self._request(target, run.job)
-        if request is not None:
-            record.asked += request
-            record.granted += need.bound
+            self.records[target].note(need, value, request(target, run.job))
 
 
 def _of(target: str, key: Key, job: Job) -> Key:
     """A key as a target's: some depend on how fast a device is."""
     return on_device(key, job) if target in _ON_DEVICE else key
-
-
-def _sane(value: float) -> bool:
-    return 0 <= value < math.inf

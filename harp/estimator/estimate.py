@@ -176,9 +176,10 @@ class Estimator:
         for key in keys:
             past = self._past.get(key)
             if past is None:
-                half_life = self.rule.half_life_s or self.rule.half_life_runs
-                past = self._past[key] = Past(half_life)
-            past.add(value, at_s if self.rule.half_life_s else past.runs)
+                rule = self.rule
+                half_life, timed = rule.half_life_s or rule.half_life_runs, bool(rule.half_life_s)
+                past = self._past[key] = Past(half_life, timed=timed)
+            past.add(value, at_s)
 
     def past(self, key: Key) -> Past | None:
         """What a key has shown; None: nothing."""

@@ -102,7 +102,7 @@ class Trouble:
             return
         wanted += noise_bytes(wanted, least_bytes) if wanted else 0.0
         self.floor_bytes = max(_AFTER_REFUSAL * limit, wanted, answer_bytes, self.floor_bytes)
-        self.why = "the last run that was refused memory" if self.clean == 0 else self.why
+        self.why = "a run was refused memory"
 
     def at_least(self, need_bytes: float, why: str) -> None:
         """A run that did not end well had needed so much by then."""

@@ -8,6 +8,7 @@ run on a decayed sketch is kept beside the last 16 (research/estimator.md, secti
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 from harp.estimator.sketch import Decayed
 
@@ -15,6 +16,8 @@ __all__ = ["KEPT", "Past"]
 
 #: runs of a key that are kept as they are
 KEPT = 16
+#: two that weigh the same but for rounding do: the larger stands
+_TIE = 1e-9
 
 
 class Past:
@@ -22,33 +25,34 @@ class Past:
 
     Args:
         half_life: of the decay, in the unit of `at`.
+        timed: `at` is a time; else it is how many runs came before.
     """
 
     __slots__ = ("_at", "_half_life", "_sketch", "last", "runs")
 
-    def __init__(self, half_life: float) -> None:
+    def __init__(self, half_life: float, *, timed: bool) -> None:
         self._half_life = half_life
         self.runs = 0
         #: the last KEPT values, oldest first
         self.last = array("d")
-        #: when they came; emptied once there is a sketch
-        self._at = array("d")
+        #: when they came, until there is a sketch; None: not timed
+        self._at = array("d") if timed else None
         self._sketch: Decayed | None = None
 
-    def add(self, value: float, at: float) -> None:
+    def add(self, value: float, at: float = 0.0) -> None:
         """One more run; `at` does not fall (one that does counts as the oldest)."""
-        self.runs += 1
         if self._sketch is None and len(self.last) == KEPT:
             self._sketch = Decayed(self._half_life)
-            for old, when in zip(self.last, self._at, strict=True):
+            for old, when in zip(self.last, self._when(), strict=True):
                 self._sketch.add(old, when)
-            del self._at[:]
-        if self._sketch is None:
-            self._at.append(at)
-        else:
-            self._sketch.add(value, at)
+            self._at = None if self._at is None else array("d")
+        if self._sketch is not None:
+            self._sketch.add(value, self.runs if self._at is None else at)
             del self.last[0]
+        elif self._at is not None:
+            self._at.append(at)
         self.last.append(value)
+        self.runs += 1
 
     def quantile(self, q: float) -> float | None:
         """The value that a share `q` of the weight is not above; None: nothing came yet."""
@@ -57,17 +61,20 @@ class Past:
         if not self.last:
             return None
         # As the sketch weighs them, so that nothing jumps at the 17th.
-        began = self._at[0]
+        when = self._when()
         weighed = sorted(
-            (value, 2.0 ** (max(0.0, when - began) / self._half_life))
-            for value, when in zip(self.last, self._at, strict=True)
+            (value, 2.0 ** (max(0.0, at - when[0]) / self._half_life))
+            for value, at in zip(self.last, when, strict=True)
         )
         rank = q * (sum(weight for _, weight in weighed) - 1.0)
         for value, weight in weighed:
             rank -= weight
-            if rank < 0:
+            if rank < -_TIE:
                 return value
         return weighed[-1][0]
+
+    def _when(self) -> Sequence[float]:
+        return range(self.runs) if self._at is None else self._at
 
     def spread(self, runs: int) -> float:
         """How far the last ones lie apart, in parts of the largest."""

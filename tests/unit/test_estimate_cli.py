@@ -257,6 +257,19 @@ def test_runs_are_listed_the_last_first(harpd: FakeHarpd) -> None:
     assert "no run is kept" in harp("history").output
 
 
+def test_runs_go_out_page_by_page_and_come_in_again(harpd: FakeHarpd, tmp_path: Path) -> None:
+    file = str(tmp_path / "runs.csv")
+    assert "no run is kept" in str(harp("export", file).exception)
+    harpd.kept = runs = [run_of_number(n) for n in range(1, 6)]
+    assert harp("export", file).output == f"5 runs written to {file}\n"
+    assert [one.after for one in harpd.pages[-3:]] == [0, 2, 4]
+    harpd.kept = []
+    assert json.loads(harp("import", file, "--json").output) == {"file": file, "runs": 5}
+    assert harpd.kept == runs
+    for name in ("export", "import"):
+        assert "of no known format" in str(harp(name, str(tmp_path / "runs.txt")).exception)
+
+
 @pytest.mark.parametrize(
     ("target", "value", "text"),
     [

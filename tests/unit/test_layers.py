@@ -71,6 +71,7 @@ PURE = (
     "harp.estimator",
     "harp.estimator.advise",
     "harp.estimator.calibration",
+    "harp.estimator.draft",
     "harp.estimator.estimate",
     "harp.estimator.guard",
     "harp.estimator.job",
@@ -159,6 +160,7 @@ ONLY = {
     "prometheus_client": ("harp.metrics", "harp.extender"),
     "numpy": ("harp.scheduler", "harp.demo"),  # `harp run` must start fast
     "tinygrad": ("harp.demo",),
+    "pyarrow": ("harp.estimator.tables",),  # an extra
 }
 
 #: the engine's own ledger judges HARP; no part that is judged may read it

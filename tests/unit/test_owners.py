@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from harp.daemon.owners import Wish, check_container, check_user
+from harp.daemon.owners import Wish, check_container, check_user, own_process
 from harp.errors import ConfigError, NotOwner, QuotaExceeded
 from harp.model import Limits, Policy
 
@@ -104,3 +105,15 @@ def test_containers_are_not_one_users_tenants() -> None:
     check_user(replace(JOB, held=True), cast("Any", [*pods, living(held=False)]), 1)
     with pytest.raises(QuotaExceeded):
         check_user(JOB, cast("Any", [*pods, living(held=False)]), 1)
+
+
+def test_a_process_is_the_callers_own_or_its_childs() -> None:
+    me, uid = os.getpid(), os.getuid()
+    assert own_process(me, me, uid)
+    assert not own_process(os.getppid(), me, uid), "a parent is no child"
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert own_process(child.pid, me, uid)
+        assert not own_process(child.pid, me, uid + 1), "another user's program now"
+        assert not own_process(child.pid, os.getppid(), uid), "a child's child"
+        child.kill()
+    assert not own_process(child.pid, me, uid), "it is gone"

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that have ended, in sqlite: what estimates are made from.
+
+One process writes (a lock on a file beside it says which), others may read. A run is one
+transaction: a writer that is killed leaves all of it or nothing. WAL without a sync at each run:
+what a power cut takes is the last seconds, never the file. Whatever the file, the disk or sqlite
+does not do is a HistoryError; what was not written may be given again.
+
+The schema has a version (PRAGMA user_version). An older file is brought up to date by its writer, a
+newer one is refused. Beside the runs are the notes of what still runs (`keep`), for the next harpd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from harp.errors import HistoryError
+from harp.estimator.job import Job, Outcome, Run
+
+__all__ = ["VERSION", "History"]
+
+#: what makes a file of version n one of version n + 1; the first makes one of a new file
+_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE run (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, started_s REAL NOT NULL,
+            ended_s REAL NOT NULL, outcome TEXT NOT NULL, exit_status INTEGER,
+            program TEXT NOT NULL, shape TEXT NOT NULL, numbers TEXT NOT NULL, user TEXT NOT NULL,
+            image TEXT NOT NULL, framework TEXT NOT NULL, owner TEXT NOT NULL, gpu TEXT NOT NULL,
+            asked_mem_bytes INTEGER NOT NULL, asked_share_ratio REAL NOT NULL,
+            device_mem_bytes INTEGER NOT NULL, labels TEXT NOT NULL,
+            used TEXT NOT NULL, quantiles TEXT NOT NULL, mem_limit_bytes INTEGER NOT NULL,
+            share_ratio REAL NOT NULL, attempted_bytes INTEGER NOT NULL, elastic INTEGER NOT NULL
+        ) STRICT""",
+        "CREATE INDEX run_ended ON run (ended_s)",
+        "CREATE TABLE note (key TEXT PRIMARY KEY, seen_s REAL NOT NULL, text TEXT NOT NULL) STRICT",
+    ),
+)
+VERSION = len(_MIGRATIONS)
+_DAY_S = 86400.0
+_PAGE = 500  #: runs read at a time
+_FREED_PAGES = 1000  #: given back to the file system by one prune()
+_BUSY_S = 2.0
+_LARGEST = 2**63 - 1  #: sqlite's
+
+
+class History:
+    """An open file. Its methods may be called from any thread; each is one transaction.
+
+    Args:
+        path: the file; made with mode 0600, as its folder is with 0700, if need be.
+        days: older runs go.
+        runs_max: of more than so many the oldest go.
+        writes: False: to be read alone, while another process may write.
+
+    Raises:
+        HistoryError: another process writes it, a newer HARP wrote it, or it is none.
+    """
+
+    def __init__(
+        self, path: Path, *, days: float = 90.0, runs_max: int = 200_000, writes: bool = True
+    ) -> None:
+        self.path = path
+        self._age_s = days * _DAY_S
+        self._runs_max = runs_max
+        self._busy = threading.Lock()
+        self._lock_fd = -1
+        try:
+            if writes:
+                self._lock_fd = _lock(path)
+            with _named(path, "opened"):
+                self._db = _connect(path, writes=writes)
+                try:
+                    self._begin(writes=writes)
+                except BaseException:
+                    self._db.close()
+                    raise
+        except BaseException:
+            self._unlock()
+            raise
+
+    def __enter__(self) -> Self:
+        """Close it afterwards."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See close()."""
+        self.close()
+
+    def add(self, run: Run) -> Run:
+        """Write a run down; returns it with its number.
+
+        Raises:
+            HistoryError: it was not.
+        """
+        row = _row(run)
+        with self._transaction("written") as db:
+            places = ", ".join("?" * len(row))
+            # The names are ours.
+            text = f"INSERT INTO run ({', '.join(row)}) VALUES ({places})"  # noqa: S608
+            number = db.execute(text, tuple(row.values())).lastrowid
+        return replace(run, number=number or 0)
+
+    def runs(self, since_number: int = 0) -> Iterator[Run]:
+        """Runs with a larger number than that, in its order; those added meanwhile too.
+
+        Raises:
+            HistoryError: it cannot be read.
+        """
+        while True:
+            with self._busy, _named(self.path, "read"):
+                rows = self._db.execute(
+                    "SELECT * FROM run WHERE number > ? ORDER BY number LIMIT ?",
+                    (since_number, _PAGE),
+                ).fetchall()
+            if not rows:
+                return
+            for row in rows:
+                yield self._run(row)
+            since_number = rows[-1]["number"]
+
+    def latest(self, limit: int, user: str = "") -> list[Run]:
+        """The last runs, the newest first; of one user (a digest) or of all.
+
+        Raises:
+            HistoryError: it cannot be read.
+        """
+        with self._busy, _named(self.path, "read"):
+            rows = self._db.execute(
+                "SELECT * FROM run WHERE ? IN ('', user) ORDER BY number DESC LIMIT ?",
+                (user, limit),
+            ).fetchall()
+        return [self._run(row) for row in rows]
+
+    def __len__(self) -> int:
+        """Runs in it."""
+        with self._busy, _named(self.path, "read"):
+            return int(self._db.execute("SELECT count(*) FROM run").fetchone()[0])
+
+    def prune(self, now_s: float) -> int:
+        """Forget what is too old, and of too many the oldest; returns how many went.
+
+        Raises:
+            HistoryError: they stay.
+        """
+        with self._transaction("pruned") as db:
+            gone = db.execute("DELETE FROM run WHERE ended_s < ?", (now_s - self._age_s,)).rowcount
+            gone += db.execute(
+                "DELETE FROM run WHERE number <="
+                " (SELECT number FROM run ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                (self._runs_max,),
+            ).rowcount
+        if gone:
+            with self._busy, _named(self.path, "pruned"):
+                # Each step of it frees one page, and execute() makes one step.
+                self._db.executescript(f"PRAGMA incremental_vacuum({_FREED_PAGES})")
+        return gone
+
+    def keep(self, notes: Mapping[str, str], now_s: float) -> None:
+        """Notes of what still runs take the place of all those before.
+
+        Raises:
+            HistoryError: those before stay.
+        """
+        with self._transaction("written") as db:
+            db.execute("DELETE FROM note")
+            db.executemany(
+                "INSERT INTO note (key, seen_s, text) VALUES (?, ?, ?)",
+                [(key, now_s, text) for key, text in notes.items()],
+            )
+
+    def kept(self) -> dict[str, tuple[float, str]]:
+        """{key: (when it was kept, note)}.
+
+        Raises:
+            HistoryError: it cannot be read.
+        """
+        with self._busy, _named(self.path, "read"):
+            rows = self._db.execute("SELECT key, seen_s, text FROM note ORDER BY key").fetchall()
+        return {row["key"]: (row["seen_s"], row["text"]) for row in rows}
+
+    def close(self) -> None:
+        """Close the file, and let others write it."""
+        with self._busy, contextlib.suppress(sqlite3.Error):
+            self._db.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _begin(self, *, writes: bool) -> None:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > VERSION:
+            raise HistoryError(
+                f"{self.path} has version {version}, this HARP reads versions up to {VERSION}",
+                "use the newer HARP, or move the file away: history begins anew",
+            )
+        if not writes:
+            if version < VERSION:
+                raise HistoryError(
+                    f"{self.path} has version {version}, this HARP reads version {VERSION}",
+                    "start this HARP's harpd once: it brings the file up to date",
+                )
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        with _or_back(self._db):
+            for statements in _MIGRATIONS[version:]:
+                for statement in statements:
+                    self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    @contextlib.contextmanager
+    def _transaction(self, what: str) -> Iterator[sqlite3.Connection]:
+        with self._busy, _named(self.path, what):
+            self._db.execute("BEGIN IMMEDIATE")
+            with _or_back(self._db):
+                yield self._db
+
+    def _run(self, row: sqlite3.Row) -> Run:
+        try:
+            return _run(row)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise HistoryError(
+                f"run {row['number']} of {self.path} cannot be read: {error}",
+                "move the file away: history begins anew",
+            ) from error
+
+
+def _lock(path: Path) -> int:
+    """Take the place of the one writer; it is given up when the descriptor closes, however.
+
+    Not on the file itself: closing any descriptor of it would drop sqlite's own locks.
+    """
+    beside = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise HistoryError(
+            f"{path.parent} cannot hold history: {error.strerror}",
+            "set HARP_STATE to a folder of your own, or history.enabled=no",
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise HistoryError(
+            f"{path} is written by another process", "give each harpd a HARP_STATE of its own"
+        ) from error
+    return fd
+
+
+def _connect(path: Path, *, writes: bool) -> sqlite3.Connection:
+    if writes:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    uri = f"{path.absolute().as_uri()}?mode={'rw' if writes else 'ro'}"
+    db = sqlite3.connect(
+        uri, uri=True, isolation_level=None, timeout=_BUSY_S, check_same_thread=False
+    )
+    db.row_factory = sqlite3.Row
+    if writes:
+        try:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA journal_size_limit = {4 << 20}")
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+@contextlib.contextmanager
+def _named(path: Path, what: str) -> Iterator[None]:
+    """What sqlite or the disk says, as ours."""
+    try:
+        yield
+    except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
+        broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.OperationalError
+        )
+        raise HistoryError(
+            f"{path} cannot be {what}: {error}",
+            "move the file away: history begins anew"
+            if broken
+            else "see that it is there, its disk has room and its user may write to it",
+        ) from error
+
+
+@contextlib.contextmanager
+def _or_back(db: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back already
+            db.execute("ROLLBACK")
+        raise
+
+
+def _row(run: Run) -> dict[str, str | int | float | None]:
+    job = run.job
+    return {
+        "started_s": run.started_s,
+        "ended_s": run.ended_s,
+        "outcome": run.outcome.value,
+        "exit_status": run.exit_status,
+        "program": job.program,
+        "shape": job.shape,
+        "numbers": json.dumps(job.numbers),
+        "user": job.user,
+        "image": job.image,
+        "framework": job.framework,
+        "owner": job.owner,
+        "gpu": job.gpu,
+        "asked_mem_bytes": min(job.asked_mem_bytes, _LARGEST),
+        "asked_share_ratio": job.asked_share_ratio,
+        "device_mem_bytes": min(job.device_mem_bytes, _LARGEST),
+        "labels": json.dumps(job.labels),
+        "used": json.dumps(run.used),
+        "quantiles": json.dumps(run.quantiles),
+        "mem_limit_bytes": min(run.mem_limit_bytes, _LARGEST),
+        "share_ratio": run.share_ratio,
+        "attempted_bytes": min(run.attempted_bytes, _LARGEST),
+        "elastic": int(run.elastic),
+    }
+
+
+def _run(row: sqlite3.Row) -> Run:
+    job = Job(
+        program=row["program"],
+        shape=row["shape"],
+        numbers=tuple((str(name), float(value)) for name, value in json.loads(row["numbers"])),
+        user=row["user"],
+        image=row["image"],
+        framework=row["framework"],
+        owner=row["owner"],
+        gpu=row["gpu"],
+        asked_mem_bytes=row["asked_mem_bytes"],
+        asked_share_ratio=row["asked_share_ratio"],
+        device_mem_bytes=row["device_mem_bytes"],
+        labels=tuple((str(name), str(value)) for name, value in json.loads(row["labels"])),
+    )
+    return Run(
+        job=job,
+        number=row["number"],
+        started_s=row["started_s"],
+        ended_s=row["ended_s"],
+        outcome=Outcome(row["outcome"]),
+        exit_status=row["exit_status"],
+        used={str(k): float(v) for k, v in json.loads(row["used"]).items()},
+        quantiles={str(k): float(v) for k, v in json.loads(row["quantiles"]).items()},
+        mem_limit_bytes=row["mem_limit_bytes"],
+        share_ratio=row["share_ratio"],
+        attempted_bytes=row["attempted_bytes"],
+        elastic=bool(row["elastic"]),
+    )
