@@ -38,7 +38,16 @@ from harp.errors import (
     NoDevice,
     UnknownTenant,
 )
-from harp.grants import Promise, admit, choose, memory_left, promised_ppm, select, shrinks
+from harp.grants import (
+    BufferFor,
+    Promise,
+    admit,
+    choose,
+    memory_left,
+    promised_ppm,
+    select,
+    shrinks,
+)
 from harp.lease_wire import ANY_UID
 from harp.metrics import Totals
 from harp.model import Device, Limits, Tenant
@@ -55,12 +64,19 @@ class Book:
     """Every living tenant. One task at a time changes it (`_lock`)."""
 
     def __init__(
-        self, store: Store, link: ArbiterLink, run_dir: Path, config: AdmissionConfig
+        self,
+        store: Store,
+        link: ArbiterLink,
+        run_dir: Path,
+        config: AdmissionConfig,
+        buffer_for: BufferFor | None = None,
     ) -> None:
         self._store = store
         self._arbiter = Arbiter(link, run_dir)
         self._overcommit_ratio = config.overcommit_ratio
         self._tenants_per_user = config.tenants_per_user
+        #: see grants.admit()
+        self._buffer_for = buffer_for
         self._lock = asyncio.Lock()
         #: {tenant_id: tenant}
         self.tenants: dict[int, Tenant] = {}
@@ -199,10 +215,10 @@ class Book:
                     if limits.oversubscribe
                     else "end them first, or start the job without --oversubscribe",
                 )
-            asked = Promise(limits, clients)
+            asked = Promise(limits, clients, need_bytes=tenant.need_bytes)
             if not shrinks(tenant.limits, limits):
                 for uuid in tenant.device_uuids:
-                    admit(self.devices[uuid], held[uuid], asked, self._overcommit_ratio)
+                    self._admit(self.devices[uuid], held[uuid], asked)
             changed = replace(tenant, limits=limits)
             try:
                 await self._arbiter.grant(changed)
@@ -250,9 +266,10 @@ class Book:
             tenant = replace(known, device_uuids=tenant.device_uuids)
             picture = await self.look()
             held = self.promises(picture)
-            asked = Promise(tenant.limits, len(picture.clients_of(tenant.tenant_id)))
+            clients = len(picture.clients_of(tenant.tenant_id))
+            asked = Promise(tenant.limits, clients, need_bytes=tenant.need_bytes)
             for uuid in tenant.device_uuids:
-                admit(self.devices[uuid], held[uuid], asked, self._overcommit_ratio)
+                self._admit(self.devices[uuid], held[uuid], asked)
             await self._arbiter.grant(tenant)
             self._moving[tenant.tenant_id] = tenant.device_uuids
         try:
@@ -289,7 +306,7 @@ class Book:
                 use = picture.uses.get((tenant.tenant_id, uuid))
                 swap = use.residency.swap_bytes if use and use.residency else 0
                 held = use.charged_bytes if use else 0
-                found[uuid].append(Promise(tenant.limits, clients, held, swap))
+                found[uuid].append(Promise(tenant.limits, clients, held, swap, tenant.need_bytes))
         return found
 
     def free_bytes(self, device: Device, promises: Sequence[Promise]) -> int:
@@ -310,13 +327,13 @@ class Book:
         picture = await self.look()
         promises = self.promises(picture)
         devices = list(self.devices.values())
-        asked = Promise(wish.limits)
+        asked = Promise(wish.limits, need_bytes=wish.need_bytes)
         if wish.gpu:
             chosen = select(devices, wish.gpu)
             for device in chosen:
-                admit(device, promises[device.uuid], asked, self._overcommit_ratio)
+                self._admit(device, promises[device.uuid], asked)
         else:
-            chosen = (choose(devices, promises, asked, self._overcommit_ratio),)
+            chosen = (choose(devices, promises, asked, self._overcommit_ratio, self._buffer_for),)
         tenant = Tenant(
             tenant_id=await self._arbiter.add(
                 name, ANY_UID if wish.any_uid else wish.uid, listening
@@ -334,6 +351,7 @@ class Book:
             any_uid=wish.any_uid,
             held=wish.held,
             labels=wish.labels,
+            need_bytes=wish.need_bytes,
         )
         try:
             await self._arbiter.grant(tenant)
@@ -351,6 +369,9 @@ class Book:
             pid=wish.root_pid,
         )
         return tenant
+
+    def _admit(self, device: Device, promises: Sequence[Promise], asked: Promise) -> None:
+        admit(device, promises, asked, self._overcommit_ratio, self._buffer_for)
 
     def _lose(self, tenant: Tenant) -> None:
         _log.warning("tenant_lost", tenant=tenant.name, grant_dir=tenant.grant_dir)

@@ -41,6 +41,7 @@ class Wish:
     any_uid: bool = False
     held: bool = False
     labels: tuple[tuple[str, str], ...] = ()
+    need_bytes: int = 0
 
 
 def check_owner(tenant: Tenant, uid: int) -> None:

@@ -50,6 +50,8 @@ _MIGRATIONS = (
         "ALTER TABLE tenant ADD COLUMN held INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE tenant ADD COLUMN labels TEXT NOT NULL DEFAULT '{}'",
     ),
+    # Tenants that are counted by what they typically need.
+    ("ALTER TABLE tenant ADD COLUMN need_bytes INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -120,6 +122,7 @@ class Store:
             "any_uid": int(tenant.any_uid),
             "held": int(tenant.held),
             "labels": json.dumps(dict(tenant.labels)),
+            "need_bytes": tenant.need_bytes,
         }
         self._put("tenant", row)
 
@@ -184,4 +187,5 @@ def _tenant(row: sqlite3.Row) -> Tenant:
         any_uid=bool(row["any_uid"]),
         held=bool(row["held"]),
         labels=tuple(sorted(json.loads(row["labels"]).items())),
+        need_bytes=row["need_bytes"],
     )

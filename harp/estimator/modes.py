@@ -6,7 +6,7 @@
     enforce      limits are lowered to the estimate, and GPUs are filled by what their jobs need
 
 One mode for all, and others for some: `training=enforce,uid:1000=recommend`, Kubernetes namespaces
-by their name, users of this machine by number. A job may always stay out (`off`).
+by their name, users of this machine by number. A pod may always stay out (harp.dev/estimate: off).
 """
 
 from __future__ import annotations
