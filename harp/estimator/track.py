@@ -2,7 +2,7 @@
 """What was said of jobs, held against what came: how often it held, what it saves. Pure.
 
     verdicts = judge(job, needs, run)      # of one run that has ended
-    track.count(verdicts, fresh=True)
+    track.count(verdicts)
 
 A figure of coverage is to be believed, so it may not flatter:
 (1) A run that was seen to its end is a hit or a miss. Of one that was not (killed, failed, lost)
@@ -130,7 +130,8 @@ class TargetTrack:
     _kept: deque[Verdict] = field(default_factory=deque)
 
     def add(self, verdict: Verdict) -> None:
-        """One more in the window."""
+        """One more, and one more in the window."""
+        self.total.add(verdict)
         self._kept.append(verdict)
         self.recent.add(verdict)
         if len(self._kept) > _MOST:
@@ -162,19 +163,10 @@ class Track:
             key = target, need.known
             self.answers[key] = self.answers.get(key, 0) + 1
 
-    def count(self, verdicts: Sequence[Verdict], *, fresh: bool = True) -> None:
-        """Take a run's verdicts; runs come in the order of their ends.
-
-        Args:
-            verdicts: of judge().
-            fresh: it ended now. Of history that is gone through again only the window hears, or
-                counters would count a run once for each harpd that read of it.
-        """
+    def count(self, verdicts: Sequence[Verdict]) -> None:
+        """Take a run's verdicts; runs come in the order of their ends."""
         for verdict in verdicts:
-            track = self.of[verdict.target]
-            track.add(verdict)
-            if fresh:
-                track.total.add(verdict)
+            self.of[verdict.target].add(verdict)
 
     def at(self, now_s: float) -> Mapping[str, TargetTrack]:
         """The targets' tracks now: what is older than the window has left it."""

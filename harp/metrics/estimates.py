@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Series of the estimator: how often its bounds hold, and what they save. Pure.
 
-Counters are since harpd started. Gauges of coverage are of the last 7 days, those before a restart
-too, and have no series while there is no case.
+All of it is since harpd started: what was said of a job is not kept beyond it. Gauges of coverage
+are of the last 7 days of that, and have no series while there is no case.
 """
 
 from __future__ import annotations

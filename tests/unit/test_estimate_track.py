@@ -103,14 +103,6 @@ def test_the_window_is_bounded() -> None:
     assert (recent.judged, recent.held, recent.bound) == (10_000, 5000, 30_000 * GIB)
 
 
-def test_history_that_is_read_again_is_in_the_window_and_in_no_counter() -> None:
-    track = Track()
-    track.count(judge(JOB, {"gpu_mem_bytes": need(4.0)}, ended(3.0)), fresh=False)
-    one = track.of["gpu_mem_bytes"]
-    assert one.total.judged == 0
-    assert one.recent.judged == 1
-
-
 def test_answers_are_counted_by_whether_somebody_knew() -> None:
     track = Track()
     said = {target: need(1.0, known=target == "cpu_cores", target=target) for target in TARGETS}

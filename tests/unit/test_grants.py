@@ -250,7 +250,10 @@ def buffer(tenants: int) -> float:
     ],
 )
 def test_who_is_counted_by_what_it_needs(
-    description: str, held: list[Promise], asked: Promise, taken: bool  # noqa: ARG001 - names it
+    description: str,  # noqa: ARG001 - names the case
+    held: list[Promise],
+    asked: Promise,
+    taken: bool,
 ) -> None:
     gpu = device()
     if taken:

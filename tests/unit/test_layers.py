@@ -88,6 +88,7 @@ PURE = (
     "harp.estimator.signature",
     "harp.estimator.sketch",
     "harp.estimator.track",
+    "harp.estimator.windows",
     "harp.scheduler",
     "harp.scheduler.baselines",
     "harp.scheduler.cluster",
