@@ -28,6 +28,7 @@ __all__ = [
     "DaemonConfig",
     "DeviceConfig",
     "EstimateConfig",
+    "HistoryConfig",
     "Key",
     "LogConfig",
     "TimeConfig",
@@ -312,6 +313,37 @@ class DaemonConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryConfig:
+    """What is kept of jobs that have ended: estimates are made from it."""
+
+    enabled: str = key(
+        "yes",
+        "Whether runs are written down: digests of their commands and users, and what they used.",
+        choices=("yes", "no"),
+    )
+    days: float = key(
+        90.0,
+        "Runs that ended longer ago are forgotten.",
+        unit="days",
+        low=1,
+        high=3650,
+    )
+    runs_max: int = key(
+        200_000,
+        "Of more runs than that the oldest are forgotten.",
+        low=100,
+        high=10_000_000,
+    )
+    period_s: float = key(
+        2.0,
+        "Time between two looks at what tenants use.",
+        unit="s",
+        low=0.5,
+        high=60,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """Logging of harpd."""
 
@@ -332,6 +364,7 @@ class Config:
     time: TimeConfig = TimeConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
     daemon: DaemonConfig = DaemonConfig()
+    history: HistoryConfig = HistoryConfig()
     log: LogConfig = LogConfig()
 
 

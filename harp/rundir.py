@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harp.errors import RunDirUnsafe
 
-__all__ = ["RunDir", "check_socket", "find", "make_user_dir", "user_dir"]
+__all__ = ["RunDir", "check_socket", "find", "make_user_dir", "state_dir", "user_dir"]
 
 SYSTEM = Path("/run/harp")
 RENDEZVOUS = Path("/tmp/harp-run")  # noqa: S108 - its owner and mode are checked before use
@@ -151,6 +151,22 @@ def find(env: Mapping[str, str]) -> RunDir:
     if system.alive():
         return system
     return RunDir(RENDEZVOUS)
+
+
+def state_dir(env: Mapping[str, str]) -> Path:
+    """Where harpd keeps what outlasts the machine's next start; it need not exist yet.
+
+    $HARP_STATE if set; else with a $HARP_RUN of one's own `state` in it; else /var/lib/harp for
+    root, and $XDG_STATE_HOME/harp or ~/.local/state/harp for others.
+    """
+    if env.get("HARP_STATE"):
+        return Path(env["HARP_STATE"]).absolute()
+    if env.get("HARP_RUN"):
+        return Path(env["HARP_RUN"]).absolute() / "state"
+    if os.geteuid() == 0:
+        return Path("/var/lib/harp")
+    base = env.get("XDG_STATE_HOME") or str(Path(env.get("HOME", "/")) / ".local" / "state")
+    return Path(base) / "harp"
 
 
 def user_dir(env: Mapping[str, str]) -> Path:

@@ -25,7 +25,7 @@ import structlog
 from harp import __version__
 from harp.api.v1 import control_pb2_grpc
 from harp.config import Config, listen_address
-from harp.daemon.advice import Advice
+from harp.daemon.advice import Advice, Ended
 from harp.daemon.auth import Auth
 from harp.daemon.book import Book
 from harp.daemon.checkpoint import driver_calls
@@ -34,18 +34,18 @@ from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.metrics import Reporter
 from harp.daemon.overheads import ContextCost
+from harp.daemon.recording import Recording
 from harp.daemon.service import ControlService
 from harp.daemon.store import Store
 from harp.daemon.suspend import Suspender
 from harp.discovery import Found, discover, measure_overhead
 from harp.errors import DaemonError, HarpError
 from harp.estimator.advise import Adviser
-from harp.estimator.history import History
-from harp.estimator.signature import user_digest
+from harp.estimator.job import Run
 from harp.metrics import Server, keep
-from harp.model import Device, Policy
+from harp.model import Device, Policy, Tenant
 from harp.native import NativeDir
-from harp.rundir import RunDir
+from harp.rundir import RunDir, state_dir
 
 __all__ = ["AlreadyRuns", "main", "run"]
 
@@ -116,14 +116,22 @@ async def run(
     link.on_event = harpd.on_event
     suspender = Suspender(book, link, lambda: driver_calls(found.cuda_path, env))
     reporter = Reporter(book, link, harpd, config)
-    history = History(run_dir.path / "history.sqlite")
     advice = Advice(Adviser())
+
+    def told(tenant: Tenant | None, run: Run) -> None:
+        advice.learn(run)
+        if tenant is not None:
+            advice.remember(tenant.name, Ended(tenant.uid, run))
+
+    recording = Recording(config.history, state_dir(env), book, harpd.evaders.lineage, told)
+    book.on_removed = recording.ended
+    harpd.on_look, harpd.on_denied = recording.look, recording.denied
     estimates = Estimates(
         advice,
         book,
-        history,
-        digest_of=lambda uid: user_digest(uid, b"x"),
-        job_of_tenant=lambda _tenant: None,
+        recording,
+        digest_of=recording.digest_of,
+        job_of_tenant=recording.job_of,
     )
     auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)
     end = asyncio.Event()
@@ -144,6 +152,7 @@ async def run(
         await harpd.attach(client, devices)
         if upgrade and not link.started_count:
             pump = await harpd.renew_arbiter(pump)
+        await recording.begin()
         control_pb2_grpc.add_ControlServicer_to_server(
             ControlService(
                 run_dir=run_dir,
@@ -155,6 +164,7 @@ async def run(
                 suspender=suspender,
                 reporter=reporter,
                 estimates=estimates,
+                recording=recording,
                 default_policy=Policy(config.watchdog.policy),
                 stop=stop,
             ),
@@ -167,9 +177,10 @@ async def run(
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(auth.serve()),
-                group.create_task(advice.fill(history.runs)),
+                group.create_task(advice.fill(recording.runs)),
                 group.create_task(harpd.keep_arbiter(pump)),
                 group.create_task(harpd.watch()),
+                group.create_task(recording.keep()),
                 group.create_task(harpd.drain()),
                 group.create_task(suspender.keep(harpd.replaced)),
             ]
@@ -190,7 +201,7 @@ async def run(
         await server.stop(_GRACE_S)
         for path in (run_dir.control, run_dir.auth):
             path.unlink(missing_ok=True)
-        history.close()
+        await recording.close()
         book.close()
         store.close()
         found.nvml.close()

@@ -89,6 +89,8 @@ class Book:
         self.picture = Picture()
         #: what tenants used of each device, those that have ended as well
         self.totals = Totals()
+        #: told of each tenant that was removed, the last picture it is in, and why
+        self.on_removed: Callable[[Tenant, Picture, str], None] = lambda *_: None
 
     def close(self) -> None:
         """Drop the listening sockets; the arbiter's own stay open."""
@@ -285,6 +287,7 @@ class Book:
             await self._arbiter.remove(tenant.tenant_id)
             self._forget(tenant.tenant_id)
             self.tenants.pop(tenant.tenant_id, None)
+            self.on_removed(tenant, self.picture, reason)
         _sweep(tenant)
         _log.info("tenant_removed", tenant=tenant.name, reason=reason)
 

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -83,6 +83,9 @@ class Harpd:
         self._last_seen = Picture()
         #: clients of processes that have not come back from the arbiter before
         self._expected: set[int] = set()
+        #: told of each look, and of each refusal
+        self.on_look: Callable[[Picture, Mapping[int, Proc]], None] = lambda *_: None
+        self.on_denied: Callable[[Msg], None] = lambda _: None
 
     def on_event(self, message: Msg) -> None:
         """Take one EVENT_* of the arbiter."""
@@ -104,6 +107,7 @@ class Harpd:
                     leased_bytes=message.leased_bytes,
                     limit_bytes=message.limit_bytes,
                 )
+                self.on_denied(message)
             case _:
                 _log.warning("unknown_event", op=message.op)
 
@@ -227,6 +231,7 @@ class Harpd:
             self.evaders.judge(uses, picture, procs)
         await self._reconciler.look(uses, before, picture)
         self._remember(picture)
+        self.on_look(picture, procs)
         await self._end_tenants(picture, procs, keep_draining=True)
         if picture.draining():
             self._draining.set()

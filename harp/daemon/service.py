@@ -23,6 +23,7 @@ from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.metrics import Reporter
 from harp.daemon.owners import Wish, check_container, check_owner, own_process
+from harp.daemon.recording import Recording
 from harp.daemon.suspend import Suspender
 from harp.errors import ArbiterError, ConfigError, DaemonError, NotOwner, Unauthenticated
 from harp.lease_wire import GRANULE_BYTES
@@ -64,6 +65,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         suspender: Suspender,
         reporter: Reporter,
         estimates: Estimates,
+        recording: Recording,
         default_policy: Policy,
         stop: Callable[[bool], None],
     ) -> None:
@@ -76,6 +78,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._suspender = suspender
         self._reporter = reporter
         self._estimates = estimates
+        self._recording = recording
         self._default_policy = default_policy
         self._stop = stop
         self._answers = Answers(book, harpd)
@@ -206,6 +209,13 @@ class ControlService(control_pb2_grpc.ControlServicer):
             os.close(deposit.fd)
             raise
         tenant = await self._book.create(wish, deposit.fd)
+        self._recording.made(
+            tenant,
+            request.command,
+            estimated=request.estimated,
+            asked_mem_bytes=request.asked_mem_bytes,
+            asked_share_ppm=request.asked_share_ppm,
+        )
         try:
             picture = await self._book.look()
         except ArbiterError:  # the tenant stands: its owner must hear of it
@@ -271,12 +281,17 @@ class ControlService(control_pb2_grpc.ControlServicer):
         return pb.GetMetricsReply(text=page.body.decode())
 
     async def _estimate(self, request: pb.EstimateRequest, uid: int) -> pb.EstimateReply:
-        await self._harpd.make_room()  # who has just ended counts
+        await self._settle()
         return self._estimates.estimate(request, uid)
 
     async def _get_runs(self, request: pb.GetRunsRequest, uid: int) -> pb.GetRunsReply:
-        await self._harpd.make_room()
+        await self._settle()
         return await asyncio.to_thread(self._estimates.page, request, uid)
+
+    async def _settle(self) -> None:
+        """Who has just ended counts."""
+        await self._harpd.make_room()
+        await self._recording.settle()
 
     async def _add_runs(self, request: pb.AddRunsRequest, uid: int) -> pb.AddRunsReply:
         return self._estimates.add(request, uid)

@@ -71,6 +71,13 @@ class Lineage:
         """The tenant a process descends from."""
         return self._known.get((proc.pid, proc.start))
 
+    def members(self) -> dict[int, list[int]]:
+        """{tenant_id: pids}, as of the view last learnt from."""
+        found: dict[int, list[int]] = {}
+        for (pid, _), tenant in self._known.items():
+            found.setdefault(tenant, []).append(pid)
+        return found
+
     def has_members(self, tenant_id: int, procs: Mapping[int, Proc]) -> bool:
         """Whether a process of a tenant lives, as far as ancestry tells.
 

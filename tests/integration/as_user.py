@@ -49,8 +49,22 @@ def admin(run_dir: Path) -> None:
         sock.connect(str(run_dir / "admin.sock"))
 
 
-def own_tenant(client: Client, name: str, share_ppm: int, mem_bytes: int) -> pb.Tenant:
-    """A tenant of ours, made as `harp run` makes it; its only process is this one."""
+def of_a_child(client: Client) -> str:
+    """A tenant whose first process is a child of ours, as `harp run --mem auto` makes it."""
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        return outcome(lambda: own_tenant(client, "child", 0, 0, pid=child))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def own_tenant(
+    client: Client, name: str, share_ppm: int, mem_bytes: int, pid: int = 0
+) -> pb.Tenant:
+    """A tenant of ours, made as `harp run` makes it; its only process is this one, or `pid`."""
     folder = Path(os.environ["XDG_RUNTIME_DIR"]) / f"g-{name}"
     folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
@@ -60,7 +74,7 @@ def own_tenant(client: Client, name: str, share_ppm: int, mem_bytes: int) -> pb.
     return client.create(
         pb.CreateTenantRequest(
             name=name,
-            root_pid=os.getpid(),
+            root_pid=pid or os.getpid(),
             grant_dir=str(folder),
             ticket=ticket,
             program=name,
@@ -116,6 +130,12 @@ def main() -> None:
             "any_uid": _asked_of(client, any_uid=True),
             "held": _asked_of(client, held=True),
             "labels": _asked_of(client, labels={"pod": "a"}),
+            "estimate": outcome(lambda: client.estimate(pb.EstimateRequest(tenant=victim))),
+            "estimate_as": outcome(
+                lambda: client.estimate(pb.EstimateRequest(command=["x"], for_uid=0))
+            ),
+            "runs": len(client.runs(pb.GetRunsRequest()).runs),
+            "add_runs": outcome(lambda: client.add_runs([pb.Run(outcome="done")])),
         }
         mine = own_tenant(client, "mine", 100_000, 64 << 20)
         folder = Path(mine.grant_dir)
@@ -126,6 +146,10 @@ def main() -> None:
             lambda: client.set(pb.SetTenantRequest(name="mine", share_ppm=50_000))
         )
         found["own_remove"] = outcome(lambda: client.remove("mine"))
+        found["own_estimate"] = outcome(
+            lambda: client.estimate(pb.EstimateRequest(command=["x"], for_uid=uid))
+        )
+        found["child"] = of_a_child(client)
     print(json.dumps(found))
 
 

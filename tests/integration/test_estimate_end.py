@@ -8,6 +8,7 @@ Each asks for 7 GiB of a 16 GiB device and needs less than 1 GiB. After three ru
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -95,7 +96,8 @@ def test_twice_as_many_run_at_once_and_none_is_out_of_memory(box: Machine) -> No
     assert {run["outcome"] for run in history} == {"done"}
     assert all(run["used"]["gpu_mem_bytes"] < NEEDS_LESS for run in history)
     for job in JOBS:
-        need = box.json("estimate", "--mem", ASKED, "--", *words(job))["needs"]["gpu_mem_bytes"]
+        found = box.json("estimate", "--mem", ASKED, "--command", shlex.join(words(job)))
+        need = found["needs"]["gpu_mem_bytes"]
         assert need["known"], need
         assert need["level"] == "signature"
     with together(box, f"auto:{ASKED}") as (running, refused):

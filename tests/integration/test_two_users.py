@@ -63,11 +63,17 @@ def test_another_user_can_only_look(native_dir: Path) -> None:
             "any_uid": "NotOwner",
             "held": "NotOwner",
             "labels": "NotOwner",
+            "estimate": "NotOwner",
+            "estimate_as": "NotOwner",
+            "runs": 0,
+            "add_runs": "NotOwner",
             "own_uid": NOBODY,
             "own_lease": "MEM_GRANT",
             "own_beyond": "MEM_DENY",
             "own_set": "done",
             "own_remove": "done",
+            "own_estimate": "done",
+            "child": "done",
         }
         assert victim.poll() is None
         after = box.ps("victim")

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of real tenants, as harpd writes them down."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harp.estimator.history import History
+from harp.estimator.job import Outcome, Run
+from tests.integration.machine import PROGRAM, Machine, machine, wait_for
+
+MIB = 1 << 20
+SECRET = "hunter2-is-no-secret-of-ours"
+
+
+@pytest.fixture
+def box(native_dir: Path) -> Iterator[Machine]:
+    with machine(native_dir) as found:
+        yield found
+
+
+def job(mib: int, *more: str) -> list[str]:
+    return [sys.executable, str(PROGRAM), str(mib), "1", *more]
+
+
+def runs_of(box: Machine, count: int) -> list[Run]:
+    """What is in the file, once there are so many."""
+
+    def look() -> list[Run] | None:
+        with History(box.run_dir / "state" / "history.db", writes=False) as history:
+            found = list(history.runs())
+        return found if len(found) >= count else None
+
+    return wait_for(look, f"{count} runs in history")
+
+
+def ended(box: Machine, *options: str, mib: int = 64, status: int = 0) -> None:
+    """A tenant that runs a second and ends by itself."""
+    child = box.tenant(*options, command=job(mib, "--token", SECRET))
+    assert child.stdout
+    if child.stdout.readline() == "ready\n":
+        time.sleep(1.2)
+    child.communicate("", timeout=30)
+    assert child.returncode == status
+
+
+def test_four_runs_and_how_they_ended(box: Machine) -> None:
+    box.start_harpd()
+    limit = ("--mem", "128MiB", "--share", "40%")
+    ended(box, *limit)
+    ended(box, *limit)
+    ended(box, *limit, mib=200, status=3)  # asks for more than its limit
+    killed = box.gpu_tenant(*limit, mib=32)
+    killed.kill()
+    killed.wait()
+    first, second, oom, dead = runs_of(box, 4)
+    assert [run.outcome for run in (first, second, oom, dead)] == [
+        Outcome.DONE,
+        Outcome.DONE,
+        Outcome.OOM,
+        Outcome.KILLED,
+    ]
+    assert [run.exit_status for run in (first, second, oom, dead)] == [0, 0, 3, -signal.SIGKILL]
+    assert [run.number for run in (first, second, oom, dead)] == [1, 2, 3, 4]
+    assert first.job == second.job != oom.job
+    assert (first.job.shape, first.job.user) == (oom.job.shape, oom.job.user)
+    assert first.job.numbers[0] == ("operand.2", 64.0)
+    assert first.job.asked_mem_bytes == first.mem_limit_bytes == 128 * MIB
+    assert first.job.asked_share_ratio == first.share_ratio == 0.4
+    assert first.job.gpu
+    for run in (first, second):
+        assert run.used["gpu_mem_bytes"] == 64 * MIB
+        assert 1.2 <= run.used["duration_s"] < 10
+        assert 5 * MIB < run.used["host_mem_bytes"] < 500 * MIB
+        assert 0 <= run.used["cpu_cores"] < 4
+        assert (run.attempted_bytes, run.elastic) == (0, False)
+    assert oom.attempted_bytes == 200 * MIB
+    assert oom.used["gpu_mem_bytes"] < 128 * MIB
+    assert dead.used["gpu_mem_bytes"] == 32 * MIB
+    assert first.ended_s <= second.started_s <= second.ended_s <= oom.started_s
+    for path in (box.run_dir / "state").iterdir():
+        assert SECRET.encode() not in path.read_bytes()
+        assert b"gpu_program" not in path.read_bytes()
+        assert path.stat().st_mode & 0o077 == 0
+    assert SECRET not in (box.run_dir / "harpd.log").read_text()
