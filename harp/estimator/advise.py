@@ -29,6 +29,8 @@ __all__ = ["AdviseConfig", "Adviser", "Record"]
 
 #: targets that depend on how fast the device is
 _ON_DEVICE = frozenset({SHARE, "duration_s"})
+#: margins that are not calibrated
+_FIXED = frozenset({Safety.MARGIN, Safety.TIMES})
 #: of the share it had: one that used as much would have used more
 _PRESSED, _PRESSED_NEXT = 0.97, 1.5
 #: kinds of key that a refusal is remembered for: others are of different programs
@@ -231,7 +233,7 @@ class Adviser:
         if like is not None and draft.level == "shape":
             draft.raised(max(like.last), "the largest within its numbers")
         confidence = mind.rule.confidences[0]
-        if mind.rule.safety is Safety.TIMES and self.records[target].below(confidence):
+        if mind.rule.safety in _FIXED and self.records[target].below(confidence):
             draft.widened()
         if target == MEMORY:
             if past is not None:

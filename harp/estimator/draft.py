@@ -112,11 +112,10 @@ class Draft:
 
     def widened(self) -> None:
         """Fixed margins that have not held as often as they should are doubled."""
-        base = self.estimate.base
-        if base is not None:
-            margin = max(self.rule.margin * base, self.rule.margin_least)
+        base, bound = self.estimate.base, self.estimate.grant
+        if base is not None and bound is not None:
             why = "its margin doubled: bounds have held too seldom"
-            self.raised(base + 2 * margin, why)
+            self.raised(bound + (bound - base), why)
 
     def not_below(self, past: Past) -> None:
         """Never below what the job itself has just needed, nor below where it is going."""

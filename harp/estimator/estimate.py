@@ -232,7 +232,7 @@ class Estimator:
         name = rule.base.value
         if rule.safety is Safety.MARGIN:
             margin = rule.margin * (request or 1.0)
-            return base + margin, f"{name} {base:.6g} + {margin:.6g}"
+            return base + margin, f"{name} {rule.shown(base)} + {rule.shown(margin)}"
         if rule.safety is Safety.TIMES:
             margin = max(rule.margin * base, rule.margin_least)
             return base + margin, f"{name} {rule.shown(base)} + {rule.shown(margin)}"
