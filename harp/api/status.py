@@ -74,6 +74,11 @@ def from_rpc(error: grpc.RpcError) -> errors.HarpError:
             return cls(text, hint)
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
         return errors.Unauthenticated(text)
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.DaemonError(
+            "the daemon does not know this call: it is older than this program",
+            "start the installed one in its place: harp daemon --upgrade",
+        )
     return errors.DaemonUnreachable(
         f"the daemon did not answer: {text}", "see `harp daemon --status`"
     )

@@ -24,9 +24,6 @@ __all__ = ["Advice", "Ended"]
 
 _log = structlog.get_logger(__name__)
 READING = "history is being read"
-#: after so many runs the reading thread lets the others have the interpreter
-_BATCH_RUNS = 64
-_PAUSE_S = 0.0005
 _PRUNE_S = 3600.0
 #: names of tenants that have ended are known for so many of them
 _NAMES = 4096
@@ -120,8 +117,6 @@ class Advice:
     def _read(self, runs: Callable[[], Iterable[Run]]) -> None:
         for run in runs():
             self._learn(run)
-            if self.runs % _BATCH_RUNS == 0:
-                time.sleep(_PAUSE_S)
 
     def _learn(self, run: Run) -> None:
         if run.number <= self._last_number:

@@ -168,7 +168,8 @@ class Estimates:
         return job_of(
             list(request.command),
             image=request.image,
-            user=self._digest_of(whose),
+            # History knows a pod by its maker: its processes are of any user.
+            user="" if request.owner and whose == uid else self._digest_of(whose),
             framework=request.framework,
             owner=request.owner,
             gpu=device.name if device else "",

@@ -85,7 +85,6 @@ def test_runs_that_end_while_it_reads_are_learned_after_it_and_once() -> None:
 
 
 def test_the_loop_goes_on_while_history_is_read() -> None:
-    """Reading has the interpreter, but not for long: others come in between."""
     advice, beats = Advice(Adviser()), 0
 
     async def beat() -> None:

@@ -81,3 +81,17 @@ def test_a_finer_error_crosses_as_the_leaf_it_refines() -> None:
         pass
 
     assert type(status.from_rpc(_Call(Finer("x")))) is errors.QuotaExceeded
+
+
+def test_a_call_that_an_older_daemon_does_not_know_says_so() -> None:
+    class Unknown(_Call):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.UNIMPLEMENTED
+
+        def trailing_metadata(self) -> object:
+            return ()
+
+    back = status.from_rpc(Unknown(errors.ConfigError("Method not found!")))
+    assert type(back) is errors.DaemonError
+    assert "older" in back.message
+    assert "harp daemon --upgrade" in back.hint

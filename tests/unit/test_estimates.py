@@ -133,6 +133,11 @@ def test_users_ask_as_themselves_and_root_as_any(world: World) -> None:
     assert world.ask(0, command=COMMAND).job.user == "u0"
 
 
+def test_a_pods_job_is_its_makers_and_no_users(world: World) -> None:
+    assert world.ask(command=COMMAND, owner="ns/Job/a").job.user == ""
+    assert world.ask(0, command=COMMAND, owner="ns/Job/a", for_uid=MINE).job.user == f"u{MINE}"
+
+
 @pytest.mark.parametrize(
     "request_", [{}, {"mem_bytes": 5}, {"command": ["a"], "share_ppm": 1_000_001}]
 )
