@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -33,6 +33,8 @@ from harp.units import PPM
 __all__ = ["Pools"]
 
 _log = structlog.get_logger(__name__)
+#: tenants at once, and as many whose runs are being written (harp.daemon.owners, recording)
+_MOST = 8192
 _MEMORY, _SHARE = "gpu_mem_bytes", "share_ratio"
 
 
@@ -52,6 +54,7 @@ class Pools:
         config: whose estimates are acted on.
         ask: what a job will need.
         job_of: what a living tenant runs; None: not known.
+        book: the tenants and devices.
         buffer: admission's.
     """
 
@@ -60,19 +63,29 @@ class Pools:
         config: EstimateConfig,
         ask: Callable[[Job], Iterable[Need]],
         job_of: Callable[[Tenant], Job | None],
+        book: Book,
         buffer: Buffer,
     ) -> None:
+        self._book = book
         self._usual = Mode(config.mode)
         self._others = read_modes(config.modes)
         self._ask = ask
         self._job_of = job_of
         self._windows = Windows(buffer)
         self._track = Track()
-        #: {tenant_id: what was said}; of tenants that live, and of those whose run is to come
-        self._said: dict[int, _Said] = {}
+        #: {(tenant_id, created_s): what was said}: numbers come again. Of tenants that live, and of
+        #: those whose run is to come
+        self._said: dict[tuple[int, float], _Said] = {}
+
+    def acts(self, wish: Wish) -> bool:
+        """Whether a tenant asked for may be given less than it asks for."""
+        namespace = dict(wish.labels).get("namespace", "")
+        mode = mode_of(self._usual, self._others, namespace=namespace, uid=wish.uid)
+        # What swaps is counted by its contexts; a lease's programs are another machine's.
+        return mode is Mode.ENFORCE and not wish.limits.oversubscribe and not wish.for_root
 
     def weigh(self, wish: Wish, job: Job, *, estimated: bool = False) -> Wish:
-        """A tenant asked for, as its mode lets it be.
+        """A tenant asked for, lowered and counted by what it needs if that is acted on.
 
         A container's limits are the plugin's to lower, which knows its pod's word; here it is only
         counted by what it needs, if the plugin did.
@@ -82,11 +95,7 @@ class Pools:
             job: what it is to run.
             estimated: its limits are what it was said to need already.
         """
-        namespace = dict(wish.labels).get("namespace", "")
-        mode = mode_of(self._usual, self._others, namespace=namespace, uid=wish.uid)
-        if mode is not Mode.ENFORCE or wish.limits.oversubscribe or wish.for_root:
-            return wish
-        if wish.held and not estimated:
+        if not self.acts(wish) or (wish.held and not estimated):
             return wish
         needs = {need.target: need for need in self._ask(job)}
         memory = needs.get(_MEMORY)
@@ -107,49 +116,50 @@ class Pools:
         if job is None:
             return
         needs = {need.target: need for need in self._ask(job)}
-        self._said[tenant.tenant_id] = _Said(job, needs, before)
+        while len(self._said) > _MOST:  # no run came of the oldest: history is off, or failing
+            del self._said[next(iter(self._said))]
+        self._said[_key(tenant)] = _Said(job, needs, before)
         if before:
             self._track.answered(needs)
 
     def told(self, tenant: Tenant | None, run: Run) -> None:
         """A tenant's run was written down."""
-        said = self._said.pop(tenant.tenant_id, None) if tenant is not None else None
+        said = self._said.pop(_key(tenant), None) if tenant is not None else None
         if said is not None and said.before:
             self._track.count(judge(said.job, said.needs, run))
 
-    def look(self, book: Book, picture: Picture) -> None:
+    def look(self, picture: Picture) -> None:
         """A look at all devices."""
         now_s = time.monotonic()
-        living = book.tenants
+        living = self._book.tenants
         for tenant in living.values():
-            if tenant.tenant_id not in self._said:
+            if _key(tenant) not in self._said:
                 self.began(tenant, before=False)
-        for uuid, device in book.devices.items():
+        for uuid, device in self._book.devices.items():
             here = [t for t in living.values() if uuid in t.device_uuids and not t.suspended]
             uses = [picture.uses.get((t.tenant_id, uuid)) for t in here]
             held = sum(use.charged_bytes for use in uses if use is not None)
             typical = {t.tenant_id: self._typical(t) for t in here}
             self._windows.see(uuid, device.memory_bytes, typical, held, now_s)
 
-    def denied(self, message: Msg, uuid: str) -> None:
-        """The arbiter has refused memory of a device."""
-        if message.a == Deny.CAPACITY and message.cls != MemClass.HOST:
-            self._windows.refused(uuid, message.amount_bytes)
-
-    def forget(self, living: Sequence[int]) -> None:
-        """What was said of others is of nobody: no run came of them."""
-        self._said = {number: said for number, said in self._said.items() if number in living}
+    def denied(self, message: Msg) -> None:
+        """The arbiter has refused memory."""
+        if message.a != Deny.CAPACITY or message.cls == MemClass.HOST:
+            return
+        for uuid in self._book.devices:
+            if self._book.number_of(uuid) == message.dev:
+                self._windows.refused(uuid, message.amount_bytes)
 
     def full(self, uuid: str) -> int:
         """Allocations that a full device refused to who was within its limit."""
         gpu = self._windows.of.get(uuid)
         return gpu.full if gpu is not None else 0
 
-    def seen(self, book: Book) -> EstimatorSeen:
+    def seen(self) -> EstimatorSeen:
         """For Prometheus."""
         targets = self._track.at(time.time())
         pools = []
-        for uuid, device in book.devices.items():
+        for uuid, device in self._book.devices.items():
             gpu = self._windows.of.get(uuid)
             if gpu is not None:
                 ratio = self._windows.buffer.ratio(gpu.jobs)
@@ -162,11 +172,15 @@ class Pools:
         )
 
     def _typical(self, tenant: Tenant) -> int | None:
-        said = self._said.get(tenant.tenant_id)
+        said = self._said.get(_key(tenant))
         memory = said.needs.get(_MEMORY) if said is not None else None
         if memory is None or not memory.known or memory.typical is None:
             return None
         return int(memory.typical)
+
+
+def _key(tenant: Tenant) -> tuple[int, float]:
+    return tenant.tenant_id, tenant.created_s
 
 
 def _lowered(limits: Limits, memory: Need, share: Need | None) -> Limits:
