@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harp.errors import ConfigError, NoDevice, QuotaExceeded
-from harp.estimator.packing import Member, fits
+from harp.estimator.packing import Member, beyond_ppm, fits
 from harp.model import Device, Limits
 from harp.units import PPM, format_percent, format_size
 
@@ -50,6 +50,7 @@ class Promise:
     leased_bytes: int = 0
     swap_bytes: int = 0  #: of leased_bytes, what can leave the device
     need_bytes: int = 0  #: what it typically needs, and may be counted as; 0: its limit counts
+    duty_ppm: int = 0  #: of the device's time it will want, alone; 0: not known
 
     def cost_bytes(self, device: Device) -> int:
         """Memory of the device that is spoken for."""
@@ -258,6 +259,9 @@ def choose(
 ) -> Device:
     """The device for a tenant that named none: of those that can take it, the least promised.
 
+    Of one whose duty is known: first where all it would be beside leave it the time it wants, then
+    where they want least. So one that computes comes to one that waits, and not to its like.
+
     Args:
         devices: at least one.
         promises: by device UUID.
@@ -269,7 +273,7 @@ def choose(
         QuotaExceeded: none can take it; the first device's reason.
     """
     refused: QuotaExceeded | None = None
-    fitting: list[tuple[int, int, int, Device]] = []
+    fitting: list[tuple[int, int, int, int, int, Device]] = []
     for device in devices:
         held = promises.get(device.uuid, ())
         try:
@@ -277,11 +281,21 @@ def choose(
         except QuotaExceeded as error:
             refused = refused or error
             continue
-        fitting.append((promised_ppm(held), promised_bytes(device, held), device.index, device))
+        duties = [p.duty_ppm for p in held] if asked.duty_ppm else []
+        fitting.append(
+            (
+                beyond_ppm([*duties, asked.duty_ppm]),
+                sum(duties),
+                promised_ppm(held),
+                promised_bytes(device, held),
+                device.index,
+                device,
+            )
+        )
     if not fitting:
         assert refused is not None
         raise refused
-    return min(fitting, key=lambda row: row[:3])[3]
+    return min(fitting, key=lambda row: row[:5])[5]
 
 
 def shrinks(old: Limits, new: Limits) -> bool:

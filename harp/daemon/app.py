@@ -141,7 +141,7 @@ async def run(
         recording.denied(message)
         pools.denied(message)
 
-    book.on_removed = recording.ended
+    book.on_removed, book.duty_of = recording.ended, pools.duty_ppm
     harpd.on_look, harpd.on_denied = looked, denied
     estimates = Estimates(
         advice,

@@ -89,6 +89,8 @@ class Book:
         self.picture = Picture()
         #: what tenants used of each device, those that have ended as well
         self.totals = Totals()
+        #: parts per million of a device's time that a tenant will want; 0: not known
+        self.duty_of: Callable[[Tenant], int] = lambda _tenant: 0
         #: told of each tenant that was removed, the last picture it is in, and why
         self.on_removed: Callable[[Tenant, Picture, str], None] = lambda *_: None
 
@@ -309,7 +311,10 @@ class Book:
                 use = picture.uses.get((tenant.tenant_id, uuid))
                 swap = use.residency.swap_bytes if use and use.residency else 0
                 held = use.charged_bytes if use else 0
-                found[uuid].append(Promise(tenant.limits, clients, held, swap, tenant.need_bytes))
+                need_bytes, duty_ppm = tenant.need_bytes, self.duty_of(tenant)
+                found[uuid].append(
+                    Promise(tenant.limits, clients, held, swap, need_bytes, duty_ppm)
+                )
         return found
 
     def free_bytes(self, device: Device, promises: Sequence[Promise]) -> int:
@@ -330,7 +335,7 @@ class Book:
         picture = await self.look()
         promises = self.promises(picture)
         devices = list(self.devices.values())
-        asked = Promise(wish.limits, need_bytes=wish.need_bytes)
+        asked = Promise(wish.limits, need_bytes=wish.need_bytes, duty_ppm=wish.duty_ppm)
         if wish.gpu:
             chosen = select(devices, wish.gpu)
             for device in chosen:

@@ -98,6 +98,7 @@ class Pools:
         if not self.acts(wish) or (wish.held and not estimated):
             return wish
         needs = {need.target: need for need in self._ask(job)}
+        wish = replace(wish, duty_ppm=_duty_ppm(needs))
         memory = needs.get(_MEMORY)
         if memory is None or not memory.known or not memory.bound:
             return wish
@@ -121,6 +122,11 @@ class Pools:
         self._said[_key(tenant)] = _Said(job, needs, before)
         if before:
             self._track.answered(needs)
+
+    def duty_ppm(self, tenant: Tenant) -> int:
+        """Part of a device's time that a living tenant will want; 0: not known."""
+        said = self._said.get(_key(tenant))
+        return _duty_ppm(said.needs) if said is not None else 0
 
     def told(self, tenant: Tenant | None, run: Run) -> None:
         """A tenant's run was written down."""
@@ -181,6 +187,13 @@ class Pools:
 
 def _key(tenant: Tenant) -> tuple[int, float]:
     return tenant.tenant_id, tenant.created_s
+
+
+def _duty_ppm(needs: Mapping[str, Need]) -> int:
+    share = needs.get(_SHARE)
+    if share is None or not share.known or share.typical is None:
+        return 0
+    return min(PPM, max(1, round(share.typical * PPM)))
 
 
 def _lowered(limits: Limits, memory: Need, share: Need | None) -> Limits:

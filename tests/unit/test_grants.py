@@ -289,3 +289,43 @@ def test_who_has_not_agreed_always_finds_its_limit(wishes: list[tuple[bool, int,
     if any(not promise.need_bytes for promise in held):
         assert sum(promise.limits.mem_bytes for promise in held) <= gpu.memory_bytes
     assert sum(p.need_bytes or p.limits.mem_bytes for p in held) <= gpu.memory_bytes
+
+
+def wants(duty: float, share: float = 0) -> Promise:
+    """A tenant that will want so much of a device's time."""
+    return Promise(Limits(GIB, int(share * PPM)), 1, duty_ppm=int(duty * PPM))
+
+
+@pytest.mark.parametrize(
+    ("description", "first", "second", "asked", "chosen"),
+    [
+        ("one that waits joins one that computes", [wants(0.9)], [wants(0.2)], wants(0.9), 1),
+        ("one that computes joins one that waits", [wants(0.2)], [wants(0.9)], wants(0.9), 0),
+        ("both leave room: who wants least", [wants(0.5)], [wants(0.3)], wants(0.2), 1),
+        ("beyond on both: the least beyond", [wants(0.9)], [wants(0.8)], wants(0.9), 1),
+        ("not known: the least promised", [wants(0.2, 0.5)], [wants(0.9, 0.1)], wants(0), 1),
+        ("of others not known: they want none", [wants(0.3)], [wants(0)], wants(0.5), 1),
+        ("it must fit before", [asks(79 * GIB)], [wants(0.9)], wants(0.9), 1),
+    ],
+)
+def test_opposites_belong_together(
+    description: str, first: list[Promise], second: list[Promise], asked: Promise, chosen: int
+) -> None:
+    gpus = [device(0), device(1)]
+    held = {gpus[0].uuid: first, gpus[1].uuid: second}
+    assert choose(gpus, held, asked, 1.0).index == chosen, description
+
+
+@pytest.mark.parametrize("order", ["ccgg", "cgcg", "cggc", "gccg", "gcgc", "ggcc"])
+def test_in_whatever_order_two_of_each_come_equals_are_not_paired(order: str) -> None:
+    """Who comes first is placed without knowing who comes next: opposites in four orders of six."""
+    gpus = [device(0), device(1)]
+    held: dict[str, list[Promise]] = {gpu.uuid: [] for gpu in gpus}
+    for letter in order:
+        asked = wants(0.95 if letter == "c" else 0.25)
+        held[choose(gpus, held, asked, 1.0).uuid].append(asked)
+    duties = [[p.duty_ppm / PPM for p in there] for there in held.values()]
+    assert sum(duty.count(0.95) for duty in duties) == 2
+    assert all(duty.count(0.95) == 1 for duty in duties)
+    if order not in ("cggc", "gcgc"):
+        assert [sorted(duty) for duty in duties] == [[0.25, 0.95]] * 2
