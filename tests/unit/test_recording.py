@@ -335,6 +335,21 @@ def test_notes_and_runs_are_written_by_themselves(
     do(desk, steps)
 
 
+def test_a_run_that_is_written_has_no_note_that_would_be_lost_once_more(desk: Desk) -> None:
+    """Whenever harpd is killed: both are one transaction."""
+    one = tenant()
+
+    async def steps(recording: Recording) -> None:
+        recording.made(one, ["t"])
+        await recording._note(everyone=False)
+        assert len(_notes(desk)) == 1
+        recording.ended(one, picture(one), "ended")
+        await recording.settle()
+        assert _notes(desk) == []
+
+    do(desk, steps)
+
+
 def _notes(desk: Desk) -> list[str]:
     db = sqlite3.connect(desk.state / "history.db")
     try:
