@@ -201,11 +201,10 @@ def test_refusals_say_what_was_attempted(desk: Desk) -> None:
     async def steps(recording: Recording) -> None:
         desk.tenants[1] = one
         recording.made(one, ["t"])
+        of_device = Msg(op=Op.EVENT_DENY, tenant=1, amount_bytes=200 * MIB, leased_bytes=100 * MIB)
+        recording.denied(of_device)
         of_host = Msg(op=Op.EVENT_DENY, tenant=1, cls=MemClass.HOST, amount_bytes=1 << 40)
         recording.denied(of_host)
-        recording.denied(
-            Msg(op=Op.EVENT_DENY, tenant=1, amount_bytes=200 * MIB, leased_bytes=100 * MIB)
-        )
         recording.denied(Msg(op=Op.EVENT_DENY, tenant=99, amount_bytes=1))
         recording.ended(desk.tenants.pop(1), picture(one, denials=2), "ended")
 
