@@ -309,7 +309,9 @@ class Recording:
 
     def _there(self) -> History:
         if self._history is None:
-            raise HistoryError(self.problem or "history is closed", "see harpd's log")
+            off = self._config.enabled == "no"
+            hint = "start harpd with --set history.enabled=yes" if off else "see harpd's log"
+            raise HistoryError(self.problem or "history is closed", hint)
         return self._history
 
     def _open(self) -> History:
