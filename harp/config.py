@@ -335,7 +335,7 @@ class HistoryConfig:
         high=10_000_000,
     )
     period_s: float = key(
-        2.0,
+        5.0,
         "Time between two looks at what tenants use.",
         unit="s",
         low=0.5,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -86,20 +86,23 @@ def run_beside(
     asked: Asked,
     request: pb.CreateTenantRequest,
     program: Path,
+    command: Sequence[str],
     env: Mapping[str, str],
+    *,
     told: Callable[[pb.CreateTenantReply, Mapping[str, Need]], None] | None,
 ) -> NoReturn:
     """Run CMD as a child, under estimated limits; exits as it does.
 
     Args:
         asked: the options.
-        request: for the tenant; its command is run.
+        request: for the tenant.
         program: file.
+        command: its words.
         env: for CMD.
         told: is called with the grant and the estimate before CMD begins.
     """
     # First the child: gRPC has no threads yet, which a fork would not take along.
-    with Child(program, list(request.command)) as child:
+    with Child(program, command) as child:
         request.root_pid = child.pid
         try:
             with connected(env) as (client, info):

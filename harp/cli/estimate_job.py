@@ -82,7 +82,7 @@ def figure(target: str, value: float | None) -> str:
 def _show(subject: Subject, reply: pb.EstimateReply) -> list[Need]:
     """The table; the rest of the page is the caller's."""
     if reply.state:
-        progress(f"harp: {printable(reply.state)}; ask again")
+        progress(f"harp: nothing is known: {printable(reply.state)}")
     elif not reply.runs:
         progress("harp: no run has ended yet under this harpd: nothing is known; use `harp run`")
     needs = [need_of(one) for one in reply.needs]

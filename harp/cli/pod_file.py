@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from harp.daemon.recorder import owner_of
 from harp.errors import ConfigError, UnitError
 from harp.units import PPM, parse_percent, parse_size
 
@@ -21,6 +23,8 @@ _SHARE, _MEMORY, _COMPUTE = "harp.dev/gpu-share", "harp.dev/memory", "harp.dev/c
 _WHOLE = 100
 #: where the pod is in what makes pods, from the outside in
 _TEMPLATES = (("spec", "jobTemplate", "spec", "template"), ("spec", "template"))
+#: a CronJob's Job: its name and the minute
+_SCHEDULED = re.compile(r"(.+)-[0-9]{8,}")
 #: Kubernetes' decimal units, which harp.units does not take
 _DECIMAL = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 
@@ -107,7 +111,7 @@ def _job(
     return PodJob(
         command=tuple(str(word) for key in ("command", "args") for word in one.get(key) or ()),
         image=str(one.get("image", "")),
-        owner=_owner(document, namespace),
+        owner=_owner(document, pod, str(one.get("name", "")), namespace),
         labels={str(name): str(value) for name, value in _at(meta, "labels").items()},
         share_ppm=share,
         mem_bytes=_memory(path, annotations),
@@ -169,15 +173,23 @@ def _memory(path: Path, annotations: Mapping[str, str]) -> int:
         raise ConfigError(f"{_MEMORY} in {path}: {error.message}", 'as "18Gi"') from error
 
 
-def _owner(document: Mapping[str, Any], namespace: str) -> str:
-    """What makes the pod: itself, or who it says owns it."""
+def _owner(document: Mapping[str, Any], pod: Mapping[str, Any], container: str, where: str) -> str:
+    """What makes such pods, as the device plugin says it to harpd (device_plugin/api.py)."""
     meta = _at(document, "metadata")
-    kind, name = document.get("kind", "Pod"), meta.get("name") or meta.get("generateName", "")
-    for one in meta.get("ownerReferences") or ():
-        if isinstance(one, dict) and one.get("controller", True):
-            kind, name = one.get("kind", kind), one.get("name", name)
-            break
-    return f"{meta.get('namespace') or namespace}/{kind}/{name}"
+    kind, name = str(document.get("kind", "Pod")), str(meta.get("name", ""))
+    space = str(meta.get("namespace") or where)
+    if kind == "Pod":
+        owners = meta.get("ownerReferences") or ()
+        of = next((one for one in owners if isinstance(one, dict) and one.get("controller")), None)
+        if of is None:
+            return owner_of({"namespace": space, "pod": name, "container": container})
+        kind, name = str(of.get("kind", "")), str(of.get("name", ""))
+    version = _at(_at(pod, "metadata"), "labels").get("pod-template-hash")
+    if kind == "ReplicaSet" and version:
+        kind, name = "Deployment", name.removesuffix(f"-{version}")
+    elif kind == "Job" and (scheduled := _SCHEDULED.fullmatch(name)):
+        kind, name = "CronJob", scheduled[1]
+    return f"{space}/{kind}/{name}"
 
 
 def _at(where: Mapping[str, Any], key: str) -> Mapping[str, Any]:

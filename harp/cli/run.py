@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +28,7 @@ from harp.model import Limits, Policy, TenantClass
 __all__ = ["run"]
 
 _FAILED, _CANNOT_RUN, _NOT_FOUND = 125, 126, 127
+_COMMAND_CHARS = 1 << 16
 _POLICIES = {
     None: pb.POLICY_UNSPECIFIED,
     Policy.WARN.value: pb.POLICY_WARN,
@@ -165,15 +166,16 @@ def run(
         oversubscribe=oversubscribe,
         policy=_POLICIES[policy],
         root_pid=os.getpid(),
-        program=command[0],
-        command=command,
+        program=_said(command[0]),
+        command=_words(command),
     )
     if isinstance(mem, Auto) or isinstance(share, Auto):
         # Who says their limits shall not wait for the modules of those who do not.
         from harp.cli import automatic  # noqa: PLC0415
 
         told = say_grant if as_json else None
-        automatic.run_beside(automatic.Asked(mem, share), request, program, env, told)
+        asked = automatic.Asked(mem, share)
+        automatic.run_beside(asked, request, program, command, env, told=told)
     request.mem_limit_bytes, request.share_ppm = mem, share
     try:
         with connected(env) as (client, info):
@@ -183,6 +185,22 @@ def run(
     if as_json:
         say_grant(reply, {})
     _become(program, command, child_env)
+
+
+def _words(command: Sequence[str]) -> list[str]:
+    """A command as harpd is told: it makes a signature of it, of which the end says little."""
+    told, left = [], _COMMAND_CHARS
+    for word in command:
+        told.append(_said(word[:left]))
+        left -= len(word)
+        if left <= 0:
+            break
+    return told
+
+
+def _said(word: str) -> str:
+    """Words may have any bytes, messages only text."""
+    return word.encode(errors="replace").decode()
 
 
 def _only_local(given: Mapping[str, object]) -> None:

@@ -73,9 +73,9 @@ class Advice:
         began_s = time.monotonic()
         try:
             await asyncio.to_thread(self._read, runs)
-        except (HarpError, OSError, ValueError) as error:
-            self.state = f"history cannot be read: {error}"
-            _log.error("history_not_read", reason=str(error), effect="needs are unknown")
+        except HarpError as error:
+            self.state = error.message
+            _log.warning("history_not_read", reason=error.message, effect="needs are unknown")
             return
         waiting, self._waiting = self._waiting, []
         for run in waiting:
@@ -121,9 +121,13 @@ class Advice:
     def _learn(self, run: Run) -> None:
         if run.number <= self._last_number:
             return  # read from history already
-        self._adviser.learn(run)
         self._last_number = run.number
-        self.runs += 1
+        try:
+            self._adviser.learn(run)
+        except Exception:  # noqa: BLE001 - one odd run may end neither harpd nor what it knows
+            _log.exception("run_not_learned", run=run.number)
+        else:
+            self.runs += 1
 
 
 def _unknown(job: Job, target: str, why: str) -> Need:

@@ -195,7 +195,7 @@ async def run(
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(auth.serve()),
-                group.create_task(advice.fill(recording.runs)),
+                group.create_task(advice.keep(recording.runs)),
                 group.create_task(harpd.keep_arbiter(pump)),
                 group.create_task(harpd.watch()),
                 group.create_task(recording.keep()),

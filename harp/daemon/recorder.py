@@ -33,7 +33,7 @@ from harp.estimator.job import Job, Outcome, Run
 from harp.model import Tenant, Use
 from harp.units import PPM
 
-__all__ = ["End", "How", "Recorder", "Seen", "Spread", "owner_of"]
+__all__ = ["End", "How", "Recorder", "Seen", "Spread", "key_of", "owner_of"]
 
 _MINUTE_S = 60.0
 #: a minute that its end cuts short counts if it is at least so long, or the only one
@@ -182,20 +182,24 @@ class Recorder:
             estimated: its memory limit is what it was said to need.
         """
         watch = _Watch(job, tenant.created_s, tenant.created_s, estimated)
-        self._watched.setdefault(_key(tenant), watch)
+        self._watched.setdefault(key_of(tenant), watch)
 
     def watches(self, tenant: Tenant) -> bool:
         """Whether it does."""
-        return _key(tenant) in self._watched
+        return key_of(tenant) in self._watched
+
+    def seen_s(self, tenant: Tenant) -> float:
+        """When one that is watched was last seen."""
+        return self._watched[key_of(tenant)].seen_s
 
     def job_of(self, tenant: Tenant) -> Job | None:
         """What a living tenant runs; None: not watched."""
-        watch = self._watched.get(_key(tenant))
+        watch = self._watched.get(key_of(tenant))
         return watch.job if watch else None
 
     def see(self, tenant: Tenant, seen: Seen) -> None:
         """A look at a tenant; of one that is not watched, none."""
-        watch = self._watched.get(_key(tenant))
+        watch = self._watched.get(key_of(tenant))
         if watch is None:
             return
         watch.limit_bytes = tenant.limits.mem_bytes
@@ -213,7 +217,7 @@ class Recorder:
 
         Of the host's memory: 0. That is in the arbiter's count of refusals, and in none of ours.
         """
-        watch = self._watched.get(_key(tenant))
+        watch = self._watched.get(key_of(tenant))
         if watch is not None and not attempted_bytes:
             watch.denials_seen += 1
         elif watch is not None:
@@ -231,14 +235,18 @@ class Recorder:
             end: how.
             device_bytes: memory of its device.
         """
-        watch = self._watched.pop(_key(tenant), None)
+        watch = self._watched.pop(key_of(tenant), None)
         return _run(watch, end, device_bytes) if watch else None
+
+    def note_of(self, tenant: Tenant) -> dict[str, str]:
+        """What is known of one that is watched, by its key."""
+        return {key_of(tenant): _to_note(self._watched[key_of(tenant)])}
 
     def notes(self) -> dict[str, str]:
         """All that is known of who lives, by key."""
         return {key: _to_note(watch) for key, watch in self._watched.items()}
 
-    def resume(self, notes: Mapping[str, str], tenants: Iterable[Tenant]) -> list[Run]:
+    def resume(self, notes: Mapping[str, str], tenants: Iterable[Tenant]) -> dict[str, Run]:
         """Go on where another left off. Who does not live any more was lost: nobody saw its end.
 
         Args:
@@ -250,11 +258,16 @@ class Recorder:
                 self._watched.setdefault(key, _from_note(text))
         return self.lost(tenants)
 
-    def lost(self, tenants: Iterable[Tenant]) -> list[Run]:
-        """Runs of those who live no more, and whose end nobody told."""
-        living = {_key(tenant) for tenant in tenants}
-        gone = [self._watched.pop(key) for key in list(self._watched) if key not in living]
-        return [_run(one, End(one.seen_s, How.LOST), one.job.device_mem_bytes) for one in gone]
+    def lost(self, tenants: Iterable[Tenant]) -> dict[str, Run]:
+        """{key: run} of those who live no more, and whose end nobody told."""
+        living = {key_of(tenant) for tenant in tenants}
+        gone = {key: watch for key, watch in self._watched.items() if key not in living}
+        for key in gone:
+            del self._watched[key]
+        return {
+            key: _run(watch, End(watch.seen_s, How.LOST), watch.job.device_mem_bytes)
+            for key, watch in gone.items()
+        }
 
 
 def owner_of(labels: Mapping[str, str]) -> str:
@@ -273,7 +286,8 @@ def owner_of(labels: Mapping[str, str]) -> str:
     )
 
 
-def _key(tenant: Tenant) -> str:
+def key_of(tenant: Tenant) -> str:
+    """Of its note."""
     # Numbers of tenants come again; (number, time) does not.
     return f"{tenant.tenant_id}@{tenant.created_s!r}"
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import time
@@ -26,7 +27,7 @@ from harp.config import HistoryConfig
 from harp.daemon.book import Book
 from harp.daemon.exits import Exits
 from harp.daemon.picture import Picture
-from harp.daemon.recorder import End, How, Recorder, Seen, owner_of
+from harp.daemon.recorder import End, How, Recorder, Seen, key_of, owner_of
 from harp.daemon.watch import Lineage
 from harp.errors import HistoryError
 from harp.estimator.history import History
@@ -81,8 +82,12 @@ class Recording:
         self._history: History | None = None
         #: why there is none; "": there is
         self.problem = "history is off: history.enabled=no"
-        #: runs that are not written yet, oldest first
-        self._waiting: deque[tuple[Tenant | None, Run]] = deque(maxlen=_WAITING)
+        #: runs that are not written yet, with the keys of their notes, oldest first
+        self._waiting: deque[tuple[Tenant | None, str, Run]] = deque(maxlen=_WAITING)
+        #: who has no note yet
+        self._unnoted: list[Tenant] = []
+        #: tenants whose root was gone when this harpd came, and of whom no process was seen since
+        self._unseen: set[int] = set()
         self._writing = asyncio.Lock()
         self._arrived = asyncio.Event()
         self._failing = False
@@ -139,13 +144,15 @@ class Recording:
             command,
             image=labels.get("image", ""),
             user="" if tenant.held else self.digest_of(tenant.uid),
-            owner=owner_of(labels),
+            owner=labels.get("owner", "") or owner_of(labels),
             gpu=device.name if device else "",
             asked_mem_bytes=asked_mem_bytes or (0 if estimated else limits.mem_bytes),
             asked_share_ratio=asked_ppm / PPM,
             device_mem_bytes=device.memory_bytes if device else 0,
         )
         self._recorder.begin(tenant, job, estimated=estimated)
+        self._unnoted.append(tenant)
+        self._arrived.set()
         if tenant.root_start and not tenant.held:
             self._exits.watch(tenant.tenant_id, tenant.root_pid, tenant.root_start)
 
@@ -157,8 +164,8 @@ class Recording:
         all_of_them = now_s - self._looked_s >= self._config.period_s
         if all_of_them:
             self._looked_s = now_s
-            for run in self._recorder.lost(self._book.tenants.values()):
-                self._write(None, run)
+            for key, run in self._recorder.lost(self._book.tenants.values()).items():
+                self._write(None, key, run)
         members = self._lineage.members()
         for client in picture.clients.values():
             if client.state is ClientState.LIVE:
@@ -183,11 +190,17 @@ class Recording:
         if not self._recorder.watches(tenant):
             return
         now_s = time.time()
-        self._recorder.see(tenant, Seen.of(tenant, picture, now_s))
+        lost = tenant.tenant_id in self._unseen
+        self._unseen.discard(tenant.tenant_id)
+        # What the arbiter knows of one that is lost it knew when that was last seen.
+        seen_s = self._recorder.seen_s(tenant) if lost else now_s
+        self._recorder.see(tenant, Seen.of(tenant, picture, seen_s))
         left = self._exits.of(tenant.tenant_id)
         self._exits.forget(tenant.tenant_id)
         how, at_s = How.ENDED, now_s
-        if tenant.held:
+        if lost:
+            how = How.LOST
+        elif tenant.held:
             how = How.REMOVED
         elif reason != "ended":
             live = [c for c in picture.clients_of(tenant.tenant_id) if c.state is ClientState.LIVE]
@@ -199,7 +212,7 @@ class Recording:
         end = End(at_s, how, left.status if left else None)
         run = self._recorder.end(tenant, end, device.memory_bytes if device else 0)
         if run is not None:
-            self._write(tenant, run)
+            self._write(tenant, key_of(tenant), run)
 
     def runs(self, since_number: int = 0) -> Iterable[Run]:
         """Those with larger numbers, in their order.
@@ -229,9 +242,9 @@ class Recording:
         """Write what waits."""
         async with self._writing:
             while self._waiting and self._history is not None:
-                tenant, run = self._waiting[0]
+                tenant, key, run = self._waiting[0]
                 try:
-                    written = await asyncio.to_thread(self._history.add, run)
+                    written = await asyncio.to_thread(self._history.add, run, key)
                 except HistoryError as error:
                     if not self._failing:
                         _log.error(
@@ -246,7 +259,7 @@ class Recording:
                     _log.info("runs_are_written_again", waiting=len(self._waiting))
                 self._failing = False
                 # It may have been pushed out meanwhile; nobody else takes from the left.
-                if self._waiting and self._waiting[0][1] is run:
+                if self._waiting and self._waiting[0][-1] is run:
                     self._waiting.popleft()
                 self._told(tenant, written)
 
@@ -263,10 +276,9 @@ class Recording:
             await self.settle()
             now_s = time.monotonic()
             with contextlib.suppress(HistoryError):  # settle() says it
+                await self._note(everyone=now_s - noted_s >= _NOTE_S)
                 if now_s - noted_s >= _NOTE_S:
                     noted_s = now_s
-                    notes = self._recorder.notes()
-                    await asyncio.to_thread(self._history.keep, notes, time.time())
                 if now_s - pruned_s >= _PRUNE_S:
                     pruned_s = now_s
                     await asyncio.to_thread(self._history.prune, time.time())
@@ -278,15 +290,28 @@ class Recording:
             return
         await self.settle()
         try:
-            await asyncio.to_thread(self._history.keep, self._recorder.notes(), time.time())
+            await self._note(everyone=True)
         except HistoryError as error:
             _log.error("notes_not_written", reason=error.message, hint=error.hint)
         history, self._history = self._history, None
         await asyncio.to_thread(history.close)
 
+    async def _note(self, *, everyone: bool) -> None:
+        """Note who lives, or those of whom nothing is known there yet: what they run above all."""
+        notes = self._recorder.notes() if everyone else {}
+        unnoted, self._unnoted = self._unnoted, []
+        for tenant in unnoted:
+            if not everyone and self._recorder.watches(tenant):
+                notes |= self._recorder.note_of(tenant)
+        if self._history is not None and (everyone or notes):
+            write = functools.partial(self._history.keep, others=not everyone)
+            await asyncio.to_thread(write, notes, time.time())
+
     def _there(self) -> History:
         if self._history is None:
-            raise HistoryError(self.problem or "history is closed", "see harpd's log")
+            off = self._config.enabled == "no"
+            hint = "start harpd with --set history.enabled=yes" if off else "see harpd's log"
+            raise HistoryError(self.problem or "history is closed", hint)
         return self._history
 
     def _open(self) -> History:
@@ -306,11 +331,14 @@ class Recording:
             _log.error("notes_not_read", reason=error.message, hint=error.hint)
             return
         notes = {key: text for key, (_, text) in kept.items()}
-        for run in self._recorder.resume(notes, self._book.tenants.values()):
-            self._write(None, run)
+        for key, run in self._recorder.resume(notes, self._book.tenants.values()).items():
+            self._write(None, key, run)
         for tenant in self._book.tenants.values():
-            if tenant.root_start and not tenant.held and self._recorder.watches(tenant):
-                self._exits.watch(tenant.tenant_id, tenant.root_pid, tenant.root_start)
+            if tenant.held or tenant.for_root or not tenant.root_start:
+                continue
+            self._exits.watch(tenant.tenant_id, tenant.root_pid, tenant.root_start)
+            if start_of(tenant.root_pid) != tenant.root_start:
+                self._unseen.add(tenant.tenant_id)
 
     def _see(
         self,
@@ -331,11 +359,15 @@ class Recording:
             all_bytes, shared_bytes = memory_of(pid)
             alone += max(0, all_bytes - shared_bytes)
             shared = max(shared, shared_bytes)
+        if found:
+            self._unseen.discard(tenant.tenant_id)
+        elif tenant.tenant_id in self._unseen:
+            return  # when it ended nobody knows, and not now
         host_bytes, cpu_s = (alone + shared, ticks / _TICKS) if found else (None, None)
         self._recorder.see(tenant, Seen.of(tenant, picture, wall_s, host_bytes, cpu_s))
 
-    def _write(self, tenant: Tenant | None, run: Run) -> None:
-        self._waiting.append((tenant, run))
+    def _write(self, tenant: Tenant | None, key: str, run: Run) -> None:
+        self._waiting.append((tenant, key, run))
         self._arrived.set()
 
 

@@ -96,8 +96,8 @@ class History:
         """See close()."""
         self.close()
 
-    def add(self, run: Run) -> Run:
-        """Write a run down; returns it with its number.
+    def add(self, run: Run, key: str = "") -> Run:
+        """Write a run down, in the place of its note, if it had one; returns it with its number.
 
         Raises:
             HistoryError: it was not.
@@ -108,6 +108,8 @@ class History:
             # The names are ours.
             text = f"INSERT INTO run ({', '.join(row)}) VALUES ({places})"  # noqa: S608
             number = db.execute(text, tuple(row.values())).lastrowid
+            if key:
+                db.execute("DELETE FROM note WHERE key = ?", (key,))
         return replace(run, number=number or 0)
 
     def runs(self, since_number: int = 0) -> Iterator[Run]:
@@ -141,8 +143,12 @@ class History:
             ).fetchall()
         return [self._run(row) for row in rows]
 
-    def __len__(self) -> int:
-        """Runs in it."""
+    def count(self) -> int:
+        """Runs in it.
+
+        Raises:
+            HistoryError: it cannot be read.
+        """
         with self._busy, _named(self.path, "read"):
             return int(self._db.execute("SELECT count(*) FROM run").fetchone()[0])
 
@@ -165,16 +171,17 @@ class History:
                 self._db.executescript(f"PRAGMA incremental_vacuum({_FREED_PAGES})")
         return gone
 
-    def keep(self, notes: Mapping[str, str], now_s: float) -> None:
-        """Notes of what still runs take the place of all those before.
+    def keep(self, notes: Mapping[str, str], now_s: float, *, others: bool = False) -> None:
+        """Notes of what still runs take the place of all those before, or of these alone.
 
         Raises:
             HistoryError: those before stay.
         """
         with self._transaction("written") as db:
-            db.execute("DELETE FROM note")
+            if not others:
+                db.execute("DELETE FROM note")
             db.executemany(
-                "INSERT INTO note (key, seen_s, text) VALUES (?, ?, ?)",
+                "INSERT OR REPLACE INTO note (key, seen_s, text) VALUES (?, ?, ?)",
                 [(key, now_s, text) for key, text in notes.items()],
             )
 

@@ -49,6 +49,7 @@ HOST_FOLDERS = {
         "/run/harp/lock",
         "/run/harp/ptxc",
         "/var/lib/harp",
+        "/var/lib/harp/history",
         "/var/lib/kubelet/device-plugins",
         "/var/lib/kubelet/pod-resources",
         "/usr/lib64/nvidia",

@@ -13,6 +13,7 @@ from shim_world import compile_c
 #: Files whose tests run alone under `pytest -n`: they measure shares of a device or of time, keep
 #: both processors busy themselves, or look at what all programs of the machine leave behind.
 ALONE = {
+    "estimate_end",
     *("arbiter_memory", "arbiter_null", "bench", "context_cost", "harp_demo", "hazards"),
     *("link_resume_cable", "memory_kills", "memory_start", "memory_stress", "one_tenant"),
     *("oversubscribe", "plugin_bench", "remote_netem", "residency", "several_gpus", "share"),

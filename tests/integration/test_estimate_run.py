@@ -101,7 +101,7 @@ def test_a_tenant_is_known_by_its_name_living_and_ended(box: Machine, job: Job) 
     assert "no tenant 'nobody' runs, and none has ended" in done.stderr
     assert "harp estimate --command LINE" in done.stderr
     lines = box.harp("estimate", "explain", "a-job").stdout.splitlines()
-    assert any("signature" in line and "3 runs" in line for line in lines)
+    assert any("key signature" in line and "4 runs" in line for line in lines)
 
 
 def test_one_out_of_an_estimated_limit_says_what_comes_next(job: Job) -> None:
@@ -135,10 +135,17 @@ def test_runs_go_to_another_machine(box: Machine, job: Job, native_dir: Path) ->
     assert box.json("estimate", "export", str(file))["runs"] == 3
     with machine(native_dir) as other:
         other.start_harpd()
-        assert other.json("estimate", "import", str(file))["runs"] == 3
-        need = other.json("estimate", "--command", job.line)["needs"]["gpu_mem_bytes"]
-        # Users there are others, programs are the same.
-        assert (need["known"], need["level"]) == (True, "program")
+        need = other.json("estimate", "--command", job.line)["needs"]["duration_s"]
+        assert not need["known"]
+        for _ in range(2):
+            assert other.json("estimate", "import", str(file))["runs"] == 3
+        here, there = (m.json("estimate", "history")["runs"] for m in (box, other))
+        assert [run.pop("number") for run in there] == [6, 5, 4, 3, 2, 1]
+        assert [run.pop("number") for run in here] == [3, 2, 1]
+        assert there == here * 2
+        # Users there are others; that is no job of theirs, but it is one of the machine's.
+        need = other.json("estimate", "--command", job.line)["needs"]["duration_s"]
+        assert (need["known"], need["level"], need["runs"]) == (True, "cluster", 6)
 
 
 def test_a_restarted_harpd_knows_what_it_knew(box: Machine, job: Job) -> None:

@@ -303,7 +303,7 @@ def test_a_tenant_that_stands_is_told_of_though_the_arbiter_went(
         request = pb.CreateTenantRequest(name="t", gpu="0", root_pid=os.getpid(), grant_dir="/g")
         reply = await service._create_tenant(request, 0)
         assert reply.tenant.name == "t"
-        assert [t.name for t in book.tenants.values()] == ["t"]
+        assert [t.name for t in book.tenants.values()] == begun == ["t"]
 
     do(desk, steps)
 

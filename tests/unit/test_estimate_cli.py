@@ -202,7 +202,7 @@ def test_nothing_known_is_said(harpd: FakeHarpd) -> None:
     harpd.reply.runs = 0
     assert "no run has ended yet" in harp("a-job").output
     harpd.reply.state = "history is being read"
-    assert "history is being read; ask again" in harp("a-job").output
+    assert "nothing is known: history is being read" in harp("a-job").output
 
 
 @pytest.mark.usefixtures("harpd")
@@ -218,7 +218,7 @@ def test_a_pod_is_asked_about_by_what_its_container_runs(harpd: FakeHarpd, tmp_p
     assert harpd.asked[0] == pb.EstimateRequest(
         command=["python", "train.py", "--batch", "64"],
         image="repo/train:1",
-        owner="red/Pod/a-pod",
+        owner="red/Pod/a-pod/train",
         labels={"team": "x"},
         mem_bytes=18 * GIB,
         share_ppm=250_000,

@@ -73,7 +73,7 @@ def test_what_comes_out_is_what_went_in(
         assert list(history.runs()) == written
     with History(path) as history:
         assert list(history.runs()) == written
-        assert len(history) == len(runs)
+        assert history.count() == len(runs)
 
 
 def test_numbers_go_on_and_pages_leave_none_out(tmp_path: Path) -> None:
@@ -123,6 +123,11 @@ def test_notes_take_the_place_of_those_before(tmp_path: Path) -> None:
         history.keep({"a": "1", "b": "2"}, 5.0)
         history.keep({"b": "3"}, 6.0)
         assert history.kept() == {"b": (6.0, "3")}
+        history.keep({"a": "4", "b": "5"}, 7.0, others=True)
+        history.keep({"b": "6"}, 8.0, others=True)
+        assert history.kept() == {"a": (7.0, "4"), "b": (8.0, "6")}
+        history.add(ended(1.0), "b")
+        assert history.kept() == {"a": (7.0, "4")}
 
 
 def test_nobody_else_reads_the_file(tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ def test_one_writes_and_others_read(tmp_path: Path) -> None:
             with pytest.raises(HistoryError, match="readonly"):
                 reader.add(ended(3.0))
     with History(path) as history:
-        assert len(history) == 2
+        assert history.count() == 2
 
 
 def test_threads_share_it(tmp_path: Path) -> None:

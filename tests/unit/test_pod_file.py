@@ -35,7 +35,7 @@ def test_words_and_image_are_the_containers(tmp_path: Path) -> None:
     assert found.command == ("python", "x.py", "3")
     assert (found.image, found.owner, found.share_ppm, found.mem_bytes) == (
         "i:1",
-        "default/Pod/p",
+        "default/Pod/p/a",
         0,
         0,
     )
@@ -63,10 +63,22 @@ def test_a_template_is_the_pod_and_its_maker_the_owner(
     assert read_pod(written(tmp_path, {"kind": "List", "items": [service, made]})) == found
 
 
-def test_a_pod_has_the_owner_that_it_says(tmp_path: Path) -> None:
-    owners = [{"kind": "Note", "name": "x", "controller": False}, {"kind": "Job", "name": "j"}]
-    found = read_pod(written(tmp_path, pod(CONTAINER, ownerReferences=owners)))
-    assert found.owner == "default/Job/j"
+@pytest.mark.parametrize(
+    ("kind", "name", "labels", "owner"),
+    [
+        ("StatefulSet", "s", {}, "default/StatefulSet/s"),
+        ("ReplicaSet", "web-abc", {}, "default/ReplicaSet/web-abc"),
+        ("ReplicaSet", "web-abc", {"pod-template-hash": "abc"}, "default/Deployment/web"),
+        ("Job", "nightly", {}, "default/Job/nightly"),
+        ("Job", "nightly-28512345", {}, "default/CronJob/nightly"),
+    ],
+)
+def test_a_pod_has_the_owner_that_it_says(
+    tmp_path: Path, kind: str, name: str, labels: dict[str, str], owner: str
+) -> None:
+    owners = [{"kind": "Note", "name": "x"}, {"kind": kind, "name": name, "controller": True}]
+    made = pod(CONTAINER, ownerReferences=owners, labels=labels)
+    assert read_pod(written(tmp_path, made)).owner == owner
 
 
 @pytest.mark.parametrize(("count", "ppm"), [("25", 250_000), (100, 1_000_000), ("200", 1_000_000)])

@@ -136,3 +136,20 @@ def test_users_have_names() -> None:
     assert procs.user_name(0) == "root"
     assert procs.user_name(4_000_000) == "4000000"
     assert procs.user_name(-1) == "?"
+
+
+def test_processor_time_and_memory_are_the_processes_own() -> None:
+    code = "x = bytearray(64 << 20); sum(range(10_000_000)); print('x', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        child.stdout.readline()
+        found = procs.read(child.pid)
+        held, shared = procs.memory_of(child.pid)
+        child.kill()
+    assert found
+    assert 0.05 < found.cpu_ticks / os.sysconf("SC_CLK_TCK") < 60
+    assert (64 << 20) < held - shared < (128 << 20)
+    assert 0 < shared < (64 << 20)
+    assert procs.memory_of(2**22 + 1) == (0, 0)

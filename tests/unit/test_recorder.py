@@ -241,7 +241,7 @@ def test_a_harpd_that_goes_on_from_notes_makes_the_same_run(
         first.see(T, look)
     notes = first.notes()
     assert "argv" not in json.dumps(notes)
-    assert second.resume(notes, [T]) == []
+    assert second.resume(notes, [T]) == {}
     second.begin(T, Job())  # as of one that is found: what it runs is not known by now
     assert second.job_of(T) == JOB
     for look in after:
@@ -263,7 +263,7 @@ def test_who_is_gone_when_harpd_comes_back_is_lost_with_what_it_needed_by_then()
     first.begin(T, JOB)
     first.see(T, seen(50, mem=77, used_s=10))
     other = replace(T, created_s=BEGAN_S + 99)  # its number came again
-    (run,) = second.resume(first.notes(), [other])
+    (run,) = second.resume(first.note_of(T), [other]).values()
     assert (run.outcome, run.exit_status, run.job) == (Outcome.LOST, None, JOB)
     assert run.used["gpu_mem_bytes"] == 77 * MIB
     assert run.used["duration_s"] == 50
@@ -273,7 +273,7 @@ def test_who_is_gone_when_harpd_comes_back_is_lost_with_what_it_needed_by_then()
 @pytest.mark.parametrize("note", ["", "{}", "[]", '{"job": 1}', '{"job": {"numbers": [1]}}'])
 def test_a_note_that_cannot_be_read_says_nothing(note: str) -> None:
     recorder = Recorder()
-    assert recorder.resume({"1@5.0": note}, []) == []
+    assert recorder.resume({"1@5.0": note}, []) == {}
 
 
 def test_nothing_is_said_of_tenants_that_are_not_watched() -> None:

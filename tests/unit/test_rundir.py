@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harp.errors import RunDirUnsafe
-from harp.rundir import RENDEZVOUS, SYSTEM, RunDir, find, make_user_dir, user_dir
+from harp.rundir import RENDEZVOUS, SYSTEM, RunDir, find, make_user_dir, state_dir, user_dir
 
 
 def test_harp_run_wins() -> None:
@@ -87,3 +87,21 @@ def test_another_users_xdg_folder_is_not_used(
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     path = user_dir({"XDG_RUNTIME_DIR": str(tmp_path)})
     assert path == Path(f"/tmp/harp-{os.getuid() + 1}")
+
+
+@pytest.mark.parametrize(
+    ("env", "uid", "folder"),
+    [
+        ({"HARP_STATE": "/s", "HARP_RUN": "/r"}, 0, "/s"),
+        ({"HARP_RUN": "/r"}, 0, "/r/state"),
+        ({"HARP_RUN": "/r", "HOME": "/h"}, 1000, "/r/state"),
+        ({}, 0, "/var/lib/harp"),
+        ({"HOME": "/h"}, 1000, "/h/.local/state/harp"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "/x"}, 1000, "/x/harp"),
+    ],
+)
+def test_what_lasts_is_kept_beside_a_run_folder_of_ones_own_or_where_the_user_keeps_it(
+    env: dict[str, str], uid: int, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert state_dir(env) == Path(folder)
