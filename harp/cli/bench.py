@@ -260,6 +260,23 @@ def plugin(*, quick: bool, as_json: bool) -> None:
     sys.exit(0 if ok else 1)
 
 
+@bench.command()
+@click.option("--quick", is_flag=True, help="A small history; ends within half a minute.")
+@json_option
+def estimate(*, quick: bool, as_json: bool) -> None:
+    """What estimates cost: a question, a run learned, the memory of a made-up history."""
+    from harp.bench.estimate import Effort, run_estimate  # noqa: PLC0415
+
+    effort = Effort.quick() if quick else Effort()
+    progress(f"{effort.runs} runs of {effort.keys} keys: some {effort.runs // 1500} s")
+    figures = run_estimate(effort, progress)
+    if as_json:
+        print_json(figures)
+        return
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+
+
 def _shares(text: str) -> tuple[int, ...]:
     try:
         found = tuple(int(part) for part in text.split(","))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from harp.estimator.draft import MEMORY, SHARE, Draft, request
 from harp.estimator.estimate import Estimate, Estimator, Key
-from harp.estimator.guard import Box, Peak, Trouble, noise_bytes, peak
+from harp.estimator.guard import Box, Peak, Trouble, limit_bytes, noise_bytes, peak
 from harp.estimator.job import TARGETS, Job, Need, Outcome, Run
 from harp.estimator.keys import SIMILAR, keys, on_device
 from harp.estimator.rules import JOB_RULES, Safety
@@ -248,8 +248,7 @@ class Adviser:
         """A run's GPU memory: what it needed, what it took, or what it needed at least."""
         mind, own, (estimate, need) = self._minds[MEMORY], found[0], said
         remembered = own[0] in _REMEMBERED
-        how = peak(run, value, mind.past(own))
-        held = value if how is Peak.TAKEN else max(value, float(run.attempted_bytes))
+        how, held = peak(run, value, mind.past(own))
         if run.outcome is Outcome.OOM:
             if remembered:
                 trouble = self._troubles.setdefault(own, Trouble())
@@ -258,7 +257,7 @@ class Adviser:
             self._needs_at_least(run, need, value, "a run that did not end well needed more")
         elif remembered and (how is Peak.TAKEN or own in self._troubles):
             trouble = self._troubles.setdefault(own, Trouble())
-            trouble.ended_well(float(run.mem_limit_bytes), how)
+            trouble.ended_well(limit_bytes(run), how)
             if trouble.over:
                 del self._troubles[own]
         if how is Peak.LEAST:

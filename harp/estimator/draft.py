@@ -69,7 +69,9 @@ class Draft:
         found = self.estimate
         self.bound, self.made = found.grant, found.made
         self.level, self.runs, self.typical = found.level, found.runs, found.typical
-        if self.rule.target == MEMORY and self.bound is not None:
+        if self.rule.target == MEMORY and self.bound is not None and found.base is not None:
+            # A pool of jobs that shrink is no reason to grant less than what was needed.
+            self.raised(found.base, "that at least")
             noise = noise_bytes(self.bound, self.noise_bytes)
             self.bound += noise
             self.made += f" + {self.rule.shown(noise)}"

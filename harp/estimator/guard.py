@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from harp.estimator.job import Job, Outcome, Run
 from harp.estimator.past import KEPT, Past
 
-__all__ = ["AGREEING", "Box", "Peak", "Trouble", "noise_bytes", "peak"]
+__all__ = ["AGREEING", "Box", "Peak", "Trouble", "limit_bytes", "noise_bytes", "peak"]
 
 #: runs that must agree, or take all they are given, before they are believed
 AGREEING = 3
 #: a peak from this part of its limit on may be the limit's, not the job's
 _NEAR = 0.97
+#: of such a peak, that it has needed before: then it is the job's
+_AS_MUCH = 0.95
 #: what one refused is given next, in parts of its limit: less made chains of refusals, more freed
 #: nothing (research/estimator.md, 3.1)
 _AFTER_REFUSAL = 1.5
@@ -47,24 +49,34 @@ class Peak(enum.Enum):
     LEAST = "least"  #: what it needed at least
 
 
-def peak(run: Run, held_bytes: float, past: Past | None) -> Peak:
-    """How to read a run's high-water.
+def limit_bytes(run: Run) -> float:
+    """The most that a run could hold; 0: not known."""
+    return float(run.mem_limit_bytes or run.job.device_mem_bytes)
+
+
+def peak(run: Run, held_bytes: float, past: Past | None) -> tuple[Peak, float]:
+    """How to read a run's high-water, and as how much.
 
     One just under its limit is the limit's where nothing else is known of the job. Where it has
     needed something with room to spare it is the job's: limits made from history are that tight.
+    One that was refused and ended well got along with its limit, which may be more than it held.
 
     Args:
         run: that has ended.
         held_bytes: its high-water.
         past: what its own key has shown.
     """
+    limit = limit_bytes(run)
     if run.outcome is not Outcome.DONE:
-        return Peak.LEAST
-    near = run.mem_limit_bytes > 0 and held_bytes >= _NEAR * run.mem_limit_bytes
-    unseen = past is None or past.runs == 0
-    if run.elastic or (near and unseen and run.attempted_bytes == 0):
-        return Peak.TAKEN
-    return Peak.NEED
+        return Peak.LEAST, max(held_bytes, float(run.attempted_bytes))
+    if run.attempted_bytes:
+        wanted = max(held_bytes, float(run.attempted_bytes))
+        return Peak.NEED, min(wanted, limit or wanted)
+    near = limit > 0 and held_bytes >= _NEAR * limit
+    before = 0.0 if past is None else max(past.last[-AGREEING:], default=0.0)
+    if before >= _AS_MUCH * held_bytes or not (run.elastic or (near and not before)):
+        return Peak.NEED, held_bytes
+    return Peak.TAKEN, held_bytes
 
 
 @dataclass(slots=True)
@@ -89,7 +101,7 @@ class Trouble:
             answer_bytes: what its bound would have been; 0: unknown.
             least_bytes: of noise.
         """
-        limit = float(run.mem_limit_bytes or run.job.device_mem_bytes)
+        limit = limit_bytes(run)
         wanted = max(float(run.attempted_bytes), held_bytes)
         self.refusals += 1
         self.clean = 0
@@ -110,15 +122,15 @@ class Trouble:
             self.floor_bytes, self.why = need_bytes, why
         self.clean = 0
 
-    def ended_well(self, limit_bytes: float, how: Peak) -> None:
+    def ended_well(self, under_bytes: float, how: Peak) -> None:
         """A clean run."""
         self.clean += 1
         if self.clean >= _CLEAN:
             self.floor_bytes, self.why, self.refusals = 0.0, "", 0
         if how is Peak.TAKEN:
             self.taken += 1
-            if limit_bytes > self.refused_bytes:
-                self.good_bytes = min(self.good_bytes, limit_bytes)
+            if under_bytes > self.refused_bytes:
+                self.good_bytes = min(self.good_bytes, under_bytes)
         else:
             self.taken, self.good_bytes = 0, math.inf
 

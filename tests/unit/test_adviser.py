@@ -22,6 +22,10 @@ _USED = {
 }
 
 
+#: less than a device, with a margin more than that
+_NEARLY_ALL = (70 * GIB, 77 * GIB, 72 * GIB, 75 * GIB, 76 * GIB)
+
+
 def _taught(
     of: Job, *peaks: float, config: AdviseConfig | None = None, **fields: object
 ) -> Adviser:
@@ -139,6 +143,24 @@ def test_what_shrinks_is_not_taken_to_go_on_shrinking() -> None:
     assert (memory(adviser, job("j3")).bound or 0) >= last_two
 
 
+def test_what_others_of_it_needed_is_granted_at_least() -> None:
+    """Another user's runs of the program, where the pool is of jobs that shrink."""
+    adviser = Adviser()
+    for at in range(12):
+        for number in range(10):
+            one = job(f"j{number}", image="i")
+            adviser.learn(run(one, 20 * GIB * 0.9**at, 1000.0 + at))
+    said = memory(adviser, job("j3", image="i", user="v"))
+    assert said.level == "program"
+    assert (said.bound or 0) >= 20 * GIB * 0.9**9
+
+
+def test_one_that_takes_a_whole_device_is_given_less() -> None:
+    of = job(asked=0)
+    said = memory(_taught(of, *[80 * GIB] * 3, elastic=True), of)
+    assert said.bound == pytest.approx(72 * GIB)
+
+
 def test_what_grows_is_taken_to_go_on_growing() -> None:
     said = memory(_taught(job(), 20 * GIB, 20.45 * GIB, 20.9 * GIB), job())
     assert said.bound == pytest.approx(1.02 * 20.9 * GIB + 0.45 * GIB)
@@ -193,7 +215,7 @@ def test_a_request_is_the_most_and_then_the_device() -> None:
     assert "the request at most" in said.reason
     assert said.typical == 3 * GIB
     asks_nothing = job(asked=0)
-    adviser = _taught(asks_nothing, *[79.9 * GIB] * 3)
+    adviser = _taught(asks_nothing, *_NEARLY_ALL)
     said = memory(adviser, asks_nothing)
     assert said.bound == DEVICE
     assert "the device at most" in said.reason
@@ -204,7 +226,7 @@ def test_who_opts_out_is_given_more_than_is_asked_for() -> None:
     of = job(asked=3 * GIB)
     assert memory(_taught(of, *[4 * GIB] * 3, config=config), of).bound == pytest.approx(4.25 * GIB)
     assert memory(Adviser(config), of).bound == 3 * GIB  # unknown is the request all the same
-    over = memory(_taught(of, *[79.9 * GIB] * 3, config=config), of)
+    over = memory(_taught(of, *_NEARLY_ALL, config=config), of)
     assert over.bound == DEVICE
 
 

@@ -66,6 +66,16 @@ def test_what_is_older_weighs_less_by_runs_too() -> None:
     assert past.quantile(0.9) == pytest.approx(1.0, rel=0.01)
 
 
+def test_memory_of_a_key_is_bounded() -> None:
+    """However many runs it has, and however far apart they are."""
+    past = Past(20.0, timed=False)
+    for number in range(2_000):
+        past.add(10.0 ** (number % 37 - 18), 0.0)
+    assert len(past.last) == KEPT
+    assert past._sketch is not None
+    assert len(past._sketch._old._store.bins) <= 2048
+
+
 def test_keys_are_the_most_alike_first() -> None:
     assert keys(_FULL) == [
         ("signature", "p", "u"),
@@ -168,30 +178,35 @@ def _seen(*values: float) -> Past:
 
 
 @pytest.mark.parametrize(
-    ("description", "fields", "past", "how"),
+    ("description", "fields", "past", "how", "read"),
     [
-        ("room to spare", {"mem_limit_bytes": 8 * GIB}, None, Peak.NEED),
-        ("no limit", {}, None, Peak.NEED),
-        ("all it was given", {"mem_limit_bytes": 4.1 * GIB}, None, Peak.TAKEN),
-        ("as much with room to spare before", {"mem_limit_bytes": 4.1 * GIB}, 4, Peak.NEED),
-        ("it says so itself", {"mem_limit_bytes": 8 * GIB, "elastic": True}, 4, Peak.TAKEN),
+        ("room to spare", {"mem_limit_bytes": 8 * GIB}, None, Peak.NEED, 4),
+        ("no limit", {}, None, Peak.NEED, 4),
+        ("all it was given", {"mem_limit_bytes": 4.1 * GIB}, None, Peak.TAKEN, 4),
+        ("all the device", {"job": job(device_mem_bytes=4 << 30)}, None, Peak.TAKEN, 4),
+        ("as much with room before", {"mem_limit_bytes": 4.1 * GIB}, 4, Peak.NEED, 4),
+        ("said to take all", {"elastic": True}, None, Peak.TAKEN, 4),
+        ("said to, more than before", {"elastic": True}, 3.7, Peak.TAKEN, 4),
+        ("said to, as much before", {"elastic": True}, 3.9, Peak.NEED, 4),
         (
             "refused, and got along",
-            {"mem_limit_bytes": 4.1 * GIB, "attempted_bytes": 5 * GIB},
+            {"mem_limit_bytes": 4.1 * GIB, "attempted_bytes": 5 * GIB, "elastic": True},
             None,
             Peak.NEED,
+            4.1,
         ),
-        ("failed", {"outcome": Outcome.FAILED}, 4, Peak.LEAST),
-        ("killed", {"outcome": Outcome.KILLED}, 4, Peak.LEAST),
-        ("lost", {"outcome": Outcome.LOST}, 4, Peak.LEAST),
-        ("refused", {"outcome": Outcome.OOM, "elastic": True}, 4, Peak.LEAST),
+        ("failed", {"outcome": Outcome.FAILED}, 4, Peak.LEAST, 4),
+        ("killed", {"outcome": Outcome.KILLED}, 4, Peak.LEAST, 4),
+        ("lost", {"outcome": Outcome.LOST}, 4, Peak.LEAST, 4),
+        ("refused", {"outcome": Outcome.OOM, "attempted_bytes": 5 * GIB}, 4, Peak.LEAST, 5),
     ],
 )
 def test_what_a_peak_says(
-    description: str, fields: dict[str, object], past: float | None, how: Peak
+    description: str, fields: dict[str, object], past: float | None, how: Peak, read: float
 ) -> None:
     of = run(job(), 4 * GIB, 1000.0, **fields)
-    assert peak(of, 4 * GIB, None if past is None else _seen(past * GIB)) is how, description
+    found = peak(of, 4 * GIB, None if past is None else _seen(past * GIB))
+    assert found == (how, read * GIB), description
 
 
 def _refused(limit: float, attempted: float = 0.0) -> Trouble:
