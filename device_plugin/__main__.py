@@ -16,6 +16,7 @@ from device_plugin.api import Access, ApiServer
 from device_plugin.asked import LoggedEvents, NoPods
 from device_plugin.book import Book
 from device_plugin.checkpoint import Checkpoint, load
+from device_plugin.estimates import Modes
 from device_plugin.hardware import survey
 from device_plugin.kubelet import PodResources
 from device_plugin.pages import serve_pages
@@ -25,6 +26,7 @@ from device_plugin.signs import HarpdSigns, NvmlSigns
 from device_plugin.slots import SLOTS_PER_GPU
 from device_plugin.tenants import HarpdTenants, NodeView
 from harp.errors import DaemonError, HarpError, NvmlError
+from harp.estimator.modes import Mode, read_modes
 from harp.native import find
 from harp.rundir import find as find_run_dir
 
@@ -139,11 +141,24 @@ def _settings(arguments: list[str]) -> Settings:
         "--slots-per-gpu", type=int, choices=SLOTS_PER_GPU, default=usual.slots_per_gpu
     )
     parser.add_argument("--topology", action="store_true", help="tell kubelet NUMA nodes")
+    parser.add_argument(
+        "--estimate-mode",
+        choices=[mode.value for mode in Mode],
+        default=usual.modes.usual.value,
+        help="what comes of estimates (device_plugin/estimates.py) [%(default)s]",
+    )
+    parser.add_argument(
+        "--estimate-namespaces",
+        default="",
+        metavar="NAME=MODE,...",
+        help="and in these namespaces",
+    )
     given = parser.parse_args(arguments)
     return Settings(
         **common_values(given, usual),
         slots_per_gpu=given.slots_per_gpu,
         topology=given.topology,
+        modes=Modes(Mode(given.estimate_mode), read_modes(given.estimate_namespaces)),
     )
 
 

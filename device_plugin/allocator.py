@@ -22,7 +22,7 @@ from harp.scheduler import WHOLE_MILLI, Fragmentation, Node, Pod, make, typical
 from harp.scheduler.cluster import Cluster
 from harp.units import PPM, format_size
 
-__all__ = ["Chooser", "Reason", "Refused", "Share", "check", "limits", "prefer"]
+__all__ = ["Chooser", "Reason", "Refused", "Share", "check", "least_slots", "limits", "prefer"]
 
 #: memory is leased in pieces of this size (harp.lease_wire); less is no limit that could be kept
 _GRANULE_BYTES = 2 << 20
@@ -242,6 +242,22 @@ def limits(slots: Slots, share: Share) -> Limits:
         limit_ppm=ppm,
         context_bytes=min(map(_context_bytes, gpus)),
     )
+
+
+def least_slots(slots: Slots, ids: Collection[str], wanted: Limits) -> int:
+    """So many slots would give these limits; of several GPUs only whole ones are to be had.
+
+    Args:
+        slots: of the node.
+        ids: a share.
+        wanted: no more than it gives.
+    """
+    share = check(slots, ids)
+    if len(share.gpus) > 1:
+        return len(ids)
+    gpu = slots.gpus[share.gpus[0]]
+    memory = -(-(wanted.mem_bytes + _context_bytes(gpu)) * slots.per_gpu // gpu.memory_bytes)
+    return min(len(ids), max(1, memory, -(-wanted.share_ppm * slots.per_gpu // PPM)))
 
 
 def _context_bytes(gpu: Gpu) -> int:

@@ -8,6 +8,7 @@
 | harp.dev/compute-burst | "true" | may use time that nobody else wants |
 | harp.dev/class | latency, standard, best-effort | scheduling class |
 | harp.dev/oversubscribe | "true" | its memory may leave the GPU while others have it |
+| harp.dev/estimate | "auto", "off" | lowered to what it will need, or never (estimates.py) |
 | harp.dev/remote | "required" | none here: for shares elsewhere (remote_share.py) |
 
 The share was paid for with a resource that quotas count; an annotation was not. So it may lower
@@ -147,6 +148,12 @@ def _oversubscribe(limits: Limits, _share: Limits, text: str) -> tuple[Limits, s
     return replace(limits, oversubscribe=_answer(text)), ""
 
 
+def _estimate(limits: Limits, _share: Limits, text: str) -> tuple[Limits, str]:
+    if text not in ("auto", "off"):
+        raise UnitError(f"{text!r} is neither auto nor off", 'write "auto"')
+    return limits, ""
+
+
 def _remote(limits: Limits, _share: Limits, text: str) -> tuple[Limits, str]:
     problem = (
         f"{text!r}, but the pod asks for {PREFIX}gpu-share and has a part of its own node's GPU;"
@@ -168,7 +175,8 @@ _TAKEN: dict[str, Callable[[Limits, Limits, str], tuple[Limits, str]]] = {
     "compute-burst": _burst,
     "class": _class,
     "oversubscribe": _oversubscribe,
+    "estimate": _estimate,
     "remote": _remote,
 }
 #: read by other parts of HARP
-_ELSEWHERE = {"estimate", "gpu"}
+_ELSEWHERE = {"gpu"}

@@ -13,6 +13,7 @@ import http.client
 import json
 import math
 import queue
+import re
 import ssl
 import threading
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from urllib.parse import quote
 import structlog
 
 from device_plugin.annotations import parse_quantity
+from device_plugin.estimates import REASON as ESTIMATE
 from device_plugin.identity import Container, Kind, Pod
 from harp.errors import ConfigError, DaemonUnreachable, HarpError
 
@@ -39,6 +41,10 @@ _ADVICE_S = 0.5
 _EVENTS_MAX = 256
 #: a pod's message is said once
 _SAID_MAX = 4096
+#: reasons of events that nobody need see to
+_NORMAL = (ESTIMATE,)
+#: a CronJob's Job is named after it and the minute it was due
+_SCHEDULED = re.compile(r"(.+)-[0-9]{8,}")
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -235,7 +241,23 @@ def pod_of(data: Mapping[str, Any], resource: str = "") -> Pod:
         pending=phase == "Pending",
         started_s=_seconds(status.get("startTime")),
         annotations=dict(meta.get("annotations") or {}),
+        maker=_maker(meta),
     )
+
+
+def _maker(meta: Mapping[str, Any]) -> str:
+    """What makes such pods again and again, as far as the pod itself says it."""
+    of = next((one for one in meta.get("ownerReferences") or () if one.get("controller")), None)
+    if of is None:
+        return ""
+    kind, name = of["kind"], of["name"]
+    version = (meta.get("labels") or {}).get("pod-template-hash")
+    if kind == "ReplicaSet" and version:
+        # A Deployment's, named after it and its pods' template.
+        kind, name = "Deployment", name.removesuffix(f"-{version}")
+    elif kind == "Job" and (scheduled := _SCHEDULED.fullmatch(name)):
+        kind, name = "CronJob", scheduled[1]
+    return f"{meta['namespace']}/{kind}/{name}"
 
 
 def _container(
@@ -247,7 +269,15 @@ def _container(
     state = states.get(spec["name"], {})
     asked = ((spec.get("resources") or {}).get("limits") or {}).get(resource, "0")
     slots = parse_quantity(str(asked))  # a whole number, the API server sees to that; "1k" is one
-    return Container(spec["name"], kind, "running" in state, "terminated" in state, slots)
+    return Container(
+        spec["name"],
+        kind,
+        "running" in state,
+        "terminated" in state,
+        slots,
+        spec.get("image", ""),
+        (*(spec.get("command") or ()), *(spec.get("args") or ())),
+    )
 
 
 def _seconds(text: str | None) -> float:
@@ -269,7 +299,7 @@ def _event(pod: Pod, reason: str, message: str, node: str, now: datetime) -> dic
         },
         "reason": reason,
         "message": message[:1024],  # the API server takes no more
-        "type": "Warning",
+        "type": "Normal" if reason in _NORMAL else "Warning",
         "source": {"component": "harp-device-plugin", "host": node},
         "firstTimestamp": when,
         "lastTimestamp": when,

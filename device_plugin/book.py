@@ -16,11 +16,30 @@ from dataclasses import dataclass
 from device_plugin.identity import Holding, Owner
 from harp.model import Limits
 
-__all__ = ["GONE_S", "Book", "Grant", "grant_id", "misnamed", "missing", "size_of"]
+__all__ = ["GONE_S", "Book", "Cap", "Grant", "Made", "grant_id", "misnamed", "missing", "size_of"]
 
 #: kubelet's list may lag behind a start; nothing waits for a grant to end
 GONE_S = 30.0
 _NAME = re.compile(r"[0-9a-z-]+x([0-9]{1,6})-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """To what an estimate lowered a container's limits when it started; 0: not."""
+
+    mem_bytes: int = 0
+    share_ppm: int = 0
+    from_mem_bytes: int = 0  #: it would have had
+    from_share_ppm: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a container is made from, for history."""
+
+    image: str = ""
+    maker: str = ""  #: namespace/Kind/name of what made its pod
+    command: tuple[str, ...] = ()  #: as its pod says it; empty: the image's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,8 @@ class Grant:
     asked: Limits | None = None  #: of an edit that may be in force, or not: nobody has said so yet
     share: Limits | None = None  #: what its slots meant when it was cut, before annotations; as
     #: long as its pod lives that stays so. None: a plugin wrote it down that did not say it
+    cap: Cap = Cap()  #: is in `limits`
+    made: Made = Made()
 
 
 def grant_id(ids: Collection[str]) -> str:

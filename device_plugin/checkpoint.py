@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from device_plugin.book import Grant
+from device_plugin.book import Cap, Grant, Made
 from device_plugin.identity import Owner
 from device_plugin.slots import Gpu
 from device_plugin.tenants import NodeView
@@ -145,6 +145,9 @@ def _grant_out(grant: Grant) -> str:
             "pod_uid": grant.pod_uid,
             "asked": _limits_out(grant.asked) if grant.asked else None,
             "share": _limits_out(grant.share) if grant.share else None,
+            "cap": asdict(grant.cap),
+            # Its command may hold what is nobody's business, and is needed at its start alone.
+            "made": {"image": grant.made.image, "maker": grant.made.maker},
         }
     )
 
@@ -168,4 +171,6 @@ def _grant_in(data: dict[str, Any]) -> Grant:
         pod_uid=data["pod_uid"],
         asked=_limits_in(asked) if asked else None,
         share=_limits_in(share) if share else None,
+        cap=Cap(**data.get("cap", {})),  # this and the next: earlier plugins wrote none
+        made=Made(**data.get("made", {})),
     )

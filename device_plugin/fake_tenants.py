@@ -13,6 +13,7 @@ from device_plugin.book import Grant
 from device_plugin.slots import Gpu
 from device_plugin.tenants import NodeView, Stray, tenant_name
 from harp.errors import DaemonUnreachable, QuotaExceeded
+from harp.estimator.job import Need
 from harp.model import DeviceKind
 from harp.units import PPM
 
@@ -31,6 +32,10 @@ class FakeTenants:
     sockets: dict[str, socket.socket] = field(default_factory=dict)
     #: names of tenants with processes that use a GPU
     busy: set[str] = field(default_factory=set)
+    #: {container's name: what it will need}
+    known: dict[str, dict[str, Need]] = field(default_factory=dict)
+    #: grants that estimates were asked for
+    asked: list[Grant] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def look(self) -> NodeView:
@@ -55,6 +60,12 @@ class FakeTenants:
                 sock.listen(8)
                 self.sockets[name] = sock
             self.made[name] = grant
+
+    def needs(self, grant: Grant) -> Mapping[str, Need]:
+        """See device_plugin.estimates."""
+        self._answer()
+        self.asked.append(grant)
+        return self.known.get(grant.owner.container, {}) if grant.owner else {}
 
     def living(self) -> Mapping[str, bool]:
         """See Tenants."""

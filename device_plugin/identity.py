@@ -83,6 +83,8 @@ class Container:
     running: bool = False
     ended: bool = False  #: terminated, and not yet about to start again
     slots: int = 0  #: that it asks for
+    image: str = ""
+    command: tuple[str, ...] = ()  #: and its arguments; empty: the image's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Pod:
     pending: bool = False
     started_s: float = math.inf  #: when kubelet took it; inf: it has not said so yet
     annotations: Mapping[str, str] = field(default_factory=dict)
+    maker: str = ""  #: namespace/Kind/name of what made it, and others like it; "": nobody did
 
     @property
     def key(self) -> tuple[str, str]:

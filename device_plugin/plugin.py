@@ -25,6 +25,7 @@ from device_plugin.asked import Events, Holders, NodePods
 from device_plugin.book import Book, Grant
 from device_plugin.checkpoint import Checkpoint, save
 from device_plugin.edits import Edits
+from device_plugin.estimates import Estimates
 from device_plugin.hint import hinted, served
 from device_plugin.kubelet import PodResources, register, socket_file
 from device_plugin.loops import again_and_again
@@ -72,7 +73,7 @@ class Tempo:
     wake_s: float = 1.0  #: longest that stop() waits for a thread
 
 
-class HeldTenants(Tenants, StrayTenants, Protocol):
+class HeldTenants(Tenants, StrayTenants, Estimates, Protocol):
     """harpd, as far as the plugin needs it."""
 
 
@@ -133,6 +134,8 @@ class Plugin:
             save=self._save,
             counts=self.counts,
             patience=patience,
+            estimates=others.tenants,
+            modes=settings.modes,
         )
         self.orphans = Orphans(settings.grants, self.starts, others.tenants, others.holders)
         self.edits = Edits(self.starts, others.pods, others.events, settings.node)

@@ -113,6 +113,9 @@ def remote_refine(
         limits = replace(limits, oversubscribe=False)
         text = f"{PREFIX}oversubscribe is not for remote shares; it is ignored"
         problems = (*problems, Problem(f"{PREFIX}oversubscribe", text))
+    if annotations.get(f"{PREFIX}estimate") == "auto":
+        text = f"{PREFIX}estimate is not for remote shares: what ran elsewhere is not known here"
+        problems = (*problems, Problem(f"{PREFIX}estimate", text))
     if limits.mem_bytes == _ANY_BYTES:
         limits = replace(limits, mem_bytes=0)
     return limits, problems

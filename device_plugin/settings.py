@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from device_plugin.estimates import Modes
 from harp.config import listen_address
 from harp.errors import ConfigError
 
@@ -28,6 +29,7 @@ class Settings:
     endpoint: str = "harp-gpu-share.sock"
     slots_per_gpu: int = 100
     metrics_listen: str = ""  #: PORT (loopback alone) or HOST:PORT; "": nowhere
+    modes: Modes = field(default_factory=Modes)  #: what comes of estimates
     topology: bool = False  #: tell kubelet the GPUs' NUMA nodes: its topology manager may then
     #: insist on one, against what HARP prefers
     library_dirs: tuple[str, ...] = (

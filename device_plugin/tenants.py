@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from device_plugin.book import Grant
+from device_plugin.book import Cap, Grant
 from device_plugin.slots import Gpu
+from harp.api.jobs import need_of
 from harp.api.v1 import control_pb2 as pb
 from harp.client import Client
 from harp.errors import ConfigError, DaemonUnreachable, UnknownTenant
+from harp.estimator.job import Need
 from harp.inject import FROM_DAEMON
 from harp.model import DeviceKind, Limits, TenantClass
 from harp.rundir import check_socket
@@ -38,6 +40,8 @@ __all__ = [
 ]
 
 _BACKLOG = 128
+#: most of a label's value (harp/daemon/owners.py)
+_LABEL_CHARS = 253
 _SOCKET = "arbiter.sock"
 _KEEP = "keep"
 _CLASSES = {
@@ -219,6 +223,10 @@ class HarpdTenants:
                         any_uid=True,
                         held=True,
                         labels=_labels(grant),
+                        command=grant.made.command,
+                        estimated=grant.cap != Cap(),
+                        asked_mem_bytes=grant.cap.from_mem_bytes,
+                        asked_share_ppm=grant.cap.from_share_ppm,
                     )
                 )
             try:
@@ -226,6 +234,23 @@ class HarpdTenants:
             except ConfigError:
                 _remove(client, name)
                 raise
+
+    def needs(self, grant: Grant) -> Mapping[str, Need]:
+        """See device_plugin.estimates."""
+        made = grant.made
+        if not (made.command or made.image or made.maker):
+            return {}
+        request = pb.EstimateRequest(
+            command=made.command,
+            image=made.image,
+            owner=made.maker,
+            labels=_labels(grant),
+            gpu=grant.uuids[0],
+            mem_bytes=grant.limits.mem_bytes,
+            share_ppm=grant.limits.share_ppm,
+        )
+        with self._asking() as client:
+            return {need.target: need_of(need) for need in client.estimate(request).needs}
 
     def _set(self, client: Client, name: str, folder: Path, limits: Limits) -> bool:
         """Give the tenant of that name its limits; whether it is the one of that folder."""
@@ -291,7 +316,10 @@ def _labels(grant: Grant) -> dict[str, str]:
     owner = grant.owner
     if owner is None:
         return {}
-    return {"namespace": owner.namespace, "pod": owner.pod, "container": owner.container}
+    named = {"namespace": owner.namespace, "pod": owner.pod, "container": owner.container}
+    made = {"image": grant.made.image, "owner": grant.made.maker}
+    # What is too long for a label is not known, rather than half known.
+    return named | {name: text for name, text in made.items() if 0 < len(text) <= _LABEL_CHARS}
 
 
 def _remove_all(client: Client, name: str, folder: Path) -> None:

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from harp.errors import ConfigError
+from harp.estimator.modes import Mode, read_modes
 
 __all__ = [
     "AdmissionConfig",
     "Config",
     "DaemonConfig",
     "DeviceConfig",
+    "EstimateConfig",
     "HistoryConfig",
     "Key",
     "LogConfig",
@@ -180,6 +182,24 @@ class AdmissionConfig:
         "So many tenants may one user have at once; the arbiter takes 1024 in all.",
         low=1,
         high=1024,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateConfig:
+    """What comes of what is learned of jobs."""
+
+    mode: str = key(
+        Mode.OBSERVE.value,
+        "What comes of estimates: observe nothing, recommend a word to who asked for more, enforce"
+        " GPUs filled by what their jobs need.",
+        choices=tuple(mode.value for mode in Mode),
+    )
+    modes: str = key(
+        "",
+        "Other modes for some.",
+        form='NAMESPACE=MODE or uid:NUMBER=MODE, comma separated, as "training=enforce"',
+        read=read_modes,
     )
 
 
@@ -340,6 +360,7 @@ class Config:
 
     device: DeviceConfig = DeviceConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    estimate: EstimateConfig = EstimateConfig()
     time: TimeConfig = TimeConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
     daemon: DaemonConfig = DaemonConfig()

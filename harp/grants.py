@@ -5,22 +5,31 @@ Invariant, for each device: what the arbiter may lease under the promises made f
 a tenant within its memory limit never meets a full one. A promise costs its memory limit and one
 context (or as many as the tenant has processes). Tenants that oversubscribe are promised their
 contexts only; but each one's limit must fit beside what all are promised, or it could never run.
+
+Where every tenant of a device is known by what it will need (Promise.need_bytes, by its owner's
+leave: estimate.mode=enforce), the invariant is another: what they typically need together, and one
+buffer for the unforeseen, fits the device. Then a tenant within its limit *can* meet a full one, as
+seldom as the buffer says; it is refused memory, and counted (harp_device_oom_full_total). One who
+has not agreed is never on such a device unless all limits fit it, his and theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harp.errors import ConfigError, NoDevice, QuotaExceeded
+from harp.estimator.packing import Member, beyond_ppm, fits
 from harp.model import Device, Limits
 from harp.units import PPM, format_percent, format_size
 
 __all__ = [
+    "BufferFor",
     "Promise",
     "admit",
     "choose",
     "memory_left",
+    "pool",
     "promised_bytes",
     "promised_ppm",
     "select",
@@ -28,6 +37,8 @@ __all__ = [
 ]
 
 _GRANULE = 2 << 20
+#: part of a device to be kept free beside so many tenants
+BufferFor = Callable[[int], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,8 @@ class Promise:
     clients: int = 0  #: processes that have, or may have, a context
     leased_bytes: int = 0
     swap_bytes: int = 0  #: of leased_bytes, what can leave the device
+    need_bytes: int = 0  #: what it typically needs, and may be counted as; 0: its limit counts
+    duty_ppm: int = 0  #: of the device's time it will want, alone; 0: not known
 
     def cost_bytes(self, device: Device) -> int:
         """Memory of the device that is spoken for."""
@@ -66,6 +79,22 @@ class Promise:
 def promised_bytes(device: Device, promises: Sequence[Promise]) -> int:
     """Memory spoken for by `promises`."""
     return sum(p.cost_bytes(device) for p in promises) + _largest_alone(promises)
+
+
+def pool(device: Device, promises: Sequence[Promise]) -> list[Member] | None:
+    """These tenants by what they typically need; None: not all of them may be counted so."""
+    if not all(
+        p.need_bytes and p.limits.mem_bytes and not p.limits.oversubscribe for p in promises
+    ):
+        return None
+    return [
+        Member(
+            max(p.need_bytes, p.leased_bytes),
+            p.limits.mem_bytes,
+            p.context_bytes(device),
+        )
+        for p in promises
+    ]
 
 
 def _largest_alone(promises: Sequence[Promise]) -> int:
@@ -101,15 +130,33 @@ def admit(
     promises: Sequence[Promise],
     asked: Promise,
     overcommit_ratio: float,
+    buffer_for: BufferFor | None = None,
 ) -> None:
     """Check that `asked` fits beside `promises` (which do not contain it).
+
+    Args:
+        device: which.
+        promises: of others.
+        asked: what is to come.
+        overcommit_ratio: limits may add up to so many times what the device has.
+        buffer_for: for devices all of whose tenants are known by what they need; None: limits
+            count, whatever they need.
 
     Raises:
         QuotaExceeded: it does not; says what is left.
     """
     limits = asked.limits
-    if limits.mem_bytes:
-        left = memory_left(device, promises, overcommit_ratio, asked)
+    members = pool(device, [*promises, asked]) if buffer_for is not None else None
+    together = members is not None and fits(
+        members, device.memory_bytes, buffer_for(len(members)) if buffer_for else 0
+    )
+    if limits.mem_bytes and not together:
+        left = memory_left(
+            device,
+            promises,
+            overcommit_ratio,
+            asked,
+        )
         if limits.mem_bytes > left:
             raise QuotaExceeded(
                 f"{format_size(limits.mem_bytes)} of memory asked on GPU {device.index},"
@@ -118,7 +165,8 @@ def admit(
                 f" {len(promises)} tenants, {format_size(device.overhead_bytes)} for a context)",
                 f"ask for --mem {format_size(left)}" if left else _REMEDY,
             )
-    _leave_room(device, promises, asked, overcommit_ratio)
+    if not together:
+        _leave_room(device, promises, asked, overcommit_ratio)
     if limits.limit_ppm and limits.share_ppm > limits.limit_ppm:
         raise QuotaExceeded(
             f"a share of {format_percent(limits.share_ppm)} is above the limit of"
@@ -211,32 +259,47 @@ def choose(
     promises: Mapping[str, Sequence[Promise]],
     asked: Promise,
     overcommit_ratio: float,
+    buffer_for: BufferFor | None = None,
 ) -> Device:
     """The device for a tenant that named none: of those that can take it, the least promised.
+
+    Of one whose duty is known: first where all it would be beside leave it the time it wants, then
+    where they want least. So one that computes comes to one that waits, and not to its like.
 
     Args:
         devices: at least one.
         promises: by device UUID.
         asked: the new tenant's.
-        overcommit_ratio: as in admit().
+        overcommit_ratio: as in admit(), and so the next.
+        buffer_for: likewise.
 
     Raises:
         QuotaExceeded: none can take it; the first device's reason.
     """
     refused: QuotaExceeded | None = None
-    fitting: list[tuple[int, int, int, Device]] = []
+    fitting: list[tuple[int, int, int, int, int, Device]] = []
     for device in devices:
         held = promises.get(device.uuid, ())
         try:
-            admit(device, held, asked, overcommit_ratio)
+            admit(device, held, asked, overcommit_ratio, buffer_for)
         except QuotaExceeded as error:
             refused = refused or error
             continue
-        fitting.append((promised_ppm(held), promised_bytes(device, held), device.index, device))
+        duties = [p.duty_ppm for p in held] if asked.duty_ppm else []
+        fitting.append(
+            (
+                beyond_ppm([*duties, asked.duty_ppm]),
+                sum(duties),
+                promised_ppm(held),
+                promised_bytes(device, held),
+                device.index,
+                device,
+            )
+        )
     if not fitting:
         assert refused is not None
         raise refused
-    return min(fitting, key=lambda row: row[:3])[3]
+    return min(fitting, key=lambda row: row[:5])[5]
 
 
 def shrinks(old: Limits, new: Limits) -> bool:

@@ -117,6 +117,7 @@ class Tenant:
     any_uid: bool = False  #: a container's, made by root: its processes are of any uid
     held: bool = False  #: lives until it is removed, whatever its processes do; no root_pid
     labels: tuple[tuple[str, str], ...] = ()  #: (name, value), by name: what it is, for metrics
+    need_bytes: int = 0  #: typically, of each device, where it may be counted so; 0: its limit is
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp bench`: shares, latency, memory, oversubscription, crashes, remote, Kubernetes, own cost.
+"""`harp bench`: shares, latency, memory, oversubscription, crashes, remote, pairs, Kubernetes.
 
 harp.bench is imported by the commands that need it: `harp bench --help` need not be slow.
 """
@@ -240,6 +240,23 @@ def remote(*, quick: bool, as_json: bool) -> None:
         print_json(outcome.json(load_1min=os.getloadavg()[0], label=LABEL))
     else:
         report.show_remote(outcome)
+    sys.exit(0 if outcome.ok else 1)
+
+
+@bench.command()
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Of both.")
+@json_option
+def pairing(*, rounds: int, as_json: bool) -> None:
+    """What it gains to pair jobs that compute with jobs that wait. Exit status 1: nothing."""
+    from harp.bench.machine import LABEL  # noqa: PLC0415
+    from harp.bench.pairing import run_pairing  # noqa: PLC0415
+
+    progress(f"some {12 * rounds} s ({LABEL})")
+    outcome = run_pairing(os.environ, rounds, progress=progress)
+    if as_json:
+        print_json(outcome.json(load_1min=os.getloadavg()[0], label=LABEL))
+    else:
+        print(f"makespan of opposites: {outcome.ratio:.2f} of that of equals")
     sys.exit(0 if outcome.ok else 1)
 
 

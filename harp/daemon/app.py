@@ -34,6 +34,8 @@ from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.metrics import Reporter
 from harp.daemon.overheads import ContextCost
+from harp.daemon.picture import Picture
+from harp.daemon.pools import Pools
 from harp.daemon.recording import Recording
 from harp.daemon.service import ControlService
 from harp.daemon.store import Store
@@ -42,9 +44,12 @@ from harp.discovery import Found, discover, measure_overhead
 from harp.errors import DaemonError, HarpError
 from harp.estimator.advise import Adviser
 from harp.estimator.job import Run
+from harp.estimator.packing import Buffer
+from harp.lease_wire import Msg
 from harp.metrics import Server, keep
 from harp.model import Device, Policy, Tenant
 from harp.native import NativeDir
+from harp.procs import Proc
 from harp.rundir import RunDir, state_dir
 
 __all__ = ["AlreadyRuns", "main", "run"]
@@ -111,21 +116,33 @@ async def run(
         devices=[f"{d.index} {d.name}" for d in devices],
     )
     link = ArbiterLink(run_dir, native, config.daemon.arbiter_timeout_s, env, config.time)
-    book = Book(store, link, run_dir.path, config.admission)
+    buffer = Buffer()
+    book = Book(store, link, run_dir.path, config.admission, buffer.ratio)
     harpd = Harpd(config, book, link, found, store)
     link.on_event = harpd.on_event
     suspender = Suspender(book, link, lambda: driver_calls(found.cuda_path, env))
-    reporter = Reporter(book, link, harpd, config)
     advice = Advice(Adviser())
 
     def told(tenant: Tenant | None, run: Run) -> None:
         advice.learn(run)
         if tenant is not None:
             advice.remember(tenant.name, Ended(tenant.uid, run))
+        pools.told(tenant, run)
 
     recording = Recording(config.history, state_dir(env), book, harpd.evaders.lineage, told)
-    book.on_removed = recording.ended
-    harpd.on_look, harpd.on_denied = recording.look, recording.denied
+    pools = Pools(config.estimate, advice.ask, recording.job_of, book, buffer)
+    reporter = Reporter(book, link, harpd, pools, config)
+
+    def looked(picture: Picture, procs: Mapping[int, Proc]) -> None:
+        recording.look(picture, procs)
+        pools.look(picture)
+
+    def denied(message: Msg) -> None:
+        recording.denied(message)
+        pools.denied(message)
+
+    book.on_removed, book.duty_of = recording.ended, pools.duty_ppm
+    harpd.on_look, harpd.on_denied = looked, denied
     estimates = Estimates(
         advice,
         book,
@@ -165,6 +182,7 @@ async def run(
                 reporter=reporter,
                 estimates=estimates,
                 recording=recording,
+                pools=pools,
                 default_policy=Policy(config.watchdog.policy),
                 stop=stop,
             ),

@@ -38,7 +38,16 @@ from harp.errors import (
     NoDevice,
     UnknownTenant,
 )
-from harp.grants import Promise, admit, choose, memory_left, promised_ppm, select, shrinks
+from harp.grants import (
+    BufferFor,
+    Promise,
+    admit,
+    choose,
+    memory_left,
+    promised_ppm,
+    select,
+    shrinks,
+)
 from harp.lease_wire import ANY_UID
 from harp.metrics import Totals
 from harp.model import Device, Limits, Tenant
@@ -55,12 +64,19 @@ class Book:
     """Every living tenant. One task at a time changes it (`_lock`)."""
 
     def __init__(
-        self, store: Store, link: ArbiterLink, run_dir: Path, config: AdmissionConfig
+        self,
+        store: Store,
+        link: ArbiterLink,
+        run_dir: Path,
+        config: AdmissionConfig,
+        buffer_for: BufferFor | None = None,
     ) -> None:
         self._store = store
         self._arbiter = Arbiter(link, run_dir)
         self._overcommit_ratio = config.overcommit_ratio
         self._tenants_per_user = config.tenants_per_user
+        #: see grants.admit()
+        self._buffer_for = buffer_for
         self._lock = asyncio.Lock()
         #: {tenant_id: tenant}
         self.tenants: dict[int, Tenant] = {}
@@ -73,6 +89,8 @@ class Book:
         self.picture = Picture()
         #: what tenants used of each device, those that have ended as well
         self.totals = Totals()
+        #: parts per million of a device's time that a tenant will want; 0: not known
+        self.duty_of: Callable[[Tenant], int] = lambda _tenant: 0
         #: told of each tenant that was removed, the last picture it is in, and why
         self.on_removed: Callable[[Tenant, Picture, str], None] = lambda *_: None
 
@@ -201,10 +219,10 @@ class Book:
                     if limits.oversubscribe
                     else "end them first, or start the job without --oversubscribe",
                 )
-            asked = Promise(limits, clients)
+            asked = Promise(limits, clients, need_bytes=tenant.need_bytes)
             if not shrinks(tenant.limits, limits):
                 for uuid in tenant.device_uuids:
-                    admit(self.devices[uuid], held[uuid], asked, self._overcommit_ratio)
+                    self._admit(self.devices[uuid], held[uuid], asked)
             changed = replace(tenant, limits=limits)
             try:
                 await self._arbiter.grant(changed)
@@ -252,9 +270,10 @@ class Book:
             tenant = replace(known, device_uuids=tenant.device_uuids)
             picture = await self.look()
             held = self.promises(picture)
-            asked = Promise(tenant.limits, len(picture.clients_of(tenant.tenant_id)))
+            clients = len(picture.clients_of(tenant.tenant_id))
+            asked = Promise(tenant.limits, clients, need_bytes=tenant.need_bytes)
             for uuid in tenant.device_uuids:
-                admit(self.devices[uuid], held[uuid], asked, self._overcommit_ratio)
+                self._admit(self.devices[uuid], held[uuid], asked)
             await self._arbiter.grant(tenant)
             self._moving[tenant.tenant_id] = tenant.device_uuids
         try:
@@ -292,7 +311,10 @@ class Book:
                 use = picture.uses.get((tenant.tenant_id, uuid))
                 swap = use.residency.swap_bytes if use and use.residency else 0
                 held = use.charged_bytes if use else 0
-                found[uuid].append(Promise(tenant.limits, clients, held, swap))
+                need_bytes, duty_ppm = tenant.need_bytes, self.duty_of(tenant)
+                found[uuid].append(
+                    Promise(tenant.limits, clients, held, swap, need_bytes, duty_ppm)
+                )
         return found
 
     def free_bytes(self, device: Device, promises: Sequence[Promise]) -> int:
@@ -313,13 +335,13 @@ class Book:
         picture = await self.look()
         promises = self.promises(picture)
         devices = list(self.devices.values())
-        asked = Promise(wish.limits)
+        asked = Promise(wish.limits, need_bytes=wish.need_bytes, duty_ppm=wish.duty_ppm)
         if wish.gpu:
             chosen = select(devices, wish.gpu)
             for device in chosen:
-                admit(device, promises[device.uuid], asked, self._overcommit_ratio)
+                self._admit(device, promises[device.uuid], asked)
         else:
-            chosen = (choose(devices, promises, asked, self._overcommit_ratio),)
+            chosen = (choose(devices, promises, asked, self._overcommit_ratio, self._buffer_for),)
         tenant = Tenant(
             tenant_id=await self._arbiter.add(
                 name, ANY_UID if wish.any_uid else wish.uid, listening
@@ -337,6 +359,7 @@ class Book:
             any_uid=wish.any_uid,
             held=wish.held,
             labels=wish.labels,
+            need_bytes=wish.need_bytes,
         )
         try:
             await self._arbiter.grant(tenant)
@@ -354,6 +377,9 @@ class Book:
             pid=wish.root_pid,
         )
         return tenant
+
+    def _admit(self, device: Device, promises: Sequence[Promise], asked: Promise) -> None:
+        admit(device, promises, asked, self._overcommit_ratio, self._buffer_for)
 
     def _lose(self, tenant: Tenant) -> None:
         _log.warning("tenant_lost", tenant=tenant.name, grant_dir=tenant.grant_dir)

@@ -16,6 +16,7 @@ from harp.api.v1 import control_pb2 as pb
 from harp.daemon.advice import Advice
 from harp.daemon.book import Book
 from harp.daemon.owners import check_owner
+from harp.daemon.recorder import owner_of
 from harp.errors import ConfigError, NotOwner, UnknownTenant
 from harp.estimator.job import Job, Run
 from harp.estimator.signature import job_of
@@ -83,7 +84,7 @@ class Estimates:
         if request.tenant:
             job, ended = self._of_tenant(request.tenant, uid)
         else:
-            job = self._told(request, uid)
+            job = self.told(request, uid)
         reply = pb.EstimateReply(
             needs=[need_message(need) for need in self._advice.ask(job)],
             job=job_message(job),
@@ -150,7 +151,12 @@ class Estimates:
             raise NotOwner(f"tenant {name} was uid {ended.uid}'s, not uid {uid}'s")
         return ended.run.job, ended.run
 
-    def _told(self, request: pb.EstimateRequest, uid: int) -> Job:
+    def told(self, request: pb.EstimateRequest, uid: int) -> Job:
+        """The job that a request tells of.
+
+        Raises:
+            NotOwner, NoDevice, ConfigError.
+        """
         whose = request.for_uid if request.HasField("for_uid") else uid
         if uid not in (0, whose):
             raise NotOwner(
@@ -160,7 +166,8 @@ class Estimates:
             raise ConfigError(f"a command of {len(request.command)} words, {_WORDS_MAX} at most")
         if request.share_ppm > PPM:
             raise ConfigError(f"a share of {request.share_ppm} ppm is above 100%")
-        if not (request.command or request.image or request.owner or request.framework):
+        owner = request.owner or owner_of(request.labels)
+        if not (request.command or request.image or owner or request.framework):
             raise ConfigError(
                 "nothing is said of the job", "give its command, image, owner or framework"
             )
@@ -169,9 +176,9 @@ class Estimates:
             list(request.command),
             image=request.image,
             # History knows a pod by its maker: its processes are of any user.
-            user="" if request.owner and whose == uid else self._digest_of(whose),
+            user="" if owner and whose == uid else self._digest_of(whose),
             framework=request.framework,
-            owner=request.owner,
+            owner=owner,
             gpu=device.name if device else "",
             asked_mem_bytes=request.mem_bytes,
             asked_share_ratio=request.share_ppm / PPM,

@@ -20,6 +20,7 @@ from harp.daemon.book import Book
 from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.picture import ArbiterDevice, Picture
+from harp.daemon.pools import Pools
 from harp.errors import ArbiterError
 from harp.grants import promised_bytes, promised_ppm
 from harp.metrics import DAEMON, DeviceSeen, GrantSeen, Page, Seen, Total, expose, samples
@@ -36,8 +37,11 @@ _ILL_PERIODS = 5
 class Reporter:
     """The pages of one harpd."""
 
-    def __init__(self, book: Book, link: ArbiterLink, harpd: Harpd, config: Config) -> None:
+    def __init__(
+        self, book: Book, link: ArbiterLink, harpd: Harpd, pools: Pools, config: Config
+    ) -> None:
         self._book = book
+        self._pools = pools
         self._link = link
         self._harpd = harpd
         self._patience_s = max(_ILL_S, _ILL_PERIODS * config.watchdog.period_s)
@@ -97,6 +101,7 @@ class Reporter:
             last_look_s=None if looked_s is None else time.time() - time.monotonic() + looked_s,
             devices=self._devices(picture),
             grants=self._grants(picture),
+            estimator=self._pools.seen(),
         )
 
     def _devices(self, picture: Picture) -> tuple[DeviceSeen, ...]:
@@ -110,6 +115,7 @@ class Reporter:
                 promised_bytes=promised_bytes(device, promises[uuid]),
                 promised_ppm=promised_ppm(promises[uuid]),
                 uncovered=uncovered[uuid],
+                full=self._pools.full(uuid),
                 total=self._book.totals.of.get(uuid, Total()),
             )
             for uuid, device in self._book.devices.items()

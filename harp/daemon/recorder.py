@@ -271,13 +271,13 @@ class Recorder:
 
 
 def owner_of(labels: Mapping[str, str]) -> str:
-    """Who made a pod, as far as its name tells.
+    """Who made a pod: as the device plugin was told; else as far as its name tells.
 
     >>> owner_of({"namespace": "ml", "pod": "train-7f9c6d5b8d-x2x4z", "container": "main"})
     'ml/Pod/train/main'
     """
-    if "pod" not in labels:
-        return ""
+    if "owner" in labels or "pod" not in labels:
+        return labels.get("owner", "")
     stem = _GENERATED.sub("", labels["pod"])
     return "/".join(
         part

@@ -23,6 +23,7 @@ from harp.daemon.harpd import Harpd
 from harp.daemon.link import ArbiterLink
 from harp.daemon.metrics import Reporter
 from harp.daemon.owners import Wish, check_container, check_owner, own_process
+from harp.daemon.pools import Pools
 from harp.daemon.recording import Recording
 from harp.daemon.suspend import Suspender
 from harp.errors import ArbiterError, ConfigError, DaemonError, NotOwner, Unauthenticated
@@ -66,6 +67,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         reporter: Reporter,
         estimates: Estimates,
         recording: Recording,
+        pools: Pools,
         default_policy: Policy,
         stop: Callable[[bool], None],
     ) -> None:
@@ -79,6 +81,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._reporter = reporter
         self._estimates = estimates
         self._recording = recording
+        self._pools = pools
         self._default_policy = default_policy
         self._stop = stop
         self._answers = Answers(book, harpd)
@@ -205,17 +208,21 @@ class ControlService(control_pb2_grpc.ControlServicer):
             _check_caller(deposit, uid, request.root_pid, request.for_uid)
             check_container(uid, os.geteuid(), wish)
             await self._harpd.make_room()
+            asked = wish.limits
+            wish = self._weighed(wish, request, uid)
         except BaseException:
             os.close(deposit.fd)
             raise
         tenant = await self._book.create(wish, deposit.fd)
+        lowered = wish.limits != asked
         self._recording.made(
             tenant,
             request.command,
-            estimated=request.estimated,
-            asked_mem_bytes=request.asked_mem_bytes,
-            asked_share_ppm=request.asked_share_ppm,
+            estimated=request.estimated or lowered,
+            asked_mem_bytes=request.asked_mem_bytes or lowered * asked.mem_bytes,
+            asked_share_ppm=request.asked_share_ppm or lowered * asked.share_ppm,
         )
+        self._pools.began(tenant)
         try:
             picture = await self._book.look()
         except ArbiterError:  # the tenant stands: its owner must hear of it
@@ -230,6 +237,22 @@ class ControlService(control_pb2_grpc.ControlServicer):
             env={name: os.environ[name] for name in _SOFT_ENV if name in os.environ},
             device_count=len(self._book.devices),
         )
+
+    def _weighed(self, wish: Wish, request: pb.CreateTenantRequest, uid: int) -> Wish:
+        if not self._pools.acts(wish):
+            return wish
+        labels = dict(wish.labels)
+        told = pb.EstimateRequest(
+            command=request.command,
+            image=labels.get("image", ""),
+            labels=labels,
+            gpu=wish.gpu,
+            mem_bytes=request.asked_mem_bytes or wish.limits.mem_bytes,
+            share_ppm=request.asked_share_ppm or wish.limits.share_ppm,
+        )
+        if not (told.command or told.image or "pod" in labels):
+            return wish  # nothing is said of it
+        return self._pools.weigh(wish, self._estimates.told(told, uid), estimated=request.estimated)
 
     async def _set_tenant(self, request: pb.SetTenantRequest, uid: int) -> pb.SetTenantReply:
         tenant = self._book.by_name(request.name)

@@ -52,6 +52,8 @@ _MIGRATIONS = (
     ),
     # What of a tenant's contexts comes beside its limit.
     ("ALTER TABLE tenant ADD COLUMN context_bytes INTEGER NOT NULL DEFAULT 0",),
+    # Tenants that are counted by what they typically need.
+    ("ALTER TABLE tenant ADD COLUMN need_bytes INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -123,6 +125,7 @@ class Store:
             "any_uid": int(tenant.any_uid),
             "held": int(tenant.held),
             "labels": json.dumps(dict(tenant.labels)),
+            "need_bytes": tenant.need_bytes,
         }
         self._put("tenant", row)
 
@@ -188,4 +191,5 @@ def _tenant(row: sqlite3.Row) -> Tenant:
         any_uid=bool(row["any_uid"]),
         held=bool(row["held"]),
         labels=tuple(sorted(json.loads(row["labels"]).items())),
+        need_bytes=row["need_bytes"],
     )

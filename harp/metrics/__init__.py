@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
-from harp.metrics.families import DAEMON, PLUGIN, Distribution, Family, Kind, Sample
+from harp.metrics.families import PLUGIN, Distribution, Family, Kind, Sample
 from harp.metrics.samples import DeviceSeen, GrantSeen, Seen, samples
+from harp.metrics.series import DAEMON
 from harp.metrics.server import Page, Server, ServerThread, keep
 from harp.metrics.totals import Total, Totals
 
@@ -14,10 +16,12 @@ __all__ = [
     "PLUGIN",
     "DeviceSeen",
     "Distribution",
+    "EstimatorSeen",
     "Family",
     "GrantSeen",
     "Kind",
     "Page",
+    "PoolSeen",
     "Sample",
     "Seen",
     "Server",

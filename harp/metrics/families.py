@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["DAEMON", "PLUGIN", "Distribution", "Family", "Kind", "Sample"]
+__all__ = ["DAEMON", "GPU_LABELS", "PLUGIN", "Distribution", "Family", "Kind", "Sample"]
 
 
 class Kind(enum.Enum):
@@ -62,7 +62,7 @@ def _histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[floa
 
 
 #: `kind` says what a figure was measured on: a real GPU or the software one
-_GPU = ("gpu", "uuid", "kind")
+GPU_LABELS = _GPU = ("gpu", "uuid", "kind")
 _TENANT = ("tenant", "namespace", "pod", "container")
 _GRANT = (*_TENANT, *_GPU)
 
@@ -128,6 +128,11 @@ DEVICE_LAUNCHES = _counter(
 )
 DEVICE_DENIED = _counter(
     "harp_device_oom_denied_total", "Allocations refused to tenants since harpd started.", _GPU
+)
+DEVICE_FULL = _counter(
+    "harp_device_oom_full_total",
+    "Of them, those within their tenant's limit: more was promised than the GPU has.",
+    _GPU,
 )
 
 GRANT_INFO = _gauge(
@@ -211,6 +216,7 @@ DAEMON = (
     DEVICE_THROTTLED,
     DEVICE_LAUNCHES,
     DEVICE_DENIED,
+    DEVICE_FULL,
     GRANT_INFO,
     GRANT_PROCESSES,
     GRANT_ACTIVITY,

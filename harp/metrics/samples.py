@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from harp.metrics import families as f
+from harp.metrics.estimates import EstimatorSeen, estimator_samples
 from harp.metrics.families import Family, Sample
 from harp.metrics.totals import Total
 from harp.model import Device, Residency, Tenant, Use
@@ -32,6 +33,7 @@ class DeviceSeen:
     promised_bytes: int = 0
     promised_ppm: int = 0
     uncovered: int = 0
+    full: int = 0  #: allocations refused within their tenant's limit
     total: Total = field(default_factory=Total)
 
 
@@ -59,6 +61,7 @@ class Seen:
     most: int  #: tenants' GPUs that may have series
     devices: tuple[DeviceSeen, ...] = ()
     grants: tuple[GrantSeen, ...] = ()
+    estimator: EstimatorSeen | None = None
 
 
 _OF_DAEMON: tuple[tuple[Family, Callable[[Seen], float | None]], ...] = (
@@ -80,6 +83,7 @@ _OF_DEVICE: tuple[tuple[Family, Callable[[DeviceSeen], float | None]], ...] = (
     (f.DEVICE_THROTTLED, lambda d: d.total.wait_ns / _NS),
     (f.DEVICE_LAUNCHES, lambda d: d.total.launches),
     (f.DEVICE_DENIED, lambda d: d.total.denials),
+    (f.DEVICE_FULL, lambda d: d.full),
 )
 _OF_TENANT: tuple[tuple[Family, Callable[[GrantSeen], float | None]], ...] = (
     (f.GRANT_PROCESSES, lambda g: g.processes),
@@ -139,6 +143,8 @@ def _samples(seen: Seen) -> Iterator[Sample]:
         room -= size
         yield from _of_tenant(grant)
     yield Sample(f.LEFT_OUT, (), left_out)
+    if seen.estimator is not None:
+        yield from estimator_samples(seen.estimator)
 
 
 def _of_tenant(grant: GrantSeen) -> Iterator[Sample]:

@@ -103,6 +103,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"hostPaths": {"run": "/run/" + "x" * 60}}, "run"),
     ({"nvidia": {"driverDir": "/usr"}}, "driverDir"),
     ({"softwareGpu": {"devices": "h200"}}, "devices"),
+    ({"estimator": {"mode": "force"}}, "mode"),
+    ({"estimator": {"namespaces": {"a": "yes"}}}, "namespaces"),
+    ({"estimator": {"namespaces": {"a,b=enforce,c": "observe"}}}, "a,b=enforce,c"),
     ({"extender": {"enabled": "yes"}}, "enabled"),
     ({"extender": {"policy": "best"}}, "policy"),
     ({"extender": {"mode": "nodePort"}}, "mode"),
@@ -185,6 +188,8 @@ OTHER: dict[str, Any] = {
     "nvidia.driverDir": "/usr/lib/x",
     "daemon.settings": {"watchdog.policy": "stop"},
     "plugin.libraryDirs": ["/usr/lib"],
+    "estimator.mode": "recommend",
+    "estimator.namespaces": {"training": "enforce"},
     "extender.enabled": False,
     "extender.policy": "fgd",
     "extender.nodeSelector": {"x": "y"},
@@ -325,3 +330,16 @@ def test_notes_name_what_there_is(helm: Helm, name: str) -> None:
     )
     assert ("helm -n gpu uninstall harp" in notes) == (name == "cleanup")
     assert ("The extender is off" in notes) == (name == "extender off")
+
+
+def test_modes_of_namespaces_are_told_to_both_who_act_on_them(ask: Ask) -> None:
+    modes = {"mode": "recommend", "namespaces": {"training": "enforce", "dev": "observe"}}
+    done = ask({"estimator": modes})
+    assert done.returncode == 0, done.stderr
+    said = re.findall(r"- (--(?:set=)?estimate\S+)", done.stdout)
+    assert said == [
+        "--set=estimate.mode=recommend",
+        "--set=estimate.modes=dev=observe,training=enforce",
+        "--estimate-mode=recommend",
+        "--estimate-namespaces=dev=observe,training=enforce",
+    ]

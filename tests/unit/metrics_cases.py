@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harp.metrics import DeviceSeen, GrantSeen, Seen, Total
+from harp.estimator.track import Sums
+from harp.metrics import DeviceSeen, EstimatorSeen, GrantSeen, PoolSeen, Seen, Total
 from harp.model import (
     Device,
     DeviceKind,
@@ -81,11 +82,31 @@ def seen(*grants: GrantSeen, most: int = 2048) -> Seen:
                 promised_bytes=6 * GIB,
                 promised_ppm=700_000,
                 uncovered=1,
+                full=1,
                 total=Total(used_ns=2500 * MS, wait_ns=1250 * MS, launches=70, denials=2),
             ),
             DeviceSeen(device(1)),
         ),
         grants=grants,
+        estimator=estimator(),
+    )
+
+
+def estimator() -> EstimatorSeen:
+    """One that knows memory, was never right about duration, and was asked nothing else."""
+    memory = Sums(40, 39, 40 * 980_000, 100 * GIB, 60 * GIB, 50 * GIB)
+    recent = Sums(20, 19, 20 * 980_000, 50 * GIB, 20 * GIB, 15 * GIB)
+    return EstimatorSeen(
+        "recommend",
+        {("gpu_mem_bytes", True): 41, ("gpu_mem_bytes", False): 3, ("duration_s", True): 2},
+        {
+            "gpu_mem_bytes": (memory, recent),
+            "duration_s": (Sums(2, 0, 1_800_000), Sums()),
+        },
+        (
+            PoolSeen(device(0), 0.125, 3 * GIB, windows=200, over=1),
+            PoolSeen(device(1), 0.15),
+        ),
     )
 
 

@@ -305,6 +305,7 @@ def test_a_tenant_that_stands_is_told_of_though_the_arbiter_went(
         begun: list[str] = []
         made = lambda tenant, _command, **_: begun.append(tenant.name)  # noqa: E731
         double._recording = SimpleNamespace(made=made)
+        double._pools = SimpleNamespace(acts=lambda _wish: False, began=lambda _tenant: None)
         monkeypatch.setattr(book, "create", create)
         request = pb.CreateTenantRequest(name="t", gpu="0", root_pid=os.getpid(), grant_dir="/g")
         reply = await service._create_tenant(request, 0)

@@ -19,8 +19,11 @@ from harp.config import AdmissionConfig, Config, DaemonConfig
 from harp.daemon.book import Book
 from harp.daemon.metrics import Reporter
 from harp.daemon.picture import ArbiterDevice, ArbiterTenant, Picture
+from harp.daemon.pools import Pools
 from harp.daemon.service import ControlService
 from harp.errors import ArbiterError
+from harp.estimator.job import Job, Need
+from harp.estimator.packing import Buffer
 from harp.grants import Promise
 from harp.metrics import DAEMON, Page, expose
 from harp.model import Client, ClientState, Limits, Tenant, Use
@@ -97,7 +100,18 @@ class _World:
         )
         link = SimpleNamespace(started_count=0)
         config = Config(daemon=DaemonConfig(metrics_grants=most))
-        self.reporter = Reporter(self.book, cast("Any", link), cast("Any", self.harpd), config)
+        self.needs: list[Need] = []
+        self.jobs: dict[int, Job] = {}
+        self.pools = Pools(
+            config.estimate,
+            lambda _job: self.needs,
+            lambda tenant: self.jobs.get(tenant.tenant_id),
+            self.book,
+            Buffer(),
+        )
+        self.reporter = Reporter(
+            self.book, cast("Any", link), cast("Any", self.harpd), self.pools, config
+        )
 
     def value(self, name: str, tenant: str | None = None) -> float | None:
         """A series of the next scrape."""

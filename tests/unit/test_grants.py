@@ -234,3 +234,111 @@ def test_a_wrong_or_ambiguous_gpu_says_what_there_is(selector: str) -> None:
     with pytest.raises(NoDevice) as caught:
         select([device(0), device(1)], selector)
     assert "GPU-00000001" in caught.value.hint
+
+
+def knows(need: float, limit: float, leased: float = 0, *, swaps: bool = False) -> Promise:
+    """A tenant that may be counted by what it needs."""
+    limits = Limits(int(limit * GIB), oversubscribe=swaps)
+    return Promise(limits, 1, int(leased * GIB), need_bytes=int(need * GIB))
+
+
+def buffer(tenants: int) -> float:
+    """More beside fewer, to see that it is asked for the right number."""
+    return {1: 0.3, 2: 0.2, 3: 0.1}[tenants]
+
+
+@pytest.mark.parametrize(
+    ("description", "held", "asked", "taken"),
+    [
+        ("needs fit, limits do not", [knows(20, 35), knows(20, 35)], knows(20, 35), True),
+        ("the buffer is of three", [knows(23, 27), knows(23, 27)], knows(23, 27), True),
+        ("needs and buffer do not fit", [knows(24, 27), knows(24, 27)], knows(24, 27), False),
+        ("one could not reach its limit", [knows(20, 35), knows(20, 35)], knows(20, 45), False),
+        ("one holds more than it needs by now", [knows(20, 60, 45)], knows(20, 35), False),
+        ("one there has not agreed", [knows(20, 35), asks(35 * GIB)], knows(20, 35), False),
+        ("who comes has not agreed", [knows(20, 35), knows(20, 35)], asks(35 * GIB), False),
+        ("one there swaps", [knows(20, 35), knows(20, 70, swaps=True)], knows(20, 60), False),
+        ("limits fit: nobody need agree", [asks(35 * GIB)], knows(20, 35), True),
+        ("alone above its need", [], knows(20, 79), True),
+    ],
+)
+def test_who_is_counted_by_what_it_needs(
+    description: str,  # noqa: ARG001 - names the case
+    held: list[Promise],
+    asked: Promise,
+    taken: bool,
+) -> None:
+    gpu = device()
+    if taken:
+        admit(gpu, held, asked, 1.0, buffer)
+        assert choose([gpu], {gpu.uuid: held}, asked, 1.0, buffer) is gpu
+    else:
+        with pytest.raises(QuotaExceeded):
+            admit(gpu, held, asked, 1.0, buffer)
+
+
+def test_without_leave_limits_count_whatever_is_known() -> None:
+    held = [knows(20, 35), knows(20, 35)]
+    with pytest.raises(QuotaExceeded):
+        admit(device(), held, knows(20, 35), 1.0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(1, 40), st.integers(0, 20)), min_size=1, max_size=8
+    )
+)
+def test_who_has_not_agreed_always_finds_its_limit(wishes: list[tuple[bool, int, int]]) -> None:
+    """Whatever was admitted before and after: all others at their limits leave it its own."""
+    gpu = device(overhead_bytes=0)
+    held: list[Promise] = []
+    for agreed, need, more in wishes:
+        asked = knows(need, need + more) if agreed else asks((need + more) * GIB)
+        try:
+            admit(gpu, held, asked, 1.0, lambda _: 0.1)
+        except QuotaExceeded:
+            continue
+        held.append(asked)
+    if any(not promise.need_bytes for promise in held):
+        assert sum(promise.limits.mem_bytes for promise in held) <= gpu.memory_bytes
+    assert sum(p.need_bytes or p.limits.mem_bytes for p in held) <= gpu.memory_bytes
+
+
+def wants(duty: float, share: float = 0) -> Promise:
+    """A tenant that will want so much of a device's time."""
+    return Promise(Limits(GIB, int(share * PPM)), 1, duty_ppm=int(duty * PPM))
+
+
+@pytest.mark.parametrize(
+    ("description", "first", "second", "asked", "chosen"),
+    [
+        ("one that waits joins one that computes", [wants(0.9)], [wants(0.2)], wants(0.9), 1),
+        ("one that computes joins one that waits", [wants(0.2)], [wants(0.9)], wants(0.9), 0),
+        ("both leave room: who wants least", [wants(0.5)], [wants(0.3)], wants(0.2), 1),
+        ("beyond on both: the least beyond", [wants(0.9)], [wants(0.8)], wants(0.9), 1),
+        ("not known: the least promised", [wants(0.2, 0.5)], [wants(0.9, 0.1)], wants(0), 1),
+        ("of others not known: they want none", [wants(0.3)], [wants(0)], wants(0.5), 1),
+        ("it must fit before", [asks(79 * GIB)], [wants(0.9)], wants(0.9), 1),
+    ],
+)
+def test_opposites_belong_together(
+    description: str, first: list[Promise], second: list[Promise], asked: Promise, chosen: int
+) -> None:
+    gpus = [device(0), device(1)]
+    held = {gpus[0].uuid: first, gpus[1].uuid: second}
+    assert choose(gpus, held, asked, 1.0).index == chosen, description
+
+
+@pytest.mark.parametrize("order", ["ccgg", "cgcg", "cggc", "gccg", "gcgc", "ggcc"])
+def test_in_whatever_order_two_of_each_come_equals_are_not_paired(order: str) -> None:
+    """Who comes first is placed without knowing who comes next: opposites in four orders of six."""
+    gpus = [device(0), device(1)]
+    held: dict[str, list[Promise]] = {gpu.uuid: [] for gpu in gpus}
+    for letter in order:
+        asked = wants(0.95 if letter == "c" else 0.25)
+        held[choose(gpus, held, asked, 1.0).uuid].append(asked)
+    duties = [[p.duty_ppm / PPM for p in there] for there in held.values()]
+    assert sum(duty.count(0.95) for duty in duties) == 2
+    assert all(duty.count(0.95) == 1 for duty in duties)
+    if order not in ("cggc", "gcgc"):
+        assert [sorted(duty) for duty in duties] == [[0.25, 0.95]] * 2

@@ -199,7 +199,7 @@ def test_the_dashboard_is_as_grafana_wants_it() -> None:
     assert re.fullmatch(r"[a-z0-9-]{1,40}", model["uid"])
     assert model["tags"] == ["harp", "gpu"]
     assert [p["title"] for p in model["panels"] if p["type"] == "row"] == [
-        *("Cluster", "Node and GPU", "Workload", "Control plane")
+        *("Cluster", "Node and GPU", "Workload", "Estimator", "Control plane")
     ]
     assert len({p["id"] for p in model["panels"]}) == len(model["panels"])
     for panel in model["panels"]:

@@ -201,11 +201,10 @@ def test_refusals_say_what_was_attempted(desk: Desk) -> None:
     async def steps(recording: Recording) -> None:
         desk.tenants[1] = one
         recording.made(one, ["t"])
+        of_device = Msg(op=Op.EVENT_DENY, tenant=1, amount_bytes=200 * MIB, leased_bytes=100 * MIB)
+        recording.denied(of_device)
         of_host = Msg(op=Op.EVENT_DENY, tenant=1, cls=MemClass.HOST, amount_bytes=1 << 40)
         recording.denied(of_host)
-        recording.denied(
-            Msg(op=Op.EVENT_DENY, tenant=1, amount_bytes=200 * MIB, leased_bytes=100 * MIB)
-        )
         recording.denied(Msg(op=Op.EVENT_DENY, tenant=99, amount_bytes=1))
         recording.ended(desk.tenants.pop(1), picture(one, denials=2), "ended")
 
@@ -331,6 +330,21 @@ def test_notes_and_runs_are_written_by_themselves(
                 await asyncio.sleep(0.01)
         keeping.cancel()
         assert [key.partition("@")[0] for key in _notes(desk)] == ["2"]
+
+    do(desk, steps)
+
+
+def test_a_run_that_is_written_has_no_note_that_would_be_lost_once_more(desk: Desk) -> None:
+    """Whenever harpd is killed: both are one transaction."""
+    one = tenant()
+
+    async def steps(recording: Recording) -> None:
+        recording.made(one, ["t"])
+        await recording._note(everyone=False)
+        assert len(_notes(desk)) == 1
+        recording.ended(one, picture(one), "ended")
+        await recording.settle()
+        assert _notes(desk) == []
 
     do(desk, steps)
 

@@ -198,3 +198,12 @@ managedResources:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
 {{- end }}
+
+{{- /* "training=enforce,dev=recommend": namespaces with a mode of their own, by name. */}}
+{{- define "harp.estimator.modes" -}}
+{{- $found := list }}
+{{- range $name, $mode := .Values.estimator.namespaces }}
+{{- $found = append $found (printf "%s=%s" $name $mode) }}
+{{- end }}
+{{- join "," $found }}
+{{- end }}
