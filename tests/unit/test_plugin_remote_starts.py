@@ -126,16 +126,13 @@ def test_a_node_that_refuses_one_lease_is_in_nobody_elses_way(
     monkeypatch.setattr(book, "GONE_S", 0)
     made, keeper, node, (first, second) = plugin
     keeper.refusals[first.id] = DaemonUnreachable("harpd of n1 does not answer", "")
-    stray = grant("gone", 50)
-    keeper.has = {
-        stray.id: Held(stray.id, "ns/gone/main", node="n1"),
-        "lost": Held("lost", "x"),
-    }
+    stray, lost = grant("gone", 50).id, grant("lost", 60).id
+    keeper.has = {stray: Held(stray, "ns/gone/main", node="n1"), lost: Held(lost, "x")}
     made.starts.sweep()
     assert {first.id, second.id} == set(keeper.asked)
     assert second.id in keeper.has
     made.orphans.sweep()
-    assert set(keeper.released) == {stray.id, "lost"}
+    assert set(keeper.released) == {stray, lost}
     assert node.events == []
 
 
