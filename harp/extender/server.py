@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import select
 import socket
 import socketserver
 import ssl
@@ -251,13 +252,19 @@ class _Handler(BaseHTTPRequestHandler):
         calls: dict[str, Callable[[Object], object]] = {
             "filter": extender.filter,
             "prioritize": extender.prioritize,
-            "bind": extender.bind,
+            "bind": lambda asked: extender.bind(asked, self._gone),
         }
         call = None if self.read_only else calls.get(name)
         if call is None:
             raise BadRequestError("POST /filter, /prioritize or /bind", HTTPStatus.NOT_FOUND)
         with extender.meter.timed(name):
             return call(body)
+
+    def _gone(self) -> bool:
+        """Whether the caller has hung up: it says nothing before it has its answer."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _length(self) -> int:
         """Of the body, which is not too long."""

@@ -8,6 +8,7 @@ import json
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -360,7 +361,7 @@ def _certificates(folder: Path) -> Tls:
     return Tls(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
 
 
-def test_https_for_known_callers(start: Start, tmp_path: Path) -> None:
+def test_https_for_known_callers(kube: FakeKube, start: Start, tmp_path: Path) -> None:
     service = start(tls=_certificates(tmp_path))
     stranger = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
     with pytest.raises((OSError, http.client.HTTPException)):
@@ -372,6 +373,20 @@ def test_https_for_known_callers(start: Start, tmp_path: Path) -> None:
     silent.connect()
     assert call(service.server.port, "GET", "/healthz", tls=known)[0] == 200
     silent.close()
+    # one whose binding waits has not hung up
+    wait_for(service.leads)
+    kube.kubelet = False
+    with ThreadPoolExecutor(2) as pool:
+        for name in "ab":
+            kube.put(pod(name, 60))
+            asked = {"PodName": name, "PodNamespace": "ns", "PodUID": "", "Node": "n1"}
+            answer = pool.submit(call, service.server.port, "POST", "/bind", asked, known)
+            if name == "a":
+                assert json.loads(answer.result(20)[1]) == {"Error": ""}
+        wait_for(lambda: bool(service.lock._waiters))  # type: ignore[attr-defined]
+        time.sleep(1.2)  # it is looked twice
+        kube.begin(pod("a", 60))
+        assert json.loads(answer.result(20)[1]) == {"Error": ""}
 
 
 def test_what_cannot_be_served(start: Start, service: Service, tmp_path: Path) -> None:
