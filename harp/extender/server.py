@@ -105,18 +105,13 @@ class Server:
         large = threading.Semaphore()
         its = {"extender": extender, "body_max": body_max, "read_only": read_only, "large": large}
         handler = type("_Bound", (_Handler,), its)
-        context = _context(tls) if tls else None
+        certificates = _Certificates(tls) if tls else None
         try:
-            self._http = _Listener((host, port), handler, connections_max)
+            self._http = _Listener((host, port), handler, connections_max, certificates)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen at {host}:{port}: {error}", "choose another HOST:PORT"
             ) from error
-        if context is not None:
-            # The handshake is done where the request is read: a silent client holds up nobody.
-            self._http.socket = context.wrap_socket(
-                self._http.socket, server_side=True, do_handshake_on_connect=False
-            )
 
     @property
     def port(self) -> int:
@@ -156,16 +151,68 @@ def _context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+class _Certificates:
+    """HTTPS by the files as they are now: who renews certificates starts nothing again.
+
+    Args:
+        tls: the files.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+        self._seen = self._look()
+        self._context = _context(tls)
+
+    def now(self) -> ssl.SSLContext:
+        """By the newest files that can be used."""
+        seen = self._look()
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                self._context = _context(self._tls)
+                _log.info("certificates_renewed")
+            except ConfigError as error:
+                _log.warning("certificates_not_renewed", reason=error.message)
+        return self._context
+
+    def _look(self) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for path in (self._tls.certificate, self._tls.key, self._tls.clients):
+            try:
+                now = path.stat() if path else None
+            except OSError:
+                now = None
+            found.append((now.st_ino, now.st_mtime_ns) if now else None)
+        return found
+
+
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(
-        self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], connections_max: int
+        self,
+        address: tuple[str, int],
+        handler: type[BaseHTTPRequestHandler],
+        connections_max: int,
+        certificates: _Certificates | None,
     ) -> None:
+        self._certificates = certificates
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._free = threading.Semaphore(connections_max)
         super().__init__(address, handler)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """The next connection, by the certificates of this moment."""
+        request, client = super().get_request()
+        if self._certificates is None:
+            return request, client
+        # The handshake is done where the request is read: a silent client holds up nobody.
+        context = self._certificates.now()
+        return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False), client
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Its thread, if there may be one more. Nobody waits here: stop() would wait too."""
