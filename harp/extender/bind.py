@@ -43,7 +43,7 @@ _GET_S = 1.0
 _POST_S = 2.5
 #: for other pods to begin; a moment is usual
 _WAIT_S = 10.0
-#: after so long it is looked whether we still lead
+#: after so long it is looked whether we still lead, and are waited for
 _LOOK_S = 0.5
 #: what a binding that has begun may take at most
 _DRAIN_S = 2 * _GET_S + _POST_S + 2.0
@@ -92,14 +92,26 @@ class Binder:
         self._running = 0
         self._closed = False
 
-    def bind(self, namespace: str, name: str, uid: str, node: str) -> Done:
-        """Bind; what to tell kube-scheduler."""
+    def bind(
+        self,
+        namespace: str,
+        name: str,
+        uid: str,
+        node: str,
+        *,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> Done:
+        """Bind; what to tell kube-scheduler.
+
+        A kube-scheduler that hangs up meanwhile (`gone`) may have lost its own election: another
+        binds 5 s later, so this one does not wait for other pods any more.
+        """
         with self._idle:
             if self._closed:
                 return Done(Outcome.REFUSED, "HARP's extender is ending; the pod is tried again")
             self._running += 1
         try:
-            return self._bind(namespace, name, uid, node)
+            return self._bind(namespace, name, uid, node, gone)
         finally:
             with self._idle:
                 self._running -= 1
@@ -118,7 +130,9 @@ class Binder:
         with self._idle:
             return self._idle.wait_for(lambda: not self._running, _DRAIN_S)
 
-    def _bind(self, namespace: str, name: str, uid: str, node: str) -> Done:
+    def _bind(
+        self, namespace: str, name: str, uid: str, node: str, gone: Callable[[], bool]
+    ) -> Done:
         if not self._leads():
             other = self._leader() or "nobody, at this moment"
             return Done(
@@ -136,7 +150,7 @@ class Binder:
             return Done(
                 Outcome.REFUSED, f"{pod.key} is another pod now: its uid is {pod.uid}, not {uid}"
             )
-        return self._follow(BindAsked(pod, node))
+        return self._follow(BindAsked(pod, node), gone)
 
     def _look_again(self) -> None:
         if self._refresh is None:
@@ -147,7 +161,7 @@ class Binder:
                 self._refresh()
             self._last_s = now_s
 
-    def _follow(self, event: Event) -> Done:
+    def _follow(self, event: Event, gone: Callable[[], bool]) -> Done:
         end_s = self._clock_s() + _WAIT_S
         while True:
             with self._lock:
@@ -156,7 +170,7 @@ class Binder:
                 if self._view.generation != before:
                     self._lock.notify_all()
                 if isinstance(wait := actions[-1], Wait):
-                    actions = (*actions[:-1], *self._wait(wait, end_s))
+                    actions = (*actions[:-1], *self._wait(wait, end_s, gone))
             for action in actions:
                 match action:
                     case Expired(pod):
@@ -170,13 +184,15 @@ class Binder:
                             _log.warning("not_bound", reason=why)
                         return action
 
-    def _wait(self, wait: Wait, end_s: float) -> tuple[Done, ...]:
+    def _wait(self, wait: Wait, end_s: float, gone: Callable[[], bool]) -> tuple[Done, ...]:
         """Until something has changed: (); or why no longer. The lock is held, but for the wait."""
         generation, until_s = self._view.generation, self._clock_s() + wait.for_s
         while self._view.generation == generation and self._clock_s() < until_s:
             left_s = min(end_s, until_s) - self._clock_s()
             if left_s <= 0:
                 return (Done(Outcome.REFUSED, wait.why),)
+            if gone():
+                return (Done(Outcome.REFUSED, f"{wait.why}, but nobody waits for it"),)
             if self._closed or not self._leads():
                 return (
                     Done(Outcome.REFUSED, "this replica is not the leader any more"),

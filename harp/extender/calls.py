@@ -125,8 +125,12 @@ class Extender:
             scores = self.scorer.scores(self.view, pod, names)
         return [{"Host": name, "Score": score} for name, score in scores.items()]
 
-    def bind(self, args: Object) -> Object:
+    def bind(self, args: Object, gone: Callable[[], bool] = lambda: False) -> Object:
         """Bind.
+
+        Args:
+            args: who, and where.
+            gone: whether nobody waits for the answer any more.
 
         Raises:
             BadRequestError: it does not say which pod or node.
@@ -137,7 +141,7 @@ class Extender:
         for key, value in asked.items():
             if not isinstance(value, str) or (not value and key != "PodUID"):
                 raise BadRequestError(f"{key} is missing in the binding: is this kube-scheduler?")
-        done: Done = self.binder.bind(*map(str, asked.values()))
+        done: Done = self.binder.bind(*map(str, asked.values()), gone=gone)
         self.meter.bound(done.outcome)
         return {"Error": "" if done.outcome is Outcome.BOUND else done.why}
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import select
 import socket
 import socketserver
 import ssl
@@ -104,18 +105,13 @@ class Server:
         large = threading.Semaphore()
         its = {"extender": extender, "body_max": body_max, "read_only": read_only, "large": large}
         handler = type("_Bound", (_Handler,), its)
-        context = _context(tls) if tls else None
+        certificates = _Certificates(tls) if tls else None
         try:
-            self._http = _Listener((host, port), handler, connections_max)
+            self._http = _Listener((host, port), handler, connections_max, certificates)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen at {host}:{port}: {error}", "choose another HOST:PORT"
             ) from error
-        if context is not None:
-            # The handshake is done where the request is read: a silent client holds up nobody.
-            self._http.socket = context.wrap_socket(
-                self._http.socket, server_side=True, do_handshake_on_connect=False
-            )
 
     @property
     def port(self) -> int:
@@ -155,16 +151,68 @@ def _context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+class _Certificates:
+    """HTTPS by the files as they are now: who renews certificates starts nothing again.
+
+    Args:
+        tls: the files.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+        self._seen = self._look()
+        self._context = _context(tls)
+
+    def now(self) -> ssl.SSLContext:
+        """By the newest files that can be used."""
+        seen = self._look()
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                self._context = _context(self._tls)
+                _log.info("certificates_renewed")
+            except ConfigError as error:
+                _log.warning("certificates_not_renewed", reason=error.message)
+        return self._context
+
+    def _look(self) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for path in (self._tls.certificate, self._tls.key, self._tls.clients):
+            try:
+                now = path.stat() if path else None
+            except OSError:
+                now = None
+            found.append((now.st_ino, now.st_mtime_ns) if now else None)
+        return found
+
+
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(
-        self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], connections_max: int
+        self,
+        address: tuple[str, int],
+        handler: type[BaseHTTPRequestHandler],
+        connections_max: int,
+        certificates: _Certificates | None,
     ) -> None:
+        self._certificates = certificates
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._free = threading.Semaphore(connections_max)
         super().__init__(address, handler)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """The next connection, by the certificates of this moment."""
+        request, client = super().get_request()
+        if self._certificates is None:
+            return request, client
+        # The handshake is done where the request is read: a silent client holds up nobody.
+        context = self._certificates.now()
+        return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False), client
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Its thread, if there may be one more. Nobody waits here: stop() would wait too."""
@@ -251,13 +299,19 @@ class _Handler(BaseHTTPRequestHandler):
         calls: dict[str, Callable[[Object], object]] = {
             "filter": extender.filter,
             "prioritize": extender.prioritize,
-            "bind": extender.bind,
+            "bind": lambda asked: extender.bind(asked, self._gone),
         }
         call = None if self.read_only else calls.get(name)
         if call is None:
             raise BadRequestError("POST /filter, /prioritize or /bind", HTTPStatus.NOT_FOUND)
         with extender.meter.timed(name):
             return call(body)
+
+    def _gone(self) -> bool:
+        """Whether the caller has hung up: it says nothing before it has its answer."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _length(self) -> int:
         """Of the body, which is not too long."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two nodes of two GPUs, and the chart's own scheduler with the extender beside it."""
+"""Two nodes of two GPUs, and the chart's own scheduler with the extender beside it, twice."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,7 @@ GPU = "harp.dev/gpu"
 @pytest.fixture(scope="module")
 def nodes(harp: Harp) -> Iterator[dict[str, Harp]]:
     """Both nodes have GPUs; shares are placed by the extender."""
-    harp.chart.install({"extender": {"enabled": True, "replicas": 1}})
+    harp.chart.install({"extender": {"enabled": True, "replicas": 2}})
     second = harp.on(2)
     second.gpus_here(True)
     rollout = ["rollout", "status", "deployment/harp-extender", "--timeout=120s"]
@@ -50,6 +51,14 @@ def promised(nodes: dict[str, Harp], pod: Pod) -> tuple[str, list[str]]:
     for one in nodes[node].cli("devices")["devices"]:
         names |= {one["uuid"]: one["uuid"], str(one["index"]): one["uuid"]}
     return node, [names[word] for word in written]
+
+
+def leader(harp: Harp) -> str:
+    """The pod whose scheduler has the lease; "": nobody at this moment."""
+    kubectl = harp.cluster.kubectl
+    lease = kubectl("-n", NAMESPACE, "get", "lease", "harp-scheduler", "-o", "json")
+    holder = json.loads(lease)["spec"].get("holderIdentity") or ""
+    return str(holder.rpartition("_")[0])
 
 
 def test_forty_and_forty_free_wait_for_sixty(space: Space, nodes: dict[str, Harp]) -> None:
@@ -103,3 +112,41 @@ def test_the_plugin_gives_the_gpu_that_is_written(
     tenant = nodes[first].tenant(space.name, pod.name, "main")
     assert tenant is not None
     assert tenant["gpus"] == [gpu]
+
+
+def test_pods_of_one_size_have_the_gpus_that_are_written(
+    space: Space, nodes: dict[str, Harp]
+) -> None:
+    """All at once on one node: kubelet serves them in any order, and the plugin has but a hint."""
+    (first, _) = nodes
+    there = {"kubernetes.io/hostname": first}
+    for turn in range(3):
+        pods = [placed(space, f"p{turn}{n}", 60, nodeSelector=there) for n in range(2)]
+        pods += [placed(space, f"q{turn}{n}", 40, nodeSelector=there) for n in range(2)]
+        for pod in pods:
+            pod.until("Running")
+        for pod in pods:
+            assert where(nodes, pod) == promised(nodes, pod)
+        for pod in pods:
+            pod.end()
+
+
+def test_the_scheduler_that_leads_dies(space: Space, nodes: dict[str, Harp]) -> None:
+    """While it binds. The other goes on; each pod runs where it is written, none beside another."""
+    harp = nodes[min(nodes)]
+    died = wait_for("a scheduler leads", lambda: leader(harp))
+    pods = [placed(space, f"a{n}", 60) for n in range(2)]
+    kill = ["delete", "pod", died, "--grace-period=0", "--force"]
+    harp.cluster.kubectl("-n", NAMESPACE, *kill)
+    pods += [placed(space, f"b{n}", 60) for n in range(2)]
+    for pod in pods:
+        pod.until("Running", limit_s=120)  # the lease lasts 15 s
+    assert leader(harp) not in ("", died)
+    assert all(where(nodes, pod) == promised(nodes, pod) for pod in pods)
+    assert len({str(where(nodes, pod)) for pod in pods}) == 4
+    late = placed(space, "late", 60)
+    why = "largest free share on one GPU is 40, need 60"
+    wait_for("the scheduler has said why", lambda: why in late.why())
+    pods[0].end()
+    late.until("Running")
+    assert where(nodes, late) == promised(nodes, late)

@@ -95,7 +95,7 @@ def test_hundreds_of_bindings_may_wait(serving: Any) -> None:
     waiting = threading.Semaphore(0)
     go_on = threading.Event()
 
-    def wait(_body: object) -> object:
+    def wait(_body: object, _gone: object) -> object:
         waiting.release()
         go_on.wait(60)
         return {}
@@ -181,7 +181,7 @@ def test_large_bodies_are_worked_on_one_at_a_time(
         go_on.wait(20)
         return {}
 
-    stub = SimpleNamespace(lack="", filter=slow, prioritize=None, bind=lambda _body: {})
+    stub = SimpleNamespace(lack="", filter=slow, prioritize=None, bind=lambda _body, _gone: {})
     stub.meter = SimpleNamespace(timed=lambda _name: contextlib.nullcontext())
     server = serving(extender=stub)
     large, small = json.dumps({"x": "x" * BODY_SMALL}), {"x": "x"}

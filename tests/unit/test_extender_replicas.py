@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -335,3 +337,24 @@ def test_kube_scheduler_hears_in_time_that_one_has_to_wait(
         assert service._binder.close()
         assert "not the leader" in binding.result(1)
     assert "b" not in bound(kube)
+
+
+def test_who_hangs_up_is_not_bound_for_later(
+    kube: FakeKube, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kube-scheduler that has lost its election ends; the next one has an extender of its own."""
+    monkeypatch.setattr(module, "_WAIT_S", 60.0)
+    kube.kubelet = False
+    for name in "ab":
+        kube.put(pod(name, 60))
+    assert bind(service, pod("a", 60), "n1") == ""
+    connection = http.client.HTTPConnection("127.0.0.1", service.server.port, timeout=20)
+    asked = {"PodName": "b", "PodNamespace": "ns", "PodUID": "uid-b", "Node": "n1"}
+    connection.request("POST", "/bind", json.dumps(asked))
+    wait_for(lambda: service._binder._running == 1)
+    wait_for(lambda: bool(service.lock._waiters))  # type: ignore[attr-defined]
+    connection.close()
+    wait_for(lambda: service._binder._running == 0)
+    kube.begin(pod("a", 60))
+    assert bind(service, pod("b", 60), "n2") == ""
+    assert bound(kube) == {"a": ("n1", "0"), "b": ("n2", "0")}

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -343,35 +341,6 @@ def test_metrics(kube: FakeKube, start: Start) -> None:
     assert found[("harp_scheduler_leader",)] == 1
     assert call(service.metrics.port, "GET", "/readyz")[0] == 200
     assert call(service.metrics.port, "POST", "/bind", {})[0] == 404  # not here
-
-
-def _certificates(folder: Path) -> Tls:
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    openssl("req", "-x509", *key, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.crt")
-    by_ca = ["-CA", "ca.crt", "-CAkey", "ca.key"]
-    for name in ("tls", "client"):
-        more = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"]
-        openssl(
-            "req", "-x509", *key, *by_ca, *more, "-keyout", f"{name}.key", "-out", f"{name}.crt"
-        )
-    return Tls(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
-
-
-def test_https_for_known_callers(start: Start, tmp_path: Path) -> None:
-    service = start(tls=_certificates(tmp_path))
-    stranger = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
-    with pytest.raises((OSError, http.client.HTTPException)):
-        call(service.server.port, "GET", "/healthz", tls=stranger)
-    known = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
-    known.load_cert_chain(tmp_path / "client.crt", tmp_path / "client.key")
-    # one who says nothing holds up nobody
-    silent = http.client.HTTPConnection("127.0.0.1", service.server.port, timeout=20)
-    silent.connect()
-    assert call(service.server.port, "GET", "/healthz", tls=known)[0] == 200
-    silent.close()
 
 
 def test_what_cannot_be_served(start: Start, service: Service, tmp_path: Path) -> None:
