@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 from link_session import Near, link_program
 from machine import ROOT, Machine, machine
+from uid_blocks import UidBlock
 
 from harp import __version__
 from harp.api.v1 import remote_pb2 as pb
@@ -58,7 +59,9 @@ class Remote:
     def __init__(self, at: Machine, *options: str, **env: str) -> None:
         self.at = at
         link_program(at.native_dir)
-        command = [sys.executable, "-m", "harp", "remote", "serve", "--json", *options]
+        self.uids = UidBlock() if os.geteuid() == 0 and "--worker-uids" not in options else None
+        users = ("--worker-uids", str(self.uids.range)) if self.uids else ()
+        command = [sys.executable, "-m", "harp", "remote", "serve", "--json", *options, *users]
         self.log = at.base / f"serve-{len(list(at.base.glob('serve-*')))}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -107,6 +110,8 @@ class Remote:
             assert not [pid for pid in mine if exe(pid) in ("harp-link", "harp-worker")]
         assert self.process.stdout is not None
         self.process.stdout.close()
+        if self.uids is not None:
+            self.uids.close()
 
 
 class Client:

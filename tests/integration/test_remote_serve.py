@@ -322,3 +322,22 @@ def _channel(endpoint: str, folder: Path, ca: Path | None = None) -> grpc.Channe
 def _near(folder: Path) -> dict[str, str]:
     files = {"cert": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
     return {name: str(folder / file) for name, file in files.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="leases have users of their own where root serves")
+def test_nodes_that_know_nothing_of_each_other_end_only_their_own(native_dir: Path) -> None:
+    """Of tests that run beside each other, each with locks of its own, on the uids of one host."""
+    with serving(native_dir) as one, serving(native_dir) as other:
+        mine, theirs = one.client(), other.client()
+        lease, short = mine.lease(mem_limit_bytes=256 * MIB), theirs.lease()  # neither runs yet
+        program = mine.holder(lease, 64)
+        theirs.release(short)
+        assert one.uids is not None
+        assert [uid_of(pid) in one.uids.range for pid in one.workers()].count(True) >= 1
+        program.communicate(timeout=60)
+        assert program.returncode == 0, one.log.read_text()
+
+
+def uid_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
