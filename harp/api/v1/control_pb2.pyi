@@ -1255,7 +1255,9 @@ class Job(google.protobuf.message.Message):
     user: builtins.str
     """a digest, salted by the machine"""
     image: builtins.str
+    """of its container"""
     framework: builtins.str
+    """pytorch, tinygrad, ..."""
     owner: builtins.str
     """of a pod: namespace/Kind/name of what made it"""
     gpu: builtins.str
@@ -1305,6 +1307,7 @@ class JobNumber(google.protobuf.message.Message):
     name: builtins.str
     """of its option"""
     value: builtins.float
+    """as it was said"""
     def __init__(
         self,
         *,
@@ -1324,7 +1327,9 @@ class JobLabel(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     name: builtins.str
+    """as its user chose it"""
     value: builtins.str
+    """likewise"""
     def __init__(
         self,
         *,
@@ -1404,7 +1409,9 @@ class Run(google.protobuf.message.Message):
     elastic: builtins.bool
     """it grabs all it is given"""
     @property
-    def job(self) -> global___Job: ...
+    def job(self) -> global___Job:
+        """what ran"""
+
     @property
     def used(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
         """by target: what it needed"""
@@ -1520,6 +1527,7 @@ class EstimateRequest(google.protobuf.message.Message):
     tenant: builtins.str
     """of a tenant, living or lately ended; then nothing else is looked at"""
     image: builtins.str
+    """of its container"""
     framework: builtins.str
     """empty: guessed from the command"""
     owner: builtins.str
@@ -1539,7 +1547,9 @@ class EstimateRequest(google.protobuf.message.Message):
         """its words; they are not kept"""
 
     @property
-    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """its user's own"""
+
     def __init__(
         self,
         *,
@@ -1642,7 +1652,9 @@ class GetRunsReply(google.protobuf.message.Message):
     more: builtins.bool
     """there may be one"""
     @property
-    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Run]: ...
+    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Run]:
+        """in the order asked for"""
+
     def __init__(
         self,
         *,
@@ -1678,6 +1690,7 @@ class AddRunsReply(google.protobuf.message.Message):
 
     ADDED_FIELD_NUMBER: builtins.int
     added: builtins.int
+    """runs"""
     def __init__(
         self,
         *,
