@@ -49,7 +49,7 @@ RUNS = st.builds(
     ended_s=REAL,
     outcome=st.sampled_from(Outcome),
     exit_status=st.none() | st.integers(-255, 255),
-    used=st.dictionaries(st.sampled_from(TARGETS), REAL),
+    used=st.dictionaries(st.sampled_from((*TARGETS, "other")), REAL),
     quantiles=st.dictionaries(NAMES, REAL, max_size=3),
     mem_limit_bytes=COUNT,
     share_ratio=st.floats(0, 1),
