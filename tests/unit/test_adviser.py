@@ -278,6 +278,7 @@ def test_one_refused_before_any_run_ended_is_given_no_less_than_its_request() ->
     adviser.learn(_oom(job(), 24 * GIB, 30 * GIB))
     said = memory(adviser, job(), 6000.0)
     assert (said.bound, said.known) == (24 * GIB, False)
+    assert said.reason == "the request, 24 GiB: a run was refused memory"
     opted = Adviser(AdviseConfig(above_request=True))
     opted.learn(_oom(job(), 24 * GIB, 30 * GIB))
     assert memory(opted, job(), 6000.0).bound == pytest.approx(36 * GIB)
