@@ -20,19 +20,19 @@ from pathlib import Path
 
 import structlog
 
-from device_plugin.allocator import check, least_slots, limits
-from device_plugin.annotations import PREFIX, refine
+from device_plugin.allocator import check, limits
+from device_plugin.annotations import refine
 from device_plugin.asked import Events, Holders, LoggedEvents, NodePods, NoPods
-from device_plugin.book import Book, Cap, Grant, Made, grant_id, misnamed, missing
-from device_plugin.estimates import REASON, Estimates, Modes, cap_of, capped, word_of
-from device_plugin.identity import Ambiguous, Container, Holding, Match, Pod
+from device_plugin.book import Book, Grant, grant_id, misnamed, missing
+from device_plugin.estimates import Estimates, Modes, capped
+from device_plugin.identity import Ambiguous, Holding, Match, Pod
+from device_plugin.lowering import Lowering
 from device_plugin.metrics import AMBIGUOUS, UNKNOWN, Counts
 from device_plugin.slots import Slots
 from device_plugin.tenants import Tenants, alive, drop_folder, make_folder, tenant_name
 from device_plugin.turns import Turns
 from device_plugin.whose import Patience, Whose
 from harp.errors import DaemonError, DaemonUnreachable, HarpError, QuotaExceeded
-from harp.estimator.modes import Mode
 from harp.metrics import families
 from harp.model import Limits
 
@@ -82,8 +82,7 @@ class Starts:
         modes: Modes | None = None,
     ) -> None:
         self._slots = slots
-        self._estimates = estimates
-        self._modes = modes or Modes()
+        self._lowering = Lowering(slots, events, estimates, modes)
         self._book = book
         self._grants = grants
         self._tenants = tenants
@@ -155,39 +154,6 @@ class Starts:
             self._events.tell(pod, "HarpAnnotation", problem.message)
         return refined
 
-    def _estimated(self, grant: Grant, pod: Pod, before: Grant | None) -> Grant:
-        """The grant as estimates lower it, where its pod is one for which they may.
-
-        Args:
-            grant: with the limits it has without.
-            pod: its.
-            before: who has had its slots: harpd may be away.
-        """
-        name = grant.owner.container if grant.owner else ""
-        container = next((c for c in pod.containers if c.name == name), Container(name))
-        made = Made(container.image, pod.maker, container.command)
-        grant = replace(grant, made=made)
-        mode = self._modes.of(pod)
-        if mode is Mode.OBSERVE or self._estimates is None:
-            return grant
-        try:
-            needs = self._estimates.needs(grant)
-        except HarpError as error:
-            _log.warning("not_estimated", grant=grant.id, reason=error.message)
-            same = before is not None and (before.owner, before.pod_uid) == (grant.owner, pod.uid)
-            cap = before.cap if before is not None and same and mode is Mode.ENFORCE else Cap()
-            return replace(grant, limits=capped(grant.limits, cap), cap=cap)
-        cap = cap_of(grant.limits, needs)
-        if cap == Cap():
-            return grant
-        done = mode is Mode.ENFORCE
-        word = word_of(name, grant.limits, needs, cap, done=done)
-        least = least_slots(self._slots, grant.ids, capped(grant.limits, cap))
-        if least < len(grant.ids):
-            word = f"{word}; {PREFIX}gpu-share: {least} would do"
-        self._events.tell(pod, REASON, word)
-        return replace(grant, limits=capped(grant.limits, cap), cap=cap) if done else grant
-
     def living(self) -> tuple[Grant, ...]:
         """The grants as they are now."""
         with self._lock:
@@ -208,7 +174,7 @@ class Starts:
             share = grant.share or grant.limits
             refined = self._refined(share, grant.id, pod)
             # What it will need does not follow from what is edited meanwhile.
-            cap = grant.cap if self._modes.of(pod) is Mode.ENFORCE else Cap()
+            cap = self._lowering.kept(grant, pod)
             refined = capped(refined, cap)
             edited = replace(
                 grant, limits=refined, pod_uid=pod.uid, share=share, cap=cap, asked=None
@@ -306,7 +272,7 @@ class Starts:
                 if pod is not None:
                     limits = self._refined(share, bare.id, pod)
                     named = replace(named, pod_uid=pod.uid, limits=limits)
-                    named = self._estimated(named, pod, before)
+                    named = self._lowering.estimated(named, pod, before)
                 elif not found.sure and before is not None and before.owner == owner:
                     # What the API server said when it was last asked, perhaps of another pod of
                     # that name.
