@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a key has shown of one target, in a few hundred bytes. Pure.
 
-Most keys have few runs: those are kept as they are, and their quantiles are exact. From the 17th
-run on a decayed sketch is kept beside the last 16 (research/estimator.md, section 4).
+Most keys have few runs: those are kept as they are, and their quantiles are exact. Once that would
+take as much as a decayed sketch (kilobytes), there is one, and the last 16 beside it
+(research/estimator.md, section 4).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from harp.estimator.sketch import Decayed
 
 __all__ = ["KEPT", "Past"]
 
-#: runs of a key that are kept as they are
+#: last runs of a key, always kept as they are
 KEPT = 16
+#: runs that are kept as they are before there is a sketch
+_EXACT = 48
 #: two that weigh the same but for rounding do: the larger stands
 _TIE = 1e-9
 
@@ -28,43 +31,49 @@ class Past:
         timed: `at` is a time; else it is how many runs came before.
     """
 
-    __slots__ = ("_at", "_half_life", "_sketch", "last", "runs")
+    __slots__ = ("_at", "_half_life", "_sketch", "_values", "runs")
 
     def __init__(self, half_life: float, *, timed: bool) -> None:
         self._half_life = half_life
         self.runs = 0
-        #: the last KEPT values, oldest first
-        self.last = array("d")
+        #: the last values, oldest first: all, or KEPT once there is a sketch
+        self._values = array("d")
         #: when they came, until there is a sketch; None: not timed
         self._at = array("d") if timed else None
         self._sketch: Decayed | None = None
 
+    @property
+    def last(self) -> array[float]:
+        """The last KEPT values, oldest first."""
+        return self._values[-KEPT:]
+
     def add(self, value: float, at: float = 0.0) -> None:
         """One more run; `at` does not fall (one that does counts as the oldest)."""
-        if self._sketch is None and len(self.last) == KEPT:
+        if self._sketch is None and len(self._values) == _EXACT:
             self._sketch = Decayed(self._half_life)
-            for old, when in zip(self.last, self._when(), strict=True):
+            for old, when in zip(self._values, self._when(), strict=True):
                 self._sketch.add(old, when)
+            del self._values[: 1 - KEPT]
             self._at = None if self._at is None else array("d")
         if self._sketch is not None:
             self._sketch.add(value, self.runs if self._at is None else at)
-            del self.last[0]
+            del self._values[: 1 - KEPT]
         elif self._at is not None:
             self._at.append(at)
-        self.last.append(value)
+        self._values.append(value)
         self.runs += 1
 
     def quantile(self, q: float) -> float | None:
         """The value that a share `q` of the weight is not above; None: nothing came yet."""
         if self._sketch is not None:
             return self._sketch.quantile(q)
-        if not self.last:
+        if not self._values:
             return None
-        # As the sketch weighs them, so that nothing jumps at the 17th.
+        # As the sketch weighs them, so that nothing jumps once there is one.
         when = self._when()
         weighed = sorted(
             (value, 2.0 ** (max(0.0, at - when[0]) / self._half_life))
-            for value, at in zip(self.last, when, strict=True)
+            for value, at in zip(self._values, when, strict=True)
         )
         rank = q * (sum(weight for _, weight in weighed) - 1.0)
         for value, weight in weighed:
@@ -78,6 +87,6 @@ class Past:
 
     def spread(self, runs: int) -> float:
         """How far the last ones lie apart, in parts of the largest."""
-        values = self.last[-runs:]
+        values = self._values[-runs:]
         largest = max(values, default=0.0)
         return (largest - min(values)) / largest if largest > 0 else 0.0
