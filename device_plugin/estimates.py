@@ -10,9 +10,9 @@
 | any | off | nothing |
 
 Never above what the share and the pod's own annotations give, so what a quota counts stays what is
-had. Only what was learned from runs counts: who is unknown keeps all. Of time the guarantee is
-lowered and not the limit: else nobody could ever be seen to need more. A container that runs keeps
-what it started with.
+had. Only what was learned from runs of such a job counts: who is unknown keeps all, though others
+with its image or of its user may be known. Of time the guarantee is lowered and not the limit: else
+nobody could ever be seen to need more. A container that runs keeps what it started with.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from device_plugin.annotations import PREFIX
 from device_plugin.book import Cap, Grant
 from device_plugin.identity import Pod
 from harp.estimator.job import Need
+from harp.estimator.keys import SIMILAR
 from harp.estimator.modes import Mode, mode_of
 from harp.model import Limits
 from harp.units import PPM, format_percent, format_size
@@ -82,8 +83,10 @@ def cap_of(limits: Limits, needs: Mapping[str, Need]) -> Cap:
 
 
 def _bound(need: Need | None) -> float:
-    """Of what is known; 0: nothing is."""
-    return (need.bound or 0.0) if need is not None and need.known else 0.0
+    """Of what is known of jobs like it; 0: nothing is."""
+    if need is None or not need.known or need.level not in SIMILAR:
+        return 0.0
+    return need.bound or 0.0
 
 
 def capped(limits: Limits, cap: Cap) -> Limits:

@@ -90,6 +90,15 @@ class Advice:
         elif not self.state:
             self._learn(run)
 
+    def still(self, run: Run) -> None:
+        """A run goes on, and has come so far: what is beyond its bound counts at once."""
+        if self.state:
+            return
+        try:
+            self._adviser.still(run)
+        except Exception:  # noqa: BLE001 - as below
+            _log.exception("run_not_followed")
+
     def remember(self, name: str, ended: Ended) -> None:
         """A tenant of that name has ended."""
         self._ended.pop(name, None)

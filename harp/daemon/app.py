@@ -129,7 +129,8 @@ async def run(
             advice.remember(tenant.name, Ended(tenant.uid, run))
         pools.told(tenant, run)
 
-    recording = Recording(config.history, state_dir(env), book, harpd.evaders.lineage, told)
+    lineage = harpd.evaders.lineage
+    recording = Recording(config.history, state_dir(env), book, lineage, told, still=advice.still)
     pools = Pools(config.estimate, advice.ask, recording.job_of, book, buffer)
     reporter = Reporter(book, link, harpd, pools, config)
 

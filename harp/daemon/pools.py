@@ -22,6 +22,7 @@ from harp.daemon.owners import Wish
 from harp.daemon.picture import Picture
 from harp.estimator.gpu_windows import Windows
 from harp.estimator.job import Job, Need, Run
+from harp.estimator.keys import SIMILAR
 from harp.estimator.modes import Mode, mode_of, read_modes
 from harp.estimator.packing import Buffer
 from harp.estimator.track import Track, judge
@@ -100,7 +101,7 @@ class Pools:
         needs = {need.target: need for need in self._ask(job)}
         wish = replace(wish, duty_ppm=_duty_ppm(needs))
         memory = needs.get(_MEMORY)
-        if memory is None or not memory.known or not memory.bound:
+        if memory is None or not _own(memory) or not memory.bound:
             return wish
         limits = wish.limits if wish.held else _lowered(wish.limits, memory, needs.get(_SHARE))
         if limits != wish.limits:
@@ -185,6 +186,11 @@ class Pools:
         return int(memory.typical)
 
 
+def _own(need: Need) -> bool:
+    """Whether it was learned from jobs like it, and not of others of its user, or of all."""
+    return need.known and need.level in SIMILAR
+
+
 def _key(tenant: Tenant) -> tuple[int, float]:
     return tenant.tenant_id, tenant.created_s
 
@@ -201,6 +207,6 @@ def _lowered(limits: Limits, memory: Need, share: Need | None) -> Limits:
     assert memory.bound is not None
     bound = math.ceil(memory.bound / GRANULE_BYTES) * GRANULE_BYTES
     share_ppm = limits.share_ppm
-    if share is not None and share.known and share.bound:
+    if share is not None and _own(share) and share.bound:
         share_ppm = min(share_ppm, math.ceil(share.bound * PPM))
     return replace(limits, mem_bytes=min(limits.mem_bytes or bound, bound), share_ppm=share_ppm)

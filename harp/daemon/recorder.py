@@ -246,6 +246,14 @@ class Recorder:
         """All that is known of who lives, by key."""
         return {key: _to_note(watch) for key, watch in self._watched.items()}
 
+    def going(self) -> list[Run]:
+        """Runs of those who live, as far as they came when last seen."""
+        # Of a copy: what makes a run closes its minute.
+        return [
+            _run(_from_note(text), End(0.0, How.LOST), self._watched[key].job.device_mem_bytes)
+            for key, text in self.notes().items()
+        ]
+
     def resume(self, notes: Mapping[str, str], tenants: Iterable[Tenant]) -> dict[str, Run]:
         """Go on where another left off. Who does not live any more was lost: nobody saw its end.
 

@@ -61,6 +61,7 @@ class Recording:
         book: the tenants.
         lineage: whose processes are whose.
         told: of every run that was written down, with its number, on the event loop.
+        still: of every run that goes on, once a minute.
     """
 
     def __init__(
@@ -70,12 +71,15 @@ class Recording:
         book: Book,
         lineage: Lineage,
         told: Callable[[Tenant | None, Run], None],
+        *,
+        still: Callable[[Run], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._state = state
         self._book = book
         self._lineage = lineage
         self._told = told
+        self._still = still
         self._recorder = Recorder()
         self._exits = Exits()
         self._salt = secrets.token_bytes(_SALT_BYTES)  # of this harpd alone, if none can be kept
@@ -279,6 +283,8 @@ class Recording:
                 await self._note(everyone=now_s - noted_s >= _NOTE_S)
                 if now_s - noted_s >= _NOTE_S:
                     noted_s = now_s
+                    for run in self._recorder.going():
+                        self._still(run)
                 if now_s - pruned_s >= _PRUNE_S:
                     pruned_s = now_s
                     await asyncio.to_thread(self._history.prune, time.time())

@@ -7,8 +7,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from harp.daemon.advice import READING, Advice, Ended
 from harp.errors import DaemonError
@@ -53,6 +55,30 @@ def test_three_runs_of_a_job_are_enough() -> None:
     assert need.bound is not None
     assert 500 * MIB <= need.bound < 1024 * MIB
     assert advice.explain(JOB)
+
+
+def test_who_goes_on_beyond_its_bound_is_heard_of_before_it_ends() -> None:
+    advice = filled(run(n) for n in (1, 2, 3))
+    before = advice.ask(JOB)[0]
+    assert before.bound is not None
+    going = replace(run(4), used={"gpu_mem_bytes": before.bound * 1.5})
+    Advice(Adviser()).still(going)  # while history is read nothing is followed
+    advice.still(going)
+    after = advice.ask(JOB)[0]
+    assert after.bound is not None
+    assert after.bound >= before.bound * 1.5
+
+
+def test_one_that_cannot_be_followed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    advice = filled(run(n) for n in (1, 2, 3))
+
+    def odd(_self: Adviser, _run: Run) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(Adviser, "still", odd)
+    with capture_logs() as logs:
+        advice.still(run(4))
+    assert [log["event"] for log in logs] == ["run_not_followed"]
 
 
 def test_runs_that_end_while_it_reads_are_learned_after_it_and_once() -> None:

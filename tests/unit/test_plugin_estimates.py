@@ -21,8 +21,10 @@ GIB = 1 << 30
 SHARE = Limits(mem_bytes=20 * GIB, share_ppm=250_000, limit_ppm=250_000)
 
 
-def need(target: str, bound: float | None, *, known: bool = True) -> dict[str, Need]:
-    return {target: Need(target, None, bound, 0.98, known, "owner", 7, "because")}
+def need(
+    target: str, bound: float | None, *, known: bool = True, level: str = "owner"
+) -> dict[str, Need]:
+    return {target: Need(target, None, bound, 0.98, known, level, 7, "because")}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,7 @@ def need(target: str, bound: float | None, *, known: bool = True) -> dict[str, N
         ("less time", need("share_ratio", 0.1), Cap(0, 100_000, 20 * GIB, 250_000)),
         ("more than the share", need("gpu_mem_bytes", 30.0 * GIB), Cap()),
         ("just the share", need("gpu_mem_bytes", 20.0 * GIB), Cap()),
+        ("what others with its image need", need("gpu_mem_bytes", 5.0 * GIB, level="image"), Cap()),
         ("not learned from runs", need("gpu_mem_bytes", 5.0 * GIB, known=False), Cap()),
         ("nothing said", {}, Cap()),
         ("no bound", need("gpu_mem_bytes", None), Cap()),

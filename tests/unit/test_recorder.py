@@ -89,6 +89,22 @@ def test_a_run_says_what_was_seen() -> None:
     assert run.quantiles["host_mem_bytes.p50"] == pytest.approx(61 * MIB, rel=0.02)
 
 
+def test_a_run_that_goes_on_is_told_as_far_as_it_came_and_is_none_the_worse() -> None:
+    looks = [seen(t, mem=100, used_s=t / 2, cpu_s=t * 2.0) for t in range(1, 120)]
+    recorder = Recorder()
+    recorder.begin(T, JOB)
+    for one in looks[:50]:
+        recorder.see(T, one)
+    (so_far,) = recorder.going()
+    assert (so_far.job, so_far.started_s, so_far.ended_s) == (JOB, BEGAN_S, BEGAN_S + 50)
+    assert so_far.used["duration_s"] == 50
+    assert so_far.used["gpu_mem_bytes"] == 100 * MIB
+    for one in looks[50:]:
+        recorder.see(T, one)
+    assert recorder.end(T, end(120), 1 << 30) == run_of(looks, end(120))
+    assert recorder.going() == []
+
+
 def test_the_share_is_of_the_looks_with_work_not_of_the_idle_ones() -> None:
     """A second of full use in ten: the device must be its own then."""
     looks = [seen(t, used_s=math.ceil(t / 10)) for t in range(1, 601)]

@@ -64,13 +64,19 @@ class Desk:
 
     state: Path
     told: list[tuple[Tenant | None, Run]] = field(default_factory=list)
+    going: list[Run] = field(default_factory=list)
     tenants: dict[int, Tenant] = field(default_factory=dict)
     config: HistoryConfig = field(default_factory=HistoryConfig)
 
     def new(self) -> Recording:
         book = cast("Any", SimpleNamespace(tenants=self.tenants, devices={"GPU-1": DEVICE}))
         return Recording(
-            self.config, self.state, book, Lineage(), lambda *one: self.told.append(one)
+            self.config,
+            self.state,
+            book,
+            Lineage(),
+            lambda *one: self.told.append(one),
+            still=self.going.append,
         )
 
 
@@ -326,9 +332,11 @@ def test_notes_and_runs_are_written_by_themselves(
         recording.made(other, ["t"])
         recording.ended(one, picture(one), "ended")
         async with asyncio.timeout(10):
-            while not desk.told or not _notes(desk):  # noqa: ASYNC110 - of a file
+            while not desk.told or not _notes(desk) or not desk.going:  # noqa: ASYNC110 - a file
                 await asyncio.sleep(0.01)
         keeping.cancel()
+        assert {run.started_s for run in desk.going} <= {one.created_s, other.created_s}
+        assert desk.going[-1].started_s == other.created_s
         assert [key.partition("@")[0] for key in _notes(desk)] == ["2"]
 
     do(desk, steps)
