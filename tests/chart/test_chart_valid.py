@@ -206,7 +206,6 @@ def test_harpd_is_not_restarted_for_a_device_that_does_not_answer(template: Temp
 def test_the_plugin_of_remote_shares_is_probed_and_scraped_as_the_other_is(
     template: Template,
 ) -> None:
-    """The keeper, whose end would end leases, is not: to start it again mends no pool."""
     values = {**SCENARIOS["remote"], "plugin": {"metricsPort": 9555}}
     objects = template({**values, "monitoring": {"podMonitor": {"enabled": True}}})
     found = {}
@@ -224,12 +223,6 @@ def test_the_plugin_of_remote_shares_is_probed_and_scraped_as_the_other_is(
     assert all(probe["httpGet"]["port"] == port["name"] for probe in probes.values())
     scraped = {e["port"] for e in one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]}
     assert port["name"] in scraped
-    (keeper,) = (
-        c
-        for c in one(objects, "DaemonSet", "-remote")["spec"]["template"]["spec"]["containers"]
-        if c["name"] == "keeper"
-    )
-    assert "livenessProbe" not in keeper
 
 
 @pytest.mark.parametrize("mode", ["scheduler", "service"])
