@@ -34,6 +34,7 @@ __all__ = ["main"]
 
 _log = structlog.get_logger(__name__)
 _PAUSE_S = 1.0
+_DAY_S = 86400
 
 
 def main() -> int:
@@ -153,9 +154,19 @@ def _settings(arguments: list[str]) -> Settings:
         metavar="NAME=MODE,...",
         help="and in these namespaces",
     )
+    parser.add_argument(
+        "--healthy-after",
+        type=float,
+        default=usual.clean_s,
+        metavar="S",
+        help="seconds without trouble, before an unhealthy GPU is offered again [%(default)g]",
+    )
     given = parser.parse_args(arguments)
+    if not 1 <= given.healthy_after <= _DAY_S:
+        parser.error(f"--healthy-after takes 1 to {_DAY_S} seconds, not {given.healthy_after:g}")
     return Settings(
         **common_values(given, usual),
+        clean_s=given.healthy_after,
         slots_per_gpu=given.slots_per_gpu,
         topology=given.topology,
         modes=Modes(Mode(given.estimate_mode), read_modes(given.estimate_namespaces)),

@@ -3,8 +3,8 @@
 
 NVML's events say what went wrong at once, a probe that really uses the GPU says whether it works.
 A GPU that was unhealthy is healthy again by itself: after CLEAN_PROBES good probes in a row and
-CLEAN_S without trouble, so one that fails every other minute stays out. Kubelet takes slots of an
-unhealthy GPU from what can be asked for; pods that run on it go on.
+CLEAN_S without trouble (or as long as is said), so one that fails every other minute stays out.
+Kubelet takes slots of an unhealthy GPU from what can be asked for; pods that run on it go on.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ class Health:
     trouble_s: float = -math.inf  #: when it last showed any
 
 
-def step(health: Health, event: Event, now_s: float) -> Health:
+def step(health: Health, event: Event, now_s: float, clean_s: float = CLEAN_S) -> Health:
     """The GPU's health after an event.
 
     Args:
         health: before.
         event: what was seen.
         now_s: monotonic.
+        clean_s: without trouble, before it is healthy again.
     """
     match event:
         case Xid(code) if code in APPLICATION_XIDS:
@@ -82,7 +83,7 @@ def step(health: Health, event: Event, now_s: float) -> Health:
             good = health.good + 1
             if health.healthy:
                 return replace(health, good=good, bad=0)
-            if good >= CLEAN_PROBES and now_s - health.trouble_s >= CLEAN_S:
+            if good >= CLEAN_PROBES and now_s - health.trouble_s >= clean_s:
                 return Health(good=good, trouble_s=health.trouble_s)
             return replace(health, good=good, bad=0)
 

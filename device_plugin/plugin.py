@@ -68,7 +68,7 @@ class Tempo:
 
     look_s: float = 0.2  #: at kubelet's folder: two stat calls
     sweep_s: float = 5.0
-    health_s: float = 20.0  #: between probes; events come when they come
+    health_s: float = 20.0  #: between probes, at most; events come when they come
     edits_s: float = 10.0  #: at the annotations of running pods
     wake_s: float = 1.0  #: longest that stop() waits for a thread
 
@@ -226,11 +226,13 @@ class Plugin:
 
     def _look_after(self) -> None:
         due_s = 0.0
+        # Where less time without trouble is enough, good probes are not to be waited for longer.
+        period_s = self._tempo.health_s * min(1.0, self._settings.clean_s / health.CLEAN_S)
         while not self._stop.is_set():
             try:
-                seen = [*self._others.signs.wait(self._tempo.wake_s)]
+                seen = [*self._others.signs.wait(min(self._tempo.wake_s, period_s))]
                 if time.monotonic() >= due_s:
-                    due_s = time.monotonic() + self._tempo.health_s
+                    due_s = time.monotonic() + period_s
                     seen += self._others.signs.probe(tuple(self._health)).items()
             except HarpError as error:
                 # Who is asked is away: that says nothing of the GPUs.
@@ -247,7 +249,8 @@ class Plugin:
                     before = self._health[uuid]
                     if isinstance(event, health.Xid):
                         self.counts.add_gpu(families.PLUGIN_XID, uuid, str(event.code))
-                    self._health[uuid] = health.step(before, event, time.monotonic())
+                    now_s, clean_s = time.monotonic(), self._settings.clean_s
+                    self._health[uuid] = health.step(before, event, now_s, clean_s)
                     if before.healthy and not self._health[uuid].healthy:
                         self.counts.add_gpu(families.PLUGIN_ILL, uuid)
             self.listing.set_ill({u: h.why for u, h in self._health.items() if not h.healthy})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from device_plugin.estimates import Modes
+from device_plugin.health import CLEAN_S
 from harp.config import listen_address
 from harp.errors import ConfigError
 
@@ -30,6 +31,7 @@ class Settings:
     slots_per_gpu: int = 100
     metrics_listen: str = ""  #: PORT (loopback alone) or HOST:PORT; "": nowhere
     modes: Modes = field(default_factory=Modes)  #: what comes of estimates
+    clean_s: float = CLEAN_S  #: without trouble, before slots of an unhealthy GPU are offered again
     topology: bool = False  #: tell kubelet the GPUs' NUMA nodes: its topology manager may then
     #: insist on one, against what HARP prefers
     library_dirs: tuple[str, ...] = (

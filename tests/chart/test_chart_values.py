@@ -92,6 +92,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"daemon": {"watchProceses": True}}, "watchProceses"),
     ({"daemon": {"settings": {"policy": "kill"}}}, "settings"),
     ({"daemon": {"metricsPort": 0}}, "metricsPort"),
+    ({"plugin": {"healthyAfterSeconds": 0}}, "healthyAfterSeconds"),
     ({"slotsPerGPU": 150}, "slotsPerGPU"),
     ({"gpusPerNode": 0}, "gpusPerNode"),
     ({"gpusPerNode": "8"}, "gpusPerNode"),

@@ -12,7 +12,7 @@ from rig.pods import Pod, Space, container
 
 SLEEP = ["sleep", "600"]
 STEPS = ["gpu_job.py", "--every", "0.5", "--seconds", "600"]
-#: three good probes and a minute
+#: ten seconds, as the rig sets it
 RECOVERY_S = 180.0
 
 

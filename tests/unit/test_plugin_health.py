@@ -84,6 +84,15 @@ def test_one_bad_probe_puts_a_gpu_on_its_way_back_out_but_says_why_it_was_out() 
     assert "79" in after((0, Xid(79)), (10, BAD), (20, BAD)).why
 
 
+def test_another_time_without_trouble_may_be_said() -> None:
+    ill = step(Health(), Xid(79), 0.0, 10.0)
+    for at_s in (1.0, 2.0, 9.0):
+        ill = step(ill, GOOD, at_s, 10.0)
+        assert not ill.healthy
+    assert step(ill, GOOD, 10.0, 10.0).healthy
+    assert not step(ill, GOOD, 10.0).healthy
+
+
 EVENTS = st.sampled_from([GOOD, GOOD, GOOD, BAD, Lost(), Xid(13), Xid(79)])
 
 

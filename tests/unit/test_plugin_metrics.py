@@ -209,6 +209,16 @@ def test_where_to_serve_is_read_at_once(tmp_path: Path) -> None:
         _settings([*arguments, "--metrics", ":9408"])
 
 
+def test_how_long_a_gpu_is_left_out_may_be_said(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--node", "n"]
+    assert _settings(arguments).clean_s == 60
+    assert _settings([*arguments, "--healthy-after", "10"]).clean_s == 10
+    for wrong in ("0.5", "86401", "nan"):
+        with pytest.raises(SystemExit):
+            _settings([*arguments, "--healthy-after", wrong])
+        assert "--healthy-after takes 1 to 86400 seconds" in capsys.readouterr().err
+
+
 def test_no_resource_label_is_forgotten() -> None:
     for family in PLUGIN:
         assert isinstance(family, Family)

@@ -25,6 +25,7 @@ _VALUES: Mapping[str, Any] = {
     "softwareGpu": {"enabled": True, "devices": ",".join(DEVICES)},
     "gpusPerNode": len(DEVICES),
     "extender": {"enabled": False},
+    "plugin": {"healthyAfterSeconds": 10},  # a minute is what it takes else
 }
 
 
