@@ -79,7 +79,7 @@ def test_dotted_names_are_settings_or_values_of_the_chart(page: Path) -> None:
         for name in _DOTTED.findall(span):
             if _FILES.search(name) or _OTHERS.search(name) or name in known:
                 continue
-            assert name.startswith(("harp.", "device_plugin.")), f"{name} in `{span}`"
+            assert name.startswith(("harp.", "device_plugin.", "native.")), f"{name} in `{span}`"
             assert importlib.util.find_spec(name), f"{name} in `{span}`"
 
 
