@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -27,14 +28,15 @@ _SYNOPSIS = re.compile(r"\[|\]|\.\.\.|…|\S\|\S|\s\|\s")
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_:./,=-]*")
 
 
-def pages() -> list[Path]:
+@cache
+def pages() -> tuple[Path, ...]:
     """Every page that people read."""
-    skip = {".venv", "build", "dist", "node_modules", ".git"}
-    return sorted(
-        path
-        for path in ROOT.rglob("*.md")
-        if not skip & set(path.relative_to(ROOT).parts) and "results" not in path.parts
-    )
+    found = [*ROOT.glob("*.md")]
+    for folder in ROOT.iterdir():
+        own = not folder.name.startswith(".") and folder.name not in {"build", "dist"}
+        if folder.is_dir() and (own or folder.name == ".github"):
+            found += (p for p in folder.rglob("*.md") if "results" not in p.parts)
+    return tuple(sorted(found))
 
 
 def blocks(text: str) -> Iterator[str]:
@@ -142,11 +144,15 @@ def chart_values() -> frozenset[str]:
     return frozenset(walk(tree, ""))
 
 
-def chart_problem(assignment: str) -> str:
-    """What is wrong with `--set a.b=c` of helm; "" if nothing."""
-    path = assignment.partition("=")[0]
-    dotted = re.split(r"(?<!\\)\.", path)
-    if dotted[:2] == ["daemon", "settings"]:
-        key = ".".join(dotted[2:]).replace("\\.", ".")
-        return "" if key in keys() else f"no setting: {key}"
-    return "" if path in chart_values() else f"no value of the chart: {path}"
+def chart_problem(line: str) -> str:
+    """What is wrong with a line's `--set a.b=c` of helm, as a shell hands it on; "" if nothing."""
+    words = shlex.split(line, comments=True)
+    for assignment in (next_ for word, next_ in pairwise(words) if word == "--set"):
+        path = assignment.partition("=")[0]
+        group, name = path.rpartition("daemon.settings.")[1:]
+        key = name.replace("\\.", ".")
+        if group and (key not in keys() or "." in name.replace("\\.", "")):
+            return f"no setting: {name}"
+        if not group and path not in chart_values():
+            return f"no value of the chart: {path}"
+    return ""

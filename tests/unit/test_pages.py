@@ -88,8 +88,7 @@ def test_what_helm_is_told_is_a_value_of_the_chart(page: Path) -> None:
     text = page.read_text()
     for line in (*blocks(text), *spans(text)):
         if line.startswith("helm ") and "--set" in line:
-            for assignment in re.findall(r"--set (\S+)", line):
-                assert chart_problem(assignment) == "", line
+            assert chart_problem(line) == "", line
 
 
 @pytest.mark.parametrize("page", STRICT, ids=_name)
@@ -201,6 +200,21 @@ def test_events_of_logs_are_said() -> None:
 )
 def test_a_wrong_command_is_noticed(command: str, problem: str) -> None:
     found = wrong(command, typed=True)
+    assert problem in found if problem else found == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (r"helm upgrade x --set 'daemon.settings.watchdog\.policy=kill'", ""),
+        (r"helm upgrade x --set daemon.settings.watchdog\.policy=kill", "no setting"),
+        (r"helm upgrade x --set 'daemon.settings.watchdog\.rule=kill'", "no setting"),
+        ("helm upgrade x --set cleanup.enabled=true --set gpusPerNode=8", ""),
+        ("helm upgrade x --set cleanup.enabled=true --set gpus=8", "no value of the chart: gpus"),
+    ],
+)
+def test_a_wrong_value_of_the_chart_is_noticed(line: str, problem: str) -> None:
+    found = chart_problem(line)
     assert problem in found if problem else found == ""
 
 
