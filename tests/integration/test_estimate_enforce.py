@@ -87,6 +87,9 @@ def test_observe_learns_and_changes_nothing(box: Machine) -> None:
     assert judged == covered == len(NEEDS) - 3
     assert figure(box, "harp_estimator_asked_bytes_total") == len(NEEDS) * 700 * MIB
     assert figure(box, "harp_estimator_bound_bytes_total") < len(NEEDS) * 700 * MIB
+    told = box.harp("metrics").stdout
+    for name in ("confidence_ratio", "coverage_ratio", "reserved_bytes", "saved_ratio"):
+        assert re.search(rf"^harp_estimator_{name}[{{ ]", told, re.MULTILINE), name
     child.communicate()
 
 
