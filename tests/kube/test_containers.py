@@ -35,7 +35,7 @@ def test_an_init_container_gives_its_share_on(space: Space) -> None:
 
 def test_an_init_container_has_its_annotations_and_keeps_its_share(space: Space) -> None:
     """Kubelet's list leaves init containers out, so the plugin knows them by their pod."""
-    slow = ["sh", "-c", "gpu_job.py --steps 1; sleep 50; gpu_job.py --steps 2"]
+    slow = ["sh", "-c", "gpu_job.py --steps 1; sleep 42; gpu_job.py --steps 2"]
     pod = space.pod(
         "job",
         container("main", ["true"]),
