@@ -12,21 +12,26 @@ folders and the injected libraries: a tenant's process loads no file that anothe
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
 import socket
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from harp.errors import RunDirUnsafe
 
-__all__ = ["RunDir", "check_socket", "find", "make_user_dir", "state_dir", "user_dir"]
+__all__ = ["RunDir", "check_socket", "find", "make_user_dir", "state_dir", "sweep", "user_dir"]
 
 SYSTEM = Path("/run/harp")
 RENDEZVOUS = Path("/tmp/harp-run")  # noqa: S108 - its owner and mode are checked before use
 
+#: a folder that is younger may be in the making
+_STALE_S = 60.0
 #: struct sockaddr_un holds so many bytes of path
 _SOCKET_PATH_MAX = 107
 
@@ -212,3 +217,24 @@ def _check_folder(path: Path, hint: str) -> os.stat_result:
     if found.st_mode & stat.S_IWOTH:
         raise RunDirUnsafe(f"{path} is writable by everybody", hint)
     return found
+
+
+def sweep(folders: Path, name: str, kind: socket.SocketKind) -> None:
+    """Remove what runs that ended, or were killed, have left: at their sockets nobody listens.
+
+    Args:
+        folders: one a run.
+        name: of the socket in each.
+        kind: of socket.
+    """
+    now = time.time()
+    for folder in folders.iterdir():
+        with contextlib.suppress(OSError):
+            if now - folder.stat().st_mtime < _STALE_S:
+                continue  # another `harp run` may be at work in it
+            with socket.socket(socket.AF_UNIX, kind) as probe:
+                probe.settimeout(0.2)
+                try:
+                    probe.connect(str(folder / name))
+                except (ConnectionRefusedError, FileNotFoundError):
+                    shutil.rmtree(folder, ignore_errors=True)

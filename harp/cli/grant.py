@@ -9,7 +9,6 @@ import secrets
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +21,11 @@ from harp.estimator.job import Need
 from harp.inject import FROM_DAEMON, Backing, driver_backing, shim_dir, soft_dir, tenant_env
 from harp.model import TenantClass
 from harp.native import find
-from harp.rundir import check_socket, make_user_dir
+from harp.rundir import check_socket, make_user_dir, sweep
 from harp.units import format_percent, format_size
 
 __all__ = ["connected", "describe", "grant", "say_grant"]
 
-_STALE_S = 60.0
 _BACKLOG = 128
 
 
@@ -70,7 +68,7 @@ def grant(
     backing = _backing(info, env, base)
     grants = base / "grants"
     grants.mkdir(mode=0o700, exist_ok=True)
-    _sweep(grants)
+    sweep(grants, "arbiter.sock", socket.SOCK_SEQPACKET)
     with _grant_folder(grants, request) as (folder, listening):
         request.grant_dir = str(folder)
         request.ticket = client.deposit(listening)
@@ -144,18 +142,3 @@ def _grant_folder(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def _sweep(grants: Path) -> None:
-    """Remove the folders of tenants that ended: on their sockets nobody listens any more."""
-    now = time.time()
-    for folder in grants.iterdir():
-        with contextlib.suppress(OSError):
-            if now - folder.stat().st_mtime < _STALE_S:
-                continue  # another `harp run` may be at work in it
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-                probe.settimeout(0.2)
-                try:
-                    probe.connect(str(folder / "arbiter.sock"))
-                except (ConnectionRefusedError, FileNotFoundError):
-                    shutil.rmtree(folder, ignore_errors=True)

@@ -55,26 +55,17 @@ CLASS_HELP = (
 HOST_HELP = "Limit of pinned host memory, all GPUs together; none lifts it."
 
 
-class _Size(_IntParam):
-    """A size such as 8GiB; "none" lifts the limit."""
+class _Quantity(_IntParam):
+    """A number with its unit; "none" lifts the limit.
 
-    name = "size"
+    Args:
+        name: for messages.
+        read: what reads it; raises UnitError.
+    """
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return 0 if value == "none" else parse_size(str(value))
-        except UnitError as error:
-            self.fail(f"{error.message}; {error.hint}", param, ctx)
-
-
-class _Percent(_IntParam):
-    """A share such as 30%; "none" lifts it."""
-
-    name = "percent"
+    def __init__(self, name: str, read: Callable[[str], int]) -> None:
+        self.name = name
+        self._read = read
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -82,7 +73,7 @@ class _Percent(_IntParam):
         if isinstance(value, int):
             return value
         try:
-            return 0 if value == "none" else parse_percent(str(value))
+            return 0 if value == "none" else self._read(str(value))
         except UnitError as error:
             self.fail(f"{error.message}; {error.hint}", param, ctx)
 
@@ -110,8 +101,8 @@ class _Auto(_AnyParam):
         return Auto(self._plain.convert(most, param, ctx) if colon else 0)
 
 
-SIZE = _Size()
-PERCENT = _Percent()
+SIZE = _Quantity("size", parse_size)
+PERCENT = _Quantity("percent", parse_percent)
 AUTO_SIZE = _Auto(SIZE)
 AUTO_PERCENT = _Auto(PERCENT)
 

@@ -20,7 +20,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +45,12 @@ from harp.remote.places import authority, endpoints, identity, read_token
 from harp.remote.renewing import Told, again_and_again
 from harp.remote.taking import Taker, Taking
 from harp.remote.who import Who
-from harp.rundir import check_socket, make_user_dir
+from harp.rundir import check_socket, make_user_dir, sweep
 from harp.units import format_percent, format_size
 
 __all__ = ["Where", "run_remote", "wanted"]
 
 _FAILED = 125
-_STALE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +297,7 @@ def _sentence(taking: Taking) -> str:
 def _place(base: Path, name: str) -> Iterator[Path]:
     """A folder of this run's own, for the socket and the sessions; gone afterwards."""
     base.mkdir(mode=0o700, exist_ok=True)
-    _sweep(base)
+    sweep(base, "near.sock", socket.SOCK_STREAM)
     stem = "".join(c for c in Path(name).name if c.isalnum())[:16]
     place = base / f"{stem or 'run'}-{secrets.token_hex(4)}"
     check_socket(place / SOCKET)
@@ -309,18 +307,3 @@ def _place(base: Path, name: str) -> Iterator[Path]:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _sweep(base: Path) -> None:
-    """Remove what was left by runs that were killed: at their sockets nobody listens."""
-    now = time.time()
-    for place in base.iterdir():
-        with contextlib.suppress(OSError):
-            if now - place.stat().st_mtime < _STALE_S:
-                continue  # another `harp run` may be at work in it
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.settimeout(0.2)
-                try:
-                    probe.connect(str(place / "near.sock"))
-                except (ConnectionRefusedError, FileNotFoundError):
-                    shutil.rmtree(place, ignore_errors=True)

@@ -22,18 +22,18 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
-import math
 import re
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from harp.daemon.picture import Picture
+from harp.daemon.spread import Spread
 from harp.estimator.job import Job, Outcome, Run
 from harp.model import Tenant, Use
 from harp.units import PPM
 
-__all__ = ["End", "How", "Recorder", "Seen", "Spread", "key_of", "owner_of"]
+__all__ = ["End", "How", "Recorder", "Seen", "key_of", "owner_of"]
 
 _MINUTE_S = 60.0
 #: a minute that its end cuts short counts if it is at least so long, or the only one
@@ -44,40 +44,12 @@ _SOON_S = 60.0
 _GRANULE_BYTES = 2 << 20
 #: so much of what it may have at most is all of it
 _ALL = 0.97
-_GROWTH = math.log(1.02)
 #: signals by which a program ends itself, out of memory or not
 _OWN = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP}
 #: what Kubernetes puts behind a name: of a replica set and a pod, of a schedule, an ordinal
 _GENERATED = re.compile(
     r"(?:-[bcdf-hj-np-tv-xz24-9]{8,10})?-[bcdf-hj-np-tv-xz24-9]{5}$|-\d{8,}(?:-[a-z0-9]{5})?$|-\d{1,4}$"
 )
-
-
-class Spread:
-    """Weights by value, values within 1 %: quantiles of any number of them."""
-
-    def __init__(self, weights: Mapping[int, float] | None = None) -> None:
-        #: {rung of the ladder of values: weight}; none: 0
-        self.weights: dict[int, float] = dict(weights or {})
-
-    def add(self, value: float, weight: float = 1.0) -> None:
-        """One value, >= 0."""
-        rung = round(math.log(value) / _GROWTH) if value > 1e-9 else _ZERO
-        self.weights[rung] = self.weights.get(rung, 0.0) + weight
-
-    def quantile(self, q: float) -> float | None:
-        """The value that a part `q` of the weight is not above; None: nothing came."""
-        if not self.weights:
-            return None
-        left = q * sum(self.weights.values())
-        for rung in sorted(self.weights):
-            left -= self.weights[rung]
-            if left <= 1e-9:
-                break
-        return 0.0 if rung == _ZERO else math.exp(rung * _GROWTH)
-
-
-_ZERO = -(10**6)
 
 
 @dataclass(frozen=True, slots=True)

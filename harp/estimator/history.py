@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Self
 
 from harp.errors import HistoryError
-from harp.estimator.job import Job, Outcome, Run
+from harp.estimator.job import Run
+from harp.estimator.rows import reals, row_of, run_of
 
 __all__ = ["VERSION", "History"]
 
@@ -317,59 +318,12 @@ def _or_back(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _row(run: Run) -> dict[str, str | int | float | None]:
-    job = run.job
-    return {
-        "started_s": run.started_s,
-        "ended_s": run.ended_s,
-        "outcome": run.outcome.value,
-        "exit_status": run.exit_status,
-        "program": job.program,
-        "shape": job.shape,
-        "numbers": json.dumps(job.numbers),
-        "user": job.user,
-        "image": job.image,
-        "framework": job.framework,
-        "owner": job.owner,
-        "gpu": job.gpu,
-        "asked_mem_bytes": min(job.asked_mem_bytes, _LARGEST),
-        "asked_share_ratio": job.asked_share_ratio,
-        "device_mem_bytes": min(job.device_mem_bytes, _LARGEST),
-        "labels": json.dumps(job.labels),
-        "used": json.dumps(run.used),
-        "quantiles": json.dumps(run.quantiles),
-        "mem_limit_bytes": min(run.mem_limit_bytes, _LARGEST),
-        "share_ratio": run.share_ratio,
-        "attempted_bytes": min(run.attempted_bytes, _LARGEST),
-        "elastic": int(run.elastic),
+    row = {
+        name: min(value, _LARGEST) if name.endswith("_bytes") else value
+        for name, value in row_of(run).items()
     }
+    return row | {"used": json.dumps(run.used), "elastic": int(run.elastic)}
 
 
 def _run(row: sqlite3.Row) -> Run:
-    job = Job(
-        program=row["program"],
-        shape=row["shape"],
-        numbers=tuple((str(name), float(value)) for name, value in json.loads(row["numbers"])),
-        user=row["user"],
-        image=row["image"],
-        framework=row["framework"],
-        owner=row["owner"],
-        gpu=row["gpu"],
-        asked_mem_bytes=row["asked_mem_bytes"],
-        asked_share_ratio=row["asked_share_ratio"],
-        device_mem_bytes=row["device_mem_bytes"],
-        labels=tuple((str(name), str(value)) for name, value in json.loads(row["labels"])),
-    )
-    return Run(
-        job=job,
-        number=row["number"],
-        started_s=row["started_s"],
-        ended_s=row["ended_s"],
-        outcome=Outcome(row["outcome"]),
-        exit_status=row["exit_status"],
-        used={str(k): float(v) for k, v in json.loads(row["used"]).items()},
-        quantiles={str(k): float(v) for k, v in json.loads(row["quantiles"]).items()},
-        mem_limit_bytes=row["mem_limit_bytes"],
-        share_ratio=row["share_ratio"],
-        attempted_bytes=row["attempted_bytes"],
-        elastic=bool(row["elastic"]),
-    )
+    return run_of(dict(row), reals(row["used"]))

@@ -129,7 +129,7 @@ def number_of(text: str) -> float | None:
 def word(text: str) -> str:
     """One word or text without what may not be kept, not a number.
 
-    >>> word("/home/a/runs/2026-01-31/train.py"), word("/tmp/tmpq1w2e3r4"), word("resnet50")
+    >>> word("/data/runs/2026-01-31/train.py"), word("/scratch/tmpq1w2e3r4"), word("resnet50")
     ('train.py', '*', 'resnet50')
     """
     text = text[: 4 * _LONGEST]

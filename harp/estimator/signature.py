@@ -102,7 +102,7 @@ def job_of(
 def normal(argv: Sequence[str]) -> tuple[str, ...]:
     """The words that a job's digests are made of; of a normal form, the same.
 
-    >>> normal(["/usr/bin/python3.11", "/home/a/train.py", "--seed=7", "--batch-size=32"])
+    >>> normal(["/usr/bin/python3.11", "/data/train.py", "--seed=7", "--batch-size=32"])
     ('python', 'train.py', '--seed', '*', '--batch-size', '32')
     """
     return tuple(part.text for part in _parts(argv))

@@ -22,7 +22,8 @@ from types import ModuleType
 from typing import IO
 
 from harp.errors import ConfigError
-from harp.estimator.job import TARGETS, Job, Outcome, Run
+from harp.estimator.job import TARGETS, Run
+from harp.estimator.rows import reals, row_of, run_of
 
 __all__ = ["COLUMNS", "export_runs", "import_runs"]
 
@@ -237,34 +238,14 @@ def _check(path: Path, has: Iterable[str]) -> None:
 
 
 def _cells(run: Run) -> dict[str, Cell]:
-    job = run.job
     other = {name: value for name, value in run.used.items() if name not in TARGETS}
-    return {
+    cells = {
+        **row_of(run),
         "number": run.number,
-        "started_s": float(run.started_s),
-        "ended_s": float(run.ended_s),
-        "outcome": run.outcome.value,
-        "exit_status": run.exit_status,
-        "program": job.program,
-        "shape": job.shape,
-        "numbers": json.dumps(job.numbers),
-        "user": job.user,
-        "image": job.image,
-        "framework": job.framework,
-        "owner": job.owner,
-        "gpu": job.gpu,
-        "asked_mem_bytes": job.asked_mem_bytes,
-        "asked_share_ratio": float(job.asked_share_ratio),
-        "device_mem_bytes": job.device_mem_bytes,
-        "labels": json.dumps(job.labels),
         **{f"used_{target}": run.used.get(target) for target in TARGETS},
         "used_other": json.dumps(other),
-        "quantiles": json.dumps(run.quantiles),
-        "mem_limit_bytes": run.mem_limit_bytes,
-        "share_ratio": float(run.share_ratio),
-        "attempted_bytes": run.attempted_bytes,
-        "elastic": run.elastic,
     }
+    return {name: cells[name] for name in COLUMNS}
 
 
 def _run(row: Mapping[str, Cell]) -> Run:
@@ -278,42 +259,5 @@ def _run(row: Mapping[str, Cell]) -> Run:
             raise ValueError(f"{name} is {cell!r}, not finite")
         if isinstance(cell, int) and name != "exit_status" and not 0 <= cell < 1 << 63:
             raise ValueError(f"{name} is {cell!r}, no size or count")
-    # Each is of its column's type now.
-    text = {name: str(row[name]) for name, kind in COLUMNS.items() if kind is str}
-    whole = {name: int(row[name] or 0) for name, kind in COLUMNS.items() if kind is int}
-    real = {name: float(row[name] or 0) for name, kind in COLUMNS.items() if kind is float}
-    used = {
-        target: real[f"used_{target}"] for target in TARGETS if row[f"used_{target}"] is not None
-    }
-    job = Job(
-        program=text["program"],
-        shape=text["shape"],
-        numbers=tuple((str(name), float(value)) for name, value in json.loads(text["numbers"])),
-        user=text["user"],
-        image=text["image"],
-        framework=text["framework"],
-        owner=text["owner"],
-        gpu=text["gpu"],
-        asked_mem_bytes=whole["asked_mem_bytes"],
-        asked_share_ratio=real["asked_share_ratio"],
-        device_mem_bytes=whole["device_mem_bytes"],
-        labels=tuple((str(name), str(value)) for name, value in json.loads(text["labels"])),
-    )
-    return Run(
-        job=job,
-        number=whole["number"],
-        started_s=real["started_s"],
-        ended_s=real["ended_s"],
-        outcome=Outcome(text["outcome"]),
-        exit_status=None if row["exit_status"] is None else whole["exit_status"],
-        used=used | _reals(text["used_other"]),
-        quantiles=_reals(text["quantiles"]),
-        mem_limit_bytes=whole["mem_limit_bytes"],
-        share_ratio=real["share_ratio"],
-        attempted_bytes=whole["attempted_bytes"],
-        elastic=bool(row["elastic"]),
-    )
-
-
-def _reals(text: str) -> dict[str, float]:
-    return {str(name): float(value) for name, value in json.loads(text).items()}
+    used = {f: cell for f in TARGETS if isinstance(cell := row[f"used_{f}"], float)}
+    return run_of(row, {**used, **reals(str(row["used_other"]))})

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harp.daemon.recorder import End, How, Recorder, Seen, Spread, owner_of
+from harp.daemon.recorder import End, How, Recorder, Seen, owner_of
+from harp.daemon.spread import Spread
 from harp.estimator.job import Job, Outcome, Run
 from harp.model import Limits, Policy, Tenant
 
