@@ -195,7 +195,7 @@ class Machine:
         """Raises:
         RuntimeError: a process of the rig has ended by itself.
         """
-        for name, child in self.processes.items():
+        for name, child in list(self.processes.items()):  # others start more meanwhile
             if child.poll() is not None:
                 raise RuntimeError(f"{name} ended with {child.returncode}: {self.log(name)}")
 
