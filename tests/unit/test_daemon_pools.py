@@ -106,6 +106,17 @@ def test_its_mode_is_its_user_s_or_its_namespace_s(
         assert pools.weigh(asked, JOB, estimated=True) == asked
 
 
+@pytest.mark.parametrize("level", ["user", "image", "framework", "cluster"])
+def test_what_others_needed_lowers_nobody(level: str) -> None:
+    world = World()
+    world.needs = [replace(one, level=level) for one in world.needs]
+    asked = wish(Limits(6 * GIB, 500_000))
+    found = world.pools.weigh(asked, JOB)
+    assert (found.limits, found.need_bytes) == (asked.limits, 0)
+    world.needs[0] = replace(world.needs[0], level="signature")
+    assert world.pools.weigh(asked, JOB).limits == Limits(3 * GIB, 500_000)
+
+
 def test_who_is_unknown_gets_what_it_asks_for() -> None:
     world = World()
     world.needs = [need("gpu_mem_bytes", 2.0 * GIB, 3.0 * GIB, known=False)]

@@ -4,12 +4,23 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from harp.errors import RunDirUnsafe
-from harp.rundir import RENDEZVOUS, SYSTEM, RunDir, find, make_user_dir, state_dir, user_dir
+from harp.rundir import (
+    RENDEZVOUS,
+    SYSTEM,
+    RunDir,
+    find,
+    make_user_dir,
+    state_dir,
+    sweep,
+    user_dir,
+)
 
 
 def test_harp_run_wins() -> None:
@@ -105,3 +116,24 @@ def test_what_lasts_is_kept_beside_a_run_folder_of_ones_own_or_where_the_user_ke
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     assert state_dir(env) == Path(folder)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_folders_of_runs_that_ended_go_and_no_others(
+    tmp_path: Path, kind: socket.SocketKind
+) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, kind) as ended,
+        socket.socket(socket.AF_UNIX, kind) as lives,
+    ):
+        for name in ("none", "young", "ended", "lives"):
+            (tmp_path / name).mkdir()
+        ended.bind(str(tmp_path / "ended" / "s"))
+        lives.bind(str(tmp_path / "lives" / "s"))
+        lives.listen(1)
+        ended.close()
+        for path in tmp_path.iterdir():
+            at_s = time.time() - (0 if path.name == "young" else 3600)
+            os.utime(path, (at_s, at_s))
+        sweep(tmp_path, "s", kind)
+        assert {path.name for path in tmp_path.iterdir()} == {"young", "lives"}
