@@ -56,7 +56,6 @@ class Estimates:
         history: its runs.
         digest_of: {uid: the user as history knows them}.
         job_of_tenant: of a living one; None: not known.
-        settle: makes runs of tenants that have ended by now.
     """
 
     def __init__(
