@@ -151,12 +151,7 @@ def admit(
         members, device.memory_bytes, buffer_for(len(members)) if buffer_for else 0
     )
     if limits.mem_bytes and not together:
-        left = memory_left(
-            device,
-            promises,
-            overcommit_ratio,
-            asked,
-        )
+        left = memory_left(device, promises, overcommit_ratio, asked)
         if limits.mem_bytes > left:
             raise QuotaExceeded(
                 f"{format_size(limits.mem_bytes)} of memory asked on GPU {device.index},"
