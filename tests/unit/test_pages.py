@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -233,4 +234,29 @@ harp top
         ("harp ps", False),
         ("harp remote serve --dir D", True),
         ("harp top", True),
+    ]
+
+
+def test_pip_is_sent_to_no_package_of_our_name() -> None:
+    """In the public index it is another's: what we need is asked for by its own name."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    told = [words for text in code_texts.templates() for words in _pip_words(text)]
+    assert len(told) > 3
+    for text in (page.read_text() for page in pages()):
+        told += _pip_words(text)
+    for word in told:
+        assert not re.match(r"harp(?![\w./*-])", word), word
+        if ">" in word:
+            assert word in {need for needs in extras.values() for need in needs}, word
+
+
+def _pip_words(text: str) -> list[str]:
+    """What `pip install` is given."""
+    return [
+        word.strip("'\"`,")
+        for rest in re.findall(r"pip install (.+)", text)
+        for word in re.split(r",|`| and ", rest)[0].split()
+        if not word.startswith("-")
     ]
