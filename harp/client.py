@@ -124,7 +124,7 @@ class Client:
         return self._call(self._stub.GetRuns, request)
 
     def add_runs(self, runs: Iterable[pb.Run]) -> int:
-        """Add runs that another machine kept; how many."""
+        """Add runs that another machine kept; how many of them were not there already."""
         return self._call(self._stub.AddRuns, pb.AddRunsRequest(runs=runs)).added
 
     def stop(self, *, with_arbiter: bool) -> None:

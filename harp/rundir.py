@@ -13,14 +13,15 @@ folders and the injected libraries: a tenant's process loads no file that anothe
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harp.errors import RunDirUnsafe
+from harp.errors import ConfigError, RunDirUnsafe
 
 __all__ = ["RunDir", "check_socket", "find", "make_user_dir", "state_dir", "user_dir"]
 
@@ -56,6 +57,11 @@ class RunDir:
     def lock(self) -> Path:
         """Held by the one harpd of this folder; contains its pid."""
         return self.path / "harpd.lock"
+
+    @property
+    def flags(self) -> Path:
+        """Settings that the last harpd here was given on its command line (keep_flags)."""
+        return self.path / "flags.json"
 
     @property
     def store(self) -> Path:
@@ -95,6 +101,28 @@ class RunDir:
         finally:
             os.close(fd)
         return False
+
+    def keep_flags(self, flags: Sequence[str]) -> None:
+        """Note "KEY=VALUE" of the command line, for who replaces this harpd by a newer one."""
+        new = self.flags.with_suffix(".new")
+        new.write_text(json.dumps(list(flags)))
+        new.replace(self.flags)
+
+    def kept_flags(self) -> tuple[str, ...]:
+        """What the last harpd here was given; nothing where none was, or it was told to stop.
+
+        Raises:
+            ConfigError: that cannot be read.
+        """
+        try:
+            return tuple(str(flag) for flag in json.loads(self.flags.read_text()))
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(
+                f"cannot read {self.flags}: {error}",
+                "harp daemon --stop, then start harpd with its flags",
+            ) from error
 
     def check(self) -> None:
         """Refuse a folder that another user could tamper with.

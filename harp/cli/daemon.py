@@ -33,7 +33,8 @@ _STOP_S = 10.0
 @click.option(
     "--upgrade",
     is_flag=True,
-    help="Replace harpd and the arbiter by those installed now; tenants go on.",
+    help="Replace harpd and the arbiter by those installed now, with the flags that harpd was"
+    " started with and those given now; tenants go on.",
 )
 @click.option(
     "--metrics",
@@ -65,6 +66,7 @@ def daemon(
     run_dir = find(os.environ)
     if stop:
         _stop(with_arbiter=with_arbiter)
+        run_dir.flags.unlink(missing_ok=True)  # whoever starts it next says anew how
         if as_json:
             print_json({"running": False, "run_dir": str(run_dir.path)})
         else:
@@ -73,10 +75,13 @@ def daemon(
     if status:
         _status(as_json=as_json)
         return
+    if upgrade and not foreground:
+        settings = _with_kept(run_dir, settings)
     settings_tree = config.load(os.environ, settings)  # a wrong one is said here, not in a log
     if foreground:
+        native = find_native(os.environ)
         try:
-            app.main(run_dir, find_native(os.environ), settings_tree, os.environ, upgrade=upgrade)
+            app.main(run_dir, native, settings_tree, os.environ, upgrade=upgrade, flags=settings)
         except app.AlreadyRuns as error:
             progress(error.message)
         return
@@ -91,6 +96,15 @@ def daemon(
             f"harpd runs already in {run_dir.path}", "its settings change with a restart"
         )
     _status(as_json=as_json)
+
+
+def _with_kept(run_dir: RunDir, settings: tuple[str, ...]) -> tuple[str, ...]:
+    """What the harpd before was given as flags, and what is given now, which wins."""
+    now = {flag.partition("=")[0].strip() for flag in settings}
+    kept = tuple(f for f in run_dir.kept_flags() if f.partition("=")[0].strip() not in now)
+    if kept:
+        progress(f"as harpd was started: {', '.join(kept)}")
+    return (*kept, *settings)
 
 
 def _status(*, as_json: bool) -> None:

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO
 
 import grpc.aio
@@ -72,6 +72,7 @@ def main(
     env: Mapping[str, str],
     *,
     upgrade: bool = False,
+    flags: Sequence[str] = (),
 ) -> None:
     """Run harpd until it is told to end.
 
@@ -81,6 +82,7 @@ def main(
         config: settings.
         env: environment.
         upgrade: an arbiter that runs is replaced by one of `native`.
+        flags: settings of the command line ("KEY=VALUE"); noted for the next upgrade.
 
     Raises:
         AlreadyRuns: this folder has one.
@@ -88,6 +90,7 @@ def main(
     """
     run_dir.make()
     with _only_one(run_dir), run_dir.log.open("a") as log:
+        run_dir.keep_flags(flags)
         _configure_log(config, log)
         try:
             asyncio.run(run(run_dir, native, config, env, upgrade=upgrade))

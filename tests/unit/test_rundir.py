@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harp.errors import RunDirUnsafe
+from harp.errors import ConfigError, RunDirUnsafe
 from harp.rundir import RENDEZVOUS, SYSTEM, RunDir, find, make_user_dir, state_dir, user_dir
 
 
@@ -105,3 +105,15 @@ def test_what_lasts_is_kept_beside_a_run_folder_of_ones_own_or_where_the_user_ke
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     assert state_dir(env) == Path(folder)
+
+
+def test_flags_are_kept_as_they_were_given(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    assert run_dir.kept_flags() == ()
+    for flags in (("a.b=c d", "e.f=\n=ü"), ()):
+        run_dir.keep_flags(flags)
+        assert run_dir.kept_flags() == flags
+    run_dir.flags.write_text('["a.b=')
+    with pytest.raises(ConfigError, match=r"cannot read .*flags\.json") as caught:
+        run_dir.kept_flags()
+    assert "harp daemon --stop" in caught.value.hint
