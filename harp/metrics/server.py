@@ -176,6 +176,8 @@ class Server:
             await self._pour(writer, reply, head=head)
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # it is gone, too slow, or no HTTP client
+        except asyncio.CancelledError:
+            pass  # the server ends; Python 3.11 would log a visit that ended so as an error
         finally:
             writer.transport.abort()
             self._visits.discard(task)

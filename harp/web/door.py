@@ -128,7 +128,8 @@ def _private(path: Path, key: str, forbidden: int, mode: str) -> bytes:
 def _tls(config: DaemonConfig) -> ssl.SSLContext:
     cert = _path("daemon.web_cert", config.web_cert)
     key = _path("daemon.web_key", config.web_key)
-    _private(key, "daemon.web_key", 0o007, "0640")  # a group of who may is usual for keys
+    _private(cert, "daemon.web_cert", 0o022, "0644")
+    _private(key, "daemon.web_key", 0o027, "0640")  # a group that may read keys is usual
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:

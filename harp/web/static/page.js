@@ -12,7 +12,7 @@ const SILENT_MS = 10000;
 // ---- pure: numbers and texts
 
 function size(bytes) {
-  if (bytes === null || bytes === undefined) return "–";
+  if (bytes === null || bytes === undefined) return "-";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let value = bytes, at = 0;
   while (value >= 1000 && at < units.length - 1) { value /= 1024; at += 1; }
@@ -20,7 +20,7 @@ function size(bytes) {
 }
 
 function percent(ratio) {
-  return ratio === null || ratio === undefined ? "–" : `${(100 * ratio).toFixed(1)} %`;
+  return ratio === null || ratio === undefined ? "-" : `${(100 * ratio).toFixed(1)} %`;
 }
 
 function seconds(value) {
