@@ -148,14 +148,25 @@ def test_old_spans_are_forgotten_and_no_more_than_so_many_kept() -> None:
     assert [s.end_s - WALL_S for s in young] == [91, 93, 95, 97, 99]
 
 
-def test_names_of_those_that_are_shown_no_more_are_forgotten() -> None:
-    bounds = Bounds(samples=3, back_s=3)
-    one_each = [(at, picture(at, tenant(at, 0))) for at in range(1, 1001)]
-    state = run(*one_each, bounds=bounds)
-    assert len(state.series) <= 2 + 64 + 3
-    shown = {p.series for s in state.samples for p in s.points}
-    assert shown <= state.series.keys()
-    assert list(state.living.values()) == [1000]
+def test_names_are_kept_for_as_long_as_something_shows_them() -> None:
+    """Each tenant lives two seconds; samples keep them 3 s, spans 9."""
+    state = State(Bounds(samples=3, back_s=9))
+    most = 0
+    for at in range(1, 501):
+        both = [tenant(n, 0.5 * (at - n)) for n in (at - 1, at)]
+        state = step(state, picture(at, *both), at)
+        assert {p.series for s in state.samples for p in s.points} <= state.series.keys()
+        assert {s.series for s in state.spans()} <= state.series.keys()
+        most = max(most, len(state.series))
+    assert 64 < most <= 2 * 2 + 64 + 2
+    held = {state.series[s.series].name for s in state.spans()}
+    assert held == {f"t{n}" for n in range(490, 500)}
+    seen = State(Bounds(samples=200, spans=1))  # who never had the GPU is in samples alone
+    for at in range(1, 201):
+        seen = step(seen, picture(at, tenant(at, 0)), at)
+    assert [seen.series[s.points[0].series].name for s in seen.samples] == [
+        f"t{n}" for n in range(1, 201)
+    ]
 
 
 #: of each second: how long it was, and {tenant: device time it used}

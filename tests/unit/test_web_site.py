@@ -45,6 +45,7 @@ class World:
         self.gone = False
         self.names = ["train"]
         self.looks = 0
+        self.share_ppm = 300_000
         seen = EstimatorSeen("observe", {}, {"gpu_mem_bytes": (Sums(9, 9), Sums(4, 3))})
         self.feed = Feed(
             self._look,
@@ -66,7 +67,7 @@ class World:
                     tenant_id=at,
                     name=name,
                     user="ann",
-                    share_ppm=300_000,
+                    share_ppm=self.share_ppm,
                     window_s=1,
                     uses=[use],
                     clients=[pb.Client(pid=7, program="python")],
@@ -260,6 +261,14 @@ def test_the_state_is_what_ps_tells_and_no_more() -> None:
     async def what(world: World, _server: Server, port: int) -> None:
         early = json.loads((await get(port, API[0]))[2])
         assert (early["arbiter_up"], early["devices"], early["sample"]) == (False, [], 0)
+        await world.tick()
+        world.share_ppm = 0
+        (unasked,) = world.feed.state()["tenants"]  # type: ignore[misc]
+        assert unasked["share_ratio"] == 0.3  # as it was at the last look
+        await world.tick()
+        (unasked,) = world.feed.state()["tenants"]  # type: ignore[misc]
+        assert unasked["share_ratio"] is None
+        world.share_ppm = 300_000
         await world.tick()
         state = json.loads((await get(port, API[0]))[2])
         assert set(state) == {
