@@ -18,7 +18,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "harp" / "web" / "static" / "page
 SETUP = """
 const page = require(process.argv[1]);
 const known = page.nothing();
-const sample = (n, points) => ({ n, at_s: 100 + n, span_s: 1, used_bytes: {}, points, spans: [] });
+const used_bytes = { 0: 7 };
+const sample = (n, points) => ({ n, at_s: 100 + n, span_s: 1, used_bytes, points, spans: [] });
 const add = (...samples) => samples.forEach((one) => page.addSample(known, one));
 const tenants = (...all) => { known.state = { tenants: all.map((series) => ({ series })) }; };
 const told = (value) => process.stdout.write(JSON.stringify(value));
@@ -108,8 +109,14 @@ def test_a_stack_is_of_one_gpu_and_window_and_all_without_a_colour_are_others() 
     """)
     time, memory, other = found
     assert time == [
-        {"begin": 101, "end": 102, "parts": [[1, 0.1], [2, 0.2], [None, 0.55]], "unknown": False},
-        {"begin": 102, "end": 103, "parts": [], "unknown": True},
+        {
+            "begin": 101,
+            "end": 102,
+            "parts": [[1, 0.1], [2, 0.2], [None, 0.55]],
+            "unknown": False,
+            "used": 7,
+        },
+        {"begin": 102, "end": 103, "parts": [], "unknown": True, "used": 7},
     ]
     assert [column["parts"] for column in memory] == [[[1, 5]]]
     assert [column["parts"] for column in other] == [[[1, 0.7]], []]
@@ -167,3 +174,20 @@ def test_a_copy_does_not_change_with_what_comes() -> None:
     page.addSpans(known, [[1, 0, 10, 11, 0.5]], 11);
     told([copy.samples.length, copy.names.size, copy.spans.size, known.samples.length]);
     """) == [1, 1, 0, 2]
+
+
+def test_a_moment_is_told_of_in_words_and_an_unknown_one_as_such() -> None:
+    found = node("""
+    const empty = page.since(known);
+    add(sample(1, []), sample(2, []));
+    const samples = page.since(known);
+    page.addSpans(known, [[1, 0, 60, 70, 0.5]], 102);
+    const marks = [[60, 70, "a"], [65, 71, "b"], [70, 80, "c"]];
+    const words = [50, 61, 66, 70, 70.5, 90].map((at) => page.wordsAt(marks, at, 60, true));
+    told([empty === Infinity, samples, page.since(known), words, page.wordsAt(marks, 66, 60, false),
+      page.wordsAt(marks, 90, 60, false), page.wordsAt([], 5, Infinity, true)]);
+    """)
+    nothing, samples, spans, words, newest, none, unknown = found
+    assert (nothing, samples, spans) == (True, 100, 60)
+    assert words == ["no sample yet", "a", "a; b", "a; b", "b; c", ""]
+    assert (newest, none, unknown) == ("b", "", "no sample yet")

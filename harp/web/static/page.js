@@ -105,7 +105,8 @@ function stacks(known, gpu, field, begin, end) {
     }
     parts.sort((a, b) => a[0] - b[0]);
     if (rest > 0) parts.push([null, rest]);
-    columns.push({ begin: sample.at_s - sample.span_s, end: sample.at_s, parts, unknown });
+    const used = sample.used_bytes[gpu];
+    columns.push({ begin: sample.at_s - sample.span_s, end: sample.at_s, parts, unknown, used: used === undefined ? null : used });
   }
   return columns;
 }
@@ -122,6 +123,19 @@ function lanes(known, gpu, begin, end) {
   }
   const found = [...rows.values()].sort((a, b) => b.used - a.used);
   return { rows: found.slice(0, ROWS).sort((a, b) => a.series - b.series), more: Math.max(0, found.length - ROWS) };
+}
+
+// From when on something is known.
+function since(known) {
+  const first = known.samples.length ? known.samples[0].at_s - known.samples[0].span_s : Infinity;
+  return [...known.spans.values()].reduce((least, span) => Math.min(least, span[2]), first);
+}
+
+// What marks ([begin, end, words]) say of a moment: all of them, or the newest; "" is nothing.
+function wordsAt(marks, at, from, several) {
+  if (at < from || from === Infinity) return "no sample yet";
+  const there = marks.filter((mark) => mark[0] < at && at <= mark[1]).map((mark) => mark[2]);
+  return several ? there.join("; ") : there.pop() || "";
 }
 
 const COLUMNS = [
@@ -338,7 +352,7 @@ function start() {
     const time = stacks(known, device.gpu, 2, begin, end);
     const memory = stacks(known, device.gpu, 3, begin, end);
     stacked(card.querySelector(".time canvas"), time, begin, end, 1, percent, `GPU ${device.gpu}, time`);
-    stacked(card.querySelector(".memory canvas"), memory, begin, end, device.memory_bytes, size, `GPU ${device.gpu}, memory`);
+    stacked(card.querySelector(".memory canvas"), memory, begin, end, device.memory_bytes, size, `GPU ${device.gpu}, memory`, "in use by anybody");
     timeline(card.querySelector(".held canvas"), lanes(known, device.gpu, begin, end), begin, end, `GPU ${device.gpu}, who held it`);
   }
 
@@ -365,7 +379,7 @@ function start() {
     }
   }
 
-  function stacked(canvas, columns, begin, end, top, format, what) {
+  function stacked(canvas, columns, begin, end, top, format, what, line) {
     const { pen, box } = prepare(canvas, 0);
     const x = (at) => box.x + (box.w * (Math.min(Math.max(at, begin), end) - begin)) / (end - begin);
     pen.textAlign = "right";
@@ -391,9 +405,20 @@ function start() {
       }
     }
     pen.globalAlpha = 1;
+    if (line) {
+      pen.strokeStyle = colour("--ink");
+      pen.beginPath();
+      columns.filter((column) => column.used !== null).forEach((column, at) => {
+        const y = box.y + box.h * (1 - Math.min(1, column.used / top));
+        if (!at) pen.moveTo(x(column.begin), y);
+        pen.lineTo(x(column.end), y);
+      });
+      pen.stroke();
+    }
     axes(pen, box, begin, end);
     const tell = (column) => {
       const parts = column.parts.filter((part) => part[1] > 0).map(([series, value]) => `${nameOf(series)} ${format(value)}`);
+      if (line && column.used !== null) parts.push(`${line} ${format(column.used)}`);
       return `${clock(column.end)}: ${parts.join(", ") || (column.unknown ? "not measured yet" : "nobody")}`;
     };
     cursor(canvas, pen, box, begin, end, what, columns.map((column) => [column.begin, column.end, tell(column)]));
@@ -439,10 +464,9 @@ function start() {
   function cursor(canvas, pen, box, begin, end, what, marks, several) {
     const at = view.cursors.get(canvas);
     canvas.view = { box, begin, end, marks };
-    let said = marks.length ? marks[marks.length - 1][2] : "nothing yet";
+    const said = wordsAt(marks, at === undefined ? end : at, since(view.known), several)
+      || `${clock(at === undefined ? end : at)}: nobody`;
     if (at !== undefined) {
-      const there = marks.filter((mark) => mark[0] <= at && at <= mark[1]);
-      said = (several ? there : there.slice(-1)).map((mark) => mark[2]).join("; ") || `${clock(at)}: nobody`;
       const px = box.x + (box.w * (at - begin)) / (end - begin);
       if (px >= box.x && px <= box.x + box.w) {
         pen.strokeStyle = colour("--ink");
@@ -601,4 +625,4 @@ function start() {
 }
 
 if (typeof document !== "undefined") start();
-else module.exports = { size, percent, seconds, events, nothing, copyOf, addSample, addSpans, giveColours, stacks, lanes, sorted, note };
+else module.exports = { size, percent, seconds, events, nothing, copyOf, addSample, addSpans, giveColours, stacks, lanes, since, wordsAt, sorted, note };
