@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One look a second for all readers, and the readers of the stream.
 
-(1) However many read, the arbiter is asked once a second, and a text is made once.
+(1) However many read, and however often, the arbiter is asked once a second, and a text is made
+    once: who asks all the time costs copies.
 (2) Nobody is waited for: a reader that lets `backlog` events lie is dropped. It comes back by
     itself, says what it saw last, and is told what it missed.
 (3) An arbiter that does not answer is said; what is shown then is its last answer.
@@ -114,6 +115,11 @@ class Feed:
         self._reply = pb.GetStateReply()
         self._gpus: Mapping[str, int] = {}
         self._up = False
+        #: {number: its text}; of the samples that are kept
+        self._samples: dict[int, bytes] = {}
+        #: of this tick, made when they are asked for
+        self._state: bytes | None = None
+        self._beside: tuple[bytes, bytes] | None = None
         self._readers: set[Reader] = set()
 
     async def keep(self) -> None:
@@ -125,7 +131,7 @@ class Feed:
 
     async def tick(self) -> None:
         """One look, told to all readers."""
-        events = []
+        told = b""
         try:
             reply = await self._look()
             self._kept = step(self._kept, reply, self._clock())
@@ -139,12 +145,20 @@ class Feed:
         else:
             self._reply, self._up = reply, True
             self._gpus = {device.uuid: device.index for device in reply.devices}
-            if self._readers:
-                events.append(self._sample_event(self._kept.samples[-1]))
+            told = self._keep_text(self._kept.samples[-1])
+        self._state = self._beside = None
         if self._readers:
-            event = b"".join((_event("state", self.state()), *events))
+            event = _event("state", self.state()) + told
             for reader in list(self._readers):
                 reader.put(event)
+
+    def _keep_text(self, sample: Sample) -> bytes:
+        """Make the newest sample's text; its event."""
+        self._samples[sample.number] = _text(sample_json(sample, self._gpus))
+        first = self._kept.samples[0].number
+        for number in [number for number in self._samples if number < first]:
+            del self._samples[number]
+        return self._sample_event(sample.number)
 
     def read(self, since: int) -> Reader | None:
         """A new reader of the stream; None: there are too many.
@@ -156,42 +170,51 @@ class Feed:
             return None
         reader = Reader(self._backlog, self._readers.discard)
         self._readers.add(reader)
-        missed = (self._sample_event(sample) for sample in self._kept.since(since))
+        missed = (self._sample_event(sample.number) for sample in self._kept.since(since))
         first = (f"retry: {_RETRY_MS}\n\n".encode(), _event("state", self.state()), *missed)
         reader.put(b"".join(first))
         return reader
 
-    def state(self) -> Json:
+    def state(self) -> bytes:
         """The API's state."""
-        return {
-            **self._about,
-            "arbiter_up": self._up,
-            "sample": self._kept.number,
-            **state_json(self._reply, self._kept.living),
-            "estimates": estimates_json(self._estimates()),
-        }
+        if self._state is None:
+            told: Json = {
+                **self._about,
+                "arbiter_up": self._up,
+                "sample": self._kept.number,
+                **state_json(self._reply, self._kept.living),
+                "estimates": estimates_json(self._estimates()),
+            }
+            self._state = _text(told)
+        return self._state
 
-    def samples(self, since: int) -> Json:
+    def samples(self, since: int) -> bytes:
         """Samples after a number, whose they are, and all spans."""
-        return {
-            "epoch": self._about["epoch"],
-            "series": series_json(self._kept.series),
-            "samples": [sample_json(one, self._gpus) for one in self._kept.since(since)],
-            "spans": spans_json(self._kept.spans(), self._gpus),
-        }
+        if self._beside is None:
+            about: Json = {"epoch": self._about["epoch"], "series": series_json(self._kept.series)}
+            self._beside = _text(about), _text(spans_json(self._kept.spans(), self._gpus))
+        about_text, spans = self._beside
+        shown = b",".join(self._samples[sample.number] for sample in self._kept.since(since))
+        return _with(about_text, b'"samples":[' + shown + b'],"spans":' + spans)
 
-    def _sample_event(self, sample: Sample) -> bytes:
-        told: Json = sample_json(sample, self._gpus)
-        if sample is self._kept.samples[-1]:
-            told["spans"] = spans_json(tuple(self._kept.open.values()), self._gpus)
-        return _event("sample", told, sample.number)
+    def _sample_event(self, number: int) -> bytes:
+        text = self._samples[number]
+        if number == self._kept.number:
+            spans = _text(spans_json(tuple(self._kept.open.values()), self._gpus))
+            text = _with(text, b'"spans":' + spans)
+        return _event("sample", text, number)
 
 
-def _event(name: str, told: Json, number: int | None = None) -> bytes:
+def _event(name: str, text: bytes, number: int | None = None) -> bytes:
     """An event of a stream; JSON has no line ends, which would end it."""
     number_line = "" if number is None else f"id: {number}\n"
-    return f"event: {name}\n{number_line}data: {_text(told)}\n\n".encode()
+    return f"event: {name}\n{number_line}data: ".encode() + text + b"\n\n"
 
 
-def _text(told: Json) -> str:
-    return json.dumps(told, separators=(",", ":"))
+def _text(told: Json | list[list[object]]) -> bytes:
+    return json.dumps(told, separators=(",", ":")).encode()
+
+
+def _with(text: bytes, more: bytes) -> bytes:
+    """A JSON object that is not empty, and more fields."""
+    return text[:-1] + b"," + more + b"}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import json
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -21,7 +20,6 @@ from urllib.parse import parse_qs
 from harp.metrics.server import Page, Request, Server, Stream
 from harp.web.door import Door
 from harp.web.feed import Feed
-from harp.web.state import Json
 
 __all__ = ["FIELDS", "Site"]
 
@@ -137,8 +135,8 @@ def _since(request: Request) -> int | None:
     return int(text) if _SINCE.fullmatch(text) else None
 
 
-def _json(told: Json) -> Page:
-    return Page(json.dumps(told, separators=(",", ":")).encode(), "application/json")
+def _json(text: bytes) -> Page:
+    return Page(text, "application/json")
 
 
 def _said(status: HTTPStatus, text: str) -> Page:

@@ -24,6 +24,7 @@ from harp.metrics import EstimatorSeen
 from harp.metrics.server import Server
 from harp.remote.tenants import tenant_name
 from harp.web import Door, Feed, Site
+from harp.web.samples import Bounds
 from harp.web.site import FIELDS
 from harp.web.state import is_lease
 
@@ -263,10 +264,10 @@ def test_the_state_is_what_ps_tells_and_no_more() -> None:
         assert (early["arbiter_up"], early["devices"], early["sample"]) == (False, [], 0)
         await world.tick()
         world.share_ppm = 0
-        (unasked,) = world.feed.state()["tenants"]  # type: ignore[misc]
+        (unasked,) = json.loads(world.feed.state())["tenants"]
         assert unasked["share_ratio"] == 0.3  # as it was at the last look
         await world.tick()
-        (unasked,) = world.feed.state()["tenants"]  # type: ignore[misc]
+        (unasked,) = json.loads(world.feed.state())["tenants"]
         assert unasked["share_ratio"] is None
         world.share_ppm = 300_000
         await world.tick()
@@ -305,6 +306,18 @@ def test_samples_are_those_after_a_number() -> None:
                 assert (status, b"since=NUMBER" in body) == (400, True), (path, wrong)
 
     served(what)
+
+
+def test_texts_are_those_of_the_samples_that_are_kept() -> None:
+    async def what(world: World, _server: Server, port: int) -> None:
+        for _ in range(5):
+            await world.tick()
+        told = json.loads((await get(port, API[1]))[2])
+        assert [s["n"] for s in told["samples"]] == [3, 4, 5]
+        assert sorted(world.feed._samples) == [3, 4, 5]
+        assert world.feed.state() is world.feed.state()
+
+    served(what, bounds=Bounds(samples=3))
 
 
 def test_the_stream_tells_what_was_missed_and_then_each_second() -> None:
