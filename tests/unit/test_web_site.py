@@ -300,6 +300,11 @@ def test_samples_are_those_after_a_number() -> None:
         assert told["series"]["1"]["name"] == "train"
         assert told["spans"] == [[1, 3, 1_700_000_001, 1_700_000_004, 0.75]]
         assert len(json.loads((await get(port, API[1]))[2])["samples"]) == 4
+        world.names.append("other")
+        await world.tick()
+        told = json.loads((await get(port, f"{API[1]}?since=5"))[2])
+        assert (told["samples"], set(told["series"])) == ([], {"1", "2"})
+        assert told["spans"] == [[1, 3, 1_700_000_001, 1_700_000_005, 1.0]]
         for wrong in ("x", "-1", "", "1.5", "9" * 16, "%31%00"):
             for path in API:
                 status, _, body = await get(port, f"{path}?since={wrong}")
