@@ -171,9 +171,13 @@ class Server:
                     if isinstance(reply, Page):
                         await _send(writer, self._bytes(reply, head=head))
                         return
+                    if head:
+                        reply.close()
+                        await _send(writer, self._head(HTTPStatus.OK, reply.content_type, ()))
+                        return
                 finally:
                     self._answered[probe] -= 1
-            await self._pour(writer, reply, head=head)
+            await self._pour(writer, reply)
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # it is gone, too slow, or no HTTP client
         except asyncio.CancelledError:
@@ -215,12 +219,11 @@ class Server:
             _log.exception("page_failed", path=words[1])
             return Page(f"{reason}\n".encode(), _TEXT, HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    async def _pour(self, writer: asyncio.StreamWriter, stream: Stream, *, head: bool) -> None:
+    async def _pour(self, writer: asyncio.StreamWriter, stream: Stream) -> None:
         try:
             await self._take(writer, self._head(HTTPStatus.OK, stream.content_type, ()))
-            if not head:
-                async for part in stream.parts:
-                    await self._take(writer, part)
+            async for part in stream.parts:
+                await self._take(writer, part)
         finally:
             stream.close()
 
