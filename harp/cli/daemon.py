@@ -19,6 +19,7 @@ from harp.lease_admin import AdminClient
 from harp.lease_wire import Msg, Op
 from harp.native import find as find_native
 from harp.rundir import RunDir, find
+from harp.web import open_door
 
 __all__ = ["daemon"]
 
@@ -41,6 +42,11 @@ _STOP_S = 10.0
     metavar="[HOST:]PORT",
     help="Serve /metrics and /healthz there; a PORT alone: on loopback. As daemon.metrics_listen.",
 )
+@click.option(
+    "--web",
+    metavar="[HOST:]PORT",
+    help="Serve a web page there, read-only; a PORT alone: on loopback. As daemon.web.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @json_option
 def daemon(
@@ -51,6 +57,7 @@ def daemon(
     status: bool,
     upgrade: bool,
     metrics: str | None,
+    web: str | None,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -61,6 +68,8 @@ def daemon(
         raise click.UsageError("--all goes with --stop")
     if metrics is not None:
         settings = (*settings, f"daemon.metrics_listen={metrics}")
+    if web is not None:
+        settings = (*settings, f"daemon.web={web}")
     if upgrade and (stop or status):
         raise click.UsageError("--upgrade does not go with --stop or --status")
     run_dir = find(os.environ)
@@ -88,7 +97,9 @@ def daemon(
     runs = run_dir.path.exists() and run_dir.alive()
     if upgrade and runs:
         _stop(with_arbiter=False)
+    door = None
     if upgrade or not runs:
+        door = open_door(settings_tree.daemon)  # likewise
         options = [f"--set={s}" for s in settings]
         spawn(run_dir, os.environ, ["--upgrade", *options] if upgrade else options)
     elif settings:
@@ -96,6 +107,8 @@ def daemon(
             f"harpd runs already in {run_dir.path}", "its settings change with a restart"
         )
     _status(as_json=as_json)
+    if door is not None and door.port and not as_json:
+        progress(f"web page: {door.url(door.port)}")
 
 
 def _with_kept(run_dir: RunDir, settings: tuple[str, ...]) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from harp.daemon.recording import Recording
 from harp.daemon.service import ControlService
 from harp.daemon.store import Store
 from harp.daemon.suspend import Suspender
+from harp.daemon.web import serve_web
 from harp.discovery import Found, discover, measure_overhead
 from harp.errors import DaemonError, HarpError
 from harp.estimator.advise import Adviser
@@ -51,6 +52,7 @@ from harp.model import Device, Policy, Tenant
 from harp.native import NativeDir
 from harp.procs import Proc
 from harp.rundir import RunDir, state_dir
+from harp.web import open_door
 
 __all__ = ["AlreadyRuns", "main", "run"]
 
@@ -109,6 +111,7 @@ async def run(
     upgrade: bool = False,
 ) -> None:
     """Everything between the lock and the end; on an event loop of its own."""
+    door = open_door(config.daemon)  # a wrong one is said before anything begins
     found = await asyncio.to_thread(discover, native, env, config.device.kind)
     store = Store(run_dir.store)
     devices = await _devices(found, store, config, env)
@@ -209,6 +212,8 @@ async def run(
             if listen := listen_address(config.daemon.metrics_listen):
                 pages = Server(reporter.routes())
                 tasks.append(group.create_task(keep(pages, *listen, "daemon.metrics_listen")))
+            if door is not None:
+                tasks.append(group.create_task(serve_web(door, book, harpd, pools)))
             _log.info("harpd_ready", run_dir=str(run_dir.path), pid=os.getpid())
             await end.wait()
             for task in tasks:
