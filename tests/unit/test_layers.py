@@ -62,6 +62,7 @@ PURE = (
     "harp.metrics.series",
     "harp.metrics.totals",
     "harp.keep_wire",
+    "harp.daemon.fanout",
     "harp.daemon.recorder",
     "harp.remote.floor",
     "harp.remote.events",
