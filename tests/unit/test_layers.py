@@ -157,6 +157,7 @@ PLUGIN_PURE = (
 ONLY = {
     "pynvml": ("harp.discovery",),
     "click": ("harp.cli",),
+    "textual": ("harp.cli.top_app",),  # `harp run` must start fast
     "rich": ("harp.cli", "harp.demo", "harp.bench"),
     "grpc": ("harp.api", "harp.client", "harp.daemon", "harp.remote"),
     "cryptography": ("harp.remote",),
