@@ -37,6 +37,7 @@ from harp.daemon.overheads import ContextCost
 from harp.daemon.picture import Picture
 from harp.daemon.pools import Pools
 from harp.daemon.recording import Recording
+from harp.daemon.samples import Sampler, Watching
 from harp.daemon.service import ControlService
 from harp.daemon.store import Store
 from harp.daemon.suspend import Suspender
@@ -157,6 +158,7 @@ async def run(
         digest_of=recording.digest_of,
         job_of_tenant=recording.job_of,
     )
+    watching = Watching(Sampler(book, harpd).sample)
     auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)
     end = asyncio.Event()
     with_arbiter = False
@@ -190,6 +192,7 @@ async def run(
                 estimates=estimates,
                 recording=recording,
                 pools=pools,
+                watching=watching,
                 default_policy=Policy(config.watchdog.policy),
                 stop=stop,
             ),
@@ -207,6 +210,7 @@ async def run(
                 group.create_task(harpd.watch()),
                 group.create_task(recording.keep()),
                 group.create_task(harpd.drain()),
+                group.create_task(watching.keep()),
                 group.create_task(suspender.keep(harpd.replaced)),
             ]
             if listen := listen_address(config.daemon.metrics_listen):

@@ -65,6 +65,7 @@ PURE = (
     "harp.keep_wire",
     "harp.web.samples",
     "harp.web.state",
+    "harp.daemon.fanout",
     "harp.daemon.recorder",
     "harp.remote.floor",
     "harp.remote.events",
@@ -159,6 +160,7 @@ PLUGIN_PURE = (
 ONLY = {
     "pynvml": ("harp.discovery",),
     "click": ("harp.cli",),
+    "textual": ("harp.cli.top_app",),  # `harp run` must start fast
     "rich": ("harp.cli", "harp.demo", "harp.bench"),
     "grpc": ("harp.api", "harp.client", "harp.daemon", "harp.remote"),
     "cryptography": ("harp.remote",),
