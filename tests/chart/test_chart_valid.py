@@ -206,7 +206,7 @@ def test_harpd_is_not_restarted_for_a_device_that_does_not_answer(template: Temp
 def test_the_plugin_of_remote_shares_is_probed_and_scraped_as_the_other_is(
     template: Template,
 ) -> None:
-    """The keeper, whose end would end leases, is not: to start it again mends no pool."""
+    """The keeper, whose end ends all leases of its node, is ended after two minutes alone."""
     values = {**SCENARIOS["remote"], "plugin": {"metricsPort": 9555}}
     objects = template({**values, "monitoring": {"podMonitor": {"enabled": True}}})
     found = {}
@@ -229,7 +229,9 @@ def test_the_plugin_of_remote_shares_is_probed_and_scraped_as_the_other_is(
         for c in one(objects, "DaemonSet", "-remote")["spec"]["template"]["spec"]["containers"]
         if c["name"] == "keeper"
     )
-    assert "livenessProbe" not in keeper
+    probe = keeper["livenessProbe"]
+    assert probe["httpGet"]["path"] == "/healthz"
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 120
 
 
 @pytest.mark.parametrize("mode", ["scheduler", "service"])
