@@ -244,3 +244,28 @@ def test_where_nobody_may_read_metrics_policies_are_whole(template: Template, mo
     calls = [{"ports": [{"port": 8888, "protocol": "TCP"}]}] if mode == "service" else []
     assert one(objects, "NetworkPolicy", "-extender")["spec"]["ingress"] == calls
     assert one(objects, "NetworkPolicy", "-node")["spec"]["ingress"] == []
+
+
+def test_certificates_of_a_pool_are_scraped_by_who_may(template: Template) -> None:
+    """Both sides' pages, and a way in to them."""
+    values = {**SCENARIOS["remote"], "monitoring": {"podMonitor": {"enabled": True}}}
+    objects = template({**values, "networkPolicy": {"metricsFrom": [{"podSelector": {}}]}})
+    scraped = {e["port"] for e in one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]}
+    assert scraped == {"metrics", "plugin-metrics", "pool-metrics", "health"}
+    for owner, port, option in (
+        ("-pool", "pool-metrics", "--metrics=0.0.0.0:9406"),
+        ("-remote", "health", "--health=0.0.0.0:9405"),
+    ):
+        found = [
+            (c, p["containerPort"])
+            for c in one(objects, "DaemonSet", owner)["spec"]["template"]["spec"]["containers"]
+            for p in c["ports"]
+            if p["name"] == port
+        ]
+        ((container, number),) = found
+        assert option in container["args"]
+        rules = one(objects, "NetworkPolicy", owner)["spec"]["ingress"]
+        let_in = [r["from"] for r in rules if {"port": number, "protocol": "TCP"} in r["ports"]]
+        assert let_in == [[{"podSelector": {}}]]
+    only = one(template({"monitoring": values["monitoring"]}), "PodMonitor")
+    assert [e["port"] for e in only["spec"]["podMetricsEndpoints"]] == ["metrics", "plugin-metrics"]
