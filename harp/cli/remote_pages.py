@@ -11,12 +11,11 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-
 from harp.errors import ConfigError
 from harp.metrics import REMOTE, Page, Sample, Server, expose
 from harp.metrics.families import CERTIFICATE_EXPIRY
 from harp.metrics.server import Route
+from harp.remote.certificate import ends
 
 if TYPE_CHECKING:
     from harp.remote.renewing import Renewing
@@ -43,10 +42,10 @@ def certificates(role: str, now: Callable[[], Identity | None]) -> Route:
 def _samples(role: str, identity: Identity | None) -> list[Sample]:
     if identity is None:
         return []
-    authority = x509.load_pem_x509_certificate(identity.authority_pem)
+    by_role = {role: identity.certificate.ends, "authority": ends(identity.authority_pem)}
     return [
-        Sample(CERTIFICATE_EXPIRY, (role,), identity.certificate.ends.timestamp()),
-        Sample(CERTIFICATE_EXPIRY, ("authority",), authority.not_valid_after_utc.timestamp()),
+        Sample(CERTIFICATE_EXPIRY, (shown_as,), when.timestamp())
+        for shown_as, when in by_role.items()
     ]
 
 

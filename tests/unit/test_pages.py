@@ -165,7 +165,7 @@ def test_ports_are_those_of_the_chart() -> None:
     rows = re.findall(
         r"^\| (\d+)[^|]* \(.*?`([\w.]+Port|[\w.]+port)`", OPERATIONS.read_text(), re.MULTILINE
     )
-    assert len(rows) == 6
+    assert len(rows) == 7
     for port, path in rows:
         found = values
         for name in path.split("."):
