@@ -3,13 +3,13 @@
 
 step(state, event, now) -> (state, actions)
     Join, Ready, Leave (a watcher's) ──┐             ┌── Send, End (a watcher's)
-    Tick (when next_ns() says)  ───────┼── step() ───┼── Look: one, however many watch
-    Looked (what came of it)  ─────────┘             └── (nothing)
+    Tick (when next_ns() says)  ───────┼── step() ───┴── Look: one, however many watch
+    Looked (what came of it), Given  ──┘
 (1) Nobody watches: nobody looks. There is one look at a time, at the rate of who asked for the
     highest; others take of its samples those that come nearest to when theirs are due.
 (2) A watcher is given a sample when it has taken the one before. Until then the newest waits for
     it, one; what that takes the place of is counted.
-(3) Looking takes no more than a quarter of harpd's time, whatever is asked for.
+(3) Looking and giving take no more than a quarter of harpd's time, whatever is asked for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "End",
     "Event",
     "Fanout",
+    "Given",
     "Join",
     "Leave",
     "Look",
@@ -45,7 +46,7 @@ MOST = 64
 _SHORTEST_MS = 10
 _LONGEST_MS = 1000
 _NS_PER_MS = 1_000_000
-#: after a look harpd does other things for so many times as long as it took
+#: after a look harpd does other things for so many times as long as it and its samples took
 _REST = 3
 
 
@@ -67,7 +68,8 @@ class Fanout:
 
     #: {number: watcher}
     watchers: Mapping[int, Watcher] = field(default_factory=dict)
-    looking_ns: int | None = None  #: when the look began that is not done; None: all are
+    #: when the look began that is not done, its samples not given; None: all are
+    looking_ns: int | None = None
     beat_ns: int = 0  #: the moment that the last look was for
     rest_ns: int = 0  #: until when harpd does other things
     ended: bool = False  #: nobody watches any more, and nobody will
@@ -109,16 +111,21 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """Those who were ready have the sample of a Looked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """harpd ends."""
 
 
-Event = Join | Ready | Leave | Tick | Looked | Stop
+Event = Join | Ready | Leave | Tick | Looked | Given | Stop
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Make a sample, and say Looked."""
+    """Make a sample, and say Looked, and Given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +188,10 @@ def step(state: Fanout, event: Event, now_ns: int) -> tuple[Fanout, list[Action]
                 beat_ns = now_ns
             return replace(state, looking_ns=now_ns, beat_ns=beat_ns), [Look()]
         case Looked(sample) if state.looking_ns is not None:
+            return _looked(state, sample)
+        case Given() if state.looking_ns is not None:
             rest_ns = now_ns + _REST * (now_ns - state.looking_ns)
-            return _looked(replace(state, looking_ns=None, rest_ns=rest_ns), sample)
+            return replace(state, looking_ns=None, rest_ns=rest_ns), []
         case Stop():
             return Fanout(ended=True), [End(number) for number in state.watchers]
         case _:

@@ -23,6 +23,7 @@ from harp.daemon.fanout import (
     End,
     Event,
     Fanout,
+    Given,
     Join,
     Leave,
     Look,
@@ -186,6 +187,8 @@ class Watching:
                         await asyncio.wait_for(self._changed.wait(), wait_ns / 1e9)
                 elif self.step(Tick()):
                     self.step(Looked(pb.WatchSamplesReply(sample=await self._sample())))
+                    await asyncio.sleep(0)  # who was given one writes it meanwhile
+                    self.step(Given())
         finally:
             self.step(Stop())
 

@@ -17,6 +17,7 @@ from harp.daemon.fanout import (
     End,
     Event,
     Fanout,
+    Given,
     Join,
     Leave,
     Look,
@@ -38,6 +39,7 @@ class World:
     """Runs the core by a clock of its own; samples are their numbers, from 1."""
 
     look_ns: int = 0  #: a look takes
+    give_ns: int = 0  #: to give its sample takes
     now_ns: int = 5_000 * MS
     state: Fanout = field(default_factory=Fanout)
     looks: list[int] = field(default_factory=list)  #: when they began
@@ -82,6 +84,8 @@ class World:
             if self.state.looking_ns is not None:
                 if done_ns is not None and done_ns <= self.now_ns:
                     self.do(Looked(len(self.looks)))
+                    self.now_ns += self.give_ns
+                    self.do(Given())
             elif Look() in self.do(Tick()):
                 done_ns = self.now_ns + self.look_ns
         self.now_ns = until_ns
@@ -109,7 +113,8 @@ def test_one_look_serves_all_and_the_fastest_sets_the_rate(watchers: int) -> Non
     world.run(world.now_ns + 3000 * MS)
     assert len(world.looks) == 61
     assert [len(world.of(n)) for n in range(watchers)] == [61] + [4] * (watchers - 1)
-    assert world.do(Looked("of a look that nobody asked for")) == []
+    for event in (Looked("of a look that nobody asked for"), Given()):
+        assert world.do(event) == []
 
 
 def test_a_newcomer_does_not_wait_for_the_others() -> None:
@@ -144,6 +149,8 @@ def test_there_is_one_look_at_a_time() -> None:
     assert next_ns(world.state) is None
     assert world.do(Tick()) == []
     assert world.do(Looked(1)) == []  # neither has said that it is ready
+    assert next_ns(world.state) is None
+    assert world.do(Given()) == []
     assert next_ns(world.state) == world.now_ns + 3000 * MS
 
 
@@ -170,8 +177,11 @@ def test_who_never_takes_anything_holds_one_sample_and_costs_the_others_nothing(
     assert (first.sample, first.dropped) == (1001, 1000)
 
 
-def test_looking_takes_no_more_than_a_quarter_of_the_time() -> None:
-    world = World(look_ns=30 * MS)
+@pytest.mark.parametrize(("look_ms", "give_ms"), [(30, 0), (10, 20)])
+def test_looking_and_giving_take_no_more_than_a_quarter_of_the_time(
+    look_ms: int, give_ms: int
+) -> None:
+    world = World(look_ms * MS, give_ms * MS)
     world.join(1, 10)
     world.run(world.now_ns + 6000 * MS)
     assert len(world.looks) == 51

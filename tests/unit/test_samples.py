@@ -330,3 +330,35 @@ def test_an_older_harpd_says_so() -> None:
             assert "harp daemon --upgrade" in error.value.hint
         finally:
             server.stop(None).wait()
+
+
+def test_what_writing_takes_counts_as_looking_does() -> None:
+    """However many read as fast as they can, harpd has three quarters of its time for others."""
+    watching = Watching(Sampler(_Book(), _harpd()).sample)
+    begun: list[float] = []
+    enough = asyncio.Event()
+
+    async def read(seat: samples.Seat) -> None:
+        async for _ in seat:
+            time.sleep(0.005)  # noqa: ASYNC251 - as long as a large message takes to be written
+
+    async def run() -> None:
+        look = watching._look
+
+        async def looked() -> pb.Sample:
+            begun.append(time.monotonic())
+            if len(begun) == 6:
+                enough.set()
+            return await look()
+
+        watching._look = looked
+        readers = [asyncio.create_task(read(watching.join(1000, 10))) for _ in range(4)]
+        await asyncio.sleep(0)
+        keeping = asyncio.create_task(watching.keep())
+        await enough.wait()
+        keeping.cancel()
+        await asyncio.wait([keeping, *readers])
+
+    asyncio.run(run())
+    # Four times what the readers take, and those of the last look are not counted.
+    assert begun[5] - begun[0] >= 5 * 4 * 0.020
