@@ -480,7 +480,10 @@ function start() {
   }
 
   function steer(canvas) {
+    const out = canvas.parentElement.querySelector("output");
     const set = (at) => {
+      // What changes each second is read out to nobody; what is asked for by a key is.
+      out.setAttribute("aria-live", at === undefined ? "off" : "polite");
       if (at === undefined) view.cursors.delete(canvas);
       else view.cursors.set(canvas, at);
       draw();
