@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page makes of what it is told: its script's pure half, run by Node where there is one.
-
-The whole page, in a browser: tests/integration/test_web_browser.py.
-"""
+"""What the page makes of what it is told: its script's pure half, run by Node if it is there."""
 
 from __future__ import annotations
 
