@@ -98,12 +98,20 @@ def test_two_tenants_are_seen_and_drawn(
     page.ask("document.querySelector('#rows th button').focus()")
     page.press("Enter")
     page.wait("document.querySelectorAll('#rows tr.chosen').length === 1")
+    page.ask("document.querySelector('#pause').click()")  # nothing changes by itself
+    said = "document.querySelector('.time output').textContent"
     page.ask("document.querySelector('.time canvas').focus()")
-    now = page.ask("document.querySelector('.time output').textContent")
+    now = page.ask(said)
     for _ in range(5):
-        page.press("ArrowLeft")
-    page.wait(f"document.querySelector('.time output').textContent !== {now!r}")
+        page.press("ArrowLeft")  # a hundredth of the minute each
+    earlier = page.ask(said)
+    assert earlier.split(": ")[0] != now.split(": ")[0]
+    assert "first" in earlier
+    page.press("Home")
+    assert page.ask(said) == "no sample yet"
     page.press("Escape")
+    assert page.ask(said) == now
+    page.ask("document.querySelector('#pause').click()")
     page.picture(pictures / "light.png")
     page.ask("document.querySelector('#rows tr.chosen button').click()")
     page.look(scheme="dark", width=1200, height=1100)
