@@ -503,7 +503,7 @@ function start() {
       if (event.key === "Escape") set(undefined);
       else if (event.key === "Home") set(begin);
       else if (event.key === "End") set(end);
-      else if (false) {
+      else if (event.key in moves) {
         const next = (now === undefined ? end : now) + (moves[event.key] * (end - begin)) / 100;
         set(Math.min(end, Math.max(begin, next)));
       } else return;
