@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page makes of what it is told: its script's pure half, run by Node if it is there."""
+"""What the page makes of what it is told: its script's pure half, run by Node where there is one.
+
+The whole page, in a browser: tests/integration/test_web_browser.py.
+"""
 
 from __future__ import annotations
 

@@ -367,7 +367,8 @@ function start() {
     pen.setTransform(dots, 0, 0, dots, 0, 0);
     pen.clearRect(0, 0, width, tall);
     pen.font = "11px system-ui, sans-serif";
-    return { pen, box: { x: 58, y: 6, w: Math.max(1, width - 64), h: tall - 24 } };
+    const snap = (at) => Math.round(at * dots) / dots; // neighbours meet at a dot, or a seam would show
+    return { pen, snap, box: { x: 58, y: 6, w: Math.max(1, width - 64), h: tall - 24 } };
   }
 
   function axes(pen, box, begin, end) {
@@ -380,8 +381,8 @@ function start() {
   }
 
   function stacked(canvas, columns, begin, end, top, format, what, line) {
-    const { pen, box } = prepare(canvas, 0);
-    const x = (at) => box.x + (box.w * (Math.min(Math.max(at, begin), end) - begin)) / (end - begin);
+    const { pen, snap, box } = prepare(canvas, 0);
+    const x = (at) => snap(box.x + (box.w * (Math.min(Math.max(at, begin), end) - begin)) / (end - begin));
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     for (const part of [0, 0.5, 1]) {
