@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from harp.errors import HistoryError
 from harp.estimator.job import Run
@@ -348,5 +348,5 @@ def _row(run: Run) -> dict[str, str | int | float | None]:
     return row | {"used": json.dumps(run.used), "elastic": int(run.elastic)}
 
 
-def _run(row: sqlite3.Row | Mapping[str, object]) -> Run:
+def _run(row: sqlite3.Row | Mapping[str, Any]) -> Run:
     return run_of(dict(row), reals(row["used"]))
