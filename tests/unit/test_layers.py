@@ -39,6 +39,7 @@ LAYERS = {
     "harp.client": 6,
     "harp.metrics": 6,
     "harp.extender": 6,
+    "harp.probe": 6,
     "harp.remote": 7,
     "harp.daemon": 7,
     "harp.sim": 8,
@@ -62,6 +63,8 @@ PURE = (
     "harp.metrics.series",
     "harp.metrics.totals",
     "harp.keep_wire",
+    "harp.probe.ptx",
+    "harp.probe.questions",
     "harp.daemon.recorder",
     "harp.daemon.spread",
     "harp.remote.floor",
@@ -167,6 +170,7 @@ ONLY = {
     "numpy": ("harp.scheduler", "harp.demo"),  # `harp run` must start fast
     "tinygrad": ("harp.demo",),
     "pyarrow": ("harp.estimator.tables",),  # an extra
+    "cuda": ("harp.probe.driver",),  # an extra
 }
 
 #: the engine's own ledger judges HARP; no part that is judged may read it
