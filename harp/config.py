@@ -310,6 +310,12 @@ class DaemonConfig:
         low=1,
         high=8192,
     )
+    metrics_dcgm: str = key(
+        "no",
+        "Whether GPUs' figures are there under dcgm-exporter's names, too. Not where it runs as"
+        " well: each would come twice.",
+        choices=("yes", "no"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ _STOP_S = 10.0
     metavar="[HOST:]PORT",
     help="Serve /metrics and /healthz there; a PORT alone: on loopback. As daemon.metrics_listen.",
 )
+@click.option(
+    "--dcgm-names",
+    is_flag=True,
+    help="GPUs' figures under dcgm-exporter's names, too. As daemon.metrics_dcgm.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @json_option
 def daemon(
@@ -50,6 +55,7 @@ def daemon(
     status: bool,
     upgrade: bool,
     metrics: str | None,
+    dcgm_names: bool,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -60,6 +66,8 @@ def daemon(
         raise click.UsageError("--all goes with --stop")
     if metrics is not None:
         settings = (*settings, f"daemon.metrics_listen={metrics}")
+    if dcgm_names:
+        settings = (*settings, "daemon.metrics_dcgm=yes")
     if upgrade and (stop or status):
         raise click.UsageError("--upgrade does not go with --stop or --status")
     run_dir = find(os.environ)

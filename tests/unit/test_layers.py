@@ -57,6 +57,7 @@ PURE = (
     "harp.units",
     "harp.model",
     "harp.grants",
+    "harp.metrics.dcgm",
     "harp.metrics.estimates",
     "harp.metrics.families",
     "harp.metrics.samples",
