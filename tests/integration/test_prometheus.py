@@ -49,12 +49,12 @@ class Prometheus:
     """One that runs."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.address = f"http://127.0.0.1:{port}"
 
     def ask(self, path: str, **words: str) -> Any:
         """What its HTTP API answers."""
         query = urllib.parse.urlencode(words)
-        where = f"http://127.0.0.1:{self._port}/api/v1/{path}?{query}"
+        where = f"{self.address}/api/v1/{path}?{query}"
         with urllib.request.urlopen(where, timeout=60) as answer:
             found = json.load(answer)
         assert found["status"] == "success"
