@@ -331,6 +331,12 @@ class DaemonConfig:
         "File, 0600, of the token that readers of the page's API must have.",
         form="a whole path; empty: on loopback nobody is asked",
     )
+    metrics_dcgm: str = key(
+        "no",
+        "Whether GPUs' figures are there under dcgm-exporter's names, too. Not where it runs as"
+        " well: each would come twice.",
+        choices=("yes", "no"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

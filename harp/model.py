@@ -16,6 +16,7 @@ __all__ = [
     "Policy",
     "Residency",
     "ResidencyState",
+    "Sensors",
     "Tenant",
     "TenantClass",
     "Uncovered",
@@ -79,6 +80,21 @@ class Device:
     driver_version: str
     overhead_seen: int = 0  #: real clients that overhead_bytes was compared with, the last ones
     unlisted_bytes: int = 0  #: of overhead_bytes, what NVML does not list under a process's pid
+
+
+@dataclass(frozen=True, slots=True)
+class Sensors:
+    """What a GPU's driver reads from it; None: it has not that one, or did not answer."""
+
+    utilization_ratio: float | None = None  #: of its last moments, those with a kernel at work
+    copy_utilization_ratio: float | None = None  #: those in which its memory was read or written
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    energy_joules: float | None = None  #: since the driver was loaded
+    sm_clock_hertz: float | None = None
+    memory_clock_hertz: float | None = None
+    pci_bus_id: str | None = None
+    minor: int | None = None  #: N of /dev/nvidiaN
 
 
 @dataclass(frozen=True, slots=True)

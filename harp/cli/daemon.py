@@ -47,6 +47,11 @@ _STOP_S = 10.0
     metavar="[HOST:]PORT",
     help="Serve a web page there, read-only; a PORT alone: on loopback. As daemon.web.",
 )
+@click.option(
+    "--dcgm-names",
+    is_flag=True,
+    help="GPUs' figures under dcgm-exporter's names, too. As daemon.metrics_dcgm.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @json_option
 def daemon(
@@ -58,6 +63,7 @@ def daemon(
     upgrade: bool,
     metrics: str | None,
     web: str | None,
+    dcgm_names: bool,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -70,6 +76,8 @@ def daemon(
         settings = (*settings, f"daemon.metrics_listen={metrics}")
     if web is not None:
         settings = (*settings, f"daemon.web={web}")
+    if dcgm_names:
+        settings = (*settings, "daemon.metrics_dcgm=yes")
     if upgrade and (stop or status):
         raise click.UsageError("--upgrade does not go with --stop or --status")
     run_dir = find(os.environ)

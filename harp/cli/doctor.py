@@ -13,8 +13,9 @@ from rich.text import Text
 import harp
 from harp.cli import checks
 from harp.cli.checks import Check, Verdict
-from harp.cli.output import console, json_option, print_json
+from harp.cli.output import console, json_option, print_json, progress
 from harp.client import Client
+from harp.config import load
 from harp.errors import HarpError
 from harp.native import find
 from harp.procs import environ_of
@@ -26,9 +27,22 @@ _STYLES = {Verdict.OK: "green", Verdict.NOTE: "cyan", Verdict.WARN: "yellow", Ve
 
 @click.command()
 @click.option("--pid", type=click.IntRange(min=1), default=None, help="Look at one process.")
+@click.option("--probe", "probing", is_flag=True, help="Measure what the driver of a GPU does.")
+@click.option("--gpu", default=None, help="With --probe: index or UUID; the first one otherwise.")
 @json_option
-def doctor(*, pid: int | None, as_json: bool) -> None:
-    """Look at the installation, the daemon, the devices, or one process; 1 if something fails."""
+def doctor(*, pid: int | None, probing: bool, gpu: str | None, as_json: bool) -> None:
+    """Look at the installation, the daemon, the devices, or one process; 1 if something fails.
+
+    --probe works on the GPU for about a minute, beside HARP and without it: nothing else should use
+    the GPU meanwhile. It needs the extra harp[cuda]. What it cannot find out is said to be unknown.
+    """
+    if probing:
+        if pid is not None:
+            raise click.UsageError("--probe and --pid exclude each other")
+        _probe(gpu, as_json=as_json)
+        return
+    if gpu is not None:
+        raise click.UsageError("--gpu goes with --probe")
     found = _process(pid) if pid is not None else _all()
     failed = any(check.verdict is Verdict.FAIL for check in found)
     if as_json:
@@ -53,6 +67,20 @@ def doctor(*, pid: int | None, as_json: bool) -> None:
         console().print(table)
     if failed:
         sys.exit(1)
+
+
+def _probe(gpu: str | None, *, as_json: bool) -> None:
+    # Imported late: only this needs it.
+    from harp.cli import probed  # noqa: PLC0415
+    from harp.probe.ask import probe  # noqa: PLC0415
+
+    kind = load(os.environ).device.kind
+    found = probe(find(os.environ), os.environ, kind, gpu, progress)
+    if as_json:
+        print_json(probed.shape(found))
+    else:
+        console().print(probed.table(found))
+        console().print(probed.words(found))
 
 
 def _all() -> list[Check]:

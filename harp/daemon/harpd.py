@@ -27,11 +27,11 @@ from harp.daemon.link import ArbiterLink
 from harp.daemon.picture import Picture, client_of
 from harp.daemon.reconcile import Reconciler
 from harp.daemon.store import Store
-from harp.discovery import Found, ProcessUse
+from harp.discovery import Found, ProcessUse, read_sensors
 from harp.errors import ArbiterError, NvmlError
 from harp.lease_admin import AdminClient, ArbiterRefused
 from harp.lease_wire import ALL_DEVICES, GRANULE_BYTES, Msg, Op
-from harp.model import Client, ClientState, Device, Tenant
+from harp.model import Client, ClientState, Device, Sensors, Tenant
 from harp.procs import Proc, all_procs, start_of
 
 __all__ = ["Harpd"]
@@ -64,6 +64,8 @@ class Harpd:
         self._history: dict[tuple[int, str], deque[tuple[float, int]]] = {}
         #: {uuid: physical bytes in use}
         self.used_bytes: dict[str, int] = {}
+        #: {uuid: what its sensors said}
+        self.sensors: dict[str, Sensors] = {}
         #: monotonic s at the end of the last tick(); None: there was none
         self.looked_s: float | None = None
         #: devices that did not answer the last look: {uuid: why}
@@ -223,6 +225,7 @@ class Harpd:
         uses = await self._uses()
         picture = await self._book.look()
         self.used_bytes = await self._used()
+        self.sensors = await self._sensed()
         procs = (
             await asyncio.to_thread(all_procs) if self._book.tenants or any(uses.values()) else {}
         )
@@ -279,6 +282,15 @@ class Harpd:
             with contextlib.suppress(NvmlError, TimeoutError):  # the next look says it
                 used[uuid] = await asyncio.to_thread(self.found.nvml.memory_used, uuid)
         return used
+
+    async def _sensed(self) -> dict[str, Sensors]:
+        found: dict[str, Sensors] = {}
+        for uuid in self._reconciler.devices.keys() - self.lost.keys():
+            with contextlib.suppress(NvmlError, TimeoutError):
+                found[uuid] = await asyncio.to_thread(
+                    read_sensors, self.found.nvml, uuid, self.found.kind
+                )
+        return found
 
     def _remember(self, picture: Picture) -> None:
         now = time.monotonic()

@@ -8,6 +8,7 @@ the text is made in a thread, one at a time.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -23,9 +24,20 @@ from harp.daemon.picture import ArbiterDevice, Picture
 from harp.daemon.pools import Pools
 from harp.errors import ArbiterError
 from harp.grants import promised_bytes, promised_ppm
-from harp.metrics import DAEMON, DeviceSeen, GrantSeen, Page, Seen, Total, expose, samples
+from harp.metrics import (
+    DAEMON,
+    DCGM,
+    DeviceSeen,
+    GrantSeen,
+    Page,
+    Seen,
+    Total,
+    dcgm_samples,
+    expose,
+    samples,
+)
 from harp.metrics.server import Route
-from harp.model import ClientState, Use
+from harp.model import ClientState, Sensors, Use
 
 __all__ = ["Reporter"]
 
@@ -46,6 +58,7 @@ class Reporter:
         self._harpd = harpd
         self._patience_s = max(_ILL_S, _ILL_PERIODS * config.watchdog.period_s)
         self._most = config.daemon.metrics_grants
+        self._dcgm = config.daemon.metrics_dcgm == "yes"
         self._begun_s = time.monotonic()
         self._errors = 0
         self._rendering = asyncio.Lock()
@@ -63,11 +76,16 @@ class Reporter:
         try:
             async with self._rendering:
                 seen = await self.look()
-                body, kind = await asyncio.to_thread(lambda: expose(DAEMON, samples(seen), accept))
+                body, kind = await asyncio.to_thread(self._text, seen, accept)
         except Exception:
             self._errors += 1
             raise
         return Page(body, kind)
+
+    def _text(self, seen: Seen, accept: str) -> tuple[bytes, str]:
+        if not self._dcgm:
+            return expose(DAEMON, samples(seen), accept)
+        return expose((*DAEMON, *DCGM), [*samples(seen), *dcgm_samples(seen)], accept)
 
     async def livez(self, _accept: str) -> Page:
         """Whether the event loop answers: to end harpd, and its arbiter, mends no device."""
@@ -102,6 +120,7 @@ class Reporter:
             devices=self._devices(picture),
             grants=self._grants(picture),
             estimator=self._pools.seen(),
+            hostname=socket.gethostname(),
         )
 
     def _devices(self, picture: Picture) -> tuple[DeviceSeen, ...]:
@@ -117,6 +136,7 @@ class Reporter:
                 uncovered=uncovered[uuid],
                 full=self._pools.full(uuid),
                 total=self._book.totals.of.get(uuid, Total()),
+                sensors=self._harpd.sensors.get(uuid, Sensors()),
             )
             for uuid, device in self._book.devices.items()
         )

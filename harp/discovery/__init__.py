@@ -7,6 +7,7 @@ from harp.discovery.events import GpuEvent, NvmlEvents, Trouble
 from harp.discovery.find import Found, discover
 from harp.discovery.nvml import Nvml, ProcessUse
 from harp.discovery.overhead import measure_overhead
+from harp.discovery.sensors import read_sensors
 
 __all__ = [
     "Found",
@@ -17,4 +18,5 @@ __all__ = [
     "Trouble",
     "discover",
     "measure_overhead",
+    "read_sensors",
 ]

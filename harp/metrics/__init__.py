@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from harp.metrics.dcgm import DCGM, dcgm_samples
 from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
 from harp.metrics.families import PLUGIN, REMOTE, Distribution, Family, Kind, Sample
@@ -13,6 +14,7 @@ from harp.metrics.totals import Total, Totals
 
 __all__ = [
     "DAEMON",
+    "DCGM",
     "PLUGIN",
     "REMOTE",
     "DeviceSeen",
@@ -29,6 +31,7 @@ __all__ = [
     "ServerThread",
     "Total",
     "Totals",
+    "dcgm_samples",
     "expose",
     "keep",
     "parse",

@@ -107,6 +107,26 @@ DEVICE_MEMORY_LEASED = _gauge(
 DEVICE_MEMORY_ALLOCATED = _gauge(
     "harp_device_memory_allocated_bytes", "Memory promised to tenants: limits and contexts.", _GPU
 )
+DEVICE_UTILIZATION = _gauge(
+    "harp_device_compute_utilization_ratio",
+    "Part of its last moments with a kernel at work, as the driver says: rounded, and late.",
+    _GPU,
+)
+DEVICE_TEMPERATURE = _gauge(
+    "harp_device_temperature_celsius",
+    "Temperature of the GPU; no series: not said, as of a software GPU.",
+    _GPU,
+)
+DEVICE_POWER = _gauge(
+    "harp_device_power_watts",
+    "Power that the GPU draws; no series: not said, as of a software GPU.",
+    _GPU,
+)
+DEVICE_ENERGY = _counter(
+    "harp_device_energy_joules_total",
+    "Energy used since the driver was loaded; no series: not said.",
+    _GPU,
+)
 DEVICE_COMPUTE_ALLOCATED = _gauge(
     "harp_device_compute_allocated_ratio", "GPU time promised to tenants by their shares.", _GPU
 )
@@ -143,6 +163,14 @@ GRANT_ACTIVITY = _gauge(
     "harp_grant_last_activity_timestamp_seconds",
     "When harpd last saw the tenant use GPU time or launch, since the epoch; at first: its grant.",
     _TENANT,
+)
+GRANT_HOST_LIMIT = _gauge(
+    "harp_grant_host_memory_limit_bytes",
+    "Pinned host memory the tenant may have; no series: no limit.",
+    _TENANT,
+)
+GRANT_HOST = _gauge(
+    "harp_grant_host_memory_used_bytes", "Pinned host memory leased to the tenant.", _TENANT
 )
 GRANT_SUSPENDED = _gauge(
     "harp_grant_suspended",
@@ -210,6 +238,10 @@ DAEMON = (
     DEVICE_MEMORY_USED,
     DEVICE_MEMORY_LEASED,
     DEVICE_MEMORY_ALLOCATED,
+    DEVICE_UTILIZATION,
+    DEVICE_TEMPERATURE,
+    DEVICE_POWER,
+    DEVICE_ENERGY,
     DEVICE_COMPUTE_ALLOCATED,
     DEVICE_UNCOVERED,
     DEVICE_COMPUTE,
@@ -221,6 +253,8 @@ DAEMON = (
     GRANT_PROCESSES,
     GRANT_ACTIVITY,
     GRANT_SUSPENDED,
+    GRANT_HOST_LIMIT,
+    GRANT_HOST,
     GRANT_MEMORY_LIMIT,
     GRANT_MEMORY_USED,
     GRANT_MEMORY_PEAK,

@@ -133,6 +133,9 @@ _DEVICES = Row(
             text="In the hour before.",
         ),
         _one("Healthy", f.PLUGIN_HEALTHY, _GPU, _ON),
+        _one("A kernel at work", f.DEVICE_UTILIZATION, _GPU, _ON, "percentunit"),
+        _one("Temperature", f.DEVICE_TEMPERATURE, _GPU, _ON, "celsius"),
+        _one("Power", f.DEVICE_POWER, _GPU, _ON, "watt"),
     ),
 )
 _WORKLOAD = Row(

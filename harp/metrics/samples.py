@@ -15,7 +15,7 @@ from harp.metrics import families as f
 from harp.metrics.estimates import EstimatorSeen, estimator_samples
 from harp.metrics.families import Family, Sample
 from harp.metrics.totals import Total
-from harp.model import Device, Residency, Tenant, Use
+from harp.model import Device, Residency, Sensors, Tenant, Use
 from harp.units import PPM
 
 __all__ = ["DeviceSeen", "GrantSeen", "Seen", "pod_of", "samples"]
@@ -35,6 +35,7 @@ class DeviceSeen:
     uncovered: int = 0
     full: int = 0  #: allocations refused within their tenant's limit
     total: Total = field(default_factory=Total)
+    sensors: Sensors = field(default_factory=Sensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Seen:
     devices: tuple[DeviceSeen, ...] = ()
     grants: tuple[GrantSeen, ...] = ()
     estimator: EstimatorSeen | None = None
+    hostname: str = ""
 
 
 _OF_DAEMON: tuple[tuple[Family, Callable[[Seen], float | None]], ...] = (
@@ -77,6 +79,10 @@ _OF_DEVICE: tuple[tuple[Family, Callable[[DeviceSeen], float | None]], ...] = (
     (f.DEVICE_MEMORY_USED, lambda d: d.used_bytes),
     (f.DEVICE_MEMORY_LEASED, lambda d: d.leased_bytes),
     (f.DEVICE_MEMORY_ALLOCATED, lambda d: d.promised_bytes),
+    (f.DEVICE_UTILIZATION, lambda d: d.sensors.utilization_ratio),
+    (f.DEVICE_TEMPERATURE, lambda d: d.sensors.temperature_celsius),
+    (f.DEVICE_POWER, lambda d: d.sensors.power_watts),
+    (f.DEVICE_ENERGY, lambda d: d.sensors.energy_joules),
     (f.DEVICE_COMPUTE_ALLOCATED, lambda d: d.promised_ppm / PPM),
     (f.DEVICE_UNCOVERED, lambda d: d.uncovered),
     (f.DEVICE_COMPUTE, lambda d: d.total.used_ns / _NS),
@@ -89,6 +95,8 @@ _OF_TENANT: tuple[tuple[Family, Callable[[GrantSeen], float | None]], ...] = (
     (f.GRANT_PROCESSES, lambda g: g.processes),
     (f.GRANT_ACTIVITY, lambda g: g.active_s),
     (f.GRANT_SUSPENDED, lambda g: g.tenant.suspended),
+    (f.GRANT_HOST_LIMIT, lambda g: g.tenant.limits.host_bytes or None),
+    (f.GRANT_HOST, lambda g: max((use.host_leased_bytes for _, use in g.uses), default=0)),
 )
 _OF_GRANT: tuple[tuple[Family, Callable[[Tenant, Use], float | None]], ...] = (
     (f.GRANT_MEMORY_LIMIT, lambda t, _: t.limits.mem_bytes or None),

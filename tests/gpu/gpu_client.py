@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA programs of these tests: `gpu_client.py WHAT [ARGUMENT]...`.
 
-The driver API through ctypes and PTX as text; they know nothing of HARP. Each prints JSON lines.
+The driver API through ctypes and PTX as text; they know nothing of HARP, but for a text of PTX that
+is shared. Each prints JSON lines.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from harp.probe.ptx import GAPS
 
 GRANULE = 2 << 20
 OUT_OF_MEMORY = 2
@@ -97,51 +100,6 @@ AGAIN:
     setp.ne.u32 %p, %r1, 0;
     @%p bra AGAIN;
     st.global.u32 [%d], %r1;
-    ret;
-}
-"""
-)
-
-#: looks at the clock until `span` ns are over (or 2^28 times: it must end);
-#: keeps begin and end of each gap above `least` ns. out: count, then pairs
-GAPS = (
-    HEAD
-    + """
-.visible .entry gaps(.param .u64 span, .param .u64 least, .param .u64 out, .param .u32 most)
-{
-    .reg .pred %p<4>;
-    .reg .b32 %r<4>;
-    .reg .b64 %d<12>;
-    ld.param.u64 %d1, [span];
-    ld.param.u64 %d2, [least];
-    ld.param.u64 %d3, [out];
-    ld.param.u32 %r1, [most];
-    mov.u32 %r2, 0;
-    mov.u32 %r3, 0;
-    add.s64 %d8, %d3, 8;
-    mov.u64 %d4, %globaltimer;
-    mov.u64 %d5, %d4;
-LOOK:
-    mov.u64 %d6, %globaltimer;
-    sub.s64 %d7, %d6, %d5;
-    setp.lt.u64 %p1, %d7, %d2;
-    @%p1 bra NEXT;
-    st.global.u64 [%d8], %d5;
-    st.global.u64 [%d8+8], %d6;
-    add.s64 %d8, %d8, 16;
-    add.u32 %r2, %r2, 1;
-    setp.ge.u32 %p2, %r2, %r1;
-    @%p2 bra DONE;
-NEXT:
-    mov.u64 %d5, %d6;
-    add.u32 %r3, %r3, 1;
-    setp.gt.u32 %p3, %r3, 268435456;
-    @%p3 bra DONE;
-    sub.s64 %d9, %d6, %d4;
-    setp.lt.u64 %p1, %d9, %d1;
-    @%p1 bra LOOK;
-DONE:
-    st.global.u32 [%d3], %r2;
     ret;
 }
 """

@@ -11,7 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,12 +85,17 @@ class Node:
         """Start a pod's container: a program that allocates."""
         return self.enter(self.kubelet.begin("ns", name, "main"), mib)
 
-    def enter(self, given: pb.ContainerAllocateResponse, mib: int) -> subprocess.Popen[str]:
+    def enter(
+        self,
+        given: pb.ContainerAllocateResponse,
+        mib: int,
+        command: Sequence[str] | None = None,
+    ) -> subprocess.Popen[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LD_", "CUDA_"))}
         for name, value in given.envs.items():
             env[name] = outside(given, value) if value.startswith("/") else value
         child = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(mib)],
+            command or [sys.executable, str(PROGRAM), str(mib)],
             env=env,
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -170,10 +175,10 @@ def said(child: subprocess.Popen[str]) -> str:
 
 
 @contextmanager
-def plugin_machine(native_dir: Path) -> Iterator[Node]:
-    """A node that is up."""
+def plugin_machine(native_dir: Path, *arguments: str) -> Iterator[Node]:
+    """A node that is up, its harpd with these arguments."""
     with machine(native_dir) as box:
-        box.start_harpd()
+        box.start_harpd(*arguments)
         settings = Settings(
             kubelet_dir=box.base / "k",
             state_dir=box.base / "s",

@@ -153,6 +153,32 @@ def test_harp_metrics_says_what_a_scrape_says_though_nothing_is_served(box: Mach
     assert both.returncode == 2
 
 
+def test_names_of_dcgm_are_there_where_they_are_asked_for(box: Machine) -> None:
+    box.start_harpd("--metrics", "0", "--dcgm-names")
+    box.gpu_tenant("--name", "one", "--mem", "256MiB", mib=64)
+    used, free = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
+    found = wait_for(
+        lambda: s if (s := scrape(box)).get((used, ""), 0) >= 64 else None, "memory is in use"
+    )
+    total_mib = found["harp_device_memory_total_bytes", ""] / (1 << 20)
+    assert found[used, ""] + found[free, ""] == total_mib
+    assert 0 <= found["DCGM_FI_DEV_GPU_UTIL", ""] <= 100
+    assert 0 <= found["harp_device_compute_utilization_ratio", ""] <= 1
+    # A software GPU has no sensors.
+    assert ("DCGM_FI_DEV_GPU_TEMP", "") not in found
+    assert ("harp_device_power_watts", "") not in found
+    text = get(box, "/metrics")
+    (line,) = (one for one in text.splitlines() if one.startswith(f"{used}{{"))
+    assert 'device="software0"' in line
+    assert f'Hostname="{socket.gethostname()}"' in line
+    assert "DCGM" in box.harp("metrics").stdout
+
+
+def test_names_of_dcgm_are_not_there_otherwise(box: Machine) -> None:
+    box.start_harpd()
+    assert "DCGM" not in box.harp("metrics").stdout
+
+
 def test_harp_metrics_without_a_daemon_is_an_error(box: Machine) -> None:
     done = box.harp("metrics", "--json")
     assert done.returncode == 1

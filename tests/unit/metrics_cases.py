@@ -14,6 +14,7 @@ from harp.model import (
     Policy,
     Residency,
     ResidencyState,
+    Sensors,
     Tenant,
     TenantClass,
     Use,
@@ -22,6 +23,17 @@ from harp.model import (
 GIB = 1 << 30
 MS = 1_000_000
 ACTIVE_S = 1_700_000_000.0
+SENSORS = Sensors(
+    utilization_ratio=0.37,
+    copy_utilization_ratio=0.12,
+    temperature_celsius=41,
+    power_watts=123.5,
+    energy_joules=4567.5,
+    sm_clock_hertz=1.98e9,
+    memory_clock_hertz=2.619e9,
+    pci_bus_id="00000000:0A:00.0",
+    minor=3,
+)
 
 
 def device(index: int = 0, kind: DeviceKind = DeviceKind.SOFTWARE) -> Device:
@@ -84,11 +96,13 @@ def seen(*grants: GrantSeen, most: int = 2048) -> Seen:
                 uncovered=1,
                 full=1,
                 total=Total(used_ns=2500 * MS, wait_ns=1250 * MS, launches=70, denials=2),
+                sensors=SENSORS,
             ),
             DeviceSeen(device(1)),
         ),
         grants=grants,
         estimator=estimator(),
+        hostname="node-1",
     )
 
 
@@ -112,7 +126,7 @@ def estimator() -> EstimatorSeen:
 
 def everything() -> Seen:
     """Each kind of tenant: without limits and idle, a pod's with all limits, one that swaps."""
-    limits = Limits(4 * GIB, 300_000, 500_000, TenantClass.LATENCY)
+    limits = Limits(4 * GIB, 300_000, 500_000, TenantClass.LATENCY, host_bytes=GIB)
     used = Use(
         leased_bytes=GIB,
         unleased_bytes=1 << 20,
@@ -123,6 +137,7 @@ def everything() -> Seen:
         launches=42,
         wait_ns=500 * MS,
         denials=2,
+        host_leased_bytes=64 << 20,
     )
     away = Residency(
         ResidencyState.AWAY,

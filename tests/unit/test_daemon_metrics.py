@@ -95,6 +95,7 @@ class _World:
             look_errors=0,
             lost={},
             used_bytes={},
+            sensors={},
             physical_bytes=lambda _uuid: 9 * GIB,
             evaders=SimpleNamespace(uncovered={}, uncovered_total=0),
         )

@@ -17,7 +17,7 @@ from harp.daemon.picture import Hold, Picture, parse
 from harp.discovery import ProcessUse
 from harp.errors import NvmlError
 from harp.lease_wire import Msg, Op
-from harp.model import Client, ClientState
+from harp.model import Client, ClientState, DeviceKind, Sensors
 from harp.procs import Proc
 
 _DEATHS = 40
@@ -145,6 +145,17 @@ class _Eight:
         return len(self.processes(uuid))
 
 
+@pytest.fixture(autouse=True)
+def sensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that answers is half busy."""
+
+    def read(nvml: _Eight, uuid: str, _kind: object) -> Sensors:
+        nvml.processes(uuid)
+        return Sensors(utilization_ratio=0.5)
+
+    monkeypatch.setattr("harp.daemon.harpd.read_sensors", read)
+
+
 def _with_a_lost_device(picture: Picture, sent: list[int]) -> Harpd:
     async def look() -> Picture:
         return picture
@@ -157,7 +168,7 @@ def _with_a_lost_device(picture: Picture, sent: list[int]) -> Harpd:
 
     book = cast("Any", SimpleNamespace(look=look, tenants={}))
     link = cast("Any", SimpleNamespace(client=SimpleNamespace(request=request)))
-    found = cast("Any", SimpleNamespace(nvml=_Eight()))
+    found = cast("Any", SimpleNamespace(nvml=_Eight(), kind=DeviceKind.SOFTWARE))
     harpd = Harpd(Config(), book, link, found, _NOTHING)
     harpd._reconciler.devices = cast("Any", {"lost": 1, "well": 2})
     harpd._reconciler.look = nothing  # type: ignore[method-assign]
@@ -171,6 +182,7 @@ def test_a_lost_device_does_not_end_the_look_at_the_others() -> None:
             asyncio.run(harpd.tick())
     assert harpd.looked_s is not None
     assert harpd.used_bytes == {"well": 1}
+    assert harpd.sensors == {"well": Sensors(utilization_ratio=0.5)}
     assert harpd.found.nvml.weighed == ["well"] * 2  # type: ignore[attr-defined]
     assert list(harpd.lost) == ["lost"]
     assert harpd.look_errors == 1  # said and counted once
@@ -194,6 +206,7 @@ def test_a_device_lost_amid_a_look_does_not_end_it() -> None:
     asyncio.run(harpd.tick())
     assert harpd.looked_s is not None
     assert (harpd.lost, harpd.used_bytes) == ({}, {"well": 1})
+    assert list(harpd.sensors) == ["well"]
 
 
 def test_no_look_ends_where_no_device_answers() -> None:

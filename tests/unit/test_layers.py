@@ -40,6 +40,7 @@ LAYERS = {
     "harp.metrics": 5,
     "harp.web": 6,
     "harp.extender": 6,
+    "harp.probe": 6,
     "harp.remote": 7,
     "harp.daemon": 7,
     "harp.sim": 8,
@@ -57,6 +58,7 @@ PURE = (
     "harp.units",
     "harp.model",
     "harp.grants",
+    "harp.metrics.dcgm",
     "harp.metrics.estimates",
     "harp.metrics.families",
     "harp.metrics.samples",
@@ -66,6 +68,8 @@ PURE = (
     "harp.web.samples",
     "harp.web.state",
     "harp.daemon.fanout",
+    "harp.probe.ptx",
+    "harp.probe.questions",
     "harp.daemon.recorder",
     "harp.daemon.spread",
     "harp.remote.floor",
@@ -172,6 +176,7 @@ ONLY = {
     "numpy": ("harp.scheduler", "harp.demo"),  # `harp run` must start fast
     "tinygrad": ("harp.demo",),
     "pyarrow": ("harp.estimator.tables",),  # an extra
+    "cuda": ("harp.probe.driver",),  # an extra
 }
 
 #: the engine's own ledger judges HARP; no part that is judged may read it
