@@ -19,6 +19,7 @@
         ArbiterError                harp-arbiter is not there, or refused
         RunDirUnsafe                a run directory is not what it must be
         HistoryError                history cannot be read, or written
+          LearnedLost               what was learned from it cannot be read back
       NativeError
         BuildMissing                a library or program of HARP is not where it must be
         NvmlError                   NVML answered with an error
@@ -47,6 +48,7 @@ __all__ = [
     "DeviceError",
     "HarpError",
     "HistoryError",
+    "LearnedLost",
     "NativeError",
     "NoDevice",
     "NodeDraining",
@@ -147,6 +149,10 @@ class RunDirUnsafe(DaemonError):
 
 class HistoryError(DaemonError):
     """History of runs cannot be read, or written."""
+
+
+class LearnedLost(HistoryError):
+    """What was learned from history cannot be read back."""
 
 
 class NativeError(HarpError):

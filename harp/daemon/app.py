@@ -47,6 +47,7 @@ from harp.errors import DaemonError, HarpError
 from harp.estimator.advise import Adviser
 from harp.estimator.job import Run
 from harp.estimator.packing import Buffer
+from harp.estimator.track import Track
 from harp.lease_wire import Msg
 from harp.metrics import Server, keep
 from harp.model import Device, Policy, Tenant
@@ -128,7 +129,9 @@ async def run(
     harpd = Harpd(config, book, link, found, store)
     link.on_event = harpd.on_event
     suspender = Suspender(book, link, lambda: driver_calls(found.cuda_path, env))
-    advice = Advice(Adviser())
+    track, state = Track(), state_dir(env)
+    keeps = config.history.enabled == "yes"
+    advice = Advice(Adviser(), file=state / "learned.db" if keeps else None, track=track)
 
     def told(tenant: Tenant | None, run: Run) -> None:
         advice.learn(run)
@@ -137,8 +140,8 @@ async def run(
         pools.told(tenant, run)
 
     lineage = harpd.evaders.lineage
-    recording = Recording(config.history, state_dir(env), book, lineage, told, still=advice.still)
-    pools = Pools(config.estimate, advice.ask, recording.job_of, book, buffer)
+    recording = Recording(config.history, state, book, lineage, told, still=advice.still)
+    pools = Pools(config.estimate, advice.ask, recording.job_of, book, buffer, track=track)
     reporter = Reporter(book, link, harpd, pools, config)
 
     def looked(picture: Picture, procs: Mapping[int, Proc]) -> None:
@@ -233,6 +236,7 @@ async def run(
         for path in (run_dir.control, run_dir.auth):
             path.unlink(missing_ok=True)
         await recording.close()
+        await advice.close()
         book.close()
         store.close()
         found.nvml.close()

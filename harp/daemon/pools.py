@@ -57,6 +57,7 @@ class Pools:
         job_of: what a living tenant runs; None: not known.
         book: the tenants and devices.
         buffer: admission's.
+        track: what comes of what is said.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Pools:
         job_of: Callable[[Tenant], Job | None],
         book: Book,
         buffer: Buffer,
+        *,
+        track: Track,
     ) -> None:
         self._book = book
         self._usual = Mode(config.mode)
@@ -73,7 +76,7 @@ class Pools:
         self._ask = ask
         self._job_of = job_of
         self._windows = Windows(buffer)
-        self._track = Track()
+        self._track = track
         #: {(tenant_id, created_s): what was said}: numbers come again. Of tenants that live, and of
         #: those whose run is to come
         self._said: dict[tuple[int, float], _Said] = {}
@@ -171,6 +174,8 @@ class Pools:
             if gpu is not None:
                 ratio = self._windows.buffer.ratio(gpu.jobs)
                 pools.append(PoolSeen(device, ratio, gpu.typical_bytes, gpu.windows, gpu.over))
+        if not self._track.whole:  # totals that begin at 0 and jump would be taken for an increase
+            return EstimatorSeen(self._usual.value, pools=tuple(pools))
         return EstimatorSeen(
             self._usual.value,
             dict(self._track.answers),

@@ -16,14 +16,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harp.estimator.draft import MEMORY, SHARE, Draft, request
 from harp.estimator.estimate import Estimate, Estimator, Key
+from harp.estimator.frozen import Reader, Writer
 from harp.estimator.guard import Box, Peak, Trouble, limit_bytes, noise_bytes, peak
 from harp.estimator.job import TARGETS, Job, Need, Outcome, Run
 from harp.estimator.keys import SIMILAR, keys, on_device
 from harp.estimator.rules import JOB_RULES, Safety
+from harp.estimator.running import Running, running_of, running_plain
+from harp.estimator.state import Keys
 
 __all__ = ["AdviseConfig", "Adviser", "Record"]
 
@@ -77,28 +81,27 @@ class Record:
         return count >= _LATELY_MIN and sum(self.lately) < confidence * count
 
 
-@dataclass(slots=True)
-class _Running:
-    """One that has not ended."""
-
-    said: dict[str, tuple[Estimate, Need]]  #: when it started
-    beyond: set[str] = field(default_factory=set)  #: targets
-
-
 class Adviser:
-    """All targets of one history."""
+    """All targets of one history.
 
-    def __init__(self, config: AdviseConfig | None = None) -> None:
+    Args:
+        config: how.
+        keys: what is known of them already, see read(); None: nothing.
+    """
+
+    def __init__(self, config: AdviseConfig | None = None, keys: Keys | None = None) -> None:
         self.config = config or AdviseConfig()
+        self.keys = Keys() if keys is None else keys
         #: {target: how its bounds did}
         self.records = {target: Record() for target in TARGETS}
-        self._minds = {target: Estimator(JOB_RULES[target]) for target in TARGETS}
-        #: {key: when a run of it last ended}
-        self._seen: dict[Key, float] = {}
-        self._troubles: dict[Key, Trouble] = {}
-        self._boxes: dict[Key, Box] = {}
+        self._minds = {
+            target: Estimator(
+                JOB_RULES[target], self.keys.of(target, by_device=target in _ON_DEVICE)
+            )
+            for target in TARGETS
+        }
         #: {(job, when it started): ...}
-        self._running: dict[tuple[Job, float], _Running] = {}
+        self._running: dict[tuple[Job, float], Running] = {}
 
     def ask(self, job: Job, now_s: float) -> dict[str, Need]:
         """What a job will need, by target.
@@ -118,8 +121,8 @@ class Adviser:
         for key in found:
             past = mind.past(key)
             words = [f"{past.runs if past else 0} runs"]
-            if key in self._seen:
-                words.append(f"last seen {max(now_s - self._seen[key], 0) / 3600:.1f} h ago")
+            if (seen_s := self._seen_s(key)) is not None:
+                words.append(f"last seen {max(now_s - seen_s, 0) / 3600:.1f} h ago")
             refused = self._not_asked(key, job, now_s)
             if refused:
                 words.append(f"does not answer: {refused}")
@@ -131,7 +134,7 @@ class Adviser:
         if own:
             last = ", ".join(shown(value) for value in own.last)
             lines.append(f"its last {len(own.last)} runs, oldest first: {last}")
-        trouble = self._troubles.get(found[0])
+        trouble = self._trouble(found[0])
         lines.append(f"refusals: {trouble.told(shown) if trouble else 'none remembered'}")
         for target, record in self.records.items():
             if record.runs:
@@ -152,7 +155,7 @@ class Adviser:
         """
         name = (run.job, run.started_s)
         if name not in self._running:
-            self._running[name] = _Running(self._say(run.job, run.ended_s))
+            self._running[name] = Running(self._say(run.job, run.ended_s))
         running = self._running[name]
         for target, value in run.used.items():
             estimate, need = running.said[target]
@@ -169,6 +172,7 @@ class Adviser:
         found = keys(run.job)
         running = self._running.pop((run.job, run.started_s), None)
         said = self._say(run.job, run.ended_s) if running is None else running.said
+        states = {key: self.keys.touch(key) for key in found}
         for target in TARGETS:
             value = run.used.get(target)
             if value is not None and not 0 <= value < math.inf:
@@ -177,30 +181,76 @@ class Adviser:
                 self._learn_memory(run, found, said[target], value or 0.0)
             elif target != MEMORY and value is not None:
                 self._learn(target, run, found, said[target], value)
-        for key in found:
-            self._seen[key] = max(run.ended_s, self._seen.get(key, run.ended_s))
+        for key, state in states.items():
+            if state.seen_s is None or run.ended_s > state.seen_s:
+                state.seen_s = run.ended_s
             if key[0] == "shape" and run.outcome is Outcome.DONE:
-                self._boxes.setdefault(key, Box()).add(run.job.numbers)
+                state.box = state.box or Box()
+                state.box.add(run.job.numbers)
 
     def prune(self, now_s: float) -> int:
         """Drop keys not seen for long; how many."""
-        # A clock that was ahead for a while may not keep a key for ever.
-        self._seen = {key: min(seen, now_s) for key, seen in self._seen.items()}
         oldest_s = now_s - self.config.forget_s
-        gone = {key for key, seen in self._seen.items() if seen < oldest_s}
-        for kept in (self._seen, self._troubles, self._boxes):
-            for key in gone:
-                kept.pop(key, None)
-        for target, mind in self._minds.items():
-            part = -1 if target in _ON_DEVICE else None
-            mind.forget([key for key in mind.known() if key[:part] in gone])
+        gone = self.keys.prune(oldest_s, now_s)
         for name in [name for name in self._running if name[1] < oldest_s]:
             del self._running[name]
-        return len(gone)
+        return gone
 
     def __len__(self) -> int:
         """Keys that are known."""
-        return len(self._seen)
+        return len(self.keys)
+
+    def write(self) -> dict[str, bytes]:
+        """All but the keys, in parts by name; read() goes on from there, those that run as well."""
+        out = Writer()
+        out.plain(
+            [
+                [record.runs, record.held, record.asked, record.granted, [*record.lately]]
+                for record in self.records.values()
+            ]
+        )
+        out.plain([running_plain(name, one) for name, one in self._running.items()])
+        found = {"rest": out.done()}
+        for target, mind in self._minds.items():
+            found |= {f"{target} {name}": data for name, data in mind.write().items()}
+        return found
+
+    def read(self, parts: Mapping[str, bytes]) -> None:
+        """Become what write() wrote of another, whose keys these are.
+
+        Raises:
+            ValueError, KeyError, TypeError, IndexError: it wrote something else.
+        """
+        data = Reader(parts["rest"])
+        for record, (*sums, lately) in zip(self.records.values(), data.plain(), strict=True):
+            record.runs, record.held, record.asked, record.granted = sums
+            record.lately.extend(lately)
+        self._running = dict(running_of(plain) for plain in data.plain())
+        data.end()
+        for target, mind in self._minds.items():
+            begin = f"{target} "
+            mind.read(
+                {
+                    name.removeprefix(begin): part
+                    for name, part in parts.items()
+                    if name.startswith(begin)
+                }
+            )
+
+    def _seen_s(self, key: Key) -> float | None:
+        """When a run of it last ended; None: none has."""
+        state = self.keys.get(key)
+        return None if state is None else state.seen_s
+
+    def _trouble(self, key: Key) -> Trouble | None:
+        state = self.keys.get(key)
+        return None if state is None else state.trouble
+
+    def _in_trouble(self, key: Key) -> Trouble:
+        """Its trouble; begins with this, if it had none."""
+        state = self.keys.touch(key)
+        state.trouble = state.trouble or Trouble()
+        return state.trouble
 
     def _say(self, job: Job, now_s: float) -> dict[str, tuple[Estimate, Need]]:
         found = keys(job)
@@ -209,13 +259,14 @@ class Adviser:
 
     def _not_asked(self, key: Key, job: Job, now_s: float) -> str:
         """Why a key may not answer; empty: it may."""
-        seen = self._seen.get(key)
+        state = self.keys.get(key)
+        seen = None if state is None else state.seen_s
         if seen is None:
             return "no run of it has ended"
         if now_s - seen > self.config.forget_s:
             return f"not seen for {(now_s - seen) / 86400:.0f} d"
         if key[0] == "shape":
-            box = self._boxes.get(key)
+            box = None if state is None else state.box
             return box.outside(job) if box is not None else "no run of it has ended well"
         return ""
 
@@ -227,7 +278,8 @@ class Adviser:
         past = mind.past(asked[0]) if usable[:1] == [own] else None
         if past is not None:
             draft.agreed(past, mind.residuals(estimate.level, estimate.group))
-        like = mind.past(next((key for key in asked if key[0] == draft.level), ()))
+        similar = next((key for key in asked if key[0] == draft.level), None)
+        like = None if similar is None else mind.past(similar)
         if like is not None and draft.level not in SIMILAR:
             draft.as_new(like)
         if like is not None and draft.level == "shape":
@@ -238,8 +290,8 @@ class Adviser:
         if target == MEMORY:
             if past is not None:
                 draft.not_below(past)
-            if own in self._troubles:
-                draft.troubled(self._troubles[own], probe=self.config.probe, above_request=above)
+            if (trouble := self._trouble(own)) is not None:
+                draft.troubled(trouble, probe=self.config.probe, above_request=above)
         return estimate, draft.need(past, above_request=above)
 
     def _learn_memory(
@@ -251,15 +303,15 @@ class Adviser:
         how, held = peak(run, value, mind.past(own))
         if run.outcome is Outcome.OOM:
             if remembered:
-                trouble = self._troubles.setdefault(own, Trouble())
+                trouble = self._in_trouble(own)
                 trouble.refused(run, value, need.bound or 0.0, self.config.noise_bytes)
         elif how is Peak.LEAST:
             self._needs_at_least(run, need, value, "a run that did not end well needed more")
-        elif remembered and (how is Peak.TAKEN or own in self._troubles):
-            trouble = self._troubles.setdefault(own, Trouble())
+        elif remembered and (how is Peak.TAKEN or self._trouble(own) is not None):
+            trouble = self._in_trouble(own)
             trouble.ended_well(limit_bytes(run), how)
             if trouble.over:
-                del self._troubles[own]
+                self.keys.touch(own).trouble = None
         if how is Peak.LEAST:
             self._at_least(MEMORY, run, said, held)
         if how is Peak.NEED:
@@ -271,7 +323,7 @@ class Adviser:
         least = value + noise_bytes(value, self.config.noise_bytes)
         enough = need.known and need.bound is not None and need.bound >= least
         if own[0] in _REMEMBERED and not enough:
-            self._troubles.setdefault(own, Trouble()).at_least(least, why)
+            self._in_trouble(own).at_least(least, why)
 
     def _learn(
         self, target: str, run: Run, found: list[Key], said: tuple[Estimate, Need], value: float

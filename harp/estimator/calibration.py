@@ -14,6 +14,8 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from harp.estimator.frozen import Reader, Writer
+
 __all__ = ["Residual", "Residuals"]
 
 #: misses that a bound may come to aim at, in parts of those wanted
@@ -78,6 +80,29 @@ class Residuals:
             return None
         rank = math.ceil((count + 1) * (1.0 - self._miss))
         return self._sorted[min(rank, count) - 1]
+
+    def write(self, out: Writer) -> None:
+        """All of it; read() makes one that goes on as this one would."""
+        out.real(self._miss)
+        out.reals(residual.value for residual in self._kept)
+
+    def read(self, data: Reader) -> None:
+        """Become what write() wrote of one of the same arguments.
+
+        Raises:
+            ValueError: it wrote something else.
+        """
+        self._miss = data.real()
+        self._kept = deque(Residual(value) for value in data.reals())
+        self._sorted = sorted(residual.value for residual in self._kept)
+
+    def place(self, residual: Residual) -> int:
+        """Which of those kept it is; -1: it has gone."""
+        return next((at for at, one in enumerate(self._kept) if one is residual), -1)
+
+    def at(self, place: int) -> Residual:
+        """The one there."""
+        return self._kept[place] if place >= 0 else Residual(0.0, kept=False)
 
     def _take(self, value: float) -> None:
         del self._sorted[bisect.bisect_left(self._sorted, value)]

@@ -12,14 +12,16 @@ first key with enough runs answers. One that nobody has an answer for gets its r
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from harp.estimator.calibration import Residual, Residuals
+from harp.estimator.frozen import Reader, Writer
 from harp.estimator.past import Past
 from harp.estimator.rules import Base, Rule, Safety
 
-__all__ = ["Estimate", "Estimator", "Key"]
+__all__ = ["Estimate", "Estimator", "Key", "Pasts"]
 
 #: (what kind of key, its values...)
 Key = tuple[Hashable, ...]
@@ -72,16 +74,29 @@ class _Pools:
         return self.pools[key]
 
 
+class Pasts(Protocol):
+    """What keys have shown."""
+
+    def get(self, key: Key, /) -> Past | None:
+        """A key's; None: nothing was seen of it."""
+        ...
+
+    def __setitem__(self, key: Key, past: Past, /) -> None:
+        """A key's first."""
+        ...
+
+
 class Estimator:
     """One target's.
 
     Args:
         rule: how.
+        pasts: what is known already, and where what comes is kept; None: nothing, and here.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, pasts: Pasts | None = None) -> None:
         self.rule = rule
-        self._past: dict[Key, Past] = {}
+        self._past: Pasts = {} if pasts is None else pasts
         self._pools = _Pools(rule)
         self._said = 0
         #: {(answer's number, confidence's index): residuals of those that run beyond their bound}
@@ -176,27 +191,55 @@ class Estimator:
         for key in keys:
             past = self._past.get(key)
             if past is None:
-                rule = self.rule
-                half_life, timed = rule.half_life_s or rule.half_life_runs, bool(rule.half_life_s)
-                past = self._past[key] = Past(half_life, timed=timed)
+                past = self._past[key] = self.rule.past()
             past.add(value, at_s)
 
     def past(self, key: Key) -> Past | None:
         """What a key has shown; None: nothing."""
         return self._past.get(key)
 
-    def forget(self, keys: Iterable[Key]) -> None:
-        """As if nothing had been seen of them."""
-        for key in keys:
-            self._past.pop(key, None)
-
-    def known(self) -> Iterator[Key]:
-        """All that something was seen of."""
-        return iter(self._past)
-
     def residuals(self, level: str, group: str) -> int:
         """How many a bound of this level is calibrated from; see Rule.pool_min."""
         return max(len(self._pools.of(name, 0)) for name in (level + group, group))
+
+    def write(self) -> dict[str, bytes]:
+        """All but the pasts, in parts by name; read() goes on from there."""
+        found, names = {}, {}
+        for at, ((level, index), pool) in enumerate(self._pools.pools.items()):
+            out = Writer()
+            out.plain([level, index])
+            pool.write(out)
+            names[id(pool)] = at
+            found[f"pool {at}"] = out.done()
+        out = Writer()
+        beyond = [
+            [*key, [[names[id(pool)], pool.place(one)] for pool, one in added]]
+            for key, added in self._beyond.items()
+        ]
+        out.plain([self._said, beyond])
+        found["said"] = out.done()
+        return found
+
+    def read(self, parts: Mapping[str, bytes]) -> None:
+        """Become what write() wrote of another, whose pasts these are.
+
+        Raises:
+            ValueError, KeyError, TypeError, IndexError: it wrote something else.
+        """
+        self._pools, pools = _Pools(self.rule), []
+        for at in range(len(parts) - 1):
+            data = Reader(parts[f"pool {at}"])
+            level, index = data.plain()
+            pools.append(self._pools.of(level, index))
+            pools[-1].read(data)
+            data.end()
+        data = Reader(parts["said"])
+        self._said, beyond = data.plain()
+        data.end()
+        self._beyond = {
+            (number, index): [(pools[at], pools[at].at(place)) for at, place in added]
+            for number, index, added in beyond
+        }
 
     def _answering(self, keys: Sequence[Key]) -> tuple[str, Past] | None:
         for key in keys:

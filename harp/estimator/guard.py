@@ -12,7 +12,8 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from harp.estimator.job import Job, Outcome, Run
 from harp.estimator.past import KEPT, Past
@@ -134,6 +135,18 @@ class Trouble:
         else:
             self.taken, self.good_bytes = 0, math.inf
 
+    def plain(self) -> list[object]:
+        """All of it, as JSON knows it."""
+        return [getattr(self, one.name) for one in fields(self)]
+
+    @staticmethod
+    def of(plain: Sequence[Any]) -> Trouble:
+        """The one that plain() told of."""
+        trouble = Trouble()
+        for one, value in zip(fields(trouble), plain, strict=True):
+            setattr(trouble, one.name, value)
+        return trouble
+
     @property
     def over(self) -> bool:
         """Nothing is left to be remembered."""
@@ -171,6 +184,17 @@ class Box:
         """One more run's."""
         self._last.append(numbers)
         del self._last[:-KEPT]
+
+    def plain(self) -> list[object]:
+        """All of it, as JSON knows it."""
+        return [*self._last]
+
+    @staticmethod
+    def of(plain: Sequence[Any]) -> Box:
+        """The one that plain() told of."""
+        box = Box()
+        box._last = [tuple((name, value) for name, value in run) for run in plain]
+        return box
 
     def outside(self, job: Job) -> str:
         """Which of a job's numbers is outside, in words; empty: none is."""

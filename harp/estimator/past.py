@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
+from harp.estimator.frozen import Reader, Writer
 from harp.estimator.sketch import Decayed
 
 __all__ = ["KEPT", "Past"]
@@ -21,6 +22,8 @@ KEPT = 16
 _EXACT = 48
 #: two that weigh the same but for rounding do: the larger stands
 _TIE = 1e-9
+#: of its memory, beside its values
+_HELD_BYTES = 250
 
 
 class Past:
@@ -81,6 +84,36 @@ class Past:
             if rank < -_TIE:
                 return value
         return weighed[-1][0]
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes of memory, about."""
+        sketch = self._sketch.held_bytes if self._sketch is not None else 0
+        times = len(self._at) if self._at is not None else 0
+        return _HELD_BYTES + 8 * (len(self._values) + times) + sketch
+
+    def write(self, out: Writer) -> None:
+        """All of it; read() makes one that goes on as this one would."""
+        out.whole(self.runs)
+        out.reals(self._values)
+        out.whole(self._sketch is not None)
+        if self._sketch is not None:
+            self._sketch.write(out)
+        elif self._at is not None:
+            out.reals(self._at)
+
+    def read(self, data: Reader) -> None:
+        """Become what write() wrote of one with the same half-life.
+
+        Raises:
+            ValueError: it wrote something else.
+        """
+        self.runs, self._values = data.whole(), data.reals()
+        if data.whole():
+            self._sketch = Decayed(self._half_life)
+            self._sketch.read(data)
+        elif self._at is not None:
+            self._at = data.reals()
 
     def _when(self) -> Sequence[float]:
         return range(self.runs) if self._at is None else self._at

@@ -14,6 +14,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from harp.estimator.past import Past
+
 __all__ = ["JOB_RULES", "RULES", "Base", "Rule", "Safety"]
 
 _DAY_S = 86400.0
@@ -68,6 +70,10 @@ class Rule:
     #: what is put on top of three runs that agree, in parts of the largest and in the unit at
     #: least; None: so few never answer
     agreed_margin: tuple[float, float] | None = None
+
+    def past(self) -> Past:
+        """What a key has shown of it so far: nothing."""
+        return Past(self.half_life_s or self.half_life_runs, timed=bool(self.half_life_s))
 
     def shown(self, value: float) -> str:
         """A value as people read it, rounded."""

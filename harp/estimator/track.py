@@ -15,8 +15,9 @@ A figure of coverage is to be believed, so it may not flatter:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from harp.estimator.job import TARGETS, Job, Need, Outcome, Run
 
@@ -125,7 +126,7 @@ def _held(need: Need, value: float | None, run: Run) -> bool | None:
 class TargetTrack:
     """One target's."""
 
-    total: Sums = field(default_factory=Sums)  #: since harpd started
+    total: Sums = field(default_factory=Sums)  #: of all
     recent: Sums = field(default_factory=Sums)  #: of the window
     _kept: deque[Verdict] = field(default_factory=deque)
 
@@ -156,6 +157,10 @@ class Track:
         self.of: dict[str, TargetTrack] = {target: TargetTrack() for target in TARGETS}
         #: {(target, whether it was known): answers given}
         self.answers: dict[tuple[str, bool], int] = {}
+        #: what an earlier one had counted is in it, or not to be had; else totals say little
+        self.whole = True
+        #: counted since take()
+        self._new: deque[Verdict] = deque(maxlen=_MOST)
 
     def answered(self, needs: Mapping[str, Need]) -> None:
         """Something was said of a job."""
@@ -167,6 +172,47 @@ class Track:
         """Take a run's verdicts; runs come in the order of their ends."""
         for verdict in verdicts:
             self.of[verdict.target].add(verdict)
+            self._new.append(verdict)
+
+    def take(self) -> list[Verdict]:
+        """The verdicts since the last call."""
+        new = [*self._new]
+        self._new.clear()
+        return new
+
+    def put_back(self, verdicts: Sequence[Verdict]) -> None:
+        """What take() gave is to be given again."""
+        self._new.extendleft(reversed(verdicts))
+
+    def plain(self) -> dict[str, object]:
+        """All but the verdicts, as JSON knows it."""
+        return {
+            "total": {target: asdict(track.total) for target, track in self.of.items()},
+            "answers": [[*key, count] for key, count in self.answers.items()],
+        }
+
+    def resume(self, plain: Mapping[str, Any], verdicts: Iterable[Verdict]) -> None:
+        """Go on from where another one was; what was counted since counts on top.
+
+        Args:
+            plain: see plain().
+            verdicts: that it had in its window.
+
+        Raises:
+            ValueError, KeyError, TypeError: plain() told of something else.
+        """
+        totals = {target: Sums(**plain["total"][target]) for target in TARGETS}
+        answers = {(target, bool(known)): count for target, known, count in plain["answers"]}
+        since, answered = self.take(), self.answers
+        self.of = {target: TargetTrack() for target in TARGETS}
+        self.count([*verdicts])
+        for target, track in self.of.items():
+            track.total = totals[target]
+        self.take()
+        self.count(since)
+        for key, count in answered.items():
+            answers[key] = answers.get(key, 0) + count
+        self.answers, self.whole = answers, True
 
     def at(self, now_s: float) -> Mapping[str, TargetTrack]:
         """The targets' tracks now: what is older than the window has left it."""

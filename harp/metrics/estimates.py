@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Series of the estimator: how often its bounds hold, and what they save. Pure.
 
-All of it is since harpd started: what was said of a job is not kept beyond it. Gauges of coverage
-are of the last 7 days of that, and have no series while there is no case.
+All of it is kept over harpd's restarts, but for what was said of jobs that lived through one: they
+are not judged. Gauges of coverage are of the last 7 days, and there is none while there is no case.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class EstimatorSeen:
     mode: str
     #: {(target, whether it was known): answers}
     answers: Mapping[tuple[str, bool], int] = field(default_factory=dict)
-    #: {target: (since harpd started, of the last 7 days)}
+    #: {target: (of all, of the last 7 days)}
     targets: Mapping[str, tuple[Sums, Sums]] = field(default_factory=dict)
     pools: tuple[PoolSeen, ...] = ()
 

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import learned_world
 import pytest
 from structlog.testing import capture_logs
 
@@ -16,6 +19,7 @@ from harp.daemon.advice import READING, Advice, Ended
 from harp.errors import DaemonError
 from harp.estimator.advise import Adviser
 from harp.estimator.job import TARGETS, Job, Run
+from harp.estimator.track import Track, Verdict
 
 MIB = 1 << 20
 BEGAN_S = time.time() - 10_000
@@ -32,7 +36,7 @@ def run(number: int, mib: float = 500) -> Run:
 
 def filled(runs: Iterable[Run]) -> Advice:
     advice = Advice(Adviser())
-    asyncio.run(advice.fill(lambda: runs))
+    asyncio.run(advice.fill(lambda _: runs))
     return advice
 
 
@@ -85,7 +89,7 @@ def test_runs_that_end_while_it_reads_are_learned_after_it_and_once() -> None:
     going, hold = threading.Event(), threading.Event()
     advice = Advice(Adviser())
 
-    def slowly() -> Iterator[Run]:
+    def slowly(_: int) -> Iterator[Run]:
         yield run(1)
         going.set()
         assert hold.wait(10)
@@ -120,7 +124,7 @@ def test_the_loop_goes_on_while_history_is_read() -> None:
             await asyncio.sleep(0)
 
     async def both() -> None:
-        await asyncio.gather(advice.fill(lambda: (run(n) for n in range(1, 3000))), beat())
+        await asyncio.gather(advice.fill(lambda _: (run(n) for n in range(1, 3000))), beat())
 
     asyncio.run(both())
     assert advice.runs == 2999
@@ -128,7 +132,7 @@ def test_the_loop_goes_on_while_history_is_read() -> None:
 
 
 def test_a_history_that_cannot_be_read_is_said() -> None:
-    def broken() -> Iterator[Run]:
+    def broken(_: int) -> Iterator[Run]:
         yield run(1)
         raise DaemonError("the file is broken")
 
@@ -148,6 +152,209 @@ def test_tenants_that_ended_are_known_by_name_for_a_while(monkeypatch: pytest.Mo
     found = advice.ended("a")
     assert found
     assert found.run.number == 2
+
+
+class Book:
+    """A history, and what was read of it."""
+
+    def __init__(self) -> None:
+        self.kept: list[Run] = []
+        self.read: list[int] = []
+
+    def runs(self, since_number: int) -> Iterator[Run]:
+        for one in [*self.kept]:
+            if one.number > since_number:
+                self.read.append(one.number)
+                yield one
+
+
+async def settled(advice: Advice) -> None:
+    """Until it answers."""
+    while advice.state:  # noqa: ASYNC110 - a state, no event
+        await asyncio.sleep(0)
+
+
+def _lived(book: Book, file: Path, new: Iterable[Run] = (), track: Track | None = None) -> Advice:
+    """An adviser's life: it starts, runs end, it ends."""
+    advice = Advice(Adviser(), file=file, track=track)
+
+    async def life() -> None:
+        await advice.fill(book.runs)
+        for one in new:
+            book.kept.append(one)
+            advice.learn(one)
+        await advice.close()
+
+    book.read.clear()
+    asyncio.run(life())
+    return advice
+
+
+def test_what_was_learned_is_not_read_again(tmp_path: Path) -> None:
+    book, file, rng = Book(), tmp_path / "learned.db", random.Random(1)
+    jobs = [learned_world.any_run(rng, number, BEGAN_S + number) for number in range(1, 121)]
+    _lived(book, file, jobs[:80])
+    assert book.read == []
+    book.kept += jobs[80:100]  # written down by one that was killed before it saved
+    advice = Advice(Adviser(), file=file)
+
+    async def life() -> None:
+        with capture_logs() as logs:
+            await advice.fill(book.runs)
+        assert logs[-1]["event"] == "history_read"
+        assert (logs[-1]["runs"], logs[-1]["learned_before"]) == (100, 80)
+        assert book.read == [*range(80, 101)]  # the 80th to see that it is the one
+        for one in jobs[100:]:
+            advice.learn(one)
+        await advice.save()
+        assert len(advice._adviser.keys._held) > 0
+        plain = filled_to(jobs)
+        for _ in range(40):
+            job = learned_world.any_job(rng)
+            assert advice.ask(job) == plain.ask(job)
+        await advice.close()
+
+    asyncio.run(life())
+
+
+def filled_to(runs: Iterable[Run]) -> Advice:
+    """As filled(), within a loop."""
+    advice = Advice(Adviser())
+    advice.state = ""
+    for one in runs:
+        advice.learn(one)
+    return advice
+
+
+@pytest.mark.parametrize("how", ["another", "shorter", "none"])
+def test_a_history_that_is_not_the_files_is_read_from_its_begin(tmp_path: Path, how: str) -> None:
+    book, file = Book(), tmp_path / "learned.db"
+    _lived(book, file, [run(n) for n in range(1, 6)])
+    match how:
+        case "another":
+            book.kept[4] = replace(book.kept[4], ended_s=book.kept[4].ended_s + 1)
+        case "shorter":
+            del book.kept[3:]
+        case "none":
+            book.kept.clear()
+    with capture_logs() as logs:
+        advice = _lived(book, file)
+    assert [log["event"] for log in logs] == ["learned_dropped", "history_read"]
+    assert "run 5 is not the one" in logs[0]["reason"]
+    assert advice.runs == len(book.kept)
+    with capture_logs() as logs:
+        _lived(book, file)
+    assert [log["event"] for log in logs] == ["history_read"]
+    assert logs[0]["learned_before"] == len(book.kept)
+
+
+def test_a_damaged_file_costs_time_alone(tmp_path: Path) -> None:
+    book, file = Book(), tmp_path / "learned.db"
+    _lived(book, file, [run(n) for n in range(1, 6)])
+    file.write_bytes(b"x" * 9000)
+    with capture_logs() as logs:
+        advice = _lived(book, file)
+    assert [log["event"] for log in logs] == ["learned_dropped", "history_read"]
+    assert (advice.runs, book.read) == (5, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("by", ["ask", "explain", "still", "learn", "prune"])
+def test_what_cannot_be_read_back_later_is_learned_anew(tmp_path: Path, by: str) -> None:
+    book, file = Book(), tmp_path / "learned.db"
+    _lived(book, file, [run(n) for n in range(1, 4)])
+    advice = Advice(Adviser(), file=file)
+
+    async def life() -> None:
+        keeping = asyncio.create_task(advice.keep(book.runs))
+        await settled(advice)
+        assert advice._learned is not None
+        advice._learned._reads.close()
+        book.kept.append(run(4))
+        match by:
+            case "ask":
+                assert advice.ask(JOB)[0].reason == f"unknown: {READING}"
+            case "explain":
+                assert advice.explain(JOB) == [f"unknown: {READING}"]
+            case "still":
+                advice.still(replace(run(5), used={}))
+            case "learn":
+                advice.learn(run(4))
+            case "prune":
+                advice._prune()
+        await settled(advice)
+        keeping.cancel()
+        assert advice.runs == 4
+        assert advice.ask(JOB) == filled_to(run(n) for n in range(1, 5)).ask(JOB)
+        await advice.close()
+
+    with capture_logs() as logs:
+        asyncio.run(life())
+    assert [log["event"] for log in logs] == ["history_read", "learned_dropped", "history_read"]
+    assert not file.exists()
+
+
+def test_one_that_ends_while_it_reads_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harp.daemon.advice._SAVE_RUNS", 10)
+    book, file = Book(), tmp_path / "learned.db"
+    book.kept = [run(n) for n in range(1, 101)]
+    advice = Advice(Adviser(), file=file)
+    going, hold = threading.Event(), threading.Event()
+
+    def slowly(since: int) -> Iterator[Run]:
+        for one in book.runs(since):
+            if one.number == 55:
+                going.set()
+                assert hold.wait(10)
+            yield one
+
+    async def life() -> None:
+        filling = asyncio.create_task(advice.fill(slowly))
+        await asyncio.to_thread(going.wait, 10)
+        filling.cancel()
+        advice._closing = True
+        hold.set()
+        await advice.close()
+
+    asyncio.run(life())
+    with capture_logs() as logs:
+        after = _lived(book, file)
+    assert (logs[-1]["learned_before"], after.runs) == (54, 100)
+
+
+def test_how_bounds_did_is_kept(tmp_path: Path) -> None:
+    book, file = Book(), tmp_path / "learned.db"
+    told = [
+        Verdict("gpu_mem_bytes", time.time() - n, n % 3 > 0, 980_000, 10, 7, 5) for n in range(9)
+    ]
+    first = Track()
+    assert first.whole
+    advice = Advice(Adviser(), file=file, track=first)
+    assert not first.whole
+
+    async def life() -> None:
+        await advice.fill(book.runs)
+        first.count(told)
+        first.answers["gpu_mem_bytes", True] = 4
+        book.kept.append(run(1))
+        advice.learn(run(1))
+        await advice.close()
+
+    asyncio.run(life())
+    second = Track()
+    early = Verdict("gpu_mem_bytes", time.time(), held=False, asked=10, bound=1, used=5)
+    second.count([early])  # before the file is read
+    second.answers["gpu_mem_bytes", True] = 1
+    _lived(book, file, track=second)
+    assert second.whole
+    first.count([early])
+    assert second.at(time.time())["gpu_mem_bytes"] == first.at(time.time())["gpu_mem_bytes"]
+    assert second.answers == {("gpu_mem_bytes", True): 5}
+    third = Track()
+    _lived(book, file, track=third)
+    assert third.at(time.time()) == second.at(time.time())
+    assert third.of["gpu_mem_bytes"].total.judged == 10
 
 
 def test_an_odd_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,7 +270,9 @@ def test_a_refusal_is_forgotten_after_five_clean_runs() -> None:
         assert (memory(adviser, job(), 6000.0).bound or 0) >= 6.375 * GIB, at
         adviser.learn(run(job(), 4 * GIB, 6000.0 + at))
     assert memory(adviser, job(), 6100.0).bound == pytest.approx(4.25 * GIB)
-    assert not adviser._troubles
+    state = adviser.keys.get(("signature", "a", "u"))
+    assert state is not None
+    assert state.trouble is None
 
 
 def test_one_refused_before_any_run_ended_is_given_no_less_than_its_request() -> None:
@@ -366,11 +368,10 @@ def test_keys_not_seen_for_long_are_dropped() -> None:
     # ("signature", a); what b is like stays: framework and cluster.
     assert adviser.prune(late_s) == 1
     assert len(adviser) == 3
-    for mind in adviser._minds.values():
-        assert {key[:3] for key in mind.known() if key[0] == "signature"} <= {
-            ("signature", "b", "u")
-        }
-    assert not adviser._troubles
+    assert ("signature", "a", "u") not in adviser.keys
+    state = adviser.keys.get(("signature", "b", "u"))
+    assert state is not None
+    assert {target for target, _ in state.pasts} == {"gpu_mem_bytes"}
     assert adviser.prune(late_s) == 0
 
 

@@ -24,6 +24,7 @@ from harp.daemon.service import ControlService
 from harp.errors import ArbiterError
 from harp.estimator.job import Job, Need
 from harp.estimator.packing import Buffer
+from harp.estimator.track import Track
 from harp.grants import Promise
 from harp.metrics import DAEMON, Page, expose
 from harp.model import Client, ClientState, Limits, Tenant, Use
@@ -109,6 +110,7 @@ class _World:
             lambda tenant: self.jobs.get(tenant.tenant_id),
             self.book,
             Buffer(),
+            track=Track(),
         )
         self.reporter = Reporter(
             self.book, cast("Any", link), cast("Any", self.harpd), self.pools, config

@@ -16,6 +16,7 @@ from harp.daemon.picture import Picture
 from harp.daemon.pools import Pools
 from harp.estimator.job import Job, Need, Run
 from harp.estimator.packing import Buffer
+from harp.estimator.track import Track
 from harp.lease_wire import Deny, MemClass, Msg, Op
 from harp.model import Limits, Policy, Tenant, Use
 
@@ -46,6 +47,7 @@ class World:
             lambda tenant: self.jobs.get(tenant.name),
             cast("Any", self.book),
             Buffer(),
+            track=Track(),
         )
 
     def add(self, made: Tenant) -> Tenant:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from job_worlds import GIB, job, run
 
+from harp.estimator.frozen import Reader, Writer
 from harp.estimator.guard import Box, Peak, Trouble, noise_bytes, peak
 from harp.estimator.job import Job, Outcome
 from harp.estimator.keys import SIMILAR, keys, on_device
@@ -304,3 +306,35 @@ def test_one_that_leaves_room_does_not_take_all() -> None:
 def test_noise_is_in_bytes_for_small_ones_and_in_parts_for_large_ones() -> None:
     assert noise_bytes(1 * GIB) == 256 << 20
     assert noise_bytes(100 * GIB) == 2 * GIB
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_past_that_is_read_back_goes_on_as_it_would_have(*, timed: bool) -> None:
+    """Over every age of its sketches: none, one, a young one beside it, the next."""
+    rng = random.Random(7)
+    first = second = Past(20.0, timed=timed)
+    at = 0.0
+    for number in range(3000):
+        at += 5000.0 if number == 2500 else rng.uniform(0, 2)
+        value = rng.choice((0.0, rng.lognormvariate(20, 5), 1e-9, 1e30 if number > 2700 else 1.0))
+        first.add(value, at)
+        second.add(value, at)
+        if number % 37 == 0 or number < 3:
+            out = Writer()
+            second.write(out)
+            second = Past(20.0, timed=timed)
+            data = Reader(out.done())
+            second.read(data)
+            data.end()
+        assert (first.runs, first.last, first.spread(6)) == (
+            second.runs,
+            second.last,
+            second.spread(6),
+        )
+        if number % 7 == 0:
+            every = (0.0, 0.1, 0.5, 0.9, 0.95, 1.0)
+            assert [first.quantile(q) for q in every] == [second.quantile(q) for q in every]
+    again = Writer()
+    first.write(out := Writer())
+    second.write(again)
+    assert out.done() == again.done()
