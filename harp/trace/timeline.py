@@ -86,7 +86,7 @@ def _host(call: Entry) -> list[Slice]:
     if call.stream:
         facts["stream"] = f"{call.stream:#x}"
     facts |= {
-        name: value
+        name: f"{value:#x}" if isinstance(value, int) and value >> 32 else value
         for name, value in call.args.items()
         if isinstance(value, int | str) and name not in facts and not isinstance(value, bool)
     }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "src/wire/invoke.h"
 #include "src/wire/table.h"
@@ -14,6 +15,13 @@ static int transfer(void *ctx, enum harp_wire_way way, uint64_t bytes, void **da
 {
     const struct harp_replay_call *call = ctx;
     return call->transfer((int)way, bytes, data, id);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 int harp_replay_make(struct harp_replay_call *call)
@@ -41,7 +49,9 @@ int harp_replay_make(struct harp_replay_call *call)
     void (*fn)(void) = op == call->op ? call->fn : call->launch_ex;
     if (fn == NULL)
         return -ENOSYS;
+    const uint64_t begin_ns = now_ns();
     wire.result = harp_wire_invoke(op, fn, args);
+    call->took_ns = now_ns() - begin_ns;
     call->result = wire.result;
     if (wire.result == 0 && wire.made_kind != 0 && wire.args[wire.made_slot] != 0)
         memcpy(&call->made, (const void *)(uintptr_t)wire.args[wire.made_slot], sizeof call->made);
