@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -10,14 +12,19 @@ from rich.table import Table
 
 from harp.cli.output import json_option, print_json, print_wide, progress
 from harp.cli.view import printable, short_size
-from harp.errors import ConfigError
+from harp.errors import ConfigError, NoDevice
+from harp.native import NativeDir, driver_paths, native_dir
+from harp.trace.apart import replay_apart
 from harp.trace.entries import Recording
 from harp.trace.export_chrome import chrome
 from harp.trace.load import load
+from harp.trace.report import Report
 from harp.trace.summary import Summary, summarize
+from harp.trace.tape import images_of, tape
 
 __all__ = ["trace"]
 
+_SAID = 20  # divergences and functions in text
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _REASONS = {
     "gated": "HARP held a call at its gate",
@@ -89,6 +96,92 @@ def export(*, file: Path, kind: str, into: Path, as_json: bool) -> None:
         return
     where = "https://ui.perfetto.dev" + (" or chrome://tracing" if kind == "chrome" else "")
     print(f"{into}: {len(recording.entries)} calls, {short_size(size_bytes)}; open it in {where}")
+
+
+@trace.command()
+@click.argument("file", type=_FILE)
+@click.option(
+    "--backend",
+    default="",
+    metavar="soft|driver|PATH",
+    help="The software GPU, this host's driver, or any libcuda.so.1.  [driver, else soft]",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="A folder of PTX and cubins, for those that the trace has only the hash of.",
+)
+@click.option(
+    "--hang",
+    "hang_s",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    metavar="SECONDS",
+    help="A call that takes longer ends the replay.  [60]",
+)
+@json_option
+def replay(*, file: Path, backend: str, images: Path | None, hang_s: float, as_json: bool) -> None:
+    """Make the recorded calls again, in order, and name each that comes out differently.
+
+    Exit status 0: all that was made came out the same; 1: something did not; 3: not a call could be
+    made. Host data is the trace's where it was recorded (--trace-data), else zeroes: then only
+    results and answers are compared.
+    """
+    library = _library(backend)
+    played = tape(file, images=images_of(images) if images else None)
+    report = replay_apart(played, library, hang_s=hang_s)
+    if as_json:
+        print_json(report.as_json() | {"backend": str(library)})
+    else:
+        _say_report(report, library)
+    if played.missing:
+        progress(
+            f"harp: warning: {_count(len(played.missing), 'image')} not in the trace; remedy:"
+            " record with --trace-data, or name their folder with --images"
+        )
+    sys.exit(1 if not report.same else 3 if report.calls and not report.made else 0)
+
+
+def _library(backend: str) -> Path:
+    """The libcuda that a replay calls."""
+    if backend == "soft":
+        return NativeDir(native_dir()).soft_cuda
+    real = driver_paths(os.environ).cuda
+    if backend == "driver" and real is None:
+        raise NoDevice("this host has no driver (libcuda.so.1)", "--backend soft, or a PATH")
+    if backend in ("", "driver"):
+        return real or NativeDir(native_dir()).soft_cuda
+    if not Path(backend).is_file():
+        raise ConfigError(f"--backend {backend}: no such file", "soft, driver, or a libcuda.so.1")
+    return Path(backend).absolute()
+
+
+def _say_report(report: Report, library: Path) -> None:
+    """Divergences, call by call; what was left out; times."""
+    for d in report.divergences[:_SAID]:
+        print(
+            f"call {d.call} {printable(d.function)}: {printable(d.what)}: recorded"
+            f" {printable(d.was)}, came {printable(d.now)}"
+        )
+    if len(report.divergences) > _SAID:
+        print(f"and {len(report.divergences) - _SAID} more: --json has them all")
+    table = _table("FUNCTION", "CALLS", "RECORDED", "NOW", "RATIO")
+    for name, t in sorted(report.times.items(), key=lambda row: -row[1].was_ns)[:_SAID]:
+        ratio = f"{t.now_ns / t.was_ns:.2f}" if t.was_ns else "-"
+        table.add_row(printable(name), str(t.calls), _time(t.was_ns), _time(t.now_ns), ratio)
+    if report.times:
+        print_wide(table)
+    for why, left in report.left_out.items():
+        print(
+            f"not made: {_count(left.count, 'call')}, the first {left.first}"
+            f" {printable(left.function)}: {printable(why)}"
+        )
+    told = f"{report.made} of {_count(report.calls, 'call')} made on {library}"
+    if report.same:
+        print(f"{told}: the same results and answers")
+    else:
+        print(f"{told}: {_count(len(report.divergences), 'divergence')}")
 
 
 def _say(found: Summary) -> None:
