@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harp.cli.output import json_option, print_json, print_wide, progress
 from harp.cli.view import printable, short_size
-from harp.errors import ConfigError, NoDevice
+from harp.errors import ConfigError, NoDevice, TraceError
 from harp.native import NativeDir, driver_paths, native_dir
 from harp.trace.apart import replay_apart
 from harp.trace.entries import Recording
@@ -124,9 +124,9 @@ def export(*, file: Path, kind: str, into: Path, as_json: bool) -> None:
 def replay(*, file: Path, backend: str, images: Path | None, hang_s: float, as_json: bool) -> None:
     """Make the recorded calls again, in order, and name each that comes out differently.
 
-    Exit status 0: all that was made came out the same; 1: something did not; 3: not a call could be
-    made. Host data is the trace's where it was recorded (--trace-data), else zeroes: then only
-    results and answers are compared.
+    Exit status 0: all that was made came out the same; 1: something did not. Host data is the
+    trace's where it was recorded (--trace-data), else zeroes: then only results and answers are
+    compared.
     """
     library = _library(backend)
     played = tape(file, images=images_of(images) if images else None)
@@ -140,7 +140,9 @@ def replay(*, file: Path, backend: str, images: Path | None, hang_s: float, as_j
             f"harp: warning: {_count(len(played.missing), 'image')} not in the trace; remedy:"
             " record with --trace-data, or name their folder with --images"
         )
-    sys.exit(1 if not report.same else 3 if report.calls and not report.made else 0)
+    if report.same and report.calls and not report.made:
+        raise TraceError(f"{file}: not one of its calls could be made", "see what was not made")
+    sys.exit(0 if report.same else 1)
 
 
 def _library(backend: str) -> Path:
@@ -177,6 +179,8 @@ def _say_report(report: Report, library: Path) -> None:
             f"not made: {_count(left.count, 'call')}, the first {left.first}"
             f" {printable(left.function)}: {printable(why)}"
         )
+    if report.unread:
+        print(f"{_count(report.unread, 'call')} compared by result alone: answers make no sense")
     told = f"{report.made} of {_count(report.calls, 'call')} made on {library}"
     if report.same:
         print(f"{told}: the same results and answers")

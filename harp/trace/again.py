@@ -156,8 +156,12 @@ class Again:
         was: dict[str, Any] | None = None
         if asked and made.reply and call.reply and CallFlag.NO_REPLY not in call.flags:
             op = call.symbol.op
-            was = decode_reply(op, dict(asked), call.reply, apart=True)[1]
-            now = decode_reply(op, made.asked, made.reply, apart=True)[1]
+            try:
+                was = decode_reply(op, dict(asked), call.reply, apart=True)[1]
+                now = decode_reply(op, made.asked, made.reply, apart=True)[1]
+            except WireError:
+                was = now = None
+                self.report.unread += 1
         for found in compared(call, made, was, now, self._world):
             self.report.diverge(found)
         for (number, way), data in self._tape.data_of(call.sequence).items():

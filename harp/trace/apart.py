@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import mmap
 import os
@@ -53,6 +54,7 @@ def _child(tape: Tape, library: Path, hang_s: float, begun: mmap.mmap, into: int
     def note(call: int) -> None:
         begun[:] = call.to_bytes(8, "little")
 
+    faulthandler.disable()  # who crashes here is told of by the parent
     status = 1
     try:
         answer = replay(tape, library, hang_s=hang_s, begun=note).as_json()

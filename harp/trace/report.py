@@ -81,11 +81,13 @@ class Report:
         calls: in the trace.
         made: that were made again; the rest is in `left_out`, by reason.
         hung: a call did not return, and the replay ended there.
+        unread: calls of which only the results could be compared: their answers make no sense.
     """
 
     calls: int = 0
     made: int = 0
     hung: bool = False
+    unread: int = 0
     divergences: list[Divergence] = field(default_factory=list)
     left_out: dict[str, Left] = field(default_factory=dict)
     times: dict[str, Times] = field(default_factory=dict)
@@ -123,6 +125,7 @@ class Report:
             calls=told["calls"],
             made=told["made"],
             hung=told["hung"],
+            unread=told["unread"],
             divergences=[Divergence(**one) for one in told["divergences"]],
             left_out={why: Left(**one) for why, one in told["left_out"].items()},
             times={name: Times(**one) for name, one in told["times"].items()},

@@ -26,7 +26,7 @@ static uint64_t now_ns(void)
 
 int harp_replay_make(struct harp_replay_call *call)
 {
-    const struct harp_wire_side side = {.ctx = call, .transfer = transfer};
+    const struct harp_wire_side side = {.ctx = call, .transfer = transfer, .apart = true};
     struct harp_wire_call wire = {.op = (uint16_t)call->op};
     struct harp_wire_buffer body = {call->request, call->request_bytes, 0};
     struct harp_wire_buffer arena = {call->arena, call->arena_bytes, 0};
