@@ -64,7 +64,7 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(Name, U64, U32, TEXTS),
     st.builds(Note, U64, TEXTS),
 )
-HEADER = Header(segments=3, segment_bytes=2048, symbols=SYMBOLS, pid=7, about={"tenant": "a"})
+HEADER = Header(segments=2, segment_bytes=1024, symbols=SYMBOLS, pid=7, about={"tenant": "a"})
 
 
 def _written(records: list[Record], header: Header = HEADER) -> bytes:
@@ -100,7 +100,7 @@ def test_what_is_written_is_read(records: list[Record]) -> None:
 @settings(max_examples=30)
 def test_the_first_are_kept_where_told(records: list[Record]) -> None:
     """KEEP_FIRST overwrites nothing, and counts what it drops."""
-    header = Header(3, 2048, FileFlag.KEEP_FIRST, symbols=SYMBOLS)
+    header = Header(2, 1024, FileFlag.KEEP_FIRST, symbols=SYMBOLS)
     got, reader = _read(_written(records, header))
     assert len(got) + reader.header.dropped == len(records)
     assert reader.header.lost_records == 0

@@ -13,23 +13,23 @@
 #define HARP_TRACE_VERSION       1u
 #define HARP_TRACE_HEADER_BYTES  4096u
 #define HARP_TRACE_SEGMENT_BYTES (1u << 20)
-#define HARP_TRACE_SEGMENT_MAGIC 0x31474553u /* SEG1 */
-#define HARP_TRACE_COMMIT        0x43525052u /* RPRC */
+#define HARP_TRACE_SEGMENT_MAGIC 0x31474553u  /* SEG1 */
+#define HARP_TRACE_COMMIT        0x43525052u  /* RPRC */
 #define HARP_TRACE_PIECE_BYTES   (256u << 10) /* of data in one record, at most */
 
-enum harp_trace_flag { /* of the file */
-    HARP_TRACE_DATA = 1,       /* host bytes, up to data_bytes a call, and images */
-    HARP_TRACE_DEVICE = 2,     /* calls are measured on the device */
-    HARP_TRACE_REMOTE = 4,     /* the GPU is elsewhere */
-    HARP_TRACE_LIVE = 8,       /* began in the middle: handles may be older */
-    HARP_TRACE_KEEP_FIRST = 16 /* when it is full, what comes is dropped */
+enum harp_trace_flag {                        /* of the file */
+                       HARP_TRACE_DATA = 1,   /* host bytes, up to data_bytes a call, and images */
+                       HARP_TRACE_DEVICE = 2, /* calls are measured on the device */
+                       HARP_TRACE_REMOTE = 4, /* the GPU is elsewhere */
+                       HARP_TRACE_LIVE = 8,   /* began in the middle: handles may be older */
+                       HARP_TRACE_KEEP_FIRST = 16 /* when it is full, what comes is dropped */
 };
 
 enum harp_trace_why { /* the file ended; 0: it did not */
-    HARP_TRACE_RUNNING,
-    HARP_TRACE_TOLD,      /* harp trace stop */
-    HARP_TRACE_DISK_FULL, /* no room on the disk */
-    HARP_TRACE_FULL       /* KEEP_FIRST, and all segments are */
+                      HARP_TRACE_RUNNING,
+                      HARP_TRACE_TOLD,      /* harp trace stop */
+                      HARP_TRACE_DISK_FULL, /* no room on the disk */
+                      HARP_TRACE_FULL       /* KEEP_FIRST, and all segments are */
 };
 
 struct harp_trace_header {
@@ -58,8 +58,8 @@ struct harp_trace_header {
     uint64_t calls;        /* that have begun */
     uint64_t dropped;      /* records that were not written */
     uint64_t lost_records; /* that were overwritten */
-    uint64_t inner_calls;  /* made inside another call of the thread, or while there was no memory */
-    uint64_t ended_ns;     /* 0: still written, or killed */
+    uint64_t inner_calls; /* made inside another call of the thread, or while there was no memory */
+    uint64_t ended_ns;    /* 0: still written, or killed */
     uint32_t why;
     uint32_t spare2;
     uint64_t reserved[9];
@@ -117,10 +117,10 @@ struct harp_trace_record {
     uint16_t flags;
 };
 
-#define HARP_TRACE_PER_THREAD 1u /* NULL streams are the thread's own */
-#define HARP_TRACE_RAW        2u /* the request is the slots as they were */
-#define HARP_TRACE_NO_REPLY   4u /* the outputs could not be said */
-#define HARP_TRACE_TIMED      8u /* DEVICE_TIME follows, unless the trace ends before */
+#define HARP_TRACE_PER_THREAD 1u  /* NULL streams are the thread's own */
+#define HARP_TRACE_RAW        2u  /* the request is the slots as they were */
+#define HARP_TRACE_NO_REPLY   4u  /* the outputs could not be said */
+#define HARP_TRACE_TIMED      8u  /* DEVICE_TIME follows, unless the trace ends before */
 #define HARP_TRACE_CAPTURED   16u /* into a graph: the device did nothing yet */
 #define HARP_TRACE_CUT        32u /* not all host bytes were kept */
 

@@ -243,6 +243,7 @@ void harp_time_context_going(CUcontext ctx)
             *at = meter->next;
             break;
         }
+    harp_mark_unref(meter->reference.mark);
     /* The events die with the context; only our notes of them are left to free. */
     while (meter->pool != NULL) {
         struct harp_mark *mark = meter->pool;
