@@ -31,6 +31,7 @@ class Slice:
     Attributes:
         flow: number of the call that links a call's slice with the device's; None: no link.
         error: its CUresult, where that is one.
+        linked_ns: where in it the link is: behind the gate, so that it is the call's own.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Slice:
     facts: dict[str, int | str] = field(default_factory=dict)
     flow: int | None = None
     error: int = 0
+    linked_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -91,13 +93,12 @@ def _host(call: Entry) -> list[Slice]:
         if isinstance(value, int | str) and name not in facts and not isinstance(value, bool)
     }
     linked = call.number if call.device_span is not None else None
-    out = [
-        Slice(base_name(call.name), call.start_ns, end_ns, "call", facts, linked, call.result),
-    ]
-    if call.gated_ns > 0:
-        held_ns = min(call.start_ns + call.gated_ns, end_ns)
-        out.append(Slice(GATED, call.start_ns, held_ns, "gate"))
-    return out
+    made = Slice(base_name(call.name), call.start_ns, end_ns, "call", facts, linked, call.result)
+    held_ns = min(call.start_ns + max(call.gated_ns, 0), end_ns)
+    made.linked_ns = held_ns if held_ns < end_ns else call.start_ns
+    if held_ns == call.start_ns:
+        return [made]
+    return [made, Slice(GATED, call.start_ns, held_ns, "gate")]
 
 
 def _device(call: Entry) -> Slice | None:
@@ -114,7 +115,8 @@ def _device(call: Entry) -> Slice | None:
                 value = call.args.get(part + axis)
                 if isinstance(value, int):
                     facts[part + axis] = value
-    return Slice(call.title, *span, _CATEGORIES.get(call.kind, "other"), facts, call.number)
+    category = _CATEGORIES.get(call.kind, "other")
+    return Slice(call.title, *span, category, facts, call.number, linked_ns=span[0])
 
 
 def _tracks(name: str, families: Iterable[list[Slice]], *, device: bool, key: int) -> list[Track]:
@@ -147,4 +149,4 @@ def _tidy(one: Slice, before_ns: int) -> None:
     So what is too much is cut, if it is the lesser part; how long it took is in the facts.
     """
     if one.start_ns < before_ns <= (one.start_ns + one.end_ns) // 2:
-        one.start_ns = before_ns
+        one.start_ns = one.linked_ns = before_ns
