@@ -63,8 +63,14 @@ PURE = (
     "harp.metrics.series",
     "harp.metrics.totals",
     "harp.keep_wire",
+    "harp.trace.entries",
+    "harp.trace.export_chrome",
+    "harp.trace.export_perfetto",
     "harp.trace.format",
     "harp.trace.records",
+    "harp.trace.spans",
+    "harp.trace.summary",
+    "harp.trace.timeline",
     "harp.daemon.recorder",
     "harp.daemon.spread",
     "harp.remote.floor",
@@ -169,6 +175,7 @@ ONLY = {
     "prometheus_client": ("harp.metrics", "harp.extender"),
     "numpy": ("harp.scheduler", "harp.demo"),  # `harp run` must start fast
     "tinygrad": ("harp.demo",),
+    "perfetto": ("harp.trace.export_perfetto",),  # an extra
     "pyarrow": ("harp.estimator.tables",),  # an extra
 }
 
