@@ -50,8 +50,7 @@ def _events(recording: Recording, tracks: list[Track], origin_ns: int) -> Iterat
             yield _slice(one, where)
             if one.flow is not None:
                 # An arrow from the call to what the device did for it.
-                at = {**where, "ts": (one.linked_ns - origin_ns) / 1e3}
-                arrow = {"name": "makes", "cat": "flow", "id": one.flow, **at}
+                arrow = {"name": "makes", "cat": "flow", "id": one.flow, **where}
                 yield arrow | ({"ph": "f", "bp": "e"} if track.device else {"ph": "s"})
 
 

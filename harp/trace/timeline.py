@@ -31,7 +31,6 @@ class Slice:
     Attributes:
         flow: number of the call that links a call's slice with the device's; None: no link.
         error: its CUresult, where that is one.
-        linked_ns: where in it the link is: behind the gate, so that it is the call's own.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Slice:
     facts: dict[str, int | str] = field(default_factory=dict)
     flow: int | None = None
     error: int = 0
-    linked_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -94,11 +92,10 @@ def _host(call: Entry) -> list[Slice]:
     }
     linked = call.number if call.device_span is not None else None
     made = Slice(base_name(call.name), call.start_ns, end_ns, "call", facts, linked, call.result)
-    held_ns = min(call.start_ns + max(call.gated_ns, 0), end_ns)
-    made.linked_ns = held_ns if held_ns < end_ns else call.start_ns
-    if held_ns == call.start_ns:
-        return [made]
-    return [made, Slice(GATED, call.start_ns, held_ns, "gate")]
+    held_ns = min(call.start_ns + call.gated_ns, end_ns)
+    # Later than the call, if by nothing: readers tie an arrow to the last slice that has begun.
+    begin_ns = call.start_ns + 1
+    return [made, Slice(GATED, begin_ns, held_ns, "gate")] if held_ns > begin_ns else [made]
 
 
 def _device(call: Entry) -> Slice | None:
@@ -115,32 +112,33 @@ def _device(call: Entry) -> Slice | None:
                 value = call.args.get(part + axis)
                 if isinstance(value, int):
                     facts[part + axis] = value
-    category = _CATEGORIES.get(call.kind, "other")
-    return Slice(call.title, *span, category, facts, call.number, linked_ns=span[0])
+    return Slice(call.title, *span, _CATEGORIES.get(call.kind, "other"), facts, call.number)
 
 
 def _tracks(name: str, families: Iterable[list[Slice]], *, device: bool, key: int) -> list[Track]:
     """One track, or as many as slices that cross need; a slice and what is in it stay together."""
     out: list[Track] = []
-    open_ends: list[list[int]] = []  # of each track, ends of what is open, the innermost last
+    stacks: list[list[Slice]] = []  # of each track, what is open, the innermost last
     for family in sorted(families, key=lambda f: (f[0].start_ns, -f[0].end_ns)):
         one = family[0]
-        row = next((r for r, ends in enumerate(open_ends) if _fits(one, ends, device)), len(out))
+        row = next((r for r, stack in enumerate(stacks) if _fits(one, stack, device)), len(out))
         if row == len(out):
             out.append(Track(name + (f" ({row + 1})" if row else ""), device, key, []))
-            open_ends.append([])
+            stacks.append([])
         out[row].slices += family
-        open_ends[row] += [member.end_ns for member in family]
+        stacks[row] += family
     return out
 
 
-def _fits(one: Slice, ends: list[int], device: bool) -> bool:  # noqa: FBT001 - private
+def _fits(one: Slice, stack: list[Slice], device: bool) -> bool:  # noqa: FBT001 - private
     """Whether a slice crosses nothing of a track, of which it is told what is still open."""
-    if device and ends:
-        _tidy(one, ends[-1])
-    while ends and ends[-1] <= one.start_ns:
-        ends.pop()
-    return not ends or (one.end_ns <= ends[-1] and not device)
+    if device and stack:
+        _tidy(one, stack[-1].end_ns)
+    while stack and stack[-1].end_ns <= one.start_ns:
+        stack.pop()
+    if not stack:
+        return True
+    return stack[-1].start_ns <= one.start_ns and one.end_ns <= stack[-1].end_ns and not device
 
 
 def _tidy(one: Slice, before_ns: int) -> None:
@@ -149,4 +147,4 @@ def _tidy(one: Slice, before_ns: int) -> None:
     So what is too much is cut, if it is the lesser part; how long it took is in the facts.
     """
     if one.start_ns < before_ns <= (one.start_ns + one.end_ns) // 2:
-        one.start_ns = one.linked_ns = before_ns
+        one.start_ns = before_ns
