@@ -11,6 +11,7 @@ import click
 from rich.table import Table
 
 from harp.cli.output import json_option, print_json, print_wide, progress
+from harp.cli.trace_record import start, stop
 from harp.cli.view import printable, short_size
 from harp.errors import ConfigError, NoDevice, TraceError
 from harp.native import NativeDir, driver_paths, native_dir
@@ -36,10 +37,14 @@ _REASONS = {
 
 @click.group()
 def trace() -> None:
-    """Look at recorded driver calls, and make them again.
+    """Record driver calls, look at them, and make them again.
 
-    A trace is made by `harp run --trace FILE -- CMD`.
+    A trace is made by `harp run --trace FILE -- CMD`, or of a tenant by `harp trace start`.
     """
+
+
+trace.add_command(start)
+trace.add_command(stop)
 
 
 @trace.command()

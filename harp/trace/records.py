@@ -52,6 +52,7 @@ class Why(IntEnum):
     TOLD = 1
     DISK_FULL = 2
     FULL = 3
+    EXITED = 4  # the program ended; calls of its end may follow
 
 
 class Kind(IntEnum):

@@ -96,6 +96,17 @@ def test_what_is_written_is_read(records: list[Record]) -> None:
         assert len(got) == len(records)
 
 
+@pytest.mark.parametrize("count", [1, 39, 40, 41, 78, 79, 80, 81, 500])
+def test_a_ring_keeps_the_last_and_counts_the_rest(count: int) -> None:
+    """Segments go as a whole: at least all but one of them are there."""
+    records: list[Record] = [Note(i, "x") for i in range(count)]
+    got, reader = _read(_written(records))
+    each = (HEADER.segment_bytes - 64) // 40
+    assert got == records[count - len(got) :]
+    assert reader.header.lost_records == count - len(got)
+    assert min(count, each) <= len(got) <= 2 * each
+
+
 @given(st.lists(RECORDS, max_size=40))
 @settings(max_examples=30)
 def test_the_first_are_kept_where_told(records: list[Record]) -> None:
@@ -115,7 +126,8 @@ def test_a_torn_tail_costs_the_last_record_alone(
     """A writer that is killed has written all of a record but its first word, or any part of it."""
     header = Header(1, 1 << 16, symbols=SYMBOLS)
     before, whole = _written(records[:-1], header), _written(records, header)
-    start = len(before) - 8 if len(records) > 1 else len(before) + format_.SEGMENT.size
+    first = int.from_bytes(whole[24:32], "little") + format_.SEGMENT.size
+    start = len(before) - 8 if len(records) > 1 else first
     cut = data.draw(st.integers(0, len(whole) - start))
     torn = bytearray(whole[: start + cut])
     torn[start : start + 8] = bytes(min(8, max(cut, 0)))

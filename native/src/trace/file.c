@@ -197,6 +197,16 @@ bool harp_trace_file_append(struct harp_trace_file *file, uint16_t kind, uint16_
     return written;
 }
 
+void harp_trace_file_exits(struct harp_trace_file *file)
+{
+    pthread_mutex_lock(&file->lock);
+    if (file->header != NULL) {
+        file->header->why = HARP_TRACE_EXITED;
+        file->header->ended_ns = now_ns();
+    }
+    pthread_mutex_unlock(&file->lock);
+}
+
 void harp_trace_file_inner(struct harp_trace_file *file)
 {
     /* From a signal handler, too, whose thread may hold the lock: then nobody counts it. */

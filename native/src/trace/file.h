@@ -40,6 +40,8 @@ bool harp_trace_file_append(struct harp_trace_file *file, uint16_t kind, uint16_
                             struct harp_trace_part *parts, unsigned count,
                             enum harp_trace_why *why);
 
+/* The program ends: says so, and stays open. */
+void harp_trace_file_exits(struct harp_trace_file *file);
 /* A call was not recorded because it was made inside another. */
 void harp_trace_file_inner(struct harp_trace_file *file);
 /* Ends it; nothing if it is closed. */

@@ -29,7 +29,8 @@ enum harp_trace_why { /* the file ended; 0: it did not */
                       HARP_TRACE_RUNNING,
                       HARP_TRACE_TOLD,      /* harp trace stop */
                       HARP_TRACE_DISK_FULL, /* no room on the disk */
-                      HARP_TRACE_FULL       /* KEEP_FIRST, and all segments are */
+                      HARP_TRACE_FULL,      /* KEEP_FIRST, and all segments are */
+                      HARP_TRACE_EXITED     /* the program ends; what it still calls may follow */
 };
 
 struct harp_trace_header {

@@ -312,6 +312,14 @@ int harp_trace_watch(void)
     return watch;
 }
 
+void harp_trace_exiting(void)
+{
+    if (__atomic_load_n(&harp_trace.generation, __ATOMIC_ACQUIRE) == 0 || harp_trace_is_child())
+        return;
+    harp_trace_note("the program ends");
+    harp_trace_file_exits(&harp_trace.file);
+}
+
 /* --- children --------------------------------------------------------------------------------- */
 
 bool harp_trace_is_child(void)

@@ -43,6 +43,9 @@ int harp_trace_watch(void);
 void harp_trace_check(void);
 #define HARP_TRACE_ASK_NS 1000000000ll
 
+/* track.c: the program ends. */
+void harp_trace_exiting(void);
+
 /* time.c and meter.c: whether launches and copies are to be measured, one by one; the call that
  * this thread is in (0: none is recorded), which passes the gate now, or goes into a graph; what
  * the device was at. */
