@@ -251,6 +251,8 @@ def _warn(recording: Recording) -> None:
     """What of the trace is not there."""
     if recording.lost:
         progress(f"harp: warning: {recording.lost} records are not in the trace: it was full")
+    if recording.unfinished:
+        progress("harp: the trace has no end: its program still runs, or was killed")
     for problem in recording.problems[:5]:
         progress(f"harp: warning: {printable(problem)}")
     if len(recording.problems) > 5:
