@@ -18,7 +18,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
 from harp.trace.format import Reader, Writer
 from harp.trace.records import Call, Record
 
-PROGRAM = Path(__file__).with_name("trace_program.py")
+PROGRAM = Path(__file__).with_name("trace_whole_program.py")
 TURNS, N = 5, 4000
 
 

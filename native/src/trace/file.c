@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,6 +25,10 @@ static uint64_t now_ns(void)
 static int reserve(int fd, uint64_t at, uint64_t bytes)
 {
     static const char zeroes[PAGE];
+    struct rlimit most;
+    /* beyond it the kernel would send a signal */
+    if (getrlimit(RLIMIT_FSIZE, &most) == 0 && at + bytes > most.rlim_cur)
+        return -EFBIG;
     if (syscall(SYS_fallocate, fd, 0, (off_t)at, (off_t)bytes) == 0)
         return 0;
     if (errno != EOPNOTSUPP && errno != ENOSYS)
