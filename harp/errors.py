@@ -23,6 +23,7 @@
       NativeError
         BuildMissing                a library or program of HARP is not where it must be
         NvmlError                   NVML answered with an error
+      TraceError                    a file is no trace, or does not say what it must
       RemoteError
         WireError                   bytes that are no call, or no answer to one
         UnknownLease                no lease or session of that name, or somebody else's
@@ -61,6 +62,7 @@ __all__ = [
     "TableMismatch",
     "TenantError",
     "TenantExists",
+    "TraceError",
     "Unauthenticated",
     "UnitError",
     "UnknownLease",
@@ -165,6 +167,10 @@ class BuildMissing(NativeError):
 
 class NvmlError(NativeError):
     """NVML answered with an error."""
+
+
+class TraceError(HarpError):
+    """A file is no trace, or does not say what it must."""
 
 
 class RemoteError(HarpError):

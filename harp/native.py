@@ -19,7 +19,7 @@ __all__ = ["INJECTED", "DriverPaths", "NativeDir", "driver_paths", "find", "nati
 #: Names of the marker file that every folder of injected libraries holds.
 MARKER = "harp-injected"
 #: What `harp run` puts into a tenant's environment, and HARP's own processes take out.
-INJECTED = ("HARP_GRANT", "HARP_REMOTE", "HARP_CUDA_REAL", "HARP_NVML_REAL")
+INJECTED = ("HARP_GRANT", "HARP_REMOTE", "HARP_CUDA_REAL", "HARP_NVML_REAL", "HARP_TRACE")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ _CODES: dict[type[errors.HarpError], grpc.StatusCode] = {
     errors.HistoryError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BuildMissing: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NvmlError: grpc.StatusCode.INTERNAL,
+    errors.TraceError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.WireError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownLease: grpc.StatusCode.NOT_FOUND,
     errors.TableMismatch: grpc.StatusCode.FAILED_PRECONDITION,

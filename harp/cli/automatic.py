@@ -90,6 +90,7 @@ def run_beside(
     env: Mapping[str, str],
     *,
     told: Callable[[pb.CreateTenantReply, Mapping[str, Need]], None] | None,
+    made: Callable[[Path, pb.CreateTenantReply], None] | None = None,
 ) -> NoReturn:
     """Run CMD as a child, under estimated limits; exits as it does.
 
@@ -100,6 +101,7 @@ def run_beside(
         command: its words.
         env: for CMD.
         told: is called with the grant and the estimate before CMD begins.
+        made: is called with the grant's folder.
     """
     # First the child: gRPC has no threads yet, which a fork would not take along.
     with Child(program, command) as child:
@@ -107,7 +109,7 @@ def run_beside(
         try:
             with connected(env) as (client, info):
                 needs = estimated(client, asked, request)
-                child_env, reply = grant(client, info, request, env)
+                child_env, reply = grant(client, info, request, env, made=made)
         except HarpError as error:
             sys.exit(fail(error, as_json=False, status=_FAILED))
         if told:

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,9 +60,22 @@ def connected(env: Mapping[str, str]) -> Iterator[tuple[Client, pb.GetInfoReply]
 
 
 def grant(
-    client: Client, info: pb.GetInfoReply, request: pb.CreateTenantRequest, env: Mapping[str, str]
+    client: Client,
+    info: pb.GetInfoReply,
+    request: pb.CreateTenantRequest,
+    env: Mapping[str, str],
+    *,
+    made: Callable[[Path, pb.CreateTenantReply], None] | None = None,
 ) -> tuple[dict[str, str], pb.CreateTenantReply]:
-    """Make the tenant; returns the environment for CMD and what harpd answered."""
+    """Make the tenant; returns the environment for CMD and what harpd answered.
+
+    Args:
+        client: of harpd.
+        info: who harpd is.
+        request: for the tenant.
+        env: for CMD.
+        made: is called with the grant's folder before CMD can begin.
+    """
     base = make_user_dir(env)
     shim = shim_dir(find(env), base)
     backing = _backing(info, env, base)
@@ -73,6 +86,8 @@ def grant(
         request.grant_dir = str(folder)
         request.ticket = client.deposit(listening)
         reply = client.create(request)
+        if made:
+            made(folder, reply)
     child = tenant_env(env, grant_dir=folder, shim=shim, backing=backing)
     for key in FROM_DAEMON:
         child.pop(key, None)

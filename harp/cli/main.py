@@ -23,6 +23,7 @@ COMMANDS = {
     "devices": ("harp.cli.show:devices", "List the devices."),
     "ps": ("harp.cli.show:ps", "List tenants, their processes, and who evades."),
     "top": ("harp.cli.top:top", "Watch the tenants."),
+    "trace": ("harp.cli.trace:trace", "Look at recorded driver calls, and make them again."),
     "metrics": ("harp.cli.metrics:metrics", "Print what Prometheus would be told."),
     "set": ("harp.cli.change:set_limits", "Change a tenant's limits."),
     "suspend": ("harp.cli.suspend:suspend", "Take a tenant's memory off its GPUs."),

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,8 +23,10 @@ from harp.cli.environment import as_given
 from harp.cli.grant import connected, grant, say_grant
 from harp.cli.output import Auto, auto_limit_options, fail, progress
 from harp.cli.program import locate, obstacle
+from harp.cli.trace_record import about, trace_options, wish_of
 from harp.errors import HarpError
 from harp.model import Limits, Policy, TenantClass
+from harp.trace.control import Wish, tell
 
 __all__ = ["run"]
 
@@ -103,6 +106,16 @@ _CLASS_OF = {
     is_flag=True,
     help="With --remote: start without a GPU, until `harp remote attach`.",
 )
+@click.option(
+    "--trace",
+    "trace_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Record all calls of the driver: the first process writes FILE, others FILE.PID; `harp"
+    " trace` reads it.",
+    metavar="FILE",
+)
+@trace_options
 @click.option("--json", "as_json", is_flag=True, help="Say the grant as one JSON line on stderr.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -123,6 +136,10 @@ def run(
     token: Path | None,
     insecure: bool,
     detached: bool,
+    trace_file: Path | None,
+    trace_bytes: int,
+    trace_data: int | None,
+    trace_keep: str,
     as_json: bool,
     command: tuple[str, ...],
 ) -> NoReturn:
@@ -144,7 +161,13 @@ def run(
         raise click.UsageError(
             "--dir, --tls-name, --token, --insecure and --detached go with --remote"
         )
+    if not trace_file and trace_data is not None:
+        raise click.UsageError("--trace-data goes with --trace FILE")
     env = as_given()
+    try:
+        wish = wish_of(trace_file, trace_bytes, trace_data, trace_keep) if trace_file else None
+    except HarpError as error:
+        sys.exit(fail(error, as_json=False, status=_FAILED))
     program = locate(command[0], env)
     if program is None:
         progress(f"harp: {command[0]}: no such program")
@@ -161,7 +184,7 @@ def run(
 
         assert isinstance(mem, int)
         assert isinstance(share, int)  # _only_local has refused the rest
-        where = elsewhere.Where(remote, client_dir, insecure, tls_name, token, detached)
+        where = elsewhere.Where(remote, client_dir, insecure, tls_name, token, detached, wish)
         want = elsewhere.wanted(
             Limits(mem, share, limit, TenantClass.of(klass)), gpu=gpu, name=name
         )
@@ -187,16 +210,28 @@ def run(
 
         told = say_grant if as_json else None
         asked = automatic.Asked(mem, share)
-        automatic.run_beside(asked, request, program, command, env, told=told)
+        automatic.run_beside(asked, request, program, command, env, told=told, made=_traced(wish))
     request.mem_limit_bytes, request.share_ppm = mem, share
     try:
         with connected(env) as (client, info):
-            child_env, reply = grant(client, info, request, env)
+            child_env, reply = grant(client, info, request, env, made=_traced(wish))
     except HarpError as error:
         sys.exit(fail(error, as_json=False, status=_FAILED))
     if as_json:
         say_grant(reply, {})
     _become(program, command, child_env)
+
+
+def _traced(wish: Wish | None) -> Callable[[Path, pb.CreateTenantReply], None] | None:
+    """What tells a new tenant that it is traced."""
+    if wish is None:
+        return None
+
+    def told(folder: Path, reply: pb.CreateTenantReply) -> None:
+        devices = {d.uuid: d for d in reply.devices}
+        tell(folder, replace(wish, about=about(reply.tenant, devices)))
+
+    return told
 
 
 def _words(command: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
+import os
 import secrets
 import shutil
 import signal
@@ -21,10 +22,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+import harp
 from harp.api.v1 import remote_pb2 as pb
 from harp.cli.child import Child
 from harp.cli.output import fail, progress
@@ -46,6 +48,7 @@ from harp.remote.renewing import Told, again_and_again
 from harp.remote.taking import Taker, Taking
 from harp.remote.who import Who
 from harp.rundir import check_socket, make_user_dir, sweep
+from harp.trace.control import VARIABLE, Wish
 from harp.units import format_percent, format_size
 
 __all__ = ["Where", "run_remote", "wanted"]
@@ -63,6 +66,7 @@ class Where:
     tls_name: str = ""  #: what all nodes' certificates are for; "": each one's host
     token: Path | None = None  #: file with that of a lease that somebody took
     detached: bool = False  #: without a lease, until `harp remote attach`
+    trace: Wish | None = None  #: of CMD's calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,9 @@ def _run(where: Where, want: pb.LeaseRequest, command: _Command, *, as_json: boo
             name=place.name,
         )
         child_env = remote_env(env, shim=shim, socket=place / "near.sock", log=place / "shim.log")
+        if where.trace is not None:
+            said = {"harp": harp.__version__, "remote": where.remote}
+            child_env[VARIABLE] = os.fsdecode(replace(where.trace, about=said).text())
         serving = _Serving(holder, child, link, who, place, child_env, want, as_json=as_json)
         return await serving.run(take=not where.detached)
 

@@ -91,8 +91,10 @@ class _Writer:
 class _Walk:
     """One pass over the fields of an op, reading or writing."""
 
-    def __init__(self, io: _Reader | _Writer, op: Op, way: int, asked: Values) -> None:
-        self.io, self.op, self.way = io, op, way
+    def __init__(
+        self, io: _Reader | _Writer, op: Op, way: int, asked: Values, *, apart: bool
+    ) -> None:
+        self.io, self.op, self.way, self.apart = io, op, way, apart
         self.asked = asked  # the request, in replies
 
     def word(self, value: int) -> int:
@@ -250,7 +252,7 @@ class _Walk:
     def host(self, f: Field, values: Values) -> None:
         """Bytes of the host."""
         value, count = values.get(f.name), self.count(f, values)
-        sent, inline = f.item == "SENT", count <= INLINE_BYTES
+        sent, inline = f.item == "SENT", count <= INLINE_BYTES and not self.apart
         inline = inline and (sent or self.op.cls != "async")
         if self.way == OUT:
             if not sent and value is not None and inline:
@@ -285,7 +287,8 @@ class _Walk:
         count = self.count(f, values)
         if f.item == "FETCHED":
             form = self.word(0 if value is None else 2 if isinstance(value, Transfer) else 1)
-            if form not in (0, 1 if count <= INLINE_BYTES else 2):
+            inline = count <= INLINE_BYTES and not self.apart
+            if form not in (0, 1 if inline else 2):
                 raise WireError(f"{f.name}: form {form} of {count} bytes")
             if form == 2:
                 value = Transfer(self.long(value.id if isinstance(value, Transfer) else 0))
@@ -320,37 +323,42 @@ def _guarded(what: Callable[[], None]) -> None:
         raise WireError(f"not the values of this op: {error}") from error
 
 
-def encode_request(number: int, values: Values) -> bytes:
-    """The body of a call. Raises WireError."""
+def encode_request(number: int, values: Values, *, apart: bool = False) -> bytes:
+    """The body of a call; `apart`: all host bytes are Transfers, as in traces. Raises WireError."""
     op, io = _op(number), _Writer()
-    walk = _Walk(io, op, IN, {})
+    walk = _Walk(io, op, IN, {}, apart=apart)
     _guarded(lambda: walk.fields(op.fields, dict(values), IN | OUT, slots=True))
     return bytes(io.body)
 
 
-def decode_request(number: int, body: bytes) -> Values:
+def decode_request(number: int, body: bytes, *, apart: bool = False) -> Values:
     """The parameters of a call. Raises WireError."""
     op, io, values = _op(number), _Reader(body), Values()
-    _guarded(lambda: _Walk(io, op, IN, {}).fields(op.fields, values, IN | OUT, slots=True))
+    walk = _Walk(io, op, IN, {}, apart=apart)
+    _guarded(lambda: walk.fields(op.fields, values, IN | OUT, slots=True))
     io.end()
     return values
 
 
-def encode_reply(number: int, asked: Values, result: int, values: Values) -> bytes:
+def encode_reply(
+    number: int, asked: Values, result: int, values: Values, *, apart: bool = False
+) -> bytes:
     """The body of a reply; `asked`: the request, `values`: the same with what was answered."""
     op, io = _op(number), _Writer()
-    walk = _Walk(io, op, OUT, asked)
+    walk = _Walk(io, op, OUT, asked, apart=apart)
     walk.word(result)
     if result == 0 or op.always:
         _guarded(lambda: walk.fields(op.fields, values, IN | OUT, slots=True))
     return bytes(io.body)
 
 
-def decode_reply(number: int, asked: Values, body: bytes) -> tuple[int, Values]:
+def decode_reply(
+    number: int, asked: Values, body: bytes, *, apart: bool = False
+) -> tuple[int, Values]:
     """Result of a call, and its parameters with what was answered. Raises WireError."""
     op, io = _op(number), _Reader(body)
     values = _copy(asked)
-    walk = _Walk(io, op, OUT, asked)
+    walk = _Walk(io, op, OUT, asked, apart=apart)
     result = walk.word(0)
     if result == 0 or op.always:
         _guarded(lambda: walk.fields(op.fields, values, IN | OUT, slots=True))

@@ -78,7 +78,8 @@ def header() -> str:
 """
 
 
-def _slot(ctype: str, name: str) -> str:
+def slot_of(ctype: str, name: str) -> str:
+    """A parameter as a slot, in C."""
     if ctype == "float":
         return f"harp_remote_bits({name})"
     pointer = ctype.endswith("*") or any(
@@ -98,7 +99,7 @@ def _sent(row: Function, symbol: Symbol) -> str:
 }}
 """
     if symbol.name in _OPS:
-        slots = ", ".join(_slot(p.type, p.name) for p in symbol.params) or "0"
+        slots = ", ".join(slot_of(p.type, p.name) for p in symbol.params) or "0"
         return f"""{head}    const uint64_t args[] = {{{slots}}};
     return ({row.ret})harp_remote_make(HARP_OP_{symbol.name}, args, {len(symbol.params)});
 }}

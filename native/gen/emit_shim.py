@@ -39,14 +39,15 @@ def _hashes(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _symbols(functions: Sequence[Function]) -> list[tuple[Function, Symbol]]:
+def symbol_pairs(functions: Sequence[Function]) -> list[tuple[Function, Symbol]]:
+    """All symbols with their functions, in the order of the tables."""
     pairs = [(f, s) for f in functions for s in f.symbols]
     return sorted(pairs, key=lambda pair: pair[1].name)
 
 
 def symbols_h(functions: Sequence[Function]) -> str:
     """Index and C type of each driver function, and the hooks that may exist."""
-    pairs = _symbols(functions)
+    pairs = symbol_pairs(functions)
     lines = [
         "#ifndef HARP_SHIM_SYMBOLS_H",
         "#define HARP_SHIM_SYMBOLS_H",
@@ -64,7 +65,7 @@ def symbols_h(functions: Sequence[Function]) -> str:
 
 def table_c(functions: Sequence[Function]) -> str:
     """Names, exported jumps and hooks by index; the rows of cuGetProcAddress sorted by name."""
-    pairs = _symbols(functions)
+    pairs = symbol_pairs(functions)
     index = {s.name: i for i, (_, s) in enumerate(pairs)}
     rows = sorted(
         (f.name, s.since, s.per_thread, index[s.name])
@@ -109,7 +110,7 @@ def stubs_s(names: Sequence[str]) -> str:
 
 def cuda_stubs_s(functions: Sequence[Function]) -> str:
     """Exported jumps of libharp."""
-    return stubs_s([s.name for _, s in _symbols(functions)])
+    return stubs_s([s.name for _, s in symbol_pairs(functions)])
 
 
 def exports_map(names: Sequence[str], public: Sequence[str] = PUBLIC) -> str:
@@ -120,14 +121,15 @@ def exports_map(names: Sequence[str], public: Sequence[str] = PUBLIC) -> str:
 
 def cuda_exports_map(functions: Sequence[Function]) -> str:
     """Version script of libharp."""
-    return exports_map([s.name for _, s in _symbols(functions)])
+    return exports_map([s.name for _, s in symbol_pairs(functions)])
 
 
 def _find(symbol: Symbol, *names: str) -> Param | None:
     return next((p for n in names for p in symbol.params if p.name == n), None)
 
 
-def _stream(symbol: Symbol) -> str:
+def stream_of(symbol: Symbol) -> str:
+    """The stream that a call names, in C; NULL: none."""
     names = [p.name for p in symbol.params if p.type == "CUstream"]
     if names:
         return names[0]
@@ -198,10 +200,10 @@ def time_c(functions: Sequence[Function]) -> str:
         '#include "src/shim/gate/time.h"',
         "",
     ]
-    for f, s in _symbols(functions):
+    for f, s in symbol_pairs(functions):
         if f.gate not in TIME_GATES:
             continue
-        stream = _stream(s)
+        stream = stream_of(s)
         guard = f"{s.params[0].name} != NULL" if "->" in stream else ""
         key, size = _work(f, s)
         kind = (
@@ -288,7 +290,7 @@ def touch_c(functions: Sequence[Function]) -> str:
         '#include "src/shim/gate/edge.h"',
         "",
     ]
-    for f, s in _symbols(functions):
+    for f, s in symbol_pairs(functions):
         by_hand = f.gate is Gate.STAY and "addr" not in {p.name for p in s.params}
         if f.gate in (Gate.TOUCH, Gate.STAY, Gate.CAPTURE) and not by_hand:
             lines += [f"{f.ret} harp_hook_{s.name}({s.args})", "{", *_touch(f, s), "}", ""]

@@ -12,6 +12,7 @@ from native.gen import (
     emit_shim,
     emit_soft,
     emit_softgpu,
+    emit_trace,
     emit_wire,
 )
 from native.gen.output import Target
@@ -26,4 +27,5 @@ TARGETS: tuple[Target, ...] = (
     *emit_softgpu.TARGETS,
     *emit_wire.TARGETS,
     *emit_remote.TARGETS,
+    *emit_trace.TARGETS,
 )

@@ -83,6 +83,7 @@ def test_binaries_ask_for_no_newer_glibc(unpacked: Path) -> None:
         ("libharp.so", LIBC),
         ("libharp-nvml.so", LIBC),
         ("libharp-arbiter-core.so", LIBC),
+        ("libharp-replay.so", LIBC),
         ("harp-worker", LIBC),
         ("harp-cdi-hook", LIBC),
         ("soft/libcuda.so.1", LIBC | {"libm.so.6"}),

@@ -36,6 +36,7 @@ LAYERS = {
     "harp.discovery": 5,
     "harp.api": 5,
     "harp.kube": 5,
+    "harp.trace": 5,
     "harp.client": 6,
     "harp.metrics": 5,
     "harp.web": 6,
@@ -70,6 +71,14 @@ PURE = (
     "harp.daemon.fanout",
     "harp.probe.ptx",
     "harp.probe.questions",
+    "harp.trace.entries",
+    "harp.trace.export_chrome",
+    "harp.trace.export_perfetto",
+    "harp.trace.format",
+    "harp.trace.records",
+    "harp.trace.spans",
+    "harp.trace.summary",
+    "harp.trace.timeline",
     "harp.daemon.recorder",
     "harp.daemon.spread",
     "harp.remote.floor",
@@ -178,6 +187,7 @@ ONLY = {
     "prometheus_client": ("harp.metrics", "harp.extender"),
     "numpy": ("harp.scheduler", "harp.demo"),  # `harp run` must start fast
     "tinygrad": ("harp.demo",),
+    "perfetto": ("harp.trace.export_perfetto",),  # an extra
     "pyarrow": ("harp.estimator.tables",),  # an extra
     "cuda": ("harp.probe.driver",),  # an extra
 }

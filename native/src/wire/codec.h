@@ -30,6 +30,7 @@
 #ifndef HARP_WIRE_CODEC_H
 #define HARP_WIRE_CODEC_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "generated/wire_ops.h"
@@ -66,6 +67,8 @@ struct harp_wire_side {
     /* More than HARP_WIRE_INLINE_BYTES, or an asynchronous fetch. SEND, FETCH: the client has *data
      * and answers *id, the worker has *id and answers *data; LEND: the other way round. */
     int (*transfer)(void *ctx, enum harp_wire_way way, uint64_t bytes, void **data, uint64_t *id);
+    /* All host bytes are transfers, however few: bodies of traces. */
+    bool apart;
 };
 
 struct harp_wire_call {

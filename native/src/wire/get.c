@@ -121,7 +121,7 @@ static int get_host(struct walk *w, const struct harp_wire_field *f, void *base)
         err = get_word(w, &form);
     if (err != 0 || form == 0)
         return err;
-    bool in_body = send ? bytes <= HARP_WIRE_INLINE_BYTES : harp_walk_inlined(w, bytes);
+    bool in_body = send ? harp_walk_small(w, bytes) : harp_walk_inlined(w, bytes);
     if (form != (in_body ? 1 : 2))
         return -EINVAL;
     if (!in_body) {
@@ -167,7 +167,7 @@ static int get_lent(struct walk *w, const struct harp_wire_field *f, void *base)
         return 0;
     }
     if (f->item == HARP_WIRE_FETCHED) {
-        bool in_body = count <= HARP_WIRE_INLINE_BYTES;
+        bool in_body = harp_walk_small(w, count);
         if (word != (in_body ? 1 : 2))
             return -EINVAL;
         if (!in_body)

@@ -80,7 +80,7 @@ static int put_host(struct walk *w, const struct harp_wire_field *f, const void 
         return -ENOTSUP;
     if (err != 0 || data == NULL)
         return err != 0 ? err : put_word(w, 0);
-    if (send ? bytes > HARP_WIRE_INLINE_BYTES : !harp_walk_inlined(w, bytes))
+    if (send ? !harp_walk_small(w, bytes) : !harp_walk_inlined(w, bytes))
         return put_transfer(w, send ? HARP_WIRE_SEND : HARP_WIRE_FETCH, bytes, data);
     err = put_word(w, 1);
     return err != 0 || !send ? err : harp_walk_put_bytes(w, data, bytes);
@@ -102,7 +102,7 @@ static int put_lent(struct walk *w, const struct harp_wire_field *f, const void 
     if (err != 0 || data == NULL)
         return err != 0 ? err : put_word(w, 0);
     if (f->item == HARP_WIRE_FETCHED) {
-        if (count > HARP_WIRE_INLINE_BYTES)
+        if (!harp_walk_small(w, count))
             return put_transfer(w, HARP_WIRE_LEND, count, data);
         err = put_word(w, 1);
         return err != 0 ? err : harp_walk_put_bytes(w, data, count);

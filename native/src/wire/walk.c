@@ -138,7 +138,12 @@ int harp_walk_bounded(const struct harp_wire_field *f, uint64_t count)
 
 bool harp_walk_inlined(const struct walk *w, uint64_t bytes)
 {
-    return bytes <= HARP_WIRE_INLINE_BYTES && w->op->cls != HARP_WIRE_ASYNC;
+    return harp_walk_small(w, bytes) && w->op->cls != HARP_WIRE_ASYNC;
+}
+
+bool harp_walk_small(const struct walk *w, uint64_t bytes)
+{
+    return bytes <= HARP_WIRE_INLINE_BYTES && !w->side->apart;
 }
 
 bool harp_walk_stands_for_itself(unsigned kind, uint64_t value)

@@ -54,6 +54,8 @@ int harp_walk_count_of(const struct harp_wire_field *f, const void *base, uint64
 /* What a body of the largest size can hold. */
 int harp_walk_bounded(const struct harp_wire_field *f, uint64_t count);
 bool harp_walk_inlined(const struct walk *w, uint64_t bytes);
+/* The same of bytes that are read when the call is made. */
+bool harp_walk_small(const struct walk *w, uint64_t bytes);
 bool harp_walk_stands_for_itself(unsigned kind, uint64_t value);
 /* Elements that a reply has of an output, by what the callee has put there. */
 int harp_walk_answered(const struct harp_wire_field *f, const void *base, uint64_t room,

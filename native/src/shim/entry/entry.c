@@ -20,6 +20,7 @@
 #include "generated/shim_nvml_symbols.h"
 #else
 #include "src/shim/remote/calls.h"
+#include "src/shim/trace/trace.h"
 #endif
 
 #ifdef HARP_ENTRY_NVML
@@ -69,6 +70,19 @@ static void *missing(unsigned symbol, bool library)
 #endif
     (void)symbol;
     return library ? (void *)no_function : (void *)no_library;
+}
+
+/* Without a grant nothing is hooked; but of a program that is traced cuGetProcAddress answers our
+ * names, lest calls go round them. */
+static bool resolves(unsigned symbol)
+{
+#ifdef HARP_ENTRY_NVML
+    (void)symbol;
+    return false;
+#else
+    return harp_env()->trace != NULL &&
+           (symbol == HARP_SYM_cuGetProcAddress || symbol == HARP_SYM_cuGetProcAddress_v2);
+#endif
 }
 
 static void find_paths(void)
@@ -141,6 +155,9 @@ static void load(void)
     int saved = errno;
     const struct harp_env *env = harp_env();
     if (load_remote()) {
+#ifndef HARP_ENTRY_NVML
+        harp_trace_loaded();
+#endif
         errno = saved;
         return;
     }
@@ -161,13 +178,16 @@ static void load(void)
             to = harp_real[i] = NULL; /* that would be ourselves */
         if (to == NULL)
             to = missing(i, handle != NULL);
-        else if (env->grant != NULL && harp_sym_hook[i] != NULL)
+        else if ((env->grant != NULL || resolves(i)) && harp_sym_hook[i] != NULL)
             to = harp_sym_hook[i];
         if (harp_real[i] != NULL && real_function == NULL)
             __atomic_store_n(&real_function, harp_real[i], __ATOMIC_RELEASE);
         __atomic_store_n(&harp_entry[i], to, __ATOMIC_RELEASE);
     }
     loading = 0;
+#ifndef HARP_ENTRY_NVML
+    harp_trace_loaded();
+#endif
     errno = saved;
 }
 

@@ -18,8 +18,9 @@ struct harp_env {
     const char *nvml_real;
     const char *remote; /* socket of a worker or link; NULL: the GPUs are this machine's */
     const char *log;
-    bool strict;   /* HARP_STRICT=1: what HARP cannot do is an error, never a quiet pass */
-    bool gate_off; /* HARP_GATE=off: memory limits stay, GPU time is not shared out (benches) */
+    const char *trace; /* what is to be recorded, where no grant says so: trace/control.c */
+    bool strict;       /* HARP_STRICT=1: what HARP cannot do is an error, never a quiet pass */
+    bool gate_off;     /* HARP_GATE=off: memory limits stay, GPU time is not shared out (benches) */
     void *(*dlopen)(const char *, int); /* the C library's own */
 };
 

@@ -104,6 +104,7 @@ static void env_read(void)
     env.nvml_real = text("HARP_NVML_REAL");
     env.remote = text("HARP_REMOTE");
     env.log = text("HARP_LOG");
+    env.trace = text("HARP_TRACE");
     env.strict = strict != NULL && strcmp(strict, "1") == 0;
     env.gate_off = gate != NULL && strcmp(gate, "off") == 0;
     take_mounted_grant();

@@ -58,7 +58,7 @@ static void *stub_for(const char *name, int version, cuuint64_t flags)
 
 static bool withhold(const char *name)
 {
-    if (!harp_session_limited())
+    if (harp_env()->grant == NULL || !harp_session_limited())
         return false;
     unsigned long n = __atomic_add_fetch(&unknown, 1, __ATOMIC_RELAXED);
     harp_log("unknown_name name=%s withheld=%lu why=\"this tenant has limits, and the function may "

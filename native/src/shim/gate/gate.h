@@ -43,6 +43,10 @@ struct harp_meter_ctx {
     unsigned pooled;
     bool only_legacy; /* no stream but the default one has been used */
     struct {
+        struct harp_mark *mark; /* an event of the past second; NULL: none */
+        uint64_t at_ns;         /* when it was: no earlier */
+    } reference;                /* of a trace: where on the host's clock the device was */
+    struct {
         struct harp_mark *first, *latest; /* events of this turn: first, and last known done */
         struct harp_span span;
         bool per_thread; /* per-thread default streams have work the gate did not see end */
@@ -67,6 +71,10 @@ struct harp_bracket { /* launches of one lane between two events of one stream *
     uint64_t unready_ns; /* when it was last seen not done */
     bool sample;
     enum harp_work work;
+    bool untold;       /* for a trace alone: it stands for no others */
+    unsigned calls;    /* that are recorded in a trace */
+    uint64_t call;     /* the one of them, if there is one */
+    uint64_t begin_ns; /* `start` was recorded after; 0: not known */
 };
 
 struct harp_meter_stream {

@@ -13,8 +13,10 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/edge.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/trace/trace.h"
 
-#define STALE_NS 100000ull /* an open bracket with no launch for so long is closed */
+#define REFERENCE_NS 1000000000ull /* a difference of events is a float of ms */
+#define STALE_NS     100000ull     /* an open bracket with no launch for so long is closed */
 
 static bool enter_context(CUcontext ctx)
 {
@@ -175,16 +177,44 @@ static void sampled(struct harp_timegate *g, const struct harp_bracket *b, uint6
     l->sample_ns = now + HARP_SAMPLE_NS;
 }
 
+/* What a trace is told: how long, and about when. An event cannot have passed before it was
+ * recorded, nor after its bracket was seen done: the two bound where the device's clock is on the
+ * host's. Lock held. `after_ns`: the start after the reference. */
+static void traced(const struct harp_bracket *b, uint64_t ns, uint64_t after_ns, uint64_t ready_ns)
+{
+    struct harp_meter_ctx *c = b->end->ctx;
+    if (b->start == NULL)
+        return;
+    if (c->reference.mark == NULL || after_ns > REFERENCE_NS) {
+        c->reference.at_ns =
+            c->reference.mark == NULL ? b->begin_ns : c->reference.at_ns + after_ns;
+        harp_mark_unref(c->reference.mark);
+        c->reference.mark = b->start;
+        b->start->refs++;
+        after_ns = 0;
+    }
+    uint64_t begin_ns = c->reference.at_ns + after_ns;
+    if (begin_ns < b->begin_ns)
+        begin_ns = b->begin_ns;
+    if (begin_ns + ns > ready_ns)
+        begin_ns = ready_ns - ns;
+    c->reference.at_ns = begin_ns - after_ns;
+    harp_trace_measured(b->call, begin_ns, ns);
+}
+
 /* One bracket has ended, or is lost. Lock held. `in_turn_ns`: from the turn's first event. */
 static void settle(struct harp_timegate *g, struct harp_bracket *b, bool done, uint64_t ns,
-                   uint64_t in_turn_ns, uint64_t ready_ns)
+                   uint64_t in_turn_ns, uint64_t after_ns, uint64_t ready_ns)
 {
     struct harp_gatelane *l = &g->lane[b->lane];
     struct harp_meter_ctx *c = b->end->ctx;
     b->end->done = true;
     l->brackets--;
+    if (b->call != 0 && done)
+        traced(b, ns, after_ns, ready_ns);
     if (b->sample) {
-        sampled(g, b, ns);
+        if (!b->untold)
+            sampled(g, b, ns);
     } else if (done) {
         /* Offline, others' slices are in all brackets: better what was learnt before. */
         bool first = b->start == c->lane[b->lane].first;
@@ -243,6 +273,7 @@ void harp_meter_collect(struct harp_timegate *g)
         /* Behind one that is not done on the same stream: no need to ask. */
         bool behind = b->stream != NULL && b->stream->pass == pass;
         struct harp_mark *first = b->end->ctx->lane[b->lane].first;
+        struct harp_mark *reference = b->call != 0 ? b->end->ctx->reference.mark : NULL;
         pthread_mutex_unlock(&g->lock);
         uint64_t asked_ns = harp_now_ns();
         enum verdict v = behind ? NOT_YET : query(b);
@@ -251,6 +282,7 @@ void harp_meter_collect(struct harp_timegate *g)
         uint64_t in_turn_ns = v != DONE || b->sample ? 0
                               : first == b->start    ? ns
                                                      : elapsed(first, b->end);
+        uint64_t after_ns = v == DONE && b->call != 0 ? elapsed(reference, b->start) : 0;
         pthread_mutex_lock(&g->lock);
         if (v == NOT_YET) {
             if (b->stream != NULL)
@@ -261,7 +293,7 @@ void harp_meter_collect(struct harp_timegate *g)
             continue;
         }
         any[b->lane] = true;
-        settle(g, b, v == DONE, ns, in_turn_ns, ready_ns);
+        settle(g, b, v == DONE, ns, in_turn_ns, after_ns, ready_ns);
     }
     *tail = g->pending; /* what came meanwhile */
     if (g->pending == NULL)

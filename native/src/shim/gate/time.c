@@ -12,6 +12,7 @@
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/memory.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/trace/trace.h"
 
 uintptr_t harp_time_seen[HARP_WORKS][HARP_SEEN];
 unsigned harp_time_shut[HARP_WORKS];
@@ -139,6 +140,7 @@ static struct harp_mark *bracket_open(struct harp_meter_stream *s, unsigned lane
     b->stream = s;
     b->lane = lane;
     b->sample = sample;
+    b->begin_ns = fresh != NULL ? now : 0;
     if (!sample && s->ctx->lane[lane].first == NULL) {
         s->ctx->lane[lane].first = b->start;
         b->start->refs++;
@@ -180,7 +182,7 @@ static void see(CUcontext ctx, CUstream stream, enum harp_work work)
 {
     uintptr_t *place = &harp_time_seen[work][harp_seen_place(stream)];
     const struct harp_timegate *g = harp_gate_of(ctx);
-    if (g == NULL || g->closable)
+    if (g == NULL || g->closable || harp_trace_measures())
         return;
     if (!own_handle(stream)) {
         harp_ctx_see(ctx, stream, work);
@@ -207,17 +209,21 @@ static struct begun begin(struct harp_timegate *g, struct harp_turn *turn,
     struct harp_meter_stream *s = turn->stream;
     struct begun todo = {0};
     uint64_t now = harp_now_ns();
-    bool free = l->state == GATE_FREE;
+    bool free = l->state == GATE_FREE, untold = false;
     todo.cut = bracket_cut(s, turn->lane);
     struct harp_mark *cut = todo.cut != NULL ? todo.cut->end : NULL;
     if (free && l->sample_due && s->open == NULL) {
         l->sample_due = false;
         turn->measure = true;
     } else {
-        turn->measure = !free;
+        turn->measure = !free || (turn->traced && s->open == NULL);
+        untold = free;
     }
-    if (turn->measure && s->open == NULL)
+    if (turn->measure && s->open == NULL) {
         todo.start = bracket_open(s, turn->lane, now, free, cut);
+        if (s->open != NULL)
+            s->open->untold = untold;
+    }
     if (!free) {
         harp_quantum_launched(&l->q, now, ns, measured);
     } else {
@@ -264,6 +270,7 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
     memset(turn, 0, sizeof *turn);
     turn->on = stream;
     turn->work = work;
+    turn->traced = harp_trace_measures();
     struct harp_shard *shard = harp_time_shard();
     __atomic_fetch_add(&shard->launches[work], 1, __ATOMIC_RELAXED);
     if (harp_inside() || __atomic_load_n(&harp_time_exiting, __ATOMIC_RELAXED))
@@ -280,6 +287,7 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
         goto out;
     if (captured(stream)) { /* nothing runs, but the driver looks at what is named */
         turn->touched = harp_touch_begin(ctx);
+        harp_trace_captured();
         goto out;
     }
     pthread_mutex_lock(&g->lock);
@@ -316,8 +324,23 @@ void harp_turn_begin(struct harp_turn *turn, CUstream stream, enum harp_work wor
         pthread_mutex_unlock(&g->lock);
         harp_session_wake();
     }
+    if (turn->traced && turn->gate != NULL)
+        turn->call = harp_trace_entered(turn->measure);
 out:
     errno = saved;
+}
+
+void harp_time_unsee_all(void)
+{
+    for (int dev = 0; dev < (int)HARP_MAX_DEVICES; dev++) {
+        struct harp_timegate *g = &harp_gates[dev];
+        if (!harp_gate_on(g))
+            continue;
+        pthread_mutex_lock(&g->lock);
+        for (unsigned lane = 0; lane < g->lanes; lane++)
+            harp_gate_unsee(g, lane);
+        pthread_mutex_unlock(&g->lock);
+    }
 }
 
 /* The launch went into the open bracket of its stream. Returns it if it is to be closed now, with
@@ -333,10 +356,12 @@ static struct harp_bracket *joined(struct harp_turn *turn, struct harp_meter_str
         b->unmeasured += turn->estimate->measured == 0;
     }
     b->work = turn->work;
+    if (turn->call != 0)
+        b->call = b->calls++ == 0 ? turn->call : 0;
     /* On default streams an event is a barrier for others, but right behind our own launch, which
      * is one too, it orders nothing new. A per-thread stream is this thread's alone. */
-    bool now = b->sample || b->n >= HARP_BATCH_LAUNCHES || b->ns >= HARP_BATCH_NS ||
-               b->unmeasured != 0 || turn->on == CU_STREAM_PER_THREAD ||
+    bool now = b->sample || turn->call != 0 || b->n >= HARP_BATCH_LAUNCHES ||
+               b->ns >= HARP_BATCH_NS || b->unmeasured != 0 || turn->on == CU_STREAM_PER_THREAD ||
                (!own_handle(turn->on) && !s->ctx->only_legacy);
     if (!now || (b->end = harp_mark_take(s->ctx)) == NULL)
         return NULL;

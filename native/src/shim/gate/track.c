@@ -11,6 +11,7 @@
 #include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 #include "src/shim/gate/swap.h"
+#include "src/shim/trace/trace.h"
 
 /* Device of each context that has a gate: read without a lock on every slow call, so places are
  * never moved, only used again. */
@@ -111,6 +112,7 @@ static void at_exit(void)
         pthread_cond_broadcast(&g->changed);
         pthread_mutex_unlock(&g->lock);
     }
+    harp_trace_exiting();
     for (int i = 0; i < HARP_SHARDS; i++)
         for (int work = 0; work < HARP_WORKS; work++)
             slow[work] += __atomic_load_n(&harp_time_shards[i].slow[work], __ATOMIC_RELAXED);
@@ -243,6 +245,7 @@ void harp_time_context_going(CUcontext ctx)
             *at = meter->next;
             break;
         }
+    harp_mark_unref(meter->reference.mark);
     /* The events die with the context; only our notes of them are left to free. */
     while (meter->pool != NULL) {
         struct harp_mark *mark = meter->pool;

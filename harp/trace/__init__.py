@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traces of driver calls: what libharp records. native/src/trace has the format."""

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Calls of the driver, recorded. Off, nothing of this is met: exported names jump as ever. While a
+ * trace is on, `harp_entry` leads to traced_<symbol> (generated/shim_trace.c), which says what is
+ * called, goes on to where the entry led before, and says what came of it.
+ *
+ * What runs inside another call of the same thread is not recorded, only counted. All functions
+ * keep errno, none waits but for the file's lock.
+ */
+#ifndef HARP_SHIM_TRACE_H
+#define HARP_SHIM_TRACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "generated/cuda_abi.h"
+
+struct harp_trace_thread;
+
+struct harp_trace_row { /* by symbol */
+    uint16_t op;        /* of the wire; 0: none */
+    uint8_t kind;       /* enum harp_trace_symbol_kind */
+    uint8_t per_thread;
+    uint16_t parameters;
+};
+extern const struct harp_trace_row harp_trace_rows[];
+extern void *const harp_traced[]; /* NULL: not recorded */
+
+/* Where each entry leads without a trace; filled once. */
+extern void *harp_trace_next[];
+
+/* The call begins: its slots, its stream (0: none), the bytes that it is about. NULL: it is not
+ * recorded. Else harp_trace_end follows, which answers `result`. */
+struct harp_trace_thread *harp_trace_begin(unsigned symbol, const uint64_t *slots, uint64_t stream,
+                                           uint64_t bytes);
+CUresult harp_trace_end(struct harp_trace_thread *thread, CUresult result);
+
+/* entry.c: the entries are filled; control.c looks whether a trace is wanted. */
+void harp_trace_loaded(void);
+/* serve.c: the descriptor to wait for (-1: none), and what to do when there is something to read,
+ * or at the thread's start. With no descriptor, how often to ask. */
+int harp_trace_watch(void);
+void harp_trace_check(void);
+#define HARP_TRACE_ASK_NS 1000000000ll
+
+/* track.c: the program ends. */
+void harp_trace_exiting(void);
+
+/* time.c and meter.c: whether launches and copies are to be measured, one by one; the call that
+ * this thread is in (0: none is recorded), which passes the gate now, or goes into a graph; what
+ * the device was at. */
+extern int harp_trace_times;
+static inline bool harp_trace_measures(void)
+{
+    return __atomic_load_n(&harp_trace_times, __ATOMIC_RELAXED) != 0;
+}
+uint64_t harp_trace_entered(bool measured);
+void harp_trace_captured(void);
+void harp_trace_measured(uint64_t call, uint64_t begin_ns, uint64_t duration_ns);
+/* time.c: all launches come by again. */
+void harp_time_unsee_all(void);
+
+#endif

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trace format: what is written is read; what is cut off, torn or damaged never confuses."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harp.errors import TraceError
+from harp.trace import format as format_
+from harp.trace.format import MAGIC, VERSION, Reader, Writer
+from harp.trace.records import (
+    Call,
+    CallFlag,
+    Data,
+    DeviceTime,
+    FileFlag,
+    Header,
+    Image,
+    Kind,
+    Name,
+    Note,
+    Record,
+    Symbol,
+    Way,
+    Why,
+)
+from harp.wire import OPS, Transfer, encode_request
+
+SYMBOLS = (
+    Symbol("cuInit", 80, Kind.OTHER, parameters=1),
+    Symbol("cuLaunchKernel_ptsz", 242, Kind.LAUNCH, per_thread=True, parameters=11),
+    Symbol("cuGetExportTable", 0, Kind.QUERY, parameters=2),
+)
+U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+BYTES = st.binary(max_size=300)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
+RECORDS: st.SearchStrategy[Record] = st.one_of(
+    st.builds(
+        Call,
+        sequence=U64,
+        symbol=st.sampled_from(SYMBOLS),
+        begin_ns=U64,
+        end_ns=U64,
+        result=U32,
+        thread=U32,
+        entered_ns=U64,
+        stream=U64,
+        size=U64,
+        made=U64,
+        transfers=U32,
+        flags=st.integers(0, 63).map(CallFlag),
+        request=BYTES,
+        reply=BYTES,
+    ),
+    st.builds(DeviceTime, U64, U64, U64),
+    st.builds(Data, U64, U32, st.sampled_from(list(Way)), U64, U64, BYTES),
+    st.builds(Image, st.binary(min_size=32, max_size=32), U64, U64, BYTES),
+    st.builds(Name, U64, U32, TEXTS),
+    st.builds(Note, U64, TEXTS),
+)
+HEADER = Header(segments=2, segment_bytes=1024, symbols=SYMBOLS, pid=7, about={"tenant": "a"})
+
+
+def _written(records: list[Record], header: Header = HEADER) -> bytes:
+    file = io.BytesIO()
+    writer = Writer(file, header)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return file.getvalue()
+
+
+def _read(raw: bytes) -> tuple[list[Record], Reader]:
+    reader = Reader(io.BytesIO(raw))
+    return list(reader), reader
+
+
+@given(st.lists(RECORDS, max_size=40))
+@settings(max_examples=60)
+def test_what_is_written_is_read(records: list[Record]) -> None:
+    """All of it, or in a ring that is too small the last of it, with the rest counted."""
+    got, reader = _read(_written(records))
+    assert reader.problems == []
+    assert reader.header.symbols == SYMBOLS
+    assert reader.header.about == {"tenant": "a"}
+    assert got == records[len(records) - len(got) :]
+    assert reader.header.lost_records == len(records) - len(got)
+    assert reader.header.calls == sum(isinstance(r, Call) for r in records)
+    if reader.header.begun <= HEADER.segments:
+        assert len(got) == len(records)
+
+
+@pytest.mark.parametrize("count", [1, 39, 40, 41, 78, 79, 80, 81, 500])
+def test_a_ring_keeps_the_last_and_counts_the_rest(count: int) -> None:
+    """Segments go as a whole: at least all but one of them are there."""
+    records: list[Record] = [Note(i, "x") for i in range(count)]
+    got, reader = _read(_written(records))
+    each = (HEADER.segment_bytes - 64) // 40
+    assert got == records[count - len(got) :]
+    assert reader.header.lost_records == count - len(got)
+    assert min(count, each) <= len(got) <= 2 * each
+
+
+@given(st.lists(RECORDS, max_size=40))
+@settings(max_examples=30)
+def test_the_first_are_kept_where_told(records: list[Record]) -> None:
+    """KEEP_FIRST overwrites nothing, and counts what it drops."""
+    header = Header(2, 1024, FileFlag.KEEP_FIRST, symbols=SYMBOLS)
+    got, reader = _read(_written(records, header))
+    assert len(got) + reader.header.dropped == len(records)
+    assert reader.header.lost_records == 0
+    assert got[:1] == records[:1]
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=8), st.data())
+@settings(max_examples=60)
+def test_a_torn_tail_costs_the_last_record_alone(
+    records: list[Record], data: st.DataObject
+) -> None:
+    """A writer that is killed has written all of a record but its first word, or any part of it."""
+    header = Header(1, 1 << 16, symbols=SYMBOLS)
+    before, whole = _written(records[:-1], header), _written(records, header)
+    first = int.from_bytes(whole[24:32], "little") + format_.SEGMENT.size
+    start = len(before) - 8 if len(records) > 1 else first
+    cut = data.draw(st.integers(0, len(whole) - start))
+    torn = bytearray(whole[: start + cut])
+    torn[start : start + 8] = bytes(min(8, max(cut, 0)))
+    got, reader = _read(bytes(torn))
+    assert got == records[:-1]
+    assert reader.problems == []
+
+
+@given(st.lists(RECORDS, max_size=12), st.data())
+@settings(max_examples=150)
+def test_damage_confuses_nobody(records: list[Record], data: st.DataObject) -> None:
+    """Any bytes anywhere: what is read are records, or the file is refused as no trace."""
+    raw = bytearray(_written(records))
+    for _ in range(data.draw(st.integers(1, 8))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    raw = raw[: data.draw(st.integers(0, len(raw)))]
+    try:
+        got, _ = _read(bytes(raw))
+    except TraceError:
+        return
+    assert len(got) <= len(records)
+
+
+@given(st.binary(max_size=9000))
+def test_what_is_no_trace_is_refused(raw: bytes) -> None:
+    """With a hint."""
+    with pytest.raises(TraceError, match="no trace"):
+        Reader(io.BytesIO(raw))
+
+
+def test_another_version_is_refused() -> None:
+    """By number."""
+    raw = bytearray(_written([]))
+    raw[8:12] = (VERSION + 1).to_bytes(4, "little")
+    with pytest.raises(TraceError, match=f"version {VERSION + 1}"):
+        Reader(io.BytesIO(bytes(raw)))
+
+
+def test_arguments_of_a_call_are_decoded_with_host_bytes_apart() -> None:
+    """A body holds no host bytes, whatever their size: they are transfer 0 of the call."""
+    number = next(number for number, op in OPS.items() if op.name == "cuMemcpyHtoD_v2")
+    values = {"dstDevice": 1 << 40, "srcHost": Transfer(0), "ByteCount": 16}
+    request = encode_request(number, values, apart=True)
+    assert len(request) == 8 + 8 + 4 + 8
+    call = Call(0, Symbol("cuMemcpyHtoD_v2", number), 1, 2, request=request, reply=bytes(4))
+    got = call.arguments()
+    assert got["ByteCount"] == 16
+    assert got["srcHost"].id == 0
+    with pytest.raises(TraceError, match="cuMemcpyHtoD_v2"):
+        Call(0, call.symbol, 1, 2, request=b"\1").arguments()
+
+
+def test_the_c_header_says_the_same() -> None:
+    """Sizes, magics and numbers of native/src/trace/format.h."""
+    text = (Path(__file__).parents[2] / "native/src/trace/format.h").read_text()
+    sizes = dict(re.findall(r"sizeof\(struct harp_trace_(\w+)\) == (\d+)", text))
+    record = format_.RECORD.size
+    assert {name: int(size) for name, size in sizes.items()} == {
+        "segment": format_.SEGMENT.size,
+        "call": record + format_.CALL.size,
+        "device": record + format_.DEVICE.size,
+        "data": record + format_.DATA.size,
+        "image": record + format_.IMAGE.size,
+        "name": record + format_.NAME.size,
+        "note": record + format_.NOTE.size,
+    }
+    assert f'HARP_TRACE_MAGIC         "{MAGIC.decode()}"' in text
+    assert f"{format_.SEGMENT_MAGIC:#x}u" in text
+    assert f"{format_.COMMIT:#x}u" in text
+    assert re.findall(r"HARP_TRACE_(\w+)\s+(\d+)u", text)
+    for name, value in re.findall(r"#define HARP_TRACE_(\w+)\s+(\d+)u\b", text):
+        if name in CallFlag.__members__:
+            assert CallFlag[name] == int(value)
+    kinds = re.search(r"enum harp_trace_symbol_kind \{(.*?)\}", text, re.DOTALL)
+    assert kinds
+    assert re.findall(r"HARP_TRACE_(\w+)", kinds[1]) == [k.name for k in Kind]
+    of_file = re.search(r"enum harp_trace_flag \{(.*?)\}", text, re.DOTALL)
+    assert of_file
+    flags = dict(re.findall(r"HARP_TRACE_(\w+) = (\d+)", of_file[1]))
+    assert {f.name: f.value for f in FileFlag} == {n: int(v) for n, v in flags.items()}
+    why = re.search(r"enum harp_trace_why \{(.*?)\}", text, re.DOTALL)
+    assert why
+    assert re.findall(r"HARP_TRACE_(\w+)", why[1]) == [w.name for w in Why]
