@@ -95,7 +95,7 @@ def test_without_cuda_python_the_remedy_names_the_extra(monkeypatch: pytest.Monk
     monkeypatch.setattr(ask.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ConfigError) as error:
         ask.require()
-    assert "harp[cuda]" in error.value.hint
+    assert "cuda-python>=12.8" in error.value.hint
 
 
 def probed(*, software: bool) -> Probed:
