@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from random_ptx import DTYPE, Kernel
+from random_ptx import Kernel
+from random_ptx_model import DTYPE
 
 SIZE = ctypes.c_size_t
 POINTER = ctypes.c_uint64
@@ -112,4 +113,5 @@ def main() -> None:
     print(json.dumps({"ran": count, "failed": failed}))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -90,6 +90,58 @@ def test_cached_file_that_is_not_ours_is_refused(damage: str, tmp_path: Path) ->
     assert out.stdout == ""
 
 
+def _spoil(path: Path, how: str, other: Path) -> None:
+    data = bytearray(path.read_bytes())
+    path.chmod(0o700)
+    match how:
+        case "cut short":
+            path.write_bytes(data[:-4096])
+        case "empty":
+            path.write_bytes(b"")
+        case "a bit":
+            data[len(data) // 2] ^= 4
+            path.write_bytes(data)
+        case "longer":
+            path.write_bytes(data + b"0")
+        case "another's":
+            path.write_bytes(other.read_bytes())
+    path.chmod(0o500)
+
+
+@pytest.mark.parametrize("how", ["cut short", "empty", "a bit", "longer", "another's"])
+def test_damaged_file_is_compiled_again(how: str, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    path = compile_ptx(TEXT, "k", folder)
+    other = compile_ptx(TEXT + "\n", "k", folder)
+    right = path.read_bytes()
+    _spoil(path, how, other)
+    assert path.read_bytes() != right
+    before = path.stat().st_ino
+    assert compile_ptx(TEXT, "k", folder) == path
+    assert path.stat().st_ino != before  # whoever has the old one mapped keeps it
+    assert path.read_bytes() == right
+    assert path.stat().st_mode & 0o777 == 0o500
+
+
+def test_folder_that_others_may_move_is_refused(tmp_path: Path) -> None:
+    """Between a look at it and its use it could be another's."""
+    above = tmp_path / "above"
+    folder = above / "mine" / "cache"
+    folder.mkdir(parents=True, mode=0o700)
+    above.chmod(0o777)
+    out = ptxc("compile", "--kernel", "k", "--cache", str(folder), text=TEXT)
+    assert out.returncode == 6
+    assert "a folder above" in out.stderr
+    assert not list(folder.iterdir())
+    # By default another place is taken.
+    env = {"PATH": os.environ["PATH"], "XDG_CACHE_HOME": str(above / "mine")}
+    out = ptxc("compile", "--kernel", "k", text=TEXT, env=env)
+    assert out.stdout.startswith(f"/tmp/harp-ptx-{os.geteuid()}/")
+    Path(out.stdout.strip()).unlink()
+    above.chmod(0o1777)
+    compile_ptx(TEXT, "k", folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files to another user")
 def test_file_or_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
@@ -129,7 +181,8 @@ def test_squatted_folder_in_tmp_is_not_used() -> None:
         squat.rmdir()
 
 
-def test_many_processes_at_once_compile_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_many_processes_at_once_compile_once(spoilt: bool, tmp_path: Path) -> None:
     counter = tmp_path / "count"
     wrapper = tmp_path / "cc"
     wrapper.write_text(f'#!/bin/sh\necho x >>{counter}\nexec cc "$@"\n')
@@ -138,6 +191,12 @@ def test_many_processes_at_once_compile_once(tmp_path: Path) -> None:
     args = [str(program()), "compile", "--kernel", "k", "--cache", str(tmp_path / "cache")]
     source = tmp_path / "k.ptx"
     source.write_text(TEXT)
+    if spoilt:
+        made = subprocess.run(
+            [*args, str(source)], stdout=subprocess.PIPE, text=True, env=env, check=True
+        )
+        _spoil(Path(made.stdout.strip()), "cut short", source)
+        counter.unlink()
     procs = [
         subprocess.Popen([*args, str(source)], stdout=subprocess.PIPE, text=True, env=env)
         for _ in range(8)

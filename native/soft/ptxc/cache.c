@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,24 @@ static char *join(struct job *job, const char *a, const char *b)
     return out;
 }
 
+/* Whoever may rename what lies in a folder above may put another in its place after a look at it.
+ * The last part of `path` is looked at by the caller. */
+static bool others_may_move(const char *path)
+{
+    char real[PATH_MAX];
+    struct stat st;
+    if (!realpath(path, real))
+        return true;
+    for (char *slash; (slash = strrchr(real, '/'));) {
+        slash[slash == real] = 0;
+        if (stat(real, &st) != 0 || ((st.st_mode & S_IWOTH) && !(st.st_mode & S_ISVTX)))
+            return true;
+        if (slash == real)
+            break;
+    }
+    return false;
+}
+
 /* NULL, or what is wrong with it. */
 static const char *distrust_folder(const char *path)
 {
@@ -32,6 +51,8 @@ static const char *distrust_folder(const char *path)
         return "belongs to another user";
     if (st.st_mode & 022)
         return "others may write to it; remedy: chmod go-w";
+    if (others_may_move(path))
+        return "others may write to a folder above; remedy: chmod o-w, or +t";
     if (access(path, W_OK | X_OK) != 0)
         return strerror(errno);
     return NULL;
@@ -90,7 +111,11 @@ bool cache_trusts(struct job *job, const char *path)
             job, PTXC_INTERNAL,
             "cached kernel %s: not a file of this user, or writable by others; remedy: remove it",
             path);
-    return true;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    bool whole = fd >= 0 && cache_is_whole(fd, path);
+    if (fd >= 0)
+        close(fd);
+    return whole; /* else it is compiled again and takes its place */
 }
 
 static void remove_folder(const char *path)
@@ -158,6 +183,9 @@ bool cache_begin(struct job *job, struct cache_work *work, const char *folder, c
 
 void cache_publish(struct job *job, struct cache_work *work)
 {
+    int err = cache_seal("kernel.so", work->final);
+    if (err)
+        job_fail(job, PTXC_INTERNAL, "%s: %s", work->final, strerror(-err));
     if (chmod("kernel.so", 0500) != 0 || rename("kernel.so", work->final) != 0)
         job_fail(job, PTXC_INTERNAL, "%s: %s", work->final, strerror(errno));
 }

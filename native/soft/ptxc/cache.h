@@ -3,8 +3,10 @@
  * Compiled kernels on disk, found by what they were made from.
  *
  * (1) A folder or file is trusted only if it belongs to this user (files: or to root) and nobody
- *     else may write to it. (2) A file appears under its name complete, by rename. (3) Of many
- *     processes that want one kernel at once, one compiles; a lock that its holder's death frees.
+ *     else may write to it, nor move the folder. (2) A file appears under its name complete, by
+ *     rename, and ends with a sum over name and content (cache_seal.c): one that is damaged is as
+ *     good as none. (3) Of many processes that want one kernel at once, one compiles; a lock that
+ * its holder's death frees.
  */
 #ifndef HARP_PTXC_CACHE_H
 #define HARP_PTXC_CACHE_H
@@ -16,8 +18,11 @@
 
 /* The folder, made and checked. `wish` NULL: the default places in turn. */
 const char *cache_folder(struct job *job, const char *wish);
-/* True if `path` is there and to be trusted; fails the job if it is there and is not. */
+/* True if `path` is there, whole and to be trusted; fails the job if others may have made it. */
 bool cache_trusts(struct job *job, const char *path);
+/* Ends the file `path` with the sum that says it is `name`'s and whole; 0 or -errno. */
+int cache_seal(const char *path, const char *name);
+bool cache_is_whole(int fd, const char *name);
 
 struct cache_work {
     const char *folder, *final; /* absolute */

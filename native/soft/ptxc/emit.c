@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { C_TEXT_MAX = 128 << 20 };
+
 /* -------------------------------------------------------------------------------- text -------- */
 
 static void append(struct emitter *e, struct text *text, const char *format, va_list args)
@@ -21,6 +23,10 @@ static void append(struct emitter *e, struct text *text, const char *format, va_
             return;
         }
         size_t room = text->room * 2 + (size_t)(n < 0 ? 255 : n) + 1;
+        /* A table of n targets at n places is n * n cases. */
+        if (text->bytes > C_TEXT_MAX)
+            job_fail(e->job, PTXC_UNSUPPORTED, "kernel %s: more than %d MiB of C",
+                     e->kernel ? e->kernel->name : "?", C_TEXT_MAX >> 20);
         char *more = job_new(e->job, room, 1);
         if (text->bytes)
             memcpy(more, text->at, text->bytes);
