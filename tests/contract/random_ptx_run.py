@@ -112,4 +112,5 @@ def main() -> None:
     print(json.dumps({"ran": count, "failed": failed}))
 
 
-main()
+if __name__ == "__main__":
+    main()
