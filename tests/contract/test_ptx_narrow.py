@@ -42,7 +42,7 @@ def finite8(kind: str) -> list[tuple[Fraction, int]]:
 TABLES = {kind: finite8(kind) for kind in EIGHTS}
 
 
-def to8(kind: str, x: Fraction | float, sign: int, *, relu: bool) -> int:
+def to8(kind: str, x: Any, sign: int, *, relu: bool) -> int:
     """The nearest of all values, ties to the even one; never infinite."""
     if isinstance(x, float) and math.isnan(x):
         return NAN8
