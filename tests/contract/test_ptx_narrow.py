@@ -9,9 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from ptx_harness import DONE, HEAD, Device, entry, load, pointers
 from ptx_rows import Row, check
-from test_ptx_float import bits_of, decode, encode, minmax
+from test_ptx_float import bits_of, decode, encode, minmax, number
 
 # mantissa bits, bias, bits of the largest number
 EIGHTS = {"e4m3": (3, 7, 0x7E), "e5m2": (2, 15, 0x7B)}
@@ -135,6 +137,13 @@ def satfinite() -> Iterator[Row]:
 
 def signs() -> Iterator[Row]:
     """The smaller or larger magnitude, with the product's sign."""
+
+    def single(a: Any, b: Any) -> Any:
+        x, y = (bits_of("f32", v) for v in (a, b))
+        m = minmax("f32", largest=False, nan=True)(*(number("f32", v & 0x7FFFFFFF) for v in (x, y)))
+        return number("f32", bits_of("f32", m) & 0x7FFFFFFF | (x ^ y) & 0x80000000)
+
+    yield Row("min.NaN.xorsign.abs.f32 {d}, {a}, {b}", "f32", ("f32", "f32"), single)
     for kind in ("f16", "bf16"):
         for name in ("min", "max"):
             for nan in (False, True):
@@ -153,6 +162,46 @@ def signs() -> Iterator[Row]:
                     (f"{kind}x2",) * 2,
                     lambda a, b, f=one: f(a >> 16, b >> 16) << 16 | f(a & 0xFFFF, b & 0xFFFF),
                 )
+
+
+def test_approximations_of_other_types_are_close(cache: Path) -> None:
+    values = np.linspace(0.05, 3, 64)
+    forms: dict[str, Callable[..., Any]] = {
+        "ex2.approx.f16": np.exp2,
+        "ex2.approx.f16x2": np.exp2,
+        "ex2.approx.ftz.bf16": np.exp2,
+        "ex2.approx.ftz.bf16x2": np.exp2,
+        "tanh.approx.f16": np.tanh,
+        "tanh.approx.f16x2": np.tanh,
+        "tanh.approx.bf16": np.tanh,
+        "tanh.approx.bf16x2": np.tanh,
+        "rcp.approx.ftz.f64": np.reciprocal,
+        "rsqrt.approx.f64": lambda x: 1 / np.sqrt(x),
+        "rsqrt.approx.ftz.f64": lambda x: 1 / np.sqrt(x),
+    }
+    body = "mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 8; add.s64 %d0, %d0, %p0;\n"
+    body += "ld.global.f64 %g1, [%d0]; cvt.rn.f32.f64 %f1, %g1;\n"
+    body += "cvt.rn.f16.f32 %h1, %f1; cvt.rn.bf16.f32 %h2, %f1;\n"
+    for i, form in enumerate(forms):
+        kind = form.rsplit(".", 1)[1]
+        half = "%h2" if kind[0] == "b" else "%h1"
+        if kind == "f64":
+            body += f"{form} %g2, %g1;"
+        elif kind.endswith("x2"):
+            body += f"mov.b32 %r1, {{%h9, {half}}}; {form} %r1, %r1; mov.b32 {{%h9, %h3}}, %r1;"
+        else:
+            body += f"{form} %h3, {half};"
+        body += "" if kind == "f64" else f"cvt.f64.{kind.removesuffix('x2')} %g2, %h3;"
+        body += f"st.global.f64 [%d0+{512 * (i + 1)}], %g2;\n"
+    device = Device()
+    at = device.put(np.concatenate([values, np.zeros(64 * len(forms))]))
+    result = load(HEAD + entry("k", 1, body), "k", cache).run(device, pointers(at), block=(64,))
+    assert result.stop == DONE, result
+    for i, (form, f) in enumerate(forms.items()):
+        given = device.view(at + 512 * (i + 1), "f8", 64)
+        # Two steps of the type: its argument and its result are rounded.
+        bound = 2**-6 if "bf16" in form else 2**-9 if "f16" in form else 2**-19
+        assert np.allclose(given, f(values), rtol=bound, atol=0), form
 
 
 def test_eight_bit_floating_point(cache: Path) -> None:
