@@ -226,6 +226,14 @@ def row(text: str, kind: str, count: int, f: Callable[..., int], **how: bool) ->
     return Row(f"{text} {operands}", kind, (kind,) * count, wrap(kind, f, **how))
 
 
+def approximate_div(a: int, b: int) -> int:
+    """Correctly rounded here, but for divisors whose reciprocal underflows."""
+    x, y = decode("f32", a), decode("f32", b)
+    if isinstance(y, float) or abs(y) <= Fraction(2) ** 126:
+        return exact_div("f32", a, b, "rn")
+    return encode("f32", math.nan) if isinstance(x, float) else (a ^ b) & 0x80000000
+
+
 def rounding(k: str) -> Iterator[Row]:
     for mode in ("rn", "rz", "rm", "rp"):
         yield row(f"add.{mode}.{k}", k, 2, lambda a, b, m=mode: exact_add(k, a, b, m))
@@ -250,6 +258,8 @@ def rounding(k: str) -> Iterator[Row]:
         yield row("fma.rp.ftz.f32", k, 3, lambda a, b, c: exact_fma(k, a, b, c, "rp"), ftz=True)
         yield row("fma.rn.sat.f32", k, 3, lambda a, b, c: exact_fma(k, a, b, c, "rn"), sat=True)
         yield row("div.rm.ftz.f32", k, 2, lambda a, b: exact_div(k, a, b, "rm"), ftz=True)
+        yield row("div.full.f32", k, 2, lambda a, b: exact_div(k, a, b, "rn"))
+        yield row("div.approx.f32", k, 2, approximate_div)
         yield row("sqrt.rn.ftz.f32", k, 1, lambda a: exact_sqrt(k, a, "rn"), ftz=True)
 
 

@@ -98,6 +98,18 @@ def arithmetic() -> Iterator[Row]:
             (*two, t),
             lambda a, b, c, k=cut: k(a) * k(b) + c,
         )
+        yield Row(
+            f"mad24.hi.{t} {{d}}, {{a}}, {{b}}, {{c}}",
+            t,
+            (*two, t),
+            lambda a, b, c, k=cut: (k(a) * k(b) >> 16) + c,
+        )
+    yield Row(
+        "mad24.hi.sat.s32 {d}, {a}, {b}, {c}",
+        "s32",
+        ("s32",) * 3,
+        lambda a, b, c: clamp("s32", (signed(a, 24) * signed(b, 24) >> 16) + c),
+    )
     for x in ("u32", "s32"):
         for y in ("u32", "s32"):
             yield Row(
@@ -114,6 +126,11 @@ def arithmetic() -> Iterator[Row]:
 
         for name, op in (("add", lambda x, y: x + y), ("min", min), ("max", max)):
             yield Row(f"{name}.{t} {{d}}, {{a}}, {{b}}", "b32", ("b32", "b32"), lanes(op))
+    for name, pick in (("min", min), ("max", max)):
+        relu = lambda a, b, pick=pick: sum(
+            max(0, pick(signed(a >> k, 16), signed(b >> k, 16))) << k for k in (0, 16)
+        )
+        yield Row(f"{name}.relu.s16x2 {{d}}, {{a}}, {{b}}", "b32", ("b32", "b32"), relu)
 
 
 def dot(x: str, y: str, bits: int, half: int) -> Any:

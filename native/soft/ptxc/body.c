@@ -302,6 +302,13 @@ struct ptx_body *body_read(struct ptx_module *module, struct ptx_func *func)
     b->body->func = func;
     b->parents = job_grow(b->job, NULL, 0, &b->scope_room, sizeof(uint32_t));
     b->scope_count = 1;
+    for (uint32_t i = 0; i < func->param_count; i++) {
+        struct ptx_decl *d = &func->params[i];
+        if (d->taken) {
+            d->ordinal = (uint32_t)((b->body->local_bytes + d->align - 1) & ~(d->align - 1));
+            b->body->local_bytes = d->ordinal + d->bytes;
+        }
+    }
     for (uint32_t i = 0; i < func->param_count + func->ret_count; i++)
         if ((i < func->param_count ? func->params[i] : func->rets[i - func->param_count]).where !=
             IN_PARAM)

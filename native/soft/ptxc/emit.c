@@ -206,6 +206,26 @@ static const char *special(struct emitter *e, const char *name, enum ptx_type *t
         {"total_smem_size", "T->B->shared_bytes", TY_U32},
         {"aggr_smem_size", "(T->B->shared_bytes + 1024u)", TY_U32},
         {"current_graph_exec", "0ull", TY_U64},
+        /* A block is a cluster of its own: kernels that want larger ones are refused. */
+        {"is_explicit_cluster", "0", TY_PRED},
+        {"cluster_ctarank", "0u", TY_U32},
+        {"cluster_nctarank", "1u", TY_U32},
+        {"cluster_ctaid.x", "0u", TY_U32},
+        {"cluster_ctaid.y", "0u", TY_U32},
+        {"cluster_ctaid.z", "0u", TY_U32},
+        {"cluster_ctaid.w", "0u", TY_U32},
+        {"cluster_nctaid.x", "1u", TY_U32},
+        {"cluster_nctaid.y", "1u", TY_U32},
+        {"cluster_nctaid.z", "1u", TY_U32},
+        {"cluster_nctaid.w", "0u", TY_U32},
+        {"clusterid.x", "T->B->ctaid[0]", TY_U32},
+        {"clusterid.y", "T->B->ctaid[1]", TY_U32},
+        {"clusterid.z", "T->B->ctaid[2]", TY_U32},
+        {"clusterid.w", "0u", TY_U32},
+        {"nclusterid.x", "T->L->grid[0]", TY_U32},
+        {"nclusterid.y", "T->L->grid[1]", TY_U32},
+        {"nclusterid.z", "T->L->grid[2]", TY_U32},
+        {"nclusterid.w", "0u", TY_U32},
     };
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (strcmp(table[i].name, name) == 0) {
@@ -242,6 +262,8 @@ const char *address_of(struct emitter *e, const struct ptx_decl *decl, uint64_t 
             }
             return say(e, "(uint64_t)%" PRIu64 "u", at + offset);
         }
+        if (decl->taken)
+            return say(e, "(frame + %uu + (uint64_t)%" PRIu64 "u)", decl->ordinal, offset);
         refuse(e, "the address of a function's parameter");
     default:
         invalid(e, "this name has no address");

@@ -29,6 +29,7 @@ struct emitter {
     bool survey; /* first pass: only learn how registers are used */
     /* properties of the kernel */
     bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps;
+    bool allocates, eights, meets; /* alloca; 8-bit floating point; mbarrier and clusters */
     uint32_t sites;
 };
 
@@ -128,5 +129,10 @@ EMITTER(emit_activemask);
 EMITTER(emit_elect);
 EMITTER(emit_nanosleep);
 EMITTER(emit_mma);
+EMITTER(emit_alloca);
+EMITTER(emit_mbarrier);
+EMITTER(emit_cluster_barrier);
+EMITTER(emit_mapa);
+EMITTER(emit_cvt_eights);
 
 #endif

@@ -96,6 +96,10 @@ static void emit_function(struct emitter *e, struct ptx_body *body)
     put(e, "const uint32_t local_before = T->local_used;\n");
     if (body->local_bytes)
         put(e, "frame = rt_frame(T, %" PRIu64 "u, %s);\n", body->local_bytes, frame_where(e));
+    for (uint32_t i = 0; i < body->func->param_count; i++)
+        if (body->func->params[i].taken)
+            put(e, "__builtin_memcpy(T->local + frame + %uu, a%u, %" PRIu64 "u);\n",
+                body->func->params[i].ordinal, i, body->func->params[i].bytes);
     emit_registers(e);
     emit_code(e, block_starts(e));
     put(e, "done: T->local_used = local_before; RT_FLUSH;\n}\n");
@@ -124,7 +128,7 @@ static void emit_entry(struct emitter *e, struct ptx_body *body)
            "uint32_t frame = 0; (void)frame;\n");
     if (e->layout.func_count > 1)
         put(e, "T->tid[0] = TID0, T->tid[1] = TID1, T->tid[2] = TID2, T->lin = LIN;\n");
-    if (body->local_bytes)
+    if (body->local_bytes || e->allocates)
         put(e, "T->local_used = 0; frame = rt_frame(T, %" PRIu64 "u, %s);\n", body->local_bytes,
             frame_where(e));
     emit_registers(e);
@@ -213,13 +217,20 @@ void emit_kernel(struct emitter *e, const char *name)
     put(e, "#define RT_BIG %d\n", (statements > PTXC_BIG) + (statements > PTXC_HUGE));
     put(e, "#define RT_FIBERS %d\n#define RT_RECURSIVE %d\n", e->fibers, e->recursive);
     put(e, "#define RT_LOCAL_BYTES %" PRIu64 "u\n",
-        (e->layout.local_bytes + 15 + (e->recursive ? 16384u : 0u)) & ~(uint64_t)15);
+        (e->layout.local_bytes + 15 + (e->recursive || e->allocates ? 16384u : 0u)) &
+            ~(uint64_t)15);
     put(e, "#define RT_NEXT_THREAD %s\n",
         e->sleeps ? "(T->in = T->sleep > T->in ? T->sleep : T->in, T->sleep = 0)" : "(void)0");
     put(e, "%s%s%s%s%s%s", prelude_abi, prelude_core, prelude_arith, prelude_float, prelude_pack,
         prelude_atomic);
+    if (e->eights)
+        put(e, "%s", prelude_eights);
+    if (e->meets)
+        put(e, "#define RT_CLUSTER\n");
     if (e->fibers)
         put(e, "%s", prelude_fiber);
+    if (e->meets)
+        put(e, "%s", prelude_meet);
     put(e, "#define LIN T->lin\n#define TID0 T->tid[0]\n#define TID1 T->tid[1]\n#define TID2 "
            "T->tid[2]\n");
     for (uint32_t i = 1; i < e->layout.func_count; i++)

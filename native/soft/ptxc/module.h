@@ -22,6 +22,7 @@ struct ptx_decl { /* a variable or parameter */
     bool flexible; /* [] */
     bool external, visible;
     bool managed; /* .attribute(.managed) */
+    bool taken;   /* a function's parameter whose address is used: it has a place in the frame */
     uint32_t line;
     /* initialiser */
     uint8_t *init;

@@ -131,6 +131,10 @@ const struct ptx_row ptx_rows[] = {
     {"max",            "f32 f16 f16x2", "ftz? NaN?", "d a b", "$t_max$2($a, $b)", 0},
     {"min",            "f32", "ftz? NaN? xorsign abs", "d a b", "xorsign_f32($a, $b, f32_min$2(f32_abs($a), f32_abs($b)))", 0},
     {"max",            "f32", "ftz? NaN? xorsign abs", "d a b", "xorsign_f32($a, $b, f32_max$2(f32_abs($a), f32_abs($b)))", 0},
+    {"min",            "f16 f16x2", "ftz? NaN? xorsign abs", "d a b", "xorsign_$t($a, $b, $t_min$2($t_abs($a), $t_abs($b)))", 0},
+    {"max",            "f16 f16x2", "ftz? NaN? xorsign abs", "d a b", "xorsign_$t($a, $b, $t_max$2($t_abs($a), $t_abs($b)))", 0},
+    {"min",            "bf16 bf16x2", "NaN? xorsign abs", "d a b", "xorsign_$t($a, $b, $t_min$1($t_abs($a), $t_abs($b)))", 0},
+    {"max",            "bf16 bf16x2", "NaN? xorsign abs", "d a b", "xorsign_$t($a, $b, $t_max$1($t_abs($a), $t_abs($b)))", 0},
     {"min",            "f64", "", "d a b", "$t_min($a, $b)", 0},
     {"max",            "f64", "", "d a b", "$t_max($a, $b)", 0},
     {"min",            "bf16 bf16x2", "NaN?", "d a b", "$t_min$1($a, $b)", 0},
@@ -158,10 +162,17 @@ const struct ptx_row ptx_rows[] = {
     {"st",             "*", "*", "*", 0, emit_st},
     {"atom",           "*", "*", "*", 0, emit_atom},
     {"red",            "*", "*", "*", 0, emit_atom},
-    {"cvta",           "u32 u64", "to? global|shared|local|const|param|shared::cta", "d a", 0, emit_cvta},
-    {"isspacep",       "", "global|shared|local|const|param|shared::cta", "*", 0, emit_isspacep},
+    {"cvta",           "u32 u64", "to? global|shared|local|const|param|shared::cta|shared::cluster", "d a", 0, emit_cvta},
+    {"isspacep",       "", "global|shared|local|const|param|shared::cta|shared::cluster", "*", 0, emit_isspacep},
     {"membar",         "", "cta|gl|gpu|sys|cluster", "", 0, emit_fence},
-    {"fence",          "", "sc|acq_rel? cta|cluster|gpu|sys", "", 0, emit_fence},
+    {"fence",          "", "sc|acq_rel|acquire|release? cta|cluster|gpu|sys", "", 0, emit_fence},
+    {"fence",          "", "proxy alias|async", "", 0, emit_fence},
+    {"fence",          "", "mbarrier_init release cluster", "", 0, emit_fence},
+    {"mapa",           "u32 u64", "shared::cluster?", "d a b:u32", 0, emit_mapa},
+    {"getctarank",     "u32 u64", "shared::cluster?", "d:u32 a", 0, emit_mapa},
+    {"alloca",         "u32 u64", "", "*", 0, emit_alloca},
+    {"stacksave",      "u32 u64", "", "d", 0, emit_alloca},
+    {"stackrestore",   "u32 u64", "", "a", 0, emit_alloca},
     {"cp",             "", "async ca|cg shared|shared::cta global " HINTS, "*", 0, emit_cp_async},
     {"cp",             "", "async commit_group", "", 0, emit_nothing},
     {"cp",             "", "async wait_group", "n", 0, emit_nothing},
@@ -185,6 +196,10 @@ const struct ptx_row ptx_rows[] = {
     {"setmaxnreg",     "u32", "inc|dec sync aligned", "n", 0, emit_nothing},
 
     /* threads meeting */
+    {"barrier",        "", "cluster arrive release|relaxed? aligned?", "", 0, emit_cluster_barrier},
+    {"barrier",        "", "cluster wait acquire? aligned?", "", 0, emit_cluster_barrier},
+    {"mbarrier",       "*", "*", "*", 0, emit_mbarrier},
+    {"cp",             "b64", "async mbarrier arrive noinc? shared|shared::cta?", "*", 0, emit_mbarrier},
     {"bar",            "*", "*", "*", 0, emit_bar},
     {"barrier",        "*", "*", "*", 0, emit_bar},
     {"shfl",           "b32", "sync up|down|bfly|idx", "*", 0, emit_shfl},
@@ -399,8 +414,8 @@ static const char complete[] =
     "rsqrt copysign testp selp slct bra ret exit trap brkpt activemask vote match nanosleep";
 /* Legal on sm_90, not supported here. */
 static const char unsupported[] =
-    "wgmma wmma mma ldmatrix stmatrix movmatrix tex tld4 txq istypep suld sust sured suq mbarrier "
-    "mapa getctarank multimem tensormap tcgen05 clusterlaunchcontrol alloca stacksave stackrestore "
+    "wgmma wmma mma ldmatrix stmatrix movmatrix tex tld4 txq istypep suld sust sured suq  "
+    "multimem tensormap tcgen05 clusterlaunchcontrol "
     "vadd vsub vabsdiff vmin vmax vshl vshr vmad vset vadd2 vsub2 vavrg2 vabsdiff2 vmin2 vmax2 "
     "vset2 vadd4 vsub4 vavrg4 vabsdiff4 vmin4 vmax4 vset4 discard";
 
@@ -421,8 +436,7 @@ void emit_instruction(struct emitter *e)
     }
     if (!known && !in_list(unsupported, strlen(unsupported), ' ', e->in->op))
         invalid(e, "there is no such instruction");
-    if (known && in_list(complete, strlen(complete), ' ', e->in->op) && !has_mod(e->in, "oob") &&
-        !has_mod(e->in, "xorsign"))
+    if (known && in_list(complete, strlen(complete), ' ', e->in->op) && !has_mod(e->in, "oob"))
         invalid(e, "there is no such form of this instruction");
     refuse(e, known ? "this form is not supported" : "not supported");
 }

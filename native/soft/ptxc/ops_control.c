@@ -25,6 +25,8 @@ bool watches(const struct ptx_instr *in)
                has_mod(in, "mmio");
     if (strcmp(in->op, "atom") == 0)
         return true;
+    if (strcmp(in->op, "mbarrier") == 0)
+        return has_mod(in, "test_wait") || has_mod(in, "try_wait");
     for (uint32_t i = 0; i < in->op_count; i++)
         if (in->ops[i].kind == OPND_SPECIAL && (strncmp(in->ops[i].name, "clock", 5) == 0 ||
                                                 strncmp(in->ops[i].name, "globaltimer", 11) == 0))
@@ -44,12 +46,17 @@ static bool watches_other_blocks(const struct ptx_instr *in)
 void survey_scheme(struct emitter *e, const struct ptx_instr *in)
 {
     static const char *const meeting[] = {"bar",   "barrier", "shfl",       "vote", "match",
-                                          "redux", "elect",   "activemask", "mma"};
+                                          "redux", "elect",   "activemask", "mma",  "mbarrier"};
     for (size_t i = 0; i < sizeof(meeting) / sizeof(meeting[0]); i++)
         if (strcmp(in->op, meeting[i]) == 0)
             e->fibers = true;
     if (strcmp(in->op, "bar") == 0 || strcmp(in->op, "barrier") == 0)
         e->barrier |= !has_mod(in, "warp");
+    bool arrives = strcmp(in->op, "cp") == 0 && has_mod(in, "mbarrier");
+    if (strcmp(in->op, "mbarrier") == 0 || arrives || has_mod(in, "cluster"))
+        e->meets = true;
+    if (strcmp(in->op, "alloca") == 0)
+        e->allocates = true;
     if (strcmp(in->op, "exit") == 0 && !e->body->func->entry)
         e->deep_exit = true;
     if (watches(in) && !e->body->func->entry)

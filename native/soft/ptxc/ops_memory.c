@@ -2,6 +2,7 @@
  *
  * Loads, stores, atomics, address conversion, asynchronous copies.
  */
+#include <inttypes.h>
 #include <string.h>
 
 #include "soft/ptxc/emit.h"
@@ -56,9 +57,10 @@ static struct access read_access(struct emitter *e)
     static const struct {
         const char *name;
         enum space space;
-    } spaces[] = {{"global", SP_GLOBAL},      {"const", SP_CONST},      {"shared", SP_SHARED},
-                  {"shared::cta", SP_SHARED}, {"local", SP_LOCAL},      {"param", SP_PARAM},
-                  {"param::entry", SP_PARAM}, {"param::func", SP_PARAM}};
+    } spaces[] = {
+        {"global", SP_GLOBAL},          {"const", SP_CONST},        {"shared", SP_SHARED},
+        {"shared::cta", SP_SHARED},     {"local", SP_LOCAL},        {"param", SP_PARAM},
+        {"shared::cluster", SP_SHARED}, {"param::entry", SP_PARAM}, {"param::func", SP_PARAM}};
     static const char *const atomics[] = {"and", "or",  "xor", "cas", "exch",
                                           "add", "inc", "dec", "min", "max"};
     struct ptx_instr *in = e->in;
@@ -135,6 +137,8 @@ static const char *param_pointer(struct emitter *e, const struct ptx_operand *me
     if (d >= f->params && d < f->params + f->param_count) {
         if (write)
             invalid(e, "parameters of a function are read-only");
+        if (d->taken)
+            return say(e, "(T->local + %s)", address_of(e, d, mem->value));
         return say(e, "(a%u + %u)", (uint32_t)(d - f->params), (uint32_t)mem->value);
     }
     if (d >= f->rets && d < f->rets + f->ret_count)
@@ -154,8 +158,10 @@ static const char *pointer(struct emitter *e, const struct access *a, const stru
         const char *p = param_pointer(e, mem, bytes, store);
         if (p)
             return p;
-        if (store || !e->body->func->entry)
+        if (store)
             refuse(e, "a parameter's address in a register");
+        if (!e->body->func->entry)
+            return say(e, "RT_LOCAL(%s, %uu, %s)", memory_address(e, mem), bytes, where(e));
         return say(e, "RT_PARAM(%s, %u, %s)", memory_address(e, mem), bytes, where(e));
     }
     case SP_SHARED:
@@ -318,7 +324,8 @@ EMITTER(emit_atom)
 
 static const char *window(struct emitter *e)
 {
-    if (has_mod(e->in, "shared") || has_mod(e->in, "shared::cta"))
+    if (has_mod(e->in, "shared") || has_mod(e->in, "shared::cta") ||
+        has_mod(e->in, "shared::cluster"))
         return "SHARED_WINDOW";
     if (has_mod(e->in, "local"))
         return "LOCAL_WINDOW";
@@ -342,12 +349,21 @@ EMITTER(emit_isspacep)
 {
     if (e->in->op_count != 2)
         invalid(e, "two operands belong here");
-    if (has_mod(e->in, "const"))
-        refuse(e, "constant memory has no generic window");
     const struct ptx_operand *a = &e->in->ops[1];
     if (a->kind == OPND_REG && ptx_types[e->body->regs[a->reg].type].bytes == 4)
         refuse(e, "32-bit generic addresses");
     const char *v = read_as(e, a, TY_U64);
+    if (has_mod(e->in, "const")) { /* it lies among global memory */
+        const char *any = "0";
+        for (uint32_t i = 0; i < e->module->var_count; i++)
+            if (e->module->vars[i]->where == IN_CONST)
+                any = say(e, "%s || v_ - %s < %" PRIu64 "u", any,
+                          address_of(e, e->module->vars[i], 0), e->module->vars[i]->bytes);
+        put(e, "{const uint64_t v_ = %s; (void)v_;", v);
+        write_as(e, &e->in->ops[0], TY_PRED, say(e, "(%s)", any));
+        put(e, "}");
+        return;
+    }
     write_as(e, &e->in->ops[0], TY_PRED,
              has_mod(e->in, "global") ? say(e, "RT_IS_DEVICE(%s)", v)
                                       : say(e, "WINDOW_OF(%s) == %s", v, window(e)));

@@ -107,7 +107,7 @@ static const char *as_double(struct emitter *e, const char *v, enum ptx_type fro
 
 struct cvt {
     const char *rounding; /* RN RZ RM RP */
-    bool integer, any, ftz, sat, relu;
+    bool integer, any, ftz, sat, relu, finite;
 };
 
 static struct cvt cvt_mods(struct emitter *e)
@@ -130,6 +130,8 @@ static struct cvt cvt_mods(struct emitter *e)
             c.sat = known = true;
         else if (strcmp(mod, "relu") == 0)
             c.relu = known = true;
+        else if (strcmp(mod, "satfinite") == 0)
+            c.finite = known = true;
         else if (strcmp(mod, "rna") == 0)
             known = true;
         if (!known)
@@ -231,6 +233,8 @@ static void cvt_pair(struct emitter *e, const struct cvt *c, enum ptx_type to)
             v = say(e, "ftz_f32(%s)", v);
         v = strcmp(c->rounding, "RN") == 0 ? say(e, "%s_store(%s)", t, v)
                                            : say(e, "%s_round((double)%s, %s)", t, v, c->rounding);
+        if (c->finite)
+            v = say(e, "finite_%s(%s)", t, v);
         half[i] = c->relu ? say(e, "relu_%s(%s)", t, v) : c->sat ? say(e, "sat_%s(%s)", t, v) : v;
     }
     if (!c->any || c->integer)
@@ -244,6 +248,10 @@ EMITTER(emit_cvt)
     struct cvt c;
     if (has_mod(e->in, "pack"))
         refuse(e, "cvt.pack");
+    if (to == TY_E4M3X2 || to == TY_E5M2X2 || from == TY_E4M3X2 || from == TY_E5M2X2) {
+        emit_cvt_eights(e, row);
+        return;
+    }
     c = cvt_mods(e);
     if (type_mod(e->in, 2) != TY_NONE || from == TY_NONE)
         invalid(e, "cvt names two types");
@@ -251,6 +259,8 @@ EMITTER(emit_cvt)
         to == TY_F16 || to == TY_BF16 || to == TY_F16X2 || to == TY_BF16X2 || to == TY_TF32;
     if (c.relu && (!small || from != TY_F32))
         invalid(e, ".relu is for .f32 to a smaller type");
+    if (c.finite && (!small || from != TY_F32 || c.sat))
+        invalid(e, ".satfinite is for .f32 to a smaller type");
     if (c.ftz && from != TY_F32 && to != TY_F32)
         invalid(e, ".ftz is for .f32");
     if ((to == TY_F16X2 || to == TY_BF16X2) && from == TY_F32) {
@@ -265,6 +275,8 @@ EMITTER(emit_cvt)
             invalid(e, "this conversion needs .rn, .rz or .rna");
         v = has_mod(e->in, "rna") ? say(e, "tf32_rna(%s)", v)
                                   : say(e, "tf32_round(%s, %s)", v, c.rounding);
+        if (c.finite)
+            v = say(e, "finite_tf32(%s)", v);
         if (c.relu)
             v = say(e, "((int32_t)%s < 0 ? 0 : %s)", v, v);
         write_as(e, dest, TY_B32, v);
@@ -285,6 +297,8 @@ EMITTER(emit_cvt)
         v = is_int(from) ? int_to_float(e, &c, v, to, from) : float_to_float(e, &c, v, to, from);
         if (c.sat)
             v = say(e, "sat_%s(%s)", ptx_types[to].name, v);
+        if (c.finite)
+            v = say(e, "finite_%s(%s)", ptx_types[to].name, v);
         if (c.relu)
             v = say(e, "relu_%s(%s)", ptx_types[to].name, v);
         if (c.ftz && to == TY_F32)

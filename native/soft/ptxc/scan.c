@@ -23,6 +23,22 @@ static void add_local(void *arg, struct ptx_decl *decl)
     func->local_bytes = at + decl->bytes;
 }
 
+/* mov.b64 %rd, parameter; The address of a function's parameter is one of local memory. */
+static void scan_taken(struct ptx_func *func, const struct ptx_token *t, struct ptx_lexer ahead)
+{
+    struct ptx_token next;
+    ptx_lex(&ahead, &next);
+    if (next.kind != TOK_PUNCT || !strchr(";+-", next.punct))
+        return;
+    for (uint32_t i = 0; i < func->param_count; i++) {
+        struct ptx_decl *d = &func->params[i];
+        if (d->taken || strlen(d->name) != t->bytes || memcmp(d->name, t->text, t->bytes) != 0)
+            continue;
+        d->taken = true;
+        func->local_bytes += d->bytes + d->align + 16; /* wherever it will lie among the others */
+    }
+}
+
 static void scan_registers(struct module_reader *reader, struct ptx_func *func)
 {
     uint32_t bytes = 0, count = 0;
@@ -51,8 +67,13 @@ void module_scan(struct ptx_module *module, struct ptx_func *func)
     struct module_reader reader = {.module = module, .lexer = func->body};
     void *arg[2] = {func, module->job};
     uint32_t stamp = ++module->stamp;
+    bool comma = false;
     for (reader_next(&reader); reader.token.kind != TOK_END; reader_next(&reader)) {
         struct ptx_token t = reader.token;
+        bool behind_comma = comma;
+        comma = t.kind == TOK_PUNCT && t.punct == ',';
+        if (behind_comma && t.kind == TOK_WORD && !func->entry)
+            scan_taken(func, &t, reader.lexer);
         if (t.kind == TOK_BAD)
             reader_fail(&reader, "expected an instruction");
         if (t.kind == TOK_WORD && *t.text != '%') {

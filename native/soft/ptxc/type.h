@@ -31,6 +31,8 @@
     X(TY_U16X2, "u16x2", 4, KIND_SMALL, "uint32_t")                                                \
     X(TY_S16X2, "s16x2", 4, KIND_SMALL, "uint32_t")                                                \
     X(TY_TF32, "tf32", 4, KIND_SMALL, "uint32_t")                                                  \
+    X(TY_E4M3X2, "e4m3x2", 2, KIND_SMALL, "uint16_t")                                              \
+    X(TY_E5M2X2, "e5m2x2", 2, KIND_SMALL, "uint16_t")                                              \
     X(TY_F32, "f32", 4, KIND_FLOAT, "float")                                                       \
     X(TY_F64, "f64", 8, KIND_FLOAT, "double")                                                      \
     X(TY_TEXREF, "texref", 8, KIND_OPAQUE, "uint64_t")                                             \

@@ -41,6 +41,7 @@ struct thread {
     uint64_t in, out;
     uint32_t out_pred;
     void *lanes; /* operands of matrix instructions */
+    uint32_t cluster_pending, cluster_phase;
     const char *where;
 };
 
@@ -58,6 +59,7 @@ struct sched {
         uint32_t expected, arrived, waiting, pop, all, any;
     } bars[16];
     uint32_t warp_wait[32], warp_done[32];
+    uint32_t cluster_arrived, cluster_phase;
 };
 
 union bits32 {
@@ -452,4 +454,19 @@ INLINE uint32_t rt_frame(struct thread *T, uint32_t bytes, const char *where)
         rt_stop(T, PTX_STOP_STACK, 0, where);
     T->local_used = at + bytes;
     return at;
+}
+/* Memory on the stack of a function: its frame grows. */
+COLD uint32_t rt_alloca(struct thread *T, uint64_t bytes, uint32_t align, const char *where)
+{
+    uint64_t at = (T->local_used + (uint64_t)align - 1) & ~((uint64_t)align - 1);
+    if (bytes > T->local_bytes || at + bytes > T->local_bytes)
+        rt_stop(T, PTX_STOP_STACK, 0, where);
+    T->local_used = (uint32_t)(at + bytes);
+    return (uint32_t)at;
+}
+COLD void rt_unalloca(struct thread *T, uint64_t to, const char *where)
+{
+    if (to > T->local_used)
+        rt_stop(T, PTX_STOP_STACK, 0, where);
+    T->local_used = (uint32_t)to;
 }

@@ -305,6 +305,9 @@ static void rt_bar(struct thread *T, uint32_t id, uint32_t count, int wait, int 
 }
 
 /* ----------------------------------------------------------------------------- scheduler ------ */
+#ifdef RT_CLUSTER
+static void rt_cluster_try(struct sched *S);
+#endif
 
 static void rt_kernel(struct thread *T);
 
@@ -326,6 +329,9 @@ static _Noreturn void rt_exit(struct thread *T)
     }
     for (uint32_t id = 0; id < 16; id++)
         rt_bar_try(S, id);
+#ifdef RT_CLUSTER
+    rt_cluster_try(S);
+#endif
     rt_yield(T);
     __builtin_trap();
 }

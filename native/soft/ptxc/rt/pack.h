@@ -205,6 +205,28 @@ SMALL_OPS(bf16)
     }
 SMALL_X2(f16)
 SMALL_X2(bf16)
+#define XORSIGN(t, U, sign)                                                                        \
+    INLINE U xorsign_##t(U a, U b, U m)                                                            \
+    {                                                                                              \
+        return (U)((m & ~sign) | ((a ^ b) & sign));                                                \
+    }
+XORSIGN(f16, uint16_t, 0x8000u)
+XORSIGN(bf16, uint16_t, 0x8000u)
+XORSIGN(f16x2, uint32_t, 0x80008000u)
+XORSIGN(bf16x2, uint32_t, 0x80008000u)
+/* .satfinite: what would be infinite is the largest number. */
+#define SATFINITE(t, U, inf)                                                                       \
+    INLINE U finite_##t(U v)                                                                       \
+    {                                                                                              \
+        const U sign = (U)((U)1 << (sizeof(U) * 8 - 1));                                           \
+        return (v & (U)~sign) == (inf) ? (U)(v - 1) : v;                                           \
+    }
+SATFINITE(f16, uint16_t, 0x7c00)
+SATFINITE(bf16, uint16_t, 0x7f80)
+INLINE uint32_t finite_tf32(uint32_t v)
+{
+    return (v & 0x7fffffff) == 0x7f800000 ? v - 0x2000 : v;
+}
 
 /* ----------------------------------------------------------------------- approximations ------- */
 /* Results here are the correctly rounded or libm ones: inside the error PTX allows. */
