@@ -15,6 +15,8 @@ struct text {
     size_t bytes, room;
 };
 
+struct rows;
+
 struct emitter {
     struct job *job;
     struct ptx_module *module;
@@ -30,6 +32,10 @@ struct emitter {
     /* properties of the kernel */
     bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps;
     uint32_t sites;
+    /* text for a row of threads (rows.h) */
+    struct rows *rows;       /* NULL: for single threads only */
+    uint32_t times;          /* threads that one statement stands for; 0: one */
+    const char *row_pointer; /* C pointer that stands for one that is checked */
 };
 
 /* Appends C text. In the survey pass it is thrown away. */

@@ -14,5 +14,6 @@
     text prelude_pack, "soft/ptxc/rt/pack.h"
     text prelude_atomic, "soft/ptxc/rt/atomic.h"
     text prelude_fiber, "soft/ptxc/rt/fiber.h"
+    text prelude_rows, "soft/ptxc/rt/rows.h"
     text prelude_tail, "soft/ptxc/rt/tail.h"
     .section .note.GNU-stack, "", %progbits

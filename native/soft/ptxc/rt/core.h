@@ -40,6 +40,10 @@ struct thread {
     int32_t arg, arg2;
     uint64_t in, out;
     uint32_t out_pred;
+    uint32_t at_once; /* 16: a row of threads (rt/rows.h), the first of which this is */
+    uint32_t entry, started;
+    struct thread *first; /* of the row that this one was in */
+    const void *rows;     /* its registers there */
     void *lanes; /* operands of matrix instructions */
     const char *where;
 };

@@ -8,7 +8,7 @@
  *     come to the same instruction kind with the same mask.
  * (3) If nobody can run and somebody waits, hardware would hang; here the block stops.
  */
-enum { ST_READY, ST_WARP, ST_BAR, ST_GROUP, ST_DONE };
+enum { ST_READY, ST_WARP, ST_BAR, ST_GROUP, ST_DONE, ST_IN_ROW };
 enum {
     OP_SYNC,
     OP_UP,
@@ -289,7 +289,7 @@ static void rt_bar(struct thread *T, uint32_t id, uint32_t count, int wait, int 
         rt_stop(T, PTX_STOP_ILLEGAL_INSTRUCTION, 0, where);
     struct barrier *b = &S->bars[id];
     b->expected = count;
-    b->arrived++;
+    b->arrived += T->at_once;
     b->pop += pred != 0;
     b->all &= pred != 0;
     b->any |= pred != 0;
@@ -314,7 +314,7 @@ static _Noreturn void rt_exit(struct thread *T)
     struct sched *S = T->S;
     uint32_t warp = T->lin >> 5;
     T->state = ST_DONE;
-    S->done++;
+    S->done += T->at_once;
     S->warp_done[warp] |= 1u << (T->lin & 31);
     /* It may have been the last that others wait for. */
     for (uint32_t wait = S->warp_wait[warp]; wait;) {
@@ -398,7 +398,7 @@ static void rt_schedule(void *arg)
         }
         if (!ran) {
             for (uint32_t i = 0; i < S->threads; i++)
-                if (S->t[i].state != ST_DONE)
+                if (S->t[i].state != ST_DONE && S->t[i].state != ST_IN_ROW)
                     rt_stop(&S->t[i], PTX_STOP_TRAP, 0, S->t[i].where);
         }
         if (S->want_poll) {

@@ -59,6 +59,13 @@ static enum ptx_stop rt_run_block(const struct ptx_launch *L, struct ptx_block *
                 t[i].S = S;
                 t[i].stack = stacks + i * stack;
                 *(uint64_t *)t[i].stack = STACK_MAGIC;
+                t[i].at_once = 1;
+#if RT_ROWS
+                if ((x | 15) < L->block[0] && x % 16 == 0)
+                    t[i].at_once = 16;
+                else if ((x | 15) < L->block[0])
+                    t[i].state = ST_IN_ROW;
+#endif
             }
     rt_enter(&S->leave_sp, rt_schedule, S);
     for (i = 0; i < threads; i++) {
