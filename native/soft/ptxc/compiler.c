@@ -29,6 +29,8 @@ static const char *const flags[] = {
     "-fno-asynchronous-unwind-tables",
     "-fvisibility=hidden",
     "-fstack-usage",
+    "-ftree-vectorize",  /* for rows of threads (rows.h); on its own -O2 knows few loops that pay */
+    "-fvect-cost-model", /* gcc's name for it is dynamic; clang takes this one */
     "-w",
 #if defined(__x86_64__)
     "-march=native",

@@ -118,7 +118,7 @@ static void emit_entry_rows(struct emitter *e, struct ptx_body *body)
     rows_emit_resume(e, e->rows);
     emit_code(e, starts);
     put(e, "done:;\n}\nRT_FLUSH;\n}\n"
-           "static void rt_row(struct thread *const T, const uint32_t TID0, const uint32_t TID1, "
+           "INLINE void rt_row(struct thread *const T, const uint32_t TID0, const uint32_t TID1, "
            "const uint32_t TID2)\n{\nRT_LOCALS;\nconst uint32_t frame = 0; (void)frame;\n");
     rows_emit(e, e->rows, starts);
     put(e, "}\nstatic void rt_kernel(struct thread *const T)\n{\n");

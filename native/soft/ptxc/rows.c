@@ -198,7 +198,7 @@ static void emit_each(struct emitter *e, const struct rows *rows)
                 seen.regs[i]);
     if (seen.tid_x)
         put(e, "const uint32_t X_ = TID0; ");
-    put(e, "EACH {");
+    put(e, e->row_pointer ? "EACH_APART {" : "EACH {");
     if (seen.tid_x)
         put(e, "const uint32_t TID0 = X_ + l_; ");
     for (uint32_t i = 0; i < seen.count; i++) {
@@ -235,7 +235,7 @@ static uint32_t row_access(const struct emitter *e, const struct rows *rows)
     struct row_class c = rows_class(rows, memory_operand(in));
     uint32_t bytes = ptx_types[t].bytes * (has_mod(in, "v4") ? 4u : has_mod(in, "v2") ? 2u : 1u);
     bool named = memory_operand(in)->parts[0].kind != OPND_REG;
-    return c.kind == ROW_STRIDE && !named && c.stride >= 0 && c.stride % bytes == 0 ? bytes : 0;
+    return c.kind == ROW_STRIDE && !named && c.stride > 0 && c.stride % bytes == 0 ? bytes : 0;
 }
 
 static void emit_access(struct emitter *e, const struct rows *rows, uint32_t bytes)
@@ -267,10 +267,11 @@ static void emit_split_jump(struct emitter *e)
     struct ptx_instr *in = e->in;
     uint32_t to = is(in, "bra") && in->ops[0].label ? in->ops[0].label->at : e->body->code_count;
     const char *sign = in->guard_negated ? "!" : "";
-    put(e, "{uint32_t n_ = 0; EACH n_ += %sv%u[l_]; if (n_ == 16) {", sign, in->guard - 1);
+    put(e, "{const uint32_t n_ = rt_count(v%u); if (n_ == %u) {", in->guard - 1,
+        in->guard_negated ? 0u : 16u);
     emit_instruction(e);
-    put(e, "} if (n_) {EACH to_[l_] = %sv%u[l_] ? %u : %u; goto part;}}", sign, in->guard - 1, to,
-        e->at + 1);
+    put(e, "} if (n_ != %u) {EACH to_[l_] = %sv%u[l_] ? %u : %u; goto part;}}",
+        in->guard_negated ? 16u : 0u, sign, in->guard - 1, to, e->at + 1);
 }
 
 static void emit_part_here(struct emitter *e)

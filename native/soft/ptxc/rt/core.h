@@ -89,12 +89,15 @@ INLINE uint64_t asu64(double f)
     return ((union bits64){.f = f}).u;
 }
 
+typedef uint64_t __attribute__((aligned(1), may_alias)) any64;
 /* gcc may call these for struct copies even when freestanding. */
 __attribute__((visibility("hidden"), used, optimize("no-tree-loop-distribute-patterns"))) void *
 memcpy(void *restrict to, const void *restrict from, size_t n)
 {
     unsigned char *t = to;
     const unsigned char *f = from;
+    for (; n >= 8; n -= 8, t += 8, f += 8)
+        *(any64 *)t = *(const any64 *)f;
     while (n--)
         *t++ = *f++;
     return to;
@@ -103,6 +106,9 @@ __attribute__((visibility("hidden"), used, optimize("no-tree-loop-distribute-pat
 memset(void *to, int c, size_t n)
 {
     unsigned char *t = to;
+    const uint64_t all = (unsigned char)c * 0x0101010101010101ull;
+    for (; n >= 8; n -= 8, t += 8)
+        *(any64 *)t = all;
     while (n--)
         *t++ = (unsigned char)c;
     return to;

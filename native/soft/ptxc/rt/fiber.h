@@ -49,6 +49,19 @@ INLINE void rt_yield(struct thread *T)
     rt_switch(&T->sp, T->S->main_sp);
 }
 
+/* Everything but its place in the block, which T has. */
+INLINE void rt_thread_begin(struct sched *S, struct thread *T, const struct ptx_launch *L,
+                            struct ptx_block *B)
+{
+    T->L = L;
+    T->B = B;
+    T->S = S;
+    T->shared = B->shared;
+    T->shared_bytes = B->shared_bytes;
+    T->at_once = 1;
+    *(uint64_t *)T->stack = STACK_MAGIC;
+}
+
 /* ------------------------------------------------------------------------ warp instructions --- */
 
 struct mma {
@@ -269,7 +282,7 @@ static void rt_bar_try(struct sched *S, uint32_t id)
     uint32_t all = b->expected == 0;
     if (!b->arrived || b->arrived + (all ? S->done : 0) < (all ? S->threads : b->expected))
         return;
-    for (uint32_t i = 0; b->waiting && i < S->threads; i++) {
+    for (uint32_t i = 0; b->waiting && i < S->threads; i += S->t[i].at_once) {
         struct thread *t = &S->t[i];
         if (t->state != ST_BAR || t->id != id)
             continue;
@@ -384,20 +397,20 @@ static void rt_schedule(void *arg)
             /* All lanes as far as they can go, so that those at one activemask meet there. */
             for (int again = 1; again;) {
                 again = 0;
-                for (uint32_t i = from; i < to; i++)
+                for (uint32_t i = from; i < to; i += S->t[i].at_once)
                     if (S->t[i].state == ST_READY && !S->t[i].spun) {
                         rt_resume(S, &S->t[i]);
                         again = ran = 1;
                     }
             }
-            for (uint32_t i = from; i < to; i++) {
+            for (uint32_t i = from; i < to; i += S->t[i].at_once) {
                 ran |= S->t[i].spun;
                 S->t[i].spun = 0;
             }
-            ran |= rt_group(S, from, to);
+            ran |= !RT_ROWS && rt_group(S, from, to);
         }
         if (!ran) {
-            for (uint32_t i = 0; i < S->threads; i++)
+            for (uint32_t i = 0; i < S->threads; i += S->t[i].at_once)
                 if (S->t[i].state != ST_DONE && S->t[i].state != ST_IN_ROW)
                     rt_stop(&S->t[i], PTX_STOP_TRAP, 0, S->t[i].where);
         }

@@ -3,6 +3,15 @@
  * Text of the kernel prelude for kernels that are also made for rows of threads (rows.h).
  */
 #define EACH for (uint32_t l_ = 0; l_ < 16; l_++)
+/* Where the threads' places in memory are known to differ. */
+#define EACH_APART _Pragma("GCC ivdep") EACH
+
+/* How many of sixteen predicates hold. */
+INLINE uint32_t rt_count(const _Bool *p)
+{
+    const any64 *half = (const any64 *)p;
+    return (uint32_t)((half[0] + half[1]) * 0x0101010101010101ull >> 56);
+}
 
 /* All of a row's accesses lie in mapped pages: at most two, as a row reaches less far than one. */
 #define RT_ROW_GLOBAL(a, n, s, w)                                                                  \
@@ -30,6 +39,13 @@ static void rt_part(struct thread *T, const void *rows, const uint32_t *to)
     T->at_once = 1;
     T->started = 0;
     for (uint32_t i = 1; i < 16; i++) {
+        memset(&T[i], 0, sizeof(T[i]));
+        T[i].tid[0] = T->tid[0] + i;
+        T[i].tid[1] = T->tid[1];
+        T[i].tid[2] = T->tid[2];
+        T[i].lin = T->lin + i;
+        T[i].stack = T->stack + i * RT_STACK;
+        rt_thread_begin(T->S, &T[i], T->L, T->B);
         T[i].rows = rows;
         T[i].first = T;
         T[i].entry = to[i];
