@@ -28,9 +28,10 @@ struct emitter {
     struct ptx_body *body;
     struct ptx_instr *in;
     uint32_t at; /* statement */
+    bool quick;  /* soon compiled rather than fast: PTX_KERNEL_QUICK */
     bool survey; /* first pass: only learn how registers are used */
     /* properties of the kernel */
-    bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps;
+    bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps, warps;
     uint32_t sites;
     /* text for a row of threads (rows.h) */
     struct rows *rows;       /* NULL: for single threads only */

@@ -219,7 +219,8 @@ static void emit_tail(struct emitter *e)
         ".abi = PTX_RT_ABI, .flags = %uu, .name = \"%s\", .static_shared_bytes = %" PRIu64
         "u,\n.local_bytes = RT_LOCAL_BYTES, .scratch_fixed_bytes = RT_FIXED,\n"
         ".scratch_thread_bytes = 0x%llxull, .run_block = rt_run_block};\n",
-        (e->barrier ? PTX_KERNEL_HAS_BARRIER : 0) | (e->grid_sync ? PTX_KERNEL_GRID_SYNC : 0),
+        (e->barrier ? PTX_KERNEL_HAS_BARRIER : 0) | (e->grid_sync ? PTX_KERNEL_GRID_SYNC : 0) |
+            (e->quick ? PTX_KERNEL_QUICK : 0),
         e->kernel->name, e->layout.shared_bytes, e->fibers ? PTXC_THREAD_MARK : 0ull);
 }
 
@@ -248,11 +249,13 @@ void emit_kernel(struct emitter *e, const char *name)
     for (uint32_t i = 0; i < e->layout.func_count; i++)
         statements += e->bodies[i]->code_count;
     struct rows rows;
-    if (statements <= PTXC_BIG && rows_plan(e, e->bodies[0], &rows))
+    e->quick &= statements <= PTXC_BIG; /* the others have but one form */
+    if (statements <= PTXC_BIG && !e->quick && rows_plan(e, e->bodies[0], &rows))
         e->rows = &rows;
-    put(e, "#define RT_ROWS %d\n", e->rows != NULL);
+    put(e, "#define RT_ROWS %d\n#define RT_QUICK %d\n", e->rows != NULL, e->quick);
     put(e, "#define RT_BIG %d\n", (statements > PTXC_BIG) + (statements > PTXC_HUGE));
-    put(e, "#define RT_FIBERS %d\n#define RT_RECURSIVE %d\n", e->fibers, e->recursive);
+    put(e, "#define RT_FIBERS %d\n#define RT_RECURSIVE %d\n#define RT_WARPS %d\n", e->fibers,
+        e->recursive, e->warps);
     put(e, "#define RT_LOCAL_BYTES %" PRIu64 "u\n",
         (e->layout.local_bytes + 15 + (e->recursive ? 16384u : 0u)) & ~(uint64_t)15);
     put(e, "#define RT_NEXT_THREAD %s\n",

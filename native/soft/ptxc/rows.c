@@ -147,8 +147,7 @@ static void emit_way_out(struct emitter *e, const struct rows *rows)
         put(e, "rt_part(T, &out_, to_);\n"
                "rt_alone(T, TID0, TID0 + 1, TID1, TID2, to_[0], &out_, 0);\n");
     else
-        put(e,
-            "EACH rt_alone(T, TID0 + l_, TID0 + l_ + 1, TID1, TID2, to_[l_], &out_, l_);\n");
+        put(e, "EACH rt_alone(T, TID0 + l_, TID0 + l_ + 1, TID1, TID2, to_[l_], &out_, l_);\n");
     put(e, "return;\n");
 }
 

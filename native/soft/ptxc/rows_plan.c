@@ -181,10 +181,10 @@ static bool widths_fit(const struct emitter *e, const struct ptx_instr *in)
         const struct ptx_operand *op = &in->ops[i];
         bool small = strcmp(in->op, "shl") == 0 && i == 2;
         uint32_t want = i == 0 || (i == 3 && has_mod(in, "wide")) ? wide
-                        : small                                  ? 4
-                                                                 : ptx_types[from].bytes;
-        if (op->kind == OPND_REG && (ptx_types[e->body->regs[op->reg].type].bytes != want ||
-                                     !is_register_int(e, op->reg)))
+                        : small                                   ? 4
+                                                                  : ptx_types[from].bytes;
+        if (op->kind == OPND_REG &&
+            (ptx_types[e->body->regs[op->reg].type].bytes != want || !is_register_int(e, op->reg)))
             return false;
     }
     return true;

@@ -44,7 +44,7 @@ struct thread {
     uint32_t entry, started;
     struct thread *first; /* of the row that this one was in */
     const void *rows;     /* its registers there */
-    void *lanes; /* operands of matrix instructions */
+    void *lanes;          /* operands of matrix instructions */
     const char *where;
 };
 
@@ -91,8 +91,8 @@ INLINE uint64_t asu64(double f)
 
 typedef uint64_t __attribute__((aligned(1), may_alias)) any64;
 /* gcc may call these for struct copies even when freestanding. */
-__attribute__((visibility("hidden"), used, optimize("no-tree-loop-distribute-patterns"))) void *
-memcpy(void *restrict to, const void *restrict from, size_t n)
+__attribute__((visibility("hidden"), used)) void *memcpy(void *restrict to,
+                                                         const void *restrict from, size_t n)
 {
     unsigned char *t = to;
     const unsigned char *f = from;
@@ -102,8 +102,7 @@ memcpy(void *restrict to, const void *restrict from, size_t n)
         *t++ = *f++;
     return to;
 }
-__attribute__((visibility("hidden"), used, optimize("no-tree-loop-distribute-patterns"))) void *
-memset(void *to, int c, size_t n)
+__attribute__((visibility("hidden"), used)) void *memset(void *to, int c, size_t n)
 {
     unsigned char *t = to;
     const uint64_t all = (unsigned char)c * 0x0101010101010101ull;

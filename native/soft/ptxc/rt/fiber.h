@@ -62,6 +62,7 @@ INLINE void rt_thread_begin(struct sched *S, struct thread *T, const struct ptx_
     *(uint64_t *)T->stack = STACK_MAGIC;
 }
 
+#if RT_WARPS
 /* ------------------------------------------------------------------------ warp instructions --- */
 
 struct mma {
@@ -274,6 +275,8 @@ static uint32_t rt_activemask(struct thread *T, uint32_t site, const char *where
     return (uint32_t)T->out;
 }
 
+#endif
+
 /* ------------------------------------------------------------------------------ barriers ------ */
 
 static void rt_bar_try(struct sched *S, uint32_t id)
@@ -329,6 +332,7 @@ static _Noreturn void rt_exit(struct thread *T)
     T->state = ST_DONE;
     S->done += T->at_once;
     S->warp_done[warp] |= 1u << (T->lin & 31);
+#if RT_WARPS
     /* It may have been the last that others wait for. */
     for (uint32_t wait = S->warp_wait[warp]; wait;) {
         uint32_t l = (uint32_t)__builtin_ctz(wait);
@@ -337,6 +341,7 @@ static _Noreturn void rt_exit(struct thread *T)
         if (rt_warp_try(t))
             wait = S->warp_wait[warp];
     }
+#endif
     for (uint32_t id = 0; id < 16; id++)
         rt_bar_try(S, id);
     rt_yield(T);
@@ -365,6 +370,7 @@ static void rt_resume(struct sched *S, struct thread *t)
         rt_stop(t, PTX_STOP_STACK, 0, "kernel: stack");
 }
 
+#if RT_WARPS
 /* Lanes that wait at the same activemask are converged. */
 static int rt_group(struct sched *S, uint32_t from, uint32_t to)
 {
@@ -385,6 +391,9 @@ static int rt_group(struct sched *S, uint32_t from, uint32_t to)
     }
     return any;
 }
+#else
+#define rt_group(S, from, to) 0
+#endif
 
 static void rt_schedule(void *arg)
 {
@@ -407,7 +416,7 @@ static void rt_schedule(void *arg)
                 ran |= S->t[i].spun;
                 S->t[i].spun = 0;
             }
-            ran |= !RT_ROWS && rt_group(S, from, to);
+            ran |= rt_group(S, from, to);
         }
         if (!ran) {
             for (uint32_t i = 0; i < S->threads; i += S->t[i].at_once)

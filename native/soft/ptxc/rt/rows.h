@@ -17,12 +17,12 @@ INLINE uint32_t rt_count(const _Bool *p)
 #define RT_ROW_GLOBAL(a, n, s, w)                                                                  \
     ({                                                                                             \
         const uint64_t a_ = (a), z_ = a_ + 15ull * (s);                                            \
-        a_ <= z_ && RT_IN_ARENA(a_, (uint64_t)(n), (w)) && RT_IN_ARENA(z_, (uint64_t)(n), (w));    \
+        a_ <= z_ &&RT_IN_ARENA(a_, (uint64_t)(n), (w)) && RT_IN_ARENA(z_, (uint64_t)(n), (w));     \
     })
 #define RT_ROW_SHARED(a, n, s)                                                                     \
     ({                                                                                             \
         const uint64_t a_ = (a);                                                                   \
-        a_ < SN && a_ + 15ull * (s) + (n) <= SN && !(a_ & ((n) - 1));                              \
+        a_ < SN &&a_ + 15ull * (s) + (n) <= SN && !(a_ & ((n) - 1));                               \
     })
 /* Does a 32-bit register of this stride pass the end of its range within the row? */
 #define RT_WRAPS_u32(r, s) ((uint64_t)((int64_t)(uint32_t)(r) + 15ll * (s)) > 0xffffffffull)
