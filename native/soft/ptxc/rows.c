@@ -273,9 +273,10 @@ static void emit_split_jump(struct emitter *e)
         in->guard_negated ? 16u : 0u, sign, in->guard - 1, to, e->at + 1);
 }
 
-static void emit_part_here(struct emitter *e)
+/* Before a statement that begins a block: its instructions are counted again by each thread. */
+static void emit_part_here(struct emitter *e, const struct rows *rows)
 {
-    put(e, "{EACH to_[l_] = %u; goto part;}", e->at);
+    put(e, "{ic -= %u; EACH to_[l_] = %u; goto part;}", rows->counted * ROW, e->at);
 }
 
 static void emit_one(struct emitter *e, const struct rows *rows)
@@ -286,7 +287,7 @@ static void emit_one(struct emitter *e, const struct rows *rows)
         return;
     }
     if (is_split(rows, in) && is_meeting(in)) {
-        emit_part_here(e);
+        emit_part_here(e, rows);
         return;
     }
     if (in->guard && !is_split(rows, in))
@@ -299,7 +300,7 @@ static void emit_one(struct emitter *e, const struct rows *rows)
             put(e, "if (UNLIKELY(RT_WRAPS_%s(r%u, %" PRId64 "ll))) ",
                 ptx_types[from].kind == KIND_SINT ? "s32" : "u32", narrow->reg,
                 rows->regs[narrow->reg].stride);
-            emit_part_here(e);
+            emit_part_here(e, rows);
         }
         e->times = ROW;
         emit_instruction(e);
@@ -313,7 +314,7 @@ static void emit_one(struct emitter *e, const struct rows *rows)
         put(e, "}");
 }
 
-void rows_emit(struct emitter *e, const struct rows *rows, const bool *starts)
+void rows_emit(struct emitter *e, struct rows *rows, const bool *starts)
 {
     struct ptx_body *body = e->body;
     put(e, "uint32_t to_[16];\n");
@@ -332,6 +333,7 @@ void rows_emit(struct emitter *e, const struct rows *rows, const bool *starts)
                 n++;
             while (i + n < body->code_count && !starts[i + n]);
             put(e, "L%u: ic += %u;\n", i, n * ROW);
+            rows->counted = n;
         }
         emit_one(e, rows);
         put(e, "\n");

@@ -25,6 +25,7 @@ struct row_class { /* of a register */
 
 struct rows {
     struct row_class *regs; /* of the kernel's registers */
+    uint32_t counted;       /* instructions of a thread that the block of e->at counts */
     bool *entries;          /* statements where threads may go on alone; room for the end */
 };
 
@@ -38,6 +39,6 @@ void rows_emit_state(struct emitter *e, const struct rows *rows);
 /* In the text for one thread: takes them over and goes on where `from` says. */
 void rows_emit_resume(struct emitter *e, const struct rows *rows);
 /* The text for a row: variables, statements and the way out, between { and }. */
-void rows_emit(struct emitter *e, const struct rows *rows, const bool *starts);
+void rows_emit(struct emitter *e, struct rows *rows, const bool *starts);
 
 #endif
