@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -188,10 +188,16 @@ def test_a_barrier_that_not_all_reach_ends_the_block(tmp_path: Path) -> None:
         assert "bar.sync" in result.fault_where
 
 
+def test_a_kernel_named_as_an_instruction_does_not_call_itself() -> None:
+    body = "mov.u32 %r0, %tid.x; add.u32 %r1, %r0, 1;"
+    c = ptxc("emit", "--kernel", "add", text=HEAD + entry("add", 1, body)).stdout
+    assert "#define RT_FIBERS 0\n#define RT_RECURSIVE 0\n" in c
+
+
 class RowKernel(Kernel):
     """A random kernel of what rows are made for."""
 
-    def _table(self):  # type: ignore[no-untyped-def]
+    def _table(self) -> list[tuple[Callable[[], None], float]]:
         never = {self._local, self._call, self._carry, self._warp, self._reduce}
         return [(step, 0 if step in never else weight) for step, weight in super()._table()]
 
