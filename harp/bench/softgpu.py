@@ -159,7 +159,8 @@ def _starts(
             shutil.rmtree(cache / "harp", ignore_errors=True)
             for kind in ("cold", "warm"):
                 found = _step(box, ["start", name], outcome)
-                outcome.add(f"{kind}{suffix}_ms", float(found["ms"]))
+                outcome.add(f"{kind}{suffix}_ms", found["ms"])
+                outcome.add(f"{kind}{suffix}_cpu_ms", found["cpu_ms"])
         # Where the time of a cold one goes: text to C; a C compiler over nothing.
         outcome.add("emit_ms", _emit_ms(box))
         outcome.add("empty_c_ms", _empty_c_ms(box))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -76,10 +77,14 @@ class _Work:
     exact: bool  #: else the order of the sums may differ
 
 
-def _work(driver: _Driver, name: str, n: int) -> _Work:
+def _inputs(name: str, n: int) -> tuple[_Floats, _Floats]:
     random = np.random.default_rng(1)
     shape = (n,) if name == "add" else (n, n)
-    a, b = (random.random(shape, dtype=np.float32) for _ in range(2))
+    return random.random(shape, dtype=np.float32), random.random(shape, dtype=np.float32)
+
+
+def _work(driver: _Driver, name: str, a: _Floats, b: _Floats) -> _Work:
+    n = len(a)
     out, expected = np.zeros_like(a), np.zeros_like(a)
     function = driver.function(ADD if name == "add" else MATMUL, name)
     values = (driver.put(a), driver.put(b), driver.put(out), ctypes.c_uint32(n))
@@ -111,13 +116,19 @@ def _right(work: _Work) -> bool:
 
 
 def _start(name: str) -> dict[str, object]:
-    driver = _Driver()
-    began_s = time.perf_counter()
+    driver, inputs = _Driver(), _inputs(name, SMALL[name])
+    began_s, began_cpu_s = time.perf_counter(), _cpu_s()
     driver.begin()
-    work = _work(driver, name, SMALL[name])
+    work = _work(driver, name, *inputs)
     work.launch()
-    took_s = time.perf_counter() - began_s
-    return {"ms": took_s * 1e3, "right": _right(work)}
+    took_s, cpu_s = time.perf_counter() - began_s, _cpu_s() - began_cpu_s
+    return {"ms": took_s * 1e3, "cpu_ms": cpu_s * 1e3, "right": _right(work)}
+
+
+def _cpu_s() -> float:
+    """Of this process, and of those that it started and that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system + time.process_time()
 
 
 def _clocked(call: Callable[[], None]) -> tuple[float, float]:
@@ -129,7 +140,7 @@ def _clocked(call: Callable[[], None]) -> tuple[float, float]:
 def _run(name: str, rounds: int) -> dict[str, object]:
     driver = _Driver()
     driver.begin()
-    work = _work(driver, name, ELEMENTS if name == "add" else SIDE)
+    work = _work(driver, name, *_inputs(name, ELEMENTS if name == "add" else SIDE))
     work.launch()
     right = _right(work)
     found = [(*_clocked(work.launch), *_clocked(work.numpy)) for _ in range(rounds)]
