@@ -294,6 +294,24 @@ def estimate(*, quick: bool, as_json: bool) -> None:
         print(f"{name}: {value}")
 
 
+@bench.command()
+@click.option("--quick", is_flag=True, help="A few rounds; ends within half a minute.")
+@json_option
+def softgpu(*, quick: bool, as_json: bool) -> None:
+    """How fast the software GPU is, beside NumPy. Exit status 1: a result is wrong."""
+    from harp.bench.softgpu import Effort, run_softgpu  # noqa: PLC0415
+
+    progress("two kernels and their starts: some " + ("20 s" if quick else "60 s"))
+    effort = Effort.quick() if quick else Effort()
+    outcome = run_softgpu(os.environ, effort, progress=progress)
+    if as_json:
+        print_json(outcome.json(load_1min=os.getloadavg()[0]))
+    else:
+        for name in outcome.readings:
+            print(f"{name}: {outcome.median(name):.3g}")
+    sys.exit(0 if outcome.ok else 1)
+
+
 def _shares(text: str) -> tuple[int, ...]:
     try:
         found = tuple(int(part) for part in text.split(","))

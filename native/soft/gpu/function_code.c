@@ -60,63 +60,71 @@ static void path_of(int fd, char *path, size_t bytes)
     snprintf(path, bytes, "/proc/self/fd%s/%d", steps, fd);
 }
 
-static CUresult open_object(struct soft_kernel *kernel, const char *path, char *why,
-                            size_t why_bytes)
+static CUresult open_object(const char *path, void **object, const struct ptx_kernel **code,
+                            char *why, size_t why_bytes)
 {
-    void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (object == NULL) {
+    void *opened = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (opened == NULL) {
         snprintf(why, why_bytes, "compiled kernel does not load: %s", dlerror());
         return CUDA_ERROR_SHARED_OBJECT_INIT_FAILED;
     }
-    const struct ptx_kernel *code = dlsym(object, "harp_kernel");
-    if (code == NULL || code->abi != PTX_RT_ABI || code->run_block == NULL) {
+    const struct ptx_kernel *found = dlsym(opened, "harp_kernel");
+    if (found == NULL || found->abi != PTX_RT_ABI || found->run_block == NULL) {
         snprintf(why, why_bytes, "%.300s is of another version of harp-ptxc; empty its cache",
                  path);
-        dlclose(object);
+        dlclose(opened);
         return CUDA_ERROR_SHARED_OBJECT_INIT_FAILED;
     }
-    kernel->object = object;
-    atomic_store_explicit(&kernel->code, code, memory_order_release);
+    *object = opened;
+    *code = found;
     return CUDA_SUCCESS;
+}
+
+CUresult soft_code_build(const char *ptx, size_t ptx_bytes, const char *name, int cc, bool quick,
+                         void **object, const struct ptx_kernel **code, char *why, size_t why_bytes)
+{
+    struct soft_spawned done = {.object = -1};
+    int err = soft_spawn_ptxc(ptx, ptx_bytes, name, cc, quick, &done);
+    if (err != 0) {
+        snprintf(why, why_bytes, "%s", done.errors);
+        return CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
+    }
+    if (done.object >= 0) {
+        char path[128];
+        path_of(done.object, path, sizeof path);
+        CUresult result = open_object(path, object, code, why, why_bytes);
+        close(done.object);
+        return result;
+    }
+    if (done.path[0] != '\0')
+        return trusted(done.path, why, why_bytes)
+                   ? open_object(done.path, object, code, why, why_bytes)
+                   : CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
+    snprintf(why, why_bytes, "%s",
+             done.errors[0] != '\0' ? done.errors : "harp-ptxc failed without a word");
+    switch (done.exit_status) {
+    case SOFT_PTXC_INVALID:
+        return CUDA_ERROR_INVALID_PTX;
+    case SOFT_PTXC_UNSUPPORTED:
+        return CUDA_ERROR_NOT_SUPPORTED;
+    case SOFT_PTXC_NO_COMPILER:
+        return CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
+    default:
+        return CUDA_ERROR_UNKNOWN;
+    }
 }
 
 static CUresult compile(struct soft_kernel *kernel, char *why, size_t why_bytes)
 {
+    const struct ptx_kernel *code = NULL;
     kernel->counter = soft_counter_of(kernel->entry->name);
     if (kernel->counter == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    struct soft_spawned done = {.object = -1};
-    int err = soft_spawn_ptxc(kernel->image->ptx, kernel->image->ptx_bytes, kernel->entry->name,
-                              kernel->image->cc, &done);
-    CUresult result = CUDA_SUCCESS;
-    if (err != 0) {
-        snprintf(why, why_bytes, "%s", done.errors);
-        result = CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
-    } else if (done.object >= 0) {
-        char path[128];
-        path_of(done.object, path, sizeof path);
-        result = open_object(kernel, path, why, why_bytes);
-        close(done.object);
-    } else if (done.path[0] != '\0') {
-        result = trusted(done.path, why, why_bytes) ? open_object(kernel, done.path, why, why_bytes)
-                                                    : CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
-    } else {
-        snprintf(why, why_bytes, "%s",
-                 done.errors[0] != '\0' ? done.errors : "harp-ptxc failed without a word");
-        switch (done.exit_status) {
-        case SOFT_PTXC_INVALID:
-            result = CUDA_ERROR_INVALID_PTX;
-            break;
-        case SOFT_PTXC_UNSUPPORTED:
-            result = CUDA_ERROR_NOT_SUPPORTED;
-            break;
-        case SOFT_PTXC_NO_COMPILER:
-            result = CUDA_ERROR_JIT_COMPILER_NOT_FOUND;
-            break;
-        default:
-            result = CUDA_ERROR_UNKNOWN;
-        }
-    }
+    CUresult result =
+        soft_code_build(kernel->image->ptx, kernel->image->ptx_bytes, kernel->entry->name,
+                        kernel->image->cc, true, &kernel->object, &code, why, why_bytes);
+    if (result == CUDA_SUCCESS)
+        atomic_store_explicit(&kernel->code, code, memory_order_release);
     return result;
 }
 
@@ -160,7 +168,10 @@ bool soft_kernel_is_loaded(struct soft_kernel *kernel)
 
 void soft_kernel_close(struct soft_kernel *kernel)
 {
+    soft_hot_forget(kernel);
     if (kernel->object != NULL)
         dlclose(kernel->object);
-    kernel->object = NULL;
+    if (kernel->better != NULL)
+        dlclose(kernel->better);
+    kernel->object = kernel->better = NULL;
 }

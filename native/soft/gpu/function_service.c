@@ -28,6 +28,7 @@ enum outcome { ANSWERED, BUSY, LOST, LATE };
 struct asking {
     const char *path, *kernel;
     int text, cc;
+    bool quick;
     size_t text_bytes;
     int64_t end_ms;
     bool asked; /* the last time a service took the request */
@@ -160,7 +161,8 @@ static enum outcome ask_once(struct asking *ask, struct soft_spawned *done)
                                    .abi = PTX_RT_ABI,
                                    .sm = (uint32_t)ask->cc,
                                    .text_bytes = ask->text_bytes,
-                                   .kernel_bytes = (uint32_t)strlen(ask->kernel)};
+                                   .kernel_bytes = (uint32_t)strlen(ask->kernel),
+                                   .fast = !ask->quick};
     enum outcome out;
     ask->asked = false;
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -180,11 +182,12 @@ static enum outcome ask_once(struct asking *ask, struct soft_spawned *done)
 }
 
 int soft_ask_service(const char *socket, const char *ptx, size_t ptx_bytes, const char *kernel,
-                     int cc, struct soft_spawned *done)
+                     int cc, bool quick, struct soft_spawned *done)
 {
     struct asking ask = {.path = socket,
                          .kernel = kernel,
                          .cc = cc,
+                         .quick = quick,
                          .text_bytes = ptx_bytes,
                          .end_ms = now_ms() + TIMEOUT_MS};
     int64_t patience_ms = wait_ms(), until_ms = now_ms() + patience_ms;

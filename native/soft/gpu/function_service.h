@@ -11,6 +11,6 @@
  * done->object. A service that is away is waited for, $HARP_PTXC_WAIT_MS at most (10000): it may be
  * on its way back. There is no other way then: an error. */
 int soft_ask_service(const char *socket, const char *ptx, size_t ptx_bytes, const char *kernel,
-                     int cc, struct soft_spawned *done);
+                     int cc, bool quick, struct soft_spawned *done);
 
 #endif

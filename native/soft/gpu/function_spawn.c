@@ -111,8 +111,8 @@ static int file_of(const char *text, size_t bytes)
     return fd;
 }
 
-static int spawn(const char *program, const char *kernel, int cc, int in, int out, int errors,
-                 pid_t *pid)
+static int spawn(const char *program, const char *kernel, int cc, bool quick, int in, int out,
+                 int errors, pid_t *pid)
 {
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attributes;
@@ -132,7 +132,9 @@ static int spawn(const char *program, const char *kernel, int cc, int in, int ou
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     char sm[16];
     snprintf(sm, sizeof sm, "%d", cc);
-    const char *argv[] = {"harp-ptxc", "compile", "--kernel", kernel, "--sm", sm, "-", NULL};
+    const char *argv[] = {"harp-ptxc", "compile", "--kernel", kernel, "--sm", sm, "-", NULL, NULL};
+    if (quick)
+        argv[7] = "--quick";
     int err = posix_spawn(pid, program, &files, &attributes, (char *const *)(uintptr_t)argv, env);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&files);
@@ -201,14 +203,14 @@ static int finish(pid_t pid, bool in_time)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc,
+int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc, bool quick,
                     struct soft_spawned *done)
 {
     const char *service = getenv("HARP_PTXC_SOCKET");
     if (soft_is_mounted(MOUNTED_SOCKET))
         service = MOUNTED_SOCKET;
     if (service != NULL && service[0] != '\0')
-        return soft_ask_service(service, ptx, ptx_bytes, kernel, cc, done);
+        return soft_ask_service(service, ptx, ptx_bytes, kernel, cc, quick, done);
     char program[PATH_MAX + 16];
     int out[2] = {-1, -1}, errors[2] = {-1, -1}, in = -1, err = 0;
     pid_t pid = -1;
@@ -223,7 +225,7 @@ int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int c
         err = in < 0 ? in : -errno;
         goto out;
     }
-    err = spawn(program, kernel, cc, in, out[1], errors[1], &pid);
+    err = spawn(program, kernel, cc, quick, in, out[1], errors[1], &pid);
     if (err != 0)
         goto out;
     close(out[1]);

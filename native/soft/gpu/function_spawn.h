@@ -5,6 +5,7 @@
 #ifndef HARP_SOFT_FUNCTION_SPAWN_H
 #define HARP_SOFT_FUNCTION_SPAWN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum soft_ptxc_exit {
@@ -23,7 +24,7 @@ struct soft_spawned {
 /* By the service at /opt/harp/ptxc/sock where that is mounted, or at $HARP_PTXC_SOCKET: see
  * function_service.h. 0 if it ran (see exit_status), else -errno with `errors` saying what to do.
  */
-int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc,
+int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc, bool quick,
                     struct soft_spawned *done);
 
 #endif

@@ -47,8 +47,15 @@ static void fault(struct job *job, enum ptx_stop stop, const struct ptx_block *b
     pthread_mutex_unlock(&job->lock);
 }
 
-static void run_blocks(struct job *job, unsigned char *shared, uint32_t shared_bytes, void *scratch,
-                       struct sums *sums)
+/* The kernel's code as of now: a faster form may come while a launch runs. */
+static const struct ptx_kernel *code_of(const struct job *job)
+{
+    return atomic_load_explicit(&job->launch->function->kernel->code, memory_order_acquire);
+}
+
+/* Runs blocks until there are no more, or there is other code: then true. */
+static bool run_blocks(struct job *job, const struct ptx_kernel *code, unsigned char *shared,
+                       uint32_t shared_bytes, void *scratch, struct sums *sums)
 {
     const struct soft_shape *shape = &job->launch->shape;
     uint64_t at;
@@ -62,7 +69,7 @@ static void run_blocks(struct job *job, unsigned char *shared, uint32_t shared_b
             .shared_bytes = shared_bytes,
             .scratch = scratch,
         };
-        enum ptx_stop stop = job->launch->code->run_block(&job->bound, &block);
+        enum ptx_stop stop = code->run_block(&job->bound, &block);
         sums->instructions += block.instructions;
         sums->load_bytes += block.load_bytes;
         sums->store_bytes += block.store_bytes;
@@ -71,6 +78,42 @@ static void run_blocks(struct job *job, unsigned char *shared, uint32_t shared_b
         sums->done++;
         if (stop != PTX_STOP_DONE)
             fault(job, stop, &block);
+        if ((code->flags & PTX_KERNEL_QUICK) == 0)
+            continue;
+        if (sums->instructions >= SOFT_HOT_INSTRUCTIONS)
+            soft_kernel_is_hot(job->launch->function->kernel);
+        if (code_of(job) != code)
+            return true;
+    }
+    return false;
+}
+
+static void run_code(struct job *job, bool helper, struct sums *sums)
+{
+    const struct soft_shape *shape = &job->launch->shape;
+    uint64_t threads = (uint64_t)shape->block[0] * shape->block[1] * shape->block[2];
+    bool again = true;
+    while (again) {
+        const struct ptx_kernel *code = code_of(job);
+        uint32_t shared_bytes = code->static_shared_bytes + shape->dynamic_bytes;
+        /* (1) Shared memory has whatever was there, as on hardware; nobody may count on zeroes. */
+        struct soft_buffer shared = {0}, scratch = {0};
+        bool ready =
+            soft_buffer_take(shared_bytes, &shared) &&
+            soft_buffer_take(code->scratch_fixed_bytes + threads * code->scratch_thread_bytes,
+                             &scratch);
+        again = false;
+        if (ready) {
+            if (helper)
+                soft_run_enter(job->run);
+            again = run_blocks(job, code, shared.data, shared_bytes, scratch.data, sums);
+            if (helper)
+                soft_run_leave(job->run);
+        }
+        if (shared.data != NULL)
+            soft_buffer_give(&shared);
+        if (scratch.data != NULL)
+            soft_buffer_give(&scratch);
     }
 }
 
@@ -78,26 +121,11 @@ static void run_blocks(struct job *job, unsigned char *shared, uint32_t shared_b
 static void work(void *arg)
 {
     struct job *job = arg;
-    const struct soft_shape *shape = &job->launch->shape;
-    const struct ptx_kernel *code = job->launch->code;
     bool helper = !pthread_equal(pthread_self(), job->stream_thread);
     if (helper && job->next >= job->blocks)
         return; /* woken too late */
-    uint64_t threads = (uint64_t)shape->block[0] * shape->block[1] * shape->block[2];
-    uint32_t shared_bytes = code->static_shared_bytes + shape->dynamic_bytes;
-    /* (1) Shared memory has whatever was there, as on hardware; nobody may count on zeroes. */
-    struct soft_buffer shared = {0}, scratch = {0};
-    bool ready = soft_buffer_take(shared_bytes, &shared) &&
-                 soft_buffer_take(code->scratch_fixed_bytes + threads * code->scratch_thread_bytes,
-                                  &scratch);
     struct sums sums = {0};
-    if (ready) {
-        if (helper)
-            soft_run_enter(job->run);
-        run_blocks(job, shared.data, shared_bytes, scratch.data, &sums);
-        if (helper)
-            soft_run_leave(job->run);
-    }
+    run_code(job, helper, &sums);
     /* (2) A thread that only waits for helpers executes nothing. Counted as executing, it would
      * keep the engine from being handed on, and its helpers, parked for that, from ending. */
     if (!helper && job->helped)
@@ -110,10 +138,6 @@ static void work(void *arg)
     if (sums.sleep_ns > job->sleep_ns)
         job->sleep_ns = sums.sleep_ns;
     pthread_mutex_unlock(&job->lock);
-    if (shared.data != NULL)
-        soft_buffer_give(&shared);
-    if (scratch.data != NULL)
-        soft_buffer_give(&scratch);
 }
 
 /* What locked clocks leave of the rate. */
@@ -227,6 +251,9 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
     counter->instructions += job.instructions;
     counter->load_bytes += job.load_bytes;
     counter->store_bytes += job.store_bytes;
+    launch->function->kernel->instructions += job.instructions;
+    if (launch->function->kernel->instructions >= SOFT_HOT_INSTRUCTIONS)
+        soft_kernel_is_hot(launch->function->kernel);
     soft_ledger_kernel(run->ctx, 1, job.instructions);
     pthread_mutex_destroy(&job.lock);
     return result;

@@ -25,7 +25,10 @@ struct soft_kernel { /* one entry of an image: no context in it */
     const struct ptx_entry *entry;
     pthread_mutex_t lock;                    /* guards the compilation */
     _Atomic(const struct ptx_kernel *) code; /* NULL until compiled */
-    void *object;                            /* dlopen handle */
+    void *object, *better;                   /* dlopen handles; `better` is function_hot.c's */
+    _Atomic uint64_t instructions;           /* that it took in this process */
+    _Atomic bool hot;                        /* a faster one has been asked for */
+    struct soft_hot *asked;                  /* function_hot.c's */
     CUresult failure;                        /* of the compilation, for good; guarded by lock */
     char *why;
     struct soft_counter *counter; /* of its name; lives for ever */
@@ -37,6 +40,23 @@ CUresult soft_kernel_code(struct soft_kernel *kernel, const struct ptx_kernel **
 bool soft_kernel_is_loaded(struct soft_kernel *kernel);
 /* The kernel goes: its object is closed. */
 void soft_kernel_close(struct soft_kernel *kernel);
+
+/* The same for any text, not kept anywhere: the object is the caller's to close. `quick`: soon
+ * compiled rather than fast. */
+CUresult soft_code_build(const char *ptx, size_t ptx_bytes, const char *name, int cc, bool quick,
+                         void **object, const struct ptx_kernel **code, char *why,
+                         size_t why_bytes);
+
+/* --------------------------------------------------------------------------- function_hot.c ----
+ */
+#define SOFT_HOT_INSTRUCTIONS                                                                      \
+    (1u << 25) /* that a kernel takes before it is worth a second compile */
+/* The kernel does much work: has it compiled once more, on a thread of ours, if there is a faster
+ * form. What runs meanwhile goes on; soft_kernel_code() and launches take the new one when it is
+ * there. Cheap; any number of times. */
+void soft_kernel_is_hot(struct soft_kernel *kernel);
+/* The kernel goes: nothing is put into it any more. */
+void soft_hot_forget(struct soft_kernel *kernel);
 
 /* ---------------------------------------------------------------------- function_counters.c --- */
 struct soft_counter { /* what ran under one kernel name in this process */

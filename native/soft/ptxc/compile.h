@@ -12,6 +12,7 @@ struct compile_wish {
     const char *kernel;
     const char *cache; /* folder; NULL: the default places */
     uint32_t sm;       /* of the device: 90 */
+    bool quick;        /* soon rather than fast, unless the cache has the fast one */
 };
 
 /* What a file holds; "-" is standard input. The caller's to free. */

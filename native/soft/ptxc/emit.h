@@ -15,6 +15,8 @@ struct text {
     size_t bytes, room;
 };
 
+struct rows;
+
 struct emitter {
     struct job *job;
     struct ptx_module *module;
@@ -26,11 +28,16 @@ struct emitter {
     struct ptx_body *body;
     struct ptx_instr *in;
     uint32_t at; /* statement */
+    bool quick;  /* soon compiled rather than fast: PTX_KERNEL_QUICK */
     bool survey; /* first pass: only learn how registers are used */
     /* properties of the kernel */
-    bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps;
+    bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps, warps;
     bool allocates, eights, meets; /* alloca; 8-bit floating point; mbarrier and clusters */
     uint32_t sites;
+    /* text for a row of threads (rows.h) */
+    struct rows *rows;       /* NULL: for single threads only */
+    uint32_t times;          /* threads that one statement stands for; 0: one */
+    const char *row_pointer; /* C pointer that stands for one that is checked */
 };
 
 /* Appends C text. In the survey pass it is thrown away. */

@@ -8,6 +8,7 @@
 #include "soft/ptxc/emit.h"
 #include "soft/ptxc/prelude.h"
 #include "soft/ptxc/ptx_rt.h"
+#include "soft/ptxc/rows.h"
 
 /* ---------------------------------------------------------------------------- functions ------- */
 
@@ -53,6 +54,8 @@ static bool *block_starts(struct emitter *e)
     for (uint32_t i = 0; i < body->code_count; i++)
         if (ends_block(body->code[i]))
             starts[i + 1] = true;
+    for (uint32_t i = 0; e->rows && i < body->code_count; i++)
+        starts[i] |= e->rows->entries[i];
     return starts;
 }
 
@@ -105,9 +108,43 @@ static void emit_function(struct emitter *e, struct ptx_body *body)
     put(e, "done: T->local_used = local_before; RT_FLUSH;\n}\n");
 }
 
+/* One thread's text and a row's, and what chooses. */
+static void emit_entry_rows(struct emitter *e, struct ptx_body *body)
+{
+    bool *starts = block_starts(e);
+    rows_emit_state(e, e->rows);
+    put(e, "static __attribute__((noinline)) void rt_alone(struct thread *const T, uint32_t X0, "
+           "uint32_t X1, const uint32_t TID1, const uint32_t TID2, uint32_t from, "
+           "const struct rt_rows *in, uint32_t lane)\n{\nRT_LOCALS;\n"
+           "const uint32_t frame = 0; (void)frame;\n"
+           "for (uint32_t TID0 = X0; TID0 < X1; TID0++) {\n");
+    emit_registers(e);
+    rows_emit_resume(e, e->rows);
+    emit_code(e, starts);
+    put(e, "done:;\n}\nRT_FLUSH;\n}\n"
+           "INLINE void rt_row(struct thread *const T, const uint32_t TID0, const uint32_t TID1, "
+           "const uint32_t TID2)\n{\nRT_LOCALS;\nconst uint32_t frame = 0; (void)frame;\n");
+    rows_emit(e, e->rows, starts);
+    put(e, "}\nstatic void rt_kernel(struct thread *const T)\n{\n");
+    if (e->fibers) {
+        put(e, "if (T->at_once == 16) rt_row(T, T->tid[0], T->tid[1], T->tid[2]);\n"
+               "else rt_alone(T, T->tid[0], T->tid[0] + 1, T->tid[1], T->tid[2], T->entry, "
+               "T->rows, T->first ? (uint32_t)(T - T->first) : 0);\n}\n");
+        return;
+    }
+    put(e, "const uint32_t NT0 = T->L->block[0], NT1 = T->L->block[1], NT2 = T->L->block[2];\n"
+           "for (uint32_t z = 0; z < NT2; z++)\nfor (uint32_t y = 0; y < NT1; y++) {\n"
+           "uint32_t x = 0;\nfor (; x + 16 <= NT0; x += 16) rt_row(T, x, y, z);\n"
+           "if (x < NT0) rt_alone(T, x, NT0, y, z, 0, NULL, 0);\n}\n}\n");
+}
+
 static void emit_entry(struct emitter *e, struct ptx_body *body)
 {
     e->body = body;
+    if (e->rows) {
+        emit_entry_rows(e, body);
+        return;
+    }
     if (e->fibers) {
         put(e, "static void rt_kernel(struct thread *const T)\n{\nRT_LOCALS;\n"
                "const uint32_t TID0 = T->tid[0], TID1 = T->tid[1], TID2 = T->tid[2];\n"
@@ -186,7 +223,8 @@ static void emit_tail(struct emitter *e)
         ".abi = PTX_RT_ABI, .flags = %uu, .name = \"%s\", .static_shared_bytes = %" PRIu64
         "u,\n.local_bytes = RT_LOCAL_BYTES, .scratch_fixed_bytes = RT_FIXED,\n"
         ".scratch_thread_bytes = 0x%llxull, .run_block = rt_run_block};\n",
-        (e->barrier ? PTX_KERNEL_HAS_BARRIER : 0) | (e->grid_sync ? PTX_KERNEL_GRID_SYNC : 0),
+        (e->barrier ? PTX_KERNEL_HAS_BARRIER : 0) | (e->grid_sync ? PTX_KERNEL_GRID_SYNC : 0) |
+            (e->quick ? PTX_KERNEL_QUICK : 0),
         e->kernel->name, e->layout.shared_bytes, e->fibers ? PTXC_THREAD_MARK : 0ull);
 }
 
@@ -214,8 +252,14 @@ void emit_kernel(struct emitter *e, const char *name)
     uint32_t statements = 0;
     for (uint32_t i = 0; i < e->layout.func_count; i++)
         statements += e->bodies[i]->code_count;
+    struct rows rows;
+    e->quick &= statements <= PTXC_BIG; /* the others have but one form */
+    if (statements <= PTXC_BIG && !e->quick && rows_plan(e, e->bodies[0], &rows))
+        e->rows = &rows;
+    put(e, "#define RT_ROWS %d\n#define RT_QUICK %d\n", e->rows != NULL, e->quick);
     put(e, "#define RT_BIG %d\n", (statements > PTXC_BIG) + (statements > PTXC_HUGE));
-    put(e, "#define RT_FIBERS %d\n#define RT_RECURSIVE %d\n", e->fibers, e->recursive);
+    put(e, "#define RT_FIBERS %d\n#define RT_RECURSIVE %d\n#define RT_WARPS %d\n", e->fibers,
+        e->recursive, e->warps);
     put(e, "#define RT_LOCAL_BYTES %" PRIu64 "u\n",
         (e->layout.local_bytes + 15 + (e->recursive || e->allocates ? 16384u : 0u)) &
             ~(uint64_t)15);
@@ -231,6 +275,8 @@ void emit_kernel(struct emitter *e, const char *name)
         put(e, "%s", prelude_fiber);
     if (e->meets)
         put(e, "%s", prelude_meet);
+    if (e->rows)
+        put(e, "%s", prelude_rows);
     put(e, "#define LIN T->lin\n#define TID0 T->tid[0]\n#define TID1 T->tid[1]\n#define TID2 "
            "T->tid[2]\n");
     for (uint32_t i = 1; i < e->layout.func_count; i++)
@@ -245,4 +291,5 @@ void emit_kernel(struct emitter *e, const char *name)
     emit_entry(e, e->bodies[0]);
     put(e, "%s", prelude_tail);
     emit_tail(e);
+    e->rows = NULL;
 }

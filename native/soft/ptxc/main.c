@@ -2,8 +2,8 @@
  *
  * harp-ptxc: PTX -> C -> the machine's compiler -> a shared object of one kernel, cached.
  *
- *   harp-ptxc compile --kernel NAME [--sm 90] [--cache DIR] [FILE|-]   prints the file's path
- *   harp-ptxc emit --kernel NAME [--sm 90] [FILE|-]                    prints the C
+ *   harp-ptxc compile --kernel NAME [--sm 90] [--quick] [--cache DIR] [FILE|-]   prints a path
+ *   harp-ptxc emit --kernel NAME [--sm 90] [--quick] [FILE|-]          prints the C
  *   harp-ptxc index [FILE|-]                                           prints JSON
  *   harp-ptxc serve --socket PATH --cache DIR [...]                    for programs elsewhere
  *
@@ -27,8 +27,8 @@ struct options {
 };
 
 static const char usage_text[] =
-    "usage: harp-ptxc compile --kernel NAME [--sm 90] [--cache DIR] [FILE|-]\n"
-    "       harp-ptxc emit --kernel NAME [--sm 90] [FILE|-]\n"
+    "usage: harp-ptxc compile --kernel NAME [--sm 90] [--quick] [--cache DIR] [FILE|-]\n"
+    "       harp-ptxc emit --kernel NAME [--sm 90] [--quick] [FILE|-]\n"
     "       harp-ptxc index [FILE|-]\n"
     "       harp-ptxc serve --socket PATH --cache DIR [--jobs N] [--timeout-s 240]\n"
     "                       [--cache-mib 1024] [--memory-mib 4096]\n";
@@ -45,7 +45,9 @@ static bool read_options(struct options *o, int argc, char **argv)
         const char **value = strcmp(argv[i], "--kernel") == 0  ? &o->wish.kernel
                              : strcmp(argv[i], "--cache") == 0 ? &o->wish.cache
                                                                : NULL;
-        if (value || strcmp(argv[i], "--sm") == 0) {
+        if (strcmp(argv[i], "--quick") == 0) {
+            o->wish.quick = true;
+        } else if (value || strcmp(argv[i], "--sm") == 0) {
             if (i + 1 == argc)
                 return false;
             i++;

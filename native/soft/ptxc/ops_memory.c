@@ -150,8 +150,11 @@ static const char *param_pointer(struct emitter *e, const struct ptx_operand *me
 static const char *pointer(struct emitter *e, const struct access *a, const struct ptx_operand *mem,
                            uint32_t bytes, bool load, bool store)
 {
-    const char *count = say(e, "%s%s", load ? say(e, "lb += %u;", bytes) : "",
-                            store ? say(e, "sb += %u;", bytes) : "");
+    uint32_t counted = bytes * (e->times ? e->times : 1);
+    const char *count = say(e, "%s%s", load ? say(e, "lb += %u;", counted) : "",
+                            store ? say(e, "sb += %u;", counted) : "");
+    if (e->row_pointer) /* checked and counted */
+        return e->row_pointer;
     const char *address;
     switch (a->space) {
     case SP_PARAM: {

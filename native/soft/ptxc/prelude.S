@@ -16,5 +16,6 @@
     text prelude_fiber, "soft/ptxc/rt/fiber.h"
     text prelude_eights, "soft/ptxc/rt/eights.h"
     text prelude_meet, "soft/ptxc/rt/meet.h"
+    text prelude_rows, "soft/ptxc/rt/rows.h"
     text prelude_tail, "soft/ptxc/rt/tail.h"
     .section .note.GNU-stack, "", %progbits

@@ -78,7 +78,9 @@ void module_scan(struct ptx_module *module, struct ptx_func *func)
             reader_fail(&reader, "expected an instruction");
         if (t.kind == TOK_WORD && *t.text != '%') {
             struct ptx_symbol *s = module_find(module, t.text, t.bytes);
-            if (s && s->stamp != stamp) {
+            /* In front of modifiers stands an instruction, whatever else is called `add`. */
+            bool instruction = reader.lexer.at < reader.lexer.end && *reader.lexer.at == '.';
+            if (s && !instruction && s->stamp != stamp) {
                 s->stamp = stamp;
                 func->refs = job_grow(module->job, func->refs, func->ref_count, &func->ref_room,
                                       sizeof(struct ptx_symbol *));

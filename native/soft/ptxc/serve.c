@@ -155,6 +155,7 @@ static _Noreturn void become_job(struct server *server, const struct connection 
                                         .text = mine->text,
                                         .text_bytes = mine->asked.text_bytes,
                                         .sm = mine->asked.sm,
+                                        .quick = mine->asked.fast == 0,
                                         .begun = &server->begun[mine - server->connections],
                                         .kernel = mine->kernel};
     struct serve_settings settings = *server->settings;

@@ -112,7 +112,8 @@ _Noreturn void serve_job(const struct serve_settings *settings, const struct ser
     static struct job job;
     static struct cache_work work = {.lock = -1};
     static char *text;
-    struct compile_wish wish = {.kernel = asked->kernel, .cache = settings->cache, .sm = asked->sm};
+    struct compile_wish wish = {
+        .kernel = asked->kernel, .cache = settings->cache, .sm = asked->sm, .quick = asked->quick};
     set_limit(RLIMIT_AS, (uint64_t)settings->memory_mib << 20);
     set_limit(RLIMIT_CPU, settings->timeout_s); /* also if the service is killed meanwhile */
     set_limit(RLIMIT_FSIZE, (uint64_t)FILES_MIB << 20);

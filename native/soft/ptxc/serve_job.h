@@ -11,6 +11,7 @@ struct serve_request {
     int socket, text; /* descriptors */
     uint64_t text_bytes;
     uint32_t sm;
+    bool quick;
     const char *kernel;
     volatile bool *begun; /* set before the first byte of the answer */
 };

@@ -38,7 +38,7 @@ bool ptxc_request_read(const void *message, size_t bytes, struct ptxc_request *o
         return false;
     }
     if (!out->kernel_bytes || out->kernel_bytes > PTXC_KERNEL_MAX ||
-        out->kernel_bytes != bytes - sizeof(*out) || out->reserved) {
+        out->kernel_bytes != bytes - sizeof(*out) || out->fast > 1) {
         snprintf(why, why_bytes, "a kernel's name of %u bytes in a request of %zu; up to %d",
                  out->kernel_bytes, bytes, PTXC_KERNEL_MAX);
         return false;

@@ -34,7 +34,8 @@ struct ptxc_request {
     uint32_t abi; /* PTX_RT_ABI that the program runs */
     uint32_t sm;
     uint64_t text_bytes;
-    uint32_t kernel_bytes, reserved; /* 0 */
+    uint32_t kernel_bytes;
+    uint32_t fast; /* 0: the form that is compiled sooner will do; 1: the fast one */
 };
 
 struct ptxc_reply {

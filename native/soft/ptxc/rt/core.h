@@ -40,8 +40,12 @@ struct thread {
     int32_t arg, arg2;
     uint64_t in, out;
     uint32_t out_pred;
-    void *lanes; /* operands of matrix instructions */
     uint32_t cluster_pending, cluster_phase;
+    uint32_t at_once; /* 16: a row of threads (rt/rows.h), the first of which this is */
+    uint32_t entry, started;
+    struct thread *first; /* of the row that this one was in */
+    const void *rows;     /* its registers there */
+    void *lanes;          /* operands of matrix instructions */
     const char *where;
 };
 
@@ -87,20 +91,25 @@ INLINE uint64_t asu64(double f)
     return ((union bits64){.f = f}).u;
 }
 
+typedef uint64_t __attribute__((aligned(1), may_alias)) any64;
 /* gcc may call these for struct copies even when freestanding. */
-__attribute__((visibility("hidden"), used, optimize("no-tree-loop-distribute-patterns"))) void *
-memcpy(void *restrict to, const void *restrict from, size_t n)
+__attribute__((visibility("hidden"), used)) void *memcpy(void *restrict to,
+                                                         const void *restrict from, size_t n)
 {
     unsigned char *t = to;
     const unsigned char *f = from;
+    for (; n >= 8; n -= 8, t += 8, f += 8)
+        *(any64 *)t = *(const any64 *)f;
     while (n--)
         *t++ = *f++;
     return to;
 }
-__attribute__((visibility("hidden"), used, optimize("no-tree-loop-distribute-patterns"))) void *
-memset(void *to, int c, size_t n)
+__attribute__((visibility("hidden"), used)) void *memset(void *to, int c, size_t n)
 {
     unsigned char *t = to;
+    const uint64_t all = (unsigned char)c * 0x0101010101010101ull;
+    for (; n >= 8; n -= 8, t += 8)
+        *(any64 *)t = all;
     while (n--)
         *t++ = (unsigned char)c;
     return to;

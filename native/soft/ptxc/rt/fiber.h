@@ -8,7 +8,7 @@
  *     come to the same instruction kind with the same mask.
  * (3) If nobody can run and somebody waits, hardware would hang; here the block stops.
  */
-enum { ST_READY, ST_WARP, ST_BAR, ST_GROUP, ST_DONE };
+enum { ST_READY, ST_WARP, ST_BAR, ST_GROUP, ST_DONE, ST_IN_ROW };
 enum {
     OP_SYNC,
     OP_UP,
@@ -49,6 +49,20 @@ INLINE void rt_yield(struct thread *T)
     rt_switch(&T->sp, T->S->main_sp);
 }
 
+/* Everything but its place in the block, which T has. */
+INLINE void rt_thread_begin(struct sched *S, struct thread *T, const struct ptx_launch *L,
+                            struct ptx_block *B)
+{
+    T->L = L;
+    T->B = B;
+    T->S = S;
+    T->shared = B->shared;
+    T->shared_bytes = B->shared_bytes;
+    T->at_once = 1;
+    *(uint64_t *)T->stack = STACK_MAGIC;
+}
+
+#if RT_WARPS
 /* ------------------------------------------------------------------------ warp instructions --- */
 
 struct mma {
@@ -261,6 +275,8 @@ static uint32_t rt_activemask(struct thread *T, uint32_t site, const char *where
     return (uint32_t)T->out;
 }
 
+#endif
+
 /* ------------------------------------------------------------------------------ barriers ------ */
 
 static void rt_bar_try(struct sched *S, uint32_t id)
@@ -269,7 +285,7 @@ static void rt_bar_try(struct sched *S, uint32_t id)
     uint32_t all = b->expected == 0;
     if (!b->arrived || b->arrived + (all ? S->done : 0) < (all ? S->threads : b->expected))
         return;
-    for (uint32_t i = 0; b->waiting && i < S->threads; i++) {
+    for (uint32_t i = 0; b->waiting && i < S->threads; i += S->t[i].at_once) {
         struct thread *t = &S->t[i];
         if (t->state != ST_BAR || t->id != id)
             continue;
@@ -289,7 +305,7 @@ static void rt_bar(struct thread *T, uint32_t id, uint32_t count, int wait, int 
         rt_stop(T, PTX_STOP_ILLEGAL_INSTRUCTION, 0, where);
     struct barrier *b = &S->bars[id];
     b->expected = count;
-    b->arrived++;
+    b->arrived += T->at_once;
     b->pop += pred != 0;
     b->all &= pred != 0;
     b->any |= pred != 0;
@@ -317,8 +333,9 @@ static _Noreturn void rt_exit(struct thread *T)
     struct sched *S = T->S;
     uint32_t warp = T->lin >> 5;
     T->state = ST_DONE;
-    S->done++;
+    S->done += T->at_once;
     S->warp_done[warp] |= 1u << (T->lin & 31);
+#if RT_WARPS
     /* It may have been the last that others wait for. */
     for (uint32_t wait = S->warp_wait[warp]; wait;) {
         uint32_t l = (uint32_t)__builtin_ctz(wait);
@@ -327,6 +344,7 @@ static _Noreturn void rt_exit(struct thread *T)
         if (rt_warp_try(t))
             wait = S->warp_wait[warp];
     }
+#endif
     for (uint32_t id = 0; id < 16; id++)
         rt_bar_try(S, id);
 #ifdef RT_CLUSTER
@@ -358,6 +376,7 @@ static void rt_resume(struct sched *S, struct thread *t)
         rt_stop(t, PTX_STOP_STACK, 0, "kernel: stack");
 }
 
+#if RT_WARPS
 /* Lanes that wait at the same activemask are converged. */
 static int rt_group(struct sched *S, uint32_t from, uint32_t to)
 {
@@ -378,6 +397,9 @@ static int rt_group(struct sched *S, uint32_t from, uint32_t to)
     }
     return any;
 }
+#else
+#define rt_group(S, from, to) 0
+#endif
 
 static void rt_schedule(void *arg)
 {
@@ -390,21 +412,21 @@ static void rt_schedule(void *arg)
             /* All lanes as far as they can go, so that those at one activemask meet there. */
             for (int again = 1; again;) {
                 again = 0;
-                for (uint32_t i = from; i < to; i++)
+                for (uint32_t i = from; i < to; i += S->t[i].at_once)
                     if (S->t[i].state == ST_READY && !S->t[i].spun) {
                         rt_resume(S, &S->t[i]);
                         again = ran = 1;
                     }
             }
-            for (uint32_t i = from; i < to; i++) {
+            for (uint32_t i = from; i < to; i += S->t[i].at_once) {
                 ran |= S->t[i].spun;
                 S->t[i].spun = 0;
             }
             ran |= rt_group(S, from, to);
         }
         if (!ran) {
-            for (uint32_t i = 0; i < S->threads; i++)
-                if (S->t[i].state != ST_DONE)
+            for (uint32_t i = 0; i < S->threads; i += S->t[i].at_once)
+                if (S->t[i].state != ST_DONE && S->t[i].state != ST_IN_ROW)
                     rt_stop(&S->t[i], PTX_STOP_TRAP, 0, S->t[i].where);
         }
         if (S->want_poll) {

@@ -30,7 +30,9 @@ static enum ptx_stop rt_run_block(const struct ptx_launch *L, struct ptx_block *
         return PTX_STOP_ABANDONED;
     const uint32_t control = rt_fp_get();
     rt_fp_set(RT_FP_DEFAULT);
+#if RT_FIBERS
     memset(S, 0, sizeof(*S));
+#endif
     S->threads = threads;
     S->stop = PTX_STOP_DONE;
 #if RT_FIBERS
@@ -45,23 +47,29 @@ static enum ptx_stop rt_run_block(const struct ptx_launch *L, struct ptx_block *
     for (uint32_t z = 0; z < L->block[2]; z++)
         for (uint32_t y = 0; y < L->block[1]; y++)
             for (uint32_t x = 0; x < L->block[0]; x++, i++) {
+#if RT_ROWS
+                if (x % 16 && (x | 15) < L->block[0]) { /* its place is filled when the row parts */
+                    t[i].at_once = 1;
+                    t[i].state = ST_IN_ROW;
+                    t[i].spun = 0;
+                    continue;
+                }
+#endif
                 memset(&t[i], 0, sizeof(t[i]));
-                t[i].L = L;
-                t[i].B = B;
-                t[i].shared = B->shared;
-                t[i].shared_bytes = B->shared_bytes;
                 t[i].tid[0] = x;
                 t[i].tid[1] = y;
                 t[i].tid[2] = z;
                 t[i].lin = i;
                 t[i].local = locals + i * local;
                 t[i].local_bytes = RT_LOCAL_BYTES;
-                t[i].S = S;
                 t[i].stack = stacks + i * stack;
-                *(uint64_t *)t[i].stack = STACK_MAGIC;
+                rt_thread_begin(S, &t[i], L, B);
+#if RT_ROWS
+                t[i].at_once = (x | 15) < L->block[0] ? 16 : 1;
+#endif
             }
     rt_enter(&S->leave_sp, rt_schedule, S);
-    for (i = 0; i < threads; i++) {
+    for (i = 0; i < threads; i += t[i].at_once) {
         B->instructions += t[i].ic;
         B->load_bytes += t[i].lb;
         B->store_bytes += t[i].sb;

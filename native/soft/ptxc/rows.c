@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "soft/ptxc/rows.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static bool is(const struct ptx_instr *in, const char *op)
+{
+    return strcmp(in->op, op) == 0;
+}
+
+static bool is_own(const struct rows *rows, uint32_t reg)
+{
+    return rows->regs[reg].kind == ROW_OWN;
+}
+
+static bool is_memory(const struct ptx_instr *in)
+{
+    return is(in, "ld") || is(in, "ldu") || is(in, "st");
+}
+
+static const struct ptx_operand *memory_operand(const struct ptx_instr *in)
+{
+    return &in->ops[is(in, "st") ? 0 : 1];
+}
+
+/* A guard on which the threads of a row may differ. */
+static bool is_split(const struct rows *rows, const struct ptx_instr *in)
+{
+    return in->guard && is_own(rows, in->guard - 1);
+}
+
+static bool leaves(const struct ptx_instr *in)
+{
+    return is(in, "bra") || is(in, "ret") || is(in, "exit");
+}
+
+/* What ends in a loop over threads only if it is one thread's. */
+static bool is_meeting(const struct ptx_instr *in)
+{
+    return is(in, "bar") || is(in, "barrier") || is(in, "trap") || is(in, "membar") ||
+           is(in, "fence");
+}
+
+/* A 32-bit operand with a stride that is made 64 bits wide: exact unless it wraps in the row. */
+static const struct ptx_operand *widened(const struct rows *rows, const struct ptx_instr *in)
+{
+    bool wide = has_mod(in, "wide"), cvt = is(in, "cvt");
+    enum ptx_type to = type_mod(in, 0), from = type_mod(in, 1);
+    if (!wide && !(cvt && ptx_types[to].bytes == 8 && ptx_types[from].bytes == 4))
+        return NULL;
+    for (uint32_t i = 1; i < in->op_count && i < 3; i++)
+        if (in->ops[i].kind == OPND_REG && rows->regs[in->ops[i].reg].kind == ROW_STRIDE &&
+            rows->regs[in->ops[i].reg].stride)
+            return &in->ops[i];
+    return NULL;
+}
+
+static bool result_is_own(const struct rows *rows, const struct ptx_operand *to)
+{
+    if (to->kind == OPND_REG)
+        return is_own(rows, to->reg) || (to->pair && is_own(rows, to->pair - 1));
+    for (uint32_t i = 0; i < to->part_count; i++)
+        if (result_is_own(rows, &to->parts[i]))
+            return true;
+    return false;
+}
+
+/* Once for the whole row, on the first thread's registers? */
+static bool is_once(const struct rows *rows, const struct ptx_instr *in)
+{
+    if (is(in, "red") || is_split(rows, in))
+        return false;
+    if (is(in, "st")) {
+        for (uint32_t i = 0; i < in->op_count; i++) {
+            struct row_class c = rows_class(rows, &in->ops[i]);
+            if (c.kind != ROW_STRIDE || c.stride)
+                return false;
+        }
+        return true;
+    }
+    if (leaves(in) || is_meeting(in))
+        return true;
+    for (uint32_t i = 1; i < in->op_count; i++)
+        if (rows_class(rows, &in->ops[i]).kind != ROW_STRIDE)
+            return false;
+    return !result_is_own(rows, &in->ops[0]);
+}
+
+void rows_find_entries(struct emitter *e, struct rows *rows)
+{
+    for (uint32_t i = 0; i < e->body->code_count; i++) {
+        const struct ptx_instr *in = e->body->code[i];
+        if (is_split(rows, in) && leaves(in)) {
+            rows->entries[i + 1] = true;
+            if (is(in, "bra") && in->op_count && in->ops[0].label)
+                rows->entries[in->ops[0].label->at] = true;
+        } else if ((is_split(rows, in) && is_meeting(in)) ||
+                   (is_once(rows, in) && widened(rows, in))) {
+            rows->entries[i] = true;
+        }
+    }
+}
+
+/* ----------------------------------------------------------------------------- hand over ------ */
+
+void rows_emit_state(struct emitter *e, const struct rows *rows)
+{
+    (void)rows;
+    put(e, "struct rt_rows {\n");
+    for (uint32_t i = 0; i < e->body->reg_count; i++)
+        if (e->body->regs[i].used)
+            put(e, "%s v%u[16];\n", register_c(&e->body->regs[i]), i);
+    put(e, "};\n");
+}
+
+void rows_emit_resume(struct emitter *e, const struct rows *rows)
+{
+    put(e, "if (UNLIKELY(in != NULL)) {\n");
+    for (uint32_t i = 0; i < e->body->reg_count; i++)
+        if (e->body->regs[i].used)
+            put(e, "r%u = in->v%u[lane];\n", i, i);
+    put(e, "in = NULL; RT_RESUMED(T);\nswitch (from) {\n");
+    for (uint32_t i = 0; i <= e->body->code_count; i++)
+        if (rows->entries[i])
+            put(e, "case %u: goto L%u;\n", i, i);
+    put(e, "default: goto L%u;\n}\n}\n", e->body->code_count);
+}
+
+static void emit_way_out(struct emitter *e, const struct rows *rows)
+{
+    put(e, "part:;\nstruct rt_rows out_;\n");
+    for (uint32_t i = 0; i < e->body->reg_count; i++) {
+        if (!e->body->regs[i].used)
+            continue;
+        const char *c = register_c(&e->body->regs[i]);
+        if (is_own(rows, i))
+            put(e, "EACH out_.v%u[l_] = v%u[l_];\n", i, i);
+        else if (rows->regs[i].stride)
+            put(e, "EACH out_.v%u[l_] = (%s)(r%u + l_ * (%s)%" PRId64 "ll);\n", i, c, i, c,
+                rows->regs[i].stride);
+        else
+            put(e, "EACH out_.v%u[l_] = r%u;\n", i, i);
+    }
+    put(e, "RT_FLUSH;\n");
+    if (e->fibers)
+        put(e, "rt_part(T, &out_, to_);\n"
+               "rt_alone(T, TID0, TID0 + 1, TID1, TID2, to_[0], &out_, 0);\n");
+    else
+        put(e, "EACH rt_alone(T, TID0 + l_, TID0 + l_ + 1, TID1, TID2, to_[l_], &out_, l_);\n");
+    put(e, "return;\n");
+}
+
+/* ------------------------------------------------------------------------- instructions ------- */
+
+struct seen {
+    uint32_t regs[64], count;
+    bool tid_x;
+};
+
+static void note_register(struct seen *seen, uint32_t reg)
+{
+    for (uint32_t i = 0; i < seen->count; i++)
+        if (seen->regs[i] == reg)
+            return;
+    if (seen->count < sizeof(seen->regs) / sizeof(seen->regs[0]))
+        seen->regs[seen->count++] = reg;
+}
+
+static void note_operand(struct seen *seen, const struct ptx_operand *op)
+{
+    if (op->kind == OPND_REG) {
+        note_register(seen, op->reg);
+        if (op->pair)
+            note_register(seen, op->pair - 1);
+    }
+    if (op->kind == OPND_SPECIAL && strcmp(op->name, "tid.x") == 0)
+        seen->tid_x = true;
+    for (uint32_t i = 0; i < op->part_count; i++)
+        note_operand(seen, &op->parts[i]);
+}
+
+/* One thread's text in a loop over the row. Inside, r5 is the thread's; round it b5 the first's. */
+static void emit_each(struct emitter *e, const struct rows *rows)
+{
+    struct ptx_instr *in = e->in;
+    struct seen seen = {0};
+    bool split = is_split(rows, in);
+    for (uint32_t i = 0; i < in->op_count; i++)
+        note_operand(&seen, &in->ops[i]);
+    if (split)
+        note_register(&seen, in->guard - 1);
+    put(e, "{");
+    for (uint32_t i = 0; i < seen.count; i++)
+        if (!is_own(rows, seen.regs[i]) && rows->regs[seen.regs[i]].stride)
+            put(e, "const %s b%u = r%u; ", register_c(&e->body->regs[seen.regs[i]]), seen.regs[i],
+                seen.regs[i]);
+    if (seen.tid_x)
+        put(e, "const uint32_t X_ = TID0; ");
+    put(e, e->row_pointer ? "EACH_APART {" : "EACH {");
+    if (seen.tid_x)
+        put(e, "const uint32_t TID0 = X_ + l_; ");
+    for (uint32_t i = 0; i < seen.count; i++) {
+        uint32_t reg = seen.regs[i];
+        const char *c = register_c(&e->body->regs[reg]);
+        if (is_own(rows, reg))
+            put(e, "%s r%u = v%u[l_]; ", c, reg, reg);
+        else if (rows->regs[reg].stride)
+            put(e, "const %s r%u = (%s)(b%u + l_ * (%s)%" PRId64 "ll); ", c, reg, c, reg, c,
+                rows->regs[reg].stride);
+    }
+    if (split)
+        put(e, "if (%sr%u) {", in->guard_negated ? "!" : "", in->guard - 1);
+    emit_instruction(e);
+    if (split)
+        put(e, "}");
+    struct seen results = {0};
+    if (!is(in, "st") && !is(in, "red"))
+        note_operand(&results, &in->ops[0]);
+    for (uint32_t i = 0; i < results.count; i++)
+        put(e, "v%u[l_] = r%u; ", results.regs[i], results.regs[i]);
+    put(e, "}}");
+}
+
+/* Bytes of one thread's access, if the row's can be checked at once; else 0. */
+static uint32_t row_access(const struct emitter *e, const struct rows *rows)
+{
+    const struct ptx_instr *in = e->in;
+    enum ptx_type t = type_mod(in, 0);
+    if (!is_memory(in) || is_split(rows, in) || in->op_count < 2 || t == TY_NONE)
+        return 0;
+    if (has_mod(in, "param") || has_mod(in, "param::entry") || has_mod(in, "param::func"))
+        return 0;
+    struct row_class c = rows_class(rows, memory_operand(in));
+    uint32_t bytes = ptx_types[t].bytes * (has_mod(in, "v4") ? 4u : has_mod(in, "v2") ? 2u : 1u);
+    bool named = memory_operand(in)->parts[0].kind != OPND_REG;
+    return c.kind == ROW_STRIDE && !named && c.stride > 0 && c.stride % bytes == 0 ? bytes : 0;
+}
+
+static void emit_access(struct emitter *e, const struct rows *rows, uint32_t bytes)
+{
+    struct ptx_instr *in = e->in;
+    const struct ptx_operand *mem = memory_operand(in);
+    bool shared = has_mod(in, "shared") || has_mod(in, "shared::cta"), store = is(in, "st");
+    int64_t stride = rows_class(rows, mem).stride;
+    const char *address = memory_address(e, mem);
+    put(e, "{const uint64_t m_ = %s; ", address);
+    if (shared)
+        put(e, "if (LIKELY(RT_ROW_SHARED(m_, %uu, %" PRId64 "u))) {unsigned char *q_ = SB + m_; ",
+            bytes, stride);
+    else
+        put(e,
+            "if (LIKELY(RT_ROW_GLOBAL(m_, %uu, %" PRId64 "u, %d))) {unsigned char *q_ = "
+            "(unsigned char *)(m_ + (uint64_t)AD); %s += %uu; ",
+            bytes, stride, store, store ? "sb" : "lb", bytes * ROW);
+    e->row_pointer = say(e, "(q_ + l_ * %" PRId64 "u)", stride);
+    emit_each(e, rows);
+    e->row_pointer = NULL;
+    put(e, "} else ");
+    emit_each(e, rows);
+    put(e, "}");
+}
+
+static void emit_split_jump(struct emitter *e)
+{
+    struct ptx_instr *in = e->in;
+    uint32_t to = is(in, "bra") && in->ops[0].label ? in->ops[0].label->at : e->body->code_count;
+    const char *sign = in->guard_negated ? "!" : "";
+    put(e, "{const uint32_t n_ = rt_count(v%u); if (n_ == %u) {", in->guard - 1,
+        in->guard_negated ? 0u : 16u);
+    emit_instruction(e);
+    put(e, "} if (n_ != %u) {EACH to_[l_] = %sv%u[l_] ? %u : %u; goto part;}}",
+        in->guard_negated ? 16u : 0u, sign, in->guard - 1, to, e->at + 1);
+}
+
+/* Before a statement that begins a block: its instructions are counted again by each thread. */
+static void emit_part_here(struct emitter *e, const struct rows *rows)
+{
+    put(e, "{ic -= %u; EACH to_[l_] = %u; goto part;}", rows->counted * ROW, e->at);
+}
+
+static void emit_one(struct emitter *e, const struct rows *rows)
+{
+    struct ptx_instr *in = e->in;
+    if (is_split(rows, in) && leaves(in)) {
+        emit_split_jump(e);
+        return;
+    }
+    if (is_split(rows, in) && is_meeting(in)) {
+        emit_part_here(e, rows);
+        return;
+    }
+    if (in->guard && !is_split(rows, in))
+        put(e, "if (%sr%u) {", in->guard_negated ? "!" : "", in->guard - 1);
+    uint32_t bytes = row_access(e, rows);
+    if (is_once(rows, in)) {
+        const struct ptx_operand *narrow = widened(rows, in);
+        enum ptx_type from = is(in, "cvt") ? type_mod(in, 1) : type_mod(in, 0);
+        if (narrow) {
+            put(e, "if (UNLIKELY(RT_WRAPS_%s(r%u, %" PRId64 "ll))) ",
+                ptx_types[from].kind == KIND_SINT ? "s32" : "u32", narrow->reg,
+                rows->regs[narrow->reg].stride);
+            emit_part_here(e, rows);
+        }
+        e->times = ROW;
+        emit_instruction(e);
+        e->times = 0;
+    } else if (bytes) {
+        emit_access(e, rows, bytes);
+    } else {
+        emit_each(e, rows);
+    }
+    if (in->guard && !is_split(rows, in))
+        put(e, "}");
+}
+
+void rows_emit(struct emitter *e, struct rows *rows, const bool *starts)
+{
+    struct ptx_body *body = e->body;
+    put(e, "uint32_t to_[16];\n");
+    for (uint32_t i = 0; i < body->reg_count; i++) {
+        if (!body->regs[i].used)
+            continue;
+        const char *c = register_c(&body->regs[i]);
+        put(e, is_own(rows, i) ? "%s v%u[16] = {0};\n" : "%s r%u = 0;\n", c, i);
+    }
+    for (uint32_t i = 0; i < body->code_count; i++) {
+        e->in = body->code[i];
+        e->at = i;
+        if (starts[i]) {
+            uint32_t n = 0;
+            do
+                n++;
+            while (i + n < body->code_count && !starts[i + n]);
+            put(e, "L%u: ic += %u;\n", i, n * ROW);
+            rows->counted = n;
+        }
+        emit_one(e, rows);
+        put(e, "\n");
+    }
+    put(e, "L%u: goto done;\n", body->code_count);
+    emit_way_out(e, rows);
+    put(e, "done: RT_FLUSH;\n");
+}

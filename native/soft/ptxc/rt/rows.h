@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Text of the kernel prelude for kernels that are also made for rows of threads (rows.h).
+ */
+#define EACH for (uint32_t l_ = 0; l_ < 16; l_++)
+/* Where the threads' places in memory are known to differ. */
+#define EACH_APART _Pragma("GCC ivdep") EACH
+
+/* How many of sixteen predicates hold. */
+INLINE uint32_t rt_count(const _Bool *p)
+{
+    const any64 *half = (const any64 *)p;
+    return (uint32_t)((half[0] + half[1]) * 0x0101010101010101ull >> 56);
+}
+
+/* All of a row's accesses lie in mapped pages: at most two, as a row reaches less far than one. */
+#define RT_ROW_GLOBAL(a, n, s, w)                                                                  \
+    ({                                                                                             \
+        const uint64_t a_ = (a), z_ = a_ + 15ull * (s);                                            \
+        a_ <= z_ &&RT_IN_ARENA(a_, (uint64_t)(n), (w)) && RT_IN_ARENA(z_, (uint64_t)(n), (w));     \
+    })
+#define RT_ROW_SHARED(a, n, s)                                                                     \
+    ({                                                                                             \
+        const uint64_t a_ = (a);                                                                   \
+        a_ < SN &&a_ + 15ull * (s) + (n) <= SN && !(a_ & ((n) - 1));                               \
+    })
+/* Does a 32-bit register of this stride pass the end of its range within the row? */
+#define RT_WRAPS_u32(r, s) ((uint64_t)((int64_t)(uint32_t)(r) + 15ll * (s)) > 0xffffffffull)
+#define RT_WRAPS_s32(r, s)                                                                         \
+    ((int64_t)(int32_t)((int64_t)(int32_t)(r) + 15ll * (s)) != (int64_t)(int32_t)(r) + 15ll * (s))
+
+#if RT_FIBERS
+#define RT_RESUMED(T) ((T)->first ? (void)(T)->first->started++ : (void)0)
+/* The threads of a row part: each goes on as a fiber of its own; T itself is the first. `rows` lies
+ * on T's stack, which stays as it is until the block ends or T does; all have started by then,
+ * for T waits until they have read it. */
+static void rt_part(struct thread *T, const void *rows, const uint32_t *to)
+{
+    T->at_once = 1;
+    T->started = 0;
+    for (uint32_t i = 1; i < 16; i++) {
+        memset(&T[i], 0, sizeof(T[i]));
+        T[i].tid[0] = T->tid[0] + i;
+        T[i].tid[1] = T->tid[1];
+        T[i].tid[2] = T->tid[2];
+        T[i].lin = T->lin + i;
+        T[i].stack = T->stack + i * RT_STACK;
+        rt_thread_begin(T->S, &T[i], T->L, T->B);
+        T[i].rows = rows;
+        T[i].first = T;
+        T[i].entry = to[i];
+        T[i].state = ST_READY;
+    }
+    while (T->started < 15) {
+        T->spun = 1;
+        rt_yield(T);
+    }
+}
+#else
+#define RT_RESUMED(T) ((void)0)
+#endif
