@@ -34,7 +34,8 @@ def doctor(*, pid: int | None, probing: bool, gpu: str | None, as_json: bool) ->
     """Look at the installation, the daemon, the devices, or one process; 1 if something fails.
 
     --probe works on the GPU for about a minute, beside HARP and without it: nothing else should use
-    the GPU meanwhile. It needs cuda-python (the extra "cuda"). What it cannot find out is said to be unknown.
+    the GPU meanwhile. It needs cuda-python (the extra "cuda"). What it cannot find out is said to
+    be unknown.
     """
     if probing:
         if pid is not None:
