@@ -292,17 +292,12 @@ class Advice:
 
     def _save_now(self, learned: Learned) -> None:
         """In the thread that reads."""
-        keys = self._adviser.keys
-        changed, gone = keys.take()
-        rows = [(key, state.seen_s, state.packed()) for key, state in changed]
         point = self._point()
         try:
-            learned.save(point, rows, gone, self._adviser.write())
+            learned.take(self._adviser, point)
         except HistoryError as error:
-            keys.not_saved(changed)
             self._say_failing(error)
             return
-        keys.saved(gone)
         self._saved, self._failing = point, False
 
     async def _save(self, learned: Learned, *, pruned: bool) -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from job_worlds import DAY_S
 from learned_world import any_run, said, steps, tell
 
 from harp.errors import HistoryError, LearnedLost
@@ -35,12 +36,8 @@ class Desk:
         if self.file.point is not None:
             self.adviser.read(self.file.parts)
 
-    def save(self, run: Run, now_s: float | None = None) -> None:
-        changed, gone = self.adviser.keys.take()
-        rows = [(key, state.seen_s, state.packed()) for key, state in changed]
-        point = Point(run.number, digest(run), run.number)
-        self.file.save(point, rows, gone, self.adviser.write(), now_s=now_s)
-        self.adviser.keys.saved(gone)
+    def save(self, run: Run) -> None:
+        self.file.take(self.adviser, Point(run.number, digest(run), run.number))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -54,7 +51,7 @@ def test_with_and_without_a_file_the_same_is_said(tmp_path: Path, seed: int) -> 
         tell(plain, step)
         tell(desk.adviser, step)
         if rng.random() < 0.1:
-            desk.save(step.run, step.now_s)
+            desk.save(step.run)
             if rng.random() < 0.3:
                 desk.file.close()
                 desk = Desk(path, most_bytes=rng.choice((0, 20_000, 1 << 30)))
@@ -150,6 +147,22 @@ def test_what_another_harp_made_is_not_taken_but_its_verdicts_are(tmp_path: Path
     assert run.number == 60
 
 
+def test_keys_of_a_clock_that_was_ahead_are_dropped_too(tmp_path: Path) -> None:
+    path, now_s = tmp_path / "learned.db", 1e9
+    desk = Desk(path)
+    desk.adviser.learn(run := any_run(random.Random(1), 1, now_s + 500 * DAY_S))
+    desk.save(run)  # and is held no more
+    assert desk.adviser.prune(now_s) == 0
+    desk.file.save(Point(1, digest(run), 1), [], [], {}, now_s=now_s)
+    many = len(desk.adviser)
+    assert many > 3
+    assert desk.adviser.prune(now_s + 91 * DAY_S) == many
+    assert len(desk.adviser) == 0
+    desk.save(run)
+    desk.file.close()
+    assert len(Desk(path).file) == 0
+
+
 def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "learned.db"
     file = Learned(path, MADE, print)
@@ -176,12 +189,8 @@ def test_what_cannot_be_saved_is_saved_later(tmp_path: Path) -> None:
             with sqlite3.connect(desk.file.path, isolation_level=None) as db:
                 db.execute("BEGIN IMMEDIATE")  # as a full disk: nobody else may write
                 desk.file._writes.execute("PRAGMA busy_timeout = 0")
-                keys = desk.adviser.keys
-                changed, gone = keys.take()
-                rows = [(key, state.seen_s, state.packed()) for key, state in changed]
                 with pytest.raises(HistoryError, match="cannot be written"):
-                    desk.file.save(Point(1, "", 1), rows, gone, {})
-                keys.not_saved(changed)
+                    desk.save(run)
                 db.execute("ROLLBACK")
     desk.save(run)
     assert said(desk.adviser, 1e9 + 60) == said(plain, 1e9 + 60)
