@@ -29,7 +29,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 #: what is promised: research/estimator.md, G11
 _ASK_MS, _LEARN_MS, _RSS_BYTES, _START_S = 2.0, 1.0, 100e6, 2.0
 #: runs after which harpd saves what it learned
-_SAVE_RUNS = 5000
+_SAVE_RUNS = 2000
 #: keys that are not a program's
 _USERS, _IMAGES, _FRAMEWORKS = 500, 200, 5
 #: programs of one command but for its numbers

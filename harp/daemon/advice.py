@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 READING = "history is being read"
 _PRUNE_S, _SAVE_S = 3600.0, 60.0
 #: runs that are learned, and keys that are changed, before they are saved at the latest
-_SAVE_RUNS, _SAVE_KEYS = 5000, 2048
+_SAVE_RUNS, _SAVE_KEYS = 2000, 2048
 #: names of tenants that have ended are known for so many of them
 _NAMES = 4096
 

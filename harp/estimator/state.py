@@ -109,7 +109,7 @@ class Keys:
         most_bytes: that memory holds beyond what is to be saved, if there is a file.
     """
 
-    def __init__(self, file: File | None = None, *, most_bytes: int = 48 << 20) -> None:
+    def __init__(self, file: File | None = None, *, most_bytes: int = 32 << 20) -> None:
         self._file = file
         self._most_bytes = most_bytes
         #: asked for longest ago first, if there is a file

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from job_worlds import DAY_S
-from learned_world import any_run, said, steps, tell
+from learned_world import any_job, any_run, said, steps, tell
 
 from harp.errors import HistoryError, LearnedLost
 from harp.estimator.advise import AdviseConfig, Adviser
@@ -77,6 +77,46 @@ def test_memory_holds_no_more_than_its_part(tmp_path: Path) -> None:
     desk.file.close()
 
 
+def test_what_changes_while_it_is_saved_stays_in_memory(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "learned.db")
+    keys = desk.adviser.keys
+    plain = Adviser()
+    for number in range(1, 30):
+        for adviser in (desk.adviser, plain):
+            adviser.learn(run := any_run(random.Random(number), number, 1e9 + number))
+    changed, gone = keys.take()
+    rows = [(key, state.seen_s, state.packed()) for key, state in changed]
+    for number in range(30, 35):  # while another thread writes
+        for adviser in (desk.adviser, plain):
+            adviser.learn(run := any_run(random.Random(number), number, 1e9 + number))
+    desk.file.save(Point(29, "", 29), rows, gone, desk.adviser.write())
+    keys.saved(gone)
+    assert 0 < len(keys._held) < len(keys)
+    assert said(desk.adviser, 1e9 + 40) == said(plain, 1e9 + 40)
+    desk.save(run)
+    desk.file.close()
+    assert said(Desk(tmp_path / "learned.db").adviser, 1e9 + 40) == said(plain, 1e9 + 40)
+
+
+def test_what_was_dropped_is_gone_before_it_is_saved(tmp_path: Path) -> None:
+    path = tmp_path / "learned.db"
+    _, run = _taught(path)
+    desk = Desk(path)
+    late_s = 1e9 + 200 * DAY_S
+    assert desk.adviser.prune(late_s) > 0
+    assert len(desk.adviser) == 0
+    rng = random.Random(0)
+    for _ in range(30):
+        assert not any(need.known for need in desk.adviser.ask(any_job(rng), 1e9).values())
+    desk.adviser.learn(again := any_run(random.Random(9), 61, late_s))
+    desk.save(again)
+    desk.file.close()
+    plain = Adviser()
+    plain.learn(again)
+    assert len(Desk(path).file) == len(plain)
+    assert run.number == 60
+
+
 def _taught(path: Path, runs: int = 60) -> tuple[Adviser, Run]:
     desk, rng = Desk(path), random.Random(2)
     for number in range(1, runs + 1):
@@ -111,6 +151,30 @@ def test_any_byte_that_is_not_what_was_written_is_noticed(tmp_path: Path) -> Non
             assert said(desk.adviser, 1e9) == expected, at
         desk.file.close()
     assert noticed > 10
+
+
+def test_an_index_that_hides_a_key_is_noticed(tmp_path: Path) -> None:
+    """Every row is there and whole, and the one that is asked for is not found."""
+    path = tmp_path / "learned.db"
+    _taught(path)
+    with sqlite3.connect(path) as db:
+        root, size = (
+            db.execute(text).fetchone()[0]
+            for text in (
+                "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_key_1'",
+                "PRAGMA page_size",
+            )
+        )
+    db.close()
+    data = bytearray(path.read_bytes())
+    page = data[(root - 1) * size : root * size]
+    at = page.index(b"signature")
+    page[at] ^= 1
+    data[(root - 1) * size : root * size] = page
+    path.write_bytes(data)
+    desk = Desk(path)
+    assert len(desk.dropped) == 1
+    desk.file.close()
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 5000])
