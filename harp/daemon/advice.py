@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 READING = "history is being read"
 _PRUNE_S, _SAVE_S = 3600.0, 60.0
 #: runs that are learned, and keys that are changed, before they are saved at the latest
-_SAVE_RUNS, _SAVE_KEYS = 5000, 2048
+_SAVE_RUNS, _SAVE_KEYS = 2000, 2048
 #: names of tenants that have ended are known for so many of them
 _NAMES = 4096
 
@@ -292,17 +292,12 @@ class Advice:
 
     def _save_now(self, learned: Learned) -> None:
         """In the thread that reads."""
-        keys = self._adviser.keys
-        changed, gone = keys.take()
-        rows = [(key, state.seen_s, state.packed()) for key, state in changed]
         point = self._point()
         try:
-            learned.save(point, rows, gone, self._adviser.write())
+            learned.take(self._adviser, point)
         except HistoryError as error:
-            keys.not_saved(changed)
             self._say_failing(error)
             return
-        keys.saved(gone)
         self._saved, self._failing = point, False
 
     async def _save(self, learned: Learned, *, pruned: bool) -> None:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the control API answers of jobs to come and of runs that have ended.
 
-Whose: a job is asked about as the caller's own, a tenant by its owner, runs are shown to who had
-them. Root may all of it, and harpd's own user may see and add runs, which are its files.
+Whose, by the uid that the kernel says of the caller: a job is asked about as the caller's own, and
+answered from the caller's runs and from what all share: the program within an image, the image, the
+framework, the machine. A tenant is asked about by its owner, runs are shown to who had them. What a
+pod's maker needed is told to root and to harpd's own user. Root may all of it, and harpd's own user
+may see and add runs, which are its files.
 """
 
 from __future__ import annotations
@@ -169,6 +172,11 @@ class Estimates:
         if request.share_ppm > PPM:
             raise ConfigError(f"a share of {request.share_ppm} ppm is above 100%")
         owner = request.owner or owner_of(request.labels)
+        if owner and uid not in (0, os.geteuid()):
+            raise NotOwner(
+                f"uid {uid} asks what pods of {owner} need, which root and uid {os.geteuid()} may",
+                "ask by its --command, --image or --framework: these are shared",
+            )
         if not (request.command or request.image or owner or request.framework):
             raise ConfigError(
                 "nothing is said of the job", "give its command, image, owner or framework"

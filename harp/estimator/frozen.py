@@ -16,6 +16,8 @@ from typing import Any
 __all__ = ["Reader", "Writer"]
 
 _COUNT = struct.Struct("<q")
+_HEAD = struct.Struct("<qqq")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _REAL = struct.Struct("<d")
 #: arrays are written as memory holds them
 _SWAPPED = sys.byteorder == "big"
@@ -47,9 +49,20 @@ class Writer:
 
     def plain(self, value: Any) -> None:
         """What JSON knows; tuples come back as lists."""
-        text = json.dumps(value, separators=(",", ":")).encode()
-        self.whole(len(text))
-        self._out += text
+        self.raw(_encode(value).encode())
+
+    def raw(self, data: bytes) -> None:
+        """Some bytes."""
+        self._out += _COUNT.pack(len(data))
+        self._out += data
+
+    def row(self, first: int, second: int, values: array[float]) -> None:
+        """Two numbers of 64 bits, how many values, and each."""
+        self._out += _HEAD.pack(first, second, len(values))
+        if _SWAPPED:
+            values = array("d", values)
+            values.byteswap()
+        self._out += values.tobytes()
 
     def done(self) -> bytes:
         """All of it."""
@@ -83,7 +96,20 @@ class Reader:
 
     def plain(self) -> Any:
         """See Writer.plain()."""
-        return json.loads(self._take(self.whole()))
+        return json.loads(self.raw())
+
+    def raw(self) -> bytes:
+        """See Writer.raw()."""
+        return self._take(self.whole())
+
+    def row(self) -> tuple[int, int, array[float]]:
+        """See Writer.row()."""
+        first, second, count = _HEAD.unpack(self._take(_HEAD.size))
+        found = array("d")
+        found.frombytes(self._take(count * found.itemsize))
+        if _SWAPPED:
+            found.byteswap()
+        return first, second, found
 
     def end(self) -> None:
         """Nothing may follow.

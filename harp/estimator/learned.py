@@ -19,13 +19,14 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import ddsketch
 
 from harp import __version__
 from harp.errors import HistoryError, LearnedLost
-from harp.estimator.advise import AdviseConfig
+from harp.estimator.advise import AdviseConfig, Adviser
 from harp.estimator.estimate import Key
 from harp.estimator.job import Run
 from harp.estimator.rules import JOB_RULES
@@ -169,6 +170,25 @@ class Learned:
         for target, ended_s, held, *rest in rows:
             yield Verdict(target, ended_s, None if held is None else bool(held), *rest[:-1])
 
+    def take(self, adviser: Adviser, point: Point) -> None:
+        """Save all that an adviser has learned since.
+
+        Args:
+            adviser: whose keys are this file's.
+            point: where it is.
+
+        Raises:
+            HistoryError: nothing was saved; it is to be, yet.
+        """
+        changed, gone = adviser.keys.take()
+        rows = [(key, state.seen_s, state.packed()) for key, state in changed]
+        try:
+            self.save(point, rows, gone, adviser.write())
+        except HistoryError:
+            adviser.keys.not_saved(changed)
+            raise
+        adviser.keys.saved(gone)
+
     def save(
         self,
         point: Point,
@@ -310,6 +330,7 @@ class Learned:
                 self.point = Point(*point)
 
 
+@lru_cache(4096)
 def _name(key: Key) -> str:
     return json.dumps(key)
 

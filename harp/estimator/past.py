@@ -94,9 +94,7 @@ class Past:
 
     def write(self, out: Writer) -> None:
         """All of it; read() makes one that goes on as this one would."""
-        out.whole(self.runs)
-        out.reals(self._values)
-        out.whole(self._sketch is not None)
+        out.row(self.runs, self._sketch is not None, self._values)
         if self._sketch is not None:
             self._sketch.write(out)
         elif self._at is not None:
@@ -108,8 +106,8 @@ class Past:
         Raises:
             ValueError: it wrote something else.
         """
-        self.runs, self._values = data.whole(), data.reals()
-        if data.whole():
+        self.runs, sketched, self._values = data.row()
+        if sketched:
             self._sketch = Decayed(self._half_life)
             self._sketch.read(data)
         elif self._at is not None:

@@ -10,8 +10,10 @@ keys.of("duration_s", by_device=True)   # the Pasts of an Estimator
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Protocol
 
 from harp.estimator.estimate import Key
@@ -46,13 +48,10 @@ class State:
     def packed(self) -> bytes:
         """All of it but `seen_s`."""
         out = Writer()
-        out.plain(
-            [
-                None if self.trouble is None else self.trouble.plain(),
-                None if self.box is None else self.box.plain(),
-            ]
-        )
-        out.plain([*self.pasts])
+        trouble = None if self.trouble is None else self.trouble.plain()
+        box = None if self.box is None else self.box.plain()
+        out.plain([trouble, box])
+        out.raw(_names(tuple(self.pasts)))
         for past in self.pasts.values():
             past.write(out)
         return out.done()
@@ -69,11 +68,21 @@ class State:
         trouble, box = reader.plain()
         state.trouble = None if trouble is None else Trouble.of(trouble)
         state.box = None if box is None else Box.of(box)
-        for target, device in reader.plain():
+        for target, device in _named(reader.raw()):
             past = state.pasts[target, device] = JOB_RULES[target].past()
             past.read(reader)
         reader.end()
         return state
+
+
+@lru_cache(256)  # keys have few kinds of pasts
+def _names(pasts: tuple[tuple[str, str], ...]) -> bytes:
+    return json.dumps(pasts).encode()
+
+
+@lru_cache(256)
+def _named(data: bytes) -> list[tuple[str, str]]:
+    return [(target, device) for target, device in json.loads(data)]
 
 
 class File(Protocol):
@@ -100,7 +109,7 @@ class Keys:
         most_bytes: that memory holds beyond what is to be saved, if there is a file.
     """
 
-    def __init__(self, file: File | None = None, *, most_bytes: int = 48 << 20) -> None:
+    def __init__(self, file: File | None = None, *, most_bytes: int = 32 << 20) -> None:
         self._file = file
         self._most_bytes = most_bytes
         #: asked for longest ago first, if there is a file

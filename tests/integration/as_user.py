@@ -131,6 +131,9 @@ def main() -> None:
             "held": _asked_of(client, held=True),
             "labels": _asked_of(client, labels={"pod": "a"}),
             "estimate": outcome(lambda: client.estimate(pb.EstimateRequest(tenant=victim))),
+            "estimate_owner": outcome(
+                lambda: client.estimate(pb.EstimateRequest(owner="ns/Job/a"))
+            ),
             "estimate_as": outcome(
                 lambda: client.estimate(pb.EstimateRequest(command=["x"], for_uid=0))
             ),

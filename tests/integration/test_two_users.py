@@ -64,6 +64,7 @@ def test_another_user_can_only_look(native_dir: Path) -> None:
             "held": "NotOwner",
             "labels": "NotOwner",
             "estimate": "NotOwner",
+            "estimate_owner": "NotOwner",
             "estimate_as": "NotOwner",
             "runs": 0,
             "add_runs": "NotOwner",

@@ -138,7 +138,7 @@ def test_users_ask_as_themselves_and_root_as_any(world: World) -> None:
 
 
 def test_a_pods_job_is_its_makers_and_no_users(world: World) -> None:
-    assert world.ask(command=COMMAND, owner="ns/Job/a").job.user == ""
+    assert world.ask(0, command=COMMAND, owner="ns/Job/a").job.user == ""
     assert world.ask(0, command=COMMAND, owner="ns/Job/a", for_uid=MINE).job.user == f"u{MINE}"
 
 
@@ -148,6 +148,32 @@ def test_a_pods_job_is_its_makers_and_no_users(world: World) -> None:
 def test_what_is_no_job_is_refused(world: World, request_: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         world.ask(**request_)
+
+
+def test_what_pods_need_is_told_to_root_and_harpds_user(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        now_s = time.time()
+        of = replace(job(MINE), user="", owner="ns/Job/a")
+        used = {"gpu_mem_bytes": 500.0 * MIB, "duration_s": 5.0}
+        world.advice.learn(
+            world.history.add(Run(of, started_s=now_s - 5, ended_s=now_s, used=used))
+        )
+    named: list[dict[str, Any]] = [
+        {"owner": "ns/Job/a"},
+        {"labels": {"owner": "ns/Job/a"}},
+        {"labels": {"namespace": "ns", "pod": "a-0", "container": "c"}, "command": COMMAND},
+    ]
+    monkeypatch.setattr("os.geteuid", lambda: THEIRS)
+    for request in named:
+        for explain in (False, True):
+            with pytest.raises(NotOwner, match=f"uid {MINE} asks what pods of ns/"):
+                world.ask(MINE, **request, explain=explain)
+    for uid in (0, THEIRS):
+        assert world.ask(uid, owner="ns/Job/a").needs[0].level == "owner"
+    # What they share is told.
+    assert world.ask(MINE, image="another", command=COMMAND).needs[0].level != "owner"
 
 
 def test_a_living_tenant_is_its_owners(world: World) -> None:

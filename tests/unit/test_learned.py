@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from learned_world import any_run, said, steps, tell
+from job_worlds import DAY_S
+from learned_world import any_job, any_run, said, steps, tell
 
 from harp.errors import HistoryError, LearnedLost
 from harp.estimator.advise import AdviseConfig, Adviser
@@ -35,12 +36,8 @@ class Desk:
         if self.file.point is not None:
             self.adviser.read(self.file.parts)
 
-    def save(self, run: Run, now_s: float | None = None) -> None:
-        changed, gone = self.adviser.keys.take()
-        rows = [(key, state.seen_s, state.packed()) for key, state in changed]
-        point = Point(run.number, digest(run), run.number)
-        self.file.save(point, rows, gone, self.adviser.write(), now_s=now_s)
-        self.adviser.keys.saved(gone)
+    def save(self, run: Run) -> None:
+        self.file.take(self.adviser, Point(run.number, digest(run), run.number))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -54,7 +51,7 @@ def test_with_and_without_a_file_the_same_is_said(tmp_path: Path, seed: int) -> 
         tell(plain, step)
         tell(desk.adviser, step)
         if rng.random() < 0.1:
-            desk.save(step.run, step.now_s)
+            desk.save(step.run)
             if rng.random() < 0.3:
                 desk.file.close()
                 desk = Desk(path, most_bytes=rng.choice((0, 20_000, 1 << 30)))
@@ -78,6 +75,46 @@ def test_memory_holds_no_more_than_its_part(tmp_path: Path) -> None:
             assert sum(state.held_bytes for state in held.values()) <= 30_000
             assert len(held) < len(desk.adviser)
     desk.file.close()
+
+
+def test_what_changes_while_it_is_saved_stays_in_memory(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "learned.db")
+    keys = desk.adviser.keys
+    plain = Adviser()
+    for number in range(1, 30):
+        for adviser in (desk.adviser, plain):
+            adviser.learn(run := any_run(random.Random(number), number, 1e9 + number))
+    changed, gone = keys.take()
+    rows = [(key, state.seen_s, state.packed()) for key, state in changed]
+    for number in range(30, 35):  # while another thread writes
+        for adviser in (desk.adviser, plain):
+            adviser.learn(run := any_run(random.Random(number), number, 1e9 + number))
+    desk.file.save(Point(29, "", 29), rows, gone, desk.adviser.write())
+    keys.saved(gone)
+    assert 0 < len(keys._held) < len(keys)
+    assert said(desk.adviser, 1e9 + 40) == said(plain, 1e9 + 40)
+    desk.save(run)
+    desk.file.close()
+    assert said(Desk(tmp_path / "learned.db").adviser, 1e9 + 40) == said(plain, 1e9 + 40)
+
+
+def test_what_was_dropped_is_gone_before_it_is_saved(tmp_path: Path) -> None:
+    path = tmp_path / "learned.db"
+    _, run = _taught(path)
+    desk = Desk(path)
+    late_s = 1e9 + 200 * DAY_S
+    assert desk.adviser.prune(late_s) > 0
+    assert len(desk.adviser) == 0
+    rng = random.Random(0)
+    for _ in range(30):
+        assert not any(need.known for need in desk.adviser.ask(any_job(rng), 1e9).values())
+    desk.adviser.learn(again := any_run(random.Random(9), 61, late_s))
+    desk.save(again)
+    desk.file.close()
+    plain = Adviser()
+    plain.learn(again)
+    assert len(Desk(path).file) == len(plain)
+    assert run.number == 60
 
 
 def _taught(path: Path, runs: int = 60) -> tuple[Adviser, Run]:
@@ -116,6 +153,30 @@ def test_any_byte_that_is_not_what_was_written_is_noticed(tmp_path: Path) -> Non
     assert noticed > 10
 
 
+def test_an_index_that_hides_a_key_is_noticed(tmp_path: Path) -> None:
+    """Every row is there and whole, and the one that is asked for is not found."""
+    path = tmp_path / "learned.db"
+    _taught(path)
+    with sqlite3.connect(path) as db:
+        root, size = (
+            db.execute(text).fetchone()[0]
+            for text in (
+                "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_key_1'",
+                "PRAGMA page_size",
+            )
+        )
+    db.close()
+    data = bytearray(path.read_bytes())
+    page = data[(root - 1) * size : root * size]
+    at = page.index(b"signature")
+    page[at] ^= 1
+    data[(root - 1) * size : root * size] = page
+    path.write_bytes(data)
+    desk = Desk(path)
+    assert len(desk.dropped) == 1
+    desk.file.close()
+
+
 @pytest.mark.parametrize("size", [0, 1, 100, 5000])
 def test_a_file_that_was_cut_is_begun_anew(tmp_path: Path, size: int) -> None:
     path = tmp_path / "learned.db"
@@ -150,6 +211,22 @@ def test_what_another_harp_made_is_not_taken_but_its_verdicts_are(tmp_path: Path
     assert run.number == 60
 
 
+def test_keys_of_a_clock_that_was_ahead_are_dropped_too(tmp_path: Path) -> None:
+    path, now_s = tmp_path / "learned.db", 1e9
+    desk = Desk(path)
+    desk.adviser.learn(run := any_run(random.Random(1), 1, now_s + 500 * DAY_S))
+    desk.save(run)  # and is held no more
+    assert desk.adviser.prune(now_s) == 0
+    desk.file.save(Point(1, digest(run), 1), [], [], {}, now_s=now_s)
+    many = len(desk.adviser)
+    assert many > 3
+    assert desk.adviser.prune(now_s + 91 * DAY_S) == many
+    assert len(desk.adviser) == 0
+    desk.save(run)
+    desk.file.close()
+    assert len(Desk(path).file) == 0
+
+
 def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "learned.db"
     file = Learned(path, MADE, print)
@@ -176,12 +253,8 @@ def test_what_cannot_be_saved_is_saved_later(tmp_path: Path) -> None:
             with sqlite3.connect(desk.file.path, isolation_level=None) as db:
                 db.execute("BEGIN IMMEDIATE")  # as a full disk: nobody else may write
                 desk.file._writes.execute("PRAGMA busy_timeout = 0")
-                keys = desk.adviser.keys
-                changed, gone = keys.take()
-                rows = [(key, state.seen_s, state.packed()) for key, state in changed]
                 with pytest.raises(HistoryError, match="cannot be written"):
-                    desk.file.save(Point(1, "", 1), rows, gone, {})
-                keys.not_saved(changed)
+                    desk.save(run)
                 db.execute("ROLLBACK")
     desk.save(run)
     assert said(desk.adviser, 1e9 + 60) == said(plain, 1e9 + 60)
