@@ -87,6 +87,12 @@ _PORT = 7443
     help="Users of leases where root serves: each lease has one of its own. none: all are root."
     f"  [{DEFAULT}]",
 )
+@click.option(
+    "--metrics",
+    default="",
+    metavar="[HOST:]PORT",
+    help="Serve /metrics and /livez there, plain HTTP; a PORT alone: on loopback.",
+)
 @click.option("--insecure", is_flag=True, help="No certificates: for programs of this host only.")
 @json_option
 def serve(
@@ -99,6 +105,7 @@ def serve(
     node_id: str,
     admins: tuple[str, ...],
     worker_uids: str,
+    metrics: str,
     insecure: bool,
     as_json: bool,
 ) -> None:
@@ -135,6 +142,7 @@ def serve(
         name=name,
         node_id=node_id,
         administrators=frozenset(admins),
+        metrics=config.listen_address(metrics),
         uids=parse(worker_uids or (str(DEFAULT) if os.geteuid() == 0 else "none")),
     )
     env.pop(CIPHERS[0], None)

@@ -7,6 +7,7 @@ from harp.metrics.dcgm import DCGM, dcgm_samples
 from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
 from harp.metrics.families import PLUGIN, Distribution, Family, Kind, Sample
+from harp.metrics.remote import REMOTE, RemoteSeen, remote_samples
 from harp.metrics.samples import DeviceSeen, GrantSeen, Seen, samples
 from harp.metrics.series import DAEMON
 from harp.metrics.server import Page, Server, ServerThread, keep
@@ -16,6 +17,7 @@ __all__ = [
     "DAEMON",
     "DCGM",
     "PLUGIN",
+    "REMOTE",
     "DeviceSeen",
     "Distribution",
     "EstimatorSeen",
@@ -24,6 +26,7 @@ __all__ = [
     "Kind",
     "Page",
     "PoolSeen",
+    "RemoteSeen",
     "Sample",
     "Seen",
     "Server",
@@ -34,5 +37,6 @@ __all__ = [
     "expose",
     "keep",
     "parse",
+    "remote_samples",
     "samples",
 ]

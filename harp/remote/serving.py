@@ -16,7 +16,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc.aio
@@ -26,6 +26,7 @@ from harp import __version__
 from harp.api.v1 import remote_pb2 as pb
 from harp.api.v1 import remote_pb2_grpc
 from harp.errors import ConfigError, HarpError
+from harp.metrics import REMOTE, Page, Server, expose, keep, remote_samples
 from harp.native import NativeDir
 from harp.remote.callers import LOOPBACK
 from harp.remote.certificate import Kind
@@ -65,6 +66,7 @@ class Options:
     node_id: str = ""  #: in its pool; "": its certificate's name
     administrators: AbstractSet[str] = frozenset()
     uids: Range | None = None  #: of leases, if we are root; None: ours
+    metrics: tuple[str, int] | None = None  #: where Prometheus finds /metrics; None: nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,9 @@ class _Serving:
                 beside = [group.create_task(far.keep()) for far in fars]
                 beside.append(group.create_task(self._tenants.watch()))
                 beside.append(group.create_task(self._keep_certificate(fars)))
+                if at := self._options.metrics:
+                    pages = Server({"/metrics": self._metrics, "/livez": _livez})
+                    beside.append(group.create_task(keep(pages, *at, "--metrics")))
                 serving = group.create_task(self._service.serve())
                 await server.start()
                 ready(told)
@@ -212,6 +217,13 @@ class _Serving:
                     far.read_again()
 
         await again_and_again(look)
+
+    async def _metrics(self, accept: str) -> Page:
+        assert self._service is not None
+        seen = self._service.seen()
+        if self._mine is not None:
+            seen = replace(seen, ends_s=self._mine.now.certificate.ends.timestamp())
+        return Page(*expose(REMOTE, remote_samples(seen), accept))
 
     def _listen(self, server: grpc.aio.Server) -> tuple[int, int]:
         """The ports for certificates and for tokens; 0: none."""
@@ -285,6 +297,10 @@ class _Serving:
         if self._service is not None:
             with contextlib.suppress(HarpError):  # we stop: it is ended with the others
                 self._service.worker_ended(session_id)
+
+
+async def _livez(_accept: str) -> Page:
+    return Page(b"ok\n")
 
 
 def _renewing(identity: Identity) -> Renewing:
