@@ -8,7 +8,7 @@ from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
 from harp.metrics.families import PLUGIN, Distribution, Family, Kind, Sample
 from harp.metrics.remote import REMOTE, RemoteSeen, remote_samples
-from harp.metrics.samples import DeviceSeen, GrantSeen, Seen, samples
+from harp.metrics.samples import DeviceSeen, GrantSeen, PartSeen, Seen, samples
 from harp.metrics.series import DAEMON
 from harp.metrics.server import Page, Server, ServerThread, keep
 from harp.metrics.totals import Total, Totals
@@ -25,6 +25,7 @@ __all__ = [
     "GrantSeen",
     "Kind",
     "Page",
+    "PartSeen",
     "PoolSeen",
     "RemoteSeen",
     "Sample",
