@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import grpc
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serve_world import MIB, Remote, serving
 
@@ -59,6 +60,7 @@ def test_leases_and_sessions_come_and_go(native_dir: Path, promtool: Path) -> No
         assert text(node, "/livez") == "ok\n"
 
 
+@pytest.mark.slow
 def test_it_says_when_its_certificate_runs_out(native_dir: Path, tmp_path: Path) -> None:
     pool, now = tmp_path / "pool", dt.datetime.now(dt.UTC)
     authority.init(pool, now)
@@ -70,6 +72,7 @@ def test_it_says_when_its_certificate_runs_out(native_dir: Path, tmp_path: Path)
         assert dt.timedelta(days=29) < ends - now <= dt.timedelta(days=30)
 
 
+@pytest.mark.slow
 def test_a_page_is_served_only_where_it_is_asked_for(native_dir: Path) -> None:
     with serving(native_dir) as node:
         client = node.client(grpc.insecure_channel(node.endpoint))
