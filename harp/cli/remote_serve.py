@@ -8,6 +8,7 @@ is imported when the command runs, and not before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import os
@@ -22,7 +23,10 @@ import structlog
 from harp import config
 from harp.cli.output import json_option, print_json, progress
 from harp.cli.pool import default_folder, pool_folder
+from harp.cli.remote_pages import renewing
+from harp.config import listen_address
 from harp.errors import ConfigError, HarpError
+from harp.metrics import RemoteSeen
 from harp.native import find
 from harp.remote.certificate import Kind
 from harp.remote.floor import CIPHERS, tls13_only
@@ -91,7 +95,8 @@ _PORT = 7443
     "--metrics",
     default="",
     metavar="[HOST:]PORT",
-    help="Serve /metrics and /livez there, plain HTTP; a PORT alone: on loopback.",
+    help="Serve /metrics there: who is here, when certificates run out; a PORT: on loopback."
+    "  [nowhere]",
 )
 @click.option("--insecure", is_flag=True, help="No certificates: for programs of this host only.")
 @json_option
@@ -117,6 +122,7 @@ def serve(
     env = dict(os.environ)  # as it was given: what follows is for us alone
     tls13_only(os.environ, sys.modules.keys())
     from harp.cli.start import connect_or_start  # noqa: PLC0415 - see above
+    from harp.remote.renewing import Renewing  # noqa: PLC0415
     from harp.remote.serving import Options  # noqa: PLC0415
     from harp.remote.serving import serve as run  # noqa: PLC0415
     from harp.remote.trust import address, load  # noqa: PLC0415
@@ -142,7 +148,6 @@ def serve(
         name=name,
         node_id=node_id,
         administrators=frozenset(admins),
-        metrics=config.listen_address(metrics),
         uids=parse(worker_uids or (str(DEFAULT) if os.geteuid() == 0 else "none")),
     )
     env.pop(CIPHERS[0], None)
@@ -153,14 +158,34 @@ def serve(
         progress(f"harp: started harpd (pid {info.pid}, log {info.log_path})")
     configure_log()
 
+    parts: list[Ready] = []
+
     def ready(told: Ready) -> None:
+        parts.append(told)
         if as_json:
             print_json(_json(told, identity))
         else:
             progress(_sentence(told, identity))
 
+    mine = None
+    if identity is not None:
+        folder = identity.certificate.path.parent
+        # Beside the server's own, which says what it cannot take.
+        mine = Renewing(
+            lambda: load(folder, Kind.NODE, dt.datetime.now(dt.UTC)), lambda _text: None
+        )
+
+    def seen() -> RemoteSeen:
+        return parts[0].seen() if parts else RemoteSeen()
+
+    async def until_told() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            if at := listen_address(metrics):
+                await stack.enter_async_context(renewing(mine, *at, seen=seen))
+            await run(options, find(env), env, ready)
+
     try:
-        asyncio.run(run(options, find(env), env, ready))
+        asyncio.run(until_told())
     except* HarpError as group:
         raise _first(group) from None
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from harp.metrics.dcgm import DCGM, dcgm_samples
 from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
-from harp.metrics.families import PLUGIN, Distribution, Family, Kind, Sample
-from harp.metrics.remote import REMOTE, RemoteSeen, remote_samples
+from harp.metrics.families import PLUGIN, REMOTE, Distribution, Family, Kind, Sample
+from harp.metrics.remote import SERVED, RemoteSeen, remote_samples
 from harp.metrics.samples import DeviceSeen, GrantSeen, PartSeen, Seen, samples
 from harp.metrics.series import DAEMON
 from harp.metrics.server import Page, Server, ServerThread, keep
@@ -18,6 +18,7 @@ __all__ = [
     "DCGM",
     "PLUGIN",
     "REMOTE",
+    "SERVED",
     "DeviceSeen",
     "Distribution",
     "EstimatorSeen",

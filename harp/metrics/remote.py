@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Series of `harp remote serve`: who is here from elsewhere, and how long it is trusted. Pure.
+"""Series of `harp remote serve`: who is on this node from elsewhere. Pure.
 
 What its tenants use is among harpd's series: a lease is a tenant like others.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harp.metrics.families import Family, Kind, Sample
 
-__all__ = ["REMOTE", "RemoteSeen", "remote_samples"]
+__all__ = ["SERVED", "RemoteSeen", "remote_samples"]
 
 
 def _gauge(name: str, text: str) -> Family:
@@ -24,13 +24,8 @@ BEGUN = Family(
     "harp_remote_sessions_started_total", Kind.COUNTER, "Sessions begun since the service started."
 )
 DRAINING = _gauge("draining", "1 while the node takes nobody new, by `harp remote drain`.")
-ENDS = _gauge(
-    "certificate_not_after_timestamp_seconds",
-    "When the certificate that is shown runs out, since the epoch; no series: plaintext.",
-)
-
 #: of `harp remote serve`
-REMOTE = (LEASES, SESSIONS, BEGUN, DRAINING, ENDS)
+SERVED = (LEASES, SESSIONS, BEGUN, DRAINING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +36,6 @@ class RemoteSeen:
     sessions: int = 0
     begun: int = 0
     draining: bool = False
-    ends_s: float | None = None  #: wall clock; None: no certificate
 
 
 def remote_samples(seen: RemoteSeen) -> Iterator[Sample]:
@@ -51,7 +45,5 @@ def remote_samples(seen: RemoteSeen) -> Iterator[Sample]:
         (SESSIONS, seen.sessions),
         (BEGUN, seen.begun),
         (DRAINING, seen.draining),
-        (ENDS, seen.ends_s),
     ):
-        if value is not None:
-            yield Sample(family, (), value)
+        yield Sample(family, (), value)

@@ -53,7 +53,7 @@ def require() -> None:
     if importlib.util.find_spec("cuda") is None or not importlib.util.find_spec("cuda.bindings"):
         raise ConfigError(
             "harp doctor --probe asks the driver through cuda-python, which is not installed",
-            "pip install 'harp[cuda]'",
+            "pip install 'cuda-python>=12.8', which is the extra harp[cuda]",
         )
 
 

@@ -16,7 +16,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
@@ -26,7 +26,7 @@ from harp import __version__
 from harp.api.v1 import remote_pb2 as pb
 from harp.api.v1 import remote_pb2_grpc
 from harp.errors import ConfigError, HarpError
-from harp.metrics import REMOTE, Page, Server, expose, keep, remote_samples
+from harp.metrics import RemoteSeen
 from harp.native import NativeDir
 from harp.remote.callers import LOOPBACK
 from harp.remote.certificate import Kind
@@ -66,7 +66,6 @@ class Options:
     node_id: str = ""  #: in its pool; "": its certificate's name
     administrators: AbstractSet[str] = frozenset()
     uids: Range | None = None  #: of leases, if we are root; None: ours
-    metrics: tuple[str, int] | None = None  #: where Prometheus finds /metrics; None: nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,7 @@ class Ready:
     token_endpoint: str  #: "": none
     token_data_endpoint: str
     places: Sequence[Place]
+    seen: Callable[[], RemoteSeen]  #: how many are here
 
 
 async def serve(
@@ -182,9 +182,6 @@ class _Serving:
                 beside = [group.create_task(far.keep()) for far in fars]
                 beside.append(group.create_task(self._tenants.watch()))
                 beside.append(group.create_task(self._keep_certificate(fars)))
-                if at := self._options.metrics:
-                    pages = Server({"/metrics": self._metrics, "/livez": _livez})
-                    beside.append(group.create_task(keep(pages, *at, "--metrics")))
                 serving = group.create_task(self._service.serve())
                 await server.start()
                 ready(told)
@@ -218,13 +215,6 @@ class _Serving:
 
         await again_and_again(look)
 
-    async def _metrics(self, accept: str) -> Page:
-        assert self._service is not None
-        seen = self._service.seen()
-        if self._mine is not None:
-            seen = replace(seen, ends_s=self._mine.now.certificate.ends.timestamp())
-        return Page(*expose(REMOTE, remote_samples(seen), accept))
-
     def _listen(self, server: grpc.aio.Server) -> tuple[int, int]:
         """The ports for certificates and for tokens; 0: none."""
         options, mine = self._options, self._mine
@@ -249,7 +239,11 @@ class _Serving:
             token_endpoint=f"{host}:{token_port}" if by_token else "",
             token_data_endpoint=f"{host}:{by_token.port}" if by_token else "",
             places=self._tenants.places,
+            seen=self._seen,
         )
+
+    def _seen(self) -> RemoteSeen:
+        return RemoteSeen() if self._service is None else self._service.seen()
 
     def _serving(self, told: Ready) -> RemoteService:
         insecure = self._options.identity is None
@@ -297,10 +291,6 @@ class _Serving:
         if self._service is not None:
             with contextlib.suppress(HarpError):  # we stop: it is ended with the others
                 self._service.worker_ended(session_id)
-
-
-async def _livez(_accept: str) -> Page:
-    return Page(b"ok\n")
 
 
 def _renewing(identity: Identity) -> Renewing:
