@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `harp remote serve` and `harp remote keep` tell over HTTP: when their certificates run out.
+"""What `harp remote serve` and `harp remote keep` tell over HTTP: certificates, and who is here.
 
 No grpcio here, as in remote_serve.py.
 """
@@ -12,7 +12,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from harp.errors import ConfigError
-from harp.metrics import REMOTE, Page, Sample, Server, expose
+from harp.metrics import (
+    REMOTE,
+    SERVED,
+    Page,
+    RemoteSeen,
+    Sample,
+    Server,
+    expose,
+    remote_samples,
+)
 from harp.metrics.families import CERTIFICATE_EXPIRY
 from harp.metrics.server import Route
 from harp.remote.certificate import ends
@@ -24,17 +33,25 @@ if TYPE_CHECKING:
 __all__ = ["certificates", "listening", "renewing"]
 
 
-def certificates(role: str, now: Callable[[], Identity | None]) -> Route:
+def certificates(
+    role: str,
+    now: Callable[[], Identity | None],
+    seen: Callable[[], RemoteSeen] | None = None,
+) -> Route:
     """/metrics of who shows a certificate.
 
     Args:
         role: "server" or "client".
         now: the one in use; None: none is shown, and there is no series.
+        seen: who is here; None: nobody comes here.
     """
 
     async def page(accept: str) -> Page:
-        body, content_type = expose(REMOTE, _samples(role, now()), accept)
-        return Page(body, content_type)
+        told = _samples(role, now())
+        if seen is None:
+            return Page(*expose(REMOTE, told, accept))
+        told += remote_samples(seen())
+        return Page(*expose((*REMOTE, *SERVED), told, accept))
 
     return page
 
@@ -51,7 +68,12 @@ def _samples(role: str, identity: Identity | None) -> list[Sample]:
 
 @contextlib.asynccontextmanager
 async def renewing(
-    mine: Renewing | None, host: str, port: int, *, look_s: float | None = None
+    mine: Renewing | None,
+    host: str,
+    port: int,
+    *,
+    look_s: float | None = None,
+    seen: Callable[[], RemoteSeen] | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
     """/metrics of a server meanwhile; yields where.
 
@@ -60,6 +82,7 @@ async def renewing(
         host: address or name.
         port: 0: any.
         look_s: between two looks; None: the server's.
+        seen: who is here.
 
     Raises:
         ConfigError: the address cannot be had.
@@ -70,7 +93,7 @@ async def renewing(
         if mine is not None:
             mine.look()
 
-    page = certificates("server", lambda: mine.now if mine is not None else None)
+    page = certificates("server", lambda: mine.now if mine is not None else None, seen)
     looking = asyncio.create_task(again_and_again(look, period_s=look_s or LOOK_S))
     try:
         async with listening({"/metrics": page}, host, port, "--metrics") as at:

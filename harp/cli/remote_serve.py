@@ -26,6 +26,7 @@ from harp.cli.pool import default_folder, pool_folder
 from harp.cli.remote_pages import renewing
 from harp.config import listen_address
 from harp.errors import ConfigError, HarpError
+from harp.metrics import RemoteSeen
 from harp.native import find
 from harp.remote.certificate import Kind
 from harp.remote.floor import CIPHERS, tls13_only
@@ -94,7 +95,7 @@ _PORT = 7443
     "--metrics",
     default="",
     metavar="[HOST:]PORT",
-    help="Serve /metrics there: when the certificates run out; a PORT alone: on loopback."
+    help="Serve /metrics there: who is here, when certificates run out; a PORT: on loopback."
     "  [nowhere]",
 )
 @click.option("--insecure", is_flag=True, help="No certificates: for programs of this host only.")
@@ -157,7 +158,10 @@ def serve(
         progress(f"harp: started harpd (pid {info.pid}, log {info.log_path})")
     configure_log()
 
+    parts: list[Ready] = []
+
     def ready(told: Ready) -> None:
+        parts.append(told)
         if as_json:
             print_json(_json(told, identity))
         else:
@@ -171,10 +175,13 @@ def serve(
             lambda: load(folder, Kind.NODE, dt.datetime.now(dt.UTC)), lambda _text: None
         )
 
+    def seen() -> RemoteSeen:
+        return parts[0].seen() if parts else RemoteSeen()
+
     async def until_told() -> None:
         async with contextlib.AsyncExitStack() as stack:
             if at := listen_address(metrics):
-                await stack.enter_async_context(renewing(mine, *at))
+                await stack.enter_async_context(renewing(mine, *at, seen=seen))
             await run(options, find(env), env, ready)
 
     try:

@@ -8,10 +8,11 @@ the text is made in a thread, one at a time.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -30,6 +31,7 @@ from harp.metrics import (
     DeviceSeen,
     GrantSeen,
     Page,
+    PartSeen,
     Seen,
     Total,
     dcgm_samples,
@@ -38,12 +40,14 @@ from harp.metrics import (
 )
 from harp.metrics.server import Route
 from harp.model import ClientState, Sensors, Use
+from harp.procs import memory_of, read
 
 __all__ = ["Reporter"]
 
 #: without a look for so long harpd is ill; of slow machines' looks, so many
 _ILL_S = 10.0
 _ILL_PERIODS = 5
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Reporter:
@@ -121,6 +125,7 @@ class Reporter:
             grants=self._grants(picture),
             estimator=self._pools.seen(),
             hostname=socket.gethostname(),
+            parts=tuple(_parts(self._link.pid if up else 0)),
         )
 
     def _devices(self, picture: Picture) -> tuple[DeviceSeen, ...]:
@@ -158,3 +163,11 @@ class Reporter:
             )
             for tenant in self._book.tenants.values()
         )
+
+
+def _parts(arbiter_pid: int) -> Iterator[PartSeen]:
+    """What our own processes take of the host; 0: that one does not answer."""
+    for name, pid in (("harpd", os.getpid()), ("arbiter", arbiter_pid)):
+        process = read(pid) if pid else None
+        if process is not None and not process.zombie:
+            yield PartSeen(name, memory_of(pid)[0], process.cpu_ticks / _TICKS)

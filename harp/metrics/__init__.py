@@ -7,7 +7,8 @@ from harp.metrics.dcgm import DCGM, dcgm_samples
 from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
 from harp.metrics.families import PLUGIN, REMOTE, Distribution, Family, Kind, Sample
-from harp.metrics.samples import DeviceSeen, GrantSeen, Seen, samples
+from harp.metrics.remote import SERVED, RemoteSeen, remote_samples
+from harp.metrics.samples import DeviceSeen, GrantSeen, PartSeen, Seen, samples
 from harp.metrics.series import DAEMON
 from harp.metrics.server import Page, Server, ServerThread, keep
 from harp.metrics.totals import Total, Totals
@@ -17,6 +18,7 @@ __all__ = [
     "DCGM",
     "PLUGIN",
     "REMOTE",
+    "SERVED",
     "DeviceSeen",
     "Distribution",
     "EstimatorSeen",
@@ -24,7 +26,9 @@ __all__ = [
     "GrantSeen",
     "Kind",
     "Page",
+    "PartSeen",
     "PoolSeen",
+    "RemoteSeen",
     "Sample",
     "Seen",
     "Server",
@@ -35,5 +39,6 @@ __all__ = [
     "expose",
     "keep",
     "parse",
+    "remote_samples",
     "samples",
 ]

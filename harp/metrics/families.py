@@ -89,6 +89,14 @@ LEFT_OUT = _gauge(
     "harp_metrics_grants_left_out",
     "Tenants' GPUs without series, beyond daemon.metrics_grants; the devices' totals have them.",
 )
+PROCESS_MEMORY = _gauge(
+    "harp_process_resident_memory_bytes", "Host memory of harpd, and of its arbiter.", ("part",)
+)
+PROCESS_CPU = _counter(
+    "harp_process_cpu_seconds_total",
+    "Processor time of harpd and its ended children, and of its arbiter.",
+    ("part",),
+)
 UNCOVERED_SEEN = _counter(
     "harp_uncovered_processes_seen_total",
     "Processes found on a device without a session since harpd started.",
@@ -232,6 +240,8 @@ DAEMON = (
     LOOK_ERRORS,
     SCRAPE_ERRORS,
     LEFT_OUT,
+    PROCESS_MEMORY,
+    PROCESS_CPU,
     UNCOVERED_SEEN,
     DEVICE_INFO,
     DEVICE_MEMORY_TOTAL,

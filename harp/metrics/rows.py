@@ -200,6 +200,8 @@ _CONTROL = Row(
             ),
             "ops",
         ),
+        _one("Memory of HARP itself", f.PROCESS_MEMORY, NODE, "{{node}} {{part}}", "bytes"),
+        _one("Processors used by HARP itself", f.PROCESS_CPU, NODE, "{{node}} {{part}}"),
         Panel("Allocate", (_p99(f.PLUGIN_ALLOCATE),), "s"),
         Panel("Starts of containers", (_p99(f.PLUGIN_START),), "s"),
         Panel("Registered again after a kubelet's restart", (_p99(f.PLUGIN_REREGISTER),), "s"),

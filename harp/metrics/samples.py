@@ -18,7 +18,7 @@ from harp.metrics.totals import Total
 from harp.model import Device, Residency, Sensors, Tenant, Use
 from harp.units import PPM
 
-__all__ = ["DeviceSeen", "GrantSeen", "Seen", "pod_of", "samples"]
+__all__ = ["DeviceSeen", "GrantSeen", "PartSeen", "Seen", "pod_of", "samples"]
 
 _NS = 1e9
 
@@ -49,6 +49,15 @@ class GrantSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class PartSeen:
+    """One of HARP's own processes."""
+
+    name: str  #: "harpd" or "arbiter"
+    resident_bytes: int
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """harpd's view at one moment."""
 
@@ -64,6 +73,7 @@ class Seen:
     grants: tuple[GrantSeen, ...] = ()
     estimator: EstimatorSeen | None = None
     hostname: str = ""
+    parts: tuple[PartSeen, ...] = ()
 
 
 _OF_DAEMON: tuple[tuple[Family, Callable[[Seen], float | None]], ...] = (
@@ -137,6 +147,9 @@ def samples(seen: Seen) -> list[Sample]:
 def _samples(seen: Seen) -> Iterator[Sample]:
     yield Sample(f.BUILD_INFO, (seen.version,), 1)
     yield from _some(((family, of(seen)) for family, of in _OF_DAEMON), ())
+    for part in seen.parts:
+        yield Sample(f.PROCESS_MEMORY, (part.name,), part.resident_bytes)
+        yield Sample(f.PROCESS_CPU, (part.name,), part.cpu_s)
     for one in seen.devices:
         gpu = _gpu(one.device)
         yield Sample(f.DEVICE_INFO, (*gpu, one.device.name, one.device.driver_version), 1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from harp.metrics import families
 from harp.metrics.estimates import ESTIMATOR
 from harp.metrics.families import PLUGIN, REMOTE, Family
+from harp.metrics.remote import SERVED
 
 __all__ = ["DAEMON", "table"]
 
@@ -25,6 +26,7 @@ def table() -> str:
         ("harpd", DAEMON),
         ("The device plugin", PLUGIN),
         ("`harp remote serve` and `harp remote keep`", REMOTE),
+        ("`harp remote serve`", SERVED),
     ):
         rows = "\n".join(map(_row, ours))
         parts.append(f"## {title}\n\n| name | kind | labels | what |\n|---|---|---|---|\n{rows}\n")

@@ -31,7 +31,7 @@ _ATTRIBUTES = (("vmm", 102), ("pools", 115), ("managed_together", 89), ("preempt
 _ROUNDS, _BATCHES, _BATCH = 9, 100, 8
 #: rounds of these that must take longer: by chance so many do in 1 of 50 tries
 _SURE = 8
-_FULL_US, _MOST_QUEUED, _SPIN_NS = 20_000, 5000, 300_000_000
+_FULL_US, _MOST_QUEUED, _SPIN_NS = 200_000, 5000, 1_000_000_000
 #: shorter gaps in the device's clock are no switches
 _GAP_NS, _MOST_GAPS = 100_000, 4096
 

@@ -83,7 +83,7 @@ PROBES: dict[str, tuple[Question, ...]] = {
     ),
     "queue": (
         _q("queue", "How many launches are taken behind a kernel that runs?", "launches",
-           "empty kernels on one stream behind one of 0.3 s, until a launch waits for over 20 ms"),
+           "empty kernels on one stream behind one of 1 s, until a launch waits for over 0.2 s"),
         _q("queue_full", "Does a full queue make the program wait?", "", "the same, 5000 at most"),
     ),
     "context": (

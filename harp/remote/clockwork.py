@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from harp.errors import NodeDraining
-from harp.remote.events import Action, Ended, Event, Start, Tick
+from harp.metrics import RemoteSeen
+from harp.remote.events import Action, Ended, Event, NodeState, Start, Tick
 from harp.remote.leases import Leases, next_s, step
 from harp.remote.room import Room
 from harp.remote.seats import Seats
@@ -39,6 +40,16 @@ class Clockwork:
         self._moved = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._closed = False
+        self._begun = 0
+
+    def seen(self) -> RemoteSeen:
+        """How many are here, for metrics; of its certificate it knows nothing."""
+        return RemoteSeen(
+            leases=len(self._state.leases),
+            sessions=sum(1 for _ in self._state.sessions()),
+            begun=self._begun,
+            draining=self._state.state is NodeState.DRAINING,
+        )
 
     async def serve(self) -> None:
         """Let time pass until cancelled; then all leases are over, and their workers ended."""
@@ -83,6 +94,7 @@ class Clockwork:
         for action in actions:
             if isinstance(action, Start):
                 self._seats.begin(action, group)
+                self._begun += 1
         if version != self._state.version:
             self._notify()
         if deadline_s != next_s(self._state):  # renewals alone are no news to watchers

@@ -26,6 +26,7 @@ from harp import __version__
 from harp.api.v1 import remote_pb2 as pb
 from harp.api.v1 import remote_pb2_grpc
 from harp.errors import ConfigError, HarpError
+from harp.metrics import RemoteSeen
 from harp.native import NativeDir
 from harp.remote.callers import LOOPBACK
 from harp.remote.certificate import Kind
@@ -77,6 +78,7 @@ class Ready:
     token_endpoint: str  #: "": none
     token_data_endpoint: str
     places: Sequence[Place]
+    seen: Callable[[], RemoteSeen]  #: how many are here
 
 
 async def serve(
@@ -237,7 +239,11 @@ class _Serving:
             token_endpoint=f"{host}:{token_port}" if by_token else "",
             token_data_endpoint=f"{host}:{by_token.port}" if by_token else "",
             places=self._tenants.places,
+            seen=self._seen,
         )
+
+    def _seen(self) -> RemoteSeen:
+        return RemoteSeen() if self._service is None else self._service.seen()
 
     def _serving(self, told: Ready) -> RemoteService:
         insecure = self._options.identity is None

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harp.estimator.track import Sums
-from harp.metrics import DeviceSeen, EstimatorSeen, GrantSeen, PoolSeen, Seen, Total
+from harp.metrics import DeviceSeen, EstimatorSeen, GrantSeen, PartSeen, PoolSeen, Seen, Total
 from harp.model import (
     Device,
     DeviceKind,
@@ -103,6 +103,7 @@ def seen(*grants: GrantSeen, most: int = 2048) -> Seen:
         grants=grants,
         estimator=estimator(),
         hostname="node-1",
+        parts=(PartSeen("harpd", 60 << 20, 12.5), PartSeen("arbiter", 2 << 20, 0.25)),
     )
 
 

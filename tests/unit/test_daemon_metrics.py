@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from dataclasses import replace
@@ -100,7 +101,7 @@ class _World:
             physical_bytes=lambda _uuid: 9 * GIB,
             evaders=SimpleNamespace(uncovered={}, uncovered_total=0),
         )
-        link = SimpleNamespace(started_count=0)
+        self.link = link = SimpleNamespace(started_count=0, pid=0)
         config = Config(daemon=DaemonConfig(metrics_grants=most))
         self.needs: list[Need] = []
         self.jobs: dict[int, Job] = {}
@@ -141,6 +142,19 @@ def test_a_tenant_is_there_from_its_grant_on_with_its_limits() -> None:
     assert world.value("harp_grant_processes", "t1") == 1
     assert world.value("harp_device_memory_allocated_bytes") == 2 * GIB + GPU.overhead_bytes
     assert world.value("harp_device_compute_allocated_ratio") == 0.25
+
+
+def test_our_own_processes_are_told_of_and_an_arbiter_only_if_it_answers() -> None:
+    world = _World()
+    world.link.pid = os.getppid()  # some process that is there
+    for part in ("harpd", "arbiter"):
+        resident = f'harp_process_resident_memory_bytes{{part="{part}"}}'
+        assert (world.value(resident) or 0) > 1 << 20
+        assert world.value(f'harp_process_cpu_seconds_total{{part="{part}"}}') is not None
+    assert (world.value('harp_process_cpu_seconds_total{part="harpd"}') or 0) > 0
+    world.book.arbiter.gone = True
+    assert world.value('harp_process_resident_memory_bytes{part="arbiter"}') is None
+    assert world.value('harp_process_resident_memory_bytes{part="harpd"}') is not None
 
 
 def test_processes_are_those_that_live() -> None:
@@ -299,6 +313,7 @@ def test_the_text_is_made_in_a_thread_one_at_a_time(monkeypatch: pytest.MonkeyPa
         return expose(*arguments)
 
     monkeypatch.setattr(daemon_metrics, "expose", slow)
+    monkeypatch.setattr(daemon_metrics, "_parts", lambda _pid: ())  # whose time goes on meanwhile
 
     async def scenario() -> None:
         loops.append(asyncio.get_running_loop())

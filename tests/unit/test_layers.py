@@ -62,6 +62,7 @@ PURE = (
     "harp.metrics.dcgm",
     "harp.metrics.estimates",
     "harp.metrics.families",
+    "harp.metrics.remote",
     "harp.metrics.samples",
     "harp.metrics.series",
     "harp.metrics.totals",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harp.extender.metrics import Meter
 from harp.extender.state import View
-from harp.metrics import PLUGIN, series
+from harp.metrics import PLUGIN, REMOTE, SERVED, series
 
 PAGE = Path(series.__file__).with_name("COVERAGE.md")
 
@@ -23,7 +23,7 @@ def exposed() -> set[str]:
     lock = threading.Condition()
     meter = Meter(View(), lock, synced=lambda: True, leads=lambda: True)
     text = meter.page()[0].decode()
-    ours = {family.name for family in (*series.DAEMON, *PLUGIN)}
+    ours = {family.name for family in (*series.DAEMON, *PLUGIN, *REMOTE, *SERVED)}
     scheduler = {name.removesuffix("_total") for name in re.findall(r"# TYPE (\S+)", text)}
     return ours | scheduler
 

@@ -14,6 +14,7 @@ import yaml
 
 from harp.metrics import series
 from harp.metrics.families import PLUGIN, REMOTE
+from harp.metrics.remote import SERVED
 from tests.unit import code_texts, page_parts
 from tests.unit.page_parts import ROOT, blocks, chart_problem, commands, keys, pages, spans, wrong
 
@@ -104,7 +105,7 @@ def test_settings_in_a_file_are_harpd_s(page: Path) -> None:
 
 @pytest.mark.parametrize("page", STRICT, ids=_name)
 def test_series_are_exposed(page: Path) -> None:
-    known = {family.name for family in (*series.DAEMON, *PLUGIN, *REMOTE)}
+    known = {family.name for family in (*series.DAEMON, *PLUGIN, *REMOTE, *SERVED)}
     for span in spans(page.read_text()):
         for name in re.findall(r"\bharp_[a-z_]+", span):
             if not name.startswith(("harp_hook_", "harp_soft_")):
