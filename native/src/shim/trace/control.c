@@ -329,14 +329,21 @@ bool harp_trace_is_child(void)
     return own_pid != (unsigned)getpid();
 }
 
+void harp_trace_after_fork(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    pthread_mutex_init(&harp_trace.file.lock, NULL);
+    harp_trace_prepare_reset();
+    harp_trace_host_reset();
+}
+
 /* The first recorded call of a child, whose only thread this is. */
 bool harp_trace_forked(void)
 {
     unsigned parent = own_pid;
     struct told t = current;
-    pthread_mutex_init(&lock, NULL);
+    harp_trace_after_fork();
     harp_trace_file_forget(&harp_trace.file);
-    harp_trace_prepare_reset();
     harp_trace_thread_forked();
     harp_trace.generation = 0;
     pthread_mutex_lock(&lock);

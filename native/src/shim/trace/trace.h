@@ -43,6 +43,8 @@ int harp_trace_watch(void);
 void harp_trace_check(void);
 #define HARP_TRACE_ASK_NS 1000000000ll
 
+/* session.c: in a forked child, whose parent may have been anywhere in here. */
+void harp_trace_after_fork(void);
 /* track.c: the program ends. */
 void harp_trace_exiting(void);
 
