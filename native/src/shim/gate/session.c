@@ -253,6 +253,8 @@ static bool handle(struct harp_msg *msg)
     if (msg->op == HARP_DEVICE) {
         device_said(s->fd, msg);
         pthread_cond_broadcast(&s->changed);
+        harp_trace_due();
+        harp_session_wake();
         return false;
     }
     int dev = device_at(msg->dev);
