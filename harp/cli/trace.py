@@ -53,7 +53,7 @@ trace.add_command(stop)
 @json_option
 def summary(*, file: Path, top: int, as_json: bool) -> None:
     """Say which kernels, copies and gaps took how long, and why the GPU was idle."""
-    recording = load(file)
+    recording = load(file, arguments=False)
     found = summarize(recording, top=top)
     if as_json:
         print_json(found.as_json() | {"problems": list(recording.problems)})
@@ -201,6 +201,9 @@ def _say(found: Summary) -> None:
         f"{name} (pid {found.pid}): {_count(found.calls, 'call')} of {threads} in"
         f" {_time(found.wall_ns)}; device busy {_part(found.busy_ns, found.wall_ns)}"
     )
+    if found.devices:
+        kind = ": software, no figure is a GPU's" if found.software else ""
+        print(f"on {', '.join(map(printable, found.devices))}{kind}")
     if found.measured < found.measurable:
         print(
             f"device times are known of {found.measured} of {found.measurable} launches, copies"

@@ -85,6 +85,26 @@ def test_the_summary_names_the_kernels(recorded: Recorded) -> None:
     assert "GB/s" in said
 
 
+def test_why_a_job_is_slow_is_seen(recorded: Recorded, native_dir: Path, tmp_path: Path) -> None:
+    idle = {}
+    for limit in ("none", "20%"):
+        path = tmp_path / f"{limit}.trace"
+        busy = [str(native_dir / "harp-bench-busy"), "--mode", "sync", "--kernel-us", "2000"]
+        child = recorded.box.tenant(
+            *("--limit", limit, "--trace", str(path)), command=[*busy, "--seconds", "3"]
+        )
+        child.communicate(timeout=60)
+        assert child.returncode == 0
+        found = recorded.json("summary", str(path))
+        assert found["software"]
+        idle[limit] = found["idle_ns"]["gated"] / found["wall_ns"]
+        (kernel,) = found["kernels"]
+        assert kernel["measured"] > kernel["launches"] * 0.9
+    # a fifth of the time is the program's: for the rest its calls are held at the gate
+    assert idle["none"] < 0.1
+    assert 0.5 < idle["20%"] < 0.9
+
+
 def test_both_exports_have_all_of_it(recorded: Recorded, tmp_path: Path) -> None:
     calls = _calls(recorded.path)
     for kind in ("perfetto", "chrome"):

@@ -54,6 +54,10 @@ def test_the_made_trace_says_what_a_person_counts() -> None:
     assert found.idle_ns == {reason: us * US for reason, us in idle.items()}
     assert found.errors == (("cuMemAlloc", 2, 1), ("cuLaunchKernel", 400, 1))
     assert not found.unfinished
+    assert (found.devices, found.software) == (("Soft 9",), True)
+    lazily = io.BytesIO(written(RECORDS))
+    reader = Reader(lazily)
+    assert summarize(recording_of(reader.header, list(reader), arguments=False)) == found
 
 
 def test_it_says_the_longest_ones_only_and_how_many_there_are() -> None:

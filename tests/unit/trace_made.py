@@ -55,6 +55,7 @@ HEADER = Header(
     pid=4711,
     why=Why.TOLD,
     ended_ns=10**6,
+    about={"devices": [{"name": "Soft 9", "software": True}, "nonsense"]},
 )
 
 
