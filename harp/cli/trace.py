@@ -188,7 +188,8 @@ def _say_report(report: Report, library: Path) -> None:
         print(f"{_count(report.unread, 'call')} compared by result alone: answers make no sense")
     told = f"{report.made} of {_count(report.calls, 'call')} made on {library}"
     if report.same:
-        print(f"{told}: the same results and answers")
+        data = f", {short_size(report.compared_bytes)} of data" if report.compared_bytes else ""
+        print(f"{told}: the same results and answers{data}")
     else:
         print(f"{told}: {_count(len(report.divergences), 'divergence')}")
 
