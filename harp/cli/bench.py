@@ -261,6 +261,23 @@ def pairing(*, rounds: int, as_json: bool) -> None:
 
 
 @bench.command()
+@click.option("--pairs", default=15, show_default=True, type=click.IntRange(1), help="Of blocks.")
+@json_option
+def trace(*, pairs: int, as_json: bool) -> None:
+    """What it costs a training to be recorded. Exit status 1: more than 5%, or it cannot tell."""
+    from harp.bench.machine import LABEL  # noqa: PLC0415
+    from harp.bench.trace import run_trace  # noqa: PLC0415
+
+    progress(f"some {20 + 3 * pairs} s ({LABEL})")
+    outcome = run_trace(os.environ, pairs, 40, progress=progress)
+    if as_json:
+        print_json(outcome.json(load_1min=os.getloadavg()[0], label=LABEL))
+    else:
+        print(f"a step that is recorded takes {outcome.ratio:.3f} times as long")
+    sys.exit(0 if outcome.ok else 1)
+
+
+@bench.command()
 @click.option("--quick", is_flag=True, help="Fewer pods; ends within 20 s.")
 @json_option
 def plugin(*, quick: bool, as_json: bool) -> None:

@@ -39,6 +39,7 @@ class Wish:
     size_bytes: int = 256 * MIB  #: of the file of each process, at most
     data_bytes: int = 0  #: of host bytes a call; 0: none, and no images
     keep_first: bool = False
+    measured: bool = True  #: launches and copies, on the device
     about: Mapping[str, object] = field(default_factory=dict)
     ident: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -74,6 +75,8 @@ class Wish:
         ]
         if self.keep_first:
             lines.append(b"keep=first")
+        if not self.measured:
+            lines.append(b"device=off")
         about = json.dumps(self.about).encode()
         if len(about) < _ABOUT_BYTES:
             lines.append(b"about=" + about)

@@ -80,6 +80,7 @@ def test_every_call_is_there_in_order_with_its_errors(world: World) -> None:
     assert [c.sequence for c in calls] == list(range(len(calls)))
     assert any(c.result for c in calls), "no call failed: no test"
     assert reader.header.why is Why.EXITED
+    assert file.stat().st_mode & 0o777 == 0o600
     assert reader.header.program.startswith("python")
     assert reader.header.dropped == reader.header.lost_records == reader.header.inner_calls == 0
     assert FileFlag.DATA not in reader.header.flags
@@ -164,6 +165,7 @@ def test_what_was_recorded_outlives_a_kill(world: World) -> None:
         line = process.stdout.readline()
         assert line, process.communicate()
         did = int(line.split()[1]) if line.startswith("did") else did
+    assert file.stat().st_mode & 0o777 == 0o400  # nobody truncates it by mistake
     process.kill()
     process.wait()
     reader, records = read(file)

@@ -37,3 +37,12 @@ add_executable(wire_ring_fuzz ${CMAKE_SOURCE_DIR}/fuzz/ring.c)
 target_compile_definitions(wire_ring_fuzz PRIVATE HARP_FUZZ_MAIN)
 target_link_libraries(wire_ring_fuzz PRIVATE wire_parts pthread)
 add_test(NAME wire_ring_fuzz COMMAND wire_ring_fuzz 1 100000)
+
+# The file that traces are written to.
+foreach(kind test tsan)
+  add_executable(trace_file_${kind} ${CMAKE_CURRENT_SOURCE_DIR}/trace_file_test.c
+                                    ${CMAKE_SOURCE_DIR}/src/trace/file.c)
+  target_link_libraries(trace_file_${kind} PRIVATE harp_options pthread
+    $<IF:$<STREQUAL:${kind},tsan>,harp_sanitize_threads,harp_sanitize>)
+  add_test(NAME trace_file_${kind} COMMAND trace_file_${kind})
+endforeach()

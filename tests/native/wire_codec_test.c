@@ -61,7 +61,7 @@ static bool same(const struct bytes *a, const struct bytes *b)
 static void must_be_canonical(unsigned op, const struct bytes *body)
 {
     struct harp_wire_call call = {.op = (uint16_t)op};
-    const struct harp_wire_side again = {.transfer = wire_side.transfer};
+    const struct harp_wire_side again = {.transfer = wire_side.transfer, .apart = wire_side.apart};
     if (decode(&call, body, sizeof arena_bytes) != 0)
         return;
     struct bytes twice = encode(&call, &again, false);
@@ -426,6 +426,22 @@ static void vector(unsigned op, uint64_t seed)
     wire_fill_free(&fill);
 }
 
+/* Told to keep host bytes apart, a body has none of them, however few. */
+static void apart(void)
+{
+    uint8_t host[8] = "\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a", body[256];
+    struct harp_wire_side side = {.transfer = wire_side.transfer, .apart = true};
+    struct harp_wire_call call = {.op = HARP_OP_cuMemcpyHtoD_v2,
+                                  .args = {1u << 20, (uintptr_t)host, sizeof host}};
+    struct harp_wire_buffer out = {body, sizeof body, 0};
+    CHECK(harp_wire_put_request(&call, &side, &out) == 0);
+    CHECK(memmem(body, out.used, host, sizeof host) == NULL);
+    side.apart = false;
+    out.used = 0;
+    CHECK(harp_wire_put_request(&call, &side, &out) == 0);
+    CHECK(memmem(body, out.used, host, sizeof host) != NULL);
+}
+
 int main(int argc, char **argv)
 {
     unsigned count = 0;
@@ -437,6 +453,12 @@ int main(int argc, char **argv)
     for (unsigned op = 0; op < HARP_OPS; op++)
         for (unsigned round = 0; harp_wire_op(op) != NULL && round < ROUNDS; round++, count++)
             battery(op, round);
+    wire_side.apart = true; /* bodies of traces */
+    for (unsigned op = 0; op < HARP_OPS; op++)
+        for (unsigned round = 0; harp_wire_op(op) != NULL && round < ROUNDS / 4; round++)
+            battery(op, round);
+    wire_side.apart = false;
+    apart();
     hooks();
     refusals();
     null_members();

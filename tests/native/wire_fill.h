@@ -27,6 +27,6 @@ void wire_fill_request(struct wire_fill *fill, struct harp_wire_call *call);
 void wire_fill_reply(struct wire_fill *fill, struct harp_wire_call *call);
 
 /* Transfers whose id is the address itself. */
-extern const struct harp_wire_side wire_side;
+extern struct harp_wire_side wire_side;
 
 #endif

@@ -3,15 +3,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE 4096ull
+#define PAGE    4096ull
+#define WRITTEN 0400 /* mode while it is written: who truncates what is mapped ends the program */
+#define ENDED   0600
 
 static uint64_t now_ns(void)
 {
@@ -43,6 +45,13 @@ static int reserve(int fd, uint64_t at, uint64_t bytes)
     return 0;
 }
 
+static void drop_held(struct harp_trace_file *f)
+{
+    if (f->held != NULL)
+        munmap(f->held, f->segments * sizeof *f->held);
+    f->held = NULL;
+}
+
 static int begin(struct harp_trace_file *f, const char *path, uint64_t bytes,
                  const struct harp_trace_header *given, const void *symbols, uint32_t symbols_bytes)
 {
@@ -56,10 +65,13 @@ static int begin(struct harp_trace_file *f, const char *path, uint64_t bytes,
     h.data_offset = (HARP_TRACE_HEADER_BYTES + symbols_bytes + PAGE - 1) / PAGE * PAGE;
     f->map_bytes = h.data_offset + (uint64_t)h.segments * h.segment_bytes;
     f->segments = h.segments;
-    f->held = calloc(h.segments, sizeof *f->held);
-    if (f->held == NULL)
+    /* not by malloc: a forked child gives it back, too */
+    void *held = mmap(NULL, h.segments * sizeof *f->held, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (held == MAP_FAILED)
         return -ENOMEM;
-    f->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0600);
+    f->held = held;
+    f->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, WRITTEN);
     if (f->fd < 0)
         return -errno;
     int err = reserve(f->fd, 0, h.data_offset);
@@ -98,7 +110,7 @@ int harp_trace_file_open(struct harp_trace_file *file, const char *path, uint64_
             unlink(path);
         }
         if (err != 0)
-            free(file->held);
+            drop_held(file);
     }
     pthread_mutex_unlock(&file->lock);
     errno = saved;
@@ -112,12 +124,12 @@ static void end(struct harp_trace_file *f, enum harp_trace_why why)
         return;
     f->header->why = why;
     f->header->ended_ns = now_ns();
+    fchmod(f->fd, ENDED);
     munmap(f->map, f->map_bytes);
     close(f->fd);
-    free(f->held);
+    drop_held(f);
     f->map = NULL;
     f->header = NULL;
-    f->held = NULL;
 }
 
 /* A segment begins, over the oldest one if it must be. 0 or why not. Lock held. */
@@ -208,6 +220,7 @@ void harp_trace_file_exits(struct harp_trace_file *file)
     if (file->header != NULL) {
         file->header->why = HARP_TRACE_EXITED;
         file->header->ended_ns = now_ns();
+        fchmod(file->fd, ENDED);
     }
     pthread_mutex_unlock(&file->lock);
 }
@@ -238,9 +251,9 @@ void harp_trace_file_forget(struct harp_trace_file *file)
     if (file->map != NULL) {
         munmap(file->map, file->map_bytes);
         close(file->fd);
+        drop_held(file);
     }
     file->map = NULL;
     file->header = NULL;
-    file->held = NULL; /* not freed: the parent may have been in malloc */
     errno = saved;
 }

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The trace file: what is appended can be walked to, in a ring whose segments go as a whole; what
+ * does not fit is counted; a file that is there is not written over; a child forgets it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "src/trace/file.h"
+
+#define RECORDS 100000u
+#define THREADS 4
+
+static struct harp_trace_file file = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static char path[64];
+
+static bool note(uint64_t number, uint32_t bytes)
+{
+    static const char text[300 << 10];
+    enum harp_trace_why why;
+    struct harp_trace_note head = {.at_ns = number, .bytes = bytes};
+    struct harp_trace_part parts[] = {{&head, sizeof head}, {text, bytes}};
+    return harp_trace_file_append(&file, HARP_TRACE_NOTE, 0, parts, 2, &why);
+}
+
+static void open_new(uint64_t bytes, uint32_t flags)
+{
+    const struct harp_trace_header h = {.flags = flags, .pid = 1};
+    unlink(path);
+    CHECK(harp_trace_file_open(&file, path, bytes, &h, "symbols", 7) == 0);
+    CHECK(harp_trace_file_open(&file, path, bytes, &h, "symbols", 7) == -EBUSY);
+}
+
+/* Reads the whole file again; records that are there. `last`: the largest number among them. */
+static uint64_t walk(uint64_t *last, struct harp_trace_header *h)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY);
+    CHECK(fd >= 0 && fstat(fd, &st) == 0);
+    uint8_t *all = malloc((size_t)st.st_size);
+    CHECK(all != NULL && read(fd, all, (size_t)st.st_size) == st.st_size);
+    close(fd);
+    uint64_t count = 0;
+    memcpy(h, all, sizeof *h);
+    CHECK(memcmp(h->magic, HARP_TRACE_MAGIC, 8) == 0);
+    *last = 0;
+    for (uint64_t at = h->data_offset; at < (uint64_t)st.st_size; at += h->segment_bytes) {
+        struct harp_trace_segment s;
+        memcpy(&s, all + at, sizeof s);
+        CHECK(s.magic == HARP_TRACE_SEGMENT_MAGIC);
+        uint64_t nth = 0, in = sizeof s;
+        while (in + sizeof(struct harp_trace_record) <= h->segment_bytes) {
+            struct harp_trace_note n;
+            memcpy(&n, all + at + in, sizeof n.record);
+            if (n.record.commit == 0)
+                break;
+            CHECK(n.record.commit == ((uint64_t)HARP_TRACE_COMMIT << 32 | ++nth));
+            memcpy(&n, all + at + in, sizeof n);
+            *last = n.at_ns > *last ? n.at_ns : *last;
+            in += n.record.bytes;
+            CHECK(in <= h->segment_bytes);
+            count++;
+        }
+    }
+    free(all);
+    return count;
+}
+
+static void ring(void)
+{
+    struct harp_trace_header h;
+    uint64_t last;
+    open_new(0, 0); /* two segments at least */
+    for (uint64_t i = 1; i <= RECORDS; i++)
+        CHECK(note(i, (uint32_t)(i % 77)));
+    uint64_t count = walk(&last, &h);
+    CHECK(last == RECORDS && h.why == HARP_TRACE_RUNNING);
+    CHECK(count < RECORDS && count + h.lost_records == RECORDS && h.dropped == 0);
+    harp_trace_file_exits(&file);
+    CHECK(note(RECORDS + 1, 0)); /* what follows the end is there, too */
+    harp_trace_file_close(&file, HARP_TRACE_TOLD);
+    CHECK(!note(RECORDS + 2, 0));
+    CHECK(walk(&last, &h) > 0 && last == RECORDS + 1 && h.why == HARP_TRACE_TOLD);
+}
+
+static void bounds(void)
+{
+    struct harp_trace_header h;
+    uint64_t last;
+    open_new(2 << 20, HARP_TRACE_KEEP_FIRST);
+    enum harp_trace_why why;
+    struct harp_trace_note head = {0};
+    struct harp_trace_part large[] = {{&head, sizeof head}, {path, HARP_TRACE_SEGMENT_BYTES}};
+    CHECK(!harp_trace_file_append(&file, HARP_TRACE_NOTE, 0, large, 2, &why));
+    CHECK(why == HARP_TRACE_RUNNING);
+    unsigned written = 0;
+    for (uint64_t i = 1; i <= 20; i++)
+        written += note(i, 300 << 10);
+    uint64_t count = walk(&last, &h);
+    CHECK(written == 6 && count == 6 && last == 6); /* three in each of two segments */
+    CHECK(h.dropped == 1 + 14 && h.lost_records == 0 && h.why == HARP_TRACE_FULL);
+    harp_trace_file_forget(&file);
+    CHECK(!note(1, 0));
+    const struct harp_trace_header given = {.pid = 1};
+    CHECK(harp_trace_file_open(&file, path, 0, &given, "", 0) == -EEXIST);
+    CHECK(walk(&last, &h) == 6);
+}
+
+static void *many(void *arg)
+{
+    uint64_t base = (uintptr_t)arg;
+    for (uint64_t i = 0; i < RECORDS / 20; i++)
+        CHECK(note(base + i, (uint32_t)(i % 40)));
+    return NULL;
+}
+
+static void threads(void)
+{
+    struct harp_trace_header h;
+    uint64_t last;
+    pthread_t thread[THREADS];
+    open_new(16 << 20, 0);
+    for (uintptr_t i = 0; i < THREADS; i++)
+        CHECK(pthread_create(&thread[i], NULL, many, (void *)(i << 20)) == 0);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(thread[i], NULL);
+    harp_trace_file_close(&file, HARP_TRACE_TOLD);
+    CHECK(walk(&last, &h) == THREADS * (RECORDS / 20));
+}
+
+int main(void)
+{
+    snprintf(path, sizeof path, "trace-test-%d", (int)getpid());
+    ring();
+    bounds();
+    threads();
+    unlink(path);
+    return 0;
+}
