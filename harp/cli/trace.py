@@ -53,7 +53,7 @@ trace.add_command(stop)
 @json_option
 def summary(*, file: Path, top: int, as_json: bool) -> None:
     """Say which kernels, copies and gaps took how long, and why the GPU was idle."""
-    recording = load(file)
+    recording = load(file, arguments=False)
     found = summarize(recording, top=top)
     if as_json:
         print_json(found.as_json() | {"problems": list(recording.problems)})
@@ -188,7 +188,8 @@ def _say_report(report: Report, library: Path) -> None:
         print(f"{_count(report.unread, 'call')} compared by result alone: answers make no sense")
     told = f"{report.made} of {_count(report.calls, 'call')} made on {library}"
     if report.same:
-        print(f"{told}: the same results and answers")
+        data = f", {short_size(report.compared_bytes)} of data" if report.compared_bytes else ""
+        print(f"{told}: the same results and answers{data}")
     else:
         print(f"{told}: {_count(len(report.divergences), 'divergence')}")
 
@@ -201,6 +202,9 @@ def _say(found: Summary) -> None:
         f"{name} (pid {found.pid}): {_count(found.calls, 'call')} of {threads} in"
         f" {_time(found.wall_ns)}; device busy {_part(found.busy_ns, found.wall_ns)}"
     )
+    if found.devices:
+        kind = ": software, no figure is a GPU's" if found.software else ""
+        print(f"on {', '.join(map(printable, found.devices))}{kind}")
     if found.measured < found.measurable:
         print(
             f"device times are known of {found.measured} of {found.measurable} launches, copies"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harp.errors import TraceError, WireError
-from harp.trace.bare import BARE, make_bare
+from harp.trace.bare import BARE, LOOK_UPS, make_bare
 from harp.trace.compare import NOT_READY, compared, is_poll
 from harp.trace.driver import Driver
 from harp.trace.entries import base_name
@@ -97,6 +97,8 @@ class Again:
         fn = self._driver.function(name)
         if CallFlag.RAW in call.flags or not call.symbol.op:
             row = BARE.get(base_name(name))
+            if base_name(name) in LOOK_UPS:
+                raise Unknown("a look-up of functions or texts, with which nothing happens")
             if row is None:
                 raise Unknown("not described by rows of the wire: its arguments are bare")
             return make_bare(fn, row, call, self._world), {}
@@ -191,6 +193,7 @@ class Again:
                 left.append((call, number, data, buffer))
                 continue
             came = bytes(buffer)[: len(data)] if buffer is not None else b""
+            self.report.compared_bytes += len(data)
             if came != data:
                 at = next(
                     (i for i, (x, y) in enumerate(zip(data, came, strict=False)) if x != y), 0

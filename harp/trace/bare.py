@@ -11,7 +11,10 @@ from harp.trace.mapping import Unknown, World
 from harp.trace.records import Call
 from harp.trace.report import MEMORY, Made
 
-__all__ = ["BARE", "make_bare"]
+__all__ = ["BARE", "LOOK_UPS", "make_bare"]
+
+#: what answers addresses of the program's own, or constants
+LOOK_UPS = ("cuGetProcAddress", "cuGetExportTable", "cuGetErrorName", "cuGetErrorString")
 
 #: what each parameter is: a number (n), a context (c), host or device memory (m), memory of the
 #: program's own of the call's size (o), or where the answer goes: a context (C), memory (M), or

@@ -109,12 +109,17 @@ def _address(
     """An address that is answered: memory that is new, or that is known."""
     known = world.memory.find(one)
     if call.symbol.kind is Kind.ALLOC or known is None:
-        size = next(
-            (v for s in _SIZES if isinstance(v := answer.within.get(s), int) and v), call.size
-        )
-        world.memory.add(one, size, other)
+        world.memory.add(one, _size(call, answer.within), other)
     elif known != other:
         yield _differs(call, answer.path, f"{known:#x} here", f"{other:#x}")
+
+
+def _size(call: Call, within: Mapping[str, Any]) -> int:
+    """How much memory is answered."""
+    pitch, rows = within.get("pPitch"), within.get("Height")
+    if isinstance(pitch, int) and isinstance(rows, int):
+        return pitch * rows
+    return next((v for s in _SIZES if isinstance(v := within.get(s), int) and v), call.size)
 
 
 def _differs(call: Call, path: str, was: Any, now: Any) -> Divergence:

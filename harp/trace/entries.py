@@ -72,6 +72,8 @@ class Recording:
         lost: records that were overwritten, or not written.
         unfinished: the program was killed, or still runs.
         problems: what of the file did not make sense, in words.
+        devices: their names, as who started the trace knew them; empty: nobody said.
+        software: one of them is none of silicon: no figure here is a GPU's.
     """
 
     entries: tuple[Entry, ...]
@@ -80,6 +82,8 @@ class Recording:
     lost: int = 0
     unfinished: bool = False
     problems: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    software: bool = False
 
 
 def base_name(symbol: str) -> str:

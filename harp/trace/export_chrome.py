@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harp.trace.entries import Recording
-from harp.trace.timeline import Slice, Track, timeline
+from harp.trace.timeline import Slice, Track, device_name, timeline
 
 __all__ = ["chrome"]
 
@@ -28,6 +28,8 @@ def chrome(recording: Recording) -> Iterator[str]:
             "calls": len(recording.entries),
             "lost": recording.lost,
             "unfinished": recording.unfinished,
+            "devices": recording.devices,
+            "software": recording.software,
         }
     )
     yield ',"traceEvents":[\n'
@@ -38,7 +40,7 @@ def chrome(recording: Recording) -> Iterator[str]:
 
 def _events(recording: Recording, tracks: list[Track], origin_ns: int) -> Iterator[dict[str, Any]]:
     program = recording.program or "program"
-    for process, name in ((_HOST, f"{program} {recording.pid}"), (_DEVICE, "GPU")):
+    for process, name in ((_HOST, f"{program} {recording.pid}"), (_DEVICE, device_name(recording))):
         yield _fact(process, 0, "process_name", name=name)
         yield _fact(process, 0, "process_sort_index", sort_index=process)
     for row, track in enumerate(tracks, start=1):

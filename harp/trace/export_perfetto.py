@@ -11,7 +11,7 @@ from google.protobuf.runtime_version import VersionError
 
 from harp.errors import ConfigError
 from harp.trace.entries import Recording
-from harp.trace.timeline import Slice, Track, timeline
+from harp.trace.timeline import Slice, Track, device_name, timeline
 
 if TYPE_CHECKING:
     from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TrackEvent
@@ -82,7 +82,7 @@ def _descriptors(
         packet = builder.create_packet()
         packet.trusted_packet_sequence_id = _SEQUENCE
         packet.track_descriptor.uuid = _uuid(recording, _DEVICE)
-        packet.track_descriptor.name = _DEVICE
+        packet.track_descriptor.name = device_name(recording)
         packet.track_descriptor.parent_uuid = _uuid(recording, "process")
         builder.write_packet(packet)
     seen: set[int] = set()

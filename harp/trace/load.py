@@ -20,6 +20,7 @@ from harp.trace.records import (
     Record,
     Why,
 )
+from harp.wire import OPS
 
 __all__ = ["load", "recording_of"]
 
@@ -29,8 +30,8 @@ _PLACES = {1: "H", 2: "D", 3: "A", 4: "?"}
 _LEGACY, _PER_THREAD = 1, 2
 
 
-def load(path: Path) -> Recording:
-    """Read a trace file.
+def load(path: Path, *, arguments: bool = True) -> Recording:
+    """Read a trace file; without `arguments`, most of the work, for who needs none.
 
     Raises:
         TraceError: it is none, or cannot be read.
@@ -43,11 +44,15 @@ def load(path: Path) -> Recording:
         raise TraceError(
             f"{path}: {error.strerror}", "a trace is made by harp run --trace FILE -- CMD"
         ) from error
-    return recording_of(reader.header, records, problems=reader.problems)
+    return recording_of(reader.header, records, problems=reader.problems, arguments=arguments)
 
 
 def recording_of(
-    header: Header, records: Iterable[Record], *, problems: Iterable[str] = ()
+    header: Header,
+    records: Iterable[Record],
+    *,
+    problems: Iterable[str] = (),
+    arguments: bool = True,
 ) -> Recording:
     """Entries of all calls among the records."""
     calls: list[Call] = []
@@ -72,8 +77,11 @@ def recording_of(
     calls.sort(key=lambda call: (call.begin_ns, call.sequence))
     entries = []
     for call in calls:
-        args = _args(header, call, puzzles)
+        wanted = arguments or (call.symbol.kind is Kind.COPY and not _said(call.symbol.name))
+        args = _args(header, call, puzzles) if wanted else {}
         entries.append(_entry(call, args, times.get(call.sequence), labels.get(call.sequence, "")))
+    devices = header.about.get("devices")
+    known = [d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
     return Recording(
         entries=tuple(entries),
         program=header.program,
@@ -81,6 +89,8 @@ def recording_of(
         lost=header.dropped + header.lost_records,
         unfinished=header.why is Why.RUNNING and not header.ended_ns,
         problems=tuple(puzzles),
+        devices=tuple(str(d.get("name", "")) for d in known),
+        software=any(d.get("software") is True for d in known),
     )
 
 
@@ -97,8 +107,12 @@ def _args(header: Header, call: Call, puzzles: list[str]) -> dict[str, Any]:
 
 def _kernel(header: Header, call: Call, names: Mapping[int, str]) -> str:
     """The name of what a launch launches, as of then."""
-    handle = call.slots[0] if call.slots else _args(header, call, []).get("f")
-    return names.get(handle, "") if isinstance(handle, int) else ""
+    if call.slots:
+        return names.get(call.slots[0], "")
+    op = OPS.get(call.symbol.op) if header.decodable else None
+    if op is None or not op.fields or op.fields[0].kind != "CUfunction":
+        return ""
+    return names.get(int.from_bytes(call.request[:8], "little"), "")  # the first field of a body
 
 
 def _entry(call: Call, args: dict[str, Any], time: DeviceTime | None, label: str) -> Entry:
@@ -129,14 +143,20 @@ def _entry(call: Call, args: dict[str, Any], time: DeviceTime | None, label: str
 
 def direction(symbol: str, args: Mapping[str, Any]) -> str:
     """Where a copy goes: HtoD, DtoH, ...; of those that say it by a struct, what that says."""
-    name = base_name(symbol)
-    for word in ("HtoD", "DtoH", "DtoD", "HtoA", "AtoH", "DtoA", "AtoD", "AtoA"):
-        if word in name:
-            return word
-    if "Peer" in name:
-        return "peer"
+    said = _said(symbol)
+    if said:
+        return said
     struct = next((v for v in args.values() if isinstance(v, dict) and "srcMemoryType" in v), None)
     if struct is not None:
         kinds = [_PLACES.get(struct.get(f"{end}MemoryType", 0), "?") for end in ("src", "dst")]
         return "to".join(kinds)
     return "any"
+
+
+def _said(symbol: str) -> str:
+    """The direction, if the function's name says it."""
+    name = base_name(symbol)
+    for word in ("HtoD", "DtoH", "DtoD", "HtoA", "AtoH", "DtoA", "AtoD", "AtoA"):
+        if word in name:
+            return word
+    return "peer" if "Peer" in name else ""

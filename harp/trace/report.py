@@ -81,12 +81,14 @@ class Report:
         calls: in the trace.
         made: that were made again; the rest is in `left_out`, by reason.
         hung: a call did not return, and the replay ended there.
+        compared_bytes: of host data, that were recorded and have come again.
         unread: calls of which only the results could be compared: their answers make no sense.
     """
 
     calls: int = 0
     made: int = 0
     hung: bool = False
+    compared_bytes: int = 0
     unread: int = 0
     divergences: list[Divergence] = field(default_factory=list)
     left_out: dict[str, Left] = field(default_factory=dict)
@@ -125,6 +127,7 @@ class Report:
             calls=told["calls"],
             made=told["made"],
             hung=told["hung"],
+            compared_bytes=told["compared_bytes"],
             unread=told["unread"],
             divergences=[Divergence(**one) for one in told["divergences"]],
             left_out={why: Left(**one) for why, one in told["left_out"].items()},

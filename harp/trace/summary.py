@@ -102,6 +102,8 @@ class Summary:
     threads: int
     lost: int
     unfinished: bool
+    devices: tuple[str, ...]
+    software: bool
     wall_ns: int
     busy_ns: int
     measured: int
@@ -146,6 +148,8 @@ def summarize(recording: Recording, *, top: int = 10) -> Summary:
         threads=len({c.thread for c in calls}),
         lost=recording.lost,
         unfinished=recording.unfinished,
+        devices=recording.devices,
+        software=recording.software,
         wall_ns=end_ns - origin_ns,
         busy_ns=length_ns(clip(busy, whole)),
         measured=sum(c.device_ns is not None for c in works),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from harp.trace.entries import Entry, Recording, base_name
 from harp.trace.records import Kind
 
-__all__ = ["Slice", "Track", "timeline"]
+__all__ = ["GATED", "Slice", "Track", "device_name", "timeline"]
 
 GATED = "gated by HARP"
 _CATEGORIES = {
@@ -55,6 +55,11 @@ class Track:
     device: bool
     key: int
     slices: list[Slice]
+
+
+def device_name(recording: Recording) -> str:
+    """What streams are under: a software GPU is labelled so."""
+    return " ".join(("GPU", ", ".join(recording.devices))).rstrip()
 
 
 def timeline(recording: Recording) -> list[Track]:

@@ -16,7 +16,7 @@ from machine import Machine, machine
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
 
 from harp.trace.format import Reader, Writer
-from harp.trace.records import Call, Record
+from harp.trace.records import Call, Data, Record
 
 PROGRAM = Path(__file__).with_name("trace_whole_program.py")
 TURNS, N = 5, 4000
@@ -85,6 +85,26 @@ def test_the_summary_names_the_kernels(recorded: Recorded) -> None:
     assert "GB/s" in said
 
 
+def test_why_a_job_is_slow_is_seen(recorded: Recorded, native_dir: Path, tmp_path: Path) -> None:
+    idle = {}
+    for limit in ("none", "20%"):
+        path = tmp_path / f"{limit}.trace"
+        busy = [str(native_dir / "harp-bench-busy"), "--mode", "sync", "--kernel-us", "2000"]
+        child = recorded.box.tenant(
+            *("--limit", limit, "--trace", str(path)), command=[*busy, "--seconds", "3"]
+        )
+        child.communicate(timeout=60)
+        assert child.returncode == 0
+        found = recorded.json("summary", str(path))
+        assert found["software"]
+        idle[limit] = found["idle_ns"]["gated"] / found["wall_ns"]
+        (kernel,) = found["kernels"]
+        assert kernel["measured"] > kernel["launches"] * 0.9
+    # a fifth of the time is the program's: for the rest its calls are held at the gate
+    assert idle["none"] < 0.1
+    assert 0.5 < idle["20%"] < 0.9
+
+
 def test_both_exports_have_all_of_it(recorded: Recorded, tmp_path: Path) -> None:
     calls = _calls(recorded.path)
     for kind in ("perfetto", "chrome"):
@@ -114,6 +134,7 @@ def test_made_again_it_is_the_same(recorded: Recorded) -> None:
     assert told["left_out"] == {}
     assert told["made"] == told["calls"] == len(_calls(recorded.path))
     assert told["times"]["cuLaunchKernel"]["calls"] == 2 * TURNS + 2
+    assert told["compared_bytes"] == TURNS * 4 * N
 
 
 def test_a_changed_result_is_named_at_its_very_call(recorded: Recorded, tmp_path: Path) -> None:
@@ -133,6 +154,22 @@ def test_a_changed_result_is_named_at_its_very_call(recorded: Recorded, tmp_path
     assert f"call {victim} {name}: result: recorded 719, came 0" in done.stdout.splitlines()
     told = recorded.json("replay", str(other), "--backend", "soft")
     assert [d["call"] for d in told["divergences"]] == [victim]
+
+
+def test_a_changed_byte_is_named_at_its_very_call(recorded: Recorded, tmp_path: Path) -> None:
+    downs = [c for c in _calls(recorded.path) if c.symbol.name.startswith("cuMemcpyDtoH")]
+    victim = downs[2].sequence
+    other = tmp_path / "changed.trace"
+
+    def changed(record: Record) -> Record:
+        if isinstance(record, Data) and record.sequence == victim and record.offset == 0:
+            return replace(record, data=record.data[:-1] + bytes([record.data[-1] ^ 1]))
+        return record
+
+    _rewritten(recorded.path, other, changed)
+    (found,) = recorded.json("replay", str(other), "--backend", "soft")["divergences"]
+    assert (found["call"], found["function"]) == (victim, downs[2].symbol.name)
+    assert found["what"] == f"data of transfer 0, byte {4 * N - 1}"
 
 
 def test_without_data_it_says_what_it_cannot_make(recorded: Recorded, tmp_path: Path) -> None:

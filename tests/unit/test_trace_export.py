@@ -138,6 +138,8 @@ def test_chrome_of_the_made_trace() -> None:
         "calls": 12,
         "lost": 0,
         "unfinished": False,
+        "devices": ["Soft 9"],
+        "software": True,
     }
     names = [e["args"]["name"] for e in found["traceEvents"] if e["name"] == "thread_name"]
     assert names == ["thread 4711", "default stream", "stream 0xabc0"]
@@ -218,8 +220,8 @@ def test_perfetto_of_the_made_trace() -> None:
     (thread,) = [t.thread for t in tracks if t.HasField("thread")]
     assert (thread.pid, thread.tid) == (4711, 4711)
     names = {t.name: t for t in tracks if t.name}
-    assert set(names) == {"GPU", "default stream", "stream 0xabc0"}
-    assert names["default stream"].parent_uuid == names["GPU"].uuid
+    assert set(names) == {"GPU Soft 9", "default stream", "stream 0xabc0"}
+    assert names["default stream"].parent_uuid == names["GPU Soft 9"].uuid
     events = [p.track_event for p in trace.packet if p.HasField("track_event")]
     flows = defaultdict(list)
     for event in events:

@@ -210,6 +210,11 @@ def test_addresses_are_learnt_and_then_held_to_it() -> None:
     # the same address once more is other memory
     assert differs(alloc, {"dptr": 0x6000}, world) == []
     assert world.address(0x1010) == 0x6010
+    # rows of a pitched one lie as far apart as is answered
+    pitched = {"WidthInBytes": 100, "Height": 7, "ElementSizeBytes": 4}
+    pitched |= {"dptr": 0x8000, "pPitch": 512}
+    assert differs(call(2, "cuMemAllocPitch_v2", 1, 2, pitched), {"dptr": 0x9000}, world) == []
+    assert world.address(0x8000 + 6 * 512) == 0x9000 + 6 * 512
     free = call(1, "cuMemFree_v2", 2, 3, {"dptr": 0x1000})
     assert differs(free, {}, world) == []
     assert world.address(0x1010) == 0x1010

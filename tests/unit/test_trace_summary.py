@@ -15,9 +15,10 @@ from trace_made import HEADER, RECORDS, call, device, launch, written
 from harp.trace.entries import Entry, Recording, base_name
 from harp.trace.format import Reader
 from harp.trace.load import direction, recording_of
-from harp.trace.records import Header, Kind, Name, Record
+from harp.trace.records import CallFlag, Header, Kind, Name, Record
 from harp.trace.spans import clip, inside_ns, length_ns, minus, union
 from harp.trace.summary import REASONS, Kernel, summarize
+from harp.wire import Transfer
 
 US = 1000
 
@@ -54,6 +55,10 @@ def test_the_made_trace_says_what_a_person_counts() -> None:
     assert found.idle_ns == {reason: us * US for reason, us in idle.items()}
     assert found.errors == (("cuMemAlloc", 2, 1), ("cuLaunchKernel", 400, 1))
     assert not found.unfinished
+    assert (found.devices, found.software) == (("Soft 9",), True)
+    lazily = io.BytesIO(written(RECORDS))
+    reader = Reader(lazily)
+    assert summarize(recording_of(reader.header, list(reader), arguments=False)) == found
 
 
 def test_it_says_the_longest_ones_only_and_how_many_there_are() -> None:
@@ -69,6 +74,44 @@ def test_nothing_measured_is_nothing_claimed() -> None:
     assert found.kernels == (Kernel("cuLaunchKernel", 1, 0, 0, 0),)
     assert found.kernels[0].mean_ns == 0
     assert found.gaps == ()
+
+
+def test_a_rate_is_of_the_copies_whose_time_is_known() -> None:
+    up = {"dstDevice": 1, "ByteCount": 1000, "hStream": 0, "srcHost": Transfer(0)}
+    records = [
+        call(0, "cuMemcpyHtoDAsync_v2", 0, 90, up, size=1000),
+        call(1, "cuMemcpyHtoDAsync_v2", 100, 190, up, size=1000),
+        device(1, 200, 10),
+    ]
+    (copies,) = summarize(read(records)).copies
+    assert (copies.count, copies.size_bytes, copies.timed_bytes) == (2, 2000, 1000)
+    assert copies.rate_bytes_s == 1e8
+
+
+def test_who_asks_again_and_again_waits_and_who_starts_a_copy_does_not() -> None:
+    up = {"dstDevice": 1, "ByteCount": 4, "hStream": 0, "srcHost": Transfer(0)}
+    records = [
+        call(0, "cuEventQuery", 0, 10, {"hEvent": 1}, result=600),
+        call(1, "cuMemcpyHtoDAsync_v2", 10, 14, up, size=4),
+        call(2, "cuMemGetInfo_v2", 14, 15, {"free": 1, "total": 1}),
+    ]
+    idle = {"gated": 0, "sync": 10 * US, "driver": 5 * US, "host": 0}
+    assert summarize(read(records)).idle_ns == idle
+
+
+def test_default_streams_are_the_contexts_or_the_threads() -> None:
+    own = CallFlag.PER_THREAD
+    records = [
+        launch(0, 0, 1, 0xF00, stream=1),
+        launch(1, 1, 2, 0xF00, stream=0),
+        launch(2, 2, 3, 0xF00, stream=0, flags=own, thread=7),
+        launch(3, 3, 4, 0xF00, stream=0, flags=own, thread=8),
+        launch(4, 4, 5, 0xF00, stream=0x500, flags=own, thread=8),
+    ]
+    streams = [e.stream for e in read(records).entries]
+    assert streams[:2] == [0, 0]
+    assert len(set(streams)) == 4
+    assert streams[4] == 0x500
 
 
 def test_an_empty_trace_is_one() -> None:

@@ -27,6 +27,7 @@ _KINDS = {
     "cuInit": Kind.OTHER,
     "cuCtxCreate_v2": Kind.CONTEXT,
     "cuMemAlloc_v2": Kind.ALLOC,
+    "cuMemAllocPitch_v2": Kind.ALLOC,
     "cuMemFree_v2": Kind.FREE,
     "cuMemcpyHtoD_v2": Kind.COPY,
     "cuMemcpyHtoDAsync_v2": Kind.COPY,
@@ -55,6 +56,7 @@ HEADER = Header(
     pid=4711,
     why=Why.TOLD,
     ended_ns=10**6,
+    about={"devices": [{"name": "Soft 9", "software": True}, "nonsense"]},
 )
 
 

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "generated/shim_symbols.h"
 #include "src/shim/backend/table.h"
 #include "src/shim/entry/entry.h"
 #include "src/shim/trace/state.h"
@@ -197,10 +198,34 @@ out:
     return t;
 }
 
-/* The handle that the call has made, into the request. */
+/* Calls that no wire carries, whose first parameter is where an address or a handle is answered. */
+static bool answers_first(unsigned symbol)
+{
+    switch (symbol) {
+    case HARP_SYM_cuCtxGetCurrent:
+    case HARP_SYM_cuCtxPopCurrent:
+    case HARP_SYM_cuCtxPopCurrent_v2:
+    case HARP_SYM_cuMemAllocHost_v2:
+    case HARP_SYM_cuMemAllocManaged:
+    case HARP_SYM_cuMemAllocPitch_v2:
+    case HARP_SYM_cuMemHostAlloc:
+    case HARP_SYM_cuMemHostGetDevicePointer_v2:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* The handle that the call has made, into the request; of bare slots, what is answered. */
 static uint64_t made(struct harp_trace_thread *t)
 {
     uint64_t handle = 0;
+    if ((t->flags & HARP_TRACE_RAW) != 0) {
+        const void *to = (const void *)(uintptr_t)t->call.args[0];
+        if (to != NULL && answers_first(t->symbol))
+            memcpy(&handle, to, sizeof handle);
+        return handle;
+    }
     uint64_t at = t->call.args[t->call.made_slot];
     if (t->made_at == 0 || t->call.made_kind == 0 || at == 0)
         return 0;
