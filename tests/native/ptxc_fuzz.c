@@ -20,6 +20,7 @@ static const char seed_text[] =
     ".global .u32 g = 7;\n.visible .global .align 8 .u64 t[2] = {g, generic(g)+4};\n"
     ".const .align 4 .f32 c[2][2] = {{1.5, 0f3F800000}, {-2.0}};\n"
     ".func (.param .b32 r) twice(.param .b32 x) { .reg .b32 %a; ld.param.b32 %a, [x];\n"
+    " .reg .b64 %b; mov.b64 %b, x; ld.param.b32 %a, [%b];"
     " shl.b32 %a, %a, 1; st.param.b32 [r], %a; ret; }\n"
     ".extern .func (.param .b32 r) vprintf(.param .b64 a, .param .b64 b);\n"
     "/* a comment */ .visible .entry k(.param .u64 .ptr .global .align 8 p, .param .align 8 .b8 "
@@ -41,6 +42,11 @@ static const char seed_text[] =
     " P: .callprototype (.param .b32 _) _ (.param .b32 _);\n"
     " { .param .b32 i; .param .b32 o; mov.u64 %d4, twice; call (o), %d4, (i), P; }\n"
     " .loc 1 2 3\n .pragma \"nounroll\"; mov.u32 %r7, (1 << 4) | ~3 % 5;\n"
+    " .shared .align 8 .b64 m; mbarrier.init.shared.b64 [m], 32; mbarrier.arrive.shared.b64 %d5, "
+    "[m];\n"
+    "W: mbarrier.try_wait.shared.b64 %q1, [m], %d5; @!%q1 bra W; barrier.cluster.arrive;\n"
+    " barrier.cluster.wait; stacksave.u64 %d6; alloca.u64 %d7, %d6, 16; mapa.u64 %d2, %d3, 0;\n"
+    " cvt.rn.satfinite.e4m3x2.f32 %h1, %f1, %f2; isspacep.const %q2, %d3;\n"
     " st.global.v4.b32 [%d1], {%r1, %r2, %r3, 7}; ret;\n}\n";
 
 static const char *const words[] = {
