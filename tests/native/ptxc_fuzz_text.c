@@ -26,6 +26,7 @@ static const char head[] =
     ".global .u32 g = 7;\n.visible .global .align 8 .u64 t[2] = {g, generic(g)+4};\n"
     ".const .align 4 .f32 c[2][2] = {{1.5, 0f3F800000}, {-2.0}};\n"
     ".func (.param .b32 r) twice(.param .b32 x) { .reg .b32 %a; ld.param.b32 %a, [x];\n"
+    " .reg .b64 %b; mov.b64 %b, x; ld.param.b32 %a, [%b];\n"
     " shl.b32 %a, %a, 1; st.param.b32 [r], %a; ret; }\n"
     ".extern .func (.param .b32 r) vprintf(.param .b64 a, .param .b64 b);\n"
     "/* a comment */ .visible .entry k(.param .u64 .ptr .global .align 8 p, .param .align 8 .b8 "
@@ -66,6 +67,11 @@ static const char *const samples[] = {
     "isspacep.shared %q1, %d1; selp.b32 %r1, %r2, 5, %q1; slct.s32.f32 %r1, %r2, %r3, %f1;",
     "set.lt.u32.f32 %r1, %f1, %f2; setp.eq.u32 %q1, %r1, 0; and.pred %q1, %q2, %q3;",
     ".loc 1 2 3\n .pragma \"nounroll\"; mov.u32 %r7, (1 << 4) | ~3 % 5;",
+    "{ .shared .align 8 .b64 m; mbarrier.init.shared.b64 [m], 32;\n"
+    "mbarrier.arrive.shared.b64 %d5, [m]; mbarrier.try_wait.shared.b64 %q1, [m], %d5; }",
+    "barrier.cluster.arrive; barrier.cluster.wait; mapa.u64 %d2, %d3, 0;",
+    "stacksave.u64 %d6; alloca.u64 %d7, %d6, 16; stackrestore.u64 %d6;",
+    "cvt.rn.satfinite.e4m3x2.f32 %h1, %f1, %f2; cvt.rn.f16x2.e4m3x2 %r1, %h1;",
     "prefetch.global.L2 [%d1]; prefetchu.L1 [%d1]; applypriority.global.L2::evict_normal [%d1], "
     "128;",
     "dp4a.u32.s32 %r1, %r2, %r3, %r4; dp2a.lo.u32.u32 %r1, %r2, %r3, %r4; pmevent 3;",
