@@ -4,8 +4,8 @@
     python tests/contract/random_c.py --seed 7 --count 1000          a campaign
     python tests/contract/random_c.py --seed 7 --first 41 --reduce   one that failed, made small
 
-Exit: 0 all are the same, 1 some are not. Needs clang (apt-get install clang) and the built
-software GPU.
+Exit: 0 all are the same, 1 some are not. Needs the built software GPU and clang: zig's, or what
+HARP_TEST_CLANG names (random_c_run.py says why not Debian's).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from random_c_tree import TYPES, Expr, Program, Stmt
 
 INPUTS, CELLS = 6, 16
 LEVELS = ("0", "1", "2", "3")  # LLVM 14 cannot lower a struct's copy at -Os
-TARGETS = (60, 70, 75, 80, 86)
+TARGETS = (60, 70, 75, 80, 86, 90)
 Block = tuple[Stmt, ...]
 
 

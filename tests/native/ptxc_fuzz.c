@@ -95,11 +95,13 @@ static void try_text(const char *text, size_t bytes)
         translate(copy, bytes, "k");
     ptx_index_free(&index);
     /* What is a module is an object, too. */
-    if (ptx_index_object(copy, bytes, &index, why, sizeof(why)) != 0 && r == 0) {
-        printf("as an object: `%s`\n%.*s\n", why, (int)bytes, text);
-        exit(1);
+    if (r == 0 || tried % 8 == 0) {
+        if (ptx_index_object(copy, bytes, &index, why, sizeof(why)) != 0 && r == 0) {
+            printf("as an object: `%s`\n%.*s\n", why, (int)bytes, text);
+            exit(1);
+        }
+        ptx_index_free(&index);
     }
-    ptx_index_free(&index);
     free(copy);
 }
 
@@ -167,7 +169,7 @@ int main(int argc, char **argv)
 {
     const char *seed = getenv("HARP_TEST_SEED"), *count = getenv("HARP_FUZZ_N");
     static struct fuzz_text text;
-    int want = count ? atoi(count) : 100000, kinds[KINDS][2] = {0};
+    int want = count ? atoi(count) : 50000, kinds[KINDS][2] = {0};
     fuzz_state = seed ? strtoull(seed, NULL, 10) : 20261122;
     printf("HARP_TEST_SEED=%" PRIu64 "\n", fuzz_state);
     if (argc > 1) {
