@@ -321,6 +321,21 @@ def all_blocks_of_a_cooperative_grid_meet(d: Driver) -> None:
 
 
 @case
+def a_grid_larger_than_the_device_may_wait_for_earlier_blocks(d: Driver) -> None:
+    """Blocks begin in order, so each can wait for those before it, however many there are."""
+    turn = d.up_now(np.zeros(1, "u4"))
+    in_turn, shared = d.function(d.module(), "in_turn"), 200 << 10  # one on each multiprocessor
+    d.ok("cuFuncSetAttribute", in_turn, c.c_int(8), c.c_int(shared))
+    per_sm = c.c_int()
+    occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor"
+    d.ok(occupancy, c.byref(per_sm), in_turn, 1, c.c_size_t(shared))
+    assert per_sm.value * attribute_of(d, 16) < 600
+    d.launch(in_turn, Params(turn), (600, 1, 1), (1, 1, 1), shared=shared)
+    d.sync()
+    assert d.down(turn, 1, "u4")[0] == 600
+
+
+@case
 def a_block_that_fails_frees_those_that_wait_for_it(d: Driver) -> None:
     count = d.up_now(np.zeros(1, "u4"))
     params = Params(count)

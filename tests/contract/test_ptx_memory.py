@@ -396,6 +396,23 @@ ld.shared.u32 %r4, [%r1+60]; st.global.u32 [%p0+12], %r4; ld.shared.u32 %r5, [%r
     assert list(out[:4]) == [32, 64, 96, 7]
 
 
+def test_external_shared_arrays_with_a_size_are_laid_out(cache: Path) -> None:
+    """LLVM's form of a shared array without a value (Taichi's): two of them do not overlap."""
+    top = (
+        ".extern .shared .align 8 .b8 first[256];\n.extern .shared .align 8 .b8 second[256];\n"
+        ".extern .shared .align 16 .b8 dyn[];\n"
+    )
+    body = """
+st.shared.u32 [first+252], 5; st.shared.u32 [second+252], 6; st.shared.u32 [dyn+12], 7;
+ld.shared.u32 %r1, [first+252]; ld.shared.u32 %r2, [second+252]; ld.shared.u32 %r3, [dyn+12];
+st.global.v2.u32 [%p0], {%r1, %r2}; st.global.u32 [%p0+8], %r3;
+mov.u32 %r4, dyn; st.global.u32 [%p0+12], %r4;
+"""
+    result, out, _ = run(body, cache, top=top, dyn_shared=16)
+    assert result.stop == DONE, result
+    assert list(out[:4]) == [5, 6, 7, 512]
+
+
 def test_copies_that_hardware_makes_asynchronously(cache: Path) -> None:
     top = ".shared .align 16 .b8 tile[64];\n"
     body = """

@@ -13,7 +13,7 @@
 #include "soft/gpu/context.h"
 #include "soft/gpu/launch.h"
 
-#define TOGETHER_MAX 512u /* blocks that can wait for each other, one thread each */
+#define TOGETHER_MAX 512u /* blocks under way at once where they may wait for each other */
 
 struct job {
     struct soft_launch *launch;
@@ -148,6 +148,11 @@ static double clock_share(const struct soft_ctx *ctx)
     return most_khz / (double)soft_ctx_profile(ctx)->clock_khz;
 }
 
+static uint64_t resident_blocks(const struct job *job)
+{
+    return (uint64_t)job->launch->per_sm * (uint64_t)soft_ctx_profile(job->run->ctx)->sm_count;
+}
+
 static uint64_t modelled_ns(const struct job *job, const struct soft_profile *profile)
 {
     double sms = (double)profile->sm_count;
@@ -155,7 +160,7 @@ static uint64_t modelled_ns(const struct job *job, const struct soft_profile *pr
     double compute =
         (double)job->instructions / (profile->flops_per_ns * share * clock_share(job->run->ctx));
     double memory = (double)(job->load_bytes + job->store_bytes) / profile->hbm_bytes_per_ns;
-    uint64_t resident = (uint64_t)job->launch->per_sm * (uint64_t)profile->sm_count;
+    uint64_t resident = resident_blocks(job);
     uint64_t waves = (job->blocks + resident - 1) / resident;
     uint64_t busy = (uint64_t)(compute > memory ? compute : memory);
     return profile->launch_ns + busy + waves * job->sleep_ns;
@@ -190,8 +195,12 @@ static CUresult execute(struct job *job)
     bool together = (job->launch->code->flags & PTX_KERNEL_GRID_SYNC) != 0 && job->blocks > 1;
     job->helped = together || (job->blocks > 1 && soft_pool_width() > 1);
     if (together) {
-        if (job->blocks > TOGETHER_MAX ||
-            soft_pool_run_all((unsigned)job->blocks, work, job) != 0) {
+        /* A grid that does not fit the device cannot count on more than its order: blocks begin one
+         * after the other as earlier ones end. One that fits may wait for any of its blocks. */
+        uint64_t resident = resident_blocks(job), at_once = job->blocks;
+        if (at_once > resident)
+            at_once = resident < TOGETHER_MAX ? resident : TOGETHER_MAX;
+        if (at_once > TOGETHER_MAX || soft_pool_run_all((unsigned)at_once, work, job) != 0) {
             soft_log("kernel_failed kernel=%s why=\"%llu blocks wait for each other; at most %u "
                      "can\"",
                      name, (unsigned long long)job->blocks, TOGETHER_MAX);

@@ -143,6 +143,13 @@ static void reach_stored(struct ptx_module *module, struct ptx_decl *var, struct
     }
 }
 
+/* LLVM declares a shared array without a value as external: one with a size is laid out here, one
+ * without is the launch's. */
+static bool is_dynamic(const struct ptx_decl *var)
+{
+    return var->flexible || (var->external && var->bytes == 0);
+}
+
 void module_layout(struct ptx_module *module, struct ptx_func *kernel, struct module_layout *out)
 {
     uint32_t room = 0;
@@ -171,7 +178,7 @@ void module_layout(struct ptx_module *module, struct ptx_func *kernel, struct mo
         struct ptx_symbol *s = module_find(module, var->name, strlen(var->name));
         if (var->where != IN_SHARED || s->stamp != stamp)
             continue;
-        if (var->external || var->flexible) {
+        if (is_dynamic(var)) {
             out->dynamic_shared = true;
             dynamic_align = var->align > dynamic_align ? var->align : dynamic_align;
             continue;
@@ -200,8 +207,7 @@ void module_layout(struct ptx_module *module, struct ptx_func *kernel, struct mo
     if (out->dynamic_shared)
         at = align_up(at, dynamic_align);
     for (uint32_t i = 0; i < module->var_count; i++)
-        if (module->vars[i]->where == IN_SHARED &&
-            (module->vars[i]->external || module->vars[i]->flexible))
+        if (module->vars[i]->where == IN_SHARED && is_dynamic(module->vars[i]))
             module->vars[i]->ordinal = (uint32_t)at;
     out->shared_bytes = at;
     if (out->local_bytes > 512u << 10)
