@@ -26,6 +26,8 @@ def text(results: list[dict[str, Any]]) -> str:
         lines += _crash(by_name["crash"])
     if "remote" in by_name:
         lines += ["", *remote(by_name["remote"])]
+    if "softgpu" in by_name:
+        lines += _softgpu(by_name["softgpu"])
     return "\n".join(lines) + "\n"
 
 
@@ -130,6 +132,39 @@ def _crash(r: dict[str, Any]) -> list[str]:
             f" replaced {found['upgrades']} times under {found['calls']} calls:"
             f" {found['failed_calls']} failed, the longest took {figures['longest_stall_ms']}."
             " In brackets what they are held to."
+        ),
+    ]
+
+
+def _softgpu(r: dict[str, Any]) -> list[str]:
+    found = r["result"]
+    limits = {target["figure"]: f"{target['limit']:g}" for target in found["targets"]}
+    rows = (
+        ("f32 add of 16 M elements, times of NumPy's (one core)", "add_ratio"),
+        ("the same in CPU time", "add_cpu_ratio"),
+        ("f32 product of 512 x 512, times of NumPy's (all cores)", "matmul_ratio"),
+        ("the same in CPU time", "matmul_cpu_ratio"),
+        ("cold start of a small kernel, ms", "cold_ms"),
+        ("the same in CPU time, ms", "cold_cpu_ms"),
+        ("times of what the C compiler takes over an empty file", "cold_over_empty_c"),
+        ("warm start, ms", "warm_ms"),
+        ("the same in CPU time, ms", "warm_cpu_ms"),
+        ("product with one worker, times of that with all", "matmul_gain_of_cores"),
+    )
+    return [
+        "",
+        *_wrapped(
+            f"The software GPU's speed: {_taken(r)}, {found['cores']} cores. Launches and NumPy in"
+            " turn, in one process; starts from cuInit to the end of the first launch."
+        ),
+        "",
+        "| figure | median | least to most | held to |",
+        "|---|---|---|---|",
+        *(
+            f"| {text} | {f['median']:.2f} | {f['least']:.2f} to {f['most']:.2f} |"
+            f" {limits.get(name, '')} |"
+            for text, name in rows
+            for f in (found["figures"][name],)
         ),
     ]
 

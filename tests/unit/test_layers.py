@@ -186,7 +186,8 @@ ONLY = {
     "kubernetes": ("harp.kube", "harp.extender.objects"),  # an extra: not everybody has it
     "urllib3": ("harp.kube",),  # comes with it
     "prometheus_client": ("harp.metrics", "harp.extender"),
-    "numpy": ("harp.scheduler", "harp.demo"),  # `harp run` must start fast
+    # `harp run` must start fast; softgpu_step is a program of its own, beside NumPy
+    "numpy": ("harp.scheduler", "harp.demo", "harp.bench.softgpu_step"),
     "tinygrad": ("harp.demo",),
     "perfetto": ("harp.trace.export_perfetto",),  # an extra
     "pyarrow": ("harp.estimator.tables",),  # an extra

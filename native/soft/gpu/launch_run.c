@@ -107,6 +107,9 @@ static void run_code(struct job *job, bool helper, struct sums *sums)
             if (helper)
                 soft_run_enter(job->run);
             again = run_blocks(job, code, shared.data, shared_bytes, scratch.data, sums);
+            if (again)
+                soft_log("kernel_goes_on kernel=%s block=%llu of=%llu", code->name,
+                         (unsigned long long)job->next, (unsigned long long)job->blocks);
             if (helper)
                 soft_run_leave(job->run);
         }

@@ -47,10 +47,9 @@ CUresult soft_code_build(const char *ptx, size_t ptx_bytes, const char *name, in
                          void **object, const struct ptx_kernel **code, char *why,
                          size_t why_bytes);
 
-/* --------------------------------------------------------------------------- function_hot.c ----
- */
-#define SOFT_HOT_INSTRUCTIONS                                                                      \
-    (1u << 25) /* that a kernel takes before it is worth a second compile */
+/* --------------------------------------------------------------------------- function_hot.c --- */
+/* That a kernel takes, in as long as a compile takes: then it is worth a second one. */
+#define SOFT_HOT_INSTRUCTIONS (1u << 28)
 /* The kernel does much work: has it compiled once more, on a thread of ours, if there is a faster
  * form. What runs meanwhile goes on; soft_kernel_code() and launches take the new one when it is
  * there. Cheap; any number of times. */
