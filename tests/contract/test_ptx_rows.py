@@ -23,7 +23,8 @@ from ptx_harness import (
     pointers,
     ptxc,
 )
-from random_ptx import DTYPE, Kernel
+from random_ptx import Kernel
+from random_ptx_model import DTYPE
 
 PLACE = """
     mov.u32 %r0, %tid.x; mov.u32 %r1, %tid.y; mov.u32 %r2, %ntid.x;
