@@ -104,6 +104,20 @@ def test_a_tenant_is_known_by_its_name_living_and_ended(box: Machine, job: Job) 
     assert any("key signature" in line and "4 runs" in line for line in lines)
 
 
+def test_a_new_harpd_knows_what_the_last_one_learned(box: Machine, job: Job) -> None:
+    before = job.need()
+    for number, damaged in ((1, False), (2, True)):
+        assert box.harp("daemon", "--stop").returncode == 0
+        file = box.run_dir / "state" / "learned.db"
+        if damaged:
+            file.write_bytes(b"none" * 4000)
+        box.start_harpd()
+        told = wait_for(lambda: box.events("history_read")[number:], "it is read")  # noqa: B023
+        assert (told[0]["runs"], told[0]["learned_before"]) == (3, 0 if damaged else 3)
+        assert len(box.events("learned_dropped")) == int(damaged)
+        assert job.need() == before
+
+
 def test_one_out_of_an_estimated_limit_says_what_comes_next(job: Job) -> None:
     status, _, said = job.run("--mem", "auto", mib=500)
     assert status == 3

@@ -41,13 +41,14 @@ class World:
         self.needs = [need("gpu_mem_bytes", 2.0 * GIB, 3.0 * GIB), need("share_ratio", 0.1, 0.2)]
         self.book = SimpleNamespace(tenants={}, devices={GPU.uuid: GPU}, number_of=lambda _uuid: 5)
         self.jobs: dict[str, Job] = {"t": JOB}
+        self.track = Track()
         self.pools = Pools(
             EstimateConfig(mode, modes),
             lambda _job: self.needs,
             lambda tenant: self.jobs.get(tenant.name),
             cast("Any", self.book),
             Buffer(),
-            track=Track(),
+            track=self.track,
         )
 
     def add(self, made: Tenant) -> Tenant:
@@ -188,3 +189,14 @@ def test_one_that_nobody_knows_leaves_the_sum_unknown() -> None:
     world.look((known, GIB), (other, GIB))
     assert world.pools.seen().pools[0].reserved_bytes is None
     assert (world.pools.duty_ppm(known), world.pools.duty_ppm(other)) == (100_000, 0)
+
+
+def test_totals_are_not_told_before_those_of_the_last_harpd_are_in_them() -> None:
+    world = World()
+    world.track.whole = False
+    world.pools.began(world.add(tenant(1, "t")))
+    assert (world.pools.seen().answers, world.pools.seen().targets) == ({}, {})
+    assert world.pools.seen().mode == "enforce"
+    world.track.whole = True
+    assert world.pools.seen().answers
+    assert world.pools.seen().targets
