@@ -41,7 +41,7 @@ def trace_options(command: _F) -> _F:
             flag_value="64KiB",
             metavar="[SIZE]",
             help="Also keep images, and so much of each call's host bytes: what `harp trace"
-            " replay` needs. They may be secrets.  [none; without a SIZE 64KiB]",
+            " They may be secrets.  [none; without a SIZE 64KiB]",
         ),
         click.option(
             "--trace-keep", type=click.Choice(["first", "last"]), default="last", help=_KEEP_HELP
