@@ -264,7 +264,7 @@ def pairing(*, rounds: int, as_json: bool) -> None:
 @click.option("--pairs", default=15, show_default=True, type=click.IntRange(1), help="Of blocks.")
 @json_option
 def trace(*, pairs: int, as_json: bool) -> None:
-    """What it costs a training to be recorded. Exit status 1: more than 5%, or it cannot tell."""
+    """What it costs a training to be recorded. Exit status 1: not all was, or it cannot tell."""
     from harp.bench.machine import LABEL  # noqa: PLC0415
     from harp.bench.trace import run_trace  # noqa: PLC0415
 

@@ -41,7 +41,7 @@ def trace_options(command: _F) -> _F:
             flag_value="64KiB",
             metavar="[SIZE]",
             help="Also keep images, and so much of each call's host bytes: what `harp trace"
-            " replay` needs. They may be secrets.  [none; without a SIZE 64KiB]",
+            " They may be secrets.  [none; without a SIZE 64KiB]",
         ),
         click.option(
             "--trace-keep", type=click.Choice(["first", "last"]), default="last", help=_KEEP_HELP
@@ -126,6 +126,7 @@ def start(
     where = file or Path(f"{tenant}.harptrace")
     wish = wish_of(where, trace_bytes, trace_data, trace_keep, about(found, devices))
     tell(grant, wish)
+    _poke(tenant)
     files = _wait(wish.file, len(found.clients))
     if as_json:
         answer = {"tenant": tenant, "file": str(wish.file), "files": [str(f) for f in files]}
@@ -137,6 +138,12 @@ def start(
             f"harp: {len(found.clients) - len(files)} of its {len(found.clients)} processes have"
             f" not begun: {grant}/shim.log says why, if one cannot; else they will"
         )
+
+
+def _poke(tenant: str) -> None:
+    """Have its limits said to its processes again: then they look."""
+    with Client.connect(os.environ) as client:
+        client.set(pb.SetTenantRequest(name=tenant))
 
 
 def _wait(file: Path, processes: int) -> list[Path]:
@@ -158,6 +165,7 @@ def stop(*, tenant: str, as_json: bool) -> None:
     file = is_on(grant)
     if not untell(grant) or file is None:
         raise TraceError(f"{tenant} is not being traced", f"harp trace start {tenant}")
+    _poke(tenant)
     files = files_of(file)
     if as_json:
         answer = {"tenant": tenant, "file": str(file), "files": [str(f) for f in files]}

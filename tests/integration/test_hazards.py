@@ -16,6 +16,10 @@ import pytest
 from shim_world import World, build_fake, compile_c, soft_world
 from test_shim_share import engine, measure, two
 
+from harp.trace.control import Wish, tell
+from harp.trace.format import Reader
+from harp.trace.records import Call, CallFlag, DeviceTime
+
 pytestmark = pytest.mark.usefixtures("in_front")
 
 HAZARD = Path(__file__).with_name("hazard.c")
@@ -84,6 +88,24 @@ def test_capture(world: World, hazard: Path, busy: Path) -> None:
     use = world.usage("small")
     assert use.launches >= 60 * 6
     assert use.used_ns > 0
+
+
+def test_capture_while_all_is_measured(world: World, hazard: Path, busy: Path) -> None:
+    """A trace measures each launch: still nothing of it lies in a graph."""
+    file = world.base / "small.trace"
+    tell(world.base / "grants" / "small", Wish(file))
+    other = world.start("large", busy, "deep", "200", "60")
+    mine = world.start("small", hazard, "capture", "60")
+    begin(other, mine)
+    assert ends(mine) == "ok 60\n"
+    with file.open("rb") as opened:
+        records = list(Reader(opened))
+    calls = {r.sequence: r for r in records if isinstance(r, Call)}
+    captured = {s for s, c in calls.items() if CallFlag.CAPTURED in c.flags}
+    measured = {r.sequence for r in records if isinstance(r, DeviceTime)}
+    assert len(captured) >= 60
+    assert len(measured) >= 60
+    assert not captured & measured
 
 
 def test_capture_that_begins_beside_our_own_record(world: World, hazard: Path, busy: Path) -> None:

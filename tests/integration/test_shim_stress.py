@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 from shim_world import MIB, ROOT, World, build_fake, compile_c
 
+from harp.trace.control import Wish, tell
+from harp.trace.format import Reader
+from harp.trace.records import Call
+
 HERE = Path(__file__).resolve().parent
 NATIVE = ROOT / "native"
 
@@ -28,7 +32,7 @@ def sanitized(native_dir: Path, out: Path) -> Path:
         shim / "entry" / f"{n}.c"
         for n in ["env", "loader", "symbols", "entry", "dlopen", "getproc", "api"]
     ]
-    names = ("shim_table.c", "shim_time.c", "shim_stubs.S", "wire_ops.c")
+    names = ("shim_table.c", "shim_time.c", "shim_trace.c", "shim_stubs.S", "wire_ops.c")
     generated = [NATIVE / "generated" / n for n in names]
     generated += sorted((NATIVE / "generated").glob("shim_remote*.c"))
     wire = [
@@ -36,6 +40,7 @@ def sanitized(native_dir: Path, out: Path) -> Path:
         for n in ["walk", "put", "get", "check", "frame", "ring", "ring_open", "ring_bulk"]
     ]
     remote = [*sorted((shim / "remote").glob("*.c")), *wire, NATIVE / "soft" / "ptxc" / "sha256.c"]
+    remote += [*sorted((shim / "trace").glob("*.c")), NATIVE / "src" / "trace" / "file.c"]
     command = [
         *("gcc", "-shared", "-fPIC", "-g", "-O1", "-D_GNU_SOURCE", "-fvisibility=hidden"),
         *("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover"),
@@ -50,19 +55,30 @@ def sanitized(native_dir: Path, out: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def hardened(native_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: it takes long."""
+    return sanitized(native_dir, tmp_path_factory.mktemp("sanitized") / "native")
+
+
 @pytest.mark.slow
-def test_stress_finds_no_bad_access(native_dir: Path, tmp_path: Path, busy: Path) -> None:
+@pytest.mark.parametrize("traced", [False, True])
+def test_stress_finds_no_bad_access(
+    hardened: Path, tmp_path: Path, busy: Path, *, traced: bool
+) -> None:
     found = subprocess.run(
         ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     )
     asan = Path(found.stdout.strip())
     if not asan.is_absolute():
         pytest.skip("no libasan here")
-    native = sanitized(native_dir, tmp_path / "native")
     stress = compile_c(HERE / "shim_stress.c", tmp_path / "stress")
-    with World(native, cuda=build_fake(tmp_path / "fake")) as world:
+    with World(hardened, cuda=build_fake(tmp_path / "fake")) as world:
         world.tenant("a", mem=64 * MIB, share_ppm=300_000)
         world.tenant("b", mem=64 * MIB, share_ppm=700_000)
+        file = world.base / "a.trace"
+        if traced:
+            tell(world.base / "grants" / "a", Wish(file, size_bytes=4 * MIB, data_bytes=4096))
         under = {
             "FAKE_DRIVER": "1",
             "ASAN_OPTIONS": "detect_leaks=0",
@@ -75,3 +91,11 @@ def test_stress_finds_no_bad_access(native_dir: Path, tmp_path: Path, busy: Path
             other.stdin.flush()
         assert world.run("a", stress, timeout=120, **under) == "done\n"
         assert world.usage("a").leased_bytes == 0
+        if traced:
+            with file.open("rb") as opened:
+                reader = Reader(opened)
+                calls = [r for r in reader if isinstance(r, Call)]
+            assert reader.problems == []
+            assert len(calls) > 5000
+            for call in calls:
+                call.arguments()

@@ -26,9 +26,9 @@ static void *serve(void *arg)
     (void)arg;
     prctl(PR_SET_NAME, "harp");
     prctl(PR_SET_TIMERSLACK, 1ul); /* ns: a turn's end is polled for in tens of microseconds */
-    int trace = harp_trace_watch();
-    harp_trace_check();
+    harp_trace_due();
     for (;;) {
+        harp_trace_check();
         int64_t sleep = harp_time_round();
         pthread_mutex_lock(&s->lock);
         if (s->fd < 0) { /* come back with growing patience */
@@ -42,22 +42,16 @@ static void *serve(void *arg)
                 sleep = 0;
             }
         }
-        if (trace < 0 && (sleep < 0 || sleep > HARP_TRACE_ASK_NS))
-            sleep = HARP_TRACE_ASK_NS;
-        struct pollfd p[3] = {{.fd = s->wake, .events = POLLIN},
-                              {.fd = s->fd, .events = POLLIN},
-                              {.fd = trace, .events = POLLIN}};
+        struct pollfd p[2] = {{.fd = s->wake, .events = POLLIN}, {.fd = s->fd, .events = POLLIN}};
         pthread_mutex_unlock(&s->lock);
         struct timespec t = {(time_t)(sleep / 1000000000), (long)(sleep % 1000000000)};
-        if (ppoll(p, 3, sleep < 0 ? NULL : &t, NULL) < 0 && errno != EINTR)
+        if (ppoll(p, 2, sleep < 0 ? NULL : &t, NULL) < 0 && errno != EINTR)
             sleep_ns(MS);
         if (p[0].revents != 0) {
             uint64_t count;
             if (read(p[0].fd, &count, sizeof count) < 0)
                 count = 0; /* somebody else's wake-up */
         }
-        if (trace < 0 || p[2].revents != 0)
-            harp_trace_check();
         if (p[1].revents != 0) {
             pthread_mutex_lock(&s->lock);
             harp_session_drain();

@@ -16,6 +16,7 @@
 #include "src/shim/gate/link.h"
 #include "src/shim/gate/session_state.h"
 #include "src/shim/gate/swap.h"
+#include "src/shim/trace/trace.h"
 
 struct harp_session_state harp_session_state = {.lock = PTHREAD_MUTEX_INITIALIZER,
                                                 .changed = PTHREAD_COND_INITIALIZER,
@@ -58,6 +59,7 @@ void harp_session_check_fork(void)
         harp_limit_forked();
         harp_local_forked();
         harp_time_forked();
+        harp_trace_after_fork();
         harp_swap_forked();
         s->pid = pid;
         return;
@@ -251,6 +253,8 @@ static bool handle(struct harp_msg *msg)
     if (msg->op == HARP_DEVICE) {
         device_said(s->fd, msg);
         pthread_cond_broadcast(&s->changed);
+        harp_trace_due();
+        harp_session_wake();
         return false;
     }
     int dev = device_at(msg->dev);

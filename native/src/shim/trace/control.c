@@ -9,7 +9,8 @@
  *   device=off      launches and copies are not measured
  *   id=TEXT         another one is another trace           about=JSON   for the header
  *
- * The service thread looks when something in the folder changes. A file of another user's (but
+ * Looked at when the process begins, and whenever the arbiter says something of the tenant: who
+ * changes the file has it said again (`harp trace` does). A file of another user's (but
  * root) tells nothing: it would choose what is written as us.
  */
 #include <errno.h>
@@ -18,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -45,8 +45,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* starting and stoppin
 static struct told current;
 static bool loaded;          /* harp_trace_next is filled; atomic */
 static uint64_t generations; /* given out; under the lock */
-static int watch = -1;
-static unsigned *own; /* 0 in a child made by any kind of fork; NULL: the kernel cannot */
+static bool due;             /* atomic */
+static unsigned *own;        /* 0 in a child made by any kind of fork; NULL: the kernel cannot */
 static unsigned own_pid;
 
 /* --- what is told ----------------------------------------------------------------------------- */
@@ -287,29 +287,19 @@ void harp_trace_loaded(void)
     look(false);
 }
 
-void harp_trace_check(void)
+void harp_trace_due(void)
 {
-    char events[4096];
-    int saved = errno;
-    if (watch >= 0)
-        while (read(watch, events, sizeof events) > 0)
-            continue;
-    if (__atomic_load_n(&loaded, __ATOMIC_ACQUIRE))
-        look(true);
-    errno = saved;
+    __atomic_store_n(&due, true, __ATOMIC_RELEASE);
 }
 
-int harp_trace_watch(void)
+void harp_trace_check(void)
 {
-    if (watch >= 0)
-        close(watch); /* a forked child's: the parent goes on with it */
-    watch = harp_env()->grant != NULL ? inotify_init1(IN_CLOEXEC | IN_NONBLOCK) : -1;
-    if (watch >= 0 &&
-        inotify_add_watch(watch, harp_env()->grant, IN_MOVED_TO | IN_CLOSE_WRITE | IN_DELETE) < 0) {
-        close(watch);
-        watch = -1;
+    int saved = errno;
+    if (__atomic_load_n(&due, __ATOMIC_RELAXED) && __atomic_load_n(&loaded, __ATOMIC_ACQUIRE)) {
+        __atomic_store_n(&due, false, __ATOMIC_SEQ_CST); /* before the look */
+        look(true);
     }
-    return watch;
+    errno = saved;
 }
 
 void harp_trace_exiting(void)
@@ -329,14 +319,21 @@ bool harp_trace_is_child(void)
     return own_pid != (unsigned)getpid();
 }
 
+void harp_trace_after_fork(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    pthread_mutex_init(&harp_trace.file.lock, NULL);
+    harp_trace_prepare_reset();
+    harp_trace_host_reset();
+}
+
 /* The first recorded call of a child, whose only thread this is. */
 bool harp_trace_forked(void)
 {
     unsigned parent = own_pid;
     struct told t = current;
-    pthread_mutex_init(&lock, NULL);
+    harp_trace_after_fork();
     harp_trace_file_forget(&harp_trace.file);
-    harp_trace_prepare_reset();
     harp_trace_thread_forked();
     harp_trace.generation = 0;
     pthread_mutex_lock(&lock);

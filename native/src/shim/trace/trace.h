@@ -37,12 +37,13 @@ CUresult harp_trace_end(struct harp_trace_thread *thread, CUresult result);
 
 /* entry.c: the entries are filled; control.c looks whether a trace is wanted. */
 void harp_trace_loaded(void);
-/* serve.c: the descriptor to wait for (-1: none), and what to do when there is something to read,
- * or at the thread's start. With no descriptor, how often to ask. */
-int harp_trace_watch(void);
+/* session.c and serve.c: something is said of the tenant, so a trace may be wanted or no longer;
+ * the service thread looks, if that is so. */
+void harp_trace_due(void);
 void harp_trace_check(void);
-#define HARP_TRACE_ASK_NS 1000000000ll
 
+/* session.c: in a forked child, whose parent may have been anywhere in here. */
+void harp_trace_after_fork(void);
 /* track.c: the program ends. */
 void harp_trace_exiting(void);
 
