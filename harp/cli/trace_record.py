@@ -40,7 +40,7 @@ def trace_options(command: _F) -> _F:
             is_flag=False,
             flag_value="64KiB",
             metavar="[SIZE]",
-            help="Also keep images, and so much of each call's host bytes: what `harp trace"
+            help="Also keep images, and so much of each call's host bytes: what a replay needs."
             " They may be secrets.  [none; without a SIZE 64KiB]",
         ),
         click.option(
