@@ -40,8 +40,8 @@ def trace_options(command: _F) -> _F:
             is_flag=False,
             flag_value="64KiB",
             metavar="[SIZE]",
-            help="Also keep images, and so much of each call's host bytes: what `harp trace"
-            " replay` needs. They may be secrets.  [none; without a SIZE 64KiB]",
+            help="Also keep images, and so much of each call's host bytes: what a replay needs."
+            " They may be secrets.  [none; without a SIZE 64KiB]",
         ),
         click.option(
             "--trace-keep", type=click.Choice(["first", "last"]), default="last", help=_KEEP_HELP

@@ -141,13 +141,10 @@ def test_a_handle_that_was_used_again_is_the_new_one(again: Any) -> None:
 
 
 def test_a_poll_goes_on_until_it_is_answered(again: Any) -> None:
-    tapes = Tapes()
-    tapes.begin()
-    for _ in range(200):
-        tapes.launch()
-    tapes.call("cuStreamQuery", {"hStream": 0}, result=600)
-    tapes.call("cuStreamQuery", {"hStream": 0})
-    assert again(tapes).divergences == []
+    tapes = _two_threads(overlap=True, wait="cuStreamQuery")
+    tapes.call("cuStreamQuery", {"hStream": STREAM}, begin_us=2000, result=600)  # has come anyhow
+    report = again(tapes)
+    assert (report.divergences, report.left_out) == ([], {})
 
 
 def test_host_memory_of_the_programs_own_is_made_anew(again: Any) -> None:
@@ -169,7 +166,7 @@ def test_host_memory_of_the_programs_own_is_made_anew(again: Any) -> None:
     assert (report.divergences, report.left_out) == ([], {})
 
 
-def _two_threads(*, overlap: bool) -> Tapes:
+def _two_threads(*, overlap: bool, wait: str = "cuStreamSynchronize") -> Tapes:
     """One thread's stream waits for a word that another thread's call writes."""
     tapes = Tapes()
     tapes.begin()
@@ -180,7 +177,7 @@ def _two_threads(*, overlap: bool) -> Tapes:
     tapes.call("cuStreamWaitValue32_v2", {"stream": STREAM, **word})
     at_us = 10 * tapes.number
     took_us = 100 if overlap else 5
-    tapes.call("cuStreamSynchronize", {"hStream": STREAM}, begin_us=at_us, took_us=took_us)
+    tapes.call(wait, {"hStream": STREAM}, begin_us=at_us, took_us=took_us)
     tapes.call("cuStreamCreate", {"Flags": 1, "phStream": 0x5008}, made=0x5008, thread=2)
     tapes.call("cuStreamWriteValue32_v2", {"stream": 0x5008, **word}, thread=2)
     return tapes

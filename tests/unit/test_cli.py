@@ -19,6 +19,7 @@ from harp.api.v1 import control_pb2 as pb
 from harp.cli.change import in_force
 from harp.cli.checks import Check, Verdict, machine
 from harp.cli.main import COMMANDS, cli
+from harp.cli.run import run
 from harp.cli.top import render
 from harp.cli.view import (
     memory_notes,
@@ -57,6 +58,21 @@ def test_every_command_loads_and_has_json(name: str) -> None:
     for one in commands:
         assert one
         assert "--json" in {o for p in one.params for o in p.opts}, one.name
+
+
+def test_trace_data_takes_a_size_or_none() -> None:
+    """What follows `--` is the program's, also where the option has no size."""
+
+    def parsed(*words: str) -> tuple[object, object]:
+        params = run.make_context("run", ["--trace", "t", *words]).params
+        return params["trace_data"], params["command"]
+
+    assert parsed("--", "cmd", "--trace-data") == (None, ("cmd", "--trace-data"))
+    assert parsed("--trace-data", "--", "cmd") == (64 << 10, ("cmd",))
+    assert parsed("--trace-data", "1MiB", "--", "cmd") == (1 << 20, ("cmd",))
+    done = harp("run", "--trace-data", "--", "true")
+    assert done.returncode == 2
+    assert "--trace FILE" in done.stderr
 
 
 def test_help_lists_all_commands_and_says_nothing_on_stderr() -> None:

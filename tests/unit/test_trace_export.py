@@ -203,6 +203,10 @@ def test_perfetto_has_every_slice_where_it_was(recording: Recording) -> None:
     assert Counter(slice_[1:] for slice_ in theirs) == ours
     told = [p.track_descriptor.uuid for p in trace.packet if p.HasField("track_descriptor")]
     assert len(set(told)) == len(told)
+    threads = [
+        p.track_descriptor.thread.tid for p in trace.packet if p.track_descriptor.HasField("thread")
+    ]
+    assert sorted(threads) == sorted({e.thread for e in recording.entries})
     assert {slice_[0] for slice_ in theirs} <= set(told)
     known = {
         p.track_descriptor.parent_uuid
