@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -31,6 +31,10 @@ _MOVE_S = 900.0
 _AUTH_TIMEOUT_S = 5.0
 #: metrics of as many tenants as an arbiter has are several MiB
 _MESSAGE_BYTES = 64 << 20
+_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+]
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
@@ -41,13 +45,9 @@ class Client:
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
         self._token = self._ask({"op": "token"})["token"]
-        self._channel = grpc.insecure_channel(
-            f"unix:{run_dir.control}",
-            options=[
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-            ],
-        )
+        self._channel = grpc.insecure_channel(f"unix:{run_dir.control}", _OPTIONS)
+        #: of those who watch()
+        self._watches: set[grpc.Channel] = set()
         self._stub = control_pb2_grpc.ControlStub(self._channel)
 
     @classmethod
@@ -65,8 +65,9 @@ class Client:
         return cls(run_dir)
 
     def close(self) -> None:
-        """End the connection."""
-        self._channel.close()
+        """End the connection, and what is watched."""
+        for channel in (*self._watches, self._channel):
+            channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -124,12 +125,48 @@ class Client:
         return self._call(self._stub.GetRuns, request)
 
     def add_runs(self, runs: Iterable[pb.Run]) -> int:
-        """Add runs that another machine kept; how many."""
+        """Add runs that another machine kept; how many of them were not there already."""
         return self._call(self._stub.AddRuns, pb.AddRunsRequest(runs=runs)).added
+
+    def watch(self, interval_ms: int = 0) -> Iterator[pb.WatchSamplesReply]:
+        """Samples as often as said (10 to 1000 ms; 0: 1000), until harpd is stopped.
+
+        Whoever is slow to take them misses some, and gets what is new. To end it before harpd
+        does, close the iterator, or from another thread the client.
+
+        Raises:
+            ConfigError: an interval that is out of range.
+            QuotaExceeded: too many watch.
+            DaemonUnreachable: harpd is gone, and was not stopped.
+            DaemonError: it is older than this call: state() says the same, when asked.
+        """
+        request = pb.WatchSamplesRequest(interval_ms=interval_ms)
+        try:
+            yield from self._watch(request)
+        except Unauthenticated:
+            self._token = self._ask({"op": "token"})["token"]
+            yield from self._watch(request)
 
     def stop(self, *, with_arbiter: bool) -> None:
         """End the daemon."""
         self._call(self._stub.Stop, pb.StopRequest(with_arbiter=with_arbiter))
+
+    def _watch(self, request: pb.WatchSamplesRequest) -> Iterator[pb.WatchSamplesReply]:
+        # What is read ahead of who takes it is old when it comes to them: as much as 64 KiB.
+        options = [*_OPTIONS, ("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0)]
+        with grpc.insecure_channel(f"unix:{self.run_dir.control}", options) as channel:
+            self._watches.add(channel)
+            try:
+                yield from control_pb2_grpc.ControlStub(channel).Watch(
+                    request, metadata=self._metadata()
+                )
+            except grpc.RpcError as error:
+                raise from_rpc(error) from error
+            finally:
+                self._watches.discard(channel)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self._token}"),)
 
     def _call(
         self, method: Callable[..., _Reply], request: _Request, timeout_s: float = _TIMEOUT_S
@@ -146,7 +183,7 @@ class Client:
             return method(
                 request,
                 timeout=timeout_s,
-                metadata=(("authorization", f"Bearer {self._token}"),),
+                metadata=self._metadata(),
             )
         except grpc.RpcError as error:
             raise from_rpc(error) from error

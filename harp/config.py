@@ -310,6 +310,27 @@ class DaemonConfig:
         low=1,
         high=8192,
     )
+    web: str = key(
+        "",
+        "Where the web page is, read-only; elsewhere than on loopback with TLS and a token alone.",
+        form="PORT (loopback alone) or HOST:PORT; empty: nowhere",
+        read=listen_address,
+    )
+    web_cert: str = key(
+        "",
+        "PEM file of the page's certificate, and of those above it.",
+        form="a whole path; empty: plain HTTP, on loopback alone",
+    )
+    web_key: str = key(
+        "",
+        "PEM file of the key of that certificate.",
+        form="a whole path",
+    )
+    web_token: str = key(
+        "",
+        "File, 0600, of the token that readers of the page's API must have.",
+        form="a whole path; empty: on loopback nobody is asked",
+    )
 
 
 @dataclass(frozen=True, slots=True)

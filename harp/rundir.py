@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harp.errors import RunDirUnsafe
+from harp.errors import ConfigError, RunDirUnsafe
 
 __all__ = ["RunDir", "check_socket", "find", "make_user_dir", "state_dir", "sweep", "user_dir"]
 
@@ -63,6 +64,11 @@ class RunDir:
         return self.path / "harpd.lock"
 
     @property
+    def flags(self) -> Path:
+        """Settings that the last harpd here was given on its command line (keep_flags)."""
+        return self.path / "flags.json"
+
+    @property
     def store(self) -> Path:
         """Grants, and measured overheads."""
         return self.path / "harpd.db"
@@ -100,6 +106,28 @@ class RunDir:
         finally:
             os.close(fd)
         return False
+
+    def keep_flags(self, flags: Sequence[str]) -> None:
+        """Note "KEY=VALUE" of the command line, for who replaces this harpd by a newer one."""
+        new = self.flags.with_suffix(".new")
+        new.write_text(json.dumps(list(flags)))
+        new.replace(self.flags)
+
+    def kept_flags(self) -> tuple[str, ...]:
+        """What the last harpd here was given; nothing where none was, or it was told to stop.
+
+        Raises:
+            ConfigError: that cannot be read.
+        """
+        try:
+            return tuple(str(flag) for flag in json.loads(self.flags.read_text()))
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(
+                f"cannot read {self.flags}: {error}",
+                "harp daemon --stop, then start harpd with its flags",
+            ) from error
 
     def check(self) -> None:
         """Refuse a folder that another user could tamper with.

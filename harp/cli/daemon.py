@@ -19,6 +19,7 @@ from harp.lease_admin import AdminClient
 from harp.lease_wire import Msg, Op
 from harp.native import find as find_native
 from harp.rundir import RunDir, find
+from harp.web import open_door
 
 __all__ = ["daemon"]
 
@@ -33,12 +34,18 @@ _STOP_S = 10.0
 @click.option(
     "--upgrade",
     is_flag=True,
-    help="Replace harpd and the arbiter by those installed now; tenants go on.",
+    help="Replace harpd and the arbiter by those installed now, with the flags that harpd was"
+    " started with and those given now; tenants go on.",
 )
 @click.option(
     "--metrics",
     metavar="[HOST:]PORT",
     help="Serve /metrics and /healthz there; a PORT alone: on loopback. As daemon.metrics_listen.",
+)
+@click.option(
+    "--web",
+    metavar="[HOST:]PORT",
+    help="Serve a web page there, read-only; a PORT alone: on loopback. As daemon.web.",
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @json_option
@@ -50,6 +57,7 @@ def daemon(
     status: bool,
     upgrade: bool,
     metrics: str | None,
+    web: str | None,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -60,11 +68,14 @@ def daemon(
         raise click.UsageError("--all goes with --stop")
     if metrics is not None:
         settings = (*settings, f"daemon.metrics_listen={metrics}")
+    if web is not None:
+        settings = (*settings, f"daemon.web={web}")
     if upgrade and (stop or status):
         raise click.UsageError("--upgrade does not go with --stop or --status")
     run_dir = find(os.environ)
     if stop:
         _stop(with_arbiter=with_arbiter)
+        run_dir.flags.unlink(missing_ok=True)  # whoever starts it next says anew how
         if as_json:
             print_json({"running": False, "run_dir": str(run_dir.path)})
         else:
@@ -73,17 +84,22 @@ def daemon(
     if status:
         _status(as_json=as_json)
         return
+    if upgrade and not foreground:
+        settings = _with_kept(run_dir, settings)
     settings_tree = config.load(os.environ, settings)  # a wrong one is said here, not in a log
     if foreground:
+        native = find_native(os.environ)
         try:
-            app.main(run_dir, find_native(os.environ), settings_tree, os.environ, upgrade=upgrade)
+            app.main(run_dir, native, settings_tree, os.environ, upgrade=upgrade, flags=settings)
         except app.AlreadyRuns as error:
             progress(error.message)
         return
     runs = run_dir.path.exists() and run_dir.alive()
     if upgrade and runs:
         _stop(with_arbiter=False)
+    door = None
     if upgrade or not runs:
+        door = open_door(settings_tree.daemon)  # likewise
         options = [f"--set={s}" for s in settings]
         spawn(run_dir, os.environ, ["--upgrade", *options] if upgrade else options)
     elif settings:
@@ -91,6 +107,17 @@ def daemon(
             f"harpd runs already in {run_dir.path}", "its settings change with a restart"
         )
     _status(as_json=as_json)
+    if door is not None and door.port and not as_json:
+        progress(f"web page: {door.url(door.port)}")
+
+
+def _with_kept(run_dir: RunDir, settings: tuple[str, ...]) -> tuple[str, ...]:
+    """What the harpd before was given as flags, and what is given now, which wins."""
+    now = {flag.partition("=")[0].strip() for flag in settings}
+    kept = tuple(f for f in run_dir.kept_flags() if f.partition("=")[0].strip() not in now)
+    if kept:
+        progress(f"as harpd was started: {', '.join(kept)}")
+    return (*kept, *settings)
 
 
 def _status(*, as_json: bool) -> None:

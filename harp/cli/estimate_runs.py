@@ -99,18 +99,23 @@ def export(*, file: Path, as_json: bool) -> None:
 @click.argument("file", type=_FILE)
 @json_option
 def import_(*, file: Path, as_json: bool) -> None:
-    """Add the runs of FILE, which `harp estimate export` wrote: root and harpd's user alone."""
-    added = 0
+    """Add the runs of FILE, which `harp estimate export` wrote: root and harpd's user alone.
+
+    Those that are there already are skipped: the same file may be given again.
+    """
+    added = sent = 0
     with Client.connect(os.environ) as client:
         runs = import_runs(file)
         while page := list(islice(runs, _SENT)):
             added += client.add_runs(run_message(one) for one in page)
-            if added % (100 * _SENT) == 0:
-                progress(f"{added} runs")
+            sent += len(page)
+            if sent % (100 * _SENT) == 0:
+                progress(f"{sent} runs")
     if as_json:
-        print_json({"file": str(file), "runs": added})
+        print_json({"file": str(file), "runs": added, "skipped": sent - added})
         return
-    print(f"{added} runs of {file} added")
+    known = f", {sent - added} were there already" if sent > added else ""
+    print(f"{added} runs of {file} added{known}")
 
 
 def _all(client: Client) -> Iterator[Run]:

@@ -77,7 +77,7 @@ def _documents(path: Path) -> Iterator[dict[str, Any]]:
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"{path} is no JSON, and PyYAML, which reads YAML, is not installed",
-                "pip install 'harp[kubernetes]', or: kubectl get ... -o json > FILE",
+                "pip install pyyaml, or: kubectl get ... -o json > FILE",
             ) from error
         try:
             found = list(yaml.safe_load_all(text))

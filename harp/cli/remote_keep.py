@@ -12,7 +12,7 @@ import datetime as dt
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
@@ -23,11 +23,12 @@ import structlog
 
 from harp.cli.output import json_option, print_json, progress
 from harp.cli.pool import default_folder, pool_folder, this_user
+from harp.cli.remote_pages import certificates, listening
 from harp.cli.remote_serve import configure_log
 from harp.config import listen_address
 from harp.errors import ConfigError
 from harp.keep_wire import SOCKET
-from harp.metrics.server import Page, Server
+from harp.metrics.server import Page
 from harp.native import find
 from harp.remote.certificate import Kind
 from harp.remote.floor import tls13_only
@@ -35,6 +36,7 @@ from harp.rundir import find as find_run_dir
 
 if TYPE_CHECKING:
     from harp.remote.keeping import Keeper
+    from harp.remote.who import Who
 
 __all__ = ["keep"]
 
@@ -73,7 +75,8 @@ _log = structlog.get_logger(__name__)
     "--health",
     default="",
     metavar="HOST:PORT",
-    help="Serve /healthz there: 200 while who asks for a lease is answered.  [nowhere]",
+    help="Serve /healthz there: 200 while who asks for a lease is answered; and /metrics: when the"
+    " certificate runs out.  [nowhere]",
 )
 @click.option("--insecure", is_flag=True, help="No certificates: a pool on this host.")
 @json_option
@@ -120,37 +123,32 @@ def keep(
         else:
             progress(f"harp: holding leases of {', '.join(pool.nodes)}, asked at {socket}")
 
-    asyncio.run(_until_told(keeper, listen_address(health), ready))
+    asyncio.run(_until_told(keeper, who, listen_address(health), ready))
 
 
 async def _until_told(
-    keeper: Keeper, health: tuple[str, int] | None, ready: Callable[[], None]
+    keeper: Keeper, who: Who, health: tuple[str, int] | None, ready: Callable[[], None]
 ) -> None:
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end.set)
     async with keeper.running(), contextlib.AsyncExitStack() as stack:
         if health is not None:
-            await stack.enter_async_context(_healthy(keeper, *health))
+            await stack.enter_async_context(_pages(keeper, who, *health))
         with contextlib.suppress(BrokenPipeError):
             ready()
         await end.wait()
 
 
-@contextlib.asynccontextmanager
-async def _healthy(keeper: Keeper, host: str, port: int) -> AsyncIterator[None]:
+def _pages(
+    keeper: Keeper, who: Who, host: str, port: int
+) -> contextlib.AbstractAsyncContextManager[tuple[str, int]]:
     """/healthz, on the event loop that all leases are on: it answers as long as that does."""
 
-    async def page(_accept: str) -> Page:
+    async def healthz(_accept: str) -> Page:
         if fault := keeper.fault():
             return Page(f"{fault}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
         return Page(b"ok\n")
 
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            await stack.enter_async_context(Server({"/healthz": page}).listening(host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"--health {host}:{port}: {error.strerror}", "another port, or this host's address"
-            ) from error
-        yield
+    routes = {"/healthz": healthz, "/metrics": certificates("client", lambda: who.identity)}
+    return listening(routes, host, port, "--health")

@@ -8,6 +8,7 @@ is imported when the command runs, and not before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import os
@@ -22,6 +23,8 @@ import structlog
 from harp import config
 from harp.cli.output import json_option, print_json, progress
 from harp.cli.pool import default_folder, pool_folder
+from harp.cli.remote_pages import renewing
+from harp.config import listen_address
 from harp.errors import ConfigError, HarpError
 from harp.native import find
 from harp.remote.certificate import Kind
@@ -87,6 +90,13 @@ _PORT = 7443
     help="Users of leases where root serves: each lease has one of its own. none: all are root."
     f"  [{DEFAULT}]",
 )
+@click.option(
+    "--metrics",
+    default="",
+    metavar="[HOST:]PORT",
+    help="Serve /metrics there: when the certificates run out; a PORT alone: on loopback."
+    "  [nowhere]",
+)
 @click.option("--insecure", is_flag=True, help="No certificates: for programs of this host only.")
 @json_option
 def serve(
@@ -99,6 +109,7 @@ def serve(
     node_id: str,
     admins: tuple[str, ...],
     worker_uids: str,
+    metrics: str,
     insecure: bool,
     as_json: bool,
 ) -> None:
@@ -110,6 +121,7 @@ def serve(
     env = dict(os.environ)  # as it was given: what follows is for us alone
     tls13_only(os.environ, sys.modules.keys())
     from harp.cli.start import connect_or_start  # noqa: PLC0415 - see above
+    from harp.remote.renewing import Renewing  # noqa: PLC0415
     from harp.remote.serving import Options  # noqa: PLC0415
     from harp.remote.serving import serve as run  # noqa: PLC0415
     from harp.remote.trust import address, load  # noqa: PLC0415
@@ -151,8 +163,22 @@ def serve(
         else:
             progress(_sentence(told, identity))
 
+    mine = None
+    if identity is not None:
+        folder = identity.certificate.path.parent
+        # Beside the server's own, which says what it cannot take.
+        mine = Renewing(
+            lambda: load(folder, Kind.NODE, dt.datetime.now(dt.UTC)), lambda _text: None
+        )
+
+    async def until_told() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            if at := listen_address(metrics):
+                await stack.enter_async_context(renewing(mine, *at))
+            await run(options, find(env), env, ready)
+
     try:
-        asyncio.run(run(options, find(env), env, ready))
+        asyncio.run(until_told())
     except* HarpError as group:
         raise _first(group) from None
 

@@ -103,7 +103,7 @@ def serve(
         if (error.name or "").partition(".")[0] not in ("kubernetes", "urllib3"):
             raise
         raise ConfigError(
-            "Kubernetes' client for Python is not installed", "pip install 'harp[kubernetes]'"
+            "Kubernetes' client for Python is not installed", "pip install 'kubernetes>=31'"
         ) from error
 
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):

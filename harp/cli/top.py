@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harp top`: tenants, what they may have and what they get. Fits 80 columns and 24 lines."""
+"""`harp top`: tenants, what they may have and what they get; here, one picture of that.
+
+What moves is top_app.py's, which is loaded when it is needed. Both fit 80 columns and 24 lines.
+"""
 
 from __future__ import annotations
 
 import os
-import time
+import sys
 
 import click
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +29,7 @@ from harp.cli.view import (
     uncovered_json,
 )
 from harp.client import Client
-from harp.errors import ArbiterError, DaemonUnreachable
+from harp.errors import ConfigError
 
 __all__ = ["render", "top"]
 
@@ -37,7 +39,6 @@ _SORTS = {
     "wait": lambda t: -t.wait_ns,
     "name": lambda t: t.name,
 }
-_LINES = 24
 
 
 @click.command()
@@ -46,7 +47,7 @@ _LINES = 24
 @click.option("--interval", type=click.FloatRange(0.2, 60), default=1.0, help="Seconds.")
 @json_option
 def top(*, once: bool, sort: str, interval: float, as_json: bool) -> None:
-    """Watch the tenants; Ctrl-C ends."""
+    """Watch the tenants; ? says which keys there are, q ends."""
     with Client.connect(os.environ) as client:
         if as_json or once:
             state = client.state()
@@ -64,18 +65,16 @@ def top(*, once: bool, sort: str, interval: float, as_json: bool) -> None:
             else:
                 console().print(render(state, sort, None))
             return
-        out = console()
-        with Live(console=out, screen=True, auto_refresh=False) as live:
-            while True:
-                try:
-                    picture = render(client.state(), sort, out.height)
-                except (ArbiterError, DaemonUnreachable) as error:
-                    picture = Text(f"{error.message}; trying again")
-                live.update(picture, refresh=True)
-                try:
-                    time.sleep(interval)
-                except KeyboardInterrupt:
-                    return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError(
+            "harp top draws on a terminal and hears its keys; stdin or stdout is none",
+            "harp top --once, or --json",
+        )
+    # A quarter of a second of imports, for this alone.
+    from harp.cli.feed import Feed  # noqa: PLC0415
+    from harp.cli.top_app import TopApp  # noqa: PLC0415
+
+    TopApp(Feed(lambda: Client.connect(os.environ), interval), interval, sort).run()
 
 
 def render(state: pb.GetStateReply, sort: str, height: int | None) -> RenderableType:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from harp.api.v1 import control_pb2 as pb
 from harp.model import TenantClass
 from harp.units import PPM
 
 __all__ = [
+    "CLASSES",
+    "KINDS",
     "device_json",
     "gpus",
     "is_software",
@@ -19,14 +21,15 @@ __all__ = [
     "short_percent",
     "short_size",
     "swapping_lines",
+    "swapping_of",
     "tenant_json",
     "uncovered_json",
     "where_memory_is",
 ]
 
-_KINDS = {pb.DEVICE_KIND_NVIDIA: "nvidia", pb.DEVICE_KIND_SOFTWARE: "software"}
+KINDS = {pb.DEVICE_KIND_NVIDIA: "nvidia", pb.DEVICE_KIND_SOFTWARE: "software"}
 _POLICIES = {pb.POLICY_WARN: "warn", pb.POLICY_STOP: "stop", pb.POLICY_KILL: "kill"}
-_CLASSES = {
+CLASSES = {
     TenantClass.STANDARD: "std",
     TenantClass.LATENCY: "lat",
     TenantClass.BEST_EFFORT: "b-eff",
@@ -47,7 +50,7 @@ def device_json(device: pb.Device) -> dict[str, object]:
         "index": device.index,
         "uuid": device.uuid,
         "name": device.name,
-        "kind": _KINDS.get(device.kind, "unknown"),
+        "kind": KINDS.get(device.kind, "unknown"),
         "software": device.kind == pb.DEVICE_KIND_SOFTWARE,
         "memory_bytes": device.memory_bytes,
         "used_bytes": device.used_bytes,
@@ -191,16 +194,23 @@ def where_memory_is(tenant: pb.Tenant) -> str:
 
 def swapping_lines(tenant: pb.Tenant, devices: Mapping[str, pb.Device], now_s: float) -> list[str]:
     """A line for each of a tenant's devices that its memory has left, or could not leave."""
+    return swapping_of(tenant.name, tenant.uses, devices, now_s - tenant.created_s)
+
+
+def swapping_of(
+    name: str, uses: Iterable[pb.DeviceUse], devices: Mapping[str, pb.Device], lived_s: float
+) -> list[str]:
+    """The same, of what a tenant of that name uses and has since it began."""
     lines = []
-    for use in tenant.uses:
+    for use in uses:
         residency = use.residency
         if not residency.swaps and not residency.away_now_ns and not residency.stuck:
             continue
         device = devices.get(use.uuid)
-        part = residency.swapping_ns / 1e9 / max(1e-9, now_s - tenant.created_s)
+        part = residency.swapping_ns / 1e9 / max(1e-9, lived_s)
         stuck = ", some of it could not leave" if residency.stuck else ""
         lines.append(
-            f"swapping: {tenant.name} on GPU {device.index if device else '?'}:"
+            f"swapping: {name} on GPU {device.index if device else '?'}:"
             f" {_RESIDENCIES.get(residency.state, 'unknown')}, away {residency.away_ns / 1e9:.1f}s"
             f" in all, {residency.swaps} swaps in {part:.1%} of the time,"
             f" stays {residency.stay_ns / 1e9:.1f}s{stuck}"
@@ -215,7 +225,7 @@ def gpus(tenant: pb.Tenant, devices: Mapping[str, pb.Device]) -> str:
 
 def short_class(tenant: pb.Tenant) -> str:
     """A tenant's class in at most 5 columns."""
-    return _CLASSES[TenantClass(tenant.tenant_class)]
+    return CLASSES[TenantClass(tenant.tenant_class)]
 
 
 def short_percent(ppm: int) -> str:

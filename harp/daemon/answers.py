@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harp.api.v1 import control_pb2 as pb
 from harp.daemon.book import Book
 from harp.daemon.harpd import Harpd
 from harp.daemon.picture import Hold, Picture
-from harp.grants import promised_bytes, promised_ppm
+from harp.grants import Promise, promised_bytes, promised_ppm
 from harp.model import (
     ClientState,
     Device,
@@ -22,14 +24,14 @@ from harp.model import (
 )
 from harp.procs import start_of, user_name
 
-__all__ = ["KINDS", "POLICIES", "Answers", "uncovered"]
+__all__ = ["CLASSES", "KINDS", "POLICIES", "Answers", "uncovered"]
 
 KINDS = {
     DeviceKind.NVIDIA: pb.DEVICE_KIND_NVIDIA,
     DeviceKind.SOFTWARE: pb.DEVICE_KIND_SOFTWARE,
 }
 POLICIES = {Policy.WARN: pb.POLICY_WARN, Policy.STOP: pb.POLICY_STOP, Policy.KILL: pb.POLICY_KILL}
-_CLASSES = {
+CLASSES = {
     TenantClass.STANDARD: pb.TENANT_CLASS_STANDARD,
     TenantClass.LATENCY: pb.TENANT_CLASS_LATENCY,
     TenantClass.BEST_EFFORT: pb.TENANT_CLASS_BEST_EFFORT,
@@ -56,8 +58,11 @@ class Answers:
 
     def device(self, device: Device, picture: Picture) -> pb.Device:
         """A device and what is promised on it."""
+        return self.promised(device, picture, self._book.promises(picture)[device.uuid])
+
+    def promised(self, device: Device, picture: Picture, promises: Sequence[Promise]) -> pb.Device:
+        """The same, where what is promised on it is known."""
         held = picture.devices.get(device.uuid)
-        promises = self._book.promises(picture)[device.uuid]
         return pb.Device(
             index=device.index,
             uuid=device.uuid,
@@ -96,7 +101,7 @@ class Answers:
             mem_limit_bytes=limits.mem_bytes,
             share_ppm=limits.share_ppm,
             limit_ppm=limits.limit_ppm,
-            tenant_class=_CLASSES[limits.tenant_class],
+            tenant_class=CLASSES[limits.tenant_class],
             no_gang=not limits.gang,
             oversubscribe=limits.oversubscribe,
             context_bytes=limits.context_bytes,
@@ -109,7 +114,7 @@ class Answers:
             unleased_bytes=sum(u.unleased_bytes for u in uses),
             over_limit_bytes=max(u.over_limit_bytes for u in uses),
             host_limit_bytes=limits.host_bytes,
-            host_leased_bytes=self._host_leased(tenant, picture),
+            host_leased_bytes=self.host_leased(tenant, picture),
             used_ns=sum(u.used_ns for u in uses),
             estimated_ns=sum(u.estimated_ns for u in uses),
             copy_ns=sum(u.copy_ns for u in uses),
@@ -140,22 +145,26 @@ class Answers:
             ],
         )
 
-    def _host_leased(self, tenant: Tenant, picture: Picture) -> int:
+    def host_leased(self, tenant: Tenant, picture: Picture) -> int:
         """Pinned host memory is the tenant's and no device's: each of its uses tells all of it."""
         uses = (picture.uses.get((tenant.tenant_id, uuid)) for uuid in tenant.device_uuids)
         return max((use.host_leased_bytes for use in uses if use), default=0)
 
     def _use(self, tenant: Tenant, uuid: str, picture: Picture) -> pb.DeviceUse:
-        use = picture.uses.get((tenant.tenant_id, uuid), Use())
         held = [
             picture.holds.get((c.client_id, uuid), Hold())
             for c in picture.clients_of(tenant.tenant_id)
         ]
+        return self.use(tenant, uuid, picture, sum(hold.overhead_bytes for hold in held))
+
+    def use(self, tenant: Tenant, uuid: str, picture: Picture, overhead_bytes: int) -> pb.DeviceUse:
+        """What a tenant has and used of a device; `overhead_bytes`: of its processes there."""
+        use = picture.uses.get((tenant.tenant_id, uuid), Use())
         return pb.DeviceUse(
             uuid=uuid,
             leased_bytes=use.leased_bytes,
             peak_bytes=use.peak_bytes,
-            overhead_bytes=sum(hold.overhead_bytes for hold in held),
+            overhead_bytes=overhead_bytes,
             charged_bytes=use.charged_bytes,
             unleased_bytes=use.unleased_bytes,
             over_limit_bytes=use.over_bytes(tenant.limits.mem_bytes),

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO
 
 import grpc.aio
@@ -37,9 +37,11 @@ from harp.daemon.overheads import ContextCost
 from harp.daemon.picture import Picture
 from harp.daemon.pools import Pools
 from harp.daemon.recording import Recording
+from harp.daemon.samples import Sampler, Watching
 from harp.daemon.service import ControlService
 from harp.daemon.store import Store
 from harp.daemon.suspend import Suspender
+from harp.daemon.web import serve_web
 from harp.discovery import Found, discover, measure_overhead
 from harp.errors import DaemonError, HarpError
 from harp.estimator.advise import Adviser
@@ -51,6 +53,7 @@ from harp.model import Device, Policy, Tenant
 from harp.native import NativeDir
 from harp.procs import Proc
 from harp.rundir import RunDir, state_dir
+from harp.web import open_door
 
 __all__ = ["AlreadyRuns", "main", "run"]
 
@@ -72,6 +75,7 @@ def main(
     env: Mapping[str, str],
     *,
     upgrade: bool = False,
+    flags: Sequence[str] = (),
 ) -> None:
     """Run harpd until it is told to end.
 
@@ -81,6 +85,7 @@ def main(
         config: settings.
         env: environment.
         upgrade: an arbiter that runs is replaced by one of `native`.
+        flags: settings of the command line ("KEY=VALUE"); noted for the next upgrade.
 
     Raises:
         AlreadyRuns: this folder has one.
@@ -88,6 +93,7 @@ def main(
     """
     run_dir.make()
     with _only_one(run_dir), run_dir.log.open("a") as log:
+        run_dir.keep_flags(flags)
         _configure_log(config, log)
         try:
             asyncio.run(run(run_dir, native, config, env, upgrade=upgrade))
@@ -106,6 +112,7 @@ async def run(
     upgrade: bool = False,
 ) -> None:
     """Everything between the lock and the end; on an event loop of its own."""
+    door = open_door(config.daemon)  # a wrong one is said before anything begins
     found = await asyncio.to_thread(discover, native, env, config.device.kind)
     store = Store(run_dir.store)
     devices = await _devices(found, store, config, env)
@@ -151,6 +158,7 @@ async def run(
         digest_of=recording.digest_of,
         job_of_tenant=recording.job_of,
     )
+    watching = Watching(Sampler(book, harpd).sample)
     auth = Auth(run_dir.auth, config.daemon.reply_timeout_s)
     end = asyncio.Event()
     with_arbiter = False
@@ -184,6 +192,7 @@ async def run(
                 estimates=estimates,
                 recording=recording,
                 pools=pools,
+                watching=watching,
                 default_policy=Policy(config.watchdog.policy),
                 stop=stop,
             ),
@@ -201,11 +210,14 @@ async def run(
                 group.create_task(harpd.watch()),
                 group.create_task(recording.keep()),
                 group.create_task(harpd.drain()),
+                group.create_task(watching.keep()),
                 group.create_task(suspender.keep(harpd.replaced)),
             ]
             if listen := listen_address(config.daemon.metrics_listen):
                 pages = Server(reporter.routes())
                 tasks.append(group.create_task(keep(pages, *listen, "daemon.metrics_listen")))
+            if door is not None:
+                tasks.append(group.create_task(serve_web(door, book, harpd, pools)))
             _log.info("harpd_ready", run_dir=str(run_dir.path), pid=os.getpid())
             await end.wait()
             for task in tasks:

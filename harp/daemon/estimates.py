@@ -42,8 +42,8 @@ class Runs(Protocol):
         """The last ones, newest first; of one user, or of all."""
         ...
 
-    def add(self, run: Run) -> Run:
-        """Keep it; returns it with its number."""
+    def add_unknown(self, run: Run) -> Run | None:
+        """Keep it; returns it with its number, or None: it is there already."""
         ...
 
 
@@ -113,7 +113,7 @@ class Estimates:
         return reply
 
     def add(self, request: pb.AddRunsRequest, uid: int) -> pb.AddRunsReply:
-        """Runs of another machine.
+        """Runs of another machine, but those that are here already.
 
         Raises:
             NotOwner, ConfigError.
@@ -124,9 +124,12 @@ class Estimates:
                 "ask that user or root: what is added changes the estimates of all",
             )
         runs = [run_of(one) for one in request.runs]  # all of them are good, or none is added
+        added = 0
         for run in runs:
-            self._advice.learn(self._history.add(run))
-        return pb.AddRunsReply(added=len(runs))
+            if (kept := self._history.add_unknown(run)) is not None:
+                self._advice.learn(kept)
+                added += 1
+        return pb.AddRunsReply(added=added)
 
     def _of_tenant(self, name: str, uid: int) -> tuple[Job, Run | None]:
         living = [t for t in self._book.tenants.values() if t.name == name]

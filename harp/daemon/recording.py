@@ -234,13 +234,13 @@ class Recording:
         """
         return self._there().latest(limit, user)
 
-    def add(self, run: Run) -> Run:
-        """Another machine's run; returns it with its number.
+    def add_unknown(self, run: Run) -> Run | None:
+        """Another machine's run; returns it with its number, or None: it is here already.
 
         Raises:
             HistoryError: there is no history, or it cannot be written.
         """
-        return self._there().add(run)
+        return self._there().add_unknown(run)
 
     async def settle(self) -> None:
         """Write what waits."""

@@ -6,13 +6,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import structlog
 
 from harp import __version__
-from harp.api.answer import Context, answer
+from harp.api.answer import Context, answer, refuse
 from harp.api.v1 import control_pb2 as pb
 from harp.api.v1 import control_pb2_grpc
 from harp.daemon.answers import KINDS, POLICIES, Answers, uncovered
@@ -25,8 +25,16 @@ from harp.daemon.metrics import Reporter
 from harp.daemon.owners import Wish, check_container, check_owner, own_process
 from harp.daemon.pools import Pools
 from harp.daemon.recording import Recording
+from harp.daemon.samples import Watching
 from harp.daemon.suspend import Suspender
-from harp.errors import ArbiterError, ConfigError, DaemonError, NotOwner, Unauthenticated
+from harp.errors import (
+    ArbiterError,
+    ConfigError,
+    DaemonError,
+    HarpError,
+    NotOwner,
+    Unauthenticated,
+)
 from harp.lease_wire import GRANULE_BYTES
 from harp.model import Limits, Policy, TenantClass
 from harp.native import NativeDir
@@ -68,6 +76,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         estimates: Estimates,
         recording: Recording,
         pools: Pools,
+        watching: Watching,
         default_policy: Policy,
         stop: Callable[[bool], None],
     ) -> None:
@@ -82,6 +91,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._estimates = estimates
         self._recording = recording
         self._pools = pools
+        self._watching = watching
         self._default_policy = default_policy
         self._stop = stop
         self._answers = Answers(book, harpd)
@@ -144,6 +154,19 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def AddRuns(self, request: pb.AddRunsRequest, context: Context) -> pb.AddRunsReply:  # noqa: N802
         """Runs of another machine."""
         return await self._answer(self._add_runs, request, context)
+
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchSamplesRequest, context: Context
+    ) -> AsyncIterator[pb.WatchSamplesReply]:
+        """Samples, until the caller or harpd ends it."""
+        try:
+            seat = self._watching.join(self._caller(context), request.interval_ms)
+        except HarpError as error:
+            await refuse(context, error)
+        # One that is cancelled while it is written to is not told here.
+        context.add_done_callback(lambda _: seat.leave())  # type: ignore[arg-type]  # its stub's own
+        async for reply in seat:
+            yield reply
 
     async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopReply:  # noqa: N802
         """End harpd."""

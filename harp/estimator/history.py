@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from harp.errors import HistoryError
 from harp.estimator.job import Run
@@ -103,15 +103,30 @@ class History:
         Raises:
             HistoryError: it was not.
         """
-        row = _row(run)
         with self._transaction("written") as db:
-            places = ", ".join("?" * len(row))
-            # The names are ours.
-            text = f"INSERT INTO run ({', '.join(row)}) VALUES ({places})"  # noqa: S608
-            number = db.execute(text, tuple(row.values())).lastrowid
+            written = _insert(db, run)
             if key:
                 db.execute("DELETE FROM note WHERE key = ?", (key,))
-        return replace(run, number=number or 0)
+        return written
+
+    def add_unknown(self, run: Run) -> Run | None:
+        """Write a run down unless it is here already; returns it with its number, or None.
+
+        Two runs are one if all but their numbers is equal: the job's digests, when it began and
+        ended to the last bit, how, and what it used. Numbers are each file's own.
+
+        Raises:
+            HistoryError: it was not.
+        """
+        as_read = _run({**_row(run), "number": 0})
+        with self._transaction("written") as db:
+            rows = db.execute(
+                "SELECT * FROM run WHERE ended_s = ? AND started_s = ?",
+                (run.ended_s, run.started_s),
+            )
+            if any(replace(self._run(row), number=0) == as_read for row in rows):
+                return None
+            return _insert(db, run)
 
     def runs(self, since_number: int = 0) -> Iterator[Run]:
         """Runs with a larger number than that, in its order; those added meanwhile too.
@@ -317,6 +332,14 @@ def _or_back(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def _insert(db: sqlite3.Connection, run: Run) -> Run:
+    row = _row(run)
+    places = ", ".join("?" * len(row))
+    # The names are ours.
+    text = f"INSERT INTO run ({', '.join(row)}) VALUES ({places})"  # noqa: S608
+    return replace(run, number=db.execute(text, tuple(row.values())).lastrowid or 0)
+
+
 def _row(run: Run) -> dict[str, str | int | float | None]:
     row = {
         name: min(value, _LARGEST) if name.endswith("_bytes") else value
@@ -325,5 +348,5 @@ def _row(run: Run) -> dict[str, str | int | float | None]:
     return row | {"used": json.dumps(run.used), "elastic": int(run.elastic)}
 
 
-def _run(row: sqlite3.Row) -> Run:
+def _run(row: sqlite3.Row | Mapping[str, Any]) -> Run:
     return run_of(dict(row), reals(row["used"]))

@@ -195,7 +195,7 @@ def _parquet() -> tuple[ModuleType, ModuleType]:
     except ImportError as error:
         raise ConfigError(
             "Parquet files need pyarrow, which is not installed",
-            "pip install 'harp[parquet]', or name a .csv file",
+            "pip install 'pyarrow>=15', or name a .csv file",
         ) from error
     return pa, parquet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
-from harp.metrics.families import PLUGIN, Distribution, Family, Kind, Sample
+from harp.metrics.families import PLUGIN, REMOTE, Distribution, Family, Kind, Sample
 from harp.metrics.samples import DeviceSeen, GrantSeen, Seen, samples
 from harp.metrics.series import DAEMON
 from harp.metrics.server import Page, Server, ServerThread, keep
@@ -14,6 +14,7 @@ from harp.metrics.totals import Total, Totals
 __all__ = [
     "DAEMON",
     "PLUGIN",
+    "REMOTE",
     "DeviceSeen",
     "Distribution",
     "EstimatorSeen",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["DAEMON", "GPU_LABELS", "PLUGIN", "Distribution", "Family", "Kind", "Sample"]
+__all__ = ["DAEMON", "GPU_LABELS", "PLUGIN", "REMOTE", "Distribution", "Family", "Kind", "Sample"]
 
 
 class Kind(enum.Enum):
@@ -338,3 +338,12 @@ PLUGIN = (
     PLUGIN_ILL,
     PLUGIN_XID,
 )
+
+CERTIFICATE_EXPIRY = _gauge(
+    "harp_certificate_expiry_timestamp_seconds",
+    "When a certificate in use runs out, since the epoch; roles: server, client, authority.",
+    ("role",),
+)
+
+#: of `harp remote serve` and `harp remote keep`
+REMOTE = (CERTIFICATE_EXPIRY,)

@@ -7,6 +7,8 @@
     that has been here longest goes for each that comes: who speaks at once is heard.
 (3) No more than `clients` are answered at once; others hear 503. Probes have places of their own:
     whoever holds the others does not make kubelet believe that we are ill.
+(4) A stream has no place: who makes it says how many there may be. Its client takes each part in
+    `timeout_s`, or is cut off.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +26,17 @@ import structlog
 
 from harp.errors import HarpError
 
-__all__ = ["PROBES", "Page", "Route", "Server", "ServerThread", "keep"]
+__all__ = [
+    "PROBES",
+    "Page",
+    "Request",
+    "Responder",
+    "Route",
+    "Server",
+    "ServerThread",
+    "Stream",
+    "keep",
+]
 
 _log = structlog.get_logger(__name__)
 _HEAD_BYTES = 8192
@@ -38,6 +51,19 @@ _RETRY_S = 30.0
 _TEXT = "text/plain; charset=utf-8"
 
 
+#: names and values of HTTP
+Fields = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client wants, of a GET or HEAD."""
+
+    path: str  #: without its query
+    query: str
+    fields: Mapping[str, str]  #: {name in lower case: value}; of several of a name "one,other"
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """An answer."""
@@ -45,33 +71,50 @@ class Page:
     body: bytes
     content_type: str = _TEXT
     status: HTTPStatus = HTTPStatus.OK
+    fields: Fields = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer in parts, without an end of its own."""
+
+    parts: AsyncIterator[bytes]
+    close: Callable[[], None]  #: called in the end, also if no part was taken
+    content_type: str = _TEXT
 
 
 #: (HTTP's Accept) -> the page
 Route = Callable[[str], Awaitable[Page]]
+Responder = Callable[[Request], Awaitable[Page | Stream]]
 
 
 class Server:
     """Pages by path.
 
     Args:
-        routes: {path: what makes its page}.
+        routes: {path: what makes its page}; or what answers all requests.
         clients: most that are answered at once, and as many probes.
         heads: most of whom we do not know yet what they want.
         head_s: for a client to say that.
-        timeout_s: for a client's whole visit.
+        timeout_s: for a client's whole visit; of a stream, for each part.
+        tls: speak TLS with it.
+        fields: of HTTP, in every answer.
     """
 
     def __init__(
         self,
-        routes: Mapping[str, Route],
+        routes: Mapping[str, Route] | Responder,
         *,
         clients: int = _CLIENTS,
         heads: int = _HEADS,
         head_s: float = _HEAD_S,
         timeout_s: float = _TIMEOUT_S,
+        tls: ssl.SSLContext | None = None,
+        fields: Fields = (),
     ) -> None:
-        self._routes = routes
+        self._respond = routes if callable(routes) else _by_path(routes)
+        self._tls = tls
+        self._fields = fields
         self._clients = clients
         self._most_heads = heads
         self._head_s = head_s
@@ -90,7 +133,16 @@ class Server:
         Raises:
             OSError: the address cannot be had.
         """
-        server = await asyncio.start_server(self._visit, host, port, limit=_HEAD_BYTES)
+        patience_s = self._head_s if self._tls else None
+        server = await asyncio.start_server(
+            self._visit,
+            host,
+            port,
+            limit=_HEAD_BYTES,
+            ssl=self._tls,
+            ssl_handshake_timeout=patience_s,
+            ssl_shutdown_timeout=patience_s,
+        )
         try:
             name = server.sockets[0].getsockname()
             yield name[0], name[1]
@@ -110,15 +162,26 @@ class Server:
                 request = await self._read(reader, writer)
                 probe = _path(request) in PROBES
                 if self._answered[probe] >= self._clients:
-                    await _send(writer, _FULL)
+                    await _send(writer, self._bytes(_FULL, head=False))
                     return
                 self._answered[probe] += 1
                 try:
-                    await _send(writer, await self._reply(request))
+                    head = request.startswith(b"HEAD ")
+                    reply = await self._reply(request)
+                    if isinstance(reply, Page):
+                        await _send(writer, self._bytes(reply, head=head))
+                        return
+                    if head:
+                        reply.close()
+                        await _send(writer, self._head(HTTPStatus.OK, reply.content_type, ()))
+                        return
                 finally:
                     self._answered[probe] -= 1
+            await self._pour(writer, reply)
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # it is gone, too slow, or no HTTP client
+        except asyncio.CancelledError:
+            pass  # the server ends; Python 3.11 would log a visit that ended so as an error
         finally:
             writer.transport.abort()
             self._visits.discard(task)
@@ -136,27 +199,64 @@ class Server:
         finally:
             self._heads.pop(writer, None)
 
-    async def _reply(self, request: bytes) -> bytes:
+    async def _reply(self, request: bytes) -> Page | Stream:
         first, *lines = request.decode("latin-1").split("\r\n")
         words = first.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return _answer(_status(HTTPStatus.BAD_REQUEST), head=False)
-        head = words[0] == "HEAD"
+            return _status(HTTPStatus.BAD_REQUEST)
         if words[0] not in ("GET", "HEAD"):
-            return _answer(_status(HTTPStatus.METHOD_NOT_ALLOWED), head=False)
-        route = self._routes.get(_path(request))
-        if route is None:
-            there = " ".join(sorted(self._routes))
-            return _answer(Page(f"there is {there}\n".encode(), _TEXT, HTTPStatus.NOT_FOUND), head)
-        fields = (line.partition(":") for line in lines)
-        accept = ",".join(v.strip() for n, _, v in fields if n.strip().lower() == "accept")
+            return _status(HTTPStatus.METHOD_NOT_ALLOWED)
+        path, _, query = words[1].partition("?")
+        fields: dict[str, str] = {}
+        for name, colon, value in (line.partition(":") for line in lines):
+            if colon:
+                key = name.strip().lower()
+                fields[key] = ",".join(filter(None, (fields.get(key), value.strip())))
         try:
-            return _answer(await route(accept), head)
+            return await self._respond(Request(path, query, fields))
         except Exception as error:  # noqa: BLE001 - the client hears of it, the server goes on
             reason = error.message if isinstance(error, HarpError) else type(error).__name__
             _log.exception("page_failed", path=words[1])
-            failed = Page(f"{reason}\n".encode(), _TEXT, HTTPStatus.INTERNAL_SERVER_ERROR)
-            return _answer(failed, head)
+            return Page(f"{reason}\n".encode(), _TEXT, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    async def _pour(self, writer: asyncio.StreamWriter, stream: Stream) -> None:
+        try:
+            await self._take(writer, self._head(HTTPStatus.OK, stream.content_type, ()))
+            async for part in stream.parts:
+                await self._take(writer, part)
+        finally:
+            stream.close()
+
+    async def _take(self, writer: asyncio.StreamWriter, part: bytes) -> None:
+        """Write a part; done when little of it waits for the client."""
+        writer.write(part)
+        async with asyncio.timeout(self._timeout_s):
+            await writer.drain()
+
+    def _bytes(self, page: Page, *, head: bool) -> bytes:
+        more = (("Content-Length", str(len(page.body))), *page.fields)
+        return self._head(page.status, page.content_type, more) + (b"" if head else page.body)
+
+    def _head(self, status: HTTPStatus, content_type: str, more: Fields) -> bytes:
+        fields = (
+            ("Content-Type", content_type),
+            *more,
+            *self._fields,
+            ("Connection", "close"),
+        )
+        lines = [f"{name}: {value}" for name, value in fields]
+        return "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "\r\n"]).encode()
+
+
+def _by_path(routes: Mapping[str, Route]) -> Responder:
+    async def respond(request: Request) -> Page:
+        route = routes.get(request.path)
+        if route is None:
+            there = " ".join(sorted(routes))
+            return Page(f"there is {there}\n".encode(), _TEXT, HTTPStatus.NOT_FOUND)
+        return await route(request.fields.get("accept", ""))
+
+    return respond
 
 
 def _path(request: bytes) -> str:
@@ -176,22 +276,17 @@ def _status(status: HTTPStatus) -> Page:
     return Page(f"{status.phrase}\n".encode(), _TEXT, status)
 
 
-def _answer(page: Page, head: bool) -> bytes:  # noqa: FBT001 - one word of a private helper
-    lines = (
-        f"HTTP/1.1 {page.status.value} {page.status.phrase}",
-        f"Content-Type: {page.content_type}",
-        f"Content-Length: {len(page.body)}",
-        "Connection: close",
-        "\r\n",
-    )
-    return "\r\n".join(lines).encode() + (b"" if head else page.body)
-
-
-_FULL = _answer(_status(HTTPStatus.SERVICE_UNAVAILABLE), head=False)
+_FULL = _status(HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 async def keep(
-    server: Server, host: str, port: int, setting: str, *, retry_s: float = _RETRY_S
+    server: Server,
+    host: str,
+    port: int,
+    setting: str,
+    *,
+    retry_s: float = _RETRY_S,
+    events: tuple[str, str] = ("metrics_served", "metrics_not_served"),
 ) -> None:
     """Serve for ever. An address that cannot be had is an error in the log, and tried again.
 
@@ -201,18 +296,20 @@ async def keep(
         port: 0: any.
         setting: what the reader changes to have another address.
         retry_s: pause between two tries.
+        events: what the log calls it when it is served, and when not.
     """
+    served, not_served = events
     said = ""
     while True:
         try:
             async with server.listening(host, port) as (at, bound):
-                _log.info("metrics_served", host=at, port=bound)
+                _log.info(served, host=at, port=bound)
                 await asyncio.get_running_loop().create_future()
         except OSError as error:
             if str(error) != said:
                 said = str(error)
                 remedy = _remedy(error, port, setting)
-                _log.error("metrics_not_served", host=host, port=port, reason=said, hint=remedy)
+                _log.error(not_served, host=host, port=port, reason=said, hint=remedy)
             await asyncio.sleep(retry_s)
 
 

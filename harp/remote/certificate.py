@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harp.errors import CertificateError
 
-__all__ = ["Certificate", "Kind", "day", "made_by", "purpose", "read", "read_key"]
+__all__ = ["Certificate", "Kind", "day", "ends", "made_by", "purpose", "read", "read_key"]
 
 #: said so long before the end, or a third of the whole time if that is shorter
 _NEAR = dt.timedelta(days=30)
@@ -90,6 +90,11 @@ class Certificate:
 def day(when: dt.datetime) -> str:
     """A date as people read it."""
     return when.strftime("%Y-%m-%d")
+
+
+def ends(pem: bytes) -> dt.datetime:
+    """When a certificate that was read() once runs out."""
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
 def read(path: Path, kind: Kind) -> Certificate:

@@ -214,7 +214,7 @@ def test_every_port_has_a_policy_and_every_pod_is_in_one(template: Template, nam
         policy = one(objects, "NetworkPolicy", owner.removeprefix("harp"))["spec"]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         opened = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
-        probed = {10259, 9405}  # kubelet's probes pass without one
+        probed = {10259}  # kubelet's probes pass without one
         has = {p["containerPort"] for c in containers(pod) for p in c.get("ports", ())}
         assert has - probed == opened, owner
         for rule in policy["ingress"]:
@@ -234,7 +234,9 @@ def test_policies_let_in_and_out_who_is_named_alone(template: Template, name: st
         assert all(rule["ports"] for rule in (*spec["ingress"], *spec["egress"])), owner
         match owner:
             case "harp-pool":
-                (peer,) = callers
+                peer, reader = callers
+                assert reader == {"namespaceSelector": {"matchLabels": monitoring}}
+                assert [_port_of(rule) for rule in spec["ingress"]] == [{7443, 7444}, {9406}]
                 labels = peer["podSelector"]["matchLabels"]
                 assert peer.keys() == {"podSelector"}
                 assert labels["app.kubernetes.io/component"] == "remote"

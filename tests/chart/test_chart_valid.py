@@ -206,6 +206,7 @@ def test_harpd_is_not_restarted_for_a_device_that_does_not_answer(template: Temp
 def test_the_plugin_of_remote_shares_is_probed_and_scraped_as_the_other_is(
     template: Template,
 ) -> None:
+    """The keeper, whose end ends all leases of its node, is ended after two minutes alone."""
     values = {**SCENARIOS["remote"], "plugin": {"metricsPort": 9555}}
     objects = template({**values, "monitoring": {"podMonitor": {"enabled": True}}})
     found = {}
@@ -223,6 +224,14 @@ def test_the_plugin_of_remote_shares_is_probed_and_scraped_as_the_other_is(
     assert all(probe["httpGet"]["port"] == port["name"] for probe in probes.values())
     scraped = {e["port"] for e in one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]}
     assert port["name"] in scraped
+    (keeper,) = (
+        c
+        for c in one(objects, "DaemonSet", "-remote")["spec"]["template"]["spec"]["containers"]
+        if c["name"] == "keeper"
+    )
+    probe = keeper["livenessProbe"]
+    assert probe["httpGet"]["path"] == "/healthz"
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 120
 
 
 @pytest.mark.parametrize("mode", ["scheduler", "service"])
@@ -235,3 +244,28 @@ def test_where_nobody_may_read_metrics_policies_are_whole(template: Template, mo
     calls = [{"ports": [{"port": 8888, "protocol": "TCP"}]}] if mode == "service" else []
     assert one(objects, "NetworkPolicy", "-extender")["spec"]["ingress"] == calls
     assert one(objects, "NetworkPolicy", "-node")["spec"]["ingress"] == []
+
+
+def test_certificates_of_a_pool_are_scraped_by_who_may(template: Template) -> None:
+    """Both sides' pages, and a way in to them."""
+    values = {**SCENARIOS["remote"], "monitoring": {"podMonitor": {"enabled": True}}}
+    objects = template({**values, "networkPolicy": {"metricsFrom": [{"podSelector": {}}]}})
+    scraped = {e["port"] for e in one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]}
+    assert scraped == {"metrics", "plugin-metrics", "pool-metrics", "health"}
+    for owner, port, option in (
+        ("-pool", "pool-metrics", "--metrics=0.0.0.0:9406"),
+        ("-remote", "health", "--health=0.0.0.0:9405"),
+    ):
+        found = [
+            (c, p["containerPort"])
+            for c in one(objects, "DaemonSet", owner)["spec"]["template"]["spec"]["containers"]
+            for p in c["ports"]
+            if p["name"] == port
+        ]
+        ((container, number),) = found
+        assert option in container["args"]
+        rules = one(objects, "NetworkPolicy", owner)["spec"]["ingress"]
+        let_in = [r["from"] for r in rules if {"port": number, "protocol": "TCP"} in r["ports"]]
+        assert let_in == [[{"podSelector": {}}]]
+    only = one(template({"monitoring": values["monitoring"]}), "PodMonitor")
+    assert [e["port"] for e in only["spec"]["podMetricsEndpoints"]] == ["metrics", "plugin-metrics"]

@@ -29,6 +29,11 @@ APART: list[tuple[str, dict[str, Any], str]] = [
     ("folders in each other", {"hostPaths": {"state": "/run/harp/state"}}, "side by side"),
     ("folders in each other, turned", {"hostPaths": {"run": "/var/lib/harp/run"}}, "side by side"),
     ("kubelet's folder", {"hostPaths": {"state": "/var/lib/kubelet/harp"}}, "side by side"),
+    (
+        "metrics where calls come",
+        {"remote": {"serve": {"enabled": True, "secretName": "s", "metricsPort": 7444}}},
+        "another port",
+    ),
     ("one port twice", {"daemon": {"metricsPort": 9403}}, "two ports"),
     ("one port twice in the extender", {"gpusPerNode": 2, "extender": {"port": 9404}}, "two ports"),
     ("plain HTTP over the network",

@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ SEEN_S = 20.0
 SCRAPE_S = 0.5
 TENANTS = 200
 SCRAPES = 21
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 @pytest.fixture
@@ -228,3 +236,24 @@ def test_a_scrape_of_200_tenants_is_quick(box: Machine) -> None:
         f" {1000 * took_s[-1]:.0f}) at a load of {os.getloadavg()[0]:.1f}"
     )
     assert cpu_s < SCRAPE_S
+
+
+def test_an_upgrade_serves_where_the_harpd_before_did(box: Machine, free_port: int) -> None:
+    """A flag of the start holds until somebody stops harpd, or says otherwise."""
+    url = f"http://127.0.0.1:{free_port}/metrics"
+    before = box.start_harpd("--metrics", str(free_port))
+
+    def served(times: int) -> bool:
+        return len(box.events("metrics_served")) == times
+
+    for n in (1, 2, 3):
+        wait_for(partial(served, n), "harpd serves")
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            assert b"harp_build_info" in answer.read()
+        if n < 3:
+            after = box.json("daemon", "--upgrade")
+            assert after["pid"] != before["pid"]
+            before = after
+    box.json("daemon", "--upgrade", "--metrics", "")
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(url, timeout=60)

@@ -60,6 +60,11 @@ def test_name_and_top_level(wheel: Path) -> None:
     assert {t for t in tops if not t.endswith(".dist-info")} == {"harp"}
 
 
+def test_the_web_page_is_in_it(unpacked: Path) -> None:
+    folder = unpacked / "harp" / "web" / "static"
+    assert {p.name for p in folder.iterdir()} == {"index.html", "page.css", "page.js"}
+
+
 def test_binaries_ask_for_no_newer_glibc(unpacked: Path) -> None:
     elves = _elves(unpacked / "harp" / "_lib")
     assert len(elves) >= 7

@@ -76,7 +76,7 @@ class FakeHarpd:
         return pb.GetRunsReply(runs=[run_message(r) for r in found], next=last, more=more)
 
     def add_runs(self, runs: Any) -> int:
-        found = [run_of(one) for one in runs]
+        found = [run for one in runs if (run := run_of(one)) not in self.kept]
         self.kept += found
         return len(found)
 
@@ -263,8 +263,13 @@ def test_runs_go_out_page_by_page_and_come_in_again(harpd: FakeHarpd, tmp_path: 
     harpd.kept = runs = [run_of_number(n) for n in range(1, 6)]
     assert harp("export", file).output == f"5 runs written to {file}\n"
     assert [one.after for one in harpd.pages[-3:]] == [0, 2, 4]
+    harpd.kept = runs[:2]
+    assert harp("import", file).output == f"3 runs of {file} added, 2 were there already\n"
+    assert harpd.kept == runs
+    told = json.loads(harp("import", file, "--json").output)
+    assert told == {"file": file, "runs": 0, "skipped": 5}
     harpd.kept = []
-    assert json.loads(harp("import", file, "--json").output) == {"file": file, "runs": 5}
+    assert harp("import", file).output == f"5 runs of {file} added\n"
     assert harpd.kept == runs
     for name in ("export", "import"):
         assert "of no known format" in str(harp(name, str(tmp_path / "runs.txt")).exception)

@@ -57,6 +57,10 @@ class FakeHistory:
         self.kept.append(replace(run, number=len(self.kept) + 1))
         return self.kept[-1]
 
+    def add_unknown(self, run: Run) -> Run | None:
+        known = any(replace(one, number=0) == replace(run, number=0) for one in self.kept)
+        return None if known else self.add(run)
+
     def runs(self, since_number: int = 0) -> Iterator[Run]:
         return (run for run in self.kept if run.number > since_number)
 
@@ -202,9 +206,20 @@ def test_runs_are_added_by_root_and_learned_all_or_none(world: World) -> None:
         with pytest.raises(ConfigError):
             world.estimates.add(pb.AddRunsRequest(runs=[good, wrong]), 0)
     assert len(world.history.kept) == 1
-    assert world.estimates.add(pb.AddRunsRequest(runs=[good] * 3), 0).added == 3
-    assert [run.number for run in world.history.kept] == [1, 2, 3, 4]
+    others = [run_message(replace(run_of(good), ended_s=run_of(good).ended_s + n)) for n in (1, 2)]
+    assert world.estimates.add(pb.AddRunsRequest(runs=others), 0).added == 2
+    assert [run.number for run in world.history.kept] == [1, 2, 3]
     assert world.ask(command=COMMAND).needs[0].known
+
+
+def test_runs_that_are_there_are_neither_added_nor_learned_again(world: World) -> None:
+    there = run_message(replace(world.ran(), number=99))
+    other = run_message(replace(run_of(there), ended_s=run_of(there).ended_s + 1))
+    for added in (1, 0):
+        told = pb.AddRunsRequest(runs=[there, other, there, other])
+        assert world.estimates.add(told, 0).added == added
+        assert [run.number for run in world.history.kept] == [1, 2]
+        assert world.ask(command=COMMAND).runs == 2
 
 
 def test_messages_come_back_as_they_went() -> None:

@@ -114,4 +114,4 @@ def test_without_the_extra_it_says_what_to_install() -> None:
         check=False,
     )
     assert ended.returncode != 0
-    assert "pip install 'harp[kubernetes]'" in ended.stderr
+    assert "pip install 'kubernetes>=31'" in ended.stderr

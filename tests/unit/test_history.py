@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from harp.errors import HistoryError
 from harp.estimator.history import VERSION, History
 from harp.estimator.job import TARGETS, Job, Outcome, Run
+from harp.estimator.tables import export_runs, import_runs
 
 DAY_S = 86400.0
 REAL = st.floats(0, 1e18)
@@ -298,6 +300,44 @@ def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     assert db.execute("SELECT count(*) FROM run").fetchone() == (1,)
     db.close()
+
+
+@given(RUNS)
+def test_a_run_that_is_there_is_not_added_again(
+    tmp_path_factory: pytest.TempPathFactory, run: Run
+) -> None:
+    folder = tmp_path_factory.mktemp("history")
+    with History(folder / "h.db") as history:
+        first = history.add_unknown(run)
+        assert first == replace(run, number=1)
+        # Another file's number, and its columns in another order, are no other run.
+        turned = replace(run, number=7, used=dict(reversed(run.used.items())))
+        assert history.add_unknown(turned) is None
+        for other in (
+            replace(run, started_s=math.nextafter(run.started_s, math.inf)),
+            replace(run, ended_s=math.nextafter(run.ended_s, math.inf)),
+            replace(run, outcome=Outcome.LOST if run.outcome is Outcome.DONE else Outcome.DONE),
+            replace(run, exit_status=None if run.exit_status == 1 else 1),
+            replace(run, used=run.used | {"another": 1.0}),
+            replace(run, job=replace(run.job, program=run.job.program + "x")),
+            replace(run, job=replace(run.job, user=run.job.user + "x")),
+        ):
+            assert history.add_unknown(other) is not None
+            assert history.add_unknown(other) is None
+
+
+def test_what_this_machine_saw_itself_is_known_too(tmp_path: Path) -> None:
+    """Runs that went to another machine and come back."""
+    with History(tmp_path / "h.db") as here, History(tmp_path / "other" / "h.db") as there:
+        for at in (1.0, 2.0):
+            here.add(ended(at))
+        there.add(ended(9.0))
+        export_runs(here.runs(), tmp_path / "out.csv")
+        assert all(there.add_unknown(run) for run in import_runs(tmp_path / "out.csv"))
+        export_runs(there.runs(), tmp_path / "back.csv")
+        back = [here.add_unknown(run) for run in import_runs(tmp_path / "back.csv")]
+        assert [run is None for run in back] == [False, True, True]
+        assert [run.ended_s for run in here.runs()] == [1.0, 2.0, 9.0]
 
 
 def test_an_older_file_is_brought_up_to_date_by_its_writer_alone(tmp_path: Path) -> None:

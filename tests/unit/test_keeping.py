@@ -20,7 +20,7 @@ import pytest
 import structlog.testing
 from remote_world import TABLE, World, node, now, pool, serving
 
-from harp.cli.remote_keep import _healthy
+from harp.cli.remote_keep import _pages
 from harp.errors import ConfigError
 from harp.keep_wire import (
     BOXES,
@@ -194,7 +194,8 @@ def test_it_says_whether_it_can_be_asked(tmp_path: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        async with _healthy(there.keeper, "127.0.0.1", port):
+        nobody = Who(None, "", print)
+        async with _pages(there.keeper, nobody, "127.0.0.1", port):
             assert await asyncio.to_thread(page, port) == (200, "ok\n")
             path = there.run_dir / SOCKET
             path.rename(there.run_dir / "away")
@@ -202,7 +203,7 @@ def test_it_says_whether_it_can_be_asked(tmp_path: Path) -> None:
             path.touch()
             assert await asyncio.to_thread(page, port) == (503, f"{path} is another's\n")
             with pytest.raises(ConfigError, match="--health"):
-                async with _healthy(there.keeper, "127.0.0.1", port):
+                async with _pages(there.keeper, nobody, "127.0.0.1", port):
                     pass
 
     told(tmp_path, ask)

@@ -38,7 +38,8 @@ LAYERS = {
     "harp.kube": 5,
     "harp.trace": 5,
     "harp.client": 6,
-    "harp.metrics": 6,
+    "harp.metrics": 5,
+    "harp.web": 6,
     "harp.extender": 6,
     "harp.remote": 7,
     "harp.daemon": 7,
@@ -71,6 +72,9 @@ PURE = (
     "harp.trace.spans",
     "harp.trace.summary",
     "harp.trace.timeline",
+    "harp.web.samples",
+    "harp.web.state",
+    "harp.daemon.fanout",
     "harp.daemon.recorder",
     "harp.daemon.spread",
     "harp.remote.floor",
@@ -167,6 +171,7 @@ PLUGIN_PURE = (
 ONLY = {
     "pynvml": ("harp.discovery",),
     "click": ("harp.cli",),
+    "textual": ("harp.cli.top_app",),  # `harp run` must start fast
     "rich": ("harp.cli", "harp.demo", "harp.bench"),
     "grpc": ("harp.api", "harp.client", "harp.daemon", "harp.remote"),
     "cryptography": ("harp.remote",),

@@ -29,6 +29,7 @@ from prometheus_client.utils import floatToGoString
 from harp.metrics import (
     DAEMON,
     PLUGIN,
+    REMOTE,
     Distribution,
     Family,
     Kind,
@@ -95,6 +96,7 @@ def test_the_whole_text_is_the_kept_one() -> None:
 def test_names_units_help_and_duplicates_are_as_promtool_wants_them() -> None:
     assert lint(list(DAEMON), text_of(everything())) == []
     assert lint(list(PLUGIN), expose(PLUGIN, [])[0].decode()) == []
+    assert lint(list(REMOTE), expose(REMOTE, [])[0].decode()) == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import http.client
 import queue
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 
 from harp.errors import ConfigError
 from harp.metrics import Page, Server, ServerThread, keep
-from harp.metrics.server import PROBES
+from harp.metrics.server import PROBES, Request, Stream
 
 Asked = Callable[[Server, str, int], Coroutine[Any, Any, None]]
 LONG_S = 20.0
@@ -237,6 +238,97 @@ def test_the_end_of_the_server_waits_for_nobody() -> None:
         writer.close()
 
     asyncio.run(asyncio.wait_for(scenario(), LONG_S / 10))
+
+
+class _Parts:
+    """A stream of big parts, one after another."""
+
+    def __init__(self, size: int, pause_s: float) -> None:
+        self._part, self._pause_s = b"x" * size, pause_s
+        self.begun = asyncio.Event()
+        self.closed = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self.begun.set()
+        await asyncio.sleep(self._pause_s)
+        return self._part
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def streamed(parts: _Parts, what: Asked, **options: Any) -> None:
+    """Run `what` beside a server of a stream."""
+
+    async def respond(_request: Request) -> Page | Stream:
+        return Stream(parts, parts.close, "a/b")
+
+    async def scenario() -> None:
+        server = Server(respond, **options)
+        async with server.listening("127.0.0.1", 0) as (host, port):
+            await what(server, host, port)
+
+    asyncio.run(asyncio.wait_for(scenario(), LONG_S))
+    assert parts.closed == 1
+
+
+def test_a_stream_lasts_for_longer_than_a_visit_and_takes_no_place() -> None:
+    async def what(server: Server, host: str, port: int) -> None:
+        async with client(host, port) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"200 OK" in head
+            assert b"Content-Type: a/b" in head
+            assert b"Content-Length" not in head
+            assert await reader.readexactly(30) == b"x" * 30  # 0.6 s
+            assert server._answered == {False: 0, True: 0}
+        await all_left(server)
+
+    streamed(_Parts(1, 0.02), what, timeout_s=0.2)
+
+
+def test_a_client_that_does_not_take_a_part_is_cut_off() -> None:
+    async def what(server: Server, host: str, port: int) -> None:
+        with socket.create_connection((host, port)) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            await parts.begun.wait()
+            await all_left(server)
+
+    parts = _Parts(BIG, 0)
+    streamed(parts, what, timeout_s=0.2)
+
+
+def test_a_stream_s_head_alone_ends_it() -> None:
+    async def what(_server: Server, host: str, port: int) -> None:
+        answer = await ask(host, port, "HEAD / HTTP/1.1\n\n")
+        assert answer.startswith("HTTP/1.1 200 OK\r\n")
+        assert answer.endswith("\r\n\r\n")
+
+    streamed(_Parts(1, 0), what)
+
+
+def test_who_answers_all_is_told_the_query_and_the_fields() -> None:
+    found: list[Request] = []
+
+    async def respond(request: Request) -> Page:
+        found.append(request)
+        return Page(b"", status=HTTPStatus.NO_CONTENT, fields=(("X-A", "1"),))
+
+    async def scenario() -> None:
+        server = Server(respond, fields=(("X-B", "2"),))
+        async with server.listening("127.0.0.1", 0) as (host, port):
+            words = "GET /a?b=c?d HTTP/1.1\nHost: x\nX-C: 1\nno field\nx-c:  2 \n\n"
+            answer = await ask(host, port, words)
+            assert answer.startswith("HTTP/1.1 204 No Content\r\n")
+            assert "\r\nX-A: 1\r\nX-B: 2\r\n" in answer
+            assert "\r\nX-B: 2\r\n" in await ask(host, port, "PUT / HTTP/1.1\n\n")
+
+    asyncio.run(asyncio.wait_for(scenario(), LONG_S))
+    assert found == [Request("/a", "b=c?d", {"host": "x", "x-c": "1,2"})]
 
 
 class _Tried(Server):

@@ -17,7 +17,7 @@ from test_metrics_exposition import text_of
 
 from device_plugin.health import APPLICATION_XIDS
 from device_plugin.metrics import Counts
-from harp.metrics import DAEMON, PLUGIN, Family, Kind, expose
+from harp.metrics import DAEMON, PLUGIN, REMOTE, Family, Kind, expose
 from harp.metrics.dashboard import dashboard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def names_of(family: Family) -> list[str]:
 
 #: {name of a series: its labels}; of two that serve one name, both
 EXPORTED: dict[str, set[str]] = {}
-for _family in (*DAEMON, *PLUGIN):
+for _family in (*DAEMON, *PLUGIN, *REMOTE):
     for _name in names_of(_family):
         _le = {"le"} if _name.endswith("_bucket") else set()
         EXPORTED.setdefault(_name, set()).update(_family.labels, _le)

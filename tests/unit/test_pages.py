@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from harp.metrics import series
-from harp.metrics.families import PLUGIN
+from harp.metrics.families import PLUGIN, REMOTE
 from tests.unit import code_texts, page_parts
 from tests.unit.page_parts import ROOT, blocks, chart_problem, commands, keys, pages, spans, wrong
 
@@ -103,7 +104,7 @@ def test_settings_in_a_file_are_harpd_s(page: Path) -> None:
 
 @pytest.mark.parametrize("page", STRICT, ids=_name)
 def test_series_are_exposed(page: Path) -> None:
-    known = {family.name for family in (*series.DAEMON, *PLUGIN)}
+    known = {family.name for family in (*series.DAEMON, *PLUGIN, *REMOTE)}
     for span in spans(page.read_text()):
         for name in re.findall(r"\bharp_[a-z_]+", span):
             if not name.startswith(("harp_hook_", "harp_soft_")):
@@ -164,7 +165,7 @@ def test_ports_are_those_of_the_chart() -> None:
     rows = re.findall(
         r"^\| (\d+)[^|]* \(.*?`([\w.]+Port|[\w.]+port)`", OPERATIONS.read_text(), re.MULTILINE
     )
-    assert len(rows) == 6
+    assert len(rows) == 7
     for port, path in rows:
         found = values
         for name in path.split("."):
@@ -233,4 +234,29 @@ harp top
         ("harp ps", False),
         ("harp remote serve --dir D", True),
         ("harp top", True),
+    ]
+
+
+def test_pip_is_sent_to_no_package_of_our_name() -> None:
+    """In the public index it is another's: what we need is asked for by its own name."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    told = [words for text in code_texts.templates() for words in _pip_words(text)]
+    assert len(told) > 3
+    for text in (page.read_text() for page in pages()):
+        told += _pip_words(text)
+    for word in told:
+        assert not re.match(r"harp(?![\w./*-])", word), word
+        if ">" in word:
+            assert word in {need for needs in extras.values() for need in needs}, word
+
+
+def _pip_words(text: str) -> list[str]:
+    """What `pip install` is given."""
+    return [
+        word.strip("'\"`,")
+        for rest in re.findall(r"pip install (.+)", text)
+        for word in re.split(r",|`| and ", rest)[0].split()
+        if not word.startswith("-")
     ]

@@ -170,5 +170,5 @@ def test_without_pyarrow_the_remedy_is_named(tmp_path: Path) -> None:
     )
     one, other = done.stdout.splitlines()
     assert one == other
-    assert "pip install 'harp[parquet]', or name a .csv file" in one
+    assert "pip install 'pyarrow>=15', or name a .csv file" in one
     assert list(tmp_path.iterdir()) == []

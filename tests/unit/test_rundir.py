@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harp.errors import RunDirUnsafe
+from harp.errors import ConfigError, RunDirUnsafe
 from harp.rundir import (
     RENDEZVOUS,
     SYSTEM,
@@ -137,3 +137,15 @@ def test_folders_of_runs_that_ended_go_and_no_others(
             os.utime(path, (at_s, at_s))
         sweep(tmp_path, "s", kind)
         assert {path.name for path in tmp_path.iterdir()} == {"young", "lives"}
+
+
+def test_flags_are_kept_as_they_were_given(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    assert run_dir.kept_flags() == ()
+    for flags in (("a.b=c d", "e.f=\n=ü"), ()):
+        run_dir.keep_flags(flags)
+        assert run_dir.kept_flags() == flags
+    run_dir.flags.write_text('["a.b=')
+    with pytest.raises(ConfigError, match=r"cannot read .*flags\.json") as caught:
+        run_dir.kept_flags()
+    assert "harp daemon --stop" in caught.value.hint

@@ -1701,6 +1701,169 @@ class AddRunsReply(google.protobuf.message.Message):
 global___AddRunsReply = AddRunsReply
 
 @typing.final
+class WatchSamplesRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INTERVAL_MS_FIELD_NUMBER: builtins.int
+    interval_ms: builtins.int
+    """between two samples, 10 to 1000; 0: 1000. It is longer where looking takes"""
+    def __init__(
+        self,
+        *,
+        interval_ms: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["interval_ms", b"interval_ms"]) -> None: ...
+
+global___WatchSamplesRequest = WatchSamplesRequest
+
+@typing.final
+class WatchSamplesReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: builtins.int
+    DROPPED_FIELD_NUMBER: builtins.int
+    dropped: builtins.int
+    """samples that were due since the reply before, and that this reader was too slow for"""
+    @property
+    def sample(self) -> global___Sample:
+        """the newest"""
+
+    def __init__(
+        self,
+        *,
+        sample: global___Sample | None = ...,
+        dropped: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["sample", b"sample"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dropped", b"dropped", "sample", b"sample"]) -> None: ...
+
+global___WatchSamplesReply = WatchSamplesReply
+
+@typing.final
+class Sample(google.protobuf.message.Message):
+    """What holds at one moment. Times and counts of use are totals: what happened between two samples is
+    their difference, whatever was dropped in between; one that is less than before began anew.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NOW_S_FIELD_NUMBER: builtins.int
+    AT_NS_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
+    TENANTS_FIELD_NUMBER: builtins.int
+    UNCOVERED_FIELD_NUMBER: builtins.int
+    now_s: builtins.float
+    """harpd's clock, seconds since the epoch"""
+    at_ns: builtins.int
+    """the moment by a clock that nobody sets and that began whenever"""
+    problem: builtins.str
+    """why what follows is the last that is known, not what holds now;"""
+    @property
+    def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Device]:
+        """empty: it is
+        in index order
+        """
+
+    @property
+    def tenants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TenantSample]:
+        """in order of creation"""
+
+    @property
+    def uncovered(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Uncovered]:
+        """in order of first sight"""
+
+    def __init__(
+        self,
+        *,
+        now_s: builtins.float = ...,
+        at_ns: builtins.int = ...,
+        problem: builtins.str = ...,
+        devices: collections.abc.Iterable[global___Device] | None = ...,
+        tenants: collections.abc.Iterable[global___TenantSample] | None = ...,
+        uncovered: collections.abc.Iterable[global___Uncovered] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["at_ns", b"at_ns", "devices", b"devices", "now_s", b"now_s", "problem", b"problem", "tenants", b"tenants", "uncovered", b"uncovered"]) -> None: ...
+
+global___Sample = Sample
+
+@typing.final
+class TenantSample(google.protobuf.message.Message):
+    """A tenant at one moment: its grant, and what it has and used. As in Tenant where no more is said."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    UID_FIELD_NUMBER: builtins.int
+    USER_FIELD_NUMBER: builtins.int
+    MEM_LIMIT_BYTES_FIELD_NUMBER: builtins.int
+    SHARE_PPM_FIELD_NUMBER: builtins.int
+    LIMIT_PPM_FIELD_NUMBER: builtins.int
+    TENANT_CLASS_FIELD_NUMBER: builtins.int
+    CREATED_S_FIELD_NUMBER: builtins.int
+    PROCESSES_FIELD_NUMBER: builtins.int
+    HOST_LIMIT_BYTES_FIELD_NUMBER: builtins.int
+    HOST_LEASED_BYTES_FIELD_NUMBER: builtins.int
+    SUSPENDED_FIELD_NUMBER: builtins.int
+    WINDOW_S_FIELD_NUMBER: builtins.int
+    USES_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.int
+    """the arbiter's number"""
+    name: builtins.str
+    """unique among the living"""
+    uid: builtins.int
+    """owner"""
+    user: builtins.str
+    """the owner's login name, or the uid in digits"""
+    mem_limit_bytes: builtins.int
+    """on each device; 0: no limit"""
+    share_ppm: builtins.int
+    """guaranteed, of each device; 0: none asked"""
+    limit_ppm: builtins.int
+    """most device time even when alone; 0: no limit"""
+    tenant_class: global___TenantClass.ValueType
+    """scheduling class"""
+    created_s: builtins.float
+    """seconds since the epoch"""
+    processes: builtins.int
+    """that are connected"""
+    host_limit_bytes: builtins.int
+    """pinned host memory; 0: no limit"""
+    host_leased_bytes: builtins.int
+    """pinned host memory held"""
+    suspended: builtins.bool
+    """its device memory lies on the host, or is on its way"""
+    window_s: builtins.float
+    """how much history used_ratio of its uses rests on; 0: none yet"""
+    @property
+    def uses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceUse]:
+        """by device, in the order it sees them"""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.int = ...,
+        name: builtins.str = ...,
+        uid: builtins.int = ...,
+        user: builtins.str = ...,
+        mem_limit_bytes: builtins.int = ...,
+        share_ppm: builtins.int = ...,
+        limit_ppm: builtins.int = ...,
+        tenant_class: global___TenantClass.ValueType = ...,
+        created_s: builtins.float = ...,
+        processes: builtins.int = ...,
+        host_limit_bytes: builtins.int = ...,
+        host_leased_bytes: builtins.int = ...,
+        suspended: builtins.bool = ...,
+        window_s: builtins.float = ...,
+        uses: collections.abc.Iterable[global___DeviceUse] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["created_s", b"created_s", "host_leased_bytes", b"host_leased_bytes", "host_limit_bytes", b"host_limit_bytes", "limit_ppm", b"limit_ppm", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "processes", b"processes", "share_ppm", b"share_ppm", "suspended", b"suspended", "tenant_class", b"tenant_class", "tenant_id", b"tenant_id", "uid", b"uid", "user", b"user", "uses", b"uses", "window_s", b"window_s"]) -> None: ...
+
+global___TenantSample = TenantSample
+
+@typing.final
 class StopRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

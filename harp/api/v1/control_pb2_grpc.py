@@ -89,6 +89,11 @@ class ControlStub(object):
                 request_serializer=harp_dot_api_dot_v1_dot_control__pb2.AddRunsRequest.SerializeToString,
                 response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.AddRunsReply.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/harp.api.v1.Control/Watch',
+                request_serializer=harp_dot_api_dot_v1_dot_control__pb2.WatchSamplesRequest.SerializeToString,
+                response_deserializer=harp_dot_api_dot_v1_dot_control__pb2.WatchSamplesReply.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/harp.api.v1.Control/Stop',
                 request_serializer=harp_dot_api_dot_v1_dot_control__pb2.StopRequest.SerializeToString,
@@ -182,6 +187,18 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """Samples of devices and tenants, from now on, until the caller ends the call. It ends with OK when
+        harpd does. Whoever watches gets a sample of the same look, and a reader that is slower than it
+        asked for gets the newest and the number of those it missed; so it must let the transport read
+        no further ahead than it does (grpc.http2.lookahead_bytes=1, bdp_probe=0): 64 KiB of small samples
+        are minutes. RESOURCE_EXHAUSTED if too many watch; INVALID_ARGUMENT for an interval out of range.
+        Open to every user. An older server answers UNIMPLEMENTED: GetState says the same, when asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Ends harpd. Tenants and the arbiter go on, unless `with_arbiter`. Only harpd's own uid and root.
         """
@@ -246,6 +263,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.AddRuns,
                     request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.AddRunsRequest.FromString,
                     response_serializer=harp_dot_api_dot_v1_dot_control__pb2.AddRunsReply.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=harp_dot_api_dot_v1_dot_control__pb2.WatchSamplesRequest.FromString,
+                    response_serializer=harp_dot_api_dot_v1_dot_control__pb2.WatchSamplesReply.SerializeToString,
             ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
@@ -550,6 +572,33 @@ class Control(object):
             '/harp.api.v1.Control/AddRuns',
             harp_dot_api_dot_v1_dot_control__pb2.AddRunsRequest.SerializeToString,
             harp_dot_api_dot_v1_dot_control__pb2.AddRunsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/harp.api.v1.Control/Watch',
+            harp_dot_api_dot_v1_dot_control__pb2.WatchSamplesRequest.SerializeToString,
+            harp_dot_api_dot_v1_dot_control__pb2.WatchSamplesReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -110,6 +110,18 @@ class ControlStub:
     ]
     """Adds runs that another machine kept; they are numbered anew. Only root and harpd's user."""
 
+    Watch: grpc.UnaryStreamMultiCallable[
+        harp.api.v1.control_pb2.WatchSamplesRequest,
+        harp.api.v1.control_pb2.WatchSamplesReply,
+    ]
+    """Samples of devices and tenants, from now on, until the caller ends the call. It ends with OK when
+    harpd does. Whoever watches gets a sample of the same look, and a reader that is slower than it
+    asked for gets the newest and the number of those it missed; so it must let the transport read
+    no further ahead than it does (grpc.http2.lookahead_bytes=1, bdp_probe=0): 64 KiB of small samples
+    are minutes. RESOURCE_EXHAUSTED if too many watch; INVALID_ARGUMENT for an interval out of range.
+    Open to every user. An older server answers UNIMPLEMENTED: GetState says the same, when asked.
+    """
+
     Stop: grpc.UnaryUnaryMultiCallable[
         harp.api.v1.control_pb2.StopRequest,
         harp.api.v1.control_pb2.StopReply,
@@ -193,6 +205,18 @@ class ControlAsyncStub:
         harp.api.v1.control_pb2.AddRunsReply,
     ]
     """Adds runs that another machine kept; they are numbered anew. Only root and harpd's user."""
+
+    Watch: grpc.aio.UnaryStreamMultiCallable[
+        harp.api.v1.control_pb2.WatchSamplesRequest,
+        harp.api.v1.control_pb2.WatchSamplesReply,
+    ]
+    """Samples of devices and tenants, from now on, until the caller ends the call. It ends with OK when
+    harpd does. Whoever watches gets a sample of the same look, and a reader that is slower than it
+    asked for gets the newest and the number of those it missed; so it must let the transport read
+    no further ahead than it does (grpc.http2.lookahead_bytes=1, bdp_probe=0): 64 KiB of small samples
+    are minutes. RESOURCE_EXHAUSTED if too many watch; INVALID_ARGUMENT for an interval out of range.
+    Open to every user. An older server answers UNIMPLEMENTED: GetState says the same, when asked.
+    """
 
     Stop: grpc.aio.UnaryUnaryMultiCallable[
         harp.api.v1.control_pb2.StopRequest,
@@ -299,6 +323,20 @@ class ControlServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[harp.api.v1.control_pb2.AddRunsReply, collections.abc.Awaitable[harp.api.v1.control_pb2.AddRunsReply]]:
         """Adds runs that another machine kept; they are numbered anew. Only root and harpd's user."""
+
+    @abc.abstractmethod
+    def Watch(
+        self,
+        request: harp.api.v1.control_pb2.WatchSamplesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[harp.api.v1.control_pb2.WatchSamplesReply], collections.abc.AsyncIterator[harp.api.v1.control_pb2.WatchSamplesReply]]:
+        """Samples of devices and tenants, from now on, until the caller ends the call. It ends with OK when
+        harpd does. Whoever watches gets a sample of the same look, and a reader that is slower than it
+        asked for gets the newest and the number of those it missed; so it must let the transport read
+        no further ahead than it does (grpc.http2.lookahead_bytes=1, bdp_probe=0): 64 KiB of small samples
+        are minutes. RESOURCE_EXHAUSTED if too many watch; INVALID_ARGUMENT for an interval out of range.
+        Open to every user. An older server answers UNIMPLEMENTED: GetState says the same, when asked.
+        """
 
     @abc.abstractmethod
     def Stop(
