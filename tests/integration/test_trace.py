@@ -300,6 +300,23 @@ def ended(file: Path, timeout_s: float = 10) -> None:
         time.sleep(0.01)
 
 
+def test_use_is_metered_while_all_is_measured(world: World) -> None:
+    """Of a program that always has work queued: events for the trace keep none from being taken."""
+    file = traced(world)
+    process = world.start("t", sys.executable, PROGRAM, "ahead", 60)
+    assert process.stdout is not None
+    while process.stdout.readline() != "ready\n":
+        assert process.poll() is None, process.communicate()
+    time.sleep(2)
+    used_ns = world.usage("t").used_ns
+    process.kill()
+    process.wait()
+    _, records = read(file)
+    measured_ns = sum(r.duration_ns for r in records if isinstance(r, DeviceTime))
+    assert measured_ns > 500_000_000
+    assert used_ns > measured_ns / 3
+
+
 def test_a_full_disk_ends_the_trace_alone(world: World) -> None:
     """The program goes on, and the log says it once."""
     file = traced(world)

@@ -4,6 +4,7 @@
 argv: what to do.
     calls          one of each sort, errors too, with host bytes that are easy to find
     loop SECONDS   launches, and says after each how many there were
+    ahead SECONDS  launches, more before the last ones have ended
     many N         N cheap calls
     fork           a child that calls, and then the parent
     threads N      N calls in each of two threads
@@ -41,6 +42,11 @@ PTX = b"""
 done:
     ret;
 }
+.visible .entry harp_trace_wait()
+{
+    nanosleep.u32 500000;
+    ret;
+}
 """
 SECRET = b"do-not-keep-this"
 WORDS = 256
@@ -65,14 +71,20 @@ class Kernel:
     """The kernel on memory of its own."""
 
     def __init__(self) -> None:
-        module, self.function = c.c_void_p(), c.c_void_p()
+        self.module, self.function, self.waits = c.c_void_p(), c.c_void_p(), c.c_void_p()
         self.memory, self.stream, self.count = c.c_uint64(), c.c_void_p(), c.c_uint32(WORDS)
         call("cuMemAlloc_v2", c.byref(self.memory), c.c_size_t(4 * WORDS))
-        call("cuModuleLoadData", c.byref(module), PTX)
-        call("cuModuleGetFunction", c.byref(self.function), module, b"harp_trace_add")
+        call("cuModuleLoadData", c.byref(self.module), PTX)
+        call("cuModuleGetFunction", c.byref(self.function), self.module, b"harp_trace_add")
         call("cuStreamCreate", c.byref(self.stream), 0)
         parts = (self.memory, self.count)
         self.params = (c.c_void_p * 2)(*(c.addressof(p) for p in parts))
+
+    def wait(self) -> int:
+        """Half a millisecond on the device."""
+        if not self.waits:
+            cuda.cuModuleGetFunction(c.byref(self.waits), self.module, b"harp_trace_wait")
+        return int(cuda.cuLaunchKernel(self.waits, *(1,) * 6, 0, self.stream, None, None))
 
     def launch(self) -> int:
         block = (WORDS, 1, 1, 0, self.stream)
@@ -107,6 +119,23 @@ def loop(seconds: float) -> None:
         cuda.cuStreamSynchronize(kernel.stream)
         count += 2
         print("did", count, flush=True)
+
+
+def ahead(seconds: float) -> None:
+    """One launch is always queued behind the one that runs."""
+    begin()
+    kernel, events = Kernel(), (c.c_void_p(), c.c_void_p())
+    for event in events:
+        cuda.cuEventCreate(c.byref(event), 0)
+    end, count = time.monotonic() + seconds, 0
+    print("ready", flush=True)
+    while time.monotonic() < end:
+        for _ in range(100):
+            kernel.wait()
+        cuda.cuEventRecord(events[count % 2], kernel.stream)
+        count += 1
+        if count > 1:
+            cuda.cuEventSynchronize(events[count % 2])
 
 
 def many(count: int) -> None:
@@ -160,6 +189,7 @@ what, *arguments = sys.argv[1:]
 {
     "calls": calls,
     "loop": lambda: loop(float(arguments[0])),
+    "ahead": lambda: ahead(float(arguments[0])),
     "many": lambda: many(int(arguments[0])),
     "fork": fork,
     "threads": lambda: threads(int(arguments[0])),

@@ -7,6 +7,7 @@
 #include "src/shim/gate/meter.h"
 #include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
+#include "src/shim/trace/trace.h"
 
 #define US          1000ull
 #define MS          1000000ull
@@ -136,15 +137,17 @@ static int64_t quantum_round(struct harp_timegate *g, unsigned lane, uint64_t no
 static int64_t free_round(struct harp_timegate *g, unsigned lane, uint64_t now)
 {
     struct harp_gatelane *l = &g->lane[lane];
-    if (l->brackets != 0)
-        return (int64_t)MS;
+    int64_t look = l->brackets != 0 ? (int64_t)MS : -1;
+    /* one sample at a time; those of a trace are none, and may never end */
+    if (look >= 0 && !harp_trace_measures())
+        return look;
     if (l->sample_due || l->sample_ns == 0 || !harp_session_live() || harp_env()->gate_off)
-        return -1;
+        return look;
     if (now < l->sample_ns)
-        return (int64_t)(l->sample_ns - now);
+        return look >= 0 ? sooner(look, l->sample_ns - now) : (int64_t)(l->sample_ns - now);
     l->sample_due = true;
     harp_gate_unsee(g, lane);
-    return -1;
+    return look;
 }
 
 static int64_t offline_round(struct harp_timegate *g, unsigned lane, uint64_t now)
