@@ -110,16 +110,12 @@ def _both(text: str, kernel: str, folder: Path) -> tuple[Loaded, Loaded]:
     return Loaded(compile_ptx(text, kernel, folder / "c")), Loaded(Path(quick.stdout.strip()))
 
 
-def _run(
-    code: Loaded, words: Sequence[int], block: Sequence[int], **how: int
-) -> tuple[object, ...]:
+def _run(code: Loaded, words: Sequence[int], block: Sequence[int]) -> tuple[object, ...]:
     device = Device()
     source = device.put(np.array(words, np.uint32))
     out = device.put(np.full(len(words), 0xDEAD, np.uint32))
     total = device.put(np.zeros(1, np.uint32))
-    result = code.run(
-        device, pointers(source, out, total), block=block, grid=(2,), dyn_shared=2048, **how
-    )
+    result = code.run(device, pointers(source, out, total), block=block, grid=(2,), dyn_shared=2048)
     return (
         result.stop,
         result.fault_where,
