@@ -76,6 +76,7 @@ BODIES = {
         add.s32 %r8, %r0, 0x7ffffff8; mul.wide.s32 %d3, %r8, 2; cvt.s64.s32 %d4, %r8;
         sub.s64 %d5, %d3, %d4; shr.u64 %d6, %d5, 8; cvt.u32.u64 %r7, %d6;""",
     "all to one word": "mov.u32 %r7, %r6; red.global.add.u32 [%p2], %r6;",
+    "one word for all": "ld.global.u32 %r8, [%p0]; add.u32 %r7, %r6, %r8;",
     "gathered": """
         and.b32 %r8, %r6, 15; mul.wide.u32 %d3, %r8, 4; add.u64 %d3, %p0, %d3;
         ld.global.u32 %r7, [%d3];""",
@@ -110,16 +111,12 @@ def _both(text: str, kernel: str, folder: Path) -> tuple[Loaded, Loaded]:
     return Loaded(compile_ptx(text, kernel, folder / "c")), Loaded(Path(quick.stdout.strip()))
 
 
-def _run(
-    code: Loaded, words: Sequence[int], block: Sequence[int], **how: int
-) -> tuple[object, ...]:
+def _run(code: Loaded, words: Sequence[int], block: Sequence[int]) -> tuple[object, ...]:
     device = Device()
     source = device.put(np.array(words, np.uint32))
     out = device.put(np.full(len(words), 0xDEAD, np.uint32))
     total = device.put(np.zeros(1, np.uint32))
-    result = code.run(
-        device, pointers(source, out, total), block=block, grid=(2,), dyn_shared=2048, **how
-    )
+    result = code.run(device, pointers(source, out, total), block=block, grid=(2,), dyn_shared=2048)
     return (
         result.stop,
         result.fault_where,
@@ -158,6 +155,29 @@ def test_a_row_at_the_end_of_mapped_memory_faults_where_a_thread_does(tmp_path: 
             seen.append((result.stop, result.fault_addr, result.fault_where, before))
         assert seen[0] == seen[1]
         assert seen[0][0] == stop
+
+
+@pytest.mark.parametrize("last", [28, 27, 60, -4])
+def test_a_row_at_the_end_of_shared_memory_faults_where_a_thread_does(
+    last: int, tmp_path: Path
+) -> None:
+    """64 threads of 4 bytes each, from `last` before the end of 256 on."""
+    body = f"""
+        mov.u32 %r0, %tid.x; shl.b32 %r1, %r0, 2; add.u32 %r1, %r1, {256 - last};
+        st.shared.u32 [%r1], %r0; ld.shared.u32 %r2, [%r1];
+        mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0; st.global.u32 [%d1], %r2;"""
+    seen = []
+    for code in _both(HEAD + entry("k", 1, body), "k", tmp_path):
+        device = Device()
+        result = code.run(device, pointers(ARENA_BASE), block=(16,), dyn_shared=256)
+        words = device.view(ARENA_BASE, np.uint32, 16).tolist()
+        seen.append(
+            (result.stop, result.fault_addr, result.fault_where, words if not result.stop else None)
+        )
+    assert seen[0] == seen[1]
+    assert seen[0][0] == {28: ILLEGAL_ADDRESS, 27: MISALIGNED, 60: ILLEGAL_ADDRESS}.get(
+        last, ILLEGAL_ADDRESS
+    )
 
 
 def test_a_row_across_two_pages_reads_both(tmp_path: Path) -> None:
