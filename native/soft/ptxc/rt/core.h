@@ -31,6 +31,7 @@ struct thread {
     uint64_t ic, lb, sb; /* instructions, bytes loaded, bytes stored */
     unsigned char *local;
     uint32_t local_used, local_bytes;
+    uint32_t cluster_pending, cluster_phase;
     struct sched *S;
     /* fibers */
     void *sp;
@@ -41,7 +42,6 @@ struct thread {
     uint64_t in, out;
     uint32_t out_pred;
     void *lanes; /* operands of matrix instructions */
-    uint32_t cluster_pending, cluster_phase;
     const char *where;
 };
 
