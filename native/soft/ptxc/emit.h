@@ -25,10 +25,9 @@ struct emitter {
     /* what stands where now */
     struct ptx_body *body;
     struct ptx_instr *in;
-    uint32_t at; /* statement */
-    bool survey; /* first pass: only learn how registers are used */
-    bool allocates, eights,
-        meets; /* the kernel: alloca; 8-bit floating point; mbarrier, clusters */
+    uint32_t at;                   /* statement */
+    bool survey;                   /* first pass: only learn how registers are used */
+    bool allocates, eights, meets; /* alloca; 8-bit floating point; mbarrier and clusters */
     /* properties of the kernel */
     bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps;
     uint32_t sites;
