@@ -10,10 +10,10 @@ extern const char prelude_core[] __attribute__((visibility("hidden")));
 extern const char prelude_arith[] __attribute__((visibility("hidden")));
 extern const char prelude_float[] __attribute__((visibility("hidden")));
 extern const char prelude_pack[] __attribute__((visibility("hidden")));
-extern const char prelude_atomic[] __attribute__((visibility("hidden")));
-extern const char prelude_fiber[] __attribute__((visibility("hidden")));
 extern const char prelude_eights[] __attribute__((visibility("hidden")));
 extern const char prelude_meet[] __attribute__((visibility("hidden")));
+extern const char prelude_atomic[] __attribute__((visibility("hidden")));
+extern const char prelude_fiber[] __attribute__((visibility("hidden")));
 extern const char prelude_rows[] __attribute__((visibility("hidden")));
 extern const char prelude_tail[] __attribute__((visibility("hidden")));
 

@@ -141,7 +141,8 @@ KERNEL void spin_lock(ARGS)
         if (__atomic_exchange_n(&cells[0], 1, __ATOMIC_ACQUIRE) == 0) {
             cells[1] = cells[1] * 1 + get<u32>(in, 0);
             cells[2] += 1;
-            __atomic_exchange_n(&cells[0], 0, __ATOMIC_RELEASE);
+            u32 held = 1; /* no store: clang 14 has none that releases */
+            __atomic_compare_exchange_n(&cells[0], &held, 0, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
             done = true;
         }
     }

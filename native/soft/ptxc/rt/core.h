@@ -31,6 +31,7 @@ struct thread {
     uint64_t ic, lb, sb; /* instructions, bytes loaded, bytes stored */
     unsigned char *local;
     uint32_t local_used, local_bytes;
+    uint32_t cluster_pending, cluster_phase;
     struct sched *S;
     /* fibers */
     void *sp;
@@ -40,7 +41,6 @@ struct thread {
     int32_t arg, arg2;
     uint64_t in, out;
     uint32_t out_pred;
-    uint32_t cluster_pending, cluster_phase;
     uint32_t at_once; /* 16: a row of threads (rt/rows.h), the first of which this is */
     uint32_t entry, started;
     struct thread *first; /* of the row that this one was in */
