@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ def reduced(program: Program, fails: Callable[[Program], bool], tries: int) -> P
             # What was in vain before a success is not tried again before the next round.
             for at, candidate in enumerate(smaller(program)):
                 text = candidate.text()
-                if at < skip or text in tried or not _less(candidate, program):
+                if 0 < at < skip or text in tried or not _less(candidate, program):
                     continue
                 tried.add(text)
                 tries -= 1
@@ -47,6 +48,7 @@ def _less(one: Program, other: Program) -> bool:
 
 def smaller(program: Program) -> Iterator[Program]:
     """What one cut makes of it, big cuts first. Not all of them are programs."""
+    yield replace(program, body=_without_idle(program.body))
     for count in sorted({1, program.blocks // 2} - {0, program.blocks}):
         yield replace(program, blocks=count)
     for body in _chunks(program.body):
@@ -64,6 +66,18 @@ def smaller(program: Program) -> Iterator[Program]:
                 program,
                 functions=(*program.functions[:i], (name, changed), *program.functions[i + 1 :]),
             )
+
+
+def _without_idle(body: Block) -> Block:
+    """Without the variables that nothing else names, all at once."""
+    texts = ["\n".join(stmt.lines(0)) for stmt in body]
+    kept = []
+    for i, stmt in enumerate(body):
+        name = re.fullmatch(r"(?:volatile )?\w+ (v\d+) = \$0;", stmt.pieces[0])
+        others = (text for k, text in enumerate(texts) if k != i)
+        if not name or any(re.search(rf"\b{name[1]}\b", text) for text in others):
+            kept.append(stmt)
+    return tuple(kept)
 
 
 def _chunks(block: Block) -> Iterator[Block]:

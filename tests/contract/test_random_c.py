@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import secrets
-import time
 from pathlib import Path
 
 import pytest
@@ -20,35 +19,27 @@ from random_c_run import Bench, WrongProgramError, input_words
 from random_c_tree import Expr, Program, Stmt, statements
 
 SEED = int(os.environ.get("HARP_TEST_SEED", secrets.randbelow(1_000_000)))
-#: a bug planted in the compiler's own C: signed shifts by 16 and more
-RIGHT, WRONG = b"(S)(a >> (n < bits ? n : bits - 1))", b"(S)(a >> (n < 0x10 ? n : bits - 1))"
+#: a bug planted in the compiler's own table: exclusive or
+RIGHT, WRONG = b"\0$a ^ $b\0", b"\0$a | $b\0"
 
 
-def _run(bench: Bench, seed: int, count: int, seconds: float) -> int:
-    """How many programs were the same on both sides, until the time is over."""
+def _run(bench: Bench, seed: int, count: int) -> None:
     print(f"HARP_TEST_SEED={seed}")
-    until_s = time.monotonic() + seconds
-    for index in range(count):
-        failed = list(campaign(bench, seed, range(index, index + 1), 9))
-        assert not failed, f"python tests/contract/random_c.py --reduce {failed[0]}"
-        if time.monotonic() > until_s:
-            return index + 1
-    return count
+    failed = [str(failure) for failure in campaign(bench, seed, range(count), 9)]
+    assert not failed, f"python tests/contract/random_c.py --reduce {failed[0]}"
 
 
 def test_random_programs_do_what_they_do_on_the_host(
     soft_env: dict[str, str], tmp_path: Path
 ) -> None:
     with Bench(tmp_path, soft_env | {"XDG_CACHE_HOME": str(tmp_path / "cache")}) as bench:
-        assert _run(bench, SEED, int(os.environ.get("HARP_TEST_PROGRAMS", "4")), 1e9) >= 4
+        _run(bench, SEED, int(os.environ.get("HARP_TEST_PROGRAMS", "4")))
 
 
 @pytest.mark.slow
 def test_more_random_programs(soft_env: dict[str, str], tmp_path: Path) -> None:
     with Bench(tmp_path, soft_env | {"XDG_CACHE_HOME": str(tmp_path / "cache")}) as bench:
-        done = _run(bench, SEED, 200, 30)
-    print(f"{done} programs")
-    assert done > 4
+        _run(bench, SEED + 1, 40)
 
 
 @pytest.mark.slow
@@ -63,7 +54,7 @@ def test_a_bug_in_the_compiler_is_found_and_the_program_made_small(
     env = soft_env | {"HARP_PTXC": str(planted), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     with Bench(tmp_path, env) as bench:
         failure = next(campaign(bench, 5, range(40), 5))
-        small = make_small(bench, failure, 60)
+        small = make_small(bench, failure, 120)
         text = shown(bench, small)
     print(text)
     assert statements(small.program.body) <= 12 < statements(failure.program.body)
