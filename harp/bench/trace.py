@@ -136,7 +136,7 @@ def run_trace(
         HarpError: something did not run.
     """
     if importlib.util.find_spec("tinygrad") is None:
-        raise NativeError("the training needs tinygrad", "pip install 'harp[demo]'")
+        raise NativeError("the training needs tinygrad", "pip install tinygrad scikit-learn")
     outcome = TraceOutcome(steps=steps)
     folder = Path(tempfile.mkdtemp(prefix="harp-bench-trace-"))
     try:
