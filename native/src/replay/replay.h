@@ -28,7 +28,7 @@ struct harp_replay_call {
     uint8_t *reply;
     uint64_t reply_room;
     uint64_t reply_bytes;
-    uint64_t made; /* the handle that the call made; 0: none */
+    uint64_t made;    /* the handle that the call made; 0: none */
     uint64_t took_ns; /* the driver's part */
     uint32_t result;
     uint32_t spare2;
