@@ -2,7 +2,7 @@
 # ruff: noqa: ANN001, ANN002, ANN003, ANN202
 """tinygrad's operations, on the device that DEV names; results go to an .npz file.
 
-    tiny.py OUT.npz [CASE...]
+    tiny.py OUT.npz [CASE...]        TINY_CASES=MODULE: of that module, else of tiny_cases
 
 On DEV=CUDA:PTX every launch is counted where tinygrad makes it (plain and as a graph node) and
 compared, per case, with what the software GPU says it executed. The last line is
@@ -16,13 +16,14 @@ import json
 import os
 import re
 import sys
+from importlib import import_module
 from math import prod
 
 import numpy as np
 from counters import Watch
-from tiny_cases import CASES
 from tinygrad import Device, Tensor
 
+CASES = import_module(os.environ.get("TINY_CASES", "tiny_cases")).CASES
 GPU = os.environ["DEV"].startswith("CUDA")
 #: the watch of the case that runs
 watching: list[Watch] = []
