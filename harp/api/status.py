@@ -28,6 +28,7 @@ _CODES: dict[type[errors.HarpError], grpc.StatusCode] = {
     errors.ArbiterError: grpc.StatusCode.UNAVAILABLE,
     errors.RunDirUnsafe: grpc.StatusCode.FAILED_PRECONDITION,
     errors.HistoryError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.LearnedLost: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BuildMissing: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NvmlError: grpc.StatusCode.INTERNAL,
     errors.TraceError: grpc.StatusCode.INVALID_ARGUMENT,
