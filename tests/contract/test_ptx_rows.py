@@ -24,7 +24,9 @@ from ptx_harness import (
     ptxc,
 )
 from random_ptx import Kernel
+from random_ptx_flow import call, carry, local, reduce, warp
 from random_ptx_model import DTYPE
+from random_ptx_writer import Writer
 
 PLACE = """
     mov.u32 %r0, %tid.x; mov.u32 %r1, %tid.y; mov.u32 %r2, %ntid.x;
@@ -218,8 +220,8 @@ def test_a_kernel_named_as_an_instruction_does_not_call_itself() -> None:
 class RowKernel(Kernel):
     """A random kernel of what rows are made for."""
 
-    def _table(self) -> list[tuple[Callable[[], None], float]]:
-        never = {self._local, self._call, self._carry, self._warp, self._reduce}
+    def _table(self) -> list[tuple[Callable[[Writer], None], float]]:
+        never = {local, call, carry, warp, reduce}
         return [(step, 0 if step in never else weight) for step, weight in super()._table()]
 
 
