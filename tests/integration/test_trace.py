@@ -136,6 +136,16 @@ def test_device_times_are_of_launches_and_copies(world: World) -> None:
         assert second.begin_ns >= first.begin_ns + first.duration_ns - 1000  # a float of ms
 
 
+def test_times_are_known_of_contexts_that_end_at_once(world: World) -> None:
+    """Their events end with them: who asks a moment later is told nothing."""
+    file = traced(world)
+    run(world, "contexts", 20)
+    _, records = read(file)
+    launches = {c.sequence for c in calls_of(records) if c.symbol.kind is Kind.LAUNCH}
+    assert len(launches) == 20
+    assert launches == {r.sequence for r in records if isinstance(r, DeviceTime)} & launches
+
+
 def test_host_bytes_and_images_are_kept_where_told(world: World) -> None:
     """Up to the bound; what comes after the call has ended is not."""
     file = traced(world, data_bytes=512)

@@ -5,6 +5,7 @@ argv: what to do.
     calls          one of each sort, errors too, with host bytes that are easy to find
     loop SECONDS   launches, and says after each how many there were
     ahead SECONDS  launches, more before the last ones have ended
+    contexts N     N contexts that end as soon as their one launch has
     many N         N cheap calls
     fork           a child that calls, and then the parent
     threads N      N calls in each of two threads
@@ -138,6 +139,18 @@ def ahead(seconds: float) -> None:
             cuda.cuEventSynchronize(events[count % 2])
 
 
+def contexts(count: int) -> None:
+    device, context = c.c_int(), c.c_void_p()
+    cuda.cuInit(0)
+    cuda.cuDeviceGet(c.byref(device), 0)
+    for _ in range(count):
+        cuda.cuCtxCreate_v2(c.byref(context), 0, device)
+        kernel = Kernel()
+        kernel.launch()
+        cuda.cuCtxSynchronize()
+        cuda.cuCtxDestroy_v2(context)
+
+
 def many(count: int) -> None:
     begin()
     version = c.c_int()
@@ -190,6 +203,7 @@ what, *arguments = sys.argv[1:]
     "calls": calls,
     "loop": lambda: loop(float(arguments[0])),
     "ahead": lambda: ahead(float(arguments[0])),
+    "contexts": lambda: contexts(int(arguments[0])),
     "many": lambda: many(int(arguments[0])),
     "fork": fork,
     "threads": lambda: threads(int(arguments[0])),

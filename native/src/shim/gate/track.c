@@ -8,6 +8,7 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/memory.h"
+#include "src/shim/gate/meter.h"
 #include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 #include "src/shim/gate/swap.h"
@@ -214,6 +215,12 @@ void harp_time_context_going(CUcontext ctx)
         return;
     pthread_mutex_lock(&g->lock);
     harp_gate_settle(g, 1000);
+    if (harp_trace_measures() && g->pending != NULL && !g->polling) {
+        g->polling = true; /* how long launches took is known as long as their events are */
+        harp_meter_collect(g);
+        g->polling = false;
+        pthread_cond_broadcast(&g->polled);
+    }
     struct harp_meter_ctx *meter = harp_meter_of(g, ctx);
     if (meter == NULL) {
         pthread_mutex_unlock(&g->lock);
