@@ -26,6 +26,7 @@ def box(native_dir: Path) -> Iterator[Machine]:
         yield found
 
 
+@pytest.mark.slow
 def test_three_runs_make_a_share_that_is_guaranteed(box: Machine) -> None:
     for _ in range(3):
         child = box.tenant("--name", "a-job", command=COMMAND)
