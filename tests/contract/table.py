@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README.md's table of areas and backends, from what the cases say of themselves.
+"""CASES.md: the table of areas and backends, from what the cases say of themselves.
 
     python tests/contract/table.py [--check]
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import suite
 
-README = Path(__file__).with_name("README.md")
+PAGE = Path(__file__).with_name("CASES.md")
 MARKS = re.compile(r"(?s)(<!-- generated: table -->\n).*?(<!-- end -->)")
 
 
@@ -67,14 +67,14 @@ def table() -> str:
 
 def main() -> None:
     """Write, or with --check compare."""
-    text = README.read_text()
-    assert MARKS.search(text), f"{README} has lost its marks"
+    text = PAGE.read_text()
+    assert MARKS.search(text), f"{PAGE} has lost its marks"
     fresh = MARKS.sub(lambda found: found[1] + table() + found[2], text)
     if "--check" in sys.argv[1:]:
         if fresh != text:
-            sys.exit("tests/contract/README.md is stale; remedy: python tests/contract/table.py")
+            sys.exit("tests/contract/CASES.md is stale; remedy: python tests/contract/table.py")
         return
-    README.write_text(fresh)
+    PAGE.write_text(fresh)
 
 
 if __name__ == "__main__":
