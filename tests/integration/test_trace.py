@@ -139,7 +139,7 @@ def test_device_times_are_of_launches_and_copies(world: World) -> None:
 def test_times_are_known_of_contexts_that_end_at_once(world: World) -> None:
     """Their events end with them: who asks a moment later is told nothing."""
     file = traced(world)
-    run(world, "contexts", 20)
+    assert run(world, "contexts", 20).count("current True") == 20
     _, records = read(file)
     launches = {c.sequence for c in calls_of(records) if c.symbol.kind is Kind.LAUNCH}
     assert len(launches) == 20
@@ -327,10 +327,8 @@ def test_use_is_metered_while_all_is_measured(world: World) -> None:
     assert used_ns > measured_ns / 3
 
 
-def test_a_full_disk_ends_the_trace_alone(world: World) -> None:
-    """The program goes on, and the log says it once."""
-    file = traced(world)
-    limit = 1_500_000  # as a disk: no more than one segment
+def limited(world: World, limit: int) -> None:
+    """Files end there, as on a disk that is full."""
     code = (
         "import resource, runpy, sys;"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
@@ -338,6 +336,29 @@ def test_a_full_disk_ends_the_trace_alone(world: World) -> None:
         "runpy.run_path(sys.argv[0])"
     )
     world.run("t", sys.executable, "-c", code, PROGRAM, "many", 30_000)
+
+
+def test_kernels_have_names_in_what_is_left_of_a_ring(world: World) -> None:
+    """A name is told once, and is overwritten with what was first."""
+    file = traced(world, size_bytes=4 * MIB)
+    run(world, "launches", 40_000)
+    reader, records = read(file)
+    assert reader.header.lost_records > 1000
+    assert {r.name for r in records if isinstance(r, Name)} == {"harp_trace_add"}
+
+
+def test_a_disk_without_room_for_the_first_segment(world: World) -> None:
+    """Nothing is recorded, measured or said again, and the program goes on."""
+    traced(world)
+    limited(world, 1_000_000)
+    log = world.log("t")
+    assert (log.count("trace_not_started"), log.count("trace_started")) == (1, 0)
+
+
+def test_a_full_disk_ends_the_trace_alone(world: World) -> None:
+    """The program goes on, and the log says it once."""
+    file = traced(world)
+    limited(world, 1_500_000)  # no more than one segment
     reader, records = read(file)
     assert reader.header.why is Why.DISK_FULL
     assert 1000 < len(calls_of(records)) < 30_000

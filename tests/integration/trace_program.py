@@ -5,7 +5,8 @@ argv: what to do.
     calls          one of each sort, errors too, with host bytes that are easy to find
     loop SECONDS   launches, and says after each how many there were
     ahead SECONDS  launches, more before the last ones have ended
-    contexts N     N contexts that end as soon as their one launch has
+    contexts N     N contexts that end as soon as their one launch has, one outside them is current
+    launches N     N launches of one kernel
     many N         N cheap calls
     fork           a child that calls, and then the parent
     threads N      N calls in each of two threads
@@ -140,15 +141,27 @@ def ahead(seconds: float) -> None:
 
 
 def contexts(count: int) -> None:
-    device, context = c.c_int(), c.c_void_p()
+    device, outside, context, now = c.c_int(), c.c_void_p(), c.c_void_p(), c.c_void_p()
     cuda.cuInit(0)
     cuda.cuDeviceGet(c.byref(device), 0)
+    cuda.cuCtxCreate_v2(c.byref(outside), 0, device)
     for _ in range(count):
         cuda.cuCtxCreate_v2(c.byref(context), 0, device)
         kernel = Kernel()
         kernel.launch()
         cuda.cuCtxSynchronize()
+        cuda.cuCtxSetCurrent(outside)
         cuda.cuCtxDestroy_v2(context)
+        cuda.cuCtxGetCurrent(c.byref(now))
+        print("current", now.value == outside.value)
+
+
+def launches(count: int) -> None:
+    begin()
+    kernel = Kernel()
+    for _ in range(count):
+        kernel.launch()
+    cuda.cuCtxSynchronize()
 
 
 def many(count: int) -> None:
@@ -204,6 +217,7 @@ what, *arguments = sys.argv[1:]
     "loop": lambda: loop(float(arguments[0])),
     "ahead": lambda: ahead(float(arguments[0])),
     "contexts": lambda: contexts(int(arguments[0])),
+    "launches": lambda: launches(int(arguments[0])),
     "many": lambda: many(int(arguments[0])),
     "fork": fork,
     "threads": lambda: threads(int(arguments[0])),

@@ -52,6 +52,14 @@ static void drop_held(struct harp_trace_file *f)
     f->held = NULL;
 }
 
+/* Whether the descriptor is ours still. */
+static bool own_fd(const struct harp_trace_file *f)
+{
+    struct stat st;
+    return f->fd >= 0 && fstat(f->fd, &st) == 0 && (uint64_t)st.st_dev == f->st_dev &&
+           (uint64_t)st.st_ino == f->st_ino;
+}
+
 static int begin(struct harp_trace_file *f, const char *path, uint64_t bytes,
                  const struct harp_trace_header *given, const void *symbols, uint32_t symbols_bytes)
 {
@@ -74,9 +82,12 @@ static int begin(struct harp_trace_file *f, const char *path, uint64_t bytes,
     f->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, WRITTEN);
     if (f->fd < 0)
         return -errno;
-    int err = reserve(f->fd, 0, h.data_offset);
+    struct stat st;
+    int err = fstat(f->fd, &st) != 0 ? -errno : reserve(f->fd, 0, h.data_offset);
     if (err != 0)
         return err;
+    f->st_dev = (uint64_t)st.st_dev;
+    f->st_ino = (uint64_t)st.st_ino;
     /* beyond its end: reached only where a segment has been reserved */
     void *map = mmap(NULL, f->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
     if (map == MAP_FAILED)
@@ -124,9 +135,11 @@ static void end(struct harp_trace_file *f, enum harp_trace_why why)
         return;
     f->header->why = why;
     f->header->ended_ns = now_ns();
-    fchmod(f->fd, ENDED);
     munmap(f->map, f->map_bytes);
-    close(f->fd);
+    if (own_fd(f)) {
+        fchmod(f->fd, ENDED);
+        close(f->fd);
+    }
     drop_held(f);
     f->map = NULL;
     f->header = NULL;
@@ -140,6 +153,8 @@ static enum harp_trace_why turn(struct harp_trace_file *f)
     struct harp_trace_segment *s = (struct harp_trace_segment *)(f->map + at);
     if (f->begun >= f->segments && (f->header->flags & HARP_TRACE_KEEP_FIRST) != 0)
         return HARP_TRACE_FULL;
+    if (f->begun < f->segments && !own_fd(f))
+        return HARP_TRACE_DISK_FULL; /* nothing more can be promised of it */
     if (f->begun < f->segments && reserve(f->fd, at, HARP_TRACE_SEGMENT_BYTES) != 0)
         return HARP_TRACE_DISK_FULL;
     if (f->begun != 0)
@@ -153,7 +168,8 @@ static enum harp_trace_why turn(struct harp_trace_file *f)
     memset(s->reserved, 0, sizeof s->reserved);
     memset(s + 1, 0, sizeof(uint64_t)); /* no first record */
     __atomic_store_n(&s->magic, HARP_TRACE_SEGMENT_MAGIC, __ATOMIC_RELEASE);
-    f->header->begun = ++f->begun;
+    __atomic_store_n(&f->begun, f->begun + 1, __ATOMIC_RELAXED);
+    f->header->begun = f->begun;
     f->at = sizeof *s;
     f->nth = 0;
     return HARP_TRACE_RUNNING;
@@ -214,13 +230,19 @@ bool harp_trace_file_append(struct harp_trace_file *file, uint16_t kind, uint16_
     return written;
 }
 
+uint64_t harp_trace_file_begun(const struct harp_trace_file *file)
+{
+    return __atomic_load_n(&file->begun, __ATOMIC_RELAXED);
+}
+
 void harp_trace_file_exits(struct harp_trace_file *file)
 {
     pthread_mutex_lock(&file->lock);
     if (file->header != NULL) {
         file->header->why = HARP_TRACE_EXITED;
         file->header->ended_ns = now_ns();
-        fchmod(file->fd, ENDED);
+        if (own_fd(file))
+            fchmod(file->fd, ENDED);
     }
     pthread_mutex_unlock(&file->lock);
 }
@@ -250,7 +272,8 @@ void harp_trace_file_forget(struct harp_trace_file *file)
     pthread_mutex_init(&file->lock, NULL);
     if (file->map != NULL) {
         munmap(file->map, file->map_bytes);
-        close(file->fd);
+        if (own_fd(file))
+            close(file->fd);
         drop_held(file);
     }
     file->map = NULL;

@@ -17,7 +17,8 @@ struct harp_trace_file {
     struct harp_trace_header *header;
     uint8_t *map; /* NULL: closed */
     uint64_t map_bytes;
-    int fd;
+    int fd; /* the program may have closed it, and opened another file there */
+    uint64_t st_dev, st_ino;
     uint32_t segments, at, nth;
     uint64_t begun, records;
     uint32_t *held; /* records of the segment at each place */
@@ -39,6 +40,9 @@ int harp_trace_file_open(struct harp_trace_file *file, const char *path, uint64_
 bool harp_trace_file_append(struct harp_trace_file *file, uint16_t kind, uint16_t flags,
                             struct harp_trace_part *parts, unsigned count,
                             enum harp_trace_why *why);
+
+/* Segments that have begun, those that were overwritten too. */
+uint64_t harp_trace_file_begun(const struct harp_trace_file *file);
 
 /* The program ends: says so, and stays open. */
 void harp_trace_file_exits(struct harp_trace_file *file);

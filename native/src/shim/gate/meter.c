@@ -177,10 +177,15 @@ static void sampled(struct harp_timegate *g, const struct harp_bracket *b, uint6
     l->sample_ns = now + HARP_SAMPLE_NS;
 }
 
+struct told {
+    uint64_t call, begin_ns, ns;
+};
+
 /* What a trace is told: how long, and about when. An event cannot have passed before it was
  * recorded, nor after its bracket was seen done: the two bound where the device's clock is on the
  * host's. Lock held. `after_ns`: the start after the reference. */
-static void traced(const struct harp_bracket *b, uint64_t ns, uint64_t after_ns, uint64_t ready_ns)
+static void traced(const struct harp_bracket *b, uint64_t ns, uint64_t after_ns, uint64_t ready_ns,
+                   struct told *out)
 {
     struct harp_meter_ctx *c = b->end->ctx;
     if (b->start == NULL)
@@ -199,19 +204,19 @@ static void traced(const struct harp_bracket *b, uint64_t ns, uint64_t after_ns,
     if (begin_ns + ns > ready_ns)
         begin_ns = ready_ns - ns;
     c->reference.at_ns = begin_ns - after_ns;
-    harp_trace_measured(b->call, begin_ns, ns);
+    *out = (struct told){b->call, begin_ns, ns};
 }
 
 /* One bracket has ended, or is lost. Lock held. `in_turn_ns`: from the turn's first event. */
 static void settle(struct harp_timegate *g, struct harp_bracket *b, bool done, uint64_t ns,
-                   uint64_t in_turn_ns, uint64_t after_ns, uint64_t ready_ns)
+                   uint64_t in_turn_ns, uint64_t after_ns, uint64_t ready_ns, struct told *told)
 {
     struct harp_gatelane *l = &g->lane[b->lane];
     struct harp_meter_ctx *c = b->end->ctx;
     b->end->done = true;
     l->brackets--;
     if (b->call != 0 && done)
-        traced(b, ns, after_ns, ready_ns);
+        traced(b, ns, after_ns, ready_ns, told);
     if (b->sample) {
         if (!b->untold)
             sampled(g, b, ns);
@@ -293,7 +298,13 @@ void harp_meter_collect(struct harp_timegate *g)
             continue;
         }
         any[b->lane] = true;
-        settle(g, b, v == DONE, ns, in_turn_ns, after_ns, ready_ns);
+        struct told told = {0};
+        settle(g, b, v == DONE, ns, in_turn_ns, after_ns, ready_ns, &told);
+        if (told.call != 0) { /* to a file: nobody waits at the gate for a disk */
+            pthread_mutex_unlock(&g->lock);
+            harp_trace_measured(told.call, told.begin_ns, told.ns);
+            pthread_mutex_lock(&g->lock);
+        }
     }
     *tail = g->pending; /* what came meanwhile */
     if (g->pending == NULL)

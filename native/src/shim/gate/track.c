@@ -8,7 +8,6 @@
 #include "src/shim/entry/entry.h"
 #include "src/shim/gate/gate.h"
 #include "src/shim/gate/memory.h"
-#include "src/shim/gate/meter.h"
 #include "src/shim/gate/pool.h"
 #include "src/shim/gate/session.h"
 #include "src/shim/gate/swap.h"
@@ -113,7 +112,6 @@ static void at_exit(void)
         pthread_cond_broadcast(&g->changed);
         pthread_mutex_unlock(&g->lock);
     }
-    harp_trace_exiting();
     for (int i = 0; i < HARP_SHARDS; i++)
         for (int work = 0; work < HARP_WORKS; work++)
             slow[work] += __atomic_load_n(&harp_time_shards[i].slow[work], __ATOMIC_RELAXED);
@@ -208,6 +206,27 @@ static void drop_stream(struct harp_timegate *g, struct harp_meter_stream **at)
     free(s);
 }
 
+static bool asked_of(const struct harp_timegate *g, CUcontext ctx)
+{
+    for (const struct harp_bracket *b = g->pending; b != NULL; b = b->next)
+        if (b->call != 0 && b->end != NULL && b->end->ctx->ctx == ctx)
+            return true;
+    return false;
+}
+
+/* How long launches took is known as long as their events are: for a trace the service thread,
+ * which alone asks, has a tenth of a second to. Lock held, and let go meanwhile. */
+static void last_look(struct harp_timegate *g, CUcontext ctx)
+{
+    for (int i = 0; i < 100 && harp_trace_measures() && (g->polling || asked_of(g, ctx)); i++) {
+        pthread_mutex_unlock(&g->lock);
+        harp_session_wake();
+        pthread_mutex_lock(&g->lock);
+        harp_gate_wait(g, &g->polled, 1000000);
+    }
+    harp_gate_settle(g, 1000);
+}
+
 void harp_time_context_going(CUcontext ctx)
 {
     struct harp_timegate *g = harp_gate_of(ctx);
@@ -215,12 +234,7 @@ void harp_time_context_going(CUcontext ctx)
         return;
     pthread_mutex_lock(&g->lock);
     harp_gate_settle(g, 1000);
-    if (harp_trace_measures() && g->pending != NULL && !g->polling) {
-        g->polling = true; /* how long launches took is known as long as their events are */
-        harp_meter_collect(g);
-        g->polling = false;
-        pthread_cond_broadcast(&g->polled);
-    }
+    last_look(g, ctx);
     struct harp_meter_ctx *meter = harp_meter_of(g, ctx);
     if (meter == NULL) {
         pthread_mutex_unlock(&g->lock);

@@ -231,7 +231,6 @@ static void start(const struct told *t, bool live, unsigned parent)
         harp_log("trace_not_started file=%s errno=%d effect=\"nothing is recorded\"", path, -err);
         return;
     }
-    harp_log("trace_started file=%s bytes=%llu", path, (unsigned long long)t->bytes);
     harp_trace.data_bytes = t->data;
     __atomic_store_n(&harp_trace.sequence, 0, __ATOMIC_RELAXED);
     harp_trace_host_reset();
@@ -241,6 +240,14 @@ static void start(const struct told *t, bool live, unsigned parent)
         harp_trace_note("fork of=%u", parent);
     else
         harp_trace_note("started %s", live ? "live" : "with the program");
+    if (harp_trace.file.map == NULL) { /* its first segment had no room */
+        harp_log("trace_not_started file=%s why=\"the disk is full\"", path);
+        return;
+    }
+    harp_log("trace_started file=%s bytes=%llu", path, (unsigned long long)t->bytes);
+    static bool told_at_exit;
+    if (!told_at_exit)
+        told_at_exit = atexit(harp_trace_exiting) == 0;
     __atomic_store_n(&harp_trace.generation, ++generations, __ATOMIC_RELEASE);
     swap_entries(true);
     __atomic_store_n(&harp_trace_times, times, __ATOMIC_RELAXED);
@@ -340,6 +347,7 @@ bool harp_trace_forked(void)
     start(&t, false, parent);
     if (harp_trace.generation == 0) {
         mark_own();
+        __atomic_store_n(&harp_trace_times, 0, __ATOMIC_RELAXED);
         swap_entries(false);
     }
     pthread_mutex_unlock(&lock);

@@ -22,6 +22,8 @@
 struct function {
     uint64_t handle; /* 0: free */
     bool known;      /* the driver has said how it takes its parameters */
+    bool kernel;     /* a CUkernel */
+    uint64_t told;   /* segments that had begun when its name was written */
     uint32_t count, bytes;
     struct {
         uint32_t offset, bytes;
@@ -77,6 +79,13 @@ static void tell_name(uint64_t handle, bool kernel)
     harp_trace_write(HARP_TRACE_NAME, 0, parts, 2);
 }
 
+/* Whether its name may soon be gone from a file that wraps. */
+static bool fades(const struct function *f)
+{
+    return f->known &&
+           harp_trace_file_begun(&harp_trace.file) - f->told >= harp_trace.file.segments / 2;
+}
+
 static void free_function(struct function *f)
 {
     free(f->param);
@@ -122,19 +131,29 @@ static const struct function *facts(uint64_t handle)
 {
     pthread_mutex_lock(&lock);
     struct function *f = *place_of(handle);
-    if (f != NULL)
+    if (f != NULL && !fades(f))
         return f;
+    if (f != NULL) {
+        bool kernel = f->kernel;
+        f->told = harp_trace_file_begun(&harp_trace.file);
+        pthread_mutex_unlock(&lock);
+        tell_name(handle, kernel);
+        pthread_mutex_lock(&lock);
+        f = *place_of(handle);
+        if (f != NULL)
+            return f;
+    }
     pthread_mutex_unlock(&lock); /* not across a call of the driver */
     struct function *made = calloc(1, sizeof *made);
     if (made == NULL)
         return NULL;
     made->handle = handle;
-    bool kernel = false;
     made->known = ask(made, false);
     if (!made->known && made->count == 0) /* drivers take one for the other */
-        kernel = made->known = ask(made, true);
+        made->kernel = made->known = ask(made, true);
+    made->told = harp_trace_file_begun(&harp_trace.file);
     if (made->known)
-        tell_name(handle, kernel);
+        tell_name(handle, made->kernel);
     pthread_mutex_lock(&lock);
     if (held >= PLACES / 2)
         forget();
