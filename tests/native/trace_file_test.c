@@ -134,12 +134,35 @@ static void threads(void)
     CHECK(walk(&last, &h) == THREADS * (RECORDS / 20));
 }
 
+/* The program closed all descriptors, and its own file has the number now. */
+static void taken(void)
+{
+    char other[80];
+    struct stat st;
+    snprintf(other, sizeof other, "%s.other", path);
+    int fd = open(other, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
+    open_new(16 << 20, 0);
+    CHECK(fd >= 0 && note(1, 0));
+    int number = file.fd;
+    CHECK(dup2(fd, number) == number);
+    unsigned written = 0;
+    for (uint64_t i = 1; i <= 20; i++)
+        written += note(i, 300 << 10);
+    CHECK(written == 3); /* what the first segment had room for */
+    harp_trace_file_close(&file, HARP_TRACE_TOLD);
+    CHECK(fstat(number, &st) == 0 && st.st_size == 0 && (st.st_mode & 0777) == 0640);
+    close(number);
+    close(fd);
+    unlink(other);
+}
+
 int main(void)
 {
     snprintf(path, sizeof path, "trace-test-%d", (int)getpid());
     ring();
     bounds();
     threads();
+    taken();
     unlink(path);
     return 0;
 }
