@@ -15,6 +15,7 @@ are whole. Only what has no header at all is refused.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -37,6 +38,7 @@ from harp.trace.records import (
     Why,
     with_symbols,
 )
+from harp.wire import SYMBOLS
 
 __all__ = ["MAGIC", "VERSION", "Reader", "Writer"]
 
@@ -59,6 +61,7 @@ NAME = struct.Struct("<Q2I")
 NOTE = struct.Struct("<Q2I")
 _CALL, _DEVICE, _DATA, _IMAGE, _NAME, _NOTE = range(1, 7)
 _PER_THREAD = 1
+_NAME_OF_FUNCTION = re.compile(r"cu\w{1,250}", re.ASCII)
 
 
 def _text(raw: bytes) -> str:
@@ -128,6 +131,18 @@ def _symbols(raw: bytes, count: int) -> tuple[Symbol, ...]:
     return tuple(symbols)
 
 
+def _strange(header: Header) -> Iterator[str]:
+    """Symbols that no recorder of ours has written, in a line."""
+    found = [
+        s.name
+        for s in header.symbols
+        if not _NAME_OF_FUNCTION.fullmatch(s.name)
+        or (header.decodable and SYMBOLS.get(s.name) != s.op)
+    ]
+    if found:
+        yield f"{len(found)} symbols are not of the function that they name, the first {found[0]}"
+
+
 class Reader:
     """Goes through a trace once; `problems` says what did not make sense."""
 
@@ -138,7 +153,7 @@ class Reader:
         header, at, size, count, self._data = _header(file.read(HEADER_BYTES))
         file.seek(at)
         self.header = with_symbols(header, _symbols(file.read(min(size, 1 << 24)), count))
-        self.problems: list[str] = []
+        self.problems: list[str] = list(_strange(self.header))
 
     def __iter__(self) -> Iterator[Record]:
         """Records, oldest segment first, in the order in which they were written."""

@@ -31,9 +31,10 @@ from harp.trace.records import (
     Why,
 )
 from harp.wire import OPS, Transfer, encode_request
+from harp.wire import SYMBOLS as SYMBOLS_OF_CUDA
 
 SYMBOLS = (
-    Symbol("cuInit", 80, Kind.OTHER, parameters=1),
+    Symbol("cuInit", 232, Kind.OTHER, parameters=1),
     Symbol("cuLaunchKernel_ptsz", 242, Kind.LAUNCH, per_thread=True, parameters=11),
     Symbol("cuGetExportTable", 0, Kind.QUERY, parameters=2),
 )
@@ -164,6 +165,32 @@ def test_another_version_is_refused() -> None:
     raw[8:12] = (VERSION + 1).to_bytes(4, "little")
     with pytest.raises(TraceError, match=f"version {VERSION + 1}"):
         Reader(io.BytesIO(bytes(raw)))
+
+
+def test_symbols_of_other_functions_are_a_problem() -> None:
+    """A name that CUDA does not have, one of another op, and no name at all."""
+    for odd in (Symbol("system"), Symbol("cuMemFree_v2", 232), Symbol("cuInit"), Symbol("")):
+        _, reader = _read(_written([], Header(2, 1024, symbols=(*SYMBOLS, odd))))
+        (problem,) = reader.problems
+        assert problem.startswith("1 symbols are not of the function"), odd
+        assert odd.name in problem
+    newer = Symbol("cuOfTomorrow", 9999)
+    header = Header(2, 1024, table_hash=bytes(32), symbols=(newer, Symbol("system", 1)))
+    _, reader = _read(_written([], header))
+    assert len(reader.problems) == 1
+    assert "the first system" in reader.problems[0]
+
+
+def test_ops_of_symbols_are_those_that_the_recorder_writes() -> None:
+    """harp.wire.SYMBOLS and the table of libharp are the same."""
+    native = Path(__file__).parents[2] / "native/generated"
+    rows = re.findall(
+        r"\{(?:HARP_OP_)?(\w+), HARP_TRACE_\w+, \d, \d+\}, /\* (\w+) \*/",
+        (native / "shim_trace.c").read_text(),
+    )
+    numbers = {op.name: op.number for op in OPS.values()} | {"0": 0}
+    assert {name: numbers[op] for op, name in rows} == SYMBOLS_OF_CUDA
+    assert len(rows) > 600
 
 
 def test_arguments_of_a_call_are_decoded_with_host_bytes_apart() -> None:

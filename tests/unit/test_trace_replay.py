@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,15 +18,23 @@ from hypothesis import strategies as st
 from trace_made import HEADER, RECORDS, call, launch, written
 
 from harp.errors import TraceError
+from harp.trace import driver
 from harp.trace.again import Again
 from harp.trace.compare import compared
+from harp.trace.driver import Driver
 from harp.trace.format import Reader
 from harp.trace.mapping import Ranges, Unknown, World, requested
-from harp.trace.records import Call, Data, Image, Record, Way
+from harp.trace.records import Call, Data, Image, Record, Symbol, Way
 from harp.trace.report import Divergence, Made, Report, Times
 from harp.trace.tape import Tape, images_of, tape, tape_of
 from harp.wire import OPS, Transfer, decode_reply, decode_request
 
+#: for which libc's and CUDA's functions are one to call
+REPLAY = """
+#include <stdlib.h>
+struct call { unsigned op, spare; int (*fn)(const char *); };
+int harp_replay_make(struct call *call) { call->fn(getenv("SAID_TO_ALL")); return 0; }
+"""
 _NUMBERS = {op.name: op.number for op in OPS.values()}
 
 
@@ -107,6 +117,45 @@ def test_a_damaged_trace_is_left_out_not_believed(noise: list[int], seed: int) -
     report = Again(played, Echo(played), 5, lambda _: None).run()  # type: ignore[arg-type]
     left = sum(one.count for one in report.left_out.values())
     assert report.made + left == report.calls == len(played.calls)
+
+
+def test_a_call_of_another_function_is_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`system` is found by dlsym: libc is a dependency of every libcuda."""
+    marker = tmp_path / "run"
+    monkeypatch.setenv("SAID_TO_ALL", f"touch {marker}")
+    library = tmp_path / "libcuda.so.1"
+    (tmp_path / "cuda.c").write_text(
+        "int cuCtxSynchronize(void) { return 0; }"
+        "int cuInit(unsigned flags) { return 0; }"
+        "int cuStrange(void) { return 0; }"
+    )
+    compiler = ["gcc", "-shared", "-fPIC", "-Wl,--no-as-needed", "-o"]
+    subprocess.run([*compiler, library, tmp_path / "cuda.c"], check=True)
+    (tmp_path / "replay.c").write_text(REPLAY)
+    subprocess.run([*compiler, tmp_path / "libharp-replay.so", tmp_path / "replay.c"], check=True)
+    monkeypatch.setattr(driver, "native_dir", lambda: tmp_path)
+    init = _NUMBERS["cuInit"]
+    odd = [Symbol("system", init), Symbol("cuStrange", init), Symbol("cuCtxSynchronize", init)]
+    odd += [Symbol("cuInit"), Symbol("system"), Symbol("cuMemFreeHost_v2")]
+    calls: list[Record] = [
+        replace(call(n, "cuInit", n, n + 1, {"Flags": 0}), symbol=s) for n, s in enumerate(odd)
+    ]
+    calls += [
+        replace(call(n, "cuMemHostAlloc", n, n + 1, slots=(1,)), symbol=s)
+        for n, s in enumerate(odd, len(odd))
+    ]
+    calls.append(call(90, "cuInit", 90, 91, {"Flags": 0}))
+    report = Again(tape_of(HEADER, calls), Driver(library), 5, lambda _: None).run()
+    assert not marker.exists()
+    assert {why: (left.count, left.function) for why, left in report.left_out.items()} == {
+        "its name and its op are not of one function": (4, "cuCtxSynchronize"),
+        "no function of CUDA's driver API": (8, "system"),
+    }
+    assert report.made == 1
+    monkeypatch.setattr(driver, "SYMBOLS", {"system": init})
+    assert Driver(library).function("system")  # what is refused would be found
 
 
 # --- what stands for what ---
