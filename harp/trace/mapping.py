@@ -64,6 +64,11 @@ class Ranges:
             return None
         return self._rows[at][1] + was - self._starts[at]
 
+    def left(self, was: int) -> int:
+        """Bytes from an address to the end of its memory."""
+        at = bisect_right(self._starts, was) - 1
+        return max(self._rows[at][0] - was, 0) if at >= 0 else 0
+
 
 @dataclass(slots=True)
 class World:
@@ -94,9 +99,11 @@ class World:
         return found
 
     def address(self, value: int) -> int:
-        """Where an address is now; one of no memory is left as it is."""
-        found = self.memory.find(value) if value else None
-        return value if found is None else found
+        """Where an address is now: none of the recorded process is for a driver. Raises Unknown."""
+        found = self.memory.find(value) if value else 0
+        if found is None:
+            raise Unknown("memory that no call of the trace has made here")
+        return found
 
     def words(self, data: bytes) -> bytes:
         """Kernel parameters, addresses in them moved."""

@@ -25,7 +25,7 @@ from harp.trace.driver import Driver
 from harp.trace.format import Reader
 from harp.trace.mapping import Ranges, Unknown, World, requested
 from harp.trace.records import Call, Data, Image, Record, Symbol, Way
-from harp.trace.report import Divergence, Made, Report, Times
+from harp.trace.report import MEMORY, Divergence, Made, Report, Times
 from harp.trace.tape import Tape, images_of, tape, tape_of
 from harp.wire import OPS, Transfer, decode_reply, decode_request
 
@@ -192,6 +192,39 @@ def test_handles_addresses_and_parameters_are_moved() -> None:
     assert found["config"]["attrs"][0]["value"]["programmaticEvent.event"] == 0x33
 
 
+_COPIES = {
+    "cuMemcpyHtoD_v2": {"dstDevice": 0x1000, "ByteCount": 4, "srcHost": Transfer(0)},
+    "cuMemcpyDtoH_v2": {"srcDevice": 0x1000, "ByteCount": 4, "dstHost": Transfer(0)},
+    "cuMemcpyDtoD_v2": {"dstDevice": 0x7000, "srcDevice": 0x1000, "ByteCount": 4},
+    "cuMemcpy": {"dst": 0x7000, "src": 0x1000, "ByteCount": 4},
+    "cuMemsetD8_v2": {"dstDevice": 0x1000, "uc": 1, "N": 4},
+    "cuStreamWriteValue32_v2": {"stream": 0, "addr": 0x1000, "value": 1, "flags": 0},
+    "cuMemFree_v2": {"dptr": 0x1000},
+}
+
+
+@pytest.mark.parametrize("name", _COPIES)
+def test_an_address_of_the_recorded_process_reaches_no_driver(name: str) -> None:
+    world = World()
+    world.memory.add(0x7000, 0x100, 0x9000)
+    with pytest.raises(Unknown, match="memory that no call of the trace has made here"):
+        requested(_NUMBERS[name], _COPIES[name], world)
+    nulls = {k: 0 if v == 0x1000 else v for k, v in _COPIES[name].items()}
+    assert requested(_NUMBERS[name], nulls, world)  # a driver says of NULL what it is
+    world.memory.add(0x1000, 0x100, 0x5000)
+    assert 0x5000 in requested(_NUMBERS[name], _COPIES[name], world).values()
+
+
+def test_a_device_pointer_of_host_memory_is_all_of_it() -> None:
+    for was, now in ((0x8000, 0x5000), (0x2_0000, 0x6000)):  # the same address, and another
+        world = World()
+        alloc = call(0, "cuMemHostAlloc", 0, 1, slots=(1, 0x100, 0), size=0x100, made=0x8000)
+        list(compared(alloc, Made(made=0x5000, made_kind=MEMORY), None, None, world))
+        asked = call(1, "cuMemHostGetDevicePointer_v2", 1, 2, slots=(1, 0x8000, 0), made=was)
+        list(compared(asked, Made(made=now, made_kind=MEMORY), None, None, world))
+        assert (world.address(was + 0x80), world.address(0x8080)) == (now + 0x80, 0x5080)
+
+
 def test_streams_that_are_none_stand_for_themselves() -> None:
     world = World()
     for stream in (0, 1, 2):
@@ -266,7 +299,8 @@ def test_addresses_are_learnt_and_then_held_to_it() -> None:
     assert world.address(0x8000 + 6 * 512) == 0x9000 + 6 * 512
     free = call(1, "cuMemFree_v2", 2, 3, {"dptr": 0x1000})
     assert differs(free, {}, world) == []
-    assert world.address(0x1010) == 0x1010
+    with pytest.raises(Unknown):
+        world.address(0x1010)
 
 
 def test_what_varies_is_no_difference_and_the_rest_is() -> None:
