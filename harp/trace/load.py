@@ -138,6 +138,7 @@ def _entry(call: Call, args: dict[str, Any], time: DeviceTime | None, label: str
         device_start_ns=begin_ns or None,
         device_ns=None if time is None else time.duration_ns,
         label=label or (direction(call.symbol.name, args) if call.symbol.kind is Kind.COPY else ""),
+        captured=CallFlag.CAPTURED in call.flags,
     )
 
 
