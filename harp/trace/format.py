@@ -48,6 +48,9 @@ HEADER_BYTES = 4096
 SEGMENT_MAGIC = 0x31474553
 COMMIT = 0x43525052
 MOST_SEGMENT_BYTES = 64 << 20
+MOST_SEGMENTS = 1 << 22  # 4 TiB of libharp's; each is looked at, in a file of holes as well
+MOST_SYMBOLS = 1 << 16  # records have so many numbers
+_MOST_OFFSET = (1 << 63) - 1
 #: of format.h's structs, in their order
 HEADER = struct.Struct("<8s4IQ4I32s2I2Q2IQ2I6Q2I72x256s3584s")
 SYMBOL = struct.Struct("<HBBHH")
@@ -71,7 +74,7 @@ def _text(raw: bytes) -> str:
 def _about(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(_text(raw) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -88,8 +91,17 @@ def _header(raw: bytes) -> tuple[Header, int, int, int, int]:
             f"a trace of version {v[1]}, and this HARP reads {VERSION}", "read it with its own HARP"
         )
     segment_bytes, segments, data_offset = v[3], v[4], v[5]
-    if not SEGMENT.size + RECORD.size <= segment_bytes <= MOST_SEGMENT_BYTES or not segments:
-        raise TraceError(f"a trace with {segments} segments of {segment_bytes} bytes")
+    if (
+        not SEGMENT.size + RECORD.size <= segment_bytes <= MOST_SEGMENT_BYTES
+        or not 0 < segments <= MOST_SEGMENTS
+        or not HEADER_BYTES <= data_offset <= _MOST_OFFSET - segments * segment_bytes
+    ):
+        raise TraceError(
+            f"a trace with {segments} segments of {segment_bytes} bytes, from {data_offset} on",
+            "no HARP writes that: it is damaged, or made by hand",
+        )
+    if v[8] > MOST_SYMBOLS:
+        raise TraceError(f"a trace with {v[8]} symbols, of which records can name {MOST_SYMBOLS}")
     header = Header(
         segments=segments,
         segment_bytes=segment_bytes,
