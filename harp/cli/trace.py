@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import click
 from rich.table import Table
@@ -77,22 +78,10 @@ def summary(*, file: Path, top: int, as_json: bool) -> None:
 def export(*, file: Path, kind: str, into: Path, as_json: bool) -> None:
     """Write a trace as other tools read it: a track a thread, a track a stream."""
     recording = load(file)
-    part = into.with_name(into.name + ".part")
     try:
-        if kind == "perfetto":
-            from harp.trace.export_perfetto import perfetto  # noqa: PLC0415 - an extra
-
-            with part.open("wb") as binary:
-                perfetto(recording, binary)
-        else:
-            with part.open("w", encoding="utf-8") as text:
-                text.writelines(chrome(recording))
-        size_bytes = part.stat().st_size
-        part.replace(into)
+        size_bytes = _write(recording, kind, into)
     except OSError as error:
         raise ConfigError(f"{into}: {error.strerror}", "choose another -o FILE") from error
-    finally:
-        part.unlink(missing_ok=True)
     _warn(recording)
     if as_json:
         print_json(
@@ -101,6 +90,27 @@ def export(*, file: Path, kind: str, into: Path, as_json: bool) -> None:
         return
     where = "https://ui.perfetto.dev" + (" or chrome://tracing" if kind == "chrome" else "")
     print(f"{into}: {len(recording.entries)} calls, {short_size(size_bytes)}; open it in {where}")
+
+
+def _write(recording: Recording, kind: str, into: Path) -> int:
+    """The file whole, or as it was; its size in bytes. Raises OSError."""
+    if into.exists() and not into.is_file():
+        raise ConfigError(f"{into} is no file: it would be one", "choose another -o FILE")
+    with NamedTemporaryFile(dir=into.parent, prefix=".harp-export-", delete=False) as part:
+        try:
+            if kind == "perfetto":
+                from harp.trace.export_perfetto import perfetto  # noqa: PLC0415 - an extra
+
+                perfetto(recording, part)
+            else:
+                part.writelines(piece.encode() for piece in chrome(recording))
+            part.flush()
+            size_bytes = os.fstat(part.fileno()).st_size
+            os.replace(part.name, into)  # noqa: PTH105 - a name of tempfile's
+        except BaseException:
+            Path(part.name).unlink(missing_ok=True)
+            raise
+    return size_bytes
 
 
 @trace.command()
