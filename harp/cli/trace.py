@@ -20,7 +20,7 @@ from harp.trace.apart import replay_apart
 from harp.trace.entries import Recording
 from harp.trace.export_chrome import chrome
 from harp.trace.load import load
-from harp.trace.report import Report
+from harp.trace.report import Report, begins_late
 from harp.trace.summary import Summary, summarize
 from harp.trace.tape import images_of, tape
 
@@ -155,6 +155,8 @@ def replay(*, file: Path, backend: str, images: Path | None, hang_s: float, as_j
             f"harp: warning: {_count(len(played.missing), 'image')} not in the trace; remedy:"
             " record with --trace-data, or name their folder with --images"
         )
+    if late := begins_late(played.header, report):
+        progress(f"harp: hint: {late}")
     if report.same and report.calls and not report.made:
         raise TraceError(f"{file}: not one of its calls could be made", "see what was not made")
     sys.exit(0 if report.same else 1)

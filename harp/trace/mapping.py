@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from harp.trace.report import NOT_MADE
 from harp.wire import OPS
 from harp.wire._tables import STRUCTS
 from harp.wire.fields import IN, OUT, Field
@@ -95,14 +96,14 @@ class World:
         if found is None and kind == "CUkernel":
             found = self.handles.get(("CUfunction", value))
         if found is None:
-            raise Unknown(f"a {kind} that no call of the trace has made here")
+            raise Unknown(f"a {kind} {NOT_MADE}")
         return found
 
     def address(self, value: int) -> int:
         """Where an address is now: none of the recorded process is for a driver. Raises Unknown."""
         found = self.memory.find(value) if value else 0
         if found is None:
-            raise Unknown("memory that no call of the trace has made here")
+            raise Unknown(f"memory {NOT_MADE}")
         return found
 
     def words(self, data: bytes) -> bytes:

@@ -54,7 +54,7 @@ def test_root_is_heard_by_another_users_process(world: World) -> None:
 
     def run_theirs() -> None:
         process = subprocess.Popen(
-            [program], env=env, cwd="/", user=NOBODY, group=NOBODY, extra_groups=[]
+            [program], env=env, cwd="/", user=NOBODY, group=NOBODY, extra_groups=[], text=True
         )
         world.started.append(process)
         assert process.wait(60) == 0

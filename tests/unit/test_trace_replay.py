@@ -24,8 +24,8 @@ from harp.trace.compare import compared
 from harp.trace.driver import Driver
 from harp.trace.format import Reader
 from harp.trace.mapping import Ranges, Unknown, World, requested
-from harp.trace.records import Call, Data, Image, Record, Symbol, Way
-from harp.trace.report import MEMORY, Divergence, Made, Report, Times
+from harp.trace.records import Call, Data, FileFlag, Header, Image, Record, Symbol, Way
+from harp.trace.report import MEMORY, Divergence, Made, Report, Times, begins_late
 from harp.trace.tape import Tape, images_of, tape, tape_of
 from harp.wire import OPS, Transfer, decode_reply, decode_request
 
@@ -269,6 +269,28 @@ def test_ranges_are_what_a_list_of_bytes_is(steps: list[tuple[bool, int, int, in
                 naive.bytes = {a: v for a, v in naive.bytes.items() if v[0] != first[0]}
         for address in range(80):
             assert ranges.find(address) == naive.find(address), address
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (replace(HEADER, flags=FileFlag.LIVE), "harp run --trace"),
+        (replace(HEADER, lost_records=9), "--trace-keep first"),
+        (HEADER, ""),
+    ],
+)
+def test_a_trace_without_its_beginning_says_so(header: Header, says: str) -> None:
+    alloc = call(0, "cuMemAlloc_v2", 1, 2, {"bytesize": 256, "dptr": 0x1000}, size=256)
+    handle, _ = echoed([launch(5, 5, 6, 0xF00)])
+    memory, _ = echoed([call(0, "cuMemsetD8_v2", 0, 1, {"dstDevice": 0x1000, "uc": 1, "N": 4})])
+    context = Report(divergences=[Divergence(0, "cuMemAlloc_v2", "result", "0", "201")])
+    for report in (handle, memory, context):
+        told = begins_late(header, report)
+        assert says in told
+        assert bool(told) == bool(says)
+    fine, _ = echoed([alloc])
+    other = Report(divergences=[Divergence(0, "cuMemAlloc_v2", "result", "0", "2")])
+    assert begins_late(header, fine) == begins_late(header, other) == ""
 
 
 # --- what counts as different ---
