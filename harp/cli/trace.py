@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import click
 from rich.table import Table
@@ -19,7 +20,7 @@ from harp.trace.apart import replay_apart
 from harp.trace.entries import Recording
 from harp.trace.export_chrome import chrome
 from harp.trace.load import load
-from harp.trace.report import Report
+from harp.trace.report import Report, begins_late
 from harp.trace.summary import Summary, summarize
 from harp.trace.tape import images_of, tape
 
@@ -77,22 +78,10 @@ def summary(*, file: Path, top: int, as_json: bool) -> None:
 def export(*, file: Path, kind: str, into: Path, as_json: bool) -> None:
     """Write a trace as other tools read it: a track a thread, a track a stream."""
     recording = load(file)
-    part = into.with_name(into.name + ".part")
     try:
-        if kind == "perfetto":
-            from harp.trace.export_perfetto import perfetto  # noqa: PLC0415 - an extra
-
-            with part.open("wb") as binary:
-                perfetto(recording, binary)
-        else:
-            with part.open("w", encoding="utf-8") as text:
-                text.writelines(chrome(recording))
-        size_bytes = part.stat().st_size
-        part.replace(into)
+        size_bytes = _write(recording, kind, into)
     except OSError as error:
         raise ConfigError(f"{into}: {error.strerror}", "choose another -o FILE") from error
-    finally:
-        part.unlink(missing_ok=True)
     _warn(recording)
     if as_json:
         print_json(
@@ -101,6 +90,27 @@ def export(*, file: Path, kind: str, into: Path, as_json: bool) -> None:
         return
     where = "https://ui.perfetto.dev" + (" or chrome://tracing" if kind == "chrome" else "")
     print(f"{into}: {len(recording.entries)} calls, {short_size(size_bytes)}; open it in {where}")
+
+
+def _write(recording: Recording, kind: str, into: Path) -> int:
+    """The file whole, or as it was; its size in bytes. Raises OSError."""
+    if into.exists() and not into.is_file():
+        raise ConfigError(f"{into} is no file: it would be one", "choose another -o FILE")
+    with NamedTemporaryFile(dir=into.parent, prefix=".harp-export-", delete=False) as part:
+        try:
+            if kind == "perfetto":
+                from harp.trace.export_perfetto import perfetto  # noqa: PLC0415 - an extra
+
+                perfetto(recording, part)
+            else:
+                part.writelines(piece.encode() for piece in chrome(recording))
+            part.flush()
+            size_bytes = os.fstat(part.fileno()).st_size
+            os.replace(part.name, into)  # noqa: PTH105 - a name of tempfile's
+        except BaseException:
+            Path(part.name).unlink(missing_ok=True)
+            raise
+    return size_bytes
 
 
 @trace.command()
@@ -145,6 +155,8 @@ def replay(*, file: Path, backend: str, images: Path | None, hang_s: float, as_j
             f"harp: warning: {_count(len(played.missing), 'image')} not in the trace; remedy:"
             " record with --trace-data, or name their folder with --images"
         )
+    if late := begins_late(played.header, report):
+        progress(f"harp: hint: {late}")
     if report.same and report.calls and not report.made:
         raise TraceError(f"{file}: not one of its calls could be made", "see what was not made")
     sys.exit(0 if report.same else 1)

@@ -122,7 +122,9 @@ def start(
         found, devices = _tenant(client, tenant)
     grant = Path(found.grant_dir)
     if (old := is_on(grant)) is not None:
-        raise TraceError(f"{tenant} is being traced to {old}", f"harp trace stop {tenant}")
+        raise TraceError(
+            f"{tenant} is being traced to {printable(str(old))}", f"harp trace stop {tenant}"
+        )
     where = file or Path(f"{tenant}.harptrace")
     wish = wish_of(where, trace_bytes, trace_data, trace_keep, about(found, devices))
     tell(grant, wish)
@@ -132,7 +134,7 @@ def start(
         answer = {"tenant": tenant, "file": str(wish.file), "files": [str(f) for f in files]}
         print_json({"trace": answer | {"processes": len(found.clients)}})
         return
-    progress(f"{printable(tenant)}: recorded in {wish.file}")
+    progress(f"{printable(tenant)}: recorded in {printable(str(wish.file))}")
     if len(files) < len(found.clients):
         progress(
             f"harp: {len(found.clients) - len(files)} of its {len(found.clients)} processes have"
@@ -171,4 +173,4 @@ def stop(*, tenant: str, as_json: bool) -> None:
         answer = {"tenant": tenant, "file": str(file), "files": [str(f) for f in files]}
         print_json({"trace": answer})
         return
-    progress(f"{printable(tenant)}: no longer recorded; {len(files)} files: {file}")
+    progress(f"{printable(tenant)}: no longer recorded; {len(files)} files: {printable(str(file))}")

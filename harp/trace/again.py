@@ -22,7 +22,7 @@ from harp.trace.mapping import Unknown, World, requested
 from harp.trace.records import Call, CallFlag, Kind, Way
 from harp.trace.report import Divergence, Made, Report
 from harp.trace.tape import Tape
-from harp.wire import decode_reply, decode_request, encode_request
+from harp.wire import SYMBOLS, decode_reply, decode_request, encode_request
 
 __all__ = ["Again", "replay"]
 
@@ -94,6 +94,8 @@ class Again:
     def _work(self, call: Call) -> tuple[Callable[[], Made], dict[str, Any]]:
         """How to make it, and what it asks for as recorded. Raises Unknown, HarpError."""
         name = call.symbol.name
+        if SYMBOLS.get(name, call.symbol.op) != call.symbol.op:
+            raise Unknown("its name and its op are not of one function")
         fn = self._driver.function(name)
         if CallFlag.RAW in call.flags or not call.symbol.op:
             row = BARE.get(base_name(name))

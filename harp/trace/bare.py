@@ -51,7 +51,7 @@ def make_bare(fn: int, row: str, call: Call, world: World) -> Callable[[], Made]
         elif what == "c":
             args.append(world.handle("CUcontext", slot))
         elif what == "m":
-            args.append(_memory(slot, world))
+            args.append(world.address(slot))
         elif what == "o":
             args.append(_own(slot, call, world))
         elif slot == 0:
@@ -74,14 +74,6 @@ def make_bare(fn: int, row: str, call: Call, world: World) -> Callable[[], Made]
         )
 
     return work
-
-
-def _memory(was: int, world: World) -> int:
-    """Where memory is now; a wild address is for no driver. Raises Unknown."""
-    now = world.memory.find(was) if was else 0
-    if now is None:
-        raise Unknown("memory that no call of the trace has made here")
-    return now
 
 
 def _own(was: int, call: Call, world: World) -> int:

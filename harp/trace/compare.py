@@ -71,7 +71,11 @@ def compared(
 def _learn(call: Call, made: Made, world: World) -> None:
     """A handle that the call made, or memory."""
     if made.made_kind == MEMORY:
-        world.memory.add(call.made, call.size, made.made)
+        size = call.size
+        if base_name(call.symbol.name) == "cuMemHostGetDevicePointer" and len(call.slots) > 1:
+            size = world.memory.left(call.slots[1])  # as much as there is of the host's
+        if world.memory.find(call.made) != made.made or size > world.memory.left(call.made):
+            world.memory.add(call.made, size, made.made)
     elif made.made_kind:
         world.handles[made.made_kind, call.made] = made.made
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,11 +85,16 @@ class Wish:
 
 
 def tell(grant: Path, wish: Wish) -> None:
-    """Have the tenant of this grant folder traced. Raises TraceError."""
+    """Have the tenant of this grant folder traced. Raises TraceError.
+
+    Root's file is for another user's processes to read: there is no secret in it.
+    """
     new = grant / f".{NAME}.{secrets.token_hex(4)}"
     try:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
+            if os.geteuid() == 0:
+                os.fchmod(fd, 0o644)  # whatever the umask
             file.write(wish.text())
         new.rename(grant / NAME)
     except OSError as error:
@@ -116,8 +122,12 @@ def untell(grant: Path) -> bool:
 
 def is_on(grant: Path) -> Path | None:
     """The file of the trace that is wanted; None: none is."""
-    try:
-        text = (grant / NAME).read_bytes()
+    try:  # the folder is its tenant's, who may have put anything there
+        fd = os.open(grant / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            text = file.read(_TEXT_BYTES)
     except OSError:
         return None
     for line in text.splitlines():

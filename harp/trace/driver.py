@@ -15,7 +15,7 @@ from harp.errors import TraceError, WireError
 from harp.native import NativeDir, native_dir
 from harp.trace.mapping import Unknown
 from harp.trace.report import Made
-from harp.wire import OPS, decode_request
+from harp.wire import OPS, SYMBOLS, decode_request
 
 __all__ = ["Driver"]
 
@@ -85,7 +85,12 @@ class Driver:
         self._images: dict[bytes, Any] = {}
 
     def function(self, symbol: str) -> int:
-        """Address of a function. Raises Unknown."""
+        """Address of one of CUDA's functions. Raises Unknown.
+
+        No other is looked for: names are a file's, and libcuda's dependencies have `system`.
+        """
+        if symbol not in SYMBOLS:
+            raise Unknown("no function of CUDA's driver API")
         try:
             address = ctypes.cast(self._cuda[symbol], ctypes.c_void_p).value
         except AttributeError:

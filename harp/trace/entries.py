@@ -31,6 +31,7 @@ class Entry:
         device_start_ns: about when the device began, on the same clock; None: not measured.
         device_ns: how long it took; None: not measured.
         label: a kernel's name, or a copy's direction; empty: the function's name says all.
+        captured: it went into a graph: the device did nothing for it.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Entry:
     device_start_ns: int | None = None
     device_ns: int | None = None
     label: str = ""
+    captured: bool = False
 
     @property
     def device_span(self) -> tuple[int, int] | None:

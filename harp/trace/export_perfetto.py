@@ -21,6 +21,7 @@ __all__ = ["perfetto"]
 
 _SEQUENCE = 1  # all packets are of one writer
 _DEVICE = "GPU"
+_MOST_64 = (1 << 64) - 1
 
 
 def perfetto(recording: Recording, into: IO[bytes]) -> None:
@@ -48,7 +49,7 @@ def perfetto(recording: Recording, into: IO[bytes]) -> None:
     _descriptors(builder, recording, tracks)
     for time_ns, track, begins, one in _in_time(tracks):
         packet = builder.create_packet()
-        packet.timestamp = time_ns
+        packet.timestamp = min(time_ns, _MOST_64)
         packet.trusted_packet_sequence_id = _SEQUENCE
         event = packet.track_event
         event.track_uuid = _uuid(recording, track)
@@ -60,11 +61,21 @@ def perfetto(recording: Recording, into: IO[bytes]) -> None:
         builder.write_packet(packet)
 
 
+def _id(number: int) -> int:
+    """A process or a thread as the schema takes it; a system has none above 2^22."""
+    return number & 0x7FFF_FFFF or 1
+
+
+def _text(text: str) -> str:
+    """Without halves of pairs, which JSON may have and UTF-8 may not."""
+    return text.encode(errors="replace").decode()
+
+
 def _uuid(recording: Recording, of: Track | str) -> int:
     """One of a process, thread or stream; another one in another program's trace."""
     name = of if isinstance(of, str) else f"{of.device} {of.key} {of.name}"
     text = f"{recording.pid} {recording.program} {name}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:8], "little")
 
 
 def _descriptors(
@@ -75,14 +86,14 @@ def _descriptors(
     packet.trusted_packet_sequence_id = _SEQUENCE
     packet.sequence_flags = packet.SEQ_INCREMENTAL_STATE_CLEARED
     packet.track_descriptor.uuid = _uuid(recording, "process")
-    packet.track_descriptor.process.pid = recording.pid or 1
+    packet.track_descriptor.process.pid = _id(recording.pid)
     packet.track_descriptor.process.process_name = recording.program or "program"
     builder.write_packet(packet)
     if any(track.device for track in tracks):
         packet = builder.create_packet()
         packet.trusted_packet_sequence_id = _SEQUENCE
         packet.track_descriptor.uuid = _uuid(recording, _DEVICE)
-        packet.track_descriptor.name = device_name(recording)
+        packet.track_descriptor.name = _text(device_name(recording))
         packet.track_descriptor.parent_uuid = _uuid(recording, "process")
         builder.write_packet(packet)
     seen: set[int] = set()
@@ -93,8 +104,8 @@ def _descriptors(
         told.uuid = _uuid(recording, track)
         if not track.device and track.key not in seen:
             seen.add(track.key)
-            told.thread.pid = recording.pid or 1
-            told.thread.tid = track.key
+            told.thread.pid = _id(recording.pid)
+            told.thread.tid = _id(track.key)
             told.thread.thread_name = track.name
         else:
             # A second track of a thread is one of the process: a thread has one.
@@ -136,13 +147,13 @@ def _tell(event: TrackEvent, one: Slice) -> None:
     if one.error:
         event.categories.append("error")
     if one.flow is not None:
-        event.flow_ids.append(one.flow + 1)
+        event.flow_ids.append(one.flow + 1 & _MOST_64)
     for name, value in one.facts.items():
         note = event.debug_annotations.add()
         note.name = name
         if isinstance(value, str):
             note.string_value = value
         elif value < 0:
-            note.int_value = value
+            note.int_value = max(value, -1 << 63)
         else:
-            note.uint_value = value
+            note.uint_value = min(value, _MOST_64)

@@ -15,6 +15,7 @@ are whole. Only what has no header at all is refused.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -37,6 +38,7 @@ from harp.trace.records import (
     Why,
     with_symbols,
 )
+from harp.wire import SYMBOLS
 
 __all__ = ["MAGIC", "VERSION", "Reader", "Writer"]
 
@@ -46,6 +48,9 @@ HEADER_BYTES = 4096
 SEGMENT_MAGIC = 0x31474553
 COMMIT = 0x43525052
 MOST_SEGMENT_BYTES = 64 << 20
+MOST_SEGMENTS = 1 << 22  # 4 TiB of libharp's; each is looked at, in a file of holes as well
+MOST_SYMBOLS = 1 << 16  # records have so many numbers
+_MOST_OFFSET = (1 << 63) - 1
 #: of format.h's structs, in their order
 HEADER = struct.Struct("<8s4IQ4I32s2I2Q2IQ2I6Q2I72x256s3584s")
 SYMBOL = struct.Struct("<HBBHH")
@@ -59,6 +64,7 @@ NAME = struct.Struct("<Q2I")
 NOTE = struct.Struct("<Q2I")
 _CALL, _DEVICE, _DATA, _IMAGE, _NAME, _NOTE = range(1, 7)
 _PER_THREAD = 1
+_NAME_OF_FUNCTION = re.compile(r"cu\w{1,250}", re.ASCII)
 
 
 def _text(raw: bytes) -> str:
@@ -68,7 +74,7 @@ def _text(raw: bytes) -> str:
 def _about(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(_text(raw) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -85,8 +91,17 @@ def _header(raw: bytes) -> tuple[Header, int, int, int, int]:
             f"a trace of version {v[1]}, and this HARP reads {VERSION}", "read it with its own HARP"
         )
     segment_bytes, segments, data_offset = v[3], v[4], v[5]
-    if not SEGMENT.size + RECORD.size <= segment_bytes <= MOST_SEGMENT_BYTES or not segments:
-        raise TraceError(f"a trace with {segments} segments of {segment_bytes} bytes")
+    if (
+        not SEGMENT.size + RECORD.size <= segment_bytes <= MOST_SEGMENT_BYTES
+        or not 0 < segments <= MOST_SEGMENTS
+        or not HEADER_BYTES <= data_offset <= _MOST_OFFSET - segments * segment_bytes
+    ):
+        raise TraceError(
+            f"a trace with {segments} segments of {segment_bytes} bytes, from {data_offset} on",
+            "no HARP writes that: it is damaged, or made by hand",
+        )
+    if v[8] > MOST_SYMBOLS:
+        raise TraceError(f"a trace with {v[8]} symbols, of which records can name {MOST_SYMBOLS}")
     header = Header(
         segments=segments,
         segment_bytes=segment_bytes,
@@ -128,6 +143,18 @@ def _symbols(raw: bytes, count: int) -> tuple[Symbol, ...]:
     return tuple(symbols)
 
 
+def _strange(header: Header) -> Iterator[str]:
+    """Symbols that no recorder of ours has written, in a line."""
+    found = [
+        s.name
+        for s in header.symbols
+        if not _NAME_OF_FUNCTION.fullmatch(s.name)
+        or (header.decodable and SYMBOLS.get(s.name) != s.op)
+    ]
+    if found:
+        yield f"{len(found)} symbols are not of the function that they name, the first {found[0]}"
+
+
 class Reader:
     """Goes through a trace once; `problems` says what did not make sense."""
 
@@ -138,7 +165,7 @@ class Reader:
         header, at, size, count, self._data = _header(file.read(HEADER_BYTES))
         file.seek(at)
         self.header = with_symbols(header, _symbols(file.read(min(size, 1 << 24)), count))
-        self.problems: list[str] = []
+        self.problems: list[str] = list(_strange(self.header))
 
     def __iter__(self) -> Iterator[Record]:
         """Records, oldest segment first, in the order in which they were written."""

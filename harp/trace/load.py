@@ -39,12 +39,13 @@ def load(path: Path, *, arguments: bool = True) -> Recording:
     try:
         with path.open("rb") as file:
             reader = Reader(file)
-            records = list(reader)
+            return recording_of(
+                reader.header, reader, problems=reader.problems, arguments=arguments
+            )
     except OSError as error:
         raise TraceError(
             f"{path}: {error.strerror}", "a trace is made by harp run --trace FILE -- CMD"
         ) from error
-    return recording_of(reader.header, records, problems=reader.problems, arguments=arguments)
 
 
 def recording_of(
@@ -54,12 +55,11 @@ def recording_of(
     problems: Iterable[str] = (),
     arguments: bool = True,
 ) -> Recording:
-    """Entries of all calls among the records."""
+    """Entries of all calls among the records; `problems` is looked at after these."""
     calls: list[Call] = []
     times: dict[int, DeviceTime] = {}
     names: dict[int, str] = {}  # a handle that is used again: the last name
     labels: dict[int, str] = {}
-    puzzles = list(problems)
     for record in records:
         match record:
             case Call():
@@ -75,6 +75,7 @@ def recording_of(
             case _:
                 pass
     calls.sort(key=lambda call: (call.begin_ns, call.sequence))
+    puzzles = list(problems)
     entries = []
     for call in calls:
         wanted = arguments or (call.symbol.kind is Kind.COPY and not _said(call.symbol.name))
@@ -138,6 +139,7 @@ def _entry(call: Call, args: dict[str, Any], time: DeviceTime | None, label: str
         device_start_ns=begin_ns or None,
         device_ns=None if time is None else time.duration_ns,
         label=label or (direction(call.symbol.name, args) if call.symbol.kind is Kind.COPY else ""),
+        captured=CallFlag.CAPTURED in call.flags,
     )
 
 

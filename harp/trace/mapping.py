@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from harp.trace.report import NOT_MADE
 from harp.wire import OPS
 from harp.wire._tables import STRUCTS
 from harp.wire.fields import IN, OUT, Field
@@ -64,6 +65,11 @@ class Ranges:
             return None
         return self._rows[at][1] + was - self._starts[at]
 
+    def left(self, was: int) -> int:
+        """Bytes from an address to the end of its memory."""
+        at = bisect_right(self._starts, was) - 1
+        return max(self._rows[at][0] - was, 0) if at >= 0 else 0
+
 
 @dataclass(slots=True)
 class World:
@@ -90,13 +96,15 @@ class World:
         if found is None and kind == "CUkernel":
             found = self.handles.get(("CUfunction", value))
         if found is None:
-            raise Unknown(f"a {kind} that no call of the trace has made here")
+            raise Unknown(f"a {kind} {NOT_MADE}")
         return found
 
     def address(self, value: int) -> int:
-        """Where an address is now; one of no memory is left as it is."""
-        found = self.memory.find(value) if value else None
-        return value if found is None else found
+        """Where an address is now: none of the recorded process is for a driver. Raises Unknown."""
+        found = self.memory.find(value) if value else 0
+        if found is None:
+            raise Unknown(f"memory {NOT_MADE}")
+        return found
 
     def words(self, data: bytes) -> bytes:
         """Kernel parameters, addresses in them moved."""

@@ -8,12 +8,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from harp.trace.entries import base_name
-from harp.trace.records import Call
+from harp.trace.records import Call, FileFlag, Header
 
-__all__ = ["MEMORY", "Divergence", "Left", "Made", "Report", "Times"]
+__all__ = ["MEMORY", "NOT_MADE", "Divergence", "Left", "Made", "Report", "Times", "begins_late"]
 
 #: the kind of what is made, where that is memory
 MEMORY = "memory"
+#: how the reason ends of a call that names what is older than the trace
+NOT_MADE = "that no call of the trace has made here"
+#: what drivers answer whom nobody has initialized, or given a context
+_TOO_EARLY = ("3", "201")
 
 
 @dataclass(slots=True)
@@ -133,3 +137,17 @@ class Report:
             left_out={why: Left(**one) for why, one in told["left_out"].items()},
             times={name: Times(**one) for name, one in told["times"].items()},
         )
+
+
+def begins_late(header: Header, report: Report) -> str:
+    """Why calls could not be made again, if it is that the trace has no beginning; else empty."""
+    if FileFlag.LIVE in header.flags:
+        why = "it was started while its program ran; harp run --trace records from the first call"
+    elif header.lost_records:
+        why = "its first records were overwritten; --trace-keep first, or more --trace-bytes"
+    else:
+        return ""
+    late = any(reason.endswith(NOT_MADE) for reason in report.left_out) or any(
+        d.what == "result" and d.was == "0" and d.now in _TOO_EARLY for d in report.divergences
+    )
+    return f"the trace uses what was made before it: {why}" if late else ""

@@ -134,7 +134,7 @@ def summarize(recording: Recording, *, top: int = 10) -> Summary:
     calls = recording.entries
     origin_ns = min((c.start_ns for c in calls), default=0)
     end_ns = max((max(c.end_ns, (c.device_span or (0, 0))[1]) for c in calls), default=0)
-    works = [c for c in calls if c.kind in ON_DEVICE and c.result == 0]
+    works = [c for c in calls if c.kind in ON_DEVICE and c.result == 0 and not c.captured]
     busy = union(span for c in works if (span := c.device_span) is not None)
     whole: list[Span] = [(origin_ns, end_ns)] if end_ns > origin_ns else []
     idle = minus(whole, busy)

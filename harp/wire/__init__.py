@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from harp.errors import WireError
-from harp.wire._tables import CUDA, FORMAT, TABLE_HASH
+from harp.wire._tables import CUDA, FORMAT, SYMBOLS, TABLE_HASH
 from harp.wire.codec import (
     OPS,
     Transfer,
@@ -18,6 +18,7 @@ __all__ = [
     "CUDA",
     "FORMAT",
     "OPS",
+    "SYMBOLS",
     "TABLE_HASH",
     "Transfer",
     "WireError",

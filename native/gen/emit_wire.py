@@ -27,6 +27,8 @@ __all__ = ["FORMAT", "TARGETS", "describe", "table_hash"]
 #: Version of the encoding itself: what native/src/wire does with the tables.
 FORMAT = 1
 
+_NAMES = {c.name for c in CALLS}
+
 #: What numbers mean, by the enum they are of: {policy: {number: bytes, or a letter}}.
 _POLICIES: dict[str, dict[int, int] | dict[int, str]] = {**ATTRIBUTE_BYTES, **OPTION_VALUES}
 
@@ -354,7 +356,13 @@ def tables_py() -> str:
         for c in sorted(CALLS, key=lambda c: numbers[c.name])
     )
     meanings = "\n".join(f"    {name!r}: {table!r}," for name, table in _POLICIES.items())
-    return f'''"""Ops, and the structs that they hold."""
+    of = {
+        s.name: s.plain if s.plain in _NAMES else s.name for f in cuda.FUNCTIONS for s in f.symbols
+    }
+    symbols = "\n".join(
+        f"    {name!r}: {numbers[of[name]] if of[name] in _NAMES else 0}," for name in sorted(of)
+    )
+    return f'''"""Ops, the structs that they hold, and the driver's symbols."""
 
 from __future__ import annotations
 
@@ -375,6 +383,11 @@ STRUCTS: dict[str, tuple[F, ...]] = {{
 
 OPS: dict[int, Op] = {{
 {rows}
+}}
+
+#: all functions that the driver exports, and the op that each is; 0: of no wire
+SYMBOLS: dict[str, int] = {{
+{symbols}
 }}
 '''
 

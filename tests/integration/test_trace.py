@@ -372,14 +372,6 @@ def test_a_trace_that_cannot_be_made_is_said_once(world: World) -> None:
     assert world.log("t").count("trace_not_started") == 1
 
 
-def test_who_may_not_tell_is_not_heard(world: World) -> None:
-    """A file that others may write to would choose what is written as us."""
-    file = traced(world)
-    (world.base / "grants" / "t" / "trace").chmod(0o666)
-    run(world, "calls")
-    assert not file.exists()
-
-
 def test_without_a_grant_the_environment_tells(world: World) -> None:
     """By HARP_TRACE alone: names that cuGetProcAddress answers are met as well."""
     file = world.base / "bare.trace"

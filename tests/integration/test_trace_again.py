@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from trace_tape import EVENT, IN, OUT, PTX, STREAM, N, Tapes
 from harp.errors import TraceError
 from harp.trace.apart import replay_apart
 from harp.trace.format import Writer
-from harp.trace.records import Image, Way
+from harp.trace.records import FileFlag, Image, Way
 from harp.trace.report import Divergence, Report
 from harp.trace.tape import tape_of
 from harp.wire import Transfer
@@ -220,9 +221,9 @@ def test_a_driver_that_crashes_is_named_with_the_call(
         replay_apart(tape_of(tapes.header(), tapes.records), tmp_path / "dying.c")
 
 
-def _file(tapes: Tapes, path: Path) -> Path:
+def _file(tapes: Tapes, path: Path, flags: FileFlag = FileFlag.DATA) -> Path:
     with path.open("wb") as file:
-        writer = Writer(file, tapes.header())
+        writer = Writer(file, replace(tapes.header(), flags=flags))
         for record in tapes.records:
             writer.write(record)
         writer.close()
@@ -276,6 +277,23 @@ def test_the_command(native_dir: Path, soft_dir: Path, tmp_path: Path) -> None:
     done = harp("replay", bare, "--backend", "soft", "--images", tmp_path / "images", **env)
     assert "11 of 11 calls made" in done.stdout, done.stdout
     assert line in done.stdout.splitlines()
+
+
+def test_a_trace_that_was_started_live_says_what_it_lacks(
+    native_dir: Path, soft_dir: Path, tmp_path: Path
+) -> None:
+    env = {"HARP_NATIVE_DIR": str(native_dir), "HARP_SOFT_DIR": str(soft_dir)}
+    tapes = Tapes()
+    tapes.begin()
+    tapes.launch()
+    whole = _file(tapes, tmp_path / "whole.trace", FileFlag.LIVE)
+    assert "hint" not in harp("replay", whole, "--backend", "soft", **env).stderr
+    tapes.records = tapes.records[-1:]
+    late = _file(tapes, tmp_path / "late.trace", FileFlag.LIVE)
+    done = harp("replay", late, "--backend", "soft", "--json", **env)
+    hints = [line for line in done.stderr.splitlines() if line.startswith("harp: hint: ")]
+    assert len(hints) == 1
+    assert "started while its program ran; harp run --trace records from" in hints[0]
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from harp.trace.entries import Entry, Recording
 from harp.trace.export_chrome import chrome
 from harp.trace.export_perfetto import perfetto
 from harp.trace.records import Kind
+from harp.trace.summary import summarize
 from harp.trace.timeline import GATED, Track, timeline
 
 US = 1000
@@ -238,6 +239,35 @@ def test_perfetto_of_the_made_trace() -> None:
     assert (notes["device_ns"], notes["gridDimX"]) == (100_000, 64)
     failed = [e.name for e in events if "error" in e.categories]
     assert failed == ["cuMemAlloc", "cuLaunchKernel"]
+
+
+def test_numbers_at_their_extremes_are_drawn_somewhere() -> None:
+    """A file says any: protobuf has less room for some."""
+    u32, u64 = (1 << 32) - 1, (1 << 64) - 1
+    entries = tuple(
+        Entry(
+            number=u64,
+            name="cuAny",
+            kind=Kind.LAUNCH,
+            thread=thread,
+            start_ns=start_ns,
+            end_ns=u64,
+            result=u32,
+            args={"gridDimX": -u64, "size": u64 * 2, "low": -(1 << 64)},
+            stream=u64,
+            size_bytes=u64,
+            gated_ns=u64,
+            device_start_ns=start_ns,
+            device_ns=u64,
+        )
+        for thread in (1 << 31, u32, 0)
+        for start_ns in (1, u64)
+    )
+    odd = Recording(entries, program="p", pid=u32, devices=("half a pair: \ud800",))
+    trace = _perfetto(odd)
+    assert {p.timestamp for p in trace.packet} == {0, 1, 2, u64}
+    assert json.loads("".join(chrome(odd)))["otherData"]["calls"] == 6
+    assert summarize(odd).calls == 6
 
 
 def test_without_the_package_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

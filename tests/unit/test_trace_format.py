@@ -4,8 +4,14 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import struct
+import time
+import weakref
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +20,7 @@ from hypothesis import strategies as st
 from harp.errors import TraceError
 from harp.trace import format as format_
 from harp.trace.format import MAGIC, VERSION, Reader, Writer
+from harp.trace.load import load, recording_of
 from harp.trace.records import (
     Call,
     CallFlag,
@@ -30,10 +37,12 @@ from harp.trace.records import (
     Way,
     Why,
 )
+from harp.trace.summary import summarize
 from harp.wire import OPS, Transfer, encode_request
+from harp.wire import SYMBOLS as SYMBOLS_OF_CUDA
 
 SYMBOLS = (
-    Symbol("cuInit", 80, Kind.OTHER, parameters=1),
+    Symbol("cuInit", 232, Kind.OTHER, parameters=1),
     Symbol("cuLaunchKernel_ptsz", 242, Kind.LAUNCH, per_thread=True, parameters=11),
     Symbol("cuGetExportTable", 0, Kind.QUERY, parameters=2),
 )
@@ -151,6 +160,102 @@ def test_damage_confuses_nobody(records: list[Record], data: st.DataObject) -> N
     assert len(got) <= len(records)
 
 
+_NUMBERS_OF_HEADER = [
+    at
+    for at, value in enumerate(format_.HEADER.unpack(bytes(format_.HEADER.size)))
+    if isinstance(value, int)
+]
+
+
+def _with_numbers(raw: bytes, numbers: dict[int, int]) -> bytes:
+    """The file, with numbers of its header replaced, cut to what there is room for."""
+    fields = list(format_.HEADER.unpack_from(raw))
+    for at, number in numbers.items():
+        fields[at] = number
+        try:
+            format_.HEADER.pack(*fields)
+        except struct.error:
+            fields[at] = number & 0xFFFF_FFFF
+    return format_.HEADER.pack(*fields) + raw[format_.HEADER.size :]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(_NUMBERS_OF_HEADER),
+        st.sampled_from([n + d for n in (0, 2**31, 2**32, 2**63, 2**64) for d in (-1, 0, 1)])
+        .filter(lambda n: 0 <= n < 2**64)
+        .flatmap(lambda n: st.sampled_from([n, n >> 20])),
+        min_size=1,
+        max_size=3,
+    )
+)
+@settings(max_examples=300, deadline=timedelta(seconds=2))
+def test_a_header_of_extremes_confuses_nobody(numbers: dict[int, int]) -> None:
+    """Read as far as it makes sense, or refused; no other error, and no long wait."""
+    raw = _with_numbers(_written([Note(1, "x")] * 3), numbers)
+    try:
+        got, reader = _read(raw)
+        summarize(recording_of(reader.header, got))
+    except TraceError:
+        return
+    assert len(got) <= 3
+
+
+@pytest.mark.parametrize(
+    "numbers", [{5: 2**63}, {5: 2**64 - 1}, {5: 2**63 - 2048}, {4: 2**32 - 1}, {8: 2**32 - 1}]
+)
+def test_a_header_that_nobody_writes_is_refused(numbers: dict[int, int]) -> None:
+    """An offset that no file has, segments and symbols without end."""
+    with pytest.raises(TraceError):
+        Reader(io.BytesIO(_with_numbers(_written([]), numbers)))
+
+
+def test_a_file_of_holes_is_refused_or_gone_through_at_once(tmp_path: Path) -> None:
+    """Of small segments there can be billions in a file without a block."""
+    path = tmp_path / "holes"
+    for segments in (2**32 - 1, 100_000):
+        path.write_bytes(_with_numbers(_written([]), {3: 80, 4: segments}))
+        os.truncate(path, 4096 * 2 + 80 * segments)
+        begun = time.process_time()
+        if segments > format_.MOST_SEGMENTS:
+            with pytest.raises(TraceError, match="segments"):
+                load(path)
+        else:
+            assert load(path).entries == ()
+        assert time.process_time() - begun < 5
+
+
+def test_a_deep_about_is_none() -> None:
+    """The parser gives up, and says so with no ValueError."""
+    raw = bytearray(_written([]))
+    raw[512:4095] = b"[" * 3583
+    assert Reader(io.BytesIO(bytes(raw))).header.about == {}
+
+
+def test_what_is_loaded_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Host bytes that no summary reads are dropped as they come."""
+    path = tmp_path / "data"
+    header = Header(64, 1 << 16, symbols=SYMBOLS)
+    path.write_bytes(_written([Data(i, 0, Way.SEND, 0, 1, b"x") for i in range(500)], header))
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    class Piece(str):
+        __slots__ = ("__weakref__",)
+
+    def parsed(*_: object) -> Piece:
+        nonlocal most
+        piece = Piece("a piece")
+        alive[:] = [ref for ref in alive if ref() is not None]
+        alive.append(weakref.ref(piece))
+        most = max(most, len(alive))
+        return piece
+
+    monkeypatch.setattr(format_, "_parsed", parsed)
+    assert load(path).entries == ()
+    assert 0 < most < 5
+
+
 @given(st.binary(max_size=9000))
 def test_what_is_no_trace_is_refused(raw: bytes) -> None:
     """With a hint."""
@@ -164,6 +269,32 @@ def test_another_version_is_refused() -> None:
     raw[8:12] = (VERSION + 1).to_bytes(4, "little")
     with pytest.raises(TraceError, match=f"version {VERSION + 1}"):
         Reader(io.BytesIO(bytes(raw)))
+
+
+def test_symbols_of_other_functions_are_a_problem() -> None:
+    """A name that CUDA does not have, one of another op, and no name at all."""
+    for odd in (Symbol("system"), Symbol("cuMemFree_v2", 232), Symbol("cuInit"), Symbol("")):
+        _, reader = _read(_written([], Header(2, 1024, symbols=(*SYMBOLS, odd))))
+        (problem,) = reader.problems
+        assert problem.startswith("1 symbols are not of the function"), odd
+        assert odd.name in problem
+    newer = Symbol("cuOfTomorrow", 9999)
+    header = Header(2, 1024, table_hash=bytes(32), symbols=(newer, Symbol("system", 1)))
+    _, reader = _read(_written([], header))
+    assert len(reader.problems) == 1
+    assert "the first system" in reader.problems[0]
+
+
+def test_ops_of_symbols_are_those_that_the_recorder_writes() -> None:
+    """harp.wire.SYMBOLS and the table of libharp are the same."""
+    native = Path(__file__).parents[2] / "native/generated"
+    rows = re.findall(
+        r"\{(?:HARP_OP_)?(\w+), HARP_TRACE_\w+, \d, \d+\}, /\* (\w+) \*/",
+        (native / "shim_trace.c").read_text(),
+    )
+    numbers = {op.name: op.number for op in OPS.values()} | {"0": 0}
+    assert {name: numbers[op] for op, name in rows} == SYMBOLS_OF_CUDA
+    assert len(rows) > 600
 
 
 def test_arguments_of_a_call_are_decoded_with_host_bytes_apart() -> None:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,15 +18,23 @@ from hypothesis import strategies as st
 from trace_made import HEADER, RECORDS, call, launch, written
 
 from harp.errors import TraceError
+from harp.trace import driver
 from harp.trace.again import Again
 from harp.trace.compare import compared
+from harp.trace.driver import Driver
 from harp.trace.format import Reader
 from harp.trace.mapping import Ranges, Unknown, World, requested
-from harp.trace.records import Call, Data, Image, Record, Way
-from harp.trace.report import Divergence, Made, Report, Times
+from harp.trace.records import Call, Data, FileFlag, Header, Image, Record, Symbol, Way
+from harp.trace.report import MEMORY, Divergence, Made, Report, Times, begins_late
 from harp.trace.tape import Tape, images_of, tape, tape_of
 from harp.wire import OPS, Transfer, decode_reply, decode_request
 
+#: for which libc's and CUDA's functions are one to call
+REPLAY = """
+#include <stdlib.h>
+struct call { unsigned op, spare; int (*fn)(const char *); };
+int harp_replay_make(struct call *call) { call->fn(getenv("SAID_TO_ALL")); return 0; }
+"""
 _NUMBERS = {op.name: op.number for op in OPS.values()}
 
 
@@ -109,6 +119,45 @@ def test_a_damaged_trace_is_left_out_not_believed(noise: list[int], seed: int) -
     assert report.made + left == report.calls == len(played.calls)
 
 
+def test_a_call_of_another_function_is_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`system` is found by dlsym: libc is a dependency of every libcuda."""
+    marker = tmp_path / "run"
+    monkeypatch.setenv("SAID_TO_ALL", f"touch {marker}")
+    library = tmp_path / "libcuda.so.1"
+    (tmp_path / "cuda.c").write_text(
+        "int cuCtxSynchronize(void) { return 0; }"
+        "int cuInit(unsigned flags) { return 0; }"
+        "int cuStrange(void) { return 0; }"
+    )
+    compiler = ["gcc", "-shared", "-fPIC", "-Wl,--no-as-needed", "-o"]
+    subprocess.run([*compiler, library, tmp_path / "cuda.c"], check=True)
+    (tmp_path / "replay.c").write_text(REPLAY)
+    subprocess.run([*compiler, tmp_path / "libharp-replay.so", tmp_path / "replay.c"], check=True)
+    monkeypatch.setattr(driver, "native_dir", lambda: tmp_path)
+    init = _NUMBERS["cuInit"]
+    odd = [Symbol("system", init), Symbol("cuStrange", init), Symbol("cuCtxSynchronize", init)]
+    odd += [Symbol("cuInit"), Symbol("system"), Symbol("cuMemFreeHost_v2")]
+    calls: list[Record] = [
+        replace(call(n, "cuInit", n, n + 1, {"Flags": 0}), symbol=s) for n, s in enumerate(odd)
+    ]
+    calls += [
+        replace(call(n, "cuMemHostAlloc", n, n + 1, slots=(1,)), symbol=s)
+        for n, s in enumerate(odd, len(odd))
+    ]
+    calls.append(call(90, "cuInit", 90, 91, {"Flags": 0}))
+    report = Again(tape_of(HEADER, calls), Driver(library), 5, lambda _: None).run()
+    assert not marker.exists()
+    assert {why: (left.count, left.function) for why, left in report.left_out.items()} == {
+        "its name and its op are not of one function": (4, "cuCtxSynchronize"),
+        "no function of CUDA's driver API": (8, "system"),
+    }
+    assert report.made == 1
+    monkeypatch.setattr(driver, "SYMBOLS", {"system": init})
+    assert Driver(library).function("system")  # what is refused would be found
+
+
 # --- what stands for what ---
 
 
@@ -141,6 +190,39 @@ def test_handles_addresses_and_parameters_are_moved() -> None:
     found = requested(_NUMBERS["cuLaunchKernelEx"], extended, world)
     assert found["config"]["hStream"] == 0xCD
     assert found["config"]["attrs"][0]["value"]["programmaticEvent.event"] == 0x33
+
+
+_COPIES = {
+    "cuMemcpyHtoD_v2": {"dstDevice": 0x1000, "ByteCount": 4, "srcHost": Transfer(0)},
+    "cuMemcpyDtoH_v2": {"srcDevice": 0x1000, "ByteCount": 4, "dstHost": Transfer(0)},
+    "cuMemcpyDtoD_v2": {"dstDevice": 0x7000, "srcDevice": 0x1000, "ByteCount": 4},
+    "cuMemcpy": {"dst": 0x7000, "src": 0x1000, "ByteCount": 4},
+    "cuMemsetD8_v2": {"dstDevice": 0x1000, "uc": 1, "N": 4},
+    "cuStreamWriteValue32_v2": {"stream": 0, "addr": 0x1000, "value": 1, "flags": 0},
+    "cuMemFree_v2": {"dptr": 0x1000},
+}
+
+
+@pytest.mark.parametrize("name", _COPIES)
+def test_an_address_of_the_recorded_process_reaches_no_driver(name: str) -> None:
+    world = World()
+    world.memory.add(0x7000, 0x100, 0x9000)
+    with pytest.raises(Unknown, match="memory that no call of the trace has made here"):
+        requested(_NUMBERS[name], _COPIES[name], world)
+    nulls = {k: 0 if v == 0x1000 else v for k, v in _COPIES[name].items()}
+    assert requested(_NUMBERS[name], nulls, world)  # a driver says of NULL what it is
+    world.memory.add(0x1000, 0x100, 0x5000)
+    assert 0x5000 in requested(_NUMBERS[name], _COPIES[name], world).values()
+
+
+def test_a_device_pointer_of_host_memory_is_all_of_it() -> None:
+    for was, now in ((0x8000, 0x5000), (0x2_0000, 0x6000)):  # the same address, and another
+        world = World()
+        alloc = call(0, "cuMemHostAlloc", 0, 1, slots=(1, 0x100, 0), size=0x100, made=0x8000)
+        list(compared(alloc, Made(made=0x5000, made_kind=MEMORY), None, None, world))
+        asked = call(1, "cuMemHostGetDevicePointer_v2", 1, 2, slots=(1, 0x8000, 0), made=was)
+        list(compared(asked, Made(made=now, made_kind=MEMORY), None, None, world))
+        assert (world.address(was + 0x80), world.address(0x8080)) == (now + 0x80, 0x5080)
 
 
 def test_streams_that_are_none_stand_for_themselves() -> None:
@@ -189,6 +271,28 @@ def test_ranges_are_what_a_list_of_bytes_is(steps: list[tuple[bool, int, int, in
             assert ranges.find(address) == naive.find(address), address
 
 
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (replace(HEADER, flags=FileFlag.LIVE), "harp run --trace"),
+        (replace(HEADER, lost_records=9), "--trace-keep first"),
+        (HEADER, ""),
+    ],
+)
+def test_a_trace_without_its_beginning_says_so(header: Header, says: str) -> None:
+    alloc = call(0, "cuMemAlloc_v2", 1, 2, {"bytesize": 256, "dptr": 0x1000}, size=256)
+    handle, _ = echoed([launch(5, 5, 6, 0xF00)])
+    memory, _ = echoed([call(0, "cuMemsetD8_v2", 0, 1, {"dstDevice": 0x1000, "uc": 1, "N": 4})])
+    context = Report(divergences=[Divergence(0, "cuMemAlloc_v2", "result", "0", "201")])
+    for report in (handle, memory, context):
+        told = begins_late(header, report)
+        assert says in told
+        assert bool(told) == bool(says)
+    fine, _ = echoed([alloc])
+    other = Report(divergences=[Divergence(0, "cuMemAlloc_v2", "result", "0", "2")])
+    assert begins_late(header, fine) == begins_late(header, other) == ""
+
+
 # --- what counts as different ---
 
 
@@ -217,7 +321,8 @@ def test_addresses_are_learnt_and_then_held_to_it() -> None:
     assert world.address(0x8000 + 6 * 512) == 0x9000 + 6 * 512
     free = call(1, "cuMemFree_v2", 2, 3, {"dptr": 0x1000})
     assert differs(free, {}, world) == []
-    assert world.address(0x1010) == 0x1010
+    with pytest.raises(Unknown):
+        world.address(0x1010)
 
 
 def test_what_varies_is_no_difference_and_the_rest_is() -> None:

@@ -88,6 +88,21 @@ def test_a_rate_is_of_the_copies_whose_time_is_known() -> None:
     assert copies.rate_bytes_s == 1e8
 
 
+def test_what_went_into_a_graph_is_no_work_of_the_device() -> None:
+    up = {"dstDevice": 1, "ByteCount": 1000, "hStream": 0x500, "srcHost": Transfer(0)}
+    into = CallFlag.CAPTURED
+    records = [
+        call(0, "cuMemcpyHtoDAsync_v2", 0, 90, up, size=1000, flags=into, stream=0x500),
+        launch(1, 100, 190, 0xF00, flags=into, stream=0x500),
+        call(2, "cuMemsetD8_v2", 200, 210, {"dstDevice": 1, "uc": 0, "N": 4}, size=4, flags=into),
+    ]
+    found = summarize(read(records))
+    assert (found.calls, found.measurable, found.kernels, found.copies) == (3, 0, (), ())
+    run = summarize(read([*records, launch(3, 300, 310, 0xF00, stream=0x500), device(3, 310, 5)]))
+    assert (run.measured, run.measurable, run.busy_ns) == (1, 1, 5 * US)
+    assert [(k.launches, k.measured) for k in run.kernels] == [(1, 1)]
+
+
 def test_who_asks_again_and_again_waits_and_who_starts_a_copy_does_not() -> None:
     up = {"dstDevice": 1, "ByteCount": 4, "hStream": 0, "srcHost": Transfer(0)}
     records = [

@@ -48,6 +48,7 @@ SYMBOLS = (
     Symbol("cuGetExportTable", 0, Kind.QUERY, parameters=2),
     Symbol("cuCtxPushCurrent_v2", 0, Kind.CONTEXT, parameters=1),
     Symbol("cuMemHostAlloc", 0, Kind.ALLOC, parameters=3),
+    Symbol("cuMemHostGetDevicePointer_v2", 0, Kind.QUERY, parameters=3),
 )
 HEADER = Header(
     segments=4,

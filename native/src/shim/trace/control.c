@@ -97,24 +97,35 @@ static bool parse(const char *text, struct told *out)
     return out->file[0] != '\0';
 }
 
-/* By the grant's folder. */
+/* By the grant's folder. Lock held. */
 static bool read_control(struct told *out)
 {
+    static const char *said; /* once, until another reason or a file that is taken */
     char path[1200], text[TEXT_MOST];
     struct stat st;
     snprintf(path, sizeof path, "%s/trace", harp_env()->grant);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0)
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK), err = errno;
+    if (fd < 0 && err == ENOENT)
         return false;
-    ssize_t n = read(fd, text, sizeof text - 1);
-    bool ours = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
-                (st.st_uid == geteuid() || st.st_uid == 0) &&
-                (st.st_mode & (S_IWGRP | S_IWOTH)) == 0;
-    close(fd);
-    if (n <= 0 || !ours)
-        return false;
-    text[n] = '\0';
-    return parse(text, out);
+    const char *why = NULL;
+    if (fd < 0 || fstat(fd, &st) != 0)
+        why = "it cannot be opened";
+    else if (!S_ISREG(st.st_mode))
+        why = "it is no file";
+    else if (st.st_uid != geteuid() && st.st_uid != 0)
+        why = "it is another user's";
+    else if ((st.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+        why = "others may write to it";
+    ssize_t n = why == NULL ? read(fd, text, sizeof text - 1) : 0;
+    text[n > 0 ? n : 0] = '\0';
+    if (why == NULL && !parse(text, out))
+        why = "it names no file to write";
+    if (why != NULL && why != said)
+        harp_log("trace_not_taken file=%s why=\"%s\" errno=%d", path, why, fd < 0 ? err : 0);
+    said = why;
+    if (fd >= 0)
+        close(fd);
+    return why == NULL;
 }
 
 static bool wanted(struct told *out)
