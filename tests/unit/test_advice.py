@@ -357,6 +357,60 @@ def test_how_bounds_did_is_kept(tmp_path: Path) -> None:
     assert third.of["gpu_mem_bytes"].total.judged == 10
 
 
+def test_answers_alone_are_kept_as_well(tmp_path: Path) -> None:
+    book, file, first, second = Book(), tmp_path / "learned.db", Track(), Track()
+    _lived(book, file, [run(1)], track=first)
+    first.answers["gpu_mem_bytes", True] = 4
+    advice = Advice(Adviser(), file=file, track=first)
+
+    async def life() -> None:
+        await advice.fill(book.runs)
+        first.answers["gpu_mem_bytes", True] = 7  # and no run ends
+        await advice.close()
+
+    asyncio.run(life())
+    _lived(book, file, track=second)
+    assert second.answers == {("gpu_mem_bytes", True): 7}
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["at-once", "after-a-save"])
+def test_totals_after_a_kill_begin_at_zero_and_never_go_back_a_little(
+    tmp_path: Path, saved: bool
+) -> None:
+    book, file = Book(), tmp_path / "learned.db"
+    old = Verdict("gpu_mem_bytes", time.time(), held=True, asked=10, bound=7, used=5)
+    killed, after, third = Track(), Track(), Track()
+    _lived(book, file, [run(1)], track=killed)
+    killed.count([old] * 9)
+    killed.answers["gpu_mem_bytes", True] = 4
+    _lived(book, file, track=killed)
+
+    async def life() -> None:
+        track = Track()
+        advice = Advice(Adviser(), file=file, track=track)
+        await advice.fill(book.runs)
+        assert track.of["gpu_mem_bytes"].total.judged == 9
+        if saved:
+            track.count([old])
+            await advice.save()
+        track.count([old])  # shown, and never saved
+        assert advice._learned is not None
+        advice._learned.close()
+
+    asyncio.run(life())
+    with capture_logs() as logs:
+        _lived(book, file, track=after)
+    assert [log["event"] for log in logs] == ["totals_begin_anew", "history_read"]
+    assert after.whole
+    assert after.of["gpu_mem_bytes"].total.judged == after.of["gpu_mem_bytes"].total.asked == 0
+    assert after.answers == {}
+    assert after.at(time.time())["gpu_mem_bytes"].recent.judged == 9 + saved  # a gauge
+    after.count([old])
+    _lived(book, file, track=after)
+    _lived(book, file, track=third)
+    assert third.of["gpu_mem_bytes"].total.judged == 1
+
+
 def test_an_odd_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     learn = Adviser.learn
 

@@ -203,7 +203,7 @@ def test_what_another_harp_made_is_not_taken_but_its_verdicts_are(tmp_path: Path
     other = Desk(path, maker(AdviseConfig(probe=False)))
     assert other.dropped == ["it was made by another HARP, or with other settings"]
     assert (other.file.point, len(other.file), other.file.parts) == (None, 0, {})
-    assert other.file.track == {"total": 1}
+    assert other.file.track == {"total": 1, "last": False}
     assert [*other.file.verdicts()] == verdicts
     other.file.save(Point(1, "x", 1), [], [], {}, since_s=5.0)
     assert [*other.file.verdicts()] == verdicts[1:]
