@@ -223,14 +223,15 @@ class Advice:
 
     def _open(self, runs: Callable[[int], Iterable[Run]]) -> Iterable[Run]:
         """Take up what the file has; returns the runs that it has not."""
+        every = runs(0)  # raises without a history: then the file beside it is another harpd's
         if self._file is None:
-            return runs(0)
+            return every
         try:
             self._learned = Learned(self._file, maker(self._adviser.config), self._dropped)
         except HistoryError as error:
             _log.error("learned_not_kept", reason=error.message, hint=error.hint)
             self._file = None
-            return runs(0)
+            return every
         point = self._learned.point
         if point is not None and point.number:
             rest = iter(runs(point.number - 1))
@@ -248,7 +249,7 @@ class Advice:
             self._dropped(f"history's run {point.number} is not the one that it ends with")
             self._learned.empty()
         self._adviser = Adviser(self._adviser.config, Keys(self._learned))
-        return runs(0)
+        return every
 
     def _read_rest(self, runs: Iterable[Run]) -> None:
         for count, run in enumerate(runs, 1):

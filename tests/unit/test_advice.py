@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from harp.daemon.advice import READING, Advice, Ended
-from harp.errors import DaemonError
+from harp.errors import DaemonError, HistoryError
 from harp.estimator.advise import Adviser
 from harp.estimator.job import TARGETS, Job, Run
 from harp.estimator.track import Track, Verdict
@@ -246,6 +246,30 @@ def test_a_history_that_is_not_the_files_is_read_from_its_begin(tmp_path: Path, 
         _lived(book, file)
     assert [log["event"] for log in logs] == ["history_read"]
     assert logs[0]["learned_before"] == len(book.kept)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_without_a_history_the_file_is_left_to_who_has_it(tmp_path: Path, damaged: bool) -> None:
+    def refused(_: int) -> Iterator[Run]:
+        raise HistoryError("another harpd has it")
+
+    book, file = Book(), tmp_path / "learned.db"
+    _lived(book, file, [run(n) for n in range(1, 6)])
+    if damaged:
+        file.write_bytes(b"x" * 9000)
+    before = file.read_bytes()
+    advice = Advice(Adviser(), file=file)
+
+    async def life() -> None:
+        await advice.fill(refused)
+        await advice.close()
+
+    with capture_logs() as logs:
+        asyncio.run(life())
+    assert [log["event"] for log in logs] == ["history_not_read"]
+    assert advice.state == "another harpd has it"
+    assert file.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"learned.db"}
 
 
 def test_a_damaged_file_costs_time_alone(tmp_path: Path) -> None:
