@@ -123,7 +123,8 @@ class Advice:
         waiting, self._waiting = self._waiting, []
         self.state = ""
         for run in waiting:
-            self.learn(run)
+            if self._last is None or run.number > self._last.number:  # else it was read as well
+                self.learn(run)
         took_s = round(time.monotonic() - began_s, 3)
         _log.info("history_read", runs=self.runs, learned_before=self._resumed, took_s=took_s)
 
@@ -354,7 +355,9 @@ class Advice:
 
     def _learn(self, run: Run) -> None:
         if self._last is not None and run.number <= self._last.number:
-            return  # read from history already
+            effect = "it is learned when all of history is read again"
+            _log.error("run_came_late", run=run.number, after=self._last.number, effect=effect)
+            return
         self._last = run
         try:
             self._adviser.learn(run)

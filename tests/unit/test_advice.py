@@ -106,12 +106,23 @@ def test_runs_that_end_while_it_reads_are_learned_after_it_and_once() -> None:
         hold.set()
         await reading
 
-    asyncio.run(both())
+    with capture_logs() as logs:
+        asyncio.run(both())
+    assert [log["event"] for log in logs] == ["history_read"]
     assert advice.runs == 4
     after = advice.ask(JOB)
     assert after == filled([run(1), run(2), run(3), run(4, mib=2000)]).ask(JOB)
     assert after[0].bound is not None
     assert after[0].bound >= 2000 * MIB
+
+
+def test_a_run_that_comes_late_is_said() -> None:
+    advice = filled([run(1)])
+    with capture_logs() as logs:
+        advice.learn(run(3))
+        advice.learn(run(2))
+    assert [(log["event"], log.get("run")) for log in logs] == [("run_came_late", 2)]
+    assert advice.runs == 2
 
 
 def test_the_loop_goes_on_while_history_is_read() -> None:
