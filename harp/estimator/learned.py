@@ -19,7 +19,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import ddsketch
@@ -76,8 +76,20 @@ def digest(run: Run) -> str:
 def maker(config: AdviseConfig) -> str:
     """What makes the same of the same runs: code and settings, in few letters."""
     rules = [repr(rule) for rule in JOB_RULES.values()]
-    text = repr((VERSION, __version__, ddsketch.__version__, rules, config))
+    code = _code(Path(__file__).parent)
+    text = repr((VERSION, __version__, ddsketch.__version__, code, rules, config))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@cache
+def _code(folder: Path) -> str:
+    """Of a folder's sources: one version may have had others before."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.glob("*.py")):
+        source = path.read_bytes()
+        found.update(f"{path.name} {len(source)}\n".encode())
+        found.update(source)
+    return found.hexdigest()
 
 
 class Learned:
