@@ -22,7 +22,18 @@ from harp.cli.view import (
 )
 from harp.model import TenantClass
 
-__all__ = ["SORTS", "Board", "Line", "Series", "alarms", "details", "devices", "spark", "tenants"]
+__all__ = [
+    "SORTS",
+    "Board",
+    "Line",
+    "Series",
+    "alarms",
+    "details",
+    "devices",
+    "mark",
+    "spark",
+    "tenants",
+]
 
 #: values that are kept of each tenant: two of the widest terminals
 _KEPT = 400
@@ -43,6 +54,19 @@ def leased_bytes(tenant: pb.TenantSample) -> int:
 
 def _wait_ns(tenant: pb.TenantSample) -> int:
     return sum(use.wait_ns for use in tenant.uses)
+
+
+#: (tenant_id, created_s): a number is given to another tenant at once
+_Key = tuple[int, float]
+
+
+def _key(tenant: pb.TenantSample) -> _Key:
+    return tenant.tenant_id, tenant.created_s
+
+
+def mark(tenant: pb.TenantSample) -> str:
+    """A tenant's row's key."""
+    return f"{tenant.tenant_id} {tenant.created_s!r}"
 
 
 #: {name: what rows are sorted by}; largest first, but names
@@ -81,8 +105,8 @@ class Board:
         self.sample = pb.Sample()
         #: samples that we were too slow for
         self.dropped = 0
-        #: {tenant_id: series} of who lives
-        self.series: dict[int, Series] = {}
+        #: {_key(): series} of who lives
+        self.series: dict[_Key, Series] = {}
         #: {GPU: part of its time that all tenants had}
         self.busy: dict[str, Series] = {}
 
@@ -91,13 +115,13 @@ class Board:
         before, now = self.sample, reply.sample
         self.dropped += reply.dropped
         passed_ns = now.at_ns - before.at_ns if before.at_ns else 0
-        old = {tenant.tenant_id: tenant for tenant in before.tenants}
+        old = {_key(tenant): tenant for tenant in before.tenants}
         memory = {device.uuid: device.memory_bytes for device in now.devices}
-        self.series = {t.tenant_id: self.series.get(t.tenant_id, Series()) for t in now.tenants}
+        self.series = {_key(t): self.series.get(_key(t), Series()) for t in now.tenants}
         busy = dict.fromkeys(memory, 0.0)
         known = passed_ns > 0 and not now.problem
         for tenant in now.tenants:
-            series, earlier = self.series[tenant.tenant_id], old.get(tenant.tenant_id)
+            series, earlier = self.series[_key(tenant)], old.get(_key(tenant))
             rates = _rates(tenant, earlier, passed_ns) if known and earlier else None
             if rates is None:
                 series.share.append(None)
@@ -192,7 +216,7 @@ def tenants(
     """A row for each of the tenants; its last two cells are so many blocks."""
     return [
         Line(
-            str(tenant.tenant_id),
+            mark(tenant),
             (
                 ("!" if troubles(tenant) else " ") + printable(tenant.name),
                 printable(tenant.user),
@@ -202,8 +226,8 @@ def tenants(
                 short_size(tenant.mem_limit_bytes),
                 short_percent(tenant.share_ppm),
                 _percent(used_ratio(tenant) if tenant.window_s else None),
-                spark(board.series[tenant.tenant_id].share, share_width),
-                spark(board.series[tenant.tenant_id].mem, mem_width),
+                spark(board.series[_key(tenant)].share, share_width),
+                spark(board.series[_key(tenant)].mem, mem_width),
             ),
             alarm=bool(troubles(tenant)),
         )
@@ -228,7 +252,7 @@ def troubles(tenant: pb.TenantSample) -> list[str]:
 
 def details(board: Board, tenant: pb.TenantSample) -> list[str]:
     """What its row has no room for."""
-    series = board.series[tenant.tenant_id]
+    series = board.series[_key(tenant)]
     peak = sum(use.peak_bytes for use in tenant.uses)
     denials = sum(use.denials for use in tenant.uses)
     waited = f"{_percent(series.wait)} of the time" if series.wait is not None else "-"

@@ -23,7 +23,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from harp.api.v1 import control_pb2 as pb
-from harp.cli.board import SORTS, Board, Line, alarms, details, devices, tenants
+from harp.cli.board import SORTS, Board, Line, alarms, details, devices, mark, tenants
 from harp.cli.feed import Feed, News
 from harp.cli.view import is_software, printable
 
@@ -266,7 +266,7 @@ class TopApp(App[None]):
         table = self.query_one("#tenants", DataTable)
         keys = [str(key.value) for key in table.rows]
         marked = keys[table.cursor_row] if table.cursor_row < len(keys) else ""
-        found = [t for t in board.sample.tenants if str(t.tenant_id) == marked]
+        found = [t for t in board.sample.tenants if mark(t) == marked]
         if found:
             lines = details(board, found[0])
         elif board.sample.tenants:

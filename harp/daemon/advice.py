@@ -5,7 +5,9 @@ After a start it reads what an earlier harpd had learned (learned.py), and of hi
 after, in a thread of its own; until it is done every need is unknown, and says so. Runs that end
 meanwhile are learned after those, in the order of their numbers, so that two harpds with the same
 history answer the same. What is learned is saved once a minute and at the end. A file that is
-damaged, then or later, costs the time to read all of history again, and no more.
+damaged, then or later, costs the time to read all of history again, and no more. Totals of what
+bounds did go on after a harpd that saved them at its end; after another one they begin at 0: one
+that goes back a little is taken for a counter that has begun anew and grown to what it shows.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ class Advice:
         #: where the file is
         self._saved = Point(0, "", 0)
         self._resumed = 0  #: runs that it had learned at the start
+        self._goes_on = False  #: its totals are the last that were shown
         self._failing = False
         self._saving: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -120,7 +123,8 @@ class Advice:
         waiting, self._waiting = self._waiting, []
         self.state = ""
         for run in waiting:
-            self.learn(run)
+            if self._last is None or run.number > self._last.number:  # else it was read as well
+                self.learn(run)
         took_s = round(time.monotonic() - began_s, 3)
         _log.info("history_read", runs=self.runs, learned_before=self._resumed, took_s=took_s)
 
@@ -133,7 +137,8 @@ class Advice:
         if self._saving is not None:
             await asyncio.shield(self._saving)
         if not self.state and self._learned is not None:
-            self._saving = asyncio.create_task(self._save(self._learned, pruned=pruned))
+            saves = self._save(self._learned, pruned=pruned, last=self._closing)
+            self._saving = asyncio.create_task(saves)
             try:
                 await asyncio.shield(self._saving)
             finally:
@@ -209,19 +214,25 @@ class Advice:
             except LearnedLost as error:
                 self._forget(error.message)
                 self._read_rest(runs(0))
+            if self._learned is not None and not self._closing:
+                try:
+                    self._goes_on = self._learned.go_on()
+                except HistoryError as error:
+                    self._say_failing(error)
         finally:
             self._idle.set()
 
     def _open(self, runs: Callable[[int], Iterable[Run]]) -> Iterable[Run]:
         """Take up what the file has; returns the runs that it has not."""
+        every = runs(0)  # raises without a history: then the file beside it is another harpd's
         if self._file is None:
-            return runs(0)
+            return every
         try:
             self._learned = Learned(self._file, maker(self._adviser.config), self._dropped)
         except HistoryError as error:
             _log.error("learned_not_kept", reason=error.message, hint=error.hint)
             self._file = None
-            return runs(0)
+            return every
         point = self._learned.point
         if point is not None and point.number:
             rest = iter(runs(point.number - 1))
@@ -239,7 +250,7 @@ class Advice:
             self._dropped(f"history's run {point.number} is not the one that it ends with")
             self._learned.empty()
         self._adviser = Adviser(self._adviser.config, Keys(self._learned))
-        return runs(0)
+        return every
 
     def _read_rest(self, runs: Iterable[Run]) -> None:
         for count, run in enumerate(runs, 1):
@@ -274,7 +285,13 @@ class Advice:
     def _resume_track(self) -> None:
         try:
             if self._learned is not None and self._learned.track is not None:
-                self._track.resume(self._learned.track, self._learned.verdicts())
+                if not self._goes_on:
+                    _log.warning(
+                        "totals_begin_anew", reason="the harpd before did not save its own"
+                    )
+                self._track.resume(
+                    self._learned.track, self._learned.verdicts(), totals=self._goes_on
+                )
         except (LearnedLost, ValueError, TypeError, KeyError) as error:
             _log.warning("coverage_not_kept", reason=str(error), effect="it is counted anew")
         self._track.whole = True
@@ -300,11 +317,11 @@ class Advice:
             return
         self._saved, self._failing = point, False
 
-    async def _save(self, learned: Learned, *, pruned: bool) -> None:
+    async def _save(self, learned: Learned, *, pruned: bool, last: bool) -> None:
         keys, now_s, point = self._adviser.keys, time.time(), self._point()
         verdicts = self._track.take()
         changed, gone = keys.take()
-        if not (changed or gone or verdicts or pruned or point != self._saved):
+        if not (changed or gone or verdicts or pruned or last or point != self._saved):
             return
         rows = [(key, state.seen_s, state.packed()) for key, state in changed]
         try:
@@ -315,6 +332,7 @@ class Advice:
                 gone,
                 self._adviser.write(),
                 track=self._track.plain(),
+                last=last,
                 verdicts=verdicts,
                 since_s=now_s - WINDOW_S,
                 now_s=now_s if pruned else None,
@@ -337,7 +355,9 @@ class Advice:
 
     def _learn(self, run: Run) -> None:
         if self._last is not None and run.number <= self._last.number:
-            return  # read from history already
+            effect = "it is learned when all of history is read again"
+            _log.error("run_came_late", run=run.number, after=self._last.number, effect=effect)
+            return
         self._last = run
         try:
             self._adviser.learn(run)

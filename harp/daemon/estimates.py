@@ -45,8 +45,8 @@ class Runs(Protocol):
         """The last ones, newest first; of one user, or of all."""
         ...
 
-    def add_unknown(self, run: Run) -> Run | None:
-        """Keep it; returns it with its number, or None: it is there already."""
+    async def add_unknown(self, runs: Iterable[Run], learn: Callable[[Run], None]) -> None:
+        """Keep those that are not there; `learn` is told of each, with its number."""
         ...
 
 
@@ -115,7 +115,7 @@ class Estimates:
                 reply.runs.append(run_message(run))
         return reply
 
-    def add(self, request: pb.AddRunsRequest, uid: int) -> pb.AddRunsReply:
+    async def add(self, request: pb.AddRunsRequest, uid: int) -> pb.AddRunsReply:
         """Runs of another machine, but those that are here already.
 
         Raises:
@@ -127,12 +127,14 @@ class Estimates:
                 "ask that user or root: what is added changes the estimates of all",
             )
         runs = [run_of(one) for one in request.runs]  # all of them are good, or none is added
-        added = 0
-        for run in runs:
-            if (kept := self._history.add_unknown(run)) is not None:
-                self._advice.learn(kept)
-                added += 1
-        return pb.AddRunsReply(added=added)
+        added: list[int] = []
+
+        def learn(run: Run) -> None:
+            self._advice.learn(run)
+            added.append(run.number)
+
+        await self._history.add_unknown(runs, learn)
+        return pb.AddRunsReply(added=len(added))
 
     def _of_tenant(self, name: str, uid: int) -> tuple[Job, Run | None]:
         living = [t for t in self._book.tenants.values() if t.name == name]

@@ -234,13 +234,16 @@ class Recording:
         """
         return self._there().latest(limit, user)
 
-    def add_unknown(self, run: Run) -> Run | None:
-        """Another machine's run; returns it with its number, or None: it is here already.
+    async def add_unknown(self, runs: Iterable[Run], learn: Callable[[Run], None]) -> None:
+        """Add other machines' runs that are not here; `learn` each before another is written.
 
         Raises:
             HistoryError: there is no history, or it cannot be written.
         """
-        return self._there().add_unknown(run)
+        async with self._writing:
+            for run in runs:
+                if (kept := self._there().add_unknown(run)) is not None:
+                    learn(kept)
 
     async def settle(self) -> None:
         """Write what waits."""

@@ -341,7 +341,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         await self._recording.settle()
 
     async def _add_runs(self, request: pb.AddRunsRequest, uid: int) -> pb.AddRunsReply:
-        return self._estimates.add(request, uid)
+        return await self._estimates.add(request, uid)
 
     async def _stop_daemon(self, request: pb.StopRequest, uid: int) -> pb.StopReply:
         if uid not in (os.geteuid(), 0):

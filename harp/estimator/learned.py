@@ -19,7 +19,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import ddsketch
@@ -48,6 +48,8 @@ CREATE TABLE IF NOT EXISTS verdict (number INTEGER PRIMARY KEY AUTOINCREMENT, ta
     bound INTEGER NOT NULL, used INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT;
 """
 _POINT, _TRACK = "point", "track"
+#: beside the track: nothing was counted since
+_LAST = "last"
 _BUSY_S = 2.0
 _VERDICTS_MAX = 50_000
 _LARGEST = 2**63 - 1  #: sqlite's
@@ -74,8 +76,20 @@ def digest(run: Run) -> str:
 def maker(config: AdviseConfig) -> str:
     """What makes the same of the same runs: code and settings, in few letters."""
     rules = [repr(rule) for rule in JOB_RULES.values()]
-    text = repr((VERSION, __version__, ddsketch.__version__, rules, config))
+    code = _code(Path(__file__).parent)
+    text = repr((VERSION, __version__, ddsketch.__version__, code, rules, config))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@cache
+def _code(folder: Path) -> str:
+    """Of a folder's sources: one version may have had others before."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.glob("*.py")):
+        source = path.read_bytes()
+        found.update(f"{path.name} {len(source)}\n".encode())
+        found.update(source)
+    return found.hexdigest()
 
 
 class Learned:
@@ -196,7 +210,8 @@ class Learned:
         gone: Sequence[Key],
         parts: Mapping[str, bytes],
         *,
-        track: object = None,
+        track: Mapping[str, object] | None = None,
+        last: bool = False,
         verdicts: Sequence[Verdict] = (),
         since_s: float | None = None,
         now_s: float | None = None,
@@ -209,6 +224,7 @@ class Learned:
             gone: keys to drop.
             parts: all but the keys.
             track: figures of what bounds did.
+            last: there will be no others; see go_on().
             verdicts: new ones.
             since_s: older verdicts go; None: none does.
             now_s: keys seen later were seen then; None: no matter.
@@ -219,7 +235,7 @@ class Learned:
         text = json.dumps([self._made_by, point.number, point.digest, point.runs]).encode()
         every = {**parts, _POINT: text}
         if track is not None:
-            every[_TRACK] = json.dumps(track).encode()
+            every[_TRACK] = json.dumps({**track, _LAST: last}).encode()
         crcs = {name: _crc(name, data) for name, data in every.items()}
         new = [
             (name, crc, every[name]) for name, crc in crcs.items() if self._crcs.get(name) != crc
@@ -246,6 +262,21 @@ class Learned:
                     [_key_row(name, now_s, data) for name, data in late],
                 )
         self._crcs |= crcs
+
+    def go_on(self) -> bool:
+        """Whether the track's totals were the last; from now on they are not.
+
+        Raises:
+            HistoryError: that cannot be written; they may not be gone on from.
+        """
+        if self.track is None or not self.track.get(_LAST):
+            return False
+        data = json.dumps({**self.track, _LAST: False}).encode()
+        crc = _crc(_TRACK, data)
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?)", (_TRACK, crc, data))
+        self._crcs[_TRACK] = crc
+        return True
 
     def empty(self) -> None:
         """Nothing is learned; what bounds did is kept.

@@ -191,23 +191,28 @@ class Track:
             "answers": [[*key, count] for key, count in self.answers.items()],
         }
 
-    def resume(self, plain: Mapping[str, Any], verdicts: Iterable[Verdict]) -> None:
+    def resume(
+        self, plain: Mapping[str, Any], verdicts: Iterable[Verdict], *, totals: bool = True
+    ) -> None:
         """Go on from where another one was; what was counted since counts on top.
 
         Args:
             plain: see plain().
             verdicts: that it had in its window.
+            totals: else they begin at 0.
 
         Raises:
             ValueError, KeyError, TypeError: plain() told of something else.
         """
-        totals = {target: Sums(**plain["total"][target]) for target in TARGETS}
+        sums = {target: Sums(**plain["total"][target]) for target in TARGETS}
         answers = {(target, bool(known)): count for target, known, count in plain["answers"]}
+        if not totals:
+            sums, answers = {target: Sums() for target in TARGETS}, {}
         since, answered = self.take(), self.answers
         self.of = {target: TargetTrack() for target in TARGETS}
         self.count([*verdicts])
         for target, track in self.of.items():
-            track.total = totals[target]
+            track.total = sums[target]
         self.take()
         self.count(since)
         for key, count in answered.items():

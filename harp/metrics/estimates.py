@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Series of the estimator: how often its bounds hold, and what they save. Pure.
 
-All of it is kept over harpd's restarts, but for what was said of jobs that lived through one: they
-are not judged. Gauges of coverage are of the last 7 days, and there is none while there is no case.
+Totals of what bounds did are kept over restarts of a harpd that ended by itself, and begin at 0
+after one that was killed; those of windows begin at 0 with each harpd. What was said of jobs that
+lived through a restart is not judged. Gauges of coverage are of the last 7 days, and there is none
+while there is no case.
 """
 
 from __future__ import annotations

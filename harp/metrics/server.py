@@ -3,8 +3,9 @@
 
 (1) Nobody is waited for without end: a client has `head_s` to say what it wants and `timeout_s` for
     all, then it is cut off. No thread waits for any of them.
-(2) Who has not said yet what it wants has no place. Should there be very many of those, the one
-    that has been here longest goes for each that comes: who speaks at once is heard.
+(2) Who has not said yet what it wants has no place, nor who hears 503. Should there be very many of
+    those, the one that has been here longest goes for each that comes: who speaks at once is heard.
+    The handshake of TLS is part of what a client has to say.
 (3) No more than `clients` are answered at once; others hear 503. Probes have places of their own:
     whoever holds the others does not make kubelet believe that we are ill.
 (4) A stream has no place: who makes it says how many there may be. Its client takes each part in
@@ -121,8 +122,8 @@ class Server:
         self._timeout_s = timeout_s
         #: one for each client that is here
         self._visits: set[asyncio.Task[None]] = set()
-        #: of these, who has not said yet what it wants, oldest first
-        self._heads: dict[asyncio.StreamWriter, None] = {}
+        #: of these, who has not said yet what it wants or hears 503, oldest first
+        self._heads: dict[asyncio.Task[None], None] = {}
         #: {is a probe: how many are being answered}
         self._answered = {False: 0, True: 0}
 
@@ -133,16 +134,8 @@ class Server:
         Raises:
             OSError: the address cannot be had.
         """
-        patience_s = self._head_s if self._tls else None
-        server = await asyncio.start_server(
-            self._visit,
-            host,
-            port,
-            limit=_HEAD_BYTES,
-            ssl=self._tls,
-            ssl_handshake_timeout=patience_s,
-            ssl_shutdown_timeout=patience_s,
-        )
+        # Without `ssl`: clients would be seen, and counted, after their handshakes.
+        server = await asyncio.start_server(self._visit, host, port, limit=_HEAD_BYTES)
         try:
             name = server.sockets[0].getsockname()
             yield name[0], name[1]
@@ -159,21 +152,23 @@ class Server:
         self._visits.add(task)
         try:
             async with asyncio.timeout(self._timeout_s):
+                self._come(task)
                 request = await self._read(reader, writer)
                 probe = _path(request) in PROBES
                 if self._answered[probe] >= self._clients:
-                    await _send(writer, self._bytes(_FULL, head=False))
+                    await self._send(writer, self._bytes(_FULL, head=False))
                     return
+                del self._heads[task]
                 self._answered[probe] += 1
                 try:
                     head = request.startswith(b"HEAD ")
                     reply = await self._reply(request)
                     if isinstance(reply, Page):
-                        await _send(writer, self._bytes(reply, head=head))
+                        await self._send(writer, self._bytes(reply, head=head))
                         return
                     if head:
                         reply.close()
-                        await _send(writer, self._head(HTTPStatus.OK, reply.content_type, ()))
+                        await self._send(writer, self._head(HTTPStatus.OK, reply.content_type, ()))
                         return
                 finally:
                     self._answered[probe] -= 1
@@ -181,23 +176,27 @@ class Server:
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # it is gone, too slow, or no HTTP client
         except asyncio.CancelledError:
-            pass  # the server ends; Python 3.11 would log a visit that ended so as an error
+            pass  # it is in others' way, or the server ends; Python 3.11 would log it as an error
         finally:
+            self._heads.pop(task, None)
             writer.transport.abort()
             self._visits.discard(task)
 
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        """What a client wants; takes its place among those who have not said it."""
+    def _come(self, task: asyncio.Task[None]) -> None:
+        """Take a place among those who have not said what they want."""
         if len(self._heads) >= self._most_heads:
             oldest = next(iter(self._heads))
             del self._heads[oldest]
-            oldest.transport.abort()  # its visit ends by that
-        self._heads[writer] = None
-        try:
-            async with asyncio.timeout(self._head_s):
-                return await reader.readuntil(b"\r\n\r\n")
-        finally:
-            self._heads.pop(writer, None)
+            oldest.cancel()
+        self._heads[task] = None
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """What a client wants."""
+        async with asyncio.timeout(self._head_s):
+            if self._tls is not None:
+                # Nothing is awaited before: what had been read by then would be lost to TLS.
+                await writer.start_tls(self._tls)
+            return await reader.readuntil(b"\r\n\r\n")
 
     async def _reply(self, request: bytes) -> Page | Stream:
         first, *lines = request.decode("latin-1").split("\r\n")
@@ -233,6 +232,14 @@ class Server:
         async with asyncio.timeout(self._timeout_s):
             await writer.drain()
 
+    async def _send(self, writer: asyncio.StreamWriter, answer: bytes) -> None:
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+        # TLS waits for the client's word that it has heard the end.
+        async with asyncio.timeout(None if self._tls is None else self._head_s):
+            await writer.wait_closed()
+
     def _bytes(self, page: Page, *, head: bool) -> bytes:
         more = (("Content-Length", str(len(page.body))), *page.fields)
         return self._head(page.status, page.content_type, more) + (b"" if head else page.body)
@@ -263,13 +270,6 @@ def _path(request: bytes) -> str:
     """What a request names, without its query; "" where it is no request."""
     words = request.partition(b"\r\n")[0].decode("latin-1").split(" ")
     return words[1].partition("?")[0] if len(words) == 3 else ""
-
-
-async def _send(writer: asyncio.StreamWriter, answer: bytes) -> None:
-    writer.write(answer)
-    await writer.drain()
-    writer.close()
-    await writer.wait_closed()
 
 
 def _status(status: HTTPStatus) -> Page:

@@ -7,15 +7,21 @@ A probe that crashes, hangs or is refused loses its own answers and no others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import IO
 
 from harp.discovery import Found, discover, measure_overhead
 from harp.errors import ConfigError, NoDevice, NvmlError
@@ -57,22 +63,56 @@ def require() -> None:
         )
 
 
+class _Running:
+    """A probe's process, with all that it starts.
+
+    What it says goes to files: a pipe has no end as long as any of those has it open.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._out, self._err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
+        self._child = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def end(self, patience_s: float) -> tuple[list[str], str]:
+        """Wait for its end; the lines that it said, and how it ended if not well."""
+        pidfd = os.pidfd_open(self._child.pid)
+        try:
+            ended, _, _ = select.select([pidfd], [], [], patience_s)
+        finally:
+            os.close(pidfd)
+        self.kill()
+        out, err = self._read(self._out), self._read(self._err)
+        *_, last = err.strip().splitlines() or [""]
+        status = self._child.returncode if ended else None
+        return out.splitlines(), ending(status, patience_s, last)
+
+    def kill(self) -> None:
+        """End all of it, if it is there: what is left of it would keep memory of the device."""
+        if self._child.returncode is None:
+            os.killpg(self._child.pid, signal.SIGKILL)  # not reaped: the number is still its own
+            self._child.wait()
+
+    def close(self) -> None:
+        """End it, and forget what it said."""
+        self.kill()
+        self._out.close()
+        self._err.close()
+
+    @staticmethod
+    def _read(file: IO[bytes]) -> str:
+        file.seek(0)
+        return file.read().decode(errors="replace")
+
+
 def finish(
     command: Sequence[str], env: Mapping[str, str], patience_s: float = _PATIENCE_S
 ) -> tuple[list[str], str]:
     """Run a probe's process to its end; the lines that it said, and how it ended if not well."""
-    with subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
-        try:
-            out, err = child.communicate(timeout=patience_s)
-            status: int | None = child.returncode
-        except subprocess.TimeoutExpired:
-            child.kill()
-            out, err = child.communicate()
-            status = None
-    *_, last = err.decode(errors="replace").strip().splitlines() or [""]
-    return out.decode(errors="replace").splitlines(), ending(status, patience_s, last)
+    with contextlib.closing(_Running(command, env)) as running:
+        return running.end(patience_s)
 
 
 def probe(
@@ -150,27 +190,16 @@ def _context(found: Found, uuid: str, env: Mapping[str, str]) -> tuple[dict[str,
 def _slices(library: Path, env: Mapping[str, str]) -> tuple[dict[str, Value], str]:
     start_s = time.monotonic() + _START_S
     command = [sys.executable, "-m", _CHILD, str(library), "slices", str(_SPAN_MS), str(start_s)]
-    children = [
-        subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
     told = []
-    try:
-        for child in children:
-            out, err = child.communicate(timeout=_PATIENCE_S)
-            *_, last = err.strip().splitlines() or [""]
-            if ended := ending(child.returncode, _PATIENCE_S, last):
+    with contextlib.ExitStack() as stack:
+        running = [
+            stack.enter_context(contextlib.closing(_Running(command, env))) for _ in range(2)
+        ]
+        for one in running:
+            lines, ended = one.end(_PATIENCE_S)
+            if ended:
                 return {}, ended
-            told.append(json.loads(out.splitlines()[-1]))
-    except subprocess.TimeoutExpired:
-        return {}, ending(None, _PATIENCE_S)
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
+            told.append(json.loads(lines[-1]))
     return slices([(one["had_us"], one["away_us"]) for one in told])
 
 

@@ -131,10 +131,12 @@ class Feed:
 
     async def tick(self) -> None:
         """One look, told to all readers."""
-        told = b""
+        sample = None
         try:
             reply = await self._look()
-            self._kept = step(self._kept, reply, self._clock())
+            kept = step(self._kept, reply, self._clock())
+            gpus = {device.uuid: device.index for device in reply.devices}
+            text = _text(sample_json(kept.samples[-1], gpus))
         except HarpError as error:
             if self._up:
                 _log.warning("web_look_failed", reason=error.message)
@@ -143,22 +145,26 @@ class Feed:
             _log.exception("web_look_broken")
             self._up = False
         else:
-            self._reply, self._up = reply, True
-            self._gpus = {device.uuid: device.index for device in reply.devices}
-            told = self._keep_text(self._kept.samples[-1])
+            self._kept, self._reply, self._gpus, self._up = kept, reply, gpus, True
+            sample = kept.samples[-1]
+            self._keep_text(sample, text)
         self._state = self._beside = None
         if self._readers:
-            event = _event("state", self.state()) + told
+            try:
+                told = self._sample_event(sample.number) if sample else b""
+                event = _event("state", self.state()) + told
+            except Exception:  # noqa: BLE001 - likewise; readers come back if they hear nothing
+                _log.exception("web_state_broken")
+                return
             for reader in list(self._readers):
                 reader.put(event)
 
-    def _keep_text(self, sample: Sample) -> bytes:
-        """Make the newest sample's text; its event."""
-        self._samples[sample.number] = _text(sample_json(sample, self._gpus))
+    def _keep_text(self, sample: Sample, text: bytes) -> None:
+        """The newest sample's; those of samples that are kept no more go."""
+        self._samples[sample.number] = text
         first = self._kept.samples[0].number
         for number in [number for number in self._samples if number < first]:
             del self._samples[number]
-        return self._sample_event(sample.number)
 
     def read(self, since: int) -> Reader | None:
         """A new reader of the stream; None: there are too many.
@@ -168,11 +174,11 @@ class Feed:
         """
         if len(self._readers) >= self._most:
             return None
-        reader = Reader(self._backlog, self._readers.discard)
-        self._readers.add(reader)
         missed = (self._sample_event(sample.number) for sample in self._kept.since(since))
         first = (f"retry: {_RETRY_MS}\n\n".encode(), _event("state", self.state()), *missed)
+        reader = Reader(self._backlog, self._readers.discard)
         reader.put(b"".join(first))
+        self._readers.add(reader)
         return reader
 
     def state(self) -> bytes:

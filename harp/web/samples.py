@@ -60,7 +60,7 @@ class Point:
     series: int
     uuid: str
     ratio: float | None  #: device time since the sample before, of that time; None: (1)
-    mem_bytes: int  #: that counts against its limit
+    mem_bytes: int  #: that counts against its limit, but for what is on the host
     wait_ratio: float | None  #: time it wanted the GPU and had to wait, likewise
 
 
@@ -151,7 +151,7 @@ def step(state: State, picture: pb.GetStateReply, now_s: float) -> State:
                 _grown(now, then, span_s)
                 for now, then in zip(counts[place], before or (None, None), strict=True)
             )
-            points.append(Point(number, use.uuid, ratio, use.charged_bytes, wait))
+            points.append(Point(number, use.uuid, ratio, _here_bytes(use), wait))
     at_s = now_s + state.offset_s
     used = {device.uuid: device.used_bytes for device in picture.devices}
     sample = Sample(state.number + 1, at_s, span_s, used, tuple(points))
@@ -159,6 +159,12 @@ def step(state: State, picture: pb.GetStateReply, now_s: float) -> State:
     state = _hold(state, sample)
     state = replace(state, counts=counts, living=living, now_s=now_s)
     return _forget(state)
+
+
+def _here_bytes(use: pb.DeviceUse) -> int:
+    """What it has of the GPU's memory: what left with a swap or a suspension counts on the host."""
+    away_bytes = max(0, use.residency.swap_bytes - use.residency.on_device_bytes)
+    return max(0, use.charged_bytes - away_bytes)
 
 
 def _grown(now_ns: int, then_ns: int | None, span_s: float) -> float | None:

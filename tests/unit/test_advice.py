@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from harp.daemon.advice import READING, Advice, Ended
-from harp.errors import DaemonError
+from harp.errors import DaemonError, HistoryError
 from harp.estimator.advise import Adviser
 from harp.estimator.job import TARGETS, Job, Run
 from harp.estimator.track import Track, Verdict
@@ -106,12 +106,23 @@ def test_runs_that_end_while_it_reads_are_learned_after_it_and_once() -> None:
         hold.set()
         await reading
 
-    asyncio.run(both())
+    with capture_logs() as logs:
+        asyncio.run(both())
+    assert [log["event"] for log in logs] == ["history_read"]
     assert advice.runs == 4
     after = advice.ask(JOB)
     assert after == filled([run(1), run(2), run(3), run(4, mib=2000)]).ask(JOB)
     assert after[0].bound is not None
     assert after[0].bound >= 2000 * MIB
+
+
+def test_a_run_that_comes_late_is_said() -> None:
+    advice = filled([run(1)])
+    with capture_logs() as logs:
+        advice.learn(run(3))
+        advice.learn(run(2))
+    assert [(log["event"], log.get("run")) for log in logs] == [("run_came_late", 2)]
+    assert advice.runs == 2
 
 
 def test_the_loop_goes_on_while_history_is_read() -> None:
@@ -248,6 +259,30 @@ def test_a_history_that_is_not_the_files_is_read_from_its_begin(tmp_path: Path, 
     assert logs[0]["learned_before"] == len(book.kept)
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_without_a_history_the_file_is_left_to_who_has_it(tmp_path: Path, damaged: bool) -> None:
+    def refused(_: int) -> Iterator[Run]:
+        raise HistoryError("another harpd has it")
+
+    book, file = Book(), tmp_path / "learned.db"
+    _lived(book, file, [run(n) for n in range(1, 6)])
+    if damaged:
+        file.write_bytes(b"x" * 9000)
+    before = file.read_bytes()
+    advice = Advice(Adviser(), file=file)
+
+    async def life() -> None:
+        await advice.fill(refused)
+        await advice.close()
+
+    with capture_logs() as logs:
+        asyncio.run(life())
+    assert [log["event"] for log in logs] == ["history_not_read"]
+    assert advice.state == "another harpd has it"
+    assert file.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"learned.db"}
+
+
 def test_a_damaged_file_costs_time_alone(tmp_path: Path) -> None:
     book, file = Book(), tmp_path / "learned.db"
     _lived(book, file, [run(n) for n in range(1, 6)])
@@ -355,6 +390,60 @@ def test_how_bounds_did_is_kept(tmp_path: Path) -> None:
     _lived(book, file, track=third)
     assert third.at(time.time()) == second.at(time.time())
     assert third.of["gpu_mem_bytes"].total.judged == 10
+
+
+def test_answers_alone_are_kept_as_well(tmp_path: Path) -> None:
+    book, file, first, second = Book(), tmp_path / "learned.db", Track(), Track()
+    _lived(book, file, [run(1)], track=first)
+    first.answers["gpu_mem_bytes", True] = 4
+    advice = Advice(Adviser(), file=file, track=first)
+
+    async def life() -> None:
+        await advice.fill(book.runs)
+        first.answers["gpu_mem_bytes", True] = 7  # and no run ends
+        await advice.close()
+
+    asyncio.run(life())
+    _lived(book, file, track=second)
+    assert second.answers == {("gpu_mem_bytes", True): 7}
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["at-once", "after-a-save"])
+def test_totals_after_a_kill_begin_at_zero_and_never_go_back_a_little(
+    tmp_path: Path, saved: bool
+) -> None:
+    book, file = Book(), tmp_path / "learned.db"
+    old = Verdict("gpu_mem_bytes", time.time(), held=True, asked=10, bound=7, used=5)
+    killed, after, third = Track(), Track(), Track()
+    _lived(book, file, [run(1)], track=killed)
+    killed.count([old] * 9)
+    killed.answers["gpu_mem_bytes", True] = 4
+    _lived(book, file, track=killed)
+
+    async def life() -> None:
+        track = Track()
+        advice = Advice(Adviser(), file=file, track=track)
+        await advice.fill(book.runs)
+        assert track.of["gpu_mem_bytes"].total.judged == 9
+        if saved:
+            track.count([old])
+            await advice.save()
+        track.count([old])  # shown, and never saved
+        assert advice._learned is not None
+        advice._learned.close()
+
+    asyncio.run(life())
+    with capture_logs() as logs:
+        _lived(book, file, track=after)
+    assert [log["event"] for log in logs] == ["totals_begin_anew", "history_read"]
+    assert after.whole
+    assert after.of["gpu_mem_bytes"].total.judged == after.of["gpu_mem_bytes"].total.asked == 0
+    assert after.answers == {}
+    assert after.at(time.time())["gpu_mem_bytes"].recent.judged == 9 + saved  # a gauge
+    after.count([old])
+    _lived(book, file, track=after)
+    _lived(book, file, track=third)
+    assert third.of["gpu_mem_bytes"].total.judged == 1
 
 
 def test_an_odd_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def test_a_share_is_what_was_used_between_two_samples_whatever_was_dropped() -> 
         reply(1, tenant(1, "t", use(5.25))),
         reply(5, tenant(1, "t", use(8.25)), dropped=3),
     )
-    assert list(seen.series[1].share) == [None, 0.25, 0.75]
+    assert list(seen.series[1, 0].share) == [None, 0.25, 0.75]
     assert list(seen.busy["GPU-0"].share) == [None, 0.25, 0.75]
     assert seen.dropped == 3
 
@@ -37,7 +37,7 @@ def test_of_several_gpus_a_share_is_the_mean_and_each_is_busy_for_itself() -> No
         reply(0, tenant(1, "a", use(), use(uuid="GPU-1")), tenant(2, "b", use()), gpus=2),
         reply(2, tenant(1, "a", use(1), use(0.5, "GPU-1")), tenant(2, "b", use(0.5)), gpus=2),
     )
-    assert seen.series[1].share[-1] == pytest.approx(0.375)
+    assert seen.series[1, 0].share[-1] == pytest.approx(0.375)
     assert seen.busy["GPU-0"].share[-1] == pytest.approx(0.75)
     assert seen.busy["GPU-1"].share[-1] == pytest.approx(0.25)
     assert seen.gpus(seen.sample.tenants[0]) == "0,1"
@@ -49,8 +49,8 @@ def test_what_a_new_arbiter_counts_from_0_is_no_share() -> None:
         reply(1, tenant(1, "t", use(0, launches=1))),
         reply(2, tenant(1, "t", use(0.5, launches=11))),
     )
-    assert list(seen.series[1].share) == [None, None, 0.5]
-    assert seen.series[1].launches == 10
+    assert list(seen.series[1, 0].share) == [None, None, 0.5]
+    assert seen.series[1, 0].launches == 10
 
 
 def test_samples_that_are_not_new_are_a_gap() -> None:
@@ -58,13 +58,27 @@ def test_samples_that_are_not_new_are_a_gap() -> None:
         reply(0, tenant(1, "t", use(5))),
         reply(1, tenant(1, "t", use(5)), problem="harp-arbiter did not answer"),
     )
-    assert list(seen.series[1].share) == [None, None]
+    assert list(seen.series[1, 0].share) == [None, None]
     assert list(seen.busy["GPU-0"].share) == [None, None]
+
+
+def test_who_gets_a_number_again_has_a_past_of_its_own() -> None:
+    seen = board(
+        reply(0, tenant(1, "old", use(5))),
+        reply(1, tenant(1, "old", use(5.5))),
+        reply(2, tenant(1, "new", use(6.5), created_s=1.5)),
+        reply(3, tenant(1, "new", use(6.75), created_s=1.5)),
+    )
+    (series,) = seen.series.values()
+    assert list(series.share) == [None, 0.25]
+    before = board(reply(0, tenant(1, "old")))
+    marks = {tenants(one, one.chosen("name"), 4, 4)[0].key for one in (seen, before)}
+    assert len(marks) == 2  # the cursor does not stay with the number
 
 
 def test_who_is_gone_leaves_nothing() -> None:
     seen = board(reply(0, tenant(1, "t"), tenant(2, "s")), reply(1, tenant(2, "s")))
-    assert list(seen.series) == [2]
+    assert list(seen.series) == [(2, 0)]
     assert seen.chosen("name") == [tenant(2, "s")]
 
 
@@ -73,7 +87,7 @@ def test_who_is_gone_leaves_nothing() -> None:
 )
 def test_memory_is_a_part_of_the_limit_or_of_the_gpu(limit: int, held: int, part: float) -> None:
     seen = board(reply(0, tenant(1, "t", use(leased_bytes=held), mem_limit_bytes=limit)))
-    assert list(seen.series[1].mem) == [part]
+    assert list(seen.series[1, 0].mem) == [part]
 
 
 MANY = (

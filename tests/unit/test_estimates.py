@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -57,9 +57,10 @@ class FakeHistory:
         self.kept.append(replace(run, number=len(self.kept) + 1))
         return self.kept[-1]
 
-    def add_unknown(self, run: Run) -> Run | None:
-        known = any(replace(one, number=0) == replace(run, number=0) for one in self.kept)
-        return None if known else self.add(run)
+    async def add_unknown(self, runs: Iterable[Run], learn: Callable[[Run], None]) -> None:
+        for run in runs:
+            if not any(replace(one, number=0) == replace(run, number=0) for one in self.kept):
+                learn(self.add(run))
 
     def runs(self, since_number: int = 0) -> Iterator[Run]:
         return (run for run in self.kept if run.number > since_number)
@@ -96,6 +97,9 @@ class World:
 
     def ask(self, uid: int = MINE, **request: Any) -> pb.EstimateReply:
         return self.estimates.estimate(pb.EstimateRequest(**request), uid)
+
+    def add(self, request: pb.AddRunsRequest, uid: int) -> pb.AddRunsReply:
+        return asyncio.run(self.estimates.add(request, uid))
 
 
 @pytest.fixture
@@ -227,13 +231,13 @@ def test_runs_are_added_by_root_and_learned_all_or_none(world: World) -> None:
     bad = pb.Run(job=good.job, outcome="odd")
     worse = pb.Run(job=good.job, outcome="done", used={"gpu_mem_bytes": float("nan")})
     with pytest.raises(NotOwner, match=f"uid {MINE}"):
-        world.estimates.add(pb.AddRunsRequest(runs=[good]), MINE)
+        world.add(pb.AddRunsRequest(runs=[good]), MINE)
     for wrong in (bad, worse):
         with pytest.raises(ConfigError):
-            world.estimates.add(pb.AddRunsRequest(runs=[good, wrong]), 0)
+            world.add(pb.AddRunsRequest(runs=[good, wrong]), 0)
     assert len(world.history.kept) == 1
     others = [run_message(replace(run_of(good), ended_s=run_of(good).ended_s + n)) for n in (1, 2)]
-    assert world.estimates.add(pb.AddRunsRequest(runs=others), 0).added == 2
+    assert world.add(pb.AddRunsRequest(runs=others), 0).added == 2
     assert [run.number for run in world.history.kept] == [1, 2, 3]
     assert world.ask(command=COMMAND).needs[0].known
 
@@ -243,7 +247,7 @@ def test_runs_that_are_there_are_neither_added_nor_learned_again(world: World) -
     other = run_message(replace(run_of(there), ended_s=run_of(there).ended_s + 1))
     for added in (1, 0):
         told = pb.AddRunsRequest(runs=[there, other, there, other])
-        assert world.estimates.add(told, 0).added == added
+        assert world.add(told, 0).added == added
         assert [run.number for run in world.history.kept] == [1, 2]
         assert world.ask(command=COMMAND).runs == 2
 

@@ -17,6 +17,7 @@ from job_worlds import DAY_S
 from learned_world import any_job, any_run, said, steps, tell
 
 from harp.errors import HistoryError, LearnedLost
+from harp.estimator import learned
 from harp.estimator.advise import AdviseConfig, Adviser
 from harp.estimator.job import Run
 from harp.estimator.learned import Learned, Point, digest, maker
@@ -190,6 +191,23 @@ def test_a_file_that_was_cut_is_begun_anew(tmp_path: Path, size: int) -> None:
     assert Desk(path).file.point == Point(1, digest(run), 1)
 
 
+def test_other_code_of_the_same_version_is_another_harp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str, **sources: str) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        for stem, text in sources.items():
+            (folder / f"{stem}.py").write_text(text)
+        monkeypatch.setattr(learned, "__file__", str(folder / "learned.py"))
+        return maker(AdviseConfig())
+
+    same = {made("a", x="1", y="2"), made("b", x="1", y="2")}
+    others = {made("c", x="1", y="3"), made("d", x="1", z="2"), made("e", x="1"), MADE}
+    assert len(same) == 1
+    assert len(same | others) == 5
+
+
 def test_what_another_harp_made_is_not_taken_but_its_verdicts_are(tmp_path: Path) -> None:
     path = tmp_path / "learned.db"
     _, run = _taught(path)
@@ -203,7 +221,7 @@ def test_what_another_harp_made_is_not_taken_but_its_verdicts_are(tmp_path: Path
     other = Desk(path, maker(AdviseConfig(probe=False)))
     assert other.dropped == ["it was made by another HARP, or with other settings"]
     assert (other.file.point, len(other.file), other.file.parts) == (None, 0, {})
-    assert other.file.track == {"total": 1}
+    assert other.file.track == {"total": 1, "last": False}
     assert [*other.file.verdicts()] == verdicts
     other.file.save(Point(1, "x", 1), [], [], {}, since_s=5.0)
     assert [*other.file.verdicts()] == verdicts[1:]

@@ -8,11 +8,14 @@ import contextlib
 import http.client
 import queue
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
+from remote_world import pool
 from structlog.testing import capture_logs
 
 from harp.errors import ConfigError
@@ -214,6 +217,76 @@ def test_who_does_not_say_what_it_wants_takes_nobody_s_place(words: bytes) -> No
             assert not any(reader.at_eof() for reader in readers[25:])
 
     served(what, heads=16, head_s=LONG_S, timeout_s=LONG_S)
+
+
+def tls(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's and its client's."""
+    folder = pool(tmp_path / "p") / "node-n1"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    known = ssl.create_default_context(cafile=folder / "ca.crt")
+    known.check_hostname = False
+    return context, known
+
+
+async def ask_tls(host: str, port: int, known: ssl.SSLContext) -> bytes:
+    reader, writer = await asyncio.open_connection(host, port, ssl=known)
+    try:
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        return await reader.read()
+    finally:
+        writer.transport.abort()
+
+
+def test_who_does_not_begin_tls_takes_a_place_as_well(tmp_path: Path) -> None:
+    """However many connect to a page of TLS and say nothing, few are held."""
+    context, known = tls(tmp_path)
+
+    async def what(server: Server, host: str, port: int) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            readers = []
+            for _ in range(200):
+                reader, _ = await stack.enter_async_context(client(host, port))
+                readers.append(reader)
+            assert b"200 OK" in await ask_tls(host, port, known)
+            # The last one asked took one more place than there are.
+            for reader in readers[: 200 - 63]:
+                async with asyncio.timeout(LONG_S / 4):
+                    assert await reader.read() == b""
+            assert len(server._heads) == 63
+            assert len(server._visits) <= 64  # the one that was answered may still be leaving
+            assert not any(reader.at_eof() for reader in readers[-63:])
+
+    served(what, tls=context, head_s=LONG_S, timeout_s=LONG_S)
+
+
+def test_tls_is_begun_in_the_time_to_say_what_is_wanted(tmp_path: Path) -> None:
+    context, _ = tls(tmp_path)
+
+    async def what(server: Server, host: str, port: int) -> None:
+        async with client(host, port) as (reader, _):
+            assert await reader.read() == b""
+        await all_left(server)
+
+    served(what, tls=context, head_s=0.05, timeout_s=10 * LONG_S)
+
+
+def test_who_is_turned_away_and_stays_takes_a_silent_one_s_place(tmp_path: Path) -> None:
+    """It speaks, hears 503, and never answers the end of TLS."""
+    context, known = tls(tmp_path)
+
+    def turned_away(host: str, port: int) -> ssl.SSLSocket:
+        sock = known.wrap_socket(socket.create_connection((host, port)))
+        sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        return sock
+
+    async def what(server: Server, host: str, port: int) -> None:
+        with contextlib.ExitStack() as stack:
+            for _ in range(12):
+                stack.enter_context(await asyncio.to_thread(turned_away, host, port))
+            assert 1 <= len(server._visits) <= 4
+
+    served(what, tls=context, clients=0, heads=4, head_s=LONG_S, timeout_s=LONG_S)
 
 
 def test_a_client_has_little_time_to_say_what_it_wants() -> None:

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -60,6 +63,35 @@ def test_a_probe_that_hangs_is_ended() -> None:
     queue, full = said("time.sleep(600)", patience_s=1)
     assert queue.value == 1023
     assert full.unknown == "the probe took more than 1 s"
+
+
+#: starts a process that has its files open, and says its number
+STARTS = """
+import subprocess
+held = subprocess.Popen(["sleep", "1000"])
+print(json.dumps({"key": "queue", "value": held.pid}), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "patience_s", "reason"),
+    [
+        ("os.kill(os.getpid(), 11)", 20, "the probe was ended by SIGSEGV"),
+        ("", 20, "the probe said nothing of it"),
+        ("time.sleep(600)", 2, "the probe took more than 2 s"),
+    ],
+    ids=["crash", "end", "hang"],
+)
+def test_what_a_probe_started_ends_with_it(code: str, patience_s: float, reason: str) -> None:
+    began_s = time.monotonic()
+    queue, full = said(STARTS + code, patience_s)
+    assert full.unknown == reason
+    assert time.monotonic() - began_s < 15  # it is not waited for
+    assert isinstance(queue.value, int)
+    with contextlib.suppress(FileNotFoundError):  # or whoever reaps orphans has not come yet
+        while Path(f"/proc/{queue.value}/stat").read_text().split()[2] != "Z":
+            assert time.monotonic() - began_s < 15
+            time.sleep(0.01)
 
 
 def test_a_reason_of_the_probe_is_better_than_its_end() -> None:

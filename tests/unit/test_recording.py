@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from harp.daemon.recording import Recording
 from harp.daemon.watch import Lineage
 from harp.errors import HistoryError
 from harp.estimator.history import History
-from harp.estimator.job import Outcome, Run
+from harp.estimator.job import Job, Outcome, Run
 from harp.lease_wire import MemClass, Msg, Op
 from harp.model import Client, ClientState, Device, DeviceKind, Limits, Policy, Tenant, Use
 from harp.procs import all_procs, read
@@ -318,6 +319,40 @@ def test_runs_wait_for_a_disk_with_room(desk: Desk) -> None:
         do(desk, steps)
     assert [log["event"] for log in logs] == ["run_not_written", "runs_are_written_again"]
     assert "no room" in logs[0]["reason"]
+
+
+def test_a_run_that_ends_beside_an_import_is_told_in_the_order_of_numbers(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who learns takes none that comes after a larger number: it has read that one already."""
+    written, go_on = threading.Event(), threading.Event()
+    add = History.add
+
+    def slowly(self: History, run: Run, key: str = "") -> Run:
+        kept = add(self, run, key)
+        written.set()
+        assert go_on.wait(10)
+        return kept
+
+    monkeypatch.setattr(History, "add", slowly)
+    one = tenant()
+
+    async def steps(recording: Recording) -> None:
+        recording.made(one, ["t"])
+        recording.ended(one, picture(one), "ended")
+        settling = asyncio.create_task(recording.settle())
+        await asyncio.to_thread(written.wait, 10)
+        foreign = Run(Job("p", "s"), started_s=1.0, ended_s=2.0)
+        importing = asyncio.create_task(
+            recording.add_unknown([foreign, foreign], lambda run: desk.told.append((None, run)))
+        )
+        await asyncio.sleep(0.05)  # it would add the other now
+        go_on.set()
+        await asyncio.gather(settling, importing)
+
+    do(desk, steps)
+    assert [run.number for _, run in desk.told] == [1, 2]
+    assert [whose for whose, _ in desk.told] == [one, None]
 
 
 def test_notes_and_runs_are_written_by_themselves(

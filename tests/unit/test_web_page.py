@@ -73,6 +73,35 @@ def test_a_sample_is_taken_once_and_old_ones_go() -> None:
     assert numbers == [600, 101, 700]
 
 
+def test_there_is_one_try_at_a_time_however_often_it_is_asked_for() -> None:
+    most, tries, again = node("""
+    let now = 0, most = 0, tries = 0;
+    const kept = page.keeper(async () => {
+      now += 1; tries += 1; most = Math.max(most, now);
+      await new Promise((done) => setTimeout(done, 5));
+      now -= 1;
+      return tries % 3 ? null : undefined;
+    }, async () => {});
+    (async () => {
+      const first = kept.run();
+      await Promise.all([kept.run(), kept.run()]);
+      await first;
+      const until = tries;
+      await kept.run();
+      told([most, until, tries]);
+    })();
+    """)
+    assert (most, tries, again) == (1, 3, 6)
+
+
+def test_a_harpd_that_began_anew_is_tried_at_once_and_once() -> None:
+    assert node("""
+    const answers = [null, 0, null, 700, 0, 0, 0, null, 0, undefined], waits = [];
+    const kept = page.keeper(async () => answers.shift(), async (ms) => { waits.push(ms); });
+    kept.run().then(() => told(waits));
+    """) == [2000, 0, 2000, 700, 0, 700, 0, 700, 0]
+
+
 def test_a_span_that_grows_is_one_and_old_ones_go() -> None:
     spans = node("""
     page.addSpans(known, [[1, 0, 10, 11, 0.5], [2, 0, 10, 11, 0.5]], 11);

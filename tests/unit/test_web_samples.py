@@ -57,6 +57,19 @@ def test_a_ratio_is_the_growth_of_the_count_over_the_time_it_took() -> None:
     assert (point.mem_bytes, point.wait_ratio) == (8, 0.25)
 
 
+@pytest.mark.parametrize(
+    ("swap", "on_device", "here"),
+    [(0, 0, 9), (8, 8, 9), (8, 0, 1), (8, 6, 7), (20, 0, 0), (6, 8, 9)],
+    ids=["none", "there", "away", "partly", "late", "odd"],
+)
+def test_memory_on_the_host_is_none_of_the_gpu_s(swap: int, on_device: int, here: int) -> None:
+    moved = pb.Residency(swap_bytes=swap, on_device_bytes=on_device)
+    one = tenant(1, 1.0, charged_bytes=9)
+    one.uses[0].residency.CopyFrom(moved)
+    (point,) = run((1, picture(1, one))).samples[0].points
+    assert point.mem_bytes == here
+
+
 def test_a_count_that_went_back_began_at_zero() -> None:
     state = run((1, picture(1, tenant(1, 9.0))), (2, picture(2, tenant(1, 0.5))))
     assert ratios(state)[1] == {"t1": 0.5}

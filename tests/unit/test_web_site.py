@@ -47,10 +47,11 @@ class World:
         self.names = ["train"]
         self.looks = 0
         self.share_ppm = 300_000
-        seen = EstimatorSeen("observe", {}, {"gpu_mem_bytes": (Sums(9, 9), Sums(4, 3))})
+        self.seen = EstimatorSeen("observe", {}, {"gpu_mem_bytes": (Sums(9, 9), Sums(4, 3))})
+        self.broken = False
         self.feed = Feed(
             self._look,
-            lambda: seen,
+            self._estimates,
             {"version": "1.2", "node": "n1"},
             clock=lambda: self.now_s,
             **options,
@@ -78,6 +79,11 @@ class World:
             uncovered=[pb.Uncovered(pid=9, name="evil", user="bob", device_uuid="GPU-a")],
             now_s=1_700_000_000 + self.now_s,
         )
+
+    def _estimates(self) -> EstimatorSeen:
+        if self.broken:
+            raise ZeroDivisionError
+        return self.seen
 
     async def tick(self, used_s: float = 0.25) -> None:
         self.now_s += 1
@@ -378,6 +384,46 @@ def test_an_odd_picture_does_not_end_the_looks() -> None:
         cast_names[:] = ["train"]  # type: ignore[list-item]
         await world.tick()
         assert json.loads((await get(port, API[0]))[2])["arbiter_up"] is True
+
+    with capture_logs():
+        served(what)
+
+
+def test_estimates_that_break_end_neither_the_looks_nor_the_stream() -> None:
+    async def what(world: World, _server: Server, port: int) -> None:
+        await world.tick()
+        async with stream(port, "?since=1") as event:
+            assert (await event())[0] == "state"
+            world.broken = True
+            for _ in range(2):
+                await world.tick()
+                assert (await get(port, API[2]))[0] == 500
+            assert len(world.feed._readers) == 1  # who was not answered has no place
+            world.broken = False
+            await world.tick()
+            assert (await event())[1]["sample"] == 4
+            assert (await event())[1]["n"] == 4
+        assert [s["n"] for s in json.loads((await get(port, API[1]))[2])["samples"]] == [1, 2, 3, 4]
+
+    with capture_logs() as logs:
+        served(what)
+    assert [log["event"] for log in logs if log["log_level"] == "error"] == [
+        "web_state_broken", "page_failed", "web_state_broken", "page_failed",
+    ]  # fmt: skip
+
+
+def test_a_sample_that_cannot_be_told_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(*_: object) -> Any:
+        raise ZeroDivisionError
+
+    async def what(world: World, _server: Server, port: int) -> None:
+        await world.tick()
+        with monkeypatch.context() as patch:
+            patch.setattr("harp.web.feed.sample_json", odd)
+            await world.tick()
+            assert json.loads((await get(port, API[0]))[2])["arbiter_up"] is False
+        await world.tick()
+        assert [s["n"] for s in json.loads((await get(port, API[1]))[2])["samples"]] == [1, 2]
 
     with capture_logs():
         served(what)

@@ -185,6 +185,29 @@ function sorted(tenants, by, down) {
   });
 }
 
+// Try for ever, one try at a time. A try tells the ms until the next ones: null: as before; 0: the next
+// alone, at once; undefined: there is none.
+function keeper(trial, pause) {
+  const kept = { running: false };
+  kept.run = async () => {
+    if (kept.running) return;
+    kept.running = true;
+    let retry = 2000, hurried = false;
+    try {
+      for (;;) {
+        const told = await trial();
+        if (told === undefined) return;
+        if (told) retry = told;
+        hurried = told === 0 && !hurried;
+        await pause(hurried ? 0 : retry);
+      }
+    } finally {
+      kept.running = false;
+    }
+  };
+  return kept;
+}
+
 // ---- the page
 
 function start() {
@@ -273,26 +296,24 @@ function start() {
     }
   }
 
-  async function run() {
-    let retry = 2000;
-    for (;;) {
-      const control = new AbortController();
-      try {
-        await load(control.signal);
-        $("door").hidden = true;
-        $("main").hidden = false;
-        later();
-        const told = await follow(control);
-        if (told !== null) retry = told;
-        put($("link"), "the connection ended; trying again");
-      } catch (error) {
-        if (error.message === "401") return ask();
-        put($("link"), `no connection (${error.name === "AbortError" ? "silent" : error.message}); trying again`);
-      }
+  const tries = keeper(async () => {
+    const control = new AbortController();
+    try {
+      await load(control.signal);
+      $("door").hidden = true;
+      $("main").hidden = false;
+      later();
+      const told = await follow(control);
+      put($("link"), "the connection ended; trying again");
+      return told;
+    } catch (error) {
+      if (error.message === "401") return ask();
+      put($("link"), `no connection (${error.name === "AbortError" ? "silent" : error.message}); trying again`);
+      return null;
+    } finally {
       control.abort();
-      await new Promise((done) => setTimeout(done, retry));
     }
-  }
+  }, (ms) => new Promise((done) => setTimeout(done, ms)));
 
   function ask() {
     put($("refused"), view.token ? "That is not its token." : "");
@@ -619,14 +640,15 @@ function start() {
   });
   $("door").addEventListener("submit", (event) => {
     event.preventDefault();
+    if (tries.running) return; // Enter twice: the field is empty already
     view.token = $("token").value.trim();
     $("token").value = "";
-    run();
+    tries.run();
   });
   window.addEventListener("resize", later);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", later);
-  run();
+  tries.run();
 }
 
 if (typeof document !== "undefined") start();
-else module.exports = { size, percent, seconds, events, nothing, copyOf, addSample, addSpans, giveColours, stacks, lanes, since, wordsAt, sorted, note };
+else module.exports = { size, percent, seconds, events, nothing, copyOf, addSample, addSpans, giveColours, stacks, lanes, since, wordsAt, sorted, note, keeper };
