@@ -348,6 +348,8 @@ static _Noreturn void rt_exit(struct thread *T)
     for (uint32_t id = 0; id < 16; id++)
         rt_bar_try(S, id);
 #ifdef RT_CLUSTER
+    if (T->cluster_pending && T->cluster_phase == S->cluster_phase)
+        S->cluster_arrived--; /* it counts among those that have ended */
     rt_cluster_try(S);
 #endif
     rt_yield(T);
