@@ -59,6 +59,7 @@ INLINE void rt_thread_begin(struct sched *S, struct thread *T, const struct ptx_
     T->shared = B->shared;
     T->shared_bytes = B->shared_bytes;
     T->at_once = 1;
+    T->poll_at = RT_POLL_EVERY;
     *(uint64_t *)T->stack = STACK_MAGIC;
 }
 
