@@ -17,6 +17,7 @@ from ptx_harness import (
     entry,
     load,
     pointers,
+    ptxc,
 )
 
 
@@ -152,6 +153,40 @@ st.global.u32 [%d1], %r3;
     result, got = run(body, cache)
     assert result.stop == DONE, result
     assert got == [11000] * 10 + [11064] * 54
+
+
+def test_who_arrives_and_ends_counts_once(cache: Path) -> None:
+    """Thread 0 arrives and ends; 1 waits; what 2 writes before it arrives is there for 1."""
+    body = """
+.shared .align 4 .b32 cell;
+setp.eq.u32 %q0, %r0, 0; setp.eq.u32 %q1, %r0, 2;
+@%q1 st.shared.u32 [cell], 7;
+barrier.cluster.arrive;
+@%q0 exit;
+barrier.cluster.wait;
+ld.shared.u32 %r2, [cell];
+st.global.u32 [%d1], %r2;
+"""
+    result, got = run(body, cache, threads=3)
+    assert result.stop == DONE, result
+    assert got == [0, 7, 7]
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        "fence.acq_rel.cluster;",
+        "ld.relaxed.cluster.global.u32 %r1, [%d1];",
+        "atom.global.cluster.add.u32 %r1, [%d1], 1;",
+        ".shared .align 8 .b64 m; cp.async.mbarrier.arrive.shared.b64 [m];",
+        "barrier.cluster.arrive;",
+    ],
+)
+@pytest.mark.parametrize("form", [(), ("--quick",)])
+def test_what_is_of_clusters_compiles_alone(alone: str, form: tuple[str], cache: Path) -> None:
+    text = HEAD + entry("k", 1, PRE + alone)
+    made = ptxc("compile", *form, "--kernel", "k", "--cache", str(cache), text=text)
+    assert made.returncode == 0, made.stderr
 
 
 STACKED = """

@@ -96,6 +96,18 @@ BODIES = {
         ld.shared.u32 %r13, [%r9]; add.u32 %r13, %r13, %r12; st.shared.u32 [%r9], %r13;
         SKIP: bar.sync 0; shr.u32 %r10, %r10, 1; bra L;
         E: ld.shared.u32 %r7, [0];""",
+    "one word of two is written again": """
+        ld.global.v2.u32 {%r8, %r9}, [%p0]; add.u32 %r9, %r9, %r0; xor.b32 %r7, %r8, %r9;""",
+    "half of a double word goes round a loop": """
+        mov.u32 %r10, 0; mov.u32 %r11, 3; mov.b64 %d3, {%r11, %r10}; mov.b64 {%r8, %r9}, %d3;
+        L: add.u32 %r8, %r8, %r0; add.u32 %r9, %r9, 1; setp.lt.u32 %q0, %r9, 5; @%q0 bra L;
+        xor.b32 %r7, %r8, %r9;""",
+    "one predicate of two is joined with the thread's own": """
+        setp.gt.u32 %q2, %r6, 50; setp.gt.s32 %q0|%q1, %r5, 8; and.pred %q1, %q1, %q2;
+        selp.u32 %r7, 1, 0, %q0; @%q1 add.u32 %r7, %r7, 2;""",
+    "two predicates, one also read": """
+        setp.gt.u32 %q2, %r6, 50; setp.gt.u32 %q0, %r2, 8; setp.ne.xor.u32 %q0|%q1, %r5, 8, %q0;
+        and.pred %q1, %q1, %q2; selp.u32 %r7, 1, 0, %q0; @%q1 add.u32 %r7, %r7, 2;""",
     "some end before the barrier": """
         mov.u32 %r7, 1; mad.lo.u32 %r8, %r1, %r2, %r0; shl.b32 %r9, %r8, 2; st.shared.u32 [%r9], %r6;
         setp.gt.u32 %q0, %r6, 60; @%q0 exit; bar.sync 0; ld.shared.u32 %r7, [%r9];""",
@@ -209,6 +221,22 @@ def test_a_barrier_that_not_all_reach_ends_the_block(tmp_path: Path) -> None:
         result = code.run(device, pointers(ARENA_BASE), block=(48,))
         assert result.stop == TRAP
         assert "bar.sync" in result.fault_where
+
+
+def test_parted_rows_poll_as_often_as_threads(tmp_path: Path) -> None:
+    """No thread of them comes near the instructions between two polls: together they do."""
+    body = """
+        mov.u32 %r0, %tid.x; and.b32 %r1, %r0, 7; add.u32 %r1, %r1, 2500;
+        L: sub.u32 %r1, %r1, 1; setp.ne.u32 %q0, %r1, 0; @%q0 bra L;
+        mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0; st.global.u32 [%d1], %r1;"""
+    polls = []
+    for code in _both(HEAD + entry("k", 1, body), "k", tmp_path):
+        device = Device()
+        result = code.run(device, pointers(ARENA_BASE), block=(1024,))
+        assert result.stop == DONE
+        assert device.polls - 1 == result.instructions >> 20  # one as the block begins
+        polls.append(device.polls)
+    assert polls[0] == polls[1] > 5
 
 
 def test_a_kernel_named_as_an_instruction_does_not_call_itself() -> None:

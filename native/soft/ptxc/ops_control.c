@@ -55,8 +55,9 @@ void survey_scheme(struct emitter *e, const struct ptx_instr *in)
     if (strcmp(in->op, "bar") == 0 || strcmp(in->op, "barrier") == 0)
         e->barrier |= !has_mod(in, "warp");
     bool arrives = strcmp(in->op, "cp") == 0 && has_mod(in, "mbarrier");
-    if (strcmp(in->op, "mbarrier") == 0 || arrives || has_mod(in, "cluster"))
-        e->meets = true;
+    bool cluster = strcmp(in->op, "barrier") == 0 && has_mod(in, "cluster");
+    if (strcmp(in->op, "mbarrier") == 0 || arrives || cluster)
+        e->meets = e->fibers = true;
     if (strcmp(in->op, "alloca") == 0)
         e->allocates = true;
     if (strcmp(in->op, "exit") == 0 && !e->body->func->entry)

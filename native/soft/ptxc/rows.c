@@ -56,12 +56,12 @@ static const struct ptx_operand *widened(const struct rows *rows, const struct p
     return NULL;
 }
 
-static bool result_is_own(const struct rows *rows, const struct ptx_operand *to)
+bool rows_result_is_own(const struct rows *rows, const struct ptx_operand *to)
 {
     if (to->kind == OPND_REG)
         return is_own(rows, to->reg) || (to->pair && is_own(rows, to->pair - 1));
     for (uint32_t i = 0; i < to->part_count; i++)
-        if (result_is_own(rows, &to->parts[i]))
+        if (rows_result_is_own(rows, &to->parts[i]))
             return true;
     return false;
 }
@@ -84,7 +84,7 @@ static bool is_once(const struct rows *rows, const struct ptx_instr *in)
     for (uint32_t i = 1; i < in->op_count; i++)
         if (rows_class(rows, &in->ops[i]).kind != ROW_STRIDE)
             return false;
-    return !result_is_own(rows, &in->ops[0]);
+    return !rows_result_is_own(rows, &in->ops[0]);
 }
 
 void rows_find_entries(struct emitter *e, struct rows *rows)

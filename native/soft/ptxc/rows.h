@@ -32,6 +32,8 @@ struct rows {
 /* What is known about the kernel's registers; false: this kernel is not made for rows. */
 bool rows_plan(struct emitter *e, struct ptx_body *body, struct rows *rows);
 struct row_class rows_class(const struct rows *rows, const struct ptx_operand *op);
+/* Is one of the registers of this result the threads' own? */
+bool rows_result_is_own(const struct rows *rows, const struct ptx_operand *to);
 /* Statements before which a row may part, into rows->entries. */
 void rows_find_entries(struct emitter *e, struct rows *rows);
 /* The registers of a row as they are handed to threads that go on alone: a struct's members. */

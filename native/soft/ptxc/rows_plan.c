@@ -248,6 +248,9 @@ static void find_classes(struct emitter *e, struct rows *rows)
             struct row_class c = result_class(e, rows, in);
             if (in->guard && rows->regs[in->guard - 1].kind == ROW_OWN)
                 c = own;
+            /* Of several results made at once either all are the threads' own or none is. */
+            if (rows_result_is_own(rows, &in->ops[0]))
+                c = own;
             changed |= join_operand(rows, &in->ops[0], c);
         }
         if (changed)

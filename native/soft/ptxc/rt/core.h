@@ -29,6 +29,7 @@ struct thread {
     uint32_t lin;        /* linear index in the block */
     uint64_t sleep;      /* its own virtual nanosleep */
     uint64_t ic, lb, sb; /* instructions, bytes loaded, bytes stored */
+    uint64_t poll_at;    /* `ic` at which the host is asked next */
     unsigned char *local;
     uint32_t local_used, local_bytes;
     uint32_t cluster_pending, cluster_phase;
@@ -267,12 +268,13 @@ COLD _Noreturn void rt_bad(struct thread *T, uint64_t a, uint32_t n, uint64_t wi
     unsigned char *const SB = T->shared;                                                           \
     const uint32_t SN = T->shared_bytes;                                                           \
     const unsigned char *const PB = T->L->params;                                                  \
-    uint64_t ic = 0, lb = 0, sb = 0, due = RT_POLL_EVERY;                                          \
+    uint64_t ic = 0, lb = 0, sb = 0, due = T->poll_at > T->ic ? T->poll_at - T->ic : 0;            \
     uint32_t cc = 0, spin = 0;                                                                     \
     (void)AB, (void)AN, (void)AM, (void)AD, (void)SB, (void)SN, (void)PB, (void)cc, (void)spin,    \
         (void)lb, (void)sb, (void)due
 #define RT_FLUSH      (T->ic += ic, T->lb += lb, T->sb += sb, ic = lb = sb = 0)
-#define RT_POLL_EVERY (1u << 20) /* instructions of one thread between two polls */
+/* Instructions between two polls: of a fiber, else of the block, whatever functions count them. */
+#define RT_POLL_EVERY (1u << 20)
 
 #define RT_IN_ARENA(a, n, w)                                                                       \
     (((a) - AB) < AN && !((a) & ((n) - 1)) &&                                                      \
@@ -359,6 +361,7 @@ COLD uint64_t rt_breathe(struct thread *T, uint64_t ic)
     if (T->L->host->poll && T->L->host->poll(T->L))
         rt_stop(T, PTX_STOP_ABANDONED, 0, NULL);
 #endif
+    T->poll_at = T->ic + ic + RT_POLL_EVERY;
     return ic + RT_POLL_EVERY;
 }
 

@@ -59,6 +59,7 @@ INLINE void rt_thread_begin(struct sched *S, struct thread *T, const struct ptx_
     T->shared = B->shared;
     T->shared_bytes = B->shared_bytes;
     T->at_once = 1;
+    T->poll_at = RT_POLL_EVERY;
     *(uint64_t *)T->stack = STACK_MAGIC;
 }
 
@@ -348,6 +349,8 @@ static _Noreturn void rt_exit(struct thread *T)
     for (uint32_t id = 0; id < 16; id++)
         rt_bar_try(S, id);
 #ifdef RT_CLUSTER
+    if (T->cluster_pending && T->cluster_phase == S->cluster_phase)
+        S->cluster_arrived--; /* it counts among those that have ended */
     rt_cluster_try(S);
 #endif
     rt_yield(T);

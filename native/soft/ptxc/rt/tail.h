@@ -82,6 +82,7 @@ static enum ptx_stop rt_run_block(const struct ptx_launch *L, struct ptx_block *
                          .shared_bytes = B->shared_bytes,
                          .local = at,
                          .local_bytes = RT_LOCAL_BYTES,
+                         .poll_at = RT_POLL_EVERY,
                          .S = S};
     S->t = &one;
     rt_enter(&S->leave_sp, rt_plain, &one);
