@@ -78,7 +78,7 @@ def make_bare(fn: int, row: str, call: Call, world: World) -> Callable[[], Made]
 
 def _own(was: int, call: Call, world: World) -> int:
     """Memory of ours for memory of the program's."""
-    size = call.size or call.slots[1]
+    size = max(call.size, call.slots[1])  # the driver is told the latter
     if size > 1 << 34:
         raise Unknown("it registers more host memory than a replay takes")
     block = (ctypes.c_char * (size + 4096))()

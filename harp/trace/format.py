@@ -14,7 +14,9 @@ are whole. Only what has no header at all is refused.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -48,7 +50,7 @@ HEADER_BYTES = 4096
 SEGMENT_MAGIC = 0x31474553
 COMMIT = 0x43525052
 MOST_SEGMENT_BYTES = 64 << 20
-MOST_SEGMENTS = 1 << 22  # 4 TiB of libharp's; each is looked at, in a file of holes as well
+MOST_SEGMENTS = 1 << 22  # 4 TiB of libharp's
 MOST_SYMBOLS = 1 << 16  # records have so many numbers
 _MOST_OFFSET = (1 << 63) - 1
 #: of format.h's structs, in their order
@@ -155,6 +157,21 @@ def _strange(header: Header) -> Iterator[str]:
         yield f"{len(found)} symbols are not of the function that they name, the first {found[0]}"
 
 
+def _behind_hole(file: BinaryIO, at: int) -> int:
+    """Where a file has anything, from there on: one of holes has any size, and no bytes."""
+    try:
+        fd = file.fileno()
+        was = os.lseek(fd, 0, os.SEEK_CUR)  # the file object counts on it
+    except OSError:
+        return at
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        return _MOST_OFFSET if error.errno == errno.ENXIO else at
+    finally:
+        os.lseek(fd, was, os.SEEK_SET)
+
+
 class Reader:
     """Goes through a trace once; `problems` says what did not make sense."""
 
@@ -170,7 +187,8 @@ class Reader:
     def __iter__(self) -> Iterator[Record]:
         """Records, oldest segment first, in the order in which they were written."""
         places = []
-        for place in range(self.header.segments):
+        place = -1
+        while (place := place + 1) < self.header.segments:
             self._file.seek(self._data + place * self.header.segment_bytes)
             raw = self._file.read(SEGMENT.size)
             if len(raw) < SEGMENT.size:
@@ -180,6 +198,10 @@ class Reader:
                 places.append((number, place))
             elif any(raw):
                 self.problems.append(f"segment at place {place} has no header that makes sense")
+            else:
+                beyond = self._data + (place + 1) * self.header.segment_bytes
+                found = _behind_hole(self._file, beyond) - self._data
+                place = max(found // self.header.segment_bytes - 1, place)
         for number, place in sorted(places):
             yield from self._segment(number, place)
 

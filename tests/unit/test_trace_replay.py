@@ -20,6 +20,7 @@ from trace_made import HEADER, RECORDS, call, launch, written
 from harp.errors import TraceError
 from harp.trace import driver
 from harp.trace.again import Again
+from harp.trace.bare import make_bare
 from harp.trace.compare import compared
 from harp.trace.driver import Driver
 from harp.trace.format import Reader
@@ -213,6 +214,13 @@ def test_an_address_of_the_recorded_process_reaches_no_driver(name: str) -> None
     assert requested(_NUMBERS[name], nulls, world)  # a driver says of NULL what it is
     world.memory.add(0x1000, 0x100, 0x5000)
     assert 0x5000 in requested(_NUMBERS[name], _COPIES[name], world).values()
+
+
+def test_as_much_host_memory_is_registered_as_there_is() -> None:
+    world = World()
+    of = replace(call(0, "cuMemHostAlloc", 0, 1, slots=(0x8000, 1 << 20, 0)), size=1)
+    make_bare(1, "onn", of, world)
+    assert world.memory.left(0x8000) == 1 << 20
 
 
 def test_a_device_pointer_of_host_memory_is_all_of_it() -> None:
