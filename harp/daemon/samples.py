@@ -25,6 +25,7 @@ from harp.daemon.fanout import (
     Fanout,
     Given,
     Join,
+    Late,
     Leave,
     Look,
     Looked,
@@ -198,7 +199,10 @@ class Watching:
         Raises:
             HarpError: see join().
         """
-        self._state, actions = step(self._state, event, self._clock_ns())
+        now_ns = self._clock_ns()
+        self._state, actions = step(self._state, event, now_ns)
+        if isinstance(event, Ready) and actions:  # it writes what it is given before the next turn
+            asyncio.get_running_loop().call_soon(lambda: self.step(Late(now_ns)))
         if isinstance(event, Join | Leave):
             self._changed.set()
         if isinstance(event, Leave):

@@ -27,7 +27,7 @@ from harp.config import AdmissionConfig
 from harp.daemon import samples
 from harp.daemon.answers import Answers
 from harp.daemon.book import Book
-from harp.daemon.fanout import MOST_OF_A_USER
+from harp.daemon.fanout import MOST_OF_A_USER, Given, Looked, Tick
 from harp.daemon.picture import ArbiterDevice, ArbiterTenant, Hold, Picture
 from harp.daemon.samples import Sampler, Watching
 from harp.daemon.service import ControlService
@@ -330,6 +330,31 @@ def test_an_older_harpd_says_so() -> None:
             assert "harp daemon --upgrade" in error.value.hint
         finally:
             server.stop(None).wait()
+
+
+def test_what_is_written_between_two_looks_counts_as_well() -> None:
+    clock_ns = 1_000_000_000
+    watching = Watching(Sampler(_Book(), _harpd()).sample, lambda: clock_ns)
+
+    async def run() -> None:
+        nonlocal clock_ns
+        seat = watching.join(1000, 10)
+        first = asyncio.create_task(anext(seat))
+        await asyncio.sleep(0)
+        for _ in range(2):  # it takes the first, and the other waits for it
+            clock_ns += 10_000_000
+            assert watching.step(Tick())
+            watching.step(Looked(pb.WatchSamplesReply(sample=pb.Sample())))
+            watching.step(Given())
+            await asyncio.sleep(0)
+        assert first.done()
+        clock_ns += 1_000_000
+        await anext(seat)
+        clock_ns += 7_000_000  # it writes
+        await asyncio.sleep(0)
+        assert watching._state.rest_ns == clock_ns + 3 * 7_000_000
+
+    asyncio.run(run())
 
 
 def test_what_writing_takes_counts_as_looking_does() -> None:
