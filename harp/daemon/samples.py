@@ -69,7 +69,8 @@ class Sampler:
         overheads = _overheads(picture)
         promises = self._book.promises(picture)
         tenants = self._book.tenants.values()
-        self._names = {t.uid: self._names.get(t.uid) or user_name(t.uid) for t in tenants}
+        uids = {tenant.uid for tenant in tenants}
+        self._names = {uid: self._names.get(uid) or user_name(uid) for uid in uids}
         return pb.Sample(
             now_s=time.time(),
             at_ns=time.monotonic_ns(),
