@@ -83,8 +83,8 @@ class Answers:
             free_ppm=self._book.free_ppm(promises),
         )
 
-    def tenant(self, tenant: Tenant, picture: Picture) -> pb.Tenant:
-        """A tenant, its use and its processes."""
+    def tenant(self, tenant: Tenant, picture: Picture, user: str = "") -> pb.Tenant:
+        """A tenant, its use and its processes; `user`: its login name, if that is known."""
         clients = picture.clients_of(tenant.tenant_id)
         uses = [self._use(tenant, uuid, picture) for uuid in tenant.device_uuids]
         windows = [self._harpd.used_ratio(tenant.tenant_id, u)[1] for u in tenant.device_uuids]
@@ -93,7 +93,7 @@ class Answers:
             tenant_id=tenant.tenant_id,
             name=tenant.name,
             uid=tenant.uid,
-            user=user_name(tenant.uid),
+            user=user or user_name(tenant.uid),
             root_pid=tenant.root_pid,
             root_alive=bool(tenant.root_start) and start_of(tenant.root_pid) == tenant.root_start,
             device_uuid=tenant.device_uuids[0],

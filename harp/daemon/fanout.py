@@ -4,7 +4,8 @@
 step(state, event, now) -> (state, actions)
     Join, Ready, Leave (a watcher's) ──┐             ┌── Send, End (a watcher's)
     Tick (when next_ns() says)  ───────┼── step() ───┴── Look: one, however many watch
-    Looked (what came of it), Given  ──┘
+    Looked (what came of it), Given  ──┤
+    Late (who was given one late) ─────┘
 (1) Nobody watches: nobody looks. There is one look at a time, at the rate of who asked for the
     highest; others take of its samples those that come nearest to when theirs are due.
 (2) A watcher is given a sample when it has taken the one before. Until then the newest waits for
@@ -28,6 +29,7 @@ __all__ = [
     "Fanout",
     "Given",
     "Join",
+    "Late",
     "Leave",
     "Look",
     "Looked",
@@ -72,6 +74,7 @@ class Fanout:
     looking_ns: int | None = None
     beat_ns: int = 0  #: the moment that the last look was for
     rest_ns: int = 0  #: until when harpd does other things
+    counted_ns: int = 0  #: what it did until then is in rest_ns
     ended: bool = False  #: nobody watches any more, and nobody will
 
 
@@ -116,11 +119,18 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
+class Late:
+    """A watcher that became ready between two looks has the sample that waited for it."""
+
+    begun_ns: int  #: when it became ready
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """harpd ends."""
 
 
-Event = Join | Ready | Leave | Tick | Looked | Given | Stop
+Event = Join | Ready | Leave | Tick | Looked | Given | Late | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +201,11 @@ def step(state: Fanout, event: Event, now_ns: int) -> tuple[Fanout, list[Action]
             return _looked(state, sample)
         case Given() if state.looking_ns is not None:
             rest_ns = now_ns + _REST * (now_ns - state.looking_ns)
-            return replace(state, looking_ns=None, rest_ns=rest_ns), []
+            return replace(state, looking_ns=None, rest_ns=rest_ns, counted_ns=now_ns), []
+        case Late(begun_ns) if state.looking_ns is None:  # else the look's time has it
+            took_ns = now_ns - max(begun_ns, state.counted_ns)
+            rest_ns = max(state.rest_ns, now_ns) + _REST * took_ns
+            return replace(state, rest_ns=rest_ns, counted_ns=now_ns), []
         case Stop():
             return Fanout(ended=True), [End(number) for number in state.watchers]
         case _:

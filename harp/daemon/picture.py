@@ -69,10 +69,19 @@ class Picture:
     clients: Mapping[int, Client] = field(default_factory=dict)
     #: {(client_id, uuid): what it holds}; only where that is something
     holds: Mapping[tuple[int, str], Hold] = field(default_factory=dict)
+    #: {tenant_id: its clients}: made once, for each tenant is asked about, and more than once
+    _by_tenant: Mapping[int, list[Client]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Group the clients."""
+        found: dict[int, list[Client]] = {}
+        for client in self.clients.values():
+            found.setdefault(client.tenant_id, []).append(client)
+        object.__setattr__(self, "_by_tenant", found)
 
     def clients_of(self, tenant_id: int) -> list[Client]:
         """A tenant's clients, oldest first."""
-        return [c for c in self.clients.values() if c.tenant_id == tenant_id]
+        return [*self._by_tenant.get(tenant_id, ())]
 
     def draining(self) -> list[Client]:
         """The dead whose memory is not back."""

@@ -25,6 +25,7 @@ from harp.daemon.fanout import (
     Fanout,
     Given,
     Join,
+    Late,
     Leave,
     Look,
     Looked,
@@ -68,7 +69,8 @@ class Sampler:
         overheads = _overheads(picture)
         promises = self._book.promises(picture)
         tenants = self._book.tenants.values()
-        self._names = {t.uid: self._names.get(t.uid) or user_name(t.uid) for t in tenants}
+        uids = {tenant.uid for tenant in tenants}
+        self._names = {uid: self._names.get(uid) or user_name(uid) for uid in uids}
         return pb.Sample(
             now_s=time.time(),
             at_ns=time.monotonic_ns(),
@@ -198,7 +200,10 @@ class Watching:
         Raises:
             HarpError: see join().
         """
-        self._state, actions = step(self._state, event, self._clock_ns())
+        now_ns = self._clock_ns()
+        self._state, actions = step(self._state, event, now_ns)
+        if isinstance(event, Ready) and actions:  # it writes what it is given before the next turn
+            asyncio.get_running_loop().call_soon(lambda: self.step(Late(now_ns)))
         if isinstance(event, Join | Leave):
             self._changed.set()
         if isinstance(event, Leave):

@@ -14,28 +14,47 @@ from harp.daemon.book import Book
 from harp.daemon.harpd import Harpd
 from harp.daemon.pools import Pools
 from harp.metrics import keep
+from harp.procs import user_name
 from harp.web import Door, Feed, Site
 
-__all__ = ["serve_web"]
+__all__ = ["Looker", "serve_web"]
+
+
+class Looker:
+    """What GetState answers, for who asks each second: names of users are looked up once."""
+
+    def __init__(self, book: Book, harpd: Harpd) -> None:
+        self._book = book
+        self._harpd = harpd
+        self._answers = Answers(book, harpd)
+        #: {uid: login name}; names of those who have tenants now
+        self._names: dict[int, str] = {}
+
+    async def __call__(self) -> pb.GetStateReply:
+        """What holds now."""
+        picture = await self._book.look()
+        promises = self._book.promises(picture)
+        tenants = self._book.tenants.values()
+        uids = {tenant.uid for tenant in tenants}
+        self._names = {uid: self._names.get(uid) or user_name(uid) for uid in uids}
+        return pb.GetStateReply(
+            devices=[
+                self._answers.promised(device, picture, promises[uuid])
+                for uuid, device in self._book.devices.items()
+            ],
+            tenants=[self._answers.tenant(t, picture, self._names[t.uid]) for t in tenants],
+            uncovered=[uncovered(one) for one in self._harpd.evaders.uncovered.values()],
+            now_s=time.time(),
+        )
 
 
 async def serve_web(door: Door, book: Book, harpd: Harpd, pools: Pools) -> None:
-    """Serve it for ever, and look once a second for it.
+    """Serve it for ever, and look for it.
 
     It tells what GetState tells to every user of the machine, and of estimates what GetMetrics
     does: sums over all jobs.
     """
-    answers = Answers(book, harpd)
-
-    async def look() -> pb.GetStateReply:
-        picture = await book.look()
-        return pb.GetStateReply(
-            devices=[answers.device(d, picture) for d in book.devices.values()],
-            tenants=[answers.tenant(t, picture) for t in book.tenants.values()],
-            uncovered=[uncovered(u) for u in harpd.evaders.uncovered.values()],
-            now_s=time.time(),
-        )
-
+    look = Looker(book, harpd)
     feed = Feed(look, pools.seen, {"version": __version__, "node": socket.gethostname()})
     site = Site(feed, door)
     events = ("web_served", "web_not_served")

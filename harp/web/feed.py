@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One look a second for all readers, and the readers of the stream.
+"""One look a second for all readers, a look in 5 s while there is none; the stream's readers.
 
 (1) However many read, and however often, the arbiter is asked once a second, and a text is made
     once: who asks all the time costs copies.
@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -35,6 +37,8 @@ __all__ = ["Feed", "Reader"]
 
 _log = structlog.get_logger(__name__)
 _PERIOD_S = 1.0
+#: who comes finds what was before, less finely; and who asked is thought to ask again for so long
+_IDLE_S = 5.0
 _READERS = 16
 _BACKLOG = 8
 #: a reader whose connection ended comes back after this
@@ -86,6 +90,7 @@ class Feed:
         about: more of the state that does not change: version, node.
         bounds: how much is kept.
         period_s: between two looks.
+        idle_s: the same while nobody reads.
         readers: most at once.
         backlog: events that a reader may let lie.
         clock: the steady one.
@@ -99,6 +104,7 @@ class Feed:
         *,
         bounds: Bounds = KEEP,
         period_s: float = _PERIOD_S,
+        idle_s: float = _IDLE_S,
         readers: int = _READERS,
         backlog: int = _BACKLOG,
         clock: Callable[[], float] = time.monotonic,
@@ -108,6 +114,7 @@ class Feed:
         #: told apart from the feed of a harpd before, whose numbers were others
         self._about = {**about, "epoch": secrets.token_hex(8), "period_s": period_s}
         self._period_s = period_s
+        self._idle_s = idle_s
         self._most = readers
         self._backlog = backlog
         self._clock = clock
@@ -121,12 +128,20 @@ class Feed:
         self._state: bytes | None = None
         self._beside: tuple[bytes, bytes] | None = None
         self._readers: set[Reader] = set()
+        #: somebody reads: when last, without a stream
+        self._came = asyncio.Event()
+        self._asked_s = -math.inf
 
     async def keep(self) -> None:
-        """Look once a period, for ever."""
+        """Look once a period, and less often while nobody reads; for ever."""
         while True:
             began_s = self._clock()
+            self._came.clear()
             await self.tick()
+            if not self._readers and began_s - self._asked_s >= self._idle_s:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._idle_s - (self._clock() - began_s)):
+                        await self._came.wait()
             await asyncio.sleep(max(0.0, self._period_s - (self._clock() - began_s)))
 
     async def tick(self) -> None:
@@ -152,7 +167,7 @@ class Feed:
         if self._readers:
             try:
                 told = self._sample_event(sample.number) if sample else b""
-                event = _event("state", self.state()) + told
+                event = _event("state", self._state_text()) + told
             except Exception:  # noqa: BLE001 - likewise; readers come back if they hear nothing
                 _log.exception("web_state_broken")
                 return
@@ -175,14 +190,24 @@ class Feed:
         if len(self._readers) >= self._most:
             return None
         missed = (self._sample_event(sample.number) for sample in self._kept.since(since))
-        first = (f"retry: {_RETRY_MS}\n\n".encode(), _event("state", self.state()), *missed)
+        first = (f"retry: {_RETRY_MS}\n\n".encode(), _event("state", self._state_text()), *missed)
         reader = Reader(self._backlog, self._readers.discard)
         reader.put(b"".join(first))
         self._readers.add(reader)
+        self._came.set()
         return reader
 
     def state(self) -> bytes:
         """The API's state."""
+        self._heed()
+        return self._state_text()
+
+    def _heed(self) -> None:
+        """Somebody asks who may ask again."""
+        self._asked_s = self._clock()
+        self._came.set()
+
+    def _state_text(self) -> bytes:
         if self._state is None:
             told: Json = {
                 **self._about,
@@ -196,6 +221,7 @@ class Feed:
 
     def samples(self, since: int) -> bytes:
         """Samples after a number, whose they are, and all spans."""
+        self._heed()
         if self._beside is None:
             about: Json = {"epoch": self._about["epoch"], "series": series_json(self._kept.series)}
             self._beside = _text(about), _text(spans_json(self._kept.spans(), self._gpus))

@@ -19,6 +19,7 @@ from harp.daemon.fanout import (
     Fanout,
     Given,
     Join,
+    Late,
     Leave,
     Look,
     Looked,
@@ -187,6 +188,26 @@ def test_looking_and_giving_take_no_more_than_a_quarter_of_the_time(
     assert len(world.looks) == 51
     # None of those that there was no time for was dropped: there is none.
     assert sum(send.dropped for _, send in world.of(1)) == 0
+
+
+def test_what_is_given_late_takes_time_as_well() -> None:
+    world = World()
+    world.join(1, 10)
+    world.run(world.now_ns + 100 * MS)
+    begun_ns, rest_ns = world.now_ns, world.state.rest_ns
+    assert rest_ns <= begun_ns
+    for passed_ms, rests_ms in ((4, 4 + 12), (0, 16), (1, 4 + 12 + 3), (7, 19 + 21)):
+        # What two of them did in the same time is counted once, and adds to a rest that goes on.
+        world.now_ns += passed_ms * MS
+        world.do(Late(begun_ns))
+        assert world.state.rest_ns == begun_ns + rests_ms * MS, passed_ms
+    world.now_ns = world.state.rest_ns
+    assert world.do(Tick()) == [Look()]
+    world.now_ns += 2 * MS
+    world.do(Late(world.now_ns - MS))  # is part of the look
+    world.do(Looked(1))
+    world.do(Given())
+    assert world.state.rest_ns == world.now_ns + 3 * 2 * MS
 
 
 def test_after_the_fastest_has_gone_nobody_waits_twice_as_long() -> None:

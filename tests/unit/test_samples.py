@@ -27,10 +27,11 @@ from harp.config import AdmissionConfig
 from harp.daemon import samples
 from harp.daemon.answers import Answers
 from harp.daemon.book import Book
-from harp.daemon.fanout import MOST_OF_A_USER
+from harp.daemon.fanout import MOST_OF_A_USER, Given, Looked, Tick
 from harp.daemon.picture import ArbiterDevice, ArbiterTenant, Hold, Picture
 from harp.daemon.samples import Sampler, Watching
 from harp.daemon.service import ControlService
+from harp.daemon.web import Looker
 from harp.errors import (
     ArbiterError,
     ConfigError,
@@ -39,6 +40,7 @@ from harp.errors import (
     QuotaExceeded,
     Unauthenticated,
 )
+from harp.grants import Promise
 from harp.model import Client as ArbiterClient
 from harp.model import ClientState, Limits, Residency, ResidencyState, TenantClass, Use
 from harp.rundir import RunDir
@@ -120,6 +122,39 @@ def test_a_sample_says_what_the_state_says() -> None:
     assert [use.overhead_bytes for use in seen.uses] == [30, 40]
     assert seen.uses[1].residency.swaps == 2
     assert seen.window_s == 4
+
+
+def test_the_page_s_look_asks_once_for_what_is_the_same_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    book, harpd = _Book(), _harpd()
+    for number in range(2, 40):
+        book.tenants[number] = replace(book.tenants[1], tenant_id=number, name=f"t{number}")
+    asked: list[object] = []
+    promises = book.promises
+
+    def counted(picture: Picture, without: int = 0) -> dict[str, list[Promise]]:
+        asked.append("promises")
+        return promises(picture, without)
+
+    def named(uid: int) -> str:
+        asked.append(uid)
+        return "ann"
+
+    monkeypatch.setattr(book, "promises", counted)
+    monkeypatch.setattr("harp.daemon.web.user_name", named)
+    monkeypatch.setattr("harp.daemon.answers.user_name", named)
+    look = Looker(book, harpd)
+    told = asyncio.run(look())
+    uid = book.tenants[1].uid
+    assert asked == ["promises", uid]
+    assert asyncio.run(look()).tenants == told.tenants
+    assert asked == ["promises", uid, "promises"]
+    answers = Answers(book, harpd)
+    assert list(told.devices) == [answers.device(d, book.picture) for d in (GPU, OTHER)]
+    assert list(told.tenants) == [answers.tenant(t, book.picture) for t in book.tenants.values()]
+    assert len(told.tenants[0].clients) == 3
+    assert not told.tenants[1].clients
 
 
 def test_an_arbiter_that_is_away_is_said_and_what_was_known_stays() -> None:
@@ -330,6 +365,31 @@ def test_an_older_harpd_says_so() -> None:
             assert "harp daemon --upgrade" in error.value.hint
         finally:
             server.stop(None).wait()
+
+
+def test_what_is_written_between_two_looks_counts_as_well() -> None:
+    clock_ns = 1_000_000_000
+    watching = Watching(Sampler(_Book(), _harpd()).sample, lambda: clock_ns)
+
+    async def run() -> None:
+        nonlocal clock_ns
+        seat = watching.join(1000, 10)
+        first = asyncio.create_task(anext(seat))
+        await asyncio.sleep(0)
+        for _ in range(2):  # it takes the first, and the other waits for it
+            clock_ns += 10_000_000
+            assert watching.step(Tick())
+            watching.step(Looked(pb.WatchSamplesReply(sample=pb.Sample())))
+            watching.step(Given())
+            await asyncio.sleep(0)
+        assert first.done()
+        clock_ns += 1_000_000
+        await anext(seat)
+        clock_ns += 7_000_000  # it writes
+        await asyncio.sleep(0)
+        assert watching._state.rest_ns == clock_ns + 3 * 7_000_000
+
+    asyncio.run(run())
 
 
 def test_what_writing_takes_counts_as_looking_does() -> None:

@@ -517,10 +517,36 @@ def test_a_name_ends_no_event_and_is_no_markup() -> None:
 def test_a_look_is_taken_each_period() -> None:
     async def scenario() -> None:
         world = World(period_s=0.01)
+        assert world.feed.read(0)
         keeping = asyncio.create_task(world.feed.keep())
         while world.looks < 5:
             await asyncio.sleep(0.001)
             world.now_s += 0.01
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(scenario(), LONG_S))
+
+
+@pytest.mark.parametrize("how", ["read", "state", "samples"])
+def test_while_nobody_reads_looks_are_few_and_who_comes_is_not_kept_waiting(how: str) -> None:
+    async def scenario() -> None:
+        world = World(period_s=0.01, idle_s=LONG_S)
+        keeping = asyncio.create_task(world.feed.keep())
+        await asyncio.sleep(0.2)
+        assert world.looks == 1
+        arguments = () if how == "state" else (0,)
+        came = getattr(world.feed, how)(*arguments)
+        while world.looks < 5:  # noqa: ASYNC110 - a count, no event
+            await asyncio.sleep(0.001)
+        if how == "read":
+            came.close()
+        else:
+            world.now_s += LONG_S  # it has not asked again
+        await asyncio.sleep(0.1)  # the look that was begun is done
+        looks = world.looks
+        await asyncio.sleep(0.2)
+        assert world.looks == looks
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
 
