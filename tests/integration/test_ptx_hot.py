@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -42,7 +44,7 @@ THREADS = 256
 #: launches `mix` as often as is said; prints what came out and the instructions counted, each time
 PROGRAM = """
 import ctypes as c, json, sys, time, zlib
-ptx, blocks, rounds, launches, until, unload = json.loads(sys.argv[1])
+ptx, blocks, rounds, launches, until, unload, between, pad_mib = json.loads(sys.argv[1])
 cu = c.CDLL("libcuda.so.1")
 def do(name, *a):
     status = getattr(cu, name)(*a)
@@ -51,12 +53,17 @@ do("cuInit", 0)
 context, module, function = c.c_void_p(), c.c_void_p(), c.c_void_p()
 out, size = c.c_uint64(), c.c_size_t(4 * 256 * blocks)
 do("cuCtxCreate_v2", c.byref(context), 0, 0)
-do("cuModuleLoadData", c.byref(module), ptx.encode())
+padding = ("//" + "x" * 1021 + chr(10)) * (pad_mib << 10)
+do("cuModuleLoadData", c.byref(module), (ptx + padding).encode())
+del padding
 do("cuModuleGetFunction", c.byref(function), module, b"mix")
 do("cuMemAlloc_v2", c.byref(out), size)
 count = c.c_uint32(rounds)
 params = (c.c_void_p * 2)(c.addressof(out), c.addressof(count))
 words = (c.c_uint32 * (256 * blocks))()
+if between:  # once it is compiled
+    do("cuLaunchKernel", function, 1, 1, 1, 256, 1, 1, 0, None, params, None)
+    exec(between)
 told, end = [], time.monotonic() + 100
 while len(told) < launches or (until and until not in open(sys.argv[2]).read()):
     assert time.monotonic() < end, "it does not come"
@@ -102,10 +109,19 @@ class World:
         path.chmod(0o755)
 
     def run(
-        self, blocks: int, rounds: int, launches: int = 1, until: str = "", unload: str = ""
+        self,
+        blocks: int,
+        rounds: int,
+        launches: int = 1,
+        *,
+        until: str = "",
+        unload: str = "",
+        ptx: str = PTX,
+        between: str = "",
+        pad_mib: int = 0,
     ) -> list[int]:
         """What came out, launch by launch: always the same."""
-        arguments = json.dumps([PTX, blocks, rounds, launches, until, unload])
+        arguments = json.dumps([ptx, blocks, rounds, launches, until, unload, between, pad_mib])
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, arguments, str(self.log)],
             env=self.env,
@@ -179,3 +195,58 @@ def test_a_module_may_go_while_its_kernel_is_compiled(world: World) -> None:
     world.compiler('[ "$1" = -O1 ] || sleep 1; exec cc')
     world.run(HOT_BLOCKS, HOT_ROUNDS, launches=6, unload="4")
     assert world.levels == {"-O1": 1, "-O2": 1}
+
+
+def test_what_the_client_makes_of_its_environment_comes_too_late(world: World) -> None:
+    """A thread of ours would read it while the client changes it."""
+    change = "import os; os.environ['HARP_PTXC_CC'] = '/nowhere/cc'"
+    world.run(HOT_BLOCKS, HOT_ROUNDS, until="kernel_compiled_again", between=change)
+    assert world.levels == {"-O1": 1, "-O2": 1}
+
+
+@pytest.fixture(scope="module")
+def meddle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A library that stands in the way of what it is preloaded into."""
+    out = tmp_path_factory.mktemp("meddle") / "meddle.so"
+    source = Path(__file__).with_name("ptx_meddle.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", out, source, "-ldl"], check=True)
+    return str(out)
+
+
+def test_a_fork_that_keeps_the_compilers_pipes_open_is_not_waited_for(
+    world: World, meddle: str
+) -> None:
+    world.env |= {"LD_PRELOAD": meddle, "MEDDLE_FORK": "1"}
+    start = time.monotonic()
+    world.run(2, 10)
+    assert time.monotonic() - start < 100, "the time for a compile is 300 s"
+    assert world.levels == {"-O1": 1}
+
+
+#: sixteen threads at a time need a larger stack each than one
+MEETING = PTX.replace("AGAIN:", "bar.sync 0;\nAGAIN:")
+
+
+def _scratch(native_dir: Path, cache: Path, *form: str) -> int:
+    """Bytes that a block of `mix` needs."""
+    made = subprocess.run(
+        [native_dir / "harp-ptxc", "compile", *form, "--kernel", "mix", "--cache", cache],
+        input=MEETING,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = (ctypes.c_uint64 * 5).in_dll(ctypes.CDLL(made.stdout.strip()), "harp_kernel")
+    return int(words[3] + THREADS * words[4])
+
+
+def test_a_second_form_that_needs_more_than_there_is_leaves_the_first(
+    world: World, meddle: str, native_dir: Path, tmp_path: Path
+) -> None:
+    quick = _scratch(native_dir, tmp_path / "q", "--quick")
+    assert _scratch(native_dir, tmp_path / "f") > quick
+    world.env |= {"LD_PRELOAD": meddle, "MEDDLE_BYTES": str(quick)}
+    world.run(16 * HOT_BLOCKS, 4 * HOT_ROUNDS, ptx=MEETING)
+    log = world.log.read_text()
+    assert log.index("kernel_compiled_again") < log.index('kernel=mix why="no host memory')
+    assert "kernel_failed" not in log

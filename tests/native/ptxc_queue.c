@@ -107,8 +107,24 @@ static int there_is_an_end_to_what_one_may_hold(void)
     return 0;
 }
 
+static int who_waits_goes_before_the_background(void)
+{
+    queue = (struct serve_queue){.places = 2};
+    struct serve_peer *one = serve_peer_join(&queue, 1), *two = serve_peer_join(&queue, 2);
+    struct serve_ask early = {one, 1, true}, late = {one, 2, false}, other = {two, 3, true};
+    CHECK(serve_wait(one));
+    serve_start(&queue, one); /* one is no more the first in turn */
+    CHECK(serve_ask_before(&late, &early) && !serve_ask_before(&early, &late));
+    CHECK(serve_ask_before(&late, &other) && !serve_ask_before(&other, &late));
+    CHECK(serve_ask_before(&other, &early) && !serve_ask_before(&early, &other));
+    early.background = late.background = other.background = false;
+    CHECK(serve_ask_before(&early, &late) && serve_ask_before(&other, &early));
+    return 0;
+}
+
 int main(void)
 {
     return one_never_has_all_places() || who_asks_much_waits_for_who_asks_little() ||
-           coming_again_is_no_way_past_who_waits() || there_is_an_end_to_what_one_may_hold();
+           coming_again_is_no_way_past_who_waits() || there_is_an_end_to_what_one_may_hold() ||
+           who_waits_goes_before_the_background();
 }

@@ -19,8 +19,8 @@
 struct soft_hot {
     struct soft_hot *next;
     struct soft_kernel *kernel; /* NULL: it has gone; guarded by lock */
-    char *ptx, *name;           /* copies */
-    size_t ptx_bytes;
+    struct soft_text *text;     /* held: one for all kernels of an image */
+    char *name;                 /* a copy */
     int cc;
 };
 
@@ -30,7 +30,7 @@ static pid_t worker;           /* the process that has a thread for them; a fork
 
 static void drop(struct soft_hot *hot)
 {
-    free(hot->ptx);
+    soft_text_unref(hot->text);
     free(hot->name);
     free(hot);
 }
@@ -41,8 +41,8 @@ static void make(struct soft_hot *hot)
     const struct ptx_kernel *code = NULL;
     char why[512] = "";
     uint64_t start_ns = soft_now_ns();
-    CUresult result = soft_code_build(hot->ptx, hot->ptx_bytes, hot->name, hot->cc, false, &object,
-                                      &code, why, sizeof why);
+    CUresult result = soft_code_build(hot->text->ptx, hot->text->bytes, hot->name, hot->cc, false,
+                                      &object, &code, why, sizeof why);
     if (result != CUDA_SUCCESS)
         soft_log("kernel_stays_quick kernel=%s code=%d why=\"%s\"", hot->name, (int)result, why);
     else
@@ -96,21 +96,18 @@ static bool start_worker(void)
     return started;
 }
 
-static struct soft_hot *copy_of(const struct soft_kernel *kernel)
+static struct soft_hot *wish_of(const struct soft_kernel *kernel)
 {
     struct soft_hot *hot = calloc(1, sizeof *hot);
-    if (hot == NULL)
-        return NULL;
-    hot->ptx_bytes = kernel->image->ptx_bytes;
-    hot->cc = kernel->image->cc;
-    hot->ptx = malloc(hot->ptx_bytes + 1);
-    hot->name = strdup(kernel->entry->name);
-    if (hot->ptx == NULL || hot->name == NULL) {
-        drop(hot);
+    char *name = strdup(kernel->entry->name);
+    if (hot == NULL || name == NULL) {
+        free(hot);
+        free(name);
         return NULL;
     }
-    memcpy(hot->ptx, kernel->image->ptx, hot->ptx_bytes);
-    hot->ptx[hot->ptx_bytes] = '\0';
+    hot->cc = kernel->image->cc;
+    hot->name = name;
+    hot->text = soft_text_ref(kernel->image->text);
     return hot;
 }
 
@@ -120,7 +117,7 @@ void soft_kernel_is_hot(struct soft_kernel *kernel)
     if (code == NULL || (code->flags & PTX_KERNEL_QUICK) == 0 || atomic_load(&kernel->hot) ||
         atomic_exchange(&kernel->hot, true))
         return;
-    struct soft_hot *hot = copy_of(kernel);
+    struct soft_hot *hot = wish_of(kernel);
     if (hot == NULL)
         return;
     pthread_mutex_lock(&lock);

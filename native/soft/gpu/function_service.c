@@ -18,10 +18,9 @@
 #include "soft/ptxc/ptx_rt.h"
 #include "soft/ptxc/service.h"
 
-#define TIMEOUT_MS      300000 /* with all that wait before us */
-#define WAIT_DEFAULT_MS 10000
-#define PIECE_MS        30000
-#define MEMFD_CLOEXEC   1u
+#define TIMEOUT_MS    300000 /* with all that wait before us */
+#define PIECE_MS      30000
+#define MEMFD_CLOEXEC 1u
 
 enum outcome { ANSWERED, BUSY, LOST, LATE };
 
@@ -40,14 +39,6 @@ static int64_t now_ms(void)
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
-static int64_t wait_ms(void)
-{
-    const char *told = getenv("HARP_PTXC_WAIT_MS");
-    char *end = NULL;
-    long value = told != NULL ? strtol(told, &end, 10) : -1;
-    return told == NULL || *told == '\0' || *end != '\0' || value < 0 ? WAIT_DEFAULT_MS : value;
 }
 
 static enum outcome lost(struct asking *ask, const char *what, int err)
@@ -181,8 +172,8 @@ static enum outcome ask_once(struct asking *ask, struct soft_spawned *done)
     return out;
 }
 
-int soft_ask_service(const char *socket, const char *ptx, size_t ptx_bytes, const char *kernel,
-                     int cc, bool quick, struct soft_spawned *done)
+int soft_ask_service(const char *socket, int64_t patience_ms, const char *ptx, size_t ptx_bytes,
+                     const char *kernel, int cc, bool quick, struct soft_spawned *done)
 {
     struct asking ask = {.path = socket,
                          .kernel = kernel,
@@ -190,7 +181,7 @@ int soft_ask_service(const char *socket, const char *ptx, size_t ptx_bytes, cons
                          .quick = quick,
                          .text_bytes = ptx_bytes,
                          .end_ms = now_ms() + TIMEOUT_MS};
-    int64_t patience_ms = wait_ms(), until_ms = now_ms() + patience_ms;
+    int64_t until_ms = now_ms() + patience_ms;
     *done = (struct soft_spawned){.exit_status = -1, .object = -1};
     if (!folder_is_safe(socket, ask.why, sizeof ask.why)) {
         snprintf(done->errors, sizeof done->errors, "HARP_PTXC_SOCKET=%.150s: %s", socket, ask.why);

@@ -3,6 +3,9 @@
  * Runs harp-ptxc: posix_spawn (a client may have threads), PTX as a sealed-in-memory file on its
  * standard input (no deadlock, no SIGPIPE in the client), output read with a time limit, none of
  * the client's LD_* or HARP_* injection in its environment.
+ *
+ * It is a child of the client's process, at times that the client does not choose: one that waits
+ * for any child may be told of it. Another exit signal does not hide it: exec sets SIGCHLD again.
  */
 #include "soft/gpu/function_spawn.h"
 
@@ -23,18 +26,18 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "soft/gpu/function_environment.h"
 #include "soft/gpu/function_service.h"
 #include "soft/gpu/mounted.h"
 
 /* A container's; also a program with an empty environment is compiled for. */
 #define MOUNTED_SOCKET "/opt/harp/ptxc/sock"
 #define TIMEOUT_MS     300000 /* a huge kernel on a loaded machine */
+#define LOOK_MS        200
 #ifndef SYS_memfd_create
 #define SYS_memfd_create 319
 #endif
 #define MEMFD_CLOEXEC_FLAG 1u
-
-extern char **environ;
 
 static bool executable(const char *path)
 {
@@ -42,7 +45,7 @@ static bool executable(const char *path)
 }
 
 /* Beside the library, then $HARP_PTXC, then one folder up (the installed layout). */
-static int find_ptxc(char *path, size_t bytes)
+static int find_ptxc(const char *told, char *path, size_t bytes)
 {
     Dl_info info;
     char real[PATH_MAX] = "";
@@ -55,7 +58,6 @@ static int find_ptxc(char *path, size_t bytes)
         if (executable(path))
             return 0;
     }
-    const char *told = getenv("HARP_PTXC");
     if (told != NULL && told[0] == '/') {
         snprintf(path, bytes, "%s", told);
         if (executable(path))
@@ -63,32 +65,6 @@ static int find_ptxc(char *path, size_t bytes)
     }
     snprintf(path, bytes, "%s/../harp-ptxc", real);
     return executable(path) ? 0 : -ENOENT;
-}
-
-/* What a compiler needs, nothing else. */
-static bool passes(const char *variable)
-{
-    static const char *const names[] = {
-        "PATH=", "HOME=", "TMPDIR=", "CC=", "XDG_CACHE_HOME=", "HARP_PTXC_"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (strncmp(variable, names[i], strlen(names[i])) == 0)
-            return true;
-    return false;
-}
-
-static char **scrubbed_environment(void)
-{
-    size_t count = 0, kept = 0;
-    while (environ != NULL && environ[count] != NULL)
-        count++;
-    char **env = calloc(count + 2, sizeof *env);
-    if (env == NULL)
-        return NULL;
-    for (size_t i = 0; i < count; i++)
-        if (passes(environ[i]))
-            env[kept++] = environ[i];
-    env[kept] = (char *)(uintptr_t)"LC_ALL=C";
-    return env;
 }
 
 static int file_of(const char *text, size_t bytes)
@@ -111,15 +87,12 @@ static int file_of(const char *text, size_t bytes)
     return fd;
 }
 
-static int spawn(const char *program, const char *kernel, int cc, bool quick, int in, int out,
-                 int errors, pid_t *pid)
+static int spawn(const char *program, char *const *env, const char *kernel, int cc, bool quick,
+                 int in, int out, int errors, pid_t *pid)
 {
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attributes;
     sigset_t all, none;
-    char **env = scrubbed_environment();
-    if (env == NULL)
-        return -ENOMEM;
     sigfillset(&all);
     sigemptyset(&none);
     posix_spawn_file_actions_init(&files);
@@ -138,7 +111,6 @@ static int spawn(const char *program, const char *kernel, int cc, bool quick, in
     int err = posix_spawn(pid, program, &files, &attributes, (char *const *)(uintptr_t)argv, env);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&files);
-    free(env);
     return -err;
 }
 
@@ -174,20 +146,36 @@ static void drain(struct sink *sink)
     sink->text[sink->used] = '\0';
 }
 
-static bool collect(struct sink *out, struct sink *errors)
+/* Also true if somebody else has reaped it. */
+static bool is_gone(pid_t pid)
+{
+    siginfo_t info = {0};
+    if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0)
+        return errno == ECHILD;
+    return info.si_pid == pid;
+}
+
+/* Until both streams end, or the child is gone and they are empty: a process that the client forked
+ * while the child was started may hold them open for as long as it likes. */
+static bool collect(pid_t pid, struct sink *out, struct sink *errors)
 {
     int64_t end = now_ms() + TIMEOUT_MS;
+    bool gone = false;
     while (out->fd >= 0 || errors->fd >= 0) {
-        int64_t left = end - now_ms();
-        if (left <= 0)
+        if (now_ms() >= end)
             return false;
         struct pollfd fds[2] = {{out->fd, POLLIN, 0}, {errors->fd, POLLIN, 0}};
-        if (poll(fds, 2, (int)left) < 0 && errno != EINTR)
+        int ready = poll(fds, 2, gone ? 0 : LOOK_MS);
+        if (ready < 0 && errno != EINTR)
             return false;
-        if (out->fd >= 0 && fds[0].revents != 0)
+        if (ready == 0 && gone)
+            return true;
+        if (ready > 0 && out->fd >= 0 && fds[0].revents != 0)
             drain(out);
-        if (errors->fd >= 0 && fds[1].revents != 0)
+        if (ready > 0 && errors->fd >= 0 && fds[1].revents != 0)
             drain(errors);
+        if (ready == 0)
+            gone = is_gone(pid);
     }
     return true;
 }
@@ -206,16 +194,22 @@ static int finish(pid_t pid, bool in_time)
 int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int cc, bool quick,
                     struct soft_spawned *done)
 {
-    const char *service = getenv("HARP_PTXC_SOCKET");
+    const struct soft_environment *environment = soft_environment();
+    *done = (struct soft_spawned){.exit_status = -1, .object = -1};
+    if (environment == NULL) {
+        snprintf(done->errors, sizeof done->errors, "no memory to start harp-ptxc");
+        return -ENOMEM;
+    }
+    const char *service = environment->service;
     if (soft_is_mounted(MOUNTED_SOCKET))
         service = MOUNTED_SOCKET;
     if (service != NULL && service[0] != '\0')
-        return soft_ask_service(service, ptx, ptx_bytes, kernel, cc, quick, done);
+        return soft_ask_service(service, environment->service_wait_ms, ptx, ptx_bytes, kernel, cc,
+                                quick, done);
     char program[PATH_MAX + 16];
     int out[2] = {-1, -1}, errors[2] = {-1, -1}, in = -1, err = 0;
     pid_t pid = -1;
-    *done = (struct soft_spawned){.exit_status = -1, .object = -1};
-    if (find_ptxc(program, sizeof program) != 0) {
+    if (find_ptxc(environment->program, program, sizeof program) != 0) {
         snprintf(done->errors, sizeof done->errors,
                  "harp-ptxc is not beside the library; remedy: set HARP_PTXC to its absolute path");
         return -ENOENT;
@@ -225,7 +219,7 @@ int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int c
         err = in < 0 ? in : -errno;
         goto out;
     }
-    err = spawn(program, kernel, cc, quick, in, out[1], errors[1], &pid);
+    err = spawn(program, environment->passed, kernel, cc, quick, in, out[1], errors[1], &pid);
     if (err != 0)
         goto out;
     close(out[1]);
@@ -233,7 +227,7 @@ int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int c
     out[1] = errors[1] = -1;
     struct sink said = {out[0], done->path, sizeof done->path, 0};
     struct sink complained = {errors[0], done->errors, sizeof done->errors, 0};
-    bool in_time = collect(&said, &complained);
+    bool in_time = collect(pid, &said, &complained);
     out[0] = said.fd;
     errors[0] = complained.fd;
     done->exit_status = finish(pid, in_time);

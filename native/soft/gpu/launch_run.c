@@ -53,9 +53,10 @@ static const struct ptx_kernel *code_of(const struct job *job)
     return atomic_load_explicit(&job->launch->function->kernel->code, memory_order_acquire);
 }
 
-/* Runs blocks until there are no more, or there is other code: then true. */
-static bool run_blocks(struct job *job, const struct ptx_kernel *code, unsigned char *shared,
-                       uint32_t shared_bytes, void *scratch, struct sums *sums)
+/* Runs blocks until there are no more, or there is other code and `stay` is not set: then true. */
+static bool run_blocks(struct job *job, const struct ptx_kernel *code, bool stay,
+                       unsigned char *shared, uint32_t shared_bytes, void *scratch,
+                       struct sums *sums)
 {
     const struct soft_shape *shape = &job->launch->shape;
     uint64_t at;
@@ -82,7 +83,7 @@ static bool run_blocks(struct job *job, const struct ptx_kernel *code, unsigned 
             continue;
         if (sums->instructions >= SOFT_HOT_INSTRUCTIONS)
             soft_kernel_is_hot(job->launch->function->kernel);
-        if (code_of(job) != code)
+        if (!stay && code_of(job) != code)
             return true;
     }
     return false;
@@ -92,9 +93,9 @@ static void run_code(struct job *job, bool helper, struct sums *sums)
 {
     const struct soft_shape *shape = &job->launch->shape;
     uint64_t threads = (uint64_t)shape->block[0] * shape->block[1] * shape->block[2];
-    bool again = true;
+    bool again = true, stay = false;
     while (again) {
-        const struct ptx_kernel *code = code_of(job);
+        const struct ptx_kernel *code = stay ? job->launch->code : code_of(job);
         uint32_t shared_bytes = code->static_shared_bytes + shape->dynamic_bytes;
         /* (1) Shared memory has whatever was there, as on hardware; nobody may count on zeroes. */
         struct soft_buffer shared = {0}, scratch = {0};
@@ -106,12 +107,16 @@ static void run_code(struct job *job, bool helper, struct sums *sums)
         if (ready) {
             if (helper)
                 soft_run_enter(job->run);
-            again = run_blocks(job, code, shared.data, shared_bytes, scratch.data, sums);
+            again = run_blocks(job, code, stay, shared.data, shared_bytes, scratch.data, sums);
             if (again)
                 soft_log("kernel_goes_on kernel=%s block=%llu of=%llu", code->name,
                          (unsigned long long)job->next, (unsigned long long)job->blocks);
             if (helper)
                 soft_run_leave(job->run);
+        } else if (code != job->launch->code) {
+            /* The other form may need much more: the one that was launched goes on. */
+            soft_log("kernel_stays_quick kernel=%s why=\"no host memory for a block\"", code->name);
+            again = stay = true;
         }
         if (shared.data != NULL)
             soft_buffer_give(&shared);
@@ -204,9 +209,11 @@ static CUresult execute(struct job *job)
         if (at_once > resident)
             at_once = resident < TOGETHER_MAX ? resident : TOGETHER_MAX;
         if (at_once > TOGETHER_MAX || soft_pool_run_all((unsigned)at_once, work, job) != 0) {
-            soft_log("kernel_failed kernel=%s why=\"%llu blocks wait for each other; at most %u "
-                     "can\"",
-                     name, (unsigned long long)job->blocks, TOGETHER_MAX);
+            soft_log("kernel_failed kernel=%s why=\"blocks read in a loop what others write: all "
+                     "%llu must run at once, as they would on the device (up to %llu); here at "
+                     "most %u can\"",
+                     name, (unsigned long long)job->blocks, (unsigned long long)resident,
+                     TOGETHER_MAX);
             return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
         }
     } else {

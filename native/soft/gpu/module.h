@@ -69,10 +69,17 @@ struct soft_counter *soft_counter_of(const char *name);
 /* ------------------------------------------------------------------------- module_image.c ----- */
 #define SOFT_PTX_NEWEST 90u /* of CUDA 13.0 */
 
+struct soft_text { /* of an image, which may go before those who read it */
+    _Atomic uint32_t refs;
+    char *ptx; /* NUL-terminated */
+    size_t bytes;
+};
+
 struct soft_image {
     _Atomic uint32_t refs;
-    int cc;    /* of the device it was picked for */
-    char *ptx; /* NUL-terminated */
+    int cc; /* of the device it was picked for */
+    struct soft_text *text;
+    char *ptx; /* the text's, as the next */
     size_t ptx_bytes;
     _Atomic int prints; /* 0: not known yet; 1 or -1 */
     struct ptx_index index;
@@ -90,6 +97,8 @@ CUresult soft_file_read(const char *path, char **data, size_t *bytes);
 void soft_image_ref(struct soft_image *image);
 bool soft_image_prints(struct soft_image *image); /* its kernels may call printf */
 void soft_image_unref(struct soft_image *image);
+struct soft_text *soft_text_ref(struct soft_text *text);
+void soft_text_unref(struct soft_text *text);
 /* PTX of a fat binary or text, unparsed (malloc'ed): what the linker is fed with. `used`: bytes
  * that the fat binary takes of `room`. */
 CUresult soft_image_ptx(const void *data, uint64_t room, int cc, char **ptx, uint64_t *used,

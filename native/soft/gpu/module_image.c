@@ -189,7 +189,14 @@ CUresult soft_image_load(const void *data, uint64_t room, int cc, struct soft_im
         return CUDA_ERROR_OUT_OF_MEMORY;
     image->refs = 1;
     image->cc = cc;
-    CUresult result = soft_image_ptx(data, room, cc, &image->ptx, &used, why, why_bytes);
+    image->text = calloc(1, sizeof *image->text);
+    if (image->text == NULL) {
+        free(image);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    image->text->refs = 1;
+    CUresult result = soft_image_ptx(data, room, cc, &image->text->ptx, &used, why, why_bytes);
+    image->ptx = image->text->ptx;
     if (result == CUDA_SUCCESS && known && soft_fatbin_follows(data, room, &used)) {
         snprintf(why, why_bytes,
                  "several fat binaries behind each other are parts of a program; "
@@ -198,7 +205,7 @@ CUresult soft_image_load(const void *data, uint64_t room, int cc, struct soft_im
     }
     if (result != CUDA_SUCCESS)
         goto out;
-    image->ptx_bytes = strlen(image->ptx);
+    image->text->bytes = image->ptx_bytes = strlen(image->ptx);
     result = image_index(image, cc, why, why_bytes);
     if (result != CUDA_SUCCESS)
         goto out;
@@ -244,8 +251,22 @@ void soft_image_unref(struct soft_image *image)
         free(image->kernels);
     }
     ptx_index_free(&image->index);
-    free(image->ptx);
+    soft_text_unref(image->text);
     free(image);
+}
+
+struct soft_text *soft_text_ref(struct soft_text *text)
+{
+    atomic_fetch_add_explicit(&text->refs, 1, memory_order_relaxed);
+    return text;
+}
+
+void soft_text_unref(struct soft_text *text)
+{
+    if (atomic_fetch_sub_explicit(&text->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    free(text->ptx);
+    free(text);
 }
 
 CUresult soft_file_read(const char *path, char **data, size_t *bytes)

@@ -200,13 +200,14 @@ static void start_all(struct server *server)
 {
     for (;;) {
         struct connection *next = NULL;
+        struct serve_ask first = {0};
         for (struct connection *c = server->connections;
              c < server->connections + SERVE_CONNECTIONS; c++) {
             if (c->state != WAITING || !serve_may_start(&server->queue, c->peer))
                 continue;
-            if (!next || (c->peer == next->peer ? c->arrival < next->arrival
-                                                : serve_goes_before(c->peer, next->peer)))
-                next = c;
+            const struct serve_ask ask = {c->peer, c->arrival, c->asked.fast != 0};
+            if (!next || serve_ask_before(&ask, &first))
+                next = c, first = ask;
         }
         if (!next)
             return;

@@ -53,6 +53,13 @@ bool serve_goes_before(const struct serve_peer *a, const struct serve_peer *b)
     return a->served < b->served;
 }
 
+bool serve_ask_before(const struct serve_ask *a, const struct serve_ask *b)
+{
+    if (a->background != b->background)
+        return b->background;
+    return a->peer == b->peer ? a->arrival < b->arrival : serve_goes_before(a->peer, b->peer);
+}
+
 void serve_start(struct serve_queue *queue, struct serve_peer *peer)
 {
     peer->waiting--;

@@ -5,6 +5,8 @@
  * (1) Of those who wait, who has the fewest compiles under way goes first, then who was served
  *     least lately. (2) Nobody has all places: one stays for whoever comes next, if there are two.
  * (3) Whoever comes stands behind those who wait already, so that coming again gains nothing.
+ * (4) What a program waits for goes before all that is made in the background: of whoever may
+ * start.
  */
 #ifndef HARP_PTXC_SERVE_QUEUE_H
 #define HARP_PTXC_SERVE_QUEUE_H
@@ -40,6 +42,14 @@ void serve_give_up(struct serve_peer *peer);
 bool serve_may_start(const struct serve_queue *queue, const struct serve_peer *peer);
 /* Whether a request of `a` goes before one of `b`. */
 bool serve_goes_before(const struct serve_peer *a, const struct serve_peer *b);
+
+struct serve_ask { /* one that waits */
+    const struct serve_peer *peer;
+    uint64_t arrival;
+    bool background; /* the program runs meanwhile */
+};
+/* Whether request `a` goes before `b`, of those that may start. */
+bool serve_ask_before(const struct serve_ask *a, const struct serve_ask *b);
 void serve_start(struct serve_queue *queue, struct serve_peer *peer);
 void serve_end(struct serve_queue *queue, struct serve_peer *peer);
 
