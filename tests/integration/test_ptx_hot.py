@@ -250,3 +250,29 @@ def test_a_second_form_that_needs_more_than_there_is_leaves_the_first(
     log = world.log.read_text()
     assert log.index("kernel_compiled_again") < log.index('kernel=mix why="no host memory')
     assert "kernel_failed" not in log
+
+
+def test_hot_kernels_share_one_copy_of_their_module(world: World) -> None:
+    """Four wait or are compiled: 16 MiB of text are there once more for none of them."""
+    world.compiler('[ "$1" = -O1 ] || sleep 3; exec cc')
+    world.env["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # what is freed goes back at once
+    kernels = "".join(PTX[PTX.index(".visible") :].replace(" mix(", f" mix{n}(") for n in range(4))
+    look = """
+def anon_mib():
+    return int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0]) >> 10
+def launch(n, how_often):
+    f = c.c_void_p()
+    do("cuModuleGetFunction", c.byref(f), module, b"mix%d" % n)
+    for _ in range(how_often):
+        do("cuLaunchKernel", f, blocks, 1, 1, 256, 1, 1, 0, None, params, None)
+    do("cuCtxSynchronize")
+for n in range(4):
+    launch(n, 1)
+before = anon_mib()
+for n in range(4):
+    launch(n, 8)
+assert anon_mib() - before < 24, (before, anon_mib())
+while open(sys.argv[2]).read().count("compiled_again kernel=mix") < 4:
+    time.sleep(0.1)
+"""
+    world.run(HOT_BLOCKS, HOT_ROUNDS, ptx=PTX + kernels, between=look, pad_mib=16)
