@@ -75,7 +75,6 @@ PURE = (
     "harp.trace.entries",
     "harp.trace.export_chrome",
     "harp.trace.export_perfetto",
-    "harp.trace.format",
     "harp.trace.records",
     "harp.trace.spans",
     "harp.trace.summary",
