@@ -272,7 +272,7 @@ COLD _Noreturn void rt_bad(struct thread *T, uint64_t a, uint32_t n, uint64_t wi
     uint32_t cc = 0, spin = 0;                                                                     \
     (void)AB, (void)AN, (void)AM, (void)AD, (void)SB, (void)SN, (void)PB, (void)cc, (void)spin,    \
         (void)lb, (void)sb, (void)due
-#define RT_FLUSH      (T->ic += ic, T->lb += lb, T->sb += sb, ic = lb = sb = 0)
+#define RT_FLUSH (T->ic += ic, T->lb += lb, T->sb += sb, ic = lb = sb = 0)
 /* Instructions between two polls: of a fiber, else of the block, whatever functions count them. */
 #define RT_POLL_EVERY (1u << 20)
 
