@@ -34,7 +34,7 @@ class Kernel:
         self.threads = int(rng.choice([32, 64, 96, 128, 45]))
         self.writer = Writer(rng, self.blocks, self.threads)
         self.count = self.writer.count
-        self.inputs: dict[str, Array] = {}
+        self.inputs = self.writer.inputs
         self.totals = self.writer.totals
         self._begin()
         rows = self._table()

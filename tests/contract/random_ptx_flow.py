@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
-from random_ptx_model import F32, PRED, U32, U64, wide
+from random_ptx_model import DTYPE, F32, PRED, U32, U64, Array, wide
 from random_ptx_writer import Writer
 
 
@@ -66,6 +66,58 @@ def shared(k: Writer) -> None:
     k.emit(f"ld.shared.{kind} {target}, [%addr];")
     by_block = a.data.reshape(k.blocks, k.threads)
     k.keep(kind, target, np.roll(by_block, -offset, axis=1).reshape(-1))
+
+
+def uniform(k: Writer) -> None:
+    """Words that are the same for all threads, one of which is then written again."""
+    kind = k.choice(U32, U64)
+    source = k.choice("in0", "in1") + f"_{kind}"
+    count = int(k.rng.choice([2, 4])) if kind == U32 else 2
+    first = int(k.rng.integers(0, k.count // count)) * count
+    names = [k.new(kind) for _ in range(count)]
+    k.emit(f"ld.param.u64 %at, [{source}];")
+    size = DTYPE[kind]().itemsize
+    k.emit(f"ld.global.v{count}.{kind} {{{', '.join(names)}}}, [%at+{first * size}];")
+    datas = [np.full(k.count, k.inputs[source][first + i]) for i in range(count)]
+    rewrite(k, kind, names, datas)
+
+
+def halves(k: Writer) -> None:
+    """A double word of all threads taken apart, and one half written again."""
+    number = int(k.rng.integers(0, 2**63))
+    names = [k.new(U32), k.new(U32)]
+    k.emit(f"mov.b64 %at, {number}; mov.b64 {{{names[0]}, {names[1]}}}, %at;")
+    parts = (number & 0xFFFFFFFF, number >> 32)
+    rewrite(k, U32, names, [np.full(k.count, part, np.uint32) for part in parts])
+
+
+def rewrite(k: Writer, kind: str, names: list[str], datas: list[Array]) -> None:
+    """Some of these registers change, in some threads or all; all are kept."""
+    for name, data in zip(names, datas, strict=True):
+        values = data
+        if k.rng.integers(2):
+            a, p = k.take(kind), k.take(PRED)
+            guard = bool(k.rng.integers(2))
+            k.emit(f"{f'@{p.name} ' if guard else ''}add.{kind} {name}, {name}, {a.name};")
+            values = np.where(p.data, data + a.data, data) if guard else data + a.data
+        k.keep(kind, name, values)
+
+
+def two_predicates(k: Writer) -> None:
+    """p|q of what all threads have, then one of the two joined with a thread's own."""
+    own = k.take(PRED)
+    first, second = k.new(PRED), k.new(PRED)
+    limit = int(k.rng.integers(0, k.blocks + 1))
+    k.emit("mov.u32 %tmp, %ctaid.x;")
+    k.emit(f"setp.lt.u32 {first}|{second}, %tmp, {limit};")
+    less = np.repeat(np.arange(k.blocks) < limit, k.threads)
+    again = int(k.rng.integers(2))
+    name = (first, second)[again]
+    k.emit(f"xor.pred {name}, {name}, {own.name};")
+    datas = [less, ~less]
+    datas[again] = datas[again] ^ own.data
+    k.keep(PRED, first, datas[0])
+    k.keep(PRED, second, datas[1])
 
 
 def local(k: Writer) -> None:

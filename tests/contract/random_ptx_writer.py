@@ -34,6 +34,7 @@ class Writer:
         self.used: dict[str, int] = dict.fromkeys(REGISTER, 0)
         self.pool: dict[str, list[Value]] = {kind: [] for kind in REGISTER}
         self.labels = 0
+        self.inputs: dict[str, Array] = {}  # by parameter: a word a thread
         self.totals: list[tuple[str, int]] = []  # red operation, expected value
 
     def new(self, kind: str) -> str:

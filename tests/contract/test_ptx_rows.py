@@ -24,7 +24,7 @@ from ptx_harness import (
     ptxc,
 )
 from random_ptx import Kernel
-from random_ptx_flow import call, carry, local, reduce, warp
+from random_ptx_flow import call, carry, halves, local, reduce, two_predicates, uniform, warp
 from random_ptx_model import DTYPE
 from random_ptx_writer import Writer
 
@@ -246,11 +246,12 @@ def test_a_kernel_named_as_an_instruction_does_not_call_itself() -> None:
 
 
 class RowKernel(Kernel):
-    """A random kernel of what rows are made for."""
+    """A random kernel of what rows are made for, with results of several registers."""
 
     def _table(self) -> list[tuple[Callable[[Writer], None], float]]:
         never = {local, call, carry, warp, reduce}
-        return [(step, 0 if step in never else weight) for step, weight in super()._table()]
+        table = [(step, 0 if step in never else weight) for step, weight in super()._table()]
+        return [*table, (uniform, 4), (halves, 2), (two_predicates, 3)]
 
 
 def _random(seed: int, folder: Path, steps: int) -> bool:
