@@ -48,6 +48,6 @@ def print_nothing(_d: Driver) -> None:
 
 
 def test_table_follows_the_cases() -> None:
-    stated = table.MARKS.search(table.README.read_text())
+    stated = table.MARKS.search(table.PAGE.read_text())
     assert stated is not None
     assert stated[0] == f"{stated[1]}{table.table()}{stated[2]}"
