@@ -280,7 +280,7 @@ def test_the_compiler_has_a_user_of_its_own_in_the_hosts_pid_namespace(template:
         context = by_name["compiler"]["securityContext"]
         assert (context["runAsUser"], context["runAsGroup"]) == (uid, uid)
         assert f"os.chown('/ptxc', {uid}, {uid})" in by_name["folders"]["args"][0]
-        # Its cache is in a folder that nobody else can move: sticky, as the first container makes it.
+        # Its cache is in a folder that nobody else can move: sticky.
         assert by_name["folders"]["args"][0].endswith("os.chmod('/tmp', 0o1777)")
         for name in ("folders", "compiler"):
             assert {"name": "compiler-tmp", "mountPath": "/tmp"} in by_name[name]["volumeMounts"]
