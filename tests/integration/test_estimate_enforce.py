@@ -71,6 +71,7 @@ def full(box: Machine) -> float:
     return float(value)
 
 
+@pytest.mark.slow
 def test_observe_learns_and_changes_nothing(box: Machine) -> None:
     learn(box)
     child, said = start(box, "a", 100)
@@ -118,6 +119,7 @@ def test_by_their_requests_one_runs_and_by_their_needs_four(box: Machine) -> Non
     assert full(box) == 0
 
 
+@pytest.mark.slow
 def test_who_is_within_its_limit_can_meet_a_full_gpu_and_it_is_counted(box: Machine) -> None:
     learn(box)
     enforce(box)

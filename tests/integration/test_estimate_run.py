@@ -85,6 +85,7 @@ def test_three_runs_make_a_limit_that_holds(box: Machine, job: Job) -> None:
     assert last["job"]["program"] == runs[0]["job"]["program"]
 
 
+@pytest.mark.slow
 def test_a_tenant_is_known_by_its_name_living_and_ended(box: Machine, job: Job) -> None:
     by_command = box.json("estimate", "--command", job.line)
     ended = box.json("estimate", "a-job")
@@ -104,6 +105,7 @@ def test_a_tenant_is_known_by_its_name_living_and_ended(box: Machine, job: Job) 
     assert any("key signature" in line and "4 runs" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_new_harpd_knows_what_the_last_one_learned(box: Machine, job: Job) -> None:
     before = job.need()
     for number, damaged in ((1, False), (2, True)):
@@ -144,6 +146,7 @@ def test_a_ceiling_is_what_is_asked_for(box: Machine, job: Job) -> None:
     assert not grant["needs"]["gpu_mem_bytes"]["known"]
 
 
+@pytest.mark.slow
 def test_runs_go_to_another_machine(box: Machine, job: Job, native_dir: Path) -> None:
     file = box.base / "runs.csv"
     assert box.json("estimate", "export", str(file))["runs"] == 3

@@ -110,7 +110,7 @@ def check(load: Load, said: list[dict[str, Any]], seen: Sampled, groups: list[in
     "load",
     [
         pytest.param(FAST, id="16"),
-        pytest.param(BOUND, id="16-arrays"),
+        pytest.param(BOUND, id="16-arrays", marks=pytest.mark.slow),
         pytest.param(FULL, id="64", marks=pytest.mark.slow),
     ],
 )

@@ -141,6 +141,7 @@ def test_who_ends_while_there_is_no_harpd_is_lost(box: Machine) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.slow
 def test_a_share_is_what_it_had(box: Machine, busy: Path) -> None:
     box.start_harpd()
     child = box.tenant(
