@@ -78,8 +78,8 @@ def uniform(k: Writer) -> None:
     k.emit(f"ld.param.u64 %at, [{source}];")
     size = DTYPE[kind]().itemsize
     k.emit(f"ld.global.v{count}.{kind} {{{', '.join(names)}}}, [%at+{first * size}];")
-    datas = [np.full(k.count, k.inputs[source][first + i]) for i in range(count)]
-    rewrite(k, kind, names, datas)
+    values = [np.full(k.count, k.inputs[source][first + i]) for i in range(count)]
+    rewrite(k, kind, names, values)
 
 
 def halves(k: Writer) -> None:
@@ -91,9 +91,9 @@ def halves(k: Writer) -> None:
     rewrite(k, U32, names, [np.full(k.count, part, np.uint32) for part in parts])
 
 
-def rewrite(k: Writer, kind: str, names: list[str], datas: list[Array]) -> None:
+def rewrite(k: Writer, kind: str, names: list[str], values: list[Array]) -> None:
     """Some of these registers change, in some threads or all; all are kept."""
-    for name, data in zip(names, datas, strict=True):
+    for name, data in zip(names, values, strict=True):
         values = data
         if k.rng.integers(2):
             a, p = k.take(kind), k.take(PRED)
@@ -114,10 +114,10 @@ def two_predicates(k: Writer) -> None:
     again = int(k.rng.integers(2))
     name = (first, second)[again]
     k.emit(f"xor.pred {name}, {name}, {own.name};")
-    datas = [less, ~less]
-    datas[again] = datas[again] ^ own.data
-    k.keep(PRED, first, datas[0])
-    k.keep(PRED, second, datas[1])
+    values = [less, ~less]
+    values[again] = values[again] ^ own.data
+    k.keep(PRED, first, values[0])
+    k.keep(PRED, second, values[1])
 
 
 def local(k: Writer) -> None:
