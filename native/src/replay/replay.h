@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#include "src/wire/codec.h"
+#include "src/wire/adapt.h"
 
 /* What the caller gives and gets. Callbacks are called in harp_replay_make, on its thread. */
 struct harp_replay_call {
@@ -42,12 +42,9 @@ __attribute__((visibility("default"))) int harp_replay_make(struct harp_replay_c
 /* --- prepare.c --- */
 
 struct harp_replay_prepared {
-    struct harp_replay_packed {
-        uint64_t bytes;
-        void *extra[5];
-    } packed[16];
+    struct harp_adapt_packed packed[16];
     unsigned count;
-    void *config[16]; /* a CUlaunchConfig */
+    CUlaunchConfig config; /* of a cooperative launch */
 };
 
 /* Replace what is carried by what a driver takes. 0 or a negative errno. */

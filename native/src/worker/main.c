@@ -176,7 +176,7 @@ int main(int argc, char **argv)
         harp_ring_refuse(o.sock, text);
         return 1;
     }
-    prepare_begin();
+    harp_adapt_begin();
     if (o.no_wipe)
         wipe_not();
     session.ring.yield.most_us = HARP_YIELD_US;

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "generated/cuda_abi.h"
+#include "src/wire/adapt.h"
 #include "src/wire/codec.h"
 #include "src/wire/ring.h"
 #include "src/worker/handles.h"
@@ -51,10 +52,7 @@ struct lane {
     struct within within;
     struct transfer *used[USED_MAX];
     unsigned used_count;
-    struct packed {
-        void *extra[5];
-        size_t bytes;
-    } packed[PACKED_MAX];
+    struct harp_adapt_packed packed[PACKED_MAX];
     unsigned packed_count;
     struct {
         CUlibraryOption options[LIBRARY_MAX];
@@ -120,7 +118,6 @@ bool call_captures(const struct lane *lane, uint64_t stream);
 void call_tell(struct session *s, unsigned op, unsigned lane, const uint64_t *args);
 
 /* Before all others. */
-void prepare_begin(void);
 /* Replace prepared slots of a decoded call, in `args`. 0 or a CUresult. */
 CUresult prepare_call(struct lane *lane, unsigned *op, uint64_t *args);
 /* After the call: logs to the client, memory of one call. `args` as the driver had them. */
