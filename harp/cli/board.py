@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harp.api.v1 import control_pb2 as pb
+from harp.api.words import KINDS
 from harp.cli.view import (
     CLASSES,
-    KINDS,
     is_software,
     printable,
     short_percent,

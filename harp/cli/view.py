@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from harp.api.v1 import control_pb2 as pb
+from harp.api.words import KINDS, RESIDENCIES
 from harp.model import TenantClass
 from harp.units import PPM
 
 __all__ = [
     "CLASSES",
-    "KINDS",
     "device_json",
     "gpus",
     "is_software",
@@ -27,19 +27,11 @@ __all__ = [
     "where_memory_is",
 ]
 
-KINDS = {pb.DEVICE_KIND_NVIDIA: "nvidia", pb.DEVICE_KIND_SOFTWARE: "software"}
 _POLICIES = {pb.POLICY_WARN: "warn", pb.POLICY_STOP: "stop", pb.POLICY_KILL: "kill"}
 CLASSES = {
     TenantClass.STANDARD: "std",
     TenantClass.LATENCY: "lat",
     TenantClass.BEST_EFFORT: "b-eff",
-}
-_RESIDENCIES = {
-    pb.RESIDENCY_STATE_RESIDENT: "resident",
-    pb.RESIDENCY_STATE_EVICTING: "leaving",
-    pb.RESIDENCY_STATE_AWAY: "away",
-    pb.RESIDENCY_STATE_RESTORING: "returning",
-    pb.RESIDENCY_STATE_SUSPENDED: "suspended",
 }
 _STATES = {pb.CLIENT_STATE_LIVE: "live", pb.CLIENT_STATE_DRAINING: "draining"}
 
@@ -171,7 +163,7 @@ def memory_notes(tenant: pb.Tenant, devices: Mapping[str, pb.Device]) -> list[st
 
 def _residency_json(residency: pb.Residency) -> dict[str, object]:
     return {
-        "state": _RESIDENCIES.get(residency.state, "unknown"),
+        "state": RESIDENCIES.get(residency.state, "unknown"),
         "stuck": residency.stuck,
         "swap_bytes": residency.swap_bytes,
         "on_device_bytes": residency.on_device_bytes,
@@ -186,7 +178,7 @@ def _residency_json(residency: pb.Residency) -> dict[str, object]:
 def where_memory_is(tenant: pb.Tenant) -> str:
     """In one word, and for how long, where a tenant's memory is not on its device; else ""."""
     for use in tenant.uses:
-        state = _RESIDENCIES.get(use.residency.state, "resident")
+        state = RESIDENCIES.get(use.residency.state, "resident")
         if state != "resident":
             return f"{state} {use.residency.away_now_ns / 1e9:.1f}s"
     return ""
@@ -211,7 +203,7 @@ def swapping_of(
         stuck = ", some of it could not leave" if residency.stuck else ""
         lines.append(
             f"swapping: {name} on GPU {device.index if device else '?'}:"
-            f" {_RESIDENCIES.get(residency.state, 'unknown')}, away {residency.away_ns / 1e9:.1f}s"
+            f" {RESIDENCIES.get(residency.state, 'unknown')}, away {residency.away_ns / 1e9:.1f}s"
             f" in all, {residency.swaps} swaps in {part:.1%} of the time,"
             f" stays {residency.stay_ns / 1e9:.1f}s{stuck}"
         )

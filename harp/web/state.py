@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from harp.api.v1 import control_pb2 as pb
+from harp.api.words import KINDS, RESIDENCIES
 from harp.metrics import EstimatorSeen
 from harp.model import TenantClass
 from harp.units import PPM
@@ -24,14 +25,6 @@ __all__ = [
 
 Json = dict[str, object]
 
-_KINDS = {pb.DEVICE_KIND_NVIDIA: "nvidia", pb.DEVICE_KIND_SOFTWARE: "software"}
-_RESIDENCIES = {
-    pb.RESIDENCY_STATE_RESIDENT: "resident",
-    pb.RESIDENCY_STATE_EVICTING: "leaving",
-    pb.RESIDENCY_STATE_AWAY: "away",
-    pb.RESIDENCY_STATE_RESTORING: "returning",
-    pb.RESIDENCY_STATE_SUSPENDED: "suspended",
-}
 #: as `harp remote serve` names the tenants of leases; any user may name one so
 _LEASE = re.compile(r"remote-.+-[0-9a-f]{8}")
 
@@ -62,7 +55,7 @@ def _device(device: pb.Device) -> Json:
         "gpu": device.index,
         "uuid": device.uuid,
         "name": device.name,
-        "kind": _KINDS.get(device.kind, "unknown"),
+        "kind": KINDS.get(device.kind, "unknown"),
         "memory_bytes": device.memory_bytes,
         "used_bytes": device.used_bytes,
         "leased_bytes": device.leased_bytes,
@@ -107,7 +100,7 @@ def _tenant(
                 "mem_bytes": use.charged_bytes,
                 "mem_peak_bytes": use.peak_bytes,
                 "mem_over_limit_bytes": use.over_limit_bytes,
-                "residency": _RESIDENCIES.get(use.residency.state, "resident"),
+                "residency": RESIDENCIES.get(use.residency.state, "resident"),
             }
             for use in tenant.uses
         ],

@@ -18,10 +18,16 @@ Client = Callable[..., Any]
 PROGRAMS = Path(__file__).parent / "programs"
 
 
-def run_program(env: dict[str, str], name: str, *args: str, timeout_s: float = 280) -> Any:
+def run_program(
+    env: dict[str, str],
+    name: str,
+    *args: str,
+    timeout_s: float = 280,
+    python: str | Path = sys.executable,
+) -> Any:
     """Runs programs/NAME with ARGS; its last line on stdout is the JSON value returned."""
     done = subprocess.run(
-        [sys.executable, str(PROGRAMS / name), *args],
+        [str(python), str(PROGRAMS / name), *args],
         env={**env, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from client_process import PROGRAMS
+from client_process import PROGRAMS, run_program
 
 from tests.conftest import ROOT
 
@@ -78,18 +76,6 @@ def all_cases(module: str, program: str, native_dir: Path, timeout_s: float = 60
     """Runs every case of PROGRAM in one process: client and kernels are loaded once."""
     python = python_with(module)
     with driver_folder(native_dir) as env:
-        done = subprocess.run(
-            [python, str(PROGRAMS / program)],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        if done.returncode != 0:
-            pytest.fail(
-                f"{program} ended with {done.returncode}\n{done.stderr[-6000:]}", pytrace=False
-            )
-        told = Told(json.loads(done.stdout.splitlines()[-1]))
+        told = Told(run_program(env, program, timeout_s=timeout_s, python=python))
         told.log = Path(env["HARP_SOFT_VERBOSE"]).read_text()
     return told

@@ -7,31 +7,14 @@ import hashlib
 import struct
 from typing import Any
 
+from trace_whole_program import TWICE
+
 from harp.trace.records import Call, CallFlag, Data, Header, Image, Kind, Name, Record, Symbol, Way
 from harp.wire import OPS, Transfer, encode_reply, encode_request
 
 __all__ = ["PTX", "Tapes"]
 
-PTX = b""".version 7.0
-.target sm_70
-.address_size 64
-.visible .entry twice(.param .u64 in, .param .u64 out, .param .u32 n)
-{
-  .reg .pred %p; .reg .b32 %r<6>; .reg .b64 %rd<8>;
-  ld.param.u64 %rd1, [in]; ld.param.u64 %rd2, [out]; ld.param.u32 %r1, [n];
-  mov.u32 %r2, %ctaid.x; mov.u32 %r3, %ntid.x; mov.u32 %r4, %tid.x;
-  mad.lo.s32 %r2, %r2, %r3, %r4;
-  setp.ge.u32 %p, %r2, %r1;
-  @%p bra END;
-  mul.wide.u32 %rd3, %r2, 4;
-  add.s64 %rd4, %rd1, %rd3; add.s64 %rd5, %rd2, %rd3;
-  ld.global.u32 %r5, [%rd4];
-  add.u32 %r5, %r5, %r5;
-  st.global.u32 [%rd5], %r5;
-END:
-  ret;
-}
-\0"""
+PTX = TWICE + b"\0"
 _NUMBERS = {op.name: op.number for op in OPS.values()}
 _KINDS = {
     "cuMemAlloc_v2": Kind.ALLOC,

@@ -11,7 +11,7 @@ import struct
 import sys
 import threading
 
-PTX = b""".version 7.0
+TWICE = b""".version 7.0
 .target sm_70
 .address_size 64
 .visible .entry twice(.param .u64 in, .param .u64 out, .param .u32 n)
@@ -30,7 +30,10 @@ PTX = b""".version 7.0
 END:
   ret;
 }
-.visible .entry next(.param .u64 out, .param .u32 n)
+"""
+PTX = (
+    TWICE
+    + b""".visible .entry next(.param .u64 out, .param .u32 n)
 {
   .reg .pred %p; .reg .b32 %r<6>; .reg .b64 %rd<4>;
   ld.param.u64 %rd1, [out]; ld.param.u32 %r1, [n];
@@ -47,6 +50,7 @@ END:
   ret;
 }
 \0"""
+)
 N = 4000
 P, U64, ref = ctypes.c_void_p, ctypes.c_uint64, ctypes.byref
 
@@ -112,4 +116,5 @@ def main() -> None:
     print(total)
 
 
-main()
+if __name__ == "__main__":
+    main()
