@@ -311,3 +311,14 @@ def test_top_level_is_fixed() -> None:
     allowed |= {"tests", "build", "dist"}
     found = {p.name for p in ROOT.iterdir() if not p.name.startswith(".")}
     assert found <= allowed, f"not in the layout: {sorted(found - allowed)}"
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """Those of these folders are collected together (`slow`), where two of one name are an error."""
+    names = [
+        path.name
+        for folder in ("unit", "contract", "integration")
+        for path in (ROOT / "tests" / folder).rglob("test_*.py")
+    ]
+    assert len(names) > 100
+    assert sorted(names) == sorted(set(names))
