@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harp.bench import softgpu
 from harp.bench.softgpu import Effort, SoftgpuOutcome
 
 _GOOD = {"add_ratio": 1.5, "matmul_ratio": 6.0, "cold_ms": 90.0, "warm_ms": 1.5}
@@ -41,3 +43,11 @@ def test_a_wrong_result_fails_the_bench_a_slow_one_does_not() -> None:
     assert slow.ok
     assert not wrong.ok
     assert Effort.quick().starts < Effort().starts
+
+
+def test_a_program_that_saw_a_wrong_result_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome, box = SoftgpuOutcome(), SimpleNamespace(env={})
+    for right in ("true", "false"):
+        monkeypatch.setattr(softgpu, "_output", lambda *_, right=right: f'{{"right": {right}}}')
+        softgpu._step(box, ["run", f"add {right}"], outcome)  # type: ignore[arg-type]
+    assert outcome.wrong == ["run add false"]

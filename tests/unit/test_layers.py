@@ -314,7 +314,7 @@ def test_top_level_is_fixed() -> None:
 
 
 def test_modules_of_tests_have_names_of_their_own() -> None:
-    """Those of these folders are collected together (`slow`), where two of one name are an error."""
+    """Those of these folders are collected together: there two of one name are an error."""
     names = [
         path.name
         for folder in ("unit", "contract", "integration")
