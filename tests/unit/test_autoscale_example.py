@@ -51,7 +51,9 @@ def test_both_scale_the_deployment_to_the_same() -> None:
     (trigger,) = keda["triggers"]
     assert (trigger["metricType"], trigger["metadata"]["threshold"]) == ("AverageValue", "0.7")
     assert f'pod=~"{name}-.*"' in trigger["metadata"]["query"]
-    (container,) = serve["spec"]["template"]["spec"]["containers"]
+    pods = serve["spec"]["template"]
+    assert serve["spec"]["selector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
+    (container,) = pods["spec"]["containers"]
     assert container["resources"]["limits"].keys() == {"harp.dev/gpu-share"}
 
 

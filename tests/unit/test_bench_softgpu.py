@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -35,6 +36,23 @@ def test_a_figure_past_its_mark_is_missed_and_nothing_else(name: str, limit: flo
     targets = _outcome(**{name: limit * 1.01}).targets
     assert [target.figure for target in targets if not target.met] == [name]
     assert next(t.limit for t in targets if t.figure == name) == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("add_ratio", 2), ("matmul_ratio", 20), ("cold_ms", 150), ("warm_ms", 2)]
+)
+def test_a_figure_at_its_mark_is_met(name: str, limit: float) -> None:
+    assert all(target.met for target in _outcome(**{name: limit}).targets)
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(True, []), (False, ["run add 5"])])
+def test_a_step_that_is_not_right_is_noted(
+    right: bool, wrong: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(softgpu, "_output", lambda *_: json.dumps({"right": right}))
+    outcome = SoftgpuOutcome()
+    softgpu._step(cast("Any", SimpleNamespace(env={})), ["run", "add", "5"], outcome)
+    assert outcome.wrong == wrong
 
 
 def test_a_wrong_result_fails_the_bench_a_slow_one_does_not() -> None:

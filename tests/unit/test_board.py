@@ -53,6 +53,19 @@ def test_what_a_new_arbiter_counts_from_0_is_no_share() -> None:
     assert seen.series[1, 0].launches == 10
 
 
+@pytest.mark.parametrize(("used_s", "launches"), [(0.1, 9), (5.5, 1)])
+def test_one_count_that_went_back_is_enough(used_s: float, launches: int) -> None:
+    seen = board(
+        reply(0, tenant(1, "t", use(5, launches=7))),
+        reply(1, tenant(1, "t", use(used_s, launches=launches))),
+    )
+    assert seen.series[1, 0].share[-1] is None
+
+
+def test_what_was_missed_adds_up() -> None:
+    assert board(reply(0, dropped=3), reply(1, dropped=4), reply(2)).dropped == 7
+
+
 def test_samples_that_are_not_new_are_a_gap() -> None:
     seen = board(
         reply(0, tenant(1, "t", use(5))),
@@ -177,6 +190,12 @@ def test_what_is_wrong_with_a_tenant_is_marked_and_said() -> None:
     assert not [line for line in details(seen, good) if line.startswith("!")]
 
 
+@pytest.mark.parametrize(("held", "near"), [(96, False), (97, True)])
+def test_near_its_limit_begins_at_97_percent(held: int, near: bool) -> None:
+    one = tenant(1, "t", use(charged_bytes=held), mem_limit_bytes=100)
+    assert tenants(board(reply(0, one)), [one], 1, 1)[0].alarm is near
+
+
 def test_details_say_what_the_row_has_no_room_for() -> None:
     before = use(1, launches=100, wait_ns=0, denials=1)
     after = use(1.5, launches=150, wait_ns=S // 4, denials=2, leased_bytes=GIB, peak_bytes=2 * GIB)
@@ -209,6 +228,12 @@ def test_shares_fit_their_column(ratio: float, text: str) -> None:
     (line,) = tenants(board(reply(0, one)), [one], 1, 1)
     assert line.cells[7] == text
     assert len(text) <= 5
+
+
+def test_of_whom_nothing_was_measured_yet_no_share_is_shown() -> None:
+    one = tenant(1, "t", use(), window_s=0.0)
+    (line,) = tenants(board(reply(0, one)), [one], 1, 1)
+    assert line.cells[7] == "-"
 
 
 def test_who_has_no_session_is_shouted() -> None:

@@ -13,7 +13,7 @@ from harp.cli import daemon as command
 from harp.cli.main import cli
 from harp.config import Config
 from harp.daemon import app
-from harp.errors import ConfigError
+from harp.errors import ConfigError, HarpError
 from harp.native import NativeDir
 from harp.rundir import RunDir
 
@@ -79,6 +79,8 @@ def test_what_an_upgrade_says_itself_wins(world: World) -> None:
     ]
     assert world.last("--upgrade", "--set", " log.level =info")[-1] == "--set= log.level =info"
     assert len(world.started[-1]) == 4
+    assert world.last("--upgrade", "--set", "log.level=info")[-1] == "--set=log.level=info"
+    assert len(world.started[-1]) == 4
 
 
 def test_one_that_did_not_come_up_can_be_tried_again(world: World) -> None:
@@ -103,6 +105,15 @@ def test_flags_that_are_no_longer_good_end_nothing(world: World) -> None:
     assert isinstance(result.exception, ConfigError)
     assert "time.quantum_ms" in result.exception.message
     assert world.runs
+
+
+def test_settings_of_one_that_runs_are_refused(world: World) -> None:
+    world.last("--metrics", "9488")
+    result = world.harp("--set", "log.level=debug")
+    assert isinstance(result.exception, HarpError)
+    assert "runs already" in result.exception.message
+    assert world.last() == world.started[0]
+    assert len(world.started) == 1
 
 
 def test_one_in_the_foreground_notes_its_flags_and_takes_no_others(

@@ -229,6 +229,19 @@ def test_what_another_harp_made_is_not_taken_but_its_verdicts_are(tmp_path: Path
     assert run.number == 60
 
 
+def test_what_was_emptied_stays_so_but_for_what_bounds_did(tmp_path: Path) -> None:
+    path = tmp_path / "learned.db"
+    _taught(path)
+    desk = Desk(path)
+    desk.file.save(Point(1, "x", 1), [], [], {}, track={"total": 1})
+    desk.file.close()
+    for dropped in (1, 0):
+        other = Desk(path, maker(AdviseConfig(probe=False)))
+        assert len(other.dropped) == dropped
+        assert other.file.track == {"total": 1, "last": False}
+        other.file.close()
+
+
 def test_keys_of_a_clock_that_was_ahead_are_dropped_too(tmp_path: Path) -> None:
     path, now_s = tmp_path / "learned.db", 1e9
     desk = Desk(path)

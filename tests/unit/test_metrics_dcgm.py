@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from test_metrics_exposition import parsed
 
 from harp.metrics import DAEMON, DCGM, DeviceSeen, dcgm_samples, expose, samples
-from harp.model import DeviceKind
+from harp.model import DeviceKind, Sensors
 
 GPU = device(0, DeviceKind.NVIDIA)
 MIB = 1 << 20
@@ -47,6 +47,15 @@ def test_what_is_not_known_has_no_series() -> None:
     assert told(DeviceSeen(GPU)) == {}
 
 
+def test_zero_is_a_value_and_no_memory_is_less_than_free() -> None:
+    full = told(DeviceSeen(GPU, used_bytes=GPU.memory_bytes + MIB, sensors=Sensors(0.0)))
+    assert {name.removeprefix("DCGM_FI_DEV_"): of[GPU.uuid] for name, of in full.items()} == {
+        "GPU_UTIL": 0,
+        "FB_USED": 8193,
+        "FB_FREE": 0,
+    }
+
+
 def test_labels_are_the_exporters_and_a_software_gpu_is_no_nvidia_device() -> None:
     text = expose(DCGM, dcgm_samples(everything()))[0].decode()
     (sample,) = (s for m in parsed(text) for s in m.samples if s.name == "DCGM_FI_DEV_GPU_UTIL")
@@ -61,6 +70,8 @@ def test_labels_are_the_exporters_and_a_software_gpu_is_no_nvidia_device() -> No
     }
     real = replace(seen(), devices=(DeviceSeen(GPU, sensors=SENSORS),))
     assert {s.labels[3] for s in dcgm_samples(real)} == {"nvidia3"}
+    unknown = replace(seen(), devices=(DeviceSeen(GPU, sensors=Sensors(0.5)),))
+    assert {s.labels[2:4] for s in dcgm_samples(unknown)} == {("", "")}
 
 
 def test_promtool_and_the_strict_parser_take_them_beside_ours(promtool: Path) -> None:

@@ -116,6 +116,13 @@ def test_slices_come_from_what_both_had_and_had_not() -> None:
     assert reason == ""
 
 
+@pytest.mark.parametrize("gap", [1900.0, 2090.0])
+def test_a_gap_that_is_no_longer_than_a_slice_holds_no_switch(gap: float) -> None:
+    values, reason = slices([([2090.0] * 9, [gap] * 10), ([2090.0] * 9, [])])
+    assert values == {"slice": 2090.0, "slice_most": 2090.0}
+    assert reason == "gaps are no longer than the other's slices"
+
+
 @pytest.mark.parametrize(("had", "away"), [([], []), ([2000.0] * 9, [])])
 def test_two_that_did_not_take_turns_have_no_slices(had: list[float], away: list[float]) -> None:
     values, reason = slices([(had, away), (had, away)])

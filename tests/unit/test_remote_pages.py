@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from remote_world import client, now, pool, until
 from test_remote_renewing import put
@@ -17,6 +18,7 @@ from test_remote_renewing import put
 from harp.cli.remote_keep import _pages
 from harp.cli.remote_pages import renewing
 from harp.errors import CertificateError, ConfigError
+from harp.metrics import RemoteSeen
 from harp.remote import authority
 from harp.remote.certificate import Kind
 from harp.remote.keeping import Keeper
@@ -28,15 +30,20 @@ DAY_S = 86400.0
 NAME = "harp_certificate_expiry_timestamp_seconds"
 
 
-async def days(at: tuple[str, int]) -> dict[str, float]:
-    """{role: days that are left}, as a scrape tells."""
+async def scraped(at: tuple[str, int]) -> list[Metric]:
+    """What a scrape tells."""
 
     def get() -> str:
         with urllib.request.urlopen(f"http://{at[0]}:{at[1]}/metrics", timeout=30) as answer:
             text: str = answer.read().decode()
             return text
 
-    (family,) = text_string_to_metric_families(await asyncio.to_thread(get))
+    return list(text_string_to_metric_families(await asyncio.to_thread(get)))
+
+
+async def days(at: tuple[str, int]) -> dict[str, float]:
+    """{role: days that are left}, as a scrape tells."""
+    (family,) = await scraped(at)
     assert (family.name, family.type) == (NAME, "gauge")
     return {s.labels["role"]: (s.value - now().timestamp()) / DAY_S for s in family.samples}
 
@@ -80,6 +87,23 @@ def test_who_has_no_certificate_has_no_series() -> None:
             assert await days(at) == {}
 
     asyncio.run(main())
+
+
+def test_a_server_tells_who_is_here_as_well() -> None:
+    async def main() -> None:
+        seen = RemoteSeen(leases=3, sessions=2, begun=7, draining=True)
+        before = asyncio.all_tasks()
+        async with renewing(None, "127.0.0.1", 0, seen=lambda: seen) as at:
+            told = {s.name: s.value for family in await scraped(at) for s in family.samples}
+        assert told == {
+            "harp_remote_leases": 3,
+            "harp_remote_sessions": 2,
+            "harp_remote_sessions_started_total": 7,
+            "harp_remote_draining": 1,
+        }
+        await until(lambda: asyncio.all_tasks() == before)  # nobody looks on
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_a_keeper_tells_of_its_own(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ SAID: dict[str, Any] = {
     "nvmlDeviceGetTemperature": 41,
     "nvmlDeviceGetPowerUsage": 123_500,
     "nvmlDeviceGetTotalEnergyConsumption": 4_567_500,
-    "nvmlDeviceGetClockInfo": 1980,
+    "nvmlDeviceGetClockInfo": {pynvml.NVML_CLOCK_SM: 1980, pynvml.NVML_CLOCK_MEM: 2619},
     "nvmlDeviceGetPciInfo": SimpleNamespace(busId=b"00000000:0A:00.0"),
     "nvmlDeviceGetMinorNumber": 3,
 }
 NVML = cast("Nvml", SimpleNamespace(handle=lambda uuid: uuid))
-ALL = Sensors(0.37, 0.12, 41, 123.5, 4567.5, 1.98e9, 1.98e9, "00000000:0A:00.0", 3)
+ALL = Sensors(0.37, 0.12, 41, 123.5, 4567.5, 1.98e9, 2.619e9, "00000000:0A:00.0", 3)
 
 
 @pytest.fixture
@@ -31,10 +31,11 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     names: set[str] = set()
 
     def answer(name: str) -> Any:
-        def call(*_: object) -> Any:
+        def call(_device: object, *which: object) -> Any:
             if name in names:
                 raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-            return SAID[name]
+            said = SAID[name]
+            return said[which[0]] if isinstance(said, dict) else said
 
         return call
 
