@@ -124,6 +124,25 @@ def test_a_sample_says_what_the_state_says() -> None:
     assert seen.window_s == 4
 
 
+def test_a_user_s_name_is_looked_up_once_while_he_has_tenants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    book, asked = _Book(), list[int]()
+
+    def named(uid: int) -> str:
+        asked.append(uid)
+        return f"u{len(asked)}"
+
+    monkeypatch.setattr(samples, "user_name", named)
+    sampler = Sampler(book, _harpd())
+    assert [asyncio.run(sampler.sample()).tenants[0].user for _ in range(3)] == ["u1"] * 3
+    gone = book.tenants.pop(1)
+    asyncio.run(sampler.sample())
+    book.tenants[1] = gone
+    assert asyncio.run(sampler.sample()).tenants[0].user == "u2"
+    assert asked == [gone.uid] * 2
+
+
 def test_the_page_s_look_asks_once_for_what_is_the_same_for_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
