@@ -126,6 +126,18 @@ def test_what_an_old_harpd_says_is_shown_as_samples_are() -> None:
     assert details(board, sample.tenants[0])
 
 
+def test_one_that_is_closed_while_it_connects_asks_for_nothing() -> None:
+    client = _Client([reply(0)])
+
+    def connect() -> Client:
+        one.close()
+        return cast("Client", client)
+
+    one = Feed(connect, 1.0)
+    assert list(one.news()) == []
+    assert (client.asked, client.closed) == ([], True)
+
+
 def test_closing_it_ends_it_wherever_it_waits() -> None:
     begun, go_on = threading.Event(), threading.Event()
 
