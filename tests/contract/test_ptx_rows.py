@@ -210,6 +210,28 @@ def test_a_row_across_two_pages_reads_both(tmp_path: Path) -> None:
         assert (result.stop, result.fault_addr) == (ILLEGAL_ADDRESS, ARENA_BASE + PAGE)
 
 
+def test_a_row_whose_threads_are_not_all_aligned_faults_where_a_thread_does(tmp_path: Path) -> None:
+    """Pairs of words, a word apart: every other thread is misaligned."""
+    body = """
+        mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0;
+        ld.global.v2.u32 {%r1, %r2}, [%d1]; st.global.v2.u32 [%d1+1024], {%r1, %r2};"""
+    for code in _both(HEAD + entry("k", 1, body), "k", tmp_path):
+        result = code.run(Device(), pointers(ARENA_BASE), block=(16,))
+        assert (result.stop, result.fault_addr) == (MISALIGNED, ARENA_BASE + 4)
+
+
+def test_a_row_that_reaches_beyond_two_pages_reads_all_of_them(tmp_path: Path) -> None:
+    body = f"""
+        mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, {PAGE // 8}; add.u64 %d1, %p0, %d0;
+        mul.wide.u32 %d0, %r0, 4; add.u64 %d2, %p1, %d0; ld.global.u32 %r1, [%d1]; st.global.u32 [%d2], %r1;"""
+    for code in _both(HEAD + entry("k", 2, body), "k", tmp_path):
+        device = Device()
+        out = ARENA_BASE + 5 * PAGE
+        device.map[1] = 2  # the middle one may be written, not read
+        result = code.run(device, pointers(ARENA_BASE + PAGE // 2, out), block=(16,))
+        assert (result.stop, result.fault_addr) == (ILLEGAL_ADDRESS, ARENA_BASE + PAGE)
+
+
 def test_a_barrier_that_not_all_reach_ends_the_block(tmp_path: Path) -> None:
     """A row parts before it: those who come wait, the others spin no more and have ended."""
     body = """

@@ -96,6 +96,9 @@ def test_stress_finds_no_bad_access(
                 reader = Reader(opened)
                 calls = [r for r in reader if isinstance(r, Call)]
             assert reader.problems == []
-            assert len(calls) > 5000
+            # A full file keeps three segments of four at least: 3 MiB, and 2000 calls need less.
+            last = max(c.sequence for c in calls)
+            assert reader.header.calls > 40_000
+            assert {c.sequence for c in calls} >= set(range(last - 2000, last + 1))
             for call in calls:
                 call.arguments()
