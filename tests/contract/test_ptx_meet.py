@@ -105,16 +105,21 @@ st.global.v4.u32 [%d1], {%r4, %r5, %r6, %r7}; st.global.v2.u32 [%d1+16], {%r8, %
     assert got == [5, 4, 4, 2, 0, 1]
 
 
+GONE = "mbarrier.init.shared.b64 [bar], 1; mbarrier.inval.shared.b64 [bar];"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         "mbarrier.init.shared.b64 [bar], 0;",
         "mbarrier.init.shared.b64 [bar], 1; mbarrier.arrive.shared.b64 %d4, [bar], 2;",
         "mbarrier.init.shared.b64 [bar], 1; mbarrier.arrive.noComplete.shared.b64 %d4, [bar], 1;",
-        (
-            "mbarrier.init.shared.b64 [bar], 1; mbarrier.inval.shared.b64 [bar];"
-            " mbarrier.arrive.shared.b64 %d4, [bar];"
-        ),
+        f"{GONE} mbarrier.arrive.shared.b64 %d4, [bar];",
+        "mbarrier.init.shared.b64 [bar], 0x100000;",
+        "mbarrier.init.shared.b64 [bar], 1; mbarrier.arrive.shared.b64 %d4, [bar], 0;",
+        f"{GONE} mbarrier.test_wait.shared.b64 %q1, [bar], %d4;",
+        f"{GONE} mbarrier.test_wait.parity.shared.b64 %q1, [bar], %r1;",
+        f"{GONE} cp.async.mbarrier.arrive.shared.b64 [bar];",
         "mbarrier.arrive.shared.b64 %d4, [bar];",
         "barrier.cluster.wait;",
         "barrier.cluster.arrive; barrier.cluster.arrive;",
@@ -124,6 +129,22 @@ st.global.v4.u32 [%d1], {%r4, %r5, %r6, %r7}; st.global.v2.u32 [%d1+16], {%r8, %
 def test_what_cannot_be_stops_the_block(wrong: str, cache: Path) -> None:
     result, _ = run(".shared .align 8 .b64 bar;\n" + wrong, cache, threads=1)
     assert result.stop == ILLEGAL_INSTRUCTION, result
+
+
+def test_phases_are_counted_without_end(cache: Path) -> None:
+    """The phase has 23 bits: it begins again at 0, and the barrier stays one."""
+    body = """
+.shared .align 8 .b64 bar;
+mbarrier.init.shared.b64 [bar], 1;
+mov.u32 %r1, 0;
+AGAIN: mbarrier.arrive.shared.b64 %d4, [bar];
+add.u32 %r1, %r1, 1; setp.lt.u32 %q1, %r1, 0x800001; @%q1 bra AGAIN;
+mbarrier.test_wait.shared.b64 %q2, [bar], %d4;
+selp.u32 %r2, 1, 0, %q2; st.global.u32 [%d1], %r2;
+"""
+    result, got = run(body, cache, threads=1)
+    assert result.stop == DONE, result
+    assert got == [1]
 
 
 def test_a_block_is_a_cluster_of_its_own(cache: Path) -> None:
