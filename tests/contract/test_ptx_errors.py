@@ -113,6 +113,14 @@ def test_malformed_modules_are_named_with_their_line(text: str) -> None:
     assert "line " in out.stderr
 
 
+@pytest.mark.parametrize(("digits", "code"), [(126, 0), (127, INVALID)])
+def test_decimals_have_as_many_digits_as_there_is_room_for(digits: int, code: int) -> None:
+    body = f"mov.f64 %g1, 1.{'0' * (digits - 1)};"
+    out = ptxc("emit", "--kernel", "k", text=HEAD + entry("k", 1, body))
+    assert out.returncode == code, out.stderr
+    assert "line" in out.stderr or not code
+
+
 def test_newer_target_and_unknown_kernel(cache: Path) -> None:
     text = HEAD.replace("sm_90", "sm_120") + entry("k", 0, "")
     out = ptxc("compile", "--kernel", "k", "--cache", str(cache), text=text)

@@ -233,6 +233,8 @@ static const char *const giants[] = {
     ".const .u64 zz[2][3][%s][4];", ".reg .v4 .f32 zz<%s>;",        ".maxntid %s, %s, %s",
 };
 
+static const char *const repeated[] = {".rn", ", %r1", "{", "}", "(", "1", "%r1, ", "x", ".b32 "};
+
 static bool in_word(char c)
 {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
@@ -329,6 +331,12 @@ int text_damage(struct fuzz_text *text)
         while (at && text->at[at - 1] != '\n')
             at--;
         replace(text, at, 0, piece, more);
+        break;
+    case 12: /* a word, more often than there is room for */
+        word = PICK(repeated);
+        more = strlen(word);
+        for (uint32_t i = 1 + draw(draw(2) ? 30 : 200); i; i--)
+            replace(text, at, 0, word, more);
         break;
     default: /* a line, many times */
         while (at && text->at[at - 1] != '\n')

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { TEXT_ROOM = 1 << 16, LINES = 12, KINDS = 13 };
+enum { TEXT_ROOM = 1 << 16, LINES = 12, KINDS = 14 };
 
 struct fuzz_text {
     char at[TEXT_ROOM];
