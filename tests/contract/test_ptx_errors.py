@@ -102,6 +102,8 @@ MALFORMED = {
     ".version 8.0\n.target sm_90\n.address_size 32\n": ".address_size",
     HEAD + ".visible .entry k(.param .b8 big[99999999999]) { ret; }": "32764",
     HEAD + ".visible .entry k() { .reg .b32 %r<99999999999>; ret; }": "fewer registers",
+    HEAD + ".global .align 4294967300 .u32 x;": "a small number",
+    HEAD + '.global "two\nlines" x;': "`two lines`",
 }
 
 
@@ -110,6 +112,7 @@ def test_malformed_modules_are_named_with_their_line(text: str) -> None:
     out = ptxc("index", text=text)
     assert out.returncode == INVALID
     assert MALFORMED[text] in out.stderr
+    assert out.stderr.count("\n") == 1
     assert "line " in out.stderr
 
 

@@ -208,6 +208,34 @@ def test_eight_bit_floating_point(cache: Path) -> None:
     check(list(eights()), cache)
 
 
+@pytest.mark.parametrize("kind", EIGHTS)
+def test_what_lies_between_two_values_goes_to_the_nearer_one(kind: str, cache: Path) -> None:
+    """Every value of 8 bits, the middle between two, what f32 has right beside, and the largest."""
+    exact = np.array([v for v, _ in TABLES[kind]], np.float32)
+    step = exact[-1] - exact[-2]
+    places = np.concatenate(
+        [exact, (exact[1:] + exact[:-1]) / 2, exact[-1] + step * np.arange(9) / 4]
+    ).astype(np.float32)
+    places = np.concatenate([places, np.nextafter(places, 0), np.nextafter(places, np.inf)])
+    padded = np.zeros(1024, np.float32)
+    padded[: len(places)] = places.astype(np.float32)
+    body = f"""
+mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.s64 %d0, %d0, %p0;
+ld.global.f32 %f1, [%d0]; neg.f32 %f2, %f1;
+cvt.rn.satfinite.{kind}x2.f32 %h1, %f2, %f1; st.global.u16 [%d0], %h1;
+"""
+    device = Device()
+    at = device.put(padded)
+    result = load(HEAD + entry("k", 1, body), "k", cache).run(device, pointers(at), block=(1024,))
+    assert result.stop == DONE, result
+    got = device.view(at, np.uint16, 2048)[::2].tolist()
+    one = [to8(kind, Fraction(float(v)), 0, relu=False) for v in padded]
+    wrong = {
+        float(v): hex(g) for v, g, w in zip(padded, got, one, strict=True) if g != 0x8000 | w * 257
+    }
+    assert not wrong
+
+
 def test_conversions_that_stay_finite(cache: Path) -> None:
     check(list(satfinite()), cache)
 
