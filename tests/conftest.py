@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,9 +36,20 @@ def turn(*, alone: bool) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In `pytest -n`, those that run alone come last: nobody waits for them."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+    """In `pytest -n --dist loadfile`, those that run alone come last: nobody waits for them.
+
+    Before them come the files with many tests: the last that two at a time have is short.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    tests = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("alone") is not None,
+            -tests[item.path],
+            item.path,
+        )
+    )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside a test's timeout

@@ -143,7 +143,8 @@ class ArbiterLink:
         loop.add_reader(self._handle, ended.set)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), self._timeout_s)
+                async with asyncio.timeout(self._timeout_s):
+                    await ended.wait()
         finally:
             loop.remove_reader(self._handle)
 

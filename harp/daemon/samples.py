@@ -185,8 +185,10 @@ class Watching:
                 if at_ns is None:
                     await self._changed.wait()
                 elif (wait_ns := at_ns - self._clock_ns()) > 0:
+                    # Until Python 3.12 wait_for() takes no notice of a cancel in its last turn.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), wait_ns / 1e9)
+                        async with asyncio.timeout(wait_ns / 1e9):
+                            await self._changed.wait()
                 elif self.step(Tick()):
                     self.step(Looked(pb.WatchSamplesReply(sample=await self._sample())))
                     await asyncio.sleep(0)  # who was given one writes it meanwhile

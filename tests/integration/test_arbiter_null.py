@@ -115,6 +115,7 @@ def test_null_accelerator_takes_memory_beside_others(w: World, program: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_front")
 def test_bursts_with_idle_time_leave_the_engine_to_the_other(w: World, program: Path) -> None:
     admin = w.admin()
     w.device(admin, 100)

@@ -172,6 +172,7 @@ def test_client_that_does_not_read_is_disconnected_and_others_are_served(
     assert back.until(Op.MEM_STATE).leased_bytes == 3 * GRANULE_BYTES
 
 
+@pytest.mark.alone
 def test_flood_of_one_tenant_does_not_hold_up_another(w: World, admin: Admin) -> None:
     flooder, other = w.tenant(admin, 1), Client(w.tenant(admin, 2))
 

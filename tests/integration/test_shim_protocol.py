@@ -299,9 +299,9 @@ while time.monotonic() < end:
                 script.say(op=Op.OPEN_GATE, dev=heard.dev, cls=heard.cls, epoch=1)
         assert made.process.wait(20) == 0
         launches, slow = slow_calls(made.log)
-        assert launches > 100_000
-        # once when the lane opens, and once for each sample
+        # once when the lane opens, and once for each sample, however fast the machine is
         assert slow < 500, (launches, slow)
+        assert launches > 10 * 500
 
 
 TOTAL = """

@@ -310,6 +310,11 @@ def ended(file: Path, timeout_s: float = 10) -> None:
         time.sleep(0.01)
 
 
+def measured(file: Path) -> int:
+    """Nanoseconds of all calls whose time on the device is told."""
+    return sum(r.duration_ns for r in so_far(file) if isinstance(r, DeviceTime))
+
+
 def test_use_is_metered_while_all_is_measured(world: World) -> None:
     """Of a program that always has work queued: events for the trace keep none from being taken."""
     file = traced(world)
@@ -317,12 +322,13 @@ def test_use_is_metered_while_all_is_measured(world: World) -> None:
     assert process.stdout is not None
     while process.stdout.readline() != "ready\n":
         assert process.poll() is None, process.communicate()
-    time.sleep(2)
+    while measured(file) < 500_000_000:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
     used_ns = world.usage("t").used_ns
     process.kill()
     process.wait()
-    _, records = read(file)
-    measured_ns = sum(r.duration_ns for r in records if isinstance(r, DeviceTime))
+    measured_ns = measured(file)
     assert measured_ns > 500_000_000
     assert used_ns > measured_ns / 3
 

@@ -85,6 +85,7 @@ def test_the_summary_names_the_kernels(recorded: Recorded) -> None:
     assert "GB/s" in said
 
 
+@pytest.mark.alone
 def test_why_a_job_is_slow_is_seen(recorded: Recorded, native_dir: Path, tmp_path: Path) -> None:
     idle = {}
     for limit in ("none", "20%"):

@@ -38,6 +38,7 @@ def get(box: Machine, path: str) -> Any:
         return json.load(got)
 
 
+@pytest.mark.alone
 def test_two_tenants_are_seen_from_their_grant_to_their_end(box: Machine, busy: Path) -> None:
     box.start_harpd("--web", "0")
     idle = box.gpu_tenant("--name", "idle", "--mem", "256MiB", "--share", "20%", mib=64)
