@@ -29,6 +29,16 @@ __all__ = ["VERSION", "Checkpoint", "load", "save"]
 
 _log = structlog.get_logger(__name__)
 VERSION = 1
+#: what comes of reading bytes that are no checkpoint: no text, no JSON, nested without end, other
+#: things in it than we write
+_NOT_OURS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +94,11 @@ def load(path: Path) -> Checkpoint:
         ConfigError: it was written by a later version, which may have said what we must not lose.
     """
     try:
-        text = path.read_text()
+        written = path.read_bytes()
     except FileNotFoundError:
         return Checkpoint()
     try:
-        data = json.loads(text)
+        data = json.loads(written.decode())
         version = data["version"]
         if version == VERSION:
             return Checkpoint(
@@ -97,7 +107,7 @@ def load(path: Path) -> Checkpoint:
                 grants=tuple(_grant_in(grant) for grant in data["grants"]),
             )
         later = isinstance(version, int) and version > VERSION
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _NOT_OURS as error:
         later, version = False, None
         reason = f"{type(error).__name__}: {error}"
     else:

@@ -34,6 +34,10 @@ __all__ = ["AdmissionError", "Ask", "Devices", "FakeKubelet", "Stage"]
 
 #: grpc-go's default, which kubelet does not change
 RECEIVE_BYTES = 4 << 20
+#: what kubelets after 1.20 say besides of a slot and of a container, in fields that our protocol
+#: has not: `topology` with two NUMA nodes, `cpu_ids` of two CPUs
+_TOPOLOGY = bytes.fromhex("1a06 0a00 0a02 0801")
+_CPUS = bytes.fromhex("1a02 0203")
 _Reply = TypeVar("_Reply")
 PRE_START_S = 30.0
 
@@ -121,6 +125,8 @@ class FakeKubelet(
         #: bytes of the last list
         self.list_bytes = 0
         self.refuses = False
+        #: whether its list names each slot by itself, once for each NUMA node, and says more of it
+        self.newer = False
         self._up = False
         #: whether its checkpoint follows every change; as often as pods come that costs more than
         #: they do
@@ -272,8 +278,18 @@ class FakeKubelet(
         self, containers: Mapping[str, frozenset[str]]
     ) -> Iterator[resources.ContainerResources]:
         for name, ids in containers.items():
+            if self.newer:
+                one = resources.ContainerResources(name=name, devices=self._each_apart(ids))
+                yield resources.ContainerResources.FromString(one.SerializeToString() + _CPUS)
+                continue
             devices = resources.ContainerDevices(resource_name=self.resource, device_ids=ids)
             yield resources.ContainerResources(name=name, devices=[devices])
+
+    def _each_apart(self, ids: frozenset[str]) -> Iterator[resources.ContainerDevices]:
+        for slot in sorted(ids):
+            one = resources.ContainerDevices(resource_name=self.resource, device_ids=[slot])
+            for _ in range(2):
+                yield resources.ContainerDevices.FromString(one.SerializeToString() + _TOPOLOGY)
 
     def _listen(self, stub: deviceplugin_pb2_grpc.DevicePluginStub) -> None:
         try:

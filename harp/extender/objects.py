@@ -13,7 +13,8 @@ it, else by its place: its number among the node's GPUs that HARP has, in NVML's
 the device plugin counts them. Both are read.
 
 A pod that kubelet took long after it was bound is on a GPU that is not known: others may have been
-bound meanwhile, and the plugin cannot tell them apart (waiting.py).
+bound meanwhile, and the plugin cannot tell them apart (waiting.py). From when to when it waited is
+written on it, so that this is known after a restart of the extender too.
 """
 
 from __future__ import annotations
@@ -137,7 +138,10 @@ class PodInfo:
     ended: bool = False
     managed: bool = False  #: it names the resource, be it 0: else kube-scheduler binds it itself
     asks: tuple[int, ...] = ()  #: slots of its containers, init containers first, without zeros
+    #: since when kubelet could take it, by the API server's clock; None: not known
+    since_s: float | None = None
     started_s: float | None = None  #: kubelet's clock; None: it has not said that it took the pod
+    slow: bool = False  #: kubelet took it long after it was bound: its GPU is not known
     placed: bool = False  #: who bound it has said which GPU, or that it is not known
     rejected: bool = False  #: kubelet found no slots for it on its node
 
@@ -168,7 +172,8 @@ class PodInfo:
         overhead = _part(spec, "overhead")
         status = _part(body, "status")
         started_s = _seconds(status.get("startTime"))
-        slow = started_s is not None and started_s - (_bound_s(status) or started_s) > SLOW_S
+        bound_s, placed = _bound_s(status), GPU in _part(meta, "annotations")
+        slow = bound_s is not None and started_s is not None and started_s - bound_s > SLOW_S
         return cls(
             uid=str(meta.get("uid") or f"{namespace}/{name}"),
             namespace=namespace,
@@ -185,8 +190,10 @@ class PodInfo:
             ended=status.get("phase") in ("Succeeded", "Failed"),
             managed=any(one.named for one in (*mains, *inits)),
             asks=tuple(one.slots for one in (*inits, *mains) if one.slots),
+            since_s=_since_s(meta, bound_s, started_s, placed=placed),
             started_s=started_s,
-            placed=GPU in _part(meta, "annotations"),
+            slow=slow,
+            placed=placed,
             rejected=status.get("phase") == "Failed" and status.get("reason") == _REJECTED,
         )
 
@@ -243,6 +250,18 @@ def _bound_s(status: Mapping[str, Any]) -> float | None:
         if isinstance(one, Mapping) and one.get("type") == "PodScheduled":
             return _seconds(one.get("lastTransitionTime"))
     return None
+
+
+def _since_s(
+    meta: Mapping[str, Any], bound_s: float | None, started_s: float | None, *, placed: bool
+) -> float | None:
+    """Since when kubelet could take a pod.
+
+    Of one that came with its node's name kubelet itself writes the binding, when it takes it: since
+    it was made it has waited.
+    """
+    by_kubelet = bound_s is None or (started_s is not None and bound_s >= started_s)
+    return _seconds(meta.get("creationTimestamp")) if by_kubelet and not placed else bound_s
 
 
 def _seconds(text: object) -> float | None:

@@ -14,7 +14,8 @@ while an answer is waited for.
 Which GPU a pod has is what was written with its binding, as it was seen first; later edits of the
 annotation count for nothing. It is doubted, for good, where the plugin may have given another:
 where it waited too long, or beside a pod it could be taken for (waiting.py), or where kubelet
-refused a pod that we had found room for.
+refused a pod that we had found room for. All three are read again of the pods after a restart, as
+long as they are there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from math import inf
 
 from harp.extender.objects import NodeInfo, PodInfo
 from harp.extender.room import Room, room_of
-from harp.extender.waiting import START_S, STUCK_S, clash
+from harp.extender.waiting import START_S, STUCK_S, clash, together
 
 __all__ = ["CONFIRMED_S", "LOST_S", "Assumption", "Usage", "View"]
 
@@ -146,6 +147,10 @@ class View:
         if pod.node:
             self._unassume(pod.uid)
             self._put_on(pod)
+            if assumed is None and (before is None or not before.node):
+                self._look_back(pod)
+            if pod.slow:  # longer than we have known it, perhaps
+                self._doubt(pod.uid)
         elif assumed is None:
             self._nowhere(pod.uid)
 
@@ -277,6 +282,15 @@ class View:
             assert known is not None
             if clash(known, pod, waiting) is not None:
                 self._doubt(pod.uid)
+
+    def _look_back(self, pod: PodInfo) -> None:
+        """It was there when we first saw it: who waited beside it, if one of them asked nobody?"""
+        others = self._on[pod.node].values() if pod.asks else ()
+        for other in [one for one in others if one.placed is not pod.placed]:
+            named, nobodys = (pod, other) if pod.placed else (other, pod)
+            told = bool(self._on[pod.node][named.uid].gpus)
+            if told and nobodys.asks and together(named, nobodys):
+                self._doubt(named.uid)
 
     def _forget(self, uid: str) -> None:
         """What the watch said of it is void."""

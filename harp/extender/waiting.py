@@ -10,6 +10,9 @@ So no pod is bound beside a waiting one that asks for as much and is promised an
 one that is promised none: the plugin may put it where the waiting one was to go. Kubelet says a
 moment later that it has begun. If it does not in START_S, the GPU of the waiting one counts as not
 known (room.py), and the other is bound with none named.
+
+Who asked nobody (nodeName, another scheduler) comes all the same. That the two waited together is
+seen while it is so, and written on both: together() reads it after a restart of the extender.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ from collections.abc import Iterable
 
 from harp.extender.objects import NodeInfo, PodInfo
 
-__all__ = ["START_S", "STUCK_S", "answers", "clash"]
+__all__ = ["START_S", "STUCK_S", "answers", "clash", "together"]
 
 #: longer than the 40 to 50 s after which a node whose kubelet is silent gets no more pods
 START_S = 60.0
 #: one that waits for so long will not begin in a moment: other nodes are better
 STUCK_S = 5.0
+#: between the API server's clock and a node's, and what times written in whole seconds leave out
+_CLOCKS_S = 2.0
 
 
 def answers(node: NodeInfo, pod: PodInfo) -> dict[int, set[tuple[int, ...]]]:
@@ -56,3 +61,14 @@ def clash(node: NodeInfo, pod: PodInfo, waiting: Iterable[PodInfo]) -> PodInfo |
         ):
             return other
     return None
+
+
+def together(pod: PodInfo, other: PodInfo) -> bool:
+    """Whether two may have waited at one time, by what is written on them."""
+    if pod.since_s is None or other.since_s is None:
+        return False
+    # One that has not begun waits still.
+    until_s, others_until_s = pod.started_s, other.started_s
+    return (others_until_s is None or pod.since_s <= others_until_s + _CLOCKS_S) and (
+        until_s is None or other.since_s <= until_s + _CLOCKS_S
+    )

@@ -174,6 +174,8 @@ class Elector:
         self._release_it = True
         #: the lease as it is while `acquired` runs, and when its renewal began
         self._taken: tuple[Record, float] | None = None
+        #: metadata of the lease as last seen: who else has written on it keeps that
+        self._meta: Mapping[str, Any] = {}
         #: until when we do not stand
         self._rests_until_s = -math.inf
         #: written by the thread of run() alone, each time as a whole
@@ -226,6 +228,7 @@ class Elector:
         if not answer.good and answer.status != _NOT_FOUND:
             raise _refused(answer.why)
         record = Record.of(answer.body) if answer.good else None
+        self._meta = (answer.body.get("metadata") or {}) if answer.good else {}
         began_s = self._clock_s()
         state = self._state = observe(self._state, record, began_s)
         write = decide(state, began_s, _now(), self._tempo)
@@ -267,7 +270,7 @@ class Elector:
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {"name": self._name, "namespace": self._namespace}
-            | ({"resourceVersion": record.version} if record.version else {}),
+            | ({**self._meta, "resourceVersion": record.version} if record.version else {}),
             "spec": {
                 "holderIdentity": record.holder or None,
                 "leaseDurationSeconds": max(1, round(record.lease_s)),
@@ -284,6 +287,7 @@ class Elector:
             return None
         if not answer.good:
             raise _refused(answer.why)
+        self._meta = answer.body.get("metadata") or {}
         return Record.of(answer.body)
 
     def _release(self) -> None:

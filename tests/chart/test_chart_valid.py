@@ -17,6 +17,8 @@ from conftest import CHART, ROOT, Ask, Helm, Template, containers, of_kind, one,
 from kubernetes_validate import utils
 from scenarios import SCENARIOS
 
+from harp.extender.app import LEASE
+
 VERSIONS = ("1.28.0", "1.34.0", "1.37.0")
 #: what is there in 1.20, the oldest that the chart promises; tests/kube installs it on that one
 OLD = {
@@ -24,6 +26,7 @@ OLD = {
     "apps/v1",
     "rbac.authorization.k8s.io/v1",
     "networking.k8s.io/v1",
+    "coordination.k8s.io/v1",
     "monitoring.coreos.com/v1",
 }
 POLICIES = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
@@ -161,7 +164,9 @@ def test_names_are_apart_for_two_releases(ask: Ask) -> None:
     def names(release: str) -> set[tuple[str, str]]:
         done = ask({"gpusPerNode": 2}, release=release)
         assert done.returncode == 0, done.stderr
-        return {(o["kind"], o["metadata"]["name"]) for o in yaml.safe_load_all(done.stdout) if o}
+        found = {(o["kind"], o["metadata"]["name"]) for o in yaml.safe_load_all(done.stdout) if o}
+        # Called after the scheduler, and left out where another release's is there.
+        return found - {("Lease", "harp-scheduler")}
 
     assert not names("harp") & names("other")
 
@@ -269,3 +274,26 @@ def test_certificates_of_a_pool_are_scraped_by_who_may(template: Template) -> No
         assert let_in == [[{"podSelector": {}}]]
     only = one(template({"monitoring": values["monitoring"]}), "PodMonitor")
     assert [e["port"] for e in only["spec"]["podMetricsEndpoints"]] == ["metrics", "plugin-metrics"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lease"),
+    [("many GPUs", "harp-scheduler"), ("own scheduler", "harp-scheduler-extender")],
+)
+def test_the_lease_of_who_decides_goes_with_the_release(
+    template: Template, name: str, lease: str
+) -> None:
+    """Who leads would make it anew: so it stays until they have gone, the cleanup's step."""
+    for cleanup in (False, True):
+        objects = template(SCENARIOS[name] | {"cleanup": {"enabled": cleanup}})
+        found = one(objects, "Lease")
+        assert (found["metadata"]["name"], "spec" in found) == (lease, False)
+        assert bool(of_kind(objects, "Deployment")) != cleanup
+    assert not of_kind(template(SCENARIOS["extender off"]), "Lease")
+
+
+def test_the_lease_is_the_one_that_is_elected_by(template: Template) -> None:
+    objects = template(SCENARIOS["many GPUs"])
+    said = yaml.safe_load(one(objects, "ConfigMap", "-extender")["data"]["scheduler.yaml"])
+    assert said["leaderElection"]["resourceName"] == one(objects, "Lease")["metadata"]["name"]
+    assert one(template(SCENARIOS["own scheduler"]), "Lease")["metadata"]["name"] == LEASE

@@ -305,6 +305,25 @@ def test_a_list_of_3200_slots_passes_kubelets_limit() -> None:
         assert grant_of(world, "a").limits.share_ppm == 25_000
 
 
+def test_a_newer_kubelets_list_says_the_same_in_more_words(world: World) -> None:
+    """It names each slot by itself, once for each NUMA node, beside others' resources."""
+    world.kubelet.newer = True
+    world.up()
+    world.api.pods = [
+        Pod("ns", "a", "uid-a", NODE, MAIN, annotations={"harp.dev/memory": "1Gi"}, pending=True)
+    ]
+    running(world, "a", 30)
+    grant = grant_of(world, "a")
+    assert grant.ids == world.kubelet.devices.held["ns", "a"]["main"]
+    assert (grant.pod_uid, grant.limits.mem_bytes) == ("uid-a", 1 << 30)
+    running(world, "whole", 100)
+    assert len(grant_of(world, "whole").ids) == 100
+    assert world.plugin is not None
+    world.plugin.starts.sweep()
+    assert lives(world, "a")
+    assert lives(world, "whole")
+
+
 @pytest.mark.slow
 def test_110_pods_at_once_get_their_own_grants() -> None:
     with node(gpus=4) as world:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rig import cgroups
+from rig.chart import NAMESPACE
 from rig.harp import RESOURCE, Harp
 from rig.machine import wait_for
 from rig.pods import Space, container
@@ -39,7 +40,16 @@ def files(harp: Harp) -> list[Path]:
     return [one for at, names in wanted.items() for one in harp.node.path(at).glob(names)]
 
 
+def leases(harp: Harp) -> list[str]:
+    """Of elections in HARP's namespace that somebody has won."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+    found = harp.cluster.client.get(path)["items"]
+    return [one["metadata"]["name"] for one in found if one.get("spec", {}).get("holderIdentity")]
+
+
 def test_uninstalling_leaves_nothing(space: Space, harp: Harp) -> None:
+    harp.chart.install({"extender": {"enabled": True, "replicas": 1}})
+    wait_for("its scheduler leads", lambda: leases(harp) == ["harp-scheduler"], limit_s=120)
     pod = space.pod("a", container("main", ["gpu_job.py", "--steps", "2"], 30))
     pod.until("Succeeded")
     pod.end()
@@ -54,6 +64,8 @@ def test_uninstalling_leaves_nothing(space: Space, harp: Harp) -> None:
         assert harp.chart.helm("list", "--short") == ""
         ours = ["--all-namespaces", "--selector=app.kubernetes.io/name=harp", "--output=name"]
         wait_for("no object is left", lambda: not harp.cluster.kubectl("get", _KINDS, *ours))
+        left = harp.cluster.kubectl("-n", NAMESPACE, "get", "lease", "--output=name")
+        assert left == "", "who led has made it, and nothing of helm's"
         node = client.get(f"/api/v1/nodes/{harp.node.name}")
         for marks in ("labels", "annotations"):
             assert not [key for key in node["metadata"].get(marks, {}) if "harp.dev" in key]

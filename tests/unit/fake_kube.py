@@ -108,6 +108,7 @@ class FakeKube:
         with self.changed:
             there = copy.deepcopy(self.objects[_path_of(body)])
             there["status"]["startTime"] = stamp(self.now_s)
+            there["status"].setdefault("conditions", [self._scheduled()])
             self._write(_path_of(body), there, "MODIFIED")
 
     def fail(self, body: Body) -> None:
@@ -187,12 +188,16 @@ class FakeKube:
         changed = copy.deepcopy(there)
         changed["spec"]["nodeName"] = body["target"]["name"]
         changed["metadata"]["annotations"] |= body["metadata"].get("annotations") or {}
-        scheduled = {"type": "PodScheduled", "status": "True"}
-        changed["status"]["conditions"] = [scheduled | {"lastTransitionTime": stamp(self.now_s)}]
+        changed["status"]["conditions"] = [self._scheduled()]
         self._write(path, changed, "MODIFIED")
         if self.kubelet:
             self.begin(changed)
         return Answer(201, {"kind": "Status", "status": "Success"})
+
+    def _scheduled(self) -> Body:
+        """Of a pod that came with its node's name kubelet writes it, when it takes it."""
+        now = stamp(self.now_s)
+        return {"type": "PodScheduled", "status": "True", "lastTransitionTime": now}
 
     def _list(self, collection: str, query: Mapping[str, list[str]]) -> Answer:
         here = sorted(path for path in self.objects if _collection(path) == collection)

@@ -33,10 +33,10 @@ from harp.extender.state import View
 from harp.extender.waiting import START_S, STUCK_S
 
 
-def _view(*pods: Body, nodes: tuple[Body, ...] = (node("n"),)) -> View:
+def _view(*pods: Body, nodes: tuple[Body, ...] = (node("n"),), now_s: float = 0.0) -> View:
     view = View()
-    step(view, NodesListed(tuple(map(NodeInfo.of, nodes))), 0.0)
-    step(view, PodsListed(tuple(map(PodInfo.of, pods))), 0.0)
+    step(view, NodesListed(tuple(map(NodeInfo.of, nodes))), now_s)
+    step(view, PodsListed(tuple(map(PodInfo.of, pods))), now_s)
     return view
 
 
@@ -151,6 +151,75 @@ def test_a_start_that_was_late_is_known_to_be_after_a_restart() -> None:
     assert begun(SLOW_S).gpus == ("0",)
     assert begun(SLOW_S + 1).gpus == ()
     assert SLOW_S < START_S  # by two machines' clocks
+
+
+def test_who_waited_too_long_is_doubted_though_the_extender_has_restarted_meanwhile() -> None:
+    """A fresh extender counts from when it first sees a pod; what is written says more."""
+    waits = _waited("a", 60, 1000, 1000 + START_S + 5, "0")
+    began = dict(waits["status"])
+    del waits["status"]["startTime"]
+    view = _view(waits)
+    waits["status"] = began
+    _seen(view, waits, now_s=1.0)
+    assert (view.room("n").free, view.room("n").adrift) == ((100, 100), (60,))
+
+
+def _waited(name: str, size: int, since_s: float, until_s: float, gpu: str = "") -> Body:
+    """A pod that was bound and begun at these times; without a GPU: it came with nodeName."""
+    body = pod(name, size, on="n", gpu=gpu)
+    body["metadata"]["creationTimestamp"] = stamp(since_s - 500 if gpu else since_s)
+    bound = {"type": "PodScheduled", "status": "True"}
+    bound["lastTransitionTime"] = stamp(since_s if gpu else until_s)
+    body["status"] |= {"conditions": [bound], "startTime": stamp(until_s)}
+    return body
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("since_s", "until_s", "doubted"),
+    [
+        (1005, 1007, True),  # within
+        (990, 1001, True),  # kubelet took both at the end of its restart
+        (1009, 1040, True),
+        (1011, 1012, True),  # by another clock
+        (990, 996, False),
+        (1014, 1015, False),
+    ],
+)
+def test_who_waited_beside_one_that_asked_nobody_is_known_after_a_restart(
+    since_s: float, until_s: float, doubted: bool, order: int
+) -> None:
+    """The plugin may have given the one's GPU to the other; it is written when each waited."""
+    bodies = [_waited("a", 60, 1000, 1010, "0"), _waited("pinned", 30, since_s, until_s)]
+    bodies += [_waited("later", 40, 1100, 1101, "1")]
+    view = _view(*bodies[::order])
+    assert view.room("n").free == ((100, 60) if doubted else (40, 60))
+    assert sorted(view.room("n").adrift) == ([30, 60] if doubted else [30])
+    step(view, PodGone("uid-pinned"), 0.0)
+    assert view.room("n").adrift == ((60,) if doubted else ())  # for good
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(("since_s", "doubted"), [(1005, True), (1014, False)])
+def test_one_that_waits_still_is_asked_about_after_a_restart(
+    since_s: float, doubted: bool, order: int
+) -> None:
+    """Kubelet has served it, perhaps before the other, and has not said so yet."""
+    pinned = _waited("pinned", 60, since_s, since_s)
+    del pinned["status"]["startTime"], pinned["status"]["conditions"]
+    view = _view(*[_waited("a", 60, 1000, 1010, "0"), pinned][::order])
+    assert view.room("n").free == ((100, 100) if doubted else (40, 100))
+
+
+def test_two_that_were_bound_one_after_the_other_are_believed_after_a_restart() -> None:
+    """The extender has let them wait for each other; within a second, or by a fast clock."""
+    view = _view(_waited("a", 60, 1000, 1003, "0"), _waited("b", 60, 1001, 1004, "1"))
+    assert view.room("n").free == (40, 40)
+
+
+def test_who_has_no_share_mixes_up_nobody() -> None:
+    view = _view(_waited("a", 60, 1000, 1010, "0"), _waited("plain", 0, 1000, 1010))
+    assert (view.room("n").free, view.room("n").adrift) == ((40, 100), ())
 
 
 def test_pods_that_asked_nobody_are_not_mixed_up_unseen() -> None:
@@ -295,16 +364,20 @@ def test_two_that_begin_in_the_other_order_and_the_whole_gpu_after_them() -> Non
     assert kubelet.refused == []
 
 
-@given(st.integers(0, 1 << 32))
-def test_what_is_believed_is_so(seed: int) -> None:
-    """Beside pods with nodeName, which ask nobody and may be refused."""
+@given(st.integers(0, 1 << 32), st.booleans())
+def test_what_is_believed_is_so(seed: int, restarts: bool) -> None:
+    """Beside pods with nodeName, which ask nobody and may be refused.
+
+    After restarts as well, as far as pods can tell of it that are there still.
+    """
     rng = random.Random(seed)
     kube, now_s, seen = FakeKube(), 0.0, 0
     kube.put(node("n", gpus=3))
     kubelet, view = Kubelet(kube, ("n",), gpus=3), _view(nodes=(node("n", gpus=3),))
     for number in range(60):
         body = pod(f"p{number}", *rng.choice([(30,), (30,), (60,), (60,), (100,), (30, 60)]))
-        living = kube.pods()
+        body["metadata"]["creationTimestamp"] = stamp(now_s)
+        living = [] if restarts else kube.pods()
         match rng.choice(
             ["bind", "bind", "pin", "serve", "serve", "begin", "begin", "end", "time"]
         ):
@@ -313,6 +386,8 @@ def test_what_is_believed_is_so(seed: int) -> None:
                 if isinstance(post, Post):
                     body["metadata"]["annotations"] = dict(post.annotations)
                     body["spec"]["nodeName"] = "n"
+                    bound = {"type": "PodScheduled", "lastTransitionTime": stamp(now_s)}
+                    body["status"]["conditions"] = [bound]
                     kube.put(body)
             case "pin" if rng.random() < 0.5:
                 body["spec"]["nodeName"] = "n"
@@ -333,5 +408,7 @@ def test_what_is_believed_is_so(seed: int) -> None:
                 info = PodInfo.of(one)
                 step(view, PodGone(info.uid) if kind == "DELETED" else PodSeen(info), now_s)
         seen = len(kube.log)
+        if restarts and rng.random() < 0.1:
+            view = _view(*kube.pods(), nodes=(node("n", gpus=3),), now_s=now_s)
         believed = kubelet.believed(view)
         assert all(kubelet.has[uid] == lies for uid, lies in believed.items())

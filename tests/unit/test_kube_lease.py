@@ -59,6 +59,24 @@ def test_what_renews_goes_on() -> None:
     assert (spec["leaseTransitions"], spec["leaseDurationSeconds"]) == (0, 15)
 
 
+def test_a_lease_that_was_made_for_it_is_taken_and_stays_whose_it_was() -> None:
+    """The chart makes it, empty, so that it goes with the release; its marks are not ours."""
+    kube, clock = FakeKube(), _Clock()
+    marks = {"labels": {"a": "b"}, "annotations": {"meta.helm.sh/release-name": "harp"}}
+    made = {"metadata": {"name": "x", "namespace": "ns", **marks}}
+    assert kube.ask("POST", LEASE.removesuffix("/x"), made).good
+    a = _elector(kube, clock, "a")
+    for _ in range(3):
+        a.step()
+        assert a.leads()
+        clock.now_s += 2.0
+    a.stop()
+    a.run()
+    lease = kube.objects[LEASE]
+    assert not lease["spec"]["holderIdentity"]
+    assert {key: lease["metadata"].get(key) for key in marks} == marks
+
+
 def test_a_lease_that_was_given_up_is_taken_at_once() -> None:
     kube, clock = FakeKube(), _Clock()
     a = _elector(kube, clock, "a", wait=lambda _: True)

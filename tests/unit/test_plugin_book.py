@@ -138,6 +138,8 @@ def test_a_write_that_fails_leaves_the_one_before(
         '{"version": 1}',
         '{"version": 1, "per_gpu": 1, "node": 3, "grants": []}',
         '{"version": 0}',
+        '{"version": 1, "per_gpu": 1e999, "node": null, "grants": []}',
+        "[" * 100_000,
     ],
 )
 def test_one_that_cannot_be_read_is_put_aside(tmp_path: Path, text: str) -> None:
@@ -147,6 +149,19 @@ def test_one_that_cannot_be_read_is_put_aside(tmp_path: Path, text: str) -> None
     aside = [p for p in tmp_path.iterdir() if ".bad-" in p.name]
     assert [p.read_text() for p in aside] == [text]
     assert not path.exists()
+
+
+@pytest.mark.parametrize("at", [0, 40, -3])
+def test_a_disk_that_changed_bytes_leaves_the_node_its_plugin(tmp_path: Path, at: int) -> None:
+    """What is read then is no text at all."""
+    path = tmp_path / "checkpoint.json"
+    save(path, WRITTEN)
+    spoiled = bytearray(path.read_bytes())
+    spoiled[at] = 0xFF
+    path.write_bytes(spoiled)
+    assert load(path) == Checkpoint()
+    (aside,) = tmp_path.glob("*.bad-*")
+    assert aside.read_bytes() == spoiled
 
 
 def test_every_cut_of_the_file_is_put_aside(tmp_path: Path) -> None:
