@@ -6,6 +6,7 @@ from __future__ import annotations
 from harp.metrics.dcgm import DCGM, dcgm_samples
 from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
+from harp.metrics.fairness import Fairness
 from harp.metrics.families import PLUGIN, REMOTE, Distribution, Family, Kind, Sample
 from harp.metrics.remote import SERVED, RemoteSeen, remote_samples
 from harp.metrics.samples import DeviceSeen, GrantSeen, PartSeen, Seen, samples
@@ -22,6 +23,7 @@ __all__ = [
     "DeviceSeen",
     "Distribution",
     "EstimatorSeen",
+    "Fairness",
     "Family",
     "GrantSeen",
     "Kind",
