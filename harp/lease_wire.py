@@ -23,6 +23,8 @@ __all__ = [
     "GRANULE_BYTES",
     "MSG_BYTES",
     "OLDEST",
+    "STANDING_CREDIT",
+    "STANDING_LIMIT",
     "TIME_LANES",
     "VERSION",
     "Deny",
@@ -37,13 +39,15 @@ __all__ = [
 ]
 
 #: newest and oldest version of the protocol that we speak
-VERSION = 2
+VERSION = 3
 OLDEST = 1
 MSG_BYTES = 256
 NAME_BYTES = 64
 #: time lanes of a device: compute, copy
 TIME_LANES = 2
 GRANULE_BYTES = 2 << 20
+#: of SNAP_TIME: its account of fairness says something; its account of the limit does
+STANDING_CREDIT, STANDING_LIMIT = 1, 2
 ALL_DEVICES = 0xFFFFFFFF
 #: of a tenant whose clients are of any uid
 ANY_UID = 0xFFFFFFFF
@@ -97,6 +101,7 @@ class Op(enum.IntEnum):
     EVENT_CLIENT = 103
     EVENT_DENY = 104
     SNAP_RESIDENCY = 105
+    SNAP_TIME = 106
 
 
 class Kind(enum.IntEnum):

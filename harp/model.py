@@ -17,6 +17,7 @@ __all__ = [
     "Residency",
     "ResidencyState",
     "Sensors",
+    "Standing",
     "Tenant",
     "TenantClass",
     "Uncovered",
@@ -176,6 +177,17 @@ class Residency:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a tenant stands in the order of turns on one device, at the moment of a picture."""
+
+    weight_ratio: float | None = None  #: of the device, while all that are active want; None: none
+    credit_ns: int | None = None  #: GPU time it is owed, < 0: owes; None: the policy keeps none
+    limit_credit_ns: int | None = None  #: that its limit lets it run at once; None: no limit
+    open_gates: int = 0  #: processes whose work may be on the device
+    queued_ns: int = 0  #: for how long what they announced is expected to run yet
+
+
+@dataclass(frozen=True, slots=True)
 class Use:
     """What a tenant holds and has used on one device, as the arbiter counts it."""
 
@@ -193,6 +205,7 @@ class Use:
     denials: int = 0
     residency: Residency | None = None  #: None: nothing of it leaves
     context_bytes: int = 0  #: of its contexts, what counts against the limit: see Limits
+    standing: Standing | None = None  #: None: the arbiter is too old to say
 
     @property
     def charged_bytes(self) -> int:

@@ -278,6 +278,29 @@ def trace(*, pairs: int, as_json: bool) -> None:
 
 
 @bench.command()
+@click.option("--tenants", default=200, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--scrapes", default=101, show_default=True, type=click.IntRange(1, 10_000))
+@json_option
+def scrape(*, tenants: int, scrapes: int, as_json: bool) -> None:
+    """What a scrape of a busy node costs. Exit status 1: a tenant is left out."""
+    from harp.bench.machine import LABEL  # noqa: PLC0415
+    from harp.bench.scrape import run_scrape  # noqa: PLC0415
+
+    progress(f"{scrapes} scrapes of {tenants} tenants: some {10 + scrapes // 10} s ({LABEL})")
+    outcome = run_scrape(os.environ, tenants, scrapes, progress=progress)
+    figures = outcome.json(load_1min=os.getloadavg()[0])
+    if as_json:
+        print_json(figures)
+    else:
+        print(
+            f"a scrape of {tenants} tenants ({outcome.series} series) takes"
+            f" {figures['scrape_ms_p50']:.1f} ms, p99 {figures['scrape_ms_p99']:.1f} ms, of CPU"
+            f" time {outcome.cpu_ms:.1f} ms"
+        )
+    sys.exit(0 if outcome.ok else 1)
+
+
+@bench.command()
 @click.option("--quick", is_flag=True, help="Fewer pods; ends within 20 s.")
 @json_option
 def plugin(*, quick: bool, as_json: bool) -> None:

@@ -76,7 +76,7 @@ _log = structlog.get_logger(__name__)
     default="",
     metavar="HOST:PORT",
     help="Serve /healthz there: 200 while who asks for a lease is answered; and /metrics: when the"
-    " certificate runs out.  [nowhere]",
+    " certificate runs out, what sessions carry, their round trips.  [nowhere]",
 )
 @click.option("--insecure", is_flag=True, help="No certificates: a pool on this host.")
 @json_option
@@ -150,5 +150,6 @@ def _pages(
             return Page(f"{fault}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
         return Page(b"ok\n")
 
-    routes = {"/healthz": healthz, "/metrics": certificates("client", lambda: who.identity)}
+    page = certificates("client", lambda: who.identity, traffic=keeper.traffic.seen)
+    routes = {"/healthz": healthz, "/metrics": page}
     return listening(routes, host, port, "--health")

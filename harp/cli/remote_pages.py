@@ -15,12 +15,15 @@ from harp.errors import ConfigError
 from harp.metrics import (
     REMOTE,
     SERVED,
+    TRAFFIC,
     Page,
     RemoteSeen,
     Sample,
     Server,
+    TrafficSeen,
     expose,
     remote_samples,
+    traffic_samples,
 )
 from harp.metrics.families import CERTIFICATE_EXPIRY
 from harp.metrics.server import Route
@@ -37,6 +40,7 @@ def certificates(
     role: str,
     now: Callable[[], Identity | None],
     seen: Callable[[], RemoteSeen] | None = None,
+    traffic: Callable[[], TrafficSeen] | None = None,
 ) -> Route:
     """/metrics of who shows a certificate.
 
@@ -44,10 +48,14 @@ def certificates(
         role: "server" or "client".
         now: the one in use; None: none is shown, and there is no series.
         seen: who is here; None: nobody comes here.
+        traffic: of who goes elsewhere: what its sessions carry.
     """
 
     async def page(accept: str) -> Page:
         told = _samples(role, now())
+        if traffic is not None:
+            told += traffic_samples(traffic())
+            return Page(*expose((*REMOTE, *TRAFFIC), told, accept))
         if seen is None:
             return Page(*expose(REMOTE, told, accept))
         told += remote_samples(seen())

@@ -49,7 +49,7 @@ from harp.grants import (
     shrinks,
 )
 from harp.lease_wire import ANY_UID
-from harp.metrics import Totals
+from harp.metrics import Fairness, Totals
 from harp.model import Device, Limits, Tenant
 from harp.procs import read
 from harp.units import PPM
@@ -89,6 +89,8 @@ class Book:
         self.picture = Picture()
         #: what tenants used of each device, those that have ended as well
         self.totals = Totals()
+        #: whether they get what is theirs
+        self.fairness = Fairness()
         #: parts per million of a device's time that a tenant will want; 0: not known
         self.duty_of: Callable[[Tenant], int] = lambda _tenant: 0
         #: told of each tenant that was removed, the last picture it is in, and why
@@ -126,6 +128,7 @@ class Book:
         """Take a new picture of the arbiter."""
         self.picture = await self._arbiter.look()
         self.totals.see(self.picture.tenants.keys(), self.picture.uses, time.time())
+        self.fairness.see(self.picture.uses, time.monotonic())
         return self.picture
 
     async def last_look(self) -> Picture:
@@ -389,6 +392,7 @@ class Book:
         self._store.remove(tenant_id)
         self._arbiter.forget(tenant_id)
         self.totals.forget(tenant_id)
+        self.fairness.forget(tenant_id)
 
 
 def _sweep(tenant: Tenant) -> None:

@@ -39,8 +39,9 @@ from harp.metrics import (
     samples,
 )
 from harp.metrics.server import Route
-from harp.model import ClientState, Sensors, Use
+from harp.model import ClientState, Sensors, Tenant, TenantClass, Use
 from harp.procs import memory_of, read
+from harp.units import PPM
 
 __all__ = ["Reporter"]
 
@@ -160,9 +161,22 @@ class Reporter:
                     for uuid in tenant.device_uuids
                     if uuid in devices
                 ),
+                self._share_errors(tenant),
             )
             for tenant in self._book.tenants.values()
         )
+
+    def _share_errors(self, tenant: Tenant) -> dict[str, float]:
+        """What it got less what was due, where it wanted all the time."""
+        limits = tenant.limits
+        if limits.tenant_class is TenantClass.BEST_EFFORT:  # what others leave: nothing is due
+            return {}
+        most = (limits.limit_ppm or PPM) / PPM
+        found = (
+            (uuid, self._book.fairness.error(tenant.tenant_id, uuid, most))
+            for uuid in tenant.device_uuids
+        )
+        return {uuid: error for uuid, error in found if error is not None}
 
 
 def _parts(arbiter_pid: int) -> Iterator[PartSeen]:

@@ -6,8 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from harp.lease_wire import GRANT_OVERSUBSCRIBE, Msg, Op
-from harp.model import Client, ClientState, Residency, ResidencyState, Use
+from harp.lease_wire import (
+    GRANT_OVERSUBSCRIBE,
+    STANDING_CREDIT,
+    STANDING_LIMIT,
+    Msg,
+    Op,
+)
+from harp.model import Client, ClientState, Residency, ResidencyState, Standing, Use
+from harp.units import PPM
 
 __all__ = ["ArbiterDevice", "ArbiterTenant", "Hold", "Picture", "parse"]
 
@@ -100,6 +107,7 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
     grants: dict[int, dict[int, Msg]] = {}
     uses: dict[tuple[int, str], Use] = {}
     residencies: dict[tuple[int, str], Msg] = {}
+    standings: dict[tuple[int, str], Standing] = {}
     clients: dict[int, Client] = {}
     holds: dict[tuple[int, str], Hold] = {}
     for message in messages:
@@ -119,6 +127,8 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
                 uses[message.tenant, uuid] = _use(message)
             case Op.SNAP_RESIDENCY if uuid:
                 residencies[message.tenant, uuid] = message
+            case Op.SNAP_TIME if uuid:
+                standings[message.tenant, uuid] = _standing(message)
             case Op.SNAP_CLIENT if message.d in _STATES:
                 clients[message.client] = client_of(message)
             case Op.SNAP_LEASE if uuid:
@@ -143,6 +153,9 @@ def parse(messages: Iterable[Msg], uuid_of: Mapping[int, str]) -> Picture:
             uses[key] = replace(uses[key], residency=_residency(message))
         if key[0] in tenants and message.c & GRANT_OVERSUBSCRIBE:
             tenants[key[0]] = replace(tenants[key[0]], oversubscribe=True)
+    for key, standing in standings.items():
+        if key in uses:
+            uses[key] = replace(uses[key], standing=standing)
     contexts: dict[tuple[int, str], int] = {}
     for (client_id, uuid), hold in holds.items():
         if client_id not in clients:
@@ -196,6 +209,17 @@ def _residency(message: Msg) -> Residency:
         swapping_ns=message.used_ns,
         swaps=message.launches,
         stay_ns=message.quantum_ns,
+    )
+
+
+def _standing(message: Msg) -> Standing:
+    has_credit, has_limit = message.c & STANDING_CREDIT, message.c & STANDING_LIMIT
+    return Standing(
+        weight_ratio=message.a / PPM if has_credit else None,
+        credit_ns=message.used_ns - message.copy_ns if has_credit else None,
+        limit_credit_ns=message.wait_ns - message.quantum_ns if has_limit else None,
+        open_gates=message.b,
+        queued_ns=message.window_ns,
     )
 
 

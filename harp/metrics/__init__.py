@@ -6,8 +6,17 @@ from __future__ import annotations
 from harp.metrics.dcgm import DCGM, dcgm_samples
 from harp.metrics.estimates import EstimatorSeen, PoolSeen
 from harp.metrics.exposition import expose, parse
+from harp.metrics.fairness import Fairness
 from harp.metrics.families import PLUGIN, REMOTE, Distribution, Family, Kind, Sample
-from harp.metrics.remote import SERVED, RemoteSeen, remote_samples
+from harp.metrics.remote import (
+    SERVED,
+    TRAFFIC,
+    Carried,
+    RemoteSeen,
+    TrafficSeen,
+    remote_samples,
+    traffic_samples,
+)
 from harp.metrics.samples import DeviceSeen, GrantSeen, PartSeen, Seen, samples
 from harp.metrics.series import DAEMON
 from harp.metrics.server import Page, Server, ServerThread, keep
@@ -19,9 +28,12 @@ __all__ = [
     "PLUGIN",
     "REMOTE",
     "SERVED",
+    "TRAFFIC",
+    "Carried",
     "DeviceSeen",
     "Distribution",
     "EstimatorSeen",
+    "Fairness",
     "Family",
     "GrantSeen",
     "Kind",
@@ -35,10 +47,12 @@ __all__ = [
     "ServerThread",
     "Total",
     "Totals",
+    "TrafficSeen",
     "dcgm_samples",
     "expose",
     "keep",
     "parse",
     "remote_samples",
     "samples",
+    "traffic_samples",
 ]

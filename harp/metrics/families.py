@@ -216,6 +216,41 @@ GRANT_COPY = _counter(
 GRANT_THROTTLED = _counter(
     "harp_grant_throttled_seconds_total", "Time that the tenant waited for its turn.", _GRANT
 )
+GRANT_ENTITLED = _gauge(
+    "harp_grant_compute_entitled_ratio",
+    "Part of the GPU that is the tenant's now, while all that are active want it; for class"
+    " best-effort: of what others leave.",
+    _GRANT,
+)
+GRANT_SHARE_ERROR = _gauge(
+    "harp_grant_share_error_ratio",
+    "GPU time the tenant got in the last 30 s less what was due, as part of the GPU; no series: it"
+    " did not want all the time.",
+    _GRANT,
+)
+GRANT_CREDIT = _gauge(
+    "harp_grant_credit_seconds",
+    "GPU time by which the tenant is behind who ran last, and is owed; below 0: ahead, and owes;"
+    " bounded, as at the scrape.",
+    _GRANT,
+)
+GRANT_LIMIT_CREDIT = _gauge(
+    "harp_grant_limit_credit_seconds",
+    "GPU time that the tenant's limit lets it run at once; below 0: that it ran beyond it; as at"
+    " the scrape; no series: no limit.",
+    _GRANT,
+)
+GRANT_OPEN_GATES = _gauge(
+    "harp_grant_open_gates",
+    "Processes of the tenant whose work may be on the GPU at the scrape.",
+    _GRANT,
+)
+GRANT_QUEUED = _gauge(
+    "harp_grant_queued_seconds",
+    "For how long the work that the tenant announced at its turn's end is expected to run yet, at"
+    " the scrape; what a turn that goes on has queued is not told.",
+    _GRANT,
+)
 GRANT_LAUNCHES = _counter(
     "harp_grant_kernel_launches_total", "Kernels that the tenant launched.", _GRANT
 )
@@ -274,6 +309,12 @@ DAEMON = (
     GRANT_ESTIMATED,
     GRANT_COPY,
     GRANT_THROTTLED,
+    GRANT_ENTITLED,
+    GRANT_SHARE_ERROR,
+    GRANT_CREDIT,
+    GRANT_LIMIT_CREDIT,
+    GRANT_OPEN_GATES,
+    GRANT_QUEUED,
     GRANT_LAUNCHES,
     GRANT_DENIED,
     GRANT_SWAP,

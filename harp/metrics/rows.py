@@ -169,6 +169,17 @@ _WORKLOAD = Row(
             "bytes",
         ),
         _one("Waiting for a turn", f.GRANT_THROTTLED, _GRANT, _WHO, "percentunit"),
+        _one("Share error", f.GRANT_SHARE_ERROR, _GRANT, _WHO, "percentunit"),
+        Panel(
+            "Credit, below 0 debt",
+            (
+                (of(f.GRANT_CREDIT, _GRANT), _WHO),
+                (of(f.GRANT_LIMIT_CREDIT, _GRANT), f"{_WHO} of its limit"),
+            ),
+            "s",
+            text=f.GRANT_CREDIT.text,
+        ),
+        _one("Processes at work", f.GRANT_OPEN_GATES, _GRANT, _WHO),
         _one("Kernel launches", f.GRANT_LAUNCHES, _GRANT, _WHO, "ops"),
         _one("Allocations refused", f.GRANT_DENIED, _GRANT, _WHO, "ops"),
         _one("Copies", f.GRANT_COPY, _GRANT, _WHO, "percentunit"),

@@ -8,14 +8,14 @@ and how many are left out is a series of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from harp.metrics import families as f
 from harp.metrics.estimates import EstimatorSeen, estimator_samples
 from harp.metrics.families import Family, Sample
 from harp.metrics.totals import Total
-from harp.model import Device, Residency, Sensors, Tenant, Use
+from harp.model import Device, Residency, Sensors, Standing, Tenant, Use
 from harp.units import PPM
 
 __all__ = ["DeviceSeen", "GrantSeen", "PartSeen", "Seen", "pod_of", "samples"]
@@ -46,6 +46,8 @@ class GrantSeen:
     processes: int
     active_s: float  #: wall clock
     uses: tuple[tuple[Device, Use], ...]  #: its devices that are there
+    #: {uuid: see fairness.py}; of devices that it wanted all the time
+    share_errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,17 @@ _OF_GRANT: tuple[tuple[Family, Callable[[Tenant, Use], float | None]], ...] = (
     (f.GRANT_LAUNCHES, lambda _, u: u.launches),
     (f.GRANT_DENIED, lambda _, u: u.denials),
 )
+#: of its place in the order of turns
+_OF_STANDING: tuple[tuple[Family, Callable[[Standing], float | None]], ...] = (
+    (f.GRANT_ENTITLED, lambda s: s.weight_ratio),
+    (f.GRANT_CREDIT, lambda s: None if s.credit_ns is None else s.credit_ns / _NS),
+    (
+        f.GRANT_LIMIT_CREDIT,
+        lambda s: None if s.limit_credit_ns is None else s.limit_credit_ns / _NS,
+    ),
+    (f.GRANT_OPEN_GATES, lambda s: s.open_gates),
+    (f.GRANT_QUEUED, lambda s: s.queued_ns / _NS),
+)
 #: of memory that can leave its device
 _OF_SWAP: tuple[tuple[Family, Callable[[Residency], float]], ...] = (
     (f.GRANT_SWAP, lambda r: r.swap_bytes),
@@ -178,6 +191,10 @@ def _of_tenant(grant: GrantSeen) -> Iterator[Sample]:
     for device, use in grant.uses:
         labels = (*who, *_gpu(device))
         yield from _some(((family, of(tenant, use)) for family, of in _OF_GRANT), labels)
+        if (standing := use.standing) is not None:
+            yield from _some(((family, of(standing)) for family, of in _OF_STANDING), labels)
+        if (error := grant.share_errors.get(device.uuid)) is not None:
+            yield Sample(f.GRANT_SHARE_ERROR, labels, error)
         if (away := use.residency) is not None:
             yield from _some(((family, of(away)) for family, of in _OF_SWAP), labels)
 

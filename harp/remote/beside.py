@@ -30,6 +30,7 @@ def beside(
     *,
     certificate: bool,
     name: str = "",
+    traffic: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run harp-link, which says on stdout who has which session. It ends with the block and us.
 
@@ -40,6 +41,7 @@ def beside(
         folder: of the client, with its authority; None: plaintext.
         env: ours.
         name: what nodes' certificates are for; "": each one's host.
+        traffic: whether it says what sessions carry, too.
         certificate: whether to show the client's; else sessions' tokens must do.
 
     Raises:
@@ -52,6 +54,8 @@ def beside(
         options += ["--cert", folder / "tls.crt", "--key", folder / "tls.key"]
     if name:
         options += ["--name", name]
+    if traffic:
+        options.append("--traffic")
     # In a session of its own: what a terminal sends is for the programs, which may go on.
     process = subprocess.Popen(
         options,

@@ -5,6 +5,7 @@ What it says (native/src/link/many.c), a line each:
     ready PORT          it listens
     began SESSION PID   a client has come, and this process serves it
     ended SESSION       that process has ended, and its worker with it
+    traffic SESSION ... what it has carried so far (traffic.py)
 It ends when its stdin does, however we end.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 import structlog
 
 from harp.errors import DaemonError
+from harp.remote.traffic import WORD, Traffic
 
 __all__ = ["Far", "FarOptions"]
 
@@ -51,9 +53,10 @@ class FarOptions:
 class Far:
     """One, started again when it dies. `ended` is called for each session that is over."""
 
-    def __init__(self, options: FarOptions, ended: Callable[[str], None]) -> None:
+    def __init__(self, options: FarOptions, ended: Callable[[str], None], traffic: Traffic) -> None:
         self.options = options
         self._ended = ended
+        self._traffic = traffic
         #: the port; 0 before the first start. It stays the same: clients were told
         self.port = options.port
         #: {session_id: pid of the process that serves it}
@@ -153,7 +156,10 @@ class Far:
                     _log.info("client_came", session=session_id, pid=int(pid))
                 case ["ended", session_id]:
                     self.running.pop(session_id, None)
+                    self._traffic.ended(session_id)
                     self._ended(session_id)
+                case [first, *words] if first == WORD and self._traffic.heard(" ".join(words)):
+                    pass
                 case _:
                     _log.warning("data_side_said", line=line.decode(errors="replace")[:200])
 
@@ -164,6 +170,7 @@ class Far:
         _log.error("data_side_died", status=status, sessions=len(self.running))
         gone, self.running = self.running, {}
         for session_id in gone:
+            self._traffic.ended(session_id)
             self._ended(session_id)
 
     def _command(self) -> list[str]:
@@ -172,4 +179,14 @@ class Far:
         tls = [word for name, path in options.tls.items() for word in (f"--{name}", str(path))]
         program = os.fspath(options.program)
         bulk = ["--bulk-streams", str(options.bulk_streams)]
-        return [program, "far", *where, "--attended", *bulk, *tls, "--", *options.worker]
+        return [
+            program,
+            "far",
+            *where,
+            "--attended",
+            "--traffic",
+            *bulk,
+            *tls,
+            "--",
+            *options.worker,
+        ]

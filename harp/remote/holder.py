@@ -43,6 +43,7 @@ from harp.remote.hold import (
 from harp.remote.offers import Offers, check
 from harp.remote.table import own_table
 from harp.remote.taking import Held, Taker, Taking, give_back, said
+from harp.remote.traffic import WORD, Traffic
 
 __all__ = ["Holder"]
 
@@ -76,6 +77,7 @@ class Holder:
         self._say = say
         self._name = name
         self._table = own_table()
+        self.traffic = Traffic()  #: what harp-link says of it, where it was asked to
         self._held: Held | None = None
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -204,6 +206,10 @@ class Holder:
         """Follow what harp-link says of its sessions, until it ends."""
         while line := await reader.readline():
             word, _, session_id = line[:_LINE_BYTES].decode(errors="replace").strip().partition(" ")
+            if word == WORD:
+                self.traffic.heard(session_id)
+            elif word == "ended":
+                self.traffic.ended(session_id)
             if self._held is None:
                 continue
             if word == "taken":

@@ -48,6 +48,7 @@ from harp.remote.holder import Holder
 from harp.remote.offers import Offers
 from harp.remote.renewing import Told, again_and_again
 from harp.remote.taking import Taker, Taking
+from harp.remote.traffic import Traffic
 from harp.remote.turns import Turns
 from harp.remote.who import Who
 from harp.rundir import check_socket
@@ -104,6 +105,8 @@ class Keeper:
         self._native = native
         self._pool = pool
         self._env = env
+        #: what the containers' sessions carry
+        self.traffic = Traffic()
         #: {key: it}
         self._kept: dict[str, _Kept] = {}
         self._inode = 0  #: of our socket
@@ -251,6 +254,7 @@ class Keeper:
             _log.warning("remote_lease", key=asked.key, container=asked.name, said=kept.said)
 
         holder = Holder(taker, Offers(sessions), asked.name, say, asked.key)
+        holder.traffic = self.traffic
         stamp = self._pool.who.stamp
         kept = _Kept(asked, holder, Told(stamp), stamp)
         taken: asyncio.Future[Taking] = asyncio.get_running_loop().create_future()
@@ -323,6 +327,7 @@ class Keeper:
                 self._env,
                 certificate=self._pool.folder is not None,
                 name=self._pool.who.name,
+                traffic=True,
             )
             link = await asyncio.to_thread(stack.enter_context, made)
             leaving = stack.pop_all()

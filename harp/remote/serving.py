@@ -16,7 +16,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc.aio
@@ -36,6 +36,7 @@ from harp.remote.renewing import Renewing, Told, again_and_again
 from harp.remote.room import Place
 from harp.remote.service import Node, RemoteService
 from harp.remote.tenants import Harpd, Tenants
+from harp.remote.traffic import Traffic
 from harp.remote.trust import Callers, Identity, address, listen, load
 from harp.remote.uids import Range, Uids, lock_dir
 from harp.remote.workers import Workers
@@ -147,6 +148,7 @@ class _Serving:
         self._link = native.file("harp-link")
         self._harpd = Harpd(env)
         self._tenants = Tenants(self._harpd, homes, self._shim, env)
+        self._traffic = Traffic()
         self._far = self._data_side(Callers.CERTIFICATE, options.listen, options.data_port)
         self._token_far: Far | None = None
         if options.token_listen:
@@ -243,7 +245,10 @@ class _Serving:
         )
 
     def _seen(self) -> RemoteSeen:
-        return RemoteSeen() if self._service is None else self._service.seen()
+        if self._service is None:
+            return RemoteSeen()
+        traffic = self._traffic.seen(self._tenants.names())
+        return replace(self._service.seen(), traffic=traffic)
 
     def _serving(self, told: Ready) -> RemoteService:
         insecure = self._options.identity is None
@@ -257,7 +262,9 @@ class _Serving:
             administrators=self._options.administrators | ({LOOPBACK} if insecure else set()),
             insecure=insecure,
         )
-        workers = Workers(self._tenants, self._far, self._token_far, _reached_at(self._options))
+        workers = Workers(
+            self._tenants, self._far, self._token_far, _reached_at(self._options), self._traffic
+        )
         service = RemoteService(node, self._tenants, workers)
         self._tenants.changed = service.room_changed
         return service
@@ -285,6 +292,7 @@ class _Serving:
                 bulk_streams=_bulk_streams(tls=bool(tls)),
             ),
             self._worker_ended,
+            self._traffic,
         )
 
     def _worker_ended(self, session_id: str) -> None:

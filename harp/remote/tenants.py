@@ -173,6 +173,15 @@ class Tenants:
         held = self._held.get(lease_id)
         return held.taken if held else None
 
+    def names(self) -> frozenset[str]:
+        """Tenants of all leases."""
+        return frozenset(held.taken.tenant for held in self._held.values())
+
+    def name_of(self, lease_id: str) -> str:
+        """A lease's tenant; "": it has none any more."""
+        held = self._held.get(lease_id)
+        return "" if held is None else held.taken.tenant
+
     def environment(self, lease_id: str) -> Mapping[str, str]:
         """What makes a worker a process of the lease's tenant.
 
@@ -199,7 +208,7 @@ class Tenants:
 
     async def all_clients(self) -> dict[int, int]:
         """The same of all leases."""
-        names = {held.taken.tenant for held in self._held.values()}
+        names = self.names()
         state = await self._harpd.ask(lambda client: client.state())
         ours = (tenant for tenant in state.tenants if tenant.name in names)
         return {c.pid: c.leased_bytes for tenant in ours for c in tenant.clients}

@@ -24,6 +24,7 @@ from harp.remote.events import Lease, Session
 from harp.remote.far import Far
 from harp.remote.sessions import Worker
 from harp.remote.tenants import Tenants
+from harp.remote.traffic import Traffic
 
 __all__ = ["Workers", "text_of"]
 
@@ -56,13 +57,17 @@ class Workers:
         far: who serves clients with certificates; without TLS: all of this machine.
         token_far: who serves those that have none; None: nobody.
         host: by which clients reach this node.
+        traffic: who is to know whose sessions are.
     """
 
-    def __init__(self, tenants: Tenants, far: Far, token_far: Far | None, host: str) -> None:
+    def __init__(
+        self, tenants: Tenants, far: Far, token_far: Far | None, host: str, traffic: Traffic
+    ) -> None:
         self._tenants = tenants
         self._far = far
         self._token_far = token_far
         self._host = host
+        self._traffic = traffic
         #: {session_id: where}
         self._places: dict[str, _Place] = {}
 
@@ -75,6 +80,8 @@ class Workers:
             raise DaemonUnreachable("the node's data side is being started again", "try again")
         path = far.options.sessions / session.session_id
         environment = self._tenants.environment(lease.lease_id)
+        names = self._tenants.names()
+        self._traffic.begin(session.session_id, self._tenants.name_of(lease.lease_id), names)
         _write(path, text_of(token, environment, session.resume_s))
         self._places[session.session_id] = _Place(far, path)
         return Worker(f"{self._host}:{far.port}", far.options.bulk_streams)
@@ -100,6 +107,8 @@ class Workers:
             await _let_go(place.fd, None)
         os.close(place.fd)
         del self._places[session.session_id]
+        if session.session_id not in place.far.running:  # else its end is told, after its last word
+            self._traffic.ended(session.session_id)
         if held is None:
             return 0
         pid, freed_bytes = held

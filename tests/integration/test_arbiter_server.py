@@ -340,8 +340,8 @@ def test_slow_harpd_gets_every_answer(w: World, admin: Admin) -> None:
     assert rows == 100 * 30
 
 
-@pytest.mark.parametrize("version", [1, VERSION])
-def test_harpd_of_version_1_is_told_nothing_of_version_2(
+@pytest.mark.parametrize("version", [1, 2, VERSION])
+def test_harpd_of_an_older_version_is_told_nothing_of_a_newer_one(
     w: World, admin: Admin, version: int
 ) -> None:
     client = Client(w.tenant(admin, 1))
@@ -359,6 +359,7 @@ def test_harpd_of_version_1_is_told_nothing_of_version_2(
     assert (lease.leased_bytes, lease.overhead_bytes) == (GRANULE_BYTES, GRANULE_BYTES)
     news = [Op.SNAP_RESIDENCY in rows, lease.amount_bytes, lease.epoch, use.capacity_bytes]
     assert all(news) if version > 1 else not any(news)
+    assert (Op.SNAP_TIME in rows) == (version > 2)
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from serve_world import MIB, serving
 
+from tests.integration.machine import wait_for
+
 
 def text(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
@@ -19,11 +21,22 @@ def text(port: int) -> str:
 
 
 def series(port: int) -> dict[str, float]:
-    """{name without harp_remote_: value}."""
+    """{name without harp_remote_: value}, without what sessions carry."""
     return {
         sample.name.removeprefix("harp_remote_"): sample.value
         for metric in text_string_to_metric_families(text(port))
         for sample in metric.samples
+        if not any(word in sample.name for word in ("_bytes", "_round_trip"))
+    }
+
+
+def carried(port: int) -> dict[tuple[str, str], float]:
+    """{(name without harp_remote_, tenant or ""): value} of what sessions carry."""
+    return {
+        (sample.name.removeprefix("harp_remote_"), sample.labels.get("tenant", "")): sample.value
+        for metric in text_string_to_metric_families(text(port))
+        for sample in metric.samples
+        if "le" not in sample.labels and any(w in sample.name for w in ("_bytes", "_round_trip"))
     }
 
 
@@ -52,3 +65,34 @@ def test_leases_and_sessions_come_and_go(native_dir: Path, promtool: Path) -> No
         node.at.json("remote", "drain", node.endpoint, "--insecure", "--stop")
         client.release(lease)
         assert series(port) == nobody | {"sessions_started_total": 1}
+
+
+def test_bytes_and_round_trips_of_sessions_are_counted_by_lease(native_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ("--insecure", "--listen", "127.0.0.1:0", "--metrics", str(port))
+    with serving(native_dir, *options) as node:
+        assert set(carried(port).values()) == {0}
+        client = node.client()
+        lease = client.lease(mem_limit_bytes=256 * MIB)
+        with client.renewing(lease):
+            child = client.holder(lease, 10)
+            (tenant,) = (tenant["name"] for tenant in node.at.json("ps")["tenants"])
+            received = ("received_bytes_total", "")
+            now = wait_for(lambda: c if (c := carried(port))[received] else None, "a session says")
+            assert now["round_trip_seconds_count", ""] >= 1
+            assert 0 < now["round_trip_seconds_sum", ""] < 10
+            assert now["lease_received_bytes_total", tenant] == now[received]
+            assert now["lease_sent_bytes_total", tenant] == now["sent_bytes_total", ""] > 0
+            child.communicate("end\n", timeout=60)
+            wait_for(lambda: series(port)["sessions"] == 0, "the session ends")
+        after = wait_for(
+            lambda: c if (c := carried(port))[received] > now[received] else None,
+            "what it said last is counted, too",
+        )
+        client.release(lease)
+        gone = carried(port)
+        assert (gone[received], ("lease_received_bytes_total", tenant) in gone) == (
+            after[received],
+            False,
+        )

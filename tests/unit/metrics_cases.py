@@ -15,6 +15,7 @@ from harp.model import (
     Residency,
     ResidencyState,
     Sensors,
+    Standing,
     Tenant,
     TenantClass,
     Use,
@@ -139,6 +140,7 @@ def everything() -> Seen:
         wait_ns=500 * MS,
         denials=2,
         host_leased_bytes=64 << 20,
+        standing=Standing(0.375, -12 * MS, 40 * MS, open_gates=1, queued_ns=3 * MS),
     )
     away = Residency(
         ResidencyState.AWAY,
@@ -150,7 +152,10 @@ def everything() -> Seen:
     swaps = tenant(3, "big", Limits(2 * GIB, oversubscribe=True), device(0), device(1))
     return seen(
         grant(tenant(1, "job-7"), 0, (device(0), Use())),
-        grant(of_pod(tenant(2, "team/train-0/main", limits)), 2, (device(0), used)),
+        replace(
+            grant(of_pod(tenant(2, "team/train-0/main", limits)), 2, (device(0), used)),
+            share_errors={device(0).uuid: -0.0625},
+        ),
         grant(
             replace(swaps, suspended=True), 1, (device(0), Use(residency=away)), (device(1), Use())
         ),

@@ -30,7 +30,7 @@ def hello(core: Core, tenant: int, version: int, newest: int) -> tuple[int, list
 
 @pytest.mark.parametrize(
     ("version", "newest", "agreed"),
-    [(1, 0, 1), (1, 1, 1), (1, 2, 2), (2, 0, 2), (2, 2, 2), (1, 9, VERSION)],
+    [(1, 0, 1), (1, 1, 1), (1, 2, 2), (2, 0, 2), (2, 2, 2), (1, 3, 3), (1, 9, VERSION)],
 )
 def test_the_newest_both_speak_is_spoken(
     core: Core, version: int, newest: int, agreed: int
@@ -85,12 +85,12 @@ def test_fields_that_version_1_has_not_are_left_out(core: Core, version: int) ->
 def test_what_is_not_known_is_ignored_and_logged_once_from_version_2_on(core: Core) -> None:
     client = core.join(core.add_tenant())
     for op in (30, 31, 30):
-        acts = core.step(MESSAGE, client, Msg(version=2, op=op, bytes=GRANULE, dev=99))
+        acts = core.step(MESSAGE, client, Msg(version=VERSION, op=op, bytes=GRANULE, dev=99))
         assert not sends(acts)
         assert not [act for act in acts if act.kind == CLOSE]
     assert core.log.count("unknown_message_ignored") == 1
     assert ops(core.lease(client, GRANULE)) == [Op.MEM_GRANT]
     for op in (0, Op.WELCOME, Op.SNAPSHOT, 200):  # not a client's word in any version
         other = core.join(1)
-        acts = core.step(MESSAGE, other, Msg(version=2, op=op))
+        acts = core.step(MESSAGE, other, Msg(version=VERSION, op=op))
         assert [act.client for act in acts if act.kind == CLOSE] == [other], op

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from harp.daemon.picture import Hold, parse
-from harp.lease_wire import GRANT_OVERSUBSCRIBE, Msg, Op
-from harp.model import ClientState, Residency, ResidencyState
+from harp.lease_wire import GRANT_OVERSUBSCRIBE, STANDING_CREDIT, STANDING_LIMIT, Msg, Op
+from harp.model import ClientState, Residency, ResidencyState, Standing
 
 UUID = "GPU-00000000-0000-0000-0000-000000000001"
 
@@ -121,6 +121,28 @@ def test_where_memory_is_that_can_leave() -> None:
         assert picture.uses[3, UUID].residency is None
         assert [t.oversubscribe for t in picture.tenants.values()].count(True) == 1
         assert picture.tenants[2].oversubscribe
+
+
+def test_how_a_tenant_stands_in_the_order_of_turns() -> None:
+    messages = [
+        Msg(op=Op.SNAP_USE, tenant=2, dev=0),
+        Msg(
+            op=Op.SNAP_TIME, tenant=2, dev=0, a=250_000, b=2, c=3, copy_ns=7, wait_ns=9, window_ns=4
+        ),
+        Msg(op=Op.SNAP_USE, tenant=3, dev=0),
+        Msg(op=Op.SNAP_TIME, tenant=3, dev=0, c=STANDING_LIMIT, used_ns=5, quantum_ns=6),
+        Msg(op=Op.SNAP_USE, tenant=4, dev=0),
+        Msg(op=Op.SNAP_TIME, tenant=4, dev=0, a=10_000, c=STANDING_CREDIT, used_ns=5),
+        Msg(op=Op.SNAP_USE, tenant=5, dev=0),
+        Msg(op=Op.SNAP_TIME, tenant=6, dev=0),
+    ]
+    for order in (messages, list(reversed(messages))):
+        uses = parse(order, {0: UUID}).uses
+        assert uses[2, UUID].standing == Standing(0.25, -7, 9, open_gates=2, queued_ns=4)
+        assert uses[3, UUID].standing == Standing(None, None, -6)
+        assert uses[4, UUID].standing == Standing(0.01, 5, None)
+        assert uses[5, UUID].standing is None, "an arbiter of version 2"
+        assert (6, UUID) not in uses
 
 
 def test_what_is_gone_or_on_an_unknown_device_is_left_out() -> None:

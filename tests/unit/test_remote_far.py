@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from harp.errors import DaemonError, DaemonUnreachable
+from harp.metrics import Carried
 from harp.remote import far as module
 from harp.remote import workers as workers_module
 from harp.remote.events import Lease, Session
 from harp.remote.far import Far, FarOptions
+from harp.remote.traffic import Traffic
 from harp.remote.workers import Workers
 
 #: says what FOLDER/say holds, once it is there; dies with 3 where FOLDER/die is; writes its argv
@@ -48,6 +50,12 @@ ANN = Lease("l", "ann", b"", "", 60, 60, 4)
 class NoTenants:
     """Of leases whose workers hold nothing."""
 
+    def names(self) -> frozenset[str]:
+        return frozenset({"train-l"})
+
+    def name_of(self, _lease_id: str) -> str:
+        return "train-l"
+
     def environment(self, lease_id: str) -> Mapping[str, str]:
         assert lease_id == "l"
         return {"HARP_GRANT": "/g"}
@@ -71,14 +79,16 @@ def program(folder: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def kept(folder: Path) -> AsyncIterator[tuple[Far, list[str]]]:
+async def kept(
+    folder: Path, traffic: Traffic | None = None
+) -> AsyncIterator[tuple[Far, list[str]]]:
     ended: list[str] = []
     sessions = folder / "sessions"
     sessions.mkdir()
     options = FarOptions(
         program(folder), ("worker",), sessions, "127.0.0.1", 0, {"cert": Path("/c")}, {"A": "1"}, 3
     )
-    made = Far(options, ended.append)
+    made = Far(options, ended.append, traffic or Traffic())
     await made.start()
     keeping = asyncio.create_task(made.keep())
     try:
@@ -118,9 +128,26 @@ def test_it_says_who_came_and_who_is_over(tmp_path: Path) -> None:
         await until((tmp_path / "orderly").exists)
         assert not far.up
         assert (tmp_path / "argv").read_text().split("\n")[0] == (
-            f"far --listen 127.0.0.1:0 --sessions {tmp_path}/sessions --attended"
+            f"far --listen 127.0.0.1:0 --sessions {tmp_path}/sessions --attended --traffic"
             " --bulk-streams 3 --cert /c -- worker"
         )
+
+    asyncio.run(main())
+
+
+def test_what_sessions_carry_is_counted_while_they_live_and_after(tmp_path: Path) -> None:
+    async def main() -> None:
+        traffic = Traffic()
+        async with kept(tmp_path, traffic) as (far, ended):
+            workers = Workers(NoTenants(), far, None, "n1", traffic)  # type: ignore[arg-type]
+            await workers.start(ANN, session(), "token")
+            said = "began s 12\ntraffic s 10 20 300\ntraffic s 15 50 0\ntraffic s x\nended s\n"
+            (tmp_path / "say").write_text(said)
+            await until(lambda: ended == ["s"])
+            seen = traffic.seen({"train-l"})
+            assert seen.carried == Carried(15, 50)
+            assert seen.by_tenant == {"train-l": Carried(15, 50)}
+            assert sum(seen.round_trips) == 1
 
     asyncio.run(main())
 
@@ -139,7 +166,7 @@ def test_its_death_ends_all_and_another_takes_its_port(
             assert far.running == {}
             await until(lambda: len((tmp_path / "argv").read_text().splitlines()) > 2)
             assert not far.up
-            workers = Workers(NoTenants(), far, None, "n1")  # type: ignore[arg-type]
+            workers = Workers(NoTenants(), far, None, "n1", Traffic())  # type: ignore[arg-type]
             with pytest.raises(DaemonUnreachable, match="started again"):
                 await workers.start(ANN, session(), "s.t")
             (tmp_path / "mute").unlink()
@@ -155,7 +182,7 @@ def test_one_that_does_not_begin_is_told(tmp_path: Path) -> None:
         (tmp_path / "mute").write_text("")
         options = FarOptions(program(tmp_path), ("worker",), tmp_path, "127.0.0.1", 7)
         with pytest.raises(DaemonError, match=r"does not listen at 127\.0\.0\.1:7"):
-            await Far(options, lambda _session: None).start()
+            await Far(options, lambda _session: None, Traffic()).start()
 
     asyncio.run(main())
 
@@ -163,7 +190,7 @@ def test_one_that_does_not_begin_is_told(tmp_path: Path) -> None:
 def test_a_session_is_a_file_for_us_alone_that_goes_when_it_ends(tmp_path: Path) -> None:
     async def main() -> None:
         async with kept(tmp_path) as (far, _):
-            workers = Workers(NoTenants(), far, None, "n1")  # type: ignore[arg-type]
+            workers = Workers(NoTenants(), far, None, "n1", Traffic())  # type: ignore[arg-type]
             worker = await workers.start(ANN, session(), "s.t")
             assert (worker.endpoint, worker.bulk_streams) == ("n1:4711", 3)
             assert "--bulk-streams 3 " in (tmp_path / "argv").read_text().splitlines()[-1]
@@ -183,7 +210,7 @@ def test_an_end_waits_for_who_serves_the_session_also_when_it_is_asked_twice(
 ) -> None:
     async def main() -> None:
         async with kept(tmp_path) as (far, _):
-            workers = Workers(NoTenants(), far, None, "n1")  # type: ignore[arg-type]
+            workers = Workers(NoTenants(), far, None, "n1", Traffic())  # type: ignore[arg-type]
             await workers.start(ANN, session(), "s.t")
             fd = os.open(far.options.sessions / "s", os.O_RDONLY)
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -213,7 +240,7 @@ def test_a_harpd_that_hangs_does_not_keep_a_session(
 
     async def main() -> None:
         async with kept(tmp_path) as (far, _):
-            workers = Workers(Hanging(), far, None, "n1")  # type: ignore[arg-type]
+            workers = Workers(Hanging(), far, None, "n1", Traffic())  # type: ignore[arg-type]
             for cancelled in (False, True):
                 await workers.start(ANN, session(), "s.t")
                 far.running["s"] = 1
@@ -235,7 +262,7 @@ def test_who_has_no_certificate_is_sent_to_a_port_of_its_own(tmp_path: Path) -> 
         (tmp_path / "other").mkdir()
         async with kept(tmp_path) as (far, _), kept(tmp_path / "other") as (token_far, _):
             token_far.port = 4712
-            workers = Workers(NoTenants(), far, token_far, "[::1]")  # type: ignore[arg-type]
+            workers = Workers(NoTenants(), far, token_far, "[::1]", Traffic())  # type: ignore[arg-type]
             worker = await workers.start(ANN, session("t", by_token=True), "t.t")
             assert worker.endpoint == "[::1]:4712"
             assert [p.name for p in token_far.options.sessions.iterdir()] == ["t"]

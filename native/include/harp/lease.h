@@ -32,7 +32,7 @@
 #include <stdint.h>
 
 #ifndef HARP_LEASE_VERSION /* tests build peers of older versions */
-#define HARP_LEASE_VERSION 2u
+#define HARP_LEASE_VERSION 3u
 #endif
 #define HARP_LEASE_OLDEST 1u
 #define HARP_MSG_BYTES    256u
@@ -225,6 +225,14 @@ enum harp_op {
                           * window_ns = for how long it has been away now, used_ns = time spent
                           * swapping in all, launches = number of swaps, quantum_ns = its shortest
                           * stay. Only for tenants with HARP_GRANT_OVERSUBSCRIBE or such memory */
+    HARP_SNAP_TIME,      /* from version 3. tenant, dev, of lane COMPUTE, as it is now: a=weight ppm
+                          * (what the policy gives it of the device while all that are active want; 0:
+                          * the policy knows no weights), b=clients whose gate is open, closing or
+                          * overdue, c=flags(HARP_STANDING_*). used_ns: engine time by which it is behind
+                          * the tenant served last, copy_ns: by which it is ahead (one of them is 0; both
+                          * bounded). wait_ns: what its limit lets it run at once, quantum_ns: what it
+                          * ran beyond it (the same). window_ns: for how long what its clients announced
+                          * as queued is expected to run yet */
 };
 
 enum harp_kind { HARP_KIND_CUDA = 1, HARP_KIND_NULL = 2 };
@@ -272,6 +280,10 @@ enum harp_residency {
 /* The two accounts of time on a device. Shares and limits are of COMPUTE; COPY is a fair queue of
  * its own. */
 enum harp_lane { HARP_LANE_COMPUTE = 0, HARP_LANE_COPY = 1 };
+
+#define HARP_STANDING_CREDIT                                                                       \
+    1u /* SNAP_TIME: the policy keeps an account, used_ns and copy_ns say something */
+#define HARP_STANDING_LIMIT 2u /* it has a limit: wait_ns and quantum_ns do */
 
 enum harp_class { HARP_CLASS_STANDARD = 0, HARP_CLASS_LATENCY = 1, HARP_CLASS_BEST_EFFORT = 2 };
 

@@ -235,6 +235,36 @@ static void snap_use(struct harp_core *k, const struct tenant *t, uint32_t dev)
     core_emit(k, HARP_ACT_REPLY, 0, &r);
 }
 
+/* How a tenant stands in the order of turns, and what of its work may be on the device. */
+static void snap_time(struct harp_core *k, const struct tenant *t, uint32_t dev)
+{
+    const struct policy *p = policy_of(k);
+    const struct lane *l = &k->device[dev].lane[HARP_LANE_COMPUTE];
+    const uint32_t slot = (uint32_t)(t - k->tenant);
+    struct account a = *account_of(k, l, slot);
+    struct harp_msg m = {.op = HARP_SNAP_TIME, .tenant = t->id, .dev = dev};
+    if (p->weight != NULL) {
+        int64_t credit = p->credit_ns(k, l, slot);
+        m.a = (uint32_t)p->weight(k, l, slot);
+        m.c |= HARP_STANDING_CREDIT;
+        m.used_ns = credit > 0 ? (uint64_t)credit : 0;
+        m.copy_ns = credit < 0 ? (uint64_t)-credit : 0;
+    }
+    if (a.cap_ppm != 0) {
+        cap_refill(k, &a);
+        m.c |= HARP_STANDING_LIMIT;
+        m.wait_ns = a.tokens > 0 ? (uint64_t)a.tokens / HARP_PPM : 0;
+        m.quantum_ns = a.tokens < 0 ? (uint64_t)-a.tokens / HARP_PPM : 0;
+    }
+    for (int32_t i = t->first; i >= 0; i = k->client[i].next) {
+        const struct gate *g = &k->client[i].hold[dev].gate[HARP_LANE_COMPUTE];
+        m.b += g->state != HARP_GATE_CLOSED;
+        if (g->ends_ns > k->now + m.window_ns)
+            m.window_ns = g->ends_ns - k->now;
+    }
+    core_emit(k, HARP_ACT_REPLY, 0, &m);
+}
+
 /* Where a tenant's SWAP memory is. */
 static void snap_residency(struct harp_core *k, const struct tenant *t, uint32_t dev)
 {
@@ -321,6 +351,7 @@ static void snapshot(struct harp_core *k, const struct harp_msg *m)
             if (t->use[dev].granted) {
                 snap_use(k, t, dev);
                 snap_residency(k, t, dev);
+                snap_time(k, t, dev);
             }
         for (int32_t c = t->first; c >= 0; c = k->client[c].next)
             if (k->client[c].state != 0)

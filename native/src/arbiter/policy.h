@@ -24,6 +24,10 @@ struct policy {
     /* Of one rank: is `tenant` owed so much that the holder should not keep its quantum? */
     int (*ahead)(const struct harp_core *k, const struct lane *l, uint32_t tenant, uint32_t holder,
                  uint64_t held_ns);
+    /* What is the tenant's part of the device while all that are active want? NULL: it has none. */
+    uint64_t (*weight)(const struct harp_core *k, const struct lane *l, uint32_t tenant);
+    /* By how much engine time is it behind the tenant served last? < 0: ahead. NULL with weight. */
+    int64_t (*credit_ns)(const struct harp_core *k, const struct lane *l, uint32_t tenant);
     /* Is `tenant` more than a quantum behind `other`? */
     int (*behind)(const struct harp_core *k, const struct lane *l, uint32_t tenant, uint32_t other);
 };

@@ -153,6 +153,16 @@ static int ahead(const struct harp_core *k, const struct lane *l, uint32_t tenan
     return mine < his;
 }
 
+/* As its next arrival would find it: credit that is not used in time is none. */
+static int64_t credit_ns(const struct harp_core *k, const struct lane *l, uint32_t tenant)
+{
+    uint64_t mine = account_of(k, l, tenant)->vtime, weight = weight_of(k, l, tenant);
+    if (mine >= l->vtime)
+        return -(int64_t)((mine - l->vtime) * weight / HARP_PPM);
+    uint64_t behind_by = l->vtime - mine, most = scaled(k->config.burst_ns, weight);
+    return (int64_t)((behind_by < most ? behind_by : most) * weight / HARP_PPM);
+}
+
 static int behind(const struct harp_core *k, const struct lane *l, uint32_t tenant, uint32_t other)
 {
     uint64_t mine =
@@ -168,4 +178,6 @@ const struct policy policy_drr = {.name = "drr",
                                   .idle = idle,
                                   .charge = charge,
                                   .ahead = ahead,
+                                  .weight = weight_of,
+                                  .credit_ns = credit_ns,
                                   .behind = behind};

@@ -13,7 +13,7 @@ static uint32_t since(uint32_t op)
         (op >= HARP_WELCOME && op <= HARP_CLOSE_GATE) ||
         (op >= HARP_ADD_DEVICE && op <= HARP_SHUTDOWN) || (op >= HARP_OK && op <= HARP_EVENT_DENY))
         return 1;
-    return 2;
+    return op == HARP_SNAP_TIME ? 3 : 2;
 }
 
 /* The newest version that both sides speak, from the first message of one of them. */
@@ -41,7 +41,7 @@ int wire_narrow(uint32_t version, struct harp_msg *m)
 {
     m->version = (uint16_t)version;
     if (version >= 2)
-        return 1;
+        return since(m->op) <= version;
     switch (m->op) {
     case HARP_WELCOME: /* memory classes */
         m->c = 0;

@@ -5,6 +5,8 @@
 #include "src/link/conn.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +48,13 @@ struct harp_h2 *harp_conn_h2(struct harp_conn *c)
 struct harp_conn *harp_conn_of(const struct harp_h2_stream *stream)
 {
     return harp_h2_owner(stream);
+}
+
+unsigned harp_conn_rtt_us(const struct harp_conn *c)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    return getsockopt(c->watch.fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_rtt : 0;
 }
 
 void harp_conn_kick(struct harp_conn *c)

@@ -43,6 +43,9 @@ struct harp_h2 *harp_conn_h2(struct harp_conn *conn);
 /* Which one a call is on. */
 struct harp_conn *harp_conn_of(const struct harp_h2_stream *stream);
 
+/* TCP's smoothed round trip; 0: not known, or no TCP. */
+unsigned harp_conn_rtt_us(const struct harp_conn *conn);
+
 /* After putting something from outside a handler: it is written in this round of the loop. */
 void harp_conn_kick(struct harp_conn *conn);
 

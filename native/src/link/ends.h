@@ -19,6 +19,7 @@ struct ends_options {
     char *const *worker;  /* far: its command line */
     unsigned worker_args;
     bool attended; /* far, of a folder: began and ended are said, and stdin's end is the end */
+    bool traffic;  /* of a folder: traffic is said, too (traffic.h) */
     char token[HARP_GRPC_TOKEN_BYTES]; /* "": none */
     unsigned resume_ms; /* far: how long a session outlives its connection, if it says nothing */
     unsigned others;    /* connections for streams of Bulk, beside Session's */

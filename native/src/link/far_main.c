@@ -19,6 +19,7 @@
 #include "src/link/ends.h"
 #include "src/link/join.h"
 #include "src/link/relay.h"
+#include "src/link/traffic.h"
 
 /* Opening a driver takes its time. */
 #define OPEN_MS 20000
@@ -260,6 +261,8 @@ static enum harp_grpc_status begin(void *ctx, struct harp_h2_stream *stream,
         place->begun = true;
         far_say(given, "began", session.name, getpid());
         harp_timer_set(&loop, &look, LOOK_MS);
+        if (given->traffic)
+            traffic_begin(&loop, session.name, &bridge.conn);
     }
     bridge.conn = harp_conn_of(stream);
     if (start_worker(text, HARP_GRPC_TEXT_BYTES) != 0) {
@@ -364,6 +367,7 @@ static int open_all(const struct ends_options *options)
 static int run(void)
 {
     int err = harp_loop_run(&loop);
+    traffic_end();
     far_worker_end(bridge.sock);
     _exit(err != 0); /* the taker may still be in the ring: nothing is taken down under it */
 }

@@ -343,6 +343,8 @@ void harp_h2_free(struct harp_h2 *h2, const char *why)
     free(h2);
 }
 
+struct harp_traffic harp_traffic;
+
 int harp_h2_readable(struct harp_h2 *h2)
 {
     for (unsigned round = 0; round < 16; round++) {
@@ -350,6 +352,7 @@ int harp_h2_readable(struct harp_h2 *h2)
         if (n <= 0)
             return n == -EAGAIN ? 0 : n == 0 ? -EPIPE : (int)n;
         h2->heard = true;
+        harp_traffic.received += (uint64_t)n;
         if (h2->failed || nghttp2_session_mem_recv(h2->session, h2->read, (size_t)n) < 0) {
             h2->failed = true;
             return -EPROTO;

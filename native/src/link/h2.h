@@ -60,6 +60,13 @@ void harp_h2_frame(struct harp_h2_message *message, const struct harp_frame *fra
 struct harp_h2;
 struct harp_h2_stream;
 
+/* Bytes that all connections of this process have read and written so far, as HTTP/2 has them. Who
+ * reads or writes holds the loop's lock. */
+struct harp_traffic {
+    uint64_t received, sent;
+};
+extern struct harp_traffic harp_traffic;
+
 #define HARP_H2_LATER ((enum harp_grpc_status)1000)
 
 struct harp_h2_handler {

@@ -29,6 +29,8 @@ static int usage(FILE *to, int code)
         "        the worker's environment; a file that is removed ends its session\n"
         "  --attended            far, with --sessions: say `began ID PID` and `ended ID` on\n"
         "                        stdout, and end all when stdin does\n"
+        "  --traffic             with --sessions: say `traffic ID RECEIVED SENT RTT_US` on stdout\n"
+        "                        each 2 s: bytes so far, TCP's round trip (0: not known)\n"
         "  --resume SECONDS      far: how long a session outlives its connection, where its file\n"
         "                        has no line resume_s=SECONDS (default: 0, not at all)\n"
         "  --bulk-streams N      how many connections beside a session's own host bytes of large\n"
@@ -101,11 +103,14 @@ static unsigned default_others(bool tls)
 static int parse(int argc, char **argv, struct ends_options *o, struct arguments *a)
 {
     static const struct option table[] = {
-        {"socket", 1, NULL, 's'},       {"to", 1, NULL, 'a'},       {"listen", 1, NULL, 'a'},
-        {"session", 1, NULL, 'i'},      {"cert", 1, NULL, 'c'},     {"key", 1, NULL, 'k'},
-        {"ca", 1, NULL, 'r'},           {"name", 1, NULL, 'n'},     {"token-file", 1, NULL, 't'},
-        {"sessions", 1, NULL, 'f'},     {"attended", 0, NULL, 'A'}, {"resume", 1, NULL, 'w'},
-        {"bulk-streams", 1, NULL, 'b'}, {"help", 0, NULL, 'h'},     {NULL, 0, NULL, 0}};
+        {"socket", 1, NULL, 's'},       {"to", 1, NULL, 'a'},
+        {"listen", 1, NULL, 'a'},       {"session", 1, NULL, 'i'},
+        {"cert", 1, NULL, 'c'},         {"key", 1, NULL, 'k'},
+        {"ca", 1, NULL, 'r'},           {"name", 1, NULL, 'n'},
+        {"token-file", 1, NULL, 't'},   {"sessions", 1, NULL, 'f'},
+        {"attended", 0, NULL, 'A'},     {"resume", 1, NULL, 'w'},
+        {"bulk-streams", 1, NULL, 'b'}, {"traffic", 0, NULL, 'T'},
+        {"help", 0, NULL, 'h'},         {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
         switch (c) {
         case 's':
@@ -113,6 +118,9 @@ static int parse(int argc, char **argv, struct ends_options *o, struct arguments
             break;
         case 'A':
             o->attended = true;
+            break;
+        case 'T':
+            o->traffic = true;
             break;
         case 'a':
             a->address = optarg;
@@ -172,7 +180,7 @@ int main(int argc, char **argv)
         far != (o.worker_args != 0) || far == (o.socket != NULL) ||
         (a.address == NULL && (far || o.sessions == NULL)) ||
         (o.sessions != NULL && a.token_file != NULL) ||
-        (o.attended && (!far || o.sessions == NULL)))
+        (o.attended && (!far || o.sessions == NULL)) || (o.traffic && o.sessions == NULL))
         return usage(stderr, 2);
     harp_table_own(&o.own, HARP_VERSION);
     if (a.token_file != NULL && read_token(a.token_file, o.token) != 0)

@@ -20,6 +20,7 @@
 #include "src/link/ends.h"
 #include "src/link/near_again.h"
 #include "src/link/near_bulk.h"
+#include "src/link/traffic.h"
 #include "src/link/upgrade.h"
 
 #ifndef SYS_pidfd_open
@@ -284,7 +285,11 @@ static int serve_program(int sock)
     unanswered.fire = not_answered;
     watch_program();
     in_session = sock;
-    return harp_loop_run(&loop) != 0;
+    if (given->traffic)
+        traffic_begin(&loop, offer.name, &bridge.conn);
+    err = harp_loop_run(&loop);
+    traffic_end();
+    return err != 0;
 }
 
 /* A session's process ends as if its program had gone: the other side is told, and does not wait

@@ -286,6 +286,7 @@ int harp_h2_flush(struct harp_h2 *h2)
         ssize_t n = h2->io.send(h2->io.ctx, h2->pieces + h2->from, h2->count - h2->from);
         if (n < 0)
             return n == -EAGAIN ? 1 : (int)n;
+        harp_traffic.sent += (uint64_t)n;
         advance(h2, (size_t)n);
     }
 }
