@@ -313,7 +313,8 @@ void emit_kernel(struct emitter *e, const char *name)
         put(e, "%s", prelude_meet);
     if (e->rows)
         put(e, "%s", prelude_rows);
-    put(e, "#define PD PB\n#define LIN T->lin\n#define TID0 T->tid[0]\n#define TID1 T->tid[1]\n#define TID2 "
+    put(e, "#define PD PB\n#define LIN T->lin\n#define TID0 T->tid[0]\n#define TID1 "
+           "T->tid[1]\n#define TID2 "
            "T->tid[2]\n");
     for (uint32_t i = 1; i < e->layout.func_count; i++)
         if (e->layout.funcs[i]->has_body) {

@@ -45,8 +45,10 @@ INLINE uint32_t rt_count(const _Bool *p)
         __builtin_add_overflow((int64_t)(r), 15ll * (s), &end_);                                   \
     })
 /* A row's bytes that may lie behind its first one: 15 strides of 4096 and an access. */
-#define RT_ROW_REACH  65536u
-#define RT_ROW_LOCALS const uint64_t AE = AN > RT_ROW_REACH ? AN - RT_ROW_REACH : 0; (void)AE
+#define RT_ROW_REACH 65536u
+#define RT_ROW_LOCALS                                                                              \
+    const uint64_t AE = AN > RT_ROW_REACH ? AN - RT_ROW_REACH : 0;                                 \
+    (void)AE
 
 #if RT_FIBERS
 #define RT_RESUMED(T) ((T)->first ? (void)(T)->first->started++ : (void)0)
