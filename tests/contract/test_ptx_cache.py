@@ -38,6 +38,31 @@ def test_other_compiler_or_flags_is_another_key(tmp_path: Path) -> None:
     assert Path(out.stdout.strip()) != first
 
 
+def test_another_build_of_the_program_is_another_key(tmp_path: Path) -> None:
+    """Told by the sum that its linker left in it; by all its bytes where there is none."""
+    data = program().read_bytes()
+    note = data.index(b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0")
+    changed = {name: bytearray(data) for name in ("same", "sum", "none", "longer")}
+    changed["sum"][note + 16] ^= 1
+    changed["none"][note + 8] = 9  # a note of another kind
+    changed["longer"] = changed["none"] + b"\0"
+    paths = {}
+    for name, content in changed.items():
+        copy = tmp_path / name
+        copy.write_bytes(content)
+        copy.chmod(0o755)
+        out = subprocess.run(
+            [copy, "compile", "--kernel", "k", "--cache", tmp_path / "cache"],
+            input=TEXT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        paths[name] = out.stdout
+    assert len(set(paths.values())) == 4
+    assert paths["same"].strip() == str(compile_ptx(TEXT, "k", tmp_path / "cache"))
+
+
 def test_default_folders(tmp_path: Path) -> None:
     base = {"PATH": os.environ["PATH"]}
     for env, folder in (

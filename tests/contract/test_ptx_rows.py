@@ -108,6 +108,23 @@ BODIES = {
     "two predicates, one also read": """
         setp.gt.u32 %q2, %r6, 50; setp.gt.u32 %q0, %r2, 8; setp.ne.xor.u32 %q0|%q1, %r5, 8, %q0;
         and.pred %q1, %q1, %q2; selp.u32 %r7, 1, 0, %q0; @%q1 add.u32 %r7, %r7, 2;""",
+    "compared along the row": """
+        mov.u32 %r7, 0; mov.u32 %r8, 15; setp.le.u32 %q0, %r0, %r8; @%q0 add.u32 %r7, %r7, 1;
+        setp.lt.u32 %q0, %r0, 15; @%q0 add.u32 %r7, %r7, 2; setp.gt.s32 %q1, 16, %r0;
+        @%q1 bra A; add.u32 %r7, %r7, 4; A: setp.ls.u32 %q1, %r8, %r0; @%q1 bra B;
+        add.u32 %r7, %r7, 8; B: add.u32 %r9, %r7, %r0; setp.ge.u32 %q2, %r9, 33; @!%q2 bra C;
+        add.u32 %r7, %r7, 16; C: selp.u32 %r9, 32, 0, %q0; add.u32 %r7, %r7, %r9;""",
+    # the first thread and the last agree, those between them do not; a register grows by one number
+    "compared along the row, past the end of the range": """
+        mov.u32 %r7, 0; add.u32 %r8, %r0, 0xfffffff8; setp.gt.u32 %q0, %r8, 5;
+        @%q0 add.u32 %r7, %r7, 1; add.s32 %r8, %r0, 0x7ffffff8; setp.lt.s32 %q0, %r8, 0x7ffffffc;
+        @%q0 add.u32 %r7, %r7, 2; sub.u32 %r9, 7, %r0; setp.gt.u32 %q0, 5, %r9;
+        @%q0 add.u32 %r7, %r7, 4; sub.s32 %r9, 0x80000008, %r0; setp.le.s32 %q0, %r9, 8;
+        @%q0 add.u32 %r7, %r7, 8; cvt.u64.u32 %d3, %r0; add.u64 %d4, %d3, 0xfffffffffffffff8;
+        setp.hi.u64 %q1, %d4, 5; @%q1 add.u32 %r7, %r7, 16;
+        add.s64 %d4, %d3, 0x7ffffffffffffff8; mov.u64 %d5, 0x7ffffffffffffffc;
+        setp.ge.s64 %q1, %d4, %d5; @%q1 add.u32 %r7, %r7, 32;
+        sub.u64 %d6, 7, %d3; setp.lo.u64 %q1, %d6, 5; @%q1 bra C; add.u32 %r7, %r7, 64; C:""",
     "some end before the barrier": """
         mov.u32 %r7, 1; mad.lo.u32 %r8, %r1, %r2, %r0; shl.b32 %r9, %r8, 2; st.shared.u32 [%r9], %r6;
         setp.gt.u32 %q0, %r6, 60; @%q0 exit; bar.sync 0; ld.shared.u32 %r7, [%r9];""",
@@ -208,6 +225,26 @@ def test_a_row_across_two_pages_reads_both(tmp_path: Path) -> None:
         device.map[1] = 2  # may be written, not read
         result = code.run(device, pointers(ARENA_BASE + PAGE - 32, out), block=(16,))
         assert (result.stop, result.fault_addr) == (ILLEGAL_ADDRESS, ARENA_BASE + PAGE)
+
+
+@pytest.mark.parametrize(
+    ("at", "fault"), [(2 * PAGE - 64, None), (2 * PAGE - 40, 2 * PAGE), (-4, -4), (-64, -64)]
+)
+def test_a_row_at_the_arenas_ends_faults_where_a_thread_does(
+    at: int, fault: int | None, tmp_path: Path
+) -> None:
+    """All its pages are mapped; what lies behind the map is not to be looked at."""
+    body = """
+        mov.u32 %r0, %tid.x; mul.wide.u32 %d0, %r0, 4; add.u64 %d1, %p0, %d0;
+        ld.global.u32 %r1, [%d1];"""
+    for code in _both(HEAD + entry("k", 1, body), "k", tmp_path):
+        device = Device(pages=2)
+        device.map = np.full(3, 3, np.uint8)
+        result = code.run(device, pointers(ARENA_BASE + at), block=(16,))
+        if fault is None:
+            assert result.stop == DONE
+        else:
+            assert (result.stop, result.fault_addr) == (ILLEGAL_ADDRESS, ARENA_BASE + fault)
 
 
 def test_a_row_whose_threads_are_not_all_aligned_faults_where_a_thread_does(tmp_path: Path) -> None:

@@ -12,9 +12,22 @@
 #define PAGE           4096u
 #define PAGE_NAME_BITS 45 /* addresses of 57 bits */
 
+static _Thread_local bool asked_lately;
+
+void soft_run_asked_lately(void)
+{
+    asked_lately = true;
+}
+
 static int poll_launch(const struct ptx_launch *launch)
 {
-    return soft_run_poll(launch->host_data);
+    struct soft_run *run = launch->host_data;
+
+    if (asked_lately) {
+        asked_lately = false;
+        return atomic_load_explicit(&run->stop, memory_order_relaxed) != 0;
+    }
+    return soft_run_poll(run);
 }
 
 /* Pinned host memory has the same address for host and device. What a kernel reached once is

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Runs harp-ptxc: posix_spawn (a client may have threads), PTX as a sealed-in-memory file on its
- * standard input (no deadlock, no SIGPIPE in the client), output read with a time limit, none of
- * the client's LD_* or HARP_* injection in its environment.
+ * Looks whether the cache has what harp-ptxc would make (compile_find.h), else runs it: posix_spawn
+ * (a client may have threads), PTX as a sealed-in-memory file on its standard input (no deadlock,
+ * no SIGPIPE in the client), output read with a time limit, none of the client's LD_* or HARP_*
+ * injection in its environment.
  *
  * It is a child of the client's process, at times that the client does not choose: one that waits
  * for any child may be told of it. Another exit signal does not hide it: exec sets SIGCHLD again.
@@ -29,6 +30,7 @@
 #include "soft/gpu/function_environment.h"
 #include "soft/gpu/function_service.h"
 #include "soft/gpu/mounted.h"
+#include "soft/ptxc/compile_find.h"
 
 /* A container's; also a program with an empty environment is compiled for. */
 #define MOUNTED_SOCKET "/opt/harp/ptxc/sock"
@@ -213,6 +215,11 @@ int soft_spawn_ptxc(const char *ptx, size_t ptx_bytes, const char *kernel, int c
         snprintf(done->errors, sizeof done->errors,
                  "harp-ptxc is not beside the library; remedy: set HARP_PTXC to its absolute path");
         return -ENOENT;
+    }
+    if (compile_find(&(struct compile_wish){.kernel = kernel, .sm = (uint32_t)cc, .quick = quick},
+                     program, environment->passed, ptx, ptx_bytes, done->path, sizeof done->path)) {
+        done->exit_status = 0;
+        return 0;
     }
     in = file_of(ptx, ptx_bytes);
     if (in < 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(errors, O_CLOEXEC) != 0) {

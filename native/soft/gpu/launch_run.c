@@ -13,7 +13,10 @@
 #include "soft/gpu/context.h"
 #include "soft/gpu/launch.h"
 
-#define TOGETHER_MAX 512u /* blocks under way at once where they may wait for each other */
+#define TOGETHER_MAX     512u /* blocks under way at once where they may wait for each other */
+#define PIECE_MOST       32u  /* blocks that a thread takes at a time */
+#define PIECES_LEFT      4u   /* of a thread when it takes one, at least */
+#define ASK_INSTRUCTIONS (1u << 15) /* some 10 us: the engine is asked for after so many */
 
 struct job {
     struct soft_launch *launch;
@@ -53,24 +56,73 @@ static const struct ptx_kernel *code_of(const struct job *job)
     return atomic_load_explicit(&job->launch->function->kernel->code, memory_order_acquire);
 }
 
+struct piece { /* blocks that follow each other, for one thread to run */
+    uint64_t at, end;
+    uint32_t ctaid[3], smid; /* of `at` */
+};
+
+/* Blocks that lie side by side mostly touch memory that does, so a thread takes some at a time:
+ * fewer towards the end, and one where the form of the code may change or blocks wait for others.
+ */
+static bool take(struct job *job, bool one, struct piece *piece)
+{
+    const uint32_t *grid = job->launch->shape.grid;
+    uint64_t next = atomic_load_explicit(&job->next, memory_order_relaxed);
+    uint64_t left = next < job->blocks ? job->blocks - next : 0;
+    uint64_t count = one ? 1 : left / (PIECES_LEFT * soft_pool_width());
+    count = count < 1 ? 1 : count > PIECE_MOST ? PIECE_MOST : count;
+    uint64_t at = atomic_fetch_add(&job->next, count);
+    if (at >= job->blocks)
+        return false;
+    *piece = (struct piece){
+        .at = at,
+        .end = count < job->blocks - at ? at + count : job->blocks,
+        .ctaid = {(uint32_t)(at % grid[0]), (uint32_t)(at / grid[0] % grid[1]),
+                  (uint32_t)(at / grid[0] / grid[1])},
+        .smid = (uint32_t)(at % job->bound.sm_count),
+    };
+    return true;
+}
+
+static void step(const struct job *job, struct piece *piece)
+{
+    const uint32_t *grid = job->launch->shape.grid;
+    piece->at++;
+    if (++piece->smid == job->bound.sm_count)
+        piece->smid = 0;
+    if (++piece->ctaid[0] < grid[0])
+        return;
+    piece->ctaid[0] = 0;
+    if (++piece->ctaid[1] < grid[1])
+        return;
+    piece->ctaid[1] = 0;
+    piece->ctaid[2]++;
+}
+
 /* Runs blocks until there are no more, or there is other code and `stay` is not set: then true. */
 static bool run_blocks(struct job *job, const struct ptx_kernel *code, bool stay,
                        unsigned char *shared, uint32_t shared_bytes, void *scratch,
                        struct sums *sums)
 {
-    const struct soft_shape *shape = &job->launch->shape;
-    uint64_t at;
-    while (job->stop == PTX_STOP_DONE && (at = job->next++) < job->blocks) {
+    bool one = (code->flags & (PTX_KERNEL_QUICK | PTX_KERNEL_GRID_SYNC)) != 0;
+    uint64_t asked_at = 0; /* sums->instructions */
+    struct piece piece = {0};
+    for (bool first = true; job->stop == PTX_STOP_DONE; first = false) {
+        if (piece.at == piece.end && !take(job, one, &piece))
+            break;
         struct ptx_block block = {
-            .ctaid = {(uint32_t)(at % shape->grid[0]),
-                      (uint32_t)(at / shape->grid[0] % shape->grid[1]),
-                      (uint32_t)(at / shape->grid[0] / shape->grid[1])},
-            .smid = (uint32_t)(at % job->bound.sm_count),
+            .ctaid = {piece.ctaid[0], piece.ctaid[1], piece.ctaid[2]},
+            .smid = piece.smid,
             .shared = shared,
             .shared_bytes = shared_bytes,
             .scratch = scratch,
         };
+        if (!first && sums->instructions - asked_at < ASK_INSTRUCTIONS)
+            soft_run_asked_lately();
+        else
+            asked_at = sums->instructions;
         enum ptx_stop stop = code->run_block(&job->bound, &block);
+        step(job, &piece);
         sums->instructions += block.instructions;
         sums->load_bytes += block.load_bytes;
         sums->store_bytes += block.store_bytes;

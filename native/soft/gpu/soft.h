@@ -202,6 +202,9 @@ extern const struct ptx_host soft_ptx_host;
 /* What ptx_host.poll does, by hand: non-zero = give up. Only between _enter and _leave, or on the
  * stream's own thread, which is entered already. */
 int soft_run_poll(struct soft_run *run);
+/* A kernel asks as each of its blocks begins; where that is too often, this thread's next time is
+ * answered without a look at the clock. */
+void soft_run_asked_lately(void);
 /* Helper threads that run blocks of this command beside the stream's own thread. That one leaves
  * while it only waits for them (else it would keep the engine from being handed on), and need not
  * enter again before run() returns. */

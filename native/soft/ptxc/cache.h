@@ -16,6 +16,12 @@
 
 #include "soft/ptxc/job.h"
 
+/* Where it is by default: the first of these that can be had. [0] may be NULL. */
+enum { CACHE_PLACES = 2 };
+void cache_places(struct job *job, const char *places[CACHE_PLACES]);
+/* NULL, or what is wrong with the folder `path`. */
+const char *cache_distrusts(const char *path);
+char *cache_join(struct job *job, const char *folder, const char *name);
 /* The folder, made and checked. `wish` NULL: the default places in turn. */
 const char *cache_folder(struct job *job, const char *wish);
 /* True if `path` is there, whole and to be trusted; fails the job if others may have made it. */

@@ -28,7 +28,7 @@ static void begin(struct sha256 *sha, const char *name)
 /* Adds `bytes` of what `fd` is at. */
 static bool add(struct sha256 *sha, int fd, uint64_t bytes)
 {
-    static unsigned char piece[1 << 16];
+    unsigned char piece[1 << 12]; /* on any thread's stack */
     while (bytes) {
         size_t most = bytes < sizeof(piece) ? (size_t)bytes : sizeof(piece);
         ssize_t n = read(fd, piece, most);

@@ -58,44 +58,6 @@ void compile_emit(struct job *job, const struct compile_wish *wish, const char *
     *out = e.out;
 }
 
-/* This program tells apart its own versions, which nobody chooses to be alike: SHA-256 would take
- * longer over it than all else that a kernel needs which the cache has. */
-static void add_self(struct sha256 *sha)
-{
-    static uint64_t words[1 << 13];
-    uint64_t sum[2] = {0x9e3779b97f4a7c15ull, 0xc2b2ae3d27d4eb4full}, length = 0;
-    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-    for (ssize_t n; fd >= 0 && (n = read(fd, words, sizeof(words))) > 0; length += (uint64_t)n) {
-        memset((char *)words + n, 0, sizeof(words) - (size_t)n);
-        for (size_t i = 0; i * sizeof(words[0]) < (size_t)n; i++) {
-            sum[0] = (sum[0] ^ words[i]) * 0xff51afd7ed558ccdull;
-            sum[0] ^= sum[0] >> 32;
-            sum[1] = (sum[1] + words[i]) * 0xc4ceb9fe1a85ec53ull;
-            sum[1] ^= sum[1] >> 29;
-        }
-    }
-    if (fd >= 0)
-        close(fd);
-    sha256_add(sha, &length, sizeof(length));
-    sha256_add(sha, sum, sizeof(sum));
-}
-
-/* Of everything that decides what comes out, but for `quick`. */
-static void add_all(struct job *job, const struct compile_wish *wish,
-                    const struct compiler *compiler, const char *text, size_t bytes,
-                    struct sha256 *sha)
-{
-    uint32_t numbers[2] = {PTX_RT_ABI, wish->sm};
-    uint64_t length = bytes;
-    sha256_init(sha);
-    sha256_add(sha, &length, sizeof(length));
-    sha256_add(sha, text, bytes);
-    sha256_add(sha, wish->kernel, strlen(wish->kernel) + 1);
-    sha256_add(sha, numbers, sizeof(numbers));
-    compiler_identity(job, compiler, sha);
-    add_self(sha);
-}
-
 static void write_file(struct job *job, const char *name, const void *data, size_t bytes)
 {
     FILE *f = fopen(name, "we");
@@ -139,37 +101,26 @@ const char *compile_kernel(struct job *job, const struct compile_wish *wish, con
                            size_t bytes, struct cache_work *work)
 {
     struct compiler compiler;
-    struct sha256 all;
     struct text c;
-    char key[65], name[80];
+    char keys[2][65];
     compiler_find(job, &compiler);
     const char *folder = cache_folder(job, wish->cache);
-    char *path = job_new(job, strlen(folder) + sizeof(name), 1);
-    add_all(job, wish, &compiler, text, bytes, &all);
-    /* Who wants it soon is given the fast one where it is. */
-    for (uint8_t quick = 0; quick <= wish->quick; quick++) {
-        struct sha256 sha = all;
-        sha256_add(&sha, &quick, 1);
-        sha256_hex(&sha, key);
-        snprintf(name, sizeof(name), "/%s.so", key);
-        strcat(strcpy(path, folder), name);
-        if (quick < wish->quick && cache_trusts(job, path))
-            return path;
+    compile_keys(job, wish, &compiler, "/proc/self/exe", text, bytes, keys);
+    const char *path = compile_cached(job, wish, folder, keys);
+    if (path)
+        return path;
+    compile_emit(job, wish, text, bytes, &c); /* refusals come before the lock */
+    if (!cache_begin(job, work, folder, keys[wish->quick])) {
+        write_file(job, "kernel.c", c.at, c.bytes);
+        compiler_run(job, &compiler,
+                     strstr(c.at, "#define RT_QUICK 1\n") ? "-O1"
+                     : strstr(c.at, "#define RT_BIG 0\n") ? "-O2"
+                     : strstr(c.at, "#define RT_BIG 1\n") ? "-O1"
+                                                          : "-O0");
+        set_stack(job, strstr(c.at, "#define RT_FIBERS 1\n") != NULL);
+        cache_publish(job, work);
     }
-    if (!cache_trusts(job, path)) {
-        compile_emit(job, wish, text, bytes, &c); /* refusals come before the lock */
-        if (!cache_begin(job, work, folder, key)) {
-            write_file(job, "kernel.c", c.at, c.bytes);
-            compiler_run(job, &compiler,
-                         strstr(c.at, "#define RT_QUICK 1\n") ? "-O1"
-                         : strstr(c.at, "#define RT_BIG 0\n") ? "-O2"
-                         : strstr(c.at, "#define RT_BIG 1\n") ? "-O1"
-                                                              : "-O0");
-            set_stack(job, strstr(c.at, "#define RT_FIBERS 1\n") != NULL);
-            cache_publish(job, work);
-        }
-    }
-    return path;
+    return work->final;
 }
 
 void compile_reason(const struct job *job, const struct compile_wish *wish, char *why,

@@ -5,15 +5,8 @@
 #ifndef HARP_PTXC_COMPILE_H
 #define HARP_PTXC_COMPILE_H
 
-#include "soft/ptxc/cache.h"
+#include "soft/ptxc/compile_find.h"
 #include "soft/ptxc/emit.h"
-
-struct compile_wish {
-    const char *kernel;
-    const char *cache; /* folder; NULL: the default places */
-    uint32_t sm;       /* of the device: 90 */
-    bool quick;        /* soon rather than fast, unless the cache has the fast one */
-};
 
 /* What a file holds; "-" is standard input. The caller's to free. */
 char *compile_read(struct job *job, const char *file, size_t *bytes);

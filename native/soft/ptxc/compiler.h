@@ -8,6 +8,9 @@
 #include "soft/ptxc/job.h"
 #include "soft/ptxc/sha256.h"
 
+enum { FLAGS_MOST = 32 };
+extern const char *const compiler_flags[]; /* NULL at the end; of every kernel */
+
 struct compiler {
     const char *path;
 };

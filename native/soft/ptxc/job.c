@@ -6,6 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *job_env(const struct job *job, const char *name)
+{
+    size_t bytes = strlen(name);
+    if (!job->env)
+        return getenv(name);
+    for (char *const *at = job->env; *at; at++)
+        if (strncmp(*at, name, bytes) == 0 && (*at)[bytes] == '=')
+            return *at + bytes + 1;
+    return NULL;
+}
+
 struct job_chunk {
     struct job_chunk *next;
     size_t used, room;

@@ -30,7 +30,12 @@ struct job {
     jmp_buf out;
     int code;      /* PTXC_* */
     char why[400]; /* one line */
+    /* "NAME=value" and NULL at the end, of whom it is done for; NULL: this process's own. */
+    char *const *env;
 };
+
+/* The variable's value, or NULL. */
+const char *job_env(const struct job *job, const char *name);
 
 /* Zeroed memory that lives as long as the job; fails the job when there is none. */
 void *job_new(struct job *job, size_t count, size_t bytes);

@@ -10,6 +10,8 @@
 #include "soft/ptxc/ptx_rt.h"
 #include "soft/ptxc/rows.h"
 
+enum { PARAMETERS_COPIED = 512 }; /* bytes; more would cost a block more than it gains */
+
 /* ---------------------------------------------------------------------------- functions ------- */
 
 static bool ends_block(const struct ptx_instr *in)
@@ -120,6 +122,17 @@ static void emit_function(struct emitter *e, struct ptx_body *body)
     put(e, "done: T->local_used = local_before; RT_FLUSH;\n}\n");
 }
 
+/* Of the kernel's packed parameters. */
+static uint32_t parameter_bytes(const struct emitter *e)
+{
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < e->kernel->param_count; i++) {
+        const struct ptx_decl *p = &e->kernel->params[i];
+        at = ((at + p->align - 1) & ~((uint64_t)p->align - 1)) + p->bytes;
+    }
+    return (uint32_t)at;
+}
+
 /* One thread's text and a row's, and what chooses. */
 static void emit_entry_rows(struct emitter *e, struct ptx_body *body)
 {
@@ -134,20 +147,31 @@ static void emit_entry_rows(struct emitter *e, struct ptx_body *body)
     rows_emit_resume(e, e->rows);
     emit_code(e, starts);
     put(e, "done:;\n}\nRT_FLUSH;\n}\n"
-           "INLINE void rt_row(struct thread *const T, const uint32_t TID0, const uint32_t TID1, "
-           "const uint32_t TID2)\n{\nRT_LOCALS;\nconst uint32_t frame = 0; (void)frame;\n");
-    rows_emit(e, e->rows, starts);
-    put(e, "}\nstatic void rt_kernel(struct thread *const T)\n{\n");
+           "static void rt_kernel(struct thread *const T)\n{\n");
     if (e->fibers) {
-        put(e, "if (T->at_once == 16) rt_row(T, T->tid[0], T->tid[1], T->tid[2]);\n"
-               "else rt_alone(T, T->tid[0], T->tid[0] + 1, T->tid[1], T->tid[2], T->entry, "
-               "T->rows, T->first ? (uint32_t)(T - T->first) : 0);\n}\n");
+        put(e, "if (T->at_once != 16) {\nrt_alone(T, T->tid[0], T->tid[0] + 1, T->tid[1], "
+               "T->tid[2], T->entry, T->rows, T->first ? (uint32_t)(T - T->first) : 0);\n"
+               "return;\n}\nRT_LOCALS;\nRT_ROW_LOCALS;\nconst uint32_t TID0 = T->tid[0], TID1 = "
+               "T->tid[1], TID2 = T->tid[2], frame = 0; (void)TID1, (void)TID2, (void)frame;\n");
+        rows_emit(e, e->rows, starts);
+        put(e, "done: RT_FLUSH;\n}\n");
         return;
     }
-    put(e, "const uint32_t NT0 = T->L->block[0], NT1 = T->L->block[1], NT2 = T->L->block[2];\n"
-           "for (uint32_t z = 0; z < NT2; z++)\nfor (uint32_t y = 0; y < NT1; y++) {\n"
-           "uint32_t x = 0;\nfor (; x + 16 <= NT0; x += 16) rt_row(T, x, y, z);\n"
-           "if (x < NT0) rt_alone(T, x, NT0, y, z, 0, NULL, 0);\n}\n}\n");
+    put(e, "RT_LOCALS;\nRT_ROW_LOCALS;\nconst uint32_t frame = 0; (void)frame;\n");
+    /* No store reaches what only this function has: so what parameters decide for all rows alike is
+     * computed before them. */
+    uint32_t bytes = parameter_bytes(e);
+    if (bytes && bytes <= PARAMETERS_COPIED)
+        put(e,
+            "unsigned char pd_[%u];\n__builtin_memcpy(pd_, PB, %u);\n#undef PD\n"
+            "#define PD pd_\n",
+            bytes, bytes);
+    put(e, "for (uint32_t TID2 = 0; TID2 < BD2; TID2++)\n"
+           "for (uint32_t TID1 = 0; TID1 < BD1; TID1++) {\nuint32_t TID0 = 0;\n"
+           "for (; TID0 + 16 <= BD0; TID0 += 16) {\n");
+    rows_emit(e, e->rows, starts);
+    put(e, "done:;\n}\nif (TID0 < BD0) {\nRT_FLUSH;\nrt_alone(T, TID0, BD0, TID1, TID2, 0, NULL, "
+           "0);\ndue = RT_DUE;\n}\n}\nRT_FLUSH;\n}\n#undef PD\n#define PD PB\n");
 }
 
 static void emit_entry(struct emitter *e, struct ptx_body *body)
@@ -289,7 +313,8 @@ void emit_kernel(struct emitter *e, const char *name)
         put(e, "%s", prelude_meet);
     if (e->rows)
         put(e, "%s", prelude_rows);
-    put(e, "#define LIN T->lin\n#define TID0 T->tid[0]\n#define TID1 T->tid[1]\n#define TID2 "
+    put(e, "#define PD PB\n#define LIN T->lin\n#define TID0 T->tid[0]\n#define TID1 "
+           "T->tid[1]\n#define TID2 "
            "T->tid[2]\n");
     for (uint32_t i = 1; i < e->layout.func_count; i++)
         if (e->layout.funcs[i]->has_body) {

@@ -132,7 +132,7 @@ static const char *param_pointer(struct emitter *e, const struct ptx_operand *me
     if (is_kernel_param(e, d)) {
         if (write)
             invalid(e, "kernel parameters are read-only");
-        return say(e, "(PB + %s)", address_of(e, d, mem->value));
+        return say(e, "(PD + %s)", address_of(e, d, mem->value));
     }
     if (d >= f->params && d < f->params + f->param_count) {
         if (write)

@@ -92,6 +92,7 @@ void rows_find_entries(struct emitter *e, struct rows *rows)
     for (uint32_t i = 0; i < e->body->code_count; i++) {
         const struct ptx_instr *in = e->body->code[i];
         if (is_split(rows, in) && leaves(in)) {
+            rows->counts[in->guard - 1] = true;
             rows->entries[i + 1] = true;
             if (is(in, "bra") && in->op_count && in->ops[0].label)
                 rows->entries[in->ops[0].label->at] = true;
@@ -147,8 +148,9 @@ static void emit_way_out(struct emitter *e, const struct rows *rows)
         put(e, "rt_part(T, &out_, to_);\n"
                "rt_alone(T, TID0, TID0 + 1, TID1, TID2, to_[0], &out_, 0);\n");
     else
-        put(e, "EACH rt_alone(T, TID0 + l_, TID0 + l_ + 1, TID1, TID2, to_[l_], &out_, l_);\n");
-    put(e, "return;\n");
+        put(e, "EACH rt_alone(T, TID0 + l_, TID0 + l_ + 1, TID1, TID2, to_[l_], &out_, l_);\n"
+               "due = RT_DUE;\n");
+    put(e, "%s\n", e->fibers ? "return;" : "goto done;");
 }
 
 /* ------------------------------------------------------------------------- instructions ------- */
@@ -180,8 +182,9 @@ static void note_operand(struct seen *seen, const struct ptx_operand *op)
         note_operand(seen, &op->parts[i]);
 }
 
-/* One thread's text in a loop over the row. Inside, r5 is the thread's; round it b5 the first's. */
-static void emit_each(struct emitter *e, const struct rows *rows)
+/* One thread's text in a loop over the row, `loop`. Inside, r5 is the thread's; round it b5 the
+ * first's. */
+static void emit_loop(struct emitter *e, const struct rows *rows, const char *loop)
 {
     struct ptx_instr *in = e->in;
     struct seen seen = {0};
@@ -197,7 +200,7 @@ static void emit_each(struct emitter *e, const struct rows *rows)
                 seen.regs[i]);
     if (seen.tid_x)
         put(e, "const uint32_t X_ = TID0; ");
-    put(e, e->row_pointer ? "EACH_APART {" : "EACH {");
+    put(e, "%s {", loop);
     if (seen.tid_x)
         put(e, "const uint32_t TID0 = X_ + l_; ");
     for (uint32_t i = 0; i < seen.count; i++) {
@@ -219,6 +222,58 @@ static void emit_each(struct emitter *e, const struct rows *rows)
         note_operand(&results, &in->ops[0]);
     for (uint32_t i = 0; i < results.count; i++)
         put(e, "v%u[l_] = r%u; ", results.regs[i], results.regs[i]);
+    put(e, "}}");
+}
+
+static void emit_each(struct emitter *e, const struct rows *rows)
+{
+    const struct ptx_operand *to = e->in->op_count ? &e->in->ops[0] : NULL;
+    emit_loop(e, rows, e->row_pointer ? "EACH_APART" : "EACH");
+    if (!to || is(e->in, "st") || is(e->in, "red"))
+        return;
+    if (to->kind == OPND_REG && rows->counts[to->reg])
+        put(e, "n%u = rt_count(v%u);", to->reg, to->reg);
+    if (to->pair && rows->counts[to->pair - 1])
+        put(e, "n%u = rt_count(v%u);", to->pair - 1, to->pair - 1);
+}
+
+/* The operand with a stride, if this compares one that grows or falls along the row with one that
+ * is the same all along: then the first thread and the last decide for all between them. */
+static const struct ptx_operand *steady(const struct rows *rows, const struct ptx_instr *in)
+{
+    static const char *const orders[] = {"lt", "le", "gt", "ge", "lo", "ls", "hi", "hs"};
+    enum ptx_type t = type_mod(in, 0);
+    bool order = false;
+    if (!is(in, "setp") || in->op_count != 3 || in->mod_count != 2 || is_split(rows, in) ||
+        in->ops[0].kind != OPND_REG || in->ops[0].pair ||
+        (t != TY_U32 && t != TY_S32 && t != TY_U64 && t != TY_S64))
+        return NULL;
+    for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++)
+        order |= has_mod(in, orders[i]);
+    struct row_class a = rows_class(rows, &in->ops[1]), b = rows_class(rows, &in->ops[2]);
+    if (!order || a.kind != ROW_STRIDE || b.kind != ROW_STRIDE || !a.stride == !b.stride)
+        return NULL;
+    const struct ptx_operand *op = &in->ops[a.stride ? 1 : 2];
+    return op->kind == OPND_REG && rows->bytes[op->reg] == ptx_types[t].bytes ? op : NULL;
+}
+
+static void emit_steady(struct emitter *e, const struct rows *rows, const struct ptx_operand *op)
+{
+    enum ptx_type t = type_mod(e->in, 0);
+    uint32_t to = e->in->ops[0].reg;
+    put(e, "{");
+    emit_loop(e, rows, "ENDS");
+    put(e, "if (LIKELY(v%u[0] == v%u[15] && !RT_WRAPS_%s(r%u, %" PRId64 "ll))) {", to, to,
+        t == TY_U32   ? "u32"
+        : t == TY_S32 ? "s32"
+        : t == TY_U64 ? "u64"
+                      : "s64",
+        op->reg, rows->regs[op->reg].stride);
+    put(e, "const _Bool all_ = v%u[0]; EACH v%u[l_] = all_; ", to, to);
+    if (rows->counts[to])
+        put(e, "n%u = all_ ? 16 : 0;", to);
+    put(e, "} else {");
+    emit_each(e, rows);
     put(e, "}}");
 }
 
@@ -266,7 +321,7 @@ static void emit_split_jump(struct emitter *e)
     struct ptx_instr *in = e->in;
     uint32_t to = is(in, "bra") && in->ops[0].label ? in->ops[0].label->at : e->body->code_count;
     const char *sign = in->guard_negated ? "!" : "";
-    put(e, "{const uint32_t n_ = rt_count(v%u); if (n_ == %u) {", in->guard - 1,
+    put(e, "{const uint32_t n_ = n%u; if (n_ == %u) {", in->guard - 1,
         in->guard_negated ? 0u : 16u);
     emit_instruction(e);
     put(e, "} if (n_ != %u) {EACH to_[l_] = %sv%u[l_] ? %u : %u; goto part;}}",
@@ -307,6 +362,8 @@ static void emit_one(struct emitter *e, const struct rows *rows)
         e->times = 0;
     } else if (bytes) {
         emit_access(e, rows, bytes);
+    } else if (steady(rows, in)) {
+        emit_steady(e, rows, steady(rows, in));
     } else {
         emit_each(e, rows);
     }
@@ -323,6 +380,8 @@ void rows_emit(struct emitter *e, struct rows *rows, const bool *starts)
             continue;
         const char *c = register_c(&body->regs[i]);
         put(e, is_own(rows, i) ? "%s v%u[16] = {0};\n" : "%s r%u = 0;\n", c, i);
+        if (rows->counts[i])
+            put(e, "uint32_t n%u = 0;\n", i);
     }
     for (uint32_t i = 0; i < body->code_count; i++) {
         e->in = body->code[i];
@@ -340,5 +399,4 @@ void rows_emit(struct emitter *e, struct rows *rows, const bool *starts)
     }
     put(e, "L%u: goto done;\n", body->code_count);
     emit_way_out(e, rows);
-    put(e, "done: RT_FLUSH;\n");
 }

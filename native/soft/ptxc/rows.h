@@ -27,6 +27,8 @@ struct rows {
     struct row_class *regs; /* of the kernel's registers */
     uint32_t counted;       /* instructions of a thread that the block of e->at counts */
     bool *entries;          /* statements where threads may go on alone; room for the end */
+    bool *counts;           /* predicates on which a row may part: in how many threads they hold */
+    uint8_t *bytes;         /* of a register */
 };
 
 /* What is known about the kernel's registers; false: this kernel is not made for rows. */

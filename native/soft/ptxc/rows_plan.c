@@ -281,6 +281,10 @@ bool rows_plan(struct emitter *e, struct ptx_body *body, struct rows *rows)
         return false;
     rows->regs = job_new(e->job, body->reg_count + 1, sizeof(struct row_class));
     rows->entries = job_new(e->job, body->code_count + 1, sizeof(bool));
+    rows->counts = job_new(e->job, body->reg_count + 1, sizeof(bool));
+    rows->bytes = job_new(e->job, body->reg_count + 1, sizeof(uint8_t));
+    for (uint32_t i = 0; i < body->reg_count; i++)
+        rows->bytes[i] = (uint8_t)ptx_types[body->regs[i].type].bytes;
     find_classes(e, rows);
     rows_find_entries(e, rows);
     return true;

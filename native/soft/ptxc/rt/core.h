@@ -268,10 +268,15 @@ COLD _Noreturn void rt_bad(struct thread *T, uint64_t a, uint32_t n, uint64_t wi
     unsigned char *const SB = T->shared;                                                           \
     const uint32_t SN = T->shared_bytes;                                                           \
     const unsigned char *const PB = T->L->params;                                                  \
-    uint64_t ic = 0, lb = 0, sb = 0, due = T->poll_at > T->ic ? T->poll_at - T->ic : 0;            \
+    const uint32_t CT0 = T->B->ctaid[0], CT1 = T->B->ctaid[1], CT2 = T->B->ctaid[2];               \
+    const uint32_t BD0 = T->L->block[0], BD1 = T->L->block[1], BD2 = T->L->block[2];               \
+    uint64_t ic = 0, lb = 0, sb = 0, due = RT_DUE;                                                 \
     uint32_t cc = 0, spin = 0;                                                                     \
     (void)AB, (void)AN, (void)AM, (void)AD, (void)SB, (void)SN, (void)PB, (void)cc, (void)spin,    \
-        (void)lb, (void)sb, (void)due
+        (void)lb, (void)sb, (void)due, (void)CT0, (void)CT1, (void)CT2, (void)BD0, (void)BD1,      \
+        (void)BD2
+/* Instructions that may still be counted, from a flush on, before the host is asked. */
+#define RT_DUE   (T->poll_at > T->ic ? T->poll_at - T->ic : 0)
 #define RT_FLUSH (T->ic += ic, T->lb += lb, T->sb += sb, ic = lb = sb = 0)
 /* Instructions between two polls: of a fiber, else of the block, whatever functions count them. */
 #define RT_POLL_EVERY (1u << 20)

@@ -3,6 +3,7 @@
  * Text of the kernel prelude for kernels that are also made for rows of threads (rows.h).
  */
 #define EACH for (uint32_t l_ = 0; l_ < 16; l_++)
+#define ENDS for (uint32_t l_ = 0; l_ < 16; l_ += 15)
 /* Where the threads' places in memory are known to differ. */
 #define EACH_APART _Pragma("GCC ivdep") EACH
 
@@ -13,11 +14,14 @@ INLINE uint32_t rt_count(const _Bool *p)
     return (uint32_t)((half[0] + half[1]) * 0x0101010101010101ull >> 56);
 }
 
-/* All of a row's accesses lie in mapped pages: at most two, as a row reaches less far than one. */
+/* All of a row's accesses lie in mapped pages: at most two, as a row reaches less far than one. AE
+ * leaves room for that, so one look at the first tells that the last is in the arena too. */
 #define RT_ROW_GLOBAL(a, n, s, w)                                                                  \
     ({                                                                                             \
-        const uint64_t a_ = (a), z_ = a_ + 15ull * (s);                                            \
-        a_ <= z_ &&RT_IN_ARENA(a_, (uint64_t)(n), (w)) && RT_IN_ARENA(z_, (uint64_t)(n), (w));     \
+        const uint64_t a_ = (a), o_ = a_ - AB;                                                     \
+        o_ < AE && !(a_ & ((n) - 1)) &&                                                            \
+            (AM[o_ >> PTX_PAGE_SHIFT] & AM[(o_ + 15ull * (s)) >> PTX_PAGE_SHIFT] &                 \
+             ((w) ? PTX_MAP_WRITE : PTX_MAP_READ));                                                \
     })
 #define RT_ROW_SHARED(a, n, s)                                                                     \
     ({                                                                                             \
@@ -28,6 +32,23 @@ INLINE uint32_t rt_count(const _Bool *p)
 #define RT_WRAPS_u32(r, s) ((uint64_t)((int64_t)(uint32_t)(r) + 15ll * (s)) > 0xffffffffull)
 #define RT_WRAPS_s32(r, s)                                                                         \
     ((int64_t)(int32_t)((int64_t)(int32_t)(r) + 15ll * (s)) != (int64_t)(int32_t)(r) + 15ll * (s))
+
+#define RT_WRAPS_u64(r, s)                                                                         \
+    ({                                                                                             \
+        uint64_t end_;                                                                             \
+        (s) < 0 ? __builtin_sub_overflow((uint64_t)(r), (uint64_t)(-15ll * (s)), &end_)            \
+                : __builtin_add_overflow((uint64_t)(r), (uint64_t)(15ll * (s)), &end_);            \
+    })
+#define RT_WRAPS_s64(r, s)                                                                         \
+    ({                                                                                             \
+        int64_t end_;                                                                              \
+        __builtin_add_overflow((int64_t)(r), 15ll * (s), &end_);                                   \
+    })
+/* A row's bytes that may lie behind its first one: 15 strides of 4096 and an access. */
+#define RT_ROW_REACH 65536u
+#define RT_ROW_LOCALS                                                                              \
+    const uint64_t AE = AN > RT_ROW_REACH ? AN - RT_ROW_REACH : 0;                                 \
+    (void)AE
 
 #if RT_FIBERS
 #define RT_RESUMED(T) ((T)->first ? (void)(T)->first->started++ : (void)0)
