@@ -24,9 +24,3 @@ def test_case(name: str, told: Told) -> None:
 
 def test_every_case_is_known(told: Told) -> None:
     assert sorted(told) == sorted(CASES)
-
-
-def test_what_is_machine_code_is_refused_by_name(told: Told) -> None:
-    """Grids that meet need NVIDIA's libcudadevrt.a, which holds no PTX."""
-    told.insist("a_grid_that_meets_is_refused")
-    assert "libcudadevrt.a is machine code; the software GPU links PTX only" in told.log

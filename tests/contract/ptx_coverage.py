@@ -167,7 +167,8 @@ def page() -> str:
             f"- {group}: " + ", ".join(f"`{i.split(maxsplit=1)[0]}`" for i in instructions)
         )
     lines += [
-        "- calls of the device's runtime: `malloc`, `free`, `cuda*`, `cnp*`; variables of",
+        "- calls of the device's runtime (`cuda*`, `cnp*`) but for `vprintf`, `__assertfail`,",
+        "  `malloc`, `free`, `cudaCGGetIntrinsicHandle`, `cudaCGSynchronize`; variables of",
         "  textures, samplers and surfaces; `.reqnctapercluster` and its like; `.reg` parameters;",
         "  32-bit generic addresses (`cvta.u32`, `isspacep` of 32 bits).",
         "",

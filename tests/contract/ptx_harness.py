@@ -29,7 +29,7 @@ class Host(ctypes.Structure):
         for name in (
             *("now_ns", "poll", "translate", "vprintf", "sin", "cos", "exp2", "log2", "tanh"),
             *("sinf", "cosf", "exp2f", "log2f", "tanhf", "fma", "fmaf", "sqrt", "sqrtf"),
-            *("memcpy", "memset"),
+            *("memcpy", "memset", "heap_take", "heap_give", "grid_sync"),
         )
     ]
 
@@ -201,7 +201,7 @@ class Loaded:
     def __init__(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path))
         self.kernel = Kernel.in_dll(self.library, "harp_kernel")
-        assert self.kernel.abi == 2
+        assert self.kernel.abi == 3
 
     def run(
         self,

@@ -85,6 +85,8 @@ const struct ptx_host soft_ptx_host = {
     .sqrtf = sqrtf,
     .memcpy = memcpy,
     .memset = memset,
+    .heap_take = soft_heap_take,
+    .heap_give = soft_heap_give,
 };
 
 void soft_launch_bind(struct soft_run *run, struct ptx_launch *launch)

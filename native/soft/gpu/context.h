@@ -65,6 +65,7 @@ struct soft_ctx {
     uint64_t fence_seq;
 
     struct soft_fifo fifo;
+    struct soft_heap *heap;   /* heap.c; NULL until a kernel uses it */
     struct soft_arena *arena; /* memory.c; its own lock */
     /* peer.c; guarded by space.lock */
     struct soft_peer peers[SOFT_MAX_PEERS]; /* whose memory it may use */
@@ -209,6 +210,14 @@ CUresult soft_ctx_given(CUcontext handle, struct soft_ctx **ctx);
 /* fifo.c */
 void soft_fifo_put(struct soft_ctx *ctx, const char *text, size_t bytes);
 void soft_fifo_flush(struct soft_ctx *ctx);
+
+/* heap.c: malloc and free of kernels, from any thread that runs one. A launch of such a kernel asks
+ * for the heap first. */
+CUresult soft_heap_ready(struct soft_ctx *ctx);
+uint64_t soft_heap_take(const struct ptx_launch *launch, uint64_t bytes);
+int soft_heap_give(const struct ptx_launch *launch, uint64_t addr);
+/* Host address of a byte of the heap; NULL: not of it. */
+const char *soft_heap_host(const struct soft_ctx *ctx, uint64_t addr);
 
 /* peer.c */
 bool soft_devices_peer(int ordinal, int other); /* can one reach the other's memory? */

@@ -94,6 +94,10 @@ CUresult soft_launch_packed(struct soft_ctx *ctx, struct soft_function *function
     result = soft_function_load(function, &code, NULL, 0);
     if (result != CUDA_SUCCESS)
         return result;
+    if (code->flags & PTX_KERNEL_HEAP)
+        result = soft_heap_ready(ctx);
+    if (result != CUDA_SUCCESS)
+        return result;
     size_t room = bytes > entry->params_bytes ? bytes : entry->params_bytes;
     struct soft_launch *launch = calloc(1, sizeof *launch + room + 16);
     if (launch == NULL)

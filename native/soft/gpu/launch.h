@@ -61,6 +61,18 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run);
 /* launch_printf.c: the device's printf. */
 int soft_device_printf(const struct ptx_launch *launch, const char *format, const void *args);
 
+/* launch_grid.c: the barrier of all blocks of one launch; `run->user` of its kernel. */
+struct soft_grid {
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t passed;
+    uint64_t blocks, arrived, ended, round;
+    bool stuck; /* those here wait for blocks that have ended */
+};
+void soft_grid_init(struct soft_grid *grid, uint64_t blocks);
+void soft_grid_destroy(struct soft_grid *grid);
+void soft_grid_block_ended(struct soft_grid *grid);
+enum ptx_stop soft_grid_sync(const struct ptx_launch *launch);
+
 /* launch_buffer.c: aligned memory for blocks, not zeroed. */
 struct soft_buffer {
     void *data;

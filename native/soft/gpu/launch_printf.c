@@ -41,13 +41,19 @@ static const void *take(const unsigned char **args, size_t bytes)
     return (const void *)p;
 }
 
+static const char *device_byte(struct soft_ctx *ctx, uint64_t address)
+{
+    const char *byte = soft_heap_host(ctx, address);
+    return byte != NULL ? byte : soft_mem_host(ctx, address, 1);
+}
+
 /* A %s argument is a device address; its bytes must be the context's up to the NUL. */
 static const char *device_string(const struct ptx_launch *launch, uint64_t address)
 {
     struct soft_run *run = launch->host_data;
-    const char *start = soft_mem_host(run->ctx, address, 1);
+    const char *start = device_byte(run->ctx, address);
     for (uint64_t i = 0; start != NULL && i < TEXT_MAX; i++) {
-        const char *byte = soft_mem_host(run->ctx, address + i, 1);
+        const char *byte = device_byte(run->ctx, address + i);
         if (byte == NULL)
             return NULL;
         if (*byte == '\0')

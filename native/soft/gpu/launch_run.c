@@ -13,7 +13,7 @@
 #include "soft/gpu/context.h"
 #include "soft/gpu/launch.h"
 
-#define TOGETHER_MAX     512u /* blocks under way at once where they may wait for each other */
+#define TOGETHER_MAX     4224u /* blocks under way at once where they may wait for each other */
 #define PIECE_MOST       32u  /* blocks that a thread takes at a time */
 #define PIECES_LEFT      4u   /* of a thread when it takes one, at least */
 #define ASK_INSTRUCTIONS (1u << 15) /* some 10 us: the engine is asked for after so many */
@@ -24,7 +24,10 @@ struct job {
     struct ptx_launch bound;
     uint64_t blocks;
     pthread_t stream_thread;
-    bool helped;           /* other threads run blocks too */
+    bool together;               /* all blocks must be under way at once */
+    atomic_bool short_of_memory; /* together, and there was none for one of them */
+    bool helped;                 /* other threads run blocks too */
+    struct soft_grid grid;
     _Atomic uint64_t next; /* block to take */
     _Atomic int stop;      /* enum ptx_stop of the first that stopped early */
     pthread_mutex_t lock;  /* guards what follows */
@@ -129,6 +132,7 @@ static bool run_blocks(struct job *job, const struct ptx_kernel *code, bool stay
         if (block.sleep_ns > sums->sleep_ns)
             sums->sleep_ns = block.sleep_ns;
         sums->done++;
+        soft_grid_block_ended(&job->grid);
         if (stop != PTX_STOP_DONE)
             fault(job, stop, &block);
         if ((code->flags & PTX_KERNEL_QUICK) == 0)
@@ -169,6 +173,9 @@ static void run_code(struct job *job, bool helper, struct sums *sums)
             /* The other form may need much more: the one that was launched goes on. */
             soft_log("kernel_stays_quick kernel=%s why=\"no host memory for a block\"", code->name);
             again = stay = true;
+        } else if (job->together) {
+            job->short_of_memory = true;
+            atomic_store(&job->run->stop, 1); /* others may be waiting for its block */
         }
         if (shared.data != NULL)
             soft_buffer_give(&shared);
@@ -253,6 +260,7 @@ static CUresult execute(struct job *job)
 {
     const char *name = job->launch->code->name;
     bool together = (job->launch->code->flags & PTX_KERNEL_GRID_SYNC) != 0 && job->blocks > 1;
+    job->together = together;
     job->helped = together || (job->blocks > 1 && soft_pool_width() > 1);
     if (together) {
         /* A grid that does not fit the device cannot count on more than its order: blocks begin one
@@ -274,7 +282,7 @@ static CUresult execute(struct job *job)
         soft_pool_run(helpers, work, job);
     }
     CUresult result = result_of((enum ptx_stop)job->stop);
-    if (result == CUDA_SUCCESS && job->done < job->blocks) {
+    if (job->done < job->blocks && (result == CUDA_SUCCESS || job->short_of_memory)) {
         soft_log("kernel_failed kernel=%s why=\"no host memory for a block\"", name);
         return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
     }
@@ -291,6 +299,7 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
     const struct soft_shape *shape = &launch->shape;
     struct ptx_host host = soft_ptx_host;
     host.vprintf = soft_device_printf;
+    host.grid_sync = soft_grid_sync;
     struct job job = {
         .launch = launch,
         .run = run,
@@ -298,6 +307,8 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
         .stream_thread = pthread_self(),
         .lock = PTHREAD_MUTEX_INITIALIZER,
     };
+    soft_grid_init(&job.grid, job.blocks);
+    run->user = &job.grid;
     memcpy(job.bound.grid, shape->grid, sizeof job.bound.grid);
     memcpy(job.bound.block, shape->block, sizeof job.bound.block);
     job.bound.dyn_shared_bytes = shape->dynamic_bytes;
@@ -310,6 +321,7 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
     job.bound.host = &host;
     CUresult result = soft_ctx_local(run->ctx, launch->function->kernel->entry->local_bytes);
     if (result != CUDA_SUCCESS) { /* a graph's: nobody asked before */
+        soft_grid_destroy(&job.grid);
         pthread_mutex_destroy(&job.lock);
         return result;
     }
@@ -326,6 +338,7 @@ CUresult soft_launch_run(struct soft_cmd *cmd, struct soft_run *run)
     if (launch->function->kernel->instructions >= SOFT_HOT_INSTRUCTIONS)
         soft_kernel_is_hot(launch->function->kernel);
     soft_ledger_kernel(run->ctx, 1, job.instructions);
+    soft_grid_destroy(&job.grid);
     pthread_mutex_destroy(&job.lock);
     return result;
 }

@@ -113,6 +113,17 @@ static CUresult add_fatbin(struct link *link, const unsigned char *data, size_t 
     return result;
 }
 
+/* The device's runtime is machine code as well, but what kernels call of it the software GPU has
+ * itself, or refuses by name: nothing of the archive is needed. */
+static bool is_device_runtime(CUjitInputType type, const void *data, size_t size, const char *name)
+{
+    static const char magic[] = "!<arch>\n";
+    const char *slash = strrchr(name, '/');
+    return type == CU_JIT_INPUT_LIBRARY && size > sizeof magic &&
+           memcmp(data, magic, sizeof magic - 1) == 0 &&
+           strcmp(slash != NULL ? slash + 1 : name, "libcudadevrt.a") == 0;
+}
+
 static CUresult add(struct link *link, CUjitInputType type, const void *data, size_t size,
                     const char *name)
 {
@@ -139,6 +150,8 @@ static CUresult add(struct link *link, CUjitInputType type, const void *data, si
     case CU_JIT_INPUT_CUBIN:
     case CU_JIT_INPUT_OBJECT:
     case CU_JIT_INPUT_LIBRARY:
+        if (is_device_runtime(type, data, size, name))
+            break;
         snprintf(why, sizeof why, "%.64s is machine code; the software GPU links PTX only", name);
         result = CUDA_ERROR_NO_BINARY_FOR_GPU;
         break;

@@ -33,6 +33,7 @@ struct emitter {
     /* properties of the kernel */
     bool fibers, barrier, grid_sync, recursive, deep_exit, deep_watch, sleeps, warps;
     bool allocates, eights, meets; /* alloca; 8-bit floating point; mbarrier and clusters */
+    bool heap, grid_barrier;       /* functions of the device's runtime */
     uint32_t sites;
     /* text for a row of threads (rows.h) */
     struct rows *rows;       /* NULL: for single threads only */

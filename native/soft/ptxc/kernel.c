@@ -260,7 +260,7 @@ static void emit_tail(struct emitter *e)
         "u,\n.local_bytes = RT_LOCAL_BYTES, .scratch_fixed_bytes = RT_FIXED,\n"
         ".scratch_thread_bytes = 0x%llxull, .run_block = rt_run_block};\n",
         (e->barrier ? PTX_KERNEL_HAS_BARRIER : 0) | (e->grid_sync ? PTX_KERNEL_GRID_SYNC : 0) |
-            (e->quick ? PTX_KERNEL_QUICK : 0),
+            (e->quick ? PTX_KERNEL_QUICK : 0) | (e->heap ? PTX_KERNEL_HEAP : 0),
         e->kernel->name, e->layout.shared_bytes, e->fibers ? PTXC_THREAD_MARK : 0ull);
 }
 
@@ -277,7 +277,7 @@ void emit_kernel(struct emitter *e, const char *name)
     e->bodies = job_new(e->job, e->layout.func_count, sizeof(struct ptx_body *));
     for (uint32_t i = 0; i < e->layout.func_count; i++) {
         struct ptx_func *f = e->layout.funcs[i];
-        if (!f->has_body) /* its call decides: vprintf and __assertfail are known */
+        if (!f->has_body) /* its call decides: some of the device's runtime are known */
             f->body = (struct ptx_lexer){.at = "", .end = "", .line = f->line};
         e->bodies[i] = body_read(e->module, f);
     }
@@ -311,6 +311,8 @@ void emit_kernel(struct emitter *e, const char *name)
         put(e, "%s", prelude_fiber);
     if (e->meets)
         put(e, "%s", prelude_meet);
+    if (e->heap || e->grid_barrier)
+        put(e, "%s", prelude_runtime);
     if (e->rows)
         put(e, "%s", prelude_rows);
     put(e, "#define PD PB\n#define LIN T->lin\n#define TID0 T->tid[0]\n#define TID1 "

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Branches, calls, ends, and instructions in which threads meet.
+ * Branches, ends, and instructions in which threads meet.
  */
-#include <inttypes.h>
 #include <string.h>
 
 #include "soft/ptxc/emit.h"
@@ -130,137 +129,7 @@ EMITTER(emit_brx)
     put(e, "default: rt_stop(T, PTX_STOP_ILLEGAL_INSTRUCTION, 0, %s);}}", where(e));
 }
 
-/* ------------------------------------------------------------------------------- calls -------- */
-
-static const char *param_of_call(struct emitter *e, const struct ptx_operand *op)
-{
-    const struct ptx_func *f = e->body->func;
-    if (op->kind != OPND_DECL || op->decl->where != IN_PARAM || op->value)
-        refuse(e, "an argument that is no .param variable");
-    if (op->decl >= f->params && op->decl < f->params + f->param_count) {
-        if (f->entry)
-            refuse(e, "a kernel parameter passed on as it is");
-        return say(e, "a%u", (uint32_t)(op->decl - f->params));
-    }
-    if (op->decl >= f->rets && op->decl < f->rets + f->ret_count)
-        return say(e, "o%u", (uint32_t)(op->decl - f->rets));
-    return say(e, "q%u", op->decl->ordinal);
-}
-
-struct call {
-    const struct ptx_operand *target, *rets, *args, *prototype;
-    uint32_t ret_count, arg_count;
-};
-
-static const char *call_text(struct emitter *e, const struct call *c, const struct ptx_func *f)
-{
-    const char *text = say(e, "f%u(T", f->id);
-    for (uint32_t i = 0; i < c->ret_count; i++)
-        text = say(e, "%s, %s", text, param_of_call(e, &c->rets->parts[i]));
-    for (uint32_t i = 0; i < c->arg_count; i++)
-        text = say(e, "%s, %s", text, param_of_call(e, &c->args->parts[i]));
-    return say(e, "%s);", text);
-}
-
-static bool shape_matches(const struct call *c, const struct ptx_func *f)
-{
-    if (f->ret_count != c->ret_count || f->param_count != c->arg_count)
-        return false;
-    for (uint32_t i = 0; i < c->ret_count; i++)
-        if (c->rets->parts[i].kind != OPND_DECL || c->rets->parts[i].decl->bytes < f->rets[i].bytes)
-            return false;
-    for (uint32_t i = 0; i < c->arg_count; i++)
-        if (c->args->parts[i].kind != OPND_DECL ||
-            c->args->parts[i].decl->bytes < f->params[i].bytes)
-            return false;
-    return true;
-}
-
-/* What the real linker takes from a library on the device. */
-static bool is_device_runtime(const char *name)
-{
-    static const char *const known[] = {"malloc", "free", "vprintf", "__assertfail", "cuda", "cnp"};
-    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-        if (i < 4 ? strcmp(name, known[i]) == 0 : strncmp(name, known[i], strlen(known[i])) == 0)
-            return true;
-    return false;
-}
-
-static void call_external(struct emitter *e, const struct call *c, const struct ptx_func *f)
-{
-    if (strcmp(f->name, "vprintf") == 0 && c->arg_count == 2 && c->ret_count == 1 &&
-        shape_matches(c, f)) {
-        const char *out = param_of_call(e, &c->rets->parts[0]);
-        put(e,
-            "{const uint32_t v_ = rt_vprintf(T, RT_LDP(uint64_t, %s), RT_LDP(uint64_t, %s), %s);"
-            "__builtin_memcpy(%s, &v_, 4);}",
-            param_of_call(e, &c->args->parts[0]), param_of_call(e, &c->args->parts[1]), where(e),
-            out);
-    } else if (strcmp(f->name, "__assertfail") == 0 && c->arg_count == 5 && shape_matches(c, f)) {
-        const char *a[5];
-        for (uint32_t i = 0; i < 5; i++)
-            a[i] = param_of_call(e, &c->args->parts[i]);
-        put(e,
-            "RT_FLUSH; rt_assert(T, RT_LDP(uint64_t, %s), RT_LDP(uint64_t, %s), "
-            "RT_LDP(uint32_t, %s), RT_LDP(uint64_t, %s), %s);",
-            a[0], a[1], a[2], a[3], where(e));
-    } else if (e->module->object) {
-        refuse(e, say(e, "function %s is not linked yet", f->name));
-    } else if (is_device_runtime(f->name)) {
-        refuse(e, say(e, "function %s of the device runtime", f->name));
-    } else {
-        invalid(e, say(e, "function %s is defined nowhere", f->name));
-    }
-}
-
-static void call_indirect(struct emitter *e, const struct call *c)
-{
-    if (!c->prototype || c->prototype->kind != OPND_LABEL)
-        invalid(e, "an indirect call needs its prototype");
-    put(e, "switch (%s) {", read_as(e, c->target, TY_U64));
-    for (uint32_t i = 1; i < e->layout.func_count; i++) {
-        const struct ptx_func *f = e->layout.funcs[i];
-        if (f->has_body && shape_matches(c, f))
-            put(e, "case 0x%" PRIx64 "ull: %s break;", PTX_FUNC_ADDRESS(f->id), call_text(e, c, f));
-    }
-    put(e, "default: rt_stop(T, PTX_STOP_ILLEGAL_INSTRUCTION, 0, %s);}", where(e));
-    e->recursive = true; /* nothing says that it is not */
-}
-
-EMITTER(emit_call)
-{
-    struct call c = {0};
-    const struct ptx_operand *ops = e->in->ops;
-    uint32_t n = e->in->op_count, i = 0;
-    if (i < n && ops[i].kind == OPND_LIST)
-        c.rets = &ops[i++];
-    if (i < n)
-        c.target = &ops[i++];
-    if (i < n && ops[i].kind == OPND_LIST)
-        c.args = &ops[i++];
-    if (i < n)
-        c.prototype = &ops[i++];
-    if (!c.target || i != n)
-        invalid(e, "the parts of a call are in disorder");
-    c.ret_count = c.rets ? c.rets->part_count : 0;
-    c.arg_count = c.args ? c.args->part_count : 0;
-    if (c.target->kind == OPND_REG) {
-        call_indirect(e, &c);
-        return;
-    }
-    if (c.target->kind != OPND_FUNC)
-        invalid(e, "a function belongs here");
-    const struct ptx_func *f = c.target->func;
-    if (!f->has_body) {
-        call_external(e, &c, f);
-        return;
-    }
-    if (f->entry)
-        invalid(e, "a kernel cannot be called");
-    if (!shape_matches(&c, f))
-        invalid(e, "the arguments do not fit the function");
-    put(e, "%s", call_text(e, &c, f));
-}
+/* -------------------------------------------------------------------------------- ends -------- */
 
 EMITTER(emit_ret)
 {

@@ -16,6 +16,7 @@
     text prelude_meet, "soft/ptxc/rt/meet.h"
     text prelude_atomic, "soft/ptxc/rt/atomic.h"
     text prelude_fiber, "soft/ptxc/rt/fiber.h"
+    text prelude_runtime, "soft/ptxc/rt/runtime.h"
     text prelude_rows, "soft/ptxc/rt/rows.h"
     text prelude_tail, "soft/ptxc/rt/tail.h"
     .section .note.GNU-stack, "", %progbits

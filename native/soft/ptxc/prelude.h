@@ -14,6 +14,7 @@ extern const char prelude_eights[] __attribute__((visibility("hidden")));
 extern const char prelude_meet[] __attribute__((visibility("hidden")));
 extern const char prelude_atomic[] __attribute__((visibility("hidden")));
 extern const char prelude_fiber[] __attribute__((visibility("hidden")));
+extern const char prelude_runtime[] __attribute__((visibility("hidden")));
 extern const char prelude_rows[] __attribute__((visibility("hidden")));
 extern const char prelude_tail[] __attribute__((visibility("hidden")));
 

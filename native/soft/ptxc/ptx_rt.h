@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PTX_RT_ABI 2u
+#define PTX_RT_ABI 3u
 
 /* Why a block stopped. Values other than 0 become the CUresult the driver reports (sticky). */
 enum ptx_stop {
@@ -53,6 +53,12 @@ struct ptx_host {
     float (*sqrtf)(float);
     void *(*memcpy)(void *, const void *, size_t);
     void *(*memset)(void *, int, size_t);
+    /* malloc and free of the device: a device address or 0; 0 or -EINVAL (not one of these). */
+    uint64_t (*heap_take)(const struct ptx_launch *launch, uint64_t bytes);
+    int (*heap_give)(const struct ptx_launch *launch, uint64_t addr);
+    /* Waits until this was called for every block of a cooperative launch; may suspend the caller
+     * as poll does. Other than DONE: the block stops with that. */
+    enum ptx_stop (*grid_sync)(const struct ptx_launch *launch);
 };
 
 /* Device addresses: a device pointer P in [arena_base, arena_base + arena_bytes) is good if
@@ -110,6 +116,7 @@ struct ptx_kernel {
 #define PTX_KERNEL_HAS_BARRIER 1u
 #define PTX_KERNEL_GRID_SYNC   2u /* needs all blocks to make progress at once */
 #define PTX_KERNEL_QUICK       4u /* compiled soon: there is a faster one of the same results */
+#define PTX_KERNEL_HEAP        8u /* calls malloc or free */
 
 /* The one exported symbol of a compiled kernel: `const struct ptx_kernel harp_kernel;` */
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from casebook import Casebook
-from numba import cuda, float32, float64, int32, uint32
+from numba import config, cuda, float32, float64, int32, uint32
 
 BOOK = Casebook()
 case = BOOK.case
@@ -349,3 +349,60 @@ def warps_that_part(rng):
             a[lane] = a[lane] * 3 + 1
     assert out[0] == a[:16].sum()
     np.testing.assert_array_equal(out[16:], -a[16:])
+
+
+@case
+def a_grid_that_meets(rng):
+    """grid.sync(): all blocks of a cooperative launch, as many as there may be."""
+
+    @cuda.jit
+    def rounds(a, count):
+        grid = cuda.cg.this_grid()
+        i = cuda.grid(1)
+        for _ in range(count):
+            beside = a[(i + 1) % a.size]
+            grid.sync()
+            a[i] += beside
+            grid.sync()
+
+    a = rng.integers(0, 9, 7 * 64)
+    there = cuda.to_device(a)
+    rounds[7, 64](there, 6)
+    for _ in range(6):
+        a = a + np.roll(a, -1)
+    np.testing.assert_array_equal(there.copy_to_host(), a)
+    most = rounds.overloads[rounds.signatures[0]].max_cooperative_grid_blocks(64)
+    there = cuda.to_device(np.ones(most * 64, np.int64))
+    rounds[most, 64](there, 1)
+    assert (there.copy_to_host() == 2).all()
+
+
+@case
+def arrays_made_in_kernels(rng):
+    """numba's run-time library counts references on the device's heap: malloc and free there."""
+
+    @cuda.jit
+    def medians(out, values):
+        i = cuda.grid(1)
+        if i < out.size:
+            sorted_ = np.empty(i + 1, values.dtype)
+            for k in range(i + 1):
+                at = k
+                while at > 0 and sorted_[at - 1] > values[k]:
+                    sorted_[at] = sorted_[at - 1]
+                    at -= 1
+                sorted_[at] = values[k]
+            for _ in range(10):  # in all more than the heap holds, were nothing given back
+                one = np.ones(2048, values.dtype)
+                sorted_[i // 2] += one[i]
+            out[i] = sorted_[i // 2]
+
+    values = rng.integers(0, 1000, 96)
+    out = np.zeros(96, values.dtype)
+    config.CUDA_ENABLE_NRT = True
+    try:
+        medians[3, 32](out, values)
+    finally:
+        config.CUDA_ENABLE_NRT = False
+    expected = [np.sort(values[: i + 1])[i // 2] + 10 for i in range(96)]
+    np.testing.assert_array_equal(out, expected)

@@ -10,7 +10,6 @@ import tempfile
 
 import numpy as np
 from casebook import Casebook
-from cuda.core._utils.cuda_utils import CUDAError
 from numba import cuda, float32, guvectorize, int32, int64, vectorize
 
 BOOK = Casebook()
@@ -232,23 +231,3 @@ def loaded_again_from_disk(rng):
             kernel[1, 64](a)
             np.testing.assert_array_equal(a, np.arange(50) * 3)
             assert sum(kernel.stats.cache_hits.values()) == hits
-
-
-@BOOK.host
-def a_grid_that_meets_is_refused(rng):
-    """Cooperative launches link NVIDIA's libcudadevrt.a: machine code, which the driver names."""
-
-    @cuda.jit
-    def meet(a):
-        cuda.cg.this_grid().sync()
-        a[cuda.grid(1)] += 1
-
-    a = rng.integers(0, 9, 128)
-    before = a.copy()
-    try:
-        meet[4, 32](a)
-    except CUDAError as error:
-        assert "CUDA_ERROR_NO_BINARY_FOR_GPU" in str(error), error
-    else:
-        raise AssertionError("it was linked")
-    np.testing.assert_array_equal(a, before)

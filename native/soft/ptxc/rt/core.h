@@ -33,6 +33,7 @@ struct thread {
     unsigned char *local;
     uint32_t local_used, local_bytes;
     uint32_t cluster_pending, cluster_phase;
+    uint32_t grid_round; /* barriers of the grid that it has passed */
     struct sched *S;
     /* fibers */
     void *sp;
@@ -50,6 +51,9 @@ struct thread {
     const char *where;
 };
 
+/* Barriers of a block: a kernel's sixteen, and where it waits for the grid. */
+enum { RT_GRID_BAR = 16, RT_BARS };
+
 /* What all threads of one block share. */
 struct sched {
     void *leave_sp; /* of run_block: where a stopped block goes */
@@ -62,9 +66,10 @@ struct sched {
     struct thread *t;
     struct barrier {
         uint32_t expected, arrived, waiting, pop, all, any;
-    } bars[16];
+    } bars[RT_BARS];
     uint32_t warp_wait[32], warp_done[32];
     uint32_t cluster_arrived, cluster_phase;
+    uint32_t grid_round; /* barriers of the grid that the block has passed */
 };
 
 union bits32 {

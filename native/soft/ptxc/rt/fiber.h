@@ -298,12 +298,10 @@ static void rt_bar_try(struct sched *S, uint32_t id)
     *b = (struct barrier){.all = 1};
 }
 /* count 0: all threads of the block that have not ended. */
-static void rt_bar(struct thread *T, uint32_t id, uint32_t count, int wait, int pred,
-                   const char *where)
+static void rt_bar_come(struct thread *T, uint32_t id, uint32_t count, int wait, int pred,
+                        const char *where)
 {
     struct sched *S = T->S;
-    if (id > 15 || count % 32 || (count && S->bars[id].arrived && count != S->bars[id].expected))
-        rt_stop(T, PTX_STOP_ILLEGAL_INSTRUCTION, 0, where);
     struct barrier *b = &S->bars[id];
     b->expected = count;
     b->arrived += T->at_once;
@@ -319,6 +317,15 @@ static void rt_bar(struct thread *T, uint32_t id, uint32_t count, int wait, int 
     rt_bar_try(S, id);
     if (T->state == ST_BAR)
         rt_yield(T);
+}
+static void rt_bar(struct thread *T, uint32_t id, uint32_t count, int wait, int pred,
+                   const char *where)
+{
+    const struct barrier *bars = T->S->bars;
+    if (id >= RT_GRID_BAR || count % 32 ||
+        (count && bars[id].arrived && count != bars[id].expected))
+        rt_stop(T, PTX_STOP_ILLEGAL_INSTRUCTION, 0, where);
+    rt_bar_come(T, id, count, wait, pred, where);
 }
 
 /* ----------------------------------------------------------------------------- scheduler ------ */
@@ -346,7 +353,7 @@ static _Noreturn void rt_exit(struct thread *T)
             wait = S->warp_wait[warp];
     }
 #endif
-    for (uint32_t id = 0; id < 16; id++)
+    for (uint32_t id = 0; id < RT_BARS; id++)
         rt_bar_try(S, id);
 #ifdef RT_CLUSTER
     if (T->cluster_pending && T->cluster_phase == S->cluster_phase)

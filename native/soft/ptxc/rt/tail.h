@@ -41,7 +41,7 @@ static enum ptx_stop rt_run_block(const struct ptx_launch *L, struct ptx_block *
     unsigned char *locals = at + threads * sizeof(*t), *stacks;
     locals = (void *)ROUND((uint64_t)locals, 64);
     stacks = locals + threads * local;
-    for (uint32_t id = 0; id < 16; id++)
+    for (uint32_t id = 0; id < RT_BARS; id++)
         S->bars[id].all = 1;
     uint32_t i = 0;
     for (uint32_t z = 0; z < L->block[2]; z++)
